@@ -1,0 +1,262 @@
+/**
+ * Reverse-mode differentiation: a tape of {inputs, saved, backward}. Ops call `record` after they have computed their result;
+ * `backward()` walks the entries from the last to the first. Gradients of leaves accumulate in f32, those between ops are handed on.
+ * No double backward.
+ */
+import { AutogradError, ShapeError, shapeText } from "./errors.ts";
+import { currentLabel, refusePromise, scope, withLabel } from "./scope.ts";
+import { encode } from "./dtype.ts";
+import { Tensor, empty, sameShape } from "./tensor.ts";
+import type { Device } from "./device.ts";
+
+/** Gradients of the inputs for the gradient of the result; null where none is needed. `saved` come back as they were saved. */
+export type Backward = (grad: Tensor, saved: readonly Tensor[], needs: readonly boolean[]) => readonly (Tensor | null | undefined)[];
+
+/** One entry of the tape. It lives as long as its result, or an entry made from its result. */
+export class TapeNode {
+  readonly id: number;
+  readonly name: string;
+  readonly label: string;
+  /** Per input: the entry that made it, the leaf itself, or null when it needs no gradient. */
+  readonly edges: readonly (TapeNode | Tensor | null)[];
+  readonly shape: readonly number[];
+  readonly hooks: ((grad: Tensor) => Tensor | void)[] = [];
+  saved: { tensor: Tensor; version: number }[];
+  backward: Backward | null;
+  private users = 1;
+
+  constructor(name: string, label: string, edges: readonly (TapeNode | Tensor | null)[], shape: readonly number[], saved: Tensor[], backward: Backward) {
+    this.id = nextId++;
+    this.name = name;
+    this.label = label;
+    this.edges = edges;
+    this.shape = shape;
+    this.saved = saved.map((t) => ({ tensor: t, version: t.storage.version }));
+    this.backward = backward;
+    for (const edge of edges) if (edge instanceof TapeNode) edge.users++;
+  }
+
+  /** One user fewer; the last one frees what was saved and lets go of the inputs' entries. */
+  release(): void {
+    if (--this.users > 0) return;
+    this.free();
+    for (const edge of this.edges) if (edge instanceof TapeNode) edge.release();
+  }
+
+  /** Frees what was saved: after it, the entry cannot be used again. */
+  free(): void {
+    for (const { tensor: saved } of this.saved) saved.dispose();
+    this.saved = [];
+    this.backward = null;
+  }
+}
+
+let nextId = 0;
+let enabled = true;
+let accumulator: ((into: Tensor | null, grad: Tensor, inPlace: boolean, leaf: boolean) => Tensor) | null = null;
+
+/** True unless inside `noGrad`. */
+export const gradEnabled = (): boolean => enabled;
+
+/** How gradients are added and made f32 for leaves; `kernels/` sets it once. */
+export function setGradientAccumulator(fn: NonNullable<typeof accumulator>): void {
+  accumulator = fn;
+}
+
+/** Runs `fn` (synchronous) without recording. */
+export function noGrad<T>(fn: () => T): T {
+  return withGrad(false, fn, "noGrad()");
+}
+
+/** Runs `fn` (synchronous) with recording on, also inside `noGrad`. */
+export function enableGrad<T>(fn: () => T): T {
+  return withGrad(true, fn, "enableGrad()");
+}
+
+function withGrad<T>(value: boolean, fn: () => T, what: string): T {
+  const before = enabled;
+  enabled = value;
+  try {
+    const result = fn();
+    refusePromise(result, what);
+    return result;
+  } finally {
+    enabled = before;
+  }
+}
+
+/**
+ * Puts an op on the tape and returns its result.
+ * @param inputs the op's tensor inputs, in the order in which `backward` returns their gradients
+ * @param output a new tensor that no one else holds
+ * @param saved tensors that `backward` reads; the tape keeps handles of its own, so scopes may dispose the originals.
+ *   They are kept as views outside the tape: gradients do not flow through them
+ * @param force record even if no input requires a gradient (parameters reached inside, as in `checkpoint`)
+ */
+export function record(name: string, inputs: readonly (Tensor | null | undefined)[], output: Tensor, saved: readonly Tensor[], backward: Backward, force = false): Tensor {
+  if (!enabled || !(force || inputs.some((t) => t?.requiresGrad))) return output;
+  const edges = inputs.map((t) => (t?.requiresGrad ? (t.node ?? t) : null));
+  const handles = saved.map((t) => t.strided(t.shape, t.strides).escape());
+  output.node = new TapeNode(name, currentLabel(), edges, output.shape, handles, backward);
+  return output;
+}
+
+/** Calls `fn` with the gradient of `t` when backward reaches it; what it returns replaces the gradient. `t` is a result of an op. */
+export function onGrad(t: Tensor, fn: (grad: Tensor) => Tensor | void): void {
+  if (!t.node) throw new AutogradError(`onGrad: ${t} is a leaf or needs no gradient; hooks are for results of ops, a leaf's gradient is in .grad`);
+  t.node.hooks.push(fn);
+}
+
+const ones = new WeakMap<Device, Tensor>();
+
+/** Makes the constant that `backward()` starts from, so that a captured step uploads nothing. Called on the first backward. */
+function one(device: Device): Tensor {
+  let t = ones.get(device);
+  if (!t) {
+    t = empty([], { device, label: "one" }).escape();
+    device.writeRaw(t.storage.live(), 0, encode([1], "f32"));
+    device.pool.exempt(t.storage.bytes, "one");
+    ones.set(device, t);
+  }
+  return t;
+}
+
+/**
+ * Differentiates `loss` with respect to every leaf that requires a gradient, adding to their `.grad` (f32). Frees the tape as it goes.
+ * @param grad gradient of `loss`, of its shape; may be left out for a loss of one element
+ */
+export function backward(loss: Tensor, grad?: Tensor): void {
+  loss.check();
+  if (!loss.requiresGrad) throw new AutogradError(`backward: ${loss} does not depend on any tensor that requires a gradient (or was made inside noGrad)`);
+  if (grad ? !sameShape(grad.shape, loss.shape) : loss.size !== 1) {
+    throw new ShapeError(`backward: ${loss} ${grad ? `and its gradient ${grad}` : "is not one element and no gradient was given"}; pass a gradient of shape ${shapeText(loss.shape)}`);
+  }
+  if (!accumulator) throw new AutogradError("backward: no gradient accumulator; import janus-webgpu/kernels");
+  noGrad(() => {
+    const seed = grad ?? one(loss.device);
+    const start = seed.strided(loss.shape, grad ? grad.strides : loss.shape.map(() => 1));
+    if (!loss.node) addToLeaf(loss, start);
+    else withLabel("backward", () => walk(loss.node!, start));
+  });
+}
+
+function walk(root: TapeNode, seed: Tensor): void {
+  const order = reachable(root);
+  for (const node of order) {
+    if (!node.backward) throw new AutogradError(`backward: the graph through "${node.name}" was used already and is freed; run the forward again (there is no double backward, no retained graph)`);
+  }
+  const grads = new Map<TapeNode, Tensor>([[root, seed]]);
+  try {
+    for (const node of order) {
+      let grad = grads.get(node);
+      if (!grad) continue;
+      grads.delete(node);
+      for (const hook of node.hooks) grad = replace(grad, hook(grad));
+      withLabel(node.label ? `${node.label}/${node.name}` : node.name, () => step(node, grad!, grads), ":");
+      grad.dispose();
+      node.free();
+    }
+  } finally {
+    for (const grad of grads.values()) grad.dispose();
+  }
+}
+
+function replace(grad: Tensor, by: Tensor | void): Tensor {
+  if (!by || by === grad) return grad;
+  grad.dispose();
+  return by.escape();
+}
+
+function step(node: TapeNode, grad: Tensor, grads: Map<TapeNode, Tensor>): void {
+  for (const { tensor: saved, version } of node.saved) {
+    if (saved.storage.version !== version) {
+      throw new AutogradError(`backward: a tensor ${saved} saved by "${node.name}" was changed in place after the forward; change a copy, or after backward`);
+    }
+  }
+  const needs = node.edges.map((edge) => edge !== null);
+  // The result of each backward outlives its scope; what it made on the way does not.
+  const results = scope(() => {
+    const given = node.backward!(grad, node.saved.map((s) => s.tensor), needs);
+    return given.map((g, i) => {
+      if (!g || !needs[i]) return null;
+      const shared = g === grad || given.indexOf(g) < i || node.saved.some((s) => s.tensor === g);
+      return shared ? g.strided(g.shape, g.strides) : g;
+    });
+  });
+  for (const [i, edge] of node.edges.entries()) {
+    const result = results[i];
+    if (!edge || !result) continue;
+    result.escape();
+    if (!sameShape(result.shape, edge.shape)) {
+      throw new ShapeError(`backward of "${node.name}": gradient ${i} has shape ${shapeText(result.shape)}, its input ${shapeText(edge.shape)}`);
+    }
+    if (edge instanceof TapeNode) {
+      const before = grads.get(edge);
+      grads.set(edge, before ? accumulator!(before, result, before.storage.exclusive, false) : result);
+      if (before) disposeUnless(grads.get(edge)!, before, result);
+    } else addToLeaf(edge, result);
+  }
+}
+
+/** Adds to a leaf's `.grad` in f32; takes `grad` over when it can. */
+function addToLeaf(leaf: Tensor, grad: Tensor): void {
+  const before = leaf.grad;
+  const takes = !before && grad.dtype === "f32" && grad.isBindable && grad.storage.exclusive;
+  const sum = takes ? grad : accumulator!(before, grad, true, true);
+  leaf.grad = sum.keep();
+  disposeUnless(sum, before, grad);
+}
+
+function disposeUnless(kept: Tensor, ...others: readonly (Tensor | null)[]): void {
+  for (const t of others) if (t && t !== kept) t.dispose();
+  kept.escape();
+}
+
+/** The entries that `root` depends on, last recorded first. */
+function reachable(root: TapeNode): TapeNode[] {
+  const seen = new Set<TapeNode>([root]);
+  const open = [root];
+  for (let node = open.pop(); node; node = open.pop()) {
+    for (const edge of node.edges) {
+      if (edge instanceof TapeNode && !seen.has(edge)) {
+        seen.add(edge);
+        open.push(edge);
+      }
+    }
+  }
+  return [...seen].sort((a, b) => b.id - a.id);
+}
+
+/**
+ * Activation checkpointing: runs `fn(...inputs)` without a tape, and again during backward. Parameters used inside get their gradients.
+ * `fn` must compute the same both times (counter-based random does) and return one tensor.
+ */
+export function checkpoint<T extends readonly Tensor[]>(fn: (...inputs: T) => Tensor, ...inputs: T): Tensor {
+  if (!enabled) return fn(...inputs);
+  const output = noGrad(() => scope(() => fn(...inputs)));
+  // The result may be one of the inputs, or a view: the tape needs a tensor of its own.
+  const own = output.node || inputs.includes(output) ? output.detach() : output;
+  return record(
+    "checkpoint",
+    inputs,
+    own,
+    inputs,
+    (grad, saved, needs) => {
+      const again = saved.map((t, i) => {
+        const leaf = t.detach();
+        if (needs[i]) leaf.requiresGrad = true;
+        return leaf;
+      });
+      enableGrad(() => {
+        const result = fn(...(again as unknown as T));
+        if (result.requiresGrad) backward(result, grad);
+      });
+      return again.map((leaf) => {
+        const g = leaf.grad;
+        leaf.grad = null;
+        return g;
+      });
+    },
+    true,
+  );
+}

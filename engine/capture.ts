@@ -1,0 +1,212 @@
+/**
+ * Capture and replay: the launches of a function, kept with their pipelines, bind groups and parameters, run again without the
+ * function. Nothing that changes between replays may be a host number: it must live in a tensor that a kernel reads.
+ */
+import { CaptureError, DisposedError } from "./errors.ts";
+import { getDevice } from "./device.ts";
+import type { Device } from "./device.ts";
+import type { Launch } from "./launch.ts";
+import { scope, tensorsIn } from "./scope.ts";
+import type { Storage } from "./tensor.ts";
+
+export interface CaptureOptions {
+  readonly device?: Device;
+  /** Replay once and run `fn` once more from the same state, and compare every result and every changed tensor bit for bit. */
+  readonly verify?: boolean;
+}
+
+interface Step {
+  readonly pipeline: GPUComputePipeline;
+  readonly group: GPUBindGroup;
+  readonly offset: number;
+  readonly hasParams: boolean;
+  readonly grid: readonly [number, number, number];
+}
+
+const CHUNK_BYTES = 65536;
+
+export class Captured<T> {
+  /** What `fn` returned; its tensors are written again by each replay. */
+  readonly result: T;
+  /** The launches, in order. */
+  readonly launches: readonly Launch[];
+  private readonly device: Device;
+  private readonly steps: readonly Step[];
+  private readonly pinned: ReadonlySet<Storage>;
+  private readonly changed: ReadonlySet<Storage>;
+  private free: (() => void) | null;
+
+  constructor(device: Device, result: T, launches: readonly Launch[], steps: readonly Step[], pinned: ReadonlySet<Storage>, changed: ReadonlySet<Storage>, free: () => void) {
+    this.device = device;
+    this.result = result;
+    this.launches = launches;
+    this.steps = steps;
+    this.pinned = pinned;
+    this.changed = changed;
+    this.free = free;
+  }
+
+  /** Runs the launches again, in one submit. */
+  replay(): void {
+    if (!this.free) throw new DisposedError("replay: the capture was disposed");
+    const device = this.device;
+    device.check();
+    for (const storage of this.changed) storage.version++;
+    device.replayed(this.launches);
+    if (!device.gpu) return;
+    const encoder = device.gpu.createCommandEncoder();
+    const pass = encoder.beginComputePass();
+    const offset = new Uint32Array(1);
+    let last: GPUComputePipeline | null = null;
+    for (const step of this.steps) {
+      if (step.pipeline !== last) pass.setPipeline(step.pipeline);
+      last = step.pipeline;
+      if (step.hasParams) {
+        offset[0] = step.offset;
+        pass.setBindGroup(0, step.group, offset, 0, 1);
+      } else pass.setBindGroup(0, step.group);
+      pass.dispatchWorkgroups(step.grid[0], step.grid[1], step.grid[2]);
+    }
+    pass.end();
+    device.submit(encoder);
+  }
+
+  /** Lets go of the buffers; the result's tensors stay until they are disposed. */
+  dispose(): void {
+    this.free?.();
+    this.free = null;
+    for (const storage of this.pinned) storage.release();
+  }
+
+  [Symbol.dispose](): void {
+    if (this.free) this.dispose();
+  }
+}
+
+/**
+ * Runs `fn` once and keeps its launches. Temporaries keep their buffers for the capture's life.
+ * Host data and read-backs inside `fn` are refused with `CaptureError`.
+ */
+export async function capture<T>(fn: () => T, options: CaptureOptions = {}): Promise<Captured<T>> {
+  const device = options.device ?? getDevice();
+  if (device.capturing) throw new CaptureError("capture() inside capture(); capture the outer function only");
+  device.check();
+  device.flush();
+  const recorder = new Recorder(device);
+  const result = recorder.run(fn);
+  const captured = recorder.finish(result);
+  if (options.verify && device.gpu) {
+    try {
+      await verify(device, captured, recorder.external, fn);
+    } catch (error) {
+      captured.dispose();
+      throw error;
+    }
+  }
+  return captured;
+}
+
+class Recorder {
+  /** Storages made before the capture that it writes: its state. */
+  readonly external = new Set<Storage>();
+  private readonly device: Device;
+  private readonly launches: Launch[] = [];
+  private readonly steps: Step[] = [];
+  private readonly storages = new Set<Storage>();
+  private readonly chunks: { buffer: GPUBuffer; words: Uint32Array }[] = [];
+  private used = CHUNK_BYTES;
+  private readonly name = `capture ${nextCapture++} `;
+  private readonly lists: ReturnType<Device["pool"]["beginPrivate"]>;
+  private readonly firstSerial: number;
+
+  constructor(device: Device) {
+    this.device = device;
+    this.firstSerial = device.storageSerial;
+    this.lists = device.pool.beginPrivate();
+  }
+
+  run<T>(fn: () => T): T {
+    const device = this.device;
+    const listener = (launch: Launch): void => this.add(launch);
+    device.capturing = true;
+    device.listeners.add(listener);
+    try {
+      return scope(fn);
+    } catch (error) {
+      this.release();
+      throw error;
+    } finally {
+      device.listeners.delete(listener);
+      device.capturing = false;
+      device.pool.endPrivate();
+    }
+  }
+
+  finish<T>(result: T): Captured<T> {
+    for (const { buffer, words } of this.chunks) this.device.gpu!.queue.writeBuffer(buffer, 0, words as Uint32Array<ArrayBuffer>);
+    const pinned = new Set<Storage>();
+    for (const storage of this.storages) if (storage.isLive) pinned.add(storage.retain());
+    return new Captured(this.device, result, this.launches, this.steps, pinned, this.external, () => this.release());
+  }
+
+  private release(): void {
+    this.device.flush();
+    this.device.pool.adopt(this.lists);
+    this.device.dropBindGroups(this.name);
+    for (const { buffer } of this.chunks) buffer.destroy();
+  }
+
+  private add(launch: Launch): void {
+    this.launches.push(launch);
+    const names = Object.values(launch.pipeline.kernel.bindings);
+    for (const [i, { storage }] of launch.bindings.entries()) {
+      this.storages.add(storage);
+      if (names[i] !== "read" && storage.serial < this.firstSerial) this.external.add(storage);
+    }
+    const gpu = this.device.gpu;
+    if (!gpu) return;
+    const bytes = launch.params?.byteLength ?? 0;
+    if (!this.chunks.length || this.used + bytes > CHUNK_BYTES) {
+      this.chunks.push({ buffer: gpu.createBuffer({ size: CHUNK_BYTES, usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST }), words: new Uint32Array(CHUNK_BYTES / 4) });
+      this.used = 0;
+    }
+    const chunk = this.chunks.at(-1)!;
+    if (launch.params) chunk.words.set(launch.params, this.used / 4);
+    const group = this.device.bindGroup(launch, chunk.buffer, `${this.name}${this.chunks.length} `);
+    this.steps.push({ pipeline: launch.pipeline.gpu!, group, offset: this.used, hasParams: launch.params !== null, grid: launch.grid });
+    const slot = this.device.limits.minUniformBufferOffsetAlignment;
+    this.used += Math.ceil(bytes / slot) * slot;
+  }
+}
+
+let nextCapture = 1;
+
+async function verify<T>(device: Device, captured: Captured<T>, external: ReadonlySet<Storage>, fn: () => T): Promise<void> {
+  const results = [...tensorsIn(captured.result)];
+  const state = [...external];
+  const all = [...new Set([...state, ...results.map((t) => t.storage)])];
+  const read = (storages: readonly Storage[]): Promise<Uint8Array[]> => Promise.all(storages.map((storage) => device.read({ storage, offset: 0, size: storage.bytes })));
+  const write = (storages: readonly Storage[], bytes: readonly Uint8Array[]): void => storages.forEach((storage, i) => device.write({ storage, offset: 0, size: storage.bytes }, bytes[i]!));
+  const start = await read(all);
+  captured.replay();
+  const replayedState = await read(state);
+  const replayedResults = await Promise.all(results.map((t) => t.data()));
+  write(all, start);
+  const again = scope(fn);
+  const eagerState = await read(state);
+  const eagerTensors = [...tensorsIn(again)];
+  const eagerResults = await Promise.all(eagerTensors.map((t) => t.data()));
+  for (const t of eagerTensors) t.dispose();
+  write(all, start);
+  results.forEach((t, i) => requireEqual(`result ${i} ${t}`, replayedResults[i]!, eagerResults[i]!));
+  state.forEach((storage, i) => requireEqual(`state "${storage.label}"`, replayedState[i]!, eagerState[i]!));
+}
+
+function requireEqual(what: string, replayed: ArrayBufferView, eager: ArrayBufferView | undefined): void {
+  const a = new Uint8Array(replayed.buffer, replayed.byteOffset, replayed.byteLength);
+  const b = eager ? new Uint8Array(eager.buffer, eager.byteOffset, eager.byteLength) : new Uint8Array(0);
+  const at = a.length === b.length ? a.findIndex((v, i) => v !== b[i]) : 0;
+  if (at >= 0) {
+    throw new CaptureError(`capture: replay and eager run differ in ${what} at byte ${at}; something that changes between runs is a host number, it must live in a tensor`);
+  }
+}

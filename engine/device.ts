@@ -1,0 +1,462 @@
+/**
+ * A device: capabilities, the buffer pool, compiled pipelines, and the launch path. Launches are recorded as plain data and encoded
+ * many to a compute pass and a submit; bind groups are cached; parameters go through one uniform arena with dynamic offsets.
+ * The null device runs the same program without a GPU and counts.
+ */
+import { DEFAULT_LIMITS, capabilitiesOf, nullCapabilities } from "./capabilities.ts";
+import type { Capabilities, Limits } from "./capabilities.ts";
+import { ArgumentError, CaptureError, DeviceError, DeviceLostError, DisposedError, JanusError, KernelError, OutOfMemoryError } from "./errors.ts";
+import { loadKernels, specialise } from "./kernel.ts";
+import type { Constants, Kernel, Uses } from "./kernel.ts";
+import type { Binding, Cost, Launch, Pipeline } from "./launch.ts";
+import { currentLabel } from "./scope.ts";
+import { memoryBytes, requestGPU, settle } from "./platform.ts";
+import { BufferPool } from "./pool.ts";
+import type { PoolBuffer } from "./pool.ts";
+
+export interface DeviceOptions {
+  /** Part of the adapter's name, or its index in `listAdapters()`; the default is the fastest one. */
+  readonly adapter?: string | number;
+  /** `"null"`: no GPU, shapes and counts only. */
+  readonly backend?: "null" | "vulkan" | "metal" | "d3d12";
+  /** Bytes that buffers may take in all; the default is 80 % of main memory on a software adapter, no bound on others. */
+  readonly memoryBudget?: number;
+  /** Limits to hold instead of the adapter's (never above it); `"default"` for those that every WebGPU device has. */
+  readonly limits?: Partial<Limits> | "default";
+  /** Features not to use, e.g. `["subgroups"]`; kernels then take another variant. */
+  readonly without?: readonly string[];
+  /** Capabilities of the null device. */
+  readonly capabilities?: Capabilities;
+  /** For tests: fill every new storage with NaN bits, so that an element no kernel wrote is seen. */
+  readonly poison?: boolean;
+}
+
+/** Counts since the device began; a steady loop must not raise the first three. */
+export interface DeviceStats {
+  readonly buffersCreated: number;
+  readonly bindGroupsCreated: number;
+  readonly pipelinesCreated: number;
+  readonly launches: number;
+  readonly submits: number;
+  /** Tensors that the garbage collector found undisposed: leaks that a scope would have freed. */
+  readonly caughtByCollector: number;
+}
+
+const FLUSH_LAUNCHES = 256;
+const ARENA_BYTES = 1 << 20;
+const UPLOAD_BYTES = 32 << 20;
+const WANTED_FEATURES = ["shader-f16", "subgroups", "subgroup-size-control", "timestamp-query", "chromium-experimental-subgroup-matrix"];
+
+let defaultDevice: Device | null = null;
+
+/** The device that tensors are created on when none is named: the first one created, or the one set. */
+export function getDevice(): Device {
+  if (!defaultDevice) throw new DeviceError("no device yet; call `await Device.create()` first");
+  return defaultDevice;
+}
+
+/** Makes `device` the one that tensors are created on when none is named. */
+export function setDevice(device: Device | null): void {
+  defaultDevice = device;
+}
+
+/** The adapters that this machine offers, most capable first, one row each. */
+export async function listAdapters(backend?: DeviceOptions["backend"]): Promise<{ adapter: GPUAdapter; name: string }[]> {
+  const gpu = await requestGPU(backend);
+  const found: { adapter: GPUAdapter; name: string }[] = [];
+  const tries: GPURequestAdapterOptions[] = [{ powerPreference: "high-performance" }, {}, { powerPreference: "low-power" }, { forceFallbackAdapter: true }];
+  for (const options of tries) {
+    const adapter = await gpu.requestAdapter(options);
+    if (!adapter) continue;
+    const name = adapter.info.description || adapter.info.device || adapter.info.vendor;
+    if (!found.some((f) => f.name === name)) found.push({ adapter, name });
+  }
+  return found;
+}
+
+export class Device {
+  readonly capabilities: Capabilities;
+  readonly pool: BufferPool;
+  /** The GPU's own device; null on the null device. */
+  readonly gpu: GPUDevice | null;
+  readonly poison: boolean;
+  /** Called with every launch as it is recorded; captures, traces and the null device's counts listen here. */
+  readonly listeners = new Set<(launch: Launch) => void>();
+  /** Set while the profiler wants each launch timed. */
+  encodeTimed: ((encoder: GPUCommandEncoder, launches: readonly Launch[], encodeOne: (pass: GPUComputePassEncoder, launch: Launch) => void) => void) | null = null;
+  /** True while a capture records: host data and read-backs are refused. */
+  capturing = false;
+  /** Tensors found by the garbage collector. */
+  caught = 0;
+  /** Serial of the next storage: tells what was made before a capture. */
+  storageSerial = 0;
+
+  private readonly pipelines = new Map<string, Pipeline>();
+  private readonly bindGroups = new Map<string, GPUBindGroup>();
+  private readonly counts = { bindGroups: 0, pipelines: 0, launches: 0, submits: 0 };
+  private readonly arena: GPUBuffer | null;
+  private readonly arenaBytes = new Uint32Array(ARENA_BYTES / 4);
+  private readonly slot: number;
+  private pending: Launch[] = [];
+  private serial = 0;
+  private flushed = 0;
+  private readonly compiling = new Set<Promise<void>>();
+  private errors: JanusError[] = [];
+  private readonly staging = new Map<number, GPUBuffer[]>();
+  private gone: JanusError | null = null;
+
+  private constructor(gpu: GPUDevice | null, capabilities: Capabilities, options: DeviceOptions) {
+    this.gpu = gpu;
+    this.capabilities = capabilities;
+    this.poison = options.poison ?? false;
+    this.slot = Math.max(16, capabilities.limits.minUniformBufferOffsetAlignment);
+    const budget = options.memoryBudget ?? (capabilities.software ? 0.8 * (memoryBytes() ?? Infinity) : Infinity);
+    this.pool = new BufferPool(
+      {
+        create: (size) => gpu?.createBuffer({ size, usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST }) ?? null,
+        destroy: (buffer) => this.forget(buffer),
+      },
+      budget,
+      capabilities.limits.maxBufferSize,
+    );
+    this.arena = gpu?.createBuffer({ size: ARENA_BYTES, usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST }) ?? null;
+    gpu?.addEventListener("uncapturederror", (event) => {
+      const message = event.error.message;
+      this.errors.push(event.error instanceof GPUOutOfMemoryError ? new OutOfMemoryError(message) : new KernelError(`the GPU refused work: ${message}`));
+    });
+    void gpu?.lost.then((info) => {
+      if (!this.gone) this.gone = new DeviceLostError(`${this.name}: the device was lost (${info.message || info.reason}); create a new one and load the last checkpoint`);
+    });
+  }
+
+  /** Opens a device and loads all kernels declared so far; it becomes the default device if there is none. */
+  static async create(options: DeviceOptions = {}): Promise<Device> {
+    await loadKernels();
+    let device: Device;
+    if (options.backend === "null") {
+      device = new Device(null, options.capabilities ?? nullCapabilities(), options);
+    } else {
+      const adapter = await chooseAdapter(options);
+      const without = options.without ?? [];
+      const features = WANTED_FEATURES.filter((f) => adapter.features.has(f as GPUFeatureName) && !without.includes(f));
+      const limits = options.limits === "default" ? DEFAULT_LIMITS : { ...limitsOf(adapter.limits), ...options.limits };
+      // An artificially small binding limit is held by us; the GPU's own device keeps at least the defaults.
+      const required = Object.fromEntries(
+        Object.entries(limits).map(([k, v]) => [k, k.startsWith("min") ? v : Math.max(v, options.limits ? DEFAULT_LIMITS[k as keyof Limits] : v)]),
+      );
+      const gpu = await adapter.requestDevice({ requiredFeatures: features as GPUFeatureName[], requiredLimits: required });
+      device = new Device(gpu, capabilitiesOf(adapter.info, features, limits), options);
+    }
+    defaultDevice ??= device;
+    return device;
+  }
+
+  get name(): string {
+    return this.capabilities.name;
+  }
+
+  get isNull(): boolean {
+    return this.gpu === null;
+  }
+
+  get limits(): Limits {
+    return this.capabilities.limits;
+  }
+
+  get stats(): DeviceStats {
+    return {
+      buffersCreated: this.pool.stats.created,
+      bindGroupsCreated: this.counts.bindGroups,
+      pipelinesCreated: this.counts.pipelines,
+      launches: this.counts.launches,
+      submits: this.counts.submits,
+      caughtByCollector: this.caught,
+    };
+  }
+
+  toString(): string {
+    return `Device(${this.name})`;
+  }
+
+  /** Throws if the device is lost or destroyed. */
+  check(): void {
+    if (this.gone) throw this.gone;
+  }
+
+  /** Records a launch; `launch()` is the checked way to call it. */
+  record(kernel: Kernel, constants: Constants | undefined, uses: Uses | undefined, bindings: readonly Binding[], params: Uint32Array | null, grid: readonly [number, number, number], cost: Cost | null): void {
+    this.check();
+    const limits = this.capabilities.limits;
+    for (const b of bindings) {
+      if (b.size > limits.maxStorageBufferBindingSize) {
+        throw new KernelError(`kernel "${kernel.name}": a binding of ${b.size} bytes, the device allows ${limits.maxStorageBufferBindingSize}; launch it on windows`);
+      }
+    }
+    const most = limits.maxComputeWorkgroupsPerDimension;
+    if (grid[0] > most || grid[1] > most || grid[2] > most) {
+      throw new KernelError(`kernel "${kernel.name}": grid ${grid.join("×")}, the device allows ${most} workgroups a dimension; fold it with grid1d()`);
+    }
+    const known = this.pipelines.get(variantKey(kernel, constants, uses));
+    const pipeline = known ?? this.compileNow(kernel, constants, uses);
+    const buffers = bindings.map((b) => b.storage.live());
+    const launch: Launch = { pipeline, bindings, buffers, params, grid, label: currentLabel(), cost };
+    this.push(launch);
+    for (const listener of this.listeners) listener(launch);
+    // A pipeline may turn out not to compile: its first launch goes alone, so that it cannot take others with it.
+    if (!known) this.flush();
+  }
+
+  private push(launch: Launch): void {
+    for (const buffer of launch.buffers) buffer.lastUse = this.serial;
+    this.serial++;
+    this.counts.launches++;
+    if (this.gpu) {
+      this.pending.push(launch);
+      if (this.pending.length >= FLUSH_LAUNCHES) this.flush();
+    }
+  }
+
+  /** Hands everything recorded so far to the GPU. */
+  flush(): void {
+    const gpu = this.gpu;
+    if (!gpu || this.pending.length === 0) return;
+    this.check();
+    const launches = this.pending;
+    this.pending = [];
+    let used = 0;
+    const offsets: number[] = [];
+    for (const { params } of launches) {
+      offsets.push(used);
+      if (!params) continue;
+      this.arenaBytes.set(params, used / 4);
+      used += Math.ceil(params.byteLength / this.slot) * this.slot;
+    }
+    if (used) gpu.queue.writeBuffer(this.arena!, 0, this.arenaBytes, 0, used / 4);
+    const encoder = gpu.createCommandEncoder();
+    let next = 0;
+    const offset = new Uint32Array(1);
+    let last: Pipeline | null = null;
+    const encodeOne = (pass: GPUComputePassEncoder, launch: Launch, fresh = false): void => {
+      offset[0] = offsets[next++]!;
+      if (fresh || last !== launch.pipeline) pass.setPipeline(launch.pipeline.gpu!);
+      last = launch.pipeline;
+      const group = this.bindGroup(launch, this.arena!);
+      if (launch.params) pass.setBindGroup(0, group, offset, 0, 1);
+      else pass.setBindGroup(0, group);
+      pass.dispatchWorkgroups(launch.grid[0], launch.grid[1], launch.grid[2]);
+    };
+    if (this.encodeTimed) {
+      this.encodeTimed(encoder, launches, (pass, launch) => encodeOne(pass, launch, true));
+    } else {
+      const pass = encoder.beginComputePass();
+      for (const launch of launches) encodeOne(pass, launch);
+      pass.end();
+    }
+    this.submit(encoder);
+    this.flushed = this.serial;
+  }
+
+  /** Submits an encoder of ours (captures and the profiler have their own). */
+  submit(encoder: GPUCommandEncoder): void {
+    this.gpu!.queue.submit([encoder.finish()]);
+    this.counts.submits++;
+  }
+
+  /** Flushes, waits until the GPU is done, and throws what went wrong since the last call. */
+  async sync(): Promise<void> {
+    this.flush();
+    this.check();
+    await Promise.all(this.compiling);
+    if (this.gpu) await settle(this.gpu.queue.onSubmittedWorkDone(), this.capabilities.software);
+    this.check();
+    const [first, ...rest] = this.errors;
+    this.errors = [];
+    if (!first) return;
+    if (rest.length) first.message += `\n(and ${rest.length} more errors)`;
+    throw first;
+  }
+
+  /** Compiles one variant now and waits for the verdict; throws `KernelError` with the lines around the mistake. */
+  async compile(kernel: Kernel, constants?: Constants, uses?: Uses): Promise<void> {
+    if (!this.pipelines.has(variantKey(kernel, constants, uses))) this.compileNow(kernel, constants, uses);
+    await this.sync();
+  }
+
+  /** Writes host bytes into a storage. */
+  write(binding: Binding, bytes: Uint8Array): void {
+    this.check();
+    if (this.capturing) throw new CaptureError("host data was uploaded inside capture(); create the tensor before it and change it by a kernel");
+    this.writeRaw(binding.storage.live(), binding.offset, bytes);
+  }
+
+  /** Writes without asking whether a capture is running (poison, constants of captures). */
+  writeRaw(buffer: PoolBuffer, offset: number, bytes: Uint8Array): void {
+    if (!this.gpu) return;
+    if (buffer.lastUse >= this.flushed) this.flush();
+    const whole = bytes.byteLength & ~3;
+    for (let at = 0; at < whole; at += UPLOAD_BYTES) {
+      this.gpu.queue.writeBuffer(buffer.gpu!, offset + at, bytes as Uint8Array<ArrayBuffer>, at, Math.min(UPLOAD_BYTES, whole - at));
+    }
+    if (whole < bytes.byteLength) {
+      const tail = new Uint8Array(4);
+      tail.set(bytes.subarray(whole));
+      this.gpu.queue.writeBuffer(buffer.gpu!, offset + whole, tail);
+    }
+  }
+
+  /** Reads bytes back. Offset and size are multiples of 4. Rejects with whatever went wrong before it. */
+  async read(binding: Binding): Promise<Uint8Array> {
+    this.check();
+    if (!this.gpu) throw new DeviceError("the null device computes nothing: there is no data to read; run on a GPU device");
+    if (this.capturing) throw new CaptureError("data was read back inside capture(); read after replay()");
+    this.flush();
+    const buffer = binding.storage.live();
+    const size = Math.ceil(binding.size / 4) * 4;
+    const klass = Math.max(256, 2 ** Math.ceil(Math.log2(size)));
+    const staging = this.staging.get(klass)?.pop() ?? this.gpu.createBuffer({ size: klass, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST });
+    const encoder = this.gpu.createCommandEncoder();
+    encoder.copyBufferToBuffer(buffer.gpu!, binding.offset, staging, 0, size);
+    this.submit(encoder);
+    await settle(staging.mapAsync(GPUMapMode.READ, 0, size), this.capabilities.software).catch((cause: unknown) => {
+      this.check();
+      throw new DeviceError(`reading back failed: ${String(cause)}`);
+    });
+    const bytes = new Uint8Array(staging.getMappedRange(0, size)).slice();
+    staging.unmap();
+    if (klass > UPLOAD_BYTES) staging.destroy();
+    else this.staging.set(klass, [...(this.staging.get(klass) ?? []), staging]);
+    if (this.compiling.size || this.errors.length) await this.sync();
+    return bytes;
+  }
+
+  /** The bind group of a launch with `arena` as its uniform buffer, from the cache. */
+  bindGroup(launch: Launch, arena: GPUBuffer, arenaName = ""): GPUBindGroup {
+    let key = `${arenaName}${launch.pipeline.id}`;
+    for (const [i, b] of launch.bindings.entries()) key += `,${launch.buffers[i]!.id}.${b.offset}.${b.size}`;
+    const known = this.bindGroups.get(key);
+    if (known) return known;
+    const entries: GPUBindGroupEntry[] = launch.bindings.map((b, binding) => ({
+      binding,
+      resource: { buffer: launch.buffers[binding]!.gpu!, offset: b.offset, size: b.size },
+    }));
+    if (launch.params) entries.push({ binding: entries.length, resource: { buffer: arena, offset: 0, size: launch.params.byteLength } });
+    const group = this.gpu!.createBindGroup({ layout: launch.pipeline.layout!, entries });
+    this.counts.bindGroups++;
+    this.bindGroups.set(key, group);
+    for (const buffer of launch.buffers) buffer.bindGroups.add(key);
+    return group;
+  }
+
+  /** Drops the cached bind groups made for the arena of this name (a capture that ended). */
+  dropBindGroups(arenaName: string): void {
+    for (const key of this.bindGroups.keys()) if (key.startsWith(arenaName)) this.bindGroups.delete(key);
+  }
+
+  /** Counts launches that a capture runs again. */
+  replayed(launches: readonly Launch[]): void {
+    this.flush();
+    this.counts.launches += launches.length;
+    if (this.listeners.size) for (const launch of launches) for (const listener of this.listeners) listener(launch);
+  }
+
+  /** Frees everything; tensors of the device cannot be used any more. */
+  destroy(): void {
+    if (!this.gone) this.gone = new DisposedError(`${this.name}: the device was destroyed`);
+    if (defaultDevice === this) defaultDevice = null;
+    this.pending = [];
+    this.bindGroups.clear();
+    this.gpu?.destroy();
+  }
+
+  private forget(buffer: PoolBuffer): void {
+    if (buffer.lastUse >= this.flushed) this.flush();
+    for (const key of buffer.bindGroups) this.bindGroups.delete(key);
+    buffer.gpu?.destroy();
+  }
+
+  private compileNow(kernel: Kernel, constants: Constants | undefined, uses: Uses | undefined): Pipeline {
+    const key = variantKey(kernel, constants, uses);
+    const source = specialise(kernel, constants, uses);
+    const names = Object.keys(kernel.bindings);
+    if (names.length > this.capabilities.limits.maxStorageBuffersPerShaderStage) {
+      throw new KernelError(`kernel "${kernel.name}" binds ${names.length} storage buffers, the device allows ${this.capabilities.limits.maxStorageBuffersPerShaderStage}`, source);
+    }
+    const id = this.counts.pipelines++;
+    if (!this.gpu) {
+      const pipeline = { id, kernel, key, gpu: null, layout: null };
+      this.pipelines.set(key, pipeline);
+      return pipeline;
+    }
+    const gpu = this.gpu;
+    this.flush();
+    gpu.pushErrorScope("validation");
+    const module = gpu.createShaderModule({ label: key, code: source });
+    const entries: GPUBindGroupLayoutEntry[] = names.map((name, binding) => ({
+      binding,
+      visibility: GPUShaderStage.COMPUTE,
+      buffer: { type: kernel.bindings[name] === "read" ? "read-only-storage" : "storage" },
+    }));
+    if (kernel.layout.bytes) entries.push({ binding: names.length, visibility: GPUShaderStage.COMPUTE, buffer: { type: "uniform", hasDynamicOffset: true } });
+    const layout = gpu.createBindGroupLayout({ entries });
+    const compiled = gpu.createComputePipeline({
+      label: key,
+      layout: gpu.createPipelineLayout({ bindGroupLayouts: [layout] }),
+      compute: { module, entryPoint: kernel.name },
+    });
+    const verdict = gpu.popErrorScope().then(async (error) => {
+      this.compiling.delete(verdict);
+      if (!error) return;
+      this.pipelines.delete(key);
+      const info = await module.getCompilationInfo();
+      this.errors.unshift(new KernelError(describe(kernel, key, source, info, error.message), source));
+    });
+    this.compiling.add(verdict);
+    const pipeline: Pipeline = { id, kernel, key, gpu: compiled, layout };
+    this.pipelines.set(key, pipeline);
+    return pipeline;
+  }
+}
+
+function variantKey(kernel: Kernel, constants: Constants | undefined, uses: Uses | undefined): string {
+  let key = kernel.name;
+  for (const name in uses) key += ` ${name}:${uses[name]}`;
+  for (const name in constants) key += ` ${name}=${constants[name]}`;
+  return key;
+}
+
+function describe(kernel: Kernel, key: string, source: string, info: GPUCompilationInfo, fallback: string): string {
+  const lines = source.split("\n");
+  const parts = [`kernel ${key} (${kernel.url?.pathname.split("/").slice(-2).join("/") ?? "inline"}) does not compile`];
+  const errors = info.messages.filter((m) => m.type === "error");
+  for (const m of errors.slice(0, 3)) {
+    parts.push(`line ${m.lineNum}, column ${m.linePos}: ${m.message}`);
+    for (let n = Math.max(1, m.lineNum - 2); n <= Math.min(lines.length, m.lineNum + 2); n++) {
+      parts.push(`${n === m.lineNum ? ">" : " "} ${String(n).padStart(4)} ${lines[n - 1]}`);
+    }
+  }
+  if (!errors.length) parts.push(fallback);
+  return parts.join("\n");
+}
+
+async function chooseAdapter(options: DeviceOptions): Promise<GPUAdapter> {
+  if (options.adapter === undefined) {
+    const gpu = await requestGPU(options.backend);
+    const adapter = await gpu.requestAdapter({ powerPreference: "high-performance" });
+    if (adapter) return adapter;
+    throw new DeviceError("no WebGPU adapter found; run `npm run setup` in a checkout, or install a Vulkan driver (Debian: mesa-vulkan-drivers)");
+  }
+  const all = await listAdapters(options.backend);
+  const wanted = options.adapter;
+  const found = typeof wanted === "number" ? all[wanted] : all.find((a) => a.name.toLowerCase().includes(wanted.toLowerCase()));
+  if (!found) {
+    throw new ArgumentError(`no adapter ${JSON.stringify(wanted)}; there are: ${all.map((a, i) => `${i} ${a.name}`).join("; ") || "none"}`);
+  }
+  // An adapter gives one device only: ask for a fresh one of the same kind.
+  return found.adapter;
+}
+
+function limitsOf(limits: GPUSupportedLimits): Limits {
+  const out: Record<string, number> = {};
+  for (const key of Object.keys(DEFAULT_LIMITS)) out[key] = (limits as unknown as Record<string, number>)[key]!;
+  return out as unknown as Limits;
+}

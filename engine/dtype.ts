@@ -1,0 +1,130 @@
+/**
+ * Element types: their size, their host arrays, and conversion between host numbers and stored bytes.
+ * f16 and bf16 are stored two to a 32-bit word (even element in the low half), u8 four to a word; no GPU feature is needed for
+ * any of them. Storage-only types of less than a byte (int4) fit the table through `bits`.
+ */
+import { ArgumentError, DTypeError } from "./errors.ts";
+
+export type DType = "f32" | "f16" | "bf16" | "i32" | "u32" | "u8";
+
+interface DTypeInfo {
+  readonly bits: number;
+  readonly float: boolean;
+}
+
+export const DTYPES: Readonly<Record<DType, DTypeInfo>> = {
+  f32: { bits: 32, float: true },
+  f16: { bits: 16, float: true },
+  bf16: { bits: 16, float: true },
+  i32: { bits: 32, float: false },
+  u32: { bits: 32, float: false },
+  u8: { bits: 8, float: false },
+};
+
+export const isFloat = (dtype: DType): boolean => DTYPES[dtype].float;
+
+/** Bytes that `count` elements take in a storage, padded to 16 so that every kernel may read whole vec4 granules. */
+export const storageBytes = (dtype: DType, count: number): number => Math.max(16, Math.ceil((count * DTYPES[dtype].bits) / 128) * 16);
+
+/** Bytes of `count` elements without padding. */
+export const elementBytes = (dtype: DType, count: number): number => (count * DTYPES[dtype].bits) / 8;
+
+/** Throws `DTypeError` unless `dtype` is one of the table's names. */
+export function checkDType(dtype: string): asserts dtype is DType {
+  if (!Object.hasOwn(DTYPES, dtype)) {
+    throw new DTypeError(`unknown dtype "${dtype}"; known: ${Object.keys(DTYPES).join(", ")}`);
+  }
+}
+
+const scratchF32 = new Float32Array(1);
+const scratchU32 = new Uint32Array(scratchF32.buffer);
+
+/** The bf16 bits nearest to `value` (ties to even; NaN stays NaN). */
+export function bf16Bits(value: number): number {
+  scratchF32[0] = value;
+  const u = scratchU32[0]!;
+  if ((u & 0x7fffffff) > 0x7f800000) return (u >>> 16) | 0x40;
+  return ((u + 0x7fff + ((u >>> 16) & 1)) >>> 16) & 0xffff;
+}
+
+/** The number that bf16 `bits` stand for. */
+export function bf16Value(bits: number): number {
+  scratchU32[0] = bits << 16;
+  return scratchF32[0]!;
+}
+
+/** The f16 bits nearest to `value` (ties to even; beyond 65504 infinity). */
+export function f16Bits(value: number): number {
+  scratchF32[0] = value;
+  const u = scratchU32[0]!;
+  const sign = (u >>> 16) & 0x8000;
+  const abs = u & 0x7fffffff;
+  if (abs > 0x7f800000) return sign | 0x7e00;
+  if (abs >= 0x477ff000) return sign | 0x7c00;
+  if (abs < 0x38800000) {
+    // Subnormal in f16: units of 2^-24.
+    const scaled = Math.abs(scratchF32[0]!) * 16777216;
+    const floor = Math.floor(scaled);
+    const rest = scaled - floor;
+    return sign | (rest > 0.5 || (rest === 0.5 && (floor & 1) === 1) ? floor + 1 : floor);
+  }
+  return sign | ((abs - 0x38000000 + 0xfff + ((abs >>> 13) & 1)) >>> 13);
+}
+
+/** The number that f16 `bits` stand for. */
+export function f16Value(bits: number): number {
+  const sign = bits & 0x8000 ? -1 : 1;
+  const exponent = (bits >>> 10) & 31;
+  const fraction = bits & 1023;
+  if (exponent === 31) return fraction ? NaN : sign * Infinity;
+  return exponent === 0 ? sign * fraction * 2 ** -24 : sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+}
+
+export type HostArray = Float32Array | Int32Array | Uint32Array | Uint8Array;
+
+/** Host numbers as stored bytes. Integers out of range are refused rather than wrapped. */
+export function encode(values: ArrayLike<number>, dtype: DType): Uint8Array {
+  const n = values.length;
+  switch (dtype) {
+    case "f32":
+      return bytesOf(values instanceof Float32Array ? values : Float32Array.from(values));
+    case "f16":
+    case "bf16": {
+      const out = new Uint16Array(n);
+      const bits = dtype === "f16" ? f16Bits : bf16Bits;
+      for (let i = 0; i < n; i++) out[i] = bits(values[i]!);
+      return bytesOf(out);
+    }
+    default: {
+      const kind = { i32: Int32Array, u32: Uint32Array, u8: Uint8Array }[dtype];
+      if (values instanceof kind) return bytesOf(values);
+      const out = new kind(n);
+      for (let i = 0; i < n; i++) {
+        out[i] = values[i]!;
+        if (out[i] !== values[i]) throw new ArgumentError(`value ${values[i]} at index ${i} does not fit dtype ${dtype}`);
+      }
+      return bytesOf(out);
+    }
+  }
+}
+
+/** Stored bytes as host numbers: f16 and bf16 come as Float32Array. */
+export function decode(bytes: Uint8Array, dtype: DType, count: number): HostArray {
+  const copy = bytes.slice();
+  switch (dtype) {
+    case "f32":
+      return new Float32Array(copy.buffer, 0, count);
+    case "i32":
+      return new Int32Array(copy.buffer, 0, count);
+    case "u32":
+      return new Uint32Array(copy.buffer, 0, count);
+    case "u8":
+      return new Uint8Array(copy.buffer, 0, count);
+    default: {
+      const half = new Uint16Array(copy.buffer, 0, count);
+      return Float32Array.from(half, dtype === "f16" ? f16Value : bf16Value);
+    }
+  }
+}
+
+const bytesOf = (array: ArrayBufferView): Uint8Array => new Uint8Array(array.buffer, array.byteOffset, array.byteLength);

@@ -1,0 +1,49 @@
+/**
+ * The errors of the engine. Each says what failed (the op), what was required, what came, and what to do.
+ * An error is raised before any work of the failing call starts: nothing is lost and the device stays usable.
+ */
+
+/** Base of every error this package raises on purpose. */
+export class JanusError extends Error {
+  override name = this.constructor.name;
+}
+
+/** Shapes that do not fit the op. */
+export class ShapeError extends JanusError {}
+
+/** A dtype the op does not take. */
+export class DTypeError extends JanusError {}
+
+/** A value outside its range, or an option that is not known. */
+export class ArgumentError extends JanusError {}
+
+/** Use of a tensor, device or capture after `dispose()`. */
+export class DisposedError extends JanusError {}
+
+/** Tensors of different devices in one call, or a device that cannot do what was asked. */
+export class DeviceError extends JanusError {}
+
+/** A misuse of the tape: backward twice, no graph, a saved tensor changed in place. */
+export class AutogradError extends JanusError {}
+
+/** Something that a capture cannot hold (host data, a read-back), or a replay that does not agree with eager. */
+export class CaptureError extends JanusError {}
+
+/** An allocation beyond the device's byte budget; nothing was allocated. */
+export class OutOfMemoryError extends JanusError {}
+
+/** The GPU went away; every tensor of the device is gone with it. */
+export class DeviceLostError extends JanusError {}
+
+/** A kernel that does not parse, specialise, compile or bind. Carries the WGSL lines around the message. */
+export class KernelError extends JanusError {
+  /** The specialised source, where there is one. */
+  readonly source: string | undefined;
+  constructor(message: string, source?: string) {
+    super(message);
+    this.source = source;
+  }
+}
+
+/** `[2,3]` as people write shapes in messages. */
+export const shapeText = (shape: readonly number[]): string => `[${shape.join(", ")}]`;

@@ -1,0 +1,19 @@
+/// <reference types="@webgpu/types" />
+/** The engine: devices, tensors, autograd, kernels and launches. Imports nothing of the other folders. */
+export * from "./autograd.ts";
+export * from "./capabilities.ts";
+export * from "./capture.ts";
+export { Device, getDevice, listAdapters, setDevice } from "./device.ts";
+export type { DeviceOptions, DeviceStats } from "./device.ts";
+export * from "./dtype.ts";
+export * from "./errors.ts";
+export { declaredKernels, kernel, library, loadKernels, specialise } from "./kernel.ts";
+export type { Access, Constants, Kernel, ParamType, Uses } from "./kernel.ts";
+export { grid1d, launch, traceOf } from "./launch.ts";
+export type { Binding, Bound, Cost, Launch, LaunchOptions, Pipeline } from "./launch.ts";
+export { now, sleep } from "./platform.ts";
+export * from "./profile.ts";
+export * from "./random.ts";
+export { openScope, scope, tensorsIn, withLabel } from "./scope.ts";
+export * from "./tensor.ts";
+export * from "./windows.ts";

@@ -1,0 +1,160 @@
+/**
+ * Kernels: a WGSL file, its bindings and its parameters, and how the file is specialised.
+ *
+ * Specialisation replaces the right-hand side of top-level `const` and `alias` lines by name, and swaps which library a
+ * `//#use LIBRARY as SLOT` line names; nothing else. A library is WGSL text whose names end in `_T`; for slot `x` they end in `_x`.
+ * `//#use LIBRARY` without a slot includes the library as it is, once.
+ */
+import { ArgumentError, KernelError } from "./errors.ts";
+import { readText, readTextSync } from "./platform.ts";
+
+export type Access = "read" | "write" | "read_write";
+export type ParamType = "u32" | "i32" | "f32" | "vec4u" | "vec4f";
+export type Constants = Readonly<Record<string, number | boolean | string>>;
+export type Uses = Readonly<Record<string, string>>;
+
+export interface Kernel<B extends string = string, P extends string = string> {
+  readonly name: string;
+  /** Where the WGSL is, for messages. */
+  readonly url: URL | null;
+  readonly bindings: Readonly<Record<B, Access>>;
+  readonly params: Readonly<Record<P, ParamType>>;
+  /** Byte offset of each parameter in the uniform struct `Params`, and its whole size. */
+  readonly layout: { readonly offsets: Readonly<Record<P, number>>; readonly bytes: number };
+}
+
+const ENTRY_WORDS: Readonly<Record<ParamType, number>> = { u32: 1, i32: 1, f32: 1, vec4u: 4, vec4f: 4 };
+
+interface Source {
+  readonly url: URL | null;
+  text: string | null;
+}
+
+const kernels = new Map<string, Kernel>();
+const sources = new Map<string, Source>();
+const libraries = new Map<string, Source>();
+
+/**
+ * Declares a kernel. Binding i of group 0 is the i-th name of `bindings`; the uniform struct `Params`, if there are parameters,
+ * comes after them. The entry point has the kernel's name.
+ * @param name unique; equal to the file's name and its entry point
+ * @param source `new URL("./name.wgsl", import.meta.url)`, or the WGSL text itself
+ */
+export function kernel<B extends string, P extends string = never>(
+  name: string,
+  source: URL | string,
+  bindings: Readonly<Record<B, Access>>,
+  params: Readonly<Record<P, ParamType>> = {} as Record<P, ParamType>,
+): Kernel<B, P> {
+  if (kernels.has(name)) throw new KernelError(`kernel "${name}" is declared twice; names are unique`);
+  const offsets = {} as Record<P, number>;
+  let words = 0;
+  for (const key of Object.keys(params) as P[]) {
+    const size = ENTRY_WORDS[params[key]];
+    words = Math.ceil(words / size) * size;
+    offsets[key] = words * 4;
+    words += size;
+  }
+  const url = typeof source === "string" ? null : source;
+  const declared: Kernel<B, P> = { name, url, bindings, params, layout: { offsets, bytes: Math.ceil(words / 4) * 16 } };
+  kernels.set(name, declared as unknown as Kernel);
+  sources.set(name, { url, text: typeof source === "string" ? source : null });
+  return declared;
+}
+
+/** Registers a library for `//#use`: a file's URL or the text itself. */
+export function library(name: string, source: URL | string): void {
+  const known = libraries.get(name);
+  if (known) throw new KernelError(`library "${name}" is declared twice; names are unique`);
+  libraries.set(name, typeof source === "string" ? { url: null, text: source } : { url: source, text: null });
+}
+
+/** Every kernel declared so far, for tests and tools. */
+export const declaredKernels = (): readonly Kernel[] => [...kernels.values()];
+
+/** Loads the text of every kernel and library declared so far. `Device.create` calls it; call it again after later declarations in a browser. */
+export async function loadKernels(): Promise<void> {
+  await Promise.all(
+    [...sources.values(), ...libraries.values()].map(async (source) => {
+      if (source.text === null && source.url) source.text = await readText(source.url);
+    }),
+  );
+}
+
+function textOf(source: Source | undefined, what: string): string {
+  if (!source) throw new KernelError(`${what} is not declared`);
+  source.text ??= readTextSync(source.url!);
+  if (source.text === null) throw new KernelError(`${what} is not loaded yet; await loadKernels() after declaring it`);
+  return source.text;
+}
+
+const USE = /^\/\/#use[ \t]+(\S+)(?:[ \t]+as[ \t]+(\w+))?[ \t]*$/gm;
+const DECLARATION = /^(const|alias)[ \t]+(\w+)([ \t]*:[ \t]*[\w<>, ]+)?[ \t]*=[ \t]*([^;]*);/gm;
+const DIRECTIVE = /^(enable|requires|diagnostic)\b[^;]*;[ \t]*\n?/gm;
+
+/** The WGSL of `kernel` with its libraries in place and its constants replaced. Throws `KernelError` for a name it does not have. */
+export function specialise(target: Kernel, constants: Constants = {}, uses: Uses = {}): string {
+  const where = `kernel "${target.name}"`;
+  const text = textOf(sources.get(target.name), where);
+  const slots = new Set<string>();
+  const included = new Set<string>();
+  const include = (body: string): string =>
+    body.replace(USE, (_, name: string, slot: string | undefined) => {
+      if (slot === undefined) {
+        if (included.has(name)) return "";
+        included.add(name);
+        return include(textOf(libraries.get(name), `${where}: library "${name}"`));
+      }
+      slots.add(slot);
+      const chosen = uses[slot] ?? name;
+      const source = textOf(libraries.get(chosen), `${where}: library "${chosen}" for slot ${slot}`);
+      return include(source.replace(/_T\b/g, `_${slot}`));
+    });
+  let body = include(text);
+  for (const slot of Object.keys(uses)) {
+    if (!slots.has(slot)) throw new KernelError(`${where} has no slot "${slot}"; it has: ${[...slots].join(", ") || "none"}`);
+  }
+  const seen = new Set<string>();
+  body = body.replace(DECLARATION, (line, word: string, name: string, type: string | undefined, old: string) => {
+    const value = constants[name];
+    if (value === undefined) return line;
+    seen.add(name);
+    return `${word} ${name}${type ?? ""} = ${literal(value, old, type, `${where}: constant ${name}`)};`;
+  });
+  for (const name of Object.keys(constants)) {
+    if (!seen.has(name)) throw new KernelError(`${where} has no constant or alias "${name}" at top level`);
+  }
+  const directives = new Set<string>();
+  body = body.replace(DIRECTIVE, (line) => {
+    directives.add(line.trim());
+    return "";
+  });
+  return [...directives, body].join("\n");
+}
+
+/** `value` as WGSL in the place of `old`: an unsigned literal where `old` is one, a float where `old` is one. */
+function literal(value: number | boolean | string, old: string, type: string | undefined, where: string): string {
+  if (typeof value !== "number") return String(value);
+  if (!Number.isFinite(value)) throw new ArgumentError(`${where}: ${value} is not a finite number`);
+  const isFloat = type?.includes("f32") || /^-?[\d_]*\.\d|^-?\d[\w.+-]*f$/.test(old.trim());
+  if (isFloat) return Number.isInteger(value) ? `${value}.0` : String(value);
+  if (!Number.isInteger(value)) throw new ArgumentError(`${where}: ${value} is not an integer`);
+  return type?.includes("u32") || /^\d+u$/.test(old.trim()) ? `${value}u` : String(value);
+}
+
+/** The numbers of a launch as the bytes of the kernel's `Params`. */
+export function packParams(target: Kernel, values: Readonly<Record<string, number | readonly number[]>>): Uint32Array | null {
+  const { offsets, bytes } = target.layout;
+  if (bytes === 0) return null;
+  const words = new Uint32Array(bytes / 4);
+  const floats = new Float32Array(words.buffer);
+  for (const name in target.params) {
+    const value = values[name];
+    if (value === undefined) throw new KernelError(`kernel "${target.name}": parameter "${name}" was not given`);
+    const at = offsets[name]! / 4;
+    const into = target.params[name] === "f32" || target.params[name] === "vec4f" ? floats : words;
+    if (typeof value === "number") into[at] = value;
+    else into.set(value, at);
+  }
+  return words;
+}

@@ -1,0 +1,110 @@
+/**
+ * Launches as plain data, and the one path that records them: encoded, captured, profiled and counted are the same records.
+ */
+import { DeviceError, DisposedError, KernelError } from "./errors.ts";
+import type { Device } from "./device.ts";
+import { packParams } from "./kernel.ts";
+import type { Constants, Kernel, Uses } from "./kernel.ts";
+import type { PoolBuffer } from "./pool.ts";
+import { Tensor } from "./tensor.ts";
+import type { Storage } from "./tensor.ts";
+
+/** A byte range of a storage, bound to one name of a kernel. */
+export interface Binding {
+  readonly storage: Storage;
+  readonly offset: number;
+  readonly size: number;
+}
+
+/** Work and traffic of one launch, for profiles, benches and the null device. */
+export interface Cost {
+  readonly flops: number;
+  readonly bytes: number;
+}
+
+/** A compiled variant of a kernel on one device; `gpu` is null on the null device. */
+export interface Pipeline {
+  readonly id: number;
+  readonly kernel: Kernel;
+  /** Kernel name with its uses and constants: equal keys, equal code. */
+  readonly key: string;
+  readonly gpu: GPUComputePipeline | null;
+  readonly layout: GPUBindGroupLayout | null;
+}
+
+export interface Launch {
+  readonly pipeline: Pipeline;
+  readonly bindings: readonly Binding[];
+  /** The buffers of the bindings' storages at the time of the call: a storage may be freed before the launch is encoded. */
+  readonly buffers: readonly PoolBuffer[];
+  readonly params: Uint32Array | null;
+  readonly grid: readonly [number, number, number];
+  /** Module path and op at the time of the call, e.g. `layers.0.mlp/linear`. */
+  readonly label: string;
+  readonly cost: Cost | null;
+}
+
+/** What a launch binds: a contiguous tensor, whole, or a window of `elements` from element `start`. */
+export type Bound = Tensor | { readonly of: Tensor; readonly start: number; readonly elements: number };
+
+export interface LaunchOptions<B extends string, P extends string> {
+  readonly buffers: Readonly<Record<B, Bound>>;
+  readonly params?: Readonly<Record<P, number | readonly number[]>>;
+  readonly constants?: Constants;
+  readonly use?: Uses;
+  readonly grid: readonly [number, number?, number?];
+  readonly cost?: Cost;
+}
+
+/**
+ * Records one launch of `kernel` on the device of its tensors. Tensors must be contiguous; a window must start on the device's
+ * storage alignment. A launch whose grid has a zero does nothing.
+ */
+export function launch<B extends string, P extends string>(kernel: Kernel<B, P>, options: LaunchOptions<B, P>): void {
+  let device: Device | null = null;
+  const bindings: Binding[] = [];
+  for (const name in kernel.bindings) {
+    const bound = options.buffers[name];
+    if (bound === undefined) throw new KernelError(`kernel "${kernel.name}": binding "${name}" was not given`);
+    const tensor = bound instanceof Tensor ? bound : bound.of;
+    if (tensor.disposed) throw new DisposedError(`kernel "${kernel.name}": the tensor bound to "${name}" ${tensor} was disposed`);
+    device ??= tensor.device;
+    if (tensor.device !== device) throw new DeviceError(`kernel "${kernel.name}": "${name}" is on ${tensor.device}, the others on ${device as Device}`);
+    if (!tensor.isContiguous) throw new KernelError(`kernel "${kernel.name}": "${name}" ${tensor} is not contiguous; pass contiguous(x)`);
+    bindings.push(bound instanceof Tensor ? tensor.bytes(0, tensor.size) : tensor.bytes(bound.start, bound.elements));
+    if (kernel.bindings[name] !== "read") tensor.storage.version++;
+  }
+  const [x, y = 1, z = 1] = options.grid;
+  if (x === 0 || y === 0 || z === 0) return;
+  device!.record(
+    kernel as unknown as Kernel,
+    options.constants,
+    options.use,
+    bindings,
+    packParams(kernel as unknown as Kernel, options.params ?? {}),
+    [x, y, z],
+    options.cost ?? null,
+  );
+}
+
+/**
+ * A grid of `groups` workgroups folded into two dimensions where one dimension does not hold them; kernels read their flat index
+ * by `flat_group` of library `grid` and guard the tail.
+ */
+export function grid1d(groups: number, perDimension = 65535): [number, number, number] {
+  if (groups <= perDimension) return [groups, 1, 1];
+  const y = Math.ceil(groups / perDimension);
+  return [Math.ceil(groups / y), y, 1];
+}
+
+/** A launch as text without addresses: buffers by order of first appearance. For golden traces. */
+export function traceOf(launches: readonly Launch[]): string[] {
+  const names = new Map<Storage, number>();
+  return launches.map((l) => {
+    const buffers = l.bindings.map((b) => {
+      if (!names.has(b.storage)) names.set(b.storage, names.size);
+      return `#${names.get(b.storage)}${b.offset ? `+${b.offset}` : ""}:${b.size}`;
+    });
+    return `${l.label} ${l.pipeline.key} (${buffers.join(" ")}) [${l.params ? [...l.params].join(",") : ""}] ${l.grid.join("×")}`;
+  });
+}

@@ -1,0 +1,103 @@
+/**
+ * Who frees what: every tensor made inside a scope is disposed when the scope ends, except those that it returns. What the tape
+ * saved stays alive by the tape's own handles. Also the path of names (`layers.0.mlp/linear`) that launches carry.
+ */
+import { ArgumentError } from "./errors.ts";
+import type { Tensor } from "./tensor.ts";
+
+const stack: Set<Tensor>[] = [];
+
+/** Called by each new tensor. Returns false when no scope is open. */
+export function adoptIntoScope(tensor: Tensor): boolean {
+  const top = stack.at(-1);
+  if (!top) return false;
+  top.add(tensor);
+  return true;
+}
+
+/** Called when a tensor is disposed or kept beyond all scopes. */
+export function leaveScopes(tensor: Tensor): void {
+  for (const tensors of stack) tensors.delete(tensor);
+}
+
+/**
+ * Runs `fn` and disposes every tensor made in it, except those in its result (a tensor, or arrays and plain objects of them),
+ * which belong to the surrounding scope from then on. `fn` must be synchronous.
+ */
+export function scope<T>(fn: () => T): T {
+  const tensors = new Set<Tensor>();
+  stack.push(tensors);
+  let result: T;
+  try {
+    result = fn();
+    refusePromise(result, "scope()");
+  } catch (error) {
+    stack.pop();
+    for (const tensor of tensors) tensor.dispose();
+    throw error;
+  }
+  stack.pop();
+  const kept = tensors.size ? tensorsIn(result) : new Set<Tensor>();
+  for (const tensor of tensors) {
+    if (!kept.has(tensor)) tensor.dispose();
+    else if (!adoptIntoScope(tensor)) tensor.watch();
+  }
+  return result;
+}
+
+/** A scope for `using`: `using s = openScope()` frees at the end of the block whatever was made in it and not passed to `s.keep`. */
+export function openScope(): Disposable & { keep<T extends Tensor>(tensor: T): T } {
+  const tensors = new Set<Tensor>();
+  stack.push(tensors);
+  return {
+    keep<T extends Tensor>(tensor: T): T {
+      if (tensors.delete(tensor)) {
+        const below = stack[stack.indexOf(tensors) - 1];
+        if (below) below.add(tensor);
+        else tensor.watch();
+      }
+      return tensor;
+    },
+    [Symbol.dispose](): void {
+      const at = stack.indexOf(tensors);
+      if (at >= 0) stack.splice(at, 1);
+      for (const tensor of tensors) tensor.dispose();
+    },
+  };
+}
+
+/** The tensors in a value: itself, or those in its arrays, sets, maps and plain objects. Class instances are not searched. */
+export function tensorsIn(value: unknown, found: Set<Tensor> = new Set(), seen: Set<unknown> = new Set()): Set<Tensor> {
+  if (typeof value !== "object" || value === null || seen.has(value)) return found;
+  seen.add(value);
+  if (isTensor(value)) found.add(value);
+  else if (Array.isArray(value) || value instanceof Set) for (const v of value) tensorsIn(v, found, seen);
+  else if (value instanceof Map) for (const v of value.values()) tensorsIn(v, found, seen);
+  else if (Object.getPrototypeOf(value) === Object.prototype) for (const v of Object.values(value)) tensorsIn(v, found, seen);
+  return found;
+}
+
+const isTensor = (value: object): value is Tensor => "storage" in value && "strides" in value;
+
+/** Throws when a function that must be synchronous gave a promise: work after its first `await` would not be covered. */
+export function refusePromise(result: unknown, what: string): void {
+  if (typeof result === "object" && result !== null && "then" in result) {
+    throw new ArgumentError(`${what} takes a synchronous function: what an async one does after its first await would not be covered; await outside`);
+  }
+}
+
+let label = "";
+
+/** The path of names that a launch recorded now would carry. */
+export const currentLabel = (): string => label;
+
+/** Runs `fn` with `name` appended to the path of names. */
+export function withLabel<T>(name: string, fn: () => T, separator = "."): T {
+  const before = label;
+  label = label ? `${label}${separator}${name}` : name;
+  try {
+    return fn();
+  } finally {
+    label = before;
+  }
+}

@@ -1,0 +1,419 @@
+/**
+ * Tensors: a strided view (shape, strides, offset in elements) of a storage, and reading them back. No arithmetic: ops are functions
+ * in `kernels/`, which also attach the fluent methods.
+ */
+import { DTYPES, checkDType, decode, elementBytes, encode, storageBytes } from "./dtype.ts";
+import type { DType, HostArray } from "./dtype.ts";
+import { ArgumentError, AutogradError, DeviceError, DisposedError, KernelError, ShapeError, shapeText } from "./errors.ts";
+import { getDevice } from "./device.ts";
+import type { Device } from "./device.ts";
+import type { Binding } from "./launch.ts";
+import type { PoolBuffer } from "./pool.ts";
+import { adoptIntoScope, currentLabel, leaveScopes } from "./scope.ts";
+import type { TapeNode } from "./autograd.ts";
+
+export type Shape = readonly number[];
+/** Nested arrays of numbers, one level a dimension. */
+export type Nested = number | readonly Nested[];
+
+/** The memory of one or more tensors: one buffer of the pool, counted by its users. */
+export class Storage {
+  readonly device: Device;
+  readonly bytes: number;
+  readonly label: string;
+  readonly serial: number;
+  /** Raised by every launch that writes; the tape sees by it that a saved tensor was changed in place. */
+  version = 0;
+  private buffer: PoolBuffer | null;
+  private users = 1;
+
+  constructor(device: Device, bytes: number, label: string) {
+    this.device = device;
+    this.bytes = bytes;
+    this.label = label;
+    this.serial = device.storageSerial++;
+    this.buffer = device.pool.acquire(bytes, label);
+    if (device.poison) device.writeRaw(this.buffer, 0, new Uint8Array(bytes).fill(0xff));
+  }
+
+  /** The buffer; throws when the storage was freed. */
+  live(): PoolBuffer {
+    if (!this.buffer) throw new DisposedError(`a storage of ${this.bytes} bytes (${this.label}) was freed`);
+    return this.buffer;
+  }
+
+  get isLive(): boolean {
+    return this.buffer !== null;
+  }
+
+  retain(): this {
+    this.live();
+    this.users++;
+    return this;
+  }
+
+  release(): void {
+    if (--this.users > 0 || !this.buffer) return;
+    this.device.pool.release(this.buffer, this.bytes, this.label);
+    this.buffer = null;
+  }
+
+  /** Only one tensor or tape entry uses it: it may be written in place. */
+  get exclusive(): boolean {
+    return this.users === 1;
+  }
+}
+
+// The safety net: a tensor that is collected undisposed gives its storage back, and is counted as a leak.
+const collected = new FinalizationRegistry<Held>(({ storage, node }) => {
+  storage.device.caught++;
+  storage.release();
+  node?.release();
+});
+
+/** What a tensor must give back; apart from the tensor, so that the safety net can hold it. */
+interface Held {
+  readonly storage: Storage;
+  node: TapeNode | null;
+}
+
+export interface TensorOptions {
+  readonly dtype?: DType;
+  readonly device?: Device;
+  readonly requiresGrad?: boolean;
+}
+
+export class Tensor {
+  readonly storage: Storage;
+  readonly shape: Shape;
+  /** Elements to step for the next index of each dimension. */
+  readonly strides: readonly number[];
+  /** Elements from the start of the storage. */
+  readonly offset: number;
+  readonly dtype: DType;
+  /** Number of elements. */
+  readonly size: number;
+  /** Gradient accumulated by `backward()`, f32, for leaves that require one. */
+  grad: Tensor | null = null;
+  private readonly held: Held;
+  private wantsGrad = false;
+  private gone = false;
+  private watched = false;
+  private cached: HostArray | null = null;
+
+  /** Takes over one use of `storage`. Use `tensor()`, `empty()` or the creation ops instead. */
+  constructor(storage: Storage, shape: Shape, dtype: DType, strides: readonly number[] = contiguousStrides(shape), offset = 0) {
+    this.storage = storage;
+    this.held = { storage, node: null };
+    this.shape = shape;
+    this.dtype = dtype;
+    this.strides = strides;
+    this.offset = offset;
+    this.size = sizeOf(shape);
+    if (!adoptIntoScope(this)) this.watch();
+  }
+
+  get device(): Device {
+    return this.storage.device;
+  }
+
+  /** The tape entry that made it; null for leaves. */
+  get node(): TapeNode | null {
+    return this.held.node;
+  }
+
+  set node(node: TapeNode | null) {
+    this.held.node = node;
+  }
+
+  get rank(): number {
+    return this.shape.length;
+  }
+
+  get disposed(): boolean {
+    return this.gone;
+  }
+
+  /** Elements lie in row-major order without gaps. */
+  get isContiguous(): boolean {
+    let expected = 1;
+    for (let i = this.shape.length - 1; i >= 0; i--) {
+      if (this.shape[i] === 1) continue;
+      if (this.strides[i] !== expected) return this.size === 0;
+      expected *= this.shape[i]!;
+    }
+    return true;
+  }
+
+  /** Contiguous and starting where a binding may start: kernels can take it as it is. */
+  get isBindable(): boolean {
+    return this.isContiguous && (this.offset * DTYPES[this.dtype].bits) % (8 * this.device.limits.minStorageBufferOffsetAlignment) === 0;
+  }
+
+  /** A leaf that asks for a gradient, or a result of one. */
+  get requiresGrad(): boolean {
+    return this.wantsGrad || this.node !== null;
+  }
+
+  set requiresGrad(value: boolean) {
+    if (value && !DTYPES[this.dtype].float) throw new AutogradError(`requiresGrad: ${this} is not of a floating dtype; only f32, f16 and bf16 have gradients`);
+    if (!value && this.node) throw new AutogradError(`requiresGrad: ${this} is a result of an op; use detach() instead`);
+    this.wantsGrad = value;
+  }
+
+  get isLeaf(): boolean {
+    return this.node === null;
+  }
+
+  /** Size of dimension `dim`; negative counts from the end. */
+  dim(dim: number): number {
+    return this.shape[normalizeDim(dim, this.rank, "dim")]!;
+  }
+
+  /** Another view of the same storage; not recorded on the tape (the differentiable views are ops). */
+  strided(shape: Shape, strides: readonly number[], offset = this.offset): Tensor {
+    this.check();
+    return new Tensor(this.storage.retain(), shape, this.dtype, strides, offset);
+  }
+
+  /** The same values cut off from the tape. */
+  detach(): Tensor {
+    return this.strided(this.shape, this.strides);
+  }
+
+  /** The byte range of `elements` from element `start` of a contiguous tensor, as launches bind it. */
+  bytes(start: number, elements: number): Binding {
+    const offset = elementBytes(this.dtype, this.offset + start);
+    const align = this.device.limits.minStorageBufferOffsetAlignment;
+    if (offset % align !== 0) {
+      throw new KernelError(`${this} starts at byte ${offset} of its storage, bindings start at multiples of ${align}; pass contiguous(x), or windows of whole alignments`);
+    }
+    return { storage: this.storage, offset, size: Math.min(storageBytes(this.dtype, elements), this.storage.bytes - offset) };
+  }
+
+  /** Reads the values back, in row-major order: Float32Array for f32, f16 and bf16, the integer array otherwise. */
+  async data(): Promise<HostArray> {
+    this.check();
+    if (this.size === 0) return decode(new Uint8Array(0), this.dtype, 0);
+    // The span of the storage that the view touches, from a multiple of 4 bytes.
+    let last = this.offset;
+    for (let i = 0; i < this.rank; i++) last += (this.shape[i]! - 1) * this.strides[i]!;
+    const perWord = 32 / DTYPES[this.dtype].bits;
+    const first = Math.floor(this.offset / perWord) * perWord;
+    const count = last + 1 - first;
+    const bytes = await this.device.read({ storage: this.storage, offset: elementBytes(this.dtype, first), size: elementBytes(this.dtype, count) });
+    const span = decode(bytes, this.dtype, count);
+    if (this.isContiguous && first === this.offset) return span;
+    return gather(span, this.shape, this.strides, this.offset - first);
+  }
+
+  /** The value of a tensor of one element. */
+  async item(): Promise<number> {
+    if (this.size !== 1) throw new ShapeError(`item: ${this} has ${this.size} elements; only one can be read as a number, use data()`);
+    return (await this.data())[0]!;
+  }
+
+  /** The values as nested arrays. */
+  async array(): Promise<Nested> {
+    const flat = await this.data();
+    const nest = (dim: number, at: number): Nested => {
+      if (dim === this.rank) return flat[at]!;
+      const step = sizeOf(this.shape.slice(dim + 1));
+      return Array.from({ length: this.shape[dim]! }, (_, i) => nest(dim + 1, at + i * step));
+    };
+    return nest(0, 0);
+  }
+
+  /** Reads the values so that `toString` shows them, prints, and returns the tensor. */
+  async print(): Promise<this> {
+    this.cached = await this.data();
+    console.log(this.toString());
+    return this;
+  }
+
+  toString(): string {
+    const head = `Tensor(${shapeText(this.shape)} ${this.dtype}${this.gone ? ", disposed" : ""})`;
+    return this.cached ? `${head} ${format(this.cached, this.shape)}` : head;
+  }
+
+  /** Gives the storage back (when no view or tape entry uses it). Calling it twice is allowed. */
+  dispose(): void {
+    if (this.gone) return;
+    this.gone = true;
+    if (this.watched) collected.unregister(this);
+    leaveScopes(this);
+    this.storage.release();
+    this.node?.release();
+    this.grad?.dispose();
+    this.grad = null;
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  /** Takes the tensor out of every scope: it lives until `dispose()`. */
+  keep(): this {
+    this.escape();
+    this.watch();
+    return this;
+  }
+
+  /** As `keep`, without the safety net: for an owner that is sure to dispose it. */
+  escape(): this {
+    leaveScopes(this);
+    return this;
+  }
+
+  /** Puts the tensor under the garbage collector's safety net (done for tensors outside all scopes). */
+  watch(): void {
+    if (this.watched) return;
+    this.watched = true;
+    collected.register(this, this.held, this);
+  }
+
+  /** Throws if the tensor was disposed. */
+  check(): void {
+    if (this.gone) throw new DisposedError(`${this} was disposed${currentLabel() ? ` (in ${currentLabel()})` : ""}; keep it out of the scope, or return it from it`);
+    this.device.check();
+  }
+}
+
+/** A tensor whose contents are undefined. `label` names it in the out-of-memory table. */
+export function empty(shape: Shape, options: TensorOptions & { label?: string } = {}): Tensor {
+  const dtype = options.dtype ?? "f32";
+  checkDType(dtype);
+  checkShape(shape, "empty");
+  const device = options.device ?? getDevice();
+  device.check();
+  const out = new Tensor(new Storage(device, storageBytes(dtype, sizeOf(shape)), options.label ?? (currentLabel() || "tensor")), [...shape], dtype);
+  if (options.requiresGrad) out.requiresGrad = true;
+  return out;
+}
+
+/**
+ * A tensor from nested arrays, or from a typed array with a `shape`. The default dtype follows the data: Int32Array i32, Uint32Array u32,
+ * Uint8Array u8, anything else f32.
+ */
+export function tensor(values: Nested | HostArray | Float64Array, options: TensorOptions & { shape?: Shape } = {}): Tensor {
+  const typed = ArrayBuffer.isView(values);
+  const shape = options.shape ?? (typed ? [values.length] : nestedShape(values));
+  const flat = typed ? values : (typeof values === "number" ? [values] : (values as unknown[]).flat(Infinity) as number[]);
+  checkShape(shape, "tensor");
+  if (flat.length !== sizeOf(shape)) throw new ShapeError(`tensor: ${flat.length} values for shape ${shapeText(shape)}, which holds ${sizeOf(shape)}`);
+  const dtype = options.dtype ?? dtypeOf(values);
+  checkDType(dtype);
+  const bytes = encode(flat, dtype);
+  const out = empty(shape, { ...options, dtype });
+  out.device.write({ storage: out.storage, offset: 0, size: bytes.byteLength }, bytes);
+  return out;
+}
+
+/** A tensor of stored bytes as they are (a checkpoint's), without conversion. */
+export function tensorFromBytes(bytes: Uint8Array, shape: Shape, dtype: DType, device?: Device): Tensor {
+  checkShape(shape, "tensorFromBytes");
+  if (bytes.byteLength !== elementBytes(dtype, sizeOf(shape))) {
+    throw new ShapeError(`tensorFromBytes: ${bytes.byteLength} bytes for ${shapeText(shape)} ${dtype}, which takes ${elementBytes(dtype, sizeOf(shape))}`);
+  }
+  const out = empty(shape, device ? { dtype, device } : { dtype });
+  out.device.write({ storage: out.storage, offset: 0, size: bytes.byteLength }, bytes);
+  return out;
+}
+
+export function sizeOf(shape: Shape): number {
+  let size = 1;
+  for (const n of shape) size *= n;
+  return size;
+}
+
+export function contiguousStrides(shape: Shape): number[] {
+  const strides = new Array<number>(shape.length);
+  let step = 1;
+  for (let i = shape.length - 1; i >= 0; i--) {
+    strides[i] = step;
+    step *= shape[i]!;
+  }
+  return strides;
+}
+
+export function sameShape(a: Shape, b: Shape): boolean {
+  return a.length === b.length && a.every((n, i) => n === b[i]);
+}
+
+/** `dim` counted from the front; throws `ShapeError` outside −rank … rank − 1. */
+export function normalizeDim(dim: number, rank: number, op: string): number {
+  if (!Number.isInteger(dim) || dim < -rank || dim >= rank) throw new ShapeError(`${op}: dimension ${dim} of a tensor of rank ${rank}; use ${-rank} to ${rank - 1}`);
+  return dim < 0 ? dim + rank : dim;
+}
+
+/** The shape that broadcasting gives; throws `ShapeError` naming the op and both shapes. */
+export function broadcastShapes(op: string, a: Shape, b: Shape): number[] {
+  const rank = Math.max(a.length, b.length);
+  return Array.from({ length: rank }, (_, i) => {
+    const x = a[a.length - rank + i] ?? 1;
+    const y = b[b.length - rank + i] ?? 1;
+    if (x !== y && x !== 1 && y !== 1) {
+      throw new ShapeError(`${op}: shapes ${shapeText(a)} and ${shapeText(b)} do not broadcast: dimension ${i - rank} is ${x} and ${y}; make them equal, or one of them 1`);
+    }
+    return x === 1 ? y : x;
+  });
+}
+
+/** Throws unless all tensors are alive and on one device, which it returns. */
+export function checkTensors(op: string, ...tensors: readonly (Tensor | null | undefined)[]): Device {
+  let device: Device | null = null;
+  for (const t of tensors) {
+    if (!t) continue;
+    if (!(t instanceof Tensor)) throw new ArgumentError(`${op}: expected a Tensor, got ${typeof t}`);
+    if (t.disposed) throw new DisposedError(`${op}: ${t} was disposed; keep it out of the scope, or return it from it`);
+    device ??= t.device;
+    if (t.device !== device) throw new DeviceError(`${op}: tensors on ${device} and ${t.device}; move one of them`);
+  }
+  if (!device) throw new ArgumentError(`${op}: no tensor was given`);
+  device.check();
+  return device;
+}
+
+function checkShape(shape: Shape, op: string): void {
+  if (!shape.every((n) => Number.isInteger(n) && n >= 0)) throw new ShapeError(`${op}: ${shapeText(shape)} is not a shape; dimensions are whole numbers ≥ 0`);
+}
+
+function nestedShape(values: Nested): number[] {
+  if (typeof values === "number") return [];
+  const inner = values.map(nestedShape);
+  const first = inner[0] ?? [];
+  for (const [i, s] of inner.entries()) {
+    if (!sameShape(s, first)) throw new ShapeError(`tensor: ragged nested arrays: element 0 has shape ${shapeText(first)}, element ${i} ${shapeText(s)}`);
+  }
+  return [values.length, ...first];
+}
+
+function dtypeOf(values: unknown): DType {
+  if (values instanceof Int32Array) return "i32";
+  if (values instanceof Uint32Array) return "u32";
+  return values instanceof Uint8Array ? "u8" : "f32";
+}
+
+function gather(span: HostArray, shape: Shape, strides: readonly number[], offset: number): HostArray {
+  const out = new (span.constructor as new (n: number) => HostArray)(sizeOf(shape));
+  let at = 0;
+  const walk = (dim: number, from: number): void => {
+    if (dim === shape.length) out[at++] = span[from]!;
+    else for (let i = 0; i < shape[dim]!; i++) walk(dim + 1, from + i * strides[dim]!);
+  };
+  walk(0, offset);
+  return out;
+}
+
+function format(values: HostArray, shape: Shape): string {
+  const text = (v: number): string => (Number.isInteger(v) ? String(v) : v.toPrecision(5));
+  const walk = (dim: number, at: number): string => {
+    if (dim === shape.length) return text(values[at]!);
+    const n = shape[dim]!;
+    const step = sizeOf(shape.slice(dim + 1));
+    const index = n <= 8 ? [...Array(n).keys()] : [0, 1, 2, -1, n - 3, n - 2, n - 1];
+    const parts = index.map((i) => (i < 0 ? "…" : walk(dim + 1, at + i * step)));
+    return `[${parts.join(dim === shape.length - 1 ? ", " : `,\n${" ".repeat(dim + 1)}`)}]`;
+  };
+  return walk(0, 0);
+}

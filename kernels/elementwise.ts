@@ -1,0 +1,201 @@
+/**
+ * The elementwise table: name, forward expression, backward expressions. Arithmetic is f32 for floats and of the dtype itself for integers;
+ * shapes broadcast. In backward expressions `a` is the gradient, `b` and `c` the saved inputs (or `b` the saved result).
+ */
+import { ArgumentError, DTypeError, checkTensors, empty, isFloat, record, scope, setGradientAccumulator, shapeText } from "../engine/index.ts";
+import type { DType, Tensor } from "../engine/index.ts";
+import { accumulateInto } from "./accumulate.ts";
+import { copyInto, fillInto } from "./copy.ts";
+import { contiguousCopy, expression, map } from "./map.ts";
+import { sumTo } from "./reduce.ts";
+
+interface UnaryRow {
+  readonly forward: string;
+  /** d/da: an expression over the gradient `a` and what is saved, `b`; null where the op has no gradient. */
+  readonly backward: string | null;
+  readonly saves?: "input" | "result";
+}
+
+/** Unary ops over `a` with scalars `s.x`, `s.y`. `tanh` and `exp` clamp their argument: WGSL leaves large ones undefined. */
+const UNARY = {
+  neg: { forward: "-a", backward: "-a" },
+  abs: { forward: "abs(a)", backward: "a * sign(b)", saves: "input" },
+  exp: { forward: "exp(min(a, V4_a(88.7)))", backward: "a * b", saves: "result" },
+  log: { forward: "log(a)", backward: "a / b", saves: "input" },
+  sqrt: { forward: "sqrt(a)", backward: "a * 0.5 / b", saves: "result" },
+  rsqrt: { forward: "inverseSqrt(a)", backward: "-0.5 * a * b * b * b", saves: "result" },
+  square: { forward: "a * a", backward: "2.0 * a * b", saves: "input" },
+  reciprocal: { forward: "1.0 / a", backward: "-a * b * b", saves: "result" },
+  tanh: { forward: "tanh(clamp(a, V4_a(-15.0), V4_a(15.0)))", backward: "a * (1.0 - b * b)", saves: "result" },
+  sigmoid: { forward: "1.0 / (1.0 + exp(min(-a, V4_a(88.0))))", backward: "a * b * (1.0 - b)", saves: "result" },
+  sin: { forward: "sin(a)", backward: "a * cos(b)", saves: "input" },
+  cos: { forward: "cos(a)", backward: "-a * sin(b)", saves: "input" },
+  relu: { forward: "max(a, V4_a(0.0))", backward: "select(V4_a(0.0), a, b > V4_b(0.0))", saves: "input" },
+  addScalar: { forward: "a + s.x", backward: "a" },
+  mulScalar: { forward: "a * s.x", backward: "a * s.x" },
+  clampTo: { forward: "clamp(a, V4_a(s.x), V4_a(s.y))", backward: "select(V4_a(0.0), a, (b >= V4_b(s.x)) & (b <= V4_b(s.y)))", saves: "input" },
+  powScalar: { forward: "pow(a, V4_a(s.x))", backward: "a * s.x * pow(b, V4_b(s.x - 1.0))", saves: "input" },
+} as const satisfies Record<string, UnaryRow>;
+
+interface BinaryRow {
+  readonly forward: string;
+  readonly backward: readonly [string, string] | null;
+  /** Integers are taken as well as floats. */
+  readonly integers?: boolean;
+}
+
+/** Binary ops over `a` and `b`; backward over the gradient `a` and the inputs `b` (first) and `c` (second). */
+const BINARY = {
+  add: { forward: "a + b", backward: ["a", "a"], integers: true },
+  sub: { forward: "a - b", backward: ["a", "-a"], integers: true },
+  mul: { forward: "a * b", backward: ["a * c", "a * b"], integers: true },
+  div: { forward: "a / b", backward: ["a / c", "-a * b / (c * c)"] },
+  maximum: { forward: "max(a, b)", backward: ["a * select(select(vec4f(), vec4f(1.0), b > c), vec4f(0.5), b == c)", "a * select(select(vec4f(), vec4f(1.0), c > b), vec4f(0.5), b == c)"], integers: true },
+  minimum: { forward: "min(a, b)", backward: ["a * select(select(vec4f(), vec4f(1.0), b < c), vec4f(0.5), b == c)", "a * select(select(vec4f(), vec4f(1.0), c < b), vec4f(0.5), b == c)"], integers: true },
+  pow: { forward: "pow(a, b)", backward: ["a * c * pow(b, c - 1.0)", "a * pow(b, c) * log(b)"] },
+} as const satisfies Record<string, BinaryRow>;
+
+/** Comparisons: 1 or 0 as u32. */
+const COMPARE = { eq: "==", ne: "!=", lt: "<", le: "<=", gt: ">", ge: ">=" } as const;
+
+const name = (op: string, part: string): string => `${op}.${part}`;
+for (const [op, row] of Object.entries(UNARY) as [string, UnaryRow][]) {
+  expression(name(op, "forward"), row.forward);
+  if (row.backward) expression(name(op, "backward"), row.backward);
+}
+for (const [op, row] of Object.entries(BINARY) as [string, BinaryRow][]) {
+  expression(name(op, "forward"), row.forward);
+  row.backward?.forEach((e, i) => expression(name(op, `backward${i}`), e));
+}
+for (const [op, sign] of Object.entries(COMPARE)) expression(name(op, "forward"), `select(V4_y(), V4_y(1), a ${sign} V4_a(b))`);
+
+/** Names of the table, for tests and documentation. */
+export const elementwiseTable = { unary: UNARY, binary: BINARY, compare: COMPARE } as const;
+
+function unary(op: keyof typeof UNARY, x: Tensor, scalars: readonly number[] = []): Tensor {
+  checkTensors(op, x);
+  const row: UnaryRow = UNARY[op];
+  if (!isFloat(x.dtype)) throw new DTypeError(`${op}: ${x} is not of a floating dtype; cast it to f32 first`);
+  const y = map(name(op, "forward"), [x], { scalars });
+  const saved = row.saves === "input" ? [x] : row.saves === "result" ? [y] : [];
+  return record(op, [x], y, saved, (g, kept) => [map(name(op, "backward"), [g, ...kept], { dtype: g.dtype, scalars })]);
+}
+
+function binary(op: keyof typeof BINARY, a: Tensor, b: Tensor | number): Tensor {
+  if (typeof b === "number") {
+    checkTensors(op, a);
+    using scalar = constant(b, a);
+    return binary(op, a, scalar);
+  }
+  checkTensors(op, a, b);
+  const row: BinaryRow = BINARY[op];
+  const dtype = resultDType(op, a, b, row.integers ?? false);
+  const y = map(name(op, "forward"), [a, b], { dtype });
+  return record(op, [a, b], y, row.backward?.[0] === "a" ? [] : [a, b], (g, kept, needs) =>
+    [a, b].map((input, i) => (needs[i] ? sumTo(map(name(op, `backward${i}`), [g, ...kept], { dtype: "f32", shape: g.shape }), input.shape) : null)),
+  );
+}
+
+/** The wider of two float dtypes (f32 when they differ), or the common integer dtype. */
+function resultDType(op: string, a: Tensor, b: Tensor, integers: boolean): DType {
+  if (a.dtype === b.dtype && (isFloat(a.dtype) || (integers && a.dtype !== "u8"))) return a.dtype;
+  if (isFloat(a.dtype) && isFloat(b.dtype)) return "f32";
+  throw new DTypeError(`${op}: ${a} and ${b}; takes two float tensors${integers ? ", or two of the same of i32 and u32" : ""}; cast one of them`);
+}
+
+/** `value` as a tensor of one element that broadcasts with `like`. */
+function constant(value: number, like: Tensor): Tensor {
+  const t = empty([], { dtype: isFloat(like.dtype) ? "f32" : like.dtype, device: like.device });
+  fillInto(t, value);
+  return t;
+}
+
+const compare =
+  (op: keyof typeof COMPARE) =>
+  (a: Tensor, b: Tensor | number): Tensor => {
+    checkTensors(op, a);
+    return scope(() => {
+      const other = typeof b === "number" ? constant(b, a) : b;
+      checkTensors(op, a, other);
+      if (isFloat(a.dtype) !== isFloat(other.dtype)) throw new DTypeError(`${op}: ${a} and ${other}; cast one of them`);
+      return map(name(op, "forward"), [a, other], { dtype: "u32" });
+    });
+  };
+
+/** a + b, with broadcasting. */
+export const add = (a: Tensor, b: Tensor | number): Tensor => (typeof b === "number" && isFloat(a.dtype) ? unary("addScalar", a, [b]) : binary("add", a, b));
+/** a − b, with broadcasting. */
+export const sub = (a: Tensor, b: Tensor | number): Tensor => (typeof b === "number" && isFloat(a.dtype) ? unary("addScalar", a, [-b]) : binary("sub", a, b));
+/** a · b elementwise, with broadcasting. */
+export const mul = (a: Tensor, b: Tensor | number): Tensor => (typeof b === "number" && isFloat(a.dtype) ? unary("mulScalar", a, [b]) : binary("mul", a, b));
+/** a / b, with broadcasting. */
+export const div = (a: Tensor, b: Tensor | number): Tensor => (typeof b === "number" && isFloat(a.dtype) ? unary("mulScalar", a, [1 / b]) : binary("div", a, b));
+/** a to the power b; with a tensor b, or a fractional number, for a > 0. Whole powers 2 and 3 take any a. */
+export function pow(a: Tensor, b: Tensor | number): Tensor {
+  if (typeof b !== "number") return binary("pow", a, b);
+  if (b === 2) return square(a);
+  if (b === 3) return mul(square(a), a);
+  return unary("powScalar", a, [b]);
+}
+/** The larger of a and b elementwise; equal ones share the gradient. */
+export const maximum = (a: Tensor, b: Tensor | number): Tensor => binary("maximum", a, b);
+/** The smaller of a and b elementwise; equal ones share the gradient. */
+export const minimum = (a: Tensor, b: Tensor | number): Tensor => binary("minimum", a, b);
+export const neg = (x: Tensor): Tensor => unary("neg", x);
+export const abs = (x: Tensor): Tensor => unary("abs", x);
+/** e^x; arguments above 88.7 are taken as 88.7. */
+export const exp = (x: Tensor): Tensor => unary("exp", x);
+/** Natural logarithm, x > 0. */
+export const log = (x: Tensor): Tensor => unary("log", x);
+export const sqrt = (x: Tensor): Tensor => unary("sqrt", x);
+/** 1 / √x, x > 0. */
+export const rsqrt = (x: Tensor): Tensor => unary("rsqrt", x);
+export const square = (x: Tensor): Tensor => unary("square", x);
+export const reciprocal = (x: Tensor): Tensor => unary("reciprocal", x);
+export const tanh = (x: Tensor): Tensor => unary("tanh", x);
+/** 1 / (1 + e^−x). */
+export const sigmoid = (x: Tensor): Tensor => unary("sigmoid", x);
+export const sin = (x: Tensor): Tensor => unary("sin", x);
+export const cos = (x: Tensor): Tensor => unary("cos", x);
+/** max(x, 0); the gradient at 0 is 0. */
+export const relu = (x: Tensor): Tensor => unary("relu", x);
+/** x held between `low` and `high`; the gradient is 0 outside. */
+export function clamp(x: Tensor, low: number, high: number): Tensor {
+  if (!(low <= high)) throw new ArgumentError(`clamp: bounds ${low} and ${high}; the first must not exceed the second`);
+  return unary("clampTo", x, [low, high]);
+}
+/** 1 where a = b, else 0, as u32; `ne lt le gt ge` likewise. */
+export const eq = compare("eq");
+export const ne = compare("ne");
+export const lt = compare("lt");
+export const le = compare("le");
+export const gt = compare("gt");
+export const ge = compare("ge");
+
+/** x += y in place, f32 or 16-bit `x`, same shape; not recorded on the tape. */
+export function addInto(x: Tensor, y: Tensor): void {
+  checkTensors("addInto", x, y);
+  accumulateInto(x, y);
+}
+
+/** dst = src in place (cast to dst's dtype), broadcasting src; not recorded on the tape. */
+export function copyFrom(dst: Tensor, src: Tensor): void {
+  checkTensors("copyFrom", dst, src);
+  const wide = src.dtype === dst.dtype ? src : map("copy", [src], { dtype: dst.dtype });
+  const strides = dst.shape.map((n, d) => {
+    const at = d - dst.rank + wide.rank;
+    if (at >= 0 && wide.shape[at] !== 1 && wide.shape[at] !== n) throw new ArgumentError(`copyFrom: ${src} does not broadcast to ${shapeText(dst.shape)}`);
+    return at < 0 || wide.shape[at] === 1 ? 0 : wide.strides[at]!;
+  });
+  copyInto(dst, wide.strided(dst.shape, strides));
+}
+
+// Gradients: leaves accumulate in f32; between ops the sum takes the place of the first where it may.
+setGradientAccumulator((into, grad, inPlace, leaf) => {
+  if (!into) return leaf ? map("copy", [grad], { dtype: "f32" }) : contiguousCopy(grad);
+  if (inPlace && into.isBindable) {
+    accumulateInto(into, grad);
+    return into;
+  }
+  return map("add.forward", [into, grad], { dtype: leaf ? "f32" : into.dtype });
+});

@@ -1,0 +1,194 @@
+/**
+ * The elementwise mechanism: an expression over up to three tensors and four scalars, applied flat to contiguous tensors of one shape, or
+ * through strides (broadcasting, views). Ops that use it are in `elementwise.ts` and `views.ts`.
+ */
+import { DTYPES, ShapeError, broadcastShapes, contiguousStrides, elementBytes, empty, grid1d, kernel, launch, library, rowWindows, sameShape, shapeText, sizeOf } from "../engine/index.ts";
+import type { DType, Shape, Tensor } from "../engine/index.ts";
+import "./lib.ts";
+
+const flat = kernel(
+  "map",
+  new URL("./map.wgsl", import.meta.url),
+  { a: "read", b: "read", c: "read", y: "write" },
+  { granules: "u32", scalars: "vec4f" },
+);
+
+const strided = kernel(
+  "map_strided",
+  new URL("./map_strided.wgsl", import.meta.url),
+  { a: "read", b: "read", c: "read", y: "write" },
+  {
+    elements: "u32",
+    start: "u32",
+    offsets: "vec4u",
+    shape0: "vec4u",
+    shape1: "vec4u",
+    a0: "vec4u",
+    a1: "vec4u",
+    b0: "vec4u",
+    b1: "vec4u",
+    c0: "vec4u",
+    c1: "vec4u",
+    scalars: "vec4f",
+  },
+);
+
+const MOST_DIMENSIONS = 8;
+
+/**
+ * Registers an expression in WGSL over `a`, `b`, `c` (vec4 of the inputs' arithmetic types) and `s` (vec4f of scalars), by the name that
+ * `map` takes. The result is converted to the output's type.
+ */
+export function expression(name: string, wgsl: string): string {
+  library(name, `fn apply_T(a: V4_a, b: V4_b, c: V4_c, s: vec4f) -> V4_y { return V4_y(${wgsl}); }`);
+  return name;
+}
+
+expression("copy", "a");
+
+export interface MapOptions {
+  /** Dtype of the result; the default is that of the first input. */
+  readonly dtype?: DType;
+  readonly scalars?: readonly number[];
+  /** Shape of the result; the default is that of the inputs broadcast together. */
+  readonly shape?: Shape;
+  /** Write here instead of into a new tensor: contiguous, of the result's shape, in another storage than the inputs. */
+  readonly into?: Tensor;
+}
+
+/** y = expression(inputs…), elementwise with broadcasting. Not recorded on the tape. */
+export function map(expressionName: string, inputs: readonly Tensor[], options: MapOptions = {}): Tensor {
+  const [a] = inputs;
+  const shape = options.shape ?? inputs.slice(1).reduce((s: Shape, t) => broadcastShapes(expressionName, s, t.shape), a!.shape);
+  const y = options.into ?? empty(shape, { dtype: options.dtype ?? a!.dtype, device: a!.device });
+  const operands = [a!, inputs[1] ?? a!, inputs[2] ?? a!] as const;
+  const use = { a: operands[0].dtype, b: operands[1].dtype, c: operands[2].dtype, y: y.dtype, f: expressionName };
+  const scalars = [0, 1, 2, 3].map((i) => options.scalars?.[i] ?? 0);
+  if (y.size === 0) return y;
+  const cost = { flops: y.size, bytes: inputs.reduce((sum, t) => sum + elementBytes(t.dtype, t.size), elementBytes(y.dtype, y.size)) };
+  if (operands.every((t) => sameShape(t.shape, y.shape) && t.isBindable)) {
+    for (const { start, count } of rowWindows(y.device, y.size, [...operands, y].map((t) => ({ rowElements: 1, dtype: t.dtype })))) {
+      const granules = Math.ceil(count / 4);
+      const of = (t: Tensor): { of: Tensor; start: number; elements: number } => ({ of: t, start, elements: count });
+      launch(flat, {
+        use,
+        buffers: { a: of(operands[0]), b: of(operands[1]), c: of(operands[2]), y: of(y) },
+        params: { granules, scalars },
+        grid: grid1d(Math.ceil(granules / 256)),
+        cost: { flops: (cost.flops * count) / y.size, bytes: (cost.bytes * count) / y.size },
+      });
+    }
+    return y;
+  }
+  mapStrided(use, operands, y, scalars, cost);
+  return y;
+}
+
+interface View {
+  readonly tensor: Tensor;
+  readonly offset: number;
+  readonly strides: readonly number[];
+}
+
+/** The strided path: collapses dimensions, then splits until each operand's part fits one binding. */
+function mapStrided(use: Record<string, string>, operands: readonly [Tensor, Tensor, Tensor], y: Tensor, scalars: readonly number[], cost: { flops: number; bytes: number }): void {
+  const views = operands.map((t): View => ({ tensor: t, offset: t.offset, strides: y.shape.map((n, d) => (n === 1 ? 0 : broadcastStride(t, d - y.rank + t.rank))) }));
+  const { shape, strides } = collapse(
+    y.shape,
+    views.map((v) => v.strides),
+  );
+  if (shape.length > MOST_DIMENSIONS) {
+    throw new ShapeError(`${use["f"]}: a view of shape ${shapeText(y.shape)} has ${shape.length} dimensions that cannot be joined, at most ${MOST_DIMENSIONS}; make the input contiguous first`);
+  }
+  split(shape, views.map((v, i) => ({ ...v, strides: strides[i]! })), 0);
+
+  // One launch where all parts fit a binding; else the first dimension that is longer than 1 is cut in two.
+  function split(part: readonly number[], at: readonly View[], start: number): void {
+    const limit = y.device.limits.maxStorageBufferBindingSize;
+    const span = (v: View): number => elementBytes(v.tensor.dtype, 1 + part.reduce((sum, n, d) => sum + (n - 1) * v.strides[d]!, 0));
+    const slack = y.device.limits.minStorageBufferOffsetAlignment + 16;
+    const size = sizeOf(part);
+    if (elementBytes(y.dtype, size) <= limit && at.every((v) => span(v) + slack <= limit)) return launchPart(part, at, start, size);
+    const d = part.findIndex((n) => n > 1);
+    // The second half of y must start where a binding may start.
+    const inner = sizeOf(part.slice(d + 1));
+    const align = (y.device.limits.minStorageBufferOffsetAlignment * 8) / DTYPES[y.dtype].bits;
+    let head = Math.ceil(part[d]! / 2);
+    while (head < part[d]! && (head * inner) % align !== 0) head++;
+    if (d < 0 || head >= part[d]!) {
+      throw new ShapeError(`${use["f"]}: a view of shape ${shapeText(y.shape)} cannot be cut into parts that fit a binding of ${limit} bytes; make the input contiguous along its last dimension first`);
+    }
+    split(part.with(d, head), at, start);
+    split(
+      part.with(d, part[d]! - head),
+      at.map((v) => ({ ...v, offset: v.offset + head * v.strides[d]! })),
+      start + head * inner,
+    );
+  }
+
+  function launchPart(part: readonly number[], at: readonly View[], start: number, size: number): void {
+    const align = y.device.limits.minStorageBufferOffsetAlignment * 8;
+    const bound = at.map((v) => {
+      const bits = DTYPES[v.tensor.dtype].bits;
+      const first = Math.floor((v.offset * bits) / align) * (align / bits);
+      const elements = v.offset - first + 1 + part.reduce((sum, n, d) => sum + (n - 1) * v.strides[d]!, 0);
+      // Bound as a flat range of the storage: the kernel applies the strides.
+      return { of: flatOf(v.tensor), first, elements, inside: v.offset - first };
+    });
+    const range = (i: number): { of: Tensor; start: number; elements: number } => {
+      const b = bound[i]!;
+      return { of: b.of, start: b.first, elements: b.elements };
+    };
+    const reversed = (values: readonly number[], fill: number): [number[], number[]] => {
+      const last = [...values].reverse();
+      const padded = Array.from({ length: 8 }, (_, i) => last[i] ?? fill);
+      return [padded.slice(0, 4), padded.slice(4)];
+    };
+    const [shape0, shape1] = reversed(part, 1);
+    const [a0, a1] = reversed(at[0]!.strides, 0);
+    const [b0, b1] = reversed(at[1]!.strides, 0);
+    const [c0, c1] = reversed(at[2]!.strides, 0);
+    const share = size / y.size;
+    launch(strided, {
+      use,
+      buffers: { a: range(0), b: range(1), c: range(2), y: { of: y, start, elements: size } },
+      params: { elements: size, start: 0, offsets: [bound[0]!.inside, bound[1]!.inside, bound[2]!.inside, 0], shape0, shape1, a0, a1, b0, b1, c0, c1, scalars },
+      grid: grid1d(Math.ceil(size / 256)),
+      cost: { flops: cost.flops * share, bytes: cost.bytes * share },
+    });
+    for (const b of bound) b.of.dispose();
+  }
+}
+
+/** The whole storage of a view as one row of elements, for binding ranges of it. */
+function flatOf(t: Tensor): Tensor {
+  return t.strided([(t.storage.bytes * 8) / DTYPES[t.dtype].bits], [1], 0);
+}
+
+const broadcastStride = (t: Tensor, d: number): number => (d < 0 || t.shape[d] === 1 ? 0 : t.strides[d]!);
+
+/** Joins neighbouring dimensions that all operands (and a row-major result) walk as one, and drops those of size 1. */
+export function collapse(shape: Shape, strides: readonly (readonly number[])[]): { shape: number[]; strides: number[][] } {
+  const out: number[] = [];
+  const outStrides: number[][] = strides.map(() => []);
+  for (const [d, n] of shape.entries()) {
+    if (n === 1) continue;
+    const last = out.length - 1;
+    if (last >= 0 && strides.every((s, i) => outStrides[i]![last] === n * s[d]!)) {
+      out[last]! *= n;
+      for (const [i, s] of strides.entries()) outStrides[i]![last] = s[d]!;
+    } else {
+      out.push(n);
+      for (const [i, s] of strides.entries()) outStrides[i]!.push(s[d]!);
+    }
+  }
+  return { shape: out, strides: outStrides };
+}
+
+/** A contiguous tensor that starts where a binding may start: `x` itself if it is one, else a copy. Not recorded on the tape. */
+export function contiguousCopy(x: Tensor): Tensor {
+  return x.isBindable ? x : map("copy", [x]);
+}
+
+/** Elements to step per index of a row-major tensor; exported for ops that compute their own windows. */
+export const rowMajor = contiguousStrides;

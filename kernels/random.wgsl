@@ -1,0 +1,34 @@
+// y = random numbers, a function of the generator's state (seed, step, sample), the site and the element's index alone: uniform in
+// [low, high), or normal with mean low and standard deviation high (NORMAL, by Box and Muller). One granule of 4 an invocation.
+// Grid: flat over ceil(granules / WORKGROUP) workgroups, folded.
+//#use grid
+//#use philox
+//#use f32 as y
+const WORKGROUP = 64u; // invocations
+const NORMAL = false;
+struct Params {
+  granules: u32, // in the window
+  start: u32, // first granule of the window in the tensor
+  site: u32, // which op of the program
+  low: f32,
+  high: f32,
+}
+@group(0) @binding(0) var<storage, read> state: array<vec4u>; // seed low, seed high, step, sample
+@group(0) @binding(1) var<storage, read_write> y: array<Pack_y>;
+@group(0) @binding(2) var<uniform> params: Params;
+
+@compute @workgroup_size(WORKGROUP)
+fn random(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let i = flat_group(group, groups) * WORKGROUP + lane;
+  if (i >= params.granules) { return; }
+  let s = state[0];
+  let u = unit_float(philox(vec4u(params.start + i, s.w, s.z, params.site), s.xy));
+  var v = params.low + u * (params.high - params.low);
+  if (NORMAL) {
+    // 1 - u is in (0, 1]: the logarithm is finite.
+    let radius = sqrt(-2.0 * log(1.0 - u.xz));
+    let angle = 6.283185307179586 * u.yw;
+    v = params.low + params.high * vec4f(radius.x * cos(angle.x), radius.x * sin(angle.x), radius.y * cos(angle.y), radius.y * sin(angle.y));
+  }
+  y[i] = pack_y(v);
+}

@@ -1,0 +1,72 @@
+/** Attaches the fluent methods that people know from PyTorch (`a.add(b)`, `x.reshape([2, -1])`) to `Tensor`, with their types. */
+import { Tensor, backward } from "../engine/index.ts";
+import * as elementwise from "./elementwise.ts";
+import * as reduce from "./reduce.ts";
+import * as views from "./views.ts";
+
+const METHODS = {
+  add: elementwise.add,
+  sub: elementwise.sub,
+  mul: elementwise.mul,
+  div: elementwise.div,
+  pow: elementwise.pow,
+  maximum: elementwise.maximum,
+  minimum: elementwise.minimum,
+  neg: elementwise.neg,
+  abs: elementwise.abs,
+  exp: elementwise.exp,
+  log: elementwise.log,
+  sqrt: elementwise.sqrt,
+  rsqrt: elementwise.rsqrt,
+  square: elementwise.square,
+  tanh: elementwise.tanh,
+  sigmoid: elementwise.sigmoid,
+  sin: elementwise.sin,
+  cos: elementwise.cos,
+  relu: elementwise.relu,
+  clamp: elementwise.clamp,
+  eq: elementwise.eq,
+  ne: elementwise.ne,
+  lt: elementwise.lt,
+  le: elementwise.le,
+  gt: elementwise.gt,
+  ge: elementwise.ge,
+  sum: reduce.sum,
+  mean: reduce.mean,
+  max: reduce.max,
+  min: reduce.min,
+  argmax: reduce.argmax,
+  argmin: reduce.argmin,
+  contiguous: views.contiguous,
+  clone: views.clone,
+  cast: views.cast,
+  reshape: views.reshape,
+  flatten: views.flatten,
+  permute: views.permute,
+  transpose: views.transpose,
+  unsqueeze: views.unsqueeze,
+  squeeze: views.squeeze,
+  expand: views.expand,
+  slice: views.slice,
+  select: views.select,
+  split: views.split,
+  chunk: views.chunk,
+  backward,
+} as const;
+
+type Rest<F> = F extends (first: Tensor, ...rest: infer R) => infer Result ? (...rest: R) => Result : never;
+type Methods = { [K in keyof typeof METHODS]: Rest<(typeof METHODS)[K]> };
+
+declare module "../engine/tensor.ts" {
+  interface Tensor extends Methods {}
+}
+
+for (const [name, fn] of Object.entries(METHODS)) {
+  Object.defineProperty(Tensor.prototype, name, {
+    value(this: Tensor, ...rest: unknown[]): unknown {
+      return (fn as (...args: unknown[]) => unknown)(this, ...rest);
+    },
+    configurable: true,
+    writable: true,
+  });
+}

@@ -1,0 +1,18 @@
+// `npm run build`: dist/ afresh, compiled by tsc, with every .wgsl file copied beside the module that loads it.
+
+import { spawnSync } from "node:child_process";
+import { cpSync, readdirSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { ensureSetup, root, tool } from "./setup.mjs";
+
+ensureSetup({ adapter: false });
+rmSync(join(root, "dist"), { recursive: true, force: true });
+const tsc = tool("typescript", "tsc");
+const { status } = spawnSync(process.execPath, [tsc, "-p", "tsconfig.build.json"], { cwd: root, stdio: "inherit" });
+if (status !== 0) process.exit(status ?? 1);
+
+for (const folder of ["engine", "kernels", "model"]) {
+  for (const path of readdirSync(join(root, folder), { recursive: true })) {
+    if (path.endsWith(".wgsl")) cpSync(join(root, folder, path), join(root, "dist", folder, path));
+  }
+}

@@ -1,0 +1,112 @@
+// `npm run check:package`: builds and packs the package, checks it with publint and attw, then uses it as a stranger would:
+// installed in an empty folder, imported by Node, type-checked, and bundled by Vite. Computes on the adapter each time.
+
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { ensureSetup, npm, root, tool } from "./setup.mjs";
+
+const useOfEach = `
+import { Device, F, setDevice, tensor } from "janus-webgpu";
+import * as engine from "janus-webgpu/engine";
+import * as kernels from "janus-webgpu/kernels";
+import * as nn from "janus-webgpu/nn";
+
+if (engine.Device !== Device || kernels.square !== F.square) throw new Error("an entry has a copy of its own");
+if (Object.keys(nn).length === 0) throw new Error("janus-webgpu/nn is empty");
+setDevice(await Device.create());
+`;
+
+// The same program in TypeScript and JavaScript: it is type-checked, run by Node, and bundled.
+const consumer = `${useOfEach}
+const sum = await tensor([1, 2, 3, 4]).square().sum().item();
+if (sum !== 30) throw new Error("1 + 4 + 9 + 16 gave " + String(sum));
+`;
+
+const typeScriptOnly = `
+const gpu: GPUDevice | null = engine.getDevice().gpu;
+gpu?.destroy();
+`;
+
+const compilerOptions = { target: "es2023", module: "nodenext", strict: true, noEmit: true };
+const typesConfigs = {
+  // Every declaration is checked, those of the package too.
+  browser: { ...compilerOptions, lib: ["es2023", "esnext.disposable", "dom"], types: [] },
+  // Without the DOM the WebGPU types must come with the package; they name things of the DOM, hence skipLibCheck.
+  node: {
+    ...compilerOptions,
+    lib: ["es2023", "esnext.disposable"],
+    types: ["node"],
+    typeRoots: [join(root, "node_modules", "@types")],
+    skipLibCheck: true,
+  },
+};
+
+const viteConfig = `export default {
+  base: "./",
+  logLevel: "warn",
+  build: { target: "es2023", assetsInlineLimit: 0, rollupOptions: { input: "consumer.js" } },
+};`;
+
+/** Runs a Node script and returns what it printed; throws with that when it fails. */
+function node(title, script, args, options) {
+  return finish(title, spawnSync(process.execPath, [script, ...args], { encoding: "utf8", ...options }));
+}
+
+function finish(title, { status, stdout, stderr, error }) {
+  if (status !== 0) throw new Error(`${title} failed\n${stdout}${stderr}${error ?? ""}`);
+  console.log(`package: ${title}: ok`);
+  return stdout + stderr;
+}
+
+const filesIn = (dir, ending) => readdirSync(dir, { recursive: true }).filter((path) => path.endsWith(ending));
+
+function checkPackage(temporary) {
+  node("build", join(root, "scripts", "build.mjs"), [], { cwd: root });
+  finish("npm pack", npm(["pack", "--ignore-scripts", "--pack-destination", temporary], { encoding: "utf8" }));
+  const tarball = join(temporary, filesIn(temporary, ".tgz")[0]);
+  node("publint", tool("publint"), ["run", tarball, "--strict"]);
+  node("attw", tool("@arethetypeswrong/cli", "attw"), [tarball, "--profile", "esm-only", "--no-emoji"]);
+
+  const home = join(temporary, "consumer");
+  mkdirSync(home);
+  writeFileSync(join(home, "package.json"), JSON.stringify({ private: true, type: "module" }));
+  const install = ["install", tarball, "--prefer-offline", "--no-audit", "--no-fund"];
+  finish("install in an empty folder", npm(install, { cwd: home, encoding: "utf8" }));
+
+  writeFileSync(join(home, "consumer.ts"), consumer + typeScriptOnly);
+  for (const [name, options] of Object.entries(typesConfigs)) {
+    const config = { compilerOptions: options, files: ["consumer.ts"] };
+    writeFileSync(join(home, "tsconfig.json"), JSON.stringify(config));
+    node(`types of a consumer (${name})`, tool("typescript", "tsc"), ["-p", "."], { cwd: home });
+  }
+
+  writeFileSync(join(home, "consumer.js"), `${consumer}\nprocess.exit(0);\n`);
+  // The engine looks for SwiftShader below the working folder, which is another one here.
+  const unpacked = join(root, ".cache", "swiftshader");
+  const env = existsSync(unpacked) ? { JANUS_VULKAN_DIR: unpacked, ...process.env } : process.env;
+  node("import in Node", "consumer.js", [], { cwd: home, env });
+
+  writeFileSync(join(home, "vite.config.js"), viteConfig);
+  const said = node("bundle by Vite", tool("vite"), ["build"], { cwd: home });
+  if (said.trim() !== "") throw new Error(`Vite warns\n${said}`);
+  const published = filesIn(join(home, "node_modules", "janus-webgpu"), ".wgsl");
+  const bundled = filesIn(join(home, "dist"), ".wgsl");
+  if (published.length === 0 || bundled.length !== published.length) {
+    throw new Error(`the package has ${published.length} .wgsl files, the bundle ${bundled.length}`);
+  }
+  const entry = filesIn(join(home, "dist"), ".js").find((path) => path.includes("consumer"));
+  node(`run the bundle (with ${bundled.length} .wgsl files)`, join(home, "dist", entry), [], { cwd: home, env });
+}
+
+const temporary = mkdtempSync(join(tmpdir(), "janus-package-"));
+try {
+  ensureSetup();
+  checkPackage(temporary);
+} catch (error) {
+  console.error(error.message);
+  process.exitCode = 1;
+} finally {
+  rmSync(temporary, { recursive: true, force: true });
+}

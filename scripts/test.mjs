@@ -1,0 +1,63 @@
+// `npm test`: set-up, types, lint, tier 0 (no GPU), tier 1 (software Vulkan or a GPU), the package.
+// `npm run test:fast`: types, lint and tier 0 alone, without a driver. Further arguments go to vitest (a file name, `-t`).
+// The last line is always "N passed, N failed".
+
+import { spawnSync } from "node:child_process";
+import { existsSync, readFileSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { ensureSetup, root, tool } from "./setup.mjs";
+
+const fast = process.argv.includes("--fast");
+const vitestArguments = process.argv.slice(2).filter((argument) => argument !== "--fast");
+const report = join(root, ".cache", "vitest.json");
+
+let passed = 0;
+let failed = 0;
+
+/** Runs a Node script with its output shown; true when it succeeds. */
+function run(title, script, args = []) {
+  console.log(`\n— ${title}`);
+  const started = performance.now();
+  const { status } = spawnSync(process.execPath, [script, ...args], { cwd: root, stdio: "inherit" });
+  console.log(`— ${title}: ${status === 0 ? "ok" : "FAILED"} (${((performance.now() - started) / 1000).toFixed(1)} s)`);
+  return status === 0;
+}
+
+/** A check that counts as one. */
+function check(title, script, args) {
+  if (run(title, script, args)) passed++;
+  else failed++;
+}
+
+function runVitest() {
+  rmSync(report, { force: true });
+  const reporters = ["--reporter=default", "--reporter=json", `--outputFile.json=${report}`];
+  const projects = fast ? ["--project", "tier0"] : [];
+  const ok = run(fast ? "tier 0" : "tier 0 and tier 1", tool("vitest"), [
+    "run",
+    ...reporters,
+    ...projects,
+    ...vitestArguments,
+  ]);
+  const result = existsSync(report) ? JSON.parse(readFileSync(report, "utf8")) : { numPassedTests: 0, testResults: [] };
+  passed += result.numPassedTests;
+  const failedTests = result.numFailedTests ?? 0;
+  // A file that does not load, or an error outside of any test, fails the run without failing a test.
+  const brokenFiles = result.testResults.filter(
+    (file) => file.status === "failed" && !file.assertionResults.some((test) => test.status === "failed"),
+  ).length;
+  failed += Math.max(failedTests + brokenFiles, ok ? 0 : 1);
+}
+
+try {
+  ensureSetup({ adapter: !fast });
+  check("types", tool("typescript", "tsc"), ["-p", "tsconfig.json"]);
+  check("lint", tool("oxlint"), ["--type-aware", "--deny-warnings"]);
+  runVitest();
+  if (!fast) check("package", join(root, "scripts", "check_package.mjs"));
+} catch (error) {
+  console.error(error.message);
+  failed++;
+}
+process.exitCode = failed > 0 ? 1 : 0;
+console.log(`\n${passed} passed, ${failed} failed`);

@@ -1,0 +1,236 @@
+/**
+ * How a row of `cases.ts` is checked: fresh random inputs rounded to their dtypes, the op's forward against its float64 reference, every
+ * input's gradient against numeric differentiation of that reference. One tolerance table for all.
+ */
+import { Device, backward, bf16Bits, bf16Value, f16Bits, f16Value, isFloat, scope, tensor } from "../index.ts";
+import type { DType, HostArray, Tensor } from "../index.ts";
+import { forceVariant } from "../kernels/variants.ts";
+import { eachIndex, ref, sizeOf, stridesOf } from "./reference.ts";
+import type { Ref } from "./reference.ts";
+
+export interface Input {
+  readonly shape: readonly number[];
+  readonly dtype?: DType;
+  /** Values are uniform in [low, high), −1 to 1 by default; for integer dtypes whole numbers of that range (0 to 9 by default). */
+  readonly low?: number;
+  readonly high?: number;
+  /** Values are kept this far from 0 (kinks of relu, poles of 1/x). */
+  readonly avoidZero?: number;
+  /** The values themselves, where they must be of a kind. */
+  readonly values?: (random: () => number) => ArrayLike<number>;
+  /** No gradient is asked for. */
+  readonly constant?: boolean;
+  /** How the input lies in memory: dimensions stored in reverse order, or as the inside of a larger tensor. */
+  readonly layout?: "contiguous" | "reversed" | "inside";
+}
+
+export interface Case {
+  /** Name of the exported op. */
+  readonly op: string;
+  /** What this row adds. */
+  readonly note?: string;
+  readonly inputs: readonly Input[];
+  readonly run: (inputs: Tensor[]) => Tensor;
+  readonly reference: (inputs: Ref[]) => Ref;
+  /** Length of the longest sum behind one element of the result (and of a gradient); 1 for elementwise ops. */
+  readonly terms?: number;
+  /** The result must be equal, not close (integers, copies). */
+  readonly exact?: boolean;
+  /** False for ops without a gradient. */
+  readonly gradient?: boolean;
+  /** Variants that all must pass besides the default one, forward and backward, each held by `forceVariant`. */
+  readonly variants?: readonly { readonly family: string; readonly name: string }[];
+  /** Also run on a device whose bindings hold a few KiB, so that every window is walked. */
+  readonly windows?: boolean;
+}
+
+/** Unit roundoff of a stored dtype. */
+const EPSILON: Readonly<Record<DType, number>> = { f32: 2 ** -24, f16: 2 ** -11, bf16: 2 ** -8, i32: 0, u32: 0, u8: 0 };
+
+/**
+ * The tolerance, the only one: relative L2 error ≤ C · (ε of the widest rounding + ε of f32 · √terms). C covers a handful of roundings a
+ * result and WGSL's looser exp, log and division.
+ */
+const C = { forward: 8, gradient: 16 } as const;
+
+export function tolerance(kind: keyof typeof C, dtypes: readonly DType[], terms: number): number {
+  const widest = Math.max(...dtypes.map((d) => EPSILON[d]), EPSILON.f32);
+  return C[kind] * (widest + EPSILON.f32 * Math.sqrt(terms));
+}
+
+/** A small fast generator for test inputs (mulberry32). */
+export function randomFrom(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let t = Math.imul(state ^ (state >>> 15), state | 1);
+    t = (t + Math.imul(t ^ (t >>> 7), t | 61)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+  };
+}
+
+export const caseName = (c: Case): string =>
+  `${c.op} ${c.note ? `${c.note} ` : ""}${c.inputs.map((i) => `[${i.shape.join(",")}]${i.dtype && i.dtype !== "f32" ? i.dtype : ""}${i.layout && i.layout !== "contiguous" ? ` ${i.layout}` : ""}`).join(" ")}`;
+
+function makeValues(input: Input, random: () => number): Float64Array {
+  const dtype = input.dtype ?? "f32";
+  const n = sizeOf(input.shape);
+  if (input.values) return Float64Array.from(input.values(random), (v) => round(v, dtype));
+  const low = input.low ?? (isFloat(dtype) ? -1 : 0);
+  const high = input.high ?? (isFloat(dtype) ? 1 : 10);
+  return Float64Array.from({ length: n }, () => {
+    let v = low + random() * (high - low);
+    if (input.avoidZero && Math.abs(v) < input.avoidZero) v = v < 0 ? v - input.avoidZero : v + input.avoidZero;
+    return round(isFloat(dtype) ? v : Math.floor(v), dtype);
+  });
+}
+
+export function round(v: number, dtype: DType): number {
+  if (dtype === "bf16") return bf16Value(bf16Bits(v));
+  if (dtype === "f16") return f16Value(f16Bits(v));
+  return dtype === "f32" ? Math.fround(v) : v;
+}
+
+function upload(values: Float64Array, input: Input, device: Device): Tensor {
+  const dtype = input.dtype ?? "f32";
+  const shape = input.shape;
+  if (!input.layout || input.layout === "contiguous") return tensor(values, { shape, dtype, device });
+  if (input.layout === "reversed") {
+    const reversed = [...shape].reverse();
+    const stored = new Float64Array(values.length);
+    const strides = stridesOf(reversed).reverse();
+    eachIndex(shape, (index, flat) => {
+      stored[index.reduce((sum, v, d) => sum + v * strides[d]!, 0)] = values[flat]!;
+    });
+    using whole = tensor(stored, { shape: reversed, dtype, device });
+    return whole.strided(shape, strides);
+  }
+  // Inside: one more at the start and two at the end of every dimension.
+  const outer = shape.map((n) => n + 3);
+  const stored = new Float64Array(sizeOf(outer)).fill(isFloat(dtype) ? 7 : 1);
+  const strides = stridesOf(outer);
+  const first = strides.reduce((a, b) => a + b, 0);
+  eachIndex(shape, (index, flat) => {
+    stored[first + index.reduce((sum, v, d) => sum + v * strides[d]!, 0)] = values[flat]!;
+  });
+  using whole = tensor(stored, { shape: outer, dtype, device });
+  return whole.strided(shape, strides, first);
+}
+
+export function relativeL2(got: ArrayLike<number>, expected: ArrayLike<number>): number {
+  let difference = 0;
+  let norm = 0;
+  for (let i = 0; i < expected.length; i++) {
+    const d = got[i]! - expected[i]!;
+    if (Number.isNaN(d)) return Infinity;
+    if (d === 0 || got[i] === expected[i]) continue;
+    difference += d * d;
+  }
+  for (let i = 0; i < expected.length; i++) norm += expected[i]! * expected[i]!;
+  if (difference === 0) return 0;
+  return Math.sqrt(difference) / Math.max(Math.sqrt(norm), 1e-30);
+}
+
+/** Elements of each gradient that are differentiated numerically, besides one random direction through all. */
+const SAMPLES = 16;
+
+export interface CaseResult {
+  /** Comparisons made: the forward and one for each input's gradient. */
+  readonly checks: number;
+  readonly failures: readonly string[];
+}
+
+/** Runs one case on `device` with inputs of `seed`, forward and backward with the variant `force` where one is named. */
+export async function runCase(c: Case, device: Device, seed: number, force?: { family: string; name: string }): Promise<CaseResult> {
+  const forced = <T>(fn: () => T): T => (force ? forceVariant(force.family, force.name, fn) : fn());
+  const random = randomFrom(seed);
+  const values = c.inputs.map((input) => makeValues(input, random));
+  const refs = values.map((v, i) => ref(c.inputs[i]!.shape, v));
+  const expected = c.reference(refs);
+  const dtypes = c.inputs.map((i) => i.dtype ?? "f32");
+  const terms = c.terms ?? 1;
+  const failures: string[] = [];
+  let checks = 0;
+  const differentiable = c.gradient !== false;
+  const tensors = c.inputs.map((input, i) => upload(values[i]!, input, device));
+  const asked = tensors.map((t, i) => differentiable && isFloat(t.dtype) && !c.inputs[i]!.constant);
+  tensors.forEach((t, i) => {
+    if (asked[i]) t.requiresGrad = true;
+  });
+  const y = forced(() => scope(() => c.run(tensors)));
+  const got = await y.data();
+  checks++;
+  if (y.shape.join() !== expected.shape.join()) failures.push(`shape [${y.shape.join()}], reference [${expected.shape.join()}]`);
+  else if (c.exact) {
+    const at = expected.data.findIndex((v, i) => got[i] !== v && !(Number.isNaN(v) && Number.isNaN(got[i])));
+    if (at >= 0) failures.push(`element ${at} is ${got[at]}, reference ${expected.data[at]}`);
+  } else {
+    const error = relativeL2(got, expected.data);
+    const allowed = tolerance("forward", [...dtypes, y.dtype], terms);
+    if (!(error <= allowed)) failures.push(`forward: relative L2 ${error.toExponential(2)} > ${allowed.toExponential(2)}${sample(got, expected.data)}`);
+  }
+  if (asked.some(Boolean) && y.size > 0 && !failures.length) {
+    const weights = Float64Array.from({ length: y.size }, () => round(random() * 2 - 1, y.dtype));
+    const w = tensor(weights, { shape: y.shape, dtype: y.dtype, device });
+    forced(() => backward(y, w));
+    w.dispose();
+    const loss = (inputs: Ref[]): number => {
+      const out = c.reference(inputs).data;
+      let sum = 0;
+      for (let i = 0; i < out.length; i++) sum += out[i]! * weights[i]!;
+      return sum;
+    };
+    for (const [i, t] of tensors.entries()) {
+      if (!asked[i] || t.size === 0) continue;
+      checks++;
+      const gradient = t.grad;
+      if (!gradient) {
+        failures.push(`input ${i} has no gradient`);
+        continue;
+      }
+      const g = await gradient.data();
+      const [numeric, analytic] = differentiate(loss, refs, i, g, random);
+      const error = relativeL2(analytic, numeric);
+      const allowed = tolerance("gradient", [...dtypes, y.dtype], terms) + NUMERIC;
+      if (!(error <= allowed)) failures.push(`gradient ${i}: relative L2 ${error.toExponential(2)} > ${allowed.toExponential(2)}${sample(analytic, numeric)}`);
+    }
+  }
+  y.dispose();
+  for (const t of tensors) t.dispose();
+  return { checks, failures };
+}
+
+/** Error of the numeric derivative itself. */
+const NUMERIC = 1e-6;
+
+function differentiate(loss: (inputs: Ref[]) => number, refs: readonly Ref[], input: number, g: HostArray, random: () => number): [number[], number[]] {
+  const n = refs[input]!.data.length;
+  const numeric: number[] = [];
+  const analytic: number[] = [];
+  const at = (move: (x: Float64Array) => void): number => {
+    const data = refs[input]!.data.slice();
+    move(data);
+    return loss(refs.map((r, i) => (i === input ? ref(r.shape, data) : r)));
+  };
+  // Fourth-order central difference.
+  const slope = (move: (x: Float64Array, h: number) => void): number => {
+    const h = 1e-3;
+    const f = (s: number): number => at((x) => move(x, s * h));
+    return (8 * (f(1) - f(-1)) - (f(2) - f(-2))) / (12 * h);
+  };
+  const indices = n <= SAMPLES ? [...Array(n).keys()] : Array.from({ length: SAMPLES }, (_, k) => (k === 0 ? 0 : k === 1 ? n - 1 : Math.floor(random() * n)));
+  for (const i of indices) {
+    numeric.push(slope((x, h) => (x[i]! += h)));
+    analytic.push(g[i]!);
+  }
+  const direction = Float64Array.from({ length: n }, () => (random() < 0.5 ? -1 : 1) / Math.sqrt(n));
+  numeric.push(slope((x, h) => direction.forEach((d, i) => (x[i]! += h * d))));
+  analytic.push(direction.reduce((sum, d, i) => sum + d * g[i]!, 0));
+  return [numeric, analytic];
+}
+
+function sample(got: ArrayLike<number>, expected: ArrayLike<number>): string {
+  let worst = 0;
+  for (let i = 0; i < expected.length; i++) if (!(Math.abs(got[i]! - expected[i]!) <= Math.abs(got[worst]! - expected[worst]!))) worst = i;
+  return `; worst at ${worst}: ${got[worst]} for ${expected[worst]}`;
+}

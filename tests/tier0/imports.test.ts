@@ -1,0 +1,189 @@
+// The rules of the house that the import lines show: `engine <- kernels <- model <- train <- cli`, no circles, nothing of
+// Node in the folders that browsers load, no file too long. The rules are proven on small made-up trees first.
+
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { builtinModules } from "node:module";
+import { posix } from "node:path";
+import ts from "typescript";
+import { describe, expect, it } from "vitest";
+
+const LAYERS = ["engine", "kernels", "model", "train", "cli"]; // each may import itself and what stands before it
+const FREE = ["bench", "tests", "examples", "scripts"]; // may import anything, and no layer may import them
+const BROWSER = ["engine", "kernels", "model"];
+const NODE_ONLY_FILES = ["engine/platform.ts", "engine/software_vulkan.ts"];
+const NODE_MODULES = new Set([...builtinModules, "webgpu", "koffi"]);
+const MAX_LINES = 600;
+
+type Sources = ReadonlyMap<string, string>; // path from the project's root → text
+
+interface Import {
+  from: string;
+  /** A file of the project, or the name of a package. */
+  to: string;
+  line: number;
+  typeOnly: boolean;
+}
+
+function parse(path: string, text: string): ts.SourceFile {
+  return ts.createSourceFile(path, text, ts.ScriptTarget.Latest, true);
+}
+
+function visit(node: ts.Node, see: (node: ts.Node) => void): void {
+  see(node);
+  ts.forEachChild(node, (child) => visit(child, see));
+}
+
+/** Every `import … from`, `export … from`, `import("…")` and `typeof import("…")` of a file. */
+function importsOf(path: string, text: string): Import[] {
+  const file = parse(path, text);
+  const found: Import[] = [];
+  const add = (specifier: ts.Node | undefined, typeOnly: boolean): void => {
+    if (!specifier || !ts.isStringLiteralLike(specifier)) return;
+    const name = specifier.text;
+    const to = name.startsWith(".") ? posix.join(posix.dirname(path), name) : name.replace(/^node:/, "");
+    found.push({ from: path, to, line: file.getLineAndCharacterOfPosition(specifier.pos).line + 1, typeOnly });
+  };
+  visit(file, (node) => {
+    if (ts.isImportDeclaration(node)) {
+      add(node.moduleSpecifier, node.importClause?.phaseModifier === ts.SyntaxKind.TypeKeyword);
+    } else if (ts.isExportDeclaration(node)) {
+      add(node.moduleSpecifier, node.isTypeOnly);
+    } else if (ts.isCallExpression(node) && node.expression.kind === ts.SyntaxKind.ImportKeyword) {
+      add(node.arguments[0], false);
+    } else if (ts.isImportTypeNode(node) && ts.isLiteralTypeNode(node.argument)) {
+      add(node.argument.literal, true);
+    }
+  });
+  return found;
+}
+
+const folderOf = (path: string): string => path.slice(0, Math.max(0, path.indexOf("/")));
+
+function upwardImports(imports: Import[]): string[] {
+  return imports.flatMap(({ from, to, line }) => {
+    const own = LAYERS.indexOf(folderOf(from));
+    if (own < 0) return [];
+    const isOurs = [...LAYERS, ...FREE].includes(folderOf(to)) || to === "index.ts";
+    const allowed = LAYERS.slice(0, own + 1).includes(folderOf(to));
+    return isOurs && !allowed ? [`${from}:${line} imports ${to}: ${folderOf(from)} may not`] : [];
+  });
+}
+
+/** The first circle met from each file, written as `a.ts -> b.ts -> a.ts`. */
+function circles(imports: Import[]): string[] {
+  const next = new Map<string, string[]>();
+  for (const { from, to, typeOnly } of imports) if (!typeOnly) next.set(from, [...(next.get(from) ?? []), to]);
+  const found: string[] = [];
+  const done = new Set<string>();
+  const follow = (file: string, path: string[]): void => {
+    if (path.includes(file)) {
+      found.push([...path.slice(path.indexOf(file)), file].join(" -> "));
+      return;
+    }
+    if (done.has(file)) return;
+    for (const target of next.get(file) ?? []) follow(target, [...path, file]);
+    done.add(file);
+  };
+  for (const file of next.keys()) follow(file, []);
+  return found;
+}
+
+/** What of Node is named by files that must load in a browser. */
+function nodeInBrowser(sources: Sources, imports: Import[]): string[] {
+  const isBrowser = (path: string): boolean => BROWSER.includes(folderOf(path)) && !NODE_ONLY_FILES.includes(path);
+  const modules = imports
+    .filter(({ from, to }) => isBrowser(from) && NODE_MODULES.has(to))
+    .map(({ from, to, line }) => `${from}:${line} imports ${to}`);
+  const globals = [...sources].flatMap(([path, text]) => {
+    if (!isBrowser(path) || !path.endsWith(".ts") || !text.includes("process")) return [];
+    const file = parse(path, text);
+    const lines: string[] = [];
+    visit(file, (node) => {
+      if (!ts.isIdentifier(node) || node.text !== "process") return;
+      const { parent } = node;
+      const isOfGlobal = ts.isPropertyAccessExpression(parent) && parent.expression.getText() === "globalThis";
+      const isMember = "name" in parent && parent.name === node; // x.process, a method of that name
+      if (isMember && !isOfGlobal) return;
+      lines.push(`${path}:${file.getLineAndCharacterOfPosition(node.getStart()).line + 1} names process`);
+    });
+    return lines;
+  });
+  return [...modules, ...globals];
+}
+
+function longFiles(sources: Sources): string[] {
+  return [...sources].flatMap(([path, text]) => {
+    const lines = text.split("\n").length - 1;
+    return lines > MAX_LINES ? [`${path} has ${lines} lines`] : [];
+  });
+}
+
+function problems(sources: Sources): string[] {
+  const imports = [...sources].flatMap(([path, text]) => (path.endsWith(".wgsl") ? [] : importsOf(path, text)));
+  return [...upwardImports(imports), ...circles(imports), ...nodeInBrowser(sources, imports), ...longFiles(sources)];
+}
+
+function projectSources(): Sources {
+  const root = new URL("../../", import.meta.url);
+  const paths = [...LAYERS, ...FREE].flatMap((folder) =>
+    existsSync(new URL(folder, root))
+      ? readdirSync(new URL(folder, root), { recursive: true, encoding: "utf8" }).map((path) =>
+          posix.join(folder, path),
+        )
+      : [],
+  );
+  if (existsSync(new URL("index.ts", root))) paths.push("index.ts");
+  const ours = paths.filter((path) => /\.(ts|mjs|wgsl)$/.test(path) && !path.includes("node_modules/"));
+  return new Map(ours.map((path) => [path, readFileSync(new URL(path, root), "utf8")]));
+}
+
+describe("import rules", () => {
+  const wrong: [string, Record<string, string>, string][] = [
+    [
+      "an upward arrow",
+      { "engine/a.ts": `import { b } from "../kernels/b.ts";` },
+      "engine/a.ts:1 imports kernels/b.ts",
+    ],
+    [
+      "an upward type",
+      { "engine/a.ts": `\nimport type { B } from "../model/b.ts";` },
+      "engine/a.ts:2 imports model/b.ts",
+    ],
+    ["an upward re-export", { "kernels/a.ts": `export * from "../model/b.ts";` }, "kernels/a.ts:1 imports model/b.ts"],
+    ["a layer on a bench", { "model/a.ts": `await import("../bench/b.ts");` }, "model/a.ts:1 imports bench/b.ts"],
+    ["a layer on the entry", { "kernels/a.ts": `import "../index.ts";` }, "kernels/a.ts:1 imports index.ts"],
+    [
+      "a circle",
+      { "engine/a.ts": `import { b } from "./b.ts";`, "engine/b.ts": `export { a } from "./a.ts";` },
+      "engine/a.ts -> engine/b.ts -> engine/a.ts",
+    ],
+    ["a Node module", { "model/a.ts": `import { join } from "node:path";` }, "model/a.ts:1 imports path"],
+    ["a sub-module of Node", { "model/a.ts": `import fs from "fs/promises";` }, "model/a.ts:1 imports fs/promises"],
+    ["Dawn", { "kernels/a.ts": `type D = typeof import("webgpu");` }, "kernels/a.ts:1 imports webgpu"],
+    ["process", { "engine/a.ts": `export const x = 1;\nif (process.env.X) x;` }, "engine/a.ts:2 names process"],
+    ["process by globalThis", { "engine/a.ts": `globalThis.process.exit();` }, "engine/a.ts:1 names process"],
+    ["a long file", { "engine/a.wgsl": "\n".repeat(MAX_LINES + 1) }, "engine/a.wgsl has 601 lines"],
+  ];
+  it.each(wrong)("finds %s", (_, files, message) => {
+    expect(problems(new Map(Object.entries(files)))).toEqual([expect.stringContaining(message)]);
+  });
+
+  it("allows downward arrows, circles of types, and Node in its own files", () => {
+    const files = {
+      "engine/a.ts": `import type { B } from "./b.ts"; // process`,
+      "engine/b.ts": `import { a } from "./a.ts"; export const c = a.process({ process() {} });`,
+      "engine/platform.ts": `process.getBuiltinModule("node:fs"); type D = typeof import("webgpu");`,
+      "kernels/a.ts": `import { a } from "../engine/a.ts";`,
+      "train/a.ts": `import fs from "node:fs"; import { a } from "../kernels/a.ts"; process.exit();`,
+      "tests/a.ts": `import { a } from "../train/a.ts";`,
+      "index.ts": `export * from "./engine/a.ts";`,
+    };
+    expect(problems(new Map(Object.entries(files)))).toEqual([]);
+  });
+
+  it("hold in this project", () => {
+    const sources = projectSources();
+    expect(sources.size).toBeGreaterThan(5);
+    expect(problems(sources)).toEqual([]);
+  });
+});
