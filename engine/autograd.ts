@@ -6,7 +6,8 @@
 import { AutogradError, ShapeError, shapeText } from "./errors.ts";
 import { currentLabel, refusePromise, scope, withLabel } from "./scope.ts";
 import { encode } from "./dtype.ts";
-import { Tensor, empty, sameShape } from "./tensor.ts";
+import { empty, sameShape } from "./tensor.ts";
+import type { Tensor } from "./tensor.ts";
 import type { Device } from "./device.ts";
 
 /** Gradients of the inputs for the gradient of the result; null where none is needed. `saved` come back as they were saved. */
@@ -38,9 +39,13 @@ export class TapeNode {
 
   /** One user fewer; the last one frees what was saved and lets go of the inputs' entries. */
   release(): void {
-    if (--this.users > 0) return;
-    this.free();
-    for (const edge of this.edges) if (edge instanceof TapeNode) edge.release();
+    // A list, not recursion: chains may be longer than the call stack.
+    const open: TapeNode[] = [this];
+    for (let node = open.pop(); node; node = open.pop()) {
+      if (--node.users > 0) continue;
+      node.free();
+      for (const edge of node.edges) if (edge instanceof TapeNode) open.push(edge);
+    }
   }
 
   /** Frees what was saved: after it, the entry cannot be used again. */
@@ -151,9 +156,12 @@ function walk(root: TapeNode, seed: Tensor): void {
       let grad = grads.get(node);
       if (!grad) continue;
       grads.delete(node);
-      for (const hook of node.hooks) grad = replace(grad, hook(grad));
-      withLabel(node.label ? `${node.label}/${node.name}` : node.name, () => step(node, grad!, grads), ":");
-      grad.dispose();
+      try {
+        for (const hook of node.hooks) grad = replace(node, grad, hook);
+        withLabel(node.label ? `${node.label}/${node.name}` : node.name, () => step(node, grad!, grads), ":");
+      } finally {
+        grad.dispose();
+      }
       node.free();
     }
   } finally {
@@ -161,8 +169,16 @@ function walk(root: TapeNode, seed: Tensor): void {
   }
 }
 
-function replace(grad: Tensor, by: Tensor | void): Tensor {
-  if (!by || by === grad) return grad;
+/** What a hook makes of `grad`, as a view of our own: the tensor that it returns may be the user's. */
+function replace(node: TapeNode, grad: Tensor, hook: (grad: Tensor) => Tensor | void): Tensor {
+  const by = scope(() => {
+    const given = hook(grad);
+    refusePromise(given, "onGrad()");
+    if (!given || given === grad) return null;
+    if (!sameShape(given.shape, node.shape)) throw new ShapeError(`onGrad: a hook on a result of "${node.name}" gave ${given} for a gradient of shape ${shapeText(node.shape)}`);
+    return given.strided(given.shape, given.strides);
+  });
+  if (!by) return grad;
   grad.dispose();
   return by.escape();
 }
@@ -188,6 +204,7 @@ function step(node: TapeNode, grad: Tensor, grads: Map<TapeNode, Tensor>): void 
     if (!edge || !result) continue;
     result.escape();
     if (!sameShape(result.shape, edge.shape)) {
+      for (const t of results) t?.dispose();
       throw new ShapeError(`backward of "${node.name}": gradient ${i} has shape ${shapeText(result.shape)}, its input ${shapeText(edge.shape)}`);
     }
     if (edge instanceof TapeNode) {
@@ -248,7 +265,8 @@ export function checkpoint<T extends readonly Tensor[]>(fn: (...inputs: T) => Te
         return leaf;
       });
       enableGrad(() => {
-        const result = fn(...(again as unknown as T));
+        // A scope of its own: during backward only what the tape saved is alive.
+        const result = scope(() => fn(...(again as unknown as T)));
         if (result.requiresGrad) backward(result, grad);
       });
       return again.map((leaf) => {
@@ -259,4 +277,12 @@ export function checkpoint<T extends readonly Tensor[]>(fn: (...inputs: T) => Te
     },
     true,
   );
+}
+
+/** Drops the gradients of `leaves`. */
+export function zeroGradients(leaves: Iterable<Tensor>): void {
+  for (const leaf of leaves) {
+    leaf.grad?.dispose();
+    leaf.grad = null;
+  }
 }

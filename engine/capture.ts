@@ -71,20 +71,22 @@ export class Captured<T> {
     device.submit(encoder);
   }
 
-  /** Lets go of the buffers; the result's tensors stay until they are disposed. */
+  /** Lets go of the buffers; the result's tensors stay until they are disposed. Calling it twice is allowed. */
   dispose(): void {
-    this.free?.();
+    if (!this.free) return;
+    this.free();
     this.free = null;
     for (const storage of this.pinned) storage.release();
   }
 
   [Symbol.dispose](): void {
-    if (this.free) this.dispose();
+    this.dispose();
   }
 }
 
 /**
  * Runs `fn` once and keeps its launches. Temporaries keep their buffers for the capture's life.
+ * What is read after a replay is in the result, or was made before the capture and is changed in it.
  * Host data and read-backs inside `fn` are refused with `CaptureError`.
  */
 export async function capture<T>(fn: () => T, options: CaptureOptions = {}): Promise<Captured<T>> {
@@ -95,13 +97,13 @@ export async function capture<T>(fn: () => T, options: CaptureOptions = {}): Pro
   const recorder = new Recorder(device);
   const result = recorder.run(fn);
   const captured = recorder.finish(result);
-  if (options.verify && device.gpu) {
-    try {
-      await verify(device, captured, recorder.external, fn);
-    } catch (error) {
-      captured.dispose();
-      throw error;
-    }
+  try {
+    recorder.check();
+    if (options.verify && device.gpu) await verify(device, captured, recorder.external, fn);
+  } catch (error) {
+    captured.dispose();
+    recorder.disposeNew(result);
+    throw error;
   }
   return captured;
 }
@@ -113,6 +115,7 @@ class Recorder {
   private readonly launches: Launch[] = [];
   private readonly steps: Step[] = [];
   private readonly storages = new Set<Storage>();
+  private readonly freed = new Set<Storage>();
   private readonly chunks: { buffer: GPUBuffer; words: Uint32Array }[] = [];
   private used = CHUNK_BYTES;
   private readonly name = `capture ${nextCapture++} `;
@@ -145,8 +148,23 @@ class Recorder {
   finish<T>(result: T): Captured<T> {
     for (const { buffer, words } of this.chunks) this.device.gpu!.queue.writeBuffer(buffer, 0, words as Uint32Array<ArrayBuffer>);
     const pinned = new Set<Storage>();
-    for (const storage of this.storages) if (storage.isLive) pinned.add(storage.retain());
+    for (const storage of this.storages) {
+      if (storage.isLive) pinned.add(storage.retain());
+      else this.freed.add(storage);
+    }
     return new Captured(this.device, result, this.launches, this.steps, pinned, this.external, () => this.release());
+  }
+
+  /** Throws for state that is gone: a replay would write to it, the next eager run to something else. */
+  check(): void {
+    for (const storage of this.external) {
+      if (this.freed.has(storage)) throw new CaptureError(`capture: a tensor made before the capture (${storage.label}, ${storage.bytes} bytes) was changed in it and then freed; free it before the capture, or keep it`);
+    }
+  }
+
+  /** Disposes the tensors of a result that the capture made. */
+  disposeNew(result: unknown): void {
+    for (const t of tensorsIn(result)) if (t.storage.serial >= this.firstSerial) t.dispose();
   }
 
   private release(): void {
@@ -196,7 +214,7 @@ async function verify<T>(device: Device, captured: Captured<T>, external: Readon
   const eagerState = await read(state);
   const eagerTensors = [...tensorsIn(again)];
   const eagerResults = await Promise.all(eagerTensors.map((t) => t.data()));
-  for (const t of eagerTensors) t.dispose();
+  for (const t of eagerTensors) if (!results.includes(t)) t.dispose();
   write(all, start);
   results.forEach((t, i) => requireEqual(`result ${i} ${t}`, replayedResults[i]!, eagerResults[i]!));
   state.forEach((storage, i) => requireEqual(`state "${storage.label}"`, replayedState[i]!, eagerState[i]!));

@@ -5,7 +5,8 @@
  */
 import { DEFAULT_LIMITS, capabilitiesOf, nullCapabilities } from "./capabilities.ts";
 import type { Capabilities, Limits } from "./capabilities.ts";
-import { ArgumentError, CaptureError, DeviceError, DeviceLostError, DisposedError, JanusError, KernelError, OutOfMemoryError } from "./errors.ts";
+import { ArgumentError, CaptureError, DeviceError, DeviceLostError, DisposedError, KernelError, OutOfMemoryError } from "./errors.ts";
+import type { JanusError } from "./errors.ts";
 import { loadKernels, specialise } from "./kernel.ts";
 import type { Constants, Kernel, Uses } from "./kernel.ts";
 import type { Binding, Cost, Launch, Pipeline } from "./launch.ts";
@@ -139,7 +140,7 @@ export class Device {
       const adapter = await chooseAdapter(options);
       const without = options.without ?? [];
       const features = WANTED_FEATURES.filter((f) => adapter.features.has(f as GPUFeatureName) && !without.includes(f));
-      const limits = options.limits === "default" ? DEFAULT_LIMITS : { ...limitsOf(adapter.limits), ...options.limits };
+      const limits = heldLimits(limitsOf(adapter.limits), options.limits, adapter.info.description);
       // An artificially small binding limit is held by us; the GPU's own device keeps at least the defaults.
       const required = Object.fromEntries(
         Object.entries(limits).map(([k, v]) => [k, k.startsWith("min") ? v : Math.max(v, options.limits ? DEFAULT_LIMITS[k as keyof Limits] : v)]),
@@ -286,6 +287,7 @@ export class Device {
   write(binding: Binding, bytes: Uint8Array): void {
     this.check();
     if (this.capturing) throw new CaptureError("host data was uploaded inside capture(); create the tensor before it and change it by a kernel");
+    binding.storage.version++;
     this.writeRaw(binding.storage.live(), binding.offset, bytes);
   }
 
@@ -374,7 +376,7 @@ export class Device {
     buffer.gpu?.destroy();
   }
 
-  private compileNow(kernel: Kernel, constants: Constants | undefined, uses: Uses | undefined): Pipeline {
+  private compileNow(kernel: Kernel, constants: Constants = {}, uses: Uses = {}): Pipeline {
     const key = variantKey(kernel, constants, uses);
     const source = specialise(kernel, constants, uses);
     const names = Object.keys(kernel.bindings);
@@ -383,7 +385,7 @@ export class Device {
     }
     const id = this.counts.pipelines++;
     if (!this.gpu) {
-      const pipeline = { id, kernel, key, gpu: null, layout: null };
+      const pipeline = { id, kernel, constants, uses, key, gpu: null, layout: null };
       this.pipelines.set(key, pipeline);
       return pipeline;
     }
@@ -411,7 +413,7 @@ export class Device {
       this.errors.unshift(new KernelError(describe(kernel, key, source, info, error.message), source));
     });
     this.compiling.add(verdict);
-    const pipeline: Pipeline = { id, kernel, key, gpu: compiled, layout };
+    const pipeline: Pipeline = { id, kernel, constants, uses, key, gpu: compiled, layout };
     this.pipelines.set(key, pipeline);
     return pipeline;
   }
@@ -453,6 +455,19 @@ async function chooseAdapter(options: DeviceOptions): Promise<GPUAdapter> {
   }
   // An adapter gives one device only: ask for a fresh one of the same kind.
   return found.adapter;
+}
+
+/** The limits to hold: the adapter's, less where `asked` says so; throws where it asks for more. */
+function heldLimits(has: Limits, asked: DeviceOptions["limits"], name: string): Limits {
+  if (asked === "default") return DEFAULT_LIMITS;
+  for (const [key, value] of Object.entries(asked ?? {})) {
+    if (!(key in has)) throw new ArgumentError(`unknown limit "${key}"; known: ${Object.keys(has).join(", ")}`);
+    const most = has[key as keyof Limits];
+    if (key.startsWith("min") ? value < most : value > most) {
+      throw new DeviceError(`limits: ${key} ${value} was asked for, the adapter ${name} has ${most}; ask for no more than it has`);
+    }
+  }
+  return { ...has, ...asked };
 }
 
 function limitsOf(limits: GPUSupportedLimits): Limits {

@@ -1,4 +1,4 @@
-/// <reference types="@webgpu/types" />
+/// <reference lib="esnext.disposable" preserve="true" />
 /** The engine: devices, tensors, autograd, kernels and launches. Imports nothing of the other folders. */
 export * from "./autograd.ts";
 export * from "./capabilities.ts";

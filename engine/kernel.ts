@@ -75,8 +75,13 @@ export const declaredKernels = (): readonly Kernel[] => [...kernels.values()];
 /** Loads the text of every kernel and library declared so far. `Device.create` calls it; call it again after later declarations in a browser. */
 export async function loadKernels(): Promise<void> {
   await Promise.all(
-    [...sources.values(), ...libraries.values()].map(async (source) => {
-      if (source.text === null && source.url) source.text = await readText(source.url);
+    [...sources, ...libraries].map(async ([name, source]) => {
+      if (source.text !== null || !source.url) return;
+      try {
+        source.text = await readText(source.url);
+      } catch (error) {
+        throw new KernelError(`the WGSL of "${name}" cannot be read: ${error instanceof Error ? error.message : String(error)}`);
+      }
     }),
   );
 }
@@ -119,7 +124,7 @@ export function specialise(target: Kernel, constants: Constants = {}, uses: Uses
     const value = constants[name];
     if (value === undefined) return line;
     seen.add(name);
-    return `${word} ${name}${type ?? ""} = ${literal(value, old, type, `${where}: constant ${name}`)};`;
+    return `${word} ${name}${type?.trimEnd() ?? ""} = ${literal(value, old, type, `${where}: constant ${name}`)};`;
   });
   for (const name of Object.keys(constants)) {
     if (!seen.has(name)) throw new KernelError(`${where} has no constant or alias "${name}" at top level`);
@@ -136,10 +141,12 @@ export function specialise(target: Kernel, constants: Constants = {}, uses: Uses
 function literal(value: number | boolean | string, old: string, type: string | undefined, where: string): string {
   if (typeof value !== "number") return String(value);
   if (!Number.isFinite(value)) throw new ArgumentError(`${where}: ${value} is not a finite number`);
-  const isFloat = type?.includes("f32") || /^-?[\d_]*\.\d|^-?\d[\w.+-]*f$/.test(old.trim());
-  if (isFloat) return Number.isInteger(value) ? `${value}.0` : String(value);
+  const isFloat = type?.includes("f32") || /^-?(\d*\.\d|\d+\.|\d[\d.]*e[+-]?\d|[\d.]+f$)/i.test(old.trim());
+  if (isFloat) return /[.e]/.test(String(value)) ? String(value) : `${value}.0`;
   if (!Number.isInteger(value)) throw new ArgumentError(`${where}: ${value} is not an integer`);
-  return type?.includes("u32") || /^\d+u$/.test(old.trim()) ? `${value}u` : String(value);
+  if (!(type?.includes("u32") || /^(0x[\da-f]+|\d+)u$/i.test(old.trim()))) return String(value);
+  if (value < 0) throw new ArgumentError(`${where}: ${value} is negative, the constant is unsigned`);
+  return `${value}u`;
 }
 
 /** The numbers of a launch as the bytes of the kernel's `Params`. */

@@ -26,6 +26,8 @@ export interface Cost {
 export interface Pipeline {
   readonly id: number;
   readonly kernel: Kernel;
+  readonly constants: Constants;
+  readonly uses: Uses;
   /** Kernel name with its uses and constants: equal keys, equal code. */
   readonly key: string;
   readonly gpu: GPUComputePipeline | null;
@@ -63,6 +65,8 @@ export interface LaunchOptions<B extends string, P extends string> {
 export function launch<B extends string, P extends string>(kernel: Kernel<B, P>, options: LaunchOptions<B, P>): void {
   let device: Device | null = null;
   const bindings: Binding[] = [];
+  const read: Storage[] = [];
+  const written: Storage[] = [];
   for (const name in kernel.bindings) {
     const bound = options.buffers[name];
     if (bound === undefined) throw new KernelError(`kernel "${kernel.name}": binding "${name}" was not given`);
@@ -72,7 +76,10 @@ export function launch<B extends string, P extends string>(kernel: Kernel<B, P>,
     if (tensor.device !== device) throw new DeviceError(`kernel "${kernel.name}": "${name}" is on ${tensor.device}, the others on ${device as Device}`);
     if (!tensor.isContiguous) throw new KernelError(`kernel "${kernel.name}": "${name}" ${tensor} is not contiguous; pass contiguous(x)`);
     bindings.push(bound instanceof Tensor ? tensor.bytes(0, tensor.size) : tensor.bytes(bound.start, bound.elements));
-    if (kernel.bindings[name] !== "read") tensor.storage.version++;
+    (kernel.bindings[name] === "read" ? read : written).push(tensor.storage);
+  }
+  for (const storage of written) {
+    if (read.includes(storage)) throw new KernelError(`kernel "${kernel.name}" reads and writes one storage (${storage.label}, ${storage.bytes} bytes); WebGPU forbids both in one launch: clone(x) first`);
   }
   const [x, y = 1, z = 1] = options.grid;
   if (x === 0 || y === 0 || z === 0) return;
@@ -85,6 +92,7 @@ export function launch<B extends string, P extends string>(kernel: Kernel<B, P>,
     [x, y, z],
     options.cost ?? null,
   );
+  for (const storage of written) storage.version++;
 }
 
 /**

@@ -1,6 +1,8 @@
 /**
- * The buffer pool: GPU buffers by size class, last freed first used, so that a steady loop hands the same buffers to the same ops
- * step after step (and finds their bind groups in the cache). Work on a device runs in order, so a freed buffer may be reused at once.
+ * The buffer pool: GPU buffers by size class, the lowest number first, so that a steady loop hands the same buffers to the same ops
+ * step after step (and finds their bind groups in the cache): what a step gets depends on which buffers are free, not on the order in
+ * which they were freed. Last freed first would permute them at every step. Work on a device runs in order, so a freed buffer may be
+ * reused at once.
  * A byte budget refuses before it allocates: software Vulkan never reports out-of-memory, it dies.
  */
 import { OutOfMemoryError } from "./errors.ts";
@@ -45,7 +47,7 @@ export interface PoolBackend {
   destroy(buffer: PoolBuffer): void;
 }
 
-/** Where freed buffers wait. A capture brings its own, so that what it recorded stays its own. */
+/** Where freed buffers wait, the lowest number last. A capture brings its own, so that what it recorded stays its own. */
 export type FreeLists = Map<number, PoolBuffer[]>;
 
 export class BufferPool {
@@ -68,7 +70,7 @@ export class BufferPool {
   /** A buffer of at least `bytes`, contents undefined. Throws `OutOfMemoryError` beyond the budget, before it allocates. */
   acquire(bytes: number, label: string): PoolBuffer {
     const size = sizeClass(bytes);
-    let buffer = this.free.get(size)?.pop();
+    let buffer = this.free.get(size)?.pop() ?? this.shared.get(size)?.pop();
     if (!buffer) {
       if (size > this.maxBufferSize) {
         throw new OutOfMemoryError(`${label}: ${mib(bytes)} asked for in one buffer, the device allows ${mib(this.maxBufferSize)}; split the tensor`);
@@ -91,7 +93,7 @@ export class BufferPool {
     return buffer;
   }
 
-  /** Gives a buffer back; the next `acquire` of its class gets it. `bytes` and `label` as in `acquire`. */
+  /** Gives a buffer back. `bytes` and `label` as in `acquire`. */
   release(buffer: PoolBuffer, bytes: number, label: string): void {
     this.stats.liveBytes -= bytes;
     this.stats.liveCount--;
@@ -105,7 +107,7 @@ export class BufferPool {
     this.shared.clear();
   }
 
-  /** From now on buffers come from, and go to, lists of their own (a capture's); returns them. */
+  /** From now on freed buffers go to lists of their own (a capture's), which are drawn from first; returns them. */
   beginPrivate(): FreeLists {
     this.free = new Map();
     return this.free;
@@ -158,8 +160,17 @@ export class BufferPool {
 
 function push(lists: FreeLists, buffer: PoolBuffer): void {
   const list = lists.get(buffer.size);
-  if (list) list.push(buffer);
-  else lists.set(buffer.size, [buffer]);
+  if (!list) {
+    lists.set(buffer.size, [buffer]);
+    return;
+  }
+  let [low, high] = [0, list.length];
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (list[middle]!.id > buffer.id) low = middle + 1;
+    else high = middle;
+  }
+  list.splice(low, 0, buffer);
 }
 
 const mib = (bytes: number): string => (bytes < 1048576 ? `${(bytes / 1024).toFixed(1)} KiB` : `${(bytes / 1048576).toFixed(1)} MiB`);

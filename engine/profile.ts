@@ -7,6 +7,7 @@ import { getDevice } from "./device.ts";
 import type { Device } from "./device.ts";
 import type { Launch } from "./launch.ts";
 import { settle } from "./platform.ts";
+import { refusePromise } from "./scope.ts";
 
 export interface ProfiledLaunch {
   readonly label: string;
@@ -141,7 +142,7 @@ export interface Tally {
   byKernel: Map<string, number>;
 }
 
-/** Counts the launches of `fn`, their FLOPs and bytes. */
+/** Counts the launches of `fn` (synchronous), their FLOPs and bytes. */
 export function tally(fn: () => unknown, device: Device = getDevice()): Tally {
   const sum: Tally = { launches: 0, flops: 0, bytes: 0, pipelines: new Set(), byKernel: new Map() };
   const listener = (l: Launch): void => {
@@ -153,7 +154,7 @@ export function tally(fn: () => unknown, device: Device = getDevice()): Tally {
   };
   device.listeners.add(listener);
   try {
-    fn();
+    refusePromise(fn(), "tally()");
   } finally {
     device.listeners.delete(listener);
   }

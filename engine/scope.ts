@@ -25,24 +25,32 @@ export function leaveScopes(tensor: Tensor): void {
  * which belong to the surrounding scope from then on. `fn` must be synchronous.
  */
 export function scope<T>(fn: () => T): T {
-  const tensors = new Set<Tensor>();
-  stack.push(tensors);
+  const at = stack.push(new Set()) - 1;
   let result: T;
   try {
     result = fn();
     refusePromise(result, "scope()");
   } catch (error) {
-    stack.pop();
-    for (const tensor of tensors) tensor.dispose();
+    for (const tensor of close(at)) tensor.dispose();
     throw error;
   }
-  stack.pop();
+  const tensors = close(at);
   const kept = tensors.size ? tensorsIn(result) : new Set<Tensor>();
   for (const tensor of tensors) {
     if (!kept.has(tensor)) tensor.dispose();
     else if (!adoptIntoScope(tensor)) tensor.watch();
   }
   return result;
+}
+
+/** Takes a scope off the stack, and with it those that were opened in it and never closed: their tensors are its own. */
+function close(at: number): Set<Tensor> {
+  const [own, ...forgotten] = stack.splice(at) as [Set<Tensor>, ...Set<Tensor>[]];
+  for (const tensors of forgotten) {
+    for (const tensor of tensors) own.add(tensor);
+    tensors.clear();
+  }
+  return own;
 }
 
 /** A scope for `using`: `using s = openScope()` frees at the end of the block whatever was made in it and not passed to `s.keep`. */

@@ -11,10 +11,11 @@ const libraries: unknown[] = []; // kept reachable: a collected library may be u
  * @throws Error when `JANUS_VULKAN_DIR` is set but holds no driver
  */
 export async function preloadSoftwareVulkan(): Promise<string | null> {
-  if (process.platform !== "linux") return null;
+  const { env, platform } = process; // bundlers replace the words `process.env`
+  if (platform !== "linux") return null;
   const fs = process.getBuiltinModule("node:fs");
   const path = process.getBuiltinModule("node:path");
-  const configured = process.env.JANUS_VULKAN_DIR;
+  const configured = env.JANUS_VULKAN_DIR;
   const dir = path.resolve(configured ?? path.join(".cache", "swiftshader"));
   const loader = path.join(dir, "libvulkan.so.1");
   const icd = path.join(dir, "vk_swiftshader_icd.json");
@@ -27,7 +28,7 @@ export async function preloadSoftwareVulkan(): Promise<string | null> {
   const { default: koffi } = (await import(
     /* @vite-ignore */ /* webpackIgnore: true */ name
   )) as typeof import("koffi");
-  process.env.VK_ICD_FILENAMES = icd;
+  env.VK_ICD_FILENAMES = icd;
   // Dawn then asks for "libvulkan.so.1" by its bare name and gets the one that is already loaded.
   libraries.push(koffi.load(loader));
   return dir;

@@ -2,7 +2,7 @@
  * Windows: how an op walks a tensor larger than one binding. A window is a run of rows that fits a binding for every operand and
  * starts where a binding may start.
  */
-import { elementBytes } from "./dtype.ts";
+import { elementBytes, storageBytes } from "./dtype.ts";
 import type { DType } from "./dtype.ts";
 import type { Device } from "./device.ts";
 import { ShapeError } from "./errors.ts";
@@ -22,13 +22,14 @@ const gcd = (a: number, b: number): number => (b === 0 ? a : gcd(b, a % b));
 
 /**
  * Splits rows 0 … `rows` − 1 into the fewest windows such that each operand's part fits one binding and starts on the storage alignment.
- * One window when everything fits, as for all but the largest tensors.
+ * One window when everything fits, as for all but the largest tensors. Leave out operands that fit one binding whole when the kernel
+ * can be told where in them the window begins: their alignment would only widen the step.
  * @param granule windows other than the last have a multiple of this many rows
  */
 export function rowWindows(device: Device, rows: number, operands: readonly WindowOperand[], granule = 1, op = "windows"): Window[] {
   const limit = device.limits.maxStorageBufferBindingSize;
   const align = device.limits.minStorageBufferOffsetAlignment;
-  if (operands.every((o) => elementBytes(o.dtype, rows * o.rowElements) + 16 <= limit)) return rows ? [{ start: 0, count: rows }] : [];
+  if (operands.every((o) => storageBytes(o.dtype, rows * o.rowElements) <= limit)) return rows ? [{ start: 0, count: rows }] : [];
   let step = granule;
   let most = Infinity;
   for (const o of operands) {

@@ -39,9 +39,11 @@ export function copyInto(dst: Tensor, src: Tensor): void {
   if (dst.size === 0) return;
   const per = 32 / DTYPES[dst.dtype].bits;
   const to = wordView(dst, per);
-  const from = wordView(src, per) ?? wordView(contiguousCopy(src), per);
+  const unfit = (): ShapeError => new ShapeError(`copyInto: rows of ${dst} do not fall on whole 32-bit words; use an even number of elements a row, or f32`);
+  if (!to) throw unfit();
   const source = wordView(src, per) ? src : contiguousCopy(src);
-  if (!to || !from) throw new ShapeError(`copyInto: rows of ${dst} do not fall on whole 32-bit words; use an even number of elements a row, or f32`);
+  const from = wordView(source, per);
+  if (!from) throw unfit();
   const joined = collapse(to.shape, [to.strides, from.strides]);
   if (joined.shape.length > 8) throw new ShapeError(`copyInto: ${dst} has ${joined.shape.length} dimensions that cannot be joined, at most 8`);
   const limit = dst.device.limits.maxStorageBufferBindingSize;

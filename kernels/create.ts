@@ -1,6 +1,6 @@
 /** New tensors filled by kernels: constants, ranges and random numbers. From host data: `tensor()` of the engine. */
 import { ArgumentError, Generator, elementBytes, empty, getDevice, grid1d, isFloat, kernel, launch, rowWindows, DTypeError } from "../engine/index.ts";
-import type { Shape, Tensor, TensorOptions } from "../engine/index.ts";
+import type { Device, Shape, Tensor, TensorOptions } from "../engine/index.ts";
 import { fillInto } from "./copy.ts";
 import "./lib.ts";
 
@@ -59,17 +59,17 @@ export function manualSeed(seed: number, device = getDevice()): void {
   defaults.set(device, { seed, calls: 0 });
 }
 
+/** What an op without a generator draws from: seed 0 or that of `manualSeed`, another site each time. The caller disposes the generator. */
+export function defaultDraw(device: Device): { generator: Generator; site: number } {
+  const own = defaults.get(device) ?? { seed: 0, calls: 0 };
+  defaults.set(device, own);
+  return { generator: new Generator(own.seed, { device }), site: own.calls++ };
+}
+
 function draw(op: string, shape: Shape, low: number, high: number, normal: boolean, options: RandomOptions): Tensor {
   const y = empty(shape, options);
   if (!isFloat(y.dtype)) throw new DTypeError(`${op}: dtype ${y.dtype}; random numbers are f32, f16 or bf16`);
-  let generator = options.generator;
-  let site = options.site ?? 0;
-  if (!generator) {
-    const own = defaults.get(y.device) ?? { seed: 0, calls: 0 };
-    defaults.set(y.device, own);
-    generator = new Generator(own.seed, { device: y.device });
-    site = own.calls++;
-  }
+  const { generator, site } = options.generator ? { generator: options.generator, site: options.site ?? 0 } : defaultDraw(y.device);
   for (const { start, count } of rowWindows(y.device, y.size, [{ rowElements: 1, dtype: y.dtype }])) {
     const granules = Math.ceil(count / 4);
     launch(random, {

@@ -2,7 +2,7 @@
  * The elementwise table: name, forward expression, backward expressions. Arithmetic is f32 for floats and of the dtype itself for integers;
  * shapes broadcast. In backward expressions `a` is the gradient, `b` and `c` the saved inputs (or `b` the saved result).
  */
-import { ArgumentError, DTypeError, checkTensors, empty, isFloat, record, scope, setGradientAccumulator, shapeText } from "../engine/index.ts";
+import { ArgumentError, DTypeError, ShapeError, checkTensors, empty, isFloat, record, scope, setGradientAccumulator, storageBytes } from "../engine/index.ts";
 import type { DType, Tensor } from "../engine/index.ts";
 import { accumulateInto } from "./accumulate.ts";
 import { copyInto, fillInto } from "./copy.ts";
@@ -14,9 +14,14 @@ interface UnaryRow {
   /** d/da: an expression over the gradient `a` and what is saved, `b`; null where the op has no gradient. */
   readonly backward: string | null;
   readonly saves?: "input" | "result";
+  /** Library whose functions the expressions call. */
+  readonly library?: string;
 }
 
-/** Unary ops over `a` with scalars `s.x`, `s.y`. `tanh` and `exp` clamp their argument: WGSL leaves large ones undefined. */
+/**
+ * Unary ops over `a` with scalars `s.x`, `s.y`. `tanh` and `exp` clamp their argument: WGSL leaves large ones undefined. The slopes of
+ * tanh and sigmoid come from the input: 1 − y² of a rounded y near 1 has no correct digits left.
+ */
 const UNARY = {
   neg: { forward: "-a", backward: "-a" },
   abs: { forward: "abs(a)", backward: "a * sign(b)", saves: "input" },
@@ -26,10 +31,10 @@ const UNARY = {
   rsqrt: { forward: "inverseSqrt(a)", backward: "-0.5 * a * b * b * b", saves: "result" },
   square: { forward: "a * a", backward: "2.0 * a * b", saves: "input" },
   reciprocal: { forward: "1.0 / a", backward: "-a * b * b", saves: "result" },
-  tanh: { forward: "tanh(clamp(a, V4_a(-15.0), V4_a(15.0)))", backward: "a * (1.0 - b * b)", saves: "result" },
-  sigmoid: { forward: "1.0 / (1.0 + exp(min(-a, V4_a(88.0))))", backward: "a * b * (1.0 - b)", saves: "result" },
-  sin: { forward: "sin(a)", backward: "a * cos(b)", saves: "input" },
-  cos: { forward: "cos(a)", backward: "-a * sin(b)", saves: "input" },
+  tanh: { forward: "tanh(clamp(a, V4_a(-15.0), V4_a(15.0)))", backward: "a * 4.0 * exp(-2.0 * abs(b)) / ((1.0 + exp(-2.0 * abs(b))) * (1.0 + exp(-2.0 * abs(b))))", saves: "input" },
+  sigmoid: { forward: "1.0 / (1.0 + exp(min(-a, V4_a(88.0))))", backward: "a * exp(-abs(b)) / ((1.0 + exp(-abs(b))) * (1.0 + exp(-abs(b))))", saves: "input" },
+  sin: { forward: "sin4(a)", backward: "a * cos4(b)", saves: "input", library: "trig" },
+  cos: { forward: "cos4(a)", backward: "-a * sin4(b)", saves: "input", library: "trig" },
   relu: { forward: "max(a, V4_a(0.0))", backward: "select(V4_a(0.0), a, b > V4_b(0.0))", saves: "input" },
   addScalar: { forward: "a + s.x", backward: "a" },
   mulScalar: { forward: "a * s.x", backward: "a * s.x" },
@@ -60,8 +65,9 @@ const COMPARE = { eq: "==", ne: "!=", lt: "<", le: "<=", gt: ">", ge: ">=" } as 
 
 const name = (op: string, part: string): string => `${op}.${part}`;
 for (const [op, row] of Object.entries(UNARY) as [string, UnaryRow][]) {
-  expression(name(op, "forward"), row.forward);
-  if (row.backward) expression(name(op, "backward"), row.backward);
+  const libraries = row.library ? [row.library] : [];
+  expression(name(op, "forward"), row.forward, ...libraries);
+  if (row.backward) expression(name(op, "backward"), row.backward, ...libraries);
 }
 for (const [op, row] of Object.entries(BINARY) as [string, BinaryRow][]) {
   expression(name(op, "forward"), row.forward);
@@ -181,13 +187,19 @@ export function addInto(x: Tensor, y: Tensor): void {
 /** dst = src in place (cast to dst's dtype), broadcasting src; not recorded on the tape. */
 export function copyFrom(dst: Tensor, src: Tensor): void {
   checkTensors("copyFrom", dst, src);
-  const wide = src.dtype === dst.dtype ? src : map("copy", [src], { dtype: dst.dtype });
-  const strides = dst.shape.map((n, d) => {
-    const at = d - dst.rank + wide.rank;
-    if (at >= 0 && wide.shape[at] !== 1 && wide.shape[at] !== n) throw new ArgumentError(`copyFrom: ${src} does not broadcast to ${shapeText(dst.shape)}`);
-    return at < 0 || wide.shape[at] === 1 ? 0 : wide.strides[at]!;
+  const lead = dst.rank - src.rank;
+  if (lead < 0 || !src.shape.every((n, d) => n === 1 || n === dst.shape[lead + d])) throw new ShapeError(`copyFrom: ${src} does not broadcast to ${dst}; make its dimensions equal, or 1`);
+  if (dst.storage === src.storage) throw new ArgumentError(`copyFrom: ${src} and ${dst} share a storage; clone the source first`);
+  // A tensor that has its storage to itself takes any source and any row length; a view is written word by word.
+  if (dst.isContiguous && dst.storage.bytes === storageBytes(dst.dtype, dst.size)) {
+    map("copy", [src], { into: dst, shape: dst.shape });
+    return;
+  }
+  scope(() => {
+    const wide = src.dtype === dst.dtype ? src : map("copy", [src], { dtype: dst.dtype });
+    const strides = dst.shape.map((_, d) => (d < lead || wide.shape[d - lead] === 1 ? 0 : wide.strides[d - lead]!));
+    copyInto(dst, wide.strided(dst.shape, strides));
   });
-  copyInto(dst, wide.strided(dst.shape, strides));
 }
 
 // Gradients: leaves accumulate in f32; between ops the sum takes the place of the first where it may.

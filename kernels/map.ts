@@ -37,10 +37,11 @@ const MOST_DIMENSIONS = 8;
 
 /**
  * Registers an expression in WGSL over `a`, `b`, `c` (vec4 of the inputs' arithmetic types) and `s` (vec4f of scalars), by the name that
- * `map` takes. The result is converted to the output's type.
+ * `map` takes. The result is converted to the output's type. `libraries` are those whose functions it calls.
  */
-export function expression(name: string, wgsl: string): string {
-  library(name, `fn apply_T(a: V4_a, b: V4_b, c: V4_c, s: vec4f) -> V4_y { return V4_y(${wgsl}); }`);
+export function expression(name: string, wgsl: string, ...libraries: readonly string[]): string {
+  const uses = libraries.map((l) => `//#use ${l}\n`).join("");
+  library(name, `${uses}fn apply_T(a: V4_a, b: V4_b, c: V4_c, s: vec4f) -> V4_y { return V4_y(${wgsl}); }`);
   return name;
 }
 

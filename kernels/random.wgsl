@@ -3,6 +3,7 @@
 // Grid: flat over ceil(granules / WORKGROUP) workgroups, folded.
 //#use grid
 //#use philox
+//#use trig
 //#use f32 as y
 const WORKGROUP = 64u; // invocations
 const NORMAL = false;
@@ -27,8 +28,8 @@ fn random(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: 
   if (NORMAL) {
     // 1 - u is in (0, 1]: the logarithm is finite.
     let radius = sqrt(-2.0 * log(1.0 - u.xz));
-    let angle = 6.283185307179586 * u.yw;
-    v = params.low + params.high * vec4f(radius.x * cos(angle.x), radius.x * sin(angle.x), radius.y * cos(angle.y), radius.y * sin(angle.y));
+    let angle = 6.283185307179586 * u.yyww;
+    v = params.low + params.high * radius.xxyy * sin_cos4(angle, vec4i(1, 0, 1, 0));
   }
   y[i] = pack_y(v);
 }

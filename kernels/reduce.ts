@@ -1,6 +1,6 @@
 /** Reductions over any dimensions: sum, mean, max, min, argmax, argmin, and the sum that undoes a broadcast. Results are f32. */
-import { ShapeError, checkTensors, contiguousStrides, elementBytes, empty, grid1d, kernel, launch, library, normalizeDim, record, rowWindows, sameShape, scope, sizeOf } from "../engine/index.ts";
-import type { Shape, Tensor } from "../engine/index.ts";
+import { ShapeError, checkTensors, contiguousStrides, elementBytes, empty, grid1d, kernel, launch, library, normalizeDim, record, rowWindows, sameShape, scope, shapeText, sizeOf, storageBytes } from "../engine/index.ts";
+import type { Shape, Tensor, WindowOperand } from "../engine/index.ts";
 import { copyInto, fillInto } from "./copy.ts";
 import { contiguousCopy, expression, map } from "./map.ts";
 
@@ -8,7 +8,7 @@ const stage = kernel(
   "reduce",
   new URL("./reduce.wgsl", import.meta.url),
   { x: "read", y: "write" },
-  { outer: "u32", n: "u32", inner: "u32", chunk: "u32", chunks: "u32", scale: "f32" },
+  { outer: "u32", n: "u32", inner: "u32", chunk: "u32", chunks: "u32", first: "u32", scale: "f32" },
 );
 
 library("reduce_sum", "fn combine_T(a: vec4f, b: vec4f) -> vec4f { return a + b; }\nfn fold_T(v: vec4f, w: u32) -> f32 { return select((v.x + v.y) + (v.z + v.w), v.x, w == 1u); }");
@@ -34,14 +34,18 @@ function reduceMiddle(kind: Kind, x: Tensor, outer: number, n: number, inner: nu
   const chunks = Math.ceil(length / CHUNK);
   const y = empty([outer, chunks, inner], { device: x.device });
   const use = { x: wide ? x.dtype : "f32x1", y: wide && !rows ? "f32" : "f32x1", r: `reduce_${kind}` };
-  // Windows of whole outer rows; a single row larger than a binding is cut along n.
-  const windows = rowWindows(x.device, outer, [{ rowElements: n * inner, dtype: x.dtype }, { rowElements: chunks * inner, dtype: "f32" }], 1, "reduce");
-  for (const { start, count } of windows) {
+  // Windows of whole outer rows. y is bound whole where it fits, as it nearly always does.
+  const limit = x.device.limits.maxStorageBufferBindingSize;
+  const whole = storageBytes("f32", y.size) <= limit;
+  const operands: WindowOperand[] = [{ rowElements: n * inner, dtype: x.dtype }];
+  if (!whole) operands.push({ rowElements: chunks * inner, dtype: "f32" });
+  for (const { start, count } of rowWindows(x.device, outer, operands, 1, "reduce")) {
+    const elements = chunks * inner;
     launch(stage, {
       use,
       constants: { ROWS: rows },
-      buffers: { x: { of: x, start: start * n * inner, elements: count * n * inner }, y: { of: y, start: start * chunks * inner, elements: count * chunks * inner } },
-      params: { outer: count, n: length, inner: columns, chunk: CHUNK, chunks, scale: chunks === 1 ? scale : 1 },
+      buffers: { x: { of: x, start: start * n * inner, elements: count * n * inner }, y: whole ? y : { of: y, start: start * elements, elements: count * elements } },
+      params: { outer: count, n: length, inner: columns, chunk: CHUNK, chunks, first: whole ? start * chunks * columns : 0, scale: chunks === 1 ? scale : 1 },
       grid: grid1d(Math.ceil((count * chunks * columns) / 64)),
       cost: { flops: count * n * inner, bytes: elementBytes(x.dtype, count * n * inner) },
     });
@@ -69,7 +73,7 @@ function reduceDims(kind: Kind, x: Tensor, dims: readonly number[], keepdim: boo
 
 /** As `reduceMiddle`, also where one outer row exceeds a binding: each such row is cut along n, its parts reduced, then joined. */
 function reduceLong(kind: Kind, x: Tensor, outer: number, n: number, inner: number, scale: number): Tensor {
-  if (elementBytes(x.dtype, n * inner) + 16 <= x.device.limits.maxStorageBufferBindingSize) return reduceMiddle(kind, x, outer, n, inner, scale);
+  if (storageBytes(x.dtype, n * inner) <= x.device.limits.maxStorageBufferBindingSize) return reduceMiddle(kind, x, outer, n, inner, scale);
   const y = empty([outer, inner], { device: x.device });
   for (let o = 0; o < outer; o++) {
     const parts = rowWindows(x.device, n, [{ rowElements: inner, dtype: x.dtype }], 1, kind).map(({ start, count }) => {
@@ -111,7 +115,7 @@ export function mean(x: Tensor, dims?: number | readonly number[], keepdim = fal
   checkTensors("mean", x);
   const list = dimsOf("mean", x, dims);
   const n = list.reduce((p, d) => p * x.shape[d]!, 1);
-  if (n === 0) throw new ShapeError(`mean: ${x} has no elements along ${JSON.stringify(dims)}`);
+  if (n === 0) throw new ShapeError(`mean: ${x} has no elements along dimensions ${shapeText(list)}; the mean of nothing is not defined`);
   return linearReduction("mean", x, list, keepdim, 1 / n);
 }
 
@@ -143,7 +147,7 @@ export function min(x: Tensor, dims?: number | readonly number[], keepdim = fals
 function extreme(kind: "max" | "min", x: Tensor, dims: number | readonly number[] | undefined, keepdim: boolean): Tensor {
   checkTensors(kind, x);
   const list = dimsOf(kind, x, dims);
-  if (list.some((d) => x.shape[d] === 0)) throw new ShapeError(`${kind}: ${x} has no elements along ${JSON.stringify(dims)}`);
+  if (list.some((d) => x.shape[d] === 0)) throw new ShapeError(`${kind}: ${x} has no elements along dimensions ${shapeText(list)}; the ${kind} of nothing is not defined`);
   const y = scope(() => reduceDims(kind, x, list, keepdim));
   return record(kind, [x], y, [x, y], (g, [input, best]) => {
     const equal = map("equal_to", [input!, spread(best!, input!.shape, list)], { dtype: "f32" });

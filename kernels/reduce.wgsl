@@ -14,6 +14,7 @@ struct Params {
   inner: u32, // granules
   chunk: u32,
   chunks: u32,
+  first: u32, // granule of y where the window begins
   scale: f32, // multiplies the result (mean)
 }
 @group(0) @binding(0) var<storage, read> x: array<Pack_x>;
@@ -36,5 +37,5 @@ fn reduce(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: 
     sum = combine(sum, unpack_x(x[(base + i) * params.inner + column]));
   }
   if (ROWS) { sum = vec4f(fold_r(sum, W_x), 0.0, 0.0, 0.0); }
-  y[index] = pack_y(sum * params.scale);
+  y[params.first + index] = pack_y(sum * params.scale);
 }

@@ -1,7 +1,9 @@
 /** Attaches the fluent methods that people know from PyTorch (`a.add(b)`, `x.reshape([2, -1])`) to `Tensor`, with their types. */
 import { Tensor, backward } from "../engine/index.ts";
+import * as activations from "./activations.ts";
 import * as elementwise from "./elementwise.ts";
 import * as reduce from "./reduce.ts";
+import { softmax } from "./softmax.ts";
 import * as views from "./views.ts";
 
 const METHODS = {
@@ -24,6 +26,9 @@ const METHODS = {
   sin: elementwise.sin,
   cos: elementwise.cos,
   relu: elementwise.relu,
+  gelu: activations.gelu,
+  silu: activations.silu,
+  softmax,
   clamp: elementwise.clamp,
   eq: elementwise.eq,
   ne: elementwise.ne,

@@ -4,7 +4,7 @@
  */
 import { ArgumentError, ShapeError, checkDType, checkTensors, contiguousStrides, empty, isFloat, normalizeDim, record, sameShape, scope, shapeText, sizeOf } from "../engine/index.ts";
 import type { DType, Device, Shape, Tensor } from "../engine/index.ts";
-import { contiguousCopy, map } from "./map.ts";
+import { collapse, contiguousCopy, map } from "./map.ts";
 import { sumTo } from "./reduce.ts";
 import { copyInto, fillInto, fitsWords } from "./copy.ts";
 
@@ -41,8 +41,30 @@ export function reshape(x: Tensor, shape: Shape): Tensor {
     throw new ShapeError(`reshape: ${x} has ${x.size} elements, shape ${shapeText(shape)} does not hold them`);
   }
   const from = x.shape;
-  const y = scope(() => (x.isContiguous ? x : contiguousCopy(x)).strided(full, contiguousStrides(full)));
+  const strides = viewStrides(x, full);
+  const y = strides ? x.strided(full, strides) : scope(() => contiguousCopy(x).strided(full, contiguousStrides(full)));
   return record("reshape", [x], y, [], (g) => [reshape(g, from)]);
+}
+
+/** Strides that give `x` the shape `shape` (of as many elements) without a copy; null where none do. */
+function viewStrides(x: Tensor, shape: Shape): number[] | null {
+  if (x.size === 0) return contiguousStrides(shape);
+  const runs = collapse(x.shape, [x.strides]);
+  const strides = new Array<number>(shape.length).fill(1);
+  let d = shape.length - 1;
+  for (let r = runs.shape.length - 1; r >= 0; r--) {
+    // The last dimensions that make up this run of evenly spaced elements.
+    let left = runs.shape[r]!;
+    let step = runs.strides[0]![r]!;
+    for (; left > 1; d--) {
+      const n = shape[d]!;
+      if (left % n !== 0) return null;
+      strides[d] = step;
+      step *= n;
+      left /= n;
+    }
+  }
+  return strides;
 }
 
 /** All dimensions from `start` to `end` (inclusive) as one. */

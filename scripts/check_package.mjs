@@ -31,14 +31,15 @@ gpu?.destroy();
 
 const compilerOptions = { target: "es2023", module: "nodenext", strict: true, noEmit: true };
 const typesConfigs = {
-  // Every declaration is checked, those of the package too.
-  browser: { ...compilerOptions, lib: ["es2023", "esnext.disposable", "dom"], types: [] },
-  // Without the DOM the WebGPU types must come with the package; they name things of the DOM, hence skipLibCheck.
-  node: {
+  // TypeScript 6 with its default libraries: the DOM brings the WebGPU types. Every declaration is checked, ours too.
+  dom: { ...compilerOptions, types: [] },
+  // Without the DOM (or before TypeScript 6) a consumer names the WebGPU types, which are installed with the package.
+  // The package may not do that for him: they clash with those of the DOM. They name things of the DOM, hence skipLibCheck.
+  "no dom": {
     ...compilerOptions,
     lib: ["es2023", "esnext.disposable"],
-    types: ["node"],
-    typeRoots: [join(root, "node_modules", "@types")],
+    types: ["node", "@webgpu/types"],
+    typeRoots: [join(root, "node_modules", "@types"), "node_modules"],
     skipLibCheck: true,
   },
 };

@@ -196,7 +196,7 @@ function aptEntries() {
 }
 
 /** `deb [signed-by=…] http://host/debian bookworm main contrib` */
-export function oneLineEntries(text) {
+function oneLineEntries(text) {
   return [...text.matchAll(/^[ \t]*deb[ \t]+(\[[^\]]*\][ \t]+)?(\S+)[ \t]+(\S+)[ \t]+([^#\n]+)/gm)].map(
     ([, options = "", uri, suite, components]) => ({
       form: "list",
@@ -208,7 +208,7 @@ export function oneLineEntries(text) {
 }
 
 /** Stanzas of `Field: value` lines; a value goes on in indented lines (`Signed-By` may hold a whole key). */
-export function deb822Entries(text) {
+function deb822Entries(text) {
   const stanzas = text.replace(/^#.*\n?/gm, "").split(/\n\s*\n/);
   return stanzas.flatMap((stanza) => {
     const fields = new Map(

@@ -117,6 +117,9 @@ function upload(values: Float64Array, input: Input, device: Device): Tensor {
   return whole.strided(shape, strides, first);
 }
 
+/** A tensor with random values as `input` asks. */
+export const makeInput = (input: Input, device: Device, seed: number): Tensor => upload(makeValues(input, randomFrom(seed)), input, device);
+
 export function relativeL2(got: ArrayLike<number>, expected: ArrayLike<number>): number {
   let difference = 0;
   let norm = 0;

@@ -1,18 +1,32 @@
-/** Cases of the elementwise table. */
+/** Cases of the elementwise table: unary and binary ops, comparisons, scalars, broadcasting. */
 import { F } from "../../index.ts";
+import type { DType, Tensor } from "../../index.ts";
 import type { Case, Input } from "../harness.ts";
 import { mapRef } from "../reference.ts";
 
-const shapes: Pick<Input, "shape" | "layout">[] = [{ shape: [] }, { shape: [0] }, { shape: [1] }, { shape: [3] }, { shape: [33] }, { shape: [5, 7] }, { shape: [257, 4] }, { shape: [2, 3, 70] }, { shape: [6, 5], layout: "reversed" }, { shape: [4, 6], layout: "inside" }];
+const shapes: readonly Pick<Input, "shape" | "layout">[] = [
+  { shape: [] },
+  { shape: [0] },
+  { shape: [1] },
+  { shape: [3] },
+  { shape: [33] },
+  { shape: [5, 7] },
+  { shape: [257, 8] },
+  { shape: [2, 3, 70] },
+  { shape: [6, 5], layout: "reversed" },
+  { shape: [4, 6], layout: "inside" },
+];
+
+const floats: readonly DType[] = ["f32", "f16", "bf16"];
 
 interface Unary {
   readonly op: string;
-  readonly run: (x: import("../../index.ts").Tensor) => import("../../index.ts").Tensor;
+  readonly run: (x: Tensor) => Tensor;
   readonly reference: (x: number) => number;
   readonly range?: Partial<Input>;
 }
 
-const unary: Unary[] = [
+const unary: readonly Unary[] = [
   { op: "neg", run: F.neg, reference: (x) => -x },
   { op: "abs", run: F.abs, reference: Math.abs, range: { avoidZero: 0.05 } },
   { op: "exp", run: F.exp, reference: Math.exp, range: { low: -3, high: 3 } },
@@ -26,16 +40,121 @@ const unary: Unary[] = [
   { op: "sin", run: F.sin, reference: Math.sin, range: { low: -3, high: 3 } },
   { op: "cos", run: F.cos, reference: Math.cos, range: { low: -3, high: 3 } },
   { op: "relu", run: F.relu, reference: (x) => Math.max(x, 0), range: { avoidZero: 0.05 } },
-  { op: "clamp", run: (x) => F.clamp(x, -2, 2), reference: (x) => Math.min(2, Math.max(-2, x)) },
+  { op: "clamp", run: (x) => F.clamp(x, -0.5, 0.5), reference: (x) => Math.min(0.5, Math.max(-0.5, x)), range: { values: undefined } },
   { op: "pow", run: (x) => F.pow(x, 1.7), reference: (x) => x ** 1.7, range: { low: 0.2, high: 3 } },
 ];
+
+/** Values of −1 to 1 that stay 0.02 away from the bounds of clamp. */
+const awayFromHalf = (n: number) => (random: () => number) =>
+  Array.from({ length: n }, () => {
+    const v = random() * 2 - 1;
+    return Math.abs(Math.abs(v) - 0.5) < 0.02 ? v * 1.2 : v;
+  });
+
+const size = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
+
+interface Binary {
+  readonly op: string;
+  readonly run: (a: Tensor, b: Tensor | number) => Tensor;
+  readonly reference: (a: number, b: number) => number;
+  readonly range?: Partial<Input>;
+  readonly integers?: boolean;
+}
+
+const binary: readonly Binary[] = [
+  { op: "add", run: F.add, reference: (a, b) => a + b, integers: true },
+  { op: "sub", run: F.sub, reference: (a, b) => a - b, integers: true },
+  { op: "mul", run: F.mul, reference: (a, b) => a * b, integers: true },
+  { op: "div", run: F.div, reference: (a, b) => a / b, range: { avoidZero: 0.2 } },
+  { op: "maximum", run: F.maximum, reference: Math.max, integers: true },
+  { op: "minimum", run: F.minimum, reference: Math.min, integers: true },
+  { op: "pow", run: F.pow, reference: (a, b) => a ** b, range: { low: 0.3, high: 2 } },
+];
+
+const compare: readonly Binary[] = [
+  { op: "eq", run: F.eq, reference: (a, b) => Number(a === b) },
+  { op: "ne", run: F.ne, reference: (a, b) => Number(a !== b) },
+  { op: "lt", run: F.lt, reference: (a, b) => Number(a < b) },
+  { op: "le", run: F.le, reference: (a, b) => Number(a <= b) },
+  { op: "gt", run: F.gt, reference: (a, b) => Number(a > b) },
+  { op: "ge", run: F.ge, reference: (a, b) => Number(a >= b) },
+];
+
+/** Pairs of shapes: equal, odd, broadcast either way, strided. */
+const pairs: readonly (readonly [Pick<Input, "shape" | "layout">, Pick<Input, "shape" | "layout">])[] = [
+  [{ shape: [] }, { shape: [] }],
+  [{ shape: [0, 3] }, { shape: [3] }],
+  [{ shape: [1] }, { shape: [1] }],
+  [{ shape: [33] }, { shape: [33] }],
+  [{ shape: [5, 7] }, { shape: [7] }],
+  [{ shape: [5, 1] }, { shape: [1, 6] }],
+  [{ shape: [2, 1, 4] }, { shape: [3, 1] }],
+  [{ shape: [257, 3] }, { shape: [] }],
+  [{ shape: [6, 5], layout: "reversed" }, { shape: [6, 5] }],
+  [{ shape: [3, 4], layout: "inside" }, { shape: [3, 4], layout: "reversed" }],
+  [{ shape: [70, 32] }, { shape: [70, 32] }],
+];
+
+/** Far enough apart that max, min and their gradients have no kink: the second input lies on a lattice between the first's values. */
+const lattice = (n: number, shift: number) => (random: () => number) => Array.from({ length: n }, () => Math.floor(random() * 16 - 8) / 8 + shift);
 
 export const elementwiseCases: Case[] = [
   ...unary.flatMap(({ op, run, reference, range }) =>
     shapes.flatMap((s) =>
-      (["f32", "f16", "bf16"] as const).map(
-        (dtype): Case => ({ op, inputs: [{ ...s, ...range, dtype }], run: ([x]) => run(x!), reference: ([x]) => mapRef(reference, x!), windows: s.shape.length === 2 }),
-      ),
+      floats.map((dtype): Case => ({
+        op,
+        inputs: [{ ...s, ...(op === "clamp" ? { values: awayFromHalf(size(s.shape)) } : range), dtype }],
+        run: ([x]) => run(x!),
+        reference: ([x]) => mapRef(reference, x!),
+        windows: s.shape[0] === 257,
+      })),
     ),
   ),
+  ...binary.flatMap(({ op, run, reference, range, integers }) =>
+    pairs.flatMap(([a, b]) => [
+      ...floats.map((dtype): Case => {
+        const kinky = op === "maximum" || op === "minimum";
+        return {
+          op,
+          inputs: [
+            { ...a, ...range, dtype, ...(kinky ? { values: lattice(size(a.shape), 0) } : {}) },
+            { ...b, ...range, dtype: a.shape.length === 1 ? "f32" : dtype, ...(kinky ? { values: lattice(size(b.shape), 1 / 32) } : {}) },
+          ],
+          run: ([x, y]) => run(x!, y!),
+          reference: ([x, y]) => mapRef(reference, x!, y!),
+          terms: 257 * 3,
+          windows: a.shape[0] === 70,
+        };
+      }),
+      ...(integers
+        ? (["i32", "u32"] as const).map((dtype): Case => ({
+            op,
+            inputs: [{ ...a, dtype, low: 5, high: 90 }, { ...b, dtype, low: 0, high: 5 }],
+            run: ([x, y]) => run(x!, y!),
+            reference: ([x, y]) => mapRef(reference, x!, y!),
+            exact: true,
+            gradient: false,
+          }))
+        : []),
+    ]),
+  ),
+  ...compare.flatMap(({ op, run, reference }) =>
+    pairs.flatMap(([a, b]) =>
+      (["f32", "i32", "bf16"] as const).map((dtype): Case => ({
+        op,
+        inputs: [{ ...a, dtype, values: lattice(size(a.shape), dtype === "i32" ? 0 : 0.25) }, { ...b, dtype, values: lattice(size(b.shape), dtype === "i32" ? 0 : 0.25) }].map((i) => (dtype === "i32" ? { ...i, values: (r: () => number) => Array.from({ length: size(i.shape) }, () => Math.floor(r() * 4)) } : i)),
+        run: ([x, y]) => run(x!, y!),
+        reference: ([x, y]) => mapRef(reference, x!, y!),
+        exact: true,
+        gradient: false,
+      })),
+    ),
+  ),
+  ...binary.map(({ op, run, reference, range }): Case => ({
+    op,
+    note: "scalar",
+    inputs: [{ shape: [33], ...range, ...(op === "maximum" || op === "minimum" ? { values: lattice(33, 1 / 32) } : {}) }],
+    run: ([x]) => run(x!, 0.5),
+    reference: ([x]) => mapRef((v) => reference(v, 0.5), x!),
+  })),
 ];

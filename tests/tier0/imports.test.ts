@@ -11,7 +11,8 @@ const LAYERS = ["engine", "kernels", "model", "train", "cli"]; // each may impor
 const FREE = ["bench", "tests", "examples", "scripts"]; // may import anything, and no layer may import them
 const BROWSER = ["engine", "kernels", "model"];
 const NODE_ONLY_FILES = ["engine/platform.ts", "engine/software_vulkan.ts"];
-const NODE_MODULES = new Set([...builtinModules, "webgpu", "koffi"]);
+const NODE_ONLY_FOLDER = "model/node/"; // files, the hub, pictures; nothing that browsers load may import it
+const NODE_MODULES = new Set([...builtinModules, "webgpu", "koffi", "sharp"]);
 const MAX_LINES = 600;
 
 type Sources = ReadonlyMap<string, string>; // path from the project's root → text
@@ -90,9 +91,13 @@ function circles(imports: Import[]): string[] {
 
 /** What of Node is named by files that must load in a browser. */
 function nodeInBrowser(sources: Sources, imports: Import[]): string[] {
-  const isBrowser = (path: string): boolean => BROWSER.includes(folderOf(path)) && !NODE_ONLY_FILES.includes(path);
+  const isBrowser = (path: string): boolean =>
+    BROWSER.includes(folderOf(path)) && !NODE_ONLY_FILES.includes(path) && !path.startsWith(NODE_ONLY_FOLDER);
   const modules = imports
-    .filter(({ from, to }) => isBrowser(from) && NODE_MODULES.has(to))
+    .filter(
+      ({ from, to }) =>
+        (isBrowser(from) || from === "index.ts") && (NODE_MODULES.has(to) || to.startsWith(NODE_ONLY_FOLDER)),
+    )
     .map(({ from, to, line }) => `${from}:${line} imports ${to}`);
   const globals = [...sources].flatMap(([path, text]) => {
     if (!isBrowser(path) || !path.endsWith(".ts") || !text.includes("process")) return [];
@@ -159,6 +164,14 @@ describe("import rules", () => {
     ],
     ["a Node module", { "model/a.ts": `import { join } from "node:path";` }, "model/a.ts:1 imports path"],
     ["a sub-module of Node", { "model/a.ts": `import fs from "fs/promises";` }, "model/a.ts:1 imports fs/promises"],
+    ["the Node folder", { "model/a.ts": `await import("./node/b.ts");` }, "model/a.ts:1 imports model/node/b.ts"],
+    ["a decoder of Node", { "model/image/a.ts": `import sharp from "sharp";` }, "model/image/a.ts:1 imports sharp"],
+    [
+      "the Node folder in the entry",
+      { "index.ts": `export * from "./model/node/a.ts";` },
+      "index.ts:1 imports model/node/a.ts",
+    ],
+    ["a folder of that name elsewhere", { "engine/node/a.ts": `import "node:fs";` }, "engine/node/a.ts:1 imports fs"],
     ["Dawn", { "kernels/a.ts": `type D = typeof import("webgpu");` }, "kernels/a.ts:1 imports webgpu"],
     ["process", { "engine/a.ts": `export const x = 1;\nif (process.env.X) x;` }, "engine/a.ts:2 names process"],
     ["process by globalThis", { "engine/a.ts": `globalThis.process.exit();` }, "engine/a.ts:1 names process"],
@@ -174,6 +187,7 @@ describe("import rules", () => {
       "engine/b.ts": `import { a } from "./a.ts"; export const c = a.process({ process() {} });`,
       "engine/platform.ts": `process.getBuiltinModule("node:fs"); type D = typeof import("webgpu");`,
       "kernels/a.ts": `import { a } from "../engine/a.ts";`,
+      "model/node/a.ts": `import fs from "node:fs"; import sharp from "sharp"; import { a } from "../../kernels/a.ts"; process.exit();`,
       "train/a.ts": `import fs from "node:fs"; import { a } from "../kernels/a.ts"; process.exit();`,
       "tests/a.ts": `import { a } from "../train/a.ts";`,
       "index.ts": `export * from "./engine/a.ts";`,

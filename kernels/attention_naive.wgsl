@@ -1,0 +1,74 @@
+// o[i] = Σ_j p_ij v[j], p_ij = 2^(s_ij − lse_i), s_ij = scale · q[i]·k[j] over the keys j that query i sees; lse_i = log2 Σ_j 2^s_ij
+// (scale holds log2 e). The reference variant: one invocation a query row, online softmax (Dao et al. 2022). A row without keys gives 0.
+// Rows are read and written through strides in granules. Grid: flat over ceil(batch rows · heads · queries / WORKGROUP), folded.
+//#use grid
+//#use f32 as q
+//#use f32 as k
+//#use f32 as o
+//#use attention_keys
+const WORKGROUP = 64u; // invocations
+const D4 = 8u; // granules of a head
+struct Params {
+  rows: u32, // in the window
+  queries: u32,
+  keys: u32,
+  heads: u32, // query heads in the window
+  group: u32, // query heads to a key head
+  batch: u32, // rows of the whole batch
+  first: u32, // first row of the window in it
+  flags: u32, // masks: CAUSAL, STARTS, DOCUMENTS
+  slices: u32, // for the tiled variants
+  granules: u32, // of a head; D4
+  scale: f32,
+  q: vec4u, // offset, strides of batch, head, token; granules
+  k: vec4u,
+  v: vec4u,
+  o: vec4u,
+  lse: vec4u, // likewise; elements
+}
+@group(0) @binding(0) var<storage, read> q: array<Pack_q>;
+@group(0) @binding(1) var<storage, read> k: array<Pack_k>;
+@group(0) @binding(2) var<storage, read> v: array<Pack_k>;
+@group(0) @binding(3) var<storage, read> mask: array<u32>;
+@group(0) @binding(4) var<storage, read_write> o: array<Pack_o>;
+@group(0) @binding(5) var<storage, read_write> lse: array<f32>;
+@group(0) @binding(6) var<uniform> params: Params;
+
+@compute @workgroup_size(WORKGROUP)
+fn attention_naive(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let index = flat_group(group, groups) * WORKGROUP + lane;
+  if (index >= params.rows) { return; }
+  let i = index % params.queries;
+  let h = (index / params.queries) % params.heads;
+  let b = index / (params.queries * params.heads);
+  let at = vec4u(1u, b, h, i);
+  let at_key = vec3u(1u, b, h / params.group);
+  let q_row = dot(params.q, at);
+  let k_head = dot(params.k.xyz, at_key);
+  let v_head = dot(params.v.xyz, at_key);
+  let own = document(b, i);
+  var sum: array<vec4f, D4>;
+  var top = -3e38;
+  var total = 0.0;
+  let end = end_key(i);
+  for (var j = first_key(b); j < end; j++) {
+    if (masked_by(DOCUMENTS) && document(b, j) != own) { continue; }
+    var product = vec4f();
+    for (var c = 0u; c < D4; c++) {
+      product += unpack_q(q[q_row + c]) * unpack_k(k[k_head + j * params.k.w + c]);
+    }
+    let s = hsum_k(product) * params.scale;
+    let higher = max(top, s);
+    let shrink = exp2(max(top - higher, -126.0));
+    let p = exp2(max(s - higher, -126.0));
+    top = higher;
+    total = total * shrink + p;
+    for (var c = 0u; c < D4; c++) {
+      sum[c] = sum[c] * shrink + p * unpack_k(v[v_head + j * params.v.w + c]);
+    }
+  }
+  let share = select(0.0, 1.0 / total, total > 0.0);
+  let o_row = dot(params.o, at);
+  for (var c = 0u; c < D4; c++) { o[o_row + c] = pack_o(sum[c] * share); }
+  lse[dot(params.lse, at)] = select(0.0, top + log2(total), total > 0.0);
+}

@@ -1,0 +1,129 @@
+// y[n, o, r, q] = bias[o] + sum over c, i, j of X[n, c, r · stride + i - top, q · stride + j - left] · weight[o, c, i, j], where X is x with
+// up - 1 zeros between its pixels and zeros around it. x, y NCHW; w is the weight packed by conv2d_pack: [tile of 32 o, c, tap, 32 o] in f32.
+// Any kernel size, no subgroups, no workgroup memory. An invocation owns 4 output channels of 8 consecutive pixels of an image; a workgroup of 8
+// the 32 channels of a tile, so that x is read at addresses they share. Taps outside, channels inside: pixels are located once per tap, and a
+// tap that reads nothing but zeros is skipped. Grid: flat over (blocks of 8 pixels fastest, images, tiles of o), folded.
+//#use grid
+//#use f32 as x
+//#use f32 as y
+const DILATED = false; // up may be more than 1
+struct Params {
+  images: u32, // in this launch
+  channels: u32, // of x in this launch
+  height: u32, // of x
+  width: u32,
+  out_height: u32,
+  out_width: u32,
+  kernel_height: u32,
+  kernel_width: u32,
+  stride: u32,
+  up: i32, // zeros inserted between the pixels of x, plus 1: the stride whose gradient this is
+  top: i32, // padding, may be negative
+  left: i32,
+  o_first: u32, // output channels that are stored, from
+  o_end: u32, // to before
+  x_first: u32, // element of the launch's first image and channel in the binding
+  x_image: u32, // elements from one image to the next
+  y_first: u32, // element of the first image and of channel o_first
+  y_image: u32,
+  w_first: u32, // vec4 of the launch's first tile (o_first / 32) and channel
+  w_tile: u32, // vec4s from one tile to the next
+  biased: u32, // 1: bias is there
+  accumulate: u32, // 1: add to y
+}
+@group(0) @binding(0) var<storage, read> x: array<Word_x>;
+@group(0) @binding(1) var<storage, read> w: array<vec4f>;
+@group(0) @binding(2) var<storage, read> bias: array<f32>;
+@group(0) @binding(3) var<storage, read_write> y: array<Pack_y>;
+@group(0) @binding(4) var<uniform> params: Params;
+
+// Element of X at row v and column u within a channel, or -1 where it is zero.
+fn place(v: i32, u: i32) -> i32 {
+  var at = vec2i(v, u);
+  var inside = v >= 0 && u >= 0;
+  if (DILATED) {
+    at = at / params.up;
+    inside = inside && all(at * params.up == vec2i(v, u));
+  }
+  inside = inside && at.x < i32(params.height) && at.y < i32(params.width);
+  return select(-1, at.x * i32(params.width) + at.y, inside);
+}
+
+fn pixel(base: u32, at: i32) -> f32 {
+  let i = base + u32(max(at, 0));
+  return select(0.0, pick_x(x[i / PER_x], i), at >= 0);
+}
+
+// Stores one output channel of the four pixels from `at` on; `count` of them exist. Rows of y are whole granules, or granules are elements.
+fn store(image: u32, o: u32, at: u32, count: u32, value: vec4f) {
+  if (o < params.o_first || o >= params.o_end) { return; }
+  let first = params.y_first + image * params.y_image + (o - params.o_first) * params.out_height * params.out_width + at;
+  var v = value;
+  if (params.biased == 1u) { v += bias[o]; }
+  for (var i = 0u; i < min(count, 4u); i += W_y) {
+    var granule = v;
+    if (W_y == 1u) { granule = vec4f(v[i], 0.0, 0.0, 0.0); }
+    if (params.accumulate == 1u) { granule += unpack_y(y[(first + i) / W_y]); }
+    y[(first + i) / W_y] = pack_y(granule);
+  }
+}
+
+// X under pixel `at` (flat index in y) at tap (i, j).
+fn locate(at: u32, i: u32, j: u32) -> i32 {
+  let r = at / params.out_width;
+  let q = at % params.out_width;
+  let found = place(i32(r * params.stride + i) - params.top, i32(q * params.stride + j) - params.left);
+  return select(-1, found, r < params.out_height);
+}
+
+@compute @workgroup_size(8)
+fn conv2d_registers(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let pixels = params.out_height * params.out_width;
+  let blocks = (pixels + 7u) / 8u;
+  let tile = flat_group(group, groups);
+  let first = tile % blocks * 8u;
+  let image = tile / blocks % params.images;
+  let o_tile = tile / (blocks * params.images);
+  let o_group = (params.o_first / 32u + o_tile) * 32u;
+  if (o_group >= params.o_end) { return; }
+  let o = o_group + lane * 4u;
+  let step = params.height * params.width;
+  let taps = params.kernel_height * params.kernel_width;
+  var a0 = vec4f(); var a1 = vec4f(); var a2 = vec4f(); var a3 = vec4f(); var a4 = vec4f(); var a5 = vec4f(); var a6 = vec4f(); var a7 = vec4f();
+  for (var tap = 0u; tap < taps; tap++) {
+    let i = tap / params.kernel_width;
+    let j = tap % params.kernel_width;
+    let at0 = locate(first + 0u, i, j);
+    let at1 = locate(first + 1u, i, j);
+    let at2 = locate(first + 2u, i, j);
+    let at3 = locate(first + 3u, i, j);
+    let at4 = locate(first + 4u, i, j);
+    let at5 = locate(first + 5u, i, j);
+    let at6 = locate(first + 6u, i, j);
+    let at7 = locate(first + 7u, i, j);
+    if (max(max(max(at0, at1), max(at2, at3)), max(max(at4, at5), max(at6, at7))) < 0) { continue; }
+    var base = params.x_first + image * params.x_image;
+    var wi = params.w_first + o_tile * params.w_tile + tap * 8u + lane;
+    for (var c = 0u; c < params.channels; c++) {
+      let wc = w[wi];
+      a0 = fma(wc, vec4f(pixel(base, at0)), a0);
+      a1 = fma(wc, vec4f(pixel(base, at1)), a1);
+      a2 = fma(wc, vec4f(pixel(base, at2)), a2);
+      a3 = fma(wc, vec4f(pixel(base, at3)), a3);
+      a4 = fma(wc, vec4f(pixel(base, at4)), a4);
+      a5 = fma(wc, vec4f(pixel(base, at5)), a5);
+      a6 = fma(wc, vec4f(pixel(base, at6)), a6);
+      a7 = fma(wc, vec4f(pixel(base, at7)), a7);
+      base += step;
+      wi += taps * 8u;
+    }
+  }
+  let sums = array(a0, a1, a2, a3, a4, a5, a6, a7);
+  for (var k = 0u; k < 8u; k++) {
+    let e = k % 4u; // output channel
+    let half = k / 4u * 4u;
+    if (first + half < pixels) {
+      store(image, o + e, first + half, pixels - first - half, vec4f(sums[half][e], sums[half + 1u][e], sums[half + 2u][e], sums[half + 3u][e]));
+    }
+  }
+}

@@ -1,0 +1,4 @@
+// The lanes of a tile, where one invocation holds it all (LANES = 1).
+fn get_T(v: vec4f, lane: u32) -> vec4f { return v; }
+fn top_T(v: vec4f) -> vec4f { return v; }
+fn total_T(v: vec4f) -> vec4f { return v; }

@@ -1,0 +1,16 @@
+// The lanes of a tile, where they are the LANES invocations of a subgroup that is the workgroup: the value of a lane; the largest and
+// the sum over the lanes, for each component.
+// The workgroup is the subgroup, so that tiles are uniform; the compiler cannot see that.
+enable subgroups;
+diagnostic(off, subgroup_uniformity);
+fn get_T(v: vec4f, lane: u32) -> vec4f { return subgroupShuffle(v, lane); }
+fn top_T(v: vec4f) -> vec4f {
+  var most = v;
+  for (var m = LANES / 2u; m > 0u; m /= 2u) { most = max(most, subgroupShuffleXor(most, m)); }
+  return most;
+}
+fn total_T(v: vec4f) -> vec4f {
+  var sum = v;
+  for (var m = LANES / 2u; m > 0u; m /= 2u) { sum += subgroupShuffleXor(sum, m); }
+  return sum;
+}

@@ -1,0 +1,110 @@
+// What the register kernels of attention share: tiles of 8 rows and 4 · LANES columns. A lane holds the scores of the columns lane,
+// lane + LANES, … for all rows, and the sums of its granules for all rows. Needs the library attention_keys, and lanes in slot s.
+// Repeated lines are written out: a loop over the sums would put them in memory on software Vulkan.
+const ROWS = 8u;
+const COLUMNS = 4u * LANES;
+// Tiles in the order first, last, second, …: runs of workgroups weigh the same in a causal head.
+fn alternate(i: u32, tiles: u32) -> u32 { return select(i / 2u, tiles - 1u - i / 2u, i % 2u == 1u); }
+// Smallest and largest document id of `count` positions from t0.
+fn id_range(b: u32, t0: u32, count: u32, tokens: u32) -> vec2u {
+  if (!masked_by(DOCUMENTS)) { return vec2u(); }
+  var range = vec2u(document(b, t0));
+  for (var t = t0 + 1u; t < min(t0 + count, tokens); t++) {
+    let id = document(b, t);
+    range = vec2u(min(range.x, id), max(range.y, id));
+  }
+  return range;
+}
+// First tile of columns from t0 on, before `end`, that has an id between those of `ids`; tiles that cannot match are passed over.
+fn next_tile(b: u32, t0: u32, end: u32, ids: vec2u) -> u32 {
+  if (!masked_by(DOCUMENTS)) { return t0; }
+  var t = t0;
+  while (t < end) {
+    let range = id_range(b, t, COLUMNS, end);
+    if (range.x <= ids.y && range.y >= ids.x) { break; }
+    t += COLUMNS;
+  }
+  return t;
+}
+// Document ids of four positions.
+fn documents(b: u32, at: vec4u) -> vec4u { return vec4u(document(b, at.x), document(b, at.y), document(b, at.z), document(b, at.w)); }
+// Document id of row r: bits, in held[r / LANES] of lane r % LANES.
+fn row_id(held: ptr<function, array<vec4f, 8>>, r: u32) -> u32 { return bitcast<u32>(get_s((*held)[r / LANES], r % LANES).x); }
+// s[r] += rows[r] · columns over a granule. Row r is in held[r / LANES] of lane r % LANES; y holds the columns' granules, transposed.
+fn add_scores(s: ptr<function, array<vec4f, 8>>, held: ptr<function, array<vec4f, 8>>, y: mat4x4f) {
+  (*s)[0] = add_score((*s)[0], get_s((*held)[0u / LANES], 0u % LANES), y);
+  (*s)[1] = add_score((*s)[1], get_s((*held)[1u / LANES], 1u % LANES), y);
+  (*s)[2] = add_score((*s)[2], get_s((*held)[2u / LANES], 2u % LANES), y);
+  (*s)[3] = add_score((*s)[3], get_s((*held)[3u / LANES], 3u % LANES), y);
+  (*s)[4] = add_score((*s)[4], get_s((*held)[4u / LANES], 4u % LANES), y);
+  (*s)[5] = add_score((*s)[5], get_s((*held)[5u / LANES], 5u % LANES), y);
+  (*s)[6] = add_score((*s)[6], get_s((*held)[6u / LANES], 6u % LANES), y);
+  (*s)[7] = add_score((*s)[7], get_s((*held)[7u / LANES], 7u % LANES), y);
+}
+fn add_score(s: vec4f, x: vec4f, y: mat4x4f) -> vec4f {
+  return fma(vec4f(x.w), y[3], fma(vec4f(x.z), y[2], fma(vec4f(x.y), y[1], fma(vec4f(x.x), y[0], s))));
+}
+// sums[r] += w[r].x · x.
+fn add_rows(sums: ptr<function, array<vec4f, 8>>, w: ptr<function, array<vec4f, 8>>, x: vec4f) {
+  (*sums)[0] = fma(vec4f((*w)[0].x), x, (*sums)[0]);
+  (*sums)[1] = fma(vec4f((*w)[1].x), x, (*sums)[1]);
+  (*sums)[2] = fma(vec4f((*w)[2].x), x, (*sums)[2]);
+  (*sums)[3] = fma(vec4f((*w)[3].x), x, (*sums)[3]);
+  (*sums)[4] = fma(vec4f((*w)[4].x), x, (*sums)[4]);
+  (*sums)[5] = fma(vec4f((*w)[5].x), x, (*sums)[5]);
+  (*sums)[6] = fma(vec4f((*w)[6].x), x, (*sums)[6]);
+  (*sums)[7] = fma(vec4f((*w)[7].x), x, (*sums)[7]);
+}
+// The weights of columns t, t + LANES, … of all rows, from lane t.
+fn weights(w: ptr<function, array<vec4f, 8>>, s: ptr<function, array<vec4f, 8>>, t: u32) {
+  (*w)[0] = get_s((*s)[0], t);
+  (*w)[1] = get_s((*s)[1], t);
+  (*w)[2] = get_s((*s)[2], t);
+  (*w)[3] = get_s((*s)[3], t);
+  (*w)[4] = get_s((*s)[4], t);
+  (*w)[5] = get_s((*s)[5], t);
+  (*w)[6] = get_s((*s)[6], t);
+  (*w)[7] = get_s((*s)[7], t);
+}
+// Brings the weights of the next column to the front.
+fn turn(w: ptr<function, array<vec4f, 8>>) {
+  (*w)[0] = (*w)[0].yzwx;
+  (*w)[1] = (*w)[1].yzwx;
+  (*w)[2] = (*w)[2].yzwx;
+  (*w)[3] = (*w)[3].yzwx;
+  (*w)[4] = (*w)[4].yzwx;
+  (*w)[5] = (*w)[5].yzwx;
+  (*w)[6] = (*w)[6].yzwx;
+  (*w)[7] = (*w)[7].yzwx;
+}
+// Variables in a loop are cleared by hand: software Vulkan was seen to clear arrays in the first round only.
+fn clear(s: ptr<function, array<vec4f, 8>>) {
+  (*s)[0] = vec4f();
+  (*s)[1] = vec4f();
+  (*s)[2] = vec4f();
+  (*s)[3] = vec4f();
+  (*s)[4] = vec4f();
+  (*s)[5] = vec4f();
+  (*s)[6] = vec4f();
+  (*s)[7] = vec4f();
+}
+fn multiply(sums: ptr<function, array<vec4f, 8>>, x: vec4f, y: vec4f) {
+  (*sums)[0] *= x.x;
+  (*sums)[1] *= x.y;
+  (*sums)[2] *= x.z;
+  (*sums)[3] *= x.w;
+  (*sums)[4] *= y.x;
+  (*sums)[5] *= y.y;
+  (*sums)[6] *= y.z;
+  (*sums)[7] *= y.w;
+}
+// Brings row 1 to the place of row 0 and so on: a walk over the rows without an index.
+fn next_row(sums: ptr<function, array<vec4f, 8>>) {
+  (*sums)[0] = (*sums)[1];
+  (*sums)[1] = (*sums)[2];
+  (*sums)[2] = (*sums)[3];
+  (*sums)[3] = (*sums)[4];
+  (*sums)[4] = (*sums)[5];
+  (*sums)[5] = (*sums)[6];
+  (*sums)[6] = (*sums)[7];
+}

@@ -1,0 +1,3 @@
+// Values of neighbouring invocations, handed round within the subgroup.
+enable subgroups;
+fn share_T(v: vec4f, lane: u32) -> vec4f { return subgroupShuffle(v, lane); }

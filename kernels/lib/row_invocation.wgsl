@@ -1,0 +1,3 @@
+// A row to each invocation (LANES = 1): nothing is shared.
+fn row_sum_T(v: vec2f, lane: u32) -> vec2f { return v; }
+fn row_max_T(v: f32, lane: u32) -> f32 { return v; }

@@ -1,0 +1,12 @@
+// A row shared by the LANES = WORKGROUP invocations of one subgroup, whose size the variant states: butterflies, no workgroup memory.
+enable subgroups;
+fn row_sum_T(v: vec2f, lane: u32) -> vec2f {
+  var sum = v;
+  for (var m = LANES / 2u; m > 0u; m /= 2u) { sum += subgroupShuffleXor(sum, m); }
+  return sum;
+}
+fn row_max_T(v: f32, lane: u32) -> f32 {
+  var most = v;
+  for (var m = LANES / 2u; m > 0u; m /= 2u) { most = max(most, subgroupShuffleXor(most, m)); }
+  return most;
+}

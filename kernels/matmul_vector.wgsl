@@ -1,0 +1,69 @@
+// y[z] = epilogue(A[z] [M, K] · B[z]ᵗ), B lying [N, K], for a few rows: bound by reading B once. LANES invocations share four columns: each takes
+// every LANES-th granule of K, and they add up at the end (library sum_subgroup, or sum_workgroup with LANES = WORKGROUP).
+// K is a multiple of 4, A lies [M, K]. Grid: (ceil(M / ROWS), ceil(N / 4 / (WORKGROUP / LANES)), batches).
+//#use matmul_io
+//#use f32 as a
+//#use f32 as b
+//#use sum_workgroup as s
+const WORKGROUP = 64u; // invocations
+const LANES = 64u;
+const ROWS = 1u; // 1, 2, 4 or 8, at most LANES
+@group(0) @binding(0) var<storage, read> a: array<Pack_a>;
+@group(0) @binding(1) var<storage, read> b: array<Pack_b>;
+
+// x · w for four columns, the rows of w: adds up over the terms of a granule.
+fn add_terms(sum: vec4f, x: vec4f, w: mat4x4f) -> vec4f {
+  return fma(vec4f(x.w), w[3], fma(vec4f(x.z), w[2], fma(vec4f(x.y), w[1], fma(vec4f(x.x), w[0], sum))));
+}
+
+//#use size_any as z
+@compute @workgroup_size(WORKGROUP)
+fn matmul_vector(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) index: u32) {
+  let batch = batch_of(group.z);
+  let lane = index % LANES;
+  let row = group.x * ROWS;
+  let column = (group.y * (WORKGROUP / LANES) + index / LANES) * 4u;
+  let last = vec4u(params.size.y - 1u);
+  let granules = params.size.z / 4u;
+  var at_b = (params.b.x + along(batch, params.batches.z, params.batches.w)) / 4u + lane + min(vec4u(column) + vec4u(0u, 1u, 2u, 3u), last) * (params.b.z / 4u);
+  let first_a = (params.a.x + along(batch, params.batches.x, params.batches.y)) / 4u + lane;
+  let a0 = first_a + min(row + 0u, params.size.x - 1u) * (params.a.y / 4u);
+  let a1 = first_a + min(row + 1u, params.size.x - 1u) * (params.a.y / 4u);
+  let a2 = first_a + min(row + 2u, params.size.x - 1u) * (params.a.y / 4u);
+  let a3 = first_a + min(row + 3u, params.size.x - 1u) * (params.a.y / 4u);
+  let a4 = first_a + min(row + 4u, params.size.x - 1u) * (params.a.y / 4u);
+  let a5 = first_a + min(row + 5u, params.size.x - 1u) * (params.a.y / 4u);
+  let a6 = first_a + min(row + 6u, params.size.x - 1u) * (params.a.y / 4u);
+  let a7 = first_a + min(row + 7u, params.size.x - 1u) * (params.a.y / 4u);
+  var c0 = vec4f();
+  var c1 = vec4f();
+  var c2 = vec4f();
+  var c3 = vec4f();
+  var c4 = vec4f();
+  var c5 = vec4f();
+  var c6 = vec4f();
+  var c7 = vec4f();
+  for (var k = 0u; k < granules; k += LANES) {
+    // The last round may be short; the others need no test.
+    if (k + LANES <= granules || k + lane < granules) {
+      let w = transpose(mat4x4f(unpack_b(b[at_b.x]), unpack_b(b[at_b.y]), unpack_b(b[at_b.z]), unpack_b(b[at_b.w])));
+      c0 = add_terms(c0, unpack_a(a[a0 + k]), w);
+      if (ROWS > 1u) {
+        c1 = add_terms(c1, unpack_a(a[a1 + k]), w);
+      }
+      if (ROWS > 2u) {
+        c2 = add_terms(c2, unpack_a(a[a2 + k]), w);
+        c3 = add_terms(c3, unpack_a(a[a3 + k]), w);
+      }
+      if (ROWS > 4u) {
+        c4 = add_terms(c4, unpack_a(a[a4 + k]), w);
+        c5 = add_terms(c5, unpack_a(a[a5 + k]), w);
+        c6 = add_terms(c6, unpack_a(a[a6 + k]), w);
+        c7 = add_terms(c7, unpack_a(a[a7 + k]), w);
+      }
+    }
+    at_b += vec4u(LANES);
+  }
+  let sum = sum_s(array<vec4f, 8>(c0, c1, c2, c3, c4, c5, c6, c7), lane);
+  if (lane < min(ROWS, params.size.x - row) && column < params.size.y) { finish(batch, row + lane, column, sum); }
+}

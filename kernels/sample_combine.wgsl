@@ -1,0 +1,28 @@
+// tokens[r] = index of the highest score among best[r, :], the lowest index among equals. One invocation a row.
+// Grid: flat over ceil(rows / WORKGROUP), folded.
+//#use grid
+const WORKGROUP = 64u; // invocations
+struct Params {
+  rows: u32,
+  chunks: u32,
+}
+@group(0) @binding(0) var<storage, read> best: array<vec2u>; // bits of the score, index; no index: 0xffffffff
+@group(0) @binding(1) var<storage, read_write> tokens: array<u32>;
+@group(0) @binding(2) var<uniform> params: Params;
+
+@compute @workgroup_size(WORKGROUP)
+fn sample_combine(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let row = flat_group(group, groups) * WORKGROUP + lane;
+  if (row >= params.rows) { return; }
+  var score = -3.4028234e38;
+  var index = 0xffffffffu;
+  for (var k = row * params.chunks; k < (row + 1u) * params.chunks; k++) {
+    let b = best[k];
+    let s = bitcast<f32>(b.x);
+    if (b.y != 0xffffffffu && (index == 0xffffffffu || s > score || (s == score && b.y < index))) {
+      score = s;
+      index = b.y;
+    }
+  }
+  tokens[row] = index;
+}

@@ -1,0 +1,100 @@
+/**
+ * Where the bytes of a checkpoint come from and go to: small interfaces that files, blobs and memory all fit, so that the readers
+ * run unchanged in Node and in browsers. The files of Node are in `model/node/files.ts`.
+ */
+import { CheckpointError, quote } from "./errors.ts";
+
+/** Random access to the bytes of one file. */
+export interface RandomAccess {
+  /** For messages. */
+  readonly name: string;
+  readonly size: number;
+  /** Exactly `length` bytes from `offset`; in the front of `into` where that is given. Throws `CheckpointError` if they are not there. */
+  read(offset: number, length: number, into?: Uint8Array): Promise<Uint8Array>;
+  close?(): Promise<void>;
+}
+
+/** A folder of files. */
+export interface FileSource {
+  /** For messages. */
+  readonly name: string;
+  list(): Promise<string[]>;
+  open(name: string): Promise<RandomAccess>;
+}
+
+export interface ByteSink {
+  write(bytes: Uint8Array): Promise<void>;
+}
+
+/** A folder to write files to. */
+export interface FolderSink {
+  write(name: string, content: Uint8Array | ((sink: ByteSink) => Promise<void>)): Promise<void>;
+}
+
+/** Throws unless the range lies within the file. */
+export function checkRange(file: RandomAccess, offset: number, length: number): void {
+  if (
+    !Number.isSafeInteger(offset) ||
+    !Number.isSafeInteger(length) ||
+    offset < 0 ||
+    length < 0 ||
+    offset + length > file.size
+  ) {
+    throw new CheckpointError(
+      `${file.name}: ${length} bytes at ${offset} asked of a file of ${file.size} bytes; it ends early, load it again`,
+    );
+  }
+}
+
+/** A file in memory. What `read` returns are views, not copies, unless `into` is given. */
+export function bytesFile(name: string, bytes: Uint8Array): RandomAccess {
+  const file: RandomAccess = {
+    name,
+    size: bytes.length,
+    read: async (offset, length, into) => {
+      checkRange(file, offset, length);
+      const view = bytes.subarray(offset, offset + length);
+      if (!into) return view;
+      into.set(view);
+      return into.subarray(0, length);
+    },
+  };
+  return file;
+}
+
+/** A `Blob` or a `File` of a browser. */
+export function blobFile(name: string, blob: Blob): RandomAccess {
+  const file: RandomAccess = {
+    name,
+    size: blob.size,
+    read: async (offset, length, into) => {
+      checkRange(file, offset, length);
+      const bytes = new Uint8Array(await blob.slice(offset, offset + length).arrayBuffer());
+      if (!into) return bytes;
+      into.set(bytes);
+      return into.subarray(0, length);
+    },
+  };
+  return file;
+}
+
+/** Files by name: in memory, or those that a person chose in a browser. */
+export function fileSet(name: string, files: ReadonlyMap<string, Uint8Array | Blob>): FileSource {
+  return {
+    name,
+    list: async () => [...files.keys()],
+    open: async (file) => {
+      const content = files.get(file);
+      if (!content) throw new CheckpointError(`${name}: there is no file ${quote(file)}`);
+      return content instanceof Uint8Array
+        ? bytesFile(`${name}/${file}`, content)
+        : blobFile(`${name}/${file}`, content);
+    },
+  };
+}
+
+/** The whole of a small file. Throws when it is longer than `limit`. */
+export async function readWhole(file: RandomAccess, limit: number): Promise<Uint8Array> {
+  if (file.size > limit) throw new CheckpointError(`${file.name} has ${file.size} bytes; at most ${limit} are read`);
+  return file.read(0, file.size);
+}

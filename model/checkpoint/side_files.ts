@@ -1,0 +1,289 @@
+/**
+ * The small files beside the weights, rewritten for the other layout: config.json, and what the processors read. Sizes come from the
+ * config, token ids from tokenizer.json. Everything else (tokenizer, template, licence) is handed on as it is.
+ */
+import type { JanusConfig } from "../config.ts";
+import { imageTokens } from "../config.ts";
+import type { FloatDType } from "./cast.ts";
+import type { Checkpoint } from "./checkpoint.ts";
+import { ConfigError } from "./errors.ts";
+import { JsonReader, isJsonObject, parseJsonObject } from "./json.ts";
+import type { JsonObject, JsonValue } from "./json.ts";
+import type { Layout } from "./names.ts";
+
+type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json };
+
+const REWRITTEN = ["config.json", "processor_config.json", "preprocessor_config.json", "generation_config.json"];
+const TORCH_DTYPES = { f32: "float32", f16: "float16", bf16: "bfloat16" } as const;
+const SPECIAL = {
+  image: "<image_placeholder>",
+  beginImage: "<begin_of_image>",
+  bos: "<｜begin▁of▁sentence｜>",
+  eos: "<｜end▁of▁sentence｜>",
+  pad: "<｜▁pad▁｜>",
+};
+/** Of a tokenizer.json; published ones have 100,000 keys and as many merges. */
+const TOKENIZER_LIMITS = { keys: 2 ** 20, elements: 2 ** 22 };
+type Ids = Partial<Record<keyof typeof SPECIAL, number>>;
+
+/** Whether a file of a model's folder is one that a conversion should be given: neither weights nor their index nor hidden. */
+export const isSideFile = (name: string): boolean =>
+  !name.startsWith(".") && !/\.(safetensors|bin|pt|pth|gguf|onnx|h5|msgpack)$|\.index\.json$/.test(name);
+
+/** The side files of a checkpoint in the wanted layout. Throws `JsonError` or `ConfigError` when one cannot be read. */
+export function convertSideFiles(
+  checkpoint: Checkpoint,
+  layout: Layout,
+  files: ReadonlyMap<string, Uint8Array>,
+  dtype?: FloatDType,
+): Map<string, Uint8Array> {
+  const read = (name: string): JsonObject | null =>
+    files.has(name) ? parseJsonObject(files.get(name)!, `${checkpoint.name}/${name}`) : null;
+  const torchDtype = TORCH_DTYPES[dtype ?? mainDType(checkpoint)];
+  const out = new Map<string, Uint8Array>();
+  const add = (name: string, value: Json): void =>
+    void out.set(name, new TextEncoder().encode(`${JSON.stringify(value, null, 2)}\n`));
+  const isSame = checkpoint.layout === layout;
+  for (const [name, content] of files)
+    if (isSideFile(name) && (isSame || !REWRITTEN.includes(name))) out.set(name, content);
+  if (isSame) {
+    const key = checkpoint.json.has("dtype") ? "dtype" : "torch_dtype";
+    add("config.json", plain(dtype ? new Map([...checkpoint.json, [key, torchDtype]]) : checkpoint.json));
+    return out;
+  }
+  const images = imageSettings(read("preprocessor_config.json"), read("processor_config.json"));
+  const side = checkpoint.config.vision.imageSize;
+  const tokens = imageTokens(checkpoint.config);
+  if (layout === "deepseek") {
+    add("config.json", deepseekConfig(checkpoint.config, torchDtype));
+    add("preprocessor_config.json", {
+      image_processor_type: "VLMImageProcessor",
+      processor_class: "VLChatProcessor",
+      image_size: side,
+      do_normalize: true,
+      ...images,
+    });
+    add("processor_config.json", {
+      add_special_token: false,
+      ignore_id: -100,
+      image_tag: SPECIAL.image,
+      mask_prompt: true,
+      num_image_tokens: tokens,
+      processor_class: "VLChatProcessor",
+      sft_format: "deepseek",
+    });
+    return out;
+  }
+  const ids = specialIds(files.get("tokenizer.json"), checkpoint.name);
+  add("config.json", hfConfig(checkpoint.config, ids, torchDtype));
+  add("generation_config.json", {
+    ...(ids
+      ? {
+          bos_token_id: ids.bos!,
+          eos_token_id: ids.eos!,
+          pad_token_id: ids.pad!,
+          generation_kwargs: { boi_token_id: ids.beginImage! },
+        }
+      : {}),
+    guidance_scale: 5,
+    max_length: checkpoint.config.language.maxPositions,
+  });
+  add("preprocessor_config.json", {
+    image_processor_type: "JanusImageProcessor",
+    processor_class: "JanusProcessor",
+    size: { height: side, width: side },
+    resample: 3,
+    do_convert_rgb: true,
+    do_resize: true,
+    do_pad: true,
+    do_rescale: true,
+    do_normalize: true,
+    ...images,
+  });
+  add("processor_config.json", {
+    num_image_tokens: tokens,
+    processor_class: "JanusProcessor",
+    use_default_system_prompt: false,
+  });
+  return out;
+}
+
+/** DeepSeek's config.json. Sizes that its code keeps by itself are left to it; others get keys of their own beside the model's name. */
+export function deepseekConfig(config: JanusConfig, torchDtype: string): Json {
+  const { vision, vq, language } = config;
+  const h = language.hidden;
+  const isLarge =
+    vision.hidden === 1024 &&
+    vision.layers === 24 &&
+    vision.heads === 16 &&
+    vision.patchSize === 16 &&
+    vision.intermediate === 4096;
+  const own = {
+    width: vision.hidden,
+    layers: vision.layers,
+    heads: vision.heads,
+    patch_size: vision.patchSize,
+    mlp_hidden: vision.intermediate,
+  };
+  return {
+    architectures: ["MultiModalityCausalLM"],
+    model_type: "multi_modality",
+    torch_dtype: torchDtype,
+    aligner_config: {
+      cls: "MlpProjector",
+      model_type: "aligner",
+      params: { depth: config.aligner.depth, input_dim: vision.hidden, n_embed: h, projector_type: "mlp_gelu" },
+    },
+    gen_aligner_config: {
+      cls: "MlpProjector",
+      model_type: "gen_aligner",
+      params: { depth: config.generation.depth, input_dim: vq.codeDim, n_embed: h, projector_type: "mlp_gelu" },
+    },
+    gen_head_config: {
+      cls: "vision_head",
+      model_type: "gen_head",
+      params: { image_token_embed: h, image_token_size: vq.codes, n_embed: h },
+    },
+    gen_vision_config: {
+      cls: "VQ-16",
+      model_type: "gen_vision",
+      params: { image_token_size: vq.codes, n_embed: vq.codeDim },
+    },
+    vision_config: {
+      cls: "CLIPVisionTower",
+      model_type: "vision",
+      params: {
+        image_size: vision.imageSize,
+        model_name: isLarge ? "siglip_large_patch16_384" : "siglip_custom",
+        select_feature: "same",
+        select_layer: -1,
+        ...(isLarge ? {} : own),
+      },
+    },
+    language_config: { model_type: "llama", ...llamaConfig(config), torch_dtype: torchDtype },
+  };
+}
+
+function llamaConfig({ language }: JanusConfig): Record<string, Json> {
+  return {
+    hidden_size: language.hidden,
+    intermediate_size: language.intermediate,
+    num_hidden_layers: language.layers,
+    num_attention_heads: language.heads,
+    num_key_value_heads: language.kvHeads,
+    ...(language.headDim * language.heads === language.hidden ? {} : { head_dim: language.headDim }),
+    vocab_size: language.vocabulary,
+    max_position_embeddings: language.maxPositions,
+    rms_norm_eps: language.eps,
+    rope_theta: language.ropeTheta,
+  };
+}
+
+/** The config.json of the transformers port. */
+export function hfConfig(config: JanusConfig, ids: Ids | null, torchDtype: string): Json {
+  const { vision, vq, language } = config;
+  return {
+    architectures: ["JanusForConditionalGeneration"],
+    model_type: "janus",
+    torch_dtype: torchDtype,
+    ...(ids ? { image_token_id: ids.image! } : {}),
+    tie_word_embeddings: false,
+    text_config: {
+      model_type: "llama",
+      ...llamaConfig(config),
+      head_dim: language.headDim,
+      hidden_act: "silu",
+      attention_bias: false,
+      mlp_bias: false,
+      tie_word_embeddings: false,
+      ...(ids ? { bos_token_id: ids.bos!, eos_token_id: ids.eos!, pad_token_id: ids.pad! } : {}),
+    },
+    vision_config: {
+      model_type: "janus_vision_model",
+      hidden_size: vision.hidden,
+      num_hidden_layers: vision.layers,
+      num_attention_heads: vision.heads,
+      mlp_ratio: vision.intermediate / vision.hidden,
+      image_size: vision.imageSize,
+      patch_size: vision.patchSize,
+      num_channels: 3,
+      num_image_tokens: imageTokens(config),
+      hidden_act: "gelu",
+      layer_norm_eps: vision.eps,
+      attention_bias: true,
+      use_qk_norm: false,
+      depth: config.aligner.depth,
+      projection_dim: language.hidden,
+    },
+    vq_config: {
+      model_type: "janus_vqgan",
+      base_channels: vq.baseChannels,
+      channel_multiplier: vq.multipliers,
+      num_res_blocks: vq.resBlocks,
+      latent_channels: vq.latentChannels,
+      embed_dim: vq.codeDim,
+      num_embeddings: vq.codes,
+      num_patches: vision.imageSize / vision.patchSize,
+      in_channels: 3,
+      out_channels: 3,
+      double_latent: false,
+      num_hidden_layers: config.generation.depth,
+      hidden_act: "gelu",
+      projection_dim: language.hidden,
+      image_token_embed_dim: language.hidden,
+    },
+  };
+}
+
+/** Ids of the special tokens; null without a tokenizer (transformers then takes its defaults, those of the 1B model). */
+function specialIds(tokenizer: Uint8Array | undefined, where: string): Ids | null {
+  if (!tokenizer) return null;
+  const ids = new Map<JsonValue | undefined, JsonValue | undefined>();
+  const json = new JsonReader(tokenizer, `${where}/tokenizer.json`, TOKENIZER_LIMITS);
+  json.object((key) => {
+    if (key !== "added_tokens") return json.skip();
+    json.array(() => {
+      const token = json.value();
+      if (isJsonObject(token)) ids.set(token.get("content"), token.get("id"));
+    });
+  });
+  json.end();
+  const found: Ids = {};
+  for (const [key, text] of Object.entries(SPECIAL)) {
+    const id = ids.get(text);
+    if (typeof id !== "number")
+      throw new ConfigError(`${where}/tokenizer.json: the token ${text} is not in it; is it a Janus tokenizer?`);
+    found[key as keyof Ids] = id;
+  }
+  return found;
+}
+
+/** What the processors of both layouts share, from whichever file has it; the published values otherwise. */
+function imageSettings(preprocessor: JsonObject | null, processor: JsonObject | null): Record<string, Json> {
+  const nested = processor?.get("image_processor");
+  const from = isJsonObject(nested) ? nested : preprocessor;
+  const defaults = {
+    min_size: 14,
+    rescale_factor: 1 / 255,
+    image_mean: [0.5, 0.5, 0.5],
+    image_std: [0.5, 0.5, 0.5],
+    background_color: [127, 127, 127],
+  };
+  return Object.fromEntries(
+    Object.entries(defaults).map(([key, value]): [string, Json] => [key, plain(from?.get(key) ?? value)]),
+  );
+}
+
+/** The dtype of most of the weights. */
+function mainDType(checkpoint: Checkpoint): FloatDType {
+  const counts = { bf16: 0, f16: 0, f32: 0 };
+  for (const { dtype } of checkpoint.parameters.values()) counts[dtype as FloatDType]++;
+  return (Object.keys(counts) as FloatDType[]).reduce((a, b) => (counts[b] > counts[a] ? b : a));
+}
+
+function plain(value: JsonValue): Json {
+  if (Array.isArray(value)) return value.map(plain);
+  if (!isJsonObject(value)) return value;
+  // fromEntries defines keys, so even "__proto__" is one like any other.
+  return Object.fromEntries([...value].map(([key, item]): [string, Json] => [key, plain(item)]));
+}

@@ -1,0 +1,144 @@
+/** The language model: a Llama (Touvron et al. 2023) with rotary positions and SwiGLU, over embeddings that may come from text or images. */
+import { scope } from "../engine/index.ts";
+import type { DType, Device, Tensor } from "../engine/index.ts";
+import { attention, attentionDecode, cacheWrite, full, rope, swiglu } from "../kernels/index.ts";
+import { Embedding, Linear, RMSNorm } from "./layers.ts";
+import type { LayerOptions } from "./layers.ts";
+import { Module } from "./module.ts";
+
+export interface LlamaConfig {
+  readonly vocabulary: number;
+  readonly hidden: number;
+  readonly intermediate: number;
+  readonly layers: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly eps: number;
+  readonly ropeTheta: number;
+}
+
+/** Keys and values of the positions seen so far, for every layer; how many they are is on the GPU, so that a captured step replays. */
+export class KvCache {
+  /** [B, kvHeads, capacity, headDim], one a layer. */
+  readonly keys: readonly Tensor[];
+  readonly values: readonly Tensor[];
+  /** u32 [1]: positions that are filled. */
+  readonly length: Tensor;
+  readonly capacity: number;
+
+  constructor(config: LlamaConfig, batch: number, capacity: number, options: { dtype?: DType; device?: Device } = {}) {
+    const make = (): Tensor => full([batch, config.kvHeads, capacity, config.headDim], 0, options).keep();
+    this.keys = Array.from({ length: config.layers }, make);
+    this.values = Array.from({ length: config.layers }, make);
+    this.length = full([1], 0, { ...options, dtype: "u32" }).keep();
+    this.capacity = capacity;
+  }
+
+  dispose(): void {
+    for (const t of [...this.keys, ...this.values, this.length]) t.dispose();
+  }
+}
+
+/** What places a batch of rows among each other and in time. */
+export interface Sequence {
+  /** i32 or u32 [T] or [B, T]: position of each token in its row. */
+  readonly positions: Tensor;
+  /** i32 or u32 [B]: first real token of each left-padded row. */
+  readonly starts?: Tensor;
+  /** i32 or u32 [B, T]: document of each token in a packed row. */
+  readonly documents?: Tensor;
+  /** Write keys and values here. With `decode`, also read the earlier ones from it. */
+  readonly cache?: KvCache;
+  /** The tokens continue those in the cache (a few at a time); else they begin the rows. */
+  readonly decode?: boolean;
+}
+
+class LlamaAttention extends Module<readonly [Tensor, Sequence]> {
+  readonly q_proj: Linear;
+  readonly k_proj: Linear;
+  readonly v_proj: Linear;
+  readonly o_proj: Linear;
+  private readonly config: LlamaConfig;
+  private readonly layer: number;
+
+  constructor(config: LlamaConfig, layer: number, options: LayerOptions) {
+    super();
+    const bare = { ...options, bias: false };
+    this.q_proj = new Linear(config.hidden, config.heads * config.headDim, bare);
+    this.k_proj = new Linear(config.hidden, config.kvHeads * config.headDim, bare);
+    this.v_proj = new Linear(config.hidden, config.kvHeads * config.headDim, bare);
+    this.o_proj = new Linear(config.heads * config.headDim, config.hidden, bare);
+    this.config = config;
+    this.layer = layer;
+  }
+
+  forward(x: Tensor, { positions, starts, documents, cache, decode }: Sequence): Tensor {
+    const { headDim, ropeTheta: theta } = this.config;
+    const split = (t: Tensor): Tensor => t.reshape([x.dim(0), x.dim(1), -1, headDim]).permute([0, 2, 1, 3]); // [B, H, T, D]
+    const q = rope(split(this.q_proj.call(x)), positions, { theta });
+    const k = rope(split(this.k_proj.call(x)), positions, { theta });
+    const v = split(this.v_proj.call(x));
+    const [keys, values] = [cache?.keys[this.layer], cache?.values[this.layer]];
+    if (cache) cacheWrite(keys!, values!, k, v, cache.length);
+    const mixed = cache && decode ? attentionDecode(q, keys!, values!, cache.length, starts ? { starts } : {}) : attention(q, k, v, { causal: true, ...(starts && { starts }), ...(documents && { documents }) });
+    return this.o_proj.call(mixed.permute([0, 2, 1, 3]).reshape([x.dim(0), x.dim(1), -1]));
+  }
+}
+
+class LlamaMlp extends Module {
+  readonly gate_proj: Linear;
+  readonly up_proj: Linear;
+  readonly down_proj: Linear;
+
+  constructor({ hidden, intermediate }: LlamaConfig, options: LayerOptions) {
+    super();
+    const bare = { ...options, bias: false };
+    this.gate_proj = new Linear(hidden, intermediate, bare);
+    this.up_proj = new Linear(hidden, intermediate, bare);
+    this.down_proj = new Linear(intermediate, hidden, bare);
+  }
+
+  forward(x: Tensor): Tensor {
+    return this.down_proj.call(swiglu(this.gate_proj.call(x), this.up_proj.call(x)));
+  }
+}
+
+class LlamaLayer extends Module<readonly [Tensor, Sequence]> {
+  readonly input_layernorm: RMSNorm;
+  readonly self_attn: LlamaAttention;
+  readonly post_attention_layernorm: RMSNorm;
+  readonly mlp: LlamaMlp;
+
+  constructor(config: LlamaConfig, layer: number, options: LayerOptions) {
+    super();
+    const norm = { ...options, eps: config.eps };
+    this.input_layernorm = new RMSNorm(config.hidden, norm);
+    this.self_attn = new LlamaAttention(config, layer, options);
+    this.post_attention_layernorm = new RMSNorm(config.hidden, norm);
+    this.mlp = new LlamaMlp(config, options);
+  }
+
+  forward(x: Tensor, sequence: Sequence): Tensor {
+    const h = x.add(this.self_attn.call(this.input_layernorm.call(x), sequence));
+    return h.add(this.mlp.call(this.post_attention_layernorm.call(h)));
+  }
+}
+
+/** embeddings [B, T, hidden] → hidden states [B, T, hidden] after the last norm. Heads are applied by the model around it. */
+export class LlamaModel extends Module<readonly [Tensor, Sequence]> {
+  readonly embed_tokens: Embedding;
+  readonly layers: readonly LlamaLayer[];
+  readonly norm: RMSNorm;
+
+  constructor(config: LlamaConfig, options: LayerOptions = {}) {
+    super();
+    this.embed_tokens = new Embedding(config.vocabulary, config.hidden, options);
+    this.layers = Array.from({ length: config.layers }, (_, i) => new LlamaLayer(config, i, options));
+    this.norm = new RMSNorm(config.hidden, { ...options, eps: config.eps });
+  }
+
+  forward(embeddings: Tensor, sequence: Sequence): Tensor {
+    return scope(() => this.norm.call(this.layers.reduce((h, layer) => layer.call(h, sequence), embeddings)));
+  }
+}

@@ -1,0 +1,3 @@
+/** `nn`: modules, parameters and layers. */
+export * from "./layers.ts";
+export * from "./module.ts";

@@ -1,0 +1,202 @@
+/** Files of Node for the checkpoint readers: random access, folders, and writing that leaves nothing half-done behind. */
+import { constants } from "node:fs";
+import { mkdir, open, readdir, rename, rm, rmdir, stat, statfs } from "node:fs/promises";
+import type { FileHandle } from "node:fs/promises";
+import { basename, dirname, join, resolve } from "node:path";
+import { checkRange } from "../checkpoint/bytes.ts";
+import type { ByteSink, FileSource, FolderSink, RandomAccess } from "../checkpoint/bytes.ts";
+import { CheckpointError, quote } from "../checkpoint/errors.ts";
+
+/** A file or folder that cannot be read or written: absent, not allowed, no room. */
+export class FileError extends CheckpointError {
+  /** Of the system: ENOENT, EACCES, ENOSPC, … */
+  readonly code: string;
+  constructor(message: string, code: string, cause?: unknown) {
+    super(message);
+    this.code = code;
+    this.cause = cause;
+  }
+}
+
+const REASONS: Readonly<Record<string, string>> = {
+  ENOENT: "does not exist",
+  EACCES: "may not be read or written by this user",
+  EPERM: "may not be changed by this user",
+  ENOTDIR: "is not a folder",
+  EISDIR: "is a folder, not a file",
+  ENOSPC: "cannot be written: the disk is full",
+  EDQUOT: "cannot be written: the disk quota is used up",
+  EROFS: "cannot be written: the file system is read-only",
+  EMFILE: "cannot be opened: too many files are open",
+};
+
+/** An error of the file system as one of ours; others pass unchanged. */
+export function fileError(error: unknown, path: string): unknown {
+  if (!(error instanceof Error) || !("errno" in error) || !("code" in error) || typeof error.code !== "string")
+    return error;
+  return new FileError(`${path} ${REASONS[error.code] ?? `cannot be used (${error.message})`}`, error.code, error);
+}
+
+async function named<T>(path: string, work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (error) {
+    throw fileError(error, path);
+  }
+}
+
+/** Opens a file for reading anywhere in it. */
+export async function openFile(path: string, name = path): Promise<RandomAccess> {
+  const handle = await named(path, open(path, constants.O_RDONLY));
+  try {
+    const stats = await handle.stat();
+    if (!stats.isFile()) throw new FileError(`${path} is not a file`, "EISDIR");
+    const file: RandomAccess = {
+      name,
+      size: stats.size,
+      read: async (offset, length, into) => {
+        checkRange(file, offset, length);
+        const out = into ? into.subarray(0, length) : new Uint8Array(length);
+        for (let done = 0; done < length;) {
+          const { bytesRead } = await named(path, handle.read(out, done, length - done, offset + done));
+          if (bytesRead === 0) throw new FileError(`${path} has become shorter while it was read`, "EIO");
+          done += bytesRead;
+        }
+        return out;
+      },
+      close: () => handle.close(),
+    };
+    return file;
+  } catch (error) {
+    await handle.close();
+    throw error;
+  }
+}
+
+/** The files directly in a folder, links to files included. */
+export function folderSource(path: string): FileSource {
+  return {
+    name: path,
+    list: async () => {
+      const entries = await named(path, readdir(path, { withFileTypes: true }));
+      return entries
+        .filter((entry) => entry.isFile() || entry.isSymbolicLink())
+        .map((entry) => entry.name)
+        .sort();
+    },
+    open: (name) => {
+      if (name !== basename(name) || name === "..")
+        throw new FileError(`${quote(name)} is not the name of a file in ${path}`, "EINVAL");
+      return openFile(join(path, name));
+    },
+  };
+}
+
+async function writeAll(handle: FileHandle, path: string, bytes: Uint8Array): Promise<void> {
+  for (let done = 0; done < bytes.length;) {
+    const { bytesWritten } = await named(path, handle.write(bytes, done, bytes.length - done));
+    done += bytesWritten;
+  }
+}
+
+/** Makes a rename last. Some systems cannot sync a folder; they keep the order by themselves. */
+async function syncFolder(path: string): Promise<void> {
+  try {
+    const handle = await open(path, constants.O_RDONLY);
+    try {
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+  } catch {
+    // Windows
+  }
+}
+
+let count = 0;
+const temporaryName = (path: string): string =>
+  join(dirname(resolve(path)), `.${basename(path)}.${process.pid}-${++count}.tmp`);
+
+async function writeSynced(path: string, write: (sink: ByteSink) => Promise<void>): Promise<void> {
+  const handle = await named(path, open(path, "wx"));
+  try {
+    await write({ write: (bytes) => writeAll(handle, path, bytes) });
+    await named(path, handle.sync());
+  } finally {
+    await handle.close();
+  }
+}
+
+/** Writes a file at once: whoever looks finds the old content or the whole new one. Nothing stays behind when `write` fails. */
+export async function writeFileAtomic(
+  path: string,
+  write: Uint8Array | ((sink: ByteSink) => Promise<void>),
+): Promise<void> {
+  const temporary = temporaryName(path);
+  try {
+    await writeSynced(temporary, write instanceof Uint8Array ? (sink) => sink.write(write) : write);
+    await named(path, rename(temporary, path));
+  } catch (error) {
+    await rm(temporary, { force: true });
+    throw error;
+  }
+  await syncFolder(dirname(resolve(path)));
+}
+
+/**
+ * Fills a folder that must not exist yet, or be empty: written beside it, synced, then renamed. Nothing stays behind when `fill` fails.
+ * `bytes` is what it will take; throws `FileError` at once when the disk has less.
+ */
+export async function writeFolderAtomic(
+  path: string,
+  bytes: number,
+  fill: (sink: FolderSink) => Promise<void>,
+): Promise<void> {
+  const parent = dirname(resolve(path));
+  await requireNewFolder(path);
+  await named(parent, mkdir(parent, { recursive: true }));
+  await requireRoom(parent, bytes, path);
+  const temporary = temporaryName(path);
+  await named(temporary, mkdir(temporary));
+  try {
+    await fill({
+      write: (name, write) =>
+        writeSynced(join(temporary, name), write instanceof Uint8Array ? (sink) => sink.write(write) : write),
+    });
+    await syncFolder(temporary);
+    await rmdir(path).catch(() => undefined); // an empty one; a full one stays, and the rename says so
+    await named(path, rename(temporary, path));
+  } catch (error) {
+    await rm(temporary, { recursive: true, force: true });
+    throw error;
+  }
+  await syncFolder(parent);
+}
+
+async function requireNewFolder(path: string): Promise<void> {
+  const entries = await readdir(path).catch((error: unknown) => {
+    if (error instanceof Error && "code" in error && error.code === "ENOENT") return [];
+    throw fileError(error, path);
+  });
+  if (entries.length) throw new FileError(`${path} exists and is not empty; name a new folder`, "EEXIST");
+}
+
+/** Throws `FileError` (ENOSPC) when the disk of `folder` has less than `bytes` free. */
+export async function requireRoom(folder: string, bytes: number, path = folder): Promise<void> {
+  const { bavail, bsize } = await named(folder, statfs(folder));
+  if (bavail * bsize < bytes) {
+    throw new FileError(
+      `${path} needs ${gigabytes(bytes)}, its disk has ${gigabytes(bavail * bsize)} free; make room or name another folder`,
+      "ENOSPC",
+    );
+  }
+}
+
+const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(2)} GB`;
+
+export async function fileSize(path: string): Promise<number | null> {
+  return stat(path).then(
+    (stats) => (stats.isFile() ? stats.size : null),
+    () => null,
+  );
+}

@@ -1,0 +1,164 @@
+/**
+ * Picture files, by `sharp`: decoding to 8-bit RGB with limits that hold before anything is decoded, and PNG files with text chunks.
+ * Sizes are not changed here: resize.ts does that as Pillow does, which sharp does not.
+ */
+import { open } from "node:fs/promises";
+import { inflateSync } from "node:zlib";
+import type { Metadata, Sharp, SharpOptions } from "sharp";
+import { JanusError } from "../../engine/errors.ts";
+import { ImageError, ImageFormatError, ImageLimitError, checkImage } from "../image/image.ts";
+import type { RgbImage } from "../image/image.ts";
+import { insertTextChunks, readTextChunks } from "../image/png_text.ts";
+
+export interface ReadImageOptions {
+  /**
+   * Take the stored pixels as they are, like the original's `Image.open(file).convert("RGB")`: no EXIF rotation, alpha dropped.
+   * By default the picture is taken as a person sees it: turned upright, and what is transparent shows white.
+   */
+  readonly plain?: boolean;
+  /** The largest file, bytes. */
+  readonly maxBytes?: number;
+  /** The most pixels a picture may have. */
+  readonly maxPixels?: number;
+  /** The name of the picture in messages, where it comes as bytes. */
+  readonly name?: string;
+}
+
+const MAX_BYTES = 128 * 2 ** 20;
+const MAX_PIXELS = 100e6;
+const MAX_SIDE = 100_000; // pixels; a longer strip would need gigabytes inside the resize
+const MAX_TEXT_BYTES = 16 * 2 ** 20; // of one compressed PNG text
+
+const ascii = (bytes: Uint8Array, from: number, to: number): string => String.fromCharCode(...bytes.subarray(from, to));
+
+/** The format that a file's first bytes announce. sharp would also read SVG and PDF, which are programs rather than pictures. */
+function formatOf(bytes: Uint8Array): string | undefined {
+  const head = ascii(bytes, 0, 4);
+  if (head.startsWith("\xff\xd8\xff")) return "jpeg";
+  if (head === "\x89PNG") return "png";
+  if (head === "GIF8") return "gif";
+  if (head === "RIFF" && ascii(bytes, 8, 12) === "WEBP") return "webp";
+  if (head === "II*\0" || head === "MM\0*" || head === "II+\0" || head === "MM\0+") return "tiff";
+  if (ascii(bytes, 4, 8) === "ftyp" && /^avi[fs]|^mif1|^msf1/.test(ascii(bytes, 8, 12))) return "avif";
+  return undefined;
+}
+
+async function loadSharp(): Promise<(input: Uint8Array, options: SharpOptions) => Sharp> {
+  try {
+    return (await import("sharp")).default;
+  } catch (error) {
+    throw new ImageError(
+      `the package "sharp" that reads and writes pictures does not load here: ${String(error)}; run npm install sharp`,
+    );
+  }
+}
+
+async function fileBytes(path: string, maxBytes: number): Promise<Uint8Array> {
+  try {
+    await using file = await open(path, "r");
+    const stat = await file.stat();
+    if (!stat.isFile()) throw new ImageError(`${path} is not a file`);
+    if (stat.size > maxBytes) throw tooManyBytes(path, stat.size, maxBytes);
+    const bytes = new Uint8Array(stat.size);
+    let filled = 0;
+    while (filled < bytes.length) {
+      const { bytesRead } = await file.read(bytes, filled);
+      if (bytesRead === 0) break;
+      filled += bytesRead;
+    }
+    return bytes.subarray(0, filled);
+  } catch (error) {
+    if (error instanceof JanusError) throw error;
+    throw new ImageError(`cannot read the picture ${path}: ${error instanceof Error ? error.message : String(error)}`);
+  }
+}
+
+const tooManyBytes = (name: string, bytes: number, maxBytes: number): ImageLimitError =>
+  new ImageLimitError(`${name} has ${bytes} bytes; at most ${maxBytes} are read (maxBytes). Save it smaller`);
+
+/** Pillow's conversion, which no colour profile enters: each ink takes its share of what black leaves. */
+function fromCmyk(ink: Uint8Array, channels: number, rgb: Uint8Array): void {
+  for (let from = 0, to = 0; to < rgb.length; from += channels, to += 3) {
+    const light = 255 - ink[from + 3]!;
+    for (let c = 0; c < 3; c++) {
+      const product = ink[from + c]! * light + 128;
+      rgb[to + c] = Math.max(0, light - (((product >> 8) + product) >> 8));
+    }
+  }
+}
+
+/** 1 (grey), 2 (grey, alpha), 3 or 4 channels. */
+function fromChannels(levels: Uint8Array, channels: number, rgb: Uint8Array, dropAlpha: boolean): void {
+  const colours = channels > 2 ? 3 : 1;
+  for (let from = 0, to = 0; to < rgb.length; from += channels, to += 3) {
+    const alpha = dropAlpha || channels === colours ? 255 : levels[from + colours]!;
+    for (let c = 0; c < 3; c++) {
+      const level = levels[from + (colours === 3 ? c : 0)]!;
+      rgb[to + c] = Math.round((level * alpha + 255 * (255 - alpha)) / 255); // over white
+    }
+  }
+}
+
+/**
+ * Decodes a file (its path or its bytes): JPEG, PNG, WebP, GIF, TIFF, AVIF; of an animation the first frame. 16 bits become 8 by their high
+ * byte, grey becomes three equal channels, CMYK is converted like Pillow does; embedded colour profiles are not applied, as in the original.
+ * Throws `ImageLimitError` before decoding, `ImageFormatError` for unknown or damaged files, `ImageError` for files that cannot be read.
+ */
+export async function readImage(source: string | Uint8Array, options: ReadImageOptions = {}): Promise<RgbImage> {
+  const { plain = false, maxBytes = MAX_BYTES, maxPixels = MAX_PIXELS } = options;
+  const name = options.name ?? (typeof source === "string" ? source : "the picture");
+  const bytes = typeof source === "string" ? await fileBytes(source, maxBytes) : source;
+  if (bytes.length > maxBytes) throw tooManyBytes(name, bytes.length, maxBytes);
+  const format = formatOf(bytes);
+  if (!format)
+    throw new ImageFormatError(`${name} is no picture of a known kind; JPEG, PNG, WebP, GIF, TIFF and AVIF are read`);
+  const sharp = await loadSharp();
+  const damaged = (error: unknown): never => {
+    const text = error instanceof Error ? error.message : String(error);
+    const [why] = text
+      .replace(/^Input buffer has corrupt header:?/, "")
+      .trim()
+      .split("\n");
+    throw new ImageFormatError(
+      `${name} cannot be decoded: its ${format} data is cut off or damaged (${why || "the header"})`,
+    );
+  };
+  // The limit is checked below, where both numbers are known. `failOn: "error"`: broken data is an error, harmless oddities are not.
+  const load = (): Sharp =>
+    sharp(bytes, {
+      failOn: "error",
+      limitInputPixels: false,
+      autoOrient: !plain,
+      ignoreIcc: true,
+      sequentialRead: true,
+    });
+  const { width, height, space }: Metadata = await load().metadata().catch(damaged);
+  if (width * height > maxPixels || Math.max(width, height) > MAX_SIDE) {
+    throw new ImageLimitError(
+      `${name} is ${width}×${height}; at most ${maxPixels} pixels are decoded (maxPixels), ${MAX_SIDE} on a side. Make it smaller first`,
+    );
+  }
+  const isCmyk = space === "cmyk";
+  const pipeline = isCmyk ? load().pipelineColourspace("cmyk").toColourspace("cmyk") : load().toColourspace("srgb");
+  const { data, info } = await pipeline.raw({ depth: "uchar" }).toBuffer({ resolveWithObject: true }).catch(damaged);
+  const rgb = new Uint8Array(info.width * info.height * 3);
+  if (isCmyk) fromCmyk(data, info.channels, rgb);
+  else fromChannels(data, info.channels, rgb, plain);
+  return { width: info.width, height: info.height, data: rgb };
+}
+
+/** A PNG file of the picture, with one text chunk for each entry of `text`. Throws `ArgumentError` for keys and texts that PNG cannot hold. */
+export async function encodePng(image: RgbImage, text: Readonly<Record<string, string>> = {}): Promise<Uint8Array> {
+  checkImage("encodePng", image);
+  const sharp = await loadSharp();
+  const { width, height, data } = image;
+  const png = await sharp(data, { raw: { width, height, channels: 3 } })
+    .png({ compressionLevel: 9, adaptiveFiltering: true })
+    .toBuffer();
+  return insertTextChunks(png, text);
+}
+
+/** The texts of a PNG file by key, compressed ones too. Throws `ImageFormatError` for what is no PNG or is damaged. */
+export function readPngText(png: Uint8Array): Map<string, string> {
+  return readTextChunks(png, (bytes) => inflateSync(bytes, { maxOutputLength: MAX_TEXT_BYTES }));
+}

@@ -1,0 +1,84 @@
+/** Cases of decoding against a cache: lengths on the GPU, left padding, grouped heads, 16-bit caches. */
+import { F } from "../../index.ts";
+import type { DType } from "../../index.ts";
+import type { Case, Input } from "../harness.ts";
+import { mapRef } from "../reference.ts";
+import { cacheWriteRef, decodeRef } from "../reference/decode.ts";
+
+interface Row {
+  /** [B, Hq, Hkv, Tq, capacity, D] */
+  readonly sizes: readonly [number, number, number, number, number, number];
+  readonly lengths: readonly number[];
+  readonly starts?: readonly number[];
+  readonly cache?: DType;
+  readonly layout?: Input["layout"];
+  readonly windows?: boolean;
+}
+
+const rows: readonly Row[] = [
+  { sizes: [1, 1, 1, 1, 1, 4], lengths: [0] },
+  { sizes: [1, 1, 1, 1, 33, 8], lengths: [32] },
+  { sizes: [2, 3, 3, 1, 70, 12], lengths: [0] },
+  { sizes: [2, 4, 2, 1, 70, 16], lengths: [65] },
+  { sizes: [2, 4, 1, 3, 257, 32], lengths: [200, 7] },
+  { sizes: [2, 2, 2, 1, 130, 64], lengths: [129, 64], starts: [3, 0] },
+  { sizes: [3, 2, 2, 2, 130, 36], lengths: [63], starts: [0, 63, 64] },
+  { sizes: [1, 2, 2, 1, 100, 128], lengths: [80], cache: "bf16" },
+  { sizes: [2, 2, 1, 4, 66, 20], lengths: [60, 61], cache: "f16", layout: "reversed" },
+  { sizes: [1, 1, 1, 1, 90, 512], lengths: [70] },
+  { sizes: [2, 2, 2, 5, 64, 32], lengths: [62] },
+  { sizes: [3, 4, 2, 1, 16, 32], lengths: [9, 15, 0], windows: true },
+];
+
+const constant = (dtype: DType, values: readonly number[]): Input => ({ shape: [values.length], dtype, values: () => values, constant: true });
+
+export const decodeCases: Case[] = rows.flatMap(({ sizes: [b, hq, hkv, tq, capacity, d], lengths, starts, cache = "f32", layout, windows = false }) =>
+  (["f32", "bf16"] as const).flatMap((dtype): Case[] => [
+    {
+      op: "attentionDecode",
+      note: `length ${lengths.join(",")}${starts ? ` from ${starts.join(",")}` : ""}`,
+      inputs: [
+        { shape: [b, hq, tq, d], dtype, layout },
+        { shape: [b, hkv, capacity, d], dtype: cache, low: -2, high: 2 },
+        { shape: [b, hkv, capacity, d], dtype: cache },
+        constant("u32", lengths),
+        ...(starts ? [constant("i32", starts)] : []),
+      ],
+      run: ([q, k, v, n, s]) => F.attentionDecode(q!, k!, v!, n!, s ? { starts: s } : {}),
+      reference: ([q, k, v, n, s]) => decodeRef(q!, k!, v!, [...n!.data], s ? [...s.data] : []),
+      terms: capacity * d,
+      gradient: false,
+      windows,
+    },
+    {
+      op: "cacheWrite",
+      note: `length ${lengths.join(",")}`,
+      inputs: [{ shape: [b, hkv, capacity, d], dtype: cache }, { shape: [b, hkv, tq, d], dtype, layout }, constant("u32", lengths)],
+      run: ([c, x, n]) => {
+        const [keys, values] = [F.clone(c!), F.zerosLike(c!)];
+        const twice = F.mul(x!, 2);
+        F.cacheWrite(keys, values, x!, twice, n!);
+        return F.cat([keys, values], 0);
+      },
+      reference: ([c, x, n]) => {
+        const keys = cacheWriteRef(c!, x!, [...n!.data]);
+        const values = cacheWriteRef(mapRef(() => 0, c!), mapRef((v) => 2 * v, x!), [...n!.data]);
+        return { shape: [2 * b, hkv, capacity, d], data: Float64Array.from([...keys.data, ...values.data]) };
+      },
+      gradient: false,
+      windows,
+    },
+    {
+      op: "advance",
+      inputs: [constant("u32", lengths)],
+      run: ([n]) => {
+        const x = F.clone(n!);
+        F.advance(x, tq);
+        return x;
+      },
+      reference: ([n]) => mapRef((v) => v + tq, n!),
+      exact: true,
+      gradient: false,
+    },
+  ]),
+);

@@ -1,0 +1,205 @@
+// Wrong zip archives and pickles, each with the words that its error must say.
+import { P, ascii, concat, torchFile, torchItems, u16, u32, u64, zip } from "./files.ts";
+import type { ZipItem, ZipOptions } from "./files.ts";
+import type { HostileFile } from "./hostile_json.ts";
+
+const data = Uint8Array.of(1, 2, 3, 4);
+const good = P.whole(P.dict(["t", P.tensor(P.storage("0", 2), [2])]));
+const items = (over: Partial<ZipItem> = {}): ZipItem[] =>
+  torchItems(good, { 0: data }).map((item) => (item.name === "archive/data/0" ? { ...item, ...over } : item));
+const archive = (over: Partial<ZipItem> = {}, options: ZipOptions = {}): Uint8Array => zip(items(over), options);
+const right = archive();
+const other = (bytes: Uint8Array, at: number, value: Uint8Array): Uint8Array =>
+  concat(bytes.subarray(0, at), value, bytes.subarray(at + value.length));
+const entries = (n: number): ZipItem[] =>
+  Array.from({ length: n }, (_, i) => ({ name: `a/${i}`, data: new Uint8Array(0) }));
+
+export const hostileZip: readonly HostileFile[] = [
+  ["nothing", new Uint8Array(0), /0 bytes are too few/],
+  ["zeros", new Uint8Array(100), /no end of a zip archive/],
+  ["a beginning without an end", right.subarray(0, right.length - 1), /no end of a zip archive/],
+  ["an end without a beginning", right.subarray(right.length - 22), /does not end where|outside of the file/],
+  ["bytes after the end", concat(right, [0]), /no end of a zip archive/],
+  ["bytes before the beginning", concat([0], right), /does not end where/],
+  ["bytes between directory and end", archive({}, { between: Uint8Array.of(0) }), /does not end where/],
+  ["no entries", zip([]), /no data\.pkl/],
+  ["a directory outside of the file", archive({}, { directoryOffset: 2 ** 31 }), /does not end where/],
+  ["a directory with more entries than it says", archive({}, { count: 3 }), /bytes are left in the directory/],
+  ["a directory with fewer entries than it says", archive({}, { count: 9 }), /directory ends early/],
+  ["65,534 entries in an empty directory", zip([], { count: 65_534 }), /at most/],
+  ["20,000 entries", zip(entries(20_000)), /20000 entries; at most/],
+  ["ZIP64 with 2^60 entries", archive({}, { zip64: true, count: 2 ** 60 }), /entries; at most/],
+  ["ZIP64 with a directory of 2^50 bytes", archive({}, { zip64: true, directoryBytes: 2 ** 50 }), /at most/],
+  ["ZIP64 with a record outside of the file", archive({}, { zip64: true, locatorOffset: 2 ** 40 }), /ZIP64 record lies outside/],
+  ["ZIP64 with a record somewhere else", archive({}, { zip64: true, locatorOffset: 0 }), /no ZIP64 record where/],
+  ["ZIP64 with a wrong record", archive({}, { zip64: true, record64Signature: 1 }), /no ZIP64 record where/],
+  ["an end that says ZIP64 without one", other(right, right.length - 6, u32(0xffffffff)), /ZIP64 record is missing|does not end/],
+  ["two end records that disagree", ((): Uint8Array => { const z = archive({}, { zip64: true }); return other(z, z.length - 10, u32(5)); })(), /two end records of the archive disagree/], // prettier-ignore
+  ["several volumes", archive({}, { disk: 1 }), /several volumes/],
+  ["an entry in another volume", archive({ disk: 3 }), /another volume/],
+  ["a compressed entry", archive({ method: 8 }), /"archive\/data\/0" is compressed \(method 8\)/],
+  ["an encrypted entry", archive({ flags: 0x0809 }), /is encrypted/],
+  ["a wrong signature in the directory", archive({ centralSignature: 7 }), /no directory entry at byte/],
+  ["a wrong signature of a local header", archive({ localSignature: 7 }), /no local header/],
+  ["another name in the local header", archive({ localName: "archive/data/1" }), /another name/],
+  ["a longer name in the local header", archive({ localName: "archive/data/0x" }), /another name|disagrees/],
+  ["another size in the local header", archive({ localSize: 77 }), /disagrees with the directory/],
+  ["another method in the local header", archive({ localMethod: 8 }), /disagrees with the directory/],
+  ["a stored size that is not the size", archive({ stored: 3 }), /has 4 bytes and is stored in 3/],
+  ["an entry beyond the file", archive({ size: 2 ** 30 }), /lies outside of the file/],
+  ["an entry that reaches into the directory", archive({ size: 200 }), /lies outside of the file|overlaps/],
+  ["an entry that reaches into the next", archive({ size: 50 }), /overlaps the one before/],
+  ["two entries at one place", archive({ offset: 0 }), /overlaps the one before/],
+  ["an offset beyond the file", archive({ offset: 2 ** 31 }), /lies outside of the file/],
+  ["a ZIP64 size without its field", archive({ size: 0xffffffff, stored: 0xffffffff }), /ZIP64 size of the entry .* is missing/],
+  ["a ZIP64 field that is too short", archive({ size: 0xffffffff, stored: 0xffffffff, extra: concat(u16(1), u16(8), u64(4)) }), /ZIP64 stored size of the entry .* is missing/],
+  ["a ZIP64 size of 2^63", archive({ size: 0xffffffff, stored: 0xffffffff, extra: concat(u16(1), u16(16), u64(2n ** 63n), u64(2n ** 63n)) }), /lies outside of the file/],
+  ["an extra field that is longer than it is", archive({ extra: concat(u16(1), u16(100)) }), /extra field of the entry .* ends early/],
+  ["an extra field of three bytes", archive({ extra: Uint8Array.of(1, 0, 0) }), /extra field of the entry .* ends early/],
+  ["an entry twice", zip([...items(), { name: "archive/data/0", data }]), /"archive\/data\/0" stands twice/],
+  ["an entry above the folder", zip([...items(), { name: "archive/../../x", data }]), /not one that torch.save writes/],
+  ["an absolute entry", zip([...items(), { name: "/etc/passwd", data }]), /not one that torch.save writes/],
+  ["a backslash in a name", zip([...items(), { name: "archive\\x", data }]), /not one that torch.save writes/],
+  ["a NUL in a name", zip([...items(), { name: "archive/\0", data }]), /not one that torch.save writes/],
+  ["a name that is not UTF-8", zip([...items(), { name: Uint8Array.of(0xff, 0xfe), data }]), /not UTF-8/],
+  ["an entry without a name", zip([...items(), { name: "", data }]), /not one that torch.save writes/],
+  ["no data.pkl", zip(items().slice(1)), /no data\.pkl/],
+  ["two data.pkl", zip([...items(), { name: "other/data.pkl", data: good }]), /2 entries named data\.pkl/],
+  ["a data.pkl of 17 MiB", zip(torchItems(new Uint8Array(17 * 2 ** 20), {})), /at most 16777216/],
+  ["big-endian data", zip(items().map((item) => (item.name === "archive/byteorder" ? { ...item, data: ascii("big") } : item))), /byte order "big"; only little/],
+  ["a byteorder of 1 MB", zip(items().map((item) => (item.name === "archive/byteorder" ? { ...item, data: new Uint8Array(1e6) } : item))), /at most 16/],
+  ["no storage", zip(items().filter((item) => item.name !== "archive/data/0")), /the storage "0" of tensor "t" is missing/],
+  ["a storage under another root", zip(items({ name: "other/data/0" })), /the storage "0" of tensor "t" is missing/],
+  ["a storage that is too short", archive({ data: data.subarray(0, 3) }), /should have 2 elements of bf16, its entry has 3 bytes/],
+  ["a storage that is too long", archive({ data: concat(data, data) }), /should have 2 elements of bf16, its entry has 8 bytes/],
+  ["the format before PyTorch 1.6", concat([0x80, 2, 0x8a, 10], [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19], new Uint8Array(400)), /before PyTorch 1\.6/],
+  ["a tar archive", concat(new Uint8Array(257), ascii("ustar"), new Uint8Array(300)), /before PyTorch 1\.6/],
+]; // prettier-ignore
+
+const S = (elements = 6): Uint8Array => P.storage("0", elements);
+const inDict = (value: Uint8Array): Uint8Array => P.whole(P.dict(["t", value]));
+const rebuild = (...args: Uint8Array[]): Uint8Array =>
+  concat(P.global("torch._utils", "_rebuild_tensor_v2"), P.tuple(...args), P.reduce);
+const rebuilt = (
+  over: Partial<Record<"storage" | "offset" | "shape" | "strides" | "grad" | "hooks", Uint8Array>>,
+): Uint8Array =>
+  rebuild(
+    over.storage ?? S(),
+    over.offset ?? P.int(0),
+    over.shape ?? P.tuple(P.int(6)),
+    over.strides ?? P.tuple(P.int(1)),
+    over.grad ?? P.false,
+    over.hooks ?? P.orderedDict(),
+  );
+const persid = (...parts: Uint8Array[]): Uint8Array => inDict(concat(P.tuple(...parts), P.persid));
+const bf16 = P.global("torch", "BFloat16Storage");
+const call = (module: string, name: string, ...args: Uint8Array[]): Uint8Array =>
+  P.whole(concat(P.global(module, name), P.tuple(...args), P.reduce));
+
+/** Each refused by the name of what it asks for; the third column is that name. */
+export const hostilePickle: readonly HostileFile[] = [
+  ["os.system", call("os", "system", P.text("touch /tmp/owned")), /asks for "os\.system", which is refused/],
+  ["posix.system", call("posix", "system", P.text("id")), /"posix\.system", which is refused/],
+  ["nt.system", call("nt", "system", P.text("id")), /"nt\.system", which is refused/],
+  ["subprocess.Popen", call("subprocess", "Popen", P.text("id")), /"subprocess\.Popen", which is refused/],
+  ["builtins.eval", call("builtins", "eval", P.text("1")), /"builtins\.eval", which is refused/],
+  ["builtins.exec", call("builtins", "exec", P.text("1")), /"builtins\.exec", which is refused/],
+  ["builtins.getattr", call("builtins", "getattr", P.text("a"), P.text("b")), /"builtins\.getattr", which is refused/],
+  ["__builtin__.eval", call("__builtin__", "eval", P.text("1")), /"__builtin__\.eval", which is refused/],
+  ["torch.load", call("torch", "load", P.text("x")), /"torch\.load", which is refused/],
+  ["torch._utils._rebuild_parameter", call("torch._utils", "_rebuild_parameter", S()), /_rebuild_parameter", which is refused/],
+  ["torch.storage._load_from_bytes", call("torch.storage", "_load_from_bytes", P.text("x")), /_load_from_bytes", which is refused/],
+  ["torch.DoubleStorage", inDict(P.tensor(P.storage("0", 6, "DoubleStorage"), [6])), /"torch\.DoubleStorage", which is refused/],
+  ["numpy", call("numpy.core.multiarray", "_reconstruct"), /"numpy\.core\.multiarray\._reconstruct", which is refused/],
+  ["a name of JavaScript", call("Object", "constructor"), /"Object\.constructor", which is refused/],
+  ["__proto__", call("__proto__", "__proto__"), /which is refused/],
+  ["a name that speaks to the terminal", call("\u001b[2J", "x"), /\\u001b\[2J/],
+  ["a known name with a dot moved", call("torch", "_utils._rebuild_tensor_v2x"), /which is refused/],
+  ...([
+    ["POP", [0x30]], ["DUP", [0x32]], ["FLOAT", [0x46]], ["INT", [0x49]], ["LONG", [0x4c]], ["PERSID", [0x50]], ["STRING", [0x53]], ["BINSTRING", [0x54]], ["UNICODE", [0x56]],
+    ["APPENDS", [0x65]], ["INST", [0x69]], ["OBJ", [0x6f]], ["PUT", [0x70]], ["BINFLOAT", [0x47]], ["EMPTY_LIST", [0x5d]], ["NEWOBJ", [0x81]], ["EXT1", [0x82, 1]], ["LONG4", [0x8b]],
+    ["STACK_GLOBAL", [0x93]], ["MEMOIZE", [0x94]], ["FRAME", [0x95]], ["SHORT_BINUNICODE", [0x8c]], ["BINBYTES", [0x42]], ["NEWOBJ_EX", [0x92]], ["BYTEARRAY8", [0x96]], ["0xff", [0xff]],
+  ] as const).map(([name, bytes]): HostileFile => [`the opcode ${name}`, P.whole(Uint8Array.from(bytes)), new RegExp(`the opcode ${name} .*is refused`)]),
+  ["nothing", new Uint8Array(0), /ends early/],
+  ["only STOP", P.stop, /0 values instead of one/],
+  ["no STOP", concat(P.proto(), P.emptyDict), /ends early/],
+  ["bytes after STOP", concat(P.whole(P.emptyDict), [0]), /1 bytes after its end/],
+  ["protocol 4", concat(P.proto(4), P.emptyDict, P.stop), /pickle protocol 4/],
+  ["protocol 0", concat(P.proto(0), P.emptyDict, P.stop), /pickle protocol 0/],
+  ["PROTO twice", concat(P.proto(), P.proto(), P.emptyDict, P.stop), /PROTO within/],
+  ["two values", P.whole(concat(P.emptyDict, P.emptyDict)), /2 values instead of one/],
+  ["an open mark", P.whole(concat(P.mark, P.emptyDict)), /ends with/],
+  ["a tuple as the top", P.whole(P.emptyTuple), /top is not a dictionary/],
+  ["a number as the top", P.whole(P.int(1)), /top is not a dictionary/],
+  ["a number among the tensors", inDict(P.int(1)), /"t" is not a tensor/],
+  ["a dictionary among the tensors", inDict(P.dict(["x", P.tensor(S(), [6])])), /"t" is not a tensor/],
+  ["a storage among the tensors", inDict(S()), /"t" is not a tensor/],
+  ["a number as a key", P.whole(concat(P.emptyDict, P.int(1), P.int(2), P.setItem)), /key that is not a string/],
+  ["a key twice", P.whole(P.dict(["t", P.int(1)], ["t", P.int(2)])), /"t" stands twice/],
+  ["a key without a value", P.whole(concat(P.emptyDict, P.mark, P.text("a"), P.setItems)), /key without a value/],
+  ["a tensor named __proto__", P.whole(P.dict(["__proto__", P.tensor(S(), [6])])), /"__proto__", a name that JavaScript/],
+  ["a tensor without a name", P.whole(P.dict(["", P.tensor(S(), [6])])), /without a name/],
+  ["items of a tuple", P.whole(concat(P.emptyTuple, P.text("a"), P.int(1), P.setItem)), /items of something other than a dictionary/],
+  ["SETITEM without a dictionary", P.whole(concat(P.text("a"), P.int(1), P.setItem)), /values are missing/],
+  ["SETITEM across a mark", P.whole(concat(P.emptyDict, P.mark, P.text("a"), P.int(1), P.setItem)), /values are missing/],
+  ["SETITEMS without a mark", P.whole(concat(P.emptyDict, P.setItems)), /mark is missing/],
+  ["SETITEMS at the bottom", P.whole(concat(P.mark, P.setItems)), /values are missing/],
+  ["TUPLE without a mark", P.whole(Uint8Array.of(0x74)), /mark is missing/],
+  ["TUPLE3 of two", P.whole(concat(P.int(1), P.int(2), [0x87])), /values are missing/],
+  ["TUPLE1 across a mark", P.whole(concat(P.int(1), P.mark, [0x85])), /values are missing/],
+  ["REDUCE of nothing", P.whole(P.reduce), /a value is missing/],
+  ["REDUCE across a mark", P.whole(concat(P.global("collections", "OrderedDict"), P.mark, P.emptyTuple, P.reduce)), /a value is missing/],
+  ["a memo across a mark", P.whole(concat(P.emptyDict, P.mark, P.put(0))), /a value is missing/],
+  ["REDUCE of a string", P.whole(concat(P.text("os.system"), P.emptyTuple, P.reduce)), /REDUCE of something that is not a known name/],
+  ["REDUCE with a string", P.whole(concat(bf16, P.text("x"), P.reduce)), /REDUCE of something that is not/],
+  ["REDUCE of a storage class", P.whole(concat(bf16, P.emptyTuple, P.reduce)), /REDUCE of torch\.BFloat16Storage/],
+  ["an OrderedDict with arguments", call("collections", "OrderedDict", P.int(1)), /OrderedDict with arguments/],
+  ["BUILD of a tensor", inDict(concat(P.tensor(S(), [6]), P.emptyDict, P.build)), /BUILD of something other/],
+  ["BUILD with a tuple", P.whole(concat(P.emptyDict, P.emptyTuple, P.build)), /BUILD of something other/],
+  ["BUILD of nothing", P.whole(concat(P.emptyDict, P.build)), /BUILD of something other/],
+  ["BINPERSID of nothing", P.whole(P.persid), /a value is missing/],
+  ["BINPERSID of a string", P.whole(concat(P.text("x"), P.persid)), /not a storage/],
+  ["another kind of persistent id", persid(P.text("module"), bf16, P.text("0"), P.text("cpu"), P.int(6)), /not a storage/],
+  ["a persistent id of four", persid(P.text("storage"), bf16, P.text("0"), P.text("cpu")), /not a storage/],
+  ["a persistent id of six", persid(P.text("storage"), bf16, P.text("0"), P.text("cpu"), P.int(6), P.none), /not a storage/],
+  ["a string as the storage class", persid(P.text("storage"), P.text("BFloat16Storage"), P.text("0"), P.text("cpu"), P.int(6)), /not a storage/],
+  ["OrderedDict as the storage class", persid(P.text("storage"), P.global("collections", "OrderedDict"), P.text("0"), P.text("cpu"), P.int(6)), /not a storage/],
+  ["a number as the key", persid(P.text("storage"), bf16, P.int(0), P.text("cpu"), P.int(6)), /not a storage/],
+  ["−1 elements", persid(P.text("storage"), bf16, P.text("0"), P.text("cpu"), P.int(-1)), /not a storage/],
+  ["a tensor of five arguments", inDict(rebuild(S(), P.int(0), P.tuple(), P.tuple(), P.false)), /other arguments/],
+  ["a tensor of a string", inDict(rebuilt({ storage: P.text("0") })), /other arguments/],
+  ["a tensor at −1", inDict(rebuilt({ offset: P.int(-1) })), /other arguments/],
+  ["a tensor at 1", inDict(rebuilt({ offset: P.int(1) })), /at offset 1 reaches beyond its storage of 6/],
+  ["a tensor at 2^53 − 1", inDict(rebuilt({ offset: P.int(Number.MAX_SAFE_INTEGER) })), /reaches beyond its storage/],
+  ["a tensor that is larger than its storage", inDict(rebuilt({ shape: P.tuple(P.int(7)) })), /reaches beyond its storage of 6/],
+  ["a dimension below 0", inDict(rebuilt({ shape: P.tuple(P.int(-6)) })), /not whole numbers/],
+  ["a dimension that is a string", inDict(rebuilt({ shape: P.tuple(P.text("6")) })), /not whole numbers/],
+  ["a size that is a number", inDict(rebuilt({ shape: P.int(6) })), /not whole numbers/],
+  ["a product beyond 2^53", inDict(rebuilt({ shape: P.tuple(P.int(2 ** 30), P.int(2 ** 30)), strides: P.tuple(P.int(2 ** 30), P.int(1)) })), /too many elements/],
+  ["more strides than dimensions", inDict(rebuilt({ strides: P.tuple(P.int(1), P.int(1)) })), /not whole numbers/],
+  ["a transposed tensor", inDict(P.tensor(S(), [2, 3], { strides: [1, 2] })), /strides \[1, 2\] is not contiguous; save it again after \.contiguous\(\)/],
+  ["an expanded tensor", inDict(P.tensor(S(1), [6], { strides: [0] })), /is not contiguous/],
+  ["a tensor with gaps", inDict(P.tensor(S(), [3], { strides: [2] })), /is not contiguous/],
+  ["33 dimensions", inDict(P.tensor(S(), Array.from({ length: 33 }, () => 1))), /not whole numbers/],
+  ["hooks", inDict(P.tensor(S(), [6], { hooks: P.dict(["x", P.int(1)]) })), /with hooks/],
+  ["hooks that are a name", inDict(P.tensor(S(), [6], { hooks: bf16 })), /with hooks/],
+  ["requires_grad that is a number", inDict(rebuilt({ grad: P.int(0) })), /other arguments/],
+  ["an integer of 9 bytes", P.whole(concat([0x8a, 9], new Uint8Array(9))), /integer of 9 bytes/],
+  ["an integer beyond 2^53", P.whole(concat([0x8a, 8], u64(2n ** 60n))), /beyond 2\^53/],
+  ["a string that ends early", concat(P.proto(), [0x58], u32(1000), ascii("abc")), /ends early/],
+  ["a string of 4 GiB", concat(P.proto(), [0x58], u32(0xffffffff), ascii("abc")), /ends early/],
+  ["a string of 5000 bytes", P.whole(P.text("x".repeat(5000))), /string of 5000 bytes/],
+  ["a string that is not UTF-8", P.whole(concat([0x58], u32(2), [0xff, 0xfe])), /not UTF-8/],
+  ["a name without an end", concat(P.proto(), ascii("cos\nsystem")), /ends early/],
+  ["a name of 5000 characters", P.whole(P.global("x".repeat(5000), "y")), /name is too long/],
+  ["a memo that is empty", P.whole(P.get(0)), /memo 0 is empty/],
+  ["a memo at 4,000,000,000", P.whole(concat(P.emptyDict, P.put(4_000_000_000))), /memo 4000000000 before memo 0/],
+  ["a memo of nothing", P.whole(P.put(0)), /a value is missing/],
+  ["100,000 values", P.whole(P.none && new Uint8Array(100_000).fill(0x4e)), /more than 65536 values/],
+  ["100,000 marks", P.whole(new Uint8Array(100_000).fill(0x28)), /more than 65536 marks/],
+  ["a million dictionaries", P.whole(concat(...Array.from({ length: 60 }, () => concat(P.mark, new Uint8Array(60_000).fill(0x7d), [0x74])))), /more memory than a pickle of its size/],
+  ["tuples of tuples of tuples", P.whole(concat(P.int(1), ...Array.from({ length: 3000 }, (_, i) => concat(P.put(i), P.get(i), [0x86])))), /top is not a dictionary/],
+]; // prettier-ignore
+
+/** A right file, so that a case which is only half wrong is seen to differ from it. */
+export const rightTorchFile = torchFile([{ name: "t", shape: [2] }]);

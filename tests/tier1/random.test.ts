@@ -1,0 +1,164 @@
+/** The random numbers: Philox against its published vectors, the kernels against the host's Philox, and what seeds, steps and sites do. */
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { ArgumentError, AutogradError, Device, F, Generator, backward, philox, scope, sizeOf, tensor, unitFloat } from "../../index.ts";
+
+let device: Device;
+beforeAll(async () => {
+  device = await Device.create({ poison: true });
+});
+afterAll(() => device.destroy());
+
+describe("philox on the host", () => {
+  // From the known answers that come with Random123, the authors' own implementation.
+  it.each([
+    [[0, 0, 0, 0], [0, 0], [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]],
+    [[0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff], [0xffffffff, 0xffffffff], [0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd]],
+    [[0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344], [0xa4093822, 0x299f31d0], [0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1]],
+  ] as const)("counter %j, key %j", (counter, key, expected) => {
+    expect(philox(counter, key)).toEqual(expected);
+  });
+});
+
+/** What `uniform` draws in [0, 1), by the host's Philox. */
+function expectedUniform(count: number, seed: readonly [number, number], step: number, sample: number, site: number): Float32Array {
+  return Float32Array.from({ length: count }, (_, i) => unitFloat(philox([Math.floor(i / 4), sample, step, site], seed)[i % 4]!));
+}
+
+describe("the kernels draw the host's numbers", () => {
+  it.each([
+    [0, 0, 0, 0, [1000]],
+    [1, 5, 2, 3, [7, 11]],
+    [2 ** 32 + 17, 4294967295, 4294967295, 4294967295, [257]],
+    [2 ** 53 - 1, 123456, 0, 1, [3]],
+  ] as const)("seed %d, step %d, sample %d, site %d", async (seed, step, sample, site, shape) => {
+    using generator = disposable(new Generator(seed, { device }));
+    generator.value.setStep(step, sample);
+    using y = F.uniform(shape, 0, 1, { generator: generator.value, site, device });
+    expect(await y.data()).toEqual(expectedUniform(sizeOf(shape), [seed % 2 ** 32, Math.floor(seed / 2 ** 32)], step, sample, site));
+  });
+
+  it("in the windows of a tensor larger than a binding", async () => {
+    const small = await Device.create({ poison: true, limits: { maxStorageBufferBindingSize: 4096, minStorageBufferOffsetAlignment: 256 } });
+    using generator = disposable(new Generator(9, { device: small }));
+    const y = F.uniform([3001], 0, 1, { generator: generator.value, site: 2, device: small });
+    expect(await y.data()).toEqual(expectedUniform(3001, [9, 0], 0, 0, 2));
+    y.dispose();
+    small.destroy();
+  });
+});
+
+describe("what the numbers depend on", () => {
+  const draw = async (seed: number, step: number, site: number, sample = 0): Promise<number[]> => {
+    using generator = disposable(new Generator(seed, { device }));
+    generator.value.setStep(step, sample);
+    using y = F.randn([64], { generator: generator.value, site, device });
+    return [...(await y.data())];
+  };
+
+  it("the same seed, step, sample and site give the same bits", async () => {
+    expect(await draw(42, 3, 1)).toEqual(await draw(42, 3, 1));
+  });
+
+  it.each([
+    ["seed", [43, 3, 1, 0]],
+    ["upper half of the seed", [42 + 2 ** 32, 3, 1, 0]],
+    ["step", [42, 4, 1, 0]],
+    ["site", [42, 3, 2, 0]],
+    ["sample", [42, 3, 1, 1]],
+  ] as const)("another %s gives other numbers", async (_, [seed, step, site, sample]) => {
+    const base = await draw(42, 3, 1);
+    const other = await draw(seed, step, site, sample);
+    expect(other.filter((v, i) => v === base[i])).toEqual([]);
+  });
+
+  it("without a generator: manualSeed starts afresh, each call goes on", async () => {
+    const two = async (): Promise<number[][]> => {
+      F.manualSeed(5, device);
+      using a = F.randn([16], { device });
+      using b = F.randn([16], { device });
+      return [[...(await a.data())], [...(await b.data())]];
+    };
+    const [first, again] = [await two(), await two()];
+    expect(again).toEqual(first);
+    expect(first[0]).not.toEqual(first[1]);
+  });
+});
+
+describe("moments of 2^18 numbers", () => {
+  const N = 2 ** 18;
+  const moments = (x: ArrayLike<number>): { mean: number; variance: number; skew: number; kurtosis: number } => {
+    const power = (k: number, mean: number): number => Array.from(x).reduce((sum, v) => sum + (v - mean) ** k, 0) / x.length;
+    const mean = power(1, 0);
+    const variance = power(2, mean);
+    return { mean, variance, skew: power(3, mean) / variance ** 1.5, kurtosis: power(4, mean) / variance ** 2 };
+  };
+
+  // Bounds are five standard errors; the seed is fixed, so a pass stays a pass.
+  it("randn: mean 0, variance 1, normal shape", async () => {
+    using generator = disposable(new Generator(2024, { device }));
+    using y = F.randn([N], { generator: generator.value, device });
+    const { mean, variance, skew, kurtosis } = moments(await y.data());
+    expect(Math.abs(mean)).toBeLessThan(5 / Math.sqrt(N));
+    expect(Math.abs(variance - 1)).toBeLessThan(5 * Math.sqrt(2 / N));
+    expect(Math.abs(skew)).toBeLessThan(5 * Math.sqrt(6 / N));
+    expect(Math.abs(kurtosis - 3)).toBeLessThan(5 * Math.sqrt(24 / N));
+  });
+
+  it("uniform: within its bounds, mean and variance of the interval", async () => {
+    using generator = disposable(new Generator(2025, { device }));
+    using y = F.uniform([N], -2, 6, { generator: generator.value, device });
+    const values = await y.data();
+    expect(Math.min(...values.slice(0, 65536))).toBeGreaterThanOrEqual(-2);
+    expect(Math.max(...values.slice(0, 65536))).toBeLessThan(6);
+    const { mean, variance } = moments(values);
+    expect(Math.abs(mean - 2)).toBeLessThan((5 * 8) / Math.sqrt(12 * N));
+    expect(Math.abs(variance - 64 / 12)).toBeLessThan(5 * 64 * Math.sqrt(1 / 180 / N));
+  });
+});
+
+describe("dropout", () => {
+  it("keeps the expected share, and other elements at other steps and sites", async () => {
+    const n = 2 ** 16;
+    using generator = disposable(new Generator(7, { device }));
+    using x = tensor(new Float32Array(n).fill(1), { device });
+    const mask = async (step: number, site: number): Promise<Float32Array> => {
+      generator.value.setStep(step);
+      using y = F.dropout(x, 0.25, { generator: generator.value, site });
+      return (await y.data()) as Float32Array;
+    };
+    const base = await mask(0, 0);
+    expect(new Set(base)).toEqual(new Set([0, Math.fround(1 / 0.75)]));
+    const share = base.filter((v) => v > 0).length / n;
+    expect(Math.abs(share - 0.75)).toBeLessThan(5 * Math.sqrt((0.25 * 0.75) / n));
+    for (const [step, site] of [[1, 0], [0, 1]] as const) {
+      const other = await mask(step, site);
+      // Independent masks agree where both keep or both drop: 0.75² + 0.25².
+      const agree = other.filter((v, i) => v > 0 === base[i]! > 0).length / n;
+      expect(Math.abs(agree - 0.625)).toBeLessThan(5 * Math.sqrt((0.625 * 0.375) / n));
+    }
+    expect(await mask(0, 0)).toEqual(base);
+  });
+
+  it("gives x itself for p = 0 and outside training, and refuses other p and sites", () => {
+    using generator = disposable(new Generator(7, { device }));
+    using x = tensor([1, 2, 3], { device });
+    const options = { generator: generator.value, site: 0 };
+    expect(F.dropout(x, 0, options)).toBe(x);
+    expect(F.dropout(x, 0.5, { ...options, training: false })).toBe(x);
+    for (const p of [-0.1, 1, 1.5, NaN]) expect(() => F.dropout(x, p, options)).toThrow(ArgumentError);
+    for (const site of [-1, 0.5, 2 ** 32]) expect(() => F.dropout(x, 0.5, { ...options, site })).toThrow(ArgumentError);
+  });
+
+  it("refuses a backward after the generator has moved on, whose mask would be another one", () => {
+    using generator = disposable(new Generator(7, { device }));
+    using x = tensor([1, 2, 3, 4], { device, requiresGrad: true });
+    using loss = scope(() => F.sum(F.dropout(x, 0.5, { generator: generator.value, site: 0 })));
+    generator.value.setStep(1);
+    expect(() => backward(loss)).toThrow(AutogradError);
+  });
+});
+
+/** A value for `using` that has `dispose()` only. */
+function disposable<T extends { dispose(): void }>(value: T): { readonly value: T } & Disposable {
+  return { value, [Symbol.dispose]: () => value.dispose() };
+}

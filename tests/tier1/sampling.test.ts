@@ -1,0 +1,272 @@
+/** Draws: exact tokens against the reference with the same random words, distributions, ties, seeds, steps and captured loops. */
+import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import { Device, F, Generator, capture, seedWords, tensor } from "../../index.ts";
+import type { DType, SampleOptions, Tensor } from "../../index.ts";
+import { randomFrom, round } from "../harness.ts";
+import { drawRef } from "../reference/sampling.ts";
+
+const seed = Number(process.env["JANUS_TEST_SEED"] ?? Math.floor(Math.random() * 2 ** 31));
+let device: Device;
+let small: Device;
+
+beforeAll(async () => {
+  device = await Device.create({ poison: true });
+  small = await Device.create({ poison: true, limits: { maxStorageBufferBindingSize: 4096, minStorageBufferOffsetAlignment: 256 } });
+  console.log(`seed ${seed} (JANUS_TEST_SEED=${seed} repeats the inputs)`);
+});
+afterEach(async () => {
+  await device.sync();
+  await small.sync();
+});
+afterAll(() => {
+  device.destroy();
+  small.destroy();
+});
+
+/** Logits about as peaked as those of a model. */
+const randomLogits = (count: number, dtype: DType, random: () => number): Float64Array => Float64Array.from({ length: count }, () => round(8 * random() ** 3 - 2, dtype));
+
+async function draw(logits: Tensor, options: SampleOptions): Promise<number[]> {
+  const tokens = F.sampleTokens(logits, options);
+  const values = await tokens.data();
+  tokens.dispose();
+  return [...values];
+}
+
+describe("tokens against the reference", () => {
+  const settings: Pick<SampleOptions, "temperature" | "topK" | "topP">[] = [
+    {},
+    { temperature: 0.7 },
+    { topK: 5 },
+    { topP: 0.8 },
+    { temperature: 1.5, topK: 20, topP: 0.6 },
+    { temperature: 0.3, topP: 0.95 },
+  ];
+  const shapes = [
+    [1, 1],
+    [33, 3],
+    [70, 64],
+    [5, 257],
+    [20, 1000],
+    [2, 16384],
+  ] as const;
+  for (const [rows, columns] of shapes) {
+    for (const dtype of ["f32", "bf16", "f16"] as const) {
+      it(`[${rows},${columns}] ${dtype}`, async () => {
+        const random = randomFrom(seed + columns);
+        const values = randomLogits(rows * columns, dtype, random);
+        for (const where of rows * columns === 70 * 64 ? [device, small] : [device]) {
+          const live = where.pool.stats.liveBytes;
+          const logits = tensor(values, { shape: [rows, columns], dtype, device: where });
+          const generator = new Generator(seed * 4099, { device: where });
+          generator.setStep(3, 17);
+          for (const s of settings) {
+            const got = await draw(logits, { ...s, generator, site: 9 });
+            const expected = Array.from({ length: rows }, (_, r) =>
+              drawRef(values.subarray(r * columns, (r + 1) * columns), { temperature: 1, ...s, key: seedWords(seed * 4099), counter: [17 + r, 3, 9] }),
+            );
+            // What rounding could decide is taken as it came; of many rows these are few.
+            expect(got, `${JSON.stringify(s)}, seed ${seed}`).toEqual(expected.map((e, r) => (e.sure ? e.token : got[r])));
+            expect(expected.filter((e) => e.sure).length).toBeGreaterThanOrEqual(Math.floor(rows / 5) - 1);
+          }
+          generator.dispose();
+          logits.dispose();
+          expect(where.pool.stats.liveBytes).toBe(live);
+        }
+      });
+    }
+  }
+
+  it("of a text vocabulary, [2,102400] with k = 50 and p = 0.9", async () => {
+    const values = randomLogits(2 * 102400, "f32", randomFrom(seed));
+    using logits = tensor(values, { shape: [2, 102400], device });
+    const generator = new Generator(seed, { device });
+    for (const s of [{ topK: 50 }, { topK: 50, topP: 0.9 }, { topP: 0.9 }, {}]) {
+      const got = await draw(logits, { ...s, generator });
+      const expected = [0, 1].map((r) => drawRef(values.subarray(r * 102400, (r + 1) * 102400), { temperature: 1, ...s, key: [seed, 0], counter: [r, 0, 0] }));
+      expect(got, `${JSON.stringify(s)}, seed ${seed}`).toEqual(expected.map((e, r) => (e.sure ? e.token : got[r])));
+    }
+    generator.dispose();
+  });
+});
+
+describe("seeds and steps", () => {
+  it("gives the same tokens for the same seed, step and site, and others for another", async () => {
+    using logits = F.zeros([40, 500], { device });
+    const generator = new Generator(12, { device });
+    const first = await draw(logits, { generator });
+    expect(await draw(logits, { generator })).toEqual(first);
+    expect(await draw(logits, { generator, site: 1 })).not.toEqual(first);
+    generator.setStep(1);
+    const second = await draw(logits, { generator });
+    expect(second).not.toEqual(first);
+    generator.setStep(0);
+    using position = tensor(Uint32Array.of(1), { device });
+    expect(await draw(logits, { generator, position })).toEqual(second);
+    generator.dispose();
+    const other = new Generator(13, { device });
+    expect(await draw(logits, { generator: other })).not.toEqual(first);
+    other.dispose();
+    // Rows of one batch are draws of their own.
+    expect(new Set(first).size).toBeGreaterThan(20);
+  });
+
+  it("draws row k of a batch with seeds [s + k] as a single row with seed s + k", async () => {
+    const random = randomFrom(seed);
+    const values = randomLogits(5 * 70, "f32", random);
+    using logits = tensor(values, { shape: [5, 70], device });
+    using seeds = tensor(Uint32Array.from({ length: 5 }, (_, k) => (seed + k) >>> 0), { device });
+    const any = new Generator(99, { device });
+    any.setStep(4);
+    const batch = await draw(logits, { generator: any, seeds, topK: 30 });
+    for (let k = 0; k < 5; k++) {
+      using row = tensor(values.slice(k * 70, (k + 1) * 70), { shape: [1, 70], device });
+      using one = tensor(Uint32Array.of((seed + k) >>> 0), { device });
+      expect(await draw(row, { generator: any, seeds: one, topK: 30 })).toEqual([batch[k]]);
+      const own = new Generator(seed + k, { device });
+      own.setStep(4);
+      expect(await draw(row, { generator: own, topK: 30 })).toEqual([batch[k]]);
+      own.dispose();
+    }
+    any.dispose();
+  });
+
+  it("goes on in a captured loop whose position lives on the device", async () => {
+    using logits = tensor(randomLogits(3 * 64, "f32", randomFrom(seed)), { shape: [3, 64], device });
+    const generator = new Generator(7, { device });
+    const eager: number[][] = [];
+    for (let step = 1; step <= 5; step++) {
+      generator.setStep(step);
+      eager.push(await draw(logits, { generator, topP: 0.9 }));
+    }
+    generator.setStep(0);
+    using position = tensor(Uint32Array.of(0), { device });
+    const loop = await capture(
+      () => {
+        F.copyFrom(position, F.add(position, 1));
+        return F.sampleTokens(logits, { generator, topP: 0.9, position });
+      },
+      { device, verify: true },
+    );
+    const replayed: number[][] = [[...(await loop.result.data())]];
+    for (let step = 2; step <= 5; step++) {
+      loop.replay();
+      replayed.push([...(await loop.result.data())]);
+    }
+    expect(replayed).toEqual(eager);
+    loop.result.dispose();
+    loop.dispose();
+    generator.dispose();
+  });
+
+  it("draws other tokens each call without a generator", async () => {
+    using logits = F.zeros([8, 300], { device });
+    expect(await draw(logits, {})).not.toEqual(await draw(logits, {}));
+  });
+});
+
+describe("distributions", () => {
+  const ROWS = 8192;
+  const logits = [1, -1, 0.5, 2, 0, 1.5];
+
+  /** χ² of draws from equal rows against `probabilities`; infinite if a token of probability 0 was drawn. */
+  async function chiSquared(options: SampleOptions, probabilities: readonly number[]): Promise<number> {
+    using row = tensor([logits], { device });
+    using many = F.expand(row, [ROWS, logits.length]);
+    const generator = new Generator(seed, { device });
+    const counts = new Array<number>(logits.length).fill(0);
+    for (const token of await draw(many, { ...options, generator })) counts[token]!++;
+    generator.dispose();
+    const total = probabilities.reduce((a, b) => a + b, 0);
+    return counts.reduce((sum, n, i) => {
+      const expected = (ROWS * probabilities[i]!) / total;
+      return n === 0 && expected === 0 ? sum : sum + (n - expected) ** 2 / expected;
+    }, 0);
+  }
+
+  // With 5 degrees of freedom χ² exceeds 35 once in 700,000 runs.
+  it("is softmax(logits / temperature)", async () => {
+    for (const temperature of [1, 0.5, 3]) {
+      expect(await chiSquared({ temperature }, logits.map((l) => Math.exp(l / temperature))), `temperature ${temperature}, seed ${seed}`).toBeLessThan(35);
+    }
+  });
+
+  it("keeps to the k most probable tokens", async () => {
+    expect(await chiSquared({ topK: 3 }, logits.map((l) => (l >= 1 ? Math.exp(l) : 0))), `seed ${seed}`).toBeLessThan(35);
+  });
+
+  it("keeps to the most probable tokens that reach p", async () => {
+    // Probabilities in descending order: 0.39, 0.24, 0.14, …: two tokens reach 0.6.
+    expect(await chiSquared({ topP: 0.6 }, logits.map((l) => (l >= 1.5 ? Math.exp(l) : 0))), `seed ${seed}`).toBeLessThan(35);
+  });
+});
+
+describe("ties and bounds", () => {
+  /** Tokens that 1,024 draws from equal logits give. */
+  async function support(columns: number, options: SampleOptions): Promise<number[]> {
+    using logits = F.full([1024, columns], 0.25, { device });
+    const generator = new Generator(seed, { device });
+    const tokens = new Set(await draw(logits, { ...options, generator }));
+    generator.dispose();
+    return [...tokens].sort((a, b) => a - b);
+  }
+
+  it("takes the lowest indices of equal tokens", async () => {
+    expect(await support(10, { topK: 1 })).toEqual([0]);
+    expect(await support(10, { topK: 3 })).toEqual([0, 1, 2]);
+    expect(await support(33, { topK: 32 })).toEqual([...Array(32).keys()]);
+    expect(await support(10, { topK: 10 })).toEqual([...Array(10).keys()]);
+    expect(await support(10, { topK: 99 })).toEqual([...Array(10).keys()]);
+  });
+
+  it("takes the fewest tokens that reach p, at least one", async () => {
+    expect(await support(10, { topP: 1e-9 })).toEqual([0]);
+    expect(await support(10, { topP: 0.3 })).toEqual([0, 1, 2]);
+    expect(await support(10, { topP: 0.31 })).toEqual([0, 1, 2, 3]);
+    expect(await support(10, { topP: 1 })).toEqual([...Array(10).keys()]);
+    expect(await support(10, { topK: 4, topP: 0.5 })).toEqual([0, 1]);
+  });
+
+  it("keeps tokens above a tie and the first of the tie", async () => {
+    using row = tensor([[1, 3, 1, 2, 1, 3, 1, 0]], { device });
+    using many = F.expand(row, [1024, 8]);
+    const generator = new Generator(seed, { device });
+    const sorted = async (options: SampleOptions): Promise<number[]> => [...new Set(await draw(many, { ...options, temperature: 4, generator }))].sort((a, b) => a - b);
+    expect(await sorted({ topK: 1 })).toEqual([1]);
+    expect(await sorted({ topK: 2 })).toEqual([1, 5]);
+    expect(await sorted({ topK: 5 })).toEqual([0, 1, 2, 3, 5]);
+    // Of the five kept by k, e^¾ twice, e^½, e^¼ twice: the mass reaches 0.8 with the first e^¼.
+    expect(await sorted({ topK: 5, topP: 0.8 })).toEqual([0, 1, 3, 5]);
+    generator.dispose();
+  });
+
+  it("takes negative zero as equal to zero, and masked logits never", async () => {
+    using row = tensor([[-1, -0, 0, -3e38, -3e38]], { device });
+    using many = F.expand(row, [512, 5]);
+    const generator = new Generator(seed, { device });
+    expect(new Set(await draw(many, { topK: 1, generator }))).toEqual(new Set([1]));
+    expect(Math.max(...(await draw(many, { generator })))).toBe(2);
+    expect(Math.max(...(await draw(many, { generator, topP: 0.9999 })))).toBe(2);
+    generator.dispose();
+  });
+});
+
+it("says what is wrong", () => {
+  using logits = F.zeros([2, 4], { device });
+  using ids = tensor(Int32Array.of(1, 2), { device });
+  const bad: [SampleOptions, RegExp][] = [
+    [{ temperature: -1 }, /temperature -1/],
+    [{ temperature: NaN }, /temperature NaN/],
+    [{ topK: 0 }, /topK 0/],
+    [{ topK: 2.5 }, /topK 2.5/],
+    [{ topP: 0 }, /topP 0/],
+    [{ topP: 1.5 }, /topP 1.5/],
+    [{ seeds: ids }, /seeds/],
+    [{ position: ids }, /position/],
+  ];
+  for (const [options, message] of bad) expect(() => F.sampleTokens(logits, options)).toThrow(message);
+  expect(() => F.sampleTokens(ids)).toThrow(/floating/);
+  expect(() => F.guidance(ids, 2)).toThrow(/floating/);
+  using odd = F.zeros([3, 4], { device });
+  expect(() => F.guidance(odd, 2)).toThrow(/\[2N, V\]/);
+});
