@@ -80,15 +80,15 @@ fn attention_register(@builtin(workgroup_id) group: vec3u, @builtin(num_workgrou
   if (ROWS / LANES > 5u) { q_at[5] = dot(params.q.xyz, at) + min(i0 + (5u * LANES + lane) % ROWS, last_query) * params.q.w; }
   if (ROWS / LANES > 6u) { q_at[6] = dot(params.q.xyz, at) + min(i0 + (6u * LANES + lane) % ROWS, last_query) * params.q.w; }
   if (ROWS / LANES > 7u) { q_at[7] = dot(params.q.xyz, at) + min(i0 + (7u * LANES + lane) % ROWS, last_query) * params.q.w; }
-  var held_ids: array<vec4f, 8>;
-  held_ids[0] = bitcast<vec4f>(vec4u(document(b, min(i0 + (0u * LANES + lane) % ROWS, last_query))));
-  if (ROWS / LANES > 1u) { held_ids[1] = bitcast<vec4f>(vec4u(document(b, min(i0 + (1u * LANES + lane) % ROWS, last_query)))); }
-  if (ROWS / LANES > 2u) { held_ids[2] = bitcast<vec4f>(vec4u(document(b, min(i0 + (2u * LANES + lane) % ROWS, last_query)))); }
-  if (ROWS / LANES > 3u) { held_ids[3] = bitcast<vec4f>(vec4u(document(b, min(i0 + (3u * LANES + lane) % ROWS, last_query)))); }
-  if (ROWS / LANES > 4u) { held_ids[4] = bitcast<vec4f>(vec4u(document(b, min(i0 + (4u * LANES + lane) % ROWS, last_query)))); }
-  if (ROWS / LANES > 5u) { held_ids[5] = bitcast<vec4f>(vec4u(document(b, min(i0 + (5u * LANES + lane) % ROWS, last_query)))); }
-  if (ROWS / LANES > 6u) { held_ids[6] = bitcast<vec4f>(vec4u(document(b, min(i0 + (6u * LANES + lane) % ROWS, last_query)))); }
-  if (ROWS / LANES > 7u) { held_ids[7] = bitcast<vec4f>(vec4u(document(b, min(i0 + (7u * LANES + lane) % ROWS, last_query)))); }
+  var held_ids: array<u32, 8>;
+  held_ids[0] = document(b, min(i0 + (0u * LANES + lane) % ROWS, last_query));
+  if (ROWS / LANES > 1u) { held_ids[1] = document(b, min(i0 + (1u * LANES + lane) % ROWS, last_query)); }
+  if (ROWS / LANES > 2u) { held_ids[2] = document(b, min(i0 + (2u * LANES + lane) % ROWS, last_query)); }
+  if (ROWS / LANES > 3u) { held_ids[3] = document(b, min(i0 + (3u * LANES + lane) % ROWS, last_query)); }
+  if (ROWS / LANES > 4u) { held_ids[4] = document(b, min(i0 + (4u * LANES + lane) % ROWS, last_query)); }
+  if (ROWS / LANES > 5u) { held_ids[5] = document(b, min(i0 + (5u * LANES + lane) % ROWS, last_query)); }
+  if (ROWS / LANES > 6u) { held_ids[6] = document(b, min(i0 + (6u * LANES + lane) % ROWS, last_query)); }
+  if (ROWS / LANES > 7u) { held_ids[7] = document(b, min(i0 + (7u * LANES + lane) % ROWS, last_query)); }
   var sums_0: array<vec4f, 8>;
   var sums_1: array<vec4f, 8>;
   var sums_2: array<vec4f, 8>;
@@ -120,14 +120,14 @@ fn attention_register(@builtin(workgroup_id) group: vec3u, @builtin(num_workgrou
       add_scores(&s, &held, transpose(mat4x4f(unpack_k(k[k_at.x + c]), unpack_k(k[k_at.y + c]), unpack_k(k[k_at.z + c]), unpack_k(k[k_at.w + c]))));
     }
     let id = documents(b, key_at);
-    s[0] = masked(s[0], b, i0 + 0u, key, id, begin, row_id(&held_ids, 0u));
-    s[1] = masked(s[1], b, i0 + 1u, key, id, begin, row_id(&held_ids, 1u));
-    s[2] = masked(s[2], b, i0 + 2u, key, id, begin, row_id(&held_ids, 2u));
-    s[3] = masked(s[3], b, i0 + 3u, key, id, begin, row_id(&held_ids, 3u));
-    s[4] = masked(s[4], b, i0 + 4u, key, id, begin, row_id(&held_ids, 4u));
-    s[5] = masked(s[5], b, i0 + 5u, key, id, begin, row_id(&held_ids, 5u));
-    s[6] = masked(s[6], b, i0 + 6u, key, id, begin, row_id(&held_ids, 6u));
-    s[7] = masked(s[7], b, i0 + 7u, key, id, begin, row_id(&held_ids, 7u));
+    s[0] = masked(s[0], b, i0 + 0u, key, id, begin, id_of_row(&held_ids, 0u));
+    s[1] = masked(s[1], b, i0 + 1u, key, id, begin, id_of_row(&held_ids, 1u));
+    s[2] = masked(s[2], b, i0 + 2u, key, id, begin, id_of_row(&held_ids, 2u));
+    s[3] = masked(s[3], b, i0 + 3u, key, id, begin, id_of_row(&held_ids, 3u));
+    s[4] = masked(s[4], b, i0 + 4u, key, id, begin, id_of_row(&held_ids, 4u));
+    s[5] = masked(s[5], b, i0 + 5u, key, id, begin, id_of_row(&held_ids, 5u));
+    s[6] = masked(s[6], b, i0 + 6u, key, id, begin, id_of_row(&held_ids, 6u));
+    s[7] = masked(s[7], b, i0 + 7u, key, id, begin, id_of_row(&held_ids, 7u));
     let high_0 = max(top_0, top_s(vec4f(hmax4(s[0]), hmax4(s[1]), hmax4(s[2]), hmax4(s[3]))));
     let high_1 = max(top_1, top_s(vec4f(hmax4(s[4]), hmax4(s[5]), hmax4(s[6]), hmax4(s[7]))));
     let shrink_0 = exp2(max(top_0 - high_0, vec4f(-126.0)));

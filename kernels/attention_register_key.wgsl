@@ -80,15 +80,15 @@ fn attention_register_key(@builtin(workgroup_id) group: vec3u, @builtin(num_work
   if (ROWS / LANES > 5u) { k_at[5] = dot(params.k.xyz, at_key) + min(j0 + (5u * LANES + lane) % ROWS, last_key) * params.k.w; }
   if (ROWS / LANES > 6u) { k_at[6] = dot(params.k.xyz, at_key) + min(j0 + (6u * LANES + lane) % ROWS, last_key) * params.k.w; }
   if (ROWS / LANES > 7u) { k_at[7] = dot(params.k.xyz, at_key) + min(j0 + (7u * LANES + lane) % ROWS, last_key) * params.k.w; }
-  var held_ids: array<vec4f, 8>;
-  held_ids[0] = bitcast<vec4f>(vec4u(document(b, min(j0 + (0u * LANES + lane) % ROWS, last_key))));
-  if (ROWS / LANES > 1u) { held_ids[1] = bitcast<vec4f>(vec4u(document(b, min(j0 + (1u * LANES + lane) % ROWS, last_key)))); }
-  if (ROWS / LANES > 2u) { held_ids[2] = bitcast<vec4f>(vec4u(document(b, min(j0 + (2u * LANES + lane) % ROWS, last_key)))); }
-  if (ROWS / LANES > 3u) { held_ids[3] = bitcast<vec4f>(vec4u(document(b, min(j0 + (3u * LANES + lane) % ROWS, last_key)))); }
-  if (ROWS / LANES > 4u) { held_ids[4] = bitcast<vec4f>(vec4u(document(b, min(j0 + (4u * LANES + lane) % ROWS, last_key)))); }
-  if (ROWS / LANES > 5u) { held_ids[5] = bitcast<vec4f>(vec4u(document(b, min(j0 + (5u * LANES + lane) % ROWS, last_key)))); }
-  if (ROWS / LANES > 6u) { held_ids[6] = bitcast<vec4f>(vec4u(document(b, min(j0 + (6u * LANES + lane) % ROWS, last_key)))); }
-  if (ROWS / LANES > 7u) { held_ids[7] = bitcast<vec4f>(vec4u(document(b, min(j0 + (7u * LANES + lane) % ROWS, last_key)))); }
+  var held_ids: array<u32, 8>;
+  held_ids[0] = document(b, min(j0 + (0u * LANES + lane) % ROWS, last_key));
+  if (ROWS / LANES > 1u) { held_ids[1] = document(b, min(j0 + (1u * LANES + lane) % ROWS, last_key)); }
+  if (ROWS / LANES > 2u) { held_ids[2] = document(b, min(j0 + (2u * LANES + lane) % ROWS, last_key)); }
+  if (ROWS / LANES > 3u) { held_ids[3] = document(b, min(j0 + (3u * LANES + lane) % ROWS, last_key)); }
+  if (ROWS / LANES > 4u) { held_ids[4] = document(b, min(j0 + (4u * LANES + lane) % ROWS, last_key)); }
+  if (ROWS / LANES > 5u) { held_ids[5] = document(b, min(j0 + (5u * LANES + lane) % ROWS, last_key)); }
+  if (ROWS / LANES > 6u) { held_ids[6] = document(b, min(j0 + (6u * LANES + lane) % ROWS, last_key)); }
+  if (ROWS / LANES > 7u) { held_ids[7] = document(b, min(j0 + (7u * LANES + lane) % ROWS, last_key)); }
   var v_at: array<u32, 8>;
   v_at[0] = dot(params.v.xyz, at_key) + min(j0 + (0u * LANES + lane) % ROWS, last_key) * params.v.w;
   if (ROWS / LANES > 1u) { v_at[1] = dot(params.v.xyz, at_key) + min(j0 + (1u * LANES + lane) % ROWS, last_key) * params.v.w; }
@@ -145,21 +145,21 @@ fn attention_register_key(@builtin(workgroup_id) group: vec3u, @builtin(num_work
       let stat_at = stats_head + query_at * params.stats.w;
       let lse = vec4f(stats[stat_at.x], stats[stat_at.y], stats[stat_at.z], stats[stat_at.w]);
       let delta = vec4f(stats[stat_at.x + 1u], stats[stat_at.y + 1u], stats[stat_at.z + 1u], stats[stat_at.w + 1u]);
-      s[0] = probabilities(s[0], lse, b, j0 + 0u, query, id, begin, row_id(&held_ids, 0u));
+      s[0] = probabilities(s[0], lse, b, j0 + 0u, query, id, begin, id_of_row(&held_ids, 0u));
       slope[0] = s[0] * (slope[0] - delta);
-      s[1] = probabilities(s[1], lse, b, j0 + 1u, query, id, begin, row_id(&held_ids, 1u));
+      s[1] = probabilities(s[1], lse, b, j0 + 1u, query, id, begin, id_of_row(&held_ids, 1u));
       slope[1] = s[1] * (slope[1] - delta);
-      s[2] = probabilities(s[2], lse, b, j0 + 2u, query, id, begin, row_id(&held_ids, 2u));
+      s[2] = probabilities(s[2], lse, b, j0 + 2u, query, id, begin, id_of_row(&held_ids, 2u));
       slope[2] = s[2] * (slope[2] - delta);
-      s[3] = probabilities(s[3], lse, b, j0 + 3u, query, id, begin, row_id(&held_ids, 3u));
+      s[3] = probabilities(s[3], lse, b, j0 + 3u, query, id, begin, id_of_row(&held_ids, 3u));
       slope[3] = s[3] * (slope[3] - delta);
-      s[4] = probabilities(s[4], lse, b, j0 + 4u, query, id, begin, row_id(&held_ids, 4u));
+      s[4] = probabilities(s[4], lse, b, j0 + 4u, query, id, begin, id_of_row(&held_ids, 4u));
       slope[4] = s[4] * (slope[4] - delta);
-      s[5] = probabilities(s[5], lse, b, j0 + 5u, query, id, begin, row_id(&held_ids, 5u));
+      s[5] = probabilities(s[5], lse, b, j0 + 5u, query, id, begin, id_of_row(&held_ids, 5u));
       slope[5] = s[5] * (slope[5] - delta);
-      s[6] = probabilities(s[6], lse, b, j0 + 6u, query, id, begin, row_id(&held_ids, 6u));
+      s[6] = probabilities(s[6], lse, b, j0 + 6u, query, id, begin, id_of_row(&held_ids, 6u));
       slope[6] = s[6] * (slope[6] - delta);
-      s[7] = probabilities(s[7], lse, b, j0 + 7u, query, id, begin, row_id(&held_ids, 7u));
+      s[7] = probabilities(s[7], lse, b, j0 + 7u, query, id, begin, id_of_row(&held_ids, 7u));
       slope[7] = s[7] * (slope[7] - delta);
       for (var t = 0u; t < LANES; t++) {
         weights(&w, &s, t);

@@ -81,15 +81,15 @@ fn attention_register_query(@builtin(workgroup_id) group: vec3u, @builtin(num_wo
   if (ROWS / LANES > 5u) { q_at[5] = dot(params.q.xyz, at) + min(i0 + (5u * LANES + lane) % ROWS, last_query) * params.q.w; }
   if (ROWS / LANES > 6u) { q_at[6] = dot(params.q.xyz, at) + min(i0 + (6u * LANES + lane) % ROWS, last_query) * params.q.w; }
   if (ROWS / LANES > 7u) { q_at[7] = dot(params.q.xyz, at) + min(i0 + (7u * LANES + lane) % ROWS, last_query) * params.q.w; }
-  var held_ids: array<vec4f, 8>;
-  held_ids[0] = bitcast<vec4f>(vec4u(document(b, min(i0 + (0u * LANES + lane) % ROWS, last_query))));
-  if (ROWS / LANES > 1u) { held_ids[1] = bitcast<vec4f>(vec4u(document(b, min(i0 + (1u * LANES + lane) % ROWS, last_query)))); }
-  if (ROWS / LANES > 2u) { held_ids[2] = bitcast<vec4f>(vec4u(document(b, min(i0 + (2u * LANES + lane) % ROWS, last_query)))); }
-  if (ROWS / LANES > 3u) { held_ids[3] = bitcast<vec4f>(vec4u(document(b, min(i0 + (3u * LANES + lane) % ROWS, last_query)))); }
-  if (ROWS / LANES > 4u) { held_ids[4] = bitcast<vec4f>(vec4u(document(b, min(i0 + (4u * LANES + lane) % ROWS, last_query)))); }
-  if (ROWS / LANES > 5u) { held_ids[5] = bitcast<vec4f>(vec4u(document(b, min(i0 + (5u * LANES + lane) % ROWS, last_query)))); }
-  if (ROWS / LANES > 6u) { held_ids[6] = bitcast<vec4f>(vec4u(document(b, min(i0 + (6u * LANES + lane) % ROWS, last_query)))); }
-  if (ROWS / LANES > 7u) { held_ids[7] = bitcast<vec4f>(vec4u(document(b, min(i0 + (7u * LANES + lane) % ROWS, last_query)))); }
+  var held_ids: array<u32, 8>;
+  held_ids[0] = document(b, min(i0 + (0u * LANES + lane) % ROWS, last_query));
+  if (ROWS / LANES > 1u) { held_ids[1] = document(b, min(i0 + (1u * LANES + lane) % ROWS, last_query)); }
+  if (ROWS / LANES > 2u) { held_ids[2] = document(b, min(i0 + (2u * LANES + lane) % ROWS, last_query)); }
+  if (ROWS / LANES > 3u) { held_ids[3] = document(b, min(i0 + (3u * LANES + lane) % ROWS, last_query)); }
+  if (ROWS / LANES > 4u) { held_ids[4] = document(b, min(i0 + (4u * LANES + lane) % ROWS, last_query)); }
+  if (ROWS / LANES > 5u) { held_ids[5] = document(b, min(i0 + (5u * LANES + lane) % ROWS, last_query)); }
+  if (ROWS / LANES > 6u) { held_ids[6] = document(b, min(i0 + (6u * LANES + lane) % ROWS, last_query)); }
+  if (ROWS / LANES > 7u) { held_ids[7] = document(b, min(i0 + (7u * LANES + lane) % ROWS, last_query)); }
   var g_at: array<u32, 8>;
   g_at[0] = dot(params.g.xyz, at) + min(i0 + (0u * LANES + lane) % ROWS, last_query) * params.g.w;
   if (ROWS / LANES > 1u) { g_at[1] = dot(params.g.xyz, at) + min(i0 + (1u * LANES + lane) % ROWS, last_query) * params.g.w; }
@@ -146,14 +146,14 @@ fn attention_register_query(@builtin(workgroup_id) group: vec3u, @builtin(num_wo
       add_scores(&slope, &held, transpose(mat4x4f(unpack_k(v[v_at.x + c]), unpack_k(v[v_at.y + c]), unpack_k(v[v_at.z + c]), unpack_k(v[v_at.w + c]))));
     }
     let id = documents(b, key_at);
-    s[0] = score_gradients(s[0], slope[0], get_s(stat[0u / LANES], 0u % LANES), b, i0 + 0u, key, id, begin, row_id(&held_ids, 0u));
-    s[1] = score_gradients(s[1], slope[1], get_s(stat[1u / LANES], 1u % LANES), b, i0 + 1u, key, id, begin, row_id(&held_ids, 1u));
-    s[2] = score_gradients(s[2], slope[2], get_s(stat[2u / LANES], 2u % LANES), b, i0 + 2u, key, id, begin, row_id(&held_ids, 2u));
-    s[3] = score_gradients(s[3], slope[3], get_s(stat[3u / LANES], 3u % LANES), b, i0 + 3u, key, id, begin, row_id(&held_ids, 3u));
-    s[4] = score_gradients(s[4], slope[4], get_s(stat[4u / LANES], 4u % LANES), b, i0 + 4u, key, id, begin, row_id(&held_ids, 4u));
-    s[5] = score_gradients(s[5], slope[5], get_s(stat[5u / LANES], 5u % LANES), b, i0 + 5u, key, id, begin, row_id(&held_ids, 5u));
-    s[6] = score_gradients(s[6], slope[6], get_s(stat[6u / LANES], 6u % LANES), b, i0 + 6u, key, id, begin, row_id(&held_ids, 6u));
-    s[7] = score_gradients(s[7], slope[7], get_s(stat[7u / LANES], 7u % LANES), b, i0 + 7u, key, id, begin, row_id(&held_ids, 7u));
+    s[0] = score_gradients(s[0], slope[0], get_s(stat[0u / LANES], 0u % LANES), b, i0 + 0u, key, id, begin, id_of_row(&held_ids, 0u));
+    s[1] = score_gradients(s[1], slope[1], get_s(stat[1u / LANES], 1u % LANES), b, i0 + 1u, key, id, begin, id_of_row(&held_ids, 1u));
+    s[2] = score_gradients(s[2], slope[2], get_s(stat[2u / LANES], 2u % LANES), b, i0 + 2u, key, id, begin, id_of_row(&held_ids, 2u));
+    s[3] = score_gradients(s[3], slope[3], get_s(stat[3u / LANES], 3u % LANES), b, i0 + 3u, key, id, begin, id_of_row(&held_ids, 3u));
+    s[4] = score_gradients(s[4], slope[4], get_s(stat[4u / LANES], 4u % LANES), b, i0 + 4u, key, id, begin, id_of_row(&held_ids, 4u));
+    s[5] = score_gradients(s[5], slope[5], get_s(stat[5u / LANES], 5u % LANES), b, i0 + 5u, key, id, begin, id_of_row(&held_ids, 5u));
+    s[6] = score_gradients(s[6], slope[6], get_s(stat[6u / LANES], 6u % LANES), b, i0 + 6u, key, id, begin, id_of_row(&held_ids, 6u));
+    s[7] = score_gradients(s[7], slope[7], get_s(stat[7u / LANES], 7u % LANES), b, i0 + 7u, key, id, begin, id_of_row(&held_ids, 7u));
     for (var t = 0u; t < LANES; t++) {
       weights(&w, &s, t);
       // One column a round: each load is in the code once, which software Vulkan compiles slowly.

@@ -79,21 +79,24 @@ function register8(d: number, lanes: number, most: number): Split {
   };
 }
 
+/** Lanes of a task that a subgroup shares: a fixed subgroup size makes a workgroup of that size one subgroup; else 1. */
+export function lanesOf(device: Device): number {
+  const { subgroups } = device.capabilities;
+  return subgroups && subgroups[0] === subgroups[1] && forcedVariant("attention") !== "register-single" ? subgroups[0] : 1;
+}
+
 /** The kernels for heads of `d` elements on `device`. */
 export function variantOf(device: Device, d: number): Variant {
-  const { software, subgroups } = device.capabilities;
-  // A fixed subgroup size makes a workgroup of that size one subgroup.
-  const lanes = subgroups && subgroups[0] === subgroups[1] ? subgroups[0] : 1;
-  const name = forcedVariant("attention") ?? (software ? "register" : "naive");
+  const lanes = lanesOf(device);
+  const name = forcedVariant("attention") ?? (device.capabilities.software ? "register" : "naive");
   switch (name) {
     case "naive": {
       const split: Split = { constants: { D4: d / 4 }, slices: 1, work: (heads, tokens) => ({ rows: heads * tokens, groups: Math.ceil((heads * tokens) / 64) }) };
       return { ...naive, use: {}, split, keySplit: split };
     }
     case "register":
-      return { ...register, use: { s: lanes === 1 ? "attention_lanes_none" : "attention_lanes_subgroup" }, split: register8(d, lanes, 4), keySplit: register8(d, lanes, 2) };
     case "register-single":
-      return { ...register, use: { s: "attention_lanes_none" }, split: register8(d, 1, 4), keySplit: register8(d, 1, 2) };
+      return { ...register, use: { s: lanes === 1 ? "attention_lanes_none" : "attention_lanes_subgroup" }, split: register8(d, lanes, 4), keySplit: register8(d, lanes, 2) };
     default:
       throw new ArgumentError(`attention: no variant "${name}"; there are naive, register, register-single, tiled`);
   }

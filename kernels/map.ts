@@ -4,6 +4,8 @@
  */
 import { DTYPES, ShapeError, broadcastShapes, contiguousStrides, elementBytes, empty, grid1d, kernel, launch, library, rowWindows, sameShape, shapeText, sizeOf } from "../engine/index.ts";
 import type { DType, Shape, Tensor } from "../engine/index.ts";
+import { collapse } from "./collapse.ts";
+import { copyWords } from "./copy_words.ts";
 import "./lib.ts";
 
 const flat = kernel(
@@ -101,33 +103,44 @@ function mapStrided(use: Record<string, string>, operands: readonly [Tensor, Ten
   if (shape.length > MOST_DIMENSIONS) {
     throw new ShapeError(`${use["f"]}: a view of shape ${shapeText(y.shape)} has ${shape.length} dimensions that cannot be joined, at most ${MOST_DIMENSIONS}; make the input contiguous first`);
   }
-  split(shape, views.map((v, i) => ({ ...v, strides: strides[i]! })), 0);
+  split(y, 0, shape, views.map((v, i) => ({ ...v, strides: strides[i]! })));
 
-  // One launch where all parts fit a binding; else the first dimension that is longer than 1 is cut in two.
-  function split(part: readonly number[], at: readonly View[], start: number): void {
+  // One launch where all parts fit a binding; else the box is cut in two along the dimension that reaches farthest in what does not fit.
+  function split(target: Tensor, start: number, part: readonly number[], at: readonly View[]): void {
     const limit = y.device.limits.maxStorageBufferBindingSize;
-    const span = (v: View): number => elementBytes(v.tensor.dtype, 1 + part.reduce((sum, n, d) => sum + (n - 1) * v.strides[d]!, 0));
     const slack = y.device.limits.minStorageBufferOffsetAlignment + 16;
     const size = sizeOf(part);
-    if (elementBytes(y.dtype, size) <= limit && at.every((v) => span(v) + slack <= limit)) return launchPart(part, at, start, size);
-    const d = part.findIndex((n) => n > 1);
-    // The second half of y must start where a binding may start.
+    const large = at.find((v) => elementBytes(v.tensor.dtype, 1 + part.reduce((sum, n, d) => sum + (n - 1) * v.strides[d]!, 0)) + slack > limit);
+    if (!large && elementBytes(y.dtype, size) <= limit) return launchPart(target, start, part, at, size);
+    const outer = part.findIndex((n) => n > 1);
+    const d = large ? part.reduce((best, n, i) => ((n - 1) * large.strides[i]! > (part[best]! - 1) * large.strides[best]! ? i : best), outer) : outer;
+    // In whole alignments of y, so that either half can be bound, or copied by words.
     const inner = sizeOf(part.slice(d + 1));
     const align = (y.device.limits.minStorageBufferOffsetAlignment * 8) / DTYPES[y.dtype].bits;
     let head = Math.ceil(part[d]! / 2);
-    while (head < part[d]! && (head * inner) % align !== 0) head++;
+    if (d === outer) while (head < part[d]! && (start + head * inner) % align !== 0) head++;
+    else head += head % 4 && head + 4 - (head % 4) < part[d]! ? 4 - (head % 4) : 0;
     if (d < 0 || head >= part[d]!) {
       throw new ShapeError(`${use["f"]}: a view of shape ${shapeText(y.shape)} cannot be cut into parts that fit a binding of ${limit} bytes; make the input contiguous along its last dimension first`);
     }
-    split(part.with(d, head), at, start);
-    split(
-      part.with(d, part[d]! - head),
-      at.map((v) => ({ ...v, offset: v.offset + head * v.strides[d]! })),
-      start + head * inner,
-    );
+    for (const [first, count] of [[0, head], [head, part[d]! - head]] as const) {
+      const half = part.with(d, count);
+      const views = at.map((v) => ({ ...v, offset: v.offset + first * v.strides[d]! }));
+      if (d === outer) {
+        split(target, start + first * inner, half, views);
+        continue;
+      }
+      // A cut across the rows of y: the half is made on its own and copied to its place.
+      const own = empty(half, { dtype: y.dtype, device: y.device });
+      split(own, 0, half, views);
+      const place = target.strided(half, contiguousStrides(part), target.offset + start + first * inner);
+      copyWords(place, own);
+      place.dispose();
+      own.dispose();
+    }
   }
 
-  function launchPart(part: readonly number[], at: readonly View[], start: number, size: number): void {
+  function launchPart(target: Tensor, start: number, part: readonly number[], at: readonly View[], size: number): void {
     const align = y.device.limits.minStorageBufferOffsetAlignment * 8;
     const bound = at.map((v) => {
       const bits = DTYPES[v.tensor.dtype].bits;
@@ -152,7 +165,7 @@ function mapStrided(use: Record<string, string>, operands: readonly [Tensor, Ten
     const share = size / y.size;
     launch(strided, {
       use,
-      buffers: { a: range(0), b: range(1), c: range(2), y: { of: y, start, elements: size } },
+      buffers: { a: range(0), b: range(1), c: range(2), y: { of: target, start, elements: size } },
       params: { elements: size, start: 0, offsets: [bound[0]!.inside, bound[1]!.inside, bound[2]!.inside, 0], shape0, shape1, a0, a1, b0, b1, c0, c1, scalars },
       grid: grid1d(Math.ceil(size / 256)),
       cost: { flops: cost.flops * share, bytes: cost.bytes * share },
@@ -167,24 +180,6 @@ function flatOf(t: Tensor): Tensor {
 }
 
 const broadcastStride = (t: Tensor, d: number): number => (d < 0 || t.shape[d] === 1 ? 0 : t.strides[d]!);
-
-/** Joins neighbouring dimensions that all operands (and a row-major result) walk as one, and drops those of size 1. */
-export function collapse(shape: Shape, strides: readonly (readonly number[])[]): { shape: number[]; strides: number[][] } {
-  const out: number[] = [];
-  const outStrides: number[][] = strides.map(() => []);
-  for (const [d, n] of shape.entries()) {
-    if (n === 1) continue;
-    const last = out.length - 1;
-    if (last >= 0 && strides.every((s, i) => outStrides[i]![last] === n * s[d]!)) {
-      out[last]! *= n;
-      for (const [i, s] of strides.entries()) outStrides[i]![last] = s[d]!;
-    } else {
-      out.push(n);
-      for (const [i, s] of strides.entries()) outStrides[i]!.push(s[d]!);
-    }
-  }
-  return { shape: out, strides: outStrides };
-}
 
 /** A contiguous tensor that starts where a binding may start: `x` itself if it is one, else a copy. Not recorded on the tape. */
 export function contiguousCopy(x: Tensor): Tensor {

@@ -6,7 +6,8 @@ import { broadcastShapes, elementBytes, empty, kernel, launch, library, shapeTex
 import type { Tensor } from "../engine/index.ts";
 import "./activations.ts";
 import { copyInto, fillInto } from "./copy.ts";
-import { collapse, map } from "./map.ts";
+import { collapse } from "./collapse.ts";
+import { map } from "./map.ts";
 import { bindPart, partsOf } from "./matmul_parts.ts";
 import type { Operand } from "./matmul_parts.ts";
 import { NAIVE, chooseMatmul } from "./matmul_variants.ts";

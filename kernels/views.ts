@@ -4,7 +4,8 @@
  */
 import { ArgumentError, ShapeError, checkDType, checkTensors, contiguousStrides, empty, isFloat, normalizeDim, record, sameShape, scope, shapeText, sizeOf } from "../engine/index.ts";
 import type { DType, Device, Shape, Tensor } from "../engine/index.ts";
-import { collapse, contiguousCopy, map } from "./map.ts";
+import { collapse } from "./collapse.ts";
+import { contiguousCopy, map } from "./map.ts";
 import { sumTo } from "./reduce.ts";
 import { copyInto, fillInto, fitsWords } from "./copy.ts";
 

@@ -1,9 +1,10 @@
 /**
  * What `wgsl_reflect` says about a kernel's source, and its race detector, as tests want them. Nothing of it runs outside tests.
  *
- * Version 1.6.0 is mended here: its parser takes the name `block` for a word of its own; the detector passes over a barrier that opens a
- * block, shares the result of a helper function among all invocations, and compares all accesses of a phase in pairs. What its interpreter
- * does not know (constants used before their line, `while`, `workgroupUniformLoad`, `array(…)` without a type) is written out for it.
+ * Version 1.6.0 is mended here. Its parser takes the name `block` for a word of its own and stumbles over `vec4<bool>(a >= b)`. The
+ * detector passes over a barrier that opens a block, shares the result of a helper function among all invocations, and compares all accesses
+ * of a phase in pairs. What its interpreter does not know (constants used before their line, `while`, `workgroupUniformLoad`, `array(…)`
+ * without a type) is written out for it.
  */
 import { CallExpr, MemoryTracker, ResourceType, StructInfo, WgslDebug, WgslExec, WgslReflect, detectRaces } from "wgsl_reflect/wgsl_reflect.module.js";
 import type { RaceReport, TypeInfo } from "wgsl_reflect/wgsl_reflect.module.js";
@@ -45,7 +46,7 @@ export const usesSubgroups = (source: string): boolean => /^enable\s+subgroups|\
 
 const spelled = (type: TypeInfo): string => type.getTypeName().replace(/^vec([234])<([fiu])32>$/, "vec$1$2");
 
-const parsable = (source: string): string => source.replace(/\bblock\b/g, "block_");
+const parsable = (source: string): string => source.replace(/\bblock\b/g, "block_").replace(/\bvec4<bool>\((\w+) >= (\w+)\)/g, "vec4<bool>($2 <= $1)");
 
 /** Reads names, bindings, layout and workgroup memory out of WGSL. */
 export function reflect(wgsl: string): Reflection {

@@ -4,6 +4,7 @@
 enable subgroups;
 diagnostic(off, subgroup_uniformity);
 fn get_T(v: vec4f, lane: u32) -> vec4f { return subgroupShuffle(v, lane); }
+fn get_id_T(v: u32, lane: u32) -> u32 { return subgroupShuffle(v, lane); }
 fn top_T(v: vec4f) -> vec4f {
   var most = v;
   for (var m = LANES / 2u; m > 0u; m /= 2u) { most = max(most, subgroupShuffleXor(most, m)); }

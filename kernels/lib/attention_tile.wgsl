@@ -28,8 +28,8 @@ fn next_tile(b: u32, t0: u32, end: u32, ids: vec2u) -> u32 {
 }
 // Document ids of four positions.
 fn documents(b: u32, at: vec4u) -> vec4u { return vec4u(document(b, at.x), document(b, at.y), document(b, at.z), document(b, at.w)); }
-// Document id of row r: bits, in held[r / LANES] of lane r % LANES.
-fn row_id(held: ptr<function, array<vec4f, 8>>, r: u32) -> u32 { return bitcast<u32>(get_s((*held)[r / LANES], r % LANES).x); }
+// Document id of row r: in held[r / LANES] of lane r % LANES.
+fn id_of_row(held: ptr<function, array<u32, 8>>, r: u32) -> u32 { return get_id_s((*held)[r / LANES], r % LANES); }
 // s[r] += rows[r] · columns over a granule. Row r is in held[r / LANES] of lane r % LANES; y holds the columns' granules, transposed.
 fn add_scores(s: ptr<function, array<vec4f, 8>>, held: ptr<function, array<vec4f, 8>>, y: mat4x4f) {
   (*s)[0] = add_score((*s)[0], get_s((*held)[0u / LANES], 0u % LANES), y);

@@ -106,6 +106,8 @@ export const viewCases: Case[] = [
   ...rows("permute", shapes, (s) => ({ run: (x) => F.contiguous(F.permute(x, all(s).reverse())), reference: (x) => permuteRef(x, all(s).reverse()) })),
   ...rows("transpose", shapes.filter((p) => p.shape.length > 1), (s) => ({ run: (x) => F.neg(F.transpose(x)), reference: (x) => mapRef((v) => -v, permuteRef(x, [...all(s).slice(0, -2), s.length - 1, s.length - 2])) })),
   ...rows("contiguous", shapes, () => ({ run: (x) => F.contiguous(F.clone(x)), reference: (x) => x })),
+  // Transposed beyond a binding: cut across the rows of the result.
+  ...rows("contiguous", [{ shape: [66, 64], layout: "reversed" }, { shape: [40, 70], layout: "reversed" }, { shape: [5, 30, 24], layout: "reversed" }], () => ({ run: (x) => F.contiguous(x), reference: (x) => x }), { windows: true }),
   ...rows("clone", shapes, () => ({ run: F.clone, reference: (x) => x })),
   ...rows("unsqueeze", shapes, (s) => ({ run: (x) => F.neg(F.unsqueeze(x, -1)), reference: (x) => mapRef((v) => -v, reshapeRef(x, [...s, 1])) })),
   ...rows("squeeze", shapes, (s) => ({ run: (x) => F.neg(F.squeeze(F.unsqueeze(x, 0), 0)), reference: (x) => mapRef((v) => -v, reshapeRef(x, s)) })),

@@ -1,7 +1,8 @@
 /** Draws: exact tokens against the reference with the same random words, distributions, ties, seeds, steps and captured loops. */
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { Device, F, Generator, capture, seedWords, tensor } from "../../index.ts";
-import type { DType, SampleOptions, Tensor } from "../../index.ts";
+import type { DType, Tensor } from "../../index.ts";
+import type { SampleOptions } from "../../kernels/index.ts";
 import { randomFrom, round } from "../harness.ts";
 import { drawRef } from "../reference/sampling.ts";
 
