@@ -70,7 +70,7 @@ export interface Ceilings {
 }
 
 /** What this device reaches at best in this run: an FMA loop in f32 and a streaming read. The best of several, as ceilings should be. */
-export async function measureCeilings(device: Device, runs = 5): Promise<Ceilings> {
+export async function measureCeilings(device: Device, runs = 12): Promise<Ceilings> {
   const software = device.capabilities.software;
   const groups = software ? 512 : 16384;
   const rounds = software ? 256 : 4096;

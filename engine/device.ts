@@ -46,6 +46,7 @@ export interface DeviceStats {
 const FLUSH_LAUNCHES = 256;
 const ARENA_BYTES = 1 << 20;
 const UPLOAD_BYTES = 32 << 20;
+const MOST_BIND_GROUPS = 16384;
 const WANTED_FEATURES = ["shader-f16", "subgroups", "subgroup-size-control", "timestamp-query", "chromium-experimental-subgroup-matrix"];
 
 let defaultDevice: Device | null = null;
@@ -344,8 +345,11 @@ export class Device {
     if (launch.params) entries.push({ binding: entries.length, resource: { buffer: arena, offset: 0, size: launch.params.byteLength } });
     const group = this.gpu!.createBindGroup({ layout: launch.pipeline.layout!, entries });
     this.counts.bindGroups++;
+    // Programs whose sizes keep changing would fill the cache without bound: the oldest quarter goes.
+    if (this.bindGroups.size >= MOST_BIND_GROUPS) {
+      for (const old of [...this.bindGroups.keys()].slice(0, MOST_BIND_GROUPS / 4)) this.bindGroups.delete(old);
+    }
     this.bindGroups.set(key, group);
-    for (const buffer of launch.buffers) buffer.bindGroups.add(key);
     return group;
   }
 
@@ -372,7 +376,6 @@ export class Device {
 
   private forget(buffer: PoolBuffer): void {
     if (buffer.lastUse >= this.flushed) this.flush();
-    for (const key of buffer.bindGroups) this.bindGroups.delete(key);
     buffer.gpu?.destroy();
   }
 

@@ -12,8 +12,6 @@ export class PoolBuffer {
   readonly id: number;
   readonly size: number;
   gpu: GPUBuffer | null;
-  /** Keys of the cached bind groups that hold this buffer. */
-  readonly bindGroups = new Set<string>();
   /** Serial of the last recorded launch that uses it; uploads wait for it. */
   lastUse = -1;
 

@@ -6,6 +6,7 @@
 //#use f32 as k
 //#use f32 as g
 //#use attention_keys
+//#use attention_range
 //#use attention_tile
 //#use attention_lanes_none as s
 const WORKGROUP = 64u; // invocations

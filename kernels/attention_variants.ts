@@ -8,6 +8,8 @@ import "./lib.ts";
 import { forcedVariant } from "./variants.ts";
 
 library("attention_keys", new URL("./lib/attention_keys.wgsl", import.meta.url));
+library("attention_range", new URL("./lib/attention_range.wgsl", import.meta.url));
+library("attention_block", new URL("./lib/attention_block.wgsl", import.meta.url));
 library("attention_tile", new URL("./lib/attention_tile.wgsl", import.meta.url));
 library("attention_lanes_none", new URL("./lib/attention_lanes_none.wgsl", import.meta.url));
 library("attention_lanes_subgroup", new URL("./lib/attention_lanes_subgroup.wgsl", import.meta.url));
@@ -39,6 +41,12 @@ const register = {
   key: key("attention_register_key", new URL("./attention_register_key.wgsl", import.meta.url)),
 };
 
+const tiled = {
+  forward: forward("attention_tiled", new URL("./attention_tiled.wgsl", import.meta.url)),
+  query: query("attention_tiled_query", new URL("./attention_tiled_query.wgsl", import.meta.url)),
+  key: key("attention_tiled_key", new URL("./attention_tiled_key.wgsl", import.meta.url)),
+};
+
 interface Kernels {
   readonly forward: typeof naive.forward;
   readonly query: typeof naive.query;
@@ -62,41 +70,53 @@ export interface Variant extends Kernels {
 }
 
 /**
- * Tiles of 8 rows whose columns `lanes` invocations share, up to `most` granules each; larger heads take several tiles, each with the
- * scores anew.
+ * Tiles of `rows` rows and of up to `most` chunks of `granules` granules of the head; larger heads take several tiles, each with the scores
+ * anew.
  */
-function register8(d: number, lanes: number, most: number): Split {
-  const chunks = Math.ceil(d / 4 / lanes);
+function tiles(d: number, rows: number, granules: number, most: number): { chunks: number; slices: number; of: (heads: number, tokens: number) => number } {
+  const chunks = Math.ceil(d / 4 / granules);
   const slices = Math.ceil(chunks / most);
-  // 1, 2 or 4: few compiled variants.
+  // 1, 2 or 4 chunks: few compiled variants.
   const each = 2 ** Math.ceil(Math.log2(Math.ceil(chunks / slices)));
+  return { chunks: each, slices, of: (heads, tokens) => heads * Math.ceil(tokens / rows) * slices };
+}
+
+/** One invocation a row. */
+function rowSplit(d: number): Split {
+  return { constants: { D4: d / 4 }, slices: 1, work: (heads, tokens) => ({ rows: heads * tokens, groups: Math.ceil((heads * tokens) / 64) }) };
+}
+
+function registerSplit(d: number, lanes: number, most: number): Split {
+  const { chunks, slices, of } = tiles(d, 8, lanes, most);
   const workgroup = lanes === 1 ? 64 : lanes;
-  const tiles = (heads: number, tokens: number): number => heads * Math.ceil(tokens / 8) * slices;
   return {
-    constants: { WORKGROUP: workgroup, LANES: lanes, CHUNKS: each },
+    constants: { WORKGROUP: workgroup, LANES: lanes, CHUNKS: chunks },
     slices,
-    work: (heads, tokens) => ({ rows: tiles(heads, tokens), groups: Math.ceil((tiles(heads, tokens) * lanes) / workgroup) }),
+    work: (heads, tokens) => ({ rows: of(heads, tokens), groups: Math.ceil((of(heads, tokens) * lanes) / workgroup) }),
   };
 }
 
-/** Lanes of a task that a subgroup shares: a fixed subgroup size makes a workgroup of that size one subgroup; else 1. */
-export function lanesOf(device: Device): number {
-  const { subgroups } = device.capabilities;
-  return subgroups && subgroups[0] === subgroups[1] && forcedVariant("attention") !== "register-single" ? subgroups[0] : 1;
+function tiledSplit(d: number, most: number): Split {
+  const { chunks, slices, of } = tiles(d, 32, 8, most);
+  return { constants: { CHUNKS: chunks }, slices, work: (heads, tokens) => ({ rows: of(heads, tokens), groups: of(heads, tokens) }) };
 }
 
 /** The kernels for heads of `d` elements on `device`. */
 export function variantOf(device: Device, d: number): Variant {
-  const lanes = lanesOf(device);
-  const name = forcedVariant("attention") ?? (device.capabilities.software ? "register" : "naive");
+  const { software, subgroups } = device.capabilities;
+  const name = forcedVariant("attention") ?? (software ? "register" : "tiled");
   switch (name) {
-    case "naive": {
-      const split: Split = { constants: { D4: d / 4 }, slices: 1, work: (heads, tokens) => ({ rows: heads * tokens, groups: Math.ceil((heads * tokens) / 64) }) };
-      return { ...naive, use: {}, split, keySplit: split };
-    }
+    case "naive":
+      return { ...naive, use: {}, split: rowSplit(d), keySplit: rowSplit(d) };
+    case "tiled":
+      return { ...tiled, use: {}, split: tiledSplit(d, 4), keySplit: tiledSplit(d, 2) };
     case "register":
-    case "register-single":
-      return { ...register, use: { s: lanes === 1 ? "attention_lanes_none" : "attention_lanes_subgroup" }, split: register8(d, lanes, 4), keySplit: register8(d, lanes, 2) };
+    case "register-single": {
+      // A fixed subgroup size makes a workgroup of that size one subgroup.
+      const lanes = name === "register" && subgroups && subgroups[0] === subgroups[1] ? subgroups[0] : 1;
+      const use = { s: lanes === 1 ? "attention_lanes_none" : "attention_lanes_subgroup" };
+      return { ...register, use, split: registerSplit(d, lanes, 4), keySplit: registerSplit(d, lanes, 2) };
+    }
     default:
       throw new ArgumentError(`attention: no variant "${name}"; there are naive, register, register-single, tiled`);
   }

@@ -1,12 +1,12 @@
-/** Cases of attention, its decoding against a cache, and the cache's writes. */
+/** Cases of attention. */
 import { F } from "../../index.ts";
 import type { DType, Tensor } from "../../index.ts";
 import type { Case, Input } from "../harness.ts";
 import { attentionRef } from "../reference/attention.ts";
 import type { AttentionMasks } from "../reference/attention.ts";
 
-/** The default is one more: register on software Vulkan, tiled on GPUs. */
-const variants = ["naive", "register-single"].map((name) => ({ family: "attention", name }));
+/** The default is one of them, or on software Vulkan "register". */
+const variants = ["naive", "register-single", "tiled"].map((name) => ({ family: "attention", name }));
 
 interface Row {
   /** B, Hq, Hkv, Tq, Tk, D. */

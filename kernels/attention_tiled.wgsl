@@ -1,0 +1,160 @@
+// The sums of attention_naive.wgsl in tiles of 32 queries and 32 keys in workgroup memory, by 64 invocations: each has the scores of 4 queries
+// and 4 keys, then a granule of each chunk of the result for its 4 queries.
+// Grid: flat over heads · ceil(queries / 32) · slices workgroups, folded; light and heavy tiles of a causal head alternate.
+//#use grid
+//#use f32 as q
+//#use f32 as k
+//#use f32 as o
+//#use attention_keys
+//#use attention_range
+//#use attention_block
+const CHUNKS = 1u; // of 8 granules that a workgroup computes: 1, 2 or 4
+struct Params {
+  rows: u32, // workgroups
+  queries: u32,
+  keys: u32,
+  heads: u32, // query heads in the window
+  group: u32, // query heads to a key head
+  batch: u32, // rows of the whole batch
+  first: u32, // first row of the window in it
+  flags: u32, // masks: CAUSAL, STARTS, DOCUMENTS
+  slices: u32, // workgroups that share their rows, each with its CHUNKS
+  granules: u32, // of a head
+  scale: f32, // with log2 e
+  q: vec4u, // offset, strides of batch, head, token; granules
+  k: vec4u,
+  v: vec4u,
+  o: vec4u,
+  lse: vec4u, // likewise; elements
+}
+@group(0) @binding(0) var<storage, read> q: array<Pack_q>;
+@group(0) @binding(1) var<storage, read> k: array<Pack_k>;
+@group(0) @binding(2) var<storage, read> v: array<Pack_k>;
+@group(0) @binding(3) var<storage, read> mask: array<u32>;
+@group(0) @binding(4) var<storage, read_write> o: array<Pack_o>;
+@group(0) @binding(5) var<storage, read_write> lse: array<f32>;
+@group(0) @binding(6) var<uniform> params: Params;
+
+// What the invocations of a row know of it: [row][x].
+var<workgroup> shares: array<f32, ROWS * 8u>;
+
+// A chunk of rows of q into a tile; granules beyond the head are 0.
+fn load_q(to: u32, head: u32, first: u32, last: u32, chunk: u32, lane: u32) {
+  for (var e = lane; e < ROWS * CHUNK; e += 64u) {
+    let g = chunk * CHUNK + e % CHUNK;
+    let row = head + min(first + e / CHUNK, last) * params.q.w;
+    var x = vec4f();
+    if (g < params.granules) { x = unpack_q(q[row + g]); }
+    tiles[to + (e / CHUNK) * STRIDE + e % CHUNK] = x;
+  }
+}
+// A chunk of rows of k into a tile; granules beyond the head are 0.
+fn load_k(to: u32, head: u32, first: u32, last: u32, chunk: u32, lane: u32) {
+  for (var e = lane; e < ROWS * CHUNK; e += 64u) {
+    let g = chunk * CHUNK + e % CHUNK;
+    let row = head + min(first + e / CHUNK, last) * params.k.w;
+    var x = vec4f();
+    if (g < params.granules) { x = unpack_k(k[row + g]); }
+    tiles[to + (e / CHUNK) * STRIDE + e % CHUNK] = x;
+  }
+}
+// A chunk of rows of v into a tile; granules beyond the head are 0.
+fn load_v(to: u32, head: u32, first: u32, last: u32, chunk: u32, lane: u32) {
+  for (var e = lane; e < ROWS * CHUNK; e += 64u) {
+    let g = chunk * CHUNK + e % CHUNK;
+    let row = head + min(first + e / CHUNK, last) * params.v.w;
+    var x = vec4f();
+    if (g < params.granules) { x = unpack_k(v[row + g]); }
+    tiles[to + (e / CHUNK) * STRIDE + e % CHUNK] = x;
+  }
+}
+// Whether query i sees the four keys `key` with the ids `id`.
+fn seen(b: u32, i: u32, key: vec4u, id: vec4u, begin: u32) -> vec4<bool> {
+  let yes = (key >= vec4u(begin)) & (key < vec4u(end_key(i)));
+  if (!masked_by(DOCUMENTS)) { return yes; }
+  return yes & (id == vec4u(document(b, min(i, params.queries - 1u))));
+}
+fn hmax4(v: vec4f) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
+
+@compute @workgroup_size(64)
+fn attention_tiled(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let x = lane % 8u;
+  let y = lane / 8u;
+  let task = flat_group(group, groups);
+  if (task >= params.rows) { return; }
+  let count = (params.queries + ROWS - 1u) / ROWS;
+  let slice = task % params.slices;
+  let i0 = ROWS * alternate((task / params.slices) % count, count);
+  let b = task / (params.slices * count * params.heads);
+  let h = (task / (params.slices * count)) % params.heads;
+  let at = vec3u(1u, b, h);
+  let at_key = vec3u(1u, b, h / params.group);
+  let last_query = params.queries - 1u;
+  let last_key = params.keys - 1u;
+  let ids = id_range(b, i0, ROWS, params.queries);
+  let begin = first_key(b);
+  let end = end_key(min(i0 + ROWS - 1u, last_query));
+  let chunks = (params.granules + CHUNK - 1u) / CHUNK;
+  let own = i0 + 4u * y;
+  let q_head = dot(params.q.xyz, at);
+  let k_head = dot(params.k.xyz, at_key);
+  let v_head = dot(params.v.xyz, at_key);
+  var s: array<vec4f, 4>;
+  var part: array<vec4f, 4>;
+  var sums: array<vec4f, 4u * CHUNKS>;
+  for (var r = 0u; r < 4u * CHUNKS; r++) { sums[r] = vec4f(); }
+  // Of the 4 rows: the largest score so far, and this invocation's share of the sum of powers.
+  var top = vec4f(-3e38);
+  var total = vec4f();
+  for (var j0 = begin - begin % COLUMNS; j0 < end; j0 += COLUMNS) {
+    j0 = next_tile(b, j0, end, ids);
+    if (j0 >= end) { break; }
+    let key = j0 + 4u * x + vec4u(0u, 1u, 2u, 3u);
+    let id = documents(b, min(key, vec4u(last_key)));
+    for (var r = 0u; r < 4u; r++) { s[r] = vec4f(); }
+    for (var c = 0u; c < chunks; c++) {
+      load_q(X, q_head, i0, last_query, c, lane);
+      load_k(Y, k_head, j0, last_key, c, lane);
+      workgroupBarrier();
+      add_scores(&s, x, y, min(CHUNK, params.granules - c * CHUNK));
+      workgroupBarrier();
+    }
+    for (var r = 0u; r < 4u; r++) {
+      s[r] = select(vec4f(-3e38), s[r] * params.scale, seen(b, own + r, key, id, begin));
+      shares[(4u * y + r) * 8u + x] = hmax4(s[r]);
+    }
+    workgroupBarrier();
+    for (var r = 0u; r < 4u; r++) {
+      var high = top[r];
+      for (var e = 0u; e < 8u; e++) { high = max(high, shares[(4u * y + r) * 8u + e]); }
+      let shrink = exp2(max(top[r] - high, -126.0));
+      top[r] = high;
+      let p = select(vec4f(), exp2(max(s[r] - high, vec4f(-126.0))), s[r] > vec4f(-1e38));
+      total[r] = total[r] * shrink + ((p.x + p.y) + (p.z + p.w));
+      for (var c = 0u; c < CHUNKS; c++) { sums[c * 4u + r] *= shrink; }
+      tiles[W + (4u * y + r) * STRIDE + x] = p;
+    }
+    for (var c = 0u; c < CHUNKS; c++) {
+      load_v(Y, v_head, j0, last_key, slice * CHUNKS + c, lane);
+      workgroupBarrier();
+      weigh(&part, x, y, min(COLUMNS, end - j0));
+      for (var r = 0u; r < 4u; r++) { sums[c * 4u + r] += part[r]; }
+      workgroupBarrier();
+    }
+  }
+  for (var r = 0u; r < 4u; r++) { shares[(4u * y + r) * 8u + x] = total[r]; }
+  workgroupBarrier();
+  let o_head = dot(params.o.xyz, at);
+  for (var r = 0u; r < 4u; r++) {
+    var sum = 0.0;
+    for (var e = 0u; e < 8u; e++) { sum += shares[(4u * y + r) * 8u + e]; }
+    if (own + r < params.queries) {
+      let share = select(0.0, 1.0 / sum, sum > 0.0);
+      for (var c = 0u; c < CHUNKS; c++) {
+        let g = (slice * CHUNKS + c) * CHUNK + x;
+        if (g < params.granules) { o[o_head + (own + r) * params.o.w + g] = pack_o(sums[c * 4u + r] * share); }
+      }
+      if (slice == 0u && x == 0u) { lse[dot(params.lse, vec4u(at, own + r))] = select(0.0, top[r] + log2(max(sum, 1e-30)), sum > 0.0); }
+    }
+  }
+}

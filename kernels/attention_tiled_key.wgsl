@@ -1,0 +1,179 @@
+// Gradients of k and v, as in attention_naive_key.wgsl, in the tiles of attention_tiled.wgsl with keys as rows and queries as columns, over all
+// query heads of the group. Grid: flat over key heads · ceil(keys / 32) · slices workgroups, folded.
+//#use grid
+//#use f32 as q
+//#use f32 as k
+//#use f32 as g
+//#use attention_keys
+//#use attention_range
+//#use attention_block
+const CHUNKS = 1u; // of 8 granules that a workgroup computes: 1 or 2
+struct Params {
+  rows: u32, // workgroups
+  queries: u32,
+  keys: u32,
+  heads: u32, // key heads in the window
+  group: u32, // query heads to a key head
+  batch: u32, // rows of the whole batch
+  first: u32, // first row of the window in it
+  flags: u32, // masks: CAUSAL, STARTS, DOCUMENTS
+  slices: u32, // workgroups that share their rows, each with its CHUNKS
+  granules: u32, // of a head
+  scale: f32, // with log2 e
+  slope: f32, // without
+  q: vec4u, // offset, strides of batch, head, token; granules
+  k: vec4u,
+  v: vec4u,
+  g: vec4u,
+  dk: vec4u,
+  dv: vec4u,
+  stats: vec4u, // likewise; elements
+}
+@group(0) @binding(0) var<storage, read> q: array<Pack_q>;
+@group(0) @binding(1) var<storage, read> k: array<Pack_k>;
+@group(0) @binding(2) var<storage, read> v: array<Pack_k>;
+@group(0) @binding(3) var<storage, read> g: array<Pack_g>;
+@group(0) @binding(4) var<storage, read> stats: array<f32>;
+@group(0) @binding(5) var<storage, read> mask: array<u32>;
+@group(0) @binding(6) var<storage, read_write> dk: array<Pack_k>;
+@group(0) @binding(7) var<storage, read_write> dv: array<Pack_k>;
+@group(0) @binding(8) var<uniform> params: Params;
+
+// A chunk of rows of q into a tile; granules beyond the head are 0.
+fn load_q(to: u32, head: u32, first: u32, last: u32, chunk: u32, lane: u32) {
+  for (var e = lane; e < ROWS * CHUNK; e += 64u) {
+    let g = chunk * CHUNK + e % CHUNK;
+    let row = head + min(first + e / CHUNK, last) * params.q.w;
+    var x = vec4f();
+    if (g < params.granules) { x = unpack_q(q[row + g]); }
+    tiles[to + (e / CHUNK) * STRIDE + e % CHUNK] = x;
+  }
+}
+// A chunk of rows of k into a tile; granules beyond the head are 0.
+fn load_k(to: u32, head: u32, first: u32, last: u32, chunk: u32, lane: u32) {
+  for (var e = lane; e < ROWS * CHUNK; e += 64u) {
+    let g = chunk * CHUNK + e % CHUNK;
+    let row = head + min(first + e / CHUNK, last) * params.k.w;
+    var x = vec4f();
+    if (g < params.granules) { x = unpack_k(k[row + g]); }
+    tiles[to + (e / CHUNK) * STRIDE + e % CHUNK] = x;
+  }
+}
+// A chunk of rows of v into a tile; granules beyond the head are 0.
+fn load_v(to: u32, head: u32, first: u32, last: u32, chunk: u32, lane: u32) {
+  for (var e = lane; e < ROWS * CHUNK; e += 64u) {
+    let g = chunk * CHUNK + e % CHUNK;
+    let row = head + min(first + e / CHUNK, last) * params.v.w;
+    var x = vec4f();
+    if (g < params.granules) { x = unpack_k(v[row + g]); }
+    tiles[to + (e / CHUNK) * STRIDE + e % CHUNK] = x;
+  }
+}
+// A chunk of rows of g into a tile; granules beyond the head are 0.
+fn load_g(to: u32, head: u32, first: u32, last: u32, chunk: u32, lane: u32) {
+  for (var e = lane; e < ROWS * CHUNK; e += 64u) {
+    let c = chunk * CHUNK + e % CHUNK;
+    let row = head + min(first + e / CHUNK, last) * params.g.w;
+    var x = vec4f();
+    if (c < params.granules) { x = unpack_g(g[row + c]); }
+    tiles[to + (e / CHUNK) * STRIDE + e % CHUNK] = x;
+  }
+}
+// Whether key j is seen by the four queries `query` with the ids `id`.
+fn seen_by(b: u32, j: u32, query: vec4u, id: vec4u, begin: u32) -> vec4<bool> {
+  let end = vec4u(end_key(query.x), end_key(query.y), end_key(query.z), end_key(query.w));
+  let yes = (query < vec4u(params.queries)) & (vec4u(j) < end) & (vec4u(j) >= vec4u(begin));
+  if (!masked_by(DOCUMENTS)) { return yes; }
+  return yes & (id == vec4u(document(b, min(j, params.keys - 1u))));
+}
+
+@compute @workgroup_size(64)
+fn attention_tiled_key(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let x = lane % 8u;
+  let y = lane / 8u;
+  let task = flat_group(group, groups);
+  if (task >= params.rows) { return; }
+  let count = (params.keys + ROWS - 1u) / ROWS;
+  let slice = task % params.slices;
+  let j0 = ROWS * alternate((task / params.slices) % count, count);
+  let b = task / (params.slices * count * params.heads);
+  let h = (task / (params.slices * count)) % params.heads;
+  let at_key = vec3u(1u, b, h);
+  let last_query = params.queries - 1u;
+  let last_key = params.keys - 1u;
+  let ids = id_range(b, j0, ROWS, params.keys);
+  let begin = first_key(b);
+  // Keys before the first one that counts have no queries.
+  let end = select(0u, params.queries, j0 + ROWS > begin);
+  let first = first_query(j0);
+  let chunks = (params.granules + CHUNK - 1u) / CHUNK;
+  let own = j0 + 4u * y;
+  let k_head = dot(params.k.xyz, at_key);
+  let v_head = dot(params.v.xyz, at_key);
+  var s: array<vec4f, 4>;
+  var part: array<vec4f, 4>;
+  var slope: array<vec4f, 4>;
+  var sums_k: array<vec4f, 4u * CHUNKS>;
+  var sums_v: array<vec4f, 4u * CHUNKS>;
+  for (var r = 0u; r < 4u * CHUNKS; r++) { sums_k[r] = vec4f(); sums_v[r] = vec4f(); }
+  for (var e = 0u; e < params.group; e++) {
+    let at = vec3u(1u, b, h * params.group + e);
+    let q_head = dot(params.q.xyz, at);
+    let g_head = dot(params.g.xyz, at);
+    let stats_head = dot(params.stats.xyz, at);
+    for (var i0 = first - first % COLUMNS; i0 < end; i0 += COLUMNS) {
+      i0 = next_tile(b, i0, end, ids);
+      if (i0 >= end) { break; }
+      let query = i0 + 4u * x + vec4u(0u, 1u, 2u, 3u);
+      let query_at = min(query, vec4u(last_query));
+      let id = documents(b, query_at);
+      let stat_at = stats_head + query_at * params.stats.w;
+      let lse = vec4f(stats[stat_at.x], stats[stat_at.y], stats[stat_at.z], stats[stat_at.w]);
+      let delta = vec4f(stats[stat_at.x + 1u], stats[stat_at.y + 1u], stats[stat_at.z + 1u], stats[stat_at.w + 1u]);
+      for (var r = 0u; r < 4u; r++) { s[r] = vec4f(); slope[r] = vec4f(); }
+      for (var c = 0u; c < chunks; c++) {
+        load_k(X, k_head, j0, last_key, c, lane);
+        load_q(Y, q_head, i0, last_query, c, lane);
+        workgroupBarrier();
+        add_scores(&s, x, y, min(CHUNK, params.granules - c * CHUNK));
+        workgroupBarrier();
+        load_v(X, v_head, j0, last_key, c, lane);
+        load_g(Y, g_head, i0, last_query, c, lane);
+        workgroupBarrier();
+        add_scores(&slope, x, y, min(CHUNK, params.granules - c * CHUNK));
+        workgroupBarrier();
+      }
+      for (var r = 0u; r < 4u; r++) {
+        let p = exp2(clamp(s[r] * params.scale - lse, vec4f(-126.0), vec4f(126.0)));
+        s[r] = select(vec4f(), p, seen_by(b, own + r, query, id, begin));
+        tiles[W + (4u * y + r) * STRIDE + x] = s[r];
+      }
+      for (var c = 0u; c < CHUNKS; c++) {
+        load_g(Y, g_head, i0, last_query, slice * CHUNKS + c, lane);
+        workgroupBarrier();
+        weigh(&part, x, y, min(COLUMNS, params.queries - i0));
+        for (var r = 0u; r < 4u; r++) { sums_v[c * 4u + r] += part[r]; }
+        workgroupBarrier();
+      }
+      for (var r = 0u; r < 4u; r++) { tiles[W + (4u * y + r) * STRIDE + x] = s[r] * (slope[r] - delta); }
+      for (var c = 0u; c < CHUNKS; c++) {
+        load_q(Y, q_head, i0, last_query, slice * CHUNKS + c, lane);
+        workgroupBarrier();
+        weigh(&part, x, y, min(COLUMNS, params.queries - i0));
+        for (var r = 0u; r < 4u; r++) { sums_k[c * 4u + r] += part[r]; }
+        workgroupBarrier();
+      }
+    }
+  }
+  let dk_head = dot(params.dk.xyz, at_key);
+  let dv_head = dot(params.dv.xyz, at_key);
+  for (var r = 0u; r < 4u; r++) {
+    for (var c = 0u; c < CHUNKS; c++) {
+      let at_c = (slice * CHUNKS + c) * CHUNK + x;
+      if (own + r < params.keys && at_c < params.granules) {
+        dk[dk_head + (own + r) * params.dk.w + at_c] = pack_k(sums_k[c * 4u + r] * params.slope);
+        dv[dv_head + (own + r) * params.dv.w + at_c] = pack_k(sums_v[c * 4u + r]);
+      }
+    }
+  }
+}
