@@ -3,9 +3,9 @@
  * `backward()` walks the entries from the last to the first. Gradients of leaves accumulate in f32, those between ops are handed on.
  * No double backward.
  */
-import { AutogradError, ShapeError, shapeText } from "./errors.ts";
-import { currentLabel, refusePromise, scope, withLabel } from "./scope.ts";
-import { encode } from "./dtype.ts";
+import { AutogradError, DTypeError, ShapeError, shapeText } from "./errors.ts";
+import { currentLabel, madeHere, refusePromise, scope, withLabel } from "./scope.ts";
+import { encode, isFloat } from "./dtype.ts";
 import { empty, sameShape } from "./tensor.ts";
 import type { Tensor } from "./tensor.ts";
 import type { Device } from "./device.ts";
@@ -133,6 +133,7 @@ function one(device: Device): Tensor {
 export function backward(loss: Tensor, grad?: Tensor): void {
   loss.check();
   if (!loss.requiresGrad) throw new AutogradError(`backward: ${loss} does not depend on any tensor that requires a gradient (or was made inside noGrad)`);
+  if (grad && !isFloat(grad.dtype)) throw new DTypeError(`backward: the gradient ${grad} is not of a floating dtype; cast it to f32`);
   if (grad ? !sameShape(grad.shape, loss.shape) : loss.size !== 1) {
     throw new ShapeError(`backward: ${loss} ${grad ? `and its gradient ${grad}` : "is not one element and no gradient was given"}; pass a gradient of shape ${shapeText(loss.shape)}`);
   }
@@ -145,9 +146,25 @@ export function backward(loss: Tensor, grad?: Tensor): void {
   });
 }
 
+// Entries older than this belong to the graph around a checkpoint, whose own backward is under way.
+let firstId = 0;
+
+function withFirst(id: number, fn: () => void): void {
+  const before = firstId;
+  firstId = id;
+  try {
+    fn();
+  } finally {
+    firstId = before;
+  }
+}
+
 function walk(root: TapeNode, seed: Tensor): void {
   const order = reachable(root);
   for (const node of order) {
+    if (node.id < firstId) {
+      throw new AutogradError(`checkpoint: the function uses a result of "${node.name}" that was made outside it; pass that tensor as an input of checkpoint(), so that its gradient has a way back`);
+    }
     if (!node.backward) throw new AutogradError(`backward: the graph through "${node.name}" was used already and is freed; run the forward again (there is no double backward, no retained graph)`);
   }
   const grads = new Map<TapeNode, Tensor>([[root, seed]]);
@@ -195,8 +212,8 @@ function step(node: TapeNode, grad: Tensor, grads: Map<TapeNode, Tensor>): void 
     const given = node.backward!(grad, node.saved.map((s) => s.tensor), needs);
     return given.map((g, i) => {
       if (!g || !needs[i]) return null;
-      const shared = g === grad || given.indexOf(g) < i || node.saved.some((s) => s.tensor === g);
-      return shared ? g.strided(g.shape, g.strides) : g;
+      // Only what this backward made may be taken over; anything else (the gradient itself, a saved or a foreign tensor) gets a view.
+      return madeHere(g) && given.indexOf(g) === i ? g : g.strided(g.shape, g.strides);
     });
   });
   for (const [i, edge] of node.edges.entries()) {
@@ -246,13 +263,13 @@ function reachable(root: TapeNode): TapeNode[] {
 
 /**
  * Activation checkpointing: runs `fn(...inputs)` without a tape, and again during backward. Parameters used inside get their gradients.
- * `fn` must compute the same both times (counter-based random does) and return one tensor.
+ * `fn` must compute the same both times (counter-based random does) and return one tensor. Results of other ops that need a gradient must
+ * come in as inputs, not by closure: backward refuses them.
  */
 export function checkpoint<T extends readonly Tensor[]>(fn: (...inputs: T) => Tensor, ...inputs: T): Tensor {
   if (!enabled) return fn(...inputs);
-  const output = noGrad(() => scope(() => fn(...inputs)));
-  // The result may be one of the inputs, or a view: the tape needs a tensor of its own.
-  const own = output.node || inputs.includes(output) ? output.detach() : output;
+  // The result may be an input, or a tensor that fn only refers to: the tape needs one of its own.
+  const own = noGrad(() => scope(() => fn(...inputs).detach()));
   return record(
     "checkpoint",
     inputs,
@@ -266,13 +283,16 @@ export function checkpoint<T extends readonly Tensor[]>(fn: (...inputs: T) => Te
       });
       enableGrad(() => {
         // A scope of its own: during backward only what the tape saved is alive.
+        const first = nextId;
         const result = scope(() => fn(...(again as unknown as T)));
-        if (result.requiresGrad) backward(result, grad);
+        if (result.requiresGrad) withFirst(first, () => backward(result, grad));
       });
       return again.map((leaf) => {
         const g = leaf.grad;
+        const mine = g?.detach();
+        g?.dispose();
         leaf.grad = null;
-        return g;
+        return mine;
       });
     },
     true,

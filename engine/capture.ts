@@ -6,7 +6,7 @@ import { CaptureError, DisposedError } from "./errors.ts";
 import { getDevice } from "./device.ts";
 import type { Device } from "./device.ts";
 import type { Launch } from "./launch.ts";
-import { scope, tensorsIn } from "./scope.ts";
+import { refusePromise, scope, tensorsIn } from "./scope.ts";
 import type { Storage } from "./tensor.ts";
 
 export interface CaptureOptions {
@@ -134,7 +134,11 @@ class Recorder {
     device.capturing = true;
     device.listeners.add(listener);
     try {
-      return scope(fn);
+      return scope(() => {
+        const result = fn();
+        refusePromise(result, "capture()");
+        return result;
+      });
     } catch (error) {
       this.release();
       throw error;

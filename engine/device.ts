@@ -50,6 +50,7 @@ const MOST_BIND_GROUPS = 16384;
 const WANTED_FEATURES = ["shader-f16", "subgroups", "subgroup-size-control", "timestamp-query", "chromium-experimental-subgroup-matrix"];
 
 let defaultDevice: Device | null = null;
+let nextDevice = 0;
 
 /** The device that tensors are created on when none is named: the first one created, or the one set. */
 export function getDevice(): Device {
@@ -77,6 +78,8 @@ export async function listAdapters(backend?: DeviceOptions["backend"]): Promise<
 }
 
 export class Device {
+  /** Counts devices, to tell two of one adapter apart. */
+  readonly id = nextDevice++;
   readonly capabilities: Capabilities;
   readonly pool: BufferPool;
   /** The GPU's own device; null on the null device. */
@@ -177,7 +180,7 @@ export class Device {
   }
 
   toString(): string {
-    return `Device(${this.name})`;
+    return `Device(${this.id}: ${this.name})`;
   }
 
   /** Throws if the device is lost or destroyed. */
@@ -287,7 +290,7 @@ export class Device {
   /** Writes host bytes into a storage. */
   write(binding: Binding, bytes: Uint8Array): void {
     this.check();
-    if (this.capturing) throw new CaptureError("host data was uploaded inside capture(); create the tensor before it and change it by a kernel");
+    if (this.capturing) throw new CaptureError("host data was uploaded inside capture(); create the tensor (or the Generator of random ops) before it and change it by a kernel");
     binding.storage.version++;
     this.writeRaw(binding.storage.live(), binding.offset, bytes);
   }

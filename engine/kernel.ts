@@ -93,7 +93,7 @@ function textOf(source: Source | undefined, what: string): string {
   return source.text;
 }
 
-const USE = /^\/\/#use[ \t]+(\S+)(?:[ \t]+as[ \t]+(\w+))?[ \t]*$/gm;
+const USE = /^[ \t]*\/\/#use[ \t]+(\S+)(?:[ \t]+as[ \t]+(\w+))?[ \t]*$/gm;
 const DECLARATION = /^(const|alias)[ \t]+(\w+)([ \t]*:[ \t]*[\w<>, ]+)?[ \t]*=[ \t]*([^;]*);/gm;
 const DIRECTIVE = /^(enable|requires|diagnostic)\b[^;]*;[ \t]*\n?/gm;
 

@@ -15,6 +15,9 @@ export function adoptIntoScope(tensor: Tensor): boolean {
   return true;
 }
 
+/** True if `tensor` was made in the innermost open scope. */
+export const madeHere = (tensor: Tensor): boolean => stack.at(-1)?.has(tensor) ?? false;
+
 /** Called when a tensor is disposed or kept beyond all scopes. */
 export function leaveScopes(tensor: Tensor): void {
   for (const tensors of stack) tensors.delete(tensor);

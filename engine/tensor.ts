@@ -20,6 +20,7 @@ export type Nested = number | readonly Nested[];
 export class Storage {
   readonly device: Device;
   readonly bytes: number;
+  readonly used: number;
   readonly label: string;
   readonly serial: number;
   /** Raised by every launch that writes; the tape sees by it that a saved tensor was changed in place. */
@@ -27,9 +28,11 @@ export class Storage {
   private buffer: PoolBuffer | null;
   private users = 1;
 
-  constructor(device: Device, bytes: number, label: string) {
+  /** @param used bytes of elements, without the padding up to `bytes` */
+  constructor(device: Device, bytes: number, label: string, used = bytes) {
     this.device = device;
     this.bytes = bytes;
+    this.used = used;
     this.label = label;
     this.serial = device.storageSerial++;
     this.buffer = device.pool.acquire(bytes, label);
@@ -148,6 +151,15 @@ export class Tensor {
   /** Contiguous and starting where a binding may start: kernels can take it as it is. */
   get isBindable(): boolean {
     return this.isContiguous && (this.offset * DTYPES[this.dtype].bits) % (8 * this.device.limits.minStorageBufferOffsetAlignment) === 0;
+  }
+
+  /**
+   * Kernels write whole granules of 16 bytes: true if none of this view's granules holds elements of another view, so that it can be
+   * written in place as it is.
+   */
+  get isWritable(): boolean {
+    const end = elementBytes(this.dtype, this.offset + this.size);
+    return this.isBindable && (end % 16 === 0 || end === this.storage.used);
   }
 
   /** A leaf that asks for a gradient, or a result of one. */
@@ -286,7 +298,7 @@ export function empty(shape: Shape, options: TensorOptions & { label?: string } 
   checkShape(shape, "empty");
   const device = options.device ?? getDevice();
   device.check();
-  const out = new Tensor(new Storage(device, storageBytes(dtype, sizeOf(shape)), options.label ?? (currentLabel() || "tensor")), [...shape], dtype);
+  const out = new Tensor(new Storage(device, storageBytes(dtype, sizeOf(shape)), options.label ?? (currentLabel() || "tensor"), elementBytes(dtype, sizeOf(shape))), [...shape], dtype);
   if (options.requiresGrad) out.requiresGrad = true;
   return out;
 }
@@ -300,6 +312,8 @@ export function tensor(values: Nested | HostArray | Float64Array, options: Tenso
   const shape = options.shape ?? (typed ? [values.length] : nestedShape(values));
   const flat = typed ? values : (typeof values === "number" ? [values] : (values as unknown[]).flat(Infinity) as number[]);
   checkShape(shape, "tensor");
+  if (!typed && !flat.every((v) => typeof v === "number")) throw new ArgumentError("tensor: values are numbers, nested arrays of numbers or typed arrays; convert booleans, strings and BigInts first");
+  if (typed && (values instanceof BigInt64Array || values instanceof BigUint64Array)) throw new ArgumentError("tensor: BigInt arrays have no dtype here; convert them to Int32Array or numbers");
   if (flat.length !== sizeOf(shape)) throw new ShapeError(`tensor: ${flat.length} values for shape ${shapeText(shape)}, which holds ${sizeOf(shape)}`);
   const dtype = options.dtype ?? dtypeOf(values);
   checkDType(dtype);
@@ -375,11 +389,12 @@ export function checkTensors(op: string, ...tensors: readonly (Tensor | null | u
 }
 
 function checkShape(shape: Shape, op: string): void {
+  if (!Array.isArray(shape)) throw new ShapeError(`${op}: ${String(shape)} is not a shape; shapes are arrays, e.g. [2, 3]`);
   if (!shape.every((n) => Number.isInteger(n) && n >= 0)) throw new ShapeError(`${op}: ${shapeText(shape)} is not a shape; dimensions are whole numbers ≥ 0`);
 }
 
 function nestedShape(values: Nested): number[] {
-  if (typeof values === "number") return [];
+  if (!Array.isArray(values)) return [];
   const inner = values.map(nestedShape);
   const first = inner[0] ?? [];
   for (const [i, s] of inner.entries()) {

@@ -67,12 +67,13 @@ export function attentionDecode(q: Tensor, keys: Tensor, values: Tensor, length:
     const width = d / 4;
     const perHead = (hq / hkv) * tq;
     const perRow = length.size > 1;
+    const lengths = contiguousCopy(length);
     for (const { start, count } of rowWindows(q.device, b * hkv, [{ rowElements: capacity * d, dtype: keys.dtype }], 1, op)) {
       const cache = { start: start * capacity * d, elements: count * capacity * d };
       launch(partialKernel, {
         use: { q: q.dtype, k: keys.dtype },
         constants: { STARTS: starts !== undefined, PER_ROW: perRow },
-        buffers: { q: queries, keys: { of: keys, ...cache }, values: { of: values, ...cache }, lengths: length, starts: starts ? contiguousCopy(starts) : length, parts },
+        buffers: { q: queries, keys: { of: keys, ...cache }, values: { of: values, ...cache }, lengths, starts: starts ? contiguousCopy(starts) : lengths, parts },
         params: { size: [hq, tq, hkv, width], first: start, rows: count * perHead, capacity, chunks, scale },
         grid: grid1d(count * perHead * chunks),
         cost: { flops: 4 * count * perHead * capacity * d, bytes: 2 * elementBytes(keys.dtype, count * capacity * d) },
@@ -81,7 +82,7 @@ export function attentionDecode(q: Tensor, keys: Tensor, values: Tensor, length:
     launch(combineKernel, {
       use: { y: y.dtype },
       constants: { PER_ROW: perRow },
-      buffers: { parts, lengths: length, y },
+      buffers: { parts, lengths, y },
       params: { size: [hq, tq, capacity, width], rows: b * tq * hq, chunks },
       grid: grid1d(Math.ceil((b * tq * hq * width) / 64)),
       cost: { flops: 2 * parts.size, bytes: elementBytes("f32", parts.size) + elementBytes(y.dtype, y.size) },
@@ -116,7 +117,7 @@ export function cacheWrite(keys: Tensor, values: Tensor, k: Tensor, v: Tensor, l
       launch(writeKernel, {
         use: { x: k.dtype, c: keys.dtype },
         constants: { PER_ROW: length.size > 1 },
-        buffers: { k: { of: newKeys, ...rows }, v: { of: newValues, ...rows }, lengths: length, keys: { of: keys, ...cache }, values: { of: values, ...cache } },
+        buffers: { k: { of: newKeys, ...rows }, v: { of: newValues, ...rows }, lengths: contiguousCopy(length), keys: { of: keys, ...cache }, values: { of: values, ...cache } },
         params: { granules, tokens: t, heads: h, capacity, width: d / 4, first: start, source: whole ? (start * t * d) / 4 : 0 },
         grid: grid1d(Math.ceil(granules / 64)),
         cost: { flops: 0, bytes: 2 * (elementBytes(k.dtype, count * t * d) + elementBytes(keys.dtype, count * t * d)) },

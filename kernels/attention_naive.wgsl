@@ -7,7 +7,7 @@
 //#use f32 as o
 //#use attention_keys
 const WORKGROUP = 64u; // invocations
-const D4 = 8u; // granules of a head
+const MOST = 32u; // granules that a head may have
 struct Params {
   rows: u32, // in the window
   queries: u32,
@@ -18,7 +18,7 @@ struct Params {
   first: u32, // first row of the window in it
   flags: u32, // masks: CAUSAL, STARTS, DOCUMENTS
   slices: u32, // for the tiled variants
-  granules: u32, // of a head; D4
+  granules: u32, // of a head
   scale: f32,
   q: vec4u, // offset, strides of batch, head, token; granules
   k: vec4u,
@@ -47,14 +47,14 @@ fn attention_naive(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups)
   let k_head = dot(params.k.xyz, at_key);
   let v_head = dot(params.v.xyz, at_key);
   let own = document(b, i);
-  var sum: array<vec4f, D4>;
+  var sum: array<vec4f, MOST>;
   var top = -3e38;
   var total = 0.0;
   let end = end_key(i);
   for (var j = first_key(b); j < end; j++) {
     if (masked_by(DOCUMENTS) && document(b, j) != own) { continue; }
     var product = vec4f();
-    for (var c = 0u; c < D4; c++) {
+    for (var c = 0u; c < params.granules; c++) {
       product += unpack_q(q[q_row + c]) * unpack_k(k[k_head + j * params.k.w + c]);
     }
     let s = hsum_k(product) * params.scale;
@@ -63,12 +63,12 @@ fn attention_naive(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups)
     let p = exp2(max(s - higher, -126.0));
     top = higher;
     total = total * shrink + p;
-    for (var c = 0u; c < D4; c++) {
+    for (var c = 0u; c < params.granules; c++) {
       sum[c] = sum[c] * shrink + p * unpack_k(v[v_head + j * params.v.w + c]);
     }
   }
   let share = select(0.0, 1.0 / total, total > 0.0);
   let o_row = dot(params.o, at);
-  for (var c = 0u; c < D4; c++) { o[o_row + c] = pack_o(sum[c] * share); }
+  for (var c = 0u; c < params.granules; c++) { o[o_row + c] = pack_o(sum[c] * share); }
   lse[dot(params.lse, at)] = select(0.0, top + log2(total), total > 0.0);
 }

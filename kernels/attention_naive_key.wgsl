@@ -7,7 +7,7 @@
 //#use f32 as g
 //#use attention_keys
 const WORKGROUP = 64u; // invocations
-const D4 = 8u; // granules of a head
+const MOST = 32u; // granules that a head may have
 struct Params {
   rows: u32, // in the window
   queries: u32,
@@ -18,7 +18,7 @@ struct Params {
   first: u32, // first row of the window in it
   flags: u32, // masks: CAUSAL, STARTS, DOCUMENTS
   slices: u32, // for the tiled variants
-  granules: u32, // of a head; D4
+  granules: u32, // of a head
   scale: f32, // with log2 e
   slope: f32, // without
   q: vec4u, // offset, strides of batch, head, token; granules
@@ -50,8 +50,8 @@ fn attention_naive_key(@builtin(workgroup_id) group: vec3u, @builtin(num_workgro
   let k_row = dot(params.k, at_key);
   let v_row = dot(params.v, at_key);
   let own = document(b, j);
-  var sum_k: array<vec4f, D4>;
-  var sum_v: array<vec4f, D4>;
+  var sum_k: array<vec4f, MOST>;
+  var sum_v: array<vec4f, MOST>;
   let seen = j >= first_key(b);
   for (var e = 0u; e < params.group; e++) {
     for (var i = first_query(j); i < params.queries; i++) {
@@ -62,13 +62,13 @@ fn attention_naive_key(@builtin(workgroup_id) group: vec3u, @builtin(num_workgro
       let stat = dot(params.stats, at);
       var product = vec4f();
       var slope = vec4f();
-      for (var c = 0u; c < D4; c++) {
+      for (var c = 0u; c < params.granules; c++) {
         product += unpack_q(q[q_row + c]) * unpack_k(k[k_row + c]);
         slope += unpack_g(g[g_row + c]) * unpack_k(v[v_row + c]);
       }
       let p = exp2(clamp(hsum_k(product) * params.scale - stats[stat], -126.0, 126.0));
       let ds = p * (hsum_k(slope) - stats[stat + 1u]);
-      for (var c = 0u; c < D4; c++) {
+      for (var c = 0u; c < params.granules; c++) {
         sum_k[c] += ds * unpack_q(q[q_row + c]);
         sum_v[c] += p * unpack_g(g[g_row + c]);
       }
@@ -76,7 +76,7 @@ fn attention_naive_key(@builtin(workgroup_id) group: vec3u, @builtin(num_workgro
   }
   let dk_row = dot(params.dk, at_key);
   let dv_row = dot(params.dv, at_key);
-  for (var c = 0u; c < D4; c++) {
+  for (var c = 0u; c < params.granules; c++) {
     dk[dk_row + c] = pack_k(sum_k[c] * params.slope);
     dv[dv_row + c] = pack_k(sum_v[c]);
   }

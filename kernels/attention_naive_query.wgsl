@@ -6,7 +6,7 @@
 //#use f32 as g
 //#use attention_keys
 const WORKGROUP = 64u; // invocations
-const D4 = 8u; // granules of a head
+const MOST = 32u; // granules that a head may have
 struct Params {
   rows: u32, // in the window
   queries: u32,
@@ -17,7 +17,7 @@ struct Params {
   first: u32, // first row of the window in it
   flags: u32, // masks: CAUSAL, STARTS, DOCUMENTS
   slices: u32, // for the tiled variants
-  granules: u32, // of a head; D4
+  granules: u32, // of a head
   scale: f32, // with log2 e
   slope: f32, // without
   q: vec4u, // offset, strides of batch, head, token; granules
@@ -51,7 +51,7 @@ fn attention_naive_query(@builtin(workgroup_id) group: vec3u, @builtin(num_workg
   let lse = stats[stat];
   let delta = stats[stat + 1u];
   let own = document(b, i);
-  var sum: array<vec4f, D4>;
+  var sum: array<vec4f, MOST>;
   let end = end_key(i);
   for (var j = first_key(b); j < end; j++) {
     if (masked_by(DOCUMENTS) && document(b, j) != own) { continue; }
@@ -59,14 +59,14 @@ fn attention_naive_query(@builtin(workgroup_id) group: vec3u, @builtin(num_workg
     let v_row = dot(params.v.xyz, at_key) + j * params.v.w;
     var product = vec4f();
     var slope = vec4f();
-    for (var c = 0u; c < D4; c++) {
+    for (var c = 0u; c < params.granules; c++) {
       product += unpack_q(q[q_row + c]) * unpack_k(k[k_row + c]);
       slope += unpack_g(g[g_row + c]) * unpack_k(v[v_row + c]);
     }
     let p = exp2(clamp(hsum_k(product) * params.scale - lse, -126.0, 126.0));
     let ds = p * (hsum_k(slope) - delta);
-    for (var c = 0u; c < D4; c++) { sum[c] += ds * unpack_k(k[k_row + c]); }
+    for (var c = 0u; c < params.granules; c++) { sum[c] += ds * unpack_k(k[k_row + c]); }
   }
   let dq_row = dot(params.dq, at);
-  for (var c = 0u; c < D4; c++) { dq[dq_row + c] = pack_q(sum[c] * params.slope); }
+  for (var c = 0u; c < params.granules; c++) { dq[dq_row + c] = pack_q(sum[c] * params.slope); }
 }

@@ -3,7 +3,7 @@
  * tile) on software Vulkan, "naive" (one invocation a row) as the reference.
  */
 import { ArgumentError, kernel, library } from "../engine/index.ts";
-import type { Constants, Device, Kernel, Uses } from "../engine/index.ts";
+import type { Constants, Device, Uses } from "../engine/index.ts";
 import "./lib.ts";
 import { forcedVariant } from "./variants.ts";
 
@@ -73,21 +73,22 @@ export interface Variant extends Kernels {
  * Tiles of `rows` rows and of up to `most` chunks of `granules` granules of the head; larger heads take several tiles, each with the scores
  * anew.
  */
-function tiles(d: number, rows: number, granules: number, most: number): { chunks: number; slices: number; of: (heads: number, tokens: number) => number } {
+function tiles(d: number, rows: number, granules: number, most: number, least = 1): { chunks: number; slices: number; of: (heads: number, tokens: number) => number } {
   const chunks = Math.ceil(d / 4 / granules);
   const slices = Math.ceil(chunks / most);
   // 1, 2 or 4 chunks: few compiled variants.
-  const each = 2 ** Math.ceil(Math.log2(Math.ceil(chunks / slices)));
+  const each = Math.max(least, 2 ** Math.ceil(Math.log2(Math.ceil(chunks / slices))));
   return { chunks: each, slices, of: (heads, tokens) => heads * Math.ceil(tokens / rows) * slices };
 }
 
 /** One invocation a row. */
 function rowSplit(d: number): Split {
-  return { constants: { D4: d / 4 }, slices: 1, work: (heads, tokens) => ({ rows: heads * tokens, groups: Math.ceil((heads * tokens) / 64) }) };
+  // The sums' array is sized in few steps: few compiled variants.
+  return { constants: { MOST: d <= 128 ? 32 : 4 ** Math.ceil(Math.log(d / 4) / Math.log(4)) }, slices: 1, work: (heads, tokens) => ({ rows: heads * tokens, groups: Math.ceil((heads * tokens) / 64) }) };
 }
 
 function registerSplit(d: number, lanes: number, most: number): Split {
-  const { chunks, slices, of } = tiles(d, 8, lanes, most);
+  const { chunks, slices, of } = tiles(d, 8, lanes, most, lanes === 1 ? most : 1);
   const workgroup = lanes === 1 ? 64 : lanes;
   return {
     constants: { WORKGROUP: workgroup, LANES: lanes, CHUNKS: chunks },

@@ -1,5 +1,5 @@
 /** Copies between views (word by word) and fills: the in-place primitives below `cat`, `pad`, caches and gradients. */
-import { ArgumentError, DTYPES, ShapeError, elementBytes, encode, grid1d, kernel, launch, rowWindows, sameShape, sizeOf } from "../engine/index.ts";
+import { ArgumentError, DTYPES, ShapeError, elementBytes, empty, encode, grid1d, kernel, launch, rowWindows, sameShape, sizeOf } from "../engine/index.ts";
 import type { Tensor } from "../engine/index.ts";
 import { copyWords, wordView } from "./copy_words.ts";
 import { contiguousCopy } from "./map.ts";
@@ -26,9 +26,16 @@ export function copyInto(dst: Tensor, src: Tensor): void {
   if (source !== src) source.dispose();
 }
 
-/** y = value everywhere, in place; `y` is contiguous and alone in its storage (or starts on the storage alignment). */
+/** y = value everywhere, in place; `y` may be a view (rows of 16-bit and 8-bit elements on whole words). */
 export function fillInto(y: Tensor, value: number): void {
   if (y.size === 0) return;
+  if (!y.isWritable) {
+    const own = empty(y.shape, { dtype: y.dtype, device: y.device });
+    fillInto(own, value);
+    copyWords(y, own);
+    own.dispose();
+    return;
+  }
   const per = 32 / DTYPES[y.dtype].bits;
   const bytes = encode(new Array<number>(per).fill(value), y.dtype);
   const word = new DataView(bytes.buffer, bytes.byteOffset, 4).getUint32(0, true);

@@ -1,5 +1,5 @@
 /** The copy between two views, word by word, in parts that fit a binding: below `copyInto` and the strided path of `map`. */
-import { DTYPES, ShapeError, grid1d, kernel, launch, sizeOf } from "../engine/index.ts";
+import { ArgumentError, DTYPES, ShapeError, grid1d, kernel, launch, sizeOf } from "../engine/index.ts";
 import type { Tensor } from "../engine/index.ts";
 import { collapse } from "./collapse.ts";
 
@@ -22,6 +22,7 @@ export function wordView(t: Tensor, per: number): { shape: number[]; strides: nu
 
 /** dst = src, in place: views of one shape and dtype in different storages, whose rows are whole 32-bit words (`wordView` is not null). */
 export function copyWords(dst: Tensor, src: Tensor): void {
+  if (dst.strides.some((s, d) => s === 0 && dst.shape[d]! > 1)) throw new ArgumentError(`copyInto: ${dst} is expanded: several elements share a place; write to the tensor that was expanded`);
   const per = 32 / DTYPES[dst.dtype].bits;
   const [to, from] = [wordView(dst, per), wordView(src, per)];
   if (!to || !from) throw new ShapeError(`copyInto: rows of ${to ? src : dst} do not fall on whole 32-bit words; use an even number of elements a row, or f32`);

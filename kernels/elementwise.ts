@@ -2,8 +2,8 @@
  * The elementwise table: name, forward expression, backward expressions. Arithmetic is f32 for floats and of the dtype itself for integers;
  * shapes broadcast. In backward expressions `a` is the gradient, `b` and `c` the saved inputs (or `b` the saved result).
  */
-import { ArgumentError, DTypeError, ShapeError, checkTensors, empty, isFloat, record, scope, setGradientAccumulator, storageBytes } from "../engine/index.ts";
-import type { DType, Tensor } from "../engine/index.ts";
+import { Tensor, ArgumentError, DTypeError, ShapeError, checkTensors, empty, isFloat, record, scope, setGradientAccumulator } from "../engine/index.ts";
+import type { DType } from "../engine/index.ts";
 import { accumulateInto } from "./accumulate.ts";
 import { copyInto, fillInto } from "./copy.ts";
 import { contiguousCopy, expression, map } from "./map.ts";
@@ -19,26 +19,33 @@ interface UnaryRow {
 }
 
 /**
- * Unary ops over `a` with scalars `s.x`, `s.y`. `tanh` and `exp` clamp their argument: WGSL leaves large ones undefined. The slopes of
+ * Unary ops over `a` with scalars `s.x`, `s.y`. Large arguments of `tanh` and `exp`
+ * are cut off, WGSL leaves them undefined; by `select`, not `min`: NaN must come through, WGSL's `min` may drop it. The slopes of
  * tanh and sigmoid come from the input: 1 − y² of a rounded y near 1 has no correct digits left.
  */
 const UNARY = {
   neg: { forward: "-a", backward: "-a" },
   abs: { forward: "abs(a)", backward: "a * sign(b)", saves: "input" },
-  exp: { forward: "exp(min(a, V4_a(88.7)))", backward: "a * b", saves: "result" },
+  exp: { forward: "select(exp(a), exp(V4_a(88.7)), a > V4_a(88.7))", backward: "a * b", saves: "result" },
   log: { forward: "log(a)", backward: "a / b", saves: "input" },
   sqrt: { forward: "sqrt(a)", backward: "a * 0.5 / b", saves: "result" },
   rsqrt: { forward: "inverseSqrt(a)", backward: "-0.5 * a * b * b * b", saves: "result" },
   square: { forward: "a * a", backward: "2.0 * a * b", saves: "input" },
   reciprocal: { forward: "1.0 / a", backward: "-a * b * b", saves: "result" },
-  tanh: { forward: "tanh(clamp(a, V4_a(-15.0), V4_a(15.0)))", backward: "a * 4.0 * exp(-2.0 * abs(b)) / ((1.0 + exp(-2.0 * abs(b))) * (1.0 + exp(-2.0 * abs(b))))", saves: "input" },
-  sigmoid: { forward: "1.0 / (1.0 + exp(min(-a, V4_a(88.0))))", backward: "a * exp(-abs(b)) / ((1.0 + exp(-abs(b))) * (1.0 + exp(-abs(b))))", saves: "input" },
+  tanh: { forward: "tanh(select(a, 15.0 * sign(a), abs(a) > V4_a(15.0)))", backward: "a * 4.0 * exp(-2.0 * abs(b)) / ((1.0 + exp(-2.0 * abs(b))) * (1.0 + exp(-2.0 * abs(b))))", saves: "input" },
+  sigmoid: { forward: "select(1.0 / (1.0 + exp(-a)), V4_a(0.0), a < V4_a(-88.0))", backward: "a * exp(-abs(b)) / ((1.0 + exp(-abs(b))) * (1.0 + exp(-abs(b))))", saves: "input" },
   sin: { forward: "sin4(a)", backward: "a * cos4(b)", saves: "input", library: "trig" },
   cos: { forward: "cos4(a)", backward: "-a * sin4(b)", saves: "input", library: "trig" },
-  relu: { forward: "max(a, V4_a(0.0))", backward: "select(V4_a(0.0), a, b > V4_b(0.0))", saves: "input" },
+  relu: { forward: "select(a, V4_a(0.0), a < V4_a(0.0))", backward: "select(V4_a(0.0), a, b > V4_b(0.0))", saves: "input" },
   addScalar: { forward: "a + s.x", backward: "a" },
   mulScalar: { forward: "a * s.x", backward: "a * s.x" },
-  clampTo: { forward: "clamp(a, V4_a(s.x), V4_a(s.y))", backward: "select(V4_a(0.0), a, (b >= V4_b(s.x)) & (b <= V4_b(s.y)))", saves: "input" },
+  clampTo: { forward: "select(select(a, V4_a(s.y), a > V4_a(s.y)), V4_a(s.x), a < V4_a(s.x))", backward: "select(V4_a(0.0), a, (b >= V4_b(s.x)) & (b <= V4_b(s.y)))", saves: "input" },
+  // A whole power n = s.x of any a; s.y is 1 for odd n.
+  powWhole: {
+    forward: "pow(abs(a), V4_a(s.x)) * select(V4_a(1.0), sign(a), V4_a(s.y) == V4_a(1.0))",
+    backward: "a * s.x * pow(abs(b), V4_b(s.x - 1.0)) * select(sign(b), V4_b(1.0), V4_b(s.y) == V4_b(1.0))",
+    saves: "input",
+  },
   powScalar: { forward: "pow(a, V4_a(s.x))", backward: "a * s.x * pow(b, V4_b(s.x - 1.0))", saves: "input" },
 } as const satisfies Record<string, UnaryRow>;
 
@@ -90,9 +97,11 @@ function unary(op: keyof typeof UNARY, x: Tensor, scalars: readonly number[] = [
 function binary(op: keyof typeof BINARY, a: Tensor, b: Tensor | number): Tensor {
   if (typeof b === "number") {
     checkTensors(op, a);
+    checkScalar(op, a, b);
     using scalar = constant(b, a);
     return binary(op, a, scalar);
   }
+  requireTensor(op, b);
   checkTensors(op, a, b);
   const row: BinaryRow = BINARY[op];
   const dtype = resultDType(op, a, b, row.integers ?? false);
@@ -109,6 +118,15 @@ function resultDType(op: string, a: Tensor, b: Tensor, integers: boolean): DType
   throw new DTypeError(`${op}: ${a} and ${b}; takes two float tensors${integers ? ", or two of the same of i32 and u32" : ""}; cast one of them`);
 }
 
+function requireTensor(op: string, value: unknown): void {
+  if (!(value instanceof Tensor)) throw new ArgumentError(`${op}: the second operand is ${String(value)}; a tensor or a number is needed`);
+}
+
+/** Throws when a number meets an integer tensor that cannot hold it. */
+function checkScalar(op: string, a: Tensor, value: number): void {
+  if (!isFloat(a.dtype) && (!Number.isInteger(value) || (a.dtype !== "i32" && value < 0))) throw new ArgumentError(`${op}: ${value} for ${a}; it does not fit its dtype, cast the tensor to f32 first`);
+}
+
 /** `value` as a tensor of one element that broadcasts with `like`. */
 function constant(value: number, like: Tensor): Tensor {
   const t = empty([], { dtype: isFloat(like.dtype) ? "f32" : like.dtype, device: like.device });
@@ -121,9 +139,11 @@ const compare =
   (a: Tensor, b: Tensor | number): Tensor => {
     checkTensors(op, a);
     return scope(() => {
+      if (typeof b === "number") checkScalar(op, a, b);
       const other = typeof b === "number" ? constant(b, a) : b;
+      requireTensor(op, other);
       checkTensors(op, a, other);
-      if (isFloat(a.dtype) !== isFloat(other.dtype)) throw new DTypeError(`${op}: ${a} and ${other}; cast one of them`);
+      if (isFloat(a.dtype) !== isFloat(other.dtype) || (!isFloat(a.dtype) && a.dtype !== other.dtype)) throw new DTypeError(`${op}: ${a} and ${other}; cast one of them`);
       return map(name(op, "forward"), [a, other], { dtype: "u32" });
     });
   };
@@ -136,11 +156,13 @@ export const sub = (a: Tensor, b: Tensor | number): Tensor => (typeof b === "num
 export const mul = (a: Tensor, b: Tensor | number): Tensor => (typeof b === "number" && isFloat(a.dtype) ? unary("mulScalar", a, [b]) : binary("mul", a, b));
 /** a / b, with broadcasting. */
 export const div = (a: Tensor, b: Tensor | number): Tensor => (typeof b === "number" && isFloat(a.dtype) ? unary("mulScalar", a, [1 / b]) : binary("div", a, b));
-/** a to the power b; with a tensor b, or a fractional number, for a > 0. Whole powers 2 and 3 take any a. */
+/** a to the power b; with a tensor b, or a fractional number, for a > 0. Whole numbers take any a. */
 export function pow(a: Tensor, b: Tensor | number): Tensor {
   if (typeof b !== "number") return binary("pow", a, b);
   if (b === 2) return square(a);
-  if (b === 3) return mul(square(a), a);
+  if (b === 0) return scope(() => add(mul(a, 0), 1));
+  if (b === 1) return add(a, 0);
+  if (Number.isInteger(b)) return unary("powWhole", a, [b, Math.abs(b) % 2]);
   return unary("powScalar", a, [b]);
 }
 /** The larger of a and b elementwise; equal ones share the gradient. */
@@ -190,8 +212,8 @@ export function copyFrom(dst: Tensor, src: Tensor): void {
   const lead = dst.rank - src.rank;
   if (lead < 0 || !src.shape.every((n, d) => n === 1 || n === dst.shape[lead + d])) throw new ShapeError(`copyFrom: ${src} does not broadcast to ${dst}; make its dimensions equal, or 1`);
   if (dst.storage === src.storage) throw new ArgumentError(`copyFrom: ${src} and ${dst} share a storage; clone the source first`);
-  // A tensor that has its storage to itself takes any source and any row length; a view is written word by word.
-  if (dst.isContiguous && dst.storage.bytes === storageBytes(dst.dtype, dst.size)) {
+  // What can be written by whole granules takes any source and any row length; other views are written word by word.
+  if (dst.isWritable) {
     map("copy", [src], { into: dst, shape: dst.shape });
     return;
   }

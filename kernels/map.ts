@@ -63,6 +63,14 @@ export interface MapOptions {
 export function map(expressionName: string, inputs: readonly Tensor[], options: MapOptions = {}): Tensor {
   const [a] = inputs;
   const shape = options.shape ?? inputs.slice(1).reduce((s: Shape, t) => broadcastShapes(expressionName, s, t.shape), a!.shape);
+  if (options.into && !options.into.isWritable) {
+    // The granules at its ends belong to others too: made beside it and copied word by word.
+    const { into, ...rest } = options;
+    const own = map(expressionName, inputs, { ...rest, dtype: into.dtype, shape: into.shape });
+    copyWords(into, own);
+    own.dispose();
+    return into;
+  }
   const y = options.into ?? empty(shape, { dtype: options.dtype ?? a!.dtype, device: a!.device });
   const operands = [a!, inputs[1] ?? a!, inputs[2] ?? a!] as const;
   const use = { a: operands[0].dtype, b: operands[1].dtype, c: operands[2].dtype, y: y.dtype, f: expressionName };

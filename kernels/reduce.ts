@@ -162,7 +162,7 @@ expression("multiply", "a * b");
 
 const argStage = kernel("arg_reduce", new URL("./arg_reduce.wgsl", import.meta.url), { x: "read", y: "write" }, { rows: "u32", columns: "u32" });
 
-/** x [...] → index of the largest value along `dim`, u32; the lowest index wins ties. */
+/** x [...] → index of the largest value along `dim`, u32; the lowest index wins ties. Integers are compared as f32. */
 export function argmax(x: Tensor, dim = -1, keepdim = false): Tensor {
   return argReduce("argmax", x, dim, keepdim, 1);
 }
@@ -185,7 +185,8 @@ function argRows(op: string, x: Tensor, d: number, keepdim: boolean, sign: numbe
   const rows = sizeOf(kept);
   const order = [...x.shape.keys()].filter((i) => i !== d);
   const last = contiguousCopy(x.strided([...kept, n], [...order.map((i) => x.strides[i]!), x.strides[d]!]));
-  const source = last.dtype === "f32" && sign === 1 ? last : map("scale", [last], { dtype: "f32", scalars: [sign] });
+  const wide = last.dtype === "f32" ? last : map("copy", [last], { dtype: "f32" });
+  const source = sign === 1 ? wide : map("scale", [wide], { scalars: [sign] });
   const y = empty(keepdim ? x.shape.with(d, 1) : kept, { dtype: "u32", device: x.device });
   for (const { start, count } of rowWindows(x.device, rows, [{ rowElements: n, dtype: "f32" }, { rowElements: 1, dtype: "u32" }], 1, op)) {
     launch(argStage, {

@@ -35,6 +35,7 @@ export function cast(x: Tensor, dtype: DType): Tensor {
 /** A view of shape `shape` with the same elements in row-major order (a copy if the strides do not allow a view). One size may be −1. */
 export function reshape(x: Tensor, shape: Shape): Tensor {
   checkTensors("reshape", x);
+  if (!Array.isArray(shape)) throw new ShapeError(`reshape: ${String(shape)} is not a shape; shapes are arrays, e.g. [2, -1]`);
   const known = shape.reduce((p, n) => (n === -1 ? p : p * n), 1);
   const unknown = shape.filter((n) => n === -1).length;
   const full = shape.map((n) => (n === -1 ? x.size / known : n));
@@ -157,6 +158,7 @@ export function split(x: Tensor, size: number | readonly number[], dim = 0): Ten
   checkTensors("split", x);
   const d = normalizeDim(dim, x.rank, "split");
   const n = x.shape[d]!;
+  if (typeof size === "number" && !(Number.isInteger(size) && size > 0)) throw new ArgumentError(`split: parts of ${size}; a whole number ≥ 1`);
   const sizes = typeof size === "number" ? Array.from({ length: Math.ceil(n / size) }, (_, i) => Math.min(size, n - i * size)) : size;
   if (sizes.reduce((a, b) => a + b, 0) !== n || !sizes.every((s) => Number.isInteger(s) && s >= 0)) {
     throw new ShapeError(`split: parts of ${JSON.stringify(size)} do not make up dimension ${dim} of ${x}`);

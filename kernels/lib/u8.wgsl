@@ -1,4 +1,4 @@
-// Storage u8, four to a word (first element lowest), arithmetic in u32. Stored modulo 256.
+// Storage u8, four to a word (first element lowest), arithmetic in u32. Larger values are stored as 255.
 alias Pack_T = u32;
 alias V4_T = vec4u;
 alias S_T = u32;
@@ -7,7 +7,7 @@ const W_T = 4u;
 const PER_T = 4u;
 fn unpack_T(p: Pack_T) -> V4_T { return (vec4u(p) >> vec4u(0u, 8u, 16u, 24u)) & vec4u(255u); }
 fn pack_T(v: V4_T) -> Pack_T {
-  let m = (v & vec4u(255u)) << vec4u(0u, 8u, 16u, 24u);
+  let m = min(v, vec4u(255u)) << vec4u(0u, 8u, 16u, 24u);
   return (m.x | m.y) | (m.z | m.w);
 }
 fn pick_T(word: Word_T, i: u32) -> S_T { return (word >> ((i & 3u) * 8u)) & 255u; }

@@ -75,7 +75,7 @@ describe("capabilities", () => {
   });
   it("of the null device may be those of any GPU", async () => {
     const device = await open({ backend: "null", capabilities: nullCapabilities({ name: "paper", subgroups: [32, 32], limits: { maxBufferSize: 1024 } }) });
-    expect(String(device)).toBe("Device(paper)");
+    expect(String(device)).toBe(`Device(${device.id}: paper)`);
     expect(device.capabilities.subgroups).toEqual([32, 32]);
     expect(() => empty([1024], { device })).toThrow(OutOfMemoryError);
   });

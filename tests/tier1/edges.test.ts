@@ -1,0 +1,114 @@
+/** Legal but unusual uses that once went wrong: writes through views, checkpoints with captured tensors, gradients that belong to others, NaN. */
+import { describe, expect, it } from "vitest";
+import { ArgumentError, AutogradError, DTypeError, F, ShapeError, backward, checkpoint, record, scope, tensor, zeros } from "../../index.ts";
+import type { Tensor } from "../../index.ts";
+import { errorOf, useDevice } from "../gpu.ts";
+
+useDevice({ poison: true });
+
+const values = async (t: Tensor): Promise<number[]> => Array.from(await t.data());
+const first = (n: number, count: number, value: number): number[] => Array.from({ length: n }, (_, i) => (i < count ? value : 0));
+
+describe("a write through a view leaves its neighbours alone", () => {
+  it.each<[string, (view: Tensor) => void]>([
+    ["addInto", (view) => F.addInto(view, F.full([5], 3))],
+    ["fillInto", (view) => F.fillInto(view, 3)],
+    ["copyFrom", (view) => F.copyFrom(view, F.full([5], 3))],
+    ["map into", (view) => void F.map("copy", [F.full([5], 3)], { into: view })],
+  ])("%s", async (_, write) => {
+    const x = zeros([12]);
+    scope(() => write(x.slice(0, 0, 5)));
+    expect(await values(x)).toEqual(first(12, 5, 3));
+    scope(() => write(x.slice(0, 4, 9)));
+    const overlap = (await values(x)).slice(9);
+    expect(overlap).toEqual([0, 0, 0]);
+    x.dispose();
+  });
+
+  it("16-bit views move in whole words or not at all", async () => {
+    const x = F.zeros([8], { dtype: "bf16" });
+    scope(() => F.copyFrom(x.slice(0, 0, 4), F.full([4], 3)));
+    expect(await values(x)).toEqual(first(8, 4, 3));
+    expect(await errorOf(() => scope(() => F.copyFrom(x.slice(0, 0, 5), F.full([5], 9))))).toBeInstanceOf(ShapeError);
+    expect(await values(x)).toEqual(first(8, 4, 3));
+    x.dispose();
+  });
+
+  it("an expanded tensor is refused", async () => {
+    const x = zeros([1]);
+    expect(await errorOf(() => scope(() => F.copyFrom(x.expand([4]), F.ones([4]))))).toBeInstanceOf(ArgumentError);
+    x.dispose();
+  });
+});
+
+describe("checkpoint", () => {
+  it("refuses a captured result that needs a gradient, and names it", async () => {
+    const [w, x] = [tensor([1, 2, 3], { requiresGrad: true }), tensor([1, 1, 1], { requiresGrad: true })];
+    const error = await errorOf(() =>
+      scope(() => {
+        const h = w.mul(2);
+        backward(
+          checkpoint((a) => a.mul(h), x)
+            .sum()
+            .add(h.sum()),
+        );
+      }),
+    );
+    expect(error).toBeInstanceOf(AutogradError);
+    expect(error.message).toMatch(/checkpoint: .*mulScalar.*pass that tensor as an input/);
+    w.dispose();
+    x.dispose();
+  });
+
+  it("leaves a captured parameter a leaf when the function returns it", async () => {
+    const [w, x] = [tensor([1, 2], { requiresGrad: true }), tensor([5, 6], { requiresGrad: true })];
+    scope(() => backward(checkpoint((_: Tensor) => w, x).mul(x).sum()));
+    expect(w.isLeaf).toBe(true);
+    expect(await values(w.grad!)).toEqual([5, 6]);
+    expect(await values(x.grad!)).toEqual([1, 2]);
+    w.dispose();
+    x.dispose();
+  });
+});
+
+it("a gradient that an op hands out stays its owner's", async () => {
+  const [k, x] = [tensor([1, 2, 3]), tensor([1, 1, 1], { requiresGrad: true })];
+  for (let i = 0; i < 2; i++) scope(() => backward(record("foreign", [x], x.clone(), [], () => [k]).sum()));
+  expect(await values(x.grad!)).toEqual([2, 4, 6]);
+  expect(await values(k)).toEqual([1, 2, 3]);
+  k.dispose();
+  x.dispose();
+});
+
+describe("values at the edge", () => {
+  it("NaN comes through, large arguments are cut off", async () => {
+    const of = async (v: number, fn: (x: Tensor) => Tensor): Promise<number> => {
+      const y = scope(() => fn(tensor(v)));
+      const out = await y.item();
+      y.dispose();
+      return out;
+    };
+    for (const fn of [F.exp, F.relu, F.sigmoid, F.tanh, (x: Tensor) => F.clamp(x, 0, 1)]) expect(await of(NaN, fn)).toBeNaN();
+    expect(await of(1000, F.exp)).toBeGreaterThan(3e38);
+    expect(await of(1000, F.tanh)).toBe(1);
+    expect(await of(-1000, F.sigmoid)).toBe(0);
+  });
+
+  it("whole powers take any base", async () => {
+    for (const [x, n, y] of [[-2, 4, 16], [-2, 3, -8], [-2, 1, -2], [-2, 0, 1], [-2, -1, -0.5], [0, 0, 1]] as const) {
+      const power = scope(() => F.pow(tensor(x), n));
+      expect(await power.item()).toBeCloseTo(y, 5);
+      power.dispose();
+    }
+  });
+
+  it("u8 saturates, argmax takes integers, mixed integers are refused", async () => {
+    const bytes = scope(() => tensor([-1, 300, 3.7]).cast("u8"));
+    expect(await values(bytes)).toEqual([0, 255, 3]);
+    const best = scope(() => tensor(Int32Array.of(3, 9, 2)).argmax());
+    expect(await best.item()).toBe(1);
+    expect(await errorOf(() => scope(() => tensor(Uint32Array.of(1)).lt(tensor(Int32Array.of(-1)))))).toBeInstanceOf(DTypeError);
+    bytes.dispose();
+    best.dispose();
+  });
+});
