@@ -1,5 +1,5 @@
 /** Copies between views (word by word) and fills: the in-place primitives below `cat`, `pad`, caches and gradients. */
-import { ArgumentError, DTYPES, ShapeError, elementBytes, empty, encode, grid1d, kernel, launch, rowWindows, sameShape, sizeOf } from "../engine/index.ts";
+import { ArgumentError, DTYPES, ShapeError, elementBytes, empty, encode, grid1d, kernel, launch, rowWindows, sameShape } from "../engine/index.ts";
 import type { Tensor } from "../engine/index.ts";
 import { copyWords, wordView } from "./copy_words.ts";
 import { contiguousCopy } from "./map.ts";

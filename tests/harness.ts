@@ -2,8 +2,8 @@
  * How a row of `cases.ts` is checked: fresh random inputs rounded to their dtypes, the op's forward against its float64 reference, every
  * input's gradient against numeric differentiation of that reference. One tolerance table for all.
  */
-import { Device, backward, bf16Bits, bf16Value, f16Bits, f16Value, isFloat, scope, tensor } from "../index.ts";
-import type { DType, HostArray, Tensor } from "../index.ts";
+import { backward, bf16Bits, bf16Value, f16Bits, f16Value, isFloat, scope, tensor } from "../index.ts";
+import type { DType, Device, HostArray, Tensor } from "../index.ts";
 import { forceVariant } from "../kernels/variants.ts";
 import { eachIndex, ref, sizeOf, stridesOf } from "./reference.ts";
 import type { Ref } from "./reference.ts";

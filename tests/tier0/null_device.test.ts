@@ -16,7 +16,7 @@ describe("a program on the null device", () => {
   it("has shapes and dtypes, and takes and disposes tensors as on a GPU", () => {
     expect(getDevice()).toBe(device);
     expect(device.isNull).toBe(true);
-    expect(String(device)).toBe("Device(null device)");
+    expect(String(device)).toBe(`Device(${device.id}: null device)`);
     const live = device.pool.stats.liveBytes;
     const y = scope(() => F.cat([F.ones([2, 3]), F.randn([4, 3])]).reshape([3, 6]).cast("bf16"));
     expect([y.shape, y.dtype]).toEqual([[3, 6], "bf16"]);
