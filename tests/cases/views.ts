@@ -143,5 +143,14 @@ export const viewCases: Case[] = [
     { op: "full", inputs: [], run: () => F.full([2, n], -2.5, { dtype: "f16" }), reference: () => ref([2, n], new Float64Array(2 * n).fill(-2.5)), exact: true, gradient: false },
     { op: "arange", inputs: [], run: () => F.arange(3, 3 + 2 * n, 2), reference: () => ref([n], Float64Array.from({ length: n }, (_, i) => 3 + 2 * i)), exact: true, gradient: false },
   ]),
-  { op: "full", note: "more than 65,535 workgroups", inputs: [], run: () => F.slice(F.full([17_000_000], 3), 0, 16_999_990), reference: () => ref([10], new Float64Array(10).fill(3)), exact: true, gradient: false },
+  {
+    op: "argmax",
+    note: "more than 65,535 workgroups",
+    inputs: [{ shape: [70_000, 3] }],
+    run: ([x]) => F.argmax(x!),
+    reference: ([x]) => reduceRef(x!, [1], false, (v) => v.indexOf(Math.max(...v))),
+    exact: true,
+    gradient: false,
+  },
+  { op: "full", note: "more than 2^24 elements", inputs: [], run: () => F.slice(F.full([17_000_000], 3), 0, 16_999_990), reference: () => ref([10], new Float64Array(10).fill(3)), exact: true, gradient: false },
 ];
