@@ -11,6 +11,7 @@ export default defineConfig({
           name: "tier0",
           include: ["tests/tier0/**/*.test.ts"],
           testTimeout: 30_000,
+          maxWorkers: 2,
           sequence: { groupOrder: 0 },
         },
       },
