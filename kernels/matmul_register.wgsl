@@ -10,10 +10,10 @@
 //#use lanes_none as s
 const WORKGROUP = 64u; // invocations
 const LANES = 1u; // 1, or the subgroup size
-const ROWS = 8u; // 4, 8 or 16
+const ROWS = 8u; // 4, 8 or 16; also 1 or 2 where A lies [M, K]
 const TRANS_A = false;
 const TRANS_B = false;
-const QUADS = ROWS / 4u;
+const QUADS = max(1u, ROWS / 4u);
 @group(0) @binding(0) var<storage, read> a: array<Pack_a>;
 @group(0) @binding(1) var<storage, read> b: array<Pack_b>;
 
@@ -198,21 +198,25 @@ fn matmul_register(@builtin(workgroup_id) group: vec3u, @builtin(local_invocatio
       c0 = fma(vec4f(v.y), b1, c0);
       c0 = fma(vec4f(v.z), b2, c0);
       c0 = fma(vec4f(v.w), b3, c0);
-      v = share_s(held[1u / LANES], 1u % LANES);
-      c1 = fma(vec4f(v.x), b0, c1);
-      c1 = fma(vec4f(v.y), b1, c1);
-      c1 = fma(vec4f(v.z), b2, c1);
-      c1 = fma(vec4f(v.w), b3, c1);
-      v = share_s(held[2u / LANES], 2u % LANES);
-      c2 = fma(vec4f(v.x), b0, c2);
-      c2 = fma(vec4f(v.y), b1, c2);
-      c2 = fma(vec4f(v.z), b2, c2);
-      c2 = fma(vec4f(v.w), b3, c2);
-      v = share_s(held[3u / LANES], 3u % LANES);
-      c3 = fma(vec4f(v.x), b0, c3);
-      c3 = fma(vec4f(v.y), b1, c3);
-      c3 = fma(vec4f(v.z), b2, c3);
-      c3 = fma(vec4f(v.w), b3, c3);
+      if (ROWS > 1u) {
+        v = share_s(held[1u / LANES], 1u % LANES);
+        c1 = fma(vec4f(v.x), b0, c1);
+        c1 = fma(vec4f(v.y), b1, c1);
+        c1 = fma(vec4f(v.z), b2, c1);
+        c1 = fma(vec4f(v.w), b3, c1);
+      }
+      if (ROWS > 2u) {
+        v = share_s(held[2u / LANES], 2u % LANES);
+        c2 = fma(vec4f(v.x), b0, c2);
+        c2 = fma(vec4f(v.y), b1, c2);
+        c2 = fma(vec4f(v.z), b2, c2);
+        c2 = fma(vec4f(v.w), b3, c2);
+        v = share_s(held[3u / LANES], 3u % LANES);
+        c3 = fma(vec4f(v.x), b0, c3);
+        c3 = fma(vec4f(v.y), b1, c3);
+        c3 = fma(vec4f(v.z), b2, c3);
+        c3 = fma(vec4f(v.w), b3, c3);
+      }
       if (ROWS > 4u) {
         v = share_s(held[4u / LANES], 4u % LANES);
         c4 = fma(vec4f(v.x), b0, c4);

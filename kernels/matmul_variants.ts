@@ -40,12 +40,14 @@ function lanesOf(capabilities: Capabilities): Lanes | null {
 }
 
 /**
- * No workgroup memory. With subgroups: one subgroup computes 16 rows × one granule a lane. Without: 8 rows, A read at uniform addresses.
+ * No workgroup memory. With subgroups: one subgroup computes 16 rows × one granule a lane. Without: 8 rows, A read at uniform addresses. Fewer
+ * where there are fewer. Each row adds up its terms in their order, so it has the same bits in any number of rows: decoding relies on it.
  * On lavapipe (2 cores, 1024³ f32, processor time of both): 16 rows by subgroup 72–87 ms, 8 rows by subgroup 88–99, 8 rows without 165–184,
  * 16 rows without 230–280 (spills), workgroups of 8 and 64 without alike. Rows along x of the grid 10 % faster than columns (2048³).
  */
 function register(p: MatmulProblem, by: Lanes | null, software: boolean): MatmulChoice {
-  const rows = by && p.m > 8 ? 16 : 8;
+  const fewest = p.transA ? 4 : 1;
+  const rows = [1, 2, 4, 8].find((n) => n >= fewest && (n >= p.m || (n === 8 && !by))) ?? 16;
   const workgroup = by ? by.lanes : software ? 16 : 64;
   const constants = { WORKGROUP: workgroup, LANES: by?.lanes ?? 1, ROWS: rows, TRANS_A: p.transA, TRANS_B: p.transB };
   return { kernel: "register", constants, use: by ? { s: "lanes_subgroup", z: by.z } : {}, rows, columns: 4 * workgroup };
@@ -59,15 +61,18 @@ function tiled(p: MatmulProblem, forced?: string): MatmulChoice {
 }
 
 /**
- * Few rows against B [N, K]: the invocations of a subgroup (or of a workgroup of 64) share four columns.
- * On lavapipe, 2048 → 5632 f32, processor time of both cores under load: 1 row 6.0 ms (register by subgroup 7.9), 2 rows 7.1 (8.0),
- * 4 rows 10.6 (7.9), 8 rows 17.9 (8.4); a streaming read of as many bytes took 10.
+ * Few rows against B [N, K] on GPUs: the invocations of a subgroup (or of a workgroup of 64) share four columns. A row has the same bits in any
+ * number of rows. Software devices take register instead: a decode step of 8 layers of Janus-Pro-1B in bf16 on lavapipe takes 156 ms for
+ * 1 row (vector 155), 134 for 2 (153), and vector is far behind from 4 on (2048 → 5632 f32: 10.6 ms to 7.9, at 8 rows 17.9 to 8.4).
  */
 function vector(p: MatmulProblem, by: Lanes | null): MatmulChoice {
   const lanes = by?.lanes ?? 64;
   const rows = Math.min(lanes, p.m <= 1 ? 1 : p.m <= 2 ? 2 : p.m <= 4 ? 4 : 8);
   return { kernel: "vector", constants: { WORKGROUP: lanes, LANES: lanes, ROWS: rows }, use: by ? { s: "sum_subgroup", z: by.z } : {}, rows, columns: 4 };
 }
+
+/** 16 guided pictures at once. Beyond 8 rows the weights are read again for each 8; tiles of 64 rows would be mostly empty. Not yet measured. */
+const MOST_VECTOR_ROWS = 32;
 
 /**
  * The variant of a product. `forced` (tests, bench) names one: register (without subgroups), register-lanes, tiled (64 × 64), tiled-128, vector (where A lies
@@ -81,7 +86,7 @@ export function chooseMatmul(capabilities: Capabilities, p: MatmulProblem, force
   if (forced === "register-lanes") return register(p, by, capabilities.software);
   if (forced === "tiled" || forced === "tiled-128") return tiled(p, forced);
   if (dots && forced === "vector") return vector(p, null);
-  if (dots && (forced === "vector-lanes" || p.m <= (capabilities.software ? 2 : 8))) return vector(p, by);
+  if (dots && (forced === "vector-lanes" || (!capabilities.software && p.m <= MOST_VECTOR_ROWS))) return vector(p, by);
   if (capabilities.software) return register(p, by, capabilities.software);
   // Few rows against B [K, N]: a granule of columns each, and no tile that is mostly empty.
   return p.m <= 8 ? register(p, null, capabilities.software) : tiled(p);

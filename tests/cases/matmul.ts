@@ -179,6 +179,8 @@ const linearRows: LinearRow[] = [
   { x: { shape: [17, 64] }, n: 128, bias: true, residual: true, windows: true },
   { x: { shape: [40, 32] }, n: 48, weight: "bf16", bias: true, activation: "silu", residual: true, windows: true },
   { x: { shape: [1, 260] }, n: 257, weight: "bf16", bias: true, activation: "geluTanh", windows: true },
+  { x: { shape: [2, 36] }, n: 44, weight: "bf16", bias: true },
+  { x: { shape: [3, 24] }, n: 33, bias: true, residual: true },
   { x: { shape: [5, 128] }, n: 36, weight: "f16", bias: true, residual: true, windows: true },
   { x: { shape: [20, 16], dtype: "bf16" }, n: 32, weight: "bf16", bias: true, activation: "gelu", residual: true, windows: true },
   { x: { shape: [6, 16], dtype: "f16" }, n: 12, weight: "f16", bias: true, activation: "silu", residual: true },
