@@ -219,6 +219,24 @@ export class Tensor {
     return gather(span, this.shape, this.strides, this.offset - first);
   }
 
+  /**
+   * Reads stored bytes `offset` to `offset + length` of a contiguous tensor, in its own dtype and without conversion: how a tensor too large
+   * for the host is read in parts. Throws `ShapeError` for one that is not contiguous, `ArgumentError` for a range outside it.
+   */
+  async readBytes(offset = 0, length = elementBytes(this.dtype, this.size) - offset): Promise<Uint8Array> {
+    this.check();
+    if (!this.isContiguous) throw new ShapeError(`readBytes: ${this} is not contiguous; pass contiguous(x)`);
+    const all = elementBytes(this.dtype, this.size);
+    if (![offset, length].every(Number.isInteger) || offset < 0 || length < 0 || offset + length > all) {
+      throw new ArgumentError(`readBytes: ${length} bytes at ${offset} of ${this}, which has ${all}; ask for a range inside it`);
+    }
+    if (length === 0) return new Uint8Array(0);
+    const start = elementBytes(this.dtype, this.offset) + offset;
+    const skip = start % 4; // copies start at whole words
+    const bytes = await this.device.read({ storage: this.storage, offset: start - skip, size: skip + length });
+    return bytes.subarray(skip, skip + length);
+  }
+
   /** The value of a tensor of one element. */
   async item(): Promise<number> {
     if (this.size !== 1) throw new ShapeError(`item: ${this} has ${this.size} elements; only one can be read as a number, use data()`);

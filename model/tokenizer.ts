@@ -135,8 +135,8 @@ function checkModel(json: Json): number {
   return last;
 }
 
-/** The printable characters that stand for the bytes 0 to 255 in a byte-level vocabulary: themselves, or the next free ones from U+0100. */
-const byteOfCharacter: ReadonlyMap<string, number> = (() => {
+/** The printable characters that stand for the bytes 0 to 255 in a byte-level vocabulary: themselves, or the next free ones from U+0100. In the bytes' order. */
+export const byteOfCharacter: ReadonlyMap<string, number> = (() => {
   const isPrintable = (b: number): boolean => (b >= 0x21 && b <= 0x7e) || (b >= 0xa1 && b !== 0xad);
   const map = new Map<string, number>();
   let free = 0x100;

@@ -97,7 +97,7 @@ async function readTensors(
     );
   if (/^\s*<(!doctype|html)/i.test(text))
     throw new CheckpointError(`${file.name} is a web page, not a weight file; load it again`);
-  if (text.startsWith("PK") || (name.endsWith(".bin") && text[8] !== "{"))
+  if (text.startsWith("PK\x03\x04") || (name.endsWith(".bin") && text[8] !== "{"))
     return { format: "torch", tensors: await readTorchZip(file, name) };
   return { format: "safetensors", tensors: (await readSafetensors(file, name)).tensors };
 }
@@ -238,13 +238,29 @@ export class Checkpoint {
     return out.subarray(0, length);
   }
 
-  /** The bytes of a tensor in order, `chunkBytes` at a time, all in one buffer: use each before the next. Chunks hold whole elements. */
+  /**
+   * The bytes of a tensor in order, `chunkBytes` at a time, in whole elements. The next chunk is read while one is used, into the other of
+   * two buffers: use each before the next.
+   */
   async *chunks(source: TensorSource, chunkBytes = 16 * 2 ** 20, signal?: AbortSignal): AsyncGenerator<Uint8Array> {
     const step = Math.max(8, chunkBytes - (chunkBytes % 8));
-    const buffer = new Uint8Array(Math.min(step, source.bytes));
-    for (let at = 0; at < source.bytes; at += step) {
-      signal?.throwIfAborted();
-      yield await this.read(source, at, Math.min(step, source.bytes - at), buffer);
+    const buffers = Array.from({ length: source.bytes > step ? 2 : 1 }, () => new Uint8Array(Math.min(step, source.bytes)));
+    const read = (at: number): Promise<Uint8Array> | null => {
+      if (at >= source.bytes) return null;
+      const chunk = this.read(source, at, Math.min(step, source.bytes - at), buffers[(at / step) % buffers.length]!);
+      chunk.catch(() => undefined); // told when it is awaited
+      return chunk;
+    };
+    let next = read(0);
+    try {
+      for (let at = step; next; at += step) {
+        signal?.throwIfAborted();
+        const chunk = await next;
+        next = read(at);
+        yield chunk;
+      }
+    } finally {
+      await next?.catch(() => undefined); // nobody may close the file under it
     }
   }
 

@@ -3,7 +3,7 @@
  * config, token ids from tokenizer.json. Everything else (tokenizer, template, licence) is handed on as it is.
  */
 import type { JanusConfig } from "../config.ts";
-import { imageTokens } from "../config.ts";
+import { imageTokens, parseConfig } from "../config.ts";
 import type { FloatDType } from "./cast.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import { ConfigError } from "./errors.ts";
@@ -30,82 +30,112 @@ type Ids = Partial<Record<keyof typeof SPECIAL, number>>;
 export const isSideFile = (name: string): boolean =>
   !name.startsWith(".") && !/\.(safetensors|bin|pt|pth|gguf|onnx|h5|msgpack)$|\.index\.json$/.test(name);
 
+type Files = ReadonlyMap<string, Uint8Array>;
+
+const text = (value: Json): Uint8Array => new TextEncoder().encode(`${JSON.stringify(value, null, 2)}\n`);
+const read = (files: Files, name: string, where: string): JsonObject | null =>
+  files.has(name) ? parseJsonObject(files.get(name)!, `${where}/${name}`) : null;
+
 /** The side files of a checkpoint in the wanted layout. Throws `JsonError` or `ConfigError` when one cannot be read. */
 export function convertSideFiles(
   checkpoint: Checkpoint,
   layout: Layout,
-  files: ReadonlyMap<string, Uint8Array>,
+  files: Files,
   dtype?: FloatDType,
 ): Map<string, Uint8Array> {
-  const read = (name: string): JsonObject | null =>
-    files.has(name) ? parseJsonObject(files.get(name)!, `${checkpoint.name}/${name}`) : null;
+  if (checkpoint.layout !== layout) {
+    const { config, name } = checkpoint;
+    return (layout === "hf" ? hfSideFiles : deepseekSideFiles)(config, dtype ?? mainDType(checkpoint), files, name);
+  }
+  const out = new Map([...files].filter(([name]) => isSideFile(name)));
+  const key = checkpoint.json.has("dtype") ? "dtype" : "torch_dtype";
   const torchDtype = TORCH_DTYPES[dtype ?? mainDType(checkpoint)];
-  const out = new Map<string, Uint8Array>();
-  const add = (name: string, value: Json): void =>
-    void out.set(name, new TextEncoder().encode(`${JSON.stringify(value, null, 2)}\n`));
-  const isSame = checkpoint.layout === layout;
-  for (const [name, content] of files)
-    if (isSideFile(name) && (isSame || !REWRITTEN.includes(name))) out.set(name, content);
-  if (isSame) {
-    const key = checkpoint.json.has("dtype") ? "dtype" : "torch_dtype";
-    add("config.json", plain(dtype ? new Map([...checkpoint.json, [key, torchDtype]]) : checkpoint.json));
-    return out;
-  }
-  const images = imageSettings(read("preprocessor_config.json"), read("processor_config.json"));
-  const side = checkpoint.config.vision.imageSize;
-  const tokens = imageTokens(checkpoint.config);
-  if (layout === "deepseek") {
-    add("config.json", deepseekConfig(checkpoint.config, torchDtype));
-    add("preprocessor_config.json", {
-      image_processor_type: "VLMImageProcessor",
-      processor_class: "VLChatProcessor",
-      image_size: side,
-      do_normalize: true,
-      ...images,
-    });
-    add("processor_config.json", {
-      add_special_token: false,
-      ignore_id: -100,
-      image_tag: SPECIAL.image,
-      mask_prompt: true,
-      num_image_tokens: tokens,
-      processor_class: "VLChatProcessor",
-      sft_format: "deepseek",
-    });
-    return out;
-  }
-  const ids = specialIds(files.get("tokenizer.json"), checkpoint.name);
-  add("config.json", hfConfig(checkpoint.config, ids, torchDtype));
-  add("generation_config.json", {
-    ...(ids
-      ? {
-          bos_token_id: ids.bos!,
-          eos_token_id: ids.eos!,
-          pad_token_id: ids.pad!,
-          generation_kwargs: { boi_token_id: ids.beginImage! },
-        }
-      : {}),
-    guidance_scale: 5,
-    max_length: checkpoint.config.language.maxPositions,
-  });
-  add("preprocessor_config.json", {
-    image_processor_type: "JanusImageProcessor",
-    processor_class: "JanusProcessor",
-    size: { height: side, width: side },
-    resample: 3,
-    do_convert_rgb: true,
-    do_resize: true,
-    do_pad: true,
-    do_rescale: true,
-    do_normalize: true,
-    ...images,
-  });
-  add("processor_config.json", {
-    num_image_tokens: tokens,
-    processor_class: "JanusProcessor",
-    use_default_system_prompt: false,
-  });
-  return out;
+  return out.set(
+    "config.json",
+    text(plain(dtype ? new Map([...checkpoint.json, [key, torchDtype]]) : checkpoint.json)),
+  );
+}
+
+/** What of `files` stays as it is when the others are written anew. */
+const kept = (files: Files): Map<string, Uint8Array> =>
+  new Map([...files].filter(([name]) => isSideFile(name) && !REWRITTEN.includes(name)));
+
+function deepseekSideFiles(
+  config: JanusConfig,
+  dtype: FloatDType,
+  files: Files,
+  where: string,
+): Map<string, Uint8Array> {
+  return kept(files)
+    .set("config.json", text(deepseekConfig(config, TORCH_DTYPES[dtype])))
+    .set(
+      "preprocessor_config.json",
+      text({
+        image_processor_type: "VLMImageProcessor",
+        processor_class: "VLChatProcessor",
+        image_size: config.vision.imageSize,
+        do_normalize: true,
+        ...imageSettings(files, where),
+      }),
+    )
+    .set(
+      "processor_config.json",
+      text({
+        add_special_token: false,
+        ignore_id: -100,
+        image_tag: SPECIAL.image,
+        mask_prompt: true,
+        num_image_tokens: imageTokens(config),
+        processor_class: "VLChatProcessor",
+        sft_format: "deepseek",
+      }),
+    );
+}
+
+/**
+ * The side files of a model in the hf layout: its configs, written from its sizes and from the ids in `tokenizer.json`, and the others of
+ * `files` as they are. `where` names the model in messages. Throws `JsonError` or `ConfigError` when one of `files` cannot be read.
+ */
+export function hfSideFiles(
+  config: JanusConfig,
+  dtype: FloatDType,
+  files: Files,
+  where: string,
+): Map<string, Uint8Array> {
+  const ids = specialIds(files.get("tokenizer.json"), where);
+  const side = config.vision.imageSize;
+  const generation = ids && {
+    bos_token_id: ids.bos!,
+    eos_token_id: ids.eos!,
+    pad_token_id: ids.pad!,
+    generation_kwargs: { boi_token_id: ids.beginImage! },
+  };
+  return kept(files)
+    .set("config.json", text(hfConfig(config, ids, TORCH_DTYPES[dtype])))
+    .set("generation_config.json", text({ ...generation, guidance_scale: 5, max_length: config.language.maxPositions }))
+    .set(
+      "preprocessor_config.json",
+      text({
+        image_processor_type: "JanusImageProcessor",
+        processor_class: "JanusProcessor",
+        size: { height: side, width: side },
+        resample: 3,
+        do_convert_rgb: true,
+        do_resize: true,
+        do_pad: true,
+        do_rescale: true,
+        do_normalize: true,
+        ...imageSettings(files, where),
+      }),
+    )
+    .set(
+      "processor_config.json",
+      text({
+        num_image_tokens: imageTokens(config),
+        processor_class: "JanusProcessor",
+        use_default_system_prompt: false,
+      }),
+    );
 }
 
 /** DeepSeek's config.json. Sizes that its code keeps by itself are left to it; others get keys of their own beside the model's name. */
@@ -179,6 +209,9 @@ function llamaConfig({ language }: JanusConfig): Record<string, Json> {
   };
 }
 
+/** A number whose product with `b`, rounded down, is `a`: the plain quotient falls short of it for some pairs. */
+const ratio = (a: number, b: number): number => (Math.floor(b * (a / b)) === a ? a / b : (a + 0.5) / b);
+
 /** The config.json of the transformers port. */
 export function hfConfig(config: JanusConfig, ids: Ids | null, torchDtype: string): Json {
   const { vision, vq, language } = config;
@@ -203,7 +236,7 @@ export function hfConfig(config: JanusConfig, ids: Ids | null, torchDtype: strin
       hidden_size: vision.hidden,
       num_hidden_layers: vision.layers,
       num_attention_heads: vision.heads,
-      mlp_ratio: vision.intermediate / vision.hidden,
+      mlp_ratio: ratio(vision.intermediate, vision.hidden),
       image_size: vision.imageSize,
       patch_size: vision.patchSize,
       num_channels: 3,
@@ -235,6 +268,26 @@ export function hfConfig(config: JanusConfig, ids: Ids | null, torchDtype: strin
   };
 }
 
+/**
+ * Throws `ConfigError` unless config.json can hold `config`: what is read back from it must be the same. It is not for sizes that contradict
+ * each other, such as an image tokenizer of another number of codes than the vision tower has patches.
+ */
+export function requireStorable(config: JanusConfig, where: string): void {
+  const json = parseJsonObject(text(hfConfig(config, null, "float32")), `${where}/config.json`);
+  const different = differences(config, parseConfig(json, undefined, `${where}/config.json`));
+  if (different.length)
+    throw new ConfigError(`${where}: config.json cannot hold these sizes: ${different.join("; ")}; make them agree`);
+}
+
+function differences(a: object, b: object, path = ""): string[] {
+  const keys = [...new Set([...Object.keys(a), ...Object.keys(b)])];
+  return keys.flatMap((key): string[] => {
+    const [x, y] = [a, b].map((side): unknown => (side as Record<string, unknown>)[key]);
+    if (typeof x === "object" && x && typeof y === "object" && y) return differences(x, y, `${path}${key}.`);
+    return Object.is(x, y) ? [] : [`${path}${key} ${String(x)} would be read as ${String(y)}`];
+  });
+}
+
 /** Ids of the special tokens; null without a tokenizer (transformers then takes its defaults, those of the 1B model). */
 function specialIds(tokenizer: Uint8Array | undefined, where: string): Ids | null {
   if (!tokenizer) return null;
@@ -259,8 +312,9 @@ function specialIds(tokenizer: Uint8Array | undefined, where: string): Ids | nul
 }
 
 /** What the processors of both layouts share, from whichever file has it; the published values otherwise. */
-function imageSettings(preprocessor: JsonObject | null, processor: JsonObject | null): Record<string, Json> {
-  const nested = processor?.get("image_processor");
+function imageSettings(files: Files, where: string): Record<string, Json> {
+  const preprocessor = read(files, "preprocessor_config.json", where);
+  const nested = read(files, "processor_config.json", where)?.get("image_processor");
   const from = isJsonObject(nested) ? nested : preprocessor;
   const defaults = {
     min_size: 14,
@@ -274,10 +328,10 @@ function imageSettings(preprocessor: JsonObject | null, processor: JsonObject | 
   );
 }
 
-/** The dtype of most of the weights. */
-function mainDType(checkpoint: Checkpoint): FloatDType {
+/** The dtype of most of the weights of a checkpoint, or of a model under its tensors' names. */
+export function mainDType({ parameters }: { parameters: ReadonlyMap<string, { dtype: string }> }): FloatDType {
   const counts = { bf16: 0, f16: 0, f32: 0 };
-  for (const { dtype } of checkpoint.parameters.values()) counts[dtype as FloatDType]++;
+  for (const { dtype } of parameters.values()) counts[dtype as FloatDType]++;
   return (Object.keys(counts) as FloatDType[]).reduce((a, b) => (counts[b] > counts[a] ? b : a));
 }
 
