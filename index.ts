@@ -1,5 +1,16 @@
-/** janus-webgpu: the engine and what makes tensors, under one name; `F` holds the ops and `nn` the layers, as in PyTorch. */
+/** janus-webgpu: the engine and what makes tensors, under one name; `F` holds the ops and `nn` the layers, as in PyTorch; `Janus` the model. */
 export * from "./engine/index.ts";
 export { arange, full, manualSeed, ones, randn, uniform, zeros, zerosLike } from "./kernels/index.ts";
 export * as F from "./kernels/index.ts";
 export * as nn from "./model/nn.ts";
+export { Answer, Janus, Pictures } from "./model/pipeline.ts";
+export type { RgbImage } from "./model/image/image.ts";
+export type {
+  AnswerResult,
+  AskOptions,
+  GenerateEvent,
+  GenerateOptions,
+  ImageInput,
+  Picture,
+  Reconstruction,
+} from "./model/pipeline.ts";

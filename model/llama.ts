@@ -1,7 +1,7 @@
 /** The language model: a Llama (Touvron et al. 2023) with rotary positions and SwiGLU, over embeddings that may come from text or images. */
 import { scope } from "../engine/index.ts";
 import type { DType, Device, Tensor } from "../engine/index.ts";
-import { attention, attentionDecode, cacheWrite, full, rope, swiglu } from "../kernels/index.ts";
+import { attention, attentionDecode, cacheWrite, copyInto, full, rope, swiglu } from "../kernels/index.ts";
 import { Embedding, Linear, RMSNorm } from "./layers.ts";
 import type { LayerOptions } from "./layers.ts";
 import { Module } from "./module.ts";
@@ -18,21 +18,38 @@ export interface LlamaConfig {
   readonly ropeTheta: number;
 }
 
-/** Keys and values of the positions seen so far, for every layer; how many they are is on the GPU, so that a captured step replays. */
+/**
+ * Keys and values of the positions seen so far, for every layer. How many a row has is on the GPU, so that a captured step replays; rows
+ * have lengths of their own, so that prompts of different lengths need no padding and a row computes the same bits whatever stands beside it.
+ */
 export class KvCache {
   /** [B, kvHeads, capacity, headDim], one a layer. */
   readonly keys: readonly Tensor[];
   readonly values: readonly Tensor[];
-  /** u32 [1]: positions that are filled. */
+  /** u32 [B]: positions that are filled. */
   readonly length: Tensor;
+  readonly batch: number;
   readonly capacity: number;
 
   constructor(config: LlamaConfig, batch: number, capacity: number, options: { dtype?: DType; device?: Device } = {}) {
     const make = (): Tensor => full([batch, config.kvHeads, capacity, config.headDim], 0, options).keep();
     this.keys = Array.from({ length: config.layers }, make);
     this.values = Array.from({ length: config.layers }, make);
-    this.length = full([1], 0, { ...options, dtype: "u32" }).keep();
+    this.length = full([batch], 0, { ...options, dtype: "u32" }).keep();
+    this.batch = batch;
     this.capacity = capacity;
+  }
+
+  /** Fills row `row` with the positions that row `from` of `other` holds; `tokens` is how many those are. */
+  copyRow(row: number, other: KvCache, from: number, tokens: number): void {
+    scope(() => {
+      const part = (t: Tensor, at: number): Tensor => t.slice(0, at, at + 1).slice(2, 0, tokens);
+      for (const [i, keys] of this.keys.entries()) {
+        copyInto(part(keys, row), part(other.keys[i]!, from));
+        copyInto(part(this.values[i]!, row), part(other.values[i]!, from));
+      }
+      copyInto(this.length.slice(0, row, row + 1), other.length.slice(0, from, from + 1));
+    });
   }
 
   dispose(): void {

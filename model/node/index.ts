@@ -2,3 +2,4 @@
 export { FileError, folderSource, openFile, writeFileAtomic, writeFolderAtomic } from "./files.ts";
 export * from "./hub.ts";
 export * from "./image_file.ts";
+export * from "./janus.ts";

@@ -1,0 +1,176 @@
+/**
+ * What decoding text and decoding images share: prompts run through the model into a row of the cache each, and one step (the last tokens
+ * in, the next ones out) that is captured once and replayed. Nothing of a step is on the host: lengths, positions and draws live on the device.
+ */
+import { capture, empty, noGrad, scope, tensor } from "../engine/index.ts";
+import type { Captured, DType, Device, Tensor } from "../engine/index.ts";
+import { advance, arange, cat, copyInto, full, indexSelect } from "../kernels/index.ts";
+import type { JanusForConditionalGeneration } from "./janus.ts";
+import { KvCache } from "./llama.ts";
+import type { LlamaConfig } from "./llama.ts";
+
+/** A prompt: token ids and, for the places where they are `placeholder`, image embeddings [places, hidden] in order. */
+export interface Row {
+  readonly ids: readonly number[];
+  readonly images?: { readonly embeddings: Tensor; readonly placeholder: number };
+}
+
+export interface DecodingOptions {
+  /** Of keys and values; f32 unless told. 16 bits halve the cache's memory, at that precision. */
+  readonly cacheDType?: DType;
+  /** Run every step anew instead of replaying a captured one: slower, the same bits. */
+  readonly eager?: boolean;
+  /** Check the captured step bit for bit against a run of its own before it is used. */
+  readonly verify?: boolean;
+  readonly signal?: AbortSignal;
+}
+
+/** What makes tokens of hidden states, and inputs of tokens. Belongs to the decoder that it is given to. */
+export interface Head {
+  /** hidden [R, hidden] (after the last norm), step u32 [1] → the next tokens, u32 [N]. May change tensors of its own. */
+  sample(hidden: Tensor, step: Tensor): Tensor;
+  /** tokens u32 [N] → embeddings [R, 1, hidden]. */
+  embed(tokens: Tensor): Tensor;
+  dispose(): void;
+}
+
+/** ids with image embeddings in their places → [1, T, hidden]. */
+function embedRow(model: JanusForConditionalGeneration, { ids, images }: Row, device: Device): Tensor {
+  const shape = [1, ids.length];
+  const input = tensor(Int32Array.from(ids), { shape, device });
+  if (!images) return model.embedText(input);
+  let next = 0;
+  const places = Int32Array.from(ids, (id) => (id === images.placeholder ? next++ : -1));
+  return model.embedMixed(input, images.embeddings.unsqueeze(0), tensor(places, { shape, device }));
+}
+
+/** Prompts in a cache, and a step that goes on from there. */
+export class Decoder {
+  /** u32 [N]: what was sampled last. */
+  readonly tokens: Tensor;
+  readonly device: Device;
+  private readonly model: JanusForConditionalGeneration;
+  private readonly head: Head;
+  private readonly cache: KvCache;
+  /** [R, hidden] of each row's last position. */
+  private readonly hidden: Tensor;
+  /** u32 [1]: tokens sampled before. */
+  private readonly position: Tensor;
+  private readonly options: DecodingOptions;
+  private captured: Captured<void> | null = null;
+
+  private constructor(
+    model: JanusForConditionalGeneration,
+    head: Head,
+    samples: number,
+    cache: KvCache,
+    hidden: Tensor,
+    options: DecodingOptions,
+  ) {
+    const { device } = cache.length;
+    this.model = model;
+    this.head = head;
+    this.device = device;
+    this.cache = cache;
+    this.hidden = hidden;
+    this.options = options;
+    this.tokens = empty([samples], { dtype: "u32", device }).keep();
+    this.position = full([1], 0, { dtype: "u32", device }).keep();
+  }
+
+  /**
+   * Runs the prompts, one after the other: a row computes the same bits whatever stands beside it, and none is padded.
+   * @param order which prompt each row of the cache continues; several rows may share one
+   * @param samples N: tokens of a step
+   * @param room tokens that are to follow
+   */
+  static prefill(
+    model: JanusForConditionalGeneration,
+    config: LlamaConfig,
+    prompts: readonly Row[],
+    order: readonly number[],
+    head: Head,
+    samples: number,
+    room: number,
+    options: DecodingOptions & { device: Device },
+  ): Decoder {
+    const { device } = options;
+    const placed = { device, ...(options.cacheDType && { dtype: options.cacheDType }) };
+    const longest = Math.max(...prompts.map(({ ids }) => ids.length));
+    let cache: KvCache | null = null;
+    try {
+      const rows = (cache = new KvCache(config, order.length, longest + room, placed));
+      const hidden = noGrad(() =>
+        scope(() => {
+          const last = prompts.map((prompt, p) =>
+            scope(() => {
+              const length = prompt.ids.length;
+              // A prompt that is alone goes where it stays, others through a cache of their own.
+              const own = order.length === 1 ? rows : new KvCache(config, 1, length, placed);
+              try {
+                const states = model.hidden(embedRow(model, prompt, device), {
+                  positions: arange(0, length, 1, { device }),
+                  cache: own,
+                }); // [1, T, hidden]
+                advance(own.length, length);
+                if (own !== rows)
+                  for (const [row, from] of order.entries()) if (from === p) rows.copyRow(row, own, 0, length);
+                return states.select(1, -1).clone(); // [1, hidden]
+              } finally {
+                if (own !== rows) own.dispose();
+              }
+            }),
+          );
+          return indexSelect(cat(last), 0, tensor(Int32Array.from(order), { device }));
+        }),
+      );
+      return new Decoder(model, head, samples, rows, hidden.keep(), options);
+    } catch (error) {
+      cache?.dispose();
+      head.dispose();
+      throw error;
+    }
+  }
+
+  /** Samples the first tokens. */
+  begin(): void {
+    noGrad(() => scope(() => copyInto(this.tokens, this.head.sample(this.hidden, this.position))));
+  }
+
+  /** Feeds the last tokens and samples the next ones. Returns once the work is handed to the device. */
+  async next(): Promise<void> {
+    if (this.options.eager) return this.step();
+    if (this.captured) this.captured.replay();
+    else
+      this.captured = await capture(() => this.step(), { device: this.device, verify: this.options.verify ?? false });
+  }
+
+  /** One step as it is captured: for counting and timing. */
+  step(): void {
+    const { cache, hidden, head, position } = this;
+    noGrad(() =>
+      scope(() => {
+        const rows = cache.batch;
+        const states = this.model.hidden(head.embed(this.tokens), {
+          positions: cache.length.reshape([rows, 1]),
+          cache,
+          decode: true,
+        }); // [R, 1, hidden]
+        copyInto(hidden, states.reshape([rows, -1]));
+        advance(cache.length, 1);
+        advance(position, 1);
+        copyInto(this.tokens, head.sample(hidden, position));
+      }),
+    );
+  }
+
+  dispose(): void {
+    this.captured?.dispose();
+    this.head.dispose();
+    this.cache.dispose();
+    for (const t of [this.tokens, this.hidden, this.position]) t.dispose();
+  }
+}
+
+/** Steps that the host may be ahead of the device: none on a software device, which computes on the host's own cores. */
+export const stepsAhead = (device: Device, wanted: number): number => (device.capabilities.software ? 0 : wanted);

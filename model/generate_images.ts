@@ -1,0 +1,195 @@
+/**
+ * Images out of the model: all codes of a batch of pictures without a read-back, with classifier-free guidance, then the VQ decoder.
+ * Source: janus-pro's generation loop; rows alternate conditional and unconditional, as in the original.
+ */
+import { ArgumentError, noGrad, scope, tensor } from "../engine/index.ts";
+import type { Device, Tensor } from "../engine/index.ts";
+import { arange, copyInto, full, guidance as guide, where } from "../kernels/index.ts";
+import { imageTokens } from "./config.ts";
+import type { JanusConfig } from "./config.ts";
+import { Decoder, stepsAhead } from "./decoding.ts";
+import type { DecodingOptions, Head } from "./decoding.ts";
+import { Sampler, checkIds, checkSampling } from "./generate_text.ts";
+import type { SamplingOptions } from "./generate_text.ts";
+import { pixelsToRgb } from "./image/preprocess.ts";
+import type { RgbImage } from "./image/image.ts";
+import type { JanusForConditionalGeneration } from "./janus.ts";
+import { checkContext, unconditionalRow } from "./prompt.ts";
+
+export interface ImageOptions extends SamplingOptions, DecodingOptions {
+  /** Pictures of each prompt; 1 unless told. Picture k draws as the only one with seed `seed` + k would. */
+  readonly n?: number;
+  /** Weight w of u + w · (c − u) over the logits with and without the prompt; 5 unless told, 1 for none. */
+  readonly guidance?: number;
+}
+
+/** Temperature of images unless told: their greedy decoding is poor. */
+export const IMAGE_TEMPERATURE = 1;
+export const IMAGE_GUIDANCE = 5;
+
+class ImageHead implements Head {
+  /** u32 [N, tokens]: the codes so far; the rest is 0. */
+  readonly codes: Tensor;
+  private readonly model: JanusForConditionalGeneration;
+  private readonly sampler: Sampler;
+  private readonly weight: number;
+  private readonly places: Tensor;
+
+  constructor(
+    model: JanusForConditionalGeneration,
+    tokens: number,
+    seeds: readonly number[],
+    options: ImageOptions,
+    device: Device,
+  ) {
+    this.model = model;
+    this.weight = options.guidance ?? IMAGE_GUIDANCE;
+    this.sampler = new Sampler({ temperature: IMAGE_TEMPERATURE, ...options }, seeds, device);
+    this.codes = full([seeds.length, tokens], 0, { dtype: "u32", device }).keep();
+    this.places = arange(0, tokens, 1, { dtype: "u32", device }).keep();
+  }
+
+  sample(hidden: Tensor, step: Tensor): Tensor {
+    const logits = this.model.codeLogits(hidden); // [R, codes]
+    const tokens = this.sampler.sample(this.weight === 1 ? logits : guide(logits, this.weight), step);
+    copyInto(this.codes, where(this.places.eq(step), tokens.unsqueeze(1), this.codes));
+    return tokens;
+  }
+
+  embed(tokens: Tensor): Tensor {
+    const rows = this.model.embedCodes(tokens).unsqueeze(1); // [N, 1, hidden]
+    if (this.weight === 1) return rows;
+    const [n, , hidden] = rows.shape as [number, number, number];
+    return rows.expand([n, 2, hidden]).reshape([2 * n, 1, hidden]); // both rows of a pair
+  }
+
+  dispose(): void {
+    this.sampler.dispose();
+    for (const t of [this.codes, this.places]) t.dispose();
+  }
+}
+
+/** Pictures on their way: `n` of each prompt, those of one prompt next to each other. Dispose it when done. */
+export class ImageGeneration {
+  /** Pictures. */
+  readonly count: number;
+  /** Codes of a picture. */
+  readonly tokens: number;
+  /** Of each picture, in the order of the pictures. */
+  readonly seeds: readonly number[];
+  /** Codes of each picture that are sampled and handed to the device. */
+  done = 0;
+  readonly decoder: Decoder;
+  private readonly head: ImageHead;
+  private readonly signal: AbortSignal | undefined;
+
+  /**
+   * Runs the prompts; throws `PromptError` and `ArgumentError` before any work.
+   * @param prompts token ids, the last of each being begin-of-image
+   * @param pad id that takes the place of a prompt's inner tokens in its unconditional row
+   */
+  constructor(
+    model: JanusForConditionalGeneration,
+    config: JanusConfig,
+    prompts: readonly (readonly number[])[],
+    pad: number,
+    options: ImageOptions = {},
+  ) {
+    const { n = 1, guidance = IMAGE_GUIDANCE, seed = 0 } = options;
+    if (!Number.isInteger(n) || n < 1) throw new ArgumentError(`generate: n ${n}; a whole number of at least 1`);
+    if (!Number.isFinite(guidance))
+      throw new ArgumentError(`generate: guidance ${guidance}; a finite number, 1 for none`);
+    if (prompts.length === 0) throw new ArgumentError("generate: no prompts; give at least one");
+    checkSampling("generate", options, n);
+    this.tokens = imageTokens(config);
+    for (const ids of prompts) {
+      checkIds(ids, config.language.vocabulary);
+      checkContext(ids, this.tokens - 1, config.language.maxPositions);
+    }
+    this.signal = options.signal;
+    this.signal?.throwIfAborted();
+    this.count = prompts.length * n;
+    this.seeds = prompts.flatMap(() => Array.from({ length: n }, (_, k) => seed + k));
+    const { device } = model.lm_head.weight;
+    this.head = new ImageHead(model, this.tokens, this.seeds, options, device);
+    const pair = guidance === 1 ? 1 : 2;
+    const rows = prompts.flatMap((ids) => [{ ids }, { ids: unconditionalRow(ids, pad) }].slice(0, pair));
+    const order = prompts.flatMap((_, p) =>
+      Array.from({ length: n }, () => Array.from({ length: pair }, (__, i) => pair * p + i)).flat(),
+    );
+    this.decoder = Decoder.prefill(model, config.language, rows, order, this.head, this.count, this.tokens - 1, {
+      ...options,
+      device,
+    });
+  }
+
+  /** Samples all codes; gives how many of each picture the device has computed, after each that it is known of. */
+  async *run(): AsyncGenerator<number> {
+    const { device } = this.decoder;
+    const waits: Promise<void>[] = [];
+    try {
+      let computed = 0;
+      while (this.done < this.tokens) {
+        this.signal?.throwIfAborted();
+        if (this.done === 0) this.decoder.begin();
+        else await this.decoder.next();
+        this.done++;
+        waits.push(device.sync());
+        while (waits.length > stepsAhead(device, 8)) {
+          await waits.shift();
+          yield ++computed;
+        }
+      }
+      while (waits.length) {
+        await waits.shift();
+        yield ++computed;
+      }
+    } finally {
+      await Promise.allSettled(waits);
+    }
+  }
+
+  /** The codes sampled so far, one array a picture. */
+  async codes(): Promise<number[][]> {
+    const done = this.done;
+    const all = await this.head.codes.data();
+    return Array.from({ length: this.count }, (_, k) =>
+      Array.from(all.subarray(k * this.tokens, k * this.tokens + done)),
+    );
+  }
+
+  dispose(): void {
+    this.decoder.dispose();
+  }
+}
+
+/**
+ * The picture of `codes`, in raster order. Of the first codes of a picture it shows the whole rows that they make; the decoder
+ * sees the rest as copies of the last one, and what it shows near the lower edge will still change. Null below one row.
+ */
+export async function decodePicture(
+  model: JanusForConditionalGeneration,
+  config: JanusConfig,
+  codes: readonly number[],
+): Promise<RgbImage | null> {
+  const tokens = imageTokens(config);
+  const rows = Math.floor(codes.length / model.model.vqmodel.side);
+  if (rows === 0) return null;
+  const strange = codes.find((code) => !Number.isInteger(code) || code < 0 || code >= config.vq.codes);
+  if (strange !== undefined || codes.length > tokens)
+    throw new ArgumentError(
+      `decodePicture: ${strange === undefined ? `${codes.length} codes` : `code ${strange}`}; a picture has ${tokens} codes from 0 to ${config.vq.codes - 1}`,
+    );
+  const side = config.vq.imageSize;
+  const whole = Int32Array.from({ length: tokens }, (_, i) => codes[Math.min(i, codes.length - 1)]!);
+  const pixels = noGrad(() =>
+    scope(() => model.model.vqmodel.decode(tensor(whole, { shape: [1, tokens], device: model.lm_head.weight.device }))),
+  );
+  try {
+    const picture = pixelsToRgb((await pixels.data()) as Float32Array, side, side);
+    const height = (rows * side) / model.model.vqmodel.side;
+    return height === side ? picture : { width: side, height, data: picture.data.slice(0, 3 * side * height) };
+  } finally {
+    pixels.dispose();
+  }
+}

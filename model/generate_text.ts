@@ -1,0 +1,217 @@
+/** Text out of the model: prompts in a batch, sampling on the device, tokens read back a few steps behind. */
+import { ArgumentError, Generator, tensor } from "../engine/index.ts";
+import type { Device, Tensor } from "../engine/index.ts";
+import { arange, copyInto, expression, map, sampleTokens } from "../kernels/index.ts";
+import { Decoder, stepsAhead } from "./decoding.ts";
+import type { DecodingOptions, Head, Row } from "./decoding.ts";
+import type { JanusConfig } from "./config.ts";
+import type { JanusForConditionalGeneration } from "./janus.ts";
+import { PromptError, checkContext } from "./prompt.ts";
+import { checkSeeds } from "./processor.ts";
+
+export interface SamplingOptions {
+  /** Divides the logits; 0 takes the most probable token. */
+  readonly temperature?: number;
+  /** Only the k most probable tokens. */
+  readonly topK?: number;
+  /** Of those, only the fewest whose probabilities sum to at least this part (0 < p ≤ 1). */
+  readonly topP?: number;
+  /** Row k draws as the only row with seed `seed` + k would. A whole number of 32 bits; 0 unless told. */
+  readonly seed?: number;
+}
+
+export interface TextOptions extends SamplingOptions, DecodingOptions {
+  /** 512 unless told. */
+  readonly maxNewTokens?: number;
+  /** Divides the positive logits of tokens that stand in the prompt or the answer so far, multiplies the negative ones (Keskar et al. 2019); 1 for none. */
+  readonly repetitionPenalty?: number;
+  /** Ids that are never sampled. */
+  readonly suppressTokens?: readonly number[];
+}
+
+expression("repetition_penalty", "select(a, select(a * s.x, a / s.x, a > V4_a(0.0)), b != V4_b())");
+// Beyond every logit, and far from the end of f32.
+const NEVER = -1e30;
+
+/** Throws `ArgumentError` for sampling options out of range, before work starts. */
+export function checkSampling(
+  op: string,
+  { temperature = 0, topK, topP, seed = 0 }: SamplingOptions,
+  rows: number,
+): void {
+  if (temperature !== 0 && !(temperature >= 1e-6 && temperature < Infinity))
+    throw new ArgumentError(`${op}: temperature ${temperature}; 0 for the most probable token, or at least 1e-6`);
+  if (topK !== undefined && (!Number.isInteger(topK) || topK < 1))
+    throw new ArgumentError(`${op}: topK ${topK}; a whole number of at least 1`);
+  if (topP !== undefined && !(topP > 0 && topP <= 1)) throw new ArgumentError(`${op}: topP ${topP}; 0 < p ≤ 1`);
+  checkSeeds(seed, rows);
+}
+
+/** Throws `PromptError` unless every id has a row in the embedding. */
+export function checkIds(ids: readonly number[], vocabulary: number): void {
+  if (ids.length === 0) throw new PromptError("the prompt is empty; it needs at least one token");
+  const strange = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabulary);
+  if (strange !== undefined) throw new PromptError(`token id ${strange} is not in the vocabulary of ${vocabulary}`);
+}
+
+/** Draws of a batch of rows on the device. */
+export class Sampler {
+  private readonly generator: Generator;
+  private readonly seeds: Tensor;
+  private readonly options: SamplingOptions;
+
+  constructor(options: SamplingOptions, rowSeeds: readonly number[], device: Device) {
+    this.options = options;
+    this.generator = new Generator(0, { device });
+    this.seeds = tensor(Uint32Array.from(rowSeeds), { device }).keep();
+  }
+
+  /** logits [N, V] → u32 [N]. */
+  sample(logits: Tensor, step: Tensor): Tensor {
+    const { temperature = 0, topK, topP } = this.options;
+    return sampleTokens(logits, {
+      temperature,
+      ...(topK !== undefined && { topK }),
+      ...(topP !== undefined && { topP }),
+      generator: this.generator,
+      seeds: this.seeds,
+      position: step,
+    });
+  }
+
+  dispose(): void {
+    this.generator.dispose();
+    this.seeds.dispose();
+  }
+}
+
+class TextHead implements Head {
+  private readonly model: JanusForConditionalGeneration;
+  private readonly sampler: Sampler;
+  /** f32 [V], added to the logits; null where nothing is suppressed. */
+  private readonly bias: Tensor | null;
+  /** u32 [B, V]: not 0 where the token has been seen; null without a penalty. */
+  private readonly seen: Tensor | null;
+  private readonly penalty: number;
+
+  constructor(
+    model: JanusForConditionalGeneration,
+    vocabulary: number,
+    prompts: readonly Row[],
+    options: TextOptions,
+    device: Device,
+  ) {
+    const { seed = 0, suppressTokens = [], repetitionPenalty = 1 } = options;
+    this.model = model;
+    this.sampler = new Sampler(
+      options,
+      prompts.map((_, k) => seed + k),
+      device,
+    );
+    this.penalty = repetitionPenalty;
+    const bias = new Float32Array(vocabulary);
+    for (const id of suppressTokens) bias[id] = NEVER;
+    this.bias = suppressTokens.length ? tensor(bias, { device }).keep() : null;
+    if (repetitionPenalty === 1) this.seen = null;
+    else {
+      const seen = new Uint32Array(prompts.length * vocabulary);
+      for (const [row, { ids }] of prompts.entries()) for (const id of ids) seen[row * vocabulary + id] = 1;
+      this.seen = tensor(seen, { shape: [prompts.length, vocabulary], device }).keep();
+    }
+  }
+
+  sample(hidden: Tensor, step: Tensor): Tensor {
+    let logits = this.model.lm_head.call(hidden); // [B, V]
+    if (this.seen) logits = map("repetition_penalty", [logits, this.seen], { scalars: [this.penalty] });
+    if (this.bias) logits = logits.add(this.bias);
+    const tokens = this.sampler.sample(logits, step);
+    if (this.seen)
+      copyInto(
+        this.seen,
+        this.seen.maximum(
+          arange(0, this.seen.dim(1), 1, { dtype: "u32", device: tokens.device }).eq(tokens.unsqueeze(1)),
+        ),
+      );
+    return tokens;
+  }
+
+  embed(tokens: Tensor): Tensor {
+    return this.model.embedText(tokens.unsqueeze(1));
+  }
+
+  dispose(): void {
+    this.sampler.dispose();
+    this.bias?.dispose();
+    this.seen?.dispose();
+  }
+}
+
+/**
+ * Token ids as they are sampled: each step gives one for each of the B prompts, up to `maxNewTokens` of them. It knows no end: stop asking when
+ * the rows are done. Throws `PromptError` and `ArgumentError` before any work.
+ */
+export async function* generateText(
+  model: JanusForConditionalGeneration,
+  config: JanusConfig,
+  prompts: readonly Row[],
+  options: TextOptions = {},
+): AsyncGenerator<Uint32Array> {
+  const { maxNewTokens = 512, repetitionPenalty = 1, suppressTokens = [], signal } = options;
+  const { vocabulary, maxPositions } = config.language;
+  if (!Number.isInteger(maxNewTokens) || maxNewTokens < 1)
+    throw new ArgumentError(`generateText: maxNewTokens ${maxNewTokens}; a whole number of at least 1`);
+  if (!(repetitionPenalty > 0 && repetitionPenalty < Infinity))
+    throw new ArgumentError(`generateText: repetitionPenalty ${repetitionPenalty}; a number above 0, 1 for none`);
+  const strange = suppressTokens.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabulary);
+  if (strange !== undefined)
+    throw new ArgumentError(`generateText: suppressTokens has ${strange}; ids from 0 to ${vocabulary - 1}`);
+  if (prompts.length === 0) throw new ArgumentError("generateText: no prompts; give at least one");
+  checkSampling("generateText", options, prompts.length);
+  for (const { ids } of prompts) {
+    checkIds(ids, vocabulary);
+    checkContext(ids, maxNewTokens, maxPositions);
+  }
+  signal?.throwIfAborted();
+  const reads: Promise<Uint32Array>[] = [];
+  const decoder = textDecoder(model, config, prompts, options);
+  try {
+    const read = (): void => void reads.push(decoder.tokens.data() as Promise<Uint32Array>);
+    decoder.begin();
+    read();
+    for (let made = 1; ;) {
+      if (reads.length > stepsAhead(decoder.device, 3) || made === maxNewTokens) {
+        yield await reads.shift()!;
+        if (made === maxNewTokens && reads.length === 0) return;
+        continue;
+      }
+      signal?.throwIfAborted();
+      await decoder.next();
+      read();
+      made++;
+    }
+  } finally {
+    await Promise.allSettled(reads);
+    decoder.dispose();
+  }
+}
+
+/** The decoder below `generateText`, whose step can be run, counted and timed by itself. Options are taken as they are. */
+export function textDecoder(
+  model: JanusForConditionalGeneration,
+  config: JanusConfig,
+  prompts: readonly Row[],
+  options: TextOptions = {},
+): Decoder {
+  const { device } = model.lm_head.weight;
+  const head = new TextHead(model, config.language.vocabulary, prompts, options, device);
+  return Decoder.prefill(
+    model,
+    config.language,
+    prompts,
+    prompts.map((_, i) => i),
+    head,
+    prompts.length,
+    options.maxNewTokens ?? 512,
+    { ...options, device },
+  );
+}

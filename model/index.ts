@@ -1,0 +1,20 @@
+/** The model and what is around it, for research: modules, configs, loading and saving, prompts, pictures, generation. Loads in browsers. */
+export * from "./byte_tokenizer.ts";
+export * from "./config.ts";
+export * from "./create.ts";
+export * from "./decoding.ts";
+export * from "./generate_images.ts";
+export * from "./generate_text.ts";
+export * from "./image/image.ts";
+export * from "./image/preprocess.ts";
+export { resizeBicubic } from "./image/resize.ts";
+export * from "./janus.ts";
+export * from "./llama.ts";
+export * from "./load.ts";
+export * from "./pipeline.ts";
+export * from "./processor.ts";
+export * from "./prompt.ts";
+export * from "./save.ts";
+export * from "./siglip.ts";
+export * from "./tokenizer.ts";
+export * from "./vq.ts";

@@ -1,0 +1,138 @@
+/** `Janus` in Node: models from folders and from the hub, pictures from files and to PNG files that say how they were made. */
+import { Device, DeviceError, getDevice } from "../../engine/index.ts";
+import { ImageFormatError } from "../image/image.ts";
+import type { RgbImage } from "../image/image.ts";
+import type { LoadOptions } from "../load.ts";
+import { Janus as AnyJanus } from "../pipeline.ts";
+import type { ImageInput, Picture } from "../pipeline.ts";
+import { readWhole } from "../checkpoint/bytes.ts";
+import { openCheckpoint } from "../checkpoint/checkpoint.ts";
+import { readProcessor } from "../processor.ts";
+import { folderSource, openFile, writeFileAtomic } from "./files.ts";
+import { modelFolder } from "./hub.ts";
+import type { DownloadOptions } from "./hub.ts";
+import { encodePng, readImage, readPngText } from "./image_file.ts";
+import type { ReadImageOptions } from "./image_file.ts";
+
+export interface PretrainedOptions extends LoadOptions {
+  /** Branch, tag or commit of a model on the hub. */
+  readonly revision?: string;
+  readonly onDownload?: DownloadOptions["onProgress"];
+  /** Things worth saying: the cache was used because the hub did not answer. */
+  readonly onNotice?: DownloadOptions["onNotice"];
+  /** How picture files are taken; as a person sees them unless told. */
+  readonly pictures?: ReadImageOptions;
+}
+
+export class Janus extends AnyJanus {
+  private pictures: ReadImageOptions = {};
+
+  /**
+   * Loads a model from a folder, or from the Hugging Face hub by its name (`deepseek-ai/Janus-Pro-1B`); opens a device where there is none.
+   * Throws subclasses of `CheckpointError` (`HubError` where the hub is at fault), `OutOfMemoryError`, `DeviceError`.
+   */
+  static async fromPretrained(directoryOrName: string, options: PretrainedOptions = {}): Promise<Janus> {
+    const { revision, onDownload: onProgress, onNotice, signal } = options;
+    const folder = await modelFolder(directoryOrName, {
+      ...(revision && { revision }),
+      ...(onProgress && { onProgress }),
+      ...(onNotice && { onNotice }),
+      ...(signal && { signal }),
+    });
+    const janus = new Janus(
+      ...(await Janus.parts(folderSource(folder), { ...options, device: options.device ?? (await anyDevice()) })),
+    );
+    janus.pictures = options.pictures ?? {};
+    return janus;
+  }
+
+  protected override async image(input: ImageInput): Promise<RgbImage> {
+    return typeof input === "string" || input instanceof Uint8Array ? readImage(input, this.pictures) : input;
+  }
+}
+
+/** The default device; opened where there is none (the first one is the default). */
+async function anyDevice(): Promise<Device> {
+  try {
+    return getDevice();
+  } catch (error) {
+    if (!(error instanceof DeviceError)) throw error;
+    return Device.create();
+  }
+}
+
+const KEY = "janus-webgpu";
+
+/** The picture as a PNG file that carries, in the text `janus-webgpu`, the prompt and all that it takes to make it again (JSON). */
+export async function encodePicture(picture: Picture): Promise<Uint8Array> {
+  const { image, ...how } = picture;
+  return encodePng(image, { [KEY]: JSON.stringify(how) });
+}
+
+/** Writes `encodePicture` to a file, at once. */
+export async function savePicture(path: string, picture: Picture): Promise<void> {
+  await writeFileAtomic(path, await encodePicture(picture));
+}
+
+/** How a picture was made, from its file (path or bytes). Throws `ImageFormatError` where the file does not say. */
+export async function readPicture(source: string | Uint8Array): Promise<Omit<Picture, "image">> {
+  const bytes = typeof source === "string" ? await wholeFile(source) : source;
+  const name = typeof source === "string" ? source : "the picture";
+  const text = readPngText(bytes).get(KEY);
+  if (text === undefined)
+    throw new ImageFormatError(
+      `${name} does not say how it was made; only PNG files written by janus-webgpu do (text "${KEY}")`,
+    );
+  return parsePicture(text, name);
+}
+
+const MAX_PICTURE = 128 * 2 ** 20; // bytes
+
+async function wholeFile(path: string): Promise<Uint8Array> {
+  const file = await openFile(path);
+  try {
+    return await readWhole(file, MAX_PICTURE);
+  } finally {
+    await file.close?.();
+  }
+}
+
+function parsePicture(text: string, name: string): Omit<Picture, "image"> {
+  const fail = (what: string): never => {
+    throw new ImageFormatError(`${name}: its text "${KEY}" ${what}`);
+  };
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch {
+    return fail("is not JSON");
+  }
+  if (typeof json !== "object" || json === null) return fail("is not an object");
+  const how = json as Record<string, unknown>;
+  const number = (key: string): number => (typeof how[key] === "number" ? how[key] : fail(`has no number ${key}`));
+  const string = (key: string): string => (typeof how[key] === "string" ? how[key] : fail(`has no string ${key}`));
+  const optional = (key: string): number | undefined => (how[key] === undefined ? undefined : number(key));
+  const { tokenIds } = how;
+  if (!Array.isArray(tokenIds) || !tokenIds.every((id) => Number.isInteger(id))) return fail("has no tokenIds");
+  return {
+    prompt: string("prompt"),
+    seed: number("seed"),
+    guidance: number("guidance"),
+    temperature: number("temperature"),
+    topK: optional("topK"),
+    topP: optional("topP"),
+    model: string("model"),
+    tokenIds: tokenIds as number[],
+  };
+}
+
+/** Throws what `fromPretrained` would throw for this folder before it loads weights; needs no device. */
+export async function checkReady(folder: string): Promise<void> {
+  const source = folderSource(folder);
+  const checkpoint = await openCheckpoint(source);
+  try {
+    await readProcessor(source, checkpoint.config);
+  } finally {
+    await checkpoint.close();
+  }
+}

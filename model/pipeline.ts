@@ -1,0 +1,433 @@
+/**
+ * `Janus`: a checkpoint ready to be used. Questions about pictures and pictures of prompts, as streams for those who watch and as promises
+ * for those who wait; below it the bare model. Works on files from anywhere; the names of the hub and paths of Node are in `model/node/`.
+ */
+import { ArgumentError, getDevice, noGrad, now, scope, tensor } from "../engine/index.ts";
+import type { Device, Tensor } from "../engine/index.ts";
+import { cat } from "../kernels/index.ts";
+import type { FileSource } from "./checkpoint/bytes.ts";
+import { openCheckpoint } from "./checkpoint/checkpoint.ts";
+import type { JanusConfig } from "./config.ts";
+import { IMAGE_GUIDANCE, IMAGE_TEMPERATURE, ImageGeneration, decodePicture } from "./generate_images.ts";
+import type { ImageOptions } from "./generate_images.ts";
+import { generateText } from "./generate_text.ts";
+import type { TextOptions } from "./generate_text.ts";
+import { generationPixels, understandingPixels } from "./image/preprocess.ts";
+import type { RgbImage } from "./image/image.ts";
+import type { JanusForConditionalGeneration } from "./janus.ts";
+import { fingerprint, loadModel } from "./load.ts";
+import type { LoadOptions } from "./load.ts";
+import { readProcessor } from "./processor.ts";
+import type { Processor } from "./processor.ts";
+import type { Message } from "./prompt.ts";
+import { Stops } from "./stops.ts";
+import type { TextStream } from "./tokenizer.ts";
+
+/** A picture as `Janus` takes it; in Node also a path or the bytes of a file. */
+export type ImageInput = RgbImage | string | Uint8Array;
+
+export interface AskOptions extends TextOptions {
+  /** In the order of their placeholders; without placeholders in the question they stand before it. */
+  readonly images?: readonly ImageInput[];
+  /** Stands before the conversation; the original's unless told, "" for none. */
+  readonly system?: string;
+  /** The answer ends before the first of these. */
+  readonly stop?: readonly string[];
+}
+
+export interface AnswerResult {
+  /** As decoded: answers of Janus begin with a space. */
+  readonly text: string;
+  /** Without the end token. */
+  readonly tokenIds: readonly number[];
+  readonly promptTokenIds: readonly number[];
+  /** The end token, a stop string, or `maxNewTokens`. */
+  readonly finish: "end" | "stop" | "length";
+  readonly timings: { readonly prefillMs: number; readonly decodeMs: number };
+}
+
+export interface GenerateOptions extends ImageOptions {}
+
+/** A generated picture and all that it takes to make it again. */
+export interface Picture {
+  readonly image: RgbImage;
+  readonly prompt: string;
+  readonly seed: number;
+  readonly guidance: number;
+  readonly temperature: number;
+  readonly topK: number | undefined;
+  readonly topP: number | undefined;
+  /** `Janus.fingerprint` of the model that made it. */
+  readonly model: string;
+  /** The codes, in raster order. */
+  readonly tokenIds: readonly number[];
+}
+
+export type GenerateEvent =
+  | { readonly type: "progress"; readonly done: number; readonly total: number }
+  | { readonly type: "picture"; readonly index: number; readonly picture: Picture };
+
+export interface Reconstruction {
+  readonly tokenIds: readonly number[];
+  /** What the image tokenizer saw: short side fitted, cropped to a square. */
+  readonly original: RgbImage;
+  readonly image: RgbImage;
+  /** Peak signal-to-noise ratio of the 8-bit pixels, dB; infinite for equal pictures. */
+  readonly psnr: number;
+}
+
+/** A stream that runs once: iterate over it, or await what it comes to. */
+class Once<Event, Result> implements AsyncIterable<Event> {
+  private readonly run: AsyncGenerator<Event, Result>;
+  private outcome: Promise<Result> | null = null;
+
+  constructor(run: AsyncGenerator<Event, Result>) {
+    this.run = run;
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<Event> {
+    try {
+      for (;;) {
+        const step = await this.run.next();
+        if (step.done) {
+          this.outcome ??= Promise.resolve(step.value);
+          return;
+        }
+        yield step.value;
+      }
+    } finally {
+      await this.run.return(undefined as Result);
+    }
+  }
+
+  /** Runs to the end; also after an iteration that came to it. */
+  result(): Promise<Result> {
+    this.outcome ??= this.drain();
+    return this.outcome;
+  }
+
+  private async drain(): Promise<Result> {
+    for (;;) {
+      const step = await this.run.next();
+      if (!step.done) continue;
+      if (step.value === undefined) throw new ArgumentError("result: the stream was left before its end; ask again");
+      return step.value;
+    }
+  }
+}
+
+/** An answer as it comes: pieces of text, never half a character. */
+export class Answer extends Once<string, AnswerResult> {
+  /** The whole answer, without white space at its ends. */
+  async text(): Promise<string> {
+    return (await this.result()).text.trim();
+  }
+}
+
+/** Pictures as they come. */
+export class Pictures extends Once<GenerateEvent, Picture[]> {
+  private readonly look: () => Promise<(RgbImage | null)[]>;
+
+  constructor(run: AsyncGenerator<GenerateEvent, Picture[]>, look: () => Promise<(RgbImage | null)[]>) {
+    super(run);
+    this.look = look;
+  }
+
+  images(): Promise<Picture[]> {
+    return this.result();
+  }
+
+  /** The rows so far of each picture, while they are made; null before the first row. Costs as much as decoding whole pictures. */
+  preview(): Promise<(RgbImage | null)[]> {
+    return this.look();
+  }
+}
+
+export class Janus {
+  /** Of its folder. */
+  readonly name: string;
+  readonly config: JanusConfig;
+  /** The bare model: its submodules are callable with tensors. */
+  readonly model: JanusForConditionalGeneration;
+  readonly processor: Processor;
+  /** Tells these weights from others, in either layout; see `fingerprint`. */
+  readonly fingerprint: string;
+
+  constructor(
+    name: string,
+    config: JanusConfig,
+    model: JanusForConditionalGeneration,
+    processor: Processor,
+    hash: string,
+  ) {
+    this.name = name;
+    this.config = config;
+    this.model = model;
+    this.processor = processor;
+    this.fingerprint = hash;
+  }
+
+  /** Loads a checkpoint of either layout. Everything is checked before the first byte goes to the device. Throws subclasses of `CheckpointError`. */
+  static async fromFiles(source: FileSource, options: LoadOptions = {}): Promise<Janus> {
+    return new Janus(...(await Janus.parts(source, options)));
+  }
+
+  protected static async parts(source: FileSource, options: LoadOptions): Promise<ConstructorParameters<typeof Janus>> {
+    const checkpoint = await openCheckpoint(source);
+    try {
+      const processor = await readProcessor(source, checkpoint.config);
+      options.signal?.throwIfAborted();
+      const model = await loadModel(checkpoint, { ...options, device: options.device ?? getDevice() });
+      return [source.name, checkpoint.config, model, processor, await fingerprint(checkpoint)];
+    } finally {
+      await checkpoint.close();
+    }
+  }
+
+  get device(): Device {
+    return this.model.lm_head.weight.device;
+  }
+
+  /**
+   * Answers a question about pictures, or without any. Greedy unless `temperature` is above 0.
+   * @param question text, in which `<image_placeholder>` may stand for pictures; or the messages of a conversation, the last of the user
+   */
+  ask(question: string | readonly Message[], options: AskOptions = {}): Answer {
+    return new Answer(this.answer(question, options));
+  }
+
+  /** Answers several questions at once, each as it would be answered alone with seed `seed` + its index. Each has its own images. */
+  async askAll(
+    questions: readonly { readonly question: string | readonly Message[]; readonly images?: readonly ImageInput[] }[],
+    options: Omit<AskOptions, "images"> = {},
+  ): Promise<AnswerResult[]> {
+    const asked = await Promise.all(
+      questions.map(({ question, images }) => this.encode(question, { ...options, images: images ?? [] })),
+    );
+    const run = this.decode(asked, options);
+    for (;;) {
+      const step = await run.next();
+      if (step.done) return step.value;
+    }
+  }
+
+  /** Pictures of a prompt, or `n` of each of several. */
+  generate(prompt: string | readonly string[], options: GenerateOptions = {}): Pictures {
+    const state: { generation: ImageGeneration | null } = { generation: null };
+    return new Pictures(this.draw(typeof prompt === "string" ? [prompt] : prompt, options, state), async () => {
+      const codes = (await state.generation?.codes()) ?? [];
+      const pictures: (RgbImage | null)[] = [];
+      for (const so of codes) pictures.push(await decodePicture(this.model, this.config, so));
+      return pictures;
+    });
+  }
+
+  /** The picture of image codes in raster order. */
+  async decodeImage(tokenIds: readonly number[]): Promise<RgbImage> {
+    const picture =
+      tokenIds.length === this.model.model.vqmodel.side ** 2
+        ? await decodePicture(this.model, this.config, tokenIds)
+        : null;
+    if (!picture)
+      throw new ArgumentError(
+        `decodeImage: ${tokenIds.length} codes; a picture has ${this.model.model.vqmodel.side ** 2}`,
+      );
+    return picture;
+  }
+
+  /** A picture through the image tokenizer and back. */
+  async reconstruct(input: ImageInput): Promise<Reconstruction> {
+    const side = this.config.vq.imageSize;
+    const pixels = generationPixels(await this.image(input), side);
+    const codes = noGrad(() =>
+      scope(() => this.model.model.vqmodel.encode(tensor(pixels, { shape: [1, 3, side, side], device: this.device }))),
+    );
+    const tokenIds = Array.from(await codes.data());
+    codes.dispose();
+    const image = await this.decodeImage(tokenIds);
+    // x = u8 / 127.5 − 1 and back: half a level up, against truncation.
+    const original: RgbImage = {
+      width: side,
+      height: side,
+      data: Uint8Array.from({ length: 3 * side * side }, (_, i) =>
+        Math.round((pixels[(i % 3) * side * side + Math.floor(i / 3)]! + 1) * 127.5),
+      ),
+    };
+    const squares = original.data.reduce((sum, level, i) => sum + (level - image.data[i]!) ** 2, 0);
+    return { tokenIds, original, image, psnr: 10 * Math.log10((255 ** 2 * original.data.length) / squares) };
+  }
+
+  /** Frees the weights. */
+  dispose(): void {
+    this.model.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  /** An input picture as pixels. In Node `model/node/janus.ts` also reads files. */
+  protected async image(input: ImageInput): Promise<RgbImage> {
+    if (typeof input === "string" || input instanceof Uint8Array)
+      throw new ArgumentError("pictures are {width, height, data} of 8-bit RGB here; decode the file first");
+    return input;
+  }
+
+  /** A question as token ids and the pixels of its pictures. */
+  private async encode(question: string | readonly Message[], { images = [], system }: AskOptions): Promise<Asked> {
+    const { prompts, tokenizer, images: settings } = this.processor;
+    const placeholder = tokenizer.tokenOf(tokenizer.specials.imagePlaceholder)!;
+    const isPlain = typeof question === "string" && !question.includes(placeholder);
+    const messages: readonly Message[] =
+      typeof question === "string"
+        ? [{ role: "user", content: isPlain ? `${placeholder}\n`.repeat(images.length) + question : question }]
+        : question;
+    const ids = prompts.encode(prompts.conversation(messages, system === undefined ? {} : { system }), images.length);
+    const pixels: Float32Array[] = [];
+    for (const image of images) pixels.push(understandingPixels(await this.image(image), settings));
+    return { ids, pixels };
+  }
+
+  private async *answer(
+    question: string | readonly Message[],
+    options: AskOptions,
+  ): AsyncGenerator<string, AnswerResult> {
+    const asked = await this.encode(question, options);
+    const [result] = yield* this.decode([asked], options);
+    return result!;
+  }
+
+  /** Answers to encoded questions; gives the text of the first one as it comes. */
+  private async *decode(asked: readonly Asked[], options: AskOptions): AsyncGenerator<string, AnswerResult[]> {
+    const { eos, imagePlaceholder: placeholder } = this.processor.tokenizer.specials;
+    const { maxNewTokens = 512, stop = [] } = options;
+    const started = now();
+    const embeddings = asked.map(({ pixels }) => (pixels.length ? this.embedImages(pixels) : null));
+    const rows = asked.map(({ ids }, i) => ({
+      ids,
+      ...(embeddings[i] && { images: { embeddings: embeddings[i], placeholder } }),
+    }));
+    const lines = asked.map(({ ids }) => new Line(ids, this.processor.tokenizer.stream(), new Stops(stop)));
+    let begun = started;
+    try {
+      for await (const tokens of generateText(this.model, this.config, rows, { ...options, maxNewTokens })) {
+        if (begun === started) begun = now();
+        for (const [i, line] of lines.entries()) {
+          const text = line.push(tokens[i]!, eos, maxNewTokens);
+          if (i === 0 && text) yield text;
+        }
+        if (lines.every(({ finish }) => finish !== null)) break;
+      }
+    } finally {
+      for (const t of embeddings) t?.dispose();
+    }
+    const timings = { prefillMs: begun - started, decodeMs: now() - begun };
+    return lines.map(({ text, tokenIds, promptTokenIds, finish }) => ({
+      text,
+      tokenIds,
+      promptTokenIds,
+      finish: finish!,
+      timings,
+    }));
+  }
+
+  /** pixels of N pictures → embeddings [N · P, hidden], one picture at a time. */
+  private embedImages(pixels: readonly Float32Array[]): Tensor {
+    const side = this.config.vision.imageSize;
+    return noGrad(() =>
+      scope(() =>
+        cat(
+          pixels.map((picture) =>
+            this.model.model.call(tensor(picture, { shape: [1, 3, side, side], device: this.device })).flatten(0, 1),
+          ),
+        ),
+      ),
+    ).keep();
+  }
+
+  private async *draw(
+    prompts: readonly string[],
+    options: GenerateOptions,
+    state: { generation: ImageGeneration | null },
+  ): AsyncGenerator<GenerateEvent, Picture[]> {
+    const { prompts: format, tokenizer } = this.processor;
+    const { n = 1, guidance = IMAGE_GUIDANCE, temperature = IMAGE_TEMPERATURE, topK, topP } = options;
+    const rows = prompts.map((prompt) => format.encode(format.generation(prompt)));
+    const generation = (state.generation = new ImageGeneration(
+      this.model,
+      this.config,
+      rows,
+      tokenizer.specials.pad,
+      options,
+    ));
+    let codes: number[][];
+    try {
+      for await (const done of generation.run()) yield { type: "progress", done, total: generation.tokens };
+      codes = await generation.codes();
+    } finally {
+      state.generation = null;
+      generation.dispose();
+    }
+    // Decoding needs as much memory as the cache did: it gets that one's instead of more.
+    this.device.pool.trim();
+    const pictures: Picture[] = [];
+    for (const [index, tokenIds] of codes.entries()) {
+      options.signal?.throwIfAborted();
+      const image = await this.decodeImage(tokenIds);
+      const picture: Picture = {
+        image,
+        prompt: prompts[Math.floor(index / n)]!,
+        seed: generation.seeds[index]!,
+        guidance,
+        temperature,
+        topK,
+        topP,
+        model: this.fingerprint,
+        tokenIds,
+      };
+      pictures.push(picture);
+      yield { type: "picture", index, picture };
+    }
+    return pictures;
+  }
+}
+
+interface Asked {
+  readonly ids: readonly number[];
+  /** float32 [3, S, S] each. */
+  readonly pixels: readonly Float32Array[];
+}
+
+/** One row's answer as it grows. */
+class Line {
+  text = "";
+  finish: AnswerResult["finish"] | null = null;
+  readonly tokenIds: number[] = [];
+  readonly promptTokenIds: readonly number[];
+  private readonly stream: TextStream;
+  private readonly stops: Stops;
+
+  constructor(promptTokenIds: readonly number[], stream: TextStream, stops: Stops) {
+    this.promptTokenIds = promptTokenIds;
+    this.stream = stream;
+    this.stops = stops;
+  }
+
+  /** Takes a token; returns the text that is certain now. */
+  push(id: number, eos: number, most: number): string {
+    if (this.finish) return "";
+    let text = "";
+    if (id === eos) this.finish = "end";
+    else {
+      this.tokenIds.push(id);
+      text = this.stops.push(this.stream.push(id));
+      if (this.stops.stopped) this.finish = "stop";
+      else if (this.tokenIds.length >= most) this.finish = "length";
+    }
+    if (this.finish === "end" || this.finish === "length")
+      text += this.stops.push(this.stream.flush()) + this.stops.flush();
+    if (this.stops.stopped) this.finish = "stop";
+    this.text += text;
+    return text;
+  }
+}

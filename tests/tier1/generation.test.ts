@@ -1,0 +1,362 @@
+/**
+ * Generation in both directions on the tiny fixture: captured steps against eager ones, rows against their neighbours, sampling options
+ * against a slow loop on the host, cancelling, and what is refused. That the numbers are Janus-Pro's is tested in verify.test.ts.
+ */
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { ArgumentError, Device, F, noGrad, scope, setDevice, tensor } from "../../index.ts";
+import { ImageGeneration } from "../../model/generate_images.ts";
+import { generateText, textDecoder } from "../../model/generate_text.ts";
+import type { TextOptions } from "../../model/generate_text.ts";
+import { Janus, encodePicture, readImage, readPicture } from "../../model/node/index.ts";
+import { PromptError } from "../../model/prompt.ts";
+import { hasFixtures } from "../fixtures.ts";
+import { created, errorOf } from "../gpu.ts";
+
+const fixture = (path: string): string =>
+  fileURLToPath(new URL(`../../../shared/fixtures/tiny/${path}`, import.meta.url));
+const IMAGES = [0, 1, 2, 3].map((i) => fixture(`image${i}.png`));
+
+describe.skipIf(!hasFixtures)("generation", () => {
+  let device: Device;
+  let janus: Janus;
+  let live: number;
+
+  beforeAll(async () => {
+    device = await Device.create();
+    setDevice(device);
+    janus = await Janus.fromPretrained(fixture("hf"));
+    live = device.pool.stats.liveBytes;
+  });
+  afterAll(() => device.destroy());
+
+  /** Nothing but the weights is alive. */
+  async function expectClean(): Promise<void> {
+    await device.sync();
+    expect(device.pool.stats.liveBytes, device.pool.table()).toBe(live);
+  }
+
+  const textIds = (text: string): number[] =>
+    janus.processor.prompts.encode(
+      janus.processor.prompts.conversation([{ role: "user", content: text }], { system: "" }),
+    );
+
+  async function tokensOf(ids: readonly (readonly number[])[], options: TextOptions): Promise<number[][]> {
+    const rows: number[][] = ids.map(() => []);
+    for await (const step of generateText(
+      janus.model,
+      janus.config,
+      ids.map((row) => ({ ids: row })),
+      options,
+    ))
+      for (const [i, row] of rows.entries()) row.push(step[i]!);
+    return rows;
+  }
+
+  async function codesOf(
+    prompt: string | string[],
+    options: ConstructorParameters<typeof ImageGeneration>[4],
+  ): Promise<number[][]> {
+    const pictures = await janus.generate(prompt, options).images();
+    return pictures.map(({ tokenIds }) => [...tokenIds]);
+  }
+
+  describe("a captured step", () => {
+    it("gives the bits of eager steps: text", async () => {
+      const ids = [textIds("What is this?"), textIds("Describe this scene in detail, please.")];
+      const options = { maxNewTokens: 12, temperature: 1, topK: 200, topP: 0.95, repetitionPenalty: 1.3, seed: 5 };
+      const captured = await tokensOf(ids, { ...options, verify: true });
+      expect(captured).toEqual(await tokensOf(ids, { ...options, eager: true }));
+      expect(captured).toEqual(await tokensOf(ids, options));
+      await expectClean();
+    });
+
+    it("gives the bits of eager steps: images", async () => {
+      const options = { n: 2, seed: 7 };
+      const captured = await codesOf("a red circle", { ...options, verify: true });
+      expect(captured[0]).toHaveLength(64);
+      expect(captured).toEqual(await codesOf("a red circle", { ...options, eager: true }));
+      await expectClean();
+    });
+
+    it("creates nothing once it is warm", async () => {
+      const decoders = [
+        textDecoder(janus.model, janus.config, [{ ids: textIds("hello") }], { maxNewTokens: 16, temperature: 1 }),
+        new ImageGeneration(janus.model, janus.config, [textIds("a cat")], 690).decoder,
+      ];
+      for (const decoder of decoders) {
+        decoder.begin();
+        await decoder.next();
+        await decoder.next();
+        await decoder.tokens.data();
+        const made = await created(device, async () => {
+          for (let i = 0; i < 5; i++) await decoder.next();
+          await decoder.tokens.data();
+        });
+        expect(made).toEqual({ buffers: 0, bindGroups: 0, pipelines: 0 });
+        decoder.dispose();
+      }
+      await expectClean();
+    });
+  });
+
+  describe("a row does not depend on its neighbours", () => {
+    it("linear gives a row the same bits in any number of rows", async () => {
+      const [k, n] = [96, 52];
+      for (const dtype of ["f32", "bf16"] as const) {
+        using x = F.randn([24, k]);
+        using w = F.randn([n, k], { dtype });
+        const bits = async (rows: number): Promise<Uint32Array> => {
+          using y = scope(() => F.linear(x.slice(0, 0, rows), w));
+          const data = (await y.data()) as Float32Array;
+          return new Uint32Array(data.slice(0, n).buffer);
+        };
+        const alone = await bits(1);
+        for (const rows of [2, 3, 4, 5, 8, 9, 16, 17, 24])
+          expect(await bits(rows), `${rows} rows, ${dtype}`).toEqual(alone);
+      }
+    });
+
+    it("picture k of n with seed s is the single picture with seed s + k, also among pictures of other prompts", async () => {
+      const prompts = ["a red circle", "An ancient stone bridge arching over a stream"];
+      const together = await codesOf(prompts, { n: 3, seed: 10 });
+      expect(together).toHaveLength(6);
+      const alone: number[][] = [];
+      for (const prompt of prompts)
+        for (let k = 0; k < 3; k++) alone.push((await codesOf(prompt, { seed: 10 + k }))[0]!);
+      expect(together).toEqual(alone);
+      expect(new Set(together.map(String)).size).toBe(6);
+      await expectClean();
+    });
+
+    it("holds without guidance", async () => {
+      const together = await codesOf("a red circle", { n: 3, seed: 2, guidance: 1, topK: 50 });
+      for (let k = 0; k < 3; k++)
+        expect((await codesOf("a red circle", { seed: 2 + k, guidance: 1, topK: 50 }))[0]).toEqual(together[k]);
+    });
+
+    it("questions with images, without and with several, together and alone", async () => {
+      const questions = [
+        { question: "What?", images: [IMAGES[1]!] },
+        { question: "Tell me a story about a dog." },
+        { question: "<image_placeholder> and <image_placeholder>: which is larger?", images: [IMAGES[2]!, IMAGES[3]!] },
+        {
+          question: [
+            { role: "user", content: "Hi" },
+            { role: "assistant", content: "Hello." },
+            { role: "user", content: "And now?" },
+          ] as const,
+        },
+      ];
+      const options = { maxNewTokens: 10, temperature: 0.9, seed: 20 };
+      const together = await janus.askAll(questions, options);
+      for (const [k, { question, images = [] }] of questions.entries()) {
+        const alone = await janus.ask(question, { ...options, images, seed: 20 + k }).result();
+        expect({ ...together[k], timings: null }).toEqual({ ...alone, timings: null });
+      }
+      await expectClean();
+    });
+  });
+
+  describe("sampling text", () => {
+    /** Greedy decoding by whole forward passes and arithmetic on the host. */
+    async function slow(
+      ids: readonly number[],
+      count: number,
+      penalty: number,
+      suppress: readonly number[],
+    ): Promise<number[]> {
+      const all = [...ids];
+      for (let i = 0; i < count; i++) {
+        const y = noGrad(() =>
+          scope(() =>
+            janus.model
+              .call(janus.model.embedText(tensor(Int32Array.from(all), { shape: [1, all.length] })), {
+                positions: F.arange(all.length),
+              })
+              .select(1, -1),
+          ),
+        );
+        const logits = Float64Array.from(await y.data());
+        y.dispose();
+        for (const id of new Set(all)) logits[id] = logits[id]! > 0 ? logits[id]! / penalty : logits[id]! * penalty;
+        for (const id of suppress) logits[id] = -Infinity;
+        all.push(logits.indexOf(Math.max(...logits)));
+      }
+      return all.slice(ids.length);
+    }
+
+    it("greedy, with repetition penalty and suppressed tokens, equals a loop on the host", async () => {
+      const ids = textIds("What's written on the board?");
+      const plain = await slow(ids, 10, 1, []);
+      expect(await tokensOf([ids], { maxNewTokens: 10 })).toEqual([plain]);
+      expect(await tokensOf([ids], { maxNewTokens: 10, temperature: 1, topK: 1, seed: 9 })).toEqual([plain]);
+      const strict = await slow(ids, 10, 1.8, [plain[0]!]);
+      expect(strict).not.toEqual(plain);
+      expect(await tokensOf([ids], { maxNewTokens: 10, repetitionPenalty: 1.8, suppressTokens: [plain[0]!] })).toEqual([
+        strict,
+      ]);
+    });
+
+    it("ends at the end token, before a stop string, or at the limit; pieces add up to the text", async () => {
+      const whole = await janus.ask("What?", { images: [IMAGES[1]!], system: "", maxNewTokens: 24 }).result();
+      expect(whole).toMatchObject({
+        finish: "length",
+        text: "bleX triangledu by triangle\ufffd\x14elpfu cirrch\ufffd是\ufffdfu",
+      });
+      const pieces: string[] = [];
+      const answer = janus.ask("What?", {
+        images: [IMAGES[1]!],
+        system: "",
+        maxNewTokens: 24,
+        stop: ["never", "fu cirr", "fu"],
+      });
+      for await (const piece of answer) pieces.push(piece);
+      const stopped = await answer.result();
+      expect(stopped).toMatchObject({ finish: "stop", text: whole.text.slice(0, whole.text.indexOf("fu")) });
+      expect(pieces.join("")).toBe(stopped.text);
+      expect(pieces.length).toBeGreaterThan(3);
+      // The end token: a model that always says it.
+      const { eos } = janus.processor.tokenizer.specials;
+      const { vocabulary } = janus.config.language;
+      const others = Array.from({ length: vocabulary }, (_, id) => id).filter((id) => id !== eos);
+      expect(await janus.ask("What?", { suppressTokens: others }).result()).toMatchObject({
+        finish: "end",
+        text: "",
+        tokenIds: [],
+      });
+      await expectClean();
+    });
+  });
+
+  it("a run that is aborted or left stops, and leaves nothing behind", async () => {
+    const controller = new AbortController();
+    const run = async (): Promise<void> => {
+      for await (const event of janus.generate("a red circle", { signal: controller.signal }))
+        if (event.type === "progress" && event.done === 3) controller.abort();
+    };
+    expect((await errorOf(run)).name).toBe("AbortError");
+    await expectClean();
+    const aborted = AbortSignal.abort();
+    expect((await errorOf(() => janus.ask("hello", { signal: aborted }).text())).name).toBe("AbortError");
+    const answer = janus.ask("hello", { maxNewTokens: 50 });
+    for await (const piece of answer) if (piece) break;
+    expect(await errorOf(() => answer.result())).toBeInstanceOf(ArgumentError);
+    await expectClean();
+  });
+
+  it("previews show the rows so far, and agree with the picture where it is done", async () => {
+    const run = janus.generate("a red circle", { n: 2, seed: 1 });
+    const heights: number[] = [];
+    for await (const event of run) {
+      if (event.type !== "progress" || event.done % 20 !== 0) continue;
+      const [first, second] = await run.preview();
+      heights.push(first!.height);
+      expect([second!.width, second!.height]).toEqual([64, first!.height]);
+    }
+    expect(heights).toEqual([16, 40, 56]); // 20, 40, 60 tokens of 8 a row, 8 pixels each
+    await run.images();
+    await expectClean();
+  });
+
+  it("a picture file says how it was made, in full", async () => {
+    const [picture] = await janus
+      .generate("a 红 circle\nin two lines", { seed: 3, guidance: 2.5, temperature: 0.7, topP: 0.9 })
+      .images();
+    const png = await encodePicture(picture!);
+    const { image, ...how } = picture!;
+    expect(await readPicture(png)).toEqual(how);
+    expect(how).toMatchObject({
+      prompt: "a 红 circle\nin two lines",
+      seed: 3,
+      guidance: 2.5,
+      temperature: 0.7,
+      topK: undefined,
+      topP: 0.9,
+      model: janus.fingerprint,
+    });
+    expect(await readImage(png)).toEqual(image);
+    expect(await janus.decodeImage(how.tokenIds)).toEqual(image);
+    const deepseek = await Janus.fromPretrained(fixture("deepseek"));
+    expect(deepseek.fingerprint).toBe(janus.fingerprint);
+    deepseek.dispose();
+  });
+
+  it("reconstruct gives the codes of what the tokenizer sees and the distance to it", async () => {
+    const { tokenIds, original, image, psnr } = await janus.reconstruct(IMAGES[1]!);
+    expect(tokenIds).toHaveLength(64);
+    expect(await janus.decodeImage(tokenIds)).toEqual(image);
+    let squares = 0;
+    for (let i = 0; i < original.data.length; i++) squares += (original.data[i]! - image.data[i]!) ** 2;
+    expect(psnr).toBeCloseTo(10 * Math.log10(255 ** 2 / (squares / original.data.length)), 9);
+    const same = await janus.reconstruct(original);
+    expect(same.original).toEqual(original);
+  });
+
+  describe("what is refused, before any work", () => {
+    const refused: [string, () => unknown, new (...args: never[]) => Error, RegExp][] = [
+      ["an empty prompt", () => janus.ask("  ").text(), PromptError, /empty/],
+      ["an empty picture prompt", () => janus.generate("").images(), PromptError, /empty/],
+      [
+        "more placeholders than images",
+        () => janus.ask("<image_placeholder> what?").text(),
+        PromptError,
+        /names 1 image and 0 came/,
+      ],
+      [
+        "fewer placeholders than images",
+        () => janus.ask("<image_placeholder> what?", { images: IMAGES.slice(0, 2) }).text(),
+        PromptError,
+        /names 1 image and 2 came/,
+      ],
+      [
+        "a placeholder in a picture prompt",
+        () => janus.generate("a <image_placeholder>").images(),
+        PromptError,
+        /names 1 image/,
+      ],
+      ["a prompt beyond the context", () => janus.ask("word ".repeat(3000)).text(), PromptError, /context holds/],
+      ["too many new tokens", () => janus.ask("hi", { maxNewTokens: 1e6 }).text(), PromptError, /context holds/],
+      ["no new tokens", () => janus.ask("hi", { maxNewTokens: 0 }).text(), ArgumentError, /maxNewTokens 0/],
+      ["a negative temperature", () => janus.ask("hi", { temperature: -1 }).text(), ArgumentError, /temperature -1/],
+      ["topP 0", () => janus.generate("hi", { topP: 0 }).images(), ArgumentError, /topP 0/],
+      ["topK 1.5", () => janus.generate("hi", { topK: 1.5 }).images(), ArgumentError, /topK 1.5/],
+      ["half a picture", () => janus.generate("hi", { n: 0.5 }).images(), ArgumentError, /n 0.5/],
+      ["an infinite guidance", () => janus.generate("hi", { guidance: Infinity }).images(), ArgumentError, /guidance/],
+      [
+        "a seed beyond 32 bits",
+        () => janus.generate("hi", { n: 2, seed: 0xffffffff }).images(),
+        ArgumentError,
+        /seed 4294967295 for 2 rows/,
+      ],
+      ["an empty stop string", () => janus.ask("hi", { stop: [""] }).text(), ArgumentError, /empty string/],
+      [
+        "a suppressed token that is none",
+        () => janus.ask("hi", { suppressTokens: [9999] }).text(),
+        ArgumentError,
+        /9999/,
+      ],
+      ["too few codes", () => janus.decodeImage([1, 2, 3]), ArgumentError, /3 codes; a picture has 64/],
+      ["a code that is none", () => janus.decodeImage(new Array<number>(64).fill(256)), ArgumentError, /code 256/],
+    ];
+    it.each(refused)("%s", async (_, run, kind, message) => {
+      const launches = device.stats.launches;
+      const error = await errorOf(run);
+      expect(error).toBeInstanceOf(kind);
+      expect(error.message).toMatch(message);
+      expect(device.stats.launches).toBe(launches);
+      await expectClean();
+    });
+
+    it("a cache beyond the memory budget, and the device still works", async () => {
+      const small = await Device.create({ memoryBudget: 12e6 });
+      const held = await Janus.fromPretrained(fixture("hf"), { device: small });
+      const before = small.pool.stats.liveBytes;
+      expect((await errorOf(() => held.generate("a red circle", { n: 200 }).images())).name).toBe("OutOfMemoryError");
+      await small.sync();
+      expect(small.pool.stats.liveBytes, small.pool.table()).toBe(before);
+      expect((await held.ask("hi", { maxNewTokens: 3 }).result()).tokenIds).toHaveLength(3);
+      small.destroy();
+    });
+  });
+});
