@@ -1,8 +1,8 @@
 // `npm run check:package`: builds and packs the package, checks it with publint and attw, then uses it as a stranger would:
-// installed in an empty folder, imported by Node, type-checked, and bundled by Vite. Computes on the adapter each time.
+// installed in an empty folder, its command run, imported by Node, type-checked, and bundled by Vite. Computes on the adapter each time.
 
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ensureSetup, npm, root, tool } from "./setup.mjs";
@@ -22,6 +22,12 @@ setDevice(await Device.create());
 const consumer = `${useOfEach}
 const sum = await tensor([1, 2, 3, 4]).square().sum().item();
 if (sum !== 30) throw new Error("1 + 4 + 9 + 16 gave " + String(sum));
+`;
+
+// In Node the entry also reads files; browsers get the one above.
+const nodeOnly = `
+import { Janus } from "janus-webgpu";
+if (typeof Janus.fromPretrained !== "function") throw new Error("the entry for Node has no Janus.fromPretrained");
 `;
 
 const typeScriptOnly = `
@@ -61,6 +67,21 @@ function finish(title, { status, stdout, stderr, error }) {
   return stdout + stderr;
 }
 
+/** The installed command, by the link that npm made for it. */
+function checkCommand(home) {
+  const isWindows = process.platform === "win32";
+  const janus = (...args) => {
+    const bin = join(home, "node_modules", ".bin", isWindows ? "janus.cmd" : "janus");
+    return finish(`janus ${args.join(" ")}`, spawnSync(bin, args, { cwd: home, encoding: "utf8", shell: isWindows }));
+  };
+  const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+  const said = janus("--version");
+  if (said !== `${version}\n`)
+    throw new Error(`janus --version says ${JSON.stringify(said)}, the package is ${version}`);
+  if (!janus("inspect", "--help").startsWith("Usage: janus inspect "))
+    throw new Error("janus inspect --help is no help");
+}
+
 const filesIn = (dir, ending) => readdirSync(dir, { recursive: true }).filter((path) => path.endsWith(ending));
 
 function checkPackage(temporary) {
@@ -75,6 +96,7 @@ function checkPackage(temporary) {
   writeFileSync(join(home, "package.json"), JSON.stringify({ private: true, type: "module" }));
   const install = ["install", tarball, "--prefer-offline", "--no-audit", "--no-fund"];
   finish("install in an empty folder", npm(install, { cwd: home, encoding: "utf8" }));
+  checkCommand(home);
 
   writeFileSync(join(home, "consumer.ts"), consumer + typeScriptOnly);
   for (const [name, options] of Object.entries(typesConfigs)) {
@@ -83,6 +105,8 @@ function checkPackage(temporary) {
     node(`types of a consumer (${name})`, tool("typescript", "tsc"), ["-p", "."], { cwd: home });
   }
 
+  writeFileSync(join(home, "node_only.js"), nodeOnly);
+  node("the entry for Node", "node_only.js", [], { cwd: home });
   writeFileSync(join(home, "consumer.js"), `${consumer}\nprocess.exit(0);\n`);
   // The engine looks for SwiftShader below the working folder, which is another one here.
   const unpacked = join(root, ".cache", "swiftshader");

@@ -1,16 +1,43 @@
-// `node scripts/run.mjs FILE.ts [arguments]`: set-up, then the TypeScript program. Behind `npm run demo` and `bench`.
+// `node scripts/run.mjs FILE.ts [arguments]`: set-up, then the TypeScript program. Behind `npm run demo`, `bench` and `janus`.
+// The program runs in this process: stdin, stdout, signals and the exit code are its own, with nobody in between.
 
-import { spawnSync } from "node:child_process";
-import { ensureSetup, root, tool } from "./setup.mjs";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+import { ensureSetup, root } from "./setup.mjs";
 
+const COMMAND = "cli/main.ts";
+/** Commands of `janus` for which no driver need be installed. `doctor` says what there is, it does not change it. */
+const WITHOUT_ADAPTER = ["help", "inspect", "convert", "doctor"];
+
+function needsAdapter(file, args) {
+  if (file !== COMMAND) return true;
+  const isHelp = args.length === 0 || args[0].startsWith("-") || args.includes("--help") || args.includes("-h");
+  return !isHelp && !WITHOUT_ADAPTER.includes(args[0]);
+}
+
+const [file, ...args] = process.argv.slice(2);
+let isReady = false;
 try {
-  ensureSetup();
-  const { status } = spawnSync(process.execPath, [tool("tsx"), ...process.argv.slice(2)], {
-    cwd: root,
-    stdio: "inherit",
-  });
-  process.exitCode = status ?? 1;
+  ensureSetup({ adapter: needsAdapter(file, args) });
+  isReady = true;
 } catch (error) {
   console.error(error.message);
   process.exitCode = 1;
+}
+
+if (isReady) {
+  const program = join(root, file);
+  process.chdir(root);
+  const { register } = await import("tsx/esm/api");
+  register({ tsconfig: join(root, "tsconfig.json") });
+  if (file === COMMAND) {
+    // Paths on its command line are meant from where the person is; npm has changed the folder.
+    // The engine looks for SwiftShader below the working folder.
+    const unpacked = join(root, ".cache", "swiftshader");
+    if (existsSync(unpacked)) process.env.JANUS_VULKAN_DIR ??= unpacked;
+    if (process.env.INIT_CWD) process.chdir(process.env.INIT_CWD);
+  }
+  process.argv = [process.argv[0], program, ...args];
+  await import(pathToFileURL(program).href);
 }

@@ -51,8 +51,9 @@ export function npm(args, options = {}) {
     : spawnSync("npm", args, { cwd: root, shell: process.platform === "win32", ...options });
 }
 
+/** On stderr, where those of its children go too: stdout belongs to the program that comes after the set-up. */
 function say(text) {
-  console.log(`setup: ${text}`);
+  console.error(`setup: ${text}`);
 }
 
 // ---- node_modules ------------------------------------------------------------------------------------------------
@@ -61,7 +62,7 @@ function installDependencies() {
   const reason = staleDependencies();
   if (!reason) return;
   say(`${reason}: running "npm ci"`);
-  const { status, error } = npm(["ci", "--no-audit", "--no-fund"], { stdio: "inherit" });
+  const { status, error } = npm(["ci", "--no-audit", "--no-fund"], { stdio: ["inherit", 2, 2] });
   if (status !== 0) throw new Error(`"npm ci" failed${error ? `: ${error.message}` : ""}`);
 }
 
@@ -129,7 +130,7 @@ function rootRunner() {
   else return null;
   return (args, options = {}) => {
     const [command, ...rest] = [...prefix, ...args];
-    return spawnSync(command, rest, { stdio: ["ignore", "inherit", "inherit"], ...options }).status === 0;
+    return spawnSync(command, rest, { stdio: ["ignore", 2, 2], ...options }).status === 0;
   };
 }
 

@@ -1,0 +1,192 @@
+/** `janus chat`: a conversation with pictures in both directions. Reads lines from a terminal or a pipe. */
+import { createInterface } from "node:readline";
+import type { Interface } from "node:readline";
+import type { RgbImage } from "../model/image/image.ts";
+import type { Janus } from "../model/node/janus.ts";
+import type { ContentPart, Message } from "../model/prompt.ts";
+import type { AddCommand, Context } from "./context.ts";
+import { formatDuration } from "./format.ts";
+import { wholeNumber } from "./options.ts";
+import {
+  addModelOptions,
+  addSamplingOptions,
+  anySeed,
+  openJanus,
+  pictureFolder,
+  plainOption,
+  samplingOf,
+  savePictureIn,
+} from "./session.ts";
+import type { ModelFlags, SamplingFlags } from "./session.ts";
+
+interface ChatFlags extends ModelFlags, SamplingFlags {
+  readonly system?: string;
+  readonly maxNewTokens: number;
+  readonly out: string;
+}
+
+const HELP = `/image FILE      show a picture with the next question
+/imagine PROMPT  draw a picture
+/seed N          seed of the next draws
+/reset           forget the conversation
+/quit            leave (or Ctrl-D)`;
+
+export const addChat: AddCommand = (program, context) => {
+  const command = program
+    .command("chat")
+    .summary("talk with the model")
+    .description(`Talk with the model; Ctrl-C ends an answer.\n\n${HELP}`)
+    .option("--max-new-tokens <n>", "an answer's most tokens", wholeNumber(1, 1e6), 512)
+    .option("--system <text>", 'stands before the conversation; "" for none (default: the original\'s)')
+    .option("--out <folder>", "where drawn pictures go", ".")
+    .addOption(plainOption());
+  addSamplingOptions(
+    addModelOptions(command),
+    "divides the logits of answers; 0 takes the most probable token (default: 0)",
+  ).action(async (flags: ChatFlags) => {
+    await pictureFolder(flags.out);
+    samplingOf(flags);
+    using session = await openJanus(flags, context);
+    await new Chat(session.janus, flags, context).run();
+  });
+};
+
+class Chat {
+  private readonly janus: Janus;
+  private readonly flags: ChatFlags;
+  private readonly context: Context;
+  private readonly isTerminal = process.stdin.isTTY === true && process.stdout.isTTY === true;
+  private messages: Message[] = [];
+  private images: RgbImage[] = [];
+  /** Pictures for the next question. */
+  private waiting: RgbImage[] = [];
+  private seed: number;
+  /** Ends what is being computed; null while nothing is. */
+  private running: AbortController | null = null;
+
+  constructor(janus: Janus, flags: ChatFlags, context: Context) {
+    this.janus = janus;
+    this.flags = flags;
+    this.context = context;
+    this.seed = flags.seed ?? anySeed();
+  }
+
+  async run(): Promise<void> {
+    const { signal } = this.context;
+    const lines = createInterface({
+      input: process.stdin,
+      ...(this.isTerminal && { output: process.stdout }),
+      terminal: this.isTerminal,
+      prompt: "> ",
+    });
+    // In a terminal readline takes Ctrl-C: it ends an answer, or the conversation where there is none.
+    lines.on("SIGINT", () => (this.running ? this.running.abort() : lines.close()));
+    signal.addEventListener("abort", () => {
+      this.running?.abort(signal.reason);
+      lines.close();
+    });
+    if (this.isTerminal) this.context.out.note(`${HELP}\n`);
+    this.ask(lines);
+    for await (const line of lines) {
+      signal.throwIfAborted();
+      if (!(await this.answer(line.trim()))) break;
+      this.ask(lines);
+    }
+    lines.close();
+    signal.throwIfAborted();
+  }
+
+  private ask(lines: Interface): void {
+    if (this.isTerminal) lines.prompt();
+  }
+
+  /** Takes a line; false to leave. What goes wrong with one line does not end the conversation. */
+  private async answer(line: string): Promise<boolean> {
+    if (line === "") return true;
+    if (line === "/quit" || line === "/exit") return false;
+    const { JanusError } = await import("../engine/errors.ts");
+    this.running = new AbortController();
+    try {
+      await (line.startsWith("/") ? this.command(line) : this.question(line));
+    } catch (error) {
+      this.context.signal.throwIfAborted();
+      if (this.running.signal.aborted) this.context.out.note("(stopped)");
+      else if (error instanceof JanusError) this.context.out.error(error.message);
+      else throw error;
+    } finally {
+      this.running = null;
+    }
+    return true;
+  }
+
+  private async command(line: string): Promise<void> {
+    const { out } = this.context;
+    const [, name, rest] = /^\/(\S*)\s*(.*)$/s.exec(line)!;
+    switch (name) {
+      case "image": {
+        const { readImage } = await import("../model/node/image_file.ts");
+        const image = await readImage(rest!, { plain: this.flags.plain ?? false });
+        this.waiting.push(image);
+        return out.note(`${image.width} × ${image.height}; ask about it`);
+      }
+      case "imagine":
+        return this.imagine(rest!);
+      case "seed":
+        if (/^\d+$/.test(rest!) && Number(rest) <= 0xffffffff) this.seed = Number(rest);
+        else out.error("/seed takes a whole number from 0 to 4294967295");
+        return;
+      case "reset":
+        this.messages = [];
+        this.images = [];
+        this.waiting = [];
+        return out.note("forgotten");
+      default:
+        return out.note(HELP);
+    }
+  }
+
+  private async question(text: string): Promise<void> {
+    const { out } = this.context;
+    const content: ContentPart[] = [
+      ...this.waiting.map((): ContentPart => ({ type: "image" })),
+      { type: "text", text },
+    ];
+    const messages: Message[] = [...this.messages, { role: "user", content }];
+    const images = [...this.images, ...this.waiting];
+    const answer = this.janus.ask(messages, {
+      images,
+      maxNewTokens: this.flags.maxNewTokens,
+      ...(this.flags.system !== undefined && { system: this.flags.system }),
+      ...samplingOf(this.flags),
+      seed: this.seed,
+      signal: this.running!.signal,
+    });
+    let isFirst = true;
+    try {
+      for await (const piece of answer) {
+        const shown = isFirst ? piece.trimStart() : piece;
+        if (shown) isFirst = false;
+        out.text(shown);
+      }
+    } finally {
+      out.text("\n");
+    }
+    const { text: said } = await answer.result();
+    this.messages = [...messages, { role: "assistant", content: said.trim() }];
+    this.images = images;
+    this.waiting = [];
+  }
+
+  private async imagine(prompt: string): Promise<void> {
+    const { out } = this.context;
+    const started = performance.now();
+    const run = this.janus.generate(prompt, { seed: this.seed, signal: this.running!.signal });
+    using progress = out.progress("tokens");
+    for await (const event of run) {
+      if (event.type === "progress") progress.report({ done: event.done, total: event.total, label: "drawing" });
+      else out.text(`${await savePictureIn(this.flags.out, event.picture)}\n`);
+    }
+    out.note(`seed ${this.seed}, ${formatDuration(performance.now() - started)}`);
+    this.seed = this.seed === 0xffffffff ? 0 : this.seed + 1;
+  }
+}

@@ -1,0 +1,101 @@
+/** `janus convert`: a checkpoint in the other layout of names, or in another dtype, in a new folder that appears whole or not at all. */
+import { join } from "node:path";
+import { Option } from "commander";
+import type { FloatDType } from "../model/checkpoint/cast.ts";
+import type { FileSource } from "../model/checkpoint/bytes.ts";
+import type { Layout } from "../model/checkpoint/names.ts";
+import type { Output } from "./console.ts";
+import type { AddCommand, Context } from "./context.ts";
+import { formatBytes, formatDuration, indent, table } from "./format.ts";
+import { MODEL_ARGUMENT, resolveModel } from "./model_folder.ts";
+
+/** The largest side file that is taken along (a tokenizer.json has up to 10 MB); larger ones are named and left. */
+const MAX_SIDE_FILE = 64 * 2 ** 20;
+
+interface ConvertFlags {
+  readonly layout: Layout;
+  readonly dtype?: FloatDType;
+}
+
+export const addConvert: AddCommand = (program, context) => {
+  program
+    .command("convert")
+    .summary("write a checkpoint in another layout or dtype")
+    .description(
+      "Write a checkpoint to a new folder as safetensors, in the layout of transformers (hf) or of the original (deepseek), with its config, processor and tokenizer files.",
+    )
+    .argument("<in>", MODEL_ARGUMENT)
+    .argument("<out>", "the folder to write, which must not exist or be empty")
+    .addOption(
+      new Option("--layout <layout>", "names of the tensors").choices(["hf", "deepseek"]).makeOptionMandatory(),
+    )
+    .addOption(
+      new Option("--dtype <dtype>", "of all weights; without it each keeps its own").choices(["f32", "f16", "bf16"]),
+    )
+    .option("--json", "print one JSON object")
+    .action((from: string, to: string, flags: ConvertFlags) => convert(from, to, flags, context));
+};
+
+async function convert(from: string, to: string, { layout, dtype }: ConvertFlags, context: Context): Promise<void> {
+  const { out, signal } = context;
+  const { openCheckpoint } = await import("../model/checkpoint/checkpoint.ts");
+  const { convertCheckpoint, planConversion } = await import("../model/checkpoint/convert.ts");
+  const { folderSource, writeFolderAtomic } = await import("../model/node/files.ts");
+  const source = folderSource(await resolveModel(from, context));
+  const checkpoint = await openCheckpoint(source);
+  const started = Date.now();
+  try {
+    const sideFiles = await readSideFiles(source, out);
+    const options = dtype ? { layout, dtype } : { layout };
+    const plan = planConversion(checkpoint, options);
+    const small = [...sideFiles.values(), ...(plan.index ? [plan.index] : [])];
+    using progress = out.progress("bytes");
+    // Looks at the room on the disk first, and leaves nothing behind when the inside throws.
+    await writeFolderAtomic(to, plan.bytes + small.reduce((sum, file) => sum + file.length, 0), async (sink) => {
+      await convertCheckpoint(checkpoint, sink, {
+        ...options,
+        sideFiles,
+        signal,
+        onProgress: ({ bytes: done, totalBytes: total }) => progress.report({ done, total, label: "converting" }),
+      });
+      signal.throwIfAborted();
+    });
+  } finally {
+    await checkpoint.close();
+  }
+  const files = await filesOf(to);
+  const ms = Date.now() - started;
+  const bytes = files.reduce((sum, file) => sum + file.bytes, 0);
+  const input = { path: checkpoint.name, layout: checkpoint.layout, format: checkpoint.format };
+  out.result({ input, output: { path: to, layout, dtype: dtype ?? null, bytes, files }, ms }, () =>
+    [
+      `${to}: ${layout} layout${dtype ? ` in ${dtype}` : ""}, ${formatBytes(bytes)}, written in ${formatDuration(ms)}`,
+      indent(table(files.map((file) => [file.name, formatBytes(file.bytes)]), [1])), // prettier-ignore
+    ].join("\n"),
+  );
+}
+
+/** Tokenizer, processor and other small files of a checkpoint's folder. */
+async function readSideFiles(source: FileSource, out: Output): Promise<Map<string, Uint8Array>> {
+  const { isSideFile } = await import("../model/checkpoint/side_files.ts");
+  const found = new Map<string, Uint8Array>();
+  for (const name of (await source.list()).filter(isSideFile)) {
+    const file = await source.open(name);
+    try {
+      if (file.size <= MAX_SIDE_FILE) found.set(name, (await file.read(0, file.size)).slice());
+      else
+        out.warn(
+          `${file.name} is not taken along: it has ${formatBytes(file.size)}, at most ${formatBytes(MAX_SIDE_FILE)} are`,
+        );
+    } finally {
+      await file.close?.();
+    }
+  }
+  return found;
+}
+
+async function filesOf(folder: string): Promise<{ name: string; bytes: number }[]> {
+  const { fileSize, folderSource } = await import("../model/node/files.ts");
+  const names = await folderSource(folder).list();
+  return Promise.all(names.map(async (name) => ({ name, bytes: (await fileSize(join(folder, name))) ?? 0 })));
+}

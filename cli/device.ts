@@ -1,0 +1,34 @@
+/** Opening the device of a command. */
+import type { Device } from "../engine/device.ts";
+import { DeviceError, JanusError } from "../engine/errors.ts";
+import type { Context } from "./context.ts";
+
+/** Opens the adapter that was asked for, or the fastest one. The caller destroys the device. Throws `DeviceError`, `ArgumentError`. */
+export async function createDevice(adapter?: string | number): Promise<Device> {
+  const { Device: Opened } = await import("../engine/index.ts");
+  await import("../kernels/index.ts");
+  try {
+    return await Opened.create(adapter === undefined ? {} : { adapter });
+  } catch (error) {
+    throw deviceError(error);
+  }
+}
+
+/** The same for commands that work with it: warns about a software adapter. */
+export async function openDevice(adapter: string | number | undefined, { out }: Context): Promise<Device> {
+  const device = await createDevice(adapter);
+  if (device.capabilities.software) out.warn(softwareWarning(device.name));
+  return device;
+}
+
+export const softwareWarning = (name: string): string =>
+  `${name} is software, a CPU that stands in for a GPU: results are right, speed is not that of a GPU`;
+
+/** What Dawn and its loader throw while a device is opened is about the machine, not a mistake of ours. */
+export function deviceError(error: unknown): unknown {
+  if (error instanceof JanusError || error instanceof TypeError || error instanceof ReferenceError) return error;
+  const message = error instanceof Error ? error.message : String(error);
+  const wrapped = new DeviceError(`the GPU cannot be reached: ${message}; "janus doctor" shows what there is`);
+  wrapped.cause = error;
+  return wrapped;
+}

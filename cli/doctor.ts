@@ -1,0 +1,165 @@
+/** `janus doctor`: what this machine offers (adapters, limits, memory, versions), and whether the chosen device computes rightly. */
+import { availableParallelism, freemem, release, totalmem } from "node:os";
+import { Option } from "commander";
+import type { Capabilities } from "../engine/capabilities.ts";
+import type { Device } from "../engine/device.ts";
+import { JanusError } from "../engine/errors.ts";
+import type { Output } from "./console.ts";
+import type { AddCommand, Context } from "./context.ts";
+import { createDevice, deviceError, softwareWarning } from "./device.ts";
+import type { Check } from "./doctor_checks.ts";
+import { EXIT, exitCodeOf } from "./errors.ts";
+import { formatBytes, formatCount, formatDuration, indent, table } from "./format.ts";
+import { adapter } from "./options.ts";
+import { ownVersion, packageVersion } from "./packages.ts";
+
+const PACKAGES = ["webgpu", "koffi", "sharp", "@huggingface/tokenizers", "@huggingface/jinja"];
+
+export const addDoctor: AddCommand = (program, context) => {
+  program
+    .command("doctor")
+    .summary("show the GPUs of this machine and test one")
+    .description(
+      "Show adapters, limits, features, memory and versions, then compute on a device and compare with the host.",
+    )
+    .addOption(new Option("--adapter <adapter>", "its place in the list, or a part of its name").argParser(adapter))
+    .option("--json", "print one JSON object")
+    .action((flags: { adapter?: string | number }) => doctor(context, () => createDevice(flags.adapter)));
+};
+
+/** The command. `open` opens the device to test. */
+export async function doctor(context: Context, open: () => Promise<Device>): Promise<void> {
+  const { out, signal } = context;
+  const machine = describeMachine();
+  out.text(`machine\n${indent(machineText(machine))}\n\n`);
+  const adapters: Adapter[] = [];
+  let device: Device;
+  try {
+    adapters.push(...(await findAdapters()));
+    out.text(`adapters\n${indent(adaptersText(adapters))}\n\n`);
+    device = await open();
+  } catch (thrown) {
+    await reportNoDevice(deviceError(thrown), { passed: false, machine, adapters }, context);
+    return;
+  }
+  try {
+    const budgetBytes = Number.isFinite(device.pool.budget) ? device.pool.budget : null;
+    out.text(`device\n${indent(deviceText(device.capabilities, budgetBytes))}\n\n`);
+    const warnings = warningsFor(device.capabilities, machine, budgetBytes);
+    for (const warning of warnings) out.warn(warning);
+    const { runChecks } = await import("./doctor_checks.ts");
+    const checks: Check[] = [];
+    out.text("self-test\n");
+    for await (const check of runChecks(device, signal)) {
+      checks.push(check);
+      out.text(`${indent(checkText(check, out.resultColours))}\n`);
+    }
+    const passed = checks.every((check) => check.passed);
+    if (!passed) context.exitCode = EXIT.checkFailed;
+    out.result({ passed, machine, adapters, device: { ...device.capabilities, budgetBytes }, warnings, checks });
+  } finally {
+    device.destroy();
+  }
+}
+
+/** The report is wanted most where there is no device: it is given all the same, with the error in it. */
+async function reportNoDevice(error: unknown, report: object, context: Context): Promise<void> {
+  const exitCode = await exitCodeOf(error);
+  if (!(error instanceof JanusError) || exitCode !== EXIT.device) throw error;
+  context.exitCode = exitCode;
+  context.out.error(error.message);
+  context.out.result({ ...report, device: null, error: { name: error.name, message: error.message, exitCode } });
+}
+
+interface Machine {
+  readonly janus: string;
+  readonly node: string;
+  readonly platform: string;
+  readonly cpus: number;
+  readonly memoryBytes: number;
+  readonly freeBytes: number;
+  /** What a container lets this process have; null where that is all. */
+  readonly allowedBytes: number | null;
+  readonly packages: Readonly<Record<string, string | null>>;
+}
+
+function describeMachine(): Machine {
+  const memoryBytes = totalmem();
+  const allowed = process.constrainedMemory(); // 0, or larger than the machine, where nothing constrains it
+  return {
+    janus: ownVersion(),
+    node: process.versions.node,
+    platform: `${process.platform} ${process.arch} ${release()}`,
+    cpus: availableParallelism(),
+    memoryBytes,
+    freeBytes: freemem(),
+    allowedBytes: allowed > 0 && allowed < memoryBytes ? allowed : null,
+    packages: Object.fromEntries(PACKAGES.map((name) => [name, packageVersion(name)])),
+  };
+}
+
+interface Adapter extends Pick<Capabilities, "name" | "vendor" | "architecture" | "software" | "features"> {
+  /** For `--adapter`. */
+  readonly index: number;
+}
+
+async function findAdapters(): Promise<Adapter[]> {
+  const { DEFAULT_LIMITS, capabilitiesOf, listAdapters } = await import("../engine/index.ts");
+  return (await listAdapters()).map(({ adapter: found }, index) => {
+    const features = [...found.features].sort();
+    const { name, vendor, architecture, software } = capabilitiesOf(found.info, features, DEFAULT_LIMITS);
+    return { index, name, vendor, architecture, software, features };
+  });
+}
+
+function warningsFor(
+  { name, software }: Capabilities,
+  { allowedBytes }: Machine,
+  budgetBytes: number | null,
+): string[] {
+  const warnings = software ? [softwareWarning(name)] : [];
+  if (allowedBytes !== null && budgetBytes !== null && budgetBytes > allowedBytes) {
+    warnings.push(
+      `this process may use ${formatBytes(allowedBytes)} of memory (a container's limit), less than the budget of ${formatBytes(budgetBytes)}: it would be killed, not told`,
+    );
+  }
+  return warnings;
+}
+
+function machineText(machine: Machine): string {
+  const { memoryBytes, freeBytes, allowedBytes } = machine;
+  const allowed = allowedBytes === null ? "" : `, ${formatBytes(allowedBytes)} allowed to this process`;
+  return table([
+    ["janus-webgpu", machine.janus],
+    ["node", machine.node],
+    ["platform", `${machine.platform}, ${machine.cpus} CPUs`],
+    ["memory", `${formatBytes(memoryBytes)}, ${formatBytes(freeBytes)} free${allowed}`],
+    ...Object.entries(machine.packages).map(([name, version]) => [name, version ?? "not installed"]),
+  ]);
+}
+
+const adaptersText = (adapters: readonly Adapter[]): string =>
+  adapters.length
+    ? table(
+        adapters.map(({ index, name, vendor, software }) => [String(index), name, vendor, software ? "software" : ""]),
+      )
+    : "none";
+
+function deviceText(device: Capabilities, budgetBytes: number | null): string {
+  const { subgroups, subgroupMatrix, limits } = device;
+  const yes = (has: boolean): string => (has ? "yes" : "no");
+  return table([
+    ["name", device.name],
+    ["kind", device.software ? "software" : [device.vendor, device.architecture].filter(Boolean).join(" ")],
+    ["memory budget", budgetBytes === null ? "none" : formatBytes(budgetBytes)],
+    ["f16", yes(device.f16)],
+    ["subgroups", subgroups ? `${subgroups[0]} to ${subgroups[1]}` : "no"],
+    ["subgroup matrices", subgroupMatrix.length ? `${subgroupMatrix.length} kinds` : "no"],
+    ["timestamps", yes(device.timestamps)],
+    ...Object.entries(limits).map(([name, value]: [string, number]) => [name, formatCount(value)]),
+  ]);
+}
+
+function checkText({ name, passed, detail, ms }: Check, colours: Output["resultColours"]): string {
+  return `${passed ? colours.green("pass") : colours.red("FAIL")}  ${name}: ${detail} (${formatDuration(ms)})`;
+}

@@ -1,0 +1,111 @@
+/**
+ * How a command ends: the exit codes, which error means which, and what is said about it. Errors that the package raises on purpose are
+ * one message; anything else is a mistake in the package and comes with its stack.
+ */
+import type { CommanderError } from "commander";
+import { JanusError } from "../engine/errors.ts";
+import type { Output } from "./console.ts";
+import { table } from "./format.ts";
+
+export const EXIT = {
+  done: 0,
+  checkFailed: 1,
+  usage: 2,
+  input: 3,
+  hub: 4,
+  device: 5,
+  bug: 70,
+  hangUp: 129,
+  interrupted: 130,
+  terminated: 143,
+} as const;
+
+const MEANINGS: readonly [number, string][] = [
+  [EXIT.done, "done"],
+  [EXIT.checkFailed, "a check did not pass"],
+  [EXIT.usage, "wrong usage: an unknown command, option or value"],
+  [EXIT.input, "bad input: a checkpoint, config, picture, prompt or file"],
+  [EXIT.hub, "the hub or the network"],
+  [EXIT.device, "the device: no adapter, out of memory, lost"],
+  [EXIT.bug, "a mistake in this program"],
+  [EXIT.interrupted, `interrupted by Ctrl-C (${EXIT.terminated} by SIGTERM, ${EXIT.hangUp} by a terminal that closed)`],
+];
+
+export const exitCodeTable = (): string =>
+  `Exit codes:\n${table(MEANINGS.map(([code, meaning]) => [`  ${code}`, meaning]))}\n`;
+
+/** A command line that asks for what there is not. For what commander cannot see by itself (options that exclude each other). */
+export class UsageError extends JanusError {}
+
+/** The run was told to stop: the reason of the signal that commands get. */
+export class Interrupted extends JanusError {
+  readonly exitCode: number;
+  constructor(message: string, exitCode: number) {
+    super(message);
+    this.exitCode = exitCode;
+  }
+}
+
+/** An error of the file system that came through unchanged. */
+const isFileSystemError = (error: unknown): error is NodeJS.ErrnoException & { path: string } =>
+  error instanceof Error && "errno" in error && "syscall" in error && "path" in error && typeof error.path === "string";
+
+/** An error as it is shown: those of the file system get this package's words. */
+async function translated(error: unknown): Promise<unknown> {
+  if (!isFileSystemError(error)) return error;
+  const { fileError } = await import("../model/node/files.ts");
+  return fileError(error, error.path);
+}
+
+/** The exit code that an error means. Loads the classes it asks about: by then speed no longer matters. */
+export async function exitCodeOf(error: unknown): Promise<number> {
+  if (error instanceof Interrupted) return error.exitCode;
+  if (!(error instanceof JanusError)) return EXIT.bug;
+  const engine = await import("../engine/errors.ts");
+  const checkpoint = await import("../model/checkpoint/errors.ts");
+  const hub = await import("../model/node/hub_settings.ts");
+  const image = await import("../model/image/image.ts");
+  const prompt = await import("../model/prompt.ts");
+  const modules = await import("../model/module.ts");
+  const codes: readonly [readonly (abstract new (...args: never[]) => Error)[], number][] = [
+    [[UsageError, engine.ArgumentError], EXIT.usage],
+    [[hub.HubError], EXIT.hub], // before its base, CheckpointError
+    [[checkpoint.CheckpointError, image.ImageError, prompt.PromptError, modules.StateDictError], EXIT.input],
+    [[engine.DeviceError, engine.DeviceLostError, engine.OutOfMemoryError, engine.KernelError], EXIT.device],
+  ];
+  // What is left (shapes, dtypes, the tape, captures) no command line can cause.
+  return codes.find(([classes]) => classes.some((kind) => error instanceof kind))?.[1] ?? EXIT.bug;
+}
+
+/**
+ * Says on stderr what went wrong (and as JSON on stdout, where asked for) and returns the exit code.
+ * `signal` is the one that commands got: errors that only follow from its abortion are shown as that.
+ */
+export async function reportError(thrown: unknown, out: Output, signal: AbortSignal): Promise<number> {
+  const isConsequence = signal.aborted && thrown instanceof Error && thrown.name === "AbortError";
+  const error = await translated(isConsequence ? signal.reason : thrown);
+  const exitCode = await exitCodeOf(error);
+  const name = error instanceof Error ? error.name : "Error";
+  const message = error instanceof Error ? error.message : String(error);
+  if (exitCode === EXIT.bug) {
+    out.error(error instanceof Error ? (error.stack ?? message) : message);
+    out.note("This is a mistake in janus-webgpu, not in what was asked; please report it with the lines above.");
+  } else if (error instanceof Interrupted) {
+    if (exitCode !== EXIT.done) out.note(message);
+  } else out.error(message);
+  out.errorResult({ name, message, exitCode });
+  return exitCode;
+}
+
+/** The same for what commander found. It has printed help and the version by itself; they come here to end the run. */
+export function reportUsage(error: CommanderError, out: Output, command: string): number {
+  if (error.exitCode === 0) return EXIT.done;
+  if (error.code !== "commander.help") {
+    // "error: unknown option '--jsn'\n(Did you mean --json?)"
+    const message = error.message.replace(/^error: /, "").replace(/\n\(Did you mean (.*)\?\)$/, "; did you mean $1?");
+    out.error(message);
+    out.note(`See: ${command} --help`);
+    out.errorResult({ name: "UsageError", message, exitCode: EXIT.usage });
+  }
+  return EXIT.usage;
+}

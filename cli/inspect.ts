@@ -1,0 +1,111 @@
+/** `janus inspect`: what a checkpoint holds and what it takes to run and to train it. Opens no GPU and reads no weights. */
+import type { JanusConfig } from "../model/config.ts";
+import type { Inspection } from "../model/checkpoint/inspect.ts";
+import type { AddCommand } from "./context.ts";
+import { formatBytes, formatCount, formatShare, indent, table } from "./format.ts";
+import { MODEL_ARGUMENT, resolveModel } from "./model_folder.ts";
+
+export const addInspect: AddCommand = (program, context) => {
+  program
+    .command("inspect")
+    .summary("show what a checkpoint holds and needs")
+    .description(
+      "Show a checkpoint's config, tensors, parameters by part, and the memory to run and to train it. Needs no GPU.",
+    )
+    .argument("<model>", MODEL_ARGUMENT)
+    .option("--json", "print one JSON object")
+    .action(async (model: string) => {
+      const folder = await resolveModel(model, context);
+      const { openCheckpoint } = await import("../model/checkpoint/checkpoint.ts");
+      const { inspect } = await import("../model/checkpoint/inspect.ts");
+      const { folderSource } = await import("../model/node/files.ts");
+      const checkpoint = await openCheckpoint(folderSource(folder));
+      try {
+        const found = inspect(checkpoint);
+        context.out.result(found, () => inspectionText(found));
+      } finally {
+        await checkpoint.close();
+      }
+    });
+};
+
+const LAYOUTS = { hf: "hf (transformers' names)", deepseek: "deepseek (the original's names)" } as const;
+const FORMATS = { safetensors: "safetensors", torch: "torch.save" } as const;
+
+function inspectionText(found: Inspection): string {
+  const dtypes = Object.entries(found.dtypes).map(
+    ([dtype, { tensors, bytes }]) => `${formatCount(tensors)} tensors in ${dtype}, ${formatBytes(bytes)}`,
+  );
+  const unused = found.unused ? `; ${formatCount(found.unused)} more values that the model never reads` : "";
+  return [
+    found.name,
+    indent(
+      table([
+        ["layout", LAYOUTS[found.layout]],
+        ["format", FORMATS[found.format]],
+        ["weights", dtypes.join("; ")],
+        ["parameters", `${formatCount(found.parameters)}${unused}`],
+      ]),
+    ),
+    "",
+    "config",
+    indent(table(configRows(found.config))),
+    "",
+    "parameters by part",
+    indent(table(partRows(found), [1, 2])),
+    "",
+    "memory to run (weights as they are stored, one picture at a time)",
+    indent(table(runRows(found), [1])),
+    "",
+    "memory to train (16 bytes a trained parameter, the rest frozen in 16 bits; activations come on top)",
+    indent(table(trainRows(found), [1, 2])),
+  ].join("\n");
+}
+
+function configRows({ vision, vq, language, aligner, generation }: JanusConfig): string[][] {
+  const heads =
+    language.kvHeads === language.heads
+      ? `${language.heads} heads`
+      : `${language.heads} heads (${language.kvHeads} for keys)`;
+  return [
+    [
+      "language model",
+      `${language.layers} layers, ${language.hidden} wide, ${heads} of ${language.headDim}, MLP ${language.intermediate}, vocabulary ${formatCount(language.vocabulary)}, up to ${formatCount(language.maxPositions)} tokens`,
+    ],
+    [
+      "vision tower",
+      `${vision.layers} layers, ${vision.hidden} wide, ${vision.heads} heads, MLP ${vision.intermediate}, pictures of ${vision.imageSize} in patches of ${vision.patchSize}`,
+    ],
+    [
+      "image tokenizer",
+      `${formatCount(vq.codes)} codes of ${vq.codeDim}, pictures of ${vq.imageSize}, channels ${vq.multipliers.map((m) => m * vq.baseChannels).join(" ")}`,
+    ],
+    ["aligners", `${aligner.depth} layers for understanding, ${generation.depth} for generation`],
+  ];
+}
+
+function partRows({ byPart, parameters }: Inspection): string[][] {
+  return Object.entries(byPart).map(([part, count]) => [part, formatCount(count), formatShare(count, parameters)]);
+}
+
+function runRows({ needs }: Inspection): string[][] {
+  const { weightBytes, imageCacheBytes, decoderBytes, runBytes, cacheBytesPerToken } = needs;
+  return [
+    ["weights, all", formatBytes(weightBytes.all)],
+    ["weights to understand pictures", formatBytes(weightBytes.understanding)],
+    ["weights to draw pictures", formatBytes(weightBytes.generation)],
+    ["keys and values of a token", formatBytes(cacheBytesPerToken)],
+    ["keys and values of a picture", formatBytes(imageCacheBytes)],
+    ["the image decoder", formatBytes(decoderBytes)],
+    ["in all", formatBytes(runBytes)],
+  ];
+}
+
+function trainRows({ needs: { training } }: Inspection): string[][] {
+  const row = (name: string, { trainable, bytes }: (typeof training)["stage1"]): string[] => [
+    name,
+    `${formatCount(trainable)} parameters`,
+    formatBytes(bytes),
+  ];
+  return [row("stage 1", training.stage1), row("stage 2", training.stage2), row("stage 3", training.stage3)];
+}

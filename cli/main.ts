@@ -1,0 +1,87 @@
+#!/usr/bin/env node
+/** The `janus` command: puts the commands together, runs the one that is asked for, and ends the process with its exit code. */
+import { Command, CommanderError } from "commander";
+import { addAsk } from "./ask.ts";
+import { addChat } from "./chat.ts";
+import { Output } from "./console.ts";
+import type { AddCommand, Context } from "./context.ts";
+import { addConvert } from "./convert.ts";
+import { addDoctor } from "./doctor.ts";
+import { EXIT, Interrupted, exitCodeTable, reportError, reportUsage } from "./errors.ts";
+import { addGenerate } from "./generate.ts";
+import { addInspect } from "./inspect.ts";
+import { ownVersion } from "./packages.ts";
+import { addReconstruct } from "./reconstruct.ts";
+import { listenForSignals } from "./signals.ts";
+import { addVerify } from "./verify.ts";
+
+// In the order of `janus --help`. A new command: its own file, one line here, and one in scripts/run.mjs if it needs no GPU.
+const COMMANDS: readonly AddCommand[] = [
+  addGenerate,
+  addAsk,
+  addChat,
+  addReconstruct,
+  addInspect,
+  addConvert,
+  addVerify,
+  addDoctor,
+];
+
+/** Before the command line is read for good: an error in it must come as JSON too. */
+function asksForJson(args: readonly string[]): boolean {
+  const end = args.indexOf("--");
+  return args.slice(0, end < 0 ? args.length : end).includes("--json");
+}
+
+function buildProgram(context: Context): Command {
+  const program = new Command("janus")
+    .description("Janus-Pro on any GPU: looks at checkpoints, converts them, and runs them.")
+    .version(ownVersion(), "--version", "print the version")
+    .helpOption("-h, --help", "show help")
+    .helpCommand("help [command]", "show help for a command")
+    .configureOutput({ outputError: () => undefined }) // reportUsage says it
+    .exitOverride()
+    .addHelpText("after", `\n${exitCodeTable()}`)
+    .hook("preAction", (_, command) => {
+      context.out.json = command.opts<{ json?: boolean }>().json === true;
+    });
+  for (const add of COMMANDS) add(program, context);
+  return program;
+}
+
+async function run(args: readonly string[]): Promise<number> {
+  const controller = new AbortController();
+  const out = new Output({
+    json: asksForJson(args),
+    onBroken: (error) =>
+      controller.abort(new Interrupted(`standard output takes no more: ${error.message}`, EXIT.done)),
+  });
+  listenForSignals(process, controller, out, (code) => process.exit(code));
+  process.on("uncaughtException", (error) => {
+    void reportError(error, out, controller.signal).then((code) => process.exit(code));
+  });
+  const context: Context = { out, signal: controller.signal, exitCode: EXIT.done };
+  const program = buildProgram(context);
+  let code: number;
+  try {
+    await program.parseAsync(args, { from: "user" });
+    code = context.exitCode;
+  } catch (error) {
+    if (error instanceof CommanderError) {
+      const isCommand = program.commands.some((command) => command.name() === args[0]);
+      code = reportUsage(error, out, isCommand ? `janus ${args[0]}` : "janus");
+    } else code = await reportError(error, out, controller.signal);
+  }
+  out.close();
+  await out.flush();
+  // A reader that has gone (`| head`) has had enough, and all is well. A full disk is not.
+  if (out.broken && code === EXIT.done && !isBrokenPipe(out.broken)) {
+    out.error(`standard output cannot be written: ${out.broken.message}`);
+    return EXIT.input;
+  }
+  return code;
+}
+
+const isBrokenPipe = (error: NodeJS.ErrnoException): boolean => error.code === "EPIPE" || error.code === "EOF";
+
+process.exit(await run(process.argv.slice(2)));

@@ -1,0 +1,33 @@
+/** Checks of option values, for commander: what they refuse is shown with the name of the option. */
+import { InvalidArgumentError } from "commander";
+
+const range = (min: number, max: number): string =>
+  min === -Infinity && max === Infinity
+    ? ""
+    : max === Infinity
+      ? ` of at least ${min}`
+      : min === -Infinity
+        ? ` of at most ${max}`
+        : ` from ${min} to ${max}`;
+
+function parse(text: string, kind: string, isValid: (value: number) => boolean): number {
+  // Number() takes "", "0x10" and " 1 " too.
+  const isDecimal = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text);
+  const value = Number(text);
+  if (!isDecimal || !isValid(value)) throw new InvalidArgumentError(`It must be ${kind}.`);
+  return value;
+}
+
+/** `new Option("--tokens <n>").argParser(wholeNumber(1, 16384))` */
+export const wholeNumber =
+  (min = 0, max = Infinity): ((text: string) => number) =>
+  (text) =>
+    parse(text, `a whole number${range(min, max)}`, (n) => Number.isSafeInteger(n) && n >= min && n <= max);
+
+export const numberIn =
+  (min = -Infinity, max = Infinity): ((text: string) => number) =>
+  (text) =>
+    parse(text, `a number${range(min, max)}`, (n) => Number.isFinite(n) && n >= min && n <= max);
+
+/** An adapter: its place in the list of `janus doctor`, or a part of its name. */
+export const adapter = (text: string): string | number => (/^\d+$/.test(text) ? Number(text) : text);

@@ -1,0 +1,40 @@
+/** `janus reconstruct`: a picture through the image tokenizer and back, to see what its codes can hold. */
+import { basename, extname } from "node:path";
+import type { AddCommand, Context } from "./context.ts";
+import { addModelOptions, freePath, openJanus, pictureFolder, plainOption } from "./session.ts";
+import type { ModelFlags } from "./session.ts";
+
+interface ReconstructFlags extends ModelFlags {
+  readonly out: string;
+}
+
+export const addReconstruct: AddCommand = (program, context) => {
+  const command = program
+    .command("reconstruct")
+    .summary("send a picture through the image tokenizer and back")
+    .description(
+      "Encode a picture (short side fitted, cropped to a square) as image tokens, decode them, and say how close it is.",
+    )
+    .argument("<image>", "the file of a picture")
+    .option("--out <folder>", "where the picture goes", ".")
+    .addOption(plainOption())
+    .option("--json", "print one JSON object");
+  addModelOptions(command).action((image: string, flags: ReconstructFlags) => reconstruct(image, flags, context));
+};
+
+async function reconstruct(file: string, flags: ReconstructFlags, context: Context): Promise<void> {
+  const { encodePng, readImage } = await import("../model/node/image_file.ts");
+  const { writeFileAtomic } = await import("../model/node/files.ts");
+  const picture = await readImage(file, { plain: flags.plain ?? false });
+  await pictureFolder(flags.out);
+  using session = await openJanus(flags, context);
+  const started = performance.now();
+  const { tokenIds, image, psnr } = await session.janus.reconstruct(picture);
+  const path = await freePath(flags.out, `${basename(file, extname(file))}-reconstructed`);
+  await writeFileAtomic(path, await encodePng(image));
+  const timings = { loadMs: session.loadMs, reconstructMs: performance.now() - started };
+  context.out.result(
+    { path, psnr, tokenIds, timings },
+    () => `${path}\nPSNR ${psnr.toFixed(2)} dB\n${tokenIds.join(" ")}`,
+  );
+}

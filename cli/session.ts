@@ -1,0 +1,158 @@
+/** What the commands that run a model share: their flags, opening the device and the model, and where pictures go. */
+import { access, constants, mkdir, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { Option } from "commander";
+import type { Command } from "commander";
+import type { FloatDType } from "../model/checkpoint/cast.ts";
+import type { Janus } from "../model/node/janus.ts";
+import type { Picture } from "../model/pipeline.ts";
+import type { Context } from "./context.ts";
+import { openDevice } from "./device.ts";
+import { UsageError } from "./errors.ts";
+import { MODEL_ARGUMENT, resolveModel } from "./model_folder.ts";
+import { adapter, numberIn, wholeNumber } from "./options.ts";
+
+export const DEFAULT_MODEL = "deepseek-ai/Janus-Pro-1B";
+const MAX_SEED = 0xffffffff;
+
+export interface ModelFlags {
+  readonly model: string;
+  readonly dtype?: FloatDType;
+  readonly adapter?: string | number;
+  readonly plain?: boolean;
+}
+
+export function addModelOptions(command: Command): Command {
+  return command
+    .addOption(new Option("--model <model>", MODEL_ARGUMENT).env("JANUS_MODEL").default(DEFAULT_MODEL))
+    .addOption(
+      new Option("--dtype <dtype>", "of the weights on the device; without it that of the checkpoint").choices([
+        "f32",
+        "f16",
+        "bf16",
+      ]),
+    )
+    .addOption(
+      new Option("--adapter <adapter>", "its place in the list of janus doctor, or a part of its name").argParser(
+        adapter,
+      ),
+    );
+}
+
+export const plainOption = (): Option =>
+  new Option("--plain", "take pictures as the original does: stored pixels, no EXIF rotation, alpha dropped");
+
+export interface SamplingFlags {
+  readonly temperature?: number;
+  readonly topK?: number;
+  readonly topP?: number;
+  readonly seed?: number;
+}
+
+export function addSamplingOptions(command: Command, temperature: string): Command {
+  return command
+    .addOption(new Option("--temperature <t>", temperature).argParser(numberIn(0, 1000)))
+    .addOption(new Option("--top-k <k>", "sample from the k most probable tokens only").argParser(wholeNumber(1)))
+    .addOption(
+      new Option("--top-p <p>", "of those from the fewest that hold this part of the probability").argParser(
+        numberIn(0, 1),
+      ),
+    )
+    .addOption(
+      new Option("--seed <n>", "of the draws; without it another one each time").argParser(wholeNumber(0, MAX_SEED)),
+    );
+}
+
+/** The flags that were given, as options of the library. */
+export function samplingOf({ temperature, topK, topP }: SamplingFlags): {
+  temperature?: number;
+  topK?: number;
+  topP?: number;
+} {
+  if (topP === 0)
+    throw new UsageError(
+      "--top-p 0 leaves no token to sample; give a number above 0, or --temperature 0 for the most probable token",
+    );
+  return {
+    ...(temperature !== undefined && { temperature }),
+    ...(topK !== undefined && { topK }),
+    ...(topP !== undefined && { topP }),
+  };
+}
+
+/** A seed for a run that was given none, with room for `count` in a row. */
+export const anySeed = (count = 1): number => Math.floor(Math.random() * (MAX_SEED - count + 2));
+
+export interface Session extends Disposable {
+  readonly janus: Janus;
+  readonly loadMs: number;
+}
+
+/** Opens the model on a device; both are freed at the end of a `using` block. */
+export async function openJanus(flags: ModelFlags, context: Context): Promise<Session> {
+  const folder = await resolveModel(flags.model, context);
+  const started = performance.now();
+  const { checkReady, Janus } = await import("../model/node/janus.ts");
+  await checkReady(folder); // what can be wrong with the folder is said before the device is opened
+  const device = await openDevice(flags.adapter, context);
+  try {
+    using progress = context.out.progress("bytes");
+    const janus = await Janus.fromPretrained(folder, {
+      device,
+      signal: context.signal,
+      ...(flags.dtype && { dtype: flags.dtype }),
+      pictures: { plain: flags.plain ?? false },
+      onProgress: ({ bytes, totalBytes }) => progress.report({ done: bytes, total: totalBytes, label: "loading" }),
+    });
+    const close = (): void => {
+      janus.dispose();
+      device.destroy();
+    };
+    return { janus, loadMs: performance.now() - started, [Symbol.dispose]: close };
+  } catch (error) {
+    device.destroy();
+    throw error;
+  }
+}
+
+/** A prompt as the beginning of a file name. */
+export function slug(prompt: string): string {
+  const words = prompt
+    .normalize("NFKD")
+    .toLowerCase()
+    .replace(/[^\p{L}\p{N}]+/gu, "-");
+  return (
+    Array.from(words)
+      .slice(0, 48)
+      .join("")
+      .replace(/^-+|-+$/g, "") || "picture"
+  );
+}
+
+/** Makes the folder for pictures; throws `FileError` before any work when nothing can be written there. */
+export async function pictureFolder(folder: string): Promise<void> {
+  const { fileError, requireRoom } = await import("../model/node/files.ts");
+  try {
+    await mkdir(folder, { recursive: true });
+    await access(folder, constants.W_OK);
+  } catch (error) {
+    throw fileError(error, folder);
+  }
+  await requireRoom(folder, 16 * 2 ** 20);
+}
+
+/** `folder/name.png`, or the first of `name-2.png`, `name-3.png`, … that is not there yet. */
+export async function freePath(folder: string, name: string): Promise<string> {
+  for (let k = 1; ; k++) {
+    const path = join(folder, `${name}${k === 1 ? "" : `-${k}`}.png`);
+    if (!(await stat(path).catch(() => null))) return path;
+  }
+}
+
+/** Writes a picture under a name made of its prompt and seed. */
+export async function savePictureIn(folder: string, picture: Picture): Promise<string> {
+  const { savePicture } = await import("../model/node/janus.ts");
+  const path = await freePath(folder, `${slug(picture.prompt)}-${picture.seed}`);
+  await savePicture(path, picture);
+  return path;
+}

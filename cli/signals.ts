@@ -1,0 +1,39 @@
+/** Ctrl-C and its kin: the first one asks the command to stop and clean up, the second one ends the process at once. */
+import { EXIT, Interrupted } from "./errors.ts";
+import type { Output } from "./console.ts";
+
+const SIGNALS = { SIGINT: EXIT.interrupted, SIGTERM: EXIT.terminated, SIGHUP: EXIT.hangUp } as const;
+
+/**
+ * One key press may arrive twice: the terminal sends it to npm and to us, and npm hands its own on to us.
+ * Nobody presses twice in so short a time.
+ */
+const SAME_PRESS_MS = 100;
+
+/** What of the process is used, so that tests can put something else in its place. */
+export interface SignalSource {
+  on(signal: keyof typeof SIGNALS, listener: () => void): unknown;
+}
+
+/** Aborts `controller` at the first signal, calls `exit` at the second. */
+export function listenForSignals(
+  source: SignalSource,
+  controller: AbortController,
+  out: Output,
+  exit: (code: number) => void,
+  now: () => number = () => performance.now(),
+): void {
+  let first: number | null = null;
+  const received = (code: number, message: string): void => {
+    if (first === null) {
+      first = now();
+      controller.abort(new Interrupted(message, code));
+    } else if (now() - first > SAME_PRESS_MS) {
+      out.close();
+      exit(code);
+    }
+  };
+  source.on("SIGINT", () => received(SIGNALS.SIGINT, "interrupted"));
+  source.on("SIGTERM", () => received(SIGNALS.SIGTERM, "stopped by SIGTERM"));
+  source.on("SIGHUP", () => received(SIGNALS.SIGHUP, "stopped: the terminal has closed"));
+}

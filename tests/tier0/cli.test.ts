@@ -1,0 +1,273 @@
+/** The `janus` command without a GPU: usage, exit codes, what goes to which stream, inspect, convert, interruptions and broken pipes. */
+import { spawnSync } from "node:child_process";
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { Command } from "commander";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { addConvert } from "../../cli/convert.ts";
+import { EXIT, Interrupted } from "../../cli/errors.ts";
+import { HubServer } from "../checkpoint/hub_server.ts";
+import { tinyFiles, tinyFolder } from "../checkpoint/tiny.ts";
+import { openOutput, runCli, startCli } from "../cli.ts";
+import type { CliResult } from "../cli.ts";
+import { hasFixtures } from "../fixtures.ts";
+
+const temporary = mkdtempSync(join(tmpdir(), "janus-cli-"));
+afterAll(() => rmSync(temporary, { recursive: true, force: true }));
+const project = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as { version: string };
+const STACK = /\n +at /;
+
+interface ErrorResult {
+  readonly error: { readonly name: string; readonly message: string; readonly exitCode: number };
+}
+/** Stdout as the one JSON object that it must be. */
+const json = <T = Record<string, unknown>>({ stdout }: CliResult): T => JSON.parse(stdout) as T;
+
+describe("usage", () => {
+  it("--version and --help go to stdout and end with 0; help lists commands and exit codes", async () => {
+    const [version, help] = await Promise.all([runCli(["--version"]), runCli(["--help"])]);
+    expect(version).toEqual({ code: 0, stdout: `${project.version}\n`, stderr: "" });
+    expect([help.code, help.stderr]).toEqual([0, ""]);
+    for (const command of ["inspect", "convert", "doctor"])
+      expect(help.stdout).toMatch(new RegExp(`^  ${command} `, "m"));
+    const shown = [...help.stdout.matchAll(/^ {2}(\d+) {2,}/gm)].map(([, code]) => Number(code));
+    expect(shown).toEqual([0, 1, 2, 3, 4, 5, 70, 130]);
+    expect(help.stdout).toMatch(/143 by SIGTERM/);
+  });
+
+  const wrong: [string, string[], RegExp, string][] = [
+    ["a misspelt command", ["inspct"], /unknown command 'inspct'; did you mean inspect\?/, "janus"],
+    ["a misspelt option", ["inspect", "x", "--jsn"], /unknown option '--jsn'; did you mean --json\?/, "janus inspect"],
+    ["a missing argument", ["inspect"], /missing required argument 'model'/, "janus inspect"],
+    ["an argument too many", ["inspect", "a", "b"], /too many arguments for 'inspect'/, "janus inspect"],
+    ["a missing option", ["convert", "a", "b"], /required option '--layout <layout>' not specified/, "janus convert"],
+    ["a wrong choice", ["convert", "a", "b", "--layout", "gguf"], /'--layout <layout>' argument 'gguf' is invalid.*hf, deepseek/, "janus convert"],
+  ]; // prettier-ignore
+  it.each(wrong)("%s ends with 2 and says what and where to look", async (_, args, message, command) => {
+    const result = await runCli(args);
+    expect([result.code, result.stdout]).toEqual([EXIT.usage, ""]);
+    const [first, ...rest] = result.stderr.split("\n");
+    expect(first).toMatch(/^error: [^:]/);
+    expect(first).toMatch(message);
+    expect(rest).toEqual([`See: ${command} --help`, ""]);
+  });
+  it("no command at all shows the help on stderr and ends with 2", async () => {
+    const result = await runCli([]);
+    expect([result.code, result.stdout]).toEqual([EXIT.usage, ""]);
+    expect(result.stderr).toMatch(/^Usage: janus/);
+  });
+  it("an error of usage is JSON too where that was asked for, but not after --", async () => {
+    const [asked, not] = await Promise.all([runCli(["inspect", "--json"]), runCli(["inspect", "a", "--", "--json"])]);
+    expect(json<ErrorResult>(asked).error).toEqual({
+      name: "UsageError",
+      message: "missing required argument 'model'",
+      exitCode: 2,
+    });
+    expect([not.code, not.stdout]).toEqual([EXIT.usage, ""]);
+  });
+});
+
+describe("errors", () => {
+  const cases: [string, () => string[], RegExp, number][] = [
+    ["an absent path", () => ["inspect", "./absent"], /there is no folder \.\/absent; models on the hub are named owner\/name/, EXIT.input],
+    ["a name without an owner", () => ["inspect", "absent"], /there is no folder absent/, EXIT.input],
+    ["a file", () => ["inspect", "package.json"], /package\.json is not a folder; name the one that holds config\.json/, EXIT.input],
+    ["an empty folder", () => (mkdirSync(join(temporary, "empty"), { recursive: true }), ["inspect", join(temporary, "empty")]), /no config\.json.*it is empty/, EXIT.input],
+  ]; // prettier-ignore
+  it.each(cases)("%s: one message, no stack, and the same as JSON", async (_, args, message, code) => {
+    const result = await runCli([...args(), "--json"]);
+    expect(result.code).toBe(code);
+    expect(result.stderr).toMatch(/^error: /);
+    expect(result.stderr).toMatch(message);
+    expect(result.stderr).not.toMatch(STACK);
+    const { error } = json<ErrorResult>(result);
+    expect(error.message).toMatch(message);
+    expect([error.name, error.exitCode]).toEqual([expect.stringMatching(/Error$/), code]);
+  });
+  it("leave stdout empty without --json", async () => {
+    const { code, stdout, stderr } = await runCli(["convert", "absent", join(temporary, "x"), "--layout", "hf"]);
+    expect([code, stdout, stderr]).toEqual([
+      EXIT.input,
+      "",
+      "error: there is no folder absent; models on the hub are named owner/name\n",
+    ]);
+  });
+});
+
+describe.skipIf(!hasFixtures)("inspect", () => {
+  const folder = fileURLToPath(tinyFolder("deepseek"));
+  it("prints a table, and nothing on stderr", async () => {
+    const { code, stdout, stderr } = await runCli(["inspect", folder]);
+    expect([code, stderr]).toEqual([0, ""]);
+    for (const line of [/layout +deepseek/, /format +torch\.save/, /370 tensors in bf16, 5\.44 MB/, /parameters +2,648,299/, /3 layers, 128 wide/, /image decoder +885,891 +33\.5 %/, /stage 3 +1,132,096 parameters/])
+      expect(stdout).toMatch(line); // prettier-ignore
+    // oxlint-disable-next-line no-control-regex
+    expect(stdout).not.toMatch(/\u001b/);
+  });
+  it("prints one JSON object, from another folder too", async () => {
+    const found = json(await runCli(["inspect", ".", "--json"], { cwd: folder }));
+    expect(found).toMatchObject({
+      layout: "deepseek",
+      format: "torch",
+      tensors: 370,
+      parameters: 2648299,
+      config: { language: { layers: 3 } },
+    });
+    expect(Object.values(found["byPart"] as Record<string, number>).reduce((a, b) => a + b, 0)).toBe(
+      found["parameters"],
+    );
+    expect(found["needs"]).toMatchObject({ training: { stage3: { trainable: 1132096 } } });
+  });
+});
+
+describe.skipIf(!hasFixtures)("convert", () => {
+  const from = fileURLToPath(tinyFolder("deepseek"));
+  it("writes the hf checkpoint with its side files, byte for byte, and says what it wrote", async () => {
+    const to = join(temporary, "new/hf");
+    const result = await runCli(["convert", from, to, "--layout", "hf", "--json"]);
+    expect([result.code, result.stderr]).toEqual([0, ""]);
+    const { input, output } = json<{
+      input: object;
+      output: { bytes: number; files: { name: string; bytes: number }[] };
+    }>(result);
+    expect(input).toMatchObject({ layout: "deepseek", format: "torch" });
+    expect(output).toMatchObject({ path: to, layout: "hf", dtype: null });
+    expect(output.files.map(({ name }) => name)).toEqual(readdirSync(to).sort());
+    expect(output.files.map(({ name }) => name)).toContain("tokenizer.json");
+    expect(output.bytes).toBe(output.files.reduce((sum, file) => sum + file.bytes, 0));
+    expect(Buffer.compare(readFileSync(join(to, "model.safetensors")), tinyFiles("hf").get("model.safetensors")!)).toBe(
+      0,
+    );
+    expect(readdirSync(join(temporary, "new"))).toEqual(["hf"]);
+  });
+  it("changes the dtype, and prints a table", async () => {
+    const to = join(temporary, "f16");
+    const { code, stdout } = await runCli(["convert", from, to, "--layout", "deepseek", "--dtype", "f16"]);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/deepseek layout in f16, 5\.\d+ MB, written in/);
+    expect(json(await runCli(["inspect", to, "--json"]))["dtypes"]).toMatchObject({ f16: { tensors: 370 } });
+  });
+  it("stops when told in the middle, and leaves nothing behind", async () => {
+    const parent = join(temporary, "stopped");
+    const controller = new AbortController();
+    const { out } = openOutput();
+    let reports = 0;
+    const stop = (): void => undefined;
+    out.progress = () => ({ report: () => (reports++, controller.abort(new Interrupted("interrupted", EXIT.interrupted))), stop, [Symbol.dispose]: stop }); // prettier-ignore
+    const program = new Command();
+    addConvert(program, { out, signal: controller.signal, exitCode: 0 });
+    const converting = program.parseAsync(["convert", from, join(parent, "out"), "--layout", "hf"], { from: "user" });
+    await expect(converting).rejects.toThrow(Interrupted);
+    expect(reports).toBe(1);
+    expect(readdirSync(parent)).toEqual([]);
+  });
+  it("does not write into a folder that holds something", async () => {
+    const to = join(temporary, "full");
+    mkdirSync(to);
+    writeFileSync(join(to, "mine"), "x");
+    const { code, stderr } = await runCli(["convert", from, to, "--layout", "hf"]);
+    expect(code).toBe(EXIT.input);
+    expect(stderr).toMatch(/full exists and is not empty; name a new folder/);
+    expect(readdirSync(to)).toEqual(["mine"]);
+  });
+});
+
+describe("the hub", () => {
+  let hub: HubServer;
+  const env = (): Record<string, string | undefined> => ({
+    HF_ENDPOINT: hub.url,
+    HF_HOME: join(temporary, "hub-home"),
+    HF_HUB_CACHE: undefined,
+    HUGGINGFACE_HUB_CACHE: undefined,
+    HF_HUB_OFFLINE: undefined,
+    TRANSFORMERS_OFFLINE: undefined,
+  });
+  beforeAll(async () => {
+    hub = await new HubServer().start();
+    return () => hub.stop();
+  });
+  it.skipIf(!hasFixtures)("brings a model that is named, says so on stderr, and stdout stays JSON", async () => {
+    hub.files.clear();
+    for (const [name, bytes] of tinyFiles("hf")) hub.files.set(name, bytes);
+    const result = await runCli(["inspect", "someone/Janus-tiny", "--json"], { env: env() });
+    expect(result.code).toBe(0);
+    expect(json(result)).toMatchObject({ layout: "hf", tensors: 375 });
+    expect(result.stderr).toBe("someone/Janus-tiny is no folder here; asking the hub\n");
+  });
+  it("that has no such model ends with 4", async () => {
+    hub.listingStatus = 404;
+    const result = await runCli(["inspect", "someone/nothing", "--json"], { env: env() });
+    hub.listingStatus = 200;
+    expect([result.code, json<ErrorResult>(result).error.name]).toEqual([EXIT.hub, "HubNotFoundError"]);
+    expect(result.stderr).toMatch(/error: someone\/nothing \(main\): not found on the hub/);
+  });
+  it.each([
+    ["SIGINT", EXIT.interrupted, "interrupted"],
+    ["SIGTERM", EXIT.terminated, "stopped by SIGTERM"],
+  ] as const)(
+    "%s in the middle of a download ends it with %i, and what came is kept",
+    async (signal, exitCode, message) => {
+      hub.files.clear();
+      hub.files.set("config.json", new Uint8Array(2)).set("model.safetensors", new Uint8Array(1000));
+      const home = join(temporary, signal);
+      const { child, result } = startCli(["inspect", "someone/slow", "--json"], { env: { ...env(), HF_HOME: home } });
+      hub.tricks.set("model.safetensors", (response, bytes) => {
+        response.writeHead(200, { "content-length": String(bytes.length) });
+        response.write(bytes.subarray(0, 100), () => setTimeout(() => child.kill(signal), 100)); // and then nothing
+        return true;
+      });
+      const ended = await result;
+      hub.tricks.clear();
+      expect(ended.code).toBe(exitCode);
+      expect(ended.stderr).toBe(`someone/slow is no folder here; asking the hub\n${message}\n`);
+      expect(json<ErrorResult>(ended).error).toEqual({ name: "Interrupted", message, exitCode });
+      const blobs = readdirSync(join(home, "hub/models--someone--slow/blobs"));
+      expect(blobs.filter((name) => name.endsWith(".incomplete"))).toHaveLength(1);
+      expect(blobs.filter((name) => name.endsWith(".lock"))).toEqual([]);
+    },
+  );
+});
+
+describe("streams", () => {
+  it("a reader that goes away is no error", async () => {
+    const { child, result } = startCli(["--help"]);
+    child.stdout!.destroy();
+    expect(await result).toEqual({ code: 0, stdout: "", stderr: "" });
+  });
+  it.skipIf(!existsSync("/dev/full"))("a full disk is one, without a stack", async () => {
+    const full = openSync("/dev/full", "w");
+    const { code, stderr } = await runCli(["--help"], { stdio: ["ignore", full, "pipe"] });
+    closeSync(full);
+    expect(code).toBe(EXIT.input);
+    expect(stderr).toMatch(/^error: standard output cannot be written: .*ENOSPC/);
+    expect(stderr).not.toMatch(STACK);
+  });
+  it("stdout is clean and the exit code passed on through scripts/run.mjs, from any folder", () => {
+    const script = fileURLToPath(new URL("../../scripts/run.mjs", import.meta.url));
+    const janus = (...args: string[]): ReturnType<typeof spawnSync> =>
+      spawnSync(process.execPath, [script, "cli/main.ts", ...args], {
+        cwd: temporary,
+        env: { ...process.env, INIT_CWD: temporary },
+        encoding: "utf8",
+      });
+    expect(janus("--version")).toMatchObject({ status: 0, stdout: `${project.version}\n` });
+    mkdirSync(join(temporary, "here"), { recursive: true });
+    const result = janus("inspect", "./here", "--json");
+    expect(result.status).toBe(EXIT.input);
+    expect(JSON.parse(String(result.stdout))).toMatchObject({
+      error: { name: "ConfigError", message: expect.stringMatching(/no config\.json/) },
+    });
+  });
+});

@@ -1,0 +1,73 @@
+// What `janus verify` counts as equal: numbers within the bounds, ids, greedy tokens where the model is sure.
+import { describe, expect, it } from "vitest";
+import { BOUNDS, close, equal, equalTokens, greedy, marginsOf } from "../../cli/golden/compare.ts";
+import type { Row } from "../../cli/golden/compare.ts";
+import type { Values } from "../../cli/golden/file.ts";
+
+describe("what counts as equal", () => {
+  const row = (...data: number[]): Values => ({ shape: [1, data.length], data: Float32Array.from(data) });
+
+  it("numbers: both bounds, the shape, something to compare, nothing that is not finite", () => {
+    expect(close("x", row(100, 200), row(100.0015, 200))).toMatchObject({
+      pass: true,
+      relativeL2: expect.closeTo(6.7e-6, 6) as number,
+    });
+    expect(close("x", row(100, 200), row(100.0025, 200)).pass).toBe(false); // max |d|
+    expect(close("x", row(0.01, 0.02), row(0.0101, 0.02)).pass).toBe(false); // relative L2
+    expect(close("x", row(0.01), row(0.0101), BOUNDS.margin)).toMatchObject({ pass: true, relativeL2: null });
+    expect(close("x", row(1, NaN), row(1, NaN))).toMatchObject({ pass: false, note: "1 of 2 values are not finite" });
+    expect(close("x", row(Infinity), row(Infinity)).pass).toBe(false);
+    expect(close("x", row(1, 2), { shape: [2, 1], data: Float32Array.of(1, 2) }).pass).toBe(false);
+    expect(close("x", row(), row())).toMatchObject({ pass: false, note: "it holds no values" });
+    expect(equal("x", [0], [], []).pass).toBe(false);
+    expect(equal("x", [2], ["a", "b"], ["a"])).toMatchObject({ pass: false, equalShare: 0.5 });
+  });
+
+  // Logits after each golden prefix: the best code is 0 at both steps; at the second one, 1 is near.
+  const logits: Values = { shape: [2, 4], data: Float32Array.of(5, 1, 2, 3, 4, 3.995, 1, 0) };
+  const judge = async (golden: number[], free: number[], forced = logits): Promise<Row> =>
+    greedy("x", { shape: [1, 2], data: Int32Array.from(golden) }, [{ golden, free, forced: async () => forced }]);
+
+  it("greedy tokens: another one only where the two are near each other", async () => {
+    expect(await judge([0, 0], [0, 0])).toMatchObject({ pass: true, equalShare: 1 });
+    expect(await judge([0, 1], [0, 0])).toMatchObject({
+      pass: true,
+      equalShare: 0.5,
+      note: "leaves where two tokens are within 0.01",
+    });
+    expect(await judge([0, 0], [0, 1])).toMatchObject({ pass: true, equalShare: 0.5 });
+    expect((await judge([0, 2], [0, 0])).note).toBe("would take others at 1"); // far from the best, though the best two are near
+    expect((await judge([3, 0], [0, 0])).note).toBe("would take others at 0");
+    // The model agrees with the file when it is fed with it, and yet generation went elsewhere: its cache or its captured step is wrong.
+    expect(await judge([0, 0], [2, 0])).toMatchObject({ pass: false, note: "at 0 the free run takes 2, 0 is better" });
+    expect((await judge([0, 0], [0, 0], { shape: [2, 4], data: Float32Array.of(5, 1, 2, 3, 4, NaN, 1, 0) })).pass).toBe(
+      false,
+    );
+    expect(
+      (
+        await greedy("x", { shape: [1, 1], data: Int32Array.of(0) }, [
+          { golden: [0], free: [0, 0], forced: async () => logits },
+        ])
+      ).pass,
+    ).toBe(false);
+  });
+
+  it("codes: others only where they are excused", () => {
+    const excused = (at: number): boolean => at === 2;
+    const codes = (...data: number[]): Values => ({ shape: [1, data.length], data: Int32Array.from(data) });
+    expect(equalTokens("x", codes(1, 2, 3), codes(1, 2, 9), excused, "where it is close")).toMatchObject({
+      pass: true,
+      equalShare: expect.closeTo(2 / 3, 9) as number,
+      note: "1 differ where it is close",
+    });
+    expect(equalTokens("x", codes(1, 2, 3), codes(1, 9, 9), excused)).toMatchObject({
+      pass: false,
+      note: "1 differ, the first at 1",
+    });
+  });
+
+  it("margins: the second best may be as good as the best, or stand before it", () => {
+    const margins = marginsOf({ shape: [4, 3], data: Float32Array.of(1, 5, 3, 7, 7, 0, 2, 1, NaN, -3, -1, -2) });
+    expect(margins).toEqual([2, 0, NaN, 1]);
+  });
+});

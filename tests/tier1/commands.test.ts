@@ -1,0 +1,255 @@
+/** `janus generate`, `ask`, `chat` and `reconstruct` as they are typed, on the tiny fixture: results, files, interruptions, refusals. */
+import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, describe, expect, it } from "vitest";
+import { EXIT } from "../../cli/errors.ts";
+import { encodePng, readImage, readPicture } from "../../model/node/index.ts";
+import type { CliResult } from "../cli.ts";
+import { runCli, startCli } from "../cli.ts";
+import { hasFixtures } from "../fixtures.ts";
+
+const fixture = (path: string): string =>
+  fileURLToPath(new URL(`../../../shared/fixtures/tiny/${path}`, import.meta.url));
+const temporary = mkdtempSync(join(tmpdir(), "janus-commands-"));
+afterAll(() => rmSync(temporary, { recursive: true, force: true }));
+let folders = 0;
+const newFolder = (): string => {
+  const folder = join(temporary, String(folders++));
+  mkdirSync(folder);
+  return folder;
+};
+const json = <T>({ stdout }: CliResult): T => JSON.parse(stdout) as T;
+const MODEL = ["--model", fixture("hf")];
+
+interface Generated {
+  readonly images: { path: string; seed: number; tokenIds: number[] }[];
+  readonly timings: Record<string, number>;
+  readonly check?: {
+    pass: boolean;
+    sameModel: boolean;
+    firstDifference: { index: number; inFile: number; drawn: number } | null;
+  };
+}
+
+describe.skipIf(!hasFixtures)("generate", () => {
+  it("writes pictures that say how they were made; --from decodes and --check draws them again", async () => {
+    const out = newFolder();
+    const result = await runCli([
+      "generate",
+      "A red circle!",
+      ...MODEL,
+      "--n",
+      "2",
+      "--seed",
+      "3",
+      "--out",
+      out,
+      "--json",
+    ]);
+    expect(result.code, result.stderr).toBe(EXIT.done);
+    const { images, timings } = json<Generated>(result);
+    expect(images.map(({ path, seed }) => [path, seed])).toEqual(
+      [3, 4].map((seed) => [join(out, `a-red-circle-${seed}.png`), seed]),
+    );
+    expect(Object.keys(timings)).toEqual(["loadMs", "sampleMs", "msPerToken", "decodeMs"]);
+    expect(readdirSync(out).sort()).toEqual(["a-red-circle-3.png", "a-red-circle-4.png"]);
+    const how = await readPicture(images[1]!.path);
+    expect(how).toMatchObject({
+      prompt: "A red circle!",
+      seed: 4,
+      guidance: 5,
+      temperature: 1,
+      tokenIds: images[1]!.tokenIds,
+    });
+
+    const again = await runCli([
+      "generate",
+      "--from",
+      images[1]!.path,
+      "--check",
+      "--model",
+      fixture("deepseek"),
+      "--out",
+      out,
+      "--json",
+    ]);
+    expect(again.code, again.stderr).toBe(EXIT.done);
+    const checked = json<Generated>(again);
+    expect(checked.check).toEqual({ pass: true, sameModel: true, firstDifference: null });
+    expect(checked.images[0]!.path).toBe(join(out, "a-red-circle-4-decoded.png"));
+    expect(await readImage(checked.images[0]!.path)).toEqual(await readImage(images[1]!.path));
+
+    // One token changed: the check says which.
+    const wrong = [...how.tokenIds];
+    wrong[17] = (wrong[17]! + 1) % 256;
+    const forged = join(out, "forged.png");
+    writeFileSync(
+      forged,
+      await encodePng(await readImage(images[1]!.path), {
+        "janus-webgpu": JSON.stringify({ ...how, model: "other", tokenIds: wrong }),
+      }),
+    );
+    const failed = await runCli(["generate", "--from", forged, "--check", ...MODEL, "--out", out, "--json"]);
+    expect(failed.code).toBe(EXIT.checkFailed);
+    expect(json<Generated>(failed).check).toEqual({
+      pass: false,
+      sameModel: false,
+      firstDifference: { index: 17, inFile: wrong[17], drawn: how.tokenIds[17] },
+    });
+    expect(failed.stderr).toMatch(/other weights/);
+  });
+
+  it("--preview leaves no preview behind; options reach the sampler; a name that is taken is left alone", async () => {
+    const out = newFolder();
+    const args = [
+      "generate",
+      "x",
+      ...MODEL,
+      "--seed",
+      "0",
+      "--temperature",
+      "0",
+      "--cfg",
+      "2",
+      "--out",
+      out,
+      "--preview",
+    ];
+    const first = await runCli(args);
+    expect([first.code, first.stdout]).toEqual([EXIT.done, `${join(out, "x-0.png")}\n`]);
+    await runCli(args);
+    expect(readdirSync(out).sort()).toEqual(["x-0-2.png", "x-0.png"]);
+    expect(readFileSync(join(out, "x-0-2.png"))).toEqual(readFileSync(join(out, "x-0.png")));
+    expect(await readPicture(join(out, "x-0.png"))).toMatchObject({ temperature: 0, guidance: 2 });
+  });
+
+  it("Ctrl-C ends it with 130 and leaves no file", async () => {
+    const out = newFolder();
+    const { child, result } = startCli(["generate", "a red circle", ...MODEL, "--n", "16", "--preview", "--out", out]);
+    const watch = setInterval(() => {
+      if (readdirSync(out).some((name) => name.includes("preview"))) child.kill("SIGINT");
+    }, 10);
+    const { code, stdout, stderr } = await result;
+    clearInterval(watch);
+    expect([code, stdout]).toEqual([EXIT.interrupted, ""]);
+    expect(stderr).toMatch(/interrupted/);
+    expect(readdirSync(out)).toEqual([]);
+  });
+
+  const refused: [string, () => string[], number, RegExp][] = [
+    ["no prompt", () => [], EXIT.usage, /janus generate "a red circle"/],
+    ["an empty prompt", () => [" "], EXIT.input, /the prompt is empty/],
+    ["--check without --from", () => ["x", "--check"], EXIT.usage, /--check needs --from/],
+    ["a prompt beside --from", () => ["x", "--from", fixture("image0.png")], EXIT.usage, /give one of the two/],
+    ["a picture of another maker", () => ["--from", fixture("image0.png")], EXIT.input, /does not say how it was made/],
+    ["a folder that cannot be made", () => ["x", "--out", join(fixture("image0.png"), "y")], EXIT.input, /image0\.png/],
+    ["--n 0", () => ["x", "--n", "0"], EXIT.usage, /--n.*whole number from 1 to 1024/],
+    ["--top-p 0", () => ["x", "--top-p", "0"], EXIT.usage, /leaves no token/],
+    ["an option nearly right", () => ["x", "--temprature", "1"], EXIT.usage, /did you mean --temperature/],
+  ];
+  it.each(refused)("refuses %s before it loads a model", async (_, args, code, message) => {
+    const result = await runCli(["generate", ...args(), ...MODEL]);
+    expect(result.stderr).toMatch(message);
+    expect([result.code, result.stdout]).toEqual([code, ""]);
+    expect(result.stderr).not.toMatch(/software/); // the device was not opened
+  });
+
+  it("a folder that is something else is refused without opening the device", async () => {
+    const result = await runCli(["ask", "hi", "--model", newFolder(), "--json"]);
+    expect(result.code).toBe(EXIT.input);
+    expect(json<{ error: { message: string } }>(result).error.message).toMatch(/no config\.json/);
+    expect(result.stderr).not.toMatch(/software/);
+  });
+});
+
+describe.skipIf(!hasFixtures)("ask", () => {
+  it("streams the answer to stdout; --json gives one object", async () => {
+    const args = ["ask", fixture("image1.png"), "What?", ...MODEL, "--system", "", "--max-new-tokens", "24"];
+    const [plain, structured] = [await runCli(args), await runCli([...args, "--json"])];
+    expect([plain.code, plain.stdout]).toEqual([
+      EXIT.done,
+      "bleX triangledu by triangle\ufffd\x14elpfu cirrch\ufffd是\ufffdfu\n",
+    ]);
+    const result = json<{
+      text: string;
+      tokenIds: number[];
+      promptTokenIds: number[];
+      timings: object;
+      finish: string;
+    }>(structured);
+    expect(Object.keys(result)).toEqual(["text", "tokenIds", "promptTokenIds", "finish", "timings"]);
+    expect([result.text, result.tokenIds.length, result.promptTokenIds.length]).toEqual([
+      plain.stdout.slice(0, -1),
+      24,
+      78,
+    ]);
+    const stopped = json<{ text: string; finish: string }>(await runCli([...args, "--json", "--stop", "fu", "never"]));
+    expect(stopped).toMatchObject({ text: "bleX triangledu by triangle\ufffd\x14elp", finish: "stop" });
+  });
+
+  const refused: [string, string[], number, RegExp][] = [
+    ["a picture without a question", [fixture("image1.png")], EXIT.usage, /The question comes after the pictures/],
+    ["a picture that is not there", ["nowhere.png", "What?"], EXIT.input, /nowhere\.png/],
+    ["a file that is no picture", [fixture("hf/config.json"), "What?"], EXIT.input, /no picture of a known kind/],
+    ["an empty question", [""], EXIT.input, /the prompt is empty/],
+    ["a temperature below 0", ["hi", "--temperature", "-1"], EXIT.usage, /--temperature/],
+    ["a prompt beyond the context", ["word ".repeat(3000)], EXIT.input, /the context holds/],
+  ];
+  it.each(refused)("refuses %s", async (_, args, code, message) => {
+    const result = await runCli(["ask", ...args, ...MODEL]);
+    expect(result.stderr).toMatch(message);
+    expect([result.code, result.stdout.trim()]).toEqual([code, ""]);
+  });
+});
+
+it.skipIf(!hasFixtures)(
+  "chat takes questions, pictures and commands from a pipe; a mistake does not end it",
+  async () => {
+    const out = newFolder();
+    const lines = [
+      `/image ${fixture("image1.png")}`,
+      "What?",
+      "/seed 7",
+      "/imagine a red circle",
+      "/seed x",
+      "/imagine",
+      "/image nowhere.png",
+      "/help",
+      "/reset",
+      "And now?",
+      "/quit",
+      "never read",
+    ];
+    const result = await runCli(["chat", ...MODEL, "--system", "", "--max-new-tokens", "6", "--out", out], {
+      input: `${lines.join("\n")}\n`,
+    });
+    expect(result.code, result.stderr).toBe(EXIT.done);
+    const said = result.stdout.trimEnd().split("\n");
+    expect(said).toHaveLength(3);
+    expect(said[0]).toMatch(/^bleX triangle/);
+    expect(said[1]).toBe(join(out, "a-red-circle-7.png"));
+    expect(readdirSync(out)).toEqual(["a-red-circle-7.png"]);
+    for (const note of [
+      /133 × 71; ask about it/,
+      /seed 7,/,
+      /\/seed takes a whole number/,
+      /the prompt is empty/,
+      /nowhere\.png/,
+      /\/imagine PROMPT/,
+      /forgotten/,
+    ])
+      expect(result.stderr).toMatch(note);
+  },
+);
+
+it.skipIf(!hasFixtures)("reconstruct gives tokens, PSNR and the picture", async () => {
+  const out = newFolder();
+  const result = await runCli(["reconstruct", fixture("image1.png"), ...MODEL, "--out", out, "--json"]);
+  expect(result.code, result.stderr).toBe(EXIT.done);
+  const { path, psnr, tokenIds } = json<{ path: string; psnr: number; tokenIds: number[] }>(result);
+  expect([path, tokenIds.length]).toEqual([join(out, "image1-reconstructed.png"), 64]);
+  expect(psnr).toBeGreaterThan(5);
+  expect(await readImage(path)).toMatchObject({ width: 64, height: 64 });
+});
