@@ -1,7 +1,14 @@
 /** The examples learn what they state, and the same seed gives the same bits twice. */
-import { afterAll, beforeAll, expect, it } from "vitest";
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Device } from "../../index.ts";
 import type { nn } from "../../index.ts";
+import { readPicture } from "../../model/node/index.ts";
+import { hasFixtures } from "../fixtures.ts";
 import { trainConvNet } from "../../examples/conv_net.ts";
 import { trainTransformer } from "../../examples/transformer.ts";
 
@@ -46,4 +53,43 @@ it.each([
   const other = await (_ === "transformer" ? trainTransformer({ steps: 1, seed: 8 }) : trainConvNet({ steps: 1, seed: 8 }));
   expect(other.losses[0]).not.toBe(first.losses[0]);
   for (const run of [first, second, other]) run.model.dispose();
+});
+
+describe.skipIf(!hasFixtures)("the programs that use a checkpoint run as they are written", () => {
+  const fixture = (path: string): string => fileURLToPath(new URL(`../../../shared/fixtures/tiny/${path}`, import.meta.url));
+  const run = (name: string, ...args: string[]): string => {
+    const program = fileURLToPath(new URL(`../../examples/${name}`, import.meta.url));
+    const { status, stdout, stderr } = spawnSync(process.execPath, ["--import", "tsx", program, ...args], { encoding: "utf8" });
+    expect(status, stderr).toBe(0);
+    return stdout;
+  };
+
+  it("ask", () => {
+    expect(run("ask.ts", fixture("hf"), fixture("image1.png"), "What?").length).toBeGreaterThan(10);
+  });
+
+  it("draw", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "janus-draw-"));
+    run("draw.ts", fixture("deepseek"), "a red circle", folder);
+    expect(readdirSync(folder).sort()).toEqual([0, 1, 2, 3].map((k) => `picture-${k}.png`));
+    expect(await readPicture(join(folder, "picture-3.png"))).toMatchObject({ prompt: "a red circle", seed: 4 });
+    rmSync(folder, { recursive: true });
+  });
+
+  it("hidden_states", () => {
+    const lines = run("hidden_states.ts", fixture("hf"), "hello").trimEnd().split("\n");
+    expect(lines).toHaveLength(4);
+    for (const line of lines) expect(line).toMatch(/^".+" +\d+\.\d\d nats, expected "/);
+  });
+});
+
+it("the demo makes a model, draws, answers and reconstructs", () => {
+  const folder = mkdtempSync(join(tmpdir(), "janus-demo-"));
+  const program = fileURLToPath(new URL("../../examples/demo.ts", import.meta.url));
+  const tsx = fileURLToPath(import.meta.resolve("tsx"));
+  const { status, stdout, stderr } = spawnSync(process.execPath, ["--import", tsx, program, "--n", "2"], { encoding: "utf8", cwd: folder });
+  expect(status, stderr).toBe(0);
+  expect(stdout).toMatch(/drew 2 pictures/);
+  expect(readdirSync(join(folder, "demo")).sort()).toEqual(["picture-0.png", "picture-1.png", "pictures.png", "reconstruction.png", "tiny"]);
+  rmSync(folder, { recursive: true });
 });

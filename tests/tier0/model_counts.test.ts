@@ -1,0 +1,69 @@
+/** What the 1B and the 7B model's work takes, counted on the null device, against arithmetic from the configs and figures known from elsewhere. */
+import { afterAll, describe, expect, it } from "vitest";
+import { countWork } from "../../bench/counts.ts";
+import { setDevice } from "../../index.ts";
+import { JANUS_PRO_1B, JANUS_PRO_7B } from "../../model/config.ts";
+
+afterAll(() => setDevice(null));
+
+// Of the specification (2 FLOPs a multiply-add; matmul, convolution and attention only), in GF.
+const KNOWN = {
+  "1B": {
+    config: JANUS_PRO_1B,
+    vision: 381.4 + 7.25,
+    encoder: 312.5 + 0.15,
+    decoder: 570.1,
+    layers: 2.466,
+    context: 196_608e-9,
+    textHead: 0.419,
+    imageHead: 0.0755,
+    aligner: 0.00842,
+    layerBytes: 2.47e9,
+  },
+  "7B": {
+    config: JANUS_PRO_7B,
+    vision: 381.4 + 24.16,
+    encoder: 312.5 + 0.15,
+    decoder: 570.1,
+    layers: 12.143,
+    context: 491_520e-9,
+    textHead: 0.839,
+    imageHead: 0.1678,
+    aligner: 0.0336,
+    layerBytes: 12.14e9,
+  },
+};
+
+describe.each(["1B", "7B"] as const)("%s", (size) => {
+  const known = KNOWN[size];
+  it("FLOPs, bytes, launches and memory of each piece of work", async () => {
+    const rows = await countWork(known.config);
+    const of = (name: string): (typeof rows)[number] => rows.find((row) => row.name.startsWith(name))!;
+    const gflop = (name: string): number => of(name).flops / 1e9;
+    // Attention counts its whole grid, that of the cache's capacity.
+    const [imageContext, textContext] = [20 + 575, 600 + 64];
+    const expected: Record<string, number> = {
+      guided: 2 * (known.layers + known.context * imageContext + known.imageHead) + known.aligner,
+      text: known.layers + known.context * textContext + known.textHead,
+      prefill: 600 * (known.layers + known.context * 300) + known.textHead,
+      vision: known.vision,
+      "VQ encoder": known.encoder,
+      "VQ decoder": known.decoder,
+    };
+    for (const [name, gf] of Object.entries(expected)) {
+      expect(gflop(name), name).toBeGreaterThan(gf * 0.99);
+      expect(gflop(name), name).toBeLessThan(gf * 1.04); // norms, activations and the like come on top
+    }
+    // A token reads the layers' weights once, whatever else it reads.
+    for (const name of ["guided", "text"]) {
+      expect(of(name).bytes, name).toBeGreaterThan(known.layerBytes);
+      expect(of(name).bytes, name).toBeLessThan(known.layerBytes * 1.3);
+      expect(of(name).launches, name).toBeLessThan(20 * known.config.language.layers);
+    }
+    const weights = 2 * (size === "1B" ? 2_076_636_811 : 7_407_773_323);
+    for (const { name, peakBytes } of rows) {
+      expect(peakBytes, name).toBeGreaterThan(weights);
+      expect(peakBytes, name).toBeLessThan(weights * 1.36);
+    }
+  });
+});
