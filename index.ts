@@ -3,14 +3,8 @@ export * from "./engine/index.ts";
 export { arange, full, manualSeed, ones, randn, uniform, zeros, zerosLike } from "./kernels/index.ts";
 export * as F from "./kernels/index.ts";
 export * as nn from "./model/nn.ts";
-export { Answer, Janus, Pictures } from "./model/pipeline.ts";
+export { Janus } from "./model/pipeline.ts";
+export { Answer, Pictures } from "./model/streams.ts";
+export type { AnswerResult, GenerateEvent, Picture } from "./model/streams.ts";
 export type { RgbImage } from "./model/image/image.ts";
-export type {
-  AnswerResult,
-  AskOptions,
-  GenerateEvent,
-  GenerateOptions,
-  ImageInput,
-  Picture,
-  Reconstruction,
-} from "./model/pipeline.ts";
+export type { AskOptions, GenerateOptions, ImageInput, Reconstruction } from "./model/pipeline.ts";

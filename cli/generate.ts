@@ -3,7 +3,7 @@ import { Option } from "commander";
 import { rm } from "node:fs/promises";
 import { basename, extname, join } from "node:path";
 import type { Janus } from "../model/node/janus.ts";
-import type { Pictures } from "../model/pipeline.ts";
+import type { Pictures } from "../model/streams.ts";
 import type { AddCommand, Context } from "./context.ts";
 import { EXIT, UsageError } from "./errors.ts";
 import { formatDuration } from "./format.ts";

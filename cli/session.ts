@@ -5,7 +5,7 @@ import { Option } from "commander";
 import type { Command } from "commander";
 import type { FloatDType } from "../model/checkpoint/cast.ts";
 import type { Janus } from "../model/node/janus.ts";
-import type { Picture } from "../model/pipeline.ts";
+import type { Picture } from "../model/streams.ts";
 import type { Context } from "./context.ts";
 import { openDevice } from "./device.ts";
 import { UsageError } from "./errors.ts";

@@ -28,7 +28,9 @@ export const now = (): number => performance.now();
 export const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
 // Dawn dies with the process if the object that create() returned is collected: keep each for good.
-const instances = new Map<string, GPU>();
+const instances = new Set<GPU>();
+// By backend; promises, so that two callers at once get one instance.
+const requested = new Map<string, Promise<GPU>>();
 
 const TOGGLES = [
   "enable-dawn-features=allow_unsafe_apis,vulkan_enable_f16_on_nvidia",
@@ -44,22 +46,29 @@ export async function requestGPU(backend?: "null" | "vulkan" | "metal" | "d3d12"
     return navigator.gpu;
   }
   const key = backend ?? "default";
-  const known = instances.get(key);
+  const known = requested.get(key);
   if (known) return known;
+  const opening = openDawn(backend);
+  requested.set(key, opening);
+  opening.catch(() => requested.delete(key));
+  return opening;
+}
+
+async function openDawn(backend: string | undefined): Promise<GPU> {
   const name = "webgpu";
   const dawn = (await import(/* @vite-ignore */ name)) as typeof import("webgpu");
   for (const [global, value] of Object.entries(dawn.globals)) {
     if (!(global in globalThis)) Object.defineProperty(globalThis, global, { value, configurable: true, writable: true });
   }
-  const create = (): GPU => dawn.create(backend ? [`backend=${backend}`, ...TOGGLES] : TOGGLES);
-  let gpu = create();
-  if (backend === undefined && !(await gpu.requestAdapter())) {
-    instances.set("no adapter", gpu);
-    const { preloadSoftwareVulkan } = await import("./software_vulkan.ts");
-    if (await preloadSoftwareVulkan()) gpu = create();
-  }
-  instances.set(key, gpu);
-  return gpu;
+  const create = (): GPU => {
+    const gpu = dawn.create(backend ? [`backend=${backend}`, ...TOGGLES] : TOGGLES);
+    instances.add(gpu);
+    return gpu;
+  };
+  const gpu = create();
+  if (backend !== undefined || (await gpu.requestAdapter())) return gpu;
+  const { preloadSoftwareVulkan } = await import("./software_vulkan.ts");
+  return (await preloadSoftwareVulkan()) ? create() : gpu;
 }
 
 /** Bytes of main memory; null where a program cannot know (browsers). */

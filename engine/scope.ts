@@ -56,6 +56,31 @@ function close(at: number): Set<Tensor> {
   return own;
 }
 
+let building: Set<Tensor> | null = null;
+
+/** Called when a tensor is kept beyond all scopes. */
+export const noteKept = (tensor: Tensor): void => void building?.add(tensor);
+
+/**
+ * Runs `make`, which builds something that owns tensors (a model, a cache). If it throws half-way, the tensors that it has kept so far are
+ * disposed: nothing waits for the garbage collector. `make` must be synchronous.
+ */
+export function construct<T>(make: () => T): T {
+  const around = building;
+  const kept = (building = new Set());
+  try {
+    const made = make();
+    refusePromise(made, "construct()");
+    if (around) for (const tensor of kept) around.add(tensor);
+    return made;
+  } catch (error) {
+    for (const tensor of kept) tensor.dispose();
+    throw error;
+  } finally {
+    building = around;
+  }
+}
+
 /** A scope for `using`: `using s = openScope()` frees at the end of the block whatever was made in it and not passed to `s.keep`. */
 export function openScope(): Disposable & { keep<T extends Tensor>(tensor: T): T } {
   const tensors = new Set<Tensor>();

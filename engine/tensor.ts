@@ -9,7 +9,7 @@ import { getDevice } from "./device.ts";
 import type { Device } from "./device.ts";
 import type { Binding } from "./launch.ts";
 import type { PoolBuffer } from "./pool.ts";
-import { adoptIntoScope, currentLabel, leaveScopes } from "./scope.ts";
+import { adoptIntoScope, currentLabel, leaveScopes, noteKept } from "./scope.ts";
 import type { TapeNode } from "./autograd.ts";
 
 export type Shape = readonly number[];
@@ -237,6 +237,18 @@ export class Tensor {
     return bytes.subarray(skip, skip + length);
   }
 
+  /** Writes stored bytes from byte `offset` of a contiguous tensor on, in its own dtype and without conversion: the other way round of `readBytes`. */
+  writeBytes(bytes: Uint8Array, offset = 0): void {
+    this.check();
+    if (!this.isContiguous) throw new ShapeError(`writeBytes: ${this} is not contiguous; write to a tensor of its own`);
+    const all = elementBytes(this.dtype, this.size);
+    const start = elementBytes(this.dtype, this.offset) + offset;
+    if (!Number.isInteger(offset) || offset < 0 || offset + bytes.length > all || start % 4) {
+      throw new ArgumentError(`writeBytes: ${bytes.length} bytes at ${offset} of ${this}, which has ${all}; a range inside it that starts on a whole word`);
+    }
+    this.device.write({ storage: this.storage, offset: start, size: bytes.length }, bytes);
+  }
+
   /** The value of a tensor of one element. */
   async item(): Promise<number> {
     if (this.size !== 1) throw new ShapeError(`item: ${this} has ${this.size} elements; only one can be read as a number, use data()`);
@@ -286,6 +298,7 @@ export class Tensor {
   keep(): this {
     this.escape();
     this.watch();
+    noteKept(this);
     return this;
   }
 

@@ -1,6 +1,8 @@
 /** Four pictures of a prompt, drawn at once: `npx tsx examples/draw.ts MODEL PROMPT FOLDER`. MODEL is a folder, or a name on the hub. */
+import { mkdirSync } from "node:fs";
 import { Janus, savePicture } from "../index.node.ts";
 
+mkdirSync(process.argv[4] ?? ".", { recursive: true });
 const [model = "deepseek-ai/Janus-Pro-1B", prompt = "a red circle on the left of a blue square", folder = "."] =
   process.argv.slice(2);
 

@@ -1,5 +1,5 @@
 /** Models made from nothing: fresh weights as their training starts from, and a small config for demos and tests. */
-import { getDevice, noGrad, scope } from "../engine/index.ts";
+import { construct, getDevice, noGrad, scope } from "../engine/index.ts";
 import type { Device, Tensor } from "../engine/index.ts";
 import { copyFrom, l2Normalize, manualSeed, mul, randn, uniform } from "../kernels/index.ts";
 import type { FloatDType } from "./checkpoint/cast.ts";
@@ -85,7 +85,7 @@ export function createModel(config: JanusConfig, options: CreateOptions = {}): J
   const { seed = 0, dtype = "f32", device = getDevice() } = options;
   requireStorable(config, "createModel");
   manualSeed(seed, device);
-  const janus = new JanusForConditionalGeneration(config, { dtype, device });
+  const janus = construct(() => new JanusForConditionalGeneration(config, { dtype, device }));
   const { language_model, vision_model, vqmodel } = janus.model;
   noGrad(() => {
     const matrices = language_model.parameters().filter(({ rank }) => rank === 2); // the norms stay 1

@@ -79,7 +79,8 @@ export class Decoder {
   }
 
   /**
-   * Runs the prompts, one after the other: a row computes the same bits whatever stands beside it, and none is padded.
+   * Runs the prompts, one after the other: a row computes the same bits whatever stands beside it, and none is padded. Call it in
+   * `construct`, so that nothing is left when memory does not suffice.
    * @param order which prompt each row of the cache continues; several rows may share one
    * @param samples N: tokens of a step
    * @param room tokens that are to follow
@@ -97,39 +98,30 @@ export class Decoder {
     const { device } = options;
     const placed = { device, ...(options.cacheDType && { dtype: options.cacheDType }) };
     const longest = Math.max(...prompts.map(({ ids }) => ids.length));
-    let cache: KvCache | null = null;
-    try {
-      const rows = (cache = new KvCache(config, order.length, longest + room, placed));
-      const hidden = noGrad(() =>
-        scope(() => {
-          const last = prompts.map((prompt, p) =>
-            scope(() => {
-              const length = prompt.ids.length;
-              // A prompt that is alone goes where it stays, others through a cache of their own.
-              const own = order.length === 1 ? rows : new KvCache(config, 1, length, placed);
-              try {
-                const states = model.hidden(embedRow(model, prompt, device), {
-                  positions: arange(0, length, 1, { device }),
-                  cache: own,
-                }); // [1, T, hidden]
-                advance(own.length, length);
-                if (own !== rows)
-                  for (const [row, from] of order.entries()) if (from === p) rows.copyRow(row, own, 0, length);
-                return states.select(1, -1).clone(); // [1, hidden]
-              } finally {
-                if (own !== rows) own.dispose();
-              }
-            }),
-          );
-          return indexSelect(cat(last), 0, tensor(Int32Array.from(order), { device }));
-        }),
-      );
-      return new Decoder(model, head, samples, rows, hidden.keep(), options);
-    } catch (error) {
-      cache?.dispose();
-      head.dispose();
-      throw error;
-    }
+    const cache = new KvCache(config, order.length, longest + room, placed);
+    const hidden = noGrad(() =>
+      scope(() => {
+        const last = prompts.map((prompt, p) =>
+          scope(() => {
+            const length = prompt.ids.length;
+            // A prompt that is alone goes where it stays, others through a cache of their own.
+            const own = order.length === 1 ? cache : new KvCache(config, 1, length, placed);
+            const states = model.hidden(embedRow(model, prompt, device), {
+              positions: arange(0, length, 1, { device }),
+              cache: own,
+            }); // [1, T, hidden]
+            advance(own.length, length);
+            if (own !== cache) {
+              for (const [row, from] of order.entries()) if (from === p) cache.copyRow(row, own, 0, length);
+              own.dispose();
+            }
+            return states.select(1, -1).clone(); // [1, hidden]
+          }),
+        );
+        return indexSelect(cat(last), 0, tensor(Int32Array.from(order), { device }));
+      }),
+    );
+    return new Decoder(model, head, samples, cache, hidden.keep(), options);
   }
 
   /** Samples the first tokens. */

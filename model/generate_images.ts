@@ -2,7 +2,7 @@
  * Images out of the model: all codes of a batch of pictures without a read-back, with classifier-free guidance, then the VQ decoder.
  * Source: janus-pro's generation loop; rows alternate conditional and unconditional, as in the original.
  */
-import { ArgumentError, noGrad, scope, tensor } from "../engine/index.ts";
+import { ArgumentError, DTypeError, construct, isFloat, noGrad, scope, tensor } from "../engine/index.ts";
 import type { Device, Tensor } from "../engine/index.ts";
 import { arange, copyInto, full, guidance as guide, where } from "../kernels/index.ts";
 import { imageTokens } from "./config.ts";
@@ -17,7 +17,10 @@ import type { JanusForConditionalGeneration } from "./janus.ts";
 import { checkContext, unconditionalRow } from "./prompt.ts";
 
 export interface ImageOptions extends SamplingOptions, DecodingOptions {
-  /** Pictures of each prompt; 1 unless told. Picture k draws as the only one with seed `seed` + k would. */
+  /**
+   * Pictures of each prompt; 1 unless told. Picture k draws as the only one with seed `seed` + k would, and is the same token for token as long as
+   * all pictures of the batch are at most 16 (32 without guidance; software devices have no such bound): beyond, sums are rounded otherwise.
+   */
   readonly n?: number;
   /** Weight w of u + w · (c − u) over the logits with and without the prompt; 5 unless told, 1 for none. */
   readonly guidance?: number;
@@ -26,6 +29,9 @@ export interface ImageOptions extends SamplingOptions, DecodingOptions {
 /** Temperature of images unless told: their greedy decoding is poor. */
 export const IMAGE_TEMPERATURE = 1;
 export const IMAGE_GUIDANCE = 5;
+
+/** Of one prompt in one batch; the caches of more fit no device. */
+const MOST_PICTURES = 4096;
 
 class ImageHead implements Head {
   /** u32 [N, tokens]: the codes so far; the rest is 0. */
@@ -44,7 +50,7 @@ class ImageHead implements Head {
   ) {
     this.model = model;
     this.weight = options.guidance ?? IMAGE_GUIDANCE;
-    this.sampler = new Sampler({ temperature: IMAGE_TEMPERATURE, ...options }, seeds, device);
+    this.sampler = new Sampler({ ...options, temperature: options.temperature ?? IMAGE_TEMPERATURE }, seeds, device);
     this.codes = full([seeds.length, tokens], 0, { dtype: "u32", device }).keep();
     this.places = arange(0, tokens, 1, { dtype: "u32", device }).keep();
   }
@@ -96,11 +102,14 @@ export class ImageGeneration {
     options: ImageOptions = {},
   ) {
     const { n = 1, guidance = IMAGE_GUIDANCE, seed = 0 } = options;
-    if (!Number.isInteger(n) || n < 1) throw new ArgumentError(`generate: n ${n}; a whole number of at least 1`);
-    if (!Number.isFinite(guidance))
+    if (!Number.isInteger(n) || n < 1 || n > MOST_PICTURES)
+      throw new ArgumentError(`generate: n ${n}; a whole number from 1 to ${MOST_PICTURES}`);
+    if (!Number.isFinite(Math.fround(guidance)))
       throw new ArgumentError(`generate: guidance ${guidance}; a finite number, 1 for none`);
     if (prompts.length === 0) throw new ArgumentError("generate: no prompts; give at least one");
     checkSampling("generate", options, n);
+    const { cacheDType = "f32" } = options;
+    if (!isFloat(cacheDType)) throw new DTypeError(`generate: cacheDType ${cacheDType}; one of f32, f16, bf16`);
     this.tokens = imageTokens(config);
     for (const ids of prompts) {
       checkIds(ids, config.language.vocabulary);
@@ -111,15 +120,18 @@ export class ImageGeneration {
     this.count = prompts.length * n;
     this.seeds = prompts.flatMap(() => Array.from({ length: n }, (_, k) => seed + k));
     const { device } = model.lm_head.weight;
-    this.head = new ImageHead(model, this.tokens, this.seeds, options, device);
     const pair = guidance === 1 ? 1 : 2;
     const rows = prompts.flatMap((ids) => [{ ids }, { ids: unconditionalRow(ids, pad) }].slice(0, pair));
     const order = prompts.flatMap((_, p) =>
       Array.from({ length: n }, () => Array.from({ length: pair }, (__, i) => pair * p + i)).flat(),
     );
-    this.decoder = Decoder.prefill(model, config.language, rows, order, this.head, this.count, this.tokens - 1, {
-      ...options,
-      device,
+    [this.head, this.decoder] = construct(() => {
+      const head = new ImageHead(model, this.tokens, this.seeds, options, device);
+      const room = this.tokens - 1;
+      return [
+        head,
+        Decoder.prefill(model, config.language, rows, order, head, this.count, room, { ...options, device }),
+      ];
     });
   }
 
@@ -134,7 +146,9 @@ export class ImageGeneration {
         if (this.done === 0) this.decoder.begin();
         else await this.decoder.next();
         this.done++;
-        waits.push(device.sync());
+        const computedThis = device.sync();
+        computedThis.catch(() => undefined); // told when it is awaited
+        waits.push(computedThis);
         while (waits.length > stepsAhead(device, 8)) {
           await waits.shift();
           yield ++computed;
@@ -175,10 +189,10 @@ export async function decodePicture(
   const tokens = imageTokens(config);
   const rows = Math.floor(codes.length / model.model.vqmodel.side);
   if (rows === 0) return null;
-  const strange = codes.find((code) => !Number.isInteger(code) || code < 0 || code >= config.vq.codes);
-  if (strange !== undefined || codes.length > tokens)
+  const strange = Array.from(codes).findIndex((code) => !Number.isInteger(code) || code < 0 || code >= config.vq.codes);
+  if (strange >= 0 || codes.length > tokens)
     throw new ArgumentError(
-      `decodePicture: ${strange === undefined ? `${codes.length} codes` : `code ${strange}`}; a picture has ${tokens} codes from 0 to ${config.vq.codes - 1}`,
+      `decodePicture: ${strange < 0 ? `${codes.length} codes` : `code ${codes[strange]}`}; a picture has ${tokens} codes from 0 to ${config.vq.codes - 1}`,
     );
   const side = config.vq.imageSize;
   const whole = Int32Array.from({ length: tokens }, (_, i) => codes[Math.min(i, codes.length - 1)]!);

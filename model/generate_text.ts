@@ -1,5 +1,5 @@
 /** Text out of the model: prompts in a batch, sampling on the device, tokens read back a few steps behind. */
-import { ArgumentError, Generator, tensor } from "../engine/index.ts";
+import { ArgumentError, DTypeError, Generator, construct, isFloat, tensor } from "../engine/index.ts";
 import type { Device, Tensor } from "../engine/index.ts";
 import { arange, copyInto, expression, map, sampleTokens } from "../kernels/index.ts";
 import { Decoder, stepsAhead } from "./decoding.ts";
@@ -50,8 +50,8 @@ export function checkSampling(
 /** Throws `PromptError` unless every id has a row in the embedding. */
 export function checkIds(ids: readonly number[], vocabulary: number): void {
   if (ids.length === 0) throw new PromptError("the prompt is empty; it needs at least one token");
-  const strange = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabulary);
-  if (strange !== undefined) throw new PromptError(`token id ${strange} is not in the vocabulary of ${vocabulary}`);
+  const strange = Array.from(ids).findIndex((id) => !Number.isInteger(id) || id < 0 || id >= vocabulary);
+  if (strange >= 0) throw new PromptError(`token id ${ids[strange]} is not in the vocabulary of ${vocabulary}`);
 }
 
 /** Draws of a batch of rows on the device. */
@@ -146,6 +146,35 @@ class TextHead implements Head {
   }
 }
 
+/** Throws `PromptError`, `ArgumentError` and `DTypeError` for what `generateText` would not take. */
+export function checkText(config: JanusConfig, prompts: readonly Row[], options: TextOptions): void {
+  const { maxNewTokens = 512, repetitionPenalty = 1, suppressTokens = [], cacheDType = "f32" } = options;
+  const { vocabulary, maxPositions } = config.language;
+  if (!Number.isInteger(maxNewTokens) || maxNewTokens < 1)
+    throw new ArgumentError(`generateText: maxNewTokens ${maxNewTokens}; a whole number of at least 1`);
+  if (!(repetitionPenalty > 0 && repetitionPenalty < Infinity))
+    throw new ArgumentError(`generateText: repetitionPenalty ${repetitionPenalty}; a number above 0, 1 for none`);
+  if (!isFloat(cacheDType)) throw new DTypeError(`generateText: cacheDType ${cacheDType}; one of f32, f16, bf16`);
+  const strange = Array.from(suppressTokens).findIndex((id) => !Number.isInteger(id) || id < 0 || id >= vocabulary);
+  if (new Set(suppressTokens).size >= vocabulary)
+    throw new ArgumentError("generateText: suppressTokens has all tokens; leave one");
+  if (strange >= 0)
+    throw new ArgumentError(
+      `generateText: suppressTokens has ${suppressTokens[strange]}; ids from 0 to ${vocabulary - 1}`,
+    );
+  if (prompts.length === 0) throw new ArgumentError("generateText: no prompts; give at least one");
+  checkSampling("generateText", options, prompts.length);
+  for (const { ids, images } of prompts) {
+    const places = images ? ids.filter((id) => id === images.placeholder).length : 0;
+    if (images && places !== images.embeddings.dim(0))
+      throw new PromptError(
+        `the prompt has places for ${places} image tokens, ${images.embeddings.dim(0)} embeddings came; they must agree`,
+      );
+    checkIds(ids, vocabulary);
+    checkContext(ids, maxNewTokens, maxPositions);
+  }
+}
+
 /**
  * Token ids as they are sampled: each step gives one for each of the B prompts, up to `maxNewTokens` of them. It knows no end: stop asking when
  * the rows are done. Throws `PromptError` and `ArgumentError` before any work.
@@ -156,26 +185,17 @@ export async function* generateText(
   prompts: readonly Row[],
   options: TextOptions = {},
 ): AsyncGenerator<Uint32Array> {
-  const { maxNewTokens = 512, repetitionPenalty = 1, suppressTokens = [], signal } = options;
-  const { vocabulary, maxPositions } = config.language;
-  if (!Number.isInteger(maxNewTokens) || maxNewTokens < 1)
-    throw new ArgumentError(`generateText: maxNewTokens ${maxNewTokens}; a whole number of at least 1`);
-  if (!(repetitionPenalty > 0 && repetitionPenalty < Infinity))
-    throw new ArgumentError(`generateText: repetitionPenalty ${repetitionPenalty}; a number above 0, 1 for none`);
-  const strange = suppressTokens.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabulary);
-  if (strange !== undefined)
-    throw new ArgumentError(`generateText: suppressTokens has ${strange}; ids from 0 to ${vocabulary - 1}`);
-  if (prompts.length === 0) throw new ArgumentError("generateText: no prompts; give at least one");
-  checkSampling("generateText", options, prompts.length);
-  for (const { ids } of prompts) {
-    checkIds(ids, vocabulary);
-    checkContext(ids, maxNewTokens, maxPositions);
-  }
+  const { maxNewTokens = 512, signal } = options;
+  checkText(config, prompts, options);
   signal?.throwIfAborted();
   const reads: Promise<Uint32Array>[] = [];
   const decoder = textDecoder(model, config, prompts, options);
   try {
-    const read = (): void => void reads.push(decoder.tokens.data() as Promise<Uint32Array>);
+    const read = (): void => {
+      const tokens = decoder.tokens.data() as Promise<Uint32Array>;
+      tokens.catch(() => undefined); // told when it is awaited
+      reads.push(tokens);
+    };
     decoder.begin();
     read();
     for (let made = 1; ;) {
@@ -203,15 +223,10 @@ export function textDecoder(
   options: TextOptions = {},
 ): Decoder {
   const { device } = model.lm_head.weight;
-  const head = new TextHead(model, config.language.vocabulary, prompts, options, device);
-  return Decoder.prefill(
-    model,
-    config.language,
-    prompts,
-    prompts.map((_, i) => i),
-    head,
-    prompts.length,
-    options.maxNewTokens ?? 512,
-    { ...options, device },
-  );
+  const order = prompts.map((_, i) => i);
+  return construct(() => {
+    const head = new TextHead(model, config.language.vocabulary, prompts, options, device);
+    const room = options.maxNewTokens ?? 512;
+    return Decoder.prefill(model, config.language, prompts, order, head, prompts.length, room, { ...options, device });
+  });
 }

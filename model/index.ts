@@ -16,5 +16,6 @@ export * from "./processor.ts";
 export * from "./prompt.ts";
 export * from "./save.ts";
 export * from "./siglip.ts";
+export * from "./streams.ts";
 export * from "./tokenizer.ts";
 export * from "./vq.ts";

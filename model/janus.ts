@@ -112,7 +112,8 @@ export class JanusForConditionalGeneration extends Module<readonly [Tensor, Sequ
    */
   embedMixed(ids: Tensor, images: Tensor, places: Tensor): Tensor {
     checkTensors("embedMixed", ids, images, places);
-    if (places.shape.join() !== ids.shape.join()) throw new ShapeError(`embedMixed: places ${places} for ids ${ids}; one a token`);
+    if (places.shape.join() !== ids.shape.join())
+      throw new ShapeError(`embedMixed: places ${places} for ids ${ids}; one a token`);
     return scope(() => {
       const [batch, length] = [ids.dim(0), ids.dim(1)];
       const rows = images.reshape([-1, images.dim(2)]);

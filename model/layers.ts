@@ -12,13 +12,19 @@ export interface LayerOptions {
 }
 
 function own(shape: readonly number[], options: LayerOptions, make: () => Tensor): Parameter {
-  return noGrad(() => scope(() => new Parameter(options.init === false ? empty(shape, { ...options, label: "parameter" }) : make())).keep());
+  return noGrad(() =>
+    scope(
+      () => new Parameter(options.init === false ? empty(shape, { ...options, label: "parameter" }) : make()),
+    ).keep(),
+  );
 }
 
-const constant = (shape: readonly number[], value: number, options: LayerOptions): Parameter => own(shape, options, () => F.full(shape, value, options));
+const constant = (shape: readonly number[], value: number, options: LayerOptions): Parameter =>
+  own(shape, options, () => F.full(shape, value, options));
 
 /** U(−bound, bound); the bound of PyTorch's Linear and Conv2d is 1/√fan_in. */
-const uniform = (shape: readonly number[], bound: number, options: LayerOptions): Parameter => own(shape, options, () => F.uniform(shape, -bound, bound, options));
+const uniform = (shape: readonly number[], bound: number, options: LayerOptions): Parameter =>
+  own(shape, options, () => F.uniform(shape, -bound, bound, options));
 
 /** y = x · weightᵀ + bias: x [..., inFeatures] → [..., outFeatures]; weight [outFeatures, inFeatures]. */
 export class Linear extends Module {
@@ -100,7 +106,8 @@ export class GroupNorm extends Module {
   constructor(groups: number, channels: number, options: LayerOptions & { eps?: number; swish?: boolean } = {}) {
     super();
     requirePositive("GroupNorm", { groups, channels });
-    if (channels % groups) throw new ArgumentError(`GroupNorm: ${channels} channels do not split into ${groups} groups`);
+    if (channels % groups)
+      throw new ArgumentError(`GroupNorm: ${channels} channels do not split into ${groups} groups`);
     this.weight = constant([channels], 1, options);
     this.bias = constant([channels], 0, options);
     this.groups = groups;
@@ -121,7 +128,16 @@ export class Conv2d extends Module {
   readonly padding: number | readonly [number, number, number, number];
 
   /** @param options.padding zeros around x: one number, or [top, right, bottom, left] */
-  constructor(inChannels: number, outChannels: number, kernel: number, options: LayerOptions & { stride?: number; padding?: number | readonly [number, number, number, number]; bias?: boolean } = {}) {
+  constructor(
+    inChannels: number,
+    outChannels: number,
+    kernel: number,
+    options: LayerOptions & {
+      stride?: number;
+      padding?: number | readonly [number, number, number, number];
+      bias?: boolean;
+    } = {},
+  ) {
     super();
     requirePositive("Conv2d", { inChannels, outChannels, kernel });
     const bound = 1 / Math.sqrt(inChannels * kernel * kernel);

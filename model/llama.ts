@@ -1,5 +1,5 @@
 /** The language model: a Llama (Touvron et al. 2023) with rotary positions and SwiGLU, over embeddings that may come from text or images. */
-import { scope } from "../engine/index.ts";
+import { checkpoint, scope } from "../engine/index.ts";
 import type { DType, Device, Tensor } from "../engine/index.ts";
 import { attention, attentionDecode, cacheWrite, copyInto, full, rope, swiglu } from "../kernels/index.ts";
 import { Embedding, Linear, RMSNorm } from "./layers.ts";
@@ -98,7 +98,10 @@ class LlamaAttention extends Module<readonly [Tensor, Sequence]> {
     const v = split(this.v_proj.call(x));
     const [keys, values] = [cache?.keys[this.layer], cache?.values[this.layer]];
     if (cache) cacheWrite(keys!, values!, k, v, cache.length);
-    const mixed = cache && decode ? attentionDecode(q, keys!, values!, cache.length, starts ? { starts } : {}) : attention(q, k, v, { causal: true, ...(starts && { starts }), ...(documents && { documents }) });
+    const mixed =
+      cache && decode
+        ? attentionDecode(q, keys!, values!, cache.length, starts ? { starts } : {})
+        : attention(q, k, v, { causal: true, ...(starts && { starts }), ...(documents && { documents }) });
     return this.o_proj.call(mixed.permute([0, 2, 1, 3]).reshape([x.dim(0), x.dim(1), -1]));
   }
 }
@@ -147,6 +150,8 @@ export class LlamaModel extends Module<readonly [Tensor, Sequence]> {
   readonly embed_tokens: Embedding;
   readonly layers: readonly LlamaLayer[];
   readonly norm: RMSNorm;
+  /** In training, compute each layer anew in backward instead of keeping what it made; the bits are the same. */
+  recompute = false;
 
   constructor(config: LlamaConfig, options: LayerOptions = {}) {
     super();
@@ -156,6 +161,21 @@ export class LlamaModel extends Module<readonly [Tensor, Sequence]> {
   }
 
   forward(embeddings: Tensor, sequence: Sequence): Tensor {
-    return scope(() => this.norm.call(this.layers.reduce((h, layer) => layer.call(h, sequence), embeddings)));
+    const { positions, starts, documents } = sequence;
+    const run = (layer: LlamaLayer, h: Tensor): Tensor => {
+      if (!this.recompute) return layer.call(h, sequence);
+      // What the layer reads besides h must outlive this call too: it goes through the tape as inputs.
+      const rest = [...(starts ? [starts] : []), ...(documents ? [documents] : [])];
+      return checkpoint(
+        (x, at, ...more) => {
+          const [from, of] = [starts && more[0], documents && more.at(-1)];
+          return layer.call(x!, { positions: at!, ...(from && { starts: from }), ...(of && { documents: of }) });
+        },
+        h,
+        positions,
+        ...rest,
+      );
+    };
+    return scope(() => this.norm.call(this.layers.reduce((h, layer) => run(layer, h), embeddings)));
   }
 }

@@ -1,4 +1,5 @@
 /** Weights from a checkpoint to the device, a chunk at a time, and a fingerprint by which the same weights are recognised. */
+import { construct } from "../engine/index.ts";
 import type { DType, Device } from "../engine/index.ts";
 import { castFloats } from "./checkpoint/cast.ts";
 import type { FloatDType } from "./checkpoint/cast.ts";
@@ -36,7 +37,7 @@ export async function loadModel(
 ): Promise<JanusForConditionalGeneration> {
   const dtype = options.dtype ?? mainDType(checkpoint);
   const placed = { dtype: dtype as DType, ...(options.device && { device: options.device }) };
-  const model = new JanusForConditionalGeneration(checkpoint.config, { ...placed, init: false });
+  const model = construct(() => new JanusForConditionalGeneration(checkpoint.config, { ...placed, init: false }));
   try {
     await fill(model, checkpoint, dtype, options);
   } catch (error) {
@@ -61,7 +62,7 @@ async function fill(
     let at = 0;
     for await (const chunk of checkpoint.chunks(source, CHUNK_BYTES, options.signal)) {
       const bytes = castFloats(chunk, source.dtype as FloatDType, dtype, source.name);
-      parameter.device.write({ storage: parameter.storage, offset: at, size: bytes.length }, bytes);
+      parameter.writeBytes(bytes, at);
       at += bytes.length;
       done += chunk.length;
       inFlight += bytes.length;
@@ -73,6 +74,7 @@ async function fill(
     }
   }
   await model.lm_head.weight.device.sync();
+  options.signal?.throwIfAborted();
 }
 
 const SAMPLES = 16;

@@ -2,7 +2,17 @@
  * Modules: objects whose fields are parameters and other modules. The path of a field (`layers.0.mlp.up_proj.weight`) is its key in the
  * state dict, so fields carry the names of the checkpoint.
  */
-import { ArgumentError, JanusError, Tensor, noGrad, scope, sameShape, shapeText, withLabel, zeroGradients } from "../engine/index.ts";
+import {
+  ArgumentError,
+  JanusError,
+  Tensor,
+  noGrad,
+  scope,
+  sameShape,
+  shapeText,
+  withLabel,
+  zeroGradients,
+} from "../engine/index.ts";
 import { copyFrom } from "../kernels/index.ts";
 
 /** A tensor that a module owns and that training changes. It lives until the module is disposed. */
@@ -54,7 +64,8 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
       if (value instanceof Parameter) yield [prefix + name, value];
       else if (value instanceof Module) yield* value.namedParameters(`${prefix}${name}.`);
       else if (Array.isArray(value)) {
-        for (const [i, item] of value.entries()) if (item instanceof Module) yield* item.namedParameters(`${prefix}${name}.${i}.`);
+        for (const [i, item] of value.entries())
+          if (item instanceof Module) yield* item.namedParameters(`${prefix}${name}.${i}.`);
       }
     }
   }
@@ -82,9 +93,14 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
     const problems = [
       ...(strict ? missing.map((k) => `missing: ${k} ${shapeText(own[k]!.shape)}`) : []),
       ...(strict ? unexpected.map((k) => `unexpected: ${k} ${shapeText(state[k]!.shape)}`) : []),
-      ...misshapen.map((k) => `misshapen: ${k} is ${shapeText(state[k]!.shape)}, the module has ${shapeText(own[k]!.shape)}`),
+      ...misshapen.map(
+        (k) => `misshapen: ${k} is ${shapeText(state[k]!.shape)}, the module has ${shapeText(own[k]!.shape)}`,
+      ),
     ];
-    if (problems.length) throw new StateDictError(`loadStateDict: ${problems.length} keys do not fit ${this.constructor.name}:\n  ${problems.join("\n  ")}`);
+    if (problems.length)
+      throw new StateDictError(
+        `loadStateDict: ${problems.length} keys do not fit ${this.constructor.name}:\n  ${problems.join("\n  ")}`,
+      );
     noGrad(() =>
       scope(() => {
         for (const [key, parameter] of Object.entries(own)) if (key in state) copyFrom(parameter, state[key]!);

@@ -10,7 +10,8 @@ import { openCheckpoint } from "./checkpoint/checkpoint.ts";
 import type { JanusConfig } from "./config.ts";
 import { IMAGE_GUIDANCE, IMAGE_TEMPERATURE, ImageGeneration, decodePicture } from "./generate_images.ts";
 import type { ImageOptions } from "./generate_images.ts";
-import { generateText } from "./generate_text.ts";
+import { checkText, generateText } from "./generate_text.ts";
+import type { Row } from "./decoding.ts";
 import type { TextOptions } from "./generate_text.ts";
 import { generationPixels, understandingPixels } from "./image/preprocess.ts";
 import type { RgbImage } from "./image/image.ts";
@@ -21,6 +22,8 @@ import { readProcessor } from "./processor.ts";
 import type { Processor } from "./processor.ts";
 import type { Message } from "./prompt.ts";
 import { Stops } from "./stops.ts";
+import { Answer, Pictures } from "./streams.ts";
+import type { AnswerResult, GenerateEvent, Picture } from "./streams.ts";
 import type { TextStream } from "./tokenizer.ts";
 
 /** A picture as `Janus` takes it; in Node also a path or the bytes of a file. */
@@ -35,37 +38,7 @@ export interface AskOptions extends TextOptions {
   readonly stop?: readonly string[];
 }
 
-export interface AnswerResult {
-  /** As decoded: answers of Janus begin with a space. */
-  readonly text: string;
-  /** Without the end token. */
-  readonly tokenIds: readonly number[];
-  readonly promptTokenIds: readonly number[];
-  /** The end token, a stop string, or `maxNewTokens`. */
-  readonly finish: "end" | "stop" | "length";
-  readonly timings: { readonly prefillMs: number; readonly decodeMs: number };
-}
-
 export interface GenerateOptions extends ImageOptions {}
-
-/** A generated picture and all that it takes to make it again. */
-export interface Picture {
-  readonly image: RgbImage;
-  readonly prompt: string;
-  readonly seed: number;
-  readonly guidance: number;
-  readonly temperature: number;
-  readonly topK: number | undefined;
-  readonly topP: number | undefined;
-  /** `Janus.fingerprint` of the model that made it. */
-  readonly model: string;
-  /** The codes, in raster order. */
-  readonly tokenIds: readonly number[];
-}
-
-export type GenerateEvent =
-  | { readonly type: "progress"; readonly done: number; readonly total: number }
-  | { readonly type: "picture"; readonly index: number; readonly picture: Picture };
 
 export interface Reconstruction {
   readonly tokenIds: readonly number[];
@@ -74,73 +47,6 @@ export interface Reconstruction {
   readonly image: RgbImage;
   /** Peak signal-to-noise ratio of the 8-bit pixels, dB; infinite for equal pictures. */
   readonly psnr: number;
-}
-
-/** A stream that runs once: iterate over it, or await what it comes to. */
-class Once<Event, Result> implements AsyncIterable<Event> {
-  private readonly run: AsyncGenerator<Event, Result>;
-  private outcome: Promise<Result> | null = null;
-
-  constructor(run: AsyncGenerator<Event, Result>) {
-    this.run = run;
-  }
-
-  async *[Symbol.asyncIterator](): AsyncGenerator<Event> {
-    try {
-      for (;;) {
-        const step = await this.run.next();
-        if (step.done) {
-          this.outcome ??= Promise.resolve(step.value);
-          return;
-        }
-        yield step.value;
-      }
-    } finally {
-      await this.run.return(undefined as Result);
-    }
-  }
-
-  /** Runs to the end; also after an iteration that came to it. */
-  result(): Promise<Result> {
-    this.outcome ??= this.drain();
-    return this.outcome;
-  }
-
-  private async drain(): Promise<Result> {
-    for (;;) {
-      const step = await this.run.next();
-      if (!step.done) continue;
-      if (step.value === undefined) throw new ArgumentError("result: the stream was left before its end; ask again");
-      return step.value;
-    }
-  }
-}
-
-/** An answer as it comes: pieces of text, never half a character. */
-export class Answer extends Once<string, AnswerResult> {
-  /** The whole answer, without white space at its ends. */
-  async text(): Promise<string> {
-    return (await this.result()).text.trim();
-  }
-}
-
-/** Pictures as they come. */
-export class Pictures extends Once<GenerateEvent, Picture[]> {
-  private readonly look: () => Promise<(RgbImage | null)[]>;
-
-  constructor(run: AsyncGenerator<GenerateEvent, Picture[]>, look: () => Promise<(RgbImage | null)[]>) {
-    super(run);
-    this.look = look;
-  }
-
-  images(): Promise<Picture[]> {
-    return this.result();
-  }
-
-  /** The rows so far of each picture, while they are made; null before the first row. Costs as much as decoding whole pictures. */
-  preview(): Promise<(RgbImage | null)[]> {
-    return this.look();
-  }
 }
 
 export class Janus {
@@ -169,7 +75,7 @@ export class Janus {
 
   /** Loads a checkpoint of either layout. Everything is checked before the first byte goes to the device. Throws subclasses of `CheckpointError`. */
   static async fromFiles(source: FileSource, options: LoadOptions = {}): Promise<Janus> {
-    return new Janus(...(await Janus.parts(source, options)));
+    return new this(...(await this.parts(source, options)));
   }
 
   protected static async parts(source: FileSource, options: LoadOptions): Promise<ConstructorParameters<typeof Janus>> {
@@ -177,8 +83,9 @@ export class Janus {
     try {
       const processor = await readProcessor(source, checkpoint.config);
       options.signal?.throwIfAborted();
+      const hash = await fingerprint(checkpoint);
       const model = await loadModel(checkpoint, { ...options, device: options.device ?? getDevice() });
-      return [source.name, checkpoint.config, model, processor, await fingerprint(checkpoint)];
+      return [source.name, checkpoint.config, model, processor, hash];
     } finally {
       await checkpoint.close();
     }
@@ -268,7 +175,7 @@ export class Janus {
 
   /** An input picture as pixels. In Node `model/node/janus.ts` also reads files. */
   protected async image(input: ImageInput): Promise<RgbImage> {
-    if (typeof input === "string" || input instanceof Uint8Array)
+    if (typeof input === "string" || input instanceof Uint8Array || !(input?.data instanceof Uint8Array))
       throw new ArgumentError("pictures are {width, height, data} of 8-bit RGB here; decode the file first");
     return input;
   }
@@ -300,16 +207,20 @@ export class Janus {
   /** Answers to encoded questions; gives the text of the first one as it comes. */
   private async *decode(asked: readonly Asked[], options: AskOptions): AsyncGenerator<string, AnswerResult[]> {
     const { eos, imagePlaceholder: placeholder } = this.processor.tokenizer.specials;
-    const { maxNewTokens = 512, stop = [] } = options;
+    const { maxNewTokens = 512, stop = [], signal } = options;
     const started = now();
-    const embeddings = asked.map(({ pixels }) => (pixels.length ? this.embedImages(pixels) : null));
-    const rows = asked.map(({ ids }, i) => ({
-      ids,
-      ...(embeddings[i] && { images: { embeddings: embeddings[i], placeholder } }),
-    }));
+    // What can be refused is refused before the vision tower runs.
     const lines = asked.map(({ ids }) => new Line(ids, this.processor.tokenizer.stream(), new Stops(stop)));
+    checkText(this.config, asked, { ...options, maxNewTokens });
+    signal?.throwIfAborted();
+    const embeddings: Tensor[] = [];
     let begun = started;
     try {
+      const rows = asked.map(({ ids, pixels }): Row => {
+        if (pixels.length === 0) return { ids };
+        embeddings.push(this.embedImages(pixels));
+        return { ids, images: { embeddings: embeddings.at(-1)!, placeholder } };
+      });
       for await (const tokens of generateText(this.model, this.config, rows, { ...options, maxNewTokens })) {
         if (begun === started) begun = now();
         for (const [i, line] of lines.entries()) {
@@ -319,7 +230,7 @@ export class Janus {
         if (lines.every(({ finish }) => finish !== null)) break;
       }
     } finally {
-      for (const t of embeddings) t?.dispose();
+      for (const t of embeddings) t.dispose();
     }
     const timings = { prefillMs: begun - started, decodeMs: now() - begun };
     return lines.map(({ text, tokenIds, promptTokenIds, finish }) => ({

@@ -252,10 +252,3 @@ export function leftPad(rows: readonly (readonly number[])[], pad: number): Prom
   }
   return { rows: rows.length, length, inputIds, attentionMask, positions };
 }
-
-/** Where image embeddings go: the flat indices of all `placeholder` ids, in order. */
-export function imageSlots(inputIds: Int32Array, placeholder: number): Int32Array {
-  const slots: number[] = [];
-  for (let i = 0; i < inputIds.length; i++) if (inputIds[i] === placeholder) slots.push(i);
-  return Int32Array.from(slots);
-}

@@ -123,7 +123,9 @@ export class SiglipVisionModel extends Module {
     checkTensors("SiglipVisionModel", pixels);
     const s = this.imageSize;
     if (pixels.rank !== 4 || pixels.dim(1) !== 3 || pixels.dim(2) !== s || pixels.dim(3) !== s) {
-      throw new ShapeError(`SiglipVisionModel: pixels ${shapeText(pixels.shape)}; takes [B, 3, ${s}, ${s}] (positions are not interpolated), see understandingPixels()`);
+      throw new ShapeError(
+        `SiglipVisionModel: pixels ${shapeText(pixels.shape)}; takes [B, 3, ${s}, ${s}] (positions are not interpolated), see understandingPixels()`,
+      );
     }
     return this.post_layernorm.call(this.encoder.call(this.embeddings.call(pixels)));
   }

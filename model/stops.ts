@@ -1,4 +1,7 @@
-/** Stop strings in a text that comes in pieces: what may be the beginning of one is held back until it is clear. */
+/**
+ * Stop strings in a text that comes in pieces: what may be the beginning of one is held back until it is clear. The text ends before the stop
+ * string that is the first to be complete, however the text is cut into pieces.
+ */
 import { ArgumentError } from "../engine/errors.ts";
 
 export class Stops {
@@ -17,11 +20,16 @@ export class Stops {
   push(piece: string): string {
     if (this.stopped) return "";
     const text = this.held + piece;
-    const at = Math.min(...this.strings.map((s) => text.indexOf(s)).map((i) => (i < 0 ? Infinity : i)));
-    if (at !== Infinity) {
+    let [start, end] = [Infinity, Infinity];
+    for (const s of this.strings) {
+      const at = text.indexOf(s);
+      if (at < 0 || at + s.length > end || (at + s.length === end && at > start)) continue;
+      [start, end] = [at, at + s.length];
+    }
+    if (end !== Infinity) {
       this.stopped = true;
       this.held = "";
-      return text.slice(0, at);
+      return text.slice(0, start);
     }
     const longest = Math.max(0, ...this.strings.map((s) => s.length - 1));
     let keep = Math.min(longest, text.length);

@@ -103,9 +103,19 @@ class Level extends Module {
   readonly downsample: Downsample | null;
   readonly upsample: Upsample | null;
 
-  constructor(inChannels: number, outChannels: number, blocks: number, withAttention: boolean, change: "down" | "up" | null, options: LayerOptions) {
+  constructor(
+    inChannels: number,
+    outChannels: number,
+    blocks: number,
+    withAttention: boolean,
+    change: "down" | "up" | null,
+    options: LayerOptions,
+  ) {
     super();
-    this.block = Array.from({ length: blocks }, (_, i) => new ResBlock(i ? outChannels : inChannels, outChannels, options));
+    this.block = Array.from(
+      { length: blocks },
+      (_, i) => new ResBlock(i ? outChannels : inChannels, outChannels, options),
+    );
     this.attn = withAttention ? this.block.map(() => new AttnBlock(outChannels, options)) : [];
     this.downsample = change === "down" ? new Downsample(outChannels, options) : null;
     this.upsample = change === "up" ? new Upsample(outChannels, options) : null;
@@ -151,7 +161,10 @@ class Encoder extends Module {
     const widths = multipliers.map((m) => m * baseChannels);
     const last = widths.length - 1;
     this.conv_in = new Conv2d(3, baseChannels, 3, { ...options, padding: 1 });
-    this.down = widths.map((w, i) => new Level(i ? widths[i - 1]! : baseChannels, w, resBlocks, i === last, i === last ? null : "down", options));
+    this.down = widths.map(
+      (w, i) =>
+        new Level(i ? widths[i - 1]! : baseChannels, w, resBlocks, i === last, i === last ? null : "down", options),
+    );
     this.mid = new Middle(widths[last]!, options);
     this.norm_out = new GroupNorm(GROUPS, widths[last]!, { ...options, eps: EPS, swish: true });
     this.conv_out = new Conv2d(widths[last]!, latentChannels, 3, { ...options, padding: 1 });
@@ -178,7 +191,9 @@ class Decoder extends Module {
     const last = widths.length - 1;
     this.conv_in = new Conv2d(latentChannels, widths[0]!, 3, { ...options, padding: 1 });
     this.mid = new Middle(widths[0]!, options);
-    this.up = widths.map((w, i) => new Level(i ? widths[i - 1]! : w, w, resBlocks + 1, i === 0, i === last ? null : "up", options));
+    this.up = widths.map(
+      (w, i) => new Level(i ? widths[i - 1]! : w, w, resBlocks + 1, i === 0, i === last ? null : "up", options),
+    );
     this.norm_out = new GroupNorm(GROUPS, widths[last]!, { ...options, eps: EPS, swish: true });
     this.conv_out = new Conv2d(widths[last]!, 3, 3, { ...options, padding: 1 });
   }
@@ -221,7 +236,8 @@ export class VqModel extends Module {
   constructor(config: VqConfig, options: LayerOptions = {}) {
     super();
     for (const m of config.multipliers) {
-      if ((m * config.baseChannels) % GROUPS) throw new ArgumentError(`VqModel: ${m * config.baseChannels} channels do not split into ${GROUPS} groups`);
+      if ((m * config.baseChannels) % GROUPS)
+        throw new ArgumentError(`VqModel: ${m * config.baseChannels} channels do not split into ${GROUPS} groups`);
     }
     this.config = config;
     this.encoder = new Encoder(config, options);
@@ -260,10 +276,20 @@ export class VqModel extends Module {
   decode(codes: Tensor): Tensor {
     checkTensors("VqModel.decode", codes);
     const s = this.side;
-    if (codes.rank !== 2 || codes.dim(1) !== s * s) throw new ShapeError(`VqModel.decode: codes ${codes}; takes [B, ${s * s}] (${s} × ${s} positions, row-major)`);
-    return scope(() => {
-      const z = this.quantize.lookup(codes).permute([0, 2, 1]).reshape([codes.dim(0), this.config.codeDim, s, s]);
-      return this.decoder.call(this.post_quant_conv.call(z));
-    });
+    if (codes.rank !== 2 || codes.dim(1) !== s * s)
+      throw new ShapeError(`VqModel.decode: codes ${codes}; takes [B, ${s * s}] (${s} × ${s} positions, row-major)`);
+    return scope(() =>
+      this.decodeVectors(
+        this.quantize
+          .lookup(codes)
+          .permute([0, 2, 1])
+          .reshape([codes.dim(0), this.config.codeDim, s, s]),
+      ),
+    );
+  }
+
+  /** quantised vectors [B, codeDim, s, s] → pixels [B, 3, S, S]. */
+  decodeVectors(vectors: Tensor): Tensor {
+    return scope(() => this.decoder.call(this.post_quant_conv.call(vectors)));
   }
 }

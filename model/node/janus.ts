@@ -4,7 +4,8 @@ import { ImageFormatError } from "../image/image.ts";
 import type { RgbImage } from "../image/image.ts";
 import type { LoadOptions } from "../load.ts";
 import { Janus as AnyJanus } from "../pipeline.ts";
-import type { ImageInput, Picture } from "../pipeline.ts";
+import type { ImageInput } from "../pipeline.ts";
+import type { Picture } from "../streams.ts";
 import { readWhole } from "../checkpoint/bytes.ts";
 import { openCheckpoint } from "../checkpoint/checkpoint.ts";
 import { readProcessor } from "../processor.ts";
@@ -47,17 +48,22 @@ export class Janus extends AnyJanus {
   }
 
   protected override async image(input: ImageInput): Promise<RgbImage> {
-    return typeof input === "string" || input instanceof Uint8Array ? readImage(input, this.pictures) : input;
+    return typeof input === "string" || input instanceof Uint8Array
+      ? readImage(input, this.pictures)
+      : super.image(input);
   }
 }
 
-/** The default device; opened where there is none (the first one is the default). */
+let opening: Promise<Device> | null = null;
+
+/** The default device; opened where there is none, once however many ask. */
 async function anyDevice(): Promise<Device> {
   try {
     return getDevice();
   } catch (error) {
     if (!(error instanceof DeviceError)) throw error;
-    return Device.create();
+    opening ??= Device.create().finally(() => (opening = null));
+    return opening;
   }
 }
 

@@ -6,7 +6,6 @@ import {
   PromptError,
   PromptFormat,
   checkContext,
-  imageSlots,
   leftPad,
   promptConfig,
   unconditionalRow,
@@ -61,7 +60,7 @@ describe.skipIf(!hasFixtures).each(["deepseek", "hf"])("prompts of the %s layout
     expect([batch.rows, batch.length]).toEqual(ids.shape);
     expect([...batch.inputIds]).toEqual([...ids.data]);
     expect([...batch.attentionMask]).toEqual([...mask.data]);
-    expect(imageSlots(batch.inputIds, specials.imagePlaceholder).length).toBe(2 * 64);
+    expect(batch.inputIds.filter((id) => id === specials.imagePlaceholder).length).toBe(2 * 64);
   });
 
   it("gives the ids of the image descriptions", () => {
@@ -224,8 +223,5 @@ describe("batches", () => {
     expect(unconditionalRow([1, 2], 9)).toEqual([1, 2]);
     // A pad token inside a row is a token like any other: it is attended.
     expect([...leftPad([unconditionalRow([1, 5, 2], 9), [1, 2]], 9).attentionMask]).toEqual([1, 1, 1, 0, 1, 1]);
-  });
-  it("finds where images go, row by row", () => {
-    expect([...imageSlots(Int32Array.of(1, 7, 7, 2, 7), 7)]).toEqual([1, 2, 4]);
   });
 });

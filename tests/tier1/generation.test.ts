@@ -4,7 +4,7 @@
  */
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { ArgumentError, Device, F, noGrad, scope, setDevice, tensor } from "../../index.ts";
+import { ArgumentError, DTypeError, Device, F, Generator, noGrad, scope, setDevice, tensor } from "../../index.ts";
 import { ImageGeneration } from "../../model/generate_images.ts";
 import { generateText, textDecoder } from "../../model/generate_text.ts";
 import type { TextOptions } from "../../model/generate_text.ts";
@@ -158,44 +158,86 @@ describe.skipIf(!hasFixtures)("generation", () => {
     });
   });
 
-  describe("sampling text", () => {
-    /** Greedy decoding by whole forward passes and arithmetic on the host. */
-    async function slow(
-      ids: readonly number[],
-      count: number,
-      penalty: number,
-      suppress: readonly number[],
-    ): Promise<number[]> {
+  describe("sampling", () => {
+    /** Text by whole forward passes, penalties on the host and the sampling op alone, a token at a time. */
+    async function slow(ids: readonly number[], count: number, options: TextOptions = {}): Promise<number[]> {
+      const { temperature = 0, topK, topP, seed = 0, repetitionPenalty: penalty = 1, suppressTokens = [] } = options;
       const all = [...ids];
+      const generator = new Generator(seed);
       for (let i = 0; i < count; i++) {
-        const y = noGrad(() =>
-          scope(() =>
-            janus.model
-              .call(janus.model.embedText(tensor(Int32Array.from(all), { shape: [1, all.length] })), {
-                positions: F.arange(all.length),
-              })
-              .select(1, -1),
-          ),
+        using y = noGrad(() =>
+          scope(() => {
+            const positions = F.arange(all.length);
+            const embeddings = janus.model.embedText(tensor(Int32Array.from(all), { shape: [1, all.length] }));
+            return janus.model.call(embeddings, { positions }).select(1, -1);
+          }),
         );
-        const logits = Float64Array.from(await y.data());
-        y.dispose();
+        const logits = (await y.data()) as Float32Array;
         for (const id of new Set(all)) logits[id] = logits[id]! > 0 ? logits[id]! / penalty : logits[id]! * penalty;
-        for (const id of suppress) logits[id] = -Infinity;
-        all.push(logits.indexOf(Math.max(...logits)));
+        for (const id of suppressTokens) logits[id] = -1e30;
+        generator.setStep(i);
+        using token = scope(() =>
+          F.sampleTokens(tensor(logits, { shape: [1, logits.length] }), {
+            temperature,
+            ...(topK && { topK }),
+            ...(topP && { topP }),
+            generator,
+            site: 0,
+          }),
+        );
+        all.push(await token.item());
       }
+      generator.dispose();
       return all.slice(ids.length);
     }
 
-    it("greedy, with repetition penalty and suppressed tokens, equals a loop on the host", async () => {
+    it("equals a loop of whole forward passes: greedy, temperature, top-k, top-p, seeds, penalties, suppressed tokens", async () => {
       const ids = textIds("What's written on the board?");
-      const plain = await slow(ids, 10, 1, []);
+      const plain = await slow(ids, 10);
       expect(await tokensOf([ids], { maxNewTokens: 10 })).toEqual([plain]);
       expect(await tokensOf([ids], { maxNewTokens: 10, temperature: 1, topK: 1, seed: 9 })).toEqual([plain]);
-      const strict = await slow(ids, 10, 1.8, [plain[0]!]);
-      expect(strict).not.toEqual(plain);
-      expect(await tokensOf([ids], { maxNewTokens: 10, repetitionPenalty: 1.8, suppressTokens: [plain[0]!] })).toEqual([
-        strict,
-      ]);
+      const few = [...plain.slice(0, 3), 300, 301, 302];
+      const onlyFew = Array.from({ length: janus.config.language.vocabulary }, (_, id) => id).filter(
+        (id) => !few.includes(id),
+      );
+      const kinds: TextOptions[] = [
+        { temperature: 1, seed: 3 },
+        { temperature: 0.4, seed: 4 },
+        { temperature: 1, topP: 0.3, seed: 5 },
+        { temperature: 1.5, topK: 7, seed: 6 },
+        { repetitionPenalty: 1.8, suppressTokens: [plain[0]!] },
+        { repetitionPenalty: 1.3, suppressTokens: onlyFew }, // tokens must come again
+        { temperature: 1, repetitionPenalty: 2.5, suppressTokens: onlyFew, seed: 7 },
+      ];
+      const found = new Set<string>([String(plain)]);
+      for (const options of kinds) {
+        const expected = await slow(ids, 10, options);
+        expect(await tokensOf([ids], { ...options, maxNewTokens: 10 }), JSON.stringify(options).slice(0, 60)).toEqual([
+          expected,
+        ]);
+        found.add(String(expected));
+      }
+      expect(found.size).toBe(kinds.length + 1);
+      expect(new Set(await slow(ids, 10, kinds[5])).size).toBeLessThan(10);
+      await expectClean();
+    });
+
+    it("a context that is exactly full is filled to its last token; one more is refused", async () => {
+      const { maxPositions } = janus.config.language;
+      const base = textIds("word");
+      const ids = [...base, ...Array.from({ length: maxPositions - 4 - base.length }, (_, i) => 300 + (i % 50))];
+      expect(await tokensOf([ids], { maxNewTokens: 4 })).toEqual([await slow(ids, 4)]);
+      expect(await errorOf(() => tokensOf([ids], { maxNewTokens: 5 }))).toBeInstanceOf(PromptError);
+    });
+
+    it("the system prompt is the original's unless told, and stands before the question", async () => {
+      const promptOf = async (options: { system?: string }): Promise<string> => {
+        const { promptTokenIds } = await janus.ask("Hi", { maxNewTokens: 1, ...options }).result();
+        return janus.processor.tokenizer.decode(promptTokenIds);
+      };
+      expect(await promptOf({})).toMatch(/^You are a helpful language and vision assistant\./);
+      expect(await promptOf({ system: "" })).toMatch(/^: Hi/);
+      expect(await promptOf({ system: "Be brief." })).toMatch(/^Be brief\.\n\n: Hi/);
     });
 
     it("ends at the end token, before a stop string, or at the limit; pieces add up to the text", async () => {
@@ -237,11 +279,42 @@ describe.skipIf(!hasFixtures)("generation", () => {
     };
     expect((await errorOf(run)).name).toBe("AbortError");
     await expectClean();
+    const launches = device.stats.launches;
     const aborted = AbortSignal.abort();
-    expect((await errorOf(() => janus.ask("hello", { signal: aborted }).text())).name).toBe("AbortError");
-    const answer = janus.ask("hello", { maxNewTokens: 50 });
-    for await (const piece of answer) if (piece) break;
-    expect(await errorOf(() => answer.result())).toBeInstanceOf(ArgumentError);
+    expect((await errorOf(() => janus.ask("hello", { images: [IMAGES[0]!], signal: aborted }).text())).name).toBe(
+      "AbortError",
+    );
+    expect(device.stats.launches).toBe(launches);
+    const midway = new AbortController();
+    const text = async (): Promise<void> => {
+      for await (const piece of janus.ask("hello", { maxNewTokens: 50, signal: midway.signal }))
+        if (piece) midway.abort();
+    };
+    expect((await errorOf(text)).name).toBe("AbortError");
+    await expectClean();
+  });
+
+  it("a stream runs once: who iterates has it, who waits gets what it comes to", async () => {
+    const left = janus.ask("hello", { maxNewTokens: 50 });
+    for await (const piece of left) if (piece) break;
+    expect((await errorOf(() => left.result())).message).toMatch(/left before its end/);
+    expect(await errorOf(() => left[Symbol.asyncIterator]())).toBeInstanceOf(ArgumentError);
+    const whole = janus.ask("hello", { maxNewTokens: 9 });
+    const text = whole.text();
+    expect((await errorOf(() => whole[Symbol.asyncIterator]())).message).toMatch(/runs once/);
+    const again = janus.ask("hello", { maxNewTokens: 9 });
+    let pieces = "";
+    let waiting: Promise<unknown> | undefined;
+    for await (const piece of again) {
+      waiting ??= again.result();
+      pieces += piece;
+    }
+    expect((await again.result()).text).toBe(pieces);
+    expect(await waiting).toBe(await again.result());
+    expect(pieces.trim()).toBe(await text);
+    const failing = janus.ask("");
+    expect(await errorOf(() => failing.text())).toBeInstanceOf(PromptError);
+    expect(await errorOf(() => failing.text())).toBeInstanceOf(PromptError);
     await expectClean();
   });
 
@@ -277,6 +350,20 @@ describe.skipIf(!hasFixtures)("generation", () => {
     });
     expect(await readImage(png)).toEqual(image);
     expect(await janus.decodeImage(how.tokenIds)).toEqual(image);
+    const plain = { seed: 4, temperature: undefined, topK: undefined, guidance: undefined, n: undefined };
+    const [asDefault] = await janus.generate("a cat", plain as object).images();
+    expect(asDefault).toMatchObject({
+      temperature: 1,
+      guidance: 5,
+      tokenIds: (await codesOf("a cat", { seed: 4 }))[0],
+    });
+    const both = await janus.generate(["a cat", "a dog"], { n: 2 }).images();
+    expect(both.map(({ prompt, seed }) => [prompt, seed])).toEqual([
+      ["a cat", 0],
+      ["a cat", 1],
+      ["a dog", 0],
+      ["a dog", 1],
+    ]);
     const deepseek = await Janus.fromPretrained(fixture("deepseek"));
     expect(deepseek.fingerprint).toBe(janus.fingerprint);
     deepseek.dispose();
@@ -337,6 +424,39 @@ describe.skipIf(!hasFixtures)("generation", () => {
         /9999/,
       ],
       ["too few codes", () => janus.decodeImage([1, 2, 3]), ArgumentError, /3 codes; a picture has 64/],
+      [
+        "an answer of no tokens about a picture",
+        () => janus.ask("hi", { images: [IMAGES[0]!], maxNewTokens: 0 }).text(),
+        ArgumentError,
+        /maxNewTokens 0/,
+      ],
+      [
+        "an empty stop string about a picture",
+        () => janus.ask("hi", { images: [IMAGES[0]!], stop: [""] }).text(),
+        ArgumentError,
+        /empty string/,
+      ],
+      ["a guidance beyond f32", () => janus.generate("hi", { guidance: 1e39 }).images(), ArgumentError, /guidance/],
+      [
+        "more pictures than any device holds",
+        () => janus.generate("hi", { n: 3e8 }).images(),
+        ArgumentError,
+        /n 300000000/,
+      ],
+      ["a cache of integers", () => janus.ask("hi", { cacheDType: "u8" }).text(), DTypeError, /cacheDType u8/],
+      [
+        "no token left to sample",
+        () => janus.ask("hi", { suppressTokens: Array.from({ length: 1280 }, (_, i) => i) }).text(),
+        ArgumentError,
+        /all tokens/,
+      ],
+      [
+        "something else than a picture",
+        () => janus.ask("hi", { images: [null as never] }).text(),
+        ArgumentError,
+        /pictures are/,
+      ],
+      ["codes that are holes", () => janus.decodeImage(new Array<number>(64)), ArgumentError, /code undefined/],
       ["a code that is none", () => janus.decodeImage(new Array<number>(64).fill(256)), ArgumentError, /code 256/],
     ];
     it.each(refused)("%s", async (_, run, kind, message) => {
@@ -348,15 +468,24 @@ describe.skipIf(!hasFixtures)("generation", () => {
       await expectClean();
     });
 
-    it("a cache beyond the memory budget, and the device still works", async () => {
+    it("what memory does not suffice for, half-way too, and the device still works", async () => {
       const small = await Device.create({ memoryBudget: 12e6 });
       const held = await Janus.fromPretrained(fixture("hf"), { device: small });
       const before = small.pool.stats.liveBytes;
-      expect((await errorOf(() => held.generate("a red circle", { n: 200 }).images())).name).toBe("OutOfMemoryError");
-      await small.sync();
-      expect(small.pool.stats.liveBytes, small.pool.table()).toBe(before);
+      for (const n of [20, 30, 40, 200]) {
+        expect((await errorOf(() => held.generate("a red circle", { n }).images())).name).toBe("OutOfMemoryError");
+        expect(small.pool.stats.liveBytes, `n ${n}:\n${small.pool.table()}`).toBe(before);
+      }
       expect((await held.ask("hi", { maxNewTokens: 3 }).result()).tokenIds).toHaveLength(3);
       small.destroy();
+      for (const memoryBudget of [1e5, 1e6, 3e6, 5e6]) {
+        const tight = await Device.create({ memoryBudget });
+        expect((await errorOf(() => Janus.fromPretrained(fixture("hf"), { device: tight }))).name).toBe(
+          "OutOfMemoryError",
+        );
+        expect(tight.pool.stats.liveBytes, tight.pool.table()).toBe(0);
+        tight.destroy();
+      }
     });
   });
 });
