@@ -1,6 +1,18 @@
 /** AdamW over the parameters of a model: owns masters, moments and the device state, and steps without reading anything back. */
 import { ArgumentError, Tensor, checkTensors, encode, scope } from "../engine/index.ts";
-import { ADAMW_STATE, adamwPrepare, adamwState, adamwStep, cast, clipScale, copyFrom, globalGradNorm, map, zeros, zerosLike } from "../kernels/index.ts";
+import {
+  ADAMW_STATE,
+  adamwPrepare,
+  adamwState,
+  adamwStep,
+  cast,
+  clipScale,
+  copyFrom,
+  globalGradNorm,
+  map,
+  zeros,
+  zerosLike,
+} from "../kernels/index.ts";
 
 export interface AdamWParameter {
   /** In the keys of the state dict; the default is the position in the list. */
@@ -88,7 +100,10 @@ export class AdamW {
   /** Takes effect with the next step, also in a captured one. */
   set lr(rate: number) {
     this.rate = checkRate(rate);
-    this.state.device.write({ storage: this.state.storage, offset: 4 * ADAMW_STATE.lr, size: 4 }, encode([rate], "f32"));
+    this.state.device.write(
+      { storage: this.state.storage, offset: 4 * ADAMW_STATE.lr, size: 4 },
+      encode([rate], "f32"),
+    );
   }
 
   /** Updates every parameter that has a gradient. If any gradient is not finite, nothing changes but the count of skipped steps. */
@@ -104,7 +119,10 @@ export class AdamW {
       adamwPrepare(this.state, clipScale(this.gradNorm, maxNorm), this.options);
       for (const { tensor, master, m, v, decay } of ready) {
         const copy = master === tensor ? null : tensor;
-        adamwStep({ master, m, v, grad: tensor.grad!, copy }, this.state, { ...this.options, weightDecay: decay ? weightDecay : 0 });
+        adamwStep({ master, m, v, grad: tensor.grad!, copy }, this.state, {
+          ...this.options,
+          weightDecay: decay ? weightDecay : 0,
+        });
       }
     });
   }
@@ -112,7 +130,12 @@ export class AdamW {
   /** Reads what the last step did. */
   async report(): Promise<AdamWReport> {
     const [state, gradNorm] = await Promise.all([this.state.data(), this.gradNorm.item()]);
-    return { step: state[ADAMW_STATE.step]!, lr: state[ADAMW_STATE.lr]!, gradNorm, skipped: state[ADAMW_STATE.skipped]! };
+    return {
+      step: state[ADAMW_STATE.step]!,
+      lr: state[ADAMW_STATE.lr]!,
+      gradNorm,
+      skipped: state[ADAMW_STATE.skipped]!,
+    };
   }
 
   /** The tensors that make up the optimizer: `state`, and of each parameter `NAME.m`, `NAME.v` and, if it is of 16 bits, `NAME.master`. Not copies. */
@@ -132,10 +155,14 @@ export class AdamW {
    */
   async loadStateDict(dict: Readonly<Record<string, Tensor>>): Promise<void> {
     const own = this.stateDict();
-    for (const name of Object.keys(dict)) if (!own[name]) throw new ArgumentError(`AdamW.loadStateDict: "${name}" is not of this optimizer`);
+    for (const name of Object.keys(dict))
+      if (!own[name]) throw new ArgumentError(`AdamW.loadStateDict: "${name}" is not of this optimizer`);
     for (const [name, into] of Object.entries(own)) {
       const from = dict[name];
-      if (from?.shape.join() !== into.shape.join()) throw new ArgumentError(`AdamW.loadStateDict: "${name}" ${from ? `is ${from}, this optimizer's is ${into}` : "is missing"}`);
+      if (from?.shape.join() !== into.shape.join())
+        throw new ArgumentError(
+          `AdamW.loadStateDict: "${name}" ${from ? `is ${from}, this optimizer's is ${into}` : "is missing"}`,
+        );
     }
     scope(() => {
       for (const [name, into] of Object.entries(own)) copyFrom(into, dict[name]!);
@@ -147,7 +174,8 @@ export class AdamW {
   dispose(): void {
     this.state.dispose();
     this.gradNorm.dispose();
-    for (const { tensor, master, m, v } of this.slots) for (const t of [m, v, ...(master === tensor ? [] : [master])]) t.dispose();
+    for (const { tensor, master, m, v } of this.slots)
+      for (const t of [m, v, ...(master === tensor ? [] : [master])]) t.dispose();
   }
 
   [Symbol.dispose](): void {

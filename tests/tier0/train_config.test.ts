@@ -1,0 +1,84 @@
+/** The settings of training: presets equal to the published recipe, changes on top, refusals with paths and suggestions. */
+import { describe, expect, it } from "vitest";
+import { PRESETS, TrainConfigError, checkConfig, learningRate, loadConfig } from "../../train/config.ts";
+
+describe("presets", () => {
+  it("are the recipe of the report", () => {
+    const [one, two, three] = PRESETS.map((preset) => loadConfig(preset));
+    const published = [one, two, three].map((c) => [
+      c!.stage,
+      c!.optimizer.lr,
+      c!.optimizer.warmup,
+      c!.batch,
+      Object.values(c!.ratios),
+      c!.steps,
+      c!.stopAt,
+    ]);
+    expect(published).toEqual([
+      [1, 1e-3, 600, 256, [1, 0, 3], 20_000, undefined],
+      [2, 1e-4, 5000, 512, [2, 3, 5], 360_000, 270_000],
+      [3, 4e-5, 0, 128, [5, 1, 4], 80_000, undefined],
+    ]);
+    for (const c of [one, two, three])
+      expect(c!.optimizer).toMatchObject({ beta1: 0.9, beta2: 0.95, weightDecay: 0, clip: 1 });
+  });
+
+  it("warm up linearly, then stay", () => {
+    const config = loadConfig("stage1");
+    expect([0, 299, 599, 600, 19_999].map((step) => learningRate(config, step))).toEqual([
+      1e-3 / 600,
+      0.5e-3,
+      1e-3,
+      1e-3,
+      1e-3,
+    ]);
+    expect(learningRate(loadConfig("stage3"), 0)).toBe(4e-5);
+  });
+});
+
+describe("changes", () => {
+  it("go on top by path", () => {
+    const config = loadConfig("stage3", [
+      "optimizer.lr=2e-5",
+      "ratios.text=0",
+      "recompute=true",
+      "save.every=10",
+      "dtype=bf16",
+    ]);
+    expect([
+      config.optimizer.lr,
+      config.optimizer.beta2,
+      config.ratios,
+      config.recompute,
+      config.save,
+      config.dtype,
+    ]).toEqual([2e-5, 0.95, { und: 5, text: 0, gen: 4 }, true, { every: 10, keep: 2 }, "bf16"]);
+    expect(loadConfig("stage3").optimizer.lr).toBe(4e-5);
+  });
+
+  const refused: [string, string[], RegExp][] = [
+    ["an unknown key at the top", ["optimiser.lr=1"], /optimiser is not known; did you mean optimizer\?/],
+    ["an unknown key below", ["optimizer.learningrate=1"], /optimizer\.learningrate is not known; known: lr, warmup/],
+    ["a key nearly right", ["save.evry=1"], /save\.evry is not known; did you mean every\?/],
+    ["a wrong type", ["optimizer.lr=fast"], /optimizer\.lr: .*number/],
+    ["a number out of range", ["optimizer.beta1=1"], /optimizer\.beta1: /],
+    ["half a row", ["microRows=1.5"], /microRows: /],
+    ["a stage that is none", ["stage=4"], /stage: /],
+    ["no task", ["ratios.und=0", "ratios.text=0", "ratios.gen=0"], /ratios: at least one/],
+    ["an end after the end", ["stopAt=90000"], /stopAt 90000 comes after/],
+    ["no equals sign", ["optimizer.lr"], /write key=value/],
+    ["keys below a value", ["steps.x=1"], /steps holds a value/],
+  ];
+  it.each(refused)("%s is refused with its path", (_, changes, message) => {
+    expect(() => loadConfig("stage3", changes)).toThrow(TrainConfigError);
+    expect(() => loadConfig("stage3", changes)).toThrow(message);
+  });
+
+  it("all problems are named at once; a file that is none and one that is no YAML are refused", () => {
+    expect(() => checkConfig({ stage: 3, batch: 0, lenght: 16 })).toThrow(
+      /batch: [^]*lenght is not known; did you mean length\?/,
+    );
+    expect(() => loadConfig("stage9")).toThrow(/stage9 is neither a preset \(stage1, stage2, stage3\) nor a file/);
+    expect(() => checkConfig("x")).toThrow(TrainConfigError);
+  });
+});

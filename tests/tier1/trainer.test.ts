@@ -1,0 +1,236 @@
+/** The step of the trainer: what it must not depend on (accumulation, packing, recomputation), what it must not change, where losses begin. */
+import { afterEach, describe, expect, it } from "vitest";
+import { backward, manualSeed, scope, zeroGradients } from "../../index.ts";
+import { JANUS_TINY, createModel, tinyConfig } from "../../model/create.ts";
+import type { JanusForConditionalGeneration } from "../../model/janus.ts";
+import { checkConfig } from "../../train/config.ts";
+import type { TrainConfig } from "../../train/config.ts";
+import { taskLosses, totalLoss } from "../../train/loss.ts";
+import { imageSample, layRows, packSamples, textSample, trainedTokens } from "../../train/samples.ts";
+import type { Sample } from "../../train/samples.ts";
+import { STAGES, TRAINED, setStage } from "../../train/stages.ts";
+import { Trainer } from "../../train/trainer.ts";
+import { fill } from "../fixtures.ts";
+import { useDevice } from "../gpu.ts";
+
+useDevice();
+
+const PLACEHOLDER = 691;
+const PAD = 690;
+const SIDE = 64;
+const whole = (name: string, count: number, most: number): number[] =>
+  Array.from(fill(name, count), (r) => Math.floor(((r + 1) / 2) * most));
+
+/** Samples of unequal lengths: answers about one and two images, texts, pictures with and without their condition. */
+function someSamples(): Sample[] {
+  const und = (name: string, images: number, answer: number): Sample => {
+    const ids = [
+      688,
+      ...Array.from({ length: images }, () => [692, ...new Array<number>(64).fill(PLACEHOLDER), 693]).flat(),
+      ...whole(name, answer + 3, 600),
+    ];
+    const labels = ids.map((id, i) => (i >= ids.length - answer ? id : -100));
+    return textSample(
+      "und",
+      ids,
+      labels,
+      Array.from({ length: images }, (_, k) => Float32Array.from(fill(`${name} image ${k}`, 3 * SIDE * SIDE))),
+      PLACEHOLDER,
+      name,
+    );
+  };
+  const text = (name: string, length: number): Sample => {
+    const ids = [688, ...whole(name, length, 600), 689];
+    return textSample("text", ids, ids, [], -1, name);
+  };
+  const gen = (name: string, length: number, drop: number | null): Sample =>
+    imageSample([688, ...whole(name, length, 600), 692], whole(`${name} codes`, 64, 256), drop, name);
+  return [
+    und("a", 1, 5),
+    text("b", 30),
+    gen("c", 9, null),
+    gen("d", 4, PAD),
+    text("e", 7),
+    und("f", 2, 3),
+    gen("g", 20, null),
+    text("h", 61),
+  ];
+}
+
+const settings = (more: Record<string, unknown> = {}): TrainConfig =>
+  checkConfig({
+    stage: 3,
+    batch: 8,
+    length: 224,
+    steps: 100,
+    ratios: { und: 1, text: 1, gen: 1 },
+    optimizer: { lr: 1e-3 },
+    ...more,
+  });
+
+let models: JanusForConditionalGeneration[] = [];
+let trainers: Trainer[] = [];
+afterEach(() => {
+  for (const trainer of trainers) trainer.dispose();
+  for (const model of models) model.dispose();
+  [models, trainers] = [[], []];
+});
+
+function newTrainer(more: Record<string, unknown> = {}, seed = 3): Trainer {
+  const model = createModel(JANUS_TINY, { seed });
+  models.push(model);
+  const trainer = new Trainer(model, JANUS_TINY, settings(more), PAD);
+  trainers.push(trainer);
+  return trainer;
+}
+
+async function weightsOf(trainer: Trainer): Promise<Map<string, Float32Array>> {
+  const weights = new Map<string, Float32Array>();
+  for (const [name, parameter] of trainer.model.namedParameters())
+    weights.set(name, (await parameter.data()) as Float32Array);
+  return weights;
+}
+
+/** Gradients of all samples in the given rows, rows going through the model `together` at a time. */
+async function gradients(
+  model: JanusForConditionalGeneration,
+  rows: Sample[][],
+  length: number,
+  together: number,
+): Promise<Map<string, Float32Array>> {
+  const tokens = rows.flat().reduce((sum, sample) => sum + trainedTokens(sample), 0);
+  const trained = setStage(model, 3);
+  for (let r = 0; r < rows.length; r += together)
+    scope(() =>
+      backward(totalLoss(taskLosses(model, layRows(rows.slice(r, r + together), length, PAD, 64), SIDE), tokens)!),
+    );
+  const found = new Map<string, Float32Array>();
+  for (const [name, parameter] of trained)
+    if (parameter.grad) found.set(name, (await parameter.grad.data()) as Float32Array);
+  zeroGradients(trained.values());
+  return found;
+}
+
+const norm = (values: ArrayLike<number>): number => Math.sqrt(Array.from(values).reduce((sum, v) => sum + v * v, 0));
+
+/**
+ * The largest difference over all tensors, relative to the tensor's norm or, where that is nothing but rounding (the biases of SigLIP's keys
+ * cancel in the softmax), to a thousandth of the norm of all.
+ */
+function worst(a: ReadonlyMap<string, Float32Array>, b: ReadonlyMap<string, Float32Array>): number {
+  expect([...a.keys()]).toEqual([...b.keys()]);
+  const all = norm([...b.values()].map(norm));
+  return Math.max(
+    ...[...a].map(
+      ([name, values]) => norm(values.map((v, i) => v - b.get(name)![i]!)) / Math.max(norm(b.get(name)!), all / 1000),
+    ),
+  );
+}
+
+describe("gradients", () => {
+  const model = (): JanusForConditionalGeneration => {
+    const made = createModel(JANUS_TINY, { seed: 5 });
+    models.push(made);
+    return made;
+  };
+
+  it("are the same for 8 rows at once, 4, 2 and 1, and for samples packed into shared rows", async () => {
+    const m = model();
+    const samples = someSamples();
+    const alone = samples.map((sample) => [sample]);
+    const whole = await gradients(m, alone, 224, 8);
+    expect(whole.size).toBe(80);
+    for (const together of [4, 2, 1])
+      expect(worst(await gradients(m, alone, 224, together), whole), `${together} at once`).toBeLessThan(1e-5);
+    const packed = packSamples(samples, 224);
+    expect(packed.length).toBeLessThan(5);
+    expect(worst(await gradients(m, packed, 224, 2), whole), "packed").toBeLessThan(1e-5);
+  });
+
+  it("are bit-equal with layers computed anew in backward", async () => {
+    const m = model();
+    const rows = packSamples(someSamples(), 224);
+    const kept = await gradients(m, rows, 224, 2);
+    m.model.language_model.recompute = true;
+    const anew = await gradients(m, rows, 224, 2);
+    for (const [name, values] of kept)
+      expect(Buffer.compare(Buffer.from(values.buffer), Buffer.from(anew.get(name)!.buffer)), name).toBe(0);
+  });
+});
+
+describe("a step", () => {
+  it("changes what its stage trains and not a bit of anything else", async () => {
+    for (const stage of STAGES) {
+      const trainer = newTrainer({ stage });
+      const before = await weightsOf(trainer);
+      await trainer.take(someSamples());
+      await trainer.take(someSamples());
+      const after = await weightsOf(trainer);
+      for (const [name, values] of before) {
+        const isTrained = TRAINED[stage].some((prefix) => name.startsWith(prefix));
+        const isSame = Buffer.compare(Buffer.from(values.buffer), Buffer.from(after.get(name)!.buffer)) === 0;
+        expect(isSame, `stage ${stage}: ${name}`).toBe(!isTrained);
+      }
+    }
+  });
+
+  it("gives the same update whatever goes through the model at once", async () => {
+    const updates: Map<string, Float32Array>[] = [];
+    for (const microRows of [1, 2, 4]) {
+      const trainer = newTrainer({ microRows });
+      const report = await trainer.take(someSamples());
+      expect(report.tasks.gen?.tokens).toBe(3 * 64);
+      updates.push(await weightsOf(trainer));
+    }
+    for (const update of updates.slice(1)) expect(worst(update, updates[0]!)).toBeLessThan(1e-5);
+  });
+
+  it("begins at ln V of each head within 2 %", async () => {
+    const { tasks } = await newTrainer().take(someSamples());
+    const { vocabulary } = JANUS_TINY.language;
+    for (const task of ["und", "text"] as const)
+      expect(Math.abs(tasks[task]!.loss / Math.log(vocabulary) - 1), task).toBeLessThan(0.02);
+    expect(Math.abs(tasks.gen!.loss / Math.log(JANUS_TINY.vq.codes) - 1)).toBeLessThan(0.02);
+  });
+
+  it("with gradients that are not finite changes nothing and says so", async () => {
+    const trainer = newTrainer();
+    const samples = someSamples();
+    const poisoned = { ...samples[0]!, images: [new Float32Array(3 * SIDE * SIDE).fill(NaN)] };
+    const before = await weightsOf(trainer);
+    const report = await trainer.take([poisoned, ...samples.slice(1)]);
+    expect(report.skipped).toBe(true);
+    expect(await weightsOf(trainer)).toEqual(before);
+    expect((await trainer.take(samples)).skipped).toBe(false);
+  });
+
+  it("refuses a sample that is longer than a row before it computes", async () => {
+    const trainer = newTrainer({ length: 100 });
+    await expect(trainer.take(someSamples())).rejects.toThrow(/f has 139 tokens; rows hold 100/);
+  });
+});
+
+it("learns eight pictures by heart and draws them again token for token", async () => {
+  const config = tinyConfig({ language: { layers: 2 } });
+  manualSeed(1);
+  const model = createModel(config, { seed: 2 });
+  models.push(model);
+  const trainer = new Trainer(
+    model,
+    config,
+    settings({ stage: 2, length: 73, microRows: 8, optimizer: { lr: 3e-3, warmup: 10 } }),
+    PAD,
+  );
+  trainers.push(trainer);
+  const prompts = Array.from({ length: 8 }, (_, k) => [688, ...whole(`prompt ${k}`, 6, 600), 692]);
+  const codes = prompts.map((_, k) => whole(`codes ${k}`, 64, 256));
+  const samples = prompts.map((prompt, k) => imageSample(prompt, codes[k]!));
+  let loss = Infinity;
+  for (let step = 0; step < 150 && loss > 0.02; step++) ({ loss } = await trainer.take(samples));
+  expect(loss).toBeLessThan(0.05);
+  const { ImageGeneration } = await import("../../model/generate_images.ts");
+  const generation = new ImageGeneration(model, config, prompts, PAD, { temperature: 0, guidance: 1 });
+  for await (const _ of generation.run());
+  expect(await generation.codes()).toEqual(codes);
+  generation.dispose();
+});

@@ -1,0 +1,174 @@
+/**
+ * The settings of a training run: presets as YAML files that a person can read, changes on top of them, all checked before any device work. An
+ * unknown key, a wrong type or a number out of range is refused with its path and, where there is one, the key that was meant.
+ */
+import { readFileSync } from "node:fs";
+import { parse } from "yaml";
+import { z } from "zod";
+import { JanusError } from "../engine/errors.ts";
+
+/** Settings that cannot be used; each line of the message is one problem with its path. */
+export class TrainConfigError extends JanusError {}
+
+const whole = (min: number): z.ZodNumber => z.number().int().min(min);
+const ratio = z.number().min(0);
+
+const schema = z.strictObject({
+  /** What trains: 1 adaptors and image head, 2 all but SigLIP, 3 SigLIP too. The image tokenizer never does. */
+  stage: z.union([z.literal(1), z.literal(2), z.literal(3)]),
+  /** Samples of a step, over all accumulation. */
+  batch: whole(1),
+  /** Tokens of a packed row. */
+  length: whole(16),
+  steps: whole(1),
+  /** Ends the run here, before `steps`. */
+  stopAt: whole(1).optional(),
+  /** Samples of each task in every step. */
+  ratios: z
+    .strictObject({ und: ratio, text: ratio, gen: ratio })
+    .refine(({ und, text, gen }) => und + text + gen > 0, "at least one of them must be above 0"),
+  /** Of the losses of the tasks in their sum; 1 unless told. */
+  weights: z.strictObject({ und: ratio.default(1), text: ratio.default(1), gen: ratio.default(1) }).prefault({}),
+  optimizer: z.strictObject({
+    lr: z.number().positive(),
+    warmup: whole(0).default(0),
+    beta1: z.number().gt(0).lt(1).default(0.9),
+    beta2: z.number().gt(0).lt(1).default(0.95),
+    epsilon: z.number().positive().default(1e-8),
+    weightDecay: z.number().min(0).default(0),
+    clip: z.number().positive().default(1),
+  }),
+  /** Part of the image prompts whose inner tokens become padding, for guidance. */
+  conditioningDropout: z.number().min(0).max(1).default(0.1),
+  /** Packed rows that go through the model at once; gradients of the others of a step are added up. */
+  microRows: whole(1).default(1),
+  /** Recompute each Llama block in backward instead of keeping what it made. */
+  recompute: z.boolean().default(false),
+  /** Of weights and their copies; masters and moments are f32. */
+  dtype: z.enum(["f32", "bf16", "f16"]).default("f32"),
+  seed: whole(0).default(0),
+  save: z
+    .strictObject({ every: whole(1).default(1000), keep: whole(1).default(2), keepEvery: whole(1).optional() })
+    .prefault({}),
+});
+
+export type TrainConfig = z.infer<typeof schema>;
+
+export const PRESETS = ["stage1", "stage2", "stage3"] as const;
+export type Preset = (typeof PRESETS)[number];
+
+/** Keys of the schema by path, for suggestions. */
+function keysOf(type: unknown): string[] {
+  const shape = (type as { shape?: Record<string, unknown>; def?: { innerType?: unknown; in?: unknown } }) ?? {};
+  if (shape.shape) return Object.keys(shape.shape);
+  const inner = shape.def?.innerType ?? shape.def?.in;
+  return inner ? keysOf(inner) : [];
+}
+
+function typeAt(path: readonly PropertyKey[]): unknown {
+  let type: unknown = schema;
+  for (const key of path) {
+    let open = type as { shape?: Record<string, unknown>; def?: { innerType?: unknown } };
+    while (!open.shape && open.def?.innerType) open = open.def.innerType as typeof open;
+    type = open.shape?.[String(key)];
+  }
+  return type;
+}
+
+/** Levenshtein distance, for the nearest known key. */
+function distance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++)
+      next[j] = Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + Number(a[i - 1] !== b[j - 1]));
+    row = next;
+  }
+  return row[b.length]!;
+}
+
+function suggestion(key: string, known: readonly string[]): string {
+  const [best] = [...known].sort(
+    (a, b) => distance(key.toLowerCase(), a.toLowerCase()) - distance(key.toLowerCase(), b.toLowerCase()),
+  );
+  return best !== undefined && distance(key.toLowerCase(), best.toLowerCase()) <= Math.max(2, key.length / 3)
+    ? `; did you mean ${best}?`
+    : `; known: ${known.join(", ")}`;
+}
+
+/** Checks settings and fills in what is left out. Throws `TrainConfigError` that lists every problem. */
+export function checkConfig(settings: unknown, where = "the settings"): TrainConfig {
+  const result = schema.safeParse(settings);
+  if (result.success) {
+    const { stopAt, steps } = result.data;
+    if (stopAt !== undefined && stopAt > steps)
+      throw new TrainConfigError(`${where}: stopAt ${stopAt} comes after the last of ${steps} steps`);
+    return result.data;
+  }
+  const lines = result.error.issues.flatMap((issue) => {
+    const path = issue.path.map(String).join(".");
+    if (issue.code === "unrecognized_keys")
+      return issue.keys.map(
+        (key) => `${path ? `${path}.` : ""}${key} is not known${suggestion(key, keysOf(typeAt(issue.path)))}`,
+      );
+    return [`${path || "the top"}: ${issue.message}`];
+  });
+  throw new TrainConfigError(
+    `${where}: ${lines.length} problem${lines.length === 1 ? "" : "s"}:\n  ${lines.join("\n  ")}`,
+  );
+}
+
+/** Settings of a preset or a YAML file, not yet checked. */
+export function readSettings(presetOrFile: string): Record<string, unknown> {
+  const isPreset = (PRESETS as readonly string[]).includes(presetOrFile);
+  let text: string;
+  try {
+    text = readFileSync(isPreset ? new URL(`./presets/${presetOrFile}.yaml`, import.meta.url) : presetOrFile, "utf8");
+  } catch (error) {
+    throw new TrainConfigError(
+      `${presetOrFile} is neither a preset (${PRESETS.join(", ")}) nor a file that can be read: ${error instanceof Error ? error.message : String(error)}`,
+    );
+  }
+  let settings: unknown;
+  try {
+    settings = parse(text);
+  } catch (error) {
+    throw new TrainConfigError(
+      `${presetOrFile} is not YAML: ${error instanceof Error ? error.message : String(error)}`,
+    );
+  }
+  if (typeof settings !== "object" || settings === null || Array.isArray(settings))
+    throw new TrainConfigError(`${presetOrFile}: the top must hold keys and values`);
+  return settings as Record<string, unknown>;
+}
+
+/** `settings` with changes of the form `optimizer.lr=2e-5`, whose values are YAML. Throws `TrainConfigError` for one that is none. */
+export function withChanges(
+  settings: Readonly<Record<string, unknown>>,
+  changes: readonly string[],
+): Record<string, unknown> {
+  const changed = structuredClone(settings) as Record<string, unknown>;
+  for (const change of changes) {
+    const at = change.indexOf("=");
+    const keys = change.slice(0, at).split(".");
+    if (at < 1 || keys.some((key) => key === "" || key === "__proto__"))
+      throw new TrainConfigError(`--set ${change}: write key=value, for example optimizer.lr=2e-5`);
+    let open = changed;
+    for (const key of keys.slice(0, -1)) {
+      const next = (open[key] ??= {});
+      if (typeof next !== "object" || next === null)
+        throw new TrainConfigError(`--set ${change}: ${key} holds a value, not keys`);
+      open = next as Record<string, unknown>;
+    }
+    open[keys.at(-1)!] = parse(change.slice(at + 1)) as unknown;
+  }
+  return changed;
+}
+
+/** A preset or a YAML file with changes on top, checked. */
+export const loadConfig = (presetOrFile: string, changes: readonly string[] = []): TrainConfig =>
+  checkConfig(withChanges(readSettings(presetOrFile), changes), presetOrFile);
+
+/** The learning rate of a step, counted from 0: constant after a linear warm-up. */
+export const learningRate = ({ optimizer: { lr, warmup } }: TrainConfig, step: number): number =>
+  step < warmup ? (lr * (step + 1)) / warmup : lr;
