@@ -1,0 +1,105 @@
+/** Stage 0: the losses of the image tokenizer's training against host arithmetic, learning, and what becomes of codes that nobody uses. */
+import { expect, it } from "vitest";
+import { noGrad, scope, tensor } from "../../index.ts";
+import type { Tensor } from "../../index.ts";
+import { createModel, tinyConfig } from "../../model/create.ts";
+import { VqTraining } from "../../train/vq.ts";
+import { useDevice } from "../gpu.ts";
+
+useDevice();
+
+// 8 × 8 pixels, 4 × 4 codes of 32.
+const config = tinyConfig({
+  vision: { imageSize: 32, patchSize: 8, hidden: 32, layers: 1, heads: 2, intermediate: 64 },
+  vq: { multipliers: [1, 1], resBlocks: 1, codes: 32, baseChannels: 32, latentChannels: 32 },
+  language: { layers: 1, hidden: 32, intermediate: 64, heads: 2, kvHeads: 2, headDim: 16, vocabulary: 64 },
+});
+
+/** Two colours in four quarters: pictures that few codes can hold. */
+function pictures(count: number): Tensor {
+  const side = config.vq.imageSize;
+  const data = new Float32Array(count * 3 * side * side);
+  for (let b = 0; b < count; b++)
+    for (let c = 0; c < 3; c++)
+      for (let y = 0; y < side; y++)
+        for (let x = 0; x < side; x++) {
+          const quarter = Number(y >= side / 2) * 2 + Number(x >= side / 2);
+          data[((b * 3 + c) * side + y) * side + x] = (b * 7 + quarter * 3 + c) % 2 ? 0.8 : -0.8;
+        }
+  return tensor(data, { shape: [count, 3, side, side] });
+}
+
+it("the losses are the means of the definition, from vectors, codes and pictures read back", async () => {
+  const model = createModel(config, { seed: 1 });
+  const { vqmodel } = model.model;
+  const training = new VqTraining(vqmodel, { lr: 1e-12 });
+  using pixels = pictures(3);
+  const [z, codebook, rebuilt] = await Promise.all(
+    noGrad(() => scope(() => [vqmodel.encodeVectors(pixels).permute([0, 2, 3, 1]).contiguous().clone(), vqmodel.quantize.embedding.weight.clone(), vqmodel.call(pixels)])).map(async (t) => {
+      const data = await t.data();
+      t.dispose();
+      return data;
+    }),
+  );
+  const { losses, vectors } = await training.step(pixels);
+  const dim = config.vq.codeDim;
+  const unit = (data: ArrayLike<number>, row: number): number[] => {
+    const v = Array.from({ length: dim }, (_, i) => data[row * dim + i]!);
+    const length = Math.hypot(...v);
+    return v.map((x) => x / length);
+  };
+  const codes = Array.from({ length: config.vq.codes }, (_, k) => unit(codebook!, k));
+  let distance = 0;
+  const rows = z!.length / dim;
+  for (let r = 0; r < rows; r++) {
+    const v = unit(z!, r);
+    distance += Math.min(...codes.map((code) => code.reduce((sum, x, i) => sum + (x - v[i]!) ** 2, 0)));
+  }
+  const mse = Array.from(await pixels.data()).reduce((sum, x, i) => sum + (x - rebuilt![i]!) ** 2, 0) / pixels.size;
+  expect(losses.codebook).toBeCloseTo(distance / (rows * dim), 5);
+  expect(losses.commitment).toBeCloseTo(distance / (rows * dim), 5);
+  expect(losses.reconstruction).toBeCloseTo(mse, 4);
+  expect(vectors.shape).toEqual([rows, dim]);
+  vectors.dispose();
+  training.dispose();
+  model.dispose();
+});
+
+it("learns to hold pictures, and moves codes that nobody uses to where vectors are", async () => {
+  const model = createModel(config, { seed: 2 });
+  const training = new VqTraining(model.model.vqmodel, { lr: 2e-3, seed: 5 });
+  using pixels = pictures(4);
+  const curve: number[] = [];
+  for (let step = 0; step < 60; step++) {
+    const { losses, vectors } = await training.step(pixels);
+    curve.push(losses.reconstruction);
+    if (step === 19) {
+      const before = (await model.model.vqmodel.quantize.embedding.weight.data()) as Float32Array;
+      const { used, moved, perplexity } = await training.reseed(vectors);
+      expect(used + moved).toBe(config.vq.codes);
+      expect(moved).toBeGreaterThan(0);
+      expect(perplexity).toBeGreaterThan(1);
+      expect(perplexity).toBeLessThanOrEqual(used);
+      const after = (await model.model.vqmodel.quantize.embedding.weight.data()) as Float32Array;
+      const dim = config.vq.codeDim;
+      const rows = Array.from({ length: config.vq.codes }, (_, k) => [before, after].map((data) => data.slice(k * dim, (k + 1) * dim)));
+      const changed = rows.filter(([a, b]) => a!.some((v, i) => v !== b![i]));
+      expect(changed).toHaveLength(moved);
+      const given = (await vectors.data()) as Float32Array;
+      for (const [, row] of changed) {
+        const nearest = Math.max(
+          ...Array.from({ length: given.length / dim }, (_, r) => {
+            const v = given.slice(r * dim, (r + 1) * dim);
+            return row!.reduce((sum, x, i) => sum + x * v[i]!, 0) / Math.hypot(...v);
+          }),
+        );
+        expect(nearest).toBeCloseTo(1, 4); // a unit vector in the direction of one of them
+      }
+      await expect(training.reseed(vectors)).rejects.toThrow(/no step since/);
+    }
+    vectors.dispose();
+  }
+  expect(curve.at(-1)!).toBeLessThan(curve[0]! / 4);
+  training.dispose();
+  model.dispose();
+});
