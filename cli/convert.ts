@@ -12,7 +12,7 @@ import { MODEL_ARGUMENT, resolveModel } from "./model_folder.ts";
 /** The largest side file that is taken along (a tokenizer.json has up to 10 MB); larger ones are named and left. */
 const MAX_SIDE_FILE = 64 * 2 ** 20;
 
-interface ConvertFlags {
+export interface ConvertFlags {
   readonly layout: Layout;
   readonly dtype?: FloatDType;
 }
@@ -36,12 +36,24 @@ export const addConvert: AddCommand = (program, context) => {
     .action((from: string, to: string, flags: ConvertFlags) => convert(from, to, flags, context));
 };
 
-async function convert(from: string, to: string, { layout, dtype }: ConvertFlags, context: Context): Promise<void> {
+async function convert(from: string, to: string, flags: ConvertFlags, context: Context): Promise<void> {
+  const { requireNewFolder } = await import("../model/node/files.ts");
+  await requireNewFolder(to); // before anything is fetched
+  await convertFolder(await resolveModel(from, context), to, flags, context);
+}
+
+/** Writes the model of a folder to a new one and says what it wrote. */
+export async function convertFolder(
+  from: string,
+  to: string,
+  { layout, dtype }: ConvertFlags,
+  context: Context,
+): Promise<void> {
   const { out, signal } = context;
   const { openCheckpoint } = await import("../model/checkpoint/checkpoint.ts");
   const { convertCheckpoint, planConversion } = await import("../model/checkpoint/convert.ts");
   const { folderSource, writeFolderAtomic } = await import("../model/node/files.ts");
-  const source = folderSource(await resolveModel(from, context));
+  const source = folderSource(from);
   const checkpoint = await openCheckpoint(source);
   const started = Date.now();
   try {

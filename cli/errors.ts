@@ -22,7 +22,7 @@ export const EXIT = {
 
 const MEANINGS: readonly [number, string][] = [
   [EXIT.done, "done"],
-  [EXIT.checkFailed, "a check did not pass"],
+  [EXIT.checkFailed, "a check did not pass, or training cannot go on"],
   [EXIT.usage, "wrong usage: an unknown command, option or value"],
   [EXIT.input, "bad input: a checkpoint, config, picture, prompt or file"],
   [EXIT.hub, "the hub or the network"],
@@ -67,10 +67,17 @@ export async function exitCodeOf(error: unknown): Promise<number> {
   const image = await import("../model/image/image.ts");
   const prompt = await import("../model/prompt.ts");
   const modules = await import("../model/module.ts");
+  const data = await import("../train/data/errors.ts");
+  const config = await import("../train/config.ts");
+  const { TrainingError } = await import("../train/train.ts");
   const codes: readonly [readonly (abstract new (...args: never[]) => Error)[], number][] = [
-    [[UsageError, engine.ArgumentError], EXIT.usage],
+    [[TrainingError], EXIT.checkFailed],
+    [[UsageError, engine.ArgumentError, config.TrainConfigError], EXIT.usage],
     [[hub.HubError], EXIT.hub], // before its base, CheckpointError
-    [[checkpoint.CheckpointError, image.ImageError, prompt.PromptError, modules.StateDictError], EXIT.input],
+    [
+      [checkpoint.CheckpointError, image.ImageError, prompt.PromptError, modules.StateDictError, data.DataError],
+      EXIT.input,
+    ],
     [[engine.DeviceError, engine.DeviceLostError, engine.OutOfMemoryError, engine.KernelError], EXIT.device],
   ];
   // What is left (shapes, dtypes, the tape, captures) no command line can cause.

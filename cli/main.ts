@@ -3,9 +3,11 @@
 import { Command, CommanderError } from "commander";
 import { addAsk } from "./ask.ts";
 import { addChat } from "./chat.ts";
+import { addCkpt } from "./ckpt.ts";
 import { Output } from "./console.ts";
 import type { AddCommand, Context } from "./context.ts";
 import { addConvert } from "./convert.ts";
+import { addData } from "./data.ts";
 import { addDoctor } from "./doctor.ts";
 import { EXIT, Interrupted, exitCodeTable, reportError, reportUsage } from "./errors.ts";
 import { addGenerate } from "./generate.ts";
@@ -13,6 +15,7 @@ import { addInspect } from "./inspect.ts";
 import { ownVersion } from "./packages.ts";
 import { addReconstruct } from "./reconstruct.ts";
 import { listenForSignals } from "./signals.ts";
+import { addTrain } from "./train.ts";
 import { addVerify } from "./verify.ts";
 
 // In the order of `janus --help`. A new command: its own file, one line here, and one in scripts/run.mjs if it needs no GPU.
@@ -24,6 +27,9 @@ const COMMANDS: readonly AddCommand[] = [
   addInspect,
   addConvert,
   addVerify,
+  addTrain,
+  addCkpt,
+  addData,
   addDoctor,
 ];
 

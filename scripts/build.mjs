@@ -11,8 +11,8 @@ const tsc = tool("typescript", "tsc");
 const { status } = spawnSync(process.execPath, [tsc, "-p", "tsconfig.build.json"], { cwd: root, stdio: "inherit" });
 if (status !== 0) process.exit(status ?? 1);
 
-for (const folder of ["engine", "kernels", "model"]) {
+for (const folder of ["engine", "kernels", "model", "train"]) {
   for (const path of readdirSync(join(root, folder), { recursive: true })) {
-    if (path.endsWith(".wgsl")) cpSync(join(root, folder, path), join(root, "dist", folder, path));
+    if (/\.(wgsl|yaml)$/.test(path)) cpSync(join(root, folder, path), join(root, "dist", folder, path));
   }
 }

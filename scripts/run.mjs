@@ -8,7 +8,7 @@ import { ensureSetup, root } from "./setup.mjs";
 
 const COMMAND = "cli/main.ts";
 /** Commands of `janus` for which no driver need be installed. `doctor` says what there is, it does not change it. */
-const WITHOUT_ADAPTER = ["help", "inspect", "convert", "doctor"];
+const WITHOUT_ADAPTER = ["help", "inspect", "convert", "doctor", "ckpt"];
 
 function needsAdapter(file, args) {
   if (file !== COMMAND) return true;

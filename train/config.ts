@@ -11,7 +11,8 @@ import { JanusError } from "../engine/errors.ts";
 export class TrainConfigError extends JanusError {}
 
 const whole = (min: number): z.ZodNumber => z.number().int().min(min);
-const ratio = z.number().min(0);
+const ratio = z.number().int().min(0);
+const weight = z.number().min(0);
 
 const schema = z.strictObject({
   /** What trains: 1 adaptors and image head, 2 all but SigLIP, 3 SigLIP too. The image tokenizer never does. */
@@ -28,7 +29,7 @@ const schema = z.strictObject({
     .strictObject({ und: ratio, text: ratio, gen: ratio })
     .refine(({ und, text, gen }) => und + text + gen > 0, "at least one of them must be above 0"),
   /** Of the losses of the tasks in their sum; 1 unless told. */
-  weights: z.strictObject({ und: ratio.default(1), text: ratio.default(1), gen: ratio.default(1) }).prefault({}),
+  weights: z.strictObject({ und: weight.default(1), text: weight.default(1), gen: weight.default(1) }).prefault({}),
   optimizer: z.strictObject({
     lr: z.number().positive(),
     warmup: whole(0).default(0),

@@ -49,7 +49,8 @@ export class Trainer {
   step = 0;
   private readonly sizes: JanusConfig;
   private readonly pad: number;
-  private skippedBefore = 0;
+  /** Steps whose gradients were not finite, since the beginning of the run. */
+  skipped = 0;
 
   /** @param pad id of tokens behind the last sample of a row */
   constructor(model: JanusForConditionalGeneration, sizes: JanusConfig, config: TrainConfig, pad: number) {
@@ -106,8 +107,8 @@ export class Trainer {
       tasks[task] = { loss: value / counts[task], tokens: counts[task] };
       loss += (config.weights[task] * value) / tokens;
     }
-    const isSkipped = skipped > this.skippedBefore;
-    this.skippedBefore = skipped;
+    const isSkipped = skipped > this.skipped;
+    this.skipped = skipped;
     return {
       step: this.step++,
       loss,
@@ -118,6 +119,12 @@ export class Trainer {
       tokens: batches.reduce((sum, { ids }) => sum + ids.length, 0),
       padding: batches.reduce((sum, { padding }) => sum + padding, 0),
     };
+  }
+
+  /** Goes on after `step` steps of an earlier run, whose weights and moments have been loaded. */
+  resume(step: number, skipped: number): void {
+    [this.step, this.skipped] = [step, skipped];
+    this.optimizer.lr = learningRate(this.config, step);
   }
 
   /** Frees the optimizer; the model stays. */

@@ -28,7 +28,9 @@ type Ids = Partial<Record<keyof typeof SPECIAL, number>>;
 
 /** Whether a file of a model's folder is one that a conversion should be given: neither weights nor their index nor hidden. */
 export const isSideFile = (name: string): boolean =>
-  !name.startsWith(".") && !/\.(safetensors|bin|pt|pth|gguf|onnx|h5|msgpack)$|\.index\.json$/.test(name);
+  !name.startsWith(".") &&
+  !/^(MANIFEST|state)\.json$/.test(name) && // a training checkpoint's own
+  !/\.(safetensors|bin|pt|pth|gguf|onnx|h5|msgpack)$|\.index\.json$/.test(name);
 
 type Files = ReadonlyMap<string, Uint8Array>;
 

@@ -173,7 +173,8 @@ export async function writeFolderAtomic(
   await syncFolder(parent);
 }
 
-async function requireNewFolder(path: string): Promise<void> {
+/** Throws `FileError` (EEXIST) when there is something in the folder already. */
+export async function requireNewFolder(path: string): Promise<void> {
   const entries = await readdir(path).catch((error: unknown) => {
     if (error instanceof Error && "code" in error && error.code === "ENOENT") return [];
     throw fileError(error, path);

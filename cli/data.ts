@@ -1,0 +1,318 @@
+/** `janus data`: looks at training data and prepares it: indexes, a preview of what is trained, the codes of pictures. */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Option } from "commander";
+import type { Command } from "commander";
+import type { Checkpoint } from "../model/checkpoint/checkpoint.ts";
+import type { CodesAbout, EncodeCodes } from "../train/data/codes.ts";
+import type { CodeSource } from "../train/data/encode.ts";
+import type { SourceIndex } from "../train/data/index_file.ts";
+import type { SourceSpec } from "../train/data/sources.ts";
+import { TASKS } from "../train/samples.ts";
+import type { Task } from "../train/samples.ts";
+import type { AddCommand, Context } from "./context.ts";
+import { openDevice } from "./device.ts";
+import { UsageError } from "./errors.ts";
+import { formatBytes, formatCount, table } from "./format.ts";
+import { MODEL_ARGUMENT, resolveModel } from "./model_folder.ts";
+import { adapter, wholeNumber } from "./options.ts";
+import { plainOption } from "./session.ts";
+
+interface SourceFlags {
+  readonly task?: Task;
+  readonly images?: string;
+  readonly classes?: string;
+}
+
+interface ModelFlags {
+  readonly model: string;
+  readonly adapter?: string | number;
+  readonly plain?: boolean;
+}
+
+interface PreviewFlags extends SourceFlags, ModelFlags {
+  readonly n: number;
+  readonly from: number;
+  readonly cache?: string;
+  readonly system?: string;
+}
+
+interface TokenizeFlags extends SourceFlags, ModelFlags {
+  readonly cache: string;
+  readonly batch: number;
+}
+
+const SOURCE =
+  "a JSONL file (conversations, messages, prompt and image, text), or a folder with a folder of images for each class";
+const JSON_FLAG = ["--json", "print one JSON object"] as const;
+
+export const addData: AddCommand = (program, context) => {
+  const data = program
+    .command("data")
+    .summary("look at training data and prepare it")
+    .description("Look at training data and prepare it.");
+  sourceOptions(data.command("index").description("Find every record of sources, so that any of them can be read."))
+    .argument("<sources...>", SOURCE)
+    .requiredOption("--cache <folder>", "where indexes and codes are kept")
+    .option(...JSON_FLAG)
+    .action((sources: string[], flags: SourceFlags & { cache: string }) => indexSources(sources, flags, context));
+  modelOptions(
+    sourceOptions(
+      data.command("preview").description("Show samples as the model gets them, and what of them is trained."),
+    ),
+  )
+    .argument("<source>", SOURCE)
+    .addOption(new Option("--n <n>", "how many").argParser(wholeNumber(1, 10_000)).default(3))
+    .addOption(new Option("--from <record>", "the first of them, from 0").argParser(wholeNumber(0)).default(0))
+    .option("--cache <folder>", "where indexes and codes are kept; without it nothing is")
+    .option("--system <text>", 'stands before conversations; "" for none (default: the original\'s)')
+    .option(...JSON_FLAG)
+    .action((source: string, flags: PreviewFlags) => preview(source, flags, context));
+  modelOptions(
+    sourceOptions(
+      data.command("tokenize").description("Compute the codes of a source's pictures; goes on where it was."),
+    ),
+  )
+    .argument("<source>", SOURCE)
+    .requiredOption("--cache <folder>", "where indexes and codes are kept")
+    .addOption(new Option("--batch <n>", "pictures at a time").argParser(wholeNumber(1, 1024)).default(8))
+    .option(...JSON_FLAG)
+    .action((source: string, flags: TokenizeFlags) => tokenize(source, flags, context));
+};
+
+const sourceOptions = (command: Command): Command =>
+  command
+    .addOption(new Option("--task <task>", "what its samples count as; without it by their kind").choices([...TASKS]))
+    .option("--images <folder>", "what paths of images are relative to; without it the folder of the file")
+    .option("--classes <file>", "of a folder: lines with a folder's name and its class");
+
+const modelOptions = (command: Command): Command =>
+  command
+    .requiredOption("--model <model>", MODEL_ARGUMENT)
+    .addOption(
+      new Option("--adapter <adapter>", "its place in the list of janus doctor, or a part of its name").argParser(
+        adapter,
+      ),
+    )
+    .addOption(plainOption());
+
+const specOf = (path: string, { task, images, classes }: SourceFlags): SourceSpec => ({
+  path,
+  ...(task && { task }),
+  ...(images !== undefined && { images }),
+  ...(classes !== undefined && { classes }),
+});
+
+async function openSource(path: string, flags: SourceFlags, cache: string, context: Context): Promise<SourceIndex> {
+  const { indexSource } = await import("../train/data/index_file.ts");
+  using progress = context.out.progress("bytes");
+  return await indexSource(specOf(path, flags), cache, {
+    signal: context.signal,
+    onProgress: ({ bytes, totalBytes }) =>
+      progress.report({ done: bytes, total: totalBytes, label: `reading ${path}` }),
+  });
+}
+
+async function indexSources(
+  paths: readonly string[],
+  flags: SourceFlags & { cache: string },
+  context: Context,
+): Promise<void> {
+  const sources: {
+    path: string;
+    kind: string;
+    task: Task;
+    records: number;
+    bytes: number;
+    hash: string;
+  }[] = [];
+  for (const path of paths) {
+    const index = await openSource(path, flags, flags.cache, context);
+    const { kind, task, count, bytes, hash } = index;
+    await index.close();
+    sources.push({ path, kind, task, records: count, bytes, hash });
+  }
+  context.out.result({ sources }, () =>
+    table(
+      sources.map(({ path, kind, task, records, bytes, hash }) => [
+        path,
+        kind,
+        task,
+        `${formatCount(records)} records`,
+        formatBytes(bytes),
+        hash.slice(0, 12),
+      ]),
+      [3, 4],
+    ),
+  );
+}
+
+/** The image tokenizer of a checkpoint on a device. */
+interface Tokenizer {
+  readonly encode: EncodeCodes;
+  readonly about: CodesAbout;
+  dispose(): void;
+}
+
+async function openTokenizer(checkpoint: Checkpoint, flags: ModelFlags, context: Context): Promise<Tokenizer> {
+  const { codesAbout, loadTokenizer, vqEncoder } = await import("../train/data/tokenizer.ts");
+  const about = await codesAbout(checkpoint, flags.plain ?? false);
+  const device = await openDevice(flags.adapter, context);
+  try {
+    const vq = await loadTokenizer(checkpoint, device);
+    return {
+      encode: vqEncoder(vq, about.imageSize),
+      about,
+      dispose: () => {
+        vq.dispose();
+        device.destroy();
+      },
+    };
+  } catch (error) {
+    device.destroy();
+    throw error;
+  }
+}
+
+async function openModel(name: string, context: Context): Promise<{ folder: string; checkpoint: Checkpoint }> {
+  const folder = await resolveModel(name, context);
+  const { openCheckpoint } = await import("../model/checkpoint/checkpoint.ts");
+  const { folderSource } = await import("../model/node/files.ts");
+  return { folder, checkpoint: await openCheckpoint(folderSource(folder)) };
+}
+
+async function preview(path: string, flags: PreviewFlags, context: Context): Promise<void> {
+  const { folder, checkpoint } = await openModel(flags.model, context);
+  const cache = flags.cache ?? (await mkdtemp(join(tmpdir(), "janus-data-")));
+  const close: (() => unknown)[] = [() => checkpoint.close()];
+  if (flags.cache === undefined) close.push(() => rm(cache, { recursive: true, force: true }));
+  try {
+    const index = await openSource(path, flags, cache, context);
+    close.push(() => index.close());
+    if (flags.from >= index.count)
+      throw new UsageError(`--from ${flags.from}: ${path} has ${index.count} records, counted from 0`);
+    const { readProcessor } = await import("../model/processor.ts");
+    const { folderSource } = await import("../model/node/files.ts");
+    const { Encoder } = await import("../train/data/encode.ts");
+    const { CodeCache } = await import("../train/data/codes.ts");
+    const processor = await readProcessor(folderSource(folder), checkpoint.config);
+    let codes: CodeSource | undefined;
+    if (index.task === "gen") {
+      const tokenizer = await openTokenizer(checkpoint, flags, context);
+      close.push(() => tokenizer.dispose());
+      const kept = await CodeCache.open(cache, tokenizer.about);
+      close.push(() => kept.close());
+      codes = kept.source(tokenizer.encode);
+    }
+    const encoder = new Encoder(processor, {
+      seed: 0,
+      drop: 0, // what is dropped differs by run and epoch
+      pictures: { plain: flags.plain ?? false },
+      ...(codes && { codes }),
+      ...(flags.system !== undefined && { system: flags.system }),
+    });
+    const samples = [];
+    for (let i = flags.from; i < Math.min(flags.from + flags.n, index.count); i++) {
+      context.signal.throwIfAborted();
+      samples.push(await previewOf(index, i, encoder, processor.tokenizer, context));
+    }
+    context.out.result({ samples });
+  } finally {
+    for (const each of close.reverse()) await each();
+  }
+}
+
+/** Prints a sample, or why it is none. */
+async function previewOf(
+  index: SourceIndex,
+  i: number,
+  encoder: import("../train/data/encode.ts").Encoder,
+  tokenizer: import("../model/tokenizer.ts").Tokenizer,
+  { out }: Context,
+): Promise<object> {
+  const { samplePieces } = await import("../train/data/preview.ts");
+  const { trainedTokens } = await import("../train/samples.ts");
+  const { isBadSample } = await import("../train/data/loader.ts");
+  const name = await index.nameOf(i);
+  const { bold, red, green } = out.resultColours;
+  try {
+    const sample = await encoder.encode(await index.read(i), { id: `${index.hash}:${i}`, epoch: 0, name });
+    const [tokens, trained] = [sample.ids.length, trainedTokens(sample)];
+    const pieces = samplePieces(sample, tokenizer);
+    const isColoured = green("x") !== "x";
+    const body = pieces.map(({ text, isTrained }) =>
+      !isTrained ? visible(text) : isColoured ? green(visible(text)) : `⟦${visible(text)}⟧`,
+    );
+    out.text(
+      `${bold(visible(name))}: ${sample.task}, ${formatCount(tokens)} tokens, ${formatCount(trained)} trained\n${body.join("")}\n\n`,
+    );
+    return { name, task: sample.task, tokens, trained, pieces };
+  } catch (error) {
+    if (!isBadSample(error)) throw error;
+    out.text(`${bold(visible(name))}: ${red("bad")}: ${visible(error.message)}\n\n`);
+    return { name, bad: error.message };
+  }
+}
+
+/** Escape sequences out of data must not reach the terminal. */
+// oxlint-disable-next-line no-control-regex
+const visible = (text: string): string => text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g, "\ufffd");
+
+async function tokenize(path: string, flags: TokenizeFlags, context: Context): Promise<void> {
+  const { out, signal } = context;
+  const { checkpoint } = await openModel(flags.model, context);
+  const close: (() => unknown)[] = [() => checkpoint.close()];
+  try {
+    const index = await openSource(path, flags, flags.cache, context);
+    close.push(() => index.close());
+    if (index.task !== "gen")
+      throw new UsageError(`${path} is a source for ${index.task}; only pictures that are to be drawn have codes`);
+    const tokenizer = await openTokenizer(checkpoint, flags, context);
+    close.push(() => tokenizer.dispose());
+    const { CodeCache } = await import("../train/data/codes.ts");
+    const { Quarantine } = await import("../train/data/quarantine.ts");
+    const { isBadSample } = await import("../train/data/loader.ts");
+    const cache = await CodeCache.open(flags.cache, tokenizer.about);
+    close.push(() => cache.close());
+    const codes = cache.source(tokenizer.encode, { batch: flags.batch });
+    const quarantine = new Quarantine({ file: join(flags.cache, "bad.jsonl") });
+    using progress = out.progress("pictures");
+    let [next, done, bad] = [0, 0, 0];
+    let isFailed = false;
+    const work = async (): Promise<void> => {
+      while (next < index.count && !isFailed) {
+        signal.throwIfAborted();
+        const i = next++;
+        try {
+          const raw = await index.read(i);
+          if (raw.task === "gen") await codes(raw.image);
+        } catch (error) {
+          if (!isBadSample(error)) throw error;
+          const name = await index.nameOf(i);
+          const reason = error.message.startsWith(name) ? error.message : `${name}: ${error.message}`;
+          await quarantine.add({ task: "gen", source: path, record: i, reason }, ++bad, done + 1);
+        }
+        progress.report({ done: ++done, total: index.count, label: "tokenizing" });
+      }
+    };
+    const stopping = (error: unknown): never => {
+      isFailed = true;
+      throw error;
+    };
+    // Twice a batch: while one is computed the next is decoded. What one of them throws ends all, before the files are closed.
+    const workers = await Promise.allSettled(Array.from({ length: 2 * flags.batch }, () => work().catch(stopping)));
+    const failed = workers.find((worker) => worker.status === "rejected");
+    if (failed) throw failed.reason;
+    progress.stop();
+    const { hits, computed } = cache.stats;
+    out.result({ records: index.count, computed, known: hits, bad, folder: cache.folder }, () =>
+      [
+        `${formatCount(index.count)} records: ${formatCount(computed)} computed, ${formatCount(hits)} known already${bad ? `, ${formatCount(bad)} bad (${quarantine.file})` : ""}`,
+        cache.folder,
+      ].join("\n"),
+    );
+  } finally {
+    for (const each of close.reverse()) await each();
+  }
+}

@@ -1,0 +1,236 @@
+/** Indexes: every record found by its number, changes of a source noticed, files that are no JSONL refused, large files in chunks. */
+import { createHash } from "node:crypto";
+import { mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, describe, expect, it } from "vitest";
+import { FileError } from "../../model/node/files.ts";
+import { RecordError, SourceChangedError, SourceError } from "../../train/data/errors.ts";
+import { indexSource, openIndex } from "../../train/data/index_file.ts";
+import type { SourceIndex } from "../../train/data/index_file.ts";
+import type { SourceSpec } from "../../train/data/sources.ts";
+
+const temporary = mkdtempSync(join(tmpdir(), "janus-index-"));
+afterAll(() => rmSync(temporary, { recursive: true, force: true }));
+let count = 0;
+function folder(): string {
+  const path = join(temporary, String(count++));
+  mkdirSync(path);
+  return path;
+}
+function file(content: string | Uint8Array, name = "data.jsonl"): string {
+  const path = join(folder(), name);
+  writeFileSync(path, content);
+  return path;
+}
+async function using<T>(index: Promise<SourceIndex>, use: (index: SourceIndex) => Promise<T> | T): Promise<T> {
+  const opened = await index;
+  try {
+    return await use(opened);
+  } finally {
+    await opened.close();
+  }
+}
+const texts = (n: number): string => Array.from({ length: n }, (_, i) => `{"text":"text ${i}"}\n`).join("");
+
+describe("index of a file", () => {
+  it("reads any record, whatever the line ends and blank lines", async () => {
+    const content = '\n{"text":"a"}\r\n   \n{"text":"ü"}\n\t\n\n{"text":"c"}'; // no newline at the end
+    const path = file(content);
+    await using(indexSource({ path }, folder()), async (index) => {
+      expect([index.count, index.kind, index.task, index.bytes]).toEqual([3, "text", "text", statSync(path).size]);
+      expect(index.hash).toBe(createHash("sha256").update(content).digest("hex"));
+      for (const i of [2, 0, 1]) expect(await index.read(i)).toEqual({ task: "text", text: "aüc"[i] });
+      expect([await index.nameOf(0), await index.nameOf(1), await index.nameOf(2)]).toEqual(
+        [2, 4, 7].map((line) => `${path}:${line}`),
+      );
+      await expect(index.read(3)).rejects.toThrow(/record 3 of 3/);
+      await expect(index.read(-1)).rejects.toThrow(SourceError);
+    });
+  });
+
+  it("reads lines that cross chunks of a file of several megabytes", async () => {
+    const line = (i: number): string => `${i}-`.repeat(1 + ((i * 7919) % 3000));
+    const path = file(Array.from({ length: 1200 }, (_, i) => `${JSON.stringify({ text: line(i) })}\n`).join(""));
+    expect(statSync(path).size).toBeGreaterThan(3 * 2 ** 20);
+    const seen: number[] = [];
+    await using(
+      indexSource({ path }, folder(), { onProgress: ({ bytes, totalBytes }) => seen.push(bytes / totalBytes) }),
+      async (index) => {
+        expect(index.count).toBe(1200);
+        for (const i of [0, 1, 599, 600, 1198, 1199])
+          expect(await index.read(i)).toEqual({ task: "text", text: line(i) });
+        for (let i = 0; i < 1200; i++) {
+          const raw = await index.read(i);
+          if (!("text" in raw) || raw.text !== line(i)) expect.fail(`record ${i}`);
+        }
+      },
+    );
+    expect(seen.length).toBeGreaterThan(3);
+    expect(seen.at(-1)).toBe(1);
+  });
+
+  it("gives a bad record as an error with its line, and the others all the same", async () => {
+    const path = file('{"text":"a"}\n{"text":\n{"text":3}\n{"text":"d"}\n');
+    await using(indexSource({ path }, folder()), async (index) => {
+      expect(index.count).toBe(4);
+      await expect(index.read(1)).rejects.toThrow(RecordError);
+      await expect(index.read(1)).rejects.toThrow(`${path}:2: the line is not JSON`);
+      await expect(index.read(2)).rejects.toThrow(`${path}:3: text must be a string, got "3"`);
+      expect(await index.read(3)).toEqual({ task: "text", text: "d" });
+    });
+  });
+
+  it("finds the kind behind bad first records, and images relative to the file or to a folder", async () => {
+    const path = file('nonsense\n{"prompt":"x","image":"a/1.png"}\n');
+    const cache = folder();
+    const place = join(path, "..");
+    await using(indexSource({ path }, cache), async (index) => {
+      expect(index.kind).toBe("pairs");
+      expect(await index.read(1)).toEqual({ task: "gen", prompt: "x", image: join(place, "a", "1.png") });
+    });
+    await using(indexSource({ path, images: join(place, "..") }, cache), async (index) =>
+      expect(await index.read(1)).toMatchObject({ image: join(place, "..", "a", "1.png") }),
+    );
+  });
+
+  it("is found again without reading the file, and again after the file was only touched or moved", async () => {
+    const path = file(texts(5));
+    const cache = folder();
+    const reads = async (spec: SourceSpec, open = indexSource): Promise<number> => {
+      let bytes = 0;
+      await using(open(spec, cache, { onProgress: (progress) => (bytes = progress.bytes) }), (index) =>
+        expect(index.count).toBe(5),
+      );
+      return bytes;
+    };
+    expect(await reads({ path })).toBe(statSync(path).size);
+    expect(await reads({ path })).toBe(0);
+    expect(await reads({ path }, openIndex)).toBe(0);
+    utimesSync(path, 1e9, 1e9);
+    expect(await reads({ path }, openIndex)).toBe(statSync(path).size);
+    expect(await reads({ path }, openIndex)).toBe(0);
+    const moved = join(folder(), "moved.jsonl");
+    renameSync(path, moved);
+    await expect(openIndex({ path: moved }, cache)).rejects.toThrow(/has no index in .*janus data index/);
+    await reads({ path: moved });
+    expect(readdirSync(join(cache, "index")).filter((name) => name.endsWith(".idx")).length).toBe(1);
+  });
+
+  it("notices a changed source and names it; indexing it again is allowed", async () => {
+    const path = file(texts(5));
+    const cache = folder();
+    await using(indexSource({ path }, cache), () => undefined);
+    writeFileSync(path, texts(5).replace("text 3", "TEXT 3")); // of the same size
+    utimesSync(path, 2e9, 2e9);
+    const error = await openIndex({ path }, cache).catch((e: unknown) => e as Error);
+    expect(error).toBeInstanceOf(SourceChangedError);
+    expect((error as Error).message).toContain(path);
+    writeFileSync(path, texts(6));
+    await expect(openIndex({ path }, cache)).rejects.toThrow(SourceChangedError);
+    await using(indexSource({ path }, cache), (index) => expect(index.count).toBe(6));
+    await using(openIndex({ path }, cache), (index) => expect(index.count).toBe(6));
+  });
+
+  it("makes a damaged index anew", async () => {
+    const path = file(texts(5));
+    const cache = folder();
+    await using(indexSource({ path }, cache), () => undefined);
+    const [name] = readdirSync(join(cache, "index")).filter((entry) => entry.endsWith(".idx"));
+    for (const damage of ["", "JIX1", "x".repeat(100)]) {
+      writeFileSync(join(cache, "index", name!), damage);
+      await expect(openIndex({ path }, cache)).rejects.toThrow(/has no index/);
+      await using(indexSource({ path }, cache), (index) => expect(index.count).toBe(5));
+    }
+  });
+
+  it("leaves nothing behind when it is stopped", async () => {
+    const cache = folder();
+    const controller = new AbortController();
+    const stop = { signal: controller.signal, onProgress: () => controller.abort() };
+    await expect(indexSource({ path: file(texts(100_000)) }, cache, stop)).rejects.toThrow(/abort/i);
+    expect(readdirSync(join(cache, "index"))).toEqual([]);
+  });
+
+  const bad: [string, string, RegExp][] = [
+    ["a JSON list", '[\n{"text":"a"}\n]', /not JSONL: it begins with a list.*jq -c/],
+    ["no records", "\n \n", /holds no records/],
+    ["records of no known kind", '{"a":1}\n{"b":1}\n', /no known kind/],
+    ["a listing as if it were a source", '{"class":"a","image":"b"}\n', /no known kind/],
+  ];
+  it.each(bad)("refuses %s", async (_, content, message) => {
+    const error = await indexSource({ path: file(content) }, folder()).catch((e: unknown) => e as Error);
+    expect(error).toBeInstanceOf(SourceError);
+    expect((error as Error).message).toMatch(message);
+  });
+
+  it("refuses files that are not there, and tasks that do not fit", async () => {
+    await expect(indexSource({ path: join(temporary, "none.jsonl") }, folder())).rejects.toThrow(FileError);
+    await expect(indexSource({ path: file(texts(1)), task: "gen" }, folder())).rejects.toThrow(/not for gen/);
+  });
+});
+
+describe("index of a folder of classes", () => {
+  function classes(): string {
+    const root = folder();
+    for (const [name, files] of Object.entries({
+      red_circle: ["b.png", "a.JPG", "x.txt"],
+      n02: ["1.png"],
+      empty: [],
+    })) {
+      mkdirSync(join(root, name));
+      for (const entry of files) writeFileSync(join(root, name, entry), entry);
+    }
+    writeFileSync(join(root, "README.md"), "");
+    return root;
+  }
+
+  it("lists images with the names of their classes", async () => {
+    const path = classes();
+    await using(indexSource({ path }, folder()), async (index) => {
+      expect([index.count, index.kind, index.task]).toEqual([3, "folder", "gen"]);
+      expect([await index.read(0), await index.read(1), await index.read(2)]).toEqual([
+        { task: "gen", prompt: "n02", image: join(path, "n02", "1.png") },
+        { task: "gen", prompt: "red circle", image: join(path, "red_circle", "a.JPG") },
+        { task: "gen", prompt: "red circle", image: join(path, "red_circle", "b.png") },
+      ]);
+    });
+  });
+
+  it("takes the names from a file, and has an index of its own for them", async () => {
+    const path = classes();
+    const cache = folder();
+    const names = file("n02 tench, Tinca tinca\nred_circle\ta circle \r\n\nempty nothing\nother o\n", "classes.txt");
+    await using(indexSource({ path }, cache), async (index) =>
+      expect(await index.read(0)).toMatchObject({ prompt: "n02" }),
+    );
+    await using(indexSource({ path, classes: names }, cache), async (index) => {
+      expect(await index.read(0)).toMatchObject({ prompt: "tench, Tinca tinca" });
+      expect(await index.read(2)).toMatchObject({ prompt: "a circle" });
+    });
+    await using(openIndex({ path }, cache), async (index) =>
+      expect(await index.read(0)).toMatchObject({ prompt: "n02" }),
+    );
+    writeFileSync(names, "n02 tench\n");
+    await expect(indexSource({ path, classes: names }, cache)).rejects.toThrow(/no line for the folder empty/);
+    writeFileSync(names, "n02\n");
+    await expect(indexSource({ path, classes: names }, cache)).rejects.toThrow(/classes\.txt:1: a line is/);
+  });
+
+  it("notices images that come, go or change in size", async () => {
+    const path = classes();
+    const cache = folder();
+    await using(indexSource({ path }, cache), () => undefined);
+    await using(openIndex({ path }, cache), (index) => expect(index.count).toBe(3));
+    writeFileSync(join(path, "n02", "2.png"), "");
+    await expect(openIndex({ path }, cache)).rejects.toThrow(SourceChangedError);
+    rmSync(join(path, "n02", "2.png"));
+    await using(openIndex({ path }, cache), (index) => expect(index.count).toBe(3));
+    rmSync(join(path, "n02"), { recursive: true });
+    await expect(openIndex({ path }, cache)).rejects.toThrow(SourceChangedError);
+  });
+
+  it("refuses folders without images", async () => {
+    await expect(indexSource({ path: folder() }, folder())).rejects.toThrow(/holds no folders with images/);
+  });
+});

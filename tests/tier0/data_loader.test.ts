@@ -1,0 +1,297 @@
+/** The loader: the same samples whatever finishes first, full quotas with bad samples inside, and a state that is enough to go on. */
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, describe, expect, it } from "vitest";
+import { ArgumentError } from "../../engine/errors.ts";
+import { openCheckpoint } from "../../model/checkpoint/checkpoint.ts";
+import { ImageError } from "../../model/image/image.ts";
+import { folderSource } from "../../model/node/files.ts";
+import { readProcessor } from "../../model/processor.ts";
+import { Encoder } from "../../train/data/encode.ts";
+import { LoaderStateError, QuarantineError, RecordError, SourceError } from "../../train/data/errors.ts";
+import { indexSource } from "../../train/data/index_file.ts";
+import { Loader } from "../../train/data/loader.ts";
+import type { LoaderOptions, LoaderSource, LoaderState, SampleEncoder } from "../../train/data/loader.ts";
+import { stepCounts } from "../../train/data/mixture.ts";
+import { Quarantine } from "../../train/data/quarantine.ts";
+import { TASKS, imageSample, textSample } from "../../train/samples.ts";
+import type { Task } from "../../train/samples.ts";
+import { hasFixtures } from "../fixtures.ts";
+
+const temporary = mkdtempSync(join(tmpdir(), "janus-loader-"));
+afterAll(() => rmSync(temporary, { recursive: true, force: true }));
+
+/** A source in memory: record i is the text "name i"; some records are bad. */
+function source(task: Task, name: string, count: number, isBad: (i: number) => boolean = () => false): LoaderSource {
+  return {
+    spec: { path: name },
+    task,
+    hash: name,
+    count,
+    nameOf: async (i) => `${name}:${i + 1}`,
+    read: async (i) => {
+      if (isBad(i)) throw new RecordError(name, i + 1, "it is bad");
+      const text = `${name} ${i}`;
+      return task === "gen" ? { task, prompt: text, image: "x" } : { task: "text", text };
+    },
+  };
+}
+
+/** Takes a different time for each sample, and counts how many are under way. */
+class SlowEncoder implements SampleEncoder {
+  most = 0;
+  begun = 0;
+  private now = 0;
+  private readonly bad: (id: string) => boolean;
+  constructor(bad: (id: string) => boolean = () => false) {
+    this.bad = bad;
+  }
+  async encode(...[raw, { id, epoch }]: Parameters<SampleEncoder["encode"]>): ReturnType<SampleEncoder["encode"]> {
+    this.begun++;
+    this.most = Math.max(this.most, ++this.now);
+    await new Promise((resolve) => setTimeout(resolve, Math.random() * 4));
+    this.now--;
+    if (this.bad(id)) throw new ImageError(`${id} is damaged`);
+    const name = `${id}@${epoch}`;
+    return raw.task === "gen"
+      ? imageSample([1, 2], [1], null, name)
+      : textSample(id.startsWith("und") ? "und" : "text", [1, 2], [-100, 2], [], -1, name);
+  }
+}
+
+const options: LoaderOptions = { seed: 5, batch: 8, ratios: { und: 2, text: 1, gen: 4 }, ahead: 8 };
+const badRecord = (i: number): boolean => i % 11 === 3;
+const sources = () => ({
+  und: [source("und", "und-a", 13, badRecord), source("und", "und-b", 20)],
+  text: [source("text", "text-a", 17, badRecord)],
+  gen: [source("gen", "gen-a", 50, badRecord), source("gen", "gen-b", 31)],
+});
+const badImage = (id: string): boolean => /^gen-b:(4|17)$/.test(id);
+
+interface Got {
+  readonly names: string[][];
+  readonly states: LoaderState[];
+}
+async function run(steps: number, changed: Partial<LoaderOptions> = {}, state?: LoaderState): Promise<Got> {
+  const loader = new Loader(sources(), new SlowEncoder(badImage), { ...options, ...changed }, state);
+  const got: Got = { names: [], states: [] };
+  for (let i = 0; i < steps; i++) {
+    const { step, samples, state: after } = await loader.next();
+    expect(step).toBe((state?.step ?? 0) + i);
+    got.names.push(samples.map(({ task, name }) => `${task} ${name}`));
+    got.states.push(after);
+  }
+  await loader.dispose();
+  return got;
+}
+
+describe("loader", () => {
+  it("gives 40 steps as 20 and another 20 from the state, with bad samples inside", async () => {
+    const whole = await run(40);
+    const first = await run(20);
+    const state = JSON.parse(JSON.stringify(first.states.at(-1))) as LoaderState;
+    const second = await run(20, {}, state);
+    expect([...first.names, ...second.names]).toEqual(whole.names);
+    expect([...first.states, ...second.states]).toEqual(whole.states);
+    expect(state.skipped).toBeGreaterThan(5);
+    expect(whole.states.at(-1)!.skipped).toBeGreaterThan(state.skipped);
+  });
+
+  it("gives the same samples whatever is decoded ahead", async () => {
+    const [none, some, many] = [
+      await run(12, { ahead: 0 }),
+      await run(12, { ahead: 8 }),
+      await run(12, { ahead: 100 }),
+    ];
+    expect(some).toEqual(none);
+    expect(many).toEqual(none);
+  });
+
+  it("keeps the quotas of every step", async () => {
+    const { names } = await run(30);
+    for (const [step, samples] of names.entries()) {
+      const counts = stepCounts(options, step);
+      for (const task of TASKS) expect(samples.filter((name) => name.startsWith(`${task} `)).length).toBe(counts[task]);
+    }
+  });
+
+  it("has each good sample once an epoch, in another order each time", async () => {
+    const count = 23;
+    const loader = new Loader(
+      { text: [source("text", "a", 16, (i) => i === 5), source("text", "b", 7)] },
+      new SlowEncoder(),
+      { seed: 1, batch: count - 1, ratios: { und: 0, text: 1, gen: 0 }, ahead: 4 },
+    );
+    const epochs: string[][] = [];
+    for (let epoch = 0; epoch < 3; epoch++) epochs.push((await loader.next()).samples.map(({ name }) => name));
+    expect(loader.state).toMatchObject({ cursors: { und: 0, text: 3 * count, gen: 0 }, skipped: 3, step: 3 });
+    expect(loader.epochSize("text")).toBe(count);
+    await loader.dispose();
+    const ids = (names: string[]): string[] => names.map((name) => name.split("@")[0]!);
+    for (const [epoch, names] of epochs.entries()) {
+      expect(new Set(names.map((name) => name.split("@")[1]))).toEqual(new Set([String(epoch)]));
+      expect(ids(names).sort()).toEqual(ids(epochs[0]!).sort());
+      expect(new Set(ids(names)).size).toBe(count - 1);
+    }
+    expect(ids(epochs[1]!)).not.toEqual(ids(epochs[0]!));
+  });
+
+  it("decodes ahead, at the same time, and within bounds", async () => {
+    const measure = async (ahead: number): Promise<[number, number]> => {
+      const encoder = new SlowEncoder(badImage);
+      const loader = new Loader(sources(), encoder, { ...options, ahead });
+      const { samples } = await loader.next();
+      await loader.dispose();
+      expect(samples.length).toBe(8);
+      return [encoder.most, encoder.begun];
+    };
+    const [none, some] = [await measure(0), await measure(14)];
+    expect(none[0]).toBe(1);
+    expect(none[1]).toBeLessThan(12);
+    expect(some[0]).toBeGreaterThan(6);
+    expect(some[0]).toBeLessThanOrEqual(14 + 3);
+  });
+
+  it("says how long it waited", async () => {
+    const loader = new Loader(sources(), new SlowEncoder(), { ...options, ahead: 0 });
+    await loader.next();
+    const first = loader.waitingMs;
+    expect(first).toBeGreaterThan(2);
+    await loader.next();
+    expect(loader.waitingMs).toBeGreaterThan(first);
+    await loader.dispose();
+  });
+
+  it("ends at the budget of bad samples, and stays at its end", async () => {
+    const loader = new Loader(sources(), new SlowEncoder(badImage), {
+      ...options,
+      quarantine: new Quarantine({ share: 0, least: 3 }),
+    });
+    const all = async (): Promise<void> => {
+      for (let i = 0; i < 40; i++) await loader.next();
+    };
+    await expect(all()).rejects.toThrow(QuarantineError);
+    expect(loader.state.skipped).toBe(4);
+    await expect(loader.next()).rejects.toThrow(QuarantineError);
+    await loader.dispose();
+  });
+
+  it("ends even where every sample is bad", async () => {
+    const loader = new Loader({ text: [source("text", "a", 3, () => true)] }, new SlowEncoder(), {
+      ...options,
+      ratios: { und: 0, text: 1, gen: 0 },
+    });
+    await expect(loader.next()).rejects.toThrow(/101 of 101 samples are bad, 100 are allowed/);
+    await loader.dispose();
+  });
+
+  it("passes on what is not the sample's fault", async () => {
+    const encoder: SampleEncoder = { encode: () => Promise.reject(new Error("the device is lost")) };
+    const loader = new Loader(sources(), encoder, options);
+    await expect(loader.next()).rejects.toThrow("the device is lost");
+    await loader.dispose();
+  });
+
+  it("refuses states of other data, and what cannot be loaded", async () => {
+    const { states } = await run(2);
+    const state = states[1]!;
+    const make = (changed: Partial<LoaderOptions>, given: LoaderState, from = sources()): Loader =>
+      new Loader(from, new SlowEncoder(), { ...options, ...changed }, given);
+    expect(() => make({ seed: 6 }, state)).toThrow(LoaderStateError);
+    expect(() => make({ batch: 9 }, state)).toThrow(LoaderStateError);
+    expect(() => make({ ratios: { und: 1, text: 1, gen: 4 } }, state)).toThrow(LoaderStateError);
+    expect(() => make({}, state, { ...sources(), text: [source("text", "other", 17)] })).toThrow(/of other data/);
+    expect(() => make({}, { ...state, step: -1 })).toThrow(/none of this version/);
+    expect(() => make({}, { ...state, version: 2 } as unknown as LoaderState)).toThrow(LoaderStateError);
+    expect(() => make({}, {} as LoaderState)).toThrow(LoaderStateError);
+    expect(() => make({ ahead: 0 }, state)).not.toThrow();
+    expect(() => new Loader({}, new SlowEncoder(), options)).toThrow(SourceError);
+    expect(() => new Loader({ ...sources(), und: sources().text }, new SlowEncoder(), options)).toThrow(
+      /text-a is a source for text, listed under und/,
+    );
+    expect(() => make({ ahead: -1 }, state)).toThrow(ArgumentError);
+  });
+
+  it("takes one call of next at a time, and none after dispose", async () => {
+    const loader = new Loader(sources(), new SlowEncoder(), options);
+    const first = loader.next();
+    await expect(loader.next()).rejects.toThrow(/await it first/);
+    await first;
+    await loader.dispose();
+    await expect(loader.next()).rejects.toThrow(/disposed/);
+  });
+});
+
+const fixtures = fileURLToPath(new URL("../../../shared/fixtures/tiny/", import.meta.url));
+
+describe.skipIf(!hasFixtures)("loader of real files", () => {
+  const write = (name: string, records: unknown[]): string => {
+    const path = join(temporary, name);
+    writeFileSync(path, records.map((r) => `${typeof r === "string" ? r : JSON.stringify(r)}\n`).join(""));
+    return path;
+  };
+  it("sets bad files aside with the reason and goes on exactly", async () => {
+    const picture = (i: number): string => join(fixtures, `image${i % 4}.png`);
+    const broken = join(temporary, "broken.png");
+    writeFileSync(broken, readFileSync(picture(0)).subarray(0, 3000));
+    const talk = (image: string, i: number) => ({
+      image,
+      conversations: [
+        { from: "human", value: `<image>\nWhat is number ${i}?` },
+        { from: "gpt", value: `It is ${i}.` },
+      ],
+    });
+    const und = write("und.jsonl", [
+      ...Array.from({ length: 9 }, (_, i) => talk(picture(i), i)),
+      talk(broken, 9),
+      talk(join(temporary, "none.png"), 10),
+      '{"image": "half',
+    ]);
+    const text = write("text.jsonl", [...Array.from({ length: 7 }, (_, i) => ({ text: `Text ${i}` })), { text: " " }]);
+    mkdirSync(join(temporary, "classes", "red_circle"), { recursive: true });
+    for (let i = 0; i < 6; i++) writeFileSync(join(temporary, "classes", "red_circle", `${i}.png`), String(i));
+    const checkpoint = await openCheckpoint(folderSource(`${fixtures}hf`));
+    const processor = await readProcessor(folderSource(`${fixtures}hf`), checkpoint.config);
+    await checkpoint.close();
+    const codes = async (path: string): Promise<number[]> => {
+      if (path.endsWith("4.png")) throw new ImageError(`${path} is damaged`);
+      return Array.from({ length: 64 }, (_, i) => (i * path.length) % 256);
+    };
+    const encoder = new Encoder(processor, { seed: 2, codes, drop: 0.3 });
+    const cache = join(temporary, "cache");
+    const opened = {
+      und: [await indexSource({ path: und }, cache)],
+      text: [await indexSource({ path: text }, cache)],
+      gen: [await indexSource({ path: join(temporary, "classes") }, cache)],
+    };
+    const file = join(temporary, "bad.jsonl");
+    const load = async (steps: number, state?: LoaderState): Promise<[unknown[], LoaderState]> => {
+      const quarantine = new Quarantine({ file });
+      const given = { seed: 2, batch: 5, ratios: { und: 2, text: 1, gen: 2 }, ahead: 6, quarantine };
+      const loader = new Loader(opened, encoder, given, state);
+      const got: unknown[] = [];
+      for (let i = 0; i < steps; i++) got.push((await loader.next()).samples);
+      await loader.dispose();
+      return [got, loader.state];
+    };
+    const [whole, end] = await load(12);
+    const [first, middle] = await load(5);
+    const [second, after] = await load(7, middle);
+    expect([...first, ...second]).toEqual(whole);
+    expect(after).toEqual(end);
+    const lines = readFileSync(file, "utf8").trimEnd().split("\n");
+    const reasons = lines.map((line) => (JSON.parse(line) as { reason: string }).reason).sort();
+    expect(reasons.length).toBe(5);
+    for (const [pattern, place] of [
+      [/broken\.png cannot be decoded/, `${und}:10: `],
+      [/cannot read the picture .*none\.png/, `${und}:11: `],
+      [/the line is not JSON/, `${und}:12: `],
+      [/text is empty/, `${text}:8: `],
+      [/4\.png is damaged/, join(temporary, "classes")],
+    ] as const)
+      expect(reasons.filter((reason) => pattern.test(reason) && reason.startsWith(place)).length).toBe(1);
+    for (const each of Object.values(opened)) for (const index of each) await index.close();
+  });
+});

@@ -1,0 +1,100 @@
+/** Samples as a person reads them, and `janus data` where it needs no device. */
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, describe, expect, it } from "vitest";
+import { EXIT } from "../../cli/errors.ts";
+import { byteTokenizerFiles } from "../../model/byte_tokenizer.ts";
+import { Tokenizer } from "../../model/tokenizer.ts";
+import { samplePieces } from "../../train/data/preview.ts";
+import { IGNORE, imageSample, textSample } from "../../train/samples.ts";
+import { runCli } from "../cli.ts";
+import { hasFixtures } from "../fixtures.ts";
+
+const temporary = mkdtempSync(join(tmpdir(), "janus-preview-"));
+afterAll(() => rmSync(temporary, { recursive: true, force: true }));
+const fixture = (path: string): string =>
+  fileURLToPath(new URL(`../../../shared/fixtures/tiny/${path}`, import.meta.url));
+const write = (name: string, records: unknown[]): string => {
+  const path = join(temporary, name);
+  writeFileSync(path, records.map((record) => `${JSON.stringify(record)}\n`).join(""));
+  return path;
+};
+
+describe("pieces of a sample", () => {
+  const files = byteTokenizerFiles({});
+  const text = (name: string): string => new TextDecoder().decode(files.get(name));
+  const tokenizer = new Tokenizer({ tokenizer: text("tokenizer.json"), config: text("tokenizer_config.json") });
+  const { bos, eos, pad, imagePlaceholder, beginOfImage } = tokenizer.specials;
+  const ids = (words: string): number[] => tokenizer.encode(words, { bos: false });
+
+  it("tell what is trained, special tokens and characters of several bytes too", () => {
+    const [question, answer] = [
+      [bos, ...ids("Hö?"), ...Array.from({ length: 64 }, () => imagePlaceholder)],
+      ids(" 红."),
+    ];
+    const all = [...question, ...answer, eos, ...ids("x"), ...ids("y"), eos];
+    const labels = all.map((id, i) =>
+      (i >= question.length && i <= question.length + answer.length) || i >= all.length - 2 ? id : IGNORE,
+    );
+    expect(samplePieces(textSample("text", all, labels), tokenizer)).toEqual([
+      { text: "<｜begin▁of▁sentence｜>Hö?<image_placeholder>×64", isTrained: false },
+      { text: " 红.<｜end▁of▁sentence｜>", isTrained: true },
+      { text: "x", isTrained: false },
+      { text: "y<｜end▁of▁sentence｜>", isTrained: true },
+    ]);
+  });
+
+  it("show codes, and prompts that were dropped", () => {
+    const codes = Array.from({ length: 20 }, (_, i) => i + 100);
+    const prompt = [bos, ...ids("a cat"), beginOfImage];
+    const shown = { text: "20 codes: 100 101 102 103 104 105 106 107 108 109 110 111 …", isTrained: true };
+    expect(samplePieces(imageSample(prompt, codes), tokenizer)).toEqual([
+      { text: "<｜begin▁of▁sentence｜>a cat<begin_of_image>", isTrained: false },
+      shown,
+    ]);
+    expect(samplePieces(imageSample(prompt, codes, pad), tokenizer)).toEqual([
+      { text: "<｜begin▁of▁sentence｜><｜▁pad▁｜>×5<begin_of_image>", isTrained: false },
+      shown,
+    ]);
+    expect(samplePieces(imageSample(prompt, [7]), tokenizer)[1]).toEqual({ text: "1 codes: 7", isTrained: true });
+  });
+});
+
+describe("janus data", () => {
+  it("indexes sources", async () => {
+    const [text, pairs] = [
+      write("t.jsonl", [{ text: "a" }, { text: "b" }]),
+      write("p.jsonl", [{ prompt: "p", image: "i" }]),
+    ];
+    const result = await runCli(["data", "index", text, pairs, "--cache", join(temporary, "cache"), "--json"]);
+    expect(result.code, result.stderr).toBe(EXIT.done);
+    expect(JSON.parse(result.stdout)).toMatchObject({
+      sources: [
+        { path: text, kind: "text", task: "text", records: 2 },
+        { path: pairs, kind: "pairs", task: "gen", records: 1 },
+      ],
+    });
+  });
+
+  it.skipIf(!hasFixtures)("shows what is trained between brackets, and what is bad", async () => {
+    const path = write("talk.jsonl", [
+      {
+        image: fixture("image0.png"),
+        conversations: [
+          { from: "human", value: "<image>\nWhat?" },
+          { from: "gpt", value: "A red\u001b[31m circle." },
+        ],
+      },
+      { conversations: [{ from: "human", value: "What?" }] },
+    ]);
+    const result = await runCli(["data", "preview", path, "--model", fixture("hf"), "--system", ""]);
+    expect(result.code, result.stderr).toBe(EXIT.done);
+    expect(result.stdout).toContain(`${path}:1: und, `);
+    expect(result.stdout).toContain(
+      "<|User|>: <begin_of_image><image_placeholder>×64<end_of_image>\nWhat?\n\n<|Assistant|>:⟦ A red\ufffd[31m circle.<｜end▁of▁sentence｜>⟧",
+    );
+    expect(result.stdout).toContain(`${path}:2: bad: ${path}:2: the conversation does not end with an answer`);
+  });
+});

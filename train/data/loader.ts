@@ -1,0 +1,263 @@
+/**
+ * The samples of each step: in an order that only seed, data and ratios decide, decoded ahead, bad ones replaced by the next of their task.
+ * What is decoded ahead belongs to no state: a loader made from the state after a step goes on with exactly the samples that would have come.
+ */
+import { createHash } from "node:crypto";
+import { ArgumentError } from "../../engine/errors.ts";
+import type { JanusError } from "../../engine/errors.ts";
+import { now } from "../../engine/index.ts";
+import { ImageError } from "../../model/image/image.ts";
+import { PromptError } from "../../model/prompt.ts";
+import { TASKS, trainedTokens } from "../samples.ts";
+import type { Sample, Task } from "../samples.ts";
+import type { SampleId } from "./encode.ts";
+import { LoaderStateError, RecordError, SampleError, SourceError } from "./errors.ts";
+import type { SourceIndex } from "./index_file.ts";
+import { checkMixture, stepTasks } from "./mixture.ts";
+import type { Mixture, Ratios } from "./mixture.ts";
+import { orderKey, permute } from "./order.ts";
+import type { OrderKey } from "./order.ts";
+import { Quarantine } from "./quarantine.ts";
+import type { BadSample } from "./quarantine.ts";
+import type { RawSample } from "./sources.ts";
+
+/** What the loader needs of a source. */
+export type LoaderSource = Pick<SourceIndex, "spec" | "task" | "hash" | "count" | "read" | "nameOf">;
+
+/** What the loader needs of an encoder. */
+export interface SampleEncoder {
+  encode(raw: RawSample, of: SampleId): Promise<Sample>;
+}
+
+export interface LoaderOptions {
+  readonly seed: number;
+  /** Samples a step. */
+  readonly batch: number;
+  readonly ratios: Ratios;
+  /** About so many samples are decoded before they are asked for, at the same time; 0 for none. */
+  readonly ahead?: number;
+  readonly quarantine?: Quarantine;
+}
+
+/** All that it takes to go on; JSON. */
+export interface LoaderState {
+  readonly version: 1;
+  /** Steps that are done. */
+  readonly step: number;
+  /** Samples of each task that were met, bad ones too. */
+  readonly cursors: Readonly<Record<Task, number>>;
+  /** Samples that were bad, over all tasks. */
+  readonly skipped: number;
+  /** Tells seed, batch, ratios and sources from others. */
+  readonly data: string;
+}
+
+export interface LoadedStep {
+  /** From 0. */
+  readonly step: number;
+  readonly samples: Sample[];
+  /** After this step. */
+  readonly state: LoaderState;
+}
+
+type Attempt =
+  | { readonly kind: "good"; readonly sample: Sample }
+  | { readonly kind: "bad"; readonly bad: BadSample }
+  | { readonly kind: "failed"; readonly error: unknown };
+
+const AHEAD = 32;
+
+/** Errors of the sample itself. Others (a lost device, a full disk, a mistake) end the run. */
+export const isBadSample = (error: unknown): error is JanusError =>
+  [RecordError, SampleError, ImageError, PromptError].some((kind) => error instanceof kind);
+
+/** The samples of a task one after the other, over all its sources and epochs. */
+class Stream {
+  readonly count: number;
+  private readonly task: Task;
+  private readonly sources: readonly LoaderSource[];
+  private readonly encoder: SampleEncoder;
+  private readonly seed: number;
+  private readonly depth: number;
+  private readonly queue: Promise<Attempt>[] = [];
+  /** Of the next sample to be begun. */
+  private cursor: number;
+  private key: { readonly epoch: number; readonly words: OrderKey } | null = null;
+  private isDisposed = false;
+
+  constructor(
+    task: Task,
+    sources: readonly LoaderSource[],
+    encoder: SampleEncoder,
+    seed: number,
+    depth: number,
+    cursor: number,
+  ) {
+    this.task = task;
+    this.sources = sources;
+    this.encoder = encoder;
+    this.seed = seed;
+    this.depth = depth;
+    this.cursor = cursor;
+    this.count = sources.reduce((sum, { count }) => sum + count, 0);
+  }
+
+  /** The next sample; others are begun behind it. */
+  take(): Promise<Attempt> {
+    while (!this.isDisposed && this.queue.length < Math.max(1, this.depth + 1))
+      this.queue.push(this.begin(this.cursor++));
+    return this.queue.shift()!;
+  }
+
+  async dispose(): Promise<void> {
+    this.isDisposed = true;
+    await Promise.all(this.queue.splice(0));
+  }
+
+  private place(cursor: number): { source: LoaderSource; record: number; epoch: number } {
+    const epoch = Math.floor(cursor / this.count);
+    if (this.key?.epoch !== epoch) this.key = { epoch, words: orderKey(this.seed, this.task, epoch) };
+    let record = permute(this.key.words, this.count, cursor % this.count);
+    for (const source of this.sources) {
+      if (record < source.count) return { source, record, epoch };
+      record -= source.count;
+    }
+    throw new SourceError(`${this.task}: a source has become shorter`);
+  }
+
+  /** Never rejects: what is wrong is told when it is the sample's turn. */
+  private async begin(cursor: number): Promise<Attempt> {
+    const { source, record, epoch } = this.place(cursor);
+    let name = source.spec.path;
+    try {
+      name = await source.nameOf(record);
+      const sample = await this.encoder.encode(await source.read(record), {
+        id: `${source.hash}:${record}`,
+        epoch,
+        name,
+      });
+      if (trainedTokens(sample) === 0) throw new SampleError("nothing of it is trained");
+      return { kind: "good", sample };
+    } catch (error) {
+      if (!isBadSample(error)) return { kind: "failed", error };
+      const reason = error instanceof RecordError ? error.message : `${name}: ${error.message}`;
+      return { kind: "bad", bad: { task: this.task, source: source.spec.path, record, reason } };
+    }
+  }
+}
+
+export class Loader {
+  /** Time that `next` has waited for samples, ms. */
+  waitingMs = 0;
+  private readonly mixture: Mixture;
+  private readonly seed: number;
+  private readonly quarantine: Quarantine;
+  private readonly streams = new Map<Task, Stream>();
+  private readonly data: string;
+  private step: number;
+  private cursors: Record<Task, number>;
+  private skipped: number;
+  private isRunning = false;
+  private failure: Error | null = null;
+
+  /**
+   * @param sources of each task; those of a task are one set, of which an epoch has each sample once
+   * @param state of an earlier loader of the same sources, seed, batch and ratios
+   */
+  constructor(
+    sources: Readonly<Partial<Record<Task, readonly LoaderSource[]>>>,
+    encoder: SampleEncoder,
+    options: LoaderOptions,
+    state?: LoaderState,
+  ) {
+    const { seed, batch, ratios, ahead = AHEAD } = options;
+    if (!Number.isInteger(ahead) || ahead < 0)
+      throw new ArgumentError(`Loader: ahead is ${ahead}; a whole number from 0`);
+    this.mixture = { ratios, batch };
+    checkMixture(this.mixture);
+    this.seed = seed;
+    this.quarantine = options.quarantine ?? new Quarantine();
+    const hashes = TASKS.map((task) => (ratios[task] ? (sources[task] ?? []).map(({ hash }) => hash) : []));
+    this.data = createHash("sha256")
+      .update(JSON.stringify([seed, batch, TASKS.map((task) => ratios[task]), hashes]))
+      .digest("hex");
+    if (state) checkState(state, this.data);
+    this.step = state?.step ?? 0;
+    this.cursors = { und: 0, text: 0, gen: 0, ...state?.cursors };
+    this.skipped = state?.skipped ?? 0;
+    const whole = TASKS.reduce((sum, task) => sum + ratios[task], 0);
+    for (const task of TASKS) {
+      if (ratios[task] === 0) continue;
+      const own = sources[task] ?? [];
+      const other = own.find((source) => source.task !== task);
+      if (other) throw new SourceError(`${other.spec.path} is a source for ${other.task}, listed under ${task}`);
+      const depth = ahead === 0 ? 0 : Math.max(1, Math.floor((ahead * ratios[task]) / whole));
+      const stream = new Stream(task, own, encoder, seed, depth, this.cursors[task]);
+      if (stream.count === 0)
+        throw new SourceError(`the ratio of ${task} is ${ratios[task]} and there is no sample of it; give it a source`);
+      this.streams.set(task, stream);
+    }
+  }
+
+  /** Samples of a task in an epoch. */
+  epochSize(task: Task): number {
+    return this.streams.get(task)?.count ?? 0;
+  }
+
+  get state(): LoaderState {
+    const { step, skipped, data } = this;
+    return { version: 1, step, cursors: { ...this.cursors }, skipped, data };
+  }
+
+  /** The samples of the next step. Throws `QuarantineError` when too many are bad; then the loader is at its end. */
+  async next(): Promise<LoadedStep> {
+    if (this.failure) throw this.failure;
+    if (this.isRunning) throw new ArgumentError("Loader.next: the last step has not come yet; await it first");
+    this.isRunning = true;
+    try {
+      const step = this.step;
+      const samples: Sample[] = [];
+      for (const task of stepTasks(this.mixture, step, this.seed)) samples.push(await this.take(task));
+      this.step++;
+      return { step, samples, state: this.state };
+    } catch (error) {
+      this.failure = error instanceof Error ? error : new Error(String(error));
+      throw error;
+    } finally {
+      this.isRunning = false;
+    }
+  }
+
+  /** Begins nothing more, and waits for what was begun. */
+  async dispose(): Promise<void> {
+    this.failure ??= new ArgumentError("Loader.next: the loader was disposed");
+    await Promise.all([...this.streams.values()].map((stream) => stream.dispose()));
+  }
+
+  /** The next good sample of a task. */
+  private async take(task: Task): Promise<Sample> {
+    for (;;) {
+      if (this.failure) throw this.failure;
+      const started = now();
+      const attempt = await this.streams.get(task)!.take();
+      this.waitingMs += now() - started;
+      if (attempt.kind === "failed") throw attempt.error;
+      this.cursors[task]++;
+      if (attempt.kind === "good") return attempt.sample;
+      this.skipped++;
+      const seen = TASKS.reduce((sum, each) => sum + this.cursors[each], 0);
+      await this.quarantine.add(attempt.bad, this.skipped, seen);
+    }
+  }
+}
+
+function checkState(state: LoaderState, data: string): void {
+  const isCount = (value: unknown): boolean => typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
+  const isWhole = [state.step, state.skipped, ...TASKS.map((task) => state.cursors?.[task])].every(isCount);
+  if (state.version !== 1 || !isWhole)
+    throw new LoaderStateError("the state of the data is none of this version; resume from another checkpoint");
+  if (state.data !== data)
+    throw new LoaderStateError(
+      "the state is of other data: sources, seed, batch or ratios are not those it was saved with. Restore them to go on, or begin a new run",
+    );
+}

@@ -1,0 +1,85 @@
+/** The image tokenizer for training data: its codes from pixels, its weights' hash, and its weights alone from a checkpoint. */
+import { createHash } from "node:crypto";
+import { noGrad, scope, tensor, tensorFromBytes } from "../../engine/index.ts";
+import type { DType, Device, Tensor } from "../../engine/index.ts";
+import type { Checkpoint } from "../../model/checkpoint/checkpoint.ts";
+import { VqModel } from "../../model/vq.ts";
+import type { CodesAbout, EncodeCodes } from "./codes.ts";
+
+const PREFIX = "model.vqmodel.";
+/** What codes depend on. */
+const ENCODING = ["encoder.", "quant_conv.", "quantize."].map((name) => PREFIX + name);
+const CHUNK_BYTES = 4 * 2 ** 20;
+
+/** SHA-256 over names, shapes and all bytes of the weights that codes depend on, in hex: the same for either layout. */
+export async function tokenizerHash(checkpoint: Checkpoint, signal?: AbortSignal): Promise<string> {
+  const hash = createHash("sha256");
+  for (const [name, source] of [...checkpoint.parameters].sort(([a], [b]) => (a < b ? -1 : 1))) {
+    if (!ENCODING.some((prefix) => name.startsWith(prefix))) continue;
+    hash.update(`${name} ${source.dtype} ${source.shape.join("x")}\n`);
+    for await (const chunk of checkpoint.chunks(source, CHUNK_BYTES, signal)) hash.update(chunk);
+  }
+  return hash.digest("hex");
+}
+
+/** Of the tokenizer's weights in the checkpoint. */
+const storedDType = (checkpoint: Checkpoint): DType =>
+  [...checkpoint.parameters].find(([name]) => name.startsWith(PREFIX))![1].dtype as DType;
+
+/**
+ * What the codes of a checkpoint's tokenizer depend on.
+ * @param plain as in `ReadImageOptions`
+ * @param dtype of the weights on the device; without it the checkpoint's, as `loadTokenizer` has them
+ */
+export async function codesAbout(
+  checkpoint: Checkpoint,
+  plain: boolean,
+  dtype: string = storedDType(checkpoint),
+): Promise<CodesAbout> {
+  const { vq } = checkpoint.config;
+  const side = vq.imageSize / 2 ** (vq.multipliers.length - 1);
+  const weights = await tokenizerHash(checkpoint);
+  return { weights, dtype, imageSize: vq.imageSize, tokens: side * side, codes: vq.codes, plain };
+}
+
+/** The tokenizer of a checkpoint alone, frozen, in the checkpoint's dtype. */
+export async function loadTokenizer(checkpoint: Checkpoint, device: Device): Promise<VqModel> {
+  const sources = [...checkpoint.parameters].filter(([name]) => name.startsWith(PREFIX));
+  const vq = new VqModel(checkpoint.config.vq, { device, dtype: storedDType(checkpoint), init: false });
+  const state: Record<string, Tensor> = {};
+  try {
+    for (const [name, source] of sources)
+      state[name.slice(PREFIX.length)] = tensorFromBytes(
+        await checkpoint.read(source),
+        source.shape,
+        source.dtype as DType,
+        device,
+      );
+    vq.loadStateDict(state);
+  } catch (error) {
+    vq.dispose();
+    throw error;
+  } finally {
+    for (const t of Object.values(state)) t.dispose();
+  }
+  for (const parameter of vq.parameters()) parameter.requiresGrad = false;
+  return vq.eval();
+}
+
+/** The codes of pictures [3, S, S] by a tokenizer. A picture has the same codes in any batch. */
+export function vqEncoder(vq: VqModel, imageSize: number): EncodeCodes {
+  return async (pixels) => {
+    const all = new Float32Array(pixels.length * 3 * imageSize ** 2);
+    for (const [i, picture] of pixels.entries()) all.set(picture, i * 3 * imageSize ** 2);
+    const { device } = vq.parameters()[0]!;
+    const shape = [pixels.length, 3, imageSize, imageSize];
+    const codes = noGrad(() => scope(() => vq.encode(tensor(all, { shape, device }))));
+    try {
+      const ids = Array.from(await codes.data());
+      const tokens = ids.length / pixels.length;
+      return pixels.map((_, i) => ids.slice(i * tokens, (i + 1) * tokens));
+    } finally {
+      codes.dispose();
+    }
+  };
+}

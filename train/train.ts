@@ -1,0 +1,203 @@
+/**
+ * A training run, from top to bottom: config, model, data, optimizer, the loop, and what happens once in a while. A run folder holds checkpoints
+ * that are models by themselves (`janus generate --model run/step-…`) and go on bit for bit where they were saved.
+ */
+import { appendFile } from "node:fs/promises";
+import { basename, join } from "node:path";
+import { ArgumentError, JanusError, now } from "../engine/index.ts";
+import type { Device } from "../engine/index.ts";
+import type { FileSource, FolderSink } from "../model/checkpoint/bytes.ts";
+import { readWhole } from "../model/checkpoint/bytes.ts";
+import { openCheckpoint } from "../model/checkpoint/checkpoint.ts";
+import { isSideFile } from "../model/checkpoint/side_files.ts";
+import { loadModel } from "../model/load.ts";
+import { folderSource } from "../model/node/files.ts";
+import { readProcessor } from "../model/processor.ts";
+import { readUnused, saveModel } from "../model/save.ts";
+import type { TrainConfig } from "./config.ts";
+import { CodeCache } from "./data/codes.ts";
+import { Encoder } from "./data/encode.ts";
+import { indexSource } from "./data/index_file.ts";
+import type { SourceIndex } from "./data/index_file.ts";
+import { Loader } from "./data/loader.ts";
+import type { LoaderState } from "./data/loader.ts";
+import { Quarantine } from "./data/quarantine.ts";
+import type { SourceSpec } from "./data/sources.ts";
+import { codesAbout, vqEncoder } from "./data/tokenizer.ts";
+import { loadTensorsInto, saveTensors } from "./run/optimizer_file.ts";
+import { RunFolder } from "./run/run_folder.ts";
+import type { Task } from "./samples.ts";
+import { Trainer } from "./trainer.ts";
+import type { StepReport } from "./trainer.ts";
+
+/** Training cannot go on: steps whose gradients are not finite, one after the other. The last checkpoint is whole. */
+export class TrainingError extends JanusError {}
+
+export interface RunOptions {
+  /** Folder of the model to begin with; a run that is resumed begins with its own. */
+  readonly model: string;
+  /** Folder of the run; made where there is none. */
+  readonly run: string;
+  readonly config: TrainConfig;
+  readonly sources: readonly SourceSpec[];
+  /** Folder of indexes and image codes. */
+  readonly cache: string;
+  readonly device: Device;
+  readonly onStep?: (report: StepReport & { readonly waitingMs: number; readonly ms: number }) => void;
+  readonly onNotice?: (message: string) => void;
+  /** Ends the run after the step that is going on; what is done is saved. */
+  readonly stop?: AbortSignal;
+}
+
+export interface RunResult {
+  /** Steps that are done. */
+  readonly steps: number;
+  /** The last checkpoint. */
+  readonly checkpoint: string;
+  /** Stopped before its end. */
+  readonly stopped: boolean;
+}
+
+/** What a checkpoint holds besides weights and moments; JSON. */
+interface RunState {
+  readonly step: number;
+  readonly skipped: number;
+  readonly loader: LoaderState;
+  /** Trained tokens so far. */
+  readonly tokens: Readonly<Partial<Record<Task, number>>>;
+  readonly config: TrainConfig;
+}
+
+const STATE = "state.json";
+const OPTIMIZER = "optimizer.safetensors";
+const LOG = "log.jsonl";
+/** Steps in a row whose gradients are not finite before the run ends. */
+const MOST_SKIPPED = 3;
+
+async function sideFilesOf(source: FileSource): Promise<Map<string, Uint8Array>> {
+  const files = new Map<string, Uint8Array>();
+  for (const name of await source.list()) {
+    if (!isSideFile(name)) continue;
+    const file = await source.open(name);
+    try {
+      files.set(name, await readWhole(file, 64 * 2 ** 20));
+    } finally {
+      await file.close?.();
+    }
+  }
+  return files;
+}
+
+async function readState(folder: string, config: TrainConfig): Promise<RunState> {
+  const file = await folderSource(folder).open(STATE);
+  try {
+    const state = JSON.parse(new TextDecoder().decode(await readWhole(file, 2 ** 20))) as RunState;
+    const other = (Object.keys(config) as (keyof TrainConfig)[]).filter(
+      (key) =>
+        !["save", "steps", "stopAt", "microRows", "recompute"].includes(key) &&
+        JSON.stringify(config[key]) !== JSON.stringify(state.config[key]),
+    );
+    if (other.length)
+      throw new ArgumentError(
+        `${folder} was trained with other settings (${other.join(", ")}); resume with the same ones, or begin a new run from its model`,
+      );
+    return state;
+  } finally {
+    await file.close?.();
+  }
+}
+
+/** Runs the training to its end, or until `stop`. Throws what readers, sources and devices throw, before the first step where it can. */
+export async function train(options: RunOptions): Promise<RunResult> {
+  const { config, device, onNotice = () => undefined, stop } = options;
+  await using run = await RunFolder.open(options.run, { create: true, onNotice });
+
+  // The model: that of the newest checkpoint that verifies, else the one to begin with.
+  const { newest, skipped: damaged } = await run.newestVerified();
+  for (const { path, problems } of damaged) onNotice(`${path} is damaged and passed over: ${problems.join("; ")}`);
+  const folder = newest?.path ?? options.model;
+  const source = folderSource(folder);
+  const checkpoint = await openCheckpoint(source);
+  const state = newest ? await readState(folder, config) : null;
+  const processor = await readProcessor(source, checkpoint.config);
+  const sideFiles = await sideFilesOf(source);
+  const unused = await readUnused(checkpoint);
+  const about = await codesAbout(checkpoint, false, config.dtype);
+  const model = await loadModel(checkpoint, { device, dtype: config.dtype });
+  await checkpoint.close();
+  const trainer = new Trainer(model, checkpoint.config, config, processor.tokenizer.specials.pad);
+  const indexes: SourceIndex[] = [];
+  let loader: Loader | null = null;
+  let codes: CodeCache | null = null;
+  try {
+    // The data.
+    const byTask: Partial<Record<Task, SourceIndex[]>> = {};
+    for (const spec of options.sources) {
+      const index = await indexSource(spec, options.cache);
+      indexes.push(index);
+      (byTask[index.task] ??= []).push(index);
+    }
+    codes = await CodeCache.open(options.cache, about);
+    const encoder = new Encoder(processor, {
+      seed: config.seed,
+      codes: codes.source(vqEncoder(model.model.vqmodel, checkpoint.config.vq.imageSize)),
+      drop: config.conditioningDropout,
+      maxTokens: config.length,
+    });
+    const quarantine = new Quarantine({ file: join(run.path, "quarantine.jsonl") });
+    const { seed, batch, ratios } = config;
+    loader = new Loader(byTask, encoder, { seed, batch, ratios, quarantine }, state?.loader);
+
+    // The optimizer, and where it was.
+    if (state) {
+      await loadTensorsInto(source, OPTIMIZER, trainer.optimizer.stateDict());
+      trainer.resume(state.step, state.skipped);
+    }
+    const tokens: Partial<Record<Task, number>> = { ...state?.tokens };
+    let loaderState = loader.state;
+    const save = async (): Promise<string> => {
+      const step = trainer.step;
+      const content: RunState = { step, skipped: trainer.skipped, loader: loaderState, tokens, config };
+      const fill = async (sink: FolderSink): Promise<void> => {
+        await saveModel(model, checkpoint.config, sink, { sideFiles, unused });
+        await saveTensors(sink, OPTIMIZER, trainer.optimizer.stateDict());
+        await sink.write(STATE, new TextEncoder().encode(`${JSON.stringify(content, null, 2)}\n`));
+      };
+      const { every: _, keep, keepEvery } = config.save;
+      const saved = await run.save(step, fill, { last: keep, ...(keepEvery && { every: keepEvery }) });
+      if (saved.pruneProblem) onNotice(saved.pruneProblem.message);
+      return saved.path;
+    };
+
+    // The loop.
+    const end = Math.min(config.steps, config.stopAt ?? config.steps);
+    let last = newest?.path ?? null;
+    let inARow = 0;
+    while (trainer.step < end && !stop?.aborted) {
+      const started = now();
+      const waited = loader.waitingMs;
+      const loaded = await loader.next();
+      const report = await trainer.take(loaded.samples);
+      loaderState = loaded.state;
+      for (const [task, { tokens: n }] of Object.entries(report.tasks))
+        tokens[task as Task] = (tokens[task as Task] ?? 0) + n;
+      const event = { ...report, waitingMs: loader.waitingMs - waited, ms: now() - started };
+      options.onStep?.(event);
+      await appendFile(join(run.path, LOG), `${JSON.stringify(event)}\n`);
+      inARow = report.skipped ? inARow + 1 : 0;
+      if (inARow >= MOST_SKIPPED)
+        throw new TrainingError(
+          `step ${report.step}: the gradients were not finite, for the ${inARow}th time in a row (${loaded.samples.map(({ name }) => name).join(", ")}); the weights are those of before. Lower the learning rate, or look at these samples`,
+        );
+      if (trainer.step % config.save.every === 0 || trainer.step === end) last = await save();
+    }
+    if (last === null || basename(last) !== basename(run.folder(trainer.step))) last = await save();
+    return { steps: trainer.step, checkpoint: last, stopped: trainer.step < end };
+  } finally {
+    await loader?.dispose();
+    await codes?.close();
+    for (const index of indexes) await index.close();
+    trainer.dispose();
+    model.dispose();
+  }
+}
