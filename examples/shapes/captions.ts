@@ -1,0 +1,240 @@
+/**
+ * GenEval's six kinds of prompts about shapes: what each asks for, its wordings, and a scene that it fits exactly. Training takes what
+ * held_out.ts leaves it, the evaluation what that keeps back. Questions are questions.ts.
+ */
+import type { Dice } from "./dice.ts";
+import {
+  heldOutAmong,
+  heldOutIn,
+  isForTraining,
+  isHeldOutAttributes,
+  isHeldOutColour,
+  isHeldOutCount,
+  isHeldOutLayout,
+  isHeldOutPair,
+  isHeldOutPosition,
+  isHeldOutWording,
+} from "./held_out.ts";
+import type { Coloured } from "./held_out.ts";
+import { COLOURS, OPPOSITE, RELATIONS, SHAPES, boxOf, layOut, relations } from "./scene.ts";
+import type { Colour, LayoutOptions, Relation, Scene, Shape } from "./scene.ts";
+
+export const KINDS = ["single_object", "two_object", "counting", "colors", "position", "color_attr"] as const;
+export type Kind = (typeof KINDS)[number];
+
+/** At least `count` of the shape; all of them in the colour, and there as seen from those of the clause with this number. */
+export interface Clause {
+  readonly shape: Shape;
+  readonly count: number;
+  readonly colour?: Colour;
+  readonly position?: readonly [Relation, number];
+}
+
+/** As a line of GenEval's metadata: the picture must show every `include` and no `exclude`. */
+export interface Prompt {
+  readonly kind: Kind;
+  readonly text: string;
+  readonly include: readonly Clause[];
+  readonly exclude: readonly Clause[];
+}
+
+export const NUMBER_WORDS = ["zero", "one", "two", "three", "four"] as const;
+const OPENINGS = ["", "a photo of ", "a picture of ", "an image of ", "a drawing of ", "draw "];
+const ARTICLES = ["a", "one", "a single"];
+const JOINS = ["and", "with"];
+const RELATION_WORDS: Readonly<Record<Relation, readonly string[]>> = {
+  "left of": ["left of", "to the left of"],
+  "right of": ["right of", "to the right of"],
+  above: ["above", "over"],
+  below: ["below", "under"],
+};
+
+export const plural = (shape: Shape): string => (shape === "cross" ? "crosses" : `${shape}s`);
+export const article = (word: string): string => (/^[aeiou]/.test(word) ? `an ${word}` : `a ${word}`);
+
+/** A prompt in one of its wordings; `wording` is any whole number from 0, and the wordings come round. */
+interface Idea {
+  readonly kind: Kind;
+  readonly include: readonly Clause[];
+  readonly exclude?: readonly Clause[];
+  readonly wordings: readonly string[];
+}
+
+const opened = (bodies: readonly string[]): string[] =>
+  bodies.flatMap((body) => OPENINGS.map((opening) => `${opening}${body}`));
+
+const coloured = ({ colour, shape }: Coloured): string => article(`${colour} ${shape}`);
+
+/** Every prompt of a kind that is held out, or every one that is not. */
+function ideas(kind: Kind, heldOut: boolean): Idea[] {
+  const found: Idea[] = [];
+  const otherShapes = (shape: Shape): Shape[] => SHAPES.filter((other) => other !== shape);
+  for (const shape of SHAPES) {
+    switch (kind) {
+      case "single_object": {
+        const wordings = OPENINGS.flatMap((opening, o) =>
+          ARTICLES.flatMap((word, a) =>
+            isHeldOutWording(o, a, shape) === heldOut ? [`${opening}${word} ${shape}`] : [],
+          ),
+        );
+        found.push({ kind, include: [{ shape, count: 1 }], wordings });
+        break;
+      }
+      case "two_object":
+        for (const other of otherShapes(shape)) {
+          if (isHeldOutPair(shape, other) !== heldOut) continue;
+          const wordings = opened(JOINS.map((join) => `a ${shape} ${join} a ${other}`));
+          found.push({ kind, include: [{ shape, count: 1 }, { shape: other, count: 1 }], wordings }); // prettier-ignore
+        }
+        break;
+      case "counting":
+        for (const count of [2, 3, 4]) {
+          if (isHeldOutCount(shape, count) !== heldOut) continue;
+          const words = `${NUMBER_WORDS[count]!} ${plural(shape)}`;
+          const include = [{ shape, count }];
+          const exclude = [{ shape, count: count + 1 }];
+          found.push({ kind, include, exclude, wordings: opened([words, `exactly ${words}`]) });
+        }
+        break;
+      case "colors":
+        for (const colour of COLOURS) {
+          if (isHeldOutColour({ colour, shape }) !== heldOut) continue;
+          const wordings = opened([coloured({ colour, shape }), `one ${colour} ${shape}`, `a ${shape} in ${colour}`]);
+          found.push({ kind, include: [{ shape, count: 1, colour }], wordings });
+        }
+        break;
+      case "position":
+        for (const other of otherShapes(shape)) {
+          for (const relation of isHeldOutPair(shape, other) ? [] : RELATIONS) {
+            if (isHeldOutPosition(shape, relation, other) !== heldOut) continue;
+            const include: Clause[] = [
+              { shape: other, count: 1 },
+              { shape, count: 1, position: [relation, 0] },
+            ];
+            const wordings = opened(RELATION_WORDS[relation].map((words) => `a ${shape} ${words} a ${other}`));
+            found.push({ kind, include, wordings });
+          }
+        }
+        break;
+      case "color_attr":
+        for (const other of otherShapes(shape)) {
+          for (const colour of isHeldOutPair(shape, other) ? [] : COLOURS) {
+            for (const second of COLOURS) {
+              const [a, b] = [
+                { shape, colour },
+                { shape: other, colour: second },
+              ];
+              if (colour === second || isHeldOutColour(a) || isHeldOutColour(b)) continue;
+              if (isHeldOutAttributes(a, b) !== heldOut) continue;
+              const wordings = opened(JOINS.map((join) => `${coloured(a)} ${join} ${coloured(b)}`));
+              found.push({
+                kind,
+                include: [
+                  { ...a, count: 1 },
+                  { ...b, count: 1 },
+                ],
+                wordings,
+              });
+            }
+          }
+        }
+        break;
+    }
+  }
+  return found;
+}
+
+const listed = new Map<string, Idea[]>();
+function ideasOf(kind: Kind, heldOut: boolean): Idea[] {
+  const key = `${kind} ${heldOut}`;
+  let list = listed.get(key);
+  if (!list) listed.set(key, (list = ideas(kind, heldOut)));
+  return list;
+}
+
+const promptOf = ({ kind, include, exclude = [], wordings }: Idea, dice: Dice): Prompt => ({ kind, text: dice.pick(wordings), include, exclude }); // prettier-ignore
+
+/** A prompt that training may see, or one that it never does. */
+export const randomPrompt = (dice: Dice, kind: Kind, { heldOut = false }: { heldOut?: boolean } = {}): Prompt =>
+  promptOf(dice.pick(ideasOf(kind, heldOut)), dice);
+
+/** Every held-out text of a kind with what it asks for. */
+export const heldOutPrompts = (kind: Kind): Prompt[] =>
+  ideasOf(kind, true).flatMap(({ include, exclude = [], wordings }) =>
+    wordings.map((text) => ({ kind, text, include, exclude })),
+  );
+
+/** How clear a position is in pictures that are made to show it; GenEval asks for 0.5. */
+export const CLEAR = 0.65;
+
+/**
+ * A picture of the prompt and of nothing else. What the prompt leaves open is random, and free of what is held out, as is its layout for
+ * training; for the evaluation (`heldOut`) the layout is one of those held out and only the prompt itself may be too.
+ */
+export function sceneFor(dice: Dice, prompt: Prompt, options: LayoutOptions & { heldOut?: boolean } = {}): Scene {
+  const { heldOut = false } = options;
+  for (let attempt = 0; attempt < 200; attempt++) {
+    const objects = prompt.include.flatMap(({ shape, count, colour }) => {
+      const free = COLOURS.filter((other) => !isHeldOutColour({ colour: other, shape }));
+      const same = dice.chance(0.5) ? dice.pick(free) : undefined; // half of the counted groups have one colour
+      return Array.from({ length: count }, () => ({ shape, colour: colour ?? same ?? dice.pick(free) }));
+    });
+    const asked = heldOut && !["single_object", "position"].includes(prompt.kind) ? 1 : 0;
+    if (heldOutAmong(objects).length > asked) continue; // no layout would help
+    const accept = (scene: Scene): boolean =>
+      fits(scene, prompt) && (heldOut ? isHeldOutLayout(scene) && onlyAsked(scene, prompt) : isForTraining(scene));
+    const scene = layOut(dice, objects, accept, options);
+    if (scene) return scene;
+  }
+  throw new RangeError(`sceneFor: no scene found for "${prompt.text}"`);
+}
+
+/** Whether nothing is held out in the scene but what the prompt asks for. */
+function onlyAsked(scene: Scene, { kind, include }: Prompt): boolean {
+  const found = heldOutIn(scene);
+  if (kind === "position") {
+    const [target, subject] = include;
+    const [relation] = subject!.position!;
+    const asked = [`${subject!.shape} ${relation} ${target!.shape}`, `${target!.shape} ${OPPOSITE[relation]} ${subject!.shape}`]; // prettier-ignore
+    return found.every((what) => asked.includes(what));
+  }
+  return found.length <= (kind === "single_object" ? 0 : 1);
+}
+
+/** The positions that the prompt asks for, each clear. The objects stand in the order of the clauses. */
+function fits({ objects }: Scene, { include }: Prompt): boolean {
+  return include.every(({ position }, i) => {
+    if (!position) return true;
+    const [relation, target] = position;
+    return relations(boxOf(objects[i]!), boxOf(objects[target]!), CLEAR).includes(relation);
+  });
+}
+
+/** What a scene shows, said in full: "a red circle, two blue squares and a green cross". */
+export function describe({ objects }: Scene): string {
+  const counts = new Map<string, { object: Coloured; count: number }>();
+  for (const { colour, shape } of objects) {
+    const key = `${colour} ${shape}`;
+    const entry = counts.get(key) ?? { object: { colour, shape }, count: 0 };
+    counts.set(key, { ...entry, count: entry.count + 1 });
+  }
+  const parts = [...counts.values()].map(({ object, count }) =>
+    count === 1 ? coloured(object) : `${NUMBER_WORDS[count]!} ${object.colour} ${plural(object.shape)}`,
+  );
+  const last = parts.pop()!;
+  return parts.length === 0 ? last : `${parts.join(", ")} and ${last}`;
+}
+
+/** A scene of one to four objects of any shapes and colours; what it may show as in `sceneFor`. */
+export function randomScene(dice: Dice, options: LayoutOptions & { heldOut?: boolean } = {}): Scene {
+  const { heldOut = false } = options;
+  for (let attempt = 0; attempt < 1000; attempt++) {
+    const count = dice.pick([1, 2, 2, 3, 3, 3, 4, 4]);
+    const kinds = dice.shuffle(SHAPES).slice(0, 1 + dice.int(count)); // few shapes for many objects: something to count
+    const objects = Array.from({ length: count }, () => ({ shape: dice.pick(kinds), colour: dice.pick(COLOURS) }));
+    if (!heldOut && heldOutAmong(objects).length > 0) continue; // no layout would help
+    const scene = layOut(dice, objects, () => true, options);
+    if (scene && (heldOut ? isHeldOutLayout(scene) : isForTraining(scene))) return scene;
+  }
+  throw new RangeError("randomScene: no scene found");
+}

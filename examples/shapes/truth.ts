@@ -1,0 +1,18 @@
+/** GenEval's rule on what is known to be in a scene: the truth that the judge, which sees pixels only, is held against. */
+import type { Prompt } from "./captions.ts";
+import { boxOf, relations } from "./scene.ts";
+import type { Scene } from "./scene.ts";
+
+/** Whether the scene meets the prompt; every object of a shape counts, where GenEval takes the best recognised. */
+export function holds({ objects }: Scene, { include, exclude }: Pick<Prompt, "include" | "exclude">): boolean {
+  const of = (shape: string): Scene["objects"] => objects.filter((object) => object.shape === shape);
+  return (
+    include.every(({ shape, count, colour, position }) => {
+      if (of(shape).length < count || (colour && of(shape).some((object) => object.colour !== colour))) return false;
+      if (!position) return true;
+      const [relation, target] = position;
+      const targets = of(include[target]!.shape);
+      return of(shape).every((a) => targets.every((b) => relations(boxOf(a), boxOf(b)).includes(relation)));
+    }) && exclude.every(({ shape, count }) => of(shape).length < count)
+  );
+}

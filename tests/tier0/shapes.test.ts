@@ -1,0 +1,257 @@
+/** The demo's world of shapes: the same seed gives the same data, nothing held out is in it, and prompts, pictures and questions are true. */
+import { mkdtemp, readFile, readdir, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { KINDS, NUMBER_WORDS, heldOutPrompts, randomPrompt, sceneFor } from "../../examples/shapes/captions.ts";
+import { evaluation, trainingSample, writeDataset } from "../../examples/shapes/dataset.ts";
+import { Dice } from "../../examples/shapes/dice.ts";
+import {
+  heldOutIn,
+  isForTraining,
+  isHeldOutAttributes,
+  isHeldOutColour,
+  isHeldOutCount,
+  isHeldOutLayout,
+  isHeldOutPair,
+  isHeldOutPosition,
+} from "../../examples/shapes/held_out.ts";
+import { QUESTION_KINDS } from "../../examples/shapes/questions.ts";
+import { COLOURS, RELATIONS, SHAPES, layOut, relations, render } from "../../examples/shapes/scene.ts";
+import type { Colour, Relation, Scene, Shape } from "../../examples/shapes/scene.ts";
+import { holds } from "../../examples/shapes/truth.ts";
+import { readImage } from "../../model/node/image_file.ts";
+
+// Finds what a text names by reading it, apart from how it was made.
+const SHAPE_WORDS: Readonly<Record<string, Shape>> = Object.fromEntries(
+  SHAPES.flatMap((shape) => [[shape, shape], [`${shape}s`, shape], [`${shape}es`, shape]]), // prettier-ignore
+);
+const SIDES: Readonly<Record<string, Relation>> = { left: "left of", right: "right of", above: "above", over: "above", below: "below", under: "below" }; // prettier-ignore
+
+/** What is held out in a text. `answer` turns "what is left of the ring? cross" into a position. */
+function heldOutInText(text: string): string[] {
+  const found: string[] = [];
+  const words: readonly string[] = text.match(/[a-z]+/g) ?? [];
+  const named: { shape: Shape; colour?: Colour }[] = [];
+  words.forEach((word, i) => {
+    const shape = SHAPE_WORDS[word];
+    if (!shape) return;
+    const before = words[i - 1] as Colour | undefined;
+    const behind = words[i + 1] === "in" || words[i + 1] === "is" ? (words[i + 2] as Colour) : undefined;
+    const colour = [before, behind].find((name) => name && COLOURS.includes(name));
+    named.push(colour ? { shape, colour } : { shape });
+    const count = NUMBER_WORDS.indexOf(words.slice(Math.max(0, i - 2), i).find((name) => (NUMBER_WORDS as readonly string[]).includes(name)) as "two"); // prettier-ignore
+    if (word !== shape && count > 0 && !colour && isHeldOutCount(shape, count)) found.push(`${count} ${word}`);
+  });
+  named.forEach((a, i) => {
+    if (a.colour && isHeldOutColour({ ...a, colour: a.colour })) found.push(`${a.colour} ${a.shape}`);
+    for (const b of named.slice(i + 1)) {
+      if (isHeldOutPair(a.shape, b.shape)) found.push(`${a.shape} and ${b.shape}`);
+      if (a.colour && b.colour && isHeldOutAttributes({ ...a, colour: a.colour }, { ...b, colour: b.colour })) {
+        found.push(`${a.colour} ${a.shape} and ${b.colour} ${b.shape}`);
+      }
+    }
+  });
+  const side = words.findIndex((word) => word in SIDES);
+  if (side >= 0) {
+    const relation = SIDES[words[side]!]!;
+    const at = (list: string[]): Shape | undefined => list.map((word) => SHAPE_WORDS[word]).find(Boolean);
+    const target = at(words.slice(side));
+    const subject = /what|which/.test(text) ? SHAPE_WORDS[words.at(-1)!] : at(words.slice(0, side).reverse());
+    if (target && subject && isHeldOutPosition(subject, relation, target))
+      found.push(`${subject} ${relation} ${target}`);
+  }
+  return found;
+}
+
+/** Whether a scene shows anything held out, found apart from `heldOutIn`. */
+function showsHeldOut({ objects }: Scene): boolean {
+  const boxes = objects.map((object) => ({ ...object, width: object.size, height: object.size }));
+  return boxes.some(
+    (a) =>
+      isHeldOutColour(a) ||
+      isHeldOutCount(a.shape, boxes.filter(({ shape }) => shape === a.shape).length) ||
+      boxes.some(
+        (b) =>
+          isHeldOutPair(a.shape, b.shape) ||
+          isHeldOutAttributes(a, b) ||
+          (a.shape !== b.shape && relations(a, b).some((relation) => isHeldOutPosition(a.shape, relation, b.shape))),
+      ),
+  );
+}
+
+/** An answer found by looking at the scene, apart from how the question was made; undefined for forms it does not know. */
+function answerOf({ objects }: Scene, question: string): string | undefined {
+  const words: readonly string[] = question.match(/[a-z]+/g) ?? [];
+  const shapes = words.map((word) => SHAPE_WORDS[word]).filter((shape) => shape !== undefined);
+  const colour = COLOURS.find((name) => words.includes(name));
+  const side = words.map((word) => SIDES[word]).find((relation) => relation !== undefined);
+  const boxes = objects.map((object) => ({ ...object, width: object.size, height: object.size }));
+  const only = (list: readonly string[]): string | undefined => (new Set(list).size === 1 ? list[0] : undefined);
+  if (words[0] === "how") return NUMBER_WORDS[objects.filter(({ shape }) => !shapes[0] || shape === shapes[0]).length];
+  if (side && shapes.length === 2) {
+    const [a, b] = shapes.map((shape) => boxes.find((box) => box.shape === shape)!);
+    return relations(a!, b!).includes(side) ? "yes" : "no";
+  }
+  if (side) {
+    const target = boxes.find((box) => box.shape === shapes[0])!;
+    return only(boxes.filter((box) => relations(box, target).includes(side)).map(({ shape }) => shape));
+  }
+  if (colour && shapes[0]) return objects.some((o) => o.colour === colour && o.shape === shapes[0]) ? "yes" : "no";
+  if (words.includes("colour")) return only(objects.filter((o) => o.shape === shapes[0]).map((o) => o.colour));
+  return only(objects.filter((o) => !colour || o.colour === colour).map((o) => o.shape));
+}
+
+describe("scenes", () => {
+  it("keep objects apart, off the border, and on whole pixels of the grid", () => {
+    for (let n = 0; n < 400; n++) {
+      const dice = new Dice(3, 0, n);
+      const grid = dice.pick([1, 4]);
+      const objects = Array.from({ length: 1 + (n % 4) }, () => ({
+        shape: dice.pick(SHAPES),
+        colour: dice.pick(COLOURS),
+      }));
+      const scene = layOut(dice, objects, undefined, { grid });
+      if (!scene) continue; // four of the largest do not always find a place
+      scene.objects.forEach((a, i) => {
+        const [left, top] = [a.x - a.size / 2, a.y - a.size / 2];
+        expect([left % grid, top % grid]).toEqual([0, 0]);
+        expect(Math.min(left, top, 64 - left - a.size, 64 - top - a.size)).toBeGreaterThanOrEqual(2);
+        for (const b of scene.objects.slice(i + 1)) {
+          expect(Math.max(Math.abs(a.x - b.x), Math.abs(a.y - b.y)) - (a.size + b.size) / 2).toBeGreaterThanOrEqual(6);
+        }
+      });
+    }
+  });
+
+  it("are drawn with the area of the shapes, at any size", () => {
+    const areas = { circle: Math.PI / 4, square: 1, triangle: 0.5, cross: 0.3 * 2 - 0.09, ring: (Math.PI / 4) * (1 - 0.52 ** 2), diamond: 0.5 }; // prettier-ignore
+    for (const side of [64, 96, 384]) {
+      for (const shape of SHAPES) {
+        const size = 24;
+        const { data } = render(
+          { background: "black", objects: [{ shape, colour: "yellow", size, x: 30, y: 33 }] },
+          side,
+        );
+        let sum = 0;
+        for (let i = 0; i < data.length; i += 3) sum += (data[i]! - 14) / (250 - 14);
+        expect(sum / (size * (side / 64)) ** 2 / areas[shape], `${shape} at ${side}`).toBeCloseTo(1, 1);
+      }
+    }
+  });
+});
+
+describe("training data", () => {
+  it("is a function of seed and index", () => {
+    expect(trainingSample(5, 77)).toEqual(trainingSample(5, 77));
+    expect(trainingSample(5, 77)).not.toEqual(trainingSample(6, 77));
+    expect(trainingSample(5, 77)).not.toEqual(trainingSample(5, 84)); // the same kind
+  });
+
+  it("never shows, says or asks what is held out, and is true", () => {
+    const seed = Math.floor(Math.random() * 2 ** 31);
+    const said = new Set<string>();
+    let [yes, no] = [0, 0];
+    let lines = 0;
+    for (let n = 0; lines < 100_000; n++) {
+      const { scene, prompt, questions, text } = trainingSample(seed, n);
+      lines += 1 + (prompt ? 1 : 0) + questions.length; // as in the three files
+      if (!isForTraining(scene) || showsHeldOut(scene))
+        throw new Error(`seed ${seed} sample ${n} shows ${heldOutIn(scene).join()}`);
+      const told = [text, ...(prompt ? [prompt.text] : []), ...questions.map((q) => `${q.question} ${q.answer}`)];
+      for (const one of told) {
+        if (said.has(one)) continue;
+        const found =
+          /are|is|do/.test(one) && !one.includes(".") ? heldOutInText(one) : one.split(".").flatMap(heldOutInText);
+        if (found.length > 0) throw new Error(`seed ${seed} sample ${n}: "${one}" names ${found.join()}`);
+        said.add(one);
+      }
+      if (prompt && !holds(scene, prompt)) throw new Error(`seed ${seed} sample ${n} is not "${prompt.text}"`);
+      if (prompt) expect(scene.objects).toHaveLength(prompt.include.reduce((sum, { count }) => sum + count, 0));
+      for (const { question, answer } of questions) {
+        const truth = answerOf(scene, question);
+        if (truth !== answer) throw new Error(`seed ${seed} sample ${n}: "${question}" ${answer}, not ${truth}`);
+        if (answer === "yes") yes++;
+        if (answer === "no") no++;
+      }
+    }
+    expect(yes / (yes + no)).toBeGreaterThan(0.45);
+    expect(yes / (yes + no)).toBeLessThan(0.55);
+    for (const kind of KINDS) for (const { text } of heldOutPrompts(kind)) expect(said.has(text), text).toBe(false);
+  }, 120_000);
+
+  it("still meets every colour, shape and relation with most others", () => {
+    for (const shape of SHAPES) {
+      expect(COLOURS.filter((colour) => !isHeldOutColour({ colour, shape })).length).toBeGreaterThanOrEqual(6);
+      expect([2, 3, 4].filter((count) => !isHeldOutCount(shape, count))).toHaveLength(2);
+      expect(SHAPES.filter((other) => !isHeldOutPair(shape, other))).toHaveLength(5); // itself too
+      for (const relation of RELATIONS) {
+        expect(SHAPES.filter((other) => isHeldOutPosition(shape, relation, other))).toHaveLength(1);
+      }
+    }
+  });
+
+  it("is written as files that name each other", async () => {
+    const folder = await mkdtemp(join(tmpdir(), "shapes-"));
+    try {
+      const counts = await writeDataset(folder, { seed: 4, pictures: 150, questions: 3 });
+      const lines = async (name: string): Promise<unknown[]> =>
+        (await readFile(join(folder, name), "utf8")).trim().split("\n").map((line) => JSON.parse(line) as unknown); // prettier-ignore
+      const generation = (await lines("gen.jsonl")) as { prompt: string; image: string }[];
+      const understanding = (await lines("und.jsonl")) as { messages: { role: string; content: unknown }[] }[];
+      expect(await lines("text.jsonl")).toHaveLength(counts.text);
+      expect([generation.length, understanding.length]).toEqual([counts.generation, counts.understanding]);
+      expect(await readdir(join(folder, "images"))).toHaveLength(150);
+      const { scene, prompt, questions } = trainingSample(4, 72, { questions: 3 });
+      const image = "images/0000072.png";
+      expect((await readImage(join(folder, image))).data).toEqual(render(scene).data);
+      expect(generation.find((entry) => entry.image === image)?.prompt).toBe(prompt?.text);
+      const asked = understanding.filter(({ messages }) => JSON.stringify(messages).includes(image));
+      expect(asked.map(({ messages }) => messages)).toEqual(
+        questions.map(({ question, answer }) => [
+          { role: "user", content: [{ type: "image_url", image_url: { url: image } }, { type: "text", text: question }] }, // prettier-ignore
+          { role: "assistant", content: answer },
+        ]),
+      );
+    } finally {
+      await rm(folder, { recursive: true, force: true });
+    }
+  });
+});
+
+describe("the evaluation", () => {
+  it("has prompts of every kind that are held out, and scenes for them", () => {
+    const { prompts } = evaluation(9, { questions: 4 });
+    expect(evaluation(9, { questions: 4 }).prompts).toEqual(prompts);
+    expect(evaluation(10, { questions: 4 }).prompts).not.toEqual(prompts);
+    for (const kind of KINDS) {
+      expect(prompts[kind]).toHaveLength(100);
+      prompts[kind].slice(0, 20).forEach((prompt, i) => {
+        const scene = sceneFor(new Dice(9, 50, i), prompt, { heldOut: true });
+        expect(isHeldOutLayout(scene)).toBe(true);
+        expect(holds(scene, prompt), prompt.text).toBe(true);
+        if (kind !== "single_object") expect(heldOutIn(scene), prompt.text).not.toEqual([]);
+        if (kind !== "single_object") expect(heldOutInText(prompt.text), prompt.text).not.toEqual([]);
+      });
+    }
+  });
+
+  it("asks true questions about layouts of its own, half of them about held-out combinations", () => {
+    const { questions } = evaluation(9, { questions: 20 });
+    expect(questions).toHaveLength(20 * QUESTION_KINDS.length);
+    for (const { scene, question, answer, heldOut } of questions) {
+      expect(isHeldOutLayout(scene)).toBe(true);
+      expect(answerOf(scene, question), question).toBe(answer);
+      if (!heldOut) expect(heldOutIn(scene)).toEqual([]);
+    }
+    expect(questions.filter(({ heldOut }) => heldOut)).toHaveLength(questions.length / 2);
+    expect(questions.filter(({ answer }) => answer === "yes")).toHaveLength(20);
+  });
+
+  it("and training have no prompt in common", () => {
+    for (const kind of KINDS) {
+      const heldOut = new Set(heldOutPrompts(kind).map(({ text }) => text));
+      for (let n = 0; n < 300; n++) expect(heldOut.has(randomPrompt(new Dice(1, 60, n), kind).text)).toBe(false);
+    }
+  });
+});
