@@ -3,6 +3,7 @@ import { Option } from "commander";
 import type { Device } from "../engine/device.ts";
 import type { FloatDType } from "../model/checkpoint/cast.ts";
 import type { Checkpoint } from "../model/checkpoint/checkpoint.ts";
+import type { JanusForConditionalGeneration } from "../model/janus.ts";
 import type { AddCommand, Context } from "./context.ts";
 import { openDevice } from "./device.ts";
 import { EXIT } from "./errors.ts";
@@ -23,7 +24,7 @@ export const addVerify: AddCommand = (program, context) => {
     .command("verify")
     .summary("compare a model with golden values")
     .description(
-      "Compute every value of a golden folder (golden.safetensors, golden.json, image0.png, …) anew and compare: preprocessing, prompts, both encoders, logits, greedy text and pictures. The bounds are those of float32, whatever the weights are.",
+      "Compute every value of a golden folder (golden.safetensors, golden.json, image0.png, …) anew and compare: preprocessing, prompts, both encoders, logits, greedy text and pictures, and losses, gradients and steps of training, these always in f32. The bounds are those of float32, whatever the weights are.",
     )
     .requiredOption("--model <model>", MODEL_ARGUMENT)
     .requiredOption("--golden <folder>", "the golden folder")
@@ -54,6 +55,7 @@ export async function verify(flags: VerifyFlags, context: Context, open: () => P
   const { Golden } = await import("./golden/file.ts");
   const { GoldenInputs } = await import("./golden/inputs.ts");
   const { GoldenModel } = await import("./golden/model.ts");
+  const { Training, trainStage, worst } = await import("./golden/training.ts");
 
   await using golden = await Golden.open(folderSource(flags.golden));
   const source = folderSource(await resolveModel(flags.model, context));
@@ -66,22 +68,29 @@ export async function verify(flags: VerifyFlags, context: Context, open: () => P
     device = await open();
     using progress = out.progress("rows");
     const model = await loadModel(checkpoint, { device, dtype: flags.dtype ?? ownDType(checkpoint), signal });
-    const run = new Verification(
-      new GoldenInputs(golden, config, processor),
-      new GoldenModel(model, config, processor, signal),
-    );
+    const inputs = new GoldenInputs(golden, config, processor);
+    const run = new Verification(inputs, new GoldenModel(model, config, processor, signal));
+    const onDevice = device;
+    const fresh = (): Promise<JanusForConditionalGeneration> =>
+      loadModel(checkpoint, { device: onDevice, dtype: "f32", signal });
+    const training = new Training(inputs, fresh, signal);
     const rows: Row[] = [];
-    const total = run.count;
-    for await (const row of run.rows()) {
-      signal.throwIfAborted();
-      rows.push(row);
-      progress.report({ done: Math.min(rows.length, total), total, label: "verifying" });
-    }
-    model.dispose();
+    const total = run.count + training.count;
+    const take = async (source: AsyncIterable<Row>, label: string): Promise<void> => {
+      progress.report({ done: Math.min(rows.length, total), total, label });
+      for await (const row of source) {
+        signal.throwIfAborted();
+        rows.push(row);
+        progress.report({ done: Math.min(rows.length, total), total, label });
+      }
+    };
+    await take(run.rows(), "verifying");
+    model.dispose(); // training has models of its own
+    await take(training.rows(), "training");
+    rows.push(...run.others());
     progress.stop();
     if (rows.some(({ pass }) => pass === false)) context.exitCode = EXIT.checkFailed;
-    const { trainStage } = await import("./golden/train.ts");
-    out.result({ entries: rows }, () => text(rows, trainStage));
+    out.result({ entries: rows }, () => text(rows, trainStage, worst));
   } finally {
     device?.destroy();
     await checkpoint.close();
@@ -96,16 +105,29 @@ function ownDType({ parameters }: Checkpoint): FloatDType {
 
 const short = (value: number | null): string => (value === null ? "" : value === 0 ? "0" : value.toExponential(1));
 
-/** A line a row, but one for each stage of training; then what it comes to. */
-function text(rows: readonly Row[], stageOf: (row: Row) => string | null): string {
-  const stages = new Map<string, number>();
+/** A line a row, but one for each stage of training and its rows that fail; then what it comes to. */
+function text(
+  rows: readonly Row[],
+  stageOf: (row: Row) => string | null,
+  worst: (rows: readonly Row[]) => string,
+): string {
+  const stages = new Map<string, Row[]>();
+  for (const row of rows) {
+    const stage = row.pass === null ? null : stageOf(row);
+    if (stage !== null) stages.set(stage, [...(stages.get(stage) ?? []), row]);
+  }
   const lines = [["entry", "shape", "max |d|", "rel. L2", "equal", "", ""]];
+  const shown = new Set<string>();
   for (const row of rows) {
     const stage = stageOf(row);
-    if (stage !== null) {
-      stages.set(stage, (stages.get(stage) ?? 0) + 1);
-      continue;
+    const all = stages.get(stage ?? "");
+    if (stage !== null && all && !shown.has(stage)) {
+      shown.add(stage);
+      const wrong = all.filter(({ pass }) => !pass).length;
+      const note = wrong ? `${formatCount(wrong)} fail, which follow` : worst(all);
+      lines.push([`${stage}.*`, `${formatCount(all.length)} values`, "", "", "", wrong ? "FAIL" : "pass", note]);
     }
+    if (stage !== null && row.pass === true) continue;
     const { entry, shape, maxAbs, relativeL2, equalShare, pass, note = "" } = row;
     lines.push([
       entry,
@@ -117,16 +139,6 @@ function text(rows: readonly Row[], stageOf: (row: Row) => string | null): strin
       note,
     ]);
   }
-  for (const [stage, count] of stages)
-    lines.push([
-      `${stage}.*`,
-      `${formatCount(count)} values`,
-      "",
-      "",
-      "",
-      "-",
-      rows.find((row) => stageOf(row) === stage)!.note!,
-    ]);
   const [passed, wrong, rest] = [true, false, null].map(
     (state) => rows.filter(({ pass }) => pass === state).length,
   ) as [number, number, number];

@@ -12,9 +12,29 @@ export const BOUNDS = {
   greedyMargin: 1e-2,
   /** Image codes must be equal where the two nearest are further apart (squared distance). */
   codeMargin: 1e-4,
+  /** Gradients of a parameter; of their norm too, which cannot be further off than they are. */
+  gradients: { maxAbs: Infinity, relativeL2: 1e-3 },
+  /**
+   * Of the norm of all gradients: nobody computes in float32 what is smaller than its last place. The gradient of a key's bias is such: softmax
+   * does not see it, mathematically it is 0, and what implementations report is the rounding of sums of terms that cancel.
+   */
+  gradientNoise: 2 ** -23,
+  /** Losses, before and after steps of AdamW. */
+  losses: { maxAbs: 2e-4, relativeL2: Infinity },
+  /** Parameters after steps of AdamW. The README has no bound of their own: that of activations. */
+  parameters: { maxAbs: 2e-3, relativeL2: 1e-4 },
+  /**
+   * Of what AdamW has changed, as relative L1, beside `parameters`: a step is so small beside its parameter that an error of several percent
+   * would pass there. The same as `gradients`, but L1: AdamW moves an element by the learning rate however small its gradient is, so the one
+   * in a million whose sign is chance weighs two there, and would weigh a thousand in an L2.
+   */
+  update: 1e-3,
 } as const;
 
-export type Bound = (typeof BOUNDS)["activations" | "margin"];
+export interface Bound {
+  readonly maxAbs: number;
+  readonly relativeL2: number;
+}
 
 export interface Row {
   readonly entry: string;
@@ -85,6 +105,66 @@ export function close(
     relativeL2: bound.relativeL2 === Infinity ? null : relativeL2,
     equalShare: null,
     pass,
+    ...(note && { note }),
+  };
+}
+
+const norm = (values: ArrayLike<number>): number =>
+  Math.sqrt(Array.prototype.reduce.call(values, (sum, x) => (sum as number) + (x as number) ** 2, 0) as number);
+
+const minus = (a: Values["data"], b: Values["data"]): Float64Array => Float64Array.from(a, (x, i) => x - b[i]!);
+
+/** Whether the gradient of a parameter is nothing but rounding. @param total the norm of all gradients */
+export const isNoise = (gradient: ArrayLike<number>, total: number): boolean =>
+  norm(gradient) <= BOUNDS.gradientNoise * total;
+
+/** The gradient of one parameter. @param total the norm of all gradients */
+export function gradient(entry: string, golden: Values, ours: Values, total: number): Row {
+  const row = close(entry, golden, ours, BOUNDS.gradients);
+  if (row.pass || row.maxAbs === null || !isNoise(minus(golden.data, ours.data), total)) return row;
+  return { ...row, relativeL2: null, pass: true, note: "differs by less than the rounding of all gradients" };
+}
+
+export interface Stepped {
+  readonly before: Values["data"];
+  readonly after: Values;
+  readonly steps: number;
+  readonly lr: number;
+  /** Its gradient is nothing but rounding: the direction of its steps is chance. */
+  readonly isNoise: boolean;
+}
+
+/** A parameter after steps of AdamW: itself, and what the steps have changed of it. */
+export function stepped(entry: string, golden: Values, { before, after, steps, lr, isNoise }: Stepped): Row {
+  // A step moves an element by about the learning rate at most: two by twice that, if they go apart.
+  if (isNoise)
+    return close(entry, golden, after, { maxAbs: 2 * lr * steps, relativeL2: Infinity }, "its gradient is rounding");
+  const row = close(entry, golden, after, BOUNDS.parameters);
+  if (!row.pass || row.relativeL2! <= steps * 2 ** -23) return row; // no more than each step's rounding of the parameter
+  const sum = (values: Float64Array): number => values.reduce((total, x) => total + Math.abs(x), 0);
+  const update = sum(minus(golden.data, after.data)) / Math.max(sum(minus(golden.data, before)), 1e-30);
+  if (update <= BOUNDS.update) return row;
+  return { ...row, pass: false, note: `of what the steps have changed, the relative L1 is ${update.toExponential(1)}` };
+}
+
+/** Names in any order. */
+export function sameNames(entry: string, golden: readonly string[], ours: readonly string[]): Row {
+  const [theirs, own] = [new Set(golden), new Set(ours)];
+  const missing = golden.filter((name) => !own.has(name));
+  const extra = ours.filter((name) => !theirs.has(name));
+  const all = new Set([...golden, ...ours]).size;
+  const list = (names: readonly string[]): string =>
+    names.slice(0, 3).join(", ") + (names.length > 3 ? ` and ${names.length - 3} more` : "");
+  const note = [
+    ...(missing.length ? [`only in the file: ${list(missing)}`] : []),
+    ...(extra.length ? [`only computed: ${list(extra)}`] : []),
+  ].join("; ");
+  return {
+    entry,
+    shape: [golden.length],
+    ...none,
+    equalShare: all ? (all - missing.length - extra.length) / all : 1,
+    pass: note === "",
     ...(note && { note }),
   };
 }

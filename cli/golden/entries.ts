@@ -2,18 +2,17 @@
  * What each entry of a golden folder means and how it is computed anew: one row of `janus verify` each. Shapes and counts come from the
  * files. Source: the README of the fixtures.
  */
-import { ArgumentError, ShapeError } from "../../engine/errors.ts";
 import { quote } from "../../model/checkpoint/errors.ts";
 import { imageTokens } from "../../model/config.ts";
 import type { JanusConfig } from "../../model/config.ts";
-import { PromptError } from "../../model/prompt.ts";
 import { BOUNDS, close, equal, equalTokens, failed, greedy, marginsOf, notComputed } from "./compare.ts";
 import type { Row } from "./compare.ts";
 import { GoldenError } from "./file.ts";
 import type { Golden, TokenizerCase, Values } from "./file.ts";
+import { whyImpossible } from "./inputs.ts";
 import type { GoldenInputs, Ids } from "./inputs.ts";
 import type { Embedded, ForcedCodes, GoldenModel } from "./model.ts";
-import { isTrainEntry, trainRows } from "./train.ts";
+import { isTrainEntry, parseBatch, parseStages } from "./train_file.ts";
 
 /** Pictures that differ by less than this (relative L2) are meant to be the same one. */
 const SAME_PICTURE = 0.1;
@@ -68,7 +67,8 @@ const ENTRIES: readonly (readonly [RegExp, Compute])[] = [
 const kindOf = (entry: string): number => ENTRIES.findIndex(([pattern]) => pattern.test(entry));
 
 /** Throws `GoldenError` where a folder cannot belong to the model, or lacks what its entries are made of. Needs no device. */
-export function checkGolden({ json, tensors, pictures, name }: Golden, config: JanusConfig): void {
+export function checkGolden(golden: Golden, config: JanusConfig): void {
+  const { json, tensors, pictures, name } = golden;
   const tokens = imageTokens(config);
   if (json.imageTokens !== null && json.imageTokens !== tokens) {
     throw new GoldenError(
@@ -80,7 +80,9 @@ export function checkGolden({ json, tensors, pictures, name }: Golden, config: J
     if (i !== undefined && !pictures.has(Number(i)))
       throw new GoldenError(`${name}: there is no image${i}.png, of which golden.safetensors has ${entry}`);
   }
-  if (json.tokenizer.length === 0 && ![...tensors.keys()].some((entry) => kindOf(entry) >= 0)) {
+  parseBatch(golden);
+  const trains = parseStages(golden).length > 0;
+  if (!trains && json.tokenizer.length === 0 && ![...tensors.keys()].some((entry) => kindOf(entry) >= 0)) {
     throw new GoldenError(`${name}: it holds nothing that is computed here; is it a golden folder?`);
   }
 }
@@ -112,15 +114,21 @@ export class Verification {
     return this.tasks().length;
   }
 
-  /** All rows as they come: those that are computed, then the others. */
+  /** The rows as they come. */
   async *rows(): AsyncGenerator<Row> {
     for (const { entry, shape, compute } of this.tasks()) yield await this.guard(entry, shape, compute);
+  }
+
+  /** Rows of what is neither computed here nor a value of training. */
+  others(): Row[] {
     const { json, tensors } = this.golden;
-    yield* trainRows(this.golden);
-    for (const key of json.inputs) yield notComputed(key, null, "input");
-    for (const key of json.unknown) yield notComputed(`golden.json ${quote(key)}`, null, "not known");
-    for (const { name, shape } of tensors.values())
-      if (!isTrainEntry(name) && kindOf(name) < 0) yield notComputed(name, shape, "not known");
+    return [
+      ...json.inputs.map((key) => notComputed(key, null, "input")),
+      ...json.unknown.map((key) => notComputed(`golden.json ${quote(key)}`, null, "not known")),
+      ...[...tensors.values()]
+        .filter(({ name }) => !isTrainEntry(name) && kindOf(name) < 0)
+        .map(({ name, shape }) => notComputed(name, shape, "not known")),
+    ];
   }
 
   private tasks(): Task[] {
@@ -173,14 +181,11 @@ export class Verification {
     return tasks.sort((a, b) => a.place.map((n, k) => n - b.place[k]!).find((difference) => difference !== 0) ?? 0);
   }
 
-  /** What golden values themselves make impossible is a failed row. Whatever is wrong with the device or with us ends the run. */
   private async guard(entry: string, shape: readonly number[], compute: () => Promise<Row>): Promise<Row> {
     try {
       return await compute();
     } catch (error) {
-      const isTheirs = [GoldenError, PromptError, ShapeError, ArgumentError].some((kind) => error instanceof kind);
-      if (!isTheirs) throw error;
-      return failed(entry, shape, `cannot be computed: ${(error as Error).message}`);
+      return failed(entry, shape, whyImpossible(error));
     }
   }
 

@@ -43,8 +43,10 @@ export interface GoldenJson {
   readonly generatePrompts: readonly string[];
   /** `gen{i}_top2_margin_min`, by i. */
   readonly margins: ReadonlyMap<number, number>;
+  /** What is in these two is train_file.ts. */
   readonly train: JsonObject | null;
-  /** Keys that describe or are inputs of the trainer. */
+  readonly trainRows: JsonValue | undefined;
+  /** Keys that describe, or are inputs. */
   readonly inputs: readonly string[];
   /** Keys that mean nothing here. */
   readonly unknown: readonly string[];
@@ -161,7 +163,7 @@ const KNOWN = [
   "generate_prompts",
   "train",
 ];
-/** Read by nobody here: what the folder is, and the batch of the trainer. */
+/** What the folder is, and the batch of the trainer. */
 const INPUTS = ["kind", "train_rows"];
 const MARGIN = /^gen(0|[1-9]\d*)_top2_margin_min$/;
 
@@ -210,6 +212,7 @@ function parseGolden(json: JsonObject, file: string): GoldenJson {
     generatePrompts: texts("generate_prompts") ?? [],
     margins: new Map(margins),
     train: json.has("train") ? object(json.get("train"), "train") : null,
+    trainRows: json.get("train_rows"),
     inputs: [...json.keys()].filter((key) => INPUTS.includes(key)),
     unknown: [...json.keys()].filter((key) => !KNOWN.includes(key) && !INPUTS.includes(key) && !MARGIN.test(key)),
   };

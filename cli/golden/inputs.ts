@@ -2,18 +2,25 @@
  * What the computations of `janus verify` start from: the golden folder's own inputs where it has them, else what its prompts and pictures
  * give. Everything is checked here, so that a strange value fails the rows that need it and nothing else.
  */
-import { shapeText } from "../../engine/errors.ts";
+import { ArgumentError, ShapeError, shapeText } from "../../engine/errors.ts";
 import { imageTokens } from "../../model/config.ts";
 import type { JanusConfig } from "../../model/config.ts";
 import { understandingPixels } from "../../model/image/preprocess.ts";
 import type { Processor } from "../../model/processor.ts";
-import { leftPad } from "../../model/prompt.ts";
+import { PromptError, leftPad } from "../../model/prompt.ts";
 import type { PromptBatch } from "../../model/prompt.ts";
 import { GoldenError } from "./file.ts";
 import type { Golden, Values } from "./file.ts";
 
 /** A value that another one is computed from cannot be used. It fails the row, not the run. */
 export class UnusableInput extends GoldenError {}
+
+/** What golden values themselves make impossible is a failed row, with this note. Whatever is wrong with the device or with us ends the run. */
+export function whyImpossible(error: unknown): string {
+  const isTheirs = [GoldenError, PromptError, ShapeError, ArgumentError].some((kind) => error instanceof kind);
+  if (!isTheirs) throw error;
+  return `cannot be computed: ${(error as Error).message}`;
+}
 
 export interface Ids {
   readonly shape: readonly number[];

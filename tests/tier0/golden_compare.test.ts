@@ -1,6 +1,17 @@
 // What `janus verify` counts as equal: numbers within the bounds, ids, greedy tokens where the model is sure.
 import { describe, expect, it } from "vitest";
-import { BOUNDS, close, equal, equalTokens, greedy, marginsOf } from "../../cli/golden/compare.ts";
+import {
+  BOUNDS,
+  close,
+  equal,
+  equalTokens,
+  gradient,
+  greedy,
+  isNoise,
+  marginsOf,
+  sameNames,
+  stepped,
+} from "../../cli/golden/compare.ts";
 import type { Row } from "../../cli/golden/compare.ts";
 import type { Values } from "../../cli/golden/file.ts";
 
@@ -69,5 +80,70 @@ describe("what counts as equal", () => {
   it("margins: the second best may be as good as the best, or stand before it", () => {
     const margins = marginsOf({ shape: [4, 3], data: Float32Array.of(1, 5, 3, 7, 7, 0, 2, 1, NaN, -3, -1, -2) });
     expect(margins).toEqual([2, 0, NaN, 1]);
+  });
+
+  it("gradients: the bound of each, but for what is less than the rounding of all", () => {
+    expect(gradient("x", row(1, 2), row(1.001, 2.001), 3).pass).toBe(true);
+    expect(gradient("x", row(1, 2), row(1.002, 2.003), 3).pass).toBe(false);
+    expect(gradient("x", row(1e-9, -2e-9), row(-3e-9, 0), 1)).toMatchObject({
+      pass: true,
+      relativeL2: null,
+      note: "differs by less than the rounding of all gradients",
+    });
+    expect(gradient("x", row(1e-9, -2e-9), row(2e-7, 0), 1).pass).toBe(false);
+    expect(gradient("x", row(0, 0), row(0, 0), 0).pass).toBe(true);
+    expect(gradient("x", row(0, 0), row(0, 1e-12), 0).pass).toBe(false);
+    expect(gradient("x", row(1e-9, 0), row(NaN, 0), 1)).toMatchObject({ pass: false });
+    expect(gradient("x", row(1e-9, 0), row(1e-9), 1)).toMatchObject({ pass: false });
+    expect([isNoise([1e-7], 1), isNoise([1e-7, 1e-7], 1), isNoise([0], 0), isNoise([NaN], 1)]).toEqual([
+      true,
+      false,
+      true,
+      false,
+    ]);
+  });
+
+  it("parameters after steps: themselves, and what has changed of them", () => {
+    const from = Float32Array.of(1, -1, 1, -1);
+    const judge = (theirs: number[], ours: number[], isNoise = false): Row =>
+      stepped("x", row(...theirs.map((d, i) => from[i]! + d)), {
+        before: from,
+        after: row(...ours.map((d, i) => from[i]! + d)),
+        steps: 2,
+        lr: 1e-3,
+        isNoise,
+      });
+    const step = [2e-3, -2e-3, 2e-3, 1e-3];
+    expect(judge(step, step).pass).toBe(true);
+    expect(judge(step, [2e-3, -2e-3, 2e-3, 0.995e-3]).pass).toBe(true);
+    // 1.4 % of the steps: 5e-5 of the parameters, within their bound.
+    expect(judge(step, [2e-3, -2e-3, 2e-3, 0.9e-3])).toMatchObject({
+      pass: false,
+      note: expect.stringMatching(/^of what the steps have changed, the relative L1 is 1\.4e-2$/) as string,
+    });
+    expect(judge(step, [2e-3, -2e-3, 2e-3, -1e-3])).toMatchObject({
+      pass: false,
+      maxAbs: expect.closeTo(2e-3, 6) as number,
+    });
+    expect(judge([0, 0, 0, 0], [0, 0, 0, 1e-4]).pass).toBe(false);
+    // Steps as small as the rounding of the parameter: there is nothing to tell of them.
+    expect(judge([1.2e-7, 0, 0, 0], [2.4e-7, 0, 0, 0]).pass).toBe(true);
+    // Steps of chance may go apart, but no further than steps go.
+    expect(judge(step, [-1.9e-3, 2e-3, -2e-3, 0], true)).toMatchObject({
+      pass: true,
+      note: "its gradient is rounding",
+    });
+    expect(judge(step, [-2.1e-3, 2e-3, -2e-3, 0], true).pass).toBe(false);
+    expect(judge(step, [NaN, 2e-3, -2e-3, 0], true).pass).toBe(false);
+  });
+
+  it("names: the same ones, in any order", () => {
+    expect(sameNames("x", ["a", "b"], ["b", "a"])).toMatchObject({ pass: true, equalShare: 1, shape: [2] });
+    expect(sameNames("x", [], [])).toMatchObject({ pass: true, equalShare: 1 });
+    expect(sameNames("x", ["a", "b"], ["b", "c", "d", "e", "f"])).toMatchObject({
+      pass: false,
+      equalShare: expect.closeTo(1 / 6, 9) as number,
+      note: "only in the file: a; only computed: c, d, e and 1 more",
+    });
   });
 });

@@ -40,6 +40,11 @@ const COMPUTED = [
   ..."vq.z vq.codes vq.margin vq.reconstruction".split(" "),
 ];
 
+/** Of training: 24 numbers of three steps and 4 of the whole stage; 13, 13 and 80 gradients; 2, 3 and 3 parameters after the steps. */
+const TRAINED = [28 + 13 + 2, 28 + 13 + 3, 28 + 80 + 3];
+const CHECKED = COMPUTED.length + 43 + 44 + 111;
+const isTrained = ({ entry }: Row): boolean => /^train\d/.test(entry);
+
 interface Run {
   readonly rows: readonly Row[];
   readonly text: string;
@@ -87,18 +92,21 @@ const failures = (rows: readonly Row[]): string[] =>
   rows.filter(({ pass }) => pass === false).map(({ entry }) => entry);
 
 describe.skipIf(!hasFixtures)("the fixtures", () => {
-  it.each(["hf", "deepseek"])("%s layout: all 37 computed rows pass", async (layout) => {
+  it.each(["hf", "deepseek"])("%s layout: all 235 computed rows pass", async (layout) => {
     const { rows, exitCode } = await runVerify(join(tiny, layout), tiny, true);
     expect(failures(rows)).toEqual([]);
     expect(
       rows
-        .filter(({ pass }) => pass)
+        .filter((row) => row.pass && !isTrained(row))
         .map(({ entry }) => entry)
         .sort(),
     ).toEqual([...COMPUTED].sort());
     expect(COMPUTED.length).toBe(37);
+    const trained = rows.filter(isTrained);
+    expect(trained.every(({ pass }) => pass)).toBe(true);
+    expect([1, 2, 3].map((s) => trained.filter(({ entry }) => entry.startsWith(`train${s}.`)).length)).toEqual(TRAINED);
     expect(exitCode).toBe(EXIT.done);
-    const rest = rows.filter(({ pass, note }) => pass === null && note !== "the trainer computes these");
+    const rest = rows.filter(({ pass }) => pass === null);
     expect(rest.map(({ entry, note }) => `${entry}: ${note}`)).toEqual([
       "text.input_ids: input",
       "kind: input",
@@ -142,7 +150,7 @@ describe.skipIf(!hasFixtures)("the fixtures", () => {
     expect(code, stderr).toBe(EXIT.done);
     const result = JSON.parse(stdout) as { entries: Row[] };
     expect(Object.keys(result)).toEqual(["entries"]);
-    expect(result.entries.filter(({ pass }) => pass)).toHaveLength(37);
+    expect(result.entries.filter(({ pass }) => pass)).toHaveLength(CHECKED);
   });
 });
 
@@ -191,7 +199,7 @@ describe.skipIf(!hasFixtures)("a golden folder that is wrong", () => {
     expect(row("und.logits_row7").note).toBe("there are 2 questions; rows count from 0");
     for (const entry of ["mystery", 'golden.json "riddle"'])
       expect(row(entry)).toMatchObject({ pass: null, note: "not known" });
-    expect(rows.filter(({ pass }) => pass)).toHaveLength(37 - 9);
+    expect(rows.filter(({ pass }) => pass)).toHaveLength(CHECKED - 9);
   });
 
   it("inputs that cannot be used fail the rows that need them; the table says which", async () => {
@@ -201,7 +209,10 @@ describe.skipIf(!hasFixtures)("a golden folder that is wrong", () => {
       integers(tensors.get("text.input_ids")!)[0] = -1;
       for (const name of tensors.keys())
         if (name.startsWith("train") || /^(vq|vision|gen1)\./.test(name)) tensors.delete(name);
-      json.train = { 1: { lr: 1, steps: [{ loss: 1 }], final_loss: 1 } };
+      json.train = {
+        1: { lr: 1, betas: [0.9, 0.95], eps: 1e-8, clip: 1, steps: [{ loss: 1 }], final_loss: 1 },
+        2: { lr: 0, betas: [0.9, 0.95], eps: 1e-8, clip: 1, note: "none" },
+      };
       delete json.gen1_top2_margin_min;
     });
     const { text, exitCode } = await runVerify(join(tiny, "hf"), folder, false);
@@ -211,7 +222,12 @@ describe.skipIf(!hasFixtures)("a golden folder that is wrong", () => {
     );
     expect(text).toMatch(/^gen0\.tokens .* FAIL {2}cannot be computed: gen0\.input_ids holds 5000/m);
     expect(text).toMatch(/^gen0\.pixels .* pass$/m);
-    expect(text).toMatch(/^train1\.\* +2 values +- +the trainer computes these$/m);
+    expect(text).toMatch(/^train1\.\* +3 values +FAIL +2 fail, which follow$/m);
+    expect(text).toMatch(/^train1\.final_loss .* FAIL$/m);
+    expect(text).toMatch(/^train1\.loss\.step1 .* FAIL$/m);
+    expect(text).not.toMatch(/^train1\.frozen/m);
+    expect(text).toMatch(/^train2\.\* +1 values +pass$/m);
+    expect(text).toMatch(/^train2\.note +- +not known$/m);
     expect(text).toMatch(/^und\.pixels .* pass {2}of image 0, 1$/m);
     expect(text).toMatch(/\nFAIL: \d+ values checked, \d+ pass, \d+ fail; \d+ not computed\n$/);
   });
@@ -286,10 +302,39 @@ describe.skipIf(!hasFixtures)("a golden folder that is wrong", () => {
       /num_image_tokens is 576, pictures of this model have 64/,
     ],
     [
+      "a learning rate that is a text",
+      (_, json) => ((json.train as Record<string, Json>)["2"]!.lr = "1e-4"),
+      null,
+      GoldenError,
+      /train\.2\.lr is not a number/,
+    ],
+    [
+      "no bound of the gradients' norm",
+      (_, json) => delete (json.train as Record<string, Json>)["1"]!.clip,
+      null,
+      GoldenError,
+      /train\.1\.clip is not a number/,
+    ],
+    [
+      "one beta",
+      (_, json) => ((json.train as Record<string, Json>)["1"]!.betas = [0.9]),
+      null,
+      GoldenError,
+      /train\.1\.betas is not a pair/,
+    ],
+    [
+      "a row of another task",
+      (_, json) => ((json.train_rows as Json[])[1]!.task = "audio"),
+      null,
+      GoldenError,
+      /train_rows\[1\]\.task is not one of und, text, gen/,
+    ],
+    [
       "nothing to compute",
       (tensors, json) => {
         tensors.clear();
         delete json.tokenizer;
+        delete json.train;
       },
       null,
       GoldenError,
