@@ -1,4 +1,5 @@
 /** `janus ask`: a question about pictures, or about nothing in particular. */
+import { stat } from "node:fs/promises";
 import { Option } from "commander";
 import type { AddCommand, Context } from "./context.ts";
 import { UsageError } from "./errors.ts";
@@ -45,11 +46,28 @@ async function ask(words: readonly string[], flags: AskFlags, context: Context):
     throw new PromptError("the prompt is empty; write a question or give an image");
   }
   const { readImage } = await import("../model/node/image_file.ts");
+  const { ImageError } = await import("../model/image/image.ts");
+  const { checkContext } = await import("../model/prompt.ts");
+  const { questionIds } = await import("../model/pipeline.ts");
   // Bad pictures are refused before the model is loaded.
   const pictures = [];
-  for (const image of images) pictures.push(await readImage(image, { plain: flags.plain ?? false }));
+  for (const image of images) {
+    if (!(await stat(image).catch(() => null))) {
+      const swapped = await stat(question).catch(() => null);
+      throw new ImageError(
+        `there is no picture ${image}; pictures come first, then the question as one quoted word: janus ask ${swapped ? question : "photo.jpg"} "${swapped ? image : "What is it?"}"`,
+      );
+    }
+    pictures.push(await readImage(image, { plain: flags.plain ?? false }));
+  }
   const sampling = { ...samplingOf(flags), seed: flags.seed ?? anySeed() };
-  using session = await openJanus(flags, context);
+  using session = await openJanus(flags, context, ({ config, processor }) => {
+    checkContext(
+      questionIds(processor, question, images.length, flags.system),
+      flags.maxNewTokens,
+      config.language.maxPositions,
+    );
+  });
   const { janus, loadMs } = session;
   const answer = janus.ask(question, {
     images: pictures,

@@ -111,8 +111,11 @@ class Chat {
     } catch (error) {
       this.context.signal.throwIfAborted();
       if (this.running.signal.aborted) this.context.out.note("(stopped)");
-      else if (error instanceof JanusError) this.context.out.error(error.message);
-      else throw error;
+      else if (error instanceof JanusError) {
+        this.context.out.error(error.message);
+        if (/context holds/.test(error.message) && this.messages.length)
+          this.context.out.note("/reset forgets the conversation so far");
+      } else throw error;
     } finally {
       this.running = null;
     }

@@ -75,7 +75,8 @@ export class Output {
   /** Text of the result, written as it comes; nothing with `--json`. */
   text(text: string): void {
     if (this.json || this.broken) return;
-    this.around(this.stdout, text);
+    // A model's words and a folder's name must not reach the terminal as commands; a pipe gets what there is.
+    this.around(this.stdout, this.stdout.isTTY ? printable(text) : text);
   }
 
   /** The result: `json` with `--json`, else `human` as lines. A command calls it once, at its end. */

@@ -12,12 +12,12 @@ import {
   addModelOptions,
   addSamplingOptions,
   anySeed,
-  freePath,
   openJanus,
   pictureFolder,
   samplingOf,
   savePictureIn,
   slug,
+  writeFree,
 } from "./session.ts";
 import type { ModelFlags, SamplingFlags } from "./session.ts";
 
@@ -58,6 +58,12 @@ export const addGenerate: AddCommand = (program, context) => {
     "divides the logits; 0 takes the most probable token (default: 1)",
   ).action(async (prompt: string | undefined, flags: GenerateFlags) => {
     if (flags.from !== undefined) {
+      const settings = ["n", "seed", "cfg", "temperature", "topK", "topP", "preview"];
+      const given = settings.find((name) => command.getOptionValueSource(name) === "cli");
+      if (given) {
+        const flag = given.replace(/[A-Z]/g, (capital) => `-${capital.toLowerCase()}`);
+        throw new UsageError(`--from takes its settings from the picture; leave --${flag} out`);
+      }
       if (prompt !== undefined) throw new UsageError("--from takes the prompt from the picture; give one of the two");
       return again(flags.from, flags, context);
     }
@@ -74,10 +80,16 @@ async function draw(prompt: string, flags: GenerateFlags, context: Context): Pro
     const { PromptError } = await import("../model/prompt.ts");
     throw new PromptError("the prompt is empty; say what the picture should show");
   }
+  const { checkContext } = await import("../model/prompt.ts");
+  const { imageTokens } = await import("../model/config.ts");
+  const { checkSeeds } = await import("../model/processor.ts");
   const seed = flags.seed ?? anySeed(flags.n);
+  checkSeeds(seed, flags.n);
   const sampling = samplingOf(flags);
   await pictureFolder(flags.out);
-  using session = await openJanus(flags, context);
+  using session = await openJanus(flags, context, ({ config, processor: { prompts } }) => {
+    checkContext(prompts.encode(prompts.generation(prompt)), imageTokens(config) - 1, config.language.maxPositions);
+  });
   const { janus, loadMs } = session;
   const started = performance.now();
   const pictures = janus.generate(prompt, { n: flags.n, seed, guidance: flags.cfg, ...sampling, signal });
@@ -150,7 +162,8 @@ class Preview {
 async function again(file: string, flags: GenerateFlags, context: Context): Promise<void> {
   const { out, signal } = context;
   const { readPicture, encodePicture } = await import("../model/node/janus.ts");
-  const { writeFileAtomic } = await import("../model/node/files.ts");
+  const { ArgumentError } = await import("../engine/errors.ts");
+  const { ImageFormatError } = await import("../model/image/image.ts");
   const how = await readPicture(file);
   await pictureFolder(flags.out);
   using session = await openJanus(flags, context);
@@ -161,9 +174,14 @@ async function again(file: string, flags: GenerateFlags, context: Context): Prom
       `${file} was made with other weights (${how.model.slice(0, 12)}…) than those of ${flags.model} (${janus.fingerprint.slice(0, 12)}…)`,
     );
   const started = performance.now();
-  const image = await janus.decodeImage(how.tokenIds);
-  const path = await freePath(flags.out, `${basename(file, extname(file))}-decoded`);
-  await writeFileAtomic(path, await encodePicture({ ...how, image }));
+  const image = await janus.decodeImage(how.tokenIds).catch((error: unknown) => {
+    throw error instanceof ArgumentError ? new ImageFormatError(`${file}: ${error.message}`) : error;
+  });
+  const path = await writeFree(
+    flags.out,
+    `${basename(file, extname(file))}-decoded`,
+    await encodePicture({ ...how, image }),
+  );
   const timings = { loadMs, decodeMs: performance.now() - started };
   const images = [{ path, seed: how.seed, tokenIds: how.tokenIds }];
   if (!flags.check) return out.result({ images, timings }, path);

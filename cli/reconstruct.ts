@@ -1,7 +1,7 @@
 /** `janus reconstruct`: a picture through the image tokenizer and back, to see what its codes can hold. */
 import { basename, extname } from "node:path";
 import type { AddCommand, Context } from "./context.ts";
-import { addModelOptions, freePath, openJanus, pictureFolder, plainOption } from "./session.ts";
+import { addModelOptions, writeFree, openJanus, pictureFolder, plainOption } from "./session.ts";
 import type { ModelFlags } from "./session.ts";
 
 interface ReconstructFlags extends ModelFlags {
@@ -24,14 +24,12 @@ export const addReconstruct: AddCommand = (program, context) => {
 
 async function reconstruct(file: string, flags: ReconstructFlags, context: Context): Promise<void> {
   const { encodePng, readImage } = await import("../model/node/image_file.ts");
-  const { writeFileAtomic } = await import("../model/node/files.ts");
   const picture = await readImage(file, { plain: flags.plain ?? false });
   await pictureFolder(flags.out);
   using session = await openJanus(flags, context);
   const started = performance.now();
   const { tokenIds, image, psnr } = await session.janus.reconstruct(picture);
-  const path = await freePath(flags.out, `${basename(file, extname(file))}-reconstructed`);
-  await writeFileAtomic(path, await encodePng(image));
+  const path = await writeFree(flags.out, `${basename(file, extname(file))}-reconstructed`, await encodePng(image));
   const timings = { loadMs: session.loadMs, reconstructMs: performance.now() - started };
   context.out.result(
     { path, psnr, tokenIds, timings },

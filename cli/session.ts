@@ -4,7 +4,9 @@ import { join } from "node:path";
 import { Option } from "commander";
 import type { Command } from "commander";
 import type { FloatDType } from "../model/checkpoint/cast.ts";
+import type { JanusConfig } from "../model/config.ts";
 import type { Janus } from "../model/node/janus.ts";
+import type { Processor } from "../model/processor.ts";
 import type { Picture } from "../model/streams.ts";
 import type { Context } from "./context.ts";
 import { openDevice } from "./device.ts";
@@ -88,12 +90,19 @@ export interface Session extends Disposable {
   readonly loadMs: number;
 }
 
-/** Opens the model on a device; both are freed at the end of a `using` block. */
-export async function openJanus(flags: ModelFlags, context: Context): Promise<Session> {
+/**
+ * Opens the model on a device; both are freed at the end of a `using` block.
+ * @param check throws for what the model cannot be asked, before its weights are loaded
+ */
+export async function openJanus(
+  flags: ModelFlags,
+  context: Context,
+  check: (ready: { readonly config: JanusConfig; readonly processor: Processor }) => void = () => undefined,
+): Promise<Session> {
   const folder = await resolveModel(flags.model, context);
   const started = performance.now();
   const { checkReady, Janus } = await import("../model/node/janus.ts");
-  await checkReady(folder); // what can be wrong with the folder is said before the device is opened
+  check(await checkReady(folder)); // what can be wrong with the folder is said before the device is opened
   const device = await openDevice(flags.adapter, context);
   try {
     using progress = context.out.progress("bytes");
@@ -131,7 +140,11 @@ export function slug(prompt: string): string {
 
 /** Makes the folder for pictures; throws `FileError` before any work when nothing can be written there. */
 export async function pictureFolder(folder: string): Promise<void> {
-  const { fileError, requireRoom } = await import("../model/node/files.ts");
+  if (folder === "") throw new UsageError('--out "" is no folder; "." is the one you are in');
+  const { FileError, fileError, requireRoom } = await import("../model/node/files.ts");
+  const there = await stat(folder).catch(() => null);
+  if (there && !there.isDirectory())
+    throw new FileError(`${folder} is a file, not a folder; name another one`, "ENOTDIR");
   try {
     await mkdir(folder, { recursive: true });
     await access(folder, constants.W_OK);
@@ -141,18 +154,17 @@ export async function pictureFolder(folder: string): Promise<void> {
   await requireRoom(folder, 16 * 2 ** 20);
 }
 
-/** `folder/name.png`, or the first of `name-2.png`, `name-3.png`, … that is not there yet. */
-export async function freePath(folder: string, name: string): Promise<string> {
+/** Writes `folder/name.png`, or the first of `name-2.png`, `name-3.png`, … that is not there yet, also where two write at once. */
+export async function writeFree(folder: string, name: string, content: Uint8Array): Promise<string> {
+  const { writeNewFile } = await import("../model/node/files.ts");
   for (let k = 1; ; k++) {
     const path = join(folder, `${name}${k === 1 ? "" : `-${k}`}.png`);
-    if (!(await stat(path).catch(() => null))) return path;
+    if (await writeNewFile(path, content)) return path;
   }
 }
 
 /** Writes a picture under a name made of its prompt and seed. */
 export async function savePictureIn(folder: string, picture: Picture): Promise<string> {
-  const { savePicture } = await import("../model/node/janus.ts");
-  const path = await freePath(folder, `${slug(picture.prompt)}-${picture.seed}`);
-  await savePicture(path, picture);
-  return path;
+  const { encodePicture } = await import("../model/node/janus.ts");
+  return writeFree(folder, `${slug(picture.prompt)}-${picture.seed}`, await encodePicture(picture));
 }

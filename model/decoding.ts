@@ -5,6 +5,7 @@
 import { capture, empty, noGrad, scope, tensor } from "../engine/index.ts";
 import type { Captured, DType, Device, Tensor } from "../engine/index.ts";
 import { advance, arange, cat, copyInto, full, indexSelect } from "../kernels/index.ts";
+import { CheckpointError } from "./checkpoint/errors.ts";
 import type { JanusForConditionalGeneration } from "./janus.ts";
 import { KvCache } from "./llama.ts";
 import type { LlamaConfig } from "./llama.ts";
@@ -24,6 +25,9 @@ export interface DecodingOptions {
   readonly verify?: boolean;
   readonly signal?: AbortSignal;
 }
+
+/** Weights that give no numbers. */
+export class NotFiniteError extends CheckpointError {}
 
 /** What makes tokens of hidden states, and inputs of tokens. Belongs to the decoder that it is given to. */
 export interface Head {
@@ -127,6 +131,18 @@ export class Decoder {
   /** Samples the first tokens. */
   begin(): void {
     noGrad(() => scope(() => copyInto(this.tokens, this.head.sample(this.hidden, this.position))));
+  }
+
+  /**
+   * Throws `NotFiniteError` where a prompt's hidden state holds NaN or infinities: what is sampled from those looks like an answer. Reads back
+   * once, before the first step.
+   */
+  async checkFinite(): Promise<void> {
+    const hidden = await this.hidden.data();
+    if (hidden.every(Number.isFinite)) return;
+    throw new NotFiniteError(
+      "the model computes values that are not finite (NaN or infinity); its weights are damaged, or f16 does not hold them: look at it with `janus verify`, load it again, or take another dtype",
+    );
   }
 
   /** Feeds the last tokens and samples the next ones. Returns once the work is handed to the device. */

@@ -143,8 +143,10 @@ export class ImageGeneration {
       let computed = 0;
       while (this.done < this.tokens) {
         this.signal?.throwIfAborted();
-        if (this.done === 0) this.decoder.begin();
-        else await this.decoder.next();
+        if (this.done === 0) {
+          await this.decoder.checkFinite();
+          this.decoder.begin();
+        } else await this.decoder.next();
         this.done++;
         const computedThis = device.sync();
         computedThis.catch(() => undefined); // told when it is awaited
@@ -205,5 +207,6 @@ export async function decodePicture(
     return height === side ? picture : { width: side, height, data: picture.data.slice(0, 3 * side * height) };
   } finally {
     pixels.dispose();
+    pixels.device.pool.trim(); // a gigabyte of feature maps that nothing else has a use for
   }
 }

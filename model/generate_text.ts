@@ -196,6 +196,7 @@ export async function* generateText(
       tokens.catch(() => undefined); // told when it is awaited
       reads.push(tokens);
     };
+    await decoder.checkFinite();
     decoder.begin();
     read();
     for (let made = 1; ;) {

@@ -182,14 +182,8 @@ export class Janus {
 
   /** A question as token ids and the pixels of its pictures. */
   private async encode(question: string | readonly Message[], { images = [], system }: AskOptions): Promise<Asked> {
-    const { prompts, tokenizer, images: settings } = this.processor;
-    const placeholder = tokenizer.tokenOf(tokenizer.specials.imagePlaceholder)!;
-    const isPlain = typeof question === "string" && !question.includes(placeholder);
-    const messages: readonly Message[] =
-      typeof question === "string"
-        ? [{ role: "user", content: isPlain ? `${placeholder}\n`.repeat(images.length) + question : question }]
-        : question;
-    const ids = prompts.encode(prompts.conversation(messages, system === undefined ? {} : { system }), images.length);
+    const settings = this.processor.images;
+    const ids = questionIds(this.processor, question, images.length, system);
     const pixels: Float32Array[] = [];
     for (const image of images) pixels.push(understandingPixels(await this.image(image), settings));
     return { ids, pixels };
@@ -231,6 +225,7 @@ export class Janus {
       }
     } finally {
       for (const t of embeddings) t.dispose();
+      this.device.pool.trim(); // prompts of other lengths need buffers of other sizes
     }
     const timings = { prefillMs: begun - started, decodeMs: now() - begun };
     return lines.map(({ text, tokenIds, promptTokenIds, finish }) => ({
@@ -301,6 +296,20 @@ export class Janus {
     }
     return pictures;
   }
+}
+
+/** The ids of a question with its images expanded. Throws `PromptError` where it cannot be asked. */
+export function questionIds(
+  { prompts, tokenizer }: Processor,
+  question: string | readonly Message[],
+  images: number,
+  system?: string,
+): number[] {
+  const placeholder = tokenizer.tokenOf(tokenizer.specials.imagePlaceholder)!;
+  const isPlain = typeof question === "string" && !question.includes(placeholder);
+  const content = isPlain ? `${placeholder}\n`.repeat(images) + question : question;
+  const messages: readonly Message[] = typeof content === "string" ? [{ role: "user", content }] : content;
+  return prompts.encode(prompts.conversation(messages, system === undefined ? {} : { system }), images);
 }
 
 interface Asked {

@@ -80,6 +80,9 @@ export interface ConversationOptions {
   readonly answer?: boolean;
 }
 
+/** Of a prompt: far beyond any context, and what the tokenizer's library takes without running out of stack. */
+const MOST_CHARACTERS = 2 ** 20;
+
 /** Text and ids of prompts for one checkpoint. */
 export class PromptFormat {
   readonly config: PromptConfig;
@@ -99,6 +102,7 @@ export class PromptFormat {
         ? { user: this.token(user), assistant: this.token(assistant) }
         : { user: "User", assistant: "Assistant" });
     if (config.chatTemplate !== undefined && roles === undefined) {
+      checkTemplate(config.chatTemplate);
       this.template = fromTemplate(() => new Template(config.chatTemplate!));
     }
   }
@@ -146,6 +150,10 @@ export class PromptFormat {
    */
   encode(text: string, images = 0): number[] {
     const { beginOfImage, endOfImage, imagePlaceholder } = this.tokenizer.specials;
+    if (text.length > MOST_CHARACTERS)
+      throw new PromptError(
+        `the prompt has ${text.length} characters; at most ${MOST_CHARACTERS} are read, shorten it`,
+      );
     const ids = this.tokenizer.encode(text);
     const named = ids.filter((id) => id === imagePlaceholder).length;
     if (named !== images) {
@@ -203,6 +211,28 @@ export class PromptFormat {
     return text.startsWith(bos) ? text.slice(bos.length) : text; // `encode` puts it in front
   }
 }
+
+/**
+ * A template is a program out of a checkpoint, and nothing here can stop one that runs on: loops over other things than what the conversation
+ * holds are refused. Those of the published checkpoints go over messages and their parts.
+ */
+function checkTemplate(template: string): void {
+  const refuse = (what: string): never => {
+    throw new ConfigError(
+      `the checkpoint's chat template ${what}, which might never end; it is not run. Remove chat_template.jinja to use DeepSeek's format`,
+    );
+  };
+  if (template.length > MOST_TEMPLATE) refuse(`has ${template.length} characters (at most ${MOST_TEMPLATE})`);
+  if (/\brange\b/.test(template)) refuse("counts with range");
+  if (/\{%-?\s*macro\b/.test(template)) refuse("defines macros");
+  let depth = 0;
+  for (const [, word] of template.matchAll(/\{%[-+]?\s*(for|endfor)\b/g)) {
+    depth += word === "for" ? 1 : -1;
+    if (depth > 3) refuse("nests more than three loops");
+  }
+}
+
+const MOST_TEMPLATE = 2 ** 16; // characters
 
 function fromTemplate<T>(run: () => T): T {
   try {

@@ -19,7 +19,7 @@ function needsAdapter(file, args) {
 const [file, ...args] = process.argv.slice(2);
 let isReady = false;
 try {
-  ensureSetup({ adapter: needsAdapter(file, args) });
+  ensureSetup({ adapter: needsAdapter(file, args), quiet: file === COMMAND });
   isReady = true;
 } catch (error) {
   console.error(error.message);

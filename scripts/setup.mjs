@@ -29,8 +29,14 @@ const swiftShader = {
   dir: join(root, ".cache", "swiftshader"),
 };
 
-/** Installs what is missing. `adapter: false` stops after node_modules, for work that needs no GPU. */
-export function ensureSetup({ adapter = true } = {}) {
+let isQuiet = false;
+
+/**
+ * Installs what is missing. `adapter: false` stops after node_modules, for work that needs no GPU; `quiet: true` says nothing where nothing is
+ * missing.
+ */
+export function ensureSetup({ adapter = true, quiet = false } = {}) {
+  isQuiet = quiet;
   installDependencies();
   if (adapter) installAdapter();
 }
@@ -103,7 +109,7 @@ function probe() {
     killSignal: "SIGKILL",
   });
   if (child.status === 0) {
-    say(`WebGPU adapter: ${child.stdout.trim()}`);
+    if (!isQuiet) say(`WebGPU adapter: ${child.stdout.trim()}`);
     return true;
   }
   const reason =

@@ -1,6 +1,6 @@
 /** Files of Node for the checkpoint readers: random access, folders, and writing that leaves nothing half-done behind. */
 import { constants } from "node:fs";
-import { mkdir, open, readdir, rename, rm, rmdir, stat, statfs } from "node:fs/promises";
+import { link, mkdir, open, readdir, rename, rm, rmdir, stat, statfs } from "node:fs/promises";
 import type { FileHandle } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { checkRange } from "../checkpoint/bytes.ts";
@@ -27,6 +27,7 @@ const REASONS: Readonly<Record<string, string>> = {
   ENOSPC: "cannot be written: the disk is full",
   EDQUOT: "cannot be written: the disk quota is used up",
   EROFS: "cannot be written: the file system is read-only",
+  EEXIST: "exists already; name another one",
   EMFILE: "cannot be opened: too many files are open",
 };
 
@@ -45,9 +46,12 @@ async function named<T>(path: string, work: Promise<T>): Promise<T> {
   }
 }
 
+/** Without waiting for the other end of a pipe: that is refused below, as no file. */
+const READ = constants.O_RDONLY | (constants.O_NONBLOCK ?? 0);
+
 /** Opens a file for reading anywhere in it. */
 export async function openFile(path: string, name = path): Promise<RandomAccess> {
-  const handle = await named(path, open(path, constants.O_RDONLY));
+  const handle = await named(path, open(path, READ));
   try {
     const stats = await handle.stat();
     if (!stats.isFile()) throw new FileError(`${path} is not a file`, "EISDIR");
@@ -117,11 +121,12 @@ let count = 0;
 const temporaryName = (path: string): string =>
   join(dirname(resolve(path)), `.${basename(path)}.${process.pid}-${++count}.tmp`);
 
-async function writeSynced(path: string, write: (sink: ByteSink) => Promise<void>): Promise<void> {
-  const handle = await named(path, open(path, "wx"));
+/** @param shown the path in messages, where the file has another name while it is written */
+async function writeSynced(path: string, write: (sink: ByteSink) => Promise<void>, shown = path): Promise<void> {
+  const handle = await named(shown, open(path, "wx"));
   try {
-    await write({ write: (bytes) => writeAll(handle, path, bytes) });
-    await named(path, handle.sync());
+    await write({ write: (bytes) => writeAll(handle, shown, bytes) });
+    await named(shown, handle.sync());
   } finally {
     await handle.close();
   }
@@ -132,10 +137,42 @@ export async function writeFileAtomic(
   path: string,
   write: Uint8Array | ((sink: ByteSink) => Promise<void>),
 ): Promise<void> {
+  await throughTemporary(path, write, (temporary) => rename(temporary, path));
+}
+
+/** The same for a file that must not be there yet, also where two write at once: false, and nothing written, where it is. */
+export async function writeNewFile(
+  path: string,
+  write: Uint8Array | ((sink: ByteSink) => Promise<void>),
+): Promise<boolean> {
+  try {
+    await throughTemporary(path, write, async (temporary) => {
+      try {
+        await link(temporary, path);
+      } catch (error) {
+        // Disks without hard links (FAT, some network ones): not safe from a writer at the same moment, but no worse than looking first.
+        const code = error instanceof Error && "code" in error ? error.code : "";
+        if (code === "EEXIST" || (await fileSize(path)) !== null) throw error;
+        await rename(temporary, path);
+      }
+      await rm(temporary, { force: true });
+    });
+    return true;
+  } catch (error) {
+    if (error instanceof FileError && error.code === "EEXIST") return false;
+    throw error;
+  }
+}
+
+async function throughTemporary(
+  path: string,
+  write: Uint8Array | ((sink: ByteSink) => Promise<void>),
+  place: (temporary: string) => Promise<void>,
+): Promise<void> {
   const temporary = temporaryName(path);
   try {
-    await writeSynced(temporary, write instanceof Uint8Array ? (sink) => sink.write(write) : write);
-    await named(path, rename(temporary, path));
+    await writeSynced(temporary, write instanceof Uint8Array ? (sink) => sink.write(write) : write, path);
+    await named(path, place(temporary));
   } catch (error) {
     await rm(temporary, { force: true });
     throw error;

@@ -2,6 +2,7 @@
  * Picture files, by `sharp`: decoding to 8-bit RGB with limits that hold before anything is decoded, and PNG files with text chunks.
  * Sizes are not changed here: resize.ts does that as Pillow does, which sharp does not.
  */
+import { constants } from "node:fs";
 import { open } from "node:fs/promises";
 import { inflateSync } from "node:zlib";
 import type { Metadata, Sharp, SharpOptions } from "sharp";
@@ -55,7 +56,8 @@ async function loadSharp(): Promise<(input: Uint8Array, options: SharpOptions) =
 
 async function fileBytes(path: string, maxBytes: number): Promise<Uint8Array> {
   try {
-    await using file = await open(path, "r");
+    // Without waiting for the other end of a pipe, which is refused below.
+    await using file = await open(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
     const stat = await file.stat();
     if (!stat.isFile()) throw new ImageError(`${path} is not a file`);
     if (stat.size > maxBytes) throw tooManyBytes(path, stat.size, maxBytes);

@@ -8,7 +8,9 @@ import type { ImageInput } from "../pipeline.ts";
 import type { Picture } from "../streams.ts";
 import { readWhole } from "../checkpoint/bytes.ts";
 import { openCheckpoint } from "../checkpoint/checkpoint.ts";
+import type { JanusConfig } from "../config.ts";
 import { readProcessor } from "../processor.ts";
+import type { Processor } from "../processor.ts";
 import { folderSource, openFile, writeFileAtomic } from "./files.ts";
 import { modelFolder } from "./hub.ts";
 import type { DownloadOptions } from "./hub.ts";
@@ -132,12 +134,15 @@ function parsePicture(text: string, name: string): Omit<Picture, "image"> {
   };
 }
 
-/** Throws what `fromPretrained` would throw for this folder before it loads weights; needs no device. */
-export async function checkReady(folder: string): Promise<void> {
+/**
+ * The config and processor of a folder. Throws what `fromPretrained` would throw for it before it loads weights; needs no device.
+ */
+export async function checkReady(folder: string): Promise<{ config: JanusConfig; processor: Processor }> {
   const source = folderSource(folder);
   const checkpoint = await openCheckpoint(source);
   try {
-    await readProcessor(source, checkpoint.config);
+    const { config } = checkpoint;
+    return { config, processor: await readProcessor(source, config) };
   } finally {
     await checkpoint.close();
   }

@@ -12,6 +12,7 @@ import {
 } from "../../model/prompt.ts";
 import type { Message } from "../../model/prompt.ts";
 import { Tokenizer } from "../../model/tokenizer.ts";
+import { byteTokenizerFiles } from "../../model/byte_tokenizer.ts";
 import { fixtureJson, fixtureText, golden, hasFixtures } from "../fixtures.ts";
 
 interface Golden {
@@ -224,4 +225,27 @@ describe("batches", () => {
     // A pad token inside a row is a token like any other: it is attended.
     expect([...leftPad([unconditionalRow([1, 5, 2], 9), [1, 2]], 9).attentionMask]).toEqual([1, 1, 1, 0, 1, 1]);
   });
+});
+
+it("templates that might never end, and texts beyond all contexts, are refused", () => {
+  const tokenizer = new Tokenizer({ tokenizer: new TextDecoder().decode(byteTokenizerFiles().get("tokenizer.json")) });
+  const config = (chatTemplate: string): PromptFormat => new PromptFormat(tokenizer, { imageTokens: 4, chatTemplate });
+  const loops = "{% for a in messages %}".repeat(4) + "{% endfor %}".repeat(4);
+  for (const template of [
+    "{% for i in range(9) %}x{% endfor %}",
+    "{{ range(1000000000)|join('a') }}",
+    "{% macro m() %}{{ m() }}{% endmacro %}",
+    loops,
+    "x".repeat(70_000),
+  ])
+    expect(() => config(template), template.slice(0, 40)).toThrow(/might never end/);
+  expect(
+    config("{% for m in messages %}{% for c in m.content %}{{ c.text }}{% endfor %}{% endfor %}").conversation(
+      [{ role: "user", content: "hi" }],
+      { system: "" },
+    ),
+  ).toBe("hi");
+  expect(() => new PromptFormat(tokenizer, { imageTokens: 4 }).encode("a".repeat(5_000_000))).toThrow(
+    /5000000 characters; at most 1048576/,
+  );
 });

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, it } from "vitest";
 import { EXIT } from "../../cli/errors.ts";
+import { writeNewFile } from "../../model/node/files.ts";
 import { encodePng, readImage, readPicture } from "../../model/node/index.ts";
 import type { CliResult } from "../cli.ts";
 import { runCli, startCli } from "../cli.ts";
@@ -125,6 +126,18 @@ describe.skipIf(!hasFixtures)("generate", () => {
     expect(await readPicture(join(out, "x-0.png"))).toMatchObject({ temperature: 0, guidance: 2 });
   });
 
+  it("two runs in one folder take names of their own", async () => {
+    const out = newFolder();
+    const args = ["generate", "x", ...MODEL, "--seed", "0", "--out", out, "--json"];
+    const paths = (await Promise.all([runCli(args), runCli(args)])).map(
+      (result) => json<Generated>(result).images[0]!.path,
+    );
+    expect(paths.sort()).toEqual([join(out, "x-0-2.png"), join(out, "x-0.png")]);
+    const contents = await Promise.all([1, 2, 3, 4].map((n) => writeNewFile(join(out, "one"), Uint8Array.of(n))));
+    expect(contents.filter(Boolean)).toHaveLength(1);
+    expect(readdirSync(out).sort()).toEqual(["one", "x-0-2.png", "x-0.png"]);
+  });
+
   it("Ctrl-C ends it with 130 and leaves no file", async () => {
     const out = newFolder();
     const { child, result } = startCli(["generate", "a red circle", ...MODEL, "--n", "16", "--preview", "--out", out]);
@@ -143,6 +156,10 @@ describe.skipIf(!hasFixtures)("generate", () => {
     ["an empty prompt", () => [" "], EXIT.input, /the prompt is empty/],
     ["--check without --from", () => ["x", "--check"], EXIT.usage, /--check needs --from/],
     ["a prompt beside --from", () => ["x", "--from", fixture("image0.png")], EXIT.usage, /give one of the two/],
+    ["settings beside --from", () => ["--from", fixture("image0.png"), "--seed", "3"], EXIT.usage, /leave --seed out/],
+    ["a prompt that names a picture", () => ["a <image_placeholder>"], EXIT.input, /names 1 image/],
+    ["seeds beyond 32 bits", () => ["x", "--n", "2", "--seed", "4294967295"], EXIT.usage, /seed 4294967295 for 2 rows/],
+    ["a file as folder", () => ["x", "--out", fixture("image0.png")], EXIT.input, /is a file, not a folder/],
     ["a picture of another maker", () => ["--from", fixture("image0.png")], EXIT.input, /does not say how it was made/],
     ["a folder that cannot be made", () => ["x", "--out", join(fixture("image0.png"), "y")], EXIT.input, /image0\.png/],
     ["--n 0", () => ["x", "--n", "0"], EXIT.usage, /--n.*whole number from 1 to 1024/],
@@ -193,6 +210,18 @@ describe.skipIf(!hasFixtures)("ask", () => {
     ["a picture without a question", [fixture("image1.png")], EXIT.usage, /The question comes after the pictures/],
     ["a picture that is not there", ["nowhere.png", "What?"], EXIT.input, /nowhere\.png/],
     ["a file that is no picture", [fixture("hf/config.json"), "What?"], EXIT.input, /no picture of a known kind/],
+    [
+      "a question without quotes",
+      ["what", "is", "this"],
+      EXIT.input,
+      /there is no picture what; pictures come first, then the question as one quoted word/,
+    ],
+    [
+      "the question first",
+      ["What is it?", fixture("image1.png")],
+      EXIT.input,
+      /janus ask \S+image1\.png "What is it\?"/,
+    ],
     ["an empty question", [""], EXIT.input, /the prompt is empty/],
     ["a temperature below 0", ["hi", "--temperature", "-1"], EXIT.usage, /--temperature/],
     ["a prompt beyond the context", ["word ".repeat(3000)], EXIT.input, /the context holds/],

@@ -468,6 +468,17 @@ describe.skipIf(!hasFixtures)("generation", () => {
       await expectClean();
     });
 
+    it("weights that are no numbers: no answer and no picture comes of them", async () => {
+      const broken = await Janus.fromPretrained(fixture("hf"));
+      broken.model.model.language_model.norm.weight.writeBytes(Uint8Array.of(0xc0, 0x7f, 0xc0, 0x7f)); // bf16 NaN
+      for (const run of [(): unknown => broken.ask("hi").text(), (): unknown => broken.generate("hi").images()]) {
+        const error = await errorOf(run);
+        expect([error.name, error.message]).toEqual(["NotFiniteError", expect.stringMatching(/not finite/)]);
+      }
+      broken.dispose();
+      await expectClean();
+    });
+
     it("what memory does not suffice for, half-way too, and the device still works", async () => {
       const small = await Device.create({ memoryBudget: 12e6 });
       const held = await Janus.fromPretrained(fixture("hf"), { device: small });
