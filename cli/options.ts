@@ -1,5 +1,5 @@
 /** Checks of option values, for commander: what they refuse is shown with the name of the option. */
-import { InvalidArgumentError } from "commander";
+import { InvalidArgumentError, Option } from "commander";
 
 const range = (min: number, max: number): string =>
   min === -Infinity && max === Infinity
@@ -31,3 +31,13 @@ export const numberIn =
 
 /** An adapter: its place in the list of `janus doctor`, or a part of its name. */
 export const adapter = (text: string): string | number => (/^\d+$/.test(text) ? Number(text) : text);
+
+export const adapterOption = (): Option =>
+  new Option("--adapter <adapter>", "its place in the list of janus doctor, or a part of its name").argParser(adapter);
+
+export const dtypeOption = (): Option =>
+  new Option("--dtype <dtype>", "of the weights on the device; without it that of the checkpoint").choices([
+    "f32",
+    "f16",
+    "bf16",
+  ]);

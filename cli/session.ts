@@ -12,7 +12,7 @@ import type { Context } from "./context.ts";
 import { openDevice } from "./device.ts";
 import { UsageError } from "./errors.ts";
 import { MODEL_ARGUMENT, resolveModel } from "./model_folder.ts";
-import { adapter, numberIn, wholeNumber } from "./options.ts";
+import { adapterOption, dtypeOption, numberIn, wholeNumber } from "./options.ts";
 
 export const DEFAULT_MODEL = "deepseek-ai/Janus-Pro-1B";
 const MAX_SEED = 0xffffffff;
@@ -27,18 +27,8 @@ export interface ModelFlags {
 export function addModelOptions(command: Command): Command {
   return command
     .addOption(new Option("--model <model>", MODEL_ARGUMENT).env("JANUS_MODEL").default(DEFAULT_MODEL))
-    .addOption(
-      new Option("--dtype <dtype>", "of the weights on the device; without it that of the checkpoint").choices([
-        "f32",
-        "f16",
-        "bf16",
-      ]),
-    )
-    .addOption(
-      new Option("--adapter <adapter>", "its place in the list of janus doctor, or a part of its name").argParser(
-        adapter,
-      ),
-    );
+    .addOption(dtypeOption())
+    .addOption(adapterOption());
 }
 
 export const plainOption = (): Option =>

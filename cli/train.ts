@@ -6,7 +6,7 @@ import { openDevice } from "./device.ts";
 import { UsageError } from "./errors.ts";
 import { formatCount, formatDuration } from "./format.ts";
 import { MODEL_ARGUMENT, resolveModel } from "./model_folder.ts";
-import { adapter } from "./options.ts";
+import { adapterOption } from "./options.ts";
 
 interface TrainFlags {
   readonly model: string;
@@ -33,7 +33,7 @@ export const addTrain: AddCommand = (program, context) => {
     )
     .option("--set <change...>", "settings to change, e.g. optimizer.lr=2e-5 ratios.text=0")
     .option("--cache <folder>", "indexes of the data and codes of its pictures", ".janus-cache")
-    .option("--adapter <adapter>", "its place in the list of janus doctor, or a part of its name", adapter)
+    .addOption(adapterOption())
     .option("--json", "print one JSON object at the end")
     .action((settings: string, flags: TrainFlags) => run(settings, flags, context));
 };

@@ -1,5 +1,5 @@
 /** `janus verify`: computes every value of a golden folder anew and holds them against each other. */
-import { Option } from "commander";
+
 import type { Device } from "../engine/device.ts";
 import type { FloatDType } from "../model/checkpoint/cast.ts";
 import type { Checkpoint } from "../model/checkpoint/checkpoint.ts";
@@ -10,7 +10,7 @@ import { EXIT } from "./errors.ts";
 import { formatCount, table } from "./format.ts";
 import type { Row } from "./golden/compare.ts";
 import { MODEL_ARGUMENT, resolveModel } from "./model_folder.ts";
-import { adapter } from "./options.ts";
+import { adapterOption, dtypeOption } from "./options.ts";
 
 interface VerifyFlags {
   readonly model: string;
@@ -28,18 +28,8 @@ export const addVerify: AddCommand = (program, context) => {
     )
     .requiredOption("--model <model>", MODEL_ARGUMENT)
     .requiredOption("--golden <folder>", "the golden folder")
-    .addOption(
-      new Option("--dtype <dtype>", "of the weights on the device; without it their own").choices([
-        "f32",
-        "f16",
-        "bf16",
-      ]),
-    )
-    .addOption(
-      new Option("--adapter <adapter>", "its place in the list of janus doctor, or a part of its name").argParser(
-        adapter,
-      ),
-    )
+    .addOption(dtypeOption())
+    .addOption(adapterOption())
     .option("--json", "print one JSON object")
     .action((flags: VerifyFlags) => verify(flags, context, () => openDevice(flags.adapter, context)));
 };

@@ -22,7 +22,8 @@ fn cross_entropy_finish(@builtin(workgroup_id) group: vec3u, @builtin(num_workgr
   let label = targets[row];
   let counts = label != params.ignore && u32(label) < params.classes;
   let l = s.x + log(s.y);
-  losses[row] = select(0.0, l - s.z, counts);
+  // Not l − s.z: where the target is likely, the loss is far smaller than l, and would keep l's rounding.
+  losses[row] = select(0.0, (s.x - s.z) + log(s.y), counts);
   lse[row] = l;
   counted[row] = select(0.0, 1.0, counts);
 }
