@@ -20,6 +20,13 @@ export interface VqConfig {
 const GROUPS = 32;
 const EPS = 1e-6;
 
+/** What `module` makes of h, which nobody else needs: its memory serves what follows. The tape has handles of its own. */
+function pass(h: Tensor, module: Module): Tensor {
+  const next = module.call(h);
+  h.dispose();
+  return next;
+}
+
 class ResBlock extends Module {
   readonly norm1: GroupNorm;
   readonly conv1: Conv2d;
@@ -38,8 +45,8 @@ class ResBlock extends Module {
   }
 
   forward(x: Tensor): Tensor {
-    const h = this.conv1.call(this.norm1.call(x));
-    const branch = this.conv2.call(this.norm2.call(h));
+    const h = pass(this.norm1.call(x), this.conv1);
+    const branch = pass(pass(h, this.norm2), this.conv2);
     return (this.nin_shortcut ? this.nin_shortcut.call(x) : x).add(branch);
   }
 }
@@ -122,12 +129,9 @@ class Level extends Module {
   }
 
   forward(x: Tensor): Tensor {
-    let h = x;
-    for (const [i, block] of this.block.entries()) {
-      h = block.call(h);
-      h = this.attn[i]?.call(h) ?? h;
-    }
-    return (this.downsample ?? this.upsample)?.call(h) ?? h;
+    const change = this.downsample ?? this.upsample;
+    const steps = [...this.block.flatMap((block, i) => [block, this.attn[i]]), change].filter((step) => step != null);
+    return steps.slice(1).reduce(pass, steps[0]!.call(x));
   }
 }
 
@@ -144,7 +148,7 @@ class Middle extends Module {
   }
 
   forward(x: Tensor): Tensor {
-    return this.block_2.call(this.attn_1.call(this.block_1.call(x)));
+    return pass(pass(this.block_1.call(x), this.attn_1), this.block_2);
   }
 }
 
@@ -171,9 +175,8 @@ class Encoder extends Module {
   }
 
   forward(pixels: Tensor): Tensor {
-    let h = this.conv_in.call(pixels);
-    for (const level of this.down) h = level.call(h);
-    return this.conv_out.call(this.norm_out.call(this.mid.call(h)));
+    const h = [...this.down, this.mid, this.norm_out].reduce(pass, this.conv_in.call(pixels));
+    return pass(h, this.conv_out);
   }
 }
 
@@ -199,9 +202,8 @@ class Decoder extends Module {
   }
 
   forward(latents: Tensor): Tensor {
-    let h = this.mid.call(this.conv_in.call(latents));
-    for (const level of this.up) h = level.call(h);
-    return this.conv_out.call(this.norm_out.call(h));
+    const h = [this.mid, ...this.up, this.norm_out].reduce(pass, this.conv_in.call(latents));
+    return pass(h, this.conv_out);
   }
 }
 
