@@ -130,7 +130,9 @@ class Level extends Module {
 
   forward(x: Tensor): Tensor {
     const change = this.downsample ?? this.upsample;
-    const steps = [...this.block.flatMap((block, i) => [block, this.attn[i]]), change].filter((step) => step != null);
+    const steps = [...this.block.flatMap((block, i) => [block, this.attn[i]]), change].filter(
+      (step) => step !== undefined && step !== null,
+    );
     return steps.slice(1).reduce(pass, steps[0]!.call(x));
   }
 }
