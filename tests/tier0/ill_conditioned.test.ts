@@ -1,0 +1,26 @@
+/** Which inputs the harness may draw again: those that cancel, which are few, and never those that merely fail. */
+import { expect, it } from "vitest";
+import { F } from "../../index.ts";
+import { cases } from "../cases.ts";
+import { isIllConditioned } from "../harness.ts";
+import type { Case } from "../harness.ts";
+
+const sumOf = (values: readonly number[]): Case => ({
+  op: "sum",
+  inputs: [{ shape: [values.length], values: () => [...values] }],
+  run: ([x]) => F.sum(x!),
+  reference: ([x]) => ({ shape: [], data: Float64Array.of(Array.from(x!.data).reduce((a, b) => a + b, 0)) }),
+  terms: values.length,
+});
+
+it("inputs that cancel to next to nothing, and no others", () => {
+  expect(isIllConditioned(sumOf([1, -1, 1e-4]), 1)).toBe(true);
+  expect(isIllConditioned(sumOf([1, -0.5, 1e-4]), 1)).toBe(false);
+});
+
+it("are at most one case in a hundred of the table", () => {
+  const small = cases.filter((c) => c.inputs.every(({ shape }) => shape.reduce((a, b) => a * b, 1) <= 4096));
+  expect(small.length).toBeGreaterThan(2000);
+  const found = small.filter((c, i) => isIllConditioned(c, 1000 + i));
+  expect(found.length / small.length).toBeLessThan(0.01);
+});
