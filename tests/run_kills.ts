@@ -40,6 +40,7 @@ export interface Kills {
 export async function killRepeatedly(script: string, run: string, count: number, random: () => number): Promise<Kills> {
   const result: Kills = { kills: 0, interrupted: 0, acknowledged: 0, violations: [] };
   let acknowledged = 0;
+  mkdirSync(run, { recursive: true }); // a child that is killed while it starts may not have come to that
   for (let i = 0; i < count; i++) {
     // One in eight is killed while it starts, takes over the lock and cleans up.
     const [fromStart, delay] = [random() < 1 / 8, random()];
