@@ -1,0 +1,6 @@
+/** Pages of their own: text, tables, charts and pictures in one HTML file; on it the report of a training run. */
+export { TASK_COLOURS, lineChart } from "./chart.ts";
+export type { LineChartOptions, Mark, Series } from "./chart.ts";
+export { Curve } from "./curve.ts";
+export { Html, html, page, picture, pictureGrid, table } from "./html.ts";
+export type { Content, PageOptions, PagePicture, Section } from "./html.ts";
