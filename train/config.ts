@@ -33,6 +33,8 @@ const schema = z.strictObject({
   optimizer: z.strictObject({
     lr: z.number().positive(),
     warmup: whole(0).default(0),
+    /** Last steps, over which the rate falls to 0. The report's is constant. */
+    cooldown: whole(0).default(0),
     beta1: z.number().gt(0).lt(1).default(0.9),
     beta2: z.number().gt(0).lt(1).default(0.95),
     epsilon: z.number().positive().default(1e-8),
@@ -170,6 +172,15 @@ export function withChanges(
 export const loadConfig = (presetOrFile: string, changes: readonly string[] = []): TrainConfig =>
   checkConfig(withChanges(readSettings(presetOrFile), changes), presetOrFile);
 
-/** The learning rate of a step, counted from 0: constant after a linear warm-up. */
-export const learningRate = ({ optimizer: { lr, warmup } }: TrainConfig, step: number): number =>
-  step < warmup ? (lr * (step + 1)) / warmup : lr;
+/** The learning rate of a step, counted from 0: a linear warm-up, constant, a linear fall towards 0 over the last `cooldown` of `steps`. */
+export function learningRate(
+  {
+    steps,
+    optimizer: { lr, warmup, cooldown },
+  }: { readonly steps: number; readonly optimizer: Pick<TrainConfig["optimizer"], "lr" | "warmup" | "cooldown"> },
+  step: number,
+): number {
+  const rate = step < warmup ? (lr * (step + 1)) / warmup : lr;
+  const left = steps - step;
+  return left <= cooldown ? (rate * left) / (cooldown + 1) : rate;
+}

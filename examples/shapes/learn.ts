@@ -1,0 +1,138 @@
+/**
+ * The demo's training, from nothing: data, a model of random weights, stage 0 (the image tokenizer), then the three stages of Janus-Pro as
+ * `janus train` runs them. Everything lies in one folder; what is finished there is not done again, so an interrupted run goes on.
+ */
+import { existsSync } from "node:fs";
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { tensor } from "../../engine/index.ts";
+import type { Device } from "../../engine/index.ts";
+import { createModel } from "../../model/create.ts";
+import { generationPixels } from "../../model/image/preprocess.ts";
+import { writeFolderAtomic } from "../../model/node/index.ts";
+import { saveModel } from "../../model/save.ts";
+import { checkConfig, learningRate } from "../../train/config.ts";
+import { STAGES } from "../../train/stages.ts";
+import type { Stage } from "../../train/stages.ts";
+import { train } from "../../train/train.ts";
+import type { StepReport } from "../../train/trainer.ts";
+import { VqTraining } from "../../train/vq.ts";
+import type { VqLosses, VqUsage } from "../../train/vq.ts";
+import { randomScene } from "./captions.ts";
+import { writeDataset } from "./dataset.ts";
+import { Dice } from "./dice.ts";
+import { PICTURE, shapesConfig, shapesTokenizer } from "./model.ts";
+import { RATIOS } from "./recipe.ts";
+import type { Recipe } from "./recipe.ts";
+import { render } from "./scene.ts";
+
+/** Tokens of a packed row, and rows that go through the model at once. */
+const ROW = 512;
+const ROWS = 10;
+/** Steps of stage 0 between looks at which codes are used. */
+const RESEED = 20;
+const TOKENIZER_PICTURES = 4; // a stream of random numbers
+
+export interface TokenizerStep extends VqLosses {
+  readonly step: number;
+}
+
+export interface LearnOptions {
+  readonly recipe: Recipe;
+  readonly seed: number;
+  readonly device: Device;
+  readonly onStage?: (name: string, steps: number) => void;
+  readonly onTokenizer?: (report: TokenizerStep, usage: VqUsage | null) => void;
+  readonly onStep?: (stage: Stage, report: StepReport) => void;
+  readonly onNotice?: (message: string) => void;
+  readonly stop?: AbortSignal;
+}
+
+/** Runs what is not yet done of the recipe in `folder`. Returns the folder of the trained model; null where `stop` came first. */
+export async function learn(folder: string, options: LearnOptions): Promise<string | null> {
+  const { recipe, seed, device, onStage, onStep, onNotice, stop } = options;
+  const data = join(folder, "data");
+  if (!existsSync(join(data, "done"))) {
+    onStage?.("data", recipe.pictures);
+    await writeDataset(data, { seed, pictures: recipe.pictures, side: PICTURE });
+    await writeFile(join(data, "done"), "");
+  }
+  let model = join(folder, "stage0");
+  if (!existsSync(model) && !(await tokenizerStage(model, options))) return null;
+  for (const stage of STAGES) {
+    const { steps, batch, lr, warmup, cooldown } = recipe.stages[stage];
+    onStage?.(`stage ${stage}`, steps);
+    const config = checkConfig({
+      stage,
+      steps,
+      batch,
+      length: ROW,
+      microRows: ROWS,
+      ratios: RATIOS[stage],
+      optimizer: { lr, warmup, cooldown },
+      seed,
+      save: { every: 200, keep: 1 },
+    });
+    const result = await train({
+      model,
+      run: join(folder, `stage${stage}`),
+      cache: join(folder, "cache"),
+      config,
+      sources: [
+        { task: "und", path: join(data, "und.jsonl") },
+        { task: "gen", path: join(data, "gen.jsonl") },
+        { task: "text", path: join(data, "text.jsonl") },
+      ],
+      device,
+      ...(stop && { stop }),
+      ...(onNotice && { onNotice }),
+      onStep: (report) => onStep?.(stage, report),
+    });
+    if (result.stopped) return null;
+    model = result.checkpoint;
+  }
+  return model;
+}
+
+/** A model of random weights whose image tokenizer then learns; the model's folder appears when it is whole. False where `stop` came first. */
+async function tokenizerStage(folder: string, options: LearnOptions): Promise<boolean> {
+  const { recipe, seed, device, onStage, onTokenizer, stop } = options;
+  const { steps, batch, ...optimizer } = recipe.tokenizer;
+  onStage?.("stage 0", steps);
+  const sideFiles = shapesTokenizer(seed);
+  const config = shapesConfig(sideFiles);
+  const model = createModel(config, { seed, device });
+  const { vqmodel } = model.model;
+  const training = new VqTraining(vqmodel, { lr: optimizer.lr, seed });
+  try {
+    for (let step = 0; step < steps; step++) {
+      if (stop?.aborted) return false;
+      training.optimizer.lr = learningRate({ steps, optimizer }, step);
+      const pixels = tokenizerPixels(seed, step * batch, batch);
+      const input = tensor(pixels, { shape: [batch, 3, PICTURE, PICTURE], device });
+      const { losses, vectors } = await training.step(input);
+      input.dispose();
+      const isDue = (step + 1) % RESEED === 0 && step < 0.75 * steps;
+      const usage = isDue ? await training.reseed(vectors) : null;
+      vectors.dispose();
+      onTokenizer?.({ step, ...losses }, usage);
+    }
+    const bytes = 4 * model.parameterCount();
+    await writeFolderAtomic(folder, bytes, async (sink) => void (await saveModel(model, config, sink, { sideFiles })));
+    return true;
+  } finally {
+    training.dispose();
+    model.dispose();
+  }
+}
+
+/** Pictures of the tokenizer's training from number `from` on: any shapes, none of the held-out combinations. float32 [count, 3, S, S]. */
+export function tokenizerPixels(seed: number, from: number, count: number): Float32Array {
+  const size = 3 * PICTURE ** 2;
+  const pixels = new Float32Array(count * size);
+  for (let i = 0; i < count; i++) {
+    const scene = randomScene(new Dice(seed, TOKENIZER_PICTURES, from + i));
+    pixels.set(generationPixels(render(scene, PICTURE), PICTURE), i * size);
+  }
+  return pixels;
+}

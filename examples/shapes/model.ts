@@ -1,0 +1,32 @@
+/** The model of the demo before it has learned anything: the whole of Janus-Pro, small, and a tokenizer whose words are those of the shapes. */
+import { byteTokenizerFiles } from "../../model/byte_tokenizer.ts";
+import type { JanusConfig } from "../../model/config.ts";
+import { tinyConfig } from "../../model/create.ts";
+import { DEFAULT_SYSTEM_PROMPT } from "../../model/prompt.ts";
+import { Tokenizer } from "../../model/tokenizer.ts";
+import { trainingSample } from "./dataset.ts";
+
+/** Side of the demo's pictures, pixels: 8 × 8 codes of 4 × 4 pixels. */
+export const PICTURE = 32;
+const MERGES = 512;
+/** Samples whose words the tokenizer learns. */
+const SAMPLES = 300;
+
+/** The files of the tokenizer: learned from the system prompt and from what some training samples say, so that a word is a token. */
+export function shapesTokenizer(seed: number): Map<string, Uint8Array> {
+  const said = Array.from({ length: SAMPLES }, (_, i) => {
+    const { prompt, questions, text } = trainingSample(seed, i);
+    return [prompt?.text, text, ...questions.flatMap(({ question, answer }) => [question, ` ${answer}`])].join("\n");
+  });
+  return byteTokenizerFiles({ texts: [...said, ...Array<string>(20).fill(DEFAULT_SYSTEM_PROMPT)], merges: MERGES });
+}
+
+/** Sizes of the model for that tokenizer. */
+export function shapesConfig(tokenizer: ReadonlyMap<string, Uint8Array>): JanusConfig {
+  const vocabulary = new Tokenizer({ tokenizer: new TextDecoder().decode(tokenizer.get("tokenizer.json")) }).size;
+  return tinyConfig({
+    vision: { imageSize: PICTURE, patchSize: 4, hidden: 96, layers: 2, heads: 4, intermediate: 384 },
+    vq: { baseChannels: 32, multipliers: [1, 1, 2], resBlocks: 1, latentChannels: 64, codeDim: 8, codes: 512 },
+    language: { vocabulary, hidden: 128, intermediate: 384, layers: 4, heads: 4, kvHeads: 4, headDim: 32 },
+  });
+}

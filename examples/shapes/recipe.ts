@@ -1,0 +1,57 @@
+/** How long the demo learns: three lengths of one recipe. The steps are all that differs between them, and the data that they take. */
+import type { Stage } from "../../train/stages.ts";
+
+export const LENGTHS = ["quick", "default", "full"] as const;
+export type Length = (typeof LENGTHS)[number];
+
+export interface StageRecipe {
+  readonly steps: number;
+  /** Samples a step. */
+  readonly batch: number;
+  readonly lr: number;
+  readonly warmup: number;
+  /** Last steps, over which the learning rate falls to 0. */
+  readonly cooldown: number;
+}
+
+export interface Recipe {
+  /** Pictures of the data set. */
+  readonly pictures: number;
+  /** Stage 0. */
+  readonly tokenizer: StageRecipe;
+  readonly stages: Readonly<Record<Stage, StageRecipe>>;
+  /** Of the evaluation: prompts and questions a kind, and pictures through the image tokenizer. */
+  readonly prompts: number;
+  readonly questions: number;
+}
+
+/** Samples of each task in a step, as in the report. */
+export const RATIOS: Readonly<Record<Stage, { und: number; text: number; gen: number }>> = {
+  1: { und: 1, text: 0, gen: 3 },
+  2: { und: 2, text: 3, gen: 5 },
+  3: { und: 5, text: 1, gen: 4 },
+};
+
+const tokenizer = (steps: number): StageRecipe => ({
+  steps,
+  batch: 8,
+  lr: 3e-3,
+  warmup: Math.min(20, Math.ceil(steps / 4)),
+  cooldown: Math.ceil(steps / 4),
+});
+
+/**
+ * Learning rates are those of a model that starts from random weights, ten and more times those of the presets, which go on from a trained
+ * Llama. Stage 3 gets most of the steps: it is the first one in which the vision tower, random here as well, learns.
+ */
+const stages = (one: number, two: number, three: number, batch: number): Recipe["stages"] => ({
+  1: { steps: one, batch, lr: 1e-3, warmup: Math.min(10, one), cooldown: 0 },
+  2: { steps: two, batch, lr: 1.5e-3, warmup: Math.min(20, Math.ceil(two / 4)), cooldown: 0 },
+  3: { steps: three, batch, lr: 1.5e-3, warmup: Math.min(20, Math.ceil(three / 4)), cooldown: Math.ceil(three / 3) },
+});
+
+export const RECIPES: Readonly<Record<Length, Recipe>> = {
+  quick: { pictures: 500, tokenizer: tokenizer(60), stages: stages(4, 8, 30, 20), prompts: 4, questions: 4 },
+  default: { pictures: 4000, tokenizer: tokenizer(240), stages: stages(10, 60, 240, 20), prompts: 20, questions: 20 },
+  full: { pictures: 24_000, tokenizer: tokenizer(1600), stages: stages(40, 300, 1800, 40), prompts: 100, questions: 50 },
+};
