@@ -47,6 +47,17 @@ const schema = z.strictObject({
   recompute: z.boolean().default(false),
   /** Of weights and their copies; masters and moments are f32. */
   dtype: z.enum(["f32", "bf16", "f16"]).default("f32"),
+  /** Of the losses where `dtype` is f16, in the words of PyTorch's GradScaler. */
+  lossScaling: z
+    .strictObject({
+      initScale: z.number().min(1).default(65536),
+      growthFactor: z.number().min(1).default(2),
+      backoffFactor: z.number().gt(0).max(1).default(0.5),
+      growthInterval: whole(1).default(2000),
+    })
+    .prefault({}),
+  /** Moving averages of what trains, in f32: `janus ckpt export --ema`. */
+  ema: z.strictObject({ decay: z.number().gt(0).lt(1) }).optional(),
   seed: whole(0).default(0),
   save: z
     .strictObject({ every: whole(1).default(1000), keep: whole(1).default(2), keepEvery: whole(1).optional() })
