@@ -47,7 +47,7 @@ export interface RunOptions {
   readonly device: Device;
   readonly onStep?: (report: StepReport & { readonly waitingMs: number; readonly ms: number }) => void;
   readonly onNotice?: (message: string) => void;
-  /** Ends the run after the step that is going on; what is done is saved. */
+  /** Ends the run after the step that is going on; what is done is saved. Before the first step the run throws its reason. */
   readonly stop?: AbortSignal;
 }
 
@@ -174,7 +174,8 @@ export async function train(options: RunOptions): Promise<RunResult> {
   const sideFiles = await sideFilesOf(source);
   const unused = await readUnused(checkpoint);
   const about = await codesAbout(checkpoint, false, config.dtype);
-  const model = await loadModel(checkpoint, { device, dtype: config.dtype });
+  const signal = stop ? { signal: stop } : {};
+  const model = await loadModel(checkpoint, { device, dtype: config.dtype, ...signal });
   await checkpoint.close();
   const trainer = new Trainer(model, checkpoint.config, config, processor.tokenizer.specials.pad);
   const indexes: SourceIndex[] = [];
@@ -202,8 +203,8 @@ export async function train(options: RunOptions): Promise<RunResult> {
     // The optimizer, and where it was.
     const averages = trainer.optimizer.averages();
     if (state) {
-      await loadTensorsInto(source, OPTIMIZER, trainer.optimizer.stateDict());
-      if (config.ema) await loadTensorsInto(source, EMA_FILE, averages);
+      await loadTensorsInto(source, OPTIMIZER, trainer.optimizer.stateDict(), signal);
+      if (config.ema) await loadTensorsInto(source, EMA_FILE, averages, signal);
       trainer.resume(state.step, state.skipped);
     }
     await cutLog(join(run.path, LOG), trainer.step);
@@ -232,6 +233,7 @@ export async function train(options: RunOptions): Promise<RunResult> {
     };
 
     // The loop.
+    stop?.throwIfAborted();
     const end = Math.min(config.steps, config.stopAt ?? config.steps);
     let last = newest?.path ?? null;
     let inARow = 0;
