@@ -97,6 +97,7 @@ export class Trainer {
     const tokens = TASKS.reduce((sum, task) => sum + counts[task], 0);
     const parts: { readonly task: Task; readonly rows: readonly Sample[][]; readonly loss: Tensor }[] = [];
     for (const [g, batch] of batches.entries()) {
+      await new Promise((resolve) => setTimeout(resolve)); // signals, and what reads the data, come in between
       scope(() => {
         const losses = taskLosses(this.model, batch, sizes.vision.imageSize);
         const loss = totalLoss(losses, tokens, config.weights);

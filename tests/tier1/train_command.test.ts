@@ -23,9 +23,16 @@ afterAll(() => rmSync(home, { recursive: true, force: true }));
 const command = (run: string, preset: string, ...changes: string[]): string[] => [
   "train",
   preset,
-  ...["--model", at("model"), "--run", at(run), "--cache", at("cache")],
-  ...["--data", at("data", "und.jsonl"), `gen=${at("data", "gen.jsonl")}`, at("data", "text.jsonl")],
-  ...["--set", "length=400", ...changes],
+  `--model=${at("model")}`,
+  `--run=${at(run)}`,
+  `--cache=${at("cache")}`,
+  "--data",
+  at("data", "und.jsonl"),
+  `gen=${at("data", "gen.jsonl")}`,
+  at("data", "text.jsonl"),
+  "--set",
+  "length=400",
+  ...changes,
 ];
 const newest = async (run: string): Promise<number | undefined> =>
   (await new Checkpoints(at(run)).newestVerified()).newest?.step;
@@ -72,9 +79,8 @@ it.each([
   ["SIGINT", 130],
   ["SIGTERM", 143],
   ["SIGUSR1", 138],
-] as const)("%s ends the step, saves, and ends with %i; the same command goes on", async (signal, code) => {
-  const typed = (steps: number): string[] => command(signal, "stage1", "batch=4", `steps=${steps}`);
-  const { child, result } = startCli(typed(1000));
+] as const)("%s ends the step, saves, and ends with %i", async (signal, code) => {
+  const { child, result } = startCli(command(signal, "stage1", "batch=4", "steps=1000"));
   let text = "";
   child.stderr!.on("data", (chunk: string) => {
     const before = stepsIn(text);
@@ -85,11 +91,8 @@ it.each([
   expect(stopped.code, stopped.stderr).toBe(code);
   const steps = stepsIn(stopped.stderr);
   expect(await newest(signal)).toBe(steps);
-  expect(stopped.stdout).toBe(`${await new Checkpoints(at(signal)).folder(steps)}\n`);
+  expect(stopped.stdout).toBe(`${new Checkpoints(at(signal)).folder(steps)}\n`);
   expect(stopped.stderr).toMatch(new RegExp(`stopped after ${steps} of 1,000 steps`));
-  const resumed = await runCli(typed(steps + 1));
-  expect(resumed.code, resumed.stderr).toBe(0);
-  expect(stepsIn(resumed.stderr)).toBe(1);
 });
 
 it("a second signal ends the process at once; what was saved before is whole, and the run goes on from it", async () => {
