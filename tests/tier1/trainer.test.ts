@@ -94,6 +94,12 @@ async function weightsOf(trainer: Trainer): Promise<Map<string, Float32Array>> {
   return weights;
 }
 
+/** Names of what differs by a bit. */
+const changed = (before: ReadonlyMap<string, Float32Array>, after: ReadonlyMap<string, Float32Array>): string[] =>
+  [...before].flatMap(([name, { buffer }]) =>
+    Buffer.compare(Buffer.from(buffer), Buffer.from(after.get(name)!.buffer)) === 0 ? [] : [name],
+  );
+
 /** Gradients of all samples in the given rows, rows going through the model `together` at a time. */
 async function gradients(
   model: JanusForConditionalGeneration,
@@ -207,9 +213,9 @@ describe("a step", () => {
     expect(report.notFinite).toEqual({ tasks: ["und"], samples: ["f"] });
     expect([report.tasks.und!.loss, report.gradNorm]).toEqual([NaN, NaN]);
     expect(Number.isFinite(report.tasks.gen!.loss)).toBe(true);
-    expect(await weightsOf(trainer)).toEqual(before);
+    expect(changed(before, await weightsOf(trainer))).toEqual([]);
     for (const [name, average] of Object.entries(trainer.optimizer.averages()))
-      expect(await average.data(), name).toEqual(before.get(name));
+      expect(changed(new Map([[name, (await average.data()) as Float32Array]]), before)).toEqual([]);
     const next = await trainer.take(samples);
     expect([next.skipped, next.notFinite]).toEqual([false, undefined]);
   });
@@ -221,7 +227,7 @@ describe("a step", () => {
     expect(report.notFinite).toEqual({ tasks: [], samples: "abcdefgh".split("") });
     expect([report.lossScale, report.gradNorm]).toEqual([2 ** 99, NaN]);
     expect(Number.isFinite(report.loss)).toBe(true);
-    expect(await weightsOf(trainer)).toEqual(before);
+    expect(changed(before, await weightsOf(trainer))).toEqual([]);
   });
 
   it("refuses a sample that is longer than a row before it computes", async () => {
@@ -260,7 +266,8 @@ describe("in 16 bits", () => {
       for (const name of rounded.trained.keys()) {
         const master = (await state[`${name}.master`]!.data()) as Float32Array;
         masters.set(name, master);
-        expect(weights.get(name), name).toEqual(master.map((x) => round(x, dtype as "bf16" | "f16")));
+        const expected = new Map([[name, master.map((x) => round(x, dtype as "bf16" | "f16"))]]);
+        expect(changed(expected, weights)).toEqual([]);
         expect([state[`${name}.m`]!.dtype, state[`${name}.v`]!.dtype, averages[name]!.dtype]).toEqual([
           "f32",
           "f32",
