@@ -40,9 +40,10 @@ export const addCkpt: AddCommand = (program, context) => {
     .argument("<step>", "its step", wholeNumber())
     .argument("<out>", "the folder to write, which must not exist or be empty")
     .addOption(new Option("--layout <layout>", "names of the tensors").choices(["hf", "deepseek"]).default("hf"))
+    .option("--ema", "the moving averages of the weights instead of the last ones")
     .option("--json", "print one JSON object")
-    .action((run: string, step: number, out: string, flags: { layout: Layout }) =>
-      exportModel(run, step, out, flags.layout, context),
+    .action((run: string, step: number, out: string, flags: { layout: Layout; ema?: boolean }) =>
+      exportModel(run, step, out, flags, context),
     ); // prettier-ignore
   ckpt
     .command("diff")
@@ -109,7 +110,13 @@ async function verify(path: string, step: number | undefined, context: Context):
   );
 }
 
-async function exportModel(path: string, step: number, to: string, layout: Layout, context: Context): Promise<void> {
+async function exportModel(
+  path: string,
+  step: number,
+  to: string,
+  flags: { layout: Layout; ema?: boolean },
+  context: Context,
+): Promise<void> {
   const run = await requireStepOf(path, step);
   const { RunFolderError } = await import("../train/run/errors.ts");
   const { requireNewFolder } = await import("../model/node/files.ts");
@@ -117,7 +124,7 @@ async function exportModel(path: string, step: number, to: string, layout: Layou
   const [verdict] = await verdictsOf(run, [step], true, context);
   if (!verdict!.verified)
     throw new RunFolderError(`${verdict!.path} is damaged, nothing is exported: ${verdict!.problems.join("; ")}`);
-  await convertFolder(verdict!.path, to, { layout }, context);
+  await convertFolder(verdict!.path, to, flags, context);
 }
 
 async function diff(a: string, b: string, context: Context): Promise<void> {

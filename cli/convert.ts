@@ -15,6 +15,8 @@ const MAX_SIDE_FILE = 64 * 2 ** 20;
 export interface ConvertFlags {
   readonly layout: Layout;
   readonly dtype?: FloatDType;
+  /** Take the averages of a training run's checkpoint for the weights that have one, in the dtype of the weights. */
+  readonly ema?: boolean;
 }
 
 export const addConvert: AddCommand = (program, context) => {
@@ -43,18 +45,15 @@ async function convert(from: string, to: string, flags: ConvertFlags, context: C
 }
 
 /** Writes the model of a folder to a new one and says what it wrote. */
-export async function convertFolder(
-  from: string,
-  to: string,
-  { layout, dtype }: ConvertFlags,
-  context: Context,
-): Promise<void> {
+export async function convertFolder(from: string, to: string, flags: ConvertFlags, context: Context): Promise<void> {
   const { out, signal } = context;
+  const { layout, ema = false } = flags;
   const { openCheckpoint } = await import("../model/checkpoint/checkpoint.ts");
   const { convertCheckpoint, planConversion } = await import("../model/checkpoint/convert.ts");
   const { folderSource, writeFolderAtomic } = await import("../model/node/files.ts");
   const source = folderSource(from);
-  const checkpoint = await openCheckpoint(source);
+  const dtype = flags.dtype ?? (ema ? await dtypeOf(source) : undefined); // averages are f32
+  const checkpoint = await openCheckpoint(source, { ema });
   const started = Date.now();
   try {
     const sideFiles = await readSideFiles(source, out);
@@ -85,6 +84,15 @@ export async function convertFolder(
       indent(table(files.map((file) => [file.name, formatBytes(file.bytes)]), [1])), // prettier-ignore
     ].join("\n"),
   );
+}
+
+/** Of most of a model's weights. */
+async function dtypeOf(source: FileSource): Promise<FloatDType> {
+  const { openCheckpoint } = await import("../model/checkpoint/checkpoint.ts");
+  const { mainDType } = await import("../model/checkpoint/side_files.ts");
+  const checkpoint = await openCheckpoint(source);
+  await checkpoint.close();
+  return mainDType(checkpoint);
 }
 
 /** Tokenizer, processor and other small files of a checkpoint's folder. */

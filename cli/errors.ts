@@ -17,6 +17,7 @@ export const EXIT = {
   bug: 70,
   hangUp: 129,
   interrupted: 130,
+  wentAway: 138,
   terminated: 143,
 } as const;
 
@@ -28,7 +29,10 @@ const MEANINGS: readonly [number, string][] = [
   [EXIT.hub, "the hub or the network"],
   [EXIT.device, "the device: no adapter, out of memory, lost"],
   [EXIT.bug, "a mistake in this program"],
-  [EXIT.interrupted, `interrupted by Ctrl-C (${EXIT.terminated} by SIGTERM, ${EXIT.hangUp} by a terminal that closed)`],
+  [
+    EXIT.interrupted,
+    `interrupted by Ctrl-C (${EXIT.terminated} by SIGTERM, ${EXIT.wentAway} by SIGUSR1, ${EXIT.hangUp} by a terminal that closed)`,
+  ],
 ];
 
 export const exitCodeTable = (): string =>

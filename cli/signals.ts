@@ -2,7 +2,12 @@
 import { EXIT, Interrupted } from "./errors.ts";
 import type { Output } from "./console.ts";
 
-const SIGNALS = { SIGINT: EXIT.interrupted, SIGTERM: EXIT.terminated, SIGHUP: EXIT.hangUp } as const;
+const SIGNALS = {
+  SIGINT: EXIT.interrupted,
+  SIGTERM: EXIT.terminated,
+  SIGUSR1: EXIT.wentAway, // what schedulers send a while before they take the machine
+  SIGHUP: EXIT.hangUp,
+} as const;
 
 /**
  * One key press may arrive twice: the terminal sends it to npm and to us, and npm hands its own on to us.
@@ -35,5 +40,6 @@ export function listenForSignals(
   };
   source.on("SIGINT", () => received(SIGNALS.SIGINT, "interrupted"));
   source.on("SIGTERM", () => received(SIGNALS.SIGTERM, "stopped by SIGTERM"));
+  source.on("SIGUSR1", () => received(SIGNALS.SIGUSR1, "stopped by SIGUSR1"));
   source.on("SIGHUP", () => received(SIGNALS.SIGHUP, "stopped: the terminal has closed"));
 }

@@ -22,7 +22,7 @@ export const addTrain: AddCommand = (program, context) => {
     .command("train")
     .summary("train a stage of Janus-Pro")
     .description(
-      "Train a stage from a preset (stage1, stage2, stage3) or a YAML file of settings. A run folder that has checkpoints is gone on with, bit for bit. Ctrl-C ends the step, saves, and leaves.",
+      "Train a stage from a preset (stage1, stage2, stage3) or a YAML file of settings. A run folder that has checkpoints is gone on with, bit for bit. Ctrl-C, SIGTERM and SIGUSR1 end the step, save, and leave with the code of the signal; a second one leaves at once.",
     )
     .argument("<settings>", "a preset, or a YAML file")
     .requiredOption("--model <model>", `${MODEL_ARGUMENT}, to begin with`)
@@ -71,8 +71,8 @@ async function run(settings: string, flags: TrainFlags, context: Context): Promi
       out.note(
         `stopped after ${formatCount(result.steps)} of ${formatCount(total)} steps; saved ${result.checkpoint}. The same command goes on from there`,
       );
-    signal.throwIfAborted();
     out.result(result, result.checkpoint);
+    if (result.stopped) signal.throwIfAborted();
   } finally {
     device.destroy();
   }

@@ -1,26 +1,31 @@
 /**
  * The AdamW update in place, from a state that lives in a GPU buffer, so that a captured training step replays. One launch a tensor:
- * WebGPU's eight bindings hold one parameter with its moments, gradient and 16-bit copy.
+ * WebGPU's eight bindings hold one parameter with its moments, gradient, 16-bit copy and moving average.
  */
 import { ArgumentError, DTypeError, ShapeError, checkTensors, elementBytes, empty, grid1d, kernel, launch, rowWindows, sameShape, scope, storageBytes, tensor } from "../engine/index.ts";
 import type { Device, Tensor } from "../engine/index.ts";
 import { contiguousCopy } from "./map.ts";
 
-const prepareKernel = kernel("adamw_prepare", new URL("./adamw_prepare.wgsl", import.meta.url), { clip: "read", state: "read_write" }, { log_beta1: "f32", log_beta2: "f32" });
+const prepareKernel = kernel(
+  "adamw_prepare",
+  new URL("./adamw_prepare.wgsl", import.meta.url),
+  { norm: "read", watched: "read", state: "read_write" },
+  { log_beta1: "f32", log_beta2: "f32", most: "f32", growth: "f32", backoff: "f32", interval: "f32", watched: "u32" },
+);
 
 const updateKernel = kernel(
   "adamw",
   new URL("./adamw.wgsl", import.meta.url),
-  { p: "read_write", m: "read_write", v: "read_write", g: "read", copy: "write", state: "read" },
-  { elements: "u32", rest1: "f32", rest2: "f32", epsilon: "f32", decay: "f32" },
+  { p: "read_write", m: "read_write", v: "read_write", g: "read", copy: "write", ema: "read_write", state: "read" },
+  { elements: "u32", rest1: "f32", rest2: "f32", epsilon: "f32", decay: "f32", fresh: "f32" },
 );
 
-/** Where in the state its values are: f32 [8]. */
-export const ADAMW_STATE = { step: 0, lr: 1, correction1: 2, correction2: 3, factor: 4, skip: 5, skipped: 6 } as const;
+/** Where in the state its values are: f32 [12]. `norm` is that of the unscaled gradients, of no meaning where `skip` is 1. */
+export const ADAMW_STATE = { step: 0, lr: 1, correction1: 2, correction2: 3, factor: 4, skip: 5, skipped: 6, norm: 7, scale: 8, good: 9 } as const;
 
-/** The state of an optimizer before its first step. */
-export function adamwState(lr: number, device?: Device): Tensor {
-  return tensor(Float32Array.of(0, lr, 0, 0, 1, 0, 0, 0), device ? { device } : {});
+/** The state of an optimizer before its first step; losses are to be multiplied by `scale`. */
+export function adamwState(lr: number, { scale = 1, device }: { readonly scale?: number; readonly device?: Device } = {}): Tensor {
+  return tensor(Float32Array.of(0, lr, 0, 0, 1, 0, 0, 0, scale, 0, 0, 0), device ? { device } : {});
 }
 
 export interface AdamWBetas {
@@ -28,22 +33,51 @@ export interface AdamWBetas {
   readonly beta2?: number;
 }
 
+/** How the scale of the losses changes, in the words of PyTorch's `GradScaler`. */
+export interface LossScaling {
+  /** What the scale is multiplied by after `growthInterval` steps in a row whose gradients were finite: 2. */
+  readonly growthFactor?: number;
+  /** What it is multiplied by after a step whose gradients were not: 0.5. It does not fall below 1. */
+  readonly backoffFactor?: number;
+  /** 2000. */
+  readonly growthInterval?: number;
+}
+
+export interface AdamWPrepareSettings extends AdamWBetas {
+  /** Gradients are scaled down together to at most this norm, by min(1, maxNorm / (norm + 1e-6)); the default is no bound. */
+  readonly maxNorm?: number;
+  /** Without it the scale stays as it is. */
+  readonly lossScaling?: LossScaling | null;
+  /** f32 of any shape, such as losses: where one of them is not finite the step is skipped too. */
+  readonly watched?: Tensor | null;
+}
+
 /**
- * Begins a step: counts it and computes its bias corrections, in place in `state` (f32 [8], from `adamwState`).
- * @param clip what `clipScale` gives: multiplies all gradients; where it says "not finite" the step is skipped and not counted
+ * Begins a step: counts it, computes its bias corrections and the factor that undoes the scale of the losses and clips, and moves that
+ * scale, all in place in `state` (f32 [12], from `adamwState`).
+ * @param norm of the scaled gradients, what `globalGradNorm` gives (f32 [1]); where it is not finite the step is skipped and not counted
  */
-export function adamwPrepare(state: Tensor, clip: Tensor | null, { beta1 = 0.9, beta2 = 0.999 }: AdamWBetas = {}): void {
-  checkTensors("adamwPrepare", state, clip);
+export function adamwPrepare(state: Tensor, norm: Tensor | null, settings: AdamWPrepareSettings = {}): void {
+  const { beta1 = 0.9, beta2 = 0.999, maxNorm = Infinity, lossScaling = null, watched = null } = settings;
+  const { growthFactor = 2, backoffFactor = 0.5, growthInterval = 2000 } = lossScaling ?? {};
+  checkTensors("adamwPrepare", state, norm, watched);
   for (const beta of [beta1, beta2]) if (!(beta > 0 && beta < 1)) throw new ArgumentError(`adamwPrepare: β ${beta}; between 0 and 1`);
-  if (state.dtype !== "f32" || state.size !== 8) throw new ShapeError(`adamwPrepare: the state ${state} is not f32 [8]; make it by adamwState`);
-  if (clip && (clip.dtype !== "f32" || clip.size !== 2)) throw new ShapeError(`adamwPrepare: clip ${clip} is not f32 [2]; make it by clipScale`);
+  if (!(maxNorm > 0)) throw new ArgumentError(`adamwPrepare: norm of at most ${maxNorm}; more than 0`);
+  if (!(growthFactor >= 1 && growthFactor < Infinity && backoffFactor > 0 && backoffFactor <= 1 && Number.isInteger(growthInterval) && growthInterval >= 1)) {
+    throw new ArgumentError(`adamwPrepare: growth by ${growthFactor} every ${growthInterval} steps, backoff by ${backoffFactor}; a factor ≥ 1, a whole number ≥ 1, a factor in (0, 1]`);
+  }
+  if (state.dtype !== "f32" || state.size !== 12) throw new ShapeError(`adamwPrepare: the state ${state} is not f32 [12]; make it by adamwState`);
+  if (norm && (norm.dtype !== "f32" || norm.size !== 1)) throw new DTypeError(`adamwPrepare: the norm ${norm} is not one f32; pass what globalGradNorm gives`);
+  if (watched && watched.dtype !== "f32") throw new DTypeError(`adamwPrepare: ${watched} is watched and not f32; cast it`);
   scope(() => {
+    const unused = (): Tensor => empty([1], { device: state.device });
     launch(prepareKernel, {
-      constants: { CLIP: clip !== null },
-      buffers: { clip: clip ? contiguousCopy(clip) : empty([2], { device: state.device }), state },
-      params: { log_beta1: Math.log(beta1), log_beta2: Math.log(beta2) },
+      constants: { NORM: norm !== null, SCALING: lossScaling !== null },
+      buffers: { norm: norm ? contiguousCopy(norm) : unused(), watched: watched ? contiguousCopy(watched) : unused(), state },
+      // The largest f32 divided by any norm below 1e38 is above 1 or clipped at a norm that is no longer a norm.
+      params: { log_beta1: Math.log(beta1), log_beta2: Math.log(beta2), most: Math.min(maxNorm, 3.4e38), growth: growthFactor, backoff: backoffFactor, interval: growthInterval, watched: watched?.size ?? 0 },
       grid: [1],
-      cost: { flops: 50, bytes: 40 },
+      cost: { flops: 60, bytes: 100 },
     });
   });
 }
@@ -57,12 +91,16 @@ export interface AdamWTensors {
   readonly grad: Tensor;
   /** The parameter in f16 or bf16, written in the same pass. */
   readonly copy?: Tensor | null;
+  /** Moving average of the parameter, f32 of its shape, moved in the same pass: ema ← emaDecay · ema + (1 − emaDecay) · parameter. */
+  readonly ema?: Tensor | null;
 }
 
 export interface AdamWSettings extends AdamWBetas {
   readonly epsilon?: number;
   /** Decoupled weight decay: p loses learning rate · decay · p a step. */
   readonly weightDecay?: number;
+  /** Of `ema`, from 0 to 1. */
+  readonly emaDecay?: number;
 }
 
 /**
@@ -70,18 +108,19 @@ export interface AdamWSettings extends AdamWBetas {
  * Loshchilov and Hutter, "Decoupled weight decay regularization" (2019). Arithmetic is f32.
  */
 export function adamwStep(tensors: AdamWTensors, state: Tensor, settings: AdamWSettings = {}): void {
-  const { master, m, v, grad, copy = null } = tensors;
-  checkTensors("adamwStep", master, m, v, grad, copy, state);
-  const { beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weightDecay = 0 } = settings;
+  const { master, m, v, grad, copy = null, ema = null } = tensors;
+  checkTensors("adamwStep", master, m, v, grad, copy, ema, state);
+  const { beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weightDecay = 0, emaDecay = 0 } = settings;
   if (!(epsilon > 0) || !(weightDecay >= 0)) throw new ArgumentError(`adamwStep: ε ${epsilon}, weight decay ${weightDecay}; ε > 0, decay ≥ 0`);
-  for (const t of [master, m, v, grad]) {
+  if (!(emaDecay >= 0 && emaDecay <= 1)) throw new ArgumentError(`adamwStep: decay ${emaDecay} of the moving average; from 0 to 1`);
+  for (const t of [master, m, v, grad, ...(ema ? [ema] : [])]) {
     if (t.dtype !== "f32") throw new DTypeError(`adamwStep: ${t} is not f32; only the copy may be of 16 bits`);
-    if (!sameShape(t.shape, master.shape)) throw new ShapeError(`adamwStep: ${t} for a parameter ${master}; master, m, v and gradient have one shape`);
+    if (!sameShape(t.shape, master.shape)) throw new ShapeError(`adamwStep: ${t} for a parameter ${master}; master, m, v, gradient and average have one shape`);
   }
   if (copy && ((copy.dtype !== "f16" && copy.dtype !== "bf16") || !sameShape(copy.shape, master.shape))) {
     throw new DTypeError(`adamwStep: copy ${copy} of ${master}; f16 or bf16 of the same shape`);
   }
-  for (const t of [master, m, v, copy]) {
+  for (const t of [master, m, v, copy, ema]) {
     // The last granule is written whole: what is behind the tensor must be padding.
     if (t && (!t.isBindable || (t.size % 4 !== 0 && t.storage.bytes !== storageBytes(t.dtype, t.size)))) {
       throw new ArgumentError(`adamwStep: ${t} is a view that cannot be written in granules of 4; use a tensor with a storage of its own`);
@@ -90,16 +129,17 @@ export function adamwStep(tensors: AdamWTensors, state: Tensor, settings: AdamWS
   scope(() => {
     const from = contiguousCopy(grad);
     const spare = copy ?? empty([4], { dtype: "bf16", device: master.device });
+    const unused = ema ?? empty([4], { device: master.device });
     const operands = [{ rowElements: 1, dtype: "f32" as const }, { rowElements: 1, dtype: spare.dtype }];
     for (const { start, count } of rowWindows(master.device, master.size, operands, 1, "adamwStep")) {
       const of = (t: Tensor): { of: Tensor; start: number; elements: number } => ({ of: t, start, elements: count });
       launch(updateKernel, {
         use: { c: spare.dtype },
-        constants: { COPY: copy !== null },
-        buffers: { p: of(master), m: of(m), v: of(v), g: of(from), copy: copy ? of(copy) : spare, state },
-        params: { elements: count, rest1: 1 - beta1, rest2: 1 - beta2, epsilon, decay: weightDecay },
+        constants: { COPY: copy !== null, EMA: ema !== null },
+        buffers: { p: of(master), m: of(m), v: of(v), g: of(from), copy: copy ? of(copy) : spare, ema: ema ? of(ema) : unused, state },
+        params: { elements: count, rest1: 1 - beta1, rest2: 1 - beta2, epsilon, decay: weightDecay, fresh: 1 - emaDecay },
         grid: grid1d(Math.ceil(count / 512)),
-        cost: { flops: 16 * count, bytes: 28 * count + (copy ? elementBytes(copy.dtype, count) : 0) },
+        cost: { flops: (ema ? 19 : 16) * count, bytes: (ema ? 36 : 28) * count + (copy ? elementBytes(copy.dtype, count) : 0) },
       });
     }
   });

@@ -1,6 +1,6 @@
 // AdamW with decoupled decay (Loshchilov and Hutter 2019), in place, for one tensor:
 // g ← factor · g; m ← m + (1 − β1)(g − m); v ← v + (1 − β2)(g² − v); p ← p − η λ p − η (m / c1) / (√(v / c2) + ε), and with COPY
-// copy ← p rounded to its dtype. η, c1, c2 and the factor come from `state` (see adamw_prepare.wgsl), which also says "skip".
+// copy ← p rounded to its dtype, with EMA ema ← ema + (1 − γ)(p − ema). η, c1, c2 and the factor come from `state` (see adamw_prepare.wgsl), which also says "skip".
 // An invocation updates GRANULES granules of 4. Grid: flat over ceil(granules / (WORKGROUP · GRANULES)) workgroups, folded.
 //#use grid
 //#use f32 as p
@@ -8,20 +8,23 @@
 const WORKGROUP = 64u; // invocations
 const GRANULES = 2u; // granules an invocation, a workgroup apart
 const COPY = false;
+const EMA = false;
 struct Params {
   elements: u32, // in the window; what is behind the last stays as it is
   rest1: f32, // 1 − β1
   rest2: f32, // 1 − β2
   epsilon: f32,
   decay: f32, // λ
+  fresh: f32, // 1 − γ
 }
 @group(0) @binding(0) var<storage, read_write> p: array<Pack_p>;
 @group(0) @binding(1) var<storage, read_write> m: array<Pack_p>;
 @group(0) @binding(2) var<storage, read_write> v: array<Pack_p>;
 @group(0) @binding(3) var<storage, read> g: array<Pack_p>;
 @group(0) @binding(4) var<storage, read_write> copy: array<Pack_c>;
-@group(0) @binding(5) var<storage, read> state: array<vec4f>;
-@group(0) @binding(6) var<uniform> params: Params;
+@group(0) @binding(5) var<storage, read_write> ema: array<Pack_p>;
+@group(0) @binding(6) var<storage, read> state: array<vec4f>;
+@group(0) @binding(7) var<uniform> params: Params;
 
 @compute @workgroup_size(WORKGROUP)
 fn adamw(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -44,6 +47,7 @@ fn adamw(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: v
       p[i] = select(old, next, inside);
       m[i] = select(m[i], mean, inside);
       v[i] = select(v[i], square, inside);
+      if (EMA) { ema[i] = select(ema[i], ema[i] + params.fresh * (next - ema[i]), inside); }
       if (COPY) { copy[i] = pack_c(select(old, next, inside)); }
     }
   }

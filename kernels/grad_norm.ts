@@ -1,11 +1,10 @@
-/** The norm of all gradients and the factor that clips them, on the device: nothing is read back. */
+/** The norm of all gradients, on the device: nothing is read back. */
 import { ArgumentError, DTypeError, checkTensors, empty, grid1d, kernel, launch, rowWindows, scope } from "../engine/index.ts";
 import type { Tensor } from "../engine/index.ts";
 import { contiguousCopy } from "./map.ts";
 
 const partialKernel = kernel("grad_norm", new URL("./grad_norm.wgsl", import.meta.url), { x: "read", partial: "write" }, { elements: "u32", parts: "u32", first: "u32" });
 const combineKernel = kernel("grad_norm_combine", new URL("./grad_norm_combine.wgsl", import.meta.url), { partial: "read", y: "write", norm: "write" }, { count: "u32", parts: "u32" });
-const clipKernel = kernel("clip_scale", new URL("./clip_scale.wgsl", import.meta.url), { norm: "read", scale: "write" }, { most: "f32" });
 
 /** Granules that one invocation squares at least, and the most invocations for one gradient. */
 const PART_GRANULES = 16;
@@ -60,21 +59,5 @@ export function globalGradNorm(grads: readonly Tensor[], into?: Tensor): Tensor 
       count = parts;
     }
     return norm;
-  });
-}
-
-/**
- * The factor that holds gradients to the norm `most`: norm f32 [1] → f32 [2], (min(1, most / (norm + 1e-6)), 1 if the norm is not finite
- * else 0). `most` may be infinite: then the factor is 1 and the flag remains.
- */
-export function clipScale(norm: Tensor, most: number): Tensor {
-  const device = checkTensors("clipScale", norm);
-  if (norm.dtype !== "f32" || norm.size !== 1) throw new DTypeError(`clipScale: the norm ${norm} is not one f32; pass what globalGradNorm gives`);
-  if (!(most > 0)) throw new ArgumentError(`clipScale: norm of at most ${most}; more than 0`);
-  return scope(() => {
-    const scale = empty([2], { device });
-    // The largest f32 divided by any norm below 1e38 is above 1 or clipped at a norm that is no longer a norm.
-    launch(clipKernel, { buffers: { norm: contiguousCopy(norm), scale }, params: { most: Math.min(most, 3.4e38) }, grid: [1], cost: { flops: 3, bytes: 12 } });
-    return scale;
   });
 }

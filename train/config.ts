@@ -22,7 +22,7 @@ const schema = z.strictObject({
   /** Tokens of a packed row. */
   length: whole(16),
   steps: whole(1),
-  /** Ends the run here, before `steps`. */
+  /** Ends the run here, where that is before `steps`. */
   stopAt: whole(1).optional(),
   /** Samples of each task in every step. */
   ratios: z
@@ -49,6 +49,17 @@ const schema = z.strictObject({
   recompute: z.boolean().default(false),
   /** Of weights and their copies; masters and moments are f32. */
   dtype: z.enum(["f32", "bf16", "f16"]).default("f32"),
+  /** Of the losses where `dtype` is f16, in the words of PyTorch's GradScaler. */
+  lossScaling: z
+    .strictObject({
+      initScale: z.number().min(1).default(65536),
+      growthFactor: z.number().min(1).default(2),
+      backoffFactor: z.number().gt(0).max(1).default(0.5),
+      growthInterval: whole(1).default(2000),
+    })
+    .prefault({}),
+  /** Moving averages of what trains, in f32: `janus ckpt export --ema`. */
+  ema: z.strictObject({ decay: z.number().gt(0).lt(1) }).optional(),
   seed: whole(0).default(0),
   save: z
     .strictObject({ every: whole(1).default(1000), keep: whole(1).default(2), keepEvery: whole(1).optional() })
@@ -102,12 +113,7 @@ function suggestion(key: string, known: readonly string[]): string {
 /** Checks settings and fills in what is left out. Throws `TrainConfigError` that lists every problem. */
 export function checkConfig(settings: unknown, where = "the settings"): TrainConfig {
   const result = schema.safeParse(settings);
-  if (result.success) {
-    const { stopAt, steps } = result.data;
-    if (stopAt !== undefined && stopAt > steps)
-      throw new TrainConfigError(`${where}: stopAt ${stopAt} comes after the last of ${steps} steps`);
-    return result.data;
-  }
+  if (result.success) return result.data;
   const lines = result.error.issues.flatMap((issue) => {
     const path = issue.path.map(String).join(".");
     if (issue.code === "unrecognized_keys")

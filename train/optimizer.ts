@@ -6,13 +6,12 @@ import {
   adamwState,
   adamwStep,
   cast,
-  clipScale,
   copyFrom,
   globalGradNorm,
   map,
-  zeros,
   zerosLike,
 } from "../kernels/index.ts";
+import type { LossScaling } from "../kernels/index.ts";
 
 export interface AdamWParameter {
   /** In the keys of the state dict; the default is the position in the list. */
@@ -34,6 +33,10 @@ export interface AdamWOptions {
   readonly weightDecay?: number;
   /** Gradients are scaled down together to at most this norm; the default is no bound. */
   readonly maxNorm?: number;
+  /** Losses go through `scale` before backward, so that small gradients do not vanish in f16; the factor starts at `initScale`, 2^16 unless told. */
+  readonly lossScaling?: (LossScaling & { readonly initScale?: number }) | null;
+  /** Keeps moving averages of the parameters: average ← emaDecay · average + (1 − emaDecay) · parameter. Above 0, below 1. */
+  readonly emaDecay?: number | undefined;
 }
 
 /** What the device knows of the last step; reading it waits for the GPU. */
@@ -41,9 +44,12 @@ export interface AdamWReport {
   /** Steps taken, without those skipped. */
   readonly step: number;
   readonly lr: number;
-  /** Norm of all gradients before clipping; NaN where they were not finite and the step was skipped. */
+  /** Norm of all gradients before clipping, without the scale of the losses; NaN where they were not finite and the step was skipped. */
   readonly gradNorm: number;
+  /** Steps skipped so far. */
   readonly skipped: number;
+  /** What the next step's losses are multiplied by; 1 without `lossScaling`. */
+  readonly scale: number;
 }
 
 interface Slot {
@@ -53,18 +59,17 @@ interface Slot {
   readonly master: Tensor;
   readonly m: Tensor;
   readonly v: Tensor;
+  readonly ema: Tensor | null;
   readonly decay: boolean;
 }
 
 /**
- * AdamW (Loshchilov and Hutter 2019) with f32 masters and moments. Step count, learning rate, clipping factor and the flag that skips a
- * step with gradients that are not finite live in a GPU buffer, so that `step()` may be captured and replayed.
+ * AdamW (Loshchilov and Hutter 2019) with f32 masters and moments. Step count, learning rate, clipping factor, scale of the losses and the
+ * flag that skips a step with gradients that are not finite live in a GPU buffer, so that `step()` may be captured and replayed.
  */
 export class AdamW {
-  /** f32 [8], see `ADAMW_STATE`. */
+  /** f32 [12], see `ADAMW_STATE`. */
   readonly state: Tensor;
-  /** f32 [1]: norm of the last step's gradients. */
-  readonly gradNorm: Tensor;
   private readonly options: AdamWOptions;
   private readonly slots: readonly Slot[];
   private rate: number;
@@ -81,14 +86,21 @@ export class AdamW {
       }
     }
     this.rate = checkRate(options.lr);
+    const { lossScaling, emaDecay } = options;
+    const { initScale: scale = 2 ** 16 } = lossScaling ?? { initScale: 1 };
+    if (!(scale >= 1 && scale < Infinity))
+      throw new ArgumentError(`AdamW: a loss scale of ${scale}; a finite number ≥ 1`);
+    if (emaDecay !== undefined && !(emaDecay > 0 && emaDecay < 1))
+      throw new ArgumentError(`AdamW: decay ${emaDecay} of the moving averages; above 0, below 1`);
     this.options = options;
-    this.state = adamwState(this.rate, device).keep();
-    this.gradNorm = zeros([1], { device }).keep();
+    this.state = adamwState(this.rate, { scale, device }).keep();
     this.slots = given.map(({ tensor, master, decay = true }, i) => {
       const fresh = (): Tensor => zerosLike(tensor, { dtype: "f32" }).keep();
       const own = tensor.dtype === "f32" ? tensor : fresh();
       if (own !== tensor) scope(() => copyFrom(own, master ?? cast(tensor.detach(), "f32")));
-      return { name: names[i]!, tensor, master: own, m: fresh(), v: fresh(), decay };
+      const ema = emaDecay === undefined ? null : fresh();
+      if (ema) scope(() => copyFrom(ema, own.detach()));
+      return { name: names[i]!, tensor, master: own, m: fresh(), v: fresh(), ema, decay };
     });
   }
 
@@ -106,22 +118,27 @@ export class AdamW {
     );
   }
 
-  /** Updates every parameter that has a gradient. If any gradient is not finite, nothing changes but the count of skipped steps. */
-  step(): void {
+  /** The loss to call `backward` with: multiplied by the scale where there is `lossScaling`. `step` takes it out of the gradients again. */
+  scale(loss: Tensor): Tensor {
+    return this.options.lossScaling ? loss.mul(this.state.strided([], [], ADAMW_STATE.scale)) : loss;
+  }
+
+  /**
+   * Updates every parameter that has a gradient, and its average. If any gradient is not finite, or any of `losses` (f32), nothing changes but
+   * the count of skipped steps and, with `lossScaling`, the scale.
+   */
+  step(losses: Tensor | null = null): void {
     const ready = this.slots.filter((s) => s.tensor.grad);
     if (!ready.length) throw new ArgumentError("AdamW.step: no parameter has a gradient; call backward first");
-    const { maxNorm = Infinity, weightDecay = 0 } = this.options;
+    const { weightDecay = 0, emaDecay = 0, ...settings } = this.options;
     scope(() => {
-      globalGradNorm(
-        ready.map((s) => s.tensor.grad!),
-        this.gradNorm,
-      );
-      adamwPrepare(this.state, clipScale(this.gradNorm, maxNorm), this.options);
-      for (const { tensor, master, m, v, decay } of ready) {
+      adamwPrepare(this.state, globalGradNorm(ready.map((s) => s.tensor.grad!)), { ...settings, watched: losses });
+      for (const { tensor, master, m, v, ema, decay } of ready) {
         const copy = master === tensor ? null : tensor;
-        adamwStep({ master, m, v, grad: tensor.grad!, copy }, this.state, {
-          ...this.options,
+        adamwStep({ master, m, v, grad: tensor.grad!, copy, ema }, this.state, {
+          ...settings,
           weightDecay: decay ? weightDecay : 0,
+          emaDecay,
         });
       }
     });
@@ -129,16 +146,25 @@ export class AdamW {
 
   /** Reads what the last step did. */
   async report(): Promise<AdamWReport> {
-    const [state, gradNorm] = await Promise.all([this.state.data(), this.gradNorm.item()]);
+    const state = await this.state.data();
     return {
       step: state[ADAMW_STATE.step]!,
       lr: state[ADAMW_STATE.lr]!,
-      gradNorm,
+      gradNorm: state[ADAMW_STATE.skip] ? NaN : state[ADAMW_STATE.norm]!,
       skipped: state[ADAMW_STATE.skipped]!,
+      scale: state[ADAMW_STATE.scale]!,
     };
   }
 
-  /** The tensors that make up the optimizer: `state`, and of each parameter `NAME.m`, `NAME.v` and, if it is of 16 bits, `NAME.master`. Not copies. */
+  /** The averages of the parameters by name, f32; none without `emaDecay`. Not copies. They change with the steps that change the parameter. */
+  averages(): Record<string, Tensor> {
+    return Object.fromEntries(this.slots.flatMap(({ name, ema }) => (ema ? [[name, ema]] : [])));
+  }
+
+  /**
+   * The tensors that make up the optimizer, but for the averages: `state`, and of each parameter `NAME.m`, `NAME.v` and, if it is of 16 bits,
+   * `NAME.master`. Not copies.
+   */
   stateDict(): Record<string, Tensor> {
     const dict: Record<string, Tensor> = { state: this.state };
     for (const { name, tensor, master, m, v } of this.slots) {
@@ -150,7 +176,7 @@ export class AdamW {
   }
 
   /**
-   * Takes over the values of another optimizer's `stateDict`, the learning rate too, and writes 16-bit parameters from their masters.
+   * Takes over the values of a `stateDict`, another optimizer's or this one's, the learning rate too, and writes 16-bit parameters from their masters.
    * Throws before anything is changed if a name is missing or not known, or a shape differs.
    */
   async loadStateDict(dict: Readonly<Record<string, Tensor>>): Promise<void> {
@@ -165,7 +191,7 @@ export class AdamW {
         );
     }
     scope(() => {
-      for (const [name, into] of Object.entries(own)) copyFrom(into, dict[name]!);
+      for (const [name, into] of Object.entries(own)) if (dict[name] !== into) copyFrom(into, dict[name]!);
       for (const { tensor, master } of this.slots) if (master !== tensor) map("copy", [master], { into: tensor });
     });
     this.rate = (await this.state.data())[ADAMW_STATE.lr]!;
@@ -173,9 +199,8 @@ export class AdamW {
 
   dispose(): void {
     this.state.dispose();
-    this.gradNorm.dispose();
-    for (const { tensor, master, m, v } of this.slots)
-      for (const t of [m, v, ...(master === tensor ? [] : [master])]) t.dispose();
+    for (const { tensor, master, m, v, ema } of this.slots)
+      for (const t of [m, v, ema, master === tensor ? null : master]) t?.dispose();
   }
 
   [Symbol.dispose](): void {

@@ -2,18 +2,20 @@
  * A training run, from top to bottom: config, model, data, optimizer, the loop, and what happens once in a while. A run folder holds checkpoints
  * that are models by themselves (`janus generate --model run/step-…`) and go on bit for bit where they were saved.
  */
-import { appendFile } from "node:fs/promises";
+import { createHash } from "node:crypto";
+import { appendFile, readFile, truncate } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { ArgumentError, JanusError, now } from "../engine/index.ts";
 import type { Device } from "../engine/index.ts";
 import type { FileSource, FolderSink } from "../model/checkpoint/bytes.ts";
 import { readWhole } from "../model/checkpoint/bytes.ts";
-import { openCheckpoint } from "../model/checkpoint/checkpoint.ts";
+import { EMA_FILE, openCheckpoint } from "../model/checkpoint/checkpoint.ts";
 import { isSideFile } from "../model/checkpoint/side_files.ts";
 import { loadModel } from "../model/load.ts";
 import { folderSource } from "../model/node/files.ts";
 import { readProcessor } from "../model/processor.ts";
 import { readUnused, saveModel } from "../model/save.ts";
+import { checkConfig } from "./config.ts";
 import type { TrainConfig } from "./config.ts";
 import { CodeCache } from "./data/codes.ts";
 import { Encoder } from "./data/encode.ts";
@@ -45,7 +47,7 @@ export interface RunOptions {
   readonly device: Device;
   readonly onStep?: (report: StepReport & { readonly waitingMs: number; readonly ms: number }) => void;
   readonly onNotice?: (message: string) => void;
-  /** Ends the run after the step that is going on; what is done is saved. */
+  /** Ends the run after the step that is going on; what is done is saved. Before the first step the run throws its reason. */
   readonly stop?: AbortSignal;
 }
 
@@ -66,13 +68,32 @@ interface RunState {
   /** Trained tokens so far. */
   readonly tokens: Readonly<Partial<Record<Task, number>>>;
   readonly config: TrainConfig;
+  /** SHA-256 in hex of those settings that a run that is resumed must have. */
+  readonly configHash: string;
 }
 
 const STATE = "state.json";
 const OPTIMIZER = "optimizer.safetensors";
 const LOG = "log.jsonl";
-/** Steps in a row whose gradients are not finite before the run ends. */
+/** Steps in a row that are skipped before the run ends. */
 const MOST_SKIPPED = 3;
+/** Samples that a message names; the log has all. */
+const MOST_NAMED = 8;
+/** Settings that may be others when a run is resumed: they change when it ends and what it costs, not what it computes. */
+const FREE: readonly string[] = ["save", "steps", "stopAt", "microRows", "recompute"] satisfies (keyof TrainConfig)[];
+
+/** The settings that may not, by name. */
+const boundSettings = (config: TrainConfig): Map<string, string> =>
+  new Map(
+    Object.entries(config)
+      .filter(([key, value]) => !FREE.includes(key) && value !== undefined)
+      .map(([key, value]) => [key, JSON.stringify(value)]),
+  );
+
+const configHash = (config: TrainConfig): string =>
+  createHash("sha256")
+    .update(JSON.stringify([...boundSettings(config)].sort(([a], [b]) => (a < b ? -1 : 1))))
+    .digest("hex");
 
 async function sideFilesOf(source: FileSource): Promise<Map<string, Uint8Array>> {
   const files = new Map<string, Uint8Array>();
@@ -92,11 +113,8 @@ async function readState(folder: string, config: TrainConfig): Promise<RunState>
   const file = await folderSource(folder).open(STATE);
   try {
     const state = JSON.parse(new TextDecoder().decode(await readWhole(file, 2 ** 20))) as RunState;
-    const other = (Object.keys(config) as (keyof TrainConfig)[]).filter(
-      (key) =>
-        !["save", "steps", "stopAt", "microRows", "recompute"].includes(key) &&
-        JSON.stringify(config[key]) !== JSON.stringify(state.config[key]),
-    );
+    const [now, before] = [boundSettings(config), boundSettings(checkConfig(state.config, `${folder}/${STATE}`))];
+    const other = [...new Set([...now.keys(), ...before.keys()])].filter((key) => now.get(key) !== before.get(key));
     if (other.length)
       throw new ArgumentError(
         `${folder} was trained with other settings (${other.join(", ")}); resume with the same ones, or begin a new run from its model`,
@@ -105,6 +123,39 @@ async function readState(folder: string, config: TrainConfig): Promise<RunState>
   } finally {
     await file.close?.();
   }
+}
+
+/** −1 for a line that is not of the trainer's. */
+function stepOfLine(line: string): number {
+  try {
+    return (JSON.parse(line) as { step?: number }).step ?? -1;
+  } catch {
+    return -1;
+  }
+}
+
+/** Takes away what the log has of steps that a resumed run takes again, and half a line that a crash has left. */
+async function cutLog(path: string, step: number): Promise<void> {
+  const log = await readFile(path).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === "ENOENT") return null;
+    throw error;
+  });
+  if (!log) return;
+  let end = 0;
+  for (let next = log.indexOf("\n"); next >= 0; next = log.indexOf("\n", end)) {
+    if (stepOfLine(log.toString("utf8", end, next)) >= step) break;
+    end = next + 1;
+  }
+  await truncate(path, end);
+}
+
+/** What was not finite in a step that was skipped; steps are counted from 1, as checkpoints are. */
+function skipText({ step, notFinite, lossScale }: StepReport): string {
+  const { tasks = [], samples = [] } = notFinite ?? {};
+  const what = tasks.length ? `the loss of ${tasks.join(", ")} was not finite` : "gradients were not finite";
+  const named = [...samples.slice(0, MOST_NAMED), ...(samples.length > MOST_NAMED ? [`${samples.length - MOST_NAMED} more`] : [])]; // prettier-ignore
+  const scale = lossScale === undefined ? "" : `, the loss scale is ${lossScale} now`;
+  return `step ${step + 1}: ${what} (${named.join(", ")}); nothing was changed${scale}`;
 }
 
 /** Runs the training to its end, or until `stop`. Throws what readers, sources and devices throw, before the first step where it can. */
@@ -123,7 +174,8 @@ export async function train(options: RunOptions): Promise<RunResult> {
   const sideFiles = await sideFilesOf(source);
   const unused = await readUnused(checkpoint);
   const about = await codesAbout(checkpoint, false, config.dtype);
-  const model = await loadModel(checkpoint, { device, dtype: config.dtype });
+  const signal = stop ? { signal: stop } : {};
+  const model = await loadModel(checkpoint, { device, dtype: config.dtype, ...signal });
   await checkpoint.close();
   const trainer = new Trainer(model, checkpoint.config, config, processor.tokenizer.specials.pad);
   const indexes: SourceIndex[] = [];
@@ -149,18 +201,29 @@ export async function train(options: RunOptions): Promise<RunResult> {
     loader = new Loader(byTask, encoder, { seed, batch, ratios, quarantine }, state?.loader);
 
     // The optimizer, and where it was.
+    const averages = trainer.optimizer.averages();
     if (state) {
-      await loadTensorsInto(source, OPTIMIZER, trainer.optimizer.stateDict());
+      await loadTensorsInto(source, OPTIMIZER, trainer.optimizer.stateDict(), signal);
+      if (config.ema) await loadTensorsInto(source, EMA_FILE, averages, signal);
       trainer.resume(state.step, state.skipped);
     }
+    await cutLog(join(run.path, LOG), trainer.step);
     const tokens: Partial<Record<Task, number>> = { ...state?.tokens };
     let loaderState = loader.state;
     const save = async (): Promise<string> => {
       const step = trainer.step;
-      const content: RunState = { step, skipped: trainer.skipped, loader: loaderState, tokens, config };
+      const content: RunState = {
+        step,
+        skipped: trainer.skipped,
+        loader: loaderState,
+        tokens,
+        config,
+        configHash: configHash(config),
+      };
       const fill = async (sink: FolderSink): Promise<void> => {
         await saveModel(model, checkpoint.config, sink, { sideFiles, unused });
         await saveTensors(sink, OPTIMIZER, trainer.optimizer.stateDict());
+        if (config.ema) await saveTensors(sink, EMA_FILE, averages);
         await sink.write(STATE, new TextEncoder().encode(`${JSON.stringify(content, null, 2)}\n`));
       };
       const { every: _, keep, keepEvery } = config.save;
@@ -170,6 +233,7 @@ export async function train(options: RunOptions): Promise<RunResult> {
     };
 
     // The loop.
+    stop?.throwIfAborted();
     const end = Math.min(config.steps, config.stopAt ?? config.steps);
     let last = newest?.path ?? null;
     let inARow = 0;
@@ -184,10 +248,13 @@ export async function train(options: RunOptions): Promise<RunResult> {
       const event = { ...report, waitingMs: loader.waitingMs - waited, ms: now() - started };
       options.onStep?.(event);
       await appendFile(join(run.path, LOG), `${JSON.stringify(event)}\n`);
-      inARow = report.skipped ? inARow + 1 : 0;
+      if (report.skipped) onNotice(skipText(report));
+      // Gradients that left the range of f16 under a loss scale that can still fall are how that scale is found.
+      const isSearch = report.skipped && !report.notFinite?.tasks.length && (report.lossScale ?? 1) > 1;
+      if (!isSearch) inARow = report.skipped ? inARow + 1 : 0;
       if (inARow >= MOST_SKIPPED)
         throw new TrainingError(
-          `step ${report.step}: the gradients were not finite, for the ${inARow}th time in a row (${loaded.samples.map(({ name }) => name).join(", ")}); the weights are those of before. Lower the learning rate, or look at these samples`,
+          `${skipText(report)}; ${inARow} steps in a row: the run ends. Lower the learning rate, or look at these samples`,
         );
       if (trainer.step % config.save.every === 0 || trainer.step === end) last = await save();
     }

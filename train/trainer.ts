@@ -4,6 +4,7 @@
  */
 import { backward, scope, zeroGradients } from "../engine/index.ts";
 import type { Tensor } from "../engine/index.ts";
+import { stack } from "../kernels/index.ts";
 import { imageTokens } from "../model/config.ts";
 import type { JanusConfig } from "../model/config.ts";
 import type { JanusForConditionalGeneration } from "../model/janus.ts";
@@ -29,10 +30,17 @@ export interface StepReport {
   readonly loss: number;
   readonly tasks: Readonly<Partial<Record<Task, TaskReport>>>;
   readonly lr: number;
-  /** Before clipping; NaN where gradients were not finite. */
+  /** Before clipping, without the scale of the losses; NaN where the step was skipped. */
   readonly gradNorm: number;
-  /** Gradients were not finite: nothing was changed. */
+  /** A loss or gradients were not finite: nothing was changed. */
   readonly skipped: boolean;
+  /**
+   * Of a step that was skipped: the tasks whose loss is not finite and the samples of the rows that gave it. No task where losses are finite
+   * and only gradients are not; then it is all samples of the step.
+   */
+  readonly notFinite?: { readonly tasks: readonly Task[]; readonly samples: readonly string[] };
+  /** With f16: what losses of the next step are multiplied by. */
+  readonly lossScale?: number;
   /** All tokens of all rows, and those of them that are padding. */
   readonly tokens: number;
   readonly padding: number;
@@ -63,7 +71,16 @@ export class Trainer {
     const { beta1, beta2, epsilon, weightDecay, clip: maxNorm } = config.optimizer;
     this.optimizer = new AdamW(
       [...this.trained].map(([name, tensor]) => ({ name, tensor, decay: tensor.rank > 1 })),
-      { lr: learningRate(config, 0), beta1, beta2, epsilon, weightDecay, maxNorm },
+      {
+        lr: learningRate(config, 0),
+        beta1,
+        beta2,
+        epsilon,
+        weightDecay,
+        maxNorm,
+        lossScaling: config.dtype === "f16" ? config.lossScaling : null,
+        emaDecay: config.ema?.decay,
+      },
     );
   }
 
@@ -78,35 +95,41 @@ export class Trainer {
       TASKS.map((task) => [task, batches.reduce((sum, { targets }) => sum + targets[task].at.length, 0)]),
     ) as Record<Task, number>;
     const tokens = TASKS.reduce((sum, task) => sum + counts[task], 0);
-    const sums: Partial<Record<Task, Tensor>> = {};
-    for (const batch of batches) {
+    const parts: { readonly task: Task; readonly rows: readonly Sample[][]; readonly loss: Tensor }[] = [];
+    for (const [g, batch] of batches.entries()) {
+      await new Promise((resolve) => setTimeout(resolve)); // signals, and what reads the data, come in between
       scope(() => {
         const losses = taskLosses(this.model, batch, sizes.vision.imageSize);
         const loss = totalLoss(losses, tokens, config.weights);
-        if (loss?.requiresGrad) backward(loss);
+        if (loss?.requiresGrad) backward(this.optimizer.scale(loss));
         for (const task of TASKS) {
-          const part = losses[task]?.detach();
-          if (!part) continue;
-          const before = sums[task];
-          sums[task] = (before ? before.add(part) : part.clone()).keep();
-          before?.dispose();
+          const part = losses[task]?.detach().clone().keep();
+          if (part) parts.push({ task, rows: groups[g]!, loss: part });
         }
       });
     }
     const lr = (this.optimizer.lr = learningRate(config, this.step));
-    this.optimizer.step();
+    const losses = stack(parts.map((part) => part.loss));
+    for (const part of parts) part.loss.dispose();
+    this.optimizer.step(losses);
     zeroGradients(this.trained.values());
-    const { gradNorm, skipped } = await this.optimizer.report();
+    const { gradNorm, skipped, scale } = await this.optimizer.report();
+    const values = await losses.data();
+    losses.dispose();
     const tasks: Partial<Record<Task, TaskReport>> = {};
     let loss = 0;
     for (const task of TASKS) {
-      const sum = sums[task];
-      if (!sum) continue;
-      const value = await sum.item();
-      sum.dispose();
-      tasks[task] = { loss: value / counts[task], tokens: counts[task] };
-      loss += (config.weights[task] * value) / tokens;
+      if (counts[task] === 0) continue;
+      const sum = parts.reduce((all, part, i) => (part.task === task ? all + values[i]! : all), 0);
+      tasks[task] = { loss: sum / counts[task], tokens: counts[task] };
+      loss += (config.weights[task] * sum) / tokens;
     }
+    const bad = parts.filter((_, i) => !Number.isFinite(values[i]));
+    const named = bad.length ? bad.flatMap(({ task, rows }) => rows.flat().filter((s) => s.task === task)) : samples;
+    const notFinite = {
+      tasks: TASKS.filter((task) => bad.some((part) => part.task === task)),
+      samples: named.map(({ name }) => name),
+    };
     const isSkipped = skipped > this.skipped;
     this.skipped = skipped;
     return {
@@ -116,6 +139,8 @@ export class Trainer {
       lr,
       gradNorm,
       skipped: isSkipped,
+      ...(isSkipped && { notFinite }),
+      ...(config.dtype === "f16" && { lossScale: scale }),
       tokens: batches.reduce((sum, { ids }) => sum + ids.length, 0),
       padding: batches.reduce((sum, { padding }) => sum + padding, 0),
     };

@@ -19,6 +19,8 @@ import { readTorchZip } from "./torch_zip.ts";
 
 /** Tensors that the hf layout has no place for, kept beside it. Names are those of the original. */
 export const EXTRA_FILE = "extra.safetensors";
+/** Moving averages of the weights that a training run keeps in its checkpoints, under the names of those weights. */
+export const EMA_FILE = "ema.safetensors";
 const MAX_CONFIG = 2 ** 20; // bytes
 const MAX_INDEX = 16 * 2 ** 20; // bytes
 const MAX_SHARDS = 1024;
@@ -244,7 +246,10 @@ export class Checkpoint {
    */
   async *chunks(source: TensorSource, chunkBytes = 16 * 2 ** 20, signal?: AbortSignal): AsyncGenerator<Uint8Array> {
     const step = Math.max(8, chunkBytes - (chunkBytes % 8));
-    const buffers = Array.from({ length: source.bytes > step ? 2 : 1 }, () => new Uint8Array(Math.min(step, source.bytes)));
+    const buffers = Array.from(
+      { length: source.bytes > step ? 2 : 1 },
+      () => new Uint8Array(Math.min(step, source.bytes)),
+    );
     const read = (at: number): Promise<Uint8Array> | null => {
       if (at >= source.bytes) return null;
       const chunk = this.read(source, at, Math.min(step, source.bytes - at), buffers[(at / step) % buffers.length]!);
@@ -284,11 +289,39 @@ export const sourceOf = (tensor: StoredTensor): TensorSource => ({
   bytes: tensor.bytes,
 });
 
+export interface OpenOptions {
+  /** Take the weights that `EMA_FILE` has from there. Throws `CheckpointError` for a folder without it. */
+  readonly ema?: boolean;
+}
+
+/** `weights` with those that `EMA_FILE` has from there. */
+async function averaged(source: FileSource, names: readonly string[], weights: Weights): Promise<Weights> {
+  if (!names.includes(EMA_FILE))
+    throw new CheckpointError(`${source.name}: there is no ${EMA_FILE}; train with ema.decay to have averages`);
+  const file = await source.open(EMA_FILE);
+  const files = new Map([...weights.files, [EMA_FILE, file]]);
+  const close = async (): Promise<void> => {
+    await weights.close();
+    await file.close?.();
+    files.clear();
+  };
+  try {
+    const { tensors } = await readSafetensors(file, EMA_FILE);
+    const strange = [...tensors.keys()].filter((name) => !weights.tensors.has(name));
+    if (strange.length)
+      throw new TensorMismatchError(`${file.name}: ${strange.length} averages are not of weights here:`, strange);
+    return { ...weights, tensors: new Map([...weights.tensors, ...tensors]), files, close };
+  } catch (error) {
+    await file.close?.();
+    throw error;
+  }
+}
+
 /**
  * Opens the checkpoint of a folder and checks every tensor's name, shape and dtype against its config.json; reads no weights yet.
  * Throws subclasses of `CheckpointError` that name the file or the tensors.
  */
-export async function openCheckpoint(source: FileSource): Promise<Checkpoint> {
+export async function openCheckpoint(source: FileSource, options: OpenOptions = {}): Promise<Checkpoint> {
   const names = await source.list();
   if (!names.includes("config.json")) {
     throw new ConfigError(
@@ -298,7 +331,7 @@ export async function openCheckpoint(source: FileSource): Promise<Checkpoint> {
   const json = parseJsonObject(await readSmall(source, "config.json", MAX_CONFIG), `${source.name}/config.json`);
   const weights = await openWeights(source);
   try {
-    return new Checkpoint(source.name, json, weights);
+    return new Checkpoint(source.name, json, options.ema ? await averaged(source, names, weights) : weights);
   } catch (error) {
     await weights.close();
     throw error;

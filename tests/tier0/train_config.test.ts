@@ -54,9 +54,12 @@ describe("changes", () => {
       config.dtype,
     ]).toEqual([2e-5, 0.95, { und: 5, text: 0, gen: 4 }, true, { every: 10, keep: 2 }, "bf16"]);
     expect(loadConfig("stage3").optimizer.lr).toBe(4e-5);
+    expect(loadConfig("stage2", ["steps=3"])).toMatchObject({ steps: 3, stopAt: 270_000 });
   });
 
   const refused: [string, string[], RegExp][] = [
+    ["a loss scale below 1", ["lossScaling.initScale=0.5"], /lossScaling\.initScale: /],
+    ["an average that never moves", ["ema.decay=1"], /ema\.decay: /],
     ["an unknown key at the top", ["optimiser.lr=1"], /optimiser is not known; did you mean optimizer\?/],
     ["an unknown key below", ["optimizer.learningrate=1"], /optimizer\.learningrate is not known; known: lr, warmup/],
     ["a key nearly right", ["save.evry=1"], /save\.evry is not known; did you mean every\?/],
@@ -65,7 +68,6 @@ describe("changes", () => {
     ["half a row", ["microRows=1.5"], /microRows: /],
     ["a stage that is none", ["stage=4"], /stage: /],
     ["no task", ["ratios.und=0", "ratios.text=0", "ratios.gen=0"], /ratios: at least one/],
-    ["an end after the end", ["stopAt=90000"], /stopAt 90000 comes after/],
     ["no equals sign", ["optimizer.lr"], /write key=value/],
     ["keys below a value", ["steps.x=1"], /steps holds a value/],
   ];

@@ -2,6 +2,7 @@
 import { describe, expect, it } from "vitest";
 import { ArgumentError, AutogradError, DTypeError, F, ShapeError, backward, checkpoint, record, scope, tensor, zeros } from "../../index.ts";
 import type { Tensor } from "../../index.ts";
+import { f16Bits, f16Value } from "../../engine/dtype.ts";
 import { errorOf, useDevice } from "../gpu.ts";
 
 useDevice({ poison: true });
@@ -100,6 +101,13 @@ describe("values at the edge", () => {
       expect(await power.item()).toBeCloseTo(y, 5);
       power.dispose();
     }
+  });
+
+  it("f16 stores what is beyond it as infinity and NaN as NaN, as the host does", async () => {
+    const values = [65504, 65519.99, 65520, -65519.99, -65520, 1e5, -1e30, 3e38, Infinity, -Infinity, NaN, 2 ** -24, 2 ** -25, 1.5, -0];
+    using x = tensor(values);
+    using h = F.cast(x, "f16");
+    expect([...(await h.data())]).toEqual(values.map((v) => f16Value(f16Bits(v))));
   });
 
   it("u8 saturates, argmax takes integers, mixed integers are refused", async () => {

@@ -60,12 +60,7 @@ describe("globalGradNorm", () => {
         values[at] = bad;
         using g = tensor(values, { device });
         using other = F.ones([5], { device });
-        const norm = F.globalGradNorm([other, g]);
-        const scale = F.clipScale(norm, 1);
-        expect(await norm.item()).toBeNaN();
-        expect([...(await scale.data())][1]).toBe(1);
-        norm.dispose();
-        scale.dispose();
+        expect(await valueOf(F.globalGradNorm([other, g]))).toBeNaN();
       }
     }
   });
@@ -76,16 +71,61 @@ describe("globalGradNorm", () => {
   });
 });
 
-it("clipScale holds to the norm given", async () => {
-  for (const [norm, most, expected] of [[2, 1, 0.5], [0.5, 1, 1], [0, 1, 1], [5, Infinity, 1], [1000, 2.5, 0.0025]] as const) {
-    using n = tensor([norm], { device });
-    using scale = F.clipScale(n, most);
-    const [factor, flag] = await scale.data();
-    expect(Math.abs(factor! - expected) / expected).toBeLessThan(1e-5);
-    expect(flag).toBe(0);
-  }
-  using n = tensor([1], { device });
-  expect(() => F.clipScale(n, 0)).toThrow(/more than 0/);
+describe("adamwPrepare", () => {
+  const { step, factor, skip, skipped, norm: place, scale, good } = F.ADAMW_STATE;
+
+  it("holds to the norm given, and takes out the scale of the losses", async () => {
+    for (const [norm, most, expected] of [[2, 1, 0.5], [0.5, 1, 1], [0, 1, 1], [5, Infinity, 1], [1000, 2.5, 0.0025]] as const) {
+      for (const by of [1, 2 ** 16, 3]) {
+        using n = tensor([norm * by], { device });
+        using state = F.adamwState(1, { scale: by, device });
+        F.adamwPrepare(state, n, { maxNorm: most });
+        const values = await state.data();
+        expect(Math.abs(values[factor]! * by / expected - 1)).toBeLessThan(1e-5);
+        expect(Math.abs(values[place]! - norm)).toBeLessThanOrEqual(1e-6 * norm);
+        expect([values[step], values[skip], values[skipped], values[scale]]).toEqual([1, 0, 0, by]);
+      }
+    }
+    using n = tensor([1], { device });
+    using state = F.adamwState(1, { device });
+    expect(() => F.adamwPrepare(state, n, { maxNorm: 0 })).toThrow(/more than 0/);
+  });
+
+  it("skips where the norm or something watched is not finite, and counts it", async () => {
+    using fine = tensor([1], { device });
+    using state = F.adamwState(1, { device });
+    for (const bad of [NaN, Infinity, -Infinity]) {
+      using norm = tensor([bad], { device });
+      using watched = tensor([0, 1, bad, 2, 3], { device });
+      F.adamwPrepare(state, norm);
+      F.adamwPrepare(state, fine, { watched });
+    }
+    let values = await state.data();
+    expect([values[step], values[skip], values[skipped]]).toEqual([0, 1, 6]);
+    using watched = tensor([0, 1, 2], { device });
+    F.adamwPrepare(state, fine, { watched });
+    values = await state.data();
+    expect([values[step], values[skip], values[skipped]]).toEqual([1, 0, 6]);
+  });
+
+  it("moves the scale of the losses as GradScaler does", async () => {
+    using fine = tensor([1], { device });
+    using bad = tensor([NaN], { device });
+    using state = F.adamwState(1, { scale: 8, device });
+    const lossScaling = { growthFactor: 4, backoffFactor: 0.25, growthInterval: 3 };
+    const seen: number[][] = [];
+    for (const norm of [fine, fine, fine, fine, fine, bad, fine, fine, fine, bad, bad, bad, bad]) {
+      F.adamwPrepare(state, norm, { lossScaling });
+      const values = await state.data();
+      seen.push([values[scale]!, values[good]!]);
+    }
+    expect(seen).toEqual([[8, 1], [8, 2], [32, 0], [32, 1], [32, 2], [8, 0], [8, 1], [8, 2], [32, 0], [8, 0], [2, 0], [1, 0], [1, 0]]);
+    F.adamwPrepare(state, fine);
+    expect((await state.data())[good], "without scaling").toBe(0);
+    for (const wrong of [{ growthFactor: 0.5 }, { backoffFactor: 0 }, { backoffFactor: 2 }, { growthInterval: 1.5 }]) {
+      expect(() => F.adamwPrepare(state, fine, { lossScaling: wrong })).toThrow(/growth by/);
+    }
+  });
 });
 
 /** A parameter in float64: decoupled weight decay, bias correction, as in the paper's algorithm 2. */
@@ -131,9 +171,10 @@ describe("AdamW", () => {
     ["as it comes", { lr: 0.01 }],
     ["with decay", { lr: 0.02, weightDecay: 0.1, beta2: 0.95, epsilon: 1e-6 }],
     ["with decay and clipping", { lr: 0.005, weightDecay: 0.3, beta1: 0.8, maxNorm: 2 }],
+    ["with averages", { lr: 0.01, emaDecay: 0.9 }],
   ] as const satisfies readonly (readonly [string, AdamWOptions])[]) {
     it(`agrees with float64 over 20 steps ${name}`, async () => {
-      for (const where of name === "with decay" ? [device, small] : [device]) {
+      for (const where of ["with decay", "with averages"].includes(name) ? [device, small] : [device]) {
         const live = where.pool.stats.liveBytes;
         const random = randomFrom(seed);
         const starts = parameters.map(({ shape }) => uniform(sizeOf(shape), random));
@@ -145,7 +186,8 @@ describe("AdamW", () => {
         );
         for (const t of masters) t?.dispose();
         const references = starts.map((p): Reference => ({ p: p.slice(), m: new Float64Array(p.length), v: new Float64Array(p.length) }));
-        const settings = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, maxNorm: Infinity, ...options };
+        const averages = starts.map((p) => p.slice());
+        const settings = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, maxNorm: Infinity, emaDecay: 0, ...options };
         let lr = options.lr;
         let taken = 0;
         for (let step = 1; step <= 20; step++) {
@@ -160,6 +202,7 @@ describe("AdamW", () => {
           const factor = Math.min(1, settings.maxNorm / (norm + 1e-6));
           for (const [i, r] of references.entries()) {
             referenceStep(r, grads[i]!.map((x) => x * factor), taken, lr, parameters[i]!.decay ? settings.weightDecay : 0, [settings.beta1, settings.beta2, settings.epsilon]);
+            averages[i] = averages[i]!.map((x, k) => settings.emaDecay * x + (1 - settings.emaDecay) * r.p[k]!);
           }
         }
         const dict = optimizer.stateDict();
@@ -174,6 +217,13 @@ describe("AdamW", () => {
           expect(relativeL2(await dict[`p${i}.v`]!.data(), v), `v of ${i}`).toBeLessThanOrEqual(allowed);
           expect([...(await t.data())], `what the model computes with of ${i}`).toEqual([...master].map((x) => round(x, t.dtype)));
         }
+        const kept = optimizer.averages();
+        expect(Object.keys(kept)).toEqual(settings.emaDecay ? parameters.map((_, i) => `p${i}`) : []);
+        for (const [key, average] of Object.entries(kept)) {
+          const i = Number(key.slice(1));
+          const moved = (values: ArrayLike<number>): number[] => Array.from(values, (x, k) => x - starts[i]![k]!);
+          expect(relativeL2(moved(await average.data()), moved(averages[i]!)), `average of ${key}`).toBeLessThanOrEqual(20 * allowed);
+        }
         const report = await optimizer.report();
         expect(report).toMatchObject({ step: 19, skipped: 1, lr: Math.fround(lr) });
         zeroGradients(tensors);
@@ -187,8 +237,8 @@ describe("AdamW", () => {
   it("changes nothing but the count of skipped steps when a gradient is not finite", async () => {
     using p = tensor(uniform(70, randomFrom(seed)), { device, requiresGrad: true });
     using q = tensor(uniform(9, randomFrom(seed + 1)), { dtype: "bf16", device, requiresGrad: true });
-    const optimizer = new AdamW([p, q], { lr: 0.1, weightDecay: 0.5, maxNorm: 1 });
-    const all = (): Promise<number[][]> => Promise.all([p, q, ...Object.values(optimizer.stateDict()).slice(1)].map(async (t) => [...(await t.data())]));
+    const optimizer = new AdamW([p, q], { lr: 0.1, weightDecay: 0.5, maxNorm: 1, emaDecay: 0.5 });
+    const all = (): Promise<number[][]> => Promise.all([p, q, ...Object.values(optimizer.stateDict()).slice(1), ...Object.values(optimizer.averages())].map(async (t) => [...(await t.data())]));
     setGradient(p, new Float32Array(70).fill(0.5));
     setGradient(q, new Float32Array(9).fill(-0.5));
     optimizer.step();
@@ -202,6 +252,10 @@ describe("AdamW", () => {
     expect(report).toMatchObject({ step: 1, skipped: 2 });
     expect(report.gradNorm).toBeNaN();
     setGradient(q, new Float32Array(9));
+    using losses = tensor([1, Infinity], { device });
+    optimizer.step(losses);
+    expect(await all(), "a loss").toEqual(before);
+    expect((await optimizer.report()).gradNorm).toBeNaN();
     optimizer.step();
     expect((await optimizer.report()).step).toBe(2);
     expect((await all())[0]).not.toEqual(before[0]);
@@ -209,8 +263,56 @@ describe("AdamW", () => {
     optimizer.dispose();
   });
 
+  it("takes the scale of the losses out of gradients and their norm, and lowers it when they overflow", async () => {
+    const start = uniform(33, randomFrom(seed));
+    const make = (options: Partial<AdamWOptions>): { w: Tensor; optimizer: AdamW } => {
+      const w = tensor(start, { device, requiresGrad: true });
+      return { w, optimizer: new AdamW([w], { lr: 0.05, weightDecay: 0.1, maxNorm: 3, ...options }) };
+    };
+    const [plain, scaled] = [make({}), make({ lossScaling: { initScale: 2 ** 15, growthInterval: 2 } })];
+    using x = tensor(uniform(33, randomFrom(seed + 1)), { device });
+    const train = ({ w, optimizer }: ReturnType<typeof make>, by = 1): void => {
+      scope(() => backward(optimizer.scale(F.sum(F.square(F.sub(w, x))).mul(by))));
+      optimizer.step();
+      zeroGradients([w]);
+    };
+    const scales: number[] = [];
+    for (let k = 0; k < 6; k++) {
+      train(plain);
+      if (k === 3) train(scaled, 1e38);
+      train(scaled);
+      const [a, b] = [await plain.optimizer.report(), await scaled.optimizer.report()];
+      expect(Math.abs(b.gradNorm / a.gradNorm - 1)).toBeLessThan(1e-5);
+      scales.push(b.scale);
+      expect([a.scale, a.skipped, b.skipped]).toEqual([1, 0, k < 3 ? 0 : 1]);
+    }
+    expect(scales).toEqual([2 ** 15, 2 ** 16, 2 ** 16, 2 ** 15, 2 ** 16, 2 ** 16]);
+    expect(relativeL2(await scaled.w.data(), await plain.w.data())).toBeLessThan(1e-5);
+    for (const { w, optimizer } of [plain, scaled]) {
+      optimizer.dispose();
+      w.dispose();
+    }
+  });
+
+  it("keeps gradients that f16 would lose, and sees those that leave its range", async () => {
+    const start = uniform(33, randomFrom(seed));
+    // Between the casts gradients are f16: 1e-9 is nothing there, 1e-9 · 2^30 is about 1, 1e-9 · 2^50 beyond.
+    const train = async (lossScaling: AdamWOptions["lossScaling"]): Promise<{ skipped: number; gradNorm: number }> => {
+      using w = tensor(start, { device, requiresGrad: true });
+      using optimizer = new AdamW([w], { lr: 0.05, lossScaling });
+      scope(() => backward(optimizer.scale(F.sum(F.cast(F.square(F.cast(w, "f16")), "f32")).mul(1e-9))));
+      optimizer.step();
+      zeroGradients([w]);
+      return optimizer.report();
+    };
+    const expected = 2e-9 * Math.sqrt(start.reduce((sum, x) => sum + x * x, 0));
+    expect(await train(null)).toMatchObject({ skipped: 0, gradNorm: 0 });
+    expect(Math.abs((await train({ initScale: 2 ** 30 })).gradNorm / expected - 1)).toBeLessThan(1e-3);
+    expect(await train({ initScale: 2 ** 50 })).toMatchObject({ skipped: 1, scale: 2 ** 49, gradNorm: NaN });
+  });
+
   it("is exact about the corrections of early and late steps", async () => {
-    using state = F.adamwState(0.1, device);
+    using state = F.adamwState(0.1, { device });
     for (const step of [0, 1, 9, 99, 399, 999, 19999]) {
       device.write({ storage: state.storage, offset: 0, size: 4 }, new Uint8Array(Float32Array.of(step).buffer));
       F.adamwPrepare(state, null, { beta1: 0.9, beta2: 0.999 });
@@ -269,6 +371,7 @@ describe("AdamW", () => {
     steps(first, 0, 3);
     second.optimizer.lr = 1;
     await second.optimizer.loadStateDict(first.optimizer.stateDict());
+    await second.optimizer.loadStateDict(second.optimizer.stateDict());
     expect(second.optimizer.lr).toBe(Math.fround(0.02));
     expect([...(await second.p.data())], "written from the master").toEqual([...(await first.p.data())]);
     steps(second, 3, 6);
@@ -288,16 +391,20 @@ describe("AdamW", () => {
     using rows = F.zeros([3, 3], { device });
     expect(() => new AdamW([p], { lr: NaN })).toThrow(/learning rate NaN/);
     expect(() => new AdamW([{ name: "a", tensor: p }, { name: "a", tensor: half }], { lr: 1 })).toThrow(/two parameters/);
+    expect(() => new AdamW([p], { lr: 1, emaDecay: 1 })).toThrow(/decay 1 of the moving averages/);
+    expect(() => new AdamW([p], { lr: 1, lossScaling: { initScale: 0.5 } })).toThrow(/loss scale of 0.5/);
     expect(() => new AdamW([{ tensor: half, master: other }], { lr: 1 })).toThrow(/master/);
     const optimizer = new AdamW([p], { lr: 1 });
     expect(() => optimizer.step()).toThrow(/no parameter has a gradient/);
     await expect(optimizer.loadStateDict({})).rejects.toThrow(/"state" is missing/);
     await expect(optimizer.loadStateDict({ ...optimizer.stateDict(), z: p })).rejects.toThrow(/"z" is not/);
     optimizer.dispose();
-    using state = F.adamwState(1, device);
+    using state = F.adamwState(1, { device });
     expect(() => F.adamwStep({ master: p, m: p, v: other, grad: p }, state)).toThrow(/one shape/);
     expect(() => F.adamwStep({ master: half, m: p, v: p, grad: p }, state)).toThrow(/not f32/);
     expect(() => F.adamwStep({ master: p, m: p, v: p, grad: p, copy: other }, state)).toThrow(/f16 or bf16/);
+    expect(() => F.adamwStep({ master: p, m: p, v: p, grad: p, ema: other }, state)).toThrow(/one shape/);
+    expect(() => F.adamwStep({ master: p, m: p, v: p, grad: p, ema: p }, state, { emaDecay: 2 })).toThrow(/decay 2/);
     using part = rows.strided([3], [1], 0);
     expect(() => F.adamwStep({ master: part, m: part, v: part, grad: part }, state)).toThrow(/storage of its own/);
     expect(() => F.adamwPrepare(state, null, { beta1: 1 })).toThrow(/β 1/);

@@ -10,8 +10,10 @@ import { imageSample, layRows, packSamples, textSample, trainedTokens } from "..
 import type { Sample } from "../../train/samples.ts";
 import { STAGES, TRAINED, setStage } from "../../train/stages.ts";
 import { Trainer } from "../../train/trainer.ts";
+import type { StepReport } from "../../train/trainer.ts";
 import { fill } from "../fixtures.ts";
 import { useDevice } from "../gpu.ts";
+import { round } from "../harness.ts";
 
 useDevice();
 
@@ -77,9 +79,10 @@ afterEach(() => {
 });
 
 function newTrainer(more: Record<string, unknown> = {}, seed = 3): Trainer {
-  const model = createModel(JANUS_TINY, { seed });
+  const config = settings(more);
+  const model = createModel(JANUS_TINY, { seed, dtype: config.dtype });
   models.push(model);
-  const trainer = new Trainer(model, JANUS_TINY, settings(more), PAD);
+  const trainer = new Trainer(model, JANUS_TINY, config, PAD);
   trainers.push(trainer);
   return trainer;
 }
@@ -90,6 +93,12 @@ async function weightsOf(trainer: Trainer): Promise<Map<string, Float32Array>> {
     weights.set(name, (await parameter.data()) as Float32Array);
   return weights;
 }
+
+/** Names of what differs by a bit. */
+const changed = (before: ReadonlyMap<string, Float32Array>, after: ReadonlyMap<string, Float32Array>): string[] =>
+  [...before].flatMap(([name, { buffer }]) =>
+    Buffer.compare(Buffer.from(buffer), Buffer.from(after.get(name)!.buffer)) === 0 ? [] : [name],
+  );
 
 /** Gradients of all samples in the given rows, rows going through the model `together` at a time. */
 async function gradients(
@@ -193,20 +202,92 @@ describe("a step", () => {
     expect(Math.abs(tasks.gen!.loss / Math.log(JANUS_TINY.vq.codes) - 1)).toBeLessThan(0.02);
   });
 
-  it("with gradients that are not finite changes nothing and says so", async () => {
-    const trainer = newTrainer();
+  it("with a loss that is not finite changes nothing and names the task and the samples of its row", async () => {
+    const trainer = newTrainer({ ema: { decay: 0.5 }, length: 140 });
     const samples = someSamples();
-    const poisoned = { ...samples[0]!, images: [new Float32Array(3 * SIDE * SIDE).fill(NaN)] };
+    const nothing = new Float32Array(3 * SIDE * SIDE).fill(NaN);
+    const poisoned = samples.map((s) => (s.name === "f" ? { ...s, images: [s.images[0]!, nothing] } : s)); // 139 tokens, alone in its row
     const before = await weightsOf(trainer);
-    const report = await trainer.take([poisoned, ...samples.slice(1)]);
+    const report = await trainer.take(poisoned);
     expect(report.skipped).toBe(true);
-    expect(await weightsOf(trainer)).toEqual(before);
-    expect((await trainer.take(samples)).skipped).toBe(false);
+    expect(report.notFinite).toEqual({ tasks: ["und"], samples: ["f"] });
+    expect([report.tasks.und!.loss, report.gradNorm]).toEqual([NaN, NaN]);
+    expect(Number.isFinite(report.tasks.gen!.loss)).toBe(true);
+    expect(changed(before, await weightsOf(trainer))).toEqual([]);
+    for (const [name, average] of Object.entries(trainer.optimizer.averages()))
+      expect(changed(new Map([[name, (await average.data()) as Float32Array]]), before)).toEqual([]);
+    const next = await trainer.take(samples);
+    expect([next.skipped, next.notFinite]).toEqual([false, undefined]);
+  });
+
+  it("with gradients alone that are not finite names all samples", async () => {
+    const trainer = newTrainer({ dtype: "f16", lossScaling: { initScale: 2 ** 100 } });
+    const before = await weightsOf(trainer);
+    const report = await trainer.take(someSamples());
+    expect(report.notFinite).toEqual({ tasks: [], samples: "abcdefgh".split("") });
+    expect([report.lossScale, report.gradNorm]).toEqual([2 ** 99, NaN]);
+    expect(Number.isFinite(report.loss)).toBe(true);
+    expect(changed(before, await weightsOf(trainer))).toEqual([]);
   });
 
   it("refuses a sample that is longer than a row before it computes", async () => {
     const trainer = newTrainer({ length: 100 });
     await expect(trainer.take(someSamples())).rejects.toThrow(/f has 139 tokens; rows hold 100/);
+  });
+});
+
+describe("in 16 bits", () => {
+  const steps = async (trainer: Trainer, count: number): Promise<StepReport[]> => {
+    const reports: StepReport[] = [];
+    for (let k = 0; k < count; k++) reports.push(await trainer.take(someSamples()));
+    return reports;
+  };
+
+  it.each(["bf16", "f16"])(
+    "%s steps are those of f32 within its rounding; masters are f32 and weights their rounding",
+    async (dtype) => {
+      const [exact, rounded] = [newTrainer({ ema: { decay: 0.75 } }), newTrainer({ dtype, ema: { decay: 0.75 } })];
+      const start = await weightsOf(exact);
+      const [a, b] = [await steps(exact, 4), await steps(rounded, 4)];
+      const bound = dtype === "bf16" ? 2 ** -8 : 2 ** -11;
+      for (const [k, { loss, gradNorm, skipped, lossScale }] of b.entries()) {
+        expect(skipped).toBe(false);
+        expect(Math.abs(loss / a[k]!.loss - 1), `loss of step ${k}`).toBeLessThan(2 * bound);
+        expect(Math.abs(gradNorm / a[k]!.gradNorm - 1), `norm of step ${k}`).toBeLessThan(16 * bound);
+        expect(lossScale).toBe(dtype === "f16" ? 65536 : undefined);
+      }
+      const state = rounded.optimizer.stateDict();
+      const averages = rounded.optimizer.averages();
+      const weights = await weightsOf(rounded);
+      const exactly = await weightsOf(exact);
+      const way = (values: ReadonlyMap<string, ArrayLike<number>>): number =>
+        norm([...values].flatMap(([name, v]) => Array.from(v, (x, i) => x - start.get(name)![i]!)));
+      const masters = new Map<string, Float32Array>();
+      for (const name of rounded.trained.keys()) {
+        const master = (await state[`${name}.master`]!.data()) as Float32Array;
+        masters.set(name, master);
+        const expected = new Map([[name, master.map((x) => round(x, dtype as "bf16" | "f16"))]]);
+        expect(changed(expected, weights)).toEqual([]);
+        expect([state[`${name}.m`]!.dtype, state[`${name}.v`]!.dtype, averages[name]!.dtype]).toEqual([
+          "f32",
+          "f32",
+          "f32",
+        ]);
+      }
+      // AdamW's steps are of one length whatever the gradients: the way of all weights together, not of each.
+      const trained = new Map([...exactly].filter(([name]) => masters.has(name)));
+      expect(Math.abs(way(masters) / way(trained) - 1)).toBeLessThan(0.02);
+    },
+  );
+
+  it("f16 learns with a scale that begins too high and that grows too high again", async () => {
+    const high = newTrainer({ dtype: "f16", lossScaling: { initScale: 2 ** 66, growthInterval: 4 } });
+    const reports = await steps(high, 20);
+    const skipped = reports.map((report) => report.skipped);
+    expect(skipped[0]).toBe(true);
+    expect(skipped.lastIndexOf(true), "it grows into overflow again").toBeGreaterThan(skipped.indexOf(false));
+    expect(reports.at(-1)!.loss).toBeLessThan(0.8 * reports[0]!.loss);
+    expect((await high.optimizer.report()).step).toBe(skipped.filter((was) => !was).length);
   });
 });
 

@@ -1,0 +1,131 @@
+/** `janus train` as a person types it: to its end, what becomes of its checkpoints, and each signal that may come in between. */
+import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, it } from "vitest";
+import { newCheckpoint } from "../../examples/new_checkpoint.ts";
+import { writeDataset } from "../../examples/shapes/dataset.ts";
+import { Device } from "../../index.ts";
+import { Checkpoints } from "../../train/run/checkpoints.ts";
+import { runCli, startCli } from "../cli.ts";
+
+const home = mkdtempSync(join(tmpdir(), "janus-train-command-"));
+const at = (...names: string[]): string => join(home, ...names);
+
+beforeAll(async () => {
+  await writeDataset(at("data"), { pictures: 30, seed: 1 });
+  const device = await Device.create();
+  await newCheckpoint(at("model"), { device, texts: [readFileSync(at("data", "text.jsonl"), "utf8")] });
+  device.destroy();
+});
+afterAll(() => rmSync(home, { recursive: true, force: true }));
+
+const command = (run: string, preset: string, ...changes: string[]): string[] => [
+  "train",
+  preset,
+  `--model=${at("model")}`,
+  `--run=${at(run)}`,
+  `--cache=${at("cache")}`,
+  "--data",
+  at("data", "und.jsonl"),
+  `gen=${at("data", "gen.jsonl")}`,
+  at("data", "text.jsonl"),
+  "--set",
+  "length=400",
+  ...changes,
+];
+const newest = async (run: string): Promise<number | undefined> =>
+  (await new Checkpoints(at(run)).newestVerified()).newest?.step;
+
+it("trains to the end; its checkpoints are listed, verified, exported and drawn with; the same command then has nothing to do", async () => {
+  const typed = command("whole", "stage3", "batch=10", "steps=3", "save.every=2");
+  const run = await runCli(typed);
+  expect(run.code, run.stderr).toBe(0);
+  expect(run.stdout).toBe(`${at("whole", "step-00000003")}\n`);
+  expect(run.stderr.match(/^step \d\/3 .*$/gm)).toHaveLength(3);
+  expect((await runCli(["ckpt", "ls", at("whole")])).stdout).toMatch(/^2 .*verified\n3 .*verified\n$/);
+  expect((await runCli(["ckpt", "verify", at("whole")])).code).toBe(0);
+  for (const layout of ["hf", "deepseek"]) {
+    const exported = await runCli(["ckpt", "export", at("whole"), "3", at(layout), "--layout", layout]);
+    expect([exported.code, exported.stderr]).toEqual([0, ""]);
+  }
+  // The same model in all three places.
+  const pictures: string[] = [];
+  for (const model of [at("whole", "step-00000003"), at("hf"), at("deepseek")]) {
+    const drawn = await runCli([
+      "generate",
+      "a red circle",
+      "--model",
+      model,
+      "--out",
+      at("pictures"),
+      "--seed",
+      "1",
+      "--json",
+    ]);
+    expect(drawn.code, drawn.stderr).toBe(0);
+    const { images } = JSON.parse(drawn.stdout) as { images: { path: string }[] };
+    pictures.push(readFileSync(images[0]!.path, "base64"));
+  }
+  expect(new Set(pictures).size).toBe(1);
+  const again = await runCli(typed);
+  expect([again.code, again.stdout]).toEqual([0, run.stdout]);
+  expect(again.stderr).not.toMatch(/^step/m);
+});
+
+const stepsIn = (text: string): number => text.match(/^step \d+\//gm)?.length ?? 0;
+
+it.each([
+  ["SIGINT", 130],
+  ["SIGTERM", 143],
+  ["SIGUSR1", 138],
+] as const)("%s ends the step, saves, and ends with %i", async (signal, code) => {
+  const { child, result } = startCli(command(signal, "stage1", "batch=4", "steps=1000"));
+  let text = "";
+  child.stderr!.on("data", (chunk: string) => {
+    const before = stepsIn(text);
+    text += chunk;
+    if (before < 2 && stepsIn(text) >= 2) child.kill(signal);
+  });
+  const stopped = await result;
+  expect(stopped.code, stopped.stderr).toBe(code);
+  const steps = stepsIn(stopped.stderr);
+  expect(await newest(signal)).toBe(steps);
+  expect(stopped.stdout).toBe(`${new Checkpoints(at(signal)).folder(steps)}\n`);
+  expect(stopped.stderr).toMatch(new RegExp(`stopped after ${steps} of 1,000 steps`));
+});
+
+it("a second signal ends the process at once; what was saved before is whole, and the run goes on from it", async () => {
+  const typed = command("twice", "stage2", "batch=30", "steps=3", "save.every=1");
+  const { child, result } = startCli(typed);
+  child.stderr!.on("data", (chunk: string) => {
+    if (!chunk.includes("step 1/3")) return;
+    // The checkpoint of step 1, then well within step 2, which takes seconds.
+    const wait = setInterval(() => {
+      if (!readdirSync(at("twice")).includes("step-00000001")) return;
+      clearInterval(wait);
+      setTimeout(() => child.kill("SIGTERM"), 200);
+      setTimeout(() => child.kill("SIGTERM"), 500);
+    }, 20);
+  });
+  const stopped = await result;
+  expect([stopped.code, stopped.stdout], stopped.stderr).toEqual([143, ""]);
+  expect(stopped.stderr).not.toMatch(/step 2\/3|stopped after/);
+  expect(await newest("twice")).toBe(1);
+  const resumed = await runCli(typed);
+  expect(resumed.code, resumed.stderr).toBe(0);
+  expect(await newest("twice")).toBe(3);
+});
+
+it("a signal before the first step leaves without a checkpoint", async () => {
+  const { child, result } = startCli(command("early", "stage1", "batch=4"));
+  const wait = setInterval(() => {
+    if (!existsSync(at("early"))) return;
+    clearInterval(wait);
+    child.kill("SIGTERM"); // the model is being loaded
+  }, 5);
+  const stopped = await result;
+  expect(stopped.code, stopped.stderr).toBe(143);
+  expect(stepsIn(stopped.stderr)).toBe(0);
+  expect(await newest("early")).toBeUndefined();
+});
