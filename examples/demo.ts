@@ -1,65 +1,145 @@
 /**
- * `npm run demo [-- --model NAME]`: a Janus-Pro from file to picture and from picture to words. Without a model it makes a tiny one with
- * random weights, so the pictures are noise and the answer is babble: what is shown is that every part runs. Writes to demo/.
+ * `npm run demo [-- --full | --quick]`: a Janus-Pro that learns in front of you. It draws a data set of coloured shapes, trains a small model
+ * from random weights through stages 0 to 3, then draws from prompts and answers questions that training never held; a judge that reads the
+ * pixels counts. Writes everything to demo/<length>/, the page to demo/report.html. `--model NAME` shows a model that is there already.
  */
-import { existsSync, mkdirSync } from "node:fs";
+import { existsSync, mkdirSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { Device, Janus, encodePicture, savePicture } from "../index.node.ts";
-import type { RgbImage } from "../index.node.ts";
-import { encodePng, writeFileAtomic } from "../model/node/index.ts";
-import { newCheckpoint } from "./new_checkpoint.ts";
+import { Device, Janus, JanusError, savePicture } from "../index.node.ts";
+import { writeFileAtomic } from "../model/node/index.ts";
+import { KINDS } from "./shapes/captions.ts";
+import { evaluate } from "./shapes/evaluate.ts";
+import type { Results, Score } from "./shapes/evaluate.ts";
+import { learn } from "./shapes/learn.ts";
+import { reportPage } from "./shapes/page.ts";
+import type { LearningLog } from "./shapes/page.ts";
+import { RECIPES } from "./shapes/recipe.ts";
+import type { Length } from "./shapes/recipe.ts";
+import { showModel } from "./show_model.ts";
 
+/** What the full recipe has learned; it comes with the repository. */
+const LEARNED = fileURLToPath(new URL("./shapes/model", import.meta.url));
 const FOLDER = "demo";
-const PROMPT = "a red circle on the left of a blue square";
-const QUESTION = "What is in this picture?";
+const SAID_EVERY = 5000; // ms
 
 const { values } = parseArgs({
-  options: { model: { type: "string" }, n: { type: "string", default: "4" }, seed: { type: "string", default: "1" } },
+  options: {
+    quick: { type: "boolean", default: false },
+    full: { type: "boolean", default: false },
+    fresh: { type: "boolean", default: false },
+    seed: { type: "string", default: "0" },
+    model: { type: "string" },
+    n: { type: "string", default: "4" },
+  },
 });
+const length: Length = values.full ? "full" : values.quick ? "quick" : "default";
+
 const started = performance.now();
-const seconds = (): string => `${((performance.now() - started) / 1000).toFixed(1)} s`;
+const say = (line: string): void =>
+  console.log(`${((performance.now() - started) / 1000).toFixed(0).padStart(5)} s  ${line}`);
 
-/** Pictures side by side. */
-function row(pictures: readonly RgbImage[]): RgbImage {
-  const { width, height } = pictures[0]!;
-  const data = new Uint8Array(3 * width * height * pictures.length);
-  for (const [k, picture] of pictures.entries()) {
-    for (let y = 0; y < height; y++)
-      data.set(picture.data.subarray(3 * width * y, 3 * width * (y + 1)), 3 * width * (pictures.length * y + k));
+/** At most one line in five seconds. */
+function nowAndThen(): (line: string, always?: boolean) => void {
+  let last = -Infinity;
+  return (line, always = false) => {
+    if (!always && performance.now() - last < SAID_EVERY) return;
+    last = performance.now();
+    say(line);
+  };
+}
+
+const percent = ({ right, of }: Score): string => `${Math.round((100 * right) / of)} %`;
+
+/** The table of the end: a row a kind, a column a model. */
+function table(columns: readonly { readonly name: string; readonly results: Results }[]): string {
+  const rows = [
+    ["", ...columns.map(({ name }) => name)],
+    ...KINDS.map((kind) => [kind, ...columns.map(({ results }) => percent(results.drawing[kind]))]),
+    ["questions", ...columns.map(({ results }) => percent(results.questions))],
+  ];
+  const widths = rows[0]!.map((_, c) => Math.max(...rows.map((row) => row[c]!.length)));
+  return rows.map((row) => row.map((cell, c) => (c ? cell.padStart(widths[c]! + 3) : cell.padEnd(widths[c]!))).join("")).join("\n"); // prettier-ignore
+}
+
+async function demo(device: Device): Promise<void> {
+  const recipe = RECIPES[length];
+  const folder = join(FOLDER, length);
+  if (values.fresh || length !== "full") rmSync(folder, { recursive: true, force: true });
+  mkdirSync(folder, { recursive: true });
+  const stop = new AbortController();
+  const onSignal = (): void => {
+    if (stop.signal.aborted) process.exit(130);
+    say("finishing the step; once more to leave at once");
+    stop.abort();
+  };
+  process.on("SIGINT", onSignal);
+  process.on("SIGTERM", onSignal);
+
+  const log: LearningLog = { tokenizer: [], steps: [], marks: [] };
+  const sometimes = nowAndThen();
+  let steps = 0;
+  const trained = await learn(folder, {
+    recipe,
+    seed: Number(values.seed),
+    device,
+    stop: stop.signal,
+    onNotice: say,
+    onStage: (name, count) => {
+      steps = count;
+      sometimes(name === "data" ? `drawing ${count} pictures` : `${name}: ${count} steps`, true);
+    },
+    onTokenizer: (report) => {
+      log.tokenizer.push(report);
+      sometimes(`stage 0  step ${report.step + 1}/${steps}  reconstruction ${report.reconstruction.toFixed(4)}`);
+    },
+    onStep: (stage, report) => {
+      if (log.marks.at(-1)?.label !== `stage ${stage}`) log.marks.push({ x: log.steps.length, label: `stage ${stage}` });
+      log.steps.push({ stage, ...report });
+      const losses = Object.entries(report.tasks).map(([task, { loss }]) => `${task} ${loss.toFixed(3)}`);
+      sometimes(`stage ${stage}  step ${report.step + 1}/${steps}  loss of ${losses.join("  ")}`);
+    },
+  });
+  if (trained === null) {
+    say(length === "full" ? "stopped; the same command goes on from here" : "stopped");
+    process.exitCode = 130;
+    return;
   }
-  return { width: width * pictures.length, height, data };
-}
 
-const device = await Device.create();
-console.log(`device: ${device.name}${device.capabilities.software ? " (software: correct, slow)" : ""}`);
-mkdirSync(FOLDER, { recursive: true });
-const model = values.model ?? `${FOLDER}/tiny`;
-if (!values.model && !existsSync(model)) {
-  await newCheckpoint(model, { seed: 0, texts: [PROMPT, QUESTION], device });
-  console.log(`${seconds()}  made ${model}: the whole of Janus-Pro in 2.7 M random weights`);
-}
-using janus = await Janus.fromPretrained(model, { device });
-console.log(`${seconds()}  loaded ${model}, weights ${janus.fingerprint.slice(0, 12)}`);
-
-const pictures = await janus.generate(PROMPT, { n: Number(values.n), seed: Number(values.seed) }).images();
-for (const [k, picture] of pictures.entries()) await savePicture(`${FOLDER}/picture-${k}.png`, picture);
-await writeFileAtomic(`${FOLDER}/pictures.png`, await encodePng(row(pictures.map(({ image }) => image))));
-console.log(`${seconds()}  drew ${pictures.length} pictures of "${PROMPT}": ${FOLDER}/pictures.png`);
-
-const { text, promptTokenIds, tokenIds } = await janus
-  .ask(QUESTION, { images: [await encodePicture(pictures[0]!)], maxNewTokens: 48, temperature: values.model ? 0 : 1 })
-  .result();
-console.log(
-  `${seconds()}  asked about the first one (${promptTokenIds.length} tokens in, ${tokenIds.length} out)\n  ${QUESTION}\n  ${JSON.stringify(text.trim())}`,
-);
-
-const { psnr, image, original } = await janus.reconstruct(pictures[0]!.image);
-await writeFileAtomic(`${FOLDER}/reconstruction.png`, await encodePng(row([original, image])));
-console.log(
-  `${seconds()}  through the image tokenizer and back: PSNR ${psnr.toFixed(1)} dB, ${FOLDER}/reconstruction.png`,
-);
-if (!values.model)
+  const columns: { name: string; results: Results }[] = [];
+  const models = [{ name: `this run (${length})`, path: trained }];
+  if (existsSync(LEARNED) && length !== "full") models.push({ name: "the full recipe", path: LEARNED });
+  for (const { name, path } of models) {
+    using janus = await Janus.fromPretrained(path, { device });
+    const { prompts, questions } = recipe;
+    const results = await evaluate(janus, {
+      prompts,
+      questions,
+      onProgress: (done, total) => sometimes(`judging ${name}: ${done}/${total}`),
+    });
+    columns.push({ name, results });
+  }
+  const shown = KINDS.map((kind) => columns[0]!.results.drawn.find(({ prompt }) => prompt.kind === kind)!);
+  for (const { prompt, picture } of shown) await savePicture(join(FOLDER, `${prompt.kind}.png`), picture);
+  const minutes = (performance.now() - started) / 60_000;
+  const page = await reportPage({ length, recipe, device: device.name, minutes, columns, log, trained });
+  await writeFileAtomic(join(FOLDER, "report.html"), new TextEncoder().encode(page));
+  say(`done: ${join(FOLDER, "report.html")}, pictures beside it, the model in ${trained}\n`);
+  console.log(table(columns));
   console.log(
-    "The weights are random: noise and babble are right. `npm run demo -- --model deepseek-ai/Janus-Pro-1B` shows the real model.",
+    `\n${recipe.prompts} prompts and ${recipe.questions} questions a kind; no prompt, picture or question of them was in training.`,
   );
-device.destroy();
+}
+
+try {
+  const device = await Device.create();
+  say(`device: ${device.name}${device.capabilities.software ? " (software: correct, slow)" : ""}`);
+  if (values.model === undefined) await demo(device);
+  else await showModel(values.model, { folder: FOLDER, n: Number(values.n), seed: Number(values.seed), device, say });
+  device.destroy();
+} catch (error) {
+  if (!(error instanceof JanusError)) throw error;
+  console.error(error.message);
+  process.exitCode = 1;
+}

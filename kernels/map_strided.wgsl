@@ -50,13 +50,18 @@ fn locate(index: u32) -> vec3u {
 fn map_strided(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
   let granule = flat_group(group, groups) * WORKGROUP + lane;
   if (granule * 4u >= params.elements) { return; }
+  // The first element's place takes divisions; the others follow it by strides where the last dimension does not end between them.
+  let first = params.start + granule * 4u;
+  let place = locate(first);
+  let isInRow = first % params.shape0.x + 4u <= params.shape0.x;
+  let step = vec3u(params.a0.x, params.b0.x, params.c0.x);
   var va = V4_a();
   var vb = V4_b();
   var vc = V4_c();
   for (var e = 0u; e < 4u; e++) {
-    let i = granule * 4u + e;
-    if (i < params.elements) {
-      let at = locate(params.start + i);
+    if (granule * 4u + e < params.elements) {
+      var at = place + e * step;
+      if (!isInRow) { at = locate(first + e); }
       va[e] = pick_a(a[at.x / PER_a], at.x);
       vb[e] = pick_b(b[at.y / PER_b], at.y);
       vc[e] = pick_c(c[at.z / PER_c], at.z);
