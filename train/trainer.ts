@@ -46,6 +46,19 @@ export interface StepReport {
   readonly padding: number;
 }
 
+/** What forward and backward of a step leave, besides gradients. */
+export interface Accumulated {
+  /** f32 [parts]: sums of cross-entropies. The caller disposes it. */
+  readonly losses: Tensor;
+  /** Of each loss: its task, and the rows that it is of. */
+  readonly parts: readonly { readonly task: Task; readonly rows: readonly (readonly Sample[])[] }[];
+  /** Trained tokens of all rows. */
+  readonly counts: Readonly<Record<Task, number>>;
+  /** As in `StepReport`. */
+  readonly tokens: number;
+  readonly padding: number;
+}
+
 /** A model in training: what trains, and the optimizer. */
 export class Trainer {
   readonly optimizer: AdamW;
@@ -86,43 +99,20 @@ export class Trainer {
 
   /** Takes one optimizer step on all of `samples`. Throws `ArgumentError` for a sample longer than a row before anything is computed. */
   async take(samples: readonly Sample[]): Promise<StepReport> {
-    const { config, sizes } = this;
-    const packed = packSamples(samples, config.length);
-    const groups: Sample[][][] = [];
-    for (let r = 0; r < packed.length; r += config.microRows) groups.push(packed.slice(r, r + config.microRows));
-    const batches = groups.map((rows) => layRows(rows, config.length, this.pad, imageTokens(sizes)));
-    const counts = Object.fromEntries(
-      TASKS.map((task) => [task, batches.reduce((sum, { targets }) => sum + targets[task].at.length, 0)]),
-    ) as Record<Task, number>;
-    const tokens = TASKS.reduce((sum, task) => sum + counts[task], 0);
-    const parts: { readonly task: Task; readonly rows: readonly Sample[][]; readonly loss: Tensor }[] = [];
-    for (const [g, batch] of batches.entries()) {
-      await new Promise((resolve) => setTimeout(resolve)); // signals, and what reads the data, come in between
-      scope(() => {
-        const losses = taskLosses(this.model, batch, sizes.vision.imageSize);
-        const loss = totalLoss(losses, tokens, config.weights);
-        if (loss?.requiresGrad) backward(this.optimizer.scale(loss));
-        for (const task of TASKS) {
-          const part = losses[task]?.detach().clone().keep();
-          if (part) parts.push({ task, rows: groups[g]!, loss: part });
-        }
-      });
-    }
-    const lr = (this.optimizer.lr = learningRate(config, this.step));
-    const losses = stack(parts.map((part) => part.loss));
-    for (const part of parts) part.loss.dispose();
-    this.optimizer.step(losses);
-    zeroGradients(this.trained.values());
+    const { config } = this;
+    const { parts, losses, counts, tokens, padding } = await this.accumulate(samples);
+    const lr = this.update(losses);
     const { gradNorm, skipped, scale } = await this.optimizer.report();
     const values = await losses.data();
     losses.dispose();
+    const trained = TASKS.reduce((sum, task) => sum + counts[task], 0);
     const tasks: Partial<Record<Task, TaskReport>> = {};
     let loss = 0;
     for (const task of TASKS) {
       if (counts[task] === 0) continue;
       const sum = parts.reduce((all, part, i) => (part.task === task ? all + values[i]! : all), 0);
       tasks[task] = { loss: sum / counts[task], tokens: counts[task] };
-      loss += (config.weights[task] * sum) / tokens;
+      loss += (config.weights[task] * sum) / trained;
     }
     const bad = parts.filter((_, i) => !Number.isFinite(values[i]));
     const named = bad.length ? bad.flatMap(({ task, rows }) => rows.flat().filter((s) => s.task === task)) : samples;
@@ -141,9 +131,55 @@ export class Trainer {
       skipped: isSkipped,
       ...(isSkipped && { notFinite }),
       ...(config.dtype === "f16" && { lossScale: scale }),
+      tokens,
+      padding,
+    };
+  }
+
+  /** Launches forward and backward of all of `samples`, a few rows at a time; gradients add up. Reads nothing, so that the null device takes it too. */
+  async accumulate(samples: readonly Sample[]): Promise<Accumulated> {
+    const { config, sizes } = this;
+    const packed = packSamples(samples, config.length);
+    const groups: Sample[][][] = [];
+    for (let r = 0; r < packed.length; r += config.microRows) groups.push(packed.slice(r, r + config.microRows));
+    const batches = groups.map((rows) => layRows(rows, config.length, this.pad, imageTokens(sizes)));
+    const counts = Object.fromEntries(
+      TASKS.map((task) => [task, batches.reduce((sum, { targets }) => sum + targets[task].at.length, 0)]),
+    ) as Record<Task, number>;
+    const trained = TASKS.reduce((sum, task) => sum + counts[task], 0);
+    const parts: { readonly task: Task; readonly rows: readonly Sample[][]; readonly loss: Tensor }[] = [];
+    for (const [g, batch] of batches.entries()) {
+      await new Promise((resolve) => setTimeout(resolve)); // signals, and what reads the data, come in between
+      scope(() => {
+        const losses = taskLosses(this.model, batch, sizes.vision.imageSize);
+        const loss = totalLoss(losses, trained, config.weights);
+        if (loss?.requiresGrad) backward(this.optimizer.scale(loss));
+        for (const task of TASKS) {
+          const part = losses[task]?.detach().clone().keep();
+          if (part) parts.push({ task, rows: groups[g]!, loss: part });
+        }
+      });
+    }
+    const losses = stack(parts.map((part) => part.loss));
+    for (const part of parts) part.loss.dispose();
+    return {
+      parts,
+      losses,
+      counts,
       tokens: batches.reduce((sum, { ids }) => sum + ids.length, 0),
       padding: batches.reduce((sum, { padding }) => sum + padding, 0),
     };
+  }
+
+  /**
+   * Launches the optimizer's step on the gradients that have added up, and drops them. Returns the learning rate.
+   * @param losses of `accumulate`: where one is not finite, the step is skipped
+   */
+  update(losses: Tensor): number {
+    const lr = (this.optimizer.lr = learningRate(this.config, this.step));
+    this.optimizer.step(losses);
+    zeroGradients(this.trained.values());
+    return lr;
   }
 
   /** Goes on after `step` steps of an earlier run, whose weights and moments have been loaded. */
