@@ -15,6 +15,7 @@ interface TrainFlags {
   readonly set?: readonly string[];
   readonly cache: string;
   readonly adapter?: string | number;
+  readonly dryRun?: boolean;
 }
 
 export const addTrain: AddCommand = (program, context) => {
@@ -34,6 +35,7 @@ export const addTrain: AddCommand = (program, context) => {
     .option("--set <change...>", "settings to change, e.g. optimizer.lr=2e-5 ratios.text=0")
     .option("--cache <folder>", "indexes of the data and codes of its pictures", ".janus-cache")
     .addOption(adapterOption())
+    .option("--dry-run", "show what it takes, take the longest step once, and write nothing")
     .option("--json", "print one JSON object at the end")
     .action((settings: string, flags: TrainFlags) => run(settings, flags, context));
 };
@@ -52,6 +54,7 @@ async function run(settings: string, flags: TrainFlags, context: Context): Promi
   const config = loadConfig(settings, flags.set ?? []);
   const sources = flags.data.map(sourceOf);
   const model = await resolveModel(flags.model, context);
+  if (flags.dryRun) return await (await import("./dry_run.ts")).dryRun(model, config, flags.adapter, context);
   const { train } = await import("../train/train.ts");
   const device = await openDevice(flags.adapter, context);
   try {

@@ -38,6 +38,8 @@ export interface CodesAbout {
   readonly plain: boolean;
 }
 
+/** Pictures that the image tokenizer gets at once, unless told otherwise. */
+export const ENCODED_AT_ONCE = 8;
 /** Of `generationPixels`: another number whenever it gives other pixels. */
 const PREPROCESSING = 1;
 const ROWS_OF_PART = 65_536;
@@ -159,7 +161,7 @@ export class CodeCache {
   /** Codes from here, else computed by `encode` and kept. Pictures that are asked for at the same time are computed together. */
   source(encode: EncodeCodes, options: { batch?: number; pictures?: ReadImageOptions } = {}): CodeSource {
     const pictures = { ...options.pictures, plain: this.about.plain };
-    const batcher = new Batcher<Float32Array, number[]>(encode, options.batch ?? 8);
+    const batcher = new Batcher<Float32Array, number[]>(encode, options.batch ?? ENCODED_AT_ONCE);
     const running = new Map<string, Promise<Uint16Array>>(); // by picture: the same one may be asked for twice at once
     return async (path) => {
       const cached = await this.get(path);
@@ -339,7 +341,7 @@ export function onlineCodes(
   about: CodesAbout,
   options: { batch?: number; pictures?: ReadImageOptions } = {},
 ): CodeSource {
-  const batcher = new Batcher<Float32Array, number[]>(encode, options.batch ?? 8);
+  const batcher = new Batcher<Float32Array, number[]>(encode, options.batch ?? ENCODED_AT_ONCE);
   const pictures = { ...options.pictures, plain: about.plain };
   return async (path) =>
     checkCodes(await batcher.add(generationPixels(await readImage(path, pictures), about.imageSize)), about);

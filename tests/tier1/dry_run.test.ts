@@ -1,0 +1,90 @@
+/** What a dry run says before the step, against what the step then takes on this device. */
+import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { newCheckpoint } from "../../examples/new_checkpoint.ts";
+import { Device, OutOfMemoryError, setDevice } from "../../index.ts";
+import { checkConfig } from "../../train/config.ts";
+import type { TrainConfig } from "../../train/config.ts";
+import type { StepEstimate } from "../../train/estimate.ts";
+import { dryRun } from "../../train/dry_run.ts";
+import { runCli } from "../cli.ts";
+import { errorOf } from "../gpu.ts";
+
+const home = mkdtempSync(join(tmpdir(), "janus-dry-run-"));
+const model = join(home, "model");
+let device: Device;
+
+beforeAll(async () => {
+  device = await Device.create();
+  setDevice(device);
+  await newCheckpoint(model, { device });
+});
+afterAll(() => {
+  device.destroy();
+  rmSync(home, { recursive: true, force: true });
+});
+
+const settings = (more: Record<string, unknown>): TrainConfig =>
+  checkConfig({
+    stage: 1,
+    batch: 8,
+    length: 224,
+    steps: 100,
+    ratios: { und: 1, text: 1, gen: 2 },
+    optimizer: { lr: 1e-3 },
+    ...more,
+  });
+
+describe.each([1, 2, 3] as const)("stage %i", (stage) => {
+  it.each([
+    { dtype: "f32" },
+    { dtype: "f32", recompute: true },
+    { dtype: "bf16", microRows: 2 },
+    { dtype: "bf16", microRows: 3, recompute: true, ema: { decay: 0.99 } },
+    { dtype: "f16", microRows: 2, recompute: true },
+  ])("with %j takes what was said", async (more) => {
+    const live = device.pool.stats.liveBytes;
+    device.pool.trim();
+    const { estimate, measured } = await dryRun({ model, config: settings({ stage, ...more }), device });
+    const { memory, samples, rows } = estimate;
+    expect(Math.abs(memory.peak / measured.peak - 1)).toBeLessThan(0.1);
+    expect(Math.abs(memory.buffers / measured.buffers - 1)).toBeLessThan(0.1);
+    expect([samples.length, rows]).toEqual([8, 6]);
+    expect(measured.seconds).toBeGreaterThan(0);
+    expect(device.pool.stats.liveBytes, device.pool.table()).toBe(live);
+  });
+});
+
+it("memory that the device does not have is said before the model is loaded", async () => {
+  const config = settings({ stage: 3 });
+  const narrow = await Device.create({ memoryBudget: 24 << 20 });
+  const told: StepEstimate[] = [];
+  const error = await errorOf(() =>
+    dryRun({ model, config, device: narrow, onEstimate: (estimate) => told.push(estimate) }),
+  );
+  expect(error).toBeInstanceOf(OutOfMemoryError);
+  expect(error.message).toMatch(/a step takes 0\.\d+ GB of memory, .* has 0\.03 GB for it; set recompute=true/);
+  expect(told.map(({ fits }) => fits)).toEqual([false]);
+  expect(narrow.pool.stats.peakBytes).toBeLessThan(told[0]!.memory.weights);
+  narrow.destroy();
+});
+
+it("janus train --dry-run prints both and leaves the run alone", async () => {
+  const run = join(home, "run");
+  const command = ["train", "stage2", "--model", model, "--run", run, "--data", "nothing.jsonl", "--dry-run"];
+  const changes = ["--set", "batch=10", "length=224", "steps=40", "stopAt=30"];
+  const { code, stdout, stderr } = await runCli([...command, ...changes, "--json"], { cwd: home });
+  expect(code, stderr).toBe(0);
+  const { estimate, run: whole, measured } = JSON.parse(stdout) as Record<string, Record<string, number>>;
+  expect(estimate).toMatchObject({ samples: 10, rows: 7, tokens: { und: 448, text: 672, gen: 448 } });
+  expect(whole).toMatchObject({ steps: 30, tokens: { und: 30 * 448 }, flops: 30 * estimate!["flops"]! });
+  expect(Object.keys(measured!)).toEqual(["peak", "buffers", "seconds"]);
+  expect(readdirSync(home)).toEqual(["model"]);
+  const text = await runCli([...command, ...changes], { cwd: home });
+  expect(text.stdout).toMatch(
+    /parameters\n +trained +frozen\n(.|\n)*memory at its highest(.|\n)*the longest step: 10 samples in 7 rows of 224 tokens\n(.|\n)*the run: at most 30 such steps\n(.|\n)*measured: one such step\n +memory at its highest .* 100\.0 % of the estimate\n/,
+  );
+  expect(readdirSync(home)).toEqual(["model"]);
+});

@@ -1,0 +1,223 @@
+/**
+ * What a step of training takes before it is taken: parameters, memory, launches, FLOPs and bytes, counted on a null device that is made
+ * like the real one, so that it picks the same kernels. The step is the longest that the settings allow.
+ */
+import { ArgumentError, Device, OutOfMemoryError, construct, noGrad, scope, withLabel } from "../engine/index.ts";
+import type { Launch } from "../engine/index.ts";
+import { full } from "../kernels/index.ts";
+import { partOf } from "../model/checkpoint/inspect.ts";
+import type { Part } from "../model/checkpoint/inspect.ts";
+import { imageTokens } from "../model/config.ts";
+import type { JanusConfig } from "../model/config.ts";
+import { JanusForConditionalGeneration } from "../model/janus.ts";
+import type { TrainConfig } from "./config.ts";
+import { ENCODED_AT_ONCE } from "./data/codes.ts";
+import { IGNORE, TASKS, imageSample, textSample } from "./samples.ts";
+import type { Sample, Task } from "./samples.ts";
+import { Trainer } from "./trainer.ts";
+import type { Accumulated } from "./trainer.ts";
+
+/** Bytes of tensors at the moment when most are alive; the kinds add up to `peak`. */
+export interface StepMemory {
+  readonly weights: number;
+  /** What the optimizer keeps from step to step, f32: masters of 16-bit weights, two moments, averages. */
+  readonly optimizer: number;
+  readonly gradients: number;
+  /** What forward keeps for backward, and temporaries. */
+  readonly activations: number;
+  readonly peak: number;
+  /** Of the GPU's buffers after the step: the pool rounds sizes up and keeps what is freed. Steps with other shapes add to them. */
+  readonly buffers: number;
+}
+
+export interface StepEstimate {
+  /** Elements of each part of the model. */
+  readonly parts: Readonly<Partial<Record<Part, { readonly trained: number; readonly frozen: number }>>>;
+  readonly parameters: { readonly trained: number; readonly frozen: number };
+  readonly memory: StepMemory;
+  /** Whether the device's budget of memory holds it. */
+  readonly fits: boolean;
+  readonly rows: number;
+  /** Of each task, those that predict nothing too. */
+  readonly tokens: Readonly<Record<Task, number>>;
+  /** Those that are trained. */
+  readonly targets: Readonly<Record<Task, number>>;
+  readonly launches: number;
+  /** As the kernels state them: two a multiply-add; attention as if a row were one sample. */
+  readonly flops: number;
+  /** Read and written by kernels. */
+  readonly bytes: number;
+  /** The samples that it was counted with. */
+  readonly samples: readonly Sample[];
+}
+
+const sum = (values: Iterable<number>): number => [...values].reduce((a, b) => a + b, 0);
+
+/** Token ids that differ from each other. */
+const someIds = (count: number, vocabulary: number): number[] =>
+  Array.from({ length: count }, (_, i) => i % Math.max(1, vocabulary - 1));
+
+/**
+ * The samples of the longest step that the settings allow, by task, of each task as many as any step takes. Answers and texts fill a row
+ * each, with as many images as fit; pictures to be drawn share rows, as many as fit, and their prompts fill them. All that may be trained is.
+ * Throws `ArgumentError` where a row does not hold a picture.
+ */
+export function longestBatch(sizes: JanusConfig, config: TrainConfig): Record<Task, Sample[]> {
+  const { length, ratios, batch } = config;
+  const { vocabulary } = sizes.language;
+  const places = imageTokens(sizes);
+  const share = sum(Object.values(ratios));
+  const count = (task: Task): number => Math.ceil((batch * ratios[task]) / share);
+  const repeat = (n: number, sample: () => Sample): Sample[] => (n ? new Array<Sample>(n).fill(sample()) : []);
+
+  const answer = (): Sample => {
+    const images = Math.floor((length - 2) / (places + 2)); // an image stands between two tokens of its own
+    const placeholder = vocabulary - 1;
+    const pixels = new Float32Array(3 * sizes.vision.imageSize ** 2).map((_, i) => ((i * 7) % 256) / 128 - 1);
+    const ids = someIds(length, vocabulary);
+    for (let k = 0; k < images; k++) ids.fill(placeholder, k * (places + 2) + 1, k * (places + 2) + 1 + places);
+    const labels = ids.map((id) => (images && id === placeholder ? IGNORE : id));
+    return textSample(
+      "und",
+      ids,
+      labels,
+      new Array<Float32Array>(images).fill(pixels),
+      placeholder,
+      "the longest answer",
+    );
+  };
+  const text = (): Sample => {
+    const ids = someIds(length, vocabulary);
+    return textSample("text", ids, ids, [], -1, "the longest text");
+  };
+  const pictures = (n: number): Sample[] => {
+    const most = Math.floor(length / (places + 1)); // a prompt has two tokens, the last code is no input
+    if (n && !most)
+      throw new ArgumentError(
+        `length ${length}: a picture to be drawn takes ${places + 1} tokens and more; raise length, or set ratios.gen to 0`,
+      );
+    const codes = Array.from({ length: places }, (_, i) => (37 * i) % sizes.vq.codes);
+    return Array.from({ length: n }, (_, i) => {
+      const together = Math.min(most, n - Math.floor(i / most) * most); // in its row
+      const tokens = Math.floor(length / together) + Number(i % most < length % together);
+      return imageSample(someIds(tokens - places + 1, vocabulary), codes, null, "a picture in a full row");
+    });
+  };
+  return {
+    und: repeat(count("und"), answer),
+    text: repeat(count("text"), text),
+    gen: pictures(count("gen")),
+  };
+}
+
+/**
+ * Counts the longest step on a null device.
+ * @param like the device that is to take it: its capabilities and its budget of memory; without it a GPU without bounds
+ * Throws `ArgumentError` for settings that hold no sample, `OutOfMemoryError` for a tensor that is larger than a buffer may be.
+ */
+export async function estimateStep(sizes: JanusConfig, config: TrainConfig, like?: Device): Promise<StepEstimate> {
+  const byTask = longestBatch(sizes, config);
+  try {
+    return await countStep(sizes, config, byTask, like, true);
+  } catch (error) {
+    if (!(error instanceof OutOfMemoryError)) throw error;
+    return await countStep(sizes, config, byTask, like, false);
+  }
+}
+
+async function countStep(
+  sizes: JanusConfig,
+  config: TrainConfig,
+  byTask: Readonly<Record<Task, readonly Sample[]>>,
+  like: Device | undefined,
+  fits: boolean,
+): Promise<StepEstimate> {
+  const device = await Device.create({
+    backend: "null",
+    ...(like && { capabilities: like.capabilities }),
+    ...(like && fits && { memoryBudget: like.pool.budget }),
+    ...(!fits && { memoryBudget: Infinity }),
+  });
+  try {
+    const { stats } = device.pool;
+    const model = construct(
+      () => new JanusForConditionalGeneration(sizes, { dtype: config.dtype, init: false, device }),
+    );
+    const parts: Partial<Record<Part, { trained: number; frozen: number }>> = {};
+    const weights = stats.liveBytes;
+    const trainer = new Trainer(model, sizes, config, 0);
+    for (const [name, { size }] of model.namedParameters()) {
+      const part = (parts[partOf(name)] ??= { trained: 0, frozen: 0 });
+      part[trainer.trained.has(name) ? "trained" : "frozen"] += size;
+    }
+    const optimizer = stats.liveBytes - weights;
+    // Rows with images take most; they come last, when the gradients of all others are alive.
+    const samples = [...byTask.text, ...byTask.gen, ...byTask.und];
+    device.pool.resetPeak();
+    let peak = 0;
+    let gradients = 0;
+    const work = { launches: 0, flops: 0, bytes: 0 };
+    const watch = (launch?: Launch): void => {
+      if (launch && !launch.label.startsWith(CODES)) {
+        work.launches++;
+        work.flops += launch.cost?.flops ?? 0;
+        work.bytes += launch.cost?.bytes ?? 0;
+      }
+      if (stats.peakBytes === peak) return;
+      peak = stats.peakBytes;
+      gradients = sum([...trainer.trained.values()].map(({ grad }) => grad?.storage.bytes ?? 0));
+    };
+    device.listeners.add(watch);
+    const { counts, tokens } = await launchStep(trainer, sizes, samples);
+    watch();
+    const values = Object.values(parts);
+    return {
+      parts,
+      parameters: { trained: sum(values.map((v) => v.trained)), frozen: sum(values.map((v) => v.frozen)) },
+      memory: {
+        weights,
+        optimizer,
+        gradients,
+        activations: peak - weights - optimizer - gradients,
+        peak,
+        buffers: stats.reservedBytes,
+      },
+      fits,
+      rows: tokens / config.length,
+      tokens: Object.fromEntries(TASKS.map((task) => [task, sum(byTask[task].map(({ ids }) => ids.length))])) as Record<
+        Task,
+        number
+      >,
+      targets: counts,
+      ...work,
+      samples,
+    };
+  } finally {
+    device.destroy();
+  }
+}
+
+/** Label of the launches that make codes of pictures. */
+const CODES = "codes";
+
+/**
+ * Launches a step and, while its gradients are alive, what a run may launch between the rows of a step: the image tokenizer, over as many
+ * pictures as the loader gives it at once. The caller disposes the losses.
+ */
+export async function launchStep(
+  trainer: Trainer,
+  { vq }: JanusConfig,
+  samples: readonly Sample[],
+): Promise<Accumulated> {
+  const step = await trainer.accumulate(samples);
+  const pictures = samples.filter(({ task }) => task === "gen").length;
+  if (pictures) {
+    const shape = [Math.min(ENCODED_AT_ONCE, pictures), 3, vq.imageSize, vq.imageSize];
+    const { device } = trainer.model.lm_head.weight;
+    withLabel(CODES, () =>
+      noGrad(() => scope(() => void trainer.model.model.vqmodel.encode(full(shape, 0.1, { device })))),
+    );
+  }
+  trainer.update(step.losses);
+  return step;
+}
