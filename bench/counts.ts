@@ -1,8 +1,15 @@
-/** `node scripts/run.mjs bench/counts.ts`: launches, FLOPs and bytes of the 1B and the 7B model's work, from the null device: no GPU, no weights. */
+/**
+ * `node scripts/run.mjs bench/counts.ts`: launches, FLOPs and bytes of the 1B and the 7B model's work, and memory of a step of their training,
+ * from the null device: no GPU, no weights.
+ */
 import { Device, setDevice, tally } from "../index.ts";
 import { JANUS_PRO_1B, JANUS_PRO_7B } from "../model/config.ts";
 import type { JanusConfig } from "../model/config.ts";
 import { JanusForConditionalGeneration } from "../model/janus.ts";
+import { loadConfig } from "../train/config.ts";
+import { STAGES } from "../train/stages.ts";
+import { estimateStep } from "../train/estimate.ts";
+import type { StepEstimate } from "../train/estimate.ts";
 import { table } from "./harness.ts";
 import { workloads } from "./workloads.ts";
 
@@ -36,6 +43,40 @@ export async function countWork(config: JanusConfig): Promise<Count[]> {
   return counts;
 }
 
+/** The longest step that a stage's preset allows, of ten samples instead of its batch: one row at a time, bf16 weights, f32 masters. */
+export const countTraining = (config: JanusConfig, stage: number, recompute: boolean): Promise<StepEstimate> =>
+  estimateStep(config, loadConfig(`stage${stage}`, ["dtype=bf16", "batch=10", `recompute=${recompute}`]));
+
+async function printTraining(config: JanusConfig): Promise<void> {
+  const rows: string[][] = [];
+  for (const stage of STAGES)
+    for (const recompute of [false, true]) {
+      const step = await countTraining(config, stage, recompute);
+      const { weights, optimizer, gradients, activations, peak } = step.memory;
+      rows.push([
+        `stage ${stage}${recompute ? ", layers recomputed" : ""}`,
+        String(step.rows),
+        String(step.launches),
+        (step.flops / 1e12).toFixed(1),
+        (step.bytes / 1e12).toFixed(2),
+        ...[weights, optimizer, gradients, activations, peak].map((bytes) => (bytes / 1e9).toFixed(2)),
+      ]);
+    }
+  const head = [
+    "step",
+    "rows",
+    "launches",
+    "TFLOP",
+    "TB",
+    "weights",
+    "optimizer",
+    "gradients",
+    "activations",
+    "peak GB",
+  ];
+  console.log(table(head, rows));
+}
+
 export async function printCounts(): Promise<void> {
   for (const [size, config] of [
     ["1B", JANUS_PRO_1B],
@@ -56,6 +97,8 @@ export async function printCounts(): Promise<void> {
         ]),
       ),
     );
+    console.log(`\nA step of its training: ten samples in rows of 4,096 tokens, one row at a time`);
+    await printTraining(config);
   }
 }
 

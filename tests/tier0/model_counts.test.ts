@@ -1,12 +1,12 @@
 /** What the 1B and the 7B model's work takes, counted on the null device, against arithmetic from the configs and figures known from elsewhere. */
 import { afterAll, describe, expect, it } from "vitest";
-import { countWork } from "../../bench/counts.ts";
+import { countTraining, countWork } from "../../bench/counts.ts";
 import { setDevice } from "../../index.ts";
 import { JANUS_PRO_1B, JANUS_PRO_7B } from "../../model/config.ts";
 
 afterAll(() => setDevice(null));
 
-// Of the specification (2 FLOPs a multiply-add; matmul, convolution and attention only), in GF.
+// Of the specification (2 FLOPs a multiply-add; matmul, convolution and attention only), in GF; `stage2` is a whole step.
 const KNOWN = {
   "1B": {
     config: JANUS_PRO_1B,
@@ -19,6 +19,8 @@ const KNOWN = {
     imageHead: 0.0755,
     aligner: 0.00842,
     layerBytes: 2.47e9,
+    trained: 1_701_064_704,
+    stage2: 1.8e7,
   },
   "7B": {
     config: JANUS_PRO_7B,
@@ -31,6 +33,8 @@ const KNOWN = {
     imageHead: 0.1678,
     aligner: 0.0336,
     layerBytes: 12.14e9,
+    trained: 7_032_201_216,
+    stage2: 8.1e7,
   },
 };
 
@@ -65,5 +69,25 @@ describe.each(["1B", "7B"] as const)("%s", (size) => {
       expect(peakBytes, name).toBeGreaterThan(weights);
       expect(peakBytes, name).toBeLessThan(weights * 1.36);
     }
+  });
+
+  it("parameters, FLOPs and memory of a step of stage 2", async () => {
+    const [kept, anew] = [await countTraining(known.config, 2, false), await countTraining(known.config, 2, true)];
+    // The specification's step has 512 rows; it counts the text head three times, not four, and attention within samples, not within rows.
+    const expected = (known.stage2 / 512) * kept.rows * 1e9;
+    expect(kept.flops).toBeGreaterThan(expected);
+    expect(kept.flops).toBeLessThan(expected * 1.25);
+    const llama = kept.rows * 4096 * (known.layers + known.context * 2048) * 1e9; // forward
+    expect((anew.flops - kept.flops) / llama).toBeCloseTo(1, 1);
+    for (const { parameters, memory } of [kept, anew]) {
+      expect(parameters.trained).toBe(known.trained);
+      expect(memory.optimizer / known.trained).toBeCloseTo(12, 2); // f32 master and two moments
+      expect(memory.gradients / known.trained).toBeCloseTo(4, 1);
+      expect(memory.weights + memory.optimizer + memory.gradients + memory.activations).toBe(memory.peak);
+    }
+    // What each layer keeps is gone but its input.
+    const { layers, hidden } = known.config.language;
+    expect(anew.memory.activations).toBeLessThan(kept.memory.activations / 5);
+    expect(anew.memory.activations).toBeGreaterThan(layers * 4096 * hidden * 4);
   });
 });
