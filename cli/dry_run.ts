@@ -24,7 +24,7 @@ export async function dryRun(
       signal,
       onEstimate: (found) => {
         out.text(`${estimateText(found, config, budget)}\n`);
-        out.note(`taking one such step on ${device.name}`);
+        if (found.fits) out.note(`taking one such step on ${device.name}`);
       },
     });
     out.result({ ...resultOf(estimate, config, budget), measured }, () => measuredText(measured, estimate));
@@ -58,6 +58,10 @@ const tokensText = (tokens: Readonly<Record<Task, number>>): string =>
     .filter(([, n]) => n > 0)
     .map(([task, n]) => `${task} ${formatCount(n)}`)
     .join(", ")})`;
+
+const DAY = 86_400;
+const formatTime = (seconds: number): string =>
+  seconds < 2 * DAY ? formatDuration(1000 * seconds) : `${formatCount(Math.round(seconds / DAY))} days`;
 
 function formatFlops(flops: number): string {
   const units = ["FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP", "ZFLOP"];
@@ -109,7 +113,7 @@ function estimateText(estimate: TimedEstimate, config: TrainConfig, budget: numb
         ["work", `${formatFlops(flops)}, ${formatBytes(bytes)} read and written`],
         [
           "time",
-          `${formatDuration(1000 * estimate.seconds)} at the ${formatFlops(estimate.flopsPerSecond)}/s of a matrix product here`,
+          `${formatTime(estimate.seconds)} at the ${formatFlops(estimate.flopsPerSecond)}/s of a matrix product here`,
         ],
       ]),
     ),
@@ -119,7 +123,7 @@ function estimateText(estimate: TimedEstimate, config: TrainConfig, budget: numb
       table([
         ["tokens", tokensText(times(tokens, steps))],
         ["work", formatFlops(flops * steps)],
-        ["time", formatDuration(1000 * estimate.seconds * steps)],
+        ["time", formatTime(estimate.seconds * steps)],
       ]),
     ),
     "",
@@ -136,7 +140,7 @@ function measuredText({ peak, buffers, seconds }: MeasuredStep, { memory, second
       table([
         ["memory at its highest", formatBytes(peak), against(peak, memory.peak)],
         ["in buffers of the pool", formatBytes(buffers), against(buffers, memory.buffers)],
-        ["time", formatDuration(1000 * seconds), against(seconds, expected)],
+        ["time", formatTime(seconds), against(seconds, expected)],
       ]),
     ),
   ].join("\n");

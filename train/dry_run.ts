@@ -57,7 +57,7 @@ export async function dryRun({ model: folder, config, device, onEstimate, signal
     const { peak } = counted.memory;
     if (!counted.fits)
       throw new OutOfMemoryError(
-        `a step takes ${gb(peak)} GB of memory, ${device.name} has ${gb(device.pool.budget)} GB for it; set recompute=true, a smaller length or microRows, or dtype=bf16`,
+        `a step takes ${gb(peak)} GB of memory, ${device.name} has ${gb(device.pool.budget)} GB for it; recompute=true, a smaller length or microRows, and dtype=bf16 take less`,
       );
     signal?.throwIfAborted();
     const model = await loadModel(checkpoint, { device, dtype: config.dtype, ...(signal && { signal }) });
