@@ -68,7 +68,6 @@ describe("memory", () => {
         recompute: true,
         dtype: "bf16",
       },
-      { batch: 3, ratios: { und: 1, text: 1, gen: 1 }, stage: 3, length: 600 },
       { batch: 10, microRows: 2, stage: 3, length: 600 },
     ]) {
       const config = settings(more);
@@ -77,11 +76,8 @@ describe("memory", () => {
       const peaks: number[] = [];
       for (const order of [
         [0, 1, 2],
-        [0, 2, 1],
-        [1, 0, 2],
         [1, 2, 0],
         [2, 0, 1],
-        [2, 1, 0],
       ]) {
         const device = await Device.create({ backend: "null" });
         const model = new JanusForConditionalGeneration(sizes, { dtype: config.dtype, init: false, device });
