@@ -61,7 +61,7 @@ export class Output {
     this.stdout = stdout;
     this.stderr = stderr;
     this.json = options.json ?? false;
-    const isColourful = stderr.isTTY === true && !env["NO_COLOR"] && env["TERM"] !== "dumb";
+    const isColourful = this.isTerminal && !env["NO_COLOR"] && env["TERM"] !== "dumb";
     this.colours = pc.createColors(isColourful);
     this.resultColours = pc.createColors(isColourful && stdout.isTTY === true);
     stdout.on("error", (error: Error) => {
@@ -70,6 +70,11 @@ export class Output {
       options.onBroken?.(error);
     });
     stderr.on("error", () => undefined); // nobody is there to be told
+  }
+
+  /** Whether notes and bars go to a terminal. */
+  get isTerminal(): boolean {
+    return this.stderr.isTTY === true;
   }
 
   /** Text of the result, written as it comes; nothing with `--json`. */
@@ -116,8 +121,7 @@ export class Output {
    */
   progress(unit: string): Progress {
     this.bar?.stop();
-    const isTerminal = this.stderr.isTTY === true;
-    const bar = new Bar(unit, isTerminal ? this.stderr : null, (line) => this.note(line));
+    const bar = new Bar(unit, this.isTerminal ? this.stderr : null, (line) => this.note(line));
     this.bar = bar;
     return bar;
   }

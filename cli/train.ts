@@ -1,10 +1,10 @@
 /** `janus train`: a stage of training from a preset or a YAML file, a line a step, resumed where it was. */
 import type { SourceSpec } from "../train/data/sources.ts";
-import type { StepReport } from "../train/trainer.ts";
+import type { StepEvent } from "../train/report/log.ts";
 import type { AddCommand, Context } from "./context.ts";
 import { openDevice } from "./device.ts";
 import { UsageError } from "./errors.ts";
-import { formatCount, formatDuration } from "./format.ts";
+import { formatBytes, formatCount, formatDuration } from "./format.ts";
 import { MODEL_ARGUMENT, resolveModel } from "./model_folder.ts";
 import { adapterOption } from "./options.ts";
 
@@ -27,7 +27,7 @@ export const addTrain: AddCommand = (program, context) => {
     )
     .argument("<settings>", "a preset, or a YAML file")
     .requiredOption("--model <model>", `${MODEL_ARGUMENT}, to begin with`)
-    .requiredOption("--run <folder>", "checkpoints, log and quarantine; each checkpoint is a model by itself")
+    .requiredOption("--run <folder>", "checkpoints, log, report and quarantine; each checkpoint is a model by itself")
     .requiredOption(
       "--data <source...>",
       "files and folders to train on, where needed with their task: gen=pictures.jsonl",
@@ -59,6 +59,7 @@ async function run(settings: string, flags: TrainFlags, context: Context): Promi
   const device = await openDevice(flags.adapter, context);
   try {
     const total = Math.min(config.steps, config.stopAt ?? config.steps);
+    using progress = out.progress("steps");
     const result = await train({
       model,
       run: flags.run,
@@ -68,7 +69,10 @@ async function run(settings: string, flags: TrainFlags, context: Context): Promi
       device,
       stop: signal,
       onNotice: (message) => out.warn(message),
-      onStep: (report) => out.note(line(report, total)),
+      onStep: (event) => {
+        out.note(line(event, total));
+        if (out.isTerminal) progress.report({ done: event.step + 1, total, label: "training" });
+      },
     });
     if (result.stopped)
       out.note(
@@ -81,33 +85,26 @@ async function run(settings: string, flags: TrainFlags, context: Context): Promi
   }
 }
 
-/** `step 12/600  loss 6.2451  und 7.10 text 8.22 gen 5.91  norm 2.95  lr 2.0e-5  1,234 tokens/s  waiting 3 %` */
-function line(
-  {
-    step,
-    loss,
-    tasks,
-    gradNorm,
-    lr,
-    skipped,
-    tokens,
-    padding,
-    ms,
-    waitingMs,
-  }: StepReport & { ms: number; waitingMs: number },
-  total: number,
-): string {
+/**
+ * `step 12/600  loss 6.2451  und 7.103 text 8.220 gen 5.914  norm 2.953  lr 2.0e-5  1,234 tokens/s  5.1 images/s  MFU 31 %  memory 12.3 GB
+ * padding 4 %  waiting 3 %  1.9 s`, on one line.
+ */
+function line(event: StepEvent, total: number): string {
+  const { step, loss, tasks, gradNorm, lr, skipped, tokens, padding, ms, waitingMs } = event;
   const parts = Object.entries(tasks).map(([task, report]) => `${task} ${report.loss.toFixed(3)}`);
-  const speed = `${formatCount(Math.round(((tokens - padding) * 1000) / ms))} tokens/s`;
+  const percent = (share: number): string => `${Math.round(100 * share)} %`;
   return [
     `step ${step + 1}/${total}`,
     `loss ${loss.toFixed(4)}`,
     parts.join(" "),
     skipped ? "gradients not finite: skipped" : `norm ${gradNorm.toFixed(3)}`,
     `lr ${lr.toExponential(1)}`,
-    speed,
-    `padding ${Math.round((100 * padding) / tokens)} %`,
-    `waiting ${Math.round((100 * waitingMs) / ms)} %`,
+    `${formatCount(Math.round(event.tokensPerSecond))} tokens/s`,
+    `${event.imagesPerSecond.toFixed(1)} images/s`,
+    `MFU ${percent(event.mfu)}`,
+    `memory ${formatBytes(event.memoryBytes)}`,
+    `padding ${percent(padding / tokens)}`,
+    `waiting ${percent(waitingMs / ms)}`,
     formatDuration(ms),
   ].join("  ");
 }

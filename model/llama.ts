@@ -150,7 +150,7 @@ export class LlamaModel extends Module<readonly [Tensor, Sequence]> {
   readonly embed_tokens: Embedding;
   readonly layers: readonly LlamaLayer[];
   readonly norm: RMSNorm;
-  /** In training, compute each layer anew in backward instead of keeping what it made; the bits are the same. */
+  /** In training, compute each layer anew in backward instead of keeping what it made; the bits are the same. Not with a cache. */
   recompute = false;
 
   constructor(config: LlamaConfig, options: LayerOptions = {}) {
@@ -163,7 +163,7 @@ export class LlamaModel extends Module<readonly [Tensor, Sequence]> {
   forward(embeddings: Tensor, sequence: Sequence): Tensor {
     const { positions, starts, documents } = sequence;
     const run = (layer: LlamaLayer, h: Tensor): Tensor => {
-      if (!this.recompute) return layer.call(h, sequence);
+      if (!this.recompute || sequence.cache) return layer.call(h, sequence);
       // What the layer reads besides h must outlive this call too: it goes through the tape as inputs.
       const rest = [...(starts ? [starts] : []), ...(documents ? [documents] : [])];
       return checkpoint(

@@ -64,6 +64,23 @@ const schema = z.strictObject({
   save: z
     .strictObject({ every: whole(1).default(1000), keep: whole(1).default(2), keepEvery: whole(1).optional() })
     .prefault({}),
+  /** The page `report.html` in the run folder. Changes nothing of what is trained. */
+  report: z
+    .strictObject({
+      /** Steps between two writings; 0 for no page. */
+      every: whole(0).default(100),
+      /** A picture of each is drawn as training goes on. */
+      prompts: z.array(z.string().min(1)).default([]),
+      /** Steps between two samples; `every` unless told. */
+      sampleEvery: whole(1).optional(),
+      /** Of the samples, the same each time. */
+      seed: whole(0).max(0xffffffff).default(0),
+      guidance: z.number().default(5),
+      temperature: z.number().min(0).default(1),
+      /** Training pictures that are shown beside what the image tokenizer makes of them; 0 for none. */
+      reconstructions: whole(0).default(4),
+    })
+    .prefault({}),
 });
 
 export type TrainConfig = z.infer<typeof schema>;

@@ -3,7 +3,6 @@
  * that are models by themselves (`janus generate --model run/step-…`) and go on bit for bit where they were saved.
  */
 import { createHash } from "node:crypto";
-import { appendFile, readFile, truncate } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { ArgumentError, JanusError, now } from "../engine/index.ts";
 import type { Device } from "../engine/index.ts";
@@ -13,6 +12,7 @@ import { EMA_FILE, openCheckpoint } from "../model/checkpoint/checkpoint.ts";
 import { isSideFile } from "../model/checkpoint/side_files.ts";
 import { loadModel } from "../model/load.ts";
 import { folderSource } from "../model/node/files.ts";
+import { Janus } from "../model/pipeline.ts";
 import { readProcessor } from "../model/processor.ts";
 import { readUnused, saveModel } from "../model/save.ts";
 import { checkConfig } from "./config.ts";
@@ -26,11 +26,13 @@ import type { LoaderState } from "./data/loader.ts";
 import { Quarantine } from "./data/quarantine.ts";
 import type { SourceSpec } from "./data/sources.ts";
 import { codesAbout, vqEncoder } from "./data/tokenizer.ts";
+import type { StepEvent } from "./report/log.ts";
+import { Recorder } from "./report/recorder.ts";
+import { matmulCeiling } from "./report/speed.ts";
 import { loadTensorsInto, saveTensors } from "./run/optimizer_file.ts";
 import { RunFolder } from "./run/run_folder.ts";
 import type { Task } from "./samples.ts";
 import { Trainer } from "./trainer.ts";
-import type { StepReport } from "./trainer.ts";
 
 /** Training cannot go on: steps whose gradients are not finite, one after the other. The last checkpoint is whole. */
 export class TrainingError extends JanusError {}
@@ -45,10 +47,13 @@ export interface RunOptions {
   /** Folder of indexes and image codes. */
   readonly cache: string;
   readonly device: Device;
-  readonly onStep?: (report: StepReport & { readonly waitingMs: number; readonly ms: number }) => void;
+  /** Is told of every step as `log.jsonl` has it. */
+  readonly onStep?: (event: StepEvent) => void;
   readonly onNotice?: (message: string) => void;
   /** Ends the run after the step that is going on; what is done is saved. Before the first step the run throws its reason. */
   readonly stop?: AbortSignal;
+  /** FLOP/s of the device that MFU is a part of; measured, for about a second, unless told. */
+  readonly ceiling?: number;
 }
 
 export interface RunResult {
@@ -67,20 +72,26 @@ interface RunState {
   readonly loader: LoaderState;
   /** Trained tokens so far. */
   readonly tokens: Readonly<Partial<Record<Task, number>>>;
-  readonly config: TrainConfig;
+  readonly config: Omit<TrainConfig, "report">;
   /** SHA-256 in hex of those settings that a run that is resumed must have. */
   readonly configHash: string;
 }
 
 const STATE = "state.json";
 const OPTIMIZER = "optimizer.safetensors";
-const LOG = "log.jsonl";
 /** Steps in a row that are skipped before the run ends. */
 const MOST_SKIPPED = 3;
 /** Samples that a message names; the log has all. */
 const MOST_NAMED = 8;
 /** Settings that may be others when a run is resumed: they change when it ends and what it costs, not what it computes. */
-const FREE: readonly string[] = ["save", "steps", "stopAt", "microRows", "recompute"] satisfies (keyof TrainConfig)[];
+const FREE: readonly string[] = [
+  "save",
+  "steps",
+  "stopAt",
+  "microRows",
+  "recompute",
+  "report",
+] satisfies (keyof TrainConfig)[];
 
 /** The settings that may not, by name. */
 const boundSettings = (config: TrainConfig): Map<string, string> =>
@@ -125,32 +136,8 @@ async function readState(folder: string, config: TrainConfig): Promise<RunState>
   }
 }
 
-/** −1 for a line that is not of the trainer's. */
-function stepOfLine(line: string): number {
-  try {
-    return (JSON.parse(line) as { step?: number }).step ?? -1;
-  } catch {
-    return -1;
-  }
-}
-
-/** Takes away what the log has of steps that a resumed run takes again, and half a line that a crash has left. */
-async function cutLog(path: string, step: number): Promise<void> {
-  const log = await readFile(path).catch((error: NodeJS.ErrnoException) => {
-    if (error.code === "ENOENT") return null;
-    throw error;
-  });
-  if (!log) return;
-  let end = 0;
-  for (let next = log.indexOf("\n"); next >= 0; next = log.indexOf("\n", end)) {
-    if (stepOfLine(log.toString("utf8", end, next)) >= step) break;
-    end = next + 1;
-  }
-  await truncate(path, end);
-}
-
 /** What was not finite in a step that was skipped; steps are counted from 1, as checkpoints are. */
-function skipText({ step, notFinite, lossScale }: StepReport): string {
+function skipText({ step, notFinite, lossScale }: StepEvent): string {
   const { tasks = [], samples = [] } = notFinite ?? {};
   const what = tasks.length ? `the loss of ${tasks.join(", ")} was not finite` : "gradients were not finite";
   const named = [...samples.slice(0, MOST_NAMED), ...(samples.length > MOST_NAMED ? [`${samples.length - MOST_NAMED} more`] : [])]; // prettier-ignore
@@ -173,6 +160,7 @@ export async function train(options: RunOptions): Promise<RunResult> {
   const processor = await readProcessor(source, checkpoint.config);
   const sideFiles = await sideFilesOf(source);
   const unused = await readUnused(checkpoint);
+  const ceiling = options.ceiling ?? (await matmulCeiling(device, config.dtype));
   const about = await codesAbout(checkpoint, false, config.dtype);
   const signal = stop ? { signal: stop } : {};
   const model = await loadModel(checkpoint, { device, dtype: config.dtype, ...signal });
@@ -181,6 +169,7 @@ export async function train(options: RunOptions): Promise<RunResult> {
   const indexes: SourceIndex[] = [];
   let loader: Loader | null = null;
   let codes: CodeCache | null = null;
+  let record: Recorder | null = null;
   try {
     // The data.
     const byTask: Partial<Record<Task, SourceIndex[]>> = {};
@@ -207,17 +196,17 @@ export async function train(options: RunOptions): Promise<RunResult> {
       if (config.ema) await loadTensorsInto(source, EMA_FILE, averages, signal);
       trainer.resume(state.step, state.skipped);
     }
-    await cutLog(join(run.path, LOG), trainer.step);
     const tokens: Partial<Record<Task, number>> = { ...state?.tokens };
     let loaderState = loader.state;
     const save = async (): Promise<string> => {
       const step = trainer.step;
+      const { report: _report, ...trained } = config;
       const content: RunState = {
         step,
         skipped: trainer.skipped,
         loader: loaderState,
         tokens,
-        config,
+        config: trained,
         configHash: configHash(config),
       };
       const fill = async (sink: FolderSink): Promise<void> => {
@@ -228,12 +217,19 @@ export async function train(options: RunOptions): Promise<RunResult> {
       };
       const { every: _, keep, keepEvery } = config.save;
       const saved = await run.save(step, fill, { last: keep, ...(keepEvery && { every: keepEvery }) });
-      if (saved.pruneProblem) onNotice(saved.pruneProblem.message);
+      record?.event("save", basename(saved.path));
+      if (saved.pruneProblem) record?.notice(saved.pruneProblem.message);
       return saved.path;
+    };
+    stop?.throwIfAborted();
+    record = await Recorder.open({ run: run.path, config, device, ceiling, onNotice }, trainer.step, folder);
+    const report = (isEnd: boolean): Promise<void> => {
+      const janus = (): Janus =>
+        new Janus(run.path, checkpoint.config, model, processor, `${run.path}, step ${trainer.step}`);
+      return record!.report(janus, indexes, { isEnd, signal: stop });
     };
 
     // The loop.
-    stop?.throwIfAborted();
     const end = Math.min(config.steps, config.stopAt ?? config.steps);
     let last = newest?.path ?? null;
     let inARow = 0;
@@ -241,25 +237,33 @@ export async function train(options: RunOptions): Promise<RunResult> {
       const started = now();
       const waited = loader.waitingMs;
       const loaded = await loader.next();
-      const report = await trainer.take(loaded.samples);
+      const event = await record.step(() => trainer.take(loaded.samples), loaded.samples, {
+        started,
+        waitingMs: loader.waitingMs - waited,
+      });
       loaderState = loaded.state;
-      for (const [task, { tokens: n }] of Object.entries(report.tasks))
+      for (const [task, { tokens: n }] of Object.entries(event.tasks))
         tokens[task as Task] = (tokens[task as Task] ?? 0) + n;
-      const event = { ...report, waitingMs: loader.waitingMs - waited, ms: now() - started };
       options.onStep?.(event);
-      await appendFile(join(run.path, LOG), `${JSON.stringify(event)}\n`);
-      if (report.skipped) onNotice(skipText(report));
+      if (event.skipped) record.notice(skipText(event), "skip");
       // Gradients that left the range of f16 under a loss scale that can still fall are how that scale is found.
-      const isSearch = report.skipped && !report.notFinite?.tasks.length && (report.lossScale ?? 1) > 1;
-      if (!isSearch) inARow = report.skipped ? inARow + 1 : 0;
+      const isSearch = event.skipped && !event.notFinite?.tasks.length && (event.lossScale ?? 1) > 1;
+      if (!isSearch) inARow = event.skipped ? inARow + 1 : 0;
       if (inARow >= MOST_SKIPPED)
         throw new TrainingError(
-          `${skipText(report)}; ${inARow} steps in a row: the run ends. Lower the learning rate, or look at these samples`,
+          `${skipText(event)}; ${inARow} steps in a row: the run ends. Lower the learning rate, or look at these samples`,
         );
       if (trainer.step % config.save.every === 0 || trainer.step === end) last = await save();
+      if (trainer.step < end && !stop?.aborted) await report(false);
     }
     if (last === null || basename(last) !== basename(run.folder(trainer.step))) last = await save();
-    return { steps: trainer.step, checkpoint: last, stopped: trainer.step < end };
+    const stopped = trainer.step < end;
+    record.event(stopped ? "stop" : "end", `${trainer.step} steps are done`);
+    await report(true);
+    return { steps: trainer.step, checkpoint: last, stopped };
+  } catch (error) {
+    await record?.failed(error);
+    throw error;
   } finally {
     await loader?.dispose();
     await codes?.close();

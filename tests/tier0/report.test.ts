@@ -127,7 +127,20 @@ describe("charts", () => {
     const points = Array.from({ length: 60 }, (_, i) => [i, i === 7 ? 0 : i === 9 ? -1 : 10 ** (i % 3)] as const);
     const svg = await lineChart({ title: "t", scale: "log", series: [{ name: "a", colour: "#123456", points }] });
     expect(pathOf(svg, "#123456", 2)).toHaveLength(58);
+    const none = await lineChart({ title: "t", scale: "log", series: [{ name: "a", points: [[1, 0]] }] });
+    expect(none.text).toMatch(/no values yet/);
     expect(svg.text).not.toMatch(/NaN|Infinity/);
+  });
+
+  it("on a log scale are linear where the values do not differ tenfold", async () => {
+    const middle = async (low: number, high: number): Promise<number> => {
+      const points = Array.from({ length: 31 }, (_, i) => [i, [low, (low + high) / 2, high][i % 3]!] as const);
+      const svg = await lineChart({ title: "t", scale: "log", height: 100, series: [{ name: "a", colour: "#123456", points }] }); // prettier-ignore
+      const [bottom, halfWay] = pathOf(svg, "#123456", 2).map(([, y]) => y!);
+      return halfWay! / bottom!;
+    };
+    expect(await middle(1, 9)).toBeCloseTo(1 - 4 / 8, 1);
+    expect(await middle(1, 100)).toBeCloseTo(1 - Math.log10(50.5) / 2, 1);
   });
 
   it("of a long run stay small", async () => {

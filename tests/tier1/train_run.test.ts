@@ -1,5 +1,14 @@
 /** A training run as a whole: from files to a checkpoint that is a model, stopped and gone on with bit for bit, refused when it is another run. */
-import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import {
+  appendFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
@@ -10,15 +19,16 @@ import { openCheckpoint } from "../../model/checkpoint/checkpoint.ts";
 import type { Checkpoint } from "../../model/checkpoint/checkpoint.ts";
 import { readSafetensors } from "../../model/checkpoint/safetensors.ts";
 import { folderSource, openFile } from "../../model/node/files.ts";
-import { Janus, encodePng } from "../../model/node/index.ts";
+import { Janus, encodePng, readPicture } from "../../model/node/index.ts";
 import { checkConfig } from "../../train/config.ts";
 import type { TrainConfig } from "../../train/config.ts";
+import { readEvents } from "../../train/report/index.ts";
+import type { StepEvent } from "../../train/report/index.ts";
 import { RunLockedError } from "../../train/run/errors.ts";
 import { RunFolder } from "../../train/run/run_folder.ts";
 import { TrainingError, train } from "../../train/train.ts";
 import type { RunOptions, RunResult } from "../../train/train.ts";
 import { TRAINED } from "../../train/stages.ts";
-import type { StepReport } from "../../train/trainer.ts";
 import { runCli } from "../cli.ts";
 import { errorOf } from "../gpu.ts";
 
@@ -74,6 +84,7 @@ const settings = (more: Record<string, unknown> = {}): TrainConfig =>
     ratios: { und: 2, text: 1, gen: 3 },
     optimizer: { lr: 1e-3, warmup: 4 },
     save: { every: 100, keep: 5 },
+    report: { every: 0 },
     ...more,
   });
 
@@ -85,19 +96,33 @@ const go = (run: string, config: TrainConfig, more: Partial<RunOptions> = {}): P
     sources: ["und", "text", "gen"].map((task) => ({ path: at("data", `${task}.jsonl`) })),
     cache: at("cache"),
     device,
+    ceiling: 1e9,
     ...more,
   });
 
-type Logged = Omit<StepReport, "ms" | "waitingMs"> & { readonly loss: number | null };
+type Logged = Omit<
+  StepEvent,
+  "ms" | "waitingMs" | "tokensPerSecond" | "imagesPerSecond" | "mfu" | "memoryBytes" | "loss"
+> & {
+  readonly loss: number | null;
+};
 
+/** The log without what depends on the clock and on the device's memory. */
 const losses = (run: string): Logged[] =>
   readFileSync(at(run, "log.jsonl"), "utf8")
     .trim()
     .split("\n")
     .map((line) => {
-      const { ms: _, waitingMs: __, ...rest } = JSON.parse(line) as Logged & { ms: number; waitingMs: number };
+      const { ms: _a, waitingMs: _b, tokensPerSecond: _c, imagesPerSecond: _d, mfu: _e, memoryBytes: _f, ...rest } = JSON.parse(line) as StepEvent; // prettier-ignore
       return rest;
     });
+
+function expectEqualFiles(a: string, b: string): void {
+  const files = readdirSync(a).sort();
+  expect(readdirSync(b).sort()).toEqual(files);
+  for (const name of files)
+    expect(Buffer.compare(readFileSync(join(a, name)), readFileSync(join(b, name))), name).toBe(0);
+}
 
 it.each([
   [1, 1, false, "bf16", { ema: { decay: 0.9 } }],
@@ -117,9 +142,7 @@ it.each([
     expect([broken.steps, broken.stopped]).toEqual([3, true]);
     const resumed = await go(`broken${stage}`, config);
     expect([resumed.steps, resumed.stopped]).toEqual([6, false]);
-    const files = readdirSync(straight.checkpoint).sort();
-    expect(files).toEqual(readdirSync(resumed.checkpoint).sort());
-    expect(files).toEqual(
+    expect(readdirSync(straight.checkpoint)).toEqual(
       expect.arrayContaining([
         "MANIFEST.json",
         "config.json",
@@ -130,11 +153,7 @@ it.each([
         ...("ema" in more ? ["ema.safetensors"] : []),
       ]),
     );
-    for (const name of files)
-      expect(
-        Buffer.compare(readFileSync(join(straight.checkpoint, name)), readFileSync(join(resumed.checkpoint, name))),
-        name,
-      ).toBe(0);
+    expectEqualFiles(straight.checkpoint, resumed.checkpoint);
     expect(losses(`broken${stage}`)).toEqual(losses(`straight${stage}`));
     // The scale moved before and after the stop.
     const scales = losses(`straight${stage}`).map(({ lossScale }) => lossScale);
@@ -218,4 +237,95 @@ it("the loss falls", async () => {
   await go("long", settings({ steps: 30, optimizer: { lr: 3e-3, warmup: 3 }, microRows: 4 }));
   const curve = losses("long") as { loss: number }[];
   expect(curve.at(-1)!.loss).toBeLessThan(curve[0]!.loss * 0.7);
+});
+
+it("a run with samples and a report trains the same bits as one without, and its folder holds what the page shows", async () => {
+  const config = { steps: 4, recompute: true, microRows: 2, save: { every: 2, keep: 5 } };
+  const live = device.pool.stats.liveBytes;
+  const plain = await go("plain", settings(config));
+  const prompts = ["a red square", "a <b>blue</b> square"];
+  const notices: string[] = [];
+  const report = { every: 1, sampleEvery: 2, prompts, seed: 5, reconstructions: 2 };
+  const shown = await go("shown", settings({ ...config, report }), {
+    onNotice: (message) => notices.push(message),
+    onStep: ({ step }) => step > 0 && expect(readFileSync(at("shown", "report.html"), "utf8")).toMatch(/"refresh"/),
+  });
+  expect(notices).toEqual([]);
+  expectEqualFiles(plain.checkpoint, shown.checkpoint);
+  expect(losses("shown")).toEqual(losses("plain"));
+  expect(device.pool.stats.liveBytes, device.pool.table()).toBe(live);
+
+  expect(readdirSync(at("shown", "samples")).sort()).toEqual(["reconstructions", "step-00000002", "step-00000004"]);
+  const drawn = await readPicture(at("shown", "samples", "step-00000004", "001.png"));
+  expect(drawn).toMatchObject({ prompt: prompts[1], seed: 5 });
+  using janus = await Janus.fromPretrained(shown.checkpoint, { device });
+  const [again] = await janus.generate(prompts[1]!, { seed: 5 }).images();
+  expect(drawn.tokenIds).toEqual(again!.tokenIds); // the same as the checkpoint's
+
+  const page = readFileSync(at("shown", "report.html"), "utf8");
+  for (const path of [
+    "samples/step-00000002/000.png",
+    "samples/step-00000004/001.png",
+    "samples/reconstructions/001.png",
+  ])
+    expect(page).toContain(readFileSync(at("shown", ...path.split("/"))).toString("base64"));
+  expect(page).toContain("a &lt;b&gt;blue&lt;/b&gt; square");
+  expect(page).toMatch(/4 of 4 steps/);
+  expect(page).not.toMatch(/"refresh"|<script|no values yet/);
+  expect(existsSync(at("plain", "report.html"))).toBe(false);
+  expect((await readEvents(at("shown"))).map(({ kind }) => kind)).toEqual(["start", "save", "save", "end"]);
+  expect((await go("shown", settings(config))).steps).toBe(4); // another report is no other setting
+});
+
+it("the log has each step once, also after steps that were done and not saved", async () => {
+  const config = settings({ save: { every: 2, keep: 5 } });
+  const killed = await errorOf(() =>
+    go("killed", config, {
+      onStep: ({ step }) => {
+        if (step === 4) throw new Error("the power went");
+      },
+    }),
+  );
+  expect(killed.message).toBe("the power went");
+  appendFileSync(at("killed", "log.jsonl"), '{"step":5,"loss":3');
+  appendFileSync(at("killed", "events.jsonl"), '{"time":');
+  await go("killed", config);
+  await go("whole", config);
+  expect(losses("killed")).toEqual(losses("whole"));
+  expect(losses("killed")).toHaveLength(6);
+  const events = await readEvents(at("killed"));
+  expect(events.map(({ kind, step }) => [kind, step])).toEqual([
+    ["start", 0],
+    ["save", 2],
+    ["save", 4],
+    ["error", 5],
+    ["resume", 4],
+    ["save", 6],
+    ["end", 6],
+  ]);
+  expect(events[3]!.text).toBe("the power went");
+  expect(events[4]!.text).toMatch(/done again: 1$/);
+});
+
+it("a report that cannot be written is said and ends nothing", async () => {
+  mkdirSync(at("blocked", "report.html"), { recursive: true });
+  const notices: string[] = [];
+  const { steps } = await go("blocked", settings({ steps: 1, report: { reconstructions: 0 } }), {
+    onNotice: (message) => notices.push(message),
+  });
+  expect(steps).toBe(1);
+  expect(notices).toEqual([expect.stringMatching(/the report could not be written: .*report\.html/)]);
+});
+
+it("without a ceiling that is told, MFU is a part of what this device multiplies", async () => {
+  await go("measured", settings({ steps: 2 }), { ceiling: undefined });
+  const events = readFileSync(at("measured", "log.jsonl"), "utf8").trim().split("\n").map((line) => JSON.parse(line) as StepEvent); // prettier-ignore
+  for (const { mfu, flops, ms, memoryBytes, tokensPerSecond, imagesPerSecond, tokens, padding } of events) {
+    expect(mfu).toBeGreaterThan(0);
+    expect(mfu).toBeLessThan(2); // products of another size, and a machine that others use too
+    expect(flops).toBeGreaterThan(1e8);
+    expect(memoryBytes).toBeGreaterThan(1e6);
+    expect(tokensPerSecond).toBeCloseTo(((tokens - padding) * 1000) / ms, 6);
+    expect(imagesPerSecond).toBeCloseTo((5 * 1000) / ms, 6); // 2 seen, 3 to be drawn
+  }
 });

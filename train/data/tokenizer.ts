@@ -1,6 +1,6 @@
 /** The image tokenizer for training data: its codes from pixels, its weights' hash, and its weights alone from a checkpoint. */
 import { createHash } from "node:crypto";
-import { noGrad, scope, tensor, tensorFromBytes } from "../../engine/index.ts";
+import { noGrad, scope, tensor, tensorFromBytes, withLabel } from "../../engine/index.ts";
 import type { DType, Device, Tensor } from "../../engine/index.ts";
 import type { Checkpoint } from "../../model/checkpoint/checkpoint.ts";
 import { VqModel } from "../../model/vq.ts";
@@ -9,6 +9,8 @@ import type { CodesAbout, EncodeCodes } from "./codes.ts";
 const PREFIX = "model.vqmodel.";
 /** What codes depend on. */
 const ENCODING = ["encoder.", "quant_conv.", "quantize."].map((name) => PREFIX + name);
+/** Label of the launches that compute codes, beside whatever else the device does. */
+export const CODES_LABEL = "codes";
 const CHUNK_BYTES = 4 * 2 ** 20;
 
 /** SHA-256 over names, shapes and all bytes of the weights that codes depend on, in hex: the same for either layout. */
@@ -73,7 +75,7 @@ export function vqEncoder(vq: VqModel, imageSize: number): EncodeCodes {
     for (const [i, picture] of pixels.entries()) all.set(picture, i * 3 * imageSize ** 2);
     const { device } = vq.parameters()[0]!;
     const shape = [pixels.length, 3, imageSize, imageSize];
-    const codes = noGrad(() => scope(() => vq.encode(tensor(all, { shape, device }))));
+    const codes = noGrad(() => withLabel(CODES_LABEL, () => scope(() => vq.encode(tensor(all, { shape, device })))));
     try {
       const ids = Array.from(await codes.data());
       const tokens = ids.length / pixels.length;

@@ -24,7 +24,7 @@ export interface LineChartOptions {
   readonly y?: string;
   readonly series: readonly Series[];
   readonly marks?: readonly Mark[];
-  /** Of y; "log" leaves values out that are not above 0. */
+  /** Of y. "log" leaves values out that are not above 0, and is linear where the others do not differ tenfold. */
   readonly scale?: "linear" | "log";
   /** Of the y axis begins at 0; where the values begin unless told. */
   readonly zero?: boolean;
@@ -69,16 +69,21 @@ export async function lineChart(options: LineChartOptions): Promise<Html> {
     curve: points instanceof Curve ? points : Curve.of(points),
   }));
   const shown = series.filter(({ curve }) => !curve.isEmpty);
-  if (shown.length === 0) return html`<p class="soft">${title}: no values yet</p>`;
-  const rows = (of: (curve: Curve) => readonly (readonly [number, number])[]): object[] =>
+  const rows = (
+    of: (curve: Curve) => readonly (readonly [number, number])[],
+  ): { x: number; y: number; name: string }[] =>
     shown.flatMap(({ name, curve }) =>
       of(curve)
         .filter(([, value]) => scale === "linear" || value > 0)
         .map(([at, value]) => ({ x: at, y: value, name })),
     );
   const line = rows((curve) => (smooth ? curve.smooth() : curve.means()));
+  if (line.length === 0) return html`<p class="soft">${title}: no values yet</p>`;
   const isShort = line.length <= FEW * shown.length;
-  const xs = [...line.map((row) => (row as { x: number }).x), ...marks.map((mark) => mark.x)];
+  const spans = rows((curve) => curve.extremes());
+  const ys = spans.map((row) => row.y);
+  const isLog = scale === "log" && Math.max(...ys) >= 10 * Math.min(...ys);
+  const xs = [...line.map((row) => row.x), ...marks.map((mark) => mark.x)];
   const [from, to] = [Math.min(...xs), Math.max(...xs)];
   const encoding = {
     x: {
@@ -97,7 +102,7 @@ export async function lineChart(options: LineChartOptions): Promise<Html> {
       field: "y",
       type: "quantitative",
       title: y ?? null,
-      scale: scale === "log" ? { type: "log", nice: false } : { zero },
+      scale: isLog ? { type: "log", nice: false } : { zero },
       axis: { tickCount: 5, labelExpr: `datum.value == 0 ? "0" : format(datum.value, ${JSON.stringify(format)})` },
     },
     color: {
@@ -117,7 +122,7 @@ export async function lineChart(options: LineChartOptions): Promise<Html> {
     description: title,
     background: null,
     layer: [
-      ...(isShort || !smooth ? [] : [{ data: { values: rows((curve) => curve.extremes()) }, mark: { type: "line", opacity: 0.35, strokeWidth: 1 }, encoding }]), // prettier-ignore
+      ...(isShort || !smooth ? [] : [{ data: { values: spans }, mark: { type: "line", opacity: 0.35, strokeWidth: 1 }, encoding }]), // prettier-ignore
       {
         data: { values: line },
         mark: { type: "line", strokeWidth: 2, strokeJoin: "round", point: isShort },

@@ -68,9 +68,9 @@ p { margin: 8px 0; max-width: 80ch; overflow-wrap: anywhere; }
 .charts .role-axis-grid line, .charts .role-axis-domain line, .charts .role-axis-tick line { stroke: var(--line); }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; margin: 12px 0; font-variant-numeric: tabular-nums; }
-th, td { padding: 4px 14px 4px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
+th, td { padding: 4px 14px 4px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); overflow-wrap: break-word; }
 th { font-weight: 600; } .right { text-align: right; }
-img { display: block; max-width: 100%; border-radius: 3px; }
+img { display: block; border-radius: 3px; } figure img { max-width: 100%; height: auto; }
 .pictures { display: grid; gap: 16px 12px; margin: 12px 0; justify-content: start; }
 figure { margin: 0; } figcaption { font-size: 13px; margin-top: 4px; overflow-wrap: anywhere; }
 `;

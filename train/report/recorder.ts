@@ -1,0 +1,163 @@
+/** What a training run keeps about itself while it runs: a line a step, events, samples, and the page that shows them. */
+import { now } from "../../engine/index.ts";
+import type { Device } from "../../engine/index.ts";
+import type { RgbImage } from "../../model/image/image.ts";
+import { readImage } from "../../model/node/image_file.ts";
+import type { Janus } from "../../model/pipeline.ts";
+import type { TrainConfig } from "../config.ts";
+import { isBadSample } from "../data/loader.ts";
+import type { SourceIndex } from "../data/index_file.ts";
+import type { Sample } from "../samples.ts";
+import type { StepReport } from "../trainer.ts";
+import { appendEvent, appendStep, cutLog } from "./log.ts";
+import type { RunEvent, StepEvent } from "./log.ts";
+import { RunCurves, runReport } from "./run_report.ts";
+import { drawSamples, readReconstructions, saveReconstructions } from "./samples.ts";
+import { FlopMeter } from "./speed.ts";
+
+/** Seconds after which the browser loads the page of a running run again. */
+const REFRESH = 30;
+
+export interface RecorderOptions {
+  /** Folder of the run. */
+  readonly run: string;
+  readonly config: TrainConfig;
+  readonly device: Device;
+  /** FLOP/s that MFU is a part of. */
+  readonly ceiling: number;
+  readonly onNotice: (message: string) => void;
+}
+
+export class Recorder {
+  private readonly options: RecorderOptions;
+  private readonly curves = new RunCurves();
+  private readonly meter: FlopMeter;
+  private steps: number;
+
+  private constructor(options: RecorderOptions, steps: number) {
+    this.options = options;
+    this.steps = steps;
+    this.meter = new FlopMeter(options.device, options.config.recompute);
+  }
+
+  /**
+   * Goes on with the records of a run that has done `steps` steps (0 for a new one); lines of later steps, which an earlier process had done
+   * but not saved, are cut: they are done again.
+   * @param from what the model is loaded from
+   */
+  static async open(options: RecorderOptions, steps: number, from: string): Promise<Recorder> {
+    const recorder = new Recorder(options, steps);
+    const cut = await cutLog(options.run, steps, (line) => recorder.curves.add(line));
+    if (steps > 0) recorder.curves.mark(steps, "resumed");
+    const again = cut ? `; steps behind it that were not saved and are done again: ${cut}` : "";
+    recorder.append(steps > 0 ? "resume" : "start", `from ${from}${again}`, options.config);
+    return recorder;
+  }
+
+  event(kind: RunEvent["kind"], text: string): void {
+    this.append(kind, text);
+  }
+
+  /** Says something to whoever started the run, and keeps it. */
+  notice(message: string, kind: RunEvent["kind"] = "notice"): void {
+    this.append(kind, message);
+    this.options.onNotice(message);
+  }
+
+  /** Runs a step and writes its line. `loaded` of its samples is when it began and how long it waited for them, ms. */
+  async step(
+    take: () => Promise<StepReport>,
+    samples: readonly Sample[],
+    loaded: { readonly started: number; readonly waitingMs: number },
+  ): Promise<StepEvent> {
+    const { device, ceiling, run } = this.options;
+    let flops = 0;
+    this.meter.start();
+    const report = await take().finally(() => (flops = this.meter.stop()));
+    const ms = now() - loaded.started;
+    const images = samples.reduce((sum, { task, images: seen }) => sum + seen.length + Number(task === "gen"), 0);
+    const event: StepEvent = {
+      ...report,
+      ms,
+      waitingMs: loaded.waitingMs,
+      tokensPerSecond: ((report.tokens - report.padding) * 1000) / ms,
+      imagesPerSecond: (images * 1000) / ms,
+      flops,
+      mfu: (flops * 1000) / ms / ceiling,
+      memoryBytes: device.pool.stats.reservedBytes,
+    };
+    this.steps = report.step + 1;
+    this.curves.add(event);
+    await appendStep(run, event);
+    return event;
+  }
+
+  /**
+   * Draws samples and writes the page, where they are due after the last step; at the end of the run both are. What goes wrong is said and
+   * ends nothing: a run does not stop for its report.
+   * @param janus of the model in training; asked for where pictures are made
+   * @param sources whose first pictures are reconstructed, once
+   */
+  async report(
+    janus: () => Janus,
+    sources: readonly SourceIndex[],
+    { isEnd, signal }: { readonly isEnd: boolean; readonly signal?: AbortSignal | undefined },
+  ): Promise<void> {
+    const { run, config } = this.options;
+    const { every, sampleEvery = every, reconstructions, ...how } = config.report;
+    const isSampled = how.prompts.length > 0 && (isEnd || this.steps % sampleEvery === 0);
+    if (every === 0 || !(isEnd || isSampled || this.steps % every === 0)) return;
+    try {
+      if (isSampled) await drawSamples(janus(), run, this.steps, { ...how, ...(signal && { signal }) });
+      if (reconstructions > 0 && (await readReconstructions(run)).length === 0) {
+        const images = await firstPictures(sources, reconstructions);
+        if (images.length) await saveReconstructions(janus(), run, images);
+      }
+    } catch (error) {
+      if (!signal?.aborted) this.notice(`no pictures for the report: ${messageOf(error)}`);
+    }
+    try {
+      await this.write(isEnd);
+    } catch (error) {
+      this.notice(`the report could not be written: ${messageOf(error)}`);
+    }
+  }
+
+  /** Notes why the run ended before its time, on the page too. Never throws: the error that is on its way counts. */
+  async failed(error: unknown): Promise<void> {
+    try {
+      this.append("error", messageOf(error));
+      if (this.options.config.report.every > 0) await this.write(true);
+    } catch {
+      // the disk, most likely, and the error on its way says so
+    }
+  }
+
+  private async write(isEnd: boolean): Promise<void> {
+    await runReport(this.options.run, { curves: this.curves, ...(!isEnd && { refresh: REFRESH }) });
+  }
+
+  private append(kind: RunEvent["kind"], text: string, config?: TrainConfig): void {
+    const event: RunEvent = { time: new Date().toISOString(), step: this.steps, kind, text, ...(config && { config }) };
+    appendEvent(this.options.run, event);
+  }
+}
+
+const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
+
+/** The first pictures that are to be drawn; those that cannot be read are passed over. */
+async function firstPictures(sources: readonly SourceIndex[], most: number): Promise<RgbImage[]> {
+  const images: RgbImage[] = [];
+  for (const source of sources) {
+    if (source.task !== "gen") continue;
+    for (let i = 0; i < Math.min(source.count, 2 * most) && images.length < most; i++) {
+      try {
+        const raw = await source.read(i);
+        if (raw.task === "gen") images.push(await readImage(raw.image));
+      } catch (error) {
+        if (!isBadSample(error)) throw error;
+      }
+    }
+  }
+  return images;
+}
