@@ -12,6 +12,7 @@ import type { JanusConfig } from "../model/config.ts";
 import { JanusForConditionalGeneration } from "../model/janus.ts";
 import type { TrainConfig } from "./config.ts";
 import { ENCODED_AT_ONCE } from "./data/codes.ts";
+import { CODES_LABEL } from "./data/tokenizer.ts";
 import { IGNORE, TASKS, imageSample, textSample } from "./samples.ts";
 import type { Sample, Task } from "./samples.ts";
 import { Trainer } from "./trainer.ts";
@@ -158,7 +159,7 @@ async function countStep(
     let gradients = 0;
     const work = { launches: 0, flops: 0, bytes: 0 };
     const watch = (launch?: Launch): void => {
-      if (launch && !launch.label.startsWith(CODES)) {
+      if (launch && !launch.label.startsWith(CODES_LABEL)) {
         work.launches++;
         work.flops += launch.cost?.flops ?? 0;
         work.bytes += launch.cost?.bytes ?? 0;
@@ -197,9 +198,6 @@ async function countStep(
   }
 }
 
-/** Label of the launches that make codes of pictures. */
-const CODES = "codes";
-
 /**
  * Launches a step and, while its gradients are alive, what a run may launch between the rows of a step: the image tokenizer, over as many
  * pictures as the loader gives it at once. The caller disposes the losses.
@@ -214,7 +212,7 @@ export async function launchStep(
   if (pictures) {
     const shape = [Math.min(ENCODED_AT_ONCE, pictures), 3, vq.imageSize, vq.imageSize];
     const { device } = trainer.model.lm_head.weight;
-    withLabel(CODES, () =>
+    withLabel(CODES_LABEL, () =>
       noGrad(() => scope(() => void trainer.model.model.vqmodel.encode(full(shape, 0.1, { device })))),
     );
   }
