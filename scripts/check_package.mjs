@@ -27,6 +27,8 @@ if (sum !== 30) throw new Error("1 + 4 + 9 + 16 gave " + String(sum));
 // In Node the entry also reads files; browsers get the one above.
 const nodeOnly = `
 import { Janus } from "janus-webgpu";
+import { loadConfig, train } from "janus-webgpu/train";
+if (typeof train !== "function" || loadConfig("stage3").stage !== 3) throw new Error("janus-webgpu/train does not train");
 if (typeof Janus.fromPretrained !== "function") throw new Error("the entry for Node has no Janus.fromPretrained");
 `;
 
