@@ -34,6 +34,13 @@ describe("presets", () => {
     ]);
     expect(learningRate(loadConfig("stage3"), 0)).toBe(4e-5);
   });
+
+  it("cool down over the last steps where that is asked for", () => {
+    const config = loadConfig("stage3", ["steps=10", "optimizer.lr=1", "optimizer.cooldown=3"]);
+    expect([0, 6, 7, 8, 9].map((step) => learningRate(config, step))).toEqual([1, 1, 0.75, 0.5, 0.25]);
+    const both = loadConfig("stage3", ["steps=4", "optimizer.lr=1", "optimizer.warmup=4", "optimizer.cooldown=1"]);
+    expect([0, 1, 2, 3].map((step) => learningRate(both, step))).toEqual([0.25, 0.5, 0.75, 0.5]);
+  });
 });
 
 describe("changes", () => {
