@@ -15,6 +15,7 @@ import {
   quantize,
   square,
   sub,
+  sum,
   uniform,
 } from "../kernels/index.ts";
 import type { VqModel } from "../model/vq.ts";
@@ -106,8 +107,9 @@ export class VqTraining {
   }
 
   /**
-   * Moves the codes that have not been used since the last call to vectors drawn from `vectors` [M, D], and starts to count anew. The moments
-   * of moved codes are set to zero. Call it every few hundred steps.
+   * Moves the codes that have not been used since the last call to vectors drawn from `vectors` [M, D], and starts to count anew. A vector is
+   * drawn by the square of its distance from its code (as in k-means++), so codes go where they are missed, not where vectors are many. The
+   * moments of moved codes are set to zero. Call it every few dozen steps.
    */
   async reseed(vectors: Tensor): Promise<VqUsage> {
     const total = this.counts.reduce((a, b) => a + b, 0);
@@ -126,12 +128,23 @@ export class VqTraining {
   }
 
   private async move(dead: readonly number[], vectors: Tensor): Promise<void> {
+    const codebook = this.vq.quantize.embedding.weight.detach();
     this.generator.setStep(this.reseeds++);
-    const draws = scope(() =>
-      uniform([dead.length], 0, vectors.dim(0), { generator: this.generator, device: this.device }),
-    );
-    const picks = Int32Array.from(await draws.data(), (x) => Math.min(vectors.dim(0) - 1, Math.floor(x)));
+    const [draws, errors] = scope(() => {
+      const codes = indexSelect(codebook, 0, codebookLookup(vectors, codebook).indices);
+      return [
+        uniform([dead.length], 0, 1, { generator: this.generator, device: this.device }),
+        sum(square(sub(l2Normalize(vectors), l2Normalize(codes))), 1),
+      ] as const;
+    });
+    const upTo = Float64Array.from(await errors.data()); // sums of the errors up to each vector, itself included
+    for (let i = 1; i < upTo.length; i++) upTo[i]! += upTo[i - 1]!;
+    const picks = Int32Array.from(await draws.data(), (x) => {
+      const at = upTo.findIndex((edge) => x * upTo.at(-1)! < edge);
+      return at < 0 ? upTo.length - 1 : at; // all errors are 0
+    });
     draws.dispose();
+    errors.dispose();
     const moments = this.optimizer.stateDict();
     scope(() => {
       const fresh = l2Normalize(indexSelect(vectors, 0, tensor(picks, { device: this.device })));
