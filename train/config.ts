@@ -186,7 +186,13 @@ export function withChanges(
         throw new TrainConfigError(`--set ${change}: ${key} holds a value, not keys`);
       open = next as Record<string, unknown>;
     }
-    open[keys.at(-1)!] = parse(change.slice(at + 1)) as unknown;
+    try {
+      open[keys.at(-1)!] = parse(change.slice(at + 1)) as unknown;
+    } catch (error) {
+      throw new TrainConfigError(
+        `--set ${change}: the value is not YAML: ${error instanceof Error ? error.message : String(error)}`,
+      );
+    }
   }
   return changed;
 }

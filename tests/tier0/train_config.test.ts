@@ -70,6 +70,11 @@ describe("changes", () => {
     ["no task", ["ratios.und=0", "ratios.text=0", "ratios.gen=0"], /ratios: at least one/],
     ["no equals sign", ["optimizer.lr"], /write key=value/],
     ["keys below a value", ["steps.x=1"], /steps holds a value/],
+    [
+      "a value that is no YAML",
+      ["report.prompts=[a corgi"],
+      /^--set report\.prompts=\[a corgi: the value is not YAML: /,
+    ],
   ];
   it.each(refused)("%s is refused with its path", (_, changes, message) => {
     expect(() => loadConfig("stage3", changes)).toThrow(TrainConfigError);
