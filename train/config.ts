@@ -14,7 +14,7 @@ const whole = (min: number): z.ZodNumber => z.number().int().min(min);
 const ratio = z.number().int().min(0);
 const weight = z.number().min(0);
 
-const schema = z.strictObject({
+const fields = z.strictObject({
   /** What trains: 1 adaptors and image head, 2 all but SigLIP, 3 SigLIP too. The image tokenizer never does. */
   stage: z.union([z.literal(1), z.literal(2), z.literal(3)]),
   /** Samples of a step, over all accumulation. */
@@ -81,6 +81,11 @@ const schema = z.strictObject({
       reconstructions: whole(0).default(4),
     })
     .prefault({}),
+});
+
+const schema = fields.refine(({ stage, ratios }) => stage > 1 || ratios.und + ratios.gen > 0, {
+  path: ["ratios"],
+  message: "stage 1 learns nothing from texts alone; und or gen must be above 0",
 });
 
 export type TrainConfig = z.infer<typeof schema>;
