@@ -52,7 +52,7 @@ const fields = z.strictObject({
   /** Of the losses where `dtype` is f16, in the words of PyTorch's GradScaler. */
   lossScaling: z
     .strictObject({
-      initScale: z.number().min(1).default(65536),
+      initScale: z.number().min(1).max(1e38).default(65536),
       growthFactor: z.number().min(1).default(2),
       backoffFactor: z.number().gt(0).max(1).default(0.5),
       growthInterval: whole(1).default(2000),

@@ -233,6 +233,7 @@ export async function train(options: RunOptions): Promise<RunResult> {
     const end = Math.min(config.steps, config.stopAt ?? config.steps);
     let last = newest?.path ?? null;
     let inARow = 0;
+    let lossScale = Infinity;
     while (trainer.step < end && !stop?.aborted) {
       const started = now();
       const waited = loader.waitingMs;
@@ -246,8 +247,10 @@ export async function train(options: RunOptions): Promise<RunResult> {
         tokens[task as Task] = (tokens[task as Task] ?? 0) + n;
       options.onStep?.(event);
       if (event.skipped) record.notice(skipText(event), "skip");
-      // Gradients that left the range of f16 under a loss scale that can still fall are how that scale is found.
-      const isSearch = event.skipped && !event.notFinite?.tasks.length && (event.lossScale ?? 1) > 1;
+      // Gradients that left the range of f16 under a loss scale that could still fall are how that scale is found.
+      const hasFallen = event.lossScale !== undefined && event.lossScale < lossScale;
+      lossScale = event.lossScale ?? lossScale;
+      const isSearch = event.skipped && !event.notFinite?.tasks.length && hasFallen;
       if (!isSearch) inARow = event.skipped ? inARow + 1 : 0;
       if (inARow >= MOST_SKIPPED)
         throw new TrainingError(

@@ -200,12 +200,15 @@ it("three steps in a row whose loss is not finite end the run, each with a notic
 });
 
 it("f16 looks for its loss scale without ending the run, until there is none left to try", async () => {
-  const search = (initScale: number): TrainConfig =>
-    settings({ dtype: "f16", steps: 5, lossScaling: { initScale }, stage: 1 });
+  const search = (initScale: number, backoffFactor = 0.5): TrainConfig =>
+    settings({ dtype: "f16", steps: 5, lossScaling: { initScale, backoffFactor }, stage: 1 });
   expect((await go("search", search(2 ** 100))).steps).toBe(5);
   expect(losses("search").map(({ skipped, lossScale }) => [skipped, lossScale])).toEqual(
     [99, 98, 97, 96, 95].map((power) => [true, 2 ** power]),
   );
+  const error = await errorOf(() => go("stuck", search(2 ** 100, 1)));
+  expect(error).toBeInstanceOf(TrainingError);
+  expect(error.message).toMatch(/^step 4: gradients were not finite .*; 3 steps in a row: the run ends/);
 });
 
 it("averages of the weights are exported in their place", async () => {
