@@ -24,7 +24,7 @@ import { checkConfig } from "../../train/config.ts";
 import type { TrainConfig } from "../../train/config.ts";
 import { readEvents } from "../../train/report/index.ts";
 import type { StepEvent } from "../../train/report/index.ts";
-import { RunLockedError } from "../../train/run/errors.ts";
+import { RunFolderError, RunLockedError } from "../../train/run/errors.ts";
 import { RunFolder } from "../../train/run/run_folder.ts";
 import { TrainingError, train } from "../../train/train.ts";
 import type { RunOptions, RunResult } from "../../train/train.ts";
@@ -178,6 +178,37 @@ it("a checkpoint is a model; another run's settings, and a second trainer, are r
   await held.close();
   expect((await go("short", settings({ steps: 3 }))).steps).toBe(3); // more steps are no other settings
   expect(device.pool.stats.liveBytes, device.pool.table()).toBe(live);
+});
+
+it("a run is not begun anew where its checkpoints are damaged: it is refused, and its log stays", async () => {
+  const config = settings({ steps: 2, save: { every: 1, keep: 2 } });
+  await go("hurt", config);
+  const hurt = (step: string): void => appendFileSync(at("hurt", step, "model.safetensors"), "x");
+  hurt("step-00000002");
+  const notices: string[] = [];
+  await go("hurt", config, { onNotice: (message) => notices.push(message) });
+  expect(notices).toEqual([expect.stringMatching(/step-00000002 is damaged: model.*; it is passed over$/), expect.stringMatching(/step-00000002 was damaged and is replaced/)]); // prettier-ignore
+  for (const step of ["step-00000001", "step-00000002"]) hurt(step);
+  const log = readFileSync(at("hurt", "log.jsonl"), "utf8");
+  const error = await errorOf(() => go("hurt", config));
+  expect(error).toBeInstanceOf(RunFolderError);
+  expect(error.message).toMatch(
+    /hurt has no checkpoint that is whole; .*\n.*step-00000002 is damaged: .*\n.*step-00000001/,
+  );
+  expect(readFileSync(at("hurt", "log.jsonl"), "utf8")).toBe(log);
+});
+
+it("data that is not there is said before the model is loaded; a signal ends the wait for the checks of checkpoints", async () => {
+  device.pool.resetPeak();
+  const live = device.pool.stats.liveBytes;
+  const error = await errorOf(() => go("nothing", settings(), { sources: [{ path: at("data", "missing.jsonl") }] }));
+  expect(error.message).toMatch(/missing\.jsonl does not exist/);
+  expect(device.pool.stats.peakBytes).toBe(live);
+  await go("checked", settings({ steps: 1 }));
+  device.pool.resetPeak();
+  const stop = AbortSignal.abort(new Error("stopped at once"));
+  const stopped = await errorOf(() => go("checked", settings({ steps: 1 }), { stop, onNotice: expect.unreachable }));
+  expect([stopped.message, device.pool.stats.peakBytes]).toEqual(["stopped at once", live]);
 });
 
 it("three steps in a row whose loss is not finite end the run, each with a notice; the weights are those before them", async () => {
