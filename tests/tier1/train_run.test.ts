@@ -351,6 +351,15 @@ it("a report that cannot be written is said and ends nothing", async () => {
   expect(notices).toEqual([expect.stringMatching(/the report could not be written: .*report\.html/)]);
 });
 
+it("a prompt that cannot be drawn is said, and the rest of the report is there", async () => {
+  const notices: string[] = [];
+  const report = { prompts: ["red ".repeat(2000)], reconstructions: 1 };
+  await go("prompt", settings({ steps: 1, report }), { onNotice: (message) => notices.push(message) });
+  expect(notices).toEqual([expect.stringMatching(/no pictures for the report: the prompt has \d+ tokens/)]);
+  expect(readdirSync(at("prompt", "samples", "reconstructions"))).toEqual(["000-original.png", "000.png"]);
+  expect(readFileSync(at("prompt", "report.html"), "utf8")).toMatch(/the prompt has \d+ tokens/);
+});
+
 it("without a ceiling that is told, MFU is a part of what this device multiplies", async () => {
   await go("measured", settings({ steps: 2 }), { ceiling: undefined });
   const events = readFileSync(at("measured", "log.jsonl"), "utf8").trim().split("\n").map((line) => JSON.parse(line) as StepEvent); // prettier-ignore
