@@ -37,7 +37,7 @@ const fields = z.strictObject({
     cooldown: whole(0).default(0),
     beta1: z.number().gt(0).lt(1).default(0.9),
     beta2: z.number().gt(0).lt(1).default(0.95),
-    epsilon: z.number().positive().default(1e-8),
+    epsilon: z.number().min(1e-37).default(1e-8),
     weightDecay: z.number().min(0).default(0),
     clip: z.number().positive().default(1),
   }),

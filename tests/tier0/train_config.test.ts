@@ -60,6 +60,7 @@ describe("changes", () => {
   const refused: [string, string[], RegExp][] = [
     ["a loss scale below 1", ["lossScaling.initScale=0.5"], /lossScaling\.initScale: /],
     ["a loss scale that f32 does not hold", ["lossScaling.initScale=1e39"], /lossScaling\.initScale: /],
+    ["an epsilon that is 0 in f32", ["optimizer.epsilon=1e-50"], /optimizer\.epsilon: /],
     ["an average that never moves", ["ema.decay=1"], /ema\.decay: /],
     ["an unknown key at the top", ["optimiser.lr=1"], /optimiser is not known; did you mean optimizer\?/],
     ["an unknown key below", ["optimizer.learningrate=1"], /optimizer\.learningrate is not known; known: lr, warmup/],
