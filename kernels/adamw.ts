@@ -111,7 +111,7 @@ export function adamwStep(tensors: AdamWTensors, state: Tensor, settings: AdamWS
   const { master, m, v, grad, copy = null, ema = null } = tensors;
   checkTensors("adamwStep", master, m, v, grad, copy, ema, state);
   const { beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weightDecay = 0, emaDecay = 0 } = settings;
-  if (!(epsilon > 0) || !(weightDecay >= 0)) throw new ArgumentError(`adamwStep: ε ${epsilon}, weight decay ${weightDecay}; ε > 0, decay ≥ 0`);
+  if (!(epsilon >= 1e-37) || !(weightDecay >= 0)) throw new ArgumentError(`adamwStep: ε ${epsilon}, weight decay ${weightDecay}; ε ≥ 1e-37 (less is 0 in f32), decay ≥ 0`);
   if (!(emaDecay >= 0 && emaDecay <= 1)) throw new ArgumentError(`adamwStep: decay ${emaDecay} of the moving average; from 0 to 1`);
   for (const t of [master, m, v, grad, ...(ema ? [ema] : [])]) {
     if (t.dtype !== "f32") throw new DTypeError(`adamwStep: ${t} is not f32; only the copy may be of 16 bits`);

@@ -14,7 +14,7 @@ const whole = (min: number): z.ZodNumber => z.number().int().min(min);
 const ratio = z.number().int().min(0);
 const weight = z.number().min(0);
 
-const schema = z.strictObject({
+const fields = z.strictObject({
   /** What trains: 1 adaptors and image head, 2 all but SigLIP, 3 SigLIP too. The image tokenizer never does. */
   stage: z.union([z.literal(1), z.literal(2), z.literal(3)]),
   /** Samples of a step, over all accumulation. */
@@ -37,7 +37,7 @@ const schema = z.strictObject({
     cooldown: whole(0).default(0),
     beta1: z.number().gt(0).lt(1).default(0.9),
     beta2: z.number().gt(0).lt(1).default(0.95),
-    epsilon: z.number().positive().default(1e-8),
+    epsilon: z.number().min(1e-37).default(1e-8),
     weightDecay: z.number().min(0).default(0),
     clip: z.number().positive().default(1),
   }),
@@ -52,7 +52,7 @@ const schema = z.strictObject({
   /** Of the losses where `dtype` is f16, in the words of PyTorch's GradScaler. */
   lossScaling: z
     .strictObject({
-      initScale: z.number().min(1).default(65536),
+      initScale: z.number().min(1).max(1e38).default(65536),
       growthFactor: z.number().min(1).default(2),
       backoffFactor: z.number().gt(0).max(1).default(0.5),
       growthInterval: whole(1).default(2000),
@@ -81,6 +81,11 @@ const schema = z.strictObject({
       reconstructions: whole(0).default(4),
     })
     .prefault({}),
+});
+
+const schema = fields.refine(({ stage, ratios }) => stage > 1 || ratios.und + ratios.gen > 0, {
+  path: ["ratios"],
+  message: "stage 1 learns nothing from texts alone; und or gen must be above 0",
 });
 
 export type TrainConfig = z.infer<typeof schema>;
@@ -186,7 +191,13 @@ export function withChanges(
         throw new TrainConfigError(`--set ${change}: ${key} holds a value, not keys`);
       open = next as Record<string, unknown>;
     }
-    open[keys.at(-1)!] = parse(change.slice(at + 1)) as unknown;
+    try {
+      open[keys.at(-1)!] = parse(change.slice(at + 1)) as unknown;
+    } catch (error) {
+      throw new TrainConfigError(
+        `--set ${change}: the value is not YAML: ${error instanceof Error ? error.message : String(error)}`,
+      );
+    }
   }
   return changed;
 }

@@ -88,8 +88,8 @@ export class AdamW {
     this.rate = checkRate(options.lr);
     const { lossScaling, emaDecay } = options;
     const { initScale: scale = 2 ** 16 } = lossScaling ?? { initScale: 1 };
-    if (!(scale >= 1 && scale < Infinity))
-      throw new ArgumentError(`AdamW: a loss scale of ${scale}; a finite number ≥ 1`);
+    if (!(scale >= 1 && scale <= 1e38))
+      throw new ArgumentError(`AdamW: a loss scale of ${scale}; from 1 to 1e38, which f32 holds`);
     if (emaDecay !== undefined && !(emaDecay > 0 && emaDecay < 1))
       throw new ArgumentError(`AdamW: decay ${emaDecay} of the moving averages; above 0, below 1`);
     this.options = options;

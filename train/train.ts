@@ -29,6 +29,7 @@ import { codesAbout, vqEncoder } from "./data/tokenizer.ts";
 import type { StepEvent } from "./report/log.ts";
 import { Recorder } from "./report/recorder.ts";
 import { matmulCeiling } from "./report/speed.ts";
+import { RunFolderError } from "./run/errors.ts";
 import { loadTensorsInto, saveTensors } from "./run/optimizer_file.ts";
 import { RunFolder } from "./run/run_folder.ts";
 import type { Task } from "./samples.ts";
@@ -150,34 +151,47 @@ export async function train(options: RunOptions): Promise<RunResult> {
   const { config, device, onNotice = () => undefined, stop } = options;
   await using run = await RunFolder.open(options.run, { create: true, onNotice });
 
-  // The model: that of the newest checkpoint that verifies, else the one to begin with.
-  const { newest, skipped: damaged } = await run.newestVerified();
-  for (const { path, problems } of damaged) onNotice(`${path} is damaged and passed over: ${problems.join("; ")}`);
+  // Where it begins: at the newest checkpoint that verifies, else at the model given.
+  const signal = stop ? { signal: stop } : {};
+  const { newest, skipped: damaged } = await run.newestVerified(signal);
+  const damage = damaged.map(({ path, problems }) => `${path} is damaged: ${problems.join("; ")}`);
+  if (!newest && damage.length)
+    throw new RunFolderError(
+      `${run.path} has no checkpoint that is whole; mend one, or train in another folder:\n  ${damage.join("\n  ")}`,
+    );
+  for (const one of damage) onNotice(`${one}; it is passed over`);
   const folder = newest?.path ?? options.model;
   const source = folderSource(folder);
   const checkpoint = await openCheckpoint(source);
-  const state = newest ? await readState(folder, config) : null;
-  const processor = await readProcessor(source, checkpoint.config);
-  const sideFiles = await sideFilesOf(source);
-  const unused = await readUnused(checkpoint);
-  const ceiling = options.ceiling ?? (await matmulCeiling(device, config.dtype));
-  const about = await codesAbout(checkpoint, false, config.dtype);
-  const signal = stop ? { signal: stop } : {};
-  const model = await loadModel(checkpoint, { device, dtype: config.dtype, ...signal });
-  await checkpoint.close();
-  const trainer = new Trainer(model, checkpoint.config, config, processor.tokenizer.specials.pad);
   const indexes: SourceIndex[] = [];
+  const made: { dispose(): void }[] = [];
   let loader: Loader | null = null;
   let codes: CodeCache | null = null;
   let record: Recorder | null = null;
   try {
-    // The data.
+    const state = newest ? await readState(folder, config) : null;
+    const processor = await readProcessor(source, checkpoint.config);
+    const sideFiles = await sideFilesOf(source);
+    const unused = await readUnused(checkpoint);
+
+    // The data, before what takes longer.
     const byTask: Partial<Record<Task, SourceIndex[]>> = {};
     for (const spec of options.sources) {
-      const index = await indexSource(spec, options.cache);
+      const index = await indexSource(spec, options.cache, signal);
       indexes.push(index);
       (byTask[index.task] ??= []).push(index);
     }
+
+    // The model.
+    const ceiling = options.ceiling ?? (await matmulCeiling(device, config.dtype));
+    const about = await codesAbout(checkpoint, false, config.dtype);
+    const model = await loadModel(checkpoint, { device, dtype: config.dtype, ...signal });
+    made.push(model);
+    await checkpoint.close();
+    const trainer = new Trainer(model, checkpoint.config, config, processor.tokenizer.specials.pad);
+    made.unshift(trainer);
+
+    // Its samples.
     codes = await CodeCache.open(options.cache, about);
     const encoder = new Encoder(processor, {
       seed: config.seed,
@@ -233,6 +247,7 @@ export async function train(options: RunOptions): Promise<RunResult> {
     const end = Math.min(config.steps, config.stopAt ?? config.steps);
     let last = newest?.path ?? null;
     let inARow = 0;
+    let lossScale = Infinity;
     while (trainer.step < end && !stop?.aborted) {
       const started = now();
       const waited = loader.waitingMs;
@@ -246,8 +261,10 @@ export async function train(options: RunOptions): Promise<RunResult> {
         tokens[task as Task] = (tokens[task as Task] ?? 0) + n;
       options.onStep?.(event);
       if (event.skipped) record.notice(skipText(event), "skip");
-      // Gradients that left the range of f16 under a loss scale that can still fall are how that scale is found.
-      const isSearch = event.skipped && !event.notFinite?.tasks.length && (event.lossScale ?? 1) > 1;
+      // Gradients that left the range of f16 under a loss scale that could still fall are how that scale is found.
+      const hasFallen = event.lossScale !== undefined && event.lossScale < lossScale;
+      lossScale = event.lossScale ?? lossScale;
+      const isSearch = event.skipped && !event.notFinite?.tasks.length && hasFallen;
       if (!isSearch) inARow = event.skipped ? inARow + 1 : 0;
       if (inARow >= MOST_SKIPPED)
         throw new TrainingError(
@@ -268,7 +285,7 @@ export async function train(options: RunOptions): Promise<RunResult> {
     await loader?.dispose();
     await codes?.close();
     for (const index of indexes) await index.close();
-    trainer.dispose();
-    model.dispose();
+    for (const one of made) one.dispose();
+    await checkpoint.close();
   }
 }

@@ -101,6 +101,7 @@ export class Trainer {
   async take(samples: readonly Sample[]): Promise<StepReport> {
     const { config } = this;
     const { parts, losses, counts, tokens, padding } = await this.accumulate(samples);
+    const { isTrained } = this;
     const lr = this.update(losses);
     const { gradNorm, skipped, scale } = await this.optimizer.report();
     const values = await losses.data();
@@ -127,7 +128,7 @@ export class Trainer {
       loss,
       tasks,
       lr,
-      gradNorm,
+      gradNorm: isTrained ? gradNorm : 0,
       skipped: isSkipped,
       ...(isSkipped && { notFinite }),
       ...(config.dtype === "f16" && { lossScale: scale }),
@@ -171,13 +172,18 @@ export class Trainer {
     };
   }
 
+  /** Whether anything has a gradient: nothing has where stage 1 met only samples without pictures, whose loss hangs on frozen weights alone. */
+  private get isTrained(): boolean {
+    return [...this.trained.values()].some(({ grad }) => grad !== null);
+  }
+
   /**
-   * Launches the optimizer's step on the gradients that have added up, and drops them. Returns the learning rate.
+   * Launches the optimizer's step on the gradients that have added up, if there are any, and drops them. Returns the learning rate.
    * @param losses of `accumulate`: where one is not finite, the step is skipped
    */
   update(losses: Tensor): number {
     const lr = (this.optimizer.lr = learningRate(this.config, this.step));
-    this.optimizer.step(losses);
+    if (this.isTrained) this.optimizer.step(losses);
     zeroGradients(this.trained.values());
     return lr;
   }

@@ -66,6 +66,8 @@ describe("changes", () => {
 
   const refused: [string, string[], RegExp][] = [
     ["a loss scale below 1", ["lossScaling.initScale=0.5"], /lossScaling\.initScale: /],
+    ["a loss scale that f32 does not hold", ["lossScaling.initScale=1e39"], /lossScaling\.initScale: /],
+    ["an epsilon that is 0 in f32", ["optimizer.epsilon=1e-50"], /optimizer\.epsilon: /],
     ["an average that never moves", ["ema.decay=1"], /ema\.decay: /],
     ["an unknown key at the top", ["optimiser.lr=1"], /optimiser is not known; did you mean optimizer\?/],
     ["an unknown key below", ["optimizer.learningrate=1"], /optimizer\.learningrate is not known; known: lr, warmup/],
@@ -76,7 +78,13 @@ describe("changes", () => {
     ["a stage that is none", ["stage=4"], /stage: /],
     ["no task", ["ratios.und=0", "ratios.text=0", "ratios.gen=0"], /ratios: at least one/],
     ["no equals sign", ["optimizer.lr"], /write key=value/],
+    ["a stage that learns nothing", ["stage=1", "ratios.und=0", "ratios.gen=0"], /ratios: stage 1 learns nothing/],
     ["keys below a value", ["steps.x=1"], /steps holds a value/],
+    [
+      "a value that is no YAML",
+      ["report.prompts=[a corgi"],
+      /^--set report\.prompts=\[a corgi: the value is not YAML: /,
+    ],
   ];
   it.each(refused)("%s is refused with its path", (_, changes, message) => {
     expect(() => loadConfig("stage3", changes)).toThrow(TrainConfigError);

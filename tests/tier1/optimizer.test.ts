@@ -401,6 +401,7 @@ describe("AdamW", () => {
     optimizer.dispose();
     using state = F.adamwState(1, { device });
     expect(() => F.adamwStep({ master: p, m: p, v: other, grad: p }, state)).toThrow(/one shape/);
+    expect(() => F.adamwStep({ master: p, m: p, v: p, grad: p }, state, { epsilon: 1e-50 })).toThrow(/0 in f32/);
     expect(() => F.adamwStep({ master: half, m: p, v: p, grad: p }, state)).toThrow(/not f32/);
     expect(() => F.adamwStep({ master: p, m: p, v: p, grad: p, copy: other }, state)).toThrow(/f16 or bf16/);
     expect(() => F.adamwStep({ master: p, m: p, v: p, grad: p, ema: other }, state)).toThrow(/one shape/);

@@ -24,7 +24,7 @@ import { checkConfig } from "../../train/config.ts";
 import type { TrainConfig } from "../../train/config.ts";
 import { readEvents } from "../../train/report/index.ts";
 import type { StepEvent } from "../../train/report/index.ts";
-import { RunLockedError } from "../../train/run/errors.ts";
+import { RunFolderError, RunLockedError } from "../../train/run/errors.ts";
 import { RunFolder } from "../../train/run/run_folder.ts";
 import { TrainingError, train } from "../../train/train.ts";
 import type { RunOptions, RunResult } from "../../train/train.ts";
@@ -180,6 +180,37 @@ it("a checkpoint is a model; another run's settings, and a second trainer, are r
   expect(device.pool.stats.liveBytes, device.pool.table()).toBe(live);
 });
 
+it("a run is not begun anew where its checkpoints are damaged: it is refused, and its log stays", async () => {
+  const config = settings({ steps: 2, save: { every: 1, keep: 2 } });
+  await go("hurt", config);
+  const hurt = (step: string): void => appendFileSync(at("hurt", step, "model.safetensors"), "x");
+  hurt("step-00000002");
+  const notices: string[] = [];
+  await go("hurt", config, { onNotice: (message) => notices.push(message) });
+  expect(notices).toEqual([expect.stringMatching(/step-00000002 is damaged: model.*; it is passed over$/), expect.stringMatching(/step-00000002 was damaged and is replaced/)]); // prettier-ignore
+  for (const step of ["step-00000001", "step-00000002"]) hurt(step);
+  const log = readFileSync(at("hurt", "log.jsonl"), "utf8");
+  const error = await errorOf(() => go("hurt", config));
+  expect(error).toBeInstanceOf(RunFolderError);
+  expect(error.message).toMatch(
+    /hurt has no checkpoint that is whole; .*\n.*step-00000002 is damaged: .*\n.*step-00000001/,
+  );
+  expect(readFileSync(at("hurt", "log.jsonl"), "utf8")).toBe(log);
+});
+
+it("data that is not there is said before the model is loaded; a signal ends the wait for the checks of checkpoints", async () => {
+  device.pool.resetPeak();
+  const live = device.pool.stats.liveBytes;
+  const error = await errorOf(() => go("nothing", settings(), { sources: [{ path: at("data", "missing.jsonl") }] }));
+  expect(error.message).toMatch(/missing\.jsonl does not exist/);
+  expect(device.pool.stats.peakBytes).toBe(live);
+  await go("checked", settings({ steps: 1 }));
+  device.pool.resetPeak();
+  const stop = AbortSignal.abort(new Error("stopped at once"));
+  const stopped = await errorOf(() => go("checked", settings({ steps: 1 }), { stop, onNotice: expect.unreachable }));
+  expect([stopped.message, device.pool.stats.peakBytes]).toEqual(["stopped at once", live]);
+});
+
 it("three steps in a row whose loss is not finite end the run, each with a notice; the weights are those before them", async () => {
   const notices: string[] = [];
   const wild = settings({ optimizer: { lr: 1e38 }, save: { every: 1, keep: 9 } });
@@ -200,12 +231,15 @@ it("three steps in a row whose loss is not finite end the run, each with a notic
 });
 
 it("f16 looks for its loss scale without ending the run, until there is none left to try", async () => {
-  const search = (initScale: number): TrainConfig =>
-    settings({ dtype: "f16", steps: 5, lossScaling: { initScale }, stage: 1 });
+  const search = (initScale: number, backoffFactor = 0.5): TrainConfig =>
+    settings({ dtype: "f16", steps: 5, lossScaling: { initScale, backoffFactor }, stage: 1 });
   expect((await go("search", search(2 ** 100))).steps).toBe(5);
   expect(losses("search").map(({ skipped, lossScale }) => [skipped, lossScale])).toEqual(
     [99, 98, 97, 96, 95].map((power) => [true, 2 ** power]),
   );
+  const error = await errorOf(() => go("stuck", search(2 ** 100, 1)));
+  expect(error).toBeInstanceOf(TrainingError);
+  expect(error.message).toMatch(/^step 4: gradients were not finite .*; 3 steps in a row: the run ends/);
 });
 
 it("averages of the weights are exported in their place", async () => {
@@ -315,6 +349,15 @@ it("a report that cannot be written is said and ends nothing", async () => {
   });
   expect(steps).toBe(1);
   expect(notices).toEqual([expect.stringMatching(/the report could not be written: .*report\.html/)]);
+});
+
+it("a prompt that cannot be drawn is said, and the rest of the report is there", async () => {
+  const notices: string[] = [];
+  const report = { prompts: ["red ".repeat(2000)], reconstructions: 1 };
+  await go("prompt", settings({ steps: 1, report }), { onNotice: (message) => notices.push(message) });
+  expect(notices).toEqual([expect.stringMatching(/no pictures for the report: the prompt has \d+ tokens/)]);
+  expect(readdirSync(at("prompt", "samples", "reconstructions"))).toEqual(["000-original.png", "000.png"]);
+  expect(readFileSync(at("prompt", "report.html"), "utf8")).toMatch(/the prompt has \d+ tokens/);
 });
 
 it("without a ceiling that is told, MFU is a part of what this device multiplies", async () => {

@@ -230,6 +230,19 @@ describe("a step", () => {
     expect(changed(before, await weightsOf(trainer))).toEqual([]);
   });
 
+  it("of stage 1 with nothing but texts changes nothing, not even after a skipped one, and the next goes on", async () => {
+    const trainer = newTrainer({ stage: 1 });
+    const samples = someSamples();
+    const poisoned = samples.map((s) => ({ ...s, images: s.images.map((pixels) => pixels.map(() => NaN)) }));
+    expect((await trainer.take(poisoned)).skipped).toBe(true);
+    const before = await weightsOf(trainer);
+    const { step, gradNorm, skipped, tasks } = await trainer.take(samples.filter(({ task }) => task === "text"));
+    expect([step, gradNorm, skipped, Object.keys(tasks)]).toEqual([1, 0, false, ["text"]]);
+    expect(changed(before, await weightsOf(trainer))).toEqual([]);
+    expect((await trainer.take(samples)).gradNorm).toBeGreaterThan(0);
+    expect(trainer.skipped).toBe(1);
+  });
+
   it("refuses a sample that is longer than a row before it computes", async () => {
     const trainer = newTrainer({ length: 100 });
     await expect(trainer.take(someSamples())).rejects.toThrow(/f has 139 tokens; rows hold 100/);

@@ -107,15 +107,20 @@ export class Recorder {
     const { every, sampleEvery = every, reconstructions, ...how } = config.report;
     const isSampled = how.prompts.length > 0 && (isEnd || this.steps % sampleEvery === 0);
     if (every === 0 || !(isEnd || isSampled || this.steps % every === 0)) return;
-    try {
-      if (isSampled) await drawSamples(janus(), run, this.steps, { ...how, ...(signal && { signal }) });
-      if (reconstructions > 0 && (await readReconstructions(run)).length === 0) {
+    const attempt = async (make: () => Promise<void>): Promise<void> => {
+      try {
+        await make();
+      } catch (error) {
+        if (!signal?.aborted) this.notice(`no pictures for the report: ${messageOf(error)}`);
+      }
+    };
+    if (isSampled) await attempt(() => drawSamples(janus(), run, this.steps, { ...how, ...(signal && { signal }) }));
+    if (reconstructions > 0)
+      await attempt(async () => {
+        if ((await readReconstructions(run)).length > 0) return;
         const images = await firstPictures(sources, reconstructions);
         if (images.length) await saveReconstructions(janus(), run, images);
-      }
-    } catch (error) {
-      if (!signal?.aborted) this.notice(`no pictures for the report: ${messageOf(error)}`);
-    }
+      });
     try {
       await this.write(isEnd);
     } catch (error) {
