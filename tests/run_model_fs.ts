@@ -39,6 +39,8 @@ export class ModelFileSystem implements FileSystem {
   readonly log: Op[] = [];
   readonly root: FolderNode;
   hook: Hook = () => undefined;
+  /** Bytes that are said to be free. */
+  room = Infinity;
   private ids = 1;
 
   constructor(root: FolderNode = { kind: "folder", id: 0, entries: new Map() }) {
@@ -142,6 +144,11 @@ export class ModelFileSystem implements FileSystem {
   async kind(path: string): ReturnType<FileSystem["kind"]> {
     this.hook("kind", path, () => undefined);
     return this.find(path)?.kind ?? null;
+  }
+
+  async freeBytes(path: string): Promise<number> {
+    this.hook("freeBytes", path, () => undefined);
+    return this.room;
   }
 
   private add(path: string, node: Node): void {

@@ -14,7 +14,7 @@ import { loadModel } from "../model/load.ts";
 import { folderSource } from "../model/node/files.ts";
 import { Janus } from "../model/pipeline.ts";
 import { readProcessor } from "../model/processor.ts";
-import { readUnused, saveModel } from "../model/save.ts";
+import { planSave, readUnused, saveModel } from "../model/save.ts";
 import { checkConfig } from "./config.ts";
 import type { TrainConfig } from "./config.ts";
 import { CodeCache } from "./data/codes.ts";
@@ -30,7 +30,9 @@ import type { StepEvent } from "./report/log.ts";
 import { Recorder } from "./report/recorder.ts";
 import { matmulCeiling } from "./report/speed.ts";
 import { RunFolderError } from "./run/errors.ts";
-import { loadTensorsInto, saveTensors } from "./run/optimizer_file.ts";
+import { nodeFileSystem } from "./run/file_system.ts";
+import type { FileSystem } from "./run/file_system.ts";
+import { loadTensorsInto, saveTensors, tensorFileBytes } from "./run/optimizer_file.ts";
 import { RunFolder } from "./run/run_folder.ts";
 import type { Task } from "./samples.ts";
 import { Trainer } from "./trainer.ts";
@@ -55,6 +57,8 @@ export interface RunOptions {
   readonly stop?: AbortSignal;
   /** FLOP/s of the device that MFU is a part of; measured, for about a second, unless told. */
   readonly ceiling?: number;
+  /** Of the run folder; that of this machine unless given. */
+  readonly fileSystem?: FileSystem;
 }
 
 export interface RunResult {
@@ -80,6 +84,8 @@ interface RunState {
 
 const STATE = "state.json";
 const OPTIMIZER = "optimizer.safetensors";
+/** More than the files take that are made at each save: settings, state, manifest. */
+const SMALL_FILES = 2 ** 20;
 /** Steps in a row that are skipped before the run ends. */
 const MOST_SKIPPED = 3;
 /** Samples that a message names; the log has all. */
@@ -146,10 +152,15 @@ function skipText({ step, notFinite, lossScale }: StepEvent): string {
   return `step ${step + 1}: ${what} (${named.join(", ")}); nothing was changed${scale}`;
 }
 
-/** Runs the training to its end, or until `stop`. Throws what readers, sources and devices throw, before the first step where it can. */
+/**
+ * Runs the training to its end, or until `stop`. Throws what readers, sources and devices throw, before the first step where it can: also `FileError`
+ * (ENOSPC) where the disk has no room for a checkpoint. A save that fails (`SaveError`: a disk that has become full, an I/O error) ends the run; it
+ * goes on from the checkpoint before.
+ */
 export async function train(options: RunOptions): Promise<RunResult> {
   const { config, device, onNotice = () => undefined, stop } = options;
-  await using run = await RunFolder.open(options.run, { create: true, onNotice });
+  const { fileSystem = nodeFileSystem } = options;
+  await using run = await RunFolder.open(options.run, { create: true, onNotice, fileSystem });
 
   // Where it begins: at the newest checkpoint that verifies, else at the model given.
   const signal = stop ? { signal: stop } : {};
@@ -212,6 +223,12 @@ export async function train(options: RunOptions): Promise<RunResult> {
     }
     const tokens: Partial<Record<Task, number>> = { ...state?.tokens };
     let loaderState = loader.state;
+    const extras = { sideFiles, unused };
+    const checkpointBytes =
+      (await planSave(model, checkpoint.config, extras)).bytes +
+      tensorFileBytes(trainer.optimizer.stateDict()) +
+      (config.ema ? tensorFileBytes(averages) : 0) +
+      [...sideFiles.values()].reduce((sum, { length }) => sum + length, SMALL_FILES);
     const save = async (): Promise<string> => {
       const step = trainer.step;
       const { report: _report, ...trained } = config;
@@ -224,18 +241,20 @@ export async function train(options: RunOptions): Promise<RunResult> {
         configHash: configHash(config),
       };
       const fill = async (sink: FolderSink): Promise<void> => {
-        await saveModel(model, checkpoint.config, sink, { sideFiles, unused });
+        await saveModel(model, checkpoint.config, sink, extras);
         await saveTensors(sink, OPTIMIZER, trainer.optimizer.stateDict());
         if (config.ema) await saveTensors(sink, EMA_FILE, averages);
         await sink.write(STATE, new TextEncoder().encode(`${JSON.stringify(content, null, 2)}\n`));
       };
       const { every: _, keep, keepEvery } = config.save;
-      const saved = await run.save(step, fill, { last: keep, ...(keepEvery && { every: keepEvery }) });
+      const saved = await run.save(step, fill, { last: keep, ...(keepEvery && { every: keepEvery }) }, checkpointBytes);
       record?.event("save", basename(saved.path));
       if (saved.pruneProblem) record?.notice(saved.pruneProblem.message);
       return saved.path;
     };
     stop?.throwIfAborted();
+    const end = Math.min(config.steps, config.stopAt ?? config.steps);
+    if (trainer.step < end) await run.requireRoom(checkpointBytes);
     record = await Recorder.open({ run: run.path, config, device, ceiling, onNotice }, trainer.step, folder);
     const report = (isEnd: boolean): Promise<void> => {
       const janus = (): Janus =>
@@ -244,7 +263,6 @@ export async function train(options: RunOptions): Promise<RunResult> {
     };
 
     // The loop.
-    const end = Math.min(config.steps, config.stopAt ?? config.steps);
     let last = newest?.path ?? null;
     let inARow = 0;
     let lossScale = Infinity;

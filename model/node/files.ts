@@ -219,12 +219,18 @@ export async function requireNewFolder(path: string): Promise<void> {
   if (entries.length) throw new FileError(`${path} exists and is not empty; name a new folder`, "EEXIST");
 }
 
+/** What this user may still write to the disk of `folder`, bytes; infinite where the file system does not count (some network ones). */
+export async function freeBytes(folder: string): Promise<number> {
+  const { blocks, bavail, bsize } = await named(folder, statfs(folder));
+  return blocks === 0 ? Infinity : bavail * bsize;
+}
+
 /** Throws `FileError` (ENOSPC) when the disk of `folder` has less than `bytes` free. */
-export async function requireRoom(folder: string, bytes: number, path = folder): Promise<void> {
-  const { bavail, bsize } = await named(folder, statfs(folder));
-  if (bavail * bsize < bytes) {
+export async function requireRoom(folder: string, bytes: number, path = folder, free = freeBytes): Promise<void> {
+  const has = await free(folder);
+  if (has < bytes) {
     throw new FileError(
-      `${path} needs ${gigabytes(bytes)}, its disk has ${gigabytes(bavail * bsize)} free; make room or name another folder`,
+      `${path} needs ${gigabytes(bytes)}, its disk has ${gigabytes(has)} free; make room or name another folder`,
       "ENOSPC",
     );
   }

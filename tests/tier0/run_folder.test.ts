@@ -16,8 +16,10 @@ import { createHash } from "node:crypto";
 import { afterAll, describe, expect, it } from "vitest";
 import type { FolderSink } from "../../model/checkpoint/bytes.ts";
 import { ArgumentError } from "../../engine/errors.ts";
+import { FileError } from "../../model/node/files.ts";
 import { Checkpoints } from "../../train/run/checkpoints.ts";
-import { RunFolderError, RunLockedError } from "../../train/run/errors.ts";
+import { RunFolderError, RunLockedError, SaveError, StepExistsError } from "../../train/run/errors.ts";
+import { nodeFileSystem } from "../../train/run/file_system.ts";
 import { isAlive } from "../../train/run/lock.ts";
 import type { LockHolder } from "../../train/run/lock.ts";
 import { encodeManifest, parseManifest, stepName, stepOf } from "../../train/run/manifest.ts";
@@ -79,21 +81,48 @@ describe("saving", () => {
     expect(readdirSync(path)).toEqual(["step-00000020"]);
   });
 
-  it("a step that is there and whole is not written again; one that is damaged is replaced", async () => {
-    const { path, run } = await withSteps([1]);
+  it("a step that is there and whole is refused and kept; one that is damaged is replaced", async () => {
+    const { path, run } = await withSteps([1, 2]);
+    const before = readFileSync(join(path, "step-00000001/state.json"), "utf8");
     let calls = 0;
     const fill = async (sink: FolderSink): Promise<void> => {
       calls++;
       await filling(1)(sink);
     };
-    expect(await run.save(1, fill, { last: 1 })).toMatchObject({ wasThere: true, bytes: 10_000_012, pruned: [] });
-    expect(calls).toBe(0);
+    const error: unknown = await run.save(1, fill, { last: 1 }).catch((thrown: unknown) => thrown);
+    expect(error).toBeInstanceOf(StepExistsError);
+    expect((error as Error).message).toMatch(
+      /step-00000001 is there and whole.*remove those after it or copy it to a new run folder/,
+    );
+    expect([calls, await run.list()]).toEqual([0, [1, 2]]);
     writeFileSync(join(path, "step-00000001/state.json"), `{"step":2}`);
-    expect(await run.save(1, fill, { last: 1 })).toMatchObject({ wasThere: false, bytes: 10_000_012 });
-    expect(calls).toBe(1);
+    expect(await run.save(1, fill, { last: 1 })).toMatchObject({ bytes: 10_000_012 });
+    expect([calls, readFileSync(join(path, "step-00000001/state.json"), "utf8")]).toEqual([1, before]);
     expect(await run.verify(1)).toMatchObject({ verified: true });
-    expect(readdirSync(path).sort()).toEqual([".lock", "step-00000001"]);
+    expect(readdirSync(path).sort()).toEqual([".lock", "step-00000001", "step-00000002"]);
     await run.close();
+  });
+
+  it("a disk without room for what is to be written: a typed error before anything is", async () => {
+    const { path, run } = await withSteps([1]);
+    await run.close();
+    const fileSystem = { ...nodeFileSystem, freeBytes: async (folder: string) => (folder === path ? 999 : Infinity) };
+    const full = await RunFolder.open(path, { fileSystem });
+    const room = await full.requireRoom(1000).catch((thrown: unknown) => thrown);
+    expect(room).toBeInstanceOf(FileError);
+    expect(room).toMatchObject({
+      code: "ENOSPC",
+      message: expect.stringMatching(/needs .* free; make room/) as string,
+    });
+    const never = (): Promise<void> => expect.fail("it is written");
+    const error: unknown = await full.save(2, never, { last: 1 }, 1000).catch((thrown: unknown) => thrown);
+    expect(error).toBeInstanceOf(SaveError);
+    expect(error).toMatchObject({ code: "ENOSPC", step: 2 });
+    expect([await full.list(), (await full.verify(1)).verified]).toEqual([[1], true]);
+    await full.requireRoom(999);
+    await full.save(2, filling(2), { last: 1 }, 999);
+    expect(await full.list()).toEqual([2]);
+    await full.close();
   });
 
   const wrong: [string, (sink: FolderSink) => Promise<void>, RegExp][] = [

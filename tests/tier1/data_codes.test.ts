@@ -5,9 +5,11 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, it } from "vitest";
 import { openCheckpoint } from "../../model/checkpoint/checkpoint.ts";
+import { convertCheckpoint } from "../../model/checkpoint/convert.ts";
 import { folderSource } from "../../model/node/files.ts";
-import { CodeCache, onlineCodes } from "../../train/data/codes.ts";
+import { CodeCache, codesKey, onlineCodes } from "../../train/data/codes.ts";
 import { codesAbout, loadTokenizer, tokenizerHash, vqEncoder } from "../../train/data/tokenizer.ts";
+import { memorySink, sourceOfFiles } from "../checkpoint/tiny.ts";
 import { golden, hasFixtures } from "../fixtures.ts";
 import { useDevice } from "../gpu.ts";
 
@@ -61,5 +63,19 @@ describe.skipIf(!hasFixtures)("codes of the tiny tokenizer", () => {
     }
     expect(hashes[0]).toBe(hashes[1]);
     expect(hashes[0]).toMatch(/^[0-9a-f]{64}$/);
+  });
+
+  it("belong to the numbers that are computed with, in whatever dtype they are stored", async () => {
+    const original = await openCheckpoint(folderSource(fixture("hf"))); // bf16
+    for (const dtype of ["f32", "f16", "bf16"] as const) {
+      const files = memorySink();
+      await convertCheckpoint(original, files, { layout: "hf", dtype });
+      const trained = await openCheckpoint(sourceOfFiles(files.files)); // as a run with this dtype saves it
+      const [before, after] = [await codesAbout(original, false, dtype), await codesAbout(trained, false, dtype)];
+      expect(codesKey(after), dtype).toBe(codesKey(before));
+    }
+    const keys = await Promise.all((["f32", "bf16"] as const).map(async (d) => codesKey(await codesAbout(original, false, d)))); // prettier-ignore
+    expect(keys[0]).not.toBe(keys[1]);
+    await original.close();
   });
 });

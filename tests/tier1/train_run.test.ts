@@ -18,13 +18,15 @@ import { castFloats } from "../../model/checkpoint/cast.ts";
 import { openCheckpoint } from "../../model/checkpoint/checkpoint.ts";
 import type { Checkpoint } from "../../model/checkpoint/checkpoint.ts";
 import { readSafetensors } from "../../model/checkpoint/safetensors.ts";
-import { folderSource, openFile } from "../../model/node/files.ts";
+import { FileError, folderSource, openFile } from "../../model/node/files.ts";
 import { Janus, encodePng, readPicture } from "../../model/node/index.ts";
 import { checkConfig } from "../../train/config.ts";
 import type { TrainConfig } from "../../train/config.ts";
 import { readEvents } from "../../train/report/index.ts";
 import type { StepEvent } from "../../train/report/index.ts";
-import { RunFolderError, RunLockedError } from "../../train/run/errors.ts";
+import { Checkpoints } from "../../train/run/checkpoints.ts";
+import { RunFolderError, RunLockedError, SaveError } from "../../train/run/errors.ts";
+import { nodeFileSystem } from "../../train/run/file_system.ts";
 import { RunFolder } from "../../train/run/run_folder.ts";
 import { TrainingError, train } from "../../train/train.ts";
 import type { RunOptions, RunResult } from "../../train/train.ts";
@@ -240,6 +242,35 @@ it("f16 looks for its loss scale without ending the run, until there is none lef
   const error = await errorOf(() => go("stuck", search(2 ** 100, 1)));
   expect(error).toBeInstanceOf(TrainingError);
   expect(error.message).toMatch(/^step 4: gradients were not finite .*; 3 steps in a row: the run ends/);
+});
+
+it("a disk without room for a checkpoint is refused before the first step; one that fills up ends the run, which goes on later", async () => {
+  const config = settings({ stage: 1, steps: 4, ema: { decay: 0.9 }, save: { every: 2, keep: 1 } });
+  let room = 1000;
+  const steps: number[] = [];
+  const disk: Partial<RunOptions> = {
+    fileSystem: { ...nodeFileSystem, freeBytes: async () => room },
+    onStep: ({ step }) => steps.push(step),
+  };
+  const small = await errorOf(() => go("room", config, disk));
+  expect(small).toBeInstanceOf(FileError);
+  expect(small).toMatchObject({ code: "ENOSPC", message: expect.stringMatching(/room needs .*make room/) as string });
+  expect([steps, readdirSync(at("room"))]).toEqual([[], []]);
+
+  room = Infinity;
+  const full = await errorOf(() => go("room", config, { ...disk, onStep: ({ step }) => step === 2 && (room = 1000) }));
+  expect(full).toBeInstanceOf(SaveError);
+  expect(full).toMatchObject({ code: "ENOSPC", step: 4 });
+  expect(full.message).toMatch(/the checkpoints before it are as they were; make room and save again/);
+  const { bytes, verified } = await new Checkpoints(at("room")).verify(2);
+  expect([verified, readdirSync(at("room")).filter((name) => /step/.test(name))]).toEqual([true, ["step-00000002"]]);
+
+  // What is asked for is what a checkpoint takes.
+  room = bytes;
+  expect(await errorOf(() => go("room", config, disk))).toBeInstanceOf(FileError);
+  room = bytes + 2 ** 20;
+  expect((await go("room", config, disk)).steps).toBe(4);
+  expect(steps).toEqual([2, 3]);
 });
 
 it("averages of the weights are exported in their place", async () => {

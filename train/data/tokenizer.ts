@@ -2,6 +2,8 @@
 import { createHash } from "node:crypto";
 import { noGrad, scope, tensor, tensorFromBytes, withLabel } from "../../engine/index.ts";
 import type { DType, Device, Tensor } from "../../engine/index.ts";
+import { castFloats } from "../../model/checkpoint/cast.ts";
+import type { FloatDType } from "../../model/checkpoint/cast.ts";
 import type { Checkpoint } from "../../model/checkpoint/checkpoint.ts";
 import { VqModel } from "../../model/vq.ts";
 import type { CodesAbout, EncodeCodes } from "./codes.ts";
@@ -13,20 +15,24 @@ const ENCODING = ["encoder.", "quant_conv.", "quantize."].map((name) => PREFIX +
 export const CODES_LABEL = "codes";
 const CHUNK_BYTES = 4 * 2 ** 20;
 
-/** SHA-256 over names, shapes and all bytes of the weights that codes depend on, in hex: the same for either layout. */
-export async function tokenizerHash(checkpoint: Checkpoint, signal?: AbortSignal): Promise<string> {
+/**
+ * SHA-256 over names, shapes and all bytes of the weights that codes depend on, as numbers of `dtype`, in hex: the same for either layout, and
+ * for any checkpoint whose weights are the same numbers on the device. Throws `CheckpointError` for one beyond the range of `dtype`.
+ */
+export async function tokenizerHash(checkpoint: Checkpoint, dtype = storedDType(checkpoint)): Promise<string> {
   const hash = createHash("sha256");
   for (const [name, source] of [...checkpoint.parameters].sort(([a], [b]) => (a < b ? -1 : 1))) {
     if (!ENCODING.some((prefix) => name.startsWith(prefix))) continue;
-    hash.update(`${name} ${source.dtype} ${source.shape.join("x")}\n`);
-    for await (const chunk of checkpoint.chunks(source, CHUNK_BYTES, signal)) hash.update(chunk);
+    hash.update(`${name} ${dtype} ${source.shape.join("x")}\n`);
+    for await (const chunk of checkpoint.chunks(source, CHUNK_BYTES))
+      hash.update(castFloats(chunk, source.dtype as FloatDType, dtype, source.name));
   }
   return hash.digest("hex");
 }
 
 /** Of the tokenizer's weights in the checkpoint. */
-const storedDType = (checkpoint: Checkpoint): DType =>
-  [...checkpoint.parameters].find(([name]) => name.startsWith(PREFIX))![1].dtype as DType;
+const storedDType = (checkpoint: Checkpoint): FloatDType =>
+  [...checkpoint.parameters].find(([name]) => name.startsWith(PREFIX))![1].dtype as FloatDType;
 
 /**
  * What the codes of a checkpoint's tokenizer depend on.
@@ -36,11 +42,11 @@ const storedDType = (checkpoint: Checkpoint): DType =>
 export async function codesAbout(
   checkpoint: Checkpoint,
   plain: boolean,
-  dtype: string = storedDType(checkpoint),
+  dtype = storedDType(checkpoint),
 ): Promise<CodesAbout> {
   const { vq } = checkpoint.config;
   const side = vq.imageSize / 2 ** (vq.multipliers.length - 1);
-  const weights = await tokenizerHash(checkpoint);
+  const weights = await tokenizerHash(checkpoint, dtype);
   return { weights, dtype, imageSize: vq.imageSize, tokens: side * side, codes: vq.codes, plain };
 }
 

@@ -14,6 +14,15 @@ export class RunLockedError extends RunFolderError {
   }
 }
 
+/** A checkpoint of a step that the run has already. It stays as it is; nothing was written. */
+export class StepExistsError extends RunFolderError {
+  readonly step: number;
+  constructor(message: string, step: number) {
+    super(message);
+    this.step = step;
+  }
+}
+
 /** A checkpoint that could not be saved: a full disk, an I/O error. The checkpoints before it are as they were. */
 export class SaveError extends RunFolderError {
   readonly step: number;

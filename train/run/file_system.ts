@@ -7,7 +7,7 @@ import { constants } from "node:fs";
 import { lstat, mkdir, open, readdir, rename, rmdir, unlink } from "node:fs/promises";
 import { join } from "node:path";
 import type { RandomAccess } from "../../model/checkpoint/bytes.ts";
-import { FileError, fileError, openFile } from "../../model/node/files.ts";
+import { FileError, fileError, freeBytes, openFile } from "../../model/node/files.ts";
 
 /** `other`: links, sockets and the like. */
 export type EntryKind = "file" | "folder" | "other";
@@ -41,6 +41,8 @@ export interface FileSystem {
   open(path: string): Promise<RandomAccess>;
   /** Null where there is nothing. Links are not followed. */
   kind(path: string): Promise<EntryKind | null>;
+  /** What this user may still write to the disk of a folder. */
+  freeBytes(folder: string): Promise<number>;
 }
 
 async function named<T>(path: string, work: Promise<T>): Promise<T> {
@@ -105,6 +107,7 @@ export const nodeFileSystem: FileSystem = {
       throw fileError(error, path);
     }
   },
+  freeBytes,
 };
 
 /** Removes a folder and all in it, following no links. */

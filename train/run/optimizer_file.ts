@@ -6,7 +6,7 @@ import { ArgumentError, elementBytes, empty } from "../../engine/index.ts";
 import type { DType, Device, Tensor } from "../../engine/index.ts";
 import type { FileSource, FolderSink, RandomAccess } from "../../model/checkpoint/bytes.ts";
 import { CheckpointError, TensorMismatchError, quote } from "../../model/checkpoint/errors.ts";
-import { readSafetensors, writeSafetensors } from "../../model/checkpoint/safetensors.ts";
+import { layoutSafetensors, readSafetensors, writeSafetensors } from "../../model/checkpoint/safetensors.ts";
 import type { TensorContent } from "../../model/checkpoint/safetensors.ts";
 import { specText } from "../../model/checkpoint/stored.ts";
 import type { StoredTensor } from "../../model/checkpoint/stored.ts";
@@ -17,6 +17,9 @@ const MOST_IN_FLIGHT = 128 * 2 ** 20;
 const DEVICE_DTYPES: readonly string[] = ["f32", "f16", "bf16", "i32", "u32", "u8"] satisfies DType[];
 
 type Tensors = Readonly<Record<string, Tensor>>;
+
+const sortedByName = (tensors: Tensors): [string, Tensor][] =>
+  Object.entries(tensors).sort(([a], [b]) => (a < b ? -1 : 1));
 
 export interface TensorFileOptions {
   /** Of one read-back or upload; a multiple of 8. */
@@ -35,7 +38,7 @@ export async function saveTensors(
   options: TensorFileOptions = {},
 ): Promise<void> {
   const chunk = chunkBytes(options);
-  const sorted = Object.entries(tensors).sort(([a], [b]) => (a < b ? -1 : 1));
+  const sorted = sortedByName(tensors);
   for (const [key, tensor] of sorted) {
     tensor.check();
     if (!tensor.isContiguous)
@@ -59,6 +62,10 @@ export async function saveTensors(
   });
   await sink.write(name, (file) => writeSafetensors(file, contents));
 }
+
+/** Bytes of the file that `saveTensors` writes. */
+export const tensorFileBytes = (tensors: Tensors): number =>
+  layoutSafetensors(sortedByName(tensors).map(([name, { dtype, shape }]) => ({ name, dtype, shape }))).fileBytes;
 
 /**
  * Fills given tensors (all of a `stateDict`) from the file `name`, straight to the device. Throws `TensorMismatchError` before any of them

@@ -5,8 +5,9 @@
  */
 import { dirname, join, resolve } from "node:path";
 import type { FolderSink } from "../../model/checkpoint/bytes.ts";
+import { requireRoom } from "../../model/node/files.ts";
 import { Checkpoints } from "./checkpoints.ts";
-import { RunFolderError, SaveError, messageOf, systemCode } from "./errors.ts";
+import { RunFolderError, SaveError, StepExistsError, messageOf, systemCode } from "./errors.ts";
 import { makeFolders, nodeFileSystem, removeTree } from "./file_system.ts";
 import type { FileSystem } from "./file_system.ts";
 import { LOCK_LEFTOVER, RunLock } from "./lock.ts";
@@ -30,8 +31,6 @@ export interface Saved {
   readonly path: string;
   /** Of all its files, without the manifest. */
   readonly bytes: number;
-  /** The step was there and whole: nothing was written. */
-  readonly wasThere: boolean;
   /** Steps whose checkpoints were removed. */
   readonly pruned: readonly number[];
   /** Why the pruning did not end; the new checkpoint is saved all the same, and the next save takes it up again. */
@@ -51,8 +50,8 @@ export class RunFolder extends Checkpoints {
   }
 
   /**
-   * Takes the folder and removes what crashed saves have left. Throws `RunLockedError`, naming the holder, when another trainer has it, and
-   * `RunFolderError` when it is not there. The lock of a process of this host that is gone is taken over, with a notice.
+   * Takes the folder, makes the checkpoints in it last and removes what crashed saves have left. Throws `RunLockedError`, naming the holder, when
+   * another trainer has it, and `RunFolderError` when it is not there. The lock of a process of this host that is gone is taken over, with a notice.
    */
   static async open(path: string, options: OpenRunOptions = {}): Promise<RunFolder> {
     const { fileSystem = nodeFileSystem, onNotice = () => undefined } = options;
@@ -66,6 +65,13 @@ export class RunFolder extends Checkpoints {
     const lock = await RunLock.take(fileSystem, run, { onNotice, ...(isAlive && { isAlive }) });
     const folder = new RunFolder(run, fileSystem, lock, onNotice);
     try {
+      // The newest may be the work of a process that ended right after its rename; from here on it lasts.
+      await fileSystem.syncFolder(run);
+    } catch (error) {
+      await lock.release();
+      throw error;
+    }
+    try {
       const isOld = (name: string): boolean => name.startsWith(LOCK_LEFTOVER) && join(run, name) !== lock.stale;
       await folder.removeLeftovers((name) => isLeftover(name) || isOld(name));
     } catch (error) {
@@ -74,13 +80,18 @@ export class RunFolder extends Checkpoints {
     return folder;
   }
 
+  /** Throws `FileError` (ENOSPC) when the disk has no room for `bytes` more. */
+  requireRoom(bytes: number): Promise<void> {
+    return requireRoom(this.path, bytes, `a checkpoint in ${this.path}`, (path) => this.fileSystem.freeBytes(path));
+  }
+
   /**
-   * Saves a checkpoint: `fill` writes its files. When this returns, the checkpoint lasts, and what `keep` does not keep of the older ones has
-   * been removed. Throws `SaveError` for a full disk or an I/O error, and whatever `fill` throws; then no part of it is left, and the older
-   * checkpoints are as they were. A step that is there and verifies is not written again, `fill` is not called: a trainer that stops right
-   * after it has resumed saves what it was given. One that does not verify is replaced.
+   * Saves a checkpoint: `fill` writes its files, about `bytes` together. When this returns, the checkpoint lasts, and what `keep` does not keep
+   * of the older ones has been removed. Throws `SaveError` for a full disk (also one that has less than `bytes` free: then nothing is written)
+   * or an I/O error, `StepExistsError` for a step that is there and verifies, and whatever `fill` throws; then no part of it is left, and the
+   * other checkpoints are as they were. A step that is there and does not verify is replaced.
    */
-  async save(step: number, fill: (sink: FolderSink) => Promise<void>, keep: Keep): Promise<Saved> {
+  async save(step: number, fill: (sink: FolderSink) => Promise<void>, keep: Keep, bytes = 0): Promise<Saved> {
     requireStep(step);
     requireKeep(keep);
     if (this.isClosed) throw new RunFolderError(`${this.path} was closed; open it again before saving step ${step}`);
@@ -88,7 +99,7 @@ export class RunFolder extends Checkpoints {
       throw new RunFolderError(`${this.path}: another save has not ended; await it before saving step ${step}`);
     this.isSaving = true;
     try {
-      return await this.saveAlone(step, fill, keep);
+      return await this.saveAlone(step, fill, keep, bytes);
     } finally {
       this.isSaving = false;
     }
@@ -106,35 +117,38 @@ export class RunFolder extends Checkpoints {
     await this.close();
   }
 
-  private async saveAlone(step: number, fill: (sink: FolderSink) => Promise<void>, keep: Keep): Promise<Saved> {
+  private async saveAlone(
+    step: number,
+    fill: (sink: FolderSink) => Promise<void>,
+    keep: Keep,
+    planned: number,
+  ): Promise<Saved> {
     const staged = new StagedFolder(this.fileSystem, this.path, step);
-    let bytes = 0;
     let damaged: string | null = null;
-    let wasThere = false;
     try {
       await this.removeLeftovers(isLeftover);
       const isThere = (await this.fileSystem.kind(this.folder(step))) !== null;
       const verdict = isThere ? await this.verify(step) : null;
-      if (verdict?.verified) {
-        // It may be the work of a save that broke off after the rename.
-        await this.fileSystem.syncFolder(this.path);
-        [wasThere, bytes] = [true, verdict.bytes];
-      } else {
-        await staged.create();
-        await fill(staged);
-        await staged.syncFolders();
-        await staged.writeManifest();
-        if (verdict) {
-          damaged = await hide(this.fileSystem, this.path, step);
-          this.onNotice(`${verdict.path} was damaged and is replaced: ${verdict.problems.join("; ")}`);
-        }
-        await staged.publish();
-        bytes = [...staged.files.values()].reduce((sum, file) => sum + file.bytes, 0);
+      if (verdict?.verified)
+        throw new StepExistsError(
+          `${verdict.path} is there and whole, and is kept; a run goes on from its newest checkpoint: to go on from an older one, remove those after it or copy it to a new run folder`,
+          step,
+        );
+      await this.requireRoom(planned);
+      await staged.create();
+      await fill(staged);
+      await staged.syncFolders();
+      await staged.writeManifest();
+      if (verdict) {
+        damaged = await hide(this.fileSystem, this.path, step);
+        this.onNotice(`${verdict.path} was damaged and is replaced: ${verdict.problems.join("; ")}`);
       }
+      await staged.publish();
     } catch (error) {
       throw await this.failed(staged, error);
     }
-    const done = { step, path: this.folder(step), bytes, wasThere };
+    const bytes = [...staged.files.values()].reduce((sum, file) => sum + file.bytes, 0);
+    const done = { step, path: this.folder(step), bytes };
     try {
       const pruned = await this.prune(step, keep);
       if (damaged) await removeTree(this.fileSystem, damaged);

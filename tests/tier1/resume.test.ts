@@ -1,0 +1,29 @@
+/** A run that is killed and gone on with ends bit for bit as one that is not: two cells of the grid, of fewer steps than in tests/resume_grid.ts. */
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, it } from "vitest";
+import { Device } from "../../index.ts";
+import { prepare, runCell } from "../resume_grid.ts";
+
+const home = mkdtempSync(join(tmpdir(), "janus-resume-"));
+
+beforeAll(async () => {
+  const device = await Device.create();
+  await prepare(home, device);
+  device.destroy();
+});
+afterAll(() => rmSync(home, { recursive: true, force: true }));
+
+it.each([
+  [{ stage: 1, accumulation: 4, recompute: true }, "bf16"],
+  [{ stage: 3, accumulation: 1, recompute: false }, "f16"],
+] as const)(
+  "%j in %s: killed by SIGKILL after a save, gone on with, equal in every byte and loss",
+  async (cell, dtype) => {
+    const outcome = await runCell(home, cell, { steps: 8, dtype, random: Math.random });
+    expect(outcome.differing).toEqual([]);
+    expect(outcome.killedAfter).toBeGreaterThan(4);
+    expect(outcome.files).toBe(12);
+  },
+);
