@@ -20,7 +20,7 @@ const fields = z.strictObject({
   /** Samples of a step, over all accumulation. */
   batch: whole(1),
   /** Tokens of a packed row. */
-  length: whole(16),
+  length: whole(16).max(2 ** 20),
   steps: whole(1),
   /** Ends the run here, where that is before `steps`. */
   stopAt: whole(1).optional(),

@@ -7,6 +7,7 @@ import { Device, backward, scope } from "../../engine/index.ts";
 import type { Launch } from "../../engine/launch.ts";
 import { JANUS_TINY } from "../../model/create.ts";
 import { JanusForConditionalGeneration } from "../../model/janus.ts";
+import { FileError } from "../../model/node/files.ts";
 import { encodePng } from "../../model/node/index.ts";
 import { CODES_LABEL } from "../../train/data/tokenizer.ts";
 import { taskLosses, totalLoss } from "../../train/loss.ts";
@@ -62,6 +63,13 @@ describe("the log", () => {
   it("is not there before the first step", async () => {
     expect(await cutLog(run, 0, () => undefined)).toBe(0);
     expect([await stepsOf(), await readEvents(run)]).toEqual([[], []]);
+  });
+
+  it("is named where it is no file", async () => {
+    mkdirSync(join(run, "log.jsonl"));
+    const cut = cutLog(run, 0, () => undefined);
+    await expect(cut).rejects.toThrow(FileError);
+    await expect(cut).rejects.toThrow(/log\.jsonl/);
   });
 
   it("keeps its events, without one that was cut off", async () => {

@@ -74,6 +74,7 @@ describe("changes", () => {
     ["a key nearly right", ["save.evry=1"], /save\.evry is not known; did you mean every\?/],
     ["a wrong type", ["optimizer.lr=fast"], /optimizer\.lr: .*number/],
     ["a number out of range", ["optimizer.beta1=1"], /optimizer\.beta1: /],
+    ["a row that no array holds", ["length=1e12"], /length: /],
     ["half a row", ["microRows=1.5"], /microRows: /],
     ["a stage that is none", ["stage=4"], /stage: /],
     ["no task", ["ratios.und=0", "ratios.text=0", "ratios.gen=0"], /ratios: at least one/],

@@ -70,6 +70,8 @@ async function* jsonLines(
       }
       rest = rest.subarray(from);
     }
+  } catch (error) {
+    throw fileError(error, path);
   } finally {
     await handle.close();
   }
