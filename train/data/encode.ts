@@ -10,7 +10,7 @@ import { readImage } from "../../model/node/image_file.ts";
 import type { ReadImageOptions } from "../../model/node/image_file.ts";
 import type { Processor } from "../../model/processor.ts";
 import type { Message } from "../../model/prompt.ts";
-import { IGNORE, imageSample, textSample } from "../samples.ts";
+import { IGNORE, imageSample, textSample, trainedTokens } from "../samples.ts";
 import type { Sample } from "../samples.ts";
 import { SampleError } from "./errors.ts";
 import { nameWords } from "./order.ts";
@@ -74,6 +74,12 @@ export class Encoder {
 
   /** Throws `SampleError`, `PromptError` or `ImageError` where it cannot be a sample; the loader sets those aside. */
   async encode(raw: RawSample, of: SampleId): Promise<Sample> {
+    const sample = await this.sample(raw, of);
+    if (trainedTokens(sample) === 0) throw new SampleError("nothing of it is trained");
+    return sample;
+  }
+
+  private async sample(raw: RawSample, of: SampleId): Promise<Sample> {
     if (raw.task === "gen") return this.drawn(raw.prompt, raw.image, of);
     if ("text" in raw) return this.plain(raw.text, of);
     const images = raw.task === "und" ? raw.images : [];

@@ -8,7 +8,7 @@ import type { JanusError } from "../../engine/errors.ts";
 import { now } from "../../engine/index.ts";
 import { ImageError } from "../../model/image/image.ts";
 import { PromptError } from "../../model/prompt.ts";
-import { TASKS, trainedTokens } from "../samples.ts";
+import { TASKS } from "../samples.ts";
 import type { Sample, Task } from "../samples.ts";
 import type { SampleId } from "./encode.ts";
 import { LoaderStateError, RecordError, SampleError, SourceError } from "./errors.ts";
@@ -24,9 +24,9 @@ import type { RawSample } from "./sources.ts";
 /** What the loader needs of a source. */
 export type LoaderSource = Pick<SourceIndex, "spec" | "task" | "hash" | "count" | "read" | "nameOf">;
 
-/** What the loader needs of an encoder. */
-export interface SampleEncoder {
-  encode(raw: RawSample, of: SampleId): Promise<Sample>;
+/** What the loader needs of an encoder. It throws `SampleError`, `PromptError` or `ImageError` for what cannot be a sample. */
+export interface SampleEncoder<T = Sample> {
+  encode(raw: RawSample, of: SampleId): Promise<T>;
 }
 
 export interface LoaderOptions {
@@ -52,16 +52,16 @@ export interface LoaderState {
   readonly data: string;
 }
 
-export interface LoadedStep {
+export interface LoadedStep<T = Sample> {
   /** From 0. */
   readonly step: number;
-  readonly samples: Sample[];
+  readonly samples: T[];
   /** After this step. */
   readonly state: LoaderState;
 }
 
-type Attempt =
-  | { readonly kind: "good"; readonly sample: Sample }
+type Attempt<T> =
+  | { readonly kind: "good"; readonly sample: T }
   | { readonly kind: "bad"; readonly bad: BadSample }
   | { readonly kind: "failed"; readonly error: unknown };
 
@@ -72,14 +72,14 @@ export const isBadSample = (error: unknown): error is JanusError =>
   [RecordError, SampleError, ImageError, PromptError].some((kind) => error instanceof kind);
 
 /** The samples of a task one after the other, over all its sources and epochs. */
-class Stream {
+class Stream<T> {
   readonly count: number;
   private readonly task: Task;
   private readonly sources: readonly LoaderSource[];
-  private readonly encoder: SampleEncoder;
+  private readonly encoder: SampleEncoder<T>;
   private readonly seed: number;
   private readonly depth: number;
-  private readonly queue: Promise<Attempt>[] = [];
+  private readonly queue: Promise<Attempt<T>>[] = [];
   /** Of the next sample to be begun. */
   private cursor: number;
   private key: { readonly epoch: number; readonly words: OrderKey } | null = null;
@@ -88,7 +88,7 @@ class Stream {
   constructor(
     task: Task,
     sources: readonly LoaderSource[],
-    encoder: SampleEncoder,
+    encoder: SampleEncoder<T>,
     seed: number,
     depth: number,
     cursor: number,
@@ -103,7 +103,7 @@ class Stream {
   }
 
   /** The next sample; others are begun behind it. */
-  take(): Promise<Attempt> {
+  take(): Promise<Attempt<T>> {
     while (!this.isDisposed && this.queue.length < Math.max(1, this.depth + 1))
       this.queue.push(this.begin(this.cursor++));
     return this.queue.shift()!;
@@ -126,7 +126,7 @@ class Stream {
   }
 
   /** Never rejects: what is wrong is told when it is the sample's turn. */
-  private async begin(cursor: number): Promise<Attempt> {
+  private async begin(cursor: number): Promise<Attempt<T>> {
     const { source, record, epoch } = this.place(cursor);
     let name = source.spec.path;
     try {
@@ -136,7 +136,6 @@ class Stream {
         epoch,
         name,
       });
-      if (trainedTokens(sample) === 0) throw new SampleError("nothing of it is trained");
       return { kind: "good", sample };
     } catch (error) {
       if (!isBadSample(error)) return { kind: "failed", error };
@@ -146,13 +145,14 @@ class Stream {
   }
 }
 
-export class Loader {
+/** @typeParam T what the encoder makes of a record */
+export class Loader<T = Sample> {
   /** Time that `next` has waited for samples, ms. */
   waitingMs = 0;
   private readonly mixture: Mixture;
   private readonly seed: number;
   private readonly quarantine: Quarantine;
-  private readonly streams = new Map<Task, Stream>();
+  private readonly streams = new Map<Task, Stream<T>>();
   private readonly data: string;
   private step: number;
   private cursors: Record<Task, number>;
@@ -166,7 +166,7 @@ export class Loader {
    */
   constructor(
     sources: Readonly<Partial<Record<Task, readonly LoaderSource[]>>>,
-    encoder: SampleEncoder,
+    encoder: SampleEncoder<T>,
     options: LoaderOptions,
     state?: LoaderState,
   ) {
@@ -210,13 +210,13 @@ export class Loader {
   }
 
   /** The samples of the next step. Throws `QuarantineError` when too many are bad; then the loader is at its end. */
-  async next(): Promise<LoadedStep> {
+  async next(): Promise<LoadedStep<T>> {
     if (this.failure) throw this.failure;
     if (this.isRunning) throw new ArgumentError("Loader.next: the last step has not come yet; await it first");
     this.isRunning = true;
     try {
       const step = this.step;
-      const samples: Sample[] = [];
+      const samples: T[] = [];
       for (const task of stepTasks(this.mixture, step, this.seed)) samples.push(await this.take(task));
       this.step++;
       return { step, samples, state: this.state };
@@ -235,7 +235,7 @@ export class Loader {
   }
 
   /** The next good sample of a task. */
-  private async take(task: Task): Promise<Sample> {
+  private async take(task: Task): Promise<T> {
     for (;;) {
       if (this.failure) throw this.failure;
       const started = now();
