@@ -17,7 +17,6 @@ import type { Layout } from "./checkpoint/names.ts";
 import type { StoredDType } from "./checkpoint/stored.ts";
 import type { JanusConfig } from "./config.ts";
 import type { JanusForConditionalGeneration } from "./janus.ts";
-import type { Parameter } from "./module.ts";
 
 /** Those of a conversion; without a layout it is the hf layout, without a dtype each tensor keeps its own. */
 export interface SaveOptions extends Omit<ConvertOptions, "layout"> {
@@ -60,7 +59,27 @@ export async function saveModel(
   sink: FolderSink,
   options: SaveOptions = {},
 ): Promise<ConvertPlan> {
-  const { checkpoint, convert } = await opened(model, config, options);
+  const { checkpoint, convert } = await opened(weightsOf(model), config, options);
+  return convertCheckpoint(checkpoint, sink, convert);
+}
+
+/**
+ * Writes the model of `base` as `saveModel` does, with `parameters` (by their names in the model) in the place of its own: for a part of a
+ * model that was trained without the rest. The other weights, and what `base` holds besides them, are copied byte by byte.
+ */
+export async function saveOver(
+  base: Checkpoint,
+  parameters: ReadonlyMap<string, Tensor>,
+  sink: FolderSink,
+  options: Omit<SaveOptions, "unused"> = {},
+): Promise<ConvertPlan> {
+  const stored = [...base.parameters].map(([name, source]): [string, Weight] => [
+    name,
+    { dtype: source.dtype, shape: source.shape, read: (at, length) => base.read(source, at, length) },
+  ]);
+  const weights = new Map([...stored, ...onDevice(parameters)]);
+  const unused = await readUnused(base);
+  const { checkpoint, convert } = await opened(weights, base.config, { ...options, unused });
   return convertCheckpoint(checkpoint, sink, convert);
 }
 
@@ -70,21 +89,39 @@ export async function planSave(
   config: JanusConfig,
   options: SaveOptions = {},
 ): Promise<ConvertPlan> {
-  const { checkpoint, convert } = await opened(model, config, options);
+  const { checkpoint, convert } = await opened(weightsOf(model), config, options);
   return planConversion(checkpoint, convert);
 }
 
+/** A weight of the model, wherever its bytes are. */
+interface Weight {
+  readonly dtype: StoredDType;
+  readonly shape: readonly number[];
+  read(offset: number, length: number): Promise<Uint8Array>;
+}
+
+type Weights = ReadonlyMap<string, Weight>;
+
+const weightsOf = (model: JanusForConditionalGeneration): Weights => onDevice(model.namedParameters());
+
+const onDevice = (parameters: Iterable<readonly [string, Tensor]>): Weights =>
+  new Map(
+    [...parameters].map(([name, tensor]) => [
+      name,
+      { dtype: tensor.dtype, shape: tensor.shape, read: reader(name, tensor) },
+    ]),
+  );
+
 async function opened(
-  model: JanusForConditionalGeneration,
+  weights: Weights,
   config: JanusConfig,
   options: SaveOptions,
 ): Promise<{ checkpoint: Checkpoint; convert: ConvertOptions }> {
   requireStorable(config, NAME);
-  const parameters = new Map(model.namedParameters());
-  const sideFiles = hfSideFiles(config, mainDType({ parameters }), options.sideFiles ?? new Map(), NAME);
+  const sideFiles = hfSideFiles(config, mainDType({ parameters: weights }), options.sideFiles ?? new Map(), NAME);
   const files = new Map(sideFiles);
   if (options.unused?.size) files.set(EXTRA_FILE, await safetensorsOf(options.unused));
-  const checkpoint = await openCheckpoint(modelFolder(parameters, files));
+  const checkpoint = await openCheckpoint(modelFolder(weights, files));
   return { checkpoint, convert: { ...options, layout: options.layout ?? "hf", sideFiles } };
 }
 
@@ -100,16 +137,13 @@ async function safetensorsOf(tensors: ReadonlyMap<string, StoredContent>): Promi
   return file;
 }
 
-/** The parameters as a folder in the hf layout. */
-function modelFolder(
-  parameters: ReadonlyMap<string, Parameter>,
-  sideFiles: ReadonlyMap<string, Uint8Array>,
-): FileSource {
+/** The weights as a folder in the hf layout. */
+function modelFolder(weights: Weights, sideFiles: ReadonlyMap<string, Uint8Array>): FileSource {
   const side = fileSet(NAME, sideFiles);
   return {
     name: NAME,
     list: async () => [...sideFiles.keys(), WEIGHTS],
-    open: async (name) => (name === WEIGHTS ? weightsFile(parameters) : side.open(name)),
+    open: async (name) => (name === WEIGHTS ? weightsFile(weights) : side.open(name)),
   };
 }
 
@@ -120,17 +154,16 @@ interface Part {
   read(offset: number, length: number): Promise<Uint8Array>;
 }
 
-/** A safetensors file whose data stay on the device until they are read. */
-function weightsFile(parameters: ReadonlyMap<string, Tensor>): RandomAccess {
-  const tensors = [...parameters].map(([name, tensor]) => ({ name, tensor }));
-  const specs = tensors.map(({ name, tensor }) => ({ name, dtype: tensor.dtype, shape: tensor.shape }));
+/** A safetensors file whose data stay where they are until they are read. */
+function weightsFile(weights: Weights): RandomAccess {
+  const specs = [...weights].map(([name, { dtype, shape }]) => ({ name, dtype, shape }));
   const { header, bytes, fileBytes } = layoutSafetensors(specs);
   const parts: Part[] = [
     { start: 0, bytes: header.length, read: async (at, length) => header.subarray(at, at + length) },
   ];
-  for (const [i, { name, tensor }] of tensors.entries()) {
+  for (const [i, { read }] of [...weights.values()].entries()) {
     const { start, bytes: before } = parts.at(-1)!;
-    parts.push({ start: start + before, bytes: bytes[i]!, read: reader(name, tensor) });
+    parts.push({ start: start + before, bytes: bytes[i]!, read });
   }
   const file: RandomAccess = {
     name: `${NAME}/${WEIGHTS}`,
@@ -152,7 +185,7 @@ function weightsFile(parameters: ReadonlyMap<string, Tensor>): RandomAccess {
 }
 
 /** Reads of a tensor as it is now: a later write to it shows in the version of its storage. */
-function reader(name: string, tensor: Tensor): Part["read"] {
+function reader(name: string, tensor: Tensor): Weight["read"] {
   const { version } = tensor.storage;
   return (offset, length) => {
     if (tensor.storage.version !== version) {

@@ -1,14 +1,15 @@
 /** The image tokenizer for training data: its codes from pixels, its weights' hash, and its weights alone from a checkpoint. */
 import { createHash } from "node:crypto";
 import { noGrad, scope, tensor, tensorFromBytes, withLabel } from "../../engine/index.ts";
-import type { DType, Device, Tensor } from "../../engine/index.ts";
+import type { Device, Tensor } from "../../engine/index.ts";
 import { castFloats } from "../../model/checkpoint/cast.ts";
 import type { FloatDType } from "../../model/checkpoint/cast.ts";
 import type { Checkpoint } from "../../model/checkpoint/checkpoint.ts";
 import { VqModel } from "../../model/vq.ts";
 import type { CodesAbout, EncodeCodes } from "./codes.ts";
 
-const PREFIX = "model.vqmodel.";
+/** Of the names of the tokenizer's weights in the model. */
+export const PREFIX = "model.vqmodel.";
 /** What codes depend on. */
 const ENCODING = ["encoder.", "quant_conv.", "quantize."].map((name) => PREFIX + name);
 /** Label of the launches that compute codes, beside whatever else the device does. */
@@ -50,17 +51,21 @@ export async function codesAbout(
   return { weights, dtype, imageSize: vq.imageSize, tokens: side * side, codes: vq.codes, plain };
 }
 
-/** The tokenizer of a checkpoint alone, frozen, in the checkpoint's dtype. */
-export async function loadTokenizer(checkpoint: Checkpoint, device: Device): Promise<VqModel> {
+/** The tokenizer of a checkpoint alone, frozen. @param dtype on the device; without it the checkpoint's */
+export async function loadTokenizer(
+  checkpoint: Checkpoint,
+  device: Device,
+  dtype = storedDType(checkpoint),
+): Promise<VqModel> {
   const sources = [...checkpoint.parameters].filter(([name]) => name.startsWith(PREFIX));
-  const vq = new VqModel(checkpoint.config.vq, { device, dtype: storedDType(checkpoint), init: false });
+  const vq = new VqModel(checkpoint.config.vq, { device, dtype, init: false });
   const state: Record<string, Tensor> = {};
   try {
     for (const [name, source] of sources)
       state[name.slice(PREFIX.length)] = tensorFromBytes(
-        await checkpoint.read(source),
+        castFloats(await checkpoint.read(source), source.dtype as FloatDType, dtype, source.name),
         source.shape,
-        source.dtype as DType,
+        dtype,
         device,
       );
     vq.loadStateDict(state);
