@@ -6,6 +6,7 @@
 import { ArgumentError, Generator, backward, scope, tensor, zeroGradients } from "../engine/index.ts";
 import type { Device, Tensor } from "../engine/index.ts";
 import {
+  cat,
   codebookLookup,
   codebookLosses,
   copyInto,
@@ -14,6 +15,7 @@ import {
   mean,
   quantize,
   square,
+  stack,
   sub,
   sum,
   uniform,
@@ -25,6 +27,9 @@ export interface VqTrainingOptions {
   readonly lr: number;
   readonly beta1?: number;
   readonly beta2?: number;
+  readonly epsilon?: number;
+  /** Of parameters of more than one dimension; 0 unless told. */
+  readonly weightDecay?: number;
   /** Gradients are scaled down together to at most this norm; 1 unless told. */
   readonly maxNorm?: number;
   /** Weight of the commitment loss; 0.25 unless told. */
@@ -36,6 +41,28 @@ export interface VqLosses {
   readonly reconstruction: number;
   readonly codebook: number;
   readonly commitment: number;
+}
+
+/** What a step did. */
+export interface VqStep {
+  /** Means over the batch. */
+  readonly losses: VqLosses;
+  /** Different codes that the batch was held by. */
+  readonly used: number;
+  /** Before clipping; NaN where the step was skipped. */
+  readonly gradNorm: number;
+  /** A loss or gradients were not finite: nothing was changed, and no code counts as used. */
+  readonly skipped: boolean;
+  /** Of the batch before quantisation, [B · s · s, codeDim]; the caller disposes them. */
+  readonly vectors: Tensor;
+}
+
+/** What it takes to go on besides weights and moments; JSON. */
+export interface VqTrainingState {
+  /** Of each code since `reseed`. */
+  readonly uses: readonly number[];
+  readonly reseeds: number;
+  readonly skipped: number;
 }
 
 export interface VqUsage {
@@ -57,6 +84,7 @@ export class VqTraining {
   private readonly counts: Float64Array;
   private readonly generator: Generator;
   private reseeds = 0;
+  private skipped = 0;
 
   constructor(vq: VqModel, options: VqTrainingOptions) {
     this.vq = vq;
@@ -67,43 +95,67 @@ export class VqTraining {
     this.generator = new Generator(options.seed ?? 0, { device: this.device });
     const parameters = [...vq.namedParameters()].map(([name, parameter]) => {
       parameter.requiresGrad = true;
-      return { name, tensor: parameter };
+      return { name, tensor: parameter, decay: parameter.rank > 1 };
     });
-    const { lr, beta1 = 0.9, beta2 = 0.95, maxNorm = 1 } = options;
-    this.optimizer = new AdamW(parameters, { lr, beta1, beta2, maxNorm });
+    const { lr, beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weightDecay = 0, maxNorm = 1 } = options;
+    this.optimizer = new AdamW(parameters, { lr, beta1, beta2, epsilon, weightDecay, maxNorm });
   }
 
-  /**
-   * One step on pixels [B, 3, S, S] in −1 … 1. Gives the losses (means) and, for the caller to dispose, the vectors before quantisation
-   * [B · s · s, codeDim].
-   */
-  async step(pixels: Tensor): Promise<{ losses: VqLosses; vectors: Tensor }> {
+  /** One step on pixels [B, 3, S, S] in −1 … 1; those of several parts go through one by one, and their gradients are added up. */
+  async step(...parts: readonly Tensor[]): Promise<VqStep> {
+    const total = parts.reduce((sum, pixels) => sum + pixels.dim(0), 0);
+    const done: (ReturnType<VqTraining["accumulate"]> & { readonly share: number })[] = [];
+    for (const pixels of parts) {
+      await new Promise((resolve) => setTimeout(resolve)); // signals, and what reads the data, come in between
+      const share = pixels.dim(0) / total;
+      done.push({ share, ...this.accumulate(pixels, share) });
+    }
+    const [losses, vectors] = scope(() => [stack(done.flatMap((part) => part.losses)), cat(done.map((part) => part.vectors))]); // prettier-ignore
+    this.optimizer.step(losses);
+    zeroGradients(this.vq.parameters());
+    const { gradNorm, skipped } = await this.optimizer.report();
+    const isSkipped = skipped > this.skipped;
+    this.skipped = skipped;
+    const values = await losses.data();
+    const mean = (which: number): number => done.reduce((sum, { share }, i) => sum + share * values[3 * i + which]!, 0);
+    const indices = await Promise.all(done.map((part) => part.indices.data()));
+    if (!isSkipped) for (const index of indices.flatMap((some) => Array.from(some))) this.counts[index]!++;
+    for (const t of [losses, ...done.flatMap((part) => [...part.losses, part.indices, part.vectors])]) t.dispose();
+    return {
+      losses: { reconstruction: mean(0), codebook: mean(1), commitment: mean(2) },
+      used: new Set(indices.flatMap((some) => Array.from(some))).size,
+      gradNorm,
+      skipped: isSkipped,
+      vectors,
+    };
+  }
+
+  /** Adds the gradients of pixels [b, 3, S, S], `share` of the batch. Hands out their losses as they are, codes and vectors. */
+  private accumulate(
+    pixels: Tensor,
+    share: number,
+  ): { readonly losses: readonly Tensor[]; readonly indices: Tensor; readonly vectors: Tensor } {
     const { commitment: beta = 0.25 } = this.options;
     const { vq } = this;
-    const run = scope(() => {
-      const z = vq.encodeVectors(pixels); // [B, D, s, s]
+    const { loss, ...rest } = scope(() => {
+      const z = vq.encodeVectors(pixels); // [b, D, s, s]
       const [batch, dim, s] = z.shape as [number, number, number, number];
-      const rows = z.permute([0, 2, 3, 1]).reshape([-1, dim]); // [B · s · s, D]
+      const rows = z.permute([0, 2, 3, 1]).reshape([-1, dim]); // [b · s · s, D]
       const codebook = vq.quantize.embedding.weight;
       const { indices } = codebookLookup(rows.detach(), codebook.detach());
       const straight = quantize(rows, codebook.detach(), indices).reshape([batch, s, s, dim]).permute([0, 3, 1, 2]);
       const reconstruction = mean(square(sub(vq.decodeVectors(straight), pixels)));
       const { codebook: pull, commitment } = codebookLosses(rows, codebook, indices);
-      const loss = reconstruction.add(pull).add(commitment.mul(beta));
       return {
-        loss,
-        parts: [reconstruction.detach(), pull.detach(), commitment.detach()],
+        loss: reconstruction.add(pull).add(commitment.mul(beta)).mul(share),
+        losses: [reconstruction.detach(), pull.detach(), commitment.detach()],
         indices,
         vectors: rows.detach(),
       };
     });
-    backward(run.loss);
-    this.optimizer.step();
-    zeroGradients(this.vq.parameters());
-    const [parts, indices] = [await Promise.all(run.parts.map((t) => t.item())), await run.indices.data()];
-    for (const index of indices) this.counts[index]!++;
-    for (const t of [run.loss, ...run.parts, run.indices]) t.dispose();
-    return { losses: { reconstruction: parts[0]!, codebook: parts[1]!, commitment: parts[2]! }, vectors: run.vectors };
+    backward(loss);
+    loss.dispose();
+    return rest;
   }
 
   /**
@@ -157,6 +209,18 @@ export class VqTraining {
         }
       }
     });
+  }
+
+  get state(): VqTrainingState {
+    return { uses: [...this.counts], reseeds: this.reseeds, skipped: this.skipped };
+  }
+
+  /** Goes on where an earlier training was in `state`; weights and the optimizer's tensors have been loaded. */
+  resume({ uses, reseeds, skipped }: VqTrainingState): void {
+    if (uses.length !== this.counts.length)
+      throw new ArgumentError(`VqTraining.resume: uses of ${uses.length} codes; there are ${this.counts.length}`);
+    this.counts.set(uses);
+    [this.reseeds, this.skipped] = [reseeds, skipped];
   }
 
   dispose(): void {

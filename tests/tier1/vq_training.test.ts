@@ -35,7 +35,13 @@ it("the losses are the means of the definition, from vectors, codes and pictures
   const training = new VqTraining(vqmodel, { lr: 1e-12 });
   using pixels = pictures(3);
   const [z, codebook, rebuilt] = await Promise.all(
-    noGrad(() => scope(() => [vqmodel.encodeVectors(pixels).permute([0, 2, 3, 1]).contiguous().clone(), vqmodel.quantize.embedding.weight.clone(), vqmodel.call(pixels)])).map(async (t) => {
+    noGrad(() =>
+      scope(() => [
+        vqmodel.encodeVectors(pixels).permute([0, 2, 3, 1]).contiguous().clone(),
+        vqmodel.quantize.embedding.weight.clone(),
+        vqmodel.call(pixels),
+      ]),
+    ).map(async (t) => {
       const data = await t.data();
       t.dispose();
       return data;
@@ -65,6 +71,41 @@ it("the losses are the means of the definition, from vectors, codes and pictures
   model.dispose();
 });
 
+it("a batch in parts is the batch: losses, codes, gradients", async () => {
+  const steps = await Promise.all(
+    [
+      [[0, 3]],
+      [
+        [0, 2],
+        [2, 3],
+      ],
+    ].map(async (parts) => {
+      const model = createModel(config, { seed: 1 });
+      const training = new VqTraining(model.model.vqmodel, { lr: 1e-3 });
+      using pixels = pictures(3);
+      const views = scope(() => parts.map(([from, to]) => pixels.slice(0, from!, to!)));
+      const { vectors, ...step } = await training.step(...views);
+      const [rows, moments] = [await vectors.data(), await training.optimizer.stateDict()["decoder.conv_out.weight.m"]!.data()]; // prettier-ignore
+      for (const t of [vectors, ...views]) t.dispose();
+      const { uses } = training.state;
+      training.dispose();
+      model.dispose();
+      return { step, rows, moments, uses };
+    }),
+  );
+  const [whole, parted] = steps;
+  for (const loss of ["reconstruction", "codebook", "commitment"] as const)
+    expect(parted!.step.losses[loss]).toBeCloseTo(whole!.step.losses[loss], 5);
+  expect(parted!.step.gradNorm / whole!.step.gradNorm).toBeCloseTo(1, 4);
+  expect(parted!.uses).toEqual(whole!.uses);
+  expect(parted!.step.used).toBe(whole!.uses.filter((n) => n > 0).length);
+  for (const which of ["rows", "moments"] as const) {
+    const [a, b] = [whole!, parted!].map((one) => Array.from(one[which]));
+    const largest = Math.max(...a!.map(Math.abs));
+    expect(Math.max(...a!.map((x, i) => Math.abs(x - b![i]!))) / largest, which).toBeLessThan(1e-4);
+  }
+});
+
 it("learns to hold pictures, and moves codes that nobody uses to where vectors are", async () => {
   const model = createModel(config, { seed: 2 });
   const training = new VqTraining(model.model.vqmodel, { lr: 2e-3, seed: 5 });
@@ -82,7 +123,9 @@ it("learns to hold pictures, and moves codes that nobody uses to where vectors a
       expect(perplexity).toBeLessThanOrEqual(used);
       const after = (await model.model.vqmodel.quantize.embedding.weight.data()) as Float32Array;
       const dim = config.vq.codeDim;
-      const rows = Array.from({ length: config.vq.codes }, (_, k) => [before, after].map((data) => data.slice(k * dim, (k + 1) * dim)));
+      const rows = Array.from({ length: config.vq.codes }, (_, k) =>
+        [before, after].map((data) => data.slice(k * dim, (k + 1) * dim)),
+      );
       const changed = rows.filter(([a, b]) => a!.some((v, i) => v !== b![i]));
       expect(changed).toHaveLength(moved);
       const given = (await vectors.data()) as Float32Array;
