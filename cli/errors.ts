@@ -73,7 +73,7 @@ export async function exitCodeOf(error: unknown): Promise<number> {
   const modules = await import("../model/module.ts");
   const data = await import("../train/data/errors.ts");
   const config = await import("../train/config.ts");
-  const { TrainingError } = await import("../train/train.ts");
+  const { TrainingError } = await import("../train/skips.ts");
   const codes: readonly [readonly (abstract new (...args: never[]) => Error)[], number][] = [
     [[TrainingError], EXIT.checkFailed],
     [[UsageError, engine.ArgumentError, config.TrainConfigError], EXIT.usage],

@@ -14,9 +14,28 @@ const whole = (min: number): z.ZodNumber => z.number().int().min(min);
 const ratio = z.number().int().min(0);
 const weight = z.number().min(0);
 
+const optimizer = z.strictObject({
+  lr: z.number().positive(),
+  warmup: whole(0).default(0),
+  /** Last steps, over which the rate falls to 0. The report's is constant. */
+  cooldown: whole(0).default(0),
+  beta1: z.number().gt(0).lt(1).default(0.9),
+  beta2: z.number().gt(0).lt(1).default(0.95),
+  epsilon: z.number().min(1e-37).default(1e-8),
+  weightDecay: z.number().min(0).default(0),
+  clip: z.number().positive().default(1),
+});
+
+const save = z
+  .strictObject({ every: whole(1).default(1000), keep: whole(1).default(2), keepEvery: whole(1).optional() })
+  .prefault({});
+
 const fields = z.strictObject({
   /** What trains: 1 adaptors and image head, 2 all but SigLIP, 3 SigLIP too. The image tokenizer never does. */
-  stage: z.union([z.literal(1), z.literal(2), z.literal(3)]),
+  stage: z.union(
+    [z.literal(1), z.literal(2), z.literal(3)],
+    "1, 2 or 3; stage 0, the image tokenizer, has settings of its own (the preset stage0)",
+  ),
   /** Samples of a step, over all accumulation. */
   batch: whole(1),
   /** Tokens of a packed row. */
@@ -30,17 +49,7 @@ const fields = z.strictObject({
     .refine(({ und, text, gen }) => und + text + gen > 0, "at least one of them must be above 0"),
   /** Of the losses of the tasks in their sum; 1 unless told. */
   weights: z.strictObject({ und: weight.default(1), text: weight.default(1), gen: weight.default(1) }).prefault({}),
-  optimizer: z.strictObject({
-    lr: z.number().positive(),
-    warmup: whole(0).default(0),
-    /** Last steps, over which the rate falls to 0. The report's is constant. */
-    cooldown: whole(0).default(0),
-    beta1: z.number().gt(0).lt(1).default(0.9),
-    beta2: z.number().gt(0).lt(1).default(0.95),
-    epsilon: z.number().min(1e-37).default(1e-8),
-    weightDecay: z.number().min(0).default(0),
-    clip: z.number().positive().default(1),
-  }),
+  optimizer,
   /** Part of the image prompts whose inner tokens become padding, for guidance. */
   conditioningDropout: z.number().min(0).max(1).default(0.1),
   /** Packed rows that go through the model at once; gradients of the others of a step are added up. */
@@ -61,9 +70,7 @@ const fields = z.strictObject({
   /** Moving averages of what trains, in f32: `janus ckpt export --ema`. */
   ema: z.strictObject({ decay: z.number().gt(0).lt(1) }).optional(),
   seed: whole(0).default(0),
-  save: z
-    .strictObject({ every: whole(1).default(1000), keep: whole(1).default(2), keepEvery: whole(1).optional() })
-    .prefault({}),
+  save,
   /** The page `report.html` in the run folder. Changes nothing of what is trained. */
   report: z
     .strictObject({
@@ -88,9 +95,33 @@ const schema = fields.refine(({ stage, ratios }) => stage > 1 || ratios.und + ra
   message: "stage 1 learns nothing from texts alone; und or gen must be above 0",
 });
 
+/** Settings of stages 1 to 3. */
 export type TrainConfig = z.infer<typeof schema>;
 
-export const PRESETS = ["stage1", "stage2", "stage3"] as const;
+const tokenizerSchema = z.strictObject({
+  /** The image tokenizer trains, and nothing else does. */
+  stage: z.literal(0),
+  /** Pictures of a step. */
+  batch: whole(1),
+  /** Pictures that go through the tokenizer at once; gradients of the others of a step are added up. */
+  microBatch: whole(1).default(1),
+  steps: whole(1),
+  /** Ends the run here, where that is before `steps`. */
+  stopAt: whole(1).optional(),
+  optimizer,
+  /** Weight of the commitment loss. */
+  commitment: z.number().min(0).default(0.25),
+  /** Codes that were not used in the last `every` steps (0 for never) are moved to vectors of the last one, up to step `until`. */
+  reseed: z.strictObject({ every: whole(0).default(200), until: whole(0).optional() }).prefault({}),
+  dtype: z.literal("f32", "f32; the image tokenizer trains in no other").default("f32"),
+  seed: whole(0).default(0),
+  save,
+});
+
+/** Settings of stage 0. */
+export type TokenizerConfig = z.infer<typeof tokenizerSchema>;
+
+export const PRESETS = ["stage0", "stage1", "stage2", "stage3"] as const;
 export type Preset = (typeof PRESETS)[number];
 
 /** Keys of the schema by path, for suggestions. */
@@ -101,8 +132,8 @@ function keysOf(type: unknown): string[] {
   return inner ? keysOf(inner) : [];
 }
 
-function typeAt(path: readonly PropertyKey[]): unknown {
-  let type: unknown = schema;
+function typeAt(schema: unknown, path: readonly PropertyKey[]): unknown {
+  let type = schema;
   for (const key of path) {
     let open = type as { shape?: Record<string, unknown>; def?: { innerType?: unknown } };
     while (!open.shape && open.def?.innerType) open = open.def.innerType as typeof open;
@@ -132,15 +163,27 @@ function suggestion(key: string, known: readonly string[]): string {
     : `; known: ${known.join(", ")}`;
 }
 
-/** Checks settings and fills in what is left out. Throws `TrainConfigError` that lists every problem. */
-export function checkConfig(settings: unknown, where = "the settings"): TrainConfig {
+/** Checks settings of stages 1 to 3 and fills in what is left out. Throws `TrainConfigError` that lists every problem. */
+export const checkConfig = (settings: unknown, where?: string): TrainConfig => checked(schema, settings, where);
+
+/** Checks settings of stage 0, as `checkConfig` does those of the others. */
+export const checkTokenizerConfig = (settings: unknown, where?: string): TokenizerConfig =>
+  checked(tokenizerSchema, settings, where);
+
+/** Checks settings of any stage. */
+export const checkAnyConfig = (settings: unknown, where?: string): TrainConfig | TokenizerConfig =>
+  (settings as { stage?: unknown } | null)?.stage === 0
+    ? checkTokenizerConfig(settings, where)
+    : checkConfig(settings, where);
+
+function checked<T>(schema: z.ZodType<T>, settings: unknown, where = "the settings"): T {
   const result = schema.safeParse(settings);
   if (result.success) return result.data;
   const lines = result.error.issues.flatMap((issue) => {
     const path = issue.path.map(String).join(".");
     if (issue.code === "unrecognized_keys")
       return issue.keys.map(
-        (key) => `${path ? `${path}.` : ""}${key} is not known${suggestion(key, keysOf(typeAt(issue.path)))}`,
+        (key) => `${path ? `${path}.` : ""}${key} is not known${suggestion(key, keysOf(typeAt(schema, issue.path)))}`,
       );
     return [`${path || "the top"}: ${issue.message}`];
   });
@@ -202,9 +245,13 @@ export function withChanges(
   return changed;
 }
 
-/** A preset or a YAML file with changes on top, checked. */
+/** A preset or a YAML file of stages 1 to 3 with changes on top, checked. */
 export const loadConfig = (presetOrFile: string, changes: readonly string[] = []): TrainConfig =>
   checkConfig(withChanges(readSettings(presetOrFile), changes), presetOrFile);
+
+/** A preset or a YAML file of any stage with changes on top, checked. */
+export const loadAnyConfig = (presetOrFile: string, changes: readonly string[] = []): TrainConfig | TokenizerConfig =>
+  checkAnyConfig(withChanges(readSettings(presetOrFile), changes), presetOrFile);
 
 /** The learning rate of a step, counted from 0: a linear warm-up, constant, a linear fall towards 0 over the last `cooldown` of `steps`. */
 export function learningRate(

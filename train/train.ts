@@ -2,20 +2,16 @@
  * A training run, from top to bottom: config, model, data, optimizer, the loop, and what happens once in a while. A run folder holds checkpoints
  * that are models by themselves (`janus generate --model run/step-…`) and go on bit for bit where they were saved.
  */
-import { createHash } from "node:crypto";
 import { basename, join } from "node:path";
-import { ArgumentError, JanusError, now } from "../engine/index.ts";
+import { now } from "../engine/index.ts";
 import type { Device } from "../engine/index.ts";
-import type { FileSource, FolderSink } from "../model/checkpoint/bytes.ts";
-import { readWhole } from "../model/checkpoint/bytes.ts";
+import type { FolderSink } from "../model/checkpoint/bytes.ts";
 import { EMA_FILE, openCheckpoint } from "../model/checkpoint/checkpoint.ts";
-import { isSideFile } from "../model/checkpoint/side_files.ts";
 import { loadModel } from "../model/load.ts";
 import { folderSource } from "../model/node/files.ts";
 import { Janus } from "../model/pipeline.ts";
 import { readProcessor } from "../model/processor.ts";
 import { planSave, readUnused, saveModel } from "../model/save.ts";
-import { checkConfig } from "./config.ts";
 import type { TrainConfig } from "./config.ts";
 import { CodeCache } from "./data/codes.ts";
 import { Encoder } from "./data/encode.ts";
@@ -29,16 +25,14 @@ import { codesAbout, vqEncoder } from "./data/tokenizer.ts";
 import type { StepEvent } from "./report/log.ts";
 import { Recorder } from "./report/recorder.ts";
 import { matmulCeiling } from "./report/speed.ts";
-import { RunFolderError } from "./run/errors.ts";
 import { nodeFileSystem } from "./run/file_system.ts";
 import type { FileSystem } from "./run/file_system.ts";
 import { loadTensorsInto, saveTensors, tensorFileBytes } from "./run/optimizer_file.ts";
 import { RunFolder } from "./run/run_folder.ts";
+import { OPTIMIZER, STATE, configHash, newestOf, readState, sideFilesOf, stateFile } from "./run/run_state.ts";
 import type { Task } from "./samples.ts";
+import { SkipLimit, skipText } from "./skips.ts";
 import { Trainer } from "./trainer.ts";
-
-/** Training cannot go on: steps whose gradients are not finite, one after the other. The last checkpoint is whole. */
-export class TrainingError extends JanusError {}
 
 export interface RunOptions {
   /** Folder of the model to begin with; a run that is resumed begins with its own. */
@@ -82,74 +76,15 @@ interface RunState {
   readonly configHash: string;
 }
 
-const STATE = "state.json";
-const OPTIMIZER = "optimizer.safetensors";
 /** More than the files take that are made at each save: settings, state, manifest. */
 const SMALL_FILES = 2 ** 20;
-/** Steps in a row that are skipped before the run ends. */
-const MOST_SKIPPED = 3;
-/** Samples that a message names; the log has all. */
-const MOST_NAMED = 8;
-/** Settings that may be others when a run is resumed: they change when it ends and what it costs, not what it computes. */
-const FREE: readonly string[] = [
-  "save",
-  "steps",
-  "stopAt",
-  "microRows",
-  "recompute",
-  "report",
-] satisfies (keyof TrainConfig)[];
 
-/** The settings that may not, by name. */
-const boundSettings = (config: TrainConfig): Map<string, string> =>
-  new Map(
-    Object.entries(config)
-      .filter(([key, value]) => !FREE.includes(key) && value !== undefined)
-      .map(([key, value]) => [key, JSON.stringify(value)]),
-  );
-
-const configHash = (config: TrainConfig): string =>
-  createHash("sha256")
-    .update(JSON.stringify([...boundSettings(config)].sort(([a], [b]) => (a < b ? -1 : 1))))
-    .digest("hex");
-
-async function sideFilesOf(source: FileSource): Promise<Map<string, Uint8Array>> {
-  const files = new Map<string, Uint8Array>();
-  for (const name of await source.list()) {
-    if (!isSideFile(name)) continue;
-    const file = await source.open(name);
-    try {
-      files.set(name, await readWhole(file, 64 * 2 ** 20));
-    } finally {
-      await file.close?.();
-    }
-  }
-  return files;
-}
-
-async function readState(folder: string, config: TrainConfig): Promise<RunState> {
-  const file = await folderSource(folder).open(STATE);
-  try {
-    const state = JSON.parse(new TextDecoder().decode(await readWhole(file, 2 ** 20))) as RunState;
-    const [now, before] = [boundSettings(config), boundSettings(checkConfig(state.config, `${folder}/${STATE}`))];
-    const other = [...new Set([...now.keys(), ...before.keys()])].filter((key) => now.get(key) !== before.get(key));
-    if (other.length)
-      throw new ArgumentError(
-        `${folder} was trained with other settings (${other.join(", ")}); resume with the same ones, or begin a new run from its model`,
-      );
-    return state;
-  } finally {
-    await file.close?.();
-  }
-}
-
-/** What was not finite in a step that was skipped; steps are counted from 1, as checkpoints are. */
-function skipText({ step, notFinite, lossScale }: StepEvent): string {
+/** What was not finite in a step that was skipped. */
+function skipTextOf({ step, notFinite, lossScale }: StepEvent): string {
   const { tasks = [], samples = [] } = notFinite ?? {};
   const what = tasks.length ? `the loss of ${tasks.join(", ")} was not finite` : "gradients were not finite";
-  const named = [...samples.slice(0, MOST_NAMED), ...(samples.length > MOST_NAMED ? [`${samples.length - MOST_NAMED} more`] : [])]; // prettier-ignore
   const scale = lossScale === undefined ? "" : `, the loss scale is ${lossScale} now`;
-  return `step ${step + 1}: ${what} (${named.join(", ")}); nothing was changed${scale}`;
+  return skipText(step, what, samples) + scale;
 }
 
 /**
@@ -164,14 +99,8 @@ export async function train(options: RunOptions): Promise<RunResult> {
 
   // Where it begins: at the newest checkpoint that verifies, else at the model given.
   const signal = stop ? { signal: stop } : {};
-  const { newest, skipped: damaged } = await run.newestVerified(signal);
-  const damage = damaged.map(({ path, problems }) => `${path} is damaged: ${problems.join("; ")}`);
-  if (!newest && damage.length)
-    throw new RunFolderError(
-      `${run.path} has no checkpoint that is whole; mend one, or train in another folder:\n  ${damage.join("\n  ")}`,
-    );
-  for (const one of damage) onNotice(`${one}; it is passed over`);
-  const folder = newest?.path ?? options.model;
+  const newest = await newestOf(run, { onNotice, ...signal });
+  const folder = newest ?? options.model;
   const source = folderSource(folder);
   const checkpoint = await openCheckpoint(source);
   const indexes: SourceIndex[] = [];
@@ -180,7 +109,7 @@ export async function train(options: RunOptions): Promise<RunResult> {
   let codes: CodeCache | null = null;
   let record: Recorder | null = null;
   try {
-    const state = newest ? await readState(folder, config) : null;
+    const state = newest ? ((await readState(newest, config)) as RunState) : null;
     const processor = await readProcessor(source, checkpoint.config);
     const sideFiles = await sideFilesOf(source);
     const unused = await readUnused(checkpoint);
@@ -244,7 +173,7 @@ export async function train(options: RunOptions): Promise<RunResult> {
         await saveModel(model, checkpoint.config, sink, extras);
         await saveTensors(sink, OPTIMIZER, trainer.optimizer.stateDict());
         if (config.ema) await saveTensors(sink, EMA_FILE, averages);
-        await sink.write(STATE, new TextEncoder().encode(`${JSON.stringify(content, null, 2)}\n`));
+        await sink.write(STATE, stateFile(content));
       };
       const { every: _, keep, keepEvery } = config.save;
       const saved = await run.save(step, fill, { last: keep, ...(keepEvery && { every: keepEvery }) }, checkpointBytes);
@@ -263,8 +192,8 @@ export async function train(options: RunOptions): Promise<RunResult> {
     };
 
     // The loop.
-    let last = newest?.path ?? null;
-    let inARow = 0;
+    let last = newest;
+    const skips = new SkipLimit();
     let lossScale = Infinity;
     while (trainer.step < end && !stop?.aborted) {
       const started = now();
@@ -278,16 +207,13 @@ export async function train(options: RunOptions): Promise<RunResult> {
       for (const [task, { tokens: n }] of Object.entries(event.tasks))
         tokens[task as Task] = (tokens[task as Task] ?? 0) + n;
       options.onStep?.(event);
-      if (event.skipped) record.notice(skipText(event), "skip");
+      const skipped = event.skipped ? skipTextOf(event) : null;
+      if (skipped) record.notice(skipped, "skip");
       // Gradients that left the range of f16 under a loss scale that could still fall are how that scale is found.
       const hasFallen = event.lossScale !== undefined && event.lossScale < lossScale;
       lossScale = event.lossScale ?? lossScale;
       const isSearch = event.skipped && !event.notFinite?.tasks.length && hasFallen;
-      if (!isSearch) inARow = event.skipped ? inARow + 1 : 0;
-      if (inARow >= MOST_SKIPPED)
-        throw new TrainingError(
-          `${skipText(event)}; ${inARow} steps in a row: the run ends. Lower the learning rate, or look at these samples`,
-        );
+      if (!isSearch) skips.count(skipped);
       if (trainer.step % config.save.every === 0 || trainer.step === end) last = await save();
       if (trainer.step < end && !stop?.aborted) await report(false);
     }

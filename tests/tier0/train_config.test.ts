@@ -1,10 +1,18 @@
 /** The settings of training: presets equal to the published recipe, changes on top, refusals with paths and suggestions. */
 import { describe, expect, it } from "vitest";
-import { PRESETS, TrainConfigError, checkConfig, learningRate, loadConfig } from "../../train/config.ts";
+import {
+  PRESETS,
+  TrainConfigError,
+  checkConfig,
+  checkTokenizerConfig,
+  learningRate,
+  loadAnyConfig,
+  loadConfig,
+} from "../../train/config.ts";
 
 describe("presets", () => {
   it("are the recipe of the report", () => {
-    const [one, two, three] = PRESETS.map((preset) => loadConfig(preset));
+    const [one, two, three] = PRESETS.filter((preset) => preset !== "stage0").map((preset) => loadConfig(preset));
     const published = [one, two, three].map((c) => [
       c!.stage,
       c!.optimizer.lr,
@@ -21,6 +29,25 @@ describe("presets", () => {
     ]);
     for (const c of [one, two, three])
       expect(c!.optimizer).toMatchObject({ beta1: 0.9, beta2: 0.95, weightDecay: 0, clip: 1 });
+  });
+
+  it("of the image tokenizer are LlamaGen's recipe, and settings of their own", () => {
+    expect(loadAnyConfig("stage0")).toMatchObject({
+      stage: 0,
+      batch: 128,
+      commitment: 0.25,
+      optimizer: { lr: 1e-4, warmup: 0, cooldown: 0, beta1: 0.9, beta2: 0.95, weightDecay: 0, clip: 1 },
+      dtype: "f32",
+    });
+    expect(loadAnyConfig("stage3")).toEqual(loadConfig("stage3"));
+    expect(() => loadAnyConfig("stage0", ["lenght=3", "reseed.evry=1", "dtype=bf16"])).toThrow(
+      /reseed\.evry is not known; did you mean every\?[^]*lenght is not known/,
+    );
+    expect(() => loadAnyConfig("stage0", ["dtype=bf16"])).toThrow(/dtype: f32; the image tokenizer trains in no other/);
+    expect(() => loadConfig("stage0")).toThrow(
+      /stage: 1, 2 or 3; stage 0, the image tokenizer, has settings of its own/,
+    );
+    expect(() => checkTokenizerConfig({ ...loadAnyConfig("stage0"), stage: 1 })).toThrow(TrainConfigError);
   });
 
   it("warm up linearly, then stay", () => {
@@ -96,7 +123,9 @@ describe("changes", () => {
     expect(() => checkConfig({ stage: 3, batch: 0, lenght: 16 })).toThrow(
       /batch: [^]*lenght is not known; did you mean length\?/,
     );
-    expect(() => loadConfig("stage9")).toThrow(/stage9 is neither a preset \(stage1, stage2, stage3\) nor a file/);
+    expect(() => loadConfig("stage9")).toThrow(
+      /stage9 is neither a preset \(stage0, stage1, stage2, stage3\) nor a file/,
+    );
     expect(() => checkConfig("x")).toThrow(TrainConfigError);
   });
 });

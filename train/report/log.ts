@@ -126,7 +126,7 @@ export async function cutLog(run: string, steps: number, onLine: (line: LogLine)
 }
 
 /** Throws `FileError` where the disk takes no more, as the other one does. */
-export async function appendStep(run: string, event: StepEvent): Promise<void> {
+export async function appendStep(run: string, event: { readonly step: number }): Promise<void> {
   try {
     await appendFile(logPath(run), `${JSON.stringify(event)}\n`);
   } catch (error) {

@@ -9,8 +9,10 @@ import { isBadSample } from "../data/loader.ts";
 import type { SourceIndex } from "../data/index_file.ts";
 import type { Sample } from "../samples.ts";
 import type { StepReport } from "../trainer.ts";
-import { appendEvent, appendStep, cutLog } from "./log.ts";
-import type { RunEvent, StepEvent } from "./log.ts";
+import { messageOf } from "../run/errors.ts";
+import { Journal } from "./journal.ts";
+import type { JournalOptions } from "./journal.ts";
+import type { StepEvent } from "./log.ts";
 import { RunCurves, runReport } from "./run_report.ts";
 import { drawSamples, readReconstructions, saveReconstructions } from "./samples.ts";
 import { FlopMeter } from "./speed.ts";
@@ -18,50 +20,30 @@ import { FlopMeter } from "./speed.ts";
 /** Seconds after which the browser loads the page of a running run again. */
 const REFRESH = 30;
 
-export interface RecorderOptions {
-  /** Folder of the run. */
-  readonly run: string;
+export interface RecorderOptions extends JournalOptions {
   readonly config: TrainConfig;
   readonly device: Device;
   /** FLOP/s that MFU is a part of. */
   readonly ceiling: number;
-  readonly onNotice: (message: string) => void;
 }
 
-export class Recorder {
+export class Recorder extends Journal {
   private readonly options: RecorderOptions;
   private readonly curves = new RunCurves();
   private readonly meter: FlopMeter;
-  private steps: number;
 
   private constructor(options: RecorderOptions, steps: number) {
+    super(options, steps);
     this.options = options;
-    this.steps = steps;
     this.meter = new FlopMeter(options.device, options.config.recompute);
   }
 
-  /**
-   * Goes on with the records of a run that has done `steps` steps (0 for a new one); lines of later steps, which an earlier process had done
-   * but not saved, are cut: they are done again.
-   * @param from what the model is loaded from
-   */
+  /** Goes on with the records of a run that has done `steps` steps (0 for a new one), as `begin` does. */
   static async open(options: RecorderOptions, steps: number, from: string): Promise<Recorder> {
     const recorder = new Recorder(options, steps);
-    const cut = await cutLog(options.run, steps, (line) => recorder.curves.add(line));
+    await recorder.begin(from, (line) => recorder.curves.add(line));
     if (steps > 0) recorder.curves.mark(steps, "resumed");
-    const again = cut ? `; steps behind it that were not saved and are done again: ${cut}` : "";
-    recorder.append(steps > 0 ? "resume" : "start", `from ${from}${again}`, options.config);
     return recorder;
-  }
-
-  event(kind: RunEvent["kind"], text: string): void {
-    this.append(kind, text);
-  }
-
-  /** Says something to whoever started the run, and keeps it. */
-  notice(message: string, kind: RunEvent["kind"] = "notice"): void {
-    this.append(kind, message);
-    this.options.onNotice(message);
   }
 
   /** Runs a step and writes its line. `loaded` of its samples is when it began and how long it waited for them, ms. */
@@ -70,7 +52,7 @@ export class Recorder {
     samples: readonly Sample[],
     loaded: { readonly started: number; readonly waitingMs: number },
   ): Promise<StepEvent> {
-    const { device, ceiling, run } = this.options;
+    const { device, ceiling } = this.options;
     let flops = 0;
     this.meter.start();
     const report = await take().finally(() => (flops = this.meter.stop()));
@@ -86,9 +68,8 @@ export class Recorder {
       mfu: (flops * 1000) / ms / ceiling,
       memoryBytes: device.pool.stats.reservedBytes,
     };
-    this.steps = report.step + 1;
     this.curves.add(event);
-    await appendStep(run, event);
+    await this.line(event);
     return event;
   }
 
@@ -128,10 +109,10 @@ export class Recorder {
     }
   }
 
-  /** Notes why the run ended before its time, on the page too. Never throws: the error that is on its way counts. */
-  async failed(error: unknown): Promise<void> {
+  /** On the page too. */
+  override async failed(error: unknown): Promise<void> {
+    await super.failed(error);
     try {
-      this.append("error", messageOf(error));
       if (this.options.config.report.every > 0) await this.write(true);
     } catch {
       // the disk, most likely, and the error on its way says so
@@ -141,14 +122,7 @@ export class Recorder {
   private async write(isEnd: boolean): Promise<void> {
     await runReport(this.options.run, { curves: this.curves, ...(!isEnd && { refresh: REFRESH }) });
   }
-
-  private append(kind: RunEvent["kind"], text: string, config?: TrainConfig): void {
-    const event: RunEvent = { time: new Date().toISOString(), step: this.steps, kind, text, ...(config && { config }) };
-    appendEvent(this.options.run, event);
-  }
 }
-
-const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
 
 /** The first pictures that are to be drawn; those that cannot be read are passed over. */
 async function firstPictures(sources: readonly SourceIndex[], most: number): Promise<RgbImage[]> {
