@@ -1,6 +1,8 @@
 /** `janus train`: a stage of training from a preset or a YAML file, a line a step, resumed where it was. */
 import type { SourceSpec } from "../train/data/sources.ts";
 import type { StepEvent } from "../train/report/log.ts";
+import type { RunOptions, RunResult } from "../train/train.ts";
+import type { TokenizerStepEvent } from "../train/train_tokenizer.ts";
 import type { AddCommand, Context } from "./context.ts";
 import { openDevice } from "./device.ts";
 import { UsageError } from "./errors.ts";
@@ -21,9 +23,9 @@ interface TrainFlags {
 export const addTrain: AddCommand = (program, context) => {
   program
     .command("train")
-    .summary("train a stage of Janus-Pro")
+    .summary("train a stage of Janus-Pro, or its image tokenizer")
     .description(
-      "Train a stage from a preset (stage1, stage2, stage3) or a YAML file of settings. A run folder that has checkpoints is gone on with, bit for bit. Ctrl-C, SIGTERM and SIGUSR1 end the step, save, and leave with the code of the signal; a second one leaves at once.",
+      "Train a stage from a preset (stage1, stage2, stage3; stage0 for the image tokenizer, on the pictures of the data) or a YAML file of settings. A run folder that has checkpoints is gone on with, bit for bit. Ctrl-C, SIGTERM and SIGUSR1 end the step, save, and leave with the code of the signal; a second one leaves at once.",
     )
     .argument("<settings>", "a preset, or a YAML file")
     .requiredOption("--model <model>", `${MODEL_ARGUMENT}, to begin with`)
@@ -49,30 +51,47 @@ function sourceOf(text: string): SourceSpec {
 }
 
 async function run(settings: string, flags: TrainFlags, context: Context): Promise<void> {
-  const { out, signal } = context;
-  const { loadConfig } = await import("../train/config.ts");
-  const config = loadConfig(settings, flags.set ?? []);
+  const { loadAnyConfig } = await import("../train/config.ts");
+  const config = loadAnyConfig(settings, flags.set ?? []);
   const sources = flags.data.map(sourceOf);
+  if (config.stage === 0 && flags.dryRun)
+    throw new UsageError("--dry-run is not there for stage 0; leave it out, steps=1 shows what a step takes");
   const model = await resolveModel(flags.model, context);
-  if (flags.dryRun) return await (await import("./dry_run.ts")).dryRun(model, config, flags.adapter, context);
-  const { train } = await import("../train/train.ts");
+  if (config.stage !== 0 && flags.dryRun)
+    return await (await import("./dry_run.ts")).dryRun(model, config, flags.adapter, context);
+  const given = { model, sources, run: flags.run, cache: flags.cache };
+  const total = Math.min(config.steps, config.stopAt ?? config.steps);
+  if (config.stage === 0) {
+    const { trainTokenizer } = await import("../train/train_tokenizer.ts");
+    await follow(total, flags, context, (common, show) =>
+      trainTokenizer({ ...given, ...common, config, onStep: (event) => show(event, tokenizerLine(event, total)) }),
+    );
+  } else {
+    const { train } = await import("../train/train.ts");
+    await follow(total, flags, context, (common, show) =>
+      train({ ...given, ...common, config, onStep: (event) => show(event, line(event, total)) }),
+    );
+  }
+}
+
+/** Opens the device, runs a training on it to its end or to a signal, and shows its steps. */
+async function follow(
+  total: number,
+  flags: TrainFlags,
+  context: Context,
+  start: (
+    common: Pick<RunOptions, "device" | "stop" | "onNotice">,
+    show: (event: { readonly step: number }, text: string) => void,
+  ) => Promise<RunResult>,
+): Promise<void> {
+  const { out, signal } = context;
   const device = await openDevice(flags.adapter, context);
   try {
-    const total = Math.min(config.steps, config.stopAt ?? config.steps);
     using progress = out.progress("steps");
-    const result = await train({
-      model,
-      run: flags.run,
-      config,
-      sources,
-      cache: flags.cache,
-      device,
-      stop: signal,
-      onNotice: (message) => out.warn(message),
-      onStep: (event) => {
-        out.note(line(event, total));
-        if (out.isTerminal) progress.report({ done: event.step + 1, total, label: "training" });
-      },
+    const onNotice = (message: string): void => out.warn(message);
+    const result = await start({ device, stop: signal, onNotice }, ({ step }, text) => {
+      out.note(text);
+      if (out.isTerminal) progress.report({ done: step + 1, total, label: "training" });
     });
     if (result.stopped)
       out.note(
@@ -85,6 +104,8 @@ async function run(settings: string, flags: TrainFlags, context: Context): Promi
   }
 }
 
+const percent = (share: number): string => `${Math.round(100 * share)} %`;
+
 /**
  * `step 12/600  loss 6.2451  und 7.103 text 8.220 gen 5.914  norm 2.953  lr 2.0e-5  1,234 tokens/s  5.1 images/s  MFU 31 %  memory 12.3 GB
  * padding 4 %  waiting 3 %  1.9 s`, on one line.
@@ -92,7 +113,6 @@ async function run(settings: string, flags: TrainFlags, context: Context): Promi
 function line(event: StepEvent, total: number): string {
   const { step, loss, tasks, gradNorm, lr, skipped, tokens, padding, ms, waitingMs } = event;
   const parts = Object.entries(tasks).map(([task, report]) => `${task} ${report.loss.toFixed(3)}`);
-  const percent = (share: number): string => `${Math.round(100 * share)} %`;
   return [
     `step ${step + 1}/${total}`,
     `loss ${loss.toFixed(4)}`,
@@ -104,6 +124,23 @@ function line(event: StepEvent, total: number): string {
     `MFU ${percent(event.mfu)}`,
     `memory ${formatBytes(event.memoryBytes)}`,
     `padding ${percent(padding / tokens)}`,
+    `waiting ${percent(waitingMs / ms)}`,
+    formatDuration(ms),
+  ].join("  ");
+}
+
+/** `step 12/600  reconstruction 0.0412  codebook 0.0031  commitment 0.0031  213 codes  norm 0.953 …`, on one line. */
+function tokenizerLine(event: TokenizerStepEvent, total: number): string {
+  const { step, gradNorm, lr, skipped, reseed, ms, waitingMs } = event;
+  return [
+    `step ${step + 1}/${total}`,
+    ...(["reconstruction", "codebook", "commitment"] as const).map((loss) => `${loss} ${event[loss].toFixed(4)}`),
+    `${formatCount(event.used)} codes`,
+    ...(reseed ? [`${formatCount(reseed.moved)} moved`] : []),
+    skipped ? "gradients not finite: skipped" : `norm ${gradNorm.toFixed(3)}`,
+    `lr ${lr.toExponential(1)}`,
+    `${event.imagesPerSecond.toFixed(1)} images/s`,
+    `memory ${formatBytes(event.memoryBytes)}`,
     `waiting ${percent(waitingMs / ms)}`,
     formatDuration(ms),
   ].join("  ");

@@ -161,9 +161,9 @@ function weightsFile(weights: Weights): RandomAccess {
   const parts: Part[] = [
     { start: 0, bytes: header.length, read: async (at, length) => header.subarray(at, at + length) },
   ];
-  for (const [i, { read }] of [...weights.values()].entries()) {
+  for (const [i, weight] of [...weights.values()].entries()) {
     const { start, bytes: before } = parts.at(-1)!;
-    parts.push({ start: start + before, bytes: bytes[i]!, read });
+    parts.push({ start: start + before, bytes: bytes[i]!, read: (at, length) => weight.read(at, length) });
   }
   const file: RandomAccess = {
     name: `${NAME}/${WEIGHTS}`,

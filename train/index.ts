@@ -1,6 +1,15 @@
 /** The trainer as a library, for Node: a whole run (`train`), or its parts for loops of one's own (`Trainer`, `Loader`, `AdamW`, …). */
-export { PRESETS, TrainConfigError, checkConfig, learningRate, loadConfig } from "./config.ts";
-export type { Preset, TrainConfig } from "./config.ts";
+export {
+  PRESETS,
+  TrainConfigError,
+  checkAnyConfig,
+  checkConfig,
+  checkTokenizerConfig,
+  learningRate,
+  loadAnyConfig,
+  loadConfig,
+} from "./config.ts";
+export type { Preset, TokenizerConfig, TrainConfig } from "./config.ts";
 export { CodeCache } from "./data/codes.ts";
 export { Encoder } from "./data/encode.ts";
 export type { CodeSource, EncoderOptions, SampleId } from "./data/encode.ts";
@@ -8,6 +17,8 @@ export * from "./data/errors.ts";
 export { SourceIndex, indexSource } from "./data/index_file.ts";
 export { Loader } from "./data/loader.ts";
 export type { LoadedStep, LoaderOptions, LoaderSource, LoaderState, SampleEncoder } from "./data/loader.ts";
+export { PictureEncoder } from "./data/pictures.ts";
+export type { Picture } from "./data/pictures.ts";
 export { Quarantine } from "./data/quarantine.ts";
 export type { BadSample } from "./data/quarantine.ts";
 export type { RawSample, SourceSpec } from "./data/sources.ts";
@@ -28,9 +39,12 @@ export { IGNORE, TASKS, imageSample, layRows, packSamples, textSample, trainedTo
 export type { PackedRows, Sample, Task } from "./samples.ts";
 export { STAGES, TRAINED, setStage } from "./stages.ts";
 export type { Stage } from "./stages.ts";
-export { TrainingError, train } from "./train.ts";
+export { TrainingError } from "./skips.ts";
+export { train } from "./train.ts";
 export type { RunOptions, RunResult } from "./train.ts";
+export { trainTokenizer } from "./train_tokenizer.ts";
+export type { TokenizerRunOptions, TokenizerStepEvent } from "./train_tokenizer.ts";
 export { Trainer } from "./trainer.ts";
 export type { StepReport, TaskReport } from "./trainer.ts";
 export { VqTraining } from "./vq.ts";
-export type { VqLosses, VqTrainingOptions, VqUsage } from "./vq.ts";
+export type { VqLosses, VqStep, VqTrainingOptions, VqTrainingState, VqUsage } from "./vq.ts";

@@ -51,7 +51,7 @@ export interface VqStep {
   readonly used: number;
   /** Before clipping; NaN where the step was skipped. */
   readonly gradNorm: number;
-  /** A loss or gradients were not finite: nothing was changed, and no code counts as used. */
+  /** Gradients were not finite: nothing was changed, and no code counts as used. */
   readonly skipped: boolean;
   /** Of the batch before quantisation, [B · s · s, codeDim]; the caller disposes them. */
   readonly vectors: Tensor;
@@ -111,7 +111,7 @@ export class VqTraining {
       done.push({ share, ...this.accumulate(pixels, share) });
     }
     const [losses, vectors] = scope(() => [stack(done.flatMap((part) => part.losses)), cat(done.map((part) => part.vectors))]); // prettier-ignore
-    this.optimizer.step(losses);
+    this.optimizer.step();
     zeroGradients(this.vq.parameters());
     const { gradNorm, skipped } = await this.optimizer.report();
     const isSkipped = skipped > this.skipped;

@@ -1,0 +1,213 @@
+/** A run of stage 0 as a whole: from pictures to a checkpoint whose tokenizer has learned and whose other weights are as they were. */
+import { appendFileSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, it } from "vitest";
+import { ArgumentError } from "../../index.ts";
+import { byteTokenizerFiles } from "../../model/byte_tokenizer.ts";
+import { openCheckpoint } from "../../model/checkpoint/checkpoint.ts";
+import { unusedTensors } from "../../model/checkpoint/index.ts";
+import { createModel, tinyConfig } from "../../model/create.ts";
+import { folderSource } from "../../model/node/files.ts";
+import { Janus, encodePng, writeFolderAtomic } from "../../model/node/index.ts";
+import { readUnused, saveModel } from "../../model/save.ts";
+import { Tokenizer } from "../../model/tokenizer.ts";
+import { checkConfig, checkTokenizerConfig } from "../../train/config.ts";
+import type { TokenizerConfig } from "../../train/config.ts";
+import { SourceError } from "../../train/data/errors.ts";
+import { PREFIX } from "../../train/data/tokenizer.ts";
+import { readEvents } from "../../train/report/index.ts";
+import type { RunResult } from "../../train/train.ts";
+import { train } from "../../train/train.ts";
+import { TrainingError } from "../../train/skips.ts";
+import { trainTokenizer } from "../../train/train_tokenizer.ts";
+import type { TokenizerRunOptions, TokenizerStepEvent } from "../../train/train_tokenizer.ts";
+import { runCli } from "../cli.ts";
+import { errorOf, useDevice } from "../gpu.ts";
+
+const home = mkdtempSync(join(tmpdir(), "janus-tokenizer-"));
+const at = (...names: string[]): string => join(home, ...names);
+const device = useDevice();
+
+beforeAll(async () => {
+  const sideFiles = byteTokenizerFiles();
+  const vocabulary = new Tokenizer({ tokenizer: new TextDecoder().decode(sideFiles.get("tokenizer.json")) }).size;
+  // 8 × 8 pixels, 4 × 4 codes of 32; the pooling head that the model does not read is there too.
+  const config = tinyConfig({
+    vision: { imageSize: 32, patchSize: 8, hidden: 32, layers: 1, heads: 2, intermediate: 64 },
+    vq: { multipliers: [1, 1], resBlocks: 1, codes: 32, baseChannels: 32, latentChannels: 32 },
+    language: { layers: 1, hidden: 32, intermediate: 64, heads: 2, kvHeads: 2, headDim: 16, vocabulary },
+  });
+  const unused = new Map(
+    [...unusedTensors(config)].map(([name, shape], i) => {
+      const bytes = new Uint8Array(2 * shape.reduce((a, b) => a * b, 1)).fill(i + 1);
+      return [name, { dtype: "bf16" as const, shape, bytes }];
+    }),
+  );
+  const model = createModel(config, { seed: 4, dtype: "bf16" });
+  const save = { layout: "deepseek", sideFiles, unused } as const;
+  await writeFolderAtomic(at("model"), 0, async (sink) => void (await saveModel(model, config, sink, save)));
+  model.dispose();
+
+  const picture = (k: number): Promise<Uint8Array> => {
+    const [side, data] = [12 + k, new Uint8Array(3 * (12 + k) ** 2)];
+    for (let i = 0; i < data.length; i++) data[i] = (k * 5 + Number(i > data.length / 2) * 3 + (i % 3)) % 2 ? 230 : 25;
+    return encodePng({ width: side, height: side, data });
+  };
+  for (const folder of ["data", "classes", "classes/one", "classes/two"]) mkdirSync(at(folder));
+  for (let k = 0; k < 6; k++) writeFileSync(at("data", `${k}.png`), await picture(k));
+  for (const [k, name] of ["one", "two"].entries()) writeFileSync(at("classes", name, "0.png"), await picture(6 + k));
+  const lines = (name: string, rows: object[]): void =>
+    writeFileSync(at("data", name), rows.map((row) => `${JSON.stringify(row)}\n`).join(""));
+  const images = [0, 1, 2].map((k) => ({ prompt: "a picture", image: `${k}.png` }));
+  lines("pairs.jsonl", [...images, { prompt: "none", image: "missing.png" }]);
+  const asked = (image: string[], tags: string): object => ({
+    image,
+    conversations: [{ from: "human", value: `${tags} what?` }, { from: "gpt", value: "that" }], // prettier-ignore
+  });
+  lines("seen.jsonl", [asked(["3.png"], "<image>"), asked(["4.png", "5.png"], "<image><image>"), asked([], "")]);
+  lines("text.jsonl", [{ text: "no picture" }]);
+});
+afterAll(() => rmSync(home, { recursive: true, force: true }));
+
+const settings = (more: Record<string, unknown> = {}): TokenizerConfig =>
+  checkTokenizerConfig({
+    stage: 0,
+    batch: 4,
+    microBatch: 3,
+    steps: 6,
+    optimizer: { lr: 2e-3, warmup: 2 },
+    reseed: { every: 2 },
+    save: { every: 100, keep: 1 },
+    seed: 3,
+    ...more,
+  });
+
+const go = (run: string, config: TokenizerConfig, more: Partial<TokenizerRunOptions> = {}): Promise<RunResult> =>
+  trainTokenizer({
+    model: at("model"),
+    run: at(run),
+    config,
+    sources: [{ path: at("data", "pairs.jsonl") }, { path: at("classes") }, { path: at("data", "seen.jsonl") }],
+    cache: at("cache"),
+    device: device(),
+    ...more,
+  });
+
+/** The log without what depends on the clock and on the device's memory. */
+const logOf = (run: string): Partial<TokenizerStepEvent>[] =>
+  readFileSync(at(run, "log.jsonl"), "utf8")
+    .trim()
+    .split("\n")
+    .map((line) => {
+      const { ms: _a, waitingMs: _b, imagesPerSecond: _c, memoryBytes: _d, ...rest } = JSON.parse(line) as TokenizerStepEvent; // prettier-ignore
+      return rest;
+    });
+
+it("6 steps are 3 and, after a stop, 3 more, bit for bit; all but the tokenizer is carried through byte by byte", async () => {
+  const straight = await go("straight", settings());
+  expect([straight.steps, straight.stopped]).toEqual([6, false]);
+  const stop = new AbortController();
+  const onStep = ({ step }: TokenizerStepEvent): void => void (step === 2 && stop.abort());
+  const broken = await go("broken", settings(), { stop: stop.signal, onStep });
+  expect([broken.steps, broken.stopped]).toEqual([3, true]);
+  appendFileSync(at("broken", "log.jsonl"), '{"step":3,"recon'); // of a process that was killed
+  // The model to begin with is no longer needed; pictures at once are no other setting.
+  const resumed = await go("broken", settings(), { model: at("gone") });
+  expect([resumed.steps, resumed.stopped]).toEqual([6, false]);
+  const files = readdirSync(straight.checkpoint).sort();
+  expect(readdirSync(resumed.checkpoint).sort()).toEqual(files);
+  for (const name of files) {
+    const [a, b] = [straight, resumed].map(({ checkpoint }) => readFileSync(join(checkpoint, name)));
+    expect(Buffer.compare(a!, b!), name).toBe(0);
+  }
+  expect(logOf("broken")).toEqual(logOf("straight"));
+  // Codes were moved before the stop and after it; the uses of step 3 counted in step 4.
+  const moved = logOf("straight").map(({ reseed }) => reseed?.moved ?? 0);
+  expect(moved.map((n) => n > 0)).toEqual([false, true, false, true, false, true]);
+  expect(logOf("straight").every(({ used, gradNorm }) => used! > 0 && used! <= 32 && gradNorm! > 0)).toBe(true);
+  const bad = readFileSync(at("straight", "quarantine.jsonl"), "utf8");
+  expect(bad).toMatch(/missing\.png/);
+  expect(bad).toMatch(/seen\.jsonl:3: it has no picture/);
+  expect((await readEvents(at("broken"))).map(({ kind, step }) => [kind, step])).toEqual([
+    ["start", 0],
+    ["save", 3],
+    ["stop", 3],
+    ["resume", 3],
+    ["save", 6],
+    ["end", 6],
+  ]);
+
+  const [before, after] = [await openCheckpoint(folderSource(at("model"))), await openCheckpoint(folderSource(resumed.checkpoint))]; // prettier-ignore
+  const same: Record<string, boolean> = {};
+  for (const [name, source] of before.parameters) {
+    const now = after.parameters.get(name)!;
+    expect(now.dtype, name).toBe(name.startsWith(PREFIX) ? "f32" : "bf16");
+    same[name] = Buffer.compare(await before.read(source), await after.read(now)) === 0;
+  }
+  expect(Object.keys(same).filter((name) => !same[name])).toEqual(
+    Object.keys(same).filter((name) => name.startsWith(PREFIX)),
+  );
+  expect(before.unused.size).toBeGreaterThan(0);
+  expect(await readUnused(after)).toEqual(await readUnused(before));
+  for (const checkpoint of [before, after]) await checkpoint.close();
+  expect(readFileSync(join(resumed.checkpoint, "tokenizer.json"))).toEqual(readFileSync(at("model", "tokenizer.json")));
+});
+
+it("pictures are held better and better, and the checkpoint is a model that holds them", async () => {
+  const { checkpoint } = await go("long", settings({ steps: 40, microBatch: 4, reseed: { every: 10, until: 30 } }));
+  const curve = logOf("long");
+  expect(curve.at(-1)!.reconstruction).toBeLessThan(curve[0]!.reconstruction! / 3);
+  expect(curve.flatMap(({ step, reseed }) => (reseed ? [step! + 1] : []))).toEqual([10, 20, 30]);
+  const psnr = async (model: string): Promise<number> => {
+    using janus = await Janus.fromPretrained(model, { device: device() });
+    return (await janus.reconstruct(readFileSync(at("data", "0.png")))).psnr;
+  };
+  expect(await psnr(checkpoint)).toBeGreaterThan((await psnr(at("model"))) + 3);
+});
+
+it("steps that are not finite change nothing, and three in a row end the run", async () => {
+  const notices: string[] = [];
+  const wild = settings({ optimizer: { lr: 1e38 }, save: { every: 1, keep: 9 }, reseed: { every: 1 } });
+  const error = await errorOf(() => go("wild", wild, { onNotice: (message) => notices.push(message) }));
+  expect(error).toBeInstanceOf(TrainingError);
+  expect(error.message).toMatch(/^step 4: gradients were not finite \(.*\.jsonl:\d.*3 steps in a row/);
+  expect(notices).toHaveLength(3);
+  expect(logOf("wild").map(({ skipped, reseed }) => [skipped, reseed === undefined])).toEqual([
+    [false, false],
+    ...[2, 3, 4].map(() => [true, true]),
+  ]);
+  const saved = [1, 3].map((step) => readFileSync(at("wild", `step-0000000${step}`, "model.safetensors")));
+  expect(Buffer.compare(saved[0]!, saved[1]!)).toBe(0);
+});
+
+it("other settings, runs of other stages and sources of texts are refused before the first step", async () => {
+  await go("short", settings({ steps: 1 }));
+  const other = await errorOf(() => go("short", settings({ commitment: 0.5 })));
+  expect(other).toBeInstanceOf(ArgumentError);
+  expect(other.message).toMatch(/other settings \(commitment\)/);
+  const sources = [{ path: at("data", "pairs.jsonl") }];
+  const stage1 = checkConfig({ stage: 1, batch: 1, length: 64, steps: 2, ratios: { und: 0, text: 0, gen: 1 }, optimizer: { lr: 1e-3 } }); // prettier-ignore
+  const options = { model: at("model"), cache: at("cache"), device: device(), ceiling: 1e9, sources };
+  const stage = await errorOf(() => train({ ...options, run: at("short"), config: stage1 }));
+  expect(stage.message).toMatch(/other settings \(stage, /);
+  const text = await errorOf(() => go("text", settings(), { sources: [...sources, { path: at("data", "text.jsonl") }] })); // prettier-ignore
+  expect(text).toBeInstanceOf(SourceError);
+  expect(text.message).toMatch(/text\.jsonl is a source of texts, and stage 0 trains on pictures/);
+  expect(readdirSync(at("text"))).toEqual([]);
+  expect((await go("short", settings({ steps: 2, microBatch: 1 }))).steps).toBe(2); // more steps and pictures at once are no other settings
+});
+
+it("runs as a command, a line a step; a dry run is refused", async () => {
+  const command = ["train", "stage0", `--model=${at("model")}`, `--run=${at("typed")}`, `--cache=${at("cache")}`];
+  const data = ["--data", at("data", "pairs.jsonl"), at("classes"), "--set", "batch=2", "steps=2"];
+  const run = await runCli([...command, ...data]);
+  expect(run.code, run.stderr).toBe(0);
+  expect(run.stdout).toBe(`${at("typed", "step-00000002")}\n`);
+  const line =
+    /^step \d\/2 {2}reconstruction \d+\.\d{4} {2}codebook .* commitment .* \d+ codes {2}norm .* lr 1\.0e-4 /gm;
+  expect(run.stderr.match(line), run.stderr).toHaveLength(2);
+  const dry = await runCli([...command, ...data, "--dry-run"]);
+  expect([dry.code, dry.stdout]).toEqual([2, ""]);
+  expect(dry.stderr).toMatch(/--dry-run is not there for stage 0/);
+});

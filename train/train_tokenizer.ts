@@ -1,0 +1,205 @@
+/**
+ * A run of stage 0, from top to bottom: the image tokenizer of a model trains alone on pictures. Its checkpoints are whole models, whose other
+ * weights are those of the model to begin with, byte by byte; they go on bit for bit where they were saved. Stages 1 to 3 are train.ts.
+ */
+import { basename, join } from "node:path";
+import { now, tensor } from "../engine/index.ts";
+import type { Device, Tensor } from "../engine/index.ts";
+import type { FolderSink } from "../model/checkpoint/bytes.ts";
+import { openCheckpoint } from "../model/checkpoint/checkpoint.ts";
+import { folderSource } from "../model/node/files.ts";
+import { saveOver } from "../model/save.ts";
+import { learningRate } from "./config.ts";
+import type { TokenizerConfig } from "./config.ts";
+import { SourceError } from "./data/errors.ts";
+import { indexSource } from "./data/index_file.ts";
+import type { SourceIndex } from "./data/index_file.ts";
+import { Loader } from "./data/loader.ts";
+import type { LoaderState } from "./data/loader.ts";
+import { PictureEncoder } from "./data/pictures.ts";
+import type { Picture } from "./data/pictures.ts";
+import { Quarantine } from "./data/quarantine.ts";
+import { PREFIX, loadTokenizer } from "./data/tokenizer.ts";
+import { Journal } from "./report/journal.ts";
+import { loadTensorsInto, saveTensors } from "./run/optimizer_file.ts";
+import { RunFolder } from "./run/run_folder.ts";
+import { OPTIMIZER, STATE, configHash, newestOf, readState, sideFilesOf, stateFile } from "./run/run_state.ts";
+import type { Task } from "./samples.ts";
+import { SkipLimit, skipText } from "./skips.ts";
+import type { RunOptions, RunResult } from "./train.ts";
+import { VqTraining } from "./vq.ts";
+import type { VqLosses, VqStep, VqTrainingState, VqUsage } from "./vq.ts";
+
+/** A line of the log. What is not finite is null in the file. */
+export interface TokenizerStepEvent extends VqLosses, Pick<VqStep, "used" | "gradNorm" | "skipped"> {
+  /** Counted from 0. */
+  readonly step: number;
+  readonly lr: number;
+  /** Where codes were looked through after the step. */
+  readonly reseed?: VqUsage;
+  /** Of the whole step, ms, and of it the time that it waited for pictures. */
+  readonly ms: number;
+  readonly waitingMs: number;
+  readonly imagesPerSecond: number;
+  /** Bytes of the buffers on the device, in use or kept for the next step. */
+  readonly memoryBytes: number;
+}
+
+export interface TokenizerRunOptions extends Omit<RunOptions, "config" | "onStep" | "ceiling"> {
+  readonly config: TokenizerConfig;
+  /** Is told of every step as `log.jsonl` has it. */
+  readonly onStep?: (event: TokenizerStepEvent) => void;
+}
+
+/** What a checkpoint holds besides weights and moments; JSON. */
+interface TokenizerState {
+  readonly step: number;
+  readonly loader: LoaderState;
+  readonly training: VqTrainingState;
+  readonly config: TokenizerConfig;
+  readonly configHash: string;
+}
+
+/** Runs the training to its end, or until `stop`. Throws as `train` does, and `SourceError` for a source without pictures. */
+export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunResult> {
+  const { config, device, onNotice = () => undefined, stop } = options;
+  await using run = await RunFolder.open(options.run, { create: true, onNotice });
+
+  // The tokenizer: that of the newest checkpoint that verifies, else of the model to begin with.
+  const newest = await newestOf(run, onNotice);
+  const folder = newest ?? options.model;
+  const source = folderSource(folder);
+  const state = newest ? ((await readState(newest, config)) as TokenizerState) : null;
+  const checkpoint = await openCheckpoint(source);
+  const sideFiles = await sideFilesOf(source);
+  const vq = await loadTokenizer(checkpoint, device, config.dtype);
+  await checkpoint.close();
+  const { imageSize } = checkpoint.config.vq;
+  const { lr, beta1, beta2, epsilon, weightDecay, clip: maxNorm } = config.optimizer;
+  const { commitment, seed, batch } = config;
+  const training = new VqTraining(vq, { lr, beta1, beta2, epsilon, weightDecay, maxNorm, commitment, seed });
+  const indexes: SourceIndex[] = [];
+  let loader: Loader<Picture> | null = null;
+  let journal: Journal | null = null;
+  try {
+    // The data: all pictures alike, so each task has the share of its records.
+    for (const spec of options.sources) indexes.push(await indexSource(spec, options.cache));
+    const texts = indexes.find(({ task }) => task === "text");
+    if (texts)
+      throw new SourceError(
+        `${texts.spec.path} is a source of texts, and stage 0 trains on pictures: give pairs, folders of classes, or conversations about pictures`,
+      );
+    const of = (task: Task): SourceIndex[] => indexes.filter((index) => index.task === task);
+    const count = (task: Task): number => of(task).reduce((sum, index) => sum + index.count, 0);
+    const quarantine = new Quarantine({ file: join(run.path, "quarantine.jsonl") });
+    loader = new Loader(
+      { und: of("und"), gen: of("gen") },
+      new PictureEncoder(imageSize),
+      { seed, batch, ratios: { und: count("und"), text: 0, gen: count("gen") }, quarantine },
+      state?.loader,
+    );
+
+    // The optimizer, and where it was.
+    if (state) {
+      await loadTensorsInto(source, OPTIMIZER, training.optimizer.stateDict(), stop ? { signal: stop } : {});
+      training.resume(state.training);
+    }
+    let step = state?.step ?? 0;
+    let last = newest;
+    let loaderState = loader.state;
+    const parameters = new Map([...vq.namedParameters()].map(([name, parameter]) => [PREFIX + name, parameter]));
+    const save = async (): Promise<string> => {
+      const content: TokenizerState = {
+        step,
+        loader: loaderState,
+        training: training.state,
+        config,
+        configHash: configHash(config),
+      };
+      const fill = async (sink: FolderSink): Promise<void> => {
+        const base = await openCheckpoint(folderSource(last ?? folder)); // the newest: older ones may be gone by now
+        try {
+          await saveOver(base, parameters, sink, { sideFiles });
+        } finally {
+          await base.close();
+        }
+        await saveTensors(sink, OPTIMIZER, training.optimizer.stateDict());
+        await sink.write(STATE, stateFile(content));
+      };
+      const { every: _, keep, keepEvery } = config.save;
+      const saved = await run.save(step, fill, { last: keep, ...(keepEvery && { every: keepEvery }) });
+      journal?.event("save", basename(saved.path));
+      if (saved.pruneProblem) journal?.notice(saved.pruneProblem.message);
+      return saved.path;
+    };
+    stop?.throwIfAborted();
+    journal = new Journal({ run: run.path, config, onNotice }, step);
+    await journal.begin(folder);
+
+    // The loop.
+    const end = Math.min(config.steps, config.stopAt ?? config.steps);
+    const skips = new SkipLimit();
+    while (step < end && !stop?.aborted) {
+      const started = now();
+      const waited = loader.waitingMs;
+      const loaded = await loader.next();
+      const waitingMs = loader.waitingMs - waited;
+      loaderState = loaded.state;
+      const rate = (training.optimizer.lr = learningRate(config, step));
+      const report = await takeStep(training, loaded.samples, config, imageSize, step, device);
+      const ms = now() - started;
+      const event: TokenizerStepEvent = {
+        step: step++,
+        ...report,
+        lr: rate,
+        ms,
+        waitingMs,
+        imagesPerSecond: (batch * 1000) / ms,
+        memoryBytes: device.pool.stats.reservedBytes,
+      };
+      await journal.line(event);
+      options.onStep?.(event);
+      const names = loaded.samples.map(({ name }) => name);
+      const skipped = event.skipped ? skipText(event.step, "gradients were not finite", names) : null;
+      if (skipped) journal.notice(skipped, "skip");
+      skips.count(skipped);
+      if (step % config.save.every === 0 || step === end) last = await save();
+    }
+    if (last === null || basename(last) !== basename(run.folder(step))) last = await save();
+    const stopped = step < end;
+    journal.event(stopped ? "stop" : "end", `${step} steps are done`);
+    return { steps: step, checkpoint: last, stopped };
+  } catch (error) {
+    await journal?.failed(error);
+    throw error;
+  } finally {
+    await loader?.dispose();
+    for (const index of indexes) await index.close();
+    training.dispose();
+    vq.dispose();
+  }
+}
+
+/** A step on the pictures, a few at a time, and behind it the look at the codes where that is due. */
+async function takeStep(
+  training: VqTraining,
+  pictures: readonly Picture[],
+  { microBatch, reseed: { every, until = Infinity } }: TokenizerConfig,
+  side: number,
+  step: number,
+  device: Device,
+): Promise<Omit<VqStep, "losses" | "vectors"> & VqLosses & { readonly reseed?: VqUsage }> {
+  const parts: Tensor[] = [];
+  for (let from = 0; from < pictures.length; from += microBatch) {
+    const some = pictures.slice(from, from + microBatch);
+    const all = new Float32Array(some.length * 3 * side ** 2);
+    for (const [i, { pixels }] of some.entries()) all.set(pixels, i * pixels.length);
+    parts.push(tensor(all, { shape: [some.length, 3, side, side], device }));
+  }
+  const { losses, vectors, ...report } = await training.step(...parts);
+  for (const part of parts) part.dispose();
+  const isDue = every > 0 && (step + 1) % every === 0 && step < until && !report.skipped;
+  const usage = isDue ? await training.reseed(vectors) : null;
+  vectors.dispose();
+  return { ...losses, ...report, ...(usage && { reseed: usage }) };
+}
