@@ -180,9 +180,9 @@ export class VqTraining {
   }
 
   private async move(dead: readonly number[], vectors: Tensor): Promise<void> {
-    const codebook = this.vq.quantize.embedding.weight.detach();
     this.generator.setStep(this.reseeds++);
     const [draws, errors] = scope(() => {
+      const codebook = this.vq.quantize.embedding.weight.detach();
       const codes = indexSelect(codebook, 0, codebookLookup(vectors, codebook).indices);
       return [
         uniform([dead.length], 0, 1, { generator: this.generator, device: this.device }),
