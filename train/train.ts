@@ -29,7 +29,16 @@ import { nodeFileSystem } from "./run/file_system.ts";
 import type { FileSystem } from "./run/file_system.ts";
 import { loadTensorsInto, saveTensors, tensorFileBytes } from "./run/optimizer_file.ts";
 import { RunFolder } from "./run/run_folder.ts";
-import { OPTIMIZER, STATE, configHash, newestOf, readState, sideFilesOf, stateFile } from "./run/run_state.ts";
+import {
+  OPTIMIZER,
+  SMALL_FILES,
+  STATE,
+  configHash,
+  newestOf,
+  readState,
+  sideFilesOf,
+  stateFile,
+} from "./run/run_state.ts";
 import type { Task } from "./samples.ts";
 import { SkipLimit, skipText } from "./skips.ts";
 import { Trainer } from "./trainer.ts";
@@ -75,9 +84,6 @@ interface RunState {
   /** SHA-256 in hex of those settings that a run that is resumed must have. */
   readonly configHash: string;
 }
-
-/** More than the files take that are made at each save: settings, state, manifest. */
-const SMALL_FILES = 2 ** 20;
 
 /** What was not finite in a step that was skipped. */
 function skipTextOf({ step, notFinite, lossScale }: StepEvent): string {

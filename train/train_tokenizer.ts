@@ -21,9 +21,19 @@ import type { Picture } from "./data/pictures.ts";
 import { Quarantine } from "./data/quarantine.ts";
 import { PREFIX, loadTokenizer } from "./data/tokenizer.ts";
 import { Journal } from "./report/journal.ts";
-import { loadTensorsInto, saveTensors } from "./run/optimizer_file.ts";
+import { nodeFileSystem } from "./run/file_system.ts";
+import { loadTensorsInto, saveTensors, tensorFileBytes } from "./run/optimizer_file.ts";
 import { RunFolder } from "./run/run_folder.ts";
-import { OPTIMIZER, STATE, configHash, newestOf, readState, sideFilesOf, stateFile } from "./run/run_state.ts";
+import {
+  OPTIMIZER,
+  SMALL_FILES,
+  STATE,
+  configHash,
+  newestOf,
+  readState,
+  sideFilesOf,
+  stateFile,
+} from "./run/run_state.ts";
 import type { Task } from "./samples.ts";
 import { SkipLimit, skipText } from "./skips.ts";
 import type { RunOptions, RunResult } from "./train.ts";
@@ -63,27 +73,27 @@ interface TokenizerState {
 /** Runs the training to its end, or until `stop`. Throws as `train` does, and `SourceError` for a source without pictures. */
 export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunResult> {
   const { config, device, onNotice = () => undefined, stop } = options;
-  await using run = await RunFolder.open(options.run, { create: true, onNotice });
+  const { fileSystem = nodeFileSystem } = options;
+  await using run = await RunFolder.open(options.run, { create: true, onNotice, fileSystem });
 
-  // The tokenizer: that of the newest checkpoint that verifies, else of the model to begin with.
-  const newest = await newestOf(run, onNotice);
+  // Where it begins: at the newest checkpoint that verifies, else at the model given.
+  const signal = stop ? { signal: stop } : {};
+  const newest = await newestOf(run, { onNotice, ...signal });
   const folder = newest ?? options.model;
   const source = folderSource(folder);
-  const state = newest ? ((await readState(newest, config)) as TokenizerState) : null;
   const checkpoint = await openCheckpoint(source);
-  const sideFiles = await sideFilesOf(source);
-  const vq = await loadTokenizer(checkpoint, device, config.dtype);
-  await checkpoint.close();
-  const { imageSize } = checkpoint.config.vq;
-  const { lr, beta1, beta2, epsilon, weightDecay, clip: maxNorm } = config.optimizer;
-  const { commitment, seed, batch } = config;
-  const training = new VqTraining(vq, { lr, beta1, beta2, epsilon, weightDecay, maxNorm, commitment, seed });
   const indexes: SourceIndex[] = [];
+  const made: { dispose(): void }[] = [];
   let loader: Loader<Picture> | null = null;
   let journal: Journal | null = null;
   try {
+    const state = newest ? ((await readState(newest, config)) as TokenizerState) : null;
+    const sideFiles = await sideFilesOf(source);
+    const { imageSize } = checkpoint.config.vq;
+    const { seed, batch, commitment } = config;
+
     // The data: all pictures alike, so each task has the share of its records.
-    for (const spec of options.sources) indexes.push(await indexSource(spec, options.cache));
+    for (const spec of options.sources) indexes.push(await indexSource(spec, options.cache, signal));
     const texts = indexes.find(({ task }) => task === "text");
     if (texts)
       throw new SourceError(
@@ -99,15 +109,28 @@ export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunR
       state?.loader,
     );
 
+    // The tokenizer; the rest of the model stays on the disk.
+    const vq = await loadTokenizer(checkpoint, device, config.dtype);
+    made.push(vq);
+    const { lr, beta1, beta2, epsilon, weightDecay, clip: maxNorm } = config.optimizer;
+    const training = new VqTraining(vq, { lr, beta1, beta2, epsilon, weightDecay, maxNorm, commitment, seed });
+    made.unshift(training);
+    const parameters = new Map([...vq.namedParameters()].map(([name, parameter]) => [PREFIX + name, parameter]));
+    await checkpoint.close();
+
     // The optimizer, and where it was.
     if (state) {
-      await loadTensorsInto(source, OPTIMIZER, training.optimizer.stateDict(), stop ? { signal: stop } : {});
+      await loadTensorsInto(source, OPTIMIZER, training.optimizer.stateDict(), signal);
       training.resume(state.training);
     }
     let step = state?.step ?? 0;
     let last = newest;
     let loaderState = loader.state;
-    const parameters = new Map([...vq.namedParameters()].map(([name, parameter]) => [PREFIX + name, parameter]));
+    const carried = [...checkpoint.parameters].filter(([name]) => !parameters.has(name)).map(([, weight]) => weight);
+    const checkpointBytes =
+      [...carried, ...checkpoint.unused.values()].reduce((sum, { bytes }) => sum + bytes, 4 * vq.parameterCount()) +
+      tensorFileBytes(training.optimizer.stateDict()) +
+      [...sideFiles.values()].reduce((sum, { length }) => sum + length, SMALL_FILES);
     const save = async (): Promise<string> => {
       const content: TokenizerState = {
         step,
@@ -127,17 +150,18 @@ export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunR
         await sink.write(STATE, stateFile(content));
       };
       const { every: _, keep, keepEvery } = config.save;
-      const saved = await run.save(step, fill, { last: keep, ...(keepEvery && { every: keepEvery }) });
+      const saved = await run.save(step, fill, { last: keep, ...(keepEvery && { every: keepEvery }) }, checkpointBytes);
       journal?.event("save", basename(saved.path));
       if (saved.pruneProblem) journal?.notice(saved.pruneProblem.message);
       return saved.path;
     };
     stop?.throwIfAborted();
+    const end = Math.min(config.steps, config.stopAt ?? config.steps);
+    if (step < end) await run.requireRoom(checkpointBytes);
     journal = new Journal({ run: run.path, config, onNotice }, step);
     await journal.begin(folder);
 
     // The loop.
-    const end = Math.min(config.steps, config.stopAt ?? config.steps);
     const skips = new SkipLimit();
     while (step < end && !stop?.aborted) {
       const started = now();
@@ -175,8 +199,8 @@ export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunR
   } finally {
     await loader?.dispose();
     for (const index of indexes) await index.close();
-    training.dispose();
-    vq.dispose();
+    for (const one of made) one.dispose();
+    await checkpoint.close();
   }
 }
 

@@ -1,5 +1,14 @@
 /** A run of stage 0 as a whole: from pictures to a checkpoint whose tokenizer has learned and whose other weights are as they were. */
-import { appendFileSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import {
+  appendFileSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
@@ -8,7 +17,7 @@ import { byteTokenizerFiles } from "../../model/byte_tokenizer.ts";
 import { openCheckpoint } from "../../model/checkpoint/checkpoint.ts";
 import { unusedTensors } from "../../model/checkpoint/index.ts";
 import { createModel, tinyConfig } from "../../model/create.ts";
-import { folderSource } from "../../model/node/files.ts";
+import { FileError, folderSource } from "../../model/node/files.ts";
 import { Janus, encodePng, writeFolderAtomic } from "../../model/node/index.ts";
 import { readUnused, saveModel } from "../../model/save.ts";
 import { Tokenizer } from "../../model/tokenizer.ts";
@@ -17,6 +26,7 @@ import type { TokenizerConfig } from "../../train/config.ts";
 import { SourceError } from "../../train/data/errors.ts";
 import { PREFIX } from "../../train/data/tokenizer.ts";
 import { readEvents } from "../../train/report/index.ts";
+import { nodeFileSystem } from "../../train/run/file_system.ts";
 import type { RunResult } from "../../train/train.ts";
 import { train } from "../../train/train.ts";
 import { TrainingError } from "../../train/skips.ts";
@@ -195,6 +205,14 @@ it("other settings, runs of other stages and sources of texts are refused before
   expect(text).toBeInstanceOf(SourceError);
   expect(text.message).toMatch(/text\.jsonl is a source of texts, and stage 0 trains on pictures/);
   expect(readdirSync(at("text"))).toEqual([]);
+  const step1 = at("short", "step-00000001");
+  const bytes = readdirSync(step1).reduce((sum, name) => sum + statSync(join(step1, name)).size, 0);
+  const withRoom = (free: number): Promise<RunResult> =>
+    go("room", settings({ steps: 1 }), { fileSystem: { ...nodeFileSystem, freeBytes: async () => free } });
+  const full = await errorOf(() => withRoom(bytes));
+  expect(full).toBeInstanceOf(FileError);
+  expect(readdirSync(at("room"))).toEqual([]);
+  expect((await withRoom(bytes + 2 ** 21)).steps).toBe(1);
   expect((await go("short", settings({ steps: 2, microBatch: 1 }))).steps).toBe(2); // more steps and pictures at once are no other settings
 });
 

@@ -12,6 +12,8 @@ import type { RunFolder } from "./run_folder.ts";
 
 export const STATE = "state.json";
 export const OPTIMIZER = "optimizer.safetensors";
+/** More than the files take that are made at each save: settings, state, manifest. */
+export const SMALL_FILES = 2 ** 20; // bytes
 const MAX_STATE = 2 ** 24; // bytes
 const MAX_SIDE_FILE = 2 ** 26; // bytes
 
