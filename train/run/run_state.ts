@@ -52,7 +52,8 @@ const FREE: readonly string[] = [
 const boundSettings = (config: AnyConfig): Map<string, string> =>
   new Map(
     Object.entries(config)
-      .filter(([key, value]) => !FREE.includes(key) && value !== undefined)
+      .filter(([key]) => !FREE.includes(key) || (key === "steps" && config.optimizer.cooldown > 0))
+      .filter(([, value]) => value !== undefined)
       .map(([key, value]) => [key, JSON.stringify(value)]),
   );
 
