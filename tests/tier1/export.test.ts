@@ -51,9 +51,10 @@ async function trainedAndExported(from: string, run: string, weight: number): Pr
     weights: { text: weight, gen: weight },
     optimizer: { lr: 1e-2 },
     dtype: "bf16",
+    report: { every: 0 },
   });
   const sources = ["text", "gen"].map((task) => ({ path: at("data", `${task}.jsonl`) }));
-  const { checkpoint } = await train({ model: join(tiny, from), run: at(run), config, sources, cache: at("cache"), device }); // prettier-ignore
+  const { checkpoint } = await train({ model: join(tiny, from), run: at(run), config, sources, cache: at("cache"), device, ceiling: 1e9 }); // prettier-ignore
   const folders = [checkpoint];
   for (const layout of LAYOUTS) {
     const out = at(`${run}-${layout}`);
