@@ -32,6 +32,7 @@ import { train } from "../../train/train.ts";
 import { TrainingError } from "../../train/skips.ts";
 import { trainTokenizer } from "../../train/train_tokenizer.ts";
 import type { TokenizerRunOptions, TokenizerStepEvent } from "../../train/train_tokenizer.ts";
+import type { VqTrainingState } from "../../train/vq.ts";
 import { runCli } from "../cli.ts";
 import { errorOf, useDevice } from "../gpu.ts";
 
@@ -187,6 +188,8 @@ it("steps that are not finite change nothing, and three in a row end the run", a
     [false, false],
     ...[2, 3, 4].map(() => [true, true]),
   ]);
+  const state = JSON.parse(readFileSync(at("wild", "step-00000003", "state.json"), "utf8")) as { training: VqTrainingState }; // prettier-ignore
+  expect(state.training).toEqual({ uses: Array.from({ length: 32 }, () => 0), reseeds: 1, skipped: 2 }); // what is not finite uses no code
   const saved = [1, 3].map((step) => readFileSync(at("wild", `step-0000000${step}`, "model.safetensors")));
   expect(Buffer.compare(saved[0]!, saved[1]!)).toBe(0);
 });
