@@ -3,9 +3,8 @@
  * from random weights through stages 0 to 3, then draws from prompts and answers questions that training never held; a judge that reads the
  * pixels counts. Writes everything to demo/<length>/, the page to demo/report.html. `--model NAME` shows a model that is there already.
  */
-import { existsSync, mkdirSync, rmSync } from "node:fs";
+import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { Device, Janus, JanusError, savePicture } from "../index.node.ts";
 import { writeFileAtomic } from "../model/node/index.ts";
@@ -14,13 +13,10 @@ import { evaluate } from "./shapes/evaluate.ts";
 import type { Results, Score } from "./shapes/evaluate.ts";
 import { learn } from "./shapes/learn.ts";
 import { reportPage } from "./shapes/page.ts";
-import type { LearningLog } from "./shapes/page.ts";
 import { RECIPES } from "./shapes/recipe.ts";
 import type { Length } from "./shapes/recipe.ts";
 import { showModel } from "./show_model.ts";
 
-/** What the full recipe has learned; it comes with the repository. */
-const LEARNED = fileURLToPath(new URL("./shapes/model", import.meta.url));
 const FOLDER = "demo";
 const SAID_EVERY = 5000; // ms
 
@@ -77,7 +73,6 @@ async function demo(device: Device): Promise<void> {
   process.on("SIGINT", onSignal);
   process.on("SIGTERM", onSignal);
 
-  const log: LearningLog = { tokenizer: [], steps: [], marks: [] };
   const sometimes = nowAndThen();
   let steps = 0;
   const trained = await learn(folder, {
@@ -91,12 +86,9 @@ async function demo(device: Device): Promise<void> {
       sometimes(name === "data" ? `drawing ${count} pictures` : `${name}: ${count} steps`, true);
     },
     onTokenizer: (report) => {
-      log.tokenizer.push(report);
       sometimes(`stage 0  step ${report.step + 1}/${steps}  reconstruction ${report.reconstruction.toFixed(4)}`);
     },
     onStep: (stage, report) => {
-      if (log.marks.at(-1)?.label !== `stage ${stage}`) log.marks.push({ x: log.steps.length, label: `stage ${stage}` });
-      log.steps.push({ stage, ...report });
       const losses = Object.entries(report.tasks).map(([task, { loss }]) => `${task} ${loss.toFixed(3)}`);
       sometimes(`stage ${stage}  step ${report.step + 1}/${steps}  loss of ${losses.join("  ")}`);
     },
@@ -107,23 +99,18 @@ async function demo(device: Device): Promise<void> {
     return;
   }
 
-  const columns: { name: string; results: Results }[] = [];
-  const models = [{ name: `this run (${length})`, path: trained }];
-  if (existsSync(LEARNED) && length !== "full") models.push({ name: "the full recipe", path: LEARNED });
-  for (const { name, path } of models) {
-    using janus = await Janus.fromPretrained(path, { device });
-    const { prompts, questions } = recipe;
-    const results = await evaluate(janus, {
-      prompts,
-      questions,
-      onProgress: (done, total) => sometimes(`judging ${name}: ${done}/${total}`),
-    });
-    columns.push({ name, results });
-  }
+  using janus = await Janus.fromPretrained(trained, { device });
+  const { prompts, questions } = recipe;
+  const results = await evaluate(janus, {
+    prompts,
+    questions,
+    onProgress: (done, total) => sometimes(`judging: ${done}/${total}`),
+  });
+  const columns = [{ name: `${length} recipe`, results }];
   const shown = KINDS.map((kind) => columns[0]!.results.drawn.find(({ prompt }) => prompt.kind === kind)!);
   for (const { prompt, picture } of shown) await savePicture(join(FOLDER, `${prompt.kind}.png`), picture);
   const minutes = (performance.now() - started) / 60_000;
-  const page = await reportPage({ length, recipe, device: device.name, minutes, columns, log, trained });
+  const page = await reportPage({ length, recipe, device: device.name, minutes, columns, folder, trained });
   await writeFileAtomic(join(FOLDER, "report.html"), new TextEncoder().encode(page));
   say(`done: ${join(FOLDER, "report.html")}, pictures beside it, the model in ${trained}\n`);
   console.log(table(columns));

@@ -64,7 +64,7 @@ export interface DatasetCounts {
 }
 
 /**
- * Writes `und.jsonl` (OpenAI's `messages`, the picture as an `image_url` part), `gen.jsonl` (`{prompt, image}`), `text.jsonl` (`{text}`) and
+ * Writes `und.jsonl` (OpenAI's `messages`: a conversation of all questions to a picture, which is an `image_url` part), `gen.jsonl` (`{prompt, image}`), `text.jsonl` (`{text}`) and
  * the pictures, `images/0000000.png` and on, to a folder that is made if need be. Paths of pictures are relative to the folder.
  */
 export async function writeDataset(folder: string, options: DatasetOptions = {}): Promise<DatasetCounts> {
@@ -83,12 +83,18 @@ export async function writeDataset(folder: string, options: DatasetOptions = {})
       const sample = trainingSample(seed, index, options);
       const image = `images/${String(index).padStart(7, "0")}.png`;
       writes.push(writeFile(join(folder, image), png(render(sample.scene, side))));
-      for (const { question, answer } of sample.questions) {
+      const [first, ...rest] = sample.questions;
+      if (first) {
         const content = [
           { type: "image_url", image_url: { url: image } },
-          { type: "text", text: question },
+          { type: "text", text: first.question },
         ];
-        lines.und += line({ messages: [{ role: "user", content }, { role: "assistant", content: answer }] }); // prettier-ignore
+        const turns = (question: unknown, answer: string): object[] => [
+          { role: "user", content: question },
+          { role: "assistant", content: answer },
+        ];
+        const others = rest.flatMap(({ question, answer }) => turns(question, answer));
+        lines.und += line({ messages: [...turns(content, first.answer), ...others] });
         counts.understanding++;
       }
       if (sample.prompt) {

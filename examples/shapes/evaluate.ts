@@ -6,7 +6,7 @@ import { evaluation } from "./dataset.ts";
 import type { AskedScene } from "./dataset.ts";
 import { judge } from "./judge.ts";
 import type { Verdict } from "./judge.ts";
-import { PICTURE } from "./model.ts";
+import { LAYOUT, PICTURE } from "./model.ts";
 import { QUESTION_KINDS } from "./questions.ts";
 import type { QuestionKind } from "./questions.ts";
 import { render } from "./scene.ts";
@@ -59,7 +59,7 @@ const score = <T>(list: readonly T[], isRight: (item: T) => boolean): Score => (
 /** Draws and asks what training never held; see `evaluation`. The same seed asks for the same and draws the same. */
 export async function evaluate(janus: Janus, options: EvaluateOptions): Promise<Results> {
   const { prompts: perKind, questions: asks, seed = 1, onProgress, guidance, temperature } = options;
-  const { prompts, questions } = evaluation(seed, { prompts: perKind, questions: asks });
+  const { prompts, questions } = evaluation(seed, { ...LAYOUT, prompts: perKind, questions: asks });
   const all = KINDS.flatMap((kind) => prompts[kind]);
   const total = all.length + questions.length;
   const drawn: Drawn[] = [];
@@ -68,7 +68,11 @@ export async function evaluate(janus: Janus, options: EvaluateOptions): Promise<
     const pictures = await janus
       .generate(
         some.map(({ text }) => text),
-        { seed: seed + from, ...(guidance !== undefined && { guidance }), ...(temperature !== undefined && { temperature }) },
+        {
+          seed: seed + from,
+          ...(guidance !== undefined && { guidance }),
+          ...(temperature !== undefined && { temperature }),
+        },
       )
       .images();
     for (const [i, picture] of pictures.entries())
@@ -86,13 +90,23 @@ export async function evaluate(janus: Janus, options: EvaluateOptions): Promise<
       answered.push({ asked: some[i]!, answer: text.trim(), correct: text.trim() === some[i]!.answer });
     onProgress?.(all.length + answered.length, total);
   }
-  const ofKind = <K extends string, T>(kinds: readonly K[], pick: (kind: K) => Score): Record<K, Score> =>
+  const ofKind = <K extends string>(kinds: readonly K[], pick: (kind: K) => Score): Record<K, Score> =>
     Object.fromEntries(kinds.map((kind) => [kind, pick(kind)])) as Record<K, Score>;
   return {
     drawn,
     answered,
-    drawing: ofKind(KINDS, (kind) => score(drawn.filter((d) => d.prompt.kind === kind), (d) => d.verdict.correct)),
-    asking: ofKind(QUESTION_KINDS, (kind) => score(answered.filter((a) => a.asked.kind === kind), (a) => a.correct)),
+    drawing: ofKind(KINDS, (kind) =>
+      score(
+        drawn.filter((d) => d.prompt.kind === kind),
+        (d) => d.verdict.correct,
+      ),
+    ),
+    asking: ofKind(QUESTION_KINDS, (kind) =>
+      score(
+        answered.filter((a) => a.asked.kind === kind),
+        (a) => a.correct,
+      ),
+    ),
     questions: score(answered, ({ correct }) => correct),
   };
 }

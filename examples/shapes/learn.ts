@@ -9,7 +9,7 @@ import { tensor } from "../../engine/index.ts";
 import type { Device } from "../../engine/index.ts";
 import { createModel } from "../../model/create.ts";
 import { generationPixels } from "../../model/image/preprocess.ts";
-import { writeFolderAtomic } from "../../model/node/index.ts";
+import { writeFileAtomic, writeFolderAtomic } from "../../model/node/index.ts";
 import { saveModel } from "../../model/save.ts";
 import { checkConfig, learningRate } from "../../train/config.ts";
 import { STAGES } from "../../train/stages.ts";
@@ -21,7 +21,7 @@ import type { VqLosses, VqUsage } from "../../train/vq.ts";
 import { randomScene } from "./captions.ts";
 import { writeDataset } from "./dataset.ts";
 import { Dice } from "./dice.ts";
-import { PICTURE, shapesConfig, shapesTokenizer } from "./model.ts";
+import { LAYOUT, PICTURE, shapesConfig, shapesTokenizer } from "./model.ts";
 import { RATIOS } from "./recipe.ts";
 import type { Recipe } from "./recipe.ts";
 import { render } from "./scene.ts";
@@ -29,13 +29,20 @@ import { render } from "./scene.ts";
 /** Tokens of a packed row, and rows that go through the model at once. */
 const ROW = 512;
 const ROWS = 10;
+/** Questions to a picture, in one conversation: a picture takes 64 tokens, a question ten. */
+const QUESTIONS = 6;
 /** Steps of stage 0 between looks at which codes are used. */
 const RESEED = 20;
 const TOKENIZER_PICTURES = 4; // a stream of random numbers
 
+/** A line of `tokenizer.jsonl`, the log of stage 0. */
 export interface TokenizerStep extends VqLosses {
   readonly step: number;
 }
+
+export const TOKENIZER_LOG = "tokenizer.jsonl";
+/** Where `learn` puts a stage's run. */
+export const runOf = (folder: string, stage: Stage): string => join(folder, `stage${stage}`);
 
 export interface LearnOptions {
   readonly recipe: Recipe;
@@ -54,11 +61,11 @@ export async function learn(folder: string, options: LearnOptions): Promise<stri
   const data = join(folder, "data");
   if (!existsSync(join(data, "done"))) {
     onStage?.("data", recipe.pictures);
-    await writeDataset(data, { seed, pictures: recipe.pictures, side: PICTURE });
+    await writeDataset(data, { ...LAYOUT, seed, pictures: recipe.pictures, side: PICTURE, questions: QUESTIONS });
     await writeFile(join(data, "done"), "");
   }
   let model = join(folder, "stage0");
-  if (!existsSync(model) && !(await tokenizerStage(model, options))) return null;
+  if (!existsSync(model) && !(await tokenizerStage(folder, model, options))) return null;
   for (const stage of STAGES) {
     const { steps, batch, lr, warmup, cooldown } = recipe.stages[stage];
     onStage?.(`stage ${stage}`, steps);
@@ -75,7 +82,7 @@ export async function learn(folder: string, options: LearnOptions): Promise<stri
     });
     const result = await train({
       model,
-      run: join(folder, `stage${stage}`),
+      run: runOf(folder, stage),
       cache: join(folder, "cache"),
       config,
       sources: [
@@ -94,8 +101,8 @@ export async function learn(folder: string, options: LearnOptions): Promise<stri
   return model;
 }
 
-/** A model of random weights whose image tokenizer then learns; the model's folder appears when it is whole. False where `stop` came first. */
-async function tokenizerStage(folder: string, options: LearnOptions): Promise<boolean> {
+/** A model of random weights whose image tokenizer then learns; its folder `out` appears when it is whole. False where `stop` came first. */
+async function tokenizerStage(folder: string, out: string, options: LearnOptions): Promise<boolean> {
   const { recipe, seed, device, onStage, onTokenizer, stop } = options;
   const { steps, batch, ...optimizer } = recipe.tokenizer;
   onStage?.("stage 0", steps);
@@ -104,6 +111,7 @@ async function tokenizerStage(folder: string, options: LearnOptions): Promise<bo
   const model = createModel(config, { seed, device });
   const { vqmodel } = model.model;
   const training = new VqTraining(vqmodel, { lr: optimizer.lr, seed });
+  let log = "";
   try {
     for (let step = 0; step < steps; step++) {
       if (stop?.aborted) return false;
@@ -115,10 +123,12 @@ async function tokenizerStage(folder: string, options: LearnOptions): Promise<bo
       const isDue = (step + 1) % RESEED === 0 && step < 0.75 * steps;
       const usage = isDue ? await training.reseed(vectors) : null;
       vectors.dispose();
+      log += `${JSON.stringify({ step, ...losses })}\n`;
       onTokenizer?.({ step, ...losses }, usage);
     }
     const bytes = 4 * model.parameterCount();
-    await writeFolderAtomic(folder, bytes, async (sink) => void (await saveModel(model, config, sink, { sideFiles })));
+    await writeFileAtomic(join(folder, TOKENIZER_LOG), new TextEncoder().encode(log));
+    await writeFolderAtomic(out, bytes, async (sink) => void (await saveModel(model, config, sink, { sideFiles })));
     return true;
   } finally {
     training.dispose();
@@ -131,7 +141,7 @@ export function tokenizerPixels(seed: number, from: number, count: number): Floa
   const size = 3 * PICTURE ** 2;
   const pixels = new Float32Array(count * size);
   for (let i = 0; i < count; i++) {
-    const scene = randomScene(new Dice(seed, TOKENIZER_PICTURES, from + i));
+    const scene = randomScene(new Dice(seed, TOKENIZER_PICTURES, from + i), LAYOUT);
     pixels.set(generationPixels(render(scene, PICTURE), PICTURE), i * size);
   }
   return pixels;

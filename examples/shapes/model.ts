@@ -5,9 +5,12 @@ import { tinyConfig } from "../../model/create.ts";
 import { DEFAULT_SYSTEM_PROMPT } from "../../model/prompt.ts";
 import { Tokenizer } from "../../model/tokenizer.ts";
 import { trainingSample } from "./dataset.ts";
+import type { LayoutOptions } from "./scene.ts";
 
 /** Side of the demo's pictures, pixels: 8 × 8 codes of 4 × 4 pixels. */
 export const PICTURE = 32;
+/** On one background a small image tokenizer learns colours in half the steps, and spends fewer codes on nothing. */
+export const LAYOUT: LayoutOptions = { backgrounds: ["black"] };
 const MERGES = 512;
 /** Samples whose words the tokenizer learns. */
 const SAMPLES = 300;
@@ -26,7 +29,7 @@ export function shapesConfig(tokenizer: ReadonlyMap<string, Uint8Array>): JanusC
   const vocabulary = new Tokenizer({ tokenizer: new TextDecoder().decode(tokenizer.get("tokenizer.json")) }).size;
   return tinyConfig({
     vision: { imageSize: PICTURE, patchSize: 4, hidden: 96, layers: 2, heads: 4, intermediate: 384 },
-    vq: { baseChannels: 32, multipliers: [1, 1, 2], resBlocks: 1, latentChannels: 64, codeDim: 8, codes: 512 },
+    vq: { baseChannels: 32, multipliers: [1, 1, 2], resBlocks: 1, latentChannels: 64, codeDim: 8, codes: 128 },
     language: { vocabulary, hidden: 128, intermediate: 384, layers: 4, heads: 4, kvHeads: 4, headDim: 32 },
   });
 }

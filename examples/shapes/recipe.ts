@@ -35,7 +35,7 @@ export const RATIOS: Readonly<Record<Stage, { und: number; text: number; gen: nu
 const tokenizer = (steps: number): StageRecipe => ({
   steps,
   batch: 8,
-  lr: 2e-3,
+  lr: 3e-3,
   warmup: Math.min(20, Math.ceil(steps / 4)),
   cooldown: Math.ceil(steps / 4),
 });
@@ -51,7 +51,7 @@ const stages = (one: number, two: number, three: number, batch: number): Recipe[
 });
 
 export const RECIPES: Readonly<Record<Length, Recipe>> = {
-  quick: { pictures: 500, tokenizer: tokenizer(60), stages: stages(4, 8, 30, 20), prompts: 4, questions: 4 },
-  default: { pictures: 4000, tokenizer: tokenizer(240), stages: stages(10, 60, 240, 20), prompts: 20, questions: 20 },
-  full: { pictures: 24_000, tokenizer: tokenizer(1600), stages: stages(30, 200, 1300, 40), prompts: 100, questions: 50 },
+  quick: { pictures: 500, tokenizer: tokenizer(40), stages: stages(3, 6, 24, 20), prompts: 4, questions: 4 },
+  default: { pictures: 4000, tokenizer: tokenizer(240), stages: stages(10, 50, 200, 20), prompts: 20, questions: 20 },
+  full: { pictures: 24_000, tokenizer: tokenizer(800), stages: stages(20, 150, 700, 40), prompts: 100, questions: 50 },
 };

@@ -89,6 +89,8 @@ export function relations(a: Box, b: Box, least = 0.5): Relation[] {
 export interface LayoutOptions {
   /** Boxes begin and end on multiples of this many pixels. 4 unless told: half a token, so that a small codebook meets each edge often. */
   readonly grid?: number;
+  /** Both unless told. */
+  readonly backgrounds?: readonly Background[];
 }
 
 /** Least distance of two boxes, and of a box from the border, pixels. */
@@ -105,12 +107,12 @@ export function layOut(
   dice: Dice,
   objects: readonly Pick<SceneObject, "shape" | "colour">[],
   accept: (scene: Scene) => boolean = () => true,
-  { grid = 4 }: LayoutOptions = {},
+  { grid = 4, backgrounds = Object.keys(BACKGROUNDS) as Background[] }: LayoutOptions = {},
 ): Scene | undefined {
   const range = SIZES[objects.length - 1];
   if (!range) throw new RangeError(`layOut: a scene has 1 to ${SIZES.length} objects, got ${objects.length}`);
   for (let attempt = 0; attempt < 60; attempt++) {
-    const background = dice.pick(Object.keys(BACKGROUNDS) as Background[]);
+    const background = dice.pick(backgrounds);
     const placed: SceneObject[] = [];
     for (const { shape, colour } of objects) {
       const free = placeFor(dice, range, grid, placed);

@@ -1,6 +1,6 @@
 /** The examples learn what they state, and the same seed gives the same bits twice. */
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -8,6 +8,8 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Device } from "../../index.ts";
 import type { nn } from "../../index.ts";
 import { readPicture } from "../../model/node/index.ts";
+import { KINDS } from "../../examples/shapes/captions.ts";
+import { readLog } from "../../train/report/index.ts";
 import { hasFixtures } from "../fixtures.ts";
 import { trainConvNet } from "../../examples/conv_net.ts";
 import { trainTransformer } from "../../examples/transformer.ts";
@@ -83,13 +85,38 @@ describe.skipIf(!hasFixtures)("the programs that use a checkpoint run as they ar
   });
 });
 
-it("the demo makes a model, draws, answers and reconstructs", () => {
-  const folder = mkdtempSync(join(tmpdir(), "janus-demo-"));
+describe("the demo", () => {
   const program = fileURLToPath(new URL("../../examples/demo.ts", import.meta.url));
   const tsx = fileURLToPath(import.meta.resolve("tsx"));
-  const { status, stdout, stderr } = spawnSync(process.execPath, ["--import", tsx, program, "--n", "2"], { encoding: "utf8", cwd: folder });
-  expect(status, stderr).toBe(0);
-  expect(stdout).toMatch(/drew 2 pictures/);
-  expect(readdirSync(join(folder, "demo")).sort()).toEqual(["picture-0.png", "picture-1.png", "pictures.png", "reconstruction.png", "tiny"]);
-  rmSync(folder, { recursive: true });
+  let folder: string;
+  beforeAll(() => {
+    folder = mkdtempSync(join(tmpdir(), "janus-demo-"));
+  });
+  afterAll(() => rmSync(folder, { recursive: true }));
+  const run = (...args: string[]): string => {
+    const { status, stdout, stderr } = spawnSync(process.execPath, ["--import", tsx, program, ...args], { encoding: "utf8", cwd: folder });
+    expect(status, stderr).toBe(0);
+    return stdout;
+  };
+
+  it("learns from random weights through every stage, judges, and writes its page", async () => {
+    const stdout = run("--quick");
+    for (const stage of [0, 1, 2, 3]) expect(stdout).toMatch(new RegExp(`stage ${stage}: \\d+ steps`));
+    const rows = stdout.split("\n").flatMap((line) => /^(\w+) +(\d+) %$/.exec(line)?.[1] ?? []);
+    expect(rows).toEqual([...KINDS, "questions"]);
+    // What is learned in so few steps: the losses have left those of random weights, ln of the vocabulary and of the codebook.
+    const log = [];
+    for await (const line of readLog(join(folder, "demo/quick/stage3"))) log.push(line);
+    const [first, last] = [log[0]!, log.at(-1)!];
+    expect(last.tasks!.und!.loss!).toBeLessThan(0.6 * first.tasks!.und!.loss!);
+    expect(last.tasks!.gen!.loss!).toBeLessThan(0.95 * Math.log(128));
+    const page = readFileSync(join(folder, "demo/report.html"), "utf8");
+    expect(page.match(/<svg/g)!.length).toBeGreaterThanOrEqual(3);
+    expect(page.match(/src="data:image\/png/g)!.length).toBeGreaterThan(30);
+  }, 600_000);
+
+  it("shows a model that is there already", () => {
+    expect(run("--model", join(folder, "demo/quick/stage0"), "--n", "2")).toMatch(/drew 2 pictures/);
+    expect(readdirSync(join(folder, "demo"))).toEqual(expect.arrayContaining(["picture-0.png", "picture-1.png", "pictures.png", "reconstruction.png"]));
+  });
 });

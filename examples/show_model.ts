@@ -1,0 +1,52 @@
+/** `npm run demo -- --model NAME`: what a model that is there already draws and answers. */
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { Janus, encodePicture, savePicture } from "../index.node.ts";
+import type { Device, RgbImage } from "../index.node.ts";
+import { encodePng, writeFileAtomic } from "../model/node/index.ts";
+
+const PROMPT = "a red circle on the left of a blue square";
+const QUESTION = "What is in this picture?";
+
+/** Pictures side by side. */
+export function row(pictures: readonly RgbImage[]): RgbImage {
+  const { width, height } = pictures[0]!;
+  const data = new Uint8Array(3 * width * height * pictures.length);
+  for (const [k, picture] of pictures.entries()) {
+    for (let y = 0; y < height; y++)
+      data.set(picture.data.subarray(3 * width * y, 3 * width * (y + 1)), 3 * width * (pictures.length * y + k));
+  }
+  return { width: width * pictures.length, height, data };
+}
+
+export interface ShowOptions {
+  /** Pictures go here. */
+  readonly folder: string;
+  /** Pictures of the prompt. */
+  readonly n: number;
+  readonly seed: number;
+  readonly device: Device;
+  readonly say: (line: string) => void;
+}
+
+/** Draws, asks about what was drawn, and takes it through the image tokenizer and back. */
+export async function showModel(model: string, { folder, n, seed, device, say }: ShowOptions): Promise<void> {
+  mkdirSync(folder, { recursive: true });
+  using janus = await Janus.fromPretrained(model, { device });
+  say(`loaded ${model}, weights ${janus.fingerprint.slice(0, 12)}`);
+
+  const pictures = await janus.generate(PROMPT, { n, seed }).images();
+  for (const [k, picture] of pictures.entries()) await savePicture(join(folder, `picture-${k}.png`), picture);
+  await writeFileAtomic(join(folder, "pictures.png"), await encodePng(row(pictures.map(({ image }) => image))));
+  say(`drew ${pictures.length} pictures of "${PROMPT}": ${join(folder, "pictures.png")}`);
+
+  const { text, promptTokenIds, tokenIds } = await janus
+    .ask(QUESTION, { images: [await encodePicture(pictures[0]!)], maxNewTokens: 48 })
+    .result();
+  say(`asked about the first one (${promptTokenIds.length} tokens in, ${tokenIds.length} out)`);
+  say(`${QUESTION} ${JSON.stringify(text.trim())}`);
+
+  const { psnr, image, original } = await janus.reconstruct(pictures[0]!.image);
+  await writeFileAtomic(join(folder, "reconstruction.png"), await encodePng(row([original, image])));
+  say(`through the image tokenizer and back: PSNR ${psnr.toFixed(1)} dB, ${join(folder, "reconstruction.png")}`);
+}
