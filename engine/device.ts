@@ -11,7 +11,7 @@ import { loadKernels, specialise } from "./kernel.ts";
 import type { Constants, Kernel, Uses } from "./kernel.ts";
 import type { Binding, Cost, Launch, Pipeline } from "./launch.ts";
 import { currentLabel } from "./scope.ts";
-import { memoryBytes, requestGPU, settle } from "./platform.ts";
+import { collectGarbage, memoryBytes, requestGPU, settle } from "./platform.ts";
 import { BufferPool } from "./pool.ts";
 import type { PoolBuffer } from "./pool.ts";
 
@@ -47,6 +47,8 @@ const FLUSH_LAUNCHES = 256;
 const ARENA_BYTES = 1 << 20;
 const UPLOAD_BYTES = 32 << 20;
 const MOST_BIND_GROUPS = 16384;
+/** Bind groups let go of before JavaScript is asked to free them. Each is a mapping of lavapipe's, and Linux gives a process 65,530. */
+const MOST_DROPPED = 4096;
 const WANTED_FEATURES = ["shader-f16", "subgroups", "subgroup-size-control", "timestamp-query", "chromium-experimental-subgroup-matrix"];
 
 let defaultDevice: Device | null = null;
@@ -98,6 +100,8 @@ export class Device {
 
   private readonly pipelines = new Map<string, Pipeline>();
   private readonly bindGroups = new Map<string, GPUBindGroup>();
+  /** Bind groups dropped since garbage was last collected. */
+  private dropped = 0;
   private readonly counts = { bindGroups: 0, pipelines: 0, launches: 0, submits: 0 };
   private readonly arena: GPUBuffer | null;
   private readonly arenaBytes = new Uint32Array(ARENA_BYTES / 4);
@@ -350,7 +354,7 @@ export class Device {
     this.counts.bindGroups++;
     // Programs whose sizes keep changing would fill the cache without bound: the oldest quarter goes.
     if (this.bindGroups.size >= MOST_BIND_GROUPS) {
-      for (const old of [...this.bindGroups.keys()].slice(0, MOST_BIND_GROUPS / 4)) this.bindGroups.delete(old);
+      this.drop([...this.bindGroups.keys()].slice(0, MOST_BIND_GROUPS / 4));
     }
     this.bindGroups.set(key, group);
     return group;
@@ -358,7 +362,15 @@ export class Device {
 
   /** Drops the cached bind groups made for the arena of this name (a capture that ended). */
   dropBindGroups(arenaName: string): void {
-    for (const key of this.bindGroups.keys()) if (key.startsWith(arenaName)) this.bindGroups.delete(key);
+    this.drop([...this.bindGroups.keys()].filter((key) => key.startsWith(arenaName)));
+  }
+
+  private drop(keys: readonly string[]): void {
+    for (const key of keys) this.bindGroups.delete(key);
+    this.dropped += keys.length;
+    if (this.dropped < MOST_DROPPED) return;
+    this.dropped = 0;
+    collectGarbage();
   }
 
   /** Counts launches that a capture runs again. */

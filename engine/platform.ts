@@ -96,3 +96,18 @@ export async function settle<T>(promise: Promise<T>, gently: boolean): Promise<T
   }
   return promise;
 }
+
+let collect: (() => void) | null = null;
+
+/**
+ * Has JavaScript free what nobody holds, where a program may ask for that (Node). Handles of GPU objects are a few bytes to JavaScript, which
+ * lets tens of thousands of them lie; what stands behind each is not small to the driver.
+ */
+export function collectGarbage(): void {
+  if (!inNode) return;
+  if (!collect) {
+    process.getBuiltinModule("node:v8").setFlagsFromString("--expose-gc");
+    collect = process.getBuiltinModule("node:vm").runInNewContext("gc") as () => void;
+  }
+  collect();
+}

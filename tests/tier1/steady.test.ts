@@ -1,4 +1,5 @@
 /** A steady loop creates nothing, and what is alive after a thousand steps is what was alive before. */
+import { existsSync, readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { F, elementBytes, scope, storageBytes, tensor, zeroGradients } from "../../index.ts";
 import type { Tensor } from "../../index.ts";
@@ -131,4 +132,23 @@ it("storages are counted with their padding", () => {
   using t = tensor([1, 2, 3, 4, 5], { dtype: "bf16" });
   expect(elementBytes("bf16", t.size)).toBe(10);
   expect(device().pool.stats.liveBytes - live).toBe(16);
+});
+
+// Each bind group is a mapping of lavapipe's, and Linux kills whoever asks for more than 65,530: long evaluations died of it.
+it.runIf(existsSync("/proc/self/maps"))("launches that never come again leave no bind groups behind", async () => {
+  const LAUNCHES = 40_000;
+  const mappings = (): number => readFileSync("/proc/self/maps", "latin1").split("\n").length;
+  const before = { mappings: mappings(), groups: device().stats.bindGroupsCreated };
+  const x = F.zeros([64 * LAUNCHES]);
+  let most = 0;
+  for (let i = 0; i < LAUNCHES; i++) {
+    scope(() => void x.slice(0, 64 * i, 64 * i + 64).neg()); // a binding of its own: 256 bytes further on
+    if (i % 1000 === 999) {
+      await device().sync();
+      most = Math.max(most, mappings() - before.mappings);
+    }
+  }
+  x.dispose();
+  expect(device().stats.bindGroupsCreated - before.groups).toBeGreaterThanOrEqual(LAUNCHES);
+  expect(most).toBeLessThan(26_000);
 });
