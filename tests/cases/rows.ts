@@ -40,12 +40,15 @@ const termsOf = (shape: readonly number[]): number => Math.max(shape.at(-1)!, sh
 
 /** With rows of one element the gradient of x / √(x² + eps) is eps / (x² + eps)^1.5: of ordinary size only for an eps of that size. */
 const epsOf = (s: Layout): number => (s.shape.at(-1)! < 4 ? 0.5 : 1e-6);
+/** Nor may x² be far larger than that eps: what is left of 1 − x² / (x² + eps) would be rounding. */
+const rangeOf = (s: Layout): { low: number; high: number } =>
+  s.shape.at(-1)! < 4 ? { low: -1, high: 1.5 } : { low: -2, high: 3 };
 
 function rms(s: Layout, x: DType, weight: DType | null, more: Partial<Case> = {}): Case {
   const eps = epsOf(s);
   return {
     op: "rmsNorm",
-    inputs: [{ ...s, dtype: x, low: -2, high: 3 }, ...(weight ? [{ shape: [s.shape.at(-1)!], dtype: weight }] : [])],
+    inputs: [{ ...s, dtype: x, ...rangeOf(s) }, ...(weight ? [{ shape: [s.shape.at(-1)!], dtype: weight }] : [])],
     run: ([t, w]) => F.rmsNorm(t!, w ?? null, eps),
     reference: ([t, w]) => rmsNormRef(t!, w ?? null, eps),
     terms: termsOf(s.shape),
