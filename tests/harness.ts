@@ -141,6 +141,8 @@ export interface CaseResult {
   /** Comparisons made: the forward and one for each input's gradient. */
   readonly checks: number;
   readonly failures: readonly string[];
+  /** Of the result. */
+  readonly dtype: DType;
 }
 
 /** How often inputs are drawn again. */
@@ -148,39 +150,72 @@ const MOST_DRAWS = 4;
 
 /**
  * Runs one case on `device` with inputs of `seed`, forward and backward with the variant `force` where one is named. Random inputs now and then
- * cancel (x · w + b next to 0), and no arithmetic of the dtype can then meet a relative bound: a case that fails on inputs whose own rounding
- * moves the result by more than the bound is drawn again. Wrong results fail on the next inputs too.
+ * cancel (x · w + b next to 0, a bias whose gradients add up to next to 0), and no arithmetic of the dtype can then meet a relative bound: a case
+ * that fails on inputs whose own rounding moves the result by more than the bound is drawn again. Wrong results fail on the next inputs too.
  */
 export async function runCase(c: Case, device: Device, seed: number, force?: { family: string; name: string }): Promise<CaseResult> {
   for (let draw = 1, drawn = seed; ; draw++, drawn = (drawn + 0x9e3779b9) >>> 0) {
     const result = await runDrawn(c, device, drawn, force);
-    if (result.failures.length === 0 || draw === MOST_DRAWS || !isIllConditioned(c, drawn)) return result;
+    if (result.failures.length === 0 || draw === MOST_DRAWS || !isIllConditioned(c, drawn, result.dtype)) return result;
   }
 }
 
-/** Whether the reference moves by more than the bound when each input moves by one rounding of f32. */
-export function isIllConditioned(c: Case, seed: number): boolean {
-  if (c.exact) return false;
-  const random = randomFrom(seed);
-  const values = c.inputs.map((input) => makeValues(input, random));
-  const referenceOf = (all: readonly Float64Array[]): Float64Array => Float64Array.from(c.reference(all.map((v, i) => ref(c.inputs[i]!.shape, v))).data);
-  const moved = values.map((v, i) => (isFloat(c.inputs[i]!.dtype ?? "f32") ? v.map((x) => x * (1 + (random() < 0.5 ? -1 : 1) * EPSILON.f32)) : v));
-  return relativeL2(referenceOf(moved), referenceOf(values)) > tolerance("forward", c.inputs.map((input) => input.dtype ?? "f32"), c.terms ?? 1);
-}
-
-async function runDrawn(c: Case, device: Device, seed: number, force?: { family: string; name: string }): Promise<CaseResult> {
-  const forced = <T>(fn: () => T): T => (force ? forceVariant(force.family, force.name, fn) : fn());
+/** What a case computes with: random values of its inputs, then, of the same generator, those that its gradients are weighted with. */
+function drawOf(c: Case, seed: number): { random: () => number; values: readonly Float64Array[]; refs: Ref[]; expected: Ref; weightsOf: (dtype: DType) => Float64Array } {
   const random = randomFrom(seed);
   const values = c.inputs.map((input) => makeValues(input, random));
   const refs = values.map((v, i) => ref(c.inputs[i]!.shape, v));
   const expected = c.reference(refs);
+  const weightsOf = (dtype: DType): Float64Array => Float64Array.from({ length: expected.data.length }, () => round(random() * 2 - 1, dtype));
+  return { random, values, refs, expected, weightsOf };
+}
+
+const hasGradient = (c: Case, input: Input): boolean => c.gradient !== false && isFloat(input.dtype ?? "f32") && !input.constant;
+
+/** Sum of the result's elements, each times its weight: what a case's gradients are those of. */
+const weighted =
+  (c: Case, weights: Float64Array) =>
+  (inputs: Ref[]): number => {
+    const out = c.reference(inputs).data;
+    let sum = 0;
+    for (let i = 0; i < out.length; i++) sum += out[i]! * weights[i]!;
+    return sum;
+  };
+
+/** Random roundings that are tried: that all terms of a sum move the same way, which moves none of its cancelling, is one in 2ⁿ⁻¹. */
+const ROUNDINGS = 3;
+
+/**
+ * Whether the reference, or a gradient of it, moves by more than the bound when each input and each weight of the gradients moves by one
+ * rounding of f32. `dtype` is that of the result.
+ */
+export function isIllConditioned(c: Case, seed: number, dtype: DType = "f32"): boolean {
+  if (c.exact) return false;
+  const { random, refs, expected, weightsOf } = drawOf(c, seed);
+  const dtypes = [...c.inputs.map((input) => input.dtype ?? "f32"), dtype];
+  const weights = weightsOf(dtype);
+  const terms = c.terms ?? 1;
+  // The same elements and the same direction every time.
+  const gradientsOf = (inputs: readonly Ref[], by: Float64Array): number[][] =>
+    c.inputs.map((input, i) => (hasGradient(c, input) && inputs[i]!.data.length > 0 ? differentiate(weighted(c, by), inputs, i, randomFrom(seed)).numeric : []));
+  const nudged = (v: Float64Array): Float64Array => v.map((x) => x * (1 + (random() < 0.5 ? -1 : 1) * EPSILON.f32));
+  const gradients = gradientsOf(refs, weights);
+  return Array.from({ length: ROUNDINGS }).some(() => {
+    const moved = refs.map(({ shape, data }, i) => (isFloat(dtypes[i]!) ? ref(shape, nudged(data)) : ref(shape, data)));
+    if (relativeL2(c.reference(moved).data, expected.data) > tolerance("forward", dtypes, terms)) return true;
+    return gradientsOf(moved, nudged(weights)).some((g, i) => relativeL2(g, gradients[i]!) > tolerance("gradient", dtypes, terms) + NUMERIC);
+  });
+}
+
+async function runDrawn(c: Case, device: Device, seed: number, force?: { family: string; name: string }): Promise<CaseResult> {
+  const forced = <T>(fn: () => T): T => (force ? forceVariant(force.family, force.name, fn) : fn());
+  const { random, values, refs, expected, weightsOf } = drawOf(c, seed);
   const dtypes = c.inputs.map((i) => i.dtype ?? "f32");
   const terms = c.terms ?? 1;
   const failures: string[] = [];
   let checks = 0;
-  const differentiable = c.gradient !== false;
   const tensors = c.inputs.map((input, i) => upload(values[i]!, input, device));
-  const asked = tensors.map((t, i) => differentiable && isFloat(t.dtype) && !c.inputs[i]!.constant);
+  const asked = c.inputs.map((input) => hasGradient(c, input));
   tensors.forEach((t, i) => {
     if (asked[i]) t.requiresGrad = true;
   });
@@ -197,16 +232,11 @@ async function runDrawn(c: Case, device: Device, seed: number, force?: { family:
     if (!(error <= allowed)) failures.push(`forward: relative L2 ${error.toExponential(2)} > ${allowed.toExponential(2)}${sample(got, expected.data)}`);
   }
   if (asked.some(Boolean) && y.size > 0 && !failures.length) {
-    const weights = Float64Array.from({ length: y.size }, () => round(random() * 2 - 1, y.dtype));
+    const weights = weightsOf(y.dtype);
     const w = tensor(weights, { shape: y.shape, dtype: y.dtype, device });
     forced(() => backward(y, w));
     w.dispose();
-    const loss = (inputs: Ref[]): number => {
-      const out = c.reference(inputs).data;
-      let sum = 0;
-      for (let i = 0; i < out.length; i++) sum += out[i]! * weights[i]!;
-      return sum;
-    };
+    const loss = weighted(c, weights);
     for (const [i, t] of tensors.entries()) {
       if (!asked[i] || t.size === 0) continue;
       checks++;
@@ -216,7 +246,8 @@ async function runDrawn(c: Case, device: Device, seed: number, force?: { family:
         continue;
       }
       const g = await gradient.data();
-      const [numeric, analytic] = differentiate(loss, refs, i, g, random);
+      const { numeric, same } = differentiate(loss, refs, i, random);
+      const analytic = same(g);
       const error = relativeL2(analytic, numeric);
       const allowed = tolerance("gradient", [...dtypes, y.dtype], terms) + NUMERIC;
       if (!(error <= allowed)) failures.push(`gradient ${i}: relative L2 ${error.toExponential(2)} > ${allowed.toExponential(2)}${sample(analytic, numeric)}`);
@@ -224,16 +255,15 @@ async function runDrawn(c: Case, device: Device, seed: number, force?: { family:
   }
   y.dispose();
   for (const t of tensors) t.dispose();
-  return { checks, failures };
+  return { checks, failures, dtype: y.dtype };
 }
 
 /** Error of the numeric derivative itself. */
 const NUMERIC = 1e-6;
 
-function differentiate(loss: (inputs: Ref[]) => number, refs: readonly Ref[], input: number, g: HostArray, random: () => number): [number[], number[]] {
+/** Numeric derivatives by some elements of an input and along one random direction through all; `same` takes the same from a gradient. */
+function differentiate(loss: (inputs: Ref[]) => number, refs: readonly Ref[], input: number, random: () => number): { numeric: number[]; same: (g: HostArray) => number[] } {
   const n = refs[input]!.data.length;
-  const numeric: number[] = [];
-  const analytic: number[] = [];
   const at = (move: (x: Float64Array) => void): number => {
     const data = refs[input]!.data.slice();
     move(data);
@@ -246,14 +276,11 @@ function differentiate(loss: (inputs: Ref[]) => number, refs: readonly Ref[], in
     return (8 * (f(1) - f(-1)) - (f(2) - f(-2))) / (12 * h);
   };
   const indices = n <= SAMPLES ? [...Array(n).keys()] : Array.from({ length: SAMPLES }, (_, k) => (k === 0 ? 0 : k === 1 ? n - 1 : Math.floor(random() * n)));
-  for (const i of indices) {
-    numeric.push(slope((x, h) => (x[i]! += h)));
-    analytic.push(g[i]!);
-  }
   const direction = Float64Array.from({ length: n }, () => (random() < 0.5 ? -1 : 1) / Math.sqrt(n));
-  numeric.push(slope((x, h) => direction.forEach((d, i) => (x[i]! += h * d))));
-  analytic.push(direction.reduce((sum, d, i) => sum + d * g[i]!, 0));
-  return [numeric, analytic];
+  return {
+    numeric: [...indices.map((i) => slope((x, h) => (x[i]! += h))), slope((x, h) => direction.forEach((d, i) => (x[i]! += h * d)))],
+    same: (g) => [...indices.map((i) => g[i]!), direction.reduce((sum, d, i) => sum + d * g[i]!, 0)],
+  };
 }
 
 function sample(got: ArrayLike<number>, expected: ArrayLike<number>): string {
