@@ -111,6 +111,8 @@ const tokenizerSchema = z.strictObject({
   optimizer,
   /** Weight of the commitment loss. */
   commitment: z.number().min(0).default(0.25),
+  /** λ of entropy-constrained quantisation: above 0 codes that are used often are preferred while training. */
+  rateWeight: z.number().min(0).default(0),
   /** Codes that were not used in the last `every` steps (0 for never) are moved to vectors of the last one, up to step `until`. */
   reseed: z.strictObject({ every: whole(0).default(200), until: whole(0).optional() }).prefault({}),
   dtype: z.literal("f32", "f32; the image tokenizer trains in no other").default("f32"),

@@ -90,7 +90,7 @@ export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunR
     const state = newest ? ((await readState(newest, config)) as TokenizerState) : null;
     const sideFiles = await sideFilesOf(source);
     const { imageSize } = checkpoint.config.vq;
-    const { seed, batch, commitment } = config;
+    const { seed, batch, commitment, rateWeight } = config;
 
     // The data: all pictures alike, so each task has the share of its records.
     for (const spec of options.sources) indexes.push(await indexSource(spec, options.cache, signal));
@@ -113,7 +113,8 @@ export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunR
     const vq = await loadTokenizer(checkpoint, device, config.dtype);
     made.push(vq);
     const { lr, beta1, beta2, epsilon, weightDecay, clip: maxNorm } = config.optimizer;
-    const training = new VqTraining(vq, { lr, beta1, beta2, epsilon, weightDecay, maxNorm, commitment, seed });
+    const adamw = { lr, beta1, beta2, epsilon, weightDecay, maxNorm };
+    const training = new VqTraining(vq, { ...adamw, commitment, rateWeight, seed });
     made.unshift(training);
     const parameters = new Map([...vq.namedParameters()].map(([name, parameter]) => [PREFIX + name, parameter]));
     await checkpoint.close();

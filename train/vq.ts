@@ -6,12 +6,14 @@
 import { ArgumentError, Generator, backward, scope, tensor, zeroGradients } from "../engine/index.ts";
 import type { Device, Tensor } from "../engine/index.ts";
 import {
+  argmax,
   cat,
   codebookLookup,
   codebookLosses,
   copyInto,
   indexSelect,
   l2Normalize,
+  matmul,
   mean,
   quantize,
   square,
@@ -34,6 +36,12 @@ export interface VqTrainingOptions {
   readonly maxNorm?: number;
   /** Weight of the commitment loss; 0.25 unless told. */
   readonly commitment?: number;
+  /**
+   * λ of entropy-constrained vector quantisation (Chou, Lookabaugh and Gray 1989): while training a vector takes the code of least
+   * d² − λ · ln(share of the code), so that what few codes can hold, flat background say, does not spread over many. 0 unless told, which is
+   * the nearest code, as always outside of training.
+   */
+  readonly rateWeight?: number;
   readonly seed?: number;
 }
 
@@ -61,6 +69,8 @@ export interface VqStep {
 export interface VqTrainingState {
   /** Of each code since `reseed`. */
   readonly uses: readonly number[];
+  /** Of each code among those of the last steps, adding up to 1. */
+  readonly shares: readonly number[];
   readonly reseeds: number;
   readonly skipped: number;
 }
@@ -74,6 +84,9 @@ export interface VqUsage {
   readonly perplexity: number;
 }
 
+/** Of a code's share, what a step leaves. */
+const SHARE_KEPT = 0.9;
+
 /** Trains a tokenizer on batches of pixels. */
 export class VqTraining {
   readonly optimizer: AdamW;
@@ -82,6 +95,8 @@ export class VqTraining {
   private readonly device: Device;
   /** Uses of each code since `reseed`, on the host. */
   private readonly counts: Float64Array;
+  /** A running mean of the codes' shares, on the host. */
+  private readonly shares: Float64Array;
   private readonly generator: Generator;
   private reseeds = 0;
   private skipped = 0;
@@ -92,6 +107,7 @@ export class VqTraining {
     const codebook = vq.quantize.embedding.weight;
     this.device = codebook.device;
     this.counts = new Float64Array(codebook.dim(0));
+    this.shares = new Float64Array(codebook.dim(0)).fill(1 / codebook.dim(0));
     this.generator = new Generator(options.seed ?? 0, { device: this.device });
     const parameters = [...vq.namedParameters()].map(([name, parameter]) => {
       parameter.requiresGrad = true;
@@ -118,16 +134,34 @@ export class VqTraining {
     this.skipped = skipped;
     const values = await losses.data();
     const mean = (which: number): number => done.reduce((sum, { share }, i) => sum + share * values[3 * i + which]!, 0);
-    const indices = await Promise.all(done.map((part) => part.indices.data()));
-    if (!isSkipped) for (const index of indices.flatMap((some) => Array.from(some))) this.counts[index]!++;
+    const indices = (await Promise.all(done.map((part) => part.indices.data()))).flatMap((some) => Array.from(some));
+    if (!isSkipped) this.count(indices);
     for (const t of [losses, ...done.flatMap((part) => [...part.losses, part.indices, part.vectors])]) t.dispose();
     return {
       losses: { reconstruction: mean(0), codebook: mean(1), commitment: mean(2) },
-      used: new Set(indices.flatMap((some) => Array.from(some))).size,
+      used: new Set(indices).size,
       gradNorm,
       skipped: isSkipped,
       vectors,
     };
+  }
+
+  private count(indices: readonly number[]): void {
+    for (const code of this.shares.keys()) this.shares[code]! *= SHARE_KEPT;
+    for (const index of indices) {
+      this.counts[index]!++;
+      this.shares[index]! += (1 - SHARE_KEPT) / indices.length;
+    }
+  }
+
+  /** The code that each of rows [M, D] is held by: u32 [M]. */
+  private codesOf(rows: Tensor, codebook: Tensor): Tensor {
+    const { rateWeight = 0 } = this.options;
+    if (rateWeight === 0) return codebookLookup(rows, codebook).indices;
+    const least = 1 / (4 * this.shares.length); // else an unused code would never be used again
+    const rates = Float32Array.from(this.shares, (share) => rateWeight * Math.log(share + least));
+    const cosines = matmul(l2Normalize(rows), l2Normalize(codebook).transpose(0, 1)); // d² = 2 − 2 · cosine
+    return argmax(cosines.mul(2).add(tensor(rates, { device: this.device })), 1);
   }
 
   /** Adds the gradients of pixels [b, 3, S, S], `share` of the batch. Hands out their losses as they are, codes and vectors. */
@@ -142,7 +176,7 @@ export class VqTraining {
       const [batch, dim, s] = z.shape as [number, number, number, number];
       const rows = z.permute([0, 2, 3, 1]).reshape([-1, dim]); // [b · s · s, D]
       const codebook = vq.quantize.embedding.weight;
-      const { indices } = codebookLookup(rows.detach(), codebook.detach());
+      const indices = this.codesOf(rows.detach(), codebook.detach());
       const straight = quantize(rows, codebook.detach(), indices).reshape([batch, s, s, dim]).permute([0, 3, 1, 2]);
       const reconstruction = mean(square(sub(vq.decodeVectors(straight), pixels)));
       const { codebook: pull, commitment } = codebookLosses(rows, codebook, indices);
@@ -212,14 +246,15 @@ export class VqTraining {
   }
 
   get state(): VqTrainingState {
-    return { uses: [...this.counts], reseeds: this.reseeds, skipped: this.skipped };
+    return { uses: [...this.counts], shares: [...this.shares], reseeds: this.reseeds, skipped: this.skipped };
   }
 
   /** Goes on where an earlier training was in `state`; weights and the optimizer's tensors have been loaded. */
-  resume({ uses, reseeds, skipped }: VqTrainingState): void {
+  resume({ uses, shares, reseeds, skipped }: VqTrainingState): void {
     if (uses.length !== this.counts.length)
       throw new ArgumentError(`VqTraining.resume: uses of ${uses.length} codes; there are ${this.counts.length}`);
     this.counts.set(uses);
+    this.shares.set(shares);
     [this.reseeds, this.skipped] = [reseeds, skipped];
   }
 

@@ -36,6 +36,7 @@ describe("presets", () => {
       stage: 0,
       batch: 128,
       commitment: 0.25,
+      rateWeight: 0,
       optimizer: { lr: 1e-4, warmup: 0, cooldown: 0, beta1: 0.9, beta2: 0.95, weightDecay: 0, clip: 1 },
       dtype: "f32",
     });

@@ -106,6 +106,38 @@ it("a batch in parts is the batch: losses, codes, gradients", async () => {
   }
 });
 
+it("with a rate weight a vector takes the code of least distance less the weighted log of its share, computed on the host", async () => {
+  const model = createModel(config, { seed: 1 });
+  const training = new VqTraining(model.model.vqmodel, { lr: 1e-3, rateWeight: 0.5 });
+  using pixels = pictures(3);
+  (await training.step(pixels)).vectors.dispose();
+  const { shares, uses: before } = training.state;
+  const codebook = await model.model.vqmodel.quantize.embedding.weight.data();
+  const { vectors } = await training.step(pixels);
+  const rows = await vectors.data();
+  const { codeDim: dim, codes } = config.vq;
+  const squared = (r: number, k: number): number => {
+    const [a, b] = [rows.slice(r * dim, (r + 1) * dim), codebook.slice(k * dim, (k + 1) * dim)];
+    const [x, y] = [a, b].map((v) => Math.hypot(...v));
+    return a.reduce((sum, v, i) => sum + (v / x! - b[i]! / y!) ** 2, 0);
+  };
+  const least = (cost: (r: number, k: number) => number): number[] => {
+    const found = Array.from({ length: codes }, () => 0);
+    for (let r = 0; r < rows.length / dim; r++) {
+      const costs = found.map((_, k) => cost(r, k));
+      found[costs.indexOf(Math.min(...costs))]!++;
+    }
+    return found;
+  };
+  const used = training.state.uses.map((n, k) => n - before[k]!);
+  expect(used).toEqual(least((r, k) => squared(r, k) - 0.5 * Math.log(shares[k]! + 1 / (4 * codes))));
+  expect(used).not.toEqual(least(squared));
+  training.state.shares.forEach((share, k) => expect(share).toBeCloseTo(0.9 * shares[k]! + (0.1 * used[k]! * dim) / rows.length, 12)); // prettier-ignore
+  vectors.dispose();
+  training.dispose();
+  model.dispose();
+});
+
 it("learns to hold pictures, and moves codes that nobody uses to where vectors are", async () => {
   const model = createModel(config, { seed: 2 });
   const training = new VqTraining(model.model.vqmodel, { lr: 2e-3, seed: 5 });
