@@ -188,6 +188,7 @@ export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunR
       const skipped = event.skipped ? skipText(event.step, "gradients were not finite", names) : null;
       if (skipped) journal.notice(skipped, "skip");
       skips.count(skipped);
+      if (step === config.steps && rateWeight > 0) training.retire();
       if (step % config.save.every === 0 || step === end) last = await save();
     }
     if (last === null || basename(last) !== basename(run.folder(step))) last = await save();
@@ -209,7 +210,7 @@ export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunR
 async function takeStep(
   training: VqTraining,
   pictures: readonly Picture[],
-  { microBatch, reseed: { every, until = Infinity } }: TokenizerConfig,
+  { microBatch, steps, reseed: { every, until = Infinity } }: TokenizerConfig,
   side: number,
   step: number,
   device: Device,
@@ -223,7 +224,7 @@ async function takeStep(
   }
   const { losses, vectors, ...report } = await training.step(...parts);
   for (const part of parts) part.dispose();
-  const isDue = every > 0 && (step + 1) % every === 0 && step < until && !report.skipped;
+  const isDue = every > 0 && (step + 1) % every === 0 && step < Math.min(until, steps - 1) && !report.skipped;
   const usage = isDue ? await training.reseed(vectors) : null;
   vectors.dispose();
   return { ...losses, ...report, ...(usage && { reseed: usage }) };

@@ -213,6 +213,24 @@ export class VqTraining {
     };
   }
 
+  /**
+   * Puts the codes that have not been used since the last look at them onto the most used one, to be called at the end of a training with a
+   * rate weight: a vector that keeps its distance from a rare code while training takes the nearest afterwards, and codes moved to where
+   * vectors are would draw it. Of equal codes the lowest is taken. Returns how many are still in use.
+   */
+  retire(): number {
+    const codebook = this.vq.quantize.embedding.weight;
+    const most = this.counts.reduce((best, count, code) => (count > this.counts[best]! ? code : best), 0);
+    if (this.counts[most] === 0)
+      throw new ArgumentError("VqTraining.retire: no step since the last look at the codes; nothing is known of their use");
+    const unused = [...this.counts.keys()].filter((code) => this.counts[code] === 0);
+    scope(() => {
+      const kept = codebook.detach().slice(0, most, most + 1).clone();
+      for (const code of unused) copyInto(codebook.slice(0, code, code + 1), kept);
+    });
+    return this.counts.length - unused.length;
+  }
+
   private async move(dead: readonly number[], vectors: Tensor): Promise<void> {
     this.generator.setStep(this.reseeds++);
     const [draws, errors] = scope(() => {

@@ -31,6 +31,8 @@ const ROW = 512;
 const ROWS = 10;
 /** Questions to a picture, in one conversation: a picture takes 64 tokens, a question ten. */
 const QUESTIONS = 6;
+/** Of stage 0. Without it flat background took half of the codes, and the Llama had to learn which. */
+const RATE_WEIGHT = 0.015;
 /** Steps of stage 0 between looks at which codes are used. */
 const RESEED = 20;
 const TOKENIZER_PICTURES = 4; // a stream of random numbers
@@ -110,7 +112,7 @@ async function tokenizerStage(folder: string, out: string, options: LearnOptions
   const config = shapesConfig(sideFiles);
   const model = createModel(config, { seed, device });
   const { vqmodel } = model.model;
-  const training = new VqTraining(vqmodel, { lr: optimizer.lr, seed });
+  const training = new VqTraining(vqmodel, { lr: optimizer.lr, rateWeight: RATE_WEIGHT, seed });
   let log = "";
   try {
     for (let step = 0; step < steps; step++) {
@@ -126,6 +128,7 @@ async function tokenizerStage(folder: string, out: string, options: LearnOptions
       log += `${JSON.stringify({ step, ...losses })}\n`;
       onTokenizer?.({ step, ...losses }, usage);
     }
+    training.retire();
     const bytes = 4 * model.parameterCount();
     await writeFileAtomic(join(folder, TOKENIZER_LOG), new TextEncoder().encode(log));
     await writeFolderAtomic(out, bytes, async (sink) => void (await saveModel(model, config, sink, { sideFiles })));

@@ -112,9 +112,9 @@ it("with a rate weight a vector takes the code of least distance less the weight
   using pixels = pictures(3);
   (await training.step(pixels)).vectors.dispose();
   const { shares, uses: before } = training.state;
-  const codebook = await model.model.vqmodel.quantize.embedding.weight.data();
+  const codebook = (await model.model.vqmodel.quantize.embedding.weight.data()) as Float32Array;
   const { vectors } = await training.step(pixels);
-  const rows = await vectors.data();
+  const rows = (await vectors.data()) as Float32Array;
   const { codeDim: dim, codes } = config.vq;
   const squared = (r: number, k: number): number => {
     const [a, b] = [rows.slice(r * dim, (r + 1) * dim), codebook.slice(k * dim, (k + 1) * dim)];
@@ -134,6 +134,32 @@ it("with a rate weight a vector takes the code of least distance less the weight
   expect(used).not.toEqual(least(squared));
   training.state.shares.forEach((share, k) => expect(share).toBeCloseTo(0.9 * shares[k]! + (0.1 * used[k]! * dim) / rows.length, 12)); // prettier-ignore
   vectors.dispose();
+  training.dispose();
+  model.dispose();
+});
+
+it("codes out of use retire onto the most used one, and no vector goes to them", async () => {
+  const model = createModel(config, { seed: 1 });
+  const { vqmodel } = model.model;
+  const training = new VqTraining(vqmodel, { lr: 1e-3, rateWeight: 0.5 });
+  using pixels = pictures(3);
+  expect(() => training.retire()).toThrow(/no step since/);
+  (await training.step(pixels)).vectors.dispose();
+  const { uses } = training.state;
+  const dim = config.vq.codeDim;
+  const codes = async (): Promise<string[]> => {
+    const data = (await vqmodel.quantize.embedding.weight.data()) as Float32Array;
+    return uses.map((_, k) => data.slice(k * dim, (k + 1) * dim).join());
+  };
+  const before = await codes();
+  const most = before[uses.indexOf(Math.max(...uses))]!;
+  expect(training.retire()).toBe(uses.filter((n) => n > 0).length);
+  const after = await codes();
+  expect(after).toEqual(before.map((code, k) => (uses[k]! > 0 ? code : most)));
+  using taken = noGrad(() => vqmodel.encode(pixels));
+  const kept = new Set([...uses.keys()].filter((k) => uses[k]! > 0));
+  const lowest = after.indexOf(most);
+  expect([...new Set(await taken.data())].filter((k) => !kept.has(k) && k !== lowest)).toEqual([]);
   training.dispose();
   model.dispose();
 });
