@@ -8,6 +8,7 @@ import type { Checkpoint } from "../model/checkpoint/checkpoint.ts";
 import type { CodesAbout, EncodeCodes } from "../train/data/codes.ts";
 import type { CodeSource } from "../train/data/encode.ts";
 import type { SourceIndex } from "../train/data/index_file.ts";
+import type { TokenCounts } from "../train/data/token_counts.ts";
 import type { SourceSpec } from "../train/data/sources.ts";
 import { TASKS } from "../train/samples.ts";
 import type { Task } from "../train/samples.ts";
@@ -23,6 +24,12 @@ interface SourceFlags {
   readonly task?: Task;
   readonly images?: string;
   readonly classes?: string;
+}
+
+interface IndexFlags extends SourceFlags {
+  readonly cache: string;
+  readonly model?: string;
+  readonly system?: string;
 }
 
 interface ModelFlags {
@@ -46,6 +53,10 @@ interface TokenizeFlags extends SourceFlags, ModelFlags {
 const SOURCE =
   "a JSONL file (conversations, messages, prompt and image, text), or a folder with a folder of images for each class";
 const JSON_FLAG = ["--json", "print one JSON object"] as const;
+const SYSTEM_FLAG = [
+  "--system <text>",
+  'stands before conversations; "" for none (default: the original\'s)',
+] as const;
 
 export const addData: AddCommand = (program, context) => {
   const data = program
@@ -55,8 +66,10 @@ export const addData: AddCommand = (program, context) => {
   sourceOptions(data.command("index").description("Find every record of sources, so that any of them can be read."))
     .argument("<sources...>", SOURCE)
     .requiredOption("--cache <folder>", "where indexes and codes are kept")
+    .option("--model <model>", `count tokens too, as this one reads them: ${MODEL_ARGUMENT}`)
+    .option(...SYSTEM_FLAG)
     .option(...JSON_FLAG)
-    .action((sources: string[], flags: SourceFlags & { cache: string }) => indexSources(sources, flags, context));
+    .action((sources: string[], flags: IndexFlags) => indexSources(sources, flags, context));
   modelOptions(
     sourceOptions(
       data.command("preview").description("Show samples as the model gets them, and what of them is trained."),
@@ -66,7 +79,7 @@ export const addData: AddCommand = (program, context) => {
     .addOption(new Option("--n <n>", "how many").argParser(wholeNumber(1, 10_000)).default(3))
     .addOption(new Option("--from <record>", "the first of them, from 0").argParser(wholeNumber(0)).default(0))
     .option("--cache <folder>", "where indexes and codes are kept; without it nothing is")
-    .option("--system <text>", 'stands before conversations; "" for none (default: the original\'s)')
+    .option(...SYSTEM_FLAG)
     .option(...JSON_FLAG)
     .action((source: string, flags: PreviewFlags) => preview(source, flags, context));
   modelOptions(
@@ -114,11 +127,33 @@ async function openSource(path: string, flags: SourceFlags, cache: string, conte
   });
 }
 
-async function indexSources(
-  paths: readonly string[],
-  flags: SourceFlags & { cache: string },
-  context: Context,
-): Promise<void> {
+/** Counts the tokens of a source's records with a model's tokenizer and prompts. */
+type Counter = (index: SourceIndex) => Promise<Pick<TokenCounts, "total" | "longest" | "bad">>;
+
+async function tokenCounter(name: string, { cache, system }: IndexFlags, context: Context): Promise<Counter> {
+  const { folder, checkpoint } = await openModel(name, context);
+  await checkpoint.close();
+  const { readProcessor } = await import("../model/processor.ts");
+  const { folderSource } = await import("../model/node/files.ts");
+  const { Encoder } = await import("../train/data/encode.ts");
+  const { countTokens, tokenizerHash } = await import("../train/data/token_counts.ts");
+  const { sideFilesOf } = await import("../train/run/run_state.ts");
+  const source = folderSource(folder);
+  const processor = await readProcessor(source, checkpoint.config);
+  const by = tokenizerHash(await sideFilesOf(source), system);
+  const encoder = new Encoder(processor, { seed: 0, ...(system !== undefined && { system }) });
+  return async (index) => {
+    using progress = context.out.progress("records");
+    const label = `counting ${index.spec.path}`;
+    return await countTokens(index, encoder, by, cache, {
+      signal: context.signal,
+      onProgress: (done) => progress.report({ done, total: index.count, label }),
+    });
+  };
+}
+
+async function indexSources(paths: readonly string[], flags: IndexFlags, context: Context): Promise<void> {
+  const count = flags.model === undefined ? null : await tokenCounter(flags.model, flags, context);
   const sources: {
     path: string;
     kind: string;
@@ -126,24 +161,33 @@ async function indexSources(
     records: number;
     bytes: number;
     hash: string;
+    tokens?: number;
+    longest?: number;
+    bad?: number;
   }[] = [];
   for (const path of paths) {
     const index = await openSource(path, flags, flags.cache, context);
-    const { kind, task, count, bytes, hash } = index;
-    await index.close();
-    sources.push({ path, kind, task, records: count, bytes, hash });
+    try {
+      const { kind, task, count: records, bytes, hash } = index;
+      const counted = await count?.(index);
+      const tokens = counted && { tokens: counted.total, longest: counted.longest, bad: counted.bad };
+      sources.push({ path, kind, task, records, bytes, hash, ...tokens });
+    } finally {
+      await index.close();
+    }
   }
   context.out.result({ sources }, () =>
     table(
-      sources.map(({ path, kind, task, records, bytes, hash }) => [
+      sources.map(({ path, kind, task, records, bytes, hash, tokens, longest, bad }) => [
         path,
         kind,
         task,
         `${formatCount(records)} records`,
         formatBytes(bytes),
         hash.slice(0, 12),
+        ...(tokens === undefined ? [] : [`${formatCount(tokens)} tokens`, `longest ${formatCount(longest!)}`, `${formatCount(bad!)} bad`]), // prettier-ignore
       ]),
-      [3, 4],
+      count ? [3, 4, 6] : [3, 4],
     ),
   );
 }

@@ -6,6 +6,7 @@ import { readFileSync } from "node:fs";
 import { parse } from "yaml";
 import { z } from "zod";
 import { JanusError } from "../engine/errors.ts";
+import type { JanusConfig } from "../model/config.ts";
 
 /** Settings that cannot be used; each line of the message is one problem with its path. */
 export class TrainConfigError extends JanusError {}
@@ -122,6 +123,14 @@ const tokenizerSchema = z.strictObject({
 
 /** Settings of stage 0. */
 export type TokenizerConfig = z.infer<typeof tokenizerSchema>;
+
+/** Throws `TrainConfigError` where samples may be longer than the positions that the model knows. */
+export function checkContext({ length }: TrainConfig, { language: { maxPositions } }: JanusConfig): void {
+  if (length > maxPositions)
+    throw new TrainConfigError(
+      `length: ${length}, and the model knows ${maxPositions} positions (max_position_embeddings); samples may be no longer than that`,
+    );
+}
 
 export const PRESETS = ["stage0", "stage1", "stage2", "stage3"] as const;
 export type Preset = (typeof PRESETS)[number];

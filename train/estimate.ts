@@ -10,6 +10,7 @@ import type { Part } from "../model/checkpoint/inspect.ts";
 import { imageTokens } from "../model/config.ts";
 import type { JanusConfig } from "../model/config.ts";
 import { JanusForConditionalGeneration } from "../model/janus.ts";
+import { checkContext } from "./config.ts";
 import type { TrainConfig } from "./config.ts";
 import { ENCODED_AT_ONCE } from "./data/codes.ts";
 import { CODES_LABEL } from "./data/tokenizer.ts";
@@ -114,9 +115,10 @@ export function longestBatch(sizes: JanusConfig, config: TrainConfig): Record<Ta
 /**
  * Counts the longest step on a null device.
  * @param like the device that is to take it: its capabilities and its budget of memory; without it a GPU without bounds
- * Throws `ArgumentError` for settings that hold no sample, `OutOfMemoryError` for a tensor that is larger than a buffer may be.
+ * Throws `TrainConfigError` for samples beyond the model's context, `ArgumentError` for settings that hold no sample, `OutOfMemoryError` for a tensor that is larger than a buffer may be.
  */
 export async function estimateStep(sizes: JanusConfig, config: TrainConfig, like?: Device): Promise<StepEstimate> {
+  checkContext(config, sizes);
   const byTask = longestBatch(sizes, config);
   try {
     return await countStep(sizes, config, byTask, like, true);

@@ -12,12 +12,13 @@ import { folderSource } from "../model/node/files.ts";
 import { Janus } from "../model/pipeline.ts";
 import { readProcessor } from "../model/processor.ts";
 import { planSave, readUnused, saveModel } from "../model/save.ts";
+import { checkContext } from "./config.ts";
 import type { TrainConfig } from "./config.ts";
 import { CodeCache } from "./data/codes.ts";
 import { Encoder } from "./data/encode.ts";
 import { indexSource } from "./data/index_file.ts";
 import type { SourceIndex } from "./data/index_file.ts";
-import { Loader } from "./data/loader.ts";
+import { Loader, checkSources } from "./data/loader.ts";
 import type { LoaderState } from "./data/loader.ts";
 import { Quarantine } from "./data/quarantine.ts";
 import type { SourceSpec } from "./data/sources.ts";
@@ -116,6 +117,7 @@ export async function train(options: RunOptions): Promise<RunResult> {
   let record: Recorder | null = null;
   try {
     const state = newest ? ((await readState(newest, config)) as RunState) : null;
+    checkContext(config, checkpoint.config);
     const processor = await readProcessor(source, checkpoint.config);
     const sideFiles = await sideFilesOf(source);
     const unused = await readUnused(checkpoint);
@@ -127,6 +129,7 @@ export async function train(options: RunOptions): Promise<RunResult> {
       indexes.push(index);
       (byTask[index.task] ??= []).push(index);
     }
+    checkSources(byTask, config.ratios);
 
     // The model.
     const ceiling = options.ceiling ?? (await matmulCeiling(device, config.dtype));
@@ -210,8 +213,9 @@ export async function train(options: RunOptions): Promise<RunResult> {
         waitingMs: loader.waitingMs - waited,
       });
       loaderState = loaded.state;
-      for (const [task, { tokens: n }] of Object.entries(event.tasks))
-        tokens[task as Task] = (tokens[task as Task] ?? 0) + n;
+      if (!event.skipped)
+        for (const [task, { tokens: n }] of Object.entries(event.tasks))
+          tokens[task as Task] = (tokens[task as Task] ?? 0) + n;
       options.onStep?.(event);
       const skipped = event.skipped ? skipTextOf(event) : null;
       if (skipped) record.notice(skipped, "skip");

@@ -1,11 +1,14 @@
 /** Samples as a person reads them, and `janus data` where it needs no device. */
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, it } from "vitest";
 import { EXIT } from "../../cli/errors.ts";
 import { byteTokenizerFiles } from "../../model/byte_tokenizer.ts";
+import { openCheckpoint } from "../../model/checkpoint/checkpoint.ts";
+import { folderSource } from "../../model/node/files.ts";
+import { readProcessor } from "../../model/processor.ts";
 import { Tokenizer } from "../../model/tokenizer.ts";
 import { samplePieces } from "../../train/data/preview.ts";
 import { IGNORE, imageSample, textSample } from "../../train/samples.ts";
@@ -76,6 +79,44 @@ describe("janus data", () => {
         { path: pairs, kind: "pairs", task: "gen", records: 1 },
       ],
     });
+  });
+
+  it.skipIf(!hasFixtures)("counts tokens as samples have them, once for each tokenizer", async () => {
+    const talk = write("count.jsonl", [
+      {
+        image: fixture("image0.png"),
+        conversations: [{ from: "human", value: "<image>\nWhat?" }, { from: "gpt", value: "A circle." }], // prettier-ignore
+      },
+      { conversations: [{ from: "human", value: "What?" }] },
+      { conversations: [{ from: "human", value: "What?" }, { from: "gpt", value: "That." }] }, // prettier-ignore
+    ]);
+    const pairs = write("drawn.jsonl", [{ prompt: "a red circle", image: "gone.png" }]);
+    const cache = join(temporary, "counts");
+    const index = async (...more: string[]): Promise<{ tokens: number; longest: number; bad: number }[]> => {
+      const args = ["data", "index", talk, pairs, "--cache", cache, "--model", fixture("hf"), "--json", ...more];
+      const result = await runCli(args);
+      expect(result.code, result.stderr).toBe(EXIT.done);
+      return (JSON.parse(result.stdout) as { sources: { tokens: number; longest: number; bad: number }[] }).sources;
+    };
+    const shown = await runCli(["data", "preview", talk, "--model", fixture("hf"), "--system", "", "--json"]);
+    const { samples } = JSON.parse(shown.stdout) as { samples: { tokens?: number }[] };
+    const lengths = samples.map(({ tokens = 0 }) => tokens);
+    const [talked, drawn] = await index("--system", "");
+    expect(talked).toMatchObject({ tokens: lengths[0]! + lengths[2]!, longest: lengths[0], bad: 1 });
+    expect(lengths.map((n) => n > 0)).toEqual([true, false, true]);
+    // A prompt, begin-of-image among its tokens, and all codes but the last.
+    const source = folderSource(fixture("hf"));
+    const checkpoint = await openCheckpoint(source);
+    const { prompts } = await readProcessor(source, checkpoint.config);
+    await checkpoint.close();
+    expect(drawn).toMatchObject({ tokens: prompts.encode(prompts.generation("a red circle")).length + 63, bad: 0 });
+    const [longer] = await index(); // with the original's system prompt
+    expect(longer!.tokens).toBeGreaterThan(talked!.tokens);
+    const files = readdirSync(join(cache, "index")).filter((name) => name.endsWith(".tokens"));
+    expect(files).toHaveLength(4);
+    // What is there is taken: a count that was changed comes back.
+    for (const name of files) writeFileSync(join(cache, "index", name), new Uint8Array(statSync(join(cache, "index", name)).size).fill(1)); // prettier-ignore
+    expect((await index("--system", ""))[1]!.tokens).toBe(0x01010101);
   });
 
   it.skipIf(!hasFixtures)("shows what is trained between brackets, and what is bad", async () => {

@@ -91,6 +91,13 @@ export class Encoder {
     return textSample(raw.task, ids, labels, pixels, placeholder, of.name);
   }
 
+  /** Tokens of the sample that `encode` would make, without a look at its pictures. Throws `SampleError` or `PromptError` where its texts cannot be one. */
+  tokens(raw: RawSample): number {
+    if (raw.task === "gen") return this.promptIds(raw.prompt).length + this.processor.prompts.config.imageTokens - 1;
+    if ("text" in raw) return this.textIds(raw.text).length;
+    return this.fitted(raw.messages, raw.system ?? this.options.system).ids.length;
+  }
+
   private get placeholder(): number {
     return this.processor.tokenizer.specials.imagePlaceholder;
   }
@@ -100,11 +107,9 @@ export class Encoder {
   }
 
   private async drawn(prompt: string, image: string, of: SampleId): Promise<Sample> {
-    const { tokenizer, prompts } = this.processor;
+    const { tokenizer } = this.processor;
     const { codes: source, seed, drop = 0.1 } = this.options;
-    this.requirePlain(prompt);
-    const ids = prompts.encode(prompts.generation(prompt));
-    if (ids.length > this.maxTokens) throw this.tooLong("prompt", ids.length);
+    const ids = this.promptIds(prompt);
     if (!source)
       throw new ArgumentError("Encoder: pictures to be drawn need their codes; give a CodeSource as `codes`");
     const codes = await source(image);
@@ -113,7 +118,21 @@ export class Encoder {
     return imageSample(ids, codes, isDropped(seed, of, drop) ? tokenizer.specials.pad : null, of.name);
   }
 
+  private promptIds(prompt: string): number[] {
+    const { prompts } = this.processor;
+    this.requirePlain(prompt);
+    const ids = prompts.encode(prompts.generation(prompt));
+    if (ids.length > this.maxTokens) throw this.tooLong("prompt", ids.length);
+    return ids;
+  }
+
   private plain(text: string, of: SampleId): Sample {
+    const ids = this.textIds(text);
+    const labels = ids.map((id, i) => (i === 0 ? IGNORE : id));
+    return textSample("text", ids, labels, [], -1, of.name);
+  }
+
+  private textIds(text: string): number[] {
     const { tokenizer } = this.processor;
     this.requirePlain(text);
     if (text.trim() === "") throw new SampleError("the text is empty");
@@ -122,8 +141,7 @@ export class Encoder {
       if (!this.options.truncate) throw this.tooLong("text", ids.length);
       ids.length = this.maxTokens; // without an end, which is elsewhere
     }
-    const labels = ids.map((id, i) => (i === 0 ? IGNORE : id));
-    return textSample("text", ids, labels, [], -1, of.name);
+    return ids;
   }
 
   /** A conversation, or with `truncate` as many of its turns as fit. */

@@ -145,6 +145,18 @@ class Stream<T> {
   }
 }
 
+/** Throws `SourceError` where a task that the ratios ask for has no samples. */
+export function checkSources(
+  sources: Readonly<Partial<Record<Task, readonly Pick<LoaderSource, "count">[]>>>,
+  ratios: Ratios,
+): void {
+  for (const task of TASKS) {
+    const count = (sources[task] ?? []).reduce((sum, source) => sum + source.count, 0);
+    if (ratios[task] > 0 && count === 0)
+      throw new SourceError(`the ratio of ${task} is ${ratios[task]} and there is no sample of it; give it a source`);
+  }
+}
+
 /** @typeParam T what the encoder makes of a record */
 export class Loader<T = Sample> {
   /** Time that `next` has waited for samples, ms. */
@@ -171,6 +183,7 @@ export class Loader<T = Sample> {
     state?: LoaderState,
   ) {
     const { seed, batch, ratios, ahead = AHEAD } = options;
+    checkSources(sources, ratios);
     if (!Number.isInteger(ahead) || ahead < 0)
       throw new ArgumentError(`Loader: ahead is ${ahead}; a whole number from 0`);
     this.mixture = { ratios, batch };
@@ -193,8 +206,6 @@ export class Loader<T = Sample> {
       if (other) throw new SourceError(`${other.spec.path} is a source for ${other.task}, listed under ${task}`);
       const depth = ahead === 0 ? 0 : Math.max(1, Math.floor((ahead * ratios[task]) / whole));
       const stream = new Stream(task, own, encoder, seed, depth, this.cursors[task]);
-      if (stream.count === 0)
-        throw new SourceError(`the ratio of ${task} is ${ratios[task]} and there is no sample of it; give it a source`);
       this.streams.set(task, stream);
     }
   }
