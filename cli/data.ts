@@ -153,6 +153,8 @@ async function tokenCounter(name: string, { cache, system }: IndexFlags, context
 }
 
 async function indexSources(paths: readonly string[], flags: IndexFlags, context: Context): Promise<void> {
+  if (flags.model === undefined && flags.system !== undefined)
+    throw new UsageError("--system is there for counting tokens; name the --model that counts them");
   const count = flags.model === undefined ? null : await tokenCounter(flags.model, flags, context);
   const sources: {
     path: string;

@@ -23,7 +23,7 @@ import type { ModelFlags, SamplingFlags } from "./session.ts";
 
 interface GenerateFlags extends ModelFlags, SamplingFlags {
   readonly n: number;
-  readonly cfg: number;
+  readonly cfg?: number;
   readonly out: string;
   readonly preview?: boolean;
   readonly from?: string;
@@ -44,9 +44,10 @@ export const addGenerate: AddCommand = (program, context) => {
         .default(1),
     )
     .addOption(
-      new Option("--cfg <w>", "guidance: how closely the prompt is followed, 1 for none")
-        .argParser(numberIn())
-        .default(5),
+      new Option(
+        "--cfg <w>",
+        "guidance: how closely the prompt is followed, 1 for none (default: the model's, 5 in the published ones)",
+      ).argParser(numberIn()),
     )
     .option("--out <folder>", "where the pictures go", ".")
     .option("--preview", "write the rows so far to a file that ends in -preview.png while the picture is drawn")
@@ -55,7 +56,7 @@ export const addGenerate: AddCommand = (program, context) => {
     .option("--json", "print one JSON object");
   addSamplingOptions(
     addModelOptions(command),
-    "divides the logits; 0 takes the most probable token (default: 1)",
+    "divides the logits; 0 takes the most probable token (default: the model's, 1 in the published ones)",
   ).action(async (prompt: string | undefined, flags: GenerateFlags) => {
     if (flags.from !== undefined) {
       const settings = ["n", "seed", "cfg", "temperature", "topK", "topP", "preview"];
@@ -92,7 +93,7 @@ async function draw(prompt: string, flags: GenerateFlags, context: Context): Pro
   });
   const { janus, loadMs } = session;
   const started = performance.now();
-  const pictures = janus.generate(prompt, { n: flags.n, seed, guidance: flags.cfg, ...sampling, signal });
+  const pictures = janus.generate(prompt, { n: flags.n, seed, ...(flags.cfg !== undefined && { guidance: flags.cfg }), ...sampling, signal });
   const images: { path: string; seed: number; tokenIds: readonly number[] }[] = [];
   let sampledMs = 0;
   const preview = flags.preview ? new Preview(pictures, flags.out, `${slug(prompt)}-${seed}`, janus) : null;

@@ -1,7 +1,8 @@
 /**
  * `npm run demo [-- --full | --quick]`: a Janus-Pro that learns in front of you. It draws a data set of coloured shapes, trains a small model
  * from random weights through stages 0 to 3, then draws from prompts and answers questions that training never held; a judge that reads the
- * pixels counts. Writes everything to demo/<length>/, the page to demo/report.html. `--model NAME` shows a model that is there already.
+ * pixels counts, beside what the full recipe learned (the model `shapes`). Writes everything to demo/<length>/, the page to demo/report.html.
+ * `--model NAME` shows a model that is there already.
  */
 import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
@@ -99,14 +100,14 @@ async function demo(device: Device): Promise<void> {
     return;
   }
 
-  using janus = await Janus.fromPretrained(trained, { device });
   const { prompts, questions } = recipe;
-  const results = await evaluate(janus, {
-    prompts,
-    questions,
-    onProgress: (done, total) => sometimes(`judging: ${done}/${total}`),
-  });
-  const columns = [{ name: `${length} recipe`, results }];
+  const judged = async (name: string, model: string): Promise<{ name: string; results: Results }> => {
+    using janus = await Janus.fromPretrained(model, { device });
+    const onProgress = (done: number, total: number): void => sometimes(`judging ${name}: ${done}/${total}`);
+    return { name, results: await evaluate(janus, { prompts, questions, onProgress }) };
+  };
+  const columns = [await judged(`${length} recipe`, trained)];
+  if (length !== "full") columns.push(await judged("full recipe", "shapes"));
   const shown = KINDS.map((kind) => columns[0]!.results.drawn.find(({ prompt }) => prompt.kind === kind)!);
   for (const { prompt, picture } of shown) await savePicture(join(FOLDER, `${prompt.kind}.png`), picture);
   const minutes = (performance.now() - started) / 60_000;

@@ -15,6 +15,7 @@ import { pixelsToRgb } from "./image/preprocess.ts";
 import type { RgbImage } from "./image/image.ts";
 import type { JanusForConditionalGeneration } from "./janus.ts";
 import { checkContext, unconditionalRow } from "./prompt.ts";
+import { DRAWING_DEFAULTS } from "./processor.ts";
 
 export interface ImageOptions extends SamplingOptions, DecodingOptions {
   /**
@@ -22,13 +23,9 @@ export interface ImageOptions extends SamplingOptions, DecodingOptions {
    * all pictures of the batch are at most 16 (32 without guidance; software devices have no such bound): beyond, sums are rounded otherwise.
    */
   readonly n?: number;
-  /** Weight w of u + w · (c − u) over the logits with and without the prompt; 5 unless told, 1 for none. */
+  /** Weight w of u + w · (c − u) over the logits with and without the prompt; 1 for none; 5 unless told (`Janus.generate`: the model's own). */
   readonly guidance?: number;
 }
-
-/** Temperature of images unless told: their greedy decoding is poor. */
-export const IMAGE_TEMPERATURE = 1;
-export const IMAGE_GUIDANCE = 5;
 
 /** Of one prompt in one batch; the caches of more fit no device. */
 const MOST_PICTURES = 4096;
@@ -49,8 +46,8 @@ class ImageHead implements Head {
     device: Device,
   ) {
     this.model = model;
-    this.weight = options.guidance ?? IMAGE_GUIDANCE;
-    this.sampler = new Sampler({ ...options, temperature: options.temperature ?? IMAGE_TEMPERATURE }, seeds, device);
+    this.weight = options.guidance ?? DRAWING_DEFAULTS.guidance;
+    this.sampler = new Sampler({ ...options, temperature: options.temperature ?? DRAWING_DEFAULTS.temperature }, seeds, device);
     this.codes = full([seeds.length, tokens], 0, { dtype: "u32", device }).keep();
     this.places = arange(0, tokens, 1, { dtype: "u32", device }).keep();
   }
@@ -101,7 +98,7 @@ export class ImageGeneration {
     pad: number,
     options: ImageOptions = {},
   ) {
-    const { n = 1, guidance = IMAGE_GUIDANCE, seed = 0 } = options;
+    const { n = 1, guidance = DRAWING_DEFAULTS.guidance, seed = 0 } = options;
     if (!Number.isInteger(n) || n < 1 || n > MOST_PICTURES)
       throw new ArgumentError(`generate: n ${n}; a whole number from 1 to ${MOST_PICTURES}`);
     if (!Number.isFinite(Math.fround(guidance)))

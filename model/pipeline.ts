@@ -8,7 +8,7 @@ import { cat } from "../kernels/index.ts";
 import type { FileSource } from "./checkpoint/bytes.ts";
 import { openCheckpoint } from "./checkpoint/checkpoint.ts";
 import type { JanusConfig } from "./config.ts";
-import { IMAGE_GUIDANCE, IMAGE_TEMPERATURE, ImageGeneration, decodePicture } from "./generate_images.ts";
+import { ImageGeneration, decodePicture } from "./generate_images.ts";
 import type { ImageOptions } from "./generate_images.ts";
 import { checkText, generateText } from "./generate_text.ts";
 import type { Row } from "./decoding.ts";
@@ -256,15 +256,15 @@ export class Janus {
     options: GenerateOptions,
     state: { generation: ImageGeneration | null },
   ): AsyncGenerator<GenerateEvent, Picture[]> {
-    const { prompts: format, tokenizer } = this.processor;
-    const { n = 1, guidance = IMAGE_GUIDANCE, temperature = IMAGE_TEMPERATURE, topK, topP } = options;
+    const { prompts: format, tokenizer, drawing } = this.processor;
+    const { n = 1, guidance = drawing.guidance, temperature = drawing.temperature, topK, topP } = options;
     const rows = prompts.map((prompt) => format.encode(format.generation(prompt)));
     const generation = (state.generation = new ImageGeneration(
       this.model,
       this.config,
       rows,
       tokenizer.specials.pad,
-      options,
+      { ...options, guidance, temperature },
     ));
     let codes: number[][];
     try {

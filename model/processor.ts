@@ -17,7 +17,16 @@ export interface Processor {
   readonly tokenizer: Tokenizer;
   readonly prompts: PromptFormat;
   readonly images: PreprocessConfig;
+  readonly drawing: DrawingDefaults;
 }
+
+/** How pictures are drawn unless told: `guidance_scale` and `temperature` of generation_config.json, else those of the paper's code. */
+export interface DrawingDefaults {
+  readonly guidance: number;
+  readonly temperature: number;
+}
+
+export const DRAWING_DEFAULTS: DrawingDefaults = { guidance: 5, temperature: 1 };
 
 const MAX_TOKENIZER = 64 * 2 ** 20; // bytes; published ones have 4.7 MB
 const MAX_SETTINGS = 4 * 2 ** 20;
@@ -96,7 +105,24 @@ export async function readProcessor(source: FileSource, config: JanusConfig): Pr
       `${source.name}: the processor makes pictures of ${images.imageSize} pixels, the vision tower takes ${config.vision.imageSize}`,
     );
   }
-  return { tokenizer, prompts: new PromptFormat(tokenizer, { ...prompt, imageTokens: imageTokens(config) }), images };
+  const prompts = new PromptFormat(tokenizer, { ...prompt, imageTokens: imageTokens(config) });
+  const generation = await json("generation_config.json");
+  return { tokenizer, prompts, images, drawing: drawingDefaults(generation, `${source.name}/generation_config.json`) };
+}
+
+function drawingDefaults(json: unknown, where: string): DrawingDefaults {
+  if (json === undefined) return DRAWING_DEFAULTS;
+  if (!isObject(json)) throw new ConfigError(`${where} is not a JSON object`);
+  const number = (name: string, fallback: number, least: number): number => {
+    const value = json[name] ?? fallback;
+    if (typeof value !== "number" || !Number.isFinite(value) || value < least)
+      throw new ConfigError(`${where}: ${name} is ${JSON.stringify(value)}; a number from ${least}`);
+    return value;
+  };
+  return {
+    guidance: number("guidance_scale", DRAWING_DEFAULTS.guidance, 0),
+    temperature: number("temperature", DRAWING_DEFAULTS.temperature, 0),
+  };
 }
 
 /** Throws `ArgumentError` unless `seed` and the `count` − 1 seeds after it are whole numbers of 32 bits. */

@@ -1,4 +1,4 @@
-// `npm run build`: dist/ afresh, compiled by tsc, with every .wgsl file copied beside the module that loads it.
+// `npm run build`: dist/ afresh, compiled by tsc, with every .wgsl file copied beside the module that loads it, and the demo's model.
 
 import { spawnSync } from "node:child_process";
 import { cpSync, readdirSync, rmSync } from "node:fs";
@@ -16,3 +16,5 @@ for (const folder of ["engine", "kernels", "model", "train"]) {
     if (/\.(wgsl|yaml)$/.test(path)) cpSync(join(root, folder, path), join(root, "dist", folder, path));
   }
 }
+const shapes = join("examples", "shapes", "checkpoint");
+cpSync(join(root, shapes), join(root, "dist", shapes), { recursive: true });

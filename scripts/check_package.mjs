@@ -70,11 +70,11 @@ function finish(title, { status, stdout, stderr, error }) {
 }
 
 /** The installed command, by the link that npm made for it. */
-function checkCommand(home) {
+function checkCommand(home, env) {
   const isWindows = process.platform === "win32";
   const janus = (...args) => {
     const bin = join(home, "node_modules", ".bin", isWindows ? "janus.cmd" : "janus");
-    return finish(`janus ${args.join(" ")}`, spawnSync(bin, args, { cwd: home, encoding: "utf8", shell: isWindows }));
+    return finish(`janus ${args.join(" ")}`, spawnSync(bin, args, { cwd: home, env, encoding: "utf8", shell: isWindows }));
   };
   const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
   const said = janus("--version");
@@ -82,6 +82,10 @@ function checkCommand(home) {
     throw new Error(`janus --version says ${JSON.stringify(said)}, the package is ${version}`);
   if (!janus("inspect", "--help").startsWith("Usage: janus inspect "))
     throw new Error("janus inspect --help is no help");
+  // The model that comes with the package speaks without a download.
+  const drawn = janus("generate", "circle", "--model", "shapes", "--out", "pictures", "--json");
+  const { images } = JSON.parse(drawn.slice(drawn.indexOf("{"), drawn.lastIndexOf("\n}") + 2));
+  if (!existsSync(join(home, images[0].path))) throw new Error("janus generate --model shapes wrote no picture");
 }
 
 const filesIn = (dir, ending) => readdirSync(dir, { recursive: true }).filter((path) => path.endsWith(ending));
@@ -98,7 +102,10 @@ function checkPackage(temporary) {
   writeFileSync(join(home, "package.json"), JSON.stringify({ private: true, type: "module" }));
   const install = ["install", tarball, "--prefer-offline", "--no-audit", "--no-fund"];
   finish("install in an empty folder", npm(install, { cwd: home, encoding: "utf8" }));
-  checkCommand(home);
+  // The engine looks for SwiftShader below the working folder, which is another one here.
+  const unpacked = join(root, ".cache", "swiftshader");
+  const env = existsSync(unpacked) ? { JANUS_VULKAN_DIR: unpacked, ...process.env } : process.env;
+  checkCommand(home, env);
 
   writeFileSync(join(home, "consumer.ts"), consumer + typeScriptOnly);
   for (const [name, options] of Object.entries(typesConfigs)) {
@@ -110,9 +117,6 @@ function checkPackage(temporary) {
   writeFileSync(join(home, "node_only.js"), nodeOnly);
   node("the entry for Node", "node_only.js", [], { cwd: home });
   writeFileSync(join(home, "consumer.js"), `${consumer}\nprocess.exit(0);\n`);
-  // The engine looks for SwiftShader below the working folder, which is another one here.
-  const unpacked = join(root, ".cache", "swiftshader");
-  const env = existsSync(unpacked) ? { JANUS_VULKAN_DIR: unpacked, ...process.env } : process.env;
   node("import in Node", "consumer.js", [], { cwd: home, env });
 
   writeFileSync(join(home, "vite.config.js"), viteConfig);

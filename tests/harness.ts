@@ -141,6 +141,11 @@ export interface CaseResult {
   /** Comparisons made: the forward and one for each input's gradient. */
   readonly checks: number;
   readonly failures: readonly string[];
+}
+
+interface DrawnResult extends CaseResult {
+  /** Names of the checks that failed; shapes and gradients that are missing have names of their own. */
+  readonly failed: readonly string[];
   /** Of the result. */
   readonly dtype: DType;
 }
@@ -150,15 +155,21 @@ const MOST_DRAWS = 4;
 
 /**
  * Runs one case on `device` with inputs of `seed`, forward and backward with the variant `force` where one is named. Random inputs now and then
- * cancel (x · w + b next to 0, a bias whose gradients add up to next to 0), and no arithmetic of the dtype can then meet a relative bound: a case
- * that fails on inputs whose own rounding moves the result by more than the bound is drawn again. Wrong results fail on the next inputs too.
+ * cancel (x · w + b next to 0, a bias whose gradients add up to next to 0), and no arithmetic of the dtype can then meet a relative bound: where
+ * each check that fails is one that the inputs' own rounding moves by more than its bound, inputs are drawn again. Wrong results fail on those too.
  */
 export async function runCase(c: Case, device: Device, seed: number, force?: { family: string; name: string }): Promise<CaseResult> {
   for (let draw = 1, drawn = seed; ; draw++, drawn = (drawn + 0x9e3779b9) >>> 0) {
-    const result = await runDrawn(c, device, drawn, force);
-    if (result.failures.length === 0 || draw === MOST_DRAWS || !isIllConditioned(c, drawn, result.dtype)) return result;
+    const { failed, dtype, ...result } = await runDrawn(c, device, drawn, force);
+    if (failed.length === 0 || draw === MOST_DRAWS) return result;
+    const ill = illConditioned(c, drawn, dtype, failed[0] === FORWARD);
+    if (!failed.every((check) => ill.has(check))) return result;
   }
 }
+
+/** Names of the checks: of the result, and of the gradient of an input. */
+const FORWARD = "forward";
+const gradientOf = (input: number): string => `gradient ${input}`;
 
 /** What a case computes with: random values of its inputs, then, of the same generator, those that its gradients are weighted with. */
 function drawOf(c: Case, seed: number): { random: () => number; values: readonly Float64Array[]; refs: Ref[]; expected: Ref; weightsOf: (dtype: DType) => Float64Array } {
@@ -186,33 +197,45 @@ const weighted =
 const ROUNDINGS = 3;
 
 /**
- * Whether the reference, or a gradient of it, moves by more than the bound when each input and each weight of the gradients moves by one
- * rounding of f32. `dtype` is that of the result.
+ * The checks whose reference moves by more than the bound when each input, and each weight of the gradients, moves by one rounding of f32.
+ * `dtype` is that of the result; gradients are left out where `forwardOnly`.
  */
-export function isIllConditioned(c: Case, seed: number, dtype: DType = "f32"): boolean {
-  if (c.exact) return false;
-  const { random, refs, expected, weightsOf } = drawOf(c, seed);
+export function illConditioned(c: Case, seed: number, dtype: DType = "f32", forwardOnly = false): ReadonlySet<string> {
+  const ill = new Set<string>();
+  if (c.exact) return ill;
+  const { refs, expected, weightsOf } = drawOf(c, seed);
   const dtypes = [...c.inputs.map((input) => input.dtype ?? "f32"), dtype];
   const weights = weightsOf(dtype);
   const terms = c.terms ?? 1;
-  // The same elements and the same direction every time.
-  const gradientsOf = (inputs: readonly Ref[], by: Float64Array): number[][] =>
-    c.inputs.map((input, i) => (hasGradient(c, input) && inputs[i]!.data.length > 0 ? differentiate(weighted(c, by), inputs, i, randomFrom(seed)).numeric : []));
-  const nudged = (v: Float64Array): Float64Array => v.map((x) => x * (1 + (random() < 0.5 ? -1 : 1) * EPSILON.f32));
+  const asked = c.inputs.flatMap((input, i) => (!forwardOnly && hasGradient(c, input) && refs[i]!.data.length > 0 ? [i] : []));
+  const gradientsOf = (inputs: readonly Ref[], by: Float64Array): number[][] => {
+    const { random, weightsOf: again } = drawOf(c, seed); // the same elements and directions as the case itself
+    again(dtype);
+    return asked.map((i) => differentiate(weighted(c, by), inputs, i, random).numeric);
+  };
   const gradients = gradientsOf(refs, weights);
-  return Array.from({ length: ROUNDINGS }).some(() => {
+  const random = randomFrom(~seed);
+  const nudged = (v: Float64Array): Float64Array => v.map((x) => x * (1 + (random() < 0.5 ? -1 : 1) * EPSILON.f32));
+  for (let k = 0; k < ROUNDINGS; k++) {
     const moved = refs.map(({ shape, data }, i) => (isFloat(dtypes[i]!) ? ref(shape, nudged(data)) : ref(shape, data)));
-    if (relativeL2(c.reference(moved).data, expected.data) > tolerance("forward", dtypes, terms)) return true;
-    return gradientsOf(moved, nudged(weights)).some((g, i) => relativeL2(g, gradients[i]!) > tolerance("gradient", dtypes, terms) + NUMERIC);
-  });
+    if (relativeL2(c.reference(moved).data, expected.data) > tolerance("forward", dtypes, terms)) ill.add(FORWARD);
+    for (const [at, gradient] of gradientsOf(moved, nudged(weights)).entries())
+      if (relativeL2(gradient, gradients[at]!) > tolerance("gradient", dtypes, terms) + NUMERIC) ill.add(gradientOf(asked[at]!));
+  }
+  return ill;
 }
 
-async function runDrawn(c: Case, device: Device, seed: number, force?: { family: string; name: string }): Promise<CaseResult> {
+async function runDrawn(c: Case, device: Device, seed: number, force?: { family: string; name: string }): Promise<DrawnResult> {
   const forced = <T>(fn: () => T): T => (force ? forceVariant(force.family, force.name, fn) : fn());
   const { random, values, refs, expected, weightsOf } = drawOf(c, seed);
   const dtypes = c.inputs.map((i) => i.dtype ?? "f32");
   const terms = c.terms ?? 1;
   const failures: string[] = [];
+  const failed: string[] = [];
+  const fail = (check: string, text: string): void => {
+    failed.push(check);
+    failures.push(text);
+  };
   let checks = 0;
   const tensors = c.inputs.map((input, i) => upload(values[i]!, input, device));
   const asked = c.inputs.map((input) => hasGradient(c, input));
@@ -222,14 +245,14 @@ async function runDrawn(c: Case, device: Device, seed: number, force?: { family:
   const y = forced(() => scope(() => c.run(tensors)));
   const got = await y.data();
   checks++;
-  if (y.shape.join() !== expected.shape.join()) failures.push(`shape [${y.shape.join()}], reference [${expected.shape.join()}]`);
+  if (y.shape.join() !== expected.shape.join()) fail("shape", `shape [${y.shape.join()}], reference [${expected.shape.join()}]`);
   else if (c.exact) {
     const at = expected.data.findIndex((v, i) => got[i] !== v && !(Number.isNaN(v) && Number.isNaN(got[i])));
-    if (at >= 0) failures.push(`element ${at} is ${got[at]}, reference ${expected.data[at]}`);
+    if (at >= 0) fail("exact", `element ${at} is ${got[at]}, reference ${expected.data[at]}`);
   } else {
     const error = relativeL2(got, expected.data);
     const allowed = tolerance("forward", [...dtypes, y.dtype], terms);
-    if (!(error <= allowed)) failures.push(`forward: relative L2 ${error.toExponential(2)} > ${allowed.toExponential(2)}${sample(got, expected.data)}`);
+    if (!(error <= allowed)) fail(FORWARD, `forward: relative L2 ${error.toExponential(2)} > ${allowed.toExponential(2)}${sample(got, expected.data)}`);
   }
   if (asked.some(Boolean) && y.size > 0 && !failures.length) {
     const weights = weightsOf(y.dtype);
@@ -242,7 +265,7 @@ async function runDrawn(c: Case, device: Device, seed: number, force?: { family:
       checks++;
       const gradient = t.grad;
       if (!gradient) {
-        failures.push(`input ${i} has no gradient`);
+        fail("missing", `input ${i} has no gradient`);
         continue;
       }
       const g = await gradient.data();
@@ -250,12 +273,12 @@ async function runDrawn(c: Case, device: Device, seed: number, force?: { family:
       const analytic = same(g);
       const error = relativeL2(analytic, numeric);
       const allowed = tolerance("gradient", [...dtypes, y.dtype], terms) + NUMERIC;
-      if (!(error <= allowed)) failures.push(`gradient ${i}: relative L2 ${error.toExponential(2)} > ${allowed.toExponential(2)}${sample(analytic, numeric)}`);
+      if (!(error <= allowed)) fail(gradientOf(i), `${gradientOf(i)}: relative L2 ${error.toExponential(2)} > ${allowed.toExponential(2)}${sample(analytic, numeric)}`);
     }
   }
   y.dispose();
   for (const t of tensors) t.dispose();
-  return { checks, failures, dtype: y.dtype };
+  return { checks, failures, failed, dtype: y.dtype };
 }
 
 /** Error of the numeric derivative itself. */

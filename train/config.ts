@@ -6,7 +6,6 @@ import { readFileSync } from "node:fs";
 import { parse } from "yaml";
 import { z } from "zod";
 import { JanusError } from "../engine/errors.ts";
-import type { JanusConfig } from "../model/config.ts";
 
 /** Settings that cannot be used; each line of the message is one problem with its path. */
 export class TrainConfigError extends JanusError {}
@@ -83,8 +82,9 @@ const fields = z.strictObject({
       sampleEvery: whole(1).optional(),
       /** Of the samples, the same each time. */
       seed: whole(0).max(0xffffffff).default(0),
-      guidance: z.number().default(5),
-      temperature: z.number().min(0).default(1),
+      /** The model's own unless told. */
+      guidance: z.number().optional(),
+      temperature: z.number().min(0).optional(),
       /** Training pictures that are shown beside what the image tokenizer makes of them; 0 for none. */
       reconstructions: whole(0).default(4),
     })
@@ -123,14 +123,6 @@ const tokenizerSchema = z.strictObject({
 
 /** Settings of stage 0. */
 export type TokenizerConfig = z.infer<typeof tokenizerSchema>;
-
-/** Throws `TrainConfigError` where samples may be longer than the positions that the model knows. */
-export function checkContext({ length }: TrainConfig, { language: { maxPositions } }: JanusConfig): void {
-  if (length > maxPositions)
-    throw new TrainConfigError(
-      `length: ${length}, and the model knows ${maxPositions} positions (max_position_embeddings); samples may be no longer than that`,
-    );
-}
 
 export const PRESETS = ["stage0", "stage1", "stage2", "stage3"] as const;
 export type Preset = (typeof PRESETS)[number];

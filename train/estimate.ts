@@ -10,7 +10,6 @@ import type { Part } from "../model/checkpoint/inspect.ts";
 import { imageTokens } from "../model/config.ts";
 import type { JanusConfig } from "../model/config.ts";
 import { JanusForConditionalGeneration } from "../model/janus.ts";
-import { checkContext } from "./config.ts";
 import type { TrainConfig } from "./config.ts";
 import { ENCODED_AT_ONCE } from "./data/codes.ts";
 import { CODES_LABEL } from "./data/tokenizer.ts";
@@ -65,8 +64,9 @@ const someIds = (count: number, vocabulary: number): number[] =>
  * Throws `ArgumentError` where a row does not hold a picture.
  */
 export function longestBatch(sizes: JanusConfig, config: TrainConfig): Record<Task, Sample[]> {
-  const { length, ratios, batch } = config;
-  const { vocabulary } = sizes.language;
+  const { ratios, batch } = config;
+  const { vocabulary, maxPositions } = sizes.language;
+  const length = Math.min(config.length, maxPositions);
   const places = imageTokens(sizes);
   const share = sum(Object.values(ratios));
   const count = (task: Task): number => Math.ceil((batch * ratios[task]) / share);
@@ -115,10 +115,9 @@ export function longestBatch(sizes: JanusConfig, config: TrainConfig): Record<Ta
 /**
  * Counts the longest step on a null device.
  * @param like the device that is to take it: its capabilities and its budget of memory; without it a GPU without bounds
- * Throws `TrainConfigError` for samples beyond the model's context, `ArgumentError` for settings that hold no sample, `OutOfMemoryError` for a tensor that is larger than a buffer may be.
+ * Throws `ArgumentError` for settings that hold no sample, `OutOfMemoryError` for a tensor that is larger than a buffer may be.
  */
 export async function estimateStep(sizes: JanusConfig, config: TrainConfig, like?: Device): Promise<StepEstimate> {
-  checkContext(config, sizes);
   const byTask = longestBatch(sizes, config);
   try {
     return await countStep(sizes, config, byTask, like, true);

@@ -12,7 +12,6 @@ import { folderSource } from "../model/node/files.ts";
 import { Janus } from "../model/pipeline.ts";
 import { readProcessor } from "../model/processor.ts";
 import { planSave, readUnused, saveModel } from "../model/save.ts";
-import { checkContext } from "./config.ts";
 import type { TrainConfig } from "./config.ts";
 import { CodeCache } from "./data/codes.ts";
 import { Encoder } from "./data/encode.ts";
@@ -117,7 +116,6 @@ export async function train(options: RunOptions): Promise<RunResult> {
   let record: Recorder | null = null;
   try {
     const state = newest ? ((await readState(newest, config)) as RunState) : null;
-    checkContext(config, checkpoint.config);
     const processor = await readProcessor(source, checkpoint.config);
     const sideFiles = await sideFilesOf(source);
     const unused = await readUnused(checkpoint);
@@ -146,7 +144,7 @@ export async function train(options: RunOptions): Promise<RunResult> {
       seed: config.seed,
       codes: codes.source(vqEncoder(model.model.vqmodel, checkpoint.config.vq.imageSize)),
       drop: config.conditioningDropout,
-      maxTokens: config.length,
+      maxTokens: Math.min(config.length, checkpoint.config.language.maxPositions),
     });
     const quarantine = new Quarantine({ file: join(run.path, "quarantine.jsonl") });
     const { seed, batch, ratios } = config;

@@ -40,6 +40,9 @@ import type { RunOptions, RunResult } from "./train.ts";
 import { VqTraining } from "./vq.ts";
 import type { VqLosses, VqStep, VqTrainingState, VqUsage } from "./vq.ts";
 
+/** Steps without use that take a code out at the end of a run with a rate weight, where codes are never moved. */
+const RETIRED_AFTER = 200;
+
 /** A line of the log. What is not finite is null in the file. */
 export interface TokenizerStepEvent extends VqLosses, Pick<VqStep, "used" | "gradNorm" | "skipped"> {
   /** Counted from 0. */
@@ -188,7 +191,7 @@ export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunR
       const skipped = event.skipped ? skipText(event.step, "gradients were not finite", names) : null;
       if (skipped) journal.notice(skipped, "skip");
       skips.count(skipped);
-      if (step === config.steps && rateWeight > 0) training.retire();
+      if (step === config.steps && rateWeight > 0) training.retire(config.reseed.every || RETIRED_AFTER);
       if (step % config.save.every === 0 || step === end) last = await save();
     }
     if (last === null || basename(last) !== basename(run.folder(step))) last = await save();
@@ -210,7 +213,7 @@ export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunR
 async function takeStep(
   training: VqTraining,
   pictures: readonly Picture[],
-  { microBatch, steps, reseed: { every, until = Infinity } }: TokenizerConfig,
+  { microBatch, reseed: { every, until = Infinity } }: TokenizerConfig,
   side: number,
   step: number,
   device: Device,
@@ -224,7 +227,7 @@ async function takeStep(
   }
   const { losses, vectors, ...report } = await training.step(...parts);
   for (const part of parts) part.dispose();
-  const isDue = every > 0 && (step + 1) % every === 0 && step < Math.min(until, steps - 1) && !report.skipped;
+  const isDue = every > 0 && (step + 1) % every === 0 && step < until && !report.skipped;
   const usage = isDue ? await training.reseed(vectors) : null;
   vectors.dispose();
   return { ...losses, ...report, ...(usage && { reseed: usage }) };

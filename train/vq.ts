@@ -71,6 +71,8 @@ export interface VqTrainingState {
   readonly uses: readonly number[];
   /** Of each code among those of the last steps, adding up to 1. */
   readonly shares: readonly number[];
+  /** Of each code, steps since its last use. */
+  readonly idle: readonly number[];
   readonly reseeds: number;
   readonly skipped: number;
 }
@@ -97,6 +99,7 @@ export class VqTraining {
   private readonly counts: Float64Array;
   /** A running mean of the codes' shares, on the host. */
   private readonly shares: Float64Array;
+  private readonly idle: Uint32Array;
   private readonly generator: Generator;
   private reseeds = 0;
   private skipped = 0;
@@ -108,6 +111,7 @@ export class VqTraining {
     this.device = codebook.device;
     this.counts = new Float64Array(codebook.dim(0));
     this.shares = new Float64Array(codebook.dim(0)).fill(1 / codebook.dim(0));
+    this.idle = new Uint32Array(codebook.dim(0));
     this.generator = new Generator(options.seed ?? 0, { device: this.device });
     const parameters = [...vq.namedParameters()].map(([name, parameter]) => {
       parameter.requiresGrad = true;
@@ -147,9 +151,13 @@ export class VqTraining {
   }
 
   private count(indices: readonly number[]): void {
-    for (const code of this.shares.keys()) this.shares[code]! *= SHARE_KEPT;
+    for (const code of this.shares.keys()) {
+      this.shares[code]! *= SHARE_KEPT;
+      this.idle[code]!++;
+    }
     for (const index of indices) {
       this.counts[index]!++;
+      this.idle[index] = 0;
       this.shares[index]! += (1 - SHARE_KEPT) / indices.length;
     }
   }
@@ -214,21 +222,20 @@ export class VqTraining {
   }
 
   /**
-   * Puts the codes that have not been used since the last look at them onto the most used one, to be called at the end of a training with a
-   * rate weight: a vector that keeps its distance from a rare code while training takes the nearest afterwards, and codes moved to where
-   * vectors are would draw it. Of equal codes the lowest is taken. Returns how many are still in use.
+   * Puts the codes that the last `steps` steps did not use onto the most used one, to be called at the end of a training with a rate weight: a
+   * vector that keeps its distance from a rare code while training takes the nearest afterwards, and codes moved to where vectors are would
+   * draw it. Of equal codes the lowest is taken. Returns how many codes are left.
    */
-  retire(): number {
+  retire(steps: number): number {
+    if (!(steps >= 1)) throw new ArgumentError(`VqTraining.retire: steps is ${steps}; at least 1`);
     const codebook = this.vq.quantize.embedding.weight;
-    const most = this.counts.reduce((best, count, code) => (count > this.counts[best]! ? code : best), 0);
-    if (this.counts[most] === 0)
-      throw new ArgumentError("VqTraining.retire: no step since the last look at the codes; nothing is known of their use");
-    const unused = [...this.counts.keys()].filter((code) => this.counts[code] === 0);
+    const most = this.shares.reduce((best, share, code) => (share > this.shares[best]! ? code : best), 0);
+    const unused = [...this.idle.keys()].filter((code) => this.idle[code]! >= steps && code !== most);
     scope(() => {
       const kept = codebook.detach().slice(0, most, most + 1).clone();
       for (const code of unused) copyInto(codebook.slice(0, code, code + 1), kept);
     });
-    return this.counts.length - unused.length;
+    return this.idle.length - unused.length;
   }
 
   private async move(dead: readonly number[], vectors: Tensor): Promise<void> {
@@ -264,15 +271,16 @@ export class VqTraining {
   }
 
   get state(): VqTrainingState {
-    return { uses: [...this.counts], shares: [...this.shares], reseeds: this.reseeds, skipped: this.skipped };
+    return { uses: [...this.counts], shares: [...this.shares], idle: [...this.idle], reseeds: this.reseeds, skipped: this.skipped };
   }
 
   /** Goes on where an earlier training was in `state`; weights and the optimizer's tensors have been loaded. */
-  resume({ uses, shares, reseeds, skipped }: VqTrainingState): void {
-    if (uses.length !== this.counts.length)
-      throw new ArgumentError(`VqTraining.resume: uses of ${uses.length} codes; there are ${this.counts.length}`);
+  resume({ uses, shares, idle, reseeds, skipped }: VqTrainingState): void {
+    if (![uses, shares, idle].every((list) => list?.length === this.counts.length))
+      throw new ArgumentError(`VqTraining.resume: the state is not one of ${this.counts.length} codes`);
     this.counts.set(uses);
     this.shares.set(shares);
+    this.idle.set(idle);
     [this.reseeds, this.skipped] = [reseeds, skipped];
   }
 

@@ -25,6 +25,8 @@ export interface Sample {
   /** Undefined for pictures of several objects that are only asked about. */
   readonly prompt: Prompt | undefined;
   readonly questions: readonly Question[];
+  /** All that the picture shows, each object with its colour; a prompt too. Prompts of one kind leave most of that open. */
+  readonly description: string;
   /** Sentences about the picture that need no picture. */
   readonly text: string;
 }
@@ -43,13 +45,14 @@ export function trainingSample(seed: number, index: number, options: SampleOptio
   const scene = prompt ? sceneFor(dice, prompt, options) : randomScene(dice, options);
   const asked = questionsAbout(dice, scene, questions);
   const [first] = questionsAbout(dice, scene, 1);
-  const text = [`${describe(scene)}.`, ...(first ? [first.question, `${first.answer}.`] : [])].join(" ");
-  return { scene, prompt, questions: asked, text };
+  const description = describe(scene);
+  const text = [`${description}.`, ...(first ? [first.question, `${first.answer}.`] : [])].join(" ");
+  return { scene, prompt, questions: asked, description, text };
 }
 
 export interface DatasetOptions extends SampleOptions {
   readonly seed?: number;
-  /** Pictures to make; 10,000 unless told. Six of seven have a prompt. */
+  /** Pictures to make; 10,000 unless told. All have a description, six of seven a prompt of one of the kinds. */
   readonly pictures?: number;
   /** Side of the pictures, pixels; 64 unless told. */
   readonly side?: number;
@@ -64,7 +67,7 @@ export interface DatasetCounts {
 }
 
 /**
- * Writes `und.jsonl` (OpenAI's `messages`: a conversation of all questions to a picture, which is an `image_url` part), `gen.jsonl` (`{prompt, image}`), `text.jsonl` (`{text}`) and
+ * Writes `und.jsonl` (OpenAI's `messages`: a conversation of all questions to a picture, which is an `image_url` part), `gen.jsonl` (`{prompt, image}`, a line for each prompt), `text.jsonl` (`{text}`) and
  * the pictures, `images/0000000.png` and on, to a folder that is made if need be. Paths of pictures are relative to the folder.
  */
 export async function writeDataset(folder: string, options: DatasetOptions = {}): Promise<DatasetCounts> {
@@ -97,8 +100,9 @@ export async function writeDataset(folder: string, options: DatasetOptions = {})
         lines.und += line({ messages: [...turns(content, first.answer), ...others] });
         counts.understanding++;
       }
-      if (sample.prompt) {
-        lines.gen += line({ prompt: sample.prompt.text, image });
+      for (const prompt of [sample.prompt?.text, sample.description]) {
+        if (prompt === undefined) continue;
+        lines.gen += line({ prompt, image });
         counts.generation++;
       }
       lines.text += line({ text: sample.text });

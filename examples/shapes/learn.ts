@@ -21,7 +21,7 @@ import type { VqLosses, VqUsage } from "../../train/vq.ts";
 import { randomScene } from "./captions.ts";
 import { writeDataset } from "./dataset.ts";
 import { Dice } from "./dice.ts";
-import { LAYOUT, PICTURE, shapesConfig, shapesTokenizer } from "./model.ts";
+import { LAYOUT, PICTURE, shapesConfig, shapesFiles } from "./model.ts";
 import { RATIOS } from "./recipe.ts";
 import type { Recipe } from "./recipe.ts";
 import { render } from "./scene.ts";
@@ -35,6 +35,8 @@ const QUESTIONS = 6;
 const RATE_WEIGHT = 0.015;
 /** Steps of stage 0 between looks at which codes are used. */
 const RESEED = 20;
+/** Of its steps, the share in which codes are moved; those without use in the rest retire. */
+const MOVED_UNTIL = 0.75;
 const TOKENIZER_PICTURES = 4; // a stream of random numbers
 
 /** A line of `tokenizer.jsonl`, the log of stage 0. */
@@ -108,7 +110,7 @@ async function tokenizerStage(folder: string, out: string, options: LearnOptions
   const { recipe, seed, device, onStage, onTokenizer, stop } = options;
   const { steps, batch, ...optimizer } = recipe.tokenizer;
   onStage?.("stage 0", steps);
-  const sideFiles = shapesTokenizer(seed);
+  const sideFiles = shapesFiles(seed);
   const config = shapesConfig(sideFiles);
   const model = createModel(config, { seed, device });
   const { vqmodel } = model.model;
@@ -122,13 +124,13 @@ async function tokenizerStage(folder: string, out: string, options: LearnOptions
       const input = tensor(pixels, { shape: [batch, 3, PICTURE, PICTURE], device });
       const { losses, vectors } = await training.step(input);
       input.dispose();
-      const isDue = (step + 1) % RESEED === 0 && step < 0.75 * steps;
+      const isDue = (step + 1) % RESEED === 0 && step < MOVED_UNTIL * steps;
       const usage = isDue ? await training.reseed(vectors) : null;
       vectors.dispose();
       log += `${JSON.stringify({ step, ...losses })}\n`;
       onTokenizer?.({ step, ...losses }, usage);
     }
-    training.retire();
+    training.retire(Math.ceil((1 - MOVED_UNTIL) * steps));
     const bytes = 4 * model.parameterCount();
     await writeFileAtomic(join(folder, TOKENIZER_LOG), new TextEncoder().encode(log));
     await writeFolderAtomic(out, bytes, async (sink) => void (await saveModel(model, config, sink, { sideFiles })));

@@ -87,7 +87,7 @@ export function relations(a: Box, b: Box, least = 0.5): Relation[] {
 }
 
 export interface LayoutOptions {
-  /** Boxes begin and end on multiples of this many pixels. 4 unless told: half a token, so that a small codebook meets each edge often. */
+  /** Boxes begin on multiples of this many pixels, and their sides differ by it. 4 unless told. */
   readonly grid?: number;
   /** Both unless told. */
   readonly backgrounds?: readonly Background[];

@@ -14,6 +14,8 @@ import type { Layout } from "./names.ts";
 type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json };
 
 const REWRITTEN = ["config.json", "processor_config.json", "preprocessor_config.json", "generation_config.json"];
+/** Of generation_config.json: how pictures are drawn. They stay as they are. */
+const DRAWING = ["guidance_scale", "temperature"];
 const TORCH_DTYPES = { f32: "float32", f16: "float16", bf16: "bfloat16" } as const;
 const SPECIAL = {
   image: "<image_placeholder>",
@@ -62,13 +64,19 @@ export function convertSideFiles(
 const kept = (files: Files): Map<string, Uint8Array> =>
   new Map([...files].filter(([name]) => isSideFile(name) && !REWRITTEN.includes(name)));
 
-function deepseekSideFiles(
+/** The same in DeepSeek's layout. */
+export function deepseekSideFiles(
   config: JanusConfig,
   dtype: FloatDType,
   files: Files,
   where: string,
 ): Map<string, Uint8Array> {
-  return kept(files)
+  const { guidance_scale = 5, temperature = 1 } = drawingOf(files, where);
+  const out = kept(files);
+  // DeepSeek's folders have no such file; one that says what they mean is none either.
+  if (guidance_scale !== 5 || temperature !== 1)
+    out.set("generation_config.json", text({ guidance_scale, temperature }));
+  return out
     .set("config.json", text(deepseekConfig(config, TORCH_DTYPES[dtype])))
     .set(
       "preprocessor_config.json",
@@ -94,6 +102,14 @@ function deepseekSideFiles(
     );
 }
 
+/** What generation_config.json says of how pictures are drawn. */
+function drawingOf(files: Files, where: string): Record<string, number> {
+  const given = read(files, "generation_config.json", where);
+  return Object.fromEntries(
+    DRAWING.flatMap((name) => (typeof given?.get(name) === "number" ? [[name, given.get(name) as number]] : [])),
+  );
+}
+
 /**
  * The side files of a model in the hf layout: its configs, written from its sizes and from the ids in `tokenizer.json`, and the others of
  * `files` as they are. `where` names the model in messages. Throws `JsonError` or `ConfigError` when one of `files` cannot be read.
@@ -112,9 +128,13 @@ export function hfSideFiles(
     pad_token_id: ids.pad!,
     generation_kwargs: { boi_token_id: ids.beginImage! },
   };
+  const drawing = drawingOf(files, where);
   return kept(files)
     .set("config.json", text(hfConfig(config, ids, TORCH_DTYPES[dtype])))
-    .set("generation_config.json", text({ ...generation, guidance_scale: 5, max_length: config.language.maxPositions }))
+    .set(
+      "generation_config.json",
+      text({ ...generation, guidance_scale: 5, ...drawing, max_length: config.language.maxPositions }),
+    )
     .set(
       "preprocessor_config.json",
       text({

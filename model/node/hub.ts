@@ -21,6 +21,7 @@ import {
 import type { Environment, HubSettings, RepoCache } from "./hub_settings.ts";
 import { fetchFile, getBytes } from "./hub_transfer.ts";
 import type { HubFile, Transport } from "./hub_transfer.ts";
+import { shippedModel } from "./shipped.ts";
 
 export * from "./hub_settings.ts";
 
@@ -50,13 +51,16 @@ const MAX_LISTING = 16 * 2 ** 20; // bytes
 const MAX_INDEX = 16 * 2 ** 20;
 const MAX_SIDE_FILE = 64 * 2 ** 20;
 
-/** A model's folder: `nameOrPath` itself where that is a folder, else the snapshot of the model of that name from the hub. */
+/**
+ * A model's folder: `nameOrPath` itself where that is a folder, that of the model that comes with the package for `shapes`, else the snapshot
+ * of the model of that name from the hub.
+ */
 export async function modelFolder(nameOrPath: string, options: DownloadOptions = {}): Promise<string> {
   const isFolder = await stat(nameOrPath).then(
     (stats) => stats.isDirectory(),
     () => false,
   );
-  return isFolder ? nameOrPath : downloadModel(nameOrPath, options);
+  return isFolder ? nameOrPath : (shippedModel(nameOrPath) ?? downloadModel(nameOrPath, options));
 }
 
 /**

@@ -2,8 +2,11 @@
 import { describe, expect, it } from "vitest";
 import { ArgumentError } from "../../engine/errors.ts";
 import { byteTokenizerFiles } from "../../model/byte_tokenizer.ts";
-import { hfSideFiles } from "../../model/checkpoint/side_files.ts";
+import { deepseekSideFiles, hfSideFiles } from "../../model/checkpoint/side_files.ts";
+import type { FileSource } from "../../model/checkpoint/bytes.ts";
 import { JANUS_TINY } from "../../model/create.ts";
+import { readProcessor } from "../../model/processor.ts";
+import type { DrawingDefaults } from "../../model/processor.ts";
 import { PromptFormat } from "../../model/prompt.ts";
 import { Tokenizer } from "../../model/tokenizer.ts";
 import { fixtureJson, hasFixtures } from "../fixtures.ts";
@@ -101,6 +104,31 @@ describe("the files", () => {
       text_config: { bos_token_id: 256, eos_token_id: 257, pad_token_id: 258 },
     });
     expect(jsonOf(files, "generation_config.json")).toMatchObject({ generation_kwargs: { boi_token_id: 260 } });
+  });
+  it("how pictures are drawn is kept, and read back by the processor", async () => {
+    const drawn = (json: object): Map<string, Uint8Array> =>
+      new Map([...byteTokenizerFiles(), ["generation_config.json", new TextEncoder().encode(JSON.stringify(json))]]);
+    const drawingOf = async (files: Map<string, Uint8Array>): Promise<DrawingDefaults> => {
+      const source: FileSource = {
+        name: "x",
+        list: async () => [...files.keys()],
+        open: async (name) => {
+          const file = files.get(name)!;
+          return { name, size: file.length, read: async (at, n) => file.subarray(at, at + n) };
+        },
+      };
+      return (await readProcessor(source, JANUS_TINY)).drawing;
+    };
+    const saved = hfSideFiles(JANUS_TINY, "bf16", drawn({ guidance_scale: 2, temperature: 0.7, top_k: 3 }), "x");
+    expect(jsonOf(saved, "generation_config.json")).toMatchObject({ guidance_scale: 2, temperature: 0.7 });
+    expect(await drawingOf(saved)).toEqual({ guidance: 2, temperature: 0.7 });
+    const over = deepseekSideFiles(JANUS_TINY, "bf16", saved, "x");
+    expect(await drawingOf(over)).toEqual({ guidance: 2, temperature: 0.7 });
+    expect(deepseekSideFiles(JANUS_TINY, "bf16", drawn({ guidance_scale: 5 }), "x").has("generation_config.json")).toBe(false); // prettier-ignore
+    expect(await drawingOf(hfSideFiles(JANUS_TINY, "bf16", byteTokenizerFiles(), "x"))).toEqual({ guidance: 5, temperature: 1 });
+    expect(await drawingOf(byteTokenizerFiles())).toEqual({ guidance: 5, temperature: 1 });
+    for (const bad of [{ guidance_scale: "5" }, { temperature: -1 }, []])
+      await expect(drawingOf(drawn(bad))).rejects.toThrow(/^x\/generation_config\.json/);
   });
   it("are the same for the same texts, in any order", () => {
     const [a, b] = [byteTokenizerFiles({ texts: TEXTS }), byteTokenizerFiles({ texts: [...TEXTS].reverse() })];

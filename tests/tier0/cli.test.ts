@@ -101,7 +101,7 @@ describe("errors", () => {
     expect([code, stdout, stderr]).toEqual([
       EXIT.input,
       "",
-      "error: there is no folder absent; models on the hub are named owner/name\n",
+      "error: there is no folder absent; models on the hub are named owner/name; shapes comes with the package\n",
     ]);
   });
 });

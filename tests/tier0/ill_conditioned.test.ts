@@ -2,7 +2,7 @@
 import { expect, it } from "vitest";
 import { F } from "../../index.ts";
 import { cases } from "../cases.ts";
-import { isIllConditioned } from "../harness.ts";
+import { illConditioned } from "../harness.ts";
 import type { Case } from "../harness.ts";
 
 const sumOf = (values: readonly number[]): Case => ({
@@ -14,8 +14,8 @@ const sumOf = (values: readonly number[]): Case => ({
 });
 
 it("inputs that cancel to next to nothing, and no others", () => {
-  expect(isIllConditioned(sumOf([1, -1, 1e-4]), 1)).toBe(true);
-  expect(isIllConditioned(sumOf([1, -0.5, 1e-4]), 1)).toBe(false);
+  expect([...illConditioned(sumOf([1, -1, 1e-4]), 1)]).toEqual(["forward"]);
+  expect([...illConditioned(sumOf([1, -0.5, 1e-4]), 1)]).toEqual([]);
 });
 
 /** y = x · 0 + b: the bias's gradient is the sum of the weights that the seed draws. */
@@ -29,13 +29,13 @@ const biased = (rows: number): Case => ({
 
 it("and those whose gradients cancel", () => {
   // The five weights of this seed add up to -0.00003.
-  expect(isIllConditioned(biased(5), 21109)).toBe(true);
-  expect(isIllConditioned(biased(1), 21109)).toBe(false);
+  expect([...illConditioned(biased(5), 21109)]).toEqual(["gradient 1"]);
+  expect([...illConditioned(biased(1), 21109)]).toEqual([]);
 });
 
 it("are at most one case in a hundred of the table", () => {
   const small = cases.filter((c) => c.inputs.every(({ shape }) => shape.reduce((a, b) => a * b, 1) <= 512));
   expect(small.length).toBeGreaterThan(2000);
-  const found = small.filter((c, i) => isIllConditioned(c, 1000 + i));
+  const found = small.filter((c, i) => illConditioned(c, 1000 + i).size > 0);
   expect(found.length / small.length).toBeLessThan(0.01);
 });

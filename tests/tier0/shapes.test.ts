@@ -154,11 +154,11 @@ describe("training data", () => {
     let [yes, no] = [0, 0];
     let lines = 0;
     for (let n = 0; lines < 100_000; n++) {
-      const { scene, prompt, questions, text } = trainingSample(seed, n);
-      lines += 1 + (prompt ? 1 : 0) + questions.length; // as in the three files
+      const { scene, prompt, questions, description, text } = trainingSample(seed, n);
+      lines += 2 + (prompt ? 1 : 0) + questions.length; // as in the three files
       if (!isForTraining(scene) || showsHeldOut(scene))
         throw new Error(`seed ${seed} sample ${n} shows ${heldOutIn(scene).join()}`);
-      const told = [text, ...(prompt ? [prompt.text] : []), ...questions.map((q) => `${q.question} ${q.answer}`)];
+      const told = [text, description, ...(prompt ? [prompt.text] : []), ...questions.map((q) => `${q.question} ${q.answer}`)];
       for (const one of told) {
         if (said.has(one)) continue;
         const found =
@@ -202,10 +202,11 @@ describe("training data", () => {
       expect(await lines("text.jsonl")).toHaveLength(counts.text);
       expect([generation.length, understanding.length]).toEqual([counts.generation, counts.understanding]);
       expect(await readdir(join(folder, "images"))).toHaveLength(150);
-      const { scene, prompt, questions } = trainingSample(4, 72, { questions: 3 });
+      const { scene, prompt, questions, description } = trainingSample(4, 72, { questions: 3 });
       const image = "images/0000072.png";
       expect((await readImage(join(folder, image))).data).toEqual(render(scene).data);
-      expect(generation.find((entry) => entry.image === image)?.prompt).toBe(prompt?.text);
+      const drawn = generation.filter((entry) => entry.image === image).map((entry) => entry.prompt);
+      expect(drawn).toEqual([prompt!.text, description]);
       const asked = understanding.filter(({ messages }) => JSON.stringify(messages).includes(image));
       // One conversation about the picture, which stands in its first question.
       const picture = { type: "image_url", image_url: { url: image } };

@@ -357,6 +357,11 @@ describe.skipIf(!hasFixtures)("generation", () => {
       guidance: 5,
       tokenIds: (await codesOf("a cat", { seed: 4 }))[0],
     });
+    // A model that says how it draws is drawn with so.
+    const drawing = { guidance: 2, temperature: 0.5 };
+    const own = new Janus(janus.name, janus.config, janus.model, { ...janus.processor, drawing }, janus.fingerprint);
+    const [asItSays] = await own.generate("a cat", { seed: 4 }).images();
+    expect(asItSays).toMatchObject({ ...drawing, tokenIds: (await codesOf("a cat", { seed: 4, ...drawing }))[0] });
     const both = await janus.generate(["a cat", "a dog"], { n: 2 }).images();
     expect(both.map(({ prompt, seed }) => [prompt, seed])).toEqual([
       ["a cat", 0],

@@ -24,7 +24,7 @@ import { Tokenizer } from "../../model/tokenizer.ts";
 import { checkConfig, checkTokenizerConfig } from "../../train/config.ts";
 import type { TokenizerConfig } from "../../train/config.ts";
 import { SourceError } from "../../train/data/errors.ts";
-import { PREFIX } from "../../train/data/tokenizer.ts";
+import { PREFIX, loadTokenizer } from "../../train/data/tokenizer.ts";
 import { readEvents } from "../../train/report/index.ts";
 import { nodeFileSystem } from "../../train/run/file_system.ts";
 import type { RunResult } from "../../train/train.ts";
@@ -81,6 +81,16 @@ beforeAll(async () => {
 });
 afterAll(() => rmSync(home, { recursive: true, force: true }));
 
+async function differentCodes(folder: string): Promise<number> {
+  const checkpoint = await openCheckpoint(folderSource(folder));
+  const vq = await loadTokenizer(checkpoint, device());
+  await checkpoint.close();
+  const data = (await vq.quantize.embedding.weight.data()) as Float32Array;
+  vq.dispose();
+  const dim = data.length / 32;
+  return new Set(Array.from({ length: 32 }, (_, k) => data.slice(k * dim, (k + 1) * dim).join())).size;
+}
+
 const settings = (more: Record<string, unknown> = {}): TokenizerConfig =>
   checkTokenizerConfig({
     stage: 0,
@@ -123,6 +133,12 @@ it("6 steps are 3 and, after a stop, 3 more, bit for bit; all but the tokenizer 
   const onStep = ({ step }: TokenizerStepEvent): void => void (step === 2 && stop.abort());
   const broken = await go("broken", settings(), { stop: stop.signal, onStep });
   expect([broken.steps, broken.stopped]).toEqual([3, true]);
+  // At the end codes that are out of use lie on one that is in use; not where a run only stopped.
+  const inUse = (folder: string): number =>
+    (JSON.parse(readFileSync(join(folder, "state.json"), "utf8")) as { training: VqTrainingState }).training.idle.filter((n) => n < 2).length; // prettier-ignore
+  expect(inUse(straight.checkpoint)).toBeLessThan(30);
+  expect(await differentCodes(straight.checkpoint)).toBe(inUse(straight.checkpoint));
+  expect(await differentCodes(broken.checkpoint)).toBeGreaterThan(inUse(broken.checkpoint));
   appendFileSync(at("broken", "log.jsonl"), '{"step":3,"recon'); // of a process that was killed
   // The model to begin with is no longer needed; pictures at once are no other setting.
   const resumed = await go("broken", settings(), { model: at("gone") });
@@ -134,9 +150,9 @@ it("6 steps are 3 and, after a stop, 3 more, bit for bit; all but the tokenizer 
     expect(Buffer.compare(a!, b!), name).toBe(0);
   }
   expect(logOf("broken")).toEqual(logOf("straight"));
-  // Codes were moved before the stop and after it; the uses of step 3 counted in step 4. After the last step none is.
+  // Codes were moved before the stop and after it; the uses of step 3 counted in step 4
   const moved = logOf("straight").map(({ reseed }) => reseed?.moved ?? 0);
-  expect(moved.map((n) => n > 0)).toEqual([false, true, false, true, false, false]);
+  expect(moved.map((n) => n > 0)).toEqual([false, true, false, true, false, true]);
   expect(logOf("straight").every(({ used, gradNorm }) => used! > 0 && used! <= 32 && gradNorm! > 0)).toBe(true);
   const bad = readFileSync(at("straight", "quarantine.jsonl"), "utf8");
   expect(bad).toMatch(/missing\.png/);
@@ -190,7 +206,8 @@ it("steps that are not finite change nothing, and three in a row end the run", a
     ...[2, 3, 4].map(() => [true, true]),
   ]);
   const state = JSON.parse(readFileSync(at("wild", "step-00000003", "state.json"), "utf8")) as { training: VqTrainingState }; // prettier-ignore
-  const { shares, ...counted } = state.training;
+  const { shares, idle, ...counted } = state.training;
+  expect(idle).toContain(0);
   expect(counted).toEqual({ uses: Array.from({ length: 32 }, () => 0), reseeds: 1, skipped: 2 }); // what is not finite uses no code
   expect(shares.reduce((sum: number, share: number) => sum + share, 0)).toBeCloseTo(1, 10);
   const saved = [1, 3].map((step) => readFileSync(at("wild", `step-0000000${step}`, "model.safetensors")));
@@ -198,10 +215,14 @@ it("steps that are not finite change nothing, and three in a row end the run", a
 });
 
 it("other settings, runs of other stages and sources of texts are refused before the first step", async () => {
-  await go("short", settings({ steps: 1 }));
-  const other = await errorOf(() => go("short", settings({ commitment: 0.5 })));
+  await go("short", settings({ steps: 1, rateWeight: 0 }));
+  const other = await errorOf(() => go("short", settings({ commitment: 0.5, rateWeight: 0 })));
   expect(other).toBeInstanceOf(ArgumentError);
   expect(other.message).toMatch(/other settings \(commitment\)/);
+  // Where codes retire at the end, the end is bound.
+  await go("retired", settings({ steps: 1 }));
+  const longer = await errorOf(() => go("retired", settings({ steps: 2 })));
+  expect(longer.message).toMatch(/other settings \(steps\)/);
   const sources = [{ path: at("data", "pairs.jsonl") }];
   const stage1 = checkConfig({ stage: 1, batch: 1, length: 64, steps: 2, ratios: { und: 0, text: 0, gen: 1 }, optimizer: { lr: 1e-3 } }); // prettier-ignore
   const options = { model: at("model"), cache: at("cache"), device: device(), ceiling: 1e9, sources };
@@ -219,7 +240,7 @@ it("other settings, runs of other stages and sources of texts are refused before
   expect(full).toBeInstanceOf(FileError);
   expect(readdirSync(at("room"))).toEqual([]);
   expect((await withRoom(bytes + 2 ** 21)).steps).toBe(1);
-  expect((await go("short", settings({ steps: 2, microBatch: 1 }))).steps).toBe(2); // more steps and pictures at once are no other settings
+  expect((await go("short", settings({ steps: 2, microBatch: 1, rateWeight: 0 }))).steps).toBe(2); // more steps and pictures at once are no other settings
 });
 
 it("runs as a command, a line a step; a dry run is refused", async () => {

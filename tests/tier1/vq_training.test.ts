@@ -143,17 +143,21 @@ it("codes out of use retire onto the most used one, and no vector goes to them",
   const { vqmodel } = model.model;
   const training = new VqTraining(vqmodel, { lr: 1e-3, rateWeight: 0.5 });
   using pixels = pictures(3);
-  expect(() => training.retire()).toThrow(/no step since/);
-  (await training.step(pixels)).vectors.dispose();
-  const { uses } = training.state;
+  expect(() => training.retire(0)).toThrow(/at least 1/);
+  for (let step = 0; step < 2; step++) (await training.step(pixels)).vectors.dispose();
+  const { uses, idle } = training.state;
+  expect(idle.map((n) => n < 2)).toEqual(uses.map((n) => n > 0));
   const dim = config.vq.codeDim;
   const codes = async (): Promise<string[]> => {
     const data = (await vqmodel.quantize.embedding.weight.data()) as Float32Array;
     return uses.map((_, k) => data.slice(k * dim, (k + 1) * dim).join());
   };
   const before = await codes();
-  const most = before[uses.indexOf(Math.max(...uses))]!;
-  expect(training.retire()).toBe(uses.filter((n) => n > 0).length);
+  const { shares } = training.state;
+  const most = before[shares.indexOf(Math.max(...shares))]!;
+  expect(training.retire(3)).toBe(config.vq.codes);
+  expect(training.retire(2)).toBe(uses.filter((n) => n > 0).length);
+  expect(uses).toContain(0);
   const after = await codes();
   expect(after).toEqual(before.map((code, k) => (uses[k]! > 0 ? code : most)));
   using taken = noGrad(() => vqmodel.encode(pixels));

@@ -1,6 +1,6 @@
 /**
  * How many tokens each record of a source is, for a tokenizer: counted once, without a look at pictures, and kept beside the index of the source
- * as `index/<source>-<tokenizer>.tokens`, a u32 a record (little-endian), 0 for a record that cannot be a sample.
+ * as `index/<source>-<task and tokenizer>.tokens`, a u32 a record (little-endian), 0 for a record that cannot be a sample.
  */
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
@@ -10,6 +10,9 @@ import type { Encoder } from "./encode.ts";
 import type { SourceIndex } from "./index_file.ts";
 import { isBadSample } from "./loader.ts";
 import type { ScanOptions } from "./scan.ts";
+
+/** Goes up where records become other samples. */
+const VERSION = 1;
 
 export interface TokenCounts {
   /** Of each record; 0 where it cannot be a sample by what it says. Its pictures may still be bad. */
@@ -35,7 +38,8 @@ export async function countTokens(
   cache: string,
   { signal, onProgress }: Pick<ScanOptions, "signal"> & { onProgress?: (records: number) => void } = {},
 ): Promise<TokenCounts> {
-  const path = join(cache, "index", `${index.hash.slice(0, 32)}-${by.slice(0, 32)}.tokens`);
+  const key = createHash("sha256").update(`${VERSION} ${index.task} ${by}`).digest("hex");
+  const path = join(cache, "index", `${index.hash.slice(0, 32)}-${key.slice(0, 32)}.tokens`);
   const known = await readFile(path).catch(() => null);
   if (known?.length === 4 * index.count) {
     const view = new DataView(known.buffer, known.byteOffset, known.length);

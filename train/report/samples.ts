@@ -34,14 +34,16 @@ export interface SampleOptions {
   readonly prompts: readonly string[];
   /** Of every picture. */
   readonly seed: number;
-  readonly guidance: number;
-  readonly temperature: number;
+  /** The model's own unless told. */
+  readonly guidance?: number | undefined;
+  readonly temperature?: number | undefined;
   readonly signal?: AbortSignal;
 }
 
 /** Draws a picture of each prompt with the model as it is after `step` steps. Draws from generators of its own; nothing of the model changes. */
 export async function drawSamples(janus: Janus, run: string, step: number, options: SampleOptions): Promise<void> {
-  const { prompts, ...how } = options;
+  const { prompts, guidance, temperature, ...rest } = options;
+  const how = { ...rest, ...(guidance !== undefined && { guidance }), ...(temperature !== undefined && { temperature }) };
   const folder = samplesFolder(run, stepName(step));
   for (let from = 0; from < prompts.length; from += AT_ONCE) {
     const pictures = await janus.generate(prompts.slice(from, from + AT_ONCE), how).images();

@@ -48,11 +48,15 @@ const FREE: readonly string[] = [
   "report",
 ] satisfies (keyof TrainConfig | keyof TokenizerConfig)[];
 
+/** Whether the last steps are others than those before: the learning rate falls, or codes retire. */
+const endsOtherwise = (config: AnyConfig): boolean =>
+  config.optimizer.cooldown > 0 || ("rateWeight" in config && config.rateWeight > 0);
+
 /** The settings that may not, by name. */
 const boundSettings = (config: AnyConfig): Map<string, string> =>
   new Map(
     Object.entries(config)
-      .filter(([key]) => !FREE.includes(key) || (key === "steps" && config.optimizer.cooldown > 0))
+      .filter(([key]) => !FREE.includes(key) || (key === "steps" && endsOtherwise(config)))
       .filter(([, value]) => value !== undefined)
       .map(([key, value]) => [key, JSON.stringify(value)]),
   );
