@@ -1,7 +1,7 @@
 // `npm run build`: dist/ afresh, compiled by tsc, with every .wgsl file copied beside the module that loads it, and the demo's model.
 
 import { spawnSync } from "node:child_process";
-import { cpSync, readdirSync, rmSync } from "node:fs";
+import { cpSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { ensureSetup, root, tool } from "./setup.mjs";
 
@@ -10,6 +10,15 @@ rmSync(join(root, "dist"), { recursive: true, force: true });
 const tsc = tool("typescript", "tsc");
 const { status } = spawnSync(process.execPath, [tsc, "-p", "tsconfig.build.json"], { cwd: root, stdio: "inherit" });
 if (status !== 0) process.exit(status ?? 1);
+
+// TypeScript 6.0 leaves the extension of import() as it is in functions with `using`, which it rewrites for older targets.
+for (const path of readdirSync(join(root, "dist"), { recursive: true })) {
+  if (!path.endsWith(".js")) continue;
+  const file = join(root, "dist", path);
+  const code = readFileSync(file, "utf8");
+  const mended = code.replace(/\bimport\("(\.{1,2}\/[^"]+)\.ts"\)/g, 'import("$1.js")');
+  if (mended !== code) writeFileSync(file, mended);
+}
 
 for (const folder of ["engine", "kernels", "model", "train"]) {
   for (const path of readdirSync(join(root, folder), { recursive: true })) {

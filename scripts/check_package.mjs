@@ -114,6 +114,11 @@ function checkPackage(temporary) {
     node(`types of a consumer (${name})`, tool("typescript", "tsc"), ["-p", "."], { cwd: home });
   }
 
+  // What is imported late is missed by an import of the entries.
+  const installed = join(home, "node_modules", "janus-webgpu");
+  const late = filesIn(installed, ".js").filter((path) => /\bimport\("\.[^"]*\.ts"\)/.test(readFileSync(join(installed, path), "utf8"))); // prettier-ignore
+  if (late.length > 0) throw new Error(`these import TypeScript, which is not published: ${late.join(", ")}`);
+
   writeFileSync(join(home, "node_only.js"), nodeOnly);
   node("the entry for Node", "node_only.js", [], { cwd: home });
   writeFileSync(join(home, "consumer.js"), `${consumer}\nprocess.exit(0);\n`);
