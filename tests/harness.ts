@@ -193,11 +193,13 @@ const weighted =
     return sum;
   };
 
+/** Roundings of f32 by which inputs are moved: a handful, as a result is allowed, for WGSL's log and power alone are several off. */
+const MOVED_BY = 4;
 /** Random roundings that are tried: that all terms of a sum move the same way, which moves none of its cancelling, is one in 2ⁿ⁻¹. */
 const ROUNDINGS = 3;
 
 /**
- * The checks whose reference moves by more than the bound when each input, and each weight of the gradients, moves by one rounding of f32.
+ * The checks whose reference moves by more than the bound when each input, and each weight of the gradients, moves by a few roundings of f32.
  * `dtype` is that of the result; gradients are left out where `forwardOnly`.
  */
 export function illConditioned(c: Case, seed: number, dtype: DType = "f32", forwardOnly = false): ReadonlySet<string> {
@@ -215,7 +217,7 @@ export function illConditioned(c: Case, seed: number, dtype: DType = "f32", forw
   };
   const gradients = gradientsOf(refs, weights);
   const random = randomFrom(~seed);
-  const nudged = (v: Float64Array): Float64Array => v.map((x) => x * (1 + (random() < 0.5 ? -1 : 1) * EPSILON.f32));
+  const nudged = (v: Float64Array): Float64Array => v.map((x) => x * (1 + (random() < 0.5 ? -1 : 1) * MOVED_BY * EPSILON.f32));
   for (let k = 0; k < ROUNDINGS; k++) {
     const moved = refs.map(({ shape, data }, i) => (isFloat(dtypes[i]!) ? ref(shape, nudged(data)) : ref(shape, data)));
     if (relativeL2(c.reference(moved).data, expected.data) > tolerance("forward", dtypes, terms)) ill.add(FORWARD);
