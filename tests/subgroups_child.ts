@@ -13,7 +13,7 @@ import { usesSubgroups } from "./reflection.ts";
 type Force = NonNullable<Case["variants"]>[number];
 
 const device = await Device.create({ poison: true });
-const seed = Number(process.env["JANUS_TEST_SEED"] ?? Math.floor(Math.random() * 2 ** 31));
+const seed = Number(process.env["JANUS_TEST_SEED"] ?? 1);
 
 // Which rows use subgroups on this device, and with which variant: as on the null device of the same capabilities.
 const found = new Map<string, { row: Case; force: Force | undefined; kernels: Set<string> }[]>();

@@ -5,7 +5,7 @@ import { cases } from "../cases.ts";
 import { caseName, runCase } from "../harness.ts";
 import type { Case } from "../harness.ts";
 
-const seed = Number(process.env["JANUS_TEST_SEED"] ?? Math.floor(Math.random() * 2 ** 31));
+const seed = Number(process.env["JANUS_TEST_SEED"] ?? 1);
 
 /** `count` rows of each op, spread over its rows. */
 function sample(rows: readonly Case[], count: number): Case[] {

@@ -5,7 +5,8 @@ import { cases } from "../cases.ts";
 import { caseName, runCase } from "../harness.ts";
 import type { Case } from "../harness.ts";
 
-const seed = Number(process.env["JANUS_TEST_SEED"] ?? Math.floor(Math.random() * 2 ** 31));
+/** The same inputs every time, so that a change is judged and not chance; JANUS_TEST_SEED asks for others (docs/kernels.md). */
+const seed = Number(process.env["JANUS_TEST_SEED"] ?? 1);
 const byOp = new Map<string, Case[]>();
 for (const c of cases) byOp.set(c.op, [...(byOp.get(c.op) ?? []), c]);
 
