@@ -93,7 +93,13 @@ async function draw(prompt: string, flags: GenerateFlags, context: Context): Pro
   });
   const { janus, loadMs } = session;
   const started = performance.now();
-  const pictures = janus.generate(prompt, { n: flags.n, seed, ...(flags.cfg !== undefined && { guidance: flags.cfg }), ...sampling, signal });
+  const pictures = janus.generate(prompt, {
+    n: flags.n,
+    seed,
+    ...(flags.cfg !== undefined && { guidance: flags.cfg }),
+    ...sampling,
+    signal,
+  });
   const images: { path: string; seed: number; tokenIds: readonly number[] }[] = [];
   let sampledMs = 0;
   const preview = flags.preview ? new Preview(pictures, flags.out, `${slug(prompt)}-${seed}`, janus) : null;

@@ -4,7 +4,8 @@ import { shippedModel } from "../model/node/shipped.ts";
 import type { Context } from "./context.ts";
 
 /** For the help of commands that take a model. */
-export const MODEL_ARGUMENT = "a model's folder, the name of a model on the hub (owner/name), or shapes, which comes with the package";
+export const MODEL_ARGUMENT =
+  "a model's folder, the name of a model on the hub (owner/name), or shapes, which comes with the package";
 
 const isHubName = (text: string): boolean => /^[^./~\\][^/\\]*\/[^/\\]+$/.test(text);
 
@@ -18,7 +19,10 @@ export async function resolveModel(nameOrPath: string, { out, signal }: Context)
     const { FileError } = await import("../model/node/files.ts");
     throw stats
       ? new FileError(`${nameOrPath} is not a folder; name the one that holds config.json and the weights`, "ENOTDIR")
-      : new FileError(`there is no folder ${nameOrPath}; models on the hub are named owner/name; shapes comes with the package`, "ENOENT");
+      : new FileError(
+          `there is no folder ${nameOrPath}; models on the hub are named owner/name; shapes comes with the package`,
+          "ENOENT",
+        );
   }
   out.note(`${nameOrPath} is no folder here; asking the hub`);
   const { modelFolder } = await import("../model/node/hub.ts");

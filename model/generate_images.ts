@@ -47,7 +47,11 @@ class ImageHead implements Head {
   ) {
     this.model = model;
     this.weight = options.guidance ?? DRAWING_DEFAULTS.guidance;
-    this.sampler = new Sampler({ ...options, temperature: options.temperature ?? DRAWING_DEFAULTS.temperature }, seeds, device);
+    this.sampler = new Sampler(
+      { ...options, temperature: options.temperature ?? DRAWING_DEFAULTS.temperature },
+      seeds,
+      device,
+    );
     this.codes = full([seeds.length, tokens], 0, { dtype: "u32", device }).keep();
     this.places = arange(0, tokens, 1, { dtype: "u32", device }).keep();
   }

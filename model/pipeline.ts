@@ -259,13 +259,11 @@ export class Janus {
     const { prompts: format, tokenizer, drawing } = this.processor;
     const { n = 1, guidance = drawing.guidance, temperature = drawing.temperature, topK, topP } = options;
     const rows = prompts.map((prompt) => format.encode(format.generation(prompt)));
-    const generation = (state.generation = new ImageGeneration(
-      this.model,
-      this.config,
-      rows,
-      tokenizer.specials.pad,
-      { ...options, guidance, temperature },
-    ));
+    const generation = (state.generation = new ImageGeneration(this.model, this.config, rows, tokenizer.specials.pad, {
+      ...options,
+      guidance,
+      temperature,
+    }));
     let codes: number[][];
     try {
       for await (const done of generation.run()) yield { type: "progress", done, total: generation.tokens };

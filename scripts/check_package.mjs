@@ -74,7 +74,10 @@ function checkCommand(home, env) {
   const isWindows = process.platform === "win32";
   const janus = (...args) => {
     const bin = join(home, "node_modules", ".bin", isWindows ? "janus.cmd" : "janus");
-    return finish(`janus ${args.join(" ")}`, spawnSync(bin, args, { cwd: home, env, encoding: "utf8", shell: isWindows }));
+    return finish(
+      `janus ${args.join(" ")}`,
+      spawnSync(bin, args, { cwd: home, env, encoding: "utf8", shell: isWindows }),
+    );
   };
   const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
   const said = janus("--version");

@@ -232,7 +232,10 @@ export class VqTraining {
     const most = this.shares.reduce((best, share, code) => (share > this.shares[best]! ? code : best), 0);
     const unused = [...this.idle.keys()].filter((code) => this.idle[code]! >= steps && code !== most);
     scope(() => {
-      const kept = codebook.detach().slice(0, most, most + 1).clone();
+      const kept = codebook
+        .detach()
+        .slice(0, most, most + 1)
+        .clone();
       for (const code of unused) copyInto(codebook.slice(0, code, code + 1), kept);
     });
     return this.idle.length - unused.length;
@@ -271,13 +274,21 @@ export class VqTraining {
   }
 
   get state(): VqTrainingState {
-    return { uses: [...this.counts], shares: [...this.shares], idle: [...this.idle], reseeds: this.reseeds, skipped: this.skipped };
+    return {
+      uses: [...this.counts],
+      shares: [...this.shares],
+      idle: [...this.idle],
+      reseeds: this.reseeds,
+      skipped: this.skipped,
+    };
   }
 
   /** Goes on where an earlier training was in `state`; weights and the optimizer's tensors have been loaded. */
   resume({ uses, shares, idle, reseeds, skipped }: VqTrainingState): void {
     if (![uses, shares, idle].every((list) => list?.length === this.counts.length))
-      throw new ArgumentError(`VqTraining.resume: the state is not one of ${this.counts.length} codes`);
+      throw new ArgumentError(
+        `VqTraining.resume: uses, shares and idle are lists of ${this.counts.length} numbers, one a code; a state of an earlier version has not all of them`,
+      );
     this.counts.set(uses);
     this.shares.set(shares);
     this.idle.set(idle);

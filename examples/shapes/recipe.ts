@@ -53,5 +53,11 @@ const stages = (one: number, two: number, three: number, batch: number): Recipe[
 export const RECIPES: Readonly<Record<Length, Recipe>> = {
   quick: { pictures: 500, tokenizer: tokenizer(40), stages: stages(3, 6, 24, 20), prompts: 4, questions: 4 },
   default: { pictures: 4000, tokenizer: tokenizer(240), stages: stages(10, 50, 200, 20), prompts: 20, questions: 20 },
-  full: { pictures: 24_000, tokenizer: tokenizer(1000), stages: stages(40, 1000, 3800, 20), prompts: 100, questions: 50 },
+  full: {
+    pictures: 24_000,
+    tokenizer: tokenizer(1000),
+    stages: stages(40, 1000, 3800, 20),
+    prompts: 100,
+    questions: 50,
+  },
 };

@@ -4,6 +4,7 @@
  */
 import type { JanusConfig } from "../config.ts";
 import { imageTokens, parseConfig } from "../config.ts";
+import { DRAWING_DEFAULTS } from "../processor.ts";
 import type { FloatDType } from "./cast.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import { ConfigError } from "./errors.ts";
@@ -71,11 +72,12 @@ export function deepseekSideFiles(
   files: Files,
   where: string,
 ): Map<string, Uint8Array> {
-  const { guidance_scale = 5, temperature = 1 } = drawingOf(files, where);
+  const { guidance, temperature } = DRAWING_DEFAULTS;
+  const drawing = { guidance_scale: guidance, temperature, ...drawingOf(files, where) };
   const out = kept(files);
   // DeepSeek's folders have no such file; one that says what they mean is none either.
-  if (guidance_scale !== 5 || temperature !== 1)
-    out.set("generation_config.json", text({ guidance_scale, temperature }));
+  if (drawing.guidance_scale !== guidance || drawing.temperature !== temperature)
+    out.set("generation_config.json", text(drawing));
   return out
     .set("config.json", text(deepseekConfig(config, TORCH_DTYPES[dtype])))
     .set(
@@ -133,7 +135,12 @@ export function hfSideFiles(
     .set("config.json", text(hfConfig(config, ids, TORCH_DTYPES[dtype])))
     .set(
       "generation_config.json",
-      text({ ...generation, guidance_scale: 5, ...drawing, max_length: config.language.maxPositions }),
+      text({
+        ...generation,
+        guidance_scale: DRAWING_DEFAULTS.guidance,
+        ...drawing,
+        max_length: config.language.maxPositions,
+      }),
     )
     .set(
       "preprocessor_config.json",

@@ -125,7 +125,10 @@ describe("the files", () => {
     const over = deepseekSideFiles(JANUS_TINY, "bf16", saved, "x");
     expect(await drawingOf(over)).toEqual({ guidance: 2, temperature: 0.7 });
     expect(deepseekSideFiles(JANUS_TINY, "bf16", drawn({ guidance_scale: 5 }), "x").has("generation_config.json")).toBe(false); // prettier-ignore
-    expect(await drawingOf(hfSideFiles(JANUS_TINY, "bf16", byteTokenizerFiles(), "x"))).toEqual({ guidance: 5, temperature: 1 });
+    expect(await drawingOf(hfSideFiles(JANUS_TINY, "bf16", byteTokenizerFiles(), "x"))).toEqual({
+      guidance: 5,
+      temperature: 1,
+    });
     expect(await drawingOf(byteTokenizerFiles())).toEqual({ guidance: 5, temperature: 1 });
     for (const bad of [{ guidance_scale: "5" }, { temperature: -1 }, []])
       await expect(drawingOf(drawn(bad))).rejects.toThrow(/^x\/generation_config\.json/);

@@ -39,6 +39,12 @@ describe("the longest batch", () => {
     expect(gen.map(trainedTokens)).toEqual([64, 64, 64, 64, 64]);
   });
 
+  it("has no sample that is longer than the positions of the model", () => {
+    const sizes = { ...JANUS_TINY, language: { ...JANUS_TINY.language, maxPositions: 100 } };
+    for (const samples of Object.values(longestBatch(sizes, settings())))
+      for (const { ids } of samples) expect(ids.length).toBeLessThanOrEqual(100);
+  });
+
   it("has of each task as many samples as any step", () => {
     const counts = (batch: number, ratios: object): number[] =>
       Object.values(longestBatch(JANUS_TINY, settings({ batch, ratios }))).map((samples) => samples.length);

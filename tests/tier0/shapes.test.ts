@@ -158,7 +158,12 @@ describe("training data", () => {
       lines += 2 + (prompt ? 1 : 0) + questions.length; // as in the three files
       if (!isForTraining(scene) || showsHeldOut(scene))
         throw new Error(`seed ${seed} sample ${n} shows ${heldOutIn(scene).join()}`);
-      const told = [text, description, ...(prompt ? [prompt.text] : []), ...questions.map((q) => `${q.question} ${q.answer}`)];
+      const told = [
+        text,
+        description,
+        ...(prompt ? [prompt.text] : []),
+        ...questions.map((q) => `${q.question} ${q.answer}`),
+      ];
       for (const one of told) {
         if (said.has(one)) continue;
         const found =

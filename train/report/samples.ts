@@ -43,7 +43,11 @@ export interface SampleOptions {
 /** Draws a picture of each prompt with the model as it is after `step` steps. Draws from generators of its own; nothing of the model changes. */
 export async function drawSamples(janus: Janus, run: string, step: number, options: SampleOptions): Promise<void> {
   const { prompts, guidance, temperature, ...rest } = options;
-  const how = { ...rest, ...(guidance !== undefined && { guidance }), ...(temperature !== undefined && { temperature }) };
+  const how = {
+    ...rest,
+    ...(guidance !== undefined && { guidance }),
+    ...(temperature !== undefined && { temperature }),
+  };
   const folder = samplesFolder(run, stepName(step));
   for (let from = 0; from < prompts.length; from += AT_ONCE) {
     const pictures = await janus.generate(prompts.slice(from, from + AT_ONCE), how).images();
