@@ -10,7 +10,7 @@ import { render } from "../../examples/shapes/scene.ts";
 import type { Colour, Scene, SceneObject, Shape } from "../../examples/shapes/scene.ts";
 import { colourOf } from "../../examples/shapes/segment.ts";
 
-const seed = Math.floor(Math.random() * 2 ** 31);
+const seed = Number(process.env["JANUS_TEST_SEED"] ?? 1);
 const object = (colour: Colour, shape: Shape, x: number, y: number, size = 20): SceneObject => ({ shape, colour, x, y, size }); // prettier-ignore
 const picture = (objects: readonly SceneObject[], background: Scene["background"] = "white") => render({ background, objects }); // prettier-ignore
 const asks = (include: Prompt["include"], exclude: Prompt["exclude"] = []) => ({ include, exclude });
@@ -23,7 +23,7 @@ describe("measured", () => {
   }, 120_000);
 
   it("sees pictures with blocks, noise, shifted colours and JPEG", async () => {
-    const { accuracy, falsePositives, mistakes } = await measure(seed, 25, worn);
+    const { accuracy, falsePositives, mistakes } = await measure(seed, 60, worn); // of 25, one that is falsely right is more than 2 %
     for (const kind of KINDS) {
       expect(accuracy[kind], `${kind}, seed ${seed}: ${mistakes.join("\n")}`).toBeGreaterThanOrEqual(0.88); // 97 % and more in the long run
       expect(falsePositives[kind], `${kind}, seed ${seed}`).toBeLessThanOrEqual(0.02);

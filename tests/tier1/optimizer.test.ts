@@ -6,7 +6,7 @@ import { AdamW } from "../../train/optimizer.ts";
 import type { AdamWOptions } from "../../train/optimizer.ts";
 import { randomFrom, relativeL2, round, tolerance } from "../harness.ts";
 
-const seed = Number(process.env["JANUS_TEST_SEED"] ?? Math.floor(Math.random() * 2 ** 31));
+const seed = Number(process.env["JANUS_TEST_SEED"] ?? 1);
 let device: Device;
 let small: Device;
 

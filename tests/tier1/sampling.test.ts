@@ -6,7 +6,7 @@ import type { SampleOptions } from "../../kernels/index.ts";
 import { randomFrom, round } from "../harness.ts";
 import { drawRef } from "../reference/sampling.ts";
 
-const seed = Number(process.env["JANUS_TEST_SEED"] ?? Math.floor(Math.random() * 2 ** 31));
+const seed = Number(process.env["JANUS_TEST_SEED"] ?? 1);
 let device: Device;
 let small: Device;
 
