@@ -7,4 +7,5 @@ export { Janus } from "./model/pipeline.ts";
 export { Answer, Pictures } from "./model/streams.ts";
 export type { AnswerResult, GenerateEvent, Picture } from "./model/streams.ts";
 export type { RgbImage } from "./model/image/image.ts";
-export type { AskOptions, GenerateOptions, ImageInput, Reconstruction } from "./model/pipeline.ts";
+export type { Reconstruction } from "./model/image_codes.ts";
+export type { AskOptions, GenerateOptions, ImageInput } from "./model/pipeline.ts";

@@ -1,40 +1,67 @@
 /** `janus train … --dry-run`: what a run should take, and what its longest step does take; nothing is written. */
-import type { TrainConfig } from "../train/config.ts";
-import type { DryRun, MeasuredStep, TimedEstimate } from "../train/dry_run.ts";
+import type { TokenizerConfig, TrainConfig } from "../train/config.ts";
+import type { DryRun, MeasuredStep, Timed } from "../train/dry_run.ts";
+import type { StepCounts, StepEstimate } from "../train/estimate.ts";
 import type { Task } from "../train/samples.ts";
 import type { Context } from "./context.ts";
 import { openDevice } from "./device.ts";
 import { formatBytes, formatCount, formatDuration, indent, table } from "./format.ts";
 
+type AnyConfig = TrainConfig | TokenizerConfig;
+type Rows = readonly (readonly string[])[];
+
+/** What the estimates of the stages do not have in common: the step in words, and lines about it and about the whole run. */
+interface Shown {
+  readonly step: string;
+  readonly ofStep: Rows;
+  readonly ofRun: (steps: number) => Rows;
+}
+
 export async function dryRun(
   model: string,
-  config: TrainConfig,
+  config: AnyConfig,
   adapter: string | number | undefined,
   context: Context,
 ): Promise<void> {
   const { out, signal } = context;
-  const { dryRun: run } = await import("../train/dry_run.ts");
+  const { dryRun: run, dryRunTokenizer } = await import("../train/dry_run.ts");
   const device = await openDevice(adapter, context);
   const { budget } = device.pool;
+  const show = (found: Timed<StepCounts>, shown: Shown): void => {
+    out.text(`${estimateText(found, shown, config, budget)}\n`);
+    if (found.fits) out.note(`taking one such step on ${device.name}`);
+  };
+  const common = { model, device, signal };
   try {
-    const { estimate, measured } = await run({
-      model,
-      config,
-      device,
-      signal,
-      onEstimate: (found) => {
-        out.text(`${estimateText(found, config, budget)}\n`);
-        if (found.fits) out.note(`taking one such step on ${device.name}`);
-      },
-    });
-    out.result({ ...resultOf(estimate, config, budget), measured }, () => measuredText(measured, estimate));
+    if (config.stage === 0) {
+      const { batch, microBatch } = config;
+      const found = await dryRunTokenizer({ ...common, config, onEstimate: (e) => show(e, tokenizerShown(config)) });
+      const pictures = { pictures: batch, atOnce: Math.min(batch, microBatch) };
+      result(found, pictures, (steps) => ({ pictures: batch * steps }));
+    } else {
+      const found = await run({ ...common, config, onEstimate: (e) => show(e, packedShown(e, config)) });
+      const { samples, tokens } = found.estimate;
+      result(found, { samples: samples.length }, (steps) => ({ tokens: times(tokens, steps) }));
+    }
   } finally {
     device.destroy();
+  }
+
+  function result({ estimate, measured }: DryRun<StepCounts>, step: object, run: (steps: number) => object): void {
+    const steps = stepsOf(config);
+    const { flops, seconds } = estimate;
+    const content = {
+      estimate: { ...estimate, ...step },
+      run: { steps, ...run(steps), flops: flops * steps, seconds: seconds * steps },
+      budgetBytes: Number.isFinite(budget) ? budget : null,
+      measured,
+    };
+    out.result(content, () => measuredText(measured, estimate));
   }
 }
 
 /** Steps until the run ends. */
-const stepsOf = ({ steps, stopAt = steps }: TrainConfig): number => Math.min(steps, stopAt);
+const stepsOf = ({ steps, stopAt = steps }: AnyConfig): number => Math.min(steps, stopAt);
 
 const times = (tokens: Readonly<Record<Task, number>>, factor: number): Record<Task, number> => ({
   und: tokens.und * factor,
@@ -42,15 +69,20 @@ const times = (tokens: Readonly<Record<Task, number>>, factor: number): Record<T
   gen: tokens.gen * factor,
 });
 
-function resultOf({ samples, ...estimate }: DryRun["estimate"], config: TrainConfig, budget: number): object {
-  const steps = stepsOf(config);
-  const { tokens, flops, seconds } = estimate;
-  return {
-    estimate: { ...estimate, samples: samples.length },
-    run: { steps, tokens: times(tokens, steps), flops: flops * steps, seconds: seconds * steps },
-    budgetBytes: Number.isFinite(budget) ? budget : null,
-  };
-}
+const packedShown = ({ samples, rows, tokens, targets }: StepEstimate, { length }: TrainConfig): Shown => ({
+  step: `the longest step: ${formatCount(samples.length)} samples in ${formatCount(rows)} rows of ${formatCount(length)} tokens`,
+  ofStep: [
+    ["tokens", tokensText(tokens)],
+    ["trained", tokensText(targets)],
+  ],
+  ofRun: (steps) => [["tokens", tokensText(times(tokens, steps))]],
+});
+
+const tokenizerShown = ({ batch, microBatch }: TokenizerConfig): Shown => ({
+  step: `a step: ${formatCount(batch)} pictures, ${formatCount(Math.min(batch, microBatch))} at once`,
+  ofStep: [],
+  ofRun: (steps) => [["pictures", formatCount(batch * steps)]],
+});
 
 /** `1,800 (und 600, text 900, gen 300)` */
 const tokensText = (tokens: Readonly<Record<Task, number>>): string =>
@@ -69,8 +101,8 @@ function formatFlops(flops: number): string {
   return `${(flops / 1000 ** unit).toFixed(2)} ${units[unit]}`;
 }
 
-function estimateText(estimate: TimedEstimate, config: TrainConfig, budget: number): string {
-  const { parts, parameters, memory, rows, samples, tokens, targets, launches, flops, bytes } = estimate;
+function estimateText(estimate: Timed<StepCounts>, shown: Shown, config: AnyConfig, budget: number): string {
+  const { parts, parameters, memory, launches, flops, bytes } = estimate;
   const steps = stepsOf(config);
   const allowed = Number.isFinite(budget) ? `, of ${formatBytes(budget)} that the device has for it` : "";
   return [
@@ -104,11 +136,10 @@ function estimateText(estimate: TimedEstimate, config: TrainConfig, budget: numb
       ),
     ),
     "",
-    `the longest step: ${formatCount(samples.length)} samples in ${formatCount(rows)} rows of ${formatCount(config.length)} tokens`,
+    shown.step,
     indent(
       table([
-        ["tokens", tokensText(tokens)],
-        ["trained", tokensText(targets)],
+        ...shown.ofStep,
         ["launches", formatCount(launches)],
         ["work", `${formatFlops(flops)}, ${formatBytes(bytes)} read and written`],
         [
@@ -121,7 +152,7 @@ function estimateText(estimate: TimedEstimate, config: TrainConfig, budget: numb
     `the run: at most ${formatCount(steps)} such steps`,
     indent(
       table([
-        ["tokens", tokensText(times(tokens, steps))],
+        ...shown.ofRun(steps),
         ["work", formatFlops(flops * steps)],
         ["time", formatTime(estimate.seconds * steps)],
       ]),
@@ -133,7 +164,10 @@ function estimateText(estimate: TimedEstimate, config: TrainConfig, budget: numb
 const against = (measured: number, estimated: number): string =>
   `${((100 * measured) / estimated).toFixed(1)} % of the estimate`;
 
-function measuredText({ peak, buffers, seconds }: MeasuredStep, { memory, seconds: expected }: TimedEstimate): string {
+function measuredText(
+  { peak, buffers, seconds }: MeasuredStep,
+  { memory, seconds: expected }: Timed<StepCounts>,
+): string {
   return [
     "measured: one such step",
     indent(

@@ -1,8 +1,7 @@
 /** `janus train`: a stage of training from a preset or a YAML file, a line a step, resumed where it was. */
 import type { SourceSpec } from "../train/data/sources.ts";
-import type { StepEvent } from "../train/report/log.ts";
+import type { StepEvent, TokenizerStepEvent } from "../train/report/log.ts";
 import type { RunOptions, RunResult } from "../train/train.ts";
-import type { TokenizerStepEvent } from "../train/train_tokenizer.ts";
 import type { AddCommand, Context } from "./context.ts";
 import { openDevice } from "./device.ts";
 import { UsageError } from "./errors.ts";
@@ -54,11 +53,8 @@ async function run(settings: string, flags: TrainFlags, context: Context): Promi
   const { loadAnyConfig } = await import("../train/config.ts");
   const config = loadAnyConfig(settings, flags.set ?? []);
   const sources = flags.data.map(sourceOf);
-  if (config.stage === 0 && flags.dryRun)
-    throw new UsageError("--dry-run is not there for stage 0; leave it out, steps=1 shows what a step takes");
   const model = await resolveModel(flags.model, context);
-  if (config.stage !== 0 && flags.dryRun)
-    return await (await import("./dry_run.ts")).dryRun(model, config, flags.adapter, context);
+  if (flags.dryRun) return await (await import("./dry_run.ts")).dryRun(model, config, flags.adapter, context);
   const given = { model, sources, run: flags.run, cache: flags.cache };
   const total = Math.min(config.steps, config.stopAt ?? config.steps);
   if (config.stage === 0) {

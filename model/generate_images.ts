@@ -2,7 +2,7 @@
  * Images out of the model: all codes of a batch of pictures without a read-back, with classifier-free guidance, then the VQ decoder.
  * Source: janus-pro's generation loop; rows alternate conditional and unconditional, as in the original.
  */
-import { ArgumentError, DTypeError, construct, isFloat, noGrad, scope, tensor } from "../engine/index.ts";
+import { ArgumentError, DTypeError, construct, isFloat } from "../engine/index.ts";
 import type { Device, Tensor } from "../engine/index.ts";
 import { arange, copyInto, full, guidance as guide, where } from "../kernels/index.ts";
 import { imageTokens } from "./config.ts";
@@ -11,8 +11,6 @@ import { Decoder, stepsAhead } from "./decoding.ts";
 import type { DecodingOptions, Head } from "./decoding.ts";
 import { Sampler, checkIds, checkSampling } from "./generate_text.ts";
 import type { SamplingOptions } from "./generate_text.ts";
-import { pixelsToRgb } from "./image/preprocess.ts";
-import type { RgbImage } from "./image/image.ts";
 import type { JanusForConditionalGeneration } from "./janus.ts";
 import { checkContext, unconditionalRow } from "./prompt.ts";
 import { DRAWING_DEFAULTS } from "./processor.ts";
@@ -177,37 +175,5 @@ export class ImageGeneration {
 
   dispose(): void {
     this.decoder.dispose();
-  }
-}
-
-/**
- * The picture of `codes`, in raster order. Of the first codes of a picture it shows the whole rows that they make; the decoder
- * sees the rest as copies of the last one, and what it shows near the lower edge will still change. Null below one row.
- */
-export async function decodePicture(
-  model: JanusForConditionalGeneration,
-  config: JanusConfig,
-  codes: readonly number[],
-): Promise<RgbImage | null> {
-  const tokens = imageTokens(config);
-  const rows = Math.floor(codes.length / model.model.vqmodel.side);
-  if (rows === 0) return null;
-  const strange = Array.from(codes).findIndex((code) => !Number.isInteger(code) || code < 0 || code >= config.vq.codes);
-  if (strange >= 0 || codes.length > tokens)
-    throw new ArgumentError(
-      `decodePicture: ${strange < 0 ? `${codes.length} codes` : `code ${codes[strange]}`}; a picture has ${tokens} codes from 0 to ${config.vq.codes - 1}`,
-    );
-  const side = config.vq.imageSize;
-  const whole = Int32Array.from({ length: tokens }, (_, i) => codes[Math.min(i, codes.length - 1)]!);
-  const pixels = noGrad(() =>
-    scope(() => model.model.vqmodel.decode(tensor(whole, { shape: [1, tokens], device: model.lm_head.weight.device }))),
-  );
-  try {
-    const picture = pixelsToRgb((await pixels.data()) as Float32Array, side, side);
-    const height = (rows * side) / model.model.vqmodel.side;
-    return height === side ? picture : { width: side, height, data: picture.data.slice(0, 3 * side * height) };
-  } finally {
-    pixels.dispose();
-    pixels.device.pool.trim(); // a gigabyte of feature maps that nothing else has a use for
   }
 }

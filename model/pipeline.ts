@@ -8,13 +8,15 @@ import { cat } from "../kernels/index.ts";
 import type { FileSource } from "./checkpoint/bytes.ts";
 import { openCheckpoint } from "./checkpoint/checkpoint.ts";
 import type { JanusConfig } from "./config.ts";
-import { ImageGeneration, decodePicture } from "./generate_images.ts";
+import { ImageGeneration } from "./generate_images.ts";
 import type { ImageOptions } from "./generate_images.ts";
 import { checkText, generateText } from "./generate_text.ts";
 import type { Row } from "./decoding.ts";
 import type { TextOptions } from "./generate_text.ts";
-import { generationPixels, understandingPixels } from "./image/preprocess.ts";
+import { understandingPixels } from "./image/preprocess.ts";
 import type { RgbImage } from "./image/image.ts";
+import { decodePicture, reconstruct } from "./image_codes.ts";
+import type { Reconstruction } from "./image_codes.ts";
 import type { JanusForConditionalGeneration } from "./janus.ts";
 import { fingerprint, loadModel } from "./load.ts";
 import type { LoadOptions } from "./load.ts";
@@ -39,15 +41,6 @@ export interface AskOptions extends TextOptions {
 }
 
 export interface GenerateOptions extends ImageOptions {}
-
-export interface Reconstruction {
-  readonly tokenIds: readonly number[];
-  /** What the image tokenizer saw: short side fitted, cropped to a square. */
-  readonly original: RgbImage;
-  readonly image: RgbImage;
-  /** Peak signal-to-noise ratio of the 8-bit pixels, dB; infinite for equal pictures. */
-  readonly psnr: number;
-}
 
 export class Janus {
   /** Of its folder. */
@@ -124,44 +117,22 @@ export class Janus {
     return new Pictures(this.draw(typeof prompt === "string" ? [prompt] : prompt, options, state), async () => {
       const codes = (await state.generation?.codes()) ?? [];
       const pictures: (RgbImage | null)[] = [];
-      for (const so of codes) pictures.push(await decodePicture(this.model, this.config, so));
+      for (const so of codes) pictures.push(await decodePicture(this.model.model.vqmodel, so));
       return pictures;
     });
   }
 
   /** The picture of image codes in raster order. */
   async decodeImage(tokenIds: readonly number[]): Promise<RgbImage> {
-    const picture =
-      tokenIds.length === this.model.model.vqmodel.side ** 2
-        ? await decodePicture(this.model, this.config, tokenIds)
-        : null;
-    if (!picture)
-      throw new ArgumentError(
-        `decodeImage: ${tokenIds.length} codes; a picture has ${this.model.model.vqmodel.side ** 2}`,
-      );
+    const { vqmodel } = this.model.model;
+    const picture = tokenIds.length === vqmodel.side ** 2 ? await decodePicture(vqmodel, tokenIds) : null;
+    if (!picture) throw new ArgumentError(`decodeImage: ${tokenIds.length} codes; a picture has ${vqmodel.side ** 2}`);
     return picture;
   }
 
   /** A picture through the image tokenizer and back. */
   async reconstruct(input: ImageInput): Promise<Reconstruction> {
-    const side = this.config.vq.imageSize;
-    const pixels = generationPixels(await this.image(input), side);
-    const codes = noGrad(() =>
-      scope(() => this.model.model.vqmodel.encode(tensor(pixels, { shape: [1, 3, side, side], device: this.device }))),
-    );
-    const tokenIds = Array.from(await codes.data());
-    codes.dispose();
-    const image = await this.decodeImage(tokenIds);
-    // x = u8 / 127.5 − 1 and back: half a level up, against truncation.
-    const original: RgbImage = {
-      width: side,
-      height: side,
-      data: Uint8Array.from({ length: 3 * side * side }, (_, i) =>
-        Math.round((pixels[(i % 3) * side * side + Math.floor(i / 3)]! + 1) * 127.5),
-      ),
-    };
-    const squares = original.data.reduce((sum, level, i) => sum + (level - image.data[i]!) ** 2, 0);
-    return { tokenIds, original, image, psnr: 10 * Math.log10((255 ** 2 * original.data.length) / squares) };
+    return reconstruct(this.model.model.vqmodel, await this.image(input));
   }
 
   /** Frees the weights. */

@@ -251,6 +251,11 @@ export class VqModel extends Module {
     this.decoder = new Decoder(config, options);
   }
 
+  /** Pixels of a side of the picture. */
+  get imageSize(): number {
+    return this.config.imageSize;
+  }
+
   /** Codes of a side of the picture: imageSize / 2^(levels − 1). */
   get side(): number {
     return this.config.imageSize / 2 ** (this.config.multipliers.length - 1);

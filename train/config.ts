@@ -30,6 +30,14 @@ const save = z
   .strictObject({ every: whole(1).default(1000), keep: whole(1).default(2), keepEvery: whole(1).optional() })
   .prefault({});
 
+/** Of the page `report.html` in the run folder. Changes nothing of what is trained. */
+const page = z.strictObject({
+  /** Steps between two writings; 0 for no page. */
+  every: whole(0).default(100),
+  /** Training pictures that are shown beside what the image tokenizer makes of them; 0 for none. */
+  reconstructions: whole(0).default(4),
+});
+
 const fields = z.strictObject({
   /** What trains: 1 adaptors and image head, 2 all but SigLIP, 3 SigLIP too. The image tokenizer never does. */
   stage: z.union(
@@ -71,11 +79,8 @@ const fields = z.strictObject({
   ema: z.strictObject({ decay: z.number().gt(0).lt(1) }).optional(),
   seed: whole(0).default(0),
   save,
-  /** The page `report.html` in the run folder. Changes nothing of what is trained. */
-  report: z
-    .strictObject({
-      /** Steps between two writings; 0 for no page. */
-      every: whole(0).default(100),
+  report: page
+    .extend({
       /** A picture of each is drawn as training goes on. */
       prompts: z.array(z.string().min(1)).default([]),
       /** Steps between two samples; `every` unless told. */
@@ -85,8 +90,6 @@ const fields = z.strictObject({
       /** The model's own unless told. */
       guidance: z.number().optional(),
       temperature: z.number().min(0).optional(),
-      /** Training pictures that are shown beside what the image tokenizer makes of them; 0 for none. */
-      reconstructions: whole(0).default(4),
     })
     .prefault({}),
 });
@@ -119,6 +122,7 @@ const tokenizerSchema = z.strictObject({
   dtype: z.literal("f32", "f32; the image tokenizer trains in no other").default("f32"),
   seed: whole(0).default(0),
   save,
+  report: page.prefault({}),
 });
 
 /** Settings of stage 0. */

@@ -3,30 +3,32 @@ import { OutOfMemoryError, now } from "../engine/index.ts";
 import type { DType, Device } from "../engine/index.ts";
 import { full, gemm } from "../kernels/index.ts";
 import { openCheckpoint } from "../model/checkpoint/checkpoint.ts";
-import type { JanusConfig } from "../model/config.ts";
+import type { Checkpoint } from "../model/checkpoint/checkpoint.ts";
 import { loadModel } from "../model/load.ts";
 import { folderSource } from "../model/node/files.ts";
-import type { TrainConfig } from "./config.ts";
-import { estimateStep, launchStep } from "./estimate.ts";
-import type { StepEstimate } from "./estimate.ts";
+import type { TokenizerConfig, TrainConfig } from "./config.ts";
+import { loadTokenizer } from "./data/tokenizer.ts";
+import { estimateStep, estimateTokenizerStep, launchStep, launchTokenizerStep } from "./estimate.ts";
+import type { StepCounts, StepEstimate } from "./estimate.ts";
 import { Trainer } from "./trainer.ts";
+import { VqTraining, vqOptions } from "./vq.ts";
 
-export interface DryRunOptions {
+export interface DryRunOptions<Config = TrainConfig, Estimate extends StepCounts = StepEstimate> {
   /** Folder of the model. */
   readonly model: string;
-  readonly config: TrainConfig;
+  readonly config: Config;
   readonly device: Device;
   /** Called before the step is taken. */
-  readonly onEstimate?: (estimate: TimedEstimate) => void;
+  readonly onEstimate?: (estimate: Timed<Estimate>) => void;
   readonly signal?: AbortSignal;
 }
 
-export interface TimedEstimate extends StepEstimate {
-  /** FLOPs a second of the Llama's widest matrix product on this device. */
+export type Timed<Estimate extends StepCounts> = Estimate & {
+  /** FLOPs a second of a matrix product on this device, of the size that the model has most of. */
   readonly flopsPerSecond: number;
   /** FLOPs of the step at that rate: it is not quicker. */
   readonly seconds: number;
-}
+};
 
 export interface MeasuredStep {
   /** Bytes of tensors at the moment when most were alive. */
@@ -37,8 +39,8 @@ export interface MeasuredStep {
   readonly seconds: number;
 }
 
-export interface DryRun {
-  readonly estimate: TimedEstimate;
+export interface DryRun<Estimate extends StepCounts = StepEstimate> {
+  readonly estimate: Timed<Estimate>;
   readonly measured: MeasuredStep;
 }
 
@@ -46,37 +48,103 @@ export interface DryRun {
  * Estimates the longest step and takes it, with the model's weights. Throws what `estimateStep` throws, and `OutOfMemoryError` before the
  * model is loaded where the device's budget of memory does not hold the step.
  */
-export async function dryRun({ model: folder, config, device, onEstimate, signal }: DryRunOptions): Promise<DryRun> {
+export const dryRun = (options: DryRunOptions): Promise<DryRun> =>
+  tryOut(options, {
+    estimate: ({ config: sizes }, { config, device }) => estimateStep(sizes, config, device),
+    product: ({ config: { language } }, { config }) => ({
+      rows: Math.min(1024, config.length * config.microRows),
+      inner: language.hidden,
+      outer: language.intermediate,
+    }),
+    less: "recompute=true, a smaller length or microRows, and dtype=bf16 take less",
+    begin: async (checkpoint, { config, device, signal }, { samples }) => {
+      const model = await loadModel(checkpoint, { device, dtype: config.dtype, ...(signal && { signal }) });
+      const trainer = new Trainer(model, checkpoint.config, config, 0);
+      return {
+        step: async () => (await launchStep(trainer, checkpoint.config, samples)).losses.dispose(),
+        dispose: () => {
+          trainer.dispose();
+          model.dispose();
+        },
+      };
+    },
+  });
+
+/** Tries a step of stage 0, as `dryRun` does those of the others. */
+export const dryRunTokenizer = (options: DryRunOptions<TokenizerConfig, StepCounts>): Promise<DryRun<StepCounts>> =>
+  tryOut(options, {
+    estimate: ({ config: sizes }, { config, device }) => estimateTokenizerStep(sizes, config, device),
+    // A 3 × 3 convolution of the innermost level.
+    product: ({ config: { vq } }, { config }) => ({
+      rows: Math.min(1024, config.microBatch * vq.imageSize ** 2),
+      inner: 9 * vq.baseChannels * vq.multipliers.at(-1)!,
+      outer: vq.baseChannels * vq.multipliers.at(-1)!,
+    }),
+    less: "a smaller microBatch takes less",
+    begin: async (checkpoint, { config, device }) => {
+      const vq = await loadTokenizer(checkpoint, device, config.dtype);
+      const training = new VqTraining(vq, vqOptions(config));
+      return {
+        step: () => launchTokenizerStep(training, checkpoint.config, config, device),
+        dispose: () => {
+          training.dispose();
+          vq.dispose();
+        },
+      };
+    },
+  });
+
+/** A matrix product [rows, inner] · [inner, outer]. */
+interface Product {
+  readonly rows: number;
+  readonly inner: number;
+  readonly outer: number;
+}
+
+/** What the stages have of their own. */
+interface Kind<Options, Estimate extends StepCounts> {
+  readonly estimate: (checkpoint: Checkpoint, options: Options) => Promise<Estimate>;
+  readonly product: (checkpoint: Checkpoint, options: Options) => Product;
+  /** Settings that take less memory. */
+  readonly less: string;
+  readonly begin: (
+    checkpoint: Checkpoint,
+    options: Options,
+    estimate: Estimate,
+  ) => Promise<{ readonly step: () => Promise<void>; readonly dispose: () => void }>;
+}
+
+async function tryOut<Config extends { readonly dtype: string }, Estimate extends StepCounts>(
+  options: DryRunOptions<Config, Estimate>,
+  kind: Kind<DryRunOptions<Config, Estimate>, Estimate>,
+): Promise<DryRun<Estimate>> {
+  const { model: folder, config, device, onEstimate, signal } = options;
   const checkpoint = await openCheckpoint(folderSource(folder));
   try {
-    const sizes = checkpoint.config;
-    const counted = await estimateStep(sizes, config, device);
-    const flopsPerSecond = await matmulRate(device, sizes, config);
+    const counted = await kind.estimate(checkpoint, options);
+    signal?.throwIfAborted();
+    const flopsPerSecond = await matmulRate(device, config.dtype as DType, kind.product(checkpoint, options));
     const estimate = { ...counted, flopsPerSecond, seconds: counted.flops / flopsPerSecond };
     onEstimate?.(estimate);
     const { peak } = counted.memory;
     if (!counted.fits)
       throw new OutOfMemoryError(
-        `a step takes ${gb(peak)} GB of memory, ${device.name} has ${gb(device.pool.budget)} GB for it; recompute=true, a smaller length or microRows, and dtype=bf16 take less`,
+        `a step takes ${gb(peak)} GB of memory, ${device.name} has ${gb(device.pool.budget)} GB for it; ${kind.less}`,
       );
     signal?.throwIfAborted();
-    const model = await loadModel(checkpoint, { device, dtype: config.dtype, ...(signal && { signal }) });
-    const trainer = new Trainer(model, sizes, config, 0);
+    const { step, dispose } = await kind.begin(checkpoint, options, counted);
     try {
       await device.sync();
+      signal?.throwIfAborted();
       device.pool.resetPeak();
       const started = now();
-      const { losses } = await launchStep(trainer, sizes, counted.samples);
+      await step();
       await device.sync();
       const seconds = (now() - started) / 1000;
-      losses.dispose();
-      return {
-        estimate,
-        measured: { peak: device.pool.stats.peakBytes, buffers: device.pool.stats.reservedBytes, seconds },
-      };
+      const { peakBytes, reservedBytes } = device.pool.stats;
+      return { estimate, measured: { peak: peakBytes, buffers: reservedBytes, seconds } };
     } finally {
-      trainer.dispose();
-      model.dispose();
+      dispose();
     }
   } finally {
     await checkpoint.close();
@@ -87,13 +155,10 @@ const gb = (bytes: number): string => (bytes / 1e9).toFixed(2);
 
 const RATE_SECONDS = 0.2;
 
-/** FLOPs a second of the product of activations [rows, hidden] with the weight [intermediate, hidden] of an MLP, the best of several. */
-async function matmulRate(device: Device, { language }: JanusConfig, config: TrainConfig): Promise<number> {
-  const { hidden, intermediate } = language;
-  const rows = Math.min(1024, config.length * config.microRows);
-  const dtype = config.dtype as DType;
-  using a = full([rows, hidden], 0.5, { device });
-  using b = full([intermediate, hidden], 0.5, { dtype, device });
+/** FLOPs a second of a product, the best of several. */
+async function matmulRate(device: Device, dtype: DType, { rows, inner, outer }: Product): Promise<number> {
+  using a = full([rows, inner], 0.5, { device });
+  using b = full([outer, inner], 0.5, { dtype, device });
   /** Seconds of so many products. */
   const run = async (times: number): Promise<number> => {
     const started = now();
@@ -107,7 +172,7 @@ async function matmulRate(device: Device, { language }: JanusConfig, config: Tra
   for (let times = 1; spent < RATE_SECONDS; times *= 2) {
     const seconds = await run(times);
     spent += seconds;
-    best = Math.max(best, (times * 2 * rows * hidden * intermediate) / seconds);
+    best = Math.max(best, (times * 2 * rows * inner * outer) / seconds);
   }
   device.pool.trim();
   return best;

@@ -2,21 +2,32 @@
  * What a step of training takes before it is taken: parameters, memory, launches, FLOPs and bytes, counted on a null device that is made
  * like the real one, so that it picks the same kernels. The step is the longest that the settings allow.
  */
-import { ArgumentError, Device, OutOfMemoryError, construct, noGrad, scope, withLabel } from "../engine/index.ts";
-import type { Launch } from "../engine/index.ts";
-import { full } from "../kernels/index.ts";
+import {
+  ArgumentError,
+  Device,
+  Generator,
+  OutOfMemoryError,
+  construct,
+  noGrad,
+  scope,
+  withLabel,
+} from "../engine/index.ts";
+import type { Launch, Tensor } from "../engine/index.ts";
+import { full, uniform } from "../kernels/index.ts";
 import { partOf } from "../model/checkpoint/inspect.ts";
 import type { Part } from "../model/checkpoint/inspect.ts";
 import { imageTokens } from "../model/config.ts";
 import type { JanusConfig } from "../model/config.ts";
 import { JanusForConditionalGeneration } from "../model/janus.ts";
-import type { TrainConfig } from "./config.ts";
+import { VqModel } from "../model/vq.ts";
+import type { TokenizerConfig, TrainConfig } from "./config.ts";
 import { ENCODED_AT_ONCE } from "./data/codes.ts";
-import { CODES_LABEL } from "./data/tokenizer.ts";
-import { IGNORE, TASKS, imageSample, textSample } from "./samples.ts";
+import { CODES_LABEL, PREFIX } from "./data/tokenizer.ts";
+import { IGNORE, imageSample, textSample } from "./samples.ts";
 import type { Sample, Task } from "./samples.ts";
 import { Trainer } from "./trainer.ts";
 import type { Accumulated } from "./trainer.ts";
+import { VqTraining, vqOptions } from "./vq.ts";
 
 /** Bytes of tensors at the moment when most are alive; the kinds add up to `peak`. */
 export interface StepMemory {
@@ -31,23 +42,28 @@ export interface StepMemory {
   readonly buffers: number;
 }
 
-export interface StepEstimate {
+/** What a step of any stage takes. */
+export interface StepCounts {
   /** Elements of each part of the model. */
   readonly parts: Readonly<Partial<Record<Part, { readonly trained: number; readonly frozen: number }>>>;
   readonly parameters: { readonly trained: number; readonly frozen: number };
   readonly memory: StepMemory;
   /** Whether the device's budget of memory holds it. */
   readonly fits: boolean;
-  readonly rows: number;
-  /** Of each task, those that predict nothing too. */
-  readonly tokens: Readonly<Record<Task, number>>;
-  /** Those that are trained. */
-  readonly targets: Readonly<Record<Task, number>>;
   readonly launches: number;
   /** As the kernels state them: two a multiply-add; attention as if a row were one sample. */
   readonly flops: number;
   /** Read and written by kernels. */
   readonly bytes: number;
+}
+
+/** Of stages 1 to 3. */
+export interface StepEstimate extends StepCounts {
+  readonly rows: number;
+  /** Of each task, those that predict nothing too. */
+  readonly tokens: Readonly<Record<Task, number>>;
+  /** Those that are trained. */
+  readonly targets: Readonly<Record<Task, number>>;
   /** The samples that it was counted with. */
   readonly samples: readonly Sample[];
 }
@@ -119,21 +135,74 @@ export function longestBatch(sizes: JanusConfig, config: TrainConfig): Record<Ta
  */
 export async function estimateStep(sizes: JanusConfig, config: TrainConfig, like?: Device): Promise<StepEstimate> {
   const byTask = longestBatch(sizes, config);
+  // Rows with images take most; they come last, when the gradients of all others are alive.
+  const samples = [...byTask.text, ...byTask.gen, ...byTask.und];
+  const { result, ...counts } = await countStep(like, (device) => {
+    const model = new JanusForConditionalGeneration(sizes, { dtype: config.dtype, init: false, device });
+    const parameters = new Map(model.namedParameters());
+    return {
+      parameters,
+      begin: () => {
+        const trainer = new Trainer(model, sizes, config, 0);
+        return { trained: trainer.trained, step: () => launchStep(trainer, sizes, samples) };
+      },
+    };
+  });
+  const tokensOf = (task: Task): number => sum(byTask[task].map(({ ids }) => ids.length));
+  return {
+    ...counts,
+    rows: result.tokens / config.length,
+    tokens: { und: tokensOf("und"), text: tokensOf("text"), gen: tokensOf("gen") },
+    targets: result.counts,
+    samples,
+  };
+}
+
+/** Counts a step of stage 0, as `estimateStep` does those of the others. */
+export async function estimateTokenizerStep(
+  sizes: JanusConfig,
+  config: TokenizerConfig,
+  like?: Device,
+): Promise<StepCounts> {
+  const { result: _, ...counts } = await countStep(like, (device) => {
+    const vq = new VqModel(sizes.vq, { init: false, device });
+    const parameters = new Map([...vq.namedParameters()].map(([name, parameter]) => [PREFIX + name, parameter]));
+    return {
+      parameters,
+      begin: () => {
+        const training = new VqTraining(vq, vqOptions(config));
+        return { trained: parameters, step: () => launchTokenizerStep(training, sizes, config, device) };
+      },
+    };
+  });
+  return counts;
+}
+
+/** A model on a device, and what trains it, made only after the model has been counted. */
+type Made<T> = (device: Device) => {
+  /** Under their names in the model. */
+  readonly parameters: ReadonlyMap<string, Tensor>;
+  readonly begin: () => {
+    readonly trained: ReadonlyMap<string, Tensor>;
+    readonly step: () => Promise<T>;
+  };
+};
+
+/** Counts a step on a null device; where the budget of `like` does not hold it, on one without a budget. */
+async function countStep<T>(like: Device | undefined, make: Made<T>): Promise<StepCounts & { readonly result: T }> {
   try {
-    return await countStep(sizes, config, byTask, like, true);
+    return await countOn(like, make, true);
   } catch (error) {
     if (!(error instanceof OutOfMemoryError)) throw error;
-    return await countStep(sizes, config, byTask, like, false);
+    return await countOn(like, make, false);
   }
 }
 
-async function countStep(
-  sizes: JanusConfig,
-  config: TrainConfig,
-  byTask: Readonly<Record<Task, readonly Sample[]>>,
+async function countOn<T>(
   like: Device | undefined,
+  make: Made<T>,
   fits: boolean,
-): Promise<StepEstimate> {
+): Promise<StepCounts & { readonly result: T }> {
   const device = await Device.create({
     backend: "null",
     ...(like && { capabilities: like.capabilities }),
@@ -142,19 +211,15 @@ async function countStep(
   });
   try {
     const { stats } = device.pool;
-    const model = construct(
-      () => new JanusForConditionalGeneration(sizes, { dtype: config.dtype, init: false, device }),
-    );
+    const made = construct(() => make(device));
     const parts: Partial<Record<Part, { trained: number; frozen: number }>> = {};
     const weights = stats.liveBytes;
-    const trainer = new Trainer(model, sizes, config, 0);
-    for (const [name, { size }] of model.namedParameters()) {
+    const { trained, step } = made.begin();
+    for (const [name, { size }] of made.parameters) {
       const part = (parts[partOf(name)] ??= { trained: 0, frozen: 0 });
-      part[trainer.trained.has(name) ? "trained" : "frozen"] += size;
+      part[trained.has(name) ? "trained" : "frozen"] += size;
     }
     const optimizer = stats.liveBytes - weights;
-    // Rows with images take most; they come last, when the gradients of all others are alive.
-    const samples = [...byTask.text, ...byTask.gen, ...byTask.und];
     device.pool.resetPeak();
     let peak = 0;
     let gradients = 0;
@@ -167,10 +232,10 @@ async function countStep(
       }
       if (stats.peakBytes === peak) return;
       peak = stats.peakBytes;
-      gradients = sum([...trainer.trained.values()].map(({ grad }) => grad?.storage.bytes ?? 0));
+      gradients = sum([...trained.values()].map(({ grad }) => grad?.storage.bytes ?? 0));
     };
     device.listeners.add(watch);
-    const { counts, tokens } = await launchStep(trainer, sizes, samples);
+    const result = await step();
     watch();
     const values = Object.values(parts);
     return {
@@ -185,14 +250,8 @@ async function countStep(
         buffers: stats.reservedBytes,
       },
       fits,
-      rows: tokens / config.length,
-      tokens: Object.fromEntries(TASKS.map((task) => [task, sum(byTask[task].map(({ ids }) => ids.length))])) as Record<
-        Task,
-        number
-      >,
-      targets: counts,
       ...work,
-      samples,
+      result,
     };
   } finally {
     device.destroy();
@@ -219,4 +278,21 @@ export async function launchStep(
   }
   trainer.update(step.losses);
   return step;
+}
+
+/** Launches a step of stage 0, on pictures that are noise. */
+export async function launchTokenizerStep(
+  training: VqTraining,
+  { vq }: JanusConfig,
+  { batch, microBatch }: TokenizerConfig,
+  device: Device,
+): Promise<void> {
+  const parts: Tensor[] = [];
+  const generator = new Generator(0, { device });
+  for (let left = batch; left > 0; left -= microBatch) {
+    const shape = [Math.min(left, microBatch), 3, vq.imageSize, vq.imageSize];
+    parts.push(uniform(shape, -1, 1, { generator, site: left, device }));
+  }
+  const { losses, codes, vectors } = await training.launch(...parts);
+  for (const t of [...parts, losses, codes, vectors, generator]) t.dispose();
 }

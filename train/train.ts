@@ -191,7 +191,8 @@ export async function train(options: RunOptions): Promise<RunResult> {
     stop?.throwIfAborted();
     const end = Math.min(config.steps, config.stopAt ?? config.steps);
     if (trainer.step < end) await run.requireRoom(checkpointBytes);
-    record = await Recorder.open({ run: run.path, config, device, ceiling, onNotice }, trainer.step, folder);
+    record = new Recorder({ run: run.path, config, device, ceiling, onNotice }, trainer.step);
+    await record.begin(folder);
     const report = (isEnd: boolean): Promise<void> => {
       const janus = (): Janus =>
         new Janus(run.path, checkpoint.config, model, processor, `${run.path}, step ${trainer.step}`);

@@ -20,7 +20,8 @@ import { PictureEncoder } from "./data/pictures.ts";
 import type { Picture } from "./data/pictures.ts";
 import { Quarantine } from "./data/quarantine.ts";
 import { PREFIX, loadTokenizer } from "./data/tokenizer.ts";
-import { Journal } from "./report/journal.ts";
+import type { TokenizerStepEvent } from "./report/log.ts";
+import { TokenizerRecorder } from "./report/recorder.ts";
 import { nodeFileSystem } from "./run/file_system.ts";
 import { loadTensorsInto, saveTensors, tensorFileBytes } from "./run/optimizer_file.ts";
 import { RunFolder } from "./run/run_folder.ts";
@@ -37,25 +38,12 @@ import {
 import type { Task } from "./samples.ts";
 import { SkipLimit, skipText } from "./skips.ts";
 import type { RunOptions, RunResult } from "./train.ts";
-import { VqTraining } from "./vq.ts";
+import { VqTraining, vqOptions } from "./vq.ts";
 import type { VqLosses, VqStep, VqTrainingState, VqUsage } from "./vq.ts";
 
-/** Steps without use that take a code out at the end of a run with a rate weight, where codes are never moved. */
-const RETIRED_AFTER = 200;
-
-/** A line of the log. What is not finite is null in the file. */
-export interface TokenizerStepEvent extends VqLosses, Pick<VqStep, "used" | "gradNorm" | "skipped"> {
-  /** Counted from 0. */
-  readonly step: number;
-  readonly lr: number;
-  /** Where codes were looked through after the step. */
-  readonly reseed?: VqUsage;
-  /** Of the whole step, ms, and of it the time that it waited for pictures. */
-  readonly ms: number;
-  readonly waitingMs: number;
-  readonly imagesPerSecond: number;
-  /** Bytes of the buffers on the device, in use or kept for the next step. */
-  readonly memoryBytes: number;
+/** Steps without use that take a code out at the end of a run with a rate weight: those in which codes were no longer moved, or about that. */
+function retiredAfter({ steps, reseed: { every, until = steps } }: TokenizerConfig): number {
+  return until < steps ? steps - until : every || 200;
 }
 
 export interface TokenizerRunOptions extends Omit<RunOptions, "config" | "onStep" | "ceiling"> {
@@ -69,7 +57,7 @@ interface TokenizerState {
   readonly step: number;
   readonly loader: LoaderState;
   readonly training: VqTrainingState;
-  readonly config: TokenizerConfig;
+  readonly config: Omit<TokenizerConfig, "report">;
   readonly configHash: string;
 }
 
@@ -88,12 +76,12 @@ export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunR
   const indexes: SourceIndex[] = [];
   const made: { dispose(): void }[] = [];
   let loader: Loader<Picture> | null = null;
-  let journal: Journal | null = null;
+  let record: TokenizerRecorder | null = null;
   try {
     const state = newest ? ((await readState(newest, config)) as TokenizerState) : null;
     const sideFiles = await sideFilesOf(source);
     const { imageSize } = checkpoint.config.vq;
-    const { seed, batch, commitment, rateWeight } = config;
+    const { seed, batch, rateWeight } = config;
 
     // The data: all pictures alike, so each task has the share of its records.
     for (const spec of options.sources) indexes.push(await indexSource(spec, options.cache, signal));
@@ -115,9 +103,7 @@ export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunR
     // The tokenizer; the rest of the model stays on the disk.
     const vq = await loadTokenizer(checkpoint, device, config.dtype);
     made.push(vq);
-    const { lr, beta1, beta2, epsilon, weightDecay, clip: maxNorm } = config.optimizer;
-    const adamw = { lr, beta1, beta2, epsilon, weightDecay, maxNorm };
-    const training = new VqTraining(vq, { ...adamw, commitment, rateWeight, seed });
+    const training = new VqTraining(vq, vqOptions(config));
     made.unshift(training);
     const parameters = new Map([...vq.namedParameters()].map(([name, parameter]) => [PREFIX + name, parameter]));
     await checkpoint.close();
@@ -136,11 +122,12 @@ export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunR
       tensorFileBytes(training.optimizer.stateDict()) +
       [...sideFiles.values()].reduce((sum, { length }) => sum + length, SMALL_FILES);
     const save = async (): Promise<string> => {
+      const { report: _report, ...trained } = config;
       const content: TokenizerState = {
         step,
         loader: loaderState,
         training: training.state,
-        config,
+        config: trained,
         configHash: configHash(config),
       };
       const fill = async (sink: FolderSink): Promise<void> => {
@@ -155,15 +142,15 @@ export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunR
       };
       const { every: _, keep, keepEvery } = config.save;
       const saved = await run.save(step, fill, { last: keep, ...(keepEvery && { every: keepEvery }) }, checkpointBytes);
-      journal?.event("save", basename(saved.path));
-      if (saved.pruneProblem) journal?.notice(saved.pruneProblem.message);
+      record?.event("save", basename(saved.path));
+      if (saved.pruneProblem) record?.notice(saved.pruneProblem.message);
       return saved.path;
     };
     stop?.throwIfAborted();
     const end = Math.min(config.steps, config.stopAt ?? config.steps);
     if (step < end) await run.requireRoom(checkpointBytes);
-    journal = new Journal({ run: run.path, config, onNotice }, step);
-    await journal.begin(folder);
+    record = new TokenizerRecorder({ run: run.path, config, onNotice }, step);
+    await record.begin(folder);
 
     // The loop.
     const skips = new SkipLimit();
@@ -185,21 +172,23 @@ export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunR
         imagesPerSecond: (batch * 1000) / ms,
         memoryBytes: device.pool.stats.reservedBytes,
       };
-      await journal.line(event);
+      await record.line(event);
       options.onStep?.(event);
       const names = loaded.samples.map(({ name }) => name);
       const skipped = event.skipped ? skipText(event.step, "gradients were not finite", names) : null;
-      if (skipped) journal.notice(skipped, "skip");
+      if (skipped) record.notice(skipped, "skip");
       skips.count(skipped);
-      if (step === config.steps && rateWeight > 0) training.retire(config.reseed.every || RETIRED_AFTER);
+      if (step === config.steps && rateWeight > 0) training.retire(retiredAfter(config));
       if (step % config.save.every === 0 || step === end) last = await save();
+      if (step < end && !stop?.aborted) await record.report(vq, indexes, { isEnd: false, signal: stop });
     }
     if (last === null || basename(last) !== basename(run.folder(step))) last = await save();
     const stopped = step < end;
-    journal.event(stopped ? "stop" : "end", `${step} steps are done`);
+    record.event(stopped ? "stop" : "end", `${step} steps are done`);
+    await record.report(vq, indexes, { isEnd: true });
     return { steps: step, checkpoint: last, stopped };
   } catch (error) {
-    await journal?.failed(error);
+    await record?.failed(error);
     throw error;
   } finally {
     await loader?.dispose();

@@ -23,6 +23,7 @@ import {
   uniform,
 } from "../kernels/index.ts";
 import type { VqModel } from "../model/vq.ts";
+import type { TokenizerConfig } from "./config.ts";
 import { AdamW } from "./optimizer.ts";
 
 export interface VqTrainingOptions {
@@ -45,6 +46,12 @@ export interface VqTrainingOptions {
   readonly seed?: number;
 }
 
+/** What the settings of a run of stage 0 say of it. */
+export function vqOptions({ optimizer, commitment, rateWeight, seed }: TokenizerConfig): VqTrainingOptions {
+  const { lr, beta1, beta2, epsilon, weightDecay, clip: maxNorm } = optimizer;
+  return { lr, beta1, beta2, epsilon, weightDecay, maxNorm, commitment, rateWeight, seed };
+}
+
 export interface VqLosses {
   readonly reconstruction: number;
   readonly codebook: number;
@@ -62,6 +69,18 @@ export interface VqStep {
   /** Gradients were not finite: nothing was changed, and no code counts as used. */
   readonly skipped: boolean;
   /** Of the batch before quantisation, [B · s · s, codeDim]; the caller disposes them. */
+  readonly vectors: Tensor;
+}
+
+/** What the launches of a step leave; the caller disposes the tensors. */
+export interface VqLaunched {
+  /** f32 [3 · parts]: reconstruction, codebook and commitment of each part. */
+  readonly losses: Tensor;
+  /** Of the batch, of each part. */
+  readonly shares: readonly number[];
+  /** u32 [M]: the code of each vector. */
+  readonly codes: Tensor;
+  /** [M, codeDim], before quantisation. */
   readonly vectors: Tensor;
 }
 
@@ -123,24 +142,15 @@ export class VqTraining {
 
   /** One step on pixels [B, 3, S, S] in −1 … 1; those of several parts go through one by one, and their gradients are added up. */
   async step(...parts: readonly Tensor[]): Promise<VqStep> {
-    const total = parts.reduce((sum, pixels) => sum + pixels.dim(0), 0);
-    const done: (ReturnType<VqTraining["accumulate"]> & { readonly share: number })[] = [];
-    for (const pixels of parts) {
-      await new Promise((resolve) => setTimeout(resolve)); // signals, and what reads the data, come in between
-      const share = pixels.dim(0) / total;
-      done.push({ share, ...this.accumulate(pixels, share) });
-    }
-    const [losses, vectors] = scope(() => [stack(done.flatMap((part) => part.losses)), cat(done.map((part) => part.vectors))]); // prettier-ignore
-    this.optimizer.step();
-    zeroGradients(this.vq.parameters());
+    const { losses, shares, codes, vectors } = await this.launch(...parts);
     const { gradNorm, skipped } = await this.optimizer.report();
     const isSkipped = skipped > this.skipped;
     this.skipped = skipped;
     const values = await losses.data();
-    const mean = (which: number): number => done.reduce((sum, { share }, i) => sum + share * values[3 * i + which]!, 0);
-    const indices = (await Promise.all(done.map((part) => part.indices.data()))).flatMap((some) => Array.from(some));
+    const mean = (which: number): number => shares.reduce((sum, share, i) => sum + share * values[3 * i + which]!, 0);
+    const indices = Array.from(await codes.data());
     if (!isSkipped) this.count(indices);
-    for (const t of [losses, ...done.flatMap((part) => [...part.losses, part.indices, part.vectors])]) t.dispose();
+    for (const t of [losses, codes]) t.dispose();
     return {
       losses: { reconstruction: mean(0), codebook: mean(1), commitment: mean(2) },
       used: new Set(indices).size,
@@ -148,6 +158,26 @@ export class VqTraining {
       skipped: isSkipped,
       vectors,
     };
+  }
+
+  /** The launches of a step: nothing is read back, and no use of a code counted. */
+  async launch(...parts: readonly Tensor[]): Promise<VqLaunched> {
+    const total = parts.reduce((sum, pixels) => sum + pixels.dim(0), 0);
+    const shares = parts.map((pixels) => pixels.dim(0) / total);
+    const done: ReturnType<VqTraining["accumulate"]>[] = [];
+    for (const [i, pixels] of parts.entries()) {
+      await new Promise((resolve) => setTimeout(resolve)); // signals, and what reads the data, come in between
+      done.push(this.accumulate(pixels, shares[i]!));
+    }
+    this.optimizer.step();
+    zeroGradients(this.vq.parameters());
+    const [losses, codes, vectors] = scope(() => [
+      stack(done.flatMap((part) => part.losses)),
+      cat(done.map((part) => part.indices)),
+      cat(done.map((part) => part.vectors)),
+    ]) as [Tensor, Tensor, Tensor];
+    for (const t of done.flatMap((part) => [...part.losses, part.indices, part.vectors])) t.dispose();
+    return { losses, shares, codes, vectors };
   }
 
   private count(indices: readonly number[]): void {

@@ -5,10 +5,10 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { newCheckpoint } from "../../examples/new_checkpoint.ts";
 import { Device, OutOfMemoryError, setDevice } from "../../index.ts";
-import { checkConfig } from "../../train/config.ts";
+import { checkConfig, checkTokenizerConfig } from "../../train/config.ts";
 import type { TrainConfig } from "../../train/config.ts";
 import type { StepEstimate } from "../../train/estimate.ts";
-import { dryRun } from "../../train/dry_run.ts";
+import { dryRun, dryRunTokenizer } from "../../train/dry_run.ts";
 import { runCli } from "../cli.ts";
 import { errorOf } from "../gpu.ts";
 
@@ -53,6 +53,26 @@ describe.each([1, 2, 3] as const)("stage %i", (stage) => {
     expect(Math.abs(memory.buffers / measured.buffers - 1)).toBeLessThan(0.1);
     expect([samples.length, rows]).toEqual([8, 6]);
     expect(measured.seconds).toBeGreaterThan(0);
+    expect(device.pool.stats.liveBytes, device.pool.table()).toBe(live);
+  });
+});
+
+describe("stage 0", () => {
+  it.each([
+    { batch: 4, microBatch: 4 },
+    { batch: 5, microBatch: 2, reseed: { every: 0 } },
+  ])("with %j takes what was said", async (more) => {
+    const config = checkTokenizerConfig({ stage: 0, steps: 10, optimizer: { lr: 1e-3 }, rateWeight: 0.01, ...more });
+    const live = device.pool.stats.liveBytes;
+    device.pool.trim();
+    const { estimate, measured } = await dryRunTokenizer({ model, config, device });
+    const { memory, parts, parameters, launches, flops } = estimate;
+    expect(Object.keys(parts).sort()).toEqual(["image codebook", "image decoder", "image encoder"]);
+    expect(parameters.frozen).toBe(0);
+    expect(Math.abs(memory.peak / measured.peak - 1)).toBeLessThan(0.1);
+    expect(Math.abs(memory.buffers / measured.buffers - 1)).toBeLessThan(0.1);
+    expect(memory.weights + memory.optimizer + memory.gradients + memory.activations).toBe(memory.peak);
+    expect([launches > 500, flops > 1e8, measured.seconds > 0]).toEqual([true, true, true]);
     expect(device.pool.stats.liveBytes, device.pool.table()).toBe(live);
   });
 });

@@ -26,12 +26,13 @@ import type { TokenizerConfig } from "../../train/config.ts";
 import { SourceError } from "../../train/data/errors.ts";
 import { PREFIX, loadTokenizer } from "../../train/data/tokenizer.ts";
 import { readEvents } from "../../train/report/index.ts";
+import type { TokenizerStepEvent } from "../../train/report/index.ts";
 import { nodeFileSystem } from "../../train/run/file_system.ts";
 import type { RunResult } from "../../train/train.ts";
 import { train } from "../../train/train.ts";
 import { TrainingError } from "../../train/skips.ts";
 import { trainTokenizer } from "../../train/train_tokenizer.ts";
-import type { TokenizerRunOptions, TokenizerStepEvent } from "../../train/train_tokenizer.ts";
+import type { TokenizerRunOptions } from "../../train/train_tokenizer.ts";
 import type { VqTrainingState } from "../../train/vq.ts";
 import { runCli } from "../cli.ts";
 import { errorOf, useDevice } from "../gpu.ts";
@@ -243,16 +244,38 @@ it("other settings, runs of other stages and sources of texts are refused before
   expect((await go("short", settings({ steps: 2, microBatch: 1, rateWeight: 0 }))).steps).toBe(2); // more steps and pictures at once are no other settings
 });
 
-it("runs as a command, a line a step; a dry run is refused", async () => {
+it("runs as a command, a line a step, with a page at its end; a dry run writes nothing", async () => {
   const command = ["train", "stage0", `--model=${at("model")}`, `--run=${at("typed")}`, `--cache=${at("cache")}`];
   const data = ["--data", at("data", "pairs.jsonl"), at("classes"), "--set", "batch=2", "steps=2"];
-  const run = await runCli([...command, ...data]);
+  const dry = await runCli([...command, ...data, "--dry-run"]);
+  expect(dry.code, dry.stderr).toBe(0);
+  expect(dry.stdout).toMatch(
+    /image decoder +[\d,]+ +0\n(.|\n)*\na step: 2 pictures, 2 at once\n(.|\n)*at most 2 such steps\n +pictures +4\n(.|\n)*measured: one such step\n/,
+  );
+  expect(readdirSync(home)).not.toContain("typed");
+  const run = await runCli([...command, ...data, "reseed.every=1"]);
   expect(run.code, run.stderr).toBe(0);
   expect(run.stdout).toBe(`${at("typed", "step-00000002")}\n`);
   const line =
-    /^step \d\/2 {2}reconstruction \d+\.\d{4} {2}codebook .* commitment .* \d+ codes {2}norm .* lr 1\.0e-4 /gm;
+    /^step \d\/2 {2}reconstruction \d+\.\d{4} {2}codebook .* commitment .* \d+ codes {2}.*norm .* lr 1\.0e-4 /gm;
   expect(run.stderr.match(line), run.stderr).toHaveLength(2);
-  const dry = await runCli([...command, ...data, "--dry-run"]);
-  expect([dry.code, dry.stdout]).toEqual([2, ""]);
-  expect(dry.stderr).toMatch(/--dry-run is not there for stage 0/);
+  const page = readFileSync(at("typed", "report.html"), "utf8");
+  expect(page).toMatch(/stage 0 · 2 of 2 steps · not running/);
+  for (const title of ["error of reconstructed pixels", "vectors from their codes", "that a step used", "perplexity"])
+    expect(page).toContain(title);
+  expect(page).not.toContain("Loss by task");
+  expect(page.match(/<img/g)).toHaveLength(8); // four pictures and what their codes give
+});
+
+it("the page shows pictures as the tokenizer holds them by now", async () => {
+  const shown = at("shown", "samples", "reconstructions");
+  const pages: string[] = [];
+  const onStep = ({ step }: TokenizerStepEvent): void => {
+    if (step === 5) pages.push(readFileSync(at("shown", "report.html"), "utf8"), readFileSync(join(shown, "000.png"), "base64")); // prettier-ignore
+  };
+  const config = settings({ steps: 20, report: { every: 5, reconstructions: 1 } });
+  await go("shown", config, { onStep });
+  expect(pages[0]).toMatch(/5 of 20 steps · running/);
+  expect(readFileSync(join(shown, "000.png"), "base64")).not.toBe(pages[1]);
+  expect(readdirSync(shown)).toEqual(["000-original.png", "000.png"]);
 });

@@ -5,6 +5,6 @@ export { Curve } from "./curve.ts";
 export { Html, html, page, picture, pictureGrid, table } from "./html.ts";
 export type { Content, PageOptions, PagePicture, Section } from "./html.ts";
 export { readEvents, readLog } from "./log.ts";
-export type { LogLine, RunEvent, StepEvent } from "./log.ts";
+export type { LogLine, RunEvent, StepEvent, TokenizerStepEvent } from "./log.ts";
 export { RunCurves, runReport } from "./run_report.ts";
 export type { RunReportOptions } from "./run_report.ts";

@@ -1,12 +1,16 @@
-/** The log and the events of a run, written as it goes. */
+/** The log, the events and the page of a run, written as it goes. */
 import { messageOf } from "../run/errors.ts";
 import { appendEvent, appendStep, cutLog } from "./log.ts";
 import type { LogLine, RunEvent } from "./log.ts";
+import { RunCurves, runReport } from "./run_report.ts";
+
+/** Seconds after which the browser loads the page of a running run again. */
+const REFRESH = 30;
 
 export interface JournalOptions {
   /** Folder of the run. */
   readonly run: string;
-  readonly config: object;
+  readonly config: { readonly report: { readonly every: number } };
   /** Is told what the person who started the run should know. */
   readonly onNotice: (message: string) => void;
 }
@@ -15,6 +19,7 @@ export class Journal {
   /** Steps done. */
   protected steps: number;
   private readonly about: JournalOptions;
+  private readonly curves = new RunCurves();
 
   /** @param steps that the run has done; 0 for a new one */
   constructor(options: JournalOptions, steps: number) {
@@ -25,18 +30,19 @@ export class Journal {
   /**
    * Goes on with the records of a run; lines of later steps, which an earlier process had done but not saved, are cut: they are done again.
    * @param from what the model is loaded from
-   * @param onLine gets the lines that stay
    */
-  async begin(from: string, onLine: (line: LogLine) => void = () => undefined): Promise<void> {
+  async begin(from: string): Promise<void> {
     const { run, config } = this.about;
-    const cut = await cutLog(run, this.steps, onLine);
+    const cut = await cutLog(run, this.steps, (line) => this.curves.add(line));
     const again = cut ? `; steps behind it that were not saved and are done again: ${cut}` : "";
     this.append(this.steps > 0 ? "resume" : "start", `from ${from}${again}`, config);
+    if (this.steps > 0) this.curves.mark(this.steps, "resumed");
   }
 
   /** Writes the line of a step that is done. */
-  async line(event: { readonly step: number }): Promise<void> {
+  async line(event: LogLine): Promise<void> {
     this.steps = event.step + 1;
+    this.curves.add(event);
     await appendStep(this.about.run, event);
   }
 
@@ -50,13 +56,45 @@ export class Journal {
     this.about.onNotice(message);
   }
 
-  /** Notes why the run ended before its time. Never throws: the error that is on its way counts. */
+  /** Whether something is due that comes every so many steps (0 for never), and at the end of the run. */
+  protected isDue(every: number, isEnd: boolean): boolean {
+    return every > 0 && (isEnd || this.steps % every === 0);
+  }
+
+  /**
+   * Makes pictures, then writes the page. What goes wrong is said and ends nothing: a run does not stop for its report.
+   * @param pictures each is tried, whatever becomes of the others
+   */
+  protected async write(
+    pictures: readonly (() => Promise<void>)[],
+    { isEnd, signal }: { readonly isEnd: boolean; readonly signal?: AbortSignal | undefined },
+  ): Promise<void> {
+    for (const make of pictures) {
+      try {
+        await make();
+      } catch (error) {
+        if (!signal?.aborted) this.notice(`no pictures for the report: ${messageOf(error)}`);
+      }
+    }
+    try {
+      await this.page(isEnd);
+    } catch (error) {
+      this.notice(`the report could not be written: ${messageOf(error)}`);
+    }
+  }
+
+  /** Notes why the run ended before its time, on the page too. Never throws: the error that is on its way counts. */
   async failed(error: unknown): Promise<void> {
     try {
       this.append("error", messageOf(error));
+      if (this.about.config.report.every > 0) await this.page(true);
     } catch {
       // the disk, most likely, and the error on its way says so
     }
+  }
+
+  private async page(isEnd: boolean): Promise<void> {
+    await runReport(this.about.run, { curves: this.curves, ...(!isEnd && { refresh: REFRESH }) });
   }
 
   private append(kind: RunEvent["kind"], text: string, config?: object): void {

@@ -7,27 +7,41 @@ import { appendFile, open, truncate } from "node:fs/promises";
 import { join } from "node:path";
 import { fileError } from "../../model/node/files.ts";
 import type { StepReport } from "../trainer.ts";
+import type { VqLosses, VqStep, VqUsage } from "../vq.ts";
 
-/** A line of the log. What is not finite is null in the file. */
-export interface StepEvent extends StepReport {
+/** What a step of any stage takes. */
+interface StepCost {
   /** Of the whole step, ms, and of it the time that it waited for samples. */
   readonly ms: number;
   readonly waitingMs: number;
-  /** Without padding. */
-  readonly tokensPerSecond: number;
   /** Pictures that were seen and pictures that were learned to be drawn. */
   readonly imagesPerSecond: number;
-  /** Of forward and backward as the launches state them, without what is computed a second time (`recompute`). */
-  readonly flops: number;
-  /** Model FLOPs utilisation: `flops` per second, as a part of the matmul ceiling measured when the run began. */
-  readonly mfu: number;
   /** Bytes of the buffers on the device, in use or kept for the next step. */
   readonly memoryBytes: number;
 }
 
+/** A line of the log of stages 1 to 3. What is not finite is null in the file. */
+export interface StepEvent extends StepReport, StepCost {
+  /** Without padding. */
+  readonly tokensPerSecond: number;
+  /** Of forward and backward as the launches state them, without what is computed a second time (`recompute`). */
+  readonly flops: number;
+  /** Model FLOPs utilisation: `flops` per second, as a part of the matmul ceiling measured when the run began. */
+  readonly mfu: number;
+}
+
+/** A line of the log of stage 0. */
+export interface TokenizerStepEvent extends VqLosses, Pick<VqStep, "used" | "gradNorm" | "skipped">, StepCost {
+  /** Counted from 0. */
+  readonly step: number;
+  readonly lr: number;
+  /** Where codes were looked through after the step. */
+  readonly reseed?: VqUsage;
+}
+
 type Loose<T> = T extends number ? number | null : T extends object ? { readonly [K in keyof T]?: Loose<T[K]> } : T;
-/** A step as it is read back: anything may be missing but its number. */
-export type LogLine = Loose<Omit<StepEvent, "step">> & { readonly step: number };
+/** A step of any stage as it is read back: anything may be missing but its number. */
+export type LogLine = Loose<Omit<StepEvent & TokenizerStepEvent, "step">> & { readonly step: number };
 
 /** Something that happened in a run. */
 export interface RunEvent {

@@ -12,8 +12,20 @@ import { readEvents, readLog } from "./log.ts";
 import type { LogLine, RunEvent } from "./log.ts";
 import { readReconstructions, readSamples } from "./samples.ts";
 
-/** What is drawn besides the losses: a number of a step, with how its axis is written. */
+/** What is drawn besides the losses by task: a number of a step, with how its axis is written. */
 const MEASURES = {
+  reconstruction: {
+    title: "Mean squared error of reconstructed pixels, −1 to 1",
+    of: (line: LogLine) => line.reconstruction,
+    scale: "log",
+  },
+  codebook: { title: "Squared distance of vectors from their codes", of: (line: LogLine) => line.codebook, scale: "log" }, // prettier-ignore
+  used: { title: "Codes that a step used", of: (line: LogLine) => line.used, zero: true },
+  perplexity: {
+    title: "Codes that pictures spread over (perplexity)",
+    of: (line: LogLine) => line.reseed?.perplexity,
+    zero: true,
+  },
   lr: { title: "Learning rate", of: (line: LogLine) => line.lr, format: "~e", zero: true, smooth: false },
   gradNorm: { title: "Norm of the gradients, before clipping", of: (line: LogLine) => line.gradNorm, scale: "log" },
   lossScale: { title: "Loss scale", of: (line: LogLine) => line.lossScale, format: "~s", scale: "log", smooth: false },
@@ -64,24 +76,27 @@ export class RunCurves {
     for (const [name, { of }] of Object.entries(MEASURES)) this.measures[name]!.add(x, of(line));
   }
 
-  /** Losses by task first; then learning rate, norm, speed and memory. Measures that no line has are left out. */
+  /**
+   * Losses first, by task, or that of the pixels in stage 0; then the rest, down to speed and memory. Measures that no line has are left out.
+   * The first is large and has the marks.
+   */
   async charts(): Promise<Html[]> {
     const tasks = TASKS.filter((task) => !this.losses[task].isEmpty);
     const names = tasks.length > 1 ? (["all", ...tasks] as const) : tasks;
-    const charts = [
-      await lineChart({
-        title: "Loss by task",
-        x: "step",
-        y: "nats per trained token",
-        series: names.map((name) => ({ name, points: this.losses[name], colour: TASK_COLOURS[name] })),
-        marks: this.marks,
-        width: 1040,
-        height: 300,
-      }),
-    ];
-    for (const [name, { of: _, ...how }] of Object.entries(MEASURES)) {
+    const losses = {
+      title: "Loss by task",
+      y: "nats per trained token",
+      series: names.map((name) => ({ name, points: this.losses[name], colour: TASK_COLOURS[name] })),
+    };
+    const measures = Object.entries(MEASURES).flatMap(([name, how]) => {
       const points = this.measures[name]!;
-      if (!points.isEmpty) charts.push(await lineChart({ ...how, x: "step", series: [{ name, points }] }));
+      return points.isEmpty ? [] : [{ ...how, series: [{ name, points }] }];
+    });
+    const isStage0 = tasks.length === 0 && !this.measures["reconstruction"]!.isEmpty;
+    const charts: Html[] = [];
+    for (const chart of isStage0 ? measures : [losses, ...measures]) {
+      const large = charts.length === 0 && { marks: this.marks, width: 1040, height: 300 };
+      charts.push(await lineChart({ ...chart, x: "step", ...large }));
     }
     return charts;
   }
@@ -147,6 +162,7 @@ function lastStep({ last, trained }: RunCurves): Content {
     if (!report && !trained[task]) return [];
     return [[task, report?.loss?.toFixed(4) ?? "", count(report?.tokens ?? 0), count(trained[task] ?? 0)]];
   });
+  if (rows.length === 0) return null;
   return table([`step ${count(last.step + 1)}`, "loss", "trained tokens", "in all so far"], rows, [1, 2, 3]);
 }
 
@@ -177,7 +193,7 @@ function reconstructionsSection(found: Awaited<ReturnType<typeof readReconstruct
     {
       title: "What the image tokenizer keeps",
       content: [
-        "Pictures of the training data through the tokenizer and back. It is frozen: drawn pictures cannot be sharper.",
+        "Pictures of the training data through the tokenizer and back. Drawn pictures cannot be sharper.",
         pictureGrid(pictures, { columns: 8, width: THUMBNAIL }),
       ],
     },

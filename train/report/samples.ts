@@ -5,11 +5,13 @@
 import { mkdir, readFile, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { RgbImage } from "../../model/image/image.ts";
+import { reconstruct } from "../../model/image_codes.ts";
 import { resizeBicubic } from "../../model/image/resize.ts";
 import { writeFileAtomic } from "../../model/node/files.ts";
 import { encodePng, readPngText } from "../../model/node/image_file.ts";
 import { encodePicture, readPicture } from "../../model/node/janus.ts";
 import type { Janus } from "../../model/pipeline.ts";
+import type { VqModel } from "../../model/vq.ts";
 import { stepName } from "../run/manifest.ts";
 
 /** Longest side of a picture that is kept, pixels. */
@@ -60,12 +62,12 @@ export async function drawSamples(janus: Janus, run: string, step: number, optio
   }
 }
 
-/** Takes pictures through the image tokenizer and back. */
-export async function saveReconstructions(janus: Janus, run: string, images: readonly RgbImage[]): Promise<void> {
+/** Takes pictures through the image tokenizer and back, in place of those that were there before. */
+export async function saveReconstructions(vq: VqModel, run: string, images: readonly RgbImage[]): Promise<void> {
   const folder = samplesFolder(run, RECONSTRUCTIONS);
-  await mkdir(folder, { recursive: true });
+  if (images.length) await mkdir(folder, { recursive: true });
   for (const [i, input] of images.entries()) {
-    const { original, image, psnr } = await janus.reconstruct(input);
+    const { original, image, psnr } = await reconstruct(vq, input);
     const name = join(folder, String(i).padStart(3, "0"));
     await writeFileAtomic(`${name}-original.png`, await encodePng(small(original)));
     await writeFileAtomic(`${name}.png`, await encodePng(small(image), { [PSNR]: psnr.toFixed(2) }));
