@@ -6,7 +6,6 @@ import type { Dice } from "./dice.ts";
 import {
   heldOutAmong,
   heldOutIn,
-  isForTraining,
   isHeldOutAttributes,
   isHeldOutColour,
   isHeldOutCount,
@@ -16,7 +15,7 @@ import {
   isHeldOutWording,
 } from "./held_out.ts";
 import type { Coloured } from "./held_out.ts";
-import { COLOURS, OPPOSITE, RELATIONS, SHAPES, boxOf, layOut, relations } from "./scene.ts";
+import { COLOURS, OPPOSITE, RELATIONS, SHAPES, boxOf, inReadingOrder, layOut, relations } from "./scene.ts";
 import type { Colour, LayoutOptions, Relation, Scene, Shape } from "./scene.ts";
 
 export const KINDS = ["single_object", "two_object", "counting", "colors", "position", "color_attr"] as const;
@@ -168,21 +167,21 @@ export const heldOutPrompts = (kind: Kind): Prompt[] =>
 export const CLEAR = 0.65;
 
 /**
- * A picture of the prompt and of nothing else. What the prompt leaves open is random, and free of what is held out, as is its layout for
- * training; for the evaluation (`heldOut`) the layout is one of those held out and only the prompt itself may be too.
+ * A picture of the prompt and of nothing else. What the prompt leaves open is random, and its layout is for training; for the evaluation
+ * (`heldOut`) the layout is one of those held out, and nothing is held out in it but what the prompt asks for.
  */
 export function sceneFor(dice: Dice, prompt: Prompt, options: LayoutOptions & { heldOut?: boolean } = {}): Scene {
   const { heldOut = false } = options;
   for (let attempt = 0; attempt < 200; attempt++) {
     const objects = prompt.include.flatMap(({ shape, count, colour }) => {
-      const free = COLOURS.filter((other) => !isHeldOutColour({ colour: other, shape }));
+      const free = heldOut ? COLOURS.filter((other) => !isHeldOutColour({ colour: other, shape })) : COLOURS;
       const same = dice.chance(0.5) ? dice.pick(free) : undefined; // half of the counted groups have one colour
       return Array.from({ length: count }, () => ({ shape, colour: colour ?? same ?? dice.pick(free) }));
     });
     const asked = heldOut && !["single_object", "position"].includes(prompt.kind) ? 1 : 0;
-    if (heldOutAmong(objects).length > asked) continue; // no layout would help
+    if (heldOut && heldOutAmong(objects).length > asked) continue; // no layout would help
     const accept = (scene: Scene): boolean =>
-      fits(scene, prompt) && (heldOut ? isHeldOutLayout(scene) && onlyAsked(scene, prompt) : isForTraining(scene));
+      fits(scene, prompt) && isHeldOutLayout(scene) === heldOut && (!heldOut || onlyAsked(scene, prompt));
     const scene = layOut(dice, objects, accept, options);
     if (scene) return scene;
   }
@@ -201,8 +200,10 @@ function onlyAsked(scene: Scene, { kind, include }: Prompt): boolean {
   return found.length <= (kind === "single_object" ? 0 : 1);
 }
 
-/** The positions that the prompt asks for, each clear. The objects stand in the order of the clauses. */
+/** The positions that the prompt asks for, each clear; what it lists without one is in reading order. The objects stand in the order of the clauses. */
 function fits({ objects }: Scene, { include }: Prompt): boolean {
+  const isList = include.length > 1 && include.every(({ position }) => !position);
+  if (isList && inReadingOrder(objects).some((object, i) => object !== objects[i])) return false;
   return include.every(({ position }, i) => {
     if (!position) return true;
     const [relation, target] = position;
@@ -210,10 +211,10 @@ function fits({ objects }: Scene, { include }: Prompt): boolean {
   });
 }
 
-/** What a scene shows, said in full: "a red circle, two blue squares and a green cross". */
+/** What a scene shows, said in full and in reading order: "a red circle, two blue squares and a green cross". */
 export function describe({ objects }: Scene): string {
   const counts = new Map<string, { object: Coloured; count: number }>();
-  for (const { colour, shape } of objects) {
+  for (const { colour, shape } of inReadingOrder(objects)) {
     const key = `${colour} ${shape}`;
     const entry = counts.get(key) ?? { object: { colour, shape }, count: 0 };
     counts.set(key, { ...entry, count: entry.count + 1 });
@@ -225,16 +226,15 @@ export function describe({ objects }: Scene): string {
   return parts.length === 0 ? last : `${parts.join(", ")} and ${last}`;
 }
 
-/** A scene of one to four objects of any shapes and colours; what it may show as in `sceneFor`. */
+/** A scene of one to four objects of any shapes and colours, with a layout for training or one for the evaluation (`heldOut`). */
 export function randomScene(dice: Dice, options: LayoutOptions & { heldOut?: boolean } = {}): Scene {
   const { heldOut = false } = options;
   for (let attempt = 0; attempt < 1000; attempt++) {
     const count = dice.pick([1, 2, 2, 3, 3, 3, 4, 4]);
     const kinds = dice.shuffle(SHAPES).slice(0, 1 + dice.int(count)); // few shapes for many objects: something to count
     const objects = Array.from({ length: count }, () => ({ shape: dice.pick(kinds), colour: dice.pick(COLOURS) }));
-    if (!heldOut && heldOutAmong(objects).length > 0) continue; // no layout would help
-    const scene = layOut(dice, objects, () => true, options);
-    if (scene && (heldOut ? isHeldOutLayout(scene) : isForTraining(scene))) return scene;
+    const scene = layOut(dice, objects, (found) => isHeldOutLayout(found) === heldOut, options);
+    if (scene) return scene;
   }
   throw new RangeError("randomScene: no scene found");
 }

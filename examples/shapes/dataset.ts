@@ -9,7 +9,7 @@ import type { RgbImage } from "../../model/image/image.ts";
 import { KINDS, describe, heldOutPrompts, randomPrompt, randomScene, sceneFor } from "./captions.ts";
 import type { Kind, Prompt } from "./captions.ts";
 import { Dice } from "./dice.ts";
-import { heldOutIn } from "./held_out.ts";
+import { heldOutAmong, heldOutIn } from "./held_out.ts";
 import { QUESTION_KINDS, askAbout, questionsAbout } from "./questions.ts";
 import type { Question, QuestionKind } from "./questions.ts";
 import { SIDE, render } from "./scene.ts";
@@ -25,9 +25,9 @@ export interface Sample {
   /** Undefined for pictures of several objects that are only asked about. */
   readonly prompt: Prompt | undefined;
   readonly questions: readonly Question[];
-  /** All that the picture shows, each object with its colour; a prompt too. Prompts of one kind leave most of that open. */
-  readonly description: string;
-  /** Sentences about the picture that need no picture. */
+  /** All that the picture shows, each object with its colour; a prompt too. Undefined where that would name what is held out. */
+  readonly description: string | undefined;
+  /** Sentences about the picture that need no picture; "" for none. */
   readonly text: string;
 }
 
@@ -45,14 +45,17 @@ export function trainingSample(seed: number, index: number, options: SampleOptio
   const scene = prompt ? sceneFor(dice, prompt, options) : randomScene(dice, options);
   const asked = questionsAbout(dice, scene, questions);
   const [first] = questionsAbout(dice, scene, 1);
-  const description = describe(scene);
-  const text = [`${description}.`, ...(first ? [first.question, `${first.answer}.`] : [])].join(" ");
+  const description = heldOutAmong(scene.objects).length === 0 ? describe(scene) : undefined;
+  const text = [
+    ...(description ? [`${description}.`] : []),
+    ...(first ? [first.question, `${first.answer}.`] : []),
+  ].join(" ");
   return { scene, prompt, questions: asked, description, text };
 }
 
 export interface DatasetOptions extends SampleOptions {
   readonly seed?: number;
-  /** Pictures to make; 10,000 unless told. All have a description, six of seven a prompt of one of the kinds. */
+  /** Pictures to make; 10,000 unless told. Most have a description, six of seven a prompt of one of the kinds. */
   readonly pictures?: number;
   /** Side of the pictures, pixels; 64 unless told. */
   readonly side?: number;
@@ -105,8 +108,10 @@ export async function writeDataset(folder: string, options: DatasetOptions = {})
         lines.gen += line({ prompt, image });
         counts.generation++;
       }
-      lines.text += line({ text: sample.text });
-      counts.text++;
+      if (sample.text) {
+        lines.text += line({ text: sample.text });
+        counts.text++;
+      }
     }
     await Promise.all([...writes, understanding.write(lines.und), generation.write(lines.gen), text.write(lines.text)]);
     onProgress?.(Math.min(pictures, from + AT_ONCE));

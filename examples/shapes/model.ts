@@ -10,7 +10,7 @@ import type { LayoutOptions } from "./scene.ts";
 /** Side of the demo's pictures, pixels: 8 × 8 codes of 4 × 4 pixels. */
 export const PICTURE = 32;
 /** On one background a small image tokenizer learns colours in half the steps, and spends fewer codes on nothing. */
-export const LAYOUT: LayoutOptions = { grid: 8, backgrounds: ["black"] };
+export const LAYOUT: LayoutOptions = { grid: 16, origin: 8, backgrounds: ["black"] };
 const MERGES = 512;
 /** Samples whose words the tokenizer learns. */
 const SAMPLES = 300;

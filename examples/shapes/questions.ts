@@ -1,7 +1,7 @@
 /** Questions about a scene with answers of one word, and what of the held-out combinations each one names. */
 import { NUMBER_WORDS, CLEAR, plural } from "./captions.ts";
 import type { Dice } from "./dice.ts";
-import { isHeldOutAttributes, isHeldOutColour, isHeldOutCount, isHeldOutPair, isHeldOutPosition } from "./held_out.ts";
+import { isHeldOutColour, isHeldOutCount, isHeldOutPair, isHeldOutPosition } from "./held_out.ts";
 import { COLOURS, RELATIONS, SHAPES, boxOf, relations } from "./scene.ts";
 import type { Relation, Scene, SceneObject } from "./scene.ts";
 
@@ -68,9 +68,6 @@ const MAKERS: Readonly<Record<QuestionKind, Make>> = {
       : SHAPES.map((other) => ({ shape: other, colour }));
     const absent = near.filter((a) => objects.every((b) => a.shape !== b.shape || a.colour !== b.colour));
     const asked = yes ? { shape, colour } : dice.pick(absent);
-    // What is named beside what is seen must not make a pair that is held out, not even to deny it.
-    if (objects.some((object) => isHeldOutPair(asked.shape, object.shape) || isHeldOutAttributes(asked, object)))
-      return undefined;
     const name = `${asked.colour} ${asked.shape}`;
     const question = dice.pick([`is there a ${name}?`, `do you see a ${name}?`]).replace("a orange", "an orange");
     return { kind: "exists", question, answer: yes ? "yes" : "no", heldOut: isHeldOutColour(asked) };
@@ -84,7 +81,8 @@ const MAKERS: Readonly<Record<QuestionKind, Make>> = {
     if (!there || clearly(there, target) !== relation) return undefined;
     const words = `${relation} the ${target.shape}`;
     const question = dice.pick([`what is ${words}?`, `which shape is ${words}?`]);
-    return { kind: "where", question, answer: there.shape, heldOut: isHeldOutPosition(there.shape, relation, target.shape) }; // prettier-ignore
+    const heldOut = isHeldOutPosition(there.shape, relation, target.shape) || isHeldOutPair(there.shape, target.shape);
+    return { kind: "where", question, answer: there.shape, heldOut };
   },
   relation(dice, scene, yes) {
     const [a, b] = dice.shuffle(unique(scene));

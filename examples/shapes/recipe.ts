@@ -47,7 +47,7 @@ const tokenizer = (steps: number): StageRecipe => ({
 const stages = (one: number, two: number, three: number, batch: number): Recipe["stages"] => ({
   1: { steps: one, batch, lr: 1e-3, warmup: Math.min(10, one), cooldown: 0 },
   2: { steps: two, batch, lr: 2.5e-3, warmup: Math.min(40, Math.ceil(two / 4)), cooldown: 0 },
-  3: { steps: three, batch, lr: 2.5e-3, warmup: Math.min(40, Math.ceil(three / 4)), cooldown: Math.ceil(three / 2) },
+  3: { steps: three, batch, lr: 2.5e-3, warmup: Math.min(40, Math.ceil(three / 4)), cooldown: three },
 });
 
 export const RECIPES: Readonly<Record<Length, Recipe>> = {
@@ -55,8 +55,8 @@ export const RECIPES: Readonly<Record<Length, Recipe>> = {
   default: { pictures: 4000, tokenizer: tokenizer(240), stages: stages(10, 50, 200, 20), prompts: 20, questions: 20 },
   full: {
     pictures: 24_000,
-    tokenizer: tokenizer(1000),
-    stages: stages(40, 1000, 3800, 20),
+    tokenizer: tokenizer(700),
+    stages: stages(40, 2400, 1700, 20),
     prompts: 100,
     questions: 50,
   },

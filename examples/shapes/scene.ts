@@ -66,6 +66,13 @@ export interface Box {
 export const boxOf = ({ x, y, size }: SceneObject): Box => ({ x, y, width: size, height: size });
 
 /**
+ * From the top, and from the left where tops are level: the order in which their first image codes come, and captions name them. A model
+ * that draws row by row then finds the words of the next object behind those of the last.
+ */
+export const inReadingOrder = (objects: readonly SceneObject[]): SceneObject[] =>
+  [...objects].sort((a, b) => a.y - a.size / 2 - (b.y - b.size / 2) || a.x - a.size / 2 - (b.x - b.size / 2));
+
+/**
  * Where `a` is, seen from `b`, by GenEval's rule: the offset of the centres, less a tenth of the summed sides on each axis, over the length
  * of the whole offset, must exceed `least` (0.5 there; more asks for a clearer case). On a diagonal two relations can hold.
  */
@@ -87,8 +94,10 @@ export function relations(a: Box, b: Box, least = 0.5): Relation[] {
 }
 
 export interface LayoutOptions {
-  /** Boxes begin on multiples of this many pixels, and their sides differ by it. 4 unless told. */
+  /** Boxes begin this many pixels apart, and their sides differ by it. 4 unless told. */
   readonly grid?: number;
+  /** Where the first of them begin, from the left and from the top; on the first multiple of `grid` off the border unless told. */
+  readonly origin?: number;
   /** Both unless told. */
   readonly backgrounds?: readonly Background[];
 }
@@ -107,15 +116,17 @@ export function layOut(
   dice: Dice,
   objects: readonly Pick<SceneObject, "shape" | "colour">[],
   accept: (scene: Scene) => boolean = () => true,
-  { grid = 4, backgrounds = Object.keys(BACKGROUNDS) as Background[] }: LayoutOptions = {},
+  options: LayoutOptions = {},
 ): Scene | undefined {
+  const { grid = 4, backgrounds = Object.keys(BACKGROUNDS) as Background[] } = options;
+  const { origin = Math.ceil(BORDER / grid) * grid } = options;
   const range = SIZES[objects.length - 1];
   if (!range) throw new RangeError(`layOut: a scene has 1 to ${SIZES.length} objects, got ${objects.length}`);
   for (let attempt = 0; attempt < 60; attempt++) {
     const background = dice.pick(backgrounds);
     const placed: SceneObject[] = [];
     for (const { shape, colour } of objects) {
-      const free = placeFor(dice, range, grid, placed);
+      const free = placeFor(dice, range, grid, origin, placed);
       if (!free) break;
       placed.push({ shape, colour, ...free });
     }
@@ -129,14 +140,14 @@ function placeFor(
   dice: Dice,
   [least, most]: readonly [number, number],
   grid: number,
+  origin: number,
   others: readonly SceneObject[],
 ): Pick<SceneObject, "size" | "x" | "y"> | undefined {
   for (let attempt = 0; attempt < 20; attempt++) {
     const size = least + grid * dice.int(Math.floor((most - least) / grid) + 1);
-    const first = Math.ceil(BORDER / grid);
-    const places = Math.floor((SIDE - BORDER - size) / grid) - first + 1;
-    const x = (first + dice.int(places)) * grid + size / 2;
-    const y = (first + dice.int(places)) * grid + size / 2;
+    const places = Math.floor((SIDE - BORDER - size - origin) / grid) + 1;
+    const x = origin + dice.int(places) * grid + size / 2;
+    const y = origin + dice.int(places) * grid + size / 2;
     const clear = others.every(
       (other) => Math.max(Math.abs(x - other.x), Math.abs(y - other.y)) >= (size + other.size) / 2 + GAP,
     );
