@@ -74,9 +74,9 @@ export const dryRun = (options: DryRunOptions): Promise<DryRun> =>
 export const dryRunTokenizer = (options: DryRunOptions<TokenizerConfig, StepCounts>): Promise<DryRun<StepCounts>> =>
   tryOut(options, {
     estimate: ({ config: sizes }, { config, device }) => estimateTokenizerStep(sizes, config, device),
-    // A 3 × 3 convolution of the innermost level.
+    // A 3 × 3 convolution with the channels of the innermost level.
     product: ({ config: { vq } }, { config }) => ({
-      rows: Math.min(1024, config.microBatch * vq.imageSize ** 2),
+      rows: Math.min(1024, Math.min(config.batch, config.microBatch) * vq.imageSize ** 2),
       inner: 9 * vq.baseChannels * vq.multipliers.at(-1)!,
       outer: vq.baseChannels * vq.multipliers.at(-1)!,
     }),

@@ -293,6 +293,11 @@ export async function launchTokenizerStep(
     const shape = [Math.min(left, microBatch), 3, vq.imageSize, vq.imageSize];
     parts.push(uniform(shape, -1, 1, { generator, site: left, device }));
   }
-  const { losses, codes, vectors } = await training.launch(...parts);
-  for (const t of [...parts, losses, codes, vectors, generator]) t.dispose();
+  generator.dispose();
+  try {
+    const { losses, codes, vectors } = await training.launch(...parts);
+    for (const t of [losses, codes, vectors]) t.dispose();
+  } finally {
+    for (const part of parts) part.dispose();
+  }
 }

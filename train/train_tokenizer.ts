@@ -41,10 +41,9 @@ import type { RunOptions, RunResult } from "./train.ts";
 import { VqTraining, vqOptions } from "./vq.ts";
 import type { VqLosses, VqStep, VqTrainingState, VqUsage } from "./vq.ts";
 
-/** Steps without use that take a code out at the end of a run with a rate weight: those in which codes were no longer moved, or about that. */
-function retiredAfter({ steps, reseed: { every, until = steps } }: TokenizerConfig): number {
-  return until < steps ? steps - until : every || 200;
-}
+/** Steps without use that take a code out at the end of a run with a rate weight: those since codes were last moved, up to 200. */
+const retiredAfter = ({ steps, reseed: { every, until = steps } }: TokenizerConfig): number =>
+  every > 0 ? Math.max(every, Math.min(200, steps - until)) : 200;
 
 export interface TokenizerRunOptions extends Omit<RunOptions, "config" | "onStep" | "ceiling"> {
   readonly config: TokenizerConfig;

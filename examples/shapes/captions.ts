@@ -15,7 +15,7 @@ import {
   isHeldOutWording,
 } from "./held_out.ts";
 import type { Coloured } from "./held_out.ts";
-import { COLOURS, OPPOSITE, RELATIONS, SHAPES, boxOf, inReadingOrder, layOut, relations } from "./scene.ts";
+import { COLOURS, RELATIONS, SHAPES, boxOf, inReadingOrder, layOut, relations } from "./scene.ts";
 import type { Colour, LayoutOptions, Relation, Scene, Shape } from "./scene.ts";
 
 export const KINDS = ["single_object", "two_object", "counting", "colors", "position", "color_attr"] as const;
@@ -194,8 +194,7 @@ function onlyAsked(scene: Scene, { kind, include }: Prompt): boolean {
   if (kind === "position") {
     const [target, subject] = include;
     const [relation] = subject!.position!;
-    const asked = [`${subject!.shape} ${relation} ${target!.shape}`, `${target!.shape} ${OPPOSITE[relation]} ${subject!.shape}`]; // prettier-ignore
-    return found.every((what) => asked.includes(what));
+    return found.every((what) => what === `${subject!.shape} ${relation} ${target!.shape}`);
   }
   return found.length <= (kind === "single_object" ? 0 : 1);
 }

@@ -173,7 +173,7 @@ export interface EvaluationOptions extends LayoutOptions {
 
 /**
  * What the trained model is judged by: prompts of every kind that training never held, in an order of the seed, and questions about
- * pictures whose layouts it never saw. A question with `heldOut` asks for a combination it never met either; the others are about scenes
+ * pictures whose layouts it never saw. A question with `heldOut` asks for a combination that no question of training names; the others are about scenes
  * without any.
  */
 export function evaluation(seed: number, options: EvaluationOptions = {}): Evaluation {

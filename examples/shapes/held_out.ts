@@ -1,15 +1,16 @@
 /**
- * What training never says or asks, by a fixed rule (numbers are places in `SHAPES` and `COLOURS`, counted from 0):
+ * What no prompt, description or question of training names, by a fixed rule (numbers are places in `SHAPES` and `COLOURS`, counted from 0):
  * - colours: colour c on shape c mod 6 (8 of 48: red circle, orange square, …, purple circle, pink square);
- * - shape pairs: shapes s and s + 3 in one picture (3 of 15: circle and cross, square and ring, triangle and diamond);
+ * - shape pairs: shapes s and s + 3 together (3 of 15: circle and cross, square and ring, triangle and diamond);
  * - counts, 2 to 4: exactly 2 + s mod 3 of shape s (6 of 18: two circles, three squares, four triangles, two crosses, …);
  * - positions: shape s left of shape s + 1, and shape s above shape s + 2, mod 6 (12 of 96 between shapes that may be told together; told
  *   from the other side, "a square right of a circle", they are for training);
  * - attributes: two objects of different shape and colour with c1 + c2 + s1 + s2 divisible by 5 (a fifth of them);
  * - layouts: an eighth of all scenes, by a hash of everything in them, whatever they show. Pictures of the evaluation are of these only.
- * Pictures of training may show such a combination, but then no text names it: "a circle" may be red, and its description is left out. (Pictures
- * without red circles teach that there are none: docs/decisions.md.) Every shape and every colour is still told with most others. A single object cannot be held out: there the evaluation's wordings are, as
- * (opening + article + shape) mod 4 = 0 (captions.ts), besides the layouts.
+ * Pictures of training may show such a combination, "a circle" may be red, and their descriptions are left out; the questions of a conversation,
+ * each free of it, may name its parts. (Pictures without red circles teach that there are none: docs/decisions.md.) Every shape and every colour
+ * is still told with most others. A single object cannot be held out: there the evaluation's wordings are, as (opening + article + shape)
+ * mod 4 = 0 (captions.ts), besides the layouts.
  */
 import { COLOURS, SHAPES, boxOf, relations } from "./scene.ts";
 import type { Colour, Relation, Scene, Shape } from "./scene.ts";
@@ -72,7 +73,7 @@ export function heldOutAmong(objects: readonly Coloured[]): string[] {
   return found;
 }
 
-/** Everything held out that the scene shows, in words; its layout apart. Empty for scenes of training. */
+/** Everything held out that the scene shows, in words; its layout apart. */
 export function heldOutIn({ objects }: Scene): string[] {
   const found = heldOutAmong(objects);
   for (const a of objects) {

@@ -3,9 +3,9 @@
  * `janus train` runs them. Everything lies in one folder; what is finished there is not done again, so an interrupted run goes on.
  */
 import { existsSync } from "node:fs";
-import { writeFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { tensor } from "../../engine/index.ts";
+import { ArgumentError, tensor } from "../../engine/index.ts";
 import type { Device } from "../../engine/index.ts";
 import { createModel } from "../../model/create.ts";
 import { generationPixels } from "../../model/image/preprocess.ts";
@@ -31,6 +31,8 @@ const ROW = 352;
 const ROWS = 10;
 /** The report's is 0; a model that sees a combination a hundred times rather learns the rule with some. */
 const WEIGHT_DECAY = 0.1;
+/** Of the data: goes up where the same settings make another world. */
+const VERSION = 2;
 /** Questions to a picture, in one conversation: a picture takes 64 tokens, a question ten. */
 const QUESTIONS = 6;
 /** Of stage 0. Without it flat background took half of the codes, and the Llama had to learn which. */
@@ -65,10 +67,14 @@ export interface LearnOptions {
 export async function learn(folder: string, options: LearnOptions): Promise<string | null> {
   const { recipe, seed, device, onStage, onStep, onNotice, stop } = options;
   const data = join(folder, "data");
-  if (!existsSync(join(data, "done"))) {
+  const done = join(data, "done");
+  const about = JSON.stringify({ version: VERSION, ...LAYOUT, seed, pictures: recipe.pictures });
+  if (existsSync(done) && (await readFile(done, "utf8")) !== about)
+    throw new ArgumentError(`${folder} holds a run of other data than this version's; --fresh begins anew`);
+  if (!existsSync(done)) {
     onStage?.("data", recipe.pictures);
     await writeDataset(data, { ...LAYOUT, seed, pictures: recipe.pictures, side: PICTURE, questions: QUESTIONS });
-    await writeFile(join(data, "done"), "");
+    await writeFile(done, about);
   }
   let model = join(folder, "stage0");
   if (!existsSync(model) && !(await tokenizerStage(folder, model, options))) return null;
@@ -143,7 +149,7 @@ async function tokenizerStage(folder: string, out: string, options: LearnOptions
   }
 }
 
-/** Pictures of the tokenizer's training from number `from` on: any shapes, none of the held-out combinations. float32 [count, 3, S, S]. */
+/** Pictures of the tokenizer's training from number `from` on: any shapes, layouts for training. float32 [count, 3, S, S]. */
 export function tokenizerPixels(seed: number, from: number, count: number): Float32Array {
   const size = 3 * PICTURE ** 2;
   const pixels = new Float32Array(count * size);

@@ -89,7 +89,7 @@ export async function reportPage(options: ReportOptions): Promise<string> {
         title: "What it can do",
         content: [
           scores,
-          `${recipe.prompts} prompts and ${recipe.questions} questions a kind. Combinations, wordings and layouts were held out: none of these prompts, pictures and questions was in training. Pictures are judged by GenEval's rules, by a program that reads their pixels.`,
+          `${recipe.prompts} prompts and ${recipe.questions} questions a kind. Combinations and wordings were held out of all texts, layouts of all pictures: none of these prompts, pictures and questions was in training. Pictures are judged by GenEval's rules, by a program that reads their pixels.`,
         ],
       },
       ...names.map((name, i) => ({

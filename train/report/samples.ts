@@ -2,7 +2,7 @@
  * Pictures of a run, as small PNG files in its folder: `samples/step-…/` drawn from the same prompts and seeds as training goes on, and
  * `samples/reconstructions/`, pictures of the training data through the image tokenizer and back.
  */
-import { mkdir, readFile, readdir } from "node:fs/promises";
+import { mkdir, readFile, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { RgbImage } from "../../model/image/image.ts";
 import { reconstruct } from "../../model/image_codes.ts";
@@ -72,6 +72,7 @@ export async function saveReconstructions(vq: VqModel, run: string, images: read
     await writeFileAtomic(`${name}-original.png`, await encodePng(small(original)));
     await writeFileAtomic(`${name}.png`, await encodePng(small(image), { [PSNR]: psnr.toFixed(2) }));
   }
+  for (const file of await namesIn(folder)) if (Number.parseInt(file) >= images.length) await rm(join(folder, file));
 }
 
 /** Names in a folder, in order; none where it is not there. */
