@@ -29,7 +29,7 @@ import { render } from "./scene.ts";
 /** Tokens of a packed row, and rows that go through the model at once. */
 const ROW = 352;
 const ROWS = 10;
-/** The report's is 0; a model that sees a combination a hundred times rather learns the rule with some. */
+/** The report's is 0. Over 500 steps of stage 2 losses are the same without it. */
 const WEIGHT_DECAY = 0.1;
 /** Of the data: goes up where the same settings make another world. */
 const VERSION = 2;

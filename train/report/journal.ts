@@ -15,6 +15,13 @@ export interface JournalOptions {
   readonly onNotice: (message: string) => void;
 }
 
+/** Where a run stands when its report may be due. */
+export interface Standing {
+  /** At its end the report is always due. */
+  readonly isEnd: boolean;
+  readonly signal?: AbortSignal | undefined;
+}
+
 export class Journal {
   /** Steps done. */
   protected steps: number;
@@ -67,10 +74,7 @@ export class Journal {
    * Makes pictures, then writes the page. What goes wrong is said and ends nothing: a run does not stop for its report.
    * @param pictures each is tried, whatever becomes of the others
    */
-  protected async write(
-    pictures: readonly (() => Promise<void>)[],
-    { isEnd, signal }: { readonly isEnd: boolean; readonly signal?: AbortSignal | undefined },
-  ): Promise<void> {
+  protected async write(pictures: readonly (() => Promise<void>)[], { isEnd, signal }: Standing): Promise<void> {
     for (const make of pictures) {
       try {
         await make();

@@ -11,17 +11,10 @@ import type { SourceIndex } from "../data/index_file.ts";
 import type { Sample } from "../samples.ts";
 import type { StepReport } from "../trainer.ts";
 import { Journal } from "./journal.ts";
-import type { JournalOptions } from "./journal.ts";
+import type { JournalOptions, Standing } from "./journal.ts";
 import type { StepEvent } from "./log.ts";
 import { drawSamples, readReconstructions, saveReconstructions } from "./samples.ts";
 import { FlopMeter } from "./speed.ts";
-
-/** Where a run stands when its report may be due. */
-export interface Standing {
-  /** At its end the report is always due. */
-  readonly isEnd: boolean;
-  readonly signal?: AbortSignal | undefined;
-}
 
 export interface RecorderOptions extends JournalOptions {
   readonly config: TrainConfig;
