@@ -9,7 +9,7 @@ import type { RgbImage } from "../../model/image/image.ts";
 import { KINDS, describe, heldOutPrompts, randomPrompt, randomScene, sceneFor } from "./captions.ts";
 import type { Kind, Prompt } from "./captions.ts";
 import { Dice } from "./dice.ts";
-import { heldOutAmong, heldOutIn } from "./held_out.ts";
+import { heldOutIn } from "./held_out.ts";
 import { QUESTION_KINDS, askAbout, questionsAbout } from "./questions.ts";
 import type { Question, QuestionKind } from "./questions.ts";
 import { SIDE, render } from "./scene.ts";
@@ -25,9 +25,9 @@ export interface Sample {
   /** Undefined for pictures of several objects that are only asked about. */
   readonly prompt: Prompt | undefined;
   readonly questions: readonly Question[];
-  /** All that the picture shows, each object with its colour; a prompt too. Undefined where that would name what is held out. */
-  readonly description: string | undefined;
-  /** Sentences about the picture that need no picture; "" for none. */
+  /** All that the picture shows, most objects with their colour, and nothing that is held out; a prompt too. */
+  readonly description: string;
+  /** Sentences about the picture that need no picture. */
   readonly text: string;
 }
 
@@ -36,26 +36,26 @@ export interface SampleOptions extends LayoutOptions {
   readonly questions?: number;
 }
 
-/** Training sample `index` of a seed: the six kinds of prompts come round with a seventh, any one to four objects without a prompt. */
+/** They come round; undefined is any one to four objects without a prompt. Of counts and of positions descriptions say least. */
+const ROUND: readonly (Kind | undefined)[] = [...KINDS, "counting", "position", undefined];
+
+/** Training sample `index` of a seed. */
 export function trainingSample(seed: number, index: number, options: SampleOptions = {}): Sample {
   const { questions = 2 } = options;
   const dice = new Dice(seed, TRAINING, index);
-  const kind = KINDS[index % (KINDS.length + 1)];
+  const kind = ROUND[index % ROUND.length];
   const prompt = kind && randomPrompt(dice, kind);
   const scene = prompt ? sceneFor(dice, prompt, options) : randomScene(dice, options);
   const asked = questionsAbout(dice, scene, questions);
   const [first] = questionsAbout(dice, scene, 1);
-  const description = heldOutAmong(scene.objects).length === 0 ? describe(scene) : undefined;
-  const text = [
-    ...(description ? [`${description}.`] : []),
-    ...(first ? [first.question, `${first.answer}.`] : []),
-  ].join(" ");
+  const description = describe(dice, scene);
+  const text = [`${description}.`, ...(first ? [first.question, `${first.answer}.`] : [])].join(" ");
   return { scene, prompt, questions: asked, description, text };
 }
 
 export interface DatasetOptions extends SampleOptions {
   readonly seed?: number;
-  /** Pictures to make; 10,000 unless told. Most have a description, six of seven a prompt of one of the kinds. */
+  /** Pictures to make; 10,000 unless told. Each has a description, eight of nine a prompt of one of the kinds. */
   readonly pictures?: number;
   /** Side of the pictures, pixels; 64 unless told. */
   readonly side?: number;
@@ -103,15 +103,12 @@ export async function writeDataset(folder: string, options: DatasetOptions = {})
         lines.und += line({ messages: [...turns(content, first.answer), ...others] });
         counts.understanding++;
       }
-      for (const prompt of [sample.prompt?.text, sample.description]) {
-        if (prompt === undefined) continue;
+      for (const prompt of [...(sample.prompt ? [sample.prompt.text] : []), sample.description]) {
         lines.gen += line({ prompt, image });
         counts.generation++;
       }
-      if (sample.text) {
-        lines.text += line({ text: sample.text });
-        counts.text++;
-      }
+      lines.text += line({ text: sample.text });
+      counts.text++;
     }
     await Promise.all([...writes, understanding.write(lines.und), generation.write(lines.gen), text.write(lines.text)]);
     onProgress?.(Math.min(pictures, from + AT_ONCE));

@@ -7,10 +7,10 @@
  *   from the other side, "a square right of a circle", they are for training);
  * - attributes: two objects of different shape and colour with c1 + c2 + s1 + s2 divisible by 5 (a fifth of them);
  * - layouts: an eighth of all scenes, by a hash of everything in them, whatever they show. Pictures of the evaluation are of these only.
- * Pictures of training may show such a combination, "a circle" may be red, and their descriptions are left out; the questions of a conversation,
- * each free of it, may name its parts. (Pictures without red circles teach that there are none: docs/decisions.md.) Every shape and every colour
- * is still told with most others. A single object cannot be held out: there the evaluation's wordings are, as (opening + article + shape)
- * mod 4 = 0 (captions.ts), besides the layouts.
+ * Pictures of training may show such a combination, and are told with less: a red circle is "a circle" or "a red shape"; the questions of a
+ * conversation, each free of it, may name its parts. (Pictures without red circles teach that there are none: docs/decisions.md.) Every shape and
+ * every colour is still told with most others. A single object cannot be held out: there the evaluation's wordings are, as (opening + article +
+ * shape) mod 4 = 0 (captions.ts), besides the layouts.
  */
 import { COLOURS, SHAPES, boxOf, relations } from "./scene.ts";
 import type { Colour, Relation, Scene, Shape } from "./scene.ts";
@@ -25,6 +25,9 @@ export interface Coloured {
   readonly colour: Colour;
   readonly shape: Shape;
 }
+
+/** What is said of an object. */
+export type Mention = Partial<Coloured>;
 
 export const isHeldOutColour = ({ colour, shape }: Coloured): boolean =>
   colourNumber[colour] % SHAPES.length === shapeNumber[shape];
@@ -56,22 +59,27 @@ export function isHeldOutLayout({ background, objects }: Scene): boolean {
   return ((hash ^ (hash >>> 16)) & 7) === 0;
 }
 
-/** What is held out among objects wherever they lie: counts, colours, pairs, attributes. */
-export function heldOutAmong(objects: readonly Coloured[]): string[] {
+/** What is held out among objects, as far as they are told and wherever they lie: counts, colours, pairs, attributes. */
+export function heldOutAmong(objects: readonly Mention[]): string[] {
   const found: string[] = [];
   for (const shape of SHAPES) {
-    const count = objects.filter((object) => object.shape === shape).length;
-    if (isHeldOutCount(shape, count)) found.push(`${count} of ${shape}`);
+    const these = objects.filter((object) => object.shape === shape);
+    const plain = these.filter(({ colour }) => !colour); // told as "two squares", beside a red square or not
+    for (const { length } of [these, plain]) if (isHeldOutCount(shape, length)) found.push(`${length} of ${shape}`);
   }
   objects.forEach((a, i) => {
-    if (isHeldOutColour(a)) found.push(`${a.colour} ${a.shape}`);
+    if (isFull(a) && isHeldOutColour(a)) found.push(`${a.colour} ${a.shape}`);
     for (const b of objects.slice(i + 1)) {
-      if (isHeldOutPair(a.shape, b.shape)) found.push(`${a.shape} and ${b.shape}`);
-      if (isHeldOutAttributes(a, b)) found.push(`${a.colour} ${a.shape} and ${b.colour} ${b.shape}`);
+      if (a.shape && b.shape && isHeldOutPair(a.shape, b.shape)) found.push(`${a.shape} and ${b.shape}`);
+      if (isFull(a) && isFull(b) && isHeldOutAttributes(a, b)) {
+        found.push(`${a.colour} ${a.shape} and ${b.colour} ${b.shape}`);
+      }
     }
   });
   return found;
 }
+
+const isFull = (mention: Mention): mention is Coloured => mention.shape !== undefined && mention.colour !== undefined;
 
 /** Everything held out that the scene shows, in words; its layout apart. */
 export function heldOutIn({ objects }: Scene): string[] {

@@ -1,16 +1,13 @@
 /** demo/report.html: what was learned, by table, curves and pictures. */
-import { readFile } from "node:fs/promises";
-import { join } from "node:path";
 import { getDevice } from "../../engine/index.ts";
 import { Janus, encodePng } from "../../model/node/index.ts";
-import { RunCurves, lineChart, page, pictureGrid, readLog, table } from "../../train/report/index.ts";
+import { RunCurves, page, pictureGrid, readLog, table } from "../../train/report/index.ts";
 import type { Content, PagePicture } from "../../train/report/index.ts";
 import { STAGES } from "../../train/stages.ts";
 import { KINDS, randomScene } from "./captions.ts";
 import { Dice } from "./dice.ts";
 import type { Answered, Drawn, Results, Score } from "./evaluate.ts";
-import { TOKENIZER_LOG, runOf } from "./learn.ts";
-import type { TokenizerStep } from "./learn.ts";
+import { runOf } from "./learn.ts";
 import { LAYOUT, PICTURE } from "./model.ts";
 import { QUESTION_KINDS } from "./questions.ts";
 import type { Recipe } from "./recipe.ts";
@@ -123,20 +120,15 @@ async function reconstructions(model: string): Promise<{ seen: PagePicture[]; ps
   return { seen: await Promise.all([...before, ...after]), psnr };
 }
 
-/** The curves of stage 0, then those of the three stages one after the other. */
+/** How well stage 0 holds pictures, then the curves of the three stages one after the other. */
 async function curves(folder: string): Promise<Content[]> {
-  const lines = (await readFile(join(folder, TOKENIZER_LOG), "utf8")).trimEnd().split("\n");
-  const steps = lines.map((line) => JSON.parse(line) as TokenizerStep);
-  const tokenizer = await lineChart({
-    title: "Stage 0: mean squared error of reconstructed pixels (−1 to 1)",
-    x: "step",
-    scale: "log",
-    series: [{ name: "reconstruction", points: steps.map((s) => [s.step + 1, s.reconstruction] as const) }],
-  });
+  const tokenizer = new RunCurves();
+  for await (const line of readLog(runOf(folder, 0))) tokenizer.add(line);
   const stages = new RunCurves();
   for (const stage of STAGES) {
     stages.begin(`stage ${stage}`);
     for await (const line of readLog(runOf(folder, stage))) stages.add(line);
   }
-  return [tokenizer, ...(await stages.charts())];
+  const [reconstruction] = await tokenizer.charts();
+  return [reconstruction!, ...(await stages.charts())];
 }

@@ -1,9 +1,9 @@
 /** Questions about a scene with answers of one word, and what of the held-out combinations each one names. */
-import { NUMBER_WORDS, CLEAR, plural } from "./captions.ts";
+import { NUMBER_WORDS, clearly, plural } from "./captions.ts";
 import type { Dice } from "./dice.ts";
 import { isHeldOutColour, isHeldOutCount, isHeldOutPair, isHeldOutPosition } from "./held_out.ts";
 import { COLOURS, RELATIONS, SHAPES, boxOf, relations } from "./scene.ts";
-import type { Relation, Scene, SceneObject } from "./scene.ts";
+import type { Scene, SceneObject } from "./scene.ts";
 
 export const QUESTION_KINDS = ["shape", "colour", "count", "exists", "where", "relation"] as const;
 export type QuestionKind = (typeof QUESTION_KINDS)[number];
@@ -18,12 +18,6 @@ export interface Question {
 
 const only = <T>(list: readonly T[]): T | undefined => (list.length === 1 ? list[0] : undefined);
 const distinct = <T>(list: readonly T[]): T[] => [...new Set(list)];
-
-const clearly = (a: SceneObject, b: SceneObject): Relation | undefined => {
-  const [relation] = relations(boxOf(a), boxOf(b), CLEAR);
-  // Above 0.65 on one axis the other can still pass GenEval's 0.5; then both are true and neither is asked for.
-  return relations(boxOf(a), boxOf(b)).length === 1 ? relation : undefined;
-};
 
 /** Objects whose shape no other has. */
 const unique = ({ objects }: Scene): SceneObject[] =>

@@ -55,8 +55,8 @@ export const RECIPES: Readonly<Record<Length, Recipe>> = {
   default: { pictures: 4000, tokenizer: tokenizer(240), stages: stages(10, 50, 200, 20), prompts: 20, questions: 20 },
   full: {
     pictures: 24_000,
-    tokenizer: tokenizer(700),
-    stages: stages(40, 2400, 1700, 20),
+    tokenizer: tokenizer(1000),
+    stages: stages(40, 3000, 3600, 20),
     prompts: 100,
     questions: 50,
   },
