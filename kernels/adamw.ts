@@ -103,29 +103,35 @@ export interface AdamWSettings extends AdamWBetas {
   readonly emaDecay?: number;
 }
 
+/** What the step of any optimizer asks of its tensors: f32 of one shape but for the copy, and storages that granules of 4 may be written to. */
+export function checkStep(op: string, tensors: Omit<AdamWTensors, "v"> & { readonly v?: Tensor }, state: Tensor, { emaDecay = 0 }: AdamWSettings): void {
+  const { master, m, v, grad, copy = null, ema = null } = tensors;
+  checkTensors(op, master, m, v, grad, copy, ema, state);
+  if (!(emaDecay >= 0 && emaDecay <= 1)) throw new ArgumentError(`${op}: decay ${emaDecay} of the moving average; from 0 to 1`);
+  for (const t of [master, m, v, grad, ema]) {
+    if (t && t.dtype !== "f32") throw new DTypeError(`${op}: ${t} is not f32; only the copy may be of 16 bits`);
+    if (t && !sameShape(t.shape, master.shape)) throw new ShapeError(`${op}: ${t} for a parameter ${master}; master, moments, gradient and average have one shape`);
+  }
+  if (copy && ((copy.dtype !== "f16" && copy.dtype !== "bf16") || !sameShape(copy.shape, master.shape))) {
+    throw new DTypeError(`${op}: copy ${copy} of ${master}; f16 or bf16 of the same shape`);
+  }
+  for (const t of [master, m, v, copy, ema]) {
+    // The last granule is written whole: what is behind the tensor must be padding.
+    if (t && (!t.isBindable || (t.size % 4 !== 0 && t.storage.bytes !== storageBytes(t.dtype, t.size)))) {
+      throw new ArgumentError(`${op}: ${t} is a view that cannot be written in granules of 4; use a tensor with a storage of its own`);
+    }
+  }
+}
+
 /**
  * One AdamW update of one parameter, in place, with the step that `adamwPrepare` began in `state`.
  * Loshchilov and Hutter, "Decoupled weight decay regularization" (2019). Arithmetic is f32.
  */
 export function adamwStep(tensors: AdamWTensors, state: Tensor, settings: AdamWSettings = {}): void {
   const { master, m, v, grad, copy = null, ema = null } = tensors;
-  checkTensors("adamwStep", master, m, v, grad, copy, ema, state);
   const { beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weightDecay = 0, emaDecay = 0 } = settings;
   if (!(epsilon >= 1e-37) || !(weightDecay >= 0)) throw new ArgumentError(`adamwStep: ε ${epsilon}, weight decay ${weightDecay}; ε ≥ 1e-37 (less is 0 in f32), decay ≥ 0`);
-  if (!(emaDecay >= 0 && emaDecay <= 1)) throw new ArgumentError(`adamwStep: decay ${emaDecay} of the moving average; from 0 to 1`);
-  for (const t of [master, m, v, grad, ...(ema ? [ema] : [])]) {
-    if (t.dtype !== "f32") throw new DTypeError(`adamwStep: ${t} is not f32; only the copy may be of 16 bits`);
-    if (!sameShape(t.shape, master.shape)) throw new ShapeError(`adamwStep: ${t} for a parameter ${master}; master, m, v, gradient and average have one shape`);
-  }
-  if (copy && ((copy.dtype !== "f16" && copy.dtype !== "bf16") || !sameShape(copy.shape, master.shape))) {
-    throw new DTypeError(`adamwStep: copy ${copy} of ${master}; f16 or bf16 of the same shape`);
-  }
-  for (const t of [master, m, v, copy, ema]) {
-    // The last granule is written whole: what is behind the tensor must be padding.
-    if (t && (!t.isBindable || (t.size % 4 !== 0 && t.storage.bytes !== storageBytes(t.dtype, t.size)))) {
-      throw new ArgumentError(`adamwStep: ${t} is a view that cannot be written in granules of 4; use a tensor with a storage of its own`);
-    }
-  }
+  checkStep("adamwStep", tensors, state, settings);
   scope(() => {
     const from = contiguousCopy(grad);
     const spare = copy ?? empty([4], { dtype: "bf16", device: master.device });

@@ -34,6 +34,8 @@ export type { RopeOptions } from "./rope.ts";
 export { logSoftmax, softmax } from "./softmax.ts";
 export { gemm, matmul } from "./matmul.ts";
 export type { GemmOptions } from "./matmul.ts";
+export { muonStep, orthogonalize } from "./muon.ts";
+export type { MuonSettings, MuonTensors } from "./muon.ts";
 export { linear } from "./linear.ts";
 export type { LinearOptions } from "./linear.ts";
 export { conv2d } from "./conv2d.ts";

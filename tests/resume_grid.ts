@@ -2,7 +2,7 @@
  * Resuming as it happens: `janus train` with 40 steps in one process, against one that is killed by SIGKILL a few steps after it has saved step 20
  * and another process that goes on. Every byte of the last checkpoint (weights, masters, moments, averages, state) and all that is logged but times
  * must be equal. For each stage, with 1 and 4 accumulations, with and without recomputed blocks:
- * `node scripts/run.mjs tests/resume_grid.ts [--steps 40] [--dtype f32|bf16|f16] [--seed N]`. Ends with 1 where anything differs.
+ * `node scripts/run.mjs tests/resume_grid.ts [--steps 40] [--dtype f32|bf16|f16] [--muon] [--seed N]`. Ends with 1 where anything differs.
  */
 import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -34,6 +34,7 @@ export interface CellOptions {
   /** An even number from 6; the middle one is the last that is saved before the kill. */
   readonly steps: number;
   readonly dtype: "f32" | "bf16" | "f16";
+  readonly muon?: boolean;
   /** From 0 to 1. */
   readonly random: () => number;
 }
@@ -93,7 +94,11 @@ export async function prepare(home: string, device: Device): Promise<void> {
 }
 
 /** All three processes of a cell, in folders of their own, which are removed again. Throws where one does not end as it must. */
-export async function runCell(home: string, cell: Cell, { steps, dtype, random }: CellOptions): Promise<Outcome> {
+export async function runCell(
+  home: string,
+  cell: Cell,
+  { steps, dtype, muon = false, random }: CellOptions,
+): Promise<Outcome> {
   const started = performance.now();
   const folder = mkdtempSync(join(home, "cell-"));
   const half = steps / 2;
@@ -103,7 +108,7 @@ export async function runCell(home: string, cell: Cell, { steps, dtype, random }
     length: LENGTH,
     steps,
     ratios: { und: 1, text: 1, gen: 2 },
-    optimizer: { lr: 2e-3, warmup: 5, cooldown: 5, weightDecay: 0.01 },
+    optimizer: { lr: 2e-3, warmup: 5, cooldown: 5, weightDecay: 0.01, muon },
     microRows: ROWS / cell.accumulation,
     recompute: cell.recompute,
     dtype,
@@ -203,18 +208,19 @@ async function main(): Promise<void> {
     options: {
       steps: { type: "string", default: "40" },
       dtype: { type: "string", default: "bf16" },
+      muon: { type: "boolean", default: false },
       seed: { type: "string", default: String(Math.floor(Math.random() * 2 ** 31)) },
     },
   });
-  const { dtype } = values;
+  const { dtype, muon } = values;
   if (!(dtype === "f32" || dtype === "bf16" || dtype === "f16")) throw new Error(`--dtype ${dtype}; f32, bf16 or f16`);
-  const options = { steps: Number(values.steps), dtype, random: seeded(Number(values.seed)) } as const;
+  const options = { steps: Number(values.steps), dtype, muon, random: seeded(Number(values.seed)) } as const;
   const home = mkdtempSync(join(tmpdir(), "janus-resume-"));
   try {
     const device = await Device.create();
     await prepare(home, device);
     device.destroy();
-    console.log(`${options.steps} steps in ${dtype}, seed ${values.seed}`);
+    console.log(`${options.steps} steps in ${dtype}${muon ? ", matrices by Muon" : ""}, seed ${values.seed}`);
     const rows = [["stage", "accumulation", "recomputed", "killed after", "files", "bytes", "differing", "s"]];
     for (const cell of CELLS) {
       const { stage, accumulation, recompute, killedAfter, files, bytes, differing, seconds } = await runCell(home, cell, options); // prettier-ignore

@@ -26,6 +26,14 @@ const optimizer = z.strictObject({
   clip: z.number().positive().default(1),
 });
 
+/** Of stages 1 to 3. */
+const languageOptimizer = optimizer.extend({
+  /** The matrices of the layers take the steps of Muon, all else those of AdamW. The report's is AdamW alone. */
+  muon: z.boolean().default(false),
+  /** Of Muon. */
+  momentum: z.number().min(0).lt(1).default(0.95),
+});
+
 const save = z
   .strictObject({ every: whole(1).default(1000), keep: whole(1).default(2), keepEvery: whole(1).optional() })
   .prefault({});
@@ -57,7 +65,7 @@ const fields = z.strictObject({
     .refine(({ und, text, gen }) => und + text + gen > 0, "at least one of them must be above 0"),
   /** Of the losses of the tasks in their sum; 1 unless told. */
   weights: z.strictObject({ und: weight.default(1), text: weight.default(1), gen: weight.default(1) }).prefault({}),
-  optimizer,
+  optimizer: languageOptimizer,
   /** Part of the image prompts whose inner tokens become padding, for guidance. */
   conditioningDropout: z.number().min(0).max(1).default(0.1),
   /** Packed rows that go through the model at once; gradients of the others of a step are added up. */

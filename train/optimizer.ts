@@ -1,4 +1,4 @@
-/** AdamW over the parameters of a model: owns masters, moments and the device state, and steps without reading anything back. */
+/** AdamW, or Muon where told, over the parameters of a model: owns masters, moments and the device state, and steps without reading anything back. */
 import { ArgumentError, Tensor, checkTensors, encode, scope } from "../engine/index.ts";
 import {
   ADAMW_STATE,
@@ -9,9 +9,10 @@ import {
   copyFrom,
   globalGradNorm,
   map,
+  muonStep,
   zerosLike,
 } from "../kernels/index.ts";
-import type { LossScaling } from "../kernels/index.ts";
+import type { LossScaling, MuonTensors } from "../kernels/index.ts";
 
 export interface AdamWParameter {
   /** In the keys of the state dict; the default is the position in the list. */
@@ -22,6 +23,8 @@ export interface AdamWParameter {
   readonly master?: Tensor;
   /** False for parameters without weight decay (norms, biases). */
   readonly decay?: boolean;
+  /** A matrix that Muon moves instead of AdamW: one inside the model, no embedding and no head. */
+  readonly muon?: boolean;
 }
 
 export interface AdamWOptions {
@@ -31,6 +34,8 @@ export interface AdamWOptions {
   readonly beta2?: number;
   readonly epsilon?: number;
   readonly weightDecay?: number;
+  /** μ of Muon; 0.95 unless told. */
+  readonly momentum?: number;
   /** Gradients are scaled down together to at most this norm; the default is no bound. */
   readonly maxNorm?: number;
   /** Losses go through `scale` before backward, so that small gradients do not vanish in f16; the factor starts at `initScale`, 2^16 unless told. */
@@ -58,13 +63,15 @@ interface Slot {
   /** The tensor itself if it is f32. */
   readonly master: Tensor;
   readonly m: Tensor;
-  readonly v: Tensor;
+  /** Null where Muon moves it. */
+  readonly v: Tensor | null;
   readonly ema: Tensor | null;
   readonly decay: boolean;
 }
 
 /**
- * AdamW (Loshchilov and Hutter 2019) with f32 masters and moments. Step count, learning rate, clipping factor, scale of the losses and the
+ * AdamW (Loshchilov and Hutter 2019) with f32 masters and moments; matrices marked `muon` take Muon's step (`muonStep`) and have no second
+ * moment. Step count, learning rate, clipping factor, scale of the losses and the
  * flag that skips a step with gradients that are not finite live in a GPU buffer, so that `step()` may be captured and replayed.
  */
 export class AdamW {
@@ -80,7 +87,8 @@ export class AdamW {
     const twice = names.find((n, i) => names.indexOf(n) < i);
     if (twice !== undefined) throw new ArgumentError(`AdamW: two parameters are named "${twice}"; names are unique`);
     const device = checkTensors("AdamW", ...given.flatMap((p) => [p.tensor, p.master]));
-    for (const { tensor, master } of given) {
+    for (const { tensor, master, muon } of given) {
+      if (muon && tensor.rank !== 2) throw new ArgumentError(`AdamW: Muon for ${tensor}; it moves matrices only`);
       if (master && (tensor.dtype === "f32" || master.dtype !== "f32" || master.shape.join() !== tensor.shape.join())) {
         throw new ArgumentError(`AdamW: master ${master} for ${tensor}; f32 of the shape of a 16-bit parameter`);
       }
@@ -94,13 +102,13 @@ export class AdamW {
       throw new ArgumentError(`AdamW: decay ${emaDecay} of the moving averages; above 0, below 1`);
     this.options = options;
     this.state = adamwState(this.rate, { scale, device }).keep();
-    this.slots = given.map(({ tensor, master, decay = true }, i) => {
+    this.slots = given.map(({ tensor, master, decay = true, muon = false }, i) => {
       const fresh = (): Tensor => zerosLike(tensor, { dtype: "f32" }).keep();
       const own = tensor.dtype === "f32" ? tensor : fresh();
       if (own !== tensor) scope(() => copyFrom(own, master ?? cast(tensor.detach(), "f32")));
       const ema = emaDecay === undefined ? null : fresh();
       if (ema) scope(() => copyFrom(ema, own.detach()));
-      return { name: names[i]!, tensor, master: own, m: fresh(), v: fresh(), ema, decay };
+      return { name: names[i]!, tensor, master: own, m: fresh(), v: muon ? null : fresh(), ema, decay };
     });
   }
 
@@ -130,14 +138,25 @@ export class AdamW {
   step(losses: Tensor | null = null): void {
     const ready = this.slots.filter((s) => s.tensor.grad);
     if (!ready.length) throw new ArgumentError("AdamW.step: no parameter has a gradient; call backward first");
-    const { weightDecay = 0, emaDecay = 0, ...settings } = this.options;
+    const { weightDecay = 0, emaDecay = 0, momentum = 0.95, ...settings } = this.options;
     scope(() => {
       adamwPrepare(this.state, globalGradNorm(ready.map((s) => s.tensor.grad!)), { ...settings, watched: losses });
-      for (const { tensor, master, m, v, ema, decay } of ready) {
-        const copy = master === tensor ? null : tensor;
-        adamwStep({ master, m, v, grad: tensor.grad!, copy, ema }, this.state, {
-          ...settings,
-          weightDecay: decay ? weightDecay : 0,
+      const together = new Map<string, (typeof ready)[number][]>(); // Muon's, by shape and decay
+      for (const slot of ready) {
+        const { v, decay } = slot;
+        const key = `${slot.master.shape.join()} ${decay}`;
+        if (v)
+          adamwStep({ ...tensorsOf(slot), v }, this.state, {
+            ...settings,
+            weightDecay: decay ? weightDecay : 0,
+            emaDecay,
+          });
+        else together.set(key, [...(together.get(key) ?? []), slot]);
+      }
+      for (const slots of together.values()) {
+        muonStep(slots.map(tensorsOf), this.state, {
+          momentum,
+          weightDecay: slots[0]!.decay ? weightDecay : 0,
           emaDecay,
         });
       }
@@ -162,7 +181,7 @@ export class AdamW {
   }
 
   /**
-   * The tensors that make up the optimizer, but for the averages: `state`, and of each parameter `NAME.m`, `NAME.v` and, if it is of 16 bits,
+   * The tensors that make up the optimizer, but for the averages: `state`, and of each parameter `NAME.m`, `NAME.v` (not where Muon moves it) and, if it is of 16 bits,
    * `NAME.master`. Not copies.
    */
   stateDict(): Record<string, Tensor> {
@@ -170,7 +189,7 @@ export class AdamW {
     for (const { name, tensor, master, m, v } of this.slots) {
       if (master !== tensor) dict[`${name}.master`] = master;
       dict[`${name}.m`] = m;
-      dict[`${name}.v`] = v;
+      if (v) dict[`${name}.v`] = v;
     }
     return dict;
   }
@@ -207,6 +226,15 @@ export class AdamW {
     this.dispose();
   }
 }
+
+/** What a step of either kind takes of a slot. */
+const tensorsOf = ({ tensor, master, m, ema }: Slot): MuonTensors => ({
+  master,
+  m,
+  grad: tensor.grad!,
+  copy: master === tensor ? null : tensor,
+  ema,
+});
 
 function checkRate(rate: number): number {
   if (!(rate >= 0 && rate < Infinity)) throw new ArgumentError(`AdamW: learning rate ${rate}; a finite number ≥ 0`);

@@ -81,15 +81,21 @@ export class Trainer {
     this.pad = pad;
     model.model.language_model.recompute = config.recompute;
     this.trained = setStage(model, config.stage);
-    const { beta1, beta2, epsilon, weightDecay, clip: maxNorm } = config.optimizer;
+    const { beta1, beta2, epsilon, weightDecay, clip: maxNorm, muon, momentum } = config.optimizer;
     this.optimizer = new AdamW(
-      [...this.trained].map(([name, tensor]) => ({ name, tensor, decay: tensor.rank > 1 })),
+      [...this.trained].map(([name, tensor]) => ({
+        name,
+        tensor,
+        decay: tensor.rank > 1,
+        muon: muon && tensor.rank === 2 && name.includes(".layers."),
+      })),
       {
         lr: learningRate(config, 0),
         beta1,
         beta2,
         epsilon,
         weightDecay,
+        momentum,
         maxNorm,
         lossScaling: config.dtype === "f16" ? config.lossScaling : null,
         emaDecay: config.ema?.decay,

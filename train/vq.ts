@@ -165,19 +165,22 @@ export class VqTraining {
     const total = parts.reduce((sum, pixels) => sum + pixels.dim(0), 0);
     const shares = parts.map((pixels) => pixels.dim(0) / total);
     const done: ReturnType<VqTraining["accumulate"]>[] = [];
-    for (const [i, pixels] of parts.entries()) {
-      await new Promise((resolve) => setTimeout(resolve)); // signals, and what reads the data, come in between
-      done.push(this.accumulate(pixels, shares[i]!));
+    try {
+      for (const [i, pixels] of parts.entries()) {
+        await new Promise((resolve) => setTimeout(resolve)); // signals, and what reads the data, come in between
+        done.push(this.accumulate(pixels, shares[i]!));
+      }
+      this.optimizer.step();
+      const [losses, codes, vectors] = scope(() => [
+        stack(done.flatMap((part) => part.losses)),
+        cat(done.map((part) => part.indices)),
+        cat(done.map((part) => part.vectors)),
+      ]) as [Tensor, Tensor, Tensor];
+      return { losses, shares, codes, vectors };
+    } finally {
+      zeroGradients(this.vq.parameters());
+      for (const t of done.flatMap((part) => [...part.losses, part.indices, part.vectors])) t.dispose();
     }
-    this.optimizer.step();
-    zeroGradients(this.vq.parameters());
-    const [losses, codes, vectors] = scope(() => [
-      stack(done.flatMap((part) => part.losses)),
-      cat(done.map((part) => part.indices)),
-      cat(done.map((part) => part.vectors)),
-    ]) as [Tensor, Tensor, Tensor];
-    for (const t of done.flatMap((part) => [...part.losses, part.indices, part.vectors])) t.dispose();
-    return { losses, shares, codes, vectors };
   }
 
   private count(indices: readonly number[]): void {

@@ -41,13 +41,13 @@ const tokenizer = (steps: number): StageRecipe => ({
 });
 
 /**
- * Learning rates are those of a model that starts from random weights, ten and more times those of the presets, which go on from a trained
+ * Learning rates are those of a model that starts from random weights, whose matrices take the steps of Muon; the presets go on from a trained
  * Llama. Stage 3 is the first one in which the vision tower, random here as well, learns; the rate falls through all of it, which took a third off the losses.
  */
 const stages = (one: number, two: number, three: number, batch: number): Recipe["stages"] => ({
   1: { steps: one, batch, lr: 1e-3, warmup: Math.min(10, one), cooldown: 0 },
-  2: { steps: two, batch, lr: 2.5e-3, warmup: Math.min(40, Math.ceil(two / 4)), cooldown: 0 },
-  3: { steps: three, batch, lr: 2.5e-3, warmup: Math.min(40, Math.ceil(three / 4)), cooldown: three },
+  2: { steps: two, batch, lr: 1.5e-3, warmup: Math.min(40, Math.ceil(two / 4)), cooldown: 0 },
+  3: { steps: three, batch, lr: 1.5e-3, warmup: Math.min(40, Math.ceil(three / 4)), cooldown: three },
 });
 
 export const RECIPES: Readonly<Record<Length, Recipe>> = {
@@ -56,7 +56,7 @@ export const RECIPES: Readonly<Record<Length, Recipe>> = {
   full: {
     pictures: 24_000,
     tokenizer: tokenizer(1000),
-    stages: stages(40, 3000, 3600, 20),
+    stages: stages(40, 1300, 1600, 20),
     prompts: 100,
     questions: 50,
   },
