@@ -17,8 +17,8 @@ import { DRAWING_DEFAULTS } from "./processor.ts";
 
 export interface ImageOptions extends SamplingOptions, DecodingOptions {
   /**
-   * Pictures of each prompt; 1 unless told. Picture k draws as the only one with seed `seed` + k would, and is the same token for token as long as
-   * all pictures of the batch are at most 16 (32 without guidance; software devices have no such bound): beyond, sums are rounded otherwise.
+   * Pictures of each prompt; 1 unless told. Picture k of all, those of a prompt next to each other, draws as the only one with seed `seed` + k would:
+   * no two share their draws. It is the same token for token as long as all pictures of the batch are at most 16 (32 without guidance; software devices have no such bound): beyond, sums are rounded otherwise.
    */
   readonly n?: number;
   /** Weight w of u + w · (c − u) over the logits with and without the prompt; 1 for none; 5 unless told (`Janus.generate`: the model's own). */
@@ -106,7 +106,7 @@ export class ImageGeneration {
     if (!Number.isFinite(Math.fround(guidance)))
       throw new ArgumentError(`generate: guidance ${guidance}; a finite number, 1 for none`);
     if (prompts.length === 0) throw new ArgumentError("generate: no prompts; give at least one");
-    checkSampling("generate", options, n);
+    checkSampling("generate", options, n * prompts.length);
     const { cacheDType = "f32" } = options;
     if (!isFloat(cacheDType)) throw new DTypeError(`generate: cacheDType ${cacheDType}; one of f32, f16, bf16`);
     this.tokens = imageTokens(config);
@@ -117,7 +117,7 @@ export class ImageGeneration {
     this.signal = options.signal;
     this.signal?.throwIfAborted();
     this.count = prompts.length * n;
-    this.seeds = prompts.flatMap(() => Array.from({ length: n }, (_, k) => seed + k));
+    this.seeds = Array.from({ length: this.count }, (_, k) => seed + k);
     const { device } = model.lm_head.weight;
     const pair = guidance === 1 ? 1 : 2;
     const rows = prompts.flatMap((ids) => [{ ids }, { ids: unconditionalRow(ids, pad) }].slice(0, pair));

@@ -93,8 +93,8 @@ const fields = z.strictObject({
       prompts: z.array(z.string().min(1)).default([]),
       /** Steps between two samples; `every` unless told. */
       sampleEvery: whole(1).optional(),
-      /** Of the samples, the same each time. */
-      seed: whole(0).max(0xffffffff).default(0),
+      /** Of the first prompt's samples, the same each time; the next prompt has the next. */
+      seed: whole(0).max(0x7fffffff).default(0),
       /** The model's own unless told. */
       guidance: z.number().optional(),
       temperature: z.number().min(0).optional(),

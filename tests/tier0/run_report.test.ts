@@ -9,11 +9,13 @@ import { JANUS_TINY } from "../../model/create.ts";
 import { JanusForConditionalGeneration } from "../../model/janus.ts";
 import { FileError } from "../../model/node/files.ts";
 import { encodePng } from "../../model/node/index.ts";
+import { checkTokenizerConfig } from "../../train/config.ts";
 import { CODES_LABEL } from "../../train/data/tokenizer.ts";
 import { taskLosses, totalLoss } from "../../train/loss.ts";
 import { RunCurves, readEvents, readLog, runReport } from "../../train/report/index.ts";
 import type { LogLine } from "../../train/report/index.ts";
 import { appendEvent, cutLog } from "../../train/report/log.ts";
+import { TokenizerRecorder } from "../../train/report/recorder.ts";
 import { readSamples } from "../../train/report/samples.ts";
 import { FlopMeter } from "../../train/report/speed.ts";
 import { imageSample, layRows, textSample } from "../../train/samples.ts";
@@ -87,6 +89,21 @@ describe("the page of a run", () => {
 
   it("of an empty folder says that there is nothing yet", async () => {
     expect(await page()).toMatch(/0 steps · .*Loss by task: no values yet/s);
+  });
+
+  it("ends no run where it cannot be written, nor where the disk takes no note of that", async () => {
+    mkdirSync(join(run, "events.jsonl"));
+    const notices: string[] = [];
+    const config = checkTokenizerConfig({
+      stage: 0,
+      steps: 2,
+      batch: 1,
+      optimizer: { lr: 1e-3 },
+      report: { every: 1, reconstructions: 0 },
+    });
+    const recorder = new TokenizerRecorder({ run, config, onNotice: (message) => notices.push(message) }, 1);
+    await recorder.report(undefined as never, [], { isEnd: true }); // no picture is asked for
+    expect(notices).toEqual([expect.stringMatching(/^the report could not be written: .*events\.jsonl/)]);
   });
 
   it("leaves out what lines lack: NaN written as null, tasks, whole fields", async () => {

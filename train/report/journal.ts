@@ -79,14 +79,24 @@ export class Journal {
       try {
         await make();
       } catch (error) {
-        if (!signal?.aborted) this.notice(`no pictures for the report: ${messageOf(error)}`);
+        if (!signal?.aborted) this.passOver(`no pictures for the report: ${messageOf(error)}`);
       }
     }
     try {
       await this.page(isEnd);
     } catch (error) {
-      this.notice(`the report could not be written: ${messageOf(error)}`);
+      this.passOver(`the report could not be written: ${messageOf(error)}`);
     }
+  }
+
+  /** Notes what ends nothing, where the disk, which may be the cause, has room for the note; says it in any case. */
+  private passOver(message: string): void {
+    try {
+      this.append("notice", message);
+    } catch {
+      // said below
+    }
+    this.about.onNotice(message);
   }
 
   /** Notes why the run ended before its time, on the page too. Never throws: the error that is on its way counts. */

@@ -13,7 +13,7 @@ import type { StepReport } from "../trainer.ts";
 import { Journal } from "./journal.ts";
 import type { JournalOptions, Standing } from "./journal.ts";
 import type { StepEvent } from "./log.ts";
-import { drawSamples, readReconstructions, saveReconstructions } from "./samples.ts";
+import { cutSamples, drawSamples, readReconstructions, saveReconstructions } from "./samples.ts";
 import { FlopMeter } from "./speed.ts";
 
 export interface RecorderOptions extends JournalOptions {
@@ -33,6 +33,11 @@ export class Recorder extends Journal {
     super(options, steps);
     this.options = options;
     this.meter = new FlopMeter(options.device, options.config.recompute);
+  }
+
+  override async begin(from: string): Promise<void> {
+    await super.begin(from);
+    await cutSamples(this.options.run, this.steps);
   }
 
   /** Runs a step and writes its line. `loaded` of its samples is when it began and how long it waited for them, ms. */

@@ -21,6 +21,7 @@ const AT_ONCE = 4;
 const RECONSTRUCTIONS = "reconstructions";
 const PSNR = "psnr";
 
+const stepOf = (name: string): number => Number(name.slice("step-".length));
 const samplesFolder = (run: string, name = ""): string => join(run, "samples", name);
 
 function small(image: RgbImage): RgbImage {
@@ -34,7 +35,7 @@ function small(image: RgbImage): RgbImage {
 
 export interface SampleOptions {
   readonly prompts: readonly string[];
-  /** Of every picture. */
+  /** Of the first picture; each has the one after that of the picture before. */
   readonly seed: number;
   /** The model's own unless told. */
   readonly guidance?: number | undefined;
@@ -44,7 +45,7 @@ export interface SampleOptions {
 
 /** Draws a picture of each prompt with the model as it is after `step` steps. Draws from generators of its own; nothing of the model changes. */
 export async function drawSamples(janus: Janus, run: string, step: number, options: SampleOptions): Promise<void> {
-  const { prompts, guidance, temperature, ...rest } = options;
+  const { prompts, seed, guidance, temperature, ...rest } = options;
   const how = {
     ...rest,
     ...(guidance !== undefined && { guidance }),
@@ -52,7 +53,7 @@ export async function drawSamples(janus: Janus, run: string, step: number, optio
   };
   const folder = samplesFolder(run, stepName(step));
   for (let from = 0; from < prompts.length; from += AT_ONCE) {
-    const pictures = await janus.generate(prompts.slice(from, from + AT_ONCE), how).images();
+    const pictures = await janus.generate(prompts.slice(from, from + AT_ONCE), { ...how, seed: seed + from }).images();
     await mkdir(folder, { recursive: true });
     for (const [i, picture] of pictures.entries())
       await writeFileAtomic(
@@ -60,6 +61,12 @@ export async function drawSamples(janus: Janus, run: string, step: number, optio
         await encodePicture({ ...picture, image: small(picture.image) }),
       );
   }
+}
+
+/** Removes the samples of steps behind the first `steps`: an earlier process did them and did not save them, and they are done again. */
+export async function cutSamples(run: string, steps: number): Promise<void> {
+  for (const name of await namesIn(samplesFolder(run)))
+    if (/^step-\d+$/.test(name) && stepOf(name) > steps) await rm(samplesFolder(run, name), { recursive: true });
 }
 
 /** Takes pictures through the image tokenizer and back, in place of those that were there before. */
@@ -95,7 +102,7 @@ export async function readSamples(run: string, most: number): Promise<SampledSte
   const at = Array.from({ length: rows }, (_, i) => Math.round((i * (steps.length - 1)) / Math.max(1, rows - 1)));
   return Promise.all(
     at.map(async (i) => ({
-      step: Number(steps[i]!.slice("step-".length)),
+      step: stepOf(steps[i]!),
       pictures: await picturesIn(run, steps[i]!),
     })),
   );
