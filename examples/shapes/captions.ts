@@ -175,8 +175,8 @@ export function sceneFor(dice: Dice, prompt: Prompt, options: LayoutOptions & { 
   for (let attempt = 0; attempt < 200; attempt++) {
     const objects = prompt.include.flatMap(({ shape, count, colour }) => {
       const free = heldOut ? COLOURS.filter((other) => !isHeldOutColour({ colour: other, shape })) : COLOURS;
-      const same = dice.chance(0.5) ? dice.pick(free) : undefined; // half of the counted groups have one colour
-      return Array.from({ length: count }, () => ({ shape, colour: colour ?? same ?? dice.pick(free) }));
+      const some = dice.shuffle(free).slice(0, 1 + dice.int(2)); // a counted group has one colour, or two
+      return Array.from({ length: count }, () => ({ shape, colour: colour ?? dice.pick(some) }));
     });
     const asked = heldOut && !["single_object", "position"].includes(prompt.kind) ? 1 : 0;
     if (heldOut && heldOutAmong(objects).length > asked) continue; // no layout would help
@@ -244,7 +244,8 @@ export function describe(dice: Dice, { objects }: Scene): string {
   return parts.length === 0 ? last : `${parts.join(", ")} and ${last}`;
 }
 
-const phrase = ({ colour, shape }: Mention, form: (noun: Shape | "shape") => string = (noun) => noun): string =>
+/** "red circle", "circle", "red shape" or "shape". */
+export const phrase = ({ colour, shape }: Mention, form: (noun: Shape | "shape") => string = (noun) => noun): string =>
   `${colour ? `${colour} ` : ""}${form(shape ?? "shape")}`;
 
 /** What is said of each object so that nothing held out is named; as much as that allows, of three quarters of them. */
@@ -271,8 +272,13 @@ export function randomScene(dice: Dice, options: LayoutOptions & { heldOut?: boo
   const { heldOut = false } = options;
   for (let attempt = 0; attempt < 1000; attempt++) {
     const count = dice.pick([1, 2, 2, 3, 3, 3, 4, 4]);
-    const kinds = dice.shuffle(SHAPES).slice(0, 1 + dice.int(count)); // few shapes for many objects: something to count
-    const objects = Array.from({ length: count }, () => ({ shape: dice.pick(kinds), colour: dice.pick(COLOURS) }));
+    const all = dice.shuffle(SHAPES);
+    const some = all.slice(0, 1 + dice.int(count)); // few shapes for many objects: something to count
+    const isMixed = dice.chance(0.75); // as many shapes as objects: something to compare
+    const objects = Array.from({ length: count }, (_, i) => ({
+      shape: isMixed ? all[i]! : dice.pick(some),
+      colour: dice.pick(COLOURS),
+    }));
     const scene = layOut(dice, objects, (found) => isHeldOutLayout(found) === heldOut, options);
     if (scene) return scene;
   }

@@ -32,12 +32,12 @@ export interface Sample {
 }
 
 export interface SampleOptions extends LayoutOptions {
-  /** Questions to a picture; 2 unless told, 6 at most. Some pictures offer fewer. */
+  /** Questions to a picture; 2 unless told, 14 at most. Some pictures offer fewer. */
   readonly questions?: number;
 }
 
 /** They come round; undefined is any one to four objects without a prompt. Of counts and of positions descriptions say least. */
-const ROUND: readonly (Kind | undefined)[] = [...KINDS, "counting", "position", undefined];
+const ROUND: readonly (Kind | undefined)[] = [...KINDS, "counting", "position", undefined, undefined, undefined];
 
 /** Training sample `index` of a seed. */
 export function trainingSample(seed: number, index: number, options: SampleOptions = {}): Sample {
@@ -47,7 +47,7 @@ export function trainingSample(seed: number, index: number, options: SampleOptio
   const prompt = kind && randomPrompt(dice, kind);
   const scene = prompt ? sceneFor(dice, prompt, options) : randomScene(dice, options);
   const asked = questionsAbout(dice, scene, questions);
-  const [first] = questionsAbout(dice, scene, 1);
+  const [first] = heldOutIn(scene).length === 0 ? questionsAbout(dice, scene, 1) : []; // with the description it could name what is held out
   const description = describe(dice, scene);
   const text = [`${description}.`, ...(first ? [first.question, `${first.answer}.`] : [])].join(" ");
   return { scene, prompt, questions: asked, description, text };
@@ -55,7 +55,7 @@ export function trainingSample(seed: number, index: number, options: SampleOptio
 
 export interface DatasetOptions extends SampleOptions {
   readonly seed?: number;
-  /** Pictures to make; 10,000 unless told. Each has a description, eight of nine a prompt of one of the kinds. */
+  /** Pictures to make; 10,000 unless told. Each has a description, eight of eleven a prompt of one of the kinds. */
   readonly pictures?: number;
   /** Side of the pictures, pixels; 64 unless told. */
   readonly side?: number;

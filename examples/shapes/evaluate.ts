@@ -32,9 +32,10 @@ export interface Results {
   readonly drawn: readonly Drawn[];
   readonly answered: readonly Answered[];
   readonly drawing: Readonly<Record<Kind, Score>>;
-  /** Of those whose prompt or answer names nothing held out, and of those that do. */
   readonly asking: Readonly<Record<QuestionKind, Score>>;
+  /** Of all, whose pictures training never held, and of the half that with its answer also names a combination that no text of training does. */
   readonly questions: Score;
+  readonly heldOut: Score;
 }
 
 export interface EvaluateOptions {
@@ -108,5 +109,9 @@ export async function evaluate(janus: Janus, options: EvaluateOptions): Promise<
       ),
     ),
     questions: score(answered, ({ correct }) => correct),
+    heldOut: score(
+      answered.filter(({ asked }) => asked.heldOut),
+      ({ correct }) => correct,
+    ),
   };
 }

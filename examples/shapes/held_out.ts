@@ -79,7 +79,8 @@ export function heldOutAmong(objects: readonly Mention[]): string[] {
   return found;
 }
 
-const isFull = (mention: Mention): mention is Coloured => mention.shape !== undefined && mention.colour !== undefined;
+export const isFull = (mention: Mention): mention is Coloured =>
+  mention.shape !== undefined && mention.colour !== undefined;
 
 /** Everything held out that the scene shows, in words; its layout apart. */
 export function heldOutIn({ objects }: Scene): string[] {

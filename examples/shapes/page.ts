@@ -53,6 +53,7 @@ export async function reportPage(options: ReportOptions): Promise<string> {
     [
       ...KINDS.map((kind) => [kind, ...columns.map(({ results }) => share(results.drawing[kind]))]),
       ["questions", ...columns.map(({ results }) => share(results.questions))],
+      ["… about held-out combinations", ...columns.map(({ results }) => share(results.heldOut))],
       ...QUESTION_KINDS.map((kind) => [`… ${kind}`, ...columns.map(({ results }) => share(results.asking[kind]))]),
     ],
     columns.map((_, i) => i + 1),

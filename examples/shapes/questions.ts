@@ -1,7 +1,8 @@
 /** Questions about a scene with answers of one word, and what of the held-out combinations each one names. */
-import { NUMBER_WORDS, clearly, plural } from "./captions.ts";
+import { NUMBER_WORDS, article, clearly, phrase, plural } from "./captions.ts";
 import type { Dice } from "./dice.ts";
-import { isHeldOutColour, isHeldOutCount, isHeldOutPair, isHeldOutPosition } from "./held_out.ts";
+import { isFull, isHeldOutColour, isHeldOutCount, isHeldOutPair, isHeldOutPosition } from "./held_out.ts";
+import type { Coloured, Mention } from "./held_out.ts";
 import { COLOURS, RELATIONS, SHAPES, boxOf, relations } from "./scene.ts";
 import type { Scene, SceneObject } from "./scene.ts";
 
@@ -12,6 +13,8 @@ export interface Question {
   readonly kind: QuestionKind;
   readonly question: string;
   readonly answer: string;
+  /** What it asks for, in whatever words: the answer of one with the same would give this one away. */
+  readonly about: string;
   /** Whether question and answer together name a combination that is held out. */
   readonly heldOut: boolean;
 }
@@ -22,6 +25,36 @@ const distinct = <T>(list: readonly T[]): T[] => [...new Set(list)];
 /** Objects whose shape no other has. */
 const unique = ({ objects }: Scene): SceneObject[] =>
   objects.filter((object) => objects.every((other) => other === object || other.shape !== object.shape));
+
+/** What is said of an object. */
+interface By {
+  readonly shape: boolean;
+  readonly colour: boolean;
+}
+
+const told = ({ shape, colour }: Coloured, by: By): Mention => ({
+  ...(by.shape && { shape }),
+  ...(by.colour && { colour }),
+});
+
+/** What is counted: a shape, a colour, both, or all. Were it most often shapes, a number would become a habit of their names. */
+const COUNTED: readonly By[] = [
+  { shape: true, colour: false },
+  { shape: true, colour: true },
+  { shape: false, colour: true },
+  { shape: false, colour: false },
+];
+
+/** What is looked for. One word alone is the easier to find, and all that may be asked of a red circle. */
+const LOOKED_FOR: readonly By[] = [
+  { shape: true, colour: true },
+  { shape: true, colour: true },
+  { shape: true, colour: false },
+  { shape: false, colour: true },
+];
+
+const fits = (object: Coloured, { shape, colour }: Mention): boolean =>
+  (!shape || object.shape === shape) && (!colour || object.colour === colour);
 
 /** `yes` is what the answer shall be where it is yes or no. */
 type Make = (dice: Dice, scene: Scene, yes: boolean) => Question | undefined;
@@ -34,37 +67,53 @@ const MAKERS: Readonly<Record<QuestionKind, Make>> = {
     const forms = [`what shape is ${object.colour}?`, `what is the ${object.colour} shape?`];
     const plain = ["what shape is it?", "what shape is in the picture?"];
     const isPlain = single !== undefined && dice.chance(0.5);
-    return { kind: "shape", question: dice.pick(isPlain ? plain : forms), answer: object.shape, heldOut: !isPlain && isHeldOutColour(object) }; // prettier-ignore
+    const about = isPlain ? "it" : object.colour;
+    return { kind: "shape", question: dice.pick(isPlain ? plain : forms), answer: object.shape, about, heldOut: !isPlain && isHeldOutColour(object) }; // prettier-ignore
   },
   colour(dice, { objects }) {
     const { shape, colour } = dice.pick(objects);
+    if (objects.length === 1 && dice.chance(0.5)) {
+      const question = dice.pick(["what colour is it?", "what colour is the shape?"]);
+      return { kind: "colour", question, answer: colour, about: "it", heldOut: false };
+    }
     const same = objects.filter((object) => object.shape === shape);
     if (!only(distinct(same.map((object) => object.colour)))) return undefined;
     const [noun, verb] = same.length === 1 ? [shape, "is"] : [plural(shape), "are"];
     const question = dice.pick([`what colour ${verb} the ${noun}?`, `which colour ${same.length === 1 ? "has" : "have"} the ${noun}?`]); // prettier-ignore
-    return { kind: "colour", question, answer: colour, heldOut: isHeldOutColour({ colour, shape }) };
+    return { kind: "colour", question, answer: colour, about: shape, heldOut: isHeldOutColour({ colour, shape }) };
   },
   count(dice, { objects }) {
-    if (dice.chance(0.25)) {
-      const question = dice.pick(["how many shapes are there?", "how many shapes are in the picture?"]);
-      return { kind: "count", question, answer: NUMBER_WORDS[objects.length]!, heldOut: false };
-    }
-    const { shape } = dice.pick(objects);
-    const count = objects.filter((object) => object.shape === shape).length;
-    const question = dice.pick([`how many ${plural(shape)} are there?`, `how many ${plural(shape)} do you see?`]);
-    return { kind: "count", question, answer: NUMBER_WORDS[count]!, heldOut: isHeldOutCount(shape, count) };
+    const { shape, colour } = dice.pick(objects);
+    const by = dice.pick(COUNTED);
+    const mention = told({ shape, colour }, by);
+    const count = objects.filter((object) => fits(object, mention)).length;
+    const all = objects.filter((object) => object.shape === shape).length;
+    const nouns = phrase(mention, plural);
+    const question = dice.pick([`how many ${nouns} are there?`, `how many ${nouns} do you see?`]);
+    const heldOut =
+      (by.shape && count === all && isHeldOutCount(shape, count)) || // of four squares, three may be red
+      (isFull(mention) && isHeldOutColour(mention));
+    return { kind: "count", question, answer: NUMBER_WORDS[count]!, about: nouns, heldOut };
   },
   exists(dice, { objects }, yes) {
     const { shape, colour } = dice.pick(objects);
+    const by = dice.pick(LOOKED_FOR);
     // A "no" is near the truth: the shape is there in another colour, or the colour on another shape.
-    const near = dice.chance(0.5)
-      ? COLOURS.map((other) => ({ shape, colour: other }))
-      : SHAPES.map((other) => ({ shape: other, colour }));
-    const absent = near.filter((a) => objects.every((b) => a.shape !== b.shape || a.colour !== b.colour));
-    const asked = yes ? { shape, colour } : dice.pick(absent);
-    const name = `${asked.colour} ${asked.shape}`;
-    const question = dice.pick([`is there a ${name}?`, `do you see a ${name}?`]).replace("a orange", "an orange");
-    return { kind: "exists", question, answer: yes ? "yes" : "no", heldOut: isHeldOutColour(asked) };
+    const near =
+      by.colour && (!by.shape || dice.chance(0.5))
+        ? COLOURS.map((other) => ({ shape, colour: other }))
+        : SHAPES.map((other) => ({ shape: other, colour }));
+    const absent = near.filter((other) => !objects.some((object) => fits(object, told(other, by))));
+    const asked = told(yes ? { shape, colour } : dice.pick(absent), by);
+    const about = article(phrase(asked));
+    const question = `${dice.pick(["is there", "do you see"])} ${about}?`;
+    return {
+      kind: "exists",
+      question,
+      answer: yes ? "yes" : "no",
+      about,
+      heldOut: isFull(asked) && isHeldOutColour(asked),
+    };
   },
   where(dice, scene) {
     const [target] = dice.shuffle(unique(scene));
@@ -76,7 +125,7 @@ const MAKERS: Readonly<Record<QuestionKind, Make>> = {
     const words = `${relation} the ${target.shape}`;
     const question = dice.pick([`what is ${words}?`, `which shape is ${words}?`]);
     const heldOut = isHeldOutPosition(there.shape, relation, target.shape) || isHeldOutPair(there.shape, target.shape);
-    return { kind: "where", question, answer: there.shape, heldOut };
+    return { kind: "where", question, answer: there.shape, about: words, heldOut };
   },
   relation(dice, scene, yes) {
     const [a, b] = dice.shuffle(unique(scene));
@@ -85,7 +134,8 @@ const MAKERS: Readonly<Record<QuestionKind, Make>> = {
     const relation = yes ? truth : dice.pick(RELATIONS.filter((other) => other !== truth));
     const question = `is the ${a.shape} ${relation} the ${b.shape}?`;
     const heldOut = isHeldOutPosition(a.shape, relation, b.shape) || isHeldOutPair(a.shape, b.shape);
-    return { kind: "relation", question, answer: yes ? "yes" : "no", heldOut };
+    const about = [a.shape, b.shape].sort().join(); // of two objects one relation tells the others
+    return { kind: "relation", question, answer: yes ? "yes" : "no", about, heldOut };
   },
 };
 
@@ -94,26 +144,43 @@ export interface AskOptions {
   readonly heldOut?: boolean;
   /** The answer where it is yes or no; either unless told. */
   readonly yes?: boolean;
+  /** Of questions that are asked already. */
+  readonly before?: readonly Question[];
 }
 
-/** A question about the scene that is of the kind; undefined where the scene offers none in a few tries. */
+/** A question about the scene that is of the kind, and about something else than those before; undefined where the scene offers none in a few tries. */
 export function askAbout(dice: Dice, scene: Scene, kind: QuestionKind, options: AskOptions = {}): Question | undefined {
-  const { heldOut = false, yes = dice.chance(0.5) } = options; // chosen once: else the more often refused answer would be the rarer
+  const { heldOut = false, before = [] } = options;
+  const { yes = dice.chance(0.5) } = options; // chosen once: else the more often refused answer would be the rarer
   for (let attempt = 0; attempt < 12; attempt++) {
     const question = MAKERS[kind](dice, scene, yes);
-    if (question && question.heldOut === heldOut) return question;
+    if (question?.heldOut !== heldOut) continue;
+    if (before.every((other) => other.kind !== kind || other.about !== question.about)) return question;
   }
   return undefined;
 }
 
-/** Questions of different kinds, in random order, none of them about what is held out. */
-export function questionsAbout(dice: Dice, scene: Scene, count: number): Question[] {
+/** Of each kind, in one conversation: what a picture shows on its face is learned from few, what compares takes many (docs/decisions.md). */
+const TIMES: Readonly<Record<QuestionKind, number>> = {
+  shape: 1,
+  colour: 1,
+  count: 2,
+  exists: 4,
+  where: 2,
+  relation: 6,
+};
+const ASKED = QUESTION_KINDS.flatMap((kind) => Array<QuestionKind>(TIMES[kind]).fill(kind));
+/** To each object of the picture: more would follow from those before. */
+const MOST_EACH = 4;
+
+/** Up to `most` questions in random order, none of them about what is held out. */
+export function questionsAbout(dice: Dice, scene: Scene, most: number): Question[] {
   const isCountable = unique(scene).length < scene.objects.length;
   const found: Question[] = [];
-  for (const kind of dice.shuffle(QUESTION_KINDS)) {
-    if (found.length === count) break;
+  for (const kind of dice.shuffle(ASKED)) {
+    if (found.length === Math.min(most, MOST_EACH * scene.objects.length)) break;
     if (kind === "count" && !isCountable && dice.chance(0.7)) continue; // else most answers would be "one"
-    const question = askAbout(dice, scene, kind);
+    const question = askAbout(dice, scene, kind, { before: found });
     if (question) found.push(question);
   }
   return found;

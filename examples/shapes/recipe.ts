@@ -56,7 +56,7 @@ export const RECIPES: Readonly<Record<Length, Recipe>> = {
   full: {
     pictures: 24_000,
     tokenizer: tokenizer(1000),
-    stages: stages(40, 1300, 1600, 20),
+    stages: stages(40, 1500, 2900, 20),
     prompts: 100,
     questions: 50,
   },
