@@ -26,13 +26,20 @@ const optimizer = z.strictObject({
   clip: z.number().positive().default(1),
 });
 
+const MOMENTUM = 0.95;
+
 /** Of stages 1 to 3. */
-const languageOptimizer = optimizer.extend({
-  /** The matrices of the layers take the steps of Muon, all else those of AdamW. The report's is AdamW alone. */
-  muon: z.boolean().default(false),
-  /** Of Muon. */
-  momentum: z.number().min(0).lt(1).default(0.95),
-});
+const languageOptimizer = optimizer
+  .extend({
+    /** The matrices of the layers take the steps of Muon, all else those of AdamW. The report's is AdamW alone. Stage 1 trains no layers. */
+    muon: z.boolean().default(false),
+    /** Of Muon. */
+    momentum: z.number().min(0).lt(1).default(MOMENTUM),
+  })
+  .refine(({ muon, momentum }) => muon || momentum === MOMENTUM, {
+    path: ["momentum"],
+    message: "is Muon's, and muon is false; set optimizer.muon=true, or leave it out",
+  });
 
 const save = z
   .strictObject({ every: whole(1).default(1000), keep: whole(1).default(2), keepEvery: whole(1).optional() })

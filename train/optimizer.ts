@@ -94,7 +94,11 @@ export class AdamW {
       }
     }
     this.rate = checkRate(options.lr);
-    const { lossScaling, emaDecay } = options;
+    const { lossScaling, emaDecay, momentum = 0, weightDecay = 0 } = options;
+    if (!(momentum >= 0 && momentum < 1))
+      throw new ArgumentError(`AdamW: momentum ${momentum} of Muon; at least 0, below 1`);
+    if (!(weightDecay >= 0 && weightDecay < Infinity))
+      throw new ArgumentError(`AdamW: weightDecay ${weightDecay}; a finite number of at least 0`);
     const { initScale: scale = 2 ** 16 } = lossScaling ?? { initScale: 1 };
     if (!(scale >= 1 && scale <= 1e38))
       throw new ArgumentError(`AdamW: a loss scale of ${scale}; from 1 to 1e38, which f32 holds`);
@@ -138,7 +142,7 @@ export class AdamW {
   step(losses: Tensor | null = null): void {
     const ready = this.slots.filter((s) => s.tensor.grad);
     if (!ready.length) throw new ArgumentError("AdamW.step: no parameter has a gradient; call backward first");
-    const { weightDecay = 0, emaDecay = 0, momentum = 0.95, ...settings } = this.options;
+    const { weightDecay = 0, emaDecay = 0, momentum, ...settings } = this.options;
     scope(() => {
       adamwPrepare(this.state, globalGradNorm(ready.map((s) => s.tensor.grad!)), { ...settings, watched: losses });
       const together = new Map<string, (typeof ready)[number][]>(); // Muon's, by shape and decay
@@ -155,7 +159,7 @@ export class AdamW {
       }
       for (const slots of together.values()) {
         muonStep(slots.map(tensorsOf), this.state, {
-          momentum,
+          ...(momentum !== undefined && { momentum }),
           weightDecay: slots[0]!.decay ? weightDecay : 0,
           emaDecay,
         });

@@ -213,8 +213,9 @@ async function takeStep(
     for (const [i, { pixels }] of some.entries()) all.set(pixels, i * pixels.length);
     parts.push(tensor(all, { shape: [some.length, 3, side, side], device }));
   }
-  const { losses, vectors, ...report } = await training.step(...parts);
-  for (const part of parts) part.dispose();
+  const { losses, vectors, ...report } = await training.step(...parts).finally(() => {
+    for (const part of parts) part.dispose();
+  });
   const isDue = every > 0 && (step + 1) % every === 0 && step < until && !report.skipped;
   const usage = isDue ? await training.reseed(vectors) : null;
   vectors.dispose();

@@ -212,25 +212,26 @@ export class VqTraining {
   ): { readonly losses: readonly Tensor[]; readonly indices: Tensor; readonly vectors: Tensor } {
     const { commitment: beta = 0.25 } = this.options;
     const { vq } = this;
-    const { loss, ...rest } = scope(() => {
-      const z = vq.encodeVectors(pixels); // [b, D, s, s]
-      const [batch, dim, s] = z.shape as [number, number, number, number];
-      const rows = z.permute([0, 2, 3, 1]).reshape([-1, dim]); // [b · s · s, D]
-      const codebook = vq.quantize.embedding.weight;
-      const indices = this.codesOf(rows.detach(), codebook.detach());
-      const straight = quantize(rows, codebook.detach(), indices).reshape([batch, s, s, dim]).permute([0, 3, 1, 2]);
-      const reconstruction = mean(square(sub(vq.decodeVectors(straight), pixels)));
-      const { codebook: pull, commitment } = codebookLosses(rows, codebook, indices);
-      return {
-        loss: reconstruction.add(pull).add(commitment.mul(beta)).mul(share),
-        losses: [reconstruction.detach(), pull.detach(), commitment.detach()],
-        indices,
-        vectors: rows.detach(),
-      };
+    return scope(() => {
+      const { loss, ...rest } = scope(() => {
+        const z = vq.encodeVectors(pixels); // [b, D, s, s]
+        const [batch, dim, s] = z.shape as [number, number, number, number];
+        const rows = z.permute([0, 2, 3, 1]).reshape([-1, dim]); // [b · s · s, D]
+        const codebook = vq.quantize.embedding.weight;
+        const indices = this.codesOf(rows.detach(), codebook.detach());
+        const straight = quantize(rows, codebook.detach(), indices).reshape([batch, s, s, dim]).permute([0, 3, 1, 2]);
+        const reconstruction = mean(square(sub(vq.decodeVectors(straight), pixels)));
+        const { codebook: pull, commitment } = codebookLosses(rows, codebook, indices);
+        return {
+          loss: reconstruction.add(pull).add(commitment.mul(beta)).mul(share),
+          losses: [reconstruction.detach(), pull.detach(), commitment.detach()],
+          indices,
+          vectors: rows.detach(),
+        };
+      });
+      backward(loss);
+      return rest;
     });
-    backward(loss);
-    loss.dispose();
-    return rest;
   }
 
   /**

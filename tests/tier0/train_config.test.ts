@@ -102,6 +102,7 @@ describe("changes", () => {
     ["a key nearly right", ["save.evry=1"], /save\.evry is not known; did you mean every\?/],
     ["a wrong type", ["optimizer.lr=fast"], /optimizer\.lr: .*number/],
     ["a number out of range", ["optimizer.beta1=1"], /optimizer\.beta1: /],
+    ["a momentum without Muon", ["optimizer.momentum=0.9"], /optimizer\.momentum: is Muon's.*optimizer\.muon=true/],
     ["a row that no array holds", ["length=1e12"], /length: /],
     ["half a row", ["microRows=1.5"], /microRows: /],
     ["a stage that is none", ["stage=4"], /stage: /],

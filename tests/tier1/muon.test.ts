@@ -111,7 +111,7 @@ describe("AdamW with matrices by Muon", () => {
       for (let step = 1, taken = 0; step <= 8; step++) {
         if (step === 5) optimizer.lr = lr = lr / 3;
         const grads = starts.map((p) => uniform(p.length, random, step % 4 ? 0.1 : 0.001));
-        if (step === 3) grads[4]![10] = NaN;
+        if (step === 3) grads[1]![10] = NaN;
         tensors.forEach((t, i) => setGradient(t, grads[i]!));
         optimizer.step();
         if (step === 3) continue;
@@ -171,23 +171,27 @@ describe("AdamW with matrices by Muon", () => {
     for (const { master, m, grad } of [a, b, flat]) for (const t of [master, m, grad]) t.dispose();
   });
 
-  it("takes matrices only, and moves each the same among others and alone", async () => {
+  it("takes matrices only", async () => {
     using vector = tensor([1, 2], { device, requiresGrad: true });
     expect(() => new AdamW([{ tensor: vector, muon: true }], { lr: 0.1 })).toThrow(/matrices only/);
+  });
+
+  // Of the second shape no two go through the iterations together.
+  it.each([[6, 10], [2, 1_100_000]])("moves each matrix [%i, %i] the same among others and alone", async (...shape) => {
     const random = randomFrom(seed);
-    const starts = [0, 1, 2].map(() => uniform(6 * 10, random));
-    const run = async (which: readonly number[]): Promise<number[][]> => {
-      const tensors = which.map((i) => tensor(starts[i]!, { shape: [6, 10], device, requiresGrad: true }));
+    const starts = [0, 1, 2].map(() => uniform(sizeOf(shape), random));
+    const run = async (which: readonly number[]): Promise<Buffer[]> => {
+      const tensors = which.map((i) => tensor(starts[i]!, { shape, device, requiresGrad: true }));
       const optimizer = new AdamW(tensors.map((t) => ({ tensor: t, muon: true })), { lr: 0.1 });
       tensors.forEach((t, i) => setGradient(t, starts[which[i]!]!.map((x) => x * x - 0.3)));
       optimizer.step();
-      const values = await Promise.all(tensors.map(async (t) => [...(await t.data())]));
+      const values = await Promise.all(tensors.map(async (t) => Buffer.from((await t.data()).buffer)));
       zeroGradients(tensors);
       optimizer.dispose();
       for (const t of tensors) t.dispose();
       return values;
     };
     const together = await run([0, 1, 2]);
-    for (const i of [0, 1, 2]) expect((await run([i]))[0]).toEqual(together[i]);
+    for (const i of [0, 1, 2]) expect(Buffer.compare((await run([i]))[0]!, together[i]!), `matrix ${i}`).toBe(0);
   });
 });

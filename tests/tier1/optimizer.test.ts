@@ -294,12 +294,13 @@ describe("AdamW", () => {
     }
   });
 
-  it("replays a captured training step, rate and count from the device", async () => {
+  it.each([[[33]], [[3, 11]]])("replays a captured training step of %o (a matrix by Muon), rate and count from the device", async (shape) => {
+    const muon = shape.length === 2;
     const make = (): { w: Tensor; optimizer: AdamW } => {
-      const w = tensor(uniform(33, randomFrom(seed)), { device, requiresGrad: true });
-      return { w, optimizer: new AdamW([w], { lr: 0.05, weightDecay: 0.1, maxNorm: 3 }) };
+      const w = tensor(uniform(33, randomFrom(seed)), { shape, device, requiresGrad: true });
+      return { w, optimizer: new AdamW([{ tensor: w, muon }], { lr: 0.05, weightDecay: 0.1, maxNorm: 3 }) };
     };
-    using x = tensor(uniform(33, randomFrom(seed + 1)), { device });
+    using x = tensor(uniform(33, randomFrom(seed + 1)), { shape, device });
     const train = ({ w, optimizer }: ReturnType<typeof make>): void => {
       scope(() => backward(F.sum(F.square(F.sub(w, x)))));
       optimizer.step();
@@ -322,14 +323,14 @@ describe("AdamW", () => {
     }
   });
 
-  it("goes on from a state dict with the same bits", async () => {
+  it.each([[[21]], [[3, 7]]])("of %o (a matrix by Muon) goes on from a state dict with the same bits", async (shape) => {
     const random = randomFrom(seed);
     const start = uniform(21, random);
     const grads = Array.from({ length: 6 }, () => uniform(21, random));
     // Settings are the caller's to repeat: only what is learned is in the dict.
     const make = (values: ArrayLike<number>): { p: Tensor; optimizer: AdamW } => {
-      const p = tensor(Float32Array.from(values), { dtype: "bf16", device, requiresGrad: true });
-      return { p, optimizer: new AdamW([{ name: "w", tensor: p }], { lr: 0.02, weightDecay: 0.1 }) };
+      const p = tensor(Float32Array.from(values), { shape, dtype: "bf16", device, requiresGrad: true });
+      return { p, optimizer: new AdamW([{ name: "w", tensor: p, muon: shape.length === 2 }], { lr: 0.02, weightDecay: 0.1 }) };
     };
     const steps = ({ p, optimizer }: ReturnType<typeof make>, from: number, to: number): void => {
       for (const g of grads.slice(from, to)) {
@@ -362,6 +363,8 @@ describe("AdamW", () => {
     using rows = F.zeros([3, 3], { device });
     expect(() => new AdamW([p], { lr: NaN })).toThrow(/learning rate NaN/);
     expect(() => new AdamW([{ name: "a", tensor: p }, { name: "a", tensor: half }], { lr: 1 })).toThrow(/two parameters/);
+    expect(() => new AdamW([p], { lr: 1, momentum: 1 })).toThrow(/momentum 1 of Muon/);
+    expect(() => new AdamW([p], { lr: 1, weightDecay: -1 })).toThrow(/weightDecay -1/);
     expect(() => new AdamW([p], { lr: 1, emaDecay: 1 })).toThrow(/decay 1 of the moving averages/);
     expect(() => new AdamW([p], { lr: 1, lossScaling: { initScale: 0.5 } })).toThrow(/loss scale of 0.5/);
     expect(() => new AdamW([{ tensor: half, master: other }], { lr: 1 })).toThrow(/master/);

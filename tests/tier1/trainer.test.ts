@@ -183,6 +183,25 @@ describe("a step", () => {
     }
   });
 
+  it("with Muon moves by it the matrices of the layers of the Llama, and of SigLIP where that trains, and nothing else", async () => {
+    for (const stage of STAGES) {
+      const steps = [{}, { muon: true }, { muon: true, momentum: 0.5 }].map(async (more) => {
+        const trainer = newTrainer({ stage, optimizer: { lr: 1e-3, ...more } });
+        await trainer.take(someSamples());
+        return { weights: await weightsOf(trainer), moments: Object.keys(trainer.optimizer.stateDict()) };
+      });
+      const [adamw, muon, slower] = await Promise.all(steps);
+      for (const [name, values] of muon!.weights) {
+        const isTrained = TRAINED[stage].some((prefix) => name.startsWith(prefix));
+        const isMatrix = /\.layers\.\d+\..*(proj|fc\d|projection_layer)\.weight$/.test(name);
+        const isMoved = isTrained && isMatrix;
+        expect(muon!.moments.includes(`${name}.v`), name).toBe(isTrained && !isMatrix);
+        for (const other of [adamw!, slower!])
+          expect(Buffer.compare(Buffer.from(values.buffer), Buffer.from(other.weights.get(name)!.buffer)) !== 0, name).toBe(isMoved); // prettier-ignore
+      }
+    }
+  });
+
   it("gives the same update whatever goes through the model at once", async () => {
     const updates: Map<string, Float32Array>[] = [];
     for (const microRows of [1, 2, 4]) {

@@ -106,6 +106,20 @@ it("a batch in parts is the batch: losses, codes, gradients", async () => {
   }
 });
 
+it("a step whose second part does not fit leaves no gradient and no tensor behind", async () => {
+  const model = createModel(config, { seed: 1 });
+  const training = new VqTraining(model.model.vqmodel, { lr: 1e-3 });
+  using pixels = pictures(2);
+  const { device } = pixels;
+  using narrow = tensor(new Float32Array(3 * 33 * 33), { shape: [1, 3, 33, 33] });
+  const live = device.pool.stats.liveBytes;
+  await expect(training.step(pixels, narrow)).rejects.toThrow(/33/);
+  expect(device.pool.stats.liveBytes, device.pool.table()).toBe(live);
+  expect([...model.model.vqmodel.parameters()].some(({ grad }) => grad !== null)).toBe(false);
+  training.dispose();
+  model.dispose();
+});
+
 it("with a rate weight a vector takes the code of least distance less the weighted log of its share, computed on the host", async () => {
   const model = createModel(config, { seed: 1 });
   const training = new VqTraining(model.model.vqmodel, { lr: 1e-3, rateWeight: 0.5 });

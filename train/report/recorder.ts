@@ -9,6 +9,7 @@ import type { TokenizerConfig, TrainConfig } from "../config.ts";
 import { isBadSample } from "../data/loader.ts";
 import type { SourceIndex } from "../data/index_file.ts";
 import type { Sample } from "../samples.ts";
+import { messageOf } from "../run/errors.ts";
 import type { StepReport } from "../trainer.ts";
 import { Journal } from "./journal.ts";
 import type { JournalOptions, Standing } from "./journal.ts";
@@ -37,7 +38,9 @@ export class Recorder extends Journal {
 
   override async begin(from: string): Promise<void> {
     await super.begin(from);
-    await cutSamples(this.options.run, this.steps);
+    await cutSamples(this.options.run, this.steps).catch((error: unknown) =>
+      this.notice(`samples of later steps stay: ${messageOf(error)}`),
+    );
   }
 
   /** Runs a step and writes its line. `loaded` of its samples is when it began and how long it waited for them, ms. */
