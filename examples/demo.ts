@@ -116,7 +116,7 @@ async function demo(device: Device): Promise<void> {
   say(`done: ${join(FOLDER, "report.html")}, pictures beside it, the model in ${trained}\n`);
   console.log(table(columns));
   console.log(
-    `\n${recipe.prompts} prompts and ${recipe.questions} questions a kind; no prompt, picture or question of them was in training.`,
+    `\n${recipe.prompts} prompts and ${recipe.questions} questions a kind; training had none of these prompts and asked nothing about these pictures.`,
   );
 }
 

@@ -35,8 +35,8 @@ const RMS = 0.2;
 const TOGETHER = 2 ** 21;
 
 /**
- * Near U Vᵀ of each matrix U Σ Vᵀ of m [N, R, C], f32: all singular values between 0.7 and 1.2 that are not next to nothing. Not recorded
- * on the tape.
+ * Near U Vᵀ of each matrix U Σ Vᵀ of m [N, R, C], f32: all singular values between 0.7 and 1.2 that are not next to nothing beside the
+ * largest, or beside 1e-7. Not recorded on the tape.
  */
 export function orthogonalize(m: Tensor): Tensor {
   checkTensors("orthogonalize", m);

@@ -32,7 +32,7 @@ import { VqTraining, vqOptions } from "./vq.ts";
 /** Bytes of tensors at the moment when most are alive; the kinds add up to `peak`. */
 export interface StepMemory {
   readonly weights: number;
-  /** What the optimizer keeps from step to step, f32: masters of 16-bit weights, two moments, averages. */
+  /** What the optimizer keeps from step to step, f32: masters of 16-bit weights, moments, averages. */
   readonly optimizer: number;
   readonly gradients: number;
   /** What forward keeps for backward, and temporaries. */

@@ -1,5 +1,5 @@
 /**
- * One optimizer step of any stage: samples packed into rows, a few rows at a time through the model, gradients added up, one AdamW step. Losses are
+ * One optimizer step of any stage: samples packed into rows, a few rows at a time through the model, gradients added up, one step of the optimizer. Losses are
  * sums over trained tokens divided by the number of trained tokens of the whole step, so accumulation changes nothing but memory.
  */
 import { backward, scope, zeroGradients } from "../engine/index.ts";

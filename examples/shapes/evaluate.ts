@@ -33,7 +33,7 @@ export interface Results {
   readonly answered: readonly Answered[];
   readonly drawing: Readonly<Record<Kind, Score>>;
   readonly asking: Readonly<Record<QuestionKind, Score>>;
-  /** Of all, whose pictures training never held, and of the half that with its answer also names a combination that no text of training does. */
+  /** Of all, whose pictures training never held, and of the half that with its answer also names a combination that no sentence or question of training does. */
   readonly questions: Score;
   readonly heldOut: Score;
 }

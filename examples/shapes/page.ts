@@ -87,7 +87,7 @@ export async function reportPage(options: ReportOptions): Promise<string> {
         title: "What it can do",
         content: [
           scores,
-          `${recipe.prompts} prompts and ${recipe.questions} questions a kind. Combinations and wordings were held out of all texts, layouts of all pictures: none of these prompts, pictures and questions was in training. Pictures are judged by GenEval's rules, by a program that reads their pixels.`,
+          `${recipe.prompts} prompts and ${recipe.questions} questions a kind. Combinations and wordings were held out of all that training says, layouts of all its pictures: it had none of these prompts, and asked nothing about these pictures; half of the questions also ask for a combination that it never names. Pictures are judged by GenEval's rules, by a program that reads their pixels.`,
         ],
       },
       ...names.map((name, i) => ({
