@@ -1,4 +1,4 @@
-/** How long the demo learns: three lengths of one recipe. The steps are all that differs between them, and the data that they take. */
+/** How long the demo learns: three lengths of one recipe. They differ in steps, in how large those are, and in the data that they take. */
 import type { Stage } from "../../train/stages.ts";
 
 export const LENGTHS = ["quick", "default", "full"] as const;
@@ -44,19 +44,26 @@ const tokenizer = (steps: number): StageRecipe => ({
  * Learning rates are those of a model that starts from random weights, whose matrices take the steps of Muon; the presets go on from a trained
  * Llama. Stage 3 is the first one in which the vision tower, random here as well, learns; the rate falls through all of it, which took a third off the losses.
  */
-const stages = (one: number, two: number, three: number, batch: number): Recipe["stages"] => ({
+const stages = (one: number, two: number, three: number, batch: number, lr: number): Recipe["stages"] => ({
   1: { steps: one, batch, lr: 1e-3, warmup: Math.min(10, one), cooldown: 0 },
-  2: { steps: two, batch, lr: 1.5e-3, warmup: Math.min(40, Math.ceil(two / 4)), cooldown: 0 },
-  3: { steps: three, batch, lr: 1.5e-3, warmup: Math.min(40, Math.ceil(three / 4)), cooldown: three },
+  2: { steps: two, batch, lr, warmup: Math.min(40, Math.ceil(two / 4)), cooldown: 0 },
+  3: { steps: three, batch, lr, warmup: Math.min(40, Math.ceil(three / 4)), cooldown: three },
 });
 
+/** Where steps are few they are small and long: half the samples at three times the rate learn twice as much in the same time (docs/decisions.md). */
 export const RECIPES: Readonly<Record<Length, Recipe>> = {
-  quick: { pictures: 500, tokenizer: tokenizer(40), stages: stages(3, 6, 24, 20), prompts: 4, questions: 4 },
-  default: { pictures: 4000, tokenizer: tokenizer(240), stages: stages(10, 50, 200, 20), prompts: 20, questions: 20 },
+  quick: { pictures: 500, tokenizer: tokenizer(40), stages: stages(3, 6, 24, 10, 5e-3), prompts: 4, questions: 4 },
+  default: {
+    pictures: 4000,
+    tokenizer: tokenizer(240),
+    stages: stages(10, 200, 200, 10, 5e-3),
+    prompts: 20,
+    questions: 20,
+  },
   full: {
     pictures: 24_000,
     tokenizer: tokenizer(1000),
-    stages: stages(40, 1500, 2900, 20),
+    stages: stages(40, 1500, 2400, 20, 1.5e-3),
     prompts: 100,
     questions: 50,
   },
