@@ -55,8 +55,8 @@ export const RECIPES: Readonly<Record<Length, Recipe>> = {
   quick: { pictures: 500, tokenizer: tokenizer(40), stages: stages(3, 6, 24, 10, 5e-3), prompts: 4, questions: 4 },
   default: {
     pictures: 4000,
-    tokenizer: tokenizer(240),
-    stages: stages(10, 200, 200, 10, 5e-3),
+    tokenizer: tokenizer(200),
+    stages: stages(10, 150, 150, 10, 5e-3),
     prompts: 20,
     questions: 20,
   },
