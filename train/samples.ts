@@ -183,10 +183,10 @@ export function layRows(
   };
 }
 
-/** Samples in as few rows of `length` tokens as first-fit finds, the longest first; one that is longer than a row is refused. */
+/** Samples in as few rows of `length` tokens as first-fit finds, in their order; one that is longer than a row is refused. */
 export function packSamples(samples: readonly Sample[], length: number): Sample[][] {
   const rows: { left: number; samples: Sample[] }[] = [];
-  for (const sample of samples.toSorted((a, b) => b.ids.length - a.ids.length)) {
+  for (const sample of samples) {
     const count = sample.ids.length;
     if (count > length)
       throw new ArgumentError(
