@@ -22,6 +22,30 @@ export function useDevice(options: DeviceOptions = {}): () => Device {
   return () => device;
 }
 
+/** Of random inputs. */
+export const seed = Number(process.env["JANUS_TEST_SEED"] ?? 1);
+/** Of `useDevices`; neither is the default one. */
+export let device: Device;
+/** One whose windows are small, so that ops go through their tensors in several. */
+export let small: Device;
+
+/** Opens `device` and `small` before the tests of the file, and says the seed that repeats them. */
+export function useDevices(): void {
+  beforeAll(async () => {
+    device = await Device.create({ poison: true });
+    small = await Device.create({ poison: true, limits: { maxStorageBufferBindingSize: 4096, minStorageBufferOffsetAlignment: 256 } });
+    console.log(`seed ${seed} (JANUS_TEST_SEED=${seed} repeats the inputs)`);
+  });
+  afterEach(async () => {
+    await device.sync();
+    await small.sync();
+  });
+  afterAll(() => {
+    device.destroy();
+    small.destroy();
+  });
+}
+
 /** The error that `fn` throws or rejects with; fails when it does not. */
 export async function errorOf(fn: () => unknown): Promise<Error> {
   try {

@@ -1,30 +1,15 @@
 /** Gradient norm, clipping and AdamW against float64, over steps that clip, that change the rate and that are skipped. */
-import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { Device, F, backward, capture, scope, tensor, zeroGradients } from "../../index.ts";
+import { describe, expect, it } from "vitest";
+import { F, backward, capture, scope, tensor, zeroGradients } from "../../index.ts";
 import type { Tensor } from "../../index.ts";
 import { AdamW } from "../../train/optimizer.ts";
 import type { AdamWOptions } from "../../train/optimizer.ts";
+import { device, seed, small, useDevices } from "../gpu.ts";
 import { randomFrom, relativeL2, round, tolerance } from "../harness.ts";
 import { referenceStep, setGradient, sizeOf, uniform } from "../reference/optimizer.ts";
 import type { Reference, Shaped } from "../reference/optimizer.ts";
 
-const seed = Number(process.env["JANUS_TEST_SEED"] ?? 1);
-let device: Device;
-let small: Device;
-
-beforeAll(async () => {
-  device = await Device.create({ poison: true });
-  small = await Device.create({ poison: true, limits: { maxStorageBufferBindingSize: 4096, minStorageBufferOffsetAlignment: 256 } });
-  console.log(`seed ${seed} (JANUS_TEST_SEED=${seed} repeats the inputs)`);
-});
-afterEach(async () => {
-  await device.sync();
-  await small.sync();
-});
-afterAll(() => {
-  device.destroy();
-  small.destroy();
-});
+useDevices();
 
 async function valueOf(t: Tensor): Promise<number> {
   const value = await t.item();

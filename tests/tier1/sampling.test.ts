@@ -1,28 +1,13 @@
 /** Draws: exact tokens against the reference with the same random words, distributions, ties, seeds, steps and captured loops. */
-import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { Device, F, Generator, capture, seedWords, tensor } from "../../index.ts";
+import { describe, expect, it } from "vitest";
+import { F, Generator, capture, seedWords, tensor } from "../../index.ts";
 import type { DType, Tensor } from "../../index.ts";
 import type { SampleOptions } from "../../kernels/index.ts";
+import { device, seed, small, useDevices } from "../gpu.ts";
 import { randomFrom, round } from "../harness.ts";
 import { drawRef } from "../reference/sampling.ts";
 
-const seed = Number(process.env["JANUS_TEST_SEED"] ?? 1);
-let device: Device;
-let small: Device;
-
-beforeAll(async () => {
-  device = await Device.create({ poison: true });
-  small = await Device.create({ poison: true, limits: { maxStorageBufferBindingSize: 4096, minStorageBufferOffsetAlignment: 256 } });
-  console.log(`seed ${seed} (JANUS_TEST_SEED=${seed} repeats the inputs)`);
-});
-afterEach(async () => {
-  await device.sync();
-  await small.sync();
-});
-afterAll(() => {
-  device.destroy();
-  small.destroy();
-});
+useDevices();
 
 /** Logits about as peaked as those of a model. */
 const randomLogits = (count: number, dtype: DType, random: () => number): Float64Array => Float64Array.from({ length: count }, () => round(8 * random() ** 3 - 2, dtype));
