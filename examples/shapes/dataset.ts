@@ -37,7 +37,7 @@ export interface SampleOptions extends LayoutOptions {
 }
 
 /** They come round; undefined is any one to four objects without a prompt. Of counts and of positions descriptions say least. */
-const ROUND: readonly (Kind | undefined)[] = [...KINDS, "counting", "position", undefined, undefined, undefined];
+const ROUND: readonly (Kind | undefined)[] = [...KINDS, "counting", "position", ...Array<undefined>(4)];
 
 /** Training sample `index` of a seed. */
 export function trainingSample(seed: number, index: number, options: SampleOptions = {}): Sample {
