@@ -1,10 +1,10 @@
 /** `janus ckpt`: the checkpoints of a training run: lists them, verifies them, exports the model of one, compares two. Opens no GPU. */
 import { Option } from "commander";
-import type { Layout } from "../model/checkpoint/names.ts";
 import type { Checkpoints, Verdict } from "../train/run/checkpoints.ts";
 import type { TensorDifference } from "../train/run/compare.ts";
 import type { AddCommand, Context } from "./context.ts";
 import { convertFolder } from "./convert.ts";
+import type { ConvertFlags } from "./convert.ts";
 import { EXIT } from "./errors.ts";
 import { formatBytes, formatCount, indent, table } from "./format.ts";
 import { wholeNumber } from "./options.ts";
@@ -40,9 +40,12 @@ export const addCkpt: AddCommand = (program, context) => {
     .argument("<step>", "its step", wholeNumber())
     .argument("<out>", "the folder to write, which must not exist or be empty")
     .addOption(new Option("--layout <layout>", "names of the tensors").choices(["hf", "deepseek"]).default("hf"))
+    .addOption(
+      new Option("--dtype <dtype>", "of all weights; without it each keeps its own").choices(["f32", "f16", "bf16"]),
+    )
     .option("--ema", "the moving averages of the weights instead of the last ones")
     .option("--json", "print one JSON object")
-    .action((run: string, step: number, out: string, flags: { layout: Layout; ema?: boolean }) =>
+    .action((run: string, step: number, out: string, flags: ConvertFlags) =>
       exportModel(run, step, out, flags, context),
     ); // prettier-ignore
   ckpt
@@ -114,7 +117,7 @@ async function exportModel(
   path: string,
   step: number,
   to: string,
-  flags: { layout: Layout; ema?: boolean },
+  flags: ConvertFlags,
   context: Context,
 ): Promise<void> {
   const run = await requireStepOf(path, step);

@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Option } from "commander";
 import type { Command } from "commander";
+import type { FloatDType } from "../model/checkpoint/cast.ts";
 import type { Checkpoint } from "../model/checkpoint/checkpoint.ts";
 import type { CodesAbout, EncodeCodes } from "../train/data/codes.ts";
 import type { CodeSource } from "../train/data/encode.ts";
@@ -34,6 +35,7 @@ interface IndexFlags extends SourceFlags {
 
 interface ModelFlags {
   readonly model: string;
+  readonly dtype: FloatDType;
   readonly adapter?: string | number;
   readonly plain?: boolean;
 }
@@ -104,6 +106,11 @@ const modelOptions = (command: Command): Command =>
       new Option("--adapter <adapter>", "its place in the list of janus doctor, or a part of its name").argParser(
         adapter,
       ),
+    )
+    .addOption(
+      new Option("--dtype <dtype>", "of the image tokenizer; codes are kept for training with this dtype")
+        .choices(["f32", "bf16", "f16"])
+        .default("f32"),
     )
     .addOption(plainOption());
 
@@ -200,10 +207,10 @@ interface Tokenizer {
 
 async function openTokenizer(checkpoint: Checkpoint, flags: ModelFlags, context: Context): Promise<Tokenizer> {
   const { codesAbout, loadTokenizer, vqEncoder } = await import("../train/data/tokenizer.ts");
-  const about = await codesAbout(checkpoint, flags.plain ?? false);
+  const about = await codesAbout(checkpoint, flags.plain ?? false, flags.dtype);
   const device = await openDevice(flags.adapter, context);
   try {
-    const vq = await loadTokenizer(checkpoint, device);
+    const vq = await loadTokenizer(checkpoint, device, flags.dtype);
     return {
       encode: vqEncoder(vq, about.imageSize),
       about,

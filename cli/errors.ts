@@ -74,8 +74,9 @@ export async function exitCodeOf(error: unknown): Promise<number> {
   const data = await import("../train/data/errors.ts");
   const config = await import("../train/config.ts");
   const { TrainingError } = await import("../train/skips.ts");
+  const { SaveError } = await import("../train/run/errors.ts");
   const codes: readonly [readonly (abstract new (...args: never[]) => Error)[], number][] = [
-    [[TrainingError], EXIT.checkFailed],
+    [[TrainingError, SaveError], EXIT.checkFailed], // SaveError before its base, CheckpointError
     [[UsageError, engine.ArgumentError, config.TrainConfigError], EXIT.usage],
     [[hub.HubError], EXIT.hub], // before its base, CheckpointError
     [

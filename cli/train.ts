@@ -1,4 +1,5 @@
 /** `janus train`: a stage of training from a preset or a YAML file, a line a step, resumed where it was. */
+import { statSync } from "node:fs";
 import type { SourceSpec } from "../train/data/sources.ts";
 import type { StepEvent, TokenizerStepEvent } from "../train/report/log.ts";
 import type { RunOptions, RunResult } from "../train/train.ts";
@@ -13,6 +14,8 @@ interface TrainFlags {
   readonly model: string;
   readonly run: string;
   readonly data: readonly string[];
+  readonly images?: string;
+  readonly classes?: string;
   readonly set?: readonly string[];
   readonly cache: string;
   readonly adapter?: string | number;
@@ -24,7 +27,7 @@ export const addTrain: AddCommand = (program, context) => {
     .command("train")
     .summary("train a stage of Janus-Pro, or its image tokenizer")
     .description(
-      "Train a stage from a preset (stage1, stage2, stage3; stage0 for the image tokenizer, on the pictures of the data) or a YAML file of settings. A run folder that has checkpoints is gone on with, bit for bit. Ctrl-C, SIGTERM and SIGUSR1 end the step, save, and leave with the code of the signal; a second one leaves at once.",
+      "Train a stage from a preset (stage1, stage2, stage3, for the 7B model stage3-7b; stage0 for the image tokenizer, on the pictures of the data) or a YAML file of settings. A run folder that has checkpoints is gone on with, bit for bit. Ctrl-C, SIGTERM and SIGUSR1 end the step, save, and leave with the code of the signal; a second one leaves at once.",
     )
     .argument("<settings>", "a preset, or a YAML file")
     .requiredOption("--model <model>", `${MODEL_ARGUMENT}, to begin with`)
@@ -33,6 +36,8 @@ export const addTrain: AddCommand = (program, context) => {
       "--data <source...>",
       "files and folders to train on, where needed with their task: gen=pictures.jsonl",
     )
+    .option("--images <folder>", "what paths of images in files are relative to; without it the folder of each file")
+    .option("--classes <file>", "of folders of images by class: lines with a folder's name and its class")
     .option("--set <change...>", "settings to change, e.g. optimizer.lr=2e-5 ratios.text=0")
     .option("--cache <folder>", "indexes of the data and codes of its pictures", ".janus-cache")
     .addOption(adapterOption())
@@ -41,18 +46,34 @@ export const addTrain: AddCommand = (program, context) => {
     .action((settings: string, flags: TrainFlags) => run(settings, flags, context));
 };
 
-/** `und=a.jsonl` or `a.jsonl`. */
-function sourceOf(text: string): SourceSpec {
+/** `und=a.jsonl` or `a.jsonl`. Where images lie is told to files, names of classes to folders. */
+function sourceOf(text: string, { images, classes }: Pick<TrainFlags, "images" | "classes">): SourceSpec {
   const named = /^(und|text|gen)=(.+)$/.exec(text);
-  if (named) return { task: named[1] as "und" | "text" | "gen", path: named[2]! };
-  if (/^\w+=/.test(text)) throw new UsageError(`--data ${text}: the tasks are und, text and gen`);
-  return { path: text };
+  if (!named && /^\w+=/.test(text)) throw new UsageError(`--data ${text}: the tasks are und, text and gen`);
+  const path = named ? named[2]! : text;
+  const isFolder = statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
+  return {
+    path,
+    ...(named && { task: named[1] as "und" | "text" | "gen" }),
+    ...(!isFolder && images !== undefined && { images }),
+    ...(isFolder && classes !== undefined && { classes }),
+  };
+}
+
+/** What `--data`, `--images` and `--classes` say. Throws `UsageError` where one of them is for nothing. */
+export function sourcesOf({ data, ...rest }: Pick<TrainFlags, "data" | "images" | "classes">): SourceSpec[] {
+  const sources = data.map((text) => sourceOf(text, rest));
+  if (rest.classes !== undefined && !sources.some(({ classes }) => classes))
+    throw new UsageError("--classes is there for folders of images by class, and --data has no folder");
+  if (rest.images !== undefined && !sources.some(({ images }) => images))
+    throw new UsageError("--images is there for files that name images, and --data has folders alone");
+  return sources;
 }
 
 async function run(settings: string, flags: TrainFlags, context: Context): Promise<void> {
   const { loadAnyConfig } = await import("../train/config.ts");
   const config = loadAnyConfig(settings, flags.set ?? []);
-  const sources = flags.data.map(sourceOf);
+  const sources = sourcesOf(flags);
   const model = await resolveModel(flags.model, context);
   if (flags.dryRun) return await (await import("./dry_run.ts")).dryRun(model, config, flags.adapter, context);
   const given = { model, sources, run: flags.run, cache: flags.cache };

@@ -1,5 +1,5 @@
 /** The understanding encoder: SigLIP, a vision transformer whose 576 patch features are all kept (janus-pro: no class token, no pooling). */
-import { checkTensors, ShapeError, shapeText } from "../engine/index.ts";
+import { checkpoint, checkTensors, ShapeError, shapeText } from "../engine/index.ts";
 import type { Tensor } from "../engine/index.ts";
 import { attention, gelu } from "../kernels/index.ts";
 import { Conv2d, Embedding, LayerNorm, Linear } from "./layers.ts";
@@ -93,6 +93,8 @@ class EncoderLayer extends Module {
 
 class Encoder extends Module {
   readonly layers: readonly EncoderLayer[];
+  /** As in `LlamaModel`. */
+  recompute = false;
 
   constructor(config: SiglipConfig, options: LayerOptions) {
     super();
@@ -100,7 +102,7 @@ class Encoder extends Module {
   }
 
   forward(x: Tensor): Tensor {
-    return this.layers.reduce((h, layer) => layer.call(h), x);
+    return this.layers.reduce((h, layer) => (this.recompute ? checkpoint((t) => layer.call(t), h) : layer.call(h)), x);
   }
 }
 

@@ -45,6 +45,16 @@ const save = z
   .strictObject({ every: whole(1).default(1000), keep: whole(1).default(2), keepEvery: whole(1).optional() })
   .prefault({});
 
+/** Bad samples (damaged pictures, wrong JSON, empty or too long texts) are set aside; a run with more of them than `allowed` of quarantine.ts ends. */
+const bad = z
+  .strictObject({
+    /** Of all samples seen. */
+    share: z.number().min(0).max(1).default(0.001),
+    /** So many in any case. */
+    least: whole(0).default(100),
+  })
+  .prefault({});
+
 /** Of the page `report.html` in the run folder. Changes nothing of what is trained. */
 const page = z.strictObject({
   /** Steps between two writings; 0 for no page. */
@@ -77,7 +87,7 @@ const fields = z.strictObject({
   conditioningDropout: z.number().min(0).max(1).default(0.1),
   /** Packed rows that go through the model at once; gradients of the others of a step are added up. */
   microRows: whole(1).default(1),
-  /** Recompute each Llama block in backward instead of keeping what it made. */
+  /** Recompute each block of the Llama and of SigLIP in backward instead of keeping what it made. */
   recompute: z.boolean().default(false),
   /** Of weights and their copies; masters and moments are f32. */
   dtype: z.enum(["f32", "bf16", "f16"]).default("f32"),
@@ -93,6 +103,17 @@ const fields = z.strictObject({
   /** Moving averages of what trains, in f32: `janus ckpt export --ema`. */
   ema: z.strictObject({ decay: z.number().gt(0).lt(1) }).optional(),
   seed: whole(0).default(0),
+  data: z
+    .strictObject({
+      /** Too long for a row: plain texts are cut, conversations lose whole turns at their end. Without it they are bad samples. */
+      truncate: z.boolean().default(false),
+      /** Stands before conversations that have no system message of their own; the original's unless told, "" for none. */
+      system: z.string().optional(),
+      /** Pictures are taken as they are stored, without their rotation and colour profile. */
+      plain: z.boolean().default(false),
+    })
+    .prefault({}),
+  bad,
   save,
   report: page
     .extend({
@@ -136,6 +157,7 @@ const tokenizerSchema = z.strictObject({
   reseed: z.strictObject({ every: whole(0).default(200), until: whole(0).optional() }).prefault({}),
   dtype: z.literal("f32", "f32; the image tokenizer trains in no other").default("f32"),
   seed: whole(0).default(0),
+  bad,
   save,
   report: page.prefault({}),
 });
@@ -143,7 +165,7 @@ const tokenizerSchema = z.strictObject({
 /** Settings of stage 0. */
 export type TokenizerConfig = z.infer<typeof tokenizerSchema>;
 
-export const PRESETS = ["stage0", "stage1", "stage2", "stage3"] as const;
+export const PRESETS = ["stage0", "stage1", "stage2", "stage3", "stage3-7b"] as const;
 export type Preset = (typeof PRESETS)[number];
 
 /** Keys of the schema by path, for suggestions. */

@@ -131,7 +131,7 @@ export async function train(options: RunOptions): Promise<RunResult> {
 
     // The model.
     const ceiling = options.ceiling ?? (await matmulCeiling(device, config.dtype));
-    const about = await codesAbout(checkpoint, false, config.dtype);
+    const about = await codesAbout(checkpoint, config.data.plain, config.dtype);
     const model = await loadModel(checkpoint, { device, dtype: config.dtype, ...signal });
     made.push(model);
     await checkpoint.close();
@@ -140,13 +140,17 @@ export async function train(options: RunOptions): Promise<RunResult> {
 
     // Its samples.
     codes = await CodeCache.open(options.cache, about);
+    const { truncate, system, plain } = config.data;
     const encoder = new Encoder(processor, {
       seed: config.seed,
+      truncate,
+      pictures: { plain },
+      ...(system !== undefined && { system }),
       codes: codes.source(vqEncoder(model.model.vqmodel, checkpoint.config.vq.imageSize)),
       drop: config.conditioningDropout,
       maxTokens: Math.min(config.length, checkpoint.config.language.maxPositions),
     });
-    const quarantine = new Quarantine({ file: join(run.path, "quarantine.jsonl") });
+    const quarantine = new Quarantine({ file: join(run.path, "quarantine.jsonl"), ...config.bad });
     const { seed, batch, ratios } = config;
     loader = new Loader(byTask, encoder, { seed, batch, ratios, quarantine }, state?.loader);
 
@@ -201,12 +205,18 @@ export async function train(options: RunOptions): Promise<RunResult> {
 
     // The loop.
     let last = newest;
+    const begun = trainer.step;
+    const isSaved = (): boolean => last !== null && basename(last) === basename(run.folder(trainer.step));
     const skips = new SkipLimit();
     let lossScale = Infinity;
     while (trainer.step < end && !stop?.aborted) {
       const started = now();
       const waited = loader.waitingMs;
-      const loaded = await loader.next();
+      const loaded = await loader.next().catch(async (error: unknown) => {
+        // What is done is kept; of all that can go wrong here the error of the data is the one to tell.
+        if (trainer.step > begun && !isSaved()) await save().catch(() => undefined);
+        throw error;
+      });
       const event = await record.step(() => trainer.take(loaded.samples), loaded.samples, {
         started,
         waitingMs: loader.waitingMs - waited,
@@ -226,7 +236,7 @@ export async function train(options: RunOptions): Promise<RunResult> {
       if (trainer.step % config.save.every === 0 || trainer.step === end) last = await save();
       if (trainer.step < end && !stop?.aborted) await report(false);
     }
-    if (last === null || basename(last) !== basename(run.folder(trainer.step))) last = await save();
+    if (!last || !isSaved()) last = await save();
     const stopped = trainer.step < end;
     record.event(stopped ? "stop" : "end", `${trainer.step} steps are done`);
     await report(true);

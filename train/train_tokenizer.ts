@@ -91,7 +91,7 @@ export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunR
       );
     const of = (task: Task): SourceIndex[] => indexes.filter((index) => index.task === task);
     const count = (task: Task): number => of(task).reduce((sum, index) => sum + index.count, 0);
-    const quarantine = new Quarantine({ file: join(run.path, "quarantine.jsonl") });
+    const quarantine = new Quarantine({ file: join(run.path, "quarantine.jsonl"), ...config.bad });
     loader = new Loader(
       { und: of("und"), gen: of("gen") },
       new PictureEncoder(imageSize),
@@ -152,11 +152,16 @@ export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunR
     await record.begin(folder);
 
     // The loop.
+    const begun = step;
+    const isSaved = (): boolean => last !== null && basename(last) === basename(run.folder(step));
     const skips = new SkipLimit();
     while (step < end && !stop?.aborted) {
       const started = now();
       const waited = loader.waitingMs;
-      const loaded = await loader.next();
+      const loaded = await loader.next().catch(async (error: unknown) => {
+        if (step > begun && !isSaved()) await save().catch(() => undefined); // as in train
+        throw error;
+      });
       const waitingMs = loader.waitingMs - waited;
       loaderState = loaded.state;
       const rate = (training.optimizer.lr = learningRate(config, step));
@@ -181,7 +186,7 @@ export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunR
       if (step % config.save.every === 0 || step === end) last = await save();
       if (step < end && !stop?.aborted) await record.report(vq, indexes, { isEnd: false, signal: stop });
     }
-    if (last === null || basename(last) !== basename(run.folder(step))) last = await save();
+    if (!last || !isSaved()) last = await save();
     const stopped = step < end;
     record.event(stopped ? "stop" : "end", `${step} steps are done`);
     await record.report(vq, indexes, { isEnd: true });

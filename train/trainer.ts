@@ -80,6 +80,7 @@ export class Trainer {
     this.config = config;
     this.pad = pad;
     model.model.language_model.recompute = config.recompute;
+    model.model.vision_model.encoder.recompute = config.recompute;
     this.trained = setStage(model, config.stage);
     const { beta1, beta2, epsilon, weightDecay, clip: maxNorm, muon, momentum } = config.optimizer;
     this.optimizer = new AdamW(

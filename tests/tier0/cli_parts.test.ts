@@ -11,6 +11,8 @@ import * as hubErrors from "../../model/node/hub_settings.ts";
 import { FileError } from "../../model/node/files.ts";
 import { ImageFormatError } from "../../model/image/image.ts";
 import { PromptError } from "../../model/prompt.ts";
+import { sourcesOf } from "../../cli/train.ts";
+import { SaveError } from "../../train/run/errors.ts";
 import { EXIT, Interrupted, UsageError, exitCodeOf, reportError } from "../../cli/errors.ts";
 import { formatBytes, formatDuration } from "../../cli/format.ts";
 import { numberIn, wholeNumber } from "../../cli/options.ts";
@@ -44,6 +46,26 @@ describe("options", () => {
   });
 });
 
+describe("sources of janus train", () => {
+  it("have a task where one is named; folders get the names of classes, files the folder of images", () => {
+    const [folder, file] = [tmpdir(), "not/there.jsonl"];
+    expect(sourcesOf({ data: [folder, `gen=${file}`, file], images: "i", classes: "c" })).toEqual([
+      { path: folder, classes: "c" },
+      { path: file, task: "gen", images: "i" },
+      { path: file, images: "i" },
+    ]);
+    expect(sourcesOf({ data: [folder, file] })).toEqual([{ path: folder }, { path: file }]);
+    for (const [wrong, message] of [
+      [{ data: [file], classes: "c" }, /--classes is there for folders/],
+      [{ data: [folder], images: "i" }, /--images is there for files/],
+      [{ data: ["draw=x.jsonl"] }, /the tasks are und, text and gen/],
+    ] as const) {
+      expect(() => sourcesOf(wrong)).toThrow(UsageError);
+      expect(() => sourcesOf(wrong)).toThrow(message);
+    }
+  });
+});
+
 describe("errors", () => {
   it("have the exit code of their kind", async () => {
     const cases: [unknown, number][] = [
@@ -53,6 +75,7 @@ describe("errors", () => {
       [new checkpointErrors.ConfigError("x"), EXIT.input],
       [new ImageFormatError("x"), EXIT.input],
       [new PromptError("x"), EXIT.input],
+      [new SaveError("x", 3, "ENOSPC", null), EXIT.checkFailed],
       [new hubErrors.HubNetworkError("x"), EXIT.hub],
       [new engineErrors.DeviceError("x"), EXIT.device],
       [new engineErrors.OutOfMemoryError("x"), EXIT.device],

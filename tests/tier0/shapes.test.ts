@@ -226,7 +226,7 @@ describe("training data", () => {
       const placeOf = (name: string): number => scene.objects.findIndex(({ shape, colour }) => [shape, colour].includes(name as never)); // prettier-ignore
       const pairs = questions.flatMap(({ kind, question }) => {
         if (kind !== "relation") return [];
-        const pair = [...question.matchAll(/the (\w+)/g)].map(([, name]) => placeOf(name!)).sort();
+        const pair = [...question.matchAll(/the (\w+)/g)].map(([, name]) => placeOf(name!)).sort((a, b) => a - b);
         return [`${pair.join()} ${/left|right/.test(question) ? "across" : "down"}`];
       });
       const looked = questions.flatMap(({ kind, question }) => (kind === "exists" ? [question.replace(/^(is there|do you see) /, "")] : [])); // prettier-ignore

@@ -12,7 +12,10 @@ import {
 
 describe("presets", () => {
   it("are the recipe of the report", () => {
-    const [one, two, three] = PRESETS.filter((preset) => preset !== "stage0").map((preset) => loadConfig(preset));
+    const [one, two, three, large] = PRESETS.filter((preset) => preset !== "stage0").map((preset) =>
+      loadConfig(preset),
+    );
+    expect(large).toEqual({ ...three, steps: 40_000 });
     const published = [one, two, three].map((c) => [
       c!.stage,
       c!.optimizer.lr,
@@ -126,7 +129,7 @@ describe("changes", () => {
       /batch: [^]*lenght is not known; did you mean length\?/,
     );
     expect(() => loadConfig("stage9")).toThrow(
-      /stage9 is neither a preset \(stage0, stage1, stage2, stage3\) nor a file/,
+      /stage9 is neither a preset \(stage0, stage1, stage2, stage3, stage3-7b\) nor a file/,
     );
     expect(() => checkConfig("x")).toThrow(TrainConfigError);
   });

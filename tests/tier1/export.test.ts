@@ -40,8 +40,8 @@ afterAll(() => {
   rmSync(home, { recursive: true, force: true });
 });
 
-/** Two steps of stage 1 from the fixture; the run and its exports in both layouts: three folders of a model. */
-async function trainedAndExported(from: string, run: string, weight: number): Promise<string[]> {
+/** Two steps of stage 1 from the fixture; the run and its exports as bf16 in both layouts: three folders of a model. */
+async function trainedAndExported(from: string, run: string, weight: number, dtype = "bf16"): Promise<string[]> {
   const config = checkConfig({
     stage: 1,
     batch: 4,
@@ -50,7 +50,7 @@ async function trainedAndExported(from: string, run: string, weight: number): Pr
     ratios: { und: 0, text: 2, gen: 2 },
     weights: { text: weight, gen: weight },
     optimizer: { lr: 1e-2 },
-    dtype: "bf16",
+    dtype,
     report: { every: 0 },
   });
   const sources = ["text", "gen"].map((task) => ({ path: at("data", `${task}.jsonl`) }));
@@ -58,7 +58,7 @@ async function trainedAndExported(from: string, run: string, weight: number): Pr
   const folders = [checkpoint];
   for (const layout of LAYOUTS) {
     const out = at(`${run}-${layout}`);
-    const exported = await runCli(["ckpt", "export", at(run), "2", out, "--layout", layout]);
+    const exported = await runCli(["ckpt", "export", at(run), "2", out, "--layout", layout, ...(dtype === "bf16" ? [] : ["--dtype", "bf16"])]); // prettier-ignore
     expect(exported).toMatchObject({ code: 0, stderr: "" });
     expect((await runCli(["inspect", out, "--json"])).stdout).toMatch(new RegExp(`"${layout}"`));
     folders.push(out);
@@ -81,24 +81,28 @@ const differing = (a: Map<string, Uint8Array>, b: Map<string, Uint8Array>): stri
   [...new Set([...a.keys(), ...b.keys()])].filter((name) => Buffer.compare(a.get(name) ?? Buffer.of(), b.get(name) ?? Buffer.of()) !== 0); // prettier-ignore
 
 describe.skipIf(!hasFixtures)("a run from the fixture", () => {
-  it("keeps every byte of what the stage does not train, in its checkpoint and in its exports", async () => {
-    const before = await bytesOf(join(tiny, "deepseek"));
-    const isTrained = (name: string): boolean => TRAINED[1].some((prefix) => name.startsWith(prefix));
-    for (const folder of await trainedAndExported("deepseek", "run", 1)) {
-      const changed = differing(before, await bytesOf(folder));
-      expect(
-        changed.filter((name) => !isTrained(name)),
-        folder,
-      ).toEqual([]);
-      // All that is trained has moved, but for the aligner: no sample has a picture to look at.
-      const still = [...before.keys()].filter((name) => isTrained(name) && !changed.includes(name));
-      expect(
-        still.filter((name) => !name.startsWith("model.aligner.")),
-        folder,
-      ).toEqual([]);
-      expect(changed.length).toBeGreaterThan(5);
-    }
-  });
+  it.each(["bf16", "f32"])(
+    "in %s keeps every byte of what the stage does not train, in its checkpoint and in its exports",
+    async (dtype) => {
+      const before = await bytesOf(join(tiny, "deepseek"));
+      const isTrained = (name: string): boolean => TRAINED[1].some((prefix) => name.startsWith(prefix));
+      const [checkpoint, ...exports] = await trainedAndExported("deepseek", `run-${dtype}`, 1, dtype);
+      for (const folder of dtype === "f32" ? exports : [checkpoint!, ...exports]) {
+        const changed = differing(before, await bytesOf(folder));
+        expect(
+          changed.filter((name) => !isTrained(name)),
+          folder,
+        ).toEqual([]);
+        // All that is trained has moved, but for the aligner: no sample has a picture to look at.
+        const still = [...before.keys()].filter((name) => isTrained(name) && !changed.includes(name));
+        expect(
+          still.filter((name) => !name.startsWith("model.aligner.")),
+          folder,
+        ).toEqual([]);
+        expect(changed.length).toBeGreaterThan(5);
+      }
+    },
+  );
 
   it.each(LAYOUTS)(
     "(%s) that changes nothing passes verify as the fixture does, exported in either layout",

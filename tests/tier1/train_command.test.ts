@@ -32,6 +32,7 @@ const command = (run: string, preset: string, ...changes: string[]): string[] =>
   at("data", "text.jsonl"),
   "--set",
   "length=400",
+  "report.prompts=[]",
   ...changes,
 ];
 const newest = async (run: string): Promise<number | undefined> =>

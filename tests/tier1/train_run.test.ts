@@ -15,6 +15,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { newCheckpoint } from "../../examples/new_checkpoint.ts";
 import { ArgumentError, Device, setDevice } from "../../index.ts";
+import type { Launch } from "../../engine/launch.ts";
 import { castFloats } from "../../model/checkpoint/cast.ts";
 import { openCheckpoint } from "../../model/checkpoint/checkpoint.ts";
 import type { Checkpoint } from "../../model/checkpoint/checkpoint.ts";
@@ -23,6 +24,8 @@ import { FileError, folderSource, openFile } from "../../model/node/files.ts";
 import { Janus, encodePng, readPicture } from "../../model/node/index.ts";
 import { checkConfig } from "../../train/config.ts";
 import type { TrainConfig } from "../../train/config.ts";
+import { QuarantineError } from "../../train/data/errors.ts";
+import { CODES_LABEL } from "../../train/data/tokenizer.ts";
 import { readEvents } from "../../train/report/index.ts";
 import type { StepEvent } from "../../train/report/index.ts";
 import { Checkpoints } from "../../train/run/checkpoints.ts";
@@ -275,6 +278,56 @@ it("a disk without room for a checkpoint is refused before the first step; one t
   room = bytes + 2 ** 20;
   expect((await go("room", config, disk)).steps).toBe(4);
   expect(steps).toEqual([2, 3]);
+});
+
+it("more bad samples than are allowed end the run; what is done is kept, and goes on where more are allowed", async () => {
+  const some = { seed: 1, steps: 5 };
+  const straight = await go("allowed", settings(some));
+  const none = { ...some, bad: { share: 0, least: 0 } };
+  const error = await errorOf(() => go("strict", settings(none)));
+  expect(error).toBeInstanceOf(QuarantineError);
+  expect(error.message).toMatch(/missing\.png.*; all of them are in .*quarantine\.jsonl\. Allow more \(bad\.share/);
+  const steps = await new Checkpoints(at("strict")).list();
+  expect([steps.length, steps[0]! > 0, steps[0]! < 5]).toEqual([1, true, true]);
+  const { checkpoint } = await go("strict", settings({ ...none, bad: { least: 2 } }));
+  const weights = (folder: string): Buffer => readFileSync(join(folder, "model.safetensors"));
+  expect(Buffer.compare(weights(checkpoint), weights(straight.checkpoint))).toBe(0);
+  expect(losses("strict")).toEqual(losses("allowed"));
+});
+
+it("texts beyond a row are bad samples, or cut; what stands before conversations is a setting", async () => {
+  const long = "red blue green ".repeat(400);
+  writeFileSync(at("data", "long.jsonl"), `${JSON.stringify({ text: long })}\n${JSON.stringify({ text: "red" })}\n`);
+  const sources = [{ path: at("data", "long.jsonl") }, { path: at("data", "und.jsonl") }];
+  const texts = { ratios: { und: 1, text: 1, gen: 0 }, batch: 4, steps: 1 };
+  const set = async (run: string, data: object): Promise<{ bad: boolean; tokens: number }> => {
+    await go(run, settings({ ...texts, data }), { sources });
+    const [{ tokens, padding }] = losses(run) as [StepEvent];
+    return { bad: existsSync(at(run, "quarantine.jsonl")), tokens: tokens - padding };
+  };
+  const [refused, cut, bare] = [await set("refused", {}), await set("cut", { truncate: true }), await set("bare", { system: "" })]; // prettier-ignore
+  expect([refused.bad, cut.bad, bare.bad]).toEqual([true, false, true]);
+  expect(readFileSync(at("refused", "quarantine.jsonl"), "utf8")).toMatch(/the text has \d+ tokens, at most 400 fit.*data\.truncate=true/); // prettier-ignore
+  expect(cut.tokens).toBeGreaterThan(400);
+  expect(bare.tokens).toBeLessThan(refused.tokens);
+});
+
+it("codes of janus data tokenize are those that training asks for", async () => {
+  const model = at("half");
+  expect(await runCli(["convert", at("model"), model, "--layout", "hf", "--dtype", "bf16"])).toMatchObject({ code: 0 });
+  const encoded = async (cache: string, dtype: string): Promise<number> => {
+    let launches = 0;
+    const listener = ({ label }: Launch): number => (launches += Number(label.startsWith(CODES_LABEL)));
+    device.listeners.add(listener);
+    await go(`coded-${cache}-${dtype}`, settings({ steps: 1, dtype }), { model, cache: at(cache) });
+    device.listeners.delete(listener);
+    return launches;
+  };
+  const typed = ["data", "tokenize", at("data", "gen.jsonl"), "--model", model, "--cache", at("tokenized")];
+  expect(await runCli(typed)).toMatchObject({ code: 0 });
+  expect([await encoded("tokenized", "f32"), (await encoded("tokenized", "bf16")) > 0]).toEqual([0, true]);
+  expect(await runCli([...typed, "--dtype", "bf16"])).toMatchObject({ code: 0 });
+  expect(await encoded("tokenized", "bf16")).toBe(0);
 });
 
 it("averages of the weights are exported in their place", async () => {

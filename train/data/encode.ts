@@ -205,7 +205,7 @@ export class Encoder {
 
   private tooLong(what: string, tokens: number): SampleError {
     return new SampleError(
-      `the ${what} has ${tokens} tokens, at most ${this.maxTokens} fit; shorten it${this.options.truncate ? "" : ", or allow truncation"}`,
+      `the ${what} has ${tokens} tokens, at most ${this.maxTokens} fit; shorten it${this.options.truncate ? "" : ", or cut what is too long (data.truncate=true)"}`,
     );
   }
 }

@@ -34,7 +34,7 @@ export interface LoaderOptions {
   /** Samples a step. */
   readonly batch: number;
   readonly ratios: Ratios;
-  /** About so many samples are decoded before they are asked for, at the same time; 0 for none. */
+  /** About so many samples are decoded before they are asked for, at the same time; those of a step, 32 at least, unless told. 0 for none. */
   readonly ahead?: number;
   readonly quarantine?: Quarantine;
 }
@@ -65,7 +65,7 @@ type Attempt<T> =
   | { readonly kind: "bad"; readonly bad: BadSample }
   | { readonly kind: "failed"; readonly error: unknown };
 
-const AHEAD = 32;
+const LEAST_AHEAD = 32;
 
 /** Errors of the sample itself. Others (a lost device, a full disk, a mistake) end the run. */
 export const isBadSample = (error: unknown): error is JanusError =>
@@ -182,7 +182,7 @@ export class Loader<T = Sample> {
     options: LoaderOptions,
     state?: LoaderState,
   ) {
-    const { seed, batch, ratios, ahead = AHEAD } = options;
+    const { seed, batch, ratios, ahead = Math.max(LEAST_AHEAD, batch) } = options;
     checkSources(sources, ratios);
     if (!Number.isInteger(ahead) || ahead < 0)
       throw new ArgumentError(`Loader: ahead is ${ahead}; a whole number from 0`);

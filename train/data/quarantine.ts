@@ -57,7 +57,7 @@ export class Quarantine {
     if (bad <= allowed) return;
     const where = this.file === undefined ? "" : `; all of them are in ${this.file}`;
     throw new QuarantineError(
-      `${bad} of ${seen} samples are bad, ${allowed} are allowed (${this.share * 100} % or ${this.least}). The last one: ${sample.reason}${where}. Mend the data, or allow more`,
+      `${bad} of ${seen} samples are bad, ${allowed} are allowed (${this.share * 100} % or ${this.least}). The last one: ${sample.reason}${where}. Allow more (bad.share, bad.least) to go on; with mended data begin a new run from the last checkpoint`,
     );
   }
 

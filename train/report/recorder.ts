@@ -33,7 +33,7 @@ export class Recorder extends Journal {
   constructor(options: RecorderOptions, steps: number) {
     super(options, steps);
     this.options = options;
-    this.meter = new FlopMeter(options.device, options.config.recompute);
+    this.meter = new FlopMeter(options.device);
   }
 
   override async begin(from: string): Promise<void> {

@@ -71,7 +71,7 @@ export class RunCurves {
     for (const task of TASKS) {
       const report = line.tasks?.[task];
       this.losses[task].add(x, report?.loss);
-      if (report?.tokens) this.trained[task] = (this.trained[task] ?? 0) + report.tokens;
+      if (report?.tokens && !line.skipped) this.trained[task] = (this.trained[task] ?? 0) + report.tokens;
     }
     for (const [name, { of }] of Object.entries(MEASURES)) this.measures[name]!.add(x, of(line));
   }

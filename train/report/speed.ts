@@ -5,24 +5,22 @@ import type { Launch } from "../../engine/launch.ts";
 import { matmul, uniform } from "../../kernels/index.ts";
 import { CODES_LABEL } from "../data/tokenizer.ts";
 
-/** Forward launches of the language model's layers; in backward labels begin with "backward". */
-const LAYERS = /^(?:model\.)?(?:language_model\.)?layers\./;
+/** Launches in backward of a `checkpoint` that compute its forward anew; those of its own backward have the word once more. */
+const AGAIN = /^backward:(?:[^:]*\/)?checkpoint\.(?!backward:)/;
 
 /**
- * Adds up the FLOPs that launches state, between `start` and `stop`. The codes of pictures for later steps are not counted, and with
- * `recompute` the layers' forward is counted once: it is what the model takes, not what was spent.
+ * Adds up the FLOPs that launches state, between `start` and `stop`. The codes of pictures for later steps are not counted, and what is
+ * computed anew in backward is counted once: it is what the model takes, not what was spent.
  */
 export class FlopMeter {
   private flops = 0;
   private readonly device: Device;
   private readonly listener: (launch: Launch) => void;
 
-  constructor(device: Device, recompute: boolean) {
+  constructor(device: Device) {
     this.device = device;
     this.listener = ({ label, cost }) => {
-      if (!cost || label.startsWith(CODES_LABEL)) return;
-      this.flops += cost.flops;
-      if (recompute && LAYERS.test(label)) this.flops -= cost.flops; // comes again in backward
+      if (cost && !label.startsWith(CODES_LABEL) && !AGAIN.test(label)) this.flops += cost.flops;
     };
   }
 

@@ -39,6 +39,7 @@ export async function newestOf(
 
 /** Settings that may be others when a run is resumed: they change when it ends and what it costs, not what it computes. */
 const FREE: readonly string[] = [
+  "bad",
   "save",
   "steps",
   "stopAt",
