@@ -42,18 +42,24 @@ function embedImages(
   return aligner.call(isFrozen ? noGrad(() => tower.call(input)) : tower.call(input));
 }
 
+/** Packed rows → hidden states [B, T, hidden], from which the heads make logits. A sample has the same in any row. */
+export function hiddenStates(model: JanusForConditionalGeneration, rows: PackedRows, imageSize: number): Tensor {
+  const { device } = model.lm_head.weight;
+  return scope(() => {
+    const shape = [rows.rows, rows.length];
+    return model.hidden(embed(model, rows, imageSize, device), {
+      positions: tensor(rows.positions, { shape, device }),
+      documents: tensor(rows.documents, { shape, device }),
+    });
+  });
+}
+
 /** The sums of cross-entropies of packed rows, by task. The logits of text are never held whole. */
 export function taskLosses(model: JanusForConditionalGeneration, rows: PackedRows, imageSize: number): TaskLosses {
   const { device } = model.lm_head.weight;
   return scope(() => {
-    const shape = [rows.rows, rows.length];
-    const upload = (values: Int32Array, of: readonly number[] = [values.length]): Tensor =>
-      tensor(values, { shape: of, device });
-    const hidden = model.hidden(embed(model, rows, imageSize, device), {
-      positions: upload(rows.positions, shape),
-      documents: upload(rows.documents, shape),
-    });
-    const flat = hidden.reshape([rows.rows * rows.length, -1]); // [B · T, hidden]
+    const upload = (values: Int32Array): Tensor => tensor(values, { shape: [values.length], device });
+    const flat = hiddenStates(model, rows, imageSize).reshape([rows.rows * rows.length, -1]); // [B · T, hidden]
     const losses = { und: null, text: null, gen: null } as Record<Task, Tensor | null>;
     for (const task of TASKS) {
       const { at, to } = rows.targets[task];

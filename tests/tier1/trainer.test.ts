@@ -1,11 +1,11 @@
 /** The step of the trainer: what it must not depend on (accumulation, packing, recomputation), what it must not change, where losses begin. */
 import { afterEach, describe, expect, it } from "vitest";
-import { backward, manualSeed, scope, zeroGradients } from "../../index.ts";
+import { backward, manualSeed, noGrad, scope, zeroGradients } from "../../index.ts";
 import { JANUS_TINY, createModel, tinyConfig } from "../../model/create.ts";
 import type { JanusForConditionalGeneration } from "../../model/janus.ts";
 import { checkConfig } from "../../train/config.ts";
 import type { TrainConfig } from "../../train/config.ts";
-import { taskLosses, totalLoss } from "../../train/loss.ts";
+import { hiddenStates, taskLosses, totalLoss } from "../../train/loss.ts";
 import { imageSample, layRows, packSamples, textSample, trainedTokens } from "../../train/samples.ts";
 import type { Sample } from "../../train/samples.ts";
 import { STAGES, TRAINED, setStage } from "../../train/stages.ts";
@@ -135,6 +135,40 @@ function worst(a: ReadonlyMap<string, Float32Array>, b: ReadonlyMap<string, Floa
     ),
   );
 }
+
+it("logits of a sample are the same in a row with others and in a row alone", async () => {
+  const model = createModel(JANUS_TINY, { seed: 5 });
+  models.push(model);
+  const logits = async (row: Sample[]): Promise<Float32Array[]> => {
+    const heads = noGrad(() =>
+      scope(() => {
+        const hidden = hiddenStates(model, layRows([row], 224, PAD, 64), SIDE);
+        return [model.lm_head.call(hidden), model.codeLogits(hidden)];
+      }),
+    );
+    const values = [(await heads[0]!.data()) as Float32Array, (await heads[1]!.data()) as Float32Array];
+    for (const head of heads) head.dispose();
+    return values;
+  };
+  let places = 0;
+  for (const row of packSamples(someSamples(), 224)) {
+    const together = await logits(row);
+    let from = 0;
+    for (const sample of row) {
+      const alone = await logits([sample]);
+      const { length } = sample.ids;
+      for (const [head, values] of alone.entries()) {
+        const width = values.length / 224;
+        const own = values.subarray(0, length * width);
+        const same = together[head]!.subarray(from * width, (from + length) * width);
+        expect(norm(own.map((v, i) => v - same[i]!)) / norm(own), `${sample.name}, head ${head}`).toBeLessThan(1e-6);
+      }
+      from += length;
+      places += length;
+    }
+  }
+  expect(places).toBeGreaterThan(400);
+});
 
 describe("gradients", () => {
   const model = (): JanusForConditionalGeneration => {
