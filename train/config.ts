@@ -109,7 +109,7 @@ const fields = z.strictObject({
       truncate: z.boolean().default(false),
       /** Stands before conversations that have no system message of their own; the original's unless told, "" for none. */
       system: z.string().optional(),
-      /** Pictures are taken as they are stored, without their rotation and colour profile. */
+      /** Pictures as the original takes them: stored pixels, no EXIF rotation, alpha dropped. */
       plain: z.boolean().default(false),
     })
     .prefault({}),

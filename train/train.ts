@@ -28,6 +28,7 @@ import { matmulCeiling } from "./report/speed.ts";
 import { nodeFileSystem } from "./run/file_system.ts";
 import type { FileSystem } from "./run/file_system.ts";
 import { loadTensorsInto, saveTensors, tensorFileBytes } from "./run/optimizer_file.ts";
+import { messageOf } from "./run/errors.ts";
 import { RunFolder } from "./run/run_folder.ts";
 import {
   OPTIMIZER,
@@ -150,7 +151,11 @@ export async function train(options: RunOptions): Promise<RunResult> {
       drop: config.conditioningDropout,
       maxTokens: Math.min(config.length, checkpoint.config.language.maxPositions),
     });
-    const quarantine = new Quarantine({ file: join(run.path, "quarantine.jsonl"), ...config.bad });
+    const quarantine = new Quarantine({
+      file: join(run.path, "quarantine.jsonl"),
+      ...config.bad,
+      settings: "bad.share, bad.least",
+    });
     const { seed, batch, ratios } = config;
     loader = new Loader(byTask, encoder, { seed, batch, ratios, quarantine }, state?.loader);
 
@@ -213,8 +218,9 @@ export async function train(options: RunOptions): Promise<RunResult> {
       const started = now();
       const waited = loader.waitingMs;
       const loaded = await loader.next().catch(async (error: unknown) => {
-        // What is done is kept; of all that can go wrong here the error of the data is the one to tell.
-        if (trainer.step > begun && !isSaved()) await save().catch(() => undefined);
+        // What is done is kept. Where that fails too, the error of the data is the one to throw.
+        if (trainer.step > begun && !isSaved())
+          await save().catch((problem: unknown) => record!.notice(`not saved: ${messageOf(problem)}`));
         throw error;
       });
       const event = await record.step(() => trainer.take(loaded.samples), loaded.samples, {

@@ -24,6 +24,7 @@ import type { TokenizerStepEvent } from "./report/log.ts";
 import { TokenizerRecorder } from "./report/recorder.ts";
 import { nodeFileSystem } from "./run/file_system.ts";
 import { loadTensorsInto, saveTensors, tensorFileBytes } from "./run/optimizer_file.ts";
+import { messageOf } from "./run/errors.ts";
 import { RunFolder } from "./run/run_folder.ts";
 import {
   OPTIMIZER,
@@ -91,7 +92,11 @@ export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunR
       );
     const of = (task: Task): SourceIndex[] => indexes.filter((index) => index.task === task);
     const count = (task: Task): number => of(task).reduce((sum, index) => sum + index.count, 0);
-    const quarantine = new Quarantine({ file: join(run.path, "quarantine.jsonl"), ...config.bad });
+    const quarantine = new Quarantine({
+      file: join(run.path, "quarantine.jsonl"),
+      ...config.bad,
+      settings: "bad.share, bad.least",
+    });
     loader = new Loader(
       { und: of("und"), gen: of("gen") },
       new PictureEncoder(imageSize),
@@ -159,7 +164,9 @@ export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunR
       const started = now();
       const waited = loader.waitingMs;
       const loaded = await loader.next().catch(async (error: unknown) => {
-        if (step > begun && !isSaved()) await save().catch(() => undefined); // as in train
+        if (step > begun && !isSaved())
+          // as in train
+          await save().catch((problem: unknown) => record!.notice(`not saved: ${messageOf(problem)}`));
         throw error;
       });
       const waitingMs = loader.waitingMs - waited;

@@ -13,7 +13,7 @@ export interface Question {
   readonly kind: QuestionKind;
   readonly question: string;
   readonly answer: string;
-  /** What it asks for, in whatever words: the answer of one with the same would give this one away. */
+  /** What it asks for, in whatever words: a conversation has no two of a kind with the same. */
   readonly about: string;
   /** Whether question and answer together name a combination that is held out. */
   readonly heldOut: boolean;

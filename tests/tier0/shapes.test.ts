@@ -220,7 +220,7 @@ describe("training data", () => {
     for (const kind of KINDS) for (const { text } of heldOutPrompts(kind)) expect(said.has(text), text).toBe(false);
   }, 120_000);
 
-  it("asks nothing of a picture that an earlier question of the conversation asked in other words", () => {
+  it("asks of a picture no relation and no thing's being there that an earlier question of the conversation asked for in other words", () => {
     for (let n = 0; n < 2000; n++) {
       const { scene, questions } = trainingSample(8, n, { questions: 14 });
       const placeOf = (name: string): number => scene.objects.findIndex(({ shape, colour }) => [shape, colour].includes(name as never)); // prettier-ignore

@@ -284,9 +284,20 @@ it("more bad samples than are allowed end the run; what is done is kept, and goe
   const some = { seed: 1, steps: 5 };
   const straight = await go("allowed", settings(some));
   const none = { ...some, bad: { share: 0, least: 0 } };
+  const notices: string[] = [];
+  let room = Infinity;
+  const full: Partial<RunOptions> = {
+    fileSystem: { ...nodeFileSystem, freeBytes: async () => room },
+    onStep: () => (room = 1000),
+    onNotice: (message) => notices.push(message),
+  };
+  expect(await errorOf(() => go("strict", settings(none), full))).toBeInstanceOf(QuarantineError);
+  expect([notices, await new Checkpoints(at("strict")).list()]).toEqual([[expect.stringMatching(/^not saved: .*room/)], []]); // prettier-ignore
   const error = await errorOf(() => go("strict", settings(none)));
   expect(error).toBeInstanceOf(QuarantineError);
-  expect(error.message).toMatch(/missing\.png.*; all of them are in .*quarantine\.jsonl\. Allow more \(bad\.share/);
+  expect(error.message).toMatch(
+    /missing\.png.*; all of them are in .*quarantine\.jsonl\. Mend the data, or allow more \(bad\.share/,
+  );
   const steps = await new Checkpoints(at("strict")).list();
   expect([steps.length, steps[0]! > 0, steps[0]! < 5]).toEqual([1, true, true]);
   const { checkpoint } = await go("strict", settings({ ...none, bad: { least: 2 } }));
@@ -310,6 +321,8 @@ it("texts beyond a row are bad samples, or cut; what stands before conversations
   expect(readFileSync(at("refused", "quarantine.jsonl"), "utf8")).toMatch(/the text has \d+ tokens, at most 400 fit.*data\.truncate=true/); // prettier-ignore
   expect(cut.tokens).toBeGreaterThan(400);
   expect(bare.tokens).toBeLessThan(refused.tokens);
+  const special = await errorOf(() => set("special", { system: "a <image_placeholder>" }));
+  expect(special.message).toMatch(/the system prompt holds .*, a special token of the model/);
 });
 
 it("codes of janus data tokenize are those that training asks for", async () => {

@@ -70,6 +70,9 @@ export class Encoder {
     this.specials = Object.values(tokenizer.specials as unknown as Record<string, number | undefined>).flatMap((id) =>
       id === undefined ? [] : [tokenizer.tokenOf(id)!],
     );
+    const found = this.specials.find((special) => options.system?.includes(special));
+    if (found !== undefined)
+      throw new ArgumentError(`Encoder: the system prompt holds ${quote(found)}, a special token of the model`);
   }
 
   /** Throws `SampleError`, `PromptError` or `ImageError` where it cannot be a sample; the loader sets those aside. */
@@ -138,7 +141,7 @@ export class Encoder {
     if (text.trim() === "") throw new SampleError("the text is empty");
     const ids = [...tokenizer.encode(text), tokenizer.specials.eos];
     if (ids.length > this.maxTokens) {
-      if (!this.options.truncate) throw this.tooLong("text", ids.length);
+      if (!this.options.truncate) throw this.tooLong("text", ids.length, true);
       ids.length = this.maxTokens; // without an end, which is elsewhere
     }
     return ids;
@@ -156,7 +159,8 @@ export class Encoder {
     for (let kept = messages; ; kept = kept.slice(0, -2)) {
       const labelled = this.conversation(kept, system);
       if (labelled.ids.length <= this.maxTokens) return { ...labelled, kept };
-      if (!this.options.truncate || kept.length <= 2) throw this.tooLong("conversation", labelled.ids.length);
+      if (!this.options.truncate || kept.length <= 2)
+        throw this.tooLong("conversation", labelled.ids.length, kept.length > 2);
     }
   }
 
@@ -203,10 +207,10 @@ export class Encoder {
       throw new SampleError(`its text holds ${quote(found)}, a special token of the model; take that out`);
   }
 
-  private tooLong(what: string, tokens: number): SampleError {
-    return new SampleError(
-      `the ${what} has ${tokens} tokens, at most ${this.maxTokens} fit; shorten it${this.options.truncate ? "" : ", or cut what is too long (data.truncate=true)"}`,
-    );
+  /** @param isCut whether `truncate` would help */
+  private tooLong(what: string, tokens: number, isCut = false): SampleError {
+    const or = isCut && !this.options.truncate ? "; shorten it, or train with data.truncate=true" : "; shorten it";
+    return new SampleError(`the ${what} has ${tokens} tokens, at most ${this.maxTokens} fit${or}`);
   }
 }
 

@@ -34,7 +34,7 @@ export interface LoaderOptions {
   /** Samples a step. */
   readonly batch: number;
   readonly ratios: Ratios;
-  /** About so many samples are decoded before they are asked for, at the same time; those of a step, 32 at least, unless told. 0 for none. */
+  /** About so many samples are decoded before they are asked for, at the same time; those of a step, but 32 to 128, unless told. 0 for none. */
   readonly ahead?: number;
   readonly quarantine?: Quarantine;
 }
@@ -66,6 +66,8 @@ type Attempt<T> =
   | { readonly kind: "failed"; readonly error: unknown };
 
 const LEAST_AHEAD = 32;
+/** Each has a file open. */
+const MOST_AHEAD = 128;
 
 /** Errors of the sample itself. Others (a lost device, a full disk, a mistake) end the run. */
 export const isBadSample = (error: unknown): error is JanusError =>
@@ -182,7 +184,7 @@ export class Loader<T = Sample> {
     options: LoaderOptions,
     state?: LoaderState,
   ) {
-    const { seed, batch, ratios, ahead = Math.max(LEAST_AHEAD, batch) } = options;
+    const { seed, batch, ratios, ahead = Math.min(MOST_AHEAD, Math.max(LEAST_AHEAD, batch)) } = options;
     checkSources(sources, ratios);
     if (!Number.isInteger(ahead) || ahead < 0)
       throw new ArgumentError(`Loader: ahead is ${ahead}; a whole number from 0`);

@@ -13,6 +13,8 @@ export interface QuarantineOptions {
   readonly share?: number;
   /** So many may be bad in any case. */
   readonly least?: number;
+  /** Names of the settings that allow more, for the message. */
+  readonly settings?: string;
 }
 
 export interface BadSample {
@@ -29,6 +31,7 @@ export class Quarantine {
   readonly file: string | undefined;
   readonly share: number;
   readonly least: number;
+  private readonly settings: string | undefined;
   /** Those that the file has already: a run that goes on meets them again. */
   private known: Set<string> | null = null;
 
@@ -39,6 +42,7 @@ export class Quarantine {
     this.file = file;
     this.share = share;
     this.least = least;
+    this.settings = options.settings;
   }
 
   /** So many of `seen` samples may be bad. */
@@ -55,9 +59,10 @@ export class Quarantine {
     await this.write(sample);
     const allowed = this.allowed(seen);
     if (bad <= allowed) return;
+    const more = this.settings === undefined ? "" : `, or allow more (${this.settings}) and go on`;
     const where = this.file === undefined ? "" : `; all of them are in ${this.file}`;
     throw new QuarantineError(
-      `${bad} of ${seen} samples are bad, ${allowed} are allowed (${this.share * 100} % or ${this.least}). The last one: ${sample.reason}${where}. Allow more (bad.share, bad.least) to go on; with mended data begin a new run from the last checkpoint`,
+      `${bad} of ${seen} samples are bad, ${allowed} are allowed (${this.share * 100} % or ${this.least}). The last one: ${sample.reason}${where}. Mend the data${more}`,
     );
   }
 

@@ -9,6 +9,7 @@ import type { TokenizerConfig, TrainConfig } from "../config.ts";
 import { isBadSample } from "../data/loader.ts";
 import type { SourceIndex } from "../data/index_file.ts";
 import type { Sample } from "../samples.ts";
+import type { ReadImageOptions } from "../../model/node/image_file.ts";
 import { messageOf } from "../run/errors.ts";
 import type { StepReport } from "../trainer.ts";
 import { Journal } from "./journal.ts";
@@ -84,7 +85,11 @@ export class Recorder extends Journal {
     const reconstructOnce = async (): Promise<void> => {
       if (reconstructions === 0 || (await readReconstructions(run)).length > 0) return;
       const drawn = sources.filter(({ task }) => task === "gen");
-      await saveReconstructions(janus().model.model.vqmodel, run, await firstPictures(drawn, reconstructions));
+      await saveReconstructions(
+        janus().model.model.vqmodel,
+        run,
+        await firstPictures(drawn, reconstructions, config.data),
+      );
     };
     await this.write([...(isSampled ? [draw] : []), reconstructOnce], standing);
   }
@@ -111,14 +116,18 @@ export class TokenizerRecorder extends Journal {
 }
 
 /** The first pictures that are seen or drawn; those that cannot be read are passed over. */
-async function firstPictures(sources: readonly SourceIndex[], most: number): Promise<RgbImage[]> {
+async function firstPictures(
+  sources: readonly SourceIndex[],
+  most: number,
+  how: ReadImageOptions = {},
+): Promise<RgbImage[]> {
   const images: RgbImage[] = [];
   for (const source of sources) {
     for (let i = 0; i < Math.min(source.count, 2 * most) && images.length < most; i++) {
       try {
         const raw = await source.read(i);
         const path = raw.task === "gen" ? raw.image : raw.task === "und" ? raw.images[0] : undefined;
-        if (path !== undefined) images.push(await readImage(path));
+        if (path !== undefined) images.push(await readImage(path, how));
       } catch (error) {
         if (!isBadSample(error)) throw error;
       }
