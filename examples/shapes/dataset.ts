@@ -32,12 +32,12 @@ export interface Sample {
 }
 
 export interface SampleOptions extends LayoutOptions {
-  /** Questions to a picture; 2 unless told, 18 at most. Some pictures offer fewer. */
+  /** Questions to a picture; 2 unless told, 14 at most. Some pictures offer fewer. */
   readonly questions?: number;
 }
 
 /** They come round; undefined is any one to four objects without a prompt. Of counts and of positions descriptions say least. */
-const ROUND: readonly (Kind | undefined)[] = [...KINDS, "counting", "position", ...Array<undefined>(4)];
+const ROUND: readonly (Kind | undefined)[] = [...KINDS, "counting", "position", undefined, undefined, undefined];
 
 /** Training sample `index` of a seed. */
 export function trainingSample(seed: number, index: number, options: SampleOptions = {}): Sample {
@@ -55,7 +55,7 @@ export function trainingSample(seed: number, index: number, options: SampleOptio
 
 export interface DatasetOptions extends SampleOptions {
   readonly seed?: number;
-  /** Pictures to make; 10,000 unless told. Each has a description, eight of twelve a prompt of one of the kinds. */
+  /** Pictures to make; 10,000 unless told. Each has a description, eight of eleven a prompt of one of the kinds. */
   readonly pictures?: number;
   /** Side of the pictures, pixels; 64 unless told. */
   readonly side?: number;

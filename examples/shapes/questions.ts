@@ -3,8 +3,8 @@ import { NUMBER_WORDS, article, clearly, phrase, plural } from "./captions.ts";
 import type { Dice } from "./dice.ts";
 import { isFull, isHeldOutColour, isHeldOutCount, isHeldOutPair, isHeldOutPosition } from "./held_out.ts";
 import type { Coloured, Mention } from "./held_out.ts";
-import { COLOURS, OPPOSITE, RELATIONS, SHAPES, boxOf, relations } from "./scene.ts";
-import type { Relation, Scene, SceneObject } from "./scene.ts";
+import { COLOURS, RELATIONS, SHAPES, boxOf, relations } from "./scene.ts";
+import type { Scene, SceneObject } from "./scene.ts";
 
 export const QUESTION_KINDS = ["shape", "colour", "count", "exists", "where", "relation"] as const;
 export type QuestionKind = (typeof QUESTION_KINDS)[number];
@@ -13,7 +13,7 @@ export interface Question {
   readonly kind: QuestionKind;
   readonly question: string;
   readonly answer: string;
-  /** What it asks for, in whatever words: a conversation has no two of a kind with the same. */
+  /** What it asks for, in whatever words: the answer of one with the same would give this one away. */
   readonly about: string;
   /** Whether question and answer together name a combination that is held out. */
   readonly heldOut: boolean;
@@ -22,15 +22,9 @@ export interface Question {
 const only = <T>(list: readonly T[]): T | undefined => (list.length === 1 ? list[0] : undefined);
 const distinct = <T>(list: readonly T[]): T[] => [...new Set(list)];
 
-/** Whether the words fit this object of the scene alone. */
-const isName = ({ objects }: Scene, object: SceneObject, words: Mention): boolean =>
-  objects.every((other) => other === object || !fits(other, words));
-
-/** Whether it may not be told so where an object of the one name is, seen from one of the other. */
-const isHeldOutRelation = (a: Mention, relation: Relation, b: Mention): boolean =>
-  a.shape !== undefined &&
-  b.shape !== undefined &&
-  (isHeldOutPosition(a.shape, relation, b.shape) || isHeldOutPair(a.shape, b.shape));
+/** Objects whose shape no other has. */
+const unique = ({ objects }: Scene): SceneObject[] =>
+  objects.filter((object) => objects.every((other) => other === object || other.shape !== object.shape));
 
 /** What is said of an object. */
 interface By {
@@ -61,12 +55,6 @@ const LOOKED_FOR: readonly By[] = [
 
 const fits = (object: Coloured, { shape, colour }: Mention): boolean =>
   (!shape || object.shape === shape) && (!colour || object.colour === colour);
-
-/** A relation may be denied where it does not hold even by this rule; GenEval's leaves what is a little to the left. */
-const SLIGHT = 0.2;
-
-/** "left" of "left of". */
-const side = (relation: Relation): string => relation.replace(" of", "");
 
 /** `yes` is what the answer shall be where it is yes or no. */
 type Make = (dice: Dice, scene: Scene, yes: boolean) => Question | undefined;
@@ -127,42 +115,27 @@ const MAKERS: Readonly<Record<QuestionKind, Make>> = {
       heldOut: isFull(asked) && isHeldOutColour(asked),
     };
   },
-  // By shapes and by colours: "red" then meets "circle" where the red shape is left of it, and is no answer that never comes (docs/decisions.md).
   where(dice, scene) {
-    const target = dice.pick(scene.objects);
+    const [target] = dice.shuffle(unique(scene));
+    if (!target) return undefined;
     const others = scene.objects.filter((object) => object !== target);
     const relation = dice.pick(RELATIONS);
-    const name = dice.chance(0.7) ? { shape: target.shape } : { colour: target.colour };
     const there = only(others.filter((object) => relations(boxOf(object), boxOf(target)).includes(relation)));
-    if (!isName(scene, target, name) || !there || clearly(there, target) !== relation) return undefined;
-    const words = `${relation} the ${phrase(name)}`;
-    const { shape, colour } = there;
-    if (dice.chance(0.5)) {
-      const question = dice.pick([`what colour is ${words}?`, `which colour is ${words}?`]);
-      return { kind: "where", question, answer: colour, about: words, heldOut: false };
-    }
+    if (!there || clearly(there, target) !== relation) return undefined;
+    const words = `${relation} the ${target.shape}`;
     const question = dice.pick([`what is ${words}?`, `which shape is ${words}?`]);
-    return { kind: "where", question, answer: shape, about: words, heldOut: isHeldOutRelation({ shape }, relation, name) }; // prettier-ignore
+    const heldOut = isHeldOutPosition(there.shape, relation, target.shape) || isHeldOutPair(there.shape, target.shape);
+    return { kind: "where", question, answer: there.shape, about: words, heldOut };
   },
   relation(dice, scene, yes) {
-    const [a, b] = dice.shuffle(scene.objects.filter((object) => isName(scene, object, { shape: object.shape })));
-    const truths = a && b ? relations(boxOf(a), boxOf(b)) : []; // two on a diagonal
-    if (!a || !b || truths.length === 0) return undefined;
-    const truth = dice.pick(truths);
-    const opposite = OPPOSITE[truth];
-    const isHeldOut = (relation: Relation): boolean => isHeldOutRelation(a, relation, b);
-    const about = [[a.shape, b.shape].sort(), [truth, opposite].sort()].join();
-    if (dice.chance(0.5)) {
-      const [one, other] = dice.shuffle([side(truth), side(opposite)]);
-      const of = truth === side(truth) ? "" : " of";
-      const question = `is the ${a.shape} ${one} or ${other}${of} the ${b.shape}?`;
-      return { kind: "relation", question, answer: side(truth), about, heldOut: [truth, opposite].some(isHeldOut) };
-    }
-    const slight = relations(boxOf(a), boxOf(b), SLIGHT);
-    const wrong = truths.length === 1 ? RELATIONS.filter((relation) => !slight.includes(relation)) : [opposite];
-    const relation = yes ? truth : dice.pick(wrong);
+    const [a, b] = dice.shuffle(unique(scene));
+    const truth = a && b && clearly(a, b);
+    if (!truth) return undefined;
+    const relation = yes ? truth : dice.pick(RELATIONS.filter((other) => other !== truth));
     const question = `is the ${a.shape} ${relation} the ${b.shape}?`;
-    return { kind: "relation", question, answer: yes ? "yes" : "no", about, heldOut: isHeldOut(relation) };
+    const heldOut = isHeldOutPosition(a.shape, relation, b.shape) || isHeldOutPair(a.shape, b.shape);
+    const about = [a.shape, b.shape].sort().join(); // of two objects one relation tells the others
+    return { kind: "relation", question, answer: yes ? "yes" : "no", about, heldOut };
   },
 };
 
@@ -189,11 +162,11 @@ export function askAbout(dice: Dice, scene: Scene, kind: QuestionKind, options: 
 
 /** Of each kind, in one conversation: what a picture shows on its face is learned from few, what compares takes many (docs/decisions.md). */
 const TIMES: Readonly<Record<QuestionKind, number>> = {
-  shape: 2,
-  colour: 2,
+  shape: 1,
+  colour: 1,
   count: 2,
   exists: 4,
-  where: 3,
+  where: 2,
   relation: 6,
 };
 const ASKED = QUESTION_KINDS.flatMap((kind) => Array<QuestionKind>(TIMES[kind]).fill(kind));
@@ -202,7 +175,7 @@ const MOST_EACH = 4;
 
 /** Up to `most` questions in random order, none of them about what is held out. */
 export function questionsAbout(dice: Dice, scene: Scene, most: number): Question[] {
-  const isCountable = distinct(scene.objects.map(({ shape }) => shape)).length < scene.objects.length;
+  const isCountable = unique(scene).length < scene.objects.length;
   const found: Question[] = [];
   for (const kind of dice.shuffle(ASKED)) {
     if (found.length === Math.min(most, MOST_EACH * scene.objects.length)) break;
