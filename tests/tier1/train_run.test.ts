@@ -347,7 +347,9 @@ it("averages of the weights are exported in their place", async () => {
   const config = settings({ stage: 1, steps: 3, dtype: "bf16", ema: { decay: 0.5 } });
   const { checkpoint } = await go("averaged", config);
   const [last, averages] = [await openCheckpoint(folderSource(checkpoint)), await openCheckpoint(folderSource(checkpoint), { ema: true })]; // prettier-ignore
-  const { tensors } = await readSafetensors(await openFile(join(checkpoint, "ema.safetensors")));
+  const file = await openFile(join(checkpoint, "ema.safetensors"));
+  const { tensors } = await readSafetensors(file);
+  await file.close?.();
   const [trained, rest] = [[...tensors.keys()], [...last.tensors.keys()].filter((name) => !tensors.has(name))];
   expect(trained.every((name) => TRAINED[1].some((prefix) => name.startsWith(prefix)))).toBe(true);
   const result = await runCli(["ckpt", "export", at("averaged"), "3", at("averages"), "--ema", "--layout", "deepseek"]);
