@@ -1,5 +1,6 @@
 /** `janus train`: a stage of training from a preset or a YAML file, a line a step, resumed where it was. */
-import { statSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
+import { Option } from "commander";
 import type { SourceSpec } from "../train/data/sources.ts";
 import type { StepEvent, TokenizerStepEvent } from "../train/report/log.ts";
 import type { RunOptions, RunResult } from "../train/train.ts";
@@ -19,6 +20,7 @@ interface TrainFlags {
   readonly set?: readonly string[];
   readonly cache: string;
   readonly adapter?: string | number;
+  readonly resume: "auto" | "never";
   readonly dryRun?: boolean;
 }
 
@@ -40,6 +42,14 @@ export const addTrain: AddCommand = (program, context) => {
     .option("--classes <file>", "of folders of images by class: lines with a folder's name and its class")
     .option("--set <change...>", "settings to change, e.g. optimizer.lr=2e-5 ratios.text=0")
     .option("--cache <folder>", "indexes of the data and codes of its pictures", ".janus-cache")
+    .addOption(
+      new Option(
+        "--resume <when>",
+        "auto goes on from the newest checkpoint that verifies, never refuses a run that has one",
+      )
+        .choices(["auto", "never"])
+        .default("auto"),
+    )
     .addOption(adapterOption())
     .option("--dry-run", "show what it takes, take the longest step once, and write nothing")
     .option("--json", "print one JSON object at the end")
@@ -74,6 +84,7 @@ async function run(settings: string, flags: TrainFlags, context: Context): Promi
   const { loadAnyConfig } = await import("../train/config.ts");
   const config = loadAnyConfig(settings, flags.set ?? []);
   const sources = sourcesOf(flags);
+  if (flags.resume === "never" && existsSync(flags.run)) await requireNoCheckpoints(flags.run);
   const model = await resolveModel(flags.model, context);
   if (flags.dryRun) return await (await import("./dry_run.ts")).dryRun(model, config, flags.adapter, context);
   const given = { model, sources, run: flags.run, cache: flags.cache };
@@ -89,6 +100,13 @@ async function run(settings: string, flags: TrainFlags, context: Context): Promi
       train({ ...given, ...common, config, onStep: (event) => show(event, line(event, total)) }),
     );
   }
+}
+
+async function requireNoCheckpoints(run: string): Promise<void> {
+  const { Checkpoints } = await import("../train/run/checkpoints.ts");
+  const steps = await new Checkpoints(run).list();
+  if (steps.length > 0)
+    throw new UsageError(`--resume never: ${run} has checkpoints (the newest of step ${steps.at(-1)}); name another folder, or leave it out to go on`); // prettier-ignore
 }
 
 /** Opens the device, runs a training on it to its end or to a signal, and shows its steps. */

@@ -77,7 +77,9 @@ it("trains to the end; its checkpoints are listed, verified, exported and drawn 
     pictures.push(readFileSync(images[0]!.path, "base64"));
   }
   expect(new Set(pictures).size).toBe(1);
-  const again = await runCli(typed);
+  const never = await runCli([...typed, "--resume", "never"]);
+  expect([never.code, never.stderr]).toEqual([2, expect.stringMatching(/--resume never: .*whole has checkpoints \(the newest of step 3\)/)]); // prettier-ignore
+  const again = await runCli([...typed, "--resume", "auto"]);
   expect([again.code, again.stdout]).toEqual([0, run.stdout]);
   expect(again.stderr).not.toMatch(/^step/m);
 });
