@@ -210,7 +210,6 @@ export async function train(options: RunOptions): Promise<RunResult> {
 
     // The loop.
     let last = newest;
-    const begun = trainer.step;
     const isSaved = (): boolean => last !== null && basename(last) === basename(run.folder(trainer.step));
     const skips = new SkipLimit();
     let lossScale = Infinity;
@@ -219,7 +218,7 @@ export async function train(options: RunOptions): Promise<RunResult> {
       const waited = loader.waitingMs;
       const loaded = await loader.next().catch(async (error: unknown) => {
         // What is done is kept. Where that fails too, the error of the data is the one to throw.
-        if (trainer.step > begun && !isSaved())
+        if (trainer.step > 0 && !isSaved())
           await save().catch((problem: unknown) => record!.notice(`not saved: ${messageOf(problem)}`));
         throw error;
       });

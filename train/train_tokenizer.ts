@@ -157,14 +157,13 @@ export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunR
     await record.begin(folder);
 
     // The loop.
-    const begun = step;
     const isSaved = (): boolean => last !== null && basename(last) === basename(run.folder(step));
     const skips = new SkipLimit();
     while (step < end && !stop?.aborted) {
       const started = now();
       const waited = loader.waitingMs;
       const loaded = await loader.next().catch(async (error: unknown) => {
-        if (step > begun && !isSaved())
+        if (step > 0 && !isSaved())
           // as in train
           await save().catch((problem: unknown) => record!.notice(`not saved: ${messageOf(problem)}`));
         throw error;
