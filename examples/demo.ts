@@ -54,7 +54,8 @@ function table(columns: readonly { readonly name: string; readonly results: Resu
   const rows = [
     ["", ...columns.map(({ name }) => name)],
     ...KINDS.map((kind) => [kind, ...columns.map(({ results }) => percent(results.drawing[kind]))]),
-    ["questions", ...columns.map(({ results }) => percent(results.questions))],
+    ["questions", ...columns.map(({ results }) => percent(results.questions.all))],
+    ["held-out ones", ...columns.map(({ results }) => percent(results.heldOut.all))],
   ];
   const widths = rows[0]!.map((_, c) => Math.max(...rows.map((row) => row[c]!.length)));
   return rows.map((row) => row.map((cell, c) => (c ? cell.padStart(widths[c]! + 3) : cell.padEnd(widths[c]!))).join("")).join("\n"); // prettier-ignore
@@ -116,7 +117,7 @@ async function demo(device: Device): Promise<void> {
   say(`done: ${join(FOLDER, "report.html")}, pictures beside it, the model in ${trained}\n`);
   console.log(table(columns));
   console.log(
-    `\n${recipe.prompts} prompts and ${recipe.questions} questions a kind; training had none of these prompts and asked nothing about these pictures.`,
+    `\n${recipe.prompts} prompts and ${recipe.questions} questions a kind; training had none of these prompts and none of the pictures asked about. Held-out questions, as many again, also name combinations that training never does.`,
   );
 }
 

@@ -164,7 +164,7 @@ export interface Evaluation {
 export interface EvaluationOptions extends LayoutOptions {
   /** Prompts a kind; 100 unless told. Where there are fewer texts (26 of a single object, 72 of two and of counting), some come again. */
   readonly prompts?: number;
-  /** Questions a kind of question; 50 unless told. Half of them name a held-out combination; of shapes that is a coloured one. */
+  /** Questions a kind of question; 50 unless told. As many again name a held-out combination, which of shapes is a coloured one. */
   readonly questions?: number;
 }
 
@@ -180,7 +180,9 @@ export function evaluation(seed: number, options: EvaluationOptions = {}): Evalu
     return [kind, Array.from({ length: prompts }, (_, i) => all[i % all.length]!)] as const;
   });
   const asked = QUESTION_KINDS.flatMap((kind, k) =>
-    Array.from({ length: questions }, (_, i) => heldOutQuestion(seed, kind, k * questions + i, i % 2 === 0, options)),
+    Array.from({ length: 2 * questions }, (_, i) =>
+      heldOutQuestion(seed, kind, 2 * k * questions + i, i % 2 === 0, options),
+    ),
   );
   return { prompts: Object.fromEntries(byKind) as Record<Kind, Prompt[]>, questions: asked };
 }

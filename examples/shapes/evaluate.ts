@@ -32,14 +32,19 @@ export interface Results {
   readonly drawn: readonly Drawn[];
   readonly answered: readonly Answered[];
   readonly drawing: Readonly<Record<Kind, Score>>;
-  readonly asking: Readonly<Record<QuestionKind, Score>>;
-  /** Of all, whose pictures training never held, and of the half that with its answer also names a combination that no sentence or question of training does. */
-  readonly questions: Score;
-  readonly heldOut: Score;
+  /** Of questions about pictures that training never held. */
+  readonly questions: Asking;
+  /** Of as many others, which with their answers also name a combination that no sentence or question of training does. */
+  readonly heldOut: Asking;
+}
+
+export interface Asking {
+  readonly all: Score;
+  readonly kinds: Readonly<Record<QuestionKind, Score>>;
 }
 
 export interface EvaluateOptions {
-  /** Prompts and questions a kind. */
+  /** Prompts a kind, and questions a kind in each half. */
   readonly prompts: number;
   readonly questions: number;
   readonly seed?: number;
@@ -55,6 +60,19 @@ const ASKED_AT_ONCE = 50;
 const score = <T>(list: readonly T[], isRight: (item: T) => boolean): Score => ({
   right: list.filter(isRight).length,
   of: list.length,
+});
+
+const ofKind = <K extends string>(kinds: readonly K[], pick: (kind: K) => Score): Record<K, Score> =>
+  Object.fromEntries(kinds.map((kind) => [kind, pick(kind)])) as Record<K, Score>;
+
+const asking = (answered: readonly Answered[]): Asking => ({
+  all: score(answered, ({ correct }) => correct),
+  kinds: ofKind(QUESTION_KINDS, (kind) =>
+    score(
+      answered.filter(({ asked }) => asked.kind === kind),
+      ({ correct }) => correct,
+    ),
+  ),
 });
 
 /** Draws and asks what training never held; see `evaluation`. The same seed asks for the same and draws the same. */
@@ -91,8 +109,6 @@ export async function evaluate(janus: Janus, options: EvaluateOptions): Promise<
       answered.push({ asked: some[i]!, answer: text.trim(), correct: text.trim() === some[i]!.answer });
     onProgress?.(all.length + answered.length, total);
   }
-  const ofKind = <K extends string>(kinds: readonly K[], pick: (kind: K) => Score): Record<K, Score> =>
-    Object.fromEntries(kinds.map((kind) => [kind, pick(kind)])) as Record<K, Score>;
   return {
     drawn,
     answered,
@@ -102,16 +118,7 @@ export async function evaluate(janus: Janus, options: EvaluateOptions): Promise<
         (d) => d.verdict.correct,
       ),
     ),
-    asking: ofKind(QUESTION_KINDS, (kind) =>
-      score(
-        answered.filter((a) => a.asked.kind === kind),
-        (a) => a.correct,
-      ),
-    ),
-    questions: score(answered, ({ correct }) => correct),
-    heldOut: score(
-      answered.filter(({ asked }) => asked.heldOut),
-      ({ correct }) => correct,
-    ),
+    questions: asking(answered.filter(({ asked }) => !asked.heldOut)),
+    heldOut: asking(answered.filter(({ asked }) => asked.heldOut)),
   };
 }

@@ -48,13 +48,16 @@ const askedPicture = async ({ asked, answer, correct }: Answered): Promise<PageP
 export async function reportPage(options: ReportOptions): Promise<string> {
   const { length, recipe, device, minutes, columns, folder, trained } = options;
   const names = columns.map(({ name }) => name);
+  const asked = (name: string, half: "questions" | "heldOut"): string[][] => [
+    [name, ...columns.map(({ results }) => share(results[half].all))],
+    ...QUESTION_KINDS.map((kind) => [`… ${kind}`, ...columns.map(({ results }) => share(results[half].kinds[kind]))]),
+  ];
   const scores = table(
     ["", ...names],
     [
       ...KINDS.map((kind) => [kind, ...columns.map(({ results }) => share(results.drawing[kind]))]),
-      ["questions", ...columns.map(({ results }) => share(results.questions))],
-      ["… about held-out combinations", ...columns.map(({ results }) => share(results.heldOut))],
-      ...QUESTION_KINDS.map((kind) => [`… ${kind}`, ...columns.map(({ results }) => share(results.asking[kind]))]),
+      ...asked("questions", "questions"),
+      ...asked("about held-out combinations", "heldOut"),
     ],
     columns.map((_, i) => i + 1),
   );
@@ -87,7 +90,7 @@ export async function reportPage(options: ReportOptions): Promise<string> {
         title: "What it can do",
         content: [
           scores,
-          `${recipe.prompts} prompts and ${recipe.questions} questions a kind. Combinations and wordings were held out of all that training says, layouts of all its pictures: it had none of these prompts, and asked nothing about these pictures; half of the questions also ask for a combination that it never names. Pictures are judged by GenEval's rules, by a program that reads their pixels.`,
+          `${recipe.prompts} prompts and ${recipe.questions} questions a kind, and as many questions about held-out combinations. Combinations and wordings were held out of all that training says, layouts of all its pictures: it had none of these prompts and none of the pictures asked about; the second half of the questions also asks for combinations that it never names. Pictures are judged by GenEval's rules, by a program that reads their pixels.`,
         ],
       },
       ...names.map((name, i) => ({

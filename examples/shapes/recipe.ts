@@ -20,7 +20,7 @@ export interface Recipe {
   /** Stage 0. */
   readonly tokenizer: StageRecipe;
   readonly stages: Readonly<Record<Stage, StageRecipe>>;
-  /** Of the evaluation: prompts and questions a kind, and pictures through the image tokenizer. */
+  /** Of the evaluation: prompts a kind, and questions a kind about held-out pictures; as many again are about held-out combinations. */
   readonly prompts: number;
   readonly questions: number;
 }
@@ -63,7 +63,7 @@ export const RECIPES: Readonly<Record<Length, Recipe>> = {
   full: {
     pictures: 24_000,
     tokenizer: tokenizer(1000),
-    stages: stages(40, 1500, 2400, 20, 1.5e-3),
+    stages: stages(40, 1500, 2500, 20, 1.5e-3),
     prompts: 100,
     questions: 50,
   },
