@@ -28,7 +28,9 @@ const REASONS: Readonly<Record<string, string>> = {
   EDQUOT: "cannot be written: the disk quota is used up",
   EROFS: "cannot be written: the file system is read-only",
   EEXIST: "exists already; name another one",
-  EMFILE: "cannot be opened: too many files are open",
+  EMFILE: "cannot be opened: too many files are open (ulimit -n)",
+  ENFILE: "cannot be opened: too many files are open on this machine",
+  ENOMEM: "cannot be read: there is no memory left",
 };
 
 /** An error of the file system as one of ours; others pass unchanged. */

@@ -10,6 +10,7 @@ import { JanusError } from "../../engine/errors.ts";
 import { ImageError, ImageFormatError, ImageLimitError, checkImage } from "../image/image.ts";
 import type { RgbImage } from "../image/image.ts";
 import { insertTextChunks, readTextChunks } from "../image/png_text.ts";
+import { fileError } from "./files.ts";
 
 export interface ReadImageOptions {
   /**
@@ -44,15 +45,21 @@ function formatOf(bytes: Uint8Array): string | undefined {
   return undefined;
 }
 
+/** A package that this one needs does not load. */
+export class PackageError extends JanusError {}
+
 async function loadSharp(): Promise<(input: Uint8Array, options: SharpOptions) => Sharp> {
   try {
     return (await import("sharp")).default;
   } catch (error) {
-    throw new ImageError(
+    throw new PackageError(
       `the package "sharp" that reads and writes pictures does not load here: ${String(error)}; run npm install sharp`,
     );
   }
 }
+
+/** What is short here, whatever the file holds: not an error of the picture, which a trainer would set aside. */
+const OF_MACHINE = new Set<unknown>(["EMFILE", "ENFILE", "ENOMEM"]);
 
 async function fileBytes(path: string, maxBytes: number): Promise<Uint8Array> {
   try {
@@ -71,6 +78,7 @@ async function fileBytes(path: string, maxBytes: number): Promise<Uint8Array> {
     return bytes.subarray(0, filled);
   } catch (error) {
     if (error instanceof JanusError) throw error;
+    if (error instanceof Error && "code" in error && OF_MACHINE.has(error.code)) throw fileError(error, path);
     throw new ImageError(`cannot read the picture ${path}: ${error instanceof Error ? error.message : String(error)}`);
   }
 }

@@ -1,4 +1,5 @@
 /** Picture files: every kind that is read, as a person sees it and plain, limits, damage, and PNG with text. */
+import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -202,6 +203,20 @@ describe("limits", () => {
     view.setUint32(29, (crc ^ 0xffffffff) >>> 0);
     return out;
   };
+  it("does not blame the picture where the machine is short of open files", () => {
+    const path = join(folder, "whole.png");
+    writeFileSync(path, "never read");
+    const module = new URL("../../model/node/index.ts", import.meta.url).href;
+    const program = `import { openSync } from "node:fs";
+      import { FileError, readImage } from ${JSON.stringify(module)};
+      try { for (;;) openSync("/dev/null"); } catch {}
+      const error = await readImage(${JSON.stringify(path)}).catch((thrown) => thrown);
+      console.log(error instanceof FileError, error.code, error.message);`;
+    const tsx = import.meta.resolve("tsx");
+    const script = 'ulimit -n 200; exec "$0" --import "$1" --input-type=module -e "$2"';
+    const { stdout, stderr } = spawnSync("sh", ["-c", script, process.execPath, tsx, program], { encoding: "utf8" });
+    expect(stdout, stderr).toMatch(/^true EMFILE .*whole\.png cannot be opened: too many files are open/);
+  });
   it("refuses too many pixels before it decodes any", async () => {
     const before = process.memoryUsage().rss;
     for (const [width, height] of [[30_000, 30_000], [1_000_000, 90], [2, 900_000]] as const) {
