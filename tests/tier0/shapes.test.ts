@@ -221,7 +221,7 @@ describe("training data", () => {
   it("asks of a picture no place and no thing's being there that an earlier question of its kind has told", () => {
     for (let n = 0; n < 2000; n++) {
       const { scene, questions } = trainingSample(8, n, { questions: 14 });
-      const pairs = questions.flatMap(({ kind, question, answer }) => (kind === "where" ? [[/the (\w+)/.exec(question)![1], answer].sort().join()] : [])); // prettier-ignore
+      const pairs = questions.flatMap(({ kind, question, answer }) => (kind === "where" ? [[/the (\w+)/.exec(question)![1]!, answer].sort().join()] : [])); // prettier-ignore
       const looked = questions.flatMap(({ kind, question }) => (kind === "exists" ? [question.replace(/^(is there|do you see) /, "")] : [])); // prettier-ignore
       for (const list of [pairs, looked]) expect(new Set(list).size, list.join()).toBe(list.length);
       expect(questions.length).toBeLessThanOrEqual(4 * scene.objects.length);
