@@ -164,12 +164,14 @@ function line(event: StepEvent, total: number): string {
   ].join("  ");
 }
 
+const TOKENIZER_LOSSES = ["reconstruction", "codebook", "commitment", "adversarial", "discriminator"] as const;
+
 /** `step 12/600  reconstruction 0.0412  codebook 0.0031  commitment 0.0031  213 codes  norm 0.953 …`, on one line. */
 function tokenizerLine(event: TokenizerStepEvent, total: number): string {
   const { step, gradNorm, lr, skipped, reseed, ms, waitingMs } = event;
   return [
     `step ${step + 1}/${total}`,
-    ...(["reconstruction", "codebook", "commitment"] as const).map((loss) => `${loss} ${event[loss].toFixed(4)}`),
+    ...TOKENIZER_LOSSES.flatMap((loss) => (event[loss] === undefined ? [] : [`${loss} ${event[loss].toFixed(4)}`])),
     `${formatCount(event.used)} codes`,
     ...(reseed ? [`${formatCount(reseed.moved)} moved`] : []),
     skipped ? "gradients not finite: skipped" : `norm ${gradNorm.toFixed(3)}`,

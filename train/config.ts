@@ -153,6 +153,8 @@ const tokenizerSchema = z.strictObject({
   commitment: z.number().min(0).default(0.25),
   /** λ of entropy-constrained quantisation: above 0 codes that are used often are preferred while training. */
   rateWeight: z.number().min(0).default(0),
+  /** A discriminator's losses (discriminator.ts), from step `from` on. */
+  adversarial: z.strictObject({ weight: z.number().min(0).default(0), from: whole(0).default(20_000) }).prefault({}),
   /** Codes that were not used in the last `every` steps (0 for never) are moved to vectors of the last one, up to step `until`. */
   reseed: z.strictObject({ every: whole(0).default(200), until: whole(0).optional() }).prefault({}),
   dtype: z.literal("f32", "f32; the image tokenizer trains in no other").default("f32"),

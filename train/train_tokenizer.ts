@@ -20,6 +20,7 @@ import { PictureEncoder } from "./data/pictures.ts";
 import type { Picture } from "./data/pictures.ts";
 import { Quarantine } from "./data/quarantine.ts";
 import { PREFIX, loadTokenizer } from "./data/tokenizer.ts";
+import { requireJudged } from "./discriminator.ts";
 import type { TokenizerStepEvent } from "./report/log.ts";
 import { TokenizerRecorder } from "./report/recorder.ts";
 import { nodeFileSystem } from "./run/file_system.ts";
@@ -27,6 +28,7 @@ import { loadTensorsInto, saveTensors, tensorFileBytes } from "./run/optimizer_f
 import { messageOf } from "./run/errors.ts";
 import { RunFolder } from "./run/run_folder.ts";
 import {
+  DISCRIMINATOR,
   OPTIMIZER,
   SMALL_FILES,
   STATE,
@@ -81,7 +83,8 @@ export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunR
     const state = newest ? ((await readState(newest, config)) as TokenizerState) : null;
     const sideFiles = await sideFilesOf(source);
     const { imageSize } = checkpoint.config.vq;
-    const { seed, batch, rateWeight } = config;
+    const { seed, batch, rateWeight, adversarial } = config;
+    if (adversarial.weight > 0) requireJudged(imageSize);
 
     // The data: all pictures alike, so each task has the share of its records.
     for (const spec of options.sources) indexes.push(await indexSource(spec, options.cache, signal));
@@ -114,7 +117,8 @@ export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunR
 
     // The optimizer, and where it was.
     if (state) {
-      await loadTensorsInto(source, OPTIMIZER, training.optimizer.stateDict(), signal);
+      for (const [name, tensors] of Object.entries(trained(training)))
+        await loadTensorsInto(source, name, tensors, signal);
       training.resume(state.training);
     }
     let step = state?.step ?? 0;
@@ -123,15 +127,15 @@ export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunR
     const carried = [...checkpoint.parameters].filter(([name]) => !parameters.has(name)).map(([, weight]) => weight);
     const checkpointBytes =
       [...carried, ...checkpoint.unused.values()].reduce((sum, { bytes }) => sum + bytes, 4 * vq.parameterCount()) +
-      tensorFileBytes(training.optimizer.stateDict()) +
+      Object.values(trained(training)).reduce((sum, tensors) => sum + tensorFileBytes(tensors), 0) +
       [...sideFiles.values()].reduce((sum, { length }) => sum + length, SMALL_FILES);
     const save = async (): Promise<string> => {
-      const { report: _report, ...trained } = config;
+      const { report: _report, ...settings } = config;
       const content: TokenizerState = {
         step,
         loader: loaderState,
         training: training.state,
-        config: trained,
+        config: settings,
         configHash: configHash(config),
       };
       const fill = async (sink: FolderSink): Promise<void> => {
@@ -141,7 +145,7 @@ export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunR
         } finally {
           await base.close();
         }
-        await saveTensors(sink, OPTIMIZER, training.optimizer.stateDict());
+        for (const [name, tensors] of Object.entries(trained(training))) await saveTensors(sink, name, tensors);
         await sink.write(STATE, stateFile(content));
       };
       const { every: _, keep, keepEvery } = config.save;
@@ -170,7 +174,8 @@ export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunR
       });
       const waitingMs = loader.waitingMs - waited;
       loaderState = loaded.state;
-      const rate = (training.optimizer.lr = learningRate(config, step));
+      const rate = (training.lr = learningRate(config, step));
+      training.isAdversarial = step >= adversarial.from;
       const report = await takeStep(training, loaded.samples, config, imageSize, step, device);
       const ms = now() - started;
       const event: TokenizerStepEvent = {
@@ -207,6 +212,12 @@ export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunR
     await checkpoint.close();
   }
 }
+
+/** What a checkpoint holds besides the model, by file. */
+const trained = ({ optimizer, adversary }: VqTraining): Record<string, Record<string, Tensor>> => ({
+  [OPTIMIZER]: optimizer.stateDict(),
+  ...(adversary && { [DISCRIMINATOR]: adversary.stateDict() }),
+});
 
 /** A step on the pictures, a few at a time, and behind it the look at the codes where that is due. */
 async function takeStep(

@@ -1,7 +1,7 @@
 /**
  * Stage 0: training the image tokenizer itself, for those who start from nothing. LlamaGen's losses (reconstruction, codebook, commitment with
- * weight 0.25) without its perceptual and adversarial terms, which need networks of their own; codes that nobody uses are moved to where
- * vectors are. Janus never trains the tokenizer: its three stages keep it frozen.
+ * weight 0.25, the adversarial one where told) without its perceptual one, which needs a trained VGG16; codes that nobody uses are moved to
+ * where vectors are. Janus never trains the tokenizer: its three stages keep it frozen.
  */
 import { ArgumentError, Generator, backward, scope, tensor, zeroGradients } from "../engine/index.ts";
 import type { Device, Tensor } from "../engine/index.ts";
@@ -24,6 +24,7 @@ import {
 } from "../kernels/index.ts";
 import type { VqModel } from "../model/vq.ts";
 import type { TokenizerConfig } from "./config.ts";
+import { Adversary } from "./discriminator.ts";
 import { AdamW } from "./optimizer.ts";
 
 export interface VqTrainingOptions {
@@ -43,20 +44,40 @@ export interface VqTrainingOptions {
    * the nearest code, as always outside of training.
    */
   readonly rateWeight?: number;
+  /** Weight of the adversarial losses (discriminator.ts); 0 unless told, then there is no discriminator. */
+  readonly adversarial?: number;
   readonly seed?: number;
 }
 
 /** What the settings of a run of stage 0 say of it. */
-export function vqOptions({ optimizer, commitment, rateWeight, seed }: TokenizerConfig): VqTrainingOptions {
+export function vqOptions(config: TokenizerConfig): VqTrainingOptions {
+  const { optimizer, commitment, rateWeight, adversarial, seed } = config;
   const { lr, beta1, beta2, epsilon, weightDecay, clip: maxNorm } = optimizer;
-  return { lr, beta1, beta2, epsilon, weightDecay, maxNorm, commitment, rateWeight, seed };
+  return {
+    lr,
+    beta1,
+    beta2,
+    epsilon,
+    weightDecay,
+    maxNorm,
+    commitment,
+    rateWeight,
+    adversarial: adversarial.weight,
+    seed,
+  };
 }
 
 export interface VqLosses {
   readonly reconstruction: number;
   readonly codebook: number;
   readonly commitment: number;
+  /** −mean D(x̂), and the hinge loss of the discriminator; without their weight, and only of steps that have them. */
+  readonly adversarial?: number;
+  readonly discriminator?: number;
 }
+
+/** In the order in which a part hands them out. */
+const LOSSES = ["reconstruction", "codebook", "commitment", "adversarial", "discriminator"] as const;
 
 /** What a step did. */
 export interface VqStep {
@@ -66,7 +87,7 @@ export interface VqStep {
   readonly used: number;
   /** Before clipping; NaN where the step was skipped. */
   readonly gradNorm: number;
-  /** Gradients were not finite: nothing was changed, and no code counts as used. */
+  /** Gradients were not finite, the tokenizer's or the discriminator's: whose they were was not changed, and no code counts as used. */
   readonly skipped: boolean;
   /** Of the batch before quantisation, [B · s · s, codeDim]; the caller disposes them. */
   readonly vectors: Tensor;
@@ -74,7 +95,7 @@ export interface VqStep {
 
 /** What the launches of a step leave; the caller disposes the tensors. */
 export interface VqLaunched {
-  /** f32 [3 · parts]: reconstruction, codebook and commitment of each part. */
+  /** f32 [parts · 3]: reconstruction, codebook and commitment of each part; [parts · 5] with those of generator and discriminator. */
   readonly losses: Tensor;
   /** Of the batch, of each part. */
   readonly shares: readonly number[];
@@ -111,6 +132,10 @@ const SHARE_KEPT = 0.9;
 /** Trains a tokenizer on batches of pixels. */
 export class VqTraining {
   readonly optimizer: AdamW;
+  /** Null where the adversarial losses have no weight. */
+  readonly adversary: Adversary | null;
+  /** Whether the next steps have adversarial losses, where there is a weight for them. */
+  isAdversarial = true;
   private readonly vq: VqModel;
   private readonly options: VqTrainingOptions;
   private readonly device: Device;
@@ -137,22 +162,34 @@ export class VqTraining {
       return { name, tensor: parameter, decay: parameter.rank > 1 };
     });
     const { lr, beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weightDecay = 0, maxNorm = 1 } = options;
-    this.optimizer = new AdamW(parameters, { lr, beta1, beta2, epsilon, weightDecay, maxNorm });
+    const settings = { lr, beta1, beta2, epsilon, weightDecay, maxNorm };
+    this.optimizer = new AdamW(parameters, settings);
+    const { adversarial: weight = 0, seed = 0 } = options;
+    this.adversary = weight > 0 ? new Adversary({ ...settings, weight, seed, device: this.device }) : null;
+  }
+
+  /** Of tokenizer and discriminator; takes effect with the next step. */
+  set lr(rate: number) {
+    this.optimizer.lr = rate;
+    if (this.adversary) this.adversary.optimizer.lr = rate;
   }
 
   /** One step on pixels [B, 3, S, S] in −1 … 1; those of several parts go through one by one, and their gradients are added up. */
   async step(...parts: readonly Tensor[]): Promise<VqStep> {
     const { losses, shares, codes, vectors } = await this.launch(...parts);
-    const { gradNorm, skipped } = await this.optimizer.report();
+    const { gradNorm, ...own } = await this.optimizer.report();
+    const skipped = own.skipped + ((await this.adversary?.optimizer.report())?.skipped ?? 0);
     const isSkipped = skipped > this.skipped;
     this.skipped = skipped;
     const values = await losses.data();
-    const mean = (which: number): number => shares.reduce((sum, share, i) => sum + share * values[3 * i + which]!, 0);
+    const kinds = values.length / shares.length;
+    const mean = (which: number): number =>
+      shares.reduce((sum, share, i) => sum + share * values[kinds * i + which]!, 0);
     const indices = Array.from(await codes.data());
     if (!isSkipped) this.count(indices);
     for (const t of [losses, codes]) t.dispose();
     return {
-      losses: { reconstruction: mean(0), codebook: mean(1), commitment: mean(2) },
+      losses: Object.fromEntries(LOSSES.slice(0, kinds).map((name, i) => [name, mean(i)])) as unknown as VqLosses,
       used: new Set(indices).size,
       gradNorm,
       skipped: isSkipped,
@@ -171,6 +208,7 @@ export class VqTraining {
         done.push(this.accumulate(pixels, shares[i]!));
       }
       this.optimizer.step();
+      if (this.isAdversarial) this.adversary?.optimizer.step();
       const [losses, codes, vectors] = scope(() => [
         stack(done.flatMap((part) => part.losses)),
         cat(done.map((part) => part.indices)),
@@ -179,6 +217,7 @@ export class VqTraining {
       return { losses, shares, codes, vectors };
     } finally {
       zeroGradients(this.vq.parameters());
+      this.adversary?.zeroGradients();
       for (const t of done.flatMap((part) => [...part.losses, part.indices, part.vectors])) t.dispose();
     }
   }
@@ -212,25 +251,31 @@ export class VqTraining {
   ): { readonly losses: readonly Tensor[]; readonly indices: Tensor; readonly vectors: Tensor } {
     const { commitment: beta = 0.25 } = this.options;
     const { vq } = this;
+    const adversary = this.isAdversarial ? this.adversary : null;
+    const { adversarial: weight = 0 } = this.options;
     return scope(() => {
-      const { loss, ...rest } = scope(() => {
+      const { loss, rebuilt, losses, ...rest } = scope(() => {
         const z = vq.encodeVectors(pixels); // [b, D, s, s]
         const [batch, dim, s] = z.shape as [number, number, number, number];
         const rows = z.permute([0, 2, 3, 1]).reshape([-1, dim]); // [b · s · s, D]
         const codebook = vq.quantize.embedding.weight;
         const indices = this.codesOf(rows.detach(), codebook.detach());
         const straight = quantize(rows, codebook.detach(), indices).reshape([batch, s, s, dim]).permute([0, 3, 1, 2]);
-        const reconstruction = mean(square(sub(vq.decodeVectors(straight), pixels)));
+        const rebuilt = vq.decodeVectors(straight);
+        const reconstruction = mean(square(sub(rebuilt, pixels)));
         const { codebook: pull, commitment } = codebookLosses(rows, codebook, indices);
+        const own = reconstruction.add(pull).add(commitment.mul(beta));
+        const fooled = adversary?.generatorLoss(rebuilt);
         return {
-          loss: reconstruction.add(pull).add(commitment.mul(beta)).mul(share),
-          losses: [reconstruction.detach(), pull.detach(), commitment.detach()],
+          loss: (fooled ? own.add(fooled.mul(weight)) : own).mul(share),
+          losses: [reconstruction, pull, commitment, ...(fooled ? [fooled] : [])].map((one) => one.detach()),
+          rebuilt: rebuilt.detach(),
           indices,
           vectors: rows.detach(),
         };
       });
       backward(loss);
-      return rest;
+      return { losses: adversary ? [...losses, adversary.accumulate(pixels, rebuilt, share)] : losses, ...rest };
     });
   }
 
@@ -331,6 +376,7 @@ export class VqTraining {
 
   dispose(): void {
     this.optimizer.dispose();
+    this.adversary?.dispose();
     this.generator.dispose();
   }
 }

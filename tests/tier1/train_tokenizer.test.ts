@@ -183,6 +183,39 @@ it("6 steps are 3 and, after a stop, 3 more, bit for bit; all but the tokenizer 
   expect(readFileSync(join(resumed.checkpoint, "tokenizer.json"))).toEqual(readFileSync(at("model", "tokenizer.json")));
 });
 
+it("with a discriminator from step 1 on: 4 steps are 2 and 2 more, bit for bit, its weights and moments too", async () => {
+  const config = tinyConfig({
+    vision: { imageSize: 24, patchSize: 2, hidden: 32, layers: 1, heads: 2, intermediate: 64 },
+    vq: { multipliers: [1, 1], resBlocks: 1, codes: 32, baseChannels: 32, latentChannels: 32 },
+    language: { layers: 1, hidden: 32, intermediate: 64, heads: 2, kvHeads: 2, headDim: 16, vocabulary: 300 },
+  });
+  const made = createModel(config, { seed: 4 });
+  await writeFolderAtomic(at("model24"), 0, async (sink) => void (await saveModel(made, config, sink, { sideFiles: byteTokenizerFiles() }))); // prettier-ignore
+  made.dispose();
+  const own = { model: at("model24") };
+  const judged = (more: Record<string, unknown> = {}): TokenizerConfig =>
+    settings({ steps: 4, microBatch: 2, rateWeight: 0, adversarial: { weight: 0.5, from: 1 }, ...more });
+  const straight = await go("judged", judged(), own);
+  await go("judged2", judged({ stopAt: 2 }), own);
+  const resumed = await go("judged2", judged(), own);
+  const files = readdirSync(straight.checkpoint).sort();
+  expect(files).toContain("discriminator.safetensors");
+  expect(readdirSync(resumed.checkpoint).sort()).toEqual(files);
+  for (const name of files.filter((file) => file.endsWith(".safetensors"))) {
+    const [a, b] = [straight, resumed].map(({ checkpoint }) => readFileSync(join(checkpoint, name)));
+    expect(Buffer.compare(a!, b!), name).toBe(0);
+  }
+  expect(logOf("judged2")).toEqual(logOf("judged"));
+  expect(logOf("judged").map((line) => [line.adversarial, line.discriminator].every(Number.isFinite))).toEqual([false, true, true, true]); // prettier-ignore
+  // Pictures that are normalised together are no matter of cost alone.
+  const other = await errorOf(() => go("judged", judged({ steps: 5, microBatch: 4 }), own));
+  expect(other.message).toMatch(/other settings \(microBatch\)/);
+  const small = await errorOf(() => go("small", judged()));
+  expect(small).toBeInstanceOf(ArgumentError);
+  expect(small.message).toMatch(/24 pixels a side and more, these have 8/);
+  expect(readdirSync(at("small"))).toEqual([]);
+});
+
 it("pictures are held better and better, and the checkpoint is a model that holds them", async () => {
   const { checkpoint } = await go("long", settings({ steps: 40, microBatch: 4, reseed: { every: 10, until: 30 } }));
   const curve = logOf("long");

@@ -20,6 +20,8 @@ const MEASURES = {
     scale: "log",
   },
   codebook: { title: "Squared distance of vectors from their codes", of: (line: LogLine) => line.codebook, scale: "log" }, // prettier-ignore
+  adversarial: { title: "Reconstructions found out by the discriminator, −mean D(x̂)", of: (line: LogLine) => line.adversarial }, // prettier-ignore
+  discriminator: { title: "Hinge loss of the discriminator", of: (line: LogLine) => line.discriminator, zero: true },
   used: { title: "Codes that a step used", of: (line: LogLine) => line.used, zero: true },
   perplexity: {
     title: "Codes that pictures spread over (perplexity)",

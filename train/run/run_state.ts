@@ -12,6 +12,8 @@ import type { RunFolder } from "./run_folder.ts";
 
 export const STATE = "state.json";
 export const OPTIMIZER = "optimizer.safetensors";
+/** Of stage 0 with adversarial losses: weights, moments and state of the other side. */
+export const DISCRIMINATOR = "discriminator.safetensors";
 /** More than the files take that are made at each save: settings, state, manifest. */
 export const SMALL_FILES = 2 ** 20; // bytes
 const MAX_STATE = 2 ** 24; // bytes
@@ -53,11 +55,19 @@ const FREE: readonly string[] = [
 const endsOtherwise = (config: AnyConfig): boolean =>
   config.optimizer.cooldown > 0 || ("rateWeight" in config && config.rateWeight > 0);
 
+/** Whether pictures that go through together bear on each other: the discriminator normalises by batches. */
+const isBatched = (config: AnyConfig): boolean => "adversarial" in config && config.adversarial.weight > 0;
+
 /** The settings that may not, by name. */
 const boundSettings = (config: AnyConfig): Map<string, string> =>
   new Map(
     Object.entries(config)
-      .filter(([key]) => !FREE.includes(key) || (key === "steps" && endsOtherwise(config)))
+      .filter(
+        ([key]) =>
+          !FREE.includes(key) ||
+          (key === "steps" && endsOtherwise(config)) ||
+          (key === "microBatch" && isBatched(config)),
+      )
       .filter(([, value]) => value !== undefined)
       .map(([key, value]) => [key, JSON.stringify(value)]),
   );
