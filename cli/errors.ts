@@ -69,6 +69,7 @@ export async function exitCodeOf(error: unknown): Promise<number> {
   const checkpoint = await import("../model/checkpoint/errors.ts");
   const hub = await import("../model/node/hub_settings.ts");
   const image = await import("../model/image/image.ts");
+  const { PackageError } = await import("../model/node/image_file.ts");
   const prompt = await import("../model/prompt.ts");
   const modules = await import("../model/module.ts");
   const data = await import("../train/data/errors.ts");
@@ -80,7 +81,14 @@ export async function exitCodeOf(error: unknown): Promise<number> {
     [[UsageError, engine.ArgumentError, config.TrainConfigError], EXIT.usage],
     [[hub.HubError], EXIT.hub], // before its base, CheckpointError
     [
-      [checkpoint.CheckpointError, image.ImageError, prompt.PromptError, modules.StateDictError, data.DataError],
+      [
+        checkpoint.CheckpointError,
+        image.ImageError,
+        PackageError,
+        prompt.PromptError,
+        modules.StateDictError,
+        data.DataError,
+      ],
       EXIT.input,
     ],
     [[engine.DeviceError, engine.DeviceLostError, engine.OutOfMemoryError, engine.KernelError], EXIT.device],

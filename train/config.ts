@@ -138,7 +138,7 @@ const schema = fields.refine(({ stage, ratios }) => stage > 1 || ratios.und + ra
 /** Settings of stages 1 to 3. */
 export type TrainConfig = z.infer<typeof schema>;
 
-const tokenizerSchema = z.strictObject({
+const tokenizerFields = z.strictObject({
   /** The image tokenizer trains, and nothing else does. */
   stage: z.literal(0),
   /** Pictures of a step. */
@@ -163,6 +163,14 @@ const tokenizerSchema = z.strictObject({
   save,
   report: page.prefault({}),
 });
+
+const tokenizerSchema = tokenizerFields.refine(
+  ({ steps, adversarial: { weight, from } }) => weight === 0 || from < steps,
+  {
+    path: ["adversarial", "from"],
+    message: "the discriminator would never begin; a step before the last, or weight: 0",
+  },
+);
 
 /** Settings of stage 0. */
 export type TokenizerConfig = z.infer<typeof tokenizerSchema>;

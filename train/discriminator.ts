@@ -14,7 +14,7 @@ const STRIDES = [2, 2, 2, 1] as const;
 const SLOPE = 0.2; // of the leaky relu
 const DEVIATION = 0.02; // of the initial weights
 
-/** Sides of pictures that leave a patch: 24 pixels and more. */
+/** Logits a side of pictures of `side` pixels; 24 is the least that leaves one. */
 const patchesOf = (side: number): number => STRIDES.reduce((s, stride) => Math.floor((s - 2) / stride) + 1, side) - 1;
 
 /** Throws `ArgumentError` for pictures that are too small to be judged; `side` in pixels. */

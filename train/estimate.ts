@@ -32,7 +32,7 @@ import { VqTraining, vqOptions } from "./vq.ts";
 /** Bytes of tensors at the moment when most are alive; the kinds add up to `peak`. */
 export interface StepMemory {
   readonly weights: number;
-  /** What the optimizer keeps from step to step, f32: masters of 16-bit weights, moments, averages. */
+  /** What the optimizer keeps from step to step, f32: masters of 16-bit weights, moments, averages; in stage 0 a discriminator too. */
   readonly optimizer: number;
   readonly gradients: number;
   /** What forward keeps for backward, and temporaries. */
@@ -171,7 +171,11 @@ export async function estimateTokenizerStep(
       parameters,
       begin: () => {
         const training = new VqTraining(vq, vqOptions(config));
-        return { trained: parameters, step: () => launchTokenizerStep(training, sizes, config, device) };
+        const other = training.adversary?.discriminator.namedParameters() ?? [];
+        return {
+          trained: new Map([...parameters, ...other]),
+          step: () => launchTokenizerStep(training, sizes, config, device),
+        };
       },
     };
   });

@@ -23,8 +23,13 @@ export class SkipLimit {
 }
 
 /** What is said of a step (from 0) that was skipped; steps are counted from 1, as checkpoints are. */
-export function skipText(step: number, what: string, samples: readonly string[]): string {
+export function skipText(
+  step: number,
+  what: string,
+  samples: readonly string[],
+  unchanged = "nothing was changed",
+): string {
   const more = samples.length - MOST_NAMED;
   const named = [...samples.slice(0, MOST_NAMED), ...(more > 0 ? [`${more} more`] : [])];
-  return `step ${step + 1}: ${what} (${named.join(", ")}); nothing was changed`;
+  return `step ${step + 1}: ${what} (${named.join(", ")}); ${unchanged}`;
 }

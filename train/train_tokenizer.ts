@@ -190,7 +190,11 @@ export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunR
       await record.line(event);
       options.onStep?.(event);
       const names = loaded.samples.map(({ name }) => name);
-      const skipped = event.skipped ? skipText(event.step, "gradients were not finite", names) : null;
+      const skipped = event.skipped
+        ? skipText(event.step, "gradients were not finite", names)
+        : event.discriminatorSkipped
+          ? skipText(event.step, "the discriminator's gradients were not finite", names, "it was not changed")
+          : null;
       if (skipped) record.notice(skipped, "skip");
       skips.count(skipped);
       if (step === config.steps && rateWeight > 0) training.retire(retiredAfter(config));

@@ -87,8 +87,10 @@ export interface VqStep {
   readonly used: number;
   /** Before clipping; NaN where the step was skipped. */
   readonly gradNorm: number;
-  /** Gradients were not finite, the tokenizer's or the discriminator's: whose they were was not changed, and no code counts as used. */
+  /** Gradients were not finite: nothing of the tokenizer was changed, and no code counts as used. */
   readonly skipped: boolean;
+  /** Gradients of the discriminator were not finite, and it was not changed. */
+  readonly discriminatorSkipped?: true;
   /** Of the batch before quantisation, [B · s · s, codeDim]; the caller disposes them. */
   readonly vectors: Tensor;
 }
@@ -169,6 +171,10 @@ export class VqTraining {
   }
 
   /** Of tokenizer and discriminator; takes effect with the next step. */
+  get lr(): number {
+    return this.optimizer.lr;
+  }
+
   set lr(rate: number) {
     this.optimizer.lr = rate;
     if (this.adversary) this.adversary.optimizer.lr = rate;
@@ -177,12 +183,12 @@ export class VqTraining {
   /** One step on pixels [B, 3, S, S] in −1 … 1; those of several parts go through one by one, and their gradients are added up. */
   async step(...parts: readonly Tensor[]): Promise<VqStep> {
     const { losses, shares, codes, vectors } = await this.launch(...parts);
-    const { gradNorm, ...own } = await this.optimizer.report();
-    const skipped = own.skipped + ((await this.adversary?.optimizer.report())?.skipped ?? 0);
+    const { gradNorm, skipped } = await this.optimizer.report();
     const isSkipped = skipped > this.skipped;
     this.skipped = skipped;
     const values = await losses.data();
     const kinds = values.length / shares.length;
+    const other = kinds === LOSSES.length ? await this.adversary!.optimizer.report() : null;
     const mean = (which: number): number =>
       shares.reduce((sum, share, i) => sum + share * values[kinds * i + which]!, 0);
     const indices = Array.from(await codes.data());
@@ -193,6 +199,7 @@ export class VqTraining {
       used: new Set(indices).size,
       gradNorm,
       skipped: isSkipped,
+      ...(other && Number.isNaN(other.gradNorm) && { discriminatorSkipped: true }),
       vectors,
     };
   }
@@ -201,14 +208,15 @@ export class VqTraining {
   async launch(...parts: readonly Tensor[]): Promise<VqLaunched> {
     const total = parts.reduce((sum, pixels) => sum + pixels.dim(0), 0);
     const shares = parts.map((pixels) => pixels.dim(0) / total);
+    const adversary = this.isAdversarial ? this.adversary : null;
     const done: ReturnType<VqTraining["accumulate"]>[] = [];
     try {
       for (const [i, pixels] of parts.entries()) {
         await new Promise((resolve) => setTimeout(resolve)); // signals, and what reads the data, come in between
-        done.push(this.accumulate(pixels, shares[i]!));
+        done.push(this.accumulate(pixels, shares[i]!, adversary));
       }
       this.optimizer.step();
-      if (this.isAdversarial) this.adversary?.optimizer.step();
+      adversary?.optimizer.step();
       const [losses, codes, vectors] = scope(() => [
         stack(done.flatMap((part) => part.losses)),
         cat(done.map((part) => part.indices)),
@@ -248,11 +256,10 @@ export class VqTraining {
   private accumulate(
     pixels: Tensor,
     share: number,
+    adversary: Adversary | null,
   ): { readonly losses: readonly Tensor[]; readonly indices: Tensor; readonly vectors: Tensor } {
-    const { commitment: beta = 0.25 } = this.options;
+    const { commitment: beta = 0.25, adversarial: weight = 0 } = this.options;
     const { vq } = this;
-    const adversary = this.isAdversarial ? this.adversary : null;
-    const { adversarial: weight = 0 } = this.options;
     return scope(() => {
       const { loss, rebuilt, losses, ...rest } = scope(() => {
         const z = vq.encodeVectors(pixels); // [b, D, s, s]

@@ -32,7 +32,7 @@ const WEIGHT_DECAY = 0.1;
 /** Of the data: goes up where the same settings make another world. */
 const VERSION = 6;
 /** Questions to a picture, in one conversation: a picture takes 64 tokens, a question ten. */
-const QUESTIONS = 12;
+const QUESTIONS = 11;
 /** Of stage 0. Without it flat background took half of the codes; with a fifth of it the code of a patch still told more of what is far than of the patch. */
 const RATE_WEIGHT = 0.08;
 /** Steps of stage 0 between looks at which codes are used. */

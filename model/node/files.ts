@@ -40,6 +40,15 @@ export function fileError(error: unknown, path: string): unknown {
   return new FileError(`${path} ${REASONS[error.code] ?? `cannot be used (${error.message})`}`, error.code, error);
 }
 
+/** What is short on this machine, whatever a file holds: a trainer must not set the file aside for it. */
+const SHORT = new Set(["EMFILE", "ENFILE", "ENOMEM"]);
+
+/** The error where a file could not be read because the machine is short of something; undefined for what is wrong with the file. */
+export function shortage(error: unknown, path: string): FileError | undefined {
+  const found = fileError(error, path);
+  return found instanceof FileError && SHORT.has(found.code) ? found : undefined;
+}
+
 async function named<T>(path: string, work: Promise<T>): Promise<T> {
   try {
     return await work;

@@ -10,7 +10,7 @@ import { JanusError } from "../../engine/errors.ts";
 import { ImageError, ImageFormatError, ImageLimitError, checkImage } from "../image/image.ts";
 import type { RgbImage } from "../image/image.ts";
 import { insertTextChunks, readTextChunks } from "../image/png_text.ts";
-import { fileError } from "./files.ts";
+import { shortage } from "./files.ts";
 
 export interface ReadImageOptions {
   /**
@@ -58,9 +58,6 @@ async function loadSharp(): Promise<(input: Uint8Array, options: SharpOptions) =
   }
 }
 
-/** What is short here, whatever the file holds: not an error of the picture, which a trainer would set aside. */
-const OF_MACHINE = new Set<unknown>(["EMFILE", "ENFILE", "ENOMEM"]);
-
 async function fileBytes(path: string, maxBytes: number): Promise<Uint8Array> {
   try {
     // Without waiting for the other end of a pipe, which is refused below.
@@ -78,10 +75,14 @@ async function fileBytes(path: string, maxBytes: number): Promise<Uint8Array> {
     return bytes.subarray(0, filled);
   } catch (error) {
     if (error instanceof JanusError) throw error;
-    if (error instanceof Error && "code" in error && OF_MACHINE.has(error.code)) throw fileError(error, path);
-    throw new ImageError(`cannot read the picture ${path}: ${error instanceof Error ? error.message : String(error)}`);
+    throw notReadable(path, error);
   }
 }
+
+/** What an error of the file system means for a picture: `ImageError`, or `FileError` where the machine is short of something. */
+export const notReadable = (path: string, error: unknown): Error =>
+  shortage(error, path) ??
+  new ImageError(`cannot read the picture ${path}: ${error instanceof Error ? error.message : String(error)}`);
 
 const tooManyBytes = (name: string, bytes: number, maxBytes: number): ImageLimitError =>
   new ImageLimitError(`${name} has ${bytes} bytes; at most ${maxBytes} are read (maxBytes). Save it smaller`);
@@ -112,7 +113,8 @@ function fromChannels(levels: Uint8Array, channels: number, rgb: Uint8Array, dro
 /**
  * Decodes a file (its path or its bytes): JPEG, PNG, WebP, GIF, TIFF, AVIF; of an animation the first frame. 16 bits become 8 by their high
  * byte, grey becomes three equal channels, CMYK is converted like Pillow does; embedded colour profiles are not applied, as in the original.
- * Throws `ImageLimitError` before decoding, `ImageFormatError` for unknown or damaged files, `ImageError` for files that cannot be read.
+ * Throws `ImageLimitError` before decoding, `ImageFormatError` for unknown or damaged files, `ImageError` for files that cannot be read,
+ * `FileError` where the machine is short of open files or memory, `PackageError` where sharp does not load.
  */
 export async function readImage(source: string | Uint8Array, options: ReadImageOptions = {}): Promise<RgbImage> {
   const { plain = false, maxBytes = MAX_BYTES, maxPixels = MAX_PIXELS } = options;

@@ -9,6 +9,7 @@ import * as engineErrors from "../../engine/errors.ts";
 import * as checkpointErrors from "../../model/checkpoint/errors.ts";
 import * as hubErrors from "../../model/node/hub_settings.ts";
 import { FileError } from "../../model/node/files.ts";
+import { PackageError } from "../../model/node/image_file.ts";
 import { ImageFormatError } from "../../model/image/image.ts";
 import { PromptError } from "../../model/prompt.ts";
 import { sourcesOf } from "../../cli/train.ts";
@@ -72,6 +73,7 @@ describe("errors", () => {
       [new UsageError("x"), EXIT.usage],
       [new engineErrors.ArgumentError("x"), EXIT.usage],
       [new FileError("x", "ENOENT"), EXIT.input],
+      [new PackageError("x"), EXIT.input],
       [new checkpointErrors.ConfigError("x"), EXIT.input],
       [new ImageFormatError("x"), EXIT.input],
       [new PromptError("x"), EXIT.input],

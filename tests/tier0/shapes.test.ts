@@ -76,20 +76,11 @@ function answerOf({ objects }: Scene, question: string): string | undefined {
     (!shape || o.shape === shape) && (!colour || o.colour === colour);
   if (words[0] === "how") return NUMBER_WORDS[objects.filter(fits).length];
   if (sides.length > 0) {
-    // "the circle" and "the red shape" are of one object.
-    const named = [...question.matchAll(/the (\w+)/g)].map(([, word]) => {
-      const those = boxes.filter((box) => box.shape === word || box.colour === word);
-      if (those.length !== 1) throw new Error(`"${question}" names ${those.length} objects by "${word}"`);
-      return those[0]!;
-    });
-    if (named.length === 2) {
-      const truth = relations(named[0]!, named[1]!);
-      if (sides.length === 1) return truth.includes(sides[0]!) ? "yes" : "no";
-      const [word] = words.filter((name) => SIDES[name] && truth.includes(SIDES[name]!));
-      return word;
-    }
-    const there = boxes.filter((box) => box !== named[0] && relations(box, named[0]!).includes(sides[0]!));
-    return only(there.map((box) => (words.includes("colour") ? box.colour : box.shape)));
+    const named = boxes.filter((box) => box.shape === shape);
+    if (named.length !== 1) throw new Error(`"${question}" names ${named.length} objects`);
+    // Nothing else may be there even a little.
+    const there = boxes.filter((box) => box !== named[0] && relations(box, named[0]!, 0.2).includes(sides[0]!));
+    return there.length === 1 && relations(there[0]!, named[0]!).includes(sides[0]!) ? there[0]!.shape : undefined;
   }
   if (/^(is there|do you see) /.test(question)) return objects.some(fits) ? "yes" : "no";
   if (words.includes("colour")) return only(objects.filter(fits).map((o) => o.colour));

@@ -52,6 +52,9 @@ describe("presets", () => {
       /stage: 1, 2 or 3; stage 0, the image tokenizer, has settings of its own/,
     );
     expect(() => checkTokenizerConfig({ ...loadAnyConfig("stage0"), stage: 1 })).toThrow(TrainConfigError);
+    const judged = (steps: number): unknown => checkTokenizerConfig({ ...loadAnyConfig("stage0"), steps, adversarial: { weight: 0.5 } }); // prettier-ignore
+    expect(judged(20_001)).toMatchObject({ adversarial: { weight: 0.5, from: 20_000 } });
+    expect(() => judged(20_000)).toThrow(/adversarial\.from: the discriminator would never begin/);
   });
 
   it("warm up linearly, then stay", () => {

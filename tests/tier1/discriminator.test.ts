@@ -20,6 +20,8 @@ const noise = (shape: readonly number[], seed: number, scale = 1): Float64Array 
     return Math.fround(scale * (2 * (x - Math.floor(x)) - 1));
   });
 
+const lengthOf = (values: ArrayLike<number>): number => Math.sqrt(Array.from(values).reduce((sum, v) => sum + v * v, 0)); // prettier-ignore
+
 const SIDE = 25;
 const SHAPE = [2, 3, SIDE, SIDE] as const;
 const onDevice = (data: Float64Array, shape: readonly number[]): Tensor => tensor(Float32Array.from(data), { shape: [...shape], device: device() }); // prettier-ignore
@@ -203,6 +205,43 @@ describe("with a discriminator", () => {
     };
     const [without, beside] = [await after(0), await after(0.5)];
     expect(Array.from(beside).every((v, i) => v === without[i])).toBe(true);
+  });
+
+  it("losses and gradients of parts are those of each, by their share; a discriminator that is not finite stands still alone", async () => {
+    const model = createModel(config, { seed: 1, device: device() });
+    const training = new VqTraining(model.model.vqmodel, { lr: 0, adversarial: 0.5, seed: 4, maxNorm: 1e9 });
+    const adversary = training.adversary!;
+    using pixels = onDevice(noise([3, 3, 24, 24], 3, 0.9), [3, 3, 24, 24]);
+    const take = async (...parts: [number, number][]): Promise<{ losses: number[]; moments: ArrayLike<number>[] }> => {
+      const views = scope(() => parts.map(([from, to]) => pixels.slice(0, from, to)));
+      scope(() => { for (const [name, t] of Object.entries(adversary.optimizer.stateDict())) if (name.endsWith(".m")) copyFrom(t, t.mul(0)); }); // prettier-ignore
+      scope(() => { for (const [name, t] of Object.entries(training.optimizer.stateDict())) if (name.endsWith(".m")) copyFrom(t, t.mul(0)); }); // prettier-ignore
+      const { losses, vectors } = await training.step(...views);
+      for (const t of [vectors, ...views]) t.dispose();
+      const moments = [
+        await adversary.stateDict()["convs.1.weight.m"]!.data(),
+        await training.optimizer.stateDict()["decoder.conv_out.weight.m"]!.data(),
+      ];
+      return { losses: Object.values(losses) as number[], moments };
+    };
+    const [one, two, both] = [await take([0, 2]), await take([2, 3]), await take([0, 2], [2, 3])];
+    expect(both.losses).toHaveLength(5);
+    for (const [i, loss] of both.losses.entries()) expect(loss).toBeCloseTo((2 * one.losses[i]! + two.losses[i]!) / 3, 4); // prettier-ignore
+    for (const [i, moments] of both.moments.entries()) {
+      const off = Array.from(moments, (m, k) => m - (2 * one.moments[i]![k]! + two.moments[i]![k]!) / 3);
+      expect(lengthOf(off) / lengthOf(moments)).toBeLessThan(1e-3);
+    }
+    const { skipped, discriminatorSkipped, vectors } = await training.step(pixels);
+    vectors.dispose();
+    expect([skipped, discriminatorSkipped]).toEqual([false, undefined]);
+    // relu(1 − D) of an infinite D(x) is 0 or infinite; of the two passes one is.
+    scope(() => copyFrom(adversary.discriminator.convs[4]!.bias!, tensor([3e38], { device: device() })));
+    scope(() => copyFrom(adversary.discriminator.convs[4]!.weight, adversary.discriminator.convs[4]!.weight.detach().mul(0).add(3e38))); // prettier-ignore
+    const broken = await training.step(pixels);
+    broken.vectors.dispose();
+    expect(broken.discriminatorSkipped).toBe(true);
+    training.dispose();
+    model.dispose();
   });
 
   it("the discriminator tells a tokenizer that stands still apart, and the tokenizer is pulled where it is fooled", async () => {

@@ -61,6 +61,7 @@ describe("stage 0", () => {
   it.each([
     { batch: 4, microBatch: 4 },
     { batch: 5, microBatch: 2, reseed: { every: 0 } },
+    { batch: 3, microBatch: 2, adversarial: { weight: 0.5, from: 0 } },
   ])("with %j takes what was said", async (more) => {
     const config = checkTokenizerConfig({ stage: 0, steps: 10, optimizer: { lr: 1e-3 }, rateWeight: 0.01, ...more });
     const live = device.pool.stats.liveBytes;

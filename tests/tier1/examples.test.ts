@@ -85,7 +85,7 @@ describe.skipIf(!hasFixtures)("the programs that use a checkpoint run as they ar
   });
 });
 
-/** Mean of the kept model's seven rows, of 4 prompts or 24 questions each; README has them of 100 prompts and 300 questions. */
+/** Mean of the kept model's eight rows, of 4 prompts or 20 questions each; README has them of 100 prompts and 250 questions. */
 const KEPT_PERCENT = 60;
 
 describe("the demo", () => {

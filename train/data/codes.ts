@@ -10,10 +10,10 @@ import { createHash } from "node:crypto";
 import { mkdir, open, readFile, readdir, stat } from "node:fs/promises";
 import type { FileHandle } from "node:fs/promises";
 import { join, resolve } from "node:path";
-import { ImageError, ImageLimitError } from "../../model/image/image.ts";
+import { ImageLimitError } from "../../model/image/image.ts";
 import { generationPixels } from "../../model/image/preprocess.ts";
 import { fileError, writeFileAtomic } from "../../model/node/files.ts";
-import { readImage } from "../../model/node/image_file.ts";
+import { notReadable, readImage } from "../../model/node/image_file.ts";
 import type { ReadImageOptions } from "../../model/node/image_file.ts";
 import type { CodeSource } from "./encode.ts";
 import { Batcher } from "./batcher.ts";
@@ -97,9 +97,6 @@ async function seenFile(path: string): Promise<Seen> {
   }
 }
 
-const notReadable = (path: string, error: unknown): Error =>
-  new ImageError(`cannot read the picture ${path}: ${error instanceof Error ? error.message : String(error)}`);
-
 export class CodeCache {
   readonly about: CodesAbout;
   readonly folder: string;
@@ -147,7 +144,7 @@ export class CodeCache {
     return this.about.tokens * 2 + SUM_BYTES;
   }
 
-  /** The codes of a picture file; null where they are not here. Throws `ImageError` for files that cannot be read. */
+  /** The codes of a picture file; null where they are not here. Throws `ImageError` for files that cannot be read, `FileError` where too many are open. */
   async get(path: string): Promise<Uint16Array | null> {
     const seen = await seenFile(path);
     const known = this.images.get(stampOf(seen));

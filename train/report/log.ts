@@ -31,7 +31,7 @@ export interface StepEvent extends StepReport, StepCost {
 }
 
 /** A line of the log of stage 0. */
-export interface TokenizerStepEvent extends VqLosses, Pick<VqStep, "used" | "gradNorm" | "skipped">, StepCost {
+export interface TokenizerStepEvent extends VqLosses, Omit<VqStep, "losses" | "vectors">, StepCost {
   /** Counted from 0. */
   readonly step: number;
   readonly lr: number;
