@@ -10,7 +10,7 @@ import { parseArgs } from "node:util";
 import { Device, Janus, JanusError, savePicture } from "../index.node.ts";
 import { writeFileAtomic } from "../model/node/index.ts";
 import { KINDS } from "./shapes/captions.ts";
-import { evaluate } from "./shapes/evaluate.ts";
+import { APART, evaluate } from "./shapes/evaluate.ts";
 import type { Results, Score } from "./shapes/evaluate.ts";
 import { learn } from "./shapes/learn.ts";
 import { reportPage } from "./shapes/page.ts";
@@ -55,7 +55,8 @@ function table(columns: readonly { readonly name: string; readonly results: Resu
     ["", ...columns.map(({ name }) => name)],
     ...KINDS.map((kind) => [kind, ...columns.map(({ results }) => percent(results.drawing[kind]))]),
     ["questions", ...columns.map(({ results }) => percent(results.questions.all))],
-    ["held-out ones", ...columns.map(({ results }) => percent(results.heldOut.all))],
+    ["left of or not", ...columns.map(({ results }) => percent(results.questions.kinds[APART]))],
+    ["held-out questions", ...columns.map(({ results }) => percent(results.heldOut.all))],
   ];
   const widths = rows[0]!.map((_, c) => Math.max(...rows.map((row) => row[c]!.length)));
   return rows.map((row) => row.map((cell, c) => (c ? cell.padStart(widths[c]! + 3) : cell.padEnd(widths[c]!))).join("")).join("\n"); // prettier-ignore

@@ -164,7 +164,7 @@ export const heldOutPrompts = (kind: Kind): Prompt[] =>
   );
 
 /** How clear a position is in pictures that are made to show it; GenEval asks for 0.5. */
-const CLEAR = 0.65;
+export const CLEAR = 0.65;
 
 /**
  * A picture of the prompt and of nothing else. What the prompt leaves open is random, and its layout is for training; for the evaluation
@@ -261,7 +261,7 @@ function tell(dice: Dice, objects: readonly Coloured[]): Mention[] {
 }
 
 /** Where one object clearly is, seen from another, and in no other relation by GenEval's rule. */
-function clearly(a: SceneObject, b: SceneObject): Relation | undefined {
+export function clearly(a: SceneObject, b: SceneObject): Relation | undefined {
   const [relation] = relations(boxOf(a), boxOf(b), CLEAR);
   // Above 0.65 on one axis the other can still pass GenEval's 0.5; then both are true and neither is told.
   return relations(boxOf(a), boxOf(b)).length === 1 ? relation : undefined;

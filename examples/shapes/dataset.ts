@@ -32,7 +32,7 @@ export interface Sample {
 }
 
 export interface SampleOptions extends LayoutOptions {
-  /** Questions to a picture; 2 unless told, 11 at most. Some pictures offer fewer. */
+  /** Questions to a picture; 2 unless told, 16 at most. Some pictures offer fewer. */
   readonly questions?: number;
 }
 

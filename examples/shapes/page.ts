@@ -6,6 +6,7 @@ import type { Content, PagePicture } from "../../train/report/index.ts";
 import { STAGES } from "../../train/stages.ts";
 import { KINDS, randomScene } from "./captions.ts";
 import { Dice } from "./dice.ts";
+import { APART } from "./evaluate.ts";
 import type { Answered, Drawn, Results, Score } from "./evaluate.ts";
 import { runOf } from "./learn.ts";
 import { LAYOUT, PICTURE } from "./model.ts";
@@ -49,7 +50,7 @@ export async function reportPage(options: ReportOptions): Promise<string> {
   const { length, recipe, device, minutes, columns, folder, trained } = options;
   const names = columns.map(({ name }) => name);
   const asked = (name: string, half: "questions" | "heldOut"): string[][] => [
-    [name, ...columns.map(({ results }) => share(results[half].all))],
+    [`${name} (all but ${APART})`, ...columns.map(({ results }) => share(results[half].all))],
     ...QUESTION_KINDS.map((kind) => [`… ${kind}`, ...columns.map(({ results }) => share(results[half].kinds[kind]))]),
   ];
   const scores = table(

@@ -1,12 +1,12 @@
 /** Questions about a scene with answers of one word, and what of the held-out combinations each one names. */
-import { NUMBER_WORDS, article, phrase, plural } from "./captions.ts";
+import { NUMBER_WORDS, article, clearly, phrase, plural } from "./captions.ts";
 import type { Dice } from "./dice.ts";
 import { isFull, isHeldOutColour, isHeldOutCount, isHeldOutPair, isHeldOutPosition } from "./held_out.ts";
 import type { Coloured, Mention } from "./held_out.ts";
 import { COLOURS, RELATIONS, SHAPES, boxOf, relations } from "./scene.ts";
 import type { Scene, SceneObject } from "./scene.ts";
 
-export const QUESTION_KINDS = ["shape", "colour", "count", "exists", "where"] as const;
+export const QUESTION_KINDS = ["shape", "colour", "count", "exists", "where", "relation"] as const;
 export type QuestionKind = (typeof QUESTION_KINDS)[number];
 
 export interface Question {
@@ -55,9 +55,6 @@ const LOOKED_FOR: readonly By[] = [
 
 const fits = (object: Coloured, { shape, colour }: Mention): boolean =>
   (!shape || object.shape === shape) && (!colour || object.colour === colour);
-
-/** What is even a little to the left could be an answer too; GenEval's rule, 0.5, leaves it out. */
-const SLIGHT = 0.2;
 
 /** `yes` is what the answer shall be where it is yes or no. */
 type Make = (dice: Dice, scene: Scene, yes: boolean) => Question | undefined;
@@ -123,13 +120,22 @@ const MAKERS: Readonly<Record<QuestionKind, Make>> = {
     if (!target) return undefined;
     const others = scene.objects.filter((object) => object !== target);
     const relation = dice.pick(RELATIONS);
-    const there = only(others.filter((object) => relations(boxOf(object), boxOf(target), SLIGHT).includes(relation)));
-    if (!there || !relations(boxOf(there), boxOf(target)).includes(relation)) return undefined;
+    const there = only(others.filter((object) => relations(boxOf(object), boxOf(target)).includes(relation)));
+    if (!there || clearly(there, target) !== relation) return undefined;
     const words = `${relation} the ${target.shape}`;
     const question = dice.pick([`what is ${words}?`, `which shape is ${words}?`]);
     const heldOut = isHeldOutPosition(there.shape, relation, target.shape) || isHeldOutPair(there.shape, target.shape);
-    const about = [there.shape, target.shape].sort().join(); // seen from the other the answer would be known
-    return { kind: "where", question, answer: there.shape, about, heldOut };
+    return { kind: "where", question, answer: there.shape, about: words, heldOut };
+  },
+  relation(dice, scene, yes) {
+    const [a, b] = dice.shuffle(unique(scene));
+    const truth = a && b && clearly(a, b);
+    if (!truth) return undefined;
+    const relation = yes ? truth : dice.pick(RELATIONS.filter((other) => other !== truth));
+    const question = `is the ${a.shape} ${relation} the ${b.shape}?`;
+    const heldOut = isHeldOutPosition(a.shape, relation, b.shape) || isHeldOutPair(a.shape, b.shape);
+    const about = [a.shape, b.shape].sort().join(); // of two objects one relation tells the others
+    return { kind: "relation", question, answer: yes ? "yes" : "no", about, heldOut };
   },
 };
 
@@ -160,7 +166,8 @@ const TIMES: Readonly<Record<QuestionKind, number>> = {
   colour: 1,
   count: 2,
   exists: 4,
-  where: 3,
+  where: 2,
+  relation: 6,
 };
 const ASKED = QUESTION_KINDS.flatMap((kind) => Array<QuestionKind>(TIMES[kind]).fill(kind));
 /** To each object of the picture: more would follow from those before. */

@@ -63,7 +63,7 @@ export const RECIPES: Readonly<Record<Length, Recipe>> = {
   full: {
     pictures: 24_000,
     tokenizer: tokenizer(1000),
-    stages: stages(40, 1500, 2500, 20, 1.5e-3),
+    stages: stages(40, 1500, 2400, 20, 1.5e-3),
     prompts: 100,
     questions: 50,
   },

@@ -76,11 +76,20 @@ function answerOf({ objects }: Scene, question: string): string | undefined {
     (!shape || o.shape === shape) && (!colour || o.colour === colour);
   if (words[0] === "how") return NUMBER_WORDS[objects.filter(fits).length];
   if (sides.length > 0) {
-    const named = boxes.filter((box) => box.shape === shape);
-    if (named.length !== 1) throw new Error(`"${question}" names ${named.length} objects`);
-    // Nothing else may be there even a little.
-    const there = boxes.filter((box) => box !== named[0] && relations(box, named[0]!, 0.2).includes(sides[0]!));
-    return there.length === 1 && relations(there[0]!, named[0]!).includes(sides[0]!) ? there[0]!.shape : undefined;
+    // "the circle" and "the red shape" are of one object.
+    const named = [...question.matchAll(/the (\w+)/g)].map(([, word]) => {
+      const those = boxes.filter((box) => box.shape === word || box.colour === word);
+      if (those.length !== 1) throw new Error(`"${question}" names ${those.length} objects by "${word}"`);
+      return those[0]!;
+    });
+    if (named.length === 2) {
+      const truth = relations(named[0]!, named[1]!);
+      if (sides.length === 1) return truth.includes(sides[0]!) ? "yes" : "no";
+      const [word] = words.filter((name) => SIDES[name] && truth.includes(SIDES[name]!));
+      return word;
+    }
+    const there = boxes.filter((box) => box !== named[0] && relations(box, named[0]!).includes(sides[0]!));
+    return only(there.map((box) => (words.includes("colour") ? box.colour : box.shape)));
   }
   if (/^(is there|do you see) /.test(question)) return objects.some(fits) ? "yes" : "no";
   if (words.includes("colour")) return only(objects.filter(fits).map((o) => o.colour));
@@ -203,16 +212,23 @@ describe("training data", () => {
           throw new Error(`seed ${seed} sample ${n}: "${question}" ${answer} counts all ${counted}`);
       }
     }
-    const [yes, no] = ["yes", "no"].map((answer) => answers.get(`exists ${answer}`)!);
-    expect(yes! / (yes! + no!)).toBeGreaterThan(0.47);
-    expect(yes! / (yes! + no!)).toBeLessThan(0.53);
+    for (const kind of ["exists", "relation"]) {
+      const [yes, no] = ["yes", "no"].map((answer) => answers.get(`${kind} ${answer}`)!);
+      expect(yes! / (yes! + no!), kind).toBeGreaterThan(0.47);
+      expect(yes! / (yes! + no!), kind).toBeLessThan(0.53);
+    }
     for (const kind of KINDS) for (const { text } of heldOutPrompts(kind)) expect(said.has(text), text).toBe(false);
   }, 120_000);
 
-  it("asks of a picture no place and no thing's being there that an earlier question of its kind has told", () => {
+  it("asks of a picture no relation and no thing's being there that an earlier question of the conversation asked for in other words", () => {
     for (let n = 0; n < 2000; n++) {
       const { scene, questions } = trainingSample(8, n, { questions: 14 });
-      const pairs = questions.flatMap(({ kind, question, answer }) => (kind === "where" ? [[/the (\w+)/.exec(question)![1]!, answer].sort().join()] : [])); // prettier-ignore
+      const placeOf = (name: string): number => scene.objects.findIndex(({ shape, colour }) => [shape, colour].includes(name as never)); // prettier-ignore
+      const pairs = questions.flatMap(({ kind, question }) => {
+        if (kind !== "relation") return [];
+        const pair = [...question.matchAll(/the (\w+)/g)].map(([, name]) => placeOf(name!)).sort((a, b) => a - b);
+        return [`${pair.join()} ${/left|right/.test(question) ? "across" : "down"}`];
+      });
       const looked = questions.flatMap(({ kind, question }) => (kind === "exists" ? [question.replace(/^(is there|do you see) /, "")] : [])); // prettier-ignore
       for (const list of [pairs, looked]) expect(new Set(list).size, list.join()).toBe(list.length);
       expect(questions.length).toBeLessThanOrEqual(4 * scene.objects.length);
