@@ -68,7 +68,7 @@ export async function learn(folder: string, options: LearnOptions): Promise<stri
     await writeFile(done, about);
   }
   let model = join(folder, "random");
-  if (!existsSync(model)) await randomModel(model, seed, device);
+  if (!existsSync(model)) await randomModel(model, seed, recipe.temperature, device);
   const source = (task: Task): SourceSpec => ({ task, path: join(data, `${task}.jsonl`) });
   const common = {
     cache: join(folder, "cache"),
@@ -129,8 +129,8 @@ export async function learn(folder: string, options: LearnOptions): Promise<stri
 }
 
 /** Writes a model of random weights; its folder `out` appears when it is whole. */
-async function randomModel(out: string, seed: number, device: Device): Promise<void> {
-  const sideFiles = shapesFiles(seed);
+async function randomModel(out: string, seed: number, temperature: number, device: Device): Promise<void> {
+  const sideFiles = shapesFiles(seed, temperature);
   const config = shapesConfig(sideFiles);
   const model = createModel(config, { seed, device });
   try {

@@ -15,20 +15,20 @@ const MERGES = 512;
 /** Samples whose words the tokenizer learns. */
 const SAMPLES = 300;
 
-/** How the model draws unless told: at the original's guidance of 5 the shapes of one this small fall apart; chosen with prompts of another seed than those that README counts. */
-const DRAWING = { guidance_scale: 1.5, temperature: 0.6 };
+/** How the model draws unless told: at the original's guidance of 5 the shapes of one this small fall apart. */
+const GUIDANCE = 1.5;
 
 /**
  * The files beside the weights: the tokenizer, learned from the system prompt and from what some training samples say, so that a word is a
  * token, and how pictures are drawn.
  */
-export function shapesFiles(seed: number): Map<string, Uint8Array> {
+export function shapesFiles(seed: number, temperature: number): Map<string, Uint8Array> {
   const said = Array.from({ length: SAMPLES }, (_, i) => {
     const { prompt, questions, text } = trainingSample(seed, i);
     return [prompt?.text, text, ...questions.flatMap(({ question, answer }) => [question, ` ${answer}`])].join("\n");
   });
   const texts = [...said, ...Array<string>(20).fill(DEFAULT_SYSTEM_PROMPT)];
-  const drawing = new TextEncoder().encode(JSON.stringify(DRAWING));
+  const drawing = new TextEncoder().encode(JSON.stringify({ guidance_scale: GUIDANCE, temperature }));
   return byteTokenizerFiles({ texts, merges: MERGES }).set("generation_config.json", drawing);
 }
 

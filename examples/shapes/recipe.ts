@@ -20,6 +20,8 @@ export interface Recipe {
   /** Stage 0. */
   readonly tokenizer: StageRecipe;
   readonly stages: Readonly<Record<Stage, StageRecipe>>;
+  /** Of drawing, unless told; chosen with prompts of another seed than those that are counted. What has learned little draws nothing at a low one. */
+  readonly temperature: number;
   /** Of the evaluation: prompts a kind, and questions a kind about held-out pictures; as many again are about held-out combinations. */
   readonly prompts: number;
   readonly questions: number;
@@ -52,11 +54,19 @@ const stages = (one: number, two: number, three: number, batch: number, lr: numb
 
 /** Where steps are few they are small and long: half the samples at three times the rate learn twice as much in the same time (docs/decisions.md). */
 export const RECIPES: Readonly<Record<Length, Recipe>> = {
-  quick: { pictures: 500, tokenizer: tokenizer(40), stages: stages(3, 6, 24, 10, 5e-3), prompts: 4, questions: 4 },
+  quick: {
+    pictures: 500,
+    tokenizer: tokenizer(40),
+    stages: stages(3, 6, 24, 10, 5e-3),
+    temperature: 1,
+    prompts: 4,
+    questions: 4,
+  },
   default: {
     pictures: 4000,
     tokenizer: tokenizer(200),
     stages: stages(10, 150, 150, 10, 5e-3),
+    temperature: 1,
     prompts: 20,
     questions: 20,
   },
@@ -64,6 +74,7 @@ export const RECIPES: Readonly<Record<Length, Recipe>> = {
     pictures: 24_000,
     tokenizer: tokenizer(1000),
     stages: stages(40, 1500, 2400, 20, 1.5e-3),
+    temperature: 0.6,
     prompts: 100,
     questions: 50,
   },
