@@ -55,8 +55,8 @@ export interface EvaluateOptions {
 }
 
 /**
- * "Is the circle left of the ring?": no model of this size has learned it, and it is told apart. It stays in training, where "is there" is
- * learned some 600 steps sooner beside it (docs/decisions.md).
+ * "Is the circle left of the ring?": no model of this size has learned it, and it is told apart. It stays in training: in one run with it and
+ * one without, "is there" was learned some 600 steps sooner beside it (docs/decisions.md).
  */
 export const APART: QuestionKind = "relation";
 

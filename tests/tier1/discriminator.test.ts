@@ -74,12 +74,27 @@ function settle(discriminator: PatchDiscriminator): Weights {
   return weights;
 }
 
+function settled(): { adversary: Adversary; weights: Weights } {
+  const adversary = new Adversary({ weight: 0.5, seed: 1, device: device(), channels: 2, lr: 1e-3 });
+  return { adversary, weights: settle(adversary.discriminator) };
+}
+
+/** The slope of `f` over the number at a place of `data`. */
+function slope(data: Float64Array, at: number, f: () => number): number {
+  const [kept, step] = [data[at]!, 1e-5];
+  const [up, down] = [kept + step, kept - step].map((value) => {
+    data[at] = value;
+    return f();
+  });
+  data[at] = kept;
+  return (up! - down!) / (2 * step);
+}
+
 describe("the discriminator", () => {
   const [real, fake] = [ref(SHAPE, noise(SHAPE, 1)), ref(SHAPE, noise(SHAPE, 2))];
 
   it("is the network of the definition, and its losses are", async () => {
-    const adversary = new Adversary({ weight: 0.5, seed: 1, device: device(), channels: 2, lr: 1e-3 });
-    const weights = settle(adversary.discriminator);
+    const { adversary, weights } = settled();
     expect([...weights.keys()].filter((name) => name.endsWith("bias"))).toEqual(["convs.0.bias", "convs.4.bias", "norms.0.bias", "norms.1.bias", "norms.2.bias"]); // prettier-ignore
     using x = onDevice(real.data, SHAPE);
     using y = onDevice(fake.data, SHAPE);
@@ -98,8 +113,7 @@ describe("the discriminator", () => {
   });
 
   it("learns by gradients that are differences of the loss, of which the tokenizer's pictures get none", async () => {
-    const adversary = new Adversary({ weight: 0.5, seed: 1, device: device(), channels: 2, lr: 1e-3 });
-    const weights = settle(adversary.discriminator);
+    const { adversary, weights } = settled();
     using x = onDevice(real.data, SHAPE);
     using y = onDevice(fake.data, SHAPE);
     for (const t of [x, y]) t.requiresGrad = true;
@@ -110,13 +124,8 @@ describe("the discriminator", () => {
       const { data } = weights.get(name)!;
       const largest = Math.max(...Array.from(gradient, Math.abs));
       for (const at of [0, Math.floor(data.length / 2), data.length - 1]) {
-        const [kept, step] = [data[at]!, 1e-5];
-        const [up, down] = [kept + step, kept - step].map((value) => {
-          data[at] = value;
-          return hinge(real, fake, weights);
-        });
-        data[at] = kept;
-        expect(Math.abs(gradient[at]! - (0.5 * 0.25 * (up! - down!)) / (2 * step)), `${name} ${at}`).toBeLessThan(1e-5 + 1e-3 * largest); // prettier-ignore
+        const expected = 0.5 * 0.25 * slope(data, at, () => hinge(real, fake, weights));
+        expect(Math.abs(gradient[at]! - expected), `${name} ${at}`).toBeLessThan(1e-5 + 1e-3 * largest);
       }
     }
     adversary.zeroGradients();
@@ -124,8 +133,7 @@ describe("the discriminator", () => {
   });
 
   it("hands the generator gradients to its pictures, and takes none itself", async () => {
-    const adversary = new Adversary({ weight: 0.5, seed: 1, device: device(), channels: 2, lr: 1e-3 });
-    const weights = settle(adversary.discriminator);
+    const { adversary, weights } = settled();
     using y = onDevice(fake.data, SHAPE);
     y.requiresGrad = true;
     using loss = scope(() => adversary.generatorLoss(y));
@@ -135,13 +143,8 @@ describe("the discriminator", () => {
     const largest = Math.max(...Array.from(gradient, Math.abs));
     expect(largest).toBeGreaterThan(0);
     for (const at of [0, 700, 1875, 2500, 3749]) {
-      const [kept, step] = [fake.data[at]!, 1e-5];
-      const [up, down] = [kept + step, kept - step].map((value) => {
-        fake.data[at] = value;
-        return fooled(fake, weights);
-      });
-      fake.data[at] = kept;
-      expect(Math.abs(gradient[at]! - (up! - down!) / (2 * step)), `${at}`).toBeLessThan(1e-6 + 1e-3 * largest);
+      const expected = slope(fake.data, at, () => fooled(fake, weights));
+      expect(Math.abs(gradient[at]! - expected), `${at}`).toBeLessThan(1e-6 + 1e-3 * largest);
     }
     y.grad!.dispose();
     adversary.dispose();
