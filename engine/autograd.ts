@@ -6,9 +6,13 @@
 import { AutogradError, DTypeError, ShapeError, shapeText } from "./errors.ts";
 import { currentLabel, madeHere, refusePromise, scope, withLabel } from "./scope.ts";
 import { encode, isFloat } from "./dtype.ts";
-import { empty, sameShape } from "./tensor.ts";
-import type { Tensor } from "./tensor.ts";
+import { deviceConstant } from "./constants.ts";
+import { sameShape } from "./tensor.ts";
+import type { Storage, Tensor } from "./tensor.ts";
+import { getDevice } from "./device.ts";
 import type { Device } from "./device.ts";
+import type { Launch } from "./launch.ts";
+import { defaultDraws, withDraws } from "./random.ts";
 
 /** Gradients of the inputs for the gradient of the result; null where none is needed. `saved` come back as they were saved. */
 export type Backward = (grad: Tensor, saved: readonly Tensor[], needs: readonly boolean[]) => readonly (Tensor | null | undefined)[];
@@ -112,19 +116,8 @@ export function onGrad(t: Tensor, fn: (grad: Tensor) => Tensor | void): void {
   t.node.hooks.push(fn);
 }
 
-const ones = new WeakMap<Device, Tensor>();
-
-/** Makes the constant that `backward()` starts from, so that a captured step uploads nothing. Called on the first backward. */
-function one(device: Device): Tensor {
-  let t = ones.get(device);
-  if (!t) {
-    t = empty([], { device, label: "one" }).escape();
-    device.writeRaw(t.storage.live(), 0, encode([1], "f32"));
-    device.pool.exempt(t.storage.bytes, "one");
-    ones.set(device, t);
-  }
-  return t;
-}
+/** The 1 that `backward()` starts from. */
+const one = (device: Device): Tensor => deviceConstant(device, "one", () => ({ shape: [], dtype: "f32", bytes: encode([1], "f32") }));
 
 /**
  * Differentiates `loss` with respect to every leaf that requires a gradient, adding to their `.grad` (f32). Frees the tape as it goes.
@@ -263,13 +256,17 @@ function reachable(root: TapeNode): TapeNode[] {
 
 /**
  * Activation checkpointing: runs `fn(...inputs)` without a tape, and again during backward. Parameters used inside get their gradients.
- * `fn` must compute the same both times (counter-based random does) and return one tensor. Results of other ops that need a gradient must
- * come in as inputs, not by closure: backward refuses them.
+ * `fn` must compute the same both times and return one tensor: draws without a generator are repeated, and backward throws `AutogradError` if
+ * anything that `fn` read (a parameter, a generator) has changed since. Results of other ops that need a gradient must come in as inputs, not by
+ * closure: backward refuses them.
  */
 export function checkpoint<T extends readonly Tensor[]>(fn: (...inputs: T) => Tensor, ...inputs: T): Tensor {
   if (!enabled) return fn(...inputs);
+  const device = inputs[0]?.device ?? getDevice();
+  const draws = defaultDraws(device);
+  const reads = new ReadVersions(device);
   // The result may be an input, or a tensor that fn only refers to: the tape needs one of its own.
-  const own = noGrad(() => scope(() => fn(...inputs).detach()));
+  const own = reads.during(() => noGrad(() => scope(() => fn(...inputs).detach())));
   return record(
     "checkpoint",
     inputs,
@@ -281,10 +278,11 @@ export function checkpoint<T extends readonly Tensor[]>(fn: (...inputs: T) => Te
         if (needs[i]) leaf.requiresGrad = true;
         return leaf;
       });
+      reads.check();
       enableGrad(() => {
         // A scope of its own: during backward only what the tape saved is alive.
         const first = nextId;
-        const result = scope(() => fn(...(again as unknown as T)));
+        const result = withDraws(device, draws, () => scope(() => fn(...(again as unknown as T))));
         if (result.requiresGrad) withFirst(first, () => backward(result, grad));
       });
       return again.map((leaf) => {
@@ -297,6 +295,43 @@ export function checkpoint<T extends readonly Tensor[]>(fn: (...inputs: T) => Te
     },
     true,
   );
+}
+
+/** The storages older than a function that it reads, and what version they had then. */
+class ReadVersions {
+  private readonly device: Device;
+  private readonly first: number;
+  private readonly versions = new Map<Storage, number>();
+
+  constructor(device: Device) {
+    this.device = device;
+    this.first = device.storageSerial;
+  }
+
+  /** Runs `fn` and notes what its launches read. */
+  during<T>(fn: () => T): T {
+    const note = ({ bindings, pipeline }: Launch): void => {
+      const access = Object.values(pipeline.kernel.bindings);
+      for (const [i, { storage }] of bindings.entries()) {
+        if (access[i] !== "write" && storage.serial < this.first && !this.versions.has(storage)) this.versions.set(storage, storage.version);
+      }
+    };
+    this.device.listeners.add(note);
+    try {
+      return fn();
+    } finally {
+      this.device.listeners.delete(note);
+    }
+  }
+
+  /** Throws `AutogradError` if one of them has been written since. */
+  check(): void {
+    for (const [storage, version] of this.versions) {
+      if (storage.isLive && storage.version !== version) {
+        throw new AutogradError(`checkpoint: the function read a tensor (${storage.label}, ${storage.used} bytes) that was changed in place before backward; recomputation would give another gradient. Change it after backward`);
+      }
+    }
+  }
 }
 
 /** Drops the gradients of `leaves`. */

@@ -7,11 +7,14 @@ import { getDevice } from "./device.ts";
 import type { Device } from "./device.ts";
 import type { Launch } from "./launch.ts";
 import { refusePromise, scope, tensorsIn } from "./scope.ts";
-import type { Storage } from "./tensor.ts";
+import type { Storage, Tensor } from "./tensor.ts";
 
 export interface CaptureOptions {
   readonly device?: Device;
-  /** Replay once and run `fn` once more from the same state, and compare every result and every changed tensor bit for bit. */
+  /**
+   * Check the capture: go back to the state before it, replay, go back again, run `fn` eagerly, and compare every result and every changed tensor
+   * of the three runs bit for bit. `CaptureError` says what differs.
+   */
   readonly verify?: boolean;
 }
 
@@ -94,36 +97,43 @@ export async function capture<T>(fn: () => T, options: CaptureOptions = {}): Pro
   if (device.capturing) throw new CaptureError("capture() inside capture(); capture the outer function only");
   device.check();
   device.flush();
-  const recorder = new Recorder(device);
-  const result = recorder.run(fn);
-  const captured = recorder.finish(result);
+  const recorder = new Recorder(device, options.verify ?? false);
   try {
-    recorder.check();
-    if (options.verify && device.gpu) await verify(device, captured, recorder.external, fn);
-  } catch (error) {
-    captured.dispose();
-    recorder.disposeNew(result);
-    throw error;
+    const result = recorder.run(fn);
+    const captured = recorder.finish(result);
+    try {
+      recorder.check();
+      if (options.verify && device.gpu) await verify(device, captured, recorder.before, fn);
+    } catch (error) {
+      captured.dispose();
+      recorder.disposeNew(result);
+      throw error;
+    }
+    return captured;
+  } finally {
+    for (const copy of recorder.before.values()) copy?.destroy();
   }
-  return captured;
 }
 
 class Recorder {
-  /** Storages made before the capture that it writes: its state. */
-  readonly external = new Set<Storage>();
+  /** Storages made before the capture that it writes, its state; to verify, with copies of what they held before. */
+  readonly before = new Map<Storage, GPUBuffer | null>();
   private readonly device: Device;
   private readonly launches: Launch[] = [];
   private readonly steps: Step[] = [];
   private readonly storages = new Set<Storage>();
-  private readonly freed = new Set<Storage>();
+  /** Those made before the capture. They are held from the first launch on: freed in the capture, their buffers would be handed out in it again. */
+  private readonly older = new Set<Storage>();
+  private readonly saves: boolean;
   private readonly chunks: { buffer: GPUBuffer; words: Uint32Array }[] = [];
   private used = CHUNK_BYTES;
   private readonly name = `capture ${nextCapture++} `;
   private readonly lists: ReturnType<Device["pool"]["beginPrivate"]>;
   private readonly firstSerial: number;
 
-  constructor(device: Device) {
+  constructor(device: Device, saves: boolean) {
     this.device = device;
+    this.saves = saves;
     this.firstSerial = device.storageSerial;
     this.lists = device.pool.beginPrivate();
   }
@@ -140,6 +150,7 @@ class Recorder {
         return result;
       });
     } catch (error) {
+      for (const storage of this.older) storage.release();
       this.release();
       throw error;
     } finally {
@@ -151,18 +162,15 @@ class Recorder {
 
   finish<T>(result: T): Captured<T> {
     for (const { buffer, words } of this.chunks) this.device.gpu!.queue.writeBuffer(buffer, 0, words as Uint32Array<ArrayBuffer>);
-    const pinned = new Set<Storage>();
-    for (const storage of this.storages) {
-      if (storage.isLive) pinned.add(storage.retain());
-      else this.freed.add(storage);
-    }
-    return new Captured(this.device, result, this.launches, this.steps, pinned, this.external, () => this.release());
+    const pinned = new Set<Storage>(this.older);
+    for (const storage of this.storages) if (storage.isLive && !pinned.has(storage)) pinned.add(storage.retain());
+    return new Captured(this.device, result, this.launches, this.steps, pinned, new Set(this.before.keys()), () => this.release());
   }
 
   /** Throws for state that is gone: a replay would write to it, the next eager run to something else. */
   check(): void {
-    for (const storage of this.external) {
-      if (this.freed.has(storage)) throw new CaptureError(`capture: a tensor made before the capture (${storage.label}, ${storage.bytes} bytes) was changed in it and then freed; free it before the capture, or keep it`);
+    for (const storage of this.before.keys()) {
+      if (storage.exclusive) throw new CaptureError(`capture: a tensor made before the capture (${storage.label}, ${storage.bytes} bytes) was changed in it and then freed; free it before the capture, or keep it`);
     }
   }
 
@@ -183,7 +191,9 @@ class Recorder {
     const names = Object.values(launch.pipeline.kernel.bindings);
     for (const [i, { storage }] of launch.bindings.entries()) {
       this.storages.add(storage);
-      if (names[i] !== "read" && storage.serial < this.firstSerial) this.external.add(storage);
+      if (storage.serial >= this.firstSerial) continue;
+      if (!this.older.has(storage)) this.older.add(storage.retain());
+      if (names[i] !== "read" && !this.before.has(storage)) this.before.set(storage, this.saves ? copyOf(this.device, storage) : null);
     }
     const gpu = this.device.gpu;
     if (!gpu) return;
@@ -203,32 +213,57 @@ class Recorder {
 
 let nextCapture = 1;
 
-async function verify<T>(device: Device, captured: Captured<T>, external: ReadonlySet<Storage>, fn: () => T): Promise<void> {
-  const results = [...tensorsIn(captured.result)];
-  const state = [...external];
-  const all = [...new Set([...state, ...results.map((t) => t.storage)])];
-  const read = (storages: readonly Storage[]): Promise<Uint8Array[]> => Promise.all(storages.map((storage) => device.read({ storage, offset: 0, size: storage.bytes })));
-  const write = (storages: readonly Storage[], bytes: readonly Uint8Array[]): void => storages.forEach((storage, i) => device.write({ storage, offset: 0, size: storage.bytes }, bytes[i]!));
-  const start = await read(all);
-  captured.replay();
-  const replayedState = await read(state);
-  const replayedResults = await Promise.all(results.map((t) => t.data()));
-  write(all, start);
-  const again = scope(fn);
-  const eagerState = await read(state);
-  const eagerTensors = [...tensorsIn(again)];
-  const eagerResults = await Promise.all(eagerTensors.map((t) => t.data()));
-  for (const t of eagerTensors) if (!results.includes(t)) t.dispose();
-  write(all, start);
-  results.forEach((t, i) => requireEqual(`result ${i} ${t}`, replayedResults[i]!, eagerResults[i]!));
-  state.forEach((storage, i) => requireEqual(`state "${storage.label}"`, replayedState[i]!, eagerState[i]!));
+/** What `storage` holds now, in a buffer outside the pool; null on the null device. */
+function copyOf(device: Device, storage: Storage): GPUBuffer | null {
+  const gpu = device.gpu;
+  if (!gpu) return null;
+  const copy = gpu.createBuffer({ size: storage.bytes, usage: GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST });
+  copyBytes(device, storage.live().gpu!, copy, storage.bytes);
+  return copy;
 }
 
-function requireEqual(what: string, replayed: ArrayBufferView, eager: ArrayBufferView | undefined): void {
-  const a = new Uint8Array(replayed.buffer, replayed.byteOffset, replayed.byteLength);
-  const b = eager ? new Uint8Array(eager.buffer, eager.byteOffset, eager.byteLength) : new Uint8Array(0);
+function copyBytes(device: Device, from: GPUBuffer, to: GPUBuffer, bytes: number): void {
+  device.flush();
+  const encoder = device.gpu!.createCommandEncoder();
+  encoder.copyBufferToBuffer(from, 0, to, 0, bytes);
+  device.submit(encoder);
+}
+
+async function verify<T>(device: Device, captured: Captured<T>, before: ReadonlyMap<Storage, GPUBuffer | null>, fn: () => T): Promise<void> {
+  const results = [...tensorsIn(captured.result)];
+  const state = [...before.keys()];
+  const read = async (tensors: readonly Tensor[]): Promise<{ results: ArrayBufferView[]; state: ArrayBufferView[] }> => ({
+    results: await Promise.all(tensors.map((t) => t.data())),
+    state: await Promise.all(state.map((storage) => device.read({ storage, offset: 0, size: storage.bytes }))),
+  });
+  const restore = (): void => {
+    for (const [storage, copy] of before) {
+      storage.version++;
+      copyBytes(device, copy!, storage.live().gpu!, storage.bytes);
+    }
+  };
+  const first = await read(results);
+  const compare = (other: Awaited<ReturnType<typeof read>>, run: string): void => {
+    results.forEach((t, i) => requireEqual(`${run} in result ${i} ${t}`, first.results[i]!, other.results[i]));
+    state.forEach((storage, i) => requireEqual(`${run} in state "${storage.label}"`, first.state[i]!, other.state[i]));
+  };
+  restore();
+  captured.replay();
+  const replayed = await read(results);
+  restore();
+  const again = scope(fn);
+  const eagerTensors = [...tensorsIn(again)];
+  const eager = await read(eagerTensors);
+  for (const t of eagerTensors) if (!results.includes(t)) t.dispose();
+  compare(replayed, "the captured run and its replay differ");
+  compare(eager, "the captured and an eager run differ");
+}
+
+function requireEqual(what: string, first: ArrayBufferView, other: ArrayBufferView | undefined): void {
+  const a = new Uint8Array(first.buffer, first.byteOffset, first.byteLength);
+  const b = other ? new Uint8Array(other.buffer, other.byteOffset, other.byteLength) : new Uint8Array(0);
   const at = a.length === b.length ? a.findIndex((v, i) => v !== b[i]) : 0;
   if (at >= 0) {
-    throw new CaptureError(`capture: replay and eager run differ in ${what} at byte ${at}; something that changes between runs is a host number, it must live in a tensor`);
+    throw new CaptureError(`capture: ${what} at byte ${at}; something that changes between runs is a host number; it must live in a tensor`);
   }
 }

@@ -87,7 +87,7 @@ export class Device {
   /** The GPU's own device; null on the null device. */
   readonly gpu: GPUDevice | null;
   readonly poison: boolean;
-  /** Called with every launch as it is recorded; captures, traces and the null device's counts listen here. */
+  /** Called with every launch before it is recorded; captures, checkpoints, traces and the null device's counts listen here. */
   readonly listeners = new Set<(launch: Launch) => void>();
   /** Set while the profiler wants each launch timed. */
   encodeTimed: ((encoder: GPUCommandEncoder, launches: readonly Launch[], encodeOne: (pass: GPUComputePassEncoder, launch: Launch) => void) => void) | null = null;
@@ -209,8 +209,8 @@ export class Device {
     const pipeline = known ?? this.compileNow(kernel, constants, uses);
     const buffers = bindings.map((b) => b.storage.live());
     const launch: Launch = { pipeline, bindings, buffers, params, grid, label: currentLabel(), cost };
-    this.push(launch);
     for (const listener of this.listeners) listener(launch);
+    this.push(launch);
     // A pipeline may turn out not to compile: its first launch goes alone, so that it cannot take others with it.
     if (!known) this.flush();
   }

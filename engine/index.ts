@@ -3,6 +3,8 @@
 export * from "./autograd.ts";
 export * from "./capabilities.ts";
 export * from "./capture.ts";
+export { deviceConstant } from "./constants.ts";
+export type { ConstantSource } from "./constants.ts";
 export { Device, getDevice, listAdapters, setDevice } from "./device.ts";
 export type { DeviceOptions, DeviceStats } from "./device.ts";
 export * from "./dtype.ts";

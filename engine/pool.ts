@@ -116,6 +116,17 @@ export class BufferPool {
     this.free = this.shared;
   }
 
+  /** Runs `fn` with the shared lists, also inside a capture: what it acquires is never a buffer that the capture hands out again. */
+  outsideCaptures<T>(fn: () => T): T {
+    const before = this.free;
+    this.free = this.shared;
+    try {
+      return fn();
+    } finally {
+      this.free = before;
+    }
+  }
+
   /** Takes the buffers of a finished capture back. */
   adopt(lists: FreeLists): void {
     for (const list of lists.values()) for (const buffer of list) push(this.shared, buffer);

@@ -3,9 +3,10 @@
  * state to save, and any value can be had again. The kernels compute the same in `kernels/lib/philox.wgsl`.
  */
 import { ArgumentError } from "./errors.ts";
+import { getDevice } from "./device.ts";
+import type { Device } from "./device.ts";
 import { tensor } from "./tensor.ts";
 import type { Tensor } from "./tensor.ts";
-import type { Device } from "./device.ts";
 
 /** Four 32-bit words for a 128-bit counter and a 64-bit key. */
 export function philox(counter: readonly [number, number, number, number], key: readonly [number, number]): [number, number, number, number] {
@@ -69,6 +70,41 @@ export class Generator {
 
   dispose(): void {
     this.state.dispose();
+  }
+}
+
+/** Where the draws without a generator stand: their seed and how many there were. */
+export interface DefaultDraws {
+  readonly seed: number;
+  readonly calls: number;
+}
+
+const defaults = new WeakMap<Device, DefaultDraws>();
+
+/** Where the draws of `device` without a generator stand; seed 0 at first. */
+export const defaultDraws = (device: Device): DefaultDraws => defaults.get(device) ?? { seed: 0, calls: 0 };
+
+/** Sets the seed of the numbers that random ops draw without a generator, and starts them afresh. */
+export function manualSeed(seed: number, device = getDevice()): void {
+  seedWords(seed);
+  defaults.set(device, { seed, calls: 0 });
+}
+
+/** What an op without a generator draws from: the default seed, another site each time. The caller disposes the generator. */
+export function defaultDraw(device: Device): { generator: Generator; site: number } {
+  const { seed, calls } = defaultDraws(device);
+  defaults.set(device, { seed, calls: calls + 1 });
+  return { generator: new Generator(seed, { device }), site: calls };
+}
+
+/** Runs `fn` with the draws without a generator standing at `from`: it draws what was drawn from there before. Afterwards they stand where they stood. */
+export function withDraws<T>(device: Device, from: DefaultDraws, fn: () => T): T {
+  const before = defaultDraws(device);
+  defaults.set(device, from);
+  try {
+    return fn();
+  } finally {
+    defaults.set(device, before);
   }
 }
 

@@ -5,6 +5,7 @@
 //#use grid
 //#use f32 as q
 //#use f32 as k
+//#use finite
 const CHUNK = 64u; // keys a workgroup, and invocations
 const STARTS = false; // rows begin at starts[b] instead of 0
 const PER_ROW = false; // one length a batch row instead of one for all
@@ -21,9 +22,14 @@ struct Params {
 @group(0) @binding(2) var<storage, read> values: array<Pack_k>;
 @group(0) @binding(3) var<storage, read> lengths: array<u32>;
 @group(0) @binding(4) var<storage, read> starts: array<u32>;
-@group(0) @binding(5) var<storage, read_write> parts: array<vec4f>; // [B, Tq, Hq, chunks, D / 4 + 1]; the last is (maximum, sum)
+@group(0) @binding(5) var<storage, read_write> parts: array<vec4f>; // [B, Tq, Hq, chunks, D / 4 + 1]; the last is (maximum, sum, 1 if a key is seen)
 @group(0) @binding(6) var<uniform> params: Params;
 var<workgroup> scores: array<f32, CHUNK>;
+
+// e^(s − top), NaN for a score that is NaN or +infinity; masked keys (−3e38) weigh exactly nothing, also in a chunk that is masked whole.
+fn power(s: f32, top: f32) -> f32 {
+  return select(select(0.0, exp(max(s - top, -104.0)), s > -1.0e38), nan_of(s), is_nan_or_top(s));
+}
 
 @compute @workgroup_size(CHUNK)
 fn attention_decode(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -58,18 +64,19 @@ fn attention_decode(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups
   workgroupBarrier();
   var most = -3.0e38;
   for (var j = 0u; j < CHUNK; j++) { most = max(most, scores[j]); }
+  // Keys of the chunk that are seen: j from `skip` to `count`.
   let count = min(CHUNK, end - origin);
+  let skip = min(count, max(begin, origin) - origin);
   var total = 0.0;
   for (var c = lane; c < width; c += CHUNK) {
     var acc = vec4f();
     total = 0.0;
-    for (var j = 0u; j < count; j++) {
-      // Masked keys weigh exactly nothing, also in a chunk that is masked whole.
-      let p = select(0.0, exp(scores[j] - most), scores[j] > -1.0e38);
+    for (var j = skip; j < count; j++) {
+      let p = power(scores[j], most);
       total += p;
       acc += p * unpack_k(values[(local_head * params.capacity + origin + j) * width + c]);
     }
     parts[out + c] = acc;
   }
-  if (lane == 0u) { parts[out + width] = vec4f(most, total, 0.0, 0.0); }
+  if (lane == 0u) { parts[out + width] = vec4f(most, total, select(0.0, 1.0, skip < count), 0.0); }
 }

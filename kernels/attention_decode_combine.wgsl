@@ -2,6 +2,7 @@
 // was seen. One invocation a granule of y. Grid: flat over ceil(rows · D / 4 / WORKGROUP), folded.
 //#use grid
 //#use f32 as y
+//#use finite
 const WORKGROUP = 64u; // invocations
 const CHUNK = 64u; // keys a part
 const PER_ROW = false; // one length a batch row instead of one for all
@@ -28,15 +29,21 @@ fn attention_decode_combine(@builtin(workgroup_id) group: vec3u, @builtin(num_wo
   let used = (end + CHUNK - 1u) / CHUNK;
   let base = row * params.chunks * (width + 1u);
   var most = -3.0e38;
-  for (var j = 0u; j < used; j++) { most = max(most, parts[base + j * (width + 1u) + width].x); }
+  var seen = 0.0;
+  for (var j = 0u; j < used; j++) {
+    let stats = parts[base + j * (width + 1u) + width];
+    most = max(most, stats.x);
+    seen = max(seen, stats.z);
+  }
   var sum = 0.0;
   var acc = vec4f();
   for (var j = 0u; j < used; j++) {
     let at = base + j * (width + 1u);
     let stats = parts[at + width];
-    let weight = exp(stats.x - most);
+    let weight = exp(max(stats.x - most, -104.0));
     sum += weight * stats.y;
     acc += weight * parts[at + c];
   }
-  y[index] = pack_y(acc * select(0.0, 1.0 / sum, sum > 0.0));
+  // Without a sum: zeros if no key is seen, NaN if all scores are −infinity.
+  y[index] = pack_y(acc * select(1.0 / sum, select(0.0, nan_of(sum), seen > 0.0), sum == 0.0));
 }

@@ -6,6 +6,7 @@
 //#use f32 as k
 //#use f32 as o
 //#use attention_keys
+//#use attention_power
 const WORKGROUP = 64u; // invocations
 const MOST = 32u; // granules that a head may have
 struct Params {
@@ -60,15 +61,15 @@ fn attention_naive(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups)
     let s = hsum_k(product) * params.scale;
     let higher = max(top, s);
     let shrink = exp2(max(top - higher, -126.0));
-    let p = exp2(max(s - higher, -126.0));
+    let p = power(s, higher);
     top = higher;
     total = total * shrink + p;
     for (var c = 0u; c < params.granules; c++) {
       sum[c] = sum[c] * shrink + p * unpack_k(v[v_head + j * params.v.w + c]);
     }
   }
-  let share = select(0.0, 1.0 / total, total > 0.0);
+  let share = share_of(total, b, i);
   let o_row = dot(params.o, at);
   for (var c = 0u; c < params.granules; c++) { o[o_row + c] = pack_o(sum[c] * share); }
-  lse[dot(params.lse, at)] = select(0.0, top + log2(total), total > 0.0);
+  lse[dot(params.lse, at)] = log_sum(top, total, b, i);
 }

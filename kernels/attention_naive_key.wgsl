@@ -6,6 +6,7 @@
 //#use f32 as k
 //#use f32 as g
 //#use attention_keys
+//#use attention_power
 const WORKGROUP = 64u; // invocations
 const MOST = 32u; // granules that a head may have
 struct Params {
@@ -66,7 +67,7 @@ fn attention_naive_key(@builtin(workgroup_id) group: vec3u, @builtin(num_workgro
         product += unpack_q(q[q_row + c]) * unpack_k(k[k_row + c]);
         slope += unpack_g(g[g_row + c]) * unpack_k(v[v_row + c]);
       }
-      let p = exp2(clamp(hsum_k(product) * params.scale - stats[stat], -126.0, 126.0));
+      let p = power_of(hsum_k(product) * params.scale, stats[stat]);
       let ds = p * (hsum_k(slope) - stats[stat + 1u]);
       for (var c = 0u; c < params.granules; c++) {
         sum_k[c] += ds * unpack_q(q[q_row + c]);

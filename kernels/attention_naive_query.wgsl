@@ -5,6 +5,7 @@
 //#use f32 as k
 //#use f32 as g
 //#use attention_keys
+//#use attention_power
 const WORKGROUP = 64u; // invocations
 const MOST = 32u; // granules that a head may have
 struct Params {
@@ -63,7 +64,7 @@ fn attention_naive_query(@builtin(workgroup_id) group: vec3u, @builtin(num_workg
       product += unpack_q(q[q_row + c]) * unpack_k(k[k_row + c]);
       slope += unpack_g(g[g_row + c]) * unpack_k(v[v_row + c]);
     }
-    let p = exp2(clamp(hsum_k(product) * params.scale - lse, -126.0, 126.0));
+    let p = power_of(hsum_k(product) * params.scale, lse);
     let ds = p * (hsum_k(slope) - delta);
     for (var c = 0u; c < params.granules; c++) { sum[c] += ds * unpack_k(k[k_row + c]); }
   }

@@ -7,6 +7,7 @@
 //#use f32 as k
 //#use f32 as o
 //#use attention_keys
+//#use attention_power
 //#use attention_range
 //#use attention_tile
 //#use attention_lanes_none as s
@@ -47,8 +48,10 @@ fn masked(s: vec4f, b: u32, i: u32, key: vec4u, id: vec4u, begin: u32, row_id: u
 }
 fn hmax4(v: vec4f) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
 fn hsum4(v: vec4f) -> f32 { return (v.x + v.y) + (v.z + v.w); }
-// 2^(s − top); 0 where s is masked.
-fn powers(s: vec4f, top: f32) -> vec4f { return select(vec4f(), exp2(max(s - top, vec4f(-126.0))), s > vec4f(-1e38)); }
+// share_of for the rows i … i + 3.
+fn shares(total: vec4f, b: u32, i: u32) -> vec4f {
+  return vec4f(share_of(total.x, b, i), share_of(total.y, b, i + 1u), share_of(total.z, b, i + 2u), share_of(total.w, b, i + 3u));
+}
 
 @compute @workgroup_size(WORKGROUP)
 fn attention_register(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) invocation: u32) {
@@ -149,11 +152,12 @@ fn attention_register(@builtin(workgroup_id) group: vec3u, @builtin(num_workgrou
     if (CHUNKS > 1u) { multiply(&sums_1, shrink_0, shrink_1); }
     if (CHUNKS > 2u) { multiply(&sums_2, shrink_0, shrink_1); }
     if (CHUNKS > 3u) { multiply(&sums_3, shrink_0, shrink_1); }
+    let columns = min(COLUMNS, end - j0);
     for (var t = 0u; t < LANES; t++) {
       weights(&w, &s, t);
       // One column a round: each load is in the code once, which software Vulkan compiles slowly.
-      for (var u = t; u < COLUMNS; u += LANES) {
-        let v_u = v_head + min(j0 + u, last_key) * params.v.w;
+      for (var u = t; u < columns; u += LANES) {
+        let v_u = v_head + (j0 + u) * params.v.w;
         add_rows(&sums_0, &w, unpack_k(v[v_u + column.x]));
         if (CHUNKS > 1u) { add_rows(&sums_1, &w, unpack_k(v[v_u + column.y])); }
         if (CHUNKS > 2u) { add_rows(&sums_2, &w, unpack_k(v[v_u + column.z])); }
@@ -163,9 +167,9 @@ fn attention_register(@builtin(workgroup_id) group: vec3u, @builtin(num_workgrou
     }
   }
   total_0 = total_s(total_0);
-  let share_0 = select(vec4f(), 1.0 / total_0, total_0 > vec4f());
+  let share_0 = shares(total_0, b, i0);
   total_1 = total_s(total_1);
-  let share_1 = select(vec4f(), 1.0 / total_1, total_1 > vec4f());
+  let share_1 = shares(total_1, b, i0 + 4u);
   multiply(&sums_0, share_0, share_1);
   if (CHUNKS > 1u) { multiply(&sums_1, share_0, share_1); }
   if (CHUNKS > 2u) { multiply(&sums_2, share_0, share_1); }
@@ -180,10 +184,9 @@ fn attention_register(@builtin(workgroup_id) group: vec3u, @builtin(num_workgrou
   }
   if (slice == 0u && lane == 0u) {
     // A copy: what is indexed lies in memory.
-    let log_0 = select(vec4f(), top_0 + log2(max(total_0, vec4f(1e-30))), total_0 > vec4f());
-    let log_1 = select(vec4f(), top_1 + log2(max(total_1, vec4f(1e-30))), total_1 > vec4f());
-    var logs = array<f32, 8>(log_0.x, log_0.y, log_0.z, log_0.w, log_1.x, log_1.y, log_1.z, log_1.w);
+    var tops = array<f32, 8>(top_0.x, top_0.y, top_0.z, top_0.w, top_1.x, top_1.y, top_1.z, top_1.w);
+    var totals = array<f32, 8>(total_0.x, total_0.y, total_0.z, total_0.w, total_1.x, total_1.y, total_1.z, total_1.w);
     let out = dot(params.lse.xyz, at) + i0 * params.lse.w;
-    for (var r = 0u; r < rows; r++) { lse[out + r * params.lse.w] = logs[r]; }
+    for (var r = 0u; r < rows; r++) { lse[out + r * params.lse.w] = log_sum(tops[r], totals[r], b, i0 + r); }
   }
 }

@@ -6,6 +6,7 @@
 //#use f32 as k
 //#use f32 as g
 //#use attention_keys
+//#use attention_power
 //#use attention_range
 //#use attention_tile
 //#use attention_lanes_none as s
@@ -48,7 +49,7 @@ fn probabilities(s: vec4f, lse: vec4f, b: u32, j: u32, query: vec4u, id: vec4u, 
   let end = vec4u(end_key(query.x), end_key(query.y), end_key(query.z), end_key(query.w));
   var seen = (query < vec4u(params.queries)) & (vec4u(j) < end) & vec4<bool>(j >= begin);
   if (masked_by(DOCUMENTS)) { seen = seen & (id == vec4u(row_id)); }
-  return select(vec4f(), exp2(clamp(s * params.scale - lse, vec4f(-126.0), vec4f(126.0))), seen);
+  return select(vec4f(), powers_of(s * params.scale, lse), seen);
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -162,16 +163,17 @@ fn attention_register_key(@builtin(workgroup_id) group: vec3u, @builtin(num_work
       slope[6] = s[6] * (slope[6] - delta);
       s[7] = probabilities(s[7], lse, b, j0 + 7u, query, id, begin, id_of_row(&held_ids, 7u));
       slope[7] = s[7] * (slope[7] - delta);
+      let columns = min(COLUMNS, params.queries - i0);
       for (var t = 0u; t < LANES; t++) {
         weights(&w, &s, t);
         weights(&w_2, &slope, t);
         // One column a round: each load is in the code once, which software Vulkan compiles slowly.
-        for (var u = t; u < COLUMNS; u += LANES) {
-          let g_u = g_head + min(i0 + u, last_query) * params.g.w;
+        for (var u = t; u < columns; u += LANES) {
+          let g_u = g_head + (i0 + u) * params.g.w;
           add_rows(&dv_0, &w, unpack_g(g[g_u + column.x]));
           if (CHUNKS > 1u) { add_rows(&dv_1, &w, unpack_g(g[g_u + column.y])); }
           turn(&w);
-          let q_u = q_head + min(i0 + u, last_query) * params.q.w;
+          let q_u = q_head + (i0 + u) * params.q.w;
           add_rows(&dk_0, &w_2, unpack_q(q[q_u + column.x]));
           if (CHUNKS > 1u) { add_rows(&dk_1, &w_2, unpack_q(q[q_u + column.y])); }
           turn(&w_2);

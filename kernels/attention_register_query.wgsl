@@ -6,6 +6,7 @@
 //#use f32 as k
 //#use f32 as g
 //#use attention_keys
+//#use attention_power
 //#use attention_range
 //#use attention_tile
 //#use attention_lanes_none as s
@@ -45,7 +46,7 @@ struct Params {
 fn score_gradients(s: vec4f, slope: vec4f, stat: vec4f, b: u32, i: u32, key: vec4u, id: vec4u, begin: u32, row_id: u32) -> vec4f {
   var seen = (key >= vec4u(begin)) & (key < vec4u(end_key(i)));
   if (masked_by(DOCUMENTS)) { seen = seen & (id == vec4u(row_id)); }
-  let p = exp2(clamp(s * params.scale - stat.x, vec4f(-126.0), vec4f(126.0)));
+  let p = powers_of(s * params.scale, vec4f(stat.x));
   return select(vec4f(), p * (slope - stat.y), seen);
 }
 
@@ -155,11 +156,12 @@ fn attention_register_query(@builtin(workgroup_id) group: vec3u, @builtin(num_wo
     s[5] = score_gradients(s[5], slope[5], get_s(stat[5u / LANES], 5u % LANES), b, i0 + 5u, key, id, begin, id_of_row(&held_ids, 5u));
     s[6] = score_gradients(s[6], slope[6], get_s(stat[6u / LANES], 6u % LANES), b, i0 + 6u, key, id, begin, id_of_row(&held_ids, 6u));
     s[7] = score_gradients(s[7], slope[7], get_s(stat[7u / LANES], 7u % LANES), b, i0 + 7u, key, id, begin, id_of_row(&held_ids, 7u));
+    let columns = min(COLUMNS, end - j0);
     for (var t = 0u; t < LANES; t++) {
       weights(&w, &s, t);
       // One column a round: each load is in the code once, which software Vulkan compiles slowly.
-      for (var u = t; u < COLUMNS; u += LANES) {
-        let k_u = k_head + min(j0 + u, last_key) * params.k.w;
+      for (var u = t; u < columns; u += LANES) {
+        let k_u = k_head + (j0 + u) * params.k.w;
         add_rows(&sums_0, &w, unpack_k(k[k_u + column.x]));
         if (CHUNKS > 1u) { add_rows(&sums_1, &w, unpack_k(k[k_u + column.y])); }
         if (CHUNKS > 2u) { add_rows(&sums_2, &w, unpack_k(k[k_u + column.z])); }

@@ -6,6 +6,7 @@
 //#use f32 as k
 //#use f32 as o
 //#use attention_keys
+//#use attention_power
 //#use attention_range
 //#use attention_block
 const CHUNKS = 1u; // of 8 granules that a workgroup computes: 1, 2 or 4
@@ -38,33 +39,33 @@ struct Params {
 // What the invocations of a row know of it: [row][x].
 var<workgroup> shares: array<f32, ROWS * 8u>;
 
-// A chunk of rows of q into a tile; granules beyond the head are 0.
+// A chunk of rows of q into a tile; granules beyond the head and rows beyond the last are 0.
 fn load_q(to: u32, head: u32, first: u32, last: u32, chunk: u32, lane: u32) {
   for (var e = lane; e < ROWS * CHUNK; e += 64u) {
     let g = chunk * CHUNK + e % CHUNK;
     let row = head + min(first + e / CHUNK, last) * params.q.w;
     var x = vec4f();
-    if (g < params.granules) { x = unpack_q(q[row + g]); }
+    if (g < params.granules && first + e / CHUNK <= last) { x = unpack_q(q[row + g]); }
     tiles[to + (e / CHUNK) * STRIDE + e % CHUNK] = x;
   }
 }
-// A chunk of rows of k into a tile; granules beyond the head are 0.
+// A chunk of rows of k into a tile; granules beyond the head and rows beyond the last are 0.
 fn load_k(to: u32, head: u32, first: u32, last: u32, chunk: u32, lane: u32) {
   for (var e = lane; e < ROWS * CHUNK; e += 64u) {
     let g = chunk * CHUNK + e % CHUNK;
     let row = head + min(first + e / CHUNK, last) * params.k.w;
     var x = vec4f();
-    if (g < params.granules) { x = unpack_k(k[row + g]); }
+    if (g < params.granules && first + e / CHUNK <= last) { x = unpack_k(k[row + g]); }
     tiles[to + (e / CHUNK) * STRIDE + e % CHUNK] = x;
   }
 }
-// A chunk of rows of v into a tile; granules beyond the head are 0.
+// A chunk of rows of v into a tile; granules beyond the head and rows beyond the last are 0.
 fn load_v(to: u32, head: u32, first: u32, last: u32, chunk: u32, lane: u32) {
   for (var e = lane; e < ROWS * CHUNK; e += 64u) {
     let g = chunk * CHUNK + e % CHUNK;
     let row = head + min(first + e / CHUNK, last) * params.v.w;
     var x = vec4f();
-    if (g < params.granules) { x = unpack_k(v[row + g]); }
+    if (g < params.granules && first + e / CHUNK <= last) { x = unpack_k(v[row + g]); }
     tiles[to + (e / CHUNK) * STRIDE + e % CHUNK] = x;
   }
 }
@@ -129,7 +130,7 @@ fn attention_tiled(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups)
       for (var e = 0u; e < 8u; e++) { high = max(high, shares[(4u * y + r) * 8u + e]); }
       let shrink = exp2(max(top[r] - high, -126.0));
       top[r] = high;
-      let p = select(vec4f(), exp2(max(s[r] - high, vec4f(-126.0))), s[r] > vec4f(-1e38));
+      let p = powers(s[r], high);
       total[r] = total[r] * shrink + ((p.x + p.y) + (p.z + p.w));
       for (var c = 0u; c < CHUNKS; c++) { sums[c * 4u + r] *= shrink; }
       tiles[W + (4u * y + r) * STRIDE + x] = p;
@@ -149,12 +150,12 @@ fn attention_tiled(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups)
     var sum = 0.0;
     for (var e = 0u; e < 8u; e++) { sum += shares[(4u * y + r) * 8u + e]; }
     if (own + r < params.queries) {
-      let share = select(0.0, 1.0 / sum, sum > 0.0);
+      let share = share_of(sum, b, own + r);
       for (var c = 0u; c < CHUNKS; c++) {
         let g = (slice * CHUNKS + c) * CHUNK + x;
         if (g < params.granules) { o[o_head + (own + r) * params.o.w + g] = pack_o(sums[c * 4u + r] * share); }
       }
-      if (slice == 0u && x == 0u) { lse[dot(params.lse, vec4u(at, own + r))] = select(0.0, top[r] + log2(max(sum, 1e-30)), sum > 0.0); }
+      if (slice == 0u && x == 0u) { lse[dot(params.lse, vec4u(at, own + r))] = log_sum(top[r], sum, b, own + r); }
     }
   }
 }

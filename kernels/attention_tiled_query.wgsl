@@ -5,6 +5,7 @@
 //#use f32 as k
 //#use f32 as g
 //#use attention_keys
+//#use attention_power
 //#use attention_range
 //#use attention_block
 const CHUNKS = 1u; // of 8 granules that a workgroup computes: 1, 2 or 4
@@ -37,43 +38,43 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> dq: array<Pack_q>;
 @group(0) @binding(7) var<uniform> params: Params;
 
-// A chunk of rows of q into a tile; granules beyond the head are 0.
+// A chunk of rows of q into a tile; granules beyond the head and rows beyond the last are 0.
 fn load_q(to: u32, head: u32, first: u32, last: u32, chunk: u32, lane: u32) {
   for (var e = lane; e < ROWS * CHUNK; e += 64u) {
     let g = chunk * CHUNK + e % CHUNK;
     let row = head + min(first + e / CHUNK, last) * params.q.w;
     var x = vec4f();
-    if (g < params.granules) { x = unpack_q(q[row + g]); }
+    if (g < params.granules && first + e / CHUNK <= last) { x = unpack_q(q[row + g]); }
     tiles[to + (e / CHUNK) * STRIDE + e % CHUNK] = x;
   }
 }
-// A chunk of rows of k into a tile; granules beyond the head are 0.
+// A chunk of rows of k into a tile; granules beyond the head and rows beyond the last are 0.
 fn load_k(to: u32, head: u32, first: u32, last: u32, chunk: u32, lane: u32) {
   for (var e = lane; e < ROWS * CHUNK; e += 64u) {
     let g = chunk * CHUNK + e % CHUNK;
     let row = head + min(first + e / CHUNK, last) * params.k.w;
     var x = vec4f();
-    if (g < params.granules) { x = unpack_k(k[row + g]); }
+    if (g < params.granules && first + e / CHUNK <= last) { x = unpack_k(k[row + g]); }
     tiles[to + (e / CHUNK) * STRIDE + e % CHUNK] = x;
   }
 }
-// A chunk of rows of v into a tile; granules beyond the head are 0.
+// A chunk of rows of v into a tile; granules beyond the head and rows beyond the last are 0.
 fn load_v(to: u32, head: u32, first: u32, last: u32, chunk: u32, lane: u32) {
   for (var e = lane; e < ROWS * CHUNK; e += 64u) {
     let g = chunk * CHUNK + e % CHUNK;
     let row = head + min(first + e / CHUNK, last) * params.v.w;
     var x = vec4f();
-    if (g < params.granules) { x = unpack_k(v[row + g]); }
+    if (g < params.granules && first + e / CHUNK <= last) { x = unpack_k(v[row + g]); }
     tiles[to + (e / CHUNK) * STRIDE + e % CHUNK] = x;
   }
 }
-// A chunk of rows of g into a tile; granules beyond the head are 0.
+// A chunk of rows of g into a tile; granules beyond the head and rows beyond the last are 0.
 fn load_g(to: u32, head: u32, first: u32, last: u32, chunk: u32, lane: u32) {
   for (var e = lane; e < ROWS * CHUNK; e += 64u) {
     let c = chunk * CHUNK + e % CHUNK;
     let row = head + min(first + e / CHUNK, last) * params.g.w;
     var x = vec4f();
-    if (c < params.granules) { x = unpack_g(g[row + c]); }
+    if (c < params.granules && first + e / CHUNK <= last) { x = unpack_g(g[row + c]); }
     tiles[to + (e / CHUNK) * STRIDE + e % CHUNK] = x;
   }
 }
@@ -135,7 +136,7 @@ fn attention_tiled_query(@builtin(workgroup_id) group: vec3u, @builtin(num_workg
       workgroupBarrier();
     }
     for (var r = 0u; r < 4u; r++) {
-      let p = exp2(clamp(s[r] * params.scale - lse[r], vec4f(-126.0), vec4f(126.0)));
+      let p = powers_of(s[r] * params.scale, vec4f(lse[r]));
       tiles[W + (4u * y + r) * STRIDE + x] = select(vec4f(), p * (slope[r] - delta[r]), seen(b, own + r, key, id, begin));
     }
     for (var c = 0u; c < CHUNKS; c++) {

@@ -8,6 +8,7 @@ import "./lib.ts";
 import { forcedVariant } from "./variants.ts";
 
 library("attention_keys", new URL("./lib/attention_keys.wgsl", import.meta.url));
+library("attention_power", new URL("./lib/attention_power.wgsl", import.meta.url));
 library("attention_range", new URL("./lib/attention_range.wgsl", import.meta.url));
 library("attention_block", new URL("./lib/attention_block.wgsl", import.meta.url));
 library("attention_tile", new URL("./lib/attention_tile.wgsl", import.meta.url));

@@ -21,6 +21,7 @@ import {
 import type { Tensor } from "../engine/index.ts";
 import { cast } from "./views.ts";
 import { square, sub } from "./elementwise.ts";
+import { expression, map } from "./map.ts";
 import { embedding } from "./embedding.ts";
 import { l2Normalize, l2NormalizeGradient, unitRows } from "./l2_normalize.ts";
 import { mean } from "./reduce.ts";
@@ -48,10 +49,12 @@ const MOST_COLUMNS = 64;
 /** Lengths count as this at least. */
 const EPS = 1e-12;
 
+expression("quantize.keepNaN", "select(a, b, is_nan_b(b))");
+
 export interface CodebookLookup {
-  /** Index of the nearest code, u32 [M]; the lowest of equally near ones. */
+  /** Index of the nearest code, u32 [M]; the lowest of equally near ones. Meaningless where the distance is NaN. */
   readonly indices: Tensor;
-  /** Its squared distance after normalising both, f32 [M]: 2 − 2 · cosine. */
+  /** Its squared distance after normalising both, f32 [M]: 2 − 2 · cosine. NaN if the row, or a code, is not finite. */
   readonly distances: Tensor;
 }
 
@@ -153,7 +156,9 @@ export function quantize(z: Tensor, codebook: Tensor, indices?: Tensor): Tensor 
         embedding(codebook, indices ?? codebookLookup(z, codebook).indices, { dtype: "f32" }),
         EPS,
       );
-      return cast(unit, z.dtype);
+      // A row of z that is NaN stays so, whatever its code.
+    const own = l2Normalize(cast(z, "f32"), EPS);
+    return map("quantize.keepNaN", [unit, own], { dtype: z.dtype });
     }),
   );
   return record("quantize", [z], codes, [z], (g, [saved]) => [l2NormalizeGradient(saved!, g, EPS)]);

@@ -1,5 +1,5 @@
-// best[m, s] = (bits of the smallest squared distance, its index) between row m of z and the codes of part s of the codebook, the lowest index
-// among equals. z [rows, 4 DEPTH] and codes [codes, 4 DEPTH] in f32, both normalised, padded with zeros. An invocation keeps ROWS rows of z in
+// best[m, s] = (key of the smallest squared distance, its index) between row m of z and the codes of part s of the codebook, the lowest index
+// among equals. The key of a distance is its bits + 1, 0 for NaN: a NaN comes first, as in an argmin. z [rows, 4 DEPTH] and codes [codes, 4 DEPTH] in f32, both normalised, padded with zeros. An invocation keeps ROWS rows of z in
 // registers and walks the codes of its part, which all invocations read together: no distance is stored. Parts make enough work for a GPU, and
 // codebook_lookup_merge joins them. Grid: flat over (blocks of WORKGROUP · ROWS rows fastest, parts), folded.
 //#use grid
@@ -27,7 +27,7 @@ fn codebook_lookup(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups)
   if (part >= params.parts || row >= params.rows) { return; }
   var values: array<vec4f, ROWS * DEPTH>;
   for (var i = 0u; i < ROWS * DEPTH; i++) { values[i] = z[min(row * DEPTH + i, params.rows * DEPTH - 1u)]; }
-  var distances = vec4f(3e38);
+  var keys = vec4u(0xffffffffu);
   var places = vec4u(0u);
   let last = min(params.codes, (part + 1u) * params.per_part);
   for (var k = part * params.per_part; k < last; k++) {
@@ -41,11 +41,13 @@ fn codebook_lookup(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups)
     }
     let m = transpose(mat4x4f(sums[0], sums[1], sums[2], sums[3]));
     let distance = (m[0] + m[1]) + (m[2] + m[3]);
-    let nearer = distance < distances;
-    distances = select(distances, distance, nearer);
+    let bits = bitcast<vec4u>(distance);
+    let key = select(bits + 1u, vec4u(), bits > vec4u(0x7f800000u));
+    let nearer = key < keys;
+    keys = select(keys, key, nearer);
     places = select(places, vec4u(k), nearer);
   }
   for (var r = 0u; r < ROWS; r++) {
-    if (row + r < params.rows) { best[(row + r) * params.parts + part] = vec2u(bitcast<u32>(distances[r]), params.first + places[r]); }
+    if (row + r < params.rows) { best[(row + r) * params.parts + part] = vec2u(keys[r], params.first + places[r]); }
   }
 }

@@ -1,8 +1,10 @@
 /** New tensors filled by kernels: constants, ranges and random numbers. From host data: `tensor()` of the engine. */
-import { ArgumentError, Generator, elementBytes, empty, getDevice, grid1d, isFloat, kernel, launch, rowWindows, DTypeError } from "../engine/index.ts";
-import type { Device, Shape, Tensor, TensorOptions } from "../engine/index.ts";
+import { ArgumentError, defaultDraw, elementBytes, empty, grid1d, isFloat, kernel, launch, rowWindows, DTypeError } from "../engine/index.ts";
+import type { Generator, Shape, Tensor, TensorOptions } from "../engine/index.ts";
 import { fillInto } from "./copy.ts";
 import "./lib.ts";
+
+export { manualSeed } from "../engine/index.ts";
 
 const random = kernel(
   "random",
@@ -50,20 +52,6 @@ export interface RandomOptions extends TensorOptions {
   readonly generator?: Generator;
   /** Which op of the program draws: other sites give other numbers of the same generator and step. */
   readonly site?: number;
-}
-
-const defaults = new WeakMap<object, { seed: number; calls: number }>();
-
-/** Sets the seed of the numbers that `randn` and `uniform` draw without a generator, and starts them afresh. */
-export function manualSeed(seed: number, device = getDevice()): void {
-  defaults.set(device, { seed, calls: 0 });
-}
-
-/** What an op without a generator draws from: seed 0 or that of `manualSeed`, another site each time. The caller disposes the generator. */
-export function defaultDraw(device: Device): { generator: Generator; site: number } {
-  const own = defaults.get(device) ?? { seed: 0, calls: 0 };
-  defaults.set(device, own);
-  return { generator: new Generator(own.seed, { device }), site: own.calls++ };
 }
 
 function draw(op: string, shape: Shape, low: number, high: number, normal: boolean, options: RandomOptions): Tensor {

@@ -31,7 +31,8 @@ fn cross_entropy_backward(@builtin(workgroup_id) group: vec3u, @builtin(num_work
     let c = index % params.steps + g * params.steps;
     if (c < params.granules) {
       let at = row * params.granules + c;
-      let p = exp(clamp(unpack_x(x[at]) - V4_x(l), V4_x(-104.0), V4_x(88.0)));
+      // A NaN or +infinity anywhere in the row has made its log-sum NaN.
+      let p = select(exp(clamp(unpack_x(x[at]) - V4_x(l), V4_x(-104.0), V4_x(88.0))), vec4f(l), is_nan(l));
       let own = vec4u(c * W_x) + vec4u(0u, 1u, 2u, 3u) == hot;
       dx[at] = pack_y(V4_y(scale * (p - select(vec4f(), vec4f(1.0), own))));
     }

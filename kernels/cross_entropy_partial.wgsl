@@ -1,4 +1,4 @@
-// partial[r, k] = (m, Σ e^(x − m)) with m the maximum, over the granules k, k + chunks, … of row r of x [rows, columns]: rows are parallel
+// partial[r, k] = (m, Σ e^(x − m)) with m the maximum (a NaN or +infinity makes the sum NaN; m may drop them), over the granules k, k + chunks, … of row r of x [rows, columns]: rows are parallel
 // within themselves, neighbours read neighbours, no workgroup memory. One invocation a (row, chunk), chunks ≤ granules.
 // Grid: flat over ceil(rows · chunks / WORKGROUP) workgroups, folded.
 //#use grid
@@ -12,9 +12,6 @@ struct Params {
 @group(0) @binding(0) var<storage, read> x: array<Pack_x>;
 @group(0) @binding(1) var<storage, read_write> partial: array<vec2f>;
 @group(0) @binding(2) var<uniform> params: Params;
-
-// e^v for v ≤ 0; e^−104 is 0 in f32.
-fn power(v: V4_x) -> V4_x { return exp(max(v, V4_x(-104.0))); }
 
 @compute @workgroup_size(WORKGROUP)
 fn cross_entropy_partial(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -34,15 +31,14 @@ fn cross_entropy_partial(@builtin(workgroup_id) group: vec3u, @builtin(num_workg
     let d = unpack_x(x[at + 3u * step]);
     let next = max(top, hmax_x(max(max(a, b), max(c, d))));
     let scaled = sum * exp(max(top - next, -104.0));
-    let n = V4_x(next);
-    sum = scaled + hsum_x((power(a - n) + power(b - n)) + (power(c - n) + power(d - n)));
+    sum = scaled + hsum_x((power_below4(a, next) + power_below4(b, next)) + (power_below4(c, next) + power_below4(d, next)));
     top = next;
     at += 4u * step;
   }
   while (at < end) {
     let a = unpack_x(x[at]);
     let next = max(top, hmax_x(a));
-    sum = sum * exp(max(top - next, -104.0)) + hsum_x(power(a - V4_x(next)));
+    sum = sum * exp(max(top - next, -104.0)) + hsum_x(power_below4(a, next));
     top = next;
     at += step;
   }

@@ -16,6 +16,8 @@ interface UnaryRow {
   readonly saves?: "input" | "result";
   /** Library whose functions the expressions call. */
   readonly library?: string;
+  /** False if a NaN input may give a number (x⁰ = 1). */
+  readonly keepsNaN?: boolean;
 }
 
 /**
@@ -26,8 +28,8 @@ interface UnaryRow {
 const UNARY = {
   neg: { forward: "-a", backward: "-a" },
   abs: { forward: "abs(a)", backward: "a * sign(b)", saves: "input" },
-  exp: { forward: "select(exp(a), exp(V4_a(88.7)), a > V4_a(88.7))", backward: "a * b", saves: "result" },
-  log: { forward: "log(a)", backward: "a / b", saves: "input" },
+  exp: { forward: "select(select(exp(a), infinity_of4(abs(a)), a > V4_a(88.72284)), V4_a(0.0), a < V4_a(-104.0))", backward: "a * b", saves: "result" },
+  log: { forward: "select(select(log(a), -infinity_of4(abs(a)), a == V4_a(0.0)), nan_of4(a), a < V4_a(0.0))", backward: "a / b", saves: "input" },
   sqrt: { forward: "sqrt(a)", backward: "a * 0.5 / b", saves: "result" },
   rsqrt: { forward: "inverseSqrt(a)", backward: "-0.5 * a * b * b * b", saves: "result" },
   square: { forward: "a * a", backward: "2.0 * a * b", saves: "input" },
@@ -36,17 +38,12 @@ const UNARY = {
   sigmoid: { forward: "select(1.0 / (1.0 + exp(-a)), V4_a(0.0), a < V4_a(-88.0))", backward: "a * exp(-abs(b)) / ((1.0 + exp(-abs(b))) * (1.0 + exp(-abs(b))))", saves: "input" },
   sin: { forward: "sin4(a)", backward: "a * cos4(b)", saves: "input", library: "trig" },
   cos: { forward: "cos4(a)", backward: "-a * sin4(b)", saves: "input", library: "trig" },
-  relu: { forward: "select(a, V4_a(0.0), a < V4_a(0.0))", backward: "select(V4_a(0.0), a, b > V4_b(0.0))", saves: "input" },
+  relu: { forward: "select(a, V4_a(0.0), a < V4_a(0.0))", backward: "select(a, V4_a(0.0), b <= V4_b(0.0))", saves: "input" },
   addScalar: { forward: "a + s.x", backward: "a" },
   mulScalar: { forward: "a * s.x", backward: "a * s.x" },
+  divScalar: { forward: "a / s.x", backward: "a / s.x" },
   clampTo: { forward: "select(select(a, V4_a(s.y), a > V4_a(s.y)), V4_a(s.x), a < V4_a(s.x))", backward: "select(V4_a(0.0), a, (b >= V4_b(s.x)) & (b <= V4_b(s.y)))", saves: "input" },
-  // A whole power n = s.x of any a; s.y is 1 for odd n.
-  powWhole: {
-    forward: "pow(abs(a), V4_a(s.x)) * select(V4_a(1.0), sign(a), V4_a(s.y) == V4_a(1.0))",
-    backward: "a * s.x * pow(abs(b), V4_b(s.x - 1.0)) * select(sign(b), V4_b(1.0), V4_b(s.y) == V4_b(1.0))",
-    saves: "input",
-  },
-  powScalar: { forward: "pow(a, V4_a(s.x))", backward: "a * s.x * pow(b, V4_b(s.x - 1.0))", saves: "input" },
+  powScalar: { forward: "power4(a, V4_a(s.x))", backward: "select(a * s.x * power4(b, V4_b(s.x - 1.0)), V4_a(0.0), V4_b(s.x) == V4_b(0.0))", saves: "input", library: "power", keepsNaN: false },
 } as const satisfies Record<string, UnaryRow>;
 
 interface BinaryRow {
@@ -54,6 +51,8 @@ interface BinaryRow {
   readonly backward: readonly [string, string] | null;
   /** Integers are taken as well as floats. */
   readonly integers?: boolean;
+  readonly library?: string;
+  readonly keepsNaN?: boolean;
 }
 
 /** Binary ops over `a` and `b`; backward over the gradient `a` and the inputs `b` (first) and `c` (second). */
@@ -62,9 +61,15 @@ const BINARY = {
   sub: { forward: "a - b", backward: ["a", "-a"], integers: true },
   mul: { forward: "a * b", backward: ["a * c", "a * b"], integers: true },
   div: { forward: "a / b", backward: ["a / c", "-a * b / (c * c)"] },
-  maximum: { forward: "max(a, b)", backward: ["a * select(select(vec4f(), vec4f(1.0), b > c), vec4f(0.5), b == c)", "a * select(select(vec4f(), vec4f(1.0), c > b), vec4f(0.5), b == c)"], integers: true },
-  minimum: { forward: "min(a, b)", backward: ["a * select(select(vec4f(), vec4f(1.0), b < c), vec4f(0.5), b == c)", "a * select(select(vec4f(), vec4f(1.0), c < b), vec4f(0.5), b == c)"], integers: true },
-  pow: { forward: "pow(a, b)", backward: ["a * c * pow(b, c - 1.0)", "a * pow(b, c) * log(b)"] },
+  // Equal ones share the gradient; where one is NaN both get it whole, as in PyTorch.
+  maximum: { forward: "max(a, b)", backward: ["a * select(select(vec4f(1.0), vec4f(), b < c), vec4f(0.5), b == c)", "a * select(select(vec4f(1.0), vec4f(), c < b), vec4f(0.5), b == c)"], integers: true },
+  minimum: { forward: "min(a, b)", backward: ["a * select(select(vec4f(1.0), vec4f(), b > c), vec4f(0.5), b == c)", "a * select(select(vec4f(1.0), vec4f(), c > b), vec4f(0.5), b == c)"], integers: true },
+  pow: {
+    forward: "power4(a, b)",
+    backward: ["select(a * c * power4(b, c - 1.0), vec4f(), c == vec4f())", "select(a * power4(b, c) * log(b), vec4f(), (b == vec4f()) & (c >= vec4f()))"],
+    library: "power",
+    keepsNaN: false,
+  },
 } as const satisfies Record<string, BinaryRow>;
 
 /** Comparisons: 1 or 0 as u32. */
@@ -73,14 +78,19 @@ const COMPARE = { eq: "==", ne: "!=", lt: "<", le: "<=", gt: ">", ge: ">=" } as 
 const name = (op: string, part: string): string => `${op}.${part}`;
 for (const [op, row] of Object.entries(UNARY) as [string, UnaryRow][]) {
   const libraries = row.library ? [row.library] : [];
-  expression(name(op, "forward"), row.forward, ...libraries);
+  expression(name(op, "forward"), row.keepsNaN === false ? row.forward : `select(${row.forward}, a, is_nan_a(a))`, ...libraries);
   if (row.backward) expression(name(op, "backward"), row.backward, ...libraries);
 }
 for (const [op, row] of Object.entries(BINARY) as [string, BinaryRow][]) {
-  expression(name(op, "forward"), row.forward);
-  row.backward?.forEach((e, i) => expression(name(op, `backward${i}`), e));
+  const libraries = row.library ? [row.library] : [];
+  expression(name(op, "forward"), row.keepsNaN === false ? row.forward : `select(select(${row.forward}, b, is_nan_b(b)), a, is_nan_a(a))`, ...libraries);
+  row.backward?.forEach((e, i) => expression(name(op, `backward${i}`), e, ...libraries));
 }
-for (const [op, sign] of Object.entries(COMPARE)) expression(name(op, "forward"), `select(V4_y(), V4_y(1), a ${sign} V4_a(b))`);
+// With NaN only "not equal" is true.
+for (const [op, sign] of Object.entries(COMPARE)) {
+  const unordered = "(is_nan_a(a) | is_nan_b(b))";
+  expression(name(op, "forward"), `select(V4_y(), V4_y(1), (a ${sign} V4_a(b)) ${op === "ne" ? `| ${unordered}` : `& !${unordered}`})`);
+}
 
 /** Names of the table, for tests and documentation. */
 export const elementwiseTable = { unary: UNARY, binary: BINARY, compare: COMPARE } as const;
@@ -111,7 +121,7 @@ function binary(op: keyof typeof BINARY, a: Tensor, b: Tensor | number): Tensor 
   );
 }
 
-/** The wider of two float dtypes (f32 when they differ), or the common integer dtype. */
+/** The rule for two tensors: their common dtype, f32 for two different floats; integers do not mix with other dtypes. A number takes the tensor's dtype. */
 function resultDType(op: string, a: Tensor, b: Tensor, integers: boolean): DType {
   if (a.dtype === b.dtype && (isFloat(a.dtype) || (integers && a.dtype !== "u8"))) return a.dtype;
   if (isFloat(a.dtype) && isFloat(b.dtype)) return "f32";
@@ -127,9 +137,9 @@ function checkScalar(op: string, a: Tensor, value: number): void {
   if (!isFloat(a.dtype) && (!Number.isInteger(value) || (a.dtype !== "i32" && value < 0))) throw new ArgumentError(`${op}: ${value} for ${a}; it does not fit its dtype, cast the tensor to f32 first`);
 }
 
-/** `value` as a tensor of one element that broadcasts with `like`. */
+/** `value` as a tensor of one element that broadcasts with `like`, rounded to its dtype as in PyTorch: 0.1 equals an f16 0.1. */
 function constant(value: number, like: Tensor): Tensor {
-  const t = empty([], { dtype: isFloat(like.dtype) ? "f32" : like.dtype, device: like.device });
+  const t = empty([], { dtype: like.dtype, device: like.device });
   fillInto(t, value);
   return t;
 }
@@ -155,14 +165,12 @@ export const sub = (a: Tensor, b: Tensor | number): Tensor => (typeof b === "num
 /** a · b elementwise, with broadcasting. */
 export const mul = (a: Tensor, b: Tensor | number): Tensor => (typeof b === "number" && isFloat(a.dtype) ? unary("mulScalar", a, [b]) : binary("mul", a, b));
 /** a / b, with broadcasting. */
-export const div = (a: Tensor, b: Tensor | number): Tensor => (typeof b === "number" && isFloat(a.dtype) ? unary("mulScalar", a, [1 / b]) : binary("div", a, b));
-/** a to the power b; with a tensor b, or a fractional number, for a > 0. Whole numbers take any a. */
+export const div = (a: Tensor, b: Tensor | number): Tensor => (typeof b === "number" && isFloat(a.dtype) ? unary("divScalar", a, [b]) : binary("div", a, b));
+/** a to the power b, as IEEE 754 has it: NaN for a < 0 and a fractional b, x⁰ = 1 for every x. */
 export function pow(a: Tensor, b: Tensor | number): Tensor {
   if (typeof b !== "number") return binary("pow", a, b);
   if (b === 2) return square(a);
-  if (b === 0) return scope(() => add(mul(a, 0), 1));
   if (b === 1) return add(a, 0);
-  if (Number.isInteger(b)) return unary("powWhole", a, [b, Math.abs(b) % 2]);
   return unary("powScalar", a, [b]);
 }
 /** The larger of a and b elementwise; equal ones share the gradient. */
@@ -171,7 +179,7 @@ export const maximum = (a: Tensor, b: Tensor | number): Tensor => binary("maximu
 export const minimum = (a: Tensor, b: Tensor | number): Tensor => binary("minimum", a, b);
 export const neg = (x: Tensor): Tensor => unary("neg", x);
 export const abs = (x: Tensor): Tensor => unary("abs", x);
-/** e^x; arguments above 88.7 are taken as 88.7. */
+/** e^x; infinity above 88.72. */
 export const exp = (x: Tensor): Tensor => unary("exp", x);
 /** Natural logarithm, x > 0. */
 export const log = (x: Tensor): Tensor => unary("log", x);

@@ -20,6 +20,7 @@ import {
 import type { DType, Tensor } from "../engine/index.ts";
 import { fillInto } from "./copy.ts";
 import { rowLibrary } from "./lib.ts";
+import "./activations.ts";
 import { contiguousCopy, expression, map } from "./map.ts";
 import { sum } from "./reduce.ts";
 

@@ -2,6 +2,7 @@
 // squared differences), act the identity or, with SWISH, z · sigmoid(z). A workgroup covers WORKGROUP · GRANULES granules of one channel.
 // Grid: flat over channel rows × blocks, folded.
 //#use grid
+//#use activations
 //#use f32 as x
 //#use f32 as y
 const WORKGROUP = 64u; // invocations
@@ -42,7 +43,7 @@ fn group_norm(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) grou
     let i = (index % blocks * GRANULES + k) * WORKGROUP + lane;
     if (i < params.granules) {
       var z = (unpack_x(x[row * params.granules + i]) - s.x) * scale + shift;
-      if (SWISH) { z = z / (1.0 + exp(min(-z, vec4f(88.0)))); }
+      if (SWISH) { z = silu4(z); }
       y[row * params.granules + i] = pack_y(z);
     }
   }

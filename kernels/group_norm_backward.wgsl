@@ -2,6 +2,7 @@
 // e · weight and e · weight · h; sums [N · groups] holds their sums. A workgroup covers WORKGROUP · GRANULES granules of one channel.
 // Grid: flat over channel rows × blocks, folded.
 //#use grid
+//#use activations
 //#use f32 as x
 //#use f32 as g
 //#use f32 as dx
@@ -48,11 +49,7 @@ fn group_norm_backward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgro
     if (i < params.granules) {
       let h = (unpack_x(x[row * params.granules + i]) - st.x) * rstd;
       var e = unpack_g(g[row * params.granules + i]);
-      if (SWISH) {
-        let z = h * factor + shift;
-        let s = 1.0 / (1.0 + exp(min(-z, vec4f(88.0))));
-        e *= s * (1.0 + z * (1.0 - s));
-      }
+      if (SWISH) { e *= silu_slope4(h * factor + shift); }
       dx[row * params.granules + i] = pack_dx(rstd * (e * factor - means.x - h * means.y));
     }
   }

@@ -3,6 +3,7 @@
 // Grid: flat over ceil(rows · chunks / WORKGROUP) workgroups, folded.
 //#use grid
 //#use f32 as x
+//#use finite
 const WORKGROUP = 64u; // invocations
 const CHUNK = 64u; // granules
 struct Params {
@@ -32,5 +33,5 @@ fn group_norm_stats(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups
   }
   let n = f32(count * W_x);
   let s = hsum_x(sum);
-  stats[params.first * chunks + index] = vec2f(shift + s / n, max(0.0, hsum_x(squares) - s * s / n));
+  stats[params.first * chunks + index] = vec2f(shift + s / n, max1(hsum_x(squares) - s * s / n, 0.0));
 }

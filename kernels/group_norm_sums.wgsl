@@ -3,6 +3,7 @@
 // They make the gradients of bias and weight, and the two means of the gradient of x. One invocation a chunk.
 // Grid: flat over ceil(rows · chunks / WORKGROUP) workgroups, folded.
 //#use grid
+//#use activations
 //#use f32 as x
 //#use f32 as g
 const WORKGROUP = 64u; // invocations
@@ -47,11 +48,7 @@ fn group_norm_sums(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups)
   for (var i = index % chunks * CHUNK; i < last; i++) {
     let h = (unpack_x(x[row * params.granules + i]) - st.x) * rstd;
     var e = unpack_g(g[row * params.granules + i]);
-    if (SWISH) {
-      let z = h * factor + shift;
-      let s = 1.0 / (1.0 + exp(min(-z, vec4f(88.0))));
-      e *= s * (1.0 + z * (1.0 - s));
-    }
+    if (SWISH) { e *= silu_slope4(h * factor + shift); }
     sum += e;
     products = fma(e, h, products);
   }

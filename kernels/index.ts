@@ -3,6 +3,7 @@ import "./lib.ts";
 import "./tensor_methods.ts";
 export * from "./create.ts";
 export * from "./elementwise.ts";
+export * from "./finite.ts";
 export { expression, map } from "./map.ts";
 export type { MapOptions } from "./map.ts";
 export { copyInto, fillInto } from "./copy.ts";

@@ -2,6 +2,7 @@
 // (codes of 8): one invocation a row. Grid: flat over ceil(rows / WORKGROUP) workgroups, folded.
 //#use grid
 //#use f32 as x
+//#use finite
 const WORKGROUP = 64u; // invocations
 struct Params {
   rows: u32, // in the window
@@ -21,16 +22,17 @@ fn l2_normalize(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) gr
   var largest = 0.0;
   for (var d = 0u; d < params.columns; d++) {
     let i = row * params.columns + d;
-    largest = max(largest, abs(pick_x(x[i / PER_x], i)));
+    largest = max1(largest, abs(pick_x(x[i / PER_x], i)));
   }
-  let unit = max(largest, 1e-30);
+  let unit = max1(largest, 1e-30);
   var squares = 0.0;
   for (var d = 0u; d < params.columns; d++) {
     let i = row * params.columns + d;
     let v = pick_x(x[i / PER_x], i) / unit;
     squares += v * v;
   }
-  let length = max(unit * sqrt(squares), params.eps);
+  // An infinity divided by itself makes the squares NaN; the length is infinite all the same.
+  let length = select(max1(unit * sqrt(squares), params.eps), largest, largest > 3.4028234e38);
   for (var d = 0u; d < params.pitch; d++) {
     let i = row * params.columns + min(d, params.columns - 1u);
     y[row * params.pitch + d] = select(0.0, pick_x(x[i / PER_x], i) / length, d < params.columns);

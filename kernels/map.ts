@@ -2,7 +2,7 @@
  * The elementwise mechanism: an expression over up to three tensors and four scalars, applied flat to contiguous tensors of one shape, or
  * through strides (broadcasting, views). Ops that use it are in `elementwise.ts` and `views.ts`.
  */
-import { DTYPES, ShapeError, broadcastShapes, contiguousStrides, elementBytes, empty, grid1d, kernel, launch, library, rowWindows, sameShape, shapeText, sizeOf } from "../engine/index.ts";
+import { DTYPES, ShapeError, broadcastShapes, contiguousStrides, elementBytes, empty, grid1d, isFloat, kernel, launch, library, rowWindows, sameShape, shapeText, sizeOf } from "../engine/index.ts";
 import type { DType, Shape, Tensor } from "../engine/index.ts";
 import { collapse } from "./collapse.ts";
 import { copyWords } from "./copy_words.ts";
@@ -48,6 +48,7 @@ export function expression(name: string, wgsl: string, ...libraries: readonly st
 }
 
 expression("copy", "a");
+expression("truncate", "truncate_y(a)");
 
 export interface MapOptions {
   /** Dtype of the result; the default is that of the first input. */
@@ -73,7 +74,7 @@ export function map(expressionName: string, inputs: readonly Tensor[], options: 
   }
   const y = options.into ?? empty(shape, { dtype: options.dtype ?? a!.dtype, device: a!.device });
   const operands = [a!, inputs[1] ?? a!, inputs[2] ?? a!] as const;
-  const use = { a: operands[0].dtype, b: operands[1].dtype, c: operands[2].dtype, y: y.dtype, f: expressionName };
+  const use = { a: operands[0].dtype, b: operands[1].dtype, c: operands[2].dtype, y: y.dtype, f: expressionName === "copy" && isFloat(a!.dtype) && !isFloat(y.dtype) ? "truncate" : expressionName };
   const scalars = [0, 1, 2, 3].map((i) => options.scalars?.[i] ?? 0);
   if (y.size === 0) return y;
   const cost = { flops: y.size, bytes: inputs.reduce((sum, t) => sum + elementBytes(t.dtype, t.size), elementBytes(y.dtype, y.size)) };

@@ -1,6 +1,9 @@
-/** Reductions over any dimensions: sum, mean, max, min, argmax, argmin, and the sum that undoes a broadcast. Results are f32. */
-import { ShapeError, checkTensors, contiguousStrides, elementBytes, empty, grid1d, kernel, launch, library, normalizeDim, record, rowWindows, sameShape, scope, shapeText, sizeOf, storageBytes } from "../engine/index.ts";
-import type { Shape, Tensor, WindowOperand } from "../engine/index.ts";
+/**
+ * Reductions over any dimensions: sum, mean, max, min, argmax, argmin, and the sum that undoes a broadcast. Results are f32; sums and extremes of
+ * i32 and u32 are exact and of their dtype (of u8: u32), sums beyond its range the nearest of it. NaN comes out if it goes in.
+ */
+import { ShapeError, checkTensors, contiguousStrides, elementBytes, empty, grid1d, isFloat, kernel, launch, library, normalizeDim, record, rowWindows, sameShape, scope, shapeText, sizeOf, storageBytes } from "../engine/index.ts";
+import type { DType, Shape, Tensor, WindowOperand } from "../engine/index.ts";
 import { copyInto, fillInto } from "./copy.ts";
 import { contiguousCopy, expression, map } from "./map.ts";
 
@@ -12,8 +15,15 @@ const stage = kernel(
 );
 
 library("reduce_sum", "fn combine_T(a: vec4f, b: vec4f) -> vec4f { return a + b; }\nfn fold_T(v: vec4f, w: u32) -> f32 { return select((v.x + v.y) + (v.z + v.w), v.x, w == 1u); }");
-library("reduce_max", "fn combine_T(a: vec4f, b: vec4f) -> vec4f { return max(a, b); }\nfn fold_T(v: vec4f, w: u32) -> f32 { return select(max(max(v.x, v.y), max(v.z, v.w)), v.x, w == 1u); }");
-library("reduce_min", "fn combine_T(a: vec4f, b: vec4f) -> vec4f { return min(a, b); }\nfn fold_T(v: vec4f, w: u32) -> f32 { return select(min(min(v.x, v.y), min(v.z, v.w)), v.x, w == 1u); }");
+library("reduce_max", "//#use finite\nfn combine_T(a: vec4f, b: vec4f) -> vec4f { return max4(a, b); }\nfn fold_T(v: vec4f, w: u32) -> f32 { return select(max1(max1(v.x, v.y), max1(v.z, v.w)), v.x, w == 1u); }");
+library("reduce_min", "//#use finite\nfn combine_T(a: vec4f, b: vec4f) -> vec4f { return min4(a, b); }\nfn fold_T(v: vec4f, w: u32) -> f32 { return select(min1(min1(v.x, v.y), min1(v.z, v.w)), v.x, w == 1u); }");
+
+const integerStage = kernel(
+  "reduce_integer",
+  new URL("./reduce_integer.wgsl", import.meta.url),
+  { x: "read", y: "write" },
+  { outer: "u32", n: "u32", inner: "u32", chunk: "u32", chunks: "u32" },
+);
 
 /** Granules that one invocation combines in a stage. */
 const CHUNK = 64;
@@ -66,9 +76,37 @@ function reduceDims(kind: Kind, x: Tensor, dims: readonly number[], keepdim: boo
   const inner = together ? sizeOf(x.shape.slice(before + dims.length)) : 1;
   const order = [...kept, ...dims];
   const source = together ? contiguousCopy(x) : contiguousCopy(x.strided(order.map((d) => x.shape[d]!), order.map((d) => x.strides[d]!)));
-  if (outer * inner === 0) return empty(finalShape, { device: x.device });
-  const flat = reduceLong(kind, source, outer, n, inner, scale);
+  const isWhole = !isFloat(x.dtype) && scale === 1;
+  if (outer * inner === 0) return empty(finalShape, { dtype: isWhole ? resultOf(x.dtype) : "f32", device: x.device });
+  const flat = isWhole ? reduceIntegers(kind, source, outer, n, inner) : reduceLong(kind, source, outer, n, inner, scale);
   return flat.strided(finalShape, contiguousStrides(finalShape));
+}
+
+/** Dtype of an exact reduction of integers. */
+const resultOf = (dtype: DType): DType => (dtype === "u8" ? "u32" : dtype);
+
+/** [outer, n, inner] of integers → [outer, inner], exact. `x` is contiguous; n > 0. */
+function reduceIntegers(kind: Kind, x: Tensor, outer: number, n: number, inner: number): Tensor {
+  const dtype = resultOf(x.dtype);
+  let from = x.dtype === dtype ? x : map("copy", [x], { dtype });
+  for (let length = n, isFirst = true; ; isFirst = false) {
+    const chunks = Math.ceil(length / CHUNK);
+    const isLast = chunks === 1;
+    const y = empty(isLast ? [outer, inner] : [outer, chunks, inner, 2], { dtype: isLast ? dtype : "u32", device: x.device });
+    const [words, results] = [length * inner * (isFirst ? 1 : 2), chunks * inner * (isLast ? 1 : 2)];
+    for (const { start, count } of rowWindows(x.device, outer, [{ rowElements: words, dtype: "u32" }, { rowElements: results, dtype: "u32" }], 1, kind)) {
+      launch(integerStage, {
+        constants: { KIND: { sum: 0, max: 1, min: 2 }[kind], SIGNED: dtype === "i32", FIRST: isFirst, LAST: isLast },
+        buffers: { x: { of: from, start: start * words, elements: count * words }, y: { of: y, start: start * results, elements: count * results } },
+        params: { outer: count, n: length, inner, chunk: CHUNK, chunks },
+        grid: grid1d(Math.ceil((count * chunks * inner) / 64)),
+        cost: { flops: count * length * inner, bytes: 4 * count * words },
+      });
+    }
+    if (isLast) return y;
+    from = y;
+    length = chunks;
+  }
 }
 
 /** As `reduceMiddle`, also where one outer row exceeds a binding: each such row is cut along n, its parts reduced, then joined. */
@@ -87,8 +125,8 @@ function reduceLong(kind: Kind, x: Tensor, outer: number, n: number, inner: numb
 }
 
 expression("sum_pair", "a + b");
-expression("max_pair", "max(a, b)");
-expression("min_pair", "min(a, b)");
+expression("max_pair", "max_a(a, b)");
+expression("min_pair", "min_a(a, b)");
 expression("scale", "a * s.x");
 
 function dimsOf(op: string, x: Tensor, dims: number | readonly number[] | undefined): number[] {
@@ -104,7 +142,7 @@ function spread(g: Tensor, shape: Shape, dims: readonly number[]): Tensor {
   return contiguousCopy(g).strided(shape, strides.map((s, d) => (dims.includes(d) ? 0 : s)));
 }
 
-/** x [...] → sum over `dims` (all if left out), f32. An empty sum is 0. */
+/** x [...] → sum over `dims` (default: all), f32, or exact for integers. An empty sum is 0. */
 export function sum(x: Tensor, dims?: number | readonly number[], keepdim = false): Tensor {
   checkTensors("sum", x);
   return linearReduction("sum", x, dimsOf("sum", x, dims), keepdim, 1);
@@ -121,25 +159,25 @@ export function mean(x: Tensor, dims?: number | readonly number[], keepdim = fal
 
 function linearReduction(name: string, x: Tensor, dims: readonly number[], keepdim: boolean, scale: number): Tensor {
   const shape = x.shape;
-  const y = x.size === 0 ? zeroReduction(x, dims, keepdim) : scope(() => reduceDims("sum", x, dims, keepdim, scale));
+  const y = x.size === 0 ? zeroReduction(x, dims, keepdim, name === "sum" && !isFloat(x.dtype) ? resultOf(x.dtype) : "f32") : scope(() => reduceDims("sum", x, dims, keepdim, scale));
   return record(name, [x], y, [], (g) => [scale === 1 ? spread(g, shape, dims) : map("scale", [spread(g, shape, dims)], { scalars: [scale] })]);
 }
 
-function zeroReduction(x: Tensor, dims: readonly number[], keepdim: boolean): Tensor {
+function zeroReduction(x: Tensor, dims: readonly number[], keepdim: boolean, dtype: DType = "f32"): Tensor {
   const y = empty(
     keepdim ? x.shape.map((n, d) => (dims.includes(d) ? 1 : n)) : x.shape.filter((_, d) => !dims.includes(d)),
-    { device: x.device },
+    { dtype, device: x.device },
   );
   fillInto(y, 0);
   return y;
 }
 
-/** x [...] → largest value over `dims` (all if left out), f32. The gradient is shared by equal maxima. */
+/** x [...] → largest value over `dims` (default: all), f32, or exact for integers. The gradient is shared by equal maxima. */
 export function max(x: Tensor, dims?: number | readonly number[], keepdim = false): Tensor {
   return extreme("max", x, dims, keepdim);
 }
 
-/** x [...] → smallest value over `dims` (all if left out), f32. The gradient is shared by equal minima. */
+/** x [...] → smallest value over `dims` (default: all), f32, or exact for integers. The gradient is shared by equal minima. */
 export function min(x: Tensor, dims?: number | readonly number[], keepdim = false): Tensor {
   return extreme("min", x, dims, keepdim);
 }
@@ -162,38 +200,43 @@ expression("multiply", "a * b");
 
 const argStage = kernel("arg_reduce", new URL("./arg_reduce.wgsl", import.meta.url), { x: "read", y: "write" }, { rows: "u32", columns: "u32" });
 
-/** x [...] → index of the largest value along `dim`, u32; the lowest index wins ties. Integers are compared as f32. */
+// The place of a value in the order of all, as u32. A NaN comes first.
+library("rank_float", "//#use finite\nfn rank_T(v: f32, lowest: bool) -> u32 {\n  let u = select(bitcast<u32>(v), 0u, v == 0.0);\n  let rank = select(u | 0x80000000u, ~u, u >= 0x80000000u);\n  return select(select(rank, ~rank, lowest), 0xffffffffu, is_nan(v));\n}");
+library("rank_i32", "fn rank_T(v: i32, lowest: bool) -> u32 { let rank = bitcast<u32>(v) ^ 0x80000000u; return select(rank, ~rank, lowest); }");
+library("rank_u32", "fn rank_T(v: u32, lowest: bool) -> u32 { return select(v, ~v, lowest); }");
+
+/** x [...] → index of the largest value along `dim`, u32; the lowest index wins ties, the first NaN wins over all. */
 export function argmax(x: Tensor, dim = -1, keepdim = false): Tensor {
-  return argReduce("argmax", x, dim, keepdim, 1);
+  return argReduce("argmax", x, dim, keepdim);
 }
 
-/** x [...] → index of the smallest value along `dim`, u32; the lowest index wins ties. */
+/** x [...] → index of the smallest value along `dim`, u32; the lowest index wins ties, the first NaN wins over all. */
 export function argmin(x: Tensor, dim = -1, keepdim = false): Tensor {
-  return argReduce("argmin", x, dim, keepdim, -1);
+  return argReduce("argmin", x, dim, keepdim);
 }
 
-function argReduce(op: string, x: Tensor, dim: number, keepdim: boolean, sign: number): Tensor {
+function argReduce(op: "argmax" | "argmin", x: Tensor, dim: number, keepdim: boolean): Tensor {
   checkTensors(op, x);
   const d = normalizeDim(dim, x.rank, op);
   if (x.shape[d] === 0) throw new ShapeError(`${op}: ${x} has no elements along dimension ${dim}`);
-  return scope(() => argRows(op, x, d, keepdim, sign));
+  return scope(() => argRows(op, x, d, keepdim));
 }
 
-function argRows(op: string, x: Tensor, d: number, keepdim: boolean, sign: number): Tensor {
+function argRows(op: "argmax" | "argmin", x: Tensor, d: number, keepdim: boolean): Tensor {
   const n = x.shape[d]!;
   const kept = x.shape.toSpliced(d, 1);
   const rows = sizeOf(kept);
   const order = [...x.shape.keys()].filter((i) => i !== d);
   const last = contiguousCopy(x.strided([...kept, n], [...order.map((i) => x.strides[i]!), x.strides[d]!]));
-  const wide = last.dtype === "f32" ? last : map("copy", [last], { dtype: "f32" });
-  const source = sign === 1 ? wide : map("scale", [wide], { scalars: [sign] });
   const y = empty(keepdim ? x.shape.with(d, 1) : kept, { dtype: "u32", device: x.device });
-  for (const { start, count } of rowWindows(x.device, rows, [{ rowElements: n, dtype: "f32" }, { rowElements: 1, dtype: "u32" }], 1, op)) {
+  for (const { start, count } of rowWindows(x.device, rows, [{ rowElements: n, dtype: last.dtype }, { rowElements: 1, dtype: "u32" }], 1, op)) {
     launch(argStage, {
-      buffers: { x: { of: source, start: start * n, elements: count * n }, y: { of: y, start, elements: count } },
+      use: { x: last.dtype, r: isFloat(last.dtype) ? "rank_float" : last.dtype === "i32" ? "rank_i32" : "rank_u32" },
+      constants: { LOWEST: op === "argmin" },
+      buffers: { x: { of: last, start: start * n, elements: count * n }, y: { of: y, start, elements: count } },
       params: { rows: count, columns: n },
       grid: grid1d(count),
-      cost: { flops: count * n, bytes: count * n * 4 },
+      cost: { flops: count * n, bytes: elementBytes(last.dtype, count * n) },
     });
   }
   return y;

@@ -21,8 +21,6 @@ struct Params {
 @group(0) @binding(1) var<storage, read_write> y: array<Pack_y>;
 @group(0) @binding(2) var<uniform> params: Params;
 
-fn combine(a: vec4f, b: vec4f) -> vec4f { return combine_r(a, b); }
-
 @compute @workgroup_size(WORKGROUP)
 fn reduce(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
   let index = flat_group(group, groups) * WORKGROUP + lane;
@@ -34,7 +32,7 @@ fn reduce(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: 
   let base = (rest / params.chunks) * params.n;
   var sum = unpack_x(x[(base + first) * params.inner + column]);
   for (var i = first + 1u; i < last; i++) {
-    sum = combine(sum, unpack_x(x[(base + i) * params.inner + column]));
+    sum = combine_r(sum, unpack_x(x[(base + i) * params.inner + column]));
   }
   if (ROWS) { sum = vec4f(fold_r(sum, W_x), 0.0, 0.0, 0.0); }
   y[params.first + index] = pack_y(sum * params.scale);

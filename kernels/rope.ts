@@ -5,7 +5,7 @@
  * have to know the largest position; instead θ_i is kept as a 64-bit fraction of a turn (made in f64), and the kernel multiplies and
  * reduces it in integers, exact for every 32-bit position (`lib/turns.wgsl`).
  */
-import { ArgumentError, DTYPES, DTypeError, ShapeError, checkTensors, elementBytes, empty, grid1d, isFloat, kernel, launch, library, record, sameShape, scope, shapeText } from "../engine/index.ts";
+import { ArgumentError, DTYPES, DTypeError, ShapeError, checkTensors, deviceConstant, elementBytes, empty, grid1d, isFloat, kernel, launch, library, record, sameShape, scope, shapeText } from "../engine/index.ts";
 import type { Device, Tensor } from "../engine/index.ts";
 import { rowLibrary } from "./lib.ts";
 import { contiguousCopy, map } from "./map.ts";
@@ -117,25 +117,15 @@ function operand(x: Tensor, width: number): Tensor {
   return walks ? x : map("copy", [x]);
 }
 
-const tables = new WeakMap<Device, Map<string, Tensor>>();
-
-/** [D/2, 2] u32: theta^(−2i/D) / 2π as a 64-bit fraction, upper word first. A constant of the device, made once. */
+/** [D/2, 2] u32: theta^(−2i/D) / 2π as a 64-bit fraction, upper word first. A constant of the device. */
 function frequencies(device: Device, D: number, theta: number): Tensor {
-  const known = tables.get(device) ?? new Map<string, Tensor>();
-  tables.set(device, known);
-  const key = `${D} ${theta}`;
-  let table = known.get(key);
-  if (!table) {
+  return deviceConstant(device, `rope frequencies ${D} ${theta}`, () => {
     const words = new Uint32Array(D);
     for (let i = 0; i < D / 2; i++) {
       const turns = (theta ** ((-2 * i) / D) / (2 * Math.PI)) % 1;
       words[2 * i] = Math.floor(turns * 2 ** 32);
       words[2 * i + 1] = Math.floor(((turns * 2 ** 32) % 1) * 2 ** 32);
     }
-    table = empty([D / 2, 2], { dtype: "u32", device, label: "rope frequencies" }).escape();
-    device.writeRaw(table.storage.live(), 0, new Uint8Array(words.buffer));
-    device.pool.exempt(table.storage.bytes, "rope frequencies");
-    known.set(key, table);
-  }
-  return table;
+    return { shape: [D / 2, 2], dtype: "u32", bytes: new Uint8Array(words.buffer) };
+  });
 }

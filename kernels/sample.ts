@@ -1,7 +1,6 @@
 /** Next tokens from logits, on the GPU: guidance, and sampling whose random numbers live in GPU buffers, so that a captured loop replays. */
-import { ArgumentError, DTypeError, ShapeError, checkTensors, elementBytes, empty, grid1d, isFloat, kernel, launch, library, record, rowWindows, scope } from "../engine/index.ts";
+import { ArgumentError, DTypeError, ShapeError, checkTensors, defaultDraw, elementBytes, empty, grid1d, isFloat, kernel, launch, library, record, rowWindows, scope } from "../engine/index.ts";
 import type { Generator, Tensor } from "../engine/index.ts";
-import { defaultDraw } from "./create.ts";
 import { mul } from "./elementwise.ts";
 import { rowLibrary } from "./lib.ts";
 import { contiguousCopy, map } from "./map.ts";

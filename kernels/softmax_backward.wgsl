@@ -33,7 +33,8 @@ fn softmax_backward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups
     let d = unpack_g(g[first + i]);
     let v = unpack_y(y[first + i]);
     if (LOG) {
-      dx[first + i] = pack_dx(d - exp(clamp(v, vec4f(-104.0), vec4f(0.0))) * total);
+      let p = select(exp(clamp(v, vec4f(-104.0), vec4f(0.0))), v, is_nan4(v));
+      dx[first + i] = pack_dx(d - p * total);
     } else {
       dx[first + i] = pack_dx(v * (d - total));
     }

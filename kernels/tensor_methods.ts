@@ -2,6 +2,7 @@
 import { Tensor, backward } from "../engine/index.ts";
 import * as activations from "./activations.ts";
 import * as elementwise from "./elementwise.ts";
+import * as finite from "./finite.ts";
 import * as reduce from "./reduce.ts";
 import { softmax } from "./softmax.ts";
 import * as views from "./views.ts";
@@ -30,6 +31,10 @@ const METHODS = {
   silu: activations.silu,
   softmax,
   clamp: elementwise.clamp,
+  isnan: finite.isnan,
+  isinf: finite.isinf,
+  isfinite: finite.isfinite,
+  nanToNum: finite.nanToNum,
   eq: elementwise.eq,
   ne: elementwise.ne,
   lt: elementwise.lt,

@@ -22,7 +22,7 @@ export function clone(x: Tensor): Tensor {
   return record("clone", [x], map("copy", [x]), [], (g) => [g]);
 }
 
-/** The same values as `dtype`, rounded to nearest; the gradient is cast back. Floats to integers truncate towards zero and saturate. */
+/** The same values as `dtype`, rounded to nearest; the gradient is cast back. Floats to integers truncate towards zero and saturate; NaN becomes 0. */
 export function cast(x: Tensor, dtype: DType): Tensor {
   checkTensors("cast", x);
   checkDType(dtype);

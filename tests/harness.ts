@@ -91,7 +91,8 @@ export function round(v: number, dtype: DType): number {
   return dtype === "f32" ? Math.fround(v) : v;
 }
 
-function upload(values: Float64Array, input: Input, device: Device): Tensor {
+/** A tensor of `values` that lies in memory as `input` asks. */
+export function upload(values: Float64Array, input: Input, device: Device): Tensor {
   const dtype = input.dtype ?? "f32";
   const shape = input.shape;
   if (!input.layout || input.layout === "contiguous") return tensor(values, { shape, dtype, device });
@@ -119,6 +120,12 @@ function upload(values: Float64Array, input: Input, device: Device): Tensor {
 
 /** A tensor with random values as `input` asks. */
 export const makeInput = (input: Input, device: Device, seed: number): Tensor => upload(makeValues(input, randomFrom(seed)), input, device);
+
+/** The values that a case's inputs have with `seed`. */
+export function drawValues(c: Case, seed: number): Float64Array[] {
+  const random = randomFrom(seed);
+  return c.inputs.map((input) => makeValues(input, random));
+}
 
 export function relativeL2(got: ArrayLike<number>, expected: ArrayLike<number>): number {
   let difference = 0;

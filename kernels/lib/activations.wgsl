@@ -1,15 +1,22 @@
-// Activations of networks and their slopes (derivatives), safe for any finite x up to about 1e4 and beyond.
+// Activations of networks and their slopes (derivatives) for any x: NaN gives NaN, at infinity they have their limits.
 //#use erf
+//#use finite
+// x held within ±most; NaN stays.
+fn within4(x: vec4f, most: f32) -> vec4f { return select(clamp(x, vec4f(-most), vec4f(most)), x, is_nan4(x)); }
 // 1 / (1 + e^-x): the argument of exp stays below its overflow.
 fn logistic4(x: vec4f) -> vec4f { return 1.0 / (1.0 + exp(min(-x, vec4f(88.0)))); }
-fn silu4(x: vec4f) -> vec4f { return x / (1.0 + exp(min(-x, vec4f(88.0)))); }
-fn silu_slope4(x: vec4f) -> vec4f {
+fn silu4(x: vec4f) -> vec4f { return select(x / (1.0 + exp(min(-x, vec4f(88.0)))), vec4f(), x < vec4f(-104.0)); }
+fn silu_slope4(v: vec4f) -> vec4f {
+  let x = within4(v, 104.0);
   let p = logistic4(x);
   return p * (1.0 + x * (1.0 - p));
 }
 // x · Φ(x); the derivative of Φ is the normal density.
-fn gelu4(x: vec4f) -> vec4f { return x * normal_cdf4(x); }
-fn gelu_slope4(x: vec4f) -> vec4f { return normal_cdf4(x) + x * 0.3989422804014327 * exp(max(-0.5 * x * x, vec4f(-87.0))); }
+fn gelu4(x: vec4f) -> vec4f { return select(x * normal_cdf4(x), vec4f(), x < vec4f(-20.0)); }
+fn gelu_slope4(v: vec4f) -> vec4f {
+  let x = within4(v, 20.0);
+  return normal_cdf4(x) + x * 0.3989422804014327 * exp(max(-0.5 * x * x, vec4f(-87.0)));
+}
 // x / 2 · (1 + tanh(u)), u = √(2/π) (x + 0.044715 x³): (1 + tanh(u)) / 2 is the logistic function of 2u, which keeps its digits near 0.
 // What rounding took from the product p of a and b. Not by fma, which software devices may round twice: halves of 12 bits multiply exactly.
 fn product_rest4(a: vec4f, b: vec4f, p: vec4f) -> vec4f {
@@ -34,9 +41,10 @@ fn gelu_tanh4(x: vec4f) -> vec4f {
   let n = round(bounded * 1.442695);
   let r = ((bounded - n * 0.69314575195) - n * 1.42860682e-6) + z_rest;
   let p = 1.0 + r * (1.0 + r * (0.5 + r * (0.16666667 + r * (0.041666667 + r * (0.0083333333 + r * 0.0013888889)))));
-  return x / (1.0 + ldexp(p, vec4i(n)));
+  return select(x / (1.0 + ldexp(p, vec4i(n))), vec4f(), x < vec4f(-20.0));
 }
-fn gelu_tanh_slope4(x: vec4f) -> vec4f {
+fn gelu_tanh_slope4(v: vec4f) -> vec4f {
+  let x = within4(v, 20.0);
   let p = logistic4(1.5957691216057308 * x * (1.0 + 0.044715 * x * x));
   return p + p * (1.0 - p) * 1.5957691216057308 * x * (1.0 + 0.134145 * x * x);
 }

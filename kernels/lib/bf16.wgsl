@@ -1,4 +1,5 @@
 // Storage bf16, two to a word (even element low), arithmetic in f32. Stored by rounding to the nearest, ties to even.
+//#use finite
 alias Pack_T = vec2u;
 alias V4_T = vec4f;
 alias S_T = f32;
@@ -18,3 +19,6 @@ fn pack_T(v: V4_T) -> Pack_T {
 fn pick_T(word: Word_T, i: u32) -> S_T { return bitcast<f32>(select(word << 16u, word & 0xffff0000u, (i & 1u) == 1u)); }
 fn hsum_T(v: V4_T) -> f32 { return (v.x + v.y) + (v.z + v.w); }
 fn hmax_T(v: V4_T) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
+fn is_nan_T(v: V4_T) -> vec4<bool> { return is_nan4(v); }
+fn max_T(a: V4_T, b: V4_T) -> V4_T { return max4(a, b); }
+fn min_T(a: V4_T, b: V4_T) -> V4_T { return min4(a, b); }

@@ -1,5 +1,6 @@
 // Storage f16, two to a word (even element low), arithmetic in f32. Values that round to more than 65504 are stored as infinity and NaN as NaN,
 // by their bits: what WGSL makes of them is undefined, and training must see that a gradient has overflowed.
+//#use finite
 alias Pack_T = vec2u;
 alias V4_T = vec4f;
 alias S_T = f32;
@@ -24,3 +25,6 @@ fn pick_T(word: Word_T, i: u32) -> S_T {
 }
 fn hsum_T(v: V4_T) -> f32 { return (v.x + v.y) + (v.z + v.w); }
 fn hmax_T(v: V4_T) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
+fn is_nan_T(v: V4_T) -> vec4<bool> { return is_nan4(v); }
+fn max_T(a: V4_T, b: V4_T) -> V4_T { return max4(a, b); }
+fn min_T(a: V4_T, b: V4_T) -> V4_T { return min4(a, b); }

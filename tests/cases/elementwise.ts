@@ -53,6 +53,34 @@ const awayFromHalf = (n: number) => (random: () => number) =>
 
 const size = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
 
+/** A third of the values are NaN or infinite. */
+const withSpecials = (n: number) => (random: () => number) => Array.from({ length: n }, () => [NaN, Infinity, -Infinity, 0][Math.floor(random() * 12)] ?? random() * 2 - 1);
+
+const LARGEST: Readonly<Record<string, number>> = { f32: 3.4028234663852886e38, f16: 65504, bf16: 3.3895313892515355e38 };
+
+/** isnan, isinf, isfinite, and the replacement of what is not finite. */
+const finiteCases: Case[] = shapes.flatMap((place) =>
+  floats.flatMap((dtype): Case[] => {
+    const inputs = [{ ...place, dtype, values: withSpecials(size(place.shape)) }];
+    const test = (op: "isnan" | "isinf" | "isfinite", is: (v: number) => boolean): Case => ({
+      op,
+      inputs,
+      run: ([x]) => F[op](x!),
+      reference: ([x]) => mapRef((v) => Number(is(v)), x!),
+      exact: true,
+      gradient: false,
+    });
+    const replace = (v: number, nan: number, posinf: number, neginf: number): number => (Number.isNaN(v) ? nan : v === Infinity ? posinf : v === -Infinity ? neginf : v);
+    return [
+      test("isnan", Number.isNaN),
+      test("isinf", (v) => Math.abs(v) === Infinity),
+      test("isfinite", Number.isFinite),
+      { op: "nanToNum", inputs, run: ([x]) => F.nanToNum(x!), reference: ([x]) => mapRef((v) => replace(v, 0, LARGEST[dtype]!, -LARGEST[dtype]!), x!), exact: true, gradient: false },
+      { op: "nanToNum", note: "given", inputs: [{ ...place, dtype }], run: ([x]) => F.nanToNum(x!, { nan: 2, posinf: 3, neginf: -4 }), reference: ([x]) => mapRef((v) => replace(v, 2, 3, -4), x!) },
+    ];
+  }),
+);
+
 interface Binary {
   readonly op: string;
   readonly run: (a: Tensor, b: Tensor | number) => Tensor;
@@ -68,7 +96,7 @@ const binary: readonly Binary[] = [
   { op: "div", run: F.div, reference: (a, b) => a / b, range: { avoidZero: 0.2 } },
   { op: "maximum", run: F.maximum, reference: Math.max, integers: true },
   { op: "minimum", run: F.minimum, reference: Math.min, integers: true },
-  { op: "pow", run: F.pow, reference: (a, b) => a ** b, range: { low: 0.3, high: 2 } },
+  { op: "pow", run: F.pow, reference: powRef, range: { low: 0.3, high: 2 } },
 ];
 
 const compare: readonly Binary[] = [
@@ -79,6 +107,11 @@ const compare: readonly Binary[] = [
   { op: "gt", run: F.gt, reference: (a, b) => Number(a > b) },
   { op: "ge", run: F.ge, reference: (a, b) => Number(a >= b) },
 ];
+
+/** a^b as IEEE 754 and C have it; JavaScript makes 1 to the power NaN or ∞ NaN. */
+function powRef(a: number, b: number): number {
+  return a === 1 ? 1 : a ** b;
+}
 
 /** Pairs of shapes: equal, odd, broadcast either way, strided. */
 const pairs: readonly (readonly [Pick<Input, "shape" | "layout">, Pick<Input, "shape" | "layout">])[] = [
@@ -157,4 +190,5 @@ export const elementwiseCases: Case[] = [
     run: ([x]) => run(x!, 0.5),
     reference: ([x]) => mapRef((v) => reference(v, 0.5), x!),
   })),
+  ...finiteCases,
 ];

@@ -5,6 +5,7 @@ import type { Case, Input } from "../harness.ts";
 import { mapRef } from "../reference.ts";
 import { linearRef, matmulRef, transposedRef } from "../reference/matmul.ts";
 import type { activationRefs } from "../reference/matmul.ts";
+import { siluRef } from "../reference/rows.ts";
 
 const variants = (...names: readonly string[]): { family: string; name: string }[] => names.map((name) => ({ family: "matmul", name }));
 const names = ["naive", "register", "register-lanes", "tiled", "vector", "vector-lanes"] as const;
@@ -240,7 +241,7 @@ const gemmCases = ([[8, 12, 16], [5, 7, 9], [33, 20, 36], [16, 64, 24]] as const
         const [left, right] = [cut(wideA, a), cut(wideB, b)];
         const y = matmulRef(l.a ? transposedRef(left) : left, l.b ? transposedRef(right) : right);
         const before = mapRef((sum, old, c) => 0.5 * sum + old + c, y, cut(wideOut, [m, n]), bias!);
-        const after = mapRef((v, r) => v / (1 + Math.exp(-v)) + r, before, residual!);
+        const after = mapRef((v, r) => siluRef(v) + r, before, residual!);
         const data = wideOut!.data.slice();
         for (let i = 0; i < m * n; i++) data[(4 + Math.floor(i / n)) * (n + 12) + 8 + (i % n)] = after.data[i]!;
         return { shape: wideOut!.shape, data };

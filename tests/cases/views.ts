@@ -1,5 +1,5 @@
 /** Cases of views, copies, casts, reductions and creation. */
-import { F } from "../../index.ts";
+import { F, isFloat } from "../../index.ts";
 import type { DType, Tensor } from "../../index.ts";
 import { round } from "../harness.ts";
 import type { Case, Input } from "../harness.ts";
@@ -34,6 +34,11 @@ const shapes: readonly Place[] = [
 ];
 
 const sum = (v: readonly number[]): number => v.reduce((a, b) => a + b, 0);
+/** Index of the largest or smallest; the first NaN, if there is one. */
+function extremeAt(op: "argmax" | "argmin", v: readonly number[]): number {
+  const first = v.findIndex(Number.isNaN);
+  return first >= 0 ? first : v.indexOf((op === "argmax" ? Math.max : Math.min)(...v));
+}
 const all = (shape: readonly number[]): number[] => shape.map((_, d) => d);
 /** Distinct values in shuffled order: max, min and their gradients have no ties. */
 const distinct = (n: number) => (random: () => number) => {
@@ -71,7 +76,7 @@ const reductions: Case[] = [...shapes, { shape: [3, 4100] }, { shape: [4100, 3] 
             note,
             inputs: [{ ...place, dtype, values: (r: () => number) => Array.from({ length: sizeOf(place.shape) }, () => Math.floor(r() * 8)) }],
             run: ([x]: Tensor[]) => F[op](x!, dims[0]!),
-            reference: ([x]: Ref[]) => reduceRef(x!, dims, false, (v) => v.indexOf((op === "argmax" ? Math.max : Math.min)(...v))),
+            reference: ([x]: Ref[]) => reduceRef(x!, dims, false, (v) => extremeAt(op, v)),
             exact: true,
             gradient: false,
           }))
@@ -89,6 +94,12 @@ const integerCopies: Case[] = (["i32", "u32", "u8"] as const).flatMap((dtype) =>
   ]),
 );
 
+/** A float as an integer: without its fraction, the nearest of the type, 0 for NaN. */
+function truncated(v: number, to: DType): number {
+  const [low, high] = { i32: [-(2 ** 31), 2 ** 31 - 1], u32: [0, 2 ** 32 - 1], u8: [0, 255] }[to as "i32"] as [number, number];
+  return Number.isNaN(v) ? 0 : Math.trunc(Math.min(high, Math.max(low, v)));
+}
+
 const casts: Case[] = (["f32", "f16", "bf16", "i32", "u32", "u8"] as const).flatMap((from) =>
   (["f32", "f16", "bf16", "i32", "u32", "u8"] as const).flatMap((to) =>
     ([{ shape: [70] }, { shape: [5, 6], layout: "reversed" }] as Place[]).map((place): Case => ({
@@ -96,7 +107,7 @@ const casts: Case[] = (["f32", "f16", "bf16", "i32", "u32", "u8"] as const).flat
       note: `to ${to}`,
       inputs: [{ ...place, dtype: from, low: 0, high: 100 }],
       run: ([x]) => F.cast(F.clone(x!), to),
-      reference: ([x]) => mapRef((v) => round(["i32", "u32", "u8"].includes(to) ? Math.trunc(v) : v, to), x!),
+      reference: ([x]) => mapRef((v) => (isFloat(to) ? round(v, to) : truncated(v, to)), x!),
       exact: true,
       gradient: false,
     })),

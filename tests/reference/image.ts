@@ -1,6 +1,7 @@
 /** References of the image ops: convolution, group norm, upsampling, code lookup. */
 import { ref, sizeOf } from "../reference.ts";
 import type { Ref } from "../reference.ts";
+import { siluRef } from "./rows.ts";
 
 /** x [N, C, H, W], weight [O, C, kh, kw], bias [O] → [N, O, OH, OW]; padding [top, right, bottom, left]. */
 export function conv2dRef(
@@ -60,7 +61,7 @@ export function groupNormRef(
     for (let i = 0; i < run; i++) {
       const c = Math.floor((g * run + i) / area) % C;
       const z = (x.data[g * run + i]! - mean) * scale * (weight ? weight.data[c]! : 1) + (bias ? bias.data[c]! : 0);
-      y.data[g * run + i] = swish ? z / (1 + Math.exp(-z)) : z;
+      y.data[g * run + i] = swish ? siluRef(z) : z;
     }
   }
   return y;
@@ -108,7 +109,8 @@ export function nearestCodes(
     for (let k = 0; k < codebook.shape[0]!; k++) {
       let total = 0;
       for (let d = 0; d < D; d++) total += (a[m * D + d]! - b[k * D + d]!) ** 2;
-      if (total < distance) {
+      // A NaN comes first, as in an argmin.
+      if (total < distance || (Number.isNaN(total) && !Number.isNaN(distance))) {
         second = distance;
         [index, distance] = [k, total];
       } else if (total > distance) second = Math.min(second, total);

@@ -1,6 +1,7 @@
 /** References of matmul and linear: plain loops in float64. */
 import { ref, sizeOf, stridesOf } from "../reference.ts";
 import type { Ref } from "../reference.ts";
+import { geluRef, geluTanhRef, siluRef } from "./rows.ts";
 
 /** a [..., M, K] · b [..., K, N] with broadcast batch dimensions; 1-D operands as in PyTorch. */
 export function matmulRef(a: Ref, b: Ref): Ref {
@@ -44,26 +45,10 @@ export function transposedRef(x: Ref): Ref {
   return out;
 }
 
-/** erf by its series, or by the continued fraction of erfc for large arguments. */
-function erf(x: number): number {
-  const z = Math.abs(x);
-  if (z < 2.5) {
-    let [term, sum] = [z, z];
-    for (let n = 1; n < 80; n++) {
-      term *= (-z * z) / n;
-      sum += term / (2 * n + 1);
-    }
-    return Math.sign(x) * sum * (2 / Math.sqrt(Math.PI));
-  }
-  let fraction = 0;
-  for (let n = 60; n > 0; n--) fraction = n / 2 / (z + fraction);
-  return Math.sign(x) * (1 - Math.exp(-z * z) / Math.sqrt(Math.PI) / (z + fraction));
-}
-
 export const activationRefs = {
-  gelu: (x: number): number => 0.5 * x * (1 + erf(x / Math.SQRT2)),
-  geluTanh: (x: number): number => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
-  silu: (x: number): number => x / (1 + Math.exp(-x)),
+  gelu: geluRef,
+  geluTanh: geluTanhRef,
+  silu: siluRef,
   relu: (x: number): number => Math.max(x, 0),
 } as const;
 

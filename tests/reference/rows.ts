@@ -92,7 +92,8 @@ function erfc(a: number): number {
   return Math.exp(-a * a) / Math.sqrt(Math.PI) / (a + fraction);
 }
 
-export const geluRef = (x: number): number => (x < 0 ? 0.5 * x * erfc(-x / Math.SQRT2) : 0.5 * x * (2 - erfc(x / Math.SQRT2)));
+// At −∞ each has its limit, 0; silu is 0 in f32 from −104 on.
+export const geluRef = (x: number): number => (x === -Infinity ? 0 : x < 0 ? 0.5 * x * erfc(-x / Math.SQRT2) : 0.5 * x * (2 - erfc(x / Math.SQRT2)));
 /** x / 2 · (1 + tanh(u)) with (1 + tanh(u)) / 2 = 1 / (1 + e^−2u), which does not cancel. */
-export const geluTanhRef = (x: number): number => x / (1 + Math.exp(-2 * Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
-export const siluRef = (x: number): number => x / (1 + Math.exp(-x));
+export const geluTanhRef = (x: number): number => (x === -Infinity ? 0 : x / (1 + Math.exp(-2 * Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))));
+export const siluRef = (x: number): number => (x < -104 ? 0 : x / (1 + Math.exp(-x)));

@@ -14,14 +14,15 @@ export function guidanceRef(logits: Ref, weight: number): Ref {
   return out;
 }
 
-/** Index of the largest value of each row, the lowest among equals. */
+/** Index of the largest value of each row, the lowest among equals; the first NaN, if there is one. */
 export function argmaxRef(logits: Ref): Ref {
   const [rows, columns] = logits.shape as [number, number];
   return ref(
     [rows],
     Array.from({ length: rows }, (_, r) => {
       const row = logits.data.subarray(r * columns, (r + 1) * columns);
-      return row.reduce((best, v, i) => (v > row[best]! ? i : best), 0);
+      const first = row.findIndex(Number.isNaN);
+      return first >= 0 ? first : row.reduce((best, v, i) => (v > row[best]! ? i : best), 0);
     }),
   );
 }

@@ -17,7 +17,7 @@ const ELSEWHERE: Readonly<Record<string, readonly string[]>> = {
   "tier1/muon.test.ts": ["muonStep", "orthogonalize"],
 };
 /** Exports that take no tensor and give none. */
-const NOT_OPS = ["rowLibrary", "defaultDraw"];
+const NOT_OPS = ["rowLibrary"];
 
 const exported = Object.entries(F).flatMap(([name, value]) => (typeof value === "function" ? [name] : []));
 const rowsOf = new Map<string, Case[]>();

@@ -257,7 +257,7 @@ describe("what it refuses", () => {
   it("a host number that changes", async () => {
     using x = tensor([1, 2]);
     let n = 0;
-    await refused(() => x.mul(++n), /replay and eager run differ in result 0 .* at byte .*host number.*must live in a tensor/);
+    await refused(() => x.mul(++n), /captured and an eager run differ in result 0 .* at byte .*host number.*must live in a tensor/);
     await refused(() => F.addInto(x, F.full([2], ++n)), /differ in state "tensor"/);
   });
   it("state that is freed inside", async () => {
