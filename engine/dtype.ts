@@ -80,6 +80,23 @@ export function f16Value(bits: number): number {
   return exponent === 0 ? sign * fraction * 2 ** -24 : sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
+/** The smallest and largest value of an integer dtype; null for a floating one. */
+export function integerRange(dtype: DType): readonly [number, number] | null {
+  if (isFloat(dtype)) return null;
+  const { bits } = DTYPES[dtype];
+  return dtype === "i32" ? [-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] : [0, 2 ** bits - 1];
+}
+
+/**
+ * Throws `ArgumentError` if `value` meets an integer dtype that does not represent it exactly. Floating dtypes round their numbers, so any
+ * number passes. Every op that takes a host number for a tensor calls it before it allocates or launches anything.
+ */
+export function checkNumber(op: string, value: number, dtype: DType): void {
+  const range = integerRange(dtype);
+  if (!range || (Number.isInteger(value) && value >= range[0] && value <= range[1])) return;
+  throw new ArgumentError(`${op}: a number for ${dtype} must be a whole number from ${range[0]} to ${range[1]}; got ${value}. Cast the tensor to f32, or use another dtype.`);
+}
+
 export type HostArray = Float32Array | Int32Array | Uint32Array | Uint8Array;
 
 /** Host numbers as stored bytes. Integers out of range are refused rather than wrapped. */
@@ -101,7 +118,7 @@ export function encode(values: ArrayLike<number>, dtype: DType): Uint8Array {
       const out = new kind(n);
       for (let i = 0; i < n; i++) {
         out[i] = values[i]!;
-        if (out[i] !== values[i]) throw new ArgumentError(`value ${values[i]} at index ${i} does not fit dtype ${dtype}`);
+        if (out[i] !== values[i]) throw new ArgumentError(`value ${values[i]} at index ${i} does not fit dtype ${dtype}, which takes whole numbers from ${integerRange(dtype)!.join(" to ")}`);
       }
       return bytesOf(out);
     }
