@@ -39,6 +39,16 @@ export function checkDType(dtype: string): asserts dtype is DType {
 const scratchF32 = new Float32Array(1);
 const scratchU32 = new Uint32Array(scratchF32.buffer);
 
+function f32Bits(value: number): number {
+  scratchF32[0] = value;
+  return scratchU32[0]!;
+}
+
+function f32Value(bits: number): number {
+  scratchU32[0] = bits;
+  return scratchF32[0]!;
+}
+
 /** The bf16 bits nearest to `value` (ties to even; NaN stays NaN). */
 export function bf16Bits(value: number): number {
   scratchF32[0] = value;
@@ -96,6 +106,29 @@ export function checkNumber(op: string, value: number, dtype: DType): void {
   if (!range || (Number.isInteger(value) && value >= range[0] && value <= range[1])) return;
   throw new ArgumentError(`${op}: a number for ${dtype} must be a whole number from ${range[0]} to ${range[1]}; got ${value}. Cast the tensor to f32, or use another dtype.`);
 }
+
+/**
+ * The smallest and the largest value of a floating dtype in [low, high); null if the dtype has none there. Devices may take a subnormal
+ * f32 or bf16 for 0, so 0 is the only value that counts below 2^−126.
+ */
+export function halfOpenRange(dtype: DType, low: number, high: number): readonly [number, number] | null {
+  // Bit patterns in the order of their values: key 0 is zero, −key the negative of key.
+  const [bits, value, sign]: [(v: number) => number, (bits: number) => number, number] =
+    dtype === "f16" ? [f16Bits, f16Value, 0x8000] : dtype === "bf16" ? [bf16Bits, bf16Value, 0x8000] : [f32Bits, f32Value, 0x80000000];
+  const keyOf = (v: number): number => (bits(v) >= sign ? sign - bits(v) : bits(v));
+  const valueOf = (key: number): number => (key < 0 ? -value(-key) : value(key));
+  let first = keyOf(low);
+  while (valueOf(first) < low) first++;
+  if (isSubnormal(valueOf(first))) first = first < 0 ? 0 : keyOf(MIN_NORMAL);
+  let last = keyOf(high);
+  while (valueOf(last) >= high) last--;
+  if (isSubnormal(valueOf(last))) last = last > 0 ? 0 : keyOf(-MIN_NORMAL);
+  return first <= last ? [valueOf(first), valueOf(last)] : null;
+}
+
+/** The smallest normal number of f32 and bf16. */
+const MIN_NORMAL = 2 ** -126;
+const isSubnormal = (value: number): boolean => value !== 0 && Math.abs(value) < MIN_NORMAL;
 
 export type HostArray = Float32Array | Int32Array | Uint32Array | Uint8Array;
 
