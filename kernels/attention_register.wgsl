@@ -53,7 +53,7 @@ fn powers(s: vec4f, top: f32) -> vec4f { return select(vec4f(), exp2(max(s - top
 @compute @workgroup_size(WORKGROUP)
 fn attention_register(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) invocation: u32) {
   let lane = invocation % LANES;
-  let task = flat_group(group, groups) * (WORKGROUP / LANES) + invocation / LANES;
+  let task = tile_of_s(flat_group(group, groups), invocation);
   if (task >= params.rows) { return; }
   let count = (params.queries + ROWS - 1u) / ROWS;
   let slice = task % params.slices;
