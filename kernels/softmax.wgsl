@@ -20,16 +20,20 @@ fn exp_below(v: vec4f) -> vec4f { return exp(max(v, vec4f(-104.0))); }
 
 @compute @workgroup_size(WORKGROUP)
 fn softmax(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) invocation: u32) {
-  let row = flat_group(group, groups) * (WORKGROUP / LANES) + invocation / LANES;
+  let row = row_of_r(flat_group(group, groups), invocation);
   let lane = invocation % LANES;
-  // Beyond the last row the reductions are walked with an empty row: they need all invocations.
+  // The reductions need all invocations: beyond the last row they are walked with an empty row, and all walk a row in as many rounds.
   let end = select(0u, params.granules, row < params.rows);
+  let last = params.granules - 1u;
   let first = row * params.granules;
   var top = vec4f(-3.4028234e38);
-  for (var i = lane; i < end; i += LANES) { top = max(top, unpack_x(x[first + i])); }
+  for (var round = 0u; round < end; round += LANES) { top = max(top, unpack_x(x[first + min(round + lane, last)])); }
   let most = row_max_r(hmax_x(top), invocation);
   var sum = vec4f();
-  for (var i = lane; i < end; i += LANES) { sum += exp_below(unpack_x(x[first + i]) - most); }
+  for (var round = 0u; round < end; round += LANES) {
+    let i = round + lane;
+    sum += select(vec4f(), exp_below(unpack_x(x[first + min(i, last)]) - most), i < end);
+  }
   let total = row_sum_r(vec2f(hsum_x(sum), 0.0), invocation).x;
   let scale = select(1.0 / total, log(total), LOG);
   for (var i = lane; i < end; i += LANES) {
