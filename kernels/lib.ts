@@ -11,6 +11,7 @@ library("u32", new URL("./lib/u32.wgsl", import.meta.url));
 library("u8", new URL("./lib/u8.wgsl", import.meta.url));
 library("grid", new URL("./lib/grid.wgsl", import.meta.url));
 library("philox", new URL("./lib/philox.wgsl", import.meta.url));
+library("opaque", new URL("./lib/opaque.wgsl", import.meta.url));
 library("trig", new URL("./lib/trig.wgsl", import.meta.url));
 library("erf", new URL("./lib/erf.wgsl", import.meta.url));
 

@@ -1,6 +1,7 @@
 // Gradient of norm.wgsl for x: with v = (x − mean) · rstd and d = g · weight, dx = rstd · (d − mean(d) − v · mean(d · v)); mean(d) only
 // with CENTRED. Rows as in norm.wgsl. Grid: flat over ceil(rows · LANES / WORKGROUP) workgroups, folded.
 //#use grid
+//#use opaque
 //#use f32 as x
 //#use f32 as w
 //#use f32 as g
@@ -39,13 +40,13 @@ fn norm_backward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) g
     var d = unpack_g(g[first + at]);
     if (WEIGHT) { d *= unpack_w(weight[at]); }
     sum += select(vec4f(), d, i < end);
-    along += select(vec4f(), d * ((unpack_x(x[first + at]) - known.x - known.y) * known.z), i < end);
+    along += select(vec4f(), d * ((opaque4(unpack_x(x[first + at]) - known.x) - known.y) * known.z), i < end);
   }
   let means = row_sum_r(vec2f(select(0.0, hsum_g(sum), CENTRED), hsum_g(along)), invocation) * params.scale;
   for (var i = lane; i < end; i += LANES) {
     var d = unpack_g(g[first + i]);
     if (WEIGHT) { d *= unpack_w(weight[i]); }
-    let v = (unpack_x(x[first + i]) - known.x - known.y) * known.z;
+    let v = (opaque4(unpack_x(x[first + i]) - known.x) - known.y) * known.z;
     dx[first + i] = pack_dx(known.z * (d - means.x - v * means.y));
   }
 }
