@@ -1,6 +1,7 @@
 // y = exp(x − max) / Σ exp(x − max) for each row of x [rows, columns]; with LOG its logarithm, (x − max) − log Σ exp(x − max). Statistics in
 // f32 in registers. LANES invocations share a row (library of slot r). Grid: flat over ceil(rows · LANES / WORKGROUP) workgroups, folded.
 //#use grid
+//#use opaque
 //#use f32 as x
 //#use f32 as y
 //#use row_workgroup as r
@@ -37,7 +38,7 @@ fn softmax(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups:
   let total = row_sum_r(vec2f(hsum_x(sum), 0.0), invocation).x;
   let scale = select(1.0 / total, log(total), LOG);
   for (var i = lane; i < end; i += LANES) {
-    let v = unpack_x(x[first + i]) - most;
+    let v = opaque4(unpack_x(x[first + i]) - most); // not x − (most + log): that has the digits of a large most
     if (LOG) {
       y[first + i] = pack_y(v - scale);
     } else {
