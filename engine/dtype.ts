@@ -39,6 +39,16 @@ export function checkDType(dtype: string): asserts dtype is DType {
 const scratchF32 = new Float32Array(1);
 const scratchU32 = new Uint32Array(scratchF32.buffer);
 
+function f32Bits(value: number): number {
+  scratchF32[0] = value;
+  return scratchU32[0]!;
+}
+
+function f32Value(bits: number): number {
+  scratchU32[0] = bits;
+  return scratchF32[0]!;
+}
+
 /** The bf16 bits nearest to `value` (ties to even; NaN stays NaN). */
 export function bf16Bits(value: number): number {
   scratchF32[0] = value;
@@ -80,6 +90,46 @@ export function f16Value(bits: number): number {
   return exponent === 0 ? sign * fraction * 2 ** -24 : sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
+/** The smallest and largest value of an integer dtype; null for a floating one. */
+export function integerRange(dtype: DType): readonly [number, number] | null {
+  if (isFloat(dtype)) return null;
+  const { bits } = DTYPES[dtype];
+  return dtype === "i32" ? [-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] : [0, 2 ** bits - 1];
+}
+
+/**
+ * Throws `ArgumentError` if `value` meets an integer dtype that does not represent it exactly. Floating dtypes round their numbers, so any
+ * number passes. Every op that takes a host number for a tensor calls it before it allocates or launches anything.
+ */
+export function checkNumber(op: string, value: number, dtype: DType): void {
+  const range = integerRange(dtype);
+  if (!range || (Number.isInteger(value) && value >= range[0] && value <= range[1])) return;
+  throw new ArgumentError(`${op}: a number for ${dtype} must be a whole number from ${range[0]} to ${range[1]}; got ${value}. Cast the tensor to f32, or use another dtype.`);
+}
+
+/**
+ * The smallest and the largest value of a floating dtype in [low, high); null if the dtype has none there. Devices may take a subnormal
+ * f32 or bf16 for 0, so 0 is the only value that counts below 2^−126.
+ */
+export function halfOpenRange(dtype: DType, low: number, high: number): readonly [number, number] | null {
+  // Bit patterns in the order of their values: key 0 is zero, −key the negative of key.
+  const [bits, value, sign]: [(v: number) => number, (bits: number) => number, number] =
+    dtype === "f16" ? [f16Bits, f16Value, 0x8000] : dtype === "bf16" ? [bf16Bits, bf16Value, 0x8000] : [f32Bits, f32Value, 0x80000000];
+  const keyOf = (v: number): number => (bits(v) >= sign ? sign - bits(v) : bits(v));
+  const valueOf = (key: number): number => (key < 0 ? -value(-key) : value(key));
+  let first = keyOf(low);
+  while (valueOf(first) < low) first++;
+  if (isSubnormal(valueOf(first))) first = first < 0 ? 0 : keyOf(MIN_NORMAL);
+  let last = keyOf(high);
+  while (valueOf(last) >= high) last--;
+  if (isSubnormal(valueOf(last))) last = last > 0 ? 0 : keyOf(-MIN_NORMAL);
+  return first <= last ? [valueOf(first), valueOf(last)] : null;
+}
+
+/** The smallest normal number of f32 and bf16. */
+const MIN_NORMAL = 2 ** -126;
+const isSubnormal = (value: number): boolean => value !== 0 && Math.abs(value) < MIN_NORMAL;
+
 export type HostArray = Float32Array | Int32Array | Uint32Array | Uint8Array;
 
 /** Host numbers as stored bytes. Integers out of range are refused rather than wrapped. */
@@ -101,7 +151,7 @@ export function encode(values: ArrayLike<number>, dtype: DType): Uint8Array {
       const out = new kind(n);
       for (let i = 0; i < n; i++) {
         out[i] = values[i]!;
-        if (out[i] !== values[i]) throw new ArgumentError(`value ${values[i]} at index ${i} does not fit dtype ${dtype}`);
+        if (out[i] !== values[i]) throw new ArgumentError(`value ${values[i]} at index ${i} does not fit dtype ${dtype}, which takes whole numbers from ${integerRange(dtype)!.join(" to ")}`);
       }
       return bytesOf(out);
     }

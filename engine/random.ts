@@ -62,7 +62,8 @@ export class Generator {
 
   /** Moves to a step of the program; the same seed and step give the same numbers again. */
   setStep(step: number, sample = 0): void {
-    if (!Number.isInteger(step) || step < 0 || step > 0xffffffff) throw new ArgumentError(`Generator.setStep: step ${step} is not a whole number from 0 to 2^32 − 1`);
+    if (!isWord(step)) throw new ArgumentError(`Generator.setStep: step ${step} is not a whole number from 0 to 2^32 − 1`);
+    if (!isWord(sample)) throw new ArgumentError(`Generator.setStep: sample ${sample} is not a whole number from 0 to 2^32 − 1`);
     this.words = [this.words[0], this.words[1], step, sample];
     const bytes = new Uint8Array(Uint32Array.from(this.words).buffer);
     this.state.device.write({ storage: this.state.storage, offset: 0, size: 16 }, bytes);
@@ -106,6 +107,13 @@ export function withDraws<T>(device: Device, from: DefaultDraws, fn: () => T): T
   } finally {
     defaults.set(device, before);
   }
+}
+
+const isWord = (value: number): boolean => Number.isInteger(value) && value >= 0 && value <= 0xffffffff;
+
+/** Throws `ArgumentError` unless `site`, which says what op of the program draws, is a 32-bit word. */
+export function checkSite(op: string, site: number): void {
+  if (!isWord(site)) throw new ArgumentError(`${op}: site ${site}; a whole number from 0 to 2^32 − 1`);
 }
 
 /** A seed as two 32-bit words, low first. */

@@ -56,7 +56,7 @@ fn shares(total: vec4f, b: u32, i: u32) -> vec4f {
 @compute @workgroup_size(WORKGROUP)
 fn attention_register(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) invocation: u32) {
   let lane = invocation % LANES;
-  let task = flat_group(group, groups) * (WORKGROUP / LANES) + invocation / LANES;
+  let task = tile_of_s(flat_group(group, groups), invocation);
   if (task >= params.rows) { return; }
   let count = (params.queries + ROWS - 1u) / ROWS;
   let slice = task % params.slices;

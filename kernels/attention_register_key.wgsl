@@ -55,7 +55,7 @@ fn probabilities(s: vec4f, lse: vec4f, b: u32, j: u32, query: vec4u, id: vec4u, 
 @compute @workgroup_size(WORKGROUP)
 fn attention_register_key(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) invocation: u32) {
   let lane = invocation % LANES;
-  let task = flat_group(group, groups) * (WORKGROUP / LANES) + invocation / LANES;
+  let task = tile_of_s(flat_group(group, groups), invocation);
   if (task >= params.rows) { return; }
   let count = (params.keys + ROWS - 1u) / ROWS;
   let slice = task % params.slices;

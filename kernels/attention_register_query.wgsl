@@ -55,7 +55,7 @@ fn stat_of(at: u32) -> vec4f { return vec4f(stats[at], stats[at + 1u], 0.0, 0.0)
 @compute @workgroup_size(WORKGROUP)
 fn attention_register_query(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) invocation: u32) {
   let lane = invocation % LANES;
-  let task = flat_group(group, groups) * (WORKGROUP / LANES) + invocation / LANES;
+  let task = tile_of_s(flat_group(group, groups), invocation);
   if (task >= params.rows) { return; }
   let count = (params.queries + ROWS - 1u) / ROWS;
   let slice = task % params.slices;

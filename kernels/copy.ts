@@ -1,5 +1,5 @@
 /** Copies between views (word by word) and fills: the in-place primitives below `cat`, `pad`, caches and gradients. */
-import { ArgumentError, DTYPES, ShapeError, elementBytes, empty, encode, grid1d, kernel, launch, rowWindows, sameShape } from "../engine/index.ts";
+import { ArgumentError, DTYPES, ShapeError, checkNumber, elementBytes, empty, encode, grid1d, kernel, launch, rowWindows, sameShape } from "../engine/index.ts";
 import type { Tensor } from "../engine/index.ts";
 import { copyWords, wordView } from "./copy_words.ts";
 import { contiguousCopy } from "./map.ts";
@@ -28,6 +28,7 @@ export function copyInto(dst: Tensor, src: Tensor): void {
 
 /** y = value everywhere, in place; `y` may be a view (rows of 16-bit and 8-bit elements on whole words). */
 export function fillInto(y: Tensor, value: number): void {
+  checkNumber("fillInto", value, y.dtype);
   if (y.size === 0) return;
   if (!y.isWritable) {
     const own = empty(y.shape, { dtype: y.dtype, device: y.device });

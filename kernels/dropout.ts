@@ -1,5 +1,5 @@
 /** Dropout with a mask that is computed, not stored. */
-import { ArgumentError, DTypeError, checkTensors, elementBytes, empty, grid1d, isFloat, kernel, launch, record, rowWindows, scope } from "../engine/index.ts";
+import { ArgumentError, DTypeError, checkSite, checkTensors, elementBytes, empty, grid1d, isFloat, kernel, launch, record, rowWindows, scope } from "../engine/index.ts";
 import type { Generator, Tensor } from "../engine/index.ts";
 import { contiguousCopy } from "./map.ts";
 
@@ -27,7 +27,7 @@ export interface DropoutOptions {
 export function dropout(x: Tensor, p: number, { generator, site, training = true }: DropoutOptions): Tensor {
   checkTensors("dropout", x, generator.state);
   if (!(p >= 0 && p < 1)) throw new ArgumentError(`dropout: p ${p}; a probability from 0 to below 1`);
-  if (!Number.isInteger(site) || site < 0 || site > 0xffffffff) throw new ArgumentError(`dropout: site ${site}; a whole number from 0 to 2^32 − 1`);
+  checkSite("dropout", site);
   if (!isFloat(x.dtype)) throw new DTypeError(`dropout: ${x} is not of a floating dtype; cast it to f32 first`);
   if (!training || p === 0) return x;
   const y = scope(() => masked(x, generator.state, p, site));

@@ -1,4 +1,4 @@
-// dweight[ids[i], :] += Σ of g[j, :] over the positions j of the window with the id of i, in their order, by the first of them alone: no
+// dweight[ids[i], :] += Σ of g[j, :] over the positions j of a block with the id of i, in their order, by the first of them alone: no
 // two invocations write one element. Ids outside the window of dweight do nothing. One granule an invocation.
 // Grid: flat over ceil(rows · granules / WORKGROUP) workgroups, folded.
 //#use grid
@@ -6,15 +6,15 @@
 //#use f32 as y
 const WORKGROUP = 64u; // invocations
 struct Params {
-  rows: u32, // positions in the window
+  rows: u32, // positions in the block
   granules: u32, // a row
-  position: u32, // first position of the window
+  position: u32, // first position of the block
   first: u32, // row of dweight at which its window starts
   count: u32, // rows of dweight in the window
 }
 @group(0) @binding(0) var<storage, read> g: array<Pack_g>;
 @group(0) @binding(1) var<storage, read> ids: array<u32>;
-@group(0) @binding(2) var<storage, read> links: array<vec2u>; // first of its id, next position of its id
+@group(0) @binding(2) var<storage, read> links: array<u32>; // next position of its id in the block; bit 31: the first of its id
 @group(0) @binding(3) var<storage, read_write> dweight: array<Pack_y>;
 @group(0) @binding(4) var<uniform> params: Params;
 
@@ -23,13 +23,13 @@ fn embedding_backward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgrou
   let index = flat_group(group, groups) * WORKGROUP + lane;
   let row = index / params.granules;
   if (row >= params.rows) { return; }
-  if (links[row].x == 0u) { return; }
+  if (links[row] < 0x80000000u) { return; }
   let id = ids[params.position + row] - params.first; // wraps around below the window
   if (id >= params.count) { return; }
   let c = index - row * params.granules;
   let at = id * params.granules + c;
   var sum = unpack_y(dweight[at]);
-  for (var j = row; j < params.rows; j = links[j].y) {
+  for (var j = row; j < params.rows; j = links[j] & 0x7fffffffu) {
     sum += unpack_g(g[j * params.granules + c]);
   }
   dweight[at] = pack_y(sum);

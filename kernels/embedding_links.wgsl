@@ -1,13 +1,15 @@
-// Chains of equal ids: links[i] = (1 if no earlier position of the window has the id of i, next position with that id or `count`).
-// One invocation a position walks the others until it meets its id. Grid: flat over ceil(count / WORKGROUP) workgroups, folded.
+// Chains of equal ids within blocks of BLOCK positions: links[i] = next position of the block with the id of i, counted from its start, or
+// BLOCK; with bit 31 set if no earlier position of the block has that id. One invocation a position walks the others of its block
+// until it meets its id: at most BLOCK loads, however many positions there are. Grid: flat over ceil(count / WORKGROUP) workgroups, folded.
 //#use grid
 const WORKGROUP = 64u; // invocations
+const BLOCK = 512u; // positions
 struct Params {
   count: u32, // positions in the window
   position: u32, // first position of the window
 }
 @group(0) @binding(0) var<storage, read> ids: array<u32>;
-@group(0) @binding(1) var<storage, read_write> links: array<vec2u>;
+@group(0) @binding(1) var<storage, read_write> links: array<u32>;
 @group(0) @binding(2) var<uniform> params: Params;
 
 @compute @workgroup_size(WORKGROUP)
@@ -15,17 +17,19 @@ fn embedding_links(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups)
   let i = flat_group(group, groups) * WORKGROUP + lane;
   if (i >= params.count) { return; }
   let id = ids[params.position + i];
-  var head = 1u;
-  for (var j = 0u; j < i; j++) {
+  let first = i - i % BLOCK;
+  let end = min(first + BLOCK, params.count);
+  var head = 0x80000000u;
+  for (var j = first; j < i; j++) {
     if (ids[params.position + j] == id) {
       head = 0u;
       break;
     }
   }
   var next = i + 1u;
-  while (next < params.count) {
+  while (next < end) {
     if (ids[params.position + next] == id) { break; }
     next++;
   }
-  links[i] = vec2u(head, next);
+  links[i] = head | select(BLOCK, next - first, next < end);
 }

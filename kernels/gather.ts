@@ -1,18 +1,23 @@
 /** Elements picked along a dimension, and the sum of their gradients. */
 import { DTYPES, ShapeError, checkTensors, empty, grid1d, isFloat, kernel, launch, normalizeDim, record, rowWindows, scope, sizeOf } from "../engine/index.ts";
 import type { Tensor } from "../engine/index.ts";
-import { checkIds } from "./embedding.ts";
-import { contiguousCopy, map } from "./map.ts";
+import { arange, full } from "./create.ts";
+import { BLOCK, checkIds, scatterRows } from "./embedding.ts";
+import { contiguousCopy, expression, map } from "./map.ts";
+import { viewAs } from "./rows.ts";
 import { permute, reshape, slice } from "./views.ts";
 
 const params = { rows: "u32", n: "u32", picks: "u32" } as const;
 const forward = kernel("gather", new URL("./gather.wgsl", import.meta.url), { x: "read", index: "read", y: "write" }, params);
 const backwardKernel = kernel("gather_backward", new URL("./gather_backward.wgsl", import.meta.url), { g: "read", index: "read", dx: "write" }, params);
 
+// Index a into a row of c elements that starts at element b → element; one that is outside the row (a negative one is large) → none's.
+expression("gather.element", "select(V4_y(0xffffffffu), V4_y(a) + b, V4_y(a) < c)");
+
 /**
  * y[…, k, …] = x[…, index[…, k, …], …] along dimension `dim`, as in PyTorch: index i32 or u32 of x's rank, no longer than x in the other
  * dimensions; y has the index's shape and x's dtype. An index outside the dimension gives 0 and no gradient.
- * The gradient walks the indices of a row once for each element of x in it: for few picks a row, or short rows.
+ * Gradients of an element picked more than once are added in the order of its picks.
  */
 export function gather(x: Tensor, dim: number, index: Tensor): Tensor {
   checkTensors("gather", x, index);
@@ -58,21 +63,37 @@ function gatherRows(x: Tensor, index: Tensor): Tensor {
   });
   return record("gather", [x], y, [index], (g, [saved]) => {
     const from = g.dtype === "f32" ? contiguousCopy(g) : map("copy", [g], { dtype: "f32" });
-    const dx = empty([rows, n], { device: g.device });
-    for (const { start, count } of windowsOf(g, rows, n, picks)) {
-      launch(backwardKernel, {
-        buffers: {
-          g: { of: from, start: start * picks, elements: count * picks },
-          index: { of: saved!, start: start * picks, elements: count * picks },
-          dx: { of: dx, start: start * n, elements: count * n },
-        },
-        params: { rows: count, n, picks },
-        grid: grid1d(Math.ceil((count * n) / 64)),
-        cost: { flops: count * picks, bytes: 4 * count * (2 * picks + n) },
-      });
-    }
-    return [dx];
+    return [picks > BLOCK && n > 0 ? scatterPicks(from, saved!, n) : gradientOfRows(from, saved!, n)];
   });
+}
+
+/** dx [R, n] for g and index [R, k]: each element walks the k indices of its row, so this is for few of them. */
+function gradientOfRows(g: Tensor, index: Tensor, n: number): Tensor {
+  const [rows, picks] = g.shape as [number, number];
+  const dx = empty([rows, n], { device: g.device });
+  for (const { start, count } of windowsOf(g, rows, n, picks)) {
+    launch(backwardKernel, {
+      buffers: {
+        g: { of: g, start: start * picks, elements: count * picks },
+        index: { of: index, start: start * picks, elements: count * picks },
+        dx: { of: dx, start: start * n, elements: count * n },
+      },
+      params: { rows: count, n, picks },
+      grid: grid1d(Math.ceil((count * n) / 64)),
+      cost: { flops: count * picks, bytes: 4 * count * n * (picks + 1) },
+    });
+  }
+  return dx;
+}
+
+/** The same for many picks a row, added by blocks of them. */
+function scatterPicks(g: Tensor, index: Tensor, n: number): Tensor {
+  const [rows, picks] = g.shape as [number, number];
+  if (rows * n >= 2 ** 32) throw new ShapeError(`gather: the gradient of rows with more than ${BLOCK} picks takes at most 2^32 − 1 elements; got ${rows} rows of ${n}. Gather from fewer rows at a time.`);
+  const { device } = g;
+  const starts = arange(0, rows * n, n, { dtype: "u32", device });
+  const places = map("gather.element", [index, viewAs(starts, [rows, 1]), full([1], n, { dtype: "u32", device })], { dtype: "u32" });
+  return viewAs(scatterRows(viewAs(g, [rows * picks, 1]), viewAs(places, [rows * picks]), rows * n, 1), [rows, n]);
 }
 
 const windowsOf = (t: Tensor, rows: number, n: number, picks: number): ReturnType<typeof rowWindows> =>

@@ -1,6 +1,7 @@
 // merged[row, k] = (mean, sum of squared differences) of up to CHUNK neighbouring parts of a row (Chan, Golub, LeVeque 1983). Every part covers
 // `covered` elements but the last, which ends with the row. One invocation a result. Grid: flat over ceil(rows · results / WORKGROUP), folded.
 //#use grid
+//#use opaque
 const WORKGROUP = 64u; // invocations
 const CHUNK = 64u; // parts
 struct Params {
@@ -25,7 +26,7 @@ fn group_norm_merge(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups
   let total = f32(min(params.elements, last * params.covered) - first * params.covered);
   var sum = 0.0;
   for (var i = first; i < last; i++) {
-    sum += (stats[base + i].x - shift) * (f32(min(params.covered, params.elements - i * params.covered)) / total);
+    sum += opaque(stats[base + i].x - shift) * (f32(min(params.covered, params.elements - i * params.covered)) / total);
   }
   let mean = shift + sum;
   var squares = 0.0;

@@ -2,6 +2,7 @@
 // CHUNK granules. Sums run over differences from the chunk's first element, so that a large mean costs no digits. One invocation a chunk.
 // Grid: flat over ceil(rows · chunks / WORKGROUP) workgroups, folded.
 //#use grid
+//#use opaque
 //#use f32 as x
 //#use finite
 const WORKGROUP = 64u; // invocations
@@ -27,7 +28,7 @@ fn group_norm_stats(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups
   var sum = vec4f();
   var squares = vec4f();
   for (var i = 0u; i < count; i++) {
-    let d = unpack_x(x[base + i]) - shift;
+    let d = opaque4(unpack_x(x[base + i]) - shift);
     sum += d;
     squares = fma(d, d, squares);
   }

@@ -12,6 +12,7 @@ library("u8", new URL("./lib/u8.wgsl", import.meta.url));
 library("finite", new URL("./lib/finite.wgsl", import.meta.url));
 library("grid", new URL("./lib/grid.wgsl", import.meta.url));
 library("philox", new URL("./lib/philox.wgsl", import.meta.url));
+library("opaque", new URL("./lib/opaque.wgsl", import.meta.url));
 library("power", new URL("./lib/power.wgsl", import.meta.url));
 library("trig", new URL("./lib/trig.wgsl", import.meta.url));
 library("erf", new URL("./lib/erf.wgsl", import.meta.url));

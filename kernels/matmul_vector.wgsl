@@ -25,8 +25,8 @@ fn matmul_vector(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_
   let column = (group.y * (WORKGROUP / LANES) + index / LANES) * 4u;
   let last = vec4u(params.size.y - 1u);
   let granules = params.size.z / 4u;
-  var at_b = (params.b.x + along(batch, params.batches.z, params.batches.w)) / 4u + lane + min(vec4u(column) + vec4u(0u, 1u, 2u, 3u), last) * (params.b.z / 4u);
-  let first_a = (params.a.x + along(batch, params.batches.x, params.batches.y)) / 4u + lane;
+  let at_b = (params.b.x + along(batch, params.batches.z, params.batches.w)) / 4u + min(vec4u(column) + vec4u(0u, 1u, 2u, 3u), last) * (params.b.z / 4u);
+  let first_a = (params.a.x + along(batch, params.batches.x, params.batches.y)) / 4u;
   let a0 = first_a + min(row + 0u, params.size.x - 1u) * (params.a.y / 4u);
   let a1 = first_a + min(row + 1u, params.size.x - 1u) * (params.a.y / 4u);
   let a2 = first_a + min(row + 2u, params.size.x - 1u) * (params.a.y / 4u);
@@ -43,26 +43,25 @@ fn matmul_vector(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_
   var c5 = vec4f();
   var c6 = vec4f();
   var c7 = vec4f();
-  for (var k = 0u; k < granules; k += LANES) {
-    // The last round may be short; the others need no test.
-    if (k + LANES <= granules || k + lane < granules) {
-      let w = transpose(mat4x4f(unpack_b(b[at_b.x]), unpack_b(b[at_b.y]), unpack_b(b[at_b.z]), unpack_b(b[at_b.w])));
-      c0 = add_terms(c0, unpack_a(a[a0 + k]), w);
-      if (ROWS > 1u) {
-        c1 = add_terms(c1, unpack_a(a[a1 + k]), w);
-      }
-      if (ROWS > 2u) {
-        c2 = add_terms(c2, unpack_a(a[a2 + k]), w);
-        c3 = add_terms(c3, unpack_a(a[a3 + k]), w);
-      }
-      if (ROWS > 4u) {
-        c4 = add_terms(c4, unpack_a(a[a4 + k]), w);
-        c5 = add_terms(c5, unpack_a(a[a5 + k]), w);
-        c6 = add_terms(c6, unpack_a(a[a6 + k]), w);
-        c7 = add_terms(c7, unpack_a(a[a7 + k]), w);
-      }
+  // All invocations go through as many rounds, as the sums at the end need them all; in the last some add a granule that does not count.
+  for (var round = 0u; round < granules; round += LANES) {
+    let k = min(round + lane, granules - 1u);
+    let counts = round + lane < granules;
+    let w = transpose(mat4x4f(unpack_b(b[at_b.x + k]), unpack_b(b[at_b.y + k]), unpack_b(b[at_b.z + k]), unpack_b(b[at_b.w + k])));
+    c0 = select(c0, add_terms(c0, unpack_a(a[a0 + k]), w), counts);
+    if (ROWS > 1u) {
+      c1 = select(c1, add_terms(c1, unpack_a(a[a1 + k]), w), counts);
     }
-    at_b += vec4u(LANES);
+    if (ROWS > 2u) {
+      c2 = select(c2, add_terms(c2, unpack_a(a[a2 + k]), w), counts);
+      c3 = select(c3, add_terms(c3, unpack_a(a[a3 + k]), w), counts);
+    }
+    if (ROWS > 4u) {
+      c4 = select(c4, add_terms(c4, unpack_a(a[a4 + k]), w), counts);
+      c5 = select(c5, add_terms(c5, unpack_a(a[a5 + k]), w), counts);
+      c6 = select(c6, add_terms(c6, unpack_a(a[a6 + k]), w), counts);
+      c7 = select(c7, add_terms(c7, unpack_a(a[a7 + k]), w), counts);
+    }
   }
   let sum = sum_s(array<vec4f, 8>(c0, c1, c2, c3, c4, c5, c6, c7), lane);
   if (lane < min(ROWS, params.size.x - row) && column < params.size.y) { finish(batch, row + lane, column, sum); }

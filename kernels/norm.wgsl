@@ -1,9 +1,10 @@
 // y = (x − mean) · rstd · weight + bias for each row of x [rows, columns]; rstd = 1 / √(mean((x − mean)²) + eps). Without
 // CENTRED (RMS norm) the mean counts as 0. The mean is held as the row's first element and the mean distance to it: a mean that is large
-// against the deviation would lose its digits in one f32. statistics [rows, 4] = (first, distance, rstd, 0), for the backward.
-// LANES invocations share a row (library of slot r).
+// against the deviation would lose its digits in one f32, so the two are subtracted one after the other. statistics [rows, 4] =
+// (first, distance, rstd, 0), for the backward. LANES invocations share a row (library of slot r).
 // Grid: flat over ceil(rows · LANES / WORKGROUP) workgroups, folded.
 //#use grid
+//#use opaque
 //#use f32 as x
 //#use f32 as w
 //#use f32 as b
@@ -30,27 +31,32 @@ struct Params {
 
 @compute @workgroup_size(WORKGROUP)
 fn norm(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) invocation: u32) {
-  let row = flat_group(group, groups) * (WORKGROUP / LANES) + invocation / LANES;
+  let row = row_of_r(flat_group(group, groups), invocation);
   let lane = invocation % LANES;
-  // Beyond the last row the reductions are walked with an empty row: they need all invocations.
+  // The reductions need all invocations: beyond the last row they are walked with an empty row, and all walk a row in as many rounds.
   let end = select(0u, params.granules, row < params.rows);
+  let last = params.granules - 1u;
   let first = row * params.granules;
   var shift = 0.0;
   var mean = 0.0;
   if (CENTRED) {
     shift = unpack_x(x[min(row, params.rows - 1u) * params.granules]).x;
     var sum = vec4f();
-    for (var i = lane; i < end; i += LANES) { sum += unpack_x(x[first + i]) - shift; }
+    for (var round = 0u; round < end; round += LANES) {
+      let i = round + lane;
+      sum += select(vec4f(), opaque4(unpack_x(x[first + min(i, last)]) - shift), i < end);
+    }
     mean = row_sum_r(vec2f(hsum_x(sum), 0.0), invocation).x * params.scale;
   }
   var squares = vec4f();
-  for (var i = lane; i < end; i += LANES) {
-    let v = unpack_x(x[first + i]) - shift - mean;
-    squares += v * v;
+  for (var round = 0u; round < end; round += LANES) {
+    let i = round + lane;
+    let v = opaque4(unpack_x(x[first + min(i, last)]) - shift) - mean;
+    squares += select(vec4f(), v * v, i < end);
   }
   let rstd = inverseSqrt(row_sum_r(vec2f(hsum_x(squares), 0.0), invocation).x * params.scale + params.eps);
   for (var i = lane; i < end; i += LANES) {
-    var v = (unpack_x(x[first + i]) - shift - mean) * rstd;
+    var v = (opaque4(unpack_x(x[first + i]) - shift) - mean) * rstd;
     if (WEIGHT) { v *= unpack_w(weight[i]); }
     if (BIAS) { v += unpack_b(bias[i]); }
     y[first + i] = pack_y(v);

@@ -1,6 +1,7 @@
 // Gradient of norm.wgsl for x: with v = (x − mean) · rstd and d = g · weight, dx = rstd · (d − mean(d) − v · mean(d · v)); mean(d) only
 // with CENTRED. Rows as in norm.wgsl. Grid: flat over ceil(rows · LANES / WORKGROUP) workgroups, folded.
 //#use grid
+//#use opaque
 //#use f32 as x
 //#use f32 as w
 //#use f32 as g
@@ -25,24 +26,27 @@ struct Params {
 
 @compute @workgroup_size(WORKGROUP)
 fn norm_backward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) invocation: u32) {
-  let row = flat_group(group, groups) * (WORKGROUP / LANES) + invocation / LANES;
+  let row = row_of_r(flat_group(group, groups), invocation);
   let lane = invocation % LANES;
   let end = select(0u, params.granules, row < params.rows);
+  let last = params.granules - 1u;
   let first = row * params.granules;
   let known = statistics[params.base + min(row, params.rows - 1u)];
   var sum = vec4f();
   var along = vec4f();
-  for (var i = lane; i < end; i += LANES) {
-    var d = unpack_g(g[first + i]);
-    if (WEIGHT) { d *= unpack_w(weight[i]); }
-    sum += d;
-    along += d * ((unpack_x(x[first + i]) - known.x - known.y) * known.z);
+  for (var round = 0u; round < end; round += LANES) {
+    let i = round + lane;
+    let at = min(i, last);
+    var d = unpack_g(g[first + at]);
+    if (WEIGHT) { d *= unpack_w(weight[at]); }
+    sum += select(vec4f(), d, i < end);
+    along += select(vec4f(), d * ((opaque4(unpack_x(x[first + at]) - known.x) - known.y) * known.z), i < end);
   }
   let means = row_sum_r(vec2f(select(0.0, hsum_g(sum), CENTRED), hsum_g(along)), invocation) * params.scale;
   for (var i = lane; i < end; i += LANES) {
     var d = unpack_g(g[first + i]);
     if (WEIGHT) { d *= unpack_w(weight[i]); }
-    let v = (unpack_x(x[first + i]) - known.x - known.y) * known.z;
+    let v = (opaque4(unpack_x(x[first + i]) - known.x) - known.y) * known.z;
     dx[first + i] = pack_dx(known.z * (d - means.x - v * means.y));
   }
 }

@@ -2,6 +2,7 @@
 // (Σ g · (x − mean) · rstd, with BIAS also Σ g); the blocks are then added by the sum reduction. One invocation a granule of columns and
 // a block. Grid: flat over ceil(blocks · granules / WORKGROUP) workgroups, folded.
 //#use grid
+//#use opaque
 //#use f32 as x
 //#use f32 as g
 //#use f32 as y
@@ -32,7 +33,7 @@ fn norm_weight_backward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgr
   for (var row = block * BLOCK; row < end; row++) {
     let known = statistics[params.base + row];
     let d = unpack_g(g[row * params.granules + column]);
-    dweight += d * ((unpack_x(x[row * params.granules + column]) - known.x - known.y) * known.z);
+    dweight += d * ((opaque4(unpack_x(x[row * params.granules + column]) - known.x) - known.y) * known.z);
     if (BIAS) { dbias += d; }
   }
   let at = block * select(1u, 2u, BIAS) * params.granules + column;

@@ -1,5 +1,5 @@
 /** Next tokens from logits, on the GPU: guidance, and sampling whose random numbers live in GPU buffers, so that a captured loop replays. */
-import { ArgumentError, DTypeError, ShapeError, checkTensors, defaultDraw, elementBytes, empty, grid1d, isFloat, kernel, launch, library, record, rowWindows, scope } from "../engine/index.ts";
+import { ArgumentError, DTypeError, ShapeError, checkSite, checkTensors, defaultDraw, elementBytes, empty, grid1d, isFloat, kernel, launch, library, record, rowWindows, scope } from "../engine/index.ts";
 import type { Generator, Tensor } from "../engine/index.ts";
 import { mul } from "./elementwise.ts";
 import { rowLibrary } from "./lib.ts";
@@ -91,6 +91,7 @@ export function sampleTokens(logits: Tensor, options: SampleOptions = {}): Tenso
   if (temperature !== 0 && !(temperature >= 1e-6 && temperature < Infinity)) throw new ArgumentError(`sampleTokens: temperature ${temperature}; 0, or at least 1e-6`);
   if (topK !== undefined && (!Number.isInteger(topK) || topK < 1)) throw new ArgumentError(`sampleTokens: topK ${topK}; a whole number ≥ 1`);
   if (topP !== undefined && !(topP > 0 && topP <= 1)) throw new ArgumentError(`sampleTokens: topP ${topP}; 0 < p ≤ 1`);
+  checkSite("sampleTokens", options.site ?? 0);
   const random = temperature > 0;
   if (seeds && (seeds.dtype !== "u32" || seeds.rank !== 1 || seeds.size !== rows)) throw new ShapeError(`sampleTokens: seeds ${seeds} for ${rows} rows; u32, one a row`);
   if (position && ((position.dtype !== "u32" && position.dtype !== "i32") || position.size !== 1)) throw new ShapeError(`sampleTokens: position ${position}; u32 or i32 of one element`);

@@ -19,14 +19,18 @@ struct Params {
 
 @compute @workgroup_size(WORKGROUP)
 fn softmax_backward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) invocation: u32) {
-  let row = flat_group(group, groups) * (WORKGROUP / LANES) + invocation / LANES;
+  let row = row_of_r(flat_group(group, groups), invocation);
   let lane = invocation % LANES;
   let end = select(0u, params.granules, row < params.rows);
+  let last = params.granules - 1u;
   let first = row * params.granules;
   var sum = vec4f();
-  for (var i = lane; i < end; i += LANES) {
-    let d = unpack_g(g[first + i]);
-    if (LOG) { sum += d; } else { sum += d * unpack_y(y[first + i]); }
+  for (var round = 0u; round < end; round += LANES) {
+    let i = round + lane;
+    let at = first + min(i, last);
+    var d = unpack_g(g[at]);
+    if (!LOG) { d *= unpack_y(y[at]); }
+    sum += select(vec4f(), d, i < end);
   }
   let total = row_sum_r(vec2f(hsum_g(sum), 0.0), invocation).x;
   for (var i = lane; i < end; i += LANES) {

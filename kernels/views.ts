@@ -2,7 +2,7 @@
  * Views that are on the tape: other shapes and strides of the same storage, and the copies that make a view contiguous or put
  * tensors together. Backward of a view is the reverse view, or a sum or a scatter of the gradient.
  */
-import { ArgumentError, ShapeError, checkDType, checkTensors, contiguousStrides, empty, isFloat, normalizeDim, record, sameShape, scope, shapeText, sizeOf } from "../engine/index.ts";
+import { ArgumentError, ShapeError, checkDType, checkNumber, checkTensors, contiguousStrides, empty, isFloat, normalizeDim, record, sameShape, scope, shapeText, sizeOf } from "../engine/index.ts";
 import type { DType, Device, Shape, Tensor } from "../engine/index.ts";
 import { collapse } from "./collapse.ts";
 import { contiguousCopy, map } from "./map.ts";
@@ -212,6 +212,7 @@ export function stack(tensors: readonly Tensor[], dim = 0): Tensor {
 /** `x` with `value` around it: `pads` holds [before, after] for the last dimensions, the first pair for the first of them. */
 export function pad(x: Tensor, pads: readonly (readonly [number, number])[], value = 0): Tensor {
   checkTensors("pad", x);
+  checkNumber("pad", value, x.dtype);
   const lead = x.rank - pads.length;
   if (lead < 0 || !pads.flat().every((n) => Number.isInteger(n) && n >= 0)) throw new ShapeError(`pad: ${JSON.stringify(pads)} for ${x}; one pair of whole numbers ≥ 0 for each of the last dimensions`);
   const shape = x.shape.map((n, d) => (d < lead ? n : n + pads[d - lead]![0] + pads[d - lead]![1]));

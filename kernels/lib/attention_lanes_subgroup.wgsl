@@ -1,8 +1,8 @@
 // The lanes of a tile, where they are the LANES invocations of a subgroup that is the workgroup: the value of a lane; the largest and
 // the sum over the lanes, for each component.
-// The workgroup is the subgroup, so that tiles are uniform; the compiler cannot see that.
+// The workgroup is the subgroup, so its tile comes from the workgroup's index alone: what is executed is the same in all lanes.
 enable subgroups;
-diagnostic(off, subgroup_uniformity);
+fn tile_of_T(group: u32, invocation: u32) -> u32 { return group; }
 fn get_T(v: vec4f, lane: u32) -> vec4f { return subgroupShuffle(v, lane); }
 fn get_id_T(v: u32, lane: u32) -> u32 { return subgroupShuffle(v, lane); }
 fn top_T(v: vec4f) -> vec4f {

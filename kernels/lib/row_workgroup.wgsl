@@ -1,4 +1,5 @@
 // A row shared by the LANES = WORKGROUP invocations of a workgroup (a power of two): trees in workgroup memory. Called in uniform control flow.
+fn row_of_T(group: u32, invocation: u32) -> u32 { return group; }
 var<workgroup> parts_T: array<vec2f, WORKGROUP>;
 fn row_sum_T(v: vec2f, lane: u32) -> vec2f {
   parts_T[lane] = v;

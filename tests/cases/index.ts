@@ -218,6 +218,17 @@ const mixed: Case[] = [
     exact: true,
     gradient: false,
   },
+  ...([["i32", 16777217], ["i32", -16777217], ["i32", -(2 ** 31)], ["i32", 2 ** 31 - 1], ["u32", 2 ** 32 - 1], ["u32", 2 ** 31 + 1], ["u8", 255]] as const).map(
+    ([dtype, value]): Case => ({
+      op: "maskedFill",
+      note: `of ${dtype} with ${value}`,
+      inputs: [{ shape: [3, 5], dtype, high: 9 }, { shape: [5], dtype: "u8", high: 2 }],
+      run: ([x, m]) => F.maskedFill(x!, m!, value),
+      reference: ([x, m]) => whereRef(m!, { shape: [], data: Float64Array.of(value) }, x!),
+      exact: true,
+      gradient: false,
+    }),
+  ),
 ];
 
 export const indexCases: Case[] = [...embeddingCases, ...wideCases, ...integerCases, ...indexSelectCases, ...gatherCases, ...gatherIntegers, ...maskedFillCases, ...whereCases, ...mixed];

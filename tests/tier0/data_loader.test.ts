@@ -204,7 +204,7 @@ describe("loader", () => {
     expect(() => make({ ratios: { und: 1, text: 1, gen: 4 } }, state)).toThrow(LoaderStateError);
     expect(() => make({}, state, { ...sources(), text: [source("text", "other", 17)] })).toThrow(/of other data/);
     expect(() => make({}, { ...state, step: -1 })).toThrow(/none of this version/);
-    expect(() => make({}, { ...state, version: 2 } as unknown as LoaderState)).toThrow(LoaderStateError);
+    expect(() => make({}, { ...state, version: 3 } as unknown as LoaderState)).toThrow(LoaderStateError);
     expect(() => make({}, {} as LoaderState)).toThrow(LoaderStateError);
     expect(() => make({ ahead: 0 }, state)).not.toThrow();
     expect(() => new Loader({}, new SlowEncoder(), options)).toThrow(SourceError);
@@ -212,6 +212,37 @@ describe("loader", () => {
       /text-a is a source for text, listed under und/,
     );
     expect(() => make({ ahead: -1 }, state)).toThrow(ArgumentError);
+  });
+
+  it("resumes a state of version 1 by the orders that it was begun with, and keeps that version", async () => {
+    // Saved by a release before version 2, with the samples that it gave next.
+    const saved: LoaderState = {
+      version: 1,
+      step: 2,
+      cursors: { und: 0, text: 6, gen: 6 },
+      skipped: 0,
+      data: "feae935b4dcbc09a2f204b6f721a0f565b6866aca8f1fe5419301c4780f83ef6",
+    };
+    const next = ["t:0 t:2 g:4 g:14 t:4 g:10", "g:9 t:1 t:3 g:5 g:2 t:0", "t:4 t:2 g:7 g:13 t:1 g:8"];
+    const load = async (steps: number, state?: LoaderState): Promise<[string[], LoaderState]> => {
+      const few = { text: [source("text", "t", 5)], gen: [source("gen", "g", 20)] };
+      const given = { seed: 5, batch: 6, ratios: { und: 0, text: 1, gen: 1 }, ahead: 4 };
+      const loader = new Loader(few, new SlowEncoder(), given, state);
+      const got: string[] = [];
+      for (let i = 0; i < steps; i++)
+        got.push((await loader.next()).samples.map(({ name }) => name.split("@")[0]).join(" "));
+      await loader.dispose();
+      return [got, loader.state];
+    };
+    const [names, after] = await load(3, saved);
+    expect(names).toEqual(next);
+    expect(after).toMatchObject({ version: 1, step: 5, cursors: { text: 15, gen: 15 } });
+    const [first, middle] = await load(1, saved);
+    expect([...first, ...(await load(2, middle))[0]]).toEqual(next);
+
+    const [fresh, end] = await load(5);
+    expect(end.version).toBe(2);
+    expect(fresh.slice(2)).not.toEqual(next);
   });
 
   it("takes one call of next at a time, and none after dispose", async () => {

@@ -1,6 +1,6 @@
 /** Conversions between host numbers and stored bytes, over every bit pattern of the 16-bit types. */
 import { describe, expect, it } from "vitest";
-import { ArgumentError, DTYPES, DTypeError, bf16Bits, bf16Value, checkDType, decode, elementBytes, encode, f16Bits, f16Value, isFloat, storageBytes } from "../../index.ts";
+import { ArgumentError, DTYPES, DTypeError, bf16Bits, bf16Value, checkDType, checkNumber, decode, elementBytes, encode, f16Bits, f16Value, isFloat, storageBytes } from "../../index.ts";
 import type { DType } from "../../index.ts";
 
 const halves = {
@@ -120,4 +120,18 @@ it("names its dtypes", () => {
   expect(() => checkDType("f64")).toThrow(/f64.*known: f32, f16, bf16, i32, u32, u8/);
   expect(() => checkDType("toString")).toThrow(DTypeError);
   expect((Object.keys(DTYPES) as DType[]).filter(isFloat)).toEqual(["f32", "f16", "bf16"]);
+});
+
+describe("checkNumber", () => {
+  const takes = { i32: [0, -0, -(2 ** 31), 2 ** 31 - 1, 16777217], u32: [0, 2 ** 32 - 1, 16777217], u8: [0, 255], f32: [0.5, NaN, 1e300], f16: [1e6], bf16: [-Infinity] } as const;
+  const refuses = { i32: [2 ** 31, -(2 ** 31) - 1, 0.5, NaN, Infinity], u32: [-1, 2 ** 32, 0.5, NaN], u8: [-1, 256, 300, 1.5, -Infinity] } as const;
+
+  it.each(Object.entries(takes))("takes what %s represents, and rounds for floating dtypes", (dtype, values) => {
+    for (const value of values) expect(() => checkNumber("op", value, dtype as DType), String(value)).not.toThrow();
+  });
+
+  it.each(Object.entries(refuses))("refuses what %s does not represent, with the value, the dtype and its range", (dtype, values) => {
+    for (const value of values) expect(() => checkNumber("op", value, dtype as DType), String(value)).toThrow(ArgumentError);
+    expect(() => checkNumber("op", 300, "u8")).toThrow("op: a number for u8 must be a whole number from 0 to 255; got 300. Cast the tensor to f32, or use another dtype.");
+  });
 });

@@ -82,7 +82,16 @@ const creation: Row[] = [
       generator.dispose();
     }
   }],
-  ["a fill that does not fit", ArgumentError, ["300", "u8"], () => F.full([4], 300, { dtype: "u8" })],
+  ["a fill that does not fit", ArgumentError, ["full", "300", "u8", "0 to 255"], () => F.full([4], 300, { dtype: "u8" })],
+  ["a fractional fill", ArgumentError, ["full", "0.5", "i32", "-2147483648 to 2147483647"], () => F.full([4], 0.5, { dtype: "i32" })],
+  ["a negative fill of u32", ArgumentError, ["fillInto", "-1", "u32", "0 to 4294967295"], () => F.fillInto(t([4], "u32"), -1)],
+  ["a fill of an empty tensor that does not fit", ArgumentError, ["fillInto", "300", "u8"], () => F.fillInto(t([0], "u8"), 300)],
+  ["arange that starts beyond i32", ArgumentError, ["arange", "2147483648", "i32"], () => F.arange(2 ** 31, 2 ** 31 + 2)],
+  ["arange that ends beyond i32", ArgumentError, ["arange", "2147483648", "i32"], () => F.arange(2 ** 31 - 1, 2 ** 31 + 1)],
+  ["arange of u32 below 0", ArgumentError, ["arange", "-1", "u32"], () => F.arange(1, -2, -1, { dtype: "u32" })],
+  ["arange of u8 beyond 255", ArgumentError, ["arange", "256", "u8"], () => F.arange(0, 257, 1, { dtype: "u8" })],
+  ["arange of integers in halves", ArgumentError, ["arange", "0.5", "i32"], () => F.arange(0, 2, 0.5, { dtype: "i32" })],
+  ["arange beyond f32", ArgumentError, ["arange", "1e+39", "f32"], () => F.arange(1e39, 1.5e39, 1e39, { dtype: "f32" })],
 ];
 
 const lifetime: Row[] = [
@@ -207,6 +216,12 @@ const networks: Row[] = [
   ["indexSelect: a matrix of indices", ShapeError, ["indexSelect", "[2, 2]", "one dimension"], () => F.indexSelect(t([4, 2]), 0, t([2, 2], "i32"))],
   ["gather: an index too long", ShapeError, ["gather", "[3, 2]", "[2, 4]"], () => F.gather(t([2, 4]), 1, t([3, 2], "i32"))],
   ["where: a mask of floats", DTypeError, ["where", "mask", "compare"], () => F.where(t([2]), t([2]), t([2]))],
+  ["maskedFill: a fraction for i32", ArgumentError, ["maskedFill", "0.5", "i32"], () => F.maskedFill(t([2], "i32"), t([2], "u32"), 0.5)],
+  ["maskedFill: −1 for u32", ArgumentError, ["maskedFill", "-1", "u32"], () => F.maskedFill(t([2], "u32"), t([2], "u32"), -1)],
+  ["maskedFill: 300 for u8", ArgumentError, ["maskedFill", "300", "u8"], () => F.maskedFill(t([2], "u8"), t([2], "u32"), 300)],
+  ["maskedFill: beyond i32", ArgumentError, ["maskedFill", "2147483648", "i32"], () => F.maskedFill(t([2], "i32"), t([2], "u32"), 2 ** 31)],
+  ["pad: 300 for u8", ArgumentError, ["pad", "300", "u8"], () => F.pad(t([3], "u8"), [[1, 1]], 300)],
+  ["pad: a fraction for i32", ArgumentError, ["pad", "0.5", "i32"], () => F.pad(t([3], "i32"), [[1, 1]], 0.5)],
   ["maskedFill: infinity", ArgumentError, ["maskedFill", "Infinity", "finite"], () => F.maskedFill(t([2]), t([2], "u32"), Infinity)],
   ["conv2d: channels", ShapeError, ["conv2d", "[1, 3, 4, 4]", "[2, 5, 3, 3]", "equal"], () => F.conv2d(t([1, 3, 4, 4]), t([2, 5, 3, 3]))],
   ["conv2d: a stride of 0", ArgumentError, ["conv2d", "stride 0"], () => F.conv2d(t([1, 3, 4, 4]), t([2, 3, 3, 3]), null, { stride: 0 })],

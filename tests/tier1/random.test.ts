@@ -1,6 +1,7 @@
 /** The random numbers: Philox against its published vectors, the kernels against the host's Philox, and what seeds, steps and sites do. */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { ArgumentError, AutogradError, Device, F, Generator, backward, philox, scope, sizeOf, tensor, unitFloat } from "../../index.ts";
+import { ArgumentError, AutogradError, Device, F, Generator, backward, bf16Bits, bf16Value, f16Bits, f16Value, philox, scope, sizeOf, tensor, unitFloat } from "../../index.ts";
+import type { DType } from "../../index.ts";
 
 let device: Device;
 beforeAll(async () => {
@@ -113,6 +114,75 @@ describe("moments of 2^18 numbers", () => {
     const { mean, variance } = moments(values);
     expect(Math.abs(mean - 2)).toBeLessThan((5 * 8) / Math.sqrt(12 * N));
     expect(Math.abs(variance - 64 / 12)).toBeLessThan(5 * 64 * Math.sqrt(1 / 180 / N));
+  });
+});
+
+describe("uniform stays in [low, high) of its dtype", () => {
+  const N = 2 ** 15;
+  const drawn = async (low: number, high: number, dtype: DType): Promise<number[]> => {
+    using generator = disposable(new Generator(77, { device }));
+    using y = F.uniform([N], low, high, { generator: generator.value, dtype, device });
+    return [...(await y.data())];
+  };
+
+  // Each range is so narrow for its dtype, or so wide, that today's rounding would leave it within a few thousand draws.
+  it.each([
+    ["f32", 1, 1 + 2 ** -20],
+    ["f32", -1 - 2 ** -20, -1],
+    ["f32", 0.1, 0.1 + 1e-7],
+    ["f32", 1, 1 + 1e-9], // holds 1 alone
+    ["f32", 0, 1e-38],
+    ["f32", -1e-40, 1e-40], // subnormal: 0 alone
+    ["f32", -3e38, 3e38],
+    ["f32", -3.4028234663852886e38, 3.4028234663852886e38],
+    ["f16", 0, 1],
+    ["f16", 1, 2],
+    ["f16", -0.1, 0.1],
+    ["f16", 1e-5, 2e-5],
+    ["f16", -65504, 65504],
+    ["f16", 2047, 2048.5],
+    ["bf16", 0, 1],
+    ["bf16", -1, 0],
+    ["bf16", -0.1, 0.1],
+    ["bf16", 1, 1.01],
+    ["bf16", -3e38, 3e38],
+  ] as const)("%s from %d to %d", async (dtype, low, high) => {
+    const values = await drawn(low, high, dtype);
+    expect(values.filter((v) => !(v >= low && v < high))).toEqual([]);
+    const middle = values.filter((v) => v < low / 2 + high / 2).length / N;
+    if (new Set(values).size > 100) expect(Math.abs(middle - 0.5)).toBeLessThan(5 / Math.sqrt(4 * N) + 0.01);
+  });
+
+  it.each([["f16", f16Bits, f16Value], ["bf16", bf16Bits, bf16Value]] as const)("%s: draws below the bound are the rounded f32 draws", async (dtype, bits, value) => {
+    const [wide, narrow] = [await drawn(0, 1, "f32"), await drawn(0, 1, dtype)];
+    const rounded = wide.map((v) => value(bits(v)));
+    expect(rounded.filter((v) => v === 1).length).toBeGreaterThan(0);
+    const last = value(bits(1) - 1);
+    expect(narrow).toEqual(rounded.map((v) => Math.min(v, last)));
+  });
+
+  it.each([
+    ["equal bounds", 1, 1, "f32"],
+    ["bounds in the wrong order", 2, 1, "f32"],
+    ["a bound that is no number", NaN, 1, "f32"],
+    ["an infinite bound", 0, Infinity, "f32"],
+    ["a bound beyond f32", 0, 1e39, "f32"],
+    ["a bound beyond f16", 0, 70000, "f16"],
+    ["a range without a value of the dtype", 1.0001, 1.0002, "bf16"],
+  ] as const)("refuses %s", (_, low, high, dtype) => {
+    expect(() => F.uniform([2], low, high, { dtype, device })).toThrow(ArgumentError);
+    expect(() => F.uniform([2], low, high, { dtype, device })).toThrow(/^uniform: .*; got .*\. /);
+  });
+});
+
+describe("sites and samples", () => {
+  it.each([-1, 0.5, 2 ** 32, NaN])("refuses site %d and sample %d instead of wrapping it", (n) => {
+    using generator = disposable(new Generator(7, { device }));
+    using logits = tensor([[1, 2]], { device });
+    expect(() => F.uniform([2], 0, 1, { generator: generator.value, site: n, device })).toThrow(ArgumentError);
+    expect(() => F.randn([2], { generator: generator.value, site: n, device })).toThrow(ArgumentError);
+    expect(() => F.sampleTokens(logits, { generator: generator.value, site: n })).toThrow(ArgumentError);
+    expect(() => generator.value.setStep(0, n)).toThrow(ArgumentError);
   });
 });
 

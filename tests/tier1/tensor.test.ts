@@ -77,6 +77,20 @@ describe("creation", () => {
     using steps = F.arange(0, 1, 0.25);
     expect([await values(down), down.dtype, await values(steps), steps.dtype]).toEqual([[5, 3, 1], "i32", [0, 0.25, 0.5, 0.75], "f32"]);
   });
+  it.each([
+    ["i32 beyond 2^24", [16777217, 16777221, 1, "i32"], [16777217, 16777218, 16777219, 16777220]],
+    ["i32 up to the largest", [2 ** 31 - 2, 2 ** 31, 1, "i32"], [2 ** 31 - 2, 2 ** 31 - 1]],
+    ["i32 down to the smallest", [-(2 ** 31) + 5, -(2 ** 31) - 1, -5, "i32"], [-(2 ** 31) + 5, -(2 ** 31)]],
+    ["i32 in steps beyond 2^24", [-50331651, 50331652, 50331651, "i32"], [-50331651, 0, 50331651]],
+    ["i32 across its whole range", [-(2 ** 31), 2 ** 31, 2 ** 32 - 1, "i32"], [-(2 ** 31), 2 ** 31 - 1]],
+    ["u32 up to the largest", [2 ** 32 - 2, 2 ** 32, 1, "u32"], [2 ** 32 - 2, 2 ** 32 - 1]],
+    ["u32 downwards", [5, -1, -2, "u32"], [5, 3, 1]],
+    ["u8 up to the largest", [253, 256, 1, "u8"], [253, 254, 255]],
+    ["a start whose one step leads out of the dtype", [250, 251, 1000, "u8"], [250]],
+  ] as const)("arange is exact: %s", async (_, [start, end, step, dtype], expected) => {
+    using y = F.arange(start, end, step, { dtype });
+    expect(await values(y)).toEqual(expected);
+  });
   it("random numbers repeat by seed, have the mean and spread they should, and fill odd sizes", async () => {
     F.manualSeed(1);
     using a = F.randn([10_001]);

@@ -15,8 +15,8 @@ import { LoaderStateError, RecordError, SampleError, SourceError } from "./error
 import type { SourceIndex } from "./index_file.ts";
 import { checkMixture, stepTasks } from "./mixture.ts";
 import type { Mixture, Ratios } from "./mixture.ts";
-import { orderKey, permute } from "./order.ts";
-import type { OrderKey } from "./order.ts";
+import { ORDER_VERSION, orderKey, permute } from "./order.ts";
+import type { OrderKey, OrderVersion } from "./order.ts";
 import { Quarantine } from "./quarantine.ts";
 import type { BadSample } from "./quarantine.ts";
 import type { RawSample } from "./sources.ts";
@@ -41,7 +41,8 @@ export interface LoaderOptions {
 
 /** All that it takes to go on; JSON. */
 export interface LoaderState {
-  readonly version: 1;
+  /** How the orders of samples and of the tasks in a step are computed. A run keeps the version that it began with. */
+  readonly version: OrderVersion;
   /** Steps that are done. */
   readonly step: number;
   /** Samples of each task that were met, bad ones too. */
@@ -73,6 +74,15 @@ const MOST_AHEAD = 128;
 export const isBadSample = (error: unknown): error is JanusError =>
   [RecordError, SampleError, ImageError, PromptError].some((kind) => error instanceof kind);
 
+interface StreamOptions {
+  readonly seed: number;
+  /** Samples that are begun before they are taken. */
+  readonly depth: number;
+  /** The next sample to be begun. */
+  readonly cursor: number;
+  readonly version: OrderVersion;
+}
+
 /** The samples of a task one after the other, over all its sources and epochs. */
 class Stream<T> {
   readonly count: number;
@@ -81,6 +91,7 @@ class Stream<T> {
   private readonly encoder: SampleEncoder<T>;
   private readonly seed: number;
   private readonly depth: number;
+  private readonly version: OrderVersion;
   private readonly queue: Promise<Attempt<T>>[] = [];
   /** Of the next sample to be begun. */
   private cursor: number;
@@ -91,15 +102,14 @@ class Stream<T> {
     task: Task,
     sources: readonly LoaderSource[],
     encoder: SampleEncoder<T>,
-    seed: number,
-    depth: number,
-    cursor: number,
+    { seed, depth, cursor, version }: StreamOptions,
   ) {
     this.task = task;
     this.sources = sources;
     this.encoder = encoder;
     this.seed = seed;
     this.depth = depth;
+    this.version = version;
     this.cursor = cursor;
     this.count = sources.reduce((sum, { count }) => sum + count, 0);
   }
@@ -119,7 +129,7 @@ class Stream<T> {
   private place(cursor: number): { source: LoaderSource; record: number; epoch: number } {
     const epoch = Math.floor(cursor / this.count);
     if (this.key?.epoch !== epoch) this.key = { epoch, words: orderKey(this.seed, this.task, epoch) };
-    let record = permute(this.key.words, this.count, cursor % this.count);
+    let record = permute(this.key.words, this.count, cursor % this.count, this.version);
     for (const source of this.sources) {
       if (record < source.count) return { source, record, epoch };
       record -= source.count;
@@ -168,6 +178,7 @@ export class Loader<T = Sample> {
   private readonly quarantine: Quarantine;
   private readonly streams = new Map<Task, Stream<T>>();
   private readonly data: string;
+  private readonly version: OrderVersion;
   private step: number;
   private cursors: Record<Task, number>;
   private skipped: number;
@@ -197,6 +208,7 @@ export class Loader<T = Sample> {
       .update(JSON.stringify([seed, batch, TASKS.map((task) => ratios[task]), hashes]))
       .digest("hex");
     if (state) checkState(state, this.data);
+    this.version = state?.version ?? ORDER_VERSION;
     this.step = state?.step ?? 0;
     this.cursors = { und: 0, text: 0, gen: 0, ...state?.cursors };
     this.skipped = state?.skipped ?? 0;
@@ -207,7 +219,7 @@ export class Loader<T = Sample> {
       const other = own.find((source) => source.task !== task);
       if (other) throw new SourceError(`${other.spec.path} is a source for ${other.task}, listed under ${task}`);
       const depth = ahead === 0 ? 0 : Math.max(1, Math.floor((ahead * ratios[task]) / whole));
-      const stream = new Stream(task, own, encoder, seed, depth, this.cursors[task]);
+      const stream = new Stream(task, own, encoder, { seed, depth, cursor: this.cursors[task], version: this.version });
       this.streams.set(task, stream);
     }
   }
@@ -218,8 +230,8 @@ export class Loader<T = Sample> {
   }
 
   get state(): LoaderState {
-    const { step, skipped, data } = this;
-    return { version: 1, step, cursors: { ...this.cursors }, skipped, data };
+    const { version, step, skipped, data } = this;
+    return { version, step, cursors: { ...this.cursors }, skipped, data };
   }
 
   /** The samples of the next step. Throws `QuarantineError` when too many are bad; then the loader is at its end. */
@@ -230,7 +242,7 @@ export class Loader<T = Sample> {
     try {
       const step = this.step;
       const samples: T[] = [];
-      for (const task of stepTasks(this.mixture, step, this.seed)) samples.push(await this.take(task));
+      for (const task of stepTasks(this.mixture, step, this.seed, this.version)) samples.push(await this.take(task));
       this.step++;
       return { step, samples, state: this.state };
     } catch (error) {
@@ -267,7 +279,7 @@ export class Loader<T = Sample> {
 function checkState(state: LoaderState, data: string): void {
   const isCount = (value: unknown): boolean => typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
   const isWhole = [state.step, state.skipped, ...TASKS.map((task) => state.cursors?.[task])].every(isCount);
-  if (state.version !== 1 || !isWhole)
+  if (![1, 2].includes(state.version) || !isWhole)
     throw new LoaderStateError("the state of the data is none of this version; resume from another checkpoint");
   if (state.data !== data)
     throw new LoaderStateError(

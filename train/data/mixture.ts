@@ -6,7 +6,8 @@
 import { ArgumentError } from "../../engine/errors.ts";
 import { TASKS } from "../samples.ts";
 import type { Task } from "../samples.ts";
-import { orderKey, permute } from "./order.ts";
+import { ORDER_VERSION, orderKey, permute } from "./order.ts";
+import type { OrderVersion } from "./order.ts";
 
 /** Shares of the tasks, whole numbers: und 2, text 3, gen 5. */
 export type Ratios = Readonly<Record<Task, number>>;
@@ -54,9 +55,14 @@ export function stepCounts(mixture: Mixture, step: number): TaskCounts {
 }
 
 /** The tasks of the samples of `step` in their order: mixed, so that parts of a step are mixed too, and the same for the same seed. */
-export function stepTasks(mixture: Mixture, step: number, seed: number): Task[] {
+export function stepTasks(
+  mixture: Mixture,
+  step: number,
+  seed: number,
+  version: OrderVersion = ORDER_VERSION,
+): Task[] {
   const counts = stepCounts(mixture, step);
   const sorted = TASKS.flatMap((task) => Array.from({ length: counts[task] }, () => task));
   const key = orderKey(seed, "tasks of a step", step);
-  return sorted.map((_, i) => sorted[permute(key, sorted.length, i)]!);
+  return sorted.map((_, i) => sorted[permute(key, sorted.length, i, version)]!);
 }
