@@ -1,6 +1,6 @@
 /** Legal but unusual uses that once went wrong: writes through views, checkpoints with captured tensors, gradients that belong to others, NaN. */
 import { describe, expect, it } from "vitest";
-import { ArgumentError, AutogradError, DTypeError, F, ShapeError, backward, checkpoint, record, scope, tensor, zeros } from "../../index.ts";
+import { ArgumentError, AutogradError, DTypeError, F, Generator, ShapeError, backward, checkpoint, record, scope, tensor, zeros } from "../../index.ts";
 import type { Tensor } from "../../index.ts";
 import { f16Bits, f16Value } from "../../engine/dtype.ts";
 import { errorOf, useDevice } from "../gpu.ts";
@@ -69,6 +69,74 @@ describe("checkpoint", () => {
     expect(await values(x.grad!)).toEqual([1, 2]);
     w.dispose();
     x.dispose();
+  });
+});
+
+describe("what a checkpointed function reads", () => {
+  const refused = async (fn: (x: Tensor) => Tensor, change: () => void): Promise<void> => {
+    const x = tensor([1, 3], { requiresGrad: true });
+    const error = await errorOf(() =>
+      scope(() => {
+        const y = checkpoint((t: Tensor) => fn(t), x);
+        change();
+        backward(y.sum());
+      }),
+    );
+    expect(error).toBeInstanceOf(AutogradError);
+    expect(error.message).toMatch(/checkpoint: .*changed in place before backward/);
+    x.dispose();
+  };
+
+  it("may not change before backward: a parameter", async () => {
+    using w = tensor([2, 2], { requiresGrad: true });
+    await refused(
+      (t) => t.mul(w),
+      () => F.copyFrom(w, tensor([5, 5])),
+    );
+  });
+
+  it("may not change before backward: a constant tensor", async () => {
+    using mask = tensor([1, 0]);
+    await refused(
+      (t) => t.mul(mask),
+      () => F.fillInto(mask, 1),
+    );
+  });
+
+  it("may not change before backward: a generator", async () => {
+    const generator = new Generator(1);
+    await refused(
+      (t) => F.dropout(t, 0.5, { generator, site: 0 }),
+      () => generator.setStep(9),
+    );
+    generator.dispose();
+  });
+
+  it("may change after backward", async () => {
+    using w = tensor([2, 2], { requiresGrad: true });
+    using x = tensor([1, 3], { requiresGrad: true });
+    for (const by of [2, 5]) {
+      scope(() => F.copyFrom(w, F.full([2], by)));
+      scope(() => backward(checkpoint((t: Tensor) => t.mul(w), x).sum()));
+      expect(await values(x.grad!)).toEqual([by, by]);
+      x.grad!.dispose();
+      x.grad = null;
+    }
+  });
+
+  it("is drawn again as it was drawn, and later draws are others", async () => {
+    using x = F.ones([64], { requiresGrad: true });
+    const [y, after] = scope(() => {
+      const drawn = checkpoint((t: Tensor) => t.mul(F.randn([64])), x);
+      const next = F.randn([64]);
+      backward(drawn.sum());
+      return [drawn.detach(), [next, F.randn([64])]] as const;
+    });
+    expect(await values(x.grad!)).toEqual(await values(y));
+    const [next, last] = [await values(after[0]!), await values(after[1]!)];
+    expect(next).not.toEqual(last);
+    expect(next).not.toEqual(await values(y));
+    for (const t of [y, ...after]) t.dispose();
   });
 });
 

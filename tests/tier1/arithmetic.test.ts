@@ -1,0 +1,149 @@
+/** Arithmetic at its edges: powers, division by numbers, promotion of dtypes, integers beyond 2^24, infinities of activations. */
+import { describe, expect, it } from "vitest";
+import { DTypeError, F, backward, scope, tensor } from "../../index.ts";
+import type { DType, Tensor } from "../../index.ts";
+import { errorOf, useDevice } from "../gpu.ts";
+
+useDevice({ poison: true });
+
+const values = async (t: Tensor): Promise<number[]> => {
+  const data = [...(await t.data())];
+  t.dispose();
+  return data;
+};
+const I = Infinity;
+const FLOATS = ["f32", "f16", "bf16"] as const;
+
+describe("pow", () => {
+  // C's and PyTorch's results.
+  const rows: readonly (readonly [number, number, number])[] = [
+    [0, -1, I],
+    [0, 2.5, 0],
+    [0, 0, 1],
+    [NaN, 0, 1],
+    [1, NaN, 1],
+    [NaN, 2, NaN],
+    [2, NaN, NaN],
+    [-2, 3, -8],
+    [-2, 2, 4],
+    [-2, -3, -0.125],
+    [-2, 0.5, NaN],
+    [I, 2, I],
+    [I, -2, 0],
+    [-I, 3, -I],
+    [-I, 2, I],
+    [-I, -3, 0],
+    [2, I, I],
+    [2, -I, 0],
+    [0.5, I, 0],
+    [0.5, -I, I],
+    [-1, I, 1],
+  ];
+  const close = (got: number, expected: number): void => (Number.isFinite(expected) ? expect(got).toBeCloseTo(expected, 5) : expect(got).toBe(expected));
+
+  it.each(rows)("%d to the power %d is %d, by tensor and by number", async (a, b, expected) => {
+    close((await values(scope(() => F.pow(tensor([a]), tensor([b])))))[0]!, expected);
+    if (Number.isFinite(b)) close((await values(scope(() => F.pow(tensor([a]), b))))[0]!, expected);
+  });
+
+  it("has gradients at negative numbers and at 0", async () => {
+    const [a, b] = [tensor([-2, 0, 3], { requiresGrad: true }), tensor([3, 2, 0])];
+    scope(() => backward(F.pow(a, b).sum()));
+    expect([...(await a.grad!.data())].map((v) => Math.round(v * 1e4) / 1e4)).toEqual([12, 0, 0]);
+    for (const t of [a, b]) t.dispose();
+  });
+});
+
+describe("division by a number", () => {
+  it("is that by a tensor of it, bit for bit", async () => {
+    const x = Float32Array.from({ length: 257 }, (_, i) => (i + 1) * 0.7123);
+    for (const by of [3, 7, 49, 0.1, 1e20]) {
+      const [number, tensors] = scope(() => [F.div(tensor(x), by), F.div(tensor(x), tensor([by]))]);
+      expect(await values(number)).toEqual(await values(tensors));
+    }
+  });
+
+  it("does not go through a reciprocal that overflows", async () => {
+    expect((await values(scope(() => F.div(tensor([1e-37]), 1e-38))))[0]).toBeCloseTo(10, 4);
+  });
+});
+
+describe("dtype of a result", () => {
+  const binary = { add: F.add, sub: F.sub, mul: F.mul, div: F.div, maximum: F.maximum, minimum: F.minimum, pow: F.pow };
+  const dtypeOf = (fn: () => Tensor): DType => scope(() => fn().dtype);
+
+  it.each(Object.entries(binary))("%s: equal floats keep theirs, others give f32, numbers take the tensor's", (_, op) => {
+    for (const a of FLOATS) {
+      for (const b of FLOATS) expect(dtypeOf(() => op(tensor([1, 2], { dtype: a }), tensor([1, 2], { dtype: b })))).toBe(a === b ? a : "f32");
+      expect(dtypeOf(() => op(tensor([1, 2], { dtype: a }), 1.5))).toBe(a);
+    }
+  });
+
+  it.each(Object.entries(binary))("%s: an integer tensor meets no other dtype", async (_, op) => {
+    for (const other of ["f32", "u32", "u8"] as const) {
+      expect(await errorOf(() => scope(() => op(tensor(Int32Array.of(1)), tensor([1], { dtype: other }))))).toBeInstanceOf(DTypeError);
+    }
+  });
+
+  it.each(FLOATS)("a number is compared as %s", async (dtype) => {
+    expect(await values(scope(() => F.eq(tensor([0.1], { dtype }), 0.1)))).toEqual([1]);
+    expect(await values(scope(() => F.ne(tensor([0.1], { dtype }), 0.1)))).toEqual([0]);
+    expect(await values(scope(() => F.le(tensor([0.1], { dtype }), 0.1)))).toEqual([1]);
+  });
+});
+
+describe("integers beyond 2^24", () => {
+  const large = [16777217, 16777216, 16777219, -16777217];
+
+  it("are summed exactly, and beyond their range to the nearest", async () => {
+    expect(await values(scope(() => F.sum(tensor(Int32Array.from(large)))))).toEqual([large.reduce((a, b) => a + b)]);
+    expect(await values(scope(() => F.sum(tensor(Uint32Array.from({ length: 300 }, () => 14316557)))))).toEqual([300 * 14316557]);
+    expect(await values(scope(() => F.sum(tensor(Uint32Array.of(0xffffffff, 0xffffffff)))))).toEqual([0xffffffff]);
+    expect(await values(scope(() => F.sum(tensor(Int32Array.of(2 ** 31 - 1, 5)))))).toEqual([2 ** 31 - 1]);
+    expect(await values(scope(() => F.sum(tensor(Int32Array.of(-(2 ** 31), -5)))))).toEqual([-(2 ** 31)]);
+    // What overflows on the way but not in the end is exact.
+    expect(await values(scope(() => F.sum(tensor(Int32Array.of(2 ** 31 - 1, 2 ** 31 - 1, -(2 ** 31), -(2 ** 31) + 7)))))).toEqual([5]);
+  });
+
+  it("are reduced over rows and columns, u8 as u32", async () => {
+    const x = Int32Array.from({ length: 70 * 6 }, (_, i) => 16777217 + i);
+    const [rows, columns] = scope(() => [F.sum(tensor(x, { shape: [70, 6] }), 1), F.max(tensor(x, { shape: [70, 6] }), 0)]);
+    expect(rows.dtype).toBe("i32");
+    expect(await values(rows)).toEqual(Array.from({ length: 70 }, (_, r) => [...x.subarray(r * 6, r * 6 + 6)].reduce((a, b) => a + b)));
+    expect(await values(columns)).toEqual([...x.subarray(69 * 6)]);
+    const bytes = scope(() => F.sum(tensor(new Uint8Array(1000).fill(255))));
+    expect(bytes.dtype).toBe("u32");
+    expect(await values(bytes)).toEqual([255000]);
+  });
+
+  it("have exact extremes and places of extremes", async () => {
+    const x = Int32Array.from(large);
+    expect(await values(scope(() => F.max(tensor(x))))).toEqual([16777219]);
+    expect(await values(scope(() => F.min(tensor(x))))).toEqual([-16777217]);
+    expect(await values(scope(() => F.argmax(tensor(x))))).toEqual([2]);
+    expect(await values(scope(() => F.argmin(tensor(x))))).toEqual([3]);
+    expect(await values(scope(() => F.argmax(tensor(Uint32Array.of(0xfffffffe, 0xffffffff, 0xfffffffd)))))).toEqual([1]);
+    expect(await values(scope(() => F.maximum(tensor(x), tensor(Int32Array.of(16777216, 16777217, 0, 0)))))).toEqual([16777217, 16777217, 16777219, 0]);
+  });
+});
+
+describe("floats as integers", () => {
+  it("saturate; NaN is 0", async () => {
+    const x = [1.9, -1.9, 3e9, -3e9, 1e20, -1e20, I, -I, NaN];
+    expect(await values(scope(() => F.cast(tensor(x), "i32")))).toEqual([1, -1, 2 ** 31 - 1, -(2 ** 31), 2 ** 31 - 1, -(2 ** 31), 2 ** 31 - 1, -(2 ** 31), 0]);
+    expect(await values(scope(() => F.cast(tensor(x), "u32")))).toEqual([1, 0, 3e9, 0, 2 ** 32 - 1, 0, 2 ** 32 - 1, 0, 0]);
+    expect(await values(scope(() => F.cast(tensor(x), "u8")))).toEqual([1, 0, 255, 0, 255, 0, 255, 0, 0]);
+  });
+});
+
+describe("first NaN of a row", () => {
+  it("argmax and argmin give its place, wherever it is", async () => {
+    for (const n of [3, 64, 200]) {
+      for (const at of [0, n >> 1, n - 1]) {
+        const x = Float32Array.from({ length: n }, (_, i) => (i === at ? NaN : Math.sin(i) * 1e3));
+        expect(await values(scope(() => F.argmax(tensor(x))))).toEqual([at]);
+        expect(await values(scope(() => F.argmin(tensor(x))))).toEqual([at]);
+      }
+    }
+  });
+});
