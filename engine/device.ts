@@ -11,7 +11,7 @@ import { loadKernels, specialise } from "./kernel.ts";
 import type { Constants, Kernel, Uses } from "./kernel.ts";
 import type { Binding, Cost, Launch, Pipeline } from "./launch.ts";
 import { currentLabel } from "./scope.ts";
-import { collectGarbage, memoryBytes, requestGPU, settle } from "./platform.ts";
+import { collectGarbage, memoryBytes, requestAdapter, requestGPU, settle } from "./platform.ts";
 import { BufferPool } from "./pool.ts";
 import type { PoolBuffer } from "./pool.ts";
 
@@ -71,7 +71,7 @@ export async function listAdapters(backend?: DeviceOptions["backend"]): Promise<
   const found: { adapter: GPUAdapter; name: string }[] = [];
   const tries: GPURequestAdapterOptions[] = [{ powerPreference: "high-performance" }, {}, { powerPreference: "low-power" }, { forceFallbackAdapter: true }];
   for (const options of tries) {
-    const adapter = await gpu.requestAdapter(options);
+    const adapter = await requestAdapter(gpu, options);
     if (!adapter) continue;
     const name = adapter.info.description || adapter.info.device || adapter.info.vendor;
     if (!found.some((f) => f.name === name)) found.push({ adapter, name });
@@ -461,7 +461,7 @@ function describe(kernel: Kernel, key: string, source: string, info: GPUCompilat
 async function chooseAdapter(options: DeviceOptions): Promise<GPUAdapter> {
   if (options.adapter === undefined) {
     const gpu = await requestGPU(options.backend);
-    const adapter = await gpu.requestAdapter({ powerPreference: "high-performance" });
+    const adapter = await requestAdapter(gpu, { powerPreference: "high-performance" });
     if (adapter) return adapter;
     throw new DeviceError("no WebGPU adapter found; run `npm run setup` in a checkout, or install a Vulkan driver (Debian: mesa-vulkan-drivers)");
   }
