@@ -154,7 +154,7 @@ export class Device {
         Object.entries(limits).map(([k, v]) => [k, k.startsWith("min") ? v : Math.max(v, options.limits ? DEFAULT_LIMITS[k as keyof Limits] : v)]),
       );
       const gpu = await adapter.requestDevice({ requiredFeatures: features as GPUFeatureName[], requiredLimits: required });
-      device = new Device(gpu, capabilitiesOf(adapter.info, features, limits), options);
+      device = new Device(gpu, capabilitiesOf(adapter, features, limits), options);
     }
     defaultDevice ??= device;
     return device;
