@@ -24,6 +24,10 @@ export class PoolBuffer {
   lastUse = -1;
   /** The pool's cycle in which it was freed last. */
   lastCycle = 0;
+  /** A bind group or an upload refers to `gpu`. */
+  isBound = false;
+  /** The GPU had no memory for it: `gpu` is invalid, and it is not handed out again. */
+  isRefused = false;
 
   constructor(id: number, size: number, gpu: GPUBuffer | null) {
     this.id = id;
@@ -51,7 +55,7 @@ export function sizeClass(bytes: number): number {
 }
 
 export interface PoolBackend {
-  create(size: number): GPUBuffer | null;
+  create(buffer: PoolBuffer, label: string): GPUBuffer | null;
   destroy(buffer: PoolBuffer): void;
 }
 
@@ -71,7 +75,8 @@ const MAX_CYCLE_ACQUIRES = 16384;
 export type FreeLists = Map<number, PoolBuffer[]>;
 
 export class BufferPool {
-  readonly budget: number;
+  /** Bytes that buffers may take in all; `refuse` lowers it. */
+  budget: number;
   readonly maxBufferSize: number;
   readonly stats: PoolStats = { liveBytes: 0, liveCount: 0, peakBytes: 0, reservedBytes: 0, created: 0 };
   private readonly backend: PoolBackend;
@@ -133,7 +138,7 @@ export class BufferPool {
   private take(lists: FreeLists, size: number): PoolBuffer | undefined {
     const buffer = lists.get(size)?.pop();
     if (buffer) this.countFree(lists, -size);
-    return buffer;
+    return buffer?.isRefused ? this.take(lists, size) : buffer;
   }
 
   /** The smallest free buffer that is larger than `size`, within reason. */
@@ -158,7 +163,8 @@ export class BufferPool {
           `free tensors (scope, dispose), use a smaller batch or checkpoint(), or raise memoryBudget. Alive:\n${this.table()}`,
       );
     }
-    const buffer = new PoolBuffer(this.nextId++, size, this.backend.create(size));
+    const buffer = new PoolBuffer(this.nextId++, size, null);
+    buffer.gpu = this.backend.create(buffer, label);
     this.stats.created++;
     this.stats.reservedBytes += size;
     return buffer;
@@ -219,6 +225,26 @@ export class BufferPool {
     this.peak = this.low = this.inUse;
   }
 
+  /**
+   * Takes note that the GPU had no memory for `buffer` beside the `held` bytes of then: frees what nothing uses, and lowers the budget below
+   * the sum, so that the next attempt fits or is refused before it allocates. Returns whether a storage holds the buffer.
+   */
+  refuse(buffer: PoolBuffer, held: number): boolean {
+    this.stats.reservedBytes -= buffer.size;
+    buffer.isRefused = true;
+    this.budget = Math.min(this.budget, held + buffer.size - 1);
+    const isFree = [this.free, this.shared].some((lists) => lists.get(buffer.size)?.includes(buffer));
+    this.trim();
+    return !isFree;
+  }
+
+  /** Puts a second attempt in the place of what was refused. */
+  restore(buffer: PoolBuffer, gpu: GPUBuffer | null): void {
+    this.stats.reservedBytes += buffer.size;
+    buffer.isRefused = false;
+    buffer.gpu = gpu;
+  }
+
   /** From now on freed buffers go to lists of their own (a capture's), which are drawn from first; returns them. */
   beginPrivate(): FreeLists {
     this.free = new Map();
@@ -260,6 +286,7 @@ export class BufferPool {
   }
 
   private giveBack(lists: FreeLists, buffer: PoolBuffer): void {
+    if (buffer.isRefused) return;
     buffer.lastCycle = this.cycle;
     push(lists, buffer);
     this.countFree(lists, buffer.size);
@@ -271,7 +298,7 @@ export class BufferPool {
   }
 
   private destroy(buffer: PoolBuffer): void {
-    this.stats.reservedBytes -= buffer.size;
+    if (!buffer.isRefused) this.stats.reservedBytes -= buffer.size;
     this.freeBytes -= buffer.size;
     this.backend.destroy(buffer);
     buffer.gpu = null;
@@ -301,4 +328,4 @@ function push(lists: FreeLists, buffer: PoolBuffer): void {
   list.splice(low, 0, buffer);
 }
 
-const mib = (bytes: number): string => (bytes < 1048576 ? `${(bytes / 1024).toFixed(1)} KiB` : `${(bytes / 1048576).toFixed(1)} MiB`);
+export const mib = (bytes: number): string => (bytes < 1048576 ? `${(bytes / 1024).toFixed(1)} KiB` : `${(bytes / 1048576).toFixed(1)} MiB`);

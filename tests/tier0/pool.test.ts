@@ -8,7 +8,7 @@ function pool(budget = Infinity, most = Infinity): { pool: BufferPool; created: 
   const created: number[] = [];
   const destroyed: PoolBuffer[] = [];
   const backend = {
-    create: (size: number): null => {
+    create: ({ size }: PoolBuffer): null => {
       created.push(size);
       return null;
     },
