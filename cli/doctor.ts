@@ -107,7 +107,7 @@ async function findAdapters(): Promise<Adapter[]> {
   const { DEFAULT_LIMITS, capabilitiesOf, listAdapters } = await import("../engine/index.ts");
   return (await listAdapters()).map(({ adapter: found }, index) => {
     const features = [...found.features].sort();
-    const { name, vendor, architecture, software } = capabilitiesOf(found.info, features, DEFAULT_LIMITS);
+    const { name, vendor, architecture, software } = capabilitiesOf(found, features, DEFAULT_LIMITS);
     return { index, name, vendor, architecture, software, features };
   });
 }

@@ -47,28 +47,72 @@ export interface Capabilities {
   readonly subgroupSizeControl: boolean;
   readonly subgroupMatrix: readonly SubgroupMatrixConfig[];
   readonly timestamps: boolean;
+  /** Bytes of the GPU's own memory; null where the platform does not tell. */
+  readonly memoryBytes: number | null;
   readonly features: readonly string[];
   readonly limits: Limits;
 }
 
-interface InfoWithMatrix extends GPUAdapterInfo {
-  readonly subgroupMatrixConfigs?: readonly SubgroupMatrixConfig[];
+/** A heap of the GPU's memory, as Chromium reports it with its developer features on. */
+interface MemoryHeap {
+  /** Bytes. */
+  readonly size: number;
+  /** Bits of `GPUHeapProperty`. */
+  readonly properties: number;
 }
 
-/** Capabilities of a device that was created from `adapter` with `features` and `limits`. */
-export function capabilitiesOf(info: GPUAdapterInfo, features: readonly string[], limits: Limits): Capabilities {
+/** What implementations report beyond the specification. */
+interface InfoWithExtensions extends GPUAdapterInfo {
+  readonly subgroupMatrixConfigs?: readonly SubgroupMatrixConfig[];
+  readonly memoryHeaps?: readonly MemoryHeap[];
+  /** As older versions have it, in words. */
+  readonly adapterType?: string;
+  readonly type?: string;
+}
+
+/** Names of rasterizers that run on the CPU: Mesa's, Google's, Microsoft's (WARP), and the words that drivers use for themselves. */
+const SOFTWARE_NAMES = /llvmpipe|lavapipe|softpipe|swiftshader|swrast|basic render|\bwarp\b|\bsoftware\b/i;
+
+/**
+ * True for an adapter whose GPU is the CPU. It is one if the platform says so (`isFallbackAdapter`, an adapter type) or if a name is that of a
+ * software rasterizer; browsers hide some of these, so one sign is enough.
+ * @param adapter has `isFallbackAdapter` in browsers older than `info.isFallbackAdapter`
+ */
+export function isSoftware(info: Partial<GPUAdapterInfo>, adapter: { readonly isFallbackAdapter?: boolean } = {}): boolean {
+  const { isFallbackAdapter, vendor = "", architecture = "", device = "", description = "", adapterType = "", type = "" } = info as Partial<InfoWithExtensions>;
+  if (isFallbackAdapter || adapter.isFallbackAdapter || /^cpu$/i.test(adapterType) || /^cpu$/i.test(type)) return true;
+  if ([vendor, architecture, device, description].some((text) => SOFTWARE_NAMES.test(text))) return true;
+  // PCI ids: SwiftShader, WARP.
+  return (isVendor(vendor, "google", 0x1ae0) && Number(device) === 0xc0de) || (isVendor(vendor, "microsoft", 0x1414) && Number(device) === 0x8c);
+}
+
+const isVendor = (vendor: string, name: string, id: number): boolean => vendor.toLowerCase() === name || Number(vendor) === id;
+
+/** `GPUHeapProperty.DEVICE_LOCAL` */
+const DEVICE_LOCAL = 1;
+
+/** Bytes of the GPU's own memory if the platform tells (Chromium's `memoryHeaps`), else null. */
+export function heapBytes(info: Partial<GPUAdapterInfo>): number | null {
+  const own = ((info as Partial<InfoWithExtensions>).memoryHeaps ?? []).filter(({ properties }) => properties & DEVICE_LOCAL);
+  return own.length ? Math.max(...own.map(({ size }) => size)) : null;
+}
+
+/** Capabilities of a device that was created from `adapter`, or from one with this `info`, with `features` and `limits`. */
+export function capabilitiesOf(adapter: GPUAdapter | GPUAdapterInfo, features: readonly string[], limits: Limits): Capabilities {
+  const info = "info" in adapter ? adapter.info : adapter;
   const name = info.description || info.device || info.vendor || "unknown adapter";
   const has = (feature: string): boolean => features.includes(feature);
   return {
     name,
     vendor: info.vendor,
     architecture: info.architecture,
-    software: info.architecture === "software" || /llvmpipe|swiftshader|lavapipe/i.test(`${name} ${info.device}`),
+    software: isSoftware(info, adapter as { isFallbackAdapter?: boolean }),
     f16: has("shader-f16"),
     subgroups: has("subgroups") ? [info.subgroupMinSize ?? 4, info.subgroupMaxSize ?? 128] : null,
     subgroupSizeControl: has("subgroup-size-control"),
-    subgroupMatrix: has("chromium-experimental-subgroup-matrix") ? [...((info as InfoWithMatrix).subgroupMatrixConfigs ?? [])] : [],
+    subgroupMatrix: has("chromium-experimental-subgroup-matrix") ? [...((info as InfoWithExtensions).subgroupMatrixConfigs ?? [])] : [],
     timestamps: has("timestamp-query"),
+    memoryBytes: heapBytes(info),
     features,
     limits,
   };
@@ -86,6 +130,7 @@ export function nullCapabilities(overrides: Partial<Omit<Capabilities, "limits">
     subgroupSizeControl: false,
     subgroupMatrix: [],
     timestamps: false,
+    memoryBytes: null,
     features: [],
     ...overrides,
     limits: { ...DEFAULT_LIMITS, maxStorageBufferBindingSize: 2147483644, maxBufferSize: 2 ** 40, ...overrides.limits },

@@ -3,6 +3,7 @@
  * many to a compute pass and a submit; bind groups are cached; parameters go through one uniform arena with dynamic offsets.
  * The null device runs the same program without a GPU and counts.
  */
+import { Allocations } from "./allocation.ts";
 import { DEFAULT_LIMITS, capabilitiesOf, nullCapabilities } from "./capabilities.ts";
 import type { Capabilities, Limits } from "./capabilities.ts";
 import { ArgumentError, CaptureError, DeviceError, DeviceLostError, DisposedError, KernelError, OutOfMemoryError } from "./errors.ts";
@@ -11,16 +12,20 @@ import { loadKernels, specialise } from "./kernel.ts";
 import type { Constants, Kernel, Uses } from "./kernel.ts";
 import type { Binding, Cost, Launch, Pipeline } from "./launch.ts";
 import { currentLabel } from "./scope.ts";
-import { collectGarbage, memoryBytes, requestGPU, settle } from "./platform.ts";
+import { collectGarbage, memoryBytes, requestAdapter, requestGPU, settle } from "./platform.ts";
 import { BufferPool } from "./pool.ts";
 import type { PoolBuffer } from "./pool.ts";
+import { MAX_QUEUED_UPLOAD_BYTES, Readbacks, Uploads } from "./transfer.ts";
 
 export interface DeviceOptions {
   /** Part of the adapter's name, or its index in `listAdapters()`; the default is the fastest one. */
   readonly adapter?: string | number;
   /** `"null"`: no GPU, shapes and counts only. */
   readonly backend?: "null" | "vulkan" | "metal" | "d3d12";
-  /** Bytes that buffers may take in all; the default is 80 % of main memory on a software adapter, no bound on others. */
+  /**
+   * Bytes that buffers may take in all. Default: 80 % of main memory on a software adapter, 90 % of the GPU's own memory where the platform
+   * tells its size (`capabilities.memoryBytes`), no bound elsewhere. There the GPU's first out-of-memory error sets it.
+   */
   readonly memoryBudget?: number;
   /** Limits to hold instead of the adapter's (never above it); `"default"` for those that every WebGPU device has. */
   readonly limits?: Partial<Limits> | "default";
@@ -41,10 +46,14 @@ export interface DeviceStats {
   readonly submits: number;
   /** Tensors that the garbage collector found undisposed: leaks that a scope would have freed. */
   readonly caughtByCollector: number;
+  /** Bytes of uploads that wait in host memory, and the most that ever did. */
+  readonly queuedUploadBytes: number;
+  readonly peakQueuedUploadBytes: number;
 }
 
 const FLUSH_LAUNCHES = 256;
 const ARENA_BYTES = 1 << 20;
+/** One `writeBuffer` takes at most so many bytes. */
 const UPLOAD_BYTES = 32 << 20;
 const MOST_BIND_GROUPS = 16384;
 /** Bind groups let go of before JavaScript is asked to free them. Each is a mapping of lavapipe's, and Linux gives a process 65,530. */
@@ -71,7 +80,7 @@ export async function listAdapters(backend?: DeviceOptions["backend"]): Promise<
   const found: { adapter: GPUAdapter; name: string }[] = [];
   const tries: GPURequestAdapterOptions[] = [{ powerPreference: "high-performance" }, {}, { powerPreference: "low-power" }, { forceFallbackAdapter: true }];
   for (const options of tries) {
-    const adapter = await gpu.requestAdapter(options);
+    const adapter = await requestAdapter(gpu, options);
     if (!adapter) continue;
     const name = adapter.info.description || adapter.info.device || adapter.info.vendor;
     if (!found.some((f) => f.name === name)) found.push({ adapter, name });
@@ -111,7 +120,9 @@ export class Device {
   private flushed = 0;
   private readonly compiling = new Set<Promise<void>>();
   private errors: JanusError[] = [];
-  private readonly staging = new Map<number, GPUBuffer[]>();
+  private readonly uploads: Uploads | null;
+  private readonly readbacks: Readbacks | null;
+  private readonly allocations: Allocations | null;
   private gone: JanusError | null = null;
 
   private constructor(gpu: GPUDevice | null, capabilities: Capabilities, options: DeviceOptions) {
@@ -119,15 +130,19 @@ export class Device {
     this.capabilities = capabilities;
     this.poison = options.poison ?? false;
     this.slot = Math.max(16, capabilities.limits.minUniformBufferOffsetAlignment);
-    const budget = options.memoryBudget ?? (capabilities.software ? 0.8 * (memoryBytes() ?? Infinity) : Infinity);
+    this.allocations = gpu && new Allocations(gpu, (error) => this.errors.push(error));
     this.pool = new BufferPool(
       {
-        create: (size) => gpu?.createBuffer({ size, usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST }) ?? null,
+        create: (buffer, label) => this.allocations?.create(buffer, label) ?? null,
         destroy: (buffer) => this.forget(buffer),
       },
-      budget,
+      options.memoryBudget ?? defaultBudget(capabilities),
       capabilities.limits.maxBufferSize,
     );
+    if (this.allocations) this.allocations.pool = this.pool;
+    this.uploads = gpu && new Uploads(gpu);
+    const stage = (size: number): GPUBuffer => this.allocations!.createOther({ size, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST }, "read-back");
+    this.readbacks = gpu && new Readbacks(stage, capabilities.limits.maxBufferSize);
     this.arena = gpu?.createBuffer({ size: ARENA_BYTES, usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST }) ?? null;
     gpu?.addEventListener("uncapturederror", (event) => {
       const message = event.error.message;
@@ -154,7 +169,7 @@ export class Device {
         Object.entries(limits).map(([k, v]) => [k, k.startsWith("min") ? v : Math.max(v, options.limits ? DEFAULT_LIMITS[k as keyof Limits] : v)]),
       );
       const gpu = await adapter.requestDevice({ requiredFeatures: features as GPUFeatureName[], requiredLimits: required });
-      device = new Device(gpu, capabilitiesOf(adapter.info, features, limits), options);
+      device = new Device(gpu, capabilitiesOf(adapter, features, limits), options);
     }
     defaultDevice ??= device;
     return device;
@@ -180,6 +195,8 @@ export class Device {
       launches: this.counts.launches,
       submits: this.counts.submits,
       caughtByCollector: this.caught,
+      queuedUploadBytes: this.uploads?.queuedBytes ?? 0,
+      peakQueuedUploadBytes: this.uploads?.peakBytes ?? 0,
     };
   }
 
@@ -269,20 +286,52 @@ export class Device {
   submit(encoder: GPUCommandEncoder): void {
     this.gpu!.queue.submit([encoder.finish()]);
     this.counts.submits++;
+    this.uploads?.submitted();
   }
 
-  /** Flushes, waits until the GPU is done, and throws what went wrong since the last call. */
+  /**
+   * Flushes, waits until the GPU is done, and throws what went wrong since the last call: `KernelError`, or `OutOfMemoryError` with a table of
+   * what was alive.
+   */
   async sync(): Promise<void> {
+    // Buffers that the GPU refused are created once more as long as nothing refers to them, so their verdicts come first.
+    if (this.allocations?.isPending) await settle(this.allocations.settled(), this.capabilities.software);
     this.flush();
     this.check();
     await Promise.all(this.compiling);
     if (this.gpu) await settle(this.gpu.queue.onSubmittedWorkDone(), this.capabilities.software);
+    if (this.allocations?.isPending) await settle(this.allocations.settled(), this.capabilities.software);
     this.check();
-    const [first, ...rest] = this.errors;
+    const all = this.errors;
     this.errors = [];
+    // Whatever used a buffer that does not exist was refused, too: that says nothing more.
+    const outOfMemory = all.filter((error) => error instanceof OutOfMemoryError);
+    const [first, ...rest] = outOfMemory.length ? outOfMemory : all;
     if (!first) return;
     if (rest.length) first.message += `\n(and ${rest.length} more errors)`;
     throw first;
+  }
+
+  /**
+   * Waits until no more than 128 MiB of uploads are in host memory. `writeBuffer` copies its data at once and WebGPU keeps the copy until the
+   * GPU has taken it: call it between the parts of a large upload, and between the steps of a loop that reads nothing back. Throws as `sync`
+   * what has gone wrong so far, e.g. that the GPU has no memory for what is being uploaded.
+   */
+  async throttle(): Promise<void> {
+    const { uploads } = this;
+    if (this.errors.length) await this.sync();
+    while (uploads && uploads.queuedBytes > MAX_QUEUED_UPLOAD_BYTES) {
+      this.check();
+      this.submitUploads();
+      await uploads.next(this.capabilities.software);
+    }
+  }
+
+  /** Hands the uploads so far to the GPU, so that it can take them from host memory. */
+  private submitUploads(): void {
+    this.flush();
+    this.gpu!.queue.submit([]);
+    this.uploads!.submitted(1);
   }
 
   /** Compiles one variant now and waits for the verdict; throws `KernelError` with the lines around the mistake. */
@@ -299,18 +348,22 @@ export class Device {
     this.writeRaw(binding.storage.live(), binding.offset, bytes);
   }
 
-  /** Writes without asking whether a capture is running (poison, constants of captures). */
+  /** Writes without asking whether a capture is running (poison, constants of captures). The tail of the last word becomes 0. */
   writeRaw(buffer: PoolBuffer, offset: number, bytes: Uint8Array): void {
     if (!this.gpu) return;
     if (buffer.lastUse >= this.flushed) this.flush();
+    buffer.isBound = true;
     const whole = bytes.byteLength & ~3;
     for (let at = 0; at < whole; at += UPLOAD_BYTES) {
-      this.gpu.queue.writeBuffer(buffer.gpu!, offset + at, bytes as Uint8Array<ArrayBuffer>, at, Math.min(UPLOAD_BYTES, whole - at));
+      const size = Math.min(UPLOAD_BYTES, whole - at);
+      this.gpu.queue.writeBuffer(buffer.gpu!, offset + at, bytes as Uint8Array<ArrayBuffer>, at, size);
+      if (this.uploads!.add(size)) this.submitUploads();
     }
     if (whole < bytes.byteLength) {
       const tail = new Uint8Array(4);
       tail.set(bytes.subarray(whole));
       this.gpu.queue.writeBuffer(buffer.gpu!, offset + whole, tail);
+      this.uploads!.add(4);
     }
   }
 
@@ -321,21 +374,16 @@ export class Device {
     if (this.capturing) throw new CaptureError("data was read back inside capture(); read after replay()");
     this.flush();
     const buffer = binding.storage.live();
-    const size = Math.ceil(binding.size / 4) * 4;
-    const klass = Math.max(256, 2 ** Math.ceil(Math.log2(size)));
-    const staging = this.staging.get(klass)?.pop() ?? this.gpu.createBuffer({ size: klass, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST });
+    buffer.isBound = true;
     const encoder = this.gpu.createCommandEncoder();
-    encoder.copyBufferToBuffer(buffer.gpu!, binding.offset, staging, 0, size);
+    const parts = this.readbacks!.encode(encoder, buffer.gpu!, binding.offset, Math.ceil(binding.size / 4) * 4);
     this.submit(encoder);
-    await settle(staging.mapAsync(GPUMapMode.READ, 0, size), this.capabilities.software).catch((cause: unknown) => {
+    const bytes = await this.readbacks!.read(parts, this.capabilities.software).catch(async (cause: unknown) => {
       this.check();
+      await this.sync(); // an error that explains it comes first
       throw new DeviceError(`reading back failed: ${String(cause)}`);
     });
-    const bytes = new Uint8Array(staging.getMappedRange(0, size)).slice();
-    staging.unmap();
-    if (klass > UPLOAD_BYTES) staging.destroy();
-    else this.staging.set(klass, [...(this.staging.get(klass) ?? []), staging]);
-    if (this.compiling.size || this.errors.length) await this.sync();
+    if (this.compiling.size || this.errors.length || this.allocations!.isPending) await this.sync();
     return bytes;
   }
 
@@ -345,6 +393,7 @@ export class Device {
     for (const [i, b] of launch.bindings.entries()) key += `,${launch.buffers[i]!.id}.${b.offset}.${b.size}`;
     const known = this.bindGroups.get(key);
     if (known) return known;
+    for (const buffer of launch.buffers) buffer.isBound = true;
     const entries: GPUBindGroupEntry[] = launch.bindings.map((b, binding) => ({
       binding,
       resource: { buffer: launch.buffers[binding]!.gpu!, offset: b.offset, size: b.size },
@@ -437,6 +486,11 @@ export class Device {
   }
 }
 
+function defaultBudget({ software, memoryBytes: own }: Capabilities): number {
+  if (software) return 0.8 * (memoryBytes() ?? Infinity);
+  return own === null ? Infinity : 0.9 * own;
+}
+
 function variantKey(kernel: Kernel, constants: Constants | undefined, uses: Uses | undefined): string {
   let key = kernel.name;
   for (const name in uses) key += ` ${name}:${uses[name]}`;
@@ -461,7 +515,7 @@ function describe(kernel: Kernel, key: string, source: string, info: GPUCompilat
 async function chooseAdapter(options: DeviceOptions): Promise<GPUAdapter> {
   if (options.adapter === undefined) {
     const gpu = await requestGPU(options.backend);
-    const adapter = await gpu.requestAdapter({ powerPreference: "high-performance" });
+    const adapter = await requestAdapter(gpu, { powerPreference: "high-performance" });
     if (adapter) return adapter;
     throw new DeviceError("no WebGPU adapter found; run `npm run setup` in a checkout, or install a Vulkan driver (Debian: mesa-vulkan-drivers)");
   }

@@ -54,6 +54,14 @@ export async function requestGPU(backend?: "null" | "vulkan" | "metal" | "d3d12"
   return opening;
 }
 
+/** `gpu.requestAdapter(options)`, without the notices that Dawn prints from native code while it looks for adapters. */
+export async function requestAdapter(gpu: GPU, options?: GPURequestAdapterOptions): Promise<GPUAdapter | null> {
+  if (!inNode) return gpu.requestAdapter(options);
+  const { stderrFilter } = await import("./native_log.ts");
+  const filtered = await stderrFilter();
+  return filtered(() => gpu.requestAdapter(options));
+}
+
 async function openDawn(backend: string | undefined): Promise<GPU> {
   const name = "webgpu";
   const dawn = (await import(/* @vite-ignore */ name)) as typeof import("webgpu");
@@ -66,7 +74,7 @@ async function openDawn(backend: string | undefined): Promise<GPU> {
     return gpu;
   };
   const gpu = create();
-  if (backend !== undefined || (await gpu.requestAdapter())) return gpu;
+  if (backend !== undefined || (await requestAdapter(gpu))) return gpu;
   const { preloadSoftwareVulkan } = await import("./software_vulkan.ts");
   return (await preloadSoftwareVulkan()) ? create() : gpu;
 }

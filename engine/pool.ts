@@ -3,6 +3,14 @@
  * step after step (and finds their bind groups in the cache): what a step gets depends on which buffers are free, not on the order in
  * which they were freed. Last freed first would permute them at every step. Work on a device runs in order, so a freed buffer may be
  * reused at once.
+ *
+ * How much is held: programs whose sizes keep changing would pile up buffers of every class. The pool counts cycles (bytes in use rise to
+ * half of the recent peak or more and fall below a quarter of it: a step, or the forward and backward of one micro-batch), and keeps
+ *     reservedBytes ≤ max(1.25 · recent peak of bytes in use + 16 MiB, bytes of the buffers used in this cycle or the 4 before).
+ * at the end of every cycle: what is beyond goes, longest unused first. Within a cycle, beyond the slack, a free buffer of up to twice the
+ * size is taken before a new one is created. A loop that repeats within 4 cycles finds all its buffers again and creates none.
+ * "In use" are buffers that storages hold and those of captures; neither is ever trimmed. "Recent" are 16 to 32 cycles.
+ *
  * A byte budget refuses before it allocates: software Vulkan never reports out-of-memory, it dies.
  */
 import { OutOfMemoryError } from "./errors.ts";
@@ -14,6 +22,12 @@ export class PoolBuffer {
   gpu: GPUBuffer | null;
   /** Serial of the last recorded launch that uses it; uploads wait for it. */
   lastUse = -1;
+  /** The pool's cycle in which it was freed last. */
+  lastCycle = 0;
+  /** A bind group or an upload refers to `gpu`. */
+  isBound = false;
+  /** The GPU had no memory for it: `gpu` is invalid, and it is not handed out again. */
+  isRefused = false;
 
   constructor(id: number, size: number, gpu: GPUBuffer | null) {
     this.id = id;
@@ -41,21 +55,49 @@ export function sizeClass(bytes: number): number {
 }
 
 export interface PoolBackend {
-  create(size: number): GPUBuffer | null;
+  create(buffer: PoolBuffer, label: string): GPUBuffer | null;
   destroy(buffer: PoolBuffer): void;
 }
+
+/** Kept beyond the recent peak of bytes in use: a share of it, and a little for small programs. */
+const SLACK_SHARE = 1.25;
+const SLACK_BYTES = 16 * 2 ** 20;
+/** Buffers used in so many finished cycles are kept whatever they take: tasks of a training step that follow one another have sizes of their own. */
+const KEPT_CYCLES = 4;
+/** Beyond the slack a free buffer up to so many times as large as needed is taken rather than a new one; it may then be held for good. */
+const MAX_WASTE = 2;
+/** Cycles over which a peak is recent: at least so many, at most twice. */
+const RECENT_CYCLES = 16;
+/** Buffers acquired after which a cycle ends in any case: a long decode behind a large prompt never rises to half of the prompt's peak. */
+const MAX_CYCLE_ACQUIRES = 16384;
 
 /** Where freed buffers wait, the lowest number last. A capture brings its own, so that what it recorded stays its own. */
 export type FreeLists = Map<number, PoolBuffer[]>;
 
 export class BufferPool {
-  readonly budget: number;
+  /** Bytes that buffers may take in all; `refuse` lowers it. */
+  budget: number;
   readonly maxBufferSize: number;
   readonly stats: PoolStats = { liveBytes: 0, liveCount: 0, peakBytes: 0, reservedBytes: 0, created: 0 };
   private readonly backend: PoolBackend;
   private readonly shared: FreeLists = new Map();
   private free: FreeLists = this.shared;
+  /** Bytes of the buffers in the shared lists, and in the lists of captures. */
+  private freeBytes = 0;
+  private capturedBytes = 0;
+  /** Bytes of the size classes that live storages need. */
+  private inUse = 0;
   private nextId = 0;
+  private cycle = 0;
+  /** Buffers acquired in this cycle. */
+  private acquires = 0;
+  /** Highest and lowest bytes in use of this span of cycles and of the one before. */
+  private peak = 0;
+  private low = 0;
+  private olderPeak = 0;
+  private olderLow = 0;
+  /** Bytes in use have come near the peak in this cycle. */
+  private isHigh = false;
   /** What is alive, for the out-of-memory table: label → [count, bytes]. */
   private readonly labels = new Map<string, { count: number; bytes: number }>();
 
@@ -68,26 +110,13 @@ export class BufferPool {
   /** A buffer of at least `bytes`, contents undefined. Throws `OutOfMemoryError` beyond the budget, before it allocates. */
   acquire(bytes: number, label: string): PoolBuffer {
     const size = sizeClass(bytes);
-    let buffer = this.free.get(size)?.pop() ?? this.shared.get(size)?.pop();
-    if (!buffer) {
-      if (size > this.maxBufferSize) {
-        throw new OutOfMemoryError(`${label}: ${mib(bytes)} asked for in one buffer, the device allows ${mib(this.maxBufferSize)}; split the tensor`);
-      }
-      if (this.stats.reservedBytes + size > this.budget) this.trim();
-      if (this.stats.reservedBytes + size > this.budget) {
-        throw new OutOfMemoryError(
-          `${label}: ${mib(bytes)} asked for, ${mib(this.stats.reservedBytes)} of the budget of ${mib(this.budget)} in use; ` +
-            `free tensors (scope, dispose), use a smaller batch or checkpoint(), or raise memoryBudget. Alive:\n${this.table()}`,
-        );
-      }
-      buffer = new PoolBuffer(this.nextId++, size, this.backend.create(size));
-      this.stats.created++;
-      this.stats.reservedBytes += size;
-    }
+    const buffer = this.take(this.free, size) ?? this.take(this.shared, size) ?? this.create(size, bytes, label);
     this.stats.liveBytes += bytes;
     this.stats.liveCount++;
     this.stats.peakBytes = Math.max(this.stats.peakBytes, this.stats.liveBytes);
     this.count(label, 1, bytes);
+    this.inUse += size;
+    this.rise();
     return buffer;
   }
 
@@ -96,13 +125,124 @@ export class BufferPool {
     this.stats.liveBytes -= bytes;
     this.stats.liveCount--;
     this.count(label, -1, -bytes);
-    push(this.free, buffer);
+    this.inUse -= sizeClass(bytes);
+    this.giveBack(this.free, buffer);
+    this.fall();
   }
 
   /** Destroys the free buffers. */
   trim(): void {
-    for (const list of this.shared.values()) for (const buffer of list) this.destroy(buffer);
-    this.shared.clear();
+    this.evict(0, Infinity);
+  }
+
+  private take(lists: FreeLists, size: number): PoolBuffer | undefined {
+    const buffer = lists.get(size)?.pop();
+    if (buffer) this.countFree(lists, -size);
+    return buffer?.isRefused ? this.take(lists, size) : buffer;
+  }
+
+  /** The smallest free buffer that is larger than `size`, within reason. */
+  private takeLarger(size: number): PoolBuffer | undefined {
+    let best = Infinity;
+    for (const [other, list] of this.shared) if (other > size && other <= MAX_WASTE * size && list.length) best = Math.min(best, other);
+    return this.take(this.shared, best);
+  }
+
+  private create(size: number, bytes: number, label: string): PoolBuffer {
+    if (size > this.maxBufferSize) {
+      throw new OutOfMemoryError(`${label}: ${mib(bytes)} asked for in one buffer, the device allows ${mib(this.maxBufferSize)}; split the tensor`);
+    }
+    const kept = this.keptBytes(this.inUse + size) - size;
+    const larger = this.stats.reservedBytes > kept ? this.takeLarger(size) : undefined;
+    if (larger) return larger;
+    this.evict(kept, this.cycle - KEPT_CYCLES - 1);
+    if (this.stats.reservedBytes + size > this.budget) this.evict(this.budget - size, Infinity);
+    if (this.stats.reservedBytes + size > this.budget) {
+      throw new OutOfMemoryError(
+        `${label}: ${mib(bytes)} asked for, ${mib(this.stats.reservedBytes)} of the budget of ${mib(this.budget)} in use; ` +
+          `free tensors (scope, dispose), use a smaller batch or checkpoint(), or raise memoryBudget. Alive:\n${this.table()}`,
+      );
+    }
+    const buffer = new PoolBuffer(this.nextId++, size, null);
+    buffer.gpu = this.backend.create(buffer, label);
+    this.stats.created++;
+    this.stats.reservedBytes += size;
+    return buffer;
+  }
+
+  /** Bytes that may be held for the recent peak, or for `inUse` where that is higher, beside what captures hold. */
+  private keptBytes(inUse: number): number {
+    return SLACK_SHARE * Math.max(this.peak, this.olderPeak, inUse) + SLACK_BYTES + this.capturedBytes;
+  }
+
+  /** Destroys free buffers last used in `lastCycle` or before, longest unused first, until no more than `target` bytes are reserved. */
+  private evict(target: number, lastCycle: number): void {
+    if (this.stats.reservedBytes <= target || this.freeBytes === 0) return;
+    const old = [...this.shared.values()].flat().filter((buffer) => buffer.lastCycle <= lastCycle);
+    old.sort((a, b) => a.lastCycle - b.lastCycle || b.size - a.size || a.id - b.id);
+    const gone = new Set<PoolBuffer>();
+    for (const buffer of old) {
+      if (this.stats.reservedBytes <= target) break;
+      gone.add(buffer);
+      this.destroy(buffer);
+    }
+    for (const [size, list] of this.shared) {
+      const left = list.filter((buffer) => !gone.has(buffer));
+      if (left.length) this.shared.set(size, left);
+      else this.shared.delete(size);
+    }
+  }
+
+  /** Follows the bytes in use upwards. */
+  private rise(): void {
+    const { inUse } = this;
+    this.peak = Math.max(this.peak, inUse);
+    const low = Math.min(this.low, this.olderLow);
+    if (inUse - low >= (Math.max(this.peak, this.olderPeak) - low) / 2) this.isHigh = true;
+    if (++this.acquires < MAX_CYCLE_ACQUIRES) return;
+    this.forgetPeak();
+    this.endCycle();
+  }
+
+  /** Follows the bytes in use downwards. */
+  private fall(): void {
+    const { inUse } = this;
+    this.low = Math.min(this.low, inUse);
+    const low = Math.min(this.low, this.olderLow);
+    if (!this.isHigh || inUse - low > (Math.max(this.peak, this.olderPeak) - low) / 4) return;
+    this.isHigh = false;
+    this.endCycle();
+  }
+
+  private endCycle(): void {
+    this.acquires = 0;
+    if (++this.cycle % RECENT_CYCLES === 0) this.forgetPeak();
+    this.evict(this.keptBytes(this.inUse), this.cycle - KEPT_CYCLES - 1);
+  }
+
+  private forgetPeak(): void {
+    [this.olderPeak, this.olderLow] = [this.peak, this.low];
+    this.peak = this.low = this.inUse;
+  }
+
+  /**
+   * Takes note that the GPU had no memory for `buffer` beside the `held` bytes of then: frees what nothing uses, and lowers the budget below
+   * the sum, so that the next attempt fits or is refused before it allocates. Returns whether a storage holds the buffer.
+   */
+  refuse(buffer: PoolBuffer, held: number): boolean {
+    this.stats.reservedBytes -= buffer.size;
+    buffer.isRefused = true;
+    this.budget = Math.min(this.budget, held + buffer.size - 1);
+    const isFree = [this.free, this.shared].some((lists) => lists.get(buffer.size)?.includes(buffer));
+    this.trim();
+    return !isFree;
+  }
+
+  /** Puts a second attempt in the place of what was refused. */
+  restore(buffer: PoolBuffer, gpu: GPUBuffer | null): void {
+    this.stats.reservedBytes += buffer.size;
+    buffer.isRefused = false;
+    buffer.gpu = gpu;
   }
 
   /** From now on freed buffers go to lists of their own (a capture's), which are drawn from first; returns them. */
@@ -129,7 +269,11 @@ export class BufferPool {
 
   /** Takes the buffers of a finished capture back. */
   adopt(lists: FreeLists): void {
-    for (const list of lists.values()) for (const buffer of list) push(this.shared, buffer);
+    for (const list of lists.values())
+      for (const buffer of list) {
+        this.countFree(lists, -buffer.size);
+        this.giveBack(this.shared, buffer);
+      }
     lists.clear();
   }
 
@@ -152,8 +296,21 @@ export class BufferPool {
     return lines.join("\n");
   }
 
+  private giveBack(lists: FreeLists, buffer: PoolBuffer): void {
+    if (buffer.isRefused) return;
+    buffer.lastCycle = this.cycle;
+    push(lists, buffer);
+    this.countFree(lists, buffer.size);
+  }
+
+  private countFree(lists: FreeLists, bytes: number): void {
+    if (lists === this.shared) this.freeBytes += bytes;
+    else this.capturedBytes += bytes;
+  }
+
   private destroy(buffer: PoolBuffer): void {
-    this.stats.reservedBytes -= buffer.size;
+    if (!buffer.isRefused) this.stats.reservedBytes -= buffer.size;
+    this.freeBytes -= buffer.size;
     this.backend.destroy(buffer);
     buffer.gpu = null;
   }
@@ -182,4 +339,4 @@ function push(lists: FreeLists, buffer: PoolBuffer): void {
   list.splice(low, 0, buffer);
 }
 
-const mib = (bytes: number): string => (bytes < 1048576 ? `${(bytes / 1024).toFixed(1)} KiB` : `${(bytes / 1048576).toFixed(1)} MiB`);
+export const mib = (bytes: number): string => (bytes < 1048576 ? `${(bytes / 1024).toFixed(1)} KiB` : `${(bytes / 1048576).toFixed(1)} MiB`);

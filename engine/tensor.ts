@@ -11,6 +11,7 @@ import type { Binding } from "./launch.ts";
 import type { PoolBuffer } from "./pool.ts";
 import { adoptIntoScope, currentLabel, leaveScopes, noteKept } from "./scope.ts";
 import type { TapeNode } from "./autograd.ts";
+import { writeWithinWord } from "./write_word.ts";
 
 export type Shape = readonly number[];
 /** Nested arrays of numbers, one level a dimension. */
@@ -237,16 +238,27 @@ export class Tensor {
     return bytes.subarray(skip, skip + length);
   }
 
-  /** Writes stored bytes from byte `offset` of a contiguous tensor on, in its own dtype and without conversion: the other way round of `readBytes`. */
+  /**
+   * Writes stored bytes from byte `offset` of a contiguous tensor on, in its own dtype and without conversion: the inverse of `readBytes`. Any
+   * offset and length within the tensor; bytes beside the range stay as they are. Throws `ShapeError` for a tensor that is not contiguous,
+   * `ArgumentError` for a range outside it.
+   */
   writeBytes(bytes: Uint8Array, offset = 0): void {
     this.check();
     if (!this.isContiguous) throw new ShapeError(`writeBytes: ${this} is not contiguous; write to a tensor of its own`);
     const all = elementBytes(this.dtype, this.size);
-    const start = elementBytes(this.dtype, this.offset) + offset;
-    if (!Number.isInteger(offset) || offset < 0 || offset + bytes.length > all || start % 4) {
-      throw new ArgumentError(`writeBytes: ${bytes.length} bytes at ${offset} of ${this}, which has ${all}; a range inside it that starts on a whole word`);
+    if (!Number.isInteger(offset) || offset < 0 || offset + bytes.length > all) {
+      throw new ArgumentError(`writeBytes: ${bytes.length} bytes at ${offset} of ${this}, which has ${all}; pass a range inside it`);
     }
-    this.device.write({ storage: this.storage, offset: start, size: bytes.length }, bytes);
+    const { device, storage } = this;
+    const start = elementBytes(this.dtype, this.offset) + offset;
+    const end = start + bytes.length;
+    // Uploads move whole words. Behind the storage's last element is padding, which may become 0; other partial words are merged.
+    const first = Math.min(Math.ceil(start / 4) * 4, end);
+    const last = Math.max(first, end === storage.used ? end : Math.floor(end / 4) * 4);
+    device.write({ storage, offset: first, size: last - first }, bytes.subarray(first - start, last - start));
+    if (start < first) writeWithinWord(storage, start, bytes.subarray(0, first - start));
+    if (last < end) writeWithinWord(storage, last, bytes.subarray(last - start));
   }
 
   /** The value of a tensor of one element. */

@@ -24,12 +24,10 @@ export interface LoadOptions {
 }
 
 const CHUNK_BYTES = 16 * 2 ** 20;
-/** Uploads wait in staging memory until the device has taken them; after so many bytes loading waits for it. */
-const MOST_IN_FLIGHT = 128 * 2 ** 20;
 
 /**
  * The model of a checkpoint with its weights on the device. On the host is one chunk of 16 MiB at a time, beside what the device has not yet
- * taken. Throws what the checkpoint's reader throws; then nothing of the model is left on the device.
+ * taken (at most 128 MiB, see `Device.throttle`). Throws what the checkpoint's reader throws; then nothing of the model is left on the device.
  */
 export async function loadModel(
   checkpoint: Checkpoint,
@@ -55,7 +53,6 @@ async function fill(
 ): Promise<void> {
   const totalBytes = [...checkpoint.parameters.values()].reduce((sum, source) => sum + source.bytes, 0);
   let done = 0;
-  let inFlight = 0;
   for (const [name, parameter] of model.namedParameters()) {
     parameter.requiresGrad = false;
     const source = checkpoint.parameters.get(name)!; // the checkpoint was checked against the config that made the model
@@ -65,11 +62,7 @@ async function fill(
       parameter.writeBytes(bytes, at);
       at += bytes.length;
       done += chunk.length;
-      inFlight += bytes.length;
-      if (inFlight >= MOST_IN_FLIGHT) {
-        await parameter.device.sync();
-        inFlight = 0;
-      }
+      await parameter.device.throttle();
       options.onProgress?.({ bytes: done, totalBytes, tensor: name });
     }
   }

@@ -238,6 +238,7 @@ async function takeStep(
     const all = new Float32Array(some.length * 3 * side ** 2);
     for (const [i, { pixels }] of some.entries()) all.set(pixels, i * pixels.length);
     parts.push(tensor(all, { shape: [some.length, 3, side, side], device }));
+    await device.throttle();
   }
   const { losses, vectors, ...report } = await training.step(...parts).finally(() => {
     for (const part of parts) part.dispose();

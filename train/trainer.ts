@@ -158,6 +158,7 @@ export class Trainer {
     const parts: { readonly task: Task; readonly rows: readonly Sample[][]; readonly loss: Tensor }[] = [];
     for (const [g, batch] of batches.entries()) {
       await new Promise((resolve) => setTimeout(resolve)); // signals, and what reads the data, come in between
+      await this.model.lm_head.weight.device.throttle(); // images of all rows would wait in host memory
       scope(() => {
         const losses = taskLosses(this.model, batch, sizes.vision.imageSize);
         const loss = totalLoss(losses, trained, config.weights);

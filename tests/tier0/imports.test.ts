@@ -10,7 +10,7 @@ import { describe, expect, it } from "vitest";
 const LAYERS = ["engine", "kernels", "model", "train", "cli"]; // each may import itself and what stands before it
 const FREE = ["bench", "tests", "examples", "scripts"]; // may import anything, and no layer may import them
 const BROWSER = ["engine", "kernels", "model"];
-const NODE_ONLY_FILES = ["engine/platform.ts", "engine/software_vulkan.ts"];
+const NODE_ONLY_FILES = ["engine/platform.ts", "engine/software_vulkan.ts", "engine/native_log.ts"];
 const NODE_ONLY_FOLDER = "model/node/"; // files, the hub, pictures; nothing that browsers load may import it
 const NODE_MODULES = new Set([...builtinModules, "webgpu", "koffi", "sharp"]);
 const MAX_LINES = 600;

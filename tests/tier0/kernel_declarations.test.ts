@@ -56,11 +56,13 @@ describe.each(kernels.filter((k) => !(k.name in UNPARSED)).map((k) => [k.name, k
 });
 
 describe("the lists", () => {
-  it("every .wgsl file of kernels/ is declared by a kernel, and every kernel's file is there", () => {
-    const folder = new URL("../../kernels/", import.meta.url);
-    const files = readdirSync(folder, { recursive: true, encoding: "utf8" })
-      .filter((f) => f.endsWith(".wgsl") && !f.startsWith("lib/"))
-      .map((f) => new URL(f, folder).href);
+  it("every .wgsl file of engine/ and kernels/ is declared by a kernel, and every kernel's file is there", () => {
+    const files = ["engine", "kernels"].flatMap((name) => {
+      const folder = new URL(`../../${name}/`, import.meta.url);
+      return readdirSync(folder, { recursive: true, encoding: "utf8" })
+        .filter((f) => f.endsWith(".wgsl") && !f.startsWith("lib/"))
+        .map((f) => new URL(f, folder).href);
+    });
     const declared = kernels.flatMap((k) => (k.url ? [k.url.href] : []));
     expect(files.toSorted()).toEqual(declared.toSorted());
   });

@@ -8,7 +8,7 @@ function pool(budget = Infinity, most = Infinity): { pool: BufferPool; created: 
   const created: number[] = [];
   const destroyed: PoolBuffer[] = [];
   const backend = {
-    create: (size: number): null => {
+    create: ({ size }: PoolBuffer): null => {
       created.push(size);
       return null;
     },
@@ -128,6 +128,100 @@ describe("the budget", () => {
     const { pool: p, created } = pool(Infinity, 1 << 20);
     expect(() => p.acquire((1 << 20) + 1, "embedding")).toThrow(/embedding: 1\.0 MiB asked for in one buffer, the device allows 1\.0 MiB; split/);
     expect(created).toEqual([]);
+  });
+});
+
+describe("what is held for the recent peak", () => {
+  const MiB = 2 ** 20;
+  const kept = (peak: number): number => 1.25 * peak + 16 * MiB;
+  const randomOf = (seed: number) => (): number => (seed = (seed * 16807) % 2147483647) / 2147483647;
+  /** Acquires all of `sizes`, frees them in another order, and returns the buffers. */
+  const cycle = (p: BufferPool, sizes: readonly number[]): PoolBuffer[] => {
+    const all = sizes.map((bytes) => [p.acquire(bytes, "x"), bytes] as const);
+    for (const [buffer, bytes] of all.toReversed()) p.release(buffer, bytes, "x");
+    return all.map(([buffer]) => buffer);
+  };
+
+  it("stays within the bound however sizes change", () => {
+    for (const seed of [1, 2, 3]) {
+      const random = randomOf(seed);
+      const { pool: p } = pool();
+      const used: Set<PoolBuffer>[] = [];
+      let peak = 0;
+      for (let step = 0; step < 300; step++) {
+        const n = 1 + Math.floor(random() * 12);
+        const total = 200 + 150 * random(); // above half of the peak: each is a cycle
+        used.push(new Set(cycle(p, Array(Math.ceil(total / n)).fill(n * MiB))));
+        const recent = new Set(used.slice(-5).flatMap((set) => [...set]));
+        peak = Math.max(peak, Math.ceil(total / n) * n * MiB);
+        const bytes = [...recent].reduce((sum, b) => sum + b.size, 0);
+        expect(p.stats.reservedBytes, `seed ${seed}, step ${step}`).toBeLessThanOrEqual(Math.max(kept(peak), bytes));
+      }
+    }
+  });
+
+  it("is under twice the peak for a batch of changing size", () => {
+    const random = randomOf(7);
+    const { pool: p } = pool();
+    for (let step = 0; step < 100; step++) {
+      const n = 1 + Math.floor(random() * 8);
+      cycle(p, Array.from({ length: 25 }, () => n * MiB));
+      if (step > 20) expect(p.stats.reservedBytes).toBeLessThan(2 * p.stats.peakBytes);
+    }
+    expect(p.stats.peakBytes).toBe(200 * MiB);
+  });
+
+  it.each([1, 2, 3, 4])("a loop of %d different cycles creates nothing after it has run a few times", (period) => {
+    for (const seed of [11, 12, 13, 14]) {
+      const random = randomOf(seed);
+      const { pool: p, destroyed } = pool();
+      const cycles = Array.from({ length: period }, () => Array.from({ length: 30 }, () => Math.ceil(random() * 20 * MiB)));
+      const total = cycles.flat().reduce((a, b) => a + b, 0);
+      const largest = Math.max(...cycles.map((sizes) => sizes.reduce((a, b) => a + b, 0)));
+      for (let i = 0; i < 8; i++) for (const sizes of cycles) cycle(p, sizes);
+      const before = { created: p.stats.created, destroyed: destroyed.length };
+      for (let i = 0; i < 30; i++) for (const sizes of cycles) cycle(p, sizes);
+      expect({ created: p.stats.created, destroyed: destroyed.length }, `seed ${seed}`).toEqual(before);
+      if (period > 2) expect(total, "the loop needs more than the slack").toBeGreaterThan(kept(largest));
+    }
+  });
+
+  it("forgets a peak that is long ago", () => {
+    const { pool: p } = pool();
+    cycle(p, Array(50).fill(8 * MiB));
+    expect(p.stats.reservedBytes).toBe(400 * MiB);
+    for (let i = 0; i < 40; i++) cycle(p, Array(10).fill(22 * MiB)); // 16 to 32 cycles later
+    expect(p.stats.reservedBytes).toBeLessThanOrEqual(kept(220 * MiB));
+    for (let i = 0; i < 4000; i++) cycle(p, Array(10).fill(3 * MiB)); // below half: 16,384 buffers acquired make a cycle
+    expect(p.stats.reservedBytes).toBeLessThanOrEqual(kept(30 * MiB));
+  });
+
+  it("forgets it also where bytes in use never come near it again, as in decoding behind a large prompt", () => {
+    const { pool: p } = pool();
+    for (let i = 0; i < 20; i++) p.acquire(8 * MiB, "weights");
+    cycle(p, Array(50).fill(8 * MiB));
+    expect(p.stats.reservedBytes).toBe(560 * MiB);
+    for (let i = 0; i < 30_000; i++) cycle(p, [MiB, MiB, 2 * MiB, 5 * MiB]);
+    expect(p.stats.reservedBytes).toBeLessThanOrEqual(kept(169 * MiB));
+    const { created } = p.stats;
+    for (let i = 0; i < 30_000; i++) cycle(p, [MiB, MiB, 2 * MiB, 5 * MiB]);
+    expect(p.stats.created).toBe(created);
+  });
+
+  it("never takes what is in use or a capture's", () => {
+    const { pool: p, destroyed } = pool();
+    const held = p.acquire(100 * MiB, "weights");
+    const lists = p.beginPrivate();
+    const own = cycle(p, Array(10).fill(30 * MiB));
+    p.endPrivate();
+    for (let i = 0; i < 100; i++) cycle(p, Array(10).fill(((i % 30) + 1) * MiB));
+    p.trim();
+    expect(destroyed.length).toBeGreaterThan(0);
+    for (const buffer of [held, ...own]) expect(destroyed).not.toContain(buffer);
+    expect(p.stats.reservedBytes).toBe(held.size + 300 * MiB);
+    p.adopt(lists);
+    p.trim();
+    expect(p.stats.reservedBytes).toBe(held.size);
   });
 });
 

@@ -61,13 +61,15 @@ export async function loadTokenizer(
   const vq = new VqModel(checkpoint.config.vq, { device, dtype, init: false });
   const state: Record<string, Tensor> = {};
   try {
-    for (const [name, source] of sources)
+    for (const [name, source] of sources) {
       state[name.slice(PREFIX.length)] = tensorFromBytes(
         castFloats(await checkpoint.read(source), source.dtype as FloatDType, dtype, source.name),
         source.shape,
         dtype,
         device,
       );
+      await device.throttle();
+    }
     vq.loadStateDict(state);
   } catch (error) {
     vq.dispose();

@@ -1,6 +1,6 @@
 /**
  * Tensors by name (`AdamW.stateDict()`, an EMA) as a safetensors file of a checkpoint, and back, in chunks: on the host is one chunk at a time,
- * beside what the device has not yet taken. Names, dtypes and shapes are held to strictly before a byte is written or read.
+ * beside what the device has not yet taken (`Device.throttle`). Names, dtypes and shapes are held to strictly before a byte is written or read.
  */
 import { ArgumentError, elementBytes, empty } from "../../engine/index.ts";
 import type { DType, Device, Tensor } from "../../engine/index.ts";
@@ -12,8 +12,6 @@ import { specText } from "../../model/checkpoint/stored.ts";
 import type { StoredTensor } from "../../model/checkpoint/stored.ts";
 
 const CHUNK_BYTES = 16 * 2 ** 20;
-/** Uploads wait in staging memory until the device has taken them; after so many bytes loading waits for it. */
-const MOST_IN_FLIGHT = 128 * 2 ** 20;
 const DEVICE_DTYPES: readonly string[] = ["f32", "f16", "bf16", "i32", "u32", "u8"] satisfies DType[];
 
 type Tensors = Readonly<Record<string, Tensor>>;
@@ -139,7 +137,6 @@ async function upload(
   options: TensorFileOptions,
 ): Promise<void> {
   const chunk = chunkBytes(options);
-  let inFlight = 0;
   let device: Device | null = null;
   for (const [name, { offset, bytes }] of stored) {
     const { storage, device: own } = tensors[name]!;
@@ -148,10 +145,7 @@ async function upload(
       options.signal?.throwIfAborted();
       const part = await file.read(offset + at, Math.min(chunk, bytes - at));
       own.write({ storage, offset: at, size: part.length }, part);
-      inFlight += part.length;
-      if (inFlight < MOST_IN_FLIGHT) continue;
-      await own.sync();
-      inFlight = 0;
+      await own.throttle();
     }
   }
   await device?.sync();

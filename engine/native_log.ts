@@ -1,0 +1,53 @@
+/**
+ * Keeps lines that Dawn prints by itself away from a user's terminal. Dawn writes them from native code to file descriptor 2, past
+ * `process.stderr`, and offers no setting for it. Node only; imported on demand by platform.ts, so that browser bundles never see it.
+ */
+
+/** Lines about limits that nothing here uses: dynamic offsets beyond 16 a layout. */
+const DROPPED = /^Warning: maxDynamic(?:Uniform|Storage)BuffersPerPipelineLayout artificially reduced from .*\r?\n?/gm;
+
+/** What `text` leaves for the terminal. */
+export const withoutDawnNotices = (text: string): string => text.replace(DROPPED, "");
+
+type Filter = <T>(call: () => T) => T;
+
+let filter: Promise<Filter> | null = null;
+
+/**
+ * Resolves to a function that runs a synchronous native call, holds back what is written to stderr meanwhile, and then writes all of it but
+ * Dawn's notices. Without koffi (an optional package), on Windows, or without a writable temporary folder the call runs as it is.
+ */
+export function stderrFilter(): Promise<Filter> {
+  filter ??= openFilter().catch(() => (call) => call());
+  return filter;
+}
+
+async function openFilter(): Promise<Filter> {
+  if (process.platform === "win32") return (call) => call();
+  const fs = process.getBuiltinModule("node:fs");
+  const { tmpdir } = process.getBuiltinModule("node:os");
+  const { join } = process.getBuiltinModule("node:path");
+  const name = "koffi"; // a variable, so that no bundler follows it
+  const { default: koffi } = (await import(/* @vite-ignore */ /* webpackIgnore: true */ name)) as typeof import("koffi");
+  const libc = koffi.load(null);
+  const dup = libc.func("int dup(int)") as (fd: number) => number;
+  const dup2 = libc.func("int dup2(int, int)") as (from: number, to: number) => number;
+  // A file rather than a pipe: a pipe that nobody reads meanwhile would block the writer once it is full.
+  return (call) => {
+    const folder = fs.mkdtempSync(join(tmpdir(), "janus-stderr-"));
+    const path = join(folder, "log");
+    const file = fs.openSync(path, "a");
+    const saved = dup(2);
+    const isRedirected = saved >= 0 && dup2(file, 2) >= 0;
+    try {
+      return call();
+    } finally {
+      if (isRedirected) dup2(saved, 2);
+      if (saved >= 0) fs.closeSync(saved);
+      fs.closeSync(file);
+      const text = withoutDawnNotices(fs.readFileSync(path, "utf8"));
+      fs.rmSync(folder, { recursive: true });
+      if (text) process.stderr.write(text);
+    }
+  };
+}

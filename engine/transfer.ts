@@ -1,0 +1,121 @@
+/**
+ * Bytes between host and GPU: how much of an upload waits in host memory, and the staging buffers of read-backs.
+ * WebGPU copies what `writeBuffer` is given into staging memory at once and frees it when the GPU has done the submit that follows; a loop
+ * that uploads faster than the GPU works would queue all of its data there.
+ */
+import { settle } from "./platform.ts";
+
+/** Uploads that may wait in host memory before `Device.throttle()` waits for the GPU. */
+export const MAX_QUEUED_UPLOAD_BYTES = 128 * 2 ** 20;
+/** Uploaded bytes from which a submit is watched for its end; a watch costs a promise, smaller uploads join the next one. */
+const WATCHED_BYTES = 8 * 2 ** 20;
+
+/** Counts the uploaded bytes that the GPU has not taken yet. */
+export class Uploads {
+  /** Bytes in host memory. */
+  queuedBytes = 0;
+  /** Highest `queuedBytes` so far. */
+  peakBytes = 0;
+  /** Bytes since the last watched submit. */
+  private openBytes = 0;
+  private readonly watched = new Set<Promise<void>>();
+  private readonly gpu: GPUDevice;
+
+  constructor(gpu: GPUDevice) {
+    this.gpu = gpu;
+  }
+
+  /** Counts an upload. Returns true if the bound is reached: submit then, so that the GPU can begin to take them. */
+  add(bytes: number): boolean {
+    this.queuedBytes += bytes;
+    this.openBytes += bytes;
+    this.peakBytes = Math.max(this.peakBytes, this.queuedBytes);
+    return this.openBytes >= MAX_QUEUED_UPLOAD_BYTES;
+  }
+
+  /** Call it after each submit. */
+  submitted(atLeast = WATCHED_BYTES): void {
+    if (this.openBytes < atLeast) return;
+    const bytes = this.openBytes;
+    this.openBytes = 0;
+    const done = (): void => {
+      this.watched.delete(watch);
+      this.queuedBytes -= bytes;
+    };
+    // A lost device rejects: its memory is gone, too.
+    const watch: Promise<void> = this.gpu.queue.onSubmittedWorkDone().then(done, done);
+    this.watched.add(watch);
+  }
+
+  /**
+   * Resolves when the GPU has taken at least one more watched submit.
+   * @param gently the device is a software one, see `settle`
+   */
+  async next(gently: boolean): Promise<void> {
+    await settle(Promise.race(this.watched), gently);
+  }
+}
+
+/** One buffer of a read-back takes at most so many bytes: copies of a GiB and more fail on some drivers. */
+const MAX_READ_BYTES = 512 * 2 ** 20;
+/** Staging buffers up to this size are kept for the next read, in powers of two. */
+const MAX_KEPT_BYTES = 32 * 2 ** 20;
+
+interface Part {
+  readonly staging: GPUBuffer;
+  readonly at: number;
+  readonly size: number;
+}
+
+/** The staging buffers of read-backs. */
+export class Readbacks {
+  private readonly kept = new Map<number, GPUBuffer[]>();
+  private readonly create: (size: number) => GPUBuffer;
+  private readonly maxBytes: number;
+
+  /** @param maxBufferSize of the device: larger reads go in parts */
+  constructor(create: (size: number) => GPUBuffer, maxBufferSize: number) {
+    this.create = create;
+    this.maxBytes = Math.floor(Math.min(maxBufferSize, MAX_READ_BYTES) / 4) * 4;
+  }
+
+  /** Encodes the copies of `size` bytes from `offset`, both multiples of 4. Larger ones than a buffer become several copies. */
+  encode(encoder: GPUCommandEncoder, source: GPUBuffer, offset: number, size: number): Part[] {
+    const parts: Part[] = [];
+    for (let at = 0; at < size; at += this.maxBytes) {
+      const bytes = Math.min(this.maxBytes, size - at);
+      const staging = this.take(bytes);
+      encoder.copyBufferToBuffer(source, offset + at, staging, 0, bytes);
+      parts.push({ staging, at, size: bytes });
+    }
+    return parts;
+  }
+
+  /** The bytes of `parts`, once the encoder was submitted; the buffers are free again afterwards. */
+  async read(parts: readonly Part[], gently: boolean): Promise<Uint8Array> {
+    try {
+      await settle(Promise.all(parts.map(({ staging, size }) => staging.mapAsync(GPUMapMode.READ, 0, size))), gently);
+      const bytes = new Uint8Array(parts.reduce((sum, { size }) => sum + size, 0));
+      for (const { staging, at, size } of parts) bytes.set(new Uint8Array(staging.getMappedRange(0, size)), at);
+      for (const { staging } of parts) staging.unmap();
+      for (const { staging } of parts) this.keep(staging);
+      return bytes;
+    } catch (error) {
+      for (const { staging } of parts) staging.destroy();
+      throw error;
+    }
+  }
+
+  private take(bytes: number): GPUBuffer {
+    // A power of two above the limit would exceed it for sizes that it allows: large buffers have their exact size.
+    const size = bytes > MAX_KEPT_BYTES ? bytes : Math.min(this.maxBytes, Math.max(256, 2 ** Math.ceil(Math.log2(bytes))));
+    return this.kept.get(size)?.pop() ?? this.create(size);
+  }
+
+  private keep(staging: GPUBuffer): void {
+    if (staging.size > MAX_KEPT_BYTES) return staging.destroy();
+    const list = this.kept.get(staging.size);
+    if (list) list.push(staging);
+    else this.kept.set(staging.size, [staging]);
+  }
+}
