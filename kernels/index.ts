@@ -20,7 +20,7 @@ export { crossEntropy } from "./cross_entropy.ts";
 export type { CrossEntropyOptions, LossReduction } from "./cross_entropy.ts";
 export { linearCrossEntropy } from "./linear_cross_entropy.ts";
 export type { LinearCrossEntropyOptions } from "./linear_cross_entropy.ts";
-export { guidance, sampleTokens } from "./sample.ts";
+export { NOT_FINITE_FLAG, guidance, sampleTokens } from "./sample.ts";
 export type { SampleOptions } from "./sample.ts";
 export { globalGradNorm } from "./grad_norm.ts";
 export { countNonFinite } from "./count_nonfinite.ts";
