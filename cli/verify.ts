@@ -57,7 +57,12 @@ export async function verify(flags: VerifyFlags, context: Context, open: () => P
     checkGolden(golden, config);
     device = await open();
     using progress = out.progress("rows");
-    const model = await loadModel(checkpoint, { device, dtype: flags.dtype ?? ownDType(checkpoint), signal });
+    const model = await loadModel(checkpoint, {
+      device,
+      dtype: flags.dtype ?? ownDType(checkpoint),
+      signal,
+      onNotice: (message) => out.warn(message),
+    });
     const inputs = new GoldenInputs(golden, config, processor);
     const run = new Verification(inputs, new GoldenModel(model, config, processor, signal));
     const onDevice = device;
