@@ -67,7 +67,7 @@ export async function verify(flags: VerifyFlags, context: Context, open: () => P
     const run = new Verification(inputs, new GoldenModel(model, config, processor, signal));
     const onDevice = device;
     const fresh = (): Promise<JanusForConditionalGeneration> =>
-      loadModel(checkpoint, { device: onDevice, dtype: "f32", signal });
+      loadModel(checkpoint, { device: onDevice, dtype: "f32", signal, onNotice: () => undefined }); // the first one has said it
     const training = new Training(inputs, fresh, signal);
     const rows: Row[] = [];
     const total = run.count + training.count;

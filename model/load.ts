@@ -21,7 +21,7 @@ export interface LoadOptions {
   /** Of the weights on the device. Without it that of most of the checkpoint's weights: bf16 stays bf16. */
   readonly dtype?: FloatDType;
   readonly onProgress?: (progress: LoadProgress) => void;
-  /** Things worth saying: tensors with values that are not finite, by name. */
+  /** Things worth saying: tensors with values that are not finite, by name. Default: `console.warn`. */
   readonly onNotice?: (message: string) => void;
   readonly signal?: AbortSignal;
 }
@@ -34,8 +34,9 @@ const MOST_IN_FLIGHT = 128 * 2 ** 20;
  * The model of a checkpoint with its weights on the device. On the host is one chunk of 16 MiB at a time, beside what the device has not yet
  * taken. Throws what the checkpoint's reader throws; then nothing of the model is left on the device.
  *
- * Tensors with values that are not finite are loaded as they are and told to `onNotice`, once, by name. The device counts them while the next
- * tensors are read: it reads each weight once more, and one number a tensor is read back at the end.
+ * Tensors with values that are not finite are loaded as they are and reported to `onNotice`, once, by name. The device counts them while the
+ * next tensors are uploaded: it reads each weight once, three launches a tensor, and one number a tensor is read back at the end. Of loading
+ * the 1B model (4.15 GB, 964 tensors) on lavapipe that is 13 %.
  */
 export async function loadModel(
   checkpoint: Checkpoint,
@@ -84,7 +85,7 @@ async function fill(
   }
   await model.lm_head.weight.device.sync();
   options.signal?.throwIfAborted();
-  if (options.onNotice) await reportNotFinite(parameters, counts, options.onNotice);
+  await reportNotFinite(parameters, counts, options.onNotice ?? ((message) => console.warn(message)));
 }
 
 /** Names that a notice gives. */
