@@ -5,6 +5,7 @@ import type { RgbImage } from "../model/image/image.ts";
 import type { Janus } from "../model/node/janus.ts";
 import type { ContentPart, Message } from "../model/prompt.ts";
 import type { AddCommand, Context } from "./context.ts";
+import { EXIT } from "./errors.ts";
 import { formatDuration } from "./format.ts";
 import { wholeNumber } from "./options.ts";
 import {
@@ -104,7 +105,7 @@ class Chat {
   private async answer(line: string): Promise<boolean> {
     if (line === "") return true;
     if (line === "/quit" || line === "/exit") return false;
-    const { JanusError } = await import("../engine/errors.ts");
+    const { JanusError, NotFiniteError } = await import("../engine/errors.ts");
     this.running = new AbortController();
     try {
       await (line.startsWith("/") ? this.command(line) : this.question(line));
@@ -113,6 +114,7 @@ class Chat {
       if (this.running.signal.aborted) this.context.out.note("(stopped)");
       else if (error instanceof JanusError) {
         this.context.out.error(error.message);
+        if (error instanceof NotFiniteError) this.context.exitCode = EXIT.notFinite; // the next answers will be no better
         if (/context holds/.test(error.message) && this.messages.length)
           this.context.out.note("/reset forgets the conversation so far");
       } else throw error;

@@ -2,6 +2,7 @@
 import { bf16Bits, bf16Value, capture, tensor } from "../engine/index.ts";
 import type { Device, HostArray } from "../engine/index.ts";
 import { add, cast, copyFrom, full, matmul, mul } from "../kernels/index.ts";
+import { PROBES, lossyOps } from "./doctor_not_finite.ts";
 
 export interface Check {
   readonly name: string;
@@ -19,6 +20,7 @@ const CHECKS: readonly [string, Run][] = [
   ["matmul", matmulAgainstHost],
   ["bf16 storage", bf16Storage],
   ["capture and replay", captureAndReplay],
+  ["NaN and infinity", notFinite],
 ];
 
 /** A check that found something else than it should. */
@@ -100,6 +102,13 @@ async function bf16Storage(device: Device): Promise<string> {
   using narrowed = cast(x, "bf16");
   requireSame(await narrowed.data(), expected);
   return `${values.length} values rounded as on the host, both ways`;
+}
+
+async function notFinite(device: Device): Promise<string> {
+  const lossy = await lossyOps(device);
+  const ops = new Set(PROBES.map(({ op }) => op)).size;
+  if (lossy.length) throw new Mismatch(`${lossy.length} of ${ops} ops lose them on this device: ${lossy.join(", ")}`);
+  return `${ops} ops carry them as they should, in ${PROBES.length} cases`;
 }
 
 async function captureAndReplay(device: Device): Promise<string> {

@@ -14,6 +14,7 @@ export const EXIT = {
   input: 3,
   hub: 4,
   device: 5,
+  notFinite: 6,
   bug: 70,
   hangUp: 129,
   interrupted: 130,
@@ -28,6 +29,10 @@ const MEANINGS: readonly [number, string][] = [
   [EXIT.input, "bad input: a checkpoint, config, picture, prompt or file"],
   [EXIT.hub, "the hub or the network"],
   [EXIT.device, "the device: no adapter, out of memory, lost"],
+  [
+    EXIT.notFinite,
+    "the model computes values that are not finite (NaN or infinity): damaged weights, or a dtype too narrow",
+  ],
   [EXIT.bug, "a mistake in this program"],
   [
     EXIT.interrupted,
@@ -91,6 +96,7 @@ export async function exitCodeOf(error: unknown): Promise<number> {
       ],
       EXIT.input,
     ],
+    [[engine.NotFiniteError], EXIT.notFinite],
     [[engine.DeviceError, engine.DeviceLostError, engine.OutOfMemoryError, engine.KernelError], EXIT.device],
   ];
   // What is left (shapes, dtypes, the tape, captures) no command line can cause.

@@ -101,6 +101,7 @@ export async function openJanus(
       signal: context.signal,
       ...(flags.dtype && { dtype: flags.dtype }),
       pictures: { plain: flags.plain ?? false },
+      onNotice: (message) => context.out.warn(message),
       onProgress: ({ bytes, totalBytes }) => progress.report({ done: bytes, total: totalBytes, label: "loading" }),
     });
     const close = (): void => {

@@ -57,12 +57,17 @@ export async function verify(flags: VerifyFlags, context: Context, open: () => P
     checkGolden(golden, config);
     device = await open();
     using progress = out.progress("rows");
-    const model = await loadModel(checkpoint, { device, dtype: flags.dtype ?? ownDType(checkpoint), signal });
+    const model = await loadModel(checkpoint, {
+      device,
+      dtype: flags.dtype ?? ownDType(checkpoint),
+      signal,
+      onNotice: (message) => out.warn(message),
+    });
     const inputs = new GoldenInputs(golden, config, processor);
     const run = new Verification(inputs, new GoldenModel(model, config, processor, signal));
     const onDevice = device;
     const fresh = (): Promise<JanusForConditionalGeneration> =>
-      loadModel(checkpoint, { device: onDevice, dtype: "f32", signal });
+      loadModel(checkpoint, { device: onDevice, dtype: "f32", signal, onNotice: () => undefined }); // the first one has said it
     const training = new Training(inputs, fresh, signal);
     const rows: Row[] = [];
     const total = run.count + training.count;

@@ -8,21 +8,28 @@ import { reshape, stack } from "./views.ts";
 
 library("sortable", new URL("./lib/sortable.wgsl", import.meta.url));
 
-const thresholdKernel = kernel(
-  "sample_threshold",
-  new URL("./sample_threshold.wgsl", import.meta.url),
-  { x: "read", threshold: "write" },
-  { rows: "u32", first: "u32", granules: "u32", top_k: "u32", top_p: "f32", inverse_temperature: "f32" },
+const histogramKernel = kernel(
+  "sample_histogram",
+  new URL("./sample_histogram.wgsl", import.meta.url),
+  { x: "read", limits: "read", partial: "write" },
+  { rows: "u32", row: "u32", first: "u32", granules: "u32", chunk: "u32", chunks: "u32", shift: "u32", mask: "u32", limited: "u32", inverse_temperature: "f32" },
+);
+
+const selectKernel = kernel(
+  "sample_select",
+  new URL("./sample_select.wgsl", import.meta.url),
+  { x: "read", partial: "read", before: "read", after: "write" },
+  { rows: "u32", row: "u32", first: "u32", granules: "u32", chunk: "u32", chunks: "u32", shift: "u32", step: "u32", top_k: "u32", top_p: "f32", inverse_temperature: "f32" },
 );
 
 const sampleKernel = kernel(
   "sample",
   new URL("./sample.wgsl", import.meta.url),
-  { x: "read", threshold: "read", state: "read", seeds: "read", position: "read", best: "write" },
+  { x: "read", limits: "read", state: "read", seeds: "read", position: "read", best: "write" },
   { rows: "u32", first: "u32", granules: "u32", chunks: "u32", site: "u32", inverse_temperature: "f32" },
 );
 
-const combineKernel = kernel("sample_combine", new URL("./sample_combine.wgsl", import.meta.url), { best: "read", tokens: "write" }, { rows: "u32", chunks: "u32" });
+const combineKernel = kernel("sample_combine", new URL("./sample_combine.wgsl", import.meta.url), { best: "read", tokens: "write" }, { rows: "u32", chunks: "u32", mark: "u32" });
 
 const guidanceKernel = kernel("guidance", new URL("./guidance.wgsl", import.meta.url), { x: "read", y: "write" }, { rows: "u32", granules: "u32", weight: "f32" });
 
@@ -72,19 +79,22 @@ export interface SampleOptions {
   readonly seeds?: Tensor;
   /** u32 or i32 [1], added to the generator's step: a position that a captured loop counts up. */
   readonly position?: Tensor;
+  /** Sets `NOT_FINITE_FLAG` in the token of a row that is not finite: a caller that reads the tokens learns of it by the same read. */
+  readonly flagged?: boolean;
 }
+
+/** Set in the token of a row that is not finite, by `sampleTokens` with `flagged`. */
+export const NOT_FINITE_FLAG = 0x80000000;
 
 /** Granules that one invocation scores, and the most chunks of a row. */
 const CHUNK_GRANULES = 16;
-const MOST_CHUNKS = 256;
+const MAX_CHUNKS = 256;
+/** A filter's histograms count in f32. */
+const MAX_FILTERED = 2 ** 24;
 
-/**
- * One token a row, drawn from softmax(logits / temperature): logits [N, V] → u32 [N]. Nothing is read back. The same seed, step, sample,
- * site and logits give the same tokens; rows without seeds of their own draw as samples `sample + row`.
- */
-export function sampleTokens(logits: Tensor, options: SampleOptions = {}): Tensor {
-  const { temperature = 1, topK, topP, seeds, position } = options;
-  checkTensors("sampleTokens", logits, options.generator?.state, seeds, position);
+/** Throws for what `sampleTokens` does not take, before any work. */
+function checkSample(logits: Tensor, { temperature = 1, topK, topP, seeds, position, generator }: SampleOptions): void {
+  checkTensors("sampleTokens", logits, generator?.state, seeds, position);
   if (!isFloat(logits.dtype)) throw new DTypeError(`sampleTokens: the logits ${logits} are not of a floating dtype`);
   if (logits.rank !== 2 || logits.shape[1] === 0) throw new ShapeError(`sampleTokens: logits ${logits}; they are [N, V] with V ≥ 1`);
   const [rows, classes] = logits.shape as [number, number];
@@ -92,31 +102,46 @@ export function sampleTokens(logits: Tensor, options: SampleOptions = {}): Tenso
   if (topK !== undefined && (!Number.isInteger(topK) || topK < 1)) throw new ArgumentError(`sampleTokens: topK ${topK}; a whole number ≥ 1`);
   if (topP !== undefined && !(topP > 0 && topP <= 1)) throw new ArgumentError(`sampleTokens: topP ${topP}; 0 < p ≤ 1`);
   checkSite("sampleTokens", options.site ?? 0);
-  const random = temperature > 0;
+  if (classes > MAX_FILTERED && (topK !== undefined || topP !== undefined)) throw new ShapeError(`sampleTokens: topK and topP take at most ${MAX_FILTERED} tokens; got ${logits}. Leave them out`);
   if (seeds && (seeds.dtype !== "u32" || seeds.rank !== 1 || seeds.size !== rows)) throw new ShapeError(`sampleTokens: seeds ${seeds} for ${rows} rows; u32, one a row`);
   if (position && ((position.dtype !== "u32" && position.dtype !== "i32") || position.size !== 1)) throw new ShapeError(`sampleTokens: position ${position}; u32 or i32 of one element`);
+}
+
+/**
+ * One token a row, drawn from softmax(logits / temperature): logits [N, V] → u32 [N]. Nothing is read back. The same seed, step, sample,
+ * site and logits give the same tokens; rows without seeds of their own draw as samples `sample + row`.
+ *
+ * A token is always below V. −Inf masks a token. A row with a NaN or +Inf logit, or with −Inf alone, is not finite: its token is 0, with
+ * `flagged` that and `NOT_FINITE_FLAG`. Logits beyond ±3e38 · temperature count as equal.
+ *
+ * Passes over the logits: 1; with topK 4 more, with topP 5 more, with both 8 more (see `limitsOf`).
+ */
+export function sampleTokens(logits: Tensor, options: SampleOptions = {}): Tensor {
+  checkSample(logits, options);
+  const { temperature = 1, topK, topP, seeds, position, flagged = false } = options;
+  const [rows, classes] = logits.shape as [number, number];
+  const random = temperature > 0;
   return scope(() => {
     const tokens = empty([rows], { dtype: "u32", device: logits.device });
     if (rows === 0) return tokens;
     const x = rowsOfGranules(logits, classes);
     const keep = topK !== undefined && topK < classes ? topK : 0;
     const mass = topP ?? 1;
-    const filtered = random && (keep > 0 || mass < 1);
     const inverse = random ? 1 / temperature : 1;
     const { generator, site } = options.generator || !random ? { generator: options.generator, site: options.site ?? 0 } : defaultDraw(x.device);
-    const threshold = filtered ? thresholds(x, keep, mass, inverse) : null;
+    const limits = random && (keep > 0 || mass < 1) ? limitsOf(x, { topK: keep, topP: mass, inverse }) : null;
     const granules = classes % 4 ? classes : classes / 4;
-    const chunks = Math.min(MOST_CHUNKS, Math.ceil(granules / CHUNK_GRANULES));
+    const chunks = Math.min(MAX_CHUNKS, Math.ceil(granules / CHUNK_GRANULES));
     const best = empty([rows, chunks, 2], { dtype: "u32", device: x.device });
     // What a variant does not read is bound to the logits again.
     for (const { start, count } of rowWindows(x.device, rows, [{ rowElements: classes, dtype: x.dtype }], 1, "sampleTokens")) {
       const window = { of: x, start: start * classes, elements: count * classes };
       launch(sampleKernel, {
         use: { x: rowLibrary(x.dtype, classes) },
-        constants: { RANDOM: random, FILTER: filtered, SEEDED: random && seeds !== undefined, MOVED: random && position !== undefined },
+        constants: { RANDOM: random, FILTER: limits !== null, SEEDED: random && seeds !== undefined, MOVED: random && position !== undefined },
         buffers: {
           x: window,
-          threshold: threshold ?? window,
+          limits: limits ?? window,
           state: random ? generator!.state : window,
           seeds: seeds ? contiguousCopy(seeds) : window,
           position: position ? contiguousCopy(position) : window,
@@ -127,27 +152,99 @@ export function sampleTokens(logits: Tensor, options: SampleOptions = {}): Tenso
         cost: { flops: (random ? 100 : 1) * count * classes, bytes: elementBytes(x.dtype, count * classes) },
       });
     }
-    launch(combineKernel, { buffers: { best, tokens }, params: { rows, chunks }, grid: grid1d(Math.ceil(rows / 64)), cost: { flops: rows * chunks, bytes: 8 * rows * chunks } });
+    launch(combineKernel, {
+      buffers: { best, tokens },
+      params: { rows, chunks, mark: flagged ? NOT_FINITE_FLAG : 0 },
+      grid: grid1d(Math.ceil(rows / 64)),
+      cost: { flops: rows * chunks, bytes: 8 * rows * chunks },
+    });
     if (generator !== options.generator) generator?.dispose();
     return tokens;
   });
 }
 
-/** The places at which each row's allowed tokens end: u32 [N, 2] (sortable key, index among equals). */
-function thresholds(x: Tensor, topK: number, topP: number, inverse: number): Tensor {
+interface Bounds {
+  /** 0 for all. */
+  readonly topK: number;
+  /** 1 for all. */
+  readonly topP: number;
+  /** 1 / temperature. */
+  readonly inverse: number;
+}
+
+/** A pass of the selection; the numbers of the steps are those of sample_select.wgsl. */
+interface Pass {
+  readonly shift: number;
+  readonly step: number;
+  /** Bins are sums of weights, not of tokens. */
+  readonly isMass: boolean;
+}
+
+/** Eight bits of the key a pass. In topP's last one a bin is one key: counts tell its weight, and where a tie is to be cut. */
+function passesOf({ topK, topP }: Bounds): Pass[] {
+  const of = (steps: readonly number[], mass: boolean): Pass[] => steps.map((step, i) => ({ shift: 24 - 8 * i, step, isMass: mass && i < 3 }));
+  return [...of(topK ? [0, 1, 1, 2] : [0], false), ...of(topP < 1 ? [3, 4, 4, 5] : [], true)];
+}
+
+/** Tokens of a chunk, which is a workgroup's: the kernels' fixed-point sums hold no more. */
+const CHUNK_TOKENS = 4096;
+/** Bins of a chunk's histogram, and its largest key. */
+const PARTIAL = 257;
+
+/**
+ * Where each row's allowed tokens end: u32 [N, 8], the first two (sortable key, index among equals). First the topK largest logits, then of
+ * these the fewest whose probabilities reach topP. A radix selection: each pass reads the logits once, in chunks of 4,096 tokens, then one
+ * workgroup a row picks the bin. topK takes 4 passes, topP 4 and one for the largest logit, which comes with topK's first.
+ */
+function limitsOf(x: Tensor, bounds: Bounds): Tensor {
   const [rows, classes] = x.shape as [number, number];
-  const threshold = empty([rows, 2], { dtype: "u32", device: x.device });
-  // One workgroup a row with barriers: on software Vulkan fewer invocations cost less.
-  const workgroup = x.device.capabilities.software ? 64 : 256;
-  for (const { start, count } of rowWindows(x.device, rows, [{ rowElements: classes, dtype: x.dtype }], 1, "sampleTokens")) {
-    launch(thresholdKernel, {
-      use: { x: rowLibrary(x.dtype, classes) },
-      constants: { WORKGROUP: workgroup },
-      buffers: { x: { of: x, start: start * classes, elements: count * classes }, threshold },
-      params: { rows: count, first: start, granules: classes % 4 ? classes : classes / 4, top_k: topK, top_p: topP, inverse_temperature: inverse },
-      grid: grid1d(count),
-      cost: { flops: 100 * count * classes, bytes: 40 * elementBytes(x.dtype, count * classes) },
-    });
+  const { device } = x;
+  let [before, after] = [0, 1].map(() => empty([rows, 8], { dtype: "u32", device })) as [Tensor, Tensor];
+  const chunks = Math.ceil(classes / CHUNK_TOKENS);
+  const batch = Math.max(1, Math.floor(device.limits.maxStorageBufferBindingSize / (4 * PARTIAL * chunks)));
+  const windows = rowWindows(device, rows, [{ rowElements: classes, dtype: x.dtype }], 1, "sampleTokens");
+  const partial = empty([Math.min(batch, windows[0]!.count), chunks, PARTIAL], { dtype: "u32", device });
+  for (const pass of passesOf(bounds)) {
+    for (const { start, count } of windows) {
+      for (let row = 0; row < count; row += batch)
+        selectionPass({ of: x, start: start * classes, elements: count * classes }, { partial, before, after }, pass, bounds, { rows: Math.min(batch, count - row), row, first: start + row });
+    }
+    [before, after] = [after, before];
   }
-  return threshold;
+  return before;
+}
+
+/** One pass for some rows of a window of the logits: `rows` from row `row` of the window, which is row `first` of all. */
+function selectionPass(
+  x: { readonly of: Tensor; readonly start: number; readonly elements: number },
+  { partial, before, after }: Readonly<Record<"partial" | "before" | "after", Tensor>>,
+  { shift, step, isMass }: Pass,
+  { topK, topP, inverse }: Bounds,
+  where: { readonly rows: number; readonly row: number; readonly first: number },
+): void {
+  const { dtype, shape, device } = x.of;
+  const classes = shape[1]!;
+  const width = classes % 4 ? 1 : 4;
+  const chunks = partial.shape[1]!;
+  const use = { x: rowLibrary(dtype, classes) };
+  // Barriers: on software Vulkan fewer invocations cost less.
+  const constants = { WORKGROUP: device.capabilities.software ? 64 : 256 };
+  const shared = { ...where, granules: classes / width, chunk: CHUNK_TOKENS / width, chunks, shift, inverse_temperature: inverse };
+  const read = where.rows * classes;
+  launch(histogramKernel, {
+    use,
+    constants: { ...constants, MASS: isMass },
+    buffers: { x, limits: before, partial },
+    params: { ...shared, mask: shift === 24 ? 0 : (0xffffffff << (shift + 8)) >>> 0, limited: step > 2 && topK ? 1 : 0 },
+    grid: grid1d(where.rows * chunks),
+    cost: { flops: (isMass ? 20 : 5) * read, bytes: elementBytes(dtype, read) + 4 * PARTIAL * where.rows * chunks },
+  });
+  launch(selectKernel, {
+    use,
+    constants,
+    buffers: { x, partial, before, after },
+    params: { ...shared, step, top_k: topK, top_p: topP },
+    grid: grid1d(where.rows),
+    cost: { flops: 256 * (chunks + 1) * where.rows, bytes: 4 * PARTIAL * where.rows * chunks },
+  });
 }

@@ -2,7 +2,9 @@
 // the logit, or with RANDOM the logit / temperature − log E with E exponentially distributed (the Gumbel-max trick: the highest score is a
 // draw from the softmax). E is a function of seed, step, sample, site and token alone: Philox word `token % 4` of counter
 // (token / 4, sample + r, step + position, site); with SEEDED row r has the key (seeds[r], 0) and the counter (token / 4, sample, …).
-// With FILTER only tokens that threshold[r] allows take part. One invocation a (row, chunk), chunks ≤ granules.
+// With FILTER only tokens that limits[r] allows take part. −Inf is a masked token and never does. NaN and +Inf are seen by the bits of the
+// logits as they were loaded (WGSL lets an implementation assume that there are none): the index is then NOT_FINITE.
+// One invocation a (row, chunk), chunks ≤ granules.
 // Grid: flat over ceil(rows · chunks / WORKGROUP) workgroups, folded.
 //#use grid
 //#use philox
@@ -13,16 +15,18 @@ const RANDOM = false;
 const FILTER = false;
 const SEEDED = false;
 const MOVED = false; // `position` is added to the step
+const NONE = 0xffffffffu; // an index: no token takes part
+const NOT_FINITE = 0xfffffffeu; // an index: one of the logits is NaN or +Inf
 struct Params {
   rows: u32, // in the window
-  first: u32, // row of threshold, seeds and best at which the window starts
+  first: u32, // row of limits, seeds and best at which the window starts
   granules: u32, // a row
   chunks: u32,
   site: u32,
   inverse_temperature: f32,
 }
 @group(0) @binding(0) var<storage, read> x: array<Pack_x>;
-@group(0) @binding(1) var<storage, read> threshold: array<vec2u>;
+@group(0) @binding(1) var<storage, read> limits: array<vec4u>; // 2 a row; the first is (sortable key, index among equals)
 @group(0) @binding(2) var<storage, read> state: array<vec4u>; // seed low, seed high, step, sample
 @group(0) @binding(3) var<storage, read> seeds: array<u32>;
 @group(0) @binding(4) var<storage, read> position: array<u32>;
@@ -54,9 +58,11 @@ fn sample(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: 
     if (MOVED) { counter.z += position[0]; }
   }
   var lowest = vec2u();
-  if (FILTER) { lowest = threshold[row]; }
+  if (FILTER) { lowest = limits[2u * row].xy; }
+  let reach = 3e38 / max(params.inverse_temperature, 1.0); // logit / temperature must stay finite
+  var is_finite = true;
   var score = -3.4028234e38;
-  var index = 0xffffffffu;
+  var index = NONE;
   for (var g = chunk; g < params.granules; g += params.chunks) {
     let v = unpack_x(x[window_row * params.granules + g]);
     var scores = vec4f(v);
@@ -64,20 +70,22 @@ fn sample(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: 
       counter.x = (g * W_x) / 4u;
       var words = philox(counter, key);
       if (W_x == 1u) { words.x = words[g & 3u]; }
-      scores = v * params.inverse_temperature - log(exponential(words));
+      scores = clamp(v, vec4f(-reach), vec4f(reach)) * params.inverse_temperature - log(exponential(words));
     }
     for (var e = 0u; e < W_x; e++) {
       let token = g * W_x + e;
-      var allowed = true;
+      let bits = bitcast<u32>(v[e]);
+      var allowed = bits != 0xff800000u;
+      if (allowed && (bits & 0x7f800000u) == 0x7f800000u) { is_finite = false; }
       if (FILTER) {
         let rank = sortable(v[e]);
-        allowed = rank > lowest.x || (rank == lowest.x && token <= lowest.y);
+        allowed = allowed && (rank > lowest.x || (rank == lowest.x && token <= lowest.y));
       }
-      if (allowed && (scores[e] > score || index == 0xffffffffu)) {
+      if (allowed && (scores[e] > score || index == NONE)) {
         score = scores[e];
         index = token;
       }
     }
   }
-  best[row * params.chunks + chunk] = vec2u(bitcast<u32>(score), index);
+  best[row * params.chunks + chunk] = vec2u(bitcast<u32>(score), select(NOT_FINITE, index, is_finite));
 }

@@ -1,12 +1,16 @@
-// tokens[r] = index of the highest score among best[r, :], the lowest index among equals. One invocation a row.
+// tokens[r] = index of the highest score among best[r, :], the lowest index among equals. A row with a logit that is NaN or +Inf, or without
+// any token, is not finite: it gives `mark` (token 0, or that with a flag). One invocation a row.
 // Grid: flat over ceil(rows / WORKGROUP), folded.
 //#use grid
 const WORKGROUP = 64u; // invocations
+const NONE = 0xffffffffu; // an index: no token takes part
+const NOT_FINITE = 0xfffffffeu; // an index: one of the logits is NaN or +Inf
 struct Params {
   rows: u32,
   chunks: u32,
+  mark: u32, // what a row that is not finite gives
 }
-@group(0) @binding(0) var<storage, read> best: array<vec2u>; // bits of the score, index; no index: 0xffffffff
+@group(0) @binding(0) var<storage, read> best: array<vec2u>; // bits of the score, index
 @group(0) @binding(1) var<storage, read_write> tokens: array<u32>;
 @group(0) @binding(2) var<uniform> params: Params;
 
@@ -15,14 +19,16 @@ fn sample_combine(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) 
   let row = flat_group(group, groups) * WORKGROUP + lane;
   if (row >= params.rows) { return; }
   var score = -3.4028234e38;
-  var index = 0xffffffffu;
+  var index = NONE;
+  var is_finite = true;
   for (var k = row * params.chunks; k < (row + 1u) * params.chunks; k++) {
     let b = best[k];
     let s = bitcast<f32>(b.x);
-    if (b.y != 0xffffffffu && (index == 0xffffffffu || s > score || (s == score && b.y < index))) {
+    if (b.y == NOT_FINITE) { is_finite = false; }
+    if (b.y < NOT_FINITE && (index == NONE || s > score || (s == score && b.y < index))) {
       score = s;
       index = b.y;
     }
   }
-  tokens[row] = index;
+  tokens[row] = select(params.mark, index, is_finite && index != NONE);
 }

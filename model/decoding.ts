@@ -2,10 +2,9 @@
  * What decoding text and decoding images share: prompts run through the model into a row of the cache each, and one step (the last tokens
  * in, the next ones out) that is captured once and replayed. Nothing of a step is on the host: lengths, positions and draws live on the device.
  */
-import { capture, empty, noGrad, scope, tensor } from "../engine/index.ts";
+import { NotFiniteError, capture, empty, noGrad, scope, tensor } from "../engine/index.ts";
 import type { Captured, DType, Device, Tensor } from "../engine/index.ts";
-import { advance, arange, cat, copyInto, full, indexSelect } from "../kernels/index.ts";
-import { CheckpointError } from "./checkpoint/errors.ts";
+import { NOT_FINITE_FLAG, advance, arange, cat, copyInto, full, indexSelect } from "../kernels/index.ts";
 import type { JanusForConditionalGeneration } from "./janus.ts";
 import { KvCache } from "./llama.ts";
 import type { LlamaConfig } from "./llama.ts";
@@ -26,12 +25,15 @@ export interface DecodingOptions {
   readonly signal?: AbortSignal;
 }
 
-/** Weights that give no numbers. */
-export class NotFiniteError extends CheckpointError {}
+/** True for a token of a row whose logits are not finite. Its embedding is zero: it is no token. */
+export const isFlagged = (token: number): boolean => token >= NOT_FINITE_FLAG;
 
 /** What makes tokens of hidden states, and inputs of tokens. Belongs to the decoder that it is given to. */
 export interface Head {
-  /** hidden [R, hidden] (after the last norm), step u32 [1] → the next tokens, u32 [N]. May change tensors of its own. */
+  /**
+   * hidden [R, hidden] (after the last norm), step u32 [1] → the next tokens, u32 [N], with `NOT_FINITE_FLAG` in those of rows that are not
+   * finite. May change tensors of its own.
+   */
   sample(hidden: Tensor, step: Tensor): Tensor;
   /** tokens u32 [N] → embeddings [R, 1, hidden]. */
   embed(tokens: Tensor): Tensor;
@@ -50,7 +52,7 @@ function embedRow(model: JanusForConditionalGeneration, { ids, images }: Row, de
 
 /** Prompts in a cache, and a step that goes on from there. */
 export class Decoder {
-  /** u32 [N]: what was sampled last. */
+  /** u32 [N]: what was sampled last, flagged where it is not finite. */
   readonly tokens: Tensor;
   readonly device: Device;
   private readonly model: JanusForConditionalGeneration;
@@ -134,15 +136,16 @@ export class Decoder {
   }
 
   /**
-   * Throws `NotFiniteError` where a prompt's hidden state holds NaN or infinities: what is sampled from those looks like an answer. Reads back
-   * once, before the first step.
+   * The error of a flagged token. Which part is to blame is looked up only now, from what came before the head: its inputs, then the hidden
+   * states, whose caches keep what is not finite for the steps that the device is ahead. If both are finite, it is the head.
    */
-  async checkFinite(): Promise<void> {
-    const hidden = await this.hidden.data();
-    if (hidden.every(Number.isFinite)) return;
-    throw new NotFiniteError(
-      "the model computes values that are not finite (NaN or infinity); its weights are damaged, or f16 does not hold them: look at it with `janus verify`, load it again, or take another dtype",
-    );
+  async notFinite(
+    { op, head, place, step }: { readonly op: string; readonly head: string; readonly place: string; readonly step: number },
+    inputs: readonly (readonly [part: string, values: Tensor])[] = [],
+  ): Promise<NotFiniteError> {
+    for (const [part, values] of [...inputs, ["language model (hidden states)", this.hidden] as const])
+      if (!(await values.data()).every(Number.isFinite)) return new NotFiniteError(op, part, place, step);
+    return new NotFiniteError(op, head, place, step);
   }
 
   /** Feeds the last tokens and samples the next ones. Returns once the work is handed to the device. */

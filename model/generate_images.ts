@@ -7,7 +7,7 @@ import type { Device, Tensor } from "../engine/index.ts";
 import { arange, copyInto, full, guidance as guide, where } from "../kernels/index.ts";
 import { imageTokens } from "./config.ts";
 import type { JanusConfig } from "./config.ts";
-import { Decoder, stepsAhead } from "./decoding.ts";
+import { Decoder, isFlagged, stepsAhead } from "./decoding.ts";
 import type { DecodingOptions, Head } from "./decoding.ts";
 import { Sampler, checkIds, checkSampling } from "./generate_text.ts";
 import type { SamplingOptions } from "./generate_text.ts";
@@ -29,7 +29,7 @@ export interface ImageOptions extends SamplingOptions, DecodingOptions {
 const MOST_PICTURES = 4096;
 
 class ImageHead implements Head {
-  /** u32 [N, tokens]: the codes so far; the rest is 0. */
+  /** u32 [N, tokens]: the codes so far, flagged where they are not finite; the rest is 0. */
   readonly codes: Tensor;
   private readonly model: JanusForConditionalGeneration;
   private readonly sampler: Sampler;
@@ -134,7 +134,10 @@ export class ImageGeneration {
     });
   }
 
-  /** Samples all codes; gives how many of each picture the device has computed, after each that it is known of. */
+  /**
+   * Samples all codes; gives how many of each picture the device has computed, after each that it is known of. Throws `NotFiniteError` after
+   * the first code, where most damaged weights show; for the others `codes` does.
+   */
   async *run(): AsyncGenerator<number> {
     const { device } = this.decoder;
     const waits: Promise<void>[] = [];
@@ -143,8 +146,8 @@ export class ImageGeneration {
       while (this.done < this.tokens) {
         this.signal?.throwIfAborted();
         if (this.done === 0) {
-          await this.decoder.checkFinite();
           this.decoder.begin();
+          await this.checkCodes(Array.from(await this.decoder.tokens.data(), (code) => [code]));
         } else await this.decoder.next();
         this.done++;
         const computedThis = device.sync();
@@ -164,13 +167,24 @@ export class ImageGeneration {
     }
   }
 
-  /** The codes sampled so far, one array a picture. */
+  /** The codes sampled so far, one array a picture. Throws `NotFiniteError` where the logits of one are not finite. */
   async codes(): Promise<number[][]> {
     const done = this.done;
     const all = await this.head.codes.data();
-    return Array.from({ length: this.count }, (_, k) =>
+    const codes = Array.from({ length: this.count }, (_, k) =>
       Array.from(all.subarray(k * this.tokens, k * this.tokens + done)),
     );
+    await this.checkCodes(codes);
+    return codes;
+  }
+
+  /** Throws for the first code that is flagged: the flags travel with the codes, so that no step reads back. */
+  private async checkCodes(codes: readonly (readonly number[])[]): Promise<void> {
+    const steps = codes.map((row) => row.findIndex(isFlagged));
+    const step = Math.min(...steps.filter((at) => at >= 0));
+    if (step === Infinity) return;
+    const place = `code ${step} of picture ${steps.indexOf(step)}`;
+    throw await this.decoder.notFinite({ op: "generate", head: "image head (gen_head)", place, step });
   }
 
   dispose(): void {

@@ -2,7 +2,7 @@
 import { ArgumentError, DTypeError, Generator, construct, isFloat, tensor } from "../engine/index.ts";
 import type { Device, Tensor } from "../engine/index.ts";
 import { arange, copyInto, expression, map, sampleTokens } from "../kernels/index.ts";
-import { Decoder, stepsAhead } from "./decoding.ts";
+import { Decoder, isFlagged, stepsAhead } from "./decoding.ts";
 import type { DecodingOptions, Head, Row } from "./decoding.ts";
 import type { JanusConfig } from "./config.ts";
 import type { JanusForConditionalGeneration } from "./janus.ts";
@@ -66,7 +66,7 @@ export class Sampler {
     this.seeds = tensor(Uint32Array.from(rowSeeds), { device }).keep();
   }
 
-  /** logits [N, V] → u32 [N]. */
+  /** logits [N, V] → u32 [N], flagged where they are not finite. */
   sample(logits: Tensor, step: Tensor): Tensor {
     const { temperature = 0, topK, topP } = this.options;
     return sampleTokens(logits, {
@@ -76,6 +76,7 @@ export class Sampler {
       generator: this.generator,
       seeds: this.seeds,
       position: step,
+      flagged: true,
     });
   }
 
@@ -177,13 +178,16 @@ export function checkText(config: JanusConfig, prompts: readonly Row[], options:
 
 /**
  * Token ids as they are sampled: each step gives one for each of the B prompts, up to `maxNewTokens` of them. It knows no end: stop asking when
- * the rows are done. Throws `PromptError` and `ArgumentError` before any work.
+ * the rows are done. Throws `PromptError` and `ArgumentError` before any work, `NotFiniteError` at the step of a row whose logits are not
+ * finite.
+ * @param isDone rows whose tokens no longer matter: they may cease to be finite, and give 0 then
  */
 export async function* generateText(
   model: JanusForConditionalGeneration,
   config: JanusConfig,
   prompts: readonly Row[],
   options: TextOptions = {},
+  isDone: (row: number) => boolean = () => false,
 ): AsyncGenerator<Uint32Array> {
   const { maxNewTokens = 512, signal } = options;
   checkText(config, prompts, options);
@@ -196,12 +200,12 @@ export async function* generateText(
       tokens.catch(() => undefined); // told when it is awaited
       reads.push(tokens);
     };
-    await decoder.checkFinite();
     decoder.begin();
     read();
     for (let made = 1; ;) {
       if (reads.length > stepsAhead(decoder.device, 3) || made === maxNewTokens) {
-        yield await reads.shift()!;
+        const step = made - reads.length;
+        yield await checkedTokens(await reads.shift()!, step, decoder, prompts, isDone);
         if (made === maxNewTokens && reads.length === 0) return;
         continue;
       }
@@ -214,6 +218,24 @@ export async function* generateText(
     await Promise.allSettled(reads);
     decoder.dispose();
   }
+}
+
+/** The tokens of step `step`, if those of all rows that are not done are finite. */
+async function checkedTokens(
+  tokens: Uint32Array,
+  step: number,
+  decoder: Decoder,
+  prompts: readonly Row[],
+  isDone: (row: number) => boolean,
+): Promise<Uint32Array> {
+  const row = tokens.findIndex((token, r) => isFlagged(token) && !isDone(r));
+  if (row < 0) return tokens.map((token) => (isFlagged(token) ? 0 : token));
+  const { images } = prompts[row]!;
+  const place = `token ${step} of ${prompts.length === 1 ? "the answer" : `answer ${row}`}`;
+  throw await decoder.notFinite(
+    { op: "generateText", head: "language head (lm_head)", place, step },
+    images ? [["vision tower (image embeddings)", images.embeddings]] : [],
+  );
 }
 
 /** The decoder below `generateText`, whose step can be run, counted and timed by itself. Options are taken as they are. */

@@ -1,5 +1,7 @@
 /** Pictures on the host to codes of the image tokenizer and back. It needs nothing else of the model. */
-import { ArgumentError, noGrad, scope, tensor } from "../engine/index.ts";
+import { ArgumentError, NotFiniteError, noGrad, scope, tensor } from "../engine/index.ts";
+import type { Tensor } from "../engine/index.ts";
+import { cat, countNonFinite } from "../kernels/index.ts";
 import { generationPixels, pixelsToRgb } from "./image/preprocess.ts";
 import type { RgbImage } from "./image/image.ts";
 import type { VqModel } from "./vq.ts";
@@ -15,9 +17,15 @@ export interface Reconstruction {
 
 /**
  * The picture of `codes`, in raster order. Of the first codes of a picture it shows the whole rows that they make; the decoder
- * sees the rest as copies of the last one, and what it shows near the lower edge will still change. Null below one row.
+ * sees the rest as copies of the last one, and what it shows near the lower edge will still change. Null below one row. Throws
+ * `NotFiniteError` where a pixel is not finite.
+ * @param name of the picture, for that error
  */
-export async function decodePicture(vq: VqModel, codes: readonly number[]): Promise<RgbImage | null> {
+export async function decodePicture(
+  vq: VqModel,
+  codes: readonly number[],
+  name = "the picture",
+): Promise<RgbImage | null> {
   const { side: rowCodes, imageSize: side } = vq;
   const { weight } = vq.quantize.embedding;
   const tokens = rowCodes ** 2;
@@ -31,7 +39,9 @@ export async function decodePicture(vq: VqModel, codes: readonly number[]): Prom
   const whole = Int32Array.from({ length: tokens }, (_, i) => codes[Math.min(i, codes.length - 1)]!);
   const pixels = noGrad(() => scope(() => vq.decode(tensor(whole, { shape: [1, tokens], device: weight.device }))));
   try {
-    const picture = pixelsToRgb((await pixels.data()) as Float32Array, side, side);
+    const levels = (await pixels.data()) as Float32Array;
+    if (!levels.every(Number.isFinite)) throw new NotFiniteError("decodePicture", "VQ decoder", name);
+    const picture = pixelsToRgb(levels, side, side);
     const height = (rows * side) / rowCodes;
     return height === side ? picture : { width: side, height, data: picture.data.slice(0, 3 * side * height) };
   } finally {
@@ -40,14 +50,34 @@ export async function decodePicture(vq: VqModel, codes: readonly number[]): Prom
   }
 }
 
+/**
+ * pixels [B, 3, S, S] in −1 … 1 → the codes of all pictures, one after the other. Throws `NotFiniteError` where the encoder's vectors are not
+ * finite: each would have some nearest code all the same.
+ */
+export async function encodePictures(vq: VqModel, pixels: Tensor): Promise<number[]> {
+  // The count is read with the codes.
+  const read = noGrad(() =>
+    scope(() => {
+      const vectors = vq.encodeVectors(pixels);
+      return cat([vq.nearest(vectors).flatten(), countNonFinite(vectors).reshape([1])]);
+    }),
+  );
+  try {
+    const codes = Array.from(await read.data());
+    if (codes.pop()! > 0) throw new NotFiniteError("encodePictures", "VQ encoder", pixels.dim(0) === 1 ? "the picture" : `a batch of ${pixels.dim(0)} pictures`);
+    return codes;
+  } finally {
+    read.dispose();
+  }
+}
+
 /** A picture through the image tokenizer and back. */
 export async function reconstruct(vq: VqModel, picture: RgbImage): Promise<Reconstruction> {
   const side = vq.imageSize;
   const { device } = vq.quantize.embedding.weight;
   const pixels = generationPixels(picture, side);
-  const codes = noGrad(() => scope(() => vq.encode(tensor(pixels, { shape: [1, 3, side, side], device }))));
-  const tokenIds = Array.from(await codes.data());
-  codes.dispose();
+  using input = tensor(pixels, { shape: [1, 3, side, side], device });
+  const tokenIds = await encodePictures(vq, input);
   const image = (await decodePicture(vq, tokenIds))!;
   // x = u8 / 127.5 − 1 and back: half a level up, against truncation.
   const original: RgbImage = {

@@ -1,6 +1,7 @@
 /** Weights from a checkpoint to the device, a chunk at a time, and a fingerprint by which the same weights are recognised. */
-import { construct } from "../engine/index.ts";
-import type { DType, Device } from "../engine/index.ts";
+import { construct, empty, scope } from "../engine/index.ts";
+import type { DType, Device, Tensor } from "../engine/index.ts";
+import { copyInto, countNonFinite } from "../kernels/index.ts";
 import { castFloats } from "./checkpoint/cast.ts";
 import type { FloatDType } from "./checkpoint/cast.ts";
 import type { Checkpoint } from "./checkpoint/checkpoint.ts";
@@ -20,6 +21,8 @@ export interface LoadOptions {
   /** Of the weights on the device. Without it that of most of the checkpoint's weights: bf16 stays bf16. */
   readonly dtype?: FloatDType;
   readonly onProgress?: (progress: LoadProgress) => void;
+  /** Things worth saying: tensors with values that are not finite, by name. Default: `console.warn`. */
+  readonly onNotice?: (message: string) => void;
   readonly signal?: AbortSignal;
 }
 
@@ -28,6 +31,10 @@ const CHUNK_BYTES = 16 * 2 ** 20;
 /**
  * The model of a checkpoint with its weights on the device. On the host is one chunk of 16 MiB at a time, beside what the device has not yet
  * taken (at most 128 MiB, see `Device.throttle`). Throws what the checkpoint's reader throws; then nothing of the model is left on the device.
+ *
+ * Tensors with values that are not finite are loaded as they are and reported to `onNotice`, once, by name. The device counts them while the
+ * next tensors are uploaded: it reads each weight once, three launches a tensor, and one number a tensor is read back at the end. Of loading
+ * the 1B model (4.15 GB, 964 tensors) on lavapipe that is 13 %.
  */
 export async function loadModel(
   checkpoint: Checkpoint,
@@ -51,9 +58,11 @@ async function fill(
   dtype: FloatDType,
   options: LoadOptions,
 ): Promise<void> {
+  const parameters = [...model.namedParameters()];
+  using counts = empty([parameters.length], { dtype: "u32", device: model.lm_head.weight.device }).keep();
   const totalBytes = [...checkpoint.parameters.values()].reduce((sum, source) => sum + source.bytes, 0);
   let done = 0;
-  for (const [name, parameter] of model.namedParameters()) {
+  for (const [index, [name, parameter]] of parameters.entries()) {
     parameter.requiresGrad = false;
     const source = checkpoint.parameters.get(name)!; // the checkpoint was checked against the config that made the model
     let at = 0;
@@ -65,9 +74,28 @@ async function fill(
       await parameter.device.throttle();
       options.onProgress?.({ bytes: done, totalBytes, tensor: name });
     }
+    scope(() => copyInto(counts.slice(0, index, index + 1), countNonFinite(parameter).reshape([1])));
   }
   await model.lm_head.weight.device.sync();
   options.signal?.throwIfAborted();
+  await reportNotFinite(parameters, counts, options.onNotice ?? ((message) => console.warn(message)));
+}
+
+/** Names that a notice gives. */
+const MAX_NAMES = 8;
+
+async function reportNotFinite(
+  parameters: readonly (readonly [string, Tensor])[],
+  counts: Tensor,
+  onNotice: (message: string) => void,
+): Promise<void> {
+  const found = await counts.data();
+  const bad = parameters.flatMap(([name, { size }], i) => (found[i]! > 0 ? [`${name} (${found[i]} of ${size})`] : []));
+  if (bad.length === 0) return;
+  const names = bad.slice(0, MAX_NAMES).join(", ") + (bad.length > MAX_NAMES ? `, and ${bad.length - MAX_NAMES} more` : "");
+  onNotice(
+    `${bad.length === 1 ? "a tensor has" : `${bad.length} tensors have`} values that are not finite (NaN or infinity): ${names}; answers and images will fail if they are used. Load the checkpoint again if it should be whole`,
+  );
 }
 
 const SAMPLES = 16;

@@ -186,7 +186,8 @@ export class Janus {
         embeddings.push(this.embedImages(pixels));
         return { ids, images: { embeddings: embeddings.at(-1)!, placeholder } };
       });
-      for await (const tokens of generateText(this.model, this.config, rows, { ...options, maxNewTokens })) {
+      const isDone = (row: number): boolean => lines[row]!.finish !== null;
+      for await (const tokens of generateText(this.model, this.config, rows, { ...options, maxNewTokens }, isDone)) {
         if (begun === started) begun = now();
         for (const [i, line] of lines.entries()) {
           const text = line.push(tokens[i]!, eos, maxNewTokens);
@@ -248,7 +249,7 @@ export class Janus {
     const pictures: Picture[] = [];
     for (const [index, tokenIds] of codes.entries()) {
       options.signal?.throwIfAborted();
-      const image = await this.decodeImage(tokenIds);
+      const image = (await decodePicture(this.model.model.vqmodel, tokenIds, `picture ${index}`))!;
       const picture: Picture = {
         image,
         prompt: prompts[Math.floor(index / n)]!,

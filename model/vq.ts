@@ -274,11 +274,15 @@ export class VqModel extends Module {
   /** pixels [B, 3, S, S] in −1 … 1 → code indices u32 [B, s·s], row-major. */
   encode(pixels: Tensor): Tensor {
     checkTensors("VqModel.encode", pixels);
-    return scope(() => {
-      const z = this.encodeVectors(pixels);
-      const [batch, dim] = [z.dim(0), z.dim(1)];
-      return this.quantize.call(z.flatten(2).permute([0, 2, 1]).reshape([-1, dim])).reshape([batch, -1]);
-    });
+    return scope(() => this.nearest(this.encodeVectors(pixels)));
+  }
+
+  /** vectors before quantisation [B, codeDim, s, s] → indices u32 [B, s·s] of the nearest codes, row-major. */
+  nearest(vectors: Tensor): Tensor {
+    const [batch, dim] = [vectors.dim(0), vectors.dim(1)];
+    return scope(() =>
+      this.quantize.call(vectors.flatten(2).permute([0, 2, 1]).reshape([-1, dim])).reshape([batch, -1]),
+    );
   }
 
   /** code indices [B, s·s] (i32 or u32) → pixels [B, 3, S, S]. */

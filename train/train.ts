@@ -133,7 +133,7 @@ export async function train(options: RunOptions): Promise<RunResult> {
     // The model.
     const ceiling = options.ceiling ?? (await matmulCeiling(device, config.dtype));
     const about = await codesAbout(checkpoint, config.data.plain, config.dtype);
-    const model = await loadModel(checkpoint, { device, dtype: config.dtype, ...signal });
+    const model = await loadModel(checkpoint, { device, dtype: config.dtype, onNotice, ...signal });
     made.push(model);
     await checkpoint.close();
     const trainer = new Trainer(model, checkpoint.config, config, processor.tokenizer.specials.pad);

@@ -21,8 +21,8 @@ export interface PretrainedOptions extends LoadOptions {
   /** Branch, tag or commit of a model on the hub. */
   readonly revision?: string;
   readonly onDownload?: DownloadOptions["onProgress"];
-  /** Things worth saying: the cache was used because the hub did not answer. */
-  readonly onNotice?: DownloadOptions["onNotice"];
+  /** Things worth saying: the cache was used because the hub did not answer; tensors with values that are not finite, by name. */
+  readonly onNotice?: (message: string) => void;
   /** How picture files are taken; as a person sees them unless told. */
   readonly pictures?: ReadImageOptions;
 }

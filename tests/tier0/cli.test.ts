@@ -43,7 +43,7 @@ describe("usage", () => {
     for (const command of ["inspect", "convert", "doctor"])
       expect(help.stdout).toMatch(new RegExp(`^  ${command} `, "m"));
     const shown = [...help.stdout.matchAll(/^ {2}(\d+) {2,}/gm)].map(([, code]) => Number(code));
-    expect(shown).toEqual([0, 1, 2, 3, 4, 5, 70, 130]);
+    expect(shown).toEqual([0, 1, 2, 3, 4, 5, 6, 70, 130]);
     expect(help.stdout).toMatch(/143 by SIGTERM/);
   });
 

@@ -4,10 +4,11 @@ import { Device } from "../../index.ts";
 import { doctor } from "../../cli/doctor.ts";
 import { runChecks } from "../../cli/doctor_checks.ts";
 import type { Check } from "../../cli/doctor_checks.ts";
+import { PROBES, lossyOps } from "../../cli/doctor_not_finite.ts";
 import { Interrupted } from "../../cli/errors.ts";
 import { openOutput, runCli } from "../cli.ts";
 
-const CHECKS = ["read-back", "matmul", "bf16 storage", "capture and replay"];
+const CHECKS = ["read-back", "matmul", "bf16 storage", "capture and replay", "NaN and infinity"];
 const { signal } = new AbortController();
 
 async function failures(device: Device): Promise<Map<string, string>> {
@@ -76,6 +77,27 @@ it("fails where results are wrong: all of it by a flipped bit, matmul by little 
   const rough = await changed((words) => words.forEach((value, i) => (words[i] = value * (1 + 1e-4 * (i % 2)))));
   expect((await failures(rough)).get("matmul")).toMatch(/relative error 7\.\de-5 against float64/);
   rough.destroy();
+});
+
+it("names each op that loses NaN or infinity, once", async () => {
+  const asks = (isAsked: (value: number) => boolean): string[] => [
+    ...new Set(PROBES.filter(({ expected }) => expected.some(isAsked)).map(({ op }) => op)),
+  ];
+  const losing = async (isLost: (value: number) => boolean): Promise<string[]> => {
+    const device = await changed((words) => words.forEach((value, i) => isLost(value) && (words[i] = 0)));
+    const found = await lossyOps(device);
+    device.destroy();
+    return found;
+  };
+  const isInfinite = (value: number): boolean => Math.abs(value) === Infinity;
+  // 16-bit results are read as pairs, which are no f32 infinities.
+  const wide = (ops: readonly string[]): string[] => ops.filter((op) => !/written|beyond/.test(op));
+  expect(await losing(Number.isNaN)).toEqual(expect.arrayContaining(wide(asks(Number.isNaN))));
+  const lossy = await losing(isInfinite);
+  expect(lossy).toEqual(expect.arrayContaining(wide(asks(isInfinite))));
+  expect(new Set(lossy).size).toBe(lossy.length);
+  for (const family of ["max", "clamp", "ne", "softmax", "crossEntropy", "attention (NaN in a key)", "argmax", "sampleTokens", "f16 storage (written)", "bf16 storage (read)"]) // prettier-ignore
+    expect(PROBES.map(({ op }) => op)).toContain(family);
 });
 
 it("fails, not throws, where a device throws; ends with 1; and destroys the device", async () => {

@@ -237,6 +237,80 @@ describe("ties and bounds", () => {
   });
 });
 
+describe("a tie is cut after the exact token", () => {
+  it.each([33, 4096, 9000])("of %i equal tokens", async (columns) => {
+    using logits = F.full([1, columns], 0.25, { device });
+    for (let s = 0; s < 6; s++) {
+      const generator = new Generator(seed + s, { device });
+      const [winner] = (await draw(logits, { generator })) as [number]; // among all
+      expect(await draw(logits, { generator, topK: winner + 1 })).toEqual([winner]);
+      expect(await draw(logits, { generator, topP: (winner + 1) / columns, temperature: 1 })).toEqual([winner]);
+      const topK = Math.min(winner + 9, columns);
+      expect(await draw(logits, { generator, topK, topP: (winner + 1) / topK })).toEqual([winner]);
+      if (winner > 0) {
+        expect((await draw(logits, { generator, topK: winner }))[0]).toBeLessThan(winner);
+        expect((await draw(logits, { generator, topP: winner / columns }))[0]).toBeLessThan(winner);
+        expect((await draw(logits, { generator, topK, topP: winner / topK }))[0]).toBeLessThan(winner);
+      }
+      generator.dispose();
+    }
+  });
+});
+
+describe("logits that are not finite", () => {
+  const ways: SampleOptions[] = [{ temperature: 0 }, {}, { topK: 5 }, { topP: 0.9 }, { temperature: 0.7, topK: 20, topP: 0.6 }, { topK: 1 }, { topP: 1e-6 }];
+
+  /** Rows of random logits; row 2k + 1 has `bad` at its first, middle or last token, or all over. */
+  function rowsWith(columns: number, dtype: DType, bad: number): Float64Array {
+    const values = randomLogits(8 * columns, dtype, randomFrom(seed + columns));
+    for (const [i, at] of [0, columns >> 1, columns - 1].entries()) values[(2 * i + 1) * columns + at] = bad;
+    values.fill(bad, 7 * columns, 8 * columns);
+    return values;
+  }
+
+  for (const dtype of ["f32", "f16", "bf16"] as const) {
+    it.each([1, 5, 33, 64, 257, 9000])(`give token 0, flagged where asked, and leave other rows alone: %i tokens ${dtype}`, async (columns) => {
+      const generator = new Generator(seed, { device });
+      using good = tensor(randomLogits(8 * columns, dtype, randomFrom(seed + columns)), { shape: [8, columns], dtype, device });
+      for (const bad of [NaN, Infinity]) {
+        using logits = tensor(rowsWith(columns, dtype, bad), { shape: [8, columns], dtype, device });
+        for (const way of ways) {
+          const name = `${bad} ${JSON.stringify(way)}`;
+          const expected = (await draw(good, { ...way, generator })).map((token, row) => (row % 2 ? 0 : token));
+          expect(await draw(logits, { ...way, generator }), name).toEqual(expected);
+          expect(await draw(logits, { ...way, generator, flagged: true }), name).toEqual(expected.map((token, row) => (row % 2 ? F.NOT_FINITE_FLAG : token)));
+        }
+      }
+      generator.dispose();
+    });
+
+    it(`−Inf masks a token and is never drawn; a row of nothing else is not finite: ${dtype}`, async () => {
+      const generator = new Generator(seed, { device });
+      const columns = 70;
+      const values = randomLogits(64 * columns, dtype, randomFrom(seed)).map((v, i) => (i % columns < 60 ? -Infinity : v));
+      values.fill(-Infinity, 0, columns);
+      values.fill(-Infinity, columns, 2 * columns).fill(3, 2 * columns - 1, 2 * columns);
+      using logits = tensor(values, { shape: [64, columns], dtype, device });
+      for (const way of [...ways, { topK: 65 }, { topP: 0.9999 }]) {
+        const [none, one, ...others] = await draw(logits, { ...way, generator, flagged: true });
+        expect([none, one], JSON.stringify(way)).toEqual([F.NOT_FINITE_FLAG, columns - 1]);
+        for (const token of others) expect(token, JSON.stringify(way)).toBeGreaterThanOrEqual(60);
+      }
+      generator.dispose();
+    });
+  }
+
+  it("finite logits stay finite at any temperature", async () => {
+    using logits = tensor([[-3e38, 3e37, 3e38, 1e38, -3.4e38]], { device });
+    const generator = new Generator(seed, { device });
+    for (const way of ways) expect(await draw(logits, { ...way, generator, flagged: true }), JSON.stringify(way)).toEqual([2]);
+    // Logit / temperature is beyond f32: these are equal.
+    for (const way of [{ temperature: 1e-6 }, { temperature: 1e-6, topP: 0.5, topK: 3 }])
+      expect([1, 2, 3], JSON.stringify(way)).toContain((await draw(logits, { ...way, generator, flagged: true }))[0]);
+    generator.dispose();
+  });
+});
+
 it("says what is wrong", () => {
   using logits = F.zeros([2, 4], { device });
   using ids = tensor(Int32Array.of(1, 2), { device });

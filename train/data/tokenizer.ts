@@ -1,10 +1,11 @@
 /** The image tokenizer for training data: its codes from pixels, its weights' hash, and its weights alone from a checkpoint. */
 import { createHash } from "node:crypto";
-import { noGrad, scope, tensor, tensorFromBytes, withLabel } from "../../engine/index.ts";
+import { tensor, tensorFromBytes, withLabel } from "../../engine/index.ts";
 import type { Device, Tensor } from "../../engine/index.ts";
 import { castFloats } from "../../model/checkpoint/cast.ts";
 import type { FloatDType } from "../../model/checkpoint/cast.ts";
 import type { Checkpoint } from "../../model/checkpoint/checkpoint.ts";
+import { encodePictures } from "../../model/image_codes.ts";
 import { VqModel } from "../../model/vq.ts";
 import type { CodesAbout, EncodeCodes } from "./codes.ts";
 
@@ -81,20 +82,16 @@ export async function loadTokenizer(
   return vq.eval();
 }
 
-/** The codes of pictures [3, S, S] by a tokenizer. A picture has the same codes in any batch. */
+/** The codes of pictures [3, S, S] by a tokenizer. A picture has the same codes in any batch. Throws `NotFiniteError` as `encodePictures`. */
 export function vqEncoder(vq: VqModel, imageSize: number): EncodeCodes {
   return async (pixels) => {
     const all = new Float32Array(pixels.length * 3 * imageSize ** 2);
     for (const [i, picture] of pixels.entries()) all.set(picture, i * 3 * imageSize ** 2);
     const { device } = vq.parameters()[0]!;
     const shape = [pixels.length, 3, imageSize, imageSize];
-    const codes = noGrad(() => withLabel(CODES_LABEL, () => scope(() => vq.encode(tensor(all, { shape, device })))));
-    try {
-      const ids = Array.from(await codes.data());
-      const tokens = ids.length / pixels.length;
-      return pixels.map((_, i) => ids.slice(i * tokens, (i + 1) * tokens));
-    } finally {
-      codes.dispose();
-    }
+    using input = tensor(all, { shape, device });
+    const ids = await withLabel(CODES_LABEL, () => encodePictures(vq, input)); // launches all before its first await
+    const tokens = ids.length / pixels.length;
+    return pixels.map((_, i) => ids.slice(i * tokens, (i + 1) * tokens));
   };
 }
