@@ -23,6 +23,7 @@ export type { LinearCrossEntropyOptions } from "./linear_cross_entropy.ts";
 export { guidance, sampleTokens } from "./sample.ts";
 export type { SampleOptions } from "./sample.ts";
 export { globalGradNorm } from "./grad_norm.ts";
+export { countNonFinite } from "./count_nonfinite.ts";
 export { ADAMW_STATE, adamwPrepare, adamwState, adamwStep } from "./adamw.ts";
 export type { AdamWBetas, AdamWPrepareSettings, AdamWSettings, AdamWTensors, LossScaling } from "./adamw.ts";
 export * from "./activations.ts";

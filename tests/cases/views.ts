@@ -103,7 +103,30 @@ const casts: Case[] = (["f32", "f16", "bf16", "i32", "u32", "u8"] as const).flat
   ),
 );
 
+/** Places of values that are not finite, by the number of elements: none, first, last, both halves of a word, all. */
+const places: Readonly<Record<string, (n: number) => readonly number[]>> = {
+  none: () => [],
+  first: () => [0],
+  last: (n) => [n - 1],
+  several: (n) => [0, 1, 2, 5, n >> 1, n - 2].filter((i) => i >= 0 && i < n),
+  all: (n) => Array.from({ length: n }, (_, i) => i),
+};
+const NOT_FINITE = [NaN, Infinity, -Infinity];
+const nonFiniteCases = [...shapes, { shape: [1031] }, { shape: [66, 64], layout: "reversed" as const }].flatMap((place) =>
+  Object.entries(places).flatMap(([note, at]) =>
+    floats.map((dtype): Case => {
+      const n = sizeOf(place.shape);
+      // The largest finite values of the dtype stand beside them.
+      const largest = round({ f32: 3.4028234e38, f16: 65504, bf16: 3.3895314e38 }[dtype as "f32" | "f16" | "bf16"], dtype);
+      const bad = new Set(at(n));
+      const values = (): number[] => Array.from({ length: n }, (_, i) => (bad.has(i) ? NOT_FINITE[i % 3]! : i % 2 ? largest : -largest));
+      return { op: "countNonFinite", note, inputs: [{ ...place, dtype, values }], run: ([x]) => F.countNonFinite(x!), reference: (x) => ref([], [x[0]!.data.filter((v) => !Number.isFinite(v)).length]), exact: true, gradient: false, windows: n > 1024 };
+    }),
+  ),
+);
+
 export const viewCases: Case[] = [
+  ...nonFiniteCases,
   ...rows("reshape", shapes, (s) => ({ run: (x) => F.mul(F.reshape(x, [-1, s.at(-1)!].slice(s.includes(0) ? 1 : 0).concat(s.includes(0) ? [0] : [])), 2), reference: (x) => mapRef((v) => 2 * v, reshapeRef(x, s.includes(0) ? [4, 0] : [sizeOf(s) / s.at(-1)!, s.at(-1)!])) }), {}).filter((c) => !c.inputs[0]!.shape.includes(0)),
   ...rows("flatten", shapes, (s) => ({ run: (x) => F.neg(F.flatten(x)), reference: (x) => mapRef((v) => -v, reshapeRef(x, [sizeOf(s)])) })),
   ...rows("permute", shapes, (s) => ({ run: (x) => F.contiguous(F.permute(x, all(s).reverse())), reference: (x) => permuteRef(x, all(s).reverse()) })),
