@@ -90,6 +90,24 @@ function withGrad<T>(value: boolean, fn: () => T, what: string): T {
   }
 }
 
+let watcher: ((leaf: Tensor) => void) | null = null;
+
+/** Runs `fn` (synchronous); `seen` gets each leaf that requires a gradient when an op on it is recorded, in a later recomputation by `checkpoint` too. */
+export function watchLeaves<T>(seen: (leaf: Tensor) => void, fn: () => T): T {
+  const before = watcher;
+  watcher = before
+    ? (leaf) => {
+        before(leaf);
+        seen(leaf);
+      }
+    : seen;
+  try {
+    return fn();
+  } finally {
+    watcher = before;
+  }
+}
+
 /**
  * Puts an op on the tape and returns its result.
  * @param inputs the op's tensor inputs, in the order in which `backward` returns their gradients
@@ -101,6 +119,7 @@ function withGrad<T>(value: boolean, fn: () => T, what: string): T {
 export function record(name: string, inputs: readonly (Tensor | null | undefined)[], output: Tensor, saved: readonly Tensor[], backward: Backward, force = false): Tensor {
   if (!enabled || !(force || inputs.some((t) => t?.requiresGrad))) return output;
   const edges = inputs.map((t) => (t?.requiresGrad ? (t.node ?? t) : null));
+  if (watcher) for (const edge of edges) if (edge && !(edge instanceof TapeNode)) watcher(edge);
   const handles = saved.map((t) => t.strided(t.shape, t.strides).escape());
   output.node = new TapeNode(name, currentLabel(), edges, output.shape, handles, backward);
   return output;
@@ -270,6 +289,7 @@ export function checkpoint<T extends readonly Tensor[]>(fn: (...inputs: T) => Te
   if (!enabled) return fn(...inputs);
   // The result may be an input, or a tensor that fn only refers to: the tape needs one of its own.
   const own = noGrad(() => scope(() => fn(...inputs).detach()));
+  const seen = watcher ?? (() => undefined);
   return record(
     "checkpoint",
     inputs,
@@ -284,7 +304,7 @@ export function checkpoint<T extends readonly Tensor[]>(fn: (...inputs: T) => Te
       enableGrad(() => {
         // A scope of its own: during backward only what the tape saved is alive.
         const first = nextId;
-        const result = scope(() => fn(...(again as unknown as T)));
+        const result = watchLeaves(seen, () => scope(() => fn(...(again as unknown as T))));
         if (result.requiresGrad) withFirst(first, () => backward(result, grad));
       });
       return again.map((leaf) => {

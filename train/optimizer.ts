@@ -87,6 +87,7 @@ export class AdamW {
     const twice = names.find((n, i) => names.indexOf(n) < i);
     if (twice !== undefined) throw new ArgumentError(`AdamW: two parameters are named "${twice}"; names are unique`);
     const device = checkTensors("AdamW", ...given.flatMap((p) => [p.tensor, p.master]));
+    requireApart(given.map(({ tensor }, i) => [names[i]!, tensor]));
     for (const { tensor, master, muon } of given) {
       if (muon && tensor.rank !== 2) throw new ArgumentError(`AdamW: Muon for ${tensor}; it moves matrices only`);
       if (master && (tensor.dtype === "f32" || master.dtype !== "f32" || master.shape.join() !== tensor.shape.join())) {
@@ -239,6 +240,19 @@ const tensorsOf = ({ tensor, master, m, ema }: Slot): MuonTensors => ({
   copy: master === tensor ? null : tensor,
   ema,
 });
+
+/** Throws `ArgumentError` if two of the parameters are one tensor, or views of one storage: each would be stepped for the other. */
+function requireApart(parameters: readonly (readonly [string, Tensor])[]): void {
+  const names = new Map<Tensor["storage"], string>();
+  for (const [name, { storage }] of parameters) {
+    const other = names.get(storage);
+    if (other !== undefined)
+      throw new ArgumentError(
+        `AdamW: parameters must be different tensors; "${other}" and "${name}" share one storage. Give a tied parameter once, as Module.parameters() does.`,
+      );
+    names.set(storage, name);
+  }
+}
 
 function checkRate(rate: number): number {
   if (!(rate >= 0 && rate < Infinity)) throw new ArgumentError(`AdamW: learning rate ${rate}; a finite number ≥ 0`);

@@ -68,7 +68,7 @@ export async function loadTokenizer(
         dtype,
         device,
       );
-    vq.loadStateDict(state);
+    await vq.loadStateDict(state);
   } catch (error) {
     vq.dispose();
     throw error;
