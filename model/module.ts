@@ -247,18 +247,25 @@ function* itemsIn(
 ): Generator<[string, AnyModule | Parameter]> {
   for (const [key, value] of entries) {
     if (typeof value !== "object" || value === null || open.includes(value)) continue;
-    const path = typeof key === "string" ? key : "";
-    const isOwned = value instanceof Module || value instanceof Parameter;
-    const inner = isOwned ? null : entriesOf(value);
-    const items = isOwned ? [["", value] as const] : inner ? itemsIn(inner, `${where}.${path || String(key)}`, [...open, value]) : [];
-    for (const [rest, item] of items) {
-      if (!path || path.includes("."))
-        throw new ArgumentError(
-          `${where}: a module or parameter must have a name without a dot; got ${item.constructor.name} ${key === undefined ? "in a Set" : `under the key ${typeof key === "string" ? JSON.stringify(key) : String(key)}`}. Use a field, an array, or a Map or plain object with such keys.`,
-        );
-      yield [rest ? `${path}.${rest}` : path, item];
+    if (value instanceof Module || value instanceof Parameter) {
+      yield [requireKey(key, where, value), value];
+      continue;
     }
+    const inner = entriesOf(value);
+    if (!inner) continue;
+    const holder = `${where}.${typeof key === "string" ? key : "…"}`;
+    for (const [rest, item] of itemsIn(inner, holder, [...open, value]))
+      yield [`${requireKey(key, where, item)}.${rest}`, item];
   }
+}
+
+/** `key` as a part of a path. Throws `ArgumentError` if it cannot be one. */
+function requireKey(key: unknown, where: string, item: object): string {
+  if (typeof key === "string" && key && !key.includes(".")) return key;
+  const at = { string: JSON.stringify(key), undefined: "none (a Set)", object: "an object" }[typeof key as string];
+  throw new ArgumentError(
+    `${where}: modules and parameters must be under a name without a dot; got ${item.constructor.name} under ${at ?? String(key)}. Keep them in fields, arrays, or plain objects and Maps with such keys.`,
+  );
 }
 
 const isSameView = (a: Tensor, b: Tensor): boolean =>
