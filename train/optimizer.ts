@@ -2,14 +2,19 @@
 import { ArgumentError, Tensor, checkTensors, encode, scope } from "../engine/index.ts";
 import {
   ADAMW_STATE,
+  adamwCount,
   adamwPrepare,
   adamwState,
   adamwStep,
   cast,
   copyFrom,
+  copyInto,
+  emaStep,
+  expand,
   globalGradNorm,
   map,
   muonStep,
+  zeros,
   zerosLike,
 } from "../kernels/index.ts";
 import type { LossScaling, MuonTensors } from "../kernels/index.ts";
@@ -58,6 +63,8 @@ export interface AdamWReport {
 }
 
 interface Slot {
+  /** Position in the list. */
+  readonly row: number;
   readonly name: string;
   readonly tensor: Tensor;
   /** The tensor itself if it is f32. */
@@ -77,6 +84,8 @@ interface Slot {
 export class AdamW {
   /** f32 [12], see `ADAMW_STATE`. */
   readonly state: Tensor;
+  /** f32 [parameters, 3]: of each parameter, how many steps it has had a gradient in, and the bias corrections of that many. */
+  readonly steps: Tensor;
   private readonly options: AdamWOptions;
   private readonly slots: readonly Slot[];
   private rate: number;
@@ -107,13 +116,14 @@ export class AdamW {
       throw new ArgumentError(`AdamW: decay ${emaDecay} of the moving averages; above 0, below 1`);
     this.options = options;
     this.state = adamwState(this.rate, { scale, device }).keep();
+    this.steps = zeros([given.length, 3], { device }).keep();
     this.slots = given.map(({ tensor, master, decay = true, muon = false }, i) => {
       const fresh = (): Tensor => zerosLike(tensor, { dtype: "f32" }).keep();
       const own = tensor.dtype === "f32" ? tensor : fresh();
       if (own !== tensor) scope(() => copyFrom(own, master ?? cast(tensor.detach(), "f32")));
       const ema = emaDecay === undefined ? null : fresh();
       if (ema) scope(() => copyFrom(ema, own.detach()));
-      return { name: names[i]!, tensor, master: own, m: fresh(), v: muon ? null : fresh(), ema, decay };
+      return { row: i, name: names[i]!, tensor, master: own, m: fresh(), v: muon ? null : fresh(), ema, decay };
     });
   }
 
@@ -146,12 +156,13 @@ export class AdamW {
     const { weightDecay = 0, emaDecay = 0, momentum, ...settings } = this.options;
     scope(() => {
       adamwPrepare(this.state, globalGradNorm(ready.map((s) => s.tensor.grad!)), { ...settings, watched: losses });
-      const together = new Map<string, (typeof ready)[number][]>(); // Muon's, by shape and decay
+      for (const { first, count } of runsOf(ready)) adamwCount(this.steps, this.state, first, count, settings);
+      const together = new Map<string, Slot[]>(); // Muon's, by shape and decay
       for (const slot of ready) {
-        const { v, decay } = slot;
+        const { row, v, decay } = slot;
         const key = `${slot.master.shape.join()} ${decay}`;
         if (v)
-          adamwStep({ ...tensorsOf(slot), v }, this.state, {
+          adamwStep({ ...tensorsOf(slot), v, steps: { table: this.steps, row } }, this.state, {
             ...settings,
             weightDecay: decay ? weightDecay : 0,
             emaDecay,
@@ -165,6 +176,8 @@ export class AdamW {
           emaDecay,
         });
       }
+      for (const { tensor, master, ema } of this.slots)
+        if (ema && !tensor.grad) emaStep(ema, master, this.state, emaDecay);
     });
   }
 
@@ -180,17 +193,17 @@ export class AdamW {
     };
   }
 
-  /** The averages of the parameters by name, f32; none without `emaDecay`. Not copies. They change with the steps that change the parameter. */
+  /** The averages of the parameters by name, f32; none without `emaDecay`. Not copies. Each step that is not skipped moves all of them. */
   averages(): Record<string, Tensor> {
     return Object.fromEntries(this.slots.flatMap(({ name, ema }) => (ema ? [[name, ema]] : [])));
   }
 
   /**
-   * The tensors that make up the optimizer, but for the averages: `state`, and of each parameter `NAME.m`, `NAME.v` (not where Muon moves it) and, if it is of 16 bits,
+   * The tensors that make up the optimizer, but for the averages: `state`, `steps`, and of each parameter `NAME.m`, `NAME.v` (not where Muon moves it) and, if it is of 16 bits,
    * `NAME.master`. Not copies.
    */
   stateDict(): Record<string, Tensor> {
-    const dict: Record<string, Tensor> = { state: this.state };
+    const dict: Record<string, Tensor> = { state: this.state, steps: this.steps };
     for (const { name, tensor, master, m, v } of this.slots) {
       if (master !== tensor) dict[`${name}.master`] = master;
       dict[`${name}.m`] = m;
@@ -201,12 +214,14 @@ export class AdamW {
 
   /**
    * Takes over the values of a `stateDict`, another optimizer's or this one's, the learning rate too, and writes 16-bit parameters from their masters.
-   * Throws before anything is changed if a name is missing or not known, or a shape differs.
+   * A dict without `steps` is of an earlier version: see `spreadSteps`. Throws before anything is changed if a name is missing or not known, or a shape differs.
    */
   async loadStateDict(dict: Readonly<Record<string, Tensor>>): Promise<void> {
     const own = this.stateDict();
     for (const name of Object.keys(dict))
       if (!own[name]) throw new ArgumentError(`AdamW.loadStateDict: "${name}" is not of this optimizer`);
+    const isOld = !dict["steps"];
+    if (isOld) delete own["steps"];
     for (const [name, into] of Object.entries(own)) {
       const from = dict[name];
       if (from?.shape.join() !== into.shape.join())
@@ -218,11 +233,20 @@ export class AdamW {
       for (const [name, into] of Object.entries(own)) if (dict[name] !== into) copyFrom(into, dict[name]!);
       for (const { tensor, master } of this.slots) if (master !== tensor) map("copy", [master], { into: tensor });
     });
+    if (isOld) this.spreadSteps();
     this.rate = (await this.state.data())[ADAMW_STATE.lr]!;
   }
 
+  /** Gives every parameter the step count that is in `state`: earlier versions had that one for all. */
+  spreadSteps(): void {
+    scope(() => {
+      const count = this.state.slice(0, ADAMW_STATE.step, ADAMW_STATE.step + 1).reshape([1, 1]);
+      copyInto(this.steps.slice(1, 0, 1), expand(count, [this.slots.length, 1]));
+    });
+  }
+
   dispose(): void {
-    this.state.dispose();
+    for (const t of [this.state, this.steps]) t.dispose();
     for (const { tensor, master, m, v, ema } of this.slots)
       for (const t of [m, v, ema, master === tensor ? null : master]) t?.dispose();
   }
@@ -230,6 +254,17 @@ export class AdamW {
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+/** The slots as runs of neighbours. */
+function runsOf(slots: readonly Slot[]): { readonly first: number; readonly count: number }[] {
+  const runs: { first: number; count: number }[] = [];
+  for (const { row } of slots) {
+    const last = runs.at(-1);
+    if (last && last.first + last.count === row) last.count++;
+    else runs.push({ first: row, count: 1 });
+  }
+  return runs;
 }
 
 /** What a step of either kind takes of a slot. */

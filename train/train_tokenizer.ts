@@ -24,7 +24,7 @@ import { requireJudged } from "./discriminator.ts";
 import type { TokenizerStepEvent } from "./report/log.ts";
 import { TokenizerRecorder } from "./report/recorder.ts";
 import { nodeFileSystem } from "./run/file_system.ts";
-import { loadTensorsInto, saveTensors, tensorFileBytes } from "./run/optimizer_file.ts";
+import { loadOptimizer, saveTensors, tensorFileBytes } from "./run/optimizer_file.ts";
 import { messageOf } from "./run/errors.ts";
 import { RunFolder } from "./run/run_folder.ts";
 import {
@@ -117,8 +117,9 @@ export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunR
 
     // The optimizer, and where it was.
     if (state) {
+      const { optimizer, adversary } = training;
       for (const [name, tensors] of Object.entries(trained(training)))
-        await loadTensorsInto(source, name, tensors, signal);
+        await loadOptimizer(source, name, name === OPTIMIZER ? optimizer : adversary!.optimizer, { tensors, ...signal });
       training.resume(state.training);
     }
     let step = state?.step ?? 0;
