@@ -243,11 +243,16 @@ function step(node: TapeNode, grad: Tensor, grads: Map<TapeNode, Tensor>): void 
       for (const t of results) t?.dispose();
       throw new ShapeError(`backward of "${node.name}": gradient ${i} has shape ${shapeText(result.shape)}, its input ${shapeText(edge.shape)}`);
     }
-    if (edge instanceof TapeNode) {
-      const before = grads.get(edge);
-      grads.set(edge, before ? accumulator!(before, result, before.storage.exclusive, false) : result);
-      if (before) disposeUnless(grads.get(edge)!, before, result);
-    } else addToLeaf(edge, result);
+    try {
+      if (edge instanceof TapeNode) {
+        const before = grads.get(edge);
+        grads.set(edge, before ? accumulator!(before, result, before.storage.exclusive, false) : result);
+        if (before) disposeUnless(grads.get(edge)!, before, result);
+      } else addToLeaf(edge, result);
+    } catch (error) {
+      result.dispose(); // no scope has it any more
+      throw error;
+    }
   }
 }
 
@@ -301,12 +306,17 @@ export function checkpoint<T extends readonly Tensor[]>(fn: (...inputs: T) => Te
         if (needs[i]) leaf.requiresGrad = true;
         return leaf;
       });
-      enableGrad(() => {
-        // A scope of its own: during backward only what the tape saved is alive.
-        const first = nextId;
-        const result = watchLeaves(seen, () => scope(() => fn(...(again as unknown as T))));
-        if (result.requiresGrad) withFirst(first, () => backward(result, grad));
-      });
+      try {
+        enableGrad(() => {
+          // A scope of its own: during backward only what the tape saved is alive.
+          const first = nextId;
+          const result = watchLeaves(seen, () => scope(() => fn(...(again as unknown as T))));
+          if (result.requiresGrad) withFirst(first, () => backward(result, grad));
+        });
+      } catch (error) {
+        zeroGradients(again);
+        throw error;
+      }
       return again.map((leaf) => {
         const g = leaf.grad;
         const mine = g?.detach();

@@ -148,37 +148,39 @@ export class AdamW {
 
   /**
    * Updates every parameter that has a gradient, and its average. If any gradient is not finite, or any of `losses` (f32), nothing changes but
-   * the count of skipped steps and, with `lossScaling`, the scale.
+   * the count of skipped steps and, with `lossScaling`, the scale. If it throws, nothing changes at all.
    */
   step(losses: Tensor | null = null): void {
     const ready = this.slots.filter((s) => s.tensor.grad);
     if (!ready.length) throw new ArgumentError("AdamW.step: no parameter has a gradient; call backward first");
+    this.state.device.atomic(() => scope(() => this.launchStep(ready, losses)));
+  }
+
+  private launchStep(ready: readonly Slot[], losses: Tensor | null): void {
     const { weightDecay = 0, emaDecay = 0, momentum, ...settings } = this.options;
-    scope(() => {
-      adamwPrepare(this.state, globalGradNorm(ready.map((s) => s.tensor.grad!)), { ...settings, watched: losses });
-      for (const { first, count } of runsOf(ready)) adamwCount(this.steps, this.state, first, count, settings);
-      const together = new Map<string, Slot[]>(); // Muon's, by shape and decay
-      for (const slot of ready) {
-        const { row, v, decay } = slot;
-        const key = `${slot.master.shape.join()} ${decay}`;
-        if (v)
-          adamwStep({ ...tensorsOf(slot), v, steps: { table: this.steps, row } }, this.state, {
-            ...settings,
-            weightDecay: decay ? weightDecay : 0,
-            emaDecay,
-          });
-        else together.set(key, [...(together.get(key) ?? []), slot]);
-      }
-      for (const slots of together.values()) {
-        muonStep(slots.map(tensorsOf), this.state, {
-          ...(momentum !== undefined && { momentum }),
-          weightDecay: slots[0]!.decay ? weightDecay : 0,
+    adamwPrepare(this.state, globalGradNorm(ready.map((s) => s.tensor.grad!)), { ...settings, watched: losses });
+    for (const { first, count } of runsOf(ready)) adamwCount(this.steps, this.state, first, count, settings);
+    const together = new Map<string, Slot[]>(); // Muon's, by shape and decay
+    for (const slot of ready) {
+      const { row, v, decay } = slot;
+      const key = `${slot.master.shape.join()} ${decay}`;
+      if (v)
+        adamwStep({ ...tensorsOf(slot), v, steps: { table: this.steps, row } }, this.state, {
+          ...settings,
+          weightDecay: decay ? weightDecay : 0,
           emaDecay,
         });
-      }
-      for (const { tensor, master, ema } of this.slots)
-        if (ema && !tensor.grad) emaStep(ema, master, this.state, emaDecay);
-    });
+      else together.set(key, [...(together.get(key) ?? []), slot]);
+    }
+    for (const slots of together.values()) {
+      muonStep(slots.map(tensorsOf), this.state, {
+        ...(momentum !== undefined && { momentum }),
+        weightDecay: slots[0]!.decay ? weightDecay : 0,
+        emaDecay,
+      });
+    }
+    for (const { tensor, master, ema } of this.slots)
+      if (ema && !tensor.grad) emaStep(ema, master, this.state, emaDecay);
   }
 
   /** Reads what the last step did. */
