@@ -94,6 +94,24 @@ function withGrad<T>(value: boolean, fn: () => T, what: string): T {
   }
 }
 
+let watcher: ((leaf: Tensor) => void) | null = null;
+
+/** Runs `fn` (synchronous); `seen` gets each leaf that requires a gradient when an op on it is recorded, in a later recomputation by `checkpoint` too. */
+export function watchLeaves<T>(seen: (leaf: Tensor) => void, fn: () => T): T {
+  const before = watcher;
+  watcher = before
+    ? (leaf) => {
+        before(leaf);
+        seen(leaf);
+      }
+    : seen;
+  try {
+    return fn();
+  } finally {
+    watcher = before;
+  }
+}
+
 /**
  * Puts an op on the tape and returns its result.
  * @param inputs the op's tensor inputs, in the order in which `backward` returns their gradients
@@ -105,6 +123,7 @@ function withGrad<T>(value: boolean, fn: () => T, what: string): T {
 export function record(name: string, inputs: readonly (Tensor | null | undefined)[], output: Tensor, saved: readonly Tensor[], backward: Backward, force = false): Tensor {
   if (!enabled || !(force || inputs.some((t) => t?.requiresGrad))) return output;
   const edges = inputs.map((t) => (t?.requiresGrad ? (t.node ?? t) : null));
+  if (watcher) for (const edge of edges) if (edge && !(edge instanceof TapeNode)) watcher(edge);
   const handles = saved.map((t) => t.strided(t.shape, t.strides).escape());
   output.node = new TapeNode(name, currentLabel(), edges, output.shape, handles, backward);
   return output;
@@ -217,11 +236,16 @@ function step(node: TapeNode, grad: Tensor, grads: Map<TapeNode, Tensor>): void 
       for (const t of results) t?.dispose();
       throw new ShapeError(`backward of "${node.name}": gradient ${i} has shape ${shapeText(result.shape)}, its input ${shapeText(edge.shape)}`);
     }
-    if (edge instanceof TapeNode) {
-      const before = grads.get(edge);
-      grads.set(edge, before ? accumulator!(before, result, before.storage.exclusive, false) : result);
-      if (before) disposeUnless(grads.get(edge)!, before, result);
-    } else addToLeaf(edge, result);
+    try {
+      if (edge instanceof TapeNode) {
+        const before = grads.get(edge);
+        grads.set(edge, before ? accumulator!(before, result, before.storage.exclusive, false) : result);
+        if (before) disposeUnless(grads.get(edge)!, before, result);
+      } else addToLeaf(edge, result);
+    } catch (error) {
+      result.dispose(); // no scope has it any more
+      throw error;
+    }
   }
 }
 
@@ -267,6 +291,7 @@ export function checkpoint<T extends readonly Tensor[]>(fn: (...inputs: T) => Te
   const reads = new ReadVersions(device);
   // The result may be an input, or a tensor that fn only refers to: the tape needs one of its own.
   const own = reads.during(() => noGrad(() => scope(() => fn(...inputs).detach())));
+  const seen = watcher ?? (() => undefined);
   return record(
     "checkpoint",
     inputs,
@@ -279,12 +304,17 @@ export function checkpoint<T extends readonly Tensor[]>(fn: (...inputs: T) => Te
         return leaf;
       });
       reads.check();
-      enableGrad(() => {
-        // A scope of its own: during backward only what the tape saved is alive.
-        const first = nextId;
-        const result = withDraws(device, draws, () => scope(() => fn(...(again as unknown as T))));
-        if (result.requiresGrad) withFirst(first, () => backward(result, grad));
-      });
+      try {
+        enableGrad(() => {
+          // A scope of its own: during backward only what the tape saved is alive.
+          const first = nextId;
+          const result = watchLeaves(seen, () => withDraws(device, draws, () => scope(() => fn(...(again as unknown as T)))));
+          if (result.requiresGrad) withFirst(first, () => backward(result, grad));
+        });
+      } catch (error) {
+        zeroGradients(again);
+        throw error;
+      }
       return again.map((leaf) => {
         const g = leaf.grad;
         const mine = g?.detach();

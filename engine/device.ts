@@ -11,7 +11,7 @@ import type { JanusError } from "./errors.ts";
 import { loadKernels, specialise } from "./kernel.ts";
 import type { Constants, Kernel, Uses } from "./kernel.ts";
 import type { Binding, Cost, Launch, Pipeline } from "./launch.ts";
-import { currentLabel } from "./scope.ts";
+import { currentLabel, refusePromise } from "./scope.ts";
 import { collectGarbage, memoryBytes, requestAdapter, requestGPU, settle } from "./platform.ts";
 import { BufferPool } from "./pool.ts";
 import type { PoolBuffer } from "./pool.ts";
@@ -116,6 +116,8 @@ export class Device {
   private readonly arenaBytes = new Uint32Array(ARENA_BYTES / 4);
   private readonly slot: number;
   private pending: Launch[] = [];
+  /** While `atomic` runs, in which launches wait: destroys buffers that they use, to be called at its end. */
+  private held: (() => void)[] | null = null;
   private serial = 0;
   private flushed = 0;
   private readonly compiling = new Set<Promise<void>>();
@@ -242,13 +244,48 @@ export class Device {
     }
   }
 
-  /** Hands everything recorded so far to the GPU. */
+  /** True inside `atomic`. */
+  get isAtomic(): boolean {
+    return this.held !== null;
+  }
+
+  /**
+   * Runs `fn` (synchronous): if it throws, none of its launches runs, and what they would have changed in place is as before. The launches wait on
+   * the host until it returns; reading back, replaying a capture, and uploading to what they use are refused in it with `DeviceError`.
+   */
+  atomic<T>(fn: () => T): T {
+    if (this.held) return fn(); // the outer one decides
+    this.flush();
+    const doomed: (() => void)[] = (this.held = []);
+    try {
+      const result = fn();
+      refusePromise(result, "atomic()");
+      return result;
+    } catch (error) {
+      this.pending = [];
+      throw error;
+    } finally {
+      this.held = null;
+      if (this.pending.length >= FLUSH_LAUNCHES || doomed.length) this.flush();
+      for (const destroy of doomed) destroy();
+    }
+  }
+
+  private refuseAtomic(what: string): void {
+    if (this.held) throw new DeviceError(`${what} inside atomic(), whose launches have not run yet; do it before or after`);
+  }
+
+  /** Hands everything recorded so far to the GPU; inside `atomic`, nothing. */
   flush(): void {
-    const gpu = this.gpu;
-    if (!gpu || this.pending.length === 0) return;
-    this.check();
+    if (!this.gpu || this.held) return;
+    if (this.pending.length) this.check();
     const launches = this.pending;
     this.pending = [];
+    for (let at = 0; at < launches.length; at += FLUSH_LAUNCHES) this.encode(this.gpu, launches.slice(at, at + FLUSH_LAUNCHES));
+    this.flushed = this.serial;
+  }
+
+  private encode(gpu: GPUDevice, launches: readonly Launch[]): void {
     let used = 0;
     const offsets: number[] = [];
     for (const { params } of launches) {
@@ -279,7 +316,6 @@ export class Device {
       pass.end();
     }
     this.submit(encoder);
-    this.flushed = this.serial;
   }
 
   /** Submits an encoder of ours (captures and the profiler have their own). */
@@ -351,7 +387,10 @@ export class Device {
   /** Writes without asking whether a capture is running (poison, constants of captures). The tail of the last word becomes 0. */
   writeRaw(buffer: PoolBuffer, offset: number, bytes: Uint8Array): void {
     if (!this.gpu) return;
-    if (buffer.lastUse >= this.flushed) this.flush();
+    if (buffer.lastUse >= this.flushed) {
+      this.refuseAtomic("host data was uploaded");
+      this.flush();
+    }
     buffer.isBound = true;
     const whole = bytes.byteLength & ~3;
     for (let at = 0; at < whole; at += UPLOAD_BYTES) {
@@ -372,6 +411,7 @@ export class Device {
     this.check();
     if (!this.gpu) throw new DeviceError("the null device computes nothing: there is no data to read; run on a GPU device");
     if (this.capturing) throw new CaptureError("data was read back inside capture(); read after replay()");
+    this.refuseAtomic("data was read back");
     this.flush();
     const buffer = binding.storage.live();
     buffer.isBound = true;
@@ -424,6 +464,7 @@ export class Device {
 
   /** Counts launches that a capture runs again. */
   replayed(launches: readonly Launch[]): void {
+    this.refuseAtomic("a capture was replayed");
     this.flush();
     this.counts.launches += launches.length;
     if (this.listeners.size) for (const launch of launches) for (const listener of this.listeners) listener(launch);
@@ -439,8 +480,15 @@ export class Device {
   }
 
   private forget(buffer: PoolBuffer): void {
+    const { gpu } = buffer;
+    if (buffer.lastUse >= this.flushed && this.held) {
+      // The pool drops it now, so that the launches that wait get their bind groups before.
+      for (const launch of this.pending) if (launch.buffers.includes(buffer)) this.bindGroup(launch, this.arena!);
+      this.held.push(() => gpu?.destroy());
+      return;
+    }
     if (buffer.lastUse >= this.flushed) this.flush();
-    buffer.gpu?.destroy();
+    gpu?.destroy();
   }
 
   private compileNow(kernel: Kernel, constants: Constants = {}, uses: Uses = {}): Pipeline {

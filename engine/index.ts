@@ -16,6 +16,6 @@ export type { Binding, Bound, Cost, Launch, LaunchOptions, Pipeline } from "./la
 export { now, sleep } from "./platform.ts";
 export * from "./profile.ts";
 export * from "./random.ts";
-export { construct, openScope, scope, tensorsIn, withLabel } from "./scope.ts";
+export { construct, currentLabel, openScope, scope, tensorsIn, withLabel } from "./scope.ts";
 export * from "./tensor.ts";
 export * from "./windows.ts";

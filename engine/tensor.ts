@@ -37,7 +37,7 @@ export class Storage {
     this.label = label;
     this.serial = device.storageSerial++;
     this.buffer = device.pool.acquire(bytes, label);
-    if (device.poison) device.writeRaw(this.buffer, 0, new Uint8Array(bytes).fill(0xff));
+    if (device.poison && !device.isAtomic) device.writeRaw(this.buffer, 0, new Uint8Array(bytes).fill(0xff));
   }
 
   /** The buffer; throws when the storage was freed. */

@@ -1,8 +1,9 @@
 // Begins a step t: state = (t, learning rate, 1 − β1^t, 1 − β2^t, factor of the gradients, 1 if the step is skipped, steps skipped so far,
 // norm of the gradients, scale of the losses, steps in a row that were not skipped, –, –). The factor is min(1, most / (norm + 1e-6)) / scale.
 // A step whose norm, or one of whose `watched`, is not finite is skipped: t stays. β^t comes from t · log β, so that it is exact after a resume and 1 − β^t exact for
-// small t. With SCALING the scale of the next step shrinks (not below 1) after a skipped step and grows after `interval` others in a row.
+// small t; they are those of a parameter that has had a gradient in every step (others: adamw_count.wgsl). With SCALING the scale of the next step shrinks (not below 1) after a skipped step and grows after `interval` others in a row.
 // One invocation. Grid: 1.
+//#use complement
 const NORM = true; // read `norm`
 const SCALING = false;
 struct Params {
@@ -20,12 +21,6 @@ struct Params {
 @group(0) @binding(3) var<uniform> params: Params;
 
 fn is_finite(bits: u32) -> bool { return (bits & 0x7f800000u) != 0x7f800000u; }
-
-// 1 − e^x for x ≤ 0.
-fn complement(x: f32) -> f32 {
-  let series = -x * (1.0 + x / 2.0 * (1.0 + x / 3.0 * (1.0 + x / 4.0 * (1.0 + x / 5.0 * (1.0 + x / 6.0 * (1.0 + x / 7.0))))));
-  return select(1.0 - exp(max(x, -104.0)), series, x > -0.4);
-}
 
 @compute @workgroup_size(1)
 fn adamw_prepare() {

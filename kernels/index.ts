@@ -25,7 +25,7 @@ export { NOT_FINITE_FLAG, guidance, sampleTokens } from "./sample.ts";
 export type { SampleOptions } from "./sample.ts";
 export { globalGradNorm } from "./grad_norm.ts";
 export { countNonFinite } from "./count_nonfinite.ts";
-export { ADAMW_STATE, adamwPrepare, adamwState, adamwStep } from "./adamw.ts";
+export { ADAMW_STATE, adamwCount, adamwPrepare, adamwState, adamwStep, emaStep } from "./adamw.ts";
 export type { AdamWBetas, AdamWPrepareSettings, AdamWSettings, AdamWTensors, LossScaling } from "./adamw.ts";
 export * from "./activations.ts";
 export { dropout } from "./dropout.ts";

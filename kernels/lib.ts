@@ -9,6 +9,7 @@ library("bf16", new URL("./lib/bf16.wgsl", import.meta.url));
 library("i32", new URL("./lib/i32.wgsl", import.meta.url));
 library("u32", new URL("./lib/u32.wgsl", import.meta.url));
 library("u8", new URL("./lib/u8.wgsl", import.meta.url));
+library("complement", new URL("./lib/complement.wgsl", import.meta.url));
 library("finite", new URL("./lib/finite.wgsl", import.meta.url));
 library("grid", new URL("./lib/grid.wgsl", import.meta.url));
 library("philox", new URL("./lib/philox.wgsl", import.meta.url));

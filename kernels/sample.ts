@@ -93,7 +93,7 @@ const MAX_CHUNKS = 256;
 const MAX_FILTERED = 2 ** 24;
 
 /** Throws for what `sampleTokens` does not take, before any work. */
-function checkSample(logits: Tensor, { temperature = 1, topK, topP, seeds, position, generator }: SampleOptions): void {
+function checkSample(logits: Tensor, { temperature = 1, topK, topP, seeds, position, generator, site = 0 }: SampleOptions): void {
   checkTensors("sampleTokens", logits, generator?.state, seeds, position);
   if (!isFloat(logits.dtype)) throw new DTypeError(`sampleTokens: the logits ${logits} are not of a floating dtype`);
   if (logits.rank !== 2 || logits.shape[1] === 0) throw new ShapeError(`sampleTokens: logits ${logits}; they are [N, V] with V ≥ 1`);
@@ -101,7 +101,7 @@ function checkSample(logits: Tensor, { temperature = 1, topK, topP, seeds, posit
   if (temperature !== 0 && !(temperature >= 1e-6 && temperature < Infinity)) throw new ArgumentError(`sampleTokens: temperature ${temperature}; 0, or at least 1e-6`);
   if (topK !== undefined && (!Number.isInteger(topK) || topK < 1)) throw new ArgumentError(`sampleTokens: topK ${topK}; a whole number ≥ 1`);
   if (topP !== undefined && !(topP > 0 && topP <= 1)) throw new ArgumentError(`sampleTokens: topP ${topP}; 0 < p ≤ 1`);
-  checkSite("sampleTokens", options.site ?? 0);
+  checkSite("sampleTokens", site);
   if (classes > MAX_FILTERED && (topK !== undefined || topP !== undefined)) throw new ShapeError(`sampleTokens: topK and topP take at most ${MAX_FILTERED} tokens; got ${logits}. Leave them out`);
   if (seeds && (seeds.dtype !== "u32" || seeds.rank !== 1 || seeds.size !== rows)) throw new ShapeError(`sampleTokens: seeds ${seeds} for ${rows} rows; u32, one a row`);
   if (position && ((position.dtype !== "u32" && position.dtype !== "i32") || position.size !== 1)) throw new ShapeError(`sampleTokens: position ${position}; u32 or i32 of one element`);

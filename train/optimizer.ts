@@ -2,14 +2,19 @@
 import { ArgumentError, Tensor, checkTensors, encode, scope } from "../engine/index.ts";
 import {
   ADAMW_STATE,
+  adamwCount,
   adamwPrepare,
   adamwState,
   adamwStep,
   cast,
   copyFrom,
+  copyInto,
+  emaStep,
+  expand,
   globalGradNorm,
   map,
   muonStep,
+  zeros,
   zerosLike,
 } from "../kernels/index.ts";
 import type { LossScaling, MuonTensors } from "../kernels/index.ts";
@@ -58,6 +63,8 @@ export interface AdamWReport {
 }
 
 interface Slot {
+  /** Position in the list. */
+  readonly row: number;
   readonly name: string;
   readonly tensor: Tensor;
   /** The tensor itself if it is f32. */
@@ -77,6 +84,8 @@ interface Slot {
 export class AdamW {
   /** f32 [12], see `ADAMW_STATE`. */
   readonly state: Tensor;
+  /** f32 [parameters, 3]: of each parameter, how many steps it has had a gradient in, and the bias corrections of that many. */
+  readonly steps: Tensor;
   private readonly options: AdamWOptions;
   private readonly slots: readonly Slot[];
   private rate: number;
@@ -87,6 +96,7 @@ export class AdamW {
     const twice = names.find((n, i) => names.indexOf(n) < i);
     if (twice !== undefined) throw new ArgumentError(`AdamW: two parameters are named "${twice}"; names are unique`);
     const device = checkTensors("AdamW", ...given.flatMap((p) => [p.tensor, p.master]));
+    requireApart(given.map(({ tensor }, i) => [names[i]!, tensor]));
     for (const { tensor, master, muon } of given) {
       if (muon && tensor.rank !== 2) throw new ArgumentError(`AdamW: Muon for ${tensor}; it moves matrices only`);
       if (master && (tensor.dtype === "f32" || master.dtype !== "f32" || master.shape.join() !== tensor.shape.join())) {
@@ -106,13 +116,14 @@ export class AdamW {
       throw new ArgumentError(`AdamW: decay ${emaDecay} of the moving averages; above 0, below 1`);
     this.options = options;
     this.state = adamwState(this.rate, { scale, device }).keep();
+    this.steps = zeros([given.length, 3], { device }).keep();
     this.slots = given.map(({ tensor, master, decay = true, muon = false }, i) => {
       const fresh = (): Tensor => zerosLike(tensor, { dtype: "f32" }).keep();
       const own = tensor.dtype === "f32" ? tensor : fresh();
       if (own !== tensor) scope(() => copyFrom(own, master ?? cast(tensor.detach(), "f32")));
       const ema = emaDecay === undefined ? null : fresh();
       if (ema) scope(() => copyFrom(ema, own.detach()));
-      return { name: names[i]!, tensor, master: own, m: fresh(), v: muon ? null : fresh(), ema, decay };
+      return { row: i, name: names[i]!, tensor, master: own, m: fresh(), v: muon ? null : fresh(), ema, decay };
     });
   }
 
@@ -137,34 +148,39 @@ export class AdamW {
 
   /**
    * Updates every parameter that has a gradient, and its average. If any gradient is not finite, or any of `losses` (f32), nothing changes but
-   * the count of skipped steps and, with `lossScaling`, the scale.
+   * the count of skipped steps and, with `lossScaling`, the scale. If it throws, nothing changes at all.
    */
   step(losses: Tensor | null = null): void {
     const ready = this.slots.filter((s) => s.tensor.grad);
     if (!ready.length) throw new ArgumentError("AdamW.step: no parameter has a gradient; call backward first");
+    this.state.device.atomic(() => scope(() => this.launchStep(ready, losses)));
+  }
+
+  private launchStep(ready: readonly Slot[], losses: Tensor | null): void {
     const { weightDecay = 0, emaDecay = 0, momentum, ...settings } = this.options;
-    scope(() => {
-      adamwPrepare(this.state, globalGradNorm(ready.map((s) => s.tensor.grad!)), { ...settings, watched: losses });
-      const together = new Map<string, (typeof ready)[number][]>(); // Muon's, by shape and decay
-      for (const slot of ready) {
-        const { v, decay } = slot;
-        const key = `${slot.master.shape.join()} ${decay}`;
-        if (v)
-          adamwStep({ ...tensorsOf(slot), v }, this.state, {
-            ...settings,
-            weightDecay: decay ? weightDecay : 0,
-            emaDecay,
-          });
-        else together.set(key, [...(together.get(key) ?? []), slot]);
-      }
-      for (const slots of together.values()) {
-        muonStep(slots.map(tensorsOf), this.state, {
-          ...(momentum !== undefined && { momentum }),
-          weightDecay: slots[0]!.decay ? weightDecay : 0,
+    adamwPrepare(this.state, globalGradNorm(ready.map((s) => s.tensor.grad!)), { ...settings, watched: losses });
+    for (const { first, count } of runsOf(ready)) adamwCount(this.steps, this.state, first, count, settings);
+    const together = new Map<string, Slot[]>(); // Muon's, by shape and decay
+    for (const slot of ready) {
+      const { row, v, decay } = slot;
+      const key = `${slot.master.shape.join()} ${decay}`;
+      if (v)
+        adamwStep({ ...tensorsOf(slot), v, steps: { table: this.steps, row } }, this.state, {
+          ...settings,
+          weightDecay: decay ? weightDecay : 0,
           emaDecay,
         });
-      }
-    });
+      else together.set(key, [...(together.get(key) ?? []), slot]);
+    }
+    for (const slots of together.values()) {
+      muonStep(slots.map(tensorsOf), this.state, {
+        ...(momentum !== undefined && { momentum }),
+        weightDecay: slots[0]!.decay ? weightDecay : 0,
+        emaDecay,
+      });
+    }
+    for (const { tensor, master, ema } of this.slots)
+      if (ema && !tensor.grad) emaStep(ema, master, this.state, emaDecay);
   }
 
   /** Reads what the last step did. */
@@ -179,17 +195,17 @@ export class AdamW {
     };
   }
 
-  /** The averages of the parameters by name, f32; none without `emaDecay`. Not copies. They change with the steps that change the parameter. */
+  /** The averages of the parameters by name, f32; none without `emaDecay`. Not copies. Each step that is not skipped moves all of them. */
   averages(): Record<string, Tensor> {
     return Object.fromEntries(this.slots.flatMap(({ name, ema }) => (ema ? [[name, ema]] : [])));
   }
 
   /**
-   * The tensors that make up the optimizer, but for the averages: `state`, and of each parameter `NAME.m`, `NAME.v` (not where Muon moves it) and, if it is of 16 bits,
+   * The tensors that make up the optimizer, but for the averages: `state`, `steps`, and of each parameter `NAME.m`, `NAME.v` (not where Muon moves it) and, if it is of 16 bits,
    * `NAME.master`. Not copies.
    */
   stateDict(): Record<string, Tensor> {
-    const dict: Record<string, Tensor> = { state: this.state };
+    const dict: Record<string, Tensor> = { state: this.state, steps: this.steps };
     for (const { name, tensor, master, m, v } of this.slots) {
       if (master !== tensor) dict[`${name}.master`] = master;
       dict[`${name}.m`] = m;
@@ -200,12 +216,14 @@ export class AdamW {
 
   /**
    * Takes over the values of a `stateDict`, another optimizer's or this one's, the learning rate too, and writes 16-bit parameters from their masters.
-   * Throws before anything is changed if a name is missing or not known, or a shape differs.
+   * A dict without `steps` is of an earlier version: see `spreadSteps`. Throws before anything is changed if a name is missing or not known, or a shape differs.
    */
   async loadStateDict(dict: Readonly<Record<string, Tensor>>): Promise<void> {
     const own = this.stateDict();
     for (const name of Object.keys(dict))
       if (!own[name]) throw new ArgumentError(`AdamW.loadStateDict: "${name}" is not of this optimizer`);
+    const isOld = !dict["steps"];
+    if (isOld) delete own["steps"];
     for (const [name, into] of Object.entries(own)) {
       const from = dict[name];
       if (from?.shape.join() !== into.shape.join())
@@ -217,11 +235,20 @@ export class AdamW {
       for (const [name, into] of Object.entries(own)) if (dict[name] !== into) copyFrom(into, dict[name]!);
       for (const { tensor, master } of this.slots) if (master !== tensor) map("copy", [master], { into: tensor });
     });
+    if (isOld) this.spreadSteps();
     this.rate = (await this.state.data())[ADAMW_STATE.lr]!;
   }
 
+  /** Gives every parameter the step count that is in `state`: earlier versions had that one for all. */
+  spreadSteps(): void {
+    scope(() => {
+      const count = this.state.slice(0, ADAMW_STATE.step, ADAMW_STATE.step + 1).reshape([1, 1]);
+      copyInto(this.steps.slice(1, 0, 1), expand(count, [this.slots.length, 1]));
+    });
+  }
+
   dispose(): void {
-    this.state.dispose();
+    for (const t of [this.state, this.steps]) t.dispose();
     for (const { tensor, master, m, v, ema } of this.slots)
       for (const t of [m, v, ema, master === tensor ? null : master]) t?.dispose();
   }
@@ -229,6 +256,17 @@ export class AdamW {
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+/** The slots as runs of neighbours. */
+function runsOf(slots: readonly Slot[]): { readonly first: number; readonly count: number }[] {
+  const runs: { first: number; count: number }[] = [];
+  for (const { row } of slots) {
+    const last = runs.at(-1);
+    if (last && last.first + last.count === row) last.count++;
+    else runs.push({ first: row, count: 1 });
+  }
+  return runs;
 }
 
 /** What a step of either kind takes of a slot. */
@@ -239,6 +277,19 @@ const tensorsOf = ({ tensor, master, m, ema }: Slot): MuonTensors => ({
   copy: master === tensor ? null : tensor,
   ema,
 });
+
+/** Throws `ArgumentError` if two of the parameters are one tensor, or views of one storage: each would be stepped for the other. */
+function requireApart(parameters: readonly (readonly [string, Tensor])[]): void {
+  const names = new Map<Tensor["storage"], string>();
+  for (const [name, { storage }] of parameters) {
+    const other = names.get(storage);
+    if (other !== undefined)
+      throw new ArgumentError(
+        `AdamW: parameters must be different tensors; "${other}" and "${name}" share one storage. Give a tied parameter once, as Module.parameters() does.`,
+      );
+    names.set(storage, name);
+  }
+}
 
 function checkRate(rate: number): number {
   if (!(rate >= 0 && rate < Infinity)) throw new ArgumentError(`AdamW: learning rate ${rate}; a finite number ≥ 0`);

@@ -34,6 +34,17 @@ export interface Sample {
 export const trainedTokens = ({ textTargets, codeTargets }: Pick<Sample, "textTargets" | "codeTargets">): number =>
   textTargets.reduce((n, t) => n + Number(t !== IGNORE), 0) + codeTargets.reduce((n, t) => n + Number(t !== IGNORE), 0);
 
+/** Throws `ArgumentError` unless every image of `samples` has 3 × `side` × `side` values. */
+export function requireImages(samples: readonly Pick<Sample, "name" | "images">[], side: number): void {
+  for (const { name, images } of samples) {
+    const bad = images.find(({ length }) => length !== 3 * side ** 2);
+    if (bad)
+      throw new ArgumentError(
+        `sample "${name}": an image must be float32 [3, ${side}, ${side}], ${3 * side ** 2} values; got ${bad.length}. Resize it as the model's processor does.`,
+      );
+  }
+}
+
 /**
  * A text or an answer about images.
  * @param labels for each id the id itself where it is trained, else `IGNORE`: they line up with the ids, the shift is made here

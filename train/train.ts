@@ -27,7 +27,7 @@ import { Recorder } from "./report/recorder.ts";
 import { matmulCeiling } from "./report/speed.ts";
 import { nodeFileSystem } from "./run/file_system.ts";
 import type { FileSystem } from "./run/file_system.ts";
-import { loadTensorsInto, saveTensors, tensorFileBytes } from "./run/optimizer_file.ts";
+import { loadOptimizer, loadTensorsInto, saveTensors, tensorFileBytes } from "./run/optimizer_file.ts";
 import { messageOf } from "./run/errors.ts";
 import { RunFolder } from "./run/run_folder.ts";
 import {
@@ -162,7 +162,7 @@ export async function train(options: RunOptions): Promise<RunResult> {
     // The optimizer, and where it was.
     const averages = trainer.optimizer.averages();
     if (state) {
-      await loadTensorsInto(source, OPTIMIZER, trainer.optimizer.stateDict(), signal);
+      await loadOptimizer(source, OPTIMIZER, trainer.optimizer, signal);
       if (config.ema) await loadTensorsInto(source, EMA_FILE, averages, signal);
       trainer.resume(state.step, state.skipped);
     }

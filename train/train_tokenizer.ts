@@ -24,7 +24,7 @@ import { requireJudged } from "./discriminator.ts";
 import type { TokenizerStepEvent } from "./report/log.ts";
 import { TokenizerRecorder } from "./report/recorder.ts";
 import { nodeFileSystem } from "./run/file_system.ts";
-import { loadTensorsInto, saveTensors, tensorFileBytes } from "./run/optimizer_file.ts";
+import { loadOptimizer, saveTensors, tensorFileBytes } from "./run/optimizer_file.ts";
 import { messageOf } from "./run/errors.ts";
 import { RunFolder } from "./run/run_folder.ts";
 import {
@@ -117,8 +117,9 @@ export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunR
 
     // The optimizer, and where it was.
     if (state) {
+      const { optimizer, adversary } = training;
       for (const [name, tensors] of Object.entries(trained(training)))
-        await loadTensorsInto(source, name, tensors, signal);
+        await loadOptimizer(source, name, name === OPTIMIZER ? optimizer : adversary!.optimizer, { tensors, ...signal });
       training.resume(state.training);
     }
     let step = state?.step ?? 0;
@@ -173,10 +174,10 @@ export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunR
         throw error;
       });
       const waitingMs = loader.waitingMs - waited;
-      loaderState = loaded.state;
       const rate = (training.lr = learningRate(config, step));
       training.isAdversarial = step >= adversarial.from;
       const report = await takeStep(training, loaded.samples, config, imageSize, step, device);
+      loaderState = loaded.state;
       const ms = now() - started;
       const event: TokenizerStepEvent = {
         step: step++,
@@ -233,18 +234,21 @@ async function takeStep(
   device: Device,
 ): Promise<Omit<VqStep, "losses" | "vectors"> & VqLosses & { readonly reseed?: VqUsage }> {
   const parts: Tensor[] = [];
-  for (let from = 0; from < pictures.length; from += microBatch) {
-    const some = pictures.slice(from, from + microBatch);
-    const all = new Float32Array(some.length * 3 * side ** 2);
-    for (const [i, { pixels }] of some.entries()) all.set(pixels, i * pixels.length);
-    parts.push(tensor(all, { shape: [some.length, 3, side, side], device }));
-    await device.throttle();
+  let taken: VqStep | null = null;
+  try {
+    for (let from = 0; from < pictures.length; from += microBatch) {
+      const some = pictures.slice(from, from + microBatch);
+      const all = new Float32Array(some.length * 3 * side ** 2);
+      for (const [i, { pixels }] of some.entries()) all.set(pixels, i * pixels.length);
+      parts.push(tensor(all, { shape: [some.length, 3, side, side], device }));
+      await device.throttle();
+    }
+    taken = await training.step(...parts);
+    const { losses, vectors, ...report } = taken;
+    const isDue = every > 0 && (step + 1) % every === 0 && step < until && !report.skipped;
+    const usage = isDue ? await training.reseed(vectors) : null;
+    return { ...losses, ...report, ...(usage && { reseed: usage }) };
+  } finally {
+    for (const one of [...parts, taken?.vectors]) one?.dispose();
   }
-  const { losses, vectors, ...report } = await training.step(...parts).finally(() => {
-    for (const part of parts) part.dispose();
-  });
-  const isDue = every > 0 && (step + 1) % every === 0 && step < until && !report.skipped;
-  const usage = isDue ? await training.reseed(vectors) : null;
-  vectors.dispose();
-  return { ...losses, ...report, ...(usage && { reseed: usage }) };
 }

@@ -13,7 +13,7 @@ import { learningRate } from "./config.ts";
 import type { TrainConfig } from "./config.ts";
 import { taskLosses, totalLoss } from "./loss.ts";
 import { AdamW } from "./optimizer.ts";
-import { TASKS, layRows, packSamples } from "./samples.ts";
+import { TASKS, layRows, packSamples, requireImages } from "./samples.ts";
 import type { Sample, Task } from "./samples.ts";
 import { setStage } from "./stages.ts";
 
@@ -104,15 +104,27 @@ export class Trainer {
     );
   }
 
-  /** Takes one optimizer step on all of `samples`. Throws `ArgumentError` for a sample longer than a row before anything is computed. */
+  /**
+   * Takes one optimizer step on all of `samples`. Throws `ArgumentError` for a sample longer than a row, or with an image of another size, before
+   * anything is computed. If it throws, weights, optimizer and counters are as before and no gradient is left.
+   */
   async take(samples: readonly Sample[]): Promise<StepReport> {
+    const accumulated = await this.accumulate(samples);
+    try {
+      return await this.finish(samples, accumulated);
+    } finally {
+      accumulated.losses.dispose();
+      zeroGradients(this.trained.values());
+    }
+  }
+
+  private async finish(samples: readonly Sample[], { parts, losses, counts, tokens, padding }: Accumulated): Promise<StepReport> {
     const { config } = this;
-    const { parts, losses, counts, tokens, padding } = await this.accumulate(samples);
+    await losses.device.sync(); // work that the GPU refused (memory) ends the step before weights change
     const { isTrained } = this;
     const lr = this.update(losses);
     const { gradNorm, skipped, scale } = await this.optimizer.report();
     const values = await losses.data();
-    losses.dispose();
     const trained = TASKS.reduce((sum, task) => sum + counts[task], 0);
     const tasks: Partial<Record<Task, TaskReport>> = {};
     let loss = 0;
@@ -144,9 +156,13 @@ export class Trainer {
     };
   }
 
-  /** Launches forward and backward of all of `samples`, a few rows at a time; gradients add up. Reads nothing, so that the null device takes it too. */
+  /**
+   * Launches forward and backward of all of `samples`, a few rows at a time; gradients add up. Reads nothing, so that the null device takes it too.
+   * If it throws, no gradient is left.
+   */
   async accumulate(samples: readonly Sample[]): Promise<Accumulated> {
     const { config, sizes } = this;
+    requireImages(samples, sizes.vision.imageSize);
     const packed = packSamples(samples, config.length);
     const groups: Sample[][][] = [];
     for (let r = 0; r < packed.length; r += config.microRows) groups.push(packed.slice(r, r + config.microRows));
@@ -156,28 +172,33 @@ export class Trainer {
     ) as Record<Task, number>;
     const trained = TASKS.reduce((sum, task) => sum + counts[task], 0);
     const parts: { readonly task: Task; readonly rows: readonly Sample[][]; readonly loss: Tensor }[] = [];
-    for (const [g, batch] of batches.entries()) {
-      await new Promise((resolve) => setTimeout(resolve)); // signals, and what reads the data, come in between
-      await this.model.lm_head.weight.device.throttle(); // images of all rows would wait in host memory
-      scope(() => {
-        const losses = taskLosses(this.model, batch, sizes.vision.imageSize);
-        const loss = totalLoss(losses, trained, config.weights);
-        if (loss?.requiresGrad) backward(this.optimizer.scale(loss));
-        for (const task of TASKS) {
-          const part = losses[task]?.detach().clone().keep();
-          if (part) parts.push({ task, rows: groups[g]!, loss: part });
-        }
-      });
+    try {
+      for (const [g, batch] of batches.entries()) {
+        await new Promise((resolve) => setTimeout(resolve)); // signals, and what reads the data, come in between
+        await this.model.lm_head.weight.device.throttle(); // images of all rows would wait in host memory
+        scope(() => {
+          const losses = taskLosses(this.model, batch, sizes.vision.imageSize);
+          const loss = totalLoss(losses, trained, config.weights);
+          if (loss?.requiresGrad) backward(this.optimizer.scale(loss));
+          for (const task of TASKS) {
+            const part = losses[task]?.detach().clone().keep();
+            if (part) parts.push({ task, rows: groups[g]!, loss: part });
+          }
+        });
+      }
+      return {
+        parts,
+        losses: stack(parts.map((part) => part.loss)),
+        counts,
+        tokens: batches.reduce((sum, { ids }) => sum + ids.length, 0),
+        padding: batches.reduce((sum, { padding }) => sum + padding, 0),
+      };
+    } catch (error) {
+      zeroGradients(this.trained.values());
+      throw error;
+    } finally {
+      for (const part of parts) part.loss.dispose();
     }
-    const losses = stack(parts.map((part) => part.loss));
-    for (const part of parts) part.loss.dispose();
-    return {
-      parts,
-      losses,
-      counts,
-      tokens: batches.reduce((sum, { ids }) => sum + ids.length, 0),
-      padding: batches.reduce((sum, { padding }) => sum + padding, 0),
-    };
   }
 
   /** Whether anything has a gradient: nothing has where stage 1 met only samples without pictures, whose loss hangs on frozen weights alone. */
@@ -186,14 +207,22 @@ export class Trainer {
   }
 
   /**
-   * Launches the optimizer's step on the gradients that have added up, if there are any, and drops them. Returns the learning rate.
+   * Launches the optimizer's step on the gradients that have added up, if there are any, and drops them. Returns the learning rate. If it throws,
+   * weights and optimizer are as before.
    * @param losses of `accumulate`: where one is not finite, the step is skipped
    */
   update(losses: Tensor): number {
+    const before = this.optimizer.lr;
     const lr = (this.optimizer.lr = learningRate(this.config, this.step));
-    if (this.isTrained) this.optimizer.step(losses);
-    zeroGradients(this.trained.values());
-    return lr;
+    try {
+      if (this.isTrained) this.optimizer.step(losses);
+      return lr;
+    } catch (error) {
+      this.optimizer.lr = before;
+      throw error;
+    } finally {
+      zeroGradients(this.trained.values());
+    }
   }
 
   /** Goes on after `step` steps of an earlier run, whose weights and moments have been loaded. */

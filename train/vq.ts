@@ -128,6 +128,16 @@ export interface VqUsage {
   readonly perplexity: number;
 }
 
+/** For each of `draws` (uniform in 0 … 1) a position, drawn by its share of `weights`. */
+async function drawBy(weights: Tensor, draws: Tensor): Promise<Int32Array> {
+  const upTo = Float64Array.from(await weights.data()); // sums up to each position, itself included
+  for (let i = 1; i < upTo.length; i++) upTo[i]! += upTo[i - 1]!;
+  return Int32Array.from(await draws.data(), (x) => {
+    const at = upTo.findIndex((edge) => x * upTo.at(-1)! < edge);
+    return at < 0 ? upTo.length - 1 : at; // all weights are 0
+  });
+}
+
 /** Of a code's share, what a step leaves. */
 const SHARE_KEPT = 0.9;
 
@@ -180,20 +190,33 @@ export class VqTraining {
     if (this.adversary) this.adversary.optimizer.lr = rate;
   }
 
-  /** One step on pixels [B, 3, S, S] in −1 … 1; those of several parts go through one by one, and their gradients are added up. */
+  /**
+   * One step on pixels [B, 3, S, S] in −1 … 1; those of several parts go through one by one, and their gradients are added up. If it throws, weights,
+   * optimizers and counters are as before and no gradient is left.
+   */
   async step(...parts: readonly Tensor[]): Promise<VqStep> {
-    const { losses, shares, codes, vectors } = await this.launch(...parts);
+    const launched = await this.launch(...parts);
+    try {
+      return await this.report(launched);
+    } catch (error) {
+      launched.vectors.dispose();
+      throw error;
+    } finally {
+      for (const t of [launched.losses, launched.codes]) t.dispose();
+    }
+  }
+
+  private async report({ losses, shares, codes, vectors }: VqLaunched): Promise<VqStep> {
     const { gradNorm, skipped } = await this.optimizer.report();
-    const isSkipped = skipped > this.skipped;
-    this.skipped = skipped;
     const values = await losses.data();
     const kinds = values.length / shares.length;
     const other = kinds === LOSSES.length ? await this.adversary!.optimizer.report() : null;
     const mean = (which: number): number =>
       shares.reduce((sum, share, i) => sum + share * values[kinds * i + which]!, 0);
     const indices = Array.from(await codes.data());
+    const isSkipped = skipped > this.skipped;
+    this.skipped = skipped;
     if (!isSkipped) this.count(indices);
-    for (const t of [losses, codes]) t.dispose();
     return {
       losses: Object.fromEntries(LOSSES.slice(0, kinds).map((name, i) => [name, mean(i)])) as unknown as VqLosses,
       used: new Set(indices).size,
@@ -204,7 +227,7 @@ export class VqTraining {
     };
   }
 
-  /** The launches of a step: nothing is read back, and no use of a code counted. */
+  /** The launches of a step: nothing is read back, and no use of a code counted. If it throws, nothing changes and no gradient is left. */
   async launch(...parts: readonly Tensor[]): Promise<VqLaunched> {
     const total = parts.reduce((sum, pixels) => sum + pixels.dim(0), 0);
     const shares = parts.map((pixels) => pixels.dim(0) / total);
@@ -215,13 +238,16 @@ export class VqTraining {
         await new Promise((resolve) => setTimeout(resolve)); // signals, and what reads the data, come in between
         done.push(this.accumulate(pixels, shares[i]!, adversary));
       }
-      this.optimizer.step();
-      adversary?.optimizer.step();
-      const [losses, codes, vectors] = scope(() => [
-        stack(done.flatMap((part) => part.losses)),
-        cat(done.map((part) => part.indices)),
-        cat(done.map((part) => part.vectors)),
-      ]) as [Tensor, Tensor, Tensor];
+      await this.device.sync(); // work that the GPU refused (memory) ends the step before weights change
+      const [losses, codes, vectors] = this.device.atomic(() => {
+        this.optimizer.step();
+        adversary?.optimizer.step();
+        return scope(() => [
+          stack(done.flatMap((part) => part.losses)),
+          cat(done.map((part) => part.indices)),
+          cat(done.map((part) => part.vectors)),
+        ]);
+      }) as [Tensor, Tensor, Tensor];
       return { losses, shares, codes, vectors };
     } finally {
       zeroGradients(this.vq.parameters());
@@ -298,8 +324,8 @@ export class VqTraining {
     const dead = Array.from(this.counts.keys()).filter((code) => this.counts[code] === 0);
     let entropy = 0;
     for (const count of this.counts) if (count > 0) entropy -= (count / total) * Math.log(count / total);
-    this.counts.fill(0);
     if (dead.length) await this.move(dead, vectors);
+    this.counts.fill(0);
     return {
       used: this.vq.quantize.embedding.weight.dim(0) - dead.length,
       moved: dead.length,
@@ -317,18 +343,19 @@ export class VqTraining {
     const codebook = this.vq.quantize.embedding.weight;
     const most = this.shares.reduce((best, share, code) => (share > this.shares[best]! ? code : best), 0);
     const unused = [...this.idle.keys()].filter((code) => this.idle[code]! >= steps && code !== most);
-    scope(() => {
+    const write = (): void => {
       const kept = codebook
         .detach()
         .slice(0, most, most + 1)
         .clone();
       for (const code of unused) copyInto(codebook.slice(0, code, code + 1), kept);
-    });
+    };
+    this.device.atomic(() => scope(write));
     return this.idle.length - unused.length;
   }
 
   private async move(dead: readonly number[], vectors: Tensor): Promise<void> {
-    this.generator.setStep(this.reseeds++);
+    this.generator.setStep(this.reseeds);
     const [draws, errors] = scope(() => {
       const codebook = this.vq.quantize.embedding.weight.detach();
       const codes = indexSelect(codebook, 0, codebookLookup(vectors, codebook).indices);
@@ -337,26 +364,27 @@ export class VqTraining {
         sum(square(sub(l2Normalize(vectors), l2Normalize(codes))), 1),
       ] as const;
     });
-    const upTo = Float64Array.from(await errors.data()); // sums of the errors up to each vector, itself included
-    for (let i = 1; i < upTo.length; i++) upTo[i]! += upTo[i - 1]!;
-    const picks = Int32Array.from(await draws.data(), (x) => {
-      const at = upTo.findIndex((edge) => x * upTo.at(-1)! < edge);
-      return at < 0 ? upTo.length - 1 : at; // all errors are 0
+    const picks = await drawBy(errors, draws).finally(() => {
+      for (const t of [draws, errors]) t.dispose();
     });
-    draws.dispose();
-    errors.dispose();
     const moments = this.optimizer.stateDict();
-    scope(() => {
-      const fresh = l2Normalize(indexSelect(vectors, 0, tensor(picks, { device: this.device })));
-      const codebook = this.vq.quantize.embedding.weight;
-      const state = [codebook, moments["quantize.embedding.weight.m"]!, moments["quantize.embedding.weight.v"]!];
+    const fresh = scope(() => l2Normalize(indexSelect(vectors, 0, tensor(picks, { device: this.device }))));
+    const codebook = this.vq.quantize.embedding.weight;
+    const state = [codebook, moments["quantize.embedding.weight.m"]!, moments["quantize.embedding.weight.v"]!];
+    const write = (): void => {
       for (const [k, code] of dead.entries()) {
         for (const [i, t] of state.entries()) {
           const row = fresh.slice(0, k, k + 1);
           copyInto(t.slice(0, code, code + 1), i === 0 ? row : row.mul(0));
         }
       }
-    });
+    };
+    try {
+      this.device.atomic(() => scope(write));
+    } finally {
+      fresh.dispose();
+    }
+    this.reseeds++;
   }
 
   get state(): VqTrainingState {

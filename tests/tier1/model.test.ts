@@ -46,7 +46,7 @@ describe.skipIf(!hasFixtures).each([
     language = checkpoint.config.language;
     const state: Record<string, Tensor> = {};
     for (const [name, source] of checkpoint.parameters) state[name] = tensorFromBytes(await checkpoint.read(source), source.shape, source.dtype as DType);
-    janus.loadStateDict(state);
+    await janus.loadStateDict(state);
     for (const t of Object.values(state)) t.dispose();
     await checkpoint.close();
     placeholder = (fixtureJson("hf/config.json") as { image_token_id: number }).image_token_id;

@@ -53,12 +53,12 @@ describe("Module", () => {
     const a = new Net();
     manualSeed(2);
     const b = new Net();
-    b.loadStateDict(a.stateDict());
+    await b.loadStateDict(a.stateDict());
     const ids = tensor(Int32Array.of(1, 2, 9));
     const [ya, yb] = [a.call(ids), b.call(ids)];
     expect(await ya.data()).toEqual(await yb.data());
     const low = new nn.Linear(8, 4, { dtype: "bf16" });
-    low.loadStateDict({ weight: a.head.weight, bias: a.head.bias! });
+    await low.loadStateDict({ weight: a.head.weight, bias: a.head.bias! });
     const expected = await a.head.weight.cast("bf16").data();
     expect(await low.weight.data()).toEqual(expected);
     for (const m of [a, b, low]) m.dispose();
@@ -69,7 +69,7 @@ describe("Module", () => {
     const before = await net.bias!.data();
     let message = "";
     try {
-      net.loadStateDict({ bias: F.zeros([5]), wieght: F.zeros([2, 3]) });
+      await net.loadStateDict({ bias: F.zeros([5]), wieght: F.zeros([2, 3]) });
     } catch (error) {
       expect(error).toBeInstanceOf(nn.StateDictError);
       message = (error as Error).message;
@@ -79,7 +79,7 @@ describe("Module", () => {
     expect(message).toContain("misshapen: bias is [5], the module has [2]");
     expect(() => net.loadStateDict({ bias: F.zeros([5]) }, { strict: false })).toThrow(nn.StateDictError);
     expect(await net.bias!.data()).toEqual(before);
-    net.loadStateDict({ bias: F.full([2], 3) }, { strict: false });
+    await net.loadStateDict({ bias: F.full([2], 3) }, { strict: false });
     expect([...(await net.bias!.data())]).toEqual([3, 3]);
     net.dispose();
   });

@@ -279,6 +279,111 @@ describe("AdamW", () => {
     }
   });
 
+  it("counts steps for each parameter: a late one moves by lr at its first gradient, as in PyTorch", async () => {
+    using early = F.ones([2], { device, requiresGrad: true });
+    using late = F.ones([2], { device, requiresGrad: true });
+    using optimizer = new AdamW([early, late], { lr: 0.1 });
+    setGradient(early, [1, 1]);
+    for (let k = 0; k < 9; k++) optimizer.step();
+    setGradient(late, [1, 1]);
+    optimizer.step();
+    const [value] = await late.data();
+    expect(Math.abs(1 - value! - 0.1)).toBeLessThan(1e-6); // with a count of 10 it would move by 0.0447
+    expect([...(await optimizer.steps.select(1, 0).data())]).toEqual([10, 1]);
+    zeroGradients([early, late]);
+  });
+
+  it("agrees with float64 where gradients come late, now and then, or not at all; averages move with every step", async () => {
+    const shapes: readonly (readonly number[])[] = [[33], [5, 7], [70], [3], [9, 4], [5]];
+    /** Whether a parameter has a gradient in a step (from 1); the fourth matrix is moved by Muon. */
+    const has: readonly ((step: number) => boolean)[] = [() => true, (s) => s > 5, (s) => s % 2 === 1, (s) => s === 2, (s) => s > 4, () => false];
+    for (const where of [device, small]) {
+      const random = randomFrom(seed);
+      const starts = shapes.map((shape) => uniform(sizeOf(shape), random));
+      const tensors = shapes.map((shape, i) => tensor(starts[i]!, { shape, device: where, requiresGrad: true, dtype: i === 2 ? "bf16" : "f32" }));
+      const masters = tensors.map((t, i) => (t.dtype === "f32" ? undefined : tensor(starts[i]!, { shape: t.shape, device: where })));
+      const optimizer = new AdamW(tensors.map((t, i) => ({ tensor: t, muon: i === 4, ...(masters[i] && { master: masters[i] }) })), { lr: 0.01, weightDecay: 0.1, emaDecay: 0.9, maxNorm: 2, momentum: 0 });
+      for (const t of masters) t?.dispose();
+      const references = starts.map((p): Reference => ({ p: p.slice(), m: new Float64Array(p.length), v: new Float64Array(p.length) }));
+      const averages = starts.map((p) => p.slice());
+      const taken = shapes.map(() => 0);
+      for (let step = 1; step <= 12; step++) {
+        const grads = starts.map((p) => uniform(p.length, random, 0.1));
+        const isBad = step === 3 || step === 6; // of the second, at its first gradient
+        if (isBad) grads[0]![1] = NaN;
+        zeroGradients(tensors);
+        const ready = [...shapes.keys()].filter((i) => has[i]!(step));
+        for (const i of ready) setGradient(tensors[i]!, grads[i]!);
+        optimizer.step();
+        if (isBad) continue;
+        const norm = Math.sqrt(ready.reduce((sum, i) => sum + grads[i]!.reduce((all, x) => all + x * x, 0), 0));
+        const factor = Math.min(1, 2 / (norm + 1e-6));
+        for (const i of ready) if (i !== 4) referenceStep(references[i]!, grads[i]!.map((x) => x * factor), ++taken[i]!, 0.01, 0.1, [0.9, 0.999, 1e-8]);
+        if (ready.includes(4)) {
+          taken[4]!++;
+          references[4]!.p.set(await tensors[4]!.data()); // its step is tested in muon.test.ts
+        }
+        for (const [i, { p }] of references.entries()) averages[i] = averages[i]!.map((x, k) => 0.9 * x + 0.1 * p[k]!);
+      }
+      const dict = optimizer.stateDict();
+      expect([...(await optimizer.steps.select(1, 0).data())]).toEqual(taken);
+      const allowed = 20 * tolerance("forward", ["f32"], 12 * 16);
+      for (const [i, t] of tensors.entries()) {
+        const average = await optimizer.averages()[i]!.data();
+        if (taken[i] === 0) {
+          expect(Float64Array.from(average), "never moved").toEqual(starts[i]);
+          continue;
+        }
+        const moved = (values: ArrayLike<number>): number[] => Array.from(values, (x, k) => x - starts[i]![k]!);
+        expect(relativeL2(moved(await (dict[`${i}.master`] ?? t).data()), moved(references[i]!.p)), `movement of ${i}`).toBeLessThanOrEqual(allowed);
+        expect(relativeL2(moved(average), moved(averages[i]!)), `average of ${i}`).toBeLessThanOrEqual(allowed);
+      }
+      zeroGradients(tensors);
+      optimizer.dispose();
+      for (const t of tensors) t.dispose();
+    }
+  });
+
+  it("replays counts that differ", async () => {
+    const make = (): { all: Tensor[]; optimizer: AdamW } => {
+      const all = [3, 4, 5].map((n, i) => tensor(uniform(n, randomFrom(seed + i)), { device, requiresGrad: true }));
+      return { all, optimizer: new AdamW(all, { lr: 0.05, emaDecay: 0.5 }) };
+    };
+    const step = ({ all, optimizer }: ReturnType<typeof make>, which: readonly number[]): void => {
+      scope(() => which.map((i) => F.sum(F.square(all[i]!))).forEach((loss) => backward(loss)));
+      optimizer.step();
+      zeroGradients(all);
+    };
+    const [eager, captured] = [make(), make()];
+    for (const one of [eager, captured]) for (const which of [[0], [0, 2]]) step(one, which);
+    const loop = await capture(() => step(captured, [1, 2]), { device, verify: true });
+    for (let k = 0; k < 3; k++) loop.replay();
+    for (let k = 0; k < 4; k++) step(eager, [1, 2]);
+    expect([...(await captured.optimizer.steps.select(1, 0).data())]).toEqual([2, 4, 5]);
+    for (const [i, t] of captured.all.entries()) expect(await t.data()).toEqual(await eager.all[i]!.data());
+    for (const [name, t] of Object.entries(captured.optimizer.averages())) expect(await t.data()).toEqual(await eager.optimizer.averages()[name]!.data());
+    loop.dispose();
+    for (const { all, optimizer } of [eager, captured]) for (const t of [...all, optimizer]) t.dispose();
+  });
+
+  it("takes the state of earlier versions, which had one count for all", async () => {
+    using p = tensor([1, 2, 3], { device, requiresGrad: true });
+    using q = tensor([1], { device, requiresGrad: true });
+    using optimizer = new AdamW([p, q], { lr: 0.1 });
+    const { steps: _, ...old } = optimizer.stateDict();
+    using state = F.adamwState(0.25, { device });
+    device.write({ storage: state.storage, offset: 0, size: 4 }, new Uint8Array(Float32Array.of(41).buffer));
+    await optimizer.loadStateDict({ ...old, state });
+    expect([...(await optimizer.steps.select(1, 0).data())]).toEqual([41, 41]);
+    setGradient(q, [1]);
+    optimizer.step();
+    const rows = await optimizer.steps.data();
+    expect([rows[0], rows[3]]).toEqual([41, 42]);
+    expect(Math.abs(rows[4]! / (1 - 0.9 ** 42) - 1)).toBeLessThan(1e-6);
+    await expect(optimizer.loadStateDict({ ...optimizer.stateDict(), steps: p })).rejects.toThrow(/"steps" is/);
+    zeroGradients([q]);
+  });
+
   it.each([[[33]], [[3, 11]]])("replays a captured training step of %o (a matrix by Muon), rate and count from the device", async (shape) => {
     const muon = shape.length === 2;
     const make = (): { w: Tensor; optimizer: AdamW } => {
@@ -368,5 +473,12 @@ describe("AdamW", () => {
     using part = rows.strided([3], [1], 0);
     expect(() => F.adamwStep({ master: part, m: part, v: part, grad: part }, state)).toThrow(/storage of its own/);
     expect(() => F.adamwPrepare(state, null, { beta1: 1 })).toThrow(/β 1/);
+    using steps = F.zeros([2, 3], { device });
+    expect(() => F.adamwCount(steps, state, 1, 2)).toThrow(/rows 1 to 2/);
+    expect(() => F.adamwCount(rows.slice(1, 0, 2), state, 0, 1)).toThrow(/f32 \[parameters, 3\]/);
+    expect(() => F.adamwCount(steps, p, 0, 1)).toThrow(/adamwState/);
+    expect(() => F.adamwStep({ master: p, m: p, v: p, grad: p, steps: { table: steps, row: 2 } }, state)).toThrow(/rows 2 to 2/);
+    expect(() => F.emaStep(p, other, state, 0.5)).toThrow(/one shape/);
+    expect(() => F.emaStep(p, p, state, 2)).toThrow(/decay 2/);
   });
 });

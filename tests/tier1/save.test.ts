@@ -53,7 +53,7 @@ async function loaded(files: Files, dtype: DType): Promise<JanusForConditionalGe
   const state: Record<string, Tensor> = {};
   for (const [name, source] of checkpoint.parameters)
     state[name] = tensorFromBytes(await checkpoint.read(source), source.shape, source.dtype as DType);
-  model.loadStateDict(state);
+  await model.loadStateDict(state);
   for (const t of Object.values(state)) t.dispose();
   return model;
 }

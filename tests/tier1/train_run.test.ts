@@ -10,6 +10,7 @@ import {
   rmSync,
   writeFileSync,
 } from "node:fs";
+import { createHash } from "node:crypto";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
@@ -19,7 +20,7 @@ import type { Launch } from "../../engine/launch.ts";
 import { castFloats } from "../../model/checkpoint/cast.ts";
 import { openCheckpoint } from "../../model/checkpoint/checkpoint.ts";
 import type { Checkpoint } from "../../model/checkpoint/checkpoint.ts";
-import { readSafetensors } from "../../model/checkpoint/safetensors.ts";
+import { encodeSafetensors, readSafetensors } from "../../model/checkpoint/safetensors.ts";
 import { FileError, folderSource, openFile } from "../../model/node/files.ts";
 import { Janus, encodePng, readPicture } from "../../model/node/index.ts";
 import { checkConfig } from "../../train/config.ts";
@@ -31,11 +32,13 @@ import type { StepEvent } from "../../train/report/index.ts";
 import { Checkpoints } from "../../train/run/checkpoints.ts";
 import { RunFolderError, RunLockedError, SaveError } from "../../train/run/errors.ts";
 import { nodeFileSystem } from "../../train/run/file_system.ts";
+import { MANIFEST, encodeManifest, parseManifest } from "../../train/run/manifest.ts";
 import { RunFolder } from "../../train/run/run_folder.ts";
 import { TrainingError } from "../../train/skips.ts";
 import { train } from "../../train/train.ts";
 import type { RunOptions, RunResult } from "../../train/train.ts";
 import { TRAINED } from "../../train/stages.ts";
+import { tensorsOf } from "../checkpoint/tiny.ts";
 import { runCli } from "../cli.ts";
 import { errorOf } from "../gpu.ts";
 
@@ -169,6 +172,21 @@ it.each([
     expect(readFileSync(at(`straight${stage}`, "quarantine.jsonl"), "utf8")).toMatch(/missing\.png/);
   },
 );
+
+it("a checkpoint of an earlier version, which has one step count for all parameters, resumes bit for bit", async () => {
+  const config = settings({ stage: 2, dtype: "f32" });
+  const straight = await go("counted", config);
+  const { checkpoint } = await go("uncounted", { ...config, stopAt: 3 });
+  const file = join(checkpoint, "optimizer.safetensors");
+  const tensors = await tensorsOf(readFileSync(file));
+  expect(tensors.delete("steps")).toBe(true);
+  const old = encodeSafetensors([...tensors.values()]);
+  writeFileSync(file, old);
+  const manifest = parseManifest(readFileSync(join(checkpoint, MANIFEST)), MANIFEST);
+  const files = new Map(manifest.files).set("optimizer.safetensors", { bytes: old.length, sha256: createHash("sha256").update(old).digest("hex") }); // prettier-ignore
+  writeFileSync(join(checkpoint, MANIFEST), encodeManifest({ ...manifest, files }));
+  expectEqualFiles(straight.checkpoint, (await go("uncounted", config)).checkpoint);
+});
 
 it("a checkpoint is a model; another run's settings, and a second trainer, are refused", async () => {
   const config = settings({ steps: 2 });

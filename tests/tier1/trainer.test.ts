@@ -1,6 +1,6 @@
 /** The step of the trainer: what it must not depend on (accumulation, packing, recomputation), what it must not change, where losses begin. */
 import { afterEach, describe, expect, it } from "vitest";
-import { backward, manualSeed, noGrad, scope, zeroGradients } from "../../index.ts";
+import { ArgumentError, backward, manualSeed, noGrad, scope, zeroGradients } from "../../index.ts";
 import { JANUS_TINY, createModel, tinyConfig } from "../../model/create.ts";
 import type { JanusForConditionalGeneration } from "../../model/janus.ts";
 import { checkConfig } from "../../train/config.ts";
@@ -11,6 +11,7 @@ import type { Sample } from "../../train/samples.ts";
 import { STAGES, TRAINED, setStage } from "../../train/stages.ts";
 import { Trainer } from "../../train/trainer.ts";
 import type { StepReport } from "../../train/trainer.ts";
+import { Injected, injecting, spread } from "../failures.ts";
 import { fill } from "../fixtures.ts";
 import { useDevice } from "../gpu.ts";
 import { round } from "../harness.ts";
@@ -307,6 +308,55 @@ describe("a step", () => {
   it("refuses a sample that is longer than a row before it computes", async () => {
     const trainer = newTrainer({ length: 100 });
     await expect(trainer.take(someSamples())).rejects.toThrow(/f has 139 tokens; rows hold 100/);
+  });
+});
+
+describe("a step that fails", () => {
+  /** All that a step may change, by name. */
+  const stateOf = async (trainer: Trainer): Promise<Map<string, Float32Array>> => {
+    const all = await weightsOf(trainer);
+    const { optimizer } = trainer;
+    for (const [kind, tensors] of Object.entries({ optimizer: optimizer.stateDict(), ema: optimizer.averages() }))
+      for (const [name, t] of Object.entries(tensors)) all.set(`${kind} ${name}`, (await t.data()) as Float32Array);
+    return all;
+  };
+  const left = (trainer: Trainer): string[] =>
+    [...trainer.model.namedParameters()].flatMap(([name, { grad }]) => (grad ? [name] : []));
+
+  it.each([
+    ["f32, averages", { ema: { decay: 0.5 } }],
+    ["f16, Muon, recomputed", { dtype: "f16", optimizer: { lr: 1e-3, muon: true }, recompute: true, microRows: 2 }],
+  ])("at any launch or allocation leaves everything as it was (%s)", async (_, more) => {
+    const [clean, trainer] = [newTrainer(more), newTrainer(more)];
+    for (const one of [clean, trainer]) await one.take(someSamples());
+    const { device } = trainer.optimizer.state;
+    const { counts } = await injecting(device, {}, () => clean.take(someSamples().reverse()));
+    const before = await stateOf(trainer);
+    const { lr } = trainer.optimizer;
+    const live = device.pool.stats.liveBytes;
+    for (const kind of ["launches", "allocations"] as const)
+      for (const at of spread(counts[kind], 12)) {
+        await expect(injecting(device, { [kind]: at }, () => trainer.take(someSamples().reverse()))).rejects.toThrow(Injected); // prettier-ignore
+        expect(left(trainer), `gradients after ${kind} ${at}`).toEqual([]);
+        expect(device.pool.stats.liveBytes, `${kind} ${at}:\n${device.pool.table()}`).toBe(live);
+        expect(changed(before, await stateOf(trainer)), `${kind} ${at}`).toEqual([]);
+        expect([trainer.step, trainer.skipped, trainer.optimizer.lr]).toEqual([1, 0, lr]);
+      }
+    await trainer.take(someSamples().reverse());
+    expect(changed(await stateOf(clean), await stateOf(trainer)), "the next step is that of a run without failures").toEqual([]);
+  });
+
+  it("for an image of the wrong size computes nothing, and says which", async () => {
+    const trainer = newTrainer();
+    const samples = someSamples();
+    const device = trainer.model.lm_head.weight.device;
+    for (const length of [3 * SIDE * SIDE + 5, 3 * SIDE * SIDE - 1, 0]) {
+      const bad = samples.map((s) => (s.name === "f" ? { ...s, images: [s.images[0]!, new Float32Array(length)] } : s));
+      const launches = device.stats.launches;
+      await expect(trainer.take(bad)).rejects.toThrow(ArgumentError);
+      await expect(trainer.take(bad)).rejects.toThrow(new RegExp(`sample "f".*\\[3, 64, 64\\].*got ${length}`));
+      expect(device.stats.launches).toBe(launches);
+    }
   });
 });
 

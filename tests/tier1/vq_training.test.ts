@@ -1,23 +1,28 @@
 /** Stage 0: the losses of the image tokenizer's training against host arithmetic, learning, and what becomes of codes that nobody uses. */
+import { createHash } from "node:crypto";
 import { expect, it } from "vitest";
 import { noGrad, scope, tensor } from "../../index.ts";
 import type { Tensor } from "../../index.ts";
+import type { JanusConfig } from "../../model/config.ts";
 import { createModel, tinyConfig } from "../../model/create.ts";
+import type { VqModel } from "../../model/vq.ts";
 import { VqTraining } from "../../train/vq.ts";
+import { Injected, injecting, spread } from "../failures.ts";
 import { useDevice } from "../gpu.ts";
 
 useDevice();
 
+const configOf = (imageSize: number): JanusConfig =>
+  tinyConfig({
+    vision: { imageSize, patchSize: 8, hidden: 32, layers: 1, heads: 2, intermediate: 64 },
+    vq: { multipliers: [1, 1], resBlocks: 1, codes: 32, baseChannels: 32, latentChannels: 32 },
+    language: { layers: 1, hidden: 32, intermediate: 64, heads: 2, kvHeads: 2, headDim: 16, vocabulary: 64 },
+  });
 // 8 × 8 pixels, 4 × 4 codes of 32.
-const config = tinyConfig({
-  vision: { imageSize: 32, patchSize: 8, hidden: 32, layers: 1, heads: 2, intermediate: 64 },
-  vq: { multipliers: [1, 1], resBlocks: 1, codes: 32, baseChannels: 32, latentChannels: 32 },
-  language: { layers: 1, hidden: 32, intermediate: 64, heads: 2, kvHeads: 2, headDim: 16, vocabulary: 64 },
-});
+const config = configOf(32);
 
 /** Two colours in four quarters: pictures that few codes can hold. */
-function pictures(count: number): Tensor {
-  const side = config.vq.imageSize;
+function pictures(count: number, side = config.vq.imageSize): Tensor {
   const data = new Float32Array(count * 3 * side * side);
   for (let b = 0; b < count; b++)
     for (let c = 0; c < 3; c++)
@@ -221,4 +226,42 @@ it("learns to hold pictures, and moves codes that nobody uses to where vectors a
   expect(curve.at(-1)!).toBeLessThan(curve[0]! / 4);
   training.dispose();
   model.dispose();
+});
+
+it("a step that fails at any launch or allocation, and a look at the codes that does, leaves everything as it was", async () => {
+  const make = (): { vq: VqModel; training: VqTraining; dispose: () => void } => {
+    const model = createModel(configOf(96), { seed: 1 });
+    const training = new VqTraining(model.model.vqmodel, { lr: 1e-3, rateWeight: 0.1, adversarial: 0.5, seed: 3 });
+    return { vq: model.model.vqmodel, training, dispose: () => [training, model].forEach((one) => one.dispose()) };
+  };
+  const [clean, tried] = [make(), make()];
+  using pixels = pictures(3, 24); // the discriminator's least
+  using vectors = await clean.training.step(pixels).then((step) => step.vectors);
+  (await tried.training.step(pixels)).vectors.dispose();
+  const { device } = pixels;
+  const stateOf = async ({ vq, training }: ReturnType<typeof make>): Promise<unknown> => {
+    const tensors = { ...vq.stateDict(), ...training.optimizer.stateDict(), ...Object.fromEntries(Object.entries(training.adversary!.stateDict()).map(([name, t]) => [`other ${name}`, t])) }; // prettier-ignore
+    const bits = await Promise.all(Object.entries(tensors).map(async ([name, t]) => [name, createHash("sha256").update(await t.data()).digest("hex")])); // prettier-ignore
+    const grads = [...vq.parameters(), ...training.adversary!.discriminator.parameters()].filter(({ grad }) => grad);
+    return { bits, grads: grads.length, state: training.state, lr: training.lr };
+  };
+  const tries: readonly (readonly [string, (one: ReturnType<typeof make>) => Promise<unknown>])[] = [
+    ["reseed", async ({ training }) => training.reseed(vectors)],
+    ["step", async ({ training }) => (await training.step(pixels)).vectors.dispose()],
+    ["retire", async ({ training }) => training.retire(1)],
+  ];
+  for (const [name, run] of tries) {
+    const before = await stateOf(tried);
+    const { counts } = await injecting(device, {}, () => run(clean));
+    const live = device.pool.stats.liveBytes;
+    for (const kind of ["launches", "allocations"] as const)
+      for (const at of spread(counts[kind], 4)) {
+        await expect(injecting(device, { [kind]: at }, () => run(tried)), `${name}: ${kind} ${at}`).rejects.toThrow(Injected); // prettier-ignore
+        expect(await stateOf(tried), `${name}: ${kind} ${at}`).toEqual(before);
+        expect(device.pool.stats.liveBytes, `${name}: ${kind} ${at}\n${device.pool.table()}`).toBe(live);
+      }
+    await run(tried);
+    expect(await stateOf(tried), `${name} after failures`).toEqual(await stateOf(clean));
+  }
+  for (const one of [clean, tried]) one.dispose();
 });

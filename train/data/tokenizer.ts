@@ -71,7 +71,7 @@ export async function loadTokenizer(
       );
       await device.throttle();
     }
-    vq.loadStateDict(state);
+    await vq.loadStateDict(state);
   } catch (error) {
     vq.dispose();
     throw error;

@@ -10,6 +10,7 @@ import { layoutSafetensors, readSafetensors, writeSafetensors } from "../../mode
 import type { TensorContent } from "../../model/checkpoint/safetensors.ts";
 import { specText } from "../../model/checkpoint/stored.ts";
 import type { StoredTensor } from "../../model/checkpoint/stored.ts";
+import type { AdamW } from "../optimizer.ts";
 
 const CHUNK_BYTES = 16 * 2 ** 20;
 const DEVICE_DTYPES: readonly string[] = ["f32", "f16", "bf16", "i32", "u32", "u8"] satisfies DType[];
@@ -68,21 +69,39 @@ export const tensorFileBytes = (tensors: Tensors): number =>
 /**
  * Fills given tensors (all of a `stateDict`) from the file `name`, straight to the device. Throws `TensorMismatchError` before any of them
  * changes if the file lacks one, has another, or one differs in dtype or shape; an error in reading after that leaves them half filled.
+ * @param options.optional names that the file may lack; those tensors stay as they are
+ * @returns the names that it lacks
  */
 export async function loadTensorsInto(
   source: FileSource,
   name: string,
   tensors: Tensors,
-  options: TensorFileOptions = {},
-): Promise<void> {
+  { optional = [], ...options }: TensorFileOptions & { readonly optional?: readonly string[] } = {},
+): Promise<string[]> {
   const file = await source.open(name);
   try {
     const { tensors: stored } = await readSafetensors(file);
-    requireSame(file.name, stored, tensors);
+    const absent = optional.filter((key) => !stored.has(key));
+    requireSame(file.name, stored, Object.fromEntries(Object.entries(tensors).filter(([key]) => !absent.includes(key))));
     await upload(file, stored, tensors, options);
+    return absent;
   } finally {
     await file.close?.();
   }
+}
+
+/**
+ * Fills `tensors`, the `stateDict` of `optimizer` with what is saved beside it, from the file `name` as `loadTensorsInto` does. A file of an earlier
+ * version has no `steps`: every parameter gets the one step count that it has.
+ */
+export async function loadOptimizer(
+  source: FileSource,
+  name: string,
+  optimizer: AdamW,
+  { tensors = optimizer.stateDict(), ...options }: TensorFileOptions & { readonly tensors?: Tensors } = {},
+): Promise<void> {
+  const absent = await loadTensorsInto(source, name, tensors, { ...options, optional: ["steps"] });
+  if (absent.length) optimizer.spreadSteps();
 }
 
 /** The tensors of the file `name` as new ones on `device`. Throws `TensorMismatchError` for dtypes that no device has. */
