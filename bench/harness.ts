@@ -73,7 +73,7 @@ export interface Ceilings {
 export async function measureCeilings(device: Device, runs = 12): Promise<Ceilings> {
   const software = device.capabilities.software;
   const groups = software ? 512 : 16384;
-  const rounds = software ? 256 : 4096;
+  const rounds = software ? 256 : 768; // below the operations that one dispatch may have
   const elements = software ? 8 << 20 : 256 << 20;
   using x = full([Math.min(elements, device.limits.maxStorageBufferBindingSize / 4)], 0.5, { device });
   using small = full([32], 0.5, { device });
@@ -81,6 +81,24 @@ export async function measureCeilings(device: Device, runs = 12): Promise<Ceilin
   const arithmetic = await sampleGpu(device, () => launch(fma, { buffers: { x: small, y }, constants: { ROUNDS: rounds }, grid: [groups], cost: { flops: groups * 64 * rounds * 96, bytes: 0 } }), runs);
   const memory = await sampleGpu(device, () => launch(stream, { buffers: { x, y }, grid: [Math.min(65535, x.size / 2048)], cost: { flops: 0, bytes: Math.min(65535, x.size / 2048) * 8192 } }), runs);
   return { gflops: arithmetic.flops / arithmetic.lowMs / 1e6, gbytesPerSecond: memory.bytes / memory.lowMs / 1e6 };
+}
+
+/** How fast an op is, and as shares of the run's ceilings: the larger share tells what bounds it. All null where no GPU time is to be trusted. */
+export interface Rates {
+  readonly gflops: number | null;
+  readonly gbytesPerSecond: number | null;
+  readonly flopShare: number | null;
+  readonly byteShare: number | null;
+  /** GPU time exceeds wall time, which cannot be: other work ran between the timestamps. */
+  readonly isDisputed: boolean;
+}
+
+/** Rates of an op from its GPU time, if that does not exceed the wall time of the whole call. */
+export function ratesOf(gpu: { readonly medianMs: number; readonly flops: number; readonly bytes: number } | null, wallMs: number, ceilings: Ceilings): Rates {
+  const isDisputed = gpu !== null && gpu.medianMs > wallMs;
+  if (!gpu || isDisputed || gpu.medianMs === 0) return { gflops: null, gbytesPerSecond: null, flopShare: null, byteShare: null, isDisputed };
+  const [gflops, gbytesPerSecond] = [gpu.flops / gpu.medianMs / 1e6, gpu.bytes / gpu.medianMs / 1e6];
+  return { gflops, gbytesPerSecond, flopShare: gflops / ceilings.gflops, byteShare: gbytesPerSecond / ceilings.gbytesPerSecond, isDisputed };
 }
 
 /** Rows as an aligned text table. */

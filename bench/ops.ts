@@ -3,8 +3,8 @@ import { F, backward, isFloat, scope, tensor, zeroGradients } from "../index.ts"
 import type { DType, Device, Tensor } from "../index.ts";
 import { cases } from "../tests/cases.ts";
 import { makeInput } from "../tests/harness.ts";
-import { sampleGpu, sampleWall } from "./harness.ts";
-import type { Ceilings, Sample } from "./harness.ts";
+import { ratesOf, sampleGpu, sampleWall } from "./harness.ts";
+import type { Ceilings, Rates, Sample } from "./harness.ts";
 
 export interface BenchCase {
   readonly name: string;
@@ -21,11 +21,7 @@ export interface BenchResult {
   readonly launches: number;
   readonly gpuMs: number | null;
   readonly wall: Sample;
-  readonly gflops: number;
-  readonly gbytesPerSecond: number;
-  /** Share of the run's ceilings; the larger of the two tells what bounds the op. */
-  readonly flopShare: number;
-  readonly byteShare: number;
+  readonly rates: Rates;
 }
 
 const elements = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
@@ -119,18 +115,12 @@ export async function runBench(device: Device, row: BenchCase, seconds: number, 
       },
       seconds,
     );
-    const ms = gpu?.medianMs ?? wall.medianMs;
-    const gflops = gpu && ms ? gpu.flops / ms / 1e6 : 0;
-    const gbytesPerSecond = gpu && ms ? gpu.bytes / ms / 1e6 : 0;
     return {
       name: row.name + (differentiate ? " (forward and backward)" : ""),
       launches: gpu?.launches ?? 0,
-      gpuMs: gpu ? ms : null,
+      gpuMs: gpu?.medianMs ?? null,
       wall,
-      gflops,
-      gbytesPerSecond,
-      flopShare: gflops / ceilings.gflops,
-      byteShare: gbytesPerSecond / ceilings.gbytesPerSecond,
+      rates: ratesOf(gpu, wall.medianMs, ceilings),
     };
   } finally {
     for (const t of inputs) t.dispose();

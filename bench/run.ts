@@ -35,12 +35,26 @@ for (const row of rows) {
   }
 }
 const fixed = (v: number | null, digits = 2): string => (v === null ? "-" : v.toFixed(digits));
+const percent = (share: number | null): string => (share === null ? "-" : `${(100 * share).toFixed(0)}%`);
 console.log(
   table(
-    ["case", "launches", "GPU ms", "wall ms", "p10", "p90", "GFLOP/s", "of FMA", "GB/s", "of read"],
-    results.map((r) => [r.name, String(r.launches), fixed(r.gpuMs, 3), fixed(r.wall.medianMs, 3), fixed(r.wall.lowMs, 3), fixed(r.wall.highMs, 3), fixed(r.gflops, 1), `${(100 * r.flopShare).toFixed(0)}%`, fixed(r.gbytesPerSecond, 1), `${(100 * r.byteShare).toFixed(0)}%`]),
+    ["case", "launches", "GPU ms", "wall ms", "p10", "p90", "GFLOP/s", "of FMA", "GB/s", "of read", ""],
+    results.map(({ name, launches: count, gpuMs, wall, rates }) => [
+      name,
+      String(count),
+      fixed(gpuMs, 3),
+      fixed(wall.medianMs, 3),
+      fixed(wall.lowMs, 3),
+      fixed(wall.highMs, 3),
+      fixed(rates.gflops, 1),
+      percent(rates.flopShare),
+      fixed(rates.gbytesPerSecond, 1),
+      percent(rates.byteShare),
+      rates.isDisputed ? "GPU > wall" : "",
+    ]),
   ),
 );
+if (results.some(({ rates }) => rates.isDisputed)) console.log("GPU > wall: the GPU time of these rows exceeds the wall time of the call, so other work ran between the timestamps; no rate is given. Run again on a quiet machine.");
 if (values.out) {
   mkdirSync(dirname(values.out), { recursive: true });
   writeFileSync(values.out, `${JSON.stringify({ adapter: device.name, ceilings, launches, results }, null, 2)}\n`);

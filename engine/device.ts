@@ -16,6 +16,7 @@ import { collectGarbage, memoryBytes, requestAdapter, requestGPU, settle } from 
 import { BufferPool } from "./pool.ts";
 import type { PoolBuffer } from "./pool.ts";
 import { MAX_QUEUED_UPLOAD_BYTES, Readbacks, Uploads } from "./transfer.ts";
+import { MAX_DISPATCH_WORK, workOf } from "./work.ts";
 
 export interface DeviceOptions {
   /** Part of the adapter's name, or its index in `listAdapters()`; the default is the fastest one. */
@@ -27,6 +28,11 @@ export interface DeviceOptions {
    * tells its size (`capabilities.memoryBytes`), no bound elsewhere. There the GPU's first out-of-memory error sets it.
    */
   readonly memoryBudget?: number;
+  /**
+   * Operations that one dispatch may have; the default is 10¹¹. Matrix products, convolutions and attention with more are cut into several
+   * launches, which changes no bit; any other launch with more is refused.
+   */
+  readonly maxDispatchWork?: number;
   /** Limits to hold instead of the adapter's (never above it); `"default"` for those that every WebGPU device has. */
   readonly limits?: Partial<Limits> | "default";
   /** Features not to use, e.g. `["subgroups"]`; kernels then take another variant. */
@@ -96,6 +102,8 @@ export class Device {
   /** The GPU's own device; null on the null device. */
   readonly gpu: GPUDevice | null;
   readonly poison: boolean;
+  /** Operations that one dispatch may have. */
+  readonly maxDispatchWork: number;
   /** Called with every launch before it is recorded; captures, checkpoints, traces and the null device's counts listen here. */
   readonly listeners = new Set<(launch: Launch) => void>();
   /** Set while the profiler wants each launch timed. */
@@ -131,6 +139,8 @@ export class Device {
     this.gpu = gpu;
     this.capabilities = capabilities;
     this.poison = options.poison ?? false;
+    this.maxDispatchWork = options.maxDispatchWork ?? MAX_DISPATCH_WORK;
+    if (!(this.maxDispatchWork > 0)) throw new ArgumentError(`maxDispatchWork must be a number of operations above 0; got ${this.maxDispatchWork}`);
     this.slot = Math.max(16, capabilities.limits.minUniformBufferOffsetAlignment);
     this.allocations = gpu && new Allocations(gpu, (error) => this.errors.push(error));
     this.pool = new BufferPool(
@@ -223,6 +233,10 @@ export class Device {
     const most = limits.maxComputeWorkgroupsPerDimension;
     if (grid[0] > most || grid[1] > most || grid[2] > most) {
       throw new KernelError(`kernel "${kernel.name}": grid ${grid.join("×")}, the device allows ${most} workgroups a dimension; fold it with grid1d()`);
+    }
+    const work = workOf(cost, bindings);
+    if (work > this.maxDispatchWork) {
+      throw new KernelError(`kernel "${kernel.name}": a dispatch must have at most ${this.maxDispatchWork.toExponential(1)} operations; got ${work.toExponential(1)}. Cut it into several launches`);
     }
     const known = this.pipelines.get(variantKey(kernel, constants, uses));
     const pipeline = known ?? this.compileNow(kernel, constants, uses);

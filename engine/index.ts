@@ -19,3 +19,4 @@ export * from "./random.ts";
 export { construct, currentLabel, openScope, scope, tensorsIn, withLabel } from "./scope.ts";
 export * from "./tensor.ts";
 export * from "./windows.ts";
+export { MAX_DISPATCH_WORK, workOf } from "./work.ts";

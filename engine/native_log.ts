@@ -26,7 +26,7 @@ async function openFilter(): Promise<Filter> {
   if (process.platform === "win32") return (call) => call();
   const fs = process.getBuiltinModule("node:fs");
   const { tmpdir } = process.getBuiltinModule("node:os");
-  const { join } = process.getBuiltinModule("node:path");
+  const nodePath = process.getBuiltinModule("node:path");
   const name = "koffi"; // a variable, so that no bundler follows it
   const { default: koffi } = (await import(/* @vite-ignore */ /* webpackIgnore: true */ name)) as typeof import("koffi");
   const libc = koffi.load(null);
@@ -34,8 +34,8 @@ async function openFilter(): Promise<Filter> {
   const dup2 = libc.func("int dup2(int, int)") as (from: number, to: number) => number;
   // A file rather than a pipe: a pipe that nobody reads meanwhile would block the writer once it is full.
   return (call) => {
-    const folder = fs.mkdtempSync(join(tmpdir(), "janus-stderr-"));
-    const path = join(folder, "log");
+    const folder = fs.mkdtempSync(nodePath.join(tmpdir(), "janus-stderr-"));
+    const path = nodePath.join(folder, "log");
     const file = fs.openSync(path, "a");
     const saved = dup(2);
     const isRedirected = saved >= 0 && dup2(file, 2) >= 0;

@@ -8,6 +8,7 @@ import type { Device } from "./device.ts";
 import type { Launch } from "./launch.ts";
 import { settle } from "./platform.ts";
 import { refusePromise } from "./scope.ts";
+import { workOf } from "./work.ts";
 
 export interface ProfiledLaunch {
   readonly label: string;
@@ -140,16 +141,20 @@ export interface Tally {
   /** Distinct compiled variants. */
   pipelines: Set<string>;
   byKernel: Map<string, number>;
+  /** Operations of the largest single dispatch (`workOf`), and its kernel. */
+  largest: { work: number; kernel: string };
 }
 
 /** Counts the launches of `fn` (synchronous), their FLOPs and bytes. */
 export function tally(fn: () => unknown, device: Device = getDevice()): Tally {
-  const sum: Tally = { launches: 0, flops: 0, bytes: 0, pipelines: new Set(), byKernel: new Map() };
+  const sum: Tally = { launches: 0, flops: 0, bytes: 0, pipelines: new Set(), byKernel: new Map(), largest: { work: 0, kernel: "" } };
   const listener = (l: Launch): void => {
     sum.launches++;
     sum.flops += l.cost?.flops ?? 0;
     sum.bytes += l.cost?.bytes ?? 0;
     sum.pipelines.add(l.pipeline.key);
+    const work = workOf(l.cost, l.bindings);
+    if (work > sum.largest.work) sum.largest = { work, kernel: l.pipeline.kernel.name };
     sum.byKernel.set(l.pipeline.kernel.name, (sum.byKernel.get(l.pipeline.kernel.name) ?? 0) + 1);
   };
   device.listeners.add(listener);

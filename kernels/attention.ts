@@ -6,6 +6,7 @@ import { ArgumentError, DTypeError, ShapeError, checkTensors, elementBytes, empt
 import type { Tensor } from "../engine/index.ts";
 import { variantOf } from "./attention_variants.ts";
 import { emptyHeads, emptyLike, overHeads, readable } from "./attention_windows.ts";
+import type { HeadRange } from "./attention_windows.ts";
 import { fillInto } from "./copy.ts";
 import { contiguousCopy } from "./map.ts";
 import { pad, slice } from "./views.ts";
@@ -33,6 +34,12 @@ export interface AttentionOptions {
   readonly starts?: Tensor;
   /** [B, T] i32 or u32, Tq = Tk = T: queries see the keys with their own id only (packed rows). */
   readonly documents?: Tensor;
+  /**
+   * Pairs of a query and a key that it sees, over all rows of the batch: what the cost counts (FLOPs of profiles and MFU; results do not
+   * depend on it). Masks are in GPU memory, so that without it `starts` and `documents` are not known to the cost, which is then an upper bound.
+   * For packed rows the sum of n · (n + 1) / 2 over the documents' lengths n.
+   */
+  readonly pairs?: number;
 }
 
 /** Which masks a launch applies, and where they are. */
@@ -41,6 +48,9 @@ interface Masks {
   readonly flags: number;
   /** Starts, then documents; null where there are none. */
   readonly words: Tensor | null;
+  /** Pairs of a query and a key that it sees, over the batch; and without starts and documents, as the kernels may visit them. */
+  readonly pairs: number;
+  readonly mostPairs: number;
 }
 
 /**
@@ -86,7 +96,14 @@ function zeros(like: Tensor): Tensor {
   return y;
 }
 
-const flopsOf = (products: number, q: Tensor, k: Tensor, masks: Masks): number => products * 2 * q.size * k.shape[2]! * (masks.flags & 1 ? 0.5 : 1);
+/** FLOPs of `products` products over the visible pairs of all query heads. */
+const flopsOf = (products: number, q: Tensor, pairs: number): number => products * 2 * q.shape[1]! * q.shape[3]! * pairs;
+
+/** Pairs that causality alone leaves of one row. */
+function causalPairs(queries: number, keys: number): number {
+  const seeing = Math.min(queries, keys); // of more queries than keys the first see none
+  return seeing * (keys - seeing) + (seeing * (seeing + 1)) / 2;
+}
 const bytesOf = (...tensors: readonly Tensor[]): number => tensors.reduce((sum, t) => sum + elementBytes(t.dtype, t.size), 0);
 
 function forward(q: Tensor, k: Tensor, v: Tensor, y: Tensor, lse: Tensor, scale: number, masks: Masks): void {
@@ -101,7 +118,8 @@ function forward(q: Tensor, k: Tensor, v: Tensor, y: Tensor, lse: Tensor, scale:
     o: { tensor: y, perHead: group, unit: 4 },
     lse: { tensor: lse, perHead: group, unit: 1 },
   };
-  overHeads("attention", batch, kvHeads, operands, ({ first, rows, heads, buffers, at }) => {
+  const work = flopsOf(2, q, masks.mostPairs) / (batch * kvHeads);
+  overHeads({ op: "attention", rows: batch, heads: kvHeads, work }, operands, ({ first, rows, heads, buffers, at }) => {
     const { rows: work, groups } = variant.split.work(rows * heads * group, queries);
     launch(variant.forward, {
       use: { q: q.dtype, k: k.dtype, o: y.dtype, ...variant.use },
@@ -109,7 +127,7 @@ function forward(q: Tensor, k: Tensor, v: Tensor, y: Tensor, lse: Tensor, scale:
       buffers: { ...buffers, mask: masks.words ?? buffers.q },
       params: { rows: work, queries, keys, heads: heads * group, group, batch, first, flags: masks.flags, slices: variant.split.slices, granules: d / 4, scale: scale * Math.LOG2E, q: at.q, k: at.k, v: at.v, o: at.o, lse: at.lse },
       grid: grid1d(groups),
-      cost: { flops: (flopsOf(2, q, k, masks) * rows * heads) / (batch * kvHeads), bytes: (bytesOf(q, k, v, y) * rows * heads) / (batch * kvHeads) },
+      cost: { flops: (flopsOf(2, q, masks.pairs) * rows * heads) / (batch * kvHeads), bytes: (bytesOf(q, k, v, y) * rows * heads) / (batch * kvHeads) },
     });
   });
 }
@@ -133,7 +151,8 @@ function backward(s: Saved, scale: number, masks: Masks, needs: readonly boolean
   const stats = { tensor: empty([...s.lse.shape.slice(0, 3), 2], { device: s.q.device }), perHead: group, unit: 1 };
   const g = granules(readable(s.g, group), group);
   const o = granules(s.y, group);
-  overHeads("attention", batch, kvHeads, { o, g, lse, stats }, ({ rows: count, heads, buffers, at }) => {
+  const walk = (products: number): HeadRange => ({ op: "attention", rows: batch, heads: kvHeads, work: flopsOf(products, s.q, masks.mostPairs) / (batch * kvHeads) });
+  overHeads(walk(0), { o, g, lse, stats }, ({ rows: count, heads, buffers, at }) => {
     const rows = count * heads * group * queries;
     launch(delta, {
       use: { o: s.y.dtype, g: s.g.dtype },
@@ -152,7 +171,7 @@ function backward(s: Saved, scale: number, masks: Masks, needs: readonly boolean
 
   const dq = needs[0] ? emptyLike(s.q) : null;
   if (dq) {
-    overHeads("attention", batch, kvHeads, { ...inputs, dq: granules(dq, group) }, ({ first, rows, heads, buffers, at }) => {
+    overHeads(walk(3), { ...inputs, dq: granules(dq, group) }, ({ first, rows, heads, buffers, at }) => {
       const { rows: work, groups } = variant.split.work(rows * heads * group, queries);
       launch(variant.query, {
         use,
@@ -160,13 +179,13 @@ function backward(s: Saved, scale: number, masks: Masks, needs: readonly boolean
         buffers: { ...buffers, mask: masks.words ?? buffers.q },
         params: { ...numbers, slices: variant.split.slices, rows: work, heads: heads * group, first, ...at },
         grid: grid1d(groups),
-        cost: { flops: flopsOf(3, s.q, s.k, masks) * share(rows, heads), bytes: bytesOf(s.q, s.k, s.v, s.g, dq) * share(rows, heads) },
+        cost: { flops: flopsOf(3, s.q, masks.pairs) * share(rows, heads), bytes: bytesOf(s.q, s.k, s.v, s.g, dq) * share(rows, heads) },
       });
     });
   }
   if (!needs[1] && !needs[2]) return [dq, null, null];
   const [dk, dv] = [emptyLike(s.k), emptyLike(s.v)];
-  overHeads("attention", batch, kvHeads, { ...inputs, dk: granules(dk, 1), dv: granules(dv, 1) }, ({ first, rows, heads, buffers, at }) => {
+  overHeads(walk(4), { ...inputs, dk: granules(dk, 1), dv: granules(dv, 1) }, ({ first, rows, heads, buffers, at }) => {
     const { rows: work, groups } = variant.keySplit.work(rows * heads, keys);
     launch(variant.key, {
       use,
@@ -174,7 +193,7 @@ function backward(s: Saved, scale: number, masks: Masks, needs: readonly boolean
       buffers: { ...buffers, mask: masks.words ?? buffers.q },
       params: { ...numbers, slices: variant.keySplit.slices, rows: work, heads, first, ...at },
       grid: grid1d(groups),
-      cost: { flops: flopsOf(4, s.q, s.k, masks) * share(rows, heads), bytes: bytesOf(s.q, s.k, s.v, s.g, dk, dv) * share(rows, heads) },
+      cost: { flops: flopsOf(4, s.q, masks.pairs) * share(rows, heads), bytes: bytesOf(s.q, s.k, s.v, s.g, dk, dv) * share(rows, heads) },
     });
   });
   return [dq, needs[1] ? dk : null, needs[2] ? dv : null];
@@ -204,17 +223,26 @@ export function checkIntegers(op: string, name: string, t: Tensor, shape: readon
   if (t.dtype !== "i32" && t.dtype !== "u32") throw new DTypeError(`${op}: ${name} ${t} must be i32 or u32; cast it`);
 }
 
-function checkMasks(q: Tensor, k: Tensor, { starts, documents }: AttentionOptions): void {
+function checkMasks(q: Tensor, k: Tensor, { starts, documents, causal = false, pairs }: AttentionOptions): void {
   if (starts) checkIntegers("attention", "starts", starts, [q.shape[0]!]);
+  const most = mostPairs(q, k, causal);
+  if (pairs !== undefined && !(Number.isInteger(pairs) && pairs >= 0 && pairs <= most)) throw new ArgumentError(`attention: pairs must be a whole number from 0 to ${most}, the pairs of q ${q} and k ${k} without documents; got ${pairs}`);
   if (!documents) return;
   if (q.shape[2] !== k.shape[2]) throw new ShapeError(`attention: documents need as many queries as keys, q ${q} and k ${k} have ${q.shape[2]} and ${k.shape[2]}`);
   checkIntegers("attention", "documents", documents, [q.shape[0]!, q.shape[2]!]);
 }
 
-function masksOf(q: Tensor, k: Tensor, { causal = false, starts, documents }: AttentionOptions): Masks {
+function mostPairs(q: Tensor, k: Tensor, causal: boolean): number {
+  const [queries, keys] = [q.shape[2]!, k.shape[2]!];
+  return q.shape[0]! * (causal ? causalPairs(queries, keys) : queries * keys);
+}
+
+function masksOf(q: Tensor, k: Tensor, { causal = false, starts, documents, pairs }: AttentionOptions): Masks {
   const flags = (causal ? 1 : 0) | (starts ? 2 : 0) | (documents ? 4 : 0);
-  if (q.size === 0 || k.size === 0) return { flags, words: null };
-  if (!starts || !documents) return { flags, words: starts ? contiguousCopy(starts) : documents ? contiguousCopy(documents) : null };
+  const most = mostPairs(q, k, causal);
+  const counts = { flags, pairs: pairs ?? most, mostPairs: most };
+  if (q.size === 0 || k.size === 0) return { ...counts, words: null };
+  if (!starts || !documents) return { ...counts, words: starts ? contiguousCopy(starts) : documents ? contiguousCopy(documents) : null };
   const words = empty([starts.size + documents.size], { dtype: "u32", device: q.device });
   launch(joinMasks, {
     buffers: { starts: contiguousCopy(starts), documents: contiguousCopy(documents), mask: words },
@@ -222,5 +250,5 @@ function masksOf(q: Tensor, k: Tensor, { causal = false, starts, documents }: At
     grid: grid1d(Math.ceil(words.size / 64)),
     cost: { flops: 0, bytes: 8 * words.size },
   });
-  return { flags, words };
+  return { ...counts, words };
 }

@@ -61,16 +61,26 @@ export function emptyHeads(shape: Shape, dtype: DType, like: Tensor, headMajor =
 /** As `emptyHeads`, with heads and tokens in the order in which `x` has them. */
 export const emptyLike = (x: Tensor): Tensor => emptyHeads(x.shape, x.dtype, x, x.strides[1]! > x.strides[2]!);
 
+/** What is walked: `rows` batch rows of `heads` key heads. */
+export interface HeadRange {
+  readonly op: string;
+  readonly rows: number;
+  readonly heads: number;
+  /** Operations of one key head of one row. */
+  readonly work: number;
+}
+
 /**
- * Calls `fn` with windows of batch rows and key heads such that each operand's part fits one binding: one window in all but the
- * largest cases. Operands of one launch that are written may share an alignment block: the launches run one after the other.
+ * Calls `fn` with windows of batch rows and key heads such that each operand's part fits one binding and the work one dispatch: one window in
+ * all but the largest cases. Operands of one launch that are written may share an alignment block: the launches run one after the other.
  */
-export function overHeads<N extends string>(op: string, rows: number, heads: number, operands: Readonly<Record<N, Operand>>, fn: (window: HeadWindow<N>) => void): void {
+export function overHeads<N extends string>({ op, rows, heads, work }: HeadRange, operands: Readonly<Record<N, Operand>>, fn: (window: HeadWindow<N>) => void): void {
   const names = Object.keys(operands) as N[];
+  const { maxDispatchWork } = operands[names[0]!].tensor.device;
   const part = (first: number, count: number, firstHead: number, headCount: number): void => {
     const buffers = {} as Record<N, Bound>;
     const at = {} as Record<N, readonly number[]>;
-    let fits = true;
+    let fits = count * headCount * work <= maxDispatchWork;
     for (const name of names) {
       const { tensor: t, perHead, unit } = operands[name];
       const begin = t.offset + first * t.strides[0]! + firstHead * perHead * t.strides[1]!;
@@ -92,6 +102,9 @@ export function overHeads<N extends string>(op: string, rows: number, heads: num
       part(first, count, firstHead, headHead);
       part(first, count, firstHead + headHead, headCount - headHead);
     } else {
+      if (work > maxDispatchWork) {
+        throw new ShapeError(`${op}: one head takes ${work.toExponential(1)} operations, at most ${maxDispatchWork.toExponential(0)} are allowed in one dispatch; use fewer tokens`);
+      }
       const most = names.map((n) => operands[n].tensor).reduce((a, b) => (sizeOf(a.shape) > sizeOf(b.shape) ? a : b));
       throw new ShapeError(`${op}: one head of ${most} does not fit a binding of ${most.device.limits.maxStorageBufferBindingSize} bytes; use fewer tokens`);
     }

@@ -181,17 +181,24 @@ export function convolve(x: Tensor, packed: Tensor, bias: Tensor | null, dtype: 
     Math.floor(room(device, x.dtype) / Math.max(1, area)),
     oneTile ? Math.floor(room(device, "f32") / (taps * TILE)) : Infinity,
   );
-  const mostOutputs = Math.min(Math.floor(room(device, "f32") / Math.max(1, pixels)), oneTile ? TILE : Infinity);
+  // One dispatch is bounded: images and output channels are computed apart from one another, so cutting them changes no bit.
+  const work = 2 * pixels * Math.max(1, g.channels) * taps; // of an output channel of an image
+  const mostOutputs = Math.min(
+    whole ? Infinity : Math.floor(room(device, "f32") / Math.max(1, pixels)),
+    whole || !oneTile ? Infinity : TILE,
+    Math.floor(device.maxDispatchWork / work),
+  );
+  const mostImages = whole ? Math.max(1, Math.floor(device.maxDispatchWork / (work * g.outputs))) : 1;
   const channelRanges =
     whole || g.channels === 0 ? [{ first: 0, end: g.channels }] : ranges("conv2d", g.channels, mostChannels);
-  const outputRanges = whole ? [{ first: 0, end: g.outputs }] : ranges("conv2d", g.outputs, mostOutputs, TILE);
+  const outputRanges = ranges("conv2d", g.outputs, mostOutputs, TILE);
   const variant = convVariant(device.capabilities);
   // The 3×3 kernel stores rows of a tile, the others runs of pixels: granules of four where these split into fours, else elements (in f32).
   const granular = (variant === "subgroup" && isThreeByThree(g, 2) ? g.outWidth : pixels) % 4 === 0;
   const wide = dtype !== "f32" && (!granular || channelRanges.length > 1);
   const y = empty(shape, { device, dtype: wide ? "f32" : dtype });
   if (y.size === 0) return y;
-  const imageRanges = whole ? [{ first: 0, end: g.images }] : ranges("conv2d", g.images, 1);
+  const imageRanges = ranges("conv2d", g.images, mostImages);
   for (const n of imageRanges) {
     for (const o of outputRanges) {
       for (const c of channelRanges) {
@@ -294,11 +301,12 @@ export function weightGradient(x: Tensor, grad: Tensor, g: ConvGeometry): Tensor
   // Without parts, a gradient larger than a binding is made in ranges of output channels.
   const fits = parts * size <= room(device, "f32");
   const mostOutputs = Math.min(
-    Math.floor(room(device, grad.dtype) / pixels),
+    whole ? Infinity : Math.floor(room(device, grad.dtype) / pixels),
     fits ? Infinity : Math.floor(room(device, "f32") / row),
+    Math.floor(device.maxDispatchWork / (2 * images * pixels * row)),
   );
   const imageRanges = whole ? [{ first: 0, end: g.images }] : ranges("conv2d", g.images, 1);
-  const outputRanges = whole && fits ? [{ first: 0, end: g.outputs }] : ranges("conv2d", g.outputs, mostOutputs);
+  const outputRanges = ranges("conv2d", g.outputs, mostOutputs);
   const channelRanges = whole
     ? [{ first: 0, end: g.channels }]
     : ranges("conv2d", g.channels, Math.floor(room(device, x.dtype) / area));

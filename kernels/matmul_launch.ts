@@ -212,9 +212,12 @@ function launchParts(p: Product, choice: MatmulChoice, counts: readonly number[]
     y: { ...o.y, steps: [...o.y.batches, o.y.row, 1, 0] },
     residual: o.residual && { ...o.residual, steps: [...o.residual.batches, o.residual.row, 1, 0] },
   };
-  const tooLong = ([z0, z1, rows, columns]: readonly number[]): number => {
+  const tooLong = ([z0, z1, rows, columns, terms]: readonly number[]): number => {
     if (z0! * z1! > MOST_GROUPS) return z0! > 1 ? 0 : 1;
-    return rows! > MOST_GROUPS * choice.rows ? 2 : columns! > MOST_GROUPS * choice.columns ? 3 : -1;
+    if (rows! > MOST_GROUPS * choice.rows) return 2;
+    if (columns! > MOST_GROUPS * choice.columns) return 3;
+    if (2 * z0! * z1! * rows! * columns! * terms! <= device.maxDispatchWork) return -1;
+    return z0! > 1 ? 0 : z1! > 1 ? 1 : rows! >= columns! ? 2 : 3; // sums stay whole: the same bits as in one launch
   };
   const all = [operands.a, operands.b, operands.y, ...(operands.residual ? [operands.residual] : [])];
   const granule = choice.kernel === "naive" ? 1 : 4;

@@ -65,6 +65,8 @@ export interface Sequence {
   readonly starts?: Tensor;
   /** i32 or u32 [B, T]: document of each token in a packed row. */
   readonly documents?: Tensor;
+  /** Pairs of a token and one that it sees, over all rows, where the caller knows them: for the cost alone (`AttentionOptions.pairs`). */
+  readonly pairs?: number;
   /** Write keys and values here. With `decode`, also read the earlier ones from it. */
   readonly cache?: KvCache;
   /** The tokens continue those in the cache (a few at a time); else they begin the rows. */
@@ -90,7 +92,7 @@ class LlamaAttention extends Module<readonly [Tensor, Sequence]> {
     this.layer = layer;
   }
 
-  forward(x: Tensor, { positions, starts, documents, cache, decode }: Sequence): Tensor {
+  forward(x: Tensor, { positions, starts, documents, pairs, cache, decode }: Sequence): Tensor {
     const { headDim, ropeTheta: theta } = this.config;
     const split = (t: Tensor): Tensor => t.reshape([x.dim(0), x.dim(1), -1, headDim]).permute([0, 2, 1, 3]); // [B, H, T, D]
     const q = rope(split(this.q_proj.call(x)), positions, { theta });
@@ -101,7 +103,7 @@ class LlamaAttention extends Module<readonly [Tensor, Sequence]> {
     const mixed =
       cache && decode
         ? attentionDecode(q, keys!, values!, cache.length, starts ? { starts } : {})
-        : attention(q, k, v, { causal: true, ...(starts && { starts }), ...(documents && { documents }) });
+        : attention(q, k, v, { causal: true, ...(starts && { starts }), ...(documents && { documents }), ...(pairs !== undefined && { pairs }) });
     return this.o_proj.call(mixed.permute([0, 2, 1, 3]).reshape([x.dim(0), x.dim(1), -1]));
   }
 }
@@ -161,7 +163,7 @@ export class LlamaModel extends Module<readonly [Tensor, Sequence]> {
   }
 
   forward(embeddings: Tensor, sequence: Sequence): Tensor {
-    const { positions, starts, documents } = sequence;
+    const { positions, starts, documents, pairs } = sequence;
     const run = (layer: LlamaLayer, h: Tensor): Tensor => {
       if (!this.recompute || sequence.cache) return layer.call(h, sequence);
       // What the layer reads besides h must outlive this call too: it goes through the tape as inputs.
@@ -169,7 +171,12 @@ export class LlamaModel extends Module<readonly [Tensor, Sequence]> {
       return checkpoint(
         (x, at, ...more) => {
           const [from, of] = [starts && more[0], documents && more.at(-1)];
-          return layer.call(x!, { positions: at!, ...(from && { starts: from }), ...(of && { documents: of }) });
+          return layer.call(x!, {
+            positions: at!,
+            ...(from && { starts: from }),
+            ...(of && { documents: of }),
+            ...(pairs !== undefined && { pairs }),
+          });
         },
         h,
         positions,

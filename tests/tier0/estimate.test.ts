@@ -129,6 +129,7 @@ describe("memory", () => {
 
 /**
  * FLOPs of a step with one row of each task: two a multiply-add, products and attention alone.
+ * @param documents lengths of the samples of all rows, and of their padding: tokens see their own sample only
  * @param images that the row of the answer sees
  * @param pictures that the row of pictures draws
  * @param targets tokens that the text head predicts, row by row
@@ -136,9 +137,12 @@ describe("memory", () => {
 function arithmetic(
   sizes: JanusConfig,
   { stage, length, recompute }: TrainConfig,
-  images: number,
-  pictures: number,
-  targets: readonly number[],
+  { documents, images, pictures, targets }: {
+    documents: readonly number[];
+    images: number;
+    pictures: number;
+    targets: readonly number[];
+  },
 ): number {
   const { hidden, intermediate, layers, heads, headDim, vocabulary } = sizes.language;
   const { vision, vq } = sizes;
@@ -146,8 +150,8 @@ function arithmetic(
   const [isTrained, again] = [Number(stage > 1), Number(recompute)];
   // Through the Llama: forward, gradients of the inputs, and where it is trained of the weights. Attention's backward has seven products, its forward two.
   const linear = 2 * length * layers * (4 * hidden * heads * headDim + 3 * hidden * intermediate);
-  const attention = 2 * layers * length ** 2 * heads * headDim;
-  const llama = (2 + isTrained + again) * linear + (4.5 + again) * attention;
+  const pairs = documents.reduce((sum, n) => sum + (n * (n + 1)) / 2, 0);
+  const attention = 4 * layers * pairs * heads * headDim;
   const textHead = (3 + isTrained) * 2 * vocabulary * hidden; // makes its logits again in backward
   const tower = 2 * places * vision.layers * (4 * vision.hidden ** 2 + 2 * vision.hidden * vision.intermediate);
   const towerAttention = 4 * vision.layers * places ** 2 * vision.hidden;
@@ -157,7 +161,8 @@ function arithmetic(
   const codes = 3 * 2 * length * (vq.codeDim * hidden + hidden ** 2); // at every place of the row
   const codeHead = 3 * 2 * places * (hidden ** 2 + hidden * vq.codes);
   return (
-    (targets.length + 1) * llama +
+    (targets.length + 1) * (2 + isTrained + again) * linear +
+    (4.5 + again) * attention +
     textHead * targets.reduce((a, b) => a + b) +
     images * (seen + aligner) +
     codes +
@@ -182,10 +187,13 @@ it.each([
     batch: 3 + text,
     ratios: { und: 1, text, gen: 2 },
   });
-  const { flops, rows } = await estimateStep(JANUS_PRO_1B, config);
+  const { flops, rows, samples } = await estimateStep(JANUS_PRO_1B, config);
   const targets = [1280 - 2 * 576 - 1, ...(text ? [1279] : [])];
   expect(rows).toBe(2 + text);
-  const expected = arithmetic(JANUS_PRO_1B, config, 2, 2, targets);
+  const drawn = samples.filter(({ task }) => task === "gen").map(({ ids }) => ids.length);
+  const padding = 1280 - drawn.reduce((a, b) => a + b, 0);
+  const documents = [...targets.map(() => 1280), ...drawn, padding];
+  const expected = arithmetic(JANUS_PRO_1B, config, { documents, images: 2, pictures: 2, targets });
   expect(flops).toBeGreaterThan(expected);
   expect(flops).toBeLessThan(expected * 1.005); // norms, activations, the optimizer and the like come on top
 });
