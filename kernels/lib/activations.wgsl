@@ -25,7 +25,7 @@ fn product_rest4(a: vec4f, b: vec4f, p: vec4f) -> vec4f {
   let bh = bitcast<vec4f>(bitcast<vec4u>(b) & vec4u(0xfffff000u));
   let al = opaque4(a - ah);
   let bl = opaque4(b - bh);
-  return ((opaque4(opaque4(ah * bh) - p) + ah * bl) + al * bh) + al * bl;
+  return ((opaque4(ah * bh - p) + ah * bl) + al * bh) + al * bl;
 }
 // x / 2 · (1 + tanh(u)), u = √(2/π) (x + 0.044715 x³): (1 + tanh(u)) / 2 is the logistic function of 2u, which keeps its digits near 0.
 // Far in the tail the argument of exp is about -10, and what its rounding loses the result loses ten times over: the rests of the
@@ -43,7 +43,7 @@ fn gelu_tanh4(x: vec4f) -> vec4f {
   // e^z = 2^n · e^r with |r| < 0.35; GPUs' own exp loses |z| units of the last place.
   let bounded = clamp(z, vec4f(-87.0), vec4f(87.0));
   let n = round(bounded * 1.442695);
-  let r = opaque4(opaque4(bounded - n * 0.69314575195) - n * 1.42860682e-6) + z_rest;
+  let r = (opaque4(bounded - n * 0.69314575195) - n * 1.42860682e-6) + z_rest;
   let p = 1.0 + r * (1.0 + r * (0.5 + r * (0.16666667 + r * (0.041666667 + r * (0.0083333333 + r * 0.0013888889)))));
   return select(x / (1.0 + ldexp(p, vec4i(n))), vec4f(), x < vec4f(-20.0));
 }
