@@ -53,6 +53,7 @@ async function fill(
   dtype: FloatDType,
   options: LoadOptions,
 ): Promise<void> {
+  await checkpoint.requireTied(options.signal);
   const totalBytes = [...checkpoint.parameters.values()].reduce((sum, source) => sum + source.bytes, 0);
   let done = 0;
   let inFlight = 0;
