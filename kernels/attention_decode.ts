@@ -2,7 +2,7 @@
  * Decoding: attention of a few new tokens to a cache of keys and values whose length lives on the GPU, so that a captured step replays. The
  * grid is that of the full cache; parts beyond the length leave at once. None of this is on the tape.
  */
-import { ArgumentError, AutogradError, DTypeError, ShapeError, checkTensors, elementBytes, empty, gradEnabled, grid1d, isFloat, kernel, launch, rowWindows, scope, shapeText, storageBytes } from "../engine/index.ts";
+import { ArgumentError, AutogradError, DTypeError, ShapeError, checkNumber, checkTensors, elementBytes, empty, gradEnabled, grid1d, isFloat, kernel, launch, rowWindows, scope, shapeText, storageBytes } from "../engine/index.ts";
 import type { Tensor } from "../engine/index.ts";
 import { contiguousCopy } from "./map.ts";
 
@@ -130,7 +130,7 @@ export function cacheWrite(keys: Tensor, values: Tensor, k: Tensor, v: Tensor, l
 export function advance(x: Tensor, by: number): void {
   checkTensors("advance", x);
   if (x.dtype !== "u32" && x.dtype !== "i32") throw new DTypeError(`advance: ${x}; takes u32 or i32`);
-  if (!Number.isInteger(by) || by < 0) throw new ArgumentError(`advance: by ${by}; a whole number ≥ 0`);
+  checkNumber("advance", by, "u32");
   if (!x.isBindable || x.size > 65535 * 64) throw new ShapeError(`advance: ${x}; takes a contiguous tensor of at most ${65535 * 64} elements`);
   launch(advanceKernel, { buffers: { x }, params: { count: x.size, by }, grid: [Math.ceil(x.size / 64)], cost: { flops: x.size, bytes: 8 * x.size } });
 }

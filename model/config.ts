@@ -19,7 +19,11 @@ export interface JanusConfig {
   readonly generation: { readonly depth: number };
   /** The image tokenizer. */
   readonly vq: VqConfig;
-  readonly language: LlamaConfig & { readonly maxPositions: number };
+  readonly language: LlamaConfig & {
+    readonly maxPositions: number;
+    /** The text head's weight is the text embedding: one parameter, under both names. Absent in the published models. */
+    readonly tied?: true;
+  };
 }
 
 const SIGLIP_LARGE: SiglipConfig = {
@@ -75,7 +79,22 @@ export function parseConfig(json: JsonObject, shapes: Shapes = () => undefined, 
   }
   const config = type === "janus" ? parseHf(top) : parseDeepseek(top, shapes);
   checkConfig(config, file);
-  return config;
+  const isTied = parseTied(top, top.need(type === "janus" ? "text_config" : "language_config"), shapes);
+  return isTied ? { ...config, language: { ...config.language, tied: true } } : config;
+}
+
+/** Names in the hf layout of the text embedding, and of the text head that may be the same tensor. */
+export const EMBEDDING = "model.language_model.embed_tokens.weight";
+export const HEAD = "lm_head.weight";
+
+/**
+ * The language model's own `tie_word_embeddings` decides, as in transformers, where the key at the top may say true for heads that are not tied.
+ * Without it, weights that have no head are tied unless the top says false.
+ */
+function parseTied(top: ConfigSection, language: ConfigSection, shapes: Shapes): boolean {
+  const isHeadless = shapes(EMBEDDING) !== undefined && shapes(HEAD) === undefined;
+  const key = "tie_word_embeddings";
+  return language.flag(key) ?? (isHeadless && (top.flag(key) ?? true));
 }
 
 function parseLanguage(

@@ -89,7 +89,8 @@ export function createModel(config: JanusConfig, options: CreateOptions = {}): J
   const { language_model, vision_model, vqmodel } = janus.model;
   noGrad(() => {
     const matrices = language_model.parameters().filter(({ rank }) => rank === 2); // the norms stay 1
-    for (const weight of [...matrices, janus.lm_head.weight, vision_model.embeddings.position_embedding.weight]) {
+    const drawn = [...matrices, janus.lm_head.weight, vision_model.embeddings.position_embedding.weight];
+    for (const weight of new Set(drawn)) {
       refill(weight, () => mul(randn(weight.shape, { dtype, device }), DEVIATION));
     }
     const codebook = vqmodel.quantize.embedding.weight;

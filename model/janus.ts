@@ -82,7 +82,9 @@ export class JanusForConditionalGeneration extends Module<readonly [Tensor, Sequ
   constructor(config: JanusConfig, options: LayerOptions = {}) {
     super();
     this.model = new JanusModel(config, options);
-    this.lm_head = new Linear(config.language.hidden, config.language.vocabulary, { ...options, bias: false });
+    const { hidden, vocabulary, tied } = config.language;
+    const weight = this.model.language_model.embed_tokens.weight;
+    this.lm_head = new Linear(hidden, vocabulary, { ...options, bias: false, ...(tied && { weight }) });
   }
 
   /** embeddings [B, T, hidden] → text logits [B, T, vocabulary]. */

@@ -31,11 +31,18 @@ export class Linear extends Module {
   readonly weight: Parameter;
   readonly bias: Parameter | null;
 
-  constructor(inFeatures: number, outFeatures: number, options: LayerOptions & { bias?: boolean } = {}) {
+  /** @param options.weight another layer's weight [outFeatures, inFeatures], to be tied to it */
+  constructor(
+    inFeatures: number,
+    outFeatures: number,
+    options: LayerOptions & { bias?: boolean; weight?: Parameter } = {},
+  ) {
     super();
     requirePositive("Linear", { inFeatures, outFeatures });
     const bound = 1 / Math.sqrt(inFeatures);
-    this.weight = uniform([outFeatures, inFeatures], bound, options);
+    this.weight = options.weight ?? uniform([outFeatures, inFeatures], bound, options);
+    if (this.weight.shape.join() !== `${outFeatures},${inFeatures}`)
+      throw new ArgumentError(`Linear: weight must be [${outFeatures}, ${inFeatures}]; got ${this.weight}`);
     this.bias = (options.bias ?? true) ? uniform([outFeatures], bound, options) : null;
   }
 

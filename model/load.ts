@@ -58,6 +58,7 @@ async function fill(
   dtype: FloatDType,
   options: LoadOptions,
 ): Promise<void> {
+  await checkpoint.requireTied(options.signal);
   const parameters = [...model.namedParameters()];
   using counts = empty([parameters.length], { dtype: "u32", device: model.lm_head.weight.device }).keep();
   const totalBytes = [...checkpoint.parameters.values()].reduce((sum, source) => sum + source.bytes, 0);

@@ -2,12 +2,12 @@
  * A checkpoint: the weights of a model in one file or several, safetensors or `torch.save`, in either layout of names, with its config.
  * Opening one reads headers only and checks all of them against the config; bytes are read when they are asked for.
  */
-import { parseConfig } from "../config.ts";
+import { EMBEDDING, HEAD, parseConfig } from "../config.ts";
 import type { JanusConfig } from "../config.ts";
 import { readWhole } from "./bytes.ts";
 import type { FileSource, RandomAccess } from "./bytes.ts";
 import { CheckpointError, ConfigError, ShardIndexError, TensorMismatchError, quote, someOf } from "./errors.ts";
-import { requireTensors } from "./expected.ts";
+import { nameIn, requireTensors } from "./expected.ts";
 import { JsonReader, parseJsonObject } from "./json.ts";
 import type { JsonObject } from "./json.ts";
 import { arrange, detectLayout, isUnused } from "./names.ts";
@@ -186,11 +186,15 @@ export class Checkpoint {
   readonly json: JsonObject;
   /** Everything in the weight files, under the names there. */
   readonly tensors: ReadonlyMap<string, StoredTensor>;
+  /** Those of them that a copy of the checkpoint has: a tied tensor once, as the text embedding. */
+  readonly kept: readonly StoredTensor[];
   /** What the model reads, under the names of its modules (those of the hf layout). */
   readonly parameters: ReadonlyMap<string, TensorSource>;
   /** What it does not read and an export keeps, under the names in the file. */
   readonly unused: ReadonlyMap<string, StoredTensor>;
   private readonly weights: Weights;
+  /** The tied text head, if the files have it besides the embedding. */
+  private readonly twin: StoredTensor | null;
 
   constructor(name: string, json: JsonObject, weights: Weights) {
     const layout = detectLayout(weights.tensors);
@@ -199,8 +203,10 @@ export class Checkpoint {
         `${name}: not the weights of a Janus model: of language_model.model.norm.weight (DeepSeek's layout) and model.language_model.norm.weight (transformers') just one must be there; found ${someOf(weights.tensors.keys(), 3) || "no tensors"}`,
       );
     }
-    const { placed, unused, problems } = arrange(weights.tensors.values(), layout, "hf");
-    this.config = parseConfig(json, (hf) => placed.get(hf)?.shape, `${name}/config.json`);
+    const all = arrange(weights.tensors.values(), layout, "hf").placed;
+    this.config = parseConfig(json, (hf) => all.get(hf)?.shape, `${name}/config.json`);
+    const { kept, twin } = untied(this.config, layout, weights.tensors);
+    const { placed, unused, problems } = arrange(kept, layout, "hf");
     requireTensors(this.config, layout, weights.tensors, name);
     if (problems.length)
       throw new TensorMismatchError(`${name}: ${problems.length} tensors do not fit the ${layout} layout:`, problems);
@@ -212,6 +218,8 @@ export class Checkpoint {
     this.format = weights.format;
     this.json = json;
     this.tensors = weights.tensors;
+    this.kept = kept;
+    this.twin = twin;
     this.parameters = placed;
     this.unused = new Map([...weights.extra.values(), ...unused].map((tensor) => [tensor.name, tensor]));
     this.weights = weights;
@@ -269,6 +277,27 @@ export class Checkpoint {
     }
   }
 
+  /**
+   * Throws `TensorMismatchError` if the files have a tied head besides the embedding, and its bytes are others: either could be meant. Reads both
+   * then, a chunk at a time, else nothing.
+   */
+  async requireTied(signal?: AbortSignal): Promise<void> {
+    const [embedding, { twin }] = [this.parameters.get(EMBEDDING)!, this];
+    const [piece] = embedding.pieces;
+    if (!twin || (piece!.tensor.file === twin.file && piece!.tensor.offset === twin.offset)) return;
+    let isSame = embedding.dtype === twin.dtype;
+    for (let at = 0; isSame && at < twin.bytes; at += COMPARED_BYTES) {
+      signal?.throwIfAborted();
+      const length = Math.min(COMPARED_BYTES, twin.bytes - at);
+      const [a, b] = [await this.read(embedding, at, length), await this.read(sourceOf(twin), at, length)];
+      isSame = a.every((byte, i) => byte === b[i]);
+    }
+    if (!isSame)
+      throw new TensorMismatchError(`${this.name}: tie_word_embeddings is true, and the tied tensors differ:`, [
+        `${quote(twin.name)} must be absent, or equal to ${quote(piece!.tensor.name)}; drop it, or set tie_word_embeddings to false`,
+      ]);
+  }
+
   async close(): Promise<void> {
     await this.weights.close();
   }
@@ -278,6 +307,23 @@ export class Checkpoint {
     if (!open) throw new CheckpointError(`${this.name}: the checkpoint is closed`);
     return open;
   }
+}
+
+const COMPARED_BYTES = 16 * 2 ** 20;
+
+/** Of tied tensors the files may have the head, the embedding, or both: the tensors with the embedding alone, and the head beside it. */
+function untied(
+  config: JanusConfig,
+  layout: Layout,
+  tensors: ReadonlyMap<string, StoredTensor>,
+): { readonly kept: readonly StoredTensor[]; readonly twin: StoredTensor | null } {
+  const [embedding, head] = [nameIn(layout, EMBEDDING), nameIn(layout, HEAD)];
+  const twin = config.language.tied && tensors.get(head);
+  if (!twin) return { kept: [...tensors.values()], twin: null };
+  const others = [...tensors.values()].filter((tensor) => tensor !== twin);
+  return tensors.has(embedding)
+    ? { kept: others, twin }
+    : { kept: [...others, { ...twin, name: embedding }], twin: null };
 }
 
 /** Whole bytes of a stored tensor as a source. */

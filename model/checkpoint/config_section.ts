@@ -46,6 +46,13 @@ export class ConfigSection {
     return value;
   }
 
+  /** Null if the key is absent. */
+  flag(key: string): boolean | null {
+    const value = this.json.get(key) ?? null;
+    if (value !== null && typeof value !== "boolean") throw this.error(key, value, "true or false");
+    return value;
+  }
+
   wholes(key: string, fallback: readonly number[]): readonly number[] {
     const value = this.get(key, [...fallback]);
     const isList =

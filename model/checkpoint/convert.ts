@@ -51,7 +51,7 @@ export function planConversion(checkpoint: Checkpoint, options: ConvertOptions):
     throw new ArgumentError(`convert: layout ${JSON.stringify(layout)}; one of ${LAYOUTS.join(", ")}`);
   if (dtype !== undefined && !isFloatDType(dtype))
     throw new ArgumentError(`convert: dtype ${JSON.stringify(dtype)}; one of f32, f16, bf16`);
-  const { placed, problems } = arrange(checkpoint.tensors.values(), checkpoint.layout, layout);
+  const { placed, problems } = arrange(checkpoint.kept, checkpoint.layout, layout);
   if (problems.length)
     throw new TensorMismatchError(`convert: ${checkpoint.name} does not fit the ${layout} layout:`, problems);
   const retyped = (tensor: TensorSource): TensorSource =>
@@ -114,6 +114,7 @@ export async function convertCheckpoint(
   options: ConvertOptions,
 ): Promise<ConvertPlan> {
   const plan = planConversion(checkpoint, options);
+  await checkpoint.requireTied(options.signal);
   const side = convertSideFiles(checkpoint, options.layout, options.sideFiles ?? new Map(), options.dtype);
   let done = 0;
   for (const file of plan.files) {

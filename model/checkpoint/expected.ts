@@ -1,5 +1,6 @@
 /** Which tensors a config asks for, under the names and shapes of either layout, and whether those of a checkpoint are they. */
 import { shapeText } from "../../engine/errors.ts";
+import { EMBEDDING, HEAD } from "../config.ts";
 import type { JanusConfig } from "../config.ts";
 import { TensorMismatchError, quote } from "./errors.ts";
 import { deepseekName, deepseekShape, isUnused } from "./names.ts";
@@ -14,7 +15,7 @@ type Add = (name: string, ...shape: number[]) => void;
 const CODEBOOK_USED = 65_536;
 const FLOATS: readonly StoredDType[] = ["f32", "f16", "bf16"];
 
-/** The tensors that the model reads, in the order of its modules. Names and shapes of the hf layout. */
+/** The tensors that the model reads, in the order of its modules; a tied head is not among them. Names and shapes of the hf layout. */
 export function modelTensors(config: JanusConfig): Map<string, readonly number[]> {
   const found = new Map<string, readonly number[]>();
   const add: Add = (name, ...shape) => found.set(name, shape);
@@ -118,7 +119,7 @@ function addVq({ vq }: JanusConfig, add: Add): void {
 }
 
 function addLanguage({ language }: JanusConfig, add: Add): void {
-  const { hidden, intermediate, layers, heads, kvHeads, headDim, vocabulary } = language;
+  const { hidden, intermediate, layers, heads, kvHeads, headDim, vocabulary, tied } = language;
   const at = "model.language_model";
   add(`${at}.embed_tokens.weight`, vocabulary, hidden);
   for (let i = 0; i < layers; i++) {
@@ -134,7 +135,7 @@ function addLanguage({ language }: JanusConfig, add: Add): void {
     add(`${layer}.post_attention_layernorm.weight`, hidden);
   }
   add(`${at}.norm.weight`, hidden);
-  add("lm_head.weight", vocabulary, hidden);
+  if (!tied) add(HEAD, vocabulary, hidden);
 }
 
 /** The tensors of DeepSeek's files that the model never reads: SigLIP's pooling head and the use of the codes. */
@@ -177,6 +178,9 @@ export function expectedTensors(
   return found;
 }
 
+/** The name in `layout` of a tensor that both layouts have whole. */
+export const nameIn = (layout: Layout, hf: string): string => (layout === "hf" ? hf : deepseekName(hf)!.name);
+
 /** One line for each tensor that is missing, misshapen, of a dtype that is not computed with, or not of this model. */
 export function tensorProblems(
   config: JanusConfig,
@@ -184,6 +188,13 @@ export function tensorProblems(
   tensors: ReadonlyMap<string, TensorSpec>,
 ): string[] {
   const expected = expectedTensors(config, layout);
+  if (config.language.tied) {
+    // Files have the tied tensor under either name, or both.
+    const [embedding, head] = [EMBEDDING, HEAD].map((name) => nameIn(layout, name)) as [string, string];
+    const shape = expected.get(embedding)!;
+    if (tensors.has(head) && !tensors.has(embedding)) expected.delete(embedding);
+    if (tensors.has(head)) expected.set(head, shape);
+  }
   const problems: string[] = [];
   for (const [name, shape] of expected) {
     const found = tensors.get(name);

@@ -235,6 +235,7 @@ function llamaConfig({ language }: JanusConfig): Record<string, Json> {
     max_position_embeddings: language.maxPositions,
     rms_norm_eps: language.eps,
     rope_theta: language.ropeTheta,
+    ...(language.tied && { tie_word_embeddings: true }),
   };
 }
 
@@ -249,7 +250,7 @@ export function hfConfig(config: JanusConfig, ids: Ids | null, torchDtype: strin
     model_type: "janus",
     torch_dtype: torchDtype,
     ...(ids ? { image_token_id: ids.image! } : {}),
-    tie_word_embeddings: false,
+    tie_word_embeddings: language.tied ?? false,
     text_config: {
       model_type: "llama",
       ...llamaConfig(config),
@@ -257,7 +258,7 @@ export function hfConfig(config: JanusConfig, ids: Ids | null, torchDtype: strin
       hidden_act: "silu",
       attention_bias: false,
       mlp_bias: false,
-      tie_word_embeddings: false,
+      tie_word_embeddings: language.tied ?? false,
       ...(ids ? { bos_token_id: ids.bos!, eos_token_id: ids.eos!, pad_token_id: ids.pad! } : {}),
     },
     vision_config: {

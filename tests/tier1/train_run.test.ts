@@ -173,6 +173,32 @@ it.each([
   },
 );
 
+it("a model whose head is tied to its embedding trains, saves once, resumes bit for bit, and answers", async () => {
+  const tied = at("tied model");
+  cpSync(at("model"), tied, { recursive: true });
+  const json = JSON.parse(readFileSync(join(tied, "config.json"), "utf8")) as { text_config: Record<string, unknown> };
+  json.text_config["tie_word_embeddings"] = true;
+  writeFileSync(join(tied, "config.json"), JSON.stringify(json));
+  const weights = await tensorsOf(readFileSync(join(tied, "model.safetensors")));
+  expect(weights.delete("lm_head.weight")).toBe(true);
+  writeFileSync(join(tied, "model.safetensors"), encodeSafetensors([...weights.values()]));
+  const config = settings({ dtype: "bf16", steps: 4, ema: { decay: 0.9 } });
+  const straight = await go("tied", config, { model: tied });
+  await go("tied broken", { ...config, stopAt: 2 }, { model: tied });
+  expectEqualFiles(straight.checkpoint, (await go("tied broken", config, { model: tied })).checkpoint);
+  for (const [file, names] of Object.entries({ "model.safetensors": [""], "optimizer.safetensors": [".m", ".master", ".v"], "ema.safetensors": [""] })) {
+    const written = [...(await tensorsOf(readFileSync(join(straight.checkpoint, file)))).keys()];
+    expect(written.filter((name) => /lm_head|embed_tokens/.test(name)).sort(), file).toEqual(names.map((end) => `model.language_model.embed_tokens.weight${end}`)); // prettier-ignore
+  }
+  const embedding = "model.language_model.embed_tokens.weight";
+  const [before, after] = [weights.get(embedding)!, (await tensorsOf(readFileSync(join(straight.checkpoint, "model.safetensors")))).get(embedding)!]; // prettier-ignore
+  expect(Buffer.compare(before.data, after.data), "trained").not.toBe(0);
+  const janus = await Janus.fromPretrained(straight.checkpoint);
+  expect(janus.model.lm_head.weight).toBe(janus.model.model.language_model.embed_tokens.weight);
+  expect((await janus.ask("what colour is it?", { maxNewTokens: 3 }).result()).tokenIds.length).toBeGreaterThan(0);
+  janus.dispose();
+});
+
 it("a checkpoint of an earlier version, which has one step count for all parameters, resumes bit for bit", async () => {
   const config = settings({ stage: 2, dtype: "f32" });
   const straight = await go("counted", config);
