@@ -257,6 +257,23 @@ describe("a tie is cut after the exact token", () => {
   });
 });
 
+it("counts the mass of many improbable tokens", async () => {
+  // One token of weight 1 and 400,000 of 1.5e-6, 0.6 in all: of the sum of 1.6, p leaves the first 200,000 of them.
+  const values = new Float32Array(400_001).fill(Math.log(1.5e-6));
+  values[0] = 0;
+  using logits = tensor(values, { shape: [1, values.length], device });
+  const generator = new Generator(seed, { device });
+  const drawn: number[] = [];
+  for (let step = 0; step < 40; step++) {
+    generator.setStep(step);
+    drawn.push(...(await draw(logits, { generator, topP: 1.3 / 1.6 })));
+  }
+  generator.dispose();
+  const last = Math.max(...drawn);
+  expect(last, `seed ${seed}`).toBeGreaterThan(50_000);
+  expect(last, `seed ${seed}`).toBeLessThan(200_100);
+});
+
 describe("logits that are not finite", () => {
   const ways: SampleOptions[] = [{ temperature: 0 }, {}, { topK: 5 }, { topP: 0.9 }, { temperature: 0.7, topK: 20, topP: 0.6 }, { topK: 1 }, { topP: 1e-6 }];
 
