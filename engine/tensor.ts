@@ -2,7 +2,7 @@
  * Tensors: a strided view (shape, strides, offset in elements) of a storage, and reading them back. No arithmetic: ops are functions
  * in `kernels/`, which also attach the fluent methods.
  */
-import { DTYPES, checkDType, decode, elementBytes, encode, storageBytes } from "./dtype.ts";
+import { DTYPES, checkDType, decode, elementBytes, encode, isFloat, storageBytes } from "./dtype.ts";
 import type { DType, HostArray } from "./dtype.ts";
 import { ArgumentError, AutogradError, DeviceError, DisposedError, KernelError, ShapeError, shapeText } from "./errors.ts";
 import { getDevice } from "./device.ts";
@@ -12,6 +12,9 @@ import type { PoolBuffer } from "./pool.ts";
 import { adoptIntoScope, currentLabel, leaveScopes, noteKept } from "./scope.ts";
 import type { TapeNode } from "./autograd.ts";
 import { writeWithinWord } from "./write_word.ts";
+
+/** Integers that a tensor made from host data remembers at most; positions, documents and lengths have far fewer. */
+const MAX_REMEMBERED = 65536;
 
 export type Shape = readonly number[];
 /** Nested arrays of numbers, one level a dimension. */
@@ -26,6 +29,8 @@ export class Storage {
   readonly serial: number;
   /** Raised by every launch that writes; the tape sees by it that a saved tensor was changed in place. */
   version = 0;
+  /** Integers that the host wrote, and the version that they are of. */
+  private host: { readonly values: ArrayLike<number>; readonly version: number } | null = null;
   private buffer: PoolBuffer | null;
   private users = 1;
 
@@ -44,6 +49,16 @@ export class Storage {
   live(): PoolBuffer {
     if (!this.buffer) throw new DisposedError(`a storage of ${this.bytes} bytes (${this.label}) was freed`);
     return this.buffer;
+  }
+
+  /** Keeps what the host wrote, for costs that depend on it (which keys a query sees). */
+  rememberHost(values: ArrayLike<number>): void {
+    this.host = { values, version: this.version };
+  }
+
+  /** What the host wrote, if nothing has been written since. */
+  get hostValues(): ArrayLike<number> | null {
+    return this.host?.version === this.version ? this.host.values : null;
   }
 
   get isLive(): boolean {
@@ -363,6 +378,7 @@ export function tensor(values: Nested | HostArray | Float64Array, options: Tenso
   const bytes = encode(flat, dtype);
   const out = empty(shape, { ...options, dtype });
   out.device.write({ storage: out.storage, offset: 0, size: bytes.byteLength }, bytes);
+  if (!isFloat(dtype) && flat.length <= MAX_REMEMBERED) out.storage.rememberHost(Array.from(flat));
   return out;
 }
 

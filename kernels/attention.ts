@@ -36,7 +36,7 @@ export interface AttentionOptions {
   readonly documents?: Tensor;
   /**
    * Pairs of a query and a key that it sees, over all rows of the batch: what the cost counts (FLOPs of profiles and MFU; results do not
-   * depend on it). Masks are in GPU memory, so that without it `starts` and `documents` are not known to the cost, which is then an upper bound.
+   * depend on it). The default counts `documents` if they were made from host data (`tensor()`), else and for `starts` it is an upper bound.
    * For packed rows the sum of n · (n + 1) / 2 over the documents' lengths n.
    */
   readonly pairs?: number;
@@ -237,10 +237,24 @@ function mostPairs(q: Tensor, k: Tensor, causal: boolean): number {
   return q.shape[0]! * (causal ? causalPairs(queries, keys) : queries * keys);
 }
 
+/** Pairs of a query and a key of one document, where the host knows the documents. */
+function documentPairs(documents: Tensor | undefined, causal: boolean): number | null {
+  const ids = documents?.storage.hostValues;
+  if (!documents || !ids || ids.length !== documents.size || !documents.isContiguous) return null;
+  const [rows, tokens] = documents.shape as [number, number];
+  let pairs = 0;
+  for (let r = 0; r < rows; r++) {
+    const lengths = new Map<number, number>();
+    for (let t = r * tokens; t < (r + 1) * tokens; t++) lengths.set(ids[t]!, (lengths.get(ids[t]!) ?? 0) + 1);
+    for (const n of lengths.values()) pairs += causal ? (n * (n + 1)) / 2 : n * n;
+  }
+  return pairs;
+}
+
 function masksOf(q: Tensor, k: Tensor, { causal = false, starts, documents, pairs }: AttentionOptions): Masks {
   const flags = (causal ? 1 : 0) | (starts ? 2 : 0) | (documents ? 4 : 0);
   const most = mostPairs(q, k, causal);
-  const counts = { flags, pairs: pairs ?? most, mostPairs: most };
+  const counts = { flags, pairs: pairs ?? (starts ? null : documentPairs(documents, causal)) ?? most, mostPairs: most };
   if (q.size === 0 || k.size === 0) return { ...counts, words: null };
   if (!starts || !documents) return { ...counts, words: starts ? contiguousCopy(starts) : documents ? contiguousCopy(documents) : null };
   const words = empty([starts.size + documents.size], { dtype: "u32", device: q.device });

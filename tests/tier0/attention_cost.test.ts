@@ -47,11 +47,14 @@ describe("attention", () => {
     expect(flops(1, 8, 64, { causal: true }), "8 queries behind 56 keys").toBe(ofPairs(8 * 56 + 36));
     expect(flops(1, 64, 8, { causal: true }), "56 queries that see nothing").toBe(ofPairs(36));
   });
-  it("of packed rows counts the pairs within documents if they are given, else an upper bound", () => {
+  it("of packed rows counts the pairs within documents if the host knows them or their number, else an upper bound", () => {
     const documents = tensor(Int32Array.from({ length: 4096 }, (_, i) => Math.floor(i / 640)), { shape: [1, 4096] });
     let exact = 0;
     for (let i = 0; i < 4096; i++) exact += (i % 640) + 1;
     expect(flops(1, 4096, 4096, { causal: true, documents, pairs: exact })).toBe(ofPairs(exact));
+    expect(flops(1, 4096, 4096, { causal: true, documents }), "documents made from host data").toBe(ofPairs(exact));
+    expect(flops(1, 4096, 4096, { documents })).toBe(ofPairs(6 * 640 ** 2 + 256 ** 2));
+    F.copyFrom(documents, F.clone(documents));
     const bound = flops(1, 4096, 4096, { causal: true, documents });
     expect(bound).toBe(ofPairs((4096 * 4097) / 2));
     expect(bound / ofPairs(exact)).toBeGreaterThan(6.6);
