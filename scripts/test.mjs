@@ -1,5 +1,6 @@
 // `npm test`: set-up, types, lint, tier 0 (no GPU), tier 1 (software Vulkan or a GPU), the package.
-// `npm run test:fast`: tier 0 alone, without a driver. Further arguments go to vitest (a file name, `-t`).
+// `npm run test:fast`: tier 0 alone, without a driver. `npm run test:long`: proofs that have a short form in `npm test` in their long one.
+// Further arguments go to vitest (a file name, `-t`).
 // The last line is always "N passed, N failed".
 
 import { spawnSync } from "node:child_process";
@@ -8,7 +9,9 @@ import { join } from "node:path";
 import { ensureSetup, root, tool } from "./setup.mjs";
 
 const fast = process.argv.includes("--fast");
-const vitestArguments = process.argv.slice(2).filter((argument) => argument !== "--fast");
+const long = process.argv.includes("--long");
+const vitestArguments = process.argv.slice(2).filter((argument) => !["--fast", "--long"].includes(argument));
+if (long) process.env.JANUS_TEST_LONG = "1";
 const report = join(root, ".cache", "vitest.json");
 
 let passed = 0;

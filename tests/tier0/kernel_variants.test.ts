@@ -35,7 +35,7 @@ beforeAll(async () => {
     });
     runs.set(profile, { pipelines, problems });
   }
-}, 60_000);
+});
 
 function choose(launch: Launch): void {
   const { kernel, constants } = launch.pipeline;
@@ -71,7 +71,7 @@ describe("kernels compile", () => {
 
   /** Verdicts by pipeline key: the profiles share most of their variants. */
   const compiled = new Map<string, string | null>();
-  it.each(Object.keys(PROFILES))("every variant that a device like %s launches", { timeout: 60_000 }, async (profile) => {
+  it.each(Object.keys(PROFILES))("every variant that a device like %s launches", async (profile) => {
     const { pipelines, problems } = runs.get(profile)!;
     const found = [...problems];
     for (const [key, { kernel, constants, uses }] of pipelines) {
@@ -127,7 +127,7 @@ describe("races", () => {
     expect(run("if (lane < 3u) { workgroupBarrier(); }").join()).toMatch(/divergence/);
   });
 
-  it("there are none in any kernel with workgroup memory, and there would be without its barriers", { timeout: 120_000 }, () => {
+  it("there are none in any kernel with workgroup memory, and there would be without its barriers", () => {
     const problems: string[] = [];
     const checked = new Map<string, number>();
     for (const [key, { launch }] of [...chosen].toSorted((a, b) => a[1].bytes - b[1].bytes)) {

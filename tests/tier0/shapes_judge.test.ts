@@ -20,7 +20,7 @@ describe("measured", () => {
     const { accuracy, falsePositives, mistakes } = await measure(seed, 25, (image) => image);
     expect(mistakes, `seed ${seed}`).toEqual([]);
     for (const kind of KINDS) expect([accuracy[kind], falsePositives[kind]], kind).toEqual([1, 0]);
-  }, 120_000);
+  });
 
   it("sees pictures with blocks, noise, shifted colours and JPEG", async () => {
     const { accuracy, falsePositives, mistakes } = await measure(seed, 60, worn); // of 25, one that is falsely right is more than 2 %
@@ -28,7 +28,7 @@ describe("measured", () => {
       expect(accuracy[kind], `${kind}, seed ${seed}: ${mistakes.join("\n")}`).toBeGreaterThanOrEqual(0.88); // 97 % and more in the long run
       expect(falsePositives[kind], `${kind}, seed ${seed}`).toBeLessThanOrEqual(0.02);
     }
-  }, 120_000);
+  });
 
   it("names no shape in noise, in empty pictures, in broken and in foreign shapes", () => {
     const { blocks, ...others } = nonsense(seed, 10);

@@ -5,11 +5,11 @@ import type { Tensor } from "../../index.ts";
 import { forceVariant } from "../../kernels/variants.ts";
 import { cases } from "../cases.ts";
 import type { Case } from "../harness.ts";
+import { isLong } from "../long.ts";
 import { kindOf, runSpecial, selectCases } from "../nonfinite.ts";
 import type { Form } from "../nonfinite.ts";
 
-/** `npm run test:long` sets it. */
-const form: Form = process.env["JANUS_TEST_LONG"] ? "long" : "short";
+const form: Form = isLong ? "long" : "short";
 
 /** Rows of the table by op. */
 function groupByOp(rows: readonly Case[]): Map<string, Case[]> {
