@@ -3,6 +3,7 @@
  * many to a compute pass and a submit; bind groups are cached; parameters go through one uniform arena with dynamic offsets.
  * The null device runs the same program without a GPU and counts.
  */
+import { chooseAdapter, heldLimits, limitsOf } from "./adapters.ts";
 import { Allocations } from "./allocation.ts";
 import { DEFAULT_LIMITS, capabilitiesOf, nullCapabilities } from "./capabilities.ts";
 import type { Capabilities, Limits } from "./capabilities.ts";
@@ -12,7 +13,7 @@ import { loadKernels, specialise } from "./kernel.ts";
 import type { Constants, Kernel, Uses } from "./kernel.ts";
 import type { Binding, Cost, Launch, Pipeline } from "./launch.ts";
 import { currentLabel, refusePromise } from "./scope.ts";
-import { collectGarbage, memoryBytes, requestAdapter, requestGPU, settle } from "./platform.ts";
+import { collectGarbage, memoryBytes, settle } from "./platform.ts";
 import { BufferPool } from "./pool.ts";
 import type { PoolBuffer } from "./pool.ts";
 import { MAX_QUEUED_UPLOAD_BYTES, Readbacks, Uploads } from "./transfer.ts";
@@ -78,20 +79,6 @@ export function getDevice(): Device {
 /** Makes `device` the one that tensors are created on when none is named. */
 export function setDevice(device: Device | null): void {
   defaultDevice = device;
-}
-
-/** The adapters that this machine offers, most capable first, one row each. */
-export async function listAdapters(backend?: DeviceOptions["backend"]): Promise<{ adapter: GPUAdapter; name: string }[]> {
-  const gpu = await requestGPU(backend);
-  const found: { adapter: GPUAdapter; name: string }[] = [];
-  const tries: GPURequestAdapterOptions[] = [{ powerPreference: "high-performance" }, {}, { powerPreference: "low-power" }, { forceFallbackAdapter: true }];
-  for (const options of tries) {
-    const adapter = await requestAdapter(gpu, options);
-    if (!adapter) continue;
-    const name = adapter.info.description || adapter.info.device || adapter.info.vendor;
-    if (!found.some((f) => f.name === name)) found.push({ adapter, name });
-  }
-  return found;
 }
 
 export class Device {
@@ -572,40 +559,4 @@ function describe(kernel: Kernel, key: string, source: string, info: GPUCompilat
   }
   if (!errors.length) parts.push(fallback);
   return parts.join("\n");
-}
-
-async function chooseAdapter(options: DeviceOptions): Promise<GPUAdapter> {
-  if (options.adapter === undefined) {
-    const gpu = await requestGPU(options.backend);
-    const adapter = await requestAdapter(gpu, { powerPreference: "high-performance" });
-    if (adapter) return adapter;
-    throw new DeviceError("no WebGPU adapter found; run `npm run setup` in a checkout, or install a Vulkan driver (Debian: mesa-vulkan-drivers)");
-  }
-  const all = await listAdapters(options.backend);
-  const wanted = options.adapter;
-  const found = typeof wanted === "number" ? all[wanted] : all.find((a) => a.name.toLowerCase().includes(wanted.toLowerCase()));
-  if (!found) {
-    throw new ArgumentError(`no adapter ${JSON.stringify(wanted)}; there are: ${all.map((a, i) => `${i} ${a.name}`).join("; ") || "none"}`);
-  }
-  // An adapter gives one device only: ask for a fresh one of the same kind.
-  return found.adapter;
-}
-
-/** The limits to hold: the adapter's, less where `asked` says so; throws where it asks for more. */
-function heldLimits(has: Limits, asked: DeviceOptions["limits"], name: string): Limits {
-  if (asked === "default") return DEFAULT_LIMITS;
-  for (const [key, value] of Object.entries(asked ?? {})) {
-    if (!(key in has)) throw new ArgumentError(`unknown limit "${key}"; known: ${Object.keys(has).join(", ")}`);
-    const most = has[key as keyof Limits];
-    if (key.startsWith("min") ? value < most : value > most) {
-      throw new DeviceError(`limits: ${key} ${value} was asked for, the adapter ${name} has ${most}; ask for no more than it has`);
-    }
-  }
-  return { ...has, ...asked };
-}
-
-function limitsOf(limits: GPUSupportedLimits): Limits {
-  const out: Record<string, number> = {};
-  for (const key of Object.keys(DEFAULT_LIMITS)) out[key] = (limits as unknown as Record<string, number>)[key]!;
-  return out as unknown as Limits;
 }

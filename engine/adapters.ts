@@ -1,0 +1,58 @@
+/** Adapters: which there are, which one is meant, and the limits that a device on it has. */
+import { DEFAULT_LIMITS } from "./capabilities.ts";
+import type { Limits } from "./capabilities.ts";
+import type { DeviceOptions } from "./device.ts";
+import { ArgumentError, DeviceError } from "./errors.ts";
+import { requestAdapter, requestGPU } from "./platform.ts";
+
+/** The adapters that this machine offers, most capable first, one row each. */
+export async function listAdapters(backend?: DeviceOptions["backend"]): Promise<{ adapter: GPUAdapter; name: string }[]> {
+  const gpu = await requestGPU(backend);
+  const found: { adapter: GPUAdapter; name: string }[] = [];
+  const tries: GPURequestAdapterOptions[] = [{ powerPreference: "high-performance" }, {}, { powerPreference: "low-power" }, { forceFallbackAdapter: true }];
+  for (const options of tries) {
+    const adapter = await requestAdapter(gpu, options);
+    if (!adapter) continue;
+    const name = adapter.info.description || adapter.info.device || adapter.info.vendor;
+    if (!found.some((f) => f.name === name)) found.push({ adapter, name });
+  }
+  return found;
+}
+
+/** The adapter that `options` ask for. Throws `DeviceError` if there is none, `ArgumentError` if none has the name. */
+export async function chooseAdapter(options: Pick<DeviceOptions, "adapter" | "backend">): Promise<GPUAdapter> {
+  if (options.adapter === undefined) {
+    const gpu = await requestGPU(options.backend);
+    const adapter = await requestAdapter(gpu, { powerPreference: "high-performance" });
+    if (adapter) return adapter;
+    throw new DeviceError("no WebGPU adapter found; run `npm run setup` in a checkout, or install a Vulkan driver (Debian: mesa-vulkan-drivers)");
+  }
+  const all = await listAdapters(options.backend);
+  const wanted = options.adapter;
+  const found = typeof wanted === "number" ? all[wanted] : all.find((a) => a.name.toLowerCase().includes(wanted.toLowerCase()));
+  if (!found) {
+    throw new ArgumentError(`no adapter ${JSON.stringify(wanted)}; there are: ${all.map((a, i) => `${i} ${a.name}`).join("; ") || "none"}`);
+  }
+  // An adapter gives one device only: ask for a fresh one of the same kind.
+  return found.adapter;
+}
+
+/** The limits to hold: the adapter's, less where `asked` says so; throws where it asks for more. */
+export function heldLimits(has: Limits, asked: DeviceOptions["limits"], name: string): Limits {
+  if (asked === "default") return DEFAULT_LIMITS;
+  for (const [key, value] of Object.entries(asked ?? {})) {
+    if (!(key in has)) throw new ArgumentError(`unknown limit "${key}"; known: ${Object.keys(has).join(", ")}`);
+    const most = has[key as keyof Limits];
+    if (key.startsWith("min") ? value < most : value > most) {
+      throw new DeviceError(`limits: ${key} ${value} was asked for, the adapter ${name} has ${most}; ask for no more than it has`);
+    }
+  }
+  return { ...has, ...asked };
+}
+
+/** The limits that the engine knows. */
+export function limitsOf(limits: GPUSupportedLimits): Limits {
+  const out: Record<string, number> = {};
+  for (const key of Object.keys(DEFAULT_LIMITS)) out[key] = (limits as unknown as Record<string, number>)[key]!;
+  return out as unknown as Limits;
+}
