@@ -175,14 +175,15 @@ describe("what is held for the recent peak", () => {
     for (const seed of [11, 12, 13, 14]) {
       const random = randomOf(seed);
       const { pool: p, destroyed } = pool();
-      const cycles = Array.from({ length: period }, () => Array.from({ length: 30 }, () => Math.ceil(random() * 20 * MiB)));
+      // Sizes of different cycles are a factor of three apart: no cycle can take the buffers of another.
+      const cycles = Array.from({ length: period }, (_, c) => Array.from({ length: 3 ** (4 - c) }, () => Math.ceil(3 ** c * (1 + random() / 3) * MiB)));
       const total = cycles.flat().reduce((a, b) => a + b, 0);
       const largest = Math.max(...cycles.map((sizes) => sizes.reduce((a, b) => a + b, 0)));
       for (let i = 0; i < 8; i++) for (const sizes of cycles) cycle(p, sizes);
       const before = { created: p.stats.created, destroyed: destroyed.length };
       for (let i = 0; i < 30; i++) for (const sizes of cycles) cycle(p, sizes);
       expect({ created: p.stats.created, destroyed: destroyed.length }, `seed ${seed}`).toEqual(before);
-      if (period > 2) expect(total, "the loop needs more than the slack").toBeGreaterThan(kept(largest));
+      if (period > 1) expect(total, "the loop needs more than the slack").toBeGreaterThan(kept(largest));
     }
   });
 

@@ -1,7 +1,7 @@
 /** A steady loop creates nothing, and what is alive after a thousand steps is what was alive before. */
 import { existsSync, readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
-import { F, elementBytes, scope, storageBytes, tensor, zeroGradients } from "../../index.ts";
+import { Device, F, elementBytes, scope, storageBytes, tensor, zeroGradients } from "../../index.ts";
 import type { Tensor } from "../../index.ts";
 import { created, useDevice } from "../gpu.ts";
 
@@ -88,6 +88,30 @@ describe("a training step", () => {
     for (const t of training.state) for (const v of await t.data()) if (!Number.isFinite(v)) expect.fail(`${t} holds ${v}`);
     training.dispose();
   });
+});
+
+it("a batch of changing size holds under twice its peak on a device without a budget", async () => {
+  const own = await Device.create({ memoryBudget: Infinity });
+  const step = (n: number): void =>
+    scope(() => {
+      const kept = [F.full([n, 65536], 1, { device: own })];
+      for (let l = 0; l < 24; l++) kept.push(F.mul(kept.at(-1)!, 1));
+    });
+  let state = 7;
+  for (let i = 0; i < 40; i++) {
+    state = (state * 16807) % 2147483647;
+    step(1 + (state % 8));
+    if (i > 10) expect(own.pool.stats.reservedBytes, `step ${i}`).toBeLessThan(2 * own.pool.stats.peakBytes);
+  }
+  const before = own.stats.buffersCreated;
+  for (let i = 0; i < 10; i++) step(8);
+  for (let i = 0; i < 20; i++) step(8 - (i % 4));
+  const warm = own.stats.buffersCreated;
+  for (let i = 0; i < 20; i++) step(8 - (i % 4));
+  expect(own.stats.buffersCreated).toBe(warm);
+  expect(warm).toBeGreaterThanOrEqual(before);
+  await own.sync();
+  own.destroy();
 });
 
 describe("a decode-like step", () => {
