@@ -86,7 +86,7 @@ describe("gradients of what is not finite", () => {
       };
       const inputs = { q: make("q"), k: make("k"), v: make("v") };
       const y = forceVariant("attention", variant, () => scope(() => F.attention(inputs.q, inputs.k, inputs.v)));
-      forceVariant("attention", variant, () => scope(() => backward(F.sum(y.mul(y)))));
+      forceVariant("attention", variant, () => scope(() => backward(F.sum(y))));
       const rows = async (t: Tensor): Promise<string[]> => {
         const kinds = [...(await t.data())].map(kindOf);
         return Array.from({ length: T }, (_, r) => (kinds.slice(r * D, (r + 1) * D).includes("NaN") ? "NaN" : "finite"));
