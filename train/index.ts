@@ -29,6 +29,7 @@ export { estimateStep, estimateTokenizerStep } from "./estimate.ts";
 export type { StepCounts, StepEstimate, StepMemory } from "./estimate.ts";
 export { taskLosses, totalLoss } from "./loss.ts";
 export type { TaskLosses } from "./loss.ts";
+export type { NotFiniteCause } from "./not_finite.ts";
 export { AdamW } from "./optimizer.ts";
 export type { AdamWOptions, AdamWParameter, AdamWReport } from "./optimizer.ts";
 export * from "./report/index.ts";

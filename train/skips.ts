@@ -1,35 +1,48 @@
 /** Steps whose losses or gradients are not finite: they change nothing, and too many of them in a row end the run. */
 import { JanusError } from "../engine/errors.ts";
+import { causeText, someNames } from "./not_finite.ts";
+import type { NotFiniteCause } from "./not_finite.ts";
 
 /** Training cannot go on: steps whose gradients are not finite, one after the other. The last checkpoint is whole. */
 export class TrainingError extends JanusError {}
 
 /** Steps in a row that are skipped before the run ends. */
 const MOST_SKIPPED = 3;
-/** Samples that a message names; the log has all. */
-const MOST_NAMED = 8;
-
 export class SkipLimit {
   private inARow = 0;
 
-  /** Counts a step: null, or what is said of it where it was skipped. Throws `TrainingError` when it is the third such one in a row. */
-  count(text: string | null): void {
-    this.inARow = text === null ? 0 : this.inARow + 1;
-    if (this.inARow >= MOST_SKIPPED)
-      throw new TrainingError(
-        `${text}; ${this.inARow} steps in a row: the run ends. Lower the learning rate, or look at these samples`,
-      );
+  /** Counts a step: null, or what is said of it if it was skipped. Throws `TrainingError` when it is the third such one in a row. */
+  count(skip: Skip | null): void {
+    this.inARow = skip === null ? 0 : this.inARow + 1;
+    if (skip && this.inARow >= MOST_SKIPPED)
+      throw new TrainingError(`${skip.text}; ${this.inARow} steps in a row: the run ends. ${skip.advice}`);
   }
 }
 
-/** What is said of a step (from 0) that was skipped; steps are counted from 1, as checkpoints are. */
-export function skipText(
-  step: number,
-  what: string,
-  samples: readonly string[],
-  unchanged = "nothing was changed",
-): string {
-  const more = samples.length - MOST_NAMED;
-  const named = [...samples.slice(0, MOST_NAMED), ...(more > 0 ? [`${more} more`] : [])];
-  return `step ${step + 1}: ${what} (${named.join(", ")}); ${unchanged}`;
+export interface Skip {
+  readonly text: string;
+  readonly advice: string;
+}
+
+export interface SkippedStep {
+  /** From 0; messages count from 1, as checkpoints do. */
+  readonly step: number;
+  /** What was not finite. */
+  readonly what: string;
+  readonly samples: readonly string[];
+  /** Why, if it was found. */
+  readonly cause: NotFiniteCause | null | undefined;
+  /** That gradients in f16 have overflowed with. */
+  readonly lossScale?: number | undefined;
+  readonly unchanged?: string;
+}
+
+/** What is said of a step that was skipped. */
+export function skipOf({ step, what, samples, cause, lossScale, unchanged = "nothing was changed" }: SkippedStep): Skip {
+  const all = someNames(samples);
+  if (!cause)
+    return { text: `step ${step + 1}: ${what} (${all}); ${unchanged}`, advice: "Lower optimizer.lr, or look at these samples" }; // prettier-ignore
+  const { found, advice } = causeText(cause, lossScale);
+  const others = "samples" in cause ? "" : `; the step's samples: ${all}`;
+  return { text: `step ${step + 1}: ${what} (${found}${others}); ${unchanged}`, advice };
 }

@@ -41,7 +41,8 @@ import {
   stateFile,
 } from "./run/run_state.ts";
 import type { Task } from "./samples.ts";
-import { SkipLimit, skipText } from "./skips.ts";
+import { SkipLimit, skipOf } from "./skips.ts";
+import type { Skip } from "./skips.ts";
 import { Trainer } from "./trainer.ts";
 
 export interface RunOptions {
@@ -86,12 +87,13 @@ interface RunState {
   readonly configHash: string;
 }
 
-/** What was not finite in a step that was skipped. */
-function skipTextOf({ step, notFinite, lossScale }: StepEvent): string {
+/** What is said of a step that was skipped. */
+function skipOfStep({ step, notFinite, cause, lossScale }: StepEvent, { lossScaling }: TrainConfig): Skip {
   const { tasks = [], samples = [] } = notFinite ?? {};
   const what = tasks.length ? `the loss of ${tasks.join(", ")} was not finite` : "gradients were not finite";
-  const scale = lossScale === undefined ? "" : `, the loss scale is ${lossScale} now`;
-  return skipText(step, what, samples) + scale;
+  const unchanged = `nothing was changed${lossScale === undefined ? "" : `, the loss scale is ${lossScale} now`}`;
+  const before = lossScale !== undefined && lossScale > 1 ? lossScale / lossScaling.backoffFactor : undefined; // it stops at 1
+  return skipOf({ step, what, samples, cause, lossScale: before, unchanged });
 }
 
 /**
@@ -231,8 +233,8 @@ export async function train(options: RunOptions): Promise<RunResult> {
         for (const [task, { tokens: n }] of Object.entries(event.tasks))
           tokens[task as Task] = (tokens[task as Task] ?? 0) + n;
       options.onStep?.(event);
-      const skipped = event.skipped ? skipTextOf(event) : null;
-      if (skipped) record.notice(skipped, "skip");
+      const skipped = event.skipped ? skipOfStep(event, config) : null;
+      if (skipped) record.notice(skipped.text, "skip");
       // Gradients that left the range of f16 under a loss scale that could still fall are how that scale is found.
       const hasFallen = event.lossScale !== undefined && event.lossScale < lossScale;
       lossScale = event.lossScale ?? lossScale;

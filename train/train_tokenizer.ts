@@ -39,7 +39,7 @@ import {
   stateFile,
 } from "./run/run_state.ts";
 import type { Task } from "./samples.ts";
-import { SkipLimit, skipText } from "./skips.ts";
+import { SkipLimit, skipOf } from "./skips.ts";
 import type { RunOptions, RunResult } from "./train.ts";
 import { VqTraining, vqOptions } from "./vq.ts";
 import type { VqLosses, VqStep, VqTrainingState, VqUsage } from "./vq.ts";
@@ -191,12 +191,14 @@ export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunR
       await record.line(event);
       options.onStep?.(event);
       const names = loaded.samples.map(({ name }) => name);
+      const { cause } = event;
+      const skip = { step: event.step, samples: names, cause };
       const skipped = event.skipped
-        ? skipText(event.step, "gradients were not finite", names)
+        ? skipOf({ ...skip, what: "gradients were not finite" })
         : event.discriminatorSkipped
-          ? skipText(event.step, "the discriminator's gradients were not finite", names, "it was not changed")
+          ? skipOf({ ...skip, what: "the discriminator's gradients were not finite", unchanged: "it was not changed" })
           : null;
-      if (skipped) record.notice(skipped, "skip");
+      if (skipped) record.notice(skipped.text, "skip");
       skips.count(skipped);
       if (step === config.steps && rateWeight > 0) training.retire(retiredAfter(config));
       if (step % config.save.every === 0 || step === end) last = await save();
@@ -244,10 +246,12 @@ async function takeStep(
       await device.throttle();
     }
     taken = await training.step(...parts);
-    const { losses, vectors, ...report } = taken;
+    const { losses, vectors, cause, ...report } = taken;
     const isDue = every > 0 && (step + 1) % every === 0 && step < until && !report.skipped;
     const usage = isDue ? await training.reseed(vectors) : null;
-    return { ...losses, ...report, ...(usage && { reseed: usage }) };
+    const named =
+      cause && "samples" in cause ? { ...cause, samples: cause.samples.map((i) => pictures[Number(i)]!.name) } : cause;
+    return { ...losses, ...report, ...(named && { cause: named }), ...(usage && { reseed: usage }) };
   } finally {
     for (const one of [...parts, taken?.vectors]) one?.dispose();
   }

@@ -2,9 +2,9 @@
  * One optimizer step of any stage: samples packed into rows, a few rows at a time through the model, gradients added up, one step of the optimizer. Losses are
  * sums over trained tokens divided by the number of trained tokens of the whole step, so accumulation changes nothing but memory.
  */
-import { backward, scope, zeroGradients } from "../engine/index.ts";
+import { OutOfMemoryError, backward, noGrad, scope, zeroGradients } from "../engine/index.ts";
 import type { Tensor } from "../engine/index.ts";
-import { stack } from "../kernels/index.ts";
+import { stack, zeros } from "../kernels/index.ts";
 import { imageTokens } from "../model/config.ts";
 import type { JanusConfig } from "../model/config.ts";
 import type { JanusForConditionalGeneration } from "../model/janus.ts";
@@ -12,6 +12,8 @@ import type { Parameter } from "../model/module.ts";
 import { learningRate } from "./config.ts";
 import type { TrainConfig } from "./config.ts";
 import { taskLosses, totalLoss } from "./loss.ts";
+import { isFiniteArray, namesNotFinite } from "./not_finite.ts";
+import type { NotFiniteCause } from "./not_finite.ts";
 import { AdamW } from "./optimizer.ts";
 import { TASKS, layRows, packSamples, requireImages } from "./samples.ts";
 import type { Sample, Task } from "./samples.ts";
@@ -39,6 +41,8 @@ export interface StepReport {
    * and only gradients are not; then it is all samples of the step.
    */
   readonly notFinite?: { readonly tasks: readonly Task[]; readonly samples: readonly string[] };
+  /** Why, of a step that was skipped; absent if memory did not suffice to look. */
+  readonly cause?: NotFiniteCause;
   /** With f16: what losses of the next step are multiplied by. */
   readonly lossScale?: number;
   /** All tokens of all rows, and those of them that are padding. */
@@ -58,6 +62,11 @@ export interface Accumulated {
   readonly tokens: number;
   readonly padding: number;
 }
+
+/** Parameters that no stage's forward uses. */
+const TOKENIZER = "model.vqmodel.";
+
+const namesOf = (samples: readonly Sample[]): string[] => samples.map(({ name }) => name);
 
 /** A model in training: what trains, and the optimizer. */
 export class Trainer {
@@ -138,9 +147,10 @@ export class Trainer {
     const named = bad.length ? bad.flatMap(({ task, rows }) => rows.flat().filter((s) => s.task === task)) : samples;
     const notFinite = {
       tasks: TASKS.filter((task) => bad.some((part) => part.task === task)),
-      samples: named.map(({ name }) => name),
+      samples: namesOf(named),
     };
     const isSkipped = skipped > this.skipped;
+    const cause = isSkipped ? await this.causeOf(samples, bad.length ? named : null) : null;
     this.skipped = skipped;
     return {
       step: this.step++,
@@ -150,10 +160,62 @@ export class Trainer {
       gradNorm: isTrained ? gradNorm : 0,
       skipped: isSkipped,
       ...(isSkipped && { notFinite }),
+      ...(cause && { cause }),
       ...(config.dtype === "f16" && { lossScale: scale }),
       tokens,
       padding,
     };
+  }
+
+  /**
+   * Looks for what made a step not finite, the step's weights being as before. Null if memory does not suffice.
+   * @param suspects samples in rows whose loss is not finite; null if all losses are finite and gradients are not
+   */
+  private async causeOf(samples: readonly Sample[], suspects: readonly Sample[] | null): Promise<NotFiniteCause | null> {
+    const isUsed = ([name]: readonly [string, Tensor]): boolean => !name.startsWith(TOKENIZER);
+    try {
+      const used = [...this.model.namedParameters()].filter(isUsed);
+      const weights = await namesNotFinite(used);
+      if (weights.length) return { kind: "weights", tensors: weights, of: used.length };
+      if (!suspects && this.config.dtype === "f16") return { kind: "overflow" }; // the loss scale that it came with is gone
+      if (!suspects) return { kind: "gradients", ...(await this.badGradients(samples)) };
+      const images = suspects.filter((sample) => !sample.images.every(isFiniteArray));
+      if (images.length) return { kind: "images", samples: namesOf(images) };
+      return { kind: "samples", samples: namesOf(await this.badAlone(suspects)) };
+    } catch (error) {
+      if (error instanceof OutOfMemoryError) return null;
+      throw error;
+    }
+  }
+
+  /** Names of gradients that are not finite, computed once more. */
+  private async badGradients(samples: readonly Sample[]): Promise<{ readonly tensors: string[]; readonly of: number }> {
+    const { losses } = await this.accumulate(samples);
+    try {
+      const grads = [...this.trained].flatMap(([name, { grad }]) => (grad ? [[name, grad] as const] : []));
+      return { tensors: await namesNotFinite(grads), of: grads.length };
+    } finally {
+      losses.dispose();
+      zeroGradients(this.trained.values());
+    }
+  }
+
+  /** Those of `suspects` whose loss in a row of its own is not finite; all of them if none is. */
+  private async badAlone(suspects: readonly Sample[]): Promise<readonly Sample[]> {
+    const { config, sizes } = this;
+    const { device } = this.model.lm_head.weight;
+    const lossOf = (sample: Sample): Tensor => {
+      const rows = layRows([[sample]], config.length, this.pad, imageTokens(sizes));
+      return scope(() => taskLosses(this.model, rows, sizes.vision.imageSize)[sample.task] ?? zeros([], { device }));
+    };
+    const losses = noGrad(() => scope(() => stack(suspects.map(lossOf))));
+    try {
+      const values = await losses.data();
+      const bad = suspects.filter((_, i) => !Number.isFinite(values[i]));
+      return bad.length ? bad : suspects;
+    } finally {
+      losses.dispose();
+    }
   }
 
   /**

@@ -3,7 +3,7 @@
  * weight 0.25, the adversarial one where told) without its perceptual one, which needs a trained VGG16; codes that nobody uses are moved to
  * where vectors are. Janus never trains the tokenizer: its three stages keep it frozen.
  */
-import { ArgumentError, Generator, backward, scope, tensor, zeroGradients } from "../engine/index.ts";
+import { ArgumentError, Generator, OutOfMemoryError, backward, noGrad, scope, tensor, zeroGradients } from "../engine/index.ts";
 import type { Device, Tensor } from "../engine/index.ts";
 import {
   argmax,
@@ -11,6 +11,7 @@ import {
   codebookLookup,
   codebookLosses,
   copyInto,
+  countNonFinite,
   indexSelect,
   l2Normalize,
   matmul,
@@ -25,6 +26,8 @@ import {
 import type { VqModel } from "../model/vq.ts";
 import type { TokenizerConfig } from "./config.ts";
 import { Adversary } from "./discriminator.ts";
+import { namesNotFinite } from "./not_finite.ts";
+import type { NotFiniteCause } from "./not_finite.ts";
 import { AdamW } from "./optimizer.ts";
 
 export interface VqTrainingOptions {
@@ -91,6 +94,8 @@ export interface VqStep {
   readonly skipped: boolean;
   /** Gradients of the discriminator were not finite, and it was not changed. */
   readonly discriminatorSkipped?: true;
+  /** Why, if either was skipped; samples are positions in the batch. Absent if memory did not suffice to look. */
+  readonly cause?: NotFiniteCause;
   /** Of the batch before quantisation, [B · s · s, codeDim]; the caller disposes them. */
   readonly vectors: Tensor;
 }
@@ -126,6 +131,12 @@ export interface VqUsage {
   readonly moved: number;
   /** exp of the entropy of the codes' use: how many codes the pictures spread over. */
   readonly perplexity: number;
+}
+
+/** Values of tensors of one element each, read back at once. */
+async function valuesOf(make: () => readonly Tensor[]): Promise<ArrayLike<number>> {
+  const all = scope(() => stack(make()));
+  return all.data().finally(() => all.dispose());
 }
 
 /** For each of `draws` (uniform in 0 … 1) a position, drawn by its share of `weights`. */
@@ -197,7 +208,7 @@ export class VqTraining {
   async step(...parts: readonly Tensor[]): Promise<VqStep> {
     const launched = await this.launch(...parts);
     try {
-      return await this.report(launched);
+      return await this.report(launched, parts);
     } catch (error) {
       launched.vectors.dispose();
       throw error;
@@ -206,7 +217,7 @@ export class VqTraining {
     }
   }
 
-  private async report({ losses, shares, codes, vectors }: VqLaunched): Promise<VqStep> {
+  private async report({ losses, shares, codes, vectors }: VqLaunched, parts: readonly Tensor[]): Promise<VqStep> {
     const { gradNorm, skipped } = await this.optimizer.report();
     const values = await losses.data();
     const kinds = values.length / shares.length;
@@ -215,6 +226,8 @@ export class VqTraining {
       shares.reduce((sum, share, i) => sum + share * values[kinds * i + which]!, 0);
     const indices = Array.from(await codes.data());
     const isSkipped = skipped > this.skipped;
+    const isOtherSkipped = other !== null && Number.isNaN(other.gradNorm);
+    const cause = isSkipped || isOtherSkipped ? await this.causeOf(parts) : null;
     this.skipped = skipped;
     if (!isSkipped) this.count(indices);
     return {
@@ -222,7 +235,8 @@ export class VqTraining {
       used: new Set(indices).size,
       gradNorm,
       skipped: isSkipped,
-      ...(other && Number.isNaN(other.gradNorm) && { discriminatorSkipped: true }),
+      ...(isOtherSkipped && { discriminatorSkipped: true }),
+      ...(cause && { cause }),
       vectors,
     };
   }
@@ -256,6 +270,44 @@ export class VqTraining {
     }
   }
 
+  /** Looks for what made a step not finite, the weights being as before. Null if memory does not suffice. */
+  private async causeOf(parts: readonly Tensor[]): Promise<NotFiniteCause | null> {
+    const other = this.adversary?.discriminator.namedParameters("discriminator.") ?? [];
+    const all = [...this.vq.namedParameters(), ...other];
+    const one = (pixels: Tensor, i: number): Tensor => pixels.slice(0, i, i + 1);
+    const pictures = parts.flatMap((pixels) => Array.from({ length: pixels.dim(0) }, (_, i) => [pixels, i] as const));
+    const lossOf = (pixels: Tensor): Tensor => noGrad(() => scope(() => this.forward(pixels, 1, null).loss));
+    try {
+      const weights = await namesNotFinite(all);
+      if (weights.length) return { kind: "weights", tensors: weights, of: all.length };
+      const images = await valuesOf(() => pictures.map(([pixels, i]) => countNonFinite(one(pixels, i))));
+      const isBad = [...pictures.keys()].filter((i) => images[i]! > 0);
+      if (isBad.length) return { kind: "images", samples: isBad.map(String) };
+      const losses = await valuesOf(() => pictures.map(([pixels, i]) => lossOf(one(pixels, i))));
+      const isLost = [...pictures.keys()].filter((i) => !Number.isFinite(losses[i]));
+      if (isLost.length) return { kind: "samples", samples: isLost.map(String) };
+      return { kind: "gradients", ...(await this.badGradients(parts, all)) };
+    } catch (error) {
+      if (error instanceof OutOfMemoryError) return null;
+      throw error;
+    }
+  }
+
+  /** Names of gradients that are not finite, computed once more. */
+  private async badGradients(
+    parts: readonly Tensor[],
+    all: readonly (readonly [string, Tensor])[],
+  ): Promise<{ readonly tensors: string[]; readonly of: number }> {
+    try {
+      for (const pixels of parts)
+        scope(() => void this.accumulate(pixels, 1 / parts.length, this.isAdversarial ? this.adversary : null));
+      const grads = all.flatMap(([name, { grad }]) => (grad ? [[name, grad] as const] : []));
+      return { tensors: await namesNotFinite(grads), of: grads.length };
+    } finally {
+      zeroGradients(all.map(([, parameter]) => parameter));
+    }
+  }
+
   private count(indices: readonly number[]): void {
     for (const code of this.shares.keys()) {
       this.shares[code]! *= SHARE_KEPT;
@@ -284,31 +336,39 @@ export class VqTraining {
     share: number,
     adversary: Adversary | null,
   ): { readonly losses: readonly Tensor[]; readonly indices: Tensor; readonly vectors: Tensor } {
+    return scope(() => {
+      const { loss, rebuilt, losses, ...rest } = this.forward(pixels, share, adversary);
+      backward(loss);
+      return { losses: adversary ? [...losses, adversary.accumulate(pixels, rebuilt, share)] : losses, ...rest };
+    });
+  }
+
+  private forward(
+    pixels: Tensor,
+    share: number,
+    adversary: Adversary | null,
+  ): Readonly<Record<"loss" | "rebuilt" | "indices" | "vectors", Tensor>> & { readonly losses: readonly Tensor[] } {
     const { commitment: beta = 0.25, adversarial: weight = 0 } = this.options;
     const { vq } = this;
     return scope(() => {
-      const { loss, rebuilt, losses, ...rest } = scope(() => {
-        const z = vq.encodeVectors(pixels); // [b, D, s, s]
-        const [batch, dim, s] = z.shape as [number, number, number, number];
-        const rows = z.permute([0, 2, 3, 1]).reshape([-1, dim]); // [b · s · s, D]
-        const codebook = vq.quantize.embedding.weight;
-        const indices = this.codesOf(rows.detach(), codebook.detach());
-        const straight = quantize(rows, codebook.detach(), indices).reshape([batch, s, s, dim]).permute([0, 3, 1, 2]);
-        const rebuilt = vq.decodeVectors(straight);
-        const reconstruction = mean(square(sub(rebuilt, pixels)));
-        const { codebook: pull, commitment } = codebookLosses(rows, codebook, indices);
-        const own = reconstruction.add(pull).add(commitment.mul(beta));
-        const fooled = adversary?.generatorLoss(rebuilt);
-        return {
-          loss: (fooled ? own.add(fooled.mul(weight)) : own).mul(share),
-          losses: [reconstruction, pull, commitment, ...(fooled ? [fooled] : [])].map((one) => one.detach()),
-          rebuilt: rebuilt.detach(),
-          indices,
-          vectors: rows.detach(),
-        };
-      });
-      backward(loss);
-      return { losses: adversary ? [...losses, adversary.accumulate(pixels, rebuilt, share)] : losses, ...rest };
+      const z = vq.encodeVectors(pixels); // [b, D, s, s]
+      const [batch, dim, s] = z.shape as [number, number, number, number];
+      const rows = z.permute([0, 2, 3, 1]).reshape([-1, dim]); // [b · s · s, D]
+      const codebook = vq.quantize.embedding.weight;
+      const indices = this.codesOf(rows.detach(), codebook.detach());
+      const straight = quantize(rows, codebook.detach(), indices).reshape([batch, s, s, dim]).permute([0, 3, 1, 2]);
+      const rebuilt = vq.decodeVectors(straight);
+      const reconstruction = mean(square(sub(rebuilt, pixels)));
+      const { codebook: pull, commitment } = codebookLosses(rows, codebook, indices);
+      const own = reconstruction.add(pull).add(commitment.mul(beta));
+      const fooled = adversary?.generatorLoss(rebuilt);
+      return {
+        loss: (fooled ? own.add(fooled.mul(weight)) : own).mul(share),
+        losses: [reconstruction, pull, commitment, ...(fooled ? [fooled] : [])].map((one) => one.detach()),
+        rebuilt: rebuilt.detach(),
+        indices,
+        vectors: rows.detach(),
+      };
     });
   }
 

@@ -283,6 +283,24 @@ it("three steps in a row whose loss is not finite end the run, each with a notic
   expect(Buffer.compare(saved[0]!, saved[1]!)).toBe(0);
 });
 
+it("weights that are not finite are named, and how many they are, by each notice and by the error", async () => {
+  const bad = at("bad model");
+  cpSync(at("model"), bad, { recursive: true });
+  const weights = await tensorsOf(readFileSync(join(bad, "model.safetensors")));
+  const name = "model.language_model.layers.0.post_attention_layernorm.weight";
+  weights.get(name)!.data.set([0, 0, 192, 127]); // NaN
+  writeFileSync(join(bad, "model.safetensors"), encodeSafetensors([...weights.values()]));
+  const notices: string[] = [];
+  const error = await errorOf(() => go("bad weights", settings(), { model: bad, onNotice: (notice) => notices.push(notice) }));
+  expect(error).toBeInstanceOf(TrainingError);
+  const said = new RegExp(`: the loss of und, text, gen was not finite \\(weights not finite: ${name} \\(1 of \\d+ tensors\\); the step's samples: .*\\); nothing was changed`);
+  expect(error.message).toMatch(said);
+  expect(error.message).toMatch(/the run ends\. Steps cannot mend these weights/);
+  expect(notices).toHaveLength(3);
+  for (const notice of notices) expect(notice).toMatch(said);
+  expect(losses("bad weights")[0]!.cause).toMatchObject({ kind: "weights", tensors: [name] });
+});
+
 it("f16 looks for its loss scale without ending the run, until there is none left to try", async () => {
   const search = (initScale: number, backoffFactor = 0.5): TrainConfig =>
     settings({ dtype: "f16", steps: 5, lossScaling: { initScale, backoffFactor }, stage: 1 });
@@ -293,6 +311,7 @@ it("f16 looks for its loss scale without ending the run, until there is none lef
   const error = await errorOf(() => go("stuck", search(2 ** 100, 1)));
   expect(error).toBeInstanceOf(TrainingError);
   expect(error.message).toMatch(/^step 4: gradients were not finite .*; 3 steps in a row: the run ends/);
+  expect(error.message).toMatch(/\(gradient overflow in f16 \(loss scale 1\.2\d+e\+30\); the step's samples: .*dtype=bf16/);
 });
 
 it("a disk without room for a checkpoint is refused before the first step; one that fills up ends the run, which goes on later", async () => {

@@ -11,6 +11,7 @@ import type { Sample } from "../../train/samples.ts";
 import { STAGES, TRAINED, setStage } from "../../train/stages.ts";
 import { Trainer } from "../../train/trainer.ts";
 import type { StepReport } from "../../train/trainer.ts";
+import type { Launch } from "../../engine/launch.ts";
 import { Injected, injecting, spread } from "../failures.ts";
 import { fill } from "../fixtures.ts";
 import { useDevice } from "../gpu.ts";
@@ -308,6 +309,68 @@ describe("a step", () => {
   it("refuses a sample that is longer than a row before it computes", async () => {
     const trainer = newTrainer({ length: 100 });
     await expect(trainer.take(someSamples())).rejects.toThrow(/f has 139 tokens; rows hold 100/);
+  });
+});
+
+describe("a step that is not finite says why:", () => {
+  const poison = (trainer: Trainer, name: string, at: number, value: number): void =>
+    trainer.model.stateDict()[name]!.writeBytes(new Uint8Array(Float32Array.of(value).buffer), 4 * at);
+
+  it.each([
+    ["a trained norm", ["model.language_model.layers.1.input_layernorm.weight"], 3, NaN],
+    ["a frozen part and the head", ["model.vision_model.post_layernorm.bias", "lm_head.weight"], 1, Infinity],
+  ] as const)("weights: %s", async (_, names, stage, value) => {
+    const trainer = newTrainer({ stage });
+    for (const name of names) poison(trainer, name, 5, value);
+    const { skipped, cause } = await trainer.take(someSamples());
+    const used = [...trainer.model.namedParameters()].filter(([name]) => !name.includes("vqmodel"));
+    expect([skipped, cause]).toEqual([true, { kind: "weights", tensors: names, of: used.length }]);
+  });
+
+  it("images: pixels that are not finite; samples: pixels that overflow, in a row with others", async () => {
+    const trainer = newTrainer();
+    for (const [value, kind] of [[NaN, "images"], [-Infinity, "images"], [3e38, "samples"]] as const) {
+      const pixels = new Float32Array(3 * SIDE * SIDE).fill(0.5);
+      pixels.set([value, value], 100);
+      const samples = someSamples().map((s) => (s.name === "a" ? { ...s, images: [pixels] } : s));
+      const { cause } = await trainer.take(samples);
+      expect(cause).toEqual({ kind, samples: ["a"] }); // though its neighbours in the row have no finite loss either
+    }
+    const again = await trainer.take(someSamples());
+    expect([again.skipped, again.cause]).toEqual([false, undefined]);
+  });
+
+  it("gradients: with their names, or an overflow in f16", async () => {
+    const trainer = newTrainer({ weights: { und: 1e38, text: 1e38, gen: 1e38 } });
+    const { cause, tasks } = await trainer.take(someSamples());
+    expect(Number.isFinite(tasks.und!.loss)).toBe(true);
+    expect(cause).toEqual({ kind: "gradients", tensors: [], of: 80 }); // each is finite, their squares are not
+    const last = trainer.model.stateDict()["model.generation_head.vision_head.weight"]!;
+    const rows = Float32Array.from({ length: last.size }, (_, i) => (Math.floor(i / last.dim(1)) % 2 ? 1e4 : -1e4));
+    last.writeBytes(new Uint8Array(rows.buffer)); // 1e4 · 1e38 in the gradient of what goes in
+    const second = (await trainer.take(someSamples())).cause;
+    if (second?.kind !== "gradients") return expect.fail(JSON.stringify(second));
+    expect(second.tensors).toContain("model.generation_head.proj_out.weight");
+    expect(second.tensors.length).toBeLessThan(80);
+    expect([...trainer.trained.values()].every(({ grad }) => grad === null)).toBe(true);
+    const f16 = newTrainer({ dtype: "f16", lossScaling: { initScale: 2 ** 100 } });
+    expect((await f16.take(someSamples())).cause).toEqual({ kind: "overflow" });
+  });
+
+  it("nothing is looked for in a step that is finite, and looking leaves no gradient and no bytes", async () => {
+    const trainer = newTrainer();
+    const { device } = trainer.optimizer.state;
+    const kernels: string[] = [];
+    const listener = ({ pipeline }: Launch): void => void kernels.push(pipeline.kernel.name);
+    device.listeners.add(listener);
+    await trainer.take(someSamples());
+    expect(kernels).not.toContain("count_nonfinite");
+    const live = device.pool.stats.liveBytes;
+    poison(trainer, "lm_head.weight", 0, NaN);
+    await trainer.take(someSamples());
+    device.listeners.delete(listener);
+    expect(kernels).toContain("count_nonfinite");
+    expect(device.pool.stats.liveBytes).toBe(live);
   });
 });
 

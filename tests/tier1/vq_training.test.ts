@@ -228,6 +228,35 @@ it("learns to hold pictures, and moves codes that nobody uses to where vectors a
   model.dispose();
 });
 
+it("a step that is not finite says why: weights, pictures, samples, gradients", async () => {
+  const model = createModel(config, { seed: 1 });
+  const { vqmodel } = model.model;
+  const training = new VqTraining(vqmodel, { lr: 1e-3, maxNorm: 1e9 });
+  const take = async (at: number, value: number): Promise<unknown> => {
+    using pixels = pictures(4);
+    pixels.writeBytes(new Uint8Array(Float32Array.of(value).buffer), 4 * at);
+    using parts = pixels.slice(0, 0, 2);
+    using rest = pixels.slice(0, 2, 4);
+    const { vectors, skipped, cause } = await training.step(parts, rest);
+    vectors.dispose();
+    expect(skipped).toBe(cause !== undefined);
+    return cause;
+  };
+  const picture = 3 * config.vq.imageSize ** 2;
+  expect(await take(0, 0.5)).toBe(undefined);
+  expect(await take(2 * picture + 7, NaN)).toEqual({ kind: "images", samples: ["2"] });
+  expect(await take(3 * picture, 3e38)).toEqual({ kind: "samples", samples: ["3"] });
+  const weight = vqmodel.decoder.conv_out.weight;
+  const first = new Uint8Array((await weight.data()).slice(0, 1).buffer);
+  weight.writeBytes(new Uint8Array(Float32Array.of(-Infinity).buffer));
+  expect(await take(0, 0.5)).toEqual({ kind: "weights", tensors: ["decoder.conv_out.weight"], of: vqmodel.parameters().length });
+  weight.writeBytes(first);
+  expect(await take(0, 0.5)).toBe(undefined);
+  expect(vqmodel.parameters().some(({ grad }) => grad)).toBe(false);
+  training.dispose();
+  model.dispose();
+});
+
 it("a step that fails at any launch or allocation, and a look at the codes that does, leaves everything as it was", async () => {
   const make = (): { vq: VqModel; training: VqTraining; dispose: () => void } => {
     const model = createModel(configOf(96), { seed: 1 });
