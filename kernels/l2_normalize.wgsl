@@ -22,9 +22,9 @@ fn l2_normalize(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) gr
   var largest = 0.0;
   for (var d = 0u; d < params.columns; d++) {
     let i = row * params.columns + d;
-    largest = max1(largest, abs(pick_x(x[i / PER_x], i)));
+    largest = max(largest, abs(pick_x(x[i / PER_x], i)));
   }
-  let unit = max1(largest, 1e-30);
+  let unit = max(largest, 1e-30);
   var squares = 0.0;
   for (var d = 0u; d < params.columns; d++) {
     let i = row * params.columns + d;

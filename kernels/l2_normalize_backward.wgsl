@@ -24,8 +24,8 @@ fn l2_normalize_backward(@builtin(workgroup_id) group: vec3u, @builtin(num_workg
   if (row >= params.rows) { return; }
   let first = row * params.columns;
   var largest = 0.0;
-  for (var d = 0u; d < params.columns; d++) { largest = max1(largest, abs(load_x(first + d))); }
-  let unit = max1(largest, 1e-30);
+  for (var d = 0u; d < params.columns; d++) { largest = max(largest, abs(load_x(first + d))); }
+  let unit = max(largest, 1e-30);
   var squares = 0.0;
   var product = 0.0;
   for (var d = 0u; d < params.columns; d++) {
@@ -35,7 +35,7 @@ fn l2_normalize_backward(@builtin(workgroup_id) group: vec3u, @builtin(num_workg
   }
   let length = unit * sqrt(squares);
   for (var d = 0u; d < params.columns; d++) {
-    let along = load_x(first + d) / unit * (product / max1(squares, 1e-30));
+    let along = load_x(first + d) / unit * (product / max(squares, 1e-30));
     dx[first + d] = (load_g(first + d) - select(0.0, along, length > params.eps || is_nan(length))) / max1(length, params.eps);
   }
 }
