@@ -137,6 +137,20 @@ describe("verify", () => {
       expect(error.message).toMatch(/captured and an eager run differ in result 0/);
     }));
 
+  it("sees what the host writes past the capture, and replays do not", () =>
+    fresh(async (device) => {
+      const x = tensor([0]);
+      const step = (): Tensor => {
+        device.writeRaw(x.storage.live(), 0, new Uint8Array(Float32Array.of(2).buffer));
+        const y = x.mul(1);
+        F.addInto(x, F.full([1], 5));
+        return y;
+      };
+      const error = await errorOf(() => capture(step, { verify: true }));
+      expect(error).toBeInstanceOf(CaptureError);
+      expect(error.message).toMatch(/captured run and its replay differ in result 0/);
+    }));
+
   it("leaves the state as one run leaves it", () =>
     fresh(async () => {
       const total = tensor([5]);
