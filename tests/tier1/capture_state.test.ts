@@ -141,10 +141,9 @@ describe("verify", () => {
     fresh(async (device) => {
       const x = tensor([0]);
       const step = (): Tensor => {
-        device.writeRaw(x.storage.live(), 0, new Uint8Array(Float32Array.of(2).buffer));
-        const y = x.mul(1);
         F.addInto(x, F.full([1], 5));
-        return y;
+        device.writeRaw(x.storage.live(), 0, new Uint8Array(Float32Array.of(2).buffer));
+        return x.mul(1);
       };
       const error = await errorOf(() => capture(step, { verify: true }));
       expect(error).toBeInstanceOf(CaptureError);
