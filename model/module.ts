@@ -44,6 +44,7 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
   training = true;
   private label = "";
   private named = false;
+  private entered = false;
   /** Parameters that `forward` may use: below this module, or passed to `call`. */
   private readonly found = new WeakSet<Parameter>();
 
@@ -104,32 +105,23 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
    * these are compared first, and the promise rejects with `StateDictError` if their values differ.
    */
   loadStateDict(state: StateDict, options: { strict?: boolean } = {}): Promise<void> {
-    const names = new Map<Parameter, string[]>();
-    for (const [name, parameter] of this.allNames("")) names.set(parameter, [...(names.get(parameter) ?? []), name]);
-    const given = [...names].map(([parameter, paths]) => ({ parameter, paths, keys: paths.filter((k) => k in state) }));
-    const known = new Set([...names.values()].flat());
-    const strict = options.strict ?? true;
-    const problems = [
-      ...given.flatMap(({ parameter, paths, keys }) =>
-        strict && !keys.length ? [`missing: ${paths.join(" or ")} ${shapeText(parameter.shape)}`] : [],
-      ),
-      ...Object.keys(state).flatMap((k) =>
-        strict && !known.has(k) ? [`unexpected: ${k} ${shapeText(state[k]!.shape)}`] : [],
-      ),
-      ...given.flatMap(({ parameter, keys }) =>
-        keys
-          .filter((k) => !sameShape(parameter.shape, state[k]!.shape))
-          .map((k) => `misshapen: ${k} is ${shapeText(state[k]!.shape)}, the module has ${shapeText(parameter.shape)}`),
-      ),
-    ];
-    this.refuse(problems);
+    const paths = new Map<Parameter, string[]>();
+    for (const [name, parameter] of this.allNames("")) paths.set(parameter, [...(paths.get(parameter) ?? []), name]);
+    const { strict = true } = options;
+    const known = new Set([...paths.values()].flat());
+    const unexpected = Object.keys(state).filter((k) => strict && !known.has(k));
+    this.refuse([
+      ...[...paths].flatMap(([parameter, names]) => problemsOf(parameter, names, state, strict)),
+      ...unexpected.map((k) => `unexpected: ${k} ${shapeText(state[k]!.shape)}`),
+    ]);
+    const given = [...paths].map(([parameter, names]) => [parameter, names.filter((k) => k in state)] as const);
     const copy = (): void =>
       noGrad(() =>
         scope(() => {
-          for (const { parameter, keys } of given) if (keys.length) copyFrom(parameter, state[keys[0]!]!);
+          for (const [parameter, [first]] of given) if (first !== undefined) copyFrom(parameter, state[first]!);
         }),
       );
-    const twins = given.flatMap(({ keys: [first, ...others] }) =>
+    const twins = given.flatMap(([, [first, ...others]]) =>
       others.filter((k) => !isSameView(state[k]!, state[first!]!)).map((k) => [first!, k] as const),
     );
     if (twins.length) return this.compare(state, twins).then(copy);
@@ -139,8 +131,14 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
 
   /** Sets training mode here and below. */
   train(on = true): this {
-    this.training = on;
-    for (const [, child] of this.children()) child.train(on);
+    if (this.entered) return this; // by a field that leads back here
+    this.entered = true;
+    try {
+      this.training = on;
+      for (const [, child] of this.children()) child.train(on);
+    } finally {
+      this.entered = false;
+    }
     return this;
   }
 
@@ -214,7 +212,7 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
    */
   private requireFound(used: Parameter, args: Args): void {
     for (const parameter of this.parameters()) this.found.add(parameter);
-    for (const [, value] of itemsIn([["args", args]], "call"))
+    for (const [, value] of itemsIn([["args", args]], null))
       for (const parameter of value instanceof Parameter ? [value] : value.parameters()) this.found.add(parameter);
     const label = currentLabel();
     if (!this.found.has(used))
@@ -239,10 +237,13 @@ const ownEntries = (value: object): (readonly [unknown, unknown])[] => [
   ...Object.getOwnPropertySymbols(value).map((key) => [key, (value as Record<symbol, unknown>)[key]] as const),
 ];
 
-/** The modules and parameters among `entries` and in their arrays, plain objects and Maps, by path. `where` names the holder in errors. */
+/**
+ * The modules and parameters among `entries` and in their arrays, plain objects and Maps, by path. `where` names the holder in errors; null: any
+ * key will do.
+ */
 function* itemsIn(
   entries: Iterable<readonly [unknown, unknown]>,
-  where: string,
+  where: string | null,
   open: readonly object[] = [],
 ): Generator<[string, AnyModule | Parameter]> {
   for (const [key, value] of entries) {
@@ -253,19 +254,29 @@ function* itemsIn(
     }
     const inner = entriesOf(value);
     if (!inner) continue;
-    const holder = `${where}.${typeof key === "string" ? key : "…"}`;
+    const holder = where === null ? null : `${where}.${typeof key === "string" ? key : "…"}`;
     for (const [rest, item] of itemsIn(inner, holder, [...open, value]))
       yield [`${requireKey(key, where, item)}.${rest}`, item];
   }
 }
 
 /** `key` as a part of a path. Throws `ArgumentError` if it cannot be one. */
-function requireKey(key: unknown, where: string, item: object): string {
+function requireKey(key: unknown, where: string | null, item: object): string {
+  if (where === null) return "";
   if (typeof key === "string" && key && !key.includes(".")) return key;
   const at = { string: JSON.stringify(key), undefined: "none (a Set)", object: "an object" }[typeof key as string];
   throw new ArgumentError(
     `${where}: modules and parameters must be under a name without a dot; got ${item.constructor.name} under ${at ?? String(key)}. Keep them in fields, arrays, or plain objects and Maps with such keys.`,
   );
+}
+
+/** What of `state` does not fit a parameter with these paths. */
+function problemsOf(parameter: Parameter, paths: readonly string[], state: StateDict, strict: boolean): string[] {
+  const given = paths.filter((k) => k in state);
+  if (!given.length) return strict ? [`missing: ${paths.join(" or ")} ${shapeText(parameter.shape)}`] : [];
+  return given
+    .filter((k) => !sameShape(parameter.shape, state[k]!.shape))
+    .map((k) => `misshapen: ${k} is ${shapeText(state[k]!.shape)}, the module has ${shapeText(parameter.shape)}`);
 }
 
 const isSameView = (a: Tensor, b: Tensor): boolean =>

@@ -61,6 +61,8 @@ describe("modules in containers", () => {
     const net = new Holder({ cycle, set: new Set([1, 2]), byNumber: new Map([[1, "a"]]), "a.b": 3, fn: () => 1, child: linear() });
     Object.assign(net, { back: { net }, again: net });
     expect(Object.keys(net.stateDict())).toEqual(["child.weight"]);
+    net.eval();
+    expect([...net.children()].find(([name]) => name === "child")![1].training).toBe(false);
     net.dispose();
   });
 
@@ -145,6 +147,7 @@ describe("parameters that a search cannot find", () => {
     }
     const net = new Student();
     const y = net.call(ones(1, 2), linear(), { weight: new nn.Parameter(ones(2, 2)) });
+    net.call(ones(1, 2), linear(), { weight: new nn.Parameter(ones(2, 2)) }, new Set([linear()]), new Map([[1, linear()]]));
     Object.assign(net.own, { weight: new nn.Parameter(ones(2, 2)) }); // the first one is dropped
     backward(net.call(ones(1, 2), linear(), { weight: new nn.Parameter(ones(2, 2)) }).add(y).sum());
     expect(() => noGrad(() => new Hidden().call(ones(1, 2)))).not.toThrow();

@@ -397,14 +397,15 @@ describe("a step that fails", () => {
     const before = await stateOf(trainer);
     const { lr } = trainer.optimizer;
     const live = device.pool.stats.liveBytes;
-    for (const kind of ["launches", "allocations"] as const)
-      for (const at of spread(counts[kind], 12)) {
+    for (const kind of ["launches", "allocations"] as const) {
+      for (const at of spread(counts[kind], 5)) {
         await expect(injecting(device, { [kind]: at }, () => trainer.take(someSamples().reverse()))).rejects.toThrow(Injected); // prettier-ignore
         expect(left(trainer), `gradients after ${kind} ${at}`).toEqual([]);
         expect(device.pool.stats.liveBytes, `${kind} ${at}:\n${device.pool.table()}`).toBe(live);
-        expect(changed(before, await stateOf(trainer)), `${kind} ${at}`).toEqual([]);
         expect([trainer.step, trainer.skipped, trainer.optimizer.lr]).toEqual([1, 0, lr]);
       }
+      expect(changed(before, await stateOf(trainer)), kind).toEqual([]);
+    }
     await trainer.take(someSamples().reverse());
     expect(changed(await stateOf(clean), await stateOf(trainer)), "the next step is that of a run without failures").toEqual([]);
   });
