@@ -9,10 +9,10 @@ import { encode, isFloat } from "./dtype.ts";
 import { deviceConstant } from "./constants.ts";
 import { sameShape } from "./tensor.ts";
 import type { Storage, Tensor } from "./tensor.ts";
-import { getDevice } from "./device.ts";
+import { launchListeners, nextStorageSerial } from "./device.ts";
 import type { Device } from "./device.ts";
 import type { Launch } from "./launch.ts";
-import { defaultDraws, withDraws } from "./random.ts";
+import { allDraws, withDraws } from "./random.ts";
 
 /** Gradients of the inputs for the gradient of the result; null where none is needed. `saved` come back as they were saved. */
 export type Backward = (grad: Tensor, saved: readonly Tensor[], needs: readonly boolean[]) => readonly (Tensor | null | undefined)[];
@@ -249,9 +249,23 @@ function step(node: TapeNode, grad: Tensor, grads: Map<TapeNode, Tensor>): void 
   }
 }
 
+let gradientWatcher: ((leaf: Tensor) => void) | null = null;
+
+/** Runs `fn`; `seen` gets each leaf whose first gradient is made in it. */
+export function watchGradients<T>(seen: (leaf: Tensor) => void, fn: () => T): T {
+  const before = gradientWatcher;
+  gradientWatcher = seen;
+  try {
+    return fn();
+  } finally {
+    gradientWatcher = before;
+  }
+}
+
 /** Adds to a leaf's `.grad` in f32; takes `grad` over when it can. */
 function addToLeaf(leaf: Tensor, grad: Tensor): void {
   const before = leaf.grad;
+  if (!before) gradientWatcher?.(leaf);
   const takes = !before && grad.dtype === "f32" && grad.isBindable && grad.storage.exclusive;
   const sum = takes ? grad : accumulator!(before, grad, true, true);
   leaf.grad = sum.keep();
@@ -281,16 +295,16 @@ function reachable(root: TapeNode): TapeNode[] {
 /**
  * Activation checkpointing: runs `fn(...inputs)` without a tape, and again during backward. Parameters used inside get their gradients.
  * `fn` must compute the same both times and return one tensor: draws without a generator are repeated, and backward throws `AutogradError` if
- * anything that `fn` read (a parameter, a generator) has changed since. Results of other ops that need a gradient must come in as inputs, not by
- * closure: backward refuses them.
+ * anything that `fn` read (a parameter, a generator) has changed since, or if it launches something else (another number, module mode or tensor).
+ * Host data that it uploads itself must be the same: that is not compared. Results of other ops that need a gradient must come in as inputs, not
+ * by closure: backward refuses them.
  */
 export function checkpoint<T extends readonly Tensor[]>(fn: (...inputs: T) => Tensor, ...inputs: T): Tensor {
   if (!enabled) return fn(...inputs);
-  const device = inputs[0]?.device ?? getDevice();
-  const draws = defaultDraws(device);
-  const reads = new ReadVersions(device);
+  const draws = allDraws();
+  const first = new Footprint();
   // The result may be an input, or a tensor that fn only refers to: the tape needs one of its own.
-  const own = reads.during(() => noGrad(() => scope(() => fn(...inputs).detach())));
+  const own = first.during(() => noGrad(() => scope(() => fn(...inputs).detach())));
   const seen = watcher ?? (() => undefined);
   return record(
     "checkpoint",
@@ -303,13 +317,15 @@ export function checkpoint<T extends readonly Tensor[]>(fn: (...inputs: T) => Te
         if (needs[i]) leaf.requiresGrad = true;
         return leaf;
       });
-      reads.check();
+      first.requireUnchanged();
       try {
         enableGrad(() => {
           // A scope of its own: during backward only what the tape saved is alive.
-          const first = nextId;
-          const result = watchLeaves(seen, () => withDraws(device, draws, () => scope(() => fn(...(again as unknown as T)))));
-          if (result.requiresGrad) withFirst(first, () => backward(result, grad));
+          const from = nextId;
+          const second = new Footprint();
+          const result = watchLeaves(seen, () => withDraws(draws, () => scope(() => second.during(() => fn(...(again as unknown as T))))));
+          first.requireSame(second);
+          if (result.requiresGrad) withFirst(from, () => backward(result, grad));
         });
       } catch (error) {
         zeroGradients(again);
@@ -327,40 +343,54 @@ export function checkpoint<T extends readonly Tensor[]>(fn: (...inputs: T) => Te
   );
 }
 
-/** The storages older than a function that it reads, and what version they had then. */
-class ReadVersions {
-  private readonly device: Device;
-  private readonly first: number;
+/** What a function launches: the storages older than it that it reads, with their versions, and a hash of its kernels and parameters. */
+class Footprint {
   private readonly versions = new Map<Storage, number>();
+  private hash = 0x811c9dc5;
 
-  constructor(device: Device) {
-    this.device = device;
-    this.first = device.storageSerial;
-  }
-
-  /** Runs `fn` and notes what its launches read. */
+  /** Runs `fn` and notes its launches, on whatever device. */
   during<T>(fn: () => T): T {
-    const note = ({ bindings, pipeline }: Launch): void => {
+    const first = nextStorageSerial();
+    const note = (launch: Launch): void => {
+      const { bindings, pipeline } = launch;
       const access = Object.values(pipeline.kernel.bindings);
       for (const [i, { storage }] of bindings.entries()) {
-        if (access[i] !== "write" && storage.serial < this.first && !this.versions.has(storage)) this.versions.set(storage, storage.version);
+        if (access[i] !== "write" && !storage.isConstant && storage.serial < first && !this.versions.has(storage)) this.versions.set(storage, storage.version);
       }
+      // A linear layer with an activation is fused without gradients, and two launches with them.
+      if (!/^matmul| f:linear\./.test(pipeline.key)) this.mix(pipeline.key, launch.params);
     };
-    this.device.listeners.add(note);
+    launchListeners.add(note);
     try {
       return fn();
     } finally {
-      this.device.listeners.delete(note);
+      launchListeners.delete(note);
     }
   }
 
-  /** Throws `AutogradError` if one of them has been written since. */
-  check(): void {
+  /** Throws `AutogradError` if something that was read has been written since. */
+  requireUnchanged(): void {
     for (const [storage, version] of this.versions) {
       if (storage.isLive && storage.version !== version) {
         throw new AutogradError(`checkpoint: the function read a tensor (${storage.label}, ${storage.used} bytes) that was changed in place before backward; recomputation would give another gradient. Change it after backward`);
       }
     }
+  }
+
+  /** Throws `AutogradError` if the recomputation `other` launched something else, or on other tensors. */
+  requireSame(other: Footprint): void {
+    const isSame = this.hash === other.hash && this.versions.size === other.versions.size && [...this.versions.keys()].every((storage) => other.versions.has(storage));
+    if (!isSame) {
+      throw new AutogradError("checkpoint: the function did not compute the same again in backward; a number, a module's mode or a tensor that it uses has changed since. Change it after backward, or pass it as an input");
+    }
+  }
+
+  /** FNV-1a over the text and the words. */
+  private mix(text: string, words: Uint32Array | null): void {
+    let hash = this.hash;
+    for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);
+    for (const word of words ?? []) hash = Math.imul(hash ^ word, 0x01000193);
+    this.hash = hash;
   }
 }
 

@@ -2,10 +2,12 @@
  * Capture and replay: the launches of a function, kept with their pipelines, bind groups and parameters, run again without the
  * function. Nothing that changes between replays may be a host number: it must live in a tensor that a kernel reads.
  */
+import { watchGradients, zeroGradients } from "./autograd.ts";
 import { CaptureError, DisposedError } from "./errors.ts";
 import { getDevice } from "./device.ts";
 import type { Device } from "./device.ts";
 import type { Launch } from "./launch.ts";
+import type { PoolBuffer } from "./pool.ts";
 import { refusePromise, scope, tensorsIn } from "./scope.ts";
 import type { Storage, Tensor } from "./tensor.ts";
 
@@ -36,16 +38,17 @@ export class Captured<T> {
   private readonly device: Device;
   private readonly steps: readonly Step[];
   private readonly pinned: ReadonlySet<Storage>;
-  private readonly changed: ReadonlySet<Storage>;
+  /** What its launches write. */
+  private readonly written: ReadonlySet<Storage>;
   private free: (() => void) | null;
 
-  constructor(device: Device, result: T, launches: readonly Launch[], steps: readonly Step[], pinned: ReadonlySet<Storage>, changed: ReadonlySet<Storage>, free: () => void) {
+  constructor(device: Device, result: T, launches: readonly Launch[], steps: readonly Step[], pinned: ReadonlySet<Storage>, written: ReadonlySet<Storage>, free: () => void) {
     this.device = device;
     this.result = result;
     this.launches = launches;
     this.steps = steps;
     this.pinned = pinned;
-    this.changed = changed;
+    this.written = written;
     this.free = free;
   }
 
@@ -54,7 +57,7 @@ export class Captured<T> {
     if (!this.free) throw new DisposedError("replay: the capture was disposed");
     const device = this.device;
     device.check();
-    for (const storage of this.changed) storage.version++;
+    for (const storage of this.written) storage.version++;
     device.replayed(this.launches);
     if (!device.gpu) return;
     const encoder = device.gpu.createCommandEncoder();
@@ -125,6 +128,11 @@ class Recorder {
   /** Those made before the capture. They are held from the first launch on: freed in the capture, their buffers would be handed out in it again. */
   private readonly older = new Set<Storage>();
   private readonly saves: boolean;
+  private readonly written = new Set<Storage>();
+  /** Buffers of what it made: they come back to the capture's lists, whoever frees them. */
+  private readonly buffers = new Set<PoolBuffer>();
+  /** Leaves that had no gradient before the capture and got one in it. */
+  private readonly leaves = new Set<Tensor>();
   private readonly chunks: { buffer: GPUBuffer; words: Uint32Array }[] = [];
   private used = CHUNK_BYTES;
   private readonly name = `capture ${nextCapture++} `;
@@ -145,7 +153,7 @@ class Recorder {
     device.listeners.add(listener);
     try {
       return scope(() => {
-        const result = fn();
+        const result = watchGradients((leaf) => void this.leaves.add(leaf), fn);
         refusePromise(result, "capture()");
         return result;
       });
@@ -164,11 +172,17 @@ class Recorder {
     for (const { buffer, words } of this.chunks) this.device.gpu!.queue.writeBuffer(buffer, 0, words as Uint32Array<ArrayBuffer>);
     const pinned = new Set<Storage>(this.older);
     for (const storage of this.storages) if (storage.isLive && !pinned.has(storage)) pinned.add(storage.retain());
-    return new Captured(this.device, result, this.launches, this.steps, pinned, new Set(this.before.keys()), () => this.release());
+    for (const buffer of this.buffers) buffer.home = this.lists;
+    return new Captured(this.device, result, this.launches, this.steps, pinned, this.written, () => this.release());
   }
 
-  /** Throws for state that is gone: a replay would write to it, the next eager run to something else. */
+  /** Throws for state that is gone, or a gradient that stays: a replay would do something else than the next eager run. */
   check(): void {
+    for (const leaf of this.leaves) {
+      if (leaf.disposed || !leaf.grad || leaf.storage.serial >= this.firstSerial) continue;
+      zeroGradients(this.leaves);
+      throw new CaptureError(`capture: the gradient of ${leaf} was made in the capture and stays: replays would write it, where eager runs add to it. Drop it in the function (zeroGradients), or give the leaf a gradient before the capture`);
+    }
     for (const storage of this.before.keys()) {
       if (storage.exclusive) throw new CaptureError(`capture: a tensor made before the capture (${storage.label}, ${storage.bytes} bytes) was changed in it and then freed; free it before the capture, or keep it`);
     }
@@ -181,6 +195,7 @@ class Recorder {
 
   private release(): void {
     this.device.flush();
+    for (const buffer of this.buffers) buffer.home = null;
     this.device.pool.adopt(this.lists);
     this.device.dropBindGroups(this.name);
     for (const { buffer } of this.chunks) buffer.destroy();
@@ -191,7 +206,11 @@ class Recorder {
     const names = Object.values(launch.pipeline.kernel.bindings);
     for (const [i, { storage }] of launch.bindings.entries()) {
       this.storages.add(storage);
-      if (storage.serial >= this.firstSerial) continue;
+      if (names[i] !== "read") this.written.add(storage);
+      if (storage.serial >= this.firstSerial) {
+        this.buffers.add(launch.buffers[i]!);
+        continue;
+      }
       if (!this.older.has(storage)) this.older.add(storage.retain());
       if (names[i] !== "read" && !this.before.has(storage)) this.before.set(storage, this.saves ? copyOf(this.device, storage) : null);
     }

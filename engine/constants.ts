@@ -24,6 +24,7 @@ export function deviceConstant(device: Device, key: string, make: () => Constant
   if (known) return known;
   const { shape, dtype, bytes } = make();
   const constant = device.pool.outsideCaptures(() => empty(shape, { dtype, device, label: key }).escape());
+  constant.storage.isConstant = true;
   device.writeRaw(constant.storage.live(), 0, bytes);
   device.pool.exempt(constant.storage.bytes, key);
   own.set(key, constant);

@@ -69,6 +69,16 @@ const WANTED_FEATURES = ["shader-f16", "subgroups", "subgroup-size-control", "ti
 
 let defaultDevice: Device | null = null;
 let nextDevice = 0;
+/** The device on which a capture records: launches elsewhere would be lost to it. */
+let recording: Device | null = null;
+/** Serial of the next storage of any device. */
+let nextStorage = 0;
+
+/** Serial of the next storage: tells what is older. */
+export const nextStorageSerial = (): number => nextStorage;
+
+/** Called with every launch on any device before it is recorded. */
+export const launchListeners = new Set<(launch: Launch) => void>();
 
 /** The device that tensors are created on when none is named: the first one created, or the one set. */
 export function getDevice(): Device {
@@ -96,11 +106,23 @@ export class Device {
   /** Set while the profiler wants each launch timed. */
   encodeTimed: ((encoder: GPUCommandEncoder, launches: readonly Launch[], encodeOne: (pass: GPUComputePassEncoder, launch: Launch) => void) => void) | null = null;
   /** True while a capture records: host data and read-backs are refused. */
-  capturing = false;
+  get capturing(): boolean {
+    return recording === this;
+  }
+
+  set capturing(on: boolean) {
+    recording = on ? this : null;
+  }
   /** Tensors found by the garbage collector. */
   caught = 0;
   /** Serial of the next storage: tells what was made before a capture. */
-  storageSerial = 0;
+  get storageSerial(): number {
+    return nextStorage;
+  }
+
+  set storageSerial(next: number) {
+    nextStorage = next;
+  }
 
   private readonly pipelines = new Map<string, Pipeline>();
   private readonly bindGroups = new Map<string, GPUBindGroup>();
@@ -178,6 +200,11 @@ export class Device {
     return this.capabilities.name;
   }
 
+  /** It was destroyed, or lost. */
+  get isGone(): boolean {
+    return this.gone !== null;
+  }
+
   get isNull(): boolean {
     return this.gpu === null;
   }
@@ -229,6 +256,8 @@ export class Device {
     const pipeline = known ?? this.compileNow(kernel, constants, uses);
     const buffers = bindings.map((b) => b.storage.live());
     const launch: Launch = { pipeline, bindings, buffers, params, grid, label: currentLabel(), cost };
+    if (recording && recording !== this) throw new CaptureError(`kernel "${kernel.name}": launched on ${this} inside a capture of ${recording}; a replay would leave it out. Capture one device`);
+    for (const listener of launchListeners) listener(launch);
     for (const listener of this.listeners) listener(launch);
     this.push(launch);
     // A pipeline may turn out not to compile: its first launch goes alone, so that it cannot take others with it.

@@ -17,6 +17,8 @@ import { OutOfMemoryError } from "./errors.ts";
 
 /** One GPU buffer of the pool; `gpu` is null on the null device and after destruction. */
 export class PoolBuffer {
+  /** Lists of the capture whose launches write it: it waits there until the capture is disposed. */
+  home: FreeLists | null = null;
   readonly id: number;
   readonly size: number;
   gpu: GPUBuffer | null;
@@ -126,7 +128,7 @@ export class BufferPool {
     this.stats.liveCount--;
     this.count(label, -1, -bytes);
     this.inUse -= sizeClass(bytes);
-    this.giveBack(this.free, buffer);
+    this.giveBack(buffer.home ?? this.free, buffer);
     this.fall();
   }
 

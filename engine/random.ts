@@ -80,7 +80,15 @@ export interface DefaultDraws {
   readonly calls: number;
 }
 
-const defaults = new WeakMap<Device, DefaultDraws>();
+let defaults: ReadonlyMap<Device, DefaultDraws> = new Map();
+
+/** Puts where the draws of `device` stand; a device that is gone is forgotten. */
+function putDraws(device: Device, draws: DefaultDraws): void {
+  defaults = new Map([...defaults].filter(([other]) => !other.isGone)).set(device, draws);
+}
+
+/** Where the draws of all devices stand. */
+export const allDraws = (): ReadonlyMap<Device, DefaultDraws> => defaults;
 
 /** Where the draws of `device` without a generator stand; seed 0 at first. */
 export const defaultDraws = (device: Device): DefaultDraws => defaults.get(device) ?? { seed: 0, calls: 0 };
@@ -88,24 +96,25 @@ export const defaultDraws = (device: Device): DefaultDraws => defaults.get(devic
 /** Sets the seed of the numbers that random ops draw without a generator, and starts them afresh. */
 export function manualSeed(seed: number, device = getDevice()): void {
   seedWords(seed);
-  defaults.set(device, { seed, calls: 0 });
+  putDraws(device, { seed, calls: 0 });
 }
 
 /** What an op without a generator draws from: the default seed, another site each time. The caller disposes the generator. */
 export function defaultDraw(device: Device): { generator: Generator; site: number } {
   const { seed, calls } = defaultDraws(device);
-  defaults.set(device, { seed, calls: calls + 1 });
-  return { generator: new Generator(seed, { device }), site: calls };
+  const generator = new Generator(seed, { device });
+  putDraws(device, { seed, calls: calls + 1 });
+  return { generator, site: calls };
 }
 
 /** Runs `fn` with the draws without a generator standing at `from`: it draws what was drawn from there before. Afterwards they stand where they stood. */
-export function withDraws<T>(device: Device, from: DefaultDraws, fn: () => T): T {
-  const before = defaultDraws(device);
-  defaults.set(device, from);
+export function withDraws<T>(from: ReadonlyMap<Device, DefaultDraws>, fn: () => T): T {
+  const before = defaults;
+  defaults = from;
   try {
     return fn();
   } finally {
-    defaults.set(device, before);
+    defaults = before;
   }
 }
 

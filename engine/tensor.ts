@@ -27,6 +27,8 @@ export class Storage {
   readonly used: number;
   readonly label: string;
   readonly serial: number;
+  /** A constant of the device: the same for every function that reads it. */
+  isConstant = false;
   /** Raised by every launch that writes; the tape sees by it that a saved tensor was changed in place. */
   version = 0;
   /** Integers that the host wrote, and the version that they are of. */

@@ -1,5 +1,5 @@
 /** AdamW, or Muon where told, over the parameters of a model: owns masters, moments and the device state, and steps without reading anything back. */
-import { ArgumentError, Tensor, checkTensors, encode, scope } from "../engine/index.ts";
+import { ArgumentError, Tensor, checkTensors, encode, scope, tensor } from "../engine/index.ts";
 import {
   ADAMW_STATE,
   adamwCount,
@@ -16,6 +16,7 @@ import {
   muonStep,
   zeros,
   zerosLike,
+  indexSelect,
 } from "../kernels/index.ts";
 import type { LossScaling, MuonTensors } from "../kernels/index.ts";
 
@@ -232,11 +233,19 @@ export class AdamW {
         );
     }
     scope(() => {
-      for (const [name, into] of Object.entries(own)) if (dict[name] !== into) copyFrom(into, dict[name]!);
+      for (const [name, into] of Object.entries(own)) if (dict[name] !== into) copyFrom(into, name === "steps" ? this.stepsOf(dict) : dict[name]!);
       for (const { tensor, master } of this.slots) if (master !== tensor) map("copy", [master], { into: tensor });
     });
     if (isOld) this.spreadSteps();
     this.rate = (await this.state.data())[ADAMW_STATE.lr]!;
+  }
+
+  /** The step counts of a dict in the order of this optimizer's parameters: they have no names, and lie in the order of the dict's. */
+  private stepsOf(dict: Readonly<Record<string, Tensor>>): Tensor {
+    const order = Object.keys(dict).filter((key) => key.endsWith(".m"));
+    const places = this.slots.map(({ name }) => order.indexOf(`${name}.m`));
+    if (places.every((place, i) => place === i)) return dict["steps"]!;
+    return indexSelect(dict["steps"]!, 0, tensor(Int32Array.from(places), { device: this.steps.device }));
   }
 
   /** Gives every parameter the step count that is in `state`: earlier versions had that one for all. */
