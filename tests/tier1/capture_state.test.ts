@@ -1,6 +1,6 @@
 /** Captures hold what they read: constants of the device, tensors freed inside, and what verify compares with. */
 import { describe, expect, it } from "vitest";
-import { CaptureError, Device, F, backward, capture, nn, scope, setDevice, tensor, zeroGradients } from "../../index.ts";
+import { AutogradError, CaptureError, Device, F, backward, capture, nn, scope, setDevice, tensor, zeroGradients } from "../../index.ts";
 import type { Tensor } from "../../index.ts";
 import { AdamW } from "../../train/optimizer.ts";
 import { errorOf } from "../gpu.ts";
@@ -124,6 +124,59 @@ describe("what a capture reads", () => {
       });
       await expect(failing).rejects.toThrow("half-way");
       expect(device.pool.stats.liveBytes).toBe(0);
+    }));
+});
+
+describe("what a capture made", () => {
+  it("keeps its buffers though a tensor that no launch binds is disposed after it", () =>
+    fresh(async () => {
+      const x = tensor([1, 2, 3]);
+      const c = await capture(() => {
+        litter(x);
+        return F.add(F.zeros([0]), 1);
+      });
+      c.result.dispose();
+      const eager = scope(() => Array.from({ length: 8 }, (_, i) => F.full([4], 100 + i)));
+      c.replay();
+      const values = await Promise.all(eager.map(async (t) => [...(await t.data())]));
+      expect(values).toEqual(eager.map((_, i) => Array<number>(4).fill(100 + i)));
+    }));
+
+  it("is changed by a replay: backward through it is refused", () =>
+    fresh(async () => {
+      const x = tensor([1, 2, 3]);
+      const w = tensor([1, 1, 1], { requiresGrad: true });
+      const c = await capture(() => x.mul(2), { verify: true });
+      const z = scope(() => w.mul(c.result).sum());
+      F.copyFrom(x, tensor([10, 20, 30]));
+      c.replay();
+      const error = await errorOf(() => backward(z));
+      expect(error).toBeInstanceOf(AutogradError);
+    }));
+
+  it("may not be a gradient that stays", () =>
+    fresh(async () => {
+      const w = tensor([1, 2], { requiresGrad: true });
+      const error = await errorOf(() => capture(() => scope(() => backward(w.mul(2).sum()))));
+      expect(error).toBeInstanceOf(CaptureError);
+      expect(error.message).toMatch(/gradient of Tensor\(\[2\] f32\) was made in the capture and stays/);
+      expect(w.grad).toBeNull();
+      // One that was there before is added to, by replays as by eager runs.
+      scope(() => backward(w.mul(2).sum()));
+      const c = await capture(() => scope(() => backward(w.mul(2).sum())), { verify: true });
+      c.replay();
+      expect([...(await w.grad!.data())]).toEqual([6, 6]);
+    }));
+
+  it("is of one device", () =>
+    fresh(async (device) => {
+      const other = await Device.create({ poison: true });
+      const there = tensor([1, 2], { device: other });
+      const error = await errorOf(() => capture(() => there.mul(2), { device }));
+      expect(error).toBeInstanceOf(CaptureError);
+      expect(error.message).toMatch(/inside a capture of Device/);
+      await other.sync();
+      other.destroy();
     }));
 });
 

@@ -1,6 +1,6 @@
 /** Legal but unusual uses that once went wrong: writes through views, checkpoints with captured tensors, gradients that belong to others, NaN. */
 import { describe, expect, it } from "vitest";
-import { ArgumentError, AutogradError, DTypeError, F, Generator, ShapeError, backward, checkpoint, record, scope, tensor, zeros } from "../../index.ts";
+import { ArgumentError, AutogradError, DTypeError, Device, F, Generator, ShapeError, backward, checkpoint, record, scope, tensor, zeros } from "../../index.ts";
 import type { Tensor } from "../../index.ts";
 import { f16Bits, f16Value } from "../../engine/dtype.ts";
 import { errorOf, useDevice } from "../gpu.ts";
@@ -122,6 +122,66 @@ describe("what a checkpointed function reads", () => {
       x.grad!.dispose();
       x.grad = null;
     }
+  });
+
+  const otherwise = async (fn: (x: Tensor) => Tensor, change: () => void): Promise<void> => {
+    using x = tensor([1, 3], { requiresGrad: true });
+    const error = await errorOf(() =>
+      scope(() => {
+        const y = checkpoint((t: Tensor) => fn(t), x);
+        change();
+        backward(y.sum());
+      }),
+    );
+    expect(error).toBeInstanceOf(AutogradError);
+    expect(error.message).toMatch(/did not compute the same again/);
+    expect(x.grad).toBeNull();
+  };
+
+  it("may not be another tensor in backward", async () => {
+    using first = tensor([2, 2]);
+    using second = tensor([50, 50]);
+    let w = first;
+    await otherwise((t) => t.mul(w), () => (w = second)); // prettier-ignore
+  });
+
+  it("may not be another number in backward", async () => {
+    let factor = 2;
+    await otherwise((t) => t.mul(factor), () => (factor = 50)); // prettier-ignore
+  });
+
+  it("may not be in another mode in backward", async () => {
+    const generator = new Generator(1);
+    let training = true;
+    await otherwise((t) => (training ? F.dropout(t, 0.5, { generator, site: 0 }) : t.mul(1)), () => (training = false)); // prettier-ignore
+    generator.dispose();
+  });
+
+  it("is compared on devices other than the default one", async () => {
+    const device = await Device.create({ poison: true });
+    const w = tensor([1, 2], { device, requiresGrad: true });
+    const error = await errorOf(() =>
+      scope(() => {
+        const y = checkpoint(() => w.mul(w));
+        F.copyFrom(w, tensor([10, 20], { device }));
+        backward(y.sum());
+      }),
+    );
+    expect(error).toBeInstanceOf(AutogradError);
+    w.dispose();
+    await device.sync();
+    device.destroy();
+  });
+
+  it("may hold a linear layer with an activation, which gradients compute in two launches", async () => {
+    using w = tensor([[1, 2], [3, 4]], { requiresGrad: true }); // prettier-ignore
+    const run = async (wrap: boolean): Promise<number[]> => {
+      using x = tensor([[1, -1]], { requiresGrad: true });
+      const layer = (t: Tensor): Tensor => F.linear(t, w, null, { activation: "gelu" });
+      scope(() => backward((wrap ? checkpoint(layer, x) : layer(x)).sum()));
+      return values(x.grad!);
+    };
+    expect(await run(true)).toEqual(await run(false));
   });
 
   it("is drawn again as it was drawn, and later draws are others", async () => {

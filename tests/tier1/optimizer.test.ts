@@ -384,6 +384,22 @@ describe("AdamW", () => {
     zeroGradients([q]);
   });
 
+  it("gives step counts to the parameters of their names, in whatever order they are", async () => {
+    const make = (order: readonly string[]): { tensors: Record<string, Tensor>; optimizer: AdamW } => {
+      const tensors: Record<string, Tensor> = { a: tensor([1], { device, requiresGrad: true }), b: tensor([1], { device, requiresGrad: true }) };
+      return { tensors, optimizer: new AdamW(order.map((name) => ({ name, tensor: tensors[name]! })), { lr: 0.1 }) }; // prettier-ignore
+    };
+    const [saved, other] = [make(["a", "b"]), make(["b", "a"])];
+    for (let k = 0; k < 4; k++) {
+      setGradient(saved.tensors["a"]!, [1]);
+      saved.optimizer.step();
+    }
+    zeroGradients(Object.values(saved.tensors));
+    await other.optimizer.loadStateDict(saved.optimizer.stateDict());
+    expect([...(await other.optimizer.steps.select(1, 0).data())]).toEqual([0, 4]);
+    for (const { tensors, optimizer } of [saved, other]) for (const t of [...Object.values(tensors), optimizer]) t.dispose();
+  });
+
   it.each([[[33]], [[3, 11]]])("replays a captured training step of %o (a matrix by Muon), rate and count from the device", async (shape) => {
     const muon = shape.length === 2;
     const make = (): { w: Tensor; optimizer: AdamW } => {
