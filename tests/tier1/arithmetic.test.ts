@@ -199,6 +199,31 @@ describe("numbers beyond a dtype", () => {
   });
 });
 
+describe("sin and cos of large numbers", () => {
+  const large = [9999, 10001, 1e5, 123456.789, 1e6, 5e6, 2 ** 24, 1e8, 1e10, 2 ** 40, 1e15, 1e20, 16367173 * 2 ** 72, 1e25, 1e30, 1e38, 3.4028234663852886e38].map(Math.fround);
+
+  it("are those of the host", async () => {
+    const x = Float32Array.from([...large, ...large.map((v) => -v), ...Array.from({ length: 900 }, (_, i) => 1e4 * 1.08 ** i * (i % 2 ? 1 : -1)).filter((v) => Math.abs(v) < 3e38)]);
+    for (const [op, expected] of [[F.sin, Math.sin], [F.cos, Math.cos]] as const) {
+      const y = await values(scope(() => op(tensor(x))));
+      // Within 4 units of the last place of the result, also where it is near 0.
+      const wrong = y.flatMap((v, i) => (Math.abs(v - expected(x[i]!)) <= 2.5e-7 * Math.max(Math.abs(expected(x[i]!)), Math.abs(x[i]!) > 1e4 ? 0 : 1e-3) ? [] : [[x[i], v, expected(x[i]!)]]));
+      expect(wrong).toEqual([]);
+    }
+  });
+
+  it("have gradients there", async () => {
+    const x = tensor(Float32Array.from(large), { requiresGrad: true });
+    scope(() => backward(F.sum(F.sin(x))));
+    [...(await x.grad!.data())].forEach((v, i) => expect(v).toBeCloseTo(Math.cos(large[i]!), 5));
+    x.dispose();
+  });
+
+  it("of what is not finite are NaN", async () => {
+    for (const op of [F.sin, F.cos]) expect(await values(scope(() => op(tensor([I, -I, NaN]))))).toEqual([NaN, NaN, NaN]);
+  });
+});
+
 describe("floats as integers", () => {
   it("saturate; NaN is 0", async () => {
     const x = [1.9, -1.9, 3e9, -3e9, 1e20, -1e20, I, -I, NaN];
