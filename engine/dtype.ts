@@ -90,6 +90,16 @@ export function f16Value(bits: number): number {
   return exponent === 0 ? sign * fraction * 2 ** -24 : sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
+/** The largest finite number of a floating dtype. */
+export const LARGEST: Readonly<Partial<Record<DType, number>>> = { f32: (2 - 2 ** -23) * 2 ** 127, f16: 65504, bf16: (2 - 2 ** -7) * 2 ** 127 };
+
+/** A number as a floating dtype stores it; beyond its largest infinity. Integer dtypes leave it as it is. */
+export function roundTo(value: number, dtype: DType): number {
+  if (dtype === "f16") return f16Value(f16Bits(value));
+  if (dtype === "bf16") return bf16Value(bf16Bits(value));
+  return dtype === "f32" ? Math.fround(value) : value;
+}
+
 /** The smallest and largest value of an integer dtype; null for a floating one. */
 export function integerRange(dtype: DType): readonly [number, number] | null {
   if (isFloat(dtype)) return null;

@@ -1,5 +1,5 @@
 /** New tensors filled by kernels: constants, ranges and random numbers. From host data: `tensor()` of the engine. */
-import { ArgumentError, checkDType, checkNumber, checkSite, defaultDraw, elementBytes, empty, grid1d, halfOpenRange, isFloat, kernel, launch, rowWindows, DTypeError } from "../engine/index.ts";
+import { ArgumentError, LARGEST, checkDType, checkNumber, checkSite, defaultDraw, elementBytes, empty, grid1d, halfOpenRange, integerRange, isFloat, kernel, launch, rowWindows, DTypeError } from "../engine/index.ts";
 import type { DType, Generator, Shape, Tensor, TensorOptions } from "../engine/index.ts";
 import { fillInto } from "./copy.ts";
 import "./lib.ts";
@@ -32,7 +32,7 @@ export const zerosLike = (x: Tensor, options: TensorOptions = {}): Tensor => zer
 
 /**
  * [start, start + step, …) below `end` (above it for a negative step); `arange(n)` counts from 0. The default dtype is i32 for whole numbers,
- * else f32. Integers are exact; a value beyond the dtype is refused.
+ * else f32. Integers are exact, whole numbers of i32 in a float dtype rounded once; a value beyond the dtype is refused.
  */
 export function arange(start: number, end?: number, step = 1, options: TensorOptions = {}): Tensor {
   const [from, to] = end === undefined ? [0, start] : [start, end];
@@ -42,13 +42,15 @@ export function arange(start: number, end?: number, step = 1, options: TensorOpt
   const dtype = options.dtype ?? (whole ? "i32" : "f32");
   checkDType(dtype);
   checkRange(from, step, count, dtype);
+  const isWhole = !isFloat(dtype) || isWholeRange(from, step, count);
   const y = empty([count], { ...options, dtype });
   for (const w of rowWindows(y.device, count, [{ rowElements: 1, dtype: y.dtype }])) {
     const granules = Math.ceil(w.count / 4);
     launch(range, {
       use: { y: y.dtype },
+      constants: { WHOLE: isWhole, NARROW: dtype === "bf16" },
       buffers: { y: { of: y, start: w.start, elements: w.count } },
-      params: { granules, first: w.start, start: bitsOf(from, dtype), step: bitsOf(step, dtype) },
+      params: { granules, first: w.start, start: bitsOf(from, isWhole), step: bitsOf(step, isWhole) },
       grid: grid1d(Math.ceil(granules / 64)),
       cost: { flops: w.count, bytes: elementBytes(y.dtype, w.count) },
     });
@@ -60,7 +62,8 @@ export function arange(start: number, end?: number, step = 1, options: TensorOpt
 function checkRange(from: number, step: number, count: number, dtype: DType): void {
   const last = from + Math.max(0, count - 1) * step;
   if (isFloat(dtype)) {
-    if (![from, step, last].every((v) => Number.isFinite(Math.fround(v)))) throw new ArgumentError(`arange: values must be finite in ${dtype}; got start ${from}, step ${step}, last value ${last}. Choose smaller ones.`);
+    const largest = LARGEST[dtype]!;
+    if (!(Math.abs(from) <= largest && Math.abs(last) <= largest && Math.abs(step) <= LARGEST.f32!)) throw new ArgumentError(`arange: values must be finite in ${dtype}, at most ${largest}; got start ${from}, step ${step}, last value ${last}. Choose smaller ones.`);
     return;
   }
   if (!Number.isSafeInteger(step)) throw new ArgumentError(`arange: the step must be a whole number for ${dtype}; got ${step}. Use dtype f32.`);
@@ -68,8 +71,14 @@ function checkRange(from: number, step: number, count: number, dtype: DType): vo
   checkNumber("arange", last, dtype);
 }
 
+/** Whether all `count` values are whole numbers of i32: then they are computed as such, and rounded once. */
+function isWholeRange(from: number, step: number, count: number): boolean {
+  const [least, most] = integerRange("i32")!;
+  return [from, from + Math.max(0, count - 1) * step].every((v) => Number.isInteger(v) && v >= least && v <= most) && Number.isSafeInteger(step);
+}
+
 /** A number as the word that the kernel takes: integers modulo 2^32, in which sums of them are exact. */
-const bitsOf = (value: number, dtype: DType): number => (isFloat(dtype) ? new Uint32Array(Float32Array.of(value).buffer)[0]! : value >>> 0);
+const bitsOf = (value: number, isWhole: boolean): number => (!isWhole ? new Uint32Array(Float32Array.of(value).buffer)[0]! : value >>> 0);
 
 export interface RandomOptions extends TensorOptions {
   /** Where the numbers come from; the default is a generator of the device with seed 0 whose step rises with every call. */
@@ -90,7 +99,7 @@ const STANDARD_NORMAL: Interval = { low: 0, high: 1, least: 0, most: 0, scale: 1
 
 /** What the kernel takes for [low, high); throws unless both are finite in the dtype and it has a value between them. */
 function interval(low: number, high: number, dtype: DType): Interval {
-  const largest = { f16: 65504, bf16: (2 - 2 ** -7) * 2 ** 127 }[dtype as string] ?? (2 - 2 ** -23) * 2 ** 127;
+  const largest = LARGEST[dtype]!;
   if (!(Math.abs(low) <= largest && Math.abs(high) <= largest && low < high)) {
     throw new ArgumentError(`uniform: bounds of ${dtype} must be finite, at most ${largest}, the first below the second; got ${low} and ${high}. The interval is [low, high).`);
   }

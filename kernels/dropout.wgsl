@@ -1,6 +1,7 @@
-// y = x / (1 − p) where the element is kept, else 0. Element 4i + k is kept when word k of Philox at counter (i, sample, step, site) and
+// y = x / (1 − p) where the element is kept, else x · 0: 0, NaN where x is not finite. Element 4i + k is kept when word k of Philox at counter (i, sample, step, site) and
 // the seed as key, taken as a number in [0, 1), is not below p: the same mask for the same state, which the backward asks for again.
 // One granule of 4 an invocation. Grid: flat over ceil(granules / WORKGROUP) workgroups, folded.
+//#use finite
 //#use grid
 //#use philox
 //#use f32 as x
@@ -24,5 +25,7 @@ fn dropout(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups:
   if (i >= params.granules) { return; }
   let s = state[0];
   let u = unit_float(philox(vec4u(params.start + i, s.w, s.z, params.site), s.xy));
-  y[i] = pack_y(select(vec4f(), unpack_x(x[i]) * params.scale, u >= vec4f(params.p)));
+  let v = unpack_x(x[i]);
+  let dropped = select(vec4f(), nan_of4(v), is_not_finite4(v));
+  y[i] = pack_y(select(dropped, v * params.scale, u >= vec4f(params.p)));
 }

@@ -2,7 +2,7 @@
  * The elementwise table: name, forward expression, backward expressions. Arithmetic is f32 for floats and of the dtype itself for integers;
  * shapes broadcast. In backward expressions `a` is the gradient, `b` and `c` the saved inputs (or `b` the saved result).
  */
-import { Tensor, ArgumentError, DTypeError, ShapeError, checkTensors, empty, isFloat, record, scope, setGradientAccumulator } from "../engine/index.ts";
+import { Tensor, ArgumentError, DTypeError, ShapeError, checkTensors, empty, isFloat, record, roundTo, scope, setGradientAccumulator } from "../engine/index.ts";
 import type { DType } from "../engine/index.ts";
 import { accumulateInto } from "./accumulate.ts";
 import { copyInto, fillInto } from "./copy.ts";
@@ -60,7 +60,7 @@ const BINARY = {
   add: { forward: "a + b", backward: ["a", "a"], integers: true },
   sub: { forward: "a - b", backward: ["a", "-a"], integers: true },
   mul: { forward: "a * b", backward: ["a * c", "a * b"], integers: true },
-  div: { forward: "a / b", backward: ["a / c", "-a * b / (c * c)"] },
+  div: { forward: "a / b", backward: ["a / c", "-a * ((b / c) / c)"] },
   // Equal ones share the gradient; where one is NaN both get it whole, as in PyTorch.
   maximum: { forward: "max(a, b)", backward: ["a * select(select(vec4f(1.0), vec4f(), b < c), vec4f(0.5), b == c)", "a * select(select(vec4f(1.0), vec4f(), c < b), vec4f(0.5), b == c)"], integers: true },
   minimum: { forward: "min(a, b)", backward: ["a * select(select(vec4f(1.0), vec4f(), b > c), vec4f(0.5), b == c)", "a * select(select(vec4f(1.0), vec4f(), c > b), vec4f(0.5), b == c)"], integers: true },
@@ -198,7 +198,8 @@ export const relu = (x: Tensor): Tensor => unary("relu", x);
 /** x held between `low` and `high`; the gradient is 0 outside. */
 export function clamp(x: Tensor, low: number, high: number): Tensor {
   if (!(low <= high)) throw new ArgumentError(`clamp: bounds ${low} and ${high}; the first must not exceed the second`);
-  return unary("clampTo", x, [low, high]);
+  checkTensors("clamp", x);
+  return unary("clampTo", x, [roundTo(low, x.dtype), roundTo(high, x.dtype)]);
 }
 /** 1 where a = b, else 0, as u32; `ne lt le gt ge` likewise. */
 export const eq = compare("eq");

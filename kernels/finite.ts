@@ -1,6 +1,6 @@
 /** What is NaN or infinite, by the bits, and numbers in its place. */
-import { ArgumentError, DTypeError, bf16Value, checkTensors, isFloat, record } from "../engine/index.ts";
-import type { DType, Tensor } from "../engine/index.ts";
+import { ArgumentError, DTypeError, LARGEST, checkTensors, isFloat, record } from "../engine/index.ts";
+import type { Tensor } from "../engine/index.ts";
 import { expression, map } from "./map.ts";
 
 const SIZE = "(bitcast<vec4u>(a) & vec4u(0x7fffffffu))";
@@ -28,9 +28,6 @@ export const isinf = (x: Tensor): Tensor => test("isinf", x);
 /** x [...] → 1 where x is neither NaN nor infinite, else 0, as u32. */
 export const isfinite = (x: Tensor): Tensor => test("isfinite", x);
 
-/** Largest finite number of a floating dtype. */
-const LARGEST: Readonly<Partial<Record<DType, number>>> = { f32: 3.4028234663852886e38, f16: 65504, bf16: bf16Value(0x7f7f) };
-
 export interface NanToNumOptions {
   /** In place of NaN; default: 0. */
   readonly nan?: number;
@@ -40,11 +37,14 @@ export interface NanToNumOptions {
   readonly neginf?: number;
 }
 
-/** x [...] with numbers in place of NaN and infinities, of x's dtype; no gradient flows through those places. */
+/**
+ * x [...] with numbers in place of NaN and infinities, of x's dtype; no gradient flows through those places.
+ * @throws ArgumentError for a replacement that is not finite in x's dtype
+ */
 export function nanToNum(x: Tensor, options: NanToNumOptions = {}): Tensor {
   checkFloat("nanToNum", x);
   const largest = LARGEST[x.dtype]!;
   const scalars = [options.nan ?? 0, options.posinf ?? largest, options.neginf ?? -largest];
-  for (const v of scalars) if (!Number.isFinite(v)) throw new ArgumentError(`nanToNum: replacement ${v}; a finite number is needed`);
+  for (const v of scalars) if (!(Math.abs(v) <= largest)) throw new ArgumentError(`nanToNum: a replacement must be a finite number of ${x.dtype}, from ${-largest} to ${largest}; got ${v}. Choose one in that range.`);
   return record("nanToNum", [x], map("nanToNum.forward", [x], { scalars }), [x], (g, [input]) => [map("nanToNum.backward", [g, input!], { dtype: g.dtype })]);
 }

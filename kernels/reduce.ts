@@ -22,13 +22,14 @@ const integerStage = kernel(
   "reduce_integer",
   new URL("./reduce_integer.wgsl", import.meta.url),
   { x: "read", y: "write" },
-  { outer: "u32", n: "u32", inner: "u32", chunk: "u32", chunks: "u32" },
+  { outer: "u32", n: "u32", inner: "u32", chunk: "u32", chunks: "u32", divisor: "f32" },
 );
 
 /** Granules that one invocation combines in a stage. */
 const CHUNK = 64;
 
 type Kind = "sum" | "max" | "min";
+type Reduction = Kind | "mean";
 
 /** [outer, n, inner] → [outer, inner], f32. `x` is contiguous; n > 0. */
 function reduceMiddle(kind: Kind, x: Tensor, outer: number, n: number, inner: number, scale = 1): Tensor {
@@ -65,7 +66,7 @@ function reduceMiddle(kind: Kind, x: Tensor, outer: number, n: number, inner: nu
 }
 
 /** Reduces over `dims` of any tensor; the result has the other dimensions (or size 1 in place with `keepdim`). */
-function reduceDims(kind: Kind, x: Tensor, dims: readonly number[], keepdim: boolean, scale = 1): Tensor {
+function reduceDims(kind: Reduction, x: Tensor, dims: readonly number[], keepdim: boolean): Tensor {
   const kept = x.shape.map((_, d) => d).filter((d) => !dims.includes(d));
   const finalShape = keepdim ? x.shape.map((n, d) => (dims.includes(d) ? 1 : n)) : kept.map((d) => x.shape[d]!);
   const n = dims.reduce((p, d) => p * x.shape[d]!, 1);
@@ -76,29 +77,32 @@ function reduceDims(kind: Kind, x: Tensor, dims: readonly number[], keepdim: boo
   const inner = together ? sizeOf(x.shape.slice(before + dims.length)) : 1;
   const order = [...kept, ...dims];
   const source = together ? contiguousCopy(x) : contiguousCopy(x.strided(order.map((d) => x.shape[d]!), order.map((d) => x.strides[d]!)));
-  const isWhole = !isFloat(x.dtype) && scale === 1;
-  if (outer * inner === 0) return empty(finalShape, { dtype: isWhole ? resultOf(x.dtype) : "f32", device: x.device });
-  const flat = isWhole ? reduceIntegers(kind, source, outer, n, inner) : reduceLong(kind, source, outer, n, inner, scale);
+  if (outer * inner === 0) return empty(finalShape, { dtype: resultOf(kind, x.dtype), device: x.device });
+  const flat = isFloat(x.dtype) ? reduceFloats(kind, source, outer, n, inner) : reduceIntegers(kind, source, outer, n, inner);
   return flat.strided(finalShape, contiguousStrides(finalShape));
 }
 
-/** Dtype of an exact reduction of integers. */
-const resultOf = (dtype: DType): DType => (dtype === "u8" ? "u32" : dtype);
+/** Dtype in which integers are reduced. */
+const wordOf = (dtype: DType): DType => (dtype === "u8" ? "u32" : dtype);
+const resultOf = (kind: Reduction, dtype: DType): DType => (kind === "mean" || isFloat(dtype) ? "f32" : wordOf(dtype));
 
-/** [outer, n, inner] of integers → [outer, inner], exact. `x` is contiguous; n > 0. */
-function reduceIntegers(kind: Kind, x: Tensor, outer: number, n: number, inner: number): Tensor {
-  const dtype = resultOf(x.dtype);
+/** [outer, n, inner] of floats → [outer, inner], f32. `x` is contiguous; n > 0. */
+const reduceFloats = (kind: Reduction, x: Tensor, outer: number, n: number, inner: number): Tensor => (kind === "mean" ? reduceLong("sum", x, outer, n, inner, 1 / n) : reduceLong(kind, x, outer, n, inner, 1));
+
+/** [outer, n, inner] of integers → [outer, inner], exact; a mean is the exact sum divided in f32. `x` is contiguous; n > 0. */
+function reduceIntegers(kind: Reduction, x: Tensor, outer: number, n: number, inner: number): Tensor {
+  const dtype = wordOf(x.dtype);
   let from = x.dtype === dtype ? x : map("copy", [x], { dtype });
   for (let length = n, isFirst = true; ; isFirst = false) {
     const chunks = Math.ceil(length / CHUNK);
     const isLast = chunks === 1;
-    const y = empty(isLast ? [outer, inner] : [outer, chunks, inner, 2], { dtype: isLast ? dtype : "u32", device: x.device });
+    const y = empty(isLast ? [outer, inner] : [outer, chunks, inner, 2], { dtype: isLast ? resultOf(kind, x.dtype) : "u32", device: x.device });
     const [words, results] = [length * inner * (isFirst ? 1 : 2), chunks * inner * (isLast ? 1 : 2)];
     for (const { start, count } of rowWindows(x.device, outer, [{ rowElements: words, dtype: "u32" }, { rowElements: results, dtype: "u32" }], 1, kind)) {
       launch(integerStage, {
-        constants: { KIND: { sum: 0, max: 1, min: 2 }[kind], SIGNED: dtype === "i32", FIRST: isFirst, LAST: isLast },
+        constants: { KIND: { sum: 0, mean: 0, max: 1, min: 2 }[kind], SIGNED: dtype === "i32", FIRST: isFirst, LAST: isLast, MEAN: kind === "mean" },
         buffers: { x: { of: from, start: start * words, elements: count * words }, y: { of: y, start: start * results, elements: count * results } },
-        params: { outer: count, n: length, inner, chunk: CHUNK, chunks },
+        params: { outer: count, n: length, inner, chunk: CHUNK, chunks, divisor: n },
         grid: grid1d(Math.ceil((count * chunks * inner) / 64)),
         cost: { flops: count * length * inner, bytes: 4 * count * words },
       });
@@ -148,7 +152,7 @@ export function sum(x: Tensor, dims?: number | readonly number[], keepdim = fals
   return linearReduction("sum", x, dimsOf("sum", x, dims), keepdim, 1);
 }
 
-/** x [...] → mean over `dims` (all if left out), f32. */
+/** x [...] → mean over `dims` (all if left out), f32; of integers their exact sum, divided. */
 export function mean(x: Tensor, dims?: number | readonly number[], keepdim = false): Tensor {
   checkTensors("mean", x);
   const list = dimsOf("mean", x, dims);
@@ -157,9 +161,9 @@ export function mean(x: Tensor, dims?: number | readonly number[], keepdim = fal
   return linearReduction("mean", x, list, keepdim, 1 / n);
 }
 
-function linearReduction(name: string, x: Tensor, dims: readonly number[], keepdim: boolean, scale: number): Tensor {
+function linearReduction(name: "sum" | "mean", x: Tensor, dims: readonly number[], keepdim: boolean, scale: number): Tensor {
   const shape = x.shape;
-  const y = x.size === 0 ? zeroReduction(x, dims, keepdim, name === "sum" && !isFloat(x.dtype) ? resultOf(x.dtype) : "f32") : scope(() => reduceDims("sum", x, dims, keepdim, scale));
+  const y = x.size === 0 ? zeroReduction(x, dims, keepdim, resultOf(name, x.dtype)) : scope(() => reduceDims(name, x, dims, keepdim));
   return record(name, [x], y, [], (g) => [scale === 1 ? spread(g, shape, dims) : map("scale", [spread(g, shape, dims)], { scalars: [scale] })]);
 }
 

@@ -1,6 +1,6 @@
 // One stage of an exact reduction of integers over the middle of x [outer, n, inner]: y [outer, chunks, inner], chunk k covering n from k · chunk on.
 // Values are 64-bit between stages (low and high word): a sum of 2^32 words of 32 bits does not overflow. With FIRST x has words of 32 bits, with
-// LAST y has them: what does not fit is the nearest that does. One invocation an element of y.
+// LAST y has them: what does not fit is the nearest that does, or with MEAN the bits of the sum / divisor in f32. One invocation an element of y.
 // Grid: flat over ceil(outer · chunks · inner / WORKGROUP) workgroups, folded.
 //#use grid
 const WORKGROUP = 64u; // invocations
@@ -8,12 +8,14 @@ const KIND = 0u; // 0 sum, 1 max, 2 min
 const SIGNED = false; // i32, else u32
 const FIRST = true;
 const LAST = true;
+const MEAN = false; // of sums
 struct Params {
   outer: u32,
   n: u32,
   inner: u32,
   chunk: u32,
   chunks: u32,
+  divisor: f32, // of a mean: the number of integers
 }
 @group(0) @binding(0) var<storage, read> x: array<u32>;
 @group(0) @binding(1) var<storage, read_write> y: array<u32>;
@@ -44,6 +46,13 @@ fn saturate_word(v: vec2u) -> u32 {
   let fits = v.y == select(0u, 0xffffffffu, v.x >= 0x80000000u);
   return select(select(0x7fffffffu, 0x80000000u, isNegative), v.x, fits);
 }
+// The number as f32: its size from the two words, then its sign.
+fn float_of(v: vec2u) -> f32 {
+  let isNegative = SIGNED && v.y >= 0x80000000u;
+  let size = select(v, add(~v, vec2u(1u, 0u)), isNegative);
+  let f = f32(size.y) * 4294967296.0 + f32(size.x);
+  return select(f, -f, isNegative);
+}
 
 @compute @workgroup_size(WORKGROUP)
 fn reduce_integer(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -57,7 +66,7 @@ fn reduce_integer(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) 
   var value = load((base + first) * params.inner + column);
   for (var i = first + 1u; i < last; i++) { value = combine(value, load((base + i) * params.inner + column)); }
   if (LAST) {
-    y[index] = saturate_word(value);
+    y[index] = select(saturate_word(value), bitcast<u32>(float_of(value) / params.divisor), MEAN);
   } else {
     y[2u * index] = value.x;
     y[2u * index + 1u] = value.y;

@@ -1,6 +1,7 @@
 // NaN and infinity by their bits. WGSL lets a device assume that there are none: its max, min, clamp and comparisons may then drop them.
 fn is_nan(v: f32) -> bool { return (bitcast<u32>(v) & 0x7fffffffu) > 0x7f800000u; }
 fn is_nan4(v: vec4f) -> vec4<bool> { return (bitcast<vec4u>(v) & vec4u(0x7fffffffu)) > vec4u(0x7f800000u); }
+fn is_not_finite4(v: vec4f) -> vec4<bool> { return (bitcast<vec4u>(v) & vec4u(0x7f800000u)) == vec4u(0x7f800000u); }
 // NaN or +infinity: what no softmax can weigh.
 fn is_nan_or_top(v: f32) -> bool { let u = bitcast<u32>(v); return u > 0xff800000u || (u >= 0x7f800000u && u < 0x80000000u); }
 fn is_nan_or_top4(v: vec4f) -> vec4<bool> {

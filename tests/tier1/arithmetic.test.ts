@@ -1,6 +1,6 @@
 /** Arithmetic at its edges: powers, division by numbers, promotion of dtypes, integers beyond 2^24, infinities of activations. */
 import { describe, expect, it } from "vitest";
-import { DTypeError, F, backward, scope, tensor } from "../../index.ts";
+import { ArgumentError, DTypeError, F, backward, scope, tensor } from "../../index.ts";
 import type { DType, Tensor } from "../../index.ts";
 import { errorOf, useDevice } from "../gpu.ts";
 
@@ -124,6 +124,103 @@ describe("integers beyond 2^24", () => {
     expect(await values(scope(() => F.argmin(tensor(x))))).toEqual([3]);
     expect(await values(scope(() => F.argmax(tensor(Uint32Array.of(0xfffffffe, 0xffffffff, 0xfffffffd)))))).toEqual([1]);
     expect(await values(scope(() => F.maximum(tensor(x), tensor(Int32Array.of(16777216, 16777217, 0, 0)))))).toEqual([16777217, 16777217, 16777219, 0]);
+  });
+});
+
+describe("mean of integers", () => {
+  const meanOf = async (x: Int32Array | Uint32Array | Uint8Array, shape: number[], dims?: number | number[]): Promise<[DType, number[]]> => {
+    const y = scope(() => F.mean(tensor(x, { shape }), dims));
+    return [y.dtype, await values(y)];
+  };
+
+  it("is their exact sum, divided", async () => {
+    expect(await meanOf(Int32Array.of(2147483647, -2147483640), [2])).toEqual(["f32", [3.5]]);
+    expect(await meanOf(Int32Array.of(2147483647, 2147483647, -1), [3])).toEqual(["f32", [Math.fround(1431655764.33)]]);
+    expect(await meanOf(Int32Array.of(-2147483648, -2147483648, 4), [3])).toEqual(["f32", [Math.fround(-1431655764)]]);
+    expect(await meanOf(Uint32Array.from({ length: 300 }, () => 0xffffffff), [300])).toEqual(["f32", [2 ** 32]]);
+    // Divided, not multiplied by 1 / 49; over columns, in more than one stage over 4096.
+    expect(await meanOf(Int32Array.from({ length: 98 }, (_, i) => 1 + (i % 2)), [49, 2], 0)).toEqual(["f32", [1, 2]]);
+    expect(await meanOf(Int32Array.from({ length: 8192 }, (_, i) => 16777217 * (i % 2 ? 1 : -1)), [4096, 2], 0)).toEqual(["f32", [Math.fround(-16777217), Math.fround(16777217)]]);
+  });
+
+  it("is f32 over a dimension of size 1 and over none", async () => {
+    for (const x of [Int32Array.of(-3, 7), Uint32Array.of(3, 7), Uint8Array.of(3, 7)]) {
+      expect(await meanOf(x, [2, 1], 1)).toEqual(["f32", [...x]]);
+      expect(await meanOf(x, [2], [])).toEqual(["f32", [...x]]);
+    }
+  });
+});
+
+describe("gradients at the edges", () => {
+  it("div: of a quotient whose divisor squared overflows or underflows", async () => {
+    for (const [a, c, expected] of [[1e38, 1e20, -0.01], [1e-35, 1e-25, -1e15]] as const) {
+      const [x, y] = [tensor([a]), tensor([c], { requiresGrad: true })];
+      scope(() => backward(F.sum(F.div(x, y))));
+      expect((await y.grad!.data())[0]! / expected).toBeCloseTo(1, 4);
+      for (const t of [x, y]) t.dispose();
+    }
+  });
+
+  it.each(FLOATS)("clamp: what equals a bound as %s has one", async (dtype) => {
+    const x = tensor([0.1, 0.2, 0.3], { dtype, requiresGrad: true });
+    scope(() => backward(F.sum(F.clamp(x, 0.1, 0.2))));
+    expect([...(await x.grad!.data())]).toEqual([1, 1, 0]);
+    x.dispose();
+  });
+});
+
+describe("numbers beyond a dtype", () => {
+  const largest = { f32: 3.4028234663852886e38, f16: 65504, bf16: 3.3895313892515355e38 } as const;
+
+  it.each(FLOATS)("nanToNum refuses a replacement that %s does not hold", async (dtype) => {
+    const x = tensor([I, NaN], { dtype });
+    for (const options of [{ posinf: 1e300 }, { neginf: -1e300 }, { nan: 1e300 }, { posinf: largest[dtype] * 1.001 }]) {
+      expect(await errorOf(() => scope(() => F.nanToNum(x, options)))).toBeInstanceOf(ArgumentError);
+    }
+    expect(await values(scope(() => F.nanToNum(x, { posinf: largest[dtype], nan: 1 })))).toEqual([largest[dtype], 1]);
+    x.dispose();
+  });
+
+  it.each(FLOATS)("arange refuses values that %s does not hold", async (dtype) => {
+    const beyond = largest[dtype] * 1.002;
+    expect(await errorOf(() => scope(() => F.arange(beyond, beyond * 3, beyond, { dtype })))).toBeInstanceOf(ArgumentError);
+    expect(await errorOf(() => scope(() => F.arange(0, beyond * 1.01, beyond / 2, { dtype })))).toBeInstanceOf(ArgumentError);
+    expect(await values(scope(() => F.arange(largest[dtype], largest[dtype] * 1.01, largest[dtype] / 2, { dtype })))).toEqual([largest[dtype]]);
+  });
+
+  it("arange rounds whole numbers once", async () => {
+    const y = await values(scope(() => F.arange(16777217, 16777227, 3, { dtype: "f32" })));
+    expect(y).toEqual([16777217, 16777220, 16777223, 16777226].map(Math.fround));
+    const down = await values(scope(() => F.arange(-16777217, -2147483648, -715827877, { dtype: "f32" })));
+    expect(down).toEqual([-16777217, -732605094, -1448432971].map(Math.fround));
+    // Between the bf16 numbers 2^24 + 2^17 and 2^24, just above their middle: rounded to f32 first it would go down.
+    expect(await values(scope(() => F.arange(16777216 + 65536 + 1, 16777216 + 65536 + 2, 1, { dtype: "bf16" })))).toEqual([16777216 + 131072]);
+    expect(await values(scope(() => F.arange(-16777216 - 65536 - 1, -16777216 - 65536, 1, { dtype: "bf16" })))).toEqual([-16777216 - 131072]);
+  });
+});
+
+describe("sin and cos of large numbers", () => {
+  const large = [9999, 10001, 1e5, 123456.789, 1e6, 5e6, 2 ** 24, 1e8, 1e10, 2 ** 40, 1e15, 1e20, 16367173 * 2 ** 72, 1e25, 1e30, 1e38, 3.4028234663852886e38].map(Math.fround);
+
+  it("are those of the host", async () => {
+    const x = Float32Array.from([...large, ...large.map((v) => -v), ...Array.from({ length: 900 }, (_, i) => 1e4 * 1.08 ** i * (i % 2 ? 1 : -1)).filter((v) => Math.abs(v) < 3e38)]);
+    for (const [op, expected] of [[F.sin, Math.sin], [F.cos, Math.cos]] as const) {
+      const y = await values(scope(() => op(tensor(x))));
+      // Within 4 units of the last place of the result, also where it is near 0.
+      const wrong = y.flatMap((v, i) => (Math.abs(v - expected(x[i]!)) <= 2.5e-7 * Math.max(Math.abs(expected(x[i]!)), Math.abs(x[i]!) > 1e4 ? 0 : 1e-3) ? [] : [[x[i], v, expected(x[i]!)]]));
+      expect(wrong).toEqual([]);
+    }
+  });
+
+  it("have gradients there", async () => {
+    const x = tensor(Float32Array.from(large), { requiresGrad: true });
+    scope(() => backward(F.sum(F.sin(x))));
+    [...(await x.grad!.data())].forEach((v, i) => expect(v).toBeCloseTo(Math.cos(large[i]!), 5));
+    x.dispose();
+  });
+
+  it("of what is not finite are NaN", async () => {
+    for (const op of [F.sin, F.cos]) expect(await values(scope(() => op(tensor([I, -I, NaN]))))).toEqual([NaN, NaN, NaN]);
   });
 });
 
