@@ -381,8 +381,8 @@ export class Device {
   write(binding: Binding, bytes: Uint8Array): void {
     this.check();
     if (this.capturing) throw new CaptureError("host data was uploaded inside capture(); create the tensor (or the Generator of random ops) before it and change it by a kernel");
-    binding.storage.version++;
     this.writeRaw(binding.storage.live(), binding.offset, bytes);
+    binding.storage.version++;
   }
 
   /** Writes without asking whether a capture is running (poison, constants of captures). The tail of the last word becomes 0. */
