@@ -251,11 +251,27 @@ function step(node: TapeNode, grad: Tensor, grads: Map<TapeNode, Tensor>): void 
 
 /** Adds to a leaf's `.grad` in f32; takes `grad` over when it can. */
 function addToLeaf(leaf: Tensor, grad: Tensor): void {
+  holdGradient(leaf);
   const before = leaf.grad;
   const takes = !before && grad.dtype === "f32" && grad.isBindable && grad.storage.exclusive;
   const sum = takes ? grad : accumulator!(before, grad, true, true);
   leaf.grad = sum.keep();
   disposeUnless(sum, before, grad);
+}
+
+/** Inside `atomic`: sees to it that the leaf has the gradient of now if `atomic` throws. What the launches added in place is not there then. */
+function holdGradient(leaf: Tensor): void {
+  const { device, grad } = leaf;
+  if (!device.isAtomic) return;
+  const held = grad?.strided(grad.shape, grad.strides).keep() ?? null;
+  device.atEnd((failed) => {
+    if (!failed || leaf.disposed || (held && leaf.grad === grad && !grad!.disposed)) {
+      held?.dispose();
+      return;
+    }
+    leaf.grad?.dispose();
+    leaf.grad = held;
+  });
 }
 
 function disposeUnless(kept: Tensor, ...others: readonly (Tensor | null)[]): void {
@@ -367,6 +383,7 @@ class ReadVersions {
 /** Drops the gradients of `leaves`. */
 export function zeroGradients(leaves: Iterable<Tensor>): void {
   for (const leaf of leaves) {
+    if (leaf.grad) holdGradient(leaf);
     leaf.grad?.dispose();
     leaf.grad = null;
   }
