@@ -72,9 +72,19 @@ export function setGradientAccumulator(fn: NonNullable<typeof accumulator>): voi
   accumulator = fn;
 }
 
+let noGrads = 0;
+
+/** How many `noGrad` are open, those of `checkpoint` apart. */
+export const noGradDepth = (): number => noGrads;
+
 /** Runs `fn` (synchronous) without recording. */
 export function noGrad<T>(fn: () => T): T {
-  return withGrad(false, fn, "noGrad()");
+  noGrads++;
+  try {
+    return withGrad(false, fn, "noGrad()");
+  } finally {
+    noGrads--;
+  }
 }
 
 /** Runs `fn` (synchronous) with recording on, also inside `noGrad`. */
@@ -306,7 +316,7 @@ export function checkpoint<T extends readonly Tensor[]>(fn: (...inputs: T) => Te
   const draws = defaultDraws(device);
   const reads = new ReadVersions(device);
   // The result may be an input, or a tensor that fn only refers to: the tape needs one of its own.
-  const own = reads.during(() => noGrad(() => scope(() => fn(...inputs).detach())));
+  const own = reads.during(() => withGrad(false, () => scope(() => fn(...inputs).detach()), "checkpoint()"));
   const seen = watcher ?? (() => undefined);
   return record(
     "checkpoint",
