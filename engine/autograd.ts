@@ -72,9 +72,19 @@ export function setGradientAccumulator(fn: NonNullable<typeof accumulator>): voi
   accumulator = fn;
 }
 
+let noGrads = 0;
+
+/** How many `noGrad` are open, those of `checkpoint` apart. */
+export const noGradDepth = (): number => noGrads;
+
 /** Runs `fn` (synchronous) without recording. */
 export function noGrad<T>(fn: () => T): T {
-  return withGrad(false, fn, "noGrad()");
+  noGrads++;
+  try {
+    return withGrad(false, fn, "noGrad()");
+  } finally {
+    noGrads--;
+  }
 }
 
 /** Runs `fn` (synchronous) with recording on, also inside `noGrad`. */
@@ -264,12 +274,28 @@ export function watchGradients<T>(seen: (leaf: Tensor) => void, fn: () => T): T 
 
 /** Adds to a leaf's `.grad` in f32; takes `grad` over when it can. */
 function addToLeaf(leaf: Tensor, grad: Tensor): void {
+  holdGradient(leaf);
   const before = leaf.grad;
   if (!before) gradientWatcher?.(leaf);
   const takes = !before && grad.dtype === "f32" && grad.isBindable && grad.storage.exclusive;
   const sum = takes ? grad : accumulator!(before, grad, true, true);
   leaf.grad = sum.keep();
   disposeUnless(sum, before, grad);
+}
+
+/** Inside `atomic`: sees to it that the leaf has the gradient of now if `atomic` throws. What the launches added in place is not there then. */
+function holdGradient(leaf: Tensor): void {
+  const { device, grad } = leaf;
+  if (!device.isAtomic) return;
+  const held = grad?.strided(grad.shape, grad.strides).keep() ?? null;
+  device.atEnd((failed) => {
+    if (!failed || leaf.disposed || (held && leaf.grad === grad && !grad!.disposed)) {
+      held?.dispose();
+      return;
+    }
+    leaf.grad?.dispose();
+    leaf.grad = held;
+  });
 }
 
 function disposeUnless(kept: Tensor, ...others: readonly (Tensor | null)[]): void {
@@ -304,7 +330,7 @@ export function checkpoint<T extends readonly Tensor[]>(fn: (...inputs: T) => Te
   const draws = allDraws();
   const first = new Footprint();
   // The result may be an input, or a tensor that fn only refers to: the tape needs one of its own.
-  const own = first.during(() => noGrad(() => scope(() => fn(...inputs).detach())));
+  const own = first.during(() => withGrad(false, () => scope(() => fn(...inputs).detach()), "checkpoint()"));
   const seen = watcher ?? (() => undefined);
   return record(
     "checkpoint",
@@ -397,6 +423,7 @@ class Footprint {
 /** Drops the gradients of `leaves`. */
 export function zeroGradients(leaves: Iterable<Tensor>): void {
   for (const leaf of leaves) {
+    if (leaf.grad) holdGradient(leaf);
     leaf.grad?.dispose();
     leaf.grad = null;
   }

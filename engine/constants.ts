@@ -1,7 +1,7 @@
 /** Constants that live as long as a device: made once, in buffers that no capture recycles. */
 import type { Device } from "./device.ts";
 import type { DType } from "./dtype.ts";
-import { empty } from "./tensor.ts";
+import { emptyForHost } from "./tensor.ts";
 import type { Shape, Tensor } from "./tensor.ts";
 
 const constants = new WeakMap<Device, Map<string, Tensor>>();
@@ -23,7 +23,7 @@ export function deviceConstant(device: Device, key: string, make: () => Constant
   const known = own.get(key);
   if (known) return known;
   const { shape, dtype, bytes } = make();
-  const constant = device.pool.outsideCaptures(() => empty(shape, { dtype, device, label: key }).escape());
+  const constant = device.pool.outsideCaptures(() => emptyForHost(shape, { dtype, device, label: key }).escape());
   constant.storage.isConstant = true;
   device.writeRaw(constant.storage.live(), 0, bytes);
   device.pool.exempt(constant.storage.bytes, key);

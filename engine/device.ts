@@ -135,6 +135,8 @@ export class Device {
   private pending: Launch[] = [];
   /** While `atomic` runs, in which launches wait: destroys buffers that they use, to be called at its end. */
   private held: (() => void)[] | null = null;
+  /** What `atEnd` was given. */
+  private ends: ((failed: boolean) => void)[] = [];
   private serial = 0;
   private flushed = 0;
   private readonly compiling = new Set<Promise<void>>();
@@ -279,6 +281,17 @@ export class Device {
     return this.held !== null;
   }
 
+  /** True if launches that wait for the end of `atomic` use the buffer: host data cannot be written to it before. */
+  isWaiting(buffer: PoolBuffer): boolean {
+    return this.held !== null && buffer.lastUse >= this.flushed;
+  }
+
+  /** Inside `atomic`: calls `fn` at its end, with true if it threw; the last one given is called first. */
+  atEnd(fn: (failed: boolean) => void): void {
+    if (!this.held) throw new DeviceError("atEnd: must be called inside atomic(); got a call outside. Call it in the function that atomic() runs");
+    this.ends.push(fn);
+  }
+
   /**
    * Runs `fn` (synchronous): if it throws, none of its launches runs, and what they would have changed in place is as before. The launches wait on
    * the host until it returns; reading back, replaying a capture, and uploading to what they use are refused in it with `DeviceError`.
@@ -290,15 +303,21 @@ export class Device {
     try {
       const result = fn();
       refusePromise(result, "atomic()");
+      this.end(false);
       return result;
     } catch (error) {
       this.pending = [];
+      this.end(true);
       throw error;
     } finally {
       this.held = null;
       if (this.pending.length >= FLUSH_LAUNCHES || doomed.length) this.flush();
       for (const destroy of doomed) destroy();
     }
+  }
+
+  private end(failed: boolean): void {
+    for (const fn of this.ends.splice(0).reverse()) fn(failed);
   }
 
   private refuseAtomic(what: string): void {
@@ -410,8 +429,8 @@ export class Device {
   write(binding: Binding, bytes: Uint8Array): void {
     this.check();
     if (this.capturing) throw new CaptureError("host data was uploaded inside capture(); create the tensor (or the Generator of random ops) before it and change it by a kernel");
-    binding.storage.version++;
     this.writeRaw(binding.storage.live(), binding.offset, bytes);
+    binding.storage.version++;
   }
 
   /** Writes without asking whether a capture is running (poison, constants of captures). The tail of the last word becomes 0. */

@@ -64,9 +64,9 @@ export class Generator {
   setStep(step: number, sample = 0): void {
     if (!isWord(step)) throw new ArgumentError(`Generator.setStep: step ${step} is not a whole number from 0 to 2^32 − 1`);
     if (!isWord(sample)) throw new ArgumentError(`Generator.setStep: sample ${sample} is not a whole number from 0 to 2^32 − 1`);
-    this.words = [this.words[0], this.words[1], step, sample];
-    const bytes = new Uint8Array(Uint32Array.from(this.words).buffer);
-    this.state.device.write({ storage: this.state.storage, offset: 0, size: 16 }, bytes);
+    const words: [number, number, number, number] = [this.words[0], this.words[1], step, sample];
+    this.state.device.write({ storage: this.state.storage, offset: 0, size: 16 }, new Uint8Array(Uint32Array.from(words).buffer));
+    this.words = words; // a refused write has thrown by now
   }
 
   dispose(): void {
@@ -102,7 +102,7 @@ export function manualSeed(seed: number, device = getDevice()): void {
 /** What an op without a generator draws from: the default seed, another site each time. The caller disposes the generator. */
 export function defaultDraw(device: Device): { generator: Generator; site: number } {
   const { seed, calls } = defaultDraws(device);
-  const generator = new Generator(seed, { device });
+  const generator = new Generator(seed, { device }); // may be refused: then nothing was drawn
   putDraws(device, { seed, calls: calls + 1 });
   return { generator, site: calls };
 }

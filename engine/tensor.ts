@@ -363,6 +363,20 @@ export function empty(shape: Shape, options: TensorOptions & { label?: string } 
   return out;
 }
 
+/** `empty` for data of the host: inside `atomic`, it passes over the buffers of freed tensors whose launches wait. */
+export function emptyForHost(shape: Shape, options: TensorOptions & { label?: string }): Tensor {
+  const passed: Tensor[] = [];
+  try {
+    for (;;) {
+      const out = empty(shape, options);
+      if (!out.device.isWaiting(out.storage.live())) return out;
+      passed.push(out);
+    }
+  } finally {
+    for (const t of passed) t.dispose();
+  }
+}
+
 /**
  * A tensor from nested arrays, or from a typed array with a `shape`. The default dtype follows the data: Int32Array i32, Uint32Array u32,
  * Uint8Array u8, anything else f32.
@@ -378,7 +392,7 @@ export function tensor(values: Nested | HostArray | Float64Array, options: Tenso
   const dtype = options.dtype ?? dtypeOf(values);
   checkDType(dtype);
   const bytes = encode(flat, dtype);
-  const out = empty(shape, { ...options, dtype });
+  const out = emptyForHost(shape, { ...options, dtype });
   out.device.write({ storage: out.storage, offset: 0, size: bytes.byteLength }, bytes);
   if (!isFloat(dtype) && flat.length <= MAX_REMEMBERED) out.storage.rememberHost(Array.from(flat));
   return out;
@@ -390,7 +404,7 @@ export function tensorFromBytes(bytes: Uint8Array, shape: Shape, dtype: DType, d
   if (bytes.byteLength !== elementBytes(dtype, sizeOf(shape))) {
     throw new ShapeError(`tensorFromBytes: ${bytes.byteLength} bytes for ${shapeText(shape)} ${dtype}, which takes ${elementBytes(dtype, sizeOf(shape))}`);
   }
-  const out = empty(shape, device ? { dtype, device } : { dtype });
+  const out = emptyForHost(shape, device ? { dtype, device } : { dtype });
   out.device.write({ storage: out.storage, offset: 0, size: bytes.byteLength }, bytes);
   return out;
 }

@@ -8,8 +8,8 @@ import {
   Tensor,
   currentLabel,
   elementBytes,
-  gradEnabled,
   noGrad,
+  noGradDepth,
   scope,
   sameShape,
   shapeText,
@@ -36,8 +36,19 @@ export type StateDict = Record<string, Tensor>;
 
 type AnyModule = Module<never, unknown>;
 
-/** The module whose `call` is the outermost one now. */
-let outermost: AnyModule | null = null;
+/** A `call` that is not inside another one, and what it may use. */
+interface OutermostCall {
+  readonly module: AnyModule;
+  readonly args: readonly unknown[];
+  /** `noGrad` around it. */
+  readonly noGrads: number;
+  /** Modules below the module and in `args`, as of the last search; null before the first. */
+  modules: ReadonlySet<AnyModule> | null;
+  /** Parameters of both, with the one that counts where several have one view. */
+  parameters: ReadonlyMap<Parameter, Parameter> | null;
+}
+
+let outermost: OutermostCall | null = null;
 
 export abstract class Module<Args extends readonly unknown[] = readonly [Tensor], Result = Tensor> {
   /** False after `eval()`: dropout and the like are off. */
@@ -45,14 +56,14 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
   private label = "";
   private named = false;
   private entered = false;
-  /** Parameters that `forward` may use: below this module, or passed to `call`. */
-  private readonly found = new WeakSet<Parameter>();
 
   abstract forward(...args: Args): Result;
 
   /**
    * Runs `forward` in a scope of its own: what it made is freed, except its result and what the tape saved. Launches carry the module's path.
-   * Throws `ArgumentError` if `forward` recorded a parameter that is neither below this module nor in `args`: it would be neither trained nor saved.
+   * Throws `ArgumentError` if `forward` called a module or recorded a parameter that is neither below the outermost called module nor in its
+   * `args`: it would be neither trained nor saved, nor reached by `train` and `eval`. Inside `noGrad` within a forward any module may be called: a
+   * teacher is another model.
    */
   call(...args: Args): Result {
     if (!this.named) {
@@ -61,13 +72,15 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
     }
     const run = (): Result => scope(() => this.forward(...args));
     const labelled = (): Result => (this.label ? withLabel(this.label, run) : run());
-    return outermost || !gradEnabled() ? labelled() : this.callOutermost(args, labelled);
+    if (!outermost) return this.callOutermost(args, labelled);
+    requireModule(outermost, this as AnyModule);
+    return labelled();
   }
 
   /** The modules in this module's fields, by path: `mlp`, `layers.0`. A module with two paths has the first. */
   *children(): Generator<[string, AnyModule]> {
     const seen = new Set<AnyModule>();
-    for (const [name, value] of this.owned()) {
+    for (const [name, value] of ownedBy(this as AnyModule)) {
       if (!(value instanceof Module) || seen.has(value)) continue;
       seen.add(value);
       yield [name, value];
@@ -76,15 +89,15 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
 
   /**
    * All parameters below this module with their paths, in the order of the fields. A parameter with several paths (tied weights) comes once,
-   * under the first. Searched are fields, arrays, plain objects and Maps with string keys, nested too; throws `ArgumentError` for a module or
+   * under the first, and so do parameters made of one tensor; `ArgumentError` if they overlap otherwise. Searched are fields, arrays, plain objects and Maps with string keys, nested too; throws `ArgumentError` for a module or
    * parameter in a Set, or under a key that is no string or has a dot.
    */
   *namedParameters(prefix = ""): Generator<[string, Parameter]> {
     const seen = new Set<Parameter>();
-    for (const [name, parameter] of this.allNames(prefix)) {
-      if (seen.has(parameter)) continue;
-      seen.add(parameter);
-      yield [name, parameter];
+    for (const [name, , first] of this.allNames(prefix)) {
+      if (seen.has(first)) continue;
+      seen.add(first);
+      yield [name, first];
     }
   }
 
@@ -95,7 +108,7 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
 
   /** The parameters by path, tied ones under each of their paths, as in PyTorch. They are the module's own, not copies. */
   stateDict(): Record<string, Parameter> {
-    return Object.fromEntries(this.allNames(""));
+    return Object.fromEntries([...this.allNames("")].map(([name, parameter]) => [name, parameter]));
   }
 
   /**
@@ -106,7 +119,7 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
    */
   loadStateDict(state: StateDict, options: { strict?: boolean } = {}): Promise<void> {
     const paths = new Map<Parameter, string[]>();
-    for (const [name, parameter] of this.allNames("")) paths.set(parameter, [...(paths.get(parameter) ?? []), name]);
+    for (const [name, , first] of this.allNames("")) paths.set(first, [...(paths.get(first) ?? []), name]);
     const { strict = true } = options;
     const known = new Set([...paths.values()].flat());
     const unexpected = Object.keys(state).filter((k) => strict && !known.has(k));
@@ -149,7 +162,7 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
 
   /** Freezes (false) or unfreezes the parameters here and below; drops the gradients of frozen ones. */
   setRequiresGrad(on: boolean): this {
-    for (const parameter of this.parameters()) {
+    for (const [, parameter] of this.allNames("")) {
       parameter.requiresGrad = on;
       if (!on) zeroGradients([parameter]);
     }
@@ -163,21 +176,13 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
 
   /** Frees the parameters. */
   dispose(): void {
-    for (const parameter of this.parameters()) parameter.dispose();
+    for (const [, parameter] of [...this.allNames("")]) parameter.dispose();
   }
 
-  /** The modules and parameters in this module's own fields, by path. */
-  private owned(): Generator<[string, AnyModule | Parameter]> {
-    return itemsIn(ownEntries(this), this.constructor.name);
-  }
-
-  /** Every path of every parameter below this module; a module that contains itself is entered once. */
-  private *allNames(prefix: string, open: readonly AnyModule[] = []): Generator<[string, Parameter]> {
-    const inside = [...open, this as AnyModule];
-    for (const [name, value] of this.owned()) {
-      if (value instanceof Parameter) yield [prefix + name, value];
-      else if (!inside.includes(value)) yield* value.allNames(`${prefix}${name}.`, inside);
-    }
+  /** Every path of every parameter below this module, the parameter there, and the first one of the same view: most often itself. */
+  private *allNames(prefix: string): Generator<[string, Parameter, Parameter]> {
+    const views = new Views();
+    for (const [name, parameter] of pathsBelow(this as AnyModule, prefix)) yield [name, parameter, views.first(name, parameter)];
   }
 
   private refuse(problems: readonly string[]): void {
@@ -196,30 +201,112 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
   }
 
   private callOutermost(args: Args, run: () => Result): Result {
-    outermost = this as AnyModule;
+    const call: OutermostCall = { module: this as AnyModule, args, noGrads: noGradDepth(), modules: null, parameters: null };
+    outermost = call;
     try {
       return watchLeaves((leaf) => {
-        if (leaf instanceof Parameter && !this.found.has(leaf)) this.requireFound(leaf, args);
+        if (leaf instanceof Parameter) requireParameter(call, leaf);
       }, run);
     } finally {
       outermost = null;
     }
   }
+}
 
-  /**
-   * What a private field or a closure holds cannot be found by search, and not all that is made beside a module belongs to it (a parameter that
-   * tying replaced). That `forward` recorded a parameter for backward is certain: then it must be one that the optimizer and a checkpoint get.
-   */
-  private requireFound(used: Parameter, args: Args): void {
-    for (const parameter of this.parameters()) this.found.add(parameter);
-    for (const [, value] of itemsIn([["args", args]], null))
-      for (const parameter of value instanceof Parameter ? [value] : value.parameters()) this.found.add(parameter);
-    const label = currentLabel();
-    if (!this.found.has(used))
-      throw new ArgumentError(
-        `${this.constructor.name}: every parameter that forward uses must be found below the module; got a parameter ${used}${label ? ` (used in ${label})` : ""} that is in none of its fields and would be neither trained nor saved. Keep its module in a public field, an array, a plain object or a Map with string keys (not in a #private field, a Set or an object of a class), or pass it to call().`,
-      );
+/**
+ * What a private field or a closure holds cannot be found by search, and not all that is made beside a module belongs to it (a parameter that
+ * tying replaced). That `forward` called a module is certain: then `train`, `eval`, the optimizer and a checkpoint must reach it. The search
+ * is made once a call, since fields may have changed in between, and again for what is not found.
+ */
+function requireModule(call: OutermostCall, used: AnyModule): void {
+  if (call.modules?.has(used) || noGradDepth() > call.noGrads) return;
+  call.modules = modulesIn([["", call.module], ...itemsIn([["args", call.args]], null)]);
+  if (call.modules.has(used)) return;
+  const [first] = used.namedParameters();
+  const what = `${used.constructor.name}${first ? ` with ${first[0]} ${shapeText(first[1].shape)}` : ""}`;
+  refuseHidden(call, what, "train() and eval() do not reach it, and what it has would be neither trained nor saved");
+}
+
+/** The same for a parameter that `forward` recorded for backward. */
+function requireParameter(call: OutermostCall, used: Parameter): void {
+  if (!call.parameters?.has(used)) call.parameters = parametersIn(call);
+  const first = call.parameters.get(used);
+  if (first === used) return;
+  if (!first) refuseHidden(call, `a parameter ${used}`, "it would be neither trained nor saved");
+  throw new ArgumentError(
+    `${call.module.constructor.name}: a parameter must be one object wherever it is used; got two parameters of one storage, ${used}${usedIn()}, of which only the first is trained. Put the same Parameter in both fields.`,
+  );
+}
+
+function refuseHidden(call: OutermostCall, what: string, consequence: string): never {
+  throw new ArgumentError(
+    `${call.module.constructor.name}: every module and parameter that forward uses must be found below the module; got ${what}${usedIn()} that is in none of its fields: ${consequence}. Keep modules and parameters in public fields, arrays, plain objects or Maps with string keys (not in a #private field, a Set or an object of a class), or pass them to call().`,
+  );
+}
+
+const usedIn = (): string => (currentLabel() ? ` (used in ${currentLabel()})` : "");
+
+/** The modules among `items` and below them. */
+function modulesIn(items: Iterable<[string, AnyModule | Parameter]>, found = new Set<AnyModule>()): Set<AnyModule> {
+  for (const [, item] of items) {
+    if (item instanceof Parameter || found.has(item)) continue;
+    found.add(item);
+    modulesIn(ownedBy(item), found);
   }
+  return found;
+}
+
+/** The parameters that a call may use, each with the first one of its view. */
+function parametersIn({ module, args }: OutermostCall): Map<Parameter, Parameter> {
+  const views = new Views();
+  const found = new Map<Parameter, Parameter>();
+  for (const [name, parameter] of pathsBelow(module, "")) found.set(parameter, views.first(name, parameter));
+  for (const [, item] of itemsIn([["args", args]], null))
+    for (const parameter of item instanceof Parameter ? [item] : item.parameters())
+      if (!found.has(parameter)) found.set(parameter, parameter);
+  return found;
+}
+
+/** The modules and parameters in a module's own fields, by path. */
+function ownedBy(module: AnyModule): Generator<[string, AnyModule | Parameter]> {
+  return itemsIn(ownEntries(module), module.constructor.name);
+}
+
+/** Every path of every parameter below a module; a module that contains itself is entered once. */
+function* pathsBelow(module: AnyModule, prefix: string, open: readonly AnyModule[] = []): Generator<[string, Parameter]> {
+  const inside = [...open, module];
+  for (const [name, value] of ownedBy(module)) {
+    if (value instanceof Parameter) yield [prefix + name, value];
+    else if (!inside.includes(value)) yield* pathsBelow(value, `${prefix}${name}.`, inside);
+  }
+}
+
+/** Parameters by the part of the storage that they show. */
+class Views {
+  private readonly known = new Map<Tensor["storage"], (readonly [string, Parameter])[]>();
+
+  /** The first of the parameters with the view of `parameter`, itself if there was none. Throws `ArgumentError` where two views overlap. */
+  first(name: string, parameter: Parameter): Parameter {
+    const others = this.known.get(parameter.storage) ?? [];
+    for (const [path, other] of others) {
+      if (other === parameter || (isSameView(other, parameter) && sameShape(other.shape, parameter.shape))) return other;
+      if (spansMeet(other, parameter))
+        throw new ArgumentError(
+          `parameters must be the same or apart; got "${path}" and "${name}", which overlap in one storage: ${other}, ${parameter}. Keep one of them, and make views of it in forward.`,
+        );
+    }
+    this.known.set(parameter.storage, [...others, [name, parameter]]);
+    return parameter;
+  }
+}
+
+/** Whether the spans of two views of one storage have bytes in common. */
+function spansMeet(a: Tensor, b: Tensor): boolean {
+  const [[start, end], [from, to]] = [a, b].map((t) => {
+    const last = t.shape.reduce((sum, n, i) => sum + (n - 1) * t.strides[i]!, t.offset);
+    return [elementBytes(t.dtype, t.offset), t.size ? elementBytes(t.dtype, last + 1) : 0];
+  }) as [[number, number], [number, number]];
+  return start < to && from < end;
 }
 
 /** Keys and values of what is searched for modules: arrays, plain objects, Maps, Sets; null for anything else. */

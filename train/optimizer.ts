@@ -135,11 +135,11 @@ export class AdamW {
 
   /** Takes effect with the next step, also in a captured one. */
   set lr(rate: number) {
-    this.rate = checkRate(rate);
     this.state.device.write(
       { storage: this.state.storage, offset: 4 * ADAMW_STATE.lr, size: 4 },
-      encode([rate], "f32"),
+      encode([checkRate(rate)], "f32"),
     );
+    this.rate = rate; // a refused write has thrown by now
   }
 
   /** The loss to call `backward` with: multiplied by the scale where there is `lossScaling`. `step` takes it out of the gradients again. */

@@ -1,6 +1,7 @@
 /** `Device.atomic`: all launches of a function run, or none. */
 import { describe, expect, it } from "vitest";
-import { DeviceError, F, capture, scope, tensor } from "../../index.ts";
+import { DeviceError, F, Generator, backward, capture, manualSeed, scope, tensor, zeroGradients } from "../../index.ts";
+import type { Tensor } from "../../index.ts";
 import { errorOf, device, useDevices } from "../gpu.ts";
 
 useDevices();
@@ -76,5 +77,51 @@ describe("atomic", () => {
     expect(() => device.atomic(async () => undefined)).toThrow(/synchronous/);
     expect([...(await x.data())]).toEqual([1, 1, 1]);
     loop.dispose();
+  });
+
+  it("takes host data of new tensors, and constants, though launches wait on the buffers that were freed", async () => {
+    using x = F.ones([1, 1, 2, 8], { device });
+    using positions = tensor(Int32Array.of(0, 1), { device });
+    const litter = (): void => scope(() => void [1, 2, 3, 4, 5].map((k) => F.add(F.sum(x), k)));
+    const values = scope(() => [F.rope(x, positions, { theta: 1234 }), F.randn([4], { device, generator: new Generator(0, { device }), site: 0 })]);
+    const make = (): Tensor[] => {
+      litter();
+      return [F.rope(x, positions, { theta: 4321 }), F.randn([4], { device }), tensor([1, 2], { device })];
+    };
+    manualSeed(0, device);
+    let failed: Tensor[] = [];
+    expect(() => device.atomic(() => scope(() => ((failed = make()), stop())))).toThrow(RangeError);
+    expect(failed).toHaveLength(3);
+    manualSeed(0, device);
+    const [rope, draws, host] = device.atomic(() => scope(make)) as [Tensor, Tensor, Tensor];
+    using again = F.rope(x, positions, { theta: 4321 });
+    expect(await rope.data()).toEqual(await again.data());
+    expect((await rope.data()).every(Number.isFinite)).toBe(true);
+    expect(await draws.data()).toEqual(await values[1]!.data());
+    expect([...(await host.data())]).toEqual([1, 2]);
+    for (const t of [rope, draws, host, ...values]) t.dispose();
+  });
+
+  it("leaves the gradients as they were when it throws", async () => {
+    using w = tensor([1, 2], { device, requiresGrad: true });
+    using v = tensor([3, 4], { device, requiresGrad: true });
+    const add = (): void => scope(() => backward(F.sum(F.mul(w, v))));
+    const fail = (fn: () => void): void => expect(() => device.atomic(() => (fn(), stop()))).toThrow(RangeError);
+    const live = device.pool.stats.liveBytes;
+    fail(() => [add(), add()]);
+    expect([w.grad, v.grad]).toEqual([null, null]);
+    expect(device.pool.stats.liveBytes).toBe(live);
+    add();
+    const held = device.pool.stats.liveBytes;
+    for (const fn of [add, () => zeroGradients([w, v]), () => [zeroGradients([w]), add(), add()]]) {
+      fail(() => void fn());
+      expect([[...(await w.grad!.data())], [...(await v.grad!.data())]]).toEqual([[3, 4], [1, 2]]); // prettier-ignore
+      expect(device.pool.stats.liveBytes).toBe(held);
+    }
+    fail(add);
+    device.atomic(() => [add(), zeroGradients([v]), add()]);
+    expect([[...(await w.grad!.data())], [...(await v.grad!.data())]]).toEqual([[9, 12], [1, 2]]); // prettier-ignore
+    expect(device.pool.stats.liveBytes).toBe(held);
+    zeroGradients([w, v]);
   });
 });

@@ -1,6 +1,6 @@
 /** What a module finds in its fields, what it refuses, and parameters with several paths (tied weights). */
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { ArgumentError, Device, F, backward, checkpoint, noGrad, nn, scope, tensor } from "../../index.ts";
+import { ArgumentError, Device, DisposedError, F, backward, checkpoint, noGrad, nn, scope, tensor } from "../../index.ts";
 import type { Tensor } from "../../index.ts";
 import { AdamW } from "../../train/index.ts";
 
@@ -134,15 +134,78 @@ describe("parameters that a search cannot find", () => {
     expect(device.pool.stats.liveBytes, "nothing is left").toBe(live);
   });
 
-  it("are no fault if they are frozen, not recorded, an argument, or replaced", () => {
+  class Noise extends nn.Module {
+    forward(x: Tensor): Tensor {
+      return this.training ? x.mul(100) : x;
+    }
+  }
+  class HiddenNoise extends nn.Module {
+    readonly own = linear();
+    readonly #noise = new Noise();
+    forward(x: Tensor): Tensor {
+      return this.#noise.call(this.own.call(x));
+    }
+  }
+  class NoiseInObject extends nn.Module {
+    readonly box = new (class Box {
+      readonly noise = new Noise();
+    })();
+    forward(x: Tensor): Tensor {
+      return checkpoint((h) => this.box.noise.call(h!), x);
+    }
+  }
+  class HiddenFrozen extends nn.Module {
+    readonly own = linear();
+    readonly #frozen = linear().setRequiresGrad(false);
+    forward(x: Tensor): Tensor {
+      return this.#frozen.call(this.own.call(x));
+    }
+  }
+
+  it.each([
+    ["without parameters, in a #private field", () => new HiddenNoise(), "Noise"],
+    ["without parameters, in an object of a class, in checkpoint()", () => new NoiseInObject(), "Noise"],
+    ["with frozen parameters", () => new HiddenFrozen(), "Linear"],
+    ["further down", () => new Around(new HiddenNoise()), "Noise"],
+  ])("modules %s: refused when forward calls them, with gradients and without", (_, make, name) => {
+    const net = make();
+    net.eval();
+    for (const use of [() => scope(() => net.call(ones(1, 2))), () => noGrad(() => scope(() => net.call(ones(1, 2))))]) {
+      expect(use).toThrow(ArgumentError);
+      expect(use).toThrow(new RegExp(`^${net.constructor.name}: .*got .*${name}.*train\\(\\) and eval\\(\\) do not reach it`));
+    }
+    net.dispose();
+  });
+
+  it("what has moved away since the last call is refused, what has come is found", () => {
+    const net = new (class extends nn.Module {
+      layer: { call(x: Tensor): Tensor } = linear();
+      later: nn.Linear | null = null;
+      forward(x: Tensor): Tensor {
+        this.later ??= linear();
+        return this.later.call(this.layer.call(x));
+      }
+    })();
+    const use = (): Tensor => scope(() => net.call(ones(1, 2)));
+    expect(use).not.toThrow();
+    const { layer } = net;
+    net.layer = { call: (x) => layer.call(x) };
+    for (const run of [use, () => noGrad(use)]) expect(run).toThrow(/got .*Linear/);
+    const weight = (layer as nn.Linear).weight;
+    net.layer = { call: (x) => F.linear(x, weight) };
+    expect(use).toThrow(/got .*parameter .*\[2, 2\]/);
+    net.dispose();
+  });
+
+  it("are no fault if they are not recorded, an argument, or replaced", () => {
     const teacher = linear();
     class Student extends nn.Module<readonly [Tensor, ...unknown[]]> {
       readonly own = linear();
-      readonly #frozen = linear().setRequiresGrad(false);
+      readonly #frozen = ones(2, 2);
       forward(x: Tensor, ...given: unknown[]): Tensor {
         const target = noGrad(() => teacher.call(x));
         const [other, { weight }] = given as [nn.Linear, { weight: nn.Parameter }];
-        return this.#frozen.call(F.linear(other.call(this.own.call(x)), weight)).sub(target);
+        return F.linear(F.linear(other.call(this.own.call(x)), weight), this.#frozen).sub(target);
       }
     }
     const net = new Student();
@@ -150,7 +213,7 @@ describe("parameters that a search cannot find", () => {
     net.call(ones(1, 2), linear(), { weight: new nn.Parameter(ones(2, 2)) }, new Set([linear()]), new Map([[1, linear()]]));
     Object.assign(net.own, { weight: new nn.Parameter(ones(2, 2)) }); // the first one is dropped
     backward(net.call(ones(1, 2), linear(), { weight: new nn.Parameter(ones(2, 2)) }).add(y).sum());
-    expect(() => noGrad(() => new Hidden().call(ones(1, 2)))).not.toThrow();
+    expect(() => noGrad(() => net.call(ones(1, 2), linear(), { weight: new nn.Parameter(ones(2, 2)) }))).not.toThrow();
   });
 });
 
@@ -178,6 +241,35 @@ describe("tied parameters", () => {
     expect([...twice.children()].map(([name]) => name)).toEqual(["a"]);
     expect(Object.keys(twice.stateDict())).toEqual(["a.weight", "b.0.weight"]);
     net.dispose();
+  });
+
+  it("two parameters made of one tensor count once, have both names, and are trained by the first only", async () => {
+    const a = new nn.Parameter(ones(2));
+    const net = new Holder({ a, b: new nn.Parameter(a) });
+    expect(net.parameters()).toEqual([a]);
+    expect(net.parameterCount()).toBe(2);
+    expect(Object.keys(net.stateDict())).toEqual(["a", "b"]);
+    await net.loadStateDict({ b: F.full([2], 3) });
+    expect([...(await a.data())]).toEqual([3, 3]);
+    await expect(net.loadStateDict({ a: F.full([2], 1), b: F.full([2], 2) })).rejects.toThrow(/a and b are one parameter/);
+    const use = (name: "a" | "b"): nn.Module => Object.assign(new Holder(net), { forward: (x: Tensor) => x.mul(net.stateDict()[name]!).sum() });
+    expect(() => scope(() => use("a").call(ones(2)))).not.toThrow();
+    expect(() => scope(() => use("b").call(ones(2)))).toThrow(/two parameters.*one storage.*same Parameter/s);
+    net.setRequiresGrad(false);
+    expect(net.stateDict()["b"]!.requiresGrad).toBe(false);
+    net.dispose();
+    expect(() => net.stateDict()["b"]!.check()).toThrow(DisposedError);
+  });
+
+  it("parameters that overlap in one storage are refused by name, those apart in it are not", () => {
+    const p = new nn.Parameter(ones(8));
+    const part = (from: number, n: number): nn.Parameter => new nn.Parameter(p.detach().slice(0, from, from + n));
+    const net = new Holder({ p, q: [part(4, 4)] });
+    for (const ask of [() => net.parameters(), () => net.stateDict(), () => net.loadStateDict({})]) {
+      expect(ask).toThrow(ArgumentError);
+      expect(ask).toThrow(/"p" and "q\.0"/);
+    }
+    expect(new Holder({ a: part(0, 4), b: part(4, 4) }).parameterCount()).toBe(8);
   });
 
   it("are stepped once: AdamW moves by lr, the norm counts them once", async () => {

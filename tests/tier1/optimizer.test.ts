@@ -1,6 +1,6 @@
 /** Gradient norm, clipping and AdamW against float64, over steps that clip, that change the rate and that are skipped. */
 import { describe, expect, it } from "vitest";
-import { F, backward, capture, scope, tensor, zeroGradients } from "../../index.ts";
+import { CaptureError, F, backward, capture, scope, tensor, zeroGradients } from "../../index.ts";
 import type { Tensor } from "../../index.ts";
 import { AdamW } from "../../train/optimizer.ts";
 import type { AdamWOptions } from "../../train/optimizer.ts";
@@ -386,6 +386,13 @@ describe("AdamW", () => {
     for (const [name, t] of Object.entries(captured.optimizer.averages())) expect(await t.data()).toEqual(await eager.optimizer.averages()[name]!.data());
     loop.dispose();
     for (const { all, optimizer } of [eager, captured]) for (const t of [...all, optimizer]) t.dispose();
+  });
+
+  it("a learning rate that is refused, in a capture, is not taken", async () => {
+    using p = tensor([1, 2, 3], { device, requiresGrad: true });
+    using optimizer = new AdamW([p], { lr: 0.25 });
+    await expect(capture(() => void (optimizer.lr = 0.5), { device })).rejects.toThrow(CaptureError);
+    expect([optimizer.lr, (await optimizer.report()).lr]).toEqual([0.25, 0.25]);
   });
 
   it("takes the state of earlier versions, which had one count for all", async () => {

@@ -1,6 +1,6 @@
 /** The random numbers: Philox against its published vectors, the kernels against the host's Philox, and what seeds, steps and sites do. */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { ArgumentError, AutogradError, Device, F, Generator, backward, bf16Bits, bf16Value, f16Bits, f16Value, philox, scope, sizeOf, tensor, unitFloat } from "../../index.ts";
+import { ArgumentError, AutogradError, CaptureError, Device, F, Generator, backward, bf16Bits, bf16Value, capture, f16Bits, f16Value, manualSeed, philox, scope, sizeOf, tensor, unitFloat } from "../../index.ts";
 import type { DType } from "../../index.ts";
 
 let device: Device;
@@ -225,6 +225,26 @@ describe("dropout", () => {
     using loss = scope(() => F.sum(F.dropout(x, 0.5, { generator: generator.value, site: 0 })));
     generator.value.setStep(1);
     expect(() => backward(loss)).toThrow(AutogradError);
+  });
+});
+
+describe("a refused write or draw changes nothing", () => {
+  it("setStep and draws without a generator, in a capture", async () => {
+    using generator = disposable(new Generator(7, { device }));
+    using x = tensor([1], { device });
+    generator.value.setStep(3);
+    const draw = (): Promise<ArrayLike<number>> => scope(() => F.randn([3], { device })).data();
+    for (const refused of [() => generator.value.setStep(9), () => F.randn([3], { device })]) {
+      manualSeed(5, device);
+      const [, second] = [await draw(), await draw()];
+      manualSeed(5, device);
+      await draw();
+      const { version } = generator.value.state.storage;
+      await expect(capture(() => (refused(), F.mul(x, 2)), { device })).rejects.toThrow(CaptureError);
+      expect(await draw()).toEqual(second);
+      expect([generator.value.step, (await generator.value.state.data())[2]]).toEqual([3, 3]);
+      expect(generator.value.state.storage.version, "what backward saved is as it was").toBe(version);
+    }
   });
 });
 
