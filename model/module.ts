@@ -176,7 +176,7 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
 
   /** Frees the parameters. */
   dispose(): void {
-    for (const [, parameter] of [...this.allNames("")]) parameter.dispose();
+    for (const [, parameter] of this.allNames("")) parameter.dispose();
   }
 
   /** Every path of every parameter below this module, the parameter there, and the first one of the same view: most often itself. */
