@@ -135,6 +135,7 @@ class Recorder {
   private readonly leaves = new Set<Tensor>();
   private readonly chunks: { buffer: GPUBuffer; words: Uint32Array }[] = [];
   private used = CHUNK_BYTES;
+  private inAtomic = false;
   private readonly name = `capture ${nextCapture++} `;
   private readonly lists: ReturnType<Device["pool"]["beginPrivate"]>;
   private readonly firstSerial: number;
@@ -201,7 +202,19 @@ class Recorder {
     for (const { buffer } of this.chunks) buffer.destroy();
   }
 
+  /** Inside `atomic`: forgets what was recorded in it if it throws, since it does not run. */
+  private dropOnFailure(): void {
+    if (!this.device.isAtomic || this.inAtomic) return;
+    this.inAtomic = true;
+    const [launches, steps] = [this.launches.length, this.steps.length];
+    this.device.atEnd((failed) => {
+      this.inAtomic = false;
+      if (failed) [this.launches.length, this.steps.length] = [launches, steps];
+    });
+  }
+
   private add(launch: Launch): void {
+    this.dropOnFailure();
     this.launches.push(launch);
     const names = Object.values(launch.pipeline.kernel.bindings);
     for (const [i, { storage }] of launch.bindings.entries()) {
