@@ -183,7 +183,7 @@ function drop(s: Layout, dtype: DType, p: number, more: Partial<Case> = {}): Cas
     },
     reference: ([x]) => {
       let index = 0;
-      return mapRef((v) => (kept(index++, p) ? v / (1 - p) : v * 0), x!);
+      return mapRef((v) => v * (kept(index++, p) ? 1 / (1 - p) : 0), x!);
     },
     ...more,
   };
