@@ -13,8 +13,8 @@ const MOST_PARTS = 8192;
 const FOLD = 64;
 
 /**
- * The L2 norm of all elements of `grads` (f32) together: f32 [1]; NaN if any of them, or the norm, is not finite. No square overflows or
- * vanishes on the way. Partial sums of fixed places are added in a fixed order: the same gradients give the same bits.
+ * The L2 norm of all elements of `grads` (f32) together: f32 [1]; NaN if any of them, or the sum of squares, is not finite. Partial sums of
+ * fixed places are added in a fixed order: the same gradients give the same bits.
  * @param into f32 [1] to write instead of a new tensor
  */
 export function globalGradNorm(grads: readonly Tensor[], into?: Tensor): Tensor {
@@ -28,31 +28,31 @@ export function globalGradNorm(grads: readonly Tensor[], into?: Tensor): Tensor 
       return rowWindows(device, g.size, [{ rowElements: 1, dtype: "f32" }], 4, "globalGradNorm").map((w) => ({ from, ...w }));
     });
     // All partial sums lie in one list that one binding holds.
-    const most = Math.min(MOST_PARTS, Math.floor((device.limits.maxStorageBufferBindingSize - 16) / 16 / Math.max(1, windows.length)));
+    const most = Math.min(MOST_PARTS, Math.floor((device.limits.maxStorageBufferBindingSize - 16) / 8 / Math.max(1, windows.length)));
     if (most < 1) throw new ArgumentError(`globalGradNorm: ${windows.length} gradients, more than partial sums in one binding`);
     const pieces = windows.map((w) => ({ ...w, parts: Math.min(most, Math.ceil(w.count / 4 / PART_GRANULES)) }));
     const total = pieces.reduce((sum, p) => sum + p.parts, 0);
-    let partial = empty([Math.max(1, total), 4], { device });
+    let partial = empty([Math.max(1, total), 2], { device });
     let first = 0;
     for (const { from, start, count, parts } of pieces) {
       launch(partialKernel, {
         buffers: { x: { of: from, start, elements: count }, partial },
         params: { elements: count, parts, first },
         grid: grid1d(Math.ceil(parts / 64)),
-        cost: { flops: 6 * count, bytes: 4 * count },
+        cost: { flops: 2 * count, bytes: 4 * count },
       });
       first += parts;
     }
     for (let count = total, finished = false; !finished; ) {
       const parts = Math.max(1, Math.ceil(count / FOLD));
       finished = parts === 1;
-      const y = empty([parts, 4], { device });
+      const y = empty([parts, 2], { device });
       launch(combineKernel, {
         constants: { FINISH: finished },
         buffers: { partial, y, norm },
         params: { count, parts },
         grid: grid1d(Math.ceil(parts / 64)),
-        cost: { flops: 4 * count, bytes: 16 * count },
+        cost: { flops: 2 * count, bytes: 8 * count },
       });
       partial.dispose();
       partial = y;
