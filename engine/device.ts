@@ -9,7 +9,7 @@ import { DEFAULT_LIMITS, capabilitiesOf, nullCapabilities } from "./capabilities
 import type { Capabilities, Limits } from "./capabilities.ts";
 import { ArgumentError, CaptureError, DeviceError, DeviceLostError, DisposedError, KernelError, OutOfMemoryError } from "./errors.ts";
 import type { JanusError } from "./errors.ts";
-import { loadKernels, specialise } from "./kernel.ts";
+import { describeErrors, loadKernels, specialise, variantKey } from "./kernel.ts";
 import type { Constants, Kernel, Uses } from "./kernel.ts";
 import type { Binding, Cost, Launch, Pipeline } from "./launch.ts";
 import { currentLabel, refusePromise } from "./scope.ts";
@@ -574,7 +574,7 @@ export class Device {
       if (!error) return;
       this.pipelines.delete(key);
       const info = await module.getCompilationInfo();
-      this.errors.unshift(new KernelError(describe(kernel, key, source, info, error.message), source));
+      this.errors.unshift(new KernelError(describeErrors(kernel, key, source, info, error.message), source));
     });
     this.compiling.add(verdict);
     const pipeline: Pipeline = { id, kernel, constants, uses, key, gpu: compiled, layout };
@@ -586,25 +586,4 @@ export class Device {
 function defaultBudget({ software, memoryBytes: own }: Capabilities): number {
   if (software) return 0.8 * (memoryBytes() ?? Infinity);
   return own === null ? Infinity : 0.9 * own;
-}
-
-function variantKey(kernel: Kernel, constants: Constants | undefined, uses: Uses | undefined): string {
-  let key = kernel.name;
-  for (const name in uses) key += ` ${name}:${uses[name]}`;
-  for (const name in constants) key += ` ${name}=${constants[name]}`;
-  return key;
-}
-
-function describe(kernel: Kernel, key: string, source: string, info: GPUCompilationInfo, fallback: string): string {
-  const lines = source.split("\n");
-  const parts = [`kernel ${key} (${kernel.url?.pathname.split("/").slice(-2).join("/") ?? "inline"}) does not compile`];
-  const errors = info.messages.filter((m) => m.type === "error");
-  for (const m of errors.slice(0, 3)) {
-    parts.push(`line ${m.lineNum}, column ${m.linePos}: ${m.message}`);
-    for (let n = Math.max(1, m.lineNum - 2); n <= Math.min(lines.length, m.lineNum + 2); n++) {
-      parts.push(`${n === m.lineNum ? ">" : " "} ${String(n).padStart(4)} ${lines[n - 1]}`);
-    }
-  }
-  if (!errors.length) parts.push(fallback);
-  return parts.join("\n");
 }

@@ -165,3 +165,26 @@ export function packParams(target: Kernel, values: Readonly<Record<string, numbe
   }
   return words;
 }
+
+/** Name of a variant: equal keys, equal code. */
+export function variantKey(kernel: Kernel, constants: Constants | undefined, uses: Uses | undefined): string {
+  let key = kernel.name;
+  for (const name in uses) key += ` ${name}:${uses[name]}`;
+  for (const name in constants) key += ` ${name}=${constants[name]}`;
+  return key;
+}
+
+/** What a compiler says of a kernel, with the WGSL lines around each mistake. */
+export function describeErrors(kernel: Kernel, key: string, source: string, info: GPUCompilationInfo, fallback: string): string {
+  const lines = source.split("\n");
+  const parts = [`kernel ${key} (${kernel.url?.pathname.split("/").slice(-2).join("/") ?? "inline"}) does not compile`];
+  const errors = info.messages.filter((m) => m.type === "error");
+  for (const m of errors.slice(0, 3)) {
+    parts.push(`line ${m.lineNum}, column ${m.linePos}: ${m.message}`);
+    for (let n = Math.max(1, m.lineNum - 2); n <= Math.min(lines.length, m.lineNum + 2); n++) {
+      parts.push(`${n === m.lineNum ? ">" : " "} ${String(n).padStart(4)} ${lines[n - 1]}`);
+    }
+  }
+  if (!errors.length) parts.push(fallback);
+  return parts.join("\n");
+}
