@@ -25,10 +25,10 @@ export const kindOf = (v: number): string => (Number.isNaN(v) ? "NaN" : v === In
 /** Elements that the inputs of a case may have in all: small rows show the same as large ones. */
 const MAX_ELEMENTS = { short: 700, long: 6000 } as const;
 
-/** The short form has one case of each kind and fewer places of infinities; `npm run test:long` has all. */
+/** The short form has one case of each op and combination of dtypes, and fewer places of infinities; `npm run test:long` has all. */
 export type Form = keyof typeof MAX_ELEMENTS;
 
-/** Of each op, note and combination of dtypes the smallest and the largest of the small cases; contiguous inputs alone. Samplers have tests of their own. */
+/** In the long form: of each op, note and combination of dtypes the smallest and the largest of the small cases. Contiguous inputs alone; samplers have tests of their own. */
 export function selectCases(cases: readonly Case[], form: Form): Case[] {
   const groups = new Map<string, Case[]>();
   for (const c of cases) {
@@ -36,7 +36,7 @@ export function selectCases(cases: readonly Case[], form: Form): Case[] {
     const total = sizes.reduce((a, b) => a + b, 0);
     const isPlain = c.inputs.every((i) => !i.layout || i.layout === "contiguous");
     if (c.op === "sampleTokens" || !isPlain || sizes.includes(0) || total > MAX_ELEMENTS[form] || !c.inputs.some((i) => isFloat(i.dtype ?? "f32"))) continue;
-    const key = `${c.op} ${c.note ?? ""} ${c.inputs.map((i) => i.dtype ?? "f32").join(",")}`;
+    const key = `${c.op} ${form === "long" ? (c.note ?? "") : ""} ${c.inputs.map((i) => i.dtype ?? "f32").join(",")}`;
     groups.set(key, [...(groups.get(key) ?? []), c]);
   }
   return [...groups.values()].flatMap((group) => {
