@@ -311,7 +311,7 @@ export class Checkpoint {
 
 const COMPARED_BYTES = 16 * 2 ** 20;
 
-/** Of tied tensors the files may have the head, the embedding, or both: the tensors with the embedding alone, and the head beside it. */
+/** Splits tied tensors, of which the files may have the head, the embedding, or both: the tensors with the embedding alone, and the head. */
 function untied(
   config: JanusConfig,
   layout: Layout,

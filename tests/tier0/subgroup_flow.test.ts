@@ -87,7 +87,7 @@ function varying(body: string, start: readonly string[], differing: readonly str
 
 interface Head {
   readonly start: number;
-  /** Of the block. */
+  /** End of the block. */
   readonly end: number;
   readonly isLoop: boolean;
   readonly condition: string;
