@@ -12,6 +12,7 @@ import type { Layout } from "../model/checkpoint/index.ts";
 import { JANUS_PRO_1B, JANUS_PRO_7B } from "../model/config.ts";
 import type { JanusConfig } from "../model/config.ts";
 import { JANUS_TINY, createModel, tinyConfig } from "../model/create.ts";
+import type { ConfigChanges } from "../model/create.ts";
 import { writeFolderAtomic } from "../model/node/index.ts";
 import { saveModel } from "../model/save.ts";
 import type { StoredContent } from "../model/save.ts";
@@ -21,6 +22,8 @@ export const SIZES = { tiny: JANUS_TINY, "1B": JANUS_PRO_1B, "7B": JANUS_PRO_7B 
 
 export interface NewCheckpointOptions {
   readonly size?: keyof typeof SIZES;
+  /** Sizes in which it differs from the tiny model. */
+  readonly changes?: ConfigChanges;
   readonly seed?: number;
   readonly layout?: Layout;
   /** What the tokenizer learns merges from; without them every byte is a token. */
@@ -34,11 +37,12 @@ export interface NewCheckpointOptions {
  * on the device and go to the disk 16 MiB at a time. Returns the bytes of the weight files.
  */
 export async function newCheckpoint(out: string, options: NewCheckpointOptions = {}): Promise<number> {
-  const { size = "tiny", seed = 0, layout = "hf", texts = [], device, onStep = () => undefined } = options;
+  const { size = "tiny", changes = {}, seed = 0, layout = "hf", texts = [], device, onStep = () => undefined } = options;
   const sideFiles = byteTokenizerFiles({ texts, merges: texts.length ? 512 : 0 });
   // A tiny model has no rows without a token, so that whatever it samples is text.
   const vocabulary = new Tokenizer({ tokenizer: new TextDecoder().decode(sideFiles.get("tokenizer.json")) }).size;
-  const config = size === "tiny" ? tinyConfig({ language: { vocabulary } }) : SIZES[size];
+  if (size !== "tiny" && options.changes) throw new ArgumentError(`sizes of the ${size} model cannot be changed; leave changes out`);
+  const config = size === "tiny" ? tinyConfig({ ...changes, language: { vocabulary, ...changes.language } }) : SIZES[size];
   const bytes = 2 * Object.values(countParts(config)).reduce((sum, elements) => sum + elements, 0);
   let shown = 0;
   const onProgress = ({ bytes: done, totalBytes }: { bytes: number; totalBytes: number }): void => {

@@ -51,8 +51,9 @@ fn attention_naive(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups)
   var sum: array<vec4f, MOST>;
   var top = -3e38;
   var total = 0.0;
+  let begin = first_key(b);
   let end = end_key(i);
-  for (var j = first_key(b); j < end; j++) {
+  for (var j = begin; j < end; j++) {
     if (masked_by(DOCUMENTS) && document(b, j) != own) { continue; }
     var product = vec4f();
     for (var c = 0u; c < params.granules; c++) {
@@ -68,8 +69,8 @@ fn attention_naive(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups)
       sum[c] = sum[c] * shrink + p * unpack_k(v[v_head + j * params.v.w + c]);
     }
   }
-  let share = share_of(total, b, i);
+  let share = share_of(total, begin, i);
   let o_row = dot(params.o, at);
   for (var c = 0u; c < params.granules; c++) { o[o_row + c] = pack_o(sum[c] * share); }
-  lse[dot(params.lse, at)] = log_sum(top, total, b, i);
+  lse[dot(params.lse, at)] = log_sum(top, total, begin, i);
 }

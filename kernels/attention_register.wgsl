@@ -49,8 +49,8 @@ fn masked(s: vec4f, b: u32, i: u32, key: vec4u, id: vec4u, begin: u32, row_id: u
 fn hmax4(v: vec4f) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
 fn hsum4(v: vec4f) -> f32 { return (v.x + v.y) + (v.z + v.w); }
 // share_of for the rows i … i + 3.
-fn shares(total: vec4f, b: u32, i: u32) -> vec4f {
-  return vec4f(share_of(total.x, b, i), share_of(total.y, b, i + 1u), share_of(total.z, b, i + 2u), share_of(total.w, b, i + 3u));
+fn shares(total: vec4f, begin: u32, i: u32) -> vec4f {
+  return vec4f(share_of(total.x, begin, i), share_of(total.y, begin, i + 1u), share_of(total.z, begin, i + 2u), share_of(total.w, begin, i + 3u));
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -167,9 +167,9 @@ fn attention_register(@builtin(workgroup_id) group: vec3u, @builtin(num_workgrou
     }
   }
   total_0 = total_s(total_0);
-  let share_0 = shares(total_0, b, i0);
+  let share_0 = shares(total_0, begin, i0);
   total_1 = total_s(total_1);
-  let share_1 = shares(total_1, b, i0 + 4u);
+  let share_1 = shares(total_1, begin, i0 + 4u);
   multiply(&sums_0, share_0, share_1);
   if (CHUNKS > 1u) { multiply(&sums_1, share_0, share_1); }
   if (CHUNKS > 2u) { multiply(&sums_2, share_0, share_1); }
@@ -187,6 +187,6 @@ fn attention_register(@builtin(workgroup_id) group: vec3u, @builtin(num_workgrou
     var tops = array<f32, 8>(top_0.x, top_0.y, top_0.z, top_0.w, top_1.x, top_1.y, top_1.z, top_1.w);
     var totals = array<f32, 8>(total_0.x, total_0.y, total_0.z, total_0.w, total_1.x, total_1.y, total_1.z, total_1.w);
     let out = dot(params.lse.xyz, at) + i0 * params.lse.w;
-    for (var r = 0u; r < rows; r++) { lse[out + r * params.lse.w] = log_sum(tops[r], totals[r], b, i0 + r); }
+    for (var r = 0u; r < rows; r++) { lse[out + r * params.lse.w] = log_sum(tops[r], totals[r], begin, i0 + r); }
   }
 }

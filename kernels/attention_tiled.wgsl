@@ -150,12 +150,12 @@ fn attention_tiled(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups)
     var sum = 0.0;
     for (var e = 0u; e < 8u; e++) { sum += shares[(4u * y + r) * 8u + e]; }
     if (own + r < params.queries) {
-      let share = share_of(sum, b, own + r);
+      let share = share_of(sum, begin, own + r);
       for (var c = 0u; c < CHUNKS; c++) {
         let g = (slice * CHUNKS + c) * CHUNK + x;
         if (g < params.granules) { o[o_head + (own + r) * params.o.w + g] = pack_o(sums[c * 4u + r] * share); }
       }
-      if (slice == 0u && x == 0u) { lse[dot(params.lse, vec4u(at, own + r))] = log_sum(top[r], sum, b, own + r); }
+      if (slice == 0u && x == 0u) { lse[dot(params.lse, vec4u(at, own + r))] = log_sum(top[r], sum, begin, own + r); }
     }
   }
 }

@@ -5,6 +5,7 @@ struct Params {
   words: u32,
   src: u32, // word of src at index 0
   dst: u32, // word of dst at index 0
+  rank: u32, // dimensions
   shape0: vec4u, // sizes of the last four dimensions, last first
   shape1: vec4u, // and of the four before
   src0: vec4u, // strides, likewise
@@ -22,8 +23,7 @@ fn copy(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
   if (index >= params.words) { return; }
   var rest = index;
   var at = vec2u(params.src, params.dst);
-  for (var d = 0u; d < 8u; d++) {
-    if (rest == 0u) { break; }
+  for (var d = 0u; d < params.rank; d++) {
     let size = select(params.shape1[d & 3u], params.shape0[d & 3u], d < 4u);
     let i = rest % size;
     rest = rest / size;

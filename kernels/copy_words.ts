@@ -7,7 +7,7 @@ const copy = kernel(
   "copy",
   new URL("./copy.wgsl", import.meta.url),
   { src: "read", dst: "write" },
-  { words: "u32", src: "u32", dst: "u32", shape0: "vec4u", shape1: "vec4u", src0: "vec4u", src1: "vec4u", dst0: "vec4u", dst1: "vec4u" },
+  { words: "u32", src: "u32", dst: "u32", rank: "u32", shape0: "vec4u", shape1: "vec4u", src0: "vec4u", src1: "vec4u", dst0: "vec4u", dst1: "vec4u" },
 );
 
 /** Shape, strides and offset of a view counted in words; null where its rows are not whole words. */
@@ -59,7 +59,7 @@ export function copyWords(dst: Tensor, src: Tensor): void {
     const words = sizeOf(shape);
     launch(copy, {
       buffers: { src: srcWindow.bound, dst: dstWindow.bound },
-      params: { words, src: srcWindow.inside, dst: dstWindow.inside, shape0, shape1, src0, src1, dst0, dst1 },
+      params: { words, src: srcWindow.inside, dst: dstWindow.inside, rank: shape.length, shape0, shape1, src0, src1, dst0, dst1 },
       grid: grid1d(Math.ceil(words / 64)),
       cost: { flops: 0, bytes: words * 8 },
     });

@@ -175,7 +175,7 @@ function mapStrided(use: Record<string, string>, operands: readonly [Tensor, Ten
     launch(strided, {
       use,
       buffers: { a: range(0), b: range(1), c: range(2), y: { of: target, start, elements: size } },
-      params: { elements: size, start: 0, offsets: [bound[0]!.inside, bound[1]!.inside, bound[2]!.inside, 0], shape0, shape1, a0, a1, b0, b1, c0, c1, scalars },
+      params: { elements: size, start: 0, offsets: [bound[0]!.inside, bound[1]!.inside, bound[2]!.inside, part.length], shape0, shape1, a0, a1, b0, b1, c0, c1, scalars },
       grid: grid1d(Math.ceil(size / 256)),
       cost: { flops: cost.flops * share, bytes: cost.bytes * share },
     });

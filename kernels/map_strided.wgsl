@@ -11,7 +11,7 @@ const WORKGROUP = 64u; // invocations
 struct Params {
   elements: u32, // of y in the window
   start: u32, // row-major index of the window's first element
-  offsets: vec4u, // element of a, b, c in their bindings at index 0
+  offsets: vec4u, // element of a, b, c in their bindings at index 0; number of dimensions
   shape0: vec4u, // sizes of the last four dimensions, last first
   shape1: vec4u, // and of the four before
   a0: vec4u, // strides of a, likewise
@@ -32,8 +32,7 @@ struct Params {
 fn locate(index: u32) -> vec3u {
   var rest = index;
   var at = params.offsets.xyz;
-  for (var d = 0u; d < 8u; d++) {
-    if (rest == 0u) { break; }
+  for (var d = 0u; d < params.offsets.w; d++) {
     let size = select(params.shape1[d & 3u], params.shape0[d & 3u], d < 4u);
     let i = rest % size;
     rest = rest / size;
@@ -52,20 +51,19 @@ fn map_strided(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) gro
   if (granule * 4u >= params.elements) { return; }
   // The first element's place takes divisions; the others follow it by strides where the last dimension does not end between them.
   let first = params.start + granule * 4u;
-  let place = locate(first);
   let isInRow = first % params.shape0.x + 4u <= params.shape0.x;
   let step = vec3u(params.a0.x, params.b0.x, params.c0.x);
+  let count = min(4u, params.elements - granule * 4u);
+  var at = vec3u();
   var va = V4_a();
   var vb = V4_b();
   var vc = V4_c();
-  for (var e = 0u; e < 4u; e++) {
-    if (granule * 4u + e < params.elements) {
-      var at = place + e * step;
-      if (!isInRow) { at = locate(first + e); }
-      va[e] = pick_a(a[at.x / PER_a], at.x);
-      vb[e] = pick_b(b[at.y / PER_b], at.y);
-      vc[e] = pick_c(c[at.z / PER_c], at.z);
-    }
+  for (var e = 0u; e < count; e++) {
+    at += step;
+    if (e == 0u || !isInRow) { at = locate(first + e); }
+    va[e] = pick_a(a[at.x / PER_a], at.x);
+    vb[e] = pick_b(b[at.y / PER_b], at.y);
+    vc[e] = pick_c(c[at.z / PER_c], at.z);
   }
   y[granule] = pack_y(V4_y(apply_f(va, vb, vc, params.scalars)));
 }

@@ -12,4 +12,20 @@ import { matmulCases } from "./cases/matmul.ts";
 import { imageCases } from "./cases/image.ts";
 import { viewCases } from "./cases/views.ts";
 
-export const cases: readonly Case[] = [...activationCases, ...indexCases, ...lossCases, ...samplingCases, ...rowCases, ...attentionCases, ...decodeCases, ...elementwiseCases, ...matmulCases, ...imageCases, ...viewCases];
+/** By the file that they are in. */
+export const families = {
+  activations: activationCases,
+  attention: attentionCases,
+  decode: decodeCases,
+  elementwise: elementwiseCases,
+  image: imageCases,
+  index: indexCases,
+  loss: lossCases,
+  matmul: matmulCases,
+  rows: rowCases,
+  sampling: samplingCases,
+  views: viewCases,
+} as const satisfies Readonly<Record<string, readonly Case[]>>;
+export type Family = keyof typeof families;
+
+export const cases: readonly Case[] = Object.values(families).flat();

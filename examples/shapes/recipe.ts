@@ -56,8 +56,8 @@ const stages = (one: number, two: number, three: number, batch: number, lr: numb
 export const RECIPES: Readonly<Record<Length, Recipe>> = {
   quick: {
     pictures: 500,
-    tokenizer: tokenizer(40),
-    stages: stages(3, 6, 24, 10, 5e-3),
+    tokenizer: tokenizer(24),
+    stages: stages(3, 6, 18, 10, 5e-3),
     temperature: 1,
     prompts: 4,
     questions: 4,

@@ -11,13 +11,13 @@ fn powers(s: vec4f, top: f32) -> vec4f {
 // 2^(s − lse) from the saved log-sum of the row, NaN if that is.
 fn power_of(s: f32, lse: f32) -> f32 { return select(exp2(clamp(s - lse, -126.0, 126.0)), lse, is_nan(lse)); }
 fn powers_of(s: vec4f, lse: vec4f) -> vec4f { return select(exp2(clamp(s - lse, vec4f(-126.0), vec4f(126.0))), lse, is_nan4(lse)); }
-// Whether query i of row b sees a key at all; with documents its own.
-fn sees_any(b: u32, i: u32) -> bool {
-  if (masked_by(DOCUMENTS)) { return first_key(b) <= i; }
-  return first_key(b) < end_key(i);
+// Whether query i of a row whose first key is `begin` sees a key at all; with documents its own.
+fn sees_any(begin: u32, i: u32) -> bool {
+  if (masked_by(DOCUMENTS)) { return begin <= i; }
+  return begin < end_key(i);
 }
 // What a row without a sum of powers has: zeros if it sees no key, NaN if all its scores are −infinity.
-fn without_sum(total: f32, b: u32, i: u32) -> f32 { return select(0.0, nan_of(total), sees_any(b, i)); }
+fn without_sum(total: f32, begin: u32, i: u32) -> f32 { return select(0.0, nan_of(total), sees_any(begin, i)); }
 // What multiplies the row's sum of values, and the log2 of its sum of powers.
-fn share_of(total: f32, b: u32, i: u32) -> f32 { return select(1.0 / total, without_sum(total, b, i), total == 0.0); }
-fn log_sum(top: f32, total: f32, b: u32, i: u32) -> f32 { return select(top + log2(total), without_sum(total, b, i), total == 0.0); }
+fn share_of(total: f32, begin: u32, i: u32) -> f32 { return select(1.0 / total, without_sum(total, begin, i), total == 0.0); }
+fn log_sum(top: f32, total: f32, begin: u32, i: u32) -> f32 { return select(top + log2(total), without_sum(total, begin, i), total == 0.0); }

@@ -28,9 +28,9 @@ const biased = (rows: number): Case => ({
 });
 
 it("and those whose gradients cancel", () => {
-  // The five weights of this seed add up to -0.00003.
-  expect([...illConditioned(biased(5), 21109)]).toEqual(["gradient 1"]);
-  expect([...illConditioned(biased(1), 21109)]).toEqual([]);
+  // The five weights of this seed add up to 0.00002.
+  expect([...illConditioned(biased(5), 45687)]).toEqual(["gradient 1"]);
+  expect([...illConditioned(biased(1), 45687)]).toEqual([]);
 });
 
 it("are at most one case in a hundred of the table", () => {

@@ -4,6 +4,7 @@ import { DEFAULT_LIMITS, Device } from "../../index.ts";
 import { cases } from "../cases.ts";
 import { caseName, runCase } from "../harness.ts";
 import type { Case } from "../harness.ts";
+import { isLong } from "../long.ts";
 
 const seed = Number(process.env["JANUS_TEST_SEED"] ?? 1);
 
@@ -17,7 +18,7 @@ function sample(rows: readonly Case[], count: number): Case[] {
   });
 }
 
-const everyOp = sample(cases, 2);
+const everyOp = sample(cases, isLong ? 2 : 1);
 const windowed = sample(
   cases.filter((c) => c.windows),
   1,

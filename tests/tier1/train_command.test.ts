@@ -8,6 +8,7 @@ import { writeDataset } from "../../examples/shapes/dataset.ts";
 import { Device } from "../../index.ts";
 import { Checkpoints } from "../../train/run/checkpoints.ts";
 import { runCli, startCli } from "../cli.ts";
+import { SMALL } from "../small_model.ts";
 
 const home = mkdtempSync(join(tmpdir(), "janus-train-command-"));
 const at = (...names: string[]): string => join(home, ...names);
@@ -15,7 +16,7 @@ const at = (...names: string[]): string => join(home, ...names);
 beforeAll(async () => {
   await writeDataset(at("data"), { pictures: 30, seed: 1 });
   const device = await Device.create();
-  await newCheckpoint(at("model"), { device, texts: [readFileSync(at("data", "text.jsonl"), "utf8")] });
+  await newCheckpoint(at("model"), { device, changes: SMALL, texts: [readFileSync(at("data", "text.jsonl"), "utf8")] });
   device.destroy();
 });
 afterAll(() => rmSync(home, { recursive: true, force: true }));
@@ -31,7 +32,7 @@ const command = (run: string, preset: string, ...changes: string[]): string[] =>
   `gen=${at("data", "gen.jsonl")}`,
   at("data", "text.jsonl"),
   "--set",
-  "length=400",
+  "length=300",
   "report.prompts=[]",
   ...changes,
 ];

@@ -41,6 +41,7 @@ import { TRAINED } from "../../train/stages.ts";
 import { tensorsOf } from "../checkpoint/tiny.ts";
 import { runCli } from "../cli.ts";
 import { errorOf } from "../gpu.ts";
+import { SMALL } from "../small_model.ts";
 
 const home = mkdtempSync(join(tmpdir(), "janus-train-"));
 const at = (...names: string[]): string => join(home, ...names);
@@ -49,7 +50,7 @@ let device: Device;
 beforeAll(async () => {
   device = await Device.create();
   setDevice(device);
-  await newCheckpoint(at("model"), { device, texts: ["a red square. what colour is it? red. blue green"] });
+  await newCheckpoint(at("model"), { device, changes: SMALL, texts: ["a red square. what colour is it? red. blue green"] });
   mkdirSync(at("data"));
   const colours = { red: [220, 30, 30], green: [30, 200, 40], blue: [40, 60, 220] };
   const [und, gen, text]: [object[], object[], object[]] = [[], [], []];
@@ -89,7 +90,7 @@ const settings = (more: Record<string, unknown> = {}): TrainConfig =>
   checkConfig({
     stage: 2,
     batch: 6,
-    length: 400,
+    length: 256,
     steps: 6,
     ratios: { und: 2, text: 1, gen: 3 },
     optimizer: { lr: 1e-3, warmup: 4 },
@@ -219,7 +220,7 @@ it("a checkpoint is a model; another run's settings, and a second trainer, are r
   const { checkpoint } = await go("short", config);
   const live = device.pool.stats.liveBytes;
   const janus = await Janus.fromPretrained(checkpoint);
-  expect((await janus.generate("a red square", { seed: 1 }).images())[0]!.tokenIds).toHaveLength(64);
+  expect((await janus.generate("a red square", { seed: 1 }).images())[0]!.tokenIds).toHaveLength(16);
   janus.dispose();
   const error = await errorOf(() => go("short", settings({ steps: 4, optimizer: { lr: 1e-4, warmup: 4 } })));
   expect(error).toBeInstanceOf(ArgumentError);
@@ -383,8 +384,8 @@ it("texts beyond a row are bad samples, or cut; what stands before conversations
   };
   const [refused, cut, bare] = [await set("refused", {}), await set("cut", { truncate: true }), await set("bare", { system: "" })]; // prettier-ignore
   expect([refused.bad, cut.bad, bare.bad]).toEqual([true, false, true]);
-  expect(readFileSync(at("refused", "quarantine.jsonl"), "utf8")).toMatch(/the text has \d+ tokens, at most 400 fit.*data\.truncate=true/); // prettier-ignore
-  expect(cut.tokens).toBeGreaterThan(400);
+  expect(readFileSync(at("refused", "quarantine.jsonl"), "utf8")).toMatch(/the text has \d+ tokens, at most 256 fit.*data\.truncate=true/); // prettier-ignore
+  expect(cut.tokens).toBeGreaterThan(256);
   expect(bare.tokens).toBeLessThan(refused.tokens);
   const special = await errorOf(() => set("special", { system: "a <image_placeholder>" }));
   expect(special.message).toMatch(/the system prompt holds .*, a special token of the model/);

@@ -1,0 +1,8 @@
+/** A model for tests of whole runs, where what it learns is not the question: 32 × 32 pictures of 16 tokens, two thin layers. */
+import type { ConfigChanges } from "../model/create.ts";
+
+export const SMALL: ConfigChanges = {
+  vision: { imageSize: 32, hidden: 32, layers: 1, heads: 2, intermediate: 64 },
+  vq: { resBlocks: 1, codes: 64 },
+  language: { hidden: 64, intermediate: 128, layers: 2, heads: 2, kvHeads: 2 },
+};
