@@ -2,10 +2,10 @@
 export * from "./engine/index.ts";
 export { arange, full, manualSeed, ones, randn, uniform, zeros, zerosLike } from "./kernels/index.ts";
 export * as F from "./kernels/index.ts";
-export * as nn from "./model/nn.ts";
-export { Janus } from "./model/pipeline.ts";
+export * as nn from "./model/nn/index.ts";
+export { Janus } from "./model/janus/pipeline.ts";
 export { Answer, Pictures } from "./model/streams.ts";
 export type { AnswerResult, GenerateEvent, Picture } from "./model/streams.ts";
 export type { RgbImage } from "./model/image/image.ts";
-export type { Reconstruction } from "./model/image_codes.ts";
-export type { AskOptions, GenerateOptions, ImageInput } from "./model/pipeline.ts";
+export type { Reconstruction } from "./model/janus/image_codes.ts";
+export type { AskOptions, GenerateOptions, ImageInput } from "./model/janus/pipeline.ts";

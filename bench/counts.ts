@@ -3,9 +3,9 @@
  * from the null device: no GPU, no weights.
  */
 import { Device, setDevice, tally } from "../index.ts";
-import { JANUS_PRO_1B, JANUS_PRO_7B } from "../model/config.ts";
-import type { JanusConfig } from "../model/config.ts";
-import { JanusForConditionalGeneration } from "../model/janus.ts";
+import { JANUS_PRO_1B, JANUS_PRO_7B } from "../model/janus/config.ts";
+import type { JanusConfig } from "../model/janus/config.ts";
+import { JanusForConditionalGeneration } from "../model/janus/janus.ts";
 import { loadConfig } from "../train/config.ts";
 import { STAGES } from "../train/stages.ts";
 import { estimateStep } from "../train/estimate.ts";

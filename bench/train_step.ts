@@ -5,9 +5,9 @@
  */
 import { readFileSync } from "node:fs";
 import { Device, scope } from "../index.ts";
-import { openCheckpoint } from "../model/checkpoint/checkpoint.ts";
-import { imageTokens } from "../model/config.ts";
-import { loadModel } from "../model/load.ts";
+import { openCheckpoint } from "../model/janus/checkpoint/checkpoint.ts";
+import { imageTokens } from "../model/janus/config.ts";
+import { loadModel } from "../model/janus/load.ts";
 import { folderSource } from "../model/node/index.ts";
 import { loadConfig } from "../train/config.ts";
 import { estimateStep } from "../train/estimate.ts";

@@ -2,11 +2,11 @@
 import { noGrad, scope, tensor } from "../index.ts";
 import { full } from "../kernels/index.ts";
 import type { Decoder } from "../model/decoding.ts";
-import { imageTokens } from "../model/config.ts";
-import type { JanusConfig } from "../model/config.ts";
-import { ImageGeneration } from "../model/generate_images.ts";
-import { textDecoder } from "../model/generate_text.ts";
-import type { JanusForConditionalGeneration } from "../model/janus.ts";
+import { imageTokens } from "../model/janus/config.ts";
+import type { JanusConfig } from "../model/janus/config.ts";
+import { ImageGeneration } from "../model/janus/generate_images.ts";
+import { textDecoder } from "../model/janus/generate_text.ts";
+import type { JanusForConditionalGeneration } from "../model/janus/janus.ts";
 
 /** Tokens of the long prompt: a picture and a short question. */
 export const PREFILL_TOKENS = 600;

@@ -1,7 +1,7 @@
 /** `janus ckpt`: the checkpoints of a training run: lists them, verifies them, exports the model of one, compares two. Opens no GPU. */
 import { Option } from "commander";
-import type { Checkpoints, Verdict } from "../train/run/checkpoints.ts";
-import type { TensorDifference } from "../train/run/compare.ts";
+import type { Checkpoints, Verdict } from "../train/node/run/checkpoints.ts";
+import type { TensorDifference } from "../train/node/run/compare.ts";
 import type { AddCommand, Context } from "./context.ts";
 import { convertFolder } from "./convert.ts";
 import type { ConvertFlags } from "./convert.ts";
@@ -59,14 +59,14 @@ export const addCkpt: AddCommand = (program, context) => {
 };
 
 async function openRun(path: string): Promise<{ run: Checkpoints; steps: number[] }> {
-  const { Checkpoints } = await import("../train/run/checkpoints.ts");
+  const { Checkpoints } = await import("../train/node/run/checkpoints.ts");
   const run = new Checkpoints(path);
   return { run, steps: await run.list() };
 }
 
 async function requireStepOf(path: string, step: number): Promise<Checkpoints> {
   const { run, steps } = await openRun(path);
-  const { RunFolderError } = await import("../train/run/errors.ts");
+  const { RunFolderError } = await import("../train/node/run/errors.ts");
   if (!steps.includes(step))
     throw new RunFolderError(
       `${path} has no checkpoint of step ${step}; ${steps.length ? `it has ${steps.join(", ")}` : "it has none"}`,
@@ -121,7 +121,7 @@ async function exportModel(
   context: Context,
 ): Promise<void> {
   const run = await requireStepOf(path, step);
-  const { RunFolderError } = await import("../train/run/errors.ts");
+  const { RunFolderError } = await import("../train/node/run/errors.ts");
   const { requireNewFolder } = await import("../model/node/files.ts");
   await requireNewFolder(to);
   const [verdict] = await verdictsOf(run, [step], true, context);
@@ -131,7 +131,7 @@ async function exportModel(
 }
 
 async function diff(a: string, b: string, context: Context): Promise<void> {
-  const { compareFolders } = await import("../train/run/compare.ts");
+  const { compareFolders } = await import("../train/node/run/compare.ts");
   const { out, signal } = context;
   using progress = out.progress("bytes");
   const found = await compareFolders(a, b, {

@@ -1,9 +1,9 @@
 /** `janus convert`: a checkpoint in the other layout of names, or in another dtype, in a new folder that appears whole or not at all. */
 import { join } from "node:path";
 import { Option } from "commander";
-import type { FloatDType } from "../model/checkpoint/cast.ts";
-import type { FileSource } from "../model/checkpoint/bytes.ts";
-import type { Layout } from "../model/checkpoint/names.ts";
+import type { FloatDType } from "../model/io/cast.ts";
+import type { FileSource } from "../model/io/bytes.ts";
+import type { Layout } from "../model/janus/checkpoint/names.ts";
 import type { Output } from "./console.ts";
 import type { AddCommand, Context } from "./context.ts";
 import { formatBytes, formatDuration, indent, table } from "./format.ts";
@@ -48,8 +48,8 @@ async function convert(from: string, to: string, flags: ConvertFlags, context: C
 export async function convertFolder(from: string, to: string, flags: ConvertFlags, context: Context): Promise<void> {
   const { out, signal } = context;
   const { layout, ema = false } = flags;
-  const { openCheckpoint } = await import("../model/checkpoint/checkpoint.ts");
-  const { convertCheckpoint, planConversion } = await import("../model/checkpoint/convert.ts");
+  const { openCheckpoint } = await import("../model/janus/checkpoint/checkpoint.ts");
+  const { convertCheckpoint, planConversion } = await import("../model/janus/checkpoint/convert.ts");
   const { folderSource, writeFolderAtomic } = await import("../model/node/files.ts");
   const source = folderSource(from);
   const dtype = flags.dtype ?? (ema ? await dtypeOf(source) : undefined); // averages are f32
@@ -88,8 +88,8 @@ export async function convertFolder(from: string, to: string, flags: ConvertFlag
 
 /** Of most of a model's weights. */
 async function dtypeOf(source: FileSource): Promise<FloatDType> {
-  const { openCheckpoint } = await import("../model/checkpoint/checkpoint.ts");
-  const { mainDType } = await import("../model/checkpoint/side_files.ts");
+  const { openCheckpoint } = await import("../model/janus/checkpoint/checkpoint.ts");
+  const { mainDType } = await import("../model/janus/checkpoint/side_files.ts");
   const checkpoint = await openCheckpoint(source);
   await checkpoint.close();
   return mainDType(checkpoint);
@@ -97,7 +97,7 @@ async function dtypeOf(source: FileSource): Promise<FloatDType> {
 
 /** Tokenizer, processor and other small files of a checkpoint's folder. */
 async function readSideFiles(source: FileSource, out: Output): Promise<Map<string, Uint8Array>> {
-  const { isSideFile } = await import("../model/checkpoint/side_files.ts");
+  const { isSideFile } = await import("../model/janus/checkpoint/side_files.ts");
   const found = new Map<string, Uint8Array>();
   for (const name of (await source.list()).filter(isSideFile)) {
     const file = await source.open(name);

@@ -4,13 +4,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Option } from "commander";
 import type { Command } from "commander";
-import type { FloatDType } from "../model/checkpoint/cast.ts";
-import type { Checkpoint } from "../model/checkpoint/checkpoint.ts";
-import type { CodesAbout, EncodeCodes } from "../train/data/codes.ts";
-import type { CodeSource } from "../train/data/encode.ts";
-import type { SourceIndex } from "../train/data/index_file.ts";
-import type { TokenCounts } from "../train/data/token_counts.ts";
-import type { SourceSpec } from "../train/data/sources.ts";
+import type { FloatDType } from "../model/io/cast.ts";
+import type { Checkpoint } from "../model/janus/checkpoint/checkpoint.ts";
+import type { CodesAbout, EncodeCodes } from "../train/node/data/codes.ts";
+import type { CodeSource } from "../train/node/data/encode.ts";
+import type { SourceIndex } from "../train/node/data/index_file.ts";
+import type { TokenCounts } from "../train/node/data/token_counts.ts";
+import type { SourceSpec } from "../train/node/data/sources.ts";
 import { TASKS } from "../train/samples.ts";
 import type { Task } from "../train/samples.ts";
 import type { AddCommand, Context } from "./context.ts";
@@ -122,7 +122,7 @@ const specOf = (path: string, { task, images, classes }: SourceFlags): SourceSpe
 });
 
 async function openSource(path: string, flags: SourceFlags, cache: string, context: Context): Promise<SourceIndex> {
-  const { indexSource } = await import("../train/data/index_file.ts");
+  const { indexSource } = await import("../train/node/data/index_file.ts");
   using progress = context.out.progress("bytes");
   return await indexSource(specOf(path, flags), cache, {
     signal: context.signal,
@@ -137,11 +137,11 @@ type Counter = (index: SourceIndex) => Promise<Pick<TokenCounts, "total" | "long
 async function tokenCounter(name: string, { cache, system }: IndexFlags, context: Context): Promise<Counter> {
   const { folder, checkpoint } = await openModel(name, context);
   await checkpoint.close();
-  const { readProcessor } = await import("../model/processor.ts");
+  const { readProcessor } = await import("../model/janus/processor.ts");
   const { folderSource } = await import("../model/node/files.ts");
-  const { Encoder } = await import("../train/data/encode.ts");
-  const { countTokens, tokenizerHash } = await import("../train/data/token_counts.ts");
-  const { sideFilesOf } = await import("../train/run/run_state.ts");
+  const { Encoder } = await import("../train/node/data/encode.ts");
+  const { countTokens, tokenizerHash } = await import("../train/node/data/token_counts.ts");
+  const { sideFilesOf } = await import("../train/node/run/run_state.ts");
   const source = folderSource(folder);
   const processor = await readProcessor(source, checkpoint.config);
   const by = tokenizerHash(await sideFilesOf(source), system);
@@ -206,7 +206,7 @@ interface Tokenizer {
 }
 
 async function openTokenizer(checkpoint: Checkpoint, flags: ModelFlags, context: Context): Promise<Tokenizer> {
-  const { codesAbout, loadTokenizer, vqEncoder } = await import("../train/data/tokenizer.ts");
+  const { codesAbout, loadTokenizer, vqEncoder } = await import("../train/stage0/image_tokenizer.ts");
   const about = await codesAbout(checkpoint, flags.plain ?? false, flags.dtype);
   const device = await openDevice(flags.adapter, context);
   try {
@@ -227,7 +227,7 @@ async function openTokenizer(checkpoint: Checkpoint, flags: ModelFlags, context:
 
 async function openModel(name: string, context: Context): Promise<{ folder: string; checkpoint: Checkpoint }> {
   const folder = await resolveModel(name, context);
-  const { openCheckpoint } = await import("../model/checkpoint/checkpoint.ts");
+  const { openCheckpoint } = await import("../model/janus/checkpoint/checkpoint.ts");
   const { folderSource } = await import("../model/node/files.ts");
   return { folder, checkpoint: await openCheckpoint(folderSource(folder)) };
 }
@@ -242,10 +242,10 @@ async function preview(path: string, flags: PreviewFlags, context: Context): Pro
     close.push(() => index.close());
     if (flags.from >= index.count)
       throw new UsageError(`--from ${flags.from}: ${path} has ${index.count} records, counted from 0`);
-    const { readProcessor } = await import("../model/processor.ts");
+    const { readProcessor } = await import("../model/janus/processor.ts");
     const { folderSource } = await import("../model/node/files.ts");
-    const { Encoder } = await import("../train/data/encode.ts");
-    const { CodeCache } = await import("../train/data/codes.ts");
+    const { Encoder } = await import("../train/node/data/encode.ts");
+    const { CodeCache } = await import("../train/node/data/codes.ts");
     const processor = await readProcessor(folderSource(folder), checkpoint.config);
     let codes: CodeSource | undefined;
     if (index.task === "gen") {
@@ -277,13 +277,13 @@ async function preview(path: string, flags: PreviewFlags, context: Context): Pro
 async function previewOf(
   index: SourceIndex,
   i: number,
-  encoder: import("../train/data/encode.ts").Encoder,
+  encoder: import("../train/node/data/encode.ts").Encoder,
   tokenizer: import("../model/tokenizer.ts").Tokenizer,
   { out }: Context,
 ): Promise<object> {
   const { samplePieces } = await import("../train/data/preview.ts");
   const { trainedTokens } = await import("../train/samples.ts");
-  const { isBadSample } = await import("../train/data/loader.ts");
+  const { isBadSample } = await import("../train/node/data/loader.ts");
   const name = await index.nameOf(i);
   const { bold, red, green } = out.resultColours;
   try {
@@ -320,9 +320,9 @@ async function tokenize(path: string, flags: TokenizeFlags, context: Context): P
       throw new UsageError(`${path} is a source for ${index.task}; only pictures that are to be drawn have codes`);
     const tokenizer = await openTokenizer(checkpoint, flags, context);
     close.push(() => tokenizer.dispose());
-    const { CodeCache } = await import("../train/data/codes.ts");
-    const { Quarantine } = await import("../train/data/quarantine.ts");
-    const { isBadSample } = await import("../train/data/loader.ts");
+    const { CodeCache } = await import("../train/node/data/codes.ts");
+    const { Quarantine } = await import("../train/node/data/quarantine.ts");
+    const { isBadSample } = await import("../train/node/data/loader.ts");
     const cache = await CodeCache.open(flags.cache, tokenizer.about);
     close.push(() => cache.close());
     const codes = cache.source(tokenizer.encode, { batch: flags.batch });

@@ -1,6 +1,6 @@
 /** `janus train … --dry-run`: what a run should take, and what its longest step does take; nothing is written. */
 import type { TokenizerConfig, TrainConfig } from "../train/config.ts";
-import type { DryRun, MeasuredStep, Timed } from "../train/dry_run.ts";
+import type { DryRun, MeasuredStep, Timed } from "../train/node/dry_run.ts";
 import type { StepCounts, StepEstimate } from "../train/estimate.ts";
 import type { Task } from "../train/samples.ts";
 import type { Context } from "./context.ts";
@@ -24,7 +24,7 @@ export async function dryRun(
   context: Context,
 ): Promise<void> {
   const { out, signal } = context;
-  const { dryRun: run, dryRunTokenizer } = await import("../train/dry_run.ts");
+  const { dryRun: run, dryRunTokenizer } = await import("../train/node/dry_run.ts");
   const device = await openDevice(adapter, context);
   const { budget } = device.pool;
   const show = (found: Timed<StepCounts>, shown: Shown): void => {

@@ -71,16 +71,16 @@ export async function exitCodeOf(error: unknown): Promise<number> {
   if (error instanceof Interrupted) return error.exitCode;
   if (!(error instanceof JanusError)) return EXIT.bug;
   const engine = await import("../engine/errors.ts");
-  const checkpoint = await import("../model/checkpoint/errors.ts");
+  const checkpoint = await import("../model/io/errors.ts");
   const hub = await import("../model/node/hub_settings.ts");
   const image = await import("../model/image/image.ts");
   const { PackageError } = await import("../model/node/image_file.ts");
-  const prompt = await import("../model/prompt.ts");
-  const modules = await import("../model/module.ts");
+  const prompt = await import("../model/janus/prompt.ts");
+  const modules = await import("../model/nn/module.ts");
   const data = await import("../train/data/errors.ts");
   const config = await import("../train/config.ts");
   const { TrainingError } = await import("../train/skips.ts");
-  const { SaveError } = await import("../train/run/errors.ts");
+  const { SaveError } = await import("../train/node/run/errors.ts");
   const codes: readonly [readonly (abstract new (...args: never[]) => Error)[], number][] = [
     [[TrainingError, SaveError], EXIT.checkFailed], // SaveError before its base, CheckpointError
     [[UsageError, engine.ArgumentError, config.TrainConfigError], EXIT.usage],

@@ -1,6 +1,6 @@
 /** `janus inspect`: what a checkpoint holds and what it takes to run and to train it. Opens no GPU and reads no weights. */
-import type { JanusConfig } from "../model/config.ts";
-import type { Inspection } from "../model/checkpoint/inspect.ts";
+import type { JanusConfig } from "../model/janus/config.ts";
+import type { Inspection } from "../model/janus/checkpoint/inspect.ts";
 import type { AddCommand } from "./context.ts";
 import { formatBytes, formatCount, formatShare, indent, table } from "./format.ts";
 import { MODEL_ARGUMENT, resolveModel } from "./model_folder.ts";
@@ -16,8 +16,8 @@ export const addInspect: AddCommand = (program, context) => {
     .option("--json", "print one JSON object")
     .action(async (model: string) => {
       const folder = await resolveModel(model, context);
-      const { openCheckpoint } = await import("../model/checkpoint/checkpoint.ts");
-      const { inspect } = await import("../model/checkpoint/inspect.ts");
+      const { openCheckpoint } = await import("../model/janus/checkpoint/checkpoint.ts");
+      const { inspect } = await import("../model/janus/checkpoint/inspect.ts");
       const { folderSource } = await import("../model/node/files.ts");
       const checkpoint = await openCheckpoint(folderSource(folder));
       try {

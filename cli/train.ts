@@ -1,9 +1,9 @@
 /** `janus train`: a stage of training from a preset or a YAML file, a line a step, resumed where it was. */
 import { existsSync, statSync } from "node:fs";
 import { Option } from "commander";
-import type { SourceSpec } from "../train/data/sources.ts";
-import type { StepEvent, TokenizerStepEvent } from "../train/report/log.ts";
-import type { RunOptions, RunResult } from "../train/train.ts";
+import type { SourceSpec } from "../train/node/data/sources.ts";
+import type { StepEvent, TokenizerStepEvent } from "../train/node/report/log.ts";
+import type { RunOptions, RunResult } from "../train/node/train.ts";
 import type { AddCommand, Context } from "./context.ts";
 import { openDevice } from "./device.ts";
 import { UsageError } from "./errors.ts";
@@ -90,12 +90,12 @@ async function run(settings: string, flags: TrainFlags, context: Context): Promi
   const given = { model, sources, run: flags.run, cache: flags.cache };
   const total = Math.min(config.steps, config.stopAt ?? config.steps);
   if (config.stage === 0) {
-    const { trainTokenizer } = await import("../train/train_tokenizer.ts");
+    const { trainTokenizer } = await import("../train/node/stage0/train.ts");
     await follow(total, flags, context, (common, show) =>
       trainTokenizer({ ...given, ...common, config, onStep: (event) => show(event, tokenizerLine(event, total)) }),
     );
   } else {
-    const { train } = await import("../train/train.ts");
+    const { train } = await import("../train/node/train.ts");
     await follow(total, flags, context, (common, show) =>
       train({ ...given, ...common, config, onStep: (event) => show(event, line(event, total)) }),
     );
@@ -103,7 +103,7 @@ async function run(settings: string, flags: TrainFlags, context: Context): Promi
 }
 
 async function requireNoCheckpoints(run: string): Promise<void> {
-  const { Checkpoints } = await import("../train/run/checkpoints.ts");
+  const { Checkpoints } = await import("../train/node/run/checkpoints.ts");
   const steps = await new Checkpoints(run).list();
   if (steps.length > 0)
     throw new UsageError(`--resume never: ${run} has checkpoints (the newest of step ${steps.at(-1)}); name another folder, or leave it out to go on`); // prettier-ignore

@@ -1,14 +1,14 @@
 /** `janus verify`: computes every value of a golden folder anew and holds them against each other. */
 
 import type { Device } from "../engine/device.ts";
-import type { FloatDType } from "../model/checkpoint/cast.ts";
-import type { Checkpoint } from "../model/checkpoint/checkpoint.ts";
-import type { JanusForConditionalGeneration } from "../model/janus.ts";
+import type { FloatDType } from "../model/io/cast.ts";
+import type { Checkpoint } from "../model/janus/checkpoint/checkpoint.ts";
+import type { JanusForConditionalGeneration } from "../model/janus/janus.ts";
 import type { AddCommand, Context } from "./context.ts";
 import { openDevice } from "./device.ts";
 import { EXIT } from "./errors.ts";
 import { formatCount, table } from "./format.ts";
-import type { Row } from "./golden/compare.ts";
+import type { Row } from "../verify/compare.ts";
 import { MODEL_ARGUMENT, resolveModel } from "./model_folder.ts";
 import { adapterOption, dtypeOption } from "./options.ts";
 
@@ -37,15 +37,15 @@ export const addVerify: AddCommand = (program, context) => {
 /** The command. `open` opens the device; it is called once all files are checked, and the device is destroyed at the end. */
 export async function verify(flags: VerifyFlags, context: Context, open: () => Promise<Device>): Promise<void> {
   const { out, signal } = context;
-  const { openCheckpoint } = await import("../model/checkpoint/checkpoint.ts");
+  const { openCheckpoint } = await import("../model/janus/checkpoint/checkpoint.ts");
   const { folderSource } = await import("../model/node/files.ts");
-  const { readProcessor } = await import("../model/processor.ts");
-  const { loadModel } = await import("../model/load.ts");
-  const { Verification, checkGolden } = await import("./golden/entries.ts");
-  const { Golden } = await import("./golden/file.ts");
-  const { GoldenInputs } = await import("./golden/inputs.ts");
-  const { GoldenModel } = await import("./golden/model.ts");
-  const { Training, trainStage, worst } = await import("./golden/training.ts");
+  const { readProcessor } = await import("../model/janus/processor.ts");
+  const { loadModel } = await import("../model/janus/load.ts");
+  const { Verification, checkGolden } = await import("../verify/entries.ts");
+  const { Golden } = await import("../verify/file.ts");
+  const { GoldenInputs } = await import("../verify/inputs.ts");
+  const { GoldenModel } = await import("../verify/model.ts");
+  const { Training, trainStage, worst } = await import("../verify/training.ts");
 
   await using golden = await Golden.open(folderSource(flags.golden));
   const source = folderSource(await resolveModel(flags.model, context));

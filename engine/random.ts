@@ -1,6 +1,6 @@
 /**
  * Counter-based random numbers (Philox 4×32-10, Salmon et al. 2011): a value is a function of seed, step, site and index, so there is no
- * state to save, and any value can be had again. The kernels compute the same in `kernels/lib/philox.wgsl`.
+ * state to save, and any value can be had again. The kernels compute the same in `kernels/core/lib/philox.wgsl`.
  */
 import { ArgumentError } from "./errors.ts";
 import { getDevice } from "./device.ts";

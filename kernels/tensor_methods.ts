@@ -1,11 +1,11 @@
 /** Attaches the fluent methods that people know from PyTorch (`a.add(b)`, `x.reshape([2, -1])`) to `Tensor`, with their types. */
 import { Tensor, backward } from "../engine/index.ts";
-import * as activations from "./activations.ts";
-import * as elementwise from "./elementwise.ts";
-import * as finite from "./finite.ts";
-import * as reduce from "./reduce.ts";
-import { softmax } from "./softmax.ts";
-import * as views from "./views.ts";
+import * as activations from "./pointwise/activations.ts";
+import * as elementwise from "./pointwise/elementwise.ts";
+import * as finite from "./pointwise/finite.ts";
+import * as reduce from "./reduce/reduce.ts";
+import { softmax } from "./norm/softmax.ts";
+import * as views from "./views/views.ts";
 
 const METHODS = {
   add: elementwise.add,

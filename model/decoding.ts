@@ -5,7 +5,7 @@
 import { NotFiniteError, capture, empty, noGrad, scope, tensor } from "../engine/index.ts";
 import type { Captured, DType, Device, Tensor } from "../engine/index.ts";
 import { NOT_FINITE_FLAG, advance, arange, cat, copyInto, full, indexSelect } from "../kernels/index.ts";
-import type { JanusForConditionalGeneration } from "./janus.ts";
+import type { JanusForConditionalGeneration } from "./janus/janus.ts";
 import { KvCache } from "./llama.ts";
 import type { LlamaConfig } from "./llama.ts";
 

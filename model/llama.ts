@@ -2,9 +2,9 @@
 import { checkpoint, scope } from "../engine/index.ts";
 import type { DType, Device, Tensor } from "../engine/index.ts";
 import { attention, attentionDecode, cacheWrite, copyInto, full, rope, swiglu } from "../kernels/index.ts";
-import { Embedding, Linear, RMSNorm } from "./layers.ts";
-import type { LayerOptions } from "./layers.ts";
-import { Module } from "./module.ts";
+import { Embedding, Linear, RMSNorm } from "./nn/layers.ts";
+import type { LayerOptions } from "./nn/layers.ts";
+import { Module } from "./nn/module.ts";
 
 export interface LlamaConfig {
   readonly vocabulary: number;

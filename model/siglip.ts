@@ -2,9 +2,9 @@
 import { checkpoint, checkTensors, ShapeError, shapeText } from "../engine/index.ts";
 import type { Tensor } from "../engine/index.ts";
 import { attention, gelu } from "../kernels/index.ts";
-import { Conv2d, Embedding, LayerNorm, Linear } from "./layers.ts";
-import type { LayerOptions } from "./layers.ts";
-import { Module } from "./module.ts";
+import { Conv2d, Embedding, LayerNorm, Linear } from "./nn/layers.ts";
+import type { LayerOptions } from "./nn/layers.ts";
+import { Module } from "./nn/module.ts";
 
 export interface SiglipConfig {
   readonly imageSize: number;

@@ -4,7 +4,7 @@
  */
 import { Tokenizer as BpeTokenizer } from "@huggingface/tokenizers";
 import { ArgumentError } from "../engine/errors.ts";
-import { CheckpointError, quote, someOf } from "./checkpoint/errors.ts";
+import { CheckpointError, quote, someOf } from "./io/errors.ts";
 
 /** Tokenizer files that are malformed, of another kind, or lack a token that the model needs. */
 export class TokenizerError extends CheckpointError {}

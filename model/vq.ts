@@ -2,9 +2,9 @@
 import { ArgumentError, ShapeError, checkTensors, scope } from "../engine/index.ts";
 import type { Tensor } from "../engine/index.ts";
 import { attention, codebookLookup, l2Normalize, upsampleNearest2x } from "../kernels/index.ts";
-import { Conv2d, Embedding, GroupNorm } from "./layers.ts";
-import type { LayerOptions } from "./layers.ts";
-import { Module } from "./module.ts";
+import { Conv2d, Embedding, GroupNorm } from "./nn/layers.ts";
+import type { LayerOptions } from "./nn/layers.ts";
+import { Module } from "./nn/module.ts";
 
 export interface VqConfig {
   readonly imageSize: number;

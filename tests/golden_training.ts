@@ -1,16 +1,16 @@
 // Golden folders of training, in memory, and the rows that `janus verify` makes of them.
-import type { Row } from "../cli/golden/compare.ts";
-import { Golden } from "../cli/golden/file.ts";
-import { GoldenInputs } from "../cli/golden/inputs.ts";
-import { Training } from "../cli/golden/training.ts";
+import type { Row } from "../verify/compare.ts";
+import { Golden } from "../verify/file.ts";
+import { GoldenInputs } from "../verify/inputs.ts";
+import { Training } from "../verify/training.ts";
 import type { Device } from "../index.ts";
-import { fileSet } from "../model/checkpoint/bytes.ts";
-import type { FileSource } from "../model/checkpoint/bytes.ts";
-import { openCheckpoint } from "../model/checkpoint/checkpoint.ts";
-import { encodeSafetensors } from "../model/checkpoint/safetensors.ts";
-import type { JanusForConditionalGeneration } from "../model/janus.ts";
-import { loadModel } from "../model/load.ts";
-import { readProcessor } from "../model/processor.ts";
+import { fileSet } from "../model/io/bytes.ts";
+import type { FileSource } from "../model/io/bytes.ts";
+import { openCheckpoint } from "../model/janus/checkpoint/checkpoint.ts";
+import { encodeSafetensors } from "../model/io/safetensors.ts";
+import type { JanusForConditionalGeneration } from "../model/janus/janus.ts";
+import { loadModel } from "../model/janus/load.ts";
+import { readProcessor } from "../model/janus/processor.ts";
 import type { Whole } from "./checkpoint/tiny.ts";
 
 export const failures = (rows: readonly Row[]): string[] =>

@@ -4,7 +4,7 @@
  */
 import { backward, bf16Bits, bf16Value, f16Bits, f16Value, isFloat, scope, tensor } from "../index.ts";
 import type { DType, Device, HostArray, Tensor } from "../index.ts";
-import { forceVariant } from "../kernels/variants.ts";
+import { forceVariant } from "../kernels/core/variants.ts";
 import { eachIndex, ref, sizeOf, stridesOf } from "./reference.ts";
 import type { Ref } from "./reference.ts";
 

@@ -4,7 +4,7 @@
  */
 import { isFloat, scope } from "../index.ts";
 import type { Device, Tensor } from "../index.ts";
-import { forceVariant } from "../kernels/variants.ts";
+import { forceVariant } from "../kernels/core/variants.ts";
 import { caseName, drawValues, upload } from "./harness.ts";
 import type { Case } from "./harness.ts";
 import { ref, sizeOf } from "./reference.ts";

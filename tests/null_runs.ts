@@ -3,7 +3,7 @@
  */
 import { Device, backward, empty, isFloat, nullCapabilities, scope } from "../index.ts";
 import type { Capabilities, Launch, Tensor } from "../index.ts";
-import { forceVariant } from "../kernels/variants.ts";
+import { forceVariant } from "../kernels/core/variants.ts";
 import { caseName } from "./harness.ts";
 import type { Case, Input } from "./harness.ts";
 

@@ -12,14 +12,14 @@ import { parseArgs } from "node:util";
 import { table } from "../cli/format.ts";
 import { Device } from "../index.ts";
 import { byteTokenizerFiles } from "../model/byte_tokenizer.ts";
-import { createModel, tinyConfig } from "../model/create.ts";
+import { createModel, tinyConfig } from "../model/janus/create.ts";
 import { encodePng, writeFolderAtomic } from "../model/node/index.ts";
-import { saveModel } from "../model/save.ts";
+import { saveModel } from "../model/janus/save.ts";
 import { Tokenizer } from "../model/tokenizer.ts";
-import type { StepEvent } from "../train/report/index.ts";
+import type { StepEvent } from "../train/node/report/index.ts";
 import { STAGES } from "../train/stages.ts";
 import type { Stage } from "../train/stages.ts";
-import { Checkpoints } from "../train/run/checkpoints.ts";
+import { Checkpoints } from "../train/node/run/checkpoints.ts";
 import { startCli } from "./cli.ts";
 import { seeded } from "./run_model_fs.ts";
 

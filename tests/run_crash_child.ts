@@ -3,7 +3,7 @@
  * that verifies on, and writes the step of each that `save` has returned for as a line on stdout.
  */
 import { writeSync } from "node:fs";
-import { RunFolder } from "../train/run/run_folder.ts";
+import { RunFolder } from "../train/node/run/run_folder.ts";
 
 const [path, seed] = [process.argv[2]!, Number(process.argv[3])];
 const run = await RunFolder.open(path, { create: true });

@@ -4,7 +4,7 @@ import { mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import ts from "typescript";
-import { Checkpoints } from "../train/run/checkpoints.ts";
+import { Checkpoints } from "../train/node/run/checkpoints.ts";
 
 const root = fileURLToPath(new URL("../", import.meta.url));
 

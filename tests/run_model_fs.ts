@@ -2,9 +2,9 @@
  * A file system in memory that writes down what is done to it, and from the log builds every state that a crash may leave: what was not synced is
  * dropped, torn or zeroed, and names that were not synced are lost in any combination. Stricter than real file systems, which keep some order.
  */
-import { bytesFile } from "../model/checkpoint/bytes.ts";
+import { bytesFile } from "../model/io/bytes.ts";
 import { FileError } from "../model/node/files.ts";
-import type { Entry, FileSystem, OutputFile } from "../train/run/file_system.ts";
+import type { Entry, FileSystem, OutputFile } from "../train/node/run/file_system.ts";
 
 interface FileNode {
   readonly kind: "file";

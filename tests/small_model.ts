@@ -1,5 +1,5 @@
 /** A model for tests of whole runs, where what it learns is not the question: 32 × 32 pictures of 16 tokens, two thin layers. */
-import type { ConfigChanges } from "../model/create.ts";
+import type { ConfigChanges } from "../model/janus/create.ts";
 
 export const SMALL: ConfigChanges = {
   vision: { imageSize: 32, hidden: 32, layers: 1, heads: 2, intermediate: 64 },

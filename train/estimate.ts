@@ -14,20 +14,20 @@ import {
 } from "../engine/index.ts";
 import type { Launch, Tensor } from "../engine/index.ts";
 import { full, uniform } from "../kernels/index.ts";
-import { partOf } from "../model/checkpoint/inspect.ts";
-import type { Part } from "../model/checkpoint/inspect.ts";
-import { imageTokens } from "../model/config.ts";
-import type { JanusConfig } from "../model/config.ts";
-import { JanusForConditionalGeneration } from "../model/janus.ts";
+import { partOf } from "../model/janus/checkpoint/inspect.ts";
+import type { Part } from "../model/janus/checkpoint/inspect.ts";
+import { imageTokens } from "../model/janus/config.ts";
+import type { JanusConfig } from "../model/janus/config.ts";
+import { JanusForConditionalGeneration } from "../model/janus/janus.ts";
 import { VqModel } from "../model/vq.ts";
 import type { TokenizerConfig, TrainConfig } from "./config.ts";
-import { ENCODED_AT_ONCE } from "./data/codes.ts";
-import { CODES_LABEL, PREFIX } from "./data/tokenizer.ts";
+import { ENCODED_AT_ONCE } from "./node/data/codes.ts";
+import { CODES_LABEL, PREFIX } from "./stage0/image_tokenizer.ts";
 import { IGNORE, imageSample, textSample } from "./samples.ts";
 import type { Sample, Task } from "./samples.ts";
 import { Trainer } from "./trainer.ts";
 import type { Accumulated } from "./trainer.ts";
-import { VqTraining, vqOptions } from "./vq.ts";
+import { VqTraining, vqOptions } from "./stage0/trainer.ts";
 
 /** Bytes of tensors at the moment when most are alive; the kinds add up to `peak`. */
 export interface StepMemory {

@@ -5,7 +5,7 @@
 import { noGrad, scope, tensor } from "../engine/index.ts";
 import type { Device, Tensor } from "../engine/index.ts";
 import { crossEntropy, indexSelect, linearCrossEntropy, where } from "../kernels/index.ts";
-import type { JanusForConditionalGeneration } from "../model/janus.ts";
+import type { JanusForConditionalGeneration } from "../model/janus/janus.ts";
 import { TASKS } from "./samples.ts";
 import type { PackedRows, Task } from "./samples.ts";
 

@@ -1,6 +1,6 @@
 /** What each of the three stages trains. Source: the report's section on training, and janus-pro.md 9.1. */
-import type { JanusForConditionalGeneration } from "../model/janus.ts";
-import type { Parameter } from "../model/module.ts";
+import type { JanusForConditionalGeneration } from "../model/janus/janus.ts";
+import type { Parameter } from "../model/nn/module.ts";
 
 export const STAGES = [1, 2, 3] as const;
 export type Stage = (typeof STAGES)[number];

@@ -1,8 +1,8 @@
 /** The model of the demo before it has learned anything: the whole of Janus-Pro, small, and a tokenizer whose words are those of the shapes. */
 import { byteTokenizerFiles } from "../../model/byte_tokenizer.ts";
-import type { JanusConfig } from "../../model/config.ts";
-import { tinyConfig } from "../../model/create.ts";
-import { DEFAULT_SYSTEM_PROMPT } from "../../model/prompt.ts";
+import type { JanusConfig } from "../../model/janus/config.ts";
+import { tinyConfig } from "../../model/janus/create.ts";
+import { DEFAULT_SYSTEM_PROMPT } from "../../model/janus/prompt.ts";
 import { Tokenizer } from "../../model/tokenizer.ts";
 import { trainingSample } from "./dataset.ts";
 import type { LayoutOptions } from "./scene.ts";

@@ -3,7 +3,7 @@
  * Decoding files is model/node/image_file.ts.
  */
 import { ArgumentError } from "../../engine/errors.ts";
-import { ConfigError } from "../checkpoint/errors.ts";
+import { ConfigError } from "../io/errors.ts";
 import { checkImage } from "./image.ts";
 import type { RgbImage } from "./image.ts";
 import { resizeBicubic } from "./resize.ts";

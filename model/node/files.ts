@@ -3,9 +3,9 @@ import { constants } from "node:fs";
 import { link, mkdir, open, readdir, rename, rm, rmdir, stat, statfs } from "node:fs/promises";
 import type { FileHandle } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
-import { checkRange } from "../checkpoint/bytes.ts";
-import type { ByteSink, FileSource, FolderSink, RandomAccess } from "../checkpoint/bytes.ts";
-import { CheckpointError, quote } from "../checkpoint/errors.ts";
+import { checkRange } from "../io/bytes.ts";
+import type { ByteSink, FileSource, FolderSink, RandomAccess } from "../io/bytes.ts";
+import { CheckpointError, quote } from "../io/errors.ts";
 
 /** A file or folder that cannot be read or written: absent, not allowed, no room. */
 export class FileError extends CheckpointError {

@@ -4,10 +4,10 @@
  */
 import { copyFile, mkdir, rm, stat, symlink } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
-import { chooseWeights, EXTRA_FILE, parseIndex } from "../checkpoint/checkpoint.ts";
-import { isJsonObject, parseJsonObject } from "../checkpoint/json.ts";
-import type { JsonObject, JsonValue } from "../checkpoint/json.ts";
-import { quote, someOf } from "../checkpoint/errors.ts";
+import { chooseWeights, EXTRA_FILE, parseIndex } from "../janus/checkpoint/checkpoint.ts";
+import { isJsonObject, parseJsonObject } from "../io/json.ts";
+import type { JsonObject, JsonValue } from "../io/json.ts";
+import { quote, someOf } from "../io/errors.ts";
 import { fileError, fileSize, openFile, requireRoom, writeFileAtomic } from "./files.ts";
 import {
   HubError,

@@ -2,7 +2,7 @@
 import { readFile, readdir } from "node:fs/promises";
 import { homedir } from "node:os";
 import { join } from "node:path";
-import { CheckpointError, quote } from "../checkpoint/errors.ts";
+import { CheckpointError, quote } from "../io/errors.ts";
 
 /** A model that could not be fetched from the hub. Base of the errors below. */
 export class HubError extends CheckpointError {}

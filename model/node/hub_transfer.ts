@@ -6,7 +6,7 @@ import { mkdir, open, rename, rm, stat, utimes } from "node:fs/promises";
 import type { FileHandle } from "node:fs/promises";
 import { dirname } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import { quote } from "../checkpoint/errors.ts";
+import { quote } from "../io/errors.ts";
 import { fileError, fileSize } from "./files.ts";
 import { HubAccessError, HubError, HubIntegrityError, HubNetworkError, HubNotFoundError } from "./hub_settings.ts";
 

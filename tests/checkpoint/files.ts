@@ -1,5 +1,5 @@
 // Small checkpoint files made by hand, right and wrong ones: safetensors, zip, pickle. Shares nothing with the readers.
-import type { RandomAccess } from "../../model/checkpoint/bytes.ts";
+import type { RandomAccess } from "../../model/io/bytes.ts";
 
 export const ascii = (text: string): Uint8Array => new TextEncoder().encode(text);
 

@@ -1,10 +1,10 @@
 // The tiny checkpoint of the fixtures, in both layouts, and folders in memory made from it.
 import { readdirSync, readFileSync } from "node:fs";
-import { bytesFile, fileSet } from "../../model/checkpoint/bytes.ts";
-import type { FileSource, FolderSink } from "../../model/checkpoint/bytes.ts";
-import type { Layout } from "../../model/checkpoint/names.ts";
-import { encodeSafetensors, readSafetensors } from "../../model/checkpoint/safetensors.ts";
-import type { StoredDType } from "../../model/checkpoint/stored.ts";
+import { bytesFile, fileSet } from "../../model/io/bytes.ts";
+import type { FileSource, FolderSink } from "../../model/io/bytes.ts";
+import type { Layout } from "../../model/janus/checkpoint/names.ts";
+import { encodeSafetensors, readSafetensors } from "../../model/io/safetensors.ts";
+import type { StoredDType } from "../../model/io/stored.ts";
 
 const root = new URL("../../../shared/fixtures/tiny/", import.meta.url);
 export const tinyFolder = (layout: Layout): URL => new URL(`${layout}/`, root);

@@ -7,9 +7,9 @@ import { layRows, textSample } from "../../train/samples.ts";
 import type { Sample } from "../../train/samples.ts";
 import { taskLosses, totalLoss } from "../../train/loss.ts";
 import { setStage } from "../../train/stages.ts";
-import { JanusForConditionalGeneration } from "../../model/janus.ts";
+import { JanusForConditionalGeneration } from "../../model/janus/janus.ts";
 import { errorOf } from "../gpu.ts";
-import { JANUS_TINY } from "../../model/create.ts";
+import { JANUS_TINY } from "../../model/janus/create.ts";
 
 let device: Device;
 beforeAll(async () => {

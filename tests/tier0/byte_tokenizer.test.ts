@@ -2,12 +2,12 @@
 import { describe, expect, it } from "vitest";
 import { ArgumentError } from "../../engine/errors.ts";
 import { byteTokenizerFiles } from "../../model/byte_tokenizer.ts";
-import { deepseekSideFiles, hfSideFiles } from "../../model/checkpoint/side_files.ts";
-import type { FileSource } from "../../model/checkpoint/bytes.ts";
-import { JANUS_TINY } from "../../model/create.ts";
-import { readProcessor } from "../../model/processor.ts";
-import type { DrawingDefaults } from "../../model/processor.ts";
-import { PromptFormat } from "../../model/prompt.ts";
+import { deepseekSideFiles, hfSideFiles } from "../../model/janus/checkpoint/side_files.ts";
+import type { FileSource } from "../../model/io/bytes.ts";
+import { JANUS_TINY } from "../../model/janus/create.ts";
+import { readProcessor } from "../../model/janus/processor.ts";
+import type { DrawingDefaults } from "../../model/janus/processor.ts";
+import { PromptFormat } from "../../model/janus/prompt.ts";
 import { Tokenizer } from "../../model/tokenizer.ts";
 import { fixtureJson, hasFixtures } from "../fixtures.ts";
 import { slowTokenizer } from "../reference/bpe.ts";

@@ -1,16 +1,11 @@
 /** The readers and the writer of checkpoint files on small right files; the wrong ones are in checkpoint_hostile.test.ts. */
 import { describe, expect, it } from "vitest";
-import { bytesFile } from "../../model/checkpoint/bytes.ts";
-import { castFloats } from "../../model/checkpoint/cast.ts";
-import { SafetensorsError, quote, someOf } from "../../model/checkpoint/errors.ts";
-import { parseJson } from "../../model/checkpoint/json.ts";
-import {
-  encodeSafetensors,
-  layoutSafetensors,
-  readSafetensors,
-  writeSafetensors,
-} from "../../model/checkpoint/safetensors.ts";
-import { readTorchZip, readZipDirectory, zipDataOffset } from "../../model/checkpoint/torch_zip.ts";
+import { bytesFile } from "../../model/io/bytes.ts";
+import { castFloats } from "../../model/io/cast.ts";
+import { SafetensorsError, quote, someOf } from "../../model/io/errors.ts";
+import { parseJson } from "../../model/io/json.ts";
+import { encodeSafetensors, layoutSafetensors, readSafetensors, writeSafetensors } from "../../model/io/safetensors.ts";
+import { readTorchZip, readZipDirectory, zipDataOffset } from "../../model/io/torch_zip.ts";
 import { bf16Bits, bf16Value, f16Bits, f16Value } from "../../engine/dtype.ts";
 import {
   P,

@@ -1,8 +1,8 @@
 /** Wrong files, made by hand: each must give the error of its kind that says what is wrong, at once. */
 import { readFileSync, writeFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
-import { bytesFile } from "../../model/checkpoint/bytes.ts";
-import { parseIndex } from "../../model/checkpoint/checkpoint.ts";
+import { bytesFile } from "../../model/io/bytes.ts";
+import { parseIndex } from "../../model/janus/checkpoint/checkpoint.ts";
 import {
   CheckpointError,
   JsonError,
@@ -11,11 +11,11 @@ import {
   ShardIndexError,
   UnsafePickleError,
   ZipError,
-} from "../../model/checkpoint/errors.ts";
-import { parseJson } from "../../model/checkpoint/json.ts";
-import { readTensorPickle } from "../../model/checkpoint/pickle.ts";
-import { readSafetensors } from "../../model/checkpoint/safetensors.ts";
-import { readTorchZip } from "../../model/checkpoint/torch_zip.ts";
+} from "../../model/io/errors.ts";
+import { parseJson } from "../../model/io/json.ts";
+import { readTensorPickle } from "../../model/io/pickle.ts";
+import { readSafetensors } from "../../model/io/safetensors.ts";
+import { readTorchZip } from "../../model/io/torch_zip.ts";
 import { P, ascii, concat, safetensors, torchItems, u32, zip } from "../checkpoint/files.ts";
 import { hostileIndex, hostileJson, hostileSafetensors } from "../checkpoint/hostile_json.ts";
 import type { HostileFile } from "../checkpoint/hostile_json.ts";

@@ -3,15 +3,15 @@
  * repeated. The readers may take one or refuse it with an error of theirs; nothing else may come out, and nothing may take long.
  */
 import { describe, expect, it } from "vitest";
-import { bytesFile, fileSet } from "../../model/checkpoint/bytes.ts";
-import { openCheckpoint, parseIndex } from "../../model/checkpoint/checkpoint.ts";
-import { CheckpointError } from "../../model/checkpoint/errors.ts";
-import { parseJson, parseJsonObject } from "../../model/checkpoint/json.ts";
-import { readTensorPickle } from "../../model/checkpoint/pickle.ts";
-import { encodeSafetensors, readSafetensors } from "../../model/checkpoint/safetensors.ts";
-import { readTorchZip } from "../../model/checkpoint/torch_zip.ts";
-import { JANUS_PRO_1B, parseConfig } from "../../model/config.ts";
-import { deepseekConfig, hfConfig } from "../../model/checkpoint/side_files.ts";
+import { bytesFile, fileSet } from "../../model/io/bytes.ts";
+import { openCheckpoint, parseIndex } from "../../model/janus/checkpoint/checkpoint.ts";
+import { CheckpointError } from "../../model/io/errors.ts";
+import { parseJson, parseJsonObject } from "../../model/io/json.ts";
+import { readTensorPickle } from "../../model/io/pickle.ts";
+import { encodeSafetensors, readSafetensors } from "../../model/io/safetensors.ts";
+import { readTorchZip } from "../../model/io/torch_zip.ts";
+import { JANUS_PRO_1B, parseConfig } from "../../model/janus/config.ts";
+import { deepseekConfig, hfConfig } from "../../model/janus/checkpoint/side_files.ts";
 import { P, ascii, concat, random, torchFile } from "../checkpoint/files.ts";
 
 type Random = (n: number) => number;

@@ -1,16 +1,16 @@
 /** Checkpoints whose text head is the text embedding: what says so, what is written, what is refused. */
 import { describe, expect, it } from "vitest";
-import { openCheckpoint } from "../../model/checkpoint/checkpoint.ts";
-import type { Checkpoint } from "../../model/checkpoint/checkpoint.ts";
-import { convertCheckpoint } from "../../model/checkpoint/convert.ts";
-import { ConfigError, TensorMismatchError } from "../../model/checkpoint/errors.ts";
-import { expectedTensors } from "../../model/checkpoint/expected.ts";
-import { countParts } from "../../model/checkpoint/inspect.ts";
-import type { Layout } from "../../model/checkpoint/names.ts";
-import { encodeSafetensors } from "../../model/checkpoint/safetensors.ts";
-import { parseConfig } from "../../model/config.ts";
-import { parseJsonObject } from "../../model/checkpoint/json.ts";
-import { fingerprint } from "../../model/load.ts";
+import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
+import type { Checkpoint } from "../../model/janus/checkpoint/checkpoint.ts";
+import { convertCheckpoint } from "../../model/janus/checkpoint/convert.ts";
+import { ConfigError, TensorMismatchError } from "../../model/io/errors.ts";
+import { expectedTensors } from "../../model/janus/checkpoint/expected.ts";
+import { countParts } from "../../model/janus/checkpoint/inspect.ts";
+import type { Layout } from "../../model/janus/checkpoint/names.ts";
+import { encodeSafetensors } from "../../model/io/safetensors.ts";
+import { parseConfig } from "../../model/janus/config.ts";
+import { parseJsonObject } from "../../model/io/json.ts";
+import { fingerprint } from "../../model/janus/load.ts";
 import { memorySink, sourceOfFiles, tensorsOf, tinyFiles } from "../checkpoint/tiny.ts";
 import type { Files, Whole } from "../checkpoint/tiny.ts";
 import { errorOf } from "../gpu.ts";

@@ -1,14 +1,14 @@
 /** Configs of both layouts at the published sizes, the tensors they ask for, and the figures that follow. Numbers: janus-pro.md 1.2, 2.1, 11. */
 import { describe, expect, it } from "vitest";
-import { ConfigError } from "../../model/checkpoint/errors.ts";
-import { expectedTensors, tensorProblems } from "../../model/checkpoint/expected.ts";
-import { countParts, needsOf } from "../../model/checkpoint/inspect.ts";
-import { parseJsonObject } from "../../model/checkpoint/json.ts";
-import { LAYOUTS, deepseekName, hfNames, isUnused } from "../../model/checkpoint/names.ts";
-import type { Layout } from "../../model/checkpoint/names.ts";
-import { deepseekConfig, hfConfig } from "../../model/checkpoint/side_files.ts";
-import { JANUS_PRO_1B, JANUS_PRO_7B, imageTokens, parseConfig } from "../../model/config.ts";
-import type { JanusConfig, Shapes } from "../../model/config.ts";
+import { ConfigError } from "../../model/io/errors.ts";
+import { expectedTensors, tensorProblems } from "../../model/janus/checkpoint/expected.ts";
+import { countParts, needsOf } from "../../model/janus/checkpoint/inspect.ts";
+import { parseJsonObject } from "../../model/io/json.ts";
+import { LAYOUTS, deepseekName, hfNames, isUnused } from "../../model/janus/checkpoint/names.ts";
+import type { Layout } from "../../model/janus/checkpoint/names.ts";
+import { deepseekConfig, hfConfig } from "../../model/janus/checkpoint/side_files.ts";
+import { JANUS_PRO_1B, JANUS_PRO_7B, imageTokens, parseConfig } from "../../model/janus/config.ts";
+import type { JanusConfig, Shapes } from "../../model/janus/config.ts";
 
 const read = (json: unknown, shapes?: Shapes): JanusConfig =>
   parseConfig(parseJsonObject(new TextEncoder().encode(JSON.stringify(json)), "config.json"), shapes);

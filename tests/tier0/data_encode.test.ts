@@ -1,17 +1,17 @@
 /** Samples: what of a conversation, text and picture is trained, against the fixtures' training rows and by hand; and what cannot be one. */
 import { fileURLToPath } from "node:url";
 import { beforeAll, describe, expect, it } from "vitest";
-import { openCheckpoint } from "../../model/checkpoint/checkpoint.ts";
+import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
 import { ImageError } from "../../model/image/image.ts";
 import { folderSource } from "../../model/node/files.ts";
-import { readProcessor } from "../../model/processor.ts";
-import type { Processor } from "../../model/processor.ts";
-import { DEFAULT_SYSTEM_PROMPT } from "../../model/prompt.ts";
-import type { Message } from "../../model/prompt.ts";
-import { Encoder, isDropped } from "../../train/data/encode.ts";
-import type { EncoderOptions } from "../../train/data/encode.ts";
+import { readProcessor } from "../../model/janus/processor.ts";
+import type { Processor } from "../../model/janus/processor.ts";
+import { DEFAULT_SYSTEM_PROMPT } from "../../model/janus/prompt.ts";
+import type { Message } from "../../model/janus/prompt.ts";
+import { Encoder, isDropped } from "../../train/node/data/encode.ts";
+import type { EncoderOptions } from "../../train/node/data/encode.ts";
 import { SampleError } from "../../train/data/errors.ts";
-import type { RawSample } from "../../train/data/sources.ts";
+import type { RawSample } from "../../train/node/data/sources.ts";
 import { IGNORE, trainedTokens } from "../../train/samples.ts";
 import type { Sample } from "../../train/samples.ts";
 import { fixtureJson, golden, hasFixtures } from "../fixtures.ts";

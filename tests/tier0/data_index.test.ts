@@ -6,9 +6,9 @@ import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { FileError } from "../../model/node/files.ts";
 import { RecordError, SourceChangedError, SourceError } from "../../train/data/errors.ts";
-import { indexSource, openIndex } from "../../train/data/index_file.ts";
-import type { SourceIndex } from "../../train/data/index_file.ts";
-import type { SourceSpec } from "../../train/data/sources.ts";
+import { indexSource, openIndex } from "../../train/node/data/index_file.ts";
+import type { SourceIndex } from "../../train/node/data/index_file.ts";
+import type { SourceSpec } from "../../train/node/data/sources.ts";
 
 const temporary = mkdtempSync(join(tmpdir(), "janus-index-"));
 afterAll(() => rmSync(temporary, { recursive: true, force: true }));

@@ -1,7 +1,7 @@
 /** Quotas: every step full, every task within a sample of its exact share at every step, any step without the others. */
 import { describe, expect, it } from "vitest";
-import { checkMixture, countsBefore, stepCounts, stepTasks } from "../../train/data/mixture.ts";
-import type { Mixture } from "../../train/data/mixture.ts";
+import { checkMixture, countsBefore, stepCounts, stepTasks } from "../../train/node/data/mixture.ts";
+import type { Mixture } from "../../train/node/data/mixture.ts";
 import { TASKS } from "../../train/samples.ts";
 
 const STEPS = 10_000;

@@ -1,7 +1,7 @@
 /** The keyed permutation: each item once, evenly spread, and the same values for ever. */
 import { describe, expect, it } from "vitest";
 import { ArgumentError } from "../../engine/errors.ts";
-import { orderKey, permute } from "../../train/data/order.ts";
+import { orderKey, permute } from "../../train/node/data/order.ts";
 
 const order = (seed: number, n: number, epoch = 0): number[] => {
   const key = orderKey(seed, "und", epoch);

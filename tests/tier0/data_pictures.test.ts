@@ -7,7 +7,7 @@ import { ImageError } from "../../model/image/image.ts";
 import { generationPixels } from "../../model/image/preprocess.ts";
 import { encodePng } from "../../model/node/index.ts";
 import { SampleError } from "../../train/data/errors.ts";
-import { PictureEncoder } from "../../train/data/pictures.ts";
+import { PictureEncoder } from "../../train/node/stage0/pictures.ts";
 import { errorOf } from "../gpu.ts";
 
 const home = mkdtempSync(join(tmpdir(), "janus-pictures-"));

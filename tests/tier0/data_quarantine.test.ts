@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { ArgumentError } from "../../engine/errors.ts";
 import { QuarantineError } from "../../train/data/errors.ts";
-import { Quarantine } from "../../train/data/quarantine.ts";
+import { Quarantine } from "../../train/node/data/quarantine.ts";
 
 const temporary = mkdtempSync(join(tmpdir(), "janus-quarantine-"));
 afterAll(() => rmSync(temporary, { recursive: true, force: true }));

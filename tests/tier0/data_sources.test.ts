@@ -1,8 +1,8 @@
 /** Records of every kind as raw samples, and bad ones as errors that name file, line and what to do. */
 import { describe, expect, it } from "vitest";
 import { RecordError, SourceError } from "../../train/data/errors.ts";
-import { kindOf, parseLine, parseRecord, sourceTask } from "../../train/data/sources.ts";
-import type { RawSample } from "../../train/data/sources.ts";
+import { kindOf, parseLine, parseRecord, sourceTask } from "../../train/node/data/sources.ts";
+import type { RawSample } from "../../train/node/data/sources.ts";
 import type { Task } from "../../train/samples.ts";
 
 const place = { file: "data.jsonl", line: 7, images: "/pictures" };

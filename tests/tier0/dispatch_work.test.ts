@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { ArgumentError, Device, F, KernelError, MAX_DISPATCH_WORK, ShapeError, backward, empty, kernel, launch, scope, setDevice, tally } from "../../index.ts";
 import type { Tally, Tensor } from "../../index.ts";
-import { JANUS_PRO_7B } from "../../model/config.ts";
+import { JANUS_PRO_7B } from "../../model/janus/config.ts";
 import { errorOf } from "../gpu.ts";
 import { PROFILES } from "../null_runs.ts";
 

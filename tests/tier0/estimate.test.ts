@@ -1,10 +1,10 @@
 /** What a training step should take, from the null device: the longest batch, memory in whatever order, FLOPs against arithmetic from the config. */
 import { describe, expect, it } from "vitest";
 import { ArgumentError, Device, OutOfMemoryError, nullCapabilities } from "../../index.ts";
-import { JANUS_PRO_1B, imageTokens } from "../../model/config.ts";
-import type { JanusConfig } from "../../model/config.ts";
-import { JANUS_TINY } from "../../model/create.ts";
-import { JanusForConditionalGeneration } from "../../model/janus.ts";
+import { JANUS_PRO_1B, imageTokens } from "../../model/janus/config.ts";
+import type { JanusConfig } from "../../model/janus/config.ts";
+import { JANUS_TINY } from "../../model/janus/create.ts";
+import { JanusForConditionalGeneration } from "../../model/janus/janus.ts";
 import { checkConfig } from "../../train/config.ts";
 import type { TrainConfig } from "../../train/config.ts";
 import { estimateStep, longestBatch } from "../../train/estimate.ts";

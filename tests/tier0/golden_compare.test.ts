@@ -11,9 +11,9 @@ import {
   marginsOf,
   sameNames,
   stepped,
-} from "../../cli/golden/compare.ts";
-import type { Row } from "../../cli/golden/compare.ts";
-import type { Values } from "../../cli/golden/file.ts";
+} from "../../verify/compare.ts";
+import type { Row } from "../../verify/compare.ts";
+import type { Values } from "../../verify/file.ts";
 
 describe("what counts as equal", () => {
   const row = (...data: number[]): Values => ({ shape: [1, data.length], data: Float32Array.from(data) });

@@ -14,8 +14,8 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { openCheckpoint } from "../../model/checkpoint/checkpoint.ts";
-import { CheckpointError } from "../../model/checkpoint/errors.ts";
+import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
+import { CheckpointError } from "../../model/io/errors.ts";
 import { folderSource } from "../../model/node/files.ts";
 import {
   HubAccessError,

@@ -207,7 +207,7 @@ describe("limits", () => {
     const path = join(folder, "whole.png");
     writeFileSync(path, "never read");
     const module = new URL("../../model/node/index.ts", import.meta.url).href;
-    const codes = new URL("../../train/data/codes.ts", import.meta.url).href;
+    const codes = new URL("../../train/node/data/codes.ts", import.meta.url).href;
     const program = `import { openSync } from "node:fs";
       import { FileError, readImage } from ${JSON.stringify(module)};
       import { CodeCache } from ${JSON.stringify(codes)};

@@ -60,19 +60,19 @@ describe("the lists", () => {
     const files = ["engine", "kernels"].flatMap((name) => {
       const folder = new URL(`../../${name}/`, import.meta.url);
       return readdirSync(folder, { recursive: true, encoding: "utf8" })
-        .filter((f) => f.endsWith(".wgsl") && !f.startsWith("lib/"))
+        .filter((f) => f.endsWith(".wgsl") && !f.startsWith("core/lib/"))
         .map((f) => new URL(f, folder).href);
     });
     const declared = kernels.flatMap((k) => (k.url ? [k.url.href] : []));
     expect(files.toSorted()).toEqual(declared.toSorted());
   });
 
-  it("every file of kernels/lib/ is included by some kernel or library", () => {
+  it("every file of kernels/core/lib/ is included by some kernel or library", () => {
     const folder = new URL("../../kernels/", import.meta.url);
     const texts = readdirSync(folder, { recursive: true, encoding: "utf8" })
       .filter((f) => /\.(wgsl|ts)$/.test(f))
       .map((f) => readFileSync(new URL(f, folder), "utf8"));
-    for (const file of readdirSync(new URL("lib/", folder))) {
+    for (const file of readdirSync(new URL("core/lib/", folder))) {
       expect(texts.some((t) => t.includes(`lib/${file}`)), `${file} is registered`).toBe(true);
     }
   });

@@ -2,7 +2,7 @@
 import { afterAll, describe, expect, it } from "vitest";
 import { countTraining, countWork } from "../../bench/counts.ts";
 import { setDevice } from "../../index.ts";
-import { JANUS_PRO_1B, JANUS_PRO_7B } from "../../model/config.ts";
+import { JANUS_PRO_1B, JANUS_PRO_7B } from "../../model/janus/config.ts";
 
 afterAll(() => setDevice(null));
 

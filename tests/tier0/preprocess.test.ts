@@ -1,7 +1,7 @@
 /** Pictures to pixels and back: Pillow's bicubic to the last bit, the understanding and generation preprocessing, and their configs. */
 import { describe, expect, it } from "vitest";
 import { ArgumentError } from "../../engine/errors.ts";
-import { ConfigError } from "../../model/checkpoint/errors.ts";
+import { ConfigError } from "../../model/io/errors.ts";
 import { generationPixels, pixelsToRgb, preprocessConfig, understandingPixels } from "../../model/image/preprocess.ts";
 import { resizeBicubic } from "../../model/image/resize.ts";
 import { readImage } from "../../model/node/image_file.ts";

@@ -1,6 +1,6 @@
 /** Prompts: the conversation format and its ids against the fixtures in both layouts, images, batches, and prompts that cannot be asked. */
 import { describe, expect, it } from "vitest";
-import { ConfigError } from "../../model/checkpoint/errors.ts";
+import { ConfigError } from "../../model/io/errors.ts";
 import {
   DEFAULT_SYSTEM_PROMPT,
   PromptError,
@@ -9,8 +9,8 @@ import {
   leftPad,
   promptConfig,
   unconditionalRow,
-} from "../../model/prompt.ts";
-import type { Message } from "../../model/prompt.ts";
+} from "../../model/janus/prompt.ts";
+import type { Message } from "../../model/janus/prompt.ts";
 import { Tokenizer } from "../../model/tokenizer.ts";
 import { byteTokenizerFiles } from "../../model/byte_tokenizer.ts";
 import { fixtureJson, fixtureText, golden, hasFixtures } from "../fixtures.ts";

@@ -12,7 +12,7 @@ type Node =
   | { readonly kind: "call"; readonly name: string; readonly args: readonly Node[] };
 type Names = Map<string, Node>;
 
-const read = (library: string): string => readFileSync(new URL(`../../kernels/lib/${library}.wgsl`, import.meta.url), "utf8").replace(/\/\/.*$/gm, "");
+const read = (library: string): string => readFileSync(new URL(`../../kernels/core/lib/${library}.wgsl`, import.meta.url), "utf8").replace(/\/\/.*$/gm, "");
 const number = (value: number): Node => ({ kind: "number", value });
 
 interface WgslFunction {

@@ -2,8 +2,8 @@
 import sharp from "sharp";
 import { describe, expect, it } from "vitest";
 import { encodePng } from "../../model/node/index.ts";
-import { Curve, html, lineChart, page, picture, pictureGrid, table } from "../../train/report/index.ts";
-import type { Html } from "../../train/report/index.ts";
+import { Curve, html, lineChart, page, picture, pictureGrid, table } from "../../train/node/report/index.ts";
+import type { Html } from "../../train/node/report/index.ts";
 
 const HOSTILE = `</title></svg><script>alert("1")</script>&'`;
 const ESCAPED = "&lt;/title&gt;&lt;/svg&gt;&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;&amp;&#39;";

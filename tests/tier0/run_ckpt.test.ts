@@ -7,9 +7,9 @@ import { Command } from "commander";
 import { addCkpt } from "../../cli/ckpt.ts";
 import { EXIT, reportError } from "../../cli/errors.ts";
 import { encode } from "../../engine/dtype.ts";
-import { encodeSafetensors } from "../../model/checkpoint/safetensors.ts";
-import { compareFolders } from "../../train/run/compare.ts";
-import { RunFolder } from "../../train/run/run_folder.ts";
+import { encodeSafetensors } from "../../model/io/safetensors.ts";
+import { compareFolders } from "../../train/node/run/compare.ts";
+import { RunFolder } from "../../train/node/run/run_folder.ts";
 import { tinyFiles } from "../checkpoint/tiny.ts";
 import { openOutput } from "../cli.ts";
 import type { CliResult } from "../cli.ts";
@@ -121,8 +121,8 @@ describe("janus ckpt", () => {
       // The original is torch.save there: back to hf, where bytes can be held against bytes.
       const back = layout === "hf" ? out : join(temporary, "back");
       if (layout === "deepseek") {
-        const { openCheckpoint } = await import("../../model/checkpoint/checkpoint.ts");
-        const { convertCheckpoint } = await import("../../model/checkpoint/convert.ts");
+        const { openCheckpoint } = await import("../../model/janus/checkpoint/checkpoint.ts");
+        const { convertCheckpoint } = await import("../../model/janus/checkpoint/convert.ts");
         const { folderSource, writeFolderAtomic } = await import("../../model/node/files.ts");
         const checkpoint = await openCheckpoint(folderSource(out));
         await writeFolderAtomic(

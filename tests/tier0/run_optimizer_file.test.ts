@@ -2,10 +2,10 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { ArgumentError, Device, Tensor, empty, tensor } from "../../engine/index.ts";
 import type { DType, Storage } from "../../engine/index.ts";
-import { fileSet } from "../../model/checkpoint/bytes.ts";
-import type { FileSource } from "../../model/checkpoint/bytes.ts";
-import { encodeSafetensors } from "../../model/checkpoint/safetensors.ts";
-import { loadTensors, loadTensorsInto, saveTensors } from "../../train/run/optimizer_file.ts";
+import { fileSet } from "../../model/io/bytes.ts";
+import type { FileSource } from "../../model/io/bytes.ts";
+import { encodeSafetensors } from "../../model/io/safetensors.ts";
+import { loadTensors, loadTensorsInto, saveTensors } from "../../train/optimizer_file.ts";
 import { seeded } from "../run_model_fs.ts";
 import { memorySink } from "../checkpoint/tiny.ts";
 

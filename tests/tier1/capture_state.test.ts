@@ -2,7 +2,7 @@
 import { describe, expect, it } from "vitest";
 import { AutogradError, CaptureError, Device, F, backward, capture, nn, scope, setDevice, tensor, zeroGradients } from "../../index.ts";
 import type { Tensor } from "../../index.ts";
-import { AdamW } from "../../train/optimizer.ts";
+import { AdamW } from "../../model/nn/optim.ts";
 import { errorOf } from "../gpu.ts";
 
 /** A device on which no constant has been made yet. */

@@ -8,7 +8,7 @@ import { Device, OutOfMemoryError, setDevice } from "../../index.ts";
 import { checkConfig, checkTokenizerConfig } from "../../train/config.ts";
 import type { TrainConfig } from "../../train/config.ts";
 import type { StepEstimate } from "../../train/estimate.ts";
-import { dryRun, dryRunTokenizer } from "../../train/dry_run.ts";
+import { dryRun, dryRunTokenizer } from "../../train/node/dry_run.ts";
 import { runCli } from "../cli.ts";
 import { errorOf } from "../gpu.ts";
 import { isLong } from "../long.ts";

@@ -9,7 +9,7 @@ import { Device } from "../../index.ts";
 import type { nn } from "../../index.ts";
 import { readPicture } from "../../model/node/index.ts";
 import { KINDS } from "../../examples/shapes/captions.ts";
-import { readLog } from "../../train/report/index.ts";
+import { readLog } from "../../train/node/report/index.ts";
 import { hasFixtures } from "../fixtures.ts";
 import { trainConvNet } from "../../examples/conv_net.ts";
 import { trainTransformer } from "../../examples/transformer.ts";

@@ -5,11 +5,11 @@
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { ArgumentError, DTypeError, Device, F, Generator, noGrad, scope, setDevice, tensor } from "../../index.ts";
-import { ImageGeneration } from "../../model/generate_images.ts";
-import { generateText, textDecoder } from "../../model/generate_text.ts";
-import type { TextOptions } from "../../model/generate_text.ts";
+import { ImageGeneration } from "../../model/janus/generate_images.ts";
+import { generateText, textDecoder } from "../../model/janus/generate_text.ts";
+import type { TextOptions } from "../../model/janus/generate_text.ts";
 import { Janus, encodePicture, readImage, readPicture } from "../../model/node/index.ts";
-import { PromptError } from "../../model/prompt.ts";
+import { PromptError } from "../../model/janus/prompt.ts";
 import { hasFixtures } from "../fixtures.ts";
 import { created, errorOf } from "../gpu.ts";
 

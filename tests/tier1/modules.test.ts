@@ -2,7 +2,7 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { ArgumentError, Device, DisposedError, F, backward, checkpoint, noGrad, nn, scope, tensor } from "../../index.ts";
 import type { Tensor } from "../../index.ts";
-import { AdamW } from "../../train/index.ts";
+import { AdamW } from "../../train/node/index.ts";
 
 let device: Device;
 beforeAll(async () => {

@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Device, F, backward, scope, tensor } from "../../index.ts";
 import type { Tensor } from "../../index.ts";
-import { forceVariant } from "../../kernels/variants.ts";
+import { forceVariant } from "../../kernels/core/variants.ts";
 import { cases } from "../cases.ts";
 import type { Case } from "../harness.ts";
 import { isLong } from "../long.ts";

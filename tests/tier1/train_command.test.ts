@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, it } from "vitest";
 import { newCheckpoint } from "../../examples/new_checkpoint.ts";
 import { writeDataset } from "../../examples/shapes/dataset.ts";
 import { Device } from "../../index.ts";
-import { Checkpoints } from "../../train/run/checkpoints.ts";
+import { Checkpoints } from "../../train/node/run/checkpoints.ts";
 import { runCli, startCli } from "../cli.ts";
 import { SMALL } from "../small_model.ts";
 

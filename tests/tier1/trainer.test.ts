@@ -1,9 +1,9 @@
 /** The step of the trainer: what it must not depend on (accumulation, packing, recomputation), what it must not change, where losses begin. */
 import { afterEach, describe, expect, it } from "vitest";
 import { ArgumentError, backward, manualSeed, noGrad, scope, zeroGradients } from "../../index.ts";
-import { imageTokens } from "../../model/config.ts";
-import { createModel, tinyConfig } from "../../model/create.ts";
-import type { JanusForConditionalGeneration } from "../../model/janus.ts";
+import { imageTokens } from "../../model/janus/config.ts";
+import { createModel, tinyConfig } from "../../model/janus/create.ts";
+import type { JanusForConditionalGeneration } from "../../model/janus/janus.ts";
 import { checkConfig } from "../../train/config.ts";
 import type { TrainConfig } from "../../train/config.ts";
 import { hiddenStates, taskLosses, totalLoss } from "../../train/loss.ts";
@@ -503,7 +503,7 @@ it("learns eight pictures by heart and draws them again token for token", async 
   let loss = Infinity;
   for (let step = 0; step < 150 && loss > 0.02; step++) ({ loss } = await trainer.take(samples));
   expect(loss).toBeLessThan(0.05);
-  const { ImageGeneration } = await import("../../model/generate_images.ts");
+  const { ImageGeneration } = await import("../../model/janus/generate_images.ts");
   const generation = new ImageGeneration(model, CONFIG, prompts, PAD, { temperature: 0, guidance: 1 });
   for await (const _ of generation.run());
   expect(await generation.codes()).toEqual(codes);

@@ -3,19 +3,19 @@
  * task, other settings, batches that do not reach everything.
  */
 import { beforeAll, describe, expect, it } from "vitest";
-import type { Golden } from "../../cli/golden/file.ts";
+import type { Golden } from "../../verify/file.ts";
 import { backward, scope, zeroGradients } from "../../index.ts";
 import { byteTokenizerFiles } from "../../model/byte_tokenizer.ts";
-import type { FileSource } from "../../model/checkpoint/bytes.ts";
-import { openCheckpoint } from "../../model/checkpoint/checkpoint.ts";
-import { imageTokens } from "../../model/config.ts";
-import { createModel, tinyConfig } from "../../model/create.ts";
-import { loadModel } from "../../model/load.ts";
-import { readProcessor } from "../../model/processor.ts";
-import type { Processor } from "../../model/processor.ts";
-import { saveModel } from "../../model/save.ts";
+import type { FileSource } from "../../model/io/bytes.ts";
+import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
+import { imageTokens } from "../../model/janus/config.ts";
+import { createModel, tinyConfig } from "../../model/janus/create.ts";
+import { loadModel } from "../../model/janus/load.ts";
+import { readProcessor } from "../../model/janus/processor.ts";
+import type { Processor } from "../../model/janus/processor.ts";
+import { saveModel } from "../../model/janus/save.ts";
 import { taskLosses, totalLoss } from "../../train/loss.ts";
-import { AdamW } from "../../train/optimizer.ts";
+import { AdamW } from "../../model/nn/optim.ts";
 import { TASKS, imageSample, layRows, textSample } from "../../train/samples.ts";
 import { setStage } from "../../train/stages.ts";
 import type { Stage } from "../../train/stages.ts";

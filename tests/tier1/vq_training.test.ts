@@ -3,10 +3,10 @@ import { createHash } from "node:crypto";
 import { expect, it } from "vitest";
 import { noGrad, scope, tensor } from "../../index.ts";
 import type { Tensor } from "../../index.ts";
-import type { JanusConfig } from "../../model/config.ts";
-import { createModel, tinyConfig } from "../../model/create.ts";
+import type { JanusConfig } from "../../model/janus/config.ts";
+import { createModel, tinyConfig } from "../../model/janus/create.ts";
 import type { VqModel } from "../../model/vq.ts";
-import { VqTraining } from "../../train/vq.ts";
+import { VqTraining } from "../../train/stage0/trainer.ts";
 import { Injected, injecting, spread } from "../failures.ts";
 import { useDevice } from "../gpu.ts";
 

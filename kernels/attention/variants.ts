@@ -1,0 +1,125 @@
+/**
+ * The kernels of attention and which of them run: "tiled" (workgroup memory) on GPUs, "register" (no workgroup memory, one subgroup a
+ * tile) on software Vulkan, "naive" (one invocation a row) as the reference.
+ */
+import { ArgumentError, kernel, library } from "../../engine/index.ts";
+import type { Constants, Device, Uses } from "../../engine/index.ts";
+import "../core/lib.ts";
+import { forcedVariant } from "../core/variants.ts";
+
+library("attention_keys", new URL("../core/lib/attention_keys.wgsl", import.meta.url));
+library("attention_power", new URL("../core/lib/attention_power.wgsl", import.meta.url));
+library("attention_range", new URL("../core/lib/attention_range.wgsl", import.meta.url));
+library("attention_block", new URL("../core/lib/attention_block.wgsl", import.meta.url));
+library("attention_tile", new URL("../core/lib/attention_tile.wgsl", import.meta.url));
+library("attention_lanes_none", new URL("../core/lib/attention_lanes_none.wgsl", import.meta.url));
+library("attention_lanes_subgroup", new URL("../core/lib/attention_lanes_subgroup.wgsl", import.meta.url));
+
+const sizes = { rows: "u32", queries: "u32", keys: "u32", heads: "u32", group: "u32", batch: "u32", first: "u32", flags: "u32", slices: "u32", granules: "u32", scale: "f32" } as const;
+const views = { q: "vec4u", k: "vec4u", v: "vec4u" } as const;
+
+const forward = (name: string, url: URL) =>
+  kernel(name, url, { q: "read", k: "read", v: "read", mask: "read", o: "write", lse: "write" }, { ...sizes, ...views, o: "vec4u", lse: "vec4u" });
+const query = (name: string, url: URL) =>
+  kernel(name, url, { q: "read", k: "read", v: "read", g: "read", stats: "read", mask: "read", dq: "write" }, { ...sizes, slope: "f32", ...views, g: "vec4u", dq: "vec4u", stats: "vec4u" });
+const key = (name: string, url: URL) =>
+  kernel(
+    name,
+    url,
+    { q: "read", k: "read", v: "read", g: "read", stats: "read", mask: "read", dk: "write", dv: "write" },
+    { ...sizes, slope: "f32", ...views, g: "vec4u", dk: "vec4u", dv: "vec4u", stats: "vec4u" },
+  );
+
+const naive = {
+  forward: forward("attention_naive", new URL("./attention_naive.wgsl", import.meta.url)),
+  query: query("attention_naive_query", new URL("./attention_naive_query.wgsl", import.meta.url)),
+  key: key("attention_naive_key", new URL("./attention_naive_key.wgsl", import.meta.url)),
+};
+
+const register = {
+  forward: forward("attention_register", new URL("./attention_register.wgsl", import.meta.url)),
+  query: query("attention_register_query", new URL("./attention_register_query.wgsl", import.meta.url)),
+  key: key("attention_register_key", new URL("./attention_register_key.wgsl", import.meta.url)),
+};
+
+const tiled = {
+  forward: forward("attention_tiled", new URL("./attention_tiled.wgsl", import.meta.url)),
+  query: query("attention_tiled_query", new URL("./attention_tiled_query.wgsl", import.meta.url)),
+  key: key("attention_tiled_key", new URL("./attention_tiled_key.wgsl", import.meta.url)),
+};
+
+interface Kernels {
+  readonly forward: typeof naive.forward;
+  readonly query: typeof naive.query;
+  readonly key: typeof naive.key;
+}
+
+/** How the work of one kernel is cut up. */
+export interface Split {
+  readonly constants: Constants;
+  /** Workgroups that share a tile of rows, each computing a part of the columns. */
+  readonly slices: number;
+  /** For `heads` heads of `tokens` rows each: what the kernel's `rows` counts, and the workgroups. */
+  readonly work: (heads: number, tokens: number) => { readonly rows: number; readonly groups: number };
+}
+
+export interface Variant extends Kernels {
+  readonly use: Uses;
+  /** Of the forward and the query kernel, and of the key kernel, which has two results. */
+  readonly split: Split;
+  readonly keySplit: Split;
+}
+
+/**
+ * Tiles of `rows` rows and of up to `most` chunks of `granules` granules of the head; larger heads take several tiles, each with the scores
+ * anew.
+ */
+function tiles(d: number, rows: number, granules: number, most: number, least = 1): { chunks: number; slices: number; of: (heads: number, tokens: number) => number } {
+  const chunks = Math.ceil(d / 4 / granules);
+  const slices = Math.ceil(chunks / most);
+  // 1, 2 or 4 chunks: few compiled variants.
+  const each = Math.max(least, 2 ** Math.ceil(Math.log2(Math.ceil(chunks / slices))));
+  return { chunks: each, slices, of: (heads, tokens) => heads * Math.ceil(tokens / rows) * slices };
+}
+
+/** One invocation a row. */
+function rowSplit(d: number): Split {
+  // The sums' array is sized in few steps: few compiled variants.
+  return { constants: { MOST: d <= 128 ? 32 : 4 ** Math.ceil(Math.log(d / 4) / Math.log(4)) }, slices: 1, work: (heads, tokens) => ({ rows: heads * tokens, groups: Math.ceil((heads * tokens) / 64) }) };
+}
+
+function registerSplit(d: number, lanes: number, most: number): Split {
+  const { chunks, slices, of } = tiles(d, 8, lanes, most, lanes === 1 ? most : 1);
+  const workgroup = lanes === 1 ? 64 : lanes;
+  return {
+    constants: { WORKGROUP: workgroup, LANES: lanes, CHUNKS: chunks },
+    slices,
+    work: (heads, tokens) => ({ rows: of(heads, tokens), groups: Math.ceil((of(heads, tokens) * lanes) / workgroup) }),
+  };
+}
+
+function tiledSplit(d: number, most: number): Split {
+  const { chunks, slices, of } = tiles(d, 32, 8, most);
+  return { constants: { CHUNKS: chunks }, slices, work: (heads, tokens) => ({ rows: of(heads, tokens), groups: of(heads, tokens) }) };
+}
+
+/** The kernels for heads of `d` elements on `device`. */
+export function variantOf(device: Device, d: number): Variant {
+  const { software, subgroups } = device.capabilities;
+  const name = forcedVariant("attention") ?? (software ? "register" : "tiled");
+  switch (name) {
+    case "naive":
+      return { ...naive, use: {}, split: rowSplit(d), keySplit: rowSplit(d) };
+    case "tiled":
+      return { ...tiled, use: {}, split: tiledSplit(d, 4), keySplit: tiledSplit(d, 2) };
+    case "register":
+    case "register-single": {
+      // A fixed subgroup size makes a workgroup of that size one subgroup.
+      const lanes = name === "register" && subgroups && subgroups[0] === subgroups[1] ? subgroups[0] : 1;
+      const use = { s: lanes === 1 ? "attention_lanes_none" : "attention_lanes_subgroup" };
+      return { ...register, use, split: registerSplit(d, lanes, 4), keySplit: registerSplit(d, lanes, 2) };
+    }
+    default:
+      throw new ArgumentError(`attention: no variant "${name}"; there are naive, register, register-single, tiled`);
+  }
+}

@@ -1,0 +1,350 @@
+/**
+ * The kernels below `conv2d`: weight packing, the convolution in its variants, and the weight's gradient. Whole launches where the tensors
+ * fit a binding; else images, input channels and output channels are walked in ranges. Nothing here is recorded on the tape.
+ */
+import { DTYPES, ShapeError, elementBytes, empty, grid1d, kernel, launch, rowWindows } from "../../engine/index.ts";
+import type { Bound, Capabilities, DType, Device, Kernel, Tensor } from "../../engine/index.ts";
+import { fillInto } from "../core/copy.ts";
+import { map } from "../core/map.ts";
+import { sum } from "../reduce/reduce.ts";
+import { forcedVariant } from "../core/variants.ts";
+import "../core/lib.ts";
+
+/** Sizes of one convolution; `up` − 1 zeros stand between the pixels of the input (gradient of a stride), `top` and `left` may be negative. */
+export interface ConvGeometry {
+  readonly images: number;
+  readonly channels: number;
+  readonly height: number;
+  readonly width: number;
+  readonly outputs: number;
+  readonly outHeight: number;
+  readonly outWidth: number;
+  readonly kernelHeight: number;
+  readonly kernelWidth: number;
+  readonly stride: number;
+  readonly up: number;
+  readonly top: number;
+  readonly left: number;
+}
+
+export type ConvVariant = "naive" | "registers" | "subgroup" | "tiled";
+
+const TILE = 32; // output channels of a packed tile
+
+const pack = kernel(
+  "conv2d_pack",
+  new URL("./conv2d_pack.wgsl", import.meta.url),
+  { x: "read", w: "write" },
+  { rows: "u32", start: "u32", outer: "u32", inner: "u32", taps: "u32" },
+);
+
+const FORWARD_BINDINGS = { x: "read", w: "read", bias: "read", y: "read_write" } as const;
+// prettier-ignore
+const FORWARD_PARAMS = {
+  images: "u32", channels: "u32", height: "u32", width: "u32", out_height: "u32", out_width: "u32", kernel_height: "u32", kernel_width: "u32",
+  stride: "u32", up: "i32", top: "i32", left: "i32", o_first: "u32", o_end: "u32", x_first: "u32", x_image: "u32", y_first: "u32", y_image: "u32", w_first: "u32", w_tile: "u32",
+  biased: "u32", accumulate: "u32",
+} as const;
+const naive = kernel("conv2d", new URL("./conv2d.wgsl", import.meta.url), FORWARD_BINDINGS, FORWARD_PARAMS);
+const registers = kernel(
+  "conv2d_registers",
+  new URL("./conv2d_registers.wgsl", import.meta.url),
+  FORWARD_BINDINGS,
+  FORWARD_PARAMS,
+);
+const threeByThree = kernel(
+  "conv2d_3x3",
+  new URL("./conv2d_3x3.wgsl", import.meta.url),
+  FORWARD_BINDINGS,
+  FORWARD_PARAMS,
+);
+const threeByThreeStride2 = kernel(
+  "conv2d_3x3_stride2",
+  new URL("./conv2d_3x3_stride2.wgsl", import.meta.url),
+  FORWARD_BINDINGS,
+  FORWARD_PARAMS,
+);
+const tiled = kernel("conv2d_tiled", new URL("./conv2d_tiled.wgsl", import.meta.url), FORWARD_BINDINGS, FORWARD_PARAMS);
+
+const WEIGHT_BINDINGS = { x: "read", g: "read", p: "read_write" } as const;
+// prettier-ignore
+const WEIGHT_PARAMS = {
+  images: "u32", channels: "u32", outputs: "u32", height: "u32", width: "u32", out_height: "u32", out_width: "u32",
+  kernel_height: "u32", kernel_width: "u32", stride: "u32", top: "i32", left: "i32", rows: "u32", parts: "u32", x_first: "u32", x_image: "u32", g_first: "u32", g_image: "u32", p_first: "u32", p_row: "u32", p_part: "u32",
+  accumulate: "u32",
+} as const;
+const weightNaive = kernel(
+  "conv2d_weight",
+  new URL("./conv2d_weight.wgsl", import.meta.url),
+  WEIGHT_BINDINGS,
+  WEIGHT_PARAMS,
+);
+const weightThreeByThree = kernel(
+  "conv2d_weight_3x3",
+  new URL("./conv2d_weight_3x3.wgsl", import.meta.url),
+  WEIGHT_BINDINGS,
+  WEIGHT_PARAMS,
+);
+const weightTiled = kernel(
+  "conv2d_weight_tiled",
+  new URL("./conv2d_weight_tiled.wgsl", import.meta.url),
+  WEIGHT_BINDINGS,
+  WEIGHT_PARAMS,
+);
+
+/**
+ * The variant for a device. Software Vulkan pays dearly for workgroup memory and barriers: it takes registers, with subgroups of 8 handing
+ * values round; GPUs take tiles in workgroup memory. A forced variant that the device lacks becomes `registers`.
+ */
+export function convVariant(capabilities: Capabilities): ConvVariant {
+  const eights = capabilities.subgroups?.every((n) => n === 8) ?? false;
+  const wanted = (forcedVariant("conv2d") as ConvVariant | undefined) ?? (capabilities.software ? "subgroup" : "tiled");
+  return wanted === "subgroup" && !eights ? "registers" : wanted;
+}
+
+/** The kernels that have the nine taps of a 3 × 3 written out take strides 1 and 2, forward; the gradient of the weight only stride 1. */
+const isThreeByThree = (g: ConvGeometry, mostStride: number): boolean =>
+  g.kernelHeight === 3 && g.kernelWidth === 3 && g.stride <= mostStride && g.up === 1;
+
+/**
+ * weight [O, C, kh, kw] of any float dtype → [tiles of 32 outputs, inputs, kh · kw, 32] f32, the order in which the kernels read it. With `flip`
+ * outputs are C, inputs O and the taps reversed: the convolution that gives the gradient of the input.
+ */
+export function packWeight(weight: Tensor, flip: boolean): Tensor {
+  const [outer, inner, kh, kw] = weight.shape as [number, number, number, number];
+  const taps = kh * kw;
+  const [outputs, inputs] = flip ? [inner, outer] : [outer, inner];
+  const w = empty([Math.ceil(outputs / TILE), inputs, taps, TILE], { device: weight.device });
+  const row = taps * TILE;
+  for (const { start, count } of rowWindows(
+    w.device,
+    w.shape[0]! * inputs,
+    [{ rowElements: row, dtype: "f32" }],
+    1,
+    "conv2d",
+  )) {
+    launch(pack, {
+      use: { x: weight.dtype },
+      constants: { FLIP: flip },
+      buffers: { x: weight, w: { of: w, start: start * row, elements: count * row } },
+      params: { rows: count, start, outer, inner, taps },
+      grid: grid1d(Math.ceil((count * 8) / 64)),
+      cost: { flops: 0, bytes: elementBytes(weight.dtype, weight.size) + count * row * 4 },
+    });
+  }
+  return w;
+}
+
+/** Elements of `dtype` that a range may have: a binding less the alignment that its start may lose. */
+function room(device: Device, dtype: DType): number {
+  const { maxStorageBufferBindingSize: limit, minStorageBufferOffsetAlignment: align } = device.limits;
+  return Math.floor(((limit - align - 16) * 8) / DTYPES[dtype].bits);
+}
+
+/** Binds elements `start` … `start + count` of a contiguous tensor, from a multiple of the alignment; `inside` is where they begin. */
+function range(t: Tensor, start: number, count: number): { bound: Bound; inside: number } {
+  const per = (t.device.limits.minStorageBufferOffsetAlignment * 8) / DTYPES[t.dtype].bits;
+  const first = Math.floor(start / per) * per;
+  return { bound: { of: t, start: first, elements: start - first + count }, inside: start - first };
+}
+
+/** 0 … `total` in ranges of at most `most`; none crosses a multiple of `multiple` but those that start on one. */
+function ranges(op: string, total: number, most: number, multiple = 1): { first: number; end: number }[] {
+  if (most < 1)
+    throw new ShapeError(`${op}: one channel of an image does not fit a binding of the device; use smaller images`);
+  const out: { first: number; end: number }[] = [];
+  for (let first = 0; first < total;) {
+    const end = Math.min(total, first + most);
+    const rounded = Math.floor(end / multiple) * multiple;
+    out.push({ first, end: rounded > first && (end < total || first % multiple !== 0) ? rounded : end });
+    first = out.at(-1)!.end;
+  }
+  return out;
+}
+
+/**
+ * x [N, C, H, W] (bindable), packed weight, bias [O] f32 → [N, O, OH, OW] of `dtype`. Accumulates in f32; where one image's channels exceed a
+ * binding they are summed over several launches in an f32 result.
+ */
+export function convolve(x: Tensor, packed: Tensor, bias: Tensor | null, dtype: DType, g: ConvGeometry): Tensor {
+  const device = x.device;
+  const area = g.height * g.width;
+  const pixels = g.outHeight * g.outWidth;
+  const taps = g.kernelHeight * g.kernelWidth;
+  const shape = [g.images, g.outputs, g.outHeight, g.outWidth];
+  const whole =
+    x.size <= room(device, x.dtype) &&
+    packed.size <= room(device, "f32") &&
+    g.images * g.outputs * pixels <= room(device, "f32");
+  const oneTile = packed.size > room(device, "f32");
+  const mostChannels = Math.min(
+    Math.floor(room(device, x.dtype) / Math.max(1, area)),
+    oneTile ? Math.floor(room(device, "f32") / (taps * TILE)) : Infinity,
+  );
+  // One dispatch is bounded: images and output channels are computed apart from one another, so cutting them changes no bit.
+  const work = 2 * pixels * Math.max(1, g.channels) * taps; // of an output channel of an image
+  const mostOutputs = Math.min(
+    whole ? Infinity : Math.floor(room(device, "f32") / Math.max(1, pixels)),
+    whole || !oneTile ? Infinity : TILE,
+    Math.floor(device.maxDispatchWork / work),
+  );
+  const mostImages = whole ? Math.max(1, Math.floor(device.maxDispatchWork / (work * g.outputs))) : 1;
+  const channelRanges =
+    whole || g.channels === 0 ? [{ first: 0, end: g.channels }] : ranges("conv2d", g.channels, mostChannels);
+  const outputRanges = ranges("conv2d", g.outputs, mostOutputs, TILE);
+  const variant = convVariant(device.capabilities);
+  // The 3×3 kernel stores rows of a tile, the others runs of pixels: granules of four where these split into fours, else elements (in f32).
+  const granular = (variant === "subgroup" && isThreeByThree(g, 2) ? g.outWidth : pixels) % 4 === 0;
+  const wide = dtype !== "f32" && (!granular || channelRanges.length > 1);
+  const y = empty(shape, { device, dtype: wide ? "f32" : dtype });
+  if (y.size === 0) return y;
+  const imageRanges = ranges("conv2d", g.images, mostImages);
+  for (const n of imageRanges) {
+    for (const o of outputRanges) {
+      for (const c of channelRanges) {
+        const images = n.end - n.first;
+        const tile = Math.floor(o.first / TILE);
+        const tiles = Math.ceil(o.end / TILE) - tile;
+        const channels = c.end - c.first;
+        const xr = range(x, (n.first * g.channels + c.first) * area, ((images - 1) * g.channels + channels) * area);
+        const yr = range(
+          y,
+          (n.first * g.outputs + o.first) * pixels,
+          ((images - 1) * g.outputs + o.end - o.first) * pixels,
+        );
+        const wr = range(
+          packed,
+          (tile * g.channels + c.first) * taps * TILE,
+          ((tiles - 1) * g.channels + channels) * taps * TILE,
+        );
+        const [chosen, groups] = forward(
+          variant,
+          g,
+          images,
+          tiles,
+          (o.end - o.first) * (granular ? pixels / 4 : pixels),
+        );
+        launch(chosen, {
+          use: { x: x.dtype, y: granular ? y.dtype : "f32x1" },
+          constants: chosen === threeByThree || chosen === threeByThreeStride2 ? {} : { DILATED: g.up > 1 },
+          buffers: { x: xr.bound, w: wr.bound, bias: bias ?? wr.bound, y: yr.bound },
+          // prettier-ignore
+          params: {
+            images, channels, height: g.height, width: g.width, out_height: g.outHeight, out_width: g.outWidth,
+            kernel_height: g.kernelHeight, kernel_width: g.kernelWidth, stride: g.stride, up: g.up, top: g.top, left: g.left,
+            o_first: o.first, o_end: o.end, x_first: xr.inside, x_image: g.channels * area, y_first: yr.inside, y_image: g.outputs * pixels,
+            w_first: wr.inside / 4, w_tile: g.channels * taps * (TILE / 4),
+            biased: bias && c.first === 0 ? 1 : 0, accumulate: c.first === 0 ? 0 : 1,
+          },
+          grid: grid1d(groups),
+          cost: {
+            flops: 2 * images * (o.end - o.first) * pixels * channels * taps,
+            bytes:
+              elementBytes(x.dtype, images * channels * area) +
+              elementBytes(y.dtype, images * (o.end - o.first) * pixels) +
+              tiles * channels * taps * TILE * 4,
+          },
+        });
+      }
+    }
+  }
+  return wide ? map("copy", [y], { dtype }) : y;
+}
+
+type ForwardKernel = Kernel<keyof typeof FORWARD_BINDINGS, keyof typeof FORWARD_PARAMS>;
+
+function forward(
+  variant: ConvVariant,
+  g: ConvGeometry,
+  images: number,
+  tiles: number,
+  granules: number,
+): [ForwardKernel, number] {
+  const pixels = g.outHeight * g.outWidth;
+  if (variant === "subgroup" && isThreeByThree(g, 2))
+    return [
+      g.stride === 1 ? threeByThree : threeByThreeStride2,
+      Math.ceil(g.outWidth / 8) * Math.ceil(g.outHeight / 2) * images * tiles,
+    ];
+  if (variant === "tiled") return [tiled, Math.ceil(pixels / 64) * images * Math.ceil(tiles / 2)];
+  if (variant === "naive") return [naive, Math.ceil((images * granules) / 64)];
+  return [registers, Math.ceil(pixels / 8) * images * tiles];
+}
+
+/** Pixels that one part of the weight's gradient sums in a row: short enough for f32, long enough that the parts stay few. */
+const PART_PIXELS = 4096;
+/** Workgroups that a large GPU wants; small gradients are split into more parts to reach it. */
+const WANTED_GROUPS = 256;
+const PARTS_BYTES = 64 << 20;
+
+/** x [N, C, H, W], grad [N, O, OH, OW] (both bindable) → gradient of the weight [O, C, kh, kw], f32: pixels in parts, then the parts in order. */
+export function weightGradient(x: Tensor, grad: Tensor, g: ConvGeometry): Tensor {
+  const device = x.device;
+  const shape = [g.outputs, g.channels, g.kernelHeight, g.kernelWidth];
+  const taps = g.kernelHeight * g.kernelWidth;
+  const row = g.channels * taps;
+  const size = g.outputs * row;
+  const area = g.height * g.width;
+  const pixels = g.outHeight * g.outWidth;
+  if (size === 0 || grad.size === 0 || x.size === 0) {
+    const zero = empty(shape, { device });
+    fillInto(zero, 0);
+    return zero;
+  }
+  const whole = x.size <= room(device, x.dtype) && grad.size <= room(device, grad.dtype);
+  const images = whole ? g.images : 1;
+  const tiles = Math.ceil(row / 64) * Math.ceil(g.outputs / 64);
+  const wanted = Math.max(Math.ceil((images * pixels) / PART_PIXELS), Math.ceil(WANTED_GROUPS / tiles));
+  const affordable = Math.max(1, Math.floor(Math.min(PARTS_BYTES / 4, room(device, "f32")) / size));
+  const rows = Math.ceil((images * g.outHeight) / Math.min(wanted, affordable));
+  const parts = Math.ceil((images * g.outHeight) / rows);
+  // Without parts, a gradient larger than a binding is made in ranges of output channels.
+  const fits = parts * size <= room(device, "f32");
+  const mostOutputs = Math.min(
+    whole ? Infinity : Math.floor(room(device, grad.dtype) / pixels),
+    fits ? Infinity : Math.floor(room(device, "f32") / row),
+    Math.floor(device.maxDispatchWork / (2 * images * pixels * row)),
+  );
+  const imageRanges = whole ? [{ first: 0, end: g.images }] : ranges("conv2d", g.images, 1);
+  const outputRanges = ranges("conv2d", g.outputs, mostOutputs);
+  const channelRanges = whole
+    ? [{ first: 0, end: g.channels }]
+    : ranges("conv2d", g.channels, Math.floor(room(device, x.dtype) / area));
+  const p = empty([parts, ...shape], { device });
+  const variant = convVariant(device.capabilities);
+  const narrow = variant === "subgroup" && isThreeByThree(g, 1);
+  for (const n of imageRanges) {
+    for (const o of outputRanges) {
+      for (const c of channelRanges) {
+        const count = n.end - n.first;
+        const channels = c.end - c.first;
+        const outputs = o.end - o.first;
+        const xr = range(x, (n.first * g.channels + c.first) * area, ((count - 1) * g.channels + channels) * area);
+        const gr = range(grad, (n.first * g.outputs + o.first) * pixels, ((count - 1) * g.outputs + outputs) * pixels);
+        const pr = range(p, o.first * row + c.first * taps, (parts - 1) * size + (outputs - 1) * row + channels * taps);
+        const across = (width: number, height: number): number =>
+          Math.ceil((channels * (narrow ? 1 : taps)) / width) * Math.ceil(outputs / height) * parts;
+        launch(narrow ? weightThreeByThree : variant === "tiled" ? weightTiled : weightNaive, {
+          use: { x: x.dtype, g: grad.dtype },
+          buffers: { x: xr.bound, g: gr.bound, p: pr.bound },
+          // prettier-ignore
+          params: {
+            images: count, channels, outputs, height: g.height, width: g.width, out_height: g.outHeight, out_width: g.outWidth,
+            kernel_height: g.kernelHeight, kernel_width: g.kernelWidth, stride: g.stride, top: g.top, left: g.left, rows, parts,
+            x_first: xr.inside, x_image: g.channels * area, g_first: gr.inside, g_image: g.outputs * pixels,
+            p_first: pr.inside, p_row: row, p_part: size, accumulate: n.first === 0 ? 0 : 1,
+          },
+          grid: grid1d(narrow ? across(8, 16) : variant === "tiled" ? across(64, 64) : across(64, 8)),
+          cost: {
+            flops: 2 * count * outputs * pixels * channels * taps,
+            bytes:
+              elementBytes(x.dtype, count * channels * area) +
+              elementBytes(grad.dtype, count * outputs * pixels) +
+              parts * outputs * channels * taps * 4,
+          },
+        });
+      }
+    }
+  }
+  return parts === 1 ? p.strided(shape, [row, taps, g.kernelWidth, 1]) : sum(p, [0]);
+}

@@ -1,0 +1,184 @@
+/**
+ * Vector quantisation on the unit sphere (VQ-GAN with normalised codes, as in LlamaGen): the nearest code of every row, the quantised rows with
+ * the straight-through gradient, and the two losses that move rows and codes towards each other.
+ */
+import {
+  DTypeError,
+  ShapeError,
+  checkTensors,
+  empty,
+  grid1d,
+  isFloat,
+  kernel,
+  launch,
+  noGrad,
+  record,
+  rowWindows,
+  sameShape,
+  scope,
+  shapeText,
+} from "../../engine/index.ts";
+import type { Tensor } from "../../engine/index.ts";
+import { cast } from "../views/views.ts";
+import { square, sub } from "../pointwise/elementwise.ts";
+import { expression, map } from "../core/map.ts";
+import { embedding } from "./embedding.ts";
+import { l2Normalize, l2NormalizeGradient, unitRows } from "../norm/l2_normalize.ts";
+import { mean } from "../reduce/reduce.ts";
+
+const search = kernel(
+  "codebook_lookup",
+  new URL("./codebook_lookup.wgsl", import.meta.url),
+  { z: "read", codes: "read", best: "write" },
+  { rows: "u32", codes: "u32", first: "u32", per_part: "u32", parts: "u32" },
+);
+const merge = kernel(
+  "codebook_lookup_merge",
+  new URL("./codebook_lookup_merge.wgsl", import.meta.url),
+  { best: "read", indices: "read_write", distances: "read_write" },
+  { rows: "u32", parts: "u32" },
+);
+
+/** Rows of z that one workgroup takes: its invocations times the kernel's ROWS. */
+const BLOCK = 256;
+/** Workgroups wanted, and codes of a part at least. */
+const WANTED_GROUPS = 512;
+const PART_CODES = 64;
+/** The kernel keeps four rows in registers. */
+const MOST_COLUMNS = 64;
+/** Lengths count as this at least. */
+const EPS = 1e-12;
+
+expression("quantize.keepNaN", "select(a, b, is_nan_b(b))");
+
+export interface CodebookLookup {
+  /** Index of the nearest code, u32 [M]; the lowest of equally near ones. Meaningless where the distance is NaN. */
+  readonly indices: Tensor;
+  /** Its squared distance after normalising both, f32 [M]: 2 − 2 · cosine. NaN if the row, or a code, is not finite. */
+  readonly distances: Tensor;
+}
+
+/**
+ * The nearest code of every row once both are scaled to length 1 (lengths count as 1e-12 at least): z [M, D], codebook [K, D], D ≤ 64
+ * → indices u32 [M], squared distances f32 [M]. The K distances of a row are never stored. Without gradient.
+ */
+export function codebookLookup(z: Tensor, codebook: Tensor): CodebookLookup {
+  checkTensors("codebookLookup", z, codebook);
+  checkCodes("codebookLookup", z, codebook);
+  const [rows, columns] = z.shape as [number, number];
+  const codes = codebook.shape[0]!;
+  if (codes === 0) throw new ShapeError(`codebookLookup: the codebook ${shapeText(codebook.shape)} is empty`);
+  return scope(() => {
+    const device = z.device;
+    const depth = Math.ceil(columns / 4);
+    const pitch = depth * 4;
+    const unitZ = unitRows(z, pitch, EPS);
+    const unitCodes = unitRows(codebook, pitch, EPS);
+    const indices = empty([rows], { dtype: "u32", device });
+    const distances = empty([rows], { device });
+    const wanted = Math.ceil(WANTED_GROUPS / Math.max(1, Math.ceil(rows / BLOCK)));
+    const codeWindows = rowWindows(device, codes, [{ rowElements: pitch, dtype: "f32" }], 1, "codebookLookup");
+    for (const [i, part] of codeWindows.entries()) {
+      const perPart = Math.max(PART_CODES, Math.ceil(part.count / wanted));
+      const parts = Math.ceil(part.count / perPart);
+      for (const { start, count } of rowWindows(
+        device,
+        rows,
+        [
+          { rowElements: pitch, dtype: "f32" },
+          { rowElements: 1, dtype: "u32" },
+          { rowElements: 2 * parts, dtype: "u32" },
+        ],
+        1,
+        "codebookLookup",
+      )) {
+        const best = empty([count, parts, 2], { dtype: "u32", device });
+        launch(search, {
+          constants: { DEPTH: depth },
+          buffers: {
+            z: { of: unitZ, start: start * pitch, elements: count * pitch },
+            codes: { of: unitCodes, start: part.start * pitch, elements: part.count * pitch },
+            best,
+          },
+          params: { rows: count, codes: part.count, first: part.start, per_part: perPart, parts },
+          grid: grid1d(Math.ceil(count / BLOCK) * parts),
+          cost: { flops: 3 * count * part.count * columns, bytes: (count + part.count) * pitch * 4 + best.size * 4 },
+        });
+        launch(merge, {
+          constants: { CONTINUE: i > 0 },
+          buffers: {
+            best,
+            indices: { of: indices, start, elements: count },
+            distances: { of: distances, start, elements: count },
+          },
+          params: { rows: count, parts },
+          grid: grid1d(Math.ceil(count / 64)),
+          cost: { flops: count * parts, bytes: best.size * 4 + count * 8 },
+        });
+      }
+    }
+    return { indices, distances };
+  });
+}
+
+function checkCodes(op: string, z: Tensor, codebook: Tensor): void {
+  for (const t of [z, codebook])
+    if (!isFloat(t.dtype)) throw new DTypeError(`${op}: ${t} is not of a floating dtype; cast it to f32 first`);
+  if (z.rank !== 2 || codebook.rank !== 2 || z.shape[1] !== codebook.shape[1]) {
+    throw new ShapeError(
+      `${op}: z ${shapeText(z.shape)}, codebook ${shapeText(codebook.shape)}; takes rows z [M, D] and codes [K, D] (permute channels to the end first)`,
+    );
+  }
+  const columns = z.shape[1]!;
+  if (columns < 1 || columns > MOST_COLUMNS)
+    throw new ShapeError(`${op}: codes of ${columns} numbers; takes 1 to ${MOST_COLUMNS}`);
+}
+
+function checkIndices(op: string, z: Tensor, indices: Tensor): void {
+  if (!sameShape(indices.shape, [z.shape[0]!]))
+    throw new ShapeError(
+      `${op}: indices ${shapeText(indices.shape)} for z ${shapeText(z.shape)}; pass one index a row, [${z.shape[0]}]`,
+    );
+}
+
+/**
+ * Every row replaced by its nearest code, both scaled to length 1: z [M, D], codebook [K, D] → ê [M, D] of z's dtype. The gradient goes straight
+ * through to the scaled row, z_q = ẑ + stopgrad(ê − ẑ), and from there to z; the codebook gets none (see `codebookLosses`).
+ * @param indices those of `codebookLookup`, if they are known
+ */
+export function quantize(z: Tensor, codebook: Tensor, indices?: Tensor): Tensor {
+  checkTensors("quantize", z, codebook, indices);
+  checkCodes("quantize", z, codebook);
+  if (indices) checkIndices("quantize", z, indices);
+  const codes = scope(() =>
+    noGrad(() => {
+      const unit = l2Normalize(
+        embedding(codebook, indices ?? codebookLookup(z, codebook).indices, { dtype: "f32" }),
+        EPS,
+      );
+      // A row of z that is NaN stays so, whatever its code.
+    const own = l2Normalize(cast(z, "f32"), EPS);
+    return map("quantize.keepNaN", [unit, own], { dtype: z.dtype });
+    }),
+  );
+  return record("quantize", [z], codes, [z], (g, [saved]) => [l2NormalizeGradient(saved!, g, EPS)]);
+}
+
+export interface CodebookLosses {
+  /** Mean (stopgrad ê − ẑ)², f32: pulls rows to their codes. */
+  readonly commitment: Tensor;
+  /** Mean (ê − stopgrad ẑ)², f32: pulls codes to their rows. */
+  readonly codebook: Tensor;
+}
+
+/** The losses of a vector quantiser over unit rows ẑ of z [M, D] and the unit codes ê [K, D] at `indices` [M]; means over all M · D numbers. */
+export function codebookLosses(z: Tensor, codebook: Tensor, indices: Tensor): CodebookLosses {
+  checkTensors("codebookLosses", z, codebook, indices);
+  checkCodes("codebookLosses", z, codebook);
+  checkIndices("codebookLosses", z, indices);
+  return scope(() => {
+    const rows = l2Normalize(cast(z, "f32"), EPS);
+    const codes = l2Normalize(embedding(codebook, indices, { dtype: "f32" }), EPS);
+    return { commitment: mean(square(sub(rows, codes.detach()))), codebook: mean(square(sub(codes, rows.detach()))) };
+  });
+}

@@ -1,0 +1,100 @@
+/** Elements picked along a dimension, and the sum of their gradients. */
+import { DTYPES, ShapeError, checkTensors, empty, grid1d, isFloat, kernel, launch, normalizeDim, record, rowWindows, scope, sizeOf } from "../../engine/index.ts";
+import type { Tensor } from "../../engine/index.ts";
+import { arange, full } from "../views/create.ts";
+import { BLOCK, checkIds, scatterRows } from "./embedding.ts";
+import { contiguousCopy, expression, map } from "../core/map.ts";
+import { viewAs } from "../core/rows.ts";
+import { permute, reshape, slice } from "../views/views.ts";
+
+const params = { rows: "u32", n: "u32", picks: "u32" } as const;
+const forward = kernel("gather", new URL("./gather.wgsl", import.meta.url), { x: "read", index: "read", y: "write" }, params);
+const backwardKernel = kernel("gather_backward", new URL("./gather_backward.wgsl", import.meta.url), { g: "read", index: "read", dx: "write" }, params);
+
+// Index a into a row of c elements that starts at element b → element; one that is outside the row (a negative one is large) → none's.
+expression("gather.element", "select(V4_y(0xffffffffu), V4_y(a) + b, V4_y(a) < c)");
+
+/**
+ * y[…, k, …] = x[…, index[…, k, …], …] along dimension `dim`, as in PyTorch: index i32 or u32 of x's rank, no longer than x in the other
+ * dimensions; y has the index's shape and x's dtype. An index outside the dimension gives 0 and no gradient.
+ * Gradients of an element picked more than once are added in the order of its picks.
+ */
+export function gather(x: Tensor, dim: number, index: Tensor): Tensor {
+  checkTensors("gather", x, index);
+  checkIds("gather", index);
+  const d = normalizeDim(dim, x.rank, "gather");
+  if (index.rank !== x.rank || index.shape.some((n, i) => i !== d && n > x.shape[i]!)) {
+    throw new ShapeError(`gather: index ${index} for ${x}; ranks must agree, and the index must not be longer except in dimension ${dim}`);
+  }
+  const order = [...[...x.shape.keys()].filter((k) => k !== d), d];
+  const back = [...x.shape.keys()].map((k) => order.indexOf(k));
+  return scope(() => {
+    const part = index.shape.reduce((t, n, i) => (i === d || n === t.shape[i] ? t : slice(t, i, 0, n)), x);
+    const rows = sizeOf(index.shape.toSpliced(d, 1));
+    const lines = reshape(permute(part, order), [rows, x.shape[d]!]);
+    const picks = contiguousCopy(index.strided(order.map((k) => index.shape[k]!), order.map((k) => index.strides[k]!)));
+    const y = gatherRows(lines, picks.strided([rows, index.shape[d]!], [index.shape[d]!, 1]));
+    return permute(reshape(y, order.map((k) => index.shape[k]!)), back);
+  });
+}
+
+/** x [R, n], index [R, k] (bindable) → [R, k]. */
+function gatherRows(x: Tensor, index: Tensor): Tensor {
+  const [rows, n] = x.shape as [number, number];
+  const picks = index.shape[1]!;
+  const y = scope(() => {
+    const narrow = DTYPES[x.dtype].bits < 32;
+    const from = narrow ? map("copy", [x], { dtype: isFloat(x.dtype) ? "f32" : "u32" }) : contiguousCopy(x);
+    const out = empty([rows, picks], { dtype: from.dtype, device: x.device });
+    if (out.size === 0) return out.dtype === x.dtype ? out : empty([rows, picks], { dtype: x.dtype, device: x.device });
+    for (const { start, count } of windowsOf(x, rows, n, picks)) {
+      launch(forward, {
+        buffers: {
+          x: { of: from, start: start * n, elements: count * n },
+          index: { of: index, start: start * picks, elements: count * picks },
+          y: { of: out, start: start * picks, elements: count * picks },
+        },
+        params: { rows: count, n, picks },
+        grid: grid1d(Math.ceil((count * picks) / 64)),
+        cost: { flops: 0, bytes: 12 * count * picks },
+      });
+    }
+    return narrow ? map("copy", [out], { dtype: x.dtype }) : out;
+  });
+  return record("gather", [x], y, [index], (g, [saved]) => {
+    const from = g.dtype === "f32" ? contiguousCopy(g) : map("copy", [g], { dtype: "f32" });
+    return [picks > BLOCK && n > 0 ? scatterPicks(from, saved!, n) : gradientOfRows(from, saved!, n)];
+  });
+}
+
+/** dx [R, n] for g and index [R, k]: each element walks the k indices of its row, so this is for few of them. */
+function gradientOfRows(g: Tensor, index: Tensor, n: number): Tensor {
+  const [rows, picks] = g.shape as [number, number];
+  const dx = empty([rows, n], { device: g.device });
+  for (const { start, count } of windowsOf(g, rows, n, picks)) {
+    launch(backwardKernel, {
+      buffers: {
+        g: { of: g, start: start * picks, elements: count * picks },
+        index: { of: index, start: start * picks, elements: count * picks },
+        dx: { of: dx, start: start * n, elements: count * n },
+      },
+      params: { rows: count, n, picks },
+      grid: grid1d(Math.ceil((count * n) / 64)),
+      cost: { flops: count * picks, bytes: 4 * count * n * (picks + 1) },
+    });
+  }
+  return dx;
+}
+
+/** The same for many picks a row, added by blocks of them. */
+function scatterPicks(g: Tensor, index: Tensor, n: number): Tensor {
+  const [rows, picks] = g.shape as [number, number];
+  if (rows * n >= 2 ** 32) throw new ShapeError(`gather: the gradient of rows with more than ${BLOCK} picks takes at most 2^32 − 1 elements; got ${rows} rows of ${n}. Gather from fewer rows at a time.`);
+  const { device } = g;
+  const starts = arange(0, rows * n, n, { dtype: "u32", device });
+  const places = map("gather.element", [index, viewAs(starts, [rows, 1]), full([1], n, { dtype: "u32", device })], { dtype: "u32" });
+  return viewAs(scatterRows(viewAs(g, [rows * picks, 1]), viewAs(places, [rows * picks]), rows * n, 1), [rows, n]);
+}
+
+const windowsOf = (t: Tensor, rows: number, n: number, picks: number): ReturnType<typeof rowWindows> =>
+  rowWindows(t.device, rows, [{ rowElements: n, dtype: "f32" }, { rowElements: picks, dtype: "u32" }], 1, "gather");

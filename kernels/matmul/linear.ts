@@ -1,0 +1,77 @@
+/** The linear layer: a matrix product with bias, activation and residual in its epilogue, and its gradient. */
+import { ShapeError, checkTensors, gradEnabled, record, scope, shapeText } from "../../engine/index.ts";
+import type { DType, Tensor } from "../../engine/index.ts";
+import { contiguousCopy, expression, map } from "../core/map.ts";
+import { asMatrix, product, resultDType } from "./matmul.ts";
+import { ACTIVATIONS } from "./launch.ts";
+import type { Activation } from "./launch.ts";
+import { sumTo } from "../reduce/reduce.ts";
+
+export interface LinearOptions {
+  readonly activation?: Activation | null;
+  /** Added after the activation; of the result's shape. */
+  readonly residual?: Tensor | null;
+  /** Dtype of the result; the default is f32, or the 16-bit dtype that x and weight share. */
+  readonly dtype?: DType;
+}
+
+for (const [name, kind] of Object.entries(ACTIVATIONS)) {
+  expression(`linear.${name}.forward`, `activate(${kind}u, a)`, "matmul_activation");
+  expression(`linear.${name}.forward_residual`, `activate(${kind}u, a) + b`, "matmul_activation");
+  expression(`linear.${name}.backward`, `a * activation_slope(${kind}u, b)`, "matmul_activation");
+}
+
+/**
+ * y = activation(x · weightᵗ + bias) + residual: x [..., K], weight [N, K], bias [N] → [..., N]. `gelu` is the exact one (erf), `geluTanh`
+ * its tanh form. All of f32, f16, bf16, also mixed; sums are f32. The weight may be larger than a binding.
+ * One launch without gradients; with them the value before the activation is kept and the activation is a launch of its own.
+ * Gradients of weight and bias are f32, that of x has x's dtype. Throws `ShapeError` where sizes do not fit.
+ */
+export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null, options: LinearOptions = {}): Tensor {
+  const { activation = null, residual = null } = options;
+  checkTensors("linear", x, weight, bias, residual);
+  if (x.rank === 0 || weight.rank !== 2) throw new ShapeError(`linear: x ${shapeText(x.shape)} and weight ${shapeText(weight.shape)}; pass x [..., K] and weight [N, K]`);
+  if (x.shape.at(-1) !== weight.shape[1]) throw new ShapeError(`linear: x ${shapeText(x.shape)} has ${x.shape.at(-1)} columns, weight ${shapeText(weight.shape)} takes ${weight.shape[1]}; the last dimensions must be equal`);
+  const inputs = [x, weight, bias, residual];
+  const recorded = gradEnabled() && inputs.some((t) => t?.requiresGrad);
+  const dtype = options.dtype ?? resultDType(x, weight);
+  const rows = (t: Tensor): Tensor => (t.rank === 1 ? t.strided([1, t.shape[0]!], [0, t.strides[0]!]) : t);
+  const forward = (epilogue: { activation?: Activation | null; residual?: Tensor | null }): Tensor => {
+    const y = product("linear", { a: rows(x), b: weight, transB: true, bias, dtype, ...epilogue });
+    return x.rank === 1 ? y.strided([weight.shape[0]!], [1]) : y;
+  };
+  if (!recorded || !activation) {
+    const y = scope(() => forward({ activation, residual: residual && rows(residual) }));
+    return recorded ? recordLinear(inputs, y, null, null) : y;
+  }
+  const shape = [...x.shape.slice(0, -1), weight.shape[0]!];
+  if (residual && residual.shape.join() !== shape.join()) throw new ShapeError(`linear: residual ${shapeText(residual.shape)}, the result is ${shapeText(shape)}; they must be equal`);
+  return scope(() => {
+    const before = forward({});
+    const y = residual ? map(`linear.${activation}.forward_residual`, [before, residual], { dtype }) : map(`linear.${activation}.forward`, [before], { dtype });
+    return recordLinear(inputs, y, before, activation);
+  });
+}
+
+/** Puts y on the tape; keeps x only for the weight's gradient and the weight only for x's. */
+function recordLinear(inputs: readonly (Tensor | null)[], y: Tensor, before: Tensor | null, activation: Activation | null): Tensor {
+  const [x, weight] = inputs as [Tensor, Tensor];
+  const saved = [...(weight.requiresGrad ? [x] : []), ...(x.requiresGrad ? [weight] : []), ...(before ? [before] : [])];
+  const shape = x.shape;
+  const xDType = x.dtype;
+  const columns = weight.shape[0]!;
+  return record("linear", inputs, y, saved, (g, kept, needs) => {
+    const left = [...kept];
+    const keptX = needs[1] ? left.shift()! : null;
+    const keptWeight = needs[0] ? left.shift()! : null;
+    const inner = activation ? map(`linear.${activation}.backward`, [g, left[0]!], { dtype: g.dtype }) : g;
+    const flat = asMatrix(inner);
+    const dx = keptWeight && product("linear", { a: flat, b: keptWeight, dtype: xDType });
+    return [
+      dx && dx.strided(shape, shape.map((_, d) => shape.slice(d + 1).reduce((p, n) => p * n, 1))),
+      keptX && product("linear", { a: flat, b: asMatrix(keptX), transA: true, dtype: "f32" }),
+      needs[2] ? contiguousCopy(sumTo(flat, [columns])) : null,
+      needs[3] ? g : null,
+    ];
+  });
+}

@@ -1,0 +1,153 @@
+/**
+ * Matrix products.
+ *
+ * `matmul(a, b)` is the op with gradients. `gemm(options)` is what other kernels' files call (convolutions, linear + cross-entropy,
+ * backwards): no gradient, any windows of larger tensors, written where they say.
+ *
+ *     gemm({ a, b, transA?, transB?, out?, accumulate?, alpha?, bias?, activation?, residual?, dtype? }) → out
+ *
+ * computes  out = activation(alpha · A · B [+ out] + bias) + residual.  A is `a` [..., M, K] (stored [..., K, M] with `transA`), B is `b`
+ * [..., K, N] (stored [..., N, K] with `transB`); batch dimensions broadcast; the product is [..., M, N].
+ * - Operands are any views: a row range of w [V, C] is `w.strided([rows, C], w.strides, w.offset + first * C)`, a column range of x [T, C] is
+ *   `x.strided([T, columns], x.strides, x.offset + first)`. Transposing by `transA`/`transB` or by strides is the same, neither copies.
+ *   Views whose rows do not start on multiples of 4 elements, or with no dimension of stride 1, are packed by a copy first.
+ * - `out` is a view too (columns next to each other, f32, or 16-bit with rows on multiples of 4), in a storage of its own; without it a new
+ *   contiguous tensor of `dtype` is made. `accumulate` adds to it.
+ * - `a`, `b`, `residual` are f32, f16 or bf16, each its own; sums are f32. Tensors may be larger than a binding.
+ * - Call it inside `scope(() => …)` or a backward: it frees its own temporaries, the result belongs to the caller's scope.
+ */
+import { ArgumentError, DTypeError, ShapeError, broadcastShapes, checkTensors, empty, isFloat, record, sameShape, scope, shapeText } from "../../engine/index.ts";
+import type { DType, Tensor } from "../../engine/index.ts";
+import { copyInto } from "../core/copy.ts";
+import { contiguousCopy, map } from "../core/map.ts";
+import { ACTIVATIONS, productShape, runProduct } from "./launch.ts";
+import type { Activation } from "./launch.ts";
+import { sumTo } from "../reduce/reduce.ts";
+
+export interface GemmOptions {
+  readonly a: Tensor;
+  readonly b: Tensor;
+  readonly transA?: boolean;
+  readonly transB?: boolean;
+  readonly out?: Tensor;
+  readonly accumulate?: boolean;
+  readonly alpha?: number;
+  /** [N] */
+  readonly bias?: Tensor | null;
+  readonly activation?: Activation | null;
+  /** Of the product's shape. */
+  readonly residual?: Tensor | null;
+  /** Of a new result; the default is f32, or the 16-bit dtype that `a` and `b` share. */
+  readonly dtype?: DType;
+}
+
+/** The product at the head of this file; not recorded on the tape. Throws `ShapeError`, `DTypeError` or `ArgumentError` before any work. */
+export function gemm(options: GemmOptions): Tensor {
+  return product("gemm", options);
+}
+
+/** As `gemm`, under the name of the op that messages should carry. */
+export function product(op: string, options: GemmOptions): Tensor {
+  const { a, b, transA = false, transB = false, out, bias = null, activation = null, residual = null, accumulate = false, alpha = 1 } = options;
+  const device = checkTensors(op, a, b, out, bias, residual);
+  for (const t of [a, b, out, bias, residual]) {
+    if (t && !isFloat(t.dtype)) throw new DTypeError(`${op}: ${t} is not of a floating dtype; cast it to f32 first`);
+  }
+  if (a.rank < 2 || b.rank < 2) throw new ShapeError(`${op}: ${a} and ${b}; both need two dimensions or more`);
+  if (activation && !(activation in ACTIVATIONS)) throw new ArgumentError(`${op}: activation "${activation}"; one of ${Object.keys(ACTIVATIONS).join(", ")}`);
+  const { batch, m, n } = productShape(op, a, b, transA, transB);
+  const shape = [...batch, m, n];
+  if (bias && !sameShape(bias.shape, [n])) throw new ShapeError(`${op}: bias ${shapeText(bias.shape)}, the product has ${n} columns; pass [${n}]`);
+  if (residual && !sameShape(residual.shape, shape)) throw new ShapeError(`${op}: residual ${shapeText(residual.shape)}, the product is ${shapeText(shape)}; they must be equal`);
+  if (out) checkOut(op, out, shape, [a, b, bias, residual]);
+  if (accumulate && !out) throw new ArgumentError(`${op}: accumulate needs an out to add to`);
+  const y = out ?? empty(shape, { dtype: options.dtype ?? resultDType(a, b), device });
+  if (!isFloat(y.dtype)) throw new DTypeError(`${op}: a result of dtype ${y.dtype}; use f32, f16 or bf16`);
+  scope(() => {
+    // 16-bit rows that do not split into granules of four share words: they are made in f32 and cast.
+    const direct = y.dtype === "f32" || (n % 4 === 0 && y.offset % 4 === 0 && y.strides.every((s, d) => d === y.rank - 1 || y.shape[d] === 1 || s % 4 === 0));
+    const to = direct ? y : accumulate ? map("copy", [y], { dtype: "f32" }) : empty(shape, { device });
+    const asF32 = (t: Tensor): Tensor => (t.dtype === "f32" ? t : map("copy", [t], { dtype: "f32" }));
+    runProduct({
+      op,
+      a,
+      b,
+      transA,
+      transB,
+      y: to,
+      alpha,
+      accumulate,
+      bias: bias && contiguousCopy(asF32(bias)),
+      activation,
+      residual: residual && contiguousCopy(n % 4 === 0 ? residual : asF32(residual)),
+    });
+    if (direct) return;
+    if (out) copyInto(y, map("copy", [to], { dtype: y.dtype }));
+    else map("copy", [to], { into: y });
+  });
+  return y;
+}
+
+function checkOut(op: string, out: Tensor, shape: readonly number[], others: readonly (Tensor | null)[]): void {
+  if (!sameShape(out.shape, shape)) throw new ShapeError(`${op}: out ${shapeText(out.shape)}, the product is ${shapeText(shape)}; they must be equal`);
+  if (out.shape.at(-1)! > 1 && out.strides.at(-1) !== 1) throw new ArgumentError(`${op}: out ${out} has strides [${out.strides.join(", ")}]; its columns must lie next to each other`);
+  if (others.some((t) => t?.storage === out.storage)) throw new ArgumentError(`${op}: out ${out} shares a storage with an operand; write elsewhere`);
+}
+
+/** f32, or the 16-bit dtype of both. */
+export const resultDType = (a: Tensor, b: Tensor): DType => (a.dtype === b.dtype ? a.dtype : "f32");
+
+/**
+ * Matrix product a [..., M, K], b [..., K, N] → [..., M, N]; batch dimensions broadcast. A 1-D operand is a row (first) or a column
+ * (second), and its dimension is absent from the result. The result is f32, or the 16-bit dtype of both, or `dtype`; gradients are f32.
+ * Transposed views are read through their strides. Throws `ShapeError` where the inner sizes or the batch dimensions do not fit.
+ */
+export function matmul(a: Tensor, b: Tensor, options: { readonly dtype?: DType } = {}): Tensor {
+  checkTensors("matmul", a, b);
+  if (a.rank === 0 || b.rank === 0) throw new ShapeError(`matmul: ${a} and ${b}; both need one dimension or more, use mul for scalars`);
+  const dtype = options.dtype ?? resultDType(a, b);
+  const y = scope(() => {
+    const whole = product("matmul", { a: asRow(a), b: asColumn(b), dtype });
+    const shape = whole.shape.filter((_, d) => !(d === whole.rank - 2 && a.rank === 1) && !(d === whole.rank - 1 && b.rank === 1));
+    return shape.length === whole.rank ? whole : whole.strided(shape, contiguousSteps(shape));
+  });
+  return record("matmul", [a, b], y, [a, b], (g, [left, right], needs) => {
+    const [a2, b2] = [asRow(left!), asColumn(right!)];
+    // The gradient in the shape of the whole product: with the dimensions that 1-D operands took away.
+    const [rows, columns] = [a2.shape.at(-2)!, b2.shape.at(-1)!];
+    const batch = broadcastShapes("matmul", a2.shape.slice(0, -2), b2.shape.slice(0, -2));
+    const inner = [...(a.rank === 1 ? [0] : [g.strides[batch.length]!]), ...(b.rank === 1 ? [0] : [g.strides.at(-1)!])];
+    const g2 = g.strided([...batch, rows, columns], [...g.strides.slice(0, batch.length), ...inner]);
+    const undo = (t: Tensor, like: Tensor): Tensor => t.strided(like.shape, contiguousSteps(like.shape));
+    return [
+      needs[0] ? undo(gradientOfLeft(g2, a2, b2), left!) : null,
+      needs[1] ? undo(gradientOfRight(g2, a2, b2), right!) : null,
+    ];
+  });
+}
+
+const asRow = (t: Tensor): Tensor => (t.rank === 1 ? t.strided([1, t.shape[0]!], [0, t.strides[0]!]) : t);
+const asColumn = (t: Tensor): Tensor => (t.rank === 1 ? t.strided([t.shape[0]!, 1], [t.strides[0]!, 0]) : t);
+
+function contiguousSteps(shape: readonly number[]): number[] {
+  return shape.map((_, d) => shape.slice(d + 1).reduce((p, n) => p * n, 1));
+}
+
+/** da = g · bᵗ, summed over the batch dimensions in which a was broadcast. */
+function gradientOfLeft(g: Tensor, a: Tensor, b: Tensor): Tensor {
+  return contiguousCopy(sumTo(product("matmul", { a: g, b, transB: true, dtype: "f32" }), a.shape));
+}
+
+/** db = aᵗ · g, summed likewise; where b has no batch dimensions the batches of a and g are rows of one product. */
+function gradientOfRight(g: Tensor, a: Tensor, b: Tensor): Tensor {
+  if (b.rank > 2 || a.rank === 2) return contiguousCopy(sumTo(product("matmul", { a, b: g, transA: true, dtype: "f32" }), b.shape));
+  return product("matmul", { a: asMatrix(a), b: asMatrix(g), transA: true, dtype: "f32" });
+}
+
+/** [..., N] as [rows, N]; copied only where the rows do not follow one another. */
+export function asMatrix(x: Tensor): Tensor {
+  const columns = x.shape.at(-1)!;
+  const rows = x.shape.slice(0, -1).reduce((p, n) => p * n, 1);
+  const flat = x.isContiguous ? x : contiguousCopy(x);
+  return flat.strided([rows, columns], [columns, 1]);
+}

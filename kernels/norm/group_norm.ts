@@ -1,0 +1,353 @@
+/** Group norm over NCHW images, with swish fused, and its gradients. Statistics in f32, in stages of short sums over the whole map. */
+import {
+  ArgumentError,
+  DTypeError,
+  ShapeError,
+  checkTensors,
+  elementBytes,
+  empty,
+  grid1d,
+  isFloat,
+  kernel,
+  launch,
+  record,
+  rowWindows,
+  sameShape,
+  scope,
+  shapeText,
+  sizeOf,
+} from "../../engine/index.ts";
+import type { DType, Tensor } from "../../engine/index.ts";
+import { fillInto } from "../core/copy.ts";
+import { rowLibrary } from "../core/lib.ts";
+import "../pointwise/activations.ts";
+import { contiguousCopy, expression, map } from "../core/map.ts";
+import { sum } from "../reduce/reduce.ts";
+
+const CHANNEL_PARAMS = {
+  rows: "u32",
+  first: "u32",
+  channels: "u32",
+  per_group: "u32",
+  granules: "u32",
+  scale: "f32",
+  eps: "f32",
+  weighted: "u32",
+  biased: "u32",
+} as const;
+const stage = kernel(
+  "group_norm_stats",
+  new URL("./group_norm_stats.wgsl", import.meta.url),
+  { x: "read", stats: "write" },
+  { rows: "u32", first: "u32", granules: "u32" },
+);
+const merge = kernel(
+  "group_norm_merge",
+  new URL("./group_norm_merge.wgsl", import.meta.url),
+  { stats: "read", merged: "write" },
+  { rows: "u32", parts: "u32", covered: "u32", elements: "u32" },
+);
+const apply = kernel(
+  "group_norm",
+  new URL("./group_norm.wgsl", import.meta.url),
+  { x: "read", stats: "read", weight: "read", bias: "read", y: "write" },
+  CHANNEL_PARAMS,
+);
+const partials = kernel(
+  "group_norm_sums",
+  new URL("./group_norm_sums.wgsl", import.meta.url),
+  { x: "read", g: "read", stats: "read", weight: "read", bias: "read", sums: "write" },
+  CHANNEL_PARAMS,
+);
+const backwardKernel = kernel(
+  "group_norm_backward",
+  new URL("./group_norm_backward.wgsl", import.meta.url),
+  { x: "read", g: "read", stats: "read", sums: "read", weight: "read", bias: "read", dx: "write" },
+  CHANNEL_PARAMS,
+);
+
+expression("group_norm_weigh", "a * b");
+
+/** Granules or parts that one invocation sums in a stage; the kernels' constant. */
+const CHUNK = 64;
+/** Granules that one workgroup of the elementwise kernels covers. */
+const BLOCK = 256;
+
+export interface GroupNormOptions {
+  /** Added to the variance; 1e-6 by default. */
+  readonly eps?: number;
+  /** The result z is replaced by z · sigmoid(z). */
+  readonly swish?: boolean;
+}
+
+/** The sizes of one call; a granule is 4 elements of a channel, or 1 where channels do not split into fours. */
+interface Geometry {
+  readonly images: number;
+  readonly channels: number;
+  readonly pixels: number;
+  readonly groups: number;
+  readonly width: 1 | 4;
+  readonly eps: number;
+  readonly swish: boolean;
+}
+
+/**
+ * Group normalisation (Wu and He 2018): x [N, C, ...] is normalised to mean 0 and variance 1 over each of `groups` runs of C / groups channels of
+ * an image, then multiplied by weight [C] and added to bias [C] (either may be null), then passed through swish if asked → x's shape and dtype.
+ * The variance is the biased one. Gradients: of x in its dtype, of weight and bias in f32.
+ */
+export function groupNorm(
+  x: Tensor,
+  groups: number,
+  weight: Tensor | null = null,
+  bias: Tensor | null = null,
+  options: GroupNormOptions = {},
+): Tensor {
+  checkTensors("groupNorm", x, weight, bias);
+  const g = geometry(x, groups, weight, bias, options);
+  if (x.size === 0)
+    return record(
+      "groupNorm",
+      [x, weight, bias],
+      empty(x.shape, { dtype: x.dtype, device: x.device }),
+      [],
+      (_, __, needs) => emptyGradients(x, weight, bias, needs),
+    );
+  const [y, stats] = scope(() => {
+    const input = granular(x, g);
+    const statistics = groupStats(input, g);
+    return [normalise(input, statistics, vector(weight), vector(bias), x.dtype, g), statistics];
+  });
+  const out = record(
+    "groupNorm",
+    [x, weight, bias],
+    y,
+    [x, stats, ...(weight ? [weight] : []), ...(bias ? [bias] : [])],
+    (grad, [input, saved, ...rest], needs) =>
+      gradients(input!, grad, saved!, weight ? rest[0]! : null, bias ? rest.at(-1)! : null, g, needs),
+  );
+  stats.dispose();
+  return out;
+}
+
+function geometry(
+  x: Tensor,
+  groups: number,
+  weight: Tensor | null,
+  bias: Tensor | null,
+  { eps = 1e-6, swish = false }: GroupNormOptions,
+): Geometry {
+  for (const t of [x, weight, bias])
+    if (t && !isFloat(t.dtype))
+      throw new DTypeError(`groupNorm: ${t} is not of a floating dtype; cast it to f32 first`);
+  if (x.rank < 2) throw new ShapeError(`groupNorm: ${x}; takes x [N, C, ...]`);
+  const [images, channels] = x.shape as [number, number];
+  if (!Number.isInteger(groups) || groups < 1 || channels % groups !== 0)
+    throw new ShapeError(
+      `groupNorm: ${groups} groups of the ${channels} channels of x ${shapeText(x.shape)}; the groups must divide the channels`,
+    );
+  for (const [name, t] of Object.entries({ weight, bias })) {
+    if (t && !sameShape(t.shape, [channels]))
+      throw new ShapeError(`groupNorm: ${name} ${shapeText(t.shape)} for x ${shapeText(x.shape)}; pass [${channels}]`);
+  }
+  if (!(eps > 0)) throw new ArgumentError(`groupNorm: eps ${eps}; a number > 0`);
+  const pixels = sizeOf(x.shape.slice(2));
+  return { images, channels, pixels, groups, width: pixels % 4 === 0 ? 4 : 1, eps, swish };
+}
+
+/** `t` contiguous, and in f32 where channels do not split into granules of four. */
+function granular(t: Tensor, g: Geometry): Tensor {
+  return contiguousCopy(g.width === 1 && t.dtype !== "f32" ? map("copy", [t], { dtype: "f32" }) : t);
+}
+
+const vector = (t: Tensor | null): Tensor | null =>
+  t && contiguousCopy(t.dtype === "f32" ? t : map("copy", [t], { dtype: "f32" }));
+
+/** [images · groups, 2] f32: mean and sum of squared differences from it of every group. */
+function groupStats(x: Tensor, g: Geometry): Tensor {
+  const rows = g.images * g.groups;
+  const elements = (g.channels / g.groups) * g.pixels;
+  let parts = Math.ceil(elements / g.width / CHUNK);
+  let stats = empty([rows, parts, 2], { device: x.device });
+  for (const { start, count } of rowWindows(
+    x.device,
+    rows,
+    [{ rowElements: elements, dtype: x.dtype }],
+    1,
+    "groupNorm",
+  )) {
+    launch(stage, {
+      use: { x: rowLibrary(x.dtype, g.pixels) },
+      buffers: { x: { of: x, start: start * elements, elements: count * elements }, stats },
+      params: { rows: count, first: start, granules: elements / g.width },
+      grid: grid1d(Math.ceil((count * parts) / 64)),
+      cost: { flops: 3 * count * elements, bytes: elementBytes(x.dtype, count * elements) },
+    });
+  }
+  for (let covered = CHUNK * g.width; parts > 1; covered *= CHUNK) {
+    const merged = empty([rows, Math.ceil(parts / CHUNK), 2], { device: x.device });
+    launch(merge, {
+      buffers: { stats, merged },
+      params: { rows, parts, covered, elements },
+      grid: grid1d(Math.ceil((rows * Math.ceil(parts / CHUNK)) / 64)),
+      cost: { flops: 6 * rows * parts, bytes: 8 * rows * parts },
+    });
+    stats = merged;
+    parts = Math.ceil(parts / CHUNK);
+  }
+  return stats;
+}
+
+function channelParams(
+  g: Geometry,
+  first: number,
+  rows: number,
+  weight: Tensor | null,
+  bias: Tensor | null,
+): Record<keyof typeof CHANNEL_PARAMS, number> {
+  const perGroup = g.channels / g.groups;
+  return {
+    rows,
+    first,
+    channels: g.channels,
+    per_group: perGroup,
+    granules: g.pixels / g.width,
+    scale: 1 / (perGroup * g.pixels),
+    eps: g.eps,
+    weighted: weight ? 1 : 0,
+    biased: bias ? 1 : 0,
+  };
+}
+
+function normalise(
+  x: Tensor,
+  stats: Tensor,
+  weight: Tensor | null,
+  bias: Tensor | null,
+  dtype: DType,
+  g: Geometry,
+): Tensor {
+  const y = empty(x.shape, { dtype: g.width === 1 ? "f32" : dtype, device: x.device });
+  for (const { start, count } of rowWindows(
+    x.device,
+    g.images * g.channels,
+    [
+      { rowElements: g.pixels, dtype: x.dtype },
+      { rowElements: g.pixels, dtype: y.dtype },
+    ],
+    1,
+    "groupNorm",
+  )) {
+    const of = (t: Tensor): { of: Tensor; start: number; elements: number } => ({
+      of: t,
+      start: start * g.pixels,
+      elements: count * g.pixels,
+    });
+    launch(apply, {
+      use: { x: rowLibrary(x.dtype, g.pixels), y: rowLibrary(y.dtype, g.pixels) },
+      constants: { SWISH: g.swish },
+      buffers: { x: of(x), stats, weight: weight ?? stats, bias: bias ?? stats, y: of(y) },
+      params: channelParams(g, start, count, weight, bias),
+      grid: grid1d(count * Math.ceil(g.pixels / g.width / BLOCK)),
+      cost: {
+        flops: (g.swish ? 8 : 4) * count * g.pixels,
+        bytes: elementBytes(x.dtype, count * g.pixels) + elementBytes(y.dtype, count * g.pixels),
+      },
+    });
+  }
+  return y.dtype === dtype ? y : map("copy", [y], { dtype });
+}
+
+/** Gradients of x, weight and bias. The two sums of every channel make the last two, and once weighted and added over a group the first. */
+function gradients(
+  input: Tensor,
+  grad: Tensor,
+  stats: Tensor,
+  weightIn: Tensor | null,
+  biasIn: Tensor | null,
+  g: Geometry,
+  needs: readonly boolean[],
+): (Tensor | null)[] {
+  const x = granular(input, g);
+  const dy = granular(grad, g);
+  const weight = vector(weightIn);
+  const bias = vector(biasIn);
+  const rows = g.images * g.channels;
+  const device = x.device;
+  const use = { x: rowLibrary(x.dtype, g.pixels), g: rowLibrary(dy.dtype, g.pixels) };
+  const chunks = Math.ceil(g.pixels / g.width / CHUNK);
+  const parts = empty([rows, chunks, 2], { device });
+  const inputs = [x, dy].map((t) => ({ rowElements: g.pixels, dtype: t.dtype }));
+  for (const { start, count } of rowWindows(device, rows, inputs, 1, "groupNorm")) {
+    const of = (t: Tensor): { of: Tensor; start: number; elements: number } => ({
+      of: t,
+      start: start * g.pixels,
+      elements: count * g.pixels,
+    });
+    launch(partials, {
+      use,
+      constants: { SWISH: g.swish },
+      buffers: { x: of(x), g: of(dy), stats, weight: weight ?? stats, bias: bias ?? stats, sums: parts },
+      params: channelParams(g, start, count, weight, bias),
+      grid: grid1d(Math.ceil((count * chunks) / 64)),
+      cost: {
+        flops: (g.swish ? 14 : 5) * count * g.pixels,
+        bytes: elementBytes(x.dtype, count * g.pixels) + elementBytes(dy.dtype, count * g.pixels),
+      },
+    });
+  }
+  const perChannel = sum(parts, [1]); // [N · C, 2]
+  const overImages =
+    needs[1] || needs[2] ? sum(perChannel.strided([g.images, g.channels, 2], [g.channels * 2, 2, 1]), [0]) : null; // [C, 2]
+  const column = (i: number): Tensor | null =>
+    overImages && overImages.strided([g.channels], [2], overImages.offset + i);
+  return [needs[0] ? inputGradient() : null, needs[1] ? column(1) : null, needs[2] ? column(0) : null];
+
+  function inputGradient(): Tensor {
+    const perGroup = g.channels / g.groups;
+    const seen = perChannel.strided([g.images, g.channels, 2], [g.channels * 2, 2, 1]);
+    const weighted = weight ? map("group_norm_weigh", [seen, weight.strided([g.channels, 1], [1, 1])]) : seen;
+    const sums = sum(weighted.strided([g.images * g.groups, perGroup, 2], [perGroup * 2, 2, 1]), [1]);
+    const dx = empty(input.shape, { dtype: g.width === 1 ? "f32" : input.dtype, device });
+    for (const { start, count } of rowWindows(
+      device,
+      rows,
+      [...inputs, { rowElements: g.pixels, dtype: dx.dtype }],
+      1,
+      "groupNorm",
+    )) {
+      const of = (t: Tensor): { of: Tensor; start: number; elements: number } => ({
+        of: t,
+        start: start * g.pixels,
+        elements: count * g.pixels,
+      });
+      launch(backwardKernel, {
+        use: { ...use, dx: rowLibrary(dx.dtype, g.pixels) },
+        constants: { SWISH: g.swish },
+        buffers: { x: of(x), g: of(dy), stats, sums, weight: weight ?? stats, bias: bias ?? stats, dx: of(dx) },
+        params: channelParams(g, start, count, weight, bias),
+        grid: grid1d(count * Math.ceil(g.pixels / g.width / BLOCK)),
+        cost: {
+          flops: (g.swish ? 16 : 7) * count * g.pixels,
+          bytes: elementBytes(x.dtype, 2 * count * g.pixels) + elementBytes(dy.dtype, count * g.pixels),
+        },
+      });
+    }
+    return dx;
+  }
+}
+
+/** Zeros: an input without elements. */
+function emptyGradients(
+  x: Tensor,
+  weight: Tensor | null,
+  bias: Tensor | null,
+  needs: readonly boolean[],
+): (Tensor | null)[] {
+  return [x, weight, bias].map((t, i) => {
+    if (!t || !needs[i]) return null;
+    const zero = empty(t.shape, { device: x.device });
+    fillInto(zero, 0);
+    return zero;
+  });
+}

@@ -1,0 +1,105 @@
+/** Rows scaled to length 1, and the gradient of that. */
+import {
+  ArgumentError,
+  DTypeError,
+  ShapeError,
+  checkTensors,
+  elementBytes,
+  empty,
+  grid1d,
+  isFloat,
+  kernel,
+  launch,
+  record,
+  rowWindows,
+  scope,
+} from "../../engine/index.ts";
+import type { Tensor } from "../../engine/index.ts";
+import { contiguousCopy, map } from "../core/map.ts";
+import "../core/lib.ts";
+
+const forward = kernel(
+  "l2_normalize",
+  new URL("./l2_normalize.wgsl", import.meta.url),
+  { x: "read", y: "write" },
+  { rows: "u32", columns: "u32", pitch: "u32", eps: "f32" },
+);
+const backward = kernel(
+  "l2_normalize_backward",
+  new URL("./l2_normalize_backward.wgsl", import.meta.url),
+  { x: "read", g: "read", dx: "write" },
+  { rows: "u32", columns: "u32", eps: "f32" },
+);
+
+/**
+ * x [..., D] → x / max(‖x‖₂, eps) along the last dimension, of x's dtype; arithmetic in f32. Meant for short rows (an invocation works on a whole
+ * one). A row shorter than eps is divided by eps, and its gradient too.
+ */
+export function l2Normalize(x: Tensor, eps = 1e-12): Tensor {
+  checkTensors("l2Normalize", x);
+  if (!isFloat(x.dtype)) throw new DTypeError(`l2Normalize: ${x} is not of a floating dtype; cast it to f32 first`);
+  if (x.rank === 0) throw new ShapeError(`l2Normalize: ${x} has no dimension; takes x [..., D]`);
+  if (!(eps > 0)) throw new ArgumentError(`l2Normalize: eps ${eps}; a number > 0`);
+  const y = scope(() => {
+    const wide = unitRows(x, x.dim(-1), eps).strided(x.shape, contiguousRows(x));
+    return wide.dtype === x.dtype ? wide : map("copy", [wide], { dtype: x.dtype });
+  });
+  return record("l2Normalize", [x], y, [x], (g, [saved]) => [l2NormalizeGradient(saved!, g, eps)]);
+}
+
+const contiguousRows = (x: Tensor): number[] => x.shape.map((_, d) => x.shape.slice(d + 1).reduce((p, n) => p * n, 1));
+
+/** x [..., D] → [rows, pitch] f32: the rows scaled to length 1, zeros beyond D. Not recorded on the tape. */
+export function unitRows(x: Tensor, pitch: number, eps: number): Tensor {
+  const columns = x.dim(-1);
+  const rows = columns === 0 ? 0 : x.size / columns;
+  const source = contiguousCopy(x);
+  const y = empty([rows, pitch], { device: x.device });
+  for (const { start, count } of rowWindows(
+    x.device,
+    rows,
+    [
+      { rowElements: columns, dtype: x.dtype },
+      { rowElements: pitch, dtype: "f32" },
+    ],
+    1,
+    "l2Normalize",
+  )) {
+    launch(forward, {
+      use: { x: x.dtype },
+      buffers: {
+        x: { of: source, start: start * columns, elements: count * columns },
+        y: { of: y, start: start * pitch, elements: count * pitch },
+      },
+      params: { rows: count, columns, pitch, eps },
+      grid: grid1d(Math.ceil(count / 64)),
+      cost: { flops: 4 * count * columns, bytes: elementBytes(x.dtype, count * columns) + count * pitch * 4 },
+    });
+  }
+  return y;
+}
+
+/** The gradient of x [..., D] for that of its normalised rows, f32. Not recorded on the tape. */
+export function l2NormalizeGradient(x: Tensor, g: Tensor, eps: number): Tensor {
+  const columns = x.dim(-1);
+  const rows = columns === 0 ? 0 : x.size / columns;
+  const source = contiguousCopy(x);
+  const grad = contiguousCopy(g);
+  const dx = empty(x.shape, { device: x.device });
+  const operands = [source, grad, dx].map((t) => ({ rowElements: columns, dtype: t.dtype }));
+  for (const { start, count } of rowWindows(x.device, rows, operands, 1, "l2Normalize")) {
+    const of = (t: Tensor): { of: Tensor; start: number; elements: number } => ({
+      of: t,
+      start: start * columns,
+      elements: count * columns,
+    });
+    launch(backward, {
+      use: { x: source.dtype, g: grad.dtype },
+      buffers: { x: of(source), g: of(grad), dx: of(dx) },
+      params: { rows: count, columns, eps },
+      grid: grid1d(Math.ceil(count / 64)),
+      cost: { flops: 8 * count * columns, bytes: 3 * elementBytes("f32", count * columns) },
+    });
+  }
+  return dx;
+}

@@ -1,0 +1,218 @@
+/**
+ * The AdamW update in place, from a state that lives in a GPU buffer, so that a captured training step replays. One launch a tensor:
+ * WebGPU's eight bindings hold one parameter with its moments, gradient, 16-bit copy, moving average and step count.
+ */
+import { ArgumentError, DTypeError, ShapeError, checkTensors, elementBytes, empty, grid1d, kernel, launch, rowWindows, sameShape, scope, storageBytes, tensor } from "../../engine/index.ts";
+import type { Device, Tensor } from "../../engine/index.ts";
+import { contiguousCopy } from "../core/map.ts";
+
+const prepareKernel = kernel(
+  "adamw_prepare",
+  new URL("./adamw_prepare.wgsl", import.meta.url),
+  { norm: "read", watched: "read", state: "read_write" },
+  { log_beta1: "f32", log_beta2: "f32", most: "f32", growth: "f32", backoff: "f32", interval: "f32", watched: "u32" },
+);
+
+const updateKernel = kernel(
+  "adamw",
+  new URL("./adamw.wgsl", import.meta.url),
+  { p: "read_write", m: "read_write", v: "read_write", g: "read", copy: "write", ema: "read_write", state: "read", steps: "read" },
+  { elements: "u32", rest1: "f32", rest2: "f32", epsilon: "f32", decay: "f32", fresh: "f32", row: "u32" },
+);
+
+const countKernel = kernel(
+  "adamw_count",
+  new URL("./adamw_count.wgsl", import.meta.url),
+  { state: "read", steps: "read_write" },
+  { first: "u32", count: "u32", log_beta1: "f32", log_beta2: "f32" },
+);
+
+const emaKernel = kernel(
+  "ema",
+  new URL("./ema.wgsl", import.meta.url),
+  { average: "read_write", p: "read", state: "read" },
+  { elements: "u32", fresh: "f32" },
+);
+
+/** Where in the state its values are: f32 [12]. The corrections are those of `step`. `norm` is that of the unscaled gradients, of no meaning where `skip` is 1. */
+export const ADAMW_STATE = { step: 0, lr: 1, correction1: 2, correction2: 3, factor: 4, skip: 5, skipped: 6, norm: 7, scale: 8, good: 9 } as const;
+
+/** The state of an optimizer before its first step; losses are to be multiplied by `scale`. */
+export function adamwState(lr: number, { scale = 1, device }: { readonly scale?: number; readonly device?: Device } = {}): Tensor {
+  return tensor(Float32Array.of(0, lr, 0, 0, 1, 0, 0, 0, scale, 0, 0, 0), device ? { device } : {});
+}
+
+export interface AdamWBetas {
+  readonly beta1?: number;
+  readonly beta2?: number;
+}
+
+/** How the scale of the losses changes, in the words of PyTorch's `GradScaler`. */
+export interface LossScaling {
+  /** What the scale is multiplied by after `growthInterval` steps in a row whose gradients were finite: 2. */
+  readonly growthFactor?: number;
+  /** What it is multiplied by after a step whose gradients were not: 0.5. It does not fall below 1. */
+  readonly backoffFactor?: number;
+  /** 2000. */
+  readonly growthInterval?: number;
+}
+
+export interface AdamWPrepareSettings extends AdamWBetas {
+  /** Gradients are scaled down together to at most this norm, by min(1, maxNorm / (norm + 1e-6)); the default is no bound. */
+  readonly maxNorm?: number;
+  /** Without it the scale stays as it is. */
+  readonly lossScaling?: LossScaling | null;
+  /** f32 of any shape, such as losses: where one of them is not finite the step is skipped too. */
+  readonly watched?: Tensor | null;
+}
+
+/**
+ * Begins a step: counts it, computes its bias corrections and the factor that undoes the scale of the losses and clips, and moves that
+ * scale, all in place in `state` (f32 [12], from `adamwState`).
+ * @param norm of the scaled gradients, what `globalGradNorm` gives (f32 [1]); where it is not finite the step is skipped and not counted
+ */
+export function adamwPrepare(state: Tensor, norm: Tensor | null, settings: AdamWPrepareSettings = {}): void {
+  const { beta1 = 0.9, beta2 = 0.999, maxNorm = Infinity, lossScaling = null, watched = null } = settings;
+  const { growthFactor = 2, backoffFactor = 0.5, growthInterval = 2000 } = lossScaling ?? {};
+  checkTensors("adamwPrepare", state, norm, watched);
+  checkBetas("adamwPrepare", beta1, beta2);
+  if (!(maxNorm > 0)) throw new ArgumentError(`adamwPrepare: norm of at most ${maxNorm}; more than 0`);
+  if (!(growthFactor >= 1 && growthFactor < Infinity && backoffFactor > 0 && backoffFactor <= 1 && Number.isInteger(growthInterval) && growthInterval >= 1)) {
+    throw new ArgumentError(`adamwPrepare: growth by ${growthFactor} every ${growthInterval} steps, backoff by ${backoffFactor}; a factor ≥ 1, a whole number ≥ 1, a factor in (0, 1]`);
+  }
+  checkState("adamwPrepare", state);
+  if (norm && (norm.dtype !== "f32" || norm.size !== 1)) throw new DTypeError(`adamwPrepare: the norm ${norm} is not one f32; pass what globalGradNorm gives`);
+  if (watched && watched.dtype !== "f32") throw new DTypeError(`adamwPrepare: ${watched} is watched and not f32; cast it`);
+  scope(() => {
+    const unused = (): Tensor => empty([1], { device: state.device });
+    launch(prepareKernel, {
+      constants: { NORM: norm !== null, SCALING: lossScaling !== null },
+      buffers: { norm: norm ? contiguousCopy(norm) : unused(), watched: watched ? contiguousCopy(watched) : unused(), state },
+      // The largest f32 divided by any norm below 1e38 is above 1 or clipped at a norm that is no longer a norm.
+      params: { log_beta1: Math.log(beta1), log_beta2: Math.log(beta2), most: Math.min(maxNorm, 3.4e38), growth: growthFactor, backoff: backoffFactor, interval: growthInterval, watched: watched?.size ?? 0 },
+      grid: [1],
+      cost: { flops: 60, bytes: 100 },
+    });
+  });
+}
+
+function checkBetas(op: string, ...betas: readonly number[]): void {
+  for (const beta of betas) if (!(beta > 0 && beta < 1)) throw new ArgumentError(`${op}: β ${beta}; between 0 and 1`);
+}
+
+function checkState(op: string, state: Tensor): void {
+  if (state.dtype !== "f32" || state.size !== 12) throw new ShapeError(`${op}: the state ${state} is not f32 [12]; make it by adamwState`);
+}
+
+function checkSteps(op: string, steps: Tensor, first: number, count: number): void {
+  if (steps.dtype !== "f32" || steps.rank !== 2 || steps.dim(1) !== 3 || !steps.isBindable) throw new ShapeError(`${op}: steps must be f32 [parameters, 3] with a storage of its own; got ${steps}. Make it by zeros.`);
+  if (!Number.isInteger(first) || !Number.isInteger(count) || first < 0 || count < 0 || first + count > steps.dim(0)) throw new ArgumentError(`${op}: rows ${first} to ${first + count - 1} must be in ${steps}, which has ${steps.dim(0)}`);
+}
+
+/**
+ * Counts the step that `adamwPrepare` began in `state` for parameters `first` to `first + count − 1`, those that have a gradient, in place in their
+ * rows of `steps`: f32 [parameters, 3], step count and bias corrections of each, zeros at the start. A skipped step is not counted.
+ */
+export function adamwCount(steps: Tensor, state: Tensor, first: number, count: number, { beta1 = 0.9, beta2 = 0.999 }: AdamWBetas = {}): void {
+  checkTensors("adamwCount", steps, state);
+  checkBetas("adamwCount", beta1, beta2);
+  checkState("adamwCount", state);
+  checkSteps("adamwCount", steps, first, count);
+  launch(countKernel, {
+    buffers: { state, steps },
+    params: { first, count, log_beta1: Math.log(beta1), log_beta2: Math.log(beta2) },
+    grid: grid1d(Math.ceil(count / 64)),
+    cost: { flops: 40 * count, bytes: 24 * count },
+  });
+}
+
+/**
+ * Moves the average of a parameter that a step leaves as it is: average ← emaDecay · average + (1 − emaDecay) · parameter, both f32 of one shape,
+ * unless the step that `adamwPrepare` began in `state` is skipped.
+ */
+export function emaStep(average: Tensor, parameter: Tensor, state: Tensor, emaDecay: number): void {
+  checkState("emaStep", state);
+  checkStep("emaStep", { master: parameter, m: average, grad: average }, state, { emaDecay });
+  for (const { start, count } of rowWindows(average.device, average.size, [{ rowElements: 1, dtype: "f32" }], 1, "emaStep")) {
+    const of = (t: Tensor): { of: Tensor; start: number; elements: number } => ({ of: t, start, elements: count });
+    launch(emaKernel, {
+      buffers: { average: of(average), p: of(parameter), state },
+      params: { elements: count, fresh: 1 - emaDecay },
+      grid: grid1d(Math.ceil(count / 512)),
+      cost: { flops: 3 * count, bytes: 12 * count },
+    });
+  }
+}
+
+export interface AdamWTensors {
+  /** The parameter in f32, updated in place. */
+  readonly master: Tensor;
+  /** Means of the gradient and of its square, f32 of the parameter's shape, updated in place; zeros at the start. */
+  readonly m: Tensor;
+  readonly v: Tensor;
+  readonly grad: Tensor;
+  /** The parameter in f16 or bf16, written in the same pass. */
+  readonly copy?: Tensor | null;
+  /** Moving average of the parameter, f32 of its shape, moved in the same pass: ema ← emaDecay · ema + (1 − emaDecay) · parameter. */
+  readonly ema?: Tensor | null;
+  /** The parameter's own step count: its row of a table that `adamwCount` moves. Without it the count is that of `state`. */
+  readonly steps?: { readonly table: Tensor; readonly row: number } | null;
+}
+
+export interface AdamWSettings extends AdamWBetas {
+  readonly epsilon?: number;
+  /** Decoupled weight decay: p loses learning rate · decay · p a step. */
+  readonly weightDecay?: number;
+  /** Of `ema`, from 0 to 1. */
+  readonly emaDecay?: number;
+}
+
+/** What the step of any optimizer asks of its tensors: f32 of one shape but for the copy, and storages that granules of 4 may be written to. */
+export function checkStep(op: string, tensors: Omit<AdamWTensors, "v"> & { readonly v?: Tensor }, state: Tensor, { emaDecay = 0 }: AdamWSettings): void {
+  const { master, m, v, grad, copy = null, ema = null } = tensors;
+  checkTensors(op, master, m, v, grad, copy, ema, state);
+  if (!(emaDecay >= 0 && emaDecay <= 1)) throw new ArgumentError(`${op}: decay ${emaDecay} of the moving average; from 0 to 1`);
+  for (const t of [master, m, v, grad, ema]) {
+    if (t && t.dtype !== "f32") throw new DTypeError(`${op}: ${t} is not f32; only the copy may be of 16 bits`);
+    if (t && !sameShape(t.shape, master.shape)) throw new ShapeError(`${op}: ${t} for a parameter ${master}; master, moments, gradient and average have one shape`);
+  }
+  if (copy && ((copy.dtype !== "f16" && copy.dtype !== "bf16") || !sameShape(copy.shape, master.shape))) {
+    throw new DTypeError(`${op}: copy ${copy} of ${master}; f16 or bf16 of the same shape`);
+  }
+  for (const t of [master, m, v, copy, ema]) {
+    // The last granule is written whole: what is behind the tensor must be padding.
+    if (t && (!t.isBindable || (t.size % 4 !== 0 && t.storage.bytes !== storageBytes(t.dtype, t.size)))) {
+      throw new ArgumentError(`${op}: ${t} is a view that cannot be written in granules of 4; use a tensor with a storage of its own`);
+    }
+  }
+}
+
+/**
+ * One AdamW update of one parameter, in place, with the step that `adamwPrepare` began in `state` (and `adamwCount` counted, with `steps`).
+ * Loshchilov and Hutter, "Decoupled weight decay regularization" (2019). Arithmetic is f32.
+ */
+export function adamwStep(tensors: AdamWTensors, state: Tensor, settings: AdamWSettings = {}): void {
+  const { master, m, v, grad, copy = null, ema = null, steps = null } = tensors;
+  const { beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weightDecay = 0, emaDecay = 0 } = settings;
+  if (!(epsilon >= 1e-37) || !(weightDecay >= 0)) throw new ArgumentError(`adamwStep: ε ${epsilon}, weight decay ${weightDecay}; ε ≥ 1e-37 (less is 0 in f32), decay ≥ 0`);
+  checkStep("adamwStep", tensors, state, settings);
+  if (steps) checkSteps("adamwStep", steps.table, steps.row, 1);
+  scope(() => {
+    const from = contiguousCopy(grad);
+    const spare = copy ?? empty([4], { dtype: "bf16", device: master.device });
+    const unused = ema ?? empty([4], { device: master.device });
+    const none = empty([4], { device: master.device });
+    const operands = [{ rowElements: 1, dtype: "f32" as const }, { rowElements: 1, dtype: spare.dtype }];
+    for (const { start, count } of rowWindows(master.device, master.size, operands, 1, "adamwStep")) {
+      const of = (t: Tensor): { of: Tensor; start: number; elements: number } => ({ of: t, start, elements: count });
+      launch(updateKernel, {
+        use: { c: spare.dtype },
+        constants: { COPY: copy !== null, EMA: ema !== null, OWN: steps !== null },
+        buffers: { p: of(master), m: of(m), v: of(v), g: of(from), copy: copy ? of(copy) : spare, ema: ema ? of(ema) : unused, state, steps: steps?.table ?? none },
+        params: { elements: count, rest1: 1 - beta1, rest2: 1 - beta2, epsilon, decay: weightDecay, fresh: 1 - emaDecay, row: steps?.row ?? 0 },
+        grid: grid1d(Math.ceil(count / 512)),
+        cost: { flops: (ema ? 19 : 16) * count, bytes: (ema ? 36 : 28) * count + (copy ? elementBytes(copy.dtype, count) : 0) },
+      });
+    }
+  });
+}

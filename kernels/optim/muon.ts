@@ -1,0 +1,126 @@
+/**
+ * Muon (Jordan et al. 2024) for matrices: the step is the momentum with its singular values made equal, by Newton–Schulz iterations. Matrices of
+ * one shape go through them together. What begins the step, clips and skips is AdamW's (`adamwPrepare`), whose state the kernels read.
+ */
+import { ArgumentError, ShapeError, checkTensors, elementBytes, empty, grid1d, kernel, launch, noGrad, rowWindows, sameShape, scope } from "../../engine/index.ts";
+import type { Tensor } from "../../engine/index.ts";
+import { checkStep } from "./adamw.ts";
+import type { AdamWTensors } from "./adamw.ts";
+import { add, div, mul, sqrt, square } from "../pointwise/elementwise.ts";
+import { contiguousCopy } from "../core/map.ts";
+import { matmul } from "../matmul/matmul.ts";
+import { sum } from "../reduce/reduce.ts";
+import { stack } from "../views/views.ts";
+
+const momentumKernel = kernel(
+  "muon_momentum",
+  new URL("./muon_momentum.wgsl", import.meta.url),
+  { m: "read_write", g: "read", u: "write", state: "read" },
+  { elements: "u32", momentum: "f32" },
+);
+
+const updateKernel = kernel(
+  "muon",
+  new URL("./muon.wgsl", import.meta.url),
+  { p: "read_write", o: "read", copy: "write", ema: "read_write", state: "read" },
+  { elements: "u32", scale: "f32", decay: "f32", fresh: "f32" },
+);
+
+/** Of the quintic that `orthogonalize` iterates: steepest at 0 while singular values from there to 1 end within 0.7 to 1.2. Jordan et al. 2024. */
+const [A, B, C] = [3.4445, -4.775, 2.0315] as const;
+const ITERATIONS = 5;
+/** RMS of the elements of a step at learning rate 1, that of AdamW's. Liu et al., "Muon is scalable for LLM training" (2025). */
+const RMS = 0.2;
+/** Elements of matrices that are orthogonalised together: some hundred of a small model, one by one in a large one. */
+const TOGETHER = 2 ** 21;
+
+/**
+ * Near U Vᵀ of each matrix U Σ Vᵀ of m [N, R, C], f32: all singular values between 0.7 and 1.2 that are not next to nothing beside the
+ * largest, or beside 1e-7. Not recorded on the tape.
+ */
+export function orthogonalize(m: Tensor): Tensor {
+  checkTensors("orthogonalize", m);
+  if (m.rank !== 3 || m.dtype !== "f32") throw new ShapeError(`orthogonalize: ${m}; f32 [N, R, C], N matrices`);
+  const isTall = m.dim(1) > m.dim(2); // the product of the short side is the smaller one
+  return noGrad(() =>
+    scope(() => {
+      const norms = add(sqrt(sum(square(m), [1, 2], true)), 1e-7);
+      let x = div(isTall ? m.transpose(1, 2) : m, norms);
+      for (let k = 0; k < ITERATIONS; k++) {
+        const squares = matmul(x, x.transpose(1, 2)); // [N, R, R], R the short side
+        x = add(mul(x, A), matmul(add(mul(squares, B), mul(matmul(squares, squares), C)), x));
+      }
+      return isTall ? contiguousCopy(x.transpose(1, 2)) : x;
+    }),
+  );
+}
+
+/** `master` is a matrix, `m` the mean of its gradient; there is no second moment. */
+export type MuonTensors = Omit<AdamWTensors, "v">;
+
+export interface MuonSettings {
+  /** μ of m ← μ m + (1 − μ) g; 0.95 unless told. */
+  readonly momentum?: number;
+  /** Decoupled weight decay: p loses learning rate · decay · p a step. */
+  readonly weightDecay?: number;
+  /** Of `ema`, from 0 to 1. */
+  readonly emaDecay?: number;
+}
+
+/**
+ * One Muon update of each matrix [R, C], all of one shape, in place, with the step that `adamwPrepare` began in `state`: Nesterov momentum,
+ * orthogonalised, times 0.2 · √max(R, C), so that learning rate and decay are those of AdamW. Arithmetic is f32.
+ */
+export function muonStep(matrices: readonly MuonTensors[], state: Tensor, settings: MuonSettings = {}): void {
+  const { momentum = 0.95, weightDecay = 0, emaDecay = 0 } = settings;
+  const [first] = matrices;
+  if (!first) return;
+  const { shape } = first.master;
+  const [rows = 0, columns = 0] = shape;
+  if (shape.length !== 2) throw new ShapeError(`muonStep: ${first.master} is not a matrix; others are AdamW's`);
+  if (!(momentum >= 0 && momentum < 1) || !(weightDecay >= 0)) throw new ArgumentError(`muonStep: momentum ${momentum}, weight decay ${weightDecay}; momentum from 0 and below 1, decay ≥ 0`);
+  for (const matrix of matrices) {
+    checkStep("muonStep", matrix, state, settings);
+    if (!sameShape(matrix.master.shape, shape)) throw new ShapeError(`muonStep: ${matrix.master} beside ${first.master}; all are of one shape`);
+  }
+  const atOnce = Math.max(1, Math.floor(TOGETHER / (rows * columns)));
+  for (let from = 0; from < matrices.length; from += atOnce) {
+    const some = matrices.slice(from, from + atOnce);
+    noGrad(() => scope(() => {
+      const steps = orthogonalize(stack(some.map(({ m, grad }) => ahead(m, grad, state, momentum))));
+      for (const [i, { master, copy = null, ema = null }] of some.entries()) {
+        const spare = copy ?? empty([4], { dtype: "bf16", device: master.device });
+        const unused = ema ?? empty([4], { device: master.device });
+        const o = contiguousCopy(steps.slice(0, i, i + 1).reshape(shape));
+        const operands = [{ rowElements: 1, dtype: "f32" as const }, { rowElements: 1, dtype: spare.dtype }];
+        for (const { start, count } of rowWindows(master.device, master.size, operands, 1, "muonStep")) {
+          const of = (t: Tensor): { of: Tensor; start: number; elements: number } => ({ of: t, start, elements: count });
+          launch(updateKernel, {
+            use: { c: spare.dtype },
+            constants: { COPY: copy !== null, EMA: ema !== null },
+            buffers: { p: of(master), o: of(o), copy: copy ? of(copy) : spare, ema: ema ? of(ema) : unused, state },
+            params: { elements: count, scale: RMS * Math.sqrt(Math.max(rows, columns)), decay: weightDecay, fresh: 1 - emaDecay },
+            grid: grid1d(Math.ceil(count / 512)),
+            cost: { flops: (ema ? 8 : 5) * count, bytes: (ema ? 20 : 12) * count + (copy ? elementBytes(copy.dtype, count) : 0) },
+          });
+        }
+      }
+    }));
+  }
+}
+
+/** Moves `m` and returns what it would be a step later with the same gradient. */
+function ahead(m: Tensor, grad: Tensor, state: Tensor, momentum: number): Tensor {
+  const from = contiguousCopy(grad);
+  const u = empty(m.shape, { device: m.device });
+  for (const { start, count } of rowWindows(m.device, m.size, [{ rowElements: 1, dtype: "f32" }], 1, "muonStep")) {
+    const of = (t: Tensor): { of: Tensor; start: number; elements: number } => ({ of: t, start, elements: count });
+    launch(momentumKernel, {
+      buffers: { m: of(m), g: of(from), u: of(u), state },
+      params: { elements: count, momentum },
+      grid: grid1d(Math.ceil(count / 512)),
+      cost: { flops: 7 * count, bytes: 16 * count },
+    });
+  }
+  return u;
+}

@@ -1,0 +1,53 @@
+/** Activations of networks, as expressions of the elementwise mechanism: GELU in both forms, SiLU, and the gated product SwiGLU. */
+import { DTypeError, ShapeError, checkTensors, isFloat, library, record, sameShape, scope } from "../../engine/index.ts";
+import type { Tensor } from "../../engine/index.ts";
+import { expression, map } from "../core/map.ts";
+import { chunk } from "../views/views.ts";
+
+library("activations", new URL("../core/lib/activations.wgsl", import.meta.url));
+
+// Backward expressions are over the gradient `a` and the input `b` (swiglu: the gate `b` and up `c`).
+expression("gelu.forward", "gelu4(a)", "activations");
+expression("gelu.backward", "a * gelu_slope4(b)", "activations");
+expression("geluTanh.forward", "gelu_tanh4(a)", "activations");
+expression("geluTanh.backward", "a * gelu_tanh_slope4(b)", "activations");
+expression("silu.forward", "silu4(a)", "activations");
+expression("silu.backward", "a * silu_slope4(b)", "activations");
+expression("swiglu.forward", "silu4(a) * b", "activations");
+expression("swiglu.backward0", "a * c * silu_slope4(b)", "activations");
+expression("swiglu.backward1", "a * silu4(b)", "activations");
+
+function activation(op: string, x: Tensor): Tensor {
+  checkTensors(op, x);
+  if (!isFloat(x.dtype)) throw new DTypeError(`${op}: ${x} is not of a floating dtype; cast it to f32 first`);
+  return record(op, [x], map(`${op}.forward`, [x]), [x], (g, [input]) => [map(`${op}.backward`, [g, input!], { dtype: g.dtype })]);
+}
+
+/** x [...] → x · Φ(x) with the normal distribution function Φ: the exact ("erf") GELU. Hendrycks and Gimpel 2016, arXiv:1606.08415. */
+export const gelu = (x: Tensor): Tensor => activation("gelu", x);
+
+/** x [...] → x / 2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))): the approximation of GELU that some models are trained with. */
+export const geluTanh = (x: Tensor): Tensor => activation("geluTanh", x);
+
+/** x [...] → x / (1 + e^−x), also called swish. */
+export const silu = (x: Tensor): Tensor => activation("silu", x);
+
+/**
+ * gate [...], up [...] → silu(gate) · up, of their dtype (f32 where they differ). With one tensor [..., 2F] its halves along the last
+ * dimension are gate and up. Shazeer 2020, arXiv:2002.05202.
+ * @throws ShapeError if the shapes differ or a single tensor's last dimension is odd; DTypeError for integers
+ */
+export function swiglu(gate: Tensor, up?: Tensor): Tensor {
+  checkTensors("swiglu", gate, up);
+  if (!up) {
+    if (gate.rank === 0 || gate.shape.at(-1)! % 2) throw new ShapeError(`swiglu: ${gate} does not split into gate and up; takes [..., 2F], or two tensors`);
+    return scope(() => swiglu(...(chunk(gate, 2, -1) as [Tensor, Tensor])));
+  }
+  for (const t of [gate, up]) if (!isFloat(t.dtype)) throw new DTypeError(`swiglu: ${t} is not of a floating dtype; cast it to f32 first`);
+  if (!sameShape(gate.shape, up.shape)) throw new ShapeError(`swiglu: gate ${gate} and up ${up}; takes two tensors of one shape`);
+  const y = map("swiglu.forward", [gate, up], { dtype: gate.dtype === up.dtype ? gate.dtype : "f32" });
+  return record("swiglu", [gate, up], y, [gate, up], (g, [a, b], needs) => [
+    needs[0] ? map("swiglu.backward0", [g, a!, b!], { dtype: g.dtype }) : null,
+    needs[1] ? map("swiglu.backward1", [g, a!, b!], { dtype: g.dtype }) : null,
+  ]);
+}

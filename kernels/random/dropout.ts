@@ -1,0 +1,51 @@
+/** Dropout with a mask that is computed, not stored. */
+import { ArgumentError, DTypeError, checkSite, checkTensors, elementBytes, empty, grid1d, isFloat, kernel, launch, record, rowWindows, scope } from "../../engine/index.ts";
+import type { Generator, Tensor } from "../../engine/index.ts";
+import { contiguousCopy } from "../core/map.ts";
+
+const drop = kernel(
+  "dropout",
+  new URL("./dropout.wgsl", import.meta.url),
+  { state: "read", x: "read", y: "write" },
+  { granules: "u32", start: "u32", site: "u32", p: "f32", scale: "f32" },
+);
+
+export interface DropoutOptions {
+  /** Seed and step of the mask, read from the GPU: a captured step draws afresh after `setStep`. */
+  readonly generator: Generator;
+  /** Which op of the program draws: give every dropout of a model its own number, else their masks are the same. */
+  readonly site: number;
+  /** False: `x` comes back as it is. The default is true. */
+  readonly training?: boolean;
+}
+
+/**
+ * x [...] → x / (1 − p) where kept, x · 0 with probability p (0, but NaN where x is not finite), of x's dtype and shape. The mask is a function of the generator's state, the
+ * site and the element's index; backward computes it again. `x` itself for p = 0 or without training. Srivastava et al. 2014.
+ * @throws ArgumentError for p outside [0, 1) or a site that is no whole number ≥ 0; DTypeError for integers
+ */
+export function dropout(x: Tensor, p: number, { generator, site, training = true }: DropoutOptions): Tensor {
+  checkTensors("dropout", x, generator.state);
+  if (!(p >= 0 && p < 1)) throw new ArgumentError(`dropout: p ${p}; a probability from 0 to below 1`);
+  checkSite("dropout", site);
+  if (!isFloat(x.dtype)) throw new DTypeError(`dropout: ${x} is not of a floating dtype; cast it to f32 first`);
+  if (!training || p === 0) return x;
+  const y = scope(() => masked(x, generator.state, p, site));
+  return record("dropout", [x], y, [generator.state], (g, [state]) => [masked(g, state!, p, site)]);
+}
+
+function masked(x: Tensor, state: Tensor, p: number, site: number): Tensor {
+  const source = contiguousCopy(x);
+  const y = empty(x.shape, { dtype: x.dtype, device: x.device });
+  for (const { start, count } of rowWindows(x.device, x.size, [{ rowElements: 1, dtype: x.dtype }], 4, "dropout")) {
+    const granules = Math.ceil(count / 4);
+    launch(drop, {
+      use: { x: source.dtype, y: y.dtype },
+      buffers: { state, x: { of: source, start, elements: count }, y: { of: y, start, elements: count } },
+      params: { granules, start: start / 4, site, p, scale: 1 / (1 - p) },
+      grid: grid1d(Math.ceil(granules / 64)),
+      cost: { flops: 25 * count, bytes: elementBytes(x.dtype, 2 * count) },
+    });
+  }
+  return y;
+}

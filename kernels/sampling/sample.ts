@@ -1,0 +1,250 @@
+/** Next tokens from logits, on the GPU: guidance, and sampling whose random numbers live in GPU buffers, so that a captured loop replays. */
+import { ArgumentError, DTypeError, ShapeError, checkSite, checkTensors, defaultDraw, elementBytes, empty, grid1d, isFloat, kernel, launch, library, record, rowWindows, scope } from "../../engine/index.ts";
+import type { Generator, Tensor } from "../../engine/index.ts";
+import { mul } from "../pointwise/elementwise.ts";
+import { rowLibrary } from "../core/lib.ts";
+import { contiguousCopy, map } from "../core/map.ts";
+import { reshape, stack } from "../views/views.ts";
+
+library("sortable", new URL("../core/lib/sortable.wgsl", import.meta.url));
+
+const histogramKernel = kernel(
+  "sample_histogram",
+  new URL("./sample_histogram.wgsl", import.meta.url),
+  { x: "read", limits: "read", partial: "write" },
+  { rows: "u32", row: "u32", first: "u32", granules: "u32", chunk: "u32", chunks: "u32", shift: "u32", mask: "u32", limited: "u32", inverse_temperature: "f32" },
+);
+
+const selectKernel = kernel(
+  "sample_select",
+  new URL("./sample_select.wgsl", import.meta.url),
+  { x: "read", partial: "read", before: "read", after: "write" },
+  { rows: "u32", row: "u32", first: "u32", granules: "u32", chunk: "u32", chunks: "u32", shift: "u32", step: "u32", top_k: "u32", top_p: "f32", inverse_temperature: "f32" },
+);
+
+const sampleKernel = kernel(
+  "sample",
+  new URL("./sample.wgsl", import.meta.url),
+  { x: "read", limits: "read", state: "read", seeds: "read", position: "read", best: "write" },
+  { rows: "u32", first: "u32", granules: "u32", chunks: "u32", site: "u32", inverse_temperature: "f32" },
+);
+
+const combineKernel = kernel("sample_combine", new URL("./sample_combine.wgsl", import.meta.url), { best: "read", tokens: "write" }, { rows: "u32", chunks: "u32", mark: "u32" });
+
+const guidanceKernel = kernel("guidance", new URL("./guidance.wgsl", import.meta.url), { x: "read", y: "write" }, { rows: "u32", granules: "u32", weight: "f32" });
+
+/** Contiguous logits whose rows are whole granules: 16-bit rows that do not split into fours become f32. */
+const rowsOfGranules = (x: Tensor, columns: number): Tensor => (x.dtype !== "f32" && columns % 4 !== 0 ? map("copy", [x], { dtype: "f32" }) : contiguousCopy(x));
+
+/**
+ * Classifier-free guidance: logits [2N, V], rows in turn conditional and unconditional → u + weight · (c − u), [N, V] of the same dtype.
+ * Ho and Salimans, "Classifier-free diffusion guidance" (2022).
+ */
+export function guidance(logits: Tensor, weight: number): Tensor {
+  checkTensors("guidance", logits);
+  if (!isFloat(logits.dtype)) throw new DTypeError(`guidance: the logits ${logits} are not of a floating dtype`);
+  if (logits.rank !== 2 || logits.shape[0]! % 2) throw new ShapeError(`guidance: logits ${logits}; they are [2N, V], conditional and unconditional rows in turn`);
+  if (!Number.isFinite(weight)) throw new ArgumentError(`guidance: weight ${weight} is not finite`);
+  const [rows, columns] = logits.shape as [number, number];
+  const y = scope(() => {
+    const x = rowsOfGranules(logits, columns);
+    const out = empty([rows / 2, columns], { dtype: x.dtype, device: x.device });
+    const granules = columns % 4 ? columns : columns / 4;
+    for (const { start, count } of rowWindows(x.device, rows / 2, [{ rowElements: 2 * columns, dtype: x.dtype }, { rowElements: columns, dtype: x.dtype }], 1, "guidance")) {
+      launch(guidanceKernel, {
+        use: { x: rowLibrary(x.dtype, columns) },
+        buffers: { x: { of: x, start: 2 * start * columns, elements: 2 * count * columns }, y: { of: out, start: start * columns, elements: count * columns } },
+        params: { rows: count, granules, weight },
+        grid: grid1d(Math.ceil((count * granules) / 64)),
+        cost: { flops: 3 * count * columns, bytes: elementBytes(x.dtype, 3 * count * columns) },
+      });
+    }
+    return out.dtype === logits.dtype ? out : map("copy", [out], { dtype: logits.dtype });
+  });
+  return record("guidance", [logits], y, [], (g) => [reshape(stack([mul(g, weight), mul(g, 1 - weight)], 1), [rows, columns])]);
+}
+
+export interface SampleOptions {
+  /** Divides the logits; 0 takes the most probable token, the lowest index among equals. Default 1. */
+  readonly temperature?: number;
+  /** Only the k most probable tokens; equal ones count from the lowest index. */
+  readonly topK?: number;
+  /** Of those, only the fewest most probable ones whose probabilities sum to at least this part (0 < p ≤ 1). */
+  readonly topP?: number;
+  /** Seed and step; the default is another draw each call, as for `randn`. Pass one where draws must be repeatable or captured. */
+  readonly generator?: Generator;
+  /** Which op of the program draws: other sites give other numbers. */
+  readonly site?: number;
+  /** u32 [N]: row k draws as the only row with a generator of seed seeds[k] would (at the generator's step). */
+  readonly seeds?: Tensor;
+  /** u32 or i32 [1], added to the generator's step: a position that a captured loop counts up. */
+  readonly position?: Tensor;
+  /** Sets `NOT_FINITE_FLAG` in the token of a row that is not finite: a caller that reads the tokens learns of it by the same read. */
+  readonly flagged?: boolean;
+}
+
+/** Set in the token of a row that is not finite, by `sampleTokens` with `flagged`. */
+export const NOT_FINITE_FLAG = 0x80000000;
+
+/** Granules that one invocation scores, and the most chunks of a row. */
+const CHUNK_GRANULES = 16;
+const MAX_CHUNKS = 256;
+/** A filter's histograms count in f32. */
+const MAX_FILTERED = 2 ** 24;
+
+/** Throws for what `sampleTokens` does not take, before any work. */
+function checkSample(logits: Tensor, { temperature = 1, topK, topP, seeds, position, generator, site = 0 }: SampleOptions): void {
+  checkTensors("sampleTokens", logits, generator?.state, seeds, position);
+  if (!isFloat(logits.dtype)) throw new DTypeError(`sampleTokens: the logits ${logits} are not of a floating dtype`);
+  if (logits.rank !== 2 || logits.shape[1] === 0) throw new ShapeError(`sampleTokens: logits ${logits}; they are [N, V] with V ≥ 1`);
+  const [rows, classes] = logits.shape as [number, number];
+  if (temperature !== 0 && !(temperature >= 1e-6 && temperature < Infinity)) throw new ArgumentError(`sampleTokens: temperature ${temperature}; 0, or at least 1e-6`);
+  if (topK !== undefined && (!Number.isInteger(topK) || topK < 1)) throw new ArgumentError(`sampleTokens: topK ${topK}; a whole number ≥ 1`);
+  if (topP !== undefined && !(topP > 0 && topP <= 1)) throw new ArgumentError(`sampleTokens: topP ${topP}; 0 < p ≤ 1`);
+  checkSite("sampleTokens", site);
+  if (classes > MAX_FILTERED && (topK !== undefined || topP !== undefined)) throw new ShapeError(`sampleTokens: topK and topP take at most ${MAX_FILTERED} tokens; got ${logits}. Leave them out`);
+  if (seeds && (seeds.dtype !== "u32" || seeds.rank !== 1 || seeds.size !== rows)) throw new ShapeError(`sampleTokens: seeds ${seeds} for ${rows} rows; u32, one a row`);
+  if (position && ((position.dtype !== "u32" && position.dtype !== "i32") || position.size !== 1)) throw new ShapeError(`sampleTokens: position ${position}; u32 or i32 of one element`);
+}
+
+/**
+ * One token a row, drawn from softmax(logits / temperature): logits [N, V] → u32 [N]. Nothing is read back. The same seed, step, sample,
+ * site and logits give the same tokens; rows without seeds of their own draw as samples `sample + row`.
+ *
+ * A token is always below V. −Inf masks a token. A row with a NaN or +Inf logit, or with −Inf alone, is not finite: its token is 0, with
+ * `flagged` that and `NOT_FINITE_FLAG`. Logits beyond ±3e38 · temperature count as equal.
+ *
+ * Passes over the logits: 1; with topK 4 more, with topP 5 more, with both 8 more (see `limitsOf`).
+ */
+export function sampleTokens(logits: Tensor, options: SampleOptions = {}): Tensor {
+  checkSample(logits, options);
+  const { temperature = 1, topK, topP, seeds, position, flagged = false } = options;
+  const [rows, classes] = logits.shape as [number, number];
+  const random = temperature > 0;
+  return scope(() => {
+    const tokens = empty([rows], { dtype: "u32", device: logits.device });
+    if (rows === 0) return tokens;
+    const x = rowsOfGranules(logits, classes);
+    const keep = topK !== undefined && topK < classes ? topK : 0;
+    const mass = topP ?? 1;
+    const inverse = random ? 1 / temperature : 1;
+    const { generator, site } = options.generator || !random ? { generator: options.generator, site: options.site ?? 0 } : defaultDraw(x.device);
+    const limits = random && (keep > 0 || mass < 1) ? limitsOf(x, { topK: keep, topP: mass, inverse }) : null;
+    const granules = classes % 4 ? classes : classes / 4;
+    const chunks = Math.min(MAX_CHUNKS, Math.ceil(granules / CHUNK_GRANULES));
+    const best = empty([rows, chunks, 2], { dtype: "u32", device: x.device });
+    // What a variant does not read is bound to the logits again.
+    for (const { start, count } of rowWindows(x.device, rows, [{ rowElements: classes, dtype: x.dtype }], 1, "sampleTokens")) {
+      const window = { of: x, start: start * classes, elements: count * classes };
+      launch(sampleKernel, {
+        use: { x: rowLibrary(x.dtype, classes) },
+        constants: { RANDOM: random, FILTER: limits !== null, SEEDED: random && seeds !== undefined, MOVED: random && position !== undefined },
+        buffers: {
+          x: window,
+          limits: limits ?? window,
+          state: random ? generator!.state : window,
+          seeds: seeds ? contiguousCopy(seeds) : window,
+          position: position ? contiguousCopy(position) : window,
+          best,
+        },
+        params: { rows: count, first: start, granules, chunks, site, inverse_temperature: inverse },
+        grid: grid1d(Math.ceil((count * chunks) / 64)),
+        cost: { flops: (random ? 100 : 1) * count * classes, bytes: elementBytes(x.dtype, count * classes) },
+      });
+    }
+    launch(combineKernel, {
+      buffers: { best, tokens },
+      params: { rows, chunks, mark: flagged ? NOT_FINITE_FLAG : 0 },
+      grid: grid1d(Math.ceil(rows / 64)),
+      cost: { flops: rows * chunks, bytes: 8 * rows * chunks },
+    });
+    if (generator !== options.generator) generator?.dispose();
+    return tokens;
+  });
+}
+
+interface Bounds {
+  /** 0 for all. */
+  readonly topK: number;
+  /** 1 for all. */
+  readonly topP: number;
+  /** 1 / temperature. */
+  readonly inverse: number;
+}
+
+/** A pass of the selection; the numbers of the steps are those of sample_select.wgsl. */
+interface Pass {
+  readonly shift: number;
+  readonly step: number;
+  /** Bins are sums of weights, not of tokens. */
+  readonly isMass: boolean;
+}
+
+/** Eight bits of the key a pass. In topP's last one a bin is one key: counts tell its weight, and where a tie is to be cut. */
+function passesOf({ topK, topP }: Bounds): Pass[] {
+  const of = (steps: readonly number[], mass: boolean): Pass[] => steps.map((step, i) => ({ shift: 24 - 8 * i, step, isMass: mass && i < 3 }));
+  return [...of(topK ? [0, 1, 1, 2] : [0], false), ...of(topP < 1 ? [3, 4, 4, 5] : [], true)];
+}
+
+/** Tokens of a chunk, which is a workgroup's: the kernels' fixed-point sums hold no more. */
+const CHUNK_TOKENS = 4096;
+/** Bins of a chunk's histogram, and its largest key. */
+const PARTIAL = 257;
+
+/**
+ * Where each row's allowed tokens end: u32 [N, 8], the first two (sortable key, index among equals). First the topK largest logits, then of
+ * these the fewest whose probabilities reach topP. A radix selection: each pass reads the logits once, in chunks of 4,096 tokens, then one
+ * workgroup a row picks the bin. topK takes 4 passes, topP 4 and one for the largest logit, which comes with topK's first.
+ */
+function limitsOf(x: Tensor, bounds: Bounds): Tensor {
+  const [rows, classes] = x.shape as [number, number];
+  const { device } = x;
+  let [before, after] = [0, 1].map(() => empty([rows, 8], { dtype: "u32", device })) as [Tensor, Tensor];
+  const chunks = Math.ceil(classes / CHUNK_TOKENS);
+  const batch = Math.max(1, Math.floor(device.limits.maxStorageBufferBindingSize / (4 * PARTIAL * chunks)));
+  const windows = rowWindows(device, rows, [{ rowElements: classes, dtype: x.dtype }], 1, "sampleTokens");
+  const partial = empty([Math.min(batch, windows[0]!.count), chunks, PARTIAL], { dtype: "u32", device });
+  for (const pass of passesOf(bounds)) {
+    for (const { start, count } of windows) {
+      for (let row = 0; row < count; row += batch)
+        selectionPass({ of: x, start: start * classes, elements: count * classes }, { partial, before, after }, pass, bounds, { rows: Math.min(batch, count - row), row, first: start + row });
+    }
+    [before, after] = [after, before];
+  }
+  return before;
+}
+
+/** One pass for some rows of a window of the logits: `rows` from row `row` of the window, which is row `first` of all. */
+function selectionPass(
+  x: { readonly of: Tensor; readonly start: number; readonly elements: number },
+  { partial, before, after }: Readonly<Record<"partial" | "before" | "after", Tensor>>,
+  { shift, step, isMass }: Pass,
+  { topK, topP, inverse }: Bounds,
+  where: { readonly rows: number; readonly row: number; readonly first: number },
+): void {
+  const { dtype, shape, device } = x.of;
+  const classes = shape[1]!;
+  const width = classes % 4 ? 1 : 4;
+  const chunks = partial.shape[1]!;
+  const use = { x: rowLibrary(dtype, classes) };
+  // Barriers: on software Vulkan fewer invocations cost less.
+  const constants = { WORKGROUP: device.capabilities.software ? 64 : 256 };
+  const shared = { ...where, granules: classes / width, chunk: CHUNK_TOKENS / width, chunks, shift, inverse_temperature: inverse };
+  const read = where.rows * classes;
+  launch(histogramKernel, {
+    use,
+    constants: { ...constants, MASS: isMass },
+    buffers: { x, limits: before, partial },
+    params: { ...shared, mask: shift === 24 ? 0 : (0xffffffff << (shift + 8)) >>> 0, limited: step > 2 && topK ? 1 : 0 },
+    grid: grid1d(where.rows * chunks),
+    cost: { flops: (isMass ? 20 : 5) * read, bytes: elementBytes(dtype, read) + 4 * PARTIAL * where.rows * chunks },
+  });
+  launch(selectKernel, {
+    use,
+    constants,
+    buffers: { x, partial, before, after },
+    params: { ...shared, step, top_k: topK, top_p: topP },
+    grid: grid1d(where.rows),
+    cost: { flops: 256 * (chunks + 1) * where.rows, bytes: 4 * PARTIAL * where.rows * chunks },
+  });
+}

@@ -1,0 +1,140 @@
+/**
+ * Writes a checkpoint in either layout of names and any float dtype, as safetensors, in chunks. Tensors whose dtype stays are copied
+ * byte by byte. What the hf layout has no place for (SigLIP's pooling head, the use of the codes) goes to `extra.safetensors` beside it,
+ * under the original's names, and comes back from there: deepseek → hf → deepseek gives the same bytes.
+ */
+import { ArgumentError } from "../../../engine/errors.ts";
+import type { ByteSink, FolderSink } from "../../io/bytes.ts";
+import { castFloats, isFloatDType } from "../../io/cast.ts";
+import type { FloatDType } from "../../io/cast.ts";
+import { EXTRA_FILE, sourceOf } from "./checkpoint.ts";
+import type { Checkpoint } from "./checkpoint.ts";
+import { TensorMismatchError } from "../../io/errors.ts";
+import { LAYOUTS, arrange } from "./names.ts";
+import type { Layout, TensorSource } from "./names.ts";
+import { layoutSafetensors, writeSafetensors } from "../../io/safetensors.ts";
+import type { TensorContent } from "../../io/safetensors.ts";
+import { convertSideFiles } from "./side_files.ts";
+import { elementCount, storedElementBytes } from "../../io/stored.ts";
+
+export interface ConvertOptions {
+  readonly layout: Layout;
+  /** Of all floating-point tensors. Without it each keeps its own. */
+  readonly dtype?: FloatDType;
+  /** Weights of more bytes are written in several files with an index; 5 GB, as the published ones are. */
+  readonly shardBytes?: number;
+  /** Tokenizer, processor and other files of the folder, by name; see `convertSideFiles`. */
+  readonly sideFiles?: ReadonlyMap<string, Uint8Array>;
+  readonly chunkBytes?: number;
+  readonly onProgress?: (done: { bytes: number; totalBytes: number; tensor: string }) => void;
+  readonly signal?: AbortSignal;
+}
+
+interface PlannedFile {
+  readonly name: string;
+  readonly tensors: readonly TensorSource[];
+  readonly bytes: number;
+}
+
+export interface ConvertPlan {
+  readonly files: readonly PlannedFile[];
+  /** Of all weight files. */
+  readonly bytes: number;
+  /** Which tensor is in which file, when the weights are in several. */
+  readonly index: Uint8Array | null;
+}
+
+/** What a conversion will write. Throws before anything is written when it cannot be done. */
+export function planConversion(checkpoint: Checkpoint, options: ConvertOptions): ConvertPlan {
+  const { layout, dtype, shardBytes = 5e9 } = options;
+  if (!LAYOUTS.includes(layout))
+    throw new ArgumentError(`convert: layout ${JSON.stringify(layout)}; one of ${LAYOUTS.join(", ")}`);
+  if (dtype !== undefined && !isFloatDType(dtype))
+    throw new ArgumentError(`convert: dtype ${JSON.stringify(dtype)}; one of f32, f16, bf16`);
+  const { placed, problems } = arrange(checkpoint.kept, checkpoint.layout, layout);
+  if (problems.length)
+    throw new TensorMismatchError(`convert: ${checkpoint.name} does not fit the ${layout} layout:`, problems);
+  const retyped = (tensor: TensorSource): TensorSource =>
+    dtype && isFloatDType(tensor.dtype) ? { ...tensor, dtype } : tensor;
+  const byName = (a: TensorSource, b: TensorSource): number => (a.name < b.name ? -1 : 1);
+  const unused = [...checkpoint.unused.values()].map(sourceOf).map(retyped).sort(byName);
+  const main = [...placed.values()].map(retyped);
+  const weights = shards(layout === "deepseek" ? [...main, ...unused].sort(byName) : main.sort(byName), shardBytes);
+  const extra = layout === "hf" && unused.length ? [planFile(EXTRA_FILE, unused)] : [];
+  const files = [...weights, ...extra];
+  return {
+    files,
+    bytes: files.reduce((sum, file) => sum + file.bytes, 0),
+    index: weights.length > 1 ? indexOf(weights) : null,
+  };
+}
+
+const tensorBytes = ({ shape, dtype }: TensorSource): number => elementCount(shape) * storedElementBytes(dtype);
+const planFile = (name: string, tensors: readonly TensorSource[]): PlannedFile => ({
+  name,
+  tensors,
+  bytes: layoutSafetensors(tensors).fileBytes,
+});
+
+function shards(tensors: readonly TensorSource[], limit: number): PlannedFile[] {
+  const parts: TensorSource[][] = [[]];
+  let bytes = 0;
+  for (const tensor of tensors) {
+    const size = tensorBytes(tensor);
+    if (bytes + size > limit && bytes > 0) {
+      parts.push([]);
+      bytes = 0;
+    }
+    parts.at(-1)!.push(tensor);
+    bytes += size;
+  }
+  const digits = (n: number): string => String(n).padStart(5, "0");
+  return parts.map((part, i) =>
+    planFile(
+      parts.length === 1 ? "model.safetensors" : `model-${digits(i + 1)}-of-${digits(parts.length)}.safetensors`,
+      part,
+    ),
+  );
+}
+
+function indexOf(files: readonly PlannedFile[]): Uint8Array {
+  const totalSize = files.reduce((sum, file) => sum + file.tensors.reduce((s, t) => s + tensorBytes(t), 0), 0);
+  const places = files.flatMap(({ name, tensors }) => tensors.map((tensor): [string, string] => [tensor.name, name]));
+  const json = { metadata: { total_size: totalSize }, weight_map: Object.fromEntries(places) };
+  return new TextEncoder().encode(`${JSON.stringify(json, null, 2)}\n`);
+}
+
+/**
+ * Writes a checkpoint to a folder: weights, config.json and the side files of the wanted layout. In memory is one chunk at a time
+ * (16 MiB unless told). The sink decides what happens to a folder that is not finished; `writeFolderAtomic` leaves none.
+ */
+export async function convertCheckpoint(
+  checkpoint: Checkpoint,
+  sink: FolderSink,
+  options: ConvertOptions,
+): Promise<ConvertPlan> {
+  const plan = planConversion(checkpoint, options);
+  await checkpoint.requireTied(options.signal);
+  const side = convertSideFiles(checkpoint, options.layout, options.sideFiles ?? new Map(), options.dtype);
+  let done = 0;
+  for (const file of plan.files) {
+    const contents = file.tensors.map((tensor): TensorContent => ({ ...tensor, chunks: () => converted(tensor) }));
+    await sink.write(file.name, (out: ByteSink) => writeSafetensors(out, contents));
+  }
+  async function* converted(tensor: TensorSource): AsyncGenerator<Uint8Array> {
+    const from = tensor.pieces[0]?.tensor.dtype ?? tensor.dtype;
+    for await (const chunk of checkpoint.chunks(tensor, options.chunkBytes, options.signal)) {
+      yield isFloatDType(from) && isFloatDType(tensor.dtype)
+        ? castFloats(chunk, from, tensor.dtype, tensor.name)
+        : chunk;
+      done += chunk.length;
+      options.onProgress?.({ bytes: done, totalBytes: inputBytes(plan), tensor: tensor.name });
+    }
+  }
+  if (plan.index) await sink.write("model.safetensors.index.json", plan.index);
+  for (const [name, content] of side) await sink.write(name, content);
+  return plan;
+}
+
+const inputBytes = (plan: ConvertPlan): number =>
+  plan.files.reduce((sum, file) => sum + file.tensors.reduce((s, t) => s + t.bytes, 0), 0);

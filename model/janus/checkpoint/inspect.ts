@@ -1,0 +1,152 @@
+/** What a checkpoint holds and what it takes to run and to train it: numbers from headers and config alone, no GPU needed. */
+import { gridSize } from "../config.ts";
+import type { JanusConfig } from "../config.ts";
+import type { Checkpoint } from "./checkpoint.ts";
+import { expectedTensors } from "./expected.ts";
+import { elementCount, storedElementBytes } from "../../io/stored.ts";
+import type { StoredDType } from "../../io/stored.ts";
+
+/** Parts of the model by the first name that fits. */
+const PARTS = [
+  ["vision tower", "model.vision_model."],
+  ["aligner", "model.aligner."],
+  ["generation embedding", "model.generation_embeddings."],
+  ["generation aligner", "model.generation_aligner."],
+  ["generation head", "model.generation_head."],
+  ["image encoder", "model.vqmodel.encoder."],
+  ["image encoder", "model.vqmodel.quant_conv."],
+  ["image codebook", "model.vqmodel.quantize."],
+  ["image decoder", "model.vqmodel.post_quant_conv."],
+  ["image decoder", "model.vqmodel.decoder."],
+  ["text embedding", "model.language_model.embed_tokens."],
+  ["language model", "model.language_model."],
+  ["text head", "lm_head."],
+] as const;
+
+export type Part = (typeof PARTS)[number][0];
+
+/** The part of the model that a tensor of the hf layout belongs to. */
+export function partOf(hfName: string): Part {
+  return PARTS.find(([, prefix]) => hfName.startsWith(prefix))![0];
+}
+
+/** Elements of each part. */
+export function countParts(config: JanusConfig): Record<Part, number> {
+  const counts = Object.fromEntries(PARTS.map(([part]) => [part, 0])) as Record<Part, number>;
+  for (const [name, shape] of expectedTensors(config, "hf")) counts[partOf(name)] += elementCount(shape);
+  return counts;
+}
+
+const sum = (counts: Record<Part, number>, parts: readonly Part[]): number =>
+  parts.reduce((total, part) => total + counts[part], 0);
+const ALL = [...new Set(PARTS.map(([part]) => part))];
+const LANGUAGE: Part[] = ["text embedding", "language model", "text head"];
+const UNDERSTANDING: Part[] = ["vision tower", "aligner", ...LANGUAGE];
+const GENERATION: Part[] = [
+  "generation embedding",
+  "generation aligner",
+  "generation head",
+  "image codebook",
+  "image decoder",
+  "text embedding",
+  "language model",
+];
+const STAGE_1: Part[] = ["aligner", "generation embedding", "generation aligner", "generation head"];
+const STAGE_2: Part[] = [...STAGE_1, ...LANGUAGE];
+const STAGE_3: Part[] = [...STAGE_2, "vision tower"];
+
+/** 16-bit weights and gradients, f32 master weights and two moments. */
+const TRAINED_BYTES = 16;
+/** Tokens of a prompt beside the picture, for estimates. */
+const PROMPT = 32;
+
+export interface TrainingNeed {
+  readonly trainable: number;
+  /** Weights, gradients and optimizer of the trainable part (16 B each) and the frozen rest in bf16; activations come on top. */
+  readonly bytes: number;
+}
+
+export interface Needs {
+  /** Weights alone, in the dtype of the estimate. */
+  readonly weightBytes: { readonly all: number; readonly understanding: number; readonly generation: number };
+  /** Keys and values of one token in one row, 16 bits each. */
+  readonly cacheBytesPerToken: number;
+  /** Keys and values of one guided picture: two rows. */
+  readonly imageCacheBytes: number;
+  /** The image decoder's widest feature maps: three at a time, f32. */
+  readonly decoderBytes: number;
+  /** All of the above: the whole model and one picture at a time. */
+  readonly runBytes: number;
+  readonly training: { readonly stage1: TrainingNeed; readonly stage2: TrainingNeed; readonly stage3: TrainingNeed };
+}
+
+/** Memory that a model of this config needs; `elementBytes` is that of a weight, 2 for bf16. */
+export function needsOf(config: JanusConfig, elementBytes = 2): Needs {
+  const counts = countParts(config);
+  const { language, vq } = config;
+  const weights = (parts: readonly Part[]): number => sum(counts, parts) * elementBytes;
+  const train = (parts: readonly Part[]): TrainingNeed => {
+    const trainable = sum(counts, parts);
+    return { trainable, bytes: trainable * TRAINED_BYTES + (sum(counts, ALL) - trainable) * 2 };
+  };
+  const cacheBytesPerToken = 2 * language.layers * language.kvHeads * language.headDim * 2;
+  const imageCacheBytes = 2 * (gridSize(config) ** 2 + PROMPT) * cacheBytesPerToken;
+  const decoderBytes = 3 * 4 * vq.baseChannels * vq.imageSize ** 2;
+  return {
+    weightBytes: { all: weights(ALL), understanding: weights(UNDERSTANDING), generation: weights(GENERATION) },
+    cacheBytesPerToken,
+    imageCacheBytes,
+    decoderBytes,
+    runBytes: weights(ALL) + imageCacheBytes + decoderBytes,
+    training: { stage1: train(STAGE_1), stage2: train(STAGE_2), stage3: train(STAGE_3) },
+  };
+}
+
+export interface Inspection {
+  readonly name: string;
+  readonly layout: Checkpoint["layout"];
+  readonly format: Checkpoint["format"];
+  readonly config: JanusConfig;
+  /** In the weight files, unused ones included. */
+  readonly tensors: number;
+  readonly bytes: number;
+  /** Elements that the model reads. */
+  readonly parameters: number;
+  readonly byPart: Record<Part, number>;
+  /** Elements that it never reads: pooling head and statistics. */
+  readonly unused: number;
+  readonly dtypes: Partial<Record<StoredDType, { tensors: number; bytes: number }>>;
+  readonly needs: Needs;
+}
+
+/** Everything that `janus inspect` shows. */
+export function inspect(checkpoint: Checkpoint): Inspection {
+  const { config } = checkpoint;
+  const stored = new Map([...checkpoint.tensors, ...checkpoint.unused]);
+  const dtypes: Inspection["dtypes"] = {};
+  let bytes = 0;
+  for (const { dtype, bytes: size } of stored.values()) {
+    bytes += size;
+    const of = (dtypes[dtype] ??= { tensors: 0, bytes: 0 });
+    of.tensors++;
+    of.bytes += size;
+  }
+  const byPart = countParts(config);
+  const parameters = sum(byPart, ALL);
+  let weightBytes = 0;
+  for (const { dtype, shape } of checkpoint.parameters.values())
+    weightBytes += elementCount(shape) * storedElementBytes(dtype);
+  return {
+    name: checkpoint.name,
+    layout: checkpoint.layout,
+    format: checkpoint.format,
+    config,
+    tensors: stored.size,
+    bytes,
+    parameters,
+    byPart,
+    unused: [...checkpoint.unused.values()].reduce((total, { shape }) => total + elementCount(shape), 0),
+    dtypes,
+    needs: needsOf(config, weightBytes / parameters),
+  };
+}

@@ -1,0 +1,193 @@
+/**
+ * Images out of the model: all codes of a batch of pictures without a read-back, with classifier-free guidance, then the VQ decoder.
+ * Source: janus-pro's generation loop; rows alternate conditional and unconditional, as in the original.
+ */
+import { ArgumentError, DTypeError, construct, isFloat } from "../../engine/index.ts";
+import type { Device, Tensor } from "../../engine/index.ts";
+import { arange, copyInto, full, guidance as guide, where } from "../../kernels/index.ts";
+import { imageTokens } from "./config.ts";
+import type { JanusConfig } from "./config.ts";
+import { Decoder, isFlagged, stepsAhead } from "../decoding.ts";
+import type { DecodingOptions, Head } from "../decoding.ts";
+import { Sampler, checkIds, checkSampling } from "./generate_text.ts";
+import type { SamplingOptions } from "./generate_text.ts";
+import type { JanusForConditionalGeneration } from "./janus.ts";
+import { checkContext, unconditionalRow } from "./prompt.ts";
+import { DRAWING_DEFAULTS } from "./processor.ts";
+
+export interface ImageOptions extends SamplingOptions, DecodingOptions {
+  /**
+   * Pictures of each prompt; 1 unless told. Picture k of all, those of a prompt next to each other, draws as the only one with seed `seed` + k would:
+   * no two share their draws. It is the same token for token as long as all pictures of the batch are at most 16 (32 without guidance; software devices have no such bound): beyond, sums are rounded otherwise.
+   */
+  readonly n?: number;
+  /** Weight w of u + w · (c − u) over the logits with and without the prompt; 1 for none; 5 unless told (`Janus.generate`: the model's own). */
+  readonly guidance?: number;
+}
+
+/** Of one prompt in one batch; the caches of more fit no device. */
+const MOST_PICTURES = 4096;
+
+class ImageHead implements Head {
+  /** u32 [N, tokens]: the codes so far, flagged where they are not finite; the rest is 0. */
+  readonly codes: Tensor;
+  private readonly model: JanusForConditionalGeneration;
+  private readonly sampler: Sampler;
+  private readonly weight: number;
+  private readonly places: Tensor;
+
+  constructor(
+    model: JanusForConditionalGeneration,
+    tokens: number,
+    seeds: readonly number[],
+    options: ImageOptions,
+    device: Device,
+  ) {
+    this.model = model;
+    this.weight = options.guidance ?? DRAWING_DEFAULTS.guidance;
+    this.sampler = new Sampler(
+      { ...options, temperature: options.temperature ?? DRAWING_DEFAULTS.temperature },
+      seeds,
+      device,
+    );
+    this.codes = full([seeds.length, tokens], 0, { dtype: "u32", device }).keep();
+    this.places = arange(0, tokens, 1, { dtype: "u32", device }).keep();
+  }
+
+  sample(hidden: Tensor, step: Tensor): Tensor {
+    const logits = this.model.codeLogits(hidden); // [R, codes]
+    const tokens = this.sampler.sample(this.weight === 1 ? logits : guide(logits, this.weight), step);
+    copyInto(this.codes, where(this.places.eq(step), tokens.unsqueeze(1), this.codes));
+    return tokens;
+  }
+
+  embed(tokens: Tensor): Tensor {
+    const rows = this.model.embedCodes(tokens).unsqueeze(1); // [N, 1, hidden]
+    if (this.weight === 1) return rows;
+    const [n, , hidden] = rows.shape as [number, number, number];
+    return rows.expand([n, 2, hidden]).reshape([2 * n, 1, hidden]); // both rows of a pair
+  }
+
+  dispose(): void {
+    this.sampler.dispose();
+    for (const t of [this.codes, this.places]) t.dispose();
+  }
+}
+
+/** Pictures on their way: `n` of each prompt, those of one prompt next to each other. Dispose it when done. */
+export class ImageGeneration {
+  /** Pictures. */
+  readonly count: number;
+  /** Codes of a picture. */
+  readonly tokens: number;
+  /** Of each picture, in the order of the pictures. */
+  readonly seeds: readonly number[];
+  /** Codes of each picture that are sampled and handed to the device. */
+  done = 0;
+  readonly decoder: Decoder;
+  private readonly head: ImageHead;
+  private readonly signal: AbortSignal | undefined;
+
+  /**
+   * Runs the prompts; throws `PromptError` and `ArgumentError` before any work.
+   * @param prompts token ids, the last of each being begin-of-image
+   * @param pad id that takes the place of a prompt's inner tokens in its unconditional row
+   */
+  constructor(
+    model: JanusForConditionalGeneration,
+    config: JanusConfig,
+    prompts: readonly (readonly number[])[],
+    pad: number,
+    options: ImageOptions = {},
+  ) {
+    const { n = 1, guidance = DRAWING_DEFAULTS.guidance, seed = 0 } = options;
+    if (!Number.isInteger(n) || n < 1 || n > MOST_PICTURES)
+      throw new ArgumentError(`generate: n ${n}; a whole number from 1 to ${MOST_PICTURES}`);
+    if (!Number.isFinite(Math.fround(guidance)))
+      throw new ArgumentError(`generate: guidance ${guidance}; a finite number, 1 for none`);
+    if (prompts.length === 0) throw new ArgumentError("generate: no prompts; give at least one");
+    checkSampling("generate", options, n * prompts.length);
+    const { cacheDType = "f32" } = options;
+    if (!isFloat(cacheDType)) throw new DTypeError(`generate: cacheDType ${cacheDType}; one of f32, f16, bf16`);
+    this.tokens = imageTokens(config);
+    for (const ids of prompts) {
+      checkIds(ids, config.language.vocabulary);
+      checkContext(ids, this.tokens - 1, config.language.maxPositions);
+    }
+    this.signal = options.signal;
+    this.signal?.throwIfAborted();
+    this.count = prompts.length * n;
+    this.seeds = Array.from({ length: this.count }, (_, k) => seed + k);
+    const { device } = model.lm_head.weight;
+    const pair = guidance === 1 ? 1 : 2;
+    const rows = prompts.flatMap((ids) => [{ ids }, { ids: unconditionalRow(ids, pad) }].slice(0, pair));
+    const order = prompts.flatMap((_, p) =>
+      Array.from({ length: n }, () => Array.from({ length: pair }, (__, i) => pair * p + i)).flat(),
+    );
+    [this.head, this.decoder] = construct(() => {
+      const head = new ImageHead(model, this.tokens, this.seeds, options, device);
+      const room = this.tokens - 1;
+      return [
+        head,
+        Decoder.prefill(model, config.language, rows, order, head, this.count, room, { ...options, device }),
+      ];
+    });
+  }
+
+  /**
+   * Samples all codes; gives how many of each picture the device has computed, after each that it is known of. Throws `NotFiniteError` after
+   * the first code, where most damaged weights show; for the others `codes` does.
+   */
+  async *run(): AsyncGenerator<number> {
+    const { device } = this.decoder;
+    const waits: Promise<void>[] = [];
+    try {
+      let computed = 0;
+      while (this.done < this.tokens) {
+        this.signal?.throwIfAborted();
+        if (this.done === 0) {
+          this.decoder.begin();
+          await this.checkCodes(Array.from(await this.decoder.tokens.data(), (code) => [code]));
+        } else await this.decoder.next();
+        this.done++;
+        const computedThis = device.sync();
+        computedThis.catch(() => undefined); // told when it is awaited
+        waits.push(computedThis);
+        while (waits.length > stepsAhead(device, 8)) {
+          await waits.shift();
+          yield ++computed;
+        }
+      }
+      while (waits.length) {
+        await waits.shift();
+        yield ++computed;
+      }
+    } finally {
+      await Promise.allSettled(waits);
+    }
+  }
+
+  /** The codes sampled so far, one array a picture. Throws `NotFiniteError` where the logits of one are not finite. */
+  async codes(): Promise<number[][]> {
+    const done = this.done;
+    const all = await this.head.codes.data();
+    const codes = Array.from({ length: this.count }, (_, k) =>
+      Array.from(all.subarray(k * this.tokens, k * this.tokens + done)),
+    );
+    await this.checkCodes(codes);
+    return codes;
+  }
+
+  /** Throws for the first code that is flagged: the flags travel with the codes, so that no step reads back. */
+  private async checkCodes(codes: readonly (readonly number[])[]): Promise<void> {
+    const steps = codes.map((row) => row.findIndex(isFlagged));
+    const step = Math.min(...steps.filter((at) => at >= 0));
+    if (step === Infinity) return;
+    const place = `code ${step} of picture ${steps.indexOf(step)}`;
+    throw await this.decoder.notFinite({ op: "generate", head: "image head (gen_head)", place, step });
+  }
+
+  dispose(): void {
+    this.decoder.dispose();
+  }
+}

@@ -1,0 +1,92 @@
+/** Pictures on the host to codes of the image tokenizer and back. It needs nothing else of the model. */
+import { ArgumentError, NotFiniteError, noGrad, scope, tensor } from "../../engine/index.ts";
+import type { Tensor } from "../../engine/index.ts";
+import { cat, countNonFinite } from "../../kernels/index.ts";
+import { generationPixels, pixelsToRgb } from "../image/preprocess.ts";
+import type { RgbImage } from "../image/image.ts";
+import type { VqModel } from "../vq.ts";
+
+export interface Reconstruction {
+  readonly tokenIds: readonly number[];
+  /** What the image tokenizer saw: short side fitted, cropped to a square. */
+  readonly original: RgbImage;
+  readonly image: RgbImage;
+  /** Peak signal-to-noise ratio of the 8-bit pixels, dB; infinite for equal pictures. */
+  readonly psnr: number;
+}
+
+/**
+ * The picture of `codes`, in raster order. Of the first codes of a picture it shows the whole rows that they make; the decoder
+ * sees the rest as copies of the last one, and what it shows near the lower edge will still change. Null below one row. Throws
+ * `NotFiniteError` where a pixel is not finite.
+ * @param name of the picture, for that error
+ */
+export async function decodePicture(
+  vq: VqModel,
+  codes: readonly number[],
+  name = "the picture",
+): Promise<RgbImage | null> {
+  const { side: rowCodes, imageSize: side } = vq;
+  const { weight } = vq.quantize.embedding;
+  const tokens = rowCodes ** 2;
+  const rows = Math.floor(codes.length / rowCodes);
+  if (rows === 0) return null;
+  const strange = codes.findIndex((code) => !Number.isInteger(code) || code < 0 || code >= weight.dim(0));
+  if (strange >= 0 || codes.length > tokens)
+    throw new ArgumentError(
+      `decodePicture: ${strange < 0 ? `${codes.length} codes` : `code ${codes[strange]}`}; a picture has ${tokens} codes from 0 to ${weight.dim(0) - 1}`,
+    );
+  const whole = Int32Array.from({ length: tokens }, (_, i) => codes[Math.min(i, codes.length - 1)]!);
+  const pixels = noGrad(() => scope(() => vq.decode(tensor(whole, { shape: [1, tokens], device: weight.device }))));
+  try {
+    const levels = (await pixels.data()) as Float32Array;
+    if (!levels.every(Number.isFinite)) throw new NotFiniteError("decodePicture", "VQ decoder", name);
+    const picture = pixelsToRgb(levels, side, side);
+    const height = (rows * side) / rowCodes;
+    return height === side ? picture : { width: side, height, data: picture.data.slice(0, 3 * side * height) };
+  } finally {
+    pixels.dispose();
+    pixels.device.pool.trim(); // a gigabyte of feature maps that nothing else has a use for
+  }
+}
+
+/**
+ * pixels [B, 3, S, S] in −1 … 1 → the codes of all pictures, one after the other. Throws `NotFiniteError` where the encoder's vectors are not
+ * finite: each would have some nearest code all the same.
+ */
+export async function encodePictures(vq: VqModel, pixels: Tensor): Promise<number[]> {
+  // The count is read with the codes.
+  const read = noGrad(() =>
+    scope(() => {
+      const vectors = vq.encodeVectors(pixels);
+      return cat([vq.nearest(vectors).flatten(), countNonFinite(vectors).reshape([1])]);
+    }),
+  );
+  try {
+    const codes = Array.from(await read.data());
+    if (codes.pop()! > 0) throw new NotFiniteError("encodePictures", "VQ encoder", pixels.dim(0) === 1 ? "the picture" : `a batch of ${pixels.dim(0)} pictures`);
+    return codes;
+  } finally {
+    read.dispose();
+  }
+}
+
+/** A picture through the image tokenizer and back. */
+export async function reconstruct(vq: VqModel, picture: RgbImage): Promise<Reconstruction> {
+  const side = vq.imageSize;
+  const { device } = vq.quantize.embedding.weight;
+  const pixels = generationPixels(picture, side);
+  using input = tensor(pixels, { shape: [1, 3, side, side], device });
+  const tokenIds = await encodePictures(vq, input);
+  const image = (await decodePicture(vq, tokenIds))!;
+  // x = u8 / 127.5 − 1 and back: half a level up, against truncation.
+  const original: RgbImage = {
+    width: side,
+    height: side,
+    data: Uint8Array.from({ length: 3 * side * side }, (_, i) =>
+      Math.round((pixels[(i % 3) * side * side + Math.floor(i / 3)]! + 1) * 127.5),
+    ),
+  };
+  const squares = original.data.reduce((sum, level, i) => sum + (level - image.data[i]!) ** 2, 0);
+  return { tokenIds, original, image, psnr: 10 * Math.log10((255 ** 2 * original.data.length) / squares) };
+}

@@ -1,0 +1,131 @@
+/**
+ * Janus-Pro: one Llama that understands pictures through SigLIP and draws them as VQ codes. Field paths are the tensor names of the
+ * Hugging Face layout. Heads and embeddings of the two directions share nothing but the Llama between them.
+ */
+import { ShapeError, checkTensors, scope } from "../../engine/index.ts";
+import type { Tensor } from "../../engine/index.ts";
+import { gelu, indexSelect, where } from "../../kernels/index.ts";
+import type { JanusConfig } from "./config.ts";
+import { Embedding, Linear } from "../nn/layers.ts";
+import type { LayerOptions } from "../nn/layers.ts";
+import { LlamaModel } from "../llama.ts";
+import type { Sequence } from "../llama.ts";
+import { Module } from "../nn/module.ts";
+import { SiglipVisionModel } from "../siglip.ts";
+import { VqModel } from "../vq.ts";
+
+/** x [..., inFeatures] → [..., hidden]: linear layers with exact GELU between them. */
+class Aligner extends Module {
+  readonly fc1: Linear;
+  readonly hidden_layers: readonly Linear[];
+
+  constructor(inFeatures: number, hidden: number, depth: number, options: LayerOptions) {
+    super();
+    this.fc1 = new Linear(inFeatures, hidden, options);
+    this.hidden_layers = Array.from({ length: depth - 1 }, () => new Linear(hidden, hidden, options));
+  }
+
+  forward(x: Tensor): Tensor {
+    return this.hidden_layers.reduce((h, layer) => layer.call(gelu(h)), this.fc1.call(x));
+  }
+}
+
+/** hidden states [..., hidden] (after the Llama's last norm) → logits of the image codes [..., codes]. */
+class GenerationHead extends Module {
+  readonly proj_out: Linear;
+  readonly vision_head: Linear;
+
+  constructor(hidden: number, codes: number, options: LayerOptions) {
+    super();
+    this.proj_out = new Linear(hidden, hidden, options);
+    this.vision_head = new Linear(hidden, codes, options);
+  }
+
+  forward(x: Tensor): Tensor {
+    return this.vision_head.call(gelu(this.proj_out.call(x)));
+  }
+}
+
+/** The parts of Janus-Pro, named as in the checkpoint; how they work together is in `Janus`. */
+export class JanusModel extends Module {
+  readonly vision_model: SiglipVisionModel;
+  readonly aligner: Aligner;
+  readonly vqmodel: VqModel;
+  readonly generation_embeddings: Embedding;
+  readonly generation_aligner: Aligner;
+  readonly generation_head: GenerationHead;
+  readonly language_model: LlamaModel;
+
+  constructor(config: JanusConfig, options: LayerOptions) {
+    super();
+    const { hidden } = config.language;
+    this.vision_model = new SiglipVisionModel(config.vision, options);
+    this.aligner = new Aligner(config.vision.hidden, hidden, config.aligner.depth, options);
+    this.vqmodel = new VqModel(config.vq, options);
+    this.generation_embeddings = new Embedding(config.vq.codes, config.vq.codeDim, options);
+    this.generation_aligner = new Aligner(config.vq.codeDim, hidden, config.generation.depth, options);
+    this.generation_head = new GenerationHead(hidden, config.vq.codes, options);
+    this.language_model = new LlamaModel(config.language, options);
+  }
+
+  /** pixels [N, 3, S, S] → image embeddings [N, patches, hidden]. */
+  forward(pixels: Tensor): Tensor {
+    return this.aligner.call(this.vision_model.call(pixels));
+  }
+}
+
+/** The whole model: embeddings in, hidden states and the logits of either head out. */
+export class JanusForConditionalGeneration extends Module<readonly [Tensor, Sequence]> {
+  readonly model: JanusModel;
+  readonly lm_head: Linear;
+
+  constructor(config: JanusConfig, options: LayerOptions = {}) {
+    super();
+    this.model = new JanusModel(config, options);
+    const { hidden, vocabulary, tied } = config.language;
+    const weight = this.model.language_model.embed_tokens.weight;
+    this.lm_head = new Linear(hidden, vocabulary, { ...options, bias: false, ...(tied && { weight }) });
+  }
+
+  /** embeddings [B, T, hidden] → text logits [B, T, vocabulary]. */
+  forward(embeddings: Tensor, sequence: Sequence): Tensor {
+    return this.lm_head.call(this.hidden(embeddings, sequence));
+  }
+
+  /** embeddings [B, T, hidden] → hidden states [B, T, hidden] after the last norm, the input of either head. */
+  hidden(embeddings: Tensor, sequence: Sequence): Tensor {
+    return this.model.language_model.call(embeddings, sequence);
+  }
+
+  /** ids [B, T] (i32 or u32) → text embeddings [B, T, hidden]. */
+  embedText(ids: Tensor): Tensor {
+    return this.model.language_model.embed_tokens.call(ids);
+  }
+
+  /** code indices [...] → embeddings [..., hidden] as the Llama takes them. */
+  embedCodes(codes: Tensor): Tensor {
+    return scope(() => this.model.generation_aligner.call(this.model.generation_embeddings.call(codes)));
+  }
+
+  /**
+   * ids [B, T] with image embeddings in the places of the image placeholders.
+   * @param images image embeddings [N, P, hidden], in the order of the placeholders of the rows
+   * @param places i32 [B, T]: which of the N · P image rows stands here, −1 for text
+   */
+  embedMixed(ids: Tensor, images: Tensor, places: Tensor): Tensor {
+    checkTensors("embedMixed", ids, images, places);
+    if (places.shape.join() !== ids.shape.join())
+      throw new ShapeError(`embedMixed: places ${places} for ids ${ids}; one a token`);
+    return scope(() => {
+      const [batch, length] = [ids.dim(0), ids.dim(1)];
+      const rows = images.reshape([-1, images.dim(2)]);
+      const taken = indexSelect(rows, 0, places.maximum(0).flatten()).reshape([batch, length, -1]); // [B, T, hidden]
+      return where(places.ge(0).unsqueeze(2), taken, this.embedText(ids));
+    });
+  }
+
+  /** hidden states [..., hidden] → logits of the image codes [..., codes]. */
+  codeLogits(hidden: Tensor): Tensor {
+    return this.model.generation_head.call(hidden);
+  }
+}

@@ -1,0 +1,323 @@
+/**
+ * `Janus`: a checkpoint ready to be used. Questions about pictures and pictures of prompts, as streams for those who watch and as promises
+ * for those who wait; below it the bare model. Works on files from anywhere; the names of the hub and paths of Node are in `model/node/`.
+ */
+import { ArgumentError, getDevice, noGrad, now, scope, tensor } from "../../engine/index.ts";
+import type { Device, Tensor } from "../../engine/index.ts";
+import { cat } from "../../kernels/index.ts";
+import type { FileSource } from "../io/bytes.ts";
+import { openCheckpoint } from "./checkpoint/checkpoint.ts";
+import type { JanusConfig } from "./config.ts";
+import { ImageGeneration } from "./generate_images.ts";
+import type { ImageOptions } from "./generate_images.ts";
+import { checkText, generateText } from "./generate_text.ts";
+import type { Row } from "../decoding.ts";
+import type { TextOptions } from "./generate_text.ts";
+import { understandingPixels } from "../image/preprocess.ts";
+import type { RgbImage } from "../image/image.ts";
+import { decodePicture, reconstruct } from "./image_codes.ts";
+import type { Reconstruction } from "./image_codes.ts";
+import type { JanusForConditionalGeneration } from "./janus.ts";
+import { fingerprint, loadModel } from "./load.ts";
+import type { LoadOptions } from "./load.ts";
+import { readProcessor } from "./processor.ts";
+import type { Processor } from "./processor.ts";
+import type { Message } from "./prompt.ts";
+import { Stops } from "../stops.ts";
+import { Answer, Pictures } from "../streams.ts";
+import type { AnswerResult, GenerateEvent, Picture } from "../streams.ts";
+import type { TextStream } from "../tokenizer.ts";
+
+/** A picture as `Janus` takes it; in Node also a path or the bytes of a file. */
+export type ImageInput = RgbImage | string | Uint8Array;
+
+export interface AskOptions extends TextOptions {
+  /** In the order of their placeholders; without placeholders in the question they stand before it. */
+  readonly images?: readonly ImageInput[];
+  /** Stands before the conversation; the original's unless told, "" for none. */
+  readonly system?: string;
+  /** The answer ends before the first of these. */
+  readonly stop?: readonly string[];
+}
+
+export interface GenerateOptions extends ImageOptions {}
+
+export class Janus {
+  /** Of its folder. */
+  readonly name: string;
+  readonly config: JanusConfig;
+  /** The bare model: its submodules are callable with tensors. */
+  readonly model: JanusForConditionalGeneration;
+  readonly processor: Processor;
+  /** Tells these weights from others, in either layout; see `fingerprint`. */
+  readonly fingerprint: string;
+
+  constructor(
+    name: string,
+    config: JanusConfig,
+    model: JanusForConditionalGeneration,
+    processor: Processor,
+    hash: string,
+  ) {
+    this.name = name;
+    this.config = config;
+    this.model = model;
+    this.processor = processor;
+    this.fingerprint = hash;
+  }
+
+  /** Loads a checkpoint of either layout. Everything is checked before the first byte goes to the device. Throws subclasses of `CheckpointError`. */
+  static async fromFiles(source: FileSource, options: LoadOptions = {}): Promise<Janus> {
+    return new this(...(await this.parts(source, options)));
+  }
+
+  protected static async parts(source: FileSource, options: LoadOptions): Promise<ConstructorParameters<typeof Janus>> {
+    const checkpoint = await openCheckpoint(source);
+    try {
+      const processor = await readProcessor(source, checkpoint.config);
+      options.signal?.throwIfAborted();
+      const hash = await fingerprint(checkpoint);
+      const model = await loadModel(checkpoint, { ...options, device: options.device ?? getDevice() });
+      return [source.name, checkpoint.config, model, processor, hash];
+    } finally {
+      await checkpoint.close();
+    }
+  }
+
+  get device(): Device {
+    return this.model.lm_head.weight.device;
+  }
+
+  /**
+   * Answers a question about pictures, or without any. Greedy unless `temperature` is above 0.
+   * @param question text, in which `<image_placeholder>` may stand for pictures; or the messages of a conversation, the last of the user
+   */
+  ask(question: string | readonly Message[], options: AskOptions = {}): Answer {
+    return new Answer(this.answer(question, options));
+  }
+
+  /** Answers several questions at once, each as it would be answered alone with seed `seed` + its index. Each has its own images. */
+  async askAll(
+    questions: readonly { readonly question: string | readonly Message[]; readonly images?: readonly ImageInput[] }[],
+    options: Omit<AskOptions, "images"> = {},
+  ): Promise<AnswerResult[]> {
+    const asked = await Promise.all(
+      questions.map(({ question, images }) => this.encode(question, { ...options, images: images ?? [] })),
+    );
+    const run = this.decode(asked, options);
+    for (;;) {
+      const step = await run.next();
+      if (step.done) return step.value;
+    }
+  }
+
+  /** Pictures of a prompt, or `n` of each of several. */
+  generate(prompt: string | readonly string[], options: GenerateOptions = {}): Pictures {
+    const state: { generation: ImageGeneration | null } = { generation: null };
+    return new Pictures(this.draw(typeof prompt === "string" ? [prompt] : prompt, options, state), async () => {
+      const codes = (await state.generation?.codes()) ?? [];
+      const pictures: (RgbImage | null)[] = [];
+      for (const so of codes) pictures.push(await decodePicture(this.model.model.vqmodel, so));
+      return pictures;
+    });
+  }
+
+  /** The picture of image codes in raster order. */
+  async decodeImage(tokenIds: readonly number[]): Promise<RgbImage> {
+    const { vqmodel } = this.model.model;
+    const picture = tokenIds.length === vqmodel.side ** 2 ? await decodePicture(vqmodel, tokenIds) : null;
+    if (!picture) throw new ArgumentError(`decodeImage: ${tokenIds.length} codes; a picture has ${vqmodel.side ** 2}`);
+    return picture;
+  }
+
+  /** A picture through the image tokenizer and back. */
+  async reconstruct(input: ImageInput): Promise<Reconstruction> {
+    return reconstruct(this.model.model.vqmodel, await this.image(input));
+  }
+
+  /** Frees the weights. */
+  dispose(): void {
+    this.model.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  /** An input picture as pixels. In Node `model/node/janus.ts` also reads files. */
+  protected async image(input: ImageInput): Promise<RgbImage> {
+    if (typeof input === "string" || input instanceof Uint8Array || !(input?.data instanceof Uint8Array))
+      throw new ArgumentError("pictures are {width, height, data} of 8-bit RGB here; decode the file first");
+    return input;
+  }
+
+  /** A question as token ids and the pixels of its pictures. */
+  private async encode(question: string | readonly Message[], { images = [], system }: AskOptions): Promise<Asked> {
+    const settings = this.processor.images;
+    const ids = questionIds(this.processor, question, images.length, system);
+    const pixels: Float32Array[] = [];
+    for (const image of images) pixels.push(understandingPixels(await this.image(image), settings));
+    return { ids, pixels };
+  }
+
+  private async *answer(
+    question: string | readonly Message[],
+    options: AskOptions,
+  ): AsyncGenerator<string, AnswerResult> {
+    const asked = await this.encode(question, options);
+    const [result] = yield* this.decode([asked], options);
+    return result!;
+  }
+
+  /** Answers to encoded questions; gives the text of the first one as it comes. */
+  private async *decode(asked: readonly Asked[], options: AskOptions): AsyncGenerator<string, AnswerResult[]> {
+    const { eos, imagePlaceholder: placeholder } = this.processor.tokenizer.specials;
+    const { maxNewTokens = 512, stop = [], signal } = options;
+    const started = now();
+    // What can be refused is refused before the vision tower runs.
+    const lines = asked.map(({ ids }) => new Line(ids, this.processor.tokenizer.stream(), new Stops(stop)));
+    checkText(this.config, asked, { ...options, maxNewTokens });
+    signal?.throwIfAborted();
+    const embeddings: Tensor[] = [];
+    let begun = started;
+    try {
+      const rows = asked.map(({ ids, pixels }): Row => {
+        if (pixels.length === 0) return { ids };
+        embeddings.push(this.embedImages(pixels));
+        return { ids, images: { embeddings: embeddings.at(-1)!, placeholder } };
+      });
+      const isDone = (row: number): boolean => lines[row]!.finish !== null;
+      for await (const tokens of generateText(this.model, this.config, rows, { ...options, maxNewTokens }, isDone)) {
+        if (begun === started) begun = now();
+        for (const [i, line] of lines.entries()) {
+          const text = line.push(tokens[i]!, eos, maxNewTokens);
+          if (i === 0 && text) yield text;
+        }
+        if (lines.every(({ finish }) => finish !== null)) break;
+      }
+    } finally {
+      for (const t of embeddings) t.dispose();
+      this.device.pool.trim(); // prompts of other lengths need buffers of other sizes
+    }
+    const timings = { prefillMs: begun - started, decodeMs: now() - begun };
+    return lines.map(({ text, tokenIds, promptTokenIds, finish }) => ({
+      text,
+      tokenIds,
+      promptTokenIds,
+      finish: finish!,
+      timings,
+    }));
+  }
+
+  /** pixels of N pictures → embeddings [N · P, hidden], one picture at a time. */
+  private embedImages(pixels: readonly Float32Array[]): Tensor {
+    const side = this.config.vision.imageSize;
+    return noGrad(() =>
+      scope(() =>
+        cat(
+          pixels.map((picture) =>
+            this.model.model.call(tensor(picture, { shape: [1, 3, side, side], device: this.device })).flatten(0, 1),
+          ),
+        ),
+      ),
+    ).keep();
+  }
+
+  private async *draw(
+    prompts: readonly string[],
+    options: GenerateOptions,
+    state: { generation: ImageGeneration | null },
+  ): AsyncGenerator<GenerateEvent, Picture[]> {
+    const { prompts: format, tokenizer, drawing } = this.processor;
+    const { n = 1, guidance = drawing.guidance, temperature = drawing.temperature, topK, topP } = options;
+    const rows = prompts.map((prompt) => format.encode(format.generation(prompt)));
+    const generation = (state.generation = new ImageGeneration(this.model, this.config, rows, tokenizer.specials.pad, {
+      ...options,
+      guidance,
+      temperature,
+    }));
+    let codes: number[][];
+    try {
+      for await (const done of generation.run()) yield { type: "progress", done, total: generation.tokens };
+      codes = await generation.codes();
+    } finally {
+      state.generation = null;
+      generation.dispose();
+    }
+    // Decoding needs as much memory as the cache did: it gets that one's instead of more.
+    this.device.pool.trim();
+    const pictures: Picture[] = [];
+    for (const [index, tokenIds] of codes.entries()) {
+      options.signal?.throwIfAborted();
+      const image = (await decodePicture(this.model.model.vqmodel, tokenIds, `picture ${index}`))!;
+      const picture: Picture = {
+        image,
+        prompt: prompts[Math.floor(index / n)]!,
+        seed: generation.seeds[index]!,
+        guidance,
+        temperature,
+        topK,
+        topP,
+        model: this.fingerprint,
+        tokenIds,
+      };
+      pictures.push(picture);
+      yield { type: "picture", index, picture };
+    }
+    return pictures;
+  }
+}
+
+/** The ids of a question with its images expanded. Throws `PromptError` where it cannot be asked. */
+export function questionIds(
+  { prompts, tokenizer }: Processor,
+  question: string | readonly Message[],
+  images: number,
+  system?: string,
+): number[] {
+  const placeholder = tokenizer.tokenOf(tokenizer.specials.imagePlaceholder)!;
+  const isPlain = typeof question === "string" && !question.includes(placeholder);
+  const content = isPlain ? `${placeholder}\n`.repeat(images) + question : question;
+  const messages: readonly Message[] = typeof content === "string" ? [{ role: "user", content }] : content;
+  return prompts.encode(prompts.conversation(messages, system === undefined ? {} : { system }), images);
+}
+
+interface Asked {
+  readonly ids: readonly number[];
+  /** float32 [3, S, S] each. */
+  readonly pixels: readonly Float32Array[];
+}
+
+/** One row's answer as it grows. */
+class Line {
+  text = "";
+  finish: AnswerResult["finish"] | null = null;
+  readonly tokenIds: number[] = [];
+  readonly promptTokenIds: readonly number[];
+  private readonly stream: TextStream;
+  private readonly stops: Stops;
+
+  constructor(promptTokenIds: readonly number[], stream: TextStream, stops: Stops) {
+    this.promptTokenIds = promptTokenIds;
+    this.stream = stream;
+    this.stops = stops;
+  }
+
+  /** Takes a token; returns the text that is certain now. */
+  push(id: number, eos: number, most: number): string {
+    if (this.finish) return "";
+    let text = "";
+    if (id === eos) this.finish = "end";
+    else {
+      this.tokenIds.push(id);
+      text = this.stops.push(this.stream.push(id));
+      if (this.stops.stopped) this.finish = "stop";
+      else if (this.tokenIds.length >= most) this.finish = "length";
+    }
+    if (this.finish === "end" || this.finish === "length")
+      text += this.stops.push(this.stream.flush()) + this.stops.flush();
+    if (this.stops.stopped) this.finish = "stop";
+    this.text += text;
+    return text;
+  }
+}

@@ -1,0 +1,160 @@
+/** The layers that models are built of: parameters with PyTorch's names, shapes and initial values, and one op each. */
+import { ArgumentError, empty, noGrad, scope } from "../../engine/index.ts";
+import type { DType, Device, Tensor } from "../../engine/index.ts";
+import * as F from "../../kernels/index.ts";
+import { Module, Parameter, requirePositive } from "./module.ts";
+
+export interface LayerOptions {
+  readonly dtype?: DType;
+  readonly device?: Device;
+  /** False leaves the parameters' values undefined: for models whose weights are loaded next. */
+  readonly init?: boolean;
+}
+
+function own(shape: readonly number[], options: LayerOptions, make: () => Tensor): Parameter {
+  return noGrad(() =>
+    scope(
+      () => new Parameter(options.init === false ? empty(shape, { ...options, label: "parameter" }) : make()),
+    ).keep(),
+  );
+}
+
+const constant = (shape: readonly number[], value: number, options: LayerOptions): Parameter =>
+  own(shape, options, () => F.full(shape, value, options));
+
+/** U(−bound, bound); the bound of PyTorch's Linear and Conv2d is 1/√fan_in. */
+const uniform = (shape: readonly number[], bound: number, options: LayerOptions): Parameter =>
+  own(shape, options, () => F.uniform(shape, -bound, bound, options));
+
+/** y = x · weightᵀ + bias: x [..., inFeatures] → [..., outFeatures]; weight [outFeatures, inFeatures]. */
+export class Linear extends Module {
+  readonly weight: Parameter;
+  readonly bias: Parameter | null;
+
+  /** @param options.weight another layer's weight [outFeatures, inFeatures], to be tied to it */
+  constructor(
+    inFeatures: number,
+    outFeatures: number,
+    options: LayerOptions & { bias?: boolean; weight?: Parameter } = {},
+  ) {
+    super();
+    requirePositive("Linear", { inFeatures, outFeatures });
+    const bound = 1 / Math.sqrt(inFeatures);
+    this.weight = options.weight ?? uniform([outFeatures, inFeatures], bound, options);
+    if (this.weight.shape.join() !== `${outFeatures},${inFeatures}`)
+      throw new ArgumentError(`Linear: weight must be [${outFeatures}, ${inFeatures}]; got ${this.weight}`);
+    this.bias = (options.bias ?? true) ? uniform([outFeatures], bound, options) : null;
+  }
+
+  forward(x: Tensor): Tensor {
+    return F.linear(x, this.weight, this.bias ?? undefined);
+  }
+}
+
+/** Rows of a table: ids [...] (i32 or u32) → f32 [..., dimension] whatever the weight's dtype; weight [count, dimension], initially N(0, 1). */
+export class Embedding extends Module {
+  readonly weight: Parameter;
+
+  constructor(count: number, dimension: number, options: LayerOptions = {}) {
+    super();
+    requirePositive("Embedding", { count, dimension });
+    this.weight = own([count, dimension], options, () => F.randn([count, dimension], options));
+  }
+
+  forward(ids: Tensor): Tensor {
+    return F.embedding(this.weight, ids, { dtype: "f32" });
+  }
+}
+
+/** y = weight · x / √(mean(x²) + eps) over the last dimension (Zhang and Sennrich 2019). */
+export class RMSNorm extends Module {
+  readonly weight: Parameter;
+  readonly eps: number;
+
+  constructor(dimension: number, options: LayerOptions & { eps?: number } = {}) {
+    super();
+    requirePositive("RMSNorm", { dimension });
+    this.weight = constant([dimension], 1, options);
+    this.eps = options.eps ?? 1e-6;
+  }
+
+  forward(x: Tensor): Tensor {
+    return F.rmsNorm(x, this.weight, this.eps);
+  }
+}
+
+/** Layer normalisation over the last dimension (Ba et al. 2016). */
+export class LayerNorm extends Module {
+  readonly weight: Parameter;
+  readonly bias: Parameter;
+  readonly eps: number;
+
+  constructor(dimension: number, options: LayerOptions & { eps?: number } = {}) {
+    super();
+    requirePositive("LayerNorm", { dimension });
+    this.weight = constant([dimension], 1, options);
+    this.bias = constant([dimension], 0, options);
+    this.eps = options.eps ?? 1e-6;
+  }
+
+  forward(x: Tensor): Tensor {
+    return F.layerNorm(x, this.weight, this.bias, this.eps);
+  }
+}
+
+/** Group normalisation over x [N, channels, ...] (Wu and He 2018), with swish fused where asked for. */
+export class GroupNorm extends Module {
+  readonly weight: Parameter;
+  readonly bias: Parameter;
+  readonly groups: number;
+  readonly eps: number;
+  readonly swish: boolean;
+
+  constructor(groups: number, channels: number, options: LayerOptions & { eps?: number; swish?: boolean } = {}) {
+    super();
+    requirePositive("GroupNorm", { groups, channels });
+    if (channels % groups)
+      throw new ArgumentError(`GroupNorm: ${channels} channels do not split into ${groups} groups`);
+    this.weight = constant([channels], 1, options);
+    this.bias = constant([channels], 0, options);
+    this.groups = groups;
+    this.eps = options.eps ?? 1e-6;
+    this.swish = options.swish ?? false;
+  }
+
+  forward(x: Tensor): Tensor {
+    return F.groupNorm(x, this.groups, this.weight, this.bias, { eps: this.eps, swish: this.swish });
+  }
+}
+
+/** 2-D convolution: x [N, inChannels, H, W] → [N, outChannels, H′, W′]; weight [outChannels, inChannels, kernel, kernel]. */
+export class Conv2d extends Module {
+  readonly weight: Parameter;
+  readonly bias: Parameter | null;
+  readonly stride: number;
+  readonly padding: number | readonly [number, number, number, number];
+
+  /** @param options.padding zeros around x: one number, or [top, right, bottom, left] */
+  constructor(
+    inChannels: number,
+    outChannels: number,
+    kernel: number,
+    options: LayerOptions & {
+      stride?: number;
+      padding?: number | readonly [number, number, number, number];
+      bias?: boolean;
+    } = {},
+  ) {
+    super();
+    requirePositive("Conv2d", { inChannels, outChannels, kernel });
+    const bound = 1 / Math.sqrt(inChannels * kernel * kernel);
+    this.weight = uniform([outChannels, inChannels, kernel, kernel], bound, options);
+    this.bias = (options.bias ?? true) ? uniform([outChannels], bound, options) : null;
+    this.stride = options.stride ?? 1;
+    this.padding = options.padding ?? 0;
+  }
+
+  forward(x: Tensor): Tensor {
+    return F.conv2d(x, this.weight, this.bias ?? undefined, { stride: this.stride, padding: this.padding });
+  }
+}

@@ -1,0 +1,397 @@
+/**
+ * Modules: objects whose fields are parameters and other modules. The path of a field (`layers.0.mlp.up_proj.weight`) is its key in the
+ * state dict, so fields carry the names of the checkpoint. A parameter may have several paths (tied weights): it is one all the same.
+ */
+import {
+  ArgumentError,
+  JanusError,
+  Tensor,
+  currentLabel,
+  elementBytes,
+  noGrad,
+  noGradDepth,
+  scope,
+  sameShape,
+  shapeText,
+  watchLeaves,
+  withLabel,
+  zeroGradients,
+} from "../../engine/index.ts";
+import { cast, contiguous, copyFrom } from "../../kernels/index.ts";
+
+/** A tensor that a module owns and that training changes. It lives until the module is disposed. */
+export class Parameter extends Tensor {
+  /** Takes over the values of `data`, which may be disposed. */
+  constructor(data: Tensor, requiresGrad = true) {
+    super(data.storage.retain(), data.shape, data.dtype, data.strides, data.offset);
+    this.keep();
+    this.requiresGrad = requiresGrad;
+  }
+}
+
+/** Keys or shapes of a state dict that do not fit the module; nothing was loaded. */
+export class StateDictError extends JanusError {}
+
+export type StateDict = Record<string, Tensor>;
+
+type AnyModule = Module<never, unknown>;
+
+/** A `call` that is not inside another one, and what it may use. */
+interface OutermostCall {
+  readonly module: AnyModule;
+  readonly args: readonly unknown[];
+  /** `noGrad` around it. */
+  readonly noGrads: number;
+  /** Modules below the module and in `args`, as of the last search; null before the first. */
+  modules: ReadonlySet<AnyModule> | null;
+  /** Parameters of both, with the one that counts where several have one view. */
+  parameters: ReadonlyMap<Parameter, Parameter> | null;
+}
+
+let outermost: OutermostCall | null = null;
+
+export abstract class Module<Args extends readonly unknown[] = readonly [Tensor], Result = Tensor> {
+  /** False after `eval()`: dropout and the like are off. */
+  training = true;
+  private label = "";
+  private named = false;
+  private entered = false;
+
+  abstract forward(...args: Args): Result;
+
+  /**
+   * Runs `forward` in a scope of its own: what it made is freed, except its result and what the tape saved. Launches carry the module's path.
+   * Throws `ArgumentError` if `forward` called a module or recorded a parameter that is neither below the outermost called module nor in its
+   * `args`: it would be neither trained nor saved, nor reached by `train` and `eval`. Inside `noGrad` within a forward any module may be called: a
+   * teacher is another model.
+   */
+  call(...args: Args): Result {
+    if (!this.named) {
+      for (const [name, child] of this.children()) child.label = name;
+      this.named = true;
+    }
+    const run = (): Result => scope(() => this.forward(...args));
+    const labelled = (): Result => (this.label ? withLabel(this.label, run) : run());
+    if (!outermost) return this.callOutermost(args, labelled);
+    requireModule(outermost, this as AnyModule);
+    return labelled();
+  }
+
+  /** The modules in this module's fields, by path: `mlp`, `layers.0`. A module with two paths has the first. */
+  *children(): Generator<[string, AnyModule]> {
+    const seen = new Set<AnyModule>();
+    for (const [name, value] of ownedBy(this as AnyModule)) {
+      if (!(value instanceof Module) || seen.has(value)) continue;
+      seen.add(value);
+      yield [name, value];
+    }
+  }
+
+  /**
+   * All parameters below this module with their paths, in the order of the fields. A parameter with several paths (tied weights) comes once,
+   * under the first, and so do parameters made of one tensor; `ArgumentError` if they overlap otherwise. Searched are fields, arrays, plain objects and Maps with string keys, nested too; throws `ArgumentError` for a module or
+   * parameter in a Set, or under a key that is no string or has a dot.
+   */
+  *namedParameters(prefix = ""): Generator<[string, Parameter]> {
+    const seen = new Set<Parameter>();
+    for (const [name, , first] of this.allNames(prefix)) {
+      if (seen.has(first)) continue;
+      seen.add(first);
+      yield [name, first];
+    }
+  }
+
+  /** All parameters below this module, each once. */
+  parameters(): Parameter[] {
+    return [...this.namedParameters()].map(([, p]) => p);
+  }
+
+  /** The parameters by path, tied ones under each of their paths, as in PyTorch. They are the module's own, not copies. */
+  stateDict(): Record<string, Parameter> {
+    return Object.fromEntries([...this.allNames("")].map(([name, parameter]) => [name, parameter]));
+  }
+
+  /**
+   * Copies the tensors of `state` into the parameters of the same path (cast to their dtype). With `strict` every key must be on both
+   * sides; of the paths of a tied parameter one is enough. Throws `StateDictError` that lists every missing, unexpected and misshapen key
+   * before anything is copied. The copies are launched when this returns, unless a tied parameter is given by several different tensors:
+   * these are compared first, and the promise rejects with `StateDictError` if their values differ.
+   */
+  loadStateDict(state: StateDict, options: { strict?: boolean } = {}): Promise<void> {
+    const paths = new Map<Parameter, string[]>();
+    for (const [name, , first] of this.allNames("")) paths.set(first, [...(paths.get(first) ?? []), name]);
+    const { strict = true } = options;
+    const known = new Set([...paths.values()].flat());
+    const unexpected = Object.keys(state).filter((k) => strict && !known.has(k));
+    this.refuse([
+      ...[...paths].flatMap(([parameter, names]) => problemsOf(parameter, names, state, strict)),
+      ...unexpected.map((k) => `unexpected: ${k} ${shapeText(state[k]!.shape)}`),
+    ]);
+    const given = [...paths].map(([parameter, names]) => [parameter, names.filter((k) => k in state)] as const);
+    const copy = (): void =>
+      noGrad(() =>
+        scope(() => {
+          for (const [parameter, [first]] of given) if (first !== undefined) copyFrom(parameter, state[first]!);
+        }),
+      );
+    const twins = given.flatMap(([, [first, ...others]]) =>
+      others.filter((k) => !isSameView(state[k]!, state[first!]!)).map((k) => [first!, k] as const),
+    );
+    if (twins.length) return this.compare(state, twins).then(copy);
+    copy();
+    return Promise.resolve();
+  }
+
+  /** Sets training mode here and below. */
+  train(on = true): this {
+    if (this.entered) return this; // by a field that leads back here
+    this.entered = true;
+    try {
+      this.training = on;
+      for (const [, child] of this.children()) child.train(on);
+    } finally {
+      this.entered = false;
+    }
+    return this;
+  }
+
+  /** Ends training mode here and below. */
+  eval(): this {
+    return this.train(false);
+  }
+
+  /** Freezes (false) or unfreezes the parameters here and below; drops the gradients of frozen ones. */
+  setRequiresGrad(on: boolean): this {
+    for (const [, parameter] of this.allNames("")) {
+      parameter.requiresGrad = on;
+      if (!on) zeroGradients([parameter]);
+    }
+    return this;
+  }
+
+  /** Number of elements of all parameters. */
+  parameterCount(): number {
+    return this.parameters().reduce((sum, p) => sum + p.size, 0);
+  }
+
+  /** Frees the parameters. */
+  dispose(): void {
+    for (const [, parameter] of this.allNames("")) parameter.dispose();
+  }
+
+  /** Every path of every parameter below this module, the parameter there, and the first one of the same view: most often itself. */
+  private *allNames(prefix: string): Generator<[string, Parameter, Parameter]> {
+    const views = new Views();
+    for (const [name, parameter] of pathsBelow(this as AnyModule, prefix)) yield [name, parameter, views.first(name, parameter)];
+  }
+
+  private refuse(problems: readonly string[]): void {
+    if (problems.length)
+      throw new StateDictError(
+        `loadStateDict: ${problems.length} keys do not fit ${this.constructor.name}:\n  ${problems.join("\n  ")}`,
+      );
+  }
+
+  private async compare(state: StateDict, twins: readonly (readonly [string, string])[]): Promise<void> {
+    const problems: string[] = [];
+    for (const [a, b] of twins)
+      if (!(await haveSameBits(state[a]!, state[b]!)))
+        problems.push(`tied: ${a} and ${b} are one parameter here and have different values; give one of them`);
+    this.refuse(problems);
+  }
+
+  private callOutermost(args: Args, run: () => Result): Result {
+    const call: OutermostCall = { module: this as AnyModule, args, noGrads: noGradDepth(), modules: null, parameters: null };
+    outermost = call;
+    try {
+      return watchLeaves((leaf) => {
+        if (leaf instanceof Parameter) requireParameter(call, leaf);
+      }, run);
+    } finally {
+      outermost = null;
+    }
+  }
+}
+
+/**
+ * What a private field or a closure holds cannot be found by search, and not all that is made beside a module belongs to it (a parameter that
+ * tying replaced). That `forward` called a module is certain: then `train`, `eval`, the optimizer and a checkpoint must reach it. The search
+ * is made once a call, since fields may have changed in between, and again for what is not found.
+ */
+function requireModule(call: OutermostCall, used: AnyModule): void {
+  if (call.modules?.has(used) || noGradDepth() > call.noGrads) return;
+  call.modules = modulesIn([["", call.module], ...itemsIn([["args", call.args]], null)]);
+  if (call.modules.has(used)) return;
+  const [first] = used.namedParameters();
+  const what = `${used.constructor.name}${first ? ` with ${first[0]} ${shapeText(first[1].shape)}` : ""}`;
+  refuseHidden(call, what, "train() and eval() do not reach it, and what it has would be neither trained nor saved");
+}
+
+/** The same for a parameter that `forward` recorded for backward. */
+function requireParameter(call: OutermostCall, used: Parameter): void {
+  if (!call.parameters?.has(used)) call.parameters = parametersIn(call);
+  const first = call.parameters.get(used);
+  if (first === used) return;
+  if (!first) refuseHidden(call, `a parameter ${used}`, "it would be neither trained nor saved");
+  throw new ArgumentError(
+    `${call.module.constructor.name}: a parameter must be one object wherever it is used; got two parameters of one storage, ${used}${usedIn()}, of which only the first is trained. Put the same Parameter in both fields.`,
+  );
+}
+
+function refuseHidden(call: OutermostCall, what: string, consequence: string): never {
+  throw new ArgumentError(
+    `${call.module.constructor.name}: every module and parameter that forward uses must be found below the module; got ${what}${usedIn()} that is in none of its fields: ${consequence}. Keep modules and parameters in public fields, arrays, plain objects or Maps with string keys (not in a #private field, a Set or an object of a class), or pass them to call().`,
+  );
+}
+
+const usedIn = (): string => (currentLabel() ? ` (used in ${currentLabel()})` : "");
+
+/** The modules among `items` and below them. */
+function modulesIn(items: Iterable<[string, AnyModule | Parameter]>, found = new Set<AnyModule>()): Set<AnyModule> {
+  for (const [, item] of items) {
+    if (item instanceof Parameter || found.has(item)) continue;
+    found.add(item);
+    modulesIn(ownedBy(item), found);
+  }
+  return found;
+}
+
+/** The parameters that a call may use, each with the first one of its view. */
+function parametersIn({ module, args }: OutermostCall): Map<Parameter, Parameter> {
+  const views = new Views();
+  const found = new Map<Parameter, Parameter>();
+  for (const [name, parameter] of pathsBelow(module, "")) found.set(parameter, views.first(name, parameter));
+  for (const [, item] of itemsIn([["args", args]], null))
+    for (const parameter of item instanceof Parameter ? [item] : item.parameters())
+      if (!found.has(parameter)) found.set(parameter, parameter);
+  return found;
+}
+
+/** The modules and parameters in a module's own fields, by path. */
+function ownedBy(module: AnyModule): Generator<[string, AnyModule | Parameter]> {
+  return itemsIn(ownEntries(module), module.constructor.name);
+}
+
+/** Every path of every parameter below a module; a module that contains itself is entered once. */
+function* pathsBelow(module: AnyModule, prefix: string, open: readonly AnyModule[] = []): Generator<[string, Parameter]> {
+  const inside = [...open, module];
+  for (const [name, value] of ownedBy(module)) {
+    if (value instanceof Parameter) yield [prefix + name, value];
+    else if (!inside.includes(value)) yield* pathsBelow(value, `${prefix}${name}.`, inside);
+  }
+}
+
+/** Parameters by the part of the storage that they show. */
+class Views {
+  private readonly known = new Map<Tensor["storage"], (readonly [string, Parameter])[]>();
+
+  /** The first of the parameters with the view of `parameter`, itself if there was none. Throws `ArgumentError` where two views overlap. */
+  first(name: string, parameter: Parameter): Parameter {
+    const others = this.known.get(parameter.storage) ?? [];
+    for (const [path, other] of others) {
+      if (other === parameter || (isSameView(other, parameter) && sameShape(other.shape, parameter.shape))) return other;
+      if (spansMeet(other, parameter))
+        throw new ArgumentError(
+          `parameters must be the same or apart; got "${path}" and "${name}", which overlap in one storage: ${other}, ${parameter}. Keep one of them, and make views of it in forward.`,
+        );
+    }
+    this.known.set(parameter.storage, [...others, [name, parameter]]);
+    return parameter;
+  }
+}
+
+/** Whether the spans of two views of one storage have bytes in common. */
+function spansMeet(a: Tensor, b: Tensor): boolean {
+  const [[start, end], [from, to]] = [a, b].map((t) => {
+    const last = t.shape.reduce((sum, n, i) => sum + (n - 1) * t.strides[i]!, t.offset);
+    return [elementBytes(t.dtype, t.offset), t.size ? elementBytes(t.dtype, last + 1) : 0];
+  }) as [[number, number], [number, number]];
+  return start < to && from < end;
+}
+
+/** Keys and values of what is searched for modules: arrays, plain objects, Maps, Sets; null for anything else. */
+function entriesOf(value: object): Iterable<readonly [unknown, unknown]> | null {
+  if (Array.isArray(value)) return value.map((item, i) => [String(i), item] as const);
+  if (value instanceof Map) return value;
+  if (value instanceof Set) return [...value].map((item) => [undefined, item] as const);
+  const prototype: unknown = Object.getPrototypeOf(value);
+  return prototype === Object.prototype || prototype === null ? ownEntries(value) : null;
+}
+
+/** Enumerable own properties, those under symbols too. */
+const ownEntries = (value: object): (readonly [unknown, unknown])[] => [
+  ...Object.entries(value),
+  ...Object.getOwnPropertySymbols(value).map((key) => [key, (value as Record<symbol, unknown>)[key]] as const),
+];
+
+/**
+ * The modules and parameters among `entries` and in their arrays, plain objects and Maps, by path. `where` names the holder in errors; null: any
+ * key will do.
+ */
+function* itemsIn(
+  entries: Iterable<readonly [unknown, unknown]>,
+  where: string | null,
+  open: readonly object[] = [],
+): Generator<[string, AnyModule | Parameter]> {
+  for (const [key, value] of entries) {
+    if (typeof value !== "object" || value === null || open.includes(value)) continue;
+    if (value instanceof Module || value instanceof Parameter) {
+      yield [requireKey(key, where, value), value];
+      continue;
+    }
+    const inner = entriesOf(value);
+    if (!inner) continue;
+    const holder = where === null ? null : `${where}.${typeof key === "string" ? key : "…"}`;
+    for (const [rest, item] of itemsIn(inner, holder, [...open, value]))
+      yield [`${requireKey(key, where, item)}.${rest}`, item];
+  }
+}
+
+/** `key` as a part of a path. Throws `ArgumentError` if it cannot be one. */
+function requireKey(key: unknown, where: string | null, item: object): string {
+  if (where === null) return "";
+  if (typeof key === "string" && key && !key.includes(".")) return key;
+  const at = { string: JSON.stringify(key), undefined: "none (a Set)", object: "an object" }[typeof key as string];
+  throw new ArgumentError(
+    `${where}: modules and parameters must be under a name without a dot; got ${item.constructor.name} under ${at ?? String(key)}. Keep them in fields, arrays, or plain objects and Maps with such keys.`,
+  );
+}
+
+/** What of `state` does not fit a parameter with these paths. */
+function problemsOf(parameter: Parameter, paths: readonly string[], state: StateDict, strict: boolean): string[] {
+  const given = paths.filter((k) => k in state);
+  if (!given.length) return strict ? [`missing: ${paths.join(" or ")} ${shapeText(parameter.shape)}`] : [];
+  return given
+    .filter((k) => !sameShape(parameter.shape, state[k]!.shape))
+    .map((k) => `misshapen: ${k} is ${shapeText(state[k]!.shape)}, the module has ${shapeText(parameter.shape)}`);
+}
+
+const isSameView = (a: Tensor, b: Tensor): boolean =>
+  a.storage === b.storage && a.offset === b.offset && a.dtype === b.dtype && a.strides.join() === b.strides.join();
+
+const COMPARED_BYTES = 16 * 2 ** 20;
+
+/** Whether two tensors of one shape have the same bits, both as f32 if their dtypes differ. Reads them back, a part at a time. */
+async function haveSameBits(a: Tensor, b: Tensor): Promise<boolean> {
+  const [left, right] = noGrad(() =>
+    scope(() => [a, b].map((t) => contiguous(a.dtype === b.dtype ? t.detach() : cast(t.detach(), "f32")))),
+  ) as [Tensor, Tensor];
+  try {
+    const bytes = elementBytes(left.dtype, left.size);
+    for (let at = 0; at < bytes; at += COMPARED_BYTES) {
+      const length = Math.min(COMPARED_BYTES, bytes - at);
+      const [x, y] = [await left.readBytes(at, length), await right.readBytes(at, length)];
+      if (x.some((byte, i) => byte !== y[i])) return false;
+    }
+    return true;
+  } finally {
+    for (const t of [left, right]) t.dispose();
+  }
+}
+
+/** Throws unless `n` is a whole number of at least 1. */
+export function requirePositive(op: string, values: Readonly<Record<string, number>>): void {
+  for (const [name, n] of Object.entries(values)) {
+    if (!Number.isInteger(n) || n < 1) throw new ArgumentError(`${op}: ${name} is ${n}; a whole number of at least 1`);
+  }
+}

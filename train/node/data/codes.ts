@@ -1,0 +1,345 @@
+/**
+ * The codes of pictures that are to be drawn, computed once by the image tokenizer and kept. A cache belongs to one tokenizer's weights and
+ * one way of taking pictures; another one lies in another folder. Files of a writer are appended to by nobody else, so several may write.
+ *
+ * `codes/<key>/part-N.codes`: rows of u16 codes, little-endian, and 4 bytes of a hash over image and codes.
+ * `codes/<key>/part-N.jsonl`: for each row the image's hash, and the path, size and time by which it is found without being read. A row is on
+ * the disk before its line is; what a crash has left without a line or cut off is computed again.
+ */
+import { createHash } from "node:crypto";
+import { mkdir, open, readFile, readdir, stat } from "node:fs/promises";
+import type { FileHandle } from "node:fs/promises";
+import { join, resolve } from "node:path";
+import { ImageLimitError } from "../../../model/image/image.ts";
+import { generationPixels } from "../../../model/image/preprocess.ts";
+import { fileError, writeFileAtomic } from "../../../model/node/files.ts";
+import { notReadable, readImage } from "../../../model/node/image_file.ts";
+import type { ReadImageOptions } from "../../../model/node/image_file.ts";
+import type { CodeSource } from "./encode.ts";
+import { Batcher } from "../../data/batcher.ts";
+import { CodesError } from "../../data/errors.ts";
+
+/** Pixels [3, S, S] of some pictures → the codes of each. */
+export type EncodeCodes = (pixels: Float32Array[]) => Promise<number[][]>;
+
+/** All that codes depend on, besides the picture. */
+export interface CodesAbout {
+  /** Hash of the tokenizer's weights, see `tokenizerHash`. */
+  readonly weights: string;
+  /** Of the computation. */
+  readonly dtype: string;
+  /** Side of the square that the tokenizer takes, pixels. */
+  readonly imageSize: number;
+  /** Codes of a picture. */
+  readonly tokens: number;
+  /** Size of the codebook. */
+  readonly codes: number;
+  /** Whether stored pixels are taken as they are. */
+  readonly plain: boolean;
+}
+
+/** Pictures that the image tokenizer gets at once, unless told otherwise. */
+export const ENCODED_AT_ONCE = 8;
+/** Of `generationPixels`: another number whenever it gives other pixels. */
+const PREPROCESSING = 1;
+const ROWS_OF_PART = 65_536;
+const SUM_BYTES = 4;
+const MAX_BYTES = 128 * 2 ** 20; // of a picture file, as in readImage
+
+const digest = (...parts: (string | Uint8Array)[]): Buffer => {
+  const hash = createHash("sha256");
+  for (const part of parts) hash.update(part);
+  return hash.digest();
+};
+/** 128 bits in 22 characters. */
+const shortHash = (...parts: (string | Uint8Array)[]): string =>
+  digest(...parts)
+    .subarray(0, 16)
+    .toString("base64url");
+
+/** The folder's name for what codes depend on. */
+export function codesKey({ weights, dtype, imageSize, tokens, codes, plain }: CodesAbout): string {
+  const all = { weights, dtype, imageSize, tokens, codes, plain, preprocessing: PREPROCESSING };
+  return digest(JSON.stringify(all)).toString("hex").slice(0, 32);
+}
+
+/** A line of a part's list. Without `row` it says only that a file holds a picture that is known. */
+interface Line {
+  readonly image: string;
+  readonly row?: number;
+  readonly path: string;
+  readonly bytes: number;
+  readonly modified: string;
+}
+
+/** A picture file as it is now. */
+interface Seen {
+  readonly path: string;
+  readonly bytes: number;
+  readonly modified: string;
+}
+
+const stampOf = ({ path, bytes, modified }: Seen): string => shortHash(`${path}\0${bytes}\0${modified}`);
+
+/** A picture whose codes are known. */
+interface Entry {
+  readonly image: string;
+  readonly codes: Uint16Array;
+  readonly seen: Seen;
+}
+
+async function seenFile(path: string): Promise<Seen> {
+  try {
+    const stats = await stat(path, { bigint: true });
+    return { path: resolve(path), bytes: Number(stats.size), modified: String(stats.mtimeNs) };
+  } catch (error) {
+    throw notReadable(path, error);
+  }
+}
+
+export class CodeCache {
+  readonly about: CodesAbout;
+  readonly folder: string;
+  /** Since it was opened: codes read from the cache, computed, and found damaged. */
+  readonly stats = { hits: 0, computed: 0, damaged: 0 };
+  /** Where the codes of a picture are: part · 2^20 + row. */
+  private readonly rows = new Map<string, number>();
+  /** Which picture a file holds, by its path, size and time. */
+  private readonly images = new Map<string, string>();
+  private readonly readers: Promise<FileHandle>[] = [];
+  private readonly numbers: number[] = [];
+  private writer: { part: number; codes: FileHandle; list: FileHandle; rows: number; listBytes: number } | null = null;
+  /** Writes one after the other. */
+  private writing: Promise<void> = Promise.resolve();
+
+  private constructor(folder: string, about: CodesAbout) {
+    this.folder = folder;
+    this.about = about;
+  }
+
+  /** Opens the cache for these codes below `cache`; makes it where there is none. */
+  static async open(cache: string, about: CodesAbout): Promise<CodeCache> {
+    if (!(about.tokens >= 1) || !(about.codes >= 1 && about.codes <= 65_536))
+      throw new CodesError(
+        `${about.tokens} codes of ${about.codes}: a cache holds codes of 16 bits, at least one a picture`,
+      );
+    const opened = new CodeCache(join(cache, "codes", codesKey(about)), about);
+    try {
+      await mkdir(opened.folder, { recursive: true });
+      await opened.load();
+    } catch (error) {
+      await opened.close();
+      throw fileError(error, opened.folder);
+    }
+    await writeFileAtomic(join(opened.folder, "about.json"), new TextEncoder().encode(`${JSON.stringify(about)}\n`));
+    return opened;
+  }
+
+  /** Pictures whose codes are here. */
+  get count(): number {
+    return this.rows.size;
+  }
+
+  private get rowBytes(): number {
+    return this.about.tokens * 2 + SUM_BYTES;
+  }
+
+  /** The codes of a picture file; null where they are not here. Throws `ImageError` for files that cannot be read, `FileError` where too many are open. */
+  async get(path: string): Promise<Uint16Array | null> {
+    const seen = await seenFile(path);
+    const known = this.images.get(stampOf(seen));
+    if (known !== undefined) return this.read(known);
+    const image = shortHash(await this.bytesOf(seen));
+    const codes = await this.read(image);
+    if (codes) await this.put([], [{ image, ...seen }]);
+    return codes;
+  }
+
+  /** Codes from here, else computed by `encode` and kept. Pictures that are asked for at the same time are computed together. */
+  source(encode: EncodeCodes, options: { batch?: number; pictures?: ReadImageOptions } = {}): CodeSource {
+    const pictures = { ...options.pictures, plain: this.about.plain };
+    const batcher = new Batcher<Float32Array, number[]>(encode, options.batch ?? ENCODED_AT_ONCE);
+    const running = new Map<string, Promise<Uint16Array>>(); // by picture: the same one may be asked for twice at once
+    return async (path) => {
+      const cached = await this.get(path);
+      if (cached) {
+        this.stats.hits++;
+        return cached;
+      }
+      const seen = await seenFile(path);
+      const bytes = await this.bytesOf(seen);
+      const image = shortHash(bytes);
+      const compute = async (): Promise<Uint16Array> => {
+        const pixels = generationPixels(await readImage(bytes, { ...pictures, name: path }), this.about.imageSize);
+        const codes = checkCodes(await batcher.add(pixels), this.about);
+        await this.put([{ image, codes, seen }], []);
+        this.stats.computed++;
+        return codes;
+      };
+      let result = running.get(image);
+      if (!result) {
+        result = compute().finally(() => running.delete(image));
+        running.set(image, result);
+      }
+      return result;
+    };
+  }
+
+  /** Waits for what is being written, and closes the files. */
+  async close(): Promise<void> {
+    await this.writing.catch(() => undefined);
+    for (const reader of this.readers) await reader.then((handle) => handle.close()).catch(() => undefined);
+    this.readers.length = 0;
+    await this.writer?.codes.close();
+    await this.writer?.list.close();
+    this.writer = null;
+  }
+
+  private async bytesOf({ path, bytes }: Seen): Promise<Uint8Array> {
+    if (bytes > MAX_BYTES)
+      throw new ImageLimitError(`${path} has ${bytes} bytes; at most ${MAX_BYTES} are read. Save it smaller`);
+    return readFile(path).catch((error: unknown) => {
+      throw notReadable(path, error);
+    });
+  }
+
+  /** Reads the lists of all parts. A last line that was cut off, and rows that are not there, do not count. */
+  private async load(): Promise<void> {
+    const names = await readdir(this.folder);
+    const numbers = names.flatMap((name) => /^part-(\d+)\.jsonl$/.exec(name)?.[1] ?? []).map(Number);
+    for (const number of numbers.sort((a, b) => a - b)) {
+      const codes = await open(this.part(number, "codes"), "r").catch(() => null);
+      if (!codes) continue;
+      const part = this.readers.push(Promise.resolve(codes)) - 1;
+      this.numbers.push(number);
+      const rows = Math.floor((await codes.stat()).size / this.rowBytes);
+      const text = await readFile(this.part(number, "jsonl"), "utf8");
+      for (const line of text.slice(0, text.lastIndexOf("\n") + 1).split("\n")) this.take(line, part, rows);
+    }
+  }
+
+  private take(text: string, part: number, rows: number): void {
+    if (text === "") return;
+    let line: Line;
+    try {
+      line = JSON.parse(text) as Line;
+    } catch {
+      return; // torn by a crash; its picture is computed again
+    }
+    if (typeof line.image !== "string" || (line.row !== undefined && !(line.row < rows))) return;
+    if (line.row !== undefined) this.rows.set(line.image, part * 2 ** 20 + line.row);
+    this.images.set(stampOf(line), line.image);
+  }
+
+  /** The codes of a picture by its hash; null where they are not here or damaged. */
+  private async read(image: string): Promise<Uint16Array | null> {
+    const at = this.rows.get(image);
+    if (at === undefined) return null;
+    const handle = await this.readers[Math.floor(at / 2 ** 20)]!;
+    const bytes = new Uint8Array(this.rowBytes);
+    const { bytesRead } = await handle.read(bytes, 0, bytes.length, (at % 2 ** 20) * this.rowBytes);
+    const body = bytes.subarray(0, this.about.tokens * 2);
+    if (
+      bytesRead === bytes.length &&
+      digest(image, body).compare(bytes, body.length, bytes.length, 0, SUM_BYTES) === 0
+    ) {
+      const view = new DataView(bytes.buffer);
+      return Uint16Array.from({ length: this.about.tokens }, (_, i) => view.getUint16(2 * i, true));
+    }
+    this.stats.damaged++;
+    this.rows.delete(image);
+    return null;
+  }
+
+  private part(number: number, kind: "codes" | "jsonl"): string {
+    return join(this.folder, `part-${String(number).padStart(5, "0")}.${kind}`);
+  }
+
+  private put(entries: readonly Entry[], known: readonly (Seen & { image: string })[]): Promise<void> {
+    const done = this.writing.then(() => this.write(entries, known));
+    this.writing = done.catch(() => undefined); // the caller hears of it; the next write is its own
+    return done;
+  }
+
+  private async write(entries: readonly Entry[], known: readonly (Seen & { image: string })[]): Promise<void> {
+    try {
+      if (this.writer && this.writer.rows + entries.length > ROWS_OF_PART) {
+        await this.writer.codes.close();
+        await this.writer.list.close();
+        this.writer = null;
+      }
+      this.writer ??= await this.newPart();
+      const { writer } = this;
+      const first = writer.rows;
+      const rows = new Uint8Array(entries.length * this.rowBytes);
+      const view = new DataView(rows.buffer);
+      for (const [i, { image, codes }] of entries.entries()) {
+        const at = i * this.rowBytes;
+        for (const [k, code] of codes.entries()) view.setUint16(at + 2 * k, code, true);
+        const end = at + this.about.tokens * 2;
+        rows.set(digest(image, rows.subarray(at, end)).subarray(0, SUM_BYTES), end);
+      }
+      const lines: Line[] = [
+        ...entries.map(({ image, seen }, i) => ({ image, row: first + i, ...seen })),
+        ...known.map(({ image, path, bytes, modified }) => ({ image, path, bytes, modified })),
+      ];
+      const text = new TextEncoder().encode(lines.map((line) => `${JSON.stringify(line)}\n`).join(""));
+      if (rows.length) {
+        await writeAt(writer.codes, rows, first * this.rowBytes);
+        await writer.codes.datasync();
+      }
+      await writeAt(writer.list, text, writer.listBytes);
+      if (rows.length) await writer.list.datasync();
+      writer.rows += entries.length;
+      writer.listBytes += text.length;
+      for (const [i, { image }] of entries.entries()) this.rows.set(image, writer.part * 2 ** 20 + first + i);
+      for (const line of lines) this.images.set(stampOf(line), line.image);
+    } catch (error) {
+      throw fileError(error, this.folder);
+    }
+  }
+
+  /** Files that nobody else writes to: whose list it could make, has the part. */
+  private async newPart(): Promise<NonNullable<CodeCache["writer"]>> {
+    for (let number = (this.numbers.at(-1) ?? -1) + 1; ; number++) {
+      let list: FileHandle;
+      try {
+        list = await open(this.part(number, "jsonl"), "wx");
+      } catch (error) {
+        if (error instanceof Error && "code" in error && error.code === "EEXIST") continue;
+        throw error;
+      }
+      const codes = await open(this.part(number, "codes"), "w");
+      this.numbers.push(number);
+      const part = this.readers.push(open(this.part(number, "codes"), "r")) - 1;
+      return { part, codes, list, rows: 0, listBytes: 0 };
+    }
+  }
+}
+
+async function writeAt(handle: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
+  for (let done = 0; done < bytes.length;)
+    done += (await handle.write(bytes, done, bytes.length - done, position + done)).bytesWritten;
+}
+
+/** Throws `CodesError` unless the codes are as many, and as large, as the tokenizer's are. */
+function checkCodes(codes: readonly number[], { tokens, codes: size }: CodesAbout): Uint16Array {
+  const bad = codes.find((code) => !Number.isInteger(code) || code < 0 || code >= size);
+  if (codes.length !== tokens || bad !== undefined)
+    throw new CodesError(
+      `the image tokenizer gave ${codes.length} codes${bad === undefined ? "" : `, one of them ${bad}`}; it should give ${tokens} from 0 to ${size - 1}`,
+    );
+  return Uint16Array.from(codes);
+}
+
+/** Codes computed each time they are asked for. */
+export function onlineCodes(
+  encode: EncodeCodes,
+  about: CodesAbout,
+  options: { batch?: number; pictures?: ReadImageOptions } = {},
+): CodeSource {
+  const batcher = new Batcher<Float32Array, number[]>(encode, options.batch ?? ENCODED_AT_ONCE);
+  const pictures = { ...options.pictures, plain: about.plain };
+  return async (path) =>
+    checkCodes(await batcher.add(generationPixels(await readImage(path, pictures), about.imageSize)), about);
+}

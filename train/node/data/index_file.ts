@@ -1,0 +1,227 @@
+/**
+ * The index of a source: where each of its records is, so that any of them is read without those before it. Made in one pass that never
+ * holds more than a line, kept in a cache folder under the hash of what it indexes, and found again by path, size and time.
+ *
+ * `index/<hash>.idx`: 16 bytes a record (offset u64, length u32, line u32, little-endian), then a JSON footer, its length u32, and "JIX1".
+ * `index/<hash>.jsonl`: the listing of a folder, one `{class, image, bytes}` a line, which is indexed like any JSONL.
+ * `index/at-<hash of the path>.json`: what was last found there.
+ */
+import { createHash } from "node:crypto";
+import { mkdir, readFile, rename, stat } from "node:fs/promises";
+import { join, resolve } from "node:path";
+import type { RandomAccess } from "../../../model/io/bytes.ts";
+import { fileError, openFile, writeFileAtomic } from "../../../model/node/files.ts";
+import type { Task } from "../../samples.ts";
+import { SourceChangedError, SourceError } from "../../data/errors.ts";
+import { listFolder, stampOf } from "./folder.ts";
+import type { Stamp } from "./folder.ts";
+import { RECORD_BYTES, hashFile, scan } from "./scan.ts";
+import type { Footer, ScanOptions } from "./scan.ts";
+import { imageRoot, parseLine, parseRecord, sourceTask } from "./sources.ts";
+import type { RawSample, SourceKind, SourceSpec } from "./sources.ts";
+
+const MAGIC = "JIX1";
+
+/** What was found at a path. */
+interface Found {
+  readonly version: 1;
+  readonly path: string;
+  readonly stamp: Stamp;
+  readonly hash: string;
+}
+
+/** A source whose records can be read in any order. */
+export class SourceIndex {
+  readonly spec: SourceSpec;
+  readonly kind: SourceKind;
+  readonly task: Task;
+  /** SHA-256 of the file or of the folder's listing, in hex: the same on every machine. */
+  readonly hash: string;
+  readonly count: number;
+  /** Of the file, or of the listing. */
+  readonly bytes: number;
+  private readonly index: RandomAccess;
+  private readonly data: RandomAccess;
+  private readonly images: string;
+
+  constructor(spec: SourceSpec, footer: Footer, index: RandomAccess, data: RandomAccess) {
+    this.spec = spec;
+    this.kind = footer.kind;
+    this.task = sourceTask(spec, footer.kind);
+    this.hash = footer.hash;
+    this.count = footer.count;
+    this.bytes = footer.bytes;
+    this.index = index;
+    this.data = data;
+    this.images = footer.kind === "folder" ? resolve(spec.path) : imageRoot(spec);
+  }
+
+  /** Record `i` (from 0). Throws `RecordError` where it is not what the source should hold. */
+  async read(i: number): Promise<RawSample> {
+    const { bytes, line } = await this.record(i);
+    const place = { file: this.spec.path, line, images: this.images };
+    return parseRecord(parseLine(bytes, place), this.kind, this.task, place);
+  }
+
+  /** `file:line` of record `i`, for messages. */
+  async nameOf(i: number): Promise<string> {
+    return `${this.spec.path}:${(await this.entry(i)).line}`;
+  }
+
+  async close(): Promise<void> {
+    await this.index.close?.();
+    await this.data.close?.();
+  }
+
+  private async entry(i: number): Promise<{ offset: number; length: number; line: number }> {
+    if (!Number.isInteger(i) || i < 0 || i >= this.count)
+      throw new SourceError(`${this.spec.path}: record ${i} of ${this.count}`);
+    const bytes = await this.index.read(i * RECORD_BYTES, RECORD_BYTES);
+    const view = new DataView(bytes.buffer, bytes.byteOffset, RECORD_BYTES);
+    return {
+      offset: Number(view.getBigUint64(0, true)),
+      length: view.getUint32(8, true),
+      line: view.getUint32(12, true),
+    };
+  }
+
+  private async record(i: number): Promise<{ bytes: Uint8Array; line: number }> {
+    const { offset, length, line } = await this.entry(i);
+    if (offset + length > this.data.size) throw changed(this.spec, "it has become shorter");
+    return { bytes: await this.data.read(offset, length), line };
+  }
+}
+
+const changed = (spec: SourceSpec, what: string): SourceChangedError =>
+  new SourceChangedError(
+    `${spec.path} is not what was indexed: ${what}. A run goes on only with the data it began with; restore it, or index it again (janus data index) for a new run`,
+  );
+
+const sha256 = (text: string): string => createHash("sha256").update(text).digest("hex");
+
+/** Where an index lies in the cache. What the classes file says belongs to the listing, so it belongs to the place too. */
+function places(spec: SourceSpec, cache: string): { folder: string; found: string } {
+  const folder = join(cache, "index");
+  return {
+    folder,
+    found: join(folder, `at-${sha256(`${resolve(spec.path)}\0${spec.classes ?? ""}`).slice(0, 32)}.json`),
+  };
+}
+
+/** Indexes a source, or finds the index that there is. A source that has changed gets a new one. */
+export async function indexSource(spec: SourceSpec, cache: string, options: ScanOptions = {}): Promise<SourceIndex> {
+  const { folder, found } = places(spec, cache);
+  const known = await readFound(found);
+  const stamp = await stampOf(spec);
+  if (known && sameStamp(known.stamp, stamp)) {
+    const opened = await openByHash(spec, folder, known.hash);
+    if (opened) return opened;
+  }
+  await mkdir(folder, { recursive: true }).catch((error: unknown) => {
+    throw fileError(error, folder);
+  });
+  const hash = stamp.isFolder ? await indexFolder(spec, folder, options) : await indexFile(spec.path, folder, options);
+  await remember(found, { version: 1, path: resolve(spec.path), stamp, hash });
+  const opened = await openByHash(spec, folder, hash);
+  if (!opened) throw new SourceError(`${folder}: the index of ${spec.path} cannot be read back; is the disk sound?`);
+  return opened;
+}
+
+/** Opens the index of a source that has one. Throws `SourceError` where there is none, `SourceChangedError` where the source is another. */
+export async function openIndex(spec: SourceSpec, cache: string, options: ScanOptions = {}): Promise<SourceIndex> {
+  const { folder, found } = places(spec, cache);
+  const known = await readFound(found);
+  const opened = known && (await openByHash(spec, folder, known.hash));
+  if (!known || !opened) throw new SourceError(`${spec.path} has no index in ${cache}; make it with janus data index`);
+  try {
+    const stamp = await stampOf(spec);
+    if (sameStamp(known.stamp, stamp)) return opened;
+    // Copied or touched: the content decides.
+    const hash = stamp.isFolder ? (await listFolder(spec, options)).hash : await hashFile(spec.path, options);
+    if (hash !== known.hash) throw changed(spec, "its content has another hash");
+    await remember(found, { ...known, stamp });
+    return opened;
+  } catch (error) {
+    await opened.close();
+    throw error;
+  }
+}
+
+const sameStamp = (a: Stamp, b: Stamp): boolean =>
+  a.isFolder === b.isFolder && a.bytes === b.bytes && a.modified === b.modified;
+
+async function readFound(path: string): Promise<Found | null> {
+  const text = await readFile(path, "utf8").catch(() => null);
+  if (text === null) return null;
+  try {
+    const json = JSON.parse(text) as Found;
+    return json.version === 1 && /^[0-9a-f]{64}$/.test(json.hash) ? json : null;
+  } catch {
+    return null;
+  }
+}
+
+const remember = (path: string, found: Found): Promise<void> =>
+  writeFileAtomic(path, new TextEncoder().encode(`${JSON.stringify(found)}\n`));
+
+/** Null where there is no such index, or a damaged one. */
+async function openByHash(spec: SourceSpec, folder: string, hash: string): Promise<SourceIndex | null> {
+  const path = join(folder, `${hash}.idx`);
+  const isThere = async (file: string): Promise<boolean> => (await stat(file).catch(() => null)) !== null;
+  if (!(await isThere(path))) return null;
+  const index = await openFile(path);
+  let data: RandomAccess | null = null;
+  try {
+    const footer = await readFooter(index);
+    if (footer?.hash === hash && (footer.kind !== "folder" || (await isThere(join(folder, `${hash}.jsonl`))))) {
+      data = await openFile(footer.kind === "folder" ? join(folder, `${hash}.jsonl`) : spec.path);
+      return new SourceIndex(spec, footer, index, data);
+    }
+  } catch (error) {
+    await data?.close?.();
+    await index.close?.();
+    throw error;
+  }
+  await index.close?.();
+  return null;
+}
+
+async function readFooter(index: RandomAccess): Promise<Footer | null> {
+  if (index.size < 8) return null;
+  const tail = await index.read(index.size - 8, 8);
+  if (new TextDecoder().decode(tail.subarray(4)) !== MAGIC) return null;
+  const length = new DataView(tail.buffer, tail.byteOffset).getUint32(0, true);
+  if (length > index.size - 8) return null;
+  try {
+    const json = JSON.parse(new TextDecoder().decode(await index.read(index.size - 8 - length, length))) as Footer;
+    return json.version === 1 && json.count * RECORD_BYTES + length + 8 === index.size ? json : null;
+  } catch {
+    return null;
+  }
+}
+
+/** Lists a folder and indexes the listing; returns its hash. */
+async function indexFolder(spec: SourceSpec, folder: string, options: ScanOptions): Promise<string> {
+  const { hash, text } = await listFolder(spec, options);
+  const listing = join(folder, `${hash}.jsonl`);
+  await writeFileAtomic(listing, text);
+  return indexFile(listing, folder, {}, "folder");
+}
+
+/** Writes the index of a JSONL file and returns the file's hash. That is the index's name and known at the end, so it is renamed then. */
+async function indexFile(path: string, folder: string, options: ScanOptions, kind?: SourceKind): Promise<string> {
+  const staged = join(folder, `staged-${process.pid}-${sha256(resolve(path)).slice(0, 16)}`);
+  let hash = "";
+  await writeFileAtomic(staged, async (sink) => {
+    const footer = await scan(path, sink, options, kind);
+    hash = footer.hash;
+    const json = new TextEncoder().encode(JSON.stringify(footer));
+    const tail = new Uint8Array(8);
+    new DataView(tail.buffer).setUint32(0, json.length, true);
+    tail.set(new TextEncoder().encode(MAGIC), 4);
+    await sink.write(json);
+    await sink.write(tail);
+  });
+  await rename(staged, join(folder, `${hash}.idx`));
+  return hash;
+}

@@ -1,0 +1,288 @@
+/**
+ * The samples of each step: in an order that only seed, data and ratios decide, decoded ahead, bad ones replaced by the next of their task.
+ * What is decoded ahead belongs to no state: a loader made from the state after a step goes on with exactly the samples that would have come.
+ */
+import { createHash } from "node:crypto";
+import { ArgumentError } from "../../../engine/errors.ts";
+import type { JanusError } from "../../../engine/errors.ts";
+import { now } from "../../../engine/index.ts";
+import { ImageError } from "../../../model/image/image.ts";
+import { PromptError } from "../../../model/janus/prompt.ts";
+import { TASKS } from "../../samples.ts";
+import type { Sample, Task } from "../../samples.ts";
+import type { SampleId } from "./encode.ts";
+import { LoaderStateError, RecordError, SampleError, SourceError } from "../../data/errors.ts";
+import type { SourceIndex } from "./index_file.ts";
+import { checkMixture, stepTasks } from "./mixture.ts";
+import type { Mixture, Ratios } from "./mixture.ts";
+import { ORDER_VERSION, orderKey, permute } from "./order.ts";
+import type { OrderKey, OrderVersion } from "./order.ts";
+import { Quarantine } from "./quarantine.ts";
+import type { BadSample } from "./quarantine.ts";
+import type { RawSample } from "./sources.ts";
+
+/** What the loader needs of a source. */
+export type LoaderSource = Pick<SourceIndex, "spec" | "task" | "hash" | "count" | "read" | "nameOf">;
+
+/** What the loader needs of an encoder. It throws `SampleError`, `PromptError` or `ImageError` for what cannot be a sample. */
+export interface SampleEncoder<T = Sample> {
+  encode(raw: RawSample, of: SampleId): Promise<T>;
+}
+
+export interface LoaderOptions {
+  readonly seed: number;
+  /** Samples a step. */
+  readonly batch: number;
+  readonly ratios: Ratios;
+  /** About so many samples are decoded before they are asked for, at the same time; those of a step, but 32 to 128, unless told. 0 for none. */
+  readonly ahead?: number;
+  readonly quarantine?: Quarantine;
+}
+
+/** All that it takes to go on; JSON. */
+export interface LoaderState {
+  /** How the orders of samples and of the tasks in a step are computed. A run keeps the version that it began with. */
+  readonly version: OrderVersion;
+  /** Steps that are done. */
+  readonly step: number;
+  /** Samples of each task that were met, bad ones too. */
+  readonly cursors: Readonly<Record<Task, number>>;
+  /** Samples that were bad, over all tasks. */
+  readonly skipped: number;
+  /** Tells seed, batch, ratios and sources from others. */
+  readonly data: string;
+}
+
+export interface LoadedStep<T = Sample> {
+  /** From 0. */
+  readonly step: number;
+  readonly samples: T[];
+  /** After this step. */
+  readonly state: LoaderState;
+}
+
+type Attempt<T> =
+  | { readonly kind: "good"; readonly sample: T }
+  | { readonly kind: "bad"; readonly bad: BadSample }
+  | { readonly kind: "failed"; readonly error: unknown };
+
+const LEAST_AHEAD = 32;
+/** Each has a file open. */
+const MOST_AHEAD = 128;
+
+/** Errors of the sample itself. Others (a lost device, a full disk, a mistake) end the run. */
+export const isBadSample = (error: unknown): error is JanusError =>
+  [RecordError, SampleError, ImageError, PromptError].some((kind) => error instanceof kind);
+
+interface StreamOptions {
+  readonly seed: number;
+  /** Samples that are begun before they are taken. */
+  readonly depth: number;
+  /** The next sample to be begun. */
+  readonly cursor: number;
+  readonly version: OrderVersion;
+}
+
+/** The samples of a task one after the other, over all its sources and epochs. */
+class Stream<T> {
+  readonly count: number;
+  private readonly task: Task;
+  private readonly sources: readonly LoaderSource[];
+  private readonly encoder: SampleEncoder<T>;
+  private readonly seed: number;
+  private readonly depth: number;
+  private readonly version: OrderVersion;
+  private readonly queue: Promise<Attempt<T>>[] = [];
+  /** Of the next sample to be begun. */
+  private cursor: number;
+  private key: { readonly epoch: number; readonly words: OrderKey } | null = null;
+  private isDisposed = false;
+
+  constructor(
+    task: Task,
+    sources: readonly LoaderSource[],
+    encoder: SampleEncoder<T>,
+    { seed, depth, cursor, version }: StreamOptions,
+  ) {
+    this.task = task;
+    this.sources = sources;
+    this.encoder = encoder;
+    this.seed = seed;
+    this.depth = depth;
+    this.version = version;
+    this.cursor = cursor;
+    this.count = sources.reduce((sum, { count }) => sum + count, 0);
+  }
+
+  /** The next sample; others are begun behind it. */
+  take(): Promise<Attempt<T>> {
+    while (!this.isDisposed && this.queue.length < Math.max(1, this.depth + 1))
+      this.queue.push(this.begin(this.cursor++));
+    return this.queue.shift()!;
+  }
+
+  async dispose(): Promise<void> {
+    this.isDisposed = true;
+    await Promise.all(this.queue.splice(0));
+  }
+
+  private place(cursor: number): { source: LoaderSource; record: number; epoch: number } {
+    const epoch = Math.floor(cursor / this.count);
+    if (this.key?.epoch !== epoch) this.key = { epoch, words: orderKey(this.seed, this.task, epoch) };
+    let record = permute(this.key.words, this.count, cursor % this.count, this.version);
+    for (const source of this.sources) {
+      if (record < source.count) return { source, record, epoch };
+      record -= source.count;
+    }
+    throw new SourceError(`${this.task}: a source has become shorter`);
+  }
+
+  /** Never rejects: what is wrong is told when it is the sample's turn. */
+  private async begin(cursor: number): Promise<Attempt<T>> {
+    const { source, record, epoch } = this.place(cursor);
+    let name = source.spec.path;
+    try {
+      name = await source.nameOf(record);
+      const sample = await this.encoder.encode(await source.read(record), {
+        id: `${source.hash}:${record}`,
+        epoch,
+        name,
+      });
+      return { kind: "good", sample };
+    } catch (error) {
+      if (!isBadSample(error)) return { kind: "failed", error };
+      const reason = error instanceof RecordError ? error.message : `${name}: ${error.message}`;
+      return { kind: "bad", bad: { task: this.task, source: source.spec.path, record, reason } };
+    }
+  }
+}
+
+/** Throws `SourceError` where a task that the ratios ask for has no samples. */
+export function checkSources(
+  sources: Readonly<Partial<Record<Task, readonly Pick<LoaderSource, "count">[]>>>,
+  ratios: Ratios,
+): void {
+  for (const task of TASKS) {
+    const count = (sources[task] ?? []).reduce((sum, source) => sum + source.count, 0);
+    if (ratios[task] > 0 && count === 0)
+      throw new SourceError(`the ratio of ${task} is ${ratios[task]} and there is no sample of it; give it a source`);
+  }
+}
+
+/** @typeParam T what the encoder makes of a record */
+export class Loader<T = Sample> {
+  /** Time that `next` has waited for samples, ms. */
+  waitingMs = 0;
+  private readonly mixture: Mixture;
+  private readonly seed: number;
+  private readonly quarantine: Quarantine;
+  private readonly streams = new Map<Task, Stream<T>>();
+  private readonly data: string;
+  private readonly version: OrderVersion;
+  private step: number;
+  private cursors: Record<Task, number>;
+  private skipped: number;
+  private isRunning = false;
+  private failure: Error | null = null;
+
+  /**
+   * @param sources of each task; those of a task are one set, of which an epoch has each sample once
+   * @param state of an earlier loader of the same sources, seed, batch and ratios
+   */
+  constructor(
+    sources: Readonly<Partial<Record<Task, readonly LoaderSource[]>>>,
+    encoder: SampleEncoder<T>,
+    options: LoaderOptions,
+    state?: LoaderState,
+  ) {
+    const { seed, batch, ratios, ahead = Math.min(MOST_AHEAD, Math.max(LEAST_AHEAD, batch)) } = options;
+    checkSources(sources, ratios);
+    if (!Number.isInteger(ahead) || ahead < 0)
+      throw new ArgumentError(`Loader: ahead is ${ahead}; a whole number from 0`);
+    this.mixture = { ratios, batch };
+    checkMixture(this.mixture);
+    this.seed = seed;
+    this.quarantine = options.quarantine ?? new Quarantine();
+    const hashes = TASKS.map((task) => (ratios[task] ? (sources[task] ?? []).map(({ hash }) => hash) : []));
+    this.data = createHash("sha256")
+      .update(JSON.stringify([seed, batch, TASKS.map((task) => ratios[task]), hashes]))
+      .digest("hex");
+    if (state) checkState(state, this.data);
+    this.version = state?.version ?? ORDER_VERSION;
+    this.step = state?.step ?? 0;
+    this.cursors = { und: 0, text: 0, gen: 0, ...state?.cursors };
+    this.skipped = state?.skipped ?? 0;
+    const whole = TASKS.reduce((sum, task) => sum + ratios[task], 0);
+    for (const task of TASKS) {
+      if (ratios[task] === 0) continue;
+      const own = sources[task] ?? [];
+      const other = own.find((source) => source.task !== task);
+      if (other) throw new SourceError(`${other.spec.path} is a source for ${other.task}, listed under ${task}`);
+      const depth = ahead === 0 ? 0 : Math.max(1, Math.floor((ahead * ratios[task]) / whole));
+      const stream = new Stream(task, own, encoder, { seed, depth, cursor: this.cursors[task], version: this.version });
+      this.streams.set(task, stream);
+    }
+  }
+
+  /** Samples of a task in an epoch. */
+  epochSize(task: Task): number {
+    return this.streams.get(task)?.count ?? 0;
+  }
+
+  get state(): LoaderState {
+    const { version, step, skipped, data } = this;
+    return { version, step, cursors: { ...this.cursors }, skipped, data };
+  }
+
+  /** The samples of the next step. Throws `QuarantineError` when too many are bad; then the loader is at its end. */
+  async next(): Promise<LoadedStep<T>> {
+    if (this.failure) throw this.failure;
+    if (this.isRunning) throw new ArgumentError("Loader.next: the last step has not come yet; await it first");
+    this.isRunning = true;
+    try {
+      const step = this.step;
+      const samples: T[] = [];
+      for (const task of stepTasks(this.mixture, step, this.seed, this.version)) samples.push(await this.take(task));
+      this.step++;
+      return { step, samples, state: this.state };
+    } catch (error) {
+      this.failure = error instanceof Error ? error : new Error(String(error));
+      throw error;
+    } finally {
+      this.isRunning = false;
+    }
+  }
+
+  /** Begins nothing more, and waits for what was begun. */
+  async dispose(): Promise<void> {
+    this.failure ??= new ArgumentError("Loader.next: the loader was disposed");
+    await Promise.all([...this.streams.values()].map((stream) => stream.dispose()));
+  }
+
+  /** The next good sample of a task. */
+  private async take(task: Task): Promise<T> {
+    for (;;) {
+      if (this.failure) throw this.failure;
+      const started = now();
+      const attempt = await this.streams.get(task)!.take();
+      this.waitingMs += now() - started;
+      if (attempt.kind === "failed") throw attempt.error;
+      this.cursors[task]++;
+      if (attempt.kind === "good") return attempt.sample;
+      this.skipped++;
+      const seen = TASKS.reduce((sum, each) => sum + this.cursors[each], 0);
+      await this.quarantine.add(attempt.bad, this.skipped, seen);
+    }
+  }
+}
+
+function checkState(state: LoaderState, data: string): void {
+  const isCount = (value: unknown): boolean => typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
+  const isWhole = [state.step, state.skipped, ...TASKS.map((task) => state.cursors?.[task])].every(isCount);
+  if (![1, 2].includes(state.version) || !isWhole)
+    throw new LoaderStateError("the state of the data is none of this version; resume from another checkpoint");
+  if (state.data !== data)
+    throw new LoaderStateError(
+      "the state is of other data: sources, seed, batch or ratios are not those it was saved with. Restore them to go on, or begin a new run",
+    );
+}

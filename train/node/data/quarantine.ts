@@ -1,0 +1,98 @@
+/** Bad samples: set aside in a file with the reason, and counted against a budget, so that a broken source does not pass unseen. */
+import { appendFile, mkdir, readFile } from "node:fs/promises";
+import { dirname } from "node:path";
+import { ArgumentError } from "../../../engine/errors.ts";
+import { fileError } from "../../../model/node/files.ts";
+import type { Task } from "../../samples.ts";
+import { QuarantineError } from "../../data/errors.ts";
+
+export interface QuarantineOptions {
+  /** JSONL of the bad samples; without it they are only counted. */
+  readonly file?: string;
+  /** The share of the samples seen that may be bad. */
+  readonly share?: number;
+  /** So many may be bad in any case. */
+  readonly least?: number;
+  /** Names of the settings that allow more, for the message. */
+  readonly settings?: string;
+}
+
+export interface BadSample {
+  readonly task: Task;
+  /** The file or folder. */
+  readonly source: string;
+  /** From 0. */
+  readonly record: number;
+  /** What is wrong, with the place. */
+  readonly reason: string;
+}
+
+export class Quarantine {
+  readonly file: string | undefined;
+  readonly share: number;
+  readonly least: number;
+  private readonly settings: string | undefined;
+  /** Those that the file has already: a run that goes on meets them again. */
+  private known: Set<string> | null = null;
+
+  constructor(options: QuarantineOptions = {}) {
+    const { file, share = 0.001, least = 100 } = options;
+    if (!(share >= 0 && share <= 1)) throw new ArgumentError(`Quarantine: share is ${share}; from 0 to 1`);
+    if (!(least >= 0)) throw new ArgumentError(`Quarantine: least is ${least}; at least 0`);
+    this.file = file;
+    this.share = share;
+    this.least = least;
+    this.settings = options.settings;
+  }
+
+  /** So many of `seen` samples may be bad. */
+  allowed(seen: number): number {
+    return Math.max(this.least, Math.floor(this.share * seen));
+  }
+
+  /**
+   * Takes a bad sample. Throws `QuarantineError` when it is one too many.
+   * @param bad of all samples so far, this one included
+   * @param seen good ones and bad ones
+   */
+  async add(sample: BadSample, bad: number, seen: number): Promise<void> {
+    await this.write(sample);
+    const allowed = this.allowed(seen);
+    if (bad <= allowed) return;
+    const more = this.settings === undefined ? "" : `, or allow more (${this.settings}) and go on`;
+    const where = this.file === undefined ? "" : `; all of them are in ${this.file}`;
+    throw new QuarantineError(
+      `${bad} of ${seen} samples are bad, ${allowed} are allowed (${this.share * 100} % or ${this.least}). The last one: ${sample.reason}${where}. Mend the data${more}`,
+    );
+  }
+
+  private async write(sample: BadSample): Promise<void> {
+    if (this.file === undefined) return;
+    try {
+      this.known ??= await this.load(this.file);
+      const key = keyOf(sample);
+      if (this.known.has(key)) return;
+      this.known.add(key);
+      await appendFile(this.file, `${JSON.stringify(sample)}\n`);
+    } catch (error) {
+      throw fileError(error, this.file);
+    }
+  }
+
+  private async load(file: string): Promise<Set<string>> {
+    await mkdir(dirname(file), { recursive: true });
+    const text = await readFile(file, "utf8").catch(() => "");
+    if (text !== "" && !text.endsWith("\n")) await appendFile(file, "\n"); // cut off by a crash
+    const keys = text.split("\n").map((line) => {
+      try {
+        return keyOf(JSON.parse(line) as BadSample);
+      } catch {
+        return "";
+      }
+    });
+    return new Set(keys);
+  }
+}
+
+/** A record, whatever is said of it: decoders word the same damage in several ways. */
+const keyOf = ({ source, record }: BadSample): string => JSON.stringify([source, record]);

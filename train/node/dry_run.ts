@@ -1,0 +1,179 @@
+/** A training run tried out: what its longest step should take, then one such step on the device, and what it did take. Nothing is written. */
+import { OutOfMemoryError, now } from "../../engine/index.ts";
+import type { DType, Device } from "../../engine/index.ts";
+import { full, gemm } from "../../kernels/index.ts";
+import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
+import type { Checkpoint } from "../../model/janus/checkpoint/checkpoint.ts";
+import { loadModel } from "../../model/janus/load.ts";
+import { folderSource } from "../../model/node/files.ts";
+import type { TokenizerConfig, TrainConfig } from "../config.ts";
+import { loadTokenizer } from "../stage0/image_tokenizer.ts";
+import { estimateStep, estimateTokenizerStep, launchStep, launchTokenizerStep } from "../estimate.ts";
+import type { StepCounts, StepEstimate } from "../estimate.ts";
+import { Trainer } from "../trainer.ts";
+import { VqTraining, vqOptions } from "../stage0/trainer.ts";
+
+export interface DryRunOptions<Config = TrainConfig, Estimate extends StepCounts = StepEstimate> {
+  /** Folder of the model. */
+  readonly model: string;
+  readonly config: Config;
+  readonly device: Device;
+  /** Called before the step is taken. */
+  readonly onEstimate?: (estimate: Timed<Estimate>) => void;
+  readonly signal?: AbortSignal;
+}
+
+export type Timed<Estimate extends StepCounts> = Estimate & {
+  /** FLOPs a second of a matrix product on this device, of the size that the model has most of. */
+  readonly flopsPerSecond: number;
+  /** FLOPs of the step at that rate: it is not quicker. */
+  readonly seconds: number;
+};
+
+export interface MeasuredStep {
+  /** Bytes of tensors at the moment when most were alive. */
+  readonly peak: number;
+  /** Bytes of the GPU's buffers after the step. */
+  readonly buffers: number;
+  /** Of the step; kernels are compiled in it. */
+  readonly seconds: number;
+}
+
+export interface DryRun<Estimate extends StepCounts = StepEstimate> {
+  readonly estimate: Timed<Estimate>;
+  readonly measured: MeasuredStep;
+}
+
+/**
+ * Estimates the longest step and takes it, with the model's weights. Throws what `estimateStep` throws, and `OutOfMemoryError` before the
+ * model is loaded where the device's budget of memory does not hold the step.
+ */
+export const dryRun = (options: DryRunOptions): Promise<DryRun> =>
+  tryOut(options, {
+    estimate: ({ config: sizes }, { config, device }) => estimateStep(sizes, config, device),
+    product: ({ config: { language } }, { config }) => ({
+      rows: Math.min(1024, config.length * config.microRows),
+      inner: language.hidden,
+      outer: language.intermediate,
+    }),
+    less: "recompute=true, a smaller length or microRows, and dtype=bf16 take less",
+    begin: async (checkpoint, { config, device, signal }, { samples }) => {
+      const model = await loadModel(checkpoint, { device, dtype: config.dtype, ...(signal && { signal }) });
+      const trainer = new Trainer(model, checkpoint.config, config, 0);
+      return {
+        step: async () => (await launchStep(trainer, checkpoint.config, samples)).losses.dispose(),
+        dispose: () => {
+          trainer.dispose();
+          model.dispose();
+        },
+      };
+    },
+  });
+
+/** Tries a step of stage 0, as `dryRun` does those of the others. */
+export const dryRunTokenizer = (options: DryRunOptions<TokenizerConfig, StepCounts>): Promise<DryRun<StepCounts>> =>
+  tryOut(options, {
+    estimate: ({ config: sizes }, { config, device }) => estimateTokenizerStep(sizes, config, device),
+    // A 3 × 3 convolution with the channels of the innermost level.
+    product: ({ config: { vq } }, { config }) => ({
+      rows: Math.min(1024, Math.min(config.batch, config.microBatch) * vq.imageSize ** 2),
+      inner: 9 * vq.baseChannels * vq.multipliers.at(-1)!,
+      outer: vq.baseChannels * vq.multipliers.at(-1)!,
+    }),
+    less: "a smaller microBatch takes less",
+    begin: async (checkpoint, { config, device }) => {
+      const vq = await loadTokenizer(checkpoint, device, config.dtype);
+      const training = new VqTraining(vq, vqOptions(config));
+      return {
+        step: () => launchTokenizerStep(training, checkpoint.config, config, device),
+        dispose: () => {
+          training.dispose();
+          vq.dispose();
+        },
+      };
+    },
+  });
+
+/** A matrix product [rows, inner] · [inner, outer]. */
+interface Product {
+  readonly rows: number;
+  readonly inner: number;
+  readonly outer: number;
+}
+
+/** What the stages have of their own. */
+interface Kind<Options, Estimate extends StepCounts> {
+  readonly estimate: (checkpoint: Checkpoint, options: Options) => Promise<Estimate>;
+  readonly product: (checkpoint: Checkpoint, options: Options) => Product;
+  /** Settings that take less memory. */
+  readonly less: string;
+  readonly begin: (
+    checkpoint: Checkpoint,
+    options: Options,
+    estimate: Estimate,
+  ) => Promise<{ readonly step: () => Promise<void>; readonly dispose: () => void }>;
+}
+
+async function tryOut<Config extends { readonly dtype: string }, Estimate extends StepCounts>(
+  options: DryRunOptions<Config, Estimate>,
+  kind: Kind<DryRunOptions<Config, Estimate>, Estimate>,
+): Promise<DryRun<Estimate>> {
+  const { model: folder, config, device, onEstimate, signal } = options;
+  const checkpoint = await openCheckpoint(folderSource(folder));
+  try {
+    const counted = await kind.estimate(checkpoint, options);
+    signal?.throwIfAborted();
+    const flopsPerSecond = await matmulRate(device, config.dtype as DType, kind.product(checkpoint, options));
+    const estimate = { ...counted, flopsPerSecond, seconds: counted.flops / flopsPerSecond };
+    onEstimate?.(estimate);
+    const { peak } = counted.memory;
+    if (!counted.fits)
+      throw new OutOfMemoryError(
+        `a step takes ${gb(peak)} GB of memory, ${device.name} has ${gb(device.pool.budget)} GB for it; ${kind.less}`,
+      );
+    signal?.throwIfAborted();
+    const { step, dispose } = await kind.begin(checkpoint, options, counted);
+    try {
+      await device.sync();
+      signal?.throwIfAborted();
+      device.pool.resetPeak();
+      const started = now();
+      await step();
+      await device.sync();
+      const seconds = (now() - started) / 1000;
+      const { peakBytes, reservedBytes } = device.pool.stats;
+      return { estimate, measured: { peak: peakBytes, buffers: reservedBytes, seconds } };
+    } finally {
+      dispose();
+    }
+  } finally {
+    await checkpoint.close();
+  }
+}
+
+const gb = (bytes: number): string => (bytes / 1e9).toFixed(2);
+
+const RATE_SECONDS = 0.2;
+
+/** FLOPs a second of a product, the best of several. */
+async function matmulRate(device: Device, dtype: DType, { rows, inner, outer }: Product): Promise<number> {
+  using a = full([rows, inner], 0.5, { device });
+  using b = full([outer, inner], 0.5, { dtype, device });
+  /** Seconds of so many products. */
+  const run = async (times: number): Promise<number> => {
+    const started = now();
+    for (let i = 0; i < times; i++) gemm({ a, b, transB: true }).dispose();
+    await device.sync();
+    return (now() - started) / 1000;
+  };
+  await run(1); // compiles
+  let best = 0;
+  let spent = 0;
+  for (let times = 1; spent < RATE_SECONDS; times *= 2) {
+    const seconds = await run(times);
+    spent += seconds;
+    best = Math.max(best, (times * 2 * rows * inner * outer) / seconds);
+  }
+  device.pool.trim();
+  return best;
+}

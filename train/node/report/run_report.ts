@@ -1,0 +1,223 @@
+/** The report of a training run: one page with its curves, its samples over time, what the image tokenizer keeps of pictures, and its events. */
+import { basename, join, resolve } from "node:path";
+import { writeFileAtomic } from "../../../model/node/files.ts";
+import { TASKS } from "../../samples.ts";
+import type { Task } from "../../samples.ts";
+import { TASK_COLOURS, lineChart } from "./chart.ts";
+import type { Mark } from "./chart.ts";
+import { Curve } from "./curve.ts";
+import { html, page, picture, pictureGrid, table } from "./html.ts";
+import type { Content, Html, PagePicture, Section } from "./html.ts";
+import { readEvents, readLog } from "./log.ts";
+import type { LogLine, RunEvent } from "./log.ts";
+import { readReconstructions, readSamples } from "./samples.ts";
+
+/** What is drawn besides the losses by task: a number of a step, with how its axis is written. */
+const MEASURES = {
+  reconstruction: {
+    title: "Mean squared error of reconstructed pixels, −1 to 1",
+    of: (line: LogLine) => line.reconstruction,
+    scale: "log",
+  },
+  codebook: { title: "Squared distance of vectors from their codes", of: (line: LogLine) => line.codebook, scale: "log" }, // prettier-ignore
+  adversarial: { title: "Reconstructions found out by the discriminator, −mean D(x̂)", of: (line: LogLine) => line.adversarial }, // prettier-ignore
+  discriminator: { title: "Hinge loss of the discriminator", of: (line: LogLine) => line.discriminator, zero: true },
+  used: { title: "Codes that a step used", of: (line: LogLine) => line.used, zero: true },
+  perplexity: {
+    title: "Codes that pictures spread over (perplexity)",
+    of: (line: LogLine) => line.reseed?.perplexity,
+    zero: true,
+  },
+  lr: { title: "Learning rate", of: (line: LogLine) => line.lr, format: "~e", zero: true, smooth: false },
+  gradNorm: { title: "Norm of the gradients, before clipping", of: (line: LogLine) => line.gradNorm, scale: "log" },
+  lossScale: { title: "Loss scale", of: (line: LogLine) => line.lossScale, format: "~s", scale: "log", smooth: false },
+  tokens: { title: "Tokens per second", of: (line: LogLine) => line.tokensPerSecond, format: "~s", zero: true },
+  images: { title: "Pictures per second", of: (line: LogLine) => line.imagesPerSecond, zero: true },
+  mfu: { title: "MFU, of the matmul ceiling", of: (line: LogLine) => line.mfu, format: "~%", zero: true },
+  memory: { title: "Device memory, bytes", of: (line: LogLine) => line.memoryBytes, format: "~s", zero: true },
+  waiting: {
+    title: "Part of the time spent waiting for data",
+    of: ({ ms, waitingMs }: LogLine) => (ms && waitingMs !== null && waitingMs !== undefined ? waitingMs / ms : null),
+    format: "~%",
+    zero: true,
+  },
+} as const;
+
+/** The curves of a run, or of several one after the other, in bounded memory. */
+export class RunCurves {
+  /** The line that came last. */
+  last: LogLine | null = null;
+  /** Trained tokens of each task. */
+  readonly trained: Partial<Record<Task, number>> = {};
+  private readonly losses = { all: new Curve(), und: new Curve(), text: new Curve(), gen: new Curve() };
+  private readonly measures = Object.fromEntries(Object.keys(MEASURES).map((name) => [name, new Curve()]));
+  private readonly marks: Mark[] = [];
+  private before = 0;
+
+  /** From here on lines are those of another run, e.g. the next stage: its steps are counted on, and a mark says where it begins. */
+  begin(label: string): void {
+    if (this.last) this.before += this.last.step + 1;
+    this.last = null;
+    this.marks.push({ x: this.before + 1, label });
+  }
+
+  /** Marks a place on the curve of the losses, `steps` into the run that is being read. */
+  mark(steps: number, label: string): void {
+    this.marks.push({ x: this.before + steps, label });
+  }
+
+  add(line: LogLine): void {
+    const x = this.before + line.step + 1;
+    this.last = line;
+    this.losses.all.add(x, line.loss);
+    for (const task of TASKS) {
+      const report = line.tasks?.[task];
+      this.losses[task].add(x, report?.loss);
+      if (report?.tokens && !line.skipped) this.trained[task] = (this.trained[task] ?? 0) + report.tokens;
+    }
+    for (const [name, { of }] of Object.entries(MEASURES)) this.measures[name]!.add(x, of(line));
+  }
+
+  /**
+   * Losses first, by task, or that of the pixels in stage 0; then the rest, down to speed and memory. Measures that no line has are left out.
+   * The first is large and has the marks.
+   */
+  async charts(): Promise<Html[]> {
+    const tasks = TASKS.filter((task) => !this.losses[task].isEmpty);
+    const names = tasks.length > 1 ? (["all", ...tasks] as const) : tasks;
+    const losses = {
+      title: "Loss by task",
+      y: "nats per trained token",
+      series: names.map((name) => ({ name, points: this.losses[name], colour: TASK_COLOURS[name] })),
+    };
+    const measures = Object.entries(MEASURES).flatMap(([name, how]) => {
+      const points = this.measures[name]!;
+      return points.isEmpty ? [] : [{ ...how, series: [{ name, points }] }];
+    });
+    const isStage0 = tasks.length === 0 && !this.measures["reconstruction"]!.isEmpty;
+    const charts: Html[] = [];
+    for (const chart of isStage0 ? measures : [losses, ...measures]) {
+      const large = charts.length === 0 && { marks: this.marks, width: 1040, height: 300 };
+      charts.push(await lineChart({ ...chart, x: "step", ...large }));
+    }
+    return charts;
+  }
+}
+
+/** Pictures of samples in a page. */
+const MOST_PICTURES = 48;
+/** Events in a page: the last ones. */
+const MOST_EVENTS = 200;
+const THUMBNAIL = 144; // CSS pixels
+
+const count = (n: number): string => n.toLocaleString("en-US");
+
+export interface RunReportOptions {
+  /** The browser loads the page again every so many seconds: while the run goes on. */
+  readonly refresh?: number;
+  /** Of the log, where they are at hand; else it is read. */
+  readonly curves?: RunCurves;
+}
+
+/** Writes `report.html` into a run folder, at once, from what the folder holds. Returns its path. */
+export async function runReport(run: string, options: RunReportOptions = {}): Promise<string> {
+  const { refresh } = options;
+  const events = await readEvents(run);
+  const curves = options.curves ?? new RunCurves();
+  if (!options.curves) for await (const line of readLog(run)) curves.add(line);
+  const settings = events.findLast(({ config }) => config !== undefined)?.config;
+  const sections: Section[] = [
+    { title: "Curves", content: [...(await curves.charts()), lastStep(curves)] },
+    ...samplesSection(await readSamples(run, MOST_PICTURES)),
+    ...reconstructionsSection(await readReconstructions(run)),
+    ...(events.length ? [{ title: "Events", content: [eventsTable(events)] }] : []),
+    ...(settings === undefined ? [] : [{ title: "Settings", content: [table(["setting", "value"], flat(settings))] }]),
+  ];
+  const name = basename(resolve(run));
+  const path = join(run, "report.html");
+  const file = page({
+    title: `Training run ${name}`,
+    summary: summary(curves, settings, refresh !== undefined),
+    sections,
+    ...(refresh !== undefined && { refresh }),
+  });
+  await writeFileAtomic(path, new TextEncoder().encode(file));
+  return path;
+}
+
+function summary(curves: RunCurves, settings: unknown, isAlive: boolean): string {
+  const { stage, steps, stopAt } = (settings ?? {}) as { stage?: number; steps?: number; stopAt?: number };
+  const done = (curves.last?.step ?? -1) + 1;
+  const end = steps === undefined ? null : Math.min(steps, stopAt ?? steps);
+  return [
+    ...(stage === undefined ? [] : [`stage ${stage}`]),
+    `${count(done)} ${end === null ? "" : `of ${count(end)} `}steps`,
+    isAlive ? "running when this was written" : "not running when this was written",
+    `${new Date().toISOString().slice(0, 19).replace("T", " ")} UTC`,
+  ].join(" · ");
+}
+
+function lastStep({ last, trained }: RunCurves): Content {
+  if (!last) return null;
+  const rows = TASKS.flatMap((task) => {
+    const report = last.tasks?.[task];
+    if (!report && !trained[task]) return [];
+    return [[task, report?.loss?.toFixed(4) ?? "", count(report?.tokens ?? 0), count(trained[task] ?? 0)]];
+  });
+  if (rows.length === 0) return null;
+  return table([`step ${count(last.step + 1)}`, "loss", "trained tokens", "in all so far"], rows, [1, 2, 3]);
+}
+
+/** A row a step, a column a prompt. */
+function samplesSection(steps: Awaited<ReturnType<typeof readSamples>>): Section[] {
+  const newest = steps.at(-1);
+  if (!newest) return [];
+  const rows = steps.map(({ step, pictures }): Content[] => [
+    count(step),
+    ...newest.pictures.map(({ prompt }): Content => {
+      const found = pictures.find((one) => one.prompt === prompt);
+      return found
+        ? picture({ png: found.png, caption: `${prompt}, step ${step}, seed ${found.seed}` }, THUMBNAIL)
+        : "";
+    }),
+  ]);
+  const head: Content[] = ["steps", ...newest.pictures.map(({ prompt }) => html`<span>${prompt}</span>`)];
+  return [{ title: "Samples from the same prompts and seeds", content: [table(head, rows, [0])] }];
+}
+
+function reconstructionsSection(found: Awaited<ReturnType<typeof readReconstructions>>): Section[] {
+  if (!found.length) return [];
+  const pictures = found.flatMap(({ original, png, psnr }): PagePicture[] => [
+    { png: original, caption: "original" },
+    { png, caption: `from its codes, ${psnr} dB` },
+  ]);
+  return [
+    {
+      title: "What the image tokenizer keeps",
+      content: [
+        "Pictures of the training data through the tokenizer and back. Drawn pictures cannot be sharper.",
+        pictureGrid(pictures, { columns: 8, width: THUMBNAIL }),
+      ],
+    },
+  ];
+}
+
+function eventsTable(events: readonly RunEvent[]): Html {
+  const rows = events.slice(-MOST_EVENTS).reverse();
+  return table(
+    ["time, UTC", "steps", "event", ""],
+    rows.map(({ time, step, kind, text }) => [
+      String(time).slice(0, 19).replace("T", " "),
+      count(Number(step)),
+      String(kind),
+      text,
+    ]),
+    [1],
+  );
+}
+
+/** `{a: {b: 1}}` as `[["a.b", "1"]]`. */
+function flat(value: unknown, path = ""): string[][] {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return [[path, JSON.stringify(value) ?? ""]];
+  return Object.entries(value).flatMap(([key, inner]) => flat(inner, path ? `${path}.${key}` : key));
+}

@@ -1,0 +1,45 @@
+/** The errors of run folders. All are checkpoint errors: what failed, where, and what to do. */
+import { CheckpointError } from "../../../model/io/errors.ts";
+import type { LockHolder } from "./lock.ts";
+
+/** A run folder that cannot be opened, read or written. Base of the errors below. */
+export class RunFolderError extends CheckpointError {}
+
+/** Another trainer has the run folder. */
+export class RunLockedError extends RunFolderError {
+  readonly holder: LockHolder;
+  constructor(message: string, holder: LockHolder) {
+    super(message);
+    this.holder = holder;
+  }
+}
+
+/** A checkpoint of a step that the run has already. It stays as it is; nothing was written. */
+export class StepExistsError extends RunFolderError {
+  readonly step: number;
+  constructor(message: string, step: number) {
+    super(message);
+    this.step = step;
+  }
+}
+
+/** A checkpoint that could not be saved: a full disk, an I/O error. The checkpoints before it are as they were. */
+export class SaveError extends RunFolderError {
+  readonly step: number;
+  /** Of the system: ENOSPC, EIO, … */
+  readonly code: string;
+  constructor(message: string, step: number, code: string, cause: unknown) {
+    super(message);
+    this.step = step;
+    this.code = code;
+    this.cause = cause;
+  }
+}
+
+/** The code of an error that the file system gave; null for any other error. */
+export function systemCode(error: unknown): string | null {
+  const isCoded = error instanceof Error && "code" in error && typeof error.code === "string";
+  return isCoded && /^E[A-Z0-9]+$/.test(error.code as string) ? (error.code as string) : null;
+}
+
+export const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));

@@ -1,0 +1,202 @@
+/**
+ * The folder of a training run, held by one trainer: `step-00000020/` for each checkpoint, with a manifest of sizes and hashes. A checkpoint is
+ * there whole or not at all, through kills and power failures, and no older one goes before the new one lasts. Reading alone is `Checkpoints`.
+ * What the trainer writes beside them (logs, reports) is its own.
+ */
+import { dirname, join, resolve } from "node:path";
+import type { FolderSink } from "../../../model/io/bytes.ts";
+import { requireRoom } from "../../../model/node/files.ts";
+import { Checkpoints } from "./checkpoints.ts";
+import { RunFolderError, SaveError, StepExistsError, messageOf, systemCode } from "./errors.ts";
+import { makeFolders, nodeFileSystem, removeTree } from "./file_system.ts";
+import type { FileSystem } from "./file_system.ts";
+import { LOCK_LEFTOVER, RunLock } from "./lock.ts";
+import type { LockHolder } from "./lock.ts";
+import { requireStep, stepName } from "./manifest.ts";
+import { StagedFolder, hide, isLeftover, prune, requireKeep, stepsToPrune } from "./staged_folder.ts";
+import type { Keep } from "./staged_folder.ts";
+
+export interface OpenRunOptions {
+  /** Makes the folder where it is not there yet. */
+  readonly create?: boolean;
+  /** Is told of a lock taken over, and of leftovers that were removed or could not be. */
+  readonly onNotice?: (message: string) => void;
+  readonly fileSystem?: FileSystem;
+  /** Whether the process that holds a lock still runs; asks the system unless given. */
+  readonly isAlive?: (holder: LockHolder) => boolean;
+}
+
+export interface Saved {
+  readonly step: number;
+  readonly path: string;
+  /** Of all its files, without the manifest. */
+  readonly bytes: number;
+  /** Steps whose checkpoints were removed. */
+  readonly pruned: readonly number[];
+  /** Why the pruning did not end; the new checkpoint is saved all the same, and the next save takes it up again. */
+  readonly pruneProblem: RunFolderError | null;
+}
+
+export class RunFolder extends Checkpoints {
+  private readonly lock: RunLock;
+  private readonly onNotice: (message: string) => void;
+  private isSaving = false;
+  private isClosed = false;
+
+  private constructor(path: string, fileSystem: FileSystem, lock: RunLock, onNotice: (message: string) => void) {
+    super(path, fileSystem);
+    this.lock = lock;
+    this.onNotice = onNotice;
+  }
+
+  /**
+   * Takes the folder, makes the checkpoints in it last and removes what crashed saves have left. Throws `RunLockedError`, naming the holder, when
+   * another trainer has it, and `RunFolderError` when it is not there. The lock of a process of this host that is gone is taken over, with a notice.
+   */
+  static async open(path: string, options: OpenRunOptions = {}): Promise<RunFolder> {
+    const { fileSystem = nodeFileSystem, onNotice = () => undefined } = options;
+    const run = resolve(path);
+    const kind = await fileSystem.kind(run);
+    if (kind !== null && kind !== "folder") throw new RunFolderError(`${run} is not a folder; name another one`);
+    if (kind === null && !options.create)
+      throw new RunFolderError(`there is no run folder ${run}; name one that a trainer has written`);
+    if (kind === null) await makeFolders(fileSystem, run, dirname);
+    const { isAlive } = options;
+    const lock = await RunLock.take(fileSystem, run, { onNotice, ...(isAlive && { isAlive }) });
+    const folder = new RunFolder(run, fileSystem, lock, onNotice);
+    try {
+      // The newest may be the work of a process that ended right after its rename; from here on it lasts.
+      await fileSystem.syncFolder(run);
+    } catch (error) {
+      await lock.release();
+      throw error;
+    }
+    try {
+      const isOld = (name: string): boolean => name.startsWith(LOCK_LEFTOVER) && join(run, name) !== lock.stale;
+      await folder.removeLeftovers((name) => isLeftover(name) || isOld(name));
+    } catch (error) {
+      onNotice(`${run}: what an earlier run left could not all be removed: ${messageOf(error)}`);
+    }
+    return folder;
+  }
+
+  /** Throws `FileError` (ENOSPC) when the disk has no room for `bytes` more. */
+  requireRoom(bytes: number): Promise<void> {
+    return requireRoom(this.path, bytes, `a checkpoint in ${this.path}`, (path) => this.fileSystem.freeBytes(path));
+  }
+
+  /**
+   * Saves a checkpoint: `fill` writes its files, about `bytes` together. When this returns, the checkpoint lasts, and what `keep` does not keep
+   * of the older ones has been removed. Throws `SaveError` for a full disk (also one that has less than `bytes` free: then nothing is written)
+   * or an I/O error, `StepExistsError` for a step that is there and verifies, and whatever `fill` throws; then no part of it is left, and the
+   * other checkpoints are as they were. A step that is there and does not verify is replaced.
+   */
+  async save(step: number, fill: (sink: FolderSink) => Promise<void>, keep: Keep, bytes = 0): Promise<Saved> {
+    requireStep(step);
+    requireKeep(keep);
+    if (this.isClosed) throw new RunFolderError(`${this.path} was closed; open it again before saving step ${step}`);
+    if (this.isSaving)
+      throw new RunFolderError(`${this.path}: another save has not ended; await it before saving step ${step}`);
+    this.isSaving = true;
+    try {
+      return await this.saveAlone(step, fill, keep, bytes);
+    } finally {
+      this.isSaving = false;
+    }
+  }
+
+  /** Gives the folder back. A save that is going on must have ended. */
+  async close(): Promise<void> {
+    if (this.isSaving) throw new RunFolderError(`${this.path}: a save has not ended; await it before closing`);
+    if (this.isClosed) return;
+    this.isClosed = true;
+    await this.lock.release();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  private async saveAlone(
+    step: number,
+    fill: (sink: FolderSink) => Promise<void>,
+    keep: Keep,
+    planned: number,
+  ): Promise<Saved> {
+    const staged = new StagedFolder(this.fileSystem, this.path, step);
+    let damaged: string | null = null;
+    try {
+      await this.removeLeftovers(isLeftover);
+      const isThere = (await this.fileSystem.kind(this.folder(step))) !== null;
+      const verdict = isThere ? await this.verify(step) : null;
+      if (verdict?.verified)
+        throw new StepExistsError(
+          `${verdict.path} is there and whole, and is kept; a run goes on from its newest checkpoint: to go on from an older one, remove those after it or copy it to a new run folder`,
+          step,
+        );
+      await this.requireRoom(planned);
+      await staged.create();
+      await fill(staged);
+      await staged.syncFolders();
+      await staged.writeManifest();
+      if (verdict) {
+        damaged = await hide(this.fileSystem, this.path, step);
+        this.onNotice(`${verdict.path} was damaged and is replaced: ${verdict.problems.join("; ")}`);
+      }
+      await staged.publish();
+    } catch (error) {
+      throw await this.failed(staged, error);
+    }
+    const bytes = [...staged.files.values()].reduce((sum, file) => sum + file.bytes, 0);
+    const done = { step, path: this.folder(step), bytes };
+    try {
+      const pruned = await this.prune(step, keep);
+      if (damaged) await removeTree(this.fileSystem, damaged);
+      return { ...done, pruned, pruneProblem: null };
+    } catch (error) {
+      const pruneProblem = new RunFolderError(
+        `${this.path}: step ${step} is saved, but older checkpoints could not be removed: ${messageOf(error)}; the next save tries again`,
+      );
+      pruneProblem.cause = error;
+      return { ...done, pruned: [], pruneProblem };
+    }
+  }
+
+  /** Removes what there is of the checkpoint; returns the error to throw. */
+  private async failed(staged: StagedFolder, error: unknown): Promise<unknown> {
+    const left = await staged.discard().then(() => "", (problem: unknown) => `; what was written of it could not be removed (${messageOf(problem)}), the next save tries again`); // prettier-ignore
+    const code = systemCode(error);
+    if (code === null) {
+      if (left) this.onNotice(`${this.path}: ${stepName(staged.step)} was not saved${left}`);
+      return error;
+    }
+    const isFull = code === "ENOSPC" || code === "EDQUOT";
+    const todo = isFull ? "make room and save again" : "look at the disk, then save again";
+    return new SaveError(
+      `step ${staged.step} could not be saved: ${messageOf(error)}; the checkpoints before it are as they were; ${todo}${left}`,
+      staged.step,
+      code,
+      error,
+    );
+  }
+
+  private async prune(saved: number, keep: Keep): Promise<number[]> {
+    const steps = await this.list();
+    const whole = new Set<number>();
+    for (const step of steps.filter((other) => other < saved).reverse()) {
+      if (whole.size === keep.last - 1) break;
+      if ((await this.verify(step, { hashes: false })).verified) whole.add(step);
+    }
+    const old = stepsToPrune(steps, whole, saved, keep);
+    await prune(this.fileSystem, this.path, old);
+    return old;
+  }
+
+  private async removeLeftovers(isOne: (name: string) => boolean): Promise<void> {
+    for (const { name, kind } of await this.fileSystem.list(this.path)) {
+      if (kind !== "folder" || !isOne(name)) continue;
+      await removeTree(this.fileSystem, join(this.path, name));
+      if (isLeftover(name)) this.onNotice(`${join(this.path, name)}, left by a save that broke off, was removed`);
+    }
+  }
+}

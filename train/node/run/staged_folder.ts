@@ -1,0 +1,182 @@
+/**
+ * One checkpoint on its way to disk: files written into a hidden folder, hashed on the way and synced; the manifest; the name. And pruning,
+ * which takes the name away first. Each step is a function of its own, so that tests can put them in a wrong order; the right one is
+ * `RunFolder.save`.
+ */
+import { createHash, randomUUID } from "node:crypto";
+import { join } from "node:path";
+import { ArgumentError } from "../../../engine/errors.ts";
+import type { ByteSink, FolderSink } from "../../../model/io/bytes.ts";
+import { quote } from "../../../model/io/errors.ts";
+import { removeTree, writeSynced } from "./file_system.ts";
+import type { FileSystem } from "./file_system.ts";
+import { MANIFEST, encodeManifest, pathProblem, stepName } from "./manifest.ts";
+import type { ManifestEntry } from "./manifest.ts";
+
+const SAVING = ".saving-";
+const REMOVING = ".removing-";
+
+/** Whether a folder is what a save or a pruning that broke off has left. */
+export const isLeftover = (name: string): boolean => name.startsWith(SAVING) || name.startsWith(REMOVING);
+
+const hidden = (run: string, prefix: string, step: number): string =>
+  join(run, `${prefix}${stepName(step)}-${randomUUID().slice(0, 8)}`);
+
+export class StagedFolder implements FolderSink {
+  readonly step: number;
+  /** What has been written, by path in the folder. */
+  readonly files = new Map<string, ManifestEntry>();
+  private readonly fileSystem: FileSystem;
+  private readonly run: string;
+  /** Hidden, then with the step's name. */
+  private path: string;
+  private isPublished = false;
+  private readonly names = new Set<string>();
+  private readonly folders = new Map<string, Promise<void>>();
+  private writing = 0;
+  private failure: { error: unknown } | null = null;
+
+  constructor(fileSystem: FileSystem, run: string, step: number) {
+    this.fileSystem = fileSystem;
+    this.run = run;
+    this.step = step;
+    this.path = hidden(run, SAVING, step);
+  }
+
+  async create(): Promise<void> {
+    await this.fileSystem.makeFolder(this.path);
+  }
+
+  /** Writes and syncs a file; folders in its name are made. Several may be written at a time. */
+  async write(name: string, content: Uint8Array | ((sink: ByteSink) => Promise<void>)): Promise<void> {
+    const problem = pathProblem(name);
+    if (problem) throw new ArgumentError(`checkpoint of step ${this.step}: ${quote(name)} ${problem}`);
+    if (this.names.has(name))
+      throw new ArgumentError(
+        `checkpoint of step ${this.step}: ${quote(name)} is written twice; give each file its name`,
+      );
+    this.names.add(name);
+    this.writing++;
+    try {
+      await this.makeParents(name);
+      this.files.set(name, await this.writeFile(name, content));
+    } catch (error) {
+      this.failure ??= { error };
+      throw error;
+    } finally {
+      this.writing--;
+    }
+  }
+
+  /** Makes the names in the folders below last. Throws what a write threw, even if its caller has caught that. */
+  async syncFolders(): Promise<void> {
+    if (this.writing)
+      throw new ArgumentError(
+        `checkpoint of step ${this.step}: ${this.writing} files are still being written; await every write before filling ends`,
+      );
+    if (this.failure) throw this.failure.error;
+    const deepestFirst = [...this.folders.keys()].sort((a, b) => b.split("/").length - a.split("/").length);
+    for (const folder of deepestFirst) await this.fileSystem.syncFolder(join(this.path, folder));
+  }
+
+  /** Of the files written so far, and makes the names beside it last too. */
+  async writeManifest(files: ReadonlyMap<string, ManifestEntry> = this.files): Promise<number> {
+    const { bytes } = await this.writeFile(MANIFEST, encodeManifest({ step: this.step, files }));
+    await this.fileSystem.syncFolder(this.path);
+    return bytes;
+  }
+
+  /** Gives the folder its name, and makes that last. */
+  async publish(): Promise<string> {
+    const path = join(this.run, stepName(this.step));
+    await this.fileSystem.rename(this.path, path);
+    this.path = path;
+    this.isPublished = true;
+    await this.fileSystem.syncFolder(this.run);
+    return path;
+  }
+
+  /** Takes it all away again. */
+  async discard(): Promise<void> {
+    if ((await this.fileSystem.kind(this.path)) === null) return;
+    if (this.isPublished) {
+      this.path = await hide(this.fileSystem, this.run, this.step);
+      await this.fileSystem.syncFolder(this.run).catch(() => undefined); // it may be what has failed before
+    }
+    await removeTree(this.fileSystem, this.path);
+  }
+
+  private async makeParents(name: string): Promise<void> {
+    const parts = name.split("/").slice(0, -1);
+    for (let depth = 1; depth <= parts.length; depth++) {
+      const folder = parts.slice(0, depth).join("/");
+      let made = this.folders.get(folder);
+      if (!made) this.folders.set(folder, (made = this.fileSystem.makeFolder(join(this.path, folder))));
+      await made;
+    }
+  }
+
+  private async writeFile(
+    name: string,
+    content: Uint8Array | ((sink: ByteSink) => Promise<void>),
+  ): Promise<ManifestEntry> {
+    const hash = createHash("sha256");
+    let bytes = 0;
+    await writeSynced(this.fileSystem, join(this.path, name), async (file) => {
+      const sink: ByteSink = {
+        write: async (chunk) => {
+          hash.update(chunk);
+          bytes += chunk.length;
+          await file.write(chunk);
+        },
+      };
+      await (content instanceof Uint8Array ? sink.write(content) : content(sink));
+    });
+    return { bytes, sha256: hash.digest("hex") };
+  }
+}
+
+/** Takes a checkpoint's name away; returns where it is now. Not yet made to last. */
+export async function hide(files: FileSystem, run: string, step: number): Promise<string> {
+  const path = hidden(run, REMOVING, step);
+  await files.rename(join(run, stepName(step)), path);
+  return path;
+}
+
+/** Removes checkpoints: first the names, and only when that lasts what is in the folders. A crash in between leaves none that looks whole. */
+export async function prune(files: FileSystem, run: string, steps: readonly number[]): Promise<void> {
+  const paths: string[] = [];
+  for (const step of steps) paths.push(await hide(files, run, step));
+  if (paths.length) await files.syncFolder(run);
+  for (const path of paths) await removeTree(files, path);
+}
+
+export interface Keep {
+  /** The newest so many are kept; at least 1. */
+  readonly last: number;
+  /** Steps divisible by it are kept for good. */
+  readonly every?: number;
+}
+
+export function requireKeep({ last, every }: Keep): void {
+  const isCount = (n: number): boolean => Number.isSafeInteger(n) && n >= 1;
+  if (!isCount(last)) throw new ArgumentError(`keep.last is ${last}; a whole number of at least 1`);
+  if (every !== undefined && !isCount(every))
+    throw new ArgumentError(`keep.every is ${every}; a whole number of at least 1`);
+}
+
+/**
+ * Which of `steps` go once `saved` is on disk. Only what is older than it: newer ones come from a run that went further, and are not this
+ * save's to judge. `whole` are those that count as kept; damaged ones do not push a whole one out.
+ */
+export function stepsToPrune(
+  steps: readonly number[],
+  whole: ReadonlySet<number>,
+  saved: number,
+  keep: Keep,
+): number[] {
+  const older = steps.filter((step) => step < saved).sort((a, b) => b - a);
+  const kept = [saved, ...older.filter((step) => whole.has(step))];
+  const oldestKept = kept[keep.last - 1] ?? -Infinity;
+  return older.filter((step) => step < oldestKept && (keep.every === undefined || step % keep.every !== 0));
+}

@@ -1,0 +1,177 @@
+/**
+ * Tensors by name (`AdamW.stateDict()`, an EMA) as a safetensors file of a checkpoint, and back, in chunks: on the host is one chunk at a time,
+ * beside what the device has not yet taken (`Device.throttle`). Names, dtypes and shapes are held to strictly before a byte is written or read.
+ */
+import { ArgumentError, elementBytes, empty } from "../engine/index.ts";
+import type { DType, Device, Tensor } from "../engine/index.ts";
+import type { FileSource, FolderSink, RandomAccess } from "../model/io/bytes.ts";
+import { CheckpointError, TensorMismatchError, quote } from "../model/io/errors.ts";
+import { layoutSafetensors, readSafetensors, writeSafetensors } from "../model/io/safetensors.ts";
+import type { TensorContent } from "../model/io/safetensors.ts";
+import { specText } from "../model/io/stored.ts";
+import type { StoredTensor } from "../model/io/stored.ts";
+import type { AdamW } from "../model/nn/optim.ts";
+
+const CHUNK_BYTES = 16 * 2 ** 20;
+const DEVICE_DTYPES: readonly string[] = ["f32", "f16", "bf16", "i32", "u32", "u8"] satisfies DType[];
+
+type Tensors = Readonly<Record<string, Tensor>>;
+
+const sortedByName = (tensors: Tensors): [string, Tensor][] =>
+  Object.entries(tensors).sort(([a], [b]) => (a < b ? -1 : 1));
+
+export interface TensorFileOptions {
+  /** Of one read-back or upload; a multiple of 8. */
+  readonly chunkBytes?: number;
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * Writes `tensors` to the file `name`, sorted by name, byte for byte as they are on the device. They must not change meanwhile: a step taken
+ * between two chunks throws `CheckpointError`. Throws `ArgumentError` for a tensor that is not contiguous, before anything is written.
+ */
+export async function saveTensors(
+  sink: FolderSink,
+  name: string,
+  tensors: Tensors,
+  options: TensorFileOptions = {},
+): Promise<void> {
+  const chunk = chunkBytes(options);
+  const sorted = sortedByName(tensors);
+  for (const [key, tensor] of sorted) {
+    tensor.check();
+    if (!tensor.isContiguous)
+      throw new ArgumentError(`${name}: ${quote(key)}, ${tensor}, is not contiguous; save contiguous(x)`);
+  }
+  const versions = new Map(sorted.map(([key, tensor]) => [key, tensor.storage.version]));
+  const contents = sorted.map(([key, tensor]): TensorContent => {
+    async function* chunks(): AsyncGenerator<Uint8Array> {
+      const bytes = elementBytes(tensor.dtype, tensor.size);
+      for (let at = 0; at < bytes; at += chunk) {
+        options.signal?.throwIfAborted();
+        if (tensor.storage.version !== versions.get(key)) {
+          throw new CheckpointError(
+            `${name}: ${quote(key)} was changed while it was saved, the file would mix two states; save between two steps, not during one`,
+          );
+        }
+        yield await tensor.readBytes(at, Math.min(chunk, bytes - at));
+      }
+    }
+    return { name: key, dtype: tensor.dtype, shape: tensor.shape, chunks };
+  });
+  await sink.write(name, (file) => writeSafetensors(file, contents));
+}
+
+/** Bytes of the file that `saveTensors` writes. */
+export const tensorFileBytes = (tensors: Tensors): number =>
+  layoutSafetensors(sortedByName(tensors).map(([name, { dtype, shape }]) => ({ name, dtype, shape }))).fileBytes;
+
+/**
+ * Fills given tensors (all of a `stateDict`) from the file `name`, straight to the device. Throws `TensorMismatchError` before any of them
+ * changes if the file lacks one, has another, or one differs in dtype or shape; an error in reading after that leaves them half filled.
+ * @param options.optional names that the file may lack; those tensors stay as they are
+ * @returns the names that it lacks
+ */
+export async function loadTensorsInto(
+  source: FileSource,
+  name: string,
+  tensors: Tensors,
+  { optional = [], ...options }: TensorFileOptions & { readonly optional?: readonly string[] } = {},
+): Promise<string[]> {
+  const file = await source.open(name);
+  try {
+    const { tensors: stored } = await readSafetensors(file);
+    const absent = optional.filter((key) => !stored.has(key));
+    requireSame(file.name, stored, Object.fromEntries(Object.entries(tensors).filter(([key]) => !absent.includes(key))));
+    await upload(file, stored, tensors, options);
+    return absent;
+  } finally {
+    await file.close?.();
+  }
+}
+
+/**
+ * Fills `tensors`, the `stateDict` of `optimizer` with what is saved beside it, from the file `name` as `loadTensorsInto` does. A file of an earlier
+ * version has no `steps`: every parameter gets the one step count that it has.
+ */
+export async function loadOptimizer(
+  source: FileSource,
+  name: string,
+  optimizer: AdamW,
+  { tensors = optimizer.stateDict(), ...options }: TensorFileOptions & { readonly tensors?: Tensors } = {},
+): Promise<void> {
+  const absent = await loadTensorsInto(source, name, tensors, { ...options, optional: ["steps"] });
+  if (absent.length) optimizer.spreadSteps();
+}
+
+/** The tensors of the file `name` as new ones on `device`. Throws `TensorMismatchError` for dtypes that no device has. */
+export async function loadTensors(
+  source: FileSource,
+  name: string,
+  options: TensorFileOptions & { readonly device?: Device } = {},
+): Promise<Record<string, Tensor>> {
+  const file = await source.open(name);
+  const made: Record<string, Tensor> = {};
+  try {
+    const { tensors: stored } = await readSafetensors(file);
+    const strange = [...stored.values()].filter(({ dtype }) => !DEVICE_DTYPES.includes(dtype));
+    if (strange.length)
+      throw new TensorMismatchError(
+        `${file.name}: a device cannot hold all of it:`,
+        strange.map((tensor) => `${quote(tensor.name)} is ${specText(tensor)}`),
+      );
+    const { device } = options;
+    for (const [key, { dtype, shape }] of stored)
+      made[key] = empty(shape, { dtype: dtype as DType, label: key, ...(device && { device }) }).keep();
+    await upload(file, stored, made, options);
+    return made;
+  } catch (error) {
+    for (const tensor of Object.values(made)) tensor.dispose();
+    throw error;
+  } finally {
+    await file.close?.();
+  }
+}
+
+function requireSame(file: string, stored: ReadonlyMap<string, StoredTensor>, tensors: Tensors): void {
+  const problems: string[] = [];
+  for (const name of stored.keys()) if (!Object.hasOwn(tensors, name)) problems.push(`${quote(name)} is not wanted`);
+  for (const [name, tensor] of Object.entries(tensors)) {
+    const found = stored.get(name);
+    const wanted = specText(tensor);
+    if (!found) problems.push(`${quote(name)}, ${wanted}, is missing`);
+    else if (specText(found) !== wanted) problems.push(`${quote(name)} is ${specText(found)}, it must be ${wanted}`);
+    tensor.check();
+    if (!tensor.isContiguous || tensor.offset !== 0)
+      throw new ArgumentError(`${file}: ${quote(name)} is to go to a view, ${tensor}; give a tensor of its own`);
+  }
+  if (problems.length)
+    throw new TensorMismatchError(`${file} does not fit; resume with the config that it was saved with:`, problems);
+}
+
+async function upload(
+  file: RandomAccess,
+  stored: ReadonlyMap<string, StoredTensor>,
+  tensors: Tensors,
+  options: TensorFileOptions,
+): Promise<void> {
+  const chunk = chunkBytes(options);
+  let device: Device | null = null;
+  for (const [name, { offset, bytes }] of stored) {
+    const { storage, device: own } = tensors[name]!;
+    device = own;
+    for (let at = 0; at < bytes; at += chunk) {
+      options.signal?.throwIfAborted();
+      const part = await file.read(offset + at, Math.min(chunk, bytes - at));
+      own.write({ storage, offset: at, size: part.length }, part);
+      await own.throttle();
+    }
+  }
+  await device?.sync();
+}
+
+function chunkBytes({ chunkBytes: bytes = CHUNK_BYTES }: TensorFileOptions): number {
+  if (!Number.isSafeInteger(bytes) || bytes < 8 || bytes % 8)
+    throw new ArgumentError(`chunkBytes is ${bytes}; a multiple of 8 of at least 8`);
+  return bytes;
+}

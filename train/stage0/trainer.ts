@@ -1,0 +1,477 @@
+/**
+ * Stage 0: training the image tokenizer itself, for those who start from nothing. LlamaGen's losses (reconstruction, codebook, commitment with
+ * weight 0.25, the adversarial one where told) without its perceptual one, which needs a trained VGG16; codes that nobody uses are moved to
+ * where vectors are. Janus never trains the tokenizer: its three stages keep it frozen.
+ */
+import { ArgumentError, Generator, OutOfMemoryError, backward, noGrad, scope, tensor, zeroGradients } from "../../engine/index.ts";
+import type { Device, Tensor } from "../../engine/index.ts";
+import {
+  argmax,
+  cat,
+  codebookLookup,
+  codebookLosses,
+  copyInto,
+  countNonFinite,
+  indexSelect,
+  l2Normalize,
+  matmul,
+  mean,
+  quantize,
+  square,
+  stack,
+  sub,
+  sum,
+  uniform,
+} from "../../kernels/index.ts";
+import type { VqModel } from "../../model/vq.ts";
+import type { TokenizerConfig } from "../config.ts";
+import { Adversary } from "./discriminator.ts";
+import { namesNotFinite } from "../not_finite.ts";
+import type { NotFiniteCause } from "../not_finite.ts";
+import { AdamW } from "../../model/nn/optim.ts";
+
+export interface VqTrainingOptions {
+  readonly lr: number;
+  readonly beta1?: number;
+  readonly beta2?: number;
+  readonly epsilon?: number;
+  /** Of parameters of more than one dimension; 0 unless told. */
+  readonly weightDecay?: number;
+  /** Gradients are scaled down together to at most this norm; 1 unless told. */
+  readonly maxNorm?: number;
+  /** Weight of the commitment loss; 0.25 unless told. */
+  readonly commitment?: number;
+  /**
+   * λ of entropy-constrained vector quantisation (Chou, Lookabaugh and Gray 1989): while training a vector takes the code of least
+   * d² − λ · ln(share of the code), so that what few codes can hold, flat background say, does not spread over many. 0 unless told, which is
+   * the nearest code, as always outside of training.
+   */
+  readonly rateWeight?: number;
+  /** Weight of the adversarial losses (discriminator.ts); 0 unless told, then there is no discriminator. */
+  readonly adversarial?: number;
+  readonly seed?: number;
+}
+
+/** What the settings of a run of stage 0 say of it. */
+export function vqOptions(config: TokenizerConfig): VqTrainingOptions {
+  const { optimizer, commitment, rateWeight, adversarial, seed } = config;
+  const { lr, beta1, beta2, epsilon, weightDecay, clip: maxNorm } = optimizer;
+  return {
+    lr,
+    beta1,
+    beta2,
+    epsilon,
+    weightDecay,
+    maxNorm,
+    commitment,
+    rateWeight,
+    adversarial: adversarial.weight,
+    seed,
+  };
+}
+
+export interface VqLosses {
+  readonly reconstruction: number;
+  readonly codebook: number;
+  readonly commitment: number;
+  /** −mean D(x̂), and the hinge loss of the discriminator; without their weight, and only of steps that have them. */
+  readonly adversarial?: number;
+  readonly discriminator?: number;
+}
+
+/** In the order in which a part hands them out. */
+const LOSSES = ["reconstruction", "codebook", "commitment", "adversarial", "discriminator"] as const;
+
+/** What a step did. */
+export interface VqStep {
+  /** Means over the batch. */
+  readonly losses: VqLosses;
+  /** Different codes that the batch was held by. */
+  readonly used: number;
+  /** Before clipping; NaN where the step was skipped. */
+  readonly gradNorm: number;
+  /** Gradients were not finite: nothing of the tokenizer was changed, and no code counts as used. */
+  readonly skipped: boolean;
+  /** Gradients of the discriminator were not finite, and it was not changed. */
+  readonly discriminatorSkipped?: true;
+  /** Why, if either was skipped; samples are positions in the batch. Absent if memory did not suffice to look. */
+  readonly cause?: NotFiniteCause;
+  /** Of the batch before quantisation, [B · s · s, codeDim]; the caller disposes them. */
+  readonly vectors: Tensor;
+}
+
+/** What the launches of a step leave; the caller disposes the tensors. */
+export interface VqLaunched {
+  /** f32 [parts · 3]: reconstruction, codebook and commitment of each part; [parts · 5] with those of generator and discriminator. */
+  readonly losses: Tensor;
+  /** Of the batch, of each part. */
+  readonly shares: readonly number[];
+  /** u32 [M]: the code of each vector. */
+  readonly codes: Tensor;
+  /** [M, codeDim], before quantisation. */
+  readonly vectors: Tensor;
+}
+
+/** What it takes to go on besides weights and moments; JSON. */
+export interface VqTrainingState {
+  /** Of each code since `reseed`. */
+  readonly uses: readonly number[];
+  /** Of each code among those of the last steps, adding up to 1. */
+  readonly shares: readonly number[];
+  /** Of each code, steps since its last use. */
+  readonly idle: readonly number[];
+  readonly reseeds: number;
+  readonly skipped: number;
+}
+
+export interface VqUsage {
+  /** Codes that were used since the last time. */
+  readonly used: number;
+  /** Codes that were moved. */
+  readonly moved: number;
+  /** exp of the entropy of the codes' use: how many codes the pictures spread over. */
+  readonly perplexity: number;
+}
+
+/** Values of tensors of one element each, read back at once. */
+async function valuesOf(make: () => readonly Tensor[]): Promise<ArrayLike<number>> {
+  const all = scope(() => stack(make()));
+  return all.data().finally(() => all.dispose());
+}
+
+/** For each of `draws` (uniform in 0 … 1) a position, drawn by its share of `weights`. */
+async function drawBy(weights: Tensor, draws: Tensor): Promise<Int32Array> {
+  const upTo = Float64Array.from(await weights.data()); // sums up to each position, itself included
+  for (let i = 1; i < upTo.length; i++) upTo[i]! += upTo[i - 1]!;
+  return Int32Array.from(await draws.data(), (x) => {
+    const at = upTo.findIndex((edge) => x * upTo.at(-1)! < edge);
+    return at < 0 ? upTo.length - 1 : at; // all weights are 0
+  });
+}
+
+/** Of a code's share, what a step leaves. */
+const SHARE_KEPT = 0.9;
+
+/** Trains a tokenizer on batches of pixels. */
+export class VqTraining {
+  readonly optimizer: AdamW;
+  /** Null where the adversarial losses have no weight. */
+  readonly adversary: Adversary | null;
+  /** Whether the next steps have adversarial losses, where there is a weight for them. */
+  isAdversarial = true;
+  private readonly vq: VqModel;
+  private readonly options: VqTrainingOptions;
+  private readonly device: Device;
+  /** Uses of each code since `reseed`, on the host. */
+  private readonly counts: Float64Array;
+  /** A running mean of the codes' shares, on the host. */
+  private readonly shares: Float64Array;
+  private readonly idle: Uint32Array;
+  private readonly generator: Generator;
+  private reseeds = 0;
+  private skipped = 0;
+
+  constructor(vq: VqModel, options: VqTrainingOptions) {
+    this.vq = vq;
+    this.options = options;
+    const codebook = vq.quantize.embedding.weight;
+    this.device = codebook.device;
+    this.counts = new Float64Array(codebook.dim(0));
+    this.shares = new Float64Array(codebook.dim(0)).fill(1 / codebook.dim(0));
+    this.idle = new Uint32Array(codebook.dim(0));
+    this.generator = new Generator(options.seed ?? 0, { device: this.device });
+    const parameters = [...vq.namedParameters()].map(([name, parameter]) => {
+      parameter.requiresGrad = true;
+      return { name, tensor: parameter, decay: parameter.rank > 1 };
+    });
+    const { lr, beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weightDecay = 0, maxNorm = 1 } = options;
+    const settings = { lr, beta1, beta2, epsilon, weightDecay, maxNorm };
+    this.optimizer = new AdamW(parameters, settings);
+    const { adversarial: weight = 0, seed = 0 } = options;
+    this.adversary = weight > 0 ? new Adversary({ ...settings, weight, seed, device: this.device }) : null;
+  }
+
+  /** Of tokenizer and discriminator; takes effect with the next step. */
+  get lr(): number {
+    return this.optimizer.lr;
+  }
+
+  set lr(rate: number) {
+    this.optimizer.lr = rate;
+    if (this.adversary) this.adversary.optimizer.lr = rate;
+  }
+
+  /**
+   * One step on pixels [B, 3, S, S] in −1 … 1; those of several parts go through one by one, and their gradients are added up. If it throws, weights,
+   * optimizers and counters are as before and no gradient is left.
+   */
+  async step(...parts: readonly Tensor[]): Promise<VqStep> {
+    const launched = await this.launch(...parts);
+    try {
+      return await this.report(launched, parts);
+    } catch (error) {
+      launched.vectors.dispose();
+      throw error;
+    } finally {
+      for (const t of [launched.losses, launched.codes]) t.dispose();
+    }
+  }
+
+  private async report({ losses, shares, codes, vectors }: VqLaunched, parts: readonly Tensor[]): Promise<VqStep> {
+    const { gradNorm, skipped } = await this.optimizer.report();
+    const values = await losses.data();
+    const kinds = values.length / shares.length;
+    const other = kinds === LOSSES.length ? await this.adversary!.optimizer.report() : null;
+    const mean = (which: number): number =>
+      shares.reduce((sum, share, i) => sum + share * values[kinds * i + which]!, 0);
+    const indices = Array.from(await codes.data());
+    const isSkipped = skipped > this.skipped;
+    const isOtherSkipped = other !== null && Number.isNaN(other.gradNorm);
+    const cause = isSkipped || isOtherSkipped ? await this.causeOf(parts) : null;
+    this.skipped = skipped;
+    if (!isSkipped) this.count(indices);
+    return {
+      losses: Object.fromEntries(LOSSES.slice(0, kinds).map((name, i) => [name, mean(i)])) as unknown as VqLosses,
+      used: new Set(indices).size,
+      gradNorm,
+      skipped: isSkipped,
+      ...(isOtherSkipped && { discriminatorSkipped: true }),
+      ...(cause && { cause }),
+      vectors,
+    };
+  }
+
+  /** The launches of a step: nothing is read back, and no use of a code counted. If it throws, nothing changes and no gradient is left. */
+  async launch(...parts: readonly Tensor[]): Promise<VqLaunched> {
+    const total = parts.reduce((sum, pixels) => sum + pixels.dim(0), 0);
+    const shares = parts.map((pixels) => pixels.dim(0) / total);
+    const adversary = this.isAdversarial ? this.adversary : null;
+    const done: ReturnType<VqTraining["accumulate"]>[] = [];
+    try {
+      for (const [i, pixels] of parts.entries()) {
+        await new Promise((resolve) => setTimeout(resolve)); // signals, and what reads the data, come in between
+        done.push(this.accumulate(pixels, shares[i]!, adversary));
+      }
+      await this.device.sync(); // work that the GPU refused (memory) ends the step before weights change
+      const [losses, codes, vectors] = this.device.atomic(() => {
+        this.optimizer.step();
+        adversary?.optimizer.step();
+        return scope(() => [
+          stack(done.flatMap((part) => part.losses)),
+          cat(done.map((part) => part.indices)),
+          cat(done.map((part) => part.vectors)),
+        ]);
+      }) as [Tensor, Tensor, Tensor];
+      return { losses, shares, codes, vectors };
+    } finally {
+      zeroGradients(this.vq.parameters());
+      this.adversary?.zeroGradients();
+      for (const t of done.flatMap((part) => [...part.losses, part.indices, part.vectors])) t.dispose();
+    }
+  }
+
+  /** Looks for what made a step not finite, the weights being as before. Null if memory does not suffice. */
+  private async causeOf(parts: readonly Tensor[]): Promise<NotFiniteCause | null> {
+    const other = this.adversary?.discriminator.namedParameters("discriminator.") ?? [];
+    const all = [...this.vq.namedParameters(), ...other];
+    const one = (pixels: Tensor, i: number): Tensor => pixels.slice(0, i, i + 1);
+    const pictures = parts.flatMap((pixels) => Array.from({ length: pixels.dim(0) }, (_, i) => [pixels, i] as const));
+    const lossOf = (pixels: Tensor): Tensor => noGrad(() => scope(() => this.forward(pixels, 1, null).loss));
+    try {
+      const weights = await namesNotFinite(all);
+      if (weights.length) return { kind: "weights", tensors: weights, of: all.length };
+      const images = await valuesOf(() => pictures.map(([pixels, i]) => countNonFinite(one(pixels, i))));
+      const isBad = [...pictures.keys()].filter((i) => images[i]! > 0);
+      if (isBad.length) return { kind: "images", samples: isBad.map(String) };
+      const losses = await valuesOf(() => pictures.map(([pixels, i]) => lossOf(one(pixels, i))));
+      const isLost = [...pictures.keys()].filter((i) => !Number.isFinite(losses[i]));
+      if (isLost.length) return { kind: "samples", samples: isLost.map(String) };
+      return { kind: "gradients", ...(await this.badGradients(parts, all)) };
+    } catch (error) {
+      if (error instanceof OutOfMemoryError) return null;
+      throw error;
+    }
+  }
+
+  /** Names of gradients that are not finite, computed once more. */
+  private async badGradients(
+    parts: readonly Tensor[],
+    all: readonly (readonly [string, Tensor])[],
+  ): Promise<{ readonly tensors: string[]; readonly of: number }> {
+    try {
+      for (const pixels of parts)
+        scope(() => void this.accumulate(pixels, 1 / parts.length, this.isAdversarial ? this.adversary : null));
+      const grads = all.flatMap(([name, { grad }]) => (grad ? [[name, grad] as const] : []));
+      return { tensors: await namesNotFinite(grads), of: grads.length };
+    } finally {
+      zeroGradients(all.map(([, parameter]) => parameter));
+    }
+  }
+
+  private count(indices: readonly number[]): void {
+    for (const code of this.shares.keys()) {
+      this.shares[code]! *= SHARE_KEPT;
+      this.idle[code]!++;
+    }
+    for (const index of indices) {
+      this.counts[index]!++;
+      this.idle[index] = 0;
+      this.shares[index]! += (1 - SHARE_KEPT) / indices.length;
+    }
+  }
+
+  /** The code that each of rows [M, D] is held by: u32 [M]. */
+  private codesOf(rows: Tensor, codebook: Tensor): Tensor {
+    const { rateWeight = 0 } = this.options;
+    if (rateWeight === 0) return codebookLookup(rows, codebook).indices;
+    const least = 1 / (4 * this.shares.length); // else an unused code would never be used again
+    const rates = Float32Array.from(this.shares, (share) => rateWeight * Math.log(share + least));
+    const cosines = matmul(l2Normalize(rows), l2Normalize(codebook).transpose(0, 1)); // d² = 2 − 2 · cosine
+    return argmax(cosines.mul(2).add(tensor(rates, { device: this.device })), 1);
+  }
+
+  /** Adds the gradients of pixels [b, 3, S, S], `share` of the batch. Hands out their losses as they are, codes and vectors. */
+  private accumulate(
+    pixels: Tensor,
+    share: number,
+    adversary: Adversary | null,
+  ): { readonly losses: readonly Tensor[]; readonly indices: Tensor; readonly vectors: Tensor } {
+    return scope(() => {
+      const { loss, rebuilt, losses, ...rest } = this.forward(pixels, share, adversary);
+      backward(loss);
+      return { losses: adversary ? [...losses, adversary.accumulate(pixels, rebuilt, share)] : losses, ...rest };
+    });
+  }
+
+  private forward(
+    pixels: Tensor,
+    share: number,
+    adversary: Adversary | null,
+  ): Readonly<Record<"loss" | "rebuilt" | "indices" | "vectors", Tensor>> & { readonly losses: readonly Tensor[] } {
+    const { commitment: beta = 0.25, adversarial: weight = 0 } = this.options;
+    const { vq } = this;
+    return scope(() => {
+      const z = vq.encodeVectors(pixels); // [b, D, s, s]
+      const [batch, dim, s] = z.shape as [number, number, number, number];
+      const rows = z.permute([0, 2, 3, 1]).reshape([-1, dim]); // [b · s · s, D]
+      const codebook = vq.quantize.embedding.weight;
+      const indices = this.codesOf(rows.detach(), codebook.detach());
+      const straight = quantize(rows, codebook.detach(), indices).reshape([batch, s, s, dim]).permute([0, 3, 1, 2]);
+      const rebuilt = vq.decodeVectors(straight);
+      const reconstruction = mean(square(sub(rebuilt, pixels)));
+      const { codebook: pull, commitment } = codebookLosses(rows, codebook, indices);
+      const own = reconstruction.add(pull).add(commitment.mul(beta));
+      const fooled = adversary?.generatorLoss(rebuilt);
+      return {
+        loss: (fooled ? own.add(fooled.mul(weight)) : own).mul(share),
+        losses: [reconstruction, pull, commitment, ...(fooled ? [fooled] : [])].map((one) => one.detach()),
+        rebuilt: rebuilt.detach(),
+        indices,
+        vectors: rows.detach(),
+      };
+    });
+  }
+
+  /**
+   * Moves the codes that have not been used since the last call to vectors drawn from `vectors` [M, D], and starts to count anew. A vector is
+   * drawn by the square of its distance from its code (as in k-means++), so codes go where they are missed, not where vectors are many. The
+   * moments of moved codes are set to zero. Call it every few dozen steps.
+   */
+  async reseed(vectors: Tensor): Promise<VqUsage> {
+    const total = this.counts.reduce((a, b) => a + b, 0);
+    if (total === 0)
+      throw new ArgumentError("VqTraining.reseed: no step since the last one; nothing is known of the codes' use");
+    const dead = Array.from(this.counts.keys()).filter((code) => this.counts[code] === 0);
+    let entropy = 0;
+    for (const count of this.counts) if (count > 0) entropy -= (count / total) * Math.log(count / total);
+    if (dead.length) await this.move(dead, vectors);
+    this.counts.fill(0);
+    return {
+      used: this.vq.quantize.embedding.weight.dim(0) - dead.length,
+      moved: dead.length,
+      perplexity: Math.exp(entropy),
+    };
+  }
+
+  /**
+   * Puts the codes that the last `steps` steps did not use onto the most used one, to be called at the end of a training with a rate weight: a
+   * vector that keeps its distance from a rare code while training takes the nearest afterwards, and codes moved to where vectors are would
+   * draw it. Of equal codes the lowest is taken. Returns how many codes are left.
+   */
+  retire(steps: number): number {
+    if (!(steps >= 1)) throw new ArgumentError(`VqTraining.retire: steps is ${steps}; at least 1`);
+    const codebook = this.vq.quantize.embedding.weight;
+    const most = this.shares.reduce((best, share, code) => (share > this.shares[best]! ? code : best), 0);
+    const unused = [...this.idle.keys()].filter((code) => this.idle[code]! >= steps && code !== most);
+    const write = (): void => {
+      const kept = codebook
+        .detach()
+        .slice(0, most, most + 1)
+        .clone();
+      for (const code of unused) copyInto(codebook.slice(0, code, code + 1), kept);
+    };
+    this.device.atomic(() => scope(write));
+    return this.idle.length - unused.length;
+  }
+
+  private async move(dead: readonly number[], vectors: Tensor): Promise<void> {
+    this.generator.setStep(this.reseeds);
+    const [draws, errors] = scope(() => {
+      const codebook = this.vq.quantize.embedding.weight.detach();
+      const codes = indexSelect(codebook, 0, codebookLookup(vectors, codebook).indices);
+      return [
+        uniform([dead.length], 0, 1, { generator: this.generator, device: this.device }),
+        sum(square(sub(l2Normalize(vectors), l2Normalize(codes))), 1),
+      ] as const;
+    });
+    const picks = await drawBy(errors, draws).finally(() => {
+      for (const t of [draws, errors]) t.dispose();
+    });
+    const moments = this.optimizer.stateDict();
+    const fresh = scope(() => l2Normalize(indexSelect(vectors, 0, tensor(picks, { device: this.device }))));
+    const codebook = this.vq.quantize.embedding.weight;
+    const state = [codebook, moments["quantize.embedding.weight.m"]!, moments["quantize.embedding.weight.v"]!];
+    const write = (): void => {
+      for (const [k, code] of dead.entries()) {
+        for (const [i, t] of state.entries()) {
+          const row = fresh.slice(0, k, k + 1);
+          copyInto(t.slice(0, code, code + 1), i === 0 ? row : row.mul(0));
+        }
+      }
+    };
+    try {
+      this.device.atomic(() => scope(write));
+    } finally {
+      fresh.dispose();
+    }
+    this.reseeds++;
+  }
+
+  get state(): VqTrainingState {
+    return {
+      uses: [...this.counts],
+      shares: [...this.shares],
+      idle: [...this.idle],
+      reseeds: this.reseeds,
+      skipped: this.skipped,
+    };
+  }
+
+  /** Goes on where an earlier training was in `state`; weights and the optimizer's tensors have been loaded. */
+  resume({ uses, shares, idle, reseeds, skipped }: VqTrainingState): void {
+    if (![uses, shares, idle].every((list) => list?.length === this.counts.length))
+      throw new ArgumentError(
+        `VqTraining.resume: uses, shares and idle are lists of ${this.counts.length} numbers, one a code; a state of an earlier version has not all of them`,
+      );
+    this.counts.set(uses);
+    this.shares.set(shares);
+    this.idle.set(idle);
+    [this.reseeds, this.skipped] = [reseeds, skipped];
+  }
+
+  dispose(): void {
+    this.optimizer.dispose();
+    this.adversary?.dispose();
+    this.generator.dispose();
+  }
+}
