@@ -7,12 +7,22 @@ import type { TestSpecification } from "vitest/node";
 const WATCHDOG_MS = 20 * 60_000;
 
 /** Files that take longest, so that none of them is left alone at the end. */
-const SLOW = ["ops_large", "nonfinite", "train_run", "examples", "ops_small", "train_command", "train_tokenizer", "commands"];
+const SLOW = [
+  "ops_large",
+  "nonfinite",
+  "train_run",
+  "examples",
+  "ops_small",
+  "train_command",
+  "train_tokenizer",
+  "commands",
+];
 
 class SlowFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
     const sorted = await super.sort(files);
-    const place = ({ moduleId }: TestSpecification): number => (SLOW.indexOf(basename(moduleId, ".test.ts")) + SLOW.length + 1) % (SLOW.length + 1);
+    const place = ({ moduleId }: TestSpecification): number =>
+      (SLOW.indexOf(basename(moduleId, ".test.ts")) + SLOW.length + 1) % (SLOW.length + 1);
     return sorted.toSorted((a, b) => place(a) - place(b));
   }
 }

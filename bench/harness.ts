@@ -12,7 +12,8 @@ export interface Sample {
   readonly samples: number;
 }
 
-export const percentile = (sorted: readonly number[], share: number): number => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))]!;
+export const percentile = (sorted: readonly number[], share: number): number =>
+  sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))]!;
 
 /** Wall time of `fn` by the library `benchmark` (deferred), at most about `seconds`. */
 export async function sampleWall(name: string, fn: () => Promise<unknown>, seconds: number): Promise<Sample> {
@@ -43,7 +44,11 @@ export async function sampleWall(name: string, fn: () => Promise<unknown>, secon
 }
 
 /** GPU time of everything that `fn` launches, by timestamps: the median over `runs` runs after one that warms up. */
-export async function sampleGpu(device: Device, fn: () => void, runs: number): Promise<Sample & { flops: number; bytes: number; launches: number }> {
+export async function sampleGpu(
+  device: Device,
+  fn: () => void,
+  runs: number,
+): Promise<Sample & { flops: number; bytes: number; launches: number }> {
   fn();
   await device.sync();
   const ms: number[] = [];
@@ -78,8 +83,27 @@ export async function measureCeilings(device: Device, runs = 12): Promise<Ceilin
   using x = full([Math.min(elements, device.limits.maxStorageBufferBindingSize / 4)], 0.5, { device });
   using small = full([32], 0.5, { device });
   using y = empty([Math.max(groups * 256, x.size / 8)], { device });
-  const arithmetic = await sampleGpu(device, () => launch(fma, { buffers: { x: small, y }, constants: { ROUNDS: rounds }, grid: [groups], cost: { flops: groups * 64 * rounds * 96, bytes: 0 } }), runs);
-  const memory = await sampleGpu(device, () => launch(stream, { buffers: { x, y }, grid: [Math.min(65535, x.size / 2048)], cost: { flops: 0, bytes: Math.min(65535, x.size / 2048) * 8192 } }), runs);
+  const arithmetic = await sampleGpu(
+    device,
+    () =>
+      launch(fma, {
+        buffers: { x: small, y },
+        constants: { ROUNDS: rounds },
+        grid: [groups],
+        cost: { flops: groups * 64 * rounds * 96, bytes: 0 },
+      }),
+    runs,
+  );
+  const memory = await sampleGpu(
+    device,
+    () =>
+      launch(stream, {
+        buffers: { x, y },
+        grid: [Math.min(65535, x.size / 2048)],
+        cost: { flops: 0, bytes: Math.min(65535, x.size / 2048) * 8192 },
+      }),
+    runs,
+  );
   return { gflops: arithmetic.flops / arithmetic.lowMs / 1e6, gbytesPerSecond: memory.bytes / memory.lowMs / 1e6 };
 }
 
@@ -94,15 +118,28 @@ export interface Rates {
 }
 
 /** Rates of an op from its GPU time, if that does not exceed the wall time of the whole call. */
-export function ratesOf(gpu: { readonly medianMs: number; readonly flops: number; readonly bytes: number } | null, wallMs: number, ceilings: Ceilings): Rates {
+export function ratesOf(
+  gpu: { readonly medianMs: number; readonly flops: number; readonly bytes: number } | null,
+  wallMs: number,
+  ceilings: Ceilings,
+): Rates {
   const isDisputed = gpu !== null && gpu.medianMs > wallMs;
-  if (!gpu || isDisputed || gpu.medianMs === 0) return { gflops: null, gbytesPerSecond: null, flopShare: null, byteShare: null, isDisputed };
+  if (!gpu || isDisputed || gpu.medianMs === 0)
+    return { gflops: null, gbytesPerSecond: null, flopShare: null, byteShare: null, isDisputed };
   const [gflops, gbytesPerSecond] = [gpu.flops / gpu.medianMs / 1e6, gpu.bytes / gpu.medianMs / 1e6];
-  return { gflops, gbytesPerSecond, flopShare: gflops / ceilings.gflops, byteShare: gbytesPerSecond / ceilings.gbytesPerSecond, isDisputed };
+  return {
+    gflops,
+    gbytesPerSecond,
+    flopShare: gflops / ceilings.gflops,
+    byteShare: gbytesPerSecond / ceilings.gbytesPerSecond,
+    isDisputed,
+  };
 }
 
 /** Rows as an aligned text table. */
 export function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
   const widths = head.map((h, i) => Math.max(h.length, ...rows.map((r) => r[i]!.length)));
-  return [head, ...rows].map((r) => r.map((c, i) => (i ? c.padStart(widths[i]!) : c.padEnd(widths[i]!))).join("  ")).join("\n");
+  return [head, ...rows]
+    .map((r) => r.map((c, i) => (i ? c.padStart(widths[i]!) : c.padEnd(widths[i]!))).join("  "))
+    .join("\n");
 }

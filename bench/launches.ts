@@ -48,6 +48,10 @@ export async function measureLaunches(device: Device): Promise<LaunchCost> {
   captured.dispose();
   a.dispose();
   b.dispose();
-  const median = (v: number[]): number => percentile(v.sort((x, y) => x - y), 0.5);
+  const median = (v: number[]): number =>
+    percentile(
+      v.sort((x, y) => x - y),
+      0.5,
+    );
   return { recordUs: median(record), encodeUs: median(encode), replayUs: median(replay) };
 }

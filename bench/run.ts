@@ -12,10 +12,19 @@ import { measureCeilings, table } from "./harness.ts";
 import { measureLaunches } from "./launches.ts";
 
 const { values } = parseArgs({
-  options: { filter: { type: "string", default: "" }, size: { type: "string" }, backward: { type: "boolean", default: false }, seconds: { type: "string", default: "1" }, out: { type: "string" }, list: { type: "boolean", default: false } },
+  options: {
+    filter: { type: "string", default: "" },
+    size: { type: "string" },
+    backward: { type: "boolean", default: false },
+    seconds: { type: "string", default: "1" },
+    out: { type: "string" },
+    list: { type: "boolean", default: false },
+  },
 });
 
-const rows = benchCases().filter((c) => c.name.toLowerCase().includes(values.filter.toLowerCase()) && (!values.size || c.size === values.size));
+const rows = benchCases().filter(
+  (c) => c.name.toLowerCase().includes(values.filter.toLowerCase()) && (!values.size || c.size === values.size),
+);
 if (values.list || rows.length === 0) {
   console.log((rows.length ? rows : benchCases()).map((c) => c.name).join("\n"));
   process.exit(rows.length ? 0 : 1);
@@ -23,9 +32,13 @@ if (values.list || rows.length === 0) {
 const device = await Device.create();
 const ceilings = await measureCeilings(device);
 console.log(`${device.name}`);
-console.log(`ceilings of this run: ${ceilings.gflops.toFixed(1)} GFLOP/s f32 FMA, ${ceilings.gbytesPerSecond.toFixed(1)} GB/s streaming read`);
+console.log(
+  `ceilings of this run: ${ceilings.gflops.toFixed(1)} GFLOP/s f32 FMA, ${ceilings.gbytesPerSecond.toFixed(1)} GB/s streaming read`,
+);
 const launches = await measureLaunches(device);
-console.log(`a launch: ${launches.recordUs.toFixed(2)} µs recorded, ${launches.encodeUs.toFixed(2)} µs encoded and submitted, ${launches.replayUs.toFixed(2)} µs replayed\n`);
+console.log(
+  `a launch: ${launches.recordUs.toFixed(2)} µs recorded, ${launches.encodeUs.toFixed(2)} µs encoded and submitted, ${launches.replayUs.toFixed(2)} µs replayed\n`,
+);
 const results: BenchResult[] = [];
 for (const row of rows) {
   try {
@@ -54,7 +67,10 @@ console.log(
     ]),
   ),
 );
-if (results.some(({ rates }) => rates.isDisputed)) console.log("GPU > wall: the GPU time of these rows exceeds the wall time of the call, so other work ran between the timestamps; no rate is given. Run again on a quiet machine.");
+if (results.some(({ rates }) => rates.isDisputed))
+  console.log(
+    "GPU > wall: the GPU time of these rows exceeds the wall time of the call, so other work ran between the timestamps; no rate is given. Run again on a quiet machine.",
+  );
 if (values.out) {
   mkdirSync(dirname(values.out), { recursive: true });
   writeFileSync(values.out, `${JSON.stringify({ adapter: device.name, ceilings, launches, results }, null, 2)}\n`);

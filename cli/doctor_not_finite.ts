@@ -21,14 +21,18 @@ const SPECIAL = [nan, inf, -inf, 1];
 const unary = (op: string, run: (x: Tensor) => Tensor, expected: readonly number[], x: readonly number[] = SPECIAL): Probe => ({ op, run: (make) => run(make(x)), expected }); // prettier-ignore
 
 /** `count` zeros with `value` at `place`: rows long enough for each of the ways in which a device reduces them. */
-const row = (count: number, value: number, place: number): number[] => new Array<number>(count).fill(0).with(place, value);
+const row = (count: number, value: number, place: number): number[] =>
+  new Array<number>(count).fill(0).with(place, value);
 const LENGTHS = [5, 70, 5000];
 
 /** An op along a row that has `value` at its first, a middle and its last place. */
 const along = (op: string, run: (x: Tensor) => Tensor, value: number, expected: (count: number, place: number) => readonly number[]): Probe[] =>
   LENGTHS.flatMap((count) => [0, count >> 1, count - 1].map((place) => ({ op, run: (make: Make) => run(make([row(count, value, place)])), expected: expected(count, place) }))); // prettier-ignore
 
-const all = (value: number) => (count: number): number[] => new Array<number>(count).fill(value);
+const all =
+  (value: number) =>
+  (count: number): number[] =>
+    new Array<number>(count).fill(value);
 const one = (value: number) => (): number[] => [value];
 
 const ELEMENTWISE: readonly Probe[] = [
@@ -62,12 +66,29 @@ const ALONG_ROWS: readonly Probe[] = [
   ...along("min", (x) => F.min(x, -1), nan, one(nan)),
   ...along("min", (x) => F.min(x, -1), -inf, one(-inf)),
   ...along("sum", (x) => F.sum(x, -1), nan, one(nan)),
-  ...along("argmax", (x) => F.argmax(x, -1), nan, (_, place) => [place]),
-  ...along("argmax", (x) => F.argmax(x, -1), inf, (_, place) => [place]),
-  ...along("argmin", (x) => F.argmin(x, -1), nan, (_, place) => [place]),
+  ...along(
+    "argmax",
+    (x) => F.argmax(x, -1),
+    nan,
+    (_, place) => [place],
+  ),
+  ...along(
+    "argmax",
+    (x) => F.argmax(x, -1),
+    inf,
+    (_, place) => [place],
+  ),
+  ...along(
+    "argmin",
+    (x) => F.argmin(x, -1),
+    nan,
+    (_, place) => [place],
+  ),
   ...along("softmax", F.softmax, nan, all(nan)),
   ...along("softmax", F.softmax, inf, all(nan)),
-  ...along("softmax", F.softmax, -inf, (count, place) => row(count, -1, place).map((v) => (v < 0 ? 0 : 1 / (count - 1)))),
+  ...along("softmax", F.softmax, -inf, (count, place) =>
+    row(count, -1, place).map((v) => (v < 0 ? 0 : 1 / (count - 1))),
+  ),
   ...along("logSoftmax", F.logSoftmax, nan, all(nan)),
   ...along("logSoftmax", F.logSoftmax, inf, all(nan)),
   ...along("l2Normalize", F.l2Normalize, nan, all(nan)),
@@ -84,7 +105,11 @@ const ALONG_ROWS: readonly Probe[] = [
 const loss = (x: Tensor): Tensor => F.crossEntropy(x, tensor(Int32Array.of(1), { device: x.device }));
 /** The same of logits x · wᵀ with x = [1]. */
 const linearLoss = (x: Tensor): Tensor =>
-  F.linearCrossEntropy(F.ones([1, 1], { device: x.device }), x.reshape([-1, 1]), tensor(Int32Array.of(1), { device: x.device }));
+  F.linearCrossEntropy(
+    F.ones([1, 1], { device: x.device }),
+    x.reshape([-1, 1]),
+    tensor(Int32Array.of(1), { device: x.device }),
+  );
 
 const LOSSES: readonly Probe[] = [
   ...along("crossEntropy", loss, nan, one(nan)),

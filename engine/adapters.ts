@@ -6,10 +6,17 @@ import { ArgumentError, DeviceError } from "./errors.ts";
 import { requestAdapter, requestGPU } from "./platform.ts";
 
 /** The adapters that this machine offers, most capable first, one row each. */
-export async function listAdapters(backend?: DeviceOptions["backend"]): Promise<{ adapter: GPUAdapter; name: string }[]> {
+export async function listAdapters(
+  backend?: DeviceOptions["backend"],
+): Promise<{ adapter: GPUAdapter; name: string }[]> {
   const gpu = await requestGPU(backend);
   const found: { adapter: GPUAdapter; name: string }[] = [];
-  const tries: GPURequestAdapterOptions[] = [{ powerPreference: "high-performance" }, {}, { powerPreference: "low-power" }, { forceFallbackAdapter: true }];
+  const tries: GPURequestAdapterOptions[] = [
+    { powerPreference: "high-performance" },
+    {},
+    { powerPreference: "low-power" },
+    { forceFallbackAdapter: true },
+  ];
   for (const options of tries) {
     const adapter = await requestAdapter(gpu, options);
     if (!adapter) continue;
@@ -25,13 +32,18 @@ export async function chooseAdapter(options: Pick<DeviceOptions, "adapter" | "ba
     const gpu = await requestGPU(options.backend);
     const adapter = await requestAdapter(gpu, { powerPreference: "high-performance" });
     if (adapter) return adapter;
-    throw new DeviceError("no WebGPU adapter found; run `npm run setup` in a checkout, or install a Vulkan driver (Debian: mesa-vulkan-drivers)");
+    throw new DeviceError(
+      "no WebGPU adapter found; run `npm run setup` in a checkout, or install a Vulkan driver (Debian: mesa-vulkan-drivers)",
+    );
   }
   const all = await listAdapters(options.backend);
   const wanted = options.adapter;
-  const found = typeof wanted === "number" ? all[wanted] : all.find((a) => a.name.toLowerCase().includes(wanted.toLowerCase()));
+  const found =
+    typeof wanted === "number" ? all[wanted] : all.find((a) => a.name.toLowerCase().includes(wanted.toLowerCase()));
   if (!found) {
-    throw new ArgumentError(`no adapter ${JSON.stringify(wanted)}; there are: ${all.map((a, i) => `${i} ${a.name}`).join("; ") || "none"}`);
+    throw new ArgumentError(
+      `no adapter ${JSON.stringify(wanted)}; there are: ${all.map((a, i) => `${i} ${a.name}`).join("; ") || "none"}`,
+    );
   }
   // An adapter gives one device only: ask for a fresh one of the same kind.
   return found.adapter;
@@ -44,7 +56,9 @@ export function heldLimits(has: Limits, asked: DeviceOptions["limits"], name: st
     if (!(key in has)) throw new ArgumentError(`unknown limit "${key}"; known: ${Object.keys(has).join(", ")}`);
     const most = has[key as keyof Limits];
     if (key.startsWith("min") ? value < most : value > most) {
-      throw new DeviceError(`limits: ${key} ${value} was asked for, the adapter ${name} has ${most}; ask for no more than it has`);
+      throw new DeviceError(
+        `limits: ${key} ${value} was asked for, the adapter ${name} has ${most}; ask for no more than it has`,
+      );
     }
   }
   return { ...has, ...asked };

@@ -62,7 +62,12 @@ export class Allocations {
   }
 
   private request(label: string, bytes: number): Request {
-    return { label, bytes, held: this.pool.stats.reservedBytes, table: bytes >= TABLE_BYTES ? this.pool.table() : null };
+    return {
+      label,
+      bytes,
+      held: this.pool.stats.reservedBytes,
+      table: bytes >= TABLE_BYTES ? this.pool.table() : null,
+    };
   }
 
   private scoped(descriptor: GPUBufferDescriptor, refused: () => void): GPUBuffer {
@@ -99,4 +104,7 @@ export class Allocations {
   }
 }
 
-const storageBuffer = (size: number): GPUBufferDescriptor => ({ size, usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST });
+const storageBuffer = (size: number): GPUBufferDescriptor => ({
+  size,
+  usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST,
+});

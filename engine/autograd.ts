@@ -15,7 +15,11 @@ import type { Launch } from "./launch.ts";
 import { allDraws, withDraws } from "./random.ts";
 
 /** Gradients of the inputs for the gradient of the result; null where none is needed. `saved` come back as they were saved. */
-export type Backward = (grad: Tensor, saved: readonly Tensor[], needs: readonly boolean[]) => readonly (Tensor | null | undefined)[];
+export type Backward = (
+  grad: Tensor,
+  saved: readonly Tensor[],
+  needs: readonly boolean[],
+) => readonly (Tensor | null | undefined)[];
 
 /** One entry of the tape. It lives as long as its result, or an entry made from its result. */
 export class TapeNode {
@@ -30,7 +34,14 @@ export class TapeNode {
   backward: Backward | null;
   private users = 1;
 
-  constructor(name: string, label: string, edges: readonly (TapeNode | Tensor | null)[], shape: readonly number[], saved: Tensor[], backward: Backward) {
+  constructor(
+    name: string,
+    label: string,
+    edges: readonly (TapeNode | Tensor | null)[],
+    shape: readonly number[],
+    saved: Tensor[],
+    backward: Backward,
+  ) {
     this.id = nextId++;
     this.name = name;
     this.label = label;
@@ -130,7 +141,14 @@ export function watchLeaves<T>(seen: (leaf: Tensor) => void, fn: () => T): T {
  *   They are kept as views outside the tape: gradients do not flow through them
  * @param force record even if no input requires a gradient (parameters reached inside, as in `checkpoint`)
  */
-export function record(name: string, inputs: readonly (Tensor | null | undefined)[], output: Tensor, saved: readonly Tensor[], backward: Backward, force = false): Tensor {
+export function record(
+  name: string,
+  inputs: readonly (Tensor | null | undefined)[],
+  output: Tensor,
+  saved: readonly Tensor[],
+  backward: Backward,
+  force = false,
+): Tensor {
   if (!enabled || !(force || inputs.some((t) => t?.requiresGrad))) return output;
   const edges = inputs.map((t) => (t?.requiresGrad ? (t.node ?? t) : null));
   if (watcher) for (const edge of edges) if (edge && !(edge instanceof TapeNode)) watcher(edge);
@@ -141,12 +159,16 @@ export function record(name: string, inputs: readonly (Tensor | null | undefined
 
 /** Calls `fn` with the gradient of `t` when backward reaches it; what it returns replaces the gradient. `t` is a result of an op. */
 export function onGrad(t: Tensor, fn: (grad: Tensor) => Tensor | void): void {
-  if (!t.node) throw new AutogradError(`onGrad: ${t} is a leaf or needs no gradient; hooks are for results of ops, a leaf's gradient is in .grad`);
+  if (!t.node)
+    throw new AutogradError(
+      `onGrad: ${t} is a leaf or needs no gradient; hooks are for results of ops, a leaf's gradient is in .grad`,
+    );
   t.node.hooks.push(fn);
 }
 
 /** The 1 that `backward()` starts from. */
-const one = (device: Device): Tensor => deviceConstant(device, "one", () => ({ shape: [], dtype: "f32", bytes: encode([1], "f32") }));
+const one = (device: Device): Tensor =>
+  deviceConstant(device, "one", () => ({ shape: [], dtype: "f32", bytes: encode([1], "f32") }));
 
 /**
  * Differentiates `loss` with respect to every leaf that requires a gradient, adding to their `.grad` (f32). Frees the tape as it goes.
@@ -154,10 +176,16 @@ const one = (device: Device): Tensor => deviceConstant(device, "one", () => ({ s
  */
 export function backward(loss: Tensor, grad?: Tensor): void {
   loss.check();
-  if (!loss.requiresGrad) throw new AutogradError(`backward: ${loss} does not depend on any tensor that requires a gradient (or was made inside noGrad)`);
-  if (grad && !isFloat(grad.dtype)) throw new DTypeError(`backward: the gradient ${grad} is not of a floating dtype; cast it to f32`);
+  if (!loss.requiresGrad)
+    throw new AutogradError(
+      `backward: ${loss} does not depend on any tensor that requires a gradient (or was made inside noGrad)`,
+    );
+  if (grad && !isFloat(grad.dtype))
+    throw new DTypeError(`backward: the gradient ${grad} is not of a floating dtype; cast it to f32`);
   if (grad ? !sameShape(grad.shape, loss.shape) : loss.size !== 1) {
-    throw new ShapeError(`backward: ${loss} ${grad ? `and its gradient ${grad}` : "is not one element and no gradient was given"}; pass a gradient of shape ${shapeText(loss.shape)}`);
+    throw new ShapeError(
+      `backward: ${loss} ${grad ? `and its gradient ${grad}` : "is not one element and no gradient was given"}; pass a gradient of shape ${shapeText(loss.shape)}`,
+    );
   }
   if (!accumulator) throw new AutogradError("backward: no gradient accumulator; import janus-webgpu/kernels");
   noGrad(() => {
@@ -185,9 +213,14 @@ function walk(root: TapeNode, seed: Tensor): void {
   const order = reachable(root);
   for (const node of order) {
     if (node.id < firstId) {
-      throw new AutogradError(`checkpoint: the function uses a result of "${node.name}" that was made outside it; pass that tensor as an input of checkpoint(), so that its gradient has a way back`);
+      throw new AutogradError(
+        `checkpoint: the function uses a result of "${node.name}" that was made outside it; pass that tensor as an input of checkpoint(), so that its gradient has a way back`,
+      );
     }
-    if (!node.backward) throw new AutogradError(`backward: the graph through "${node.name}" was used already and is freed; run the forward again (there is no double backward, no retained graph)`);
+    if (!node.backward)
+      throw new AutogradError(
+        `backward: the graph through "${node.name}" was used already and is freed; run the forward again (there is no double backward, no retained graph)`,
+      );
   }
   const grads = new Map<TapeNode, Tensor>([[root, seed]]);
   try {
@@ -214,7 +247,10 @@ function replace(node: TapeNode, grad: Tensor, hook: (grad: Tensor) => Tensor | 
     const given = hook(grad);
     refusePromise(given, "onGrad()");
     if (!given || given === grad) return null;
-    if (!sameShape(given.shape, node.shape)) throw new ShapeError(`onGrad: a hook on a result of "${node.name}" gave ${given} for a gradient of shape ${shapeText(node.shape)}`);
+    if (!sameShape(given.shape, node.shape))
+      throw new ShapeError(
+        `onGrad: a hook on a result of "${node.name}" gave ${given} for a gradient of shape ${shapeText(node.shape)}`,
+      );
     return given.strided(given.shape, given.strides);
   });
   if (!by) return grad;
@@ -225,13 +261,19 @@ function replace(node: TapeNode, grad: Tensor, hook: (grad: Tensor) => Tensor | 
 function step(node: TapeNode, grad: Tensor, grads: Map<TapeNode, Tensor>): void {
   for (const { tensor: saved, version } of node.saved) {
     if (saved.storage.version !== version) {
-      throw new AutogradError(`backward: a tensor ${saved} saved by "${node.name}" was changed in place after the forward; change a copy, or after backward`);
+      throw new AutogradError(
+        `backward: a tensor ${saved} saved by "${node.name}" was changed in place after the forward; change a copy, or after backward`,
+      );
     }
   }
   const needs = node.edges.map((edge) => edge !== null);
   // The result of each backward outlives its scope; what it made on the way does not.
   const results = scope(() => {
-    const given = node.backward!(grad, node.saved.map((s) => s.tensor), needs);
+    const given = node.backward!(
+      grad,
+      node.saved.map((s) => s.tensor),
+      needs,
+    );
     return given.map((g, i) => {
       if (!g || !needs[i]) return null;
       // Only what this backward made may be taken over; anything else (the gradient itself, a saved or a foreign tensor) gets a view.
@@ -244,7 +286,9 @@ function step(node: TapeNode, grad: Tensor, grads: Map<TapeNode, Tensor>): void 
     result.escape();
     if (!sameShape(result.shape, edge.shape)) {
       for (const t of results) t?.dispose();
-      throw new ShapeError(`backward of "${node.name}": gradient ${i} has shape ${shapeText(result.shape)}, its input ${shapeText(edge.shape)}`);
+      throw new ShapeError(
+        `backward of "${node.name}": gradient ${i} has shape ${shapeText(result.shape)}, its input ${shapeText(edge.shape)}`,
+      );
     }
     try {
       if (edge instanceof TapeNode) {
@@ -349,7 +393,9 @@ export function checkpoint<T extends readonly Tensor[]>(fn: (...inputs: T) => Te
           // A scope of its own: during backward only what the tape saved is alive.
           const from = nextId;
           const second = new Footprint();
-          const result = watchLeaves(seen, () => withDraws(draws, () => scope(() => second.during(() => fn(...(again as unknown as T))))));
+          const result = watchLeaves(seen, () =>
+            withDraws(draws, () => scope(() => second.during(() => fn(...(again as unknown as T))))),
+          );
           first.requireSame(second);
           if (result.requiresGrad) withFirst(from, () => backward(result, grad));
         });
@@ -381,7 +427,8 @@ class Footprint {
       const { bindings, pipeline } = launch;
       const access = Object.values(pipeline.kernel.bindings);
       for (const [i, { storage }] of bindings.entries()) {
-        if (access[i] !== "write" && !storage.isConstant && storage.serial < first && !this.versions.has(storage)) this.versions.set(storage, storage.version);
+        if (access[i] !== "write" && !storage.isConstant && storage.serial < first && !this.versions.has(storage))
+          this.versions.set(storage, storage.version);
       }
       // A linear layer with an activation is fused without gradients, and two launches with them.
       if (!/^matmul| f:linear\./.test(pipeline.key)) this.mix(pipeline.key, launch.params);
@@ -398,16 +445,23 @@ class Footprint {
   requireUnchanged(): void {
     for (const [storage, version] of this.versions) {
       if (storage.isLive && storage.version !== version) {
-        throw new AutogradError(`checkpoint: the function read a tensor (${storage.label}, ${storage.used} bytes) that was changed in place before backward; recomputation would give another gradient. Change it after backward`);
+        throw new AutogradError(
+          `checkpoint: the function read a tensor (${storage.label}, ${storage.used} bytes) that was changed in place before backward; recomputation would give another gradient. Change it after backward`,
+        );
       }
     }
   }
 
   /** Throws `AutogradError` if the recomputation `other` launched something else, or on other tensors. */
   requireSame(other: Footprint): void {
-    const isSame = this.hash === other.hash && this.versions.size === other.versions.size && [...this.versions.keys()].every((storage) => other.versions.has(storage));
+    const isSame =
+      this.hash === other.hash &&
+      this.versions.size === other.versions.size &&
+      [...this.versions.keys()].every((storage) => other.versions.has(storage));
     if (!isSame) {
-      throw new AutogradError("checkpoint: the function did not compute the same again in backward; a number, a module's mode or a tensor that it uses has changed since. Change it after backward, or pass it as an input");
+      throw new AutogradError(
+        "checkpoint: the function did not compute the same again in backward; a number, a module's mode or a tensor that it uses has changed since. Change it after backward, or pass it as an input",
+      );
     }
   }
 

@@ -78,27 +78,48 @@ const SOFTWARE_NAMES = /llvmpipe|lavapipe|softpipe|swiftshader|swrast|basic rend
  * software rasterizer; browsers hide some of these, so one sign is enough.
  * @param adapter has `isFallbackAdapter` in browsers older than `info.isFallbackAdapter`
  */
-export function isSoftware(info: Partial<GPUAdapterInfo>, adapter: { readonly isFallbackAdapter?: boolean } = {}): boolean {
-  const { isFallbackAdapter, vendor = "", architecture = "", device = "", description = "", adapterType = "", type = "" } = info as Partial<InfoWithExtensions>;
+export function isSoftware(
+  info: Partial<GPUAdapterInfo>,
+  adapter: { readonly isFallbackAdapter?: boolean } = {},
+): boolean {
+  const {
+    isFallbackAdapter,
+    vendor = "",
+    architecture = "",
+    device = "",
+    description = "",
+    adapterType = "",
+    type = "",
+  } = info as Partial<InfoWithExtensions>;
   if (isFallbackAdapter || adapter.isFallbackAdapter || /^cpu$/i.test(adapterType) || /^cpu$/i.test(type)) return true;
   if ([vendor, architecture, device, description].some((text) => SOFTWARE_NAMES.test(text))) return true;
   // PCI ids: SwiftShader, WARP.
-  return (isVendor(vendor, "google", 0x1ae0) && Number(device) === 0xc0de) || (isVendor(vendor, "microsoft", 0x1414) && Number(device) === 0x8c);
+  return (
+    (isVendor(vendor, "google", 0x1ae0) && Number(device) === 0xc0de) ||
+    (isVendor(vendor, "microsoft", 0x1414) && Number(device) === 0x8c)
+  );
 }
 
-const isVendor = (vendor: string, name: string, id: number): boolean => vendor.toLowerCase() === name || Number(vendor) === id;
+const isVendor = (vendor: string, name: string, id: number): boolean =>
+  vendor.toLowerCase() === name || Number(vendor) === id;
 
 /** `GPUHeapProperty.DEVICE_LOCAL` */
 const DEVICE_LOCAL = 1;
 
 /** Bytes of the GPU's own memory if the platform tells (Chromium's `memoryHeaps`), else null. */
 export function heapBytes(info: Partial<GPUAdapterInfo>): number | null {
-  const own = ((info as Partial<InfoWithExtensions>).memoryHeaps ?? []).filter(({ properties }) => properties & DEVICE_LOCAL);
+  const own = ((info as Partial<InfoWithExtensions>).memoryHeaps ?? []).filter(
+    ({ properties }) => properties & DEVICE_LOCAL,
+  );
   return own.length ? Math.max(...own.map(({ size }) => size)) : null;
 }
 
 /** Capabilities of a device that was created from `adapter`, or from one with this `info`, with `features` and `limits`. */
-export function capabilitiesOf(adapter: GPUAdapter | GPUAdapterInfo, features: readonly string[], limits: Limits): Capabilities {
+export function capabilitiesOf(
+  adapter: GPUAdapter | GPUAdapterInfo,
+  features: readonly string[],
+  limits: Limits,
+): Capabilities {
   const info = "info" in adapter ? adapter.info : adapter;
   const name = info.description || info.device || info.vendor || "unknown adapter";
   const has = (feature: string): boolean => features.includes(feature);
@@ -110,7 +131,9 @@ export function capabilitiesOf(adapter: GPUAdapter | GPUAdapterInfo, features: r
     f16: has("shader-f16"),
     subgroups: has("subgroups") ? [info.subgroupMinSize ?? 4, info.subgroupMaxSize ?? 128] : null,
     subgroupSizeControl: has("subgroup-size-control"),
-    subgroupMatrix: has("chromium-experimental-subgroup-matrix") ? [...((info as InfoWithExtensions).subgroupMatrixConfigs ?? [])] : [],
+    subgroupMatrix: has("chromium-experimental-subgroup-matrix")
+      ? [...((info as InfoWithExtensions).subgroupMatrixConfigs ?? [])]
+      : [],
     timestamps: has("timestamp-query"),
     memoryBytes: heapBytes(info),
     features,
@@ -119,7 +142,9 @@ export function capabilitiesOf(adapter: GPUAdapter | GPUAdapterInfo, features: r
 }
 
 /** Capabilities of a device that exists on paper only; `overrides` make it look like a given GPU. */
-export function nullCapabilities(overrides: Partial<Omit<Capabilities, "limits">> & { limits?: Partial<Limits> } = {}): Capabilities {
+export function nullCapabilities(
+  overrides: Partial<Omit<Capabilities, "limits">> & { limits?: Partial<Limits> } = {},
+): Capabilities {
   return {
     name: "null device",
     vendor: "none",

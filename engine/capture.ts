@@ -42,7 +42,15 @@ export class Captured<T> {
   private readonly written: ReadonlySet<Storage>;
   private free: (() => void) | null;
 
-  constructor(device: Device, result: T, launches: readonly Launch[], steps: readonly Step[], pinned: ReadonlySet<Storage>, written: ReadonlySet<Storage>, free: () => void) {
+  constructor(
+    device: Device,
+    result: T,
+    launches: readonly Launch[],
+    steps: readonly Step[],
+    pinned: ReadonlySet<Storage>,
+    written: ReadonlySet<Storage>,
+    free: () => void,
+  ) {
     this.device = device;
     this.result = result;
     this.launches = launches;
@@ -170,7 +178,8 @@ class Recorder {
   }
 
   finish<T>(result: T): Captured<T> {
-    for (const { buffer, words } of this.chunks) this.device.gpu!.queue.writeBuffer(buffer, 0, words as Uint32Array<ArrayBuffer>);
+    for (const { buffer, words } of this.chunks)
+      this.device.gpu!.queue.writeBuffer(buffer, 0, words as Uint32Array<ArrayBuffer>);
     const pinned = new Set<Storage>(this.older);
     for (const storage of this.storages) if (storage.isLive && !pinned.has(storage)) pinned.add(storage.retain());
     for (const buffer of this.buffers) buffer.home = this.lists;
@@ -182,10 +191,15 @@ class Recorder {
     for (const leaf of this.leaves) {
       if (leaf.disposed || !leaf.grad || leaf.storage.serial >= this.firstSerial) continue;
       zeroGradients(this.leaves);
-      throw new CaptureError(`capture: the gradient of ${leaf} was made in the capture and stays: replays would write it, where eager runs add to it. Drop it in the function (zeroGradients), or give the leaf a gradient before the capture`);
+      throw new CaptureError(
+        `capture: the gradient of ${leaf} was made in the capture and stays: replays would write it, where eager runs add to it. Drop it in the function (zeroGradients), or give the leaf a gradient before the capture`,
+      );
     }
     for (const storage of this.before.keys()) {
-      if (storage.exclusive) throw new CaptureError(`capture: a tensor made before the capture (${storage.label}, ${storage.bytes} bytes) was changed in it and then freed; free it before the capture, or keep it`);
+      if (storage.exclusive)
+        throw new CaptureError(
+          `capture: a tensor made before the capture (${storage.label}, ${storage.bytes} bytes) was changed in it and then freed; free it before the capture, or keep it`,
+        );
     }
   }
 
@@ -225,19 +239,29 @@ class Recorder {
         continue;
       }
       if (!this.older.has(storage)) this.older.add(storage.retain());
-      if (names[i] !== "read" && !this.before.has(storage)) this.before.set(storage, this.saves ? copyOf(this.device, storage) : null);
+      if (names[i] !== "read" && !this.before.has(storage))
+        this.before.set(storage, this.saves ? copyOf(this.device, storage) : null);
     }
     const gpu = this.device.gpu;
     if (!gpu) return;
     const bytes = launch.params?.byteLength ?? 0;
     if (!this.chunks.length || this.used + bytes > CHUNK_BYTES) {
-      this.chunks.push({ buffer: gpu.createBuffer({ size: CHUNK_BYTES, usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST }), words: new Uint32Array(CHUNK_BYTES / 4) });
+      this.chunks.push({
+        buffer: gpu.createBuffer({ size: CHUNK_BYTES, usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST }),
+        words: new Uint32Array(CHUNK_BYTES / 4),
+      });
       this.used = 0;
     }
     const chunk = this.chunks.at(-1)!;
     if (launch.params) chunk.words.set(launch.params, this.used / 4);
     const group = this.device.bindGroup(launch, chunk.buffer, `${this.name}${this.chunks.length} `);
-    this.steps.push({ pipeline: launch.pipeline.gpu!, group, offset: this.used, hasParams: launch.params !== null, grid: launch.grid });
+    this.steps.push({
+      pipeline: launch.pipeline.gpu!,
+      group,
+      offset: this.used,
+      hasParams: launch.params !== null,
+      grid: launch.grid,
+    });
     const slot = this.device.limits.minUniformBufferOffsetAlignment;
     this.used += Math.ceil(bytes / slot) * slot;
   }
@@ -261,10 +285,17 @@ function copyBytes(device: Device, from: GPUBuffer, to: GPUBuffer, bytes: number
   device.submit(encoder);
 }
 
-async function verify<T>(device: Device, captured: Captured<T>, before: ReadonlyMap<Storage, GPUBuffer | null>, fn: () => T): Promise<void> {
+async function verify<T>(
+  device: Device,
+  captured: Captured<T>,
+  before: ReadonlyMap<Storage, GPUBuffer | null>,
+  fn: () => T,
+): Promise<void> {
   const results = [...tensorsIn(captured.result)];
   const state = [...before.keys()];
-  const read = async (tensors: readonly Tensor[]): Promise<{ results: ArrayBufferView[]; state: ArrayBufferView[] }> => ({
+  const read = async (
+    tensors: readonly Tensor[],
+  ): Promise<{ results: ArrayBufferView[]; state: ArrayBufferView[] }> => ({
     results: await Promise.all(tensors.map((t) => t.data())),
     state: await Promise.all(state.map((storage) => device.read({ storage, offset: 0, size: storage.bytes }))),
   });
@@ -296,6 +327,8 @@ function requireEqual(what: string, first: ArrayBufferView, other: ArrayBufferVi
   const b = other ? new Uint8Array(other.buffer, other.byteOffset, other.byteLength) : new Uint8Array(0);
   const at = a.length === b.length ? a.findIndex((v, i) => v !== b[i]) : 0;
   if (at >= 0) {
-    throw new CaptureError(`capture: ${what} at byte ${at}; something that changes between runs is a host number; it must live in a tensor`);
+    throw new CaptureError(
+      `capture: ${what} at byte ${at}; something that changes between runs is a host number; it must live in a tensor`,
+    );
   }
 }

@@ -24,7 +24,8 @@ export const DTYPES: Readonly<Record<DType, DTypeInfo>> = {
 export const isFloat = (dtype: DType): boolean => DTYPES[dtype].float;
 
 /** Bytes that `count` elements take in a storage, padded to 16 so that every kernel may read whole vec4 granules. */
-export const storageBytes = (dtype: DType, count: number): number => Math.max(16, Math.ceil((count * DTYPES[dtype].bits) / 128) * 16);
+export const storageBytes = (dtype: DType, count: number): number =>
+  Math.max(16, Math.ceil((count * DTYPES[dtype].bits) / 128) * 16);
 
 /** Bytes of `count` elements without padding. */
 export const elementBytes = (dtype: DType, count: number): number => (count * DTYPES[dtype].bits) / 8;
@@ -91,7 +92,11 @@ export function f16Value(bits: number): number {
 }
 
 /** The largest finite number of a floating dtype. */
-export const LARGEST: Readonly<Partial<Record<DType, number>>> = { f32: (2 - 2 ** -23) * 2 ** 127, f16: 65504, bf16: (2 - 2 ** -7) * 2 ** 127 };
+export const LARGEST: Readonly<Partial<Record<DType, number>>> = {
+  f32: (2 - 2 ** -23) * 2 ** 127,
+  f16: 65504,
+  bf16: (2 - 2 ** -7) * 2 ** 127,
+};
 
 /** A number as a floating dtype stores it; beyond its largest infinity. Integer dtypes leave it as it is. */
 export function roundTo(value: number, dtype: DType): number {
@@ -114,7 +119,9 @@ export function integerRange(dtype: DType): readonly [number, number] | null {
 export function checkNumber(op: string, value: number, dtype: DType): void {
   const range = integerRange(dtype);
   if (!range || (Number.isInteger(value) && value >= range[0] && value <= range[1])) return;
-  throw new ArgumentError(`${op}: a number for ${dtype} must be a whole number from ${range[0]} to ${range[1]}; got ${value}. Cast the tensor to f32, or use another dtype.`);
+  throw new ArgumentError(
+    `${op}: a number for ${dtype} must be a whole number from ${range[0]} to ${range[1]}; got ${value}. Cast the tensor to f32, or use another dtype.`,
+  );
 }
 
 /**
@@ -124,7 +131,11 @@ export function checkNumber(op: string, value: number, dtype: DType): void {
 export function halfOpenRange(dtype: DType, low: number, high: number): readonly [number, number] | null {
   // Bit patterns in the order of their values: key 0 is zero, −key the negative of key.
   const [bits, value, sign]: [(v: number) => number, (bits: number) => number, number] =
-    dtype === "f16" ? [f16Bits, f16Value, 0x8000] : dtype === "bf16" ? [bf16Bits, bf16Value, 0x8000] : [f32Bits, f32Value, 0x80000000];
+    dtype === "f16"
+      ? [f16Bits, f16Value, 0x8000]
+      : dtype === "bf16"
+        ? [bf16Bits, bf16Value, 0x8000]
+        : [f32Bits, f32Value, 0x80000000];
   const keyOf = (v: number): number => (bits(v) >= sign ? sign - bits(v) : bits(v));
   const valueOf = (key: number): number => (key < 0 ? -value(-key) : value(key));
   let first = keyOf(low);
@@ -161,7 +172,10 @@ export function encode(values: ArrayLike<number>, dtype: DType): Uint8Array {
       const out = new kind(n);
       for (let i = 0; i < n; i++) {
         out[i] = values[i]!;
-        if (out[i] !== values[i]) throw new ArgumentError(`value ${values[i]} at index ${i} does not fit dtype ${dtype}, which takes whole numbers from ${integerRange(dtype)!.join(" to ")}`);
+        if (out[i] !== values[i])
+          throw new ArgumentError(
+            `value ${values[i]} at index ${i} does not fit dtype ${dtype}, which takes whole numbers from ${integerRange(dtype)!.join(" to ")}`,
+          );
       }
       return bytesOf(out);
     }
@@ -187,4 +201,5 @@ export function decode(bytes: Uint8Array, dtype: DType, count: number): HostArra
   }
 }
 
-const bytesOf = (array: ArrayBufferView): Uint8Array => new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+const bytesOf = (array: ArrayBufferView): Uint8Array =>
+  new Uint8Array(array.buffer, array.byteOffset, array.byteLength);

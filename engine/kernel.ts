@@ -80,7 +80,9 @@ export async function loadKernels(): Promise<void> {
       try {
         source.text = await readText(source.url);
       } catch (error) {
-        throw new KernelError(`the WGSL of "${name}" cannot be read: ${error instanceof Error ? error.message : String(error)}`);
+        throw new KernelError(
+          `the WGSL of "${name}" cannot be read: ${error instanceof Error ? error.message : String(error)}`,
+        );
       }
     }),
   );
@@ -117,7 +119,8 @@ export function specialise(target: Kernel, constants: Constants = {}, uses: Uses
     });
   let body = include(text);
   for (const slot of Object.keys(uses)) {
-    if (!slots.has(slot)) throw new KernelError(`${where} has no slot "${slot}"; it has: ${[...slots].join(", ") || "none"}`);
+    if (!slots.has(slot))
+      throw new KernelError(`${where} has no slot "${slot}"; it has: ${[...slots].join(", ") || "none"}`);
   }
   const seen = new Set<string>();
   body = body.replace(DECLARATION, (line, word: string, name: string, type: string | undefined, old: string) => {
@@ -150,7 +153,10 @@ function literal(value: number | boolean | string, old: string, type: string | u
 }
 
 /** The numbers of a launch as the bytes of the kernel's `Params`. */
-export function packParams(target: Kernel, values: Readonly<Record<string, number | readonly number[]>>): Uint32Array | null {
+export function packParams(
+  target: Kernel,
+  values: Readonly<Record<string, number | readonly number[]>>,
+): Uint32Array | null {
   const { offsets, bytes } = target.layout;
   if (bytes === 0) return null;
   const words = new Uint32Array(bytes / 4);
@@ -175,7 +181,13 @@ export function variantKey(kernel: Kernel, constants: Constants | undefined, use
 }
 
 /** What a compiler says of a kernel, with the WGSL lines around each mistake. */
-export function describeErrors(kernel: Kernel, key: string, source: string, info: GPUCompilationInfo, fallback: string): string {
+export function describeErrors(
+  kernel: Kernel,
+  key: string,
+  source: string,
+  info: GPUCompilationInfo,
+  fallback: string,
+): string {
   const lines = source.split("\n");
   const parts = [`kernel ${key} (${kernel.url?.pathname.split("/").slice(-2).join("/") ?? "inline"}) does not compile`];
   const errors = info.messages.filter((m) => m.type === "error");

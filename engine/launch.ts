@@ -71,15 +71,23 @@ export function launch<B extends string, P extends string>(kernel: Kernel<B, P>,
     const bound = options.buffers[name];
     if (bound === undefined) throw new KernelError(`kernel "${kernel.name}": binding "${name}" was not given`);
     const tensor = bound instanceof Tensor ? bound : bound.of;
-    if (tensor.disposed) throw new DisposedError(`kernel "${kernel.name}": the tensor bound to "${name}" ${tensor} was disposed`);
+    if (tensor.disposed)
+      throw new DisposedError(`kernel "${kernel.name}": the tensor bound to "${name}" ${tensor} was disposed`);
     device ??= tensor.device;
-    if (tensor.device !== device) throw new DeviceError(`kernel "${kernel.name}": "${name}" is on ${tensor.device}, the others on ${device as Device}`);
-    if (!tensor.isContiguous) throw new KernelError(`kernel "${kernel.name}": "${name}" ${tensor} is not contiguous; pass contiguous(x)`);
+    if (tensor.device !== device)
+      throw new DeviceError(
+        `kernel "${kernel.name}": "${name}" is on ${tensor.device}, the others on ${device as Device}`,
+      );
+    if (!tensor.isContiguous)
+      throw new KernelError(`kernel "${kernel.name}": "${name}" ${tensor} is not contiguous; pass contiguous(x)`);
     bindings.push(bound instanceof Tensor ? tensor.bytes(0, tensor.size) : tensor.bytes(bound.start, bound.elements));
     (kernel.bindings[name] === "read" ? read : written).push(tensor.storage);
   }
   for (const storage of written) {
-    if (read.includes(storage)) throw new KernelError(`kernel "${kernel.name}" reads and writes one storage (${storage.label}, ${storage.bytes} bytes); WebGPU forbids both in one launch: clone(x) first`);
+    if (read.includes(storage))
+      throw new KernelError(
+        `kernel "${kernel.name}" reads and writes one storage (${storage.label}, ${storage.bytes} bytes); WebGPU forbids both in one launch: clone(x) first`,
+      );
   }
   const [x, y = 1, z = 1] = options.grid;
   if (x === 0 || y === 0 || z === 0) return;

@@ -28,7 +28,9 @@ async function openFilter(): Promise<Filter> {
   const { tmpdir } = process.getBuiltinModule("node:os");
   const nodePath = process.getBuiltinModule("node:path");
   const name = "koffi"; // a variable, so that no bundler follows it
-  const { default: koffi } = (await import(/* @vite-ignore */ /* webpackIgnore: true */ name)) as typeof import("koffi");
+  const { default: koffi } = (await import(
+    /* @vite-ignore */ /* webpackIgnore: true */ name
+  )) as typeof import("koffi");
   const libc = koffi.load(null);
   const dup = libc.func("int dup(int)") as (fd: number) => number;
   const dup2 = libc.func("int dup2(int, int)") as (from: number, to: number) => number;

@@ -4,7 +4,10 @@
  */
 import { DeviceError } from "./errors.ts";
 
-const inNode = typeof process !== "undefined" && process.versions?.node !== undefined && typeof process.getBuiltinModule === "function";
+const inNode =
+  typeof process !== "undefined" &&
+  process.versions?.node !== undefined &&
+  typeof process.getBuiltinModule === "function";
 
 /** The text of a file beside a module, at once. Browsers cannot, see `readText`. */
 export function readTextSync(url: URL): string | null {
@@ -41,7 +44,9 @@ const TOGGLES = [
 export async function requestGPU(backend?: "null" | "vulkan" | "metal" | "d3d12"): Promise<GPU> {
   if (!inNode) {
     if (typeof navigator === "undefined" || !navigator.gpu) {
-      throw new DeviceError("this browser has no WebGPU (navigator.gpu is absent); use a browser that has it, over HTTPS or localhost");
+      throw new DeviceError(
+        "this browser has no WebGPU (navigator.gpu is absent); use a browser that has it, over HTTPS or localhost",
+      );
     }
     return navigator.gpu;
   }
@@ -66,7 +71,8 @@ async function openDawn(backend: string | undefined): Promise<GPU> {
   const name = "webgpu";
   const dawn = (await import(/* @vite-ignore */ name)) as typeof import("webgpu");
   for (const [global, value] of Object.entries(dawn.globals)) {
-    if (!(global in globalThis)) Object.defineProperty(globalThis, global, { value, configurable: true, writable: true });
+    if (!(global in globalThis))
+      Object.defineProperty(globalThis, global, { value, configurable: true, writable: true });
   }
   const create = (): GPU => {
     const gpu = dawn.create(backend ? [`backend=${backend}`, ...TOGGLES] : TOGGLES);

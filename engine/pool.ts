@@ -146,13 +146,16 @@ export class BufferPool {
   /** The smallest free buffer that is larger than `size`, within reason. */
   private takeLarger(size: number): PoolBuffer | undefined {
     let best = Infinity;
-    for (const [other, list] of this.shared) if (other > size && other <= MAX_WASTE * size && list.length) best = Math.min(best, other);
+    for (const [other, list] of this.shared)
+      if (other > size && other <= MAX_WASTE * size && list.length) best = Math.min(best, other);
     return this.take(this.shared, best);
   }
 
   private create(size: number, bytes: number, label: string): PoolBuffer {
     if (size > this.maxBufferSize) {
-      throw new OutOfMemoryError(`${label}: ${mib(bytes)} asked for in one buffer, the device allows ${mib(this.maxBufferSize)}; split the tensor`);
+      throw new OutOfMemoryError(
+        `${label}: ${mib(bytes)} asked for in one buffer, the device allows ${mib(this.maxBufferSize)}; split the tensor`,
+      );
     }
     const kept = this.keptBytes(this.inUse + size) - size;
     const larger = this.stats.reservedBytes > kept ? this.takeLarger(size) : undefined;
@@ -293,7 +296,9 @@ export class BufferPool {
   /** What is alive, largest first. */
   table(rows = 12): string {
     const sorted = [...this.labels].filter(([, v]) => v.count > 0).sort((a, b) => b[1].bytes - a[1].bytes);
-    const lines = sorted.slice(0, rows).map(([label, v]) => `  ${mib(v.bytes).padStart(12)}  ${String(v.count).padStart(5)} × ${label}`);
+    const lines = sorted
+      .slice(0, rows)
+      .map(([label, v]) => `  ${mib(v.bytes).padStart(12)}  ${String(v.count).padStart(5)} × ${label}`);
     if (sorted.length > rows) lines.push(`  … and ${sorted.length - rows} more kinds`);
     return lines.join("\n");
   }
@@ -341,4 +346,5 @@ function push(lists: FreeLists, buffer: PoolBuffer): void {
   list.splice(low, 0, buffer);
 }
 
-export const mib = (bytes: number): string => (bytes < 1048576 ? `${(bytes / 1024).toFixed(1)} KiB` : `${(bytes / 1048576).toFixed(1)} MiB`);
+export const mib = (bytes: number): string =>
+  bytes < 1048576 ? `${(bytes / 1024).toFixed(1)} KiB` : `${(bytes / 1048576).toFixed(1)} MiB`;

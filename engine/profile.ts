@@ -55,15 +55,33 @@ export class Profile {
   /** A table for people. */
   table(rows = this.byKernel()): string {
     const head = ["name", "launches", "ms", "share", "GFLOP/s", "GB/s"];
-    const body = rows.map((r) => [r.name, String(r.launches), r.ms.toFixed(3), `${(100 * r.share).toFixed(1)}%`, r.gflops.toFixed(1), r.gbytesPerSecond.toFixed(1)]);
+    const body = rows.map((r) => [
+      r.name,
+      String(r.launches),
+      r.ms.toFixed(3),
+      `${(100 * r.share).toFixed(1)}%`,
+      r.gflops.toFixed(1),
+      r.gbytesPerSecond.toFixed(1),
+    ]);
     const widths = head.map((h, i) => Math.max(h.length, ...body.map((b) => b[i]!.length)));
-    return [head, ...body].map((line) => line.map((c, i) => (i ? c.padStart(widths[i]!) : c.padEnd(widths[i]!))).join("  ")).join("\n");
+    return [head, ...body]
+      .map((line) => line.map((c, i) => (i ? c.padStart(widths[i]!) : c.padEnd(widths[i]!))).join("  "))
+      .join("\n");
   }
 
   /** Events for chrome://tracing or Perfetto. */
   chromeTrace(): { traceEvents: object[] } {
     return {
-      traceEvents: this.launches.map((l) => ({ name: l.kernel, cat: "gpu", ph: "X", pid: 0, tid: 0, ts: l.startMs * 1000, dur: l.ms * 1000, args: { label: l.label, variant: l.variant, flops: l.flops, bytes: l.bytes } })),
+      traceEvents: this.launches.map((l) => ({
+        name: l.kernel,
+        cat: "gpu",
+        ph: "X",
+        pid: 0,
+        tid: 0,
+        ts: l.startMs * 1000,
+        dur: l.ms * 1000,
+        args: { label: l.label, variant: l.variant, flops: l.flops, bytes: l.bytes },
+      })),
     };
   }
 
@@ -73,10 +91,22 @@ export class Profile {
     for (const l of this.launches) {
       const name = nameOf(l);
       const sum = sums.get(name) ?? { launches: 0, ms: 0, flops: 0, bytes: 0 };
-      sums.set(name, { launches: sum.launches + 1, ms: sum.ms + l.ms, flops: sum.flops + l.flops, bytes: sum.bytes + l.bytes });
+      sums.set(name, {
+        launches: sum.launches + 1,
+        ms: sum.ms + l.ms,
+        flops: sum.flops + l.flops,
+        bytes: sum.bytes + l.bytes,
+      });
     }
     return [...sums]
-      .map(([name, s]) => ({ name, launches: s.launches, ms: s.ms, share: s.ms / total, gflops: s.ms ? s.flops / s.ms / 1e6 : 0, gbytesPerSecond: s.ms ? s.bytes / s.ms / 1e6 : 0 }))
+      .map(([name, s]) => ({
+        name,
+        launches: s.launches,
+        ms: s.ms,
+        share: s.ms / total,
+        gflops: s.ms ? s.flops / s.ms / 1e6 : 0,
+        gbytesPerSecond: s.ms ? s.bytes / s.ms / 1e6 : 0,
+      }))
       .sort((a, b) => b.ms - a.ms);
   }
 }
@@ -84,7 +114,10 @@ export class Profile {
 /** Runs `fn` (may be asynchronous) with every launch timed. Needs timestamps; `capture`d replays are not seen. */
 export async function profile(fn: () => unknown, device: Device = getDevice()): Promise<Profile> {
   const gpu = device.gpu;
-  if (!gpu || !device.capabilities.timestamps) throw new DeviceError(`profile: ${device} has no timestamps (feature timestamp-query); use wall time around sync()`);
+  if (!gpu || !device.capabilities.timestamps)
+    throw new DeviceError(
+      `profile: ${device} has no timestamps (feature timestamp-query); use wall time around sync()`,
+    );
   if (device.encodeTimed) throw new DeviceError("profile: a profile is running already");
   device.flush();
   const batches: Promise<{ launches: readonly Launch[]; times: BigUint64Array }>[] = [];
@@ -92,11 +125,16 @@ export async function profile(fn: () => unknown, device: Device = getDevice()): 
     const count = launches.length * 2;
     const queries = gpu.createQuerySet({ type: "timestamp", count });
     for (const [i, launch] of launches.entries()) {
-      const pass = encoder.beginComputePass({ timestampWrites: { querySet: queries, beginningOfPassWriteIndex: 2 * i, endOfPassWriteIndex: 2 * i + 1 } });
+      const pass = encoder.beginComputePass({
+        timestampWrites: { querySet: queries, beginningOfPassWriteIndex: 2 * i, endOfPassWriteIndex: 2 * i + 1 },
+      });
       encodeOne(pass, launch);
       pass.end();
     }
-    const resolved = gpu.createBuffer({ size: count * 8, usage: GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC });
+    const resolved = gpu.createBuffer({
+      size: count * 8,
+      usage: GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC,
+    });
     const staging = gpu.createBuffer({ size: count * 8, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST });
     encoder.resolveQuerySet(queries, 0, count, resolved, 0);
     encoder.copyBufferToBuffer(resolved, 0, staging, 0, count * 8);
@@ -147,7 +185,14 @@ export interface Tally {
 
 /** Counts the launches of `fn` (synchronous), their FLOPs and bytes. */
 export function tally(fn: () => unknown, device: Device = getDevice()): Tally {
-  const sum: Tally = { launches: 0, flops: 0, bytes: 0, pipelines: new Set(), byKernel: new Map(), largest: { work: 0, kernel: "" } };
+  const sum: Tally = {
+    launches: 0,
+    flops: 0,
+    bytes: 0,
+    pipelines: new Set(),
+    byKernel: new Map(),
+    largest: { work: 0, kernel: "" },
+  };
   const listener = (l: Launch): void => {
     sum.launches++;
     sum.flops += l.cost?.flops ?? 0;

@@ -9,7 +9,10 @@ import { tensor } from "./tensor.ts";
 import type { Tensor } from "./tensor.ts";
 
 /** Four 32-bit words for a 128-bit counter and a 64-bit key. */
-export function philox(counter: readonly [number, number, number, number], key: readonly [number, number]): [number, number, number, number] {
+export function philox(
+  counter: readonly [number, number, number, number],
+  key: readonly [number, number],
+): [number, number, number, number] {
   let [c0, c1, c2, c3] = counter;
   let [k0, k1] = key;
   for (let round = 0; round < 10; round++) {
@@ -62,10 +65,15 @@ export class Generator {
 
   /** Moves to a step of the program; the same seed and step give the same numbers again. */
   setStep(step: number, sample = 0): void {
-    if (!isWord(step)) throw new ArgumentError(`Generator.setStep: step ${step} is not a whole number from 0 to 2^32 − 1`);
-    if (!isWord(sample)) throw new ArgumentError(`Generator.setStep: sample ${sample} is not a whole number from 0 to 2^32 − 1`);
+    if (!isWord(step))
+      throw new ArgumentError(`Generator.setStep: step ${step} is not a whole number from 0 to 2^32 − 1`);
+    if (!isWord(sample))
+      throw new ArgumentError(`Generator.setStep: sample ${sample} is not a whole number from 0 to 2^32 − 1`);
     const words: [number, number, number, number] = [this.words[0], this.words[1], step, sample];
-    this.state.device.write({ storage: this.state.storage, offset: 0, size: 16 }, new Uint8Array(Uint32Array.from(words).buffer));
+    this.state.device.write(
+      { storage: this.state.storage, offset: 0, size: 16 },
+      new Uint8Array(Uint32Array.from(words).buffer),
+    );
     this.words = words; // a refused write has thrown by now
   }
 
@@ -127,6 +135,7 @@ export function checkSite(op: string, site: number): void {
 
 /** A seed as two 32-bit words, low first. */
 export function seedWords(seed: number): [number, number] {
-  if (!Number.isSafeInteger(seed) || seed < 0) throw new ArgumentError(`seed ${seed} is not a whole number from 0 to 2^53 − 1`);
+  if (!Number.isSafeInteger(seed) || seed < 0)
+    throw new ArgumentError(`seed ${seed} is not a whole number from 0 to 2^53 − 1`);
   return [seed % 2 ** 32, Math.floor(seed / 2 ** 32)];
 }

@@ -109,7 +109,8 @@ export function tensorsIn(value: unknown, found: Set<Tensor> = new Set(), seen: 
   if (isTensor(value)) found.add(value);
   else if (Array.isArray(value) || value instanceof Set) for (const v of value) tensorsIn(v, found, seen);
   else if (value instanceof Map) for (const v of value.values()) tensorsIn(v, found, seen);
-  else if (Object.getPrototypeOf(value) === Object.prototype) for (const v of Object.values(value)) tensorsIn(v, found, seen);
+  else if (Object.getPrototypeOf(value) === Object.prototype)
+    for (const v of Object.values(value)) tensorsIn(v, found, seen);
   return found;
 }
 
@@ -118,7 +119,9 @@ const isTensor = (value: object): value is Tensor => "storage" in value && "stri
 /** Throws when a function that must be synchronous gave a promise: work after its first `await` would not be covered. */
 export function refusePromise(result: unknown, what: string): void {
   if (typeof result === "object" && result !== null && "then" in result) {
-    throw new ArgumentError(`${what} takes a synchronous function: what an async one does after its first await would not be covered; await outside`);
+    throw new ArgumentError(
+      `${what} takes a synchronous function: what an async one does after its first await would not be covered; await outside`,
+    );
   }
 }
 

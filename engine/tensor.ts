@@ -4,7 +4,15 @@
  */
 import { DTYPES, checkDType, decode, elementBytes, encode, isFloat, storageBytes } from "./dtype.ts";
 import type { DType, HostArray } from "./dtype.ts";
-import { ArgumentError, AutogradError, DeviceError, DisposedError, KernelError, ShapeError, shapeText } from "./errors.ts";
+import {
+  ArgumentError,
+  AutogradError,
+  DeviceError,
+  DisposedError,
+  KernelError,
+  ShapeError,
+  shapeText,
+} from "./errors.ts";
 import { getDevice } from "./device.ts";
 import type { Device } from "./device.ts";
 import type { Binding } from "./launch.ts";
@@ -123,7 +131,13 @@ export class Tensor {
   private cached: HostArray | null = null;
 
   /** Takes over one use of `storage`. Use `tensor()`, `empty()` or the creation ops instead. */
-  constructor(storage: Storage, shape: Shape, dtype: DType, strides: readonly number[] = contiguousStrides(shape), offset = 0) {
+  constructor(
+    storage: Storage,
+    shape: Shape,
+    dtype: DType,
+    strides: readonly number[] = contiguousStrides(shape),
+    offset = 0,
+  ) {
     this.storage = storage;
     this.held = { storage, node: null };
     this.shape = shape;
@@ -168,7 +182,10 @@ export class Tensor {
 
   /** Contiguous and starting where a binding may start: kernels can take it as it is. */
   get isBindable(): boolean {
-    return this.isContiguous && (this.offset * DTYPES[this.dtype].bits) % (8 * this.device.limits.minStorageBufferOffsetAlignment) === 0;
+    return (
+      this.isContiguous &&
+      (this.offset * DTYPES[this.dtype].bits) % (8 * this.device.limits.minStorageBufferOffsetAlignment) === 0
+    );
   }
 
   /**
@@ -186,8 +203,12 @@ export class Tensor {
   }
 
   set requiresGrad(value: boolean) {
-    if (value && !DTYPES[this.dtype].float) throw new AutogradError(`requiresGrad: ${this} is not of a floating dtype; only f32, f16 and bf16 have gradients`);
-    if (!value && this.node) throw new AutogradError(`requiresGrad: ${this} is a result of an op; use detach() instead`);
+    if (value && !DTYPES[this.dtype].float)
+      throw new AutogradError(
+        `requiresGrad: ${this} is not of a floating dtype; only f32, f16 and bf16 have gradients`,
+      );
+    if (!value && this.node)
+      throw new AutogradError(`requiresGrad: ${this} is a result of an op; use detach() instead`);
     this.wantsGrad = value;
   }
 
@@ -216,9 +237,15 @@ export class Tensor {
     const offset = elementBytes(this.dtype, this.offset + start);
     const align = this.device.limits.minStorageBufferOffsetAlignment;
     if (offset % align !== 0) {
-      throw new KernelError(`${this} starts at byte ${offset} of its storage, bindings start at multiples of ${align}; pass contiguous(x), or windows of whole alignments`);
+      throw new KernelError(
+        `${this} starts at byte ${offset} of its storage, bindings start at multiples of ${align}; pass contiguous(x), or windows of whole alignments`,
+      );
     }
-    return { storage: this.storage, offset, size: Math.min(storageBytes(this.dtype, elements), this.storage.bytes - offset) };
+    return {
+      storage: this.storage,
+      offset,
+      size: Math.min(storageBytes(this.dtype, elements), this.storage.bytes - offset),
+    };
   }
 
   /** Reads the values back, in row-major order: Float32Array for f32, f16 and bf16, the integer array otherwise. */
@@ -231,7 +258,11 @@ export class Tensor {
     const perWord = 32 / DTYPES[this.dtype].bits;
     const first = Math.floor(this.offset / perWord) * perWord;
     const count = last + 1 - first;
-    const bytes = await this.device.read({ storage: this.storage, offset: elementBytes(this.dtype, first), size: elementBytes(this.dtype, count) });
+    const bytes = await this.device.read({
+      storage: this.storage,
+      offset: elementBytes(this.dtype, first),
+      size: elementBytes(this.dtype, count),
+    });
     const span = decode(bytes, this.dtype, count);
     if (this.isContiguous && first === this.offset) return span;
     return gather(span, this.shape, this.strides, this.offset - first);
@@ -246,7 +277,9 @@ export class Tensor {
     if (!this.isContiguous) throw new ShapeError(`readBytes: ${this} is not contiguous; pass contiguous(x)`);
     const all = elementBytes(this.dtype, this.size);
     if (![offset, length].every(Number.isInteger) || offset < 0 || length < 0 || offset + length > all) {
-      throw new ArgumentError(`readBytes: ${length} bytes at ${offset} of ${this}, which has ${all}; ask for a range inside it`);
+      throw new ArgumentError(
+        `readBytes: ${length} bytes at ${offset} of ${this}, which has ${all}; ask for a range inside it`,
+      );
     }
     if (length === 0) return new Uint8Array(0);
     const start = elementBytes(this.dtype, this.offset) + offset;
@@ -265,7 +298,9 @@ export class Tensor {
     if (!this.isContiguous) throw new ShapeError(`writeBytes: ${this} is not contiguous; write to a tensor of its own`);
     const all = elementBytes(this.dtype, this.size);
     if (!Number.isInteger(offset) || offset < 0 || offset + bytes.length > all) {
-      throw new ArgumentError(`writeBytes: ${bytes.length} bytes at ${offset} of ${this}, which has ${all}; pass a range inside it`);
+      throw new ArgumentError(
+        `writeBytes: ${bytes.length} bytes at ${offset} of ${this}, which has ${all}; pass a range inside it`,
+      );
     }
     const { device, storage } = this;
     const start = elementBytes(this.dtype, this.offset) + offset;
@@ -280,7 +315,8 @@ export class Tensor {
 
   /** The value of a tensor of one element. */
   async item(): Promise<number> {
-    if (this.size !== 1) throw new ShapeError(`item: ${this} has ${this.size} elements; only one can be read as a number, use data()`);
+    if (this.size !== 1)
+      throw new ShapeError(`item: ${this} has ${this.size} elements; only one can be read as a number, use data()`);
     return (await this.data())[0]!;
   }
 
@@ -346,7 +382,10 @@ export class Tensor {
 
   /** Throws if the tensor was disposed. */
   check(): void {
-    if (this.gone) throw new DisposedError(`${this} was disposed${currentLabel() ? ` (in ${currentLabel()})` : ""}; keep it out of the scope, or return it from it`);
+    if (this.gone)
+      throw new DisposedError(
+        `${this} was disposed${currentLabel() ? ` (in ${currentLabel()})` : ""}; keep it out of the scope, or return it from it`,
+      );
     this.device.check();
   }
 }
@@ -358,7 +397,16 @@ export function empty(shape: Shape, options: TensorOptions & { label?: string } 
   checkShape(shape, "empty");
   const device = options.device ?? getDevice();
   device.check();
-  const out = new Tensor(new Storage(device, storageBytes(dtype, sizeOf(shape)), options.label ?? (currentLabel() || "tensor"), elementBytes(dtype, sizeOf(shape))), [...shape], dtype);
+  const out = new Tensor(
+    new Storage(
+      device,
+      storageBytes(dtype, sizeOf(shape)),
+      options.label ?? (currentLabel() || "tensor"),
+      elementBytes(dtype, sizeOf(shape)),
+    ),
+    [...shape],
+    dtype,
+  );
   if (options.requiresGrad) out.requiresGrad = true;
   return out;
 }
@@ -381,14 +429,26 @@ export function emptyForHost(shape: Shape, options: TensorOptions & { label?: st
  * A tensor from nested arrays, or from a typed array with a `shape`. The default dtype follows the data: Int32Array i32, Uint32Array u32,
  * Uint8Array u8, anything else f32.
  */
-export function tensor(values: Nested | HostArray | Float64Array, options: TensorOptions & { shape?: Shape } = {}): Tensor {
+export function tensor(
+  values: Nested | HostArray | Float64Array,
+  options: TensorOptions & { shape?: Shape } = {},
+): Tensor {
   const typed = ArrayBuffer.isView(values);
   const shape = options.shape ?? (typed ? [values.length] : nestedShape(values));
-  const flat = typed ? values : (typeof values === "number" ? [values] : (values as unknown[]).flat(Infinity) as number[]);
+  const flat = typed
+    ? values
+    : typeof values === "number"
+      ? [values]
+      : ((values as unknown[]).flat(Infinity) as number[]);
   checkShape(shape, "tensor");
-  if (!typed && !flat.every((v) => typeof v === "number")) throw new ArgumentError("tensor: values are numbers, nested arrays of numbers or typed arrays; convert booleans, strings and BigInts first");
-  if (typed && (values instanceof BigInt64Array || values instanceof BigUint64Array)) throw new ArgumentError("tensor: BigInt arrays have no dtype here; convert them to Int32Array or numbers");
-  if (flat.length !== sizeOf(shape)) throw new ShapeError(`tensor: ${flat.length} values for shape ${shapeText(shape)}, which holds ${sizeOf(shape)}`);
+  if (!typed && !flat.every((v) => typeof v === "number"))
+    throw new ArgumentError(
+      "tensor: values are numbers, nested arrays of numbers or typed arrays; convert booleans, strings and BigInts first",
+    );
+  if (typed && (values instanceof BigInt64Array || values instanceof BigUint64Array))
+    throw new ArgumentError("tensor: BigInt arrays have no dtype here; convert them to Int32Array or numbers");
+  if (flat.length !== sizeOf(shape))
+    throw new ShapeError(`tensor: ${flat.length} values for shape ${shapeText(shape)}, which holds ${sizeOf(shape)}`);
   const dtype = options.dtype ?? dtypeOf(values);
   checkDType(dtype);
   const bytes = encode(flat, dtype);
@@ -402,7 +462,9 @@ export function tensor(values: Nested | HostArray | Float64Array, options: Tenso
 export function tensorFromBytes(bytes: Uint8Array, shape: Shape, dtype: DType, device?: Device): Tensor {
   checkShape(shape, "tensorFromBytes");
   if (bytes.byteLength !== elementBytes(dtype, sizeOf(shape))) {
-    throw new ShapeError(`tensorFromBytes: ${bytes.byteLength} bytes for ${shapeText(shape)} ${dtype}, which takes ${elementBytes(dtype, sizeOf(shape))}`);
+    throw new ShapeError(
+      `tensorFromBytes: ${bytes.byteLength} bytes for ${shapeText(shape)} ${dtype}, which takes ${elementBytes(dtype, sizeOf(shape))}`,
+    );
   }
   const out = emptyForHost(shape, device ? { dtype, device } : { dtype });
   out.device.write({ storage: out.storage, offset: 0, size: bytes.byteLength }, bytes);
@@ -431,7 +493,8 @@ export function sameShape(a: Shape, b: Shape): boolean {
 
 /** `dim` counted from the front; throws `ShapeError` outside −rank … rank − 1. */
 export function normalizeDim(dim: number, rank: number, op: string): number {
-  if (!Number.isInteger(dim) || dim < -rank || dim >= rank) throw new ShapeError(`${op}: dimension ${dim} of a tensor of rank ${rank}; use ${-rank} to ${rank - 1}`);
+  if (!Number.isInteger(dim) || dim < -rank || dim >= rank)
+    throw new ShapeError(`${op}: dimension ${dim} of a tensor of rank ${rank}; use ${-rank} to ${rank - 1}`);
   return dim < 0 ? dim + rank : dim;
 }
 
@@ -442,7 +505,9 @@ export function broadcastShapes(op: string, a: Shape, b: Shape): number[] {
     const x = a[a.length - rank + i] ?? 1;
     const y = b[b.length - rank + i] ?? 1;
     if (x !== y && x !== 1 && y !== 1) {
-      throw new ShapeError(`${op}: shapes ${shapeText(a)} and ${shapeText(b)} do not broadcast: dimension ${i - rank} is ${x} and ${y}; make them equal, or one of them 1`);
+      throw new ShapeError(
+        `${op}: shapes ${shapeText(a)} and ${shapeText(b)} do not broadcast: dimension ${i - rank} is ${x} and ${y}; make them equal, or one of them 1`,
+      );
     }
     return x === 1 ? y : x;
   });
@@ -464,8 +529,10 @@ export function checkTensors(op: string, ...tensors: readonly (Tensor | null | u
 }
 
 function checkShape(shape: Shape, op: string): void {
-  if (!Array.isArray(shape)) throw new ShapeError(`${op}: ${String(shape)} is not a shape; shapes are arrays, e.g. [2, 3]`);
-  if (!shape.every((n) => Number.isInteger(n) && n >= 0)) throw new ShapeError(`${op}: ${shapeText(shape)} is not a shape; dimensions are whole numbers ≥ 0`);
+  if (!Array.isArray(shape))
+    throw new ShapeError(`${op}: ${String(shape)} is not a shape; shapes are arrays, e.g. [2, 3]`);
+  if (!shape.every((n) => Number.isInteger(n) && n >= 0))
+    throw new ShapeError(`${op}: ${shapeText(shape)} is not a shape; dimensions are whole numbers ≥ 0`);
 }
 
 function nestedShape(values: Nested): number[] {
@@ -473,7 +540,10 @@ function nestedShape(values: Nested): number[] {
   const inner = values.map(nestedShape);
   const first = inner[0] ?? [];
   for (const [i, s] of inner.entries()) {
-    if (!sameShape(s, first)) throw new ShapeError(`tensor: ragged nested arrays: element 0 has shape ${shapeText(first)}, element ${i} ${shapeText(s)}`);
+    if (!sameShape(s, first))
+      throw new ShapeError(
+        `tensor: ragged nested arrays: element 0 has shape ${shapeText(first)}, element ${i} ${shapeText(s)}`,
+      );
   }
   return [values.length, ...first];
 }

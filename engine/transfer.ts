@@ -108,7 +108,8 @@ export class Readbacks {
 
   private take(bytes: number): GPUBuffer {
     // A power of two above the limit would exceed it for sizes that it allows: large buffers have their exact size.
-    const size = bytes > MAX_KEPT_BYTES ? bytes : Math.min(this.maxBytes, Math.max(256, 2 ** Math.ceil(Math.log2(bytes))));
+    const size =
+      bytes > MAX_KEPT_BYTES ? bytes : Math.min(this.maxBytes, Math.max(256, 2 ** Math.ceil(Math.log2(bytes))));
     return this.kept.get(size)?.pop() ?? this.create(size);
   }
 

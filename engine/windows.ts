@@ -26,10 +26,17 @@ const gcd = (a: number, b: number): number => (b === 0 ? a : gcd(b, a % b));
  * can be told where in them the window begins: their alignment would only widen the step.
  * @param granule windows other than the last have a multiple of this many rows
  */
-export function rowWindows(device: Device, rows: number, operands: readonly WindowOperand[], granule = 1, op = "windows"): Window[] {
+export function rowWindows(
+  device: Device,
+  rows: number,
+  operands: readonly WindowOperand[],
+  granule = 1,
+  op = "windows",
+): Window[] {
   const limit = device.limits.maxStorageBufferBindingSize;
   const align = device.limits.minStorageBufferOffsetAlignment;
-  if (operands.every((o) => storageBytes(o.dtype, rows * o.rowElements) <= limit)) return rows ? [{ start: 0, count: rows }] : [];
+  if (operands.every((o) => storageBytes(o.dtype, rows * o.rowElements) <= limit))
+    return rows ? [{ start: 0, count: rows }] : [];
   let step = granule;
   let most = Infinity;
   for (const o of operands) {
@@ -41,7 +48,9 @@ export function rowWindows(device: Device, rows: number, operands: readonly Wind
   }
   const count = Math.floor(most / step) * step;
   if (count < 1) {
-    throw new ShapeError(`${op}: ${step} rows of ${operands.map((o) => `${o.rowElements} ${o.dtype}`).join(", ")} do not fit one binding of ${limit} bytes; make the last dimension smaller or a multiple of ${align} bytes`);
+    throw new ShapeError(
+      `${op}: ${step} rows of ${operands.map((o) => `${o.rowElements} ${o.dtype}`).join(", ")} do not fit one binding of ${limit} bytes; make the last dimension smaller or a multiple of ${align} bytes`,
+    );
   }
   const windows: Window[] = [];
   for (let start = 0; start < rows; start += count) windows.push({ start, count: Math.min(count, rows - start) });

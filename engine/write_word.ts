@@ -3,7 +3,12 @@ import { kernel, packParams } from "./kernel.ts";
 import type { Kernel } from "./kernel.ts";
 import type { Storage } from "./tensor.ts";
 
-const merge = kernel("write_word", new URL("./write_word.wgsl", import.meta.url), { x: "read_write" }, { word: "u32", mask: "u32", value: "u32" });
+const merge = kernel(
+  "write_word",
+  new URL("./write_word.wgsl", import.meta.url),
+  { x: "read_write" },
+  { word: "u32", mask: "u32", value: "u32" },
+);
 
 /** Writes `bytes` at byte `offset` of `storage`, all within one word; its other bytes stay. Runs in order with the launches around it. */
 export function writeWithinWord(storage: Storage, offset: number, bytes: Uint8Array): void {
@@ -14,7 +19,11 @@ export function writeWithinWord(storage: Storage, offset: number, bytes: Uint8Ar
   mask.fill(0xff, offset % 4, (offset % 4) + bytes.length);
   value.set(bytes, offset % 4);
   const word = (of: Uint8Array): number => new DataView(of.buffer).getUint32(0, true);
-  const params = packParams(merge as unknown as Kernel, { word: Math.floor((offset - start) / 4), mask: word(mask), value: word(value) });
+  const params = packParams(merge as unknown as Kernel, {
+    word: Math.floor((offset - start) / 4),
+    mask: word(mask),
+    value: word(value),
+  });
   const binding = { storage, offset: start, size: Math.min(align, storage.bytes - start) };
   device.record(merge as unknown as Kernel, undefined, undefined, [binding], params, [1, 1, 1], { flops: 0, bytes: 8 });
   storage.version++;

@@ -42,7 +42,11 @@ function batchOf(step: number, size: number): { pixels: Float32Array; kinds: Int
     for (let y = 0; y < SIDE; y++) {
       for (let x = 0; x < SIDE; x++) {
         const [dx, dy] = [Math.abs(x - cx), Math.abs(y - cy)];
-        const inside = [dx * dx + dy * dy <= radius * radius, Math.max(dx, dy) <= radius * 0.85, Math.min(dx, dy) <= 1 && Math.max(dx, dy) <= radius][kind]!;
+        const inside = [
+          dx * dx + dy * dy <= radius * radius,
+          Math.max(dx, dy) <= radius * 0.85,
+          Math.min(dx, dy) <= 1 && Math.max(dx, dy) <= radius,
+        ][kind]!;
         pixels[(n * SIDE + y) * SIDE + x] = (inside ? 1 : -1) + (draw() - 0.5) * 0.6;
       }
     }
@@ -51,7 +55,9 @@ function batchOf(step: number, size: number): { pixels: Float32Array; kinds: Int
 }
 
 /** Trains for `steps` steps. Returns the losses and the trained model. */
-export async function trainConvNet(options: { steps?: number; seed?: number; onStep?: (step: number, loss: number) => void } = {}): Promise<{ losses: number[]; model: ConvNet }> {
+export async function trainConvNet(
+  options: { steps?: number; seed?: number; onStep?: (step: number, loss: number) => void } = {},
+): Promise<{ losses: number[]; model: ConvNet }> {
   manualSeed(options.seed ?? 0);
   const model = new ConvNet();
   const optimizer = new AdamW(model.parameters(), { lr: 5e-3 });
@@ -76,7 +82,9 @@ export async function trainConvNet(options: { steps?: number; seed?: number; onS
 
 if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) {
   const device = await Device.create();
-  const { losses } = await trainConvNet({ onStep: (step, loss) => step % 10 === 0 && console.log(`step ${step}  loss ${loss.toFixed(4)}`) });
+  const { losses } = await trainConvNet({
+    onStep: (step, loss) => step % 10 === 0 && console.log(`step ${step}  loss ${loss.toFixed(4)}`),
+  });
   console.log(`last loss ${losses.at(-1)!.toFixed(4)} (guessing: ${Math.log(CLASSES).toFixed(4)})`);
   device.destroy();
 }

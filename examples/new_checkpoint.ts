@@ -37,12 +37,22 @@ export interface NewCheckpointOptions {
  * on the device and go to the disk 16 MiB at a time. Returns the bytes of the weight files.
  */
 export async function newCheckpoint(out: string, options: NewCheckpointOptions = {}): Promise<number> {
-  const { size = "tiny", changes = {}, seed = 0, layout = "hf", texts = [], device, onStep = () => undefined } = options;
+  const {
+    size = "tiny",
+    changes = {},
+    seed = 0,
+    layout = "hf",
+    texts = [],
+    device,
+    onStep = () => undefined,
+  } = options;
   const sideFiles = byteTokenizerFiles({ texts, merges: texts.length ? 512 : 0 });
   // A tiny model has no rows without a token, so that whatever it samples is text.
   const vocabulary = new Tokenizer({ tokenizer: new TextDecoder().decode(sideFiles.get("tokenizer.json")) }).size;
-  if (size !== "tiny" && options.changes) throw new ArgumentError(`sizes of the ${size} model cannot be changed; leave changes out`);
-  const config = size === "tiny" ? tinyConfig({ ...changes, language: { vocabulary, ...changes.language } }) : SIZES[size];
+  if (size !== "tiny" && options.changes)
+    throw new ArgumentError(`sizes of the ${size} model cannot be changed; leave changes out`);
+  const config =
+    size === "tiny" ? tinyConfig({ ...changes, language: { vocabulary, ...changes.language } }) : SIZES[size];
   const bytes = 2 * Object.values(countParts(config)).reduce((sum, elements) => sum + elements, 0);
   let shown = 0;
   const onProgress = ({ bytes: done, totalBytes }: { bytes: number; totalBytes: number }): void => {

@@ -19,7 +19,10 @@ class Attention extends nn.Module<readonly [Tensor, Tensor]> {
   /** x [B, T, C], positions [T] → [B, T, C] */
   forward(x: Tensor, positions: Tensor): Tensor {
     const [batch, length] = [x.dim(0), x.dim(1)];
-    const heads = this.qkv.call(x).reshape([batch, length, 3, HEADS, WIDTH / HEADS]).permute([2, 0, 3, 1, 4]); // [3, B, H, T, D]
+    const heads = this.qkv
+      .call(x)
+      .reshape([batch, length, 3, HEADS, WIDTH / HEADS])
+      .permute([2, 0, 3, 1, 4]); // [3, B, H, T, D]
     const [q, k, v] = [0, 1, 2].map((i) => heads.select(0, i)) as [Tensor, Tensor, Tensor];
     const mixed = F.attention(F.rope(q, positions), F.rope(k, positions), v, { causal: true }); // [B, H, T, D]
     return this.proj.call(mixed.permute([0, 2, 1, 3]).reshape([batch, length, WIDTH]));
@@ -81,7 +84,9 @@ function batchOf(step: number, size: number): Int32Array {
 }
 
 /** Trains for `steps` steps; the loss is over the tokens that the rule decides. Returns the losses and the trained model. */
-export async function trainTransformer(options: { steps?: number; seed?: number; onStep?: (step: number, loss: number) => void } = {}): Promise<{ losses: number[]; model: Transformer }> {
+export async function trainTransformer(
+  options: { steps?: number; seed?: number; onStep?: (step: number, loss: number) => void } = {},
+): Promise<{ losses: number[]; model: Transformer }> {
   manualSeed(options.seed ?? 0);
   const model = new Transformer();
   const optimizer = new AdamW(model.parameters(), { lr: 5e-3 });
@@ -93,7 +98,10 @@ export async function trainTransformer(options: { steps?: number; seed?: number;
       const sequences = tensor(rows, { shape: [size, LENGTH + 1] });
       const logits = model.call(sequences.slice(1, 0, LENGTH).contiguous());
       // The second token cannot be known: its target is ignored.
-      const targets = tensor(rows.map((id, i) => (i % (LENGTH + 1) === 1 ? -100 : id)), { shape: [size, LENGTH + 1] }).slice(1, 1);
+      const targets = tensor(
+        rows.map((id, i) => (i % (LENGTH + 1) === 1 ? -100 : id)),
+        { shape: [size, LENGTH + 1] },
+      ).slice(1, 1);
       const value = F.crossEntropy(logits.reshape([size * LENGTH, MODULUS]), targets.contiguous().flatten());
       backward(value);
       optimizer.step();
@@ -110,7 +118,9 @@ export async function trainTransformer(options: { steps?: number; seed?: number;
 
 if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) {
   const device = await Device.create();
-  const { losses } = await trainTransformer({ onStep: (step, loss) => step % 20 === 0 && console.log(`step ${step}  loss ${loss.toFixed(4)}`) });
+  const { losses } = await trainTransformer({
+    onStep: (step, loss) => step % 20 === 0 && console.log(`step ${step}  loss ${loss.toFixed(4)}`),
+  });
   console.log(`last loss ${losses.at(-1)!.toFixed(4)} (guessing: ${Math.log(MODULUS).toFixed(4)})`);
   device.destroy();
 }

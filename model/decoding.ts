@@ -140,7 +140,12 @@ export class Decoder {
    * states, whose caches keep what is not finite for the steps that the device is ahead. If both are finite, it is the head.
    */
   async notFinite(
-    { op, head, place, step }: { readonly op: string; readonly head: string; readonly place: string; readonly step: number },
+    {
+      op,
+      head,
+      place,
+      step,
+    }: { readonly op: string; readonly head: string; readonly place: string; readonly step: number },
     inputs: readonly (readonly [part: string, values: Tensor])[] = [],
   ): Promise<NotFiniteError> {
     for (const [part, values] of [...inputs, ["language model (hidden states)", this.hidden] as const])

@@ -103,7 +103,12 @@ class LlamaAttention extends Module<readonly [Tensor, Sequence]> {
     const mixed =
       cache && decode
         ? attentionDecode(q, keys!, values!, cache.length, starts ? { starts } : {})
-        : attention(q, k, v, { causal: true, ...(starts && { starts }), ...(documents && { documents }), ...(pairs !== undefined && { pairs }) });
+        : attention(q, k, v, {
+            causal: true,
+            ...(starts && { starts }),
+            ...(documents && { documents }),
+            ...(pairs !== undefined && { pairs }),
+          });
     return this.o_proj.call(mixed.permute([0, 2, 1, 3]).reshape([x.dim(0), x.dim(1), -1]));
   }
 }

@@ -11,7 +11,11 @@ export interface Counts {
 }
 
 /** Runs `fn` and counts what it launches and allocates; throws `Injected` at the given launch or allocation (from 1). */
-export async function injecting<T>(device: Device, at: Partial<Counts>, fn: () => Promise<T>): Promise<{ result: T; counts: Counts }> {
+export async function injecting<T>(
+  device: Device,
+  at: Partial<Counts>,
+  fn: () => Promise<T>,
+): Promise<{ result: T; counts: Counts }> {
   const counts: Counts = { launches: 0, allocations: 0 };
   const count = (kind: keyof Counts): void => {
     if (++counts[kind] === at[kind]) throw new Injected(`${kind} ${at[kind]}: no memory`);
@@ -33,5 +37,6 @@ export async function injecting<T>(device: Device, at: Partial<Counts>, fn: () =
 }
 
 /** About `count` numbers from 1 to `last`, both included, more of them near the end, where the optimizer is. */
-export const spread = (last: number, count: number): number[] =>
-  [...new Set(Array.from({ length: count }, (_, i) => Math.round(1 + (last - 1) * (1 - (1 - i / (count - 1)) ** 2))))];
+export const spread = (last: number, count: number): number[] => [
+  ...new Set(Array.from({ length: count }, (_, i) => Math.round(1 + (last - 1) * (1 - (1 - i / (count - 1)) ** 2)))),
+];

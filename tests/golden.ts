@@ -32,5 +32,8 @@ export function expectGolden(name: string, launches: readonly Launch[]): void {
     return;
   }
   if (!existsSync(file)) expect.fail(`tests/golden/${name}.txt is not there; write it with JANUS_UPDATE_GOLDEN=1`);
-  expect(text.split("\n"), `differs from tests/golden/${name}.txt; if that is meant, write it with JANUS_UPDATE_GOLDEN=1`).toEqual(readFileSync(file, "utf8").split("\n"));
+  expect(
+    text.split("\n"),
+    `differs from tests/golden/${name}.txt; if that is meant, write it with JANUS_UPDATE_GOLDEN=1`,
+  ).toEqual(readFileSync(file, "utf8").split("\n"));
 }

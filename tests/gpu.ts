@@ -33,7 +33,10 @@ export let small: Device;
 export function useDevices(): void {
   beforeAll(async () => {
     device = await Device.create({ poison: true });
-    small = await Device.create({ poison: true, limits: { maxStorageBufferBindingSize: 4096, minStorageBufferOffsetAlignment: 256 } });
+    small = await Device.create({
+      poison: true,
+      limits: { maxStorageBufferBindingSize: 4096, minStorageBufferOffsetAlignment: 256 },
+    });
     console.log(`seed ${seed} (JANUS_TEST_SEED=${seed} repeats the inputs)`);
   });
   afterEach(async () => {
@@ -58,7 +61,10 @@ export async function errorOf(fn: () => unknown): Promise<Error> {
 }
 
 /** Counts of what a device created while `fn` ran. */
-export async function created(device: Device, fn: () => unknown): Promise<{ buffers: number; bindGroups: number; pipelines: number }> {
+export async function created(
+  device: Device,
+  fn: () => unknown,
+): Promise<{ buffers: number; bindGroups: number; pipelines: number }> {
   const before = device.stats;
   await fn();
   device.flush();

@@ -119,7 +119,8 @@ export function upload(values: Float64Array, input: Input, device: Device): Tens
 }
 
 /** A tensor with random values as `input` asks. */
-export const makeInput = (input: Input, device: Device, seed: number): Tensor => upload(makeValues(input, randomFrom(seed)), input, device);
+export const makeInput = (input: Input, device: Device, seed: number): Tensor =>
+  upload(makeValues(input, randomFrom(seed)), input, device);
 
 /** The values that a case's inputs have with `seed`. */
 export function drawValues(c: Case, seed: number): Float64Array[] {
@@ -165,7 +166,12 @@ const MOST_DRAWS = 4;
  * cancel (x · w + b next to 0, a bias whose gradients add up to next to 0), and no arithmetic of the dtype can then meet a relative bound: where
  * each check that fails is one that the inputs' own rounding moves by more than its bound, inputs are drawn again. Wrong results fail on those too.
  */
-export async function runCase(c: Case, device: Device, seed: number, force?: { family: string; name: string }): Promise<CaseResult> {
+export async function runCase(
+  c: Case,
+  device: Device,
+  seed: number,
+  force?: { family: string; name: string },
+): Promise<CaseResult> {
   for (let draw = 1, drawn = seed; ; draw++, drawn = (drawn + 0x9e3779b9) >>> 0) {
     const { failed, dtype, ...result } = await runDrawn(c, device, drawn, force);
     if (failed.length === 0 || draw === MOST_DRAWS) return result;
@@ -225,7 +231,8 @@ function weightsFrom(seed: number, dtype: DType): () => number {
   return () => round(random() * 2 - 1, dtype);
 }
 
-const hasGradient = (c: Case, input: Input): boolean => c.gradient !== false && isFloat(input.dtype ?? "f32") && !input.constant;
+const hasGradient = (c: Case, input: Input): boolean =>
+  c.gradient !== false && isFloat(input.dtype ?? "f32") && !input.constant;
 
 /** Sum of the result's elements, each times its weight: what a case's gradients are those of. */
 const weighted =
@@ -253,19 +260,26 @@ export function illConditioned(c: Case, seed: number, dtype: DType = "f32", forw
   const dtypes = [...c.inputs.map((input) => input.dtype ?? "f32"), dtype];
   const terms = c.terms ?? 1;
   const random = randomFrom(~seed);
-  const nudged = (v: Float64Array): Float64Array => v.map((x) => x * (1 + (random() < 0.5 ? -1 : 1) * MOVED_BY * EPSILON.f32));
+  const nudged = (v: Float64Array): Float64Array =>
+    v.map((x) => x * (1 + (random() < 0.5 ? -1 : 1) * MOVED_BY * EPSILON.f32));
   for (let k = 0; k < ROUNDINGS; k++) {
     const moved = refs.map(({ shape, data }, i) => (isFloat(dtypes[i]!) ? ref(shape, nudged(data)) : ref(shape, data)));
     if (relativeL2(c.reference(moved).data, expected.data) > tolerance("forward", dtypes, terms)) ill.add(FORWARD);
     if (forwardOnly) continue;
     const { weights, numeric, at } = gradientsOf(dtype);
     for (const [i, { values }] of at(moved, nudged(weights)))
-      if (relativeL2(values, numeric.get(i)!.values) > tolerance("gradient", dtypes, terms) + NUMERIC) ill.add(gradientOf(i));
+      if (relativeL2(values, numeric.get(i)!.values) > tolerance("gradient", dtypes, terms) + NUMERIC)
+        ill.add(gradientOf(i));
   }
   return ill;
 }
 
-async function runDrawn(c: Case, device: Device, seed: number, force?: { family: string; name: string }): Promise<DrawnResult> {
+async function runDrawn(
+  c: Case,
+  device: Device,
+  seed: number,
+  force?: { family: string; name: string },
+): Promise<DrawnResult> {
   const forced = <T>(fn: () => T): T => (force ? forceVariant(force.family, force.name, fn) : fn());
   const { values, expected, gradientsOf } = drawOf(c, seed);
   const dtypes = c.inputs.map((i) => i.dtype ?? "f32");
@@ -285,14 +299,19 @@ async function runDrawn(c: Case, device: Device, seed: number, force?: { family:
   const y = forced(() => scope(() => c.run(tensors)));
   const got = await y.data();
   checks++;
-  if (y.shape.join() !== expected.shape.join()) fail("shape", `shape [${y.shape.join()}], reference [${expected.shape.join()}]`);
+  if (y.shape.join() !== expected.shape.join())
+    fail("shape", `shape [${y.shape.join()}], reference [${expected.shape.join()}]`);
   else if (c.exact) {
     const at = expected.data.findIndex((v, i) => got[i] !== v && !(Number.isNaN(v) && Number.isNaN(got[i])));
     if (at >= 0) fail("exact", `element ${at} is ${got[at]}, reference ${expected.data[at]}`);
   } else {
     const error = relativeL2(got, expected.data);
     const allowed = tolerance("forward", [...dtypes, y.dtype], terms);
-    if (!(error <= allowed)) fail(FORWARD, `forward: relative L2 ${error.toExponential(2)} > ${allowed.toExponential(2)}${sample(got, expected.data)}`);
+    if (!(error <= allowed))
+      fail(
+        FORWARD,
+        `forward: relative L2 ${error.toExponential(2)} > ${allowed.toExponential(2)}${sample(got, expected.data)}`,
+      );
   }
   if (asked.some(Boolean) && y.size > 0 && !failures.length) {
     const { weights, numeric } = gradientsOf(y.dtype);
@@ -310,7 +329,11 @@ async function runDrawn(c: Case, device: Device, seed: number, force?: { family:
       const analytic = expectedSlopes.same(g);
       const error = relativeL2(analytic, expectedSlopes.values);
       const allowed = tolerance("gradient", [...dtypes, y.dtype], terms) + NUMERIC;
-      if (!(error <= allowed)) fail(gradientOf(i), `${gradientOf(i)}: relative L2 ${error.toExponential(2)} > ${allowed.toExponential(2)}${sample(analytic, expectedSlopes.values)}`);
+      if (!(error <= allowed))
+        fail(
+          gradientOf(i),
+          `${gradientOf(i)}: relative L2 ${error.toExponential(2)} > ${allowed.toExponential(2)}${sample(analytic, expectedSlopes.values)}`,
+        );
     }
   }
   y.dispose();
@@ -328,7 +351,12 @@ interface Numeric {
   readonly same: (g: HostArray) => number[];
 }
 
-function differentiate(loss: (inputs: Ref[]) => number, refs: readonly Ref[], input: number, random: () => number): Numeric {
+function differentiate(
+  loss: (inputs: Ref[]) => number,
+  refs: readonly Ref[],
+  input: number,
+  random: () => number,
+): Numeric {
   const n = refs[input]!.data.length;
   const at = (move: (x: Float64Array) => void): number => {
     const data = refs[input]!.data.slice();
@@ -341,16 +369,23 @@ function differentiate(loss: (inputs: Ref[]) => number, refs: readonly Ref[], in
     const f = (s: number): number => at((x) => move(x, s * h));
     return (8 * (f(1) - f(-1)) - (f(2) - f(-2))) / (12 * h);
   };
-  const indices = n <= SAMPLES ? [...Array(n).keys()] : Array.from({ length: SAMPLES }, (_, k) => (k === 0 ? 0 : k === 1 ? n - 1 : Math.floor(random() * n)));
+  const indices =
+    n <= SAMPLES
+      ? [...Array(n).keys()]
+      : Array.from({ length: SAMPLES }, (_, k) => (k === 0 ? 0 : k === 1 ? n - 1 : Math.floor(random() * n)));
   const direction = Float64Array.from({ length: n }, () => (random() < 0.5 ? -1 : 1) / Math.sqrt(n));
   return {
-    values: [...indices.map((i) => slope((x, h) => (x[i]! += h))), slope((x, h) => direction.forEach((d, i) => (x[i]! += h * d)))],
+    values: [
+      ...indices.map((i) => slope((x, h) => (x[i]! += h))),
+      slope((x, h) => direction.forEach((d, i) => (x[i]! += h * d))),
+    ],
     same: (g) => [...indices.map((i) => g[i]!), direction.reduce((sum, d, i) => sum + d * g[i]!, 0)],
   };
 }
 
 function sample(got: ArrayLike<number>, expected: ArrayLike<number>): string {
   let worst = 0;
-  for (let i = 0; i < expected.length; i++) if (!(Math.abs(got[i]! - expected[i]!) <= Math.abs(got[worst]! - expected[worst]!))) worst = i;
+  for (let i = 0; i < expected.length; i++)
+    if (!(Math.abs(got[i]! - expected[i]!) <= Math.abs(got[worst]! - expected[worst]!))) worst = i;
   return `; worst at ${worst}: ${got[worst]} for ${expected[worst]}`;
 }

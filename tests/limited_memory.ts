@@ -13,7 +13,11 @@ export function limitMemory(gpu: GPUDevice, limitBytes: number): LimitedMemory {
   const state = { usedBytes: 0, refused: 0, limitBytes };
   /** One entry a scope that is open: the error that it has caught. */
   const scopes: { filter: GPUErrorFilter; error: GPUError | null }[] = [];
-  const real = { createBuffer: gpu.createBuffer.bind(gpu), push: gpu.pushErrorScope.bind(gpu), pop: gpu.popErrorScope.bind(gpu) };
+  const real = {
+    createBuffer: gpu.createBuffer.bind(gpu),
+    push: gpu.pushErrorScope.bind(gpu),
+    pop: gpu.popErrorScope.bind(gpu),
+  };
   gpu.pushErrorScope = (filter) => {
     scopes.push({ filter, error: null });
     return real.push(filter);

@@ -20,7 +20,8 @@ export const PLACES = ["first", "middle", "last", "all"] as const;
 const maySpread = (c: Case): boolean => c.op === "conv2d" || (c.op === "attention" && Boolean(c.note));
 
 /** The kind of a value, which must agree. */
-export const kindOf = (v: number): string => (Number.isNaN(v) ? "NaN" : v === Infinity ? "+Inf" : v === -Infinity ? "-Inf" : "finite");
+export const kindOf = (v: number): string =>
+  Number.isNaN(v) ? "NaN" : v === Infinity ? "+Inf" : v === -Infinity ? "-Inf" : "finite";
 
 /** Elements that the inputs of a case may have in all: small rows show the same as large ones. */
 const MAX_ELEMENTS = { short: 700, long: 6000 } as const;
@@ -35,7 +36,14 @@ export function selectCases(cases: readonly Case[], form: Form): Case[] {
     const sizes = c.inputs.map((i) => sizeOf(i.shape));
     const total = sizes.reduce((a, b) => a + b, 0);
     const isPlain = c.inputs.every((i) => !i.layout || i.layout === "contiguous");
-    if (c.op === "sampleTokens" || !isPlain || sizes.includes(0) || total > MAX_ELEMENTS[form] || !c.inputs.some((i) => isFloat(i.dtype ?? "f32"))) continue;
+    if (
+      c.op === "sampleTokens" ||
+      !isPlain ||
+      sizes.includes(0) ||
+      total > MAX_ELEMENTS[form] ||
+      !c.inputs.some((i) => isFloat(i.dtype ?? "f32"))
+    )
+      continue;
     const key = `${c.op} ${form === "long" ? (c.note ?? "") : ""} ${c.inputs.map((i) => i.dtype ?? "f32").join(",")}`;
     groups.set(key, [...(groups.get(key) ?? []), c]);
   }

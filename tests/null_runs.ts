@@ -17,9 +17,16 @@ export const PROFILES: Readonly<Record<string, Capabilities>> = {
     subgroups: [8, 8],
     timestamps: true,
     features: ["shader-f16", "subgroups", "timestamp-query"],
-    limits: { maxStorageBufferBindingSize: 134217728, maxStorageBuffersPerShaderStage: 16, maxComputeInvocationsPerWorkgroup: 1024, maxComputeWorkgroupSizeX: 1024, maxComputeWorkgroupStorageSize: 32768, minStorageBufferOffsetAlignment: 16 },
+    limits: {
+      maxStorageBufferBindingSize: 134217728,
+      maxStorageBuffersPerShaderStage: 16,
+      maxComputeInvocationsPerWorkgroup: 1024,
+      maxComputeWorkgroupSizeX: 1024,
+      maxComputeWorkgroupStorageSize: 32768,
+      minStorageBufferOffsetAlignment: 16,
+    },
   }),
-  "NVIDIA": nullCapabilities({
+  NVIDIA: nullCapabilities({
     name: "NVIDIA",
     vendor: "nvidia",
     architecture: "hopper",
@@ -28,7 +35,13 @@ export const PROFILES: Readonly<Record<string, Capabilities>> = {
     subgroupSizeControl: true,
     timestamps: true,
     features: ["shader-f16", "subgroups", "subgroup-size-control", "timestamp-query"],
-    limits: { maxStorageBuffersPerShaderStage: 16, maxComputeInvocationsPerWorkgroup: 1024, maxComputeWorkgroupSizeX: 1024, maxComputeWorkgroupStorageSize: 49152, minStorageBufferOffsetAlignment: 16 },
+    limits: {
+      maxStorageBuffersPerShaderStage: 16,
+      maxComputeInvocationsPerWorkgroup: 1024,
+      maxComputeWorkgroupSizeX: 1024,
+      maxComputeWorkgroupStorageSize: 49152,
+      minStorageBufferOffsetAlignment: 16,
+    },
   }),
 };
 
@@ -39,8 +52,15 @@ function place(input: Input, device: Device): Tensor {
     using whole = empty([...shape].reverse(), { dtype, device });
     return whole.strided(shape, [...whole.strides].reverse());
   }
-  using whole = empty(shape.map((n) => n + 3), { dtype, device });
-  return whole.strided(shape, whole.strides, whole.strides.reduce((a, b) => a + b, 0));
+  using whole = empty(
+    shape.map((n) => n + 3),
+    { dtype, device },
+  );
+  return whole.strided(
+    shape,
+    whole.strides,
+    whole.strides.reduce((a, b) => a + b, 0),
+  );
 }
 
 /** Runs one row, forward and backward, with `force` held where it is given. */
@@ -65,7 +85,11 @@ export function runOnNull(c: Case, device: Device, force?: { readonly family: st
  * Calls `see` for every launch of `rows` on a device of these capabilities: the default variants and, where it has subgroups, each forced
  * one. Returns what went wrong, by row.
  */
-export async function launchesOf(rows: readonly Case[], capabilities: Capabilities, see: (launch: Launch, row: Case) => void): Promise<string[]> {
+export async function launchesOf(
+  rows: readonly Case[],
+  capabilities: Capabilities,
+  see: (launch: Launch, row: Case) => void,
+): Promise<string[]> {
   const device = await Device.create({ backend: "null", capabilities });
   const problems: string[] = [];
   for (const row of rows) {

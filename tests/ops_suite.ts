@@ -19,7 +19,10 @@ export function testOps(names: readonly Family[]): void {
 
   beforeAll(async () => {
     device = await Device.create({ poison: true });
-    small = await Device.create({ poison: true, limits: { maxStorageBufferBindingSize: 4096, minStorageBufferOffsetAlignment: 256 } });
+    small = await Device.create({
+      poison: true,
+      limits: { maxStorageBufferBindingSize: 4096, minStorageBufferOffsetAlignment: 256 },
+    });
     console.log(`seed ${seed} (JANUS_TEST_SEED=${seed} repeats the inputs)`);
   });
   afterAll(() => console.log(`${checks} checks of ${byOp.size} ops`));
@@ -35,7 +38,8 @@ export function testOps(names: readonly Family[]): void {
           problems.push(...result.failures.map((f) => `${where}: ${f}`));
         };
         note("default", await runCase(row, device, seed));
-        for (const v of variantsInTurn(row.variants, varied.indexOf(row), varied.length)) note(`${v.family} ${v.name}`, await runCase(row, device, seed, v));
+        for (const v of variantsInTurn(row.variants, varied.indexOf(row), varied.length))
+          note(`${v.family} ${v.name}`, await runCase(row, device, seed, v));
         if (row.windows) note("windows", await runCase(row, small, seed));
         await device.sync();
         await small.sync();

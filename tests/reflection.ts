@@ -6,7 +6,16 @@
  * of a phase in pairs. What its interpreter does not know (constants used before their line, `while`, `workgroupUniformLoad`, `array(…)`
  * without a type) is written out for it.
  */
-import { CallExpr, MemoryTracker, ResourceType, StructInfo, WgslDebug, WgslExec, WgslReflect, detectRaces } from "wgsl_reflect/wgsl_reflect.module.js";
+import {
+  CallExpr,
+  MemoryTracker,
+  ResourceType,
+  StructInfo,
+  WgslDebug,
+  WgslExec,
+  WgslReflect,
+  detectRaces,
+} from "wgsl_reflect/wgsl_reflect.module.js";
 import type { RaceReport, TypeInfo } from "wgsl_reflect/wgsl_reflect.module.js";
 
 export interface ReflectedMember {
@@ -29,7 +38,12 @@ export interface Reflection {
   /** In the order of group and binding. */
   readonly bindings: readonly ReflectedBinding[];
   /** The uniform struct: its name, members and size in bytes; null without one. */
-  readonly params: { readonly struct: string; readonly variable: string; readonly members: readonly ReflectedMember[]; readonly bytes: number } | null;
+  readonly params: {
+    readonly struct: string;
+    readonly variable: string;
+    readonly members: readonly ReflectedMember[];
+    readonly bytes: number;
+  } | null;
   /** Bytes of all `var<workgroup>`. */
   readonly workgroupBytes: number;
 }
@@ -46,14 +60,20 @@ export const usesSubgroups = (source: string): boolean => /^enable\s+subgroups|\
 
 const spelled = (type: TypeInfo): string => type.getTypeName().replace(/^vec([234])<([fiu])32>$/, "vec$1$2");
 
-const parsable = (source: string): string => source.replace(/\bblock\b/g, "block_").replace(/\bvec4<bool>\((\w+) >= (\w+)\)/g, "vec4<bool>($2 <= $1)");
+const parsable = (source: string): string =>
+  source.replace(/\bblock\b/g, "block_").replace(/\bvec4<bool>\((\w+) >= (\w+)\)/g, "vec4<bool>($2 <= $1)");
 
 /** Reads names, bindings, layout and workgroup memory out of WGSL. */
 export function reflect(wgsl: string): Reflection {
   const source = parsable(wgsl);
   const seen = new WgslReflect(source);
   const bindings = [...seen.storage, ...seen.uniforms]
-    .map((v) => ({ name: v.name, group: v.group, binding: v.binding, access: v.resourceType === ResourceType.Uniform ? "uniform" : v.access }))
+    .map((v) => ({
+      name: v.name,
+      group: v.group,
+      binding: v.binding,
+      access: v.resourceType === ResourceType.Uniform ? "uniform" : v.access,
+    }))
     .sort((a, b) => a.group - b.group || a.binding - b.binding);
   const uniform = seen.uniforms[0];
   const type = uniform?.type;
@@ -63,7 +83,12 @@ export function reflect(wgsl: string): Reflection {
     bindings,
     params:
       uniform && type instanceof StructInfo
-        ? { struct: type.name, variable: uniform.name, members: type.members.map((m) => ({ name: m.name, type: spelled(m.type), offset: m.offset })), bytes: type.size }
+        ? {
+            struct: type.name,
+            variable: uniform.name,
+            members: type.members.map((m) => ({ name: m.name, type: spelled(m.type), offset: m.offset })),
+            bytes: type.size,
+          }
         : null,
     workgroupBytes: workgroupBytes(source, seen),
   };
@@ -87,7 +112,14 @@ interface Word {
 const phases = new WeakMap<MemoryTracker, Map<string, Word>>();
 
 Object.assign(MemoryTracker.prototype, {
-  record(this: MemoryTracker, buffer: string, offset: number, size: number, kind: "read" | "write", atomic: boolean): void {
+  record(
+    this: MemoryTracker,
+    buffer: string,
+    offset: number,
+    size: number,
+    kind: "read" | "write",
+    atomic: boolean,
+  ): void {
     if (atomic) return;
     const words = phases.get(this) ?? new Map<string, Word>();
     phases.set(this, words);
@@ -96,8 +128,14 @@ Object.assign(MemoryTracker.prototype, {
       const key = `${buffer} ${at}`;
       let word = words.get(key);
       if (!word) words.set(key, (word = { writer: -1, readers: new Set(), line: 0 }));
-      const other = word.writer >= 0 && word.writer !== lane ? word.writer : kind === "write" ? [...word.readers].find((r) => r !== lane) : undefined;
-      if (other !== undefined && this.races.length < 10) this.races.push(report(buffer, at, kind, lane, this.currentLine, other, word.line));
+      const other =
+        word.writer >= 0 && word.writer !== lane
+          ? word.writer
+          : kind === "write"
+            ? [...word.readers].find((r) => r !== lane)
+            : undefined;
+      if (other !== undefined && this.races.length < 10)
+        this.races.push(report(buffer, at, kind, lane, this.currentLine, other, word.line));
       if (kind === "write") word.writer = lane;
       else if (word.readers.size < 2) word.readers.add(lane);
       word.line = this.currentLine;
@@ -108,15 +146,30 @@ Object.assign(MemoryTracker.prototype, {
   },
 });
 
-function report(bufferId: string, byte: number, kind: "read" | "write", lane: number, line: number, other: number, otherLine: number): RaceReport {
+function report(
+  bufferId: string,
+  byte: number,
+  kind: "read" | "write",
+  lane: number,
+  line: number,
+  other: number,
+  otherLine: number,
+): RaceReport {
   const access = { bufferId, offset: byte, size: 4, kind, atomic: false, invocation: lane, line };
-  return { bufferId, byte, a: access, b: { ...access, invocation: other, line: otherLine }, message: `${bufferId} byte ${byte}: invocation ${lane} (${kind}, line ${line}) and invocation ${other} (line ${otherLine}) without a barrier between` };
+  return {
+    bufferId,
+    byte,
+    a: access,
+    b: { ...access, invocation: other, line: otherLine },
+    message: `${bufferId} byte ${byte}: invocation ${lane} (${kind}, line ${line}) and invocation ${other} (line ${otherLine}) without a barrier between`,
+  };
 }
 
 // What a helper function returned waits for the invocation (the stack) that called it, for one use.
 const returned = new WeakMap<object, WeakMap<CallExpr, unknown>>();
 let stack: object = {};
-const methodOf = <T extends object, K extends keyof T>(prototype: T, name: K): T[K] => Object.getOwnPropertyDescriptor(prototype, name)!.value as T[K];
+const methodOf = <T extends object, K extends keyof T>(prototype: T, name: K): T[K] =>
+  Object.getOwnPropertyDescriptor(prototype, name)!.value as T[K];
 const stepStack = methodOf(WgslDebug.prototype, "stepStack");
 const evaluate = methodOf(WgslExec.prototype, "_evalCall");
 Object.assign(WgslDebug.prototype, {
@@ -155,7 +208,10 @@ function plainer(source: string): string {
   });
   return [...constants, rest]
     .join("\n")
-    .replace(/\blet (\w+) = workgroupUniformLoad\(&([^()]*)\);/g, "workgroupBarrier(); let $1 = $2; workgroupBarrier();")
+    .replace(
+      /\blet (\w+) = workgroupUniformLoad\(&([^()]*)\);/g,
+      "workgroupBarrier(); let $1 = $2; workgroupBarrier();",
+    )
     .replace(/\bwhile \((.*)\) \{/g, "for (; $1; ) {")
     .replace(/= array\(([^()]*)\);/g, (_, items: string) => `= array<vec4f, ${items.split(",").length}>(${items});`)
     .replace(/\bworkgroupBarrier\(\);/g, (barrier) => `let before_barrier_${count++} = 0u; ${barrier}`);
@@ -167,7 +223,13 @@ function plainer(source: string): string {
  * @param buffers bytes of each storage binding, in order; contents matter where they steer control flow or addresses
  * @param params the bytes of the uniform struct, bound after them
  */
-export function races(wgsl: string, entryPoint: string, grid: readonly number[], buffers: readonly ArrayBuffer[], params: Uint32Array | null): string[] {
+export function races(
+  wgsl: string,
+  entryPoint: string,
+  grid: readonly number[],
+  buffers: readonly ArrayBuffer[],
+  params: Uint32Array | null,
+): string[] {
   const stepped = plainer(parsable(wgsl));
   const group: Record<string, unknown> = {};
   for (const [i, buffer] of buffers.entries()) group[i] = buffer;

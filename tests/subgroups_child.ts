@@ -47,8 +47,18 @@ for (const all of found.values()) {
     await device.sync();
     checks += result.checks;
     for (const name of kernels) covered.add(name);
-    problems.push(...result.failures.map((text) => `${caseName(row)}${force ? ` (${force.name})` : ""}, seed ${seed}: ${text}`));
+    problems.push(
+      ...result.failures.map((text) => `${caseName(row)}${force ? ` (${force.name})` : ""}, seed ${seed}: ${text}`),
+    );
   }
 }
-console.log(JSON.stringify({ adapter: device.name, subgroups: device.capabilities.subgroups, checks, kernels: [...covered].toSorted(), problems }));
+console.log(
+  JSON.stringify({
+    adapter: device.name,
+    subgroups: device.capabilities.subgroups,
+    checks,
+    kernels: [...covered].toSorted(),
+    problems,
+  }),
+);
 device.destroy();

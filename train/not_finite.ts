@@ -36,7 +36,10 @@ export async function namesNotFinite(tensors: Iterable<readonly [string, Tensor]
 export const isFiniteArray = (values: Float32Array): boolean => values.every((v) => Number.isFinite(v));
 
 /** What a message says of a cause, and what to do. `lossScale` is the one that gradients in f16 have overflowed with. */
-export function causeText(cause: NotFiniteCause, lossScale?: number): { readonly found: string; readonly advice: string } {
+export function causeText(
+  cause: NotFiniteCause,
+  lossScale?: number,
+): { readonly found: string; readonly advice: string } {
   switch (cause.kind) {
     case "weights":
       return {
@@ -45,7 +48,10 @@ export function causeText(cause: NotFiniteCause, lossScale?: number): { readonly
           "Steps cannot mend these weights: begin with a checkpoint in which they are finite; if steps of this run made them so, with a lower optimizer.lr", // prettier-ignore
       };
     case "images":
-      return { found: `images not finite: ${someNames(cause.samples)}`, advice: "Take these images out, or repair them" };
+      return {
+        found: `images not finite: ${someNames(cause.samples)}`,
+        advice: "Take these images out, or repair them",
+      };
     case "samples":
       return {
         found: `samples: ${someNames(cause.samples)}`,

@@ -82,7 +82,11 @@ export async function loadTensorsInto(
   try {
     const { tensors: stored } = await readSafetensors(file);
     const absent = optional.filter((key) => !stored.has(key));
-    requireSame(file.name, stored, Object.fromEntries(Object.entries(tensors).filter(([key]) => !absent.includes(key))));
+    requireSame(
+      file.name,
+      stored,
+      Object.fromEntries(Object.entries(tensors).filter(([key]) => !absent.includes(key))),
+    );
     await upload(file, stored, tensors, options);
     return absent;
   } finally {

@@ -38,7 +38,14 @@ export interface SkippedStep {
 }
 
 /** What is said of a step that was skipped. */
-export function skipOf({ step, what, samples, cause, lossScale, unchanged = "nothing was changed" }: SkippedStep): Skip {
+export function skipOf({
+  step,
+  what,
+  samples,
+  cause,
+  lossScale,
+  unchanged = "nothing was changed",
+}: SkippedStep): Skip {
   const all = someNames(samples);
   if (!cause)
     return { text: `step ${step + 1}: ${what} (${all}); ${unchanged}`, advice: "Lower optimizer.lr, or look at these samples" }; // prettier-ignore

@@ -127,7 +127,10 @@ export class Trainer {
     }
   }
 
-  private async finish(samples: readonly Sample[], { parts, losses, counts, tokens, padding }: Accumulated): Promise<StepReport> {
+  private async finish(
+    samples: readonly Sample[],
+    { parts, losses, counts, tokens, padding }: Accumulated,
+  ): Promise<StepReport> {
     const { config } = this;
     await losses.device.sync(); // work that the GPU refused (memory) ends the step before weights change
     const { isTrained } = this;
@@ -171,7 +174,10 @@ export class Trainer {
    * Looks for what made a step not finite, the step's weights being as before. Null if memory does not suffice.
    * @param suspects samples in rows whose loss is not finite; null if all losses are finite and gradients are not
    */
-  private async causeOf(samples: readonly Sample[], suspects: readonly Sample[] | null): Promise<NotFiniteCause | null> {
+  private async causeOf(
+    samples: readonly Sample[],
+    suspects: readonly Sample[] | null,
+  ): Promise<NotFiniteCause | null> {
     const isUsed = ([name]: readonly [string, Tensor]): boolean => !name.startsWith(TOKENIZER);
     try {
       const used = [...this.model.namedParameters()].filter(isUsed);

@@ -2,7 +2,21 @@
  * Scaled dot-product attention in the flash style (Dao et al. 2022): online softmax, memory linear in the tokens, backward recomputes
  * the probabilities from the saved log-sum-exp. Which kernels run is in `variants.ts`; decoding is in `attention_decode.ts`.
  */
-import { ArgumentError, DTypeError, ShapeError, checkTensors, elementBytes, empty, grid1d, isFloat, kernel, launch, record, scope, shapeText } from "../../engine/index.ts";
+import {
+  ArgumentError,
+  DTypeError,
+  ShapeError,
+  checkTensors,
+  elementBytes,
+  empty,
+  grid1d,
+  isFloat,
+  kernel,
+  launch,
+  record,
+  scope,
+  shapeText,
+} from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { variantOf } from "./variants.ts";
 import { emptyHeads, emptyLike, overHeads, readable } from "./windows.ts";
@@ -80,7 +94,9 @@ function run(q: Tensor, k: Tensor, v: Tensor, scale: number, masks: Masks): Tens
   const y = emptyHeads(q.shape, q.dtype, q);
   if (q.size === 0 || k.size === 0) {
     fillInto(y.strided([y.size], [1]), 0);
-    return record("attention", [q, k, v], y, [q, k, v], (_, saved, needs) => saved.map((s, i) => (needs[i] ? zeros(s) : null)));
+    return record("attention", [q, k, v], y, [q, k, v], (_, saved, needs) =>
+      saved.map((s, i) => (needs[i] ? zeros(s) : null)),
+    );
   }
   const lse = empty([b, h, t, 1], { device: q.device });
   forward(q, k, v, y, lse, scale, masks);
@@ -97,14 +113,16 @@ function zeros(like: Tensor): Tensor {
 }
 
 /** FLOPs of `products` products over the visible pairs of all query heads. */
-const flopsOf = (products: number, q: Tensor, pairs: number): number => products * 2 * q.shape[1]! * q.shape[3]! * pairs;
+const flopsOf = (products: number, q: Tensor, pairs: number): number =>
+  products * 2 * q.shape[1]! * q.shape[3]! * pairs;
 
 /** Pairs that causality alone leaves of one row. */
 function causalPairs(queries: number, keys: number): number {
   const seeing = Math.min(queries, keys); // of more queries than keys the first see none
   return seeing * (keys - seeing) + (seeing * (seeing + 1)) / 2;
 }
-const bytesOf = (...tensors: readonly Tensor[]): number => tensors.reduce((sum, t) => sum + elementBytes(t.dtype, t.size), 0);
+const bytesOf = (...tensors: readonly Tensor[]): number =>
+  tensors.reduce((sum, t) => sum + elementBytes(t.dtype, t.size), 0);
 
 function forward(q: Tensor, k: Tensor, v: Tensor, y: Tensor, lse: Tensor, scale: number, masks: Masks): void {
   const [batch, kvHeads, keys] = k.shape as [number, number, number];
@@ -125,9 +143,29 @@ function forward(q: Tensor, k: Tensor, v: Tensor, y: Tensor, lse: Tensor, scale:
       use: { q: q.dtype, k: k.dtype, o: y.dtype, ...variant.use },
       constants: variant.split.constants,
       buffers: { ...buffers, mask: masks.words ?? buffers.q },
-      params: { rows: work, queries, keys, heads: heads * group, group, batch, first, flags: masks.flags, slices: variant.split.slices, granules: d / 4, scale: scale * Math.LOG2E, q: at.q, k: at.k, v: at.v, o: at.o, lse: at.lse },
+      params: {
+        rows: work,
+        queries,
+        keys,
+        heads: heads * group,
+        group,
+        batch,
+        first,
+        flags: masks.flags,
+        slices: variant.split.slices,
+        granules: d / 4,
+        scale: scale * Math.LOG2E,
+        q: at.q,
+        k: at.k,
+        v: at.v,
+        o: at.o,
+        lse: at.lse,
+      },
       grid: grid1d(groups),
-      cost: { flops: (flopsOf(2, q, masks.pairs) * rows * heads) / (batch * kvHeads), bytes: (bytesOf(q, k, v, y) * rows * heads) / (batch * kvHeads) },
+      cost: {
+        flops: (flopsOf(2, q, masks.pairs) * rows * heads) / (batch * kvHeads),
+        bytes: (bytesOf(q, k, v, y) * rows * heads) / (batch * kvHeads),
+      },
     });
   });
 }
@@ -146,12 +184,21 @@ function backward(s: Saved, scale: number, masks: Masks, needs: readonly boolean
   const queries = s.q.shape[2]!;
   const group = s.q.shape[1]! / kvHeads;
   const variant = variantOf(s.q.device, d);
-  const granules = (tensor: Tensor, perHead: number): { tensor: Tensor; perHead: number; unit: number } => ({ tensor, perHead, unit: 4 });
+  const granules = (tensor: Tensor, perHead: number): { tensor: Tensor; perHead: number; unit: number } => ({
+    tensor,
+    perHead,
+    unit: 4,
+  });
   const lse = { tensor: s.lse, perHead: group, unit: 1 };
   const stats = { tensor: empty([...s.lse.shape.slice(0, 3), 2], { device: s.q.device }), perHead: group, unit: 1 };
   const g = granules(readable(s.g, group), group);
   const o = granules(s.y, group);
-  const walk = (products: number): HeadRange => ({ op: "attention", rows: batch, heads: kvHeads, work: flopsOf(products, s.q, masks.mostPairs) / (batch * kvHeads) });
+  const walk = (products: number): HeadRange => ({
+    op: "attention",
+    rows: batch,
+    heads: kvHeads,
+    work: flopsOf(products, s.q, masks.mostPairs) / (batch * kvHeads),
+  });
   overHeads(walk(0), { o, g, lse, stats }, ({ rows: count, heads, buffers, at }) => {
     const rows = count * heads * group * queries;
     launch(delta, {
@@ -164,9 +211,24 @@ function backward(s: Saved, scale: number, masks: Masks, needs: readonly boolean
     });
   });
 
-  const inputs = { q: granules(readable(s.q, group), group), k: granules(readable(s.k, 1), 1), v: granules(readable(s.v, 1), 1), g, stats };
+  const inputs = {
+    q: granules(readable(s.q, group), group),
+    k: granules(readable(s.k, 1), 1),
+    v: granules(readable(s.v, 1), 1),
+    g,
+    stats,
+  };
   const use = { q: s.q.dtype, k: s.k.dtype, g: s.g.dtype, ...variant.use };
-  const numbers = { queries, keys, group, batch, flags: masks.flags, granules: d / 4, scale: scale * Math.LOG2E, slope: scale };
+  const numbers = {
+    queries,
+    keys,
+    group,
+    batch,
+    flags: masks.flags,
+    granules: d / 4,
+    scale: scale * Math.LOG2E,
+    slope: scale,
+  };
   const share = (rows: number, heads: number): number => (rows * heads) / (batch * kvHeads);
 
   const dq = needs[0] ? emptyLike(s.q) : null;
@@ -179,7 +241,10 @@ function backward(s: Saved, scale: number, masks: Masks, needs: readonly boolean
         buffers: { ...buffers, mask: masks.words ?? buffers.q },
         params: { ...numbers, slices: variant.split.slices, rows: work, heads: heads * group, first, ...at },
         grid: grid1d(groups),
-        cost: { flops: flopsOf(3, s.q, masks.pairs) * share(rows, heads), bytes: bytesOf(s.q, s.k, s.v, s.g, dq) * share(rows, heads) },
+        cost: {
+          flops: flopsOf(3, s.q, masks.pairs) * share(rows, heads),
+          bytes: bytesOf(s.q, s.k, s.v, s.g, dq) * share(rows, heads),
+        },
       });
     });
   }
@@ -193,7 +258,10 @@ function backward(s: Saved, scale: number, masks: Masks, needs: readonly boolean
       buffers: { ...buffers, mask: masks.words ?? buffers.q },
       params: { ...numbers, slices: variant.keySplit.slices, rows: work, heads, first, ...at },
       grid: grid1d(groups),
-      cost: { flops: flopsOf(4, s.q, masks.pairs) * share(rows, heads), bytes: bytesOf(s.q, s.k, s.v, s.g, dk, dv) * share(rows, heads) },
+      cost: {
+        flops: flopsOf(4, s.q, masks.pairs) * share(rows, heads),
+        bytes: bytesOf(s.q, s.k, s.v, s.g, dk, dv) * share(rows, heads),
+      },
     });
   });
   return [dq, needs[1] ? dk : null, needs[2] ? dv : null];
@@ -202,12 +270,16 @@ function backward(s: Saved, scale: number, masks: Masks, needs: readonly boolean
 /** Shapes and dtypes of queries and keys; shared with decoding. */
 export function checkHeads(op: string, q: Tensor, k: Tensor, v: Tensor): void {
   const say = `${op}: q ${q}, k ${k}, v ${v}`;
-  if (q.rank !== 4 || k.rank !== 4 || v.rank !== 4) throw new ShapeError(`${say}; each must have the four dimensions [B, H, T, D]`);
+  if (q.rank !== 4 || k.rank !== 4 || v.rank !== 4)
+    throw new ShapeError(`${say}; each must have the four dimensions [B, H, T, D]`);
   if (shapeText(k.shape) !== shapeText(v.shape)) throw new ShapeError(`${say}; k and v must have one shape`);
-  if (q.shape[0] !== k.shape[0] || q.shape[3] !== k.shape[3]) throw new ShapeError(`${say}; batch and head size of q and k must agree`);
-  if (k.shape[1] === 0 ? q.shape[1] !== 0 : q.shape[1]! % k.shape[1]! !== 0) throw new ShapeError(`${say}; the heads of q must be a multiple of those of k`);
+  if (q.shape[0] !== k.shape[0] || q.shape[3] !== k.shape[3])
+    throw new ShapeError(`${say}; batch and head size of q and k must agree`);
+  if (k.shape[1] === 0 ? q.shape[1] !== 0 : q.shape[1]! % k.shape[1]! !== 0)
+    throw new ShapeError(`${say}; the heads of q must be a multiple of those of k`);
   if (q.shape[3] === 0) throw new ShapeError(`${say}; heads have at least one element`);
-  if (!isFloat(q.dtype) || !isFloat(k.dtype) || k.dtype !== v.dtype) throw new DTypeError(`${say}; dtypes must be f32, f16 or bf16, the same for k and v; cast one of them`);
+  if (!isFloat(q.dtype) || !isFloat(k.dtype) || k.dtype !== v.dtype)
+    throw new DTypeError(`${say}; dtypes must be f32, f16 or bf16, the same for k and v; cast one of them`);
 }
 
 /** The scale asked for, or D^−0.5. */
@@ -219,16 +291,23 @@ export function scaleOf(op: string, scale: number | undefined, d: number): numbe
 
 /** Throws unless `t` holds whole numbers of shape `shape`. */
 export function checkIntegers(op: string, name: string, t: Tensor, shape: readonly number[]): void {
-  if (shapeText(t.shape) !== shapeText(shape)) throw new ShapeError(`${op}: ${name} ${t} must have shape ${shapeText(shape)}`);
+  if (shapeText(t.shape) !== shapeText(shape))
+    throw new ShapeError(`${op}: ${name} ${t} must have shape ${shapeText(shape)}`);
   if (t.dtype !== "i32" && t.dtype !== "u32") throw new DTypeError(`${op}: ${name} ${t} must be i32 or u32; cast it`);
 }
 
 function checkMasks(q: Tensor, k: Tensor, { starts, documents, causal = false, pairs }: AttentionOptions): void {
   if (starts) checkIntegers("attention", "starts", starts, [q.shape[0]!]);
   const most = mostPairs(q, k, causal);
-  if (pairs !== undefined && !(Number.isInteger(pairs) && pairs >= 0 && pairs <= most)) throw new ArgumentError(`attention: pairs must be a whole number from 0 to ${most}, the pairs of q ${q} and k ${k} without documents; got ${pairs}`);
+  if (pairs !== undefined && !(Number.isInteger(pairs) && pairs >= 0 && pairs <= most))
+    throw new ArgumentError(
+      `attention: pairs must be a whole number from 0 to ${most}, the pairs of q ${q} and k ${k} without documents; got ${pairs}`,
+    );
   if (!documents) return;
-  if (q.shape[2] !== k.shape[2]) throw new ShapeError(`attention: documents need as many queries as keys, q ${q} and k ${k} have ${q.shape[2]} and ${k.shape[2]}`);
+  if (q.shape[2] !== k.shape[2])
+    throw new ShapeError(
+      `attention: documents need as many queries as keys, q ${q} and k ${k} have ${q.shape[2]} and ${k.shape[2]}`,
+    );
   checkIntegers("attention", "documents", documents, [q.shape[0]!, q.shape[2]!]);
 }
 
@@ -256,7 +335,8 @@ function masksOf(q: Tensor, k: Tensor, { causal = false, starts, documents, pair
   const most = mostPairs(q, k, causal);
   const counts = { flags, pairs: pairs ?? (starts ? null : documentPairs(documents, causal)) ?? most, mostPairs: most };
   if (q.size === 0 || k.size === 0) return { ...counts, words: null };
-  if (!starts || !documents) return { ...counts, words: starts ? contiguousCopy(starts) : documents ? contiguousCopy(documents) : null };
+  if (!starts || !documents)
+    return { ...counts, words: starts ? contiguousCopy(starts) : documents ? contiguousCopy(documents) : null };
   const words = empty([starts.size + documents.size], { dtype: "u32", device: q.device });
   launch(joinMasks, {
     buffers: { starts: contiguousCopy(starts), documents: contiguousCopy(documents), mask: words },

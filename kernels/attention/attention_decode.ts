@@ -2,7 +2,25 @@
  * Decoding: attention of a few new tokens to a cache of keys and values whose length lives on the GPU, so that a captured step replays. The
  * grid is that of the full cache; parts beyond the length leave at once. None of this is on the tape.
  */
-import { ArgumentError, AutogradError, DTypeError, ShapeError, checkNumber, checkTensors, elementBytes, empty, gradEnabled, grid1d, isFloat, kernel, launch, rowWindows, scope, shapeText, storageBytes } from "../../engine/index.ts";
+import {
+  ArgumentError,
+  AutogradError,
+  DTypeError,
+  ShapeError,
+  checkNumber,
+  checkTensors,
+  elementBytes,
+  empty,
+  gradEnabled,
+  grid1d,
+  isFloat,
+  kernel,
+  launch,
+  rowWindows,
+  scope,
+  shapeText,
+  storageBytes,
+} from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { contiguousCopy } from "../core/map.ts";
 
@@ -27,7 +45,12 @@ const writeKernel = kernel(
   { granules: "u32", tokens: "u32", heads: "u32", capacity: "u32", width: "u32", first: "u32", source: "u32" },
 );
 
-const advanceKernel = kernel("advance", new URL("./advance.wgsl", import.meta.url), { x: "read_write" }, { count: "u32", by: "u32" });
+const advanceKernel = kernel(
+  "advance",
+  new URL("./advance.wgsl", import.meta.url),
+  { x: "read_write" },
+  { count: "u32", by: "u32" },
+);
 
 /** Keys of one part; also the invocations of its workgroup. */
 const CHUNK = 64;
@@ -45,35 +68,58 @@ export interface DecodeOptions {
  * (`cacheWrite`), raise the length after all layers (`advance`). Hq is a multiple of Hkv, D of 4. No gradient.
  * @param length u32 [1], or [B] for rows of their own lengths: tokens in the cache before these
  */
-export function attentionDecode(q: Tensor, keys: Tensor, values: Tensor, length: Tensor, options: DecodeOptions = {}): Tensor {
+export function attentionDecode(
+  q: Tensor,
+  keys: Tensor,
+  values: Tensor,
+  length: Tensor,
+  options: DecodeOptions = {},
+): Tensor {
   const op = "attentionDecode";
   checkTensors(op, q, keys, values, length, options.starts);
   if (q.rank !== 4) throw new ShapeError(`${op}: q ${q}; takes [B, Hq, Tq, D]`);
   const [b, hq, tq, d] = q.shape as [number, number, number, number];
   const [hkv, capacity] = checkCaches(op, keys, values, length, b, d);
-  if (hq % hkv) throw new ShapeError(`${op}: ${hq} heads of q do not share ${hkv} heads of the cache; a multiple is needed`);
+  if (hq % hkv)
+    throw new ShapeError(`${op}: ${hq} heads of q do not share ${hkv} heads of the cache; a multiple is needed`);
   if (!isFloat(q.dtype)) throw new DTypeError(`${op}: q ${q} is not of a floating dtype`);
   const { starts, scale = d ** -0.5 } = options;
-  if (starts && (starts.shape.join() !== String(b) || (starts.dtype !== "i32" && starts.dtype !== "u32"))) throw new ShapeError(`${op}: starts ${starts}; takes i32 or u32 [${b}]`);
+  if (starts && (starts.shape.join() !== String(b) || (starts.dtype !== "i32" && starts.dtype !== "u32")))
+    throw new ShapeError(`${op}: starts ${starts}; takes i32 or u32 [${b}]`);
   if (!Number.isFinite(scale)) throw new ArgumentError(`${op}: scale ${scale} is not a finite number`);
   refuseGradient(op, q, keys, values);
   return scope(() => {
     const y = empty([b, tq, hq, d], { dtype: q.dtype, device: q.device });
     const result = (): Tensor => y.strided([b, hq, tq, d], [tq * hq * d, d, hq * d, 1]);
     if (y.size === 0) return result();
-    const queries = contiguousCopy(q.strided([b, tq, hq, d], [q.strides[0]!, q.strides[2]!, q.strides[1]!, q.strides[3]!]));
+    const queries = contiguousCopy(
+      q.strided([b, tq, hq, d], [q.strides[0]!, q.strides[2]!, q.strides[1]!, q.strides[3]!]),
+    );
     const chunks = Math.ceil(capacity / CHUNK);
     const parts = empty([b * tq * hq, chunks, d + 4], { device: q.device });
     const width = d / 4;
     const perHead = (hq / hkv) * tq;
     const perRow = length.size > 1;
     const lengths = contiguousCopy(length);
-    for (const { start, count } of rowWindows(q.device, b * hkv, [{ rowElements: capacity * d, dtype: keys.dtype }], 1, op)) {
+    for (const { start, count } of rowWindows(
+      q.device,
+      b * hkv,
+      [{ rowElements: capacity * d, dtype: keys.dtype }],
+      1,
+      op,
+    )) {
       const cache = { start: start * capacity * d, elements: count * capacity * d };
       launch(partialKernel, {
         use: { q: q.dtype, k: keys.dtype },
         constants: { STARTS: starts !== undefined, PER_ROW: perRow },
-        buffers: { q: queries, keys: { of: keys, ...cache }, values: { of: values, ...cache }, lengths, starts: starts ? contiguousCopy(starts) : lengths, parts },
+        buffers: {
+          q: queries,
+          keys: { of: keys, ...cache },
+          values: { of: values, ...cache },
+          lengths,
+          starts: starts ? contiguousCopy(starts) : lengths,
+          parts,
+        },
         params: { size: [hq, tq, hkv, width], first: start, rows: count * perHead, capacity, chunks, scale },
         grid: grid1d(count * perHead * chunks),
         cost: { flops: 4 * count * perHead * capacity * d, bytes: 2 * elementBytes(keys.dtype, count * capacity * d) },
@@ -99,17 +145,22 @@ export function attentionDecode(q: Tensor, keys: Tensor, values: Tensor, length:
 export function cacheWrite(keys: Tensor, values: Tensor, k: Tensor, v: Tensor, length: Tensor): void {
   const op = "cacheWrite";
   checkTensors(op, keys, values, k, v, length);
-  if (k.rank !== 4 || k.shape.join() !== v.shape.join() || k.dtype !== v.dtype || !isFloat(k.dtype)) throw new ShapeError(`${op}: k ${k} and v ${v}; two float tensors [B, H, T, D] of one shape and dtype`);
+  if (k.rank !== 4 || k.shape.join() !== v.shape.join() || k.dtype !== v.dtype || !isFloat(k.dtype))
+    throw new ShapeError(`${op}: k ${k} and v ${v}; two float tensors [B, H, T, D] of one shape and dtype`);
   const [b, h, t, d] = k.shape as [number, number, number, number];
   const [heads, capacity] = checkCaches(op, keys, values, length, b, d);
-  if (heads !== h) throw new ShapeError(`${op}: ${h} heads of k for ${heads} heads of the cache ${shapeText(keys.shape)}`);
+  if (heads !== h)
+    throw new ShapeError(`${op}: ${h} heads of k for ${heads} heads of the cache ${shapeText(keys.shape)}`);
   if (t > capacity) throw new ShapeError(`${op}: ${t} tokens for a cache of ${capacity}; make the cache larger`);
   refuseGradient(op, k, v);
   scope(() => {
     const [newKeys, newValues] = [contiguousCopy(k), contiguousCopy(v)];
     // The new tokens are few: bound whole where they fit, so that only the cache decides on the windows.
     const whole = storageBytes(k.dtype, k.size) <= k.device.limits.maxStorageBufferBindingSize;
-    const operands = [{ rowElements: capacity * d, dtype: keys.dtype }, ...(whole ? [] : [{ rowElements: t * d, dtype: k.dtype }])];
+    const operands = [
+      { rowElements: capacity * d, dtype: keys.dtype },
+      ...(whole ? [] : [{ rowElements: t * d, dtype: k.dtype }]),
+    ];
     for (const { start, count } of rowWindows(k.device, t * d ? b * h : 0, operands, 1, op)) {
       const rows = whole ? { start: 0, elements: k.size } : { start: start * t * d, elements: count * t * d };
       const cache = { start: start * capacity * d, elements: count * capacity * d };
@@ -117,8 +168,22 @@ export function cacheWrite(keys: Tensor, values: Tensor, k: Tensor, v: Tensor, l
       launch(writeKernel, {
         use: { x: k.dtype, c: keys.dtype },
         constants: { PER_ROW: length.size > 1 },
-        buffers: { k: { of: newKeys, ...rows }, v: { of: newValues, ...rows }, lengths: contiguousCopy(length), keys: { of: keys, ...cache }, values: { of: values, ...cache } },
-        params: { granules, tokens: t, heads: h, capacity, width: d / 4, first: start, source: whole ? (start * t * d) / 4 : 0 },
+        buffers: {
+          k: { of: newKeys, ...rows },
+          v: { of: newValues, ...rows },
+          lengths: contiguousCopy(length),
+          keys: { of: keys, ...cache },
+          values: { of: values, ...cache },
+        },
+        params: {
+          granules,
+          tokens: t,
+          heads: h,
+          capacity,
+          width: d / 4,
+          first: start,
+          source: whole ? (start * t * d) / 4 : 0,
+        },
         grid: grid1d(Math.ceil(granules / 64)),
         cost: { flops: 0, bytes: 2 * (elementBytes(k.dtype, count * t * d) + elementBytes(keys.dtype, count * t * d)) },
       });
@@ -131,21 +196,47 @@ export function advance(x: Tensor, by: number): void {
   checkTensors("advance", x);
   if (x.dtype !== "u32" && x.dtype !== "i32") throw new DTypeError(`advance: ${x}; takes u32 or i32`);
   checkNumber("advance", by, "u32");
-  if (!x.isBindable || x.size > 65535 * 64) throw new ShapeError(`advance: ${x}; takes a contiguous tensor of at most ${65535 * 64} elements`);
-  launch(advanceKernel, { buffers: { x }, params: { count: x.size, by }, grid: [Math.ceil(x.size / 64)], cost: { flops: x.size, bytes: 8 * x.size } });
+  if (!x.isBindable || x.size > 65535 * 64)
+    throw new ShapeError(`advance: ${x}; takes a contiguous tensor of at most ${65535 * 64} elements`);
+  launch(advanceKernel, {
+    buffers: { x },
+    params: { count: x.size, by },
+    grid: [Math.ceil(x.size / 64)],
+    cost: { flops: x.size, bytes: 8 * x.size },
+  });
 }
 
 /** Heads and capacity of a pair of caches. */
-function checkCaches(op: string, keys: Tensor, values: Tensor, length: Tensor, batch: number, d: number): [number, number] {
-  if (keys.rank !== 4 || keys.shape.join() !== values.shape.join() || keys.dtype !== values.dtype || !isFloat(keys.dtype)) {
-    throw new ShapeError(`${op}: caches ${keys} and ${values}; two float tensors [B, H, capacity, D] of one shape and dtype`);
+function checkCaches(
+  op: string,
+  keys: Tensor,
+  values: Tensor,
+  length: Tensor,
+  batch: number,
+  d: number,
+): [number, number] {
+  if (
+    keys.rank !== 4 ||
+    keys.shape.join() !== values.shape.join() ||
+    keys.dtype !== values.dtype ||
+    !isFloat(keys.dtype)
+  ) {
+    throw new ShapeError(
+      `${op}: caches ${keys} and ${values}; two float tensors [B, H, capacity, D] of one shape and dtype`,
+    );
   }
-  if (keys.dim(0) !== batch || keys.dim(3) !== d || d % 4) throw new ShapeError(`${op}: caches ${shapeText(keys.shape)} for batch ${batch} and head size ${d}; they must agree, and the head size be a multiple of 4`);
-  if (!keys.isBindable || !values.isBindable) throw new ShapeError(`${op}: caches must be contiguous tensors of their own`);
-  if (length.dtype !== "u32" || !(length.size === 1 || length.size === batch) || length.rank !== 1) throw new ShapeError(`${op}: length ${length}; takes u32 [1] or [${batch}]`);
+  if (keys.dim(0) !== batch || keys.dim(3) !== d || d % 4)
+    throw new ShapeError(
+      `${op}: caches ${shapeText(keys.shape)} for batch ${batch} and head size ${d}; they must agree, and the head size be a multiple of 4`,
+    );
+  if (!keys.isBindable || !values.isBindable)
+    throw new ShapeError(`${op}: caches must be contiguous tensors of their own`);
+  if (length.dtype !== "u32" || !(length.size === 1 || length.size === batch) || length.rank !== 1)
+    throw new ShapeError(`${op}: length ${length}; takes u32 [1] or [${batch}]`);
   return [keys.dim(1), keys.dim(2)];
 }
 
 function refuseGradient(op: string, ...tensors: readonly Tensor[]): void {
-  if (gradEnabled() && tensors.some((t) => t.requiresGrad)) throw new AutogradError(`${op}: it has no gradient; call it inside noGrad()`);
+  if (gradEnabled() && tensors.some((t) => t.requiresGrad))
+    throw new AutogradError(`${op}: it has no gradient; call it inside noGrad()`);
 }

@@ -15,13 +15,35 @@ library("attention_tile", new URL("../core/lib/attention_tile.wgsl", import.meta
 library("attention_lanes_none", new URL("../core/lib/attention_lanes_none.wgsl", import.meta.url));
 library("attention_lanes_subgroup", new URL("../core/lib/attention_lanes_subgroup.wgsl", import.meta.url));
 
-const sizes = { rows: "u32", queries: "u32", keys: "u32", heads: "u32", group: "u32", batch: "u32", first: "u32", flags: "u32", slices: "u32", granules: "u32", scale: "f32" } as const;
+const sizes = {
+  rows: "u32",
+  queries: "u32",
+  keys: "u32",
+  heads: "u32",
+  group: "u32",
+  batch: "u32",
+  first: "u32",
+  flags: "u32",
+  slices: "u32",
+  granules: "u32",
+  scale: "f32",
+} as const;
 const views = { q: "vec4u", k: "vec4u", v: "vec4u" } as const;
 
 const forward = (name: string, url: URL) =>
-  kernel(name, url, { q: "read", k: "read", v: "read", mask: "read", o: "write", lse: "write" }, { ...sizes, ...views, o: "vec4u", lse: "vec4u" });
+  kernel(
+    name,
+    url,
+    { q: "read", k: "read", v: "read", mask: "read", o: "write", lse: "write" },
+    { ...sizes, ...views, o: "vec4u", lse: "vec4u" },
+  );
 const query = (name: string, url: URL) =>
-  kernel(name, url, { q: "read", k: "read", v: "read", g: "read", stats: "read", mask: "read", dq: "write" }, { ...sizes, slope: "f32", ...views, g: "vec4u", dq: "vec4u", stats: "vec4u" });
+  kernel(
+    name,
+    url,
+    { q: "read", k: "read", v: "read", g: "read", stats: "read", mask: "read", dq: "write" },
+    { ...sizes, slope: "f32", ...views, g: "vec4u", dq: "vec4u", stats: "vec4u" },
+  );
 const key = (name: string, url: URL) =>
   kernel(
     name,
@@ -74,7 +96,13 @@ export interface Variant extends Kernels {
  * Tiles of `rows` rows and of up to `most` chunks of `granules` granules of the head; larger heads take several tiles, each with the scores
  * anew.
  */
-function tiles(d: number, rows: number, granules: number, most: number, least = 1): { chunks: number; slices: number; of: (heads: number, tokens: number) => number } {
+function tiles(
+  d: number,
+  rows: number,
+  granules: number,
+  most: number,
+  least = 1,
+): { chunks: number; slices: number; of: (heads: number, tokens: number) => number } {
   const chunks = Math.ceil(d / 4 / granules);
   const slices = Math.ceil(chunks / most);
   // 1, 2 or 4 chunks: few compiled variants.
@@ -85,7 +113,11 @@ function tiles(d: number, rows: number, granules: number, most: number, least = 
 /** One invocation a row. */
 function rowSplit(d: number): Split {
   // The sums' array is sized in few steps: few compiled variants.
-  return { constants: { MOST: d <= 128 ? 32 : 4 ** Math.ceil(Math.log(d / 4) / Math.log(4)) }, slices: 1, work: (heads, tokens) => ({ rows: heads * tokens, groups: Math.ceil((heads * tokens) / 64) }) };
+  return {
+    constants: { MOST: d <= 128 ? 32 : 4 ** Math.ceil(Math.log(d / 4) / Math.log(4)) },
+    slices: 1,
+    work: (heads, tokens) => ({ rows: heads * tokens, groups: Math.ceil((heads * tokens) / 64) }),
+  };
 }
 
 function registerSplit(d: number, lanes: number, most: number): Split {
@@ -100,7 +132,11 @@ function registerSplit(d: number, lanes: number, most: number): Split {
 
 function tiledSplit(d: number, most: number): Split {
   const { chunks, slices, of } = tiles(d, 32, 8, most);
-  return { constants: { CHUNKS: chunks }, slices, work: (heads, tokens) => ({ rows: of(heads, tokens), groups: of(heads, tokens) }) };
+  return {
+    constants: { CHUNKS: chunks },
+    slices,
+    work: (heads, tokens) => ({ rows: of(heads, tokens), groups: of(heads, tokens) }),
+  };
 }
 
 /** The kernels for heads of `d` elements on `device`. */

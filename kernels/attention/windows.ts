@@ -29,7 +29,13 @@ export interface HeadWindow<N extends string> {
 
 /** Elements from the first to the last of `rows` batch rows and `heads` heads. */
 function reach(t: Tensor, rows: number, heads: number): number {
-  return 1 + (rows - 1) * t.strides[0]! + (heads - 1) * t.strides[1]! + (t.shape[2]! - 1) * t.strides[2]! + (t.shape[3]! - 1) * t.strides[3]!;
+  return (
+    1 +
+    (rows - 1) * t.strides[0]! +
+    (heads - 1) * t.strides[1]! +
+    (t.shape[2]! - 1) * t.strides[2]! +
+    (t.shape[3]! - 1) * t.strides[3]!
+  );
 }
 
 /** Elements between two places where a binding may start. */
@@ -46,7 +52,10 @@ function fitsBinding(t: Tensor, heads: number): boolean {
  * @param perHead heads that a workgroup needs together
  */
 export function readable(x: Tensor, perHead: number): Tensor {
-  const granular = (x.shape[3] === 1 || x.strides[3] === 1) && x.offset % 4 === 0 && x.strides.every((s, d) => d === 3 || x.shape[d] === 1 || s % 4 === 0);
+  const granular =
+    (x.shape[3] === 1 || x.strides[3] === 1) &&
+    x.offset % 4 === 0 &&
+    x.strides.every((s, d) => d === 3 || x.shape[d] === 1 || s % 4 === 0);
   return granular && (x.size === 0 || fitsBinding(x, perHead)) ? x : map("copy", [x]);
 }
 
@@ -74,7 +83,11 @@ export interface HeadRange {
  * Calls `fn` with windows of batch rows and key heads such that each operand's part fits one binding and the work one dispatch: one window in
  * all but the largest cases. Operands of one launch that are written may share an alignment block: the launches run one after the other.
  */
-export function overHeads<N extends string>({ op, rows, heads, work }: HeadRange, operands: Readonly<Record<N, Operand>>, fn: (window: HeadWindow<N>) => void): void {
+export function overHeads<N extends string>(
+  { op, rows, heads, work }: HeadRange,
+  operands: Readonly<Record<N, Operand>>,
+  fn: (window: HeadWindow<N>) => void,
+): void {
   const names = Object.keys(operands) as N[];
   const { maxDispatchWork } = operands[names[0]!].tensor.device;
   const part = (first: number, count: number, firstHead: number, headCount: number): void => {
@@ -103,10 +116,14 @@ export function overHeads<N extends string>({ op, rows, heads, work }: HeadRange
       part(first, count, firstHead + headHead, headCount - headHead);
     } else {
       if (work > maxDispatchWork) {
-        throw new ShapeError(`${op}: one head takes ${work.toExponential(1)} operations, at most ${maxDispatchWork.toExponential(0)} are allowed in one dispatch; use fewer tokens`);
+        throw new ShapeError(
+          `${op}: one head takes ${work.toExponential(1)} operations, at most ${maxDispatchWork.toExponential(0)} are allowed in one dispatch; use fewer tokens`,
+        );
       }
       const most = names.map((n) => operands[n].tensor).reduce((a, b) => (sizeOf(a.shape) > sizeOf(b.shape) ? a : b));
-      throw new ShapeError(`${op}: one head of ${most} does not fit a binding of ${most.device.limits.maxStorageBufferBindingSize} bytes; use fewer tokens`);
+      throw new ShapeError(
+        `${op}: one head of ${most} does not fit a binding of ${most.device.limits.maxStorageBufferBindingSize} bytes; use fewer tokens`,
+      );
     }
   };
   if (rows > 0 && heads > 0) part(0, rows, 0, heads);

@@ -1,21 +1,40 @@
 /** x += y in place: how gradients add up. */
-import { ShapeError, elementBytes, grid1d, isFloat, kernel, launch, rowWindows, sameShape, scope } from "../../engine/index.ts";
+import {
+  ShapeError,
+  elementBytes,
+  grid1d,
+  isFloat,
+  kernel,
+  launch,
+  rowWindows,
+  sameShape,
+  scope,
+} from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { copyInto } from "./copy.ts";
 import { contiguousCopy, map } from "./map.ts";
 
-const accumulate = kernel("accumulate", new URL("./accumulate.wgsl", import.meta.url), { x: "read_write", y: "read" }, { granules: "u32" });
+const accumulate = kernel(
+  "accumulate",
+  new URL("./accumulate.wgsl", import.meta.url),
+  { x: "read_write", y: "read" },
+  { granules: "u32" },
+);
 
 /** x += y; `x` is bindable, shapes agree, both are of float dtypes. */
 export function accumulateInto(x: Tensor, y: Tensor): void {
-  if (!sameShape(x.shape, y.shape) || !isFloat(x.dtype) || !isFloat(y.dtype)) throw new ShapeError(`addInto: ${y} into ${x}; two float tensors of one shape`);
+  if (!sameShape(x.shape, y.shape) || !isFloat(x.dtype) || !isFloat(y.dtype))
+    throw new ShapeError(`addInto: ${y} into ${x}; two float tensors of one shape`);
   if (!x.isWritable) {
     // The last granule belongs to others too: add beside it and write word by word.
     scope(() => copyInto(x, map("add.forward", [x, y], { dtype: x.dtype })));
     return;
   }
   const from = contiguousCopy(y);
-  for (const { start, count } of rowWindows(x.device, x.size, [{ rowElements: 1, dtype: x.dtype }, { rowElements: 1, dtype: from.dtype }])) {
+  for (const { start, count } of rowWindows(x.device, x.size, [
+    { rowElements: 1, dtype: x.dtype },
+    { rowElements: 1, dtype: from.dtype },
+  ])) {
     const granules = Math.ceil(count / 4);
     launch(accumulate, {
       use: { x: x.dtype, y: from.dtype },

@@ -2,7 +2,10 @@
 import type { Shape } from "../../engine/index.ts";
 
 /** Joins neighbouring dimensions that all operands (and a row-major result) walk as one, and drops those of size 1. */
-export function collapse(shape: Shape, strides: readonly (readonly number[])[]): { shape: number[]; strides: number[][] } {
+export function collapse(
+  shape: Shape,
+  strides: readonly (readonly number[])[],
+): { shape: number[]; strides: number[][] } {
   const out: number[] = [];
   const outStrides: number[][] = strides.map(() => []);
   for (const [d, n] of shape.entries()) {

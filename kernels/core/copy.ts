@@ -1,5 +1,18 @@
 /** Copies between views (word by word) and fills: the in-place primitives below `cat`, `pad`, caches and gradients. */
-import { ArgumentError, DTYPES, ShapeError, checkNumber, elementBytes, empty, encode, grid1d, kernel, launch, rowWindows, sameShape } from "../../engine/index.ts";
+import {
+  ArgumentError,
+  DTYPES,
+  ShapeError,
+  checkNumber,
+  elementBytes,
+  empty,
+  encode,
+  grid1d,
+  kernel,
+  launch,
+  rowWindows,
+  sameShape,
+} from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { copyWords, wordView } from "./copy_words.ts";
 import { contiguousCopy } from "./map.ts";
@@ -18,8 +31,10 @@ export function fitsWords(dst: Tensor, src: Tensor): boolean {
  * Rows of 16-bit and 8-bit elements must start and end on whole words.
  */
 export function copyInto(dst: Tensor, src: Tensor): void {
-  if (!sameShape(dst.shape, src.shape) || dst.dtype !== src.dtype) throw new ShapeError(`copyInto: ${src} into ${dst}; shape and dtype must agree`);
-  if (dst.storage === src.storage) throw new ArgumentError(`copyInto: ${src} and ${dst} share a storage; clone the source first`);
+  if (!sameShape(dst.shape, src.shape) || dst.dtype !== src.dtype)
+    throw new ShapeError(`copyInto: ${src} into ${dst}; shape and dtype must agree`);
+  if (dst.storage === src.storage)
+    throw new ArgumentError(`copyInto: ${src} and ${dst} share a storage; clone the source first`);
   if (dst.size === 0) return;
   const source = wordView(src, 32 / DTYPES[src.dtype].bits) ? src : contiguousCopy(src);
   copyWords(dst, source);

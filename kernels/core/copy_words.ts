@@ -7,7 +7,18 @@ const copy = kernel(
   "copy",
   new URL("./copy.wgsl", import.meta.url),
   { src: "read", dst: "write" },
-  { words: "u32", src: "u32", dst: "u32", rank: "u32", shape0: "vec4u", shape1: "vec4u", src0: "vec4u", src1: "vec4u", dst0: "vec4u", dst1: "vec4u" },
+  {
+    words: "u32",
+    src: "u32",
+    dst: "u32",
+    rank: "u32",
+    shape0: "vec4u",
+    shape1: "vec4u",
+    src0: "vec4u",
+    src1: "vec4u",
+    dst0: "vec4u",
+    dst1: "vec4u",
+  },
 );
 
 /** Shape, strides and offset of a view counted in words; null where its rows are not whole words. */
@@ -17,35 +28,57 @@ export function wordView(t: Tensor, per: number): { shape: number[]; strides: nu
   if (last < 0 || t.strides[last] !== 1 || t.shape[last]! % per !== 0 || t.offset % per !== 0) return null;
   const strides = t.strides.map((s, d) => (d === last ? 1 : s / per));
   if (!strides.every((s, d) => Number.isInteger(s) || t.shape[d] === 1)) return null;
-  return { shape: t.shape.map((n, d) => (d === last ? n / per : n)), strides: strides.map(Math.floor), offset: t.offset / per };
+  return {
+    shape: t.shape.map((n, d) => (d === last ? n / per : n)),
+    strides: strides.map(Math.floor),
+    offset: t.offset / per,
+  };
 }
 
 /** dst = src, in place: views of one shape and dtype in different storages, whose rows are whole 32-bit words (`wordView` is not null). */
 export function copyWords(dst: Tensor, src: Tensor): void {
-  if (dst.strides.some((s, d) => s === 0 && dst.shape[d]! > 1)) throw new ArgumentError(`copyInto: ${dst} is expanded: several elements share a place; write to the tensor that was expanded`);
+  if (dst.strides.some((s, d) => s === 0 && dst.shape[d]! > 1))
+    throw new ArgumentError(
+      `copyInto: ${dst} is expanded: several elements share a place; write to the tensor that was expanded`,
+    );
   const per = 32 / DTYPES[dst.dtype].bits;
   const [to, from] = [wordView(dst, per), wordView(src, per)];
-  if (!to || !from) throw new ShapeError(`copyInto: rows of ${to ? src : dst} do not fall on whole 32-bit words; use an even number of elements a row, or f32`);
+  if (!to || !from)
+    throw new ShapeError(
+      `copyInto: rows of ${to ? src : dst} do not fall on whole 32-bit words; use an even number of elements a row, or f32`,
+    );
   const joined = collapse(to.shape, [to.strides, from.strides]);
-  if (joined.shape.length > 8) throw new ShapeError(`copyInto: ${dst} has ${joined.shape.length} dimensions that cannot be joined, at most 8`);
+  if (joined.shape.length > 8)
+    throw new ShapeError(`copyInto: ${dst} has ${joined.shape.length} dimensions that cannot be joined, at most 8`);
   const limit = dst.device.limits.maxStorageBufferBindingSize;
   const align = dst.device.limits.minStorageBufferOffsetAlignment / 4;
 
   const part = (shape: readonly number[], dstAt: number, srcAt: number): void => {
-    const reach = (strides: readonly number[]): number => 1 + shape.reduce((sum, n, d) => sum + (n - 1) * strides[d]!, 0);
+    const reach = (strides: readonly number[]): number =>
+      1 + shape.reduce((sum, n, d) => sum + (n - 1) * strides[d]!, 0);
     const [dstStrides, srcStrides] = joined.strides as [number[], number[]];
     const d = shape.findIndex((n) => n > 1);
-    if (d >= 0 && (reach(dstStrides) + align + 4) * 4 > limit - 16 || d >= 0 && (reach(srcStrides) + align + 4) * 4 > limit - 16) {
+    if (
+      (d >= 0 && (reach(dstStrides) + align + 4) * 4 > limit - 16) ||
+      (d >= 0 && (reach(srcStrides) + align + 4) * 4 > limit - 16)
+    ) {
       const head = Math.ceil(shape[d]! / 2);
       part(shape.with(d, head), dstAt, srcAt);
       part(shape.with(d, shape[d]! - head), dstAt + head * dstStrides[d]!, srcAt + head * srcStrides[d]!);
       return;
     }
-    const window = (t: Tensor, at: number, strides: readonly number[]): { bound: { of: Tensor; start: number; elements: number }; inside: number } => {
+    const window = (
+      t: Tensor,
+      at: number,
+      strides: readonly number[],
+    ): { bound: { of: Tensor; start: number; elements: number }; inside: number } => {
       const first = Math.floor(at / align) * align;
       const words = t.strided([t.storage.bytes / 4], [1], 0);
       // Counted in words whatever the dtype: a flat view of the storage, `per` elements to a word.
-      return { bound: { of: words, start: first * per, elements: (at - first + reach(strides)) * per }, inside: at - first };
+      return {
+        bound: { of: words, start: first * per, elements: (at - first + reach(strides)) * per },
+        inside: at - first,
+      };
     };
     const dstWindow = window(dst, dstAt, dstStrides);
     const srcWindow = window(src, srcAt, srcStrides);
@@ -59,7 +92,18 @@ export function copyWords(dst: Tensor, src: Tensor): void {
     const words = sizeOf(shape);
     launch(copy, {
       buffers: { src: srcWindow.bound, dst: dstWindow.bound },
-      params: { words, src: srcWindow.inside, dst: dstWindow.inside, rank: shape.length, shape0, shape1, src0, src1, dst0, dst1 },
+      params: {
+        words,
+        src: srcWindow.inside,
+        dst: dstWindow.inside,
+        rank: shape.length,
+        shape0,
+        shape1,
+        src0,
+        src1,
+        dst0,
+        dst1,
+      },
       grid: grid1d(Math.ceil(words / 64)),
       cost: { flops: 0, bytes: words * 8 },
     });

@@ -2,7 +2,23 @@
  * The elementwise mechanism: an expression over up to three tensors and four scalars, applied flat to contiguous tensors of one shape, or
  * through strides (broadcasting, views). Ops that use it are in `elementwise.ts` and `views.ts`.
  */
-import { DTYPES, ShapeError, broadcastShapes, contiguousStrides, elementBytes, empty, grid1d, isFloat, kernel, launch, library, rowWindows, sameShape, shapeText, sizeOf } from "../../engine/index.ts";
+import {
+  DTYPES,
+  ShapeError,
+  broadcastShapes,
+  contiguousStrides,
+  elementBytes,
+  empty,
+  grid1d,
+  isFloat,
+  kernel,
+  launch,
+  library,
+  rowWindows,
+  sameShape,
+  shapeText,
+  sizeOf,
+} from "../../engine/index.ts";
 import type { DType, Shape, Tensor } from "../../engine/index.ts";
 import { collapse } from "./collapse.ts";
 import { copyWords } from "./copy_words.ts";
@@ -63,7 +79,8 @@ export interface MapOptions {
 /** y = expression(inputs…), elementwise with broadcasting. Not recorded on the tape. */
 export function map(expressionName: string, inputs: readonly Tensor[], options: MapOptions = {}): Tensor {
   const [a] = inputs;
-  const shape = options.shape ?? inputs.slice(1).reduce((s: Shape, t) => broadcastShapes(expressionName, s, t.shape), a!.shape);
+  const shape =
+    options.shape ?? inputs.slice(1).reduce((s: Shape, t) => broadcastShapes(expressionName, s, t.shape), a!.shape);
   if (options.into && !options.into.isWritable) {
     // The granules at its ends belong to others too: made beside it and copied word by word.
     const { into, ...rest } = options;
@@ -74,12 +91,25 @@ export function map(expressionName: string, inputs: readonly Tensor[], options: 
   }
   const y = options.into ?? empty(shape, { dtype: options.dtype ?? a!.dtype, device: a!.device });
   const operands = [a!, inputs[1] ?? a!, inputs[2] ?? a!] as const;
-  const use = { a: operands[0].dtype, b: operands[1].dtype, c: operands[2].dtype, y: y.dtype, f: expressionName === "copy" && isFloat(a!.dtype) && !isFloat(y.dtype) ? "truncate" : expressionName };
+  const use = {
+    a: operands[0].dtype,
+    b: operands[1].dtype,
+    c: operands[2].dtype,
+    y: y.dtype,
+    f: expressionName === "copy" && isFloat(a!.dtype) && !isFloat(y.dtype) ? "truncate" : expressionName,
+  };
   const scalars = [0, 1, 2, 3].map((i) => options.scalars?.[i] ?? 0);
   if (y.size === 0) return y;
-  const cost = { flops: y.size, bytes: inputs.reduce((sum, t) => sum + elementBytes(t.dtype, t.size), elementBytes(y.dtype, y.size)) };
+  const cost = {
+    flops: y.size,
+    bytes: inputs.reduce((sum, t) => sum + elementBytes(t.dtype, t.size), elementBytes(y.dtype, y.size)),
+  };
   if (operands.every((t) => sameShape(t.shape, y.shape) && t.isBindable)) {
-    for (const { start, count } of rowWindows(y.device, y.size, [...operands, y].map((t) => ({ rowElements: 1, dtype: t.dtype })))) {
+    for (const { start, count } of rowWindows(
+      y.device,
+      y.size,
+      [...operands, y].map((t) => ({ rowElements: 1, dtype: t.dtype })),
+    )) {
       const granules = Math.ceil(count / 4);
       const of = (t: Tensor): { of: Tensor; start: number; elements: number } => ({ of: t, start, elements: count });
       launch(flat, {
@@ -103,26 +133,51 @@ interface View {
 }
 
 /** The strided path: collapses dimensions, then splits until each operand's part fits one binding. */
-function mapStrided(use: Record<string, string>, operands: readonly [Tensor, Tensor, Tensor], y: Tensor, scalars: readonly number[], cost: { flops: number; bytes: number }): void {
-  const views = operands.map((t): View => ({ tensor: t, offset: t.offset, strides: y.shape.map((n, d) => (n === 1 ? 0 : broadcastStride(t, d - y.rank + t.rank))) }));
+function mapStrided(
+  use: Record<string, string>,
+  operands: readonly [Tensor, Tensor, Tensor],
+  y: Tensor,
+  scalars: readonly number[],
+  cost: { flops: number; bytes: number },
+): void {
+  const views = operands.map((t): View => ({
+    tensor: t,
+    offset: t.offset,
+    strides: y.shape.map((n, d) => (n === 1 ? 0 : broadcastStride(t, d - y.rank + t.rank))),
+  }));
   const { shape, strides } = collapse(
     y.shape,
     views.map((v) => v.strides),
   );
   if (shape.length > MOST_DIMENSIONS) {
-    throw new ShapeError(`${use["f"]}: a view of shape ${shapeText(y.shape)} has ${shape.length} dimensions that cannot be joined, at most ${MOST_DIMENSIONS}; make the input contiguous first`);
+    throw new ShapeError(
+      `${use["f"]}: a view of shape ${shapeText(y.shape)} has ${shape.length} dimensions that cannot be joined, at most ${MOST_DIMENSIONS}; make the input contiguous first`,
+    );
   }
-  split(y, 0, shape, views.map((v, i) => ({ ...v, strides: strides[i]! })));
+  split(
+    y,
+    0,
+    shape,
+    views.map((v, i) => ({ ...v, strides: strides[i]! })),
+  );
 
   // One launch where all parts fit a binding; else the box is cut in two along the dimension that reaches farthest in what does not fit.
   function split(target: Tensor, start: number, part: readonly number[], at: readonly View[]): void {
     const limit = y.device.limits.maxStorageBufferBindingSize;
     const slack = y.device.limits.minStorageBufferOffsetAlignment + 16;
     const size = sizeOf(part);
-    const large = at.find((v) => elementBytes(v.tensor.dtype, 1 + part.reduce((sum, n, d) => sum + (n - 1) * v.strides[d]!, 0)) + slack > limit);
+    const large = at.find(
+      (v) =>
+        elementBytes(v.tensor.dtype, 1 + part.reduce((sum, n, d) => sum + (n - 1) * v.strides[d]!, 0)) + slack > limit,
+    );
     if (!large && elementBytes(y.dtype, size) <= limit) return launchPart(target, start, part, at, size);
     const outer = part.findIndex((n) => n > 1);
-    const d = large ? part.reduce((best, n, i) => ((n - 1) * large.strides[i]! > (part[best]! - 1) * large.strides[best]! ? i : best), outer) : outer;
+    const d = large
+      ? part.reduce(
+          (best, n, i) => ((n - 1) * large.strides[i]! > (part[best]! - 1) * large.strides[best]! ? i : best),
+          outer,
+        )
+      : outer;
     // In whole alignments of y, so that either half can be bound, or copied by words.
     const inner = sizeOf(part.slice(d + 1));
     const align = (y.device.limits.minStorageBufferOffsetAlignment * 8) / DTYPES[y.dtype].bits;
@@ -130,9 +185,14 @@ function mapStrided(use: Record<string, string>, operands: readonly [Tensor, Ten
     if (d === outer) while (head < part[d]! && (start + head * inner) % align !== 0) head++;
     else head += head % 4 && head + 4 - (head % 4) < part[d]! ? 4 - (head % 4) : 0;
     if (d < 0 || head >= part[d]!) {
-      throw new ShapeError(`${use["f"]}: a view of shape ${shapeText(y.shape)} cannot be cut into parts that fit a binding of ${limit} bytes; make the input contiguous along its last dimension first`);
+      throw new ShapeError(
+        `${use["f"]}: a view of shape ${shapeText(y.shape)} cannot be cut into parts that fit a binding of ${limit} bytes; make the input contiguous along its last dimension first`,
+      );
     }
-    for (const [first, count] of [[0, head], [head, part[d]! - head]] as const) {
+    for (const [first, count] of [
+      [0, head],
+      [head, part[d]! - head],
+    ] as const) {
       const half = part.with(d, count);
       const views = at.map((v) => ({ ...v, offset: v.offset + first * v.strides[d]! }));
       if (d === outer) {
@@ -175,7 +235,20 @@ function mapStrided(use: Record<string, string>, operands: readonly [Tensor, Ten
     launch(strided, {
       use,
       buffers: { a: range(0), b: range(1), c: range(2), y: { of: target, start, elements: size } },
-      params: { elements: size, start: 0, offsets: [bound[0]!.inside, bound[1]!.inside, bound[2]!.inside, part.length], shape0, shape1, a0, a1, b0, b1, c0, c1, scalars },
+      params: {
+        elements: size,
+        start: 0,
+        offsets: [bound[0]!.inside, bound[1]!.inside, bound[2]!.inside, part.length],
+        shape0,
+        shape1,
+        a0,
+        a1,
+        b0,
+        b1,
+        c0,
+        c1,
+        scalars,
+      },
       grid: grid1d(Math.ceil(size / 256)),
       cost: { flops: cost.flops * share, bytes: cost.bytes * share },
     });

@@ -41,7 +41,8 @@ export function rowVariant(family: string, capabilities: Capabilities, granules:
 }
 
 /** A power of two that gives each invocation about 4 granules, 32 to 256. */
-const workgroupSize = (granules: number): number => Math.min(256, Math.max(32, 2 ** Math.floor(Math.log2(Math.max(1, granules / 2)))));
+const workgroupSize = (granules: number): number =>
+  Math.min(256, Math.max(32, 2 ** Math.floor(Math.log2(Math.max(1, granules / 2)))));
 
 /** `x` as kernels over rows of `columns` elements bind it: contiguous, and f32 where 16-bit rows would not split into fours. Not recorded. */
 export function rowOperand(x: Tensor, columns: number): Tensor {
@@ -74,7 +75,8 @@ export function tableRows(table: Tensor, start: number, count: number): { bound:
 }
 
 /** A contiguous view of `t` with another shape. */
-export const viewAs = (t: Tensor, shape: readonly number[], offset = t.offset): Tensor => t.strided(shape, contiguousStrides(shape), offset);
+export const viewAs = (t: Tensor, shape: readonly number[], offset = t.offset): Tensor =>
+  t.strided(shape, contiguousStrides(shape), offset);
 
 export interface RowWindow extends Window {
   /** What to bind of an operand. */

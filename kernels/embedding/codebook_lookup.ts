@@ -157,8 +157,8 @@ export function quantize(z: Tensor, codebook: Tensor, indices?: Tensor): Tensor 
         EPS,
       );
       // A row of z that is NaN stays so, whatever its code.
-    const own = l2Normalize(cast(z, "f32"), EPS);
-    return map("quantize.keepNaN", [unit, own], { dtype: z.dtype });
+      const own = l2Normalize(cast(z, "f32"), EPS);
+      return map("quantize.keepNaN", [unit, own], { dtype: z.dtype });
     }),
   );
   return record("quantize", [z], codes, [z], (g, [saved]) => [l2NormalizeGradient(saved!, g, EPS)]);

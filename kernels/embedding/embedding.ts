@@ -1,5 +1,25 @@
 /** Rows of a table by their ids, and the deterministic sum of their gradients. `indexSelect` is the same along any dimension. */
-import { ArgumentError, DTYPES, DTypeError, ShapeError, checkTensors, contiguousStrides, elementBytes, empty, grid1d, isFloat, kernel, launch, library, normalizeDim, record, rowWindows, scope, shapeText, sizeOf } from "../../engine/index.ts";
+import {
+  ArgumentError,
+  DTYPES,
+  DTypeError,
+  ShapeError,
+  checkTensors,
+  contiguousStrides,
+  elementBytes,
+  empty,
+  grid1d,
+  isFloat,
+  kernel,
+  launch,
+  library,
+  normalizeDim,
+  record,
+  rowWindows,
+  scope,
+  shapeText,
+  sizeOf,
+} from "../../engine/index.ts";
 import type { DType, Tensor } from "../../engine/index.ts";
 import { fillInto } from "../core/copy.ts";
 import { rowLibrary } from "../core/lib.ts";
@@ -13,7 +33,12 @@ const forward = kernel(
   { rows: "u32", granules: "u32", steps: "u32", position: "u32", first: "u32", count: "u32" },
 );
 
-const linked = kernel("embedding_links", new URL("./embedding_links.wgsl", import.meta.url), { ids: "read", links: "write" }, { count: "u32", position: "u32" });
+const linked = kernel(
+  "embedding_links",
+  new URL("./embedding_links.wgsl", import.meta.url),
+  { ids: "read", links: "write" },
+  { count: "u32", position: "u32" },
+);
 
 const backwardKernel = kernel(
   "embedding_backward",
@@ -23,7 +48,10 @@ const backwardKernel = kernel(
 );
 
 // One 32-bit integer a granule, copied as it is.
-library("word", "alias Pack_T = u32;\nalias V4_T = vec4u;\nconst W_T = 1u;\nfn unpack_T(p: Pack_T) -> V4_T { return vec4u(p, 0u, 0u, 0u); }\nfn pack_T(v: V4_T) -> Pack_T { return v.x; }");
+library(
+  "word",
+  "alias Pack_T = u32;\nalias V4_T = vec4u;\nconst W_T = 1u;\nfn unpack_T(p: Pack_T) -> V4_T { return vec4u(p, 0u, 0u, 0u); }\nfn pack_T(v: V4_T) -> Pack_T { return v.x; }",
+);
 
 /** Granules that one invocation of the forward copies; the kernel's constant. */
 const GRANULES = 4;
@@ -37,7 +65,8 @@ export const BLOCK = 512;
 
 /** Throws unless `ids` holds 32-bit integers. */
 export function checkIds(op: string, ids: Tensor): void {
-  if (ids.dtype !== "i32" && ids.dtype !== "u32") throw new DTypeError(`${op}: the indices ${ids} are not i32 or u32; cast them`);
+  if (ids.dtype !== "i32" && ids.dtype !== "u32")
+    throw new DTypeError(`${op}: the indices ${ids} are not i32 or u32; cast them`);
 }
 
 export interface EmbeddingOptions {
@@ -53,14 +82,21 @@ export interface EmbeddingOptions {
 export function embedding(weight: Tensor, ids: Tensor, options: EmbeddingOptions = {}): Tensor {
   checkTensors("embedding", weight, ids);
   checkIds("embedding", ids);
-  if (weight.rank !== 2) throw new ShapeError(`embedding: the weight ${weight} has ${weight.rank} dimensions; a table is [V, C]`);
+  if (weight.rank !== 2)
+    throw new ShapeError(`embedding: the weight ${weight} has ${weight.rank} dimensions; a table is [V, C]`);
   const dtype = options.dtype ?? weight.dtype;
-  if (dtype !== weight.dtype && dtype !== "f32") throw new ArgumentError(`embedding: dtype ${dtype} for a weight of ${weight.dtype}; the result is f32 or of the weight's dtype`);
-  if (dtype !== weight.dtype && !isFloat(weight.dtype)) throw new DTypeError(`embedding: ${weight} is not of a floating dtype; cast the result`);
+  if (dtype !== weight.dtype && dtype !== "f32")
+    throw new ArgumentError(
+      `embedding: dtype ${dtype} for a weight of ${weight.dtype}; the result is f32 or of the weight's dtype`,
+    );
+  if (dtype !== weight.dtype && !isFloat(weight.dtype))
+    throw new DTypeError(`embedding: ${weight} is not of a floating dtype; cast the result`);
   const [vocabulary, columns] = weight.shape as [number, number];
   const shape = [...ids.shape, columns];
   const y = scope(() => lookUp(weight, contiguousCopy(ids), dtype).strided(shape, contiguousStrides(shape)));
-  return record("embedding", [weight], y, [ids], (g, [saved]) => [scatterRows(g, contiguousCopy(saved!), vocabulary, columns)]);
+  return record("embedding", [weight], y, [ids], (g, [saved]) => [
+    scatterRows(g, contiguousCopy(saved!), vocabulary, columns),
+  ]);
 }
 
 /** Rows of `weight` [V, C] at `ids` (bindable) → [ids, C]. */
@@ -69,7 +105,11 @@ function lookUp(weight: Tensor, ids: Tensor, dtype: DType): Tensor {
   const narrow = DTYPES[weight.dtype].bits < 32 && columns % 4 !== 0;
   if (narrow) {
     // Rows do not fall on whole words: wider, and back.
-    const wide = lookUp(map("copy", [weight], { dtype: isFloat(weight.dtype) ? "f32" : "u32" }), ids, isFloat(weight.dtype) ? "f32" : "u32");
+    const wide = lookUp(
+      map("copy", [weight], { dtype: isFloat(weight.dtype) ? "f32" : "u32" }),
+      ids,
+      isFloat(weight.dtype) ? "f32" : "u32",
+    );
     return wide.dtype === dtype ? wide : map("copy", [wide], { dtype });
   }
   const table = contiguousCopy(weight);
@@ -79,11 +119,18 @@ function lookUp(weight: Tensor, ids: Tensor, dtype: DType): Tensor {
     fillInto(y, 0);
     return y;
   }
-  const libraryOf = (d: DType): string => (d === "i32" || d === "u32" ? (columns % 4 ? "word" : "u32") : rowLibrary(d, columns));
+  const libraryOf = (d: DType): string =>
+    d === "i32" || d === "u32" ? (columns % 4 ? "word" : "u32") : rowLibrary(d, columns);
   const granules = columns % 4 ? columns : columns / 4;
   const steps = Math.ceil(granules / GRANULES);
   for (const rows of rowWindows(y.device, ids.size, [{ rowElements: columns, dtype }], 1, "embedding")) {
-    for (const part of rowWindows(y.device, vocabulary, [{ rowElements: columns, dtype: weight.dtype }], 1, "embedding")) {
+    for (const part of rowWindows(
+      y.device,
+      vocabulary,
+      [{ rowElements: columns, dtype: weight.dtype }],
+      1,
+      "embedding",
+    )) {
       launch(forward, {
         use: { w: libraryOf(weight.dtype), y: libraryOf(dtype) },
         buffers: {
@@ -93,7 +140,10 @@ function lookUp(weight: Tensor, ids: Tensor, dtype: DType): Tensor {
         },
         params: { rows: rows.count, granules, steps, position: rows.start, first: part.start, count: part.count },
         grid: grid1d(Math.ceil((rows.count * steps) / 64)),
-        cost: { flops: 0, bytes: elementBytes(weight.dtype, rows.count * columns) + elementBytes(dtype, rows.count * columns) },
+        cost: {
+          flops: 0,
+          bytes: elementBytes(weight.dtype, rows.count * columns) + elementBytes(dtype, rows.count * columns),
+        },
       });
     }
   }
@@ -109,7 +159,13 @@ export function scatterRows(g: Tensor, ids: Tensor, vocabulary: number, columns:
   fillInto(dweight, 0);
   if (g.size === 0 || vocabulary === 0) return dweight;
   const from = g.dtype !== "f32" && columns % 4 !== 0 ? map("copy", [g], { dtype: "f32" }) : contiguousCopy(g);
-  for (const rows of rowWindows(g.device, ids.size, [{ rowElements: columns, dtype: from.dtype }], 1, "embedding backward")) {
+  for (const rows of rowWindows(
+    g.device,
+    ids.size,
+    [{ rowElements: columns, dtype: from.dtype }],
+    1,
+    "embedding backward",
+  )) {
     const links = empty([rows.count], { dtype: "u32", device: g.device });
     launch(linked, {
       constants: { BLOCK },
@@ -118,17 +174,34 @@ export function scatterRows(g: Tensor, ids: Tensor, vocabulary: number, columns:
       grid: grid1d(Math.ceil(rows.count / 64)),
       cost: { flops: 0, bytes: 4 * rows.count * Math.min(BLOCK, rows.count) },
     });
-    for (let first = 0; first < rows.count; first += BLOCK) addBlock(dweight, from, ids, links, { first, start: rows.start + first, count: Math.min(BLOCK, rows.count - first) });
+    for (let first = 0; first < rows.count; first += BLOCK)
+      addBlock(dweight, from, ids, links, {
+        first,
+        start: rows.start + first,
+        count: Math.min(BLOCK, rows.count - first),
+      });
   }
   return dweight;
 }
 
 /** Adds the rows of `g` at positions `start` … `start + count` − 1; `first` is where the block starts in `links`. */
-function addBlock(dweight: Tensor, g: Tensor, ids: Tensor, links: Tensor, block: { readonly first: number; readonly start: number; readonly count: number }): void {
+function addBlock(
+  dweight: Tensor,
+  g: Tensor,
+  ids: Tensor,
+  links: Tensor,
+  block: { readonly first: number; readonly start: number; readonly count: number },
+): void {
   const [vocabulary, columns] = dweight.shape as [number, number];
   const granules = columns % 4 ? columns : columns / 4;
   const { first, start, count } = block;
-  for (const part of rowWindows(g.device, vocabulary, [{ rowElements: columns, dtype: "f32" }], 1, "embedding backward")) {
+  for (const part of rowWindows(
+    g.device,
+    vocabulary,
+    [{ rowElements: columns, dtype: "f32" }],
+    1,
+    "embedding backward",
+  )) {
     launch(backwardKernel, {
       use: { g: rowLibrary(g.dtype, columns), y: rowLibrary("f32", columns) },
       buffers: {
@@ -152,7 +225,8 @@ export function indexSelect(x: Tensor, dim: number, index: Tensor): Tensor {
   checkTensors("indexSelect", x, index);
   checkIds("indexSelect", index);
   const d = normalizeDim(dim, x.rank, "indexSelect");
-  if (index.rank !== 1) throw new ShapeError(`indexSelect: the index ${index} has shape ${shapeText(index.shape)}; it has one dimension`);
+  if (index.rank !== 1)
+    throw new ShapeError(`indexSelect: the index ${index} has shape ${shapeText(index.shape)}; it has one dimension`);
   const rest = x.shape.toSpliced(d, 1);
   const order = [d, ...x.shape.keys()].filter((k, i) => i === 0 || k !== d);
   const back = [...x.shape.keys()].map((k) => order.indexOf(k));

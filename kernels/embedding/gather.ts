@@ -1,5 +1,19 @@
 /** Elements picked along a dimension, and the sum of their gradients. */
-import { DTYPES, ShapeError, checkTensors, empty, grid1d, isFloat, kernel, launch, normalizeDim, record, rowWindows, scope, sizeOf } from "../../engine/index.ts";
+import {
+  DTYPES,
+  ShapeError,
+  checkTensors,
+  empty,
+  grid1d,
+  isFloat,
+  kernel,
+  launch,
+  normalizeDim,
+  record,
+  rowWindows,
+  scope,
+  sizeOf,
+} from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { arange, full } from "../views/create.ts";
 import { BLOCK, checkIds, scatterRows } from "./embedding.ts";
@@ -8,8 +22,18 @@ import { viewAs } from "../core/rows.ts";
 import { permute, reshape, slice } from "../views/views.ts";
 
 const params = { rows: "u32", n: "u32", picks: "u32" } as const;
-const forward = kernel("gather", new URL("./gather.wgsl", import.meta.url), { x: "read", index: "read", y: "write" }, params);
-const backwardKernel = kernel("gather_backward", new URL("./gather_backward.wgsl", import.meta.url), { g: "read", index: "read", dx: "write" }, params);
+const forward = kernel(
+  "gather",
+  new URL("./gather.wgsl", import.meta.url),
+  { x: "read", index: "read", y: "write" },
+  params,
+);
+const backwardKernel = kernel(
+  "gather_backward",
+  new URL("./gather_backward.wgsl", import.meta.url),
+  { g: "read", index: "read", dx: "write" },
+  params,
+);
 
 // Index a into a row of c elements that starts at element b → element; one that is outside the row (a negative one is large) → none's.
 expression("gather.element", "select(V4_y(0xffffffffu), V4_y(a) + b, V4_y(a) < c)");
@@ -24,7 +48,9 @@ export function gather(x: Tensor, dim: number, index: Tensor): Tensor {
   checkIds("gather", index);
   const d = normalizeDim(dim, x.rank, "gather");
   if (index.rank !== x.rank || index.shape.some((n, i) => i !== d && n > x.shape[i]!)) {
-    throw new ShapeError(`gather: index ${index} for ${x}; ranks must agree, and the index must not be longer except in dimension ${dim}`);
+    throw new ShapeError(
+      `gather: index ${index} for ${x}; ranks must agree, and the index must not be longer except in dimension ${dim}`,
+    );
   }
   const order = [...[...x.shape.keys()].filter((k) => k !== d), d];
   const back = [...x.shape.keys()].map((k) => order.indexOf(k));
@@ -32,9 +58,20 @@ export function gather(x: Tensor, dim: number, index: Tensor): Tensor {
     const part = index.shape.reduce((t, n, i) => (i === d || n === t.shape[i] ? t : slice(t, i, 0, n)), x);
     const rows = sizeOf(index.shape.toSpliced(d, 1));
     const lines = reshape(permute(part, order), [rows, x.shape[d]!]);
-    const picks = contiguousCopy(index.strided(order.map((k) => index.shape[k]!), order.map((k) => index.strides[k]!)));
+    const picks = contiguousCopy(
+      index.strided(
+        order.map((k) => index.shape[k]!),
+        order.map((k) => index.strides[k]!),
+      ),
+    );
     const y = gatherRows(lines, picks.strided([rows, index.shape[d]!], [index.shape[d]!, 1]));
-    return permute(reshape(y, order.map((k) => index.shape[k]!)), back);
+    return permute(
+      reshape(
+        y,
+        order.map((k) => index.shape[k]!),
+      ),
+      back,
+    );
   });
 }
 
@@ -89,12 +126,26 @@ function gradientOfRows(g: Tensor, index: Tensor, n: number): Tensor {
 /** The same for many picks a row, added by blocks of them. */
 function scatterPicks(g: Tensor, index: Tensor, n: number): Tensor {
   const [rows, picks] = g.shape as [number, number];
-  if (rows * n >= 2 ** 32) throw new ShapeError(`gather: the gradient of rows with more than ${BLOCK} picks takes at most 2^32 − 1 elements; got ${rows} rows of ${n}. Gather from fewer rows at a time.`);
+  if (rows * n >= 2 ** 32)
+    throw new ShapeError(
+      `gather: the gradient of rows with more than ${BLOCK} picks takes at most 2^32 − 1 elements; got ${rows} rows of ${n}. Gather from fewer rows at a time.`,
+    );
   const { device } = g;
   const starts = arange(0, rows * n, n, { dtype: "u32", device });
-  const places = map("gather.element", [index, viewAs(starts, [rows, 1]), full([1], n, { dtype: "u32", device })], { dtype: "u32" });
+  const places = map("gather.element", [index, viewAs(starts, [rows, 1]), full([1], n, { dtype: "u32", device })], {
+    dtype: "u32",
+  });
   return viewAs(scatterRows(viewAs(g, [rows * picks, 1]), viewAs(places, [rows * picks]), rows * n, 1), [rows, n]);
 }
 
 const windowsOf = (t: Tensor, rows: number, n: number, picks: number): ReturnType<typeof rowWindows> =>
-  rowWindows(t.device, rows, [{ rowElements: n, dtype: "f32" }, { rowElements: picks, dtype: "u32" }], 1, "gather");
+  rowWindows(
+    t.device,
+    rows,
+    [
+      { rowElements: n, dtype: "f32" },
+      { rowElements: picks, dtype: "u32" },
+    ],
+    1,
+    "gather",
+  );

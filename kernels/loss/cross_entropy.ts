@@ -2,14 +2,33 @@
  * Cross-entropy of logits against class indices. The parts that `linear_cross_entropy.ts` shares walk the classes in runs of columns:
  * statistics of a run join those of the columns before, and the gradient of a run needs the row's log-sum alone.
  */
-import { ArgumentError, DTypeError, ShapeError, checkTensors, elementBytes, empty, grid1d, isFloat, kernel, launch, record, rowWindows, scope } from "../../engine/index.ts";
+import {
+  ArgumentError,
+  DTypeError,
+  ShapeError,
+  checkTensors,
+  elementBytes,
+  empty,
+  grid1d,
+  isFloat,
+  kernel,
+  launch,
+  record,
+  rowWindows,
+  scope,
+} from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { fillInto } from "../core/copy.ts";
 import { rowLibrary } from "../core/lib.ts";
 import { contiguousCopy, expression, map } from "../core/map.ts";
 import { sum } from "../reduce/reduce.ts";
 
-const partialKernel = kernel("cross_entropy_partial", new URL("./cross_entropy_partial.wgsl", import.meta.url), { x: "read", partial: "write" }, { rows: "u32", granules: "u32", chunks: "u32" });
+const partialKernel = kernel(
+  "cross_entropy_partial",
+  new URL("./cross_entropy_partial.wgsl", import.meta.url),
+  { x: "read", partial: "write" },
+  { rows: "u32", granules: "u32", chunks: "u32" },
+);
 
 const combineKernel = kernel(
   "cross_entropy_combine",
@@ -50,7 +69,8 @@ export interface CrossEntropyOptions {
 }
 
 /** Rows, columns and dtype of logits must suit the kernels: 16-bit rows split into fours. */
-const usable = (x: Tensor, columns: number): Tensor => (x.dtype !== "f32" && columns % 4 !== 0 ? map("copy", [x], { dtype: "f32" }) : contiguousCopy(x));
+const usable = (x: Tensor, columns: number): Tensor =>
+  x.dtype !== "f32" && columns % 4 !== 0 ? map("copy", [x], { dtype: "f32" }) : contiguousCopy(x);
 
 /** What is known of each row so far: state f32 [M, 4]. Begun by `joinColumns` with column 0. */
 export const newState = (rows: number, like: Tensor): Tensor => empty([rows, 4], { device: like.device });
@@ -64,7 +84,13 @@ export function joinColumns(x: Tensor, targets: Tensor, state: Tensor, column: n
   const granules = columns % 4 ? columns : columns / 4;
   const chunks = Math.min(MOST_CHUNKS, Math.ceil(granules / CHUNK_GRANULES));
   const use = { x: rowLibrary(x.dtype, columns) };
-  for (const { start, count } of rowWindows(x.device, rows, [{ rowElements: columns, dtype: x.dtype }], 1, "crossEntropy")) {
+  for (const { start, count } of rowWindows(
+    x.device,
+    rows,
+    [{ rowElements: columns, dtype: x.dtype }],
+    1,
+    "crossEntropy",
+  )) {
     const window = { of: x, start: start * columns, elements: count * columns };
     const partial = empty([count, chunks, 2], { device: x.device });
     launch(partialKernel, {
@@ -97,7 +123,11 @@ export interface RowLosses {
 /** The losses of rows whose columns have all been joined. */
 export function finishRows(state: Tensor, targets: Tensor, classes: number, ignoreIndex: number): RowLosses {
   const rows = targets.size;
-  const [losses, lse, counted] = [0, 1, 2].map(() => empty([rows], { device: state.device })) as [Tensor, Tensor, Tensor];
+  const [losses, lse, counted] = [0, 1, 2].map(() => empty([rows], { device: state.device })) as [
+    Tensor,
+    Tensor,
+    Tensor,
+  ];
   launch(finishKernel, {
     buffers: { state, targets, losses, lse, counted },
     params: { rows, classes, ignore: ignoreIndex },
@@ -108,7 +138,10 @@ export function finishRows(state: Tensor, targets: Tensor, classes: number, igno
 }
 
 /** Rows' losses put together, and the number of rows that count (f32 []) where the reduction is the mean. */
-export function reduceLosses({ losses, counted }: RowLosses, reduction: LossReduction): { loss: Tensor; count: Tensor | null } {
+export function reduceLosses(
+  { losses, counted }: RowLosses,
+  reduction: LossReduction,
+): { loss: Tensor; count: Tensor | null } {
   if (reduction === "none") return { loss: losses, count: null };
   const total = sum(losses);
   if (reduction === "sum") return { loss: total, count: null };
@@ -119,15 +152,31 @@ export function reduceLosses({ losses, counted }: RowLosses, reduction: LossRedu
 /** What multiplies each row's gradient: f32 [M], 0 for rows that do not count. `g` is the gradient of the loss, [] or [M]. */
 export function rowCoefficients(g: Tensor, counted: Tensor, count: Tensor | null): Tensor {
   const options = { dtype: "f32", shape: counted.shape } as const;
-  return count ? map("crossEntropy.coefficient", [counted, g, count], options) : map("crossEntropy.product", [counted, g], options);
+  return count
+    ? map("crossEntropy.coefficient", [counted, g, count], options)
+    : map("crossEntropy.product", [counted, g], options);
 }
 
 /** The gradient of the logits x [rows, columns], which lie as in `joinColumns`, written to `dx` of their shape. */
-export function columnsBackward(x: Tensor, dx: Tensor, lse: Tensor, targets: Tensor, coefficient: Tensor, column: number, first = 0): void {
+export function columnsBackward(
+  x: Tensor,
+  dx: Tensor,
+  lse: Tensor,
+  targets: Tensor,
+  coefficient: Tensor,
+  column: number,
+  first = 0,
+): void {
   const [rows, columns] = x.shape as [number, number];
   const granules = columns % 4 ? columns : columns / 4;
   const steps = Math.ceil(granules / 4);
-  for (const { start, count } of rowWindows(x.device, rows, [x, dx].map((t) => ({ rowElements: columns, dtype: t.dtype })), 1, "crossEntropy backward")) {
+  for (const { start, count } of rowWindows(
+    x.device,
+    rows,
+    [x, dx].map((t) => ({ rowElements: columns, dtype: t.dtype })),
+    1,
+    "crossEntropy backward",
+  )) {
     launch(backwardKernel, {
       use: { x: rowLibrary(x.dtype, columns), y: rowLibrary(dx.dtype, columns) },
       buffers: {
@@ -139,17 +188,24 @@ export function columnsBackward(x: Tensor, dx: Tensor, lse: Tensor, targets: Ten
       },
       params: { rows: count, first: first + start, granules, steps, column },
       grid: grid1d(Math.ceil((count * steps) / 64)),
-      cost: { flops: 4 * count * columns, bytes: elementBytes(x.dtype, count * columns) + elementBytes(dx.dtype, count * columns) },
+      cost: {
+        flops: 4 * count * columns,
+        bytes: elementBytes(x.dtype, count * columns) + elementBytes(dx.dtype, count * columns),
+      },
     });
   }
 }
 
 /** Throws unless `targets` are i32 or u32 [M] and the options are known ones. */
 export function checkTargets(op: string, rows: number, targets: Tensor, ignoreIndex: number, reduction: string): void {
-  if (targets.dtype !== "i32" && targets.dtype !== "u32") throw new DTypeError(`${op}: the targets ${targets} are not i32 or u32; cast them`);
-  if (targets.rank !== 1 || targets.size !== rows) throw new ShapeError(`${op}: targets ${targets} for ${rows} rows; one class index a row`);
-  if (!["sum", "mean", "none"].includes(reduction)) throw new ArgumentError(`${op}: reduction "${reduction}"; "sum", "mean" or "none"`);
-  if (!Number.isInteger(ignoreIndex) || Math.abs(ignoreIndex) > 2 ** 31 - 1) throw new ArgumentError(`${op}: ignoreIndex ${ignoreIndex} is not a 32-bit integer`);
+  if (targets.dtype !== "i32" && targets.dtype !== "u32")
+    throw new DTypeError(`${op}: the targets ${targets} are not i32 or u32; cast them`);
+  if (targets.rank !== 1 || targets.size !== rows)
+    throw new ShapeError(`${op}: targets ${targets} for ${rows} rows; one class index a row`);
+  if (!["sum", "mean", "none"].includes(reduction))
+    throw new ArgumentError(`${op}: reduction "${reduction}"; "sum", "mean" or "none"`);
+  if (!Number.isInteger(ignoreIndex) || Math.abs(ignoreIndex) > 2 ** 31 - 1)
+    throw new ArgumentError(`${op}: ignoreIndex ${ignoreIndex} is not a 32-bit integer`);
 }
 
 /**
@@ -161,7 +217,8 @@ export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntr
   checkTensors("crossEntropy", logits, targets);
   const { ignoreIndex = -100, reduction = "mean" } = options;
   if (!isFloat(logits.dtype)) throw new DTypeError(`crossEntropy: the logits ${logits} are not of a floating dtype`);
-  if (logits.rank !== 2 || logits.shape[1] === 0) throw new ShapeError(`crossEntropy: logits ${logits}; they are [M, V] with V ≥ 1, flatten the dimensions before V`);
+  if (logits.rank !== 2 || logits.shape[1] === 0)
+    throw new ShapeError(`crossEntropy: logits ${logits}; they are [M, V] with V ≥ 1, flatten the dimensions before V`);
   const [rows, classes] = logits.shape as [number, number];
   checkTargets("crossEntropy", rows, targets, ignoreIndex, reduction);
   const dtype = logits.dtype;
@@ -192,4 +249,3 @@ function zero(shape: readonly number[], like: Tensor): Tensor {
   fillInto(y, 0);
   return y;
 }
-

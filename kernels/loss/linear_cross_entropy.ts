@@ -2,10 +2,27 @@
  * Cross-entropy of x · weightᵗ without its logits: they are made for a run of classes and rows at a time, joined into the rows'
  * statistics, and made again in backward. Memory is that of one run, whatever the vocabulary.
  */
-import { ArgumentError, DTypeError, ShapeError, checkTensors, empty, isFloat, record, scope } from "../../engine/index.ts";
+import {
+  ArgumentError,
+  DTypeError,
+  ShapeError,
+  checkTensors,
+  empty,
+  isFloat,
+  record,
+  scope,
+} from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { copyInto, fillInto } from "../core/copy.ts";
-import { checkTargets, columnsBackward, finishRows, joinColumns, newState, reduceLosses, rowCoefficients } from "./cross_entropy.ts";
+import {
+  checkTargets,
+  columnsBackward,
+  finishRows,
+  joinColumns,
+  newState,
+  reduceLosses,
+  rowCoefficients,
+} from "./cross_entropy.ts";
 import type { CrossEntropyOptions } from "./cross_entropy.ts";
 import { contiguousCopy, map } from "../core/map.ts";
 import { gemm } from "../matmul/matmul.ts";
@@ -40,7 +57,8 @@ function* runsOf(rows: number, classes: number, chunk: number): Generator<Run> {
   }
 }
 
-const rowsOf = (t: Tensor, first: number, count: number): Tensor => t.strided([count, t.shape[1]!], t.strides, t.offset + first * t.strides[0]!);
+const rowsOf = (t: Tensor, first: number, count: number): Tensor =>
+  t.strided([count, t.shape[1]!], t.strides, t.offset + first * t.strides[0]!);
 
 /** The logits of a run, f32 [rows, classes]; the caller disposes them. */
 function logitsOf(x: Tensor, weight: Tensor, bias: Tensor | null, run: Run): Tensor {
@@ -60,21 +78,32 @@ function logitsOf(x: Tensor, weight: Tensor, bias: Tensor | null, run: Run): Ten
  * `crossEntropy`, f32 [], summed or averaged (the default). The logits [M, V] are never held. Rows whose target is ignored have a
  * gradient of exactly 0; the gradients are f32.
  */
-export function linearCrossEntropy(x: Tensor, weight: Tensor, targets: Tensor, options: LinearCrossEntropyOptions = {}): Tensor {
+export function linearCrossEntropy(
+  x: Tensor,
+  weight: Tensor,
+  targets: Tensor,
+  options: LinearCrossEntropyOptions = {},
+): Tensor {
   const { bias = null, ignoreIndex = -100, reduction = "mean" } = options;
   checkTensors("linearCrossEntropy", x, weight, targets, bias);
-  for (const t of [x, weight, bias]) if (t && !isFloat(t.dtype)) throw new DTypeError(`linearCrossEntropy: ${t} is not of a floating dtype`);
+  for (const t of [x, weight, bias])
+    if (t && !isFloat(t.dtype)) throw new DTypeError(`linearCrossEntropy: ${t} is not of a floating dtype`);
   if (x.rank !== 2 || weight.rank !== 2 || x.shape[1] !== weight.shape[1] || weight.shape[0] === 0) {
-    throw new ShapeError(`linearCrossEntropy: x ${x} and weight ${weight}; they are [M, K] and [V, K] with V ≥ 1, flatten the dimensions before K`);
+    throw new ShapeError(
+      `linearCrossEntropy: x ${x} and weight ${weight}; they are [M, K] and [V, K] with V ≥ 1, flatten the dimensions before K`,
+    );
   }
   const [rows, k] = x.shape as [number, number];
   const classes = weight.shape[0]!;
-  if (bias && (bias.rank !== 1 || bias.size !== classes)) throw new ShapeError(`linearCrossEntropy: bias ${bias} for ${classes} classes; one a class`);
+  if (bias && (bias.rank !== 1 || bias.size !== classes))
+    throw new ShapeError(`linearCrossEntropy: bias ${bias} for ${classes} classes; one a class`);
   checkTargets("linearCrossEntropy", rows, targets, ignoreIndex, reduction);
-  if ((reduction as string) === "none") throw new ArgumentError('linearCrossEntropy: reduction "none"; "sum" or "mean"');
+  if ((reduction as string) === "none")
+    throw new ArgumentError('linearCrossEntropy: reduction "none"; "sum" or "mean"');
   const most = Math.max(1024, Math.min(MOST_CLASSES, RUN_LOGITS / Math.max(1, Math.min(rows, RUN_ROWS))));
   const chunk = options.chunk ?? Math.floor(most / 64) * 64;
-  if (!Number.isInteger(chunk) || chunk < 1) throw new ArgumentError(`linearCrossEntropy: chunk ${chunk}; a whole number ≥ 1`);
+  if (!Number.isInteger(chunk) || chunk < 1)
+    throw new ArgumentError(`linearCrossEntropy: chunk ${chunk}; a whole number ≥ 1`);
 
   const [loss, saved] = scope(() => {
     if (rows === 0) return [zeros([], x), []] as const;
@@ -89,28 +118,47 @@ export function linearCrossEntropy(x: Tensor, weight: Tensor, targets: Tensor, o
     const { loss: total, count } = reduceLosses(found, reduction);
     return [total, [labels, found.lse, found.counted, ...(count ? [count] : [])]] as const;
   });
-  const y = record("linearCrossEntropy", [x, weight, bias], loss, [x, weight, ...(bias ? [bias] : []), ...saved], (g, kept, needs) => {
-    const [xs, ws, ...rest] = kept as [Tensor, Tensor, ...Tensor[]];
-    const b = bias ? rest.shift()! : null;
-    const dx = needs[0] ? (rows ? empty([rows, k], { device: g.device }) : zeros([0, k], g)) : null;
-    const dweight = needs[1] ? (rows ? empty([classes, k], { device: g.device }) : zeros([classes, k], g)) : null;
-    const dbias = needs[2] ? zeros([classes], g) : null;
-    if (!rows) return [dx, dweight, dbias];
-    const [labels, lse, counted, count = null] = rest as [Tensor, Tensor, Tensor, Tensor?];
-    const coefficient = rowCoefficients(g, counted, count);
-    for (const run of runsOf(rows, classes, chunk)) {
-      scope(() => {
-        const logits = logitsOf(xs, ws, b, run);
-        const dlogits = empty(logits.shape, { device: g.device });
-        columnsBackward(logits, dlogits, lse, labels, coefficient, run.column, run.first);
-        const accumulate = run.first > 0;
-        if (dx) gemm({ a: dlogits, b: rowsOf(ws, run.column, run.classes), out: rowsOf(dx, run.first, run.rows), accumulate: run.column > 0 });
-        if (dweight) gemm({ a: dlogits, transA: true, b: rowsOf(xs, run.first, run.rows), out: rowsOf(dweight, run.column, run.classes), accumulate });
-        if (dbias) addColumns(dbias.strided([run.classes], [1], run.column), dlogits, accumulate);
-      });
-    }
-    return [dx, dweight, dbias];
-  });
+  const y = record(
+    "linearCrossEntropy",
+    [x, weight, bias],
+    loss,
+    [x, weight, ...(bias ? [bias] : []), ...saved],
+    (g, kept, needs) => {
+      const [xs, ws, ...rest] = kept as [Tensor, Tensor, ...Tensor[]];
+      const b = bias ? rest.shift()! : null;
+      const dx = needs[0] ? (rows ? empty([rows, k], { device: g.device }) : zeros([0, k], g)) : null;
+      const dweight = needs[1] ? (rows ? empty([classes, k], { device: g.device }) : zeros([classes, k], g)) : null;
+      const dbias = needs[2] ? zeros([classes], g) : null;
+      if (!rows) return [dx, dweight, dbias];
+      const [labels, lse, counted, count = null] = rest as [Tensor, Tensor, Tensor, Tensor?];
+      const coefficient = rowCoefficients(g, counted, count);
+      for (const run of runsOf(rows, classes, chunk)) {
+        scope(() => {
+          const logits = logitsOf(xs, ws, b, run);
+          const dlogits = empty(logits.shape, { device: g.device });
+          columnsBackward(logits, dlogits, lse, labels, coefficient, run.column, run.first);
+          const accumulate = run.first > 0;
+          if (dx)
+            gemm({
+              a: dlogits,
+              b: rowsOf(ws, run.column, run.classes),
+              out: rowsOf(dx, run.first, run.rows),
+              accumulate: run.column > 0,
+            });
+          if (dweight)
+            gemm({
+              a: dlogits,
+              transA: true,
+              b: rowsOf(xs, run.first, run.rows),
+              out: rowsOf(dweight, run.column, run.classes),
+              accumulate,
+            });
+          if (dbias) addColumns(dbias.strided([run.classes], [1], run.column), dlogits, accumulate);
+        });
+      }
+      return [dx, dweight, dbias];
+    },
+  );
   for (const t of saved) if (t !== targets) t.dispose();
   return y;
 }

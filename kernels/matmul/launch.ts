@@ -2,7 +2,16 @@
  * From a product of views to launches: batch dimensions joined, operands packed where their rows do not split into fours, the variant
  * chosen, large tensors cut into parts. `matmul.ts` states what callers may ask for.
  */
-import { broadcastShapes, elementBytes, empty, kernel, launch, library, shapeText, ShapeError } from "../../engine/index.ts";
+import {
+  broadcastShapes,
+  elementBytes,
+  empty,
+  kernel,
+  launch,
+  library,
+  shapeText,
+  ShapeError,
+} from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import "../pointwise/activations.ts";
 import { copyInto, fillInto } from "../core/copy.ts";
@@ -24,7 +33,15 @@ library("size_any", new URL("../core/lib/size_any.wgsl", import.meta.url));
 library("size_fixed", new URL("../core/lib/size_fixed.wgsl", import.meta.url));
 
 const bindings = { a: "read", b: "read", bias: "read", residual: "read", y: "read_write" } as const;
-const params = { size: "vec4u", a: "vec4u", b: "vec4u", y: "vec4u", batches: "vec4u", batches_y: "vec4u", alpha: "f32" } as const;
+const params = {
+  size: "vec4u",
+  a: "vec4u",
+  b: "vec4u",
+  y: "vec4u",
+  batches: "vec4u",
+  batches_y: "vec4u",
+  alpha: "f32",
+} as const;
 
 const kernels = {
   naive: kernel("matmul_naive", new URL("./matmul_naive.wgsl", import.meta.url), bindings, params),
@@ -33,7 +50,12 @@ const kernels = {
   register: kernel("matmul_register", new URL("./matmul_register.wgsl", import.meta.url), bindings, params),
 } satisfies Record<MatmulKernel, unknown>;
 
-const packKernel = kernel("matmul_pack", new URL("./matmul_pack.wgsl", import.meta.url), { x: "read", y: "write" }, { size: "vec4u", x: "vec4u", y: "vec4u", batches: "vec4u" });
+const packKernel = kernel(
+  "matmul_pack",
+  new URL("./matmul_pack.wgsl", import.meta.url),
+  { x: "read", y: "write" },
+  { size: "vec4u", x: "vec4u", y: "vec4u", batches: "vec4u" },
+);
 
 /** Activations that an epilogue computes, by their number in library `matmul_activation`. */
 export const ACTIVATIONS = { gelu: 1, geluTanh: 2, silu: 3, relu: 4 } as const;
@@ -67,11 +89,19 @@ interface Matrix {
 }
 
 /** The shape of the product's batch dimensions, and M, N, K. Throws `ShapeError` where they do not fit. */
-export function productShape(op: string, a: Tensor, b: Tensor, transA: boolean, transB: boolean): { batch: number[]; m: number; n: number; k: number } {
+export function productShape(
+  op: string,
+  a: Tensor,
+  b: Tensor,
+  transA: boolean,
+  transB: boolean,
+): { batch: number[]; m: number; n: number; k: number } {
   const [m, k] = [a.shape.at(transA ? -1 : -2)!, a.shape.at(transA ? -2 : -1)!];
   const [inner, n] = [b.shape.at(transB ? -1 : -2)!, b.shape.at(transB ? -2 : -1)!];
   if (k !== inner) {
-    throw new ShapeError(`${op}: ${shapeText(a.shape)}${transA ? " transposed" : ""} and ${shapeText(b.shape)}${transB ? " transposed" : ""}: the sums run over ${k} and ${inner} terms; make them equal`);
+    throw new ShapeError(
+      `${op}: ${shapeText(a.shape)}${transA ? " transposed" : ""} and ${shapeText(b.shape)}${transB ? " transposed" : ""}: the sums run over ${k} and ${inner} terms; make them equal`,
+    );
   }
   return { batch: broadcastShapes(op, a.shape.slice(0, -2), b.shape.slice(0, -2)), m, n, k };
 }
@@ -111,7 +141,11 @@ export function runProduct(p: Product): void {
   const last = shape.length - 1;
   const follows = (o: Matrix): boolean => m === 1 || o.batches[last] === m * o.row;
   if (last >= 0 && parts.b.batches[last] === 0 && [parts.a, parts.y, parts.residual].every((o) => !o || follows(o))) {
-    const fold = (o: Matrix): Matrix => ({ ...o, row: m === 1 ? o.batches[last]! : o.row, batches: o.batches.slice(0, last) });
+    const fold = (o: Matrix): Matrix => ({
+      ...o,
+      row: m === 1 ? o.batches[last]! : o.row,
+      batches: o.batches.slice(0, last),
+    });
     rows *= shape.pop()!;
     parts.a = fold(parts.a);
     parts.y = fold(parts.y);
@@ -133,11 +167,25 @@ function overOuter(p: Product, shape: readonly number[], o: Operands, m: number,
   if (shape.length <= 2) {
     const pad = (x: Matrix): Matrix => ({ ...x, batches: [...[0, 0].slice(shape.length), ...x.batches] });
     const counts = [...[1, 1].slice(shape.length), ...shape];
-    return runMatrices(p, counts, { a: pad(o.a), b: pad(o.b), y: pad(o.y), residual: o.residual && pad(o.residual) }, m, n, k);
+    return runMatrices(
+      p,
+      counts,
+      { a: pad(o.a), b: pad(o.b), y: pad(o.y), residual: o.residual && pad(o.residual) },
+      m,
+      n,
+      k,
+    );
   }
   for (let i = 0; i < shape[0]!; i++) {
     const at = (x: Matrix): Matrix => ({ ...x, offset: x.offset + i * x.batches[0]!, batches: x.batches.slice(1) });
-    overOuter(p, shape.slice(1), { a: at(o.a), b: at(o.b), y: at(o.y), residual: o.residual && at(o.residual) }, m, n, k);
+    overOuter(
+      p,
+      shape.slice(1),
+      { a: at(o.a), b: at(o.b), y: at(o.y), residual: o.residual && at(o.residual) },
+      m,
+      n,
+      k,
+    );
   }
 }
 
@@ -163,10 +211,19 @@ function runMatrices(p: Product, counts: readonly number[], o: Operands, m: numb
   }
   const batches = counts[0]! * counts[1]!;
   const small = batches * m * n * k <= SMALL;
-  if (k === 0 || forced === "naive" || (!forced && small && !(direct.a && direct.b))) return launchParts(p, NAIVE, counts, o, m, n, k);
+  if (k === 0 || forced === "naive" || (!forced && small && !(direct.a && direct.b)))
+    return launchParts(p, NAIVE, counts, o, m, n, k);
   const a = direct.a ? o.a : pack(p.op, o.a, counts, m, k, transA);
   const b = direct.b ? o.b : pack(p.op, o.b, counts, k, n, transB);
-  launchParts(p, chooseMatmul(p.y.device.capabilities, { batches, m, n, k, transA, transB }, forced), counts, { ...o, a, b }, m, n, k);
+  launchParts(
+    p,
+    chooseMatmul(p.y.device.capabilities, { batches, m, n, k, transA, transB }, forced),
+    counts,
+    { ...o, a, b },
+    m,
+    n,
+    k,
+  );
 }
 
 const MOST_GROUPS = 65535;
@@ -179,9 +236,14 @@ function pack(op: string, x: Matrix, counts: readonly number[], rows: number, co
   const width = Math.ceil(inner / 4) * 4;
   const copy = empty([own[0]!, own[1]!, outer, width], { dtype: x.tensor.dtype, device: x.tensor.device });
   const steps = [own[0] === 1 ? 0 : own[1]! * outer * width, own[1] === 1 ? 0 : outer * width];
-  const from: Operand = { tensor: x.tensor, offset: x.offset, steps: [x.batches[0]!, x.batches[1]!, outerStep, innerStep] };
+  const from: Operand = {
+    tensor: x.tensor,
+    offset: x.offset,
+    steps: [x.batches[0]!, x.batches[1]!, outerStep, innerStep],
+  };
   const to: Operand = { tensor: copy, offset: 0, steps: [...steps, width, 1] };
-  const tooLong = ([z0, z1, r]: readonly number[]): number => (r! > MOST_GROUPS ? 2 : z0! * z1! > MOST_GROUPS ? (z0! > 1 ? 0 : 1) : -1);
+  const tooLong = ([z0, z1, r]: readonly number[]): number =>
+    r! > MOST_GROUPS ? 2 : z0! * z1! > MOST_GROUPS ? (z0! > 1 ? 0 : 1) : -1;
   for (const part of partsOf(op, x.tensor.device, [...own, outer, inner], [from, to], [1, 1, 1, 4], tooLong)) {
     const [z0, z1, r, c] = part.sizes as [number, number, number, number];
     const [source, target] = [bindPart(from, part), bindPart(to, part)];
@@ -202,7 +264,15 @@ function pack(op: string, x: Matrix, counts: readonly number[], rows: number, co
   return { tensor: copy, offset: 0, row: swap ? 1 : width, column: swap ? width : 1, batches: steps };
 }
 
-function launchParts(p: Product, choice: MatmulChoice, counts: readonly number[], o: Operands, m: number, n: number, k: number): void {
+function launchParts(
+  p: Product,
+  choice: MatmulChoice,
+  counts: readonly number[],
+  o: Operands,
+  m: number,
+  n: number,
+  k: number,
+): void {
   const { device } = p.y;
   const wide = n % 4 === 0 && isGranular(o.y, counts, m) && (!o.residual || isGranular(o.residual, counts, m));
   const sizes = [...counts, m, n, k];
@@ -222,7 +292,8 @@ function launchParts(p: Product, choice: MatmulChoice, counts: readonly number[]
   const all = [operands.a, operands.b, operands.y, ...(operands.residual ? [operands.residual] : [])];
   const granule = choice.kernel === "naive" ? 1 : 4;
   const parts = partsOf(p.op, device, sizes, all, [1, 1, o.a.row === 1 ? granule : 1, 4, granule], tooLong);
-  if (o.y.tensor.dtype !== "f32" && parts.some((part) => part.sizes[4]! < k)) return throughF32(p, choice, counts, o, m, n, k);
+  if (o.y.tensor.dtype !== "f32" && parts.some((part) => part.sizes[4]! < k))
+    return throughF32(p, choice, counts, o, m, n, k);
   const yLibrary = wide ? o.y.tensor.dtype : "f32x1";
   for (const part of parts) {
     const [z0, z1, rows, columns, terms] = part.sizes as [number, number, number, number, number];
@@ -231,7 +302,13 @@ function launchParts(p: Product, choice: MatmulChoice, counts: readonly number[]
     const [a, b, y] = [bindPart(operands.a, part), bindPart(operands.b, part), bindPart(operands.y, part)];
     const r = operands.residual && isLast ? bindPart(operands.residual, part) : null;
     launch(kernels[choice.kernel], {
-      use: { ...choice.use, a: o.a.tensor.dtype, b: o.b.tensor.dtype, y: yLibrary, r: r && wide ? o.residual!.tensor.dtype : wide ? "f32" : "f32x1" },
+      use: {
+        ...choice.use,
+        a: o.a.tensor.dtype,
+        b: o.b.tensor.dtype,
+        y: yLibrary,
+        r: r && wide ? o.residual!.tensor.dtype : wide ? "f32" : "f32x1",
+      },
       constants: {
         ...choice.constants,
         BIAS: isLast && p.bias !== null,
@@ -252,14 +329,25 @@ function launchParts(p: Product, choice: MatmulChoice, counts: readonly number[]
       grid: [Math.ceil(rows / choice.rows), Math.ceil(columns / choice.columns), z0 * z1],
       cost: {
         flops: 2 * z0 * z1 * rows * columns * terms,
-        bytes: elementBytes(o.a.tensor.dtype, z0 * z1 * rows * terms) + elementBytes(o.b.tensor.dtype, z0 * z1 * terms * columns) + elementBytes(o.y.tensor.dtype, z0 * z1 * rows * columns),
+        bytes:
+          elementBytes(o.a.tensor.dtype, z0 * z1 * rows * terms) +
+          elementBytes(o.b.tensor.dtype, z0 * z1 * terms * columns) +
+          elementBytes(o.y.tensor.dtype, z0 * z1 * rows * columns),
       },
     });
   }
 }
 
 /** Sums that are cut along their terms are kept in f32 until they are whole. */
-function throughF32(p: Product, choice: MatmulChoice, counts: readonly number[], o: Operands, m: number, n: number, k: number): void {
+function throughF32(
+  p: Product,
+  choice: MatmulChoice,
+  counts: readonly number[],
+  o: Operands,
+  m: number,
+  n: number,
+  k: number,
+): void {
   const shape = [...counts, m, n];
   const target = o.y.tensor.strided(shape, [...o.y.batches, o.y.row, 1], o.y.offset);
   const sums = p.accumulate ? map("copy", [target], { dtype: "f32" }) : empty(shape, { device: p.y.device });

@@ -30,8 +30,14 @@ for (const [name, kind] of Object.entries(ACTIVATIONS)) {
 export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null, options: LinearOptions = {}): Tensor {
   const { activation = null, residual = null } = options;
   checkTensors("linear", x, weight, bias, residual);
-  if (x.rank === 0 || weight.rank !== 2) throw new ShapeError(`linear: x ${shapeText(x.shape)} and weight ${shapeText(weight.shape)}; pass x [..., K] and weight [N, K]`);
-  if (x.shape.at(-1) !== weight.shape[1]) throw new ShapeError(`linear: x ${shapeText(x.shape)} has ${x.shape.at(-1)} columns, weight ${shapeText(weight.shape)} takes ${weight.shape[1]}; the last dimensions must be equal`);
+  if (x.rank === 0 || weight.rank !== 2)
+    throw new ShapeError(
+      `linear: x ${shapeText(x.shape)} and weight ${shapeText(weight.shape)}; pass x [..., K] and weight [N, K]`,
+    );
+  if (x.shape.at(-1) !== weight.shape[1])
+    throw new ShapeError(
+      `linear: x ${shapeText(x.shape)} has ${x.shape.at(-1)} columns, weight ${shapeText(weight.shape)} takes ${weight.shape[1]}; the last dimensions must be equal`,
+    );
   const inputs = [x, weight, bias, residual];
   const recorded = gradEnabled() && inputs.some((t) => t?.requiresGrad);
   const dtype = options.dtype ?? resultDType(x, weight);
@@ -45,16 +51,26 @@ export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null, op
     return recorded ? recordLinear(inputs, y, null, null) : y;
   }
   const shape = [...x.shape.slice(0, -1), weight.shape[0]!];
-  if (residual && residual.shape.join() !== shape.join()) throw new ShapeError(`linear: residual ${shapeText(residual.shape)}, the result is ${shapeText(shape)}; they must be equal`);
+  if (residual && residual.shape.join() !== shape.join())
+    throw new ShapeError(
+      `linear: residual ${shapeText(residual.shape)}, the result is ${shapeText(shape)}; they must be equal`,
+    );
   return scope(() => {
     const before = forward({});
-    const y = residual ? map(`linear.${activation}.forward_residual`, [before, residual], { dtype }) : map(`linear.${activation}.forward`, [before], { dtype });
+    const y = residual
+      ? map(`linear.${activation}.forward_residual`, [before, residual], { dtype })
+      : map(`linear.${activation}.forward`, [before], { dtype });
     return recordLinear(inputs, y, before, activation);
   });
 }
 
 /** Puts y on the tape; keeps x only for the weight's gradient and the weight only for x's. */
-function recordLinear(inputs: readonly (Tensor | null)[], y: Tensor, before: Tensor | null, activation: Activation | null): Tensor {
+function recordLinear(
+  inputs: readonly (Tensor | null)[],
+  y: Tensor,
+  before: Tensor | null,
+  activation: Activation | null,
+): Tensor {
   const [x, weight] = inputs as [Tensor, Tensor];
   const saved = [...(weight.requiresGrad ? [x] : []), ...(x.requiresGrad ? [weight] : []), ...(before ? [before] : [])];
   const shape = x.shape;
@@ -68,7 +84,11 @@ function recordLinear(inputs: readonly (Tensor | null)[], y: Tensor, before: Ten
     const flat = asMatrix(inner);
     const dx = keptWeight && product("linear", { a: flat, b: keptWeight, dtype: xDType });
     return [
-      dx && dx.strided(shape, shape.map((_, d) => shape.slice(d + 1).reduce((p, n) => p * n, 1))),
+      dx &&
+        dx.strided(
+          shape,
+          shape.map((_, d) => shape.slice(d + 1).reduce((p, n) => p * n, 1)),
+        ),
       keptX && product("linear", { a: flat, b: asMatrix(keptX), transA: true, dtype: "f32" }),
       needs[2] ? contiguousCopy(sumTo(flat, [columns])) : null,
       needs[3] ? g : null,

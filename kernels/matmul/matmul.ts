@@ -16,7 +16,19 @@
  * - `a`, `b`, `residual` are f32, f16 or bf16, each its own; sums are f32. Tensors may be larger than a binding.
  * - Call it inside `scope(() => …)` or a backward: it frees its own temporaries, the result belongs to the caller's scope.
  */
-import { ArgumentError, DTypeError, ShapeError, broadcastShapes, checkTensors, empty, isFloat, record, sameShape, scope, shapeText } from "../../engine/index.ts";
+import {
+  ArgumentError,
+  DTypeError,
+  ShapeError,
+  broadcastShapes,
+  checkTensors,
+  empty,
+  isFloat,
+  record,
+  sameShape,
+  scope,
+  shapeText,
+} from "../../engine/index.ts";
 import type { DType, Tensor } from "../../engine/index.ts";
 import { copyInto } from "../core/copy.ts";
 import { contiguousCopy, map } from "../core/map.ts";
@@ -48,24 +60,44 @@ export function gemm(options: GemmOptions): Tensor {
 
 /** As `gemm`, under the name of the op that messages should carry. */
 export function product(op: string, options: GemmOptions): Tensor {
-  const { a, b, transA = false, transB = false, out, bias = null, activation = null, residual = null, accumulate = false, alpha = 1 } = options;
+  const {
+    a,
+    b,
+    transA = false,
+    transB = false,
+    out,
+    bias = null,
+    activation = null,
+    residual = null,
+    accumulate = false,
+    alpha = 1,
+  } = options;
   const device = checkTensors(op, a, b, out, bias, residual);
   for (const t of [a, b, out, bias, residual]) {
     if (t && !isFloat(t.dtype)) throw new DTypeError(`${op}: ${t} is not of a floating dtype; cast it to f32 first`);
   }
   if (a.rank < 2 || b.rank < 2) throw new ShapeError(`${op}: ${a} and ${b}; both need two dimensions or more`);
-  if (activation && !(activation in ACTIVATIONS)) throw new ArgumentError(`${op}: activation "${activation}"; one of ${Object.keys(ACTIVATIONS).join(", ")}`);
+  if (activation && !(activation in ACTIVATIONS))
+    throw new ArgumentError(`${op}: activation "${activation}"; one of ${Object.keys(ACTIVATIONS).join(", ")}`);
   const { batch, m, n } = productShape(op, a, b, transA, transB);
   const shape = [...batch, m, n];
-  if (bias && !sameShape(bias.shape, [n])) throw new ShapeError(`${op}: bias ${shapeText(bias.shape)}, the product has ${n} columns; pass [${n}]`);
-  if (residual && !sameShape(residual.shape, shape)) throw new ShapeError(`${op}: residual ${shapeText(residual.shape)}, the product is ${shapeText(shape)}; they must be equal`);
+  if (bias && !sameShape(bias.shape, [n]))
+    throw new ShapeError(`${op}: bias ${shapeText(bias.shape)}, the product has ${n} columns; pass [${n}]`);
+  if (residual && !sameShape(residual.shape, shape))
+    throw new ShapeError(
+      `${op}: residual ${shapeText(residual.shape)}, the product is ${shapeText(shape)}; they must be equal`,
+    );
   if (out) checkOut(op, out, shape, [a, b, bias, residual]);
   if (accumulate && !out) throw new ArgumentError(`${op}: accumulate needs an out to add to`);
   const y = out ?? empty(shape, { dtype: options.dtype ?? resultDType(a, b), device });
   if (!isFloat(y.dtype)) throw new DTypeError(`${op}: a result of dtype ${y.dtype}; use f32, f16 or bf16`);
   scope(() => {
     // 16-bit rows that do not split into granules of four share words: they are made in f32 and cast.
-    const direct = y.dtype === "f32" || (n % 4 === 0 && y.offset % 4 === 0 && y.strides.every((s, d) => d === y.rank - 1 || y.shape[d] === 1 || s % 4 === 0));
+    const direct =
+      y.dtype === "f32" ||
+      (n % 4 === 0 &&
+        y.offset % 4 === 0 &&
+        y.strides.every((s, d) => d === y.rank - 1 || y.shape[d] === 1 || s % 4 === 0));
     const to = direct ? y : accumulate ? map("copy", [y], { dtype: "f32" }) : empty(shape, { device });
     const asF32 = (t: Tensor): Tensor => (t.dtype === "f32" ? t : map("copy", [t], { dtype: "f32" }));
     runProduct({
@@ -89,9 +121,14 @@ export function product(op: string, options: GemmOptions): Tensor {
 }
 
 function checkOut(op: string, out: Tensor, shape: readonly number[], others: readonly (Tensor | null)[]): void {
-  if (!sameShape(out.shape, shape)) throw new ShapeError(`${op}: out ${shapeText(out.shape)}, the product is ${shapeText(shape)}; they must be equal`);
-  if (out.shape.at(-1)! > 1 && out.strides.at(-1) !== 1) throw new ArgumentError(`${op}: out ${out} has strides [${out.strides.join(", ")}]; its columns must lie next to each other`);
-  if (others.some((t) => t?.storage === out.storage)) throw new ArgumentError(`${op}: out ${out} shares a storage with an operand; write elsewhere`);
+  if (!sameShape(out.shape, shape))
+    throw new ShapeError(`${op}: out ${shapeText(out.shape)}, the product is ${shapeText(shape)}; they must be equal`);
+  if (out.shape.at(-1)! > 1 && out.strides.at(-1) !== 1)
+    throw new ArgumentError(
+      `${op}: out ${out} has strides [${out.strides.join(", ")}]; its columns must lie next to each other`,
+    );
+  if (others.some((t) => t?.storage === out.storage))
+    throw new ArgumentError(`${op}: out ${out} shares a storage with an operand; write elsewhere`);
 }
 
 /** f32, or the 16-bit dtype of both. */
@@ -104,11 +141,14 @@ export const resultDType = (a: Tensor, b: Tensor): DType => (a.dtype === b.dtype
  */
 export function matmul(a: Tensor, b: Tensor, options: { readonly dtype?: DType } = {}): Tensor {
   checkTensors("matmul", a, b);
-  if (a.rank === 0 || b.rank === 0) throw new ShapeError(`matmul: ${a} and ${b}; both need one dimension or more, use mul for scalars`);
+  if (a.rank === 0 || b.rank === 0)
+    throw new ShapeError(`matmul: ${a} and ${b}; both need one dimension or more, use mul for scalars`);
   const dtype = options.dtype ?? resultDType(a, b);
   const y = scope(() => {
     const whole = product("matmul", { a: asRow(a), b: asColumn(b), dtype });
-    const shape = whole.shape.filter((_, d) => !(d === whole.rank - 2 && a.rank === 1) && !(d === whole.rank - 1 && b.rank === 1));
+    const shape = whole.shape.filter(
+      (_, d) => !(d === whole.rank - 2 && a.rank === 1) && !(d === whole.rank - 1 && b.rank === 1),
+    );
     return shape.length === whole.rank ? whole : whole.strided(shape, contiguousSteps(shape));
   });
   return record("matmul", [a, b], y, [a, b], (g, [left, right], needs) => {
@@ -140,7 +180,8 @@ function gradientOfLeft(g: Tensor, a: Tensor, b: Tensor): Tensor {
 
 /** db = aᵗ · g, summed likewise; where b has no batch dimensions the batches of a and g are rows of one product. */
 function gradientOfRight(g: Tensor, a: Tensor, b: Tensor): Tensor {
-  if (b.rank > 2 || a.rank === 2) return contiguousCopy(sumTo(product("matmul", { a, b: g, transA: true, dtype: "f32" }), b.shape));
+  if (b.rank > 2 || a.rank === 2)
+    return contiguousCopy(sumTo(product("matmul", { a, b: g, transA: true, dtype: "f32" }), b.shape));
   return product("matmul", { a: asMatrix(a), b: asMatrix(g), transA: true, dtype: "f32" });
 }
 

@@ -19,7 +19,14 @@ export interface Part {
  * Parts come in order along every dimension.
  * @param granules parts of dimension d start at multiples of `granules[d]`
  */
-export function partsOf(op: string, device: Device, sizes: readonly number[], operands: readonly Operand[], granules: readonly number[], tooLong: (sizes: readonly number[]) => number): Part[] {
+export function partsOf(
+  op: string,
+  device: Device,
+  sizes: readonly number[],
+  operands: readonly Operand[],
+  granules: readonly number[],
+  tooLong: (sizes: readonly number[]) => number,
+): Part[] {
   const limit = device.limits.maxStorageBufferBindingSize;
   // A binding starts up to an alignment before the part and ends up to a granule after it.
   const slack = device.limits.minStorageBufferOffsetAlignment + 16;
@@ -31,7 +38,8 @@ export function partsOf(op: string, device: Device, sizes: readonly number[], op
       if (!large) return void parts.push({ starts, sizes: counts });
       const reach = counts.map((n, i) => (n > granules[i]! ? (n - 1) * large.steps[i]! : 0));
       d = reach.indexOf(Math.max(...reach));
-      if (reach[d] === 0) throw new ShapeError(`${op}: ${large.tensor} cannot be cut into parts that fit a binding of ${limit} bytes`);
+      if (reach[d] === 0)
+        throw new ShapeError(`${op}: ${large.tensor} cannot be cut into parts that fit a binding of ${limit} bytes`);
     }
     const unit = granules[d]!;
     const head = Math.ceil(counts[d]! / 2 / unit) * unit;
@@ -46,7 +54,8 @@ export function partsOf(op: string, device: Device, sizes: readonly number[], op
 }
 
 /** Elements from the first to the last that a part touches. */
-const span = (steps: readonly number[], sizes: readonly number[]): number => sizes.reduce((sum, n, d) => sum + (n - 1) * steps[d]!, 1);
+const span = (steps: readonly number[], sizes: readonly number[]): number =>
+  sizes.reduce((sum, n, d) => sum + (n - 1) * steps[d]!, 1);
 
 /** The binding of an operand's part, and the element of the binding at which the part starts. */
 export function bindPart(operand: Operand, part: Part): { bound: Bound; offset: number } {

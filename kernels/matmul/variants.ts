@@ -36,7 +36,9 @@ function lanesOf(capabilities: Capabilities): Lanes | null {
   const sizes = capabilities.subgroups;
   if (!sizes) return null;
   if (sizes[0] === sizes[1]) return { lanes: sizes[0], z: "size_any" };
-  return capabilities.subgroupSizeControl ? { lanes: Math.min(Math.max(32, sizes[0]), sizes[1]), z: "size_fixed" } : null;
+  return capabilities.subgroupSizeControl
+    ? { lanes: Math.min(Math.max(32, sizes[0]), sizes[1]), z: "size_fixed" }
+    : null;
 }
 
 /**
@@ -50,14 +52,26 @@ function register(p: MatmulProblem, by: Lanes | null, software: boolean): Matmul
   const rows = [1, 2, 4, 8].find((n) => n >= fewest && (n >= p.m || (n === 8 && !by))) ?? 16;
   const workgroup = by ? by.lanes : software ? 16 : 64;
   const constants = { WORKGROUP: workgroup, LANES: by?.lanes ?? 1, ROWS: rows, TRANS_A: p.transA, TRANS_B: p.transB };
-  return { kernel: "register", constants, use: by ? { s: "lanes_subgroup", z: by.z } : {}, rows, columns: 4 * workgroup };
+  return {
+    kernel: "register",
+    constants,
+    use: by ? { s: "lanes_subgroup", z: by.z } : {},
+    rows,
+    columns: 4 * workgroup,
+  };
 }
 
 /** For GPUs: tiles of 128 × 128 where they make enough workgroups to fill a large device, else 64 × 64. */
 function tiled(p: MatmulProblem, forced?: string): MatmulChoice {
   const groups = p.batches * Math.ceil(p.m / 128) * Math.ceil(p.n / 128);
   const side = forced === "tiled-128" || (!forced && groups >= 128) ? 16 : 8;
-  return { kernel: "tiled", constants: { ACROSS_M: side, ACROSS_N: side, TRANS_A: p.transA, TRANS_B: p.transB }, use: {}, rows: 8 * side, columns: 8 * side };
+  return {
+    kernel: "tiled",
+    constants: { ACROSS_M: side, ACROSS_N: side, TRANS_A: p.transA, TRANS_B: p.transB },
+    use: {},
+    rows: 8 * side,
+    columns: 8 * side,
+  };
 }
 
 /**
@@ -68,7 +82,13 @@ function tiled(p: MatmulProblem, forced?: string): MatmulChoice {
 function vector(p: MatmulProblem, by: Lanes | null): MatmulChoice {
   const lanes = by?.lanes ?? 64;
   const rows = Math.min(lanes, p.m <= 1 ? 1 : p.m <= 2 ? 2 : p.m <= 4 ? 4 : 8);
-  return { kernel: "vector", constants: { WORKGROUP: lanes, LANES: lanes, ROWS: rows }, use: by ? { s: "sum_subgroup", z: by.z } : {}, rows, columns: 4 };
+  return {
+    kernel: "vector",
+    constants: { WORKGROUP: lanes, LANES: lanes, ROWS: rows },
+    use: by ? { s: "sum_subgroup", z: by.z } : {},
+    rows,
+    columns: 4,
+  };
 }
 
 /** 16 guided pictures at once. Beyond 8 rows the weights are read again for each 8; tiles of 64 rows would be mostly empty. Not yet measured. */

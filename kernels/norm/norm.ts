@@ -1,9 +1,34 @@
 /** Norms over the last dimension: RMS norm and layer norm, one set of kernels; statistics f32. */
-import { ArgumentError, DTypeError, ShapeError, checkTensors, elementBytes, empty, grid1d, isFloat, kernel, launch, record, sameShape, scope, shapeText } from "../../engine/index.ts";
+import {
+  ArgumentError,
+  DTypeError,
+  ShapeError,
+  checkTensors,
+  elementBytes,
+  empty,
+  grid1d,
+  isFloat,
+  kernel,
+  launch,
+  record,
+  sameShape,
+  scope,
+  shapeText,
+} from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { map } from "../core/map.ts";
 import { sumTo } from "../reduce/reduce.ts";
-import { asResult, granulesOf, rowOperand, rowUses, rowVariant, rowWindowsOf, rowsOf, tableRows, viewAs } from "../core/rows.ts";
+import {
+  asResult,
+  granulesOf,
+  rowOperand,
+  rowUses,
+  rowVariant,
+  rowWindowsOf,
+  rowsOf,
+  tableRows,
+  viewAs,
+} from "../core/rows.ts";
 
 const forward = kernel(
   "norm",
@@ -49,13 +74,26 @@ export function layerNorm(x: Tensor, weight: Tensor | null = null, bias: Tensor 
   return normalise("layerNorm", "layer_norm", x, weight, bias, eps);
 }
 
-function normalise(op: string, family: Family, x: Tensor, weight: Tensor | null, bias: Tensor | null, eps: number): Tensor {
+function normalise(
+  op: string,
+  family: Family,
+  x: Tensor,
+  weight: Tensor | null,
+  bias: Tensor | null,
+  eps: number,
+): Tensor {
   checkTensors(op, x, weight, bias);
   if (x.rank === 0) throw new ShapeError(`${op}: ${x} has no dimension to normalise over; takes x [..., C]`);
   const { rows, columns } = rowsOf(x);
-  for (const [name, t] of [["x", x], ["weight", weight], ["bias", bias]] as const) {
-    if (t && !isFloat(t.dtype)) throw new DTypeError(`${op}: ${name} ${t} is not of a floating dtype; cast it to f32 first`);
-    if (t && t !== x && !sameShape(t.shape, [columns])) throw new ShapeError(`${op}: ${name} ${t} for x ${shapeText(x.shape)}; takes ${name} [${columns}]`);
+  for (const [name, t] of [
+    ["x", x],
+    ["weight", weight],
+    ["bias", bias],
+  ] as const) {
+    if (t && !isFloat(t.dtype))
+      throw new DTypeError(`${op}: ${name} ${t} is not of a floating dtype; cast it to f32 first`);
+    if (t && t !== x && !sameShape(t.shape, [columns]))
+      throw new ShapeError(`${op}: ${name} ${t} for x ${shapeText(x.shape)}; takes ${name} [${columns}]`);
   }
   if (!(eps > 0) || !Number.isFinite(eps)) throw new ArgumentError(`${op}: eps ${eps}; a finite number above 0`);
   const [y, statistics] = scope(() => run(family, x, weight, bias, eps, rows, columns));
@@ -73,7 +111,15 @@ function normalise(op: string, family: Family, x: Tensor, weight: Tensor | null,
 }
 
 /** y of x's shape, and statistics [rows, 4] for the backward (see norm.wgsl). */
-function run(family: Family, x: Tensor, weight: Tensor | null, bias: Tensor | null, eps: number, rows: number, columns: number): [Tensor, Tensor] {
+function run(
+  family: Family,
+  x: Tensor,
+  weight: Tensor | null,
+  bias: Tensor | null,
+  eps: number,
+  rows: number,
+  columns: number,
+): [Tensor, Tensor] {
   const source = rowOperand(x, columns);
   const w = weight ? rowOperand(weight, columns) : source;
   const b = bias ? rowOperand(bias, columns) : source;
@@ -85,17 +131,38 @@ function run(family: Family, x: Tensor, weight: Tensor | null, bias: Tensor | nu
     const table = tableRows(statistics, start, count);
     launch(forward, {
       use: { ...rowUses(columns, { x: source, w, b, y }), r: variant.library },
-      constants: { ...variant.constants, CENTRED: family === "layer_norm", WEIGHT: weight !== null, BIAS: bias !== null },
-      buffers: { x: part(source), weight: weight ? w : part(source), bias: bias ? b : part(source), y: part(y), statistics: table.bound },
+      constants: {
+        ...variant.constants,
+        CENTRED: family === "layer_norm",
+        WEIGHT: weight !== null,
+        BIAS: bias !== null,
+      },
+      buffers: {
+        x: part(source),
+        weight: weight ? w : part(source),
+        bias: bias ? b : part(source),
+        y: part(y),
+        statistics: table.bound,
+      },
       params: { rows: count, granules, scale: 1 / columns, eps, base: table.base },
       grid: grid1d(Math.ceil(count / variant.rows)),
-      cost: { flops: 8 * count * columns, bytes: elementBytes(source.dtype, count * columns) + elementBytes(y.dtype, count * columns) },
+      cost: {
+        flops: 8 * count * columns,
+        bytes: elementBytes(source.dtype, count * columns) + elementBytes(y.dtype, count * columns),
+      },
     });
   }
   return [asResult(y, x.dtype), statistics];
 }
 
-function inputGradient(family: Family, x: Tensor, weight: Tensor | null, grad: Tensor, statistics: Tensor, columns: number): Tensor {
+function inputGradient(
+  family: Family,
+  x: Tensor,
+  weight: Tensor | null,
+  grad: Tensor,
+  statistics: Tensor,
+  columns: number,
+): Tensor {
   const source = rowOperand(x, columns);
   const w = weight ? rowOperand(weight, columns) : source;
   const g = rowOperand(grad, columns);
@@ -107,10 +174,19 @@ function inputGradient(family: Family, x: Tensor, weight: Tensor | null, grad: T
     launch(backwardX, {
       use: { ...rowUses(columns, { x: source, w, g, dx }), r: variant.library },
       constants: { ...variant.constants, CENTRED: family === "layer_norm", WEIGHT: weight !== null },
-      buffers: { x: part(source), weight: weight ? w : part(source), g: part(g), statistics: table.bound, dx: part(dx) },
+      buffers: {
+        x: part(source),
+        weight: weight ? w : part(source),
+        g: part(g),
+        statistics: table.bound,
+        dx: part(dx),
+      },
       params: { rows: count, granules, scale: 1 / columns, base: table.base },
       grid: grid1d(Math.ceil(count / variant.rows)),
-      cost: { flops: 14 * count * columns, bytes: elementBytes(source.dtype, 2 * count * columns) + elementBytes(g.dtype, count * columns) },
+      cost: {
+        flops: 14 * count * columns,
+        bytes: elementBytes(source.dtype, 2 * count * columns) + elementBytes(g.dtype, count * columns),
+      },
     });
   }
   return dx;
@@ -132,7 +208,10 @@ function weightGradients(family: Family, x: Tensor, grad: Tensor, statistics: Te
       buffers: { x: part(source), g: part(g), statistics: table.bound, y },
       params: { rows: count, granules, blocks, base: table.base },
       grid: grid1d(Math.ceil((blocks * granules) / 64)),
-      cost: { flops: 4 * count * columns, bytes: elementBytes(source.dtype, count * columns) + elementBytes(g.dtype, count * columns) },
+      cost: {
+        flops: 4 * count * columns,
+        bytes: elementBytes(source.dtype, count * columns) + elementBytes(g.dtype, count * columns),
+      },
     });
     return sumTo(y, [sections * columns]);
   });

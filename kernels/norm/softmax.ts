@@ -1,11 +1,34 @@
 /** Softmax and its logarithm along one dimension; statistics f32. */
-import { DTypeError, ShapeError, checkTensors, elementBytes, empty, grid1d, isFloat, kernel, launch, normalizeDim, record, scope } from "../../engine/index.ts";
+import {
+  DTypeError,
+  ShapeError,
+  checkTensors,
+  elementBytes,
+  empty,
+  grid1d,
+  isFloat,
+  kernel,
+  launch,
+  normalizeDim,
+  record,
+  scope,
+} from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { asResult, granulesOf, rowOperand, rowUses, rowVariant, rowWindowsOf } from "../core/rows.ts";
 import { transpose } from "../views/views.ts";
 
-const forward = kernel("softmax", new URL("./softmax.wgsl", import.meta.url), { x: "read", y: "write" }, { rows: "u32", granules: "u32" });
-const backward = kernel("softmax_backward", new URL("./softmax_backward.wgsl", import.meta.url), { y: "read", g: "read", dx: "write" }, { rows: "u32", granules: "u32" });
+const forward = kernel(
+  "softmax",
+  new URL("./softmax.wgsl", import.meta.url),
+  { x: "read", y: "write" },
+  { rows: "u32", granules: "u32" },
+);
+const backward = kernel(
+  "softmax_backward",
+  new URL("./softmax_backward.wgsl", import.meta.url),
+  { y: "read", g: "read", dx: "write" },
+  { rows: "u32", granules: "u32" },
+);
 
 /**
  * x [...] → exp(x − max) / Σ exp(x − max) along `dim`, of x's dtype and shape. Masked places hold a finite low value such as −3e38; their
@@ -60,7 +83,10 @@ function gradient(result: Tensor, grad: Tensor, log: boolean): Tensor {
       buffers: { y: part(y), g: part(g), dx: part(dx) },
       params: { rows: count, granules },
       grid: grid1d(Math.ceil(count / variant.rows)),
-      cost: { flops: 4 * count * columns, bytes: elementBytes(y.dtype, 2 * count * columns) + elementBytes(g.dtype, count * columns) },
+      cost: {
+        flops: 4 * count * columns,
+        bytes: elementBytes(y.dtype, 2 * count * columns) + elementBytes(g.dtype, count * columns),
+      },
     });
   }
   return dx;

@@ -2,7 +2,22 @@
  * The AdamW update in place, from a state that lives in a GPU buffer, so that a captured training step replays. One launch a tensor:
  * WebGPU's eight bindings hold one parameter with its moments, gradient, 16-bit copy, moving average and step count.
  */
-import { ArgumentError, DTypeError, ShapeError, checkTensors, elementBytes, empty, grid1d, kernel, launch, rowWindows, sameShape, scope, storageBytes, tensor } from "../../engine/index.ts";
+import {
+  ArgumentError,
+  DTypeError,
+  ShapeError,
+  checkTensors,
+  elementBytes,
+  empty,
+  grid1d,
+  kernel,
+  launch,
+  rowWindows,
+  sameShape,
+  scope,
+  storageBytes,
+  tensor,
+} from "../../engine/index.ts";
 import type { Device, Tensor } from "../../engine/index.ts";
 import { contiguousCopy } from "../core/map.ts";
 
@@ -16,7 +31,16 @@ const prepareKernel = kernel(
 const updateKernel = kernel(
   "adamw",
   new URL("./adamw.wgsl", import.meta.url),
-  { p: "read_write", m: "read_write", v: "read_write", g: "read", copy: "write", ema: "read_write", state: "read", steps: "read" },
+  {
+    p: "read_write",
+    m: "read_write",
+    v: "read_write",
+    g: "read",
+    copy: "write",
+    ema: "read_write",
+    state: "read",
+    steps: "read",
+  },
   { elements: "u32", rest1: "f32", rest2: "f32", epsilon: "f32", decay: "f32", fresh: "f32", row: "u32" },
 );
 
@@ -35,10 +59,24 @@ const emaKernel = kernel(
 );
 
 /** Where in the state its values are: f32 [12]. The corrections are those of `step`. `norm` is that of the unscaled gradients, of no meaning where `skip` is 1. */
-export const ADAMW_STATE = { step: 0, lr: 1, correction1: 2, correction2: 3, factor: 4, skip: 5, skipped: 6, norm: 7, scale: 8, good: 9 } as const;
+export const ADAMW_STATE = {
+  step: 0,
+  lr: 1,
+  correction1: 2,
+  correction2: 3,
+  factor: 4,
+  skip: 5,
+  skipped: 6,
+  norm: 7,
+  scale: 8,
+  good: 9,
+} as const;
 
 /** The state of an optimizer before its first step; losses are to be multiplied by `scale`. */
-export function adamwState(lr: number, { scale = 1, device }: { readonly scale?: number; readonly device?: Device } = {}): Tensor {
+export function adamwState(
+  lr: number,
+  { scale = 1, device }: { readonly scale?: number; readonly device?: Device } = {},
+): Tensor {
   return tensor(Float32Array.of(0, lr, 0, 0, 1, 0, 0, 0, scale, 0, 0, 0), device ? { device } : {});
 }
 
@@ -77,19 +115,42 @@ export function adamwPrepare(state: Tensor, norm: Tensor | null, settings: AdamW
   checkTensors("adamwPrepare", state, norm, watched);
   checkBetas("adamwPrepare", beta1, beta2);
   if (!(maxNorm > 0)) throw new ArgumentError(`adamwPrepare: norm of at most ${maxNorm}; more than 0`);
-  if (!(growthFactor >= 1 && growthFactor < Infinity && backoffFactor > 0 && backoffFactor <= 1 && Number.isInteger(growthInterval) && growthInterval >= 1)) {
-    throw new ArgumentError(`adamwPrepare: growth by ${growthFactor} every ${growthInterval} steps, backoff by ${backoffFactor}; a factor ≥ 1, a whole number ≥ 1, a factor in (0, 1]`);
+  if (!(
+    growthFactor >= 1 &&
+    growthFactor < Infinity &&
+    backoffFactor > 0 &&
+    backoffFactor <= 1 &&
+    Number.isInteger(growthInterval) &&
+    growthInterval >= 1
+  )) {
+    throw new ArgumentError(
+      `adamwPrepare: growth by ${growthFactor} every ${growthInterval} steps, backoff by ${backoffFactor}; a factor ≥ 1, a whole number ≥ 1, a factor in (0, 1]`,
+    );
   }
   checkState("adamwPrepare", state);
-  if (norm && (norm.dtype !== "f32" || norm.size !== 1)) throw new DTypeError(`adamwPrepare: the norm ${norm} is not one f32; pass what globalGradNorm gives`);
-  if (watched && watched.dtype !== "f32") throw new DTypeError(`adamwPrepare: ${watched} is watched and not f32; cast it`);
+  if (norm && (norm.dtype !== "f32" || norm.size !== 1))
+    throw new DTypeError(`adamwPrepare: the norm ${norm} is not one f32; pass what globalGradNorm gives`);
+  if (watched && watched.dtype !== "f32")
+    throw new DTypeError(`adamwPrepare: ${watched} is watched and not f32; cast it`);
   scope(() => {
     const unused = (): Tensor => empty([1], { device: state.device });
     launch(prepareKernel, {
       constants: { NORM: norm !== null, SCALING: lossScaling !== null },
-      buffers: { norm: norm ? contiguousCopy(norm) : unused(), watched: watched ? contiguousCopy(watched) : unused(), state },
+      buffers: {
+        norm: norm ? contiguousCopy(norm) : unused(),
+        watched: watched ? contiguousCopy(watched) : unused(),
+        state,
+      },
       // The largest f32 divided by any norm below 1e38 is above 1 or clipped at a norm that is no longer a norm.
-      params: { log_beta1: Math.log(beta1), log_beta2: Math.log(beta2), most: Math.min(maxNorm, 3.4e38), growth: growthFactor, backoff: backoffFactor, interval: growthInterval, watched: watched?.size ?? 0 },
+      params: {
+        log_beta1: Math.log(beta1),
+        log_beta2: Math.log(beta2),
+        most: Math.min(maxNorm, 3.4e38),
+        growth: growthFactor,
+        backoff: backoffFactor,
+        interval: growthInterval,
+        watched: watched?.size ?? 0,
+      },
       grid: [1],
       cost: { flops: 60, bytes: 100 },
     });
@@ -101,19 +162,32 @@ function checkBetas(op: string, ...betas: readonly number[]): void {
 }
 
 function checkState(op: string, state: Tensor): void {
-  if (state.dtype !== "f32" || state.size !== 12) throw new ShapeError(`${op}: the state ${state} is not f32 [12]; make it by adamwState`);
+  if (state.dtype !== "f32" || state.size !== 12)
+    throw new ShapeError(`${op}: the state ${state} is not f32 [12]; make it by adamwState`);
 }
 
 function checkSteps(op: string, steps: Tensor, first: number, count: number): void {
-  if (steps.dtype !== "f32" || steps.rank !== 2 || steps.dim(1) !== 3 || !steps.isBindable) throw new ShapeError(`${op}: steps must be f32 [parameters, 3] with a storage of its own; got ${steps}. Make it by zeros.`);
-  if (!Number.isInteger(first) || !Number.isInteger(count) || first < 0 || count < 0 || first + count > steps.dim(0)) throw new ArgumentError(`${op}: rows ${first} to ${first + count - 1} must be in ${steps}, which has ${steps.dim(0)}`);
+  if (steps.dtype !== "f32" || steps.rank !== 2 || steps.dim(1) !== 3 || !steps.isBindable)
+    throw new ShapeError(
+      `${op}: steps must be f32 [parameters, 3] with a storage of its own; got ${steps}. Make it by zeros.`,
+    );
+  if (!Number.isInteger(first) || !Number.isInteger(count) || first < 0 || count < 0 || first + count > steps.dim(0))
+    throw new ArgumentError(
+      `${op}: rows ${first} to ${first + count - 1} must be in ${steps}, which has ${steps.dim(0)}`,
+    );
 }
 
 /**
  * Counts the step that `adamwPrepare` began in `state` for parameters `first` to `first + count − 1`, those that have a gradient, in place in their
  * rows of `steps`: f32 [parameters, 3], step count and bias corrections of each, zeros at the start. A skipped step is not counted.
  */
-export function adamwCount(steps: Tensor, state: Tensor, first: number, count: number, { beta1 = 0.9, beta2 = 0.999 }: AdamWBetas = {}): void {
+export function adamwCount(
+  steps: Tensor,
+  state: Tensor,
+  first: number,
+  count: number,
+  { beta1 = 0.9, beta2 = 0.999 }: AdamWBetas = {},
+): void {
   checkTensors("adamwCount", steps, state);
   checkBetas("adamwCount", beta1, beta2);
   checkState("adamwCount", state);
@@ -133,7 +207,13 @@ export function adamwCount(steps: Tensor, state: Tensor, first: number, count: n
 export function emaStep(average: Tensor, parameter: Tensor, state: Tensor, emaDecay: number): void {
   checkState("emaStep", state);
   checkStep("emaStep", { master: parameter, m: average, grad: average }, state, { emaDecay });
-  for (const { start, count } of rowWindows(average.device, average.size, [{ rowElements: 1, dtype: "f32" }], 1, "emaStep")) {
+  for (const { start, count } of rowWindows(
+    average.device,
+    average.size,
+    [{ rowElements: 1, dtype: "f32" }],
+    1,
+    "emaStep",
+  )) {
     const of = (t: Tensor): { of: Tensor; start: number; elements: number } => ({ of: t, start, elements: count });
     launch(emaKernel, {
       buffers: { average: of(average), p: of(parameter), state },
@@ -168,13 +248,22 @@ export interface AdamWSettings extends AdamWBetas {
 }
 
 /** What the step of any optimizer asks of its tensors: f32 of one shape but for the copy, and storages that granules of 4 may be written to. */
-export function checkStep(op: string, tensors: Omit<AdamWTensors, "v"> & { readonly v?: Tensor }, state: Tensor, { emaDecay = 0 }: AdamWSettings): void {
+export function checkStep(
+  op: string,
+  tensors: Omit<AdamWTensors, "v"> & { readonly v?: Tensor },
+  state: Tensor,
+  { emaDecay = 0 }: AdamWSettings,
+): void {
   const { master, m, v, grad, copy = null, ema = null } = tensors;
   checkTensors(op, master, m, v, grad, copy, ema, state);
-  if (!(emaDecay >= 0 && emaDecay <= 1)) throw new ArgumentError(`${op}: decay ${emaDecay} of the moving average; from 0 to 1`);
+  if (!(emaDecay >= 0 && emaDecay <= 1))
+    throw new ArgumentError(`${op}: decay ${emaDecay} of the moving average; from 0 to 1`);
   for (const t of [master, m, v, grad, ema]) {
     if (t && t.dtype !== "f32") throw new DTypeError(`${op}: ${t} is not f32; only the copy may be of 16 bits`);
-    if (t && !sameShape(t.shape, master.shape)) throw new ShapeError(`${op}: ${t} for a parameter ${master}; master, moments, gradient and average have one shape`);
+    if (t && !sameShape(t.shape, master.shape))
+      throw new ShapeError(
+        `${op}: ${t} for a parameter ${master}; master, moments, gradient and average have one shape`,
+      );
   }
   if (copy && ((copy.dtype !== "f16" && copy.dtype !== "bf16") || !sameShape(copy.shape, master.shape))) {
     throw new DTypeError(`${op}: copy ${copy} of ${master}; f16 or bf16 of the same shape`);
@@ -182,7 +271,9 @@ export function checkStep(op: string, tensors: Omit<AdamWTensors, "v"> & { reado
   for (const t of [master, m, v, copy, ema]) {
     // The last granule is written whole: what is behind the tensor must be padding.
     if (t && (!t.isBindable || (t.size % 4 !== 0 && t.storage.bytes !== storageBytes(t.dtype, t.size)))) {
-      throw new ArgumentError(`${op}: ${t} is a view that cannot be written in granules of 4; use a tensor with a storage of its own`);
+      throw new ArgumentError(
+        `${op}: ${t} is a view that cannot be written in granules of 4; use a tensor with a storage of its own`,
+      );
     }
   }
 }
@@ -194,7 +285,10 @@ export function checkStep(op: string, tensors: Omit<AdamWTensors, "v"> & { reado
 export function adamwStep(tensors: AdamWTensors, state: Tensor, settings: AdamWSettings = {}): void {
   const { master, m, v, grad, copy = null, ema = null, steps = null } = tensors;
   const { beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weightDecay = 0, emaDecay = 0 } = settings;
-  if (!(epsilon >= 1e-37) || !(weightDecay >= 0)) throw new ArgumentError(`adamwStep: ε ${epsilon}, weight decay ${weightDecay}; ε ≥ 1e-37 (less is 0 in f32), decay ≥ 0`);
+  if (!(epsilon >= 1e-37) || !(weightDecay >= 0))
+    throw new ArgumentError(
+      `adamwStep: ε ${epsilon}, weight decay ${weightDecay}; ε ≥ 1e-37 (less is 0 in f32), decay ≥ 0`,
+    );
   checkStep("adamwStep", tensors, state, settings);
   if (steps) checkSteps("adamwStep", steps.table, steps.row, 1);
   scope(() => {
@@ -202,16 +296,39 @@ export function adamwStep(tensors: AdamWTensors, state: Tensor, settings: AdamWS
     const spare = copy ?? empty([4], { dtype: "bf16", device: master.device });
     const unused = ema ?? empty([4], { device: master.device });
     const none = empty([4], { device: master.device });
-    const operands = [{ rowElements: 1, dtype: "f32" as const }, { rowElements: 1, dtype: spare.dtype }];
+    const operands = [
+      { rowElements: 1, dtype: "f32" as const },
+      { rowElements: 1, dtype: spare.dtype },
+    ];
     for (const { start, count } of rowWindows(master.device, master.size, operands, 1, "adamwStep")) {
       const of = (t: Tensor): { of: Tensor; start: number; elements: number } => ({ of: t, start, elements: count });
       launch(updateKernel, {
         use: { c: spare.dtype },
         constants: { COPY: copy !== null, EMA: ema !== null, OWN: steps !== null },
-        buffers: { p: of(master), m: of(m), v: of(v), g: of(from), copy: copy ? of(copy) : spare, ema: ema ? of(ema) : unused, state, steps: steps?.table ?? none },
-        params: { elements: count, rest1: 1 - beta1, rest2: 1 - beta2, epsilon, decay: weightDecay, fresh: 1 - emaDecay, row: steps?.row ?? 0 },
+        buffers: {
+          p: of(master),
+          m: of(m),
+          v: of(v),
+          g: of(from),
+          copy: copy ? of(copy) : spare,
+          ema: ema ? of(ema) : unused,
+          state,
+          steps: steps?.table ?? none,
+        },
+        params: {
+          elements: count,
+          rest1: 1 - beta1,
+          rest2: 1 - beta2,
+          epsilon,
+          decay: weightDecay,
+          fresh: 1 - emaDecay,
+          row: steps?.row ?? 0,
+        },
         grid: grid1d(Math.ceil(count / 512)),
-        cost: { flops: (ema ? 19 : 16) * count, bytes: (ema ? 36 : 28) * count + (copy ? elementBytes(copy.dtype, count) : 0) },
+        cost: {
+          flops: (ema ? 19 : 16) * count,
+          bytes: (ema ? 36 : 28) * count + (copy ? elementBytes(copy.dtype, count) : 0),
+        },
       });
     }
   });

@@ -1,10 +1,30 @@
 /** The norm of all gradients, on the device: nothing is read back. */
-import { ArgumentError, DTypeError, checkTensors, empty, grid1d, kernel, launch, rowWindows, scope } from "../../engine/index.ts";
+import {
+  ArgumentError,
+  DTypeError,
+  checkTensors,
+  empty,
+  grid1d,
+  kernel,
+  launch,
+  rowWindows,
+  scope,
+} from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { contiguousCopy } from "../core/map.ts";
 
-const partialKernel = kernel("grad_norm", new URL("./grad_norm.wgsl", import.meta.url), { x: "read", partial: "write" }, { elements: "u32", parts: "u32", first: "u32" });
-const combineKernel = kernel("grad_norm_combine", new URL("./grad_norm_combine.wgsl", import.meta.url), { partial: "read", y: "write", norm: "write" }, { count: "u32", parts: "u32" });
+const partialKernel = kernel(
+  "grad_norm",
+  new URL("./grad_norm.wgsl", import.meta.url),
+  { x: "read", partial: "write" },
+  { elements: "u32", parts: "u32", first: "u32" },
+);
+const combineKernel = kernel(
+  "grad_norm_combine",
+  new URL("./grad_norm_combine.wgsl", import.meta.url),
+  { partial: "read", y: "write", norm: "write" },
+  { count: "u32", parts: "u32" },
+);
 
 /** Granules that one invocation squares at least, and the most invocations for one gradient. */
 const PART_GRANULES = 16;
@@ -19,17 +39,26 @@ const FOLD = 64;
  */
 export function globalGradNorm(grads: readonly Tensor[], into?: Tensor): Tensor {
   const device = checkTensors("globalGradNorm", ...grads, into);
-  if (into && (into.dtype !== "f32" || into.size !== 1 || !into.isBindable)) throw new DTypeError(`globalGradNorm: cannot write to ${into}; f32 [1] with a storage of its own`);
-  for (const g of grads) if (g.dtype !== "f32") throw new DTypeError(`globalGradNorm: ${g} is not f32; gradients of leaves are`);
+  if (into && (into.dtype !== "f32" || into.size !== 1 || !into.isBindable))
+    throw new DTypeError(`globalGradNorm: cannot write to ${into}; f32 [1] with a storage of its own`);
+  for (const g of grads)
+    if (g.dtype !== "f32") throw new DTypeError(`globalGradNorm: ${g} is not f32; gradients of leaves are`);
   return scope(() => {
     const norm = into ?? empty([1], { device });
     const windows = grads.flatMap((g) => {
       const from = contiguousCopy(g);
-      return rowWindows(device, g.size, [{ rowElements: 1, dtype: "f32" }], 4, "globalGradNorm").map((w) => ({ from, ...w }));
+      return rowWindows(device, g.size, [{ rowElements: 1, dtype: "f32" }], 4, "globalGradNorm").map((w) => ({
+        from,
+        ...w,
+      }));
     });
     // All partial sums lie in one list that one binding holds.
-    const most = Math.min(MOST_PARTS, Math.floor((device.limits.maxStorageBufferBindingSize - 16) / 8 / Math.max(1, windows.length)));
-    if (most < 1) throw new ArgumentError(`globalGradNorm: ${windows.length} gradients, more than partial sums in one binding`);
+    const most = Math.min(
+      MOST_PARTS,
+      Math.floor((device.limits.maxStorageBufferBindingSize - 16) / 8 / Math.max(1, windows.length)),
+    );
+    if (most < 1)
+      throw new ArgumentError(`globalGradNorm: ${windows.length} gradients, more than partial sums in one binding`);
     const pieces = windows.map((w) => ({ ...w, parts: Math.min(most, Math.ceil(w.count / 4 / PART_GRANULES)) }));
     const total = pieces.reduce((sum, p) => sum + p.parts, 0);
     let partial = empty([Math.max(1, total), 2], { device });
@@ -43,7 +72,7 @@ export function globalGradNorm(grads: readonly Tensor[], into?: Tensor): Tensor 
       });
       first += parts;
     }
-    for (let count = total, finished = false; !finished; ) {
+    for (let count = total, finished = false; !finished;) {
       const parts = Math.max(1, Math.ceil(count / FOLD));
       finished = parts === 1;
       const y = empty([parts, 2], { device });

@@ -2,7 +2,20 @@
  * Muon (Jordan et al. 2024) for matrices: the step is the momentum with its singular values made equal, by Newton–Schulz iterations. Matrices of
  * one shape go through them together. What begins the step, clips and skips is AdamW's (`adamwPrepare`), whose state the kernels read.
  */
-import { ArgumentError, ShapeError, checkTensors, elementBytes, empty, grid1d, kernel, launch, noGrad, rowWindows, sameShape, scope } from "../../engine/index.ts";
+import {
+  ArgumentError,
+  ShapeError,
+  checkTensors,
+  elementBytes,
+  empty,
+  grid1d,
+  kernel,
+  launch,
+  noGrad,
+  rowWindows,
+  sameShape,
+  scope,
+} from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { checkStep } from "./adamw.ts";
 import type { AdamWTensors } from "./adamw.ts";
@@ -78,34 +91,55 @@ export function muonStep(matrices: readonly MuonTensors[], state: Tensor, settin
   const { shape } = first.master;
   const [rows = 0, columns = 0] = shape;
   if (shape.length !== 2) throw new ShapeError(`muonStep: ${first.master} is not a matrix; others are AdamW's`);
-  if (!(momentum >= 0 && momentum < 1) || !(weightDecay >= 0)) throw new ArgumentError(`muonStep: momentum ${momentum}, weight decay ${weightDecay}; momentum from 0 and below 1, decay ≥ 0`);
+  if (!(momentum >= 0 && momentum < 1) || !(weightDecay >= 0))
+    throw new ArgumentError(
+      `muonStep: momentum ${momentum}, weight decay ${weightDecay}; momentum from 0 and below 1, decay ≥ 0`,
+    );
   for (const matrix of matrices) {
     checkStep("muonStep", matrix, state, settings);
-    if (!sameShape(matrix.master.shape, shape)) throw new ShapeError(`muonStep: ${matrix.master} beside ${first.master}; all are of one shape`);
+    if (!sameShape(matrix.master.shape, shape))
+      throw new ShapeError(`muonStep: ${matrix.master} beside ${first.master}; all are of one shape`);
   }
   const atOnce = Math.max(1, Math.floor(TOGETHER / (rows * columns)));
   for (let from = 0; from < matrices.length; from += atOnce) {
     const some = matrices.slice(from, from + atOnce);
-    noGrad(() => scope(() => {
-      const steps = orthogonalize(stack(some.map(({ m, grad }) => ahead(m, grad, state, momentum))));
-      for (const [i, { master, copy = null, ema = null }] of some.entries()) {
-        const spare = copy ?? empty([4], { dtype: "bf16", device: master.device });
-        const unused = ema ?? empty([4], { device: master.device });
-        const o = contiguousCopy(steps.slice(0, i, i + 1).reshape(shape));
-        const operands = [{ rowElements: 1, dtype: "f32" as const }, { rowElements: 1, dtype: spare.dtype }];
-        for (const { start, count } of rowWindows(master.device, master.size, operands, 1, "muonStep")) {
-          const of = (t: Tensor): { of: Tensor; start: number; elements: number } => ({ of: t, start, elements: count });
-          launch(updateKernel, {
-            use: { c: spare.dtype },
-            constants: { COPY: copy !== null, EMA: ema !== null },
-            buffers: { p: of(master), o: of(o), copy: copy ? of(copy) : spare, ema: ema ? of(ema) : unused, state },
-            params: { elements: count, scale: RMS * Math.sqrt(Math.max(rows, columns)), decay: weightDecay, fresh: 1 - emaDecay },
-            grid: grid1d(Math.ceil(count / 512)),
-            cost: { flops: (ema ? 8 : 5) * count, bytes: (ema ? 20 : 12) * count + (copy ? elementBytes(copy.dtype, count) : 0) },
-          });
+    noGrad(() =>
+      scope(() => {
+        const steps = orthogonalize(stack(some.map(({ m, grad }) => ahead(m, grad, state, momentum))));
+        for (const [i, { master, copy = null, ema = null }] of some.entries()) {
+          const spare = copy ?? empty([4], { dtype: "bf16", device: master.device });
+          const unused = ema ?? empty([4], { device: master.device });
+          const o = contiguousCopy(steps.slice(0, i, i + 1).reshape(shape));
+          const operands = [
+            { rowElements: 1, dtype: "f32" as const },
+            { rowElements: 1, dtype: spare.dtype },
+          ];
+          for (const { start, count } of rowWindows(master.device, master.size, operands, 1, "muonStep")) {
+            const of = (t: Tensor): { of: Tensor; start: number; elements: number } => ({
+              of: t,
+              start,
+              elements: count,
+            });
+            launch(updateKernel, {
+              use: { c: spare.dtype },
+              constants: { COPY: copy !== null, EMA: ema !== null },
+              buffers: { p: of(master), o: of(o), copy: copy ? of(copy) : spare, ema: ema ? of(ema) : unused, state },
+              params: {
+                elements: count,
+                scale: RMS * Math.sqrt(Math.max(rows, columns)),
+                decay: weightDecay,
+                fresh: 1 - emaDecay,
+              },
+              grid: grid1d(Math.ceil(count / 512)),
+              cost: {
+                flops: (ema ? 8 : 5) * count,
+                bytes: (ema ? 20 : 12) * count + (copy ? elementBytes(copy.dtype, count) : 0),
+              },
+            });
+          }
         }
-      }
-    }));
+      }),
+    );
   }
 }
 

@@ -1,5 +1,14 @@
 /** Activations of networks, as expressions of the elementwise mechanism: GELU in both forms, SiLU, and the gated product SwiGLU. */
-import { DTypeError, ShapeError, checkTensors, isFloat, library, record, sameShape, scope } from "../../engine/index.ts";
+import {
+  DTypeError,
+  ShapeError,
+  checkTensors,
+  isFloat,
+  library,
+  record,
+  sameShape,
+  scope,
+} from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { expression, map } from "../core/map.ts";
 import { chunk } from "../views/views.ts";
@@ -20,7 +29,9 @@ expression("swiglu.backward1", "a * silu4(b)", "activations");
 function activation(op: string, x: Tensor): Tensor {
   checkTensors(op, x);
   if (!isFloat(x.dtype)) throw new DTypeError(`${op}: ${x} is not of a floating dtype; cast it to f32 first`);
-  return record(op, [x], map(`${op}.forward`, [x]), [x], (g, [input]) => [map(`${op}.backward`, [g, input!], { dtype: g.dtype })]);
+  return record(op, [x], map(`${op}.forward`, [x]), [x], (g, [input]) => [
+    map(`${op}.backward`, [g, input!], { dtype: g.dtype }),
+  ]);
 }
 
 /** x [...] → x · Φ(x) with the normal distribution function Φ: the exact ("erf") GELU. Hendrycks and Gimpel 2016, arXiv:1606.08415. */
@@ -40,11 +51,14 @@ export const silu = (x: Tensor): Tensor => activation("silu", x);
 export function swiglu(gate: Tensor, up?: Tensor): Tensor {
   checkTensors("swiglu", gate, up);
   if (!up) {
-    if (gate.rank === 0 || gate.shape.at(-1)! % 2) throw new ShapeError(`swiglu: ${gate} does not split into gate and up; takes [..., 2F], or two tensors`);
+    if (gate.rank === 0 || gate.shape.at(-1)! % 2)
+      throw new ShapeError(`swiglu: ${gate} does not split into gate and up; takes [..., 2F], or two tensors`);
     return scope(() => swiglu(...(chunk(gate, 2, -1) as [Tensor, Tensor])));
   }
-  for (const t of [gate, up]) if (!isFloat(t.dtype)) throw new DTypeError(`swiglu: ${t} is not of a floating dtype; cast it to f32 first`);
-  if (!sameShape(gate.shape, up.shape)) throw new ShapeError(`swiglu: gate ${gate} and up ${up}; takes two tensors of one shape`);
+  for (const t of [gate, up])
+    if (!isFloat(t.dtype)) throw new DTypeError(`swiglu: ${t} is not of a floating dtype; cast it to f32 first`);
+  if (!sameShape(gate.shape, up.shape))
+    throw new ShapeError(`swiglu: gate ${gate} and up ${up}; takes two tensors of one shape`);
   const y = map("swiglu.forward", [gate, up], { dtype: gate.dtype === up.dtype ? gate.dtype : "f32" });
   return record("swiglu", [gate, up], y, [gate, up], (g, [a, b], needs) => [
     needs[0] ? map("swiglu.backward0", [g, a!, b!], { dtype: g.dtype }) : null,

@@ -2,7 +2,19 @@
  * The elementwise table: name, forward expression, backward expressions. Arithmetic is f32 for floats and of the dtype itself for integers;
  * shapes broadcast. In backward expressions `a` is the gradient, `b` and `c` the saved inputs (or `b` the saved result).
  */
-import { Tensor, ArgumentError, DTypeError, ShapeError, checkTensors, empty, isFloat, record, roundTo, scope, setGradientAccumulator } from "../../engine/index.ts";
+import {
+  Tensor,
+  ArgumentError,
+  DTypeError,
+  ShapeError,
+  checkTensors,
+  empty,
+  isFloat,
+  record,
+  roundTo,
+  scope,
+  setGradientAccumulator,
+} from "../../engine/index.ts";
 import type { DType } from "../../engine/index.ts";
 import { accumulateInto } from "../core/accumulate.ts";
 import { copyInto, fillInto } from "../core/copy.ts";
@@ -28,22 +40,52 @@ interface UnaryRow {
 const UNARY = {
   neg: { forward: "-a", backward: "-a" },
   abs: { forward: "abs(a)", backward: "a * sign(b)", saves: "input" },
-  exp: { forward: "select(select(exp(a), infinity_of4(abs(a)), a > V4_a(88.72284)), V4_a(0.0), a < V4_a(-104.0))", backward: "a * b", saves: "result" },
-  log: { forward: "select(select(log(a), -infinity_of4(abs(a)), a == V4_a(0.0)), nan_of4(a), a < V4_a(0.0))", backward: "a / b", saves: "input" },
+  exp: {
+    forward: "select(select(exp(a), infinity_of4(abs(a)), a > V4_a(88.72284)), V4_a(0.0), a < V4_a(-104.0))",
+    backward: "a * b",
+    saves: "result",
+  },
+  log: {
+    forward: "select(select(log(a), -infinity_of4(abs(a)), a == V4_a(0.0)), nan_of4(a), a < V4_a(0.0))",
+    backward: "a / b",
+    saves: "input",
+  },
   sqrt: { forward: "sqrt(a)", backward: "a * 0.5 / b", saves: "result" },
   rsqrt: { forward: "inverseSqrt(a)", backward: "-0.5 * a * b * b * b", saves: "result" },
   square: { forward: "a * a", backward: "2.0 * a * b", saves: "input" },
   reciprocal: { forward: "1.0 / a", backward: "-a * b * b", saves: "result" },
-  tanh: { forward: "tanh(select(a, 15.0 * sign(a), abs(a) > V4_a(15.0)))", backward: "a * 4.0 * exp(-2.0 * abs(b)) / ((1.0 + exp(-2.0 * abs(b))) * (1.0 + exp(-2.0 * abs(b))))", saves: "input" },
-  sigmoid: { forward: "select(1.0 / (1.0 + exp(-a)), V4_a(0.0), a < V4_a(-88.0))", backward: "a * exp(-abs(b)) / ((1.0 + exp(-abs(b))) * (1.0 + exp(-abs(b))))", saves: "input" },
+  tanh: {
+    forward: "tanh(select(a, 15.0 * sign(a), abs(a) > V4_a(15.0)))",
+    backward: "a * 4.0 * exp(-2.0 * abs(b)) / ((1.0 + exp(-2.0 * abs(b))) * (1.0 + exp(-2.0 * abs(b))))",
+    saves: "input",
+  },
+  sigmoid: {
+    forward: "select(1.0 / (1.0 + exp(-a)), V4_a(0.0), a < V4_a(-88.0))",
+    backward: "a * exp(-abs(b)) / ((1.0 + exp(-abs(b))) * (1.0 + exp(-abs(b))))",
+    saves: "input",
+  },
   sin: { forward: "sin4(a)", backward: "a * cos4(b)", saves: "input", library: "trig" },
   cos: { forward: "cos4(a)", backward: "-a * sin4(b)", saves: "input", library: "trig" },
-  relu: { forward: "select(a, V4_a(0.0), a < V4_a(0.0))", backward: "select(a, V4_a(0.0), b <= V4_b(0.0))", saves: "input" },
+  relu: {
+    forward: "select(a, V4_a(0.0), a < V4_a(0.0))",
+    backward: "select(a, V4_a(0.0), b <= V4_b(0.0))",
+    saves: "input",
+  },
   addScalar: { forward: "a + s.x", backward: "a" },
   mulScalar: { forward: "a * s.x", backward: "a * s.x" },
   divScalar: { forward: "a / s.x", backward: "a / s.x" },
-  clampTo: { forward: "select(select(a, V4_a(s.y), a > V4_a(s.y)), V4_a(s.x), a < V4_a(s.x))", backward: "select(V4_a(0.0), a, (b >= V4_b(s.x)) & (b <= V4_b(s.y)))", saves: "input" },
-  powScalar: { forward: "power4(a, V4_a(s.x))", backward: "select(a * s.x * power4(b, V4_b(s.x - 1.0)), V4_a(0.0), V4_b(s.x) == V4_b(0.0))", saves: "input", library: "power", keepsNaN: false },
+  clampTo: {
+    forward: "select(select(a, V4_a(s.y), a > V4_a(s.y)), V4_a(s.x), a < V4_a(s.x))",
+    backward: "select(V4_a(0.0), a, (b >= V4_b(s.x)) & (b <= V4_b(s.y)))",
+    saves: "input",
+  },
+  powScalar: {
+    forward: "power4(a, V4_a(s.x))",
+    backward: "select(a * s.x * power4(b, V4_b(s.x - 1.0)), V4_a(0.0), V4_b(s.x) == V4_b(0.0))",
+    saves: "input",
+    library: "power",
+    keepsNaN: false,
+  },
 } as const satisfies Record<string, UnaryRow>;
 
 interface BinaryRow {
@@ -62,11 +104,28 @@ const BINARY = {
   mul: { forward: "a * b", backward: ["a * c", "a * b"], integers: true },
   div: { forward: "a / b", backward: ["a / c", "-a * ((b / c) / c)"] },
   // Equal ones share the gradient; where one is NaN both get it whole, as in PyTorch.
-  maximum: { forward: "max(a, b)", backward: ["a * select(select(vec4f(1.0), vec4f(), b < c), vec4f(0.5), b == c)", "a * select(select(vec4f(1.0), vec4f(), c < b), vec4f(0.5), b == c)"], integers: true },
-  minimum: { forward: "min(a, b)", backward: ["a * select(select(vec4f(1.0), vec4f(), b > c), vec4f(0.5), b == c)", "a * select(select(vec4f(1.0), vec4f(), c > b), vec4f(0.5), b == c)"], integers: true },
+  maximum: {
+    forward: "max(a, b)",
+    backward: [
+      "a * select(select(vec4f(1.0), vec4f(), b < c), vec4f(0.5), b == c)",
+      "a * select(select(vec4f(1.0), vec4f(), c < b), vec4f(0.5), b == c)",
+    ],
+    integers: true,
+  },
+  minimum: {
+    forward: "min(a, b)",
+    backward: [
+      "a * select(select(vec4f(1.0), vec4f(), b > c), vec4f(0.5), b == c)",
+      "a * select(select(vec4f(1.0), vec4f(), c > b), vec4f(0.5), b == c)",
+    ],
+    integers: true,
+  },
   pow: {
     forward: "power4(a, b)",
-    backward: ["select(a * c * power4(b, c - 1.0), vec4f(), c == vec4f())", "select(a * power4(b, c) * log(b), vec4f(), (b == vec4f()) & (c >= vec4f()))"],
+    backward: [
+      "select(a * c * power4(b, c - 1.0), vec4f(), c == vec4f())",
+      "select(a * power4(b, c) * log(b), vec4f(), (b == vec4f()) & (c >= vec4f()))",
+    ],
     library: "power",
     keepsNaN: false,
   },
@@ -78,18 +137,29 @@ const COMPARE = { eq: "==", ne: "!=", lt: "<", le: "<=", gt: ">", ge: ">=" } as 
 const name = (op: string, part: string): string => `${op}.${part}`;
 for (const [op, row] of Object.entries(UNARY) as [string, UnaryRow][]) {
   const libraries = row.library ? [row.library] : [];
-  expression(name(op, "forward"), row.keepsNaN === false ? row.forward : `select(${row.forward}, a, is_nan_a(a))`, ...libraries);
+  expression(
+    name(op, "forward"),
+    row.keepsNaN === false ? row.forward : `select(${row.forward}, a, is_nan_a(a))`,
+    ...libraries,
+  );
   if (row.backward) expression(name(op, "backward"), row.backward, ...libraries);
 }
 for (const [op, row] of Object.entries(BINARY) as [string, BinaryRow][]) {
   const libraries = row.library ? [row.library] : [];
-  expression(name(op, "forward"), row.keepsNaN === false ? row.forward : `select(select(${row.forward}, b, is_nan_b(b)), a, is_nan_a(a))`, ...libraries);
+  expression(
+    name(op, "forward"),
+    row.keepsNaN === false ? row.forward : `select(select(${row.forward}, b, is_nan_b(b)), a, is_nan_a(a))`,
+    ...libraries,
+  );
   row.backward?.forEach((e, i) => expression(name(op, `backward${i}`), e, ...libraries));
 }
 // With NaN only "not equal" is true.
 for (const [op, sign] of Object.entries(COMPARE)) {
   const unordered = "(is_nan_a(a) | is_nan_b(b))";
-  expression(name(op, "forward"), `select(V4_y(), V4_y(1), (a ${sign} V4_a(b)) ${op === "ne" ? `| ${unordered}` : `& !${unordered}`})`);
+  expression(
+    name(op, "forward"),
+    `select(V4_y(), V4_y(1), (a ${sign} V4_a(b)) ${op === "ne" ? `| ${unordered}` : `& !${unordered}`})`,
+  );
 }
 
 /** Names of the table, for tests and documentation. */
@@ -117,7 +187,11 @@ function binary(op: keyof typeof BINARY, a: Tensor, b: Tensor | number): Tensor 
   const dtype = resultDType(op, a, b, row.integers ?? false);
   const y = map(name(op, "forward"), [a, b], { dtype });
   return record(op, [a, b], y, row.backward?.[0] === "a" ? [] : [a, b], (g, kept, needs) =>
-    [a, b].map((input, i) => (needs[i] ? sumTo(map(name(op, `backward${i}`), [g, ...kept], { dtype: "f32", shape: g.shape }), input.shape) : null)),
+    [a, b].map((input, i) =>
+      needs[i]
+        ? sumTo(map(name(op, `backward${i}`), [g, ...kept], { dtype: "f32", shape: g.shape }), input.shape)
+        : null,
+    ),
   );
 }
 
@@ -125,16 +199,20 @@ function binary(op: keyof typeof BINARY, a: Tensor, b: Tensor | number): Tensor 
 function resultDType(op: string, a: Tensor, b: Tensor, integers: boolean): DType {
   if (a.dtype === b.dtype && (isFloat(a.dtype) || (integers && a.dtype !== "u8"))) return a.dtype;
   if (isFloat(a.dtype) && isFloat(b.dtype)) return "f32";
-  throw new DTypeError(`${op}: ${a} and ${b}; takes two float tensors${integers ? ", or two of the same of i32 and u32" : ""}; cast one of them`);
+  throw new DTypeError(
+    `${op}: ${a} and ${b}; takes two float tensors${integers ? ", or two of the same of i32 and u32" : ""}; cast one of them`,
+  );
 }
 
 function requireTensor(op: string, value: unknown): void {
-  if (!(value instanceof Tensor)) throw new ArgumentError(`${op}: the second operand is ${String(value)}; a tensor or a number is needed`);
+  if (!(value instanceof Tensor))
+    throw new ArgumentError(`${op}: the second operand is ${String(value)}; a tensor or a number is needed`);
 }
 
 /** Throws when a number meets an integer tensor that cannot hold it. */
 function checkScalar(op: string, a: Tensor, value: number): void {
-  if (!isFloat(a.dtype) && (!Number.isInteger(value) || (a.dtype !== "i32" && value < 0))) throw new ArgumentError(`${op}: ${value} for ${a}; it does not fit its dtype, cast the tensor to f32 first`);
+  if (!isFloat(a.dtype) && (!Number.isInteger(value) || (a.dtype !== "i32" && value < 0)))
+    throw new ArgumentError(`${op}: ${value} for ${a}; it does not fit its dtype, cast the tensor to f32 first`);
 }
 
 /** `value` as a tensor of one element that broadcasts with `like`, rounded to its dtype as in PyTorch: 0.1 equals an f16 0.1. */
@@ -153,19 +231,24 @@ const compare =
       const other = typeof b === "number" ? constant(b, a) : b;
       requireTensor(op, other);
       checkTensors(op, a, other);
-      if (isFloat(a.dtype) !== isFloat(other.dtype) || (!isFloat(a.dtype) && a.dtype !== other.dtype)) throw new DTypeError(`${op}: ${a} and ${other}; cast one of them`);
+      if (isFloat(a.dtype) !== isFloat(other.dtype) || (!isFloat(a.dtype) && a.dtype !== other.dtype))
+        throw new DTypeError(`${op}: ${a} and ${other}; cast one of them`);
       return map(name(op, "forward"), [a, other], { dtype: "u32" });
     });
   };
 
 /** a + b, with broadcasting. */
-export const add = (a: Tensor, b: Tensor | number): Tensor => (typeof b === "number" && isFloat(a.dtype) ? unary("addScalar", a, [b]) : binary("add", a, b));
+export const add = (a: Tensor, b: Tensor | number): Tensor =>
+  typeof b === "number" && isFloat(a.dtype) ? unary("addScalar", a, [b]) : binary("add", a, b);
 /** a − b, with broadcasting. */
-export const sub = (a: Tensor, b: Tensor | number): Tensor => (typeof b === "number" && isFloat(a.dtype) ? unary("addScalar", a, [-b]) : binary("sub", a, b));
+export const sub = (a: Tensor, b: Tensor | number): Tensor =>
+  typeof b === "number" && isFloat(a.dtype) ? unary("addScalar", a, [-b]) : binary("sub", a, b);
 /** a · b elementwise, with broadcasting. */
-export const mul = (a: Tensor, b: Tensor | number): Tensor => (typeof b === "number" && isFloat(a.dtype) ? unary("mulScalar", a, [b]) : binary("mul", a, b));
+export const mul = (a: Tensor, b: Tensor | number): Tensor =>
+  typeof b === "number" && isFloat(a.dtype) ? unary("mulScalar", a, [b]) : binary("mul", a, b);
 /** a / b, with broadcasting. */
-export const div = (a: Tensor, b: Tensor | number): Tensor => (typeof b === "number" && isFloat(a.dtype) ? unary("divScalar", a, [b]) : binary("div", a, b));
+export const div = (a: Tensor, b: Tensor | number): Tensor =>
+  typeof b === "number" && isFloat(a.dtype) ? unary("divScalar", a, [b]) : binary("div", a, b);
 /** a to the power b, as IEEE 754 has it: NaN for a < 0 and a fractional b, x⁰ = 1 for every x. */
 export function pow(a: Tensor, b: Tensor | number): Tensor {
   if (typeof b !== "number") return binary("pow", a, b);
@@ -219,8 +302,10 @@ export function addInto(x: Tensor, y: Tensor): void {
 export function copyFrom(dst: Tensor, src: Tensor): void {
   checkTensors("copyFrom", dst, src);
   const lead = dst.rank - src.rank;
-  if (lead < 0 || !src.shape.every((n, d) => n === 1 || n === dst.shape[lead + d])) throw new ShapeError(`copyFrom: ${src} does not broadcast to ${dst}; make its dimensions equal, or 1`);
-  if (dst.storage === src.storage) throw new ArgumentError(`copyFrom: ${src} and ${dst} share a storage; clone the source first`);
+  if (lead < 0 || !src.shape.every((n, d) => n === 1 || n === dst.shape[lead + d]))
+    throw new ShapeError(`copyFrom: ${src} does not broadcast to ${dst}; make its dimensions equal, or 1`);
+  if (dst.storage === src.storage)
+    throw new ArgumentError(`copyFrom: ${src} and ${dst} share a storage; clone the source first`);
   // What can be written by whole granules takes any source and any row length; other views are written word by word.
   if (dst.isWritable) {
     map("copy", [src], { into: dst, shape: dst.shape });

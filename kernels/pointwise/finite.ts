@@ -8,7 +8,10 @@ expression("isnan", "select(V4_y(), V4_y(1), is_nan_a(a))");
 expression("isinf", `select(V4_y(), V4_y(1), ${SIZE} == vec4u(0x7f800000u))`);
 expression("isfinite", `select(V4_y(), V4_y(1), ${SIZE} < vec4u(0x7f800000u))`);
 const isInfinite = (bits: string): string => `bitcast<vec4u>(a) == vec4u(${bits}u)`;
-expression("nanToNum.forward", `select(select(select(a, V4_a(s.x), is_nan_a(a)), V4_a(s.y), ${isInfinite("0x7f800000")}), V4_a(s.z), ${isInfinite("0xff800000")})`);
+expression(
+  "nanToNum.forward",
+  `select(select(select(a, V4_a(s.x), is_nan_a(a)), V4_a(s.y), ${isInfinite("0x7f800000")}), V4_a(s.z), ${isInfinite("0xff800000")})`,
+);
 expression("nanToNum.backward", `select(V4_a(), a, (bitcast<vec4u>(b) & vec4u(0x7fffffffu)) < vec4u(0x7f800000u))`);
 
 function test(op: "isnan" | "isinf" | "isfinite", x: Tensor): Tensor {
@@ -45,6 +48,12 @@ export function nanToNum(x: Tensor, options: NanToNumOptions = {}): Tensor {
   checkFloat("nanToNum", x);
   const largest = LARGEST[x.dtype]!;
   const scalars = [options.nan ?? 0, options.posinf ?? largest, options.neginf ?? -largest];
-  for (const v of scalars) if (!(Math.abs(v) <= largest)) throw new ArgumentError(`nanToNum: a replacement must be a finite number of ${x.dtype}, from ${-largest} to ${largest}; got ${v}. Choose one in that range.`);
-  return record("nanToNum", [x], map("nanToNum.forward", [x], { scalars }), [x], (g, [input]) => [map("nanToNum.backward", [g, input!], { dtype: g.dtype })]);
+  for (const v of scalars)
+    if (!(Math.abs(v) <= largest))
+      throw new ArgumentError(
+        `nanToNum: a replacement must be a finite number of ${x.dtype}, from ${-largest} to ${largest}; got ${v}. Choose one in that range.`,
+      );
+  return record("nanToNum", [x], map("nanToNum.forward", [x], { scalars }), [x], (g, [input]) => [
+    map("nanToNum.backward", [g, input!], { dtype: g.dtype }),
+  ]);
 }

@@ -1,19 +1,33 @@
 /** Choices by a mask: non-zero elements of a u32, i32 or u8 tensor (what the comparisons give). */
-import { ArgumentError, DTypeError, ShapeError, broadcastShapes, checkNumber, checkTensors, isFloat, record, sameShape } from "../../engine/index.ts";
+import {
+  ArgumentError,
+  DTypeError,
+  ShapeError,
+  broadcastShapes,
+  checkNumber,
+  checkTensors,
+  isFloat,
+  record,
+  sameShape,
+} from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { expression, map } from "../core/map.ts";
 import { sumTo } from "../reduce/reduce.ts";
 
 expression("maskedFill.forward", "select(V4_y(a), V4_y(vec4<S_y>(S_y(s.x))), b != V4_b())");
 // Scalars are f32: a 32-bit integer travels as its halves, s.x the lower 16 bits.
-expression("maskedFill.integer", "select(V4_y(a), V4_y(vec4<S_y>(bitcast<S_y>(u32(s.x) | (u32(s.y) << 16u)))), b != V4_b())");
+expression(
+  "maskedFill.integer",
+  "select(V4_y(a), V4_y(vec4<S_y>(bitcast<S_y>(u32(s.x) | (u32(s.y) << 16u)))), b != V4_b())",
+);
 expression("maskedFill.backward", "select(a, V4_a(), b != V4_b())");
 expression("where.forward", "select(V4_y(c), V4_y(b), a != V4_a())");
 expression("where.backward0", "select(V4_b(), b, a != V4_a())");
 expression("where.backward1", "select(b, V4_b(), a != V4_a())");
 
 function checkMask(op: string, mask: Tensor): void {
-  if (isFloat(mask.dtype)) throw new DTypeError(`${op}: the mask ${mask} is of a floating dtype; compare it (\`ne(mask, 0)\`)`);
+  if (isFloat(mask.dtype))
+    throw new DTypeError(`${op}: the mask ${mask} is of a floating dtype; compare it (\`ne(mask, 0)\`)`);
 }
 
 /**
@@ -23,13 +37,17 @@ function checkMask(op: string, mask: Tensor): void {
 export function maskedFill(x: Tensor, mask: Tensor, value: number): Tensor {
   checkTensors("maskedFill", x, mask);
   checkMask("maskedFill", mask);
-  if (!Number.isFinite(Math.fround(value))) throw new ArgumentError(`maskedFill: value ${value} is not finite in f32; use −3e38 for −∞`);
+  if (!Number.isFinite(Math.fround(value)))
+    throw new ArgumentError(`maskedFill: value ${value} is not finite in f32; use −3e38 for −∞`);
   checkNumber("maskedFill", value, x.dtype);
-  if (!sameShape(broadcastShapes("maskedFill", x.shape, mask.shape), x.shape)) throw new ShapeError(`maskedFill: the mask ${mask} does not broadcast to ${x}; the result has the shape of x`);
+  if (!sameShape(broadcastShapes("maskedFill", x.shape, mask.shape), x.shape))
+    throw new ShapeError(`maskedFill: the mask ${mask} does not broadcast to ${x}; the result has the shape of x`);
   const y = isFloat(x.dtype)
     ? map("maskedFill.forward", [x, mask], { scalars: [value], shape: x.shape })
     : map("maskedFill.integer", [x, mask], { scalars: [value & 0xffff, (value >>> 16) & 0xffff], shape: x.shape });
-  return record("maskedFill", [x], y, [mask], (g, [saved]) => [map("maskedFill.backward", [g, saved!], { shape: g.shape })]);
+  return record("maskedFill", [x], y, [mask], (g, [saved]) => [
+    map("maskedFill.backward", [g, saved!], { shape: g.shape }),
+  ]);
 }
 
 /**
@@ -38,11 +56,14 @@ export function maskedFill(x: Tensor, mask: Tensor, value: number): Tensor {
 export function where(mask: Tensor, a: Tensor, b: Tensor): Tensor {
   checkTensors("where", mask, a, b);
   checkMask("where", mask);
-  if (a.dtype !== b.dtype && !(isFloat(a.dtype) && isFloat(b.dtype))) throw new DTypeError(`where: ${a} and ${b}; two float tensors, or two of one dtype; cast one of them`);
+  if (a.dtype !== b.dtype && !(isFloat(a.dtype) && isFloat(b.dtype)))
+    throw new DTypeError(`where: ${a} and ${b}; two float tensors, or two of one dtype; cast one of them`);
   const shape = broadcastShapes("where", mask.shape, broadcastShapes("where", a.shape, b.shape));
   const y = map("where.forward", [mask, a, b], { dtype: a.dtype === b.dtype ? a.dtype : "f32", shape });
   const shapes = [a.shape, b.shape];
   return record("where", [a, b], y, [mask], (g, [saved], needs) =>
-    shapes.map((to, i) => (needs[i] ? sumTo(map(`where.backward${i}`, [saved!, g], { dtype: g.dtype, shape: g.shape }), to) : null)),
+    shapes.map((to, i) =>
+      needs[i] ? sumTo(map(`where.backward${i}`, [saved!, g], { dtype: g.dtype, shape: g.shape }), to) : null,
+    ),
   );
 }

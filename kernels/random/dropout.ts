@@ -1,5 +1,19 @@
 /** Dropout with a mask that is computed, not stored. */
-import { ArgumentError, DTypeError, checkSite, checkTensors, elementBytes, empty, grid1d, isFloat, kernel, launch, record, rowWindows, scope } from "../../engine/index.ts";
+import {
+  ArgumentError,
+  DTypeError,
+  checkSite,
+  checkTensors,
+  elementBytes,
+  empty,
+  grid1d,
+  isFloat,
+  kernel,
+  launch,
+  record,
+  rowWindows,
+  scope,
+} from "../../engine/index.ts";
 import type { Generator, Tensor } from "../../engine/index.ts";
 import { contiguousCopy } from "../core/map.ts";
 

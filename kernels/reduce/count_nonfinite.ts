@@ -1,5 +1,16 @@
 /** How many elements of a tensor are infinite or NaN: what a loader, a sampler and a training step that failed ask of the device. */
-import { DTypeError, checkTensors, elementBytes, empty, grid1d, isFloat, kernel, launch, rowWindows, scope } from "../../engine/index.ts";
+import {
+  DTypeError,
+  checkTensors,
+  elementBytes,
+  empty,
+  grid1d,
+  isFloat,
+  kernel,
+  launch,
+  rowWindows,
+  scope,
+} from "../../engine/index.ts";
 import type { DType, Tensor } from "../../engine/index.ts";
 import { fillInto } from "../core/copy.ts";
 import { contiguousCopy } from "../core/map.ts";
@@ -24,12 +35,19 @@ const MAX_INVOCATIONS = 2 ** 18;
  */
 export function countNonFinite(x: Tensor): Tensor {
   const device = checkTensors("countNonFinite", x);
-  if (!isFloat(x.dtype)) throw new DTypeError(`countNonFinite: x must be f32, f16 or bf16; got ${x}. Integers are always finite.`);
+  if (!isFloat(x.dtype))
+    throw new DTypeError(`countNonFinite: x must be f32, f16 or bf16; got ${x}. Integers are always finite.`);
   return scope(() => {
     const count = empty([], { dtype: "u32", device });
     fillInto(count, 0);
     const from = contiguousCopy(x.detach());
-    for (const { start, count: elements } of rowWindows(device, x.size, [{ rowElements: 1, dtype: x.dtype }], 1, "countNonFinite")) {
+    for (const { start, count: elements } of rowWindows(
+      device,
+      x.size,
+      [{ rowElements: 1, dtype: x.dtype }],
+      1,
+      "countNonFinite",
+    )) {
       const bytes = elementBytes(x.dtype, elements);
       const invocations = Math.min(MAX_INVOCATIONS, Math.ceil(bytes / 16 / GRANULES));
       launch(countKernel, {

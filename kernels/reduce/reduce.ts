@@ -2,7 +2,26 @@
  * Reductions over any dimensions: sum, mean, max, min, argmax, argmin, and the sum that undoes a broadcast. Results are f32; sums and extremes of
  * i32 and u32 are exact and of their dtype (of u8: u32), sums beyond its range the nearest of it. NaN comes out if it goes in.
  */
-import { ShapeError, checkTensors, contiguousStrides, elementBytes, empty, grid1d, isFloat, kernel, launch, library, normalizeDim, record, rowWindows, sameShape, scope, shapeText, sizeOf, storageBytes } from "../../engine/index.ts";
+import {
+  ShapeError,
+  checkTensors,
+  contiguousStrides,
+  elementBytes,
+  empty,
+  grid1d,
+  isFloat,
+  kernel,
+  launch,
+  library,
+  normalizeDim,
+  record,
+  rowWindows,
+  sameShape,
+  scope,
+  shapeText,
+  sizeOf,
+  storageBytes,
+} from "../../engine/index.ts";
 import type { DType, Shape, Tensor, WindowOperand } from "../../engine/index.ts";
 import { copyInto, fillInto } from "../core/copy.ts";
 import { contiguousCopy, expression, map } from "../core/map.ts";
@@ -14,9 +33,18 @@ const stage = kernel(
   { outer: "u32", n: "u32", inner: "u32", chunk: "u32", chunks: "u32", first: "u32", scale: "f32" },
 );
 
-library("reduce_sum", "fn combine_T(a: vec4f, b: vec4f) -> vec4f { return a + b; }\nfn fold_T(v: vec4f, w: u32) -> f32 { return select((v.x + v.y) + (v.z + v.w), v.x, w == 1u); }");
-library("reduce_max", "//#use finite\nfn combine_T(a: vec4f, b: vec4f) -> vec4f { return max4(a, b); }\nfn fold_T(v: vec4f, w: u32) -> f32 { return select(max1(max1(v.x, v.y), max1(v.z, v.w)), v.x, w == 1u); }");
-library("reduce_min", "//#use finite\nfn combine_T(a: vec4f, b: vec4f) -> vec4f { return min4(a, b); }\nfn fold_T(v: vec4f, w: u32) -> f32 { return select(min1(min1(v.x, v.y), min1(v.z, v.w)), v.x, w == 1u); }");
+library(
+  "reduce_sum",
+  "fn combine_T(a: vec4f, b: vec4f) -> vec4f { return a + b; }\nfn fold_T(v: vec4f, w: u32) -> f32 { return select((v.x + v.y) + (v.z + v.w), v.x, w == 1u); }",
+);
+library(
+  "reduce_max",
+  "//#use finite\nfn combine_T(a: vec4f, b: vec4f) -> vec4f { return max4(a, b); }\nfn fold_T(v: vec4f, w: u32) -> f32 { return select(max1(max1(v.x, v.y), max1(v.z, v.w)), v.x, w == 1u); }",
+);
+library(
+  "reduce_min",
+  "//#use finite\nfn combine_T(a: vec4f, b: vec4f) -> vec4f { return min4(a, b); }\nfn fold_T(v: vec4f, w: u32) -> f32 { return select(min1(min1(v.x, v.y), min1(v.z, v.w)), v.x, w == 1u); }",
+);
 
 const integerStage = kernel(
   "reduce_integer",
@@ -55,8 +83,19 @@ function reduceMiddle(kind: Kind, x: Tensor, outer: number, n: number, inner: nu
     launch(stage, {
       use,
       constants: { ROWS: rows },
-      buffers: { x: { of: x, start: start * n * inner, elements: count * n * inner }, y: whole ? y : { of: y, start: start * elements, elements: count * elements } },
-      params: { outer: count, n: length, inner: columns, chunk: CHUNK, chunks, first: whole ? start * chunks * columns : 0, scale: chunks === 1 ? scale : 1 },
+      buffers: {
+        x: { of: x, start: start * n * inner, elements: count * n * inner },
+        y: whole ? y : { of: y, start: start * elements, elements: count * elements },
+      },
+      params: {
+        outer: count,
+        n: length,
+        inner: columns,
+        chunk: CHUNK,
+        chunks,
+        first: whole ? start * chunks * columns : 0,
+        scale: chunks === 1 ? scale : 1,
+      },
       grid: grid1d(Math.ceil((count * chunks * columns) / 64)),
       cost: { flops: count * n * inner, bytes: elementBytes(x.dtype, count * n * inner) },
     });
@@ -76,9 +115,18 @@ function reduceDims(kind: Reduction, x: Tensor, dims: readonly number[], keepdim
   const outer = together ? sizeOf(x.shape.slice(0, before)) : sizeOf(kept.map((d) => x.shape[d]!));
   const inner = together ? sizeOf(x.shape.slice(before + dims.length)) : 1;
   const order = [...kept, ...dims];
-  const source = together ? contiguousCopy(x) : contiguousCopy(x.strided(order.map((d) => x.shape[d]!), order.map((d) => x.strides[d]!)));
+  const source = together
+    ? contiguousCopy(x)
+    : contiguousCopy(
+        x.strided(
+          order.map((d) => x.shape[d]!),
+          order.map((d) => x.strides[d]!),
+        ),
+      );
   if (outer * inner === 0) return empty(finalShape, { dtype: resultOf(kind, x.dtype), device: x.device });
-  const flat = isFloat(x.dtype) ? reduceFloats(kind, source, outer, n, inner) : reduceIntegers(kind, source, outer, n, inner);
+  const flat = isFloat(x.dtype)
+    ? reduceFloats(kind, source, outer, n, inner)
+    : reduceIntegers(kind, source, outer, n, inner);
   return flat.strided(finalShape, contiguousStrides(finalShape));
 }
 
@@ -87,7 +135,8 @@ const wordOf = (dtype: DType): DType => (dtype === "u8" ? "u32" : dtype);
 const resultOf = (kind: Reduction, dtype: DType): DType => (kind === "mean" || isFloat(dtype) ? "f32" : wordOf(dtype));
 
 /** [outer, n, inner] of floats → [outer, inner], f32. `x` is contiguous; n > 0. */
-const reduceFloats = (kind: Reduction, x: Tensor, outer: number, n: number, inner: number): Tensor => (kind === "mean" ? reduceLong("sum", x, outer, n, inner, 1 / n) : reduceLong(kind, x, outer, n, inner, 1));
+const reduceFloats = (kind: Reduction, x: Tensor, outer: number, n: number, inner: number): Tensor =>
+  kind === "mean" ? reduceLong("sum", x, outer, n, inner, 1 / n) : reduceLong(kind, x, outer, n, inner, 1);
 
 /** [outer, n, inner] of integers → [outer, inner], exact; a mean is the exact sum divided in f32. `x` is contiguous; n > 0. */
 function reduceIntegers(kind: Reduction, x: Tensor, outer: number, n: number, inner: number): Tensor {
@@ -96,12 +145,33 @@ function reduceIntegers(kind: Reduction, x: Tensor, outer: number, n: number, in
   for (let length = n, isFirst = true; ; isFirst = false) {
     const chunks = Math.ceil(length / CHUNK);
     const isLast = chunks === 1;
-    const y = empty(isLast ? [outer, inner] : [outer, chunks, inner, 2], { dtype: isLast ? resultOf(kind, x.dtype) : "u32", device: x.device });
+    const y = empty(isLast ? [outer, inner] : [outer, chunks, inner, 2], {
+      dtype: isLast ? resultOf(kind, x.dtype) : "u32",
+      device: x.device,
+    });
     const [words, results] = [length * inner * (isFirst ? 1 : 2), chunks * inner * (isLast ? 1 : 2)];
-    for (const { start, count } of rowWindows(x.device, outer, [{ rowElements: words, dtype: "u32" }, { rowElements: results, dtype: "u32" }], 1, kind)) {
+    for (const { start, count } of rowWindows(
+      x.device,
+      outer,
+      [
+        { rowElements: words, dtype: "u32" },
+        { rowElements: results, dtype: "u32" },
+      ],
+      1,
+      kind,
+    )) {
       launch(integerStage, {
-        constants: { KIND: { sum: 0, mean: 0, max: 1, min: 2 }[kind], SIGNED: dtype === "i32", FIRST: isFirst, LAST: isLast, MEAN: kind === "mean" },
-        buffers: { x: { of: from, start: start * words, elements: count * words }, y: { of: y, start: start * results, elements: count * results } },
+        constants: {
+          KIND: { sum: 0, mean: 0, max: 1, min: 2 }[kind],
+          SIGNED: dtype === "i32",
+          FIRST: isFirst,
+          LAST: isLast,
+          MEAN: kind === "mean",
+        },
+        buffers: {
+          x: { of: from, start: start * words, elements: count * words },
+          y: { of: y, start: start * results, elements: count * results },
+        },
         params: { outer: count, n: length, inner, chunk: CHUNK, chunks, divisor: n },
         grid: grid1d(Math.ceil((count * chunks * inner) / 64)),
         cost: { flops: count * length * inner, bytes: 4 * count * words },
@@ -115,11 +185,16 @@ function reduceIntegers(kind: Reduction, x: Tensor, outer: number, n: number, in
 
 /** As `reduceMiddle`, also where one outer row exceeds a binding: each such row is cut along n, its parts reduced, then joined. */
 function reduceLong(kind: Kind, x: Tensor, outer: number, n: number, inner: number, scale: number): Tensor {
-  if (storageBytes(x.dtype, n * inner) <= x.device.limits.maxStorageBufferBindingSize) return reduceMiddle(kind, x, outer, n, inner, scale);
+  if (storageBytes(x.dtype, n * inner) <= x.device.limits.maxStorageBufferBindingSize)
+    return reduceMiddle(kind, x, outer, n, inner, scale);
   const y = empty([outer, inner], { device: x.device });
   for (let o = 0; o < outer; o++) {
     const parts = rowWindows(x.device, n, [{ rowElements: inner, dtype: x.dtype }], 1, kind).map(({ start, count }) => {
-      const part = x.strided([1, count, inner], contiguousStrides([1, count, inner]), x.offset + (o * n + start) * inner);
+      const part = x.strided(
+        [1, count, inner],
+        contiguousStrides([1, count, inner]),
+        x.offset + (o * n + start) * inner,
+      );
       return reduceMiddle(kind, contiguousCopy(part), 1, count, inner);
     });
     const joined = parts.reduce((sum, part) => map(`${kind}_pair`, [sum, part]));
@@ -136,14 +211,18 @@ expression("scale", "a * s.x");
 function dimsOf(op: string, x: Tensor, dims: number | readonly number[] | undefined): number[] {
   if (dims === undefined) return x.shape.map((_, d) => d);
   const list = (typeof dims === "number" ? [dims] : dims).map((d) => normalizeDim(d, x.rank, op));
-  if (new Set(list).size !== list.length) throw new ShapeError(`${op}: dimensions ${JSON.stringify(dims)} of ${x} name one twice`);
+  if (new Set(list).size !== list.length)
+    throw new ShapeError(`${op}: dimensions ${JSON.stringify(dims)} of ${x} name one twice`);
   return list.sort((a, b) => a - b);
 }
 
 /** The gradient of a reduced tensor, seen in the shape of its input (no copy). */
 function spread(g: Tensor, shape: Shape, dims: readonly number[]): Tensor {
   const strides = contiguousStrides(shape.map((n, d) => (dims.includes(d) ? 1 : n)));
-  return contiguousCopy(g).strided(shape, strides.map((s, d) => (dims.includes(d) ? 0 : s)));
+  return contiguousCopy(g).strided(
+    shape,
+    strides.map((s, d) => (dims.includes(d) ? 0 : s)),
+  );
 }
 
 /** x [...] → sum over `dims` (default: all), f32, or exact for integers. An empty sum is 0. */
@@ -157,14 +236,28 @@ export function mean(x: Tensor, dims?: number | readonly number[], keepdim = fal
   checkTensors("mean", x);
   const list = dimsOf("mean", x, dims);
   const n = list.reduce((p, d) => p * x.shape[d]!, 1);
-  if (n === 0) throw new ShapeError(`mean: ${x} has no elements along dimensions ${shapeText(list)}; the mean of nothing is not defined`);
+  if (n === 0)
+    throw new ShapeError(
+      `mean: ${x} has no elements along dimensions ${shapeText(list)}; the mean of nothing is not defined`,
+    );
   return linearReduction("mean", x, list, keepdim, 1 / n);
 }
 
-function linearReduction(name: "sum" | "mean", x: Tensor, dims: readonly number[], keepdim: boolean, scale: number): Tensor {
+function linearReduction(
+  name: "sum" | "mean",
+  x: Tensor,
+  dims: readonly number[],
+  keepdim: boolean,
+  scale: number,
+): Tensor {
   const shape = x.shape;
-  const y = x.size === 0 ? zeroReduction(x, dims, keepdim, resultOf(name, x.dtype)) : scope(() => reduceDims(name, x, dims, keepdim));
-  return record(name, [x], y, [], (g) => [scale === 1 ? spread(g, shape, dims) : map("scale", [spread(g, shape, dims)], { scalars: [scale] })]);
+  const y =
+    x.size === 0
+      ? zeroReduction(x, dims, keepdim, resultOf(name, x.dtype))
+      : scope(() => reduceDims(name, x, dims, keepdim));
+  return record(name, [x], y, [], (g) => [
+    scale === 1 ? spread(g, shape, dims) : map("scale", [spread(g, shape, dims)], { scalars: [scale] }),
+  ]);
 }
 
 function zeroReduction(x: Tensor, dims: readonly number[], keepdim: boolean, dtype: DType = "f32"): Tensor {
@@ -186,10 +279,18 @@ export function min(x: Tensor, dims?: number | readonly number[], keepdim = fals
   return extreme("min", x, dims, keepdim);
 }
 
-function extreme(kind: "max" | "min", x: Tensor, dims: number | readonly number[] | undefined, keepdim: boolean): Tensor {
+function extreme(
+  kind: "max" | "min",
+  x: Tensor,
+  dims: number | readonly number[] | undefined,
+  keepdim: boolean,
+): Tensor {
   checkTensors(kind, x);
   const list = dimsOf(kind, x, dims);
-  if (list.some((d) => x.shape[d] === 0)) throw new ShapeError(`${kind}: ${x} has no elements along dimensions ${shapeText(list)}; the ${kind} of nothing is not defined`);
+  if (list.some((d) => x.shape[d] === 0))
+    throw new ShapeError(
+      `${kind}: ${x} has no elements along dimensions ${shapeText(list)}; the ${kind} of nothing is not defined`,
+    );
   const y = scope(() => reduceDims(kind, x, list, keepdim));
   return record(kind, [x], y, [x, y], (g, [input, best]) => {
     const equal = map("equal_to", [input!, spread(best!, input!.shape, list)], { dtype: "f32" });
@@ -202,11 +303,22 @@ expression("equal_to", "select(V4_y(), V4_y(1), a == V4_a(b))");
 expression("divide", "a / b");
 expression("multiply", "a * b");
 
-const argStage = kernel("arg_reduce", new URL("./arg_reduce.wgsl", import.meta.url), { x: "read", y: "write" }, { rows: "u32", columns: "u32" });
+const argStage = kernel(
+  "arg_reduce",
+  new URL("./arg_reduce.wgsl", import.meta.url),
+  { x: "read", y: "write" },
+  { rows: "u32", columns: "u32" },
+);
 
 // The place of a value in the order of all, as u32. A NaN comes first.
-library("rank_float", "//#use finite\nfn rank_T(v: f32, lowest: bool) -> u32 {\n  let u = select(bitcast<u32>(v), 0u, v == 0.0);\n  let rank = select(u | 0x80000000u, ~u, u >= 0x80000000u);\n  return select(select(rank, ~rank, lowest), 0xffffffffu, is_nan(v));\n}");
-library("rank_i32", "fn rank_T(v: i32, lowest: bool) -> u32 { let rank = bitcast<u32>(v) ^ 0x80000000u; return select(rank, ~rank, lowest); }");
+library(
+  "rank_float",
+  "//#use finite\nfn rank_T(v: f32, lowest: bool) -> u32 {\n  let u = select(bitcast<u32>(v), 0u, v == 0.0);\n  let rank = select(u | 0x80000000u, ~u, u >= 0x80000000u);\n  return select(select(rank, ~rank, lowest), 0xffffffffu, is_nan(v));\n}",
+);
+library(
+  "rank_i32",
+  "fn rank_T(v: i32, lowest: bool) -> u32 { let rank = bitcast<u32>(v) ^ 0x80000000u; return select(rank, ~rank, lowest); }",
+);
 library("rank_u32", "fn rank_T(v: u32, lowest: bool) -> u32 { return select(v, ~v, lowest); }");
 
 /** x [...] → index of the largest value along `dim`, u32; the lowest index wins ties, the first NaN wins over all. */
@@ -233,7 +345,16 @@ function argRows(op: "argmax" | "argmin", x: Tensor, d: number, keepdim: boolean
   const order = [...x.shape.keys()].filter((i) => i !== d);
   const last = contiguousCopy(x.strided([...kept, n], [...order.map((i) => x.strides[i]!), x.strides[d]!]));
   const y = empty(keepdim ? x.shape.with(d, 1) : kept, { dtype: "u32", device: x.device });
-  for (const { start, count } of rowWindows(x.device, rows, [{ rowElements: n, dtype: last.dtype }, { rowElements: 1, dtype: "u32" }], 1, op)) {
+  for (const { start, count } of rowWindows(
+    x.device,
+    rows,
+    [
+      { rowElements: n, dtype: last.dtype },
+      { rowElements: 1, dtype: "u32" },
+    ],
+    1,
+    op,
+  )) {
     launch(argStage, {
       use: { x: last.dtype, r: isFloat(last.dtype) ? "rank_float" : last.dtype === "i32" ? "rank_i32" : "rank_u32" },
       constants: { LOWEST: op === "argmin" },

@@ -5,7 +5,25 @@
  * have to know the largest position; instead θ_i is kept as a 64-bit fraction of a turn (made in f64), and the kernel multiplies and
  * reduces it in integers, exact for every 32-bit position (`lib/turns.wgsl`).
  */
-import { ArgumentError, DTYPES, DTypeError, ShapeError, checkTensors, deviceConstant, elementBytes, empty, grid1d, isFloat, kernel, launch, library, record, sameShape, scope, shapeText } from "../../engine/index.ts";
+import {
+  ArgumentError,
+  DTYPES,
+  DTypeError,
+  ShapeError,
+  checkTensors,
+  deviceConstant,
+  elementBytes,
+  empty,
+  grid1d,
+  isFloat,
+  kernel,
+  launch,
+  library,
+  record,
+  sameShape,
+  scope,
+  shapeText,
+} from "../../engine/index.ts";
 import type { Device, Tensor } from "../../engine/index.ts";
 import { rowLibrary } from "../core/lib.ts";
 import { contiguousCopy, map } from "../core/map.ts";
@@ -39,15 +57,23 @@ export interface RopeOptions {
 export function rope(x: Tensor, positions: Tensor, { theta = 10000, dim = -2 }: RopeOptions = {}): Tensor {
   checkTensors("rope", x, positions);
   if (!isFloat(x.dtype)) throw new DTypeError(`rope: ${x} is not of a floating dtype; cast it to f32 first`);
-  if (positions.dtype !== "i32" && positions.dtype !== "u32") throw new DTypeError(`rope: positions ${positions}; takes i32 or u32`);
-  if (dim !== -2 && dim !== -3) throw new ArgumentError(`rope: dim ${String(dim)}; −2 for [B, H, T, D], −3 for [B, T, H, D]`);
+  if (positions.dtype !== "i32" && positions.dtype !== "u32")
+    throw new DTypeError(`rope: positions ${positions}; takes i32 or u32`);
+  if (dim !== -2 && dim !== -3)
+    throw new ArgumentError(`rope: dim ${String(dim)}; −2 for [B, H, T, D], −3 for [B, T, H, D]`);
   if (!(theta > 0) || !Number.isFinite(theta)) throw new ArgumentError(`rope: theta ${theta}; a finite number above 0`);
-  if (x.rank < -dim || x.rank > 4) throw new ShapeError(`rope: ${x}; takes ${dim === -2 ? "[B, H, T, D], [B, T, D] or [T, D]" : "[B, T, H, D] or [T, H, D]"}`);
-  if (x.shape.at(-1)! % 2) throw new ShapeError(`rope: ${x} has an odd last dimension; pairs (i, i + D/2) need an even one`);
+  if (x.rank < -dim || x.rank > 4)
+    throw new ShapeError(
+      `rope: ${x}; takes ${dim === -2 ? "[B, H, T, D], [B, T, D] or [T, D]" : "[B, T, H, D] or [T, H, D]"}`,
+    );
+  if (x.shape.at(-1)! % 2)
+    throw new ShapeError(`rope: ${x} has an odd last dimension; pairs (i, i + D/2) need an even one`);
   const tokens = x.shape.at(dim)!;
   const batches = x.rank > -dim ? x.shape[0]! : 1;
   if (!sameShape(positions.shape, [tokens]) && !sameShape(positions.shape, [batches, tokens])) {
-    throw new ShapeError(`rope: positions ${positions} for x ${shapeText(x.shape)}; takes [${tokens}] or [${batches}, ${tokens}]`);
+    throw new ShapeError(
+      `rope: positions ${positions} for x ${shapeText(x.shape)}; takes [${tokens}] or [${batches}, ${tokens}]`,
+    );
   }
   const y = scope(() => rotated(x, positions, theta, dim, 1));
   return record("rope", [x], y, [positions], (g, [places]) => [rotated(g, places!, theta, dim, -1)]);
@@ -75,12 +101,16 @@ function rotated(x: Tensor, positions: Tensor, theta: number, dim: -2 | -3, sign
   const use = { x: width === 4 ? source.dtype : rowLibrary("f32", 1), y: width === 4 ? y.dtype : rowLibrary("f32", 1) };
   const batchStride = positions.rank === 2 ? positions.shape[1]! : 0;
   const align = (t: Tensor): number => (t.device.limits.minStorageBufferOffsetAlignment * 8) / DTYPES[t.dtype].bits;
-  const span = (t: Tensor, size: Triple, strides: Triple): number => D + size.reduce((sum, n, i) => sum + (n - 1) * strides[i]!, 0) + align(t);
+  const span = (t: Tensor, size: Triple, strides: Triple): number =>
+    D + size.reduce((sum, n, i) => sum + (n - 1) * strides[i]!, 0) + align(t);
 
   // One launch where all parts fit a binding; else the box is cut in two along the dimension that is outermost in y.
   const part = (size: Triple, first: Triple): void => {
     const limit = x.device.limits.maxStorageBufferBindingSize - 16;
-    if (elementBytes(source.dtype, span(source, size, from)) > limit || elementBytes(y.dtype, span(y, size, to)) > limit) {
+    if (
+      elementBytes(source.dtype, span(source, size, from)) > limit ||
+      elementBytes(y.dtype, span(y, size, to)) > limit
+    ) {
       const d = size.reduce((best, n, i) => (n > 1 && (size[best] === 1 || to[i]! > to[best]!) ? i : best), 0);
       if (size[d]! > 1) {
         const head = Math.ceil(size[d]! / 2);
@@ -89,11 +119,17 @@ function rotated(x: Tensor, positions: Tensor, theta: number, dim: -2 | -3, sign
         return;
       }
     }
-    const window = (t: Tensor, strides: Triple): { bound: { of: Tensor; start: number; elements: number }; steps: number[] } => {
+    const window = (
+      t: Tensor,
+      strides: Triple,
+    ): { bound: { of: Tensor; start: number; elements: number }; steps: number[] } => {
       const at = t.offset + first.reduce((sum, n, i) => sum + n * strides[i]!, 0);
       const start = Math.floor(at / align(t)) * align(t);
       const of = t.strided([(t.storage.bytes * 8) / DTYPES[t.dtype].bits], [1], 0);
-      return { bound: { of, start, elements: span(t, size, strides) - align(t) + at - start }, steps: [...strides, at - start].map((n) => n / width) };
+      return {
+        bound: { of, start, elements: span(t, size, strides) - align(t) + at - start },
+        steps: [...strides, at - start].map((n) => n / width),
+      };
     };
     const [xs, ys] = [window(source, from), window(y, to)];
     const half = D / 2 / width;
@@ -101,9 +137,18 @@ function rotated(x: Tensor, positions: Tensor, theta: number, dim: -2 | -3, sign
       use,
       constants: { HEADS },
       buffers: { x: xs.bound, positions: places, frequencies: table, y: ys.bound },
-      params: { size: [...size, half], src: xs.steps, dst: ys.steps, positions: [first[0] * batchStride + first[1], batchStride, 0, 0], sign },
+      params: {
+        size: [...size, half],
+        src: xs.steps,
+        dst: ys.steps,
+        positions: [first[0] * batchStride + first[1], batchStride, 0, 0],
+        sign,
+      },
       grid: grid1d(Math.ceil((size[0] * size[1] * Math.ceil(size[2] / HEADS) * half) / 64)),
-      cost: { flops: 3 * size[0] * size[1] * size[2] * D, bytes: elementBytes(x.dtype, 2 * size[0] * size[1] * size[2] * D) },
+      cost: {
+        flops: 3 * size[0] * size[1] * size[2] * D,
+        bytes: elementBytes(x.dtype, 2 * size[0] * size[1] * size[2] * D),
+      },
     });
   };
   part(triple(x.shape, 1), [0, 0, 0]);
@@ -113,7 +158,11 @@ function rotated(x: Tensor, positions: Tensor, theta: number, dim: -2 | -3, sign
 /** `x` where the kernel can walk its strides in granules of `width` elements, else a contiguous copy. */
 function operand(x: Tensor, width: number): Tensor {
   if (width === 1 && x.dtype !== "f32") return map("copy", [x], { dtype: "f32" });
-  const walks = x.shape.at(-1)! === 0 || (x.strides.at(-1) === 1 && x.offset % width === 0 && x.strides.every((s, d) => d === x.rank - 1 || x.shape[d] === 1 || s % width === 0));
+  const walks =
+    x.shape.at(-1)! === 0 ||
+    (x.strides.at(-1) === 1 &&
+      x.offset % width === 0 &&
+      x.strides.every((s, d) => d === x.rank - 1 || x.shape[d] === 1 || s % width === 0));
   return walks ? x : map("copy", [x]);
 }
 

@@ -1,5 +1,22 @@
 /** Next tokens from logits, on the GPU: guidance, and sampling whose random numbers live in GPU buffers, so that a captured loop replays. */
-import { ArgumentError, DTypeError, ShapeError, checkSite, checkTensors, defaultDraw, elementBytes, empty, grid1d, isFloat, kernel, launch, library, record, rowWindows, scope } from "../../engine/index.ts";
+import {
+  ArgumentError,
+  DTypeError,
+  ShapeError,
+  checkSite,
+  checkTensors,
+  defaultDraw,
+  elementBytes,
+  empty,
+  grid1d,
+  isFloat,
+  kernel,
+  launch,
+  library,
+  record,
+  rowWindows,
+  scope,
+} from "../../engine/index.ts";
 import type { Generator, Tensor } from "../../engine/index.ts";
 import { mul } from "../pointwise/elementwise.ts";
 import { rowLibrary } from "../core/lib.ts";
@@ -12,14 +29,37 @@ const histogramKernel = kernel(
   "sample_histogram",
   new URL("./sample_histogram.wgsl", import.meta.url),
   { x: "read", limits: "read", partial: "write" },
-  { rows: "u32", row: "u32", first: "u32", granules: "u32", chunk: "u32", chunks: "u32", shift: "u32", mask: "u32", limited: "u32", inverse_temperature: "f32" },
+  {
+    rows: "u32",
+    row: "u32",
+    first: "u32",
+    granules: "u32",
+    chunk: "u32",
+    chunks: "u32",
+    shift: "u32",
+    mask: "u32",
+    limited: "u32",
+    inverse_temperature: "f32",
+  },
 );
 
 const selectKernel = kernel(
   "sample_select",
   new URL("./sample_select.wgsl", import.meta.url),
   { x: "read", partial: "read", before: "read", after: "write" },
-  { rows: "u32", row: "u32", first: "u32", granules: "u32", chunk: "u32", chunks: "u32", shift: "u32", step: "u32", top_k: "u32", top_p: "f32", inverse_temperature: "f32" },
+  {
+    rows: "u32",
+    row: "u32",
+    first: "u32",
+    granules: "u32",
+    chunk: "u32",
+    chunks: "u32",
+    shift: "u32",
+    step: "u32",
+    top_k: "u32",
+    top_p: "f32",
+    inverse_temperature: "f32",
+  },
 );
 
 const sampleKernel = kernel(
@@ -29,12 +69,23 @@ const sampleKernel = kernel(
   { rows: "u32", first: "u32", granules: "u32", chunks: "u32", site: "u32", inverse_temperature: "f32" },
 );
 
-const combineKernel = kernel("sample_combine", new URL("./sample_combine.wgsl", import.meta.url), { best: "read", tokens: "write" }, { rows: "u32", chunks: "u32", mark: "u32" });
+const combineKernel = kernel(
+  "sample_combine",
+  new URL("./sample_combine.wgsl", import.meta.url),
+  { best: "read", tokens: "write" },
+  { rows: "u32", chunks: "u32", mark: "u32" },
+);
 
-const guidanceKernel = kernel("guidance", new URL("./guidance.wgsl", import.meta.url), { x: "read", y: "write" }, { rows: "u32", granules: "u32", weight: "f32" });
+const guidanceKernel = kernel(
+  "guidance",
+  new URL("./guidance.wgsl", import.meta.url),
+  { x: "read", y: "write" },
+  { rows: "u32", granules: "u32", weight: "f32" },
+);
 
 /** Contiguous logits whose rows are whole granules: 16-bit rows that do not split into fours become f32. */
-const rowsOfGranules = (x: Tensor, columns: number): Tensor => (x.dtype !== "f32" && columns % 4 !== 0 ? map("copy", [x], { dtype: "f32" }) : contiguousCopy(x));
+const rowsOfGranules = (x: Tensor, columns: number): Tensor =>
+  x.dtype !== "f32" && columns % 4 !== 0 ? map("copy", [x], { dtype: "f32" }) : contiguousCopy(x);
 
 /**
  * Classifier-free guidance: logits [2N, V], rows in turn conditional and unconditional → u + weight · (c − u), [N, V] of the same dtype.
@@ -43,17 +94,30 @@ const rowsOfGranules = (x: Tensor, columns: number): Tensor => (x.dtype !== "f32
 export function guidance(logits: Tensor, weight: number): Tensor {
   checkTensors("guidance", logits);
   if (!isFloat(logits.dtype)) throw new DTypeError(`guidance: the logits ${logits} are not of a floating dtype`);
-  if (logits.rank !== 2 || logits.shape[0]! % 2) throw new ShapeError(`guidance: logits ${logits}; they are [2N, V], conditional and unconditional rows in turn`);
+  if (logits.rank !== 2 || logits.shape[0]! % 2)
+    throw new ShapeError(`guidance: logits ${logits}; they are [2N, V], conditional and unconditional rows in turn`);
   if (!Number.isFinite(weight)) throw new ArgumentError(`guidance: weight ${weight} is not finite`);
   const [rows, columns] = logits.shape as [number, number];
   const y = scope(() => {
     const x = rowsOfGranules(logits, columns);
     const out = empty([rows / 2, columns], { dtype: x.dtype, device: x.device });
     const granules = columns % 4 ? columns : columns / 4;
-    for (const { start, count } of rowWindows(x.device, rows / 2, [{ rowElements: 2 * columns, dtype: x.dtype }, { rowElements: columns, dtype: x.dtype }], 1, "guidance")) {
+    for (const { start, count } of rowWindows(
+      x.device,
+      rows / 2,
+      [
+        { rowElements: 2 * columns, dtype: x.dtype },
+        { rowElements: columns, dtype: x.dtype },
+      ],
+      1,
+      "guidance",
+    )) {
       launch(guidanceKernel, {
         use: { x: rowLibrary(x.dtype, columns) },
-        buffers: { x: { of: x, start: 2 * start * columns, elements: 2 * count * columns }, y: { of: out, start: start * columns, elements: count * columns } },
+        buffers: {
+          x: { of: x, start: 2 * start * columns, elements: 2 * count * columns },
+          y: { of: out, start: start * columns, elements: count * columns },
+        },
         params: { rows: count, granules, weight },
         grid: grid1d(Math.ceil((count * granules) / 64)),
         cost: { flops: 3 * count * columns, bytes: elementBytes(x.dtype, 3 * count * columns) },
@@ -61,7 +125,9 @@ export function guidance(logits: Tensor, weight: number): Tensor {
     }
     return out.dtype === logits.dtype ? out : map("copy", [out], { dtype: logits.dtype });
   });
-  return record("guidance", [logits], y, [], (g) => [reshape(stack([mul(g, weight), mul(g, 1 - weight)], 1), [rows, columns])]);
+  return record("guidance", [logits], y, [], (g) => [
+    reshape(stack([mul(g, weight), mul(g, 1 - weight)], 1), [rows, columns]),
+  ]);
 }
 
 export interface SampleOptions {
@@ -93,18 +159,29 @@ const MAX_CHUNKS = 256;
 const MAX_FILTERED = 2 ** 24;
 
 /** Throws for what `sampleTokens` does not take, before any work. */
-function checkSample(logits: Tensor, { temperature = 1, topK, topP, seeds, position, generator, site = 0 }: SampleOptions): void {
+function checkSample(
+  logits: Tensor,
+  { temperature = 1, topK, topP, seeds, position, generator, site = 0 }: SampleOptions,
+): void {
   checkTensors("sampleTokens", logits, generator?.state, seeds, position);
   if (!isFloat(logits.dtype)) throw new DTypeError(`sampleTokens: the logits ${logits} are not of a floating dtype`);
-  if (logits.rank !== 2 || logits.shape[1] === 0) throw new ShapeError(`sampleTokens: logits ${logits}; they are [N, V] with V ≥ 1`);
+  if (logits.rank !== 2 || logits.shape[1] === 0)
+    throw new ShapeError(`sampleTokens: logits ${logits}; they are [N, V] with V ≥ 1`);
   const [rows, classes] = logits.shape as [number, number];
-  if (temperature !== 0 && !(temperature >= 1e-6 && temperature < Infinity)) throw new ArgumentError(`sampleTokens: temperature ${temperature}; 0, or at least 1e-6`);
-  if (topK !== undefined && (!Number.isInteger(topK) || topK < 1)) throw new ArgumentError(`sampleTokens: topK ${topK}; a whole number ≥ 1`);
+  if (temperature !== 0 && !(temperature >= 1e-6 && temperature < Infinity))
+    throw new ArgumentError(`sampleTokens: temperature ${temperature}; 0, or at least 1e-6`);
+  if (topK !== undefined && (!Number.isInteger(topK) || topK < 1))
+    throw new ArgumentError(`sampleTokens: topK ${topK}; a whole number ≥ 1`);
   if (topP !== undefined && !(topP > 0 && topP <= 1)) throw new ArgumentError(`sampleTokens: topP ${topP}; 0 < p ≤ 1`);
   checkSite("sampleTokens", site);
-  if (classes > MAX_FILTERED && (topK !== undefined || topP !== undefined)) throw new ShapeError(`sampleTokens: topK and topP take at most ${MAX_FILTERED} tokens; got ${logits}. Leave them out`);
-  if (seeds && (seeds.dtype !== "u32" || seeds.rank !== 1 || seeds.size !== rows)) throw new ShapeError(`sampleTokens: seeds ${seeds} for ${rows} rows; u32, one a row`);
-  if (position && ((position.dtype !== "u32" && position.dtype !== "i32") || position.size !== 1)) throw new ShapeError(`sampleTokens: position ${position}; u32 or i32 of one element`);
+  if (classes > MAX_FILTERED && (topK !== undefined || topP !== undefined))
+    throw new ShapeError(
+      `sampleTokens: topK and topP take at most ${MAX_FILTERED} tokens; got ${logits}. Leave them out`,
+    );
+  if (seeds && (seeds.dtype !== "u32" || seeds.rank !== 1 || seeds.size !== rows))
+    throw new ShapeError(`sampleTokens: seeds ${seeds} for ${rows} rows; u32, one a row`);
+  if (position && ((position.dtype !== "u32" && position.dtype !== "i32") || position.size !== 1))
+    throw new ShapeError(`sampleTokens: position ${position}; u32 or i32 of one element`);
 }
 
 /**
@@ -128,17 +205,29 @@ export function sampleTokens(logits: Tensor, options: SampleOptions = {}): Tenso
     const keep = topK !== undefined && topK < classes ? topK : 0;
     const mass = topP ?? 1;
     const inverse = random ? 1 / temperature : 1;
-    const { generator, site } = options.generator || !random ? { generator: options.generator, site: options.site ?? 0 } : defaultDraw(x.device);
+    const { generator, site } =
+      options.generator || !random ? { generator: options.generator, site: options.site ?? 0 } : defaultDraw(x.device);
     const limits = random && (keep > 0 || mass < 1) ? limitsOf(x, { topK: keep, topP: mass, inverse }) : null;
     const granules = classes % 4 ? classes : classes / 4;
     const chunks = Math.min(MAX_CHUNKS, Math.ceil(granules / CHUNK_GRANULES));
     const best = empty([rows, chunks, 2], { dtype: "u32", device: x.device });
     // What a variant does not read is bound to the logits again.
-    for (const { start, count } of rowWindows(x.device, rows, [{ rowElements: classes, dtype: x.dtype }], 1, "sampleTokens")) {
+    for (const { start, count } of rowWindows(
+      x.device,
+      rows,
+      [{ rowElements: classes, dtype: x.dtype }],
+      1,
+      "sampleTokens",
+    )) {
       const window = { of: x, start: start * classes, elements: count * classes };
       launch(sampleKernel, {
         use: { x: rowLibrary(x.dtype, classes) },
-        constants: { RANDOM: random, FILTER: limits !== null, SEEDED: random && seeds !== undefined, MOVED: random && position !== undefined },
+        constants: {
+          RANDOM: random,
+          FILTER: limits !== null,
+          SEEDED: random && seeds !== undefined,
+          MOVED: random && position !== undefined,
+        },
         buffers: {
           x: window,
           limits: limits ?? window,
@@ -182,7 +271,8 @@ interface Pass {
 
 /** Eight bits of the key a pass. In topP's last one a bin is one key: counts tell its weight, and where a tie is to be cut. */
 function passesOf({ topK, topP }: Bounds): Pass[] {
-  const of = (steps: readonly number[], mass: boolean): Pass[] => steps.map((step, i) => ({ shift: 24 - 8 * i, step, isMass: mass && i < 3 }));
+  const of = (steps: readonly number[], mass: boolean): Pass[] =>
+    steps.map((step, i) => ({ shift: 24 - 8 * i, step, isMass: mass && i < 3 }));
   return [...of(topK ? [0, 1, 1, 2] : [0], false), ...of(topP < 1 ? [3, 4, 4, 5] : [], true)];
 }
 
@@ -207,7 +297,13 @@ function limitsOf(x: Tensor, bounds: Bounds): Tensor {
   for (const pass of passesOf(bounds)) {
     for (const { start, count } of windows) {
       for (let row = 0; row < count; row += batch)
-        selectionPass({ of: x, start: start * classes, elements: count * classes }, { partial, before, after }, pass, bounds, { rows: Math.min(batch, count - row), row, first: start + row });
+        selectionPass(
+          { of: x, start: start * classes, elements: count * classes },
+          { partial, before, after },
+          pass,
+          bounds,
+          { rows: Math.min(batch, count - row), row, first: start + row },
+        );
     }
     [before, after] = [after, before];
   }
@@ -229,13 +325,24 @@ function selectionPass(
   const use = { x: rowLibrary(dtype, classes) };
   // Barriers: on software Vulkan fewer invocations cost less.
   const constants = { WORKGROUP: device.capabilities.software ? 64 : 256 };
-  const shared = { ...where, granules: classes / width, chunk: CHUNK_TOKENS / width, chunks, shift, inverse_temperature: inverse };
+  const shared = {
+    ...where,
+    granules: classes / width,
+    chunk: CHUNK_TOKENS / width,
+    chunks,
+    shift,
+    inverse_temperature: inverse,
+  };
   const read = where.rows * classes;
   launch(histogramKernel, {
     use,
     constants: { ...constants, MASS: isMass },
     buffers: { x, limits: before, partial },
-    params: { ...shared, mask: shift === 24 ? 0 : (0xffffffff << (shift + 8)) >>> 0, limited: step > 2 && topK ? 1 : 0 },
+    params: {
+      ...shared,
+      mask: shift === 24 ? 0 : (0xffffffff << (shift + 8)) >>> 0,
+      limited: step > 2 && topK ? 1 : 0,
+    },
     grid: grid1d(where.rows * chunks),
     cost: { flops: (isMass ? 20 : 5) * read, bytes: elementBytes(dtype, read) + 4 * PARTIAL * where.rows * chunks },
   });

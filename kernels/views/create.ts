@@ -1,5 +1,22 @@
 /** New tensors filled by kernels: constants, ranges and random numbers. From host data: `tensor()` of the engine. */
-import { ArgumentError, LARGEST, checkDType, checkNumber, checkSite, defaultDraw, elementBytes, empty, grid1d, halfOpenRange, integerRange, isFloat, kernel, launch, rowWindows, DTypeError } from "../../engine/index.ts";
+import {
+  ArgumentError,
+  LARGEST,
+  checkDType,
+  checkNumber,
+  checkSite,
+  defaultDraw,
+  elementBytes,
+  empty,
+  grid1d,
+  halfOpenRange,
+  integerRange,
+  isFloat,
+  kernel,
+  launch,
+  rowWindows,
+  DTypeError,
+} from "../../engine/index.ts";
 import type { DType, Generator, Shape, Tensor, TensorOptions } from "../../engine/index.ts";
 import { fillInto } from "../core/copy.ts";
 import "../core/lib.ts";
@@ -13,7 +30,12 @@ const random = kernel(
   { granules: "u32", start: "u32", site: "u32", low: "f32", high: "f32", least: "f32", most: "f32", scale: "f32" },
 );
 
-const range = kernel("arange", new URL("./arange.wgsl", import.meta.url), { y: "write" }, { granules: "u32", first: "u32", start: "u32", step: "u32" });
+const range = kernel(
+  "arange",
+  new URL("./arange.wgsl", import.meta.url),
+  { y: "write" },
+  { granules: "u32", first: "u32", start: "u32", step: "u32" },
+);
 
 /** A tensor with `value` everywhere. An integer dtype refuses a number that it does not represent. */
 export function full(shape: Shape, value: number, options: TensorOptions = {}): Tensor {
@@ -28,7 +50,8 @@ export function full(shape: Shape, value: number, options: TensorOptions = {}): 
 export const zeros = (shape: Shape, options: TensorOptions = {}): Tensor => full(shape, 0, options);
 export const ones = (shape: Shape, options: TensorOptions = {}): Tensor => full(shape, 1, options);
 /** Zeros of the shape, dtype and device of `x`. */
-export const zerosLike = (x: Tensor, options: TensorOptions = {}): Tensor => zeros(x.shape, { dtype: x.dtype, device: x.device, ...options });
+export const zerosLike = (x: Tensor, options: TensorOptions = {}): Tensor =>
+  zeros(x.shape, { dtype: x.dtype, device: x.device, ...options });
 
 /**
  * [start, start + step, …) below `end` (above it for a negative step); `arange(n)` counts from 0. The default dtype is i32 for whole numbers,
@@ -36,7 +59,8 @@ export const zerosLike = (x: Tensor, options: TensorOptions = {}): Tensor => zer
  */
 export function arange(start: number, end?: number, step = 1, options: TensorOptions = {}): Tensor {
   const [from, to] = end === undefined ? [0, start] : [start, end];
-  if (step === 0 || ![from, to, step].every(Number.isFinite)) throw new ArgumentError(`arange: start ${from}, end ${to}, step ${step}; finite numbers, step not 0`);
+  if (step === 0 || ![from, to, step].every(Number.isFinite))
+    throw new ArgumentError(`arange: start ${from}, end ${to}, step ${step}; finite numbers, step not 0`);
   const count = Math.max(0, Math.ceil((to - from) / step));
   const whole = Number.isInteger(from) && Number.isInteger(step);
   const dtype = options.dtype ?? (whole ? "i32" : "f32");
@@ -63,10 +87,14 @@ function checkRange(from: number, step: number, count: number, dtype: DType): vo
   const last = from + Math.max(0, count - 1) * step;
   if (isFloat(dtype)) {
     const largest = LARGEST[dtype]!;
-    if (!(Math.abs(from) <= largest && Math.abs(last) <= largest && Math.abs(step) <= LARGEST.f32!)) throw new ArgumentError(`arange: values must be finite in ${dtype}, at most ${largest}; got start ${from}, step ${step}, last value ${last}. Choose smaller ones.`);
+    if (!(Math.abs(from) <= largest && Math.abs(last) <= largest && Math.abs(step) <= LARGEST.f32!))
+      throw new ArgumentError(
+        `arange: values must be finite in ${dtype}, at most ${largest}; got start ${from}, step ${step}, last value ${last}. Choose smaller ones.`,
+      );
     return;
   }
-  if (!Number.isSafeInteger(step)) throw new ArgumentError(`arange: the step must be a whole number for ${dtype}; got ${step}. Use dtype f32.`);
+  if (!Number.isSafeInteger(step))
+    throw new ArgumentError(`arange: the step must be a whole number for ${dtype}; got ${step}. Use dtype f32.`);
   checkNumber("arange", from, dtype);
   checkNumber("arange", last, dtype);
 }
@@ -74,11 +102,15 @@ function checkRange(from: number, step: number, count: number, dtype: DType): vo
 /** Whether all `count` values are whole numbers of i32: then they are computed as such, and rounded once. */
 function isWholeRange(from: number, step: number, count: number): boolean {
   const [least, most] = integerRange("i32")!;
-  return [from, from + Math.max(0, count - 1) * step].every((v) => Number.isInteger(v) && v >= least && v <= most) && Number.isSafeInteger(step);
+  return (
+    [from, from + Math.max(0, count - 1) * step].every((v) => Number.isInteger(v) && v >= least && v <= most) &&
+    Number.isSafeInteger(step)
+  );
 }
 
 /** A number as the word that the kernel takes: integers modulo 2^32, in which sums of them are exact. */
-const bitsOf = (value: number, isWhole: boolean): number => (!isWhole ? new Uint32Array(Float32Array.of(value).buffer)[0]! : value >>> 0);
+const bitsOf = (value: number, isWhole: boolean): number =>
+  !isWhole ? new Uint32Array(Float32Array.of(value).buffer)[0]! : value >>> 0;
 
 export interface RandomOptions extends TensorOptions {
   /** Where the numbers come from; the default is a generator of the device with seed 0 whose step rises with every call. */
@@ -101,10 +133,15 @@ const STANDARD_NORMAL: Interval = { low: 0, high: 1, least: 0, most: 0, scale: 1
 function interval(low: number, high: number, dtype: DType): Interval {
   const largest = LARGEST[dtype]!;
   if (!(Math.abs(low) <= largest && Math.abs(high) <= largest && low < high)) {
-    throw new ArgumentError(`uniform: bounds of ${dtype} must be finite, at most ${largest}, the first below the second; got ${low} and ${high}. The interval is [low, high).`);
+    throw new ArgumentError(
+      `uniform: bounds of ${dtype} must be finite, at most ${largest}, the first below the second; got ${low} and ${high}. The interval is [low, high).`,
+    );
   }
   const range = halfOpenRange(dtype, low, high);
-  if (!range) throw new ArgumentError(`uniform: [low, high) must hold a value of ${dtype}; got ${low} and ${high}. Use a wider interval or f32.`);
+  if (!range)
+    throw new ArgumentError(
+      `uniform: [low, high) must hold a value of ${dtype}; got ${low} and ${high}. Use a wider interval or f32.`,
+    );
   const scale = Number.isFinite(Math.fround(Math.fround(high) - Math.fround(low))) ? 1 : 2;
   return { low: low / scale, high: high / scale, least: range[0] / scale, most: range[1] / scale, scale };
 }
@@ -116,7 +153,9 @@ function draw(op: string, shape: Shape, bounds: readonly [number, number] | null
   checkSite(op, options.site ?? 0);
   const held = bounds ? interval(...bounds, dtype) : STANDARD_NORMAL;
   const y = empty(shape, options);
-  const { generator, site } = options.generator ? { generator: options.generator, site: options.site ?? 0 } : defaultDraw(y.device);
+  const { generator, site } = options.generator
+    ? { generator: options.generator, site: options.site ?? 0 }
+    : defaultDraw(y.device);
   for (const { start, count } of rowWindows(y.device, y.size, [{ rowElements: 1, dtype: y.dtype }])) {
     const granules = Math.ceil(count / 4);
     launch(random, {
@@ -138,4 +177,5 @@ export const randn = (shape: Shape, options: RandomOptions = {}): Tensor => draw
  * Uniform random numbers in [low, high), also after rounding to the dtype: a number that would round to `high` is the largest value below it.
  * Throws `ArgumentError` for bounds that are not finite in the dtype or have no value of it between them.
  */
-export const uniform = (shape: Shape, low = 0, high = 1, options: RandomOptions = {}): Tensor => draw("uniform", shape, [low, high], options);
+export const uniform = (shape: Shape, low = 0, high = 1, options: RandomOptions = {}): Tensor =>
+  draw("uniform", shape, [low, high], options);

@@ -2,7 +2,22 @@
  * Views that are on the tape: other shapes and strides of the same storage, and the copies that make a view contiguous or put
  * tensors together. Backward of a view is the reverse view, or a sum or a scatter of the gradient.
  */
-import { ArgumentError, ShapeError, checkDType, checkNumber, checkTensors, contiguousStrides, empty, isFloat, normalizeDim, record, sameShape, scope, shapeText, sizeOf } from "../../engine/index.ts";
+import {
+  ArgumentError,
+  ShapeError,
+  checkDType,
+  checkNumber,
+  checkTensors,
+  contiguousStrides,
+  empty,
+  isFloat,
+  normalizeDim,
+  record,
+  sameShape,
+  scope,
+  shapeText,
+  sizeOf,
+} from "../../engine/index.ts";
 import type { DType, Device, Shape, Tensor } from "../../engine/index.ts";
 import { collapse } from "../core/collapse.ts";
 import { contiguousCopy, map } from "../core/map.ts";
@@ -29,13 +44,16 @@ export function cast(x: Tensor, dtype: DType): Tensor {
   if (x.dtype === dtype) return x;
   const from = x.dtype;
   const y = map("copy", [x], { dtype });
-  return isFloat(from) && isFloat(dtype) ? record("cast", [x], y, [], (g) => [g.dtype === from ? g : map("copy", [g], { dtype: from })]) : y;
+  return isFloat(from) && isFloat(dtype)
+    ? record("cast", [x], y, [], (g) => [g.dtype === from ? g : map("copy", [g], { dtype: from })])
+    : y;
 }
 
 /** A view of shape `shape` with the same elements in row-major order (a copy if the strides do not allow a view). One size may be −1. */
 export function reshape(x: Tensor, shape: Shape): Tensor {
   checkTensors("reshape", x);
-  if (!Array.isArray(shape)) throw new ShapeError(`reshape: ${String(shape)} is not a shape; shapes are arrays, e.g. [2, -1]`);
+  if (!Array.isArray(shape))
+    throw new ShapeError(`reshape: ${String(shape)} is not a shape; shapes are arrays, e.g. [2, -1]`);
   const known = shape.reduce((p, n) => (n === -1 ? p : p * n), 1);
   const unknown = shape.filter((n) => n === -1).length;
   const full = shape.map((n) => (n === -1 ? x.size / known : n));
@@ -83,7 +101,8 @@ export function flatten(x: Tensor, start = 0, end = -1): Tensor {
 export function permute(x: Tensor, dims: readonly number[]): Tensor {
   checkTensors("permute", x);
   const order = dims.map((d) => normalizeDim(d, x.rank, "permute"));
-  if (order.length !== x.rank || new Set(order).size !== x.rank) throw new ShapeError(`permute: [${dims.join(", ")}] does not name each dimension of ${x} once`);
+  if (order.length !== x.rank || new Set(order).size !== x.rank)
+    throw new ShapeError(`permute: [${dims.join(", ")}] does not name each dimension of ${x} once`);
   const back = order.map((_, i) => order.indexOf(i));
   const y = x.strided(
     order.map((d) => x.shape[d]!),
@@ -111,9 +130,14 @@ export function unsqueeze(x: Tensor, dim: number): Tensor {
 /** Without the dimensions of size 1, or without dimension `dim`, which must have size 1. */
 export function squeeze(x: Tensor, dim?: number): Tensor {
   checkTensors("squeeze", x);
-  if (dim === undefined) return reshape(x, x.shape.filter((n) => n !== 1));
+  if (dim === undefined)
+    return reshape(
+      x,
+      x.shape.filter((n) => n !== 1),
+    );
   const d = normalizeDim(dim, x.rank, "squeeze");
-  if (x.shape[d] !== 1) throw new ShapeError(`squeeze: dimension ${dim} of ${x} has size ${x.shape[d]}, only size 1 can be dropped`);
+  if (x.shape[d] !== 1)
+    throw new ShapeError(`squeeze: dimension ${dim} of ${x} has size ${x.shape[d]}, only size 1 can be dropped`);
   return reshape(x, x.shape.toSpliced(d, 1));
 }
 
@@ -122,8 +146,12 @@ export function expand(x: Tensor, shape: Shape): Tensor {
   checkTensors("expand", x);
   const extra = shape.length - x.rank;
   const full = shape.map((n, d) => (n === -1 ? (x.shape[d - extra] ?? -1) : n));
-  const fits = extra >= 0 && full.every((n, d) => n >= 0 && (d < extra || x.shape[d - extra] === n || x.shape[d - extra] === 1));
-  if (!fits) throw new ShapeError(`expand: ${x} does not expand to ${shapeText(shape)}; only dimensions of size 1 grow, new ones come in front`);
+  const fits =
+    extra >= 0 && full.every((n, d) => n >= 0 && (d < extra || x.shape[d - extra] === n || x.shape[d - extra] === 1));
+  if (!fits)
+    throw new ShapeError(
+      `expand: ${x} does not expand to ${shapeText(shape)}; only dimensions of size 1 grow, new ones come in front`,
+    );
   const strides = full.map((n, d) => (d < extra || (x.shape[d - extra] === 1 && n !== 1) ? 0 : x.strides[d - extra]!));
   const from = x.shape;
   return record("expand", [x], x.strided(full, strides), [], (g) => [sumTo(g, from)]);
@@ -136,12 +164,19 @@ export function slice(x: Tensor, dim: number, start = 0, end?: number, step = 1)
   const n = x.shape[d]!;
   const clampTo = (i: number): number => Math.min(n, Math.max(0, i < 0 ? i + n : i));
   const [a, b] = [clampTo(start), clampTo(end ?? n)];
-  if (!Number.isInteger(step) || step < 1 || !Number.isInteger(start) || !Number.isInteger(b)) throw new ArgumentError(`slice: start ${start}, end ${end}, step ${step}: whole numbers, step ≥ 1`);
+  if (!Number.isInteger(step) || step < 1 || !Number.isInteger(start) || !Number.isInteger(b))
+    throw new ArgumentError(`slice: start ${start}, end ${end}, step ${step}: whole numbers, step ≥ 1`);
   const count = Math.max(0, Math.ceil((b - a) / step));
-  const y = x.strided(x.shape.with(d, count), x.strides.with(d, x.strides[d]! * step), x.offset + (count ? a * x.strides[d]! : 0));
+  const y = x.strided(
+    x.shape.with(d, count),
+    x.strides.with(d, x.strides[d]! * step),
+    x.offset + (count ? a * x.strides[d]! : 0),
+  );
   const from = x.shape;
   return record("slice", [x], y, [], (g) => [
-    assemble(from, g.dtype, g.device, 0, [[g, (t) => t.strided(g.shape, t.strides.with(d, t.strides[d]! * step), a * t.strides[d]!)]]),
+    assemble(from, g.dtype, g.device, 0, [
+      [g, (t) => t.strided(g.shape, t.strides.with(d, t.strides[d]! * step), a * t.strides[d]!)],
+    ]),
   ]);
 }
 
@@ -158,8 +193,12 @@ export function split(x: Tensor, size: number | readonly number[], dim = 0): Ten
   checkTensors("split", x);
   const d = normalizeDim(dim, x.rank, "split");
   const n = x.shape[d]!;
-  if (typeof size === "number" && !(Number.isInteger(size) && size > 0)) throw new ArgumentError(`split: parts of ${size}; a whole number ≥ 1`);
-  const sizes = typeof size === "number" ? Array.from({ length: Math.ceil(n / size) }, (_, i) => Math.min(size, n - i * size)) : size;
+  if (typeof size === "number" && !(Number.isInteger(size) && size > 0))
+    throw new ArgumentError(`split: parts of ${size}; a whole number ≥ 1`);
+  const sizes =
+    typeof size === "number"
+      ? Array.from({ length: Math.ceil(n / size) }, (_, i) => Math.min(size, n - i * size))
+      : size;
   if (sizes.reduce((a, b) => a + b, 0) !== n || !sizes.every((s) => Number.isInteger(s) && s >= 0)) {
     throw new ShapeError(`split: parts of ${JSON.stringify(size)} do not make up dimension ${dim} of ${x}`);
   }
@@ -214,9 +253,13 @@ export function pad(x: Tensor, pads: readonly (readonly [number, number])[], val
   checkTensors("pad", x);
   checkNumber("pad", value, x.dtype);
   const lead = x.rank - pads.length;
-  if (lead < 0 || !pads.flat().every((n) => Number.isInteger(n) && n >= 0)) throw new ShapeError(`pad: ${JSON.stringify(pads)} for ${x}; one pair of whole numbers ≥ 0 for each of the last dimensions`);
+  if (lead < 0 || !pads.flat().every((n) => Number.isInteger(n) && n >= 0))
+    throw new ShapeError(
+      `pad: ${JSON.stringify(pads)} for ${x}; one pair of whole numbers ≥ 0 for each of the last dimensions`,
+    );
   const shape = x.shape.map((n, d) => (d < lead ? n : n + pads[d - lead]![0] + pads[d - lead]![1]));
-  const inner = (t: Tensor): Tensor => t.strided(x.shape, t.strides, t.offset + pads.reduce((sum, [before], i) => sum + before * t.strides[lead + i]!, 0));
+  const inner = (t: Tensor): Tensor =>
+    t.strided(x.shape, t.strides, t.offset + pads.reduce((sum, [before], i) => sum + before * t.strides[lead + i]!, 0));
   const y = scope(() => assemble(shape, x.dtype, x.device, value, [[x, inner]]));
   return record("pad", [x], y, [], (g) => [inner(g)]);
 }

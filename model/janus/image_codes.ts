@@ -64,7 +64,12 @@ export async function encodePictures(vq: VqModel, pixels: Tensor): Promise<numbe
   );
   try {
     const codes = Array.from(await read.data());
-    if (codes.pop()! > 0) throw new NotFiniteError("encodePictures", "VQ encoder", pixels.dim(0) === 1 ? "the picture" : `a batch of ${pixels.dim(0)} pictures`);
+    if (codes.pop()! > 0)
+      throw new NotFiniteError(
+        "encodePictures",
+        "VQ encoder",
+        pixels.dim(0) === 1 ? "the picture" : `a batch of ${pixels.dim(0)} pictures`,
+      );
     return codes;
   } finally {
     read.dispose();

@@ -93,7 +93,8 @@ async function reportNotFinite(
   const found = await counts.data();
   const bad = parameters.flatMap(([name, { size }], i) => (found[i]! > 0 ? [`${name} (${found[i]} of ${size})`] : []));
   if (bad.length === 0) return;
-  const names = bad.slice(0, MAX_NAMES).join(", ") + (bad.length > MAX_NAMES ? `, and ${bad.length - MAX_NAMES} more` : "");
+  const names =
+    bad.slice(0, MAX_NAMES).join(", ") + (bad.length > MAX_NAMES ? `, and ${bad.length - MAX_NAMES} more` : "");
   onNotice(
     `${bad.length === 1 ? "a tensor has" : `${bad.length} tensors have`} values that are not finite (NaN or infinity): ${names}; answers and images will fail if they are used. Load the checkpoint again if it should be whole`,
   );

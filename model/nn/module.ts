@@ -182,7 +182,8 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
   /** Every path of every parameter below this module, the parameter there, and the first one of the same view: most often itself. */
   private *allNames(prefix: string): Generator<[string, Parameter, Parameter]> {
     const views = new Views();
-    for (const [name, parameter] of pathsBelow(this as AnyModule, prefix)) yield [name, parameter, views.first(name, parameter)];
+    for (const [name, parameter] of pathsBelow(this as AnyModule, prefix))
+      yield [name, parameter, views.first(name, parameter)];
   }
 
   private refuse(problems: readonly string[]): void {
@@ -201,7 +202,13 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
   }
 
   private callOutermost(args: Args, run: () => Result): Result {
-    const call: OutermostCall = { module: this as AnyModule, args, noGrads: noGradDepth(), modules: null, parameters: null };
+    const call: OutermostCall = {
+      module: this as AnyModule,
+      args,
+      noGrads: noGradDepth(),
+      modules: null,
+      parameters: null,
+    };
     outermost = call;
     try {
       return watchLeaves((leaf) => {
@@ -273,7 +280,11 @@ function ownedBy(module: AnyModule): Generator<[string, AnyModule | Parameter]> 
 }
 
 /** Every path of every parameter below a module; a module that contains itself is entered once. */
-function* pathsBelow(module: AnyModule, prefix: string, open: readonly AnyModule[] = []): Generator<[string, Parameter]> {
+function* pathsBelow(
+  module: AnyModule,
+  prefix: string,
+  open: readonly AnyModule[] = [],
+): Generator<[string, Parameter]> {
   const inside = [...open, module];
   for (const [name, value] of ownedBy(module)) {
     if (value instanceof Parameter) yield [prefix + name, value];
@@ -289,7 +300,8 @@ class Views {
   first(name: string, parameter: Parameter): Parameter {
     const others = this.known.get(parameter.storage) ?? [];
     for (const [path, other] of others) {
-      if (other === parameter || (isSameView(other, parameter) && sameShape(other.shape, parameter.shape))) return other;
+      if (other === parameter || (isSameView(other, parameter) && sameShape(other.shape, parameter.shape)))
+        return other;
       if (spansMeet(other, parameter))
         throw new ArgumentError(
           `parameters must be the same or apart; got "${path}" and "${name}", which overlap in one storage: ${other}, ${parameter}. Keep one of them, and make views of it in forward.`,

@@ -233,7 +233,8 @@ export class AdamW {
         );
     }
     scope(() => {
-      for (const [name, into] of Object.entries(own)) if (dict[name] !== into) copyFrom(into, name === "steps" ? this.stepsOf(dict) : dict[name]!);
+      for (const [name, into] of Object.entries(own))
+        if (dict[name] !== into) copyFrom(into, name === "steps" ? this.stepsOf(dict) : dict[name]!);
       for (const { tensor, master } of this.slots) if (master !== tensor) map("copy", [master], { into: tensor });
     });
     if (isOld) this.spreadSteps();

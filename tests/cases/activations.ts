@@ -20,14 +20,19 @@ const shapes: readonly Pick<Input, "shape" | "layout">[] = [
   { shape: [50, 64] },
 ];
 
-const unary: readonly { readonly op: string; readonly run: (x: Tensor) => Tensor; readonly reference: (x: number) => number }[] = [
+const unary: readonly {
+  readonly op: string;
+  readonly run: (x: Tensor) => Tensor;
+  readonly reference: (x: number) => number;
+}[] = [
   { op: "gelu", run: F.gelu, reference: geluRef },
   { op: "geluTanh", run: F.geluTanh, reference: geluTanhRef },
   { op: "silu", run: F.silu, reference: siluRef },
 ];
 
 /** 1e-4 to 1e4 of both signs. */
-const wide = (n: number) => (): number[] => Array.from({ length: n }, (_, i) => (i % 2 ? -1 : 1) * 10 ** (-4 + (8 * i) / (n - 1)));
+const wide = (n: number) => (): number[] =>
+  Array.from({ length: n }, (_, i) => (i % 2 ? -1 : 1) * 10 ** (-4 + (8 * i) / (n - 1)));
 
 const swiglu = (s: Pick<Input, "shape" | "layout">, gate: DType, up: DType, more: Partial<Case> = {}): Case => ({
   op: "swiglu",
@@ -42,9 +47,17 @@ const swiglu = (s: Pick<Input, "shape" | "layout">, gate: DType, up: DType, more
 
 export const activationCases: Case[] = [
   ...unary.flatMap(({ op, run, reference }): Case[] => {
-    const row = (input: Input, more: Partial<Case> = {}): Case => ({ op, inputs: [input], run: ([x]) => run(x!), reference: ([x]) => mapRef(reference, x!), ...more });
+    const row = (input: Input, more: Partial<Case> = {}): Case => ({
+      op,
+      inputs: [input],
+      run: ([x]) => run(x!),
+      reference: ([x]) => mapRef(reference, x!),
+      ...more,
+    });
     return [
-      ...shapes.flatMap((s) => FLOATS.map((dtype) => row({ ...s, dtype, low: -4, high: 4 }, { windows: s.shape[0] === 50 }))),
+      ...shapes.flatMap((s) =>
+        FLOATS.map((dtype) => row({ ...s, dtype, low: -4, high: 4 }, { windows: s.shape[0] === 50 })),
+      ),
       // Relative precision in the lower tail, where 1 + erf and 1 + tanh cancel, and nothing wrong far out.
       row({ shape: [64], low: -9, high: -4 }, { note: "tail", gradient: false }),
       row({ shape: [65], values: wide(65) }, { note: "1e-4 to 1e4", gradient: false }),
@@ -54,7 +67,11 @@ export const activationCases: Case[] = [
   ...shapes.flatMap((s) => FLOATS.map((dtype) => swiglu(s, dtype, dtype, { windows: s.shape[0] === 50 }))),
   swiglu({ shape: [5, 12] }, "f32", "bf16", { note: "mixed" }),
   swiglu({ shape: [5, 7] }, "f16", "f32", { note: "mixed" }),
-  swiglu({ shape: [65] }, "f32", "f32", { note: "1e-4 to 1e4", inputs: [{ shape: [65], values: wide(65) }, { shape: [65] }], gradient: false }),
+  swiglu({ shape: [65] }, "f32", "f32", {
+    note: "1e-4 to 1e4",
+    inputs: [{ shape: [65], values: wide(65) }, { shape: [65] }],
+    gradient: false,
+  }),
   ...FLOATS.flatMap((dtype) =>
     [{ shape: [3, 14] }, { shape: [2, 5, 64] }, { shape: [1, 2] }, { shape: [4, 6], layout: "inside" as const }].map(
       (s): Case => ({

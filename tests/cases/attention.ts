@@ -32,7 +32,8 @@ interface Row {
   readonly variants?: "all" | "naive" | "default";
 }
 
-const ids = (lengths: readonly number[]): number[] => lengths.flatMap((n, i) => new Array<number>(n).fill((i * 7 + 3) % 5));
+const ids = (lengths: readonly number[]): number[] =>
+  lengths.flatMap((n, i) => new Array<number>(n).fill((i * 7 + 3) % 5));
 
 function row(r: Row): Case {
   const [b, hq, hkv, tq, tk, d] = r.sizes;
@@ -49,7 +50,15 @@ function row(r: Row): Case {
   const scale = r.scale === undefined ? {} : { scale: r.scale };
   return {
     op: "attention",
-    note: [r.note, causal && "causal", r.starts && "starts", r.documents && "documents", r.tokensFirst && "tokens first"].filter(Boolean).join(" "),
+    note: [
+      r.note,
+      causal && "causal",
+      r.starts && "starts",
+      r.documents && "documents",
+      r.tokensFirst && "tokens first",
+    ]
+      .filter(Boolean)
+      .join(" "),
     inputs,
     run: ([q, k, v, ...rest]) =>
       F.attention(headsFirst(q!), headsFirst(k!), headsFirst(v!), {
@@ -59,12 +68,22 @@ function row(r: Row): Case {
         ...(r.documents ? { documents: rest.at(-1)! } : {}),
       }),
     reference: ([q, k, v, ...rest]) => {
-      const masks: AttentionMasks = { causal, ...scale, ...(r.starts ? { starts: rest[0]!.data } : {}), ...(r.documents ? { documents: rest.at(-1)!.data } : {}) };
+      const masks: AttentionMasks = {
+        causal,
+        ...scale,
+        ...(r.starts ? { starts: rest[0]!.data } : {}),
+        ...(r.documents ? { documents: rest.at(-1)!.data } : {}),
+      };
       return attentionRef(swap(q!), swap(k!), swap(v!), masks);
     },
     terms: d + tk,
     // Each dtype and width is one more kernel to compile, seconds on software Vulkan: all variants where they differ.
-    variants: r.variants === "all" || (r.variants === undefined && dtype === "f32" && kv === "f32" && d <= 36) ? all : r.variants === "default" ? [] : [variant("naive")],
+    variants:
+      r.variants === "all" || (r.variants === undefined && dtype === "f32" && kv === "f32" && d <= 36)
+        ? all
+        : r.variants === "default"
+          ? []
+          : [variant("naive")],
     ...(r.windows ? { windows: true } : {}),
   };
 
@@ -73,7 +92,10 @@ function row(r: Row): Case {
     if (!r.tokensFirst) return x;
     const [xb, t, h, n] = x.shape as [number, number, number, number];
     const data = new Float64Array(x.data.length);
-    for (let i = 0; i < xb; i++) for (let j = 0; j < t; j++) for (let e = 0; e < h; e++) for (let c = 0; c < n; c++) data[((i * h + e) * t + j) * n + c] = x.data[((i * t + j) * h + e) * n + c]!;
+    for (let i = 0; i < xb; i++)
+      for (let j = 0; j < t; j++)
+        for (let e = 0; e < h; e++)
+          for (let c = 0; c < n; c++) data[((i * h + e) * t + j) * n + c] = x.data[((i * t + j) * h + e) * n + c]!;
     return { shape: [xb, h, t, n], data };
   }
 }
@@ -105,8 +127,23 @@ const rows: Row[] = [
   { sizes: [3, 1, 1, 33, 33, 16], starts: [0, 17, 33], masks: "u32", note: "one row has no key" },
   { sizes: [2, 1, 1, 3, 40, 16], causal: true, starts: [0, 37] },
   { sizes: [2, 2, 1, 40, 40, 16], causal: true, documents: [[7, 20, 13], [40]] },
-  { sizes: [2, 1, 1, 33, 33, 16], documents: [[1, 1, 31], [16, 17]], masks: "u32" },
-  { sizes: [2, 2, 2, 37, 37, 8], causal: true, starts: [4, 0], documents: [[10, 20, 7], [1, 35, 1]] },
+  {
+    sizes: [2, 1, 1, 33, 33, 16],
+    documents: [
+      [1, 1, 31],
+      [16, 17],
+    ],
+    masks: "u32",
+  },
+  {
+    sizes: [2, 2, 2, 37, 37, 8],
+    causal: true,
+    starts: [4, 0],
+    documents: [
+      [10, 20, 7],
+      [1, 35, 1],
+    ],
+  },
   { sizes: [1, 2, 2, 33, 33, 16], scale: 0.7, range: 3, note: "large scores" },
   { sizes: [2, 2, 2, 9, 9, 8], layout: "reversed" },
   { sizes: [2, 2, 1, 9, 9, 8], layout: "inside", causal: true },

@@ -30,55 +30,69 @@ const rows: readonly Row[] = [
   { sizes: [3, 4, 2, 1, 16, 32], lengths: [9, 15, 0], windows: true },
 ];
 
-const constant = (dtype: DType, values: readonly number[]): Input => ({ shape: [values.length], dtype, values: () => values, constant: true });
+const constant = (dtype: DType, values: readonly number[]): Input => ({
+  shape: [values.length],
+  dtype,
+  values: () => values,
+  constant: true,
+});
 
-export const decodeCases: Case[] = rows.flatMap(({ sizes: [b, hq, hkv, tq, capacity, d], lengths, starts, cache = "f32", layout, windows = false }) =>
-  (["f32", "bf16"] as const).flatMap((dtype): Case[] => [
-    {
-      op: "attentionDecode",
-      note: `length ${lengths.join(",")}${starts ? ` from ${starts.join(",")}` : ""}`,
-      inputs: [
-        { shape: [b, hq, tq, d], dtype, layout },
-        { shape: [b, hkv, capacity, d], dtype: cache, low: -2, high: 2 },
-        { shape: [b, hkv, capacity, d], dtype: cache },
-        constant("u32", lengths),
-        ...(starts ? [constant("i32", starts)] : []),
-      ],
-      run: ([q, k, v, n, s]) => F.attentionDecode(q!, k!, v!, n!, s ? { starts: s } : {}),
-      reference: ([q, k, v, n, s]) => decodeRef(q!, k!, v!, [...n!.data], s ? [...s.data] : []),
-      terms: capacity * d,
-      gradient: false,
-      windows,
-    },
-    {
-      op: "cacheWrite",
-      note: `length ${lengths.join(",")}`,
-      inputs: [{ shape: [b, hkv, capacity, d], dtype: cache }, { shape: [b, hkv, tq, d], dtype, layout }, constant("u32", lengths)],
-      run: ([c, x, n]) => {
-        const [keys, values] = [F.clone(c!), F.zerosLike(c!)];
-        const twice = F.mul(x!, 2);
-        F.cacheWrite(keys, values, x!, twice, n!);
-        return F.cat([keys, values], 0);
+export const decodeCases: Case[] = rows.flatMap(
+  ({ sizes: [b, hq, hkv, tq, capacity, d], lengths, starts, cache = "f32", layout, windows = false }) =>
+    (["f32", "bf16"] as const).flatMap((dtype): Case[] => [
+      {
+        op: "attentionDecode",
+        note: `length ${lengths.join(",")}${starts ? ` from ${starts.join(",")}` : ""}`,
+        inputs: [
+          { shape: [b, hq, tq, d], dtype, layout },
+          { shape: [b, hkv, capacity, d], dtype: cache, low: -2, high: 2 },
+          { shape: [b, hkv, capacity, d], dtype: cache },
+          constant("u32", lengths),
+          ...(starts ? [constant("i32", starts)] : []),
+        ],
+        run: ([q, k, v, n, s]) => F.attentionDecode(q!, k!, v!, n!, s ? { starts: s } : {}),
+        reference: ([q, k, v, n, s]) => decodeRef(q!, k!, v!, [...n!.data], s ? [...s.data] : []),
+        terms: capacity * d,
+        gradient: false,
+        windows,
       },
-      reference: ([c, x, n]) => {
-        const keys = cacheWriteRef(c!, x!, [...n!.data]);
-        const values = cacheWriteRef(mapRef(() => 0, c!), mapRef((v) => 2 * v, x!), [...n!.data]);
-        return { shape: [2 * b, hkv, capacity, d], data: Float64Array.from([...keys.data, ...values.data]) };
+      {
+        op: "cacheWrite",
+        note: `length ${lengths.join(",")}`,
+        inputs: [
+          { shape: [b, hkv, capacity, d], dtype: cache },
+          { shape: [b, hkv, tq, d], dtype, layout },
+          constant("u32", lengths),
+        ],
+        run: ([c, x, n]) => {
+          const [keys, values] = [F.clone(c!), F.zerosLike(c!)];
+          const twice = F.mul(x!, 2);
+          F.cacheWrite(keys, values, x!, twice, n!);
+          return F.cat([keys, values], 0);
+        },
+        reference: ([c, x, n]) => {
+          const keys = cacheWriteRef(c!, x!, [...n!.data]);
+          const values = cacheWriteRef(
+            mapRef(() => 0, c!),
+            mapRef((v) => 2 * v, x!),
+            [...n!.data],
+          );
+          return { shape: [2 * b, hkv, capacity, d], data: Float64Array.from([...keys.data, ...values.data]) };
+        },
+        gradient: false,
+        windows,
       },
-      gradient: false,
-      windows,
-    },
-    {
-      op: "advance",
-      inputs: [constant("u32", lengths)],
-      run: ([n]) => {
-        const x = F.clone(n!);
-        F.advance(x, tq);
-        return x;
+      {
+        op: "advance",
+        inputs: [constant("u32", lengths)],
+        run: ([n]) => {
+          const x = F.clone(n!);
+          F.advance(x, tq);
+          return x;
+        },
+        reference: ([n]) => mapRef((v) => v + tq, n!),
+        exact: true,
+        gradient: false,
       },
-      reference: ([n]) => mapRef((v) => v + tq, n!),
-      exact: true,
-      gradient: false,
-    },
-  ]),
+    ]),
 );

@@ -40,7 +40,12 @@ const unary: readonly Unary[] = [
   { op: "sin", run: F.sin, reference: Math.sin, range: { low: -3, high: 3 } },
   { op: "cos", run: F.cos, reference: Math.cos, range: { low: -3, high: 3 } },
   { op: "relu", run: F.relu, reference: (x) => Math.max(x, 0), range: { avoidZero: 0.05 } },
-  { op: "clamp", run: (x) => F.clamp(x, -0.5, 0.5), reference: (x) => Math.min(0.5, Math.max(-0.5, x)), range: { values: undefined } },
+  {
+    op: "clamp",
+    run: (x) => F.clamp(x, -0.5, 0.5),
+    reference: (x) => Math.min(0.5, Math.max(-0.5, x)),
+    range: { values: undefined },
+  },
   { op: "pow", run: (x) => F.pow(x, 1.7), reference: (x) => x ** 1.7, range: { low: 0.2, high: 3 } },
 ];
 
@@ -54,9 +59,14 @@ const awayFromHalf = (n: number) => (random: () => number) =>
 const size = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
 
 /** A third of the values are NaN or infinite. */
-const withSpecials = (n: number) => (random: () => number) => Array.from({ length: n }, () => [NaN, Infinity, -Infinity, 0][Math.floor(random() * 12)] ?? random() * 2 - 1);
+const withSpecials = (n: number) => (random: () => number) =>
+  Array.from({ length: n }, () => [NaN, Infinity, -Infinity, 0][Math.floor(random() * 12)] ?? random() * 2 - 1);
 
-const LARGEST: Readonly<Record<string, number>> = { f32: 3.4028234663852886e38, f16: 65504, bf16: 3.3895313892515355e38 };
+const LARGEST: Readonly<Record<string, number>> = {
+  f32: 3.4028234663852886e38,
+  f16: 65504,
+  bf16: 3.3895313892515355e38,
+};
 
 /** isnan, isinf, isfinite, and the replacement of what is not finite. */
 const finiteCases: Case[] = shapes.flatMap((place) =>
@@ -70,13 +80,27 @@ const finiteCases: Case[] = shapes.flatMap((place) =>
       exact: true,
       gradient: false,
     });
-    const replace = (v: number, nan: number, posinf: number, neginf: number): number => (Number.isNaN(v) ? nan : v === Infinity ? posinf : v === -Infinity ? neginf : v);
+    const replace = (v: number, nan: number, posinf: number, neginf: number): number =>
+      Number.isNaN(v) ? nan : v === Infinity ? posinf : v === -Infinity ? neginf : v;
     return [
       test("isnan", Number.isNaN),
       test("isinf", (v) => Math.abs(v) === Infinity),
       test("isfinite", Number.isFinite),
-      { op: "nanToNum", inputs, run: ([x]) => F.nanToNum(x!), reference: ([x]) => mapRef((v) => replace(v, 0, LARGEST[dtype]!, -LARGEST[dtype]!), x!), exact: true, gradient: false },
-      { op: "nanToNum", note: "given", inputs: [{ ...place, dtype }], run: ([x]) => F.nanToNum(x!, { nan: 2, posinf: 3, neginf: -4 }), reference: ([x]) => mapRef((v) => replace(v, 2, 3, -4), x!) },
+      {
+        op: "nanToNum",
+        inputs,
+        run: ([x]) => F.nanToNum(x!),
+        reference: ([x]) => mapRef((v) => replace(v, 0, LARGEST[dtype]!, -LARGEST[dtype]!), x!),
+        exact: true,
+        gradient: false,
+      },
+      {
+        op: "nanToNum",
+        note: "given",
+        inputs: [{ ...place, dtype }],
+        run: ([x]) => F.nanToNum(x!, { nan: 2, posinf: 3, neginf: -4 }),
+        reference: ([x]) => mapRef((v) => replace(v, 2, 3, -4), x!),
+      },
     ];
   }),
 );
@@ -124,12 +148,16 @@ const pairs: readonly (readonly [Pick<Input, "shape" | "layout">, Pick<Input, "s
   [{ shape: [2, 1, 4] }, { shape: [3, 1] }],
   [{ shape: [257, 3] }, { shape: [] }],
   [{ shape: [6, 5], layout: "reversed" }, { shape: [6, 5] }],
-  [{ shape: [3, 4], layout: "inside" }, { shape: [3, 4], layout: "reversed" }],
+  [
+    { shape: [3, 4], layout: "inside" },
+    { shape: [3, 4], layout: "reversed" },
+  ],
   [{ shape: [70, 32] }, { shape: [70, 32] }],
 ];
 
 /** Far enough apart that max, min and their gradients have no kink: the second input lies on a lattice between the first's values. */
-const lattice = (n: number, shift: number) => (random: () => number) => Array.from({ length: n }, () => Math.floor(random() * 16 - 8) / 8 + shift);
+const lattice = (n: number, shift: number) => (random: () => number) =>
+  Array.from({ length: n }, () => Math.floor(random() * 16 - 8) / 8 + shift);
 
 export const elementwiseCases: Case[] = [
   ...unary.flatMap(({ op, run, reference, range }) =>
@@ -151,7 +179,12 @@ export const elementwiseCases: Case[] = [
           op,
           inputs: [
             { ...a, ...range, dtype, ...(kinky ? { values: lattice(size(a.shape), 0) } : {}) },
-            { ...b, ...range, dtype: a.shape.length === 1 ? "f32" : dtype, ...(kinky ? { values: lattice(size(b.shape), 1 / 32) } : {}) },
+            {
+              ...b,
+              ...range,
+              dtype: a.shape.length === 1 ? "f32" : dtype,
+              ...(kinky ? { values: lattice(size(b.shape), 1 / 32) } : {}),
+            },
           ],
           run: ([x, y]) => run(x!, y!),
           reference: ([x, y]) => mapRef(reference, x!, y!),
@@ -162,7 +195,10 @@ export const elementwiseCases: Case[] = [
       ...(integers
         ? (["i32", "u32"] as const).map((dtype): Case => ({
             op,
-            inputs: [{ ...a, dtype, low: 5, high: 90 }, { ...b, dtype, low: 0, high: 5 }],
+            inputs: [
+              { ...a, dtype, low: 5, high: 90 },
+              { ...b, dtype, low: 0, high: 5 },
+            ],
             run: ([x, y]) => run(x!, y!),
             reference: ([x, y]) => mapRef(reference, x!, y!),
             exact: true,
@@ -175,7 +211,14 @@ export const elementwiseCases: Case[] = [
     pairs.flatMap(([a, b]) =>
       (["f32", "i32", "bf16"] as const).map((dtype): Case => ({
         op,
-        inputs: [{ ...a, dtype, values: lattice(size(a.shape), dtype === "i32" ? 0 : 0.25) }, { ...b, dtype, values: lattice(size(b.shape), dtype === "i32" ? 0 : 0.25) }].map((i) => (dtype === "i32" ? { ...i, values: (r: () => number) => Array.from({ length: size(i.shape) }, () => Math.floor(r() * 4)) } : i)),
+        inputs: [
+          { ...a, dtype, values: lattice(size(a.shape), dtype === "i32" ? 0 : 0.25) },
+          { ...b, dtype, values: lattice(size(b.shape), dtype === "i32" ? 0 : 0.25) },
+        ].map((i) =>
+          dtype === "i32"
+            ? { ...i, values: (r: () => number) => Array.from({ length: size(i.shape) }, () => Math.floor(r() * 4)) }
+            : i,
+        ),
         run: ([x, y]) => run(x!, y!),
         reference: ([x, y]) => mapRef(reference, x!, y!),
         exact: true,
@@ -186,7 +229,9 @@ export const elementwiseCases: Case[] = [
   ...binary.map(({ op, run, reference, range }): Case => ({
     op,
     note: "scalar",
-    inputs: [{ shape: [33], ...range, ...(op === "maximum" || op === "minimum" ? { values: lattice(33, 1 / 32) } : {}) }],
+    inputs: [
+      { shape: [33], ...range, ...(op === "maximum" || op === "minimum" ? { values: lattice(33, 1 / 32) } : {}) },
+    ],
     run: ([x]) => run(x!, 0.5),
     reference: ([x]) => mapRef((v) => reference(v, 0.5), x!),
   })),

@@ -19,19 +19,29 @@ const tables: readonly (readonly [Place, Place, { windows?: boolean }?])[] = [
   [{ shape: [70, 16] }, { shape: [257] }, { windows: true }],
   [{ shape: [257, 64] }, { shape: [2, 70] }, { windows: true }],
   [{ shape: [4, 260] }, { shape: [5] }],
-  [{ shape: [6, 12], layout: "reversed" }, { shape: [4, 3], layout: "reversed" }],
-  [{ shape: [5, 10], layout: "inside" }, { shape: [7], layout: "inside" }],
+  [
+    { shape: [6, 12], layout: "reversed" },
+    { shape: [4, 3], layout: "reversed" },
+  ],
+  [
+    { shape: [5, 10], layout: "inside" },
+    { shape: [7], layout: "inside" },
+  ],
 ];
 
 /** Ids that also fall outside the table on both sides. */
-const around = (n: number, dtype: DType): Partial<Input> => (dtype === "i32" ? { dtype, low: -2, high: n + 2 } : { dtype, low: 0, high: n + 1 });
+const around = (n: number, dtype: DType): Partial<Input> =>
+  dtype === "i32" ? { dtype, low: -2, high: n + 2 } : { dtype, low: 0, high: n + 1 };
 
 const embeddingCases = tables.flatMap(([table, at, more], i) =>
   floats.map((dtype): Case => {
     const ids = i % 2 ? "i32" : "u32";
     return {
       op: "embedding",
-      inputs: [{ ...table, dtype }, { ...at, ...around(table.shape[0]!, ids) }],
+      inputs: [
+        { ...table, dtype },
+        { ...at, ...around(table.shape[0]!, ids) },
+      ],
       run: ([w, k]) => F.embedding(w!, k!),
       reference: ([w, k]) => embeddingRef(w!, k!),
       exact: true,
@@ -41,32 +51,44 @@ const embeddingCases = tables.flatMap(([table, at, more], i) =>
   }),
 );
 
-const wideCases = ([[12, 8], [9, 7]] as const).flatMap((shape) =>
-  (["f16", "bf16"] as const).map(
-    (dtype): Case => ({
-      op: "embedding",
-      note: "as f32",
-      inputs: [{ shape, dtype }, { shape: [20], dtype: "i32", high: shape[0] }],
-      run: ([w, k]) => F.embedding(w!, k!, { dtype: "f32" }),
-      reference: ([w, k]) => embeddingRef(w!, k!),
-      exact: true,
-      terms: 20,
-    }),
-  ),
+const wideCases = (
+  [
+    [12, 8],
+    [9, 7],
+  ] as const
+).flatMap((shape) =>
+  (["f16", "bf16"] as const).map((dtype): Case => ({
+    op: "embedding",
+    note: "as f32",
+    inputs: [
+      { shape, dtype },
+      { shape: [20], dtype: "i32", high: shape[0] },
+    ],
+    run: ([w, k]) => F.embedding(w!, k!, { dtype: "f32" }),
+    reference: ([w, k]) => embeddingRef(w!, k!),
+    exact: true,
+    terms: 20,
+  })),
 );
 
 const integerCases = (["i32", "u32", "u8"] as const).flatMap((dtype) =>
-  ([[5, 4], [6, 3]] as const).map(
-    (shape): Case => ({
-      op: "embedding",
-      note: "of integers",
-      inputs: [{ shape, dtype, high: 200 }, { shape: [9], dtype: "i32", low: -1, high: 7 }],
-      run: ([w, k]) => F.embedding(w!, k!),
-      reference: ([w, k]) => embeddingRef(w!, k!),
-      exact: true,
-      gradient: false,
-    }),
-  ),
+  (
+    [
+      [5, 4],
+      [6, 3],
+    ] as const
+  ).map((shape): Case => ({
+    op: "embedding",
+    note: "of integers",
+    inputs: [
+      { shape, dtype, high: 200 },
+      { shape: [9], dtype: "i32", low: -1, high: 7 },
+    ],
+    run: ([w, k]) => F.embedding(w!, k!),
+    reference: ([w, k]) => embeddingRef(w!, k!),
+    exact: true,
+    gradient: false,
+  })),
 );
 
 const selections: readonly (readonly [Place, number, number])[] = [
@@ -84,17 +106,18 @@ const selections: readonly (readonly [Place, number, number])[] = [
 ];
 
 const indexSelectCases = selections.flatMap(([place, dim, count]) =>
-  floats.map(
-    (dtype): Case => ({
-      op: "indexSelect",
-      note: `along ${dim}`,
-      inputs: [{ ...place, dtype }, { shape: [count], ...around(place.shape.at(dim)!, "i32") }],
-      run: ([x, k]) => F.indexSelect(x!, dim, k!),
-      reference: ([x, k]) => indexSelectRef(x!, dim, k!),
-      exact: true,
-      terms: 16,
-    }),
-  ),
+  floats.map((dtype): Case => ({
+    op: "indexSelect",
+    note: `along ${dim}`,
+    inputs: [
+      { ...place, dtype },
+      { shape: [count], ...around(place.shape.at(dim)!, "i32") },
+    ],
+    run: ([x, k]) => F.indexSelect(x!, dim, k!),
+    reference: ([x, k]) => indexSelectRef(x!, dim, k!),
+    exact: true,
+    terms: 16,
+  })),
 );
 
 const picks: readonly (readonly [Place, number, Place, { windows?: boolean }?])[] = [
@@ -112,31 +135,33 @@ const picks: readonly (readonly [Place, number, Place, { windows?: boolean }?])[
 ];
 
 const gatherCases = picks.flatMap(([place, dim, at, more]) =>
-  floats.map(
-    (dtype): Case => ({
-      op: "gather",
-      note: `along ${dim}`,
-      inputs: [{ ...place, dtype }, { ...at, ...around(place.shape.at(dim)!, "i32") }],
-      run: ([x, k]) => F.gather(x!, dim, k!),
-      reference: ([x, k]) => pickRef(x!, dim, k!),
-      exact: true,
-      terms: 16,
-      ...more,
-    }),
-  ),
+  floats.map((dtype): Case => ({
+    op: "gather",
+    note: `along ${dim}`,
+    inputs: [
+      { ...place, dtype },
+      { ...at, ...around(place.shape.at(dim)!, "i32") },
+    ],
+    run: ([x, k]) => F.gather(x!, dim, k!),
+    reference: ([x, k]) => pickRef(x!, dim, k!),
+    exact: true,
+    terms: 16,
+    ...more,
+  })),
 );
 
-const gatherIntegers = (["i32", "u8"] as const).map(
-  (dtype): Case => ({
-    op: "gather",
-    note: "of integers",
-    inputs: [{ shape: [4, 5], dtype, high: 250 }, { shape: [4, 3], dtype: "u32", high: 6 }],
-    run: ([x, k]) => F.gather(x!, 1, k!),
-    reference: ([x, k]) => pickRef(x!, 1, k!),
-    exact: true,
-    gradient: false,
-  }),
-);
+const gatherIntegers = (["i32", "u8"] as const).map((dtype): Case => ({
+  op: "gather",
+  note: "of integers",
+  inputs: [
+    { shape: [4, 5], dtype, high: 250 },
+    { shape: [4, 3], dtype: "u32", high: 6 },
+  ],
+  run: ([x, k]) => F.gather(x!, 1, k!),
+  reference: ([x, k]) => pickRef(x!, 1, k!),
+  exact: true,
+  gradient: false,
+}));
 
 /** x, mask. */
 const masked: readonly (readonly [Place, Place, { windows?: boolean }?])[] = [
@@ -150,41 +175,51 @@ const masked: readonly (readonly [Place, Place, { windows?: boolean }?])[] = [
   [{ shape: [2, 3, 70] }, { shape: [3, 1] }],
   [{ shape: [257, 8] }, { shape: [257, 8] }, { windows: true }],
   [{ shape: [6, 5], layout: "reversed" }, { shape: [6, 5] }],
-  [{ shape: [4, 6], layout: "inside" }, { shape: [4, 6], layout: "inside" }],
+  [
+    { shape: [4, 6], layout: "inside" },
+    { shape: [4, 6], layout: "inside" },
+  ],
 ];
 
 const maskedFillCases = masked.flatMap(([place, mask, more], i) =>
-  floats.map(
-    (dtype): Case => ({
-      op: "maskedFill",
-      inputs: [{ ...place, dtype }, { ...mask, dtype: i % 3 === 0 ? "u8" : i % 3 === 1 ? "u32" : "i32", high: 2 }],
-      run: ([x, m]) => F.maskedFill(x!, m!, -1024),
-      reference: ([x, m]) => whereRef(m!, { shape: [], data: Float64Array.of(-1024) }, x!),
-      exact: true,
-      ...more,
-    }),
-  ),
+  floats.map((dtype): Case => ({
+    op: "maskedFill",
+    inputs: [
+      { ...place, dtype },
+      { ...mask, dtype: i % 3 === 0 ? "u8" : i % 3 === 1 ? "u32" : "i32", high: 2 },
+    ],
+    run: ([x, m]) => F.maskedFill(x!, m!, -1024),
+    reference: ([x, m]) => whereRef(m!, { shape: [], data: Float64Array.of(-1024) }, x!),
+    exact: true,
+    ...more,
+  })),
 );
 
 const whereCases = masked.flatMap(([place, mask, more], i) =>
-  floats.map(
-    (dtype): Case => ({
-      op: "where",
-      inputs: [{ ...mask, dtype: i % 2 ? "u8" : "u32", high: 2 }, { ...place, dtype }, { shape: place.shape.slice(i % 3 === 2 ? 1 : 0), dtype }],
-      run: ([m, a, b]) => F.where(m!, a!, b!),
-      reference: ([m, a, b]) => whereRef(m!, a!, b!),
-      exact: true,
-      terms: 16,
-      ...more,
-    }),
-  ),
+  floats.map((dtype): Case => ({
+    op: "where",
+    inputs: [
+      { ...mask, dtype: i % 2 ? "u8" : "u32", high: 2 },
+      { ...place, dtype },
+      { shape: place.shape.slice(i % 3 === 2 ? 1 : 0), dtype },
+    ],
+    run: ([m, a, b]) => F.where(m!, a!, b!),
+    reference: ([m, a, b]) => whereRef(m!, a!, b!),
+    exact: true,
+    terms: 16,
+    ...more,
+  })),
 );
 
 const mixed: Case[] = [
   {
     op: "where",
     note: "of two dtypes, broadcast against each other",
-    inputs: [{ shape: [3, 1], dtype: "u32", high: 2 }, { shape: [1, 5], dtype: "bf16" }, { shape: [2, 1, 1], dtype: "f32" }],
+    inputs: [
+      { shape: [3, 1], dtype: "u32", high: 2 },
+      { shape: [1, 5], dtype: "bf16" },
+      { shape: [2, 1, 1], dtype: "f32" },
+    ],
     run: ([m, a, b]) => F.where(m!, a!, b!),
     reference: ([m, a, b]) => whereRef(m!, a!, b!),
     exact: true,
@@ -193,42 +228,72 @@ const mixed: Case[] = [
   {
     op: "where",
     note: "of integers",
-    inputs: [{ shape: [7], dtype: "u8", high: 2 }, { shape: [7], dtype: "i32", low: -(2 ** 31), high: 2 ** 31 }, { shape: [1], dtype: "i32" }],
+    inputs: [
+      { shape: [7], dtype: "u8", high: 2 },
+      { shape: [7], dtype: "i32", low: -(2 ** 31), high: 2 ** 31 },
+      { shape: [1], dtype: "i32" },
+    ],
     run: ([m, a, b]) => F.where(m!, a!, b!),
     reference: ([m, a, b]) => whereRef(m!, a!, b!),
     exact: true,
     gradient: false,
   },
-  ...floats.map(
-    (dtype): Case => ({
-      op: "maskedFill",
-      note: "for minus infinity",
-      inputs: [{ shape: [3, 7], dtype, constant: true }, { shape: [7], dtype: "u8", high: 2 }],
-      run: ([x, m]) => F.maskedFill(x!, m!, dtype === "f16" ? -65504 : -3e38),
-      reference: ([x, m]) => whereRef(m!, { shape: [], data: Float64Array.of(dtype === "f16" ? -65504 : round(-3e38, dtype)) }, x!),
-      exact: true,
-    }),
-  ),
+  ...floats.map((dtype): Case => ({
+    op: "maskedFill",
+    note: "for minus infinity",
+    inputs: [
+      { shape: [3, 7], dtype, constant: true },
+      { shape: [7], dtype: "u8", high: 2 },
+    ],
+    run: ([x, m]) => F.maskedFill(x!, m!, dtype === "f16" ? -65504 : -3e38),
+    reference: ([x, m]) =>
+      whereRef(m!, { shape: [], data: Float64Array.of(dtype === "f16" ? -65504 : round(-3e38, dtype)) }, x!),
+    exact: true,
+  })),
   {
     op: "maskedFill",
     note: "of integers",
-    inputs: [{ shape: [3, 5], dtype: "i32", low: -9 }, { shape: [5], dtype: "u8", high: 2 }],
+    inputs: [
+      { shape: [3, 5], dtype: "i32", low: -9 },
+      { shape: [5], dtype: "u8", high: 2 },
+    ],
     run: ([x, m]) => F.maskedFill(x!, m!, -7),
     reference: ([x, m]) => whereRef(m!, { shape: [], data: Float64Array.of(-7) }, x!),
     exact: true,
     gradient: false,
   },
-  ...([["i32", 16777217], ["i32", -16777217], ["i32", -(2 ** 31)], ["i32", 2 ** 31 - 1], ["u32", 2 ** 32 - 1], ["u32", 2 ** 31 + 1], ["u8", 255]] as const).map(
-    ([dtype, value]): Case => ({
-      op: "maskedFill",
-      note: `of ${dtype} with ${value}`,
-      inputs: [{ shape: [3, 5], dtype, high: 9 }, { shape: [5], dtype: "u8", high: 2 }],
-      run: ([x, m]) => F.maskedFill(x!, m!, value),
-      reference: ([x, m]) => whereRef(m!, { shape: [], data: Float64Array.of(value) }, x!),
-      exact: true,
-      gradient: false,
-    }),
-  ),
+  ...(
+    [
+      ["i32", 16777217],
+      ["i32", -16777217],
+      ["i32", -(2 ** 31)],
+      ["i32", 2 ** 31 - 1],
+      ["u32", 2 ** 32 - 1],
+      ["u32", 2 ** 31 + 1],
+      ["u8", 255],
+    ] as const
+  ).map(([dtype, value]): Case => ({
+    op: "maskedFill",
+    note: `of ${dtype} with ${value}`,
+    inputs: [
+      { shape: [3, 5], dtype, high: 9 },
+      { shape: [5], dtype: "u8", high: 2 },
+    ],
+    run: ([x, m]) => F.maskedFill(x!, m!, value),
+    reference: ([x, m]) => whereRef(m!, { shape: [], data: Float64Array.of(value) }, x!),
+    exact: true,
+    gradient: false,
+  })),
 ];
 
-export const indexCases: Case[] = [...embeddingCases, ...wideCases, ...integerCases, ...indexSelectCases, ...gatherCases, ...gatherIntegers, ...maskedFillCases, ...whereCases, ...mixed];
+export const indexCases: Case[] = [
+  ...embeddingCases,
+  ...wideCases,
+  ...integerCases,
+  ...indexSelectCases,
+  ...gatherCases,
+  ...gatherIntegers,
+  ...maskedFillCases,
+  ...whereCases,
+  ...mixed,
+];

@@ -12,7 +12,10 @@ type Place = Pick<Input, "shape" | "layout">;
 export const labels = (rows: number, classes: number, ignored = -100): Input => ({
   shape: [rows],
   dtype: "i32",
-  values: (random) => Array.from({ length: rows }, (_, r) => (r % 5 === 1 ? ignored : r % 7 === 3 ? (r % 2 ? -1 : classes) : Math.floor(random() * classes))),
+  values: (random) =>
+    Array.from({ length: rows }, (_, r) =>
+      r % 5 === 1 ? ignored : r % 7 === 3 ? (r % 2 ? -1 : classes) : Math.floor(random() * classes),
+    ),
 });
 
 const logits: readonly (readonly [Place, LossSettings, { windows?: boolean }?])[] = [
@@ -58,7 +61,14 @@ const special: Case[] = [
   {
     op: "crossEntropy",
     note: "large logits and masked classes",
-    inputs: [{ shape: [4, 260], values: (random) => Array.from({ length: 4 * 260 }, (_, i) => (i % 3 === 1 ? -3e38 : 80 * random())), constant: true }, { shape: [4], dtype: "u32", values: () => [0, 3, 2, 258] }],
+    inputs: [
+      {
+        shape: [4, 260],
+        values: (random) => Array.from({ length: 4 * 260 }, (_, i) => (i % 3 === 1 ? -3e38 : 80 * random())),
+        constant: true,
+      },
+      { shape: [4], dtype: "u32", values: () => [0, 3, 2, 258] },
+    ],
     run: ([x, t]) => F.crossEntropy(x!, t!, { reduction: "none" }),
     reference: ([x, t]) => crossEntropyRef(x!, t!, { reduction: "none" }),
     terms: 260,
@@ -66,7 +76,14 @@ const special: Case[] = [
 ];
 
 /** M, V, K, chunk; with a bias for every other one. */
-const linear: readonly (readonly [number, number, number, number | undefined, Partial<Pick<Input, "layout">>?, { windows?: boolean }?])[] = [
+const linear: readonly (readonly [
+  number,
+  number,
+  number,
+  number | undefined,
+  Partial<Pick<Input, "layout">>?,
+  { windows?: boolean }?,
+])[] = [
   [1, 1, 1, undefined],
   [0, 5, 3, undefined],
   [3, 4, 5, 1],
@@ -88,8 +105,14 @@ const linearCrossEntropyCases = linear.flatMap(([rows, classes, k, chunk, place,
     return {
       op: "linearCrossEntropy",
       note: `${settings.reduction} chunk ${chunk ?? "default"}`,
-      inputs: [{ shape: [rows, k], dtype, ...place }, { shape: [classes, k], dtype, ...place }, labels(rows, classes), ...biased],
-      run: ([x, w, t, b]) => F.linearCrossEntropy(x!, w!, t!, { ...settings, bias: b ?? null, ...(chunk ? { chunk } : {}) }),
+      inputs: [
+        { shape: [rows, k], dtype, ...place },
+        { shape: [classes, k], dtype, ...place },
+        labels(rows, classes),
+        ...biased,
+      ],
+      run: ([x, w, t, b]) =>
+        F.linearCrossEntropy(x!, w!, t!, { ...settings, bias: b ?? null, ...(chunk ? { chunk } : {}) }),
       reference: ([x, w, t, b]) => linearCrossEntropyRef(x!, w!, t!, b ?? null, settings),
       terms: rows * classes * k,
       ...more,

@@ -7,7 +7,8 @@ import { linearRef, matmulRef, transposedRef } from "../reference/matmul.ts";
 import type { activationRefs } from "../reference/matmul.ts";
 import { siluRef } from "../reference/rows.ts";
 
-const variants = (...names: readonly string[]): { family: string; name: string }[] => names.map((name) => ({ family: "matmul", name }));
+const variants = (...names: readonly string[]): { family: string; name: string }[] =>
+  names.map((name) => ({ family: "matmul", name }));
 const names = ["naive", "register", "register-lanes", "tiled", "vector", "vector-lanes"] as const;
 const all = variants(...names);
 /** Each pipeline takes software Vulkan up to a second to compile: rows that cross dtypes and epilogues take turns with the variants. */
@@ -64,21 +65,19 @@ const swap = (shape: readonly number[]): number[] => [...shape.slice(0, -2), sha
 const turn = (t: Tensor, yes: boolean): Tensor => (yes ? F.transpose(t, -1, -2) : t);
 
 const plain = shapes.flatMap(({ a, b, note, windows, full, large }) =>
-  dtypes.map(
-    (dtype): Case => ({
-      op: "matmul",
-      ...(note ? { note } : {}),
-      inputs: [
-        { shape: a, dtype },
-        { shape: b, dtype },
-      ],
-      run: ([x, y]) => F.matmul(x!, y!),
-      reference: ([x, y]) => matmulRef(x!, y!),
-      terms: Math.max(a.at(-1)!, a.at(-2) ?? 1, b.at(-1)!),
-      windows: windows ?? false,
-      variants: dtype === "f32" ? [...(full ? all : []), ...(large ? variants("tiled-128") : [])] : [],
-    }),
-  ),
+  dtypes.map((dtype): Case => ({
+    op: "matmul",
+    ...(note ? { note } : {}),
+    inputs: [
+      { shape: a, dtype },
+      { shape: b, dtype },
+    ],
+    run: ([x, y]) => F.matmul(x!, y!),
+    reference: ([x, y]) => matmulRef(x!, y!),
+    terms: Math.max(a.at(-1)!, a.at(-2) ?? 1, b.at(-1)!),
+    windows: windows ?? false,
+    variants: dtype === "f32" ? [...(full ? all : []), ...(large ? variants("tiled-128") : [])] : [],
+  })),
 );
 
 const transposed = lies.slice(1).flatMap((l, place) =>
@@ -93,62 +92,54 @@ const transposed = lies.slice(1).flatMap((l, place) =>
       [[3, 12, 16], [3, 16, 8], "f32", "f32"],
       [[2, 5, 6], [2, 6, 3], "f16", "f16"],
     ] as const
-  ).map(
-    ([a, b, da, db], row): Case => ({
-      op: "matmul",
-      note: l.note,
-      inputs: [
-        { shape: l.a ? swap(a) : a, dtype: da },
-        { shape: l.b ? swap(b) : b, dtype: db },
-      ],
-      run: ([x, y]) => F.matmul(turn(x!, l.a), turn(y!, l.b)),
-      reference: ([x, y]) => matmulRef(l.a ? transposedRef(x!) : x!, l.b ? transposedRef(y!) : y!),
-      terms: 72,
-      variants: row === 0 || row === 4 ? all : [...turns(row + place), ...turns(row + place + 3)],
-    }),
-  ),
+  ).map(([a, b, da, db], row): Case => ({
+    op: "matmul",
+    note: l.note,
+    inputs: [
+      { shape: l.a ? swap(a) : a, dtype: da },
+      { shape: l.b ? swap(b) : b, dtype: db },
+    ],
+    run: ([x, y]) => F.matmul(turn(x!, l.a), turn(y!, l.b)),
+    reference: ([x, y]) => matmulRef(l.a ? transposedRef(x!) : x!, l.b ? transposedRef(y!) : y!),
+    terms: 72,
+    variants: row === 0 || row === 4 ? all : [...turns(row + place), ...turns(row + place + 3)],
+  })),
 );
 
 /** Forward only: the gradient of a transposed view is a transposed view, and copying one of those needs more than the smallest binding. */
-const transposedWindows = lies.slice(1).map(
-  (l): Case => ({
-    op: "matmul",
-    note: `${l.note} parts`,
-    inputs: [{ shape: l.a ? [52, 68] : [68, 52] }, { shape: l.b ? [72, 52] : [52, 72], dtype: "f16" }],
-    run: ([x, y]) => F.matmul(turn(x!, l.a), turn(y!, l.b)),
-    reference: ([x, y]) => matmulRef(l.a ? transposedRef(x!) : x!, l.b ? transposedRef(y!) : y!),
-    terms: 52,
-    gradient: false,
-    windows: true,
-  }),
-);
+const transposedWindows = lies.slice(1).map((l): Case => ({
+  op: "matmul",
+  note: `${l.note} parts`,
+  inputs: [{ shape: l.a ? [52, 68] : [68, 52] }, { shape: l.b ? [72, 52] : [52, 72], dtype: "f16" }],
+  run: ([x, y]) => F.matmul(turn(x!, l.a), turn(y!, l.b)),
+  reference: ([x, y]) => matmulRef(l.a ? transposedRef(x!) : x!, l.b ? transposedRef(y!) : y!),
+  terms: 52,
+  gradient: false,
+  windows: true,
+}));
 
 const layouts = (["reversed", "inside"] as const).flatMap((layout) =>
-  dtypes.map(
-    (dtype): Case => ({
-      op: "matmul",
-      inputs: [
-        { shape: [9, 13], dtype, layout },
-        { shape: [2, 13, 8], dtype, layout },
-      ],
-      run: ([x, y]) => F.matmul(x!, y!),
-      reference: ([x, y]) => matmulRef(x!, y!),
-      terms: 16,
-      variants: turns(dtypes.indexOf(dtype)),
-    }),
-  ),
+  dtypes.map((dtype): Case => ({
+    op: "matmul",
+    inputs: [
+      { shape: [9, 13], dtype, layout },
+      { shape: [2, 13, 8], dtype, layout },
+    ],
+    run: ([x, y]) => F.matmul(x!, y!),
+    reference: ([x, y]) => matmulRef(x!, y!),
+    terms: 16,
+    variants: turns(dtypes.indexOf(dtype)),
+  })),
 );
 
-const asked = dtypes.map(
-  (dtype): Case => ({
-    op: "matmul",
-    note: `to ${dtype}`,
-    inputs: [{ shape: [6, 8], dtype: "bf16" }, { shape: [8, 7] }],
-    run: ([x, y]) => F.matmul(x!, y!, { dtype }),
-    reference: ([x, y]) => matmulRef(x!, y!),
-    terms: 8,
-  }),
-);
+const asked = dtypes.map((dtype): Case => ({
+  op: "matmul",
+  note: `to ${dtype}`,
+  inputs: [{ shape: [6, 8], dtype: "bf16" }, { shape: [8, 7] }],
+  run: ([x, y]) => F.matmul(x!, y!, { dtype }),
+  reference: ([x, y]) => matmulRef(x!, y!),
+  terms: 8,
+}));
 
 type Activation = keyof typeof activationRefs;
 
@@ -183,7 +174,15 @@ const linearRows: LinearRow[] = [
   { x: { shape: [2, 36] }, n: 44, weight: "bf16", bias: true },
   { x: { shape: [3, 24] }, n: 33, bias: true, residual: true },
   { x: { shape: [5, 128] }, n: 36, weight: "f16", bias: true, residual: true, windows: true },
-  { x: { shape: [20, 16], dtype: "bf16" }, n: 32, weight: "bf16", bias: true, activation: "gelu", residual: true, windows: true },
+  {
+    x: { shape: [20, 16], dtype: "bf16" },
+    n: 32,
+    weight: "bf16",
+    bias: true,
+    activation: "gelu",
+    residual: true,
+    windows: true,
+  },
   { x: { shape: [6, 16], dtype: "f16" }, n: 12, weight: "f16", bias: true, activation: "silu", residual: true },
   { x: { shape: [6, 15], dtype: "f16" }, n: 13, weight: "f16", bias: true, activation: "gelu", residual: true },
   { x: { shape: [6, 16], dtype: "bf16" }, n: 10, weight: "bf16", bias: true, residual: true },
@@ -197,14 +196,19 @@ const linearCases = linearRows.flatMap((row, place): Case[] => {
   const shape = [...x.shape.slice(0, -1), n];
   // Away from the kink of relu: |x · w| < 0.4 and |bias| ≥ 0.5.
   const kink = activation === "relu";
-  const inputs: Input[] = [x, { shape: [n, x.shape.at(-1)!], dtype: weight, ...(kink ? { low: -0.02, high: 0.02 } : {}) }];
+  const inputs: Input[] = [
+    x,
+    { shape: [n, x.shape.at(-1)!], dtype: weight, ...(kink ? { low: -0.02, high: 0.02 } : {}) },
+  ];
   if (bias) inputs.push({ shape: [n], ...(kink ? { avoidZero: 0.5 } : {}) });
   const at = inputs.length;
   if (residual) inputs.push({ shape, dtype: x.dtype ?? "f32" });
   const options = { activation, ...(row.dtype ? { dtype: row.dtype } : {}) };
   const made: Case = {
     op: "linear",
-    note: [row.note, activation, bias ? "bias" : "", residual ? "residual" : "", row.dtype ? `to ${row.dtype}` : ""].filter(Boolean).join(" "),
+    note: [row.note, activation, bias ? "bias" : "", residual ? "residual" : "", row.dtype ? `to ${row.dtype}` : ""]
+      .filter(Boolean)
+      .join(" "),
     inputs,
     run: (t) => F.linear(t[0]!, t[1]!, bias ? t[2]! : null, { ...options, residual: residual ? t[at]! : null }),
     reference: (r) => linearRef(r[0]!, r[1]!, bias ? r[2]! : null, activation, residual ? r[at]! : null),
@@ -219,7 +223,14 @@ const linearCases = linearRows.flatMap((row, place): Case[] => {
 });
 
 /** out = 0.5 · A · B + out on windows of larger tensors, then through the epilogue. */
-const gemmCases = ([[8, 12, 16], [5, 7, 9], [33, 20, 36], [16, 64, 24]] as const).flatMap(([m, k, n]) =>
+const gemmCases = (
+  [
+    [8, 12, 16],
+    [5, 7, 9],
+    [33, 20, 36],
+    [16, 64, 24],
+  ] as const
+).flatMap(([m, k, n]) =>
   lies.map((l, place): Case => {
     const outer = ([rows, columns]: readonly [number, number]): Input => ({ shape: [rows + 8, columns + 12] });
     const [a, b] = [l.a ? ([k, m] as const) : ([m, k] as const), l.b ? ([n, k] as const) : ([k, n] as const)];
@@ -228,15 +239,33 @@ const gemmCases = ([[8, 12, 16], [5, 7, 9], [33, 20, 36], [16, 64, 24]] as const
       note: `${l.note} windows of`,
       inputs: [outer(a), outer(b), outer([m, n]), { shape: [n] }, { shape: [m, n] }],
       run: ([wideA, wideB, wideOut, bias, residual]) => {
-        const inside = (t: Tensor, [rows, columns]: readonly [number, number]): Tensor => t.strided([rows, columns], t.strides, t.offset + 4 * t.strides[0]! + 8);
+        const inside = (t: Tensor, [rows, columns]: readonly [number, number]): Tensor =>
+          t.strided([rows, columns], t.strides, t.offset + 4 * t.strides[0]! + 8);
         const out = F.clone(wideOut!);
-        F.gemm({ a: inside(wideA!, a), b: inside(wideB!, b), transA: l.a, transB: l.b, out: inside(out, [m, n]), accumulate: true, alpha: 0.5, bias: bias!, activation: "silu", residual: residual! });
+        F.gemm({
+          a: inside(wideA!, a),
+          b: inside(wideB!, b),
+          transA: l.a,
+          transB: l.b,
+          out: inside(out, [m, n]),
+          accumulate: true,
+          alpha: 0.5,
+          bias: bias!,
+          activation: "silu",
+          residual: residual!,
+        });
         return out;
       },
       reference: ([wideA, wideB, wideOut, bias, residual]) => {
         const cut = (x: typeof wideA, [rows, columns]: readonly [number, number]): NonNullable<typeof wideA> => {
           const width = x!.shape[1]!;
-          return { shape: [rows, columns], data: Float64Array.from({ length: rows * columns }, (_, i) => x!.data[(4 + Math.floor(i / columns)) * width + 8 + (i % columns)]!) };
+          return {
+            shape: [rows, columns],
+            data: Float64Array.from(
+              { length: rows * columns },
+              (_, i) => x!.data[(4 + Math.floor(i / columns)) * width + 8 + (i % columns)]!,
+            ),
+          };
         };
         const [left, right] = [cut(wideA, a), cut(wideB, b)];
         const y = matmulRef(l.a ? transposedRef(left) : left, l.b ? transposedRef(right) : right);
@@ -254,4 +283,12 @@ const gemmCases = ([[8, 12, 16], [5, 7, 9], [33, 20, 36], [16, 64, 24]] as const
   }),
 );
 
-export const matmulCases: Case[] = [...plain, ...transposed, ...transposedWindows, ...layouts, ...asked, ...linearCases, ...gemmCases];
+export const matmulCases: Case[] = [
+  ...plain,
+  ...transposed,
+  ...transposedWindows,
+  ...layouts,
+  ...asked,
+  ...linearCases,
+  ...gemmCases,
+];

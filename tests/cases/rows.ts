@@ -34,9 +34,18 @@ const shared = (family: string): NonNullable<Case["variants"]> => variants(famil
 const cut: Layout = { shape: [5, 7, 128] };
 
 /** 16-bit operands mixed with f32 ones. */
-const mixed: readonly (readonly [DType, DType])[] = [["f32", "bf16"], ["bf16", "f32"], ["f16", "bf16"], ["f32", "f16"]];
+const mixed: readonly (readonly [DType, DType])[] = [
+  ["f32", "bf16"],
+  ["bf16", "f32"],
+  ["f16", "bf16"],
+  ["f32", "f16"],
+];
 
-const termsOf = (shape: readonly number[]): number => Math.max(shape.at(-1)!, shape.slice(0, -1).reduce((a, b) => a * b, 1));
+const termsOf = (shape: readonly number[]): number =>
+  Math.max(
+    shape.at(-1)!,
+    shape.slice(0, -1).reduce((a, b) => a * b, 1),
+  );
 
 /** With rows of one element the gradient of x / √(x² + eps) is eps / (x² + eps)^1.5: of ordinary size only for an eps of that size. */
 const epsOf = (s: Layout): number => (s.shape.at(-1)! < 4 ? 0.5 : 1e-6);
@@ -62,7 +71,11 @@ function layer(s: Layout, x: DType, weight: DType | null, bias: DType | null, mo
   const columns = s.shape.at(-1)!;
   return {
     op: "layerNorm",
-    inputs: [{ ...s, dtype: x, low: -2, high: 3 }, ...(weight ? [{ shape: [columns], dtype: weight }] : []), ...(bias ? [{ shape: [columns], dtype: bias }] : [])],
+    inputs: [
+      { ...s, dtype: x, low: -2, high: 3 },
+      ...(weight ? [{ shape: [columns], dtype: weight }] : []),
+      ...(bias ? [{ shape: [columns], dtype: bias }] : []),
+    ],
     run: (t) => F.layerNorm(t[0]!, weight ? t[1]! : null, bias ? t.at(-1)! : null, eps),
     reference: (t) => layerNormRef(t[0]!, weight ? t[1]! : null, bias ? t.at(-1)! : null, eps),
     terms: termsOf(s.shape),
@@ -73,15 +86,26 @@ function layer(s: Layout, x: DType, weight: DType | null, bias: DType | null, mo
 
 const norms: Case[] = [
   ...shapes.flatMap((s) => FLOATS.flatMap((dtype) => [rms(s, dtype, dtype), layer(s, dtype, dtype, dtype)])),
-  ...mixed.flatMap(([x, w]) => [{ shape: [3, 33] }, { shape: [5, 64] }].flatMap((s) => [rms(s, x, w, { note: "mixed" }), layer(s, x, w, x, { note: "mixed" })])),
+  ...mixed.flatMap(([x, w]) =>
+    [{ shape: [3, 33] }, { shape: [5, 64] }].flatMap((s) => [
+      rms(s, x, w, { note: "mixed" }),
+      layer(s, x, w, x, { note: "mixed" }),
+    ]),
+  ),
   ...FLOATS.map((dtype) => rms({ shape: [3, 20] }, dtype, null, { note: "no weight" })),
   layer({ shape: [3, 20] }, "f32", null, null, { note: "no weight, no bias" }),
   layer({ shape: [3, 20] }, "bf16", null, "f32", { note: "bias only" }),
   layer({ shape: [3, 20] }, "f16", "f32", null, { note: "weight only" }),
-  layer({ shape: [3, 64] }, "f32", "f32", "f32", { note: "far from zero", inputs: [{ shape: [3, 64], low: 99, high: 101 }, { shape: [64] }, { shape: [64] }] }),
+  layer({ shape: [3, 64] }, "f32", "f32", "f32", {
+    note: "far from zero",
+    inputs: [{ shape: [3, 64], low: 99, high: 101 }, { shape: [64] }, { shape: [64] }],
+  }),
   rms(many, "f32", "f32", { note: "many rows", variants: shared("rms_norm") }),
   layer(many, "f32", "bf16", null, { note: "many rows", variants: shared("layer_norm") }),
-  ...FLOATS.flatMap((dtype) => [rms(cut, dtype, "f32", { note: "windows", windows: true }), layer(cut, dtype, "bf16", "f32", { note: "windows", windows: true })]),
+  ...FLOATS.flatMap((dtype) => [
+    rms(cut, dtype, "f32", { note: "windows", windows: true }),
+    layer(cut, dtype, "bf16", "f32", { note: "windows", windows: true }),
+  ]),
 ];
 
 function soft(log: boolean, s: Layout, dtype: DType, dim: number, more: Partial<Case> = {}): Case {
@@ -98,27 +122,50 @@ function soft(log: boolean, s: Layout, dtype: DType, dim: number, more: Partial<
 
 const softmaxes: Case[] = [false, true].flatMap((log) => [
   ...shapes.flatMap((s) => FLOATS.map((dtype) => soft(log, s, dtype, -1))),
-  ...FLOATS.flatMap((dtype) => [soft(log, { shape: [5, 9] }, dtype, 0, { note: "dim 0" }), soft(log, { shape: [3, 6, 4] }, dtype, 1, { note: "dim 1" })]),
+  ...FLOATS.flatMap((dtype) => [
+    soft(log, { shape: [5, 9] }, dtype, 0, { note: "dim 0" }),
+    soft(log, { shape: [3, 6, 4] }, dtype, 1, { note: "dim 1" }),
+  ]),
   ...(log ? [] : [soft(log, many, "f32", -1, { note: "many rows", variants: shared("softmax") })]),
   soft(log, { shape: [1, 10240] }, "f32", -1, { note: "one long row" }),
   ...FLOATS.map((dtype) => soft(log, cut, dtype, -1, { note: "windows", windows: true })),
   // Offsets that overflow exp without the maximum taken off, and one value far above the others (no slope is left of its softmax).
   soft(log, { shape: [3, 20] }, "f32", -1, { note: "large", inputs: [{ shape: [3, 20], low: 9990, high: 10000 }] }),
-  soft(log, { shape: [2, 12] }, "f32", -1, { note: "peaked", gradient: log, inputs: [{ shape: [2, 12], values: (random) => Array.from({ length: 24 }, (_, i) => (i % 12 === 5 ? 40 : -40) + random()) }] }),
+  soft(log, { shape: [2, 12] }, "f32", -1, {
+    note: "peaked",
+    gradient: log,
+    inputs: [
+      {
+        shape: [2, 12],
+        values: (random) => Array.from({ length: 24 }, (_, i) => (i % 12 === 5 ? 40 : -40) + random()),
+      },
+    ],
+  }),
 ]);
 softmaxes.push(
   soft(false, { shape: [3, 20] }, "f32", -1, {
     note: "masked",
     gradient: false,
-    inputs: [{ shape: [3, 20], values: (random) => Array.from({ length: 60 }, (_, i) => (i % 20 > 11 ? -3e38 : random())) }],
+    inputs: [
+      { shape: [3, 20], values: (random) => Array.from({ length: 60 }, (_, i) => (i % 20 > 11 ? -3e38 : random())) },
+    ],
   }),
 );
 
-function turn(s: Layout, dtype: DType, positions: Input, options: { dim?: -2 | -3; theta?: number } = {}, more: Partial<Case> = {}): Case {
+function turn(
+  s: Layout,
+  dtype: DType,
+  positions: Input,
+  options: { dim?: -2 | -3; theta?: number } = {},
+  more: Partial<Case> = {},
+): Case {
   const dim = options.dim ?? -2;
   return {
     op: "rope",
-    inputs: [{ ...s, dtype }, { dtype: "i32", ...positions }],
+    inputs: [
+      { ...s, dtype },
+      { dtype: "i32", ...positions },
+    ],
     run: ([x, p]) => F.rope(x!, p!, options),
     reference: ([x, p]) => ropeRef(x!, p!, options.theta ?? 10000, s.shape.length + dim),
     terms: 2,
@@ -147,17 +194,29 @@ const ropes: Case[] = [
     turn({ shape: [2, 20, 5, 32] }, dtype, places([20]), { dim: -3 }, { note: "windows", windows: true }),
   ]),
   turn({ shape: [2, 4, 8] }, "f32", { shape: [4], low: -20, high: 0 }, {}, { note: "negative positions" }),
-  turn({ shape: [64, 128] }, "f32", { shape: [64], values: () => Array.from({ length: 64 }, (_, i) => 16383 - i) }, {}, { note: "last positions" }),
+  turn(
+    { shape: [64, 128] },
+    "f32",
+    { shape: [64], values: () => Array.from({ length: 64 }, (_, i) => 16383 - i) },
+    {},
+    { note: "last positions" },
+  ),
   turn({ shape: [4, 128] }, "f32", { shape: [4], values: () => [0, 1, 16383, 1000000] }, {}, { note: "a million" }),
-  turn({ shape: [2, 5, 3, 16] }, "f32", places([5]), {}, {
-    note: "heads of a joint projection",
-    inputs: [{ shape: [2, 5, 3, 3, 16] }, { ...places([5]), dtype: "i32" }],
-    run: ([x, p]) => F.rope(F.select(x!, 2, 1), p!, { dim: -3 }),
-    reference: ([x, p]) => {
-      const part = x!.data.filter((_, i) => Math.floor(i / 48) % 3 === 1);
-      return ropeRef({ shape: [2, 5, 3, 16], data: part }, p!, 10000, 1);
+  turn(
+    { shape: [2, 5, 3, 16] },
+    "f32",
+    places([5]),
+    {},
+    {
+      note: "heads of a joint projection",
+      inputs: [{ shape: [2, 5, 3, 3, 16] }, { ...places([5]), dtype: "i32" }],
+      run: ([x, p]) => F.rope(F.select(x!, 2, 1), p!, { dim: -3 }),
+      reference: ([x, p]) => {
+        const part = x!.data.filter((_, i) => Math.floor(i / 48) % 3 === 1);
+        return ropeRef({ shape: [2, 5, 3, 16], data: part }, p!, 10000, 1);
+      },
     },
-  }),
+  ),
 ];
 
 const SITE = 7;
@@ -190,9 +249,18 @@ function drop(s: Layout, dtype: DType, p: number, more: Partial<Case> = {}): Cas
 }
 
 const dropouts: Case[] = [
-  ...[{ shape: [] }, { shape: [0] }, { shape: [1] }, { shape: [3] }, { shape: [33] }, { shape: [2, 3, 70] }, { shape: [257] }, { shape: [6, 5], layout: "reversed" as const }, { shape: [4, 6], layout: "inside" as const }, { shape: [8, 8] }].flatMap((s) =>
-    FLOATS.map((dtype, i) => drop(s, dtype, [0.1, 0.5, 0.9][i]!)),
-  ),
+  ...[
+    { shape: [] },
+    { shape: [0] },
+    { shape: [1] },
+    { shape: [3] },
+    { shape: [33] },
+    { shape: [2, 3, 70] },
+    { shape: [257] },
+    { shape: [6, 5], layout: "reversed" as const },
+    { shape: [4, 6], layout: "inside" as const },
+    { shape: [8, 8] },
+  ].flatMap((s) => FLOATS.map((dtype, i) => drop(s, dtype, [0.1, 0.5, 0.9][i]!))),
   ...FLOATS.map((dtype) => drop({ shape: [2500] }, dtype, 0.3, { note: "windows", windows: true })),
 ];
 

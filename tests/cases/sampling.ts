@@ -65,7 +65,13 @@ const sampleCases = rows.flatMap(([place, more]) =>
         op: "sampleTokens",
         note,
         // Few different values: the largest is there more than once.
-        inputs: [{ ...place, dtype, values: (random) => Array.from({ length: count }, () => Math.floor(random() * 40) / 4 - 5) }],
+        inputs: [
+          {
+            ...place,
+            dtype,
+            values: (random) => Array.from({ length: count }, () => Math.floor(random() * 40) / 4 - 5),
+          },
+        ],
         run: ([x]) => {
           const generator = new Generator(1, { device: x!.device });
           const tokens = run(x!, generator);

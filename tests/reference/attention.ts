@@ -28,7 +28,11 @@ export function attentionRef(q: Ref, k: Ref, v: Ref, masks: AttentionMasks = {})
         const row = ((b * heads + h) * queries + i) * d;
         let most = -Infinity;
         for (let j = 0; j < keys; j++) {
-          const hidden = j >= length || j < begin || (masks.causal && j > length - queries + i) || (masks.documents && masks.documents[b * keys + j] !== masks.documents[b * keys + i]);
+          const hidden =
+            j >= length ||
+            j < begin ||
+            (masks.causal && j > length - queries + i) ||
+            (masks.documents && masks.documents[b * keys + j] !== masks.documents[b * keys + i]);
           let s = 0;
           if (!hidden) for (let c = 0; c < d; c++) s += q.data[row + c]! * k.data[(kvHead * keys + j) * d + c]!;
           seen[j] = hidden ? 0 : 1;
@@ -40,7 +44,9 @@ export function attentionRef(q: Ref, k: Ref, v: Ref, masks: AttentionMasks = {})
         for (let j = 0; j < keys; j++) total += weights[j] = seen[j] ? Math.exp(weights[j]! - most) : 0;
         for (let j = 0; j < keys; j++) {
           const p = weights[j]! / total;
-          if (seen[j]) for (let c = 0; c < d; c++) out.data[row + c] = out.data[row + c]! + p * v.data[(kvHead * keys + j) * d + c]!;
+          if (seen[j])
+            for (let c = 0; c < d; c++)
+              out.data[row + c] = out.data[row + c]! + p * v.data[(kvHead * keys + j) * d + c]!;
         }
       }
     }

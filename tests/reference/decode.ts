@@ -3,7 +3,14 @@ import { ref } from "../reference.ts";
 import type { Ref } from "../reference.ts";
 
 /** q [B, Hq, Tq, D], caches [B, Hkv, capacity, D]; query t sees keys starts[b] … lengths[b] + t. */
-export function decodeRef(q: Ref, keys: Ref, values: Ref, lengths: readonly number[], starts: readonly number[], scale?: number): Ref {
+export function decodeRef(
+  q: Ref,
+  keys: Ref,
+  values: Ref,
+  lengths: readonly number[],
+  starts: readonly number[],
+  scale?: number,
+): Ref {
   const [b, hq, tq, d] = q.shape as [number, number, number, number];
   const [hkv, capacity] = [keys.shape[1]!, keys.shape[2]!];
   const y = ref(q.shape);
@@ -20,7 +27,8 @@ export function decodeRef(q: Ref, keys: Ref, values: Ref, lengths: readonly numb
           seen.push([j, Math.exp(score * (scale ?? d ** -0.5))]);
         }
         const sum = seen.reduce((s, [, p]) => s + p, 0);
-        for (const [j, p] of seen) for (let c = 0; c < d; c++) y.data[row + c]! += (p / sum) * values.data[(cache + j) * d + c]!;
+        for (const [j, p] of seen)
+          for (let c = 0; c < d; c++) y.data[row + c]! += (p / sum) * values.data[(cache + j) * d + c]!;
       }
     }
   }
@@ -35,7 +43,8 @@ export function cacheWriteRef(cache: Ref, x: Ref, lengths: readonly number[]): R
   for (let row = 0; row < b * h; row++) {
     for (let i = 0; i < t; i++) {
       const at = (lengths[Math.floor(row / h)] ?? lengths[0]!) + i;
-      if (at < capacity) for (let c = 0; c < d; c++) y.data[(row * capacity + at) * d + c] = x.data[(row * t + i) * d + c]!;
+      if (at < capacity)
+        for (let c = 0; c < d; c++) y.data[(row * capacity + at) * d + c] = x.data[(row * t + i) * d + c]!;
     }
   }
   return y;

@@ -8,7 +8,11 @@ export interface LossSettings {
 }
 
 /** −log softmax(logits)[target] of each row; rows whose target is ignored or no class are 0 and do not count. */
-export function crossEntropyRef(logits: Ref, targets: Ref, { ignoreIndex = -100, reduction = "mean" }: LossSettings = {}): Ref {
+export function crossEntropyRef(
+  logits: Ref,
+  targets: Ref,
+  { ignoreIndex = -100, reduction = "mean" }: LossSettings = {},
+): Ref {
   const [rows, classes] = logits.shape as [number, number];
   const losses = new Float64Array(rows);
   let count = 0;
@@ -30,7 +34,13 @@ export function crossEntropyRef(logits: Ref, targets: Ref, { ignoreIndex = -100,
 }
 
 /** Cross-entropy of x · weightᵗ + bias. */
-export function linearCrossEntropyRef(x: Ref, weight: Ref, targets: Ref, bias: Ref | null, settings: LossSettings): Ref {
+export function linearCrossEntropyRef(
+  x: Ref,
+  weight: Ref,
+  targets: Ref,
+  bias: Ref | null,
+  settings: LossSettings,
+): Ref {
   const [rows, k] = x.shape as [number, number];
   const classes = weight.shape[0]!;
   const logits = ref([rows, classes]);

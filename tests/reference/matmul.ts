@@ -5,10 +5,14 @@ import { geluRef, geluTanhRef, siluRef } from "./rows.ts";
 
 /** a [..., M, K] · b [..., K, N] with broadcast batch dimensions; 1-D operands as in PyTorch. */
 export function matmulRef(a: Ref, b: Ref): Ref {
-  const [aShape, bShape] = [a.shape.length === 1 ? [1, ...a.shape] : a.shape, b.shape.length === 1 ? [...b.shape, 1] : b.shape];
+  const [aShape, bShape] = [
+    a.shape.length === 1 ? [1, ...a.shape] : a.shape,
+    b.shape.length === 1 ? [...b.shape, 1] : b.shape,
+  ];
   const [m, k, n] = [aShape.at(-2)!, aShape.at(-1)!, bShape.at(-1)!];
   const rank = Math.max(aShape.length, bShape.length) - 2;
-  const batchOf = (shape: readonly number[]): number[] => Array.from({ length: rank }, (_, d) => shape[d - rank + shape.length - 2] ?? 1);
+  const batchOf = (shape: readonly number[]): number[] =>
+    Array.from({ length: rank }, (_, d) => shape[d - rank + shape.length - 2] ?? 1);
   const [aBatch, bBatch] = [batchOf(aShape), batchOf(bShape)];
   const batch = aBatch.map((v, d) => (v === 1 ? bBatch[d]! : v));
   const out = new Float64Array(sizeOf(batch) * m * n);
@@ -53,7 +57,13 @@ export const activationRefs = {
 } as const;
 
 /** x [..., K] · weight [N, K]ᵗ + bias, through an activation, plus residual. */
-export function linearRef(x: Ref, weight: Ref, bias: Ref | null, activation: keyof typeof activationRefs | null, residual: Ref | null): Ref {
+export function linearRef(
+  x: Ref,
+  weight: Ref,
+  bias: Ref | null,
+  activation: keyof typeof activationRefs | null,
+  residual: Ref | null,
+): Ref {
   const y = matmulRef(x, transposedRef(weight));
   const n = weight.shape[0]!;
   for (let i = 0; i < y.data.length; i++) {

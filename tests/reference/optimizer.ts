@@ -2,7 +2,8 @@
 import { tensor } from "../../index.ts";
 import type { DType, Tensor } from "../../index.ts";
 
-export const uniform = (n: number, random: () => number, scale = 1): Float64Array => Float64Array.from({ length: n }, () => Math.fround(scale * (2 * random() - 1)));
+export const uniform = (n: number, random: () => number, scale = 1): Float64Array =>
+  Float64Array.from({ length: n }, () => Math.fround(scale * (2 * random() - 1)));
 export const sizeOf = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
 
 /** A parameter in float64: decoupled weight decay, bias correction, as in the paper's algorithm 2. */
@@ -12,7 +13,14 @@ export interface Reference {
   readonly v: Float64Array;
 }
 
-export function referenceStep({ p, m, v }: Reference, g: ArrayLike<number>, t: number, lr: number, decay: number, [beta1, beta2, epsilon]: readonly [number, number, number]): void {
+export function referenceStep(
+  { p, m, v }: Reference,
+  g: ArrayLike<number>,
+  t: number,
+  lr: number,
+  decay: number,
+  [beta1, beta2, epsilon]: readonly [number, number, number],
+): void {
   for (let i = 0; i < p.length; i++) {
     m[i] = beta1 * m[i]! + (1 - beta1) * g[i]!;
     v[i] = beta2 * v[i]! + (1 - beta2) * g[i]! ** 2;

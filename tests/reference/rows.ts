@@ -23,7 +23,9 @@ export function layerNormRef(x: Ref, weight: Ref | null, bias: Ref | null, eps: 
     let variance = 0;
     for (let i = 0; i < n; i++) variance += (x.data[at + i]! - mean) ** 2 / n;
     const deviation = Math.sqrt(variance + eps);
-    for (let i = 0; i < n; i++) out.data[at + i] = ((x.data[at + i]! - mean) / deviation) * (weight ? weight.data[i]! : 1) + (bias ? bias.data[i]! : 0);
+    for (let i = 0; i < n; i++)
+      out.data[at + i] =
+        ((x.data[at + i]! - mean) / deviation) * (weight ? weight.data[i]! : 1) + (bias ? bias.data[i]! : 0);
   }
   return out;
 }
@@ -93,7 +95,9 @@ function erfc(a: number): number {
 }
 
 // At −∞ each has its limit, 0; silu is 0 in f32 from −104 on.
-export const geluRef = (x: number): number => (x === -Infinity ? 0 : x < 0 ? 0.5 * x * erfc(-x / Math.SQRT2) : 0.5 * x * (2 - erfc(x / Math.SQRT2)));
+export const geluRef = (x: number): number =>
+  x === -Infinity ? 0 : x < 0 ? 0.5 * x * erfc(-x / Math.SQRT2) : 0.5 * x * (2 - erfc(x / Math.SQRT2));
 /** x / 2 · (1 + tanh(u)) with (1 + tanh(u)) / 2 = 1 / (1 + e^−2u), which does not cancel. */
-export const geluTanhRef = (x: number): number => (x === -Infinity ? 0 : x / (1 + Math.exp(-2 * Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))));
+export const geluTanhRef = (x: number): number =>
+  x === -Infinity ? 0 : x / (1 + Math.exp(-2 * Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
 export const siluRef = (x: number): number => (x < -104 ? 0 : x / (1 + Math.exp(-x)));

@@ -40,7 +40,10 @@ export interface DrawSettings {
  * The token drawn from a row, by sorting. `sure` is false where rounding in f32 could decide otherwise: two best scores, or a probability
  * sum and its bound, closer than 1e-4.
  */
-export function drawRef(row: Float64Array, { temperature, topK, topP = 1, key, counter }: DrawSettings): { token: number; allowed: number; sure: boolean } {
+export function drawRef(
+  row: Float64Array,
+  { temperature, topK, topP = 1, key, counter }: DrawSettings,
+): { token: number; allowed: number; sure: boolean } {
   const order = [...row.keys()].sort((a, b) => row[b]! - row[a]! || a - b);
   let allowed = order.slice(0, topK ?? order.length);
   const top = row[order[0]!]!;

@@ -3,7 +3,12 @@ import { eachIndex, ref, sizeOf, stridesOf } from "../reference.ts";
 import type { Ref } from "../reference.ts";
 
 /** y[index] = x[source(index)], or `fill` where source gives null. */
-export function gatherRef(x: Ref, shape: readonly number[], source: (index: readonly number[]) => readonly number[] | null, fill = 0): Ref {
+export function gatherRef(
+  x: Ref,
+  shape: readonly number[],
+  source: (index: readonly number[]) => readonly number[] | null,
+  fill = 0,
+): Ref {
   const strides = stridesOf(x.shape);
   const y = ref(shape);
   eachIndex(shape, (index, flat) => {
@@ -15,7 +20,12 @@ export function gatherRef(x: Ref, shape: readonly number[], source: (index: read
 
 export function catRef(parts: readonly Ref[], dim: number): Ref {
   const first = parts[0]!;
-  const y = ref(first.shape.with(dim, parts.reduce((sum, p) => sum + p.shape[dim]!, 0)));
+  const y = ref(
+    first.shape.with(
+      dim,
+      parts.reduce((sum, p) => sum + p.shape[dim]!, 0),
+    ),
+  );
   const strides = stridesOf(y.shape);
   let start = 0;
   for (const p of parts) {

@@ -48,7 +48,10 @@ describe("attention", () => {
     expect(flops(1, 64, 8, { causal: true }), "56 queries that see nothing").toBe(ofPairs(36));
   });
   it("of packed rows counts the pairs within documents if the host knows them or their number, else an upper bound", () => {
-    const documents = tensor(Int32Array.from({ length: 4096 }, (_, i) => Math.floor(i / 640)), { shape: [1, 4096] });
+    const documents = tensor(
+      Int32Array.from({ length: 4096 }, (_, i) => Math.floor(i / 640)),
+      { shape: [1, 4096] },
+    );
     let exact = 0;
     for (let i = 0; i < 4096; i++) exact += (i % 640) + 1;
     expect(flops(1, 4096, 4096, { causal: true, documents, pairs: exact })).toBe(ofPairs(exact));

@@ -56,7 +56,12 @@ describe("is it tied", () => {
     ["it says so, and the head alone is there", headOnly, [true, true], true],
     ["only the top says so, and there is no head", headless, [true, undefined], true],
     ["nothing says anything, and there is no head", headless, [undefined, undefined], true],
-    ["only the top says so, and there is a head: transformers takes that head", () => undefined, [true, undefined], undefined],
+    [
+      "only the top says so, and there is a head: transformers takes that head",
+      () => undefined,
+      [true, undefined],
+      undefined,
+    ],
     ["it says no", () => undefined, [true, false], undefined],
     ["nothing says anything, and there is a head", () => undefined, [undefined, undefined], undefined],
   ] as const)("%s", async (_, change, ties, expected) => {
@@ -64,7 +69,9 @@ describe("is it tied", () => {
     expect(checkpoint.config.language.tied).toBe(expected);
     expect(checkpoint.parameters.has(HEAD)).toBe(!expected);
     expect(checkpoint.parameters.has(EMBEDDING)).toBe(true);
-    expect([...checkpoint.parameters.keys()].sort()).toEqual([...expectedTensors(checkpoint.config, "hf").keys()].sort());
+    expect([...checkpoint.parameters.keys()].sort()).toEqual(
+      [...expectedTensors(checkpoint.config, "hf").keys()].sort(),
+    );
     await checkpoint.requireTied();
   });
 
@@ -92,24 +99,50 @@ describe("a tied checkpoint", () => {
     const checkpoint = await open(files);
     const error = await errorOf(() => checkpoint.requireTied());
     expect(error).toBeInstanceOf(TensorMismatchError);
-    expect(error.message).toMatch(/"lm_head\.weight" must be absent, or equal to "model\.language_model\.embed_tokens\.weight"/);
+    expect(error.message).toMatch(
+      /"lm_head\.weight" must be absent, or equal to "model\.language_model\.embed_tokens\.weight"/,
+    );
     const sink = memorySink();
-    expect(await errorOf(() => convertCheckpoint(checkpoint, sink, { layout: "hf", sideFiles: files }))).toBeInstanceOf(TensorMismatchError);
+    expect(await errorOf(() => convertCheckpoint(checkpoint, sink, { layout: "hf", sideFiles: files }))).toBeInstanceOf(
+      TensorMismatchError,
+    );
     expect(sink.files.size).toBe(0);
     await checkpoint.close();
-    const misshapen = await changed((tensors) => void tensors.set(HEAD, { ...tensors.get(EMBEDDING)!, name: HEAD, shape: [...tensors.get(EMBEDDING)!.shape].reverse() }), [true, true]);
+    const misshapen = await changed(
+      (tensors) =>
+        void tensors.set(HEAD, {
+          ...tensors.get(EMBEDDING)!,
+          name: HEAD,
+          shape: [...tensors.get(EMBEDDING)!.shape].reverse(),
+        }),
+      [true, true],
+    );
     expect((await errorOf(() => open(misshapen))).message).toMatch(/misshapen: lm_head\.weight/);
     const neither = await changed((tensors) => [HEAD, EMBEDDING].forEach((name) => tensors.delete(name)), [true, true]);
-    expect((await errorOf(() => open(neither))).message).toMatch(/missing: model\.language_model\.embed_tokens\.weight/);
+    expect((await errorOf(() => open(neither))).message).toMatch(
+      /missing: model\.language_model\.embed_tokens\.weight/,
+    );
   });
 
   it("is the same with the head once or twice, in either layout, and is written with it once", async () => {
-    const [once, twice, other] = [await changed(headless, [true, true]), await changed(same, [true, true]), await changed((tensors) => {
-      tensors.set(EMBEDDING, { ...tensors.get(HEAD)!, name: EMBEDDING });
-      headOnly(tensors);
-    }, [true, true])];
+    const [once, twice, other] = [
+      await changed(headless, [true, true]),
+      await changed(same, [true, true]),
+      await changed(
+        (tensors) => {
+          tensors.set(EMBEDDING, { ...tensors.get(HEAD)!, name: EMBEDDING });
+          headOnly(tensors);
+        },
+        [true, true],
+      ),
+    ];
     const prints: string[] = [];
-    for (const files of [once, twice, await converted(twice, "deepseek"), await converted(await converted(once, "deepseek"), "hf")]) {
+    for (const files of [
+      once,
+      twice,
+      await converted(twice, "deepseek"),
+      await converted(await converted(once, "deepseek"), "hf"),
+    ]) {
       const checkpoint = await open(files);
       prints.push(await fingerprint(checkpoint));
       expect(checkpoint.config.language.tied).toBe(true);
@@ -121,7 +154,9 @@ describe("a tied checkpoint", () => {
       for (const layout of ["hf", "deepseek"] as const) {
         const written = await converted(files, layout);
         const names = [...(await tensorsOf(written.get("model.safetensors")!)).keys()];
-        expect(names.filter((name) => /lm_head|embed_tokens/.test(name))).toEqual([layout === "hf" ? EMBEDDING : "language_model.model.embed_tokens.weight"]);
+        expect(names.filter((name) => /lm_head|embed_tokens/.test(name))).toEqual([
+          layout === "hf" ? EMBEDDING : "language_model.model.embed_tokens.weight",
+        ]);
         const json = JSON.parse(new TextDecoder().decode(written.get("config.json"))) as Record<string, Json>;
         expect(json[layout === "hf" ? "text_config" : "language_config"]!["tie_word_embeddings"]).toBe(true);
         if (layout === "hf") expect(json["tie_word_embeddings"]).toBe(true);
@@ -140,7 +175,10 @@ describe("a tied checkpoint", () => {
   });
 
   it("counts its head once", async () => {
-    const [tied, free] = [(await open(await changed(headless, [true, true]))).config, (await open(tinyFiles("hf"))).config];
+    const [tied, free] = [
+      (await open(await changed(headless, [true, true]))).config,
+      (await open(tinyFiles("hf"))).config,
+    ];
     const { "text head": head, ...parts } = countParts(free);
     expect(countParts(tied)).toEqual({ ...parts, "text head": 0 });
     expect(head).toBe(parts["text embedding"]);

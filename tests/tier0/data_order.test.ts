@@ -110,7 +110,8 @@ describe("keyed permutation", () => {
   it("still has the orders of version 1, by which older runs resume", () => {
     const key = orderKey(42, "und", 0);
     expect(GOLDEN_10_VERSION_1.map((_, i) => permute(key, 10, i, 1))).toEqual(GOLDEN_10_VERSION_1);
-    for (const n of [17, 100, 1000]) for (const i of [0, 5, n - 1]) expect(permute(key, n, i, 1)).toBe(permute(key, n, i));
+    for (const n of [17, 100, 1000])
+      for (const i of [0, 5, n - 1]) expect(permute(key, n, i, 1)).toBe(permute(key, n, i));
   });
 
   it("refuses positions that are not there", () => {

@@ -1,6 +1,21 @@
 /** Conversions between host numbers and stored bytes, over every bit pattern of the 16-bit types. */
 import { describe, expect, it } from "vitest";
-import { ArgumentError, DTYPES, DTypeError, bf16Bits, bf16Value, checkDType, checkNumber, decode, elementBytes, encode, f16Bits, f16Value, isFloat, storageBytes } from "../../index.ts";
+import {
+  ArgumentError,
+  DTYPES,
+  DTypeError,
+  bf16Bits,
+  bf16Value,
+  checkDType,
+  checkNumber,
+  decode,
+  elementBytes,
+  encode,
+  f16Bits,
+  f16Value,
+  isFloat,
+  storageBytes,
+} from "../../index.ts";
 import type { DType } from "../../index.ts";
 
 const halves = {
@@ -14,7 +29,9 @@ describe.each(Object.entries(halves))("%s", (dtype, { bits, value, infinity, qui
   const finite = patterns.filter((p) => (p & 0x7fff) < infinity);
 
   it("takes every one of the 65,536 patterns to its number and back", () => {
-    const wrong = patterns.filter((p) => (isNaNPattern(p) ? !Number.isNaN(value(p)) || !isNaNPattern(bits(value(p))) : bits(value(p)) !== p));
+    const wrong = patterns.filter((p) =>
+      isNaNPattern(p) ? !Number.isNaN(value(p)) || !isNaNPattern(bits(value(p))) : bits(value(p)) !== p,
+    );
     expect(wrong).toEqual([]);
   });
 
@@ -36,7 +53,13 @@ describe.each(Object.entries(halves))("%s", (dtype, { bits, value, infinity, qui
       const half = (low + high) / 2; // exact in f64, and in f32
       const even = p % 2 === 0 ? p : p + 1;
       const step = Math.max(half * 2 ** -23, 2 ** -149); // one unit of f32, about
-      if (bits(half) !== even || bits(half - step) !== p || bits(half + step) !== p + 1 || bits(-half) !== (even | 0x8000)) wrong.push(p);
+      if (
+        bits(half) !== even ||
+        bits(half - step) !== p ||
+        bits(half + step) !== p + 1 ||
+        bits(-half) !== (even | 0x8000)
+      )
+        wrong.push(p);
     }
     expect(wrong).toEqual([]);
   });
@@ -123,15 +146,32 @@ it("names its dtypes", () => {
 });
 
 describe("checkNumber", () => {
-  const takes = { i32: [0, -0, -(2 ** 31), 2 ** 31 - 1, 16777217], u32: [0, 2 ** 32 - 1, 16777217], u8: [0, 255], f32: [0.5, NaN, 1e300], f16: [1e6], bf16: [-Infinity] } as const;
-  const refuses = { i32: [2 ** 31, -(2 ** 31) - 1, 0.5, NaN, Infinity], u32: [-1, 2 ** 32, 0.5, NaN], u8: [-1, 256, 300, 1.5, -Infinity] } as const;
+  const takes = {
+    i32: [0, -0, -(2 ** 31), 2 ** 31 - 1, 16777217],
+    u32: [0, 2 ** 32 - 1, 16777217],
+    u8: [0, 255],
+    f32: [0.5, NaN, 1e300],
+    f16: [1e6],
+    bf16: [-Infinity],
+  } as const;
+  const refuses = {
+    i32: [2 ** 31, -(2 ** 31) - 1, 0.5, NaN, Infinity],
+    u32: [-1, 2 ** 32, 0.5, NaN],
+    u8: [-1, 256, 300, 1.5, -Infinity],
+  } as const;
 
   it.each(Object.entries(takes))("takes what %s represents, and rounds for floating dtypes", (dtype, values) => {
     for (const value of values) expect(() => checkNumber("op", value, dtype as DType), String(value)).not.toThrow();
   });
 
-  it.each(Object.entries(refuses))("refuses what %s does not represent, with the value, the dtype and its range", (dtype, values) => {
-    for (const value of values) expect(() => checkNumber("op", value, dtype as DType), String(value)).toThrow(ArgumentError);
-    expect(() => checkNumber("op", 300, "u8")).toThrow("op: a number for u8 must be a whole number from 0 to 255; got 300. Cast the tensor to f32, or use another dtype.");
-  });
+  it.each(Object.entries(refuses))(
+    "refuses what %s does not represent, with the value, the dtype and its range",
+    (dtype, values) => {
+      for (const value of values)
+        expect(() => checkNumber("op", value, dtype as DType), String(value)).toThrow(ArgumentError);
+      expect(() => checkNumber("op", 300, "u8")).toThrow(
+        "op: a number for u8 must be a whole number from 0 to 255; got 300. Cast the tensor to f32, or use another dtype.",
+      );
+    },
+  );
 });

@@ -137,7 +137,12 @@ describe("memory", () => {
 function arithmetic(
   sizes: JanusConfig,
   { stage, length, recompute }: TrainConfig,
-  { documents, images, pictures, targets }: {
+  {
+    documents,
+    images,
+    pictures,
+    targets,
+  }: {
     documents: readonly number[];
     images: number;
     pictures: number;

@@ -38,7 +38,12 @@ it("traces name storages by their order, not by their addresses", () => {
   expect(lines[1]).toMatch(/map .* \(#0:16 #0:16 #0:16 #1:16\) \[.*\] 1×1×1$/);
 });
 
-it.skipIf(process.env["JANUS_UPDATE_GOLDEN"])("a difference, or a file that is not there, fails and says how to write it", () => {
-  expect(() => expectGolden("no_such_trace", [])).toThrow(/no_such_trace\.txt is not there; write it with JANUS_UPDATE_GOLDEN=1/);
-  expect(() => expectGolden("small_step", [])).toThrow(/differs from tests\/golden\/small_step\.txt/);
-});
+it.skipIf(process.env["JANUS_UPDATE_GOLDEN"])(
+  "a difference, or a file that is not there, fails and says how to write it",
+  () => {
+    expect(() => expectGolden("no_such_trace", [])).toThrow(
+      /no_such_trace\.txt is not there; write it with JANUS_UPDATE_GOLDEN=1/,
+    );
+    expect(() => expectGolden("small_step", [])).toThrow(/differs from tests\/golden\/small_step\.txt/);
+  },
+);

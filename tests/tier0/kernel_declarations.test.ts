@@ -15,45 +15,59 @@ const kernels = declaredKernels();
 /** Kernels that wgsl_reflect cannot parse, and why. They are compiled by Dawn in compile.test.ts all the same. */
 const UNPARSED: Readonly<Record<string, string>> = {};
 
-describe.each(kernels.filter((k) => !(k.name in UNPARSED)).map((k) => [k.name, k] as const))("kernel %s", (name, kernel: Kernel) => {
-  const source = specialise(kernel);
-  let parsed: Reflection | undefined;
-  const seen = (): Reflection => (parsed ??= reflect(source));
+describe.each(kernels.filter((k) => !(k.name in UNPARSED)).map((k) => [k.name, k] as const))(
+  "kernel %s",
+  (name, kernel: Kernel) => {
+    const source = specialise(kernel);
+    let parsed: Reflection | undefined;
+    const seen = (): Reflection => (parsed ??= reflect(source));
 
-  it("has one entry point, named as the file", () => {
-    expect(seen().entryPoints).toEqual([name]);
-    if (kernel.url) expect(basename(kernel.url.pathname)).toBe(`${name}.wgsl`);
-  });
-
-  it("binds what it declares", () => {
-    const declared = Object.entries(kernel.bindings).map(([binding, access], i) => ({ name: binding, group: 0, binding: i, access: access === "read" ? "read" : "read_write" }));
-    if (kernel.layout.bytes) declared.push({ name: "params", group: 0, binding: declared.length, access: "uniform" });
-    expect(seen().bindings).toEqual(declared);
-  });
-
-  it("lays its parameters out as declared", () => {
-    if (!kernel.layout.bytes) return expect(seen().params).toBeNull();
-    const offsets: Readonly<Record<string, number>> = kernel.layout.offsets;
-    expect(seen().params).toMatchObject({
-      struct: "Params",
-      variable: "params",
-      members: Object.entries(kernel.params).map(([member, type]) => ({ name: member, type, offset: offsets[member] })),
+    it("has one entry point, named as the file", () => {
+      expect(seen().entryPoints).toEqual([name]);
+      if (kernel.url) expect(basename(kernel.url.pathname)).toBe(`${name}.wgsl`);
     });
-    // The uniform buffer is padded to whole vec4.
-    expect(Math.ceil(seen().params!.bytes / 16) * 16).toBe(kernel.layout.bytes);
-  });
 
-  it("runs within the limits of every WebGPU device by default", () => {
-    const [x, y, z] = seen().workgroupSize;
-    expect(x * y * z).toBeGreaterThan(0);
-    expect(x * y * z).toBeLessThanOrEqual(256);
-    expect(z).toBeLessThanOrEqual(64);
-    expect(seen().workgroupBytes).toBeLessThanOrEqual(16384);
-    if (source.includes("var<workgroup>")) expect(seen().workgroupBytes).toBeGreaterThan(0);
-    expect(Object.keys(kernel.bindings).length).toBeLessThanOrEqual(8);
-    expect(/^enable\b/m.test(source) || usesSubgroups(source), "the default needs a feature").toBe(name in SUBGROUPS_ONLY);
-  });
-});
+    it("binds what it declares", () => {
+      const declared = Object.entries(kernel.bindings).map(([binding, access], i) => ({
+        name: binding,
+        group: 0,
+        binding: i,
+        access: access === "read" ? "read" : "read_write",
+      }));
+      if (kernel.layout.bytes) declared.push({ name: "params", group: 0, binding: declared.length, access: "uniform" });
+      expect(seen().bindings).toEqual(declared);
+    });
+
+    it("lays its parameters out as declared", () => {
+      if (!kernel.layout.bytes) return expect(seen().params).toBeNull();
+      const offsets: Readonly<Record<string, number>> = kernel.layout.offsets;
+      expect(seen().params).toMatchObject({
+        struct: "Params",
+        variable: "params",
+        members: Object.entries(kernel.params).map(([member, type]) => ({
+          name: member,
+          type,
+          offset: offsets[member],
+        })),
+      });
+      // The uniform buffer is padded to whole vec4.
+      expect(Math.ceil(seen().params!.bytes / 16) * 16).toBe(kernel.layout.bytes);
+    });
+
+    it("runs within the limits of every WebGPU device by default", () => {
+      const [x, y, z] = seen().workgroupSize;
+      expect(x * y * z).toBeGreaterThan(0);
+      expect(x * y * z).toBeLessThanOrEqual(256);
+      expect(z).toBeLessThanOrEqual(64);
+      expect(seen().workgroupBytes).toBeLessThanOrEqual(16384);
+      if (source.includes("var<workgroup>")) expect(seen().workgroupBytes).toBeGreaterThan(0);
+      expect(Object.keys(kernel.bindings).length).toBeLessThanOrEqual(8);
+      expect(/^enable\b/m.test(source) || usesSubgroups(source), "the default needs a feature").toBe(
+        name in SUBGROUPS_ONLY,
+      );
+    });
+  },
+);
 
 describe("the lists", () => {
   it("every .wgsl file of engine/ and kernels/ is declared by a kernel, and every kernel's file is there", () => {
@@ -73,7 +87,10 @@ describe("the lists", () => {
       .filter((f) => /\.(wgsl|ts)$/.test(f))
       .map((f) => readFileSync(new URL(f, folder), "utf8"));
     for (const file of readdirSync(new URL("core/lib/", folder))) {
-      expect(texts.some((t) => t.includes(`lib/${file}`)), `${file} is registered`).toBe(true);
+      expect(
+        texts.some((t) => t.includes(`lib/${file}`)),
+        `${file} is registered`,
+      ).toBe(true);
     }
   });
 

@@ -15,7 +15,8 @@ const kernels = declaredKernels();
 
 /** Kernels with workgroup memory that the race detector cannot run, and why. */
 const UNRACED: Readonly<Record<string, string>> = {
-  sample_histogram: "its workgroup memory is atomics alone, in which the detector sees no races, with barriers or without",
+  sample_histogram:
+    "its workgroup memory is atomics alone, in which the detector sees no races, with barriers or without",
 };
 
 /** Per profile: its pipelines by key, and what went wrong. */
@@ -54,13 +55,20 @@ async function complaint(kernel: Kernel, source: string): Promise<string | null>
     visibility: GPUShaderStage.COMPUTE,
     buffer: { type: access === "read" ? "read-only-storage" : "storage" },
   }));
-  if (kernel.layout.bytes) entries.push({ binding: entries.length, visibility: GPUShaderStage.COMPUTE, buffer: { type: "uniform", hasDynamicOffset: true, minBindingSize: kernel.layout.bytes } });
+  if (kernel.layout.bytes)
+    entries.push({
+      binding: entries.length,
+      visibility: GPUShaderStage.COMPUTE,
+      buffer: { type: "uniform", hasDynamicOffset: true, minBindingSize: kernel.layout.bytes },
+    });
   const module = gpu.createShaderModule({ code: source });
   const layout = gpu.createPipelineLayout({ bindGroupLayouts: [gpu.createBindGroupLayout({ entries })] });
   gpu.createComputePipeline({ layout, compute: { module, entryPoint: kernel.name } });
   const error = await gpu.popErrorScope();
   if (!error) return null;
-  const messages = (await module.getCompilationInfo()).messages.filter((m) => m.type === "error").map((m) => `line ${m.lineNum}: ${m.message}`);
+  const messages = (await module.getCompilationInfo()).messages
+    .filter((m) => m.type === "error")
+    .map((m) => `line ${m.lineNum}: ${m.message}`);
   return messages.length ? messages.join("\n") : error.message;
 }
 
@@ -121,7 +129,8 @@ describe("races", () => {
         let sum = total(lane);
         y[lane] = sum;
       }`;
-    const run = (barrier: string): string[] => races(broken.replace("BARRIER", barrier), "broken", [1], [new ArrayBuffer(256)], null);
+    const run = (barrier: string): string[] =>
+      races(broken.replace("BARRIER", barrier), "broken", [1], [new ArrayBuffer(256)], null);
     expect(run("")).not.toEqual([]);
     expect(run("workgroupBarrier();")).toEqual([]);
     expect(run("if (lane < 3u) { workgroupBarrier(); }").join()).toMatch(/divergence/);
@@ -140,10 +149,16 @@ describe("races", () => {
       const buffers = launch.bindings.map((b) => new ArrayBuffer(b.size));
       const run = (text: string): string[] => races(text, name, [1], buffers, launch.params);
       problems.push(...run(source).map((text) => `${key}: ${text}`));
-      if (times === 0 && run(source.replace(/\bworkgroupBarrier\(\);/g, "")).length === 0) problems.push(`${key}: nothing is found without barriers; choose another launch`);
+      if (times === 0 && run(source.replace(/\bworkgroupBarrier\(\);/g, "")).length === 0)
+        problems.push(`${key}: nothing is found without barriers; choose another launch`);
     }
     expect(problems).toEqual([]);
-    const left = kernels.filter((k) => specialise(k).includes("var<workgroup>") && !checked.has(k.name) && !(k.name in UNRACED));
-    expect(left.map((k) => k.name), "kernels with workgroup memory that no row of tests/cases.ts launches without subgroups").toEqual([]);
+    const left = kernels.filter(
+      (k) => specialise(k).includes("var<workgroup>") && !checked.has(k.name) && !(k.name in UNRACED),
+    );
+    expect(
+      left.map((k) => k.name),
+      "kernels with workgroup memory that no row of tests/cases.ts launches without subgroups",
+    ).toEqual([]);
   });
 });

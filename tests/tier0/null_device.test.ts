@@ -1,6 +1,22 @@
 /** The null device: the same program, counted instead of computed. */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { ArgumentError, Device, DeviceError, DisposedError, F, OutOfMemoryError, capture, empty, getDevice, nullCapabilities, profile, scope, setDevice, tally, tensor } from "../../index.ts";
+import {
+  ArgumentError,
+  Device,
+  DeviceError,
+  DisposedError,
+  F,
+  OutOfMemoryError,
+  capture,
+  empty,
+  getDevice,
+  nullCapabilities,
+  profile,
+  scope,
+  setDevice,
+  tally,
+  tensor,
+} from "../../index.ts";
 import type { Tensor } from "../../index.ts";
 
 let device: Device;
@@ -18,7 +34,11 @@ describe("a program on the null device", () => {
     expect(device.isNull).toBe(true);
     expect(String(device)).toBe(`Device(${device.id}: null device)`);
     const live = device.pool.stats.liveBytes;
-    const y = scope(() => F.cat([F.ones([2, 3]), F.randn([4, 3])]).reshape([3, 6]).cast("bf16"));
+    const y = scope(() =>
+      F.cat([F.ones([2, 3]), F.randn([4, 3])])
+        .reshape([3, 6])
+        .cast("bf16"),
+    );
     expect([y.shape, y.dtype]).toEqual([[3, 6], "bf16"]);
     y.dispose();
     expect(device.pool.stats.liveBytes).toBe(live);
@@ -132,7 +152,11 @@ describe("what it refuses", () => {
     expect(() => tally(async () => undefined)).toThrow(ArgumentError);
   });
   it("more than the budget, or than a buffer", async () => {
-    const small = await Device.create({ backend: "null", memoryBudget: 1 << 20, capabilities: nullCapabilities({ limits: { maxBufferSize: 1 << 19 } }) });
+    const small = await Device.create({
+      backend: "null",
+      memoryBudget: 1 << 20,
+      capabilities: nullCapabilities({ limits: { maxBufferSize: 1 << 19 } }),
+    });
     expect(() => empty([1 << 18], { device: small })).toThrow(OutOfMemoryError);
     const a = empty([1 << 17], { device: small });
     const b = empty([1 << 17], { device: small });

@@ -42,7 +42,11 @@ describe("reuse", () => {
   it("hands out the free buffer of the class with the lowest number, whatever the order of freeing", () => {
     const { pool: p, created } = pool();
     const all = Array.from({ length: 6 }, () => p.acquire(1000, "x"));
-    for (const order of [[0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [2, 5, 0, 4, 1, 3]]) {
+    for (const order of [
+      [0, 1, 2, 3, 4, 5],
+      [5, 4, 3, 2, 1, 0],
+      [2, 5, 0, 4, 1, 3],
+    ]) {
       for (const i of order) p.release(all[i]!, 1000, "x");
       expect(all.map(() => p.acquire(900, "x"))).toEqual(all);
     }
@@ -51,7 +55,10 @@ describe("reuse", () => {
   it("never hands out a buffer that is in use, or one of another class", () => {
     const { pool: p } = pool();
     const held = new Set<PoolBuffer>();
-    const random = ((state) => () => (state = (state * 16807) % 2147483647) / 2147483647)(7);
+    const random = (
+      (state) => () =>
+        (state = (state * 16807) % 2147483647) / 2147483647
+    )(7);
     for (let i = 0; i < 5000; i++) {
       if (held.size && random() < 0.5) {
         const [buffer] = held;
@@ -79,7 +86,13 @@ describe("counting", () => {
     const a = p.acquire(1000, "a");
     const b = p.acquire(3000, "b");
     p.release(a, 1000, "a");
-    expect(p.stats).toEqual({ liveBytes: 3000, liveCount: 1, peakBytes: 4000, reservedBytes: 1024 + sizeClass(3000), created: 2 });
+    expect(p.stats).toEqual({
+      liveBytes: 3000,
+      liveCount: 1,
+      peakBytes: 4000,
+      reservedBytes: 1024 + sizeClass(3000),
+      created: 2,
+    });
     p.resetPeak();
     expect(p.stats.peakBytes).toBe(3000);
     p.exempt(3000, "b");
@@ -112,7 +125,9 @@ describe("the budget", () => {
     const buffers = created.length;
     const before = { ...p.stats };
     expect(() => p.acquire(8192, "logits")).toThrow(OutOfMemoryError);
-    expect(() => p.acquire(8192, "logits")).toThrow(/logits: 8\.0 KiB asked for, 4\.0 KiB of the budget of 9\.8 KiB in use.*\n.*4\.0 KiB +1 × weights/);
+    expect(() => p.acquire(8192, "logits")).toThrow(
+      /logits: 8\.0 KiB asked for, 4\.0 KiB of the budget of 9\.8 KiB in use.*\n.*4\.0 KiB +1 × weights/,
+    );
     expect(created).toHaveLength(buffers);
     expect(p.stats).toEqual(before);
   });
@@ -126,7 +141,9 @@ describe("the budget", () => {
   });
   it("refuses what no buffer of the device holds, and says so", () => {
     const { pool: p, created } = pool(Infinity, 1 << 20);
-    expect(() => p.acquire((1 << 20) + 1, "embedding")).toThrow(/embedding: 1\.0 MiB asked for in one buffer, the device allows 1\.0 MiB; split/);
+    expect(() => p.acquire((1 << 20) + 1, "embedding")).toThrow(
+      /embedding: 1\.0 MiB asked for in one buffer, the device allows 1\.0 MiB; split/,
+    );
     expect(created).toEqual([]);
   });
 });
@@ -165,7 +182,10 @@ describe("what is held for the recent peak", () => {
     const { pool: p } = pool();
     for (let step = 0; step < 100; step++) {
       const n = 1 + Math.floor(random() * 8);
-      cycle(p, Array.from({ length: 25 }, () => n * MiB));
+      cycle(
+        p,
+        Array.from({ length: 25 }, () => n * MiB),
+      );
       if (step > 20) expect(p.stats.reservedBytes).toBeLessThan(2 * p.stats.peakBytes);
     }
     expect(p.stats.peakBytes).toBe(200 * MiB);
@@ -176,7 +196,9 @@ describe("what is held for the recent peak", () => {
       const random = randomOf(seed);
       const { pool: p, destroyed } = pool();
       // Sizes of different cycles are a factor of three apart: no cycle can take the buffers of another.
-      const cycles = Array.from({ length: period }, (_, c) => Array.from({ length: 3 ** (4 - c) }, () => Math.ceil(3 ** c * (1 + random() / 3) * MiB)));
+      const cycles = Array.from({ length: period }, (_, c) =>
+        Array.from({ length: 3 ** (4 - c) }, () => Math.ceil(3 ** c * (1 + random() / 3) * MiB)),
+      );
       const total = cycles.flat().reduce((a, b) => a + b, 0);
       const largest = Math.max(...cycles.map((sizes) => sizes.reduce((a, b) => a + b, 0)));
       for (let i = 0; i < 8; i++) for (const sizes of cycles) cycle(p, sizes);

@@ -12,7 +12,8 @@ type Node =
   | { readonly kind: "call"; readonly name: string; readonly args: readonly Node[] };
 type Names = Map<string, Node>;
 
-const read = (library: string): string => readFileSync(new URL(`../../kernels/core/lib/${library}.wgsl`, import.meta.url), "utf8").replace(/\/\/.*$/gm, "");
+const read = (library: string): string =>
+  readFileSync(new URL(`../../kernels/core/lib/${library}.wgsl`, import.meta.url), "utf8").replace(/\/\/.*$/gm, "");
 const number = (value: number): Node => ({ kind: "number", value });
 
 interface WgslFunction {
@@ -23,7 +24,9 @@ interface WgslFunction {
 /** The `let`s of a function, and its result as the last line. */
 function functionOf(source: string, name: string): WgslFunction {
   const [, parameters, body] = new RegExp(`fn ${name}\\(([^)]*)\\)[^{]*\\{([^}]*)\\}`).exec(source)!;
-  const lines = [...body!.matchAll(/(?:let (\w+) =|(return)) ([^;]+);/g)].map(([, variable, result, value]) => [variable ?? result!, value!] as const);
+  const lines = [...body!.matchAll(/(?:let (\w+) =|(return)) ([^;]+);/g)].map(
+    ([, variable, result, value]) => [variable ?? result!, value!] as const,
+  );
   return { parameters: [...parameters!.matchAll(/(\w+):/g)].map((m) => m[1]!), lines };
 }
 
@@ -80,7 +83,8 @@ function run(called: WgslFunction, args: readonly Node[], functions: ReadonlyMap
 const BUILTINS: Readonly<Record<string, (...args: number[]) => number>> = {
   round: (v) => Math.sign(v) * Math.round(Math.abs(v)),
   clamp: (v, low, high) => Math.min(Math.max(v, low!), high!),
-  upper: (v) => new Float32Array(Uint32Array.of(new Uint32Array(Float32Array.of(v).buffer)[0]! & 0xfffff000).buffer)[0]!,
+  upper: (v) =>
+    new Float32Array(Uint32Array.of(new Uint32Array(Float32Array.of(v).buffer)[0]! & 0xfffff000).buffer)[0]!,
   opaque4: (v) => v,
   upper24: (v) => v,
 };
@@ -136,7 +140,9 @@ class FastMath {
   private factors(node: Node): Node[] {
     if (node.kind === "product") return node.factors.flatMap((f) => this.factors(f));
     if (node.kind === "call" && this.isTransparent(node)) return this.factors(node.args[0]!);
-    return node.kind === "sum" && node.terms.length === 1 ? [number(node.terms[0]![0]), ...this.factors(node.terms[0]![1])] : [node];
+    return node.kind === "sum" && node.terms.length === 1
+      ? [number(node.terms[0]![0]), ...this.factors(node.terms[0]![1])]
+      : [node];
   }
 
   private total(terms: readonly Term[]): number {
@@ -154,7 +160,13 @@ class FastMath {
     const shared = terms.flatMap((t) => t.factors).find((f, _, all) => all.filter((g) => g === f).length > 1);
     if (!shared || this.random() < 0.5) return [...terms];
     const inside = terms.filter((t) => t.factors.includes(shared));
-    const rest: Node = { kind: "sum", terms: inside.map((t) => [1, { kind: "product", factors: [number(t.coefficient), ...t.factors.toSpliced(t.factors.indexOf(shared), 1)] }]) };
+    const rest: Node = {
+      kind: "sum",
+      terms: inside.map((t) => [
+        1,
+        { kind: "product", factors: [number(t.coefficient), ...t.factors.toSpliced(t.factors.indexOf(shared), 1)] },
+      ]),
+    };
     return [...terms.filter((t) => !inside.includes(t)), { coefficient: 1, factors: [shared, rest] }];
   }
 
@@ -169,7 +181,12 @@ class FastMath {
 }
 
 /** The largest `error` of the rest r and the multiple that was taken off, over arguments and orders of evaluation. */
-function worst(names: (x: Node) => Names, xs: readonly number[], error: (x: number, r: number, n: number) => number, seesThrough: boolean): number {
+function worst(
+  names: (x: Node) => Names,
+  xs: readonly number[],
+  error: (x: number, r: number, n: number) => number,
+  seesThrough: boolean,
+): number {
   let state = 12345;
   const random = (): number => (state = (Math.imul(state, 1664525) + 1013904223) >>> 0) / 2 ** 32;
   let most = 0;
@@ -185,12 +202,14 @@ function worst(names: (x: Node) => Names, xs: readonly number[], error: (x: numb
   return most;
 }
 
-const spread = (count: number, low: number, high: number): number[] => Array.from({ length: count }, (_, i) => low + ((i + 0.37) * (high - low)) / count);
+const spread = (count: number, low: number, high: number): number[] =>
+  Array.from({ length: count }, (_, i) => low + ((i + 0.37) * (high - low)) / count);
 
 describe("sin and cos: the reduction by π/2", () => {
   const reduction = functionOf(read("trig"), "sin_cos4");
   // Opaque, as in a kernel: an argument is no number that the compiler knows.
-  const names = (x: Node): Names => run(reduction, [{ kind: "call", name: "upper24", args: [x] }, number(0)], new Map());
+  const names = (x: Node): Names =>
+    run(reduction, [{ kind: "call", name: "upper24", args: [x] }, number(0)], new Map());
   const error = (x: number, r: number, k: number): number => r - (x - k * (Math.PI / 2));
 
   it("is right to f32 in any order of evaluation", () => {
@@ -206,7 +225,8 @@ describe("geluTanh: the argument of exp with its rest", () => {
   const functions = new Map([["product_rest4", functionOf(source, "product_rest4")]]);
   const body = functionOf(source, "gelu_tanh4");
   const names = (x: Node): Names => run(body, [{ kind: "call", name: "upper24", args: [x] }], functions);
-  const error = (x: number, r: number, n: number): number => r + n * Math.LN2 + 2 * Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3);
+  const error = (x: number, r: number, n: number): number =>
+    r + n * Math.LN2 + 2 * Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3);
 
   it("is right to f32 in any order of evaluation", () => {
     expect(worst(names, spread(600, -9.5, 5), error, false)).toBeLessThan(1.5e-7);

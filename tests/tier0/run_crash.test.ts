@@ -335,28 +335,25 @@ describe("I/O errors at every operation", () => {
 describe(`SIGKILL while saving (seed ${SEED})`, () => {
   // The long form kills more than 200 times.
   const [LANES, KILLS] = isLong ? [4, 52] : [4, 12];
-  it(
-    "the newest checkpoint that verifies is never older than the last acknowledged one",
-    async () => {
-      const script = compile("tests/run_crash_child.ts", join(temporary, "js"));
-      const lanes = Array.from({ length: LANES }, (_, lane) =>
-        killRepeatedly(script, join(temporary, `run${lane}`), KILLS, seeded(SEED + lane)),
-      );
-      const results = await Promise.all(lanes);
-      const sum = (of: (kills: (typeof results)[number]) => number): number =>
-        results.reduce((total, kills) => total + of(kills), 0);
-      const violations = results.flatMap((kills) => kills.violations);
-      const [kills, interrupted, acknowledged] = [
-        sum((r) => r.kills),
-        sum((r) => r.interrupted),
-        sum((r) => r.acknowledged),
-      ];
-      console.log(
-        `${kills} kills, ${interrupted} of them in the middle of a save, ${acknowledged} saves acknowledged, ${violations.length} violations`,
-      );
-      expect(violations).toEqual([]);
-      expect(kills).toBe(LANES * KILLS);
-      expect(interrupted).toBeGreaterThan(kills / 4);
-    },
-  );
+  it("the newest checkpoint that verifies is never older than the last acknowledged one", async () => {
+    const script = compile("tests/run_crash_child.ts", join(temporary, "js"));
+    const lanes = Array.from({ length: LANES }, (_, lane) =>
+      killRepeatedly(script, join(temporary, `run${lane}`), KILLS, seeded(SEED + lane)),
+    );
+    const results = await Promise.all(lanes);
+    const sum = (of: (kills: (typeof results)[number]) => number): number =>
+      results.reduce((total, kills) => total + of(kills), 0);
+    const violations = results.flatMap((kills) => kills.violations);
+    const [kills, interrupted, acknowledged] = [
+      sum((r) => r.kills),
+      sum((r) => r.interrupted),
+      sum((r) => r.acknowledged),
+    ];
+    console.log(
+      `${kills} kills, ${interrupted} of them in the middle of a save, ${acknowledged} saves acknowledged, ${violations.length} violations`,
+    );
+    expect(violations).toEqual([]);
+    expect(kills).toBe(LANES * KILLS);
+    expect(interrupted).toBeGreaterThan(kills / 4);
+  });
 });

@@ -4,7 +4,10 @@ import { ArgumentError, KernelError, declaredKernels, kernel, library, loadKerne
 import { packParams } from "../../engine/kernel.ts";
 
 library("test_scale", "const FACTOR_T = 2.0;\nfn scale_T(v: f32) -> f32 { return v * FACTOR_T; }");
-library("test_shift", "//#use test_common\nconst FACTOR_T = 1.0;\nfn scale_T(v: f32) -> f32 { return v + common(FACTOR_T); }");
+library(
+  "test_shift",
+  "//#use test_common\nconst FACTOR_T = 1.0;\nfn scale_T(v: f32) -> f32 { return v + common(FACTOR_T); }",
+);
 library("test_common", "fn common(v: f32) -> f32 { return v; }");
 
 const text = `// A kernel of the tests.
@@ -33,9 +36,29 @@ const lines = (source: string): string[] => source.split("\n").filter((l) => /^(
 
 describe("constants", () => {
   it("keep their kind: unsigned, whole, float, boolean, a type", () => {
-    const source = specialise(k, { TILE: 16, DEPTH: 2, EPS: 1, SHIFT: -5, FAST: true, HALF: 3, MASK: 9, DOT: 4, Row: "vec4<f16>" });
+    const source = specialise(k, {
+      TILE: 16,
+      DEPTH: 2,
+      EPS: 1,
+      SHIFT: -5,
+      FAST: true,
+      HALF: 3,
+      MASK: 9,
+      DOT: 4,
+      Row: "vec4<f16>",
+    });
     expect(lines(source)).toEqual(
-      expect.arrayContaining(["const TILE = 16u; // rows", "const DEPTH: u32 = 2u;", "const EPS = 1.0;", "const SHIFT = -5;", "const FAST = true;", "const HALF: f32 = 3.0;", "const MASK = 9u;", "const DOT = 4.0;", "alias Row = vec4<f16>;"]),
+      expect.arrayContaining([
+        "const TILE = 16u; // rows",
+        "const DEPTH: u32 = 2u;",
+        "const EPS = 1.0;",
+        "const SHIFT = -5;",
+        "const FAST = true;",
+        "const HALF: f32 = 3.0;",
+        "const MASK = 9u;",
+        "const DOT = 4.0;",
+        "alias Row = vec4<f16>;",
+      ]),
     );
   });
   it("keep fractions and exponents as floats", () => {
@@ -56,7 +79,9 @@ describe("constants", () => {
   });
   it("not known are refused by name", () => {
     expect(() => specialise(k, { TYLE: 16 })).toThrow(KernelError);
-    expect(() => specialise(k, { TYLE: 16 })).toThrow('kernel "test_kernel" has no constant or alias "TYLE" at top level');
+    expect(() => specialise(k, { TYLE: 16 })).toThrow(
+      'kernel "test_kernel" has no constant or alias "TYLE" at top level',
+    );
   });
   it("of the wrong kind are refused", () => {
     expect(() => specialise(k, { TILE: 1.5 })).toThrow(/constant TILE: 1\.5 is not an integer/);
@@ -69,7 +94,10 @@ describe("constants", () => {
 describe("libraries", () => {
   it("fill their slots under names of their own, each once a slot", () => {
     const source = specialise(k);
-    expect(lines(source).filter((l) => l.startsWith("fn scale"))).toEqual(["fn scale_s(v: f32) -> f32 { return v * FACTOR_s; }", "fn scale_t(v: f32) -> f32 { return v * FACTOR_t; }"]);
+    expect(lines(source).filter((l) => l.startsWith("fn scale"))).toEqual([
+      "fn scale_s(v: f32) -> f32 { return v * FACTOR_s; }",
+      "fn scale_t(v: f32) -> f32 { return v * FACTOR_t; }",
+    ]);
     expect(source.match(/fn common/g)).toHaveLength(1);
     expect(source).not.toContain("//#use");
   });
@@ -87,7 +115,11 @@ describe("libraries", () => {
     library("test_directive", "enable f16;\nfn half_T(v: f32) -> f32 { return f32(f16(v)); }");
     const source = specialise(k, {}, {});
     expect(source.indexOf("enable f16;")).toBe(0);
-    const other = kernel("test_directives", "//#use test_directive as a\n//#use test_directive as b\nrequires x;\nfn test_directives() {}", { y: "write" });
+    const other = kernel(
+      "test_directives",
+      "//#use test_directive as a\n//#use test_directive as b\nrequires x;\nfn test_directives() {}",
+      { y: "write" },
+    );
     expect(specialise(other).match(/enable f16;/g)).toHaveLength(1);
     expect(specialise(other).startsWith("enable f16;\nrequires x;\n")).toBe(true);
   });
@@ -100,7 +132,12 @@ describe("declarations", () => {
     expect(declaredKernels().filter((d) => d.name === "test_kernel")).toEqual([k]);
   });
   it("lay out their parameters as WGSL does", () => {
-    const laid = kernel("test_layout", "", { y: "write" }, { a: "u32", v: "vec4f", b: "f32", c: "i32", w: "vec4u", d: "u32" });
+    const laid = kernel(
+      "test_layout",
+      "",
+      { y: "write" },
+      { a: "u32", v: "vec4f", b: "f32", c: "i32", w: "vec4u", d: "u32" },
+    );
     expect(laid.layout).toEqual({ offsets: { a: 0, v: 16, b: 32, c: 36, w: 48, d: 64 }, bytes: 80 });
     expect(k.layout.bytes).toBe(0);
     const packed = packParams(laid as never, { a: 1, v: [1, 2, 3, 4], b: 0.5, c: -2, w: [5, 6, 7, 8], d: 9 })!;
@@ -110,7 +147,12 @@ describe("declarations", () => {
     expect(packParams(k as never, {})).toBeNull();
   });
   it("want every parameter", () => {
-    expect(() => packParams(declaredKernels().find((d) => d.name === "test_layout")!, { a: 1 })).toThrow('kernel "test_layout": parameter "v" was not given');
+    expect(() =>
+      packParams(
+        declaredKernels().find((d) => d.name === "test_layout")!,
+        { a: 1 },
+      ),
+    ).toThrow('kernel "test_layout": parameter "v" was not given');
   });
   it("whose file is not there say so", async () => {
     const missing = kernel("test_missing", new URL("./missing.wgsl", import.meta.url), { y: "write" });

@@ -15,7 +15,8 @@ const SUBGROUP_LIBRARIES: Readonly<Record<string, string>> = {
   row_workgroup: "row_subgroup",
   attention_lanes_none: "attention_lanes_subgroup",
 };
-const LANE_BUILTINS = /@builtin\((?:local_invocation_index|local_invocation_id|global_invocation_id|subgroup_invocation_id)\)\s*(\w+)/g;
+const LANE_BUILTINS =
+  /@builtin\((?:local_invocation_index|local_invocation_id|global_invocation_id|subgroup_invocation_id)\)\s*(\w+)/g;
 
 interface WgslFunction {
   readonly name: string;
@@ -58,14 +59,16 @@ function functionsOf(source: string): WgslFunction[] {
   });
 }
 
-const mentions = (text: string, names: Iterable<string>): string | undefined => [...names].find((name) => new RegExp(`\\b${name}\\b`).test(text));
+const mentions = (text: string, names: Iterable<string>): string | undefined =>
+  [...names].find((name) => new RegExp(`\\b${name}\\b`).test(text));
 
 /** Functions that call a subgroup operation, themselves or through others. */
 function communicating(functions: readonly WgslFunction[]): Set<string> {
   const names = new Set<string>();
-  for (let before = -1; before < names.size; ) {
+  for (let before = -1; before < names.size;) {
     before = names.size;
-    for (const { name, body } of functions) if (/\bsubgroup[A-Z]\w*\(/.test(body) || mentions(body, names)) names.add(name);
+    for (const { name, body } of functions)
+      if (/\bsubgroup[A-Z]\w*\(/.test(body) || mentions(body, names)) names.add(name);
   }
   return names;
 }
@@ -74,9 +77,11 @@ function communicating(functions: readonly WgslFunction[]): Set<string> {
 function varying(body: string, start: readonly string[], differing: readonly string[]): Set<string> {
   const names = new Set(start);
   const sources = new Set([...start, ...differing]);
-  for (let before = -1; before < names.size; ) {
+  for (let before = -1; before < names.size;) {
     before = names.size;
-    for (const [, name, value] of body.matchAll(/(?:^|[^\w.*])(\w+)(?:\.\w+|\[[^\]]*\])*\s*(?::[^=;{}]+)?[-+*/&|^]?=(?!=)\s*([^;{}]+)/g))
+    for (const [, name, value] of body.matchAll(
+      /(?:^|[^\w.*])(\w+)(?:\.\w+|\[[^\]]*\])*\s*(?::[^=;{}]+)?[-+*/&|^]?=(?!=)\s*([^;{}]+)/g,
+    ))
       if (mentions(value!, sources)) {
         names.add(name!);
         sources.add(name!);
@@ -100,7 +105,12 @@ function headsOf(body: string): Head[] {
     const inner = body.slice(open + 1, after - 1);
     const block = body.indexOf("{", after);
     const isLoop = match[1] === "for" || match[1] === "while";
-    return { start: match.index, end: closing(body, block), isLoop, condition: match[1] === "for" ? inner.split(";")[1]! : inner };
+    return {
+      start: match.index,
+      end: closing(body, block),
+      isLoop,
+      condition: match[1] === "for" ? inner.split(";")[1]! : inner,
+    };
   });
 }
 
@@ -117,9 +127,16 @@ function divisions(source: string): string[] {
     const given = isEntry ? builtins : namesOf(parameters);
     const lanes = varying(body, given, [...written, ...subgroup, "subgroup\\w+"]);
     const heads = headsOf(body);
-    const calls = [...body.matchAll(/\b(\w+)\s*\(/g)].filter(([, called]) => subgroup.has(called!) || /^subgroup[A-Z]/.test(called!)).map(({ index }) => index);
-    const limit = Math.max(...calls, ...heads.filter((h) => h.isLoop && calls.some((at) => at > h.start && at < h.end)).map((h) => h.end));
-    return heads.filter((h) => h.start < limit && mentions(h.condition, lanes)).map((h) => `${name}: ${h.condition.trim()}`);
+    const calls = [...body.matchAll(/\b(\w+)\s*\(/g)]
+      .filter(([, called]) => subgroup.has(called!) || /^subgroup[A-Z]/.test(called!))
+      .map(({ index }) => index);
+    const limit = Math.max(
+      ...calls,
+      ...heads.filter((h) => h.isLoop && calls.some((at) => at > h.start && at < h.end)).map((h) => h.end),
+    );
+    return heads
+      .filter((h) => h.start < limit && mentions(h.condition, lanes))
+      .map((h) => `${name}: ${h.condition.trim()}`);
   });
 }
 
@@ -163,10 +180,19 @@ describe("control flow around subgroup operations", () => {
 
   it.each([
     ["a return of some lanes", "if (lane > 3u) { return; }\n  let s = subgroupAdd(v);"],
-    ["a loop with a bound for each lane", "for (var i = lane; i < params.n; i += 8u) { v += x[i]; }\n  let s = subgroupAdd(v);"],
+    [
+      "a loop with a bound for each lane",
+      "for (var i = lane; i < params.n; i += 8u) { v += x[i]; }\n  let s = subgroupAdd(v);",
+    ],
     ["an operation inside a divergent if", "let far = lane * 2u;\n  if (far < params.n) { v = subgroupAdd(v); }"],
-    ["a divergent if before the next round", "for (var i = 0u; i < params.n; i++) { v += total(v); if (lane == i) { continue; } }"],
-    ["a condition on a shuffled value", "let other = subgroupShuffle(v, 1u);\n  while (other > v) { v += 1.0; }\n  v = total(v);"],
+    [
+      "a divergent if before the next round",
+      "for (var i = 0u; i < params.n; i++) { v += total(v); if (lane == i) { continue; } }",
+    ],
+    [
+      "a condition on a shuffled value",
+      "let other = subgroupShuffle(v, 1u);\n  while (other > v) { v += 1.0; }\n  v = total(v);",
+    ],
     ["a condition on what kernels write", "let seen = y[0];\n  if (seen > 0.0) { v = 1.0; }\n  v = total(v);"],
   ])("sees %s", (_, lines) => {
     const source = `enable subgroups;

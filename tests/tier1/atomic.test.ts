@@ -83,7 +83,10 @@ describe("atomic", () => {
     using x = F.ones([1, 1, 2, 8], { device });
     using positions = tensor(Int32Array.of(0, 1), { device });
     const litter = (): void => scope(() => void [1, 2, 3, 4, 5].map((k) => F.add(F.sum(x), k)));
-    const values = scope(() => [F.rope(x, positions, { theta: 1234 }), F.randn([4], { device, generator: new Generator(0, { device }), site: 0 })]);
+    const values = scope(() => [
+      F.rope(x, positions, { theta: 1234 }),
+      F.randn([4], { device, generator: new Generator(0, { device }), site: 0 }),
+    ]);
     const make = (): Tensor[] => {
       litter();
       return [F.rope(x, positions, { theta: 4321 }), F.randn([4], { device }), tensor([1, 2], { device })];

@@ -1,12 +1,27 @@
 /** The tape: who gets which gradient, what is kept and freed, what is refused. */
 import { describe, expect, it } from "vitest";
-import { AutogradError, F, ShapeError, backward, checkpoint, enableGrad, gradEnabled, noGrad, onGrad, record, scope, tally, tensor } from "../../index.ts";
+import {
+  AutogradError,
+  F,
+  ShapeError,
+  backward,
+  checkpoint,
+  enableGrad,
+  gradEnabled,
+  noGrad,
+  onGrad,
+  record,
+  scope,
+  tally,
+  tensor,
+} from "../../index.ts";
 import type { Tensor } from "../../index.ts";
 import { useDevice } from "../gpu.ts";
 
 const device = useDevice();
 
-const leaf = (values: number | number[] | number[][], dtype: "f32" | "bf16" | "f16" = "f32"): Tensor => tensor(values, { dtype, requiresGrad: true });
+const leaf = (values: number | number[] | number[][], dtype: "f32" | "bf16" | "f16" = "f32"): Tensor =>
+  tensor(values, { dtype, requiresGrad: true });
 const values = async (t: Tensor | null): Promise<number[]> => [...(await t!.data())];
 const dispose = (...tensors: Tensor[]): void => tensors.forEach((t) => t.dispose());
 
@@ -48,7 +63,14 @@ describe("gradients", () => {
   it("of bf16 and f16 leaves are f32 and keep small steps", async () => {
     for (const dtype of ["bf16", "f16"] as const) {
       const x = leaf([1, 1], dtype);
-      for (let i = 0; i < 10; i++) scope(() => x.cast("f32").mul(1 + 2 ** -12).sum().backward());
+      for (let i = 0; i < 10; i++)
+        scope(() =>
+          x
+            .cast("f32")
+            .mul(1 + 2 ** -12)
+            .sum()
+            .backward(),
+        );
       expect(x.grad!.dtype).toBe("f32");
       if (dtype === "f16") for (const g of await values(x.grad)) expect(g).toBeCloseTo(10, 1);
       scope(() => x.mul(x).sum().backward());
@@ -79,8 +101,15 @@ describe("gradients", () => {
   });
 
   it("take a gradient for a result of any shape, also a strided one", async () => {
-    const x = leaf([[1, 2, 3], [4, 5, 6]]);
-    const g = tensor([[1, 2], [3, 4], [5, 6]]);
+    const x = leaf([
+      [1, 2, 3],
+      [4, 5, 6],
+    ]);
+    const g = tensor([
+      [1, 2],
+      [3, 4],
+      [5, 6],
+    ]);
     scope(() => backward(x.mul(2), g.transpose()));
     expect(await values(x.grad)).toEqual([2, 6, 10, 4, 8, 12]);
     expect(await values(g)).toEqual([1, 2, 3, 4, 5, 6]);
@@ -101,18 +130,39 @@ describe("gradients", () => {
 describe("gradients through views", () => {
   const cases: [string, (x: Tensor) => Tensor, number[]][] = [
     ["slice with a step", (x) => x.slice(1, 0, 3, 2), [1, 0, 1, 1, 0, 1]],
-    ["permute and reshape", (x) => x.transpose().reshape([6]).mul(tensor([1, 2, 3, 4, 5, 6])), [1, 3, 5, 2, 4, 6]],
+    [
+      "permute and reshape",
+      (x) =>
+        x
+          .transpose()
+          .reshape([6])
+          .mul(tensor([1, 2, 3, 4, 5, 6])),
+      [1, 3, 5, 2, 4, 6],
+    ],
     ["expand", (x) => x.unsqueeze(0).expand([4, 2, 3]), [4, 4, 4, 4, 4, 4]],
     ["select", (x) => x.select(0, 1), [0, 0, 0, 1, 1, 1]],
     ["overlapping slices", (x) => F.cat([x.slice(1, 0, 2), x.slice(1, 1, 3)], 1), [1, 2, 1, 1, 2, 1]],
-    ["chunks put together in another order", (x) => F.cat(x.chunk(2).reverse(), 0).mul(tensor([[1, 2, 3], [4, 5, 6]])), [4, 5, 6, 1, 2, 3]],
+    [
+      "chunks put together in another order",
+      (x) =>
+        F.cat(x.chunk(2).reverse(), 0).mul(
+          tensor([
+            [1, 2, 3],
+            [4, 5, 6],
+          ]),
+        ),
+      [4, 5, 6, 1, 2, 3],
+    ],
     ["stack of itself", (x) => F.stack([x, x.mul(2)], 2), [3, 3, 3, 3, 3, 3]],
     ["a view of a view of a view", (x) => x.transpose().slice(0, 1, 3).transpose().select(0, 0), [0, 1, 1, 0, 0, 0]],
     ["pad", (x) => F.pad(x, [[1, 2]], 9), [1, 1, 1, 1, 1, 1]],
     ["contiguous of a transposed view", (x) => x.transpose().contiguous().slice(0, 0, 1), [1, 0, 0, 1, 0, 0]],
   ];
   it.each(cases)("%s", async (_, fn, expected) => {
-    const x = leaf([[1, 2, 3], [4, 5, 6]]);
+    const x = leaf([
+      [1, 2, 3],
+      [4, 5, 6],
+    ]);
     scope(() => fn(x).sum().backward());
     expect(await values(x.grad)).toEqual(expected);
     expect(x.grad!.shape).toEqual([2, 3]);
@@ -166,7 +216,10 @@ describe("recording", () => {
 
 describe("memory", () => {
   it("what the tape saved is freed by backward, before the loss is disposed", () => {
-    const x = leaf([[1, 2], [3, 4]]);
+    const x = leaf([
+      [1, 2],
+      [3, 4],
+    ]);
     const live = device().pool.stats.liveBytes;
     const loss = scope(() => x.sin().exp().square().sum());
     expect(device().pool.stats.liveBytes).toBeGreaterThan(live + 16);
@@ -175,7 +228,10 @@ describe("memory", () => {
     dispose(loss, x);
   });
   it("what the tape saved is freed with the result when backward is never called", () => {
-    const x = leaf([[1, 2], [3, 4]]);
+    const x = leaf([
+      [1, 2],
+      [3, 4],
+    ]);
     const live = device().pool.stats.liveBytes;
     const y = scope(() => x.sin().exp().square());
     y.dispose();
@@ -219,7 +275,10 @@ describe("hooks", () => {
       onGrad(y, (g) => void seen.push(g.data()));
       y.mul(2).sum().backward();
     });
-    expect((await Promise.all(seen)).map((a) => [...(a as Float32Array)])).toEqual([[2, 2], [20, 20]]);
+    expect((await Promise.all(seen)).map((a) => [...(a as Float32Array)])).toEqual([
+      [2, 2],
+      [20, 20],
+    ]);
     expect(await values(x.grad)).toEqual([60, 60]);
     dispose(x);
   });
@@ -259,7 +318,9 @@ describe("checkpoint", () => {
     w: [...Array(8).keys()].map((i) => F.randn([64], { requiresGrad: true, site: 2 + i })),
   });
   const block = (x: Tensor, w: Tensor): Tensor => x.mul(w).sin().exp().tanh().add(x);
-  const run = async (through: (fn: (t: Tensor) => Tensor, x: Tensor) => Tensor): Promise<{ grads: number[][]; peak: number }> => {
+  const run = async (
+    through: (fn: (t: Tensor) => Tensor, x: Tensor) => Tensor,
+  ): Promise<{ grads: number[][]; peak: number }> => {
     F.manualSeed(3);
     const { x, w } = make();
     device().pool.resetPeak();
@@ -288,16 +349,33 @@ describe("checkpoint", () => {
   });
   it("takes several inputs, and gives none for those that need none", async () => {
     const [a, b, c] = [leaf([1, 2]), tensor([3, 4]), leaf([5, 6])];
-    scope(() => checkpoint((x, y, z) => x.mul(y).add(z.square()), a, b, c).sum().backward());
+    scope(() =>
+      checkpoint((x, y, z) => x.mul(y).add(z.square()), a, b, c)
+        .sum()
+        .backward(),
+    );
     expect(await values(a.grad)).toEqual([3, 4]);
     expect(await values(c.grad)).toEqual([10, 12]);
     expect(b.grad).toBeNull();
     dispose(a, b, c);
   });
   it("may return its input, or a view of it", async () => {
-    const x = leaf([[1, 2], [3, 4]]);
-    scope(() => checkpoint((t) => t, x).mul(2).sum().backward());
-    scope(() => checkpoint((t) => t.transpose(), x).slice(0, 0, 1).sum().backward());
+    const x = leaf([
+      [1, 2],
+      [3, 4],
+    ]);
+    scope(() =>
+      checkpoint((t) => t, x)
+        .mul(2)
+        .sum()
+        .backward(),
+    );
+    scope(() =>
+      checkpoint((t) => t.transpose(), x)
+        .slice(0, 0, 1)
+        .sum()
+        .backward(),
+    );
     expect(await values(x.grad)).toEqual([3, 2, 3, 2]);
     dispose(x);
   });
@@ -372,7 +450,9 @@ describe("what it refuses", () => {
     const x = leaf([1, 2]);
     scope(() => {
       expect(() => x.square().backward()).toThrow(ShapeError);
-      expect(() => x.square().backward()).toThrow(/is not one element and no gradient was given; pass a gradient of shape \[2\]/);
+      expect(() => x.square().backward()).toThrow(
+        /is not one element and no gradient was given; pass a gradient of shape \[2\]/,
+      );
       expect(() => backward(x.square(), F.ones([3]))).toThrow(/\[3\].*pass a gradient of shape \[2\]/);
     });
     dispose(x);

@@ -26,7 +26,8 @@ async function probe(t: Tensor): Promise<[row: number, values: ArrayLike<number>
 
 async function expectRows(t: Tensor, value: (row: number, column: number) => number): Promise<void> {
   for (const [r, values] of await probe(t)) {
-    for (let c = 0; c < values.length; c++) if (values[c] !== value(r, c)) expect.fail(`row ${r}, column ${c}: ${values[c]}, not ${value(r, c)}`);
+    for (let c = 0; c < values.length; c++)
+      if (values[c] !== value(r, c)) expect.fail(`row ${r}, column ${c}: ${values[c]}, not ${value(r, c)}`);
   }
 }
 
@@ -37,8 +38,12 @@ describe("a tensor of 144 MB", () => {
     const kernel = declaredKernels().find((k) => k.name === "fill")!;
     const x = F.zeros([ROWS, COLUMNS]);
     expect(x.storage.bytes).toBeGreaterThan(device().limits.maxStorageBufferBindingSize);
-    const error = await errorOf(() => launch(kernel, { buffers: { y: x }, params: { granules: 1, value: 0 }, grid: [1] }));
-    expect(error.message).toMatch(/kernel "fill": a binding of 143904000 bytes, the device allows 134217728; launch it on windows/);
+    const error = await errorOf(() =>
+      launch(kernel, { buffers: { y: x }, params: { granules: 1, value: 0 }, grid: [1] }),
+    );
+    expect(error.message).toMatch(
+      /kernel "fill": a binding of 143904000 bytes, the device allows 134217728; launch it on windows/,
+    );
     x.dispose();
   });
 
@@ -63,7 +68,12 @@ describe("a tensor of 144 MB", () => {
     expect(turned.shape).toEqual([COLUMNS, ROWS]);
     await expectRows(turned, (r, c) => c * COLUMNS + r);
     turned.dispose();
-    const wide = scope(() => x.slice(0, 0, 4).reshape([4 * COLUMNS]).cast("f32"));
+    const wide = scope(() =>
+      x
+        .slice(0, 0, 4)
+        .reshape([4 * COLUMNS])
+        .cast("f32"),
+    );
     expect((await wide.data()).at(-1)).toBe(4 * COLUMNS - 1);
     for (const t of [wide, x]) t.dispose();
   });

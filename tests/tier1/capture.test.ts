@@ -1,6 +1,16 @@
 /** Capture and replay: the same bits as eager, state on the GPU, nothing created, everything given back. */
 import { describe, expect, it } from "vitest";
-import { CaptureError, DisposedError, F, Generator, capture, scope, tally, tensor, zeroGradients } from "../../index.ts";
+import {
+  CaptureError,
+  DisposedError,
+  F,
+  Generator,
+  capture,
+  scope,
+  tally,
+  tensor,
+  zeroGradients,
+} from "../../index.ts";
 import type { Tensor } from "../../index.ts";
 import { created, errorOf, useDevice } from "../gpu.ts";
 
@@ -32,7 +42,11 @@ describe("replay", () => {
   it("creates nothing", async () => {
     using x = tensor([1, 2, 3]);
     using c = await capture(() => x.exp().add(1).sum(), { verify: true });
-    expect(await created(device(), () => Array.from({ length: 20 }, () => c.replay()))).toEqual({ buffers: 0, bindGroups: 0, pipelines: 0 });
+    expect(await created(device(), () => Array.from({ length: 20 }, () => c.replay()))).toEqual({
+      buffers: 0,
+      bindGroups: 0,
+      pipelines: 0,
+    });
     c.result.dispose();
   });
 
@@ -119,7 +133,8 @@ describe("state on the GPU", () => {
     }
     expect(replayed).toEqual(losses);
     expect(losses.at(-1)!).toBeLessThan(losses[0]!);
-    for (const key of ["w", "b", "momentum"] as const) expect(await values(captured[key])).toEqual(await values(eager[key]));
+    for (const key of ["w", "b", "momentum"] as const)
+      expect(await values(captured[key])).toEqual(await values(eager[key]));
     c.dispose();
     for (const t of [...Object.values(eager), ...Object.values(captured), c.result]) t.dispose();
   });
@@ -237,7 +252,8 @@ describe("what it refuses", () => {
     expect(await values(y)).toEqual([2, 3]);
   };
 
-  it("host data", () => refused(() => tensor([1, 2]).mul(2), /host data was uploaded inside capture\(\); create the tensor/));
+  it("host data", () =>
+    refused(() => tensor([1, 2]).mul(2), /host data was uploaded inside capture\(\); create the tensor/));
   it("random numbers without a generator", () => refused(() => F.randn([4]), /inside capture\(\)/));
   it("a step of a generator", async () => {
     const generator = new Generator(1);
@@ -257,7 +273,10 @@ describe("what it refuses", () => {
   it("a host number that changes", async () => {
     using x = tensor([1, 2]);
     let n = 0;
-    await refused(() => x.mul(++n), /captured and an eager run differ in result 0 .* at byte .*host number.*must live in a tensor/);
+    await refused(
+      () => x.mul(++n),
+      /captured and an eager run differ in result 0 .* at byte .*host number.*must live in a tensor/,
+    );
     await refused(() => F.addInto(x, F.full([2], ++n)), /differ in state "tensor"/);
   });
   it("state that is freed inside", async () => {

@@ -1,6 +1,18 @@
 /** Captures hold what they read: constants of the device, tensors freed inside, and what verify compares with. */
 import { describe, expect, it } from "vitest";
-import { AutogradError, CaptureError, Device, F, backward, capture, nn, scope, setDevice, tensor, zeroGradients } from "../../index.ts";
+import {
+  AutogradError,
+  CaptureError,
+  Device,
+  F,
+  backward,
+  capture,
+  nn,
+  scope,
+  setDevice,
+  tensor,
+  zeroGradients,
+} from "../../index.ts";
 import type { Tensor } from "../../index.ts";
 import { AdamW } from "../../model/nn/optim.ts";
 import { errorOf } from "../gpu.ts";
@@ -19,7 +31,8 @@ async function fresh<T>(run: (device: Device) => Promise<T>): Promise<T> {
 }
 
 /** Small tensors made and freed: buffers that a capture hands out again. */
-const litter = (x: Tensor): void => scope(() => void Array.from({ length: 6 }).reduce<Tensor>((y) => y.add(1), x.mul(7)));
+const litter = (x: Tensor): void =>
+  scope(() => void Array.from({ length: 6 }).reduce<Tensor>((y) => y.add(1), x.mul(7)));
 
 describe("constants of a device in a capture", () => {
   it("backward's one is not overwritten by replays, nor afterwards", () =>
@@ -42,7 +55,10 @@ describe("constants of a device in a capture", () => {
 
   it("rope's frequencies are not overwritten by replays", () =>
     fresh(async () => {
-      const x = tensor(Float32Array.from({ length: 16 }, (_, i) => i), { shape: [1, 2, 8] });
+      const x = tensor(
+        Float32Array.from({ length: 16 }, (_, i) => i),
+        { shape: [1, 2, 8] },
+      );
       const positions = tensor(Int32Array.of(3, 9));
       const turn = (): Tensor => {
         scope(() => litter(F.full([4, 2], 3)));
@@ -59,9 +75,15 @@ describe("constants of a device in a capture", () => {
   it("a training step with AdamW, captured first thing: the eager numbers", async () => {
     const run = (captured: boolean): Promise<number[]> =>
       fresh(async () => {
-        const w = tensor(Float32Array.from({ length: 32 }, (_, i) => Math.sin(i)), { shape: [8, 4], requiresGrad: true }).keep();
+        const w = tensor(
+          Float32Array.from({ length: 32 }, (_, i) => Math.sin(i)),
+          { shape: [8, 4], requiresGrad: true },
+        ).keep();
         const optimizer = new AdamW([w], { lr: 0.01, maxNorm: 1e9 });
-        const x = tensor(Float32Array.from({ length: 12 }, (_, i) => i / 6 - 1), { shape: [3, 4] });
+        const x = tensor(
+          Float32Array.from({ length: 12 }, (_, i) => i / 6 - 1),
+          { shape: [3, 4] },
+        );
         const y = tensor(Int32Array.of(1, 5, 7));
         const step = (): Tensor =>
           scope(() => {

@@ -1,6 +1,23 @@
 /** Devices: finding and choosing adapters, capabilities, several at once, and their end. */
 import { afterAll, describe, expect, it } from "vitest";
-import { ArgumentError, DEFAULT_LIMITS, Device, DeviceError, DisposedError, F, KernelError, OutOfMemoryError, empty, getDevice, kernel, launch, listAdapters, nullCapabilities, setDevice, tensor } from "../../index.ts";
+import {
+  ArgumentError,
+  DEFAULT_LIMITS,
+  Device,
+  DeviceError,
+  DisposedError,
+  F,
+  KernelError,
+  OutOfMemoryError,
+  empty,
+  getDevice,
+  kernel,
+  launch,
+  listAdapters,
+  nullCapabilities,
+  setDevice,
+  tensor,
+} from "../../index.ts";
 import { errorOf } from "../gpu.ts";
 
 const opened: Device[] = [];
@@ -36,7 +53,9 @@ describe("adapters", () => {
   it.each(["no such GPU", 99, -1])("%s is refused with the list of those there are", async (adapter) => {
     const error = await errorOf(() => Device.create({ adapter }));
     expect(error).toBeInstanceOf(ArgumentError);
-    expect(error.message).toContain(`no adapter ${JSON.stringify(adapter)}; there are: 0 ${(await listAdapters())[0]!.name}`);
+    expect(error.message).toContain(
+      `no adapter ${JSON.stringify(adapter)}; there are: 0 ${(await listAdapters())[0]!.name}`,
+    );
   });
 });
 
@@ -54,12 +73,21 @@ describe("capabilities", () => {
       const [least, most] = capabilities.subgroups;
       expect(least).toBeGreaterThanOrEqual(4);
       expect(most).toBeGreaterThanOrEqual(least);
-      expect(Math.log2(least) % 1 + Math.log2(most) % 1).toBe(0);
+      expect((Math.log2(least) % 1) + (Math.log2(most) % 1)).toBe(0);
     }
   });
   it("follow the features left out and the limits asked for", async () => {
-    const plain = await open({ without: ["subgroups", "subgroup-size-control", "shader-f16", "timestamp-query"], limits: "default" });
-    expect(plain.capabilities).toMatchObject({ f16: false, subgroups: null, subgroupSizeControl: false, timestamps: false, limits: DEFAULT_LIMITS });
+    const plain = await open({
+      without: ["subgroups", "subgroup-size-control", "shader-f16", "timestamp-query"],
+      limits: "default",
+    });
+    expect(plain.capabilities).toMatchObject({
+      f16: false,
+      subgroups: null,
+      subgroupSizeControl: false,
+      timestamps: false,
+      limits: DEFAULT_LIMITS,
+    });
     const small = await open({ limits: { maxStorageBufferBindingSize: 4096 } });
     expect(small.limits.maxStorageBufferBindingSize).toBe(4096);
     expect(await add(plain)).toBe(3);
@@ -74,7 +102,10 @@ describe("capabilities", () => {
     expect(unknown.message).toMatch(/unknown limit "maxFun"; known: maxStorageBufferBindingSize/);
   });
   it("of the null device may be those of any GPU", async () => {
-    const device = await open({ backend: "null", capabilities: nullCapabilities({ name: "paper", subgroups: [32, 32], limits: { maxBufferSize: 1024 } }) });
+    const device = await open({
+      backend: "null",
+      capabilities: nullCapabilities({ name: "paper", subgroups: [32, 32], limits: { maxBufferSize: 1024 } }),
+    });
     expect(String(device)).toBe(`Device(${device.id}: paper)`);
     expect(device.capabilities.subgroups).toEqual([32, 32]);
     expect(() => empty([1024], { device })).toThrow(OutOfMemoryError);
@@ -119,7 +150,9 @@ describe("a memory budget", () => {
     const before = { ...device.pool.stats };
     const error = await errorOf(() => empty([1 << 18], { device, label: "logits" }));
     expect(error).toBeInstanceOf(OutOfMemoryError);
-    expect(error.message).toMatch(/logits: 1\.0 MiB asked for, .* of the budget of 1\.0 MiB.*memoryBudget.*\n +512\.0 KiB +1 × activations/);
+    expect(error.message).toMatch(
+      /logits: 1\.0 MiB asked for, .* of the budget of 1\.0 MiB.*memoryBudget.*\n +512\.0 KiB +1 × activations/,
+    );
     expect(device.pool.stats).toEqual(before);
     expect(held.disposed).toBe(false);
     expect(await add(device)).toBe(3);
@@ -182,7 +215,9 @@ const EXTRA = 0.0;
     launch(broken, { buffers: { y }, grid: [1] });
     const error = await errorOf(() => y.data());
     expect(error).toBeInstanceOf(KernelError);
-    expect(error.message).toMatch(/kernel device_test_broken \(inline\) does not compile\nline 4, column \d+: .*\n +2 @compute.*\n +3 fn.*\n> +4 +y\[0\] = 1u;\n +5 }/);
+    expect(error.message).toMatch(
+      /kernel device_test_broken \(inline\) does not compile\nline 4, column \d+: .*\n +2 @compute.*\n +3 fn.*\n> +4 +y\[0\] = 1u;\n +5 }/,
+    );
     expect((error as KernelError).source).toContain("y[0] = 1u;");
     await expect(device.compile(broken)).rejects.toThrow(/does not compile/);
     await device.compile(own);

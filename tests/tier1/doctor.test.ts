@@ -96,7 +96,19 @@ it("names each op that loses NaN or infinity, once", async () => {
   const lossy = await losing(isInfinite);
   expect(lossy).toEqual(expect.arrayContaining(wide(asks(isInfinite))));
   expect(new Set(lossy).size).toBe(lossy.length);
-  for (const family of ["max", "clamp", "ne", "softmax", "crossEntropy", "attention (NaN in a key)", "argmax", "sampleTokens", "f16 storage (written)", "bf16 storage (read)"]) // prettier-ignore
+  for (const family of [
+    "max",
+    "clamp",
+    "ne",
+    "softmax",
+    "crossEntropy",
+    "attention (NaN in a key)",
+    "argmax",
+    "sampleTokens",
+    "f16 storage (written)",
+    "bf16 storage (read)",
+  ])
+    // prettier-ignore
     expect(PROBES.map(({ op }) => op)).toContain(family);
 });
 

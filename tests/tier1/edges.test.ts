@@ -1,6 +1,20 @@
 /** Legal but unusual uses that once went wrong: writes through views, checkpoints with captured tensors, gradients that belong to others, NaN. */
 import { describe, expect, it } from "vitest";
-import { ArgumentError, AutogradError, DTypeError, Device, F, Generator, ShapeError, backward, checkpoint, record, scope, tensor, zeros } from "../../index.ts";
+import {
+  ArgumentError,
+  AutogradError,
+  DTypeError,
+  Device,
+  F,
+  Generator,
+  ShapeError,
+  backward,
+  checkpoint,
+  record,
+  scope,
+  tensor,
+  zeros,
+} from "../../index.ts";
 import type { Tensor } from "../../index.ts";
 import { f16Bits, f16Value } from "../../engine/dtype.ts";
 import { errorOf, useDevice } from "../gpu.ts";
@@ -8,7 +22,8 @@ import { errorOf, useDevice } from "../gpu.ts";
 useDevice({ poison: true });
 
 const values = async (t: Tensor): Promise<number[]> => Array.from(await t.data());
-const first = (n: number, count: number, value: number): number[] => Array.from({ length: n }, (_, i) => (i < count ? value : 0));
+const first = (n: number, count: number, value: number): number[] =>
+  Array.from({ length: n }, (_, i) => (i < count ? value : 0));
 
 describe("a write through a view leaves its neighbours alone", () => {
   it.each<[string, (view: Tensor) => void]>([
@@ -63,7 +78,13 @@ describe("checkpoint", () => {
 
   it("leaves a captured parameter a leaf when the function returns it", async () => {
     const [w, x] = [tensor([1, 2], { requiresGrad: true }), tensor([5, 6], { requiresGrad: true })];
-    scope(() => backward(checkpoint((a: Tensor) => (a.size ? w : a), x).mul(x).sum()));
+    scope(() =>
+      backward(
+        checkpoint((a: Tensor) => (a.size ? w : a), x)
+          .mul(x)
+          .sum(),
+      ),
+    );
     expect(w.isLeaf).toBe(true);
     expect(await values(w.grad!)).toEqual([5, 6]);
     expect(await values(x.grad!)).toEqual([1, 2]);
@@ -73,7 +94,11 @@ describe("checkpoint", () => {
 });
 
 describe("what a checkpointed function reads", () => {
-  const refused = async (fn: (x: Tensor) => Tensor, change: () => void, why = /checkpoint: .*changed in place before backward/): Promise<void> => {
+  const refused = async (
+    fn: (x: Tensor) => Tensor,
+    change: () => void,
+    why = /checkpoint: .*changed in place before backward/,
+  ): Promise<void> => {
     using x = tensor([1, 3], { requiresGrad: true });
     const error = await errorOf(() =>
       scope(() => {
@@ -204,14 +229,22 @@ describe("values at the edge", () => {
       y.dispose();
       return out;
     };
-    for (const fn of [F.exp, F.relu, F.sigmoid, F.tanh, (x: Tensor) => F.clamp(x, 0, 1)]) expect(await of(NaN, fn)).toBeNaN();
+    for (const fn of [F.exp, F.relu, F.sigmoid, F.tanh, (x: Tensor) => F.clamp(x, 0, 1)])
+      expect(await of(NaN, fn)).toBeNaN();
     expect(await of(1000, F.exp)).toBeGreaterThan(3e38);
     expect(await of(1000, F.tanh)).toBe(1);
     expect(await of(-1000, F.sigmoid)).toBe(0);
   });
 
   it("whole powers take any base", async () => {
-    for (const [x, n, y] of [[-2, 4, 16], [-2, 3, -8], [-2, 1, -2], [-2, 0, 1], [-2, -1, -0.5], [0, 0, 1]] as const) {
+    for (const [x, n, y] of [
+      [-2, 4, 16],
+      [-2, 3, -8],
+      [-2, 1, -2],
+      [-2, 0, 1],
+      [-2, -1, -0.5],
+      [0, 0, 1],
+    ] as const) {
       const power = scope(() => F.pow(tensor(x), n));
       expect(await power.item()).toBeCloseTo(y, 5);
       power.dispose();
@@ -219,7 +252,23 @@ describe("values at the edge", () => {
   });
 
   it("f16 stores what is beyond it as infinity and NaN as NaN, as the host does", async () => {
-    const values = [65504, 65519.99, 65520, -65519.99, -65520, 1e5, -1e30, 3e38, Infinity, -Infinity, NaN, 2 ** -24, 2 ** -25, 1.5, -0];
+    const values = [
+      65504,
+      65519.99,
+      65520,
+      -65519.99,
+      -65520,
+      1e5,
+      -1e30,
+      3e38,
+      Infinity,
+      -Infinity,
+      NaN,
+      2 ** -24,
+      2 ** -25,
+      1.5,
+      -0,
+    ];
     using x = tensor(values);
     using h = F.cast(x, "f16");
     expect([...(await h.data())]).toEqual(values.map((v) => f16Value(f16Bits(v))));
@@ -230,7 +279,9 @@ describe("values at the edge", () => {
     expect(await values(bytes)).toEqual([0, 255, 3]);
     const best = scope(() => tensor(Int32Array.of(3, 9, 2)).argmax());
     expect(await best.item()).toBe(1);
-    expect(await errorOf(() => scope(() => tensor(Uint32Array.of(1)).lt(tensor(Int32Array.of(-1)))))).toBeInstanceOf(DTypeError);
+    expect(await errorOf(() => scope(() => tensor(Uint32Array.of(1)).lt(tensor(Int32Array.of(-1)))))).toBeInstanceOf(
+      DTypeError,
+    );
     bytes.dispose();
     best.dispose();
   });

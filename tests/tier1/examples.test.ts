@@ -52,16 +52,21 @@ it.each([
   const second = await train();
   expect(second.losses).toEqual(first.losses);
   expect(await weights(second.model)).toEqual(await weights(first.model));
-  const other = await (_ === "transformer" ? trainTransformer({ steps: 1, seed: 8 }) : trainConvNet({ steps: 1, seed: 8 }));
+  const other = await (_ === "transformer"
+    ? trainTransformer({ steps: 1, seed: 8 })
+    : trainConvNet({ steps: 1, seed: 8 }));
   expect(other.losses[0]).not.toBe(first.losses[0]);
   for (const run of [first, second, other]) run.model.dispose();
 });
 
 describe.skipIf(!hasFixtures)("the programs that use a checkpoint run as they are written", () => {
-  const fixture = (path: string): string => fileURLToPath(new URL(`../../../shared/fixtures/tiny/${path}`, import.meta.url));
+  const fixture = (path: string): string =>
+    fileURLToPath(new URL(`../../../shared/fixtures/tiny/${path}`, import.meta.url));
   const run = (name: string, ...args: string[]): string => {
     const program = fileURLToPath(new URL(`../../examples/${name}`, import.meta.url));
-    const { status, stdout, stderr } = spawnSync(process.execPath, ["--import", "tsx", program, ...args], { encoding: "utf8" });
+    const { status, stdout, stderr } = spawnSync(process.execPath, ["--import", "tsx", program, ...args], {
+      encoding: "utf8",
+    });
     expect(status, stderr).toBe(0);
     return stdout;
   };
@@ -97,7 +102,10 @@ describe("the demo", () => {
   });
   afterAll(() => rmSync(folder, { recursive: true }));
   const run = (...args: string[]): string => {
-    const { status, stdout, stderr } = spawnSync(process.execPath, ["--import", tsx, program, ...args], { encoding: "utf8", cwd: folder });
+    const { status, stdout, stderr } = spawnSync(process.execPath, ["--import", tsx, program, ...args], {
+      encoding: "utf8",
+      cwd: folder,
+    });
     expect(status, stderr).toBe(0);
     return stdout;
   };
@@ -105,7 +113,9 @@ describe("the demo", () => {
   it("learns from random weights through every stage, judges, and writes its page", async () => {
     const stdout = run("--quick");
     for (const stage of [0, 1, 2, 3]) expect(stdout).toMatch(new RegExp(`stage ${stage}: \\d+ steps`));
-    const rows = stdout.split("\n").flatMap((line) => [/^(\w[\w -]*?) +\d+ % +(\d+) %$/.exec(line) ?? []].filter(({ length }) => length > 0));
+    const rows = stdout
+      .split("\n")
+      .flatMap((line) => [/^(\w[\w -]*?) +\d+ % +(\d+) %$/.exec(line) ?? []].filter(({ length }) => length > 0));
     expect(rows.map(([, kind]) => kind)).toEqual([...KINDS, "questions", "left of or not", "held-out questions"]);
     // The second column is the model that the full recipe left, which comes with the package: it can do what it is asked for.
     const kept = rows.map(([, , percent]) => Number(percent));
@@ -123,6 +133,8 @@ describe("the demo", () => {
 
   it("shows a model that is there already", () => {
     expect(run("--model", join(folder, "demo/quick/stage0/step-00000024"), "--n", "2")).toMatch(/drew 2 pictures/);
-    expect(readdirSync(join(folder, "demo"))).toEqual(expect.arrayContaining(["picture-0.png", "picture-1.png", "pictures.png", "reconstruction.png"]));
+    expect(readdirSync(join(folder, "demo"))).toEqual(
+      expect.arrayContaining(["picture-0.png", "picture-1.png", "pictures.png", "reconstruction.png"]),
+    );
   });
 });

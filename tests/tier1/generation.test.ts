@@ -81,7 +81,12 @@ describe.skipIf(!hasFixtures)("generation", () => {
 
     it("creates nothing once it is warm", async () => {
       const decoders = [
-        textDecoder(janus.model, janus.config, [{ ids: textIds("hello") }], { maxNewTokens: 16, temperature: 1, topK: 50, topP: 0.9 }),
+        textDecoder(janus.model, janus.config, [{ ids: textIds("hello") }], {
+          maxNewTokens: 16,
+          temperature: 1,
+          topK: 50,
+          topP: 0.9,
+        }),
         new ImageGeneration(janus.model, janus.config, [textIds("a cat")], 690).decoder,
       ];
       for (const decoder of decoders) {

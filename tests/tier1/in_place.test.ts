@@ -6,12 +6,28 @@ import { useDevice } from "../gpu.ts";
 
 useDevice();
 
-const shapes: readonly (readonly number[])[] = [[], [0], [1], [3], [4], [33], [70], [257], [5, 7], [2, 3, 4], [1, 9, 1]];
+const shapes: readonly (readonly number[])[] = [
+  [],
+  [0],
+  [1],
+  [3],
+  [4],
+  [33],
+  [70],
+  [257],
+  [5, 7],
+  [2, 3, 4],
+  [1, 9, 1],
+];
 const dtypes: readonly DType[] = ["f32", "f16", "bf16", "i32", "u32", "u8"];
 const sizeOf = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
 const values = async (t: Tensor): Promise<number[]> => [...(await t.data())];
 /** 1, 2, 3 … below 100, exact in every dtype. */
-const counting = (shape: readonly number[], dtype: DType): Tensor => tensor(Array.from({ length: sizeOf(shape) }, (_, i) => 1 + (i % 99)), { shape, dtype });
+const counting = (shape: readonly number[], dtype: DType): Tensor =>
+  tensor(
+    Array.from({ length: sizeOf(shape) }, (_, i) => 1 + (i % 99)),
+    { shape, dtype },
+  );
 
 describe.each(dtypes)("%s", (dtype) => {
   it.each(shapes.map((s) => [s]))("fillInto, copyInto and copyFrom of %j", async (shape) => {
@@ -21,7 +37,8 @@ describe.each(dtypes)("%s", (dtype) => {
     expect(await values(y)).toEqual(Array(x.size).fill(0));
     F.fillInto(y, 7);
     expect(await values(y)).toEqual(Array(x.size).fill(7));
-    const whole = dtype === "f32" || dtype === "i32" || dtype === "u32" || (shape.at(-1) ?? 1) % (dtype === "u8" ? 4 : 2) === 0;
+    const whole =
+      dtype === "f32" || dtype === "i32" || dtype === "u32" || (shape.at(-1) ?? 1) % (dtype === "u8" ? 4 : 2) === 0;
     if (whole) {
       F.copyInto(y, x);
       expect(await values(y)).toEqual(await values(x));
@@ -44,9 +61,16 @@ describe("addInto", () => {
   });
   it("of a strided view", async () => {
     using x = F.zeros([3, 2]);
-    using y = tensor([[1, 2, 3], [4, 5, 6]]);
+    using y = tensor([
+      [1, 2, 3],
+      [4, 5, 6],
+    ]);
     scope(() => F.addInto(x, y.transpose()));
-    expect(await x.array()).toEqual([[1, 4], [2, 5], [3, 6]]);
+    expect(await x.array()).toEqual([
+      [1, 4],
+      [2, 5],
+      [3, 6],
+    ]);
   });
 });
 
@@ -55,30 +79,61 @@ describe("copyFrom", () => {
     using x = F.zeros([2, 4], { dtype: "bf16" });
     using row = tensor([1, 2, 3, 4.5]);
     F.copyFrom(x, row);
-    expect(await x.array()).toEqual([[1, 2, 3, 4.5], [1, 2, 3, 4.5]]);
+    expect(await x.array()).toEqual([
+      [1, 2, 3, 4.5],
+      [1, 2, 3, 4.5],
+    ]);
     using one = tensor(9, { dtype: "i32" });
     F.copyFrom(x, one);
     expect(await values(x)).toEqual(Array(8).fill(9));
     using column = tensor([[5], [6]]);
     F.copyFrom(x, column);
-    expect(await x.array()).toEqual([[5, 5, 5, 5], [6, 6, 6, 6]]);
+    expect(await x.array()).toEqual([
+      [5, 5, 5, 5],
+      [6, 6, 6, 6],
+    ]);
   });
   it("writes to a part, also through select, and leaves the rest", async () => {
     using x = F.zeros([3, 4, 2]);
-    using row = tensor([[1, 2], [3, 4], [5, 6]]);
+    using row = tensor([
+      [1, 2],
+      [3, 4],
+      [5, 6],
+    ]);
     scope(() => F.copyFrom(x.select(1, 2), row));
     scope(() => F.copyFrom(x.slice(1, 0, 1).squeeze(1).transpose(), tensor([7, 8, 9])));
     expect(await x.array()).toEqual([
-      [[7, 7], [0, 0], [1, 2], [0, 0]],
-      [[8, 8], [0, 0], [3, 4], [0, 0]],
-      [[9, 9], [0, 0], [5, 6], [0, 0]],
+      [
+        [7, 7],
+        [0, 0],
+        [1, 2],
+        [0, 0],
+      ],
+      [
+        [8, 8],
+        [0, 0],
+        [3, 4],
+        [0, 0],
+      ],
+      [
+        [9, 9],
+        [0, 0],
+        [5, 6],
+        [0, 0],
+      ],
     ]);
   });
 });
 
 describe("copyInto", () => {
   it("between every kind of view", async () => {
-    const kinds: ((t: Tensor) => Tensor)[] = [(t) => t, (t) => t.transpose(), (t) => t.slice(0, 1, 3), (t) => t.slice(1, 0, 4, 2), (t) => t.permute([1, 0]).slice(0, 1, 3)];
+    const kinds: ((t: Tensor) => Tensor)[] = [
+      (t) => t,
+      (t) => t.transpose(),
+      (t) => t.slice(0, 1, 3),
+      (t) => t.slice(1, 0, 4, 2),
+      (t) => t.permute([1, 0]).slice(0, 1, 3),
+    ];
     for (const kind of kinds) {
       using a = counting([4, 4], "i32");
       using b = F.zeros([4, 4], { dtype: "i32" });
@@ -107,11 +162,17 @@ describe("map", () => {
   });
   it("of an expression of one's own, with scalars and broadcasting", async () => {
     const blend = F.expression("in_place_test_blend", "a * s.x + b * s.y + c");
-    using a = tensor([[1, 2], [3, 4]]);
+    using a = tensor([
+      [1, 2],
+      [3, 4],
+    ]);
     using b = tensor([10, 20]);
     using c = tensor([[100], [200]]);
     using y = F.map(blend, [a, b, c], { scalars: [2, 0.5] });
-    expect(await y.array()).toEqual([[107, 114], [211, 218]]);
+    expect(await y.array()).toEqual([
+      [107, 114],
+      [211, 218],
+    ]);
     expect(() => F.expression("in_place_test_blend", "a")).toThrow(/declared twice/);
     expect(() => scope(() => F.map("in_place_test_nothing", [a]))).toThrow(/in_place_test_nothing/);
   });

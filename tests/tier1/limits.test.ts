@@ -24,10 +24,20 @@ const windowed = sample(
   1,
 );
 
-const OPTIONAL = ["shader-f16", "subgroups", "subgroup-size-control", "timestamp-query", "chromium-experimental-subgroup-matrix"];
+const OPTIONAL = [
+  "shader-f16",
+  "subgroups",
+  "subgroup-size-control",
+  "timestamp-query",
+  "chromium-experimental-subgroup-matrix",
+];
 const profiles = [
   ["the default limits and no optional feature", { limits: "default", without: OPTIONAL }, everyOp],
-  ["bindings of 8 KiB on 256 bytes", { limits: { maxStorageBufferBindingSize: 8192, minStorageBufferOffsetAlignment: 256 } }, windowed],
+  [
+    "bindings of 8 KiB on 256 bytes",
+    { limits: { maxStorageBufferBindingSize: 8192, minStorageBufferOffsetAlignment: 256 } },
+    windowed,
+  ],
 ] as const;
 
 describe.each(profiles)("%s", (_, options, rows) => {
@@ -39,7 +49,8 @@ describe.each(profiles)("%s", (_, options, rows) => {
 
   it("is what the device holds", () => {
     expect(device.limits).toMatchObject(options.limits === "default" ? DEFAULT_LIMITS : options.limits);
-    if ("without" in options) expect(device.capabilities).toMatchObject({ f16: false, subgroups: null, timestamps: false });
+    if ("without" in options)
+      expect(device.capabilities).toMatchObject({ f16: false, subgroups: null, timestamps: false });
   });
 
   it.each(rows.map((row) => [caseName(row), row] as const))("%s", async (name, row) => {

@@ -25,7 +25,10 @@ async function expectGolden(run: () => Tensor, name: string): Promise<void> {
   const expected = golden(name).data;
   expect(got.length).toBe(expected.length);
   expect(relativeL2(got, expected), `${name}: relative L2`).toBeLessThanOrEqual(1e-4);
-  expect(Math.max(...Array.from(expected, (v, i) => Math.abs(v - got[i]!))), `${name}: largest difference`).toBeLessThanOrEqual(2e-3);
+  expect(
+    Math.max(...Array.from(expected, (v, i) => Math.abs(v - got[i]!))),
+    `${name}: largest difference`,
+  ).toBeLessThanOrEqual(2e-3);
   y.dispose();
 }
 
@@ -41,11 +44,14 @@ describe.skipIf(!hasFixtures).each([
 
   beforeAll(async () => {
     device = await Device.create();
-    const checkpoint = await openCheckpoint(folderSource(fileURLToPath(new URL(`../../../shared/fixtures/tiny/${layout}/`, import.meta.url))));
+    const checkpoint = await openCheckpoint(
+      folderSource(fileURLToPath(new URL(`../../../shared/fixtures/tiny/${layout}/`, import.meta.url))),
+    );
     janus = new JanusForConditionalGeneration(checkpoint.config, { init: false, dtype });
     language = checkpoint.config.language;
     const state: Record<string, Tensor> = {};
-    for (const [name, source] of checkpoint.parameters) state[name] = tensorFromBytes(await checkpoint.read(source), source.shape, source.dtype as DType);
+    for (const [name, source] of checkpoint.parameters)
+      state[name] = tensorFromBytes(await checkpoint.read(source), source.shape, source.dtype as DType);
     await janus.loadStateDict(state);
     for (const t of Object.values(state)) t.dispose();
     await checkpoint.close();
@@ -86,8 +92,14 @@ describe.skipIf(!hasFixtures).each([
     let next = 0;
     const places = Int32Array.from(ids, (id) => (id === placeholder ? next++ : -1));
     await expectGolden(() => {
-      const embeddings = janus.embedMixed(at("und.input_ids"), janus.model.call(at("und.pixels")), tensor(places, { shape: [rows, length] }));
-      return janus.call(embeddings, { positions: tensor(positions, { shape: [rows, length] }), starts: tensor(starts) }).select(1, -1);
+      const embeddings = janus.embedMixed(
+        at("und.input_ids"),
+        janus.model.call(at("und.pixels")),
+        tensor(places, { shape: [rows, length] }),
+      );
+      return janus
+        .call(embeddings, { positions: tensor(positions, { shape: [rows, length] }), starts: tensor(starts) })
+        .select(1, -1);
     }, "und.last_logits");
   });
 
@@ -98,9 +110,20 @@ describe.skipIf(!hasFixtures).each([
     const expected = golden("text.logits");
     const vocabulary = expected.shape[2]!;
     for (let t = 0; t < length; t++) {
-      const logits = noGrad(() => scope(() => janus.call(janus.embedText(tensor(data.slice(t, t + 1), { shape: [1, 1] })), { positions: tensor(Int32Array.of(t)), cache, decode: true })));
+      const logits = noGrad(() =>
+        scope(() =>
+          janus.call(janus.embedText(tensor(data.slice(t, t + 1), { shape: [1, 1] })), {
+            positions: tensor(Int32Array.of(t)),
+            cache,
+            decode: true,
+          }),
+        ),
+      );
       F.advance(cache.length, 1);
-      expect(relativeL2(await logits.data(), expected.data.subarray(t * vocabulary, (t + 1) * vocabulary)), `token ${t}`).toBeLessThanOrEqual(1e-4);
+      expect(
+        relativeL2(await logits.data(), expected.data.subarray(t * vocabulary, (t + 1) * vocabulary)),
+        `token ${t}`,
+      ).toBeLessThanOrEqual(1e-4);
       logits.dispose();
     }
     cache.dispose();

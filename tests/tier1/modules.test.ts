@@ -1,6 +1,17 @@
 /** What a module finds in its fields, what it refuses, and parameters with several paths (tied weights). */
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { ArgumentError, Device, DisposedError, F, backward, checkpoint, noGrad, nn, scope, tensor } from "../../index.ts";
+import {
+  ArgumentError,
+  Device,
+  DisposedError,
+  F,
+  backward,
+  checkpoint,
+  noGrad,
+  nn,
+  scope,
+  tensor,
+} from "../../index.ts";
 import type { Tensor } from "../../index.ts";
 import { AdamW } from "../../train/node/index.ts";
 
@@ -26,39 +37,85 @@ class Holder extends nn.Module {
 
 describe("modules in containers", () => {
   const rows: readonly (readonly [string, () => object, readonly string[]])[] = [
-    ["plain objects", () => ({ heads: { text: linear(), image: { deep: linear() } } }), ["heads.text.weight", "heads.image.deep.weight"]],
-    ["an object without a prototype", () => ({ heads: Object.assign(Object.create(null) as object, { a: linear() }) }), ["heads.a.weight"]],
-    ["nested arrays", () => ({ grid: [[linear()], [linear(), null, linear()]] }), ["grid.0.0.weight", "grid.1.0.weight", "grid.1.2.weight"]],
-    ["Maps with string keys", () => ({ experts: new Map([["a", linear()], ["b", linear()]]) }), ["experts.a.weight", "experts.b.weight"]],
-    ["parameters in arrays, objects and Maps", () => ({ list: [new nn.Parameter(ones(2, 2))], by: { k: new nn.Parameter(ones(2, 2)) }, map: new Map([["m", [new nn.Parameter(ones(2, 2))]]]) }), ["list.0", "by.k", "map.m.0"]],
+    [
+      "plain objects",
+      () => ({ heads: { text: linear(), image: { deep: linear() } } }),
+      ["heads.text.weight", "heads.image.deep.weight"],
+    ],
+    [
+      "an object without a prototype",
+      () => ({ heads: Object.assign(Object.create(null) as object, { a: linear() }) }),
+      ["heads.a.weight"],
+    ],
+    [
+      "nested arrays",
+      () => ({ grid: [[linear()], [linear(), null, linear()]] }),
+      ["grid.0.0.weight", "grid.1.0.weight", "grid.1.2.weight"],
+    ],
+    [
+      "Maps with string keys",
+      () => ({
+        experts: new Map([
+          ["a", linear()],
+          ["b", linear()],
+        ]),
+      }),
+      ["experts.a.weight", "experts.b.weight"],
+    ],
+    [
+      "parameters in arrays, objects and Maps",
+      () => ({
+        list: [new nn.Parameter(ones(2, 2))],
+        by: { k: new nn.Parameter(ones(2, 2)) },
+        map: new Map([["m", [new nn.Parameter(ones(2, 2))]]]),
+      }),
+      ["list.0", "by.k", "map.m.0"],
+    ],
   ];
   it.each(rows)("%s: named by path, trained, saved, loaded", async (_, fields, names) => {
     const [net, other] = [new Holder(fields()), new Holder(fields())];
     expect([...net.namedParameters()].map(([name]) => name)).toEqual(names);
     expect(Object.keys(net.stateDict())).toEqual(names);
     expect(net.parameterCount()).toBe(4 * names.length);
-    const optimizer = new AdamW([...net.namedParameters()].map(([name, tensor]) => ({ name, tensor })), { lr: 0.1 });
+    const optimizer = new AdamW(
+      [...net.namedParameters()].map(([name, tensor]) => ({ name, tensor })),
+      { lr: 0.1 },
+    );
     const before = await Promise.all(net.parameters().map((p) => p.data()));
     backward(net.call(ones(3, 2)).sum());
     optimizer.step();
     for (const [i, p] of net.parameters().entries()) expect(await p.data()).not.toEqual(before[i]);
     await other.loadStateDict(net.stateDict());
-    for (const [i, p] of other.parameters().entries()) expect(await p.data()).toEqual(await net.parameters()[i]!.data());
+    for (const [i, p] of other.parameters().entries())
+      expect(await p.data()).toEqual(await net.parameters()[i]!.data());
     for (const one of [net, other, optimizer]) one.dispose();
   });
 
   it("modes, freezing and labels reach them", () => {
     const net = new Holder({ heads: { a: new nn.Linear(2, 2) }, experts: new Map([["x", [linear()]]]) });
     net.eval().setRequiresGrad(false);
-    expect([...net.children()].map(([name, child]) => [name, child.training])).toEqual([["heads.a", false], ["experts.x.0", false]]);
+    expect([...net.children()].map(([name, child]) => [name, child.training])).toEqual([
+      ["heads.a", false],
+      ["experts.x.0", false],
+    ]);
     expect(net.parameters().some((p) => p.requiresGrad)).toBe(false);
     net.dispose();
   });
 
   it("other values, cycles and back references are passed over", () => {
-    const cycle: Record<string, unknown> = { n: 1, list: [1, "two", null, undefined, new Float32Array(3), new Date(), ones(2)] };
+    const cycle: Record<string, unknown> = {
+      n: 1,
+      list: [1, "two", null, undefined, new Float32Array(3), new Date(), ones(2)],
+    };
     cycle["self"] = cycle;
-    const net = new Holder({ cycle, set: new Set([1, 2]), byNumber: new Map([[1, "a"]]), "a.b": 3, fn: () => 1, child: linear() });
+    const net = new Holder({
+      cycle,
+      set: new Set([1, 2]),
+      byNumber: new Map([[1, "a"]]),
+      "a.b": 3,
+      fn: () => 1,
+      child: linear(),
+    });
     Object.assign(net, { back: { net }, again: net });
     expect(Object.keys(net.stateDict())).toEqual(["child.weight"]);
     net.eval();
@@ -68,12 +125,24 @@ describe("modules in containers", () => {
 
   const refused: readonly (readonly [string, () => object, RegExp])[] = [
     ["a Set", () => ({ experts: new Set([linear()]) }), /Holder\.experts: .*Linear under none \(a Set\)/],
-    ["a Set of parameters, deep inside", () => ({ a: { b: [new Set([new nn.Parameter(ones(1))])] } }), /Holder\.a\.b\.0: .*Parameter under none \(a Set\)/],
+    [
+      "a Set of parameters, deep inside",
+      () => ({ a: { b: [new Set([new nn.Parameter(ones(1))])] } }),
+      /Holder\.a\.b\.0: .*Parameter under none \(a Set\)/,
+    ],
     ["a Map with number keys", () => ({ experts: new Map([[3, linear()]]) }), /Holder\.experts: .*Linear under 3\./],
-    ["a Map with keys that have a dot", () => ({ experts: new Map([["a.b", [linear()]]]) }), /Holder\.experts: .*under "a\.b"/],
+    [
+      "a Map with keys that have a dot",
+      () => ({ experts: new Map([["a.b", [linear()]]]) }),
+      /Holder\.experts: .*under "a\.b"/,
+    ],
     ["a field with a dot", () => ({ "a.b": linear() }), /Holder: .*under "a\.b"/],
     ["a symbol", () => ({ [Symbol("hidden")]: linear() }), /Holder: .*Symbol\(hidden\)/],
-    ["a symbol in a plain object", () => ({ heads: { [Symbol("hidden")]: linear() } }), /Holder\.heads: .*Symbol\(hidden\)/],
+    [
+      "a symbol in a plain object",
+      () => ({ heads: { [Symbol("hidden")]: linear() } }),
+      /Holder\.heads: .*Symbol\(hidden\)/,
+    ],
   ];
   it.each(refused)("%s is refused by name", (_, fields, message) => {
     const net = new Holder(fields());
@@ -170,9 +239,14 @@ describe("parameters that a search cannot find", () => {
   ])("modules %s: refused when forward calls them, with gradients and without", (_, make, name) => {
     const net = make();
     net.eval();
-    for (const use of [() => scope(() => net.call(ones(1, 2))), () => noGrad(() => scope(() => net.call(ones(1, 2))))]) {
+    for (const use of [
+      () => scope(() => net.call(ones(1, 2))),
+      () => noGrad(() => scope(() => net.call(ones(1, 2)))),
+    ]) {
       expect(use).toThrow(ArgumentError);
-      expect(use).toThrow(new RegExp(`^${net.constructor.name}: .*got .*${name}.*train\\(\\) and eval\\(\\) do not reach it`));
+      expect(use).toThrow(
+        new RegExp(`^${net.constructor.name}: .*got .*${name}.*train\\(\\) and eval\\(\\) do not reach it`),
+      );
     }
     net.dispose();
   });
@@ -210,9 +284,20 @@ describe("parameters that a search cannot find", () => {
     }
     const net = new Student();
     const y = net.call(ones(1, 2), linear(), { weight: new nn.Parameter(ones(2, 2)) });
-    net.call(ones(1, 2), linear(), { weight: new nn.Parameter(ones(2, 2)) }, new Set([linear()]), new Map([[1, linear()]]));
+    net.call(
+      ones(1, 2),
+      linear(),
+      { weight: new nn.Parameter(ones(2, 2)) },
+      new Set([linear()]),
+      new Map([[1, linear()]]),
+    );
     Object.assign(net.own, { weight: new nn.Parameter(ones(2, 2)) }); // the first one is dropped
-    backward(net.call(ones(1, 2), linear(), { weight: new nn.Parameter(ones(2, 2)) }).add(y).sum());
+    backward(
+      net
+        .call(ones(1, 2), linear(), { weight: new nn.Parameter(ones(2, 2)) })
+        .add(y)
+        .sum(),
+    );
     expect(() => noGrad(() => net.call(ones(1, 2), linear(), { weight: new nn.Parameter(ones(2, 2)) }))).not.toThrow();
   });
 });
@@ -251,8 +336,11 @@ describe("tied parameters", () => {
     expect(Object.keys(net.stateDict())).toEqual(["a", "b"]);
     await net.loadStateDict({ b: F.full([2], 3) });
     expect([...(await a.data())]).toEqual([3, 3]);
-    await expect(net.loadStateDict({ a: F.full([2], 1), b: F.full([2], 2) })).rejects.toThrow(/a and b are one parameter/);
-    const use = (name: "a" | "b"): nn.Module => Object.assign(new Holder(net), { forward: (x: Tensor) => x.mul(net.stateDict()[name]!).sum() });
+    await expect(net.loadStateDict({ a: F.full([2], 1), b: F.full([2], 2) })).rejects.toThrow(
+      /a and b are one parameter/,
+    );
+    const use = (name: "a" | "b"): nn.Module =>
+      Object.assign(new Holder(net), { forward: (x: Tensor) => x.mul(net.stateDict()[name]!).sum() });
     expect(() => scope(() => use("a").call(ones(2)))).not.toThrow();
     expect(() => scope(() => use("b").call(ones(2)))).toThrow(/two parameters.*one storage.*same Parameter/s);
     net.setRequiresGrad(false);
@@ -288,7 +376,11 @@ describe("tied parameters", () => {
     const p = new nn.Parameter(ones(4));
     const view = p.strided([2], [1]);
     view.requiresGrad = true;
-    for (const list of [[p, p], [p, view], [p, new nn.Parameter(p)]]) {
+    for (const list of [
+      [p, p],
+      [p, view],
+      [p, new nn.Parameter(p)],
+    ]) {
       expect(() => new AdamW(list, { lr: 0.1 })).toThrow(ArgumentError);
       expect(() => new AdamW(list, { lr: 0.1 })).toThrow(/"0" and "1" share one storage/);
     }
@@ -297,8 +389,15 @@ describe("tied parameters", () => {
 
   it("load from either name or both, and refuse two values", async () => {
     const net = new Tied();
-    const values = (first: number): Tensor => F.arange(first, first + 20).reshape([5, 4]).cast("f32");
-    const states: nn.StateDict[] = [{ "tok.weight": values(1) }, { "head.weight": values(2) }, { "tok.weight": values(3), "head.weight": values(3) }];
+    const values = (first: number): Tensor =>
+      F.arange(first, first + 20)
+        .reshape([5, 4])
+        .cast("f32");
+    const states: nn.StateDict[] = [
+      { "tok.weight": values(1) },
+      { "head.weight": values(2) },
+      { "tok.weight": values(3), "head.weight": values(3) },
+    ];
     for (const state of states) {
       await net.loadStateDict(state);
       expect(await net.head.weight.data()).toEqual(await Object.values(state)[0]!.data());
@@ -310,7 +409,9 @@ describe("tied parameters", () => {
     await expect(two).rejects.toThrow(/tied: tok.weight and head.weight are one parameter/);
     expect(await net.tok.weight.data(), "nothing is loaded").toEqual(kept);
     expect(() => net.loadStateDict({})).toThrow(/missing: tok.weight or head.weight \[5, 4\]/);
-    expect(() => net.loadStateDict({ "tok.weight": values(1), "head.weight": ones(2) })).toThrow(/misshapen: head.weight/);
+    expect(() => net.loadStateDict({ "tok.weight": values(1), "head.weight": ones(2) })).toThrow(
+      /misshapen: head.weight/,
+    );
     net.dispose();
   });
 
@@ -320,7 +421,9 @@ describe("tied parameters", () => {
     const nan = (): Tensor => tensor([1, NaN, 3]);
     await net.loadStateDict({ a: nan(), b: nan() });
     await net.loadStateDict({ a: tensor([1, 2, 3], { dtype: "bf16" }), b: tensor([1, 2, 3]) });
-    await expect(net.loadStateDict({ a: tensor([1, 2.001, 3], { dtype: "f32" }), b: tensor([1, 2.001, 3], { dtype: "bf16" }) })).rejects.toThrow(/tied/);
+    await expect(
+      net.loadStateDict({ a: tensor([1, 2.001, 3], { dtype: "f32" }), b: tensor([1, 2.001, 3], { dtype: "bf16" }) }),
+    ).rejects.toThrow(/tied/);
     net.dispose();
   });
 });

@@ -13,15 +13,21 @@ useDevices();
 /** Rows of numbers in float64. */
 type Matrix = readonly Float64Array[];
 
-const product = (a: Matrix, b: Matrix): Matrix => a.map((row) => Float64Array.from(b[0]!, (_, j) => row.reduce((sum, x, k) => sum + x * b[k]![j]!, 0)));
+const product = (a: Matrix, b: Matrix): Matrix =>
+  a.map((row) => Float64Array.from(b[0]!, (_, j) => row.reduce((sum, x, k) => sum + x * b[k]![j]!, 0)));
 const turned = (a: Matrix): Matrix => Array.from(a[0]!, (_, j) => Float64Array.from(a, (row) => row[j]!));
-const combine = (a: Matrix, by: number, b: Matrix, times: number): Matrix => a.map((row, i) => row.map((x, j) => by * x + times * b[i]![j]!));
-const matrixOf = (values: Float64Array, columns: number): Matrix => Array.from({ length: values.length / columns }, (_, i) => values.slice(i * columns, (i + 1) * columns));
+const combine = (a: Matrix, by: number, b: Matrix, times: number): Matrix =>
+  a.map((row, i) => row.map((x, j) => by * x + times * b[i]![j]!));
+const matrixOf = (values: Float64Array, columns: number): Matrix =>
+  Array.from({ length: values.length / columns }, (_, i) => values.slice(i * columns, (i + 1) * columns));
 
 /** Newton–Schulz as its authors write it, without regard to which side is short. */
 function referenceOrthogonal(values: Float64Array, columns: number): Float64Array {
   const norm = Math.sqrt(values.reduce((sum, x) => sum + x * x, 0)) + 1e-7;
-  let x = matrixOf(values.map((v) => v / norm), columns);
+  let x = matrixOf(
+    values.map((v) => v / norm),
+    columns,
+  );
   for (let k = 0; k < 5; k++) {
     const squares = product(x, turned(x));
     x = combine(x, 3.4445, product(combine(squares, -4.775, product(squares, squares), 2.0315), x), 1);
@@ -30,7 +36,16 @@ function referenceOrthogonal(values: Float64Array, columns: number): Float64Arra
 }
 
 describe("orthogonalize", () => {
-  for (const [n, rows, columns] of [[1, 1, 1], [1, 1, 9], [3, 5, 7], [2, 7, 5], [2, 64, 64], [5, 33, 70], [1, 96, 384], [1, 130, 33]] as const) {
+  for (const [n, rows, columns] of [
+    [1, 1, 1],
+    [1, 1, 9],
+    [3, 5, 7],
+    [2, 7, 5],
+    [2, 64, 64],
+    [5, 33, 70],
+    [1, 96, 384],
+    [1, 130, 33],
+  ] as const) {
     it(`[${n}, ${rows}, ${columns}] against float64, whole matrices turned or not`, async () => {
       const random = randomFrom(seed + 50 * rows + columns);
       const parts = Array.from({ length: n }, () => uniform(rows * columns, random, 10 ** (6 * random() - 3)));
@@ -39,22 +54,27 @@ describe("orthogonalize", () => {
       const values = await o.data();
       for (const [i, part] of parts.entries()) {
         const got = values.subarray(i * rows * columns, (i + 1) * rows * columns) as Float32Array;
-        expect(relativeL2(got, referenceOrthogonal(part, columns)), `matrix ${i}`).toBeLessThanOrEqual(tolerance("forward", ["f32"], 5 * Math.max(rows, columns)));
+        expect(relativeL2(got, referenceOrthogonal(part, columns)), `matrix ${i}`).toBeLessThanOrEqual(
+          tolerance("forward", ["f32"], 5 * Math.max(rows, columns)),
+        );
       }
     });
   }
 
   it("brings singular values of very different size near 1, and leaves nothing nothing", async () => {
     const side = 12;
-    const diagonal = Float32Array.from({ length: side * side }, (_, i) => (i % (side + 1) === 0 ? 0.7 ** (i / (side + 1)) : 0));
+    const diagonal = Float32Array.from({ length: side * side }, (_, i) =>
+      i % (side + 1) === 0 ? 0.7 ** (i / (side + 1)) : 0,
+    );
     using m = tensor(diagonal, { shape: [1, side, side], device });
     using o = F.orthogonalize(m);
     const values = await o.data();
-    for (let i = 0; i < side; i++) for (let j = 0; j < side; j++) {
-      if (i !== j) expect(Math.abs(values[i * side + j]!)).toBeLessThan(1e-6);
-      else expect(values[i * side + j]!).toBeGreaterThan(0.65);
-      expect(values[i * side + j]!).toBeLessThan(1.25);
-    }
+    for (let i = 0; i < side; i++)
+      for (let j = 0; j < side; j++) {
+        if (i !== j) expect(Math.abs(values[i * side + j]!)).toBeLessThan(1e-6);
+        else expect(values[i * side + j]!).toBeGreaterThan(0.65);
+        expect(values[i * side + j]!).toBeLessThan(1.25);
+      }
     using zero = F.zeros([2, 3, 4], { device });
     using still = F.orthogonalize(zero);
     expect([...(await still.data())]).toEqual(Array(24).fill(0));
@@ -82,15 +102,29 @@ describe("AdamW with matrices by Muon", () => {
       const live = where.pool.stats.liveBytes;
       const random = randomFrom(seed);
       const starts = shapes.map(({ shape }) => uniform(sizeOf(shape), random));
-      const tensors = shapes.map(({ shape, dtype }, i) => tensor(starts[i]!, { shape, dtype, device: where, requiresGrad: true }));
-      const masters = tensors.map((t, i) => (t.dtype === "f32" ? undefined : tensor(starts[i]!, { shape: t.shape, device: where })));
+      const tensors = shapes.map(({ shape, dtype }, i) =>
+        tensor(starts[i]!, { shape, dtype, device: where, requiresGrad: true }),
+      );
+      const masters = tensors.map((t, i) =>
+        t.dtype === "f32" ? undefined : tensor(starts[i]!, { shape: t.shape, device: where }),
+      );
       const options = { lr: 0.02, weightDecay: 0.1, momentum: 0.8, maxNorm: 2, emaDecay: 0.9 };
       const optimizer = new AdamW(
-        tensors.map((t, i) => ({ name: `p${i}`, tensor: t, decay: shapes[i]!.decay, muon: t.rank === 2, ...(masters[i] && { master: masters[i] }) })),
+        tensors.map((t, i) => ({
+          name: `p${i}`,
+          tensor: t,
+          decay: shapes[i]!.decay,
+          muon: t.rank === 2,
+          ...(masters[i] && { master: masters[i] }),
+        })),
         options,
       );
       for (const t of masters) t?.dispose();
-      const references = starts.map((p): Reference => ({ p: p.slice(), m: new Float64Array(p.length), v: new Float64Array(p.length) }));
+      const references = starts.map((p): Reference => ({
+        p: p.slice(),
+        m: new Float64Array(p.length),
+        v: new Float64Array(p.length),
+      }));
       const averages = starts.map((p) => p.slice());
       let { lr } = options;
       for (let step = 1, taken = 0; step <= 8; step++) {
@@ -111,7 +145,10 @@ describe("AdamW with matrices by Muon", () => {
           else {
             const mu = options.momentum;
             r.m.forEach((m, k) => (r.m[k] = mu * m + (1 - mu) * g[k]!));
-            const o = referenceOrthogonal(g.map((x, k) => (1 - mu) * x + mu * r.m[k]!), shape[1]!);
+            const o = referenceOrthogonal(
+              g.map((x, k) => (1 - mu) * x + mu * r.m[k]!),
+              shape[1]!,
+            );
             const scale = 0.2 * Math.sqrt(Math.max(...shape));
             r.p.forEach((p, k) => (r.p[k] = p * (1 - lr * lost) - lr * scale * o[k]!));
           }
@@ -120,14 +157,20 @@ describe("AdamW with matrices by Muon", () => {
       }
       const dict = optimizer.stateDict();
       const allowed = tolerance("forward", ["f32"], 8 * 16);
-      const moved = (values: ArrayLike<number>, i: number): number[] => Array.from(values, (x, k) => x - starts[i]![k]!);
+      const moved = (values: ArrayLike<number>, i: number): number[] =>
+        Array.from(values, (x, k) => x - starts[i]![k]!);
       for (const [i, t] of tensors.entries()) {
         const { p, m } = references[i]!;
         const master = await (dict[`p${i}.master`] ?? t).data();
         expect(relativeL2(moved(master, i), moved(p, i)), `movement of ${i}`).toBeLessThanOrEqual(20 * allowed);
         expect(relativeL2(await dict[`p${i}.m`]!.data(), m), `m of ${i}`).toBeLessThanOrEqual(allowed);
-        expect([...(await t.data())], `what the model computes with of ${i}`).toEqual([...master].map((x) => round(x, t.dtype)));
-        expect(relativeL2(moved(await optimizer.averages()[`p${i}`]!.data(), i), moved(averages[i]!, i)), `average of ${i}`).toBeLessThanOrEqual(20 * allowed);
+        expect([...(await t.data())], `what the model computes with of ${i}`).toEqual(
+          [...master].map((x) => round(x, t.dtype)),
+        );
+        expect(
+          relativeL2(moved(await optimizer.averages()[`p${i}`]!.data(), i), moved(averages[i]!, i)),
+          `average of ${i}`,
+        ).toBeLessThanOrEqual(20 * allowed);
       }
       expect(Object.keys(dict).filter((name) => name.endsWith(".v"))).toEqual(["p4.v"]);
       expect(await optimizer.report()).toMatchObject({ step: 7, skipped: 1, lr: Math.fround(lr) });
@@ -140,7 +183,11 @@ describe("AdamW with matrices by Muon", () => {
 
   it("refuses what does not fit before anything is moved", async () => {
     using state = F.adamwState(0.1, { device });
-    const matrix = (...shape: number[]): { master: Tensor; m: Tensor; grad: Tensor } => ({ master: F.ones(shape, { device }), m: F.zeros(shape, { device }), grad: F.ones(shape, { device }) });
+    const matrix = (...shape: number[]): { master: Tensor; m: Tensor; grad: Tensor } => ({
+      master: F.ones(shape, { device }),
+      m: F.zeros(shape, { device }),
+      grad: F.ones(shape, { device }),
+    });
     const [a, b, flat] = [matrix(3, 4), matrix(4, 3), matrix(12)];
     for (const [given, settings, message] of [
       [[a, b], {}, /one shape/],
@@ -162,13 +209,24 @@ describe("AdamW with matrices by Muon", () => {
   });
 
   // Of the second shape no two go through the iterations together.
-  it.each([[6, 10], [2, 1_100_000]])("moves each matrix [%i, %i] the same among others and alone", async (...shape) => {
+  it.each([
+    [6, 10],
+    [2, 1_100_000],
+  ])("moves each matrix [%i, %i] the same among others and alone", async (...shape) => {
     const random = randomFrom(seed);
     const starts = [0, 1, 2].map(() => uniform(sizeOf(shape), random));
     const run = async (which: readonly number[]): Promise<Buffer[]> => {
       const tensors = which.map((i) => tensor(starts[i]!, { shape, device, requiresGrad: true }));
-      const optimizer = new AdamW(tensors.map((t) => ({ tensor: t, muon: true })), { lr: 0.1 });
-      tensors.forEach((t, i) => setGradient(t, starts[which[i]!]!.map((x) => x * x - 0.3)));
+      const optimizer = new AdamW(
+        tensors.map((t) => ({ tensor: t, muon: true })),
+        { lr: 0.1 },
+      );
+      tensors.forEach((t, i) =>
+        setGradient(
+          t,
+          starts[which[i]!]!.map((x) => x * x - 0.3),
+        ),
+      );
       optimizer.step();
       const values = await Promise.all(tensors.map(async (t) => Buffer.from((await t.data()).buffer)));
       zeroGradients(tensors);

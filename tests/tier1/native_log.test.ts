@@ -19,13 +19,16 @@ describe("opening a device", () => {
       const result = filtered(() => (writeSync(2, "before\\n" + notice + "after\\n"), 7));
       writeSync(2, "result " + result + "\\n");
       try { filtered(() => { writeSync(2, "thrown\\n"); throw new Error("seen"); }); } catch (error) { writeSync(2, error.message + "\\n"); }`;
-    const { stderr } = spawnSync(process.execPath, ["--import", "tsx", "--input-type=module", "-e", program], { encoding: "utf8" });
+    const { stderr } = spawnSync(process.execPath, ["--import", "tsx", "--input-type=module", "-e", program], {
+      encoding: "utf8",
+    });
     expect(stderr).toBe("before\nafter\nresult 7\nthrown\nseen\n");
   });
 });
 
 it("only the known notices are dropped", () => {
-  const notice = "Warning: maxDynamicStorageBuffersPerPipelineLayout artificially reduced from 500000 to 16 to fit dynamic offset allocation limit.";
+  const notice =
+    "Warning: maxDynamicStorageBuffersPerPipelineLayout artificially reduced from 500000 to 16 to fit dynamic offset allocation limit.";
   expect(withoutDawnNotices(`a\n${notice}\nWarning: another\n`)).toBe("a\nWarning: another\n");
   expect(withoutDawnNotices(notice)).toBe("");
 });

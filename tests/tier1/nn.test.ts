@@ -94,7 +94,13 @@ describe("Module", () => {
     const loss = net.call(tensor(Int32Array.of(1, 2))).sum();
     backward(loss);
     const withGrad = [...net.namedParameters()].filter(([, p]) => p.grad).map(([name]) => name);
-    expect(withGrad).toEqual(["embed.weight", "layers.1.norm.weight", "layers.1.proj.weight", "head.weight", "head.bias"]);
+    expect(withGrad).toEqual([
+      "embed.weight",
+      "layers.1.norm.weight",
+      "layers.1.proj.weight",
+      "head.weight",
+      "head.bias",
+    ]);
     zeroGradients(net.parameters());
     net.dispose();
   });
@@ -131,7 +137,15 @@ describe("layers", () => {
     const layerNorm = new nn.LayerNorm(8);
     const y = conv.call(norm.call(layerNorm.call(x)));
     expect(y.shape).toEqual([2, 4, 4, 4]);
-    const direct = F.conv2d(F.groupNorm(F.layerNorm(x, layerNorm.weight, layerNorm.bias, 1e-6), 2, norm.weight, norm.bias, { eps: 1e-6, swish: true }), conv.weight, conv.bias!, { stride: 2, padding: [0, 1, 1, 0] });
+    const direct = F.conv2d(
+      F.groupNorm(F.layerNorm(x, layerNorm.weight, layerNorm.bias, 1e-6), 2, norm.weight, norm.bias, {
+        eps: 1e-6,
+        swish: true,
+      }),
+      conv.weight,
+      conv.bias!,
+      { stride: 2, padding: [0, 1, 1, 0] },
+    );
     expect(await y.data()).toEqual(await direct.data());
   });
 

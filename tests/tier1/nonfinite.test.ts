@@ -44,13 +44,48 @@ const N = NaN;
 const I = Infinity;
 
 /** Gradients that PyTorch gives: of a loss of `x` ("all" elements NaN, or each). */
-const GRADIENTS: readonly { readonly name: string; readonly x: readonly number[]; readonly loss: (x: Tensor) => Tensor; readonly gradient: "all NaN" | readonly number[] }[] = [
-  { name: "crossEntropy, NaN elsewhere", x: [1, N, 2], loss: (x) => F.crossEntropy(F.reshape(x, [1, 3]), tensor(Int32Array.of(0))), gradient: "all NaN" },
-  { name: "crossEntropy, NaN at the target", x: [1, N, 2], loss: (x) => F.crossEntropy(F.reshape(x, [1, 3]), tensor(Int32Array.of(1))), gradient: "all NaN" },
-  { name: "crossEntropy, +Inf", x: [1, I, 2], loss: (x) => F.crossEntropy(F.reshape(x, [1, 3]), tensor(Int32Array.of(0))), gradient: "all NaN" },
-  { name: "crossEntropy, −Inf", x: [1, -I, 2], loss: (x) => F.crossEntropy(F.reshape(x, [1, 3]), tensor(Int32Array.of(0))), gradient: [-0.7311, 0, 0.7311] },
-  { name: "crossEntropy, −Inf at the target", x: [1, -I, 2], loss: (x) => F.crossEntropy(F.reshape(x, [1, 3]), tensor(Int32Array.of(1))), gradient: [0.2689, -1, 0.7311] },
-  { name: "linearCrossEntropy, NaN elsewhere", x: [1, N, 2], loss: (x) => F.linearCrossEntropy(tensor([[1]]), F.reshape(x, [3, 1]), tensor(Int32Array.of(0))), gradient: "all NaN" },
+const GRADIENTS: readonly {
+  readonly name: string;
+  readonly x: readonly number[];
+  readonly loss: (x: Tensor) => Tensor;
+  readonly gradient: "all NaN" | readonly number[];
+}[] = [
+  {
+    name: "crossEntropy, NaN elsewhere",
+    x: [1, N, 2],
+    loss: (x) => F.crossEntropy(F.reshape(x, [1, 3]), tensor(Int32Array.of(0))),
+    gradient: "all NaN",
+  },
+  {
+    name: "crossEntropy, NaN at the target",
+    x: [1, N, 2],
+    loss: (x) => F.crossEntropy(F.reshape(x, [1, 3]), tensor(Int32Array.of(1))),
+    gradient: "all NaN",
+  },
+  {
+    name: "crossEntropy, +Inf",
+    x: [1, I, 2],
+    loss: (x) => F.crossEntropy(F.reshape(x, [1, 3]), tensor(Int32Array.of(0))),
+    gradient: "all NaN",
+  },
+  {
+    name: "crossEntropy, −Inf",
+    x: [1, -I, 2],
+    loss: (x) => F.crossEntropy(F.reshape(x, [1, 3]), tensor(Int32Array.of(0))),
+    gradient: [-0.7311, 0, 0.7311],
+  },
+  {
+    name: "crossEntropy, −Inf at the target",
+    x: [1, -I, 2],
+    loss: (x) => F.crossEntropy(F.reshape(x, [1, 3]), tensor(Int32Array.of(1))),
+    gradient: [0.2689, -1, 0.7311],
+  },
+  {
+    name: "linearCrossEntropy, NaN elsewhere",
+    x: [1, N, 2],
+    loss: (x) => F.linearCrossEntropy(tensor([[1]]), F.reshape(x, [3, 1]), tensor(Int32Array.of(0))),
+    gradient: "all NaN",
+  },
   { name: "softmax, NaN", x: [1, N, 2], loss: (x) => F.select(F.softmax(x), 0, 0), gradient: "all NaN" },
   { name: "softmax, +Inf", x: [1, I, 2], loss: (x) => F.select(F.softmax(x), 0, 0), gradient: "all NaN" },
   { name: "softmax, −Inf", x: [1, -I, 2], loss: (x) => F.select(F.softmax(x), 0, 0), gradient: [0.1966, 0, -0.1966] },
@@ -73,12 +108,18 @@ describe("gradients of what is not finite", () => {
     scope(() => backward(loss(x)));
     const got = [...(await x.grad!.data())];
     if (gradient === "all NaN") expect(got.map(kindOf)).toEqual(got.map(() => "NaN"));
-    else got.forEach((v, i) => (Number.isFinite(gradient[i]!) ? expect(v).toBeCloseTo(gradient[i]!, 3) : expect(v).toBe(gradient[i]!)));
+    else
+      got.forEach((v, i) =>
+        Number.isFinite(gradient[i]!) ? expect(v).toBeCloseTo(gradient[i]!, 3) : expect(v).toBe(gradient[i]!),
+      );
   });
 
   describe.each(["naive", "tiled", "register", "register-single"])("attention %s", (variant) => {
     const [T, D] = [3, 4];
-    const run = async (at: "q" | "k" | "v" | "none", special: number): Promise<Record<"y" | "q" | "k" | "v", string[]>> => {
+    const run = async (
+      at: "q" | "k" | "v" | "none",
+      special: number,
+    ): Promise<Record<"y" | "q" | "k" | "v", string[]>> => {
       const make = (name: string): Tensor => {
         const values = Float32Array.from({ length: T * D }, (_, i) => Math.sin(i + name.length));
         if (name === at) values[D + 1] = special; // row 1
@@ -89,18 +130,33 @@ describe("gradients of what is not finite", () => {
       forceVariant("attention", variant, () => scope(() => backward(F.sum(y))));
       const rows = async (t: Tensor): Promise<string[]> => {
         const kinds = [...(await t.data())].map(kindOf);
-        return Array.from({ length: T }, (_, r) => (kinds.slice(r * D, (r + 1) * D).includes("NaN") ? "NaN" : "finite"));
+        return Array.from({ length: T }, (_, r) =>
+          kinds.slice(r * D, (r + 1) * D).includes("NaN") ? "NaN" : "finite",
+        );
       };
-      const result = { y: await rows(y), q: await rows(inputs.q.grad!), k: await rows(inputs.k.grad!), v: await rows(inputs.v.grad!) };
+      const result = {
+        y: await rows(y),
+        q: await rows(inputs.q.grad!),
+        k: await rows(inputs.k.grad!),
+        v: await rows(inputs.v.grad!),
+      };
       for (const t of [y, ...Object.values(inputs)]) t.dispose();
       return result;
     };
     const all = ["NaN", "NaN", "NaN"];
     const second = ["finite", "NaN", "finite"];
 
-    it("is finite without", async () => expect(await run("none", 0)).toEqual({ y: ["finite", "finite", "finite"], q: ["finite", "finite", "finite"], k: ["finite", "finite", "finite"], v: ["finite", "finite", "finite"] }));
-    it("NaN in a query reaches its row, and the gradients of all keys", async () => expect(await run("q", NaN)).toEqual({ y: second, q: second, k: all, v: all }));
-    it("NaN in a key reaches all rows", async () => expect(await run("k", NaN)).toEqual({ y: all, q: all, k: all, v: all }));
+    it("is finite without", async () =>
+      expect(await run("none", 0)).toEqual({
+        y: ["finite", "finite", "finite"],
+        q: ["finite", "finite", "finite"],
+        k: ["finite", "finite", "finite"],
+        v: ["finite", "finite", "finite"],
+      }));
+    it("NaN in a query reaches its row, and the gradients of all keys", async () =>
+      expect(await run("q", NaN)).toEqual({ y: second, q: second, k: all, v: all }));
+    it("NaN in a key reaches all rows", async () =>
+      expect(await run("k", NaN)).toEqual({ y: all, q: all, k: all, v: all }));
     it("NaN in a value reaches all rows", async () => expect((await run("v", NaN)).y).toEqual(all));
   });
 });

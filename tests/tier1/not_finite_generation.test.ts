@@ -133,7 +133,8 @@ describe.skipIf(!hasFixtures)("a damaged model", () => {
       async (janus) => {
         let events = 0;
         const draw = async (options: object): Promise<void> => {
-          for await (const event of janus.generate("a red circle", options)) events += Number(event.type !== "progress");
+          for await (const event of janus.generate("a red circle", options))
+            events += Number(event.type !== "progress");
         };
         for (const options of [{}, { temperature: 0 }, { topP: 0.9 }, { n: 3, guidance: 1, topK: 7 }])
           await expectNotFinite(() => draw(options), /^image head \(gen_head\)$/, /code 0 of picture 0/, 0);
@@ -148,7 +149,9 @@ describe.skipIf(!hasFixtures)("a damaged model", () => {
     const drawn = (await janus.generate("a red circle", options).images()).map(({ tokenIds }) => tokenIds);
     janus.dispose();
     // A code that the second picture draws first.
-    const step = drawn[1]!.findIndex((code, i) => i > 10 && !drawn.some((row) => row.slice(0, i + 1 - Number(row === drawn[1])).includes(code)));
+    const step = drawn[1]!.findIndex(
+      (code, i) => i > 10 && !drawn.some((row) => row.slice(0, i + 1 - Number(row === drawn[1])).includes(code)),
+    );
     await damaged(
       ({ model }) => model.model.generation_embeddings.weight,
       (one) =>
@@ -167,7 +170,12 @@ describe.skipIf(!hasFixtures)("a damaged model", () => {
       ({ model }) => model.model.vqmodel.decoder.conv_out.weight,
       async (janus) => {
         await expectNotFinite(() => janus.generate("hi").images(), /^VQ decoder$/, /picture 0/, null);
-        await expectNotFinite(() => janus.decodeImage(new Array<number>(64).fill(3)), /^VQ decoder$/, /the picture/, null);
+        await expectNotFinite(
+          () => janus.decodeImage(new Array<number>(64).fill(3)),
+          /^VQ decoder$/,
+          /the picture/,
+          null,
+        );
         await expectNotFinite(() => janus.reconstruct(IMAGE), /^VQ decoder$/, /the picture/, null);
       },
     );
@@ -179,7 +187,12 @@ describe.skipIf(!hasFixtures)("a damaged model", () => {
       async (janus) => {
         await expectNotFinite(() => janus.reconstruct(IMAGE), /^VQ encoder$/, /the picture/, null);
         using two = tensor(new Float32Array(2 * 3 * 64 * 64), { shape: [2, 3, 64, 64] });
-        await expectNotFinite(() => encodePictures(janus.model.model.vqmodel, two), /^VQ encoder$/, /a batch of 2/, null);
+        await expectNotFinite(
+          () => encodePictures(janus.model.model.vqmodel, two),
+          /^VQ encoder$/,
+          /a batch of 2/,
+          null,
+        );
       },
     );
   });
@@ -232,14 +245,21 @@ describe.skipIf(!hasFixtures)("a checkpoint with values that are not finite", ()
     const [head, decoder, out] = [await copyWith({ "lm_head.weight": 64 }), await copyWith({ "model.vqmodel.decoder.conv_out.weight": 1 }), newFolder()]; // prettier-ignore
     const asked = await runCli(["ask", "hi", "--model", head]);
     expect([asked.code, asked.stdout]).toEqual([EXIT.notFinite, ""]);
-    expect(asked.stderr).toMatch(/warning: a tensor has values that are not finite \(NaN or infinity\): lm_head\.weight \(64 of 163840\)/);
+    expect(asked.stderr).toMatch(
+      /warning: a tensor has values that are not finite \(NaN or infinity\): lm_head\.weight \(64 of 163840\)/,
+    );
     expect(asked.stderr).toMatch(/error: generateText: .* language head \(lm_head\), token 0 of the answer/);
     const structured = await runCli(["ask", "hi", "--top-p", "0.9", "--temperature", "1", "--model", head, "--json"]);
     expect(structured.code).toBe(EXIT.notFinite);
-    expect(JSON.parse(structured.stdout)).toMatchObject({ error: { name: "NotFiniteError", exitCode: EXIT.notFinite } });
+    expect(JSON.parse(structured.stdout)).toMatchObject({
+      error: { name: "NotFiniteError", exitCode: EXIT.notFinite },
+    });
     const chat = await runCli(["chat", "--model", head, "--out", out], { input: "hi\n/help\n" });
     expect([chat.code, chat.stdout.trim()]).toEqual([EXIT.notFinite, ""]);
-    for (const args of [["reconstruct", IMAGE], ["generate", "hi", "--n", "2", "--preview"]]) {
+    for (const args of [
+      ["reconstruct", IMAGE],
+      ["generate", "hi", "--n", "2", "--preview"],
+    ]) {
       const result = await runCli([...args, "--model", decoder, "--out", out]);
       expect([result.code, result.stdout]).toEqual([EXIT.notFinite, ""]);
       expect(result.stderr).toMatch(/VQ decoder/);

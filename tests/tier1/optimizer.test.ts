@@ -11,107 +11,6 @@ import type { Reference, Shaped } from "../reference/optimizer.ts";
 
 useDevices();
 
-async function valueOf(t: Tensor): Promise<number> {
-  const value = await t.item();
-  t.dispose();
-  return value;
-}
-
-describe("globalGradNorm", () => {
-  const sets: readonly (readonly (readonly number[])[])[] = [[[1]], [[3]], [[0], [2]], [[33], [5, 7], [1]], [[257], [70, 33], [4, 4, 4]], [[100003]], [[1000, 70], [7], [513, 129]]];
-  for (const shapes of sets) {
-    it(`of ${shapes.map((s) => `[${s.join(",")}]`).join(" ")}`, async () => {
-      const random = randomFrom(seed);
-      const values = shapes.map((s) => uniform(sizeOf(s), random));
-      const expected = Math.sqrt(values.reduce((sum, v) => sum + v.reduce((s, x) => s + x * x, 0), 0));
-      const count = values.reduce((n, v) => n + v.length, 0);
-      for (const where of [device, small]) {
-        const live = where.pool.stats.liveBytes;
-        const grads = shapes.map((shape, i) => tensor(values[i]!, { shape, device: where }));
-        const first = await valueOf(F.globalGradNorm(grads));
-        expect(Math.abs(first - expected) / expected).toBeLessThanOrEqual(tolerance("forward", ["f32"], count));
-        expect(await valueOf(F.globalGradNorm(grads)), "the same bits again").toBe(first);
-        for (const g of grads) g.dispose();
-        expect(where.pool.stats.liveBytes).toBe(live);
-      }
-    });
-  }
-
-  it("is NaN where one element is not finite, or the sum of squares", async () => {
-    for (const bad of [NaN, Infinity, -Infinity, 1e30]) {
-      for (const [size, at] of [[1, 0], [70, 69], [5000, 4321]] as const) {
-        const values = new Float32Array(size).fill(0.5);
-        values[at] = bad;
-        using g = tensor(values, { device });
-        using other = F.ones([5], { device });
-        expect(await valueOf(F.globalGradNorm([other, g]))).toBeNaN();
-      }
-    }
-  });
-
-  it("takes no 16-bit gradients", () => {
-    using g = F.ones([4], { dtype: "bf16", device });
-    expect(() => F.globalGradNorm([g])).toThrow(/not f32/);
-  });
-});
-
-describe("adamwPrepare", () => {
-  const { step, factor, skip, skipped, norm: place, scale, good } = F.ADAMW_STATE;
-
-  it("holds to the norm given, and takes out the scale of the losses", async () => {
-    for (const [norm, most, expected] of [[2, 1, 0.5], [0.5, 1, 1], [0, 1, 1], [5, Infinity, 1], [1000, 2.5, 0.0025]] as const) {
-      for (const by of [1, 2 ** 16, 3]) {
-        using n = tensor([norm * by], { device });
-        using state = F.adamwState(1, { scale: by, device });
-        F.adamwPrepare(state, n, { maxNorm: most });
-        const values = await state.data();
-        expect(Math.abs(values[factor]! * by / expected - 1)).toBeLessThan(1e-5);
-        expect(Math.abs(values[place]! - norm)).toBeLessThanOrEqual(1e-6 * norm);
-        expect([values[step], values[skip], values[skipped], values[scale]]).toEqual([1, 0, 0, by]);
-      }
-    }
-    using n = tensor([1], { device });
-    using state = F.adamwState(1, { device });
-    expect(() => F.adamwPrepare(state, n, { maxNorm: 0 })).toThrow(/more than 0/);
-  });
-
-  it("skips where the norm or something watched is not finite, and counts it", async () => {
-    using fine = tensor([1], { device });
-    using state = F.adamwState(1, { device });
-    for (const bad of [NaN, Infinity, -Infinity]) {
-      using norm = tensor([bad], { device });
-      using watched = tensor([0, 1, bad, 2, 3], { device });
-      F.adamwPrepare(state, norm);
-      F.adamwPrepare(state, fine, { watched });
-    }
-    let values = await state.data();
-    expect([values[step], values[skip], values[skipped]]).toEqual([0, 1, 6]);
-    using watched = tensor([0, 1, 2], { device });
-    F.adamwPrepare(state, fine, { watched });
-    values = await state.data();
-    expect([values[step], values[skip], values[skipped]]).toEqual([1, 0, 6]);
-  });
-
-  it("moves the scale of the losses as GradScaler does", async () => {
-    using fine = tensor([1], { device });
-    using bad = tensor([NaN], { device });
-    using state = F.adamwState(1, { scale: 8, device });
-    const lossScaling = { growthFactor: 4, backoffFactor: 0.25, growthInterval: 3 };
-    const seen: number[][] = [];
-    for (const norm of [fine, fine, fine, fine, fine, bad, fine, fine, fine, bad, bad, bad, bad]) {
-      F.adamwPrepare(state, norm, { lossScaling });
-      const values = await state.data();
-      seen.push([values[scale]!, values[good]!]);
-    }
-    expect(seen).toEqual([[8, 1], [8, 2], [32, 0], [32, 1], [32, 2], [8, 0], [8, 1], [8, 2], [32, 0], [8, 0], [2, 0], [1, 0], [1, 0]]);
-    F.adamwPrepare(state, fine);
-    expect((await state.data())[good], "without scaling").toBe(0);
-    for (const wrong of [{ growthFactor: 0.5 }, { backoffFactor: 0 }, { backoffFactor: 2 }, { growthInterval: 1.5 }]) {
-      expect(() => F.adamwPrepare(state, fine, { lossScaling: wrong })).toThrow(/growth by/);
-    }
-  });
-});
-
 const parameters: readonly Shaped[] = [
   { shape: [1], dtype: "f32", decay: true },
   { shape: [3], dtype: "bf16", decay: false },
@@ -134,16 +33,37 @@ describe("AdamW", () => {
         const live = where.pool.stats.liveBytes;
         const random = randomFrom(seed);
         const starts = parameters.map(({ shape }) => uniform(sizeOf(shape), random));
-        const tensors = parameters.map(({ shape, dtype }, i) => tensor(starts[i]!, { shape, dtype, device: where, requiresGrad: true }));
-        const masters = tensors.map((t, i) => (t.dtype === "f32" ? undefined : tensor(starts[i]!, { shape: t.shape, device: where })));
+        const tensors = parameters.map(({ shape, dtype }, i) =>
+          tensor(starts[i]!, { shape, dtype, device: where, requiresGrad: true }),
+        );
+        const masters = tensors.map((t, i) =>
+          t.dtype === "f32" ? undefined : tensor(starts[i]!, { shape: t.shape, device: where }),
+        );
         const optimizer = new AdamW(
-          tensors.map((t, i) => ({ name: `p${i}`, tensor: t, decay: parameters[i]!.decay, ...(masters[i] && { master: masters[i] }) })),
+          tensors.map((t, i) => ({
+            name: `p${i}`,
+            tensor: t,
+            decay: parameters[i]!.decay,
+            ...(masters[i] && { master: masters[i] }),
+          })),
           options,
         );
         for (const t of masters) t?.dispose();
-        const references = starts.map((p): Reference => ({ p: p.slice(), m: new Float64Array(p.length), v: new Float64Array(p.length) }));
+        const references = starts.map((p): Reference => ({
+          p: p.slice(),
+          m: new Float64Array(p.length),
+          v: new Float64Array(p.length),
+        }));
         const averages = starts.map((p) => p.slice());
-        const settings = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, maxNorm: Infinity, emaDecay: 0, ...options };
+        const settings = {
+          beta1: 0.9,
+          beta2: 0.999,
+          epsilon: 1e-8,
+          weightDecay: 0,
+          maxNorm: Infinity,
+          emaDecay: 0,
+          ...options,
+        };
         let lr = options.lr;
         let taken = 0;
         for (let step = 1; step <= 20; step++) {
@@ -157,7 +77,14 @@ describe("AdamW", () => {
           const norm = Math.sqrt(grads.reduce((sum, g) => sum + g.reduce((s, x) => s + x * x, 0), 0));
           const factor = Math.min(1, settings.maxNorm / (norm + 1e-6));
           for (const [i, r] of references.entries()) {
-            referenceStep(r, grads[i]!.map((x) => x * factor), taken, lr, parameters[i]!.decay ? settings.weightDecay : 0, [settings.beta1, settings.beta2, settings.epsilon]);
+            referenceStep(
+              r,
+              grads[i]!.map((x) => x * factor),
+              taken,
+              lr,
+              parameters[i]!.decay ? settings.weightDecay : 0,
+              [settings.beta1, settings.beta2, settings.epsilon],
+            );
             averages[i] = averages[i]!.map((x, k) => settings.emaDecay * x + (1 - settings.emaDecay) * r.p[k]!);
           }
         }
@@ -168,17 +95,27 @@ describe("AdamW", () => {
           const master = await (dict[`p${i}.master`] ?? t).data();
           expect(relativeL2(master, p), `parameter ${i}`).toBeLessThanOrEqual(allowed);
           // Against the way it has come, of which f32 parameters of about 1 lose a little at each step.
-          expect(relativeL2(master.map((x, k) => x - starts[i]![k]!), p.map((x, k) => x - starts[i]![k]!)), `movement of ${i}`).toBeLessThanOrEqual(20 * allowed);
+          expect(
+            relativeL2(
+              master.map((x, k) => x - starts[i]![k]!),
+              p.map((x, k) => x - starts[i]![k]!),
+            ),
+            `movement of ${i}`,
+          ).toBeLessThanOrEqual(20 * allowed);
           expect(relativeL2(await dict[`p${i}.m`]!.data(), m), `m of ${i}`).toBeLessThanOrEqual(allowed);
           expect(relativeL2(await dict[`p${i}.v`]!.data(), v), `v of ${i}`).toBeLessThanOrEqual(allowed);
-          expect([...(await t.data())], `what the model computes with of ${i}`).toEqual([...master].map((x) => round(x, t.dtype)));
+          expect([...(await t.data())], `what the model computes with of ${i}`).toEqual(
+            [...master].map((x) => round(x, t.dtype)),
+          );
         }
         const kept = optimizer.averages();
         expect(Object.keys(kept)).toEqual(settings.emaDecay ? parameters.map((_, i) => `p${i}`) : []);
         for (const [key, average] of Object.entries(kept)) {
           const i = Number(key.slice(1));
           const moved = (values: ArrayLike<number>): number[] => Array.from(values, (x, k) => x - starts[i]![k]!);
-          expect(relativeL2(moved(await average.data()), moved(averages[i]!)), `average of ${key}`).toBeLessThanOrEqual(20 * allowed);
+          expect(relativeL2(moved(await average.data()), moved(averages[i]!)), `average of ${key}`).toBeLessThanOrEqual(
+            20 * allowed,
+          );
         }
         const report = await optimizer.report();
         expect(report).toMatchObject({ step: 19, skipped: 1, lr: Math.fround(lr) });
@@ -194,7 +131,12 @@ describe("AdamW", () => {
     using p = tensor(uniform(70, randomFrom(seed)), { device, requiresGrad: true });
     using q = tensor(uniform(9, randomFrom(seed + 1)), { dtype: "bf16", device, requiresGrad: true });
     const optimizer = new AdamW([p, q], { lr: 0.1, weightDecay: 0.5, maxNorm: 1, emaDecay: 0.5 });
-    const all = (): Promise<number[][]> => Promise.all([p, q, ...Object.values(optimizer.stateDict()).slice(1), ...Object.values(optimizer.averages())].map(async (t) => [...(await t.data())]));
+    const all = (): Promise<number[][]> =>
+      Promise.all(
+        [p, q, ...Object.values(optimizer.stateDict()).slice(1), ...Object.values(optimizer.averages())].map(
+          async (t) => [...(await t.data())],
+        ),
+      );
     setGradient(p, new Float32Array(70).fill(0.5));
     setGradient(q, new Float32Array(9).fill(-0.5));
     optimizer.step();
@@ -296,15 +238,33 @@ describe("AdamW", () => {
   it("agrees with float64 where gradients come late, now and then, or not at all; averages move with every step", async () => {
     const shapes: readonly (readonly number[])[] = [[33], [5, 7], [70], [3], [9, 4], [5]];
     /** Whether a parameter has a gradient in a step (from 1); the fourth matrix is moved by Muon. */
-    const has: readonly ((step: number) => boolean)[] = [() => true, (s) => s > 5, (s) => s % 2 === 1, (s) => s === 2, (s) => s > 4, () => false];
+    const has: readonly ((step: number) => boolean)[] = [
+      () => true,
+      (s) => s > 5,
+      (s) => s % 2 === 1,
+      (s) => s === 2,
+      (s) => s > 4,
+      () => false,
+    ];
     for (const where of [device, small]) {
       const random = randomFrom(seed);
       const starts = shapes.map((shape) => uniform(sizeOf(shape), random));
-      const tensors = shapes.map((shape, i) => tensor(starts[i]!, { shape, device: where, requiresGrad: true, dtype: i === 2 ? "bf16" : "f32" }));
-      const masters = tensors.map((t, i) => (t.dtype === "f32" ? undefined : tensor(starts[i]!, { shape: t.shape, device: where })));
-      const optimizer = new AdamW(tensors.map((t, i) => ({ tensor: t, muon: i === 4, ...(masters[i] && { master: masters[i] }) })), { lr: 0.01, weightDecay: 0.1, emaDecay: 0.9, maxNorm: 2, momentum: 0 });
+      const tensors = shapes.map((shape, i) =>
+        tensor(starts[i]!, { shape, device: where, requiresGrad: true, dtype: i === 2 ? "bf16" : "f32" }),
+      );
+      const masters = tensors.map((t, i) =>
+        t.dtype === "f32" ? undefined : tensor(starts[i]!, { shape: t.shape, device: where }),
+      );
+      const optimizer = new AdamW(
+        tensors.map((t, i) => ({ tensor: t, muon: i === 4, ...(masters[i] && { master: masters[i] }) })),
+        { lr: 0.01, weightDecay: 0.1, emaDecay: 0.9, maxNorm: 2, momentum: 0 },
+      );
       for (const t of masters) t?.dispose();
-      const references = starts.map((p): Reference => ({ p: p.slice(), m: new Float64Array(p.length), v: new Float64Array(p.length) }));
+      const references = starts.map((p): Reference => ({
+        p: p.slice(),
+        m: new Float64Array(p.length),
+        v: new Float64Array(p.length),
+      }));
       const averages = starts.map((p) => p.slice());
       const taken = shapes.map(() => 0);
       for (let step = 1; step <= 12; step++) {
@@ -318,7 +278,16 @@ describe("AdamW", () => {
         if (isBad) continue;
         const norm = Math.sqrt(ready.reduce((sum, i) => sum + grads[i]!.reduce((all, x) => all + x * x, 0), 0));
         const factor = Math.min(1, 2 / (norm + 1e-6));
-        for (const i of ready) if (i !== 4) referenceStep(references[i]!, grads[i]!.map((x) => x * factor), ++taken[i]!, 0.01, 0.1, [0.9, 0.999, 1e-8]);
+        for (const i of ready)
+          if (i !== 4)
+            referenceStep(
+              references[i]!,
+              grads[i]!.map((x) => x * factor),
+              ++taken[i]!,
+              0.01,
+              0.1,
+              [0.9, 0.999, 1e-8],
+            );
         if (ready.includes(4)) {
           taken[4]!++;
           references[4]!.p.set(await tensors[4]!.data()); // its step is tested in muon.test.ts
@@ -335,7 +304,10 @@ describe("AdamW", () => {
           continue;
         }
         const moved = (values: ArrayLike<number>): number[] => Array.from(values, (x, k) => x - starts[i]![k]!);
-        expect(relativeL2(moved(await (dict[`${i}.master`] ?? t).data()), moved(references[i]!.p)), `movement of ${i}`).toBeLessThanOrEqual(allowed);
+        expect(
+          relativeL2(moved(await (dict[`${i}.master`] ?? t).data()), moved(references[i]!.p)),
+          `movement of ${i}`,
+        ).toBeLessThanOrEqual(allowed);
         expect(relativeL2(moved(average), moved(averages[i]!)), `average of ${i}`).toBeLessThanOrEqual(allowed);
       }
       zeroGradients(tensors);
@@ -361,7 +333,8 @@ describe("AdamW", () => {
     for (let k = 0; k < 4; k++) step(eager, [1, 2]);
     expect([...(await captured.optimizer.steps.select(1, 0).data())]).toEqual([2, 4, 5]);
     for (const [i, t] of captured.all.entries()) expect(await t.data()).toEqual(await eager.all[i]!.data());
-    for (const [name, t] of Object.entries(captured.optimizer.averages())) expect(await t.data()).toEqual(await eager.optimizer.averages()[name]!.data());
+    for (const [name, t] of Object.entries(captured.optimizer.averages()))
+      expect(await t.data()).toEqual(await eager.optimizer.averages()[name]!.data());
     loop.dispose();
     for (const { all, optimizer } of [eager, captured]) for (const t of [...all, optimizer]) t.dispose();
   });
@@ -393,7 +366,10 @@ describe("AdamW", () => {
 
   it("gives step counts to the parameters of their names, in whatever order they are", async () => {
     const make = (order: readonly string[]): { tensors: Record<string, Tensor>; optimizer: AdamW } => {
-      const tensors: Record<string, Tensor> = { a: tensor([1], { device, requiresGrad: true }), b: tensor([1], { device, requiresGrad: true }) };
+      const tensors: Record<string, Tensor> = {
+        a: tensor([1], { device, requiresGrad: true }),
+        b: tensor([1], { device, requiresGrad: true }),
+      };
       return { tensors, optimizer: new AdamW(order.map((name) => ({ name, tensor: tensors[name]! })), { lr: 0.1 }) }; // prettier-ignore
     };
     const [saved, other] = [make(["a", "b"]), make(["b", "a"])];
@@ -404,70 +380,83 @@ describe("AdamW", () => {
     zeroGradients(Object.values(saved.tensors));
     await other.optimizer.loadStateDict(saved.optimizer.stateDict());
     expect([...(await other.optimizer.steps.select(1, 0).data())]).toEqual([0, 4]);
-    for (const { tensors, optimizer } of [saved, other]) for (const t of [...Object.values(tensors), optimizer]) t.dispose();
+    for (const { tensors, optimizer } of [saved, other])
+      for (const t of [...Object.values(tensors), optimizer]) t.dispose();
   });
 
-  it.each([[[33]], [[3, 11]]])("replays a captured training step of %o (a matrix by Muon), rate and count from the device", async (shape) => {
-    const muon = shape.length === 2;
-    const make = (): { w: Tensor; optimizer: AdamW } => {
-      const w = tensor(uniform(33, randomFrom(seed)), { shape, device, requiresGrad: true });
-      return { w, optimizer: new AdamW([{ tensor: w, muon }], { lr: 0.05, weightDecay: 0.1, maxNorm: 3 }) };
-    };
-    using x = tensor(uniform(33, randomFrom(seed + 1)), { shape, device });
-    const train = ({ w, optimizer }: ReturnType<typeof make>): void => {
-      scope(() => backward(F.sum(F.square(F.sub(w, x)))));
-      optimizer.step();
-      zeroGradients([w]);
-    };
-    const [eager, captured] = [make(), make()];
-    const loop = await capture(() => train(captured), { device, verify: true });
-    train(eager);
-    for (let step = 2; step <= 6; step++) {
-      if (step === 4) eager.optimizer.lr = captured.optimizer.lr = 0.01;
-      train(eager);
-      loop.replay();
-    }
-    expect([...(await captured.w.data())]).toEqual([...(await eager.w.data())]);
-    expect((await captured.optimizer.report()).step).toBe(6);
-    loop.dispose();
-    for (const { w, optimizer } of [eager, captured]) {
-      optimizer.dispose();
-      w.dispose();
-    }
-  });
-
-  it.each([[[21]], [[3, 7]]])("of %o (a matrix by Muon) goes on from a state dict with the same bits", async (shape) => {
-    const random = randomFrom(seed);
-    const start = uniform(21, random);
-    const grads = Array.from({ length: 6 }, () => uniform(21, random));
-    // Settings are the caller's to repeat: only what is learned is in the dict.
-    const make = (values: ArrayLike<number>): { p: Tensor; optimizer: AdamW } => {
-      const p = tensor(Float32Array.from(values), { shape, dtype: "bf16", device, requiresGrad: true });
-      return { p, optimizer: new AdamW([{ name: "w", tensor: p, muon: shape.length === 2 }], { lr: 0.02, weightDecay: 0.1 }) };
-    };
-    const steps = ({ p, optimizer }: ReturnType<typeof make>, from: number, to: number): void => {
-      for (const g of grads.slice(from, to)) {
-        setGradient(p, g);
+  it.each([[[33]], [[3, 11]]])(
+    "replays a captured training step of %o (a matrix by Muon), rate and count from the device",
+    async (shape) => {
+      const muon = shape.length === 2;
+      const make = (): { w: Tensor; optimizer: AdamW } => {
+        const w = tensor(uniform(33, randomFrom(seed)), { shape, device, requiresGrad: true });
+        return { w, optimizer: new AdamW([{ tensor: w, muon }], { lr: 0.05, weightDecay: 0.1, maxNorm: 3 }) };
+      };
+      using x = tensor(uniform(33, randomFrom(seed + 1)), { shape, device });
+      const train = ({ w, optimizer }: ReturnType<typeof make>): void => {
+        scope(() => backward(F.sum(F.square(F.sub(w, x)))));
         optimizer.step();
+        zeroGradients([w]);
+      };
+      const [eager, captured] = [make(), make()];
+      const loop = await capture(() => train(captured), { device, verify: true });
+      train(eager);
+      for (let step = 2; step <= 6; step++) {
+        if (step === 4) eager.optimizer.lr = captured.optimizer.lr = 0.01;
+        train(eager);
+        loop.replay();
       }
-    };
-    const [through, first, second] = [make(start), make(start), make(new Float32Array(21))];
-    steps(through, 0, 6);
-    steps(first, 0, 3);
-    second.optimizer.lr = 1;
-    await second.optimizer.loadStateDict(first.optimizer.stateDict());
-    await second.optimizer.loadStateDict(second.optimizer.stateDict());
-    expect(second.optimizer.lr).toBe(Math.fround(0.02));
-    expect([...(await second.p.data())], "written from the master").toEqual([...(await first.p.data())]);
-    steps(second, 3, 6);
-    const [a, b] = [through, second].map(({ p, optimizer }) => ({ p, ...optimizer.stateDict() }) as Record<string, Tensor>) as [Record<string, Tensor>, Record<string, Tensor>];
-    for (const name of Object.keys(a)) expect([...(await b[name]!.data())], `${name} goes on`).toEqual([...(await a[name]!.data())]);
-    for (const { p, optimizer } of [through, first, second]) {
-      optimizer.dispose();
-      zeroGradients([p]);
-      p.dispose();
-    }
-  });
+      expect([...(await captured.w.data())]).toEqual([...(await eager.w.data())]);
+      expect((await captured.optimizer.report()).step).toBe(6);
+      loop.dispose();
+      for (const { w, optimizer } of [eager, captured]) {
+        optimizer.dispose();
+        w.dispose();
+      }
+    },
+  );
+
+  it.each([[[21]], [[3, 7]]])(
+    "of %o (a matrix by Muon) goes on from a state dict with the same bits",
+    async (shape) => {
+      const random = randomFrom(seed);
+      const start = uniform(21, random);
+      const grads = Array.from({ length: 6 }, () => uniform(21, random));
+      // Settings are the caller's to repeat: only what is learned is in the dict.
+      const make = (values: ArrayLike<number>): { p: Tensor; optimizer: AdamW } => {
+        const p = tensor(Float32Array.from(values), { shape, dtype: "bf16", device, requiresGrad: true });
+        return {
+          p,
+          optimizer: new AdamW([{ name: "w", tensor: p, muon: shape.length === 2 }], { lr: 0.02, weightDecay: 0.1 }),
+        };
+      };
+      const steps = ({ p, optimizer }: ReturnType<typeof make>, from: number, to: number): void => {
+        for (const g of grads.slice(from, to)) {
+          setGradient(p, g);
+          optimizer.step();
+        }
+      };
+      const [through, first, second] = [make(start), make(start), make(new Float32Array(21))];
+      steps(through, 0, 6);
+      steps(first, 0, 3);
+      second.optimizer.lr = 1;
+      await second.optimizer.loadStateDict(first.optimizer.stateDict());
+      await second.optimizer.loadStateDict(second.optimizer.stateDict());
+      expect(second.optimizer.lr).toBe(Math.fround(0.02));
+      expect([...(await second.p.data())], "written from the master").toEqual([...(await first.p.data())]);
+      steps(second, 3, 6);
+      const [a, b] = [through, second].map(
+        ({ p, optimizer }) => ({ p, ...optimizer.stateDict() }) as Record<string, Tensor>,
+      ) as [Record<string, Tensor>, Record<string, Tensor>];
+      for (const name of Object.keys(a))
+        expect([...(await b[name]!.data())], `${name} goes on`).toEqual([...(await a[name]!.data())]);
+      for (const { p, optimizer } of [through, first, second]) {
+        optimizer.dispose();
+        zeroGradients([p]);
+        p.dispose();
+      }
+    },
+  );
 
   it("says what is wrong", async () => {
     using p = F.zeros([4], { device, requiresGrad: true });
@@ -475,7 +464,16 @@ describe("AdamW", () => {
     using other = F.zeros([5], { device });
     using rows = F.zeros([3, 3], { device });
     expect(() => new AdamW([p], { lr: NaN })).toThrow(/learning rate NaN/);
-    expect(() => new AdamW([{ name: "a", tensor: p }, { name: "a", tensor: half }], { lr: 1 })).toThrow(/two parameters/);
+    expect(
+      () =>
+        new AdamW(
+          [
+            { name: "a", tensor: p },
+            { name: "a", tensor: half },
+          ],
+          { lr: 1 },
+        ),
+    ).toThrow(/two parameters/);
     expect(() => new AdamW([p], { lr: 1, momentum: 1 })).toThrow(/momentum 1 of Muon/);
     expect(() => new AdamW([p], { lr: 1, weightDecay: -1 })).toThrow(/weightDecay -1/);
     expect(() => new AdamW([p], { lr: 1, emaDecay: 1 })).toThrow(/decay 1 of the moving averages/);
@@ -500,7 +498,9 @@ describe("AdamW", () => {
     expect(() => F.adamwCount(steps, state, 1, 2)).toThrow(/rows 1 to 2/);
     expect(() => F.adamwCount(rows.slice(1, 0, 2), state, 0, 1)).toThrow(/f32 \[parameters, 3\]/);
     expect(() => F.adamwCount(steps, p, 0, 1)).toThrow(/adamwState/);
-    expect(() => F.adamwStep({ master: p, m: p, v: p, grad: p, steps: { table: steps, row: 2 } }, state)).toThrow(/rows 2 to 2/);
+    expect(() => F.adamwStep({ master: p, m: p, v: p, grad: p, steps: { table: steps, row: 2 } }, state)).toThrow(
+      /rows 2 to 2/,
+    );
     expect(() => F.emaStep(p, other, state, 0.5)).toThrow(/one shape/);
     expect(() => F.emaStep(p, p, state, 2)).toThrow(/decay 2/);
   });

@@ -18,7 +18,8 @@ afterEach(() => {
   for (const device of opened.splice(0)) device.destroy();
 });
 
-const mib = (count: number, device: Device, label?: string): Tensor => empty([(count * MiB) / 4], { device, ...(label && { label }) });
+const mib = (count: number, device: Device, label?: string): Tensor =>
+  empty([(count * MiB) / 4], { device, ...(label && { label }) });
 
 it("the next sync() rejects with the size, its label and the table of what was alive; the device stays usable", async () => {
   const { device } = await open(100 * MiB);
@@ -29,7 +30,9 @@ it("the next sync() rejects with the size, its label and the table of what was a
   F.copyInto(logits, one.expand([12 * MiB]));
   const error = await errorOf(() => device.sync());
   expect(error).toBeInstanceOf(OutOfMemoryError);
-  expect(error.message).toMatch(/^logits: 48\.0 MiB asked for, the GPU has no more memory; 64\.0 MiB were held, the budget is 112\.0 MiB from now on\..*smaller batch.*Alive:\n +64\.0 MiB +1 × /s);
+  expect(error.message).toMatch(
+    /^logits: 48\.0 MiB asked for, the GPU has no more memory; 64\.0 MiB were held, the budget is 112\.0 MiB from now on\..*smaller batch.*Alive:\n +64\.0 MiB +1 × /s,
+  );
   expect(error.message).not.toContain("previous error");
   logits.dispose();
   await device.sync();

@@ -43,8 +43,18 @@ describe("profile()", () => {
     expect(kernels.reduce((sum, r) => sum + r.launches, 0)).toBe(result.launches.length);
     const map = kernels.find((r) => r.name === "map")!;
     expect(map.gbytesPerSecond).toBeCloseTo((3 * 2 * 4 * 65536) / map.ms / 1e6, 3);
-    expect(result.byModule().map((r) => r.name).toSorted()).toEqual(["(top)", "layers.0", "layers.1"]);
-    expect(result.byModule(1).map((r) => r.name).toSorted()).toEqual(["(top)", "layers"]);
+    expect(
+      result
+        .byModule()
+        .map((r) => r.name)
+        .toSorted(),
+    ).toEqual(["(top)", "layers.0", "layers.1"]);
+    expect(
+      result
+        .byModule(1)
+        .map((r) => r.name)
+        .toSorted(),
+    ).toEqual(["(top)", "layers"]);
   });
 
   it("prints a table whose lines are of one length", async () => {
@@ -59,7 +69,9 @@ describe("profile()", () => {
 
   it("writes events that Chrome's viewer reads", async () => {
     using x = F.randn([64, 64]);
-    const { traceEvents } = JSON.parse(JSON.stringify((await profile(() => program(x))).chromeTrace())) as { traceEvents: Record<string, unknown>[] };
+    const { traceEvents } = JSON.parse(JSON.stringify((await profile(() => program(x))).chromeTrace())) as {
+      traceEvents: Record<string, unknown>[];
+    };
     expect(traceEvents.length).toBeGreaterThan(4);
     for (const event of traceEvents) {
       expect(event).toMatchObject({ ph: "X", cat: "gpu", pid: 0, tid: 0 });

@@ -1,6 +1,25 @@
 /** The random numbers: Philox against its published vectors, the kernels against the host's Philox, and what seeds, steps and sites do. */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { ArgumentError, AutogradError, CaptureError, Device, F, Generator, backward, bf16Bits, bf16Value, capture, f16Bits, f16Value, manualSeed, philox, scope, sizeOf, tensor, unitFloat } from "../../index.ts";
+import {
+  ArgumentError,
+  AutogradError,
+  CaptureError,
+  Device,
+  F,
+  Generator,
+  backward,
+  bf16Bits,
+  bf16Value,
+  capture,
+  f16Bits,
+  f16Value,
+  manualSeed,
+  philox,
+  scope,
+  sizeOf,
+  tensor,
+  unitFloat,
+} from "../../index.ts";
 import type { DType } from "../../index.ts";
 
 let device: Device;
@@ -12,17 +31,37 @@ afterAll(() => device.destroy());
 describe("philox on the host", () => {
   // From the known answers that come with Random123, the authors' own implementation.
   it.each([
-    [[0, 0, 0, 0], [0, 0], [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]],
-    [[0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff], [0xffffffff, 0xffffffff], [0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd]],
-    [[0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344], [0xa4093822, 0x299f31d0], [0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1]],
+    [
+      [0, 0, 0, 0],
+      [0, 0],
+      [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8],
+    ],
+    [
+      [0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff],
+      [0xffffffff, 0xffffffff],
+      [0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd],
+    ],
+    [
+      [0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344],
+      [0xa4093822, 0x299f31d0],
+      [0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1],
+    ],
   ] as const)("counter %j, key %j", (counter, key, expected) => {
     expect(philox(counter, key)).toEqual(expected);
   });
 });
 
 /** What `uniform` draws in [0, 1), by the host's Philox. */
-function expectedUniform(count: number, seed: readonly [number, number], step: number, sample: number, site: number): Float32Array {
-  return Float32Array.from({ length: count }, (_, i) => unitFloat(philox([Math.floor(i / 4), sample, step, site], seed)[i % 4]!));
+function expectedUniform(
+  count: number,
+  seed: readonly [number, number],
+  step: number,
+  sample: number,
+  site: number,
+): Float32Array {
+  return Float32Array.from({ length: count }, (_, i) =>
+    unitFloat(philox([Math.floor(i / 4), sample, step, site], seed)[i % 4]!),
+  );
 }
 
 describe("the kernels draw the host's numbers", () => {
@@ -35,11 +74,16 @@ describe("the kernels draw the host's numbers", () => {
     using generator = disposable(new Generator(seed, { device }));
     generator.value.setStep(step, sample);
     using y = F.uniform(shape, 0, 1, { generator: generator.value, site, device });
-    expect(await y.data()).toEqual(expectedUniform(sizeOf(shape), [seed % 2 ** 32, Math.floor(seed / 2 ** 32)], step, sample, site));
+    expect(await y.data()).toEqual(
+      expectedUniform(sizeOf(shape), [seed % 2 ** 32, Math.floor(seed / 2 ** 32)], step, sample, site),
+    );
   });
 
   it("in the windows of a tensor larger than a binding", async () => {
-    const small = await Device.create({ poison: true, limits: { maxStorageBufferBindingSize: 4096, minStorageBufferOffsetAlignment: 256 } });
+    const small = await Device.create({
+      poison: true,
+      limits: { maxStorageBufferBindingSize: 4096, minStorageBufferOffsetAlignment: 256 },
+    });
     using generator = disposable(new Generator(9, { device: small }));
     const y = F.uniform([3001], 0, 1, { generator: generator.value, site: 2, device: small });
     expect(await y.data()).toEqual(expectedUniform(3001, [9, 0], 0, 0, 2));
@@ -88,7 +132,8 @@ describe("what the numbers depend on", () => {
 describe("moments of 2^18 numbers", () => {
   const N = 2 ** 18;
   const moments = (x: ArrayLike<number>): { mean: number; variance: number; skew: number; kurtosis: number } => {
-    const power = (k: number, mean: number): number => Array.from(x).reduce((sum, v) => sum + (v - mean) ** k, 0) / x.length;
+    const power = (k: number, mean: number): number =>
+      Array.from(x).reduce((sum, v) => sum + (v - mean) ** k, 0) / x.length;
     const mean = power(1, 0);
     const variance = power(2, mean);
     return { mean, variance, skew: power(3, mean) / variance ** 1.5, kurtosis: power(4, mean) / variance ** 2 };
@@ -153,7 +198,10 @@ describe("uniform stays in [low, high) of its dtype", () => {
     if (new Set(values).size > 100) expect(Math.abs(middle - 0.5)).toBeLessThan(5 / Math.sqrt(4 * N) + 0.01);
   });
 
-  it.each([["f16", f16Bits, f16Value], ["bf16", bf16Bits, bf16Value]] as const)("%s: draws below the bound are the rounded f32 draws", async (dtype, bits, value) => {
+  it.each([
+    ["f16", f16Bits, f16Value],
+    ["bf16", bf16Bits, bf16Value],
+  ] as const)("%s: draws below the bound are the rounded f32 draws", async (dtype, bits, value) => {
     const [wide, narrow] = [await drawn(0, 1, "f32"), await drawn(0, 1, dtype)];
     const rounded = wide.map((v) => value(bits(v)));
     expect(rounded.filter((v) => v === 1).length).toBeGreaterThan(0);
@@ -200,7 +248,10 @@ describe("dropout", () => {
     expect(new Set(base)).toEqual(new Set([0, Math.fround(1 / 0.75)]));
     const share = base.filter((v) => v > 0).length / n;
     expect(Math.abs(share - 0.75)).toBeLessThan(5 * Math.sqrt((0.25 * 0.75) / n));
-    for (const [step, site] of [[1, 0], [0, 1]] as const) {
+    for (const [step, site] of [
+      [1, 0],
+      [0, 1],
+    ] as const) {
       const other = await mask(step, site);
       // Independent masks agree where both keep or both drop: 0.75² + 0.25².
       const agree = other.filter((v, i) => v > 0 === base[i]! > 0).length / n;

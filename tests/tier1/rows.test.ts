@@ -17,21 +17,56 @@ describe("refusals come before any work and name the op", () => {
   const generator = (): Generator => new Generator(1, { device });
   const refusals: [string, () => unknown, typeof ShapeError | typeof DTypeError | typeof ArgumentError, RegExp][] = [
     ["rmsNorm of a scalar", () => F.rmsNorm(random([])), ShapeError, /rmsNorm.*\[\.\.\., C\]/],
-    ["rmsNorm with a weight of another length", () => F.rmsNorm(random([2, 4]), random([3])), ShapeError, /rmsNorm: weight.*\[2, 4\].*\[4\]/],
+    [
+      "rmsNorm with a weight of another length",
+      () => F.rmsNorm(random([2, 4]), random([3])),
+      ShapeError,
+      /rmsNorm: weight.*\[2, 4\].*\[4\]/,
+    ],
     ["rmsNorm with eps 0", () => F.rmsNorm(random([2, 4]), null, 0), ArgumentError, /eps 0/],
-    ["layerNorm with a bias of rank 2", () => F.layerNorm(random([2, 4]), null, random([1, 4])), ShapeError, /layerNorm: bias/],
+    [
+      "layerNorm with a bias of rank 2",
+      () => F.layerNorm(random([2, 4]), null, random([1, 4])),
+      ShapeError,
+      /layerNorm: bias/,
+    ],
     ["layerNorm of integers", () => F.layerNorm(F.arange(4, undefined, 1, { device })), DTypeError, /layerNorm.*i32/],
     ["softmax of integers", () => F.softmax(F.arange(4, undefined, 1, { device })), DTypeError, /softmax.*i32/],
-    ["softmax along a dimension that is not there", () => F.softmax(random([2, 3]), 2), ShapeError, /softmax: dimension 2/],
+    [
+      "softmax along a dimension that is not there",
+      () => F.softmax(random([2, 3]), 2),
+      ShapeError,
+      /softmax: dimension 2/,
+    ],
     ["logSoftmax of a scalar", () => F.logSoftmax(random([])), ShapeError, /logSoftmax/],
-    ["rope with an odd head", () => F.rope(random([2, 3]), F.arange(2, undefined, 1, { device })), ShapeError, /rope.*odd/],
-    ["rope with too few positions", () => F.rope(random([1, 2, 5, 4]), F.arange(4, undefined, 1, { device })), ShapeError, /\[5\] or \[1, 5\]/],
+    [
+      "rope with an odd head",
+      () => F.rope(random([2, 3]), F.arange(2, undefined, 1, { device })),
+      ShapeError,
+      /rope.*odd/,
+    ],
+    [
+      "rope with too few positions",
+      () => F.rope(random([1, 2, 5, 4]), F.arange(4, undefined, 1, { device })),
+      ShapeError,
+      /\[5\] or \[1, 5\]/,
+    ],
     ["rope with float positions", () => F.rope(random([3, 4]), random([3])), DTypeError, /positions.*i32 or u32/],
-    ["rope of five dimensions", () => F.rope(random([1, 1, 1, 3, 4]), F.arange(3, undefined, 1, { device })), ShapeError, /rope/],
+    [
+      "rope of five dimensions",
+      () => F.rope(random([1, 1, 1, 3, 4]), F.arange(3, undefined, 1, { device })),
+      ShapeError,
+      /rope/,
+    ],
     ["swiglu of two shapes", () => F.swiglu(random([2, 4]), random([4])), ShapeError, /swiglu.*one shape/],
     ["swiglu of an odd tensor", () => F.swiglu(random([2, 3])), ShapeError, /swiglu.*2F/],
     ["gelu of integers", () => F.gelu(F.arange(4, undefined, 1, { device })), DTypeError, /gelu.*i32/],
-    ["dropout with p = 1", () => F.dropout(random([2]), 1, { generator: generator(), site: 0 }), ArgumentError, /dropout: p 1/],
+    [
+      "dropout with p = 1",
+      () => F.dropout(random([2]), 1, { generator: generator(), site: 0 }),
+      ArgumentError,
+      /dropout: p 1/,
+    ],
   ];
   it.each(refusals)("%s", (_, run, kind, message) => {
     const attempt = (): unknown => scope(() => run());
@@ -49,7 +84,10 @@ describe("replays read positions and steps from the GPU", () => {
     const captured = await capture(
       () => {
         const y = F.rope(x, position);
-        F.copyFrom(position, scope(() => F.add(position, step)));
+        F.copyFrom(
+          position,
+          scope(() => F.add(position, step)),
+        );
         return y;
       },
       { device, verify: true },

@@ -10,7 +10,8 @@ import { drawRef } from "../reference/sampling.ts";
 useDevices();
 
 /** Logits about as peaked as those of a model. */
-const randomLogits = (count: number, dtype: DType, random: () => number): Float64Array => Float64Array.from({ length: count }, () => round(8 * random() ** 3 - 2, dtype));
+const randomLogits = (count: number, dtype: DType, random: () => number): Float64Array =>
+  Float64Array.from({ length: count }, () => round(8 * random() ** 3 - 2, dtype));
 
 async function draw(logits: Tensor, options: SampleOptions): Promise<number[]> {
   const tokens = F.sampleTokens(logits, options);
@@ -49,10 +50,17 @@ describe("tokens against the reference", () => {
           for (const s of settings) {
             const got = await draw(logits, { ...s, generator, site: 9 });
             const expected = Array.from({ length: rows }, (_, r) =>
-              drawRef(values.subarray(r * columns, (r + 1) * columns), { temperature: 1, ...s, key: seedWords(seed * 4099), counter: [17 + r, 3, 9] }),
+              drawRef(values.subarray(r * columns, (r + 1) * columns), {
+                temperature: 1,
+                ...s,
+                key: seedWords(seed * 4099),
+                counter: [17 + r, 3, 9],
+              }),
             );
             // What rounding could decide is taken as it came; of many rows these are few.
-            expect(got, `${JSON.stringify(s)}, seed ${seed}`).toEqual(expected.map((e, r) => (e.sure ? e.token : got[r])));
+            expect(got, `${JSON.stringify(s)}, seed ${seed}`).toEqual(
+              expected.map((e, r) => (e.sure ? e.token : got[r])),
+            );
             expect(expected.filter((e) => e.sure).length).toBeGreaterThanOrEqual(Math.floor(rows / 5) - 1);
           }
           generator.dispose();
@@ -69,7 +77,14 @@ describe("tokens against the reference", () => {
     const generator = new Generator(seed, { device });
     for (const s of [{ topK: 50 }, { topK: 50, topP: 0.9 }, { topP: 0.9 }, {}]) {
       const got = await draw(logits, { ...s, generator });
-      const expected = [0, 1].map((r) => drawRef(values.subarray(r * 102400, (r + 1) * 102400), { temperature: 1, ...s, key: [seed, 0], counter: [r, 0, 0] }));
+      const expected = [0, 1].map((r) =>
+        drawRef(values.subarray(r * 102400, (r + 1) * 102400), {
+          temperature: 1,
+          ...s,
+          key: [seed, 0],
+          counter: [r, 0, 0],
+        }),
+      );
       expect(got, `${JSON.stringify(s)}, seed ${seed}`).toEqual(expected.map((e, r) => (e.sure ? e.token : got[r])));
     }
     generator.dispose();
@@ -101,7 +116,10 @@ describe("seeds and steps", () => {
     const random = randomFrom(seed);
     const values = randomLogits(5 * 70, "f32", random);
     using logits = tensor(values, { shape: [5, 70], device });
-    using seeds = tensor(Uint32Array.from({ length: 5 }, (_, k) => (seed + k) >>> 0), { device });
+    using seeds = tensor(
+      Uint32Array.from({ length: 5 }, (_, k) => (seed + k) >>> 0),
+      { device },
+    );
     const any = new Generator(99, { device });
     any.setStep(4);
     const batch = await draw(logits, { generator: any, seeds, topK: 30 });
@@ -173,17 +191,35 @@ describe("distributions", () => {
   // With 5 degrees of freedom χ² exceeds 35 once in 700,000 runs.
   it("is softmax(logits / temperature)", async () => {
     for (const temperature of [1, 0.5, 3]) {
-      expect(await chiSquared({ temperature }, logits.map((l) => Math.exp(l / temperature))), `temperature ${temperature}, seed ${seed}`).toBeLessThan(35);
+      expect(
+        await chiSquared(
+          { temperature },
+          logits.map((l) => Math.exp(l / temperature)),
+        ),
+        `temperature ${temperature}, seed ${seed}`,
+      ).toBeLessThan(35);
     }
   });
 
   it("keeps to the k most probable tokens", async () => {
-    expect(await chiSquared({ topK: 3 }, logits.map((l) => (l >= 1 ? Math.exp(l) : 0))), `seed ${seed}`).toBeLessThan(35);
+    expect(
+      await chiSquared(
+        { topK: 3 },
+        logits.map((l) => (l >= 1 ? Math.exp(l) : 0)),
+      ),
+      `seed ${seed}`,
+    ).toBeLessThan(35);
   });
 
   it("keeps to the most probable tokens that reach p", async () => {
     // Probabilities in descending order: 0.39, 0.24, 0.14, …: two tokens reach 0.6.
-    expect(await chiSquared({ topP: 0.6 }, logits.map((l) => (l >= 1.5 ? Math.exp(l) : 0))), `seed ${seed}`).toBeLessThan(35);
+    expect(
+      await chiSquared(
+        { topP: 0.6 },
+        logits.map((l) => (l >= 1.5 ? Math.exp(l) : 0)),
+      ),
+      `seed ${seed}`,
+    ).toBeLessThan(35);
   });
 });
 
@@ -217,7 +253,8 @@ describe("ties and bounds", () => {
     using row = tensor([[1, 3, 1, 2, 1, 3, 1, 0]], { device });
     using many = F.expand(row, [1024, 8]);
     const generator = new Generator(seed, { device });
-    const sorted = async (options: SampleOptions): Promise<number[]> => [...new Set(await draw(many, { ...options, temperature: 4, generator }))].sort((a, b) => a - b);
+    const sorted = async (options: SampleOptions): Promise<number[]> =>
+      [...new Set(await draw(many, { ...options, temperature: 4, generator }))].sort((a, b) => a - b);
     expect(await sorted({ topK: 1 })).toEqual([1]);
     expect(await sorted({ topK: 2 })).toEqual([1, 5]);
     expect(await sorted({ topK: 5 })).toEqual([0, 1, 2, 3, 5]);
@@ -275,7 +312,15 @@ it("counts the mass of many improbable tokens", async () => {
 });
 
 describe("logits that are not finite", () => {
-  const ways: SampleOptions[] = [{ temperature: 0 }, {}, { topK: 5 }, { topP: 0.9 }, { temperature: 0.7, topK: 20, topP: 0.6 }, { topK: 1 }, { topP: 1e-6 }];
+  const ways: SampleOptions[] = [
+    { temperature: 0 },
+    {},
+    { topK: 5 },
+    { topP: 0.9 },
+    { temperature: 0.7, topK: 20, topP: 0.6 },
+    { topK: 1 },
+    { topP: 1e-6 },
+  ];
 
   /** Rows of random logits; row 2k + 1 has `bad` at its first, middle or last token, or all over. */
   function rowsWith(columns: number, dtype: DType, bad: number): Float64Array {
@@ -286,25 +331,36 @@ describe("logits that are not finite", () => {
   }
 
   for (const dtype of ["f32", "f16", "bf16"] as const) {
-    it.each([1, 5, 33, 64, 257, 9000])(`give token 0, flagged where asked, and leave other rows alone: %i tokens ${dtype}`, async (columns) => {
-      const generator = new Generator(seed, { device });
-      using good = tensor(randomLogits(8 * columns, dtype, randomFrom(seed + columns)), { shape: [8, columns], dtype, device });
-      for (const bad of [NaN, Infinity]) {
-        using logits = tensor(rowsWith(columns, dtype, bad), { shape: [8, columns], dtype, device });
-        for (const way of ways) {
-          const name = `${bad} ${JSON.stringify(way)}`;
-          const expected = (await draw(good, { ...way, generator })).map((token, row) => (row % 2 ? 0 : token));
-          expect(await draw(logits, { ...way, generator }), name).toEqual(expected);
-          expect(await draw(logits, { ...way, generator, flagged: true }), name).toEqual(expected.map((token, row) => (row % 2 ? F.NOT_FINITE_FLAG : token)));
+    it.each([1, 5, 33, 64, 257, 9000])(
+      `give token 0, flagged where asked, and leave other rows alone: %i tokens ${dtype}`,
+      async (columns) => {
+        const generator = new Generator(seed, { device });
+        using good = tensor(randomLogits(8 * columns, dtype, randomFrom(seed + columns)), {
+          shape: [8, columns],
+          dtype,
+          device,
+        });
+        for (const bad of [NaN, Infinity]) {
+          using logits = tensor(rowsWith(columns, dtype, bad), { shape: [8, columns], dtype, device });
+          for (const way of ways) {
+            const name = `${bad} ${JSON.stringify(way)}`;
+            const expected = (await draw(good, { ...way, generator })).map((token, row) => (row % 2 ? 0 : token));
+            expect(await draw(logits, { ...way, generator }), name).toEqual(expected);
+            expect(await draw(logits, { ...way, generator, flagged: true }), name).toEqual(
+              expected.map((token, row) => (row % 2 ? F.NOT_FINITE_FLAG : token)),
+            );
+          }
         }
-      }
-      generator.dispose();
-    });
+        generator.dispose();
+      },
+    );
 
     it(`−Inf masks a token and is never drawn; a row of nothing else is not finite: ${dtype}`, async () => {
       const generator = new Generator(seed, { device });
       const columns = 70;
-      const values = randomLogits(64 * columns, dtype, randomFrom(seed)).map((v, i) => (i % columns < 60 ? -Infinity : v));
+      const values = randomLogits(64 * columns, dtype, randomFrom(seed)).map((v, i) =>
+        i % columns < 60 ? -Infinity : v,
+      );
       values.fill(-Infinity, 0, columns);
       values.fill(-Infinity, columns, 2 * columns).fill(3, 2 * columns - 1, 2 * columns);
       using logits = tensor(values, { shape: [64, columns], dtype, device });
@@ -320,7 +376,8 @@ describe("logits that are not finite", () => {
   it("finite logits stay finite at any temperature", async () => {
     using logits = tensor([[-3e38, 3e37, 3e38, 1e38, -3.4e38]], { device });
     const generator = new Generator(seed, { device });
-    for (const way of ways) expect(await draw(logits, { ...way, generator, flagged: true }), JSON.stringify(way)).toEqual([2]);
+    for (const way of ways)
+      expect(await draw(logits, { ...way, generator, flagged: true }), JSON.stringify(way)).toEqual([2]);
     // Logit / temperature is beyond f32: these are equal.
     for (const way of [{ temperature: 1e-6 }, { temperature: 1e-6, topP: 0.5, topK: 3 }])
       expect([1, 2, 3], JSON.stringify(way)).toContain((await draw(logits, { ...way, generator, flagged: true }))[0]);

@@ -84,16 +84,23 @@ describe("the work of a launch is bounded, by the null device's count", () => {
     const { bytes } = tally(() => noGrad(() => backward(loss)), paper);
     return { largest, total: bytes };
   }
-  const picked = (n: number) => (paper: Device): Tensor => {
-    const weight = F.zeros([16384, 64], { device: paper, requiresGrad: true });
-    return F.embedding(weight, F.zeros([n], { dtype: "i32", device: paper }));
-  };
-  const gathered = (n: number) => (paper: Device): Tensor => {
-    const x = F.zeros([1, n], { device: paper, requiresGrad: true });
-    return F.gather(x, 1, F.zeros([1, n], { dtype: "i32", device: paper }));
-  };
+  const picked =
+    (n: number) =>
+    (paper: Device): Tensor => {
+      const weight = F.zeros([16384, 64], { device: paper, requiresGrad: true });
+      return F.embedding(weight, F.zeros([n], { dtype: "i32", device: paper }));
+    };
+  const gathered =
+    (n: number) =>
+    (paper: Device): Tensor => {
+      const x = F.zeros([1, n], { device: paper, requiresGrad: true });
+      return F.gather(x, 1, F.zeros([1, n], { dtype: "i32", device: paper }));
+    };
 
-  it.each([["embedding", picked], ["gather", gathered]] as const)("%s: 300,000 positions, and twice the work for twice as many", async (_, run) => {
+  it.each([
+    ["embedding", picked],
+    ["gather", gathered],
+  ] as const)("%s: 300,000 positions, and twice the work for twice as many", async (_, run) => {
     const [one, two] = [await work(run(300_000)), await work(run(600_000))];
     expect(one.largest).toBeLessThan(2e9);
     expect(two.total / one.total).toBeLessThan(2.1);

@@ -36,7 +36,16 @@ describe("scope()", () => {
     const out = scope(() => {
       const t = Array.from({ length: 6 }, (_, i) => F.full([1], i));
       held.push(t[5]!);
-      return { list: [t[0], [t[1]]], map: new Map([["x", t[2]]]), set: new Set([t[3]]), nested: { deep: { t: t[4] } }, holder: new Holder(t[5]!), n: 3, s: "x", nothing: null };
+      return {
+        list: [t[0], [t[1]]],
+        map: new Map([["x", t[2]]]),
+        set: new Set([t[3]]),
+        nested: { deep: { t: t[4] } },
+        holder: new Holder(t[5]!),
+        n: 3,
+        s: "x",
+        nothing: null,
+      };
     });
     const found = [...tensorsIn(out)];
     expect(found).toHaveLength(5);
@@ -68,7 +77,12 @@ describe("scope()", () => {
   });
 
   it("keeps a view's storage alive when what it views is freed", async () => {
-    using row = scope(() => tensor([[1, 2], [3, 4]]).select(0, 1));
+    using row = scope(() =>
+      tensor([
+        [1, 2],
+        [3, 4],
+      ]).select(0, 1),
+    );
     expect([...(await row.data())]).toEqual([3, 4]);
   });
 
@@ -192,7 +206,9 @@ describe("a disposed tensor", () => {
     })[1];
     x.dispose();
     expect(() => F.exp(x)).toThrow(DisposedError);
-    expect(() => F.exp(x)).toThrow(/exp: Tensor\(\[2, 3\] f32, disposed\) was disposed; keep it out of the scope, or return it/);
+    expect(() => F.exp(x)).toThrow(
+      /exp: Tensor\(\[2, 3\] f32, disposed\) was disposed; keep it out of the scope, or return it/,
+    );
     await expect(x.data()).rejects.toThrow(DisposedError);
     expect(() => withLabel("block", () => x.strided([1], [1]))).toThrow(/\(in block\)/);
   });

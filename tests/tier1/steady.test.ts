@@ -85,7 +85,8 @@ describe("a training step", () => {
     await device().sync();
     expect(device().pool.stats.liveBytes - live).toBe(held);
     expect(device().pool.stats.reservedBytes).toBe(reserved);
-    for (const t of training.state) for (const v of await t.data()) if (!Number.isFinite(v)) expect.fail(`${t} holds ${v}`);
+    for (const t of training.state)
+      for (const v of await t.data()) if (!Number.isFinite(v)) expect.fail(`${t} holds ${v}`);
     training.dispose();
   });
 });

@@ -17,7 +17,10 @@ interface Found {
 
 async function runWith(width: number): Promise<Found> {
   const env = { ...process.env, LP_NATIVE_VECTOR_WIDTH: String(width) };
-  const { stdout } = await promisify(execFile)(process.execPath, ["--import", "tsx", child], { env, maxBuffer: 1 << 26 });
+  const { stdout } = await promisify(execFile)(process.execPath, ["--import", "tsx", child], {
+    env,
+    maxBuffer: 1 << 26,
+  });
   return JSON.parse(stdout.trim().split("\n").at(-1)!) as Found;
 }
 
@@ -34,5 +37,7 @@ it.each(isLong ? SIZES : SIZES.slice(0, 1))("size %d", async (size, width) => {
   // Another adapter has its own size and does not listen to the variable; nothing to check on one without subgroups.
   if (/llvmpipe/.test(found.adapter)) expect(found.subgroups).toEqual([size, size]);
   if (found.subgroups) expect(found.checks).toBeGreaterThan(0);
-  console.log(`subgroups of ${found.subgroups?.join("–") ?? "none"}: ${found.checks} checks of ${found.kernels.join(", ")}`);
+  console.log(
+    `subgroups of ${found.subgroups?.join("–") ?? "none"}: ${found.checks} checks of ${found.kernels.join(", ")}`,
+  );
 });

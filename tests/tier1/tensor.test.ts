@@ -1,6 +1,18 @@
 /** Tensors: making them from host data, reading them back, printing, views. */
 import { describe, expect, it, vi } from "vitest";
-import { ArgumentError, F, ShapeError, bf16Bits, contiguousStrides, empty, encode, f16Bits, scope, tensor, tensorFromBytes } from "../../index.ts";
+import {
+  ArgumentError,
+  F,
+  ShapeError,
+  bf16Bits,
+  contiguousStrides,
+  empty,
+  encode,
+  f16Bits,
+  scope,
+  tensor,
+  tensorFromBytes,
+} from "../../index.ts";
 import type { DType, Tensor } from "../../index.ts";
 import { useDevice } from "../gpu.ts";
 
@@ -13,7 +25,15 @@ describe("creation", () => {
     [5, [], [5]],
     [[], [0], []],
     [[1, 2, 3], [3], [1, 2, 3]],
-    [[[1, 2], [3, 4], [5, 6]], [3, 2], [1, 2, 3, 4, 5, 6]],
+    [
+      [
+        [1, 2],
+        [3, 4],
+        [5, 6],
+      ],
+      [3, 2],
+      [1, 2, 3, 4, 5, 6],
+    ],
     [[[], []], [2, 0], []],
     [[[[7]]], [1, 1, 1], [7]],
   ])("from nested arrays %j", async (nested, shape, flat) => {
@@ -37,7 +57,10 @@ describe("creation", () => {
   });
   it.each(["f32", "f16", "bf16", "i32", "u32", "u8"] as DType[])("as %s of odd lengths", async (dtype) => {
     for (const n of [1, 2, 3, 5, 17, 33]) {
-      using t = tensor(Array.from({ length: n }, (_, i) => i + 1), { dtype });
+      using t = tensor(
+        Array.from({ length: n }, (_, i) => i + 1),
+        { dtype },
+      );
       expect(await values(t)).toEqual(Array.from({ length: n }, (_, i) => i + 1));
     }
   });
@@ -71,11 +94,21 @@ describe("creation", () => {
       using o = F.ones([2, 2], { dtype });
       using f = F.full([5], 7, { dtype });
       using a = F.arange(5, undefined, 1, { dtype });
-      expect([await values(z), await values(o), await values(f), await values(a)]).toEqual([[0, 0, 0], [1, 1, 1, 1], [7, 7, 7, 7, 7], [0, 1, 2, 3, 4]]);
+      expect([await values(z), await values(o), await values(f), await values(a)]).toEqual([
+        [0, 0, 0],
+        [1, 1, 1, 1],
+        [7, 7, 7, 7, 7],
+        [0, 1, 2, 3, 4],
+      ]);
     }
     using down = F.arange(5, 0, -2);
     using steps = F.arange(0, 1, 0.25);
-    expect([await values(down), down.dtype, await values(steps), steps.dtype]).toEqual([[5, 3, 1], "i32", [0, 0.25, 0.5, 0.75], "f32"]);
+    expect([await values(down), down.dtype, await values(steps), steps.dtype]).toEqual([
+      [5, 3, 1],
+      "i32",
+      [0, 0.25, 0.5, 0.75],
+      "f32",
+    ]);
   });
   it.each([
     ["i32 beyond 2^24", [16777217, 16777221, 1, "i32"], [16777217, 16777218, 16777219, 16777220]],
@@ -121,7 +154,15 @@ describe("reading", () => {
   it("every kind of view, in every dtype, is as by hand", async () => {
     for (const dtype of ["f32", "bf16", "u8", "i32"] as DType[]) {
       using x = tensor([...Array(24).keys()], { shape: [2, 3, 4], dtype });
-      const views = scope(() => [x.transpose(0, 2), x.slice(1, 1, 3), x.select(2, 3), x.slice(2, 0, 4, 3), x.permute([1, 2, 0]).select(0, 2), x.unsqueeze(1).expand([2, 2, 3, 4]), x.slice(0, 1, 1)]);
+      const views = scope(() => [
+        x.transpose(0, 2),
+        x.slice(1, 1, 3),
+        x.select(2, 3),
+        x.slice(2, 0, 4, 3),
+        x.permute([1, 2, 0]).select(0, 2),
+        x.unsqueeze(1).expand([2, 2, 3, 4]),
+        x.slice(0, 1, 1),
+      ]);
       const at = (v: Tensor): number[] => {
         const out: number[] = [];
         const walk = (d: number, from: number): void => {
@@ -142,10 +183,17 @@ describe("reading", () => {
     }
   });
   it("indexing: slice, select, negative positions", async () => {
-    using x = tensor([[1, 2, 3], [4, 5, 6], [7, 8, 9]]);
+    using x = tensor([
+      [1, 2, 3],
+      [4, 5, 6],
+      [7, 8, 9],
+    ]);
     const [last, corner, empty0] = scope(() => [x.select(0, -1), x.slice(0, -2).slice(1, 1), x.slice(0, 2, 1)]);
     expect(await last!.array()).toEqual([7, 8, 9]);
-    expect(await corner!.array()).toEqual([[5, 6], [8, 9]]);
+    expect(await corner!.array()).toEqual([
+      [5, 6],
+      [8, 9],
+    ]);
     expect(await empty0!.array()).toEqual([]);
     expect(empty0!.shape).toEqual([0, 3]);
     for (const t of [last, corner, empty0]) t!.dispose();
@@ -170,7 +218,10 @@ describe("reading", () => {
 
 describe("printing", () => {
   it("says shape and dtype, and the values after print()", async () => {
-    using x = tensor([[1, 2.5], [-3, 0.1]]);
+    using x = tensor([
+      [1, 2.5],
+      [-3, 0.1],
+    ]);
     expect(String(x)).toBe("Tensor([2, 2] f32)");
     const log = vi.spyOn(console, "log").mockImplementation(() => undefined);
     expect(await x.print()).toBe(x);
@@ -224,14 +275,20 @@ describe("views", () => {
   });
   it("reshape is a view where it can be, a copy where it cannot", async () => {
     const [a, b] = scope(() => {
-      const x = tensor([[1, 2, 3], [4, 5, 6]]);
+      const x = tensor([
+        [1, 2, 3],
+        [4, 5, 6],
+      ]);
       const flat = x.reshape([-1]);
       expect(flat.storage).toBe(x.storage);
       const turned = x.transpose().reshape([6]);
       expect(turned.storage).not.toBe(x.storage);
       return [flat, turned];
     });
-    expect([await values(a!), await values(b!)]).toEqual([[1, 2, 3, 4, 5, 6], [1, 4, 2, 5, 3, 6]]);
+    expect([await values(a!), await values(b!)]).toEqual([
+      [1, 2, 3, 4, 5, 6],
+      [1, 4, 2, 5, 3, 6],
+    ]);
     a!.dispose();
     b!.dispose();
   });
@@ -243,12 +300,32 @@ describe("views", () => {
 
 describe("what is refused", () => {
   it.each([
-    ["ragged arrays", () => tensor([[1, 2], [3]]), ShapeError, /ragged nested arrays: element 0 has shape \[2\], element 1 \[1\]/],
-    ["a shape that does not hold the values", () => tensor([1, 2, 3], { shape: [2, 2] }), ShapeError, /3 values for shape \[2, 2\], which holds 4/],
+    [
+      "ragged arrays",
+      () => tensor([[1, 2], [3]]),
+      ShapeError,
+      /ragged nested arrays: element 0 has shape \[2\], element 1 \[1\]/,
+    ],
+    [
+      "a shape that does not hold the values",
+      () => tensor([1, 2, 3], { shape: [2, 2] }),
+      ShapeError,
+      /3 values for shape \[2, 2\], which holds 4/,
+    ],
     ["a negative size", () => empty([2, -1]), ShapeError, /\[2, -1\] is not a shape/],
     ["a fraction as a size", () => empty([1.5]), ShapeError, /\[1\.5\] is not a shape/],
-    ["bytes that do not fill the shape", () => tensorFromBytes(new Uint8Array(7), [2], "f32"), ShapeError, /7 bytes for \[2\] f32, which takes 8/],
-    ["values outside the dtype", () => tensor([300], { dtype: "u8" }), ArgumentError, /value 300 at index 0 does not fit dtype u8/],
+    [
+      "bytes that do not fill the shape",
+      () => tensorFromBytes(new Uint8Array(7), [2], "f32"),
+      ShapeError,
+      /7 bytes for \[2\] f32, which takes 8/,
+    ],
+    [
+      "values outside the dtype",
+      () => tensor([300], { dtype: "u8" }),
+      ArgumentError,
+      /value 300 at index 0 does not fit dtype u8/,
+    ],
   ])("%s", (_, fn, kind, message) => {
     expect(fn).toThrow(kind);
     expect(fn).toThrow(message);

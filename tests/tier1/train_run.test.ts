@@ -50,7 +50,11 @@ let device: Device;
 beforeAll(async () => {
   device = await Device.create();
   setDevice(device);
-  await newCheckpoint(at("model"), { device, changes: SMALL, texts: ["a red square. what colour is it? red. blue green"] });
+  await newCheckpoint(at("model"), {
+    device,
+    changes: SMALL,
+    texts: ["a red square. what colour is it? red. blue green"],
+  });
   mkdirSync(at("data"));
   const colours = { red: [220, 30, 30], green: [30, 200, 40], blue: [40, 60, 220] };
   const [und, gen, text]: [object[], object[], object[]] = [[], [], []];
@@ -187,7 +191,11 @@ it("a model whose head is tied to its embedding trains, saves once, resumes bit 
   const straight = await go("tied", config, { model: tied });
   await go("tied broken", { ...config, stopAt: 2 }, { model: tied });
   expectEqualFiles(straight.checkpoint, (await go("tied broken", config, { model: tied })).checkpoint);
-  for (const [file, names] of Object.entries({ "model.safetensors": [""], "optimizer.safetensors": [".m", ".master", ".v"], "ema.safetensors": [""] })) {
+  for (const [file, names] of Object.entries({
+    "model.safetensors": [""],
+    "optimizer.safetensors": [".m", ".master", ".v"],
+    "ema.safetensors": [""],
+  })) {
     const written = [...(await tensorsOf(readFileSync(join(straight.checkpoint, file)))).keys()];
     expect(written.filter((name) => /lm_head|embed_tokens/.test(name)).sort(), file).toEqual(names.map((end) => `model.language_model.embed_tokens.weight${end}`)); // prettier-ignore
   }
@@ -292,9 +300,13 @@ it("weights that are not finite are named, and how many they are, by each notice
   weights.get(name)!.data.set([0, 0, 192, 127]); // NaN
   writeFileSync(join(bad, "model.safetensors"), encodeSafetensors([...weights.values()]));
   const notices: string[] = [];
-  const error = await errorOf(() => go("bad weights", settings(), { model: bad, onNotice: (notice) => notices.push(notice) }));
+  const error = await errorOf(() =>
+    go("bad weights", settings(), { model: bad, onNotice: (notice) => notices.push(notice) }),
+  );
   expect(error).toBeInstanceOf(TrainingError);
-  const said = new RegExp(`: the loss of und, text, gen was not finite \\(weights not finite: ${name} \\(1 of \\d+ tensors\\); the step's samples: .*\\); nothing was changed`);
+  const said = new RegExp(
+    `: the loss of und, text, gen was not finite \\(weights not finite: ${name} \\(1 of \\d+ tensors\\); the step's samples: .*\\); nothing was changed`,
+  );
   expect(error.message).toMatch(said);
   expect(error.message).toMatch(/the run ends\. Steps cannot mend these weights/);
   const [loading, ...steps] = notices;
@@ -314,7 +326,9 @@ it("f16 looks for its loss scale without ending the run, until there is none lef
   const error = await errorOf(() => go("stuck", search(2 ** 100, 1)));
   expect(error).toBeInstanceOf(TrainingError);
   expect(error.message).toMatch(/^step 4: gradients were not finite .*; 3 steps in a row: the run ends/);
-  expect(error.message).toMatch(/\(gradient overflow in f16 \(loss scale 1\.2\d+e\+30\); the step's samples: .*dtype=bf16/);
+  expect(error.message).toMatch(
+    /\(gradient overflow in f16 \(loss scale 1\.2\d+e\+30\); the step's samples: .*dtype=bf16/,
+  );
 });
 
 it("a disk without room for a checkpoint is refused before the first step; one that fills up ends the run, which goes on later", async () => {

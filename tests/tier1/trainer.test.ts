@@ -337,7 +337,11 @@ describe("a step that is not finite says why:", () => {
 
   it("images: pixels that are not finite; samples: pixels that overflow, in a row with others", async () => {
     const trainer = newTrainer();
-    for (const [value, kind] of [[NaN, "images"], [-Infinity, "images"], [3e38, "samples"]] as const) {
+    for (const [value, kind] of [
+      [NaN, "images"],
+      [-Infinity, "images"],
+      [3e38, "samples"],
+    ] as const) {
       const pixels = new Float32Array(3 * SIDE * SIDE).fill(value);
       const samples = someSamples().map((s) => (s.name === "a" ? { ...s, images: [pixels] } : s));
       const { cause } = await trainer.take(samples);
@@ -414,7 +418,10 @@ describe("a step that fails", () => {
       expect(changed(before, await stateOf(trainer)), kind).toEqual([]);
     }
     await trainer.take(someSamples().reverse());
-    expect(changed(await stateOf(clean), await stateOf(trainer)), "the next step is that of a run without failures").toEqual([]);
+    expect(
+      changed(await stateOf(clean), await stateOf(trainer)),
+      "the next step is that of a run without failures",
+    ).toEqual([]);
   });
 
   it("for an image of the wrong size computes nothing, and says which", async () => {

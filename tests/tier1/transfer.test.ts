@@ -7,7 +7,8 @@ import { errorOf, useDevice } from "../gpu.ts";
 const device = useDevice();
 const MiB = 2 ** 20;
 
-const pattern = (length: number, from: number): Uint8Array => Uint8Array.from({ length }, (_, i) => (i * 37 + from) % 251);
+const pattern = (length: number, from: number): Uint8Array =>
+  Uint8Array.from({ length }, (_, i) => (i * 37 + from) % 251);
 
 describe("writeBytes", () => {
   const dtypes: readonly DType[] = ["u8", "bf16", "f16", "f32"];
@@ -30,7 +31,13 @@ describe("writeBytes", () => {
   it("leaves the neighbours of a view as they are", async () => {
     const wanted = pattern(40, 1);
     using whole = tensorFromBytes(wanted, [40], "u8", device());
-    for (const [start, count, offset, length] of [[3, 7, 0, 7], [5, 2, 1, 1], [9, 20, 4, 11], [38, 2, 0, 2], [1, 1, 0, 1]] as const) {
+    for (const [start, count, offset, length] of [
+      [3, 7, 0, 7],
+      [5, 2, 1, 1],
+      [9, 20, 4, 11],
+      [38, 2, 0, 2],
+      [1, 1, 0, 1],
+    ] as const) {
       using view = whole.strided([count], [1], start);
       const bytes = pattern(length, 60 + start);
       view.writeBytes(bytes, offset);
@@ -50,7 +57,12 @@ describe("writeBytes", () => {
 
   it("is refused outside the tensor and inside a capture, before anything is written", async () => {
     using t = tensorFromBytes(pattern(8, 1), [8], "u8", device());
-    for (const [bytes, offset] of [[1, 8], [9, 0], [1, -1], [1, 0.5]] as const) {
+    for (const [bytes, offset] of [
+      [1, 8],
+      [9, 0],
+      [1, -1],
+      [1, 0.5],
+    ] as const) {
       const error = await errorOf(() => t.writeBytes(new Uint8Array(bytes), offset));
       expect(error).toBeInstanceOf(ArgumentError);
       expect(error.message).toMatch(/^writeBytes: \d bytes at .* which has 8; pass a range inside it/);
@@ -65,7 +77,12 @@ describe("reading", () => {
     const small = await Device.create({ limits: { maxBufferSize: 40 * MiB } });
     const t = F.full([(36 * MiB) / 4], 1.5, { device: small });
     const values = await t.data();
-    expect([values.length, values[0], values.at(-1), values.every((v) => v === 1.5)]).toEqual([9 * MiB, 1.5, 1.5, true]);
+    expect([values.length, values[0], values.at(-1), values.every((v) => v === 1.5)]).toEqual([
+      9 * MiB,
+      1.5,
+      1.5,
+      true,
+    ]);
     const tail = await t.readBytes(36 * MiB - 6, 6);
     expect([...tail]).toEqual([0xc0, 0x3f, 0, 0, 0xc0, 0x3f]);
     t.dispose();

@@ -249,7 +249,11 @@ it("a step that is not finite says why: weights, pictures, samples, gradients", 
   const weight = vqmodel.decoder.conv_out.weight;
   const first = new Uint8Array((await weight.data()).slice(0, 1).buffer);
   weight.writeBytes(new Uint8Array(Float32Array.of(-Infinity).buffer));
-  expect(await take(0, 0.5)).toEqual({ kind: "weights", tensors: ["decoder.conv_out.weight"], of: vqmodel.parameters().length });
+  expect(await take(0, 0.5)).toEqual({
+    kind: "weights",
+    tensors: ["decoder.conv_out.weight"],
+    of: vqmodel.parameters().length,
+  });
   weight.writeBytes(first);
   expect(await take(0, 0.5)).toBe(undefined);
   expect(vqmodel.parameters().some(({ grad }) => grad)).toBe(false);

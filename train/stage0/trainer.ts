@@ -3,7 +3,16 @@
  * weight 0.25, the adversarial one where told) without its perceptual one, which needs a trained VGG16; codes that nobody uses are moved to
  * where vectors are. Janus never trains the tokenizer: its three stages keep it frozen.
  */
-import { ArgumentError, Generator, OutOfMemoryError, backward, noGrad, scope, tensor, zeroGradients } from "../../engine/index.ts";
+import {
+  ArgumentError,
+  Generator,
+  OutOfMemoryError,
+  backward,
+  noGrad,
+  scope,
+  tensor,
+  zeroGradients,
+} from "../../engine/index.ts";
 import type { Device, Tensor } from "../../engine/index.ts";
 import {
   argmax,

@@ -40,7 +40,9 @@ export function chooseWeights(files: readonly string[], where: string): string {
   if (known) return known;
   const others = files.filter(
     (name) =>
-      /\.(safetensors|bin)$/.test(name) && name !== EXTRA_FILE && !/^(training_args|optimizer|scheduler|(discriminator|ema)\.)/.test(name),
+      /\.(safetensors|bin)$/.test(name) &&
+      name !== EXTRA_FILE &&
+      !/^(training_args|optimizer|scheduler|(discriminator|ema)\.)/.test(name),
   );
   if (others.length === 1) return others[0]!;
   if (others.length)

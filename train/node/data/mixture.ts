@@ -55,12 +55,7 @@ export function stepCounts(mixture: Mixture, step: number): TaskCounts {
 }
 
 /** The tasks of the samples of `step` in their order: mixed, so that parts of a step are mixed too, and the same for the same seed. */
-export function stepTasks(
-  mixture: Mixture,
-  step: number,
-  seed: number,
-  version: OrderVersion = ORDER_VERSION,
-): Task[] {
+export function stepTasks(mixture: Mixture, step: number, seed: number, version: OrderVersion = ORDER_VERSION): Task[] {
   const counts = stepCounts(mixture, step);
   const sorted = TASKS.flatMap((task) => Array.from({ length: counts[task] }, () => task));
   const key = orderKey(seed, "tasks of a step", step);

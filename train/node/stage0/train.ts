@@ -119,7 +119,10 @@ export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunR
     if (state) {
       const { optimizer, adversary } = training;
       for (const [name, tensors] of Object.entries(trained(training)))
-        await loadOptimizer(source, name, name === OPTIMIZER ? optimizer : adversary!.optimizer, { tensors, ...signal });
+        await loadOptimizer(source, name, name === OPTIMIZER ? optimizer : adversary!.optimizer, {
+          tensors,
+          ...signal,
+        });
       training.resume(state.training);
     }
     let step = state?.step ?? 0;

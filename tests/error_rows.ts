@@ -1,0 +1,210 @@
+/** Rows of errors.test.ts: what ops of networks refuse. */
+import { ArgumentError, Generator, DTypeError, empty, F, ShapeError } from "../index.ts";
+import type { DType, Tensor } from "../index.ts";
+
+export type ErrorKind = new (...args: never[]) => Error;
+/** What a row does; tensors that it makes are freed. */
+export type ErrorRow = readonly [
+  name: string,
+  kind: ErrorKind,
+  mentions: readonly (string | RegExp)[],
+  provoke: () => unknown,
+];
+
+export const t = (shape: readonly number[], dtype: DType = "f32"): Tensor => empty(shape, { dtype });
+export const wrong = (value: unknown): never => value as never;
+
+export const networks: readonly ErrorRow[] = [
+  [
+    "matmul: inner sizes",
+    ShapeError,
+    ["matmul", "[2, 3]", "[4, 5]", "3 and 4", "equal"],
+    () => F.matmul(t([2, 3]), t([4, 5])),
+  ],
+  ["matmul: integers", DTypeError, ["matmul", "i32", "cast"], () => F.matmul(t([2, 3], "i32"), t([3, 2], "i32"))],
+  ["matmul: scalars", ShapeError, ["matmul", "[]", "use mul"], () => F.matmul(t([]), t([3, 2]))],
+  [
+    "matmul: batches that do not broadcast",
+    ShapeError,
+    ["matmul", "[2]", "[3]"],
+    () => F.matmul(t([2, 4, 4]), t([3, 4, 4])),
+  ],
+  [
+    "gemm: out of another shape",
+    ShapeError,
+    ["gemm", "[2, 3]", "[2, 5]"],
+    () => F.gemm({ a: t([2, 4]), b: t([4, 5]), out: t([2, 3]) }),
+  ],
+  ["linear: columns", ShapeError, ["linear", "[2, 3]", "[5, 4]", "equal"], () => F.linear(t([2, 3]), t([5, 4]))],
+  ["linear: bias", ShapeError, ["linear", "bias", "[4]", "[5]"], () => F.linear(t([2, 3]), t([5, 3]), t([4]))],
+  [
+    "attention: three dimensions",
+    ShapeError,
+    ["attention", "[1, 2, 8]", "[B, H, T, D]"],
+    () => F.attention(t([1, 2, 8]), t([1, 2, 8]), t([1, 2, 8])),
+  ],
+  [
+    "attention: heads",
+    ShapeError,
+    ["attention", "multiple"],
+    () => F.attention(t([1, 3, 2, 8]), t([1, 2, 2, 8]), t([1, 2, 2, 8])),
+  ],
+  [
+    "attention: keys and values",
+    ShapeError,
+    ["attention", "k and v"],
+    () => F.attention(t([1, 2, 2, 8]), t([1, 2, 2, 8]), t([1, 2, 3, 8])),
+  ],
+  [
+    "attention: documents of floats",
+    DTypeError,
+    ["attention", "documents", "i32 or u32"],
+    () => F.attention(t([1, 2, 2, 8]), t([1, 2, 2, 8]), t([1, 2, 2, 8]), { documents: t([1, 2]) }),
+  ],
+  ["rmsNorm: weight", ShapeError, ["rmsNorm", "weight", "[3]", "[2, 4]"], () => F.rmsNorm(t([2, 4]), t([3]))],
+  ["layerNorm: eps", ArgumentError, ["layerNorm", "eps 0"], () => F.layerNorm(t([2, 4]), null, null, 0)],
+  ["softmax: integers", DTypeError, ["softmax", "i32", "cast"], () => F.softmax(t([2], "i32"))],
+  [
+    "logSoftmax: a dimension that is not there",
+    ShapeError,
+    ["logSoftmax", "dimension 2"],
+    () => F.logSoftmax(t([2]), 2),
+  ],
+  ["rope: an odd head", ShapeError, ["rope", "[2, 3]", "odd"], () => F.rope(t([2, 3]), t([2], "i32"))],
+  ["rope: positions", ShapeError, ["rope", "positions", "[3]"], () => F.rope(t([2, 4]), t([3], "i32"))],
+  ["swiglu: an odd half", ShapeError, ["swiglu", "[2, 3]", "[..., 2F]"], () => F.swiglu(t([2, 3]))],
+  [
+    "dropout: a probability of 1",
+    ArgumentError,
+    ["dropout", "p 1"],
+    () => {
+      const generator = new Generator(1);
+      try {
+        F.dropout(t([2]), 1, { generator, site: 0 });
+      } finally {
+        generator.dispose();
+      }
+    },
+  ],
+  ["embedding: ids of floats", DTypeError, ["embedding", "i32 or u32"], () => F.embedding(t([4, 2]), t([3]))],
+  [
+    "embedding: a table of one dimension",
+    ShapeError,
+    ["embedding", "[V, C]"],
+    () => F.embedding(t([4]), t([3], "i32")),
+  ],
+  [
+    "indexSelect: a matrix of indices",
+    ShapeError,
+    ["indexSelect", "[2, 2]", "one dimension"],
+    () => F.indexSelect(t([4, 2]), 0, t([2, 2], "i32")),
+  ],
+  [
+    "gather: an index too long",
+    ShapeError,
+    ["gather", "[3, 2]", "[2, 4]"],
+    () => F.gather(t([2, 4]), 1, t([3, 2], "i32")),
+  ],
+  ["where: a mask of floats", DTypeError, ["where", "mask", "compare"], () => F.where(t([2]), t([2]), t([2]))],
+  [
+    "maskedFill: a fraction for i32",
+    ArgumentError,
+    ["maskedFill", "0.5", "i32"],
+    () => F.maskedFill(t([2], "i32"), t([2], "u32"), 0.5),
+  ],
+  [
+    "maskedFill: −1 for u32",
+    ArgumentError,
+    ["maskedFill", "-1", "u32"],
+    () => F.maskedFill(t([2], "u32"), t([2], "u32"), -1),
+  ],
+  [
+    "maskedFill: 300 for u8",
+    ArgumentError,
+    ["maskedFill", "300", "u8"],
+    () => F.maskedFill(t([2], "u8"), t([2], "u32"), 300),
+  ],
+  [
+    "maskedFill: beyond i32",
+    ArgumentError,
+    ["maskedFill", "2147483648", "i32"],
+    () => F.maskedFill(t([2], "i32"), t([2], "u32"), 2 ** 31),
+  ],
+  ["pad: 300 for u8", ArgumentError, ["pad", "300", "u8"], () => F.pad(t([3], "u8"), [[1, 1]], 300)],
+  ["pad: a fraction for i32", ArgumentError, ["pad", "0.5", "i32"], () => F.pad(t([3], "i32"), [[1, 1]], 0.5)],
+  [
+    "maskedFill: infinity",
+    ArgumentError,
+    ["maskedFill", "Infinity", "finite"],
+    () => F.maskedFill(t([2]), t([2], "u32"), Infinity),
+  ],
+  [
+    "conv2d: channels",
+    ShapeError,
+    ["conv2d", "[1, 3, 4, 4]", "[2, 5, 3, 3]", "equal"],
+    () => F.conv2d(t([1, 3, 4, 4]), t([2, 5, 3, 3])),
+  ],
+  [
+    "conv2d: a stride of 0",
+    ArgumentError,
+    ["conv2d", "stride 0"],
+    () => F.conv2d(t([1, 3, 4, 4]), t([2, 3, 3, 3]), null, { stride: 0 }),
+  ],
+  [
+    "conv2d: a kernel larger than the image",
+    ShapeError,
+    ["conv2d", "5 × 5", "4 × 4", "pad more"],
+    () => F.conv2d(t([1, 3, 4, 4]), t([2, 3, 5, 5])),
+  ],
+  [
+    "crossEntropy: targets",
+    ShapeError,
+    ["crossEntropy", "[3]", "2 rows"],
+    () => F.crossEntropy(t([2, 4]), t([3], "i32")),
+  ],
+  [
+    "crossEntropy: targets of floats",
+    DTypeError,
+    ["crossEntropy", "i32 or u32"],
+    () => F.crossEntropy(t([2, 4]), t([2])),
+  ],
+  [
+    "linearCrossEntropy: columns",
+    ShapeError,
+    ["linearCrossEntropy", "[2, 3]", "[5, 4]"],
+    () => F.linearCrossEntropy(t([2, 3]), t([5, 4]), t([2], "i32")),
+  ],
+  [
+    "sampleTokens: topP of 0",
+    ArgumentError,
+    ["sampleTokens", "topP 0"],
+    () => F.sampleTokens(t([1, 4]), wrong({ topP: 0 })),
+  ],
+  [
+    "sampleTokens: a tiny temperature",
+    ArgumentError,
+    ["sampleTokens", "temperature -1"],
+    () => F.sampleTokens(t([1, 4]), wrong({ temperature: -1 })),
+  ],
+  ["guidance: an odd number of rows", ShapeError, ["guidance", "[3, 4]", "[2N, V]"], () => F.guidance(t([3, 4]), 5)],
+  [
+    "groupNorm: groups that do not divide",
+    ShapeError,
+    ["groupNorm", "3 groups", "4 channels", "divide"],
+    () => F.groupNorm(t([1, 4, 2]), 3),
+  ],
+  [
+    "upsampleNearest2x: three dimensions",
+    ShapeError,
+    ["upsampleNearest2x", "[1, 2, 3]", "[N, C, H, W]"],
+    () => F.upsampleNearest2x(t([1, 2, 3])),
+  ],
+  [
+    "codebookLookup: columns",
+    ShapeError,
+    ["codebookLookup", "[4, 8]", "[16, 4]"],
+    () => F.codebookLookup(t([4, 8]), t([16, 4])),
+  ],
+  ["l2Normalize: integers", DTypeError, ["l2Normalize", "i32", "cast"], () => F.l2Normalize(t([2, 3], "i32"))],
+  ["globalGradNorm: bf16", DTypeError, ["globalGradNorm", "bf16"], () => F.globalGradNorm([t([4], "bf16")])],
+];

@@ -1,0 +1,142 @@
+/** What AdamW is made of: the norm of all gradients, and the launch that prepares a step. */
+import { describe, expect, it } from "vitest";
+import { F, tensor } from "../../index.ts";
+import type { Tensor } from "../../index.ts";
+import { device, seed, small, useDevices } from "../gpu.ts";
+import { randomFrom, tolerance } from "../harness.ts";
+import { sizeOf, uniform } from "../reference/optimizer.ts";
+
+useDevices();
+
+async function valueOf(t: Tensor): Promise<number> {
+  const value = await t.item();
+  t.dispose();
+  return value;
+}
+
+describe("globalGradNorm", () => {
+  const sets: readonly (readonly (readonly number[])[])[] = [
+    [[1]],
+    [[3]],
+    [[0], [2]],
+    [[33], [5, 7], [1]],
+    [[257], [70, 33], [4, 4, 4]],
+    [[100003]],
+    [[1000, 70], [7], [513, 129]],
+  ];
+  for (const shapes of sets) {
+    it(`of ${shapes.map((s) => `[${s.join(",")}]`).join(" ")}`, async () => {
+      const random = randomFrom(seed);
+      const values = shapes.map((s) => uniform(sizeOf(s), random));
+      const expected = Math.sqrt(values.reduce((sum, v) => sum + v.reduce((s, x) => s + x * x, 0), 0));
+      const count = values.reduce((n, v) => n + v.length, 0);
+      for (const where of [device, small]) {
+        const live = where.pool.stats.liveBytes;
+        const grads = shapes.map((shape, i) => tensor(values[i]!, { shape, device: where }));
+        const first = await valueOf(F.globalGradNorm(grads));
+        expect(Math.abs(first - expected) / expected).toBeLessThanOrEqual(tolerance("forward", ["f32"], count));
+        expect(await valueOf(F.globalGradNorm(grads)), "the same bits again").toBe(first);
+        for (const g of grads) g.dispose();
+        expect(where.pool.stats.liveBytes).toBe(live);
+      }
+    });
+  }
+
+  it("is NaN where one element is not finite, or the sum of squares", async () => {
+    for (const bad of [NaN, Infinity, -Infinity, 1e30]) {
+      for (const [size, at] of [
+        [1, 0],
+        [70, 69],
+        [5000, 4321],
+      ] as const) {
+        const values = new Float32Array(size).fill(0.5);
+        values[at] = bad;
+        using g = tensor(values, { device });
+        using other = F.ones([5], { device });
+        expect(await valueOf(F.globalGradNorm([other, g]))).toBeNaN();
+      }
+    }
+  });
+
+  it("takes no 16-bit gradients", () => {
+    using g = F.ones([4], { dtype: "bf16", device });
+    expect(() => F.globalGradNorm([g])).toThrow(/not f32/);
+  });
+});
+
+describe("adamwPrepare", () => {
+  const { step, factor, skip, skipped, norm: place, scale, good } = F.ADAMW_STATE;
+
+  it("holds to the norm given, and takes out the scale of the losses", async () => {
+    for (const [norm, most, expected] of [
+      [2, 1, 0.5],
+      [0.5, 1, 1],
+      [0, 1, 1],
+      [5, Infinity, 1],
+      [1000, 2.5, 0.0025],
+    ] as const) {
+      for (const by of [1, 2 ** 16, 3]) {
+        using n = tensor([norm * by], { device });
+        using state = F.adamwState(1, { scale: by, device });
+        F.adamwPrepare(state, n, { maxNorm: most });
+        const values = await state.data();
+        expect(Math.abs((values[factor]! * by) / expected - 1)).toBeLessThan(1e-5);
+        expect(Math.abs(values[place]! - norm)).toBeLessThanOrEqual(1e-6 * norm);
+        expect([values[step], values[skip], values[skipped], values[scale]]).toEqual([1, 0, 0, by]);
+      }
+    }
+    using n = tensor([1], { device });
+    using state = F.adamwState(1, { device });
+    expect(() => F.adamwPrepare(state, n, { maxNorm: 0 })).toThrow(/more than 0/);
+  });
+
+  it("skips where the norm or something watched is not finite, and counts it", async () => {
+    using fine = tensor([1], { device });
+    using state = F.adamwState(1, { device });
+    for (const bad of [NaN, Infinity, -Infinity]) {
+      using norm = tensor([bad], { device });
+      using watched = tensor([0, 1, bad, 2, 3], { device });
+      F.adamwPrepare(state, norm);
+      F.adamwPrepare(state, fine, { watched });
+    }
+    let values = await state.data();
+    expect([values[step], values[skip], values[skipped]]).toEqual([0, 1, 6]);
+    using watched = tensor([0, 1, 2], { device });
+    F.adamwPrepare(state, fine, { watched });
+    values = await state.data();
+    expect([values[step], values[skip], values[skipped]]).toEqual([1, 0, 6]);
+  });
+
+  it("moves the scale of the losses as GradScaler does", async () => {
+    using fine = tensor([1], { device });
+    using bad = tensor([NaN], { device });
+    using state = F.adamwState(1, { scale: 8, device });
+    const lossScaling = { growthFactor: 4, backoffFactor: 0.25, growthInterval: 3 };
+    const seen: number[][] = [];
+    for (const norm of [fine, fine, fine, fine, fine, bad, fine, fine, fine, bad, bad, bad, bad]) {
+      F.adamwPrepare(state, norm, { lossScaling });
+      const values = await state.data();
+      seen.push([values[scale]!, values[good]!]);
+    }
+    expect(seen).toEqual([
+      [8, 1],
+      [8, 2],
+      [32, 0],
+      [32, 1],
+      [32, 2],
+      [8, 0],
+      [8, 1],
+      [8, 2],
+      [32, 0],
+      [8, 0],
+      [2, 0],
+      [1, 0],
+      [1, 0],
+    ]);
+    F.adamwPrepare(state, fine);
+    expect((await state.data())[good], "without scaling").toBe(0);
+    for (const wrong of [{ growthFactor: 0.5 }, { backoffFactor: 0 }, { backoffFactor: 2 }, { growthInterval: 1.5 }]) {
+      expect(() => F.adamwPrepare(state, fine, { lossScaling: wrong })).toThrow(/growth by/);
+    }
+  });
+});
