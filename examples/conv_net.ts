@@ -5,7 +5,7 @@
 import { pathToFileURL } from "node:url";
 import { Device, F, backward, manualSeed, nn, scope, tensor, zeroGradients } from "../index.ts";
 import type { Tensor } from "../index.ts";
-import { AdamW } from "../model/nn/optim.ts";
+import { AdamW } from "../model/nn/optim/index.ts";
 
 const SIDE = 16;
 const CLASSES = 3;

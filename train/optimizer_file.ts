@@ -10,7 +10,7 @@ import { layoutSafetensors, readSafetensors, writeSafetensors } from "../model/i
 import type { TensorContent } from "../model/io/safetensors.ts";
 import { specText } from "../model/io/stored.ts";
 import type { StoredTensor } from "../model/io/stored.ts";
-import type { AdamW } from "../model/nn/optim.ts";
+import type { AdamW } from "../model/nn/optim/index.ts";
 
 const CHUNK_BYTES = 16 * 2 ** 20;
 const DEVICE_DTYPES: readonly string[] = ["f32", "f16", "bf16", "i32", "u32", "u8"] satisfies DType[];

@@ -14,7 +14,7 @@ import type { TrainConfig } from "./config.ts";
 import { taskLosses, totalLoss } from "./loss.ts";
 import { isFiniteArray, namesNotFinite } from "./not_finite.ts";
 import type { NotFiniteCause } from "./not_finite.ts";
-import { AdamW } from "../model/nn/optim.ts";
+import { AdamW } from "../model/nn/optim/index.ts";
 import { TASKS, layRows, packSamples, requireImages } from "./samples.ts";
 import type { Sample, Task } from "./samples.ts";
 import { setStage } from "./stages.ts";
@@ -92,12 +92,13 @@ export class Trainer {
     model.model.vision_model.encoder.recompute = config.recompute;
     this.trained = setStage(model, config.stage);
     const { beta1, beta2, epsilon, weightDecay, clip: maxNorm, muon, momentum } = config.optimizer;
+    const inner = muon ? model.innerMatrices() : new Set<Tensor>();
     this.optimizer = new AdamW(
       [...this.trained].map(([name, tensor]) => ({
         name,
         tensor,
         decay: tensor.rank > 1,
-        muon: muon && tensor.rank === 2 && name.includes(".layers."),
+        muon: inner.has(tensor),
       })),
       {
         lr: learningRate(config, 0),

@@ -5,7 +5,7 @@ import { globalGradNorm } from "../kernels/index.ts";
 import type { JanusForConditionalGeneration } from "../model/janus/janus.ts";
 import type { Parameter } from "../model/nn/module.ts";
 import { taskLosses, totalLoss } from "../train/loss.ts";
-import { AdamW } from "../model/nn/optim.ts";
+import { AdamW } from "../model/nn/optim/index.ts";
 import { TASKS } from "../train/samples.ts";
 import type { PackedRows, Task } from "../train/samples.ts";
 import { setStage } from "../train/stages.ts";

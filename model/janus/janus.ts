@@ -124,6 +124,13 @@ export class JanusForConditionalGeneration extends Module<readonly [Tensor, Sequ
     });
   }
 
+  /** The matrices inside the Llama and the vision tower, which Muon may move: all but embeddings, aligners and heads. */
+  innerMatrices(): Set<Tensor> {
+    const { language_model, vision_model } = this.model;
+    const layers = [...language_model.layers, ...vision_model.encoder.layers];
+    return new Set(layers.flatMap((layer) => layer.parameters().filter(({ rank }) => rank === 2)));
+  }
+
   /** hidden states [..., hidden] → logits of the image codes [..., codes]. */
   codeLogits(hidden: Tensor): Tensor {
     return this.model.generation_head.call(hidden);

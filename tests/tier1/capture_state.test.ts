@@ -14,7 +14,7 @@ import {
   zeroGradients,
 } from "../../index.ts";
 import type { Tensor } from "../../index.ts";
-import { AdamW } from "../../model/nn/optim.ts";
+import { AdamW } from "../../model/nn/optim/index.ts";
 import { errorOf } from "../gpu.ts";
 
 /** A device on which no constant has been made yet. */

@@ -2,7 +2,7 @@
 import { describe, expect, it } from "vitest";
 import { F, tensor, zeroGradients } from "../../index.ts";
 import type { Tensor } from "../../index.ts";
-import { AdamW } from "../../model/nn/optim.ts";
+import { AdamW } from "../../model/nn/optim/index.ts";
 import { device, seed, small, useDevices } from "../gpu.ts";
 import { randomFrom, relativeL2, round, tolerance } from "../harness.ts";
 import { referenceStep, setGradient, sizeOf, uniform } from "../reference/optimizer.ts";

@@ -2,8 +2,8 @@
 import { describe, expect, it } from "vitest";
 import { CaptureError, F, backward, capture, scope, tensor, zeroGradients } from "../../index.ts";
 import type { Tensor } from "../../index.ts";
-import { AdamW } from "../../model/nn/optim.ts";
-import type { AdamWOptions } from "../../model/nn/optim.ts";
+import { AdamW } from "../../model/nn/optim/index.ts";
+import type { AdamWOptions } from "../../model/nn/optim/index.ts";
 import { device, seed, small, useDevices } from "../gpu.ts";
 import { randomFrom, relativeL2, round, tolerance } from "../harness.ts";
 import { referenceStep, setGradient, sizeOf, uniform } from "../reference/optimizer.ts";

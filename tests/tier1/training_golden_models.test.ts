@@ -15,7 +15,7 @@ import { readProcessor } from "../../model/janus/processor.ts";
 import type { Processor } from "../../model/janus/processor.ts";
 import { saveModel } from "../../model/janus/save.ts";
 import { taskLosses, totalLoss } from "../../train/loss.ts";
-import { AdamW } from "../../model/nn/optim.ts";
+import { AdamW } from "../../model/nn/optim/index.ts";
 import { TASKS, imageSample, layRows, textSample } from "../../train/samples.ts";
 import { setStage } from "../../train/stages.ts";
 import type { Stage } from "../../train/stages.ts";

@@ -6,8 +6,8 @@ import { ArgumentError, Generator, backward, noGrad, scope, zeroGradients } from
 import type { Device, Tensor } from "../../engine/index.ts";
 import { copyFrom, groupNorm, maximum, mean, mul, randn, relu, uniform } from "../../kernels/index.ts";
 import { Conv2d, Module, Parameter } from "../../model/nn/index.ts";
-import { AdamW } from "../../model/nn/optim.ts";
-import type { AdamWOptions } from "../../model/nn/optim.ts";
+import { AdamW } from "../../model/nn/optim/index.ts";
+import type { AdamWOptions } from "../../model/nn/optim/index.ts";
 
 /** Strides of the convolutions but the last, each of 4 × 4 pixels with a border of one. */
 const STRIDES = [2, 2, 2, 1] as const;

@@ -37,7 +37,7 @@ import type { TokenizerConfig } from "../config.ts";
 import { Adversary } from "./discriminator.ts";
 import { namesNotFinite } from "../not_finite.ts";
 import type { NotFiniteCause } from "../not_finite.ts";
-import { AdamW } from "../../model/nn/optim.ts";
+import { AdamW } from "../../model/nn/optim/index.ts";
 
 export interface VqTrainingOptions {
   readonly lr: number;

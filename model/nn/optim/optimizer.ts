@@ -1,57 +1,53 @@
-/** AdamW, or Muon where told, over the parameters of a model: owns masters, moments and the device state, and steps without reading anything back. */
-import { ArgumentError, Tensor, checkTensors, encode, scope, tensor } from "../../engine/index.ts";
+/**
+ * What all optimizers share: f32 masters of 16-bit parameters, clipping by the norm of all gradients, loss scaling, moving averages, skipped
+ * steps, the state dict. How a parameter moves is its rule (rules.ts). A step reads nothing back.
+ */
+import { ArgumentError, checkTensors, encode, scope, tensor } from "../../../engine/index.ts";
+import type { Tensor } from "../../../engine/index.ts";
 import {
   ADAMW_STATE,
   adamwCount,
   adamwPrepare,
   adamwState,
-  adamwStep,
   cast,
   copyFrom,
   copyInto,
   emaStep,
   expand,
   globalGradNorm,
+  indexSelect,
   map,
-  muonStep,
   zeros,
   zerosLike,
-  indexSelect,
-} from "../../kernels/index.ts";
-import type { LossScaling, MuonTensors } from "../../kernels/index.ts";
+} from "../../../kernels/index.ts";
+import type { LossScaling } from "../../../kernels/index.ts";
+import { groupBy } from "./rules.ts";
+import type { Moving, Rule } from "./rules.ts";
 
-export interface AdamWParameter {
+export interface OptimizerParameter {
   /** In the keys of the state dict; the default is the position in the list. */
   readonly name?: string;
   /** What the model computes with. If it is f16 or bf16, the optimizer keeps an f32 master of it and writes it anew with each step. */
   readonly tensor: Tensor;
   /** Where the master starts (f32), if not from the tensor's rounded values; copied. */
   readonly master?: Tensor;
-  /** False for parameters without weight decay (norms, biases). */
-  readonly decay?: boolean;
-  /** A matrix that Muon moves instead of AdamW: one inside the model, no embedding and no head. */
-  readonly muon?: boolean;
+  /** How it moves: parameters of one rule are a parameter group. */
+  readonly rule: Rule;
 }
 
-export interface AdamWOptions {
-  /** Learning rate. */
+export interface OptimizerOptions {
+  /** Learning rate of all rules. */
   readonly lr: number;
-  readonly beta1?: number;
-  readonly beta2?: number;
-  readonly epsilon?: number;
-  readonly weightDecay?: number;
-  /** μ of Muon; 0.95 unless told. */
-  readonly momentum?: number;
   /** Gradients are scaled down together to at most this norm; the default is no bound. */
   readonly maxNorm?: number;
-  /** Losses go through `scale` before backward, so that small gradients do not vanish in f16; the factor starts at `initScale`, 2^16 unless told. */
+  /** Losses go through `scale` before backward, so that small gradients do not vanish in f16; the factor starts at `initScale` (default 2^16). */
   readonly lossScaling?: (LossScaling & { readonly initScale?: number }) | null;
   /** Keeps moving averages of the parameters: average ← emaDecay · average + (1 − emaDecay) · parameter. Above 0, below 1. */
   readonly emaDecay?: number | undefined;
 }
 
 /** What the device knows of the last step; reading it waits for the GPU. */
-export interface AdamWReport {
+export interface OptimizerReport {
   /** Steps taken, without those skipped. */
   readonly step: number;
   readonly lr: number;
@@ -63,68 +59,56 @@ export interface AdamWReport {
   readonly scale: number;
 }
 
-interface Slot {
-  /** Position in the list. */
-  readonly row: number;
+interface Slot extends Moving {
   readonly name: string;
   readonly tensor: Tensor;
-  /** The tensor itself if it is f32. */
-  readonly master: Tensor;
-  readonly m: Tensor;
-  /** Null where Muon moves it. */
-  readonly v: Tensor | null;
-  readonly ema: Tensor | null;
-  readonly decay: boolean;
+  readonly rule: Rule;
 }
 
 /**
- * AdamW (Loshchilov and Hutter 2019) with f32 masters and moments; matrices marked `muon` take Muon's step (`muonStep`) and have no second
- * moment. Step count, learning rate, clipping factor, scale of the losses and the
- * flag that skips a step with gradients that are not finite live in a GPU buffer, so that `step()` may be captured and replayed.
+ * Moves parameters by the rule of each, all at one learning rate. Step count, learning rate, clipping factor, scale of the losses and the flag
+ * that skips a step with gradients that are not finite live in a GPU buffer, so that `step()` may be captured and replayed.
  */
-export class AdamW {
+export class Optimizer {
   /** f32 [12], see `ADAMW_STATE`. */
   readonly state: Tensor;
   /** f32 [parameters, 3]: of each parameter, how many steps it has had a gradient in, and the bias corrections of that many. */
   readonly steps: Tensor;
-  private readonly options: AdamWOptions;
+  private readonly options: OptimizerOptions;
   private readonly slots: readonly Slot[];
   private rate: number;
 
-  constructor(parameters: readonly (Tensor | AdamWParameter)[], options: AdamWOptions) {
-    const given = parameters.map((p): AdamWParameter => (p instanceof Tensor ? { tensor: p } : p));
-    const names = given.map((p, i) => p.name ?? String(i));
+  constructor(parameters: readonly OptimizerParameter[], options: OptimizerOptions) {
+    const names = parameters.map((p, i) => p.name ?? String(i));
     const twice = names.find((n, i) => names.indexOf(n) < i);
-    if (twice !== undefined) throw new ArgumentError(`AdamW: two parameters are named "${twice}"; names are unique`);
-    const device = checkTensors("AdamW", ...given.flatMap((p) => [p.tensor, p.master]));
-    requireApart(given.map(({ tensor }, i) => [names[i]!, tensor]));
-    for (const { tensor, master, muon } of given) {
-      if (muon && tensor.rank !== 2) throw new ArgumentError(`AdamW: Muon for ${tensor}; it moves matrices only`);
+    if (twice !== undefined)
+      throw new ArgumentError(`Optimizer: two parameters are named "${twice}"; names are unique`);
+    const device = checkTensors("Optimizer", ...parameters.flatMap((p) => [p.tensor, p.master]));
+    requireApart(parameters.map(({ tensor }, i) => [names[i]!, tensor]));
+    for (const { tensor, master, rule } of parameters) {
+      rule.check?.(tensor);
       if (master && (tensor.dtype === "f32" || master.dtype !== "f32" || master.shape.join() !== tensor.shape.join())) {
-        throw new ArgumentError(`AdamW: master ${master} for ${tensor}; f32 of the shape of a 16-bit parameter`);
+        throw new ArgumentError(`Optimizer: master ${master} for ${tensor}; f32 of the shape of a 16-bit parameter`);
       }
     }
     this.rate = checkRate(options.lr);
-    const { lossScaling, emaDecay, momentum = 0, weightDecay = 0 } = options;
-    if (!(momentum >= 0 && momentum < 1))
-      throw new ArgumentError(`AdamW: momentum ${momentum} of Muon; at least 0, below 1`);
-    if (!(weightDecay >= 0 && weightDecay < Infinity))
-      throw new ArgumentError(`AdamW: weightDecay ${weightDecay}; a finite number of at least 0`);
+    const { lossScaling, emaDecay } = options;
     const { initScale: scale = 2 ** 16 } = lossScaling ?? { initScale: 1 };
     if (!(scale >= 1 && scale <= 1e38))
-      throw new ArgumentError(`AdamW: a loss scale of ${scale}; from 1 to 1e38, which f32 holds`);
+      throw new ArgumentError(`Optimizer: a loss scale of ${scale}; from 1 to 1e38, which f32 holds`);
     if (emaDecay !== undefined && !(emaDecay > 0 && emaDecay < 1))
-      throw new ArgumentError(`AdamW: decay ${emaDecay} of the moving averages; above 0, below 1`);
+      throw new ArgumentError(`Optimizer: decay ${emaDecay} of the moving averages; above 0, below 1`);
     this.options = options;
     this.state = adamwState(this.rate, { scale, device }).keep();
-    this.steps = zeros([given.length, 3], { device }).keep();
-    this.slots = given.map(({ tensor, master, decay = true, muon = false }, i) => {
+    this.steps = zeros([parameters.length, 3], { device }).keep();
+    this.slots = parameters.map(({ tensor, master, rule }, i) => {
       const fresh = (): Tensor => zerosLike(tensor, { dtype: "f32" }).keep();
       const own = tensor.dtype === "f32" ? tensor : fresh();
       if (own !== tensor) scope(() => copyFrom(own, master ?? cast(tensor.detach(), "f32")));
       const ema = emaDecay === undefined ? null : fresh();
       if (ema) scope(() => copyFrom(ema, own.detach()));
-      return { row: i, name: names[i]!, tensor, master: own, m: fresh(), v: muon ? null : fresh(), ema, decay };
+      const moments = Object.fromEntries(rule.moments.map((key) => [key, fresh()]));
+      return { row: i, name: names[i]!, tensor, rule, master: own, moments, ema };
     });
   }
 
@@ -153,39 +137,28 @@ export class AdamW {
    */
   step(losses: Tensor | null = null): void {
     const ready = this.slots.filter((s) => s.tensor.grad);
-    if (!ready.length) throw new ArgumentError("AdamW.step: no parameter has a gradient; call backward first");
+    if (!ready.length) throw new ArgumentError("Optimizer.step: no parameter has a gradient; call backward first");
     this.state.device.atomic(() => scope(() => this.launchStep(ready, losses)));
   }
 
   private launchStep(ready: readonly Slot[], losses: Tensor | null): void {
-    const { weightDecay = 0, emaDecay = 0, momentum, ...settings } = this.options;
-    adamwPrepare(this.state, globalGradNorm(ready.map((s) => s.tensor.grad!)), { ...settings, watched: losses });
-    for (const { first, count } of runsOf(ready)) adamwCount(this.steps, this.state, first, count, settings);
-    const together = new Map<string, Slot[]>(); // Muon's, by shape and decay
-    for (const slot of ready) {
-      const { row, v, decay } = slot;
-      const key = `${slot.master.shape.join()} ${decay}`;
-      if (v)
-        adamwStep({ ...tensorsOf(slot), v, steps: { table: this.steps, row } }, this.state, {
-          ...settings,
-          weightDecay: decay ? weightDecay : 0,
-          emaDecay,
-        });
-      else together.set(key, [...(together.get(key) ?? []), slot]);
-    }
-    for (const slots of together.values()) {
-      muonStep(slots.map(tensorsOf), this.state, {
-        ...(momentum !== undefined && { momentum }),
-        weightDecay: slots[0]!.decay ? weightDecay : 0,
-        emaDecay,
-      });
-    }
+    const { emaDecay = 0, maxNorm, lossScaling } = this.options;
+    adamwPrepare(this.state, globalGradNorm(ready.map((s) => s.tensor.grad!)), {
+      ...ready[0]!.rule.betas,
+      ...(maxNorm !== undefined && { maxNorm }),
+      ...(lossScaling && { lossScaling }),
+      watched: losses,
+    });
+    for (const { first, count, betas } of runsOf(ready)) adamwCount(this.steps, this.state, first, count, betas);
+    const context = { state: this.state, steps: this.steps, emaDecay };
+    for (const slot of ready) if (!slot.rule.isJoint) slot.rule.step([slot], context);
+    for (const [rule, slots] of groupBy(ready, ({ rule }) => rule)) if (rule.isJoint) rule.step(slots, context);
     for (const { tensor, master, ema } of this.slots)
       if (ema && !tensor.grad) emaStep(ema, master, this.state, emaDecay);
   }
 
   /** Reads what the last step did. */
-  async report(): Promise<AdamWReport> {
+  async report(): Promise<OptimizerReport> {
     const state = await this.state.data();
     return {
       step: state[ADAMW_STATE.step]!,
@@ -202,15 +175,14 @@ export class AdamW {
   }
 
   /**
-   * The tensors that make up the optimizer, but for the averages: `state`, `steps`, and of each parameter `NAME.m`, `NAME.v` (not where Muon moves it) and, if it is of 16 bits,
-   * `NAME.master`. Not copies.
+   * The tensors that make up the optimizer, but for the averages: `state`, `steps`, and of each parameter `NAME.master` if it is of 16 bits and
+   * the moments of its rule (`NAME.m`, `NAME.v`). Not copies.
    */
   stateDict(): Record<string, Tensor> {
     const dict: Record<string, Tensor> = { state: this.state, steps: this.steps };
-    for (const { name, tensor, master, m, v } of this.slots) {
+    for (const { name, tensor, master, moments } of this.slots) {
       if (master !== tensor) dict[`${name}.master`] = master;
-      dict[`${name}.m`] = m;
-      if (v) dict[`${name}.v`] = v;
+      for (const [key, moment] of Object.entries(moments)) dict[`${name}.${key}`] = moment;
     }
     return dict;
   }
@@ -222,14 +194,14 @@ export class AdamW {
   async loadStateDict(dict: Readonly<Record<string, Tensor>>): Promise<void> {
     const own = this.stateDict();
     for (const name of Object.keys(dict))
-      if (!own[name]) throw new ArgumentError(`AdamW.loadStateDict: "${name}" is not of this optimizer`);
+      if (!own[name]) throw new ArgumentError(`Optimizer.loadStateDict: "${name}" is not of this optimizer`);
     const isOld = !dict["steps"];
     if (isOld) delete own["steps"];
     for (const [name, into] of Object.entries(own)) {
       const from = dict[name];
       if (from?.shape.join() !== into.shape.join())
         throw new ArgumentError(
-          `AdamW.loadStateDict: "${name}" ${from ? `is ${from}, this optimizer's is ${into}` : "is missing"}`,
+          `Optimizer.loadStateDict: "${name}" ${from ? `is ${from}, this optimizer's is ${into}` : "is missing"}`,
         );
     }
     scope(() => {
@@ -243,8 +215,8 @@ export class AdamW {
 
   /** The step counts of a dict in the order of this optimizer's parameters: they have no names, and lie in the order of the dict's. */
   private stepsOf(dict: Readonly<Record<string, Tensor>>): Tensor {
-    const order = Object.keys(dict).filter((key) => key.endsWith(".m"));
-    const places = this.slots.map(({ name }) => order.indexOf(`${name}.m`));
+    const order = Object.keys(dict).flatMap((key) => (key.endsWith(".m") ? [key.slice(0, -2)] : []));
+    const places = this.slots.map(({ name }) => order.indexOf(name));
     if (places.every((place, i) => place === i)) return dict["steps"]!;
     return indexSelect(dict["steps"]!, 0, tensor(Int32Array.from(places), { device: this.steps.device }));
   }
@@ -259,8 +231,8 @@ export class AdamW {
 
   dispose(): void {
     for (const t of [this.state, this.steps]) t.dispose();
-    for (const { tensor, master, m, v, ema } of this.slots)
-      for (const t of [m, v, ema, master === tensor ? null : master]) t?.dispose();
+    for (const { tensor, master, moments, ema } of this.slots)
+      for (const t of [...Object.values(moments), ema, master === tensor ? null : master]) t?.dispose();
   }
 
   [Symbol.dispose](): void {
@@ -268,25 +240,24 @@ export class AdamW {
   }
 }
 
-/** The slots as runs of neighbours. */
-function runsOf(slots: readonly Slot[]): { readonly first: number; readonly count: number }[] {
-  const runs: { first: number; count: number }[] = [];
-  for (const { row } of slots) {
+interface Run {
+  readonly first: number;
+  count: number;
+  readonly betas: Rule["betas"];
+}
+
+/** The slots as runs of neighbours whose steps are counted alike. */
+function runsOf(slots: readonly Slot[]): Run[] {
+  const runs: Run[] = [];
+  for (const { row, rule } of slots) {
     const last = runs.at(-1);
-    if (last && last.first + last.count === row) last.count++;
-    else runs.push({ first: row, count: 1 });
+    const { beta1, beta2 } = rule.betas;
+    const isNext = last && last.first + last.count === row && last.betas.beta1 === beta1 && last.betas.beta2 === beta2;
+    if (isNext) last.count++;
+    else runs.push({ first: row, count: 1, betas: rule.betas });
   }
   return runs;
 }
-
-/** What a step of either kind takes of a slot. */
-const tensorsOf = ({ tensor, master, m, ema }: Slot): MuonTensors => ({
-  master,
-  m,
-  grad: tensor.grad!,
-  copy: master === tensor ? null : tensor,
-  ema,
-});
 
 /** Throws `ArgumentError` if two of the parameters are one tensor, or views of one storage: each would be stepped for the other. */
 function requireApart(parameters: readonly (readonly [string, Tensor])[]): void {
@@ -295,13 +266,13 @@ function requireApart(parameters: readonly (readonly [string, Tensor])[]): void 
     const other = names.get(storage);
     if (other !== undefined)
       throw new ArgumentError(
-        `AdamW: parameters must be different tensors; "${other}" and "${name}" share one storage. Give a tied parameter once, as Module.parameters() does.`,
+        `Optimizer: parameters must be different tensors; "${other}" and "${name}" share one storage. Give a tied parameter once, as Module.parameters() does.`,
       );
     names.set(storage, name);
   }
 }
 
 function checkRate(rate: number): number {
-  if (!(rate >= 0 && rate < Infinity)) throw new ArgumentError(`AdamW: learning rate ${rate}; a finite number ≥ 0`);
+  if (!(rate >= 0 && rate < Infinity)) throw new ArgumentError(`Optimizer: learning rate ${rate}; a finite number ≥ 0`);
   return rate;
 }

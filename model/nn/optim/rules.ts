@@ -1,0 +1,111 @@
+/** How parameters move: AdamW for all, Muon for the matrices inside a model. A rule is given to the parameters of its group. */
+import { ArgumentError } from "../../../engine/index.ts";
+import type { Tensor } from "../../../engine/index.ts";
+import { adamwStep, muonStep } from "../../../kernels/index.ts";
+import type { AdamWBetas } from "../../../kernels/index.ts";
+
+/** Items by key, in the order in which keys first appear. */
+export function groupBy<T, K>(items: readonly T[], keyOf: (item: T) => K): Map<K, T[]> {
+  const groups = new Map<K, T[]>();
+  for (const item of items) groups.set(keyOf(item), [...(groups.get(keyOf(item)) ?? []), item]);
+  return groups;
+}
+
+/** A parameter in a step. */
+export interface Moving {
+  /** Its row in the table of step counts. */
+  readonly row: number;
+  readonly tensor: Tensor;
+  /** f32; the tensor itself if that is f32. */
+  readonly master: Tensor;
+  /** What its rule keeps, f32 of its shape, zeros at the start. */
+  readonly moments: Readonly<Record<string, Tensor>>;
+  readonly ema: Tensor | null;
+}
+
+export interface StepContext {
+  /** f32 [12], see `ADAMW_STATE`: learning rate, clipping factor, whether the step is skipped. */
+  readonly state: Tensor;
+  /** f32 [parameters, 3]: step counts with their bias corrections. */
+  readonly steps: Tensor;
+  readonly emaDecay: number;
+}
+
+export interface Rule {
+  /** Names of what it keeps of each parameter, as in the state dict. */
+  readonly moments: readonly string[];
+  /** Those of the bias corrections in the table of step counts. */
+  readonly betas: AdamWBetas;
+  /** Throws `ArgumentError` for a parameter that it cannot move. */
+  readonly check?: (parameter: Tensor) => void;
+  /** True if it moves all its parameters together, else one by one. */
+  readonly isJoint?: boolean;
+  /** Moves parameters that have a gradient, with what the step that began in `context.state` says. */
+  readonly step: (parameters: readonly Moving[], context: StepContext) => void;
+}
+
+export interface AdamWRuleOptions extends AdamWBetas {
+  readonly epsilon?: number;
+  /** Decoupled: a parameter loses learning rate · weightDecay of itself a step. */
+  readonly weightDecay?: number;
+}
+
+/** AdamW (Loshchilov and Hutter 2019). */
+export function adamw({ beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weightDecay = 0 }: AdamWRuleOptions = {}): Rule {
+  requireDecay("adamw", weightDecay);
+  return {
+    moments: ["m", "v"],
+    betas: { beta1, beta2 },
+    step: (parameters, { state, steps, emaDecay }) => {
+      for (const parameter of parameters) {
+        const { m, v } = parameter.moments;
+        const table = { table: steps, row: parameter.row };
+        const tensors = { ...sharedOf(parameter), m: m!, v: v!, steps: table };
+        adamwStep(tensors, state, { beta1, beta2, epsilon, weightDecay, emaDecay });
+      }
+    },
+  };
+}
+
+export interface MuonRuleOptions extends AdamWBetas {
+  /** μ (default 0.95). */
+  readonly momentum?: number;
+  readonly weightDecay?: number;
+}
+
+/** Muon (Jordan et al. 2024), for matrices: no embedding and no head. Learning rate and weight decay are of AdamW's size (`muonStep`). */
+export function muon({ momentum = 0.95, weightDecay = 0, beta1 = 0.9, beta2 = 0.999 }: MuonRuleOptions = {}): Rule {
+  requireDecay("muon", weightDecay);
+  if (!(momentum >= 0 && momentum < 1))
+    throw new ArgumentError(`muon: momentum ${momentum} of Muon; at least 0, below 1`);
+  return {
+    moments: ["m"],
+    betas: { beta1, beta2 },
+    isJoint: true,
+    check: (parameter) => {
+      if (parameter.rank !== 2) throw new ArgumentError(`muon: ${parameter}; it moves matrices only`);
+    },
+    step: (parameters, { state, emaDecay }) => {
+      for (const alike of groupBy(parameters, ({ master }) => master.shape.join()).values()) {
+        const tensors = alike.map((parameter) => ({ ...sharedOf(parameter), m: parameter.moments["m"]! }));
+        muonStep(tensors, state, { momentum, weightDecay, emaDecay });
+      }
+    },
+  };
+}
+
+const sharedOf = ({
+  tensor,
+  master,
+  ema,
+}: Moving): { master: Tensor; grad: Tensor; copy: Tensor | null; ema: Tensor | null } => ({
+  master,
+  grad: tensor.grad!,
+  copy: master === tensor ? null : tensor,
+  ema,
+});
+
+function requireDecay(rule: string, weightDecay: number): void {
+  if (!(weightDecay >= 0 && weightDecay < Infinity))
+    throw new ArgumentError(`${rule}: weightDecay ${weightDecay}; a finite number of at least 0`);
+}
