@@ -78,12 +78,12 @@ export const addGenerate: AddCommand = (program, context) => {
 async function draw(prompt: string, flags: GenerateFlags, context: Context): Promise<void> {
   const { out, signal } = context;
   if (prompt.trim() === "") {
-    const { PromptError } = await import("../model/janus/prompt.ts");
+    const { PromptError } = await import("../model/request.ts");
     throw new PromptError("the prompt is empty; say what the picture should show");
   }
-  const { checkContext } = await import("../model/janus/prompt.ts");
+  const { checkContext } = await import("../model/request.ts");
   const { imageTokens } = await import("../model/janus/config.ts");
-  const { checkSeeds } = await import("../model/janus/processor.ts");
+  const { checkSeeds } = await import("../model/request.ts");
   const seed = flags.seed ?? anySeed(flags.n);
   checkSeeds(seed, flags.n);
   const sampling = samplingOf(flags);

@@ -10,9 +10,9 @@ import { openCheckpoint } from "./checkpoint/checkpoint.ts";
 import type { JanusConfig } from "./config.ts";
 import { ImageGeneration } from "./generate_images.ts";
 import type { ImageOptions } from "./generate_images.ts";
-import { checkText, generateText } from "./generate_text.ts";
-import type { Row } from "../decoding.ts";
-import type { TextOptions } from "./generate_text.ts";
+import { checkText, generateText } from "../generate.ts";
+import type { PromptRow } from "../causal.ts";
+import type { TextOptions } from "../generate.ts";
 import { understandingPixels } from "../image/preprocess.ts";
 import type { RgbImage } from "../image/image.ts";
 import { decodePicture, reconstruct } from "./image_codes.ts";
@@ -176,18 +176,18 @@ export class Janus {
     const started = now();
     // What can be refused is refused before the vision tower runs.
     const lines = asked.map(({ ids }) => new Line(ids, this.processor.tokenizer.stream(), new Stops(stop)));
-    checkText(this.config, asked, { ...options, maxNewTokens });
+    checkText(this.config.language, asked, { ...options, maxNewTokens });
     signal?.throwIfAborted();
     const embeddings: Tensor[] = [];
     let begun = started;
     try {
-      const rows = asked.map(({ ids, pixels }): Row => {
+      const rows = asked.map(({ ids, pixels }): PromptRow => {
         if (pixels.length === 0) return { ids };
         embeddings.push(this.embedImages(pixels));
         return { ids, images: { embeddings: embeddings.at(-1)!, placeholder } };
       });
       const isDone = (row: number): boolean => lines[row]!.finish !== null;
-      for await (const tokens of generateText(this.model, this.config, rows, { ...options, maxNewTokens }, isDone)) {
+      for await (const tokens of generateText(this.model, rows, { ...options, maxNewTokens }, isDone)) {
         if (begun === started) begun = now();
         for (const [i, line] of lines.entries()) {
           const text = line.push(tokens[i]!, eos, maxNewTokens);
