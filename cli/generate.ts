@@ -2,8 +2,8 @@
 import { Option } from "commander";
 import { rm } from "node:fs/promises";
 import { basename, extname, join } from "node:path";
-import type { Janus } from "../model/node/janus.ts";
-import type { Pictures } from "../model/streams.ts";
+import type { Janus } from "../model/janus/node/janus.ts";
+import type { Pictures } from "../model/janus/pictures.ts";
 import type { AddCommand, Context } from "./context.ts";
 import { EXIT, UsageError } from "./errors.ts";
 import { formatDuration } from "./format.ts";
@@ -168,7 +168,7 @@ class Preview {
 /** `--from`: the picture of the token ids in a file, and with `--check` the tokens of its prompt and seed drawn anew. */
 async function again(file: string, flags: GenerateFlags, context: Context): Promise<void> {
   const { out, signal } = context;
-  const { readPicture, encodePicture } = await import("../model/node/janus.ts");
+  const { readPicture, encodePicture } = await import("../model/janus/node/janus.ts");
   const { ArgumentError } = await import("../engine/errors.ts");
   const { ImageFormatError } = await import("../model/image/image.ts");
   const how = await readPicture(file);

@@ -8,7 +8,7 @@ import { ArgumentError, DTypeError, Device, F, Generator, noGrad, scope, setDevi
 import { ImageGeneration } from "../../model/janus/generate_images.ts";
 import { generateText, textDecoder } from "../../model/generate.ts";
 import type { TextOptions } from "../../model/generate.ts";
-import { Janus, encodePicture, readImage, readPicture } from "../../model/node/index.ts";
+import { Janus, encodePicture, readImage, readPicture } from "../../model/janus/node/index.ts";
 import { PromptError } from "../../model/request.ts";
 import { hasFixtures } from "../fixtures.ts";
 import { created, errorOf } from "../gpu.ts";

@@ -12,7 +12,7 @@ import type { Tensor } from "../../index.ts";
 import { EXIT } from "../../cli/errors.ts";
 import { generateText } from "../../model/generate.ts";
 import { encodePictures } from "../../model/janus/image_codes.ts";
-import { Janus } from "../../model/node/index.ts";
+import { Janus } from "../../model/janus/node/index.ts";
 import { changedHf } from "../checkpoint/tiny.ts";
 import { runCli } from "../cli.ts";
 import { hasFixtures } from "../fixtures.ts";
