@@ -1,4 +1,4 @@
 /** janus-webgpu in Node: what browsers have, with models from folders and the hub, and pictures as files. */
 export * from "./index.ts";
-export { Janus, encodePicture, readImage, readPicture, savePicture } from "./model/node/index.ts";
-export type { PretrainedOptions } from "./model/node/index.ts";
+export { Janus, encodePicture, readImage, readPicture, savePicture } from "./model/janus/node/index.ts";
+export type { PretrainedOptions } from "./model/janus/node/index.ts";

@@ -4,8 +4,10 @@ export { arange, full, manualSeed, ones, randn, uniform, zeros, zerosLike } from
 export * as F from "./kernels/index.ts";
 export * as nn from "./model/nn/index.ts";
 export { Janus } from "./model/janus/pipeline.ts";
-export { Answer, Pictures } from "./model/streams.ts";
-export type { AnswerResult, GenerateEvent, Picture } from "./model/streams.ts";
+export { Answer } from "./model/streams.ts";
+export type { AnswerResult } from "./model/streams.ts";
+export { Pictures } from "./model/janus/pictures.ts";
+export type { GenerateEvent, Picture } from "./model/janus/pictures.ts";
 export type { RgbImage } from "./model/image/image.ts";
 export type { Reconstruction } from "./model/janus/image_codes.ts";
 export type { AskOptions, GenerateOptions, ImageInput } from "./model/janus/pipeline.ts";

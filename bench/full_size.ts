@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { Device, setDevice } from "../index.ts";
 import { folderSource } from "../model/node/index.ts";
 import { openCheckpoint } from "../model/janus/checkpoint/checkpoint.ts";
-import { Janus } from "../model/node/janus.ts";
+import { Janus } from "../model/janus/node/janus.ts";
 import { percentile, table } from "./harness.ts";
 import { workloads } from "./workloads.ts";
 

@@ -5,7 +5,7 @@ import type { Decoder } from "../model/decoding.ts";
 import { imageTokens } from "../model/janus/config.ts";
 import type { JanusConfig } from "../model/janus/config.ts";
 import { ImageGeneration } from "../model/janus/generate_images.ts";
-import { textDecoder } from "../model/janus/generate_text.ts";
+import { textDecoder } from "../model/generate.ts";
 import type { JanusForConditionalGeneration } from "../model/janus/janus.ts";
 
 /** Tokens of the long prompt: a picture and a short question. */
@@ -41,9 +41,9 @@ export function workloads(model: JanusForConditionalGeneration, config: JanusCon
       }),
     );
   const image = new ImageGeneration(model, config, [ids(PROMPT_TOKENS)], 0, { seed: 1 }).decoder;
-  const text = textDecoder(model, config, [{ ids: ids(PREFILL_TOKENS) }], { maxNewTokens: 64 });
+  const text = textDecoder(model, [{ ids: ids(PREFILL_TOKENS) }], { maxNewTokens: 64 });
   for (const decoder of [image, text]) decoder.begin();
-  const prefill = (): void => textDecoder(model, config, [{ ids: ids(PREFILL_TOKENS) }], { maxNewTokens: 1 }).dispose();
+  const prefill = (): void => textDecoder(model, [{ ids: ids(PREFILL_TOKENS) }], { maxNewTokens: 1 }).dispose();
   return {
     list: [
       { name: "guided image token (two rows)", run: () => image.step() },

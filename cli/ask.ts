@@ -42,12 +42,12 @@ async function ask(words: readonly string[], flags: AskFlags, context: Context):
   if (words.length === 1 && /\.(png|jpe?g|webp|gif|tiff?|avif)$/i.test(question))
     throw new UsageError(`what about ${question}? The question comes after the pictures`);
   if (question.trim() === "" && images.length === 0) {
-    const { PromptError } = await import("../model/janus/prompt.ts");
+    const { PromptError } = await import("../model/request.ts");
     throw new PromptError("the prompt is empty; write a question or give an image");
   }
   const { readImage } = await import("../model/node/image_file.ts");
   const { ImageError } = await import("../model/image/image.ts");
-  const { checkContext } = await import("../model/janus/prompt.ts");
+  const { checkContext } = await import("../model/request.ts");
   const { questionIds } = await import("../model/janus/pipeline.ts");
   // Bad pictures are refused before the model is loaded.
   const pictures = [];

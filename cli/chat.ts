@@ -2,7 +2,7 @@
 import { createInterface } from "node:readline";
 import type { Interface } from "node:readline";
 import type { RgbImage } from "../model/image/image.ts";
-import type { Janus } from "../model/node/janus.ts";
+import type { Janus } from "../model/janus/node/janus.ts";
 import type { ContentPart, Message } from "../model/janus/prompt.ts";
 import type { AddCommand, Context } from "./context.ts";
 import { EXIT } from "./errors.ts";

@@ -75,7 +75,7 @@ export async function exitCodeOf(error: unknown): Promise<number> {
   const hub = await import("../model/node/hub_settings.ts");
   const image = await import("../model/image/image.ts");
   const { PackageError } = await import("../model/node/image_file.ts");
-  const prompt = await import("../model/janus/prompt.ts");
+  const prompt = await import("../model/request.ts");
   const modules = await import("../model/nn/module.ts");
   const data = await import("../train/data/errors.ts");
   const config = await import("../train/config.ts");

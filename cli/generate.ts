@@ -2,8 +2,8 @@
 import { Option } from "commander";
 import { rm } from "node:fs/promises";
 import { basename, extname, join } from "node:path";
-import type { Janus } from "../model/node/janus.ts";
-import type { Pictures } from "../model/streams.ts";
+import type { Janus } from "../model/janus/node/janus.ts";
+import type { Pictures } from "../model/janus/pictures.ts";
 import type { AddCommand, Context } from "./context.ts";
 import { EXIT, UsageError } from "./errors.ts";
 import { formatDuration } from "./format.ts";
@@ -78,12 +78,12 @@ export const addGenerate: AddCommand = (program, context) => {
 async function draw(prompt: string, flags: GenerateFlags, context: Context): Promise<void> {
   const { out, signal } = context;
   if (prompt.trim() === "") {
-    const { PromptError } = await import("../model/janus/prompt.ts");
+    const { PromptError } = await import("../model/request.ts");
     throw new PromptError("the prompt is empty; say what the picture should show");
   }
-  const { checkContext } = await import("../model/janus/prompt.ts");
+  const { checkContext } = await import("../model/request.ts");
   const { imageTokens } = await import("../model/janus/config.ts");
-  const { checkSeeds } = await import("../model/janus/processor.ts");
+  const { checkSeeds } = await import("../model/request.ts");
   const seed = flags.seed ?? anySeed(flags.n);
   checkSeeds(seed, flags.n);
   const sampling = samplingOf(flags);
@@ -168,7 +168,7 @@ class Preview {
 /** `--from`: the picture of the token ids in a file, and with `--check` the tokens of its prompt and seed drawn anew. */
 async function again(file: string, flags: GenerateFlags, context: Context): Promise<void> {
   const { out, signal } = context;
-  const { readPicture, encodePicture } = await import("../model/node/janus.ts");
+  const { readPicture, encodePicture } = await import("../model/janus/node/janus.ts");
   const { ArgumentError } = await import("../engine/errors.ts");
   const { ImageFormatError } = await import("../model/image/image.ts");
   const how = await readPicture(file);

@@ -1,6 +1,6 @@
 /** From what a person names to the folder of a model: a folder on this machine, the package's own, or one on the hub, fetched with a bar. */
 import { stat } from "node:fs/promises";
-import { shippedModel } from "../model/node/shipped.ts";
+import { shippedModel } from "../model/janus/node/shipped.ts";
 import type { Context } from "./context.ts";
 
 /** For the help of commands that take a model. */
@@ -25,7 +25,7 @@ export async function resolveModel(nameOrPath: string, { out, signal }: Context)
         );
   }
   out.note(`${nameOrPath} is no folder here; asking the hub`);
-  const { modelFolder } = await import("../model/node/hub.ts");
+  const { modelFolder } = await import("../model/janus/node/hub.ts");
   using progress = out.progress("bytes");
   return await modelFolder(nameOrPath, {
     signal,

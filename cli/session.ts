@@ -5,9 +5,9 @@ import { Option } from "commander";
 import type { Command } from "commander";
 import type { FloatDType } from "../model/io/cast.ts";
 import type { JanusConfig } from "../model/janus/config.ts";
-import type { Janus } from "../model/node/janus.ts";
+import type { Janus } from "../model/janus/node/janus.ts";
 import type { Processor } from "../model/janus/processor.ts";
-import type { Picture } from "../model/streams.ts";
+import type { Picture } from "../model/janus/pictures.ts";
 import type { Context } from "./context.ts";
 import { openDevice } from "./device.ts";
 import { UsageError } from "./errors.ts";
@@ -91,7 +91,7 @@ export async function openJanus(
 ): Promise<Session> {
   const folder = await resolveModel(flags.model, context);
   const started = performance.now();
-  const { checkReady, Janus } = await import("../model/node/janus.ts");
+  const { checkReady, Janus } = await import("../model/janus/node/janus.ts");
   check(await checkReady(folder)); // what can be wrong with the folder is said before the device is opened
   const device = await openDevice(flags.adapter, context);
   try {
@@ -156,6 +156,6 @@ export async function writeFree(folder: string, name: string, content: Uint8Arra
 
 /** Writes a picture under a name made of its prompt and seed. */
 export async function savePictureIn(folder: string, picture: Picture): Promise<string> {
-  const { encodePicture } = await import("../model/node/janus.ts");
+  const { encodePicture } = await import("../model/janus/node/janus.ts");
   return writeFree(folder, `${slug(picture.prompt)}-${picture.seed}`, await encodePicture(picture));
 }

@@ -5,15 +5,9 @@
 import { NotFiniteError, capture, empty, noGrad, scope, tensor } from "../engine/index.ts";
 import type { Captured, DType, Device, Tensor } from "../engine/index.ts";
 import { NOT_FINITE_FLAG, advance, arange, cat, copyInto, full, indexSelect } from "../kernels/index.ts";
-import type { JanusForConditionalGeneration } from "./janus/janus.ts";
+import { embedMixed } from "./causal.ts";
+import type { CausalModel, PromptRow } from "./causal.ts";
 import { KvCache } from "./llama.ts";
-import type { LlamaConfig } from "./llama.ts";
-
-/** A prompt: token ids and, for the places where they are `placeholder`, image embeddings [places, hidden] in order. */
-export interface Row {
-  readonly ids: readonly number[];
-  readonly images?: { readonly embeddings: Tensor; readonly placeholder: number };
-}
 
 export interface DecodingOptions {
   /** Of keys and values; f32 unless told. 16 bits halve the cache's memory, at that precision. */
@@ -40,14 +34,26 @@ export interface Head {
   dispose(): void;
 }
 
+/** What a decoder runs on. */
+export interface DecodingBatch {
+  readonly prompts: readonly PromptRow[];
+  /** Which prompt each row of the cache continues; several rows may share one. */
+  readonly order: readonly number[];
+  /** N: tokens of a step. */
+  readonly samples: number;
+  /** Tokens that are to follow. */
+  readonly room: number;
+}
+
 /** ids with image embeddings in their places → [1, T, hidden]. */
-function embedRow(model: JanusForConditionalGeneration, { ids, images }: Row, device: Device): Tensor {
+function embedRow(model: CausalModel, { ids, images }: PromptRow): Tensor {
+  const { device } = model;
   const shape = [1, ids.length];
   const input = tensor(Int32Array.from(ids), { shape, device });
   if (!images) return model.embedText(input);
   let next = 0;
   const places = Int32Array.from(ids, (id) => (id === images.placeholder ? next++ : -1));
-  return model.embedMixed(input, images.embeddings.unsqueeze(0), tensor(places, { shape, device }));
+  return embedMixed(model, input, images.embeddings.unsqueeze(0), tensor(places, { shape, device }));
 }
 
 /** Prompts in a cache, and a step that goes on from there. */
@@ -55,7 +61,7 @@ export class Decoder {
   /** u32 [N]: what was sampled last, flagged where it is not finite. */
   readonly tokens: Tensor;
   readonly device: Device;
-  private readonly model: JanusForConditionalGeneration;
+  private readonly model: CausalModel;
   private readonly head: Head;
   private readonly cache: KvCache;
   /** [R, hidden] of each row's last position. */
@@ -66,7 +72,7 @@ export class Decoder {
   private captured: Captured<void> | null = null;
 
   private constructor(
-    model: JanusForConditionalGeneration,
+    model: CausalModel,
     head: Head,
     samples: number,
     cache: KvCache,
@@ -87,21 +93,10 @@ export class Decoder {
   /**
    * Runs the prompts, one after the other: a row computes the same bits whatever stands beside it, and none is padded. Call it in
    * `construct`, so that nothing is left when memory does not suffice.
-   * @param order which prompt each row of the cache continues; several rows may share one
-   * @param samples N: tokens of a step
-   * @param room tokens that are to follow
    */
-  static prefill(
-    model: JanusForConditionalGeneration,
-    config: LlamaConfig,
-    prompts: readonly Row[],
-    order: readonly number[],
-    head: Head,
-    samples: number,
-    room: number,
-    options: DecodingOptions & { device: Device },
-  ): Decoder {
-    const { device } = options;
+  static prefill(model: CausalModel, head: Head, batch: DecodingBatch, options: DecodingOptions = {}): Decoder {
+    const { device, language: config } = model;
+    const { prompts, order, samples, room } = batch;
     const placed = { device, ...(options.cacheDType && { dtype: options.cacheDType }) };
     const longest = Math.max(...prompts.map(({ ids }) => ids.length));
     const cache = new KvCache(config, order.length, longest + room, placed);
@@ -112,7 +107,7 @@ export class Decoder {
             const length = prompt.ids.length;
             // A prompt that is alone goes where it stays, others through a cache of their own.
             const own = order.length === 1 ? cache : new KvCache(config, 1, length, placed);
-            const states = model.hidden(embedRow(model, prompt, device), {
+            const states = model.hidden(embedRow(model, prompt), {
               positions: arange(0, length, 1, { device }),
               cache: own,
             }); // [1, T, hidden]

@@ -18,6 +18,9 @@ export interface LlamaConfig {
   readonly ropeTheta: number;
 }
 
+/** Sizes of a cache of keys and values. */
+export type CacheConfig = Pick<LlamaConfig, "layers" | "kvHeads" | "headDim">;
+
 /**
  * Keys and values of the positions seen so far, for every layer. How many a row has is on the GPU, so that a captured step replays; rows
  * have lengths of their own, so that prompts of different lengths need no padding and a row computes the same bits whatever stands beside it.
@@ -31,7 +34,7 @@ export class KvCache {
   readonly batch: number;
   readonly capacity: number;
 
-  constructor(config: LlamaConfig, batch: number, capacity: number, options: { dtype?: DType; device?: Device } = {}) {
+  constructor(config: CacheConfig, batch: number, capacity: number, options: { dtype?: DType; device?: Device } = {}) {
     const make = (): Tensor => full([batch, config.kvHeads, capacity, config.headDim], 0, options).keep();
     this.keys = Array.from({ length: config.layers }, make);
     this.values = Array.from({ length: config.layers }, make);

@@ -1,6 +1,5 @@
-/** Answers and pictures as streams that run once: for those who watch, by iterating; for those who wait, as a promise. */
+/** Streams that run once, answers among them: iterate to watch, or await the result. */
 import { ArgumentError } from "../engine/errors.ts";
-import type { RgbImage } from "./image/image.ts";
 
 export interface AnswerResult {
   /** As decoded: answers of Janus begin with a space. */
@@ -13,30 +12,11 @@ export interface AnswerResult {
   readonly timings: { readonly prefillMs: number; readonly decodeMs: number };
 }
 
-/** A generated picture and all that it takes to make it again. */
-export interface Picture {
-  readonly image: RgbImage;
-  readonly prompt: string;
-  readonly seed: number;
-  readonly guidance: number;
-  readonly temperature: number;
-  readonly topK: number | undefined;
-  readonly topP: number | undefined;
-  /** `Janus.fingerprint` of the model that made it. */
-  readonly model: string;
-  /** The codes, in raster order. */
-  readonly tokenIds: readonly number[];
-}
-
-export type GenerateEvent =
-  | { readonly type: "progress"; readonly done: number; readonly total: number }
-  | { readonly type: "picture"; readonly index: number; readonly picture: Picture };
-
 /**
  * A stream that runs once: iterate over it, or await what it comes to (which starts it). `result()` during and after an iteration gives what
  * that one comes to. Throws `ArgumentError` for a second iteration.
  */
-class Once<Event, Result> implements AsyncIterable<Event> {
+export class Once<Event, Result> implements AsyncIterable<Event> {
   private readonly run: AsyncGenerator<Event, Result>;
   private readonly ended: Promise<Result>;
   private end!: { resolve: (result: Result) => void; reject: (error: unknown) => void };
@@ -93,27 +73,5 @@ export class Answer extends Once<string, AnswerResult> {
   /** The whole answer, without white space at its ends. */
   async text(): Promise<string> {
     return (await this.result()).text.trim();
-  }
-}
-
-/** Pictures as they come. */
-export class Pictures extends Once<GenerateEvent, Picture[]> {
-  private readonly look: () => Promise<(RgbImage | null)[]>;
-
-  constructor(run: AsyncGenerator<GenerateEvent, Picture[]>, look: () => Promise<(RgbImage | null)[]>) {
-    super(run);
-    this.look = look;
-  }
-
-  images(): Promise<Picture[]> {
-    return this.result();
-  }
-
-  /**
-   * The rows so far of each picture (null before its first row); empty while no codes are sampled, before and after. Costs as much as
-   * decoding whole pictures.
-   */
-  preview(): Promise<(RgbImage | null)[]> {
-    return this.look();
   }
 }

@@ -5,10 +5,10 @@
 import { noGrad, scope, tensor } from "../engine/index.ts";
 import type { Device, Tensor } from "../engine/index.ts";
 import { arange, cat, guidance as guide } from "../kernels/index.ts";
-import type { Row as PromptRow } from "../model/decoding.ts";
+import type { PromptRow } from "../model/causal.ts";
 import type { JanusConfig } from "../model/janus/config.ts";
 import { ImageGeneration } from "../model/janus/generate_images.ts";
-import { generateText } from "../model/janus/generate_text.ts";
+import { generateText } from "../model/generate.ts";
 import type { JanusForConditionalGeneration } from "../model/janus/janus.ts";
 import type { Processor } from "../model/janus/processor.ts";
 import { unconditionalRow } from "../model/janus/prompt.ts";
@@ -172,7 +172,7 @@ export class GoldenModel {
           : { ids };
       });
       const tokens: number[][] = rows.map(() => []);
-      for await (const step of generateText(this.model, this.config, rows, {
+      for await (const step of generateText(this.model, rows, {
         maxNewTokens: count,
         suppressTokens: [eos],
         ...(this.signal && { signal: this.signal }),
@@ -262,7 +262,7 @@ export class GoldenModel {
   async steppedCodes(prompt: readonly number[], codes: readonly number[]): Promise<Values> {
     this.signal?.throwIfAborted();
     const pair = [prompt, unconditionalRow(prompt, this.processor.tokenizer.specials.pad)];
-    const data = await forcedSteps(this.model, this.config.language, pair, codes, GUIDANCE);
+    const data = await forcedSteps(this.model, pair, codes, GUIDANCE);
     return { shape: [codes.length, this.config.vq.codes], data };
   }
 

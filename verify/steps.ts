@@ -8,7 +8,6 @@ import { arange, copyInto, full, guidance as guide, indexSelect, where } from ".
 import { Decoder } from "../model/decoding.ts";
 import type { Head } from "../model/decoding.ts";
 import type { JanusForConditionalGeneration } from "../model/janus/janus.ts";
-import type { LlamaConfig } from "../model/llama.ts";
 
 /** Writes down the guided logits of each step and answers with the golden code. */
 class ForcedHead implements Head {
@@ -48,15 +47,13 @@ class ForcedHead implements Head {
 /** Guided logits [T, codes] before each of `codes` [T]. `pair` is the prompt's conditional and its unconditional row. */
 export async function forcedSteps(
   model: JanusForConditionalGeneration,
-  config: LlamaConfig,
   pair: readonly (readonly number[])[],
   codes: readonly number[],
   weight: number,
 ): Promise<Float32Array> {
   const head = new ForcedHead(model, codes, weight);
-  const { device } = head.logits;
   const prompts = pair.map((ids) => ({ ids }));
-  const decoder = Decoder.prefill(model, config, prompts, [0, 1], head, 1, codes.length, { device });
+  const decoder = Decoder.prefill(model, head, { prompts, order: [0, 1], samples: 1, room: codes.length });
   try {
     decoder.begin();
     for (let step = 1; step < codes.length; step++) await decoder.next();

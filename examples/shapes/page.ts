@@ -1,6 +1,6 @@
 /** demo/report.html: what was learned, by table, curves and pictures. */
 import { getDevice } from "../../engine/index.ts";
-import { Janus, encodePng } from "../../model/node/index.ts";
+import { Janus, encodePng } from "../../model/janus/node/index.ts";
 import { RunCurves, page, pictureGrid, readLog, table } from "../../train/node/report/index.ts";
 import type { Content, PagePicture } from "../../train/node/report/index.ts";
 import { STAGES } from "../../train/stages.ts";

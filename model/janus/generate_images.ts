@@ -5,14 +5,15 @@
 import { ArgumentError, DTypeError, construct, isFloat } from "../../engine/index.ts";
 import type { Device, Tensor } from "../../engine/index.ts";
 import { arange, copyInto, full, guidance as guide, where } from "../../kernels/index.ts";
+import { checkContext, checkIds, checkSampling } from "../request.ts";
 import { imageTokens } from "./config.ts";
 import type { JanusConfig } from "./config.ts";
 import { Decoder, isFlagged, stepsAhead } from "../decoding.ts";
 import type { DecodingOptions, Head } from "../decoding.ts";
-import { Sampler, checkIds, checkSampling } from "./generate_text.ts";
-import type { SamplingOptions } from "./generate_text.ts";
+import { Sampler } from "../sampling.ts";
+import type { SamplingOptions } from "../request.ts";
 import type { JanusForConditionalGeneration } from "./janus.ts";
-import { checkContext, unconditionalRow } from "./prompt.ts";
+import { unconditionalRow } from "./prompt.ts";
 import { DRAWING_DEFAULTS } from "./processor.ts";
 
 export interface ImageOptions extends SamplingOptions, DecodingOptions {
@@ -126,11 +127,8 @@ export class ImageGeneration {
     );
     [this.head, this.decoder] = construct(() => {
       const head = new ImageHead(model, this.tokens, this.seeds, options, device);
-      const room = this.tokens - 1;
-      return [
-        head,
-        Decoder.prefill(model, config.language, rows, order, head, this.count, room, { ...options, device }),
-      ];
+      const batch = { prompts: rows, order, samples: this.count, room: this.tokens - 1 };
+      return [head, Decoder.prefill(model, head, batch, options)];
     });
   }
 

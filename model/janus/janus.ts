@@ -2,9 +2,11 @@
  * Janus-Pro: one Llama that understands pictures through SigLIP and draws them as VQ codes. Field paths are the tensor names of the
  * Hugging Face layout. Heads and embeddings of the two directions share nothing but the Llama between them.
  */
-import { ShapeError, checkTensors, scope } from "../../engine/index.ts";
-import type { Tensor } from "../../engine/index.ts";
-import { gelu, indexSelect, where } from "../../kernels/index.ts";
+import { scope } from "../../engine/index.ts";
+import type { Device, Tensor } from "../../engine/index.ts";
+import { gelu } from "../../kernels/index.ts";
+import { embedMixed } from "../causal.ts";
+import type { CausalModel } from "../causal.ts";
 import type { JanusConfig } from "./config.ts";
 import { Embedding, Linear } from "../nn/layers.ts";
 import type { LayerOptions } from "../nn/layers.ts";
@@ -75,21 +77,28 @@ export class JanusModel extends Module {
 }
 
 /** The whole model: embeddings in, hidden states and the logits of either head out. */
-export class JanusForConditionalGeneration extends Module<readonly [Tensor, Sequence]> {
+export class JanusForConditionalGeneration extends Module<readonly [Tensor, Sequence]> implements CausalModel {
+  /** Sizes of the language model. */
+  readonly language: JanusConfig["language"];
   readonly model: JanusModel;
   readonly lm_head: Linear;
 
   constructor(config: JanusConfig, options: LayerOptions = {}) {
     super();
+    this.language = config.language;
     this.model = new JanusModel(config, options);
     const { hidden, vocabulary, tied } = config.language;
     const weight = this.model.language_model.embed_tokens.weight;
     this.lm_head = new Linear(hidden, vocabulary, { ...options, bias: false, ...(tied && { weight }) });
   }
 
+  get device(): Device {
+    return this.lm_head.weight.device;
+  }
+
   /** embeddings [B, T, hidden] → text logits [B, T, vocabulary]. */
   forward(embeddings: Tensor, sequence: Sequence): Tensor {
-    return this.lm_head.call(this.hidden(embeddings, sequence));
+    return this.logits(this.hidden(embeddings, sequence));
   }
 
   /** embeddings [B, T, hidden] → hidden states [B, T, hidden] after the last norm, the input of either head. */
@@ -107,21 +116,14 @@ export class JanusForConditionalGeneration extends Module<readonly [Tensor, Sequ
     return scope(() => this.model.generation_aligner.call(this.model.generation_embeddings.call(codes)));
   }
 
-  /**
-   * ids [B, T] with image embeddings in the places of the image placeholders.
-   * @param images image embeddings [N, P, hidden], in the order of the placeholders of the rows
-   * @param places i32 [B, T]: which of the N · P image rows stands here, −1 for text
-   */
+  /** ids [B, T] with image embeddings [N, P, hidden] in the positions of the image placeholders: see `embedMixed`. */
   embedMixed(ids: Tensor, images: Tensor, places: Tensor): Tensor {
-    checkTensors("embedMixed", ids, images, places);
-    if (places.shape.join() !== ids.shape.join())
-      throw new ShapeError(`embedMixed: places ${places} for ids ${ids}; one a token`);
-    return scope(() => {
-      const [batch, length] = [ids.dim(0), ids.dim(1)];
-      const rows = images.reshape([-1, images.dim(2)]);
-      const taken = indexSelect(rows, 0, places.maximum(0).flatten()).reshape([batch, length, -1]); // [B, T, hidden]
-      return where(places.ge(0).unsqueeze(2), taken, this.embedText(ids));
-    });
+    return embedMixed(this, ids, images, places);
+  }
+
+  /** hidden states [..., hidden] → text logits [..., vocabulary]. */
+  logits(hidden: Tensor): Tensor {
+    return this.lm_head.call(hidden);
   }
 
   /** The matrices inside the Llama and the vision tower, which Muon may move: all but embeddings, aligners and heads. */

@@ -1,8 +1,8 @@
 /**
  * `Janus`: a checkpoint ready to be used. Questions about pictures and pictures of prompts, as streams for those who watch and as promises
- * for those who wait; below it the bare model. Works on files from anywhere; the names of the hub and paths of Node are in `model/node/`.
+ * for those who wait; below it the bare model. Works on files from anywhere; the names of the hub and paths of Node are in `node/`.
  */
-import { ArgumentError, getDevice, noGrad, now, scope, tensor } from "../../engine/index.ts";
+import { ArgumentError, getDevice, noGrad, scope, tensor } from "../../engine/index.ts";
 import type { Device, Tensor } from "../../engine/index.ts";
 import { cat } from "../../kernels/index.ts";
 import type { FileSource } from "../io/bytes.ts";
@@ -10,9 +10,9 @@ import { openCheckpoint } from "./checkpoint/checkpoint.ts";
 import type { JanusConfig } from "./config.ts";
 import { ImageGeneration } from "./generate_images.ts";
 import type { ImageOptions } from "./generate_images.ts";
-import { checkText, generateText } from "./generate_text.ts";
-import type { Row } from "../decoding.ts";
-import type { TextOptions } from "./generate_text.ts";
+import { generateAnswers } from "../answers.ts";
+import type { PromptRow } from "../causal.ts";
+import type { AnswerOptions } from "../answers.ts";
 import { understandingPixels } from "../image/preprocess.ts";
 import type { RgbImage } from "../image/image.ts";
 import { decodePicture, reconstruct } from "./image_codes.ts";
@@ -23,21 +23,19 @@ import type { LoadOptions } from "./load.ts";
 import { readProcessor } from "./processor.ts";
 import type { Processor } from "./processor.ts";
 import type { Message } from "./prompt.ts";
-import { Stops } from "../stops.ts";
-import { Answer, Pictures } from "../streams.ts";
-import type { AnswerResult, GenerateEvent, Picture } from "../streams.ts";
-import type { TextStream } from "../tokenizer.ts";
+import { Pictures } from "./pictures.ts";
+import type { GenerateEvent, Picture } from "./pictures.ts";
+import { Answer } from "../streams.ts";
+import type { AnswerResult } from "../streams.ts";
 
 /** A picture as `Janus` takes it; in Node also a path or the bytes of a file. */
 export type ImageInput = RgbImage | string | Uint8Array;
 
-export interface AskOptions extends TextOptions {
+export interface AskOptions extends AnswerOptions {
   /** In the order of their placeholders; without placeholders in the question they stand before it. */
   readonly images?: readonly ImageInput[];
   /** Stands before the conversation; the original's unless told, "" for none. */
   readonly system?: string;
-  /** The answer ends before the first of these. */
-  readonly stop?: readonly string[];
 }
 
 export interface GenerateOptions extends ImageOptions {}
@@ -144,7 +142,7 @@ export class Janus {
     this.dispose();
   }
 
-  /** An input picture as pixels. In Node `model/node/janus.ts` also reads files. */
+  /** An input picture as pixels. In Node `node/janus.ts` also reads files. */
   protected async image(input: ImageInput): Promise<RgbImage> {
     if (typeof input === "string" || input instanceof Uint8Array || !(input?.data instanceof Uint8Array))
       throw new ArgumentError("pictures are {width, height, data} of 8-bit RGB here; decode the file first");
@@ -171,42 +169,20 @@ export class Janus {
 
   /** Answers to encoded questions; gives the text of the first one as it comes. */
   private async *decode(asked: readonly Asked[], options: AskOptions): AsyncGenerator<string, AnswerResult[]> {
-    const { eos, imagePlaceholder: placeholder } = this.processor.tokenizer.specials;
-    const { maxNewTokens = 512, stop = [], signal } = options;
-    const started = now();
-    // What can be refused is refused before the vision tower runs.
-    const lines = asked.map(({ ids }) => new Line(ids, this.processor.tokenizer.stream(), new Stops(stop)));
-    checkText(this.config, asked, { ...options, maxNewTokens });
-    signal?.throwIfAborted();
+    const { imagePlaceholder: placeholder } = this.processor.tokenizer.specials;
     const embeddings: Tensor[] = [];
-    let begun = started;
-    try {
-      const rows = asked.map(({ ids, pixels }): Row => {
+    const rows = (): PromptRow[] =>
+      asked.map(({ ids, pixels }) => {
         if (pixels.length === 0) return { ids };
         embeddings.push(this.embedImages(pixels));
         return { ids, images: { embeddings: embeddings.at(-1)!, placeholder } };
       });
-      const isDone = (row: number): boolean => lines[row]!.finish !== null;
-      for await (const tokens of generateText(this.model, this.config, rows, { ...options, maxNewTokens }, isDone)) {
-        if (begun === started) begun = now();
-        for (const [i, line] of lines.entries()) {
-          const text = line.push(tokens[i]!, eos, maxNewTokens);
-          if (i === 0 && text) yield text;
-        }
-        if (lines.every(({ finish }) => finish !== null)) break;
-      }
+    try {
+      return yield* generateAnswers(this.model, this.processor.tokenizer, { prompts: asked, rows }, options);
     } finally {
       for (const t of embeddings) t.dispose();
       this.device.pool.trim(); // prompts of other lengths need buffers of other sizes
     }
-    const timings = { prefillMs: begun - started, decodeMs: now() - begun };
-    return lines.map(({ text, tokenIds, promptTokenIds, finish }) => ({
-      text,
-      tokenIds,
-      promptTokenIds,
-      finish: finish!,
-      timings,
-    }));
   }
 
   /** pixels of N pictures → embeddings [N · P, hidden], one picture at a time. */
@@ -286,38 +262,4 @@ interface Asked {
   readonly ids: readonly number[];
   /** float32 [3, S, S] each. */
   readonly pixels: readonly Float32Array[];
-}
-
-/** One row's answer as it grows. */
-class Line {
-  text = "";
-  finish: AnswerResult["finish"] | null = null;
-  readonly tokenIds: number[] = [];
-  readonly promptTokenIds: readonly number[];
-  private readonly stream: TextStream;
-  private readonly stops: Stops;
-
-  constructor(promptTokenIds: readonly number[], stream: TextStream, stops: Stops) {
-    this.promptTokenIds = promptTokenIds;
-    this.stream = stream;
-    this.stops = stops;
-  }
-
-  /** Takes a token; returns the text that is certain now. */
-  push(id: number, eos: number, most: number): string {
-    if (this.finish) return "";
-    let text = "";
-    if (id === eos) this.finish = "end";
-    else {
-      this.tokenIds.push(id);
-      text = this.stops.push(this.stream.push(id));
-      if (this.stops.stopped) this.finish = "stop";
-      else if (this.tokenIds.length >= most) this.finish = "length";
-    }
-    if (this.finish === "end" || this.finish === "length")
-      text += this.stops.push(this.stream.flush()) + this.stops.flush();
-    if (this.stops.stopped) this.finish = "stop";
-    this.text += text;
-    return text;
-  }
 }

@@ -2,7 +2,6 @@
  * The small files of a checkpoint that say how text and pictures become its inputs: tokenizer, prompt format, image preprocessing, read
  * from a folder of either layout and checked against the model's config.
  */
-import { ArgumentError } from "../../engine/errors.ts";
 import { readWhole } from "../io/bytes.ts";
 import type { FileSource } from "../io/bytes.ts";
 import { CheckpointError, ConfigError } from "../io/errors.ts";
@@ -123,13 +122,4 @@ function drawingDefaults(json: unknown, where: string): DrawingDefaults {
     guidance: number("guidance_scale", DRAWING_DEFAULTS.guidance, 0),
     temperature: number("temperature", DRAWING_DEFAULTS.temperature, 0),
   };
-}
-
-/** Throws `ArgumentError` unless `seed` and the `count` − 1 seeds after it are whole numbers of 32 bits. */
-export function checkSeeds(seed: number, count: number): void {
-  if (!Number.isInteger(seed) || seed < 0 || seed + count - 1 > 0xffffffff) {
-    throw new ArgumentError(
-      `seed ${seed}${count > 1 ? ` for ${count} rows` : ""}; whole numbers from 0 to ${0xffffffff}`,
-    );
-  }
 }

@@ -3,12 +3,9 @@
  * and rows of ids as padded batches. The original's `VLChatProcessor` without pictures (those are image/preprocess.ts) and tensors.
  */
 import { Template } from "@huggingface/jinja";
-import { JanusError } from "../../engine/errors.ts";
+import { PromptError } from "../request.ts";
 import { ConfigError } from "../io/errors.ts";
 import type { Tokenizer } from "../tokenizer.ts";
-
-/** A prompt that cannot be asked: empty, too long, or with other images than it names. */
-export class PromptError extends JanusError {}
 
 /** What the original puts before questions. Image generation has no system prompt. */
 export const DEFAULT_SYSTEM_PROMPT =
@@ -253,14 +250,6 @@ export interface PromptBatch {
   readonly attentionMask: Int32Array;
   /** From 0 at each row's first token; 0 on padding. */
   readonly positions: Int32Array;
-}
-
-/** Throws `PromptError` unless `ids` and the tokens to come fit the model's context. */
-export function checkContext(ids: readonly number[], newTokens: number, context: number): void {
-  if (ids.length + newTokens <= context) return;
-  throw new PromptError(
-    `the prompt has ${ids.length} tokens and ${newTokens} are to follow; the context holds ${context}. Shorten the prompt${newTokens > 1 ? " or ask for fewer" : ""}`,
-  );
 }
 
 /** The unconditional row of an image prompt: everything between its first and last token becomes padding that is attended. */

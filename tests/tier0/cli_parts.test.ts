@@ -11,7 +11,7 @@ import * as hubErrors from "../../model/node/hub_settings.ts";
 import { FileError } from "../../model/node/files.ts";
 import { PackageError } from "../../model/node/image_file.ts";
 import { ImageFormatError } from "../../model/image/image.ts";
-import { PromptError } from "../../model/janus/prompt.ts";
+import { PromptError } from "../../model/request.ts";
 import { sourcesOf } from "../../cli/train.ts";
 import { SaveError } from "../../train/node/run/errors.ts";
 import { EXIT, Interrupted, UsageError, exitCodeOf, reportError } from "../../cli/errors.ts";

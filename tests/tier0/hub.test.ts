@@ -27,8 +27,8 @@ import {
   downloadModel,
   hubSettings,
   modelFolder,
-} from "../../model/node/hub.ts";
-import type { DownloadOptions, DownloadProgress } from "../../model/node/hub.ts";
+} from "../../model/janus/node/hub.ts";
+import type { DownloadOptions, DownloadProgress } from "../../model/janus/node/hub.ts";
 import { HubServer, breakOff, gitSha, send, sha256 } from "../checkpoint/hub_server.ts";
 import { random } from "../checkpoint/files.ts";
 import { tinyFiles } from "../checkpoint/tiny.ts";

@@ -3,14 +3,13 @@ import { describe, expect, it } from "vitest";
 import { ConfigError } from "../../model/io/errors.ts";
 import {
   DEFAULT_SYSTEM_PROMPT,
-  PromptError,
   PromptFormat,
-  checkContext,
   leftPad,
   promptConfig,
   unconditionalRow,
 } from "../../model/janus/prompt.ts";
 import type { Message } from "../../model/janus/prompt.ts";
+import { PromptError, checkContext } from "../../model/request.ts";
 import { Tokenizer } from "../../model/tokenizer.ts";
 import { byteTokenizerFiles } from "../../model/byte_tokenizer.ts";
 import { fixtureJson, fixtureText, golden, hasFixtures } from "../fixtures.ts";

@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, it } from "vitest";
 import { EXIT } from "../../cli/errors.ts";
 import { writeNewFile } from "../../model/node/files.ts";
-import { encodePng, readImage, readPicture } from "../../model/node/index.ts";
+import { encodePng, readImage, readPicture } from "../../model/janus/node/index.ts";
 import type { CliResult } from "../cli.ts";
 import { runCli, startCli } from "../cli.ts";
 import { hasFixtures } from "../fixtures.ts";

@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Device } from "../../index.ts";
 import type { nn } from "../../index.ts";
-import { readPicture } from "../../model/node/index.ts";
+import { readPicture } from "../../model/janus/node/index.ts";
 import { KINDS } from "../../examples/shapes/captions.ts";
 import { readLog } from "../../train/node/report/index.ts";
 import { hasFixtures } from "../fixtures.ts";

@@ -6,10 +6,10 @@ import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { ArgumentError, DTypeError, Device, F, Generator, noGrad, scope, setDevice, tensor } from "../../index.ts";
 import { ImageGeneration } from "../../model/janus/generate_images.ts";
-import { generateText, textDecoder } from "../../model/janus/generate_text.ts";
-import type { TextOptions } from "../../model/janus/generate_text.ts";
-import { Janus, encodePicture, readImage, readPicture } from "../../model/node/index.ts";
-import { PromptError } from "../../model/janus/prompt.ts";
+import { generateText, textDecoder } from "../../model/generate.ts";
+import type { TextOptions } from "../../model/generate.ts";
+import { Janus, encodePicture, readImage, readPicture } from "../../model/janus/node/index.ts";
+import { PromptError } from "../../model/request.ts";
 import { hasFixtures } from "../fixtures.ts";
 import { created, errorOf } from "../gpu.ts";
 
@@ -45,7 +45,6 @@ describe.skipIf(!hasFixtures)("generation", () => {
     const rows: number[][] = ids.map(() => []);
     for await (const step of generateText(
       janus.model,
-      janus.config,
       ids.map((row) => ({ ids: row })),
       options,
     ))
@@ -81,7 +80,7 @@ describe.skipIf(!hasFixtures)("generation", () => {
 
     it("creates nothing once it is warm", async () => {
       const decoders = [
-        textDecoder(janus.model, janus.config, [{ ids: textIds("hello") }], {
+        textDecoder(janus.model, [{ ids: textIds("hello") }], {
           maxNewTokens: 16,
           temperature: 1,
           topK: 50,

@@ -10,9 +10,9 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Device, NotFiniteError, setDevice, tensor } from "../../index.ts";
 import type { Tensor } from "../../index.ts";
 import { EXIT } from "../../cli/errors.ts";
-import { generateText } from "../../model/janus/generate_text.ts";
+import { generateText } from "../../model/generate.ts";
 import { encodePictures } from "../../model/janus/image_codes.ts";
-import { Janus } from "../../model/node/index.ts";
+import { Janus } from "../../model/janus/node/index.ts";
 import { changedHf } from "../checkpoint/tiny.ts";
 import { runCli } from "../cli.ts";
 import { hasFixtures } from "../fixtures.ts";
@@ -96,7 +96,7 @@ describe.skipIf(!hasFixtures)("a damaged model", () => {
         const tokens: number[] = [];
         const run = async (isDone?: (row: number) => boolean): Promise<void> => {
           tokens.length = 0;
-          const steps = generateText(model.model, model.config, rows, { maxNewTokens: at + 4 }, isDone);
+          const steps = generateText(model.model, rows, { maxNewTokens: at + 4 }, isDone);
           for await (const step of steps) tokens.push(step[0]!);
         };
         await expectNotFinite(run, /language model/, new RegExp(`token ${at + 1} of answer 0`), at + 1);

@@ -22,7 +22,7 @@ import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
 import type { Checkpoint } from "../../model/janus/checkpoint/checkpoint.ts";
 import { encodeSafetensors, readSafetensors } from "../../model/io/safetensors.ts";
 import { FileError, folderSource, openFile } from "../../model/node/files.ts";
-import { Janus, encodePng, readPicture } from "../../model/node/index.ts";
+import { Janus, encodePng, readPicture } from "../../model/janus/node/index.ts";
 import { checkConfig } from "../../train/config.ts";
 import type { TrainConfig } from "../../train/config.ts";
 import { QuarantineError } from "../../train/data/errors.ts";

@@ -18,7 +18,7 @@ import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
 import { unusedTensors } from "../../model/janus/checkpoint/index.ts";
 import { createModel, tinyConfig } from "../../model/janus/create.ts";
 import { FileError, folderSource } from "../../model/node/files.ts";
-import { Janus, encodePng, writeFolderAtomic } from "../../model/node/index.ts";
+import { Janus, encodePng, writeFolderAtomic } from "../../model/janus/node/index.ts";
 import { readUnused, saveModel } from "../../model/janus/save.ts";
 import { Tokenizer } from "../../model/tokenizer.ts";
 import { checkConfig, checkTokenizerConfig } from "../../train/config.ts";

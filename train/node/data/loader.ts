@@ -7,7 +7,7 @@ import { ArgumentError } from "../../../engine/errors.ts";
 import type { JanusError } from "../../../engine/errors.ts";
 import { now } from "../../../engine/index.ts";
 import { ImageError } from "../../../model/image/image.ts";
-import { PromptError } from "../../../model/janus/prompt.ts";
+import { PromptError } from "../../../model/request.ts";
 import { TASKS } from "../../samples.ts";
 import type { Sample, Task } from "../../samples.ts";
 import type { SampleId } from "./encode.ts";

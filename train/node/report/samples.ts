@@ -9,7 +9,7 @@ import { reconstruct } from "../../../model/janus/image_codes.ts";
 import { resizeBicubic } from "../../../model/image/resize.ts";
 import { writeFileAtomic } from "../../../model/node/files.ts";
 import { encodePng, readPngText } from "../../../model/node/image_file.ts";
-import { encodePicture, readPicture } from "../../../model/node/janus.ts";
+import { encodePicture, readPicture } from "../../../model/janus/node/janus.ts";
 import type { Janus } from "../../../model/janus/pipeline.ts";
 import type { VqModel } from "../../../model/vq.ts";
 import { stepName } from "../run/manifest.ts";

@@ -1,24 +1,13 @@
-/** Text out of the model: prompts in a batch, sampling on the device, tokens read back a few steps behind. */
-import { ArgumentError, DTypeError, Generator, construct, isFloat, tensor } from "../../engine/index.ts";
-import type { Device, Tensor } from "../../engine/index.ts";
-import { arange, copyInto, expression, map, sampleTokens } from "../../kernels/index.ts";
-import { Decoder, isFlagged, stepsAhead } from "../decoding.ts";
-import type { DecodingOptions, Head, Row } from "../decoding.ts";
-import type { JanusConfig } from "./config.ts";
-import type { JanusForConditionalGeneration } from "./janus.ts";
-import { PromptError, checkContext } from "./prompt.ts";
-import { checkSeeds } from "./processor.ts";
-
-export interface SamplingOptions {
-  /** Divides the logits; 0 takes the most probable token. */
-  readonly temperature?: number;
-  /** Only the k most probable tokens. */
-  readonly topK?: number;
-  /** Of those, only the fewest whose probabilities sum to at least this part (0 < p ≤ 1). */
-  readonly topP?: number;
-  /** Row k draws as the only row with seed `seed` + k would. A whole number of 32 bits; 0 unless told. */
-  readonly seed?: number;
-}
+/** Text out of any causal model: prompts in a batch, sampling on the device, tokens read back a few steps behind. */
+import { ArgumentError, DTypeError, construct, isFloat, tensor } from "../engine/index.ts";
+import type { Tensor } from "../engine/index.ts";
+import { arange, copyInto, expression, map } from "../kernels/index.ts";
+import type { CausalConfig, CausalModel, PromptRow } from "./causal.ts";
+import { Decoder, isFlagged, stepsAhead } from "./decoding.ts";
+import type { DecodingOptions, Head } from "./decoding.ts";
+import { PromptError, checkContext, checkIds, checkSampling } from "./request.ts";
+import type { SamplingOptions } from "./request.ts";
+import { Sampler } from "./sampling.ts";
 
 export interface TextOptions extends SamplingOptions, DecodingOptions {
   /** 512 unless told. */
@@ -33,61 +22,8 @@ expression("repetition_penalty", "select(a, select(a * s.x, a / s.x, a > V4_a(0.
 // Beyond every logit, and far from the end of f32.
 const NEVER = -1e30;
 
-/** Throws `ArgumentError` for sampling options out of range, before work starts. */
-export function checkSampling(
-  op: string,
-  { temperature = 0, topK, topP, seed = 0 }: SamplingOptions,
-  rows: number,
-): void {
-  if (temperature !== 0 && !(temperature >= 1e-6 && temperature < Infinity))
-    throw new ArgumentError(`${op}: temperature ${temperature}; 0 for the most probable token, or at least 1e-6`);
-  if (topK !== undefined && (!Number.isInteger(topK) || topK < 1))
-    throw new ArgumentError(`${op}: topK ${topK}; a whole number of at least 1`);
-  if (topP !== undefined && !(topP > 0 && topP <= 1)) throw new ArgumentError(`${op}: topP ${topP}; 0 < p ≤ 1`);
-  checkSeeds(seed, rows);
-}
-
-/** Throws `PromptError` unless every id has a row in the embedding. */
-export function checkIds(ids: readonly number[], vocabulary: number): void {
-  if (ids.length === 0) throw new PromptError("the prompt is empty; it needs at least one token");
-  const strange = Array.from(ids).findIndex((id) => !Number.isInteger(id) || id < 0 || id >= vocabulary);
-  if (strange >= 0) throw new PromptError(`token id ${ids[strange]} is not in the vocabulary of ${vocabulary}`);
-}
-
-/** Draws of a batch of rows on the device. */
-export class Sampler {
-  private readonly generator: Generator;
-  private readonly seeds: Tensor;
-  private readonly options: SamplingOptions;
-
-  constructor(options: SamplingOptions, rowSeeds: readonly number[], device: Device) {
-    this.options = options;
-    this.generator = new Generator(0, { device });
-    this.seeds = tensor(Uint32Array.from(rowSeeds), { device }).keep();
-  }
-
-  /** logits [N, V] → u32 [N], flagged where they are not finite. */
-  sample(logits: Tensor, step: Tensor): Tensor {
-    const { temperature = 0, topK, topP } = this.options;
-    return sampleTokens(logits, {
-      temperature,
-      ...(topK !== undefined && { topK }),
-      ...(topP !== undefined && { topP }),
-      generator: this.generator,
-      seeds: this.seeds,
-      position: step,
-      flagged: true,
-    });
-  }
-
-  dispose(): void {
-    this.generator.dispose();
-    this.seeds.dispose();
-  }
-}
-
 class TextHead implements Head {
-  private readonly model: JanusForConditionalGeneration;
+  private readonly model: CausalModel;
   private readonly sampler: Sampler;
   /** f32 [V], added to the logits; null where nothing is suppressed. */
   private readonly bias: Tensor | null;
@@ -95,14 +31,10 @@ class TextHead implements Head {
   private readonly seen: Tensor | null;
   private readonly penalty: number;
 
-  constructor(
-    model: JanusForConditionalGeneration,
-    vocabulary: number,
-    prompts: readonly Row[],
-    options: TextOptions,
-    device: Device,
-  ) {
+  constructor(model: CausalModel, prompts: readonly PromptRow[], options: TextOptions) {
     const { seed = 0, suppressTokens = [], repetitionPenalty = 1 } = options;
+    const { device, language } = model;
+    const { vocabulary } = language;
     this.model = model;
     this.sampler = new Sampler(
       options,
@@ -122,7 +54,7 @@ class TextHead implements Head {
   }
 
   sample(hidden: Tensor, step: Tensor): Tensor {
-    let logits = this.model.lm_head.call(hidden); // [B, V]
+    let logits = this.model.logits(hidden); // [B, V]
     if (this.seen) logits = map("repetition_penalty", [logits, this.seen], { scalars: [this.penalty] });
     if (this.bias) logits = logits.add(this.bias);
     const tokens = this.sampler.sample(logits, step);
@@ -148,9 +80,9 @@ class TextHead implements Head {
 }
 
 /** Throws `PromptError`, `ArgumentError` and `DTypeError` for what `generateText` would not take. */
-export function checkText(config: JanusConfig, prompts: readonly Row[], options: TextOptions): void {
+export function checkText(config: CausalConfig, prompts: readonly PromptRow[], options: TextOptions): void {
   const { maxNewTokens = 512, repetitionPenalty = 1, suppressTokens = [], cacheDType = "f32" } = options;
-  const { vocabulary, maxPositions } = config.language;
+  const { vocabulary, maxPositions } = config;
   if (!Number.isInteger(maxNewTokens) || maxNewTokens < 1)
     throw new ArgumentError(`generateText: maxNewTokens ${maxNewTokens}; a whole number of at least 1`);
   if (!(repetitionPenalty > 0 && repetitionPenalty < Infinity))
@@ -183,17 +115,16 @@ export function checkText(config: JanusConfig, prompts: readonly Row[], options:
  * @param isDone rows whose tokens no longer matter: they may cease to be finite, and give 0 then
  */
 export async function* generateText(
-  model: JanusForConditionalGeneration,
-  config: JanusConfig,
-  prompts: readonly Row[],
+  model: CausalModel,
+  prompts: readonly PromptRow[],
   options: TextOptions = {},
   isDone: (row: number) => boolean = () => false,
 ): AsyncGenerator<Uint32Array> {
   const { maxNewTokens = 512, signal } = options;
-  checkText(config, prompts, options);
+  checkText(model.language, prompts, options);
   signal?.throwIfAborted();
   const reads: Promise<Uint32Array>[] = [];
-  const decoder = textDecoder(model, config, prompts, options);
+  const decoder = textDecoder(model, prompts, options);
   try {
     const read = (): void => {
       const tokens = decoder.tokens.data() as Promise<Uint32Array>;
@@ -225,7 +156,7 @@ async function checkedTokens(
   tokens: Uint32Array,
   step: number,
   decoder: Decoder,
-  prompts: readonly Row[],
+  prompts: readonly PromptRow[],
   isDone: (row: number) => boolean,
 ): Promise<Uint32Array> {
   const row = tokens.findIndex((token, r) => isFlagged(token) && !isDone(r));
@@ -239,17 +170,11 @@ async function checkedTokens(
 }
 
 /** The decoder below `generateText`, whose step can be run, counted and timed by itself. Options are taken as they are. */
-export function textDecoder(
-  model: JanusForConditionalGeneration,
-  config: JanusConfig,
-  prompts: readonly Row[],
-  options: TextOptions = {},
-): Decoder {
-  const { device } = model.lm_head.weight;
-  const order = prompts.map((_, i) => i);
+export function textDecoder(model: CausalModel, prompts: readonly PromptRow[], options: TextOptions = {}): Decoder {
+  const { maxNewTokens: room = 512, ...decoding } = options;
   return construct(() => {
-    const head = new TextHead(model, config.language.vocabulary, prompts, options, device);
-    const room = options.maxNewTokens ?? 512;
-    return Decoder.prefill(model, config.language, prompts, order, head, prompts.length, room, { ...options, device });
+    const head = new TextHead(model, prompts, options);
+    const order = prompts.map((_, i) => i);
+    return Decoder.prefill(model, head, { prompts, order, samples: prompts.length, room }, decoding);
   });
 }

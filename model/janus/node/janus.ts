@@ -1,21 +1,21 @@
 /** `Janus` in Node: models from folders and from the hub, pictures from files and to PNG files that say how they were made. */
-import { Device, DeviceError, getDevice } from "../../engine/index.ts";
-import { ImageFormatError } from "../image/image.ts";
-import type { RgbImage } from "../image/image.ts";
-import type { LoadOptions } from "../janus/load.ts";
-import { Janus as AnyJanus } from "../janus/pipeline.ts";
-import type { ImageInput } from "../janus/pipeline.ts";
-import type { Picture } from "../streams.ts";
-import { readWhole } from "../io/bytes.ts";
-import { openCheckpoint } from "../janus/checkpoint/checkpoint.ts";
-import type { JanusConfig } from "../janus/config.ts";
-import { readProcessor } from "../janus/processor.ts";
-import type { Processor } from "../janus/processor.ts";
-import { folderSource, openFile, writeFileAtomic } from "./files.ts";
+import { Device, DeviceError, getDevice } from "../../../engine/index.ts";
+import { ImageFormatError } from "../../image/image.ts";
+import type { RgbImage } from "../../image/image.ts";
+import type { LoadOptions } from "../load.ts";
+import { Janus as AnyJanus } from "../pipeline.ts";
+import type { ImageInput } from "../pipeline.ts";
+import type { Picture } from "../pictures.ts";
+import { readWhole } from "../../io/bytes.ts";
+import { openCheckpoint } from "../checkpoint/checkpoint.ts";
+import type { JanusConfig } from "../config.ts";
+import { readProcessor } from "../processor.ts";
+import type { Processor } from "../processor.ts";
+import { folderSource, openFile, writeFileAtomic } from "../../node/files.ts";
 import { modelFolder } from "./hub.ts";
 import type { DownloadOptions } from "./hub.ts";
-import { encodePng, readImage, readPngText } from "./image_file.ts";
-import type { ReadImageOptions } from "./image_file.ts";
+import { encodePng, readImage, readPngText } from "../../node/image_file.ts";
+import type { ReadImageOptions } from "../../node/image_file.ts";
 
 export interface PretrainedOptions extends LoadOptions {
   /** Branch, tag or commit of a model on the hub. */

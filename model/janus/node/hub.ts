@@ -4,11 +4,11 @@
  */
 import { copyFile, mkdir, rm, stat, symlink } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
-import { chooseWeights, EXTRA_FILE, parseIndex } from "../janus/checkpoint/checkpoint.ts";
-import { isJsonObject, parseJsonObject } from "../io/json.ts";
-import type { JsonObject, JsonValue } from "../io/json.ts";
-import { quote, someOf } from "../io/errors.ts";
-import { fileError, fileSize, openFile, requireRoom, writeFileAtomic } from "./files.ts";
+import { chooseWeights, EXTRA_FILE, parseIndex } from "../checkpoint/checkpoint.ts";
+import { isJsonObject, parseJsonObject } from "../../io/json.ts";
+import type { JsonObject, JsonValue } from "../../io/json.ts";
+import { quote, someOf } from "../../io/errors.ts";
+import { fileError, fileSize, openFile, requireRoom, writeFileAtomic } from "../../node/files.ts";
 import {
   HubError,
   HubNetworkError,
@@ -17,13 +17,13 @@ import {
   namesIn,
   readText,
   repoCache,
-} from "./hub_settings.ts";
-import type { Environment, HubSettings, RepoCache } from "./hub_settings.ts";
-import { fetchFile, getBytes } from "./hub_transfer.ts";
-import type { HubFile, Transport } from "./hub_transfer.ts";
+} from "../../node/hub_settings.ts";
+import type { Environment, HubSettings, RepoCache } from "../../node/hub_settings.ts";
+import { fetchFile, getBytes } from "../../node/hub_transfer.ts";
+import type { HubFile, Transport } from "../../node/hub_transfer.ts";
 import { shippedModel } from "./shipped.ts";
 
-export * from "./hub_settings.ts";
+export * from "../../node/hub_settings.ts";
 
 export interface DownloadProgress {
   readonly file: string;

@@ -1,0 +1,89 @@
+/** Tokens of `generateText` as answers: text that grows by whole characters and ends at the end token, a stop string or a number of tokens. */
+import { now } from "../engine/index.ts";
+import type { CausalModel, PromptRow } from "./causal.ts";
+import { checkText, generateText } from "./generate.ts";
+import type { TextOptions } from "./generate.ts";
+import { Stops } from "./stops.ts";
+import type { AnswerResult } from "./streams.ts";
+import type { TextStream, Tokenizer } from "./tokenizer.ts";
+
+export interface AnswerOptions extends TextOptions {
+  /** The answer ends before the first of these. */
+  readonly stop?: readonly string[];
+}
+
+/** Prompts to answer, of which what is expensive comes last. */
+export interface AnswerBatch {
+  /** Token ids, checked before `rows` is called. */
+  readonly prompts: readonly PromptRow[];
+  /** The same prompts with their image embeddings. */
+  readonly rows: () => readonly PromptRow[];
+}
+
+/** Answers a batch of prompts; yields the text of the first one as it comes. Throws what `generateText` throws. */
+export async function* generateAnswers(
+  model: CausalModel,
+  tokenizer: Pick<Tokenizer, "stream"> & { readonly specials: Pick<Tokenizer["specials"], "eos"> },
+  { prompts, rows }: AnswerBatch,
+  options: AnswerOptions = {},
+): AsyncGenerator<string, AnswerResult[]> {
+  const { eos } = tokenizer.specials;
+  const { maxNewTokens = 512, stop = [], signal } = options;
+  const started = now();
+  // What can be refused is refused before images are embedded.
+  const lines = prompts.map(({ ids }) => new Line(ids, tokenizer.stream(), new Stops(stop)));
+  checkText(model.language, prompts, { ...options, maxNewTokens });
+  signal?.throwIfAborted();
+  let begun = started;
+  const isDone = (row: number): boolean => lines[row]!.finish !== null;
+  for await (const tokens of generateText(model, rows(), { ...options, maxNewTokens }, isDone)) {
+    if (begun === started) begun = now();
+    for (const [i, line] of lines.entries()) {
+      const text = line.push(tokens[i]!, eos, maxNewTokens);
+      if (i === 0 && text) yield text;
+    }
+    if (lines.every(({ finish }) => finish !== null)) break;
+  }
+  const timings = { prefillMs: begun - started, decodeMs: now() - begun };
+  return lines.map(({ text, tokenIds, promptTokenIds, finish }) => ({
+    text,
+    tokenIds,
+    promptTokenIds,
+    finish: finish!,
+    timings,
+  }));
+}
+
+/** One row's answer as it grows. */
+class Line {
+  text = "";
+  finish: AnswerResult["finish"] | null = null;
+  readonly tokenIds: number[] = [];
+  readonly promptTokenIds: readonly number[];
+  private readonly stream: TextStream;
+  private readonly stops: Stops;
+
+  constructor(promptTokenIds: readonly number[], stream: TextStream, stops: Stops) {
+    this.promptTokenIds = promptTokenIds;
+    this.stream = stream;
+    this.stops = stops;
+  }
+
+  /** Takes a token; returns the text that is certain now. */
+  push(id: number, eos: number, most: number): string {
+    if (this.finish) return "";
+    let text = "";
+    if (id === eos) this.finish = "end";
+    else {
+      this.tokenIds.push(id);
+      text = this.stops.push(this.stream.push(id));
+      if (this.stops.stopped) this.finish = "stop";
+      else if (this.tokenIds.length >= most) this.finish = "length";
+    }
+    if (this.finish === "end" || this.finish === "length")
+      text += this.stops.push(this.stream.flush()) + this.stops.flush();
+    if (this.stops.stopped) this.finish = "stop";
+    this.text += text;
+    return text;
+  }
+}

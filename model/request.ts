@@ -1,0 +1,54 @@
+/** What is asked of a causal model (a prompt, how to sample) and what it must satisfy. Loads neither kernels nor model. */
+import { ArgumentError, JanusError } from "../engine/errors.ts";
+
+export interface SamplingOptions {
+  /** Divides the logits; 0 takes the most probable token. */
+  readonly temperature?: number;
+  /** Only the k most probable tokens. */
+  readonly topK?: number;
+  /** Of those, only the fewest whose probabilities sum to at least this part (0 < p ≤ 1). */
+  readonly topP?: number;
+  /** Row k draws as the only row with seed `seed` + k would. A whole number of 32 bits; 0 unless told. */
+  readonly seed?: number;
+}
+
+/** Throws `ArgumentError` for sampling options out of range, before work starts. */
+export function checkSampling(
+  op: string,
+  { temperature = 0, topK, topP, seed = 0 }: SamplingOptions,
+  rows: number,
+): void {
+  if (temperature !== 0 && !(temperature >= 1e-6 && temperature < Infinity))
+    throw new ArgumentError(`${op}: temperature ${temperature}; 0 for the most probable token, or at least 1e-6`);
+  if (topK !== undefined && (!Number.isInteger(topK) || topK < 1))
+    throw new ArgumentError(`${op}: topK ${topK}; a whole number of at least 1`);
+  if (topP !== undefined && !(topP > 0 && topP <= 1)) throw new ArgumentError(`${op}: topP ${topP}; 0 < p ≤ 1`);
+  checkSeeds(seed, rows);
+}
+
+/** Throws `ArgumentError` unless `seed` and the `count` − 1 seeds after it are whole numbers of 32 bits. */
+export function checkSeeds(seed: number, count: number): void {
+  if (!Number.isInteger(seed) || seed < 0 || seed + count - 1 > 0xffffffff) {
+    throw new ArgumentError(
+      `seed ${seed}${count > 1 ? ` for ${count} rows` : ""}; whole numbers from 0 to ${0xffffffff}`,
+    );
+  }
+}
+
+/** A prompt that cannot be asked: empty, too long, or with other images than it names. */
+export class PromptError extends JanusError {}
+
+/** Throws `PromptError` unless there are ids and each has a row in the embedding. */
+export function checkIds(ids: readonly number[], vocabulary: number): void {
+  if (ids.length === 0) throw new PromptError("the prompt is empty; it needs at least one token");
+  const strange = Array.from(ids).findIndex((id) => !Number.isInteger(id) || id < 0 || id >= vocabulary);
+  if (strange >= 0) throw new PromptError(`token id ${ids[strange]} is not in the vocabulary of ${vocabulary}`);
+}
+
+/** Throws `PromptError` unless `ids` and the tokens to come fit the model's context. */
+export function checkContext(ids: readonly number[], newTokens: number, context: number): void {
+  if (ids.length + newTokens <= context) return;
+  throw new PromptError(
+    `the prompt has ${ids.length} tokens and ${newTokens} are to follow; the context holds ${context}. Shorten the prompt${newTokens > 1 ? " or ask for fewer" : ""}`,
+  );
+}
