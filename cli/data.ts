@@ -278,7 +278,7 @@ async function previewOf(
   index: SourceIndex,
   i: number,
   encoder: import("../train/node/data/encode.ts").Encoder,
-  tokenizer: import("../model/tokenizer.ts").Tokenizer,
+  tokenizer: import("../model/janus/tokenizer.ts").Tokenizer,
   { out }: Context,
 ): Promise<object> {
   const { samplePieces } = await import("../train/data/preview.ts");

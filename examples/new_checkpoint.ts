@@ -16,7 +16,7 @@ import type { ConfigChanges } from "../model/janus/create.ts";
 import { writeFolderAtomic } from "../model/node/index.ts";
 import { saveModel } from "../model/janus/save.ts";
 import type { StoredContent } from "../model/janus/save.ts";
-import { Tokenizer } from "../model/tokenizer.ts";
+import { Tokenizer } from "../model/janus/tokenizer.ts";
 
 export const SIZES = { tiny: JANUS_TINY, "1B": JANUS_PRO_1B, "7B": JANUS_PRO_7B } as const;
 

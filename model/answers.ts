@@ -5,7 +5,8 @@ import { checkText, generateText } from "./generate.ts";
 import type { TextOptions } from "./generate.ts";
 import { Stops } from "./stops.ts";
 import type { AnswerResult } from "./streams.ts";
-import type { TextStream, Tokenizer } from "./tokenizer.ts";
+
+import type { TextStream, TextTokenizer } from "./tokenizer.ts";
 
 export interface AnswerOptions extends TextOptions {
   /** The answer ends before the first of these. */
@@ -23,7 +24,7 @@ export interface AnswerBatch {
 /** Answers a batch of prompts; yields the text of the first one as it comes. Throws what `generateText` throws. */
 export async function* generateAnswers(
   model: CausalModel,
-  tokenizer: Pick<Tokenizer, "stream"> & { readonly specials: Pick<Tokenizer["specials"], "eos"> },
+  tokenizer: Pick<TextTokenizer, "stream"> & { readonly specials: Pick<TextTokenizer["specials"], "eos"> },
   { prompts, rows }: AnswerBatch,
   options: AnswerOptions = {},
 ): AsyncGenerator<string, AnswerResult[]> {

@@ -23,5 +23,6 @@ export * from "./request.ts";
 export * from "./sampling.ts";
 export { Answer } from "./streams.ts";
 export type { AnswerResult } from "./streams.ts";
+export * from "./janus/tokenizer.ts";
 export * from "./tokenizer.ts";
 export * from "./vq.ts";

@@ -18,17 +18,20 @@ export interface TokenizerFiles {
   readonly specialTokensMap?: unknown;
 }
 
-/** Ids of the tokens that have a meaning to the model. They differ between checkpoints. */
-export interface SpecialIds {
+/** Ids of the tokens that begin, end and fill up a text. They differ between checkpoints. */
+export interface TextSpecialIds {
   readonly bos: number;
   readonly eos: number;
-  readonly pad: number;
-  readonly beginOfImage: number;
-  readonly endOfImage: number;
-  readonly imagePlaceholder: number;
-  /** The role tags of Janus-Pro; undefined where the tokenizer has none. */
-  readonly user: number | undefined;
-  readonly assistant: number | undefined;
+  /** Undefined where the tokenizer has none. */
+  readonly pad: number | undefined;
+}
+
+/** Looks up tokens by their strings: those that the files declare under a key, and the id of the first one that there is. */
+export interface SpecialTokens {
+  readonly declared: (key: string) => (string | undefined)[];
+  /** Notes a token that is missing, for one error that names all. */
+  readonly find: (...names: (string | undefined)[]) => number;
+  readonly idOf: (token: string) => number | undefined;
 }
 
 type Json = Record<string, unknown>;
@@ -167,8 +170,9 @@ class PieceCache {
 
 const utf8 = new TextEncoder();
 
-export class Tokenizer {
-  readonly specials: SpecialIds;
+/** A byte-level BPE tokenizer with the special tokens of a text model. */
+export class TextTokenizer {
+  readonly specials: TextSpecialIds;
   /** One more than the largest id. Rows of the embedding from here on have no token. */
   readonly size: number;
   /** `model_max_length`, where the files give one that means something. */
@@ -202,7 +206,7 @@ export class Tokenizer {
       this.addedIds.add(id);
       if (special === true) this.skippedIds.add(id);
     }
-    this.specials = this.findSpecials([config, map]);
+    this.specials = this.lookUp([config, map]);
     for (const id of Object.values(this.specials) as (number | undefined)[])
       if (id !== undefined) this.skippedIds.add(id);
     const maxLength = config.model_max_length; // without a limit transformers writes 1e30
@@ -210,31 +214,37 @@ export class Tokenizer {
       typeof maxLength === "number" && maxLength >= 1 && maxLength < 1e9 ? Math.floor(maxLength) : undefined;
   }
 
-  /** Each by the string that a file declares for it, else by that of the published checkpoints. */
-  private findSpecials(sources: readonly Json[]): SpecialIds {
+  private lookUp(sources: readonly Json[]): TextSpecialIds {
     const missing: string[] = [];
-    const find = (...names: (string | undefined)[]): number => {
-      const known = names.filter((name) => name !== undefined);
-      const id = known.map((name) => this.idOf(name)).find((value) => value !== undefined);
-      if (id === undefined) missing.push(known[0]!);
-      return id ?? -1;
-    };
-    const declared = (key: string): (string | undefined)[] => sources.map((source) => contentOf(source[key]));
-    const specials: SpecialIds = {
-      bos: find(...declared("bos_token"), "<｜begin▁of▁sentence｜>"),
-      eos: find(...declared("eos_token"), "<｜end▁of▁sentence｜>"),
-      // The other way round: files declare null or the end token here, and with that guidance goes wrong.
-      pad: find("<｜▁pad▁｜>", ...declared("pad_token")),
-      beginOfImage: find(...declared("boi_token"), "<begin_of_image>"),
-      endOfImage: find(...declared("eoi_token"), "<end_of_image>"),
-      imagePlaceholder: find(...declared("image_token"), "<image_placeholder>"),
-      user: this.idOf("<|User|>"),
-      assistant: this.idOf("<|Assistant|>"),
-    };
-    if (missing.length === 0) return specials;
+    const found = this.findSpecials({
+      declared: (key) => sources.map((source) => contentOf(source[key])),
+      find: (...names) => {
+        const known = names.filter((name) => name !== undefined);
+        const id = known.map((name) => this.idOf(name)).find((value) => value !== undefined);
+        if (id === undefined) missing.push(known[0]!);
+        return id ?? -1;
+      },
+      idOf: (token) => this.idOf(token),
+    });
+    if (missing.length === 0) return found;
     throw new TokenizerError(
-      `the tokenizer lacks ${missing.length} of the tokens that Janus needs: ${someOf(missing, 10)}; is it the tokenizer of a Janus checkpoint?`,
+      `the tokenizer lacks ${missing.length} of the tokens that ${this.needs}: ${someOf(missing, 10)}; is it the tokenizer of this checkpoint?`,
     );
+  }
+
+  /** Completes "the tokenizer lacks some of the tokens that". */
+  protected get needs(): string {
+    return "begin and end a text";
+  }
+
+  /** Each by the string that a file declares for it, else by that of Llama's tokenizers. */
+  protected findSpecials({ declared, find, idOf }: SpecialTokens): TextSpecialIds {
+    const pad = declared("pad_token").find((token) => token !== undefined);
+    return {
+      bos: find(...declared("bos_token"), "<|begin_of_text|>", "<s>"),
+      eos: find(...declared("eos_token"), "<|end_of_text|>", "</s>"),
+      pad: pad === undefined ? undefined : idOf(pad),
+    };
   }
 
   /** The id of a token by its string, as it stands in the vocabulary. */

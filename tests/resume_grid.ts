@@ -15,7 +15,7 @@ import { byteTokenizerFiles } from "../model/byte_tokenizer.ts";
 import { createModel, tinyConfig } from "../model/janus/create.ts";
 import { encodePng, writeFolderAtomic } from "../model/node/index.ts";
 import { saveModel } from "../model/janus/save.ts";
-import { Tokenizer } from "../model/tokenizer.ts";
+import { Tokenizer } from "../model/janus/tokenizer.ts";
 import type { StepEvent } from "../train/node/report/index.ts";
 import { STAGES } from "../train/stages.ts";
 import type { Stage } from "../train/stages.ts";

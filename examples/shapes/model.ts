@@ -3,7 +3,7 @@ import { byteTokenizerFiles } from "../../model/byte_tokenizer.ts";
 import type { JanusConfig } from "../../model/janus/config.ts";
 import { tinyConfig } from "../../model/janus/create.ts";
 import { DEFAULT_SYSTEM_PROMPT } from "../../model/janus/prompt.ts";
-import { Tokenizer } from "../../model/tokenizer.ts";
+import { Tokenizer } from "../../model/janus/tokenizer.ts";
 import { trainingSample } from "./dataset.ts";
 import type { LayoutOptions } from "./scene.ts";
 

@@ -10,7 +10,8 @@ import type { JanusConfig } from "./config.ts";
 import { preprocessConfig } from "../image/preprocess.ts";
 import type { PreprocessConfig } from "../image/preprocess.ts";
 import { PromptFormat, promptConfig } from "./prompt.ts";
-import { Tokenizer, TokenizerError } from "../tokenizer.ts";
+import { Tokenizer } from "./tokenizer.ts";
+import { TokenizerError } from "../tokenizer.ts";
 
 export interface Processor {
   readonly tokenizer: Tokenizer;

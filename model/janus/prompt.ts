@@ -5,7 +5,7 @@
 import { Template } from "@huggingface/jinja";
 import { PromptError } from "../request.ts";
 import { ConfigError } from "../io/errors.ts";
-import type { Tokenizer } from "../tokenizer.ts";
+import type { Tokenizer } from "./tokenizer.ts";
 
 /** What the original puts before questions. Image generation has no system prompt. */
 export const DEFAULT_SYSTEM_PROMPT =

@@ -8,7 +8,7 @@ import { JANUS_TINY } from "../../model/janus/create.ts";
 import { readProcessor } from "../../model/janus/processor.ts";
 import type { DrawingDefaults } from "../../model/janus/processor.ts";
 import { PromptFormat } from "../../model/janus/prompt.ts";
-import { Tokenizer } from "../../model/tokenizer.ts";
+import { Tokenizer } from "../../model/janus/tokenizer.ts";
 import { fixtureJson, hasFixtures } from "../fixtures.ts";
 import { slowTokenizer } from "../reference/bpe.ts";
 

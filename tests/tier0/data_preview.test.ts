@@ -9,7 +9,7 @@ import { byteTokenizerFiles } from "../../model/byte_tokenizer.ts";
 import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
 import { folderSource } from "../../model/node/files.ts";
 import { readProcessor } from "../../model/janus/processor.ts";
-import { Tokenizer } from "../../model/tokenizer.ts";
+import { Tokenizer } from "../../model/janus/tokenizer.ts";
 import { samplePieces } from "../../train/data/preview.ts";
 import { IGNORE, imageSample, textSample } from "../../train/samples.ts";
 import { runCli } from "../cli.ts";

@@ -10,7 +10,7 @@ import {
 } from "../../model/janus/prompt.ts";
 import type { Message } from "../../model/janus/prompt.ts";
 import { PromptError, checkContext } from "../../model/request.ts";
-import { Tokenizer } from "../../model/tokenizer.ts";
+import { Tokenizer } from "../../model/janus/tokenizer.ts";
 import { byteTokenizerFiles } from "../../model/byte_tokenizer.ts";
 import { fixtureJson, fixtureText, golden, hasFixtures } from "../fixtures.ts";
 

@@ -1,7 +1,8 @@
 /** The tokenizer against the Rust library's ids in the fixtures, a slow reference on random strings, and files that are wrong. */
 import { describe, expect, it } from "vitest";
 import { ArgumentError } from "../../engine/errors.ts";
-import { Tokenizer, TokenizerError } from "../../model/tokenizer.ts";
+import { Tokenizer } from "../../model/janus/tokenizer.ts";
+import { TokenizerError } from "../../model/tokenizer.ts";
 import { fixtureJson, fixtureText, golden, hasFixtures } from "../fixtures.ts";
 import { slowTokenizer } from "../reference/bpe.ts";
 

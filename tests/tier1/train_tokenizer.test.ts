@@ -20,7 +20,7 @@ import { createModel, tinyConfig } from "../../model/janus/create.ts";
 import { FileError, folderSource } from "../../model/node/files.ts";
 import { Janus, encodePng, writeFolderAtomic } from "../../model/janus/node/index.ts";
 import { readUnused, saveModel } from "../../model/janus/save.ts";
-import { Tokenizer } from "../../model/tokenizer.ts";
+import { Tokenizer } from "../../model/janus/tokenizer.ts";
 import { checkConfig, checkTokenizerConfig } from "../../train/config.ts";
 import type { TokenizerConfig } from "../../train/config.ts";
 import { SourceError } from "../../train/data/errors.ts";

@@ -1,5 +1,5 @@
 /** A sample as a person reads it: what the model is given, and which of it is trained. */
-import type { Tokenizer } from "../../model/tokenizer.ts";
+import type { Tokenizer } from "../../model/janus/tokenizer.ts";
 import { IGNORE } from "../samples.ts";
 import type { Sample } from "../samples.ts";
 
