@@ -25,15 +25,15 @@ function flops(batch: number, queries: number, keys: number, options: AttentionO
   const shape = (tokens: number): number[] => [batch, HEADS, tokens, D];
   const inputs = [shape(queries), shape(keys), shape(keys)].map((s) => empty(s, { requiresGrad: true }));
   let sum = 0;
-  const listener: Parameters<typeof device.listeners.add>[0] = (l) => {
+  const listener: Parameters<typeof device.onLaunch>[0] = (l) => {
     if (/^attention_(?!delta|mask)/.test(l.pipeline.kernel.name)) sum += l.cost?.flops ?? 0;
   };
-  device.listeners.add(listener);
+  device.onLaunch(listener);
   scope(() => {
     const y = F.attention(inputs[0]!, inputs[1]!, inputs[2]!, options);
     backward(y, empty(y.shape));
   });
-  device.listeners.delete(listener);
+  device.offLaunch(listener);
   for (const t of inputs) t.dispose();
   return sum;
 }
@@ -99,9 +99,9 @@ describe("training", () => {
     const listener = ({ pipeline, cost }: Launch): void => {
       if (/^attention_(?!delta|mask)/.test(pipeline.kernel.name)) sum += cost!.flops;
     };
-    device.listeners.add(listener);
+    device.onLaunch(listener);
     scope(() => backward(totalLoss(taskLosses(model, rows, JANUS_TINY.vision.imageSize), 87)!));
-    device.listeners.delete(listener);
+    device.offLaunch(listener);
     model.dispose();
     const products = recompute ? 2 + 9 : 9;
     expect(sum).toBe(layers * products * 2 * heads * headDim * (of(40) + of(30) + of(20) + of(10)));
