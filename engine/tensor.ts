@@ -24,8 +24,8 @@ import type { TapeNode } from "./tape.ts";
 import type { Binding } from "./types.ts";
 import { writeWithinWord } from "./write_word.ts";
 
-/** Integers that a tensor made from host data remembers at most; positions, documents and lengths have far fewer. */
-const MAX_REMEMBERED = 65536;
+/** Integers that a tensor made from host data remembers at most: the documents of a batch of 256 rows of 4096 tokens. */
+const MAX_REMEMBERED = 2 ** 20;
 
 /** Nested arrays of numbers, one level a dimension. */
 export type Nested = number | readonly Nested[];
@@ -391,7 +391,7 @@ export function tensor(
   const bytes = encode(flat, dtype);
   const out = emptyForHost(shape, { ...options, dtype });
   out.device.write({ storage: out.storage, offset: 0, size: bytes.byteLength }, bytes);
-  if (!isFloat(dtype) && flat.length <= MAX_REMEMBERED) out.storage.rememberHost(Array.from(flat));
+  if (!isFloat(dtype) && flat.length <= MAX_REMEMBERED) out.storage.rememberHost(flat.slice());
   return out;
 }
 
