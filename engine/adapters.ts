@@ -1,13 +1,23 @@
 /** Adapters: which there are, which one is meant, and the limits that a device on it has. */
 import { DEFAULT_LIMITS } from "./capabilities.ts";
 import type { Limits } from "./capabilities.ts";
-import type { DeviceOptions } from "./device.ts";
 import { ArgumentError, DeviceError } from "./errors.ts";
 import { requestAdapter, requestGPU } from "./platform.ts";
 
+/** Which adapter is wanted. */
+export interface AdapterOptions {
+  /** Part of the adapter's name, or its index in `listAdapters()`; the default is the fastest one. */
+  readonly adapter?: string | number;
+  /** `"null"`: no GPU, shapes and counts only. */
+  readonly backend?: "null" | "vulkan" | "metal" | "d3d12";
+}
+
+/** Limits to hold instead of the adapter's (never above it); `"default"` for those that every WebGPU device has. */
+export type WantedLimits = Partial<Limits> | "default";
+
 /** The adapters that this machine offers, most capable first, one row each. */
 export async function listAdapters(
-  backend?: DeviceOptions["backend"],
+  backend?: AdapterOptions["backend"],
 ): Promise<{ adapter: GPUAdapter; name: string }[]> {
   const gpu = await requestGPU(backend);
   const found: { adapter: GPUAdapter; name: string }[] = [];
@@ -27,7 +37,7 @@ export async function listAdapters(
 }
 
 /** The adapter that `options` ask for. Throws `DeviceError` if there is none, `ArgumentError` if none has the name. */
-export async function chooseAdapter(options: Pick<DeviceOptions, "adapter" | "backend">): Promise<GPUAdapter> {
+export async function chooseAdapter(options: AdapterOptions): Promise<GPUAdapter> {
   if (options.adapter === undefined) {
     const gpu = await requestGPU(options.backend);
     const adapter = await requestAdapter(gpu, { powerPreference: "high-performance" });
@@ -50,7 +60,7 @@ export async function chooseAdapter(options: Pick<DeviceOptions, "adapter" | "ba
 }
 
 /** The limits to hold: the adapter's, less where `asked` says so; throws where it asks for more. */
-export function heldLimits(has: Limits, asked: DeviceOptions["limits"], name: string): Limits {
+export function heldLimits(has: Limits, asked: WantedLimits | undefined, name: string): Limits {
   if (asked === "default") return DEFAULT_LIMITS;
   for (const [key, value] of Object.entries(asked ?? {})) {
     if (!(key in has)) throw new ArgumentError(`unknown limit "${key}"; known: ${Object.keys(has).join(", ")}`);

@@ -24,16 +24,23 @@ interface Request {
 }
 
 export class Allocations {
-  /** Set after construction: the pool needs this object first. */
-  pool!: BufferPool;
   private readonly gpu: GPUDevice;
+  private readonly poolOf: () => BufferPool;
   private readonly fail: (error: OutOfMemoryError) => void;
   private readonly pending = new Set<Promise<void>>();
 
-  /** @param fail called with each request that failed for good */
-  constructor(gpu: GPUDevice, fail: (error: OutOfMemoryError) => void) {
+  /**
+   * @param poolOf returns the pool, which needs this object first
+   * @param fail called with each request that failed for good
+   */
+  constructor(gpu: GPUDevice, poolOf: () => BufferPool, fail: (error: OutOfMemoryError) => void) {
     this.gpu = gpu;
+    this.poolOf = poolOf;
     this.fail = fail;
+  }
+
+  private get pool(): BufferPool {
+    return this.poolOf();
   }
 
   /** A storage buffer for `buffer`. */

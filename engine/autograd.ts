@@ -4,74 +4,21 @@
  * No double backward.
  */
 import { AutogradError, DTypeError, ShapeError, shapeText } from "./errors.ts";
-import { currentLabel, madeHere, refusePromise, scope, withLabel } from "./scope.ts";
+import { currentLabel, withLabel } from "./label.ts";
+import { refusePromise } from "./promise.ts";
+import { madeHere, scope } from "./scope.ts";
 import { encode, isFloat } from "./dtype.ts";
 import { deviceConstant } from "./constants.ts";
-import { sameShape } from "./tensor.ts";
-import type { Storage, Tensor } from "./tensor.ts";
-import { launchListeners, nextStorageSerial } from "./device.ts";
+import { sameShape } from "./shape.ts";
+import { offAnyLaunch, onAnyLaunch } from "./queue.ts";
+import { nextStorageSerial } from "./storage.ts";
+import { TapeNode, nextTapeId } from "./tape.ts";
+import type { Backward } from "./tape.ts";
+import type { Tensor } from "./tensor.ts";
 import type { Device } from "./device.ts";
-import type { Launch } from "./launch.ts";
+import type { Launch, Storage } from "./types.ts";
 import { allDraws, withDraws } from "./random.ts";
 
-/** Gradients of the inputs for the gradient of the result; null where none is needed. `saved` come back as they were saved. */
-export type Backward = (
-  grad: Tensor,
-  saved: readonly Tensor[],
-  needs: readonly boolean[],
-) => readonly (Tensor | null | undefined)[];
-
-/** One entry of the tape. It lives as long as its result, or an entry made from its result. */
-export class TapeNode {
-  readonly id: number;
-  readonly name: string;
-  readonly label: string;
-  /** Per input: the entry that made it, the leaf itself, or null when it needs no gradient. */
-  readonly edges: readonly (TapeNode | Tensor | null)[];
-  readonly shape: readonly number[];
-  readonly hooks: ((grad: Tensor) => Tensor | void)[] = [];
-  saved: { tensor: Tensor; version: number }[];
-  backward: Backward | null;
-  private users = 1;
-
-  constructor(
-    name: string,
-    label: string,
-    edges: readonly (TapeNode | Tensor | null)[],
-    shape: readonly number[],
-    saved: Tensor[],
-    backward: Backward,
-  ) {
-    this.id = nextId++;
-    this.name = name;
-    this.label = label;
-    this.edges = edges;
-    this.shape = shape;
-    this.saved = saved.map((t) => ({ tensor: t, version: t.storage.version }));
-    this.backward = backward;
-    for (const edge of edges) if (edge instanceof TapeNode) edge.users++;
-  }
-
-  /** One user fewer; the last one frees what was saved and lets go of the inputs' entries. */
-  release(): void {
-    // A list, not recursion: chains may be longer than the call stack.
-    const open: TapeNode[] = [this];
-    for (let node = open.pop(); node; node = open.pop()) {
-      if (--node.users > 0) continue;
-      node.free();
-      for (const edge of node.edges) if (edge instanceof TapeNode) open.push(edge);
-    }
-  }
-
-  /** Frees what was saved: after it, the entry cannot be used again. */
-  free(): void {
-    for (const { tensor: saved } of this.saved) saved.dispose();
-    this.saved = [];
-    this.backward = null;
-  }
-}
-
-let nextId = 0;
 let enabled = true;
 let accumulator: ((into: Tensor | null, grad: Tensor, inPlace: boolean, leaf: boolean) => Tensor) | null = null;
 
@@ -153,7 +100,14 @@ export function record(
   const edges = inputs.map((t) => (t?.requiresGrad ? (t.node ?? t) : null));
   if (watcher) for (const edge of edges) if (edge && !(edge instanceof TapeNode)) watcher(edge);
   const handles = saved.map((t) => t.strided(t.shape, t.strides).escape());
-  output.node = new TapeNode(name, currentLabel(), edges, output.shape, handles, backward);
+  output.node = new TapeNode({
+    name,
+    label: currentLabel(),
+    edges,
+    shape: output.shape,
+    saved: handles,
+    backward,
+  });
   return output;
 }
 
@@ -330,9 +284,9 @@ function addToLeaf(leaf: Tensor, grad: Tensor): void {
 /** Inside `atomic`: sees to it that the leaf has the gradient of now if `atomic` throws. What the launches added in place is not there then. */
 function holdGradient(leaf: Tensor): void {
   const { device, grad } = leaf;
-  if (!device.isAtomic) return;
+  if (!device.queue.isAtomic) return;
   const held = grad?.strided(grad.shape, grad.strides).keep() ?? null;
-  device.atEnd((failed) => {
+  device.queue.atEnd((failed) => {
     if (!failed || leaf.disposed || (held && leaf.grad === grad && !grad!.disposed)) {
       held?.dispose();
       return;
@@ -391,7 +345,7 @@ export function checkpoint<T extends readonly Tensor[]>(fn: (...inputs: T) => Te
       try {
         enableGrad(() => {
           // A scope of its own: during backward only what the tape saved is alive.
-          const from = nextId;
+          const from = nextTapeId();
           const second = new Footprint();
           const result = watchLeaves(seen, () =>
             withDraws(draws, () => scope(() => second.during(() => fn(...(again as unknown as T))))),
@@ -433,11 +387,11 @@ class Footprint {
       // A linear layer with an activation is fused without gradients, and two launches with them.
       if (!/^matmul| f:linear\./.test(pipeline.key)) this.mix(pipeline.key, launch.params);
     };
-    launchListeners.add(note);
+    onAnyLaunch(note);
     try {
       return fn();
     } finally {
-      launchListeners.delete(note);
+      offAnyLaunch(note);
     }
   }
 

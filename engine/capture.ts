@@ -6,10 +6,12 @@ import { watchGradients, zeroGradients } from "./autograd.ts";
 import { CaptureError, DisposedError } from "./errors.ts";
 import { getDevice } from "./device.ts";
 import type { Device } from "./device.ts";
-import type { Launch } from "./launch.ts";
 import type { PoolBuffer } from "./pool.ts";
-import { refusePromise, scope, tensorsIn } from "./scope.ts";
-import type { Storage, Tensor } from "./tensor.ts";
+import { refusePromise } from "./promise.ts";
+import { scope, tensorsIn } from "./scope.ts";
+import { nextStorageSerial } from "./storage.ts";
+import type { Tensor } from "./tensor.ts";
+import type { Launch, Storage } from "./types.ts";
 
 export interface CaptureOptions {
   readonly device?: Device;
@@ -65,8 +67,8 @@ export class Captured<T> {
     if (!this.free) throw new DisposedError("replay: the capture was disposed");
     const device = this.device;
     device.check();
-    for (const storage of this.written) storage.version++;
-    device.replayed(this.launches);
+    for (const storage of this.written) storage.markWritten();
+    device.queue.beginReplay(this.launches);
     if (!device.gpu) return;
     const encoder = device.gpu.createCommandEncoder();
     const pass = encoder.beginComputePass();
@@ -82,7 +84,7 @@ export class Captured<T> {
       pass.dispatchWorkgroups(step.grid[0], step.grid[1], step.grid[2]);
     }
     pass.end();
-    device.submit(encoder);
+    device.queue.submit(encoder);
   }
 
   /** Lets go of the buffers; the result's tensors stay until they are disposed. Calling it twice is allowed. */
@@ -105,7 +107,7 @@ export class Captured<T> {
  */
 export async function capture<T>(fn: () => T, options: CaptureOptions = {}): Promise<Captured<T>> {
   const device = options.device ?? getDevice();
-  if (device.capturing) throw new CaptureError("capture() inside capture(); capture the outer function only");
+  if (device.queue.isCapturing) throw new CaptureError("capture() inside capture(); capture the outer function only");
   device.check();
   device.flush();
   const recorder = new Recorder(device, options.verify ?? false);
@@ -151,15 +153,14 @@ class Recorder {
   constructor(device: Device, saves: boolean) {
     this.device = device;
     this.saves = saves;
-    this.firstSerial = device.storageSerial;
+    this.firstSerial = nextStorageSerial();
     this.lists = device.pool.beginPrivate();
   }
 
   run<T>(fn: () => T): T {
     const device = this.device;
     const listener = (launch: Launch): void => this.add(launch);
-    device.capturing = true;
-    device.listeners.add(listener);
+    device.queue.beginCapture(listener);
     try {
       return scope(() => {
         const result = watchGradients((leaf) => void this.leaves.add(leaf), fn);
@@ -171,8 +172,7 @@ class Recorder {
       this.release();
       throw error;
     } finally {
-      device.listeners.delete(listener);
-      device.capturing = false;
+      device.queue.endCapture(listener);
       device.pool.endPrivate();
     }
   }
@@ -182,7 +182,7 @@ class Recorder {
       this.device.gpu!.queue.writeBuffer(buffer, 0, words as Uint32Array<ArrayBuffer>);
     const pinned = new Set<Storage>(this.older);
     for (const storage of this.storages) if (storage.isLive && !pinned.has(storage)) pinned.add(storage.retain());
-    for (const buffer of this.buffers) buffer.home = this.lists;
+    for (const buffer of this.buffers) buffer.setHome(this.lists);
     return new Captured(this.device, result, this.launches, this.steps, pinned, this.written, () => this.release());
   }
 
@@ -210,18 +210,18 @@ class Recorder {
 
   private release(): void {
     this.device.flush();
-    for (const buffer of this.buffers) buffer.home = null;
+    for (const buffer of this.buffers) buffer.setHome(null);
     this.device.pool.adopt(this.lists);
-    this.device.dropBindGroups(this.name);
+    this.device.queue.dropBindGroups(this.name);
     for (const { buffer } of this.chunks) buffer.destroy();
   }
 
   /** Inside `atomic`: forgets what was recorded in it if it throws, since it does not run. */
   private dropOnFailure(): void {
-    if (!this.device.isAtomic || this.inAtomic) return;
+    if (!this.device.queue.isAtomic || this.inAtomic) return;
     this.inAtomic = true;
     const [launches, steps] = [this.launches.length, this.steps.length];
-    this.device.atEnd((failed) => {
+    this.device.queue.atEnd((failed) => {
       this.inAtomic = false;
       if (failed) [this.launches.length, this.steps.length] = [launches, steps];
     });
@@ -254,7 +254,7 @@ class Recorder {
     }
     const chunk = this.chunks.at(-1)!;
     if (launch.params) chunk.words.set(launch.params, this.used / 4);
-    const group = this.device.bindGroup(launch, chunk.buffer, `${this.name}${this.chunks.length} `);
+    const group = this.device.queue.bindGroup(launch, chunk.buffer, `${this.name}${this.chunks.length} `);
     this.steps.push({
       pipeline: launch.pipeline.gpu!,
       group,
@@ -282,7 +282,7 @@ function copyBytes(device: Device, from: GPUBuffer, to: GPUBuffer, bytes: number
   device.flush();
   const encoder = device.gpu!.createCommandEncoder();
   encoder.copyBufferToBuffer(from, 0, to, 0, bytes);
-  device.submit(encoder);
+  device.queue.submit(encoder);
 }
 
 async function verify<T>(
@@ -301,7 +301,7 @@ async function verify<T>(
   });
   const restore = (): void => {
     for (const [storage, copy] of before) {
-      storage.version++;
+      storage.markWritten();
       copyBytes(device, copy!, storage.live().gpu!, storage.bytes);
     }
   };

@@ -2,7 +2,8 @@
 import type { Device } from "./device.ts";
 import type { DType } from "./dtype.ts";
 import { emptyForHost } from "./tensor.ts";
-import type { Shape, Tensor } from "./tensor.ts";
+import type { Shape } from "./shape.ts";
+import type { Tensor } from "./tensor.ts";
 
 const constants = new WeakMap<Device, Map<string, Tensor>>();
 
@@ -24,8 +25,8 @@ export function deviceConstant(device: Device, key: string, make: () => Constant
   if (known) return known;
   const { shape, dtype, bytes } = make();
   const constant = device.pool.outsideCaptures(() => emptyForHost(shape, { dtype, device, label: key }).escape());
-  constant.storage.isConstant = true;
-  device.writeRaw(constant.storage.live(), 0, bytes);
+  constant.storage.markConstant();
+  device.queue.upload(constant.storage.live(), 0, bytes);
   device.pool.exempt(constant.storage.bytes, key);
   own.set(key, constant);
   return constant;

@@ -5,46 +5,8 @@ import { DeviceError, DisposedError, KernelError } from "./errors.ts";
 import type { Device } from "./device.ts";
 import { packParams } from "./kernel.ts";
 import type { Constants, Kernel, Uses } from "./kernel.ts";
-import type { PoolBuffer } from "./pool.ts";
 import { Tensor } from "./tensor.ts";
-import type { Storage } from "./tensor.ts";
-
-/** A byte range of a storage, bound to one name of a kernel. */
-export interface Binding {
-  readonly storage: Storage;
-  readonly offset: number;
-  readonly size: number;
-}
-
-/** Work and traffic of one launch, for profiles, benches and the null device. */
-export interface Cost {
-  readonly flops: number;
-  readonly bytes: number;
-}
-
-/** A compiled variant of a kernel on one device; `gpu` is null on the null device. */
-export interface Pipeline {
-  readonly id: number;
-  readonly kernel: Kernel;
-  readonly constants: Constants;
-  readonly uses: Uses;
-  /** Kernel name with its uses and constants: equal keys, equal code. */
-  readonly key: string;
-  readonly gpu: GPUComputePipeline | null;
-  readonly layout: GPUBindGroupLayout | null;
-}
-
-export interface Launch {
-  readonly pipeline: Pipeline;
-  readonly bindings: readonly Binding[];
-  /** The buffers of the bindings' storages at the time of the call: a storage may be freed before the launch is encoded. */
-  readonly buffers: readonly PoolBuffer[];
-  readonly params: Uint32Array | null;
-  readonly grid: readonly [number, number, number];
-  /** Module path and op at the time of the call, e.g. `layers.0.mlp/linear`. */
-  readonly label: string;
-  readonly cost: Cost | null;
-}
+import type { Binding, Cost, Launch, Storage } from "./types.ts";
 
 /** What a launch binds: a contiguous tensor, whole, or a window of `elements` from element `start`. */
 export type Bound = Tensor | { readonly of: Tensor; readonly start: number; readonly elements: number };
@@ -80,7 +42,9 @@ export function launch<B extends string, P extends string>(kernel: Kernel<B, P>,
       );
     if (!tensor.isContiguous)
       throw new KernelError(`kernel "${kernel.name}": "${name}" ${tensor} is not contiguous; pass contiguous(x)`);
-    bindings.push(bound instanceof Tensor ? tensor.bytes(0, tensor.size) : tensor.bytes(bound.start, bound.elements));
+    bindings.push(
+      bound instanceof Tensor ? tensor.binding(0, tensor.size) : tensor.binding(bound.start, bound.elements),
+    );
     (kernel.bindings[name] === "read" ? read : written).push(tensor.storage);
   }
   for (const storage of written) {
@@ -91,16 +55,16 @@ export function launch<B extends string, P extends string>(kernel: Kernel<B, P>,
   }
   const [x, y = 1, z = 1] = options.grid;
   if (x === 0 || y === 0 || z === 0) return;
-  device!.record(
-    kernel as unknown as Kernel,
-    options.constants,
-    options.use,
+  device!.queue.enqueue({
+    kernel,
+    constants: options.constants,
+    uses: options.use,
     bindings,
-    packParams(kernel as unknown as Kernel, options.params ?? {}),
-    [x, y, z],
-    options.cost ?? null,
-  );
-  for (const storage of written) storage.version++;
+    params: packParams(kernel, options.params ?? {}),
+    grid: [x, y, z],
+    cost: options.cost ?? null,
+  });
+  for (const storage of written) storage.markWritten();
 }
 
 /**

@@ -15,26 +15,50 @@
  */
 import { OutOfMemoryError } from "./errors.ts";
 
-/** One GPU buffer of the pool; `gpu` is null on the null device and after destruction. */
+/** One GPU buffer of the pool; `gpu` is null on the null device and after destruction. Only the pool writes its public fields. */
 export class PoolBuffer {
-  /** Lists of the capture whose launches write it: it waits there until the capture is disposed. */
-  home: FreeLists | null = null;
   readonly id: number;
   readonly size: number;
   gpu: GPUBuffer | null;
-  /** Serial of the last recorded launch that uses it; uploads wait for it. */
-  lastUse = -1;
   /** The pool's cycle in which it was freed last. */
   lastCycle = 0;
-  /** A bind group or an upload refers to `gpu`. */
-  isBound = false;
   /** The GPU had no memory for it: `gpu` is invalid, and it is not handed out again. */
   isRefused = false;
+  private use = -1;
+  private bound = false;
+  private lists: FreeLists | null = null;
 
   constructor(id: number, size: number, gpu: GPUBuffer | null) {
     this.id = id;
     this.size = size;
     this.gpu = gpu;
+  }
+
+  /** Serial of the last launch that uses it; uploads wait for that launch. */
+  get lastUse(): number {
+    return this.use;
+  }
+
+  /** A bind group or an upload refers to `gpu`. */
+  get isBound(): boolean {
+    return this.bound;
+  }
+
+  /** Lists of the capture whose launches write it: a freed buffer waits there until the capture is disposed. */
+  get home(): FreeLists | null {
+    return this.lists;
+  }
+
+  markUsed(serial: number): void {
+    this.use = serial;
+  }
+
+  markBound(): void {
+    this.bound = true;
+  }
+
+  setHome(lists: FreeLists | null): void {
+    this.lists = lists;
   }
 }
 

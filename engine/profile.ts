@@ -5,9 +5,9 @@
 import { DeviceError } from "./errors.ts";
 import { getDevice } from "./device.ts";
 import type { Device } from "./device.ts";
-import type { Launch } from "./launch.ts";
 import { settle } from "./platform.ts";
-import { refusePromise } from "./scope.ts";
+import { refusePromise } from "./promise.ts";
+import type { Launch } from "./types.ts";
 import { workOf } from "./work.ts";
 
 export interface ProfiledLaunch {
@@ -118,10 +118,8 @@ export async function profile(fn: () => unknown, device: Device = getDevice()): 
     throw new DeviceError(
       `profile: ${device} has no timestamps (feature timestamp-query); use wall time around sync()`,
     );
-  if (device.encodeTimed) throw new DeviceError("profile: a profile is running already");
-  device.flush();
   const batches: Promise<{ launches: readonly Launch[]; times: BigUint64Array }>[] = [];
-  device.encodeTimed = (encoder, launches, encodeOne) => {
+  device.queue.startTiming((encoder, launches, encodeOne) => {
     const count = launches.length * 2;
     const queries = gpu.createQuerySet({ type: "timestamp", count });
     for (const [i, launch] of launches.entries()) {
@@ -147,12 +145,12 @@ export async function profile(fn: () => unknown, device: Device = getDevice()): 
       return { launches, times };
     };
     batches.push(read());
-  };
+  });
   try {
     await fn();
     await device.sync();
   } finally {
-    device.encodeTimed = null;
+    device.queue.stopTiming();
   }
   const done = await Promise.all(batches);
   const first = done[0]?.times[0] ?? 0n;
@@ -202,11 +200,11 @@ export function tally(fn: () => unknown, device: Device = getDevice()): Tally {
     if (work > sum.largest.work) sum.largest = { work, kernel: l.pipeline.kernel.name };
     sum.byKernel.set(l.pipeline.kernel.name, (sum.byKernel.get(l.pipeline.kernel.name) ?? 0) + 1);
   };
-  device.listeners.add(listener);
+  device.onLaunch(listener);
   try {
     refusePromise(fn(), "tally()");
   } finally {
-    device.listeners.delete(listener);
+    device.offLaunch(listener);
   }
   return sum;
 }

@@ -1,8 +1,8 @@
 /**
  * Who frees what: every tensor made inside a scope is disposed when the scope ends, except those that it returns. What the tape
- * saved stays alive by the tape's own handles. Also the path of names (`layers.0.mlp/linear`) that launches carry.
+ * saved stays alive by the tape's own handles.
  */
-import { ArgumentError } from "./errors.ts";
+import { refusePromise } from "./promise.ts";
 import type { Tensor } from "./tensor.ts";
 
 const stack: Set<Tensor>[] = [];
@@ -115,28 +115,3 @@ export function tensorsIn(value: unknown, found: Set<Tensor> = new Set(), seen: 
 }
 
 const isTensor = (value: object): value is Tensor => "storage" in value && "strides" in value;
-
-/** Throws when a function that must be synchronous gave a promise: work after its first `await` would not be covered. */
-export function refusePromise(result: unknown, what: string): void {
-  if (typeof result === "object" && result !== null && "then" in result) {
-    throw new ArgumentError(
-      `${what} takes a synchronous function: what an async one does after its first await would not be covered; await outside`,
-    );
-  }
-}
-
-let label = "";
-
-/** The path of names that a launch recorded now would carry. */
-export const currentLabel = (): string => label;
-
-/** Runs `fn` with `name` appended to the path of names. */
-export function withLabel<T>(name: string, fn: () => T, separator = "."): T {
-  const before = label;
-  label = label ? `${label}${separator}${name}` : name;
-  try {
-    return fn();
-  } finally {
-    label = before;
-  }
-}

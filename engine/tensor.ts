@@ -15,94 +15,31 @@ import {
 } from "./errors.ts";
 import { getDevice } from "./device.ts";
 import type { Device } from "./device.ts";
-import type { Binding } from "./launch.ts";
-import type { PoolBuffer } from "./pool.ts";
-import { adoptIntoScope, currentLabel, leaveScopes, noteKept } from "./scope.ts";
-import type { TapeNode } from "./autograd.ts";
+import { currentLabel } from "./label.ts";
+import { checkShape, contiguousStrides, normalizeDim, sameShape, sizeOf } from "./shape.ts";
+import type { Shape } from "./shape.ts";
+import { adoptIntoScope, leaveScopes, noteKept } from "./scope.ts";
+import { DeviceStorage } from "./storage.ts";
+import type { TapeNode } from "./tape.ts";
+import type { Binding } from "./types.ts";
 import { writeWithinWord } from "./write_word.ts";
 
-/** Integers that a tensor made from host data remembers at most; positions, documents and lengths have far fewer. */
-const MAX_REMEMBERED = 65536;
+/** Integers that a tensor made from host data remembers at most: the documents of a batch of 256 rows of 4096 tokens. */
+const MAX_REMEMBERED = 2 ** 20;
 
-export type Shape = readonly number[];
 /** Nested arrays of numbers, one level a dimension. */
 export type Nested = number | readonly Nested[];
 
-/** The memory of one or more tensors: one buffer of the pool, counted by its users. */
-export class Storage {
-  readonly device: Device;
-  readonly bytes: number;
-  readonly used: number;
-  readonly label: string;
-  readonly serial: number;
-  /** A constant of the device: the same for every function that reads it. */
-  isConstant = false;
-  /** Raised by every launch that writes; the tape sees by it that a saved tensor was changed in place. */
-  version = 0;
-  /** Integers that the host wrote, and the version that they are of. */
-  private host: { readonly values: ArrayLike<number>; readonly version: number } | null = null;
-  private buffer: PoolBuffer | null;
-  private users = 1;
-
-  /** @param used bytes of elements, without the padding up to `bytes` */
-  constructor(device: Device, bytes: number, label: string, used = bytes) {
-    this.device = device;
-    this.bytes = bytes;
-    this.used = used;
-    this.label = label;
-    this.serial = device.storageSerial++;
-    this.buffer = device.pool.acquire(bytes, label);
-    if (device.poison && !device.isAtomic) device.writeRaw(this.buffer, 0, new Uint8Array(bytes).fill(0xff));
-  }
-
-  /** The buffer; throws when the storage was freed. */
-  live(): PoolBuffer {
-    if (!this.buffer) throw new DisposedError(`a storage of ${this.bytes} bytes (${this.label}) was freed`);
-    return this.buffer;
-  }
-
-  /** Keeps what the host wrote, for costs that depend on it (which keys a query sees). */
-  rememberHost(values: ArrayLike<number>): void {
-    this.host = { values, version: this.version };
-  }
-
-  /** What the host wrote, if nothing has been written since. */
-  get hostValues(): ArrayLike<number> | null {
-    return this.host?.version === this.version ? this.host.values : null;
-  }
-
-  get isLive(): boolean {
-    return this.buffer !== null;
-  }
-
-  retain(): this {
-    this.live();
-    this.users++;
-    return this;
-  }
-
-  release(): void {
-    if (--this.users > 0 || !this.buffer) return;
-    this.device.pool.release(this.buffer, this.bytes, this.label);
-    this.buffer = null;
-  }
-
-  /** Only one tensor or tape entry uses it: it may be written in place. */
-  get exclusive(): boolean {
-    return this.users === 1;
-  }
-}
-
 // The safety net: a tensor that is collected undisposed gives its storage back, and is counted as a leak.
 const collected = new FinalizationRegistry<Held>(({ storage, node }) => {
-  storage.device.caught++;
+  storage.device.noteLeak();
   storage.release();
   node?.release();
 });
 
 /** What a tensor must give back; apart from the tensor, so that the safety net can hold it. */
 interface Held {
-  readonly storage: Storage;
+  readonly storage: DeviceStorage;
   node: TapeNode | null;
 }
 
@@ -113,7 +50,7 @@ export interface TensorOptions {
 }
 
 export class Tensor {
-  readonly storage: Storage;
+  readonly storage: DeviceStorage;
   readonly shape: Shape;
   /** Elements to step for the next index of each dimension. */
   readonly strides: readonly number[];
@@ -132,7 +69,7 @@ export class Tensor {
 
   /** Takes over one use of `storage`. Use `tensor()`, `empty()` or the creation ops instead. */
   constructor(
-    storage: Storage,
+    storage: DeviceStorage,
     shape: Shape,
     dtype: DType,
     strides: readonly number[] = contiguousStrides(shape),
@@ -233,7 +170,7 @@ export class Tensor {
   }
 
   /** The byte range of `elements` from element `start` of a contiguous tensor, as launches bind it. */
-  bytes(start: number, elements: number): Binding {
+  binding(start: number, elements: number): Binding {
     const offset = elementBytes(this.dtype, this.offset + start);
     const align = this.device.limits.minStorageBufferOffsetAlignment;
     if (offset % align !== 0) {
@@ -398,7 +335,7 @@ export function empty(shape: Shape, options: TensorOptions & { label?: string } 
   const device = options.device ?? getDevice();
   device.check();
   const out = new Tensor(
-    new Storage(
+    new DeviceStorage(
       device,
       storageBytes(dtype, sizeOf(shape)),
       options.label ?? (currentLabel() || "tensor"),
@@ -417,7 +354,7 @@ export function emptyForHost(shape: Shape, options: TensorOptions & { label?: st
   try {
     for (;;) {
       const out = empty(shape, options);
-      if (!out.device.isWaiting(out.storage.live())) return out;
+      if (!out.device.queue.isWaiting(out.storage.live())) return out;
       passed.push(out);
     }
   } finally {
@@ -454,7 +391,7 @@ export function tensor(
   const bytes = encode(flat, dtype);
   const out = emptyForHost(shape, { ...options, dtype });
   out.device.write({ storage: out.storage, offset: 0, size: bytes.byteLength }, bytes);
-  if (!isFloat(dtype) && flat.length <= MAX_REMEMBERED) out.storage.rememberHost(Array.from(flat));
+  if (!isFloat(dtype) && flat.length <= MAX_REMEMBERED) out.storage.rememberHost(flat.slice());
   return out;
 }
 
@@ -471,48 +408,6 @@ export function tensorFromBytes(bytes: Uint8Array, shape: Shape, dtype: DType, d
   return out;
 }
 
-export function sizeOf(shape: Shape): number {
-  let size = 1;
-  for (const n of shape) size *= n;
-  return size;
-}
-
-export function contiguousStrides(shape: Shape): number[] {
-  const strides = new Array<number>(shape.length);
-  let step = 1;
-  for (let i = shape.length - 1; i >= 0; i--) {
-    strides[i] = step;
-    step *= shape[i]!;
-  }
-  return strides;
-}
-
-export function sameShape(a: Shape, b: Shape): boolean {
-  return a.length === b.length && a.every((n, i) => n === b[i]);
-}
-
-/** `dim` counted from the front; throws `ShapeError` outside −rank … rank − 1. */
-export function normalizeDim(dim: number, rank: number, op: string): number {
-  if (!Number.isInteger(dim) || dim < -rank || dim >= rank)
-    throw new ShapeError(`${op}: dimension ${dim} of a tensor of rank ${rank}; use ${-rank} to ${rank - 1}`);
-  return dim < 0 ? dim + rank : dim;
-}
-
-/** The shape that broadcasting gives; throws `ShapeError` naming the op and both shapes. */
-export function broadcastShapes(op: string, a: Shape, b: Shape): number[] {
-  const rank = Math.max(a.length, b.length);
-  return Array.from({ length: rank }, (_, i) => {
-    const x = a[a.length - rank + i] ?? 1;
-    const y = b[b.length - rank + i] ?? 1;
-    if (x !== y && x !== 1 && y !== 1) {
-      throw new ShapeError(
-        `${op}: shapes ${shapeText(a)} and ${shapeText(b)} do not broadcast: dimension ${i - rank} is ${x} and ${y}; make them equal, or one of them 1`,
-      );
-    }
-    return x === 1 ? y : x;
-  });
-}
-
 /** Throws unless all tensors are alive and on one device, which it returns. */
 export function checkTensors(op: string, ...tensors: readonly (Tensor | null | undefined)[]): Device {
   let device: Device | null = null;
@@ -526,13 +421,6 @@ export function checkTensors(op: string, ...tensors: readonly (Tensor | null | u
   if (!device) throw new ArgumentError(`${op}: no tensor was given`);
   device.check();
   return device;
-}
-
-function checkShape(shape: Shape, op: string): void {
-  if (!Array.isArray(shape))
-    throw new ShapeError(`${op}: ${String(shape)} is not a shape; shapes are arrays, e.g. [2, 3]`);
-  if (!shape.every((n) => Number.isInteger(n) && n >= 0))
-    throw new ShapeError(`${op}: ${shapeText(shape)} is not a shape; dimensions are whole numbers ≥ 0`);
 }
 
 function nestedShape(values: Nested): number[] {

@@ -61,7 +61,8 @@ const MAX_READ_BYTES = 512 * 2 ** 20;
 /** Staging buffers up to this size are kept for the next read, in powers of two. */
 const MAX_KEPT_BYTES = 32 * 2 ** 20;
 
-interface Part {
+/** One copy of a read-back. */
+export interface ReadbackPart {
   readonly staging: GPUBuffer;
   readonly at: number;
   readonly size: number;
@@ -80,8 +81,8 @@ export class Readbacks {
   }
 
   /** Encodes the copies of `size` bytes from `offset`, both multiples of 4. Larger ones than a buffer become several copies. */
-  encode(encoder: GPUCommandEncoder, source: GPUBuffer, offset: number, size: number): Part[] {
-    const parts: Part[] = [];
+  encode(encoder: GPUCommandEncoder, source: GPUBuffer, offset: number, size: number): ReadbackPart[] {
+    const parts: ReadbackPart[] = [];
     for (let at = 0; at < size; at += this.maxBytes) {
       const bytes = Math.min(this.maxBytes, size - at);
       const staging = this.take(bytes);
@@ -92,7 +93,7 @@ export class Readbacks {
   }
 
   /** The bytes of `parts`, once the encoder was submitted; the buffers are free again afterwards. */
-  async read(parts: readonly Part[], gently: boolean): Promise<Uint8Array> {
+  async read(parts: readonly ReadbackPart[], gently: boolean): Promise<Uint8Array> {
     try {
       await settle(Promise.all(parts.map(({ staging, size }) => staging.mapAsync(GPUMapMode.READ, 0, size))), gently);
       const bytes = new Uint8Array(parts.reduce((sum, { size }) => sum + size, 0));

@@ -2,7 +2,7 @@
  * How much one dispatch may do. A GPU cannot be interrupted within a dispatch: drivers reset it after a few seconds, and a desktop stands
  * still meanwhile. Slow GPUs do 10¹¹ operations a second and more, so a dispatch of at most that many ends in time everywhere.
  */
-import type { Binding, Cost } from "./launch.ts";
+import type { Binding, Cost } from "./types.ts";
 
 /**
  * Operations of one dispatch by default (`Device.maxDispatchWork`). Matrix products, convolutions and attention that take more are cut into

@@ -1,7 +1,6 @@
 /** Writes of less than a 32-bit word: `writeBuffer` moves whole words, so the bytes beside are merged on the GPU. */
 import { kernel, packParams } from "./kernel.ts";
-import type { Kernel } from "./kernel.ts";
-import type { Storage } from "./tensor.ts";
+import type { DeviceStorage } from "./storage.ts";
 
 const merge = kernel(
   "write_word",
@@ -11,7 +10,7 @@ const merge = kernel(
 );
 
 /** Writes `bytes` at byte `offset` of `storage`, all within one word; its other bytes stay. Runs in order with the launches around it. */
-export function writeWithinWord(storage: Storage, offset: number, bytes: Uint8Array): void {
+export function writeWithinWord(storage: DeviceStorage, offset: number, bytes: Uint8Array): void {
   const { device } = storage;
   const align = device.limits.minStorageBufferOffsetAlignment;
   const start = Math.floor(offset / align) * align;
@@ -19,12 +18,19 @@ export function writeWithinWord(storage: Storage, offset: number, bytes: Uint8Ar
   mask.fill(0xff, offset % 4, (offset % 4) + bytes.length);
   value.set(bytes, offset % 4);
   const word = (of: Uint8Array): number => new DataView(of.buffer).getUint32(0, true);
-  const params = packParams(merge as unknown as Kernel, {
+  const params = packParams(merge, {
     word: Math.floor((offset - start) / 4),
     mask: word(mask),
     value: word(value),
   });
-  const binding = { storage, offset: start, size: Math.min(align, storage.bytes - start) };
-  device.record(merge as unknown as Kernel, undefined, undefined, [binding], params, [1, 1, 1], { flops: 0, bytes: 8 });
-  storage.version++;
+  device.queue.enqueue({
+    kernel: merge,
+    constants: undefined,
+    uses: undefined,
+    bindings: [{ storage, offset: start, size: Math.min(align, storage.bytes - start) }],
+    params,
+    grid: [1, 1, 1],
+    cost: { flops: 0, bytes: 8 },
+  });
+  storage.markWritten();
 }

@@ -68,8 +68,6 @@ export interface Sequence {
   readonly starts?: Tensor;
   /** i32 or u32 [B, T]: document of each token in a packed row. */
   readonly documents?: Tensor;
-  /** Pairs of a token and one that it sees, over all rows, where the caller knows them: for the cost alone (`AttentionOptions.pairs`). */
-  readonly pairs?: number;
   /** Write keys and values here. With `decode`, also read the earlier ones from it. */
   readonly cache?: KvCache;
   /** The tokens continue those in the cache (a few at a time); else they begin the rows. */
@@ -95,7 +93,7 @@ class LlamaAttention extends Module<readonly [Tensor, Sequence]> {
     this.layer = layer;
   }
 
-  forward(x: Tensor, { positions, starts, documents, pairs, cache, decode }: Sequence): Tensor {
+  forward(x: Tensor, { positions, starts, documents, cache, decode }: Sequence): Tensor {
     const { headDim, ropeTheta: theta } = this.config;
     const split = (t: Tensor): Tensor => t.reshape([x.dim(0), x.dim(1), -1, headDim]).permute([0, 2, 1, 3]); // [B, H, T, D]
     const q = rope(split(this.q_proj.call(x)), positions, { theta });
@@ -110,7 +108,6 @@ class LlamaAttention extends Module<readonly [Tensor, Sequence]> {
             causal: true,
             ...(starts && { starts }),
             ...(documents && { documents }),
-            ...(pairs !== undefined && { pairs }),
           });
     return this.o_proj.call(mixed.permute([0, 2, 1, 3]).reshape([x.dim(0), x.dim(1), -1]));
   }
@@ -171,7 +168,7 @@ export class LlamaModel extends Module<readonly [Tensor, Sequence]> {
   }
 
   forward(embeddings: Tensor, sequence: Sequence): Tensor {
-    const { positions, starts, documents, pairs } = sequence;
+    const { positions, starts, documents } = sequence;
     const run = (layer: LlamaLayer, h: Tensor): Tensor => {
       if (!this.recompute || sequence.cache) return layer.call(h, sequence);
       // What the layer reads besides h must outlive this call too: it goes through the tape as inputs.
@@ -183,7 +180,6 @@ export class LlamaModel extends Module<readonly [Tensor, Sequence]> {
             positions: at!,
             ...(from && { starts: from }),
             ...(of && { documents: of }),
-            ...(pairs !== undefined && { pairs }),
           });
         },
         h,

@@ -23,7 +23,7 @@ export async function injecting<T>(
   const listener = (): void => count("launches");
   const { pool } = device;
   const acquire = pool.acquire.bind(pool);
-  device.listeners.add(listener);
+  device.onLaunch(listener);
   pool.acquire = (...args) => {
     count("allocations");
     return acquire(...args);
@@ -31,7 +31,7 @@ export async function injecting<T>(
   try {
     return { result: await fn(), counts };
   } finally {
-    device.listeners.delete(listener);
+    device.offLaunch(listener);
     pool.acquire = acquire;
   }
 }

@@ -13,11 +13,11 @@ const folder = new URL("./golden/", import.meta.url);
 export function launchesIn(device: Device, fn: () => void): Launch[] {
   const launches: Launch[] = [];
   const listener = (launch: Launch): void => void launches.push(launch);
-  device.listeners.add(listener);
+  device.onLaunch(listener);
   try {
     fn();
   } finally {
-    device.listeners.delete(listener);
+    device.offLaunch(listener);
   }
   return launches;
 }

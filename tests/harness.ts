@@ -159,7 +159,7 @@ interface DrawnResult extends CaseResult {
 }
 
 /** How often inputs are drawn again. */
-const MOST_DRAWS = 4;
+const MAX_DRAWS = 4;
 
 /**
  * Runs one case on `device` with inputs of `seed`, forward and backward with the variant `force` where one is named. Random inputs now and then
@@ -174,7 +174,7 @@ export async function runCase(
 ): Promise<CaseResult> {
   for (let draw = 1, drawn = seed; ; draw++, drawn = (drawn + 0x9e3779b9) >>> 0) {
     const { failed, dtype, ...result } = await runDrawn(c, device, drawn, force);
-    if (failed.length === 0 || draw === MOST_DRAWS) return result;
+    if (failed.length === 0 || draw === MAX_DRAWS) return result;
     const ill = illConditioned(c, drawn, dtype, failed[0] === FORWARD);
     if (!failed.every((check) => ill.has(check))) return result;
   }

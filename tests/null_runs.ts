@@ -94,7 +94,7 @@ export async function launchesOf(
   const problems: string[] = [];
   for (const row of rows) {
     const listener = (launch: Launch): void => see(launch, row);
-    device.listeners.add(listener);
+    device.onLaunch(listener);
     for (const force of [undefined, ...(capabilities.subgroups ? (row.variants ?? []) : [])]) {
       try {
         runOnNull(row, device, force);
@@ -102,7 +102,7 @@ export async function launchesOf(
         problems.push(`${caseName(row)}${force ? ` (${force.family} ${force.name})` : ""}: ${String(error)}`);
       }
     }
-    device.listeners.delete(listener);
+    device.offLaunch(listener);
   }
   device.destroy();
   return problems;

@@ -25,13 +25,13 @@ for (const row of cases) {
     const listener = ({ pipeline: { kernel, constants, uses } }: Launch): void => {
       if (usesSubgroups(specialise(kernel, constants, uses))) kernels.add(kernel.name);
     };
-    paper.listeners.add(listener);
+    paper.onLaunch(listener);
     try {
       runOnNull(row, paper, force);
     } catch (error) {
       problems.push(`${caseName(row)}${force ? ` (${force.name})` : ""}: ${String(error)}`);
     }
-    paper.listeners.delete(listener);
+    paper.offLaunch(listener);
     const key = [force?.name ?? "default", ...[...kernels].toSorted()].join(" ");
     if (kernels.size) found.set(key, [...(found.get(key) ?? []), { row, force, kernels }]);
   }

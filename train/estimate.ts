@@ -238,7 +238,7 @@ async function countOn<T>(
       peak = stats.peakBytes;
       gradients = sum([...trained.values()].map(({ grad }) => grad?.storage.bytes ?? 0));
     };
-    device.listeners.add(watch);
+    device.onLaunch(watch);
     const result = await step();
     watch();
     const values = Object.values(parts);

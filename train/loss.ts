@@ -50,7 +50,6 @@ export function hiddenStates(model: JanusForConditionalGeneration, rows: PackedR
     return model.hidden(embed(model, rows, imageSize, device), {
       positions: tensor(rows.positions, { shape, device }),
       documents: tensor(rows.documents, { shape, device }),
-      pairs: rows.pairs,
     });
   });
 }

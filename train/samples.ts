@@ -118,8 +118,6 @@ export interface PackedRows {
   readonly positions: Int32Array;
   /** Which sample of its row a token belongs to; padding has an id of its own. */
   readonly documents: Int32Array;
-  /** Pairs of a token and one that it sees (itself and those before it in its document), padding included: what attention costs. */
-  readonly pairs: number;
   readonly images: readonly Float32Array[];
   /** Of each task: which tokens (flat indices) are trained, and what they predict. */
   readonly targets: Readonly<Record<Task, { readonly at: Int32Array; readonly to: Int32Array }>>;
@@ -127,8 +125,6 @@ export interface PackedRows {
   /** Tokens that are padding. */
   readonly padding: number;
 }
-
-const pairsOf = (tokens: number): number => (tokens * (tokens + 1)) / 2;
 
 /**
  * Lays rows of samples out. Each row's samples must fit `length`; `packSamples` finds such rows.
@@ -156,7 +152,6 @@ export function layRows(
     { at: number[]; to: number[] }
   >;
   let used = 0;
-  let pairs = 0;
   for (const [r, row] of samples.entries()) {
     let at = r * length;
     for (const [d, sample] of row.entries()) {
@@ -179,9 +174,7 @@ export function layRows(
       images.push(...sample.images);
       at += count;
       used += count;
-      pairs += pairsOf(count);
     }
-    pairs += pairsOf((r + 1) * length - at);
   }
   const arrays = Object.fromEntries(
     TASKS.map((task) => [task, { at: Int32Array.from(targets[task].at), to: Int32Array.from(targets[task].to) }]),
@@ -194,7 +187,6 @@ export function layRows(
     places,
     positions,
     documents,
-    pairs,
     images,
     targets: arrays,
     samples,

@@ -7,14 +7,14 @@ import type { NotFiniteCause } from "./not_finite.ts";
 export class TrainingError extends JanusError {}
 
 /** Steps in a row that are skipped before the run ends. */
-const MOST_SKIPPED = 3;
+const MAX_SKIPPED = 3;
 export class SkipLimit {
   private inARow = 0;
 
   /** Counts a step: null, or what is said of it if it was skipped. Throws `TrainingError` when it is the third such one in a row. */
   count(skip: Skip | null): void {
     this.inARow = skip === null ? 0 : this.inARow + 1;
-    if (skip && this.inARow >= MOST_SKIPPED)
+    if (skip && this.inARow >= MAX_SKIPPED)
       throw new TrainingError(`${skip.text}; ${this.inARow} steps in a row: the run ends. ${skip.advice}`);
   }
 }

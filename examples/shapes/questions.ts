@@ -171,14 +171,14 @@ const TIMES: Readonly<Record<QuestionKind, number>> = {
 };
 const ASKED = QUESTION_KINDS.flatMap((kind) => Array<QuestionKind>(TIMES[kind]).fill(kind));
 /** To each object of the picture: more would follow from those before. */
-const MOST_EACH = 4;
+const MAX_EACH = 4;
 
 /** Up to `most` questions in random order, none of them about what is held out. */
 export function questionsAbout(dice: Dice, scene: Scene, most: number): Question[] {
   const isCountable = unique(scene).length < scene.objects.length;
   const found: Question[] = [];
   for (const kind of dice.shuffle(ASKED)) {
-    if (found.length === Math.min(most, MOST_EACH * scene.objects.length)) break;
+    if (found.length === Math.min(most, MAX_EACH * scene.objects.length)) break;
     if (kind === "count" && !isCountable && dice.chance(0.7)) continue; // else most answers would be "one"
     const question = askAbout(dice, scene, kind, { before: found });
     if (question) found.push(question);

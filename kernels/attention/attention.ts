@@ -46,14 +46,11 @@ export interface AttentionOptions {
   readonly causal?: boolean;
   /** [B] i32 or u32: first key of each row that any query sees (left-padded batches). */
   readonly starts?: Tensor;
-  /** [B, T] i32 or u32, Tq = Tk = T: queries see the keys with their own id only (packed rows). */
-  readonly documents?: Tensor;
   /**
-   * Pairs of a query and a key that it sees, over all rows of the batch: what the cost counts (FLOPs of profiles and MFU; results do not
-   * depend on it). The default counts `documents` if they were made from host data (`tensor()`), else and for `starts` it is an upper bound.
-   * For packed rows the sum of n · (n + 1) / 2 over the documents' lengths n.
+   * [B, T] i32 or u32, Tq = Tk = T: queries see the keys with their own id only (packed rows). The cost counts the pairs within documents if
+   * they were made from host data (`tensor()`); otherwise, and with `starts`, it is an upper bound.
    */
-  readonly pairs?: number;
+  readonly documents?: Tensor;
 }
 
 /** Which masks a launch applies, and where they are. */
@@ -296,13 +293,8 @@ export function checkIntegers(op: string, name: string, t: Tensor, shape: readon
   if (t.dtype !== "i32" && t.dtype !== "u32") throw new DTypeError(`${op}: ${name} ${t} must be i32 or u32; cast it`);
 }
 
-function checkMasks(q: Tensor, k: Tensor, { starts, documents, causal = false, pairs }: AttentionOptions): void {
+function checkMasks(q: Tensor, k: Tensor, { starts, documents }: AttentionOptions): void {
   if (starts) checkIntegers("attention", "starts", starts, [q.shape[0]!]);
-  const most = mostPairs(q, k, causal);
-  if (pairs !== undefined && !(Number.isInteger(pairs) && pairs >= 0 && pairs <= most))
-    throw new ArgumentError(
-      `attention: pairs must be a whole number from 0 to ${most}, the pairs of q ${q} and k ${k} without documents; got ${pairs}`,
-    );
   if (!documents) return;
   if (q.shape[2] !== k.shape[2])
     throw new ShapeError(
@@ -324,16 +316,21 @@ function documentPairs(documents: Tensor | undefined, causal: boolean): number |
   let pairs = 0;
   for (let r = 0; r < rows; r++) {
     const lengths = new Map<number, number>();
-    for (let t = r * tokens; t < (r + 1) * tokens; t++) lengths.set(ids[t]!, (lengths.get(ids[t]!) ?? 0) + 1);
+    // Documents are runs of tokens, most often one each.
+    for (let t = r * tokens, end = t + tokens; t < end;) {
+      const [id, start] = [ids[t]!, t];
+      while (t < end && ids[t] === id) t++;
+      lengths.set(id, (lengths.get(id) ?? 0) + t - start);
+    }
     for (const n of lengths.values()) pairs += causal ? (n * (n + 1)) / 2 : n * n;
   }
   return pairs;
 }
 
-function masksOf(q: Tensor, k: Tensor, { causal = false, starts, documents, pairs }: AttentionOptions): Masks {
+function masksOf(q: Tensor, k: Tensor, { causal = false, starts, documents }: AttentionOptions): Masks {
   const flags = (causal ? 1 : 0) | (starts ? 2 : 0) | (documents ? 4 : 0);
   const most = mostPairs(q, k, causal);
-  const counts = { flags, pairs: pairs ?? (starts ? null : documentPairs(documents, causal)) ?? most, mostPairs: most };
+  const counts = { flags, pairs: (starts ? null : documentPairs(documents, causal)) ?? most, mostPairs: most };
   if (q.size === 0 || k.size === 0) return { ...counts, words: null };
   if (!starts || !documents)
     return { ...counts, words: starts ? contiguousCopy(starts) : documents ? contiguousCopy(documents) : null };

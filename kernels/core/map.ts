@@ -51,7 +51,7 @@ const strided = kernel(
   },
 );
 
-const MOST_DIMENSIONS = 8;
+const MAX_DIMENSIONS = 8;
 
 /**
  * Registers an expression in WGSL over `a`, `b`, `c` (vec4 of the inputs' arithmetic types) and `s` (vec4f of scalars), by the name that
@@ -149,9 +149,9 @@ function mapStrided(
     y.shape,
     views.map((v) => v.strides),
   );
-  if (shape.length > MOST_DIMENSIONS) {
+  if (shape.length > MAX_DIMENSIONS) {
     throw new ShapeError(
-      `${use["f"]}: a view of shape ${shapeText(y.shape)} has ${shape.length} dimensions that cannot be joined, at most ${MOST_DIMENSIONS}; make the input contiguous first`,
+      `${use["f"]}: a view of shape ${shapeText(y.shape)} has ${shape.length} dimensions that cannot be joined, at most ${MAX_DIMENSIONS}; make the input contiguous first`,
     );
   }
   split(

@@ -45,7 +45,7 @@ const BLOCK = 256;
 const WANTED_GROUPS = 512;
 const PART_CODES = 64;
 /** The kernel keeps four rows in registers. */
-const MOST_COLUMNS = 64;
+const MAX_COLUMNS = 64;
 /** Lengths count as this at least. */
 const EPS = 1e-12;
 
@@ -130,8 +130,8 @@ function checkCodes(op: string, z: Tensor, codebook: Tensor): void {
     );
   }
   const columns = z.shape[1]!;
-  if (columns < 1 || columns > MOST_COLUMNS)
-    throw new ShapeError(`${op}: codes of ${columns} numbers; takes 1 to ${MOST_COLUMNS}`);
+  if (columns < 1 || columns > MAX_COLUMNS)
+    throw new ShapeError(`${op}: codes of ${columns} numbers; takes 1 to ${MAX_COLUMNS}`);
 }
 
 function checkIndices(op: string, z: Tensor, indices: Tensor): void {

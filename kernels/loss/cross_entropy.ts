@@ -57,7 +57,7 @@ expression("crossEntropy.product", "a * b");
 
 /** Granules that one invocation walks for a row's statistics, and the most chunks of a row: one invocation joins them. */
 const CHUNK_GRANULES = 32;
-const MOST_CHUNKS = 128;
+const MAX_CHUNKS = 128;
 
 export type LossReduction = "sum" | "mean" | "none";
 
@@ -82,7 +82,7 @@ export const newState = (rows: number, like: Tensor): Tensor => empty([rows, 4],
 export function joinColumns(x: Tensor, targets: Tensor, state: Tensor, column: number, first = 0): void {
   const [rows, columns] = x.shape as [number, number];
   const granules = columns % 4 ? columns : columns / 4;
-  const chunks = Math.min(MOST_CHUNKS, Math.ceil(granules / CHUNK_GRANULES));
+  const chunks = Math.min(MAX_CHUNKS, Math.ceil(granules / CHUNK_GRANULES));
   const use = { x: rowLibrary(x.dtype, columns) };
   for (const { start, count } of rowWindows(
     x.device,

@@ -39,7 +39,7 @@ export interface LinearCrossEntropyOptions extends Omit<CrossEntropyOptions, "re
 /** Rows of a run: with the default chunk 64 MiB of f32 logits. */
 const RUN_ROWS = 4096;
 const RUN_LOGITS = 1 << 24;
-const MOST_CLASSES = 8192;
+const MAX_CLASSES = 8192;
 
 interface Run {
   readonly column: number;
@@ -100,7 +100,7 @@ export function linearCrossEntropy(
   checkTargets("linearCrossEntropy", rows, targets, ignoreIndex, reduction);
   if ((reduction as string) === "none")
     throw new ArgumentError('linearCrossEntropy: reduction "none"; "sum" or "mean"');
-  const most = Math.max(1024, Math.min(MOST_CLASSES, RUN_LOGITS / Math.max(1, Math.min(rows, RUN_ROWS))));
+  const most = Math.max(1024, Math.min(MAX_CLASSES, RUN_LOGITS / Math.max(1, Math.min(rows, RUN_ROWS))));
   const chunk = options.chunk ?? Math.floor(most / 64) * 64;
   if (!Number.isInteger(chunk) || chunk < 1)
     throw new ArgumentError(`linearCrossEntropy: chunk ${chunk}; a whole number ≥ 1`);

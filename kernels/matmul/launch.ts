@@ -226,7 +226,7 @@ function runMatrices(p: Product, counts: readonly number[], o: Operands, m: numb
   );
 }
 
-const MOST_GROUPS = 65535;
+const MAX_GROUPS = 65535;
 
 /** A copy of a matrix [rows, columns] (or of its transpose with `swap`) whose rows are padded to granules of four. */
 function pack(op: string, x: Matrix, counts: readonly number[], rows: number, columns: number, swap: boolean): Matrix {
@@ -243,7 +243,7 @@ function pack(op: string, x: Matrix, counts: readonly number[], rows: number, co
   };
   const to: Operand = { tensor: copy, offset: 0, steps: [...steps, width, 1] };
   const tooLong = ([z0, z1, r]: readonly number[]): number =>
-    r! > MOST_GROUPS ? 2 : z0! * z1! > MOST_GROUPS ? (z0! > 1 ? 0 : 1) : -1;
+    r! > MAX_GROUPS ? 2 : z0! * z1! > MAX_GROUPS ? (z0! > 1 ? 0 : 1) : -1;
   for (const part of partsOf(op, x.tensor.device, [...own, outer, inner], [from, to], [1, 1, 1, 4], tooLong)) {
     const [z0, z1, r, c] = part.sizes as [number, number, number, number];
     const [source, target] = [bindPart(from, part), bindPart(to, part)];
@@ -283,9 +283,9 @@ function launchParts(
     residual: o.residual && { ...o.residual, steps: [...o.residual.batches, o.residual.row, 1, 0] },
   };
   const tooLong = ([z0, z1, rows, columns, terms]: readonly number[]): number => {
-    if (z0! * z1! > MOST_GROUPS) return z0! > 1 ? 0 : 1;
-    if (rows! > MOST_GROUPS * choice.rows) return 2;
-    if (columns! > MOST_GROUPS * choice.columns) return 3;
+    if (z0! * z1! > MAX_GROUPS) return z0! > 1 ? 0 : 1;
+    if (rows! > MAX_GROUPS * choice.rows) return 2;
+    if (columns! > MAX_GROUPS * choice.columns) return 3;
     if (2 * z0! * z1! * rows! * columns! * terms! <= device.maxDispatchWork) return -1;
     return z0! > 1 ? 0 : z1! > 1 ? 1 : rows! >= columns! ? 2 : 3; // sums stay whole: the same bits as in one launch
   };

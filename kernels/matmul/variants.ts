@@ -92,7 +92,7 @@ function vector(p: MatmulProblem, by: Lanes | null): MatmulChoice {
 }
 
 /** 16 guided pictures at once. Beyond 8 rows the weights are read again for each 8; tiles of 64 rows would be mostly empty. Not yet measured. */
-const MOST_VECTOR_ROWS = 32;
+const MAX_VECTOR_ROWS = 32;
 
 /**
  * The variant of a product. `forced` (tests, bench) names one: register (without subgroups), register-lanes, tiled (64 × 64), tiled-128, vector (where A lies
@@ -106,7 +106,7 @@ export function chooseMatmul(capabilities: Capabilities, p: MatmulProblem, force
   if (forced === "register-lanes") return register(p, by, capabilities.software);
   if (forced === "tiled" || forced === "tiled-128") return tiled(p, forced);
   if (dots && forced === "vector") return vector(p, null);
-  if (dots && (forced === "vector-lanes" || (!capabilities.software && p.m <= MOST_VECTOR_ROWS))) return vector(p, by);
+  if (dots && (forced === "vector-lanes" || (!capabilities.software && p.m <= MAX_VECTOR_ROWS))) return vector(p, by);
   if (capabilities.software) return register(p, by, capabilities.software);
   // Few rows against B [K, N]: a granule of columns each, and no tile that is mostly empty.
   return p.m <= 8 ? register(p, null, capabilities.software) : tiled(p);

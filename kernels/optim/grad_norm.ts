@@ -28,7 +28,7 @@ const combineKernel = kernel(
 
 /** Granules that one invocation squares at least, and the most invocations for one gradient. */
 const PART_GRANULES = 16;
-const MOST_PARTS = 8192;
+const MAX_PARTS = 8192;
 /** Partial sums that one invocation of a later stage adds. */
 const FOLD = 64;
 
@@ -54,7 +54,7 @@ export function globalGradNorm(grads: readonly Tensor[], into?: Tensor): Tensor 
     });
     // All partial sums lie in one list that one binding holds.
     const most = Math.min(
-      MOST_PARTS,
+      MAX_PARTS,
       Math.floor((device.limits.maxStorageBufferBindingSize - 16) / 8 / Math.max(1, windows.length)),
     );
     if (most < 1)

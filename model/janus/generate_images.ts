@@ -27,7 +27,7 @@ export interface ImageOptions extends SamplingOptions, DecodingOptions {
 }
 
 /** Of one prompt in one batch; the caches of more fit no device. */
-const MOST_PICTURES = 4096;
+const MAX_PICTURES = 4096;
 
 class ImageHead implements Head {
   /** u32 [N, tokens]: the codes so far, flagged where they are not finite; the rest is 0. */
@@ -102,8 +102,8 @@ export class ImageGeneration {
     options: ImageOptions = {},
   ) {
     const { n = 1, guidance = DRAWING_DEFAULTS.guidance, seed = 0 } = options;
-    if (!Number.isInteger(n) || n < 1 || n > MOST_PICTURES)
-      throw new ArgumentError(`generate: n ${n}; a whole number from 1 to ${MOST_PICTURES}`);
+    if (!Number.isInteger(n) || n < 1 || n > MAX_PICTURES)
+      throw new ArgumentError(`generate: n ${n}; a whole number from 1 to ${MAX_PICTURES}`);
     if (!Number.isFinite(Math.fround(guidance)))
       throw new ArgumentError(`generate: guidance ${guidance}; a finite number, 1 for none`);
     if (prompts.length === 0) throw new ArgumentError("generate: no prompts; give at least one");

@@ -78,7 +78,7 @@ export interface ConversationOptions {
 }
 
 /** Of a prompt: far beyond any context, and what the tokenizer's library takes without running out of stack. */
-const MOST_CHARACTERS = 2 ** 20;
+const MAX_CHARACTERS = 2 ** 20;
 
 /** Text and ids of prompts for one checkpoint. */
 export class PromptFormat {
@@ -147,10 +147,8 @@ export class PromptFormat {
    */
   encode(text: string, images = 0): number[] {
     const { beginOfImage, endOfImage, imagePlaceholder } = this.tokenizer.specials;
-    if (text.length > MOST_CHARACTERS)
-      throw new PromptError(
-        `the prompt has ${text.length} characters; at most ${MOST_CHARACTERS} are read, shorten it`,
-      );
+    if (text.length > MAX_CHARACTERS)
+      throw new PromptError(`the prompt has ${text.length} characters; at most ${MAX_CHARACTERS} are read, shorten it`);
     const ids = this.tokenizer.encode(text);
     const named = ids.filter((id) => id === imagePlaceholder).length;
     if (named !== images) {
@@ -219,7 +217,7 @@ function checkTemplate(template: string): void {
       `the checkpoint's chat template ${what}, which might never end; it is not run. Remove chat_template.jinja to use DeepSeek's format`,
     );
   };
-  if (template.length > MOST_TEMPLATE) refuse(`has ${template.length} characters (at most ${MOST_TEMPLATE})`);
+  if (template.length > MAX_TEMPLATE) refuse(`has ${template.length} characters (at most ${MAX_TEMPLATE})`);
   if (/\brange\b/.test(template)) refuse("counts with range");
   if (/\{%-?\s*macro\b/.test(template)) refuse("defines macros");
   let depth = 0;
@@ -229,7 +227,7 @@ function checkTemplate(template: string): void {
   }
 }
 
-const MOST_TEMPLATE = 2 ** 16; // characters
+const MAX_TEMPLATE = 2 ** 16; // characters
 
 function fromTemplate<T>(run: () => T): T {
   try {

@@ -22,7 +22,7 @@ beforeAll(async () => {
     return memory.get(storage)!;
   };
   device.write = ({ storage, offset }, bytes) => {
-    storage.version++;
+    storage.markWritten();
     transfers.push(bytes.length);
     bytesOf(storage).set(bytes, offset);
   };

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeEach, describe, expect, it } from "vitest";
 import { Device, backward, scope } from "../../engine/index.ts";
-import type { Launch } from "../../engine/launch.ts";
+import type { Launch } from "../../engine/types.ts";
 import { JANUS_TINY } from "../../model/janus/create.ts";
 import { JanusForConditionalGeneration } from "../../model/janus/janus.ts";
 import { FileError } from "../../model/node/files.ts";
@@ -182,7 +182,7 @@ describe("the FLOPs of a step", () => {
       const batch = layRows([[text, imageSample([1, 2, 3], ids.slice(0, 64)), und]], 300, 0, 64);
       const meter = new FlopMeter(device);
       let spent = 0;
-      device.listeners.add(({ cost }) => (spent += cost?.flops ?? 0));
+      device.onLaunch(({ cost }) => (spent += cost?.flops ?? 0));
       meter.start();
       scope(() => backward(totalLoss(taskLosses(model, batch, side), 160)!));
       return { counted: meter.stop(), spent };
@@ -209,7 +209,10 @@ describe("the FLOPs of a step", () => {
 
   it("leave out the codes of pictures, and what comes behind stop", () => {
     const listeners = new Set<(launch: Launch) => void>();
-    const meter = new FlopMeter({ listeners } as unknown as Device);
+    const meter = new FlopMeter({
+      onLaunch: (fn: (launch: Launch) => void) => listeners.add(fn),
+      offLaunch: (fn: (launch: Launch) => void) => listeners.delete(fn),
+    } as unknown as Device);
     const launch = (label: string): void => {
       for (const listener of listeners) listener({ label, cost: { flops: 5, bytes: 0 } } as Launch);
     };

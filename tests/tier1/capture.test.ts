@@ -245,7 +245,7 @@ describe("what it refuses", () => {
     const error = await errorOf(() => capture(fn, { verify: true }));
     expect(error).toBeInstanceOf(CaptureError);
     expect(error.message).toMatch(message);
-    expect(device().capturing).toBe(false);
+    expect(device().queue.isCapturing).toBe(false);
     expect(device().pool.stats.liveBytes).toBe(live);
     using x = tensor([1, 2]);
     using y = x.add(1);
@@ -301,7 +301,7 @@ describe("what it refuses", () => {
   it("an asynchronous function", async () => {
     const error = await errorOf(() => capture(async () => 1));
     expect(error.message).toMatch(/synchronous function/);
-    expect(device().capturing).toBe(false);
+    expect(device().queue.isCapturing).toBe(false);
   });
   it("an exception passes through, and the device goes on", async () => {
     const live = device().pool.stats.liveBytes;

@@ -217,7 +217,7 @@ describe("verify", () => {
       const x = tensor([0]);
       const step = (): Tensor => {
         F.addInto(x, F.full([1], 5));
-        device.writeRaw(x.storage.live(), 0, new Uint8Array(Float32Array.of(2).buffer));
+        device.queue.upload(x.storage.live(), 0, new Uint8Array(Float32Array.of(2).buffer));
         return x.mul(1);
       };
       const error = await errorOf(() => capture(step, { verify: true }));

@@ -271,6 +271,44 @@ describe("parameters that a search cannot find", () => {
     net.dispose();
   });
 
+  it.each([
+    ["a field", (list: nn.Linear[]) => ({ layer: list[0]! }), (h: { layer?: unknown }) => delete h.layer],
+    ["an array", (list: nn.Linear[]) => ({ list }), (h: { list: unknown[] }) => void h.list.pop()],
+    [
+      "a Map",
+      (list: nn.Linear[]) => ({ map: new Map([["a", list[0]!]]) }),
+      (h: { map: Map<string, unknown> }) => h.map.clear(),
+    ],
+    [
+      "a plain object below",
+      (list: nn.Linear[]) => ({ below: new Holder({ o: { a: { b: list[0]! } } }) }),
+      (h: { below: { o: { a: { b?: unknown } } } }) => (h.below.o.a.b = 1),
+    ],
+    [
+      "an array in a Map",
+      (list: nn.Linear[]) => ({ o: new Map([["x", [list[0]!]]]) }),
+      (h: { o: Map<string, unknown> }) => h.o.set("x", [1]),
+    ],
+  ] as readonly (readonly [string, (list: nn.Linear[]) => object, (holder: never) => unknown])[])(
+    "what leaves %s between two calls is refused, and found once it is back",
+    (_, fields, remove) => {
+      const used = linear();
+      class User extends Holder {
+        override forward(x: Tensor): Tensor {
+          return closure(x);
+        }
+      }
+      const closure = (x: Tensor): Tensor => used.call(x);
+      const holder = new User(fields([used]));
+      scope(() => void holder.call(ones(1, 2)));
+      scope(() => void holder.call(ones(1, 2)));
+      remove(holder as never);
+      expect(() => holder.call(ones(1, 2))).toThrow(/that is in none of its fields/);
+      Object.assign(holder, { back: [used] });
+      scope(() => void holder.call(ones(1, 2)));
+      used.dispose();
+    },
+  );
   it("are no fault if they are not recorded, an argument, or replaced", () => {
     const teacher = linear();
     class Student extends nn.Module<readonly [Tensor, ...unknown[]]> {

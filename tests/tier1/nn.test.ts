@@ -120,10 +120,10 @@ describe("Module", () => {
     const net = new Net().setRequiresGrad(false);
     const labels = new Set<string>();
     const listener = (l: { label: string }): void => void labels.add(l.label);
-    device.listeners.add(listener);
+    device.onLaunch(listener);
     const ids = tensor(Int32Array.of(1, 2));
     const y = net.call(ids);
-    device.listeners.delete(listener);
+    device.offLaunch(listener);
     expect([...labels]).toEqual(expect.arrayContaining(["embed", "layers.0.norm", "layers.1.proj", "head"]));
     for (const t of [ids, y, net]) t.dispose();
   });

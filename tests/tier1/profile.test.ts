@@ -99,7 +99,7 @@ describe("profile()", () => {
     let z: Tensor | undefined;
     await profile(() => void (z = scope(() => x.exp().sum())));
     expect(await z!.item()).toBe(await y.item());
-    expect(device().encodeTimed).toBeNull();
+    expect(device().queue.isTiming).toBe(false);
     y.dispose();
     z!.dispose();
   });
@@ -112,7 +112,7 @@ describe("profile()", () => {
         }),
       ),
     ).toMatchObject({ message: "on purpose" });
-    expect(device().encodeTimed).toBeNull();
+    expect(device().queue.isTiming).toBe(false);
     let inner: Error | undefined;
     await profile(async () => void (inner = await errorOf(() => profile(() => undefined))));
     expect(inner).toBeInstanceOf(DeviceError);

@@ -80,7 +80,7 @@ describe("the work of a launch is bounded, by the null device's count", () => {
     const paper = await Device.create({ backend: "null" });
     let largest = 0;
     using loss = scope(() => F.sum(run(paper)));
-    paper.listeners.add((l: Launch) => (largest = Math.max(largest, l.cost?.bytes ?? 0)));
+    paper.onLaunch((l: Launch) => (largest = Math.max(largest, l.cost?.bytes ?? 0)));
     const { bytes } = tally(() => noGrad(() => backward(loss)), paper);
     return { largest, total: bytes };
   }

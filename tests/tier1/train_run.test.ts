@@ -16,7 +16,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { newCheckpoint } from "../../examples/new_checkpoint.ts";
 import { ArgumentError, Device, setDevice } from "../../index.ts";
-import type { Launch } from "../../engine/launch.ts";
+import type { Launch } from "../../engine/types.ts";
 import { castFloats } from "../../model/io/cast.ts";
 import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
 import type { Checkpoint } from "../../model/janus/checkpoint/checkpoint.ts";
@@ -411,9 +411,9 @@ it("codes of janus data tokenize are those that training asks for", async () => 
   const encoded = async (cache: string, dtype: string): Promise<number> => {
     let launches = 0;
     const listener = ({ label }: Launch): number => (launches += Number(label.startsWith(CODES_LABEL)));
-    device.listeners.add(listener);
+    device.onLaunch(listener);
     await go(`coded-${cache}-${dtype}`, settings({ steps: 1, dtype }), { model, cache: at(cache) });
-    device.listeners.delete(listener);
+    device.offLaunch(listener);
     return launches;
   };
   const typed = ["data", "tokenize", at("data", "gen.jsonl"), "--model", model, "--cache", at("tokenized")];

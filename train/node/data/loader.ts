@@ -68,7 +68,7 @@ type Attempt<T> =
 
 const LEAST_AHEAD = 32;
 /** Each has a file open. */
-const MOST_AHEAD = 128;
+const MAX_AHEAD = 128;
 
 /** Errors of the sample itself. Others (a lost device, a full disk, a mistake) end the run. */
 export const isBadSample = (error: unknown): error is JanusError =>
@@ -195,7 +195,7 @@ export class Loader<T = Sample> {
     options: LoaderOptions,
     state?: LoaderState,
   ) {
-    const { seed, batch, ratios, ahead = Math.min(MOST_AHEAD, Math.max(LEAST_AHEAD, batch)) } = options;
+    const { seed, batch, ratios, ahead = Math.min(MAX_AHEAD, Math.max(LEAST_AHEAD, batch)) } = options;
     checkSources(sources, ratios);
     if (!Number.isInteger(ahead) || ahead < 0)
       throw new ArgumentError(`Loader: ahead is ${ahead}; a whole number from 0`);

@@ -42,7 +42,7 @@ export const TASK_COLOURS = { und: "#3d85d9", text: "#d97b1f", gen: "#1f9e7a", a
 const OTHERS = ["#9065d6", "#3d85d9", "#d97b1f", "#1f9e7a", "#d1495b", "#8a8f98", "#b08900", "#4aa3a2"];
 
 /** Marks that get labels; more would cover each other. */
-const MOST_LABELS = 8;
+const MAX_LABELS = 8;
 /** Points of a curve up to which each is drawn as a dot too. */
 const FEW = 24;
 
@@ -137,7 +137,7 @@ export async function lineChart(options: LineChartOptions): Promise<Html> {
             },
           ]
         : []),
-      ...(marks.length && marks.length <= MOST_LABELS
+      ...(marks.length && marks.length <= MAX_LABELS
         ? [
             {
               data: { values: marks },

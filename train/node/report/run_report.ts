@@ -105,9 +105,9 @@ export class RunCurves {
 }
 
 /** Pictures of samples in a page. */
-const MOST_PICTURES = 48;
+const MAX_PICTURES = 48;
 /** Events in a page: the last ones. */
-const MOST_EVENTS = 200;
+const MAX_EVENTS = 200;
 const THUMBNAIL = 144; // CSS pixels
 
 const count = (n: number): string => n.toLocaleString("en-US");
@@ -128,7 +128,7 @@ export async function runReport(run: string, options: RunReportOptions = {}): Pr
   const settings = events.findLast(({ config }) => config !== undefined)?.config;
   const sections: Section[] = [
     { title: "Curves", content: [...(await curves.charts()), lastStep(curves)] },
-    ...samplesSection(await readSamples(run, MOST_PICTURES)),
+    ...samplesSection(await readSamples(run, MAX_PICTURES)),
     ...reconstructionsSection(await readReconstructions(run)),
     ...(events.length ? [{ title: "Events", content: [eventsTable(events)] }] : []),
     ...(settings === undefined ? [] : [{ title: "Settings", content: [table(["setting", "value"], flat(settings))] }]),
@@ -203,7 +203,7 @@ function reconstructionsSection(found: Awaited<ReturnType<typeof readReconstruct
 }
 
 function eventsTable(events: readonly RunEvent[]): Html {
-  const rows = events.slice(-MOST_EVENTS).reverse();
+  const rows = events.slice(-MAX_EVENTS).reverse();
   return table(
     ["time, UTC", "steps", "event", ""],
     rows.map(({ time, step, kind, text }) => [

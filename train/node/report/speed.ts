@@ -1,7 +1,7 @@
 /** How fast a run is: FLOPs of a step, and what the device can do at best. */
 import { Generator, now, scope } from "../../../engine/index.ts";
 import type { DType, Device, Tensor } from "../../../engine/index.ts";
-import type { Launch } from "../../../engine/launch.ts";
+import type { Launch } from "../../../engine/types.ts";
 import { matmul, uniform } from "../../../kernels/index.ts";
 import { CODES_LABEL } from "../../stage0/image_tokenizer.ts";
 
@@ -26,12 +26,12 @@ export class FlopMeter {
 
   start(): void {
     this.flops = 0;
-    this.device.listeners.add(this.listener);
+    this.device.onLaunch(this.listener);
   }
 
   /** FLOPs since `start`. */
   stop(): number {
-    this.device.listeners.delete(this.listener);
+    this.device.offLaunch(this.listener);
     return this.flops;
   }
 }

@@ -1,0 +1,434 @@
+/**
+ * The queue of a device: launches wait here as plain data and are encoded many to a compute pass and a submit. Parameters go through one
+ * uniform arena with dynamic offsets. Uploads and read-backs keep their order with the launches. The null device only counts.
+ */
+import { BindGroups } from "./bind_groups.ts";
+import type { Capabilities, Limits } from "./capabilities.ts";
+import { CaptureError, DeviceError, KernelError } from "./errors.ts";
+import { currentLabel } from "./label.ts";
+import type { Pipelines } from "./pipelines.ts";
+import { settle } from "./platform.ts";
+import type { PoolBuffer } from "./pool.ts";
+import { refusePromise } from "./promise.ts";
+import { MAX_QUEUED_UPLOAD_BYTES, Readbacks, Uploads } from "./transfer.ts";
+import type { ReadbackPart } from "./transfer.ts";
+import type { Binding, Launch, LaunchListener, LaunchRequest, Pipeline } from "./types.ts";
+import { workOf } from "./work.ts";
+
+const FLUSH_LAUNCHES = 256;
+const ARENA_BYTES = 1 << 20;
+/** One `writeBuffer` takes at most this many bytes. */
+const UPLOAD_BYTES = 32 << 20;
+
+/** What a queue needs of its device. */
+export interface QueueOwner {
+  readonly gpu: GPUDevice | null;
+  readonly capabilities: Capabilities;
+  readonly maxDispatchWork: number;
+  /** Throws if the device is lost or destroyed. */
+  check(): void;
+  toString(): string;
+}
+
+/** Encodes one launch into a pass of its own. */
+type EncodeOne = (pass: GPUComputePassEncoder, launch: Launch) => void;
+/** Encodes the launches of one submit, each in a compute pass of its own with timestamps around it. */
+export type LaunchTimer = (encoder: GPUCommandEncoder, launches: readonly Launch[], encodeOne: EncodeOne) => void;
+
+/** The queue on which a capture records: launches elsewhere would be missing from the capture. */
+let recording: Queue | null = null;
+const anyLaunch = new Set<LaunchListener>();
+
+/** Calls `listener` with every launch on any device before it is queued. */
+export function onAnyLaunch(listener: LaunchListener): void {
+  anyLaunch.add(listener);
+}
+
+/** Ends `onAnyLaunch(listener)`. */
+export function offAnyLaunch(listener: LaunchListener): void {
+  anyLaunch.delete(listener);
+}
+
+export class Queue {
+  private readonly owner: QueueOwner;
+  private readonly gpu: GPUDevice | null;
+  private readonly limits: Limits;
+  private readonly isSoftware: boolean;
+  private readonly pipelines: Pipelines;
+  private readonly bindGroups: BindGroups | null;
+  private readonly uploads: Uploads | null;
+  private readonly readbacks: Readbacks | null;
+  private readonly listeners = new Set<LaunchListener>();
+  private readonly arena: GPUBuffer | null;
+  private readonly arenaWords = new Uint32Array(ARENA_BYTES / 4);
+  /** Bytes from one launch's parameters to the next. */
+  private readonly slot: number;
+  private timer: LaunchTimer | null = null;
+  private pending: Launch[] = [];
+  /** Serial of the next launch, and of the first that waits. */
+  private serial = 0;
+  private flushed = 0;
+  private launches = 0;
+  private submits = 0;
+  /** While `atomic` runs, in which launches wait: destroys buffers that they use, to be called at its end. */
+  private held: (() => void)[] | null = null;
+  /** The functions that `atEnd` was given. */
+  private ends: ((failed: boolean) => void)[] = [];
+
+  /** @param createStaging makes the buffer of a read-back */
+  constructor(owner: QueueOwner, pipelines: Pipelines, createStaging: (bytes: number) => GPUBuffer) {
+    const { gpu, capabilities } = owner;
+    this.owner = owner;
+    this.gpu = gpu;
+    this.limits = capabilities.limits;
+    this.isSoftware = capabilities.software;
+    this.pipelines = pipelines;
+    this.bindGroups = gpu && new BindGroups(gpu);
+    this.uploads = gpu && new Uploads(gpu);
+    this.readbacks = gpu && new Readbacks(createStaging, this.limits.maxBufferSize);
+    this.slot = Math.max(16, this.limits.minUniformBufferOffsetAlignment);
+    this.arena =
+      gpu?.createBuffer({ size: ARENA_BYTES, usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST }) ?? null;
+  }
+
+  /** Counts since the device began, and bytes of uploads in host memory. */
+  get stats(): {
+    bindGroupsCreated: number;
+    launches: number;
+    submits: number;
+    queuedUploadBytes: number;
+    peakQueuedUploadBytes: number;
+  } {
+    return {
+      bindGroupsCreated: this.bindGroups?.created ?? 0,
+      launches: this.launches,
+      submits: this.submits,
+      queuedUploadBytes: this.uploads?.queuedBytes ?? 0,
+      peakQueuedUploadBytes: this.uploads?.peakBytes ?? 0,
+    };
+  }
+
+  // Launches
+
+  /** Enqueues a launch; `launch()` is the checked way to call it. */
+  enqueue(request: LaunchRequest): void {
+    this.owner.check();
+    this.checkRequest(request);
+    const { kernel, constants, uses, bindings, params, grid, cost } = request;
+    const known = this.pipelines.find(kernel, constants, uses);
+    const pipeline = known ?? this.compile(request);
+    const buffers = bindings.map((b) => b.storage.live());
+    const launch: Launch = { pipeline, bindings, buffers, params, grid, label: currentLabel(), cost };
+    if (recording && recording !== this)
+      throw new CaptureError(
+        `kernel "${kernel.name}": launched on ${this.owner} inside a capture of ${recording.owner}; a replay would leave it out. Capture one device`,
+      );
+    for (const listener of anyLaunch) listener(launch);
+    for (const listener of this.listeners) listener(launch);
+    this.push(launch);
+    // A pipeline may turn out not to compile: its first launch goes alone, so that it cannot take others with it.
+    if (!known) this.flush();
+  }
+
+  private checkRequest({ kernel, bindings, grid, cost }: LaunchRequest): void {
+    const { maxStorageBufferBindingSize: bytes, maxComputeWorkgroupsPerDimension: groups } = this.limits;
+    const { maxDispatchWork } = this.owner;
+    for (const { size } of bindings) {
+      if (size > bytes)
+        throw new KernelError(
+          `kernel "${kernel.name}": a binding of ${size} bytes, the device allows ${bytes}; launch it on windows`,
+        );
+    }
+    if (grid[0] > groups || grid[1] > groups || grid[2] > groups)
+      throw new KernelError(
+        `kernel "${kernel.name}": grid ${grid.join("×")}, the device allows ${groups} workgroups a dimension; fold it with grid1d()`,
+      );
+    const work = workOf(cost, bindings);
+    if (work > maxDispatchWork)
+      throw new KernelError(
+        `kernel "${kernel.name}": a dispatch must have at most ${maxDispatchWork.toExponential(1)} operations; got ${work.toExponential(1)}. Cut it into several launches`,
+      );
+  }
+
+  private compile({ kernel, constants, uses }: LaunchRequest): Pipeline {
+    this.flush();
+    return this.pipelines.compile(kernel, constants, uses);
+  }
+
+  private push(launch: Launch): void {
+    for (const buffer of launch.buffers) buffer.markUsed(this.serial);
+    this.serial++;
+    this.launches++;
+    if (!this.gpu) return;
+    this.pending.push(launch);
+    if (this.pending.length >= FLUSH_LAUNCHES) this.flush();
+  }
+
+  /** Calls `listener` with every launch before it is queued, those of replays too. */
+  onLaunch(listener: LaunchListener): void {
+    this.listeners.add(listener);
+  }
+
+  /** Ends `onLaunch(listener)`. */
+  offLaunch(listener: LaunchListener): void {
+    this.listeners.delete(listener);
+  }
+
+  /** Hands the launches that wait to the GPU; inside `atomic`, none. */
+  flush(): void {
+    if (!this.gpu || this.held) return;
+    if (this.pending.length) this.owner.check();
+    const launches = this.pending;
+    this.pending = [];
+    for (let at = 0; at < launches.length; at += FLUSH_LAUNCHES)
+      this.encode(this.gpu, launches.slice(at, at + FLUSH_LAUNCHES));
+    this.flushed = this.serial;
+  }
+
+  private encode(gpu: GPUDevice, launches: readonly Launch[]): void {
+    const offsets = this.uploadParams(gpu, launches);
+    const encoder = gpu.createCommandEncoder();
+    let next = 0;
+    const offset = new Uint32Array(1);
+    let last: Pipeline | null = null;
+    const encodeOne = (pass: GPUComputePassEncoder, launch: Launch): void => {
+      offset[0] = offsets[next++]!;
+      if (last !== launch.pipeline) pass.setPipeline(launch.pipeline.gpu!);
+      last = launch.pipeline;
+      const group = this.bindGroup(launch, this.arena!);
+      if (launch.params) pass.setBindGroup(0, group, offset, 0, 1);
+      else pass.setBindGroup(0, group);
+      pass.dispatchWorkgroups(launch.grid[0], launch.grid[1], launch.grid[2]);
+    };
+    if (this.timer) {
+      this.timer(encoder, launches, (pass, launch) => {
+        last = null; // a new pass has no pipeline yet
+        encodeOne(pass, launch);
+      });
+    } else {
+      const pass = encoder.beginComputePass();
+      for (const launch of launches) encodeOne(pass, launch);
+      pass.end();
+    }
+    this.submit(encoder);
+  }
+
+  /** Writes the parameters of `launches` into the arena; returns the byte offset of each. */
+  private uploadParams(gpu: GPUDevice, launches: readonly Launch[]): number[] {
+    let used = 0;
+    const offsets: number[] = [];
+    for (const { params } of launches) {
+      offsets.push(used);
+      if (!params) continue;
+      this.arenaWords.set(params, used / 4);
+      used += Math.ceil(params.byteLength / this.slot) * this.slot;
+    }
+    if (used) gpu.queue.writeBuffer(this.arena!, 0, this.arenaWords, 0, used / 4);
+    return offsets;
+  }
+
+  /** Submits an encoder: those of launches, of captures, and of read-backs. */
+  submit(encoder: GPUCommandEncoder): void {
+    this.gpu!.queue.submit([encoder.finish()]);
+    this.submits++;
+    this.uploads?.submitted();
+  }
+
+  /** Resolves when the GPU has done what was submitted. */
+  async done(): Promise<void> {
+    if (this.gpu) await settle(this.gpu.queue.onSubmittedWorkDone(), this.isSoftware);
+  }
+
+  /** The bind group of a launch with `arena` as its uniform buffer, from the cache. `arenaName` is the same for the same buffer. */
+  bindGroup(launch: Launch, arena: GPUBuffer, arenaName?: string): GPUBindGroup {
+    return this.bindGroups!.get(launch, arena, arenaName);
+  }
+
+  /** Evicts the bind groups made for arenas whose names begin with `arenaName`. */
+  dropBindGroups(arenaName: string): void {
+    this.bindGroups?.drop(arenaName);
+  }
+
+  /** From now on `timer` encodes the launches. Throws `DeviceError` if launches are timed already. */
+  startTiming(timer: LaunchTimer): void {
+    if (this.timer) throw new DeviceError("profile: a profile is running already");
+    this.flush();
+    this.timer = timer;
+  }
+
+  get isTiming(): boolean {
+    return this.timer !== null;
+  }
+
+  stopTiming(): void {
+    this.timer = null;
+  }
+
+  // Captures
+
+  /** A capture records here: host data and read-backs are refused, and launches on other devices. */
+  get isCapturing(): boolean {
+    return recording === this;
+  }
+
+  /** Has `listener` see each launch until `endCapture(listener)`. */
+  beginCapture(listener: LaunchListener): void {
+    recording = this;
+    this.onLaunch(listener);
+  }
+
+  endCapture(listener: LaunchListener): void {
+    this.offLaunch(listener);
+    recording = null;
+  }
+
+  /** Counts launches that a capture is about to run again. */
+  beginReplay(launches: readonly Launch[]): void {
+    this.refuseAtomic("a capture was replayed");
+    this.flush();
+    this.launches += launches.length;
+    if (this.listeners.size) for (const launch of launches) for (const listener of this.listeners) listener(launch);
+  }
+
+  // All or nothing
+
+  /** True inside `atomic`. */
+  get isAtomic(): boolean {
+    return this.held !== null;
+  }
+
+  /** True if launches that wait for the end of `atomic` use the buffer: host data cannot be written to it before. */
+  isWaiting(buffer: PoolBuffer): boolean {
+    return this.held !== null && buffer.lastUse >= this.flushed;
+  }
+
+  /** Inside `atomic`: calls `fn` at its end, with true if it threw; the last one given is called first. */
+  atEnd(fn: (failed: boolean) => void): void {
+    if (!this.held)
+      throw new DeviceError(
+        "atEnd: must be called inside atomic(); got a call outside. Call it in the function that atomic() runs",
+      );
+    this.ends.push(fn);
+  }
+
+  /** See `Device.atomic`. */
+  atomic<T>(fn: () => T): T {
+    if (this.held) return fn(); // the outer one decides
+    this.flush();
+    const doomed: (() => void)[] = (this.held = []);
+    try {
+      const result = fn();
+      refusePromise(result, "atomic()");
+      this.callEnds(false);
+      return result;
+    } catch (error) {
+      this.pending = [];
+      this.callEnds(true);
+      throw error;
+    } finally {
+      this.held = null;
+      if (this.pending.length >= FLUSH_LAUNCHES || doomed.length) this.flush();
+      for (const destroy of doomed) destroy();
+    }
+  }
+
+  private callEnds(failed: boolean): void {
+    for (const fn of this.ends.splice(0).reverse()) fn(failed);
+  }
+
+  private refuseAtomic(what: string): void {
+    if (this.held)
+      throw new DeviceError(`${what} inside atomic(), whose launches have not run yet; do it before or after`);
+  }
+
+  // Host data
+
+  /** Writes host bytes into a storage. Throws `CaptureError` inside a capture. */
+  write({ storage, offset }: Binding, bytes: Uint8Array): void {
+    if (this.isCapturing)
+      throw new CaptureError(
+        "host data was uploaded inside capture(); create the tensor (or the Generator of random ops) before it and change it by a kernel",
+      );
+    this.upload(storage.live(), offset, bytes);
+    storage.markWritten();
+  }
+
+  /** Writes without asking whether a capture is running (poison, constants). The tail of the last word becomes 0. */
+  upload(buffer: PoolBuffer, offset: number, bytes: Uint8Array): void {
+    if (!this.gpu) return;
+    if (buffer.lastUse >= this.flushed) {
+      this.refuseAtomic("host data was uploaded");
+      this.flush();
+    }
+    buffer.markBound();
+    const whole = bytes.byteLength & ~3;
+    for (let at = 0; at < whole; at += UPLOAD_BYTES) {
+      const size = Math.min(UPLOAD_BYTES, whole - at);
+      this.gpu.queue.writeBuffer(buffer.gpu!, offset + at, bytes as Uint8Array<ArrayBuffer>, at, size);
+      if (this.uploads!.add(size)) this.submitUploads();
+    }
+    if (whole < bytes.byteLength) {
+      const tail = new Uint8Array(4);
+      tail.set(bytes.subarray(whole));
+      this.gpu.queue.writeBuffer(buffer.gpu!, offset + whole, tail);
+      this.uploads!.add(4);
+    }
+  }
+
+  /** Hands the uploads so far to the GPU, so that it can take them from host memory. */
+  private submitUploads(): void {
+    this.flush();
+    this.gpu!.queue.submit([]);
+    this.uploads!.submitted(1);
+  }
+
+  /** Waits until no more than `MAX_QUEUED_UPLOAD_BYTES` of uploads are in host memory. */
+  async throttle(): Promise<void> {
+    const { uploads } = this;
+    while (uploads && uploads.queuedBytes > MAX_QUEUED_UPLOAD_BYTES) {
+      this.owner.check();
+      this.submitUploads();
+      await uploads.next(this.isSoftware);
+    }
+  }
+
+  /** Submits the copies of a read-back; offset and size are multiples of 4. `finishRead` awaits them. */
+  startRead({ storage, offset, size }: Binding): readonly ReadbackPart[] {
+    if (!this.gpu || !this.readbacks)
+      throw new DeviceError("the null device computes nothing: there is no data to read; run on a GPU device");
+    if (this.isCapturing) throw new CaptureError("data was read back inside capture(); read after replay()");
+    this.refuseAtomic("data was read back");
+    this.flush();
+    const buffer = storage.live();
+    buffer.markBound();
+    const encoder = this.gpu.createCommandEncoder();
+    const parts = this.readbacks.encode(encoder, buffer.gpu!, offset, Math.ceil(size / 4) * 4);
+    this.submit(encoder);
+    return parts;
+  }
+
+  finishRead(parts: readonly ReadbackPart[]): Promise<Uint8Array> {
+    return this.readbacks!.read(parts, this.isSoftware);
+  }
+
+  // Lifetime
+
+  /** Destroys a buffer of the pool after the launches that use it. */
+  destroyBuffer(buffer: PoolBuffer): void {
+    const { gpu } = buffer;
+    if (buffer.lastUse >= this.flushed && this.held) {
+      // The pool drops it now, so that the launches that wait get their bind groups before.
+      for (const launch of this.pending) if (launch.buffers.includes(buffer)) this.bindGroup(launch, this.arena!);
+      this.held.push(() => gpu?.destroy());
+      return;
+    }
+    if (buffer.lastUse >= this.flushed) this.flush();
+    gpu?.destroy();
+  }
+
+  /** Drops the launches that wait and all bind groups. */
+  close(): void {
+    this.pending = [];
+    this.bindGroups?.clear();
+  }
+}

@@ -1,0 +1,56 @@
+/** Arithmetic of shapes: sizes, strides, dimensions, broadcasting. */
+import { ShapeError, shapeText } from "./errors.ts";
+
+export type Shape = readonly number[];
+
+/** Number of elements. */
+export function sizeOf(shape: Shape): number {
+  let size = 1;
+  for (const n of shape) size *= n;
+  return size;
+}
+
+/** Strides of row-major elements without gaps. */
+export function contiguousStrides(shape: Shape): number[] {
+  const strides = new Array<number>(shape.length);
+  let step = 1;
+  for (let i = shape.length - 1; i >= 0; i--) {
+    strides[i] = step;
+    step *= shape[i]!;
+  }
+  return strides;
+}
+
+export function sameShape(a: Shape, b: Shape): boolean {
+  return a.length === b.length && a.every((n, i) => n === b[i]);
+}
+
+/** `dim` counted from the front; throws `ShapeError` outside −rank … rank − 1. */
+export function normalizeDim(dim: number, rank: number, op: string): number {
+  if (!Number.isInteger(dim) || dim < -rank || dim >= rank)
+    throw new ShapeError(`${op}: dimension ${dim} of a tensor of rank ${rank}; use ${-rank} to ${rank - 1}`);
+  return dim < 0 ? dim + rank : dim;
+}
+
+/** The shape that broadcasting gives; throws `ShapeError` naming the op and both shapes. */
+export function broadcastShapes(op: string, a: Shape, b: Shape): number[] {
+  const rank = Math.max(a.length, b.length);
+  return Array.from({ length: rank }, (_, i) => {
+    const x = a[a.length - rank + i] ?? 1;
+    const y = b[b.length - rank + i] ?? 1;
+    if (x !== y && x !== 1 && y !== 1) {
+      throw new ShapeError(
+        `${op}: shapes ${shapeText(a)} and ${shapeText(b)} do not broadcast: dimension ${i - rank} is ${x} and ${y}; make them equal, or one of them 1`,
+      );
+    }
+    return x === 1 ? y : x;
+  });
+}
+
+/** Throws `ShapeError` unless `shape` is a list of whole numbers of at least 0. */
+export function checkShape(shape: Shape, op: string): void {
+  if (!Array.isArray(shape))
+    throw new ShapeError(`${op}: ${String(shape)} is not a shape; shapes are arrays, e.g. [2, 3]`);
+  if (!shape.every((n) => Number.isInteger(n) && n >= 0))
+    throw new ShapeError(`${op}: ${shapeText(shape)} is not a shape; dimensions are whole numbers ≥ 0`);
+}
