@@ -15,7 +15,8 @@ import { loadOptimizer, loadTensorsInto, saveTensors, tensorFileBytes } from "..
 import type { Sample, Task } from "../samples.ts";
 import { skipOf } from "../skips.ts";
 import type { Skip } from "../skips.ts";
-import { codesAbout, vqEncoder } from "../stage0/image_tokenizer.ts";
+import { vqEncoder } from "../stage0/image_tokenizer.ts";
+import { codesAbout } from "./data/codes_about.ts";
 import { Trainer } from "../trainer.ts";
 import { CodeCache } from "./data/codes.ts";
 import { Encoder } from "./data/encode.ts";
