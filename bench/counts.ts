@@ -6,7 +6,7 @@ import { Device, setDevice, tally } from "../index.ts";
 import { JANUS_PRO_1B, JANUS_PRO_7B } from "../model/janus/config.ts";
 import type { JanusConfig } from "../model/janus/config.ts";
 import { JanusForConditionalGeneration } from "../model/janus/janus.ts";
-import { loadConfig } from "../train/config.ts";
+import { loadConfig } from "../train/node/settings.ts";
 import { STAGES } from "../train/stages.ts";
 import { estimateStep } from "../train/estimate.ts";
 import type { StepEstimate } from "../train/estimate.ts";

@@ -9,7 +9,7 @@ import { openCheckpoint } from "../model/janus/checkpoint/checkpoint.ts";
 import { imageTokens } from "../model/janus/config.ts";
 import { loadModel } from "../model/janus/load.ts";
 import { folderSource } from "../model/node/index.ts";
-import { loadConfig } from "../train/config.ts";
+import { loadConfig } from "../train/node/settings.ts";
 import { estimateStep } from "../train/estimate.ts";
 import { taskLosses } from "../train/loss.ts";
 import { TASKS, layRows, packSamples } from "../train/samples.ts";

@@ -6,8 +6,9 @@ import { Option } from "commander";
 import type { Command } from "commander";
 import type { FloatDType } from "../model/io/cast.ts";
 import type { Checkpoint } from "../model/janus/checkpoint/checkpoint.ts";
-import type { CodesAbout, EncodeCodes } from "../train/node/data/codes.ts";
-import type { CodeSource } from "../train/node/data/encode.ts";
+import type { CodesAbout } from "../train/node/data/codes.ts";
+import type { EncodeCodes } from "../train/stage0/image_tokenizer.ts";
+import type { CodeSource } from "../train/data/encode.ts";
 import type { SourceIndex } from "../train/node/data/index_file.ts";
 import type { TokenCounts } from "../train/node/data/token_counts.ts";
 import type { SourceSpec } from "../train/node/data/sources.ts";
@@ -206,7 +207,8 @@ interface Tokenizer {
 }
 
 async function openTokenizer(checkpoint: Checkpoint, flags: ModelFlags, context: Context): Promise<Tokenizer> {
-  const { codesAbout, loadTokenizer, vqEncoder } = await import("../train/stage0/image_tokenizer.ts");
+  const { codesAbout } = await import("../train/node/data/codes_about.ts");
+  const { loadTokenizer, vqEncoder } = await import("../train/stage0/image_tokenizer.ts");
   const about = await codesAbout(checkpoint, flags.plain ?? false, flags.dtype);
   const device = await openDevice(flags.adapter, context);
   try {

@@ -81,7 +81,7 @@ export function sourcesOf({ data, ...rest }: Pick<TrainFlags, "data" | "images" 
 }
 
 async function run(settings: string, flags: TrainFlags, context: Context): Promise<void> {
-  const { loadAnyConfig } = await import("../train/config.ts");
+  const { loadAnyConfig } = await import("../train/node/settings.ts");
   const config = loadAnyConfig(settings, flags.set ?? []);
   const sources = sourcesOf(flags);
   if (flags.resume === "never" && existsSync(flags.run)) await requireNoCheckpoints(flags.run);

@@ -24,6 +24,20 @@ const sum = await tensor([1, 2, 3, 4]).square().sum().item();
 if (sum !== 30) throw new Error("1 + 4 + 9 + 16 gave " + String(sum));
 `;
 
+// Training loads in a browser too: a step of a small model, taken on a device that only counts.
+const training = `
+import { tinyConfig } from "janus-webgpu/model";
+import * as training from "janus-webgpu/train";
+
+const { AdamW, Batcher, Encoder, Trainer, VqTraining, checkConfig, estimateStep, textSample, totalLoss } = training;
+for (const part of [AdamW, Batcher, Encoder, Trainer, VqTraining, textSample, totalLoss])
+  if (typeof part !== "function") throw new Error("janus-webgpu/train lacks a part");
+if ("train" in training) throw new Error("the browser's janus-webgpu/train has what only Node can do");
+const config = checkConfig({ stage: 2, batch: 2, length: 128, steps: 1, ratios: { und: 0, text: 1, gen: 0 }, optimizer: { lr: 1e-3 } });
+const { launches } = await estimateStep(tinyConfig(), config);
+if (!(launches > 100)) throw new Error("a step of training has " + launches + " launches");
+`;
+
 // In Node the entry also reads files; browsers get the one above.
 const nodeOnly = `
 import { Janus } from "janus-webgpu";
@@ -55,7 +69,7 @@ const typesConfigs = {
 const viteConfig = `export default {
   base: "./",
   logLevel: "warn",
-  build: { target: "es2023", assetsInlineLimit: 0, rollupOptions: { input: "consumer.js" } },
+  build: { target: "es2023", assetsInlineLimit: 0, rollupOptions: { input: ["consumer.js", "training.js"] } },
 };`;
 
 /** Runs a Node script and returns what it printed; throws with that when it fails. */
@@ -127,6 +141,7 @@ function checkPackage(temporary) {
   writeFileSync(join(home, "consumer.js"), `${consumer}\nprocess.exit(0);\n`);
   node("import in Node", "consumer.js", [], { cwd: home, env });
 
+  writeFileSync(join(home, "training.js"), training);
   writeFileSync(join(home, "vite.config.js"), viteConfig);
   const said = node("bundle by Vite", tool("vite"), ["build"], { cwd: home });
   if (said.trim() !== "") throw new Error(`Vite warns\n${said}`);
@@ -135,8 +150,14 @@ function checkPackage(temporary) {
   if (published.length === 0 || bundled.length !== published.length) {
     throw new Error(`the package has ${published.length} .wgsl files, the bundle ${bundled.length}`);
   }
-  const entry = filesIn(join(home, "dist"), ".js").find((path) => path.includes("consumer"));
-  node(`run the bundle (with ${bundled.length} .wgsl files)`, join(home, "dist", entry), [], { cwd: home, env });
+  const entry = (name) =>
+    join(
+      home,
+      "dist",
+      filesIn(join(home, "dist"), ".js").find((path) => path.includes(name)),
+    );
+  node(`run the bundle (with ${bundled.length} .wgsl files)`, entry("consumer"), [], { cwd: home, env });
+  node("run the bundle of training", entry("training"), [], { cwd: home, env });
 }
 
 const temporary = mkdtempSync(join(tmpdir(), "janus-package-"));

@@ -22,6 +22,8 @@ export class SkipLimit {
 export interface Skip {
   readonly text: string;
   readonly advice: string;
+  /** The step was a try of a larger loss scale, which is how that scale is found: it does not count. */
+  readonly isSearch?: boolean;
 }
 
 export interface SkippedStep {

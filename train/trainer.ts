@@ -3,7 +3,7 @@
  * sums over trained tokens divided by the number of trained tokens of the whole step, so accumulation changes nothing but memory.
  */
 import { OutOfMemoryError, backward, noGrad, scope, zeroGradients } from "../engine/index.ts";
-import type { Tensor } from "../engine/index.ts";
+import type { Device, Tensor } from "../engine/index.ts";
 import { stack, zeros } from "../kernels/index.ts";
 import { imageTokens } from "../model/janus/config.ts";
 import type { JanusConfig } from "../model/janus/config.ts";
@@ -15,6 +15,8 @@ import { taskLosses, totalLoss } from "./loss.ts";
 import { isFiniteArray, namesNotFinite } from "./not_finite.ts";
 import type { NotFiniteCause } from "./not_finite.ts";
 import { AdamW } from "../model/nn/optim/index.ts";
+import { ONE_PROCESS } from "./ranks.ts";
+import type { Ranks } from "./ranks.ts";
 import { TASKS, layRows, packSamples, requireImages } from "./samples.ts";
 import type { Sample, Task } from "./samples.ts";
 import { setStage } from "./stages.ts";
@@ -79,15 +81,23 @@ export class Trainer {
   step = 0;
   private readonly sizes: JanusConfig;
   private readonly pad: number;
+  private readonly ranks: Ranks;
   /** Steps whose gradients were not finite, since the beginning of the run. */
   skipped = 0;
 
   /** @param pad id of tokens behind the last sample of a row */
-  constructor(model: JanusForConditionalGeneration, sizes: JanusConfig, config: TrainConfig, pad: number) {
+  constructor(
+    model: JanusForConditionalGeneration,
+    sizes: JanusConfig,
+    config: TrainConfig,
+    pad: number,
+    ranks = ONE_PROCESS,
+  ) {
     this.model = model.train();
     this.sizes = sizes;
     this.config = config;
     this.pad = pad;
+    this.ranks = ranks;
     model.model.language_model.recompute = config.recompute;
     model.model.vision_model.encoder.recompute = config.recompute;
     this.trained = setStage(model, config.stage);
@@ -128,11 +138,16 @@ export class Trainer {
     }
   }
 
+  get device(): Device {
+    return this.model.device;
+  }
+
   private async finish(
     samples: readonly Sample[],
     { parts, losses, counts, tokens, padding }: Accumulated,
   ): Promise<StepReport> {
     const { config } = this;
+    await this.ranks.sumGradients(this.trained.values());
     await losses.device.sync(); // work that the GPU refused (memory) ends the step before weights change
     const { isTrained } = this;
     const lr = this.update(losses);
@@ -195,9 +210,9 @@ export class Trainer {
     }
   }
 
-  /** Names of gradients that are not finite, computed once more. */
+  /** Names of gradients of this process that are not finite, computed once more. */
   private async badGradients(samples: readonly Sample[]): Promise<{ readonly tensors: string[]; readonly of: number }> {
-    const { losses } = await this.accumulate(samples);
+    const { losses } = await this.accumulate(samples, ONE_PROCESS);
     try {
       const grads = [...this.trained].flatMap(([name, { grad }]) => (grad ? [[name, grad] as const] : []));
       return { tensors: await namesNotFinite(grads), of: grads.length };
@@ -210,7 +225,7 @@ export class Trainer {
   /** Those of `suspects` whose loss in a row of its own is not finite; all of them if none is. */
   private async badAlone(suspects: readonly Sample[]): Promise<readonly Sample[]> {
     const { config, sizes } = this;
-    const { device } = this.model.lm_head.weight;
+    const { device } = this;
     const lossOf = (sample: Sample): Tensor => {
       const rows = layRows([[sample]], config.length, this.pad, imageTokens(sizes));
       return scope(() => taskLosses(this.model, rows, sizes.vision.imageSize)[sample.task] ?? zeros([], { device }));
@@ -228,23 +243,23 @@ export class Trainer {
   /**
    * Launches forward and backward of all of `samples`, a few rows at a time; gradients add up. Reads nothing, so that the null device takes it too.
    * If it throws, no gradient is left.
+   * @param ranks whose trained tokens the losses are divided by
    */
-  async accumulate(samples: readonly Sample[]): Promise<Accumulated> {
+  async accumulate(samples: readonly Sample[], ranks = this.ranks): Promise<Accumulated> {
     const { config, sizes } = this;
     requireImages(samples, sizes.vision.imageSize);
     const packed = packSamples(samples, config.length);
     const groups: Sample[][][] = [];
     for (let r = 0; r < packed.length; r += config.microRows) groups.push(packed.slice(r, r + config.microRows));
     const batches = groups.map((rows) => layRows(rows, config.length, this.pad, imageTokens(sizes)));
-    const counts = Object.fromEntries(
-      TASKS.map((task) => [task, batches.reduce((sum, { targets }) => sum + targets[task].at.length, 0)]),
-    ) as Record<Task, number>;
-    const trained = TASKS.reduce((sum, task) => sum + counts[task], 0);
+    const own = TASKS.map((task) => batches.reduce((sum, { targets }) => sum + targets[task].at.length, 0));
+    const counts = Object.fromEntries(TASKS.map((task, i) => [task, own[i]])) as Record<Task, number>;
+    const trained = (await ranks.sumCounts(own)).reduce((sum, count) => sum + count, 0);
     const parts: { readonly task: Task; readonly rows: readonly Sample[][]; readonly loss: Tensor }[] = [];
     try {
       for (const [g, batch] of batches.entries()) {
         await new Promise((resolve) => setTimeout(resolve)); // signals, and what reads the data, come in between
-        await this.model.lm_head.weight.device.throttle(); // images of all rows would wait in host memory
+        await this.device.throttle(); // images of all rows would wait in host memory
         scope(() => {
           const losses = taskLosses(this.model, batch, sizes.vision.imageSize);
           const loss = totalLoss(losses, trained, config.weights);

@@ -5,7 +5,6 @@
 import { F, construct, nn, scope, tensor, tensorFromBytes } from "../../index.node.ts";
 import type { Device, Tensor } from "../../index.node.ts";
 import type { CausalConfig, CausalModel } from "../../model/causal.ts";
-import type { RandomAccess } from "../../model/io/bytes.ts";
 import { castFloats } from "../../model/io/cast.ts";
 import type { FloatDType } from "../../model/io/cast.ts";
 import { ConfigError } from "../../model/io/errors.ts";
@@ -84,16 +83,18 @@ export async function loadLlama(
   folder: string,
   device: Device,
 ): Promise<{ model: LlamaForCausalLM; tokenizer: TextTokenizer }> {
-  const open = (name: string): Promise<RandomAccess> => folderSource(folder).open(name);
+  const source = folderSource(folder);
   const whole = async (name: string): Promise<Uint8Array> => {
-    const file = await open(name);
-    return file.read(0, file.size).finally(async () => file.close?.());
+    const file = await source.open(name);
+    const bytes = await file.read(0, file.size);
+    await file.close?.();
+    return bytes;
   };
   const text = async (name: string): Promise<string> => new TextDecoder().decode(await whole(name));
   const config = readConfig(await whole("config.json"));
   const tokenizer = new TextTokenizer({ tokenizer: await text("tokenizer.json"), config: await text("tokenizer_config.json") }); // prettier-ignore
   const model = construct(() => new LlamaForCausalLM(config, device));
-  const file = await open("model.safetensors");
+  const file = await source.open("model.safetensors");
   const state: Record<string, Tensor> = {};
   try {
     for (const [name, { dtype, shape, offset, bytes }] of (await readSafetensors(file)).tensors) {

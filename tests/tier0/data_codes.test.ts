@@ -15,7 +15,8 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { ImageError } from "../../model/image/image.ts";
 import { encodePng } from "../../model/node/image_file.ts";
 import { CodeCache, codesKey, onlineCodes } from "../../train/node/data/codes.ts";
-import type { CodesAbout, EncodeCodes } from "../../train/node/data/codes.ts";
+import type { CodesAbout } from "../../train/node/data/codes.ts";
+import type { EncodeCodes } from "../../train/stage0/image_tokenizer.ts";
 import { CodesError } from "../../train/data/errors.ts";
 
 const temporary = mkdtempSync(join(tmpdir(), "janus-codes-"));

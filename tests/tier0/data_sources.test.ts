@@ -2,7 +2,7 @@
 import { describe, expect, it } from "vitest";
 import { RecordError, SourceError } from "../../train/data/errors.ts";
 import { kindOf, parseLine, parseRecord, sourceTask } from "../../train/node/data/sources.ts";
-import type { RawSample } from "../../train/node/data/sources.ts";
+import type { RawSample } from "../../train/data/raw_sample.ts";
 import type { Task } from "../../train/samples.ts";
 
 const place = { file: "data.jsonl", line: 7, images: "/pictures" };

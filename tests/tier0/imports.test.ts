@@ -33,15 +33,7 @@ const ROOMS: Readonly<Record<string, readonly string[]>> = {
 };
 const DOORS = ["model/index.ts"]; // export what stands in the rooms of their layer
 const BROWSER = ["engine", "kernels", "model", "train"];
-const NODE_ONLY_FILES = [
-  "engine/platform.ts",
-  "engine/software_vulkan.ts",
-  "engine/native_log.ts",
-  // To be split: a part of each needs files or hashes.
-  "train/config.ts",
-  "train/estimate.ts",
-  "train/stage0/image_tokenizer.ts",
-];
+const NODE_ONLY_FILES = ["engine/platform.ts", "engine/software_vulkan.ts", "engine/native_log.ts"];
 const NODE_ONLY_FOLDERS = ["model/node/", "model/janus/node/", "train/node/"]; // files, the hub, pictures, runs; nothing that browsers load may import them
 const NODE_MODULES = new Set([...builtinModules, "webgpu", "koffi", "sharp"]);
 const MAX_LINES = 600;
@@ -155,6 +147,13 @@ function nodeInBrowser(sources: Sources, imports: Import[]): string[] {
     return lines;
   });
   return [...modules, ...globals];
+}
+
+/** All that an entry loads: files and packages, whoever imports them. */
+function closure(entry: string, imports: Import[]): Set<string> {
+  const found = new Set([entry]);
+  for (const file of found) for (const { from, to, typeOnly } of imports) if (from === file && !typeOnly) found.add(to);
+  return found;
 }
 
 function longFiles(sources: Sources): string[] {
@@ -281,5 +280,16 @@ describe("import rules", () => {
     const families = [...sources.keys()].filter((path) => folderOf(path) === "kernels").map(roomOf);
     expect([...new Set(families)].toSorted()).toEqual(ROOMS.kernels!.toSorted());
     expect(problems(sources)).toEqual([]);
+  });
+
+  it.each(["index.ts", "model/index.ts", "train/index.ts"])("what %s loads runs in a browser", (entry) => {
+    const sources = projectSources();
+    const isNodes = (file: string): boolean => NODE_ONLY_FILES.includes(file) && file !== "engine/platform.ts";
+    const imports = [...sources].flatMap(([path, text]) =>
+      path.endsWith(".wgsl") || path === "engine/platform.ts" ? [] : importsOf(path, text),
+    );
+    const loaded = closure(entry, imports);
+    expect(loaded.size).toBeGreaterThan(50);
+    expect([...loaded].filter((file) => NODE_MODULES.has(file) || isInNodeFolder(file) || isNodes(file))).toEqual([]);
   });
 });

@@ -15,7 +15,7 @@ import { taskLosses, totalLoss } from "../../train/loss.ts";
 import { RunCurves, readEvents, readLog, runReport } from "../../train/node/report/index.ts";
 import type { LogLine } from "../../train/node/report/index.ts";
 import { appendEvent, cutLog } from "../../train/node/report/log.ts";
-import { TokenizerRecorder } from "../../train/node/report/recorder.ts";
+import { Journal } from "../../train/node/report/journal.ts";
 import { readSamples } from "../../train/node/report/samples.ts";
 import { FlopMeter } from "../../train/node/report/speed.ts";
 import { imageSample, layRows, textSample } from "../../train/samples.ts";
@@ -101,8 +101,8 @@ describe("the page of a run", () => {
       optimizer: { lr: 1e-3 },
       report: { every: 1, reconstructions: 0 },
     });
-    const recorder = new TokenizerRecorder({ run, config, onNotice: (message) => notices.push(message) }, 1);
-    await recorder.report(undefined as never, [], { isEnd: true }); // no picture is asked for
+    const journal = new Journal({ run, config, onNotice: (message) => notices.push(message) }, 1);
+    await journal.write([], { isEnd: true }); // no picture is asked for
     expect(notices).toEqual([expect.stringMatching(/^the report could not be written: .*events\.jsonl/)]);
   });
 

@@ -1,14 +1,7 @@
 /** The settings of training: presets equal to the published recipe, changes on top, refusals with paths and suggestions. */
 import { describe, expect, it } from "vitest";
-import {
-  PRESETS,
-  TrainConfigError,
-  checkConfig,
-  checkTokenizerConfig,
-  learningRate,
-  loadAnyConfig,
-  loadConfig,
-} from "../../train/config.ts";
+import { TrainConfigError, checkConfig, checkTokenizerConfig, learningRate } from "../../train/config.ts";
+import { PRESETS, loadAnyConfig, loadConfig } from "../../train/node/settings.ts";
 
 describe("presets", () => {
   it("are the recipe of the report", () => {

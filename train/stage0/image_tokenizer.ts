@@ -1,5 +1,4 @@
-/** The image tokenizer for training data: its codes from pixels, its weights' hash, and its weights alone from a checkpoint. */
-import { createHash } from "node:crypto";
+/** The image tokenizer for training data: its codes from pixels, and its weights alone from a checkpoint. */
 import { tensor, tensorFromBytes, withLabel } from "../../engine/index.ts";
 import type { Device, Tensor } from "../../engine/index.ts";
 import { castFloats } from "../../model/io/cast.ts";
@@ -7,50 +6,20 @@ import type { FloatDType } from "../../model/io/cast.ts";
 import type { Checkpoint } from "../../model/janus/checkpoint/checkpoint.ts";
 import { encodePictures } from "../../model/janus/image_codes.ts";
 import { VqModel } from "../../model/vq.ts";
-import type { CodesAbout, EncodeCodes } from "../node/data/codes.ts";
 
 /** Of the names of the tokenizer's weights in the model. */
 export const PREFIX = "model.vqmodel.";
-/** What codes depend on. */
-const ENCODING = ["encoder.", "quant_conv.", "quantize."].map((name) => PREFIX + name);
 /** Label of the launches that compute codes, beside whatever else the device does. */
 export const CODES_LABEL = "codes";
-const CHUNK_BYTES = 4 * 2 ** 20;
 
-/**
- * SHA-256 over names, shapes and all bytes of the weights that codes depend on, as numbers of `dtype`, in hex: the same for either layout, and
- * for any checkpoint whose weights are the same numbers on the device. Throws `CheckpointError` for one beyond the range of `dtype`.
- */
-export async function tokenizerHash(checkpoint: Checkpoint, dtype = storedDType(checkpoint)): Promise<string> {
-  const hash = createHash("sha256");
-  for (const [name, source] of [...checkpoint.parameters].sort(([a], [b]) => (a < b ? -1 : 1))) {
-    if (!ENCODING.some((prefix) => name.startsWith(prefix))) continue;
-    hash.update(`${name} ${dtype} ${source.shape.join("x")}\n`);
-    for await (const chunk of checkpoint.chunks(source, CHUNK_BYTES))
-      hash.update(castFloats(chunk, source.dtype as FloatDType, dtype, source.name));
-  }
-  return hash.digest("hex");
-}
+/** Pictures that the image tokenizer gets at once, unless told otherwise. */
+export const ENCODED_AT_ONCE = 8;
+/** Pixels [3, S, S] of some pictures → the codes of each. */
+export type EncodeCodes = (pixels: Float32Array[]) => Promise<number[][]>;
 
-/** Of the tokenizer's weights in the checkpoint. */
-const storedDType = (checkpoint: Checkpoint): FloatDType =>
+/** Dtype of the tokenizer's weights in the checkpoint. */
+export const storedDType = (checkpoint: Checkpoint): FloatDType =>
   [...checkpoint.parameters].find(([name]) => name.startsWith(PREFIX))![1].dtype as FloatDType;
-
-/**
- * What the codes of a checkpoint's tokenizer depend on.
- * @param plain as in `ReadImageOptions`
- * @param dtype of the weights on the device; without it the checkpoint's, as `loadTokenizer` has them
- */
-export async function codesAbout(
-  checkpoint: Checkpoint,
-  plain: boolean,
-  dtype = storedDType(checkpoint),
-): Promise<CodesAbout> {
-  const { vq } = checkpoint.config;
-  const side = vq.imageSize / 2 ** (vq.multipliers.length - 1);
-  const weights = await tokenizerHash(checkpoint, dtype);
-  return { weights, dtype, imageSize: vq.imageSize, tokens: side * side, codes: vq.codes, plain };
-}
 
 /** The tokenizer of a checkpoint alone, frozen. @param dtype on the device; without it the checkpoint's */
 export async function loadTokenizer(

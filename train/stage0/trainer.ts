@@ -35,6 +35,8 @@ import {
 import type { VqModel } from "../../model/vq.ts";
 import type { TokenizerConfig } from "../config.ts";
 import { Adversary } from "./discriminator.ts";
+import { ONE_PROCESS } from "../ranks.ts";
+import type { Ranks } from "../ranks.ts";
 import { namesNotFinite } from "../not_finite.ts";
 import type { NotFiniteCause } from "../not_finite.ts";
 import { AdamW } from "../../model/nn/optim/index.ts";
@@ -59,6 +61,8 @@ export interface VqTrainingOptions {
   /** Weight of the adversarial losses (discriminator.ts); 0 unless told, then there is no discriminator. */
   readonly adversarial?: number;
   readonly seed?: number;
+  /** The processes that train together; this one alone by default. */
+  readonly ranks?: Ranks;
 }
 
 /** What the settings of a run of stage 0 say of it. */
@@ -170,6 +174,7 @@ export class VqTraining {
   isAdversarial = true;
   private readonly vq: VqModel;
   private readonly options: VqTrainingOptions;
+  private readonly ranks: Ranks;
   private readonly device: Device;
   /** Uses of each code since `reseed`, on the host. */
   private readonly counts: Float64Array;
@@ -183,6 +188,7 @@ export class VqTraining {
   constructor(vq: VqModel, options: VqTrainingOptions) {
     this.vq = vq;
     this.options = options;
+    this.ranks = options.ranks ?? ONE_PROCESS;
     const codebook = vq.quantize.embedding.weight;
     this.device = codebook.device;
     this.counts = new Float64Array(codebook.dim(0));
@@ -252,7 +258,8 @@ export class VqTraining {
 
   /** The launches of a step: nothing is read back, and no use of a code counted. If it throws, nothing changes and no gradient is left. */
   async launch(...parts: readonly Tensor[]): Promise<VqLaunched> {
-    const total = parts.reduce((sum, pixels) => sum + pixels.dim(0), 0);
+    const own = parts.reduce((sum, pixels) => sum + pixels.dim(0), 0);
+    const total = (await this.ranks.sumCounts([own]))[0]!;
     const shares = parts.map((pixels) => pixels.dim(0) / total);
     const adversary = this.isAdversarial ? this.adversary : null;
     const done: ReturnType<VqTraining["accumulate"]>[] = [];
@@ -261,6 +268,8 @@ export class VqTraining {
         await new Promise((resolve) => setTimeout(resolve)); // signals, and what reads the data, come in between
         done.push(this.accumulate(pixels, shares[i]!, adversary));
       }
+      const other = adversary?.discriminator.parameters() ?? [];
+      await this.ranks.sumGradients([...this.vq.parameters(), ...other]);
       await this.device.sync(); // work that the GPU refused (memory) ends the step before weights change
       const [losses, codes, vectors] = this.device.atomic(() => {
         this.optimizer.step();

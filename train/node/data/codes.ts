@@ -15,12 +15,11 @@ import { generationPixels } from "../../../model/image/preprocess.ts";
 import { fileError, writeFileAtomic } from "../../../model/node/files.ts";
 import { notReadable, readImage } from "../../../model/node/image_file.ts";
 import type { ReadImageOptions } from "../../../model/node/image_file.ts";
-import type { CodeSource } from "./encode.ts";
+import type { CodeSource } from "../../data/encode.ts";
+import { ENCODED_AT_ONCE } from "../../stage0/image_tokenizer.ts";
+import type { EncodeCodes } from "../../stage0/image_tokenizer.ts";
 import { Batcher } from "../../data/batcher.ts";
 import { CodesError } from "../../data/errors.ts";
-
-/** Pixels [3, S, S] of some pictures → the codes of each. */
-export type EncodeCodes = (pixels: Float32Array[]) => Promise<number[][]>;
 
 /** All that codes depend on, besides the picture. */
 export interface CodesAbout {
@@ -38,8 +37,6 @@ export interface CodesAbout {
   readonly plain: boolean;
 }
 
-/** Pictures that the image tokenizer gets at once, unless told otherwise. */
-export const ENCODED_AT_ONCE = 8;
 /** Of `generationPixels`: another number whenever it gives other pixels. */
 const PREPROCESSING = 1;
 const ROWS_OF_PART = 65_536;

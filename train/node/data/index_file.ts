@@ -18,7 +18,8 @@ import type { Stamp } from "./folder.ts";
 import { RECORD_BYTES, hashFile, scan } from "./scan.ts";
 import type { Footer, ScanOptions } from "./scan.ts";
 import { imageRoot, parseLine, parseRecord, sourceTask } from "./sources.ts";
-import type { RawSample, SourceKind, SourceSpec } from "./sources.ts";
+import type { SourceKind, SourceSpec } from "./sources.ts";
+import type { RawSample } from "../../data/raw_sample.ts";
 
 const MAGIC = "JIX1";
 

@@ -10,7 +10,7 @@ import { ImageError } from "../../../model/image/image.ts";
 import { PromptError } from "../../../model/request.ts";
 import { TASKS } from "../../samples.ts";
 import type { Sample, Task } from "../../samples.ts";
-import type { SampleId } from "./encode.ts";
+import type { SampleEncoder } from "../../data/encode.ts";
 import { LoaderStateError, RecordError, SampleError, SourceError } from "../../data/errors.ts";
 import type { SourceIndex } from "./index_file.ts";
 import { checkMixture, stepTasks } from "./mixture.ts";
@@ -19,15 +19,9 @@ import { ORDER_VERSION, orderKey, permute } from "./order.ts";
 import type { OrderKey, OrderVersion } from "./order.ts";
 import { Quarantine } from "./quarantine.ts";
 import type { BadSample } from "./quarantine.ts";
-import type { RawSample } from "./sources.ts";
 
 /** What the loader needs of a source. */
 export type LoaderSource = Pick<SourceIndex, "spec" | "task" | "hash" | "count" | "read" | "nameOf">;
-
-/** What the loader needs of an encoder. It throws `SampleError`, `PromptError` or `ImageError` for what cannot be a sample. */
-export interface SampleEncoder<T = Sample> {
-  encode(raw: RawSample, of: SampleId): Promise<T>;
-}
 
 export interface LoaderOptions {
   readonly seed: number;

@@ -5,9 +5,9 @@
  * (Black and Rogaway 2002), Philox as round function. In version 1 few items had the network too, whose orders are not equally likely:
  * chi-squared 680 for 5 items, at 119 degrees of freedom. From 17 items on it shows no bias in single positions or pairs.
  */
-import { createHash } from "node:crypto";
 import { ArgumentError } from "../../../engine/errors.ts";
 import { philox, seedWords } from "../../../engine/random.ts";
+import { nameWords } from "../../data/names.ts";
 
 /** What chooses a permutation: two 32-bit words. */
 export type OrderKey = readonly [number, number];
@@ -21,12 +21,6 @@ const MOST = 2 ** 52;
 const ROUNDS = 8;
 /** Items that are shuffled; more would take as many draws a position. */
 const MAX_SHUFFLED = 16;
-
-/** The first 64 bits of SHA-256 of a name, as words for a Philox counter. */
-export function nameWords(name: string): [number, number] {
-  const digest = createHash("sha256").update(name).digest();
-  return [digest.readUInt32LE(0), digest.readUInt32LE(4)];
-}
 
 /** The key of an epoch's order: another one for each seed, name (of a task or source) and epoch. */
 export function orderKey(seed: number, name: string, epoch: number): OrderKey {

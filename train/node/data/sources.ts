@@ -7,20 +7,8 @@ import { fileURLToPath } from "node:url";
 import { quote } from "../../../model/io/errors.ts";
 import type { ContentPart, Message } from "../../../model/janus/prompt.ts";
 import type { Task } from "../../samples.ts";
+import type { RawSample } from "../../data/raw_sample.ts";
 import { RecordError, SourceError } from "../../data/errors.ts";
-
-/** A sample as it was written down; images are absolute paths. */
-export type RawSample =
-  | {
-      readonly task: "und";
-      readonly messages: readonly Message[];
-      readonly system?: string;
-      /** In the order of the image parts. */
-      readonly images: readonly string[];
-    }
-  | { readonly task: "text"; readonly text: string }
-  | { readonly task: "text"; readonly messages: readonly Message[]; readonly system?: string }
-  | { readonly task: "gen"; readonly prompt: string; readonly image: string };
 
 /**
  * `conversations`: LLaVA's `{conversations: [{from, value}], image}`; `messages`: OpenAI's `{messages: [{role, content}]}`;

@@ -1,5 +1,6 @@
 /** The log, the events and the page of a run, written as it goes. */
 import { messageOf } from "../run/errors.ts";
+import { cutSamples } from "./samples.ts";
 import { appendEvent, appendStep, cutLog } from "./log.ts";
 import type { LogLine, RunEvent } from "./log.ts";
 import { RunCurves, runReport } from "./run_report.ts";
@@ -22,9 +23,15 @@ export interface Standing {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** Asks whether something is due after the last step. */
+export interface Due extends Standing {
+  /** Whether something is due that comes every so many steps (0 for never), and at the end of the run. */
+  readonly at: (every: number) => boolean;
+}
+
 export class Journal {
   /** Steps done. */
-  protected steps: number;
+  private steps: number;
   private readonly about: JournalOptions;
   private readonly curves = new RunCurves();
   private hasBegun = false;
@@ -36,7 +43,7 @@ export class Journal {
   }
 
   /**
-   * Goes on with the records of a run; lines of later steps, which an earlier process had done but not saved, are cut: they are done again.
+   * Continues the records of a run; lines and samples of later steps, which an earlier process did but did not save, are cut: they are done again.
    * @param from what the model is loaded from
    */
   async begin(from: string): Promise<void> {
@@ -46,6 +53,9 @@ export class Journal {
     this.append(this.steps > 0 ? "resume" : "start", `from ${from}${again}`, config);
     if (this.steps > 0) this.curves.mark(this.steps, "resumed");
     this.hasBegun = true;
+    await cutSamples(run, this.steps).catch((error: unknown) =>
+      this.notice(`samples of later steps stay: ${messageOf(error)}`),
+    );
   }
 
   /** Writes the line of a step that is done. */
@@ -66,7 +76,7 @@ export class Journal {
   }
 
   /** Whether something is due that comes every so many steps (0 for never), and at the end of the run. */
-  protected isDue(every: number, isEnd: boolean): boolean {
+  isDue(every: number, isEnd: boolean): boolean {
     return every > 0 && (isEnd || this.steps % every === 0);
   }
 
@@ -74,12 +84,13 @@ export class Journal {
    * Makes pictures, then writes the page. What goes wrong is said and ends nothing: a run does not stop for its report.
    * @param pictures each is tried, whatever becomes of the others
    */
-  protected async write(pictures: readonly (() => Promise<void>)[], { isEnd, signal }: Standing): Promise<void> {
+  async write(pictures: readonly (() => Promise<void>)[], { isEnd, signal }: Standing): Promise<void> {
     for (const make of pictures) {
       try {
         await make();
       } catch (error) {
-        if (!signal?.aborted) this.passOver(`no pictures for the report: ${messageOf(error)}`);
+        if (!signal?.aborted || error !== signal.reason)
+          this.passOver(`no pictures for the report: ${messageOf(error)}`);
       }
     }
     try {

@@ -8,10 +8,13 @@ import type { RgbImage } from "../../../model/image/image.ts";
 import { reconstruct } from "../../../model/janus/image_codes.ts";
 import { resizeBicubic } from "../../../model/image/resize.ts";
 import { writeFileAtomic } from "../../../model/node/files.ts";
-import { encodePng, readPngText } from "../../../model/node/image_file.ts";
+import { encodePng, readImage, readPngText } from "../../../model/node/image_file.ts";
+import type { ReadImageOptions } from "../../../model/node/image_file.ts";
 import { encodePicture, readPicture } from "../../../model/janus/node/janus.ts";
 import type { Janus } from "../../../model/janus/pipeline.ts";
 import type { VqModel } from "../../../model/vq.ts";
+import type { SourceIndex } from "../data/index_file.ts";
+import { isBadSample } from "../data/loader.ts";
 import { stepName } from "../run/manifest.ts";
 
 /** Longest side of a picture that is kept, pixels. */
@@ -134,4 +137,25 @@ export async function readReconstructions(
       return { original: original!, png: png!, psnr: readPngText(png!).get(PSNR) ?? "?" };
     }),
   );
+}
+
+/** The first pictures that are seen or drawn; those that cannot be read are passed over. */
+export async function firstPictures(
+  sources: readonly SourceIndex[],
+  most: number,
+  how: ReadImageOptions = {},
+): Promise<RgbImage[]> {
+  const images: RgbImage[] = [];
+  for (const source of sources) {
+    for (let i = 0; i < Math.min(source.count, 2 * most) && images.length < most; i++) {
+      try {
+        const raw = await source.read(i);
+        const path = raw.task === "gen" ? raw.image : raw.task === "und" ? raw.images[0] : undefined;
+        if (path !== undefined) images.push(await readImage(path, how));
+      } catch (error) {
+        if (!isBadSample(error)) throw error;
+      }
+    }
+  }
+  return images;
 }

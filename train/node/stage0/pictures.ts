@@ -1,32 +1,12 @@
-/** Pictures alone, as the image tokenizer takes them: of a pair its picture, of a conversation one of those that it shows. */
-import { generationPixels } from "../../../model/image/preprocess.ts";
+/** The encoder of stage 0 for images that are files. */
 import { readImage } from "../../../model/node/image_file.ts";
-import type { SampleId } from "../data/encode.ts";
-import { SampleError } from "../../data/errors.ts";
-import type { SampleEncoder } from "../data/loader.ts";
-import type { RawSample } from "../data/sources.ts";
+import { PictureEncoder as AnyPictureEncoder } from "../../stage0/pictures.ts";
 
-export interface Picture {
-  /** float32 [3, S, S] in −1 … 1. */
-  readonly pixels: Float32Array;
-  /** Tells the record in messages. */
-  readonly name: string;
-}
+export type { Picture } from "../../stage0/pictures.ts";
 
-/** A record is one picture: of several, each epoch takes the next one. */
-export class PictureEncoder implements SampleEncoder<Picture> {
-  private readonly imageSize: number;
-
+export class PictureEncoder extends AnyPictureEncoder {
   /** @param imageSize S */
   constructor(imageSize: number) {
-    this.imageSize = imageSize;
-  }
-
-  /** Throws `SampleError` for a record without a picture, `ImageError` for one that cannot be read. */
-  async encode(raw: RawSample, { epoch, name }: SampleId): Promise<Picture> {
-    const images = raw.task === "gen" ? [raw.image] : raw.task === "und" ? raw.images : [];
-    const path = images[epoch % images.length];
-    if (path === undefined) throw new SampleError("it has no picture");
-    return { pixels: generationPixels(await readImage(path), this.imageSize), name };
+    super(imageSize, (path) => readImage(path));
   }
 }

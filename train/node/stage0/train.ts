@@ -1,226 +1,98 @@
 /**
- * A run of stage 0, from top to bottom: the image tokenizer of a model trains alone on pictures. Its checkpoints are whole models, whose other
- * weights are those of the model to begin with, byte by byte; they go on bit for bit where they were saved. Stages 1 to 3 are train.ts.
+ * Stage 0 as a run: the image tokenizer of a model trains alone on images. Its checkpoints are whole models, whose other weights are those of
+ * the model to begin with, byte by byte.
  */
-import { basename, join } from "node:path";
 import { now, tensor } from "../../../engine/index.ts";
-import type { Device, Tensor } from "../../../engine/index.ts";
+import type { Tensor } from "../../../engine/index.ts";
 import type { FolderSink } from "../../../model/io/bytes.ts";
 import { openCheckpoint } from "../../../model/janus/checkpoint/checkpoint.ts";
-import { folderSource } from "../../../model/node/files.ts";
+import type { Checkpoint } from "../../../model/janus/checkpoint/checkpoint.ts";
 import { saveOver } from "../../../model/janus/save.ts";
+import type { Parameter } from "../../../model/nn/module.ts";
+import { folderSource } from "../../../model/node/files.ts";
+import type { VqModel } from "../../../model/vq.ts";
 import { learningRate } from "../../config.ts";
 import type { TokenizerConfig } from "../../config.ts";
 import { SourceError } from "../../data/errors.ts";
-import { indexSource } from "../data/index_file.ts";
+import { loadOptimizer, saveTensors, tensorFileBytes } from "../../optimizer_file.ts";
+import { skipOf } from "../../skips.ts";
+import type { Skip } from "../../skips.ts";
+import { requireJudged } from "../../stage0/discriminator.ts";
+import { PREFIX, loadTokenizer } from "../../stage0/image_tokenizer.ts";
+import { VqTraining, vqOptions } from "../../stage0/trainer.ts";
+import type { VqLosses, VqStep, VqTrainingState, VqUsage } from "../../stage0/trainer.ts";
 import type { SourceIndex } from "../data/index_file.ts";
 import { Loader } from "../data/loader.ts";
 import type { LoaderState } from "../data/loader.ts";
+import { runLoop } from "../loop.ts";
+import type { LoopOptions, RunResult, Stage, Start } from "../loop.ts";
+import type { Due } from "../report/journal.ts";
+import type { TokenizerStepEvent } from "../report/log.ts";
+import { firstPictures, saveReconstructions } from "../report/samples.ts";
+import { DISCRIMINATOR, OPTIMIZER } from "../run/run_state.ts";
 import { PictureEncoder } from "./pictures.ts";
 import type { Picture } from "./pictures.ts";
-import { Quarantine } from "../data/quarantine.ts";
-import { PREFIX, loadTokenizer } from "../../stage0/image_tokenizer.ts";
-import { requireJudged } from "../../stage0/discriminator.ts";
-import type { TokenizerStepEvent } from "../report/log.ts";
-import { TokenizerRecorder } from "../report/recorder.ts";
-import { nodeFileSystem } from "../run/file_system.ts";
-import { loadOptimizer, saveTensors, tensorFileBytes } from "../../optimizer_file.ts";
-import { messageOf } from "../run/errors.ts";
-import { RunFolder } from "../run/run_folder.ts";
-import {
-  DISCRIMINATOR,
-  OPTIMIZER,
-  SMALL_FILES,
-  STATE,
-  configHash,
-  newestOf,
-  readState,
-  sideFilesOf,
-  stateFile,
-} from "../run/run_state.ts";
-import type { Task } from "../../samples.ts";
-import { SkipLimit, skipOf } from "../../skips.ts";
-import type { RunOptions, RunResult } from "../train.ts";
-import { VqTraining, vqOptions } from "../../stage0/trainer.ts";
-import type { VqLosses, VqStep, VqTrainingState, VqUsage } from "../../stage0/trainer.ts";
+
+export type TokenizerRunOptions = LoopOptions<TokenizerConfig, TokenizerStepEvent>;
+
+/** What a checkpoint holds of stage 0 besides weights and moments; JSON. */
+interface TokenizerState {
+  readonly step: number;
+  readonly loader: LoaderState;
+  readonly training: VqTrainingState;
+}
 
 /** Steps without use that take a code out at the end of a run with a rate weight: those since codes were last moved, up to 200. */
 const retiredAfter = ({ steps, reseed: { every, until = steps } }: TokenizerConfig): number =>
   every > 0 ? Math.max(every, Math.min(200, steps - until)) : 200;
 
-export interface TokenizerRunOptions extends Omit<RunOptions, "config" | "onStep" | "ceiling"> {
-  readonly config: TokenizerConfig;
-  /** Is told of every step as `log.jsonl` has it. */
-  readonly onStep?: (event: TokenizerStepEvent) => void;
-}
+/** Trains the image tokenizer. Throws as `runLoop` does, and `SourceError` for a source without pictures. */
+export const trainTokenizer = (options: TokenizerRunOptions): Promise<RunResult> => runLoop(options, loadStage);
 
-/** What a checkpoint holds besides weights and moments; JSON. */
-interface TokenizerState {
-  readonly step: number;
-  readonly loader: LoaderState;
-  readonly training: VqTrainingState;
-  readonly config: Omit<TokenizerConfig, "report">;
-  readonly configHash: string;
-}
+async function loadStage(start: Start<TokenizerConfig>): Promise<TokenizerStage> {
+  const { config, device, source, checkpoint, signal, atEnd } = start;
+  const state = start.state as TokenizerState | null;
+  const { imageSize } = checkpoint.config.vq;
+  if (config.adversarial.weight > 0) requireJudged(imageSize);
 
-/** Runs the training to its end, or until `stop`. Throws as `train` does, and `SourceError` for a source without pictures. */
-export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunResult> {
-  const { config, device, onNotice = () => undefined, stop } = options;
-  const { fileSystem = nodeFileSystem } = options;
-  await using run = await RunFolder.open(options.run, { create: true, onNotice, fileSystem });
+  const sources = await start.openSources();
+  const loader = loaderOf(start, sources, new PictureEncoder(imageSize), state?.loader);
+  atEnd(() => loader.dispose());
 
-  // Where it begins: at the newest checkpoint that verifies, else at the model given.
-  const signal = stop ? { signal: stop } : {};
-  const newest = await newestOf(run, { onNotice, ...signal });
-  const folder = newest ?? options.model;
-  const source = folderSource(folder);
-  const checkpoint = await openCheckpoint(source);
-  const indexes: SourceIndex[] = [];
-  const made: { dispose(): void }[] = [];
-  let loader: Loader<Picture> | null = null;
-  let record: TokenizerRecorder | null = null;
-  try {
-    const state = newest ? ((await readState(newest, config)) as TokenizerState) : null;
-    const sideFiles = await sideFilesOf(source);
-    const { imageSize } = checkpoint.config.vq;
-    const { seed, batch, rateWeight, adversarial } = config;
-    if (adversarial.weight > 0) requireJudged(imageSize);
+  // The tokenizer; the rest of the model stays on the disk.
+  const vq = await loadTokenizer(checkpoint, device, config.dtype);
+  atEnd(() => vq.dispose());
+  const training = new VqTraining(vq, { ...vqOptions(config), ranks: start.ranks });
+  atEnd(() => training.dispose());
+  await checkpoint.close();
 
-    // The data: all pictures alike, so each task has the share of its records.
-    for (const spec of options.sources) indexes.push(await indexSource(spec, options.cache, signal));
-    const texts = indexes.find(({ task }) => task === "text");
-    if (texts)
-      throw new SourceError(
-        `${texts.spec.path} is a source of texts, and stage 0 trains on pictures: give pairs, folders of classes, or conversations about pictures`,
-      );
-    const of = (task: Task): SourceIndex[] => indexes.filter((index) => index.task === task);
-    const count = (task: Task): number => of(task).reduce((sum, index) => sum + index.count, 0);
-    const quarantine = new Quarantine({
-      file: join(run.path, "quarantine.jsonl"),
-      ...config.bad,
-      settings: "bad.share, bad.least",
-    });
-    loader = new Loader(
-      { und: of("und"), gen: of("gen") },
-      new PictureEncoder(imageSize),
-      { seed, batch, ratios: { und: count("und"), text: 0, gen: count("gen") }, quarantine },
-      state?.loader,
-    );
-
-    // The tokenizer; the rest of the model stays on the disk.
-    const vq = await loadTokenizer(checkpoint, device, config.dtype);
-    made.push(vq);
-    const training = new VqTraining(vq, vqOptions(config));
-    made.unshift(training);
-    const parameters = new Map([...vq.namedParameters()].map(([name, parameter]) => [PREFIX + name, parameter]));
-    await checkpoint.close();
-
-    // The optimizer, and where it was.
-    if (state) {
-      const { optimizer, adversary } = training;
-      for (const [name, tensors] of Object.entries(trained(training)))
-        await loadOptimizer(source, name, name === OPTIMIZER ? optimizer : adversary!.optimizer, {
-          tensors,
-          ...signal,
-        });
-      training.resume(state.training);
-    }
-    let step = state?.step ?? 0;
-    let last = newest;
-    let loaderState = loader.state;
-    const carried = [...checkpoint.parameters].filter(([name]) => !parameters.has(name)).map(([, weight]) => weight);
-    const checkpointBytes =
-      [...carried, ...checkpoint.unused.values()].reduce((sum, { bytes }) => sum + bytes, 4 * vq.parameterCount()) +
-      Object.values(trained(training)).reduce((sum, tensors) => sum + tensorFileBytes(tensors), 0) +
-      [...sideFiles.values()].reduce((sum, { length }) => sum + length, SMALL_FILES);
-    const save = async (): Promise<string> => {
-      const { report: _report, ...settings } = config;
-      const content: TokenizerState = {
-        step,
-        loader: loaderState,
-        training: training.state,
-        config: settings,
-        configHash: configHash(config),
-      };
-      const fill = async (sink: FolderSink): Promise<void> => {
-        const base = await openCheckpoint(folderSource(last ?? folder)); // the newest: older ones may be gone by now
-        try {
-          await saveOver(base, parameters, sink, { sideFiles });
-        } finally {
-          await base.close();
-        }
-        for (const [name, tensors] of Object.entries(trained(training))) await saveTensors(sink, name, tensors);
-        await sink.write(STATE, stateFile(content));
-      };
-      const { every: _, keep, keepEvery } = config.save;
-      const saved = await run.save(step, fill, { last: keep, ...(keepEvery && { every: keepEvery }) }, checkpointBytes);
-      record?.event("save", basename(saved.path));
-      if (saved.pruneProblem) record?.notice(saved.pruneProblem.message);
-      return saved.path;
-    };
-    stop?.throwIfAborted();
-    const end = Math.min(config.steps, config.stopAt ?? config.steps);
-    if (step < end) await run.requireRoom(checkpointBytes);
-    record = new TokenizerRecorder({ run: run.path, config, onNotice }, step);
-    await record.begin(folder);
-
-    // The loop.
-    const isSaved = (): boolean => last !== null && basename(last) === basename(run.folder(step));
-    const skips = new SkipLimit();
-    while (step < end && !stop?.aborted) {
-      const started = now();
-      const waited = loader.waitingMs;
-      const loaded = await loader.next().catch(async (error: unknown) => {
-        if (step > 0 && !isSaved())
-          // as in train
-          await save().catch((problem: unknown) => record!.notice(`not saved: ${messageOf(problem)}`));
-        throw error;
-      });
-      const waitingMs = loader.waitingMs - waited;
-      const rate = (training.lr = learningRate(config, step));
-      training.isAdversarial = step >= adversarial.from;
-      const report = await takeStep(training, loaded.samples, config, imageSize, step, device);
-      loaderState = loaded.state;
-      const ms = now() - started;
-      const event: TokenizerStepEvent = {
-        step: step++,
-        ...report,
-        lr: rate,
-        ms,
-        waitingMs,
-        imagesPerSecond: (batch * 1000) / ms,
-        memoryBytes: device.pool.stats.reservedBytes,
-      };
-      await record.line(event);
-      options.onStep?.(event);
-      const names = loaded.samples.map(({ name }) => name);
-      const { cause } = event;
-      const skip = { step: event.step, samples: names, cause };
-      const skipped = event.skipped
-        ? skipOf({ ...skip, what: "gradients were not finite" })
-        : event.discriminatorSkipped
-          ? skipOf({ ...skip, what: "the discriminator's gradients were not finite", unchanged: "it was not changed" })
-          : null;
-      if (skipped) record.notice(skipped.text, "skip");
-      skips.count(skipped);
-      if (step === config.steps && rateWeight > 0) training.retire(retiredAfter(config));
-      if (step % config.save.every === 0 || step === end) last = await save();
-      if (step < end && !stop?.aborted) await record.report(vq, indexes, { isEnd: false, signal: stop });
-    }
-    if (!last || !isSaved()) last = await save();
-    const stopped = step < end;
-    record.event(stopped ? "stop" : "end", `${step} steps are done`);
-    await record.report(vq, indexes, { isEnd: true });
-    return { steps: step, checkpoint: last, stopped };
-  } catch (error) {
-    await record?.failed(error);
-    throw error;
-  } finally {
-    await loader?.dispose();
-    for (const index of indexes) await index.close();
-    for (const one of made) one.dispose();
-    await checkpoint.close();
+  // The optimizer, and where it was.
+  if (state) {
+    const { optimizer, adversary } = training;
+    for (const [name, tensors] of Object.entries(trained(training)))
+      await loadOptimizer(source, name, name === OPTIMIZER ? optimizer : adversary!.optimizer, { tensors, ...signal });
+    training.resume(state.training);
   }
+  return new TokenizerStage({ start, vq, training, loader, sources, step: state?.step ?? 0 });
+}
+
+/** All pictures alike: each task has the share of its records. */
+function loaderOf(
+  { config, quarantine }: Start<TokenizerConfig>,
+  sources: readonly SourceIndex[],
+  encoder: PictureEncoder,
+  state: LoaderState | undefined,
+): Loader<Picture> {
+  const texts = sources.find(({ task }) => task === "text");
+  if (texts)
+    throw new SourceError(
+      `${texts.spec.path} is a source of texts, and stage 0 trains on pictures: give pairs, folders of classes, or conversations about pictures`,
+    );
+  const [und, gen] = (["und", "gen"] as const).map((task) => sources.filter((source) => source.task === task));
+  const count = (indexes: readonly SourceIndex[]): number => indexes.reduce((sum, index) => sum + index.count, 0);
+  const { seed, batch } = config;
+  const ratios = { und: count(und!), text: 0, gen: count(gen!) };
+  return new Loader({ und: und!, gen: gen! }, encoder, { seed, batch, ratios, quarantine }, state);
 }
 
 /** What a checkpoint holds besides the model, by file. */
@@ -229,33 +101,129 @@ const trained = ({ optimizer, adversary }: VqTraining): Record<string, Record<st
   ...(adversary && { [DISCRIMINATOR]: adversary.stateDict() }),
 });
 
-/** A step on the pictures, a few at a time, and behind it the look at the codes where that is due. */
-async function takeStep(
-  training: VqTraining,
-  pictures: readonly Picture[],
-  { microBatch, reseed: { every, until = Infinity } }: TokenizerConfig,
-  side: number,
-  step: number,
-  device: Device,
-): Promise<Omit<VqStep, "losses" | "vectors"> & VqLosses & { readonly reseed?: VqUsage }> {
-  const parts: Tensor[] = [];
-  let taken: VqStep | null = null;
-  try {
-    for (let from = 0; from < pictures.length; from += microBatch) {
-      const some = pictures.slice(from, from + microBatch);
+/** Bytes of the model's weights that a checkpoint takes over, and of those that train, in f32. */
+function modelBytes(checkpoint: Checkpoint, parameters: ReadonlyMap<string, Parameter>): number {
+  const carried = [...checkpoint.parameters].filter(([name]) => !parameters.has(name)).map(([, weight]) => weight);
+  const own = [...parameters.values()].reduce((sum, { size }) => sum + 4 * size, 0);
+  return [...carried, ...checkpoint.unused.values()].reduce((sum, { bytes }) => sum + bytes, own);
+}
+
+interface StageParts {
+  readonly start: Start<TokenizerConfig>;
+  readonly vq: VqModel;
+  readonly training: VqTraining;
+  readonly loader: Loader<Picture>;
+  readonly sources: readonly SourceIndex[];
+  /** Steps done. */
+  readonly step: number;
+}
+
+class TokenizerStage implements Stage<Picture, TokenizerStepEvent> {
+  step: number;
+  readonly loader: Loader<Picture>;
+  readonly checkpointBytes: number;
+  private readonly parts: StageParts;
+  /** What trains, under its names in the model. */
+  private readonly parameters: ReadonlyMap<string, Parameter>;
+
+  constructor(parts: StageParts) {
+    const { vq, training, loader, step, start } = parts;
+    this.parts = parts;
+    this.step = step;
+    this.loader = loader;
+    this.parameters = new Map([...vq.namedParameters()].map(([name, parameter]) => [PREFIX + name, parameter]));
+    const files = Object.values(trained(training)).map(tensorFileBytes);
+    this.checkpointBytes = files.reduce((sum, bytes) => sum + bytes, modelBytes(start.checkpoint, this.parameters));
+  }
+
+  async take(
+    pictures: readonly Picture[],
+    { started, waitingMs }: { readonly started: number; readonly waitingMs: number },
+  ): Promise<TokenizerStepEvent> {
+    const { training, start } = this.parts;
+    const { config, device } = start;
+    const lr = (training.lr = learningRate(config, this.step));
+    training.isAdversarial = this.step >= config.adversarial.from;
+    const report = await this.train(pictures);
+    const ms = now() - started;
+    const event: TokenizerStepEvent = {
+      step: this.step++,
+      ...report,
+      lr,
+      ms,
+      waitingMs,
+      imagesPerSecond: (config.batch * 1000) / ms,
+      memoryBytes: device.pool.stats.reservedBytes,
+    };
+    if (this.step === config.steps && config.rateWeight > 0) training.retire(retiredAfter(config));
+    return event;
+  }
+
+  /** A step on the pictures, a few at a time, and behind it the look at the codes where that is due. */
+  private async train(
+    pictures: readonly Picture[],
+  ): Promise<Omit<VqStep, "losses" | "vectors"> & VqLosses & { readonly reseed?: VqUsage }> {
+    const { training, start } = this.parts;
+    const { every, until = Infinity } = start.config.reseed;
+    const parts: Tensor[] = [];
+    let taken: VqStep | null = null;
+    try {
+      await this.upload(pictures, parts);
+      taken = await training.step(...parts);
+      const { losses, vectors, cause, ...report } = taken;
+      const isDue = every > 0 && (this.step + 1) % every === 0 && this.step < until && !report.skipped;
+      const usage = isDue ? await training.reseed(vectors) : null;
+      const isNamed = cause && "samples" in cause;
+      const named = isNamed ? { ...cause, samples: cause.samples.map((i) => pictures[Number(i)]!.name) } : cause;
+      return { ...losses, ...report, ...(named && { cause: named }), ...(usage && { reseed: usage }) };
+    } finally {
+      for (const one of [...parts, taken?.vectors]) one?.dispose();
+    }
+  }
+
+  /** Pixels [microBatch, 3, S, S] each, added to `parts`. */
+  private async upload(pictures: readonly Picture[], parts: Tensor[]): Promise<void> {
+    const { device, config, checkpoint } = this.parts.start;
+    const side = checkpoint.config.vq.imageSize;
+    for (let from = 0; from < pictures.length; from += config.microBatch) {
+      const some = pictures.slice(from, from + config.microBatch);
       const all = new Float32Array(some.length * 3 * side ** 2);
       for (const [i, { pixels }] of some.entries()) all.set(pixels, i * pixels.length);
       parts.push(tensor(all, { shape: [some.length, 3, side, side], device }));
       await device.throttle();
     }
-    taken = await training.step(...parts);
-    const { losses, vectors, cause, ...report } = taken;
-    const isDue = every > 0 && (step + 1) % every === 0 && step < until && !report.skipped;
-    const usage = isDue ? await training.reseed(vectors) : null;
-    const named =
-      cause && "samples" in cause ? { ...cause, samples: cause.samples.map((i) => pictures[Number(i)]!.name) } : cause;
-    return { ...losses, ...report, ...(named && { cause: named }), ...(usage && { reseed: usage }) };
-  } finally {
-    for (const one of [...parts, taken?.vectors]) one?.dispose();
+  }
+
+  skipOf(
+    { step, cause, skipped, discriminatorSkipped }: TokenizerStepEvent,
+    pictures: readonly Picture[],
+  ): Skip | null {
+    const skip = { step, samples: pictures.map(({ name }) => name), cause };
+    if (skipped) return skipOf({ ...skip, what: "gradients were not finite" });
+    if (!discriminatorSkipped) return null;
+    return skipOf({ ...skip, what: "the discriminator's gradients were not finite", unchanged: "it was not changed" });
+  }
+
+  state(loader: LoaderState): TokenizerState {
+    return { step: this.step, loader, training: this.parts.training.state };
+  }
+
+  async save(sink: FolderSink, newest: string): Promise<void> {
+    const { sideFiles } = this.parts.start;
+    const base = await openCheckpoint(folderSource(newest)); // older checkpoints may be gone by now
+    try {
+      await saveOver(base, this.parameters, sink, { sideFiles });
+    } finally {
+      await base.close();
+    }
+    for (const [name, tensors] of Object.entries(trained(this.parts.training))) await saveTensors(sink, name, tensors);
+  }
+
+  /** The first pictures of the data as the tokenizer holds them by now. */
+  pictures({ at }: Due): (() => Promise<void>)[] | null {
+    const { vq, sources, start } = this.parts;
+    const { every, reconstructions } = start.config.report;
+    if (!at(every)) return null;
+    return [async () => saveReconstructions(vq, start.run, await firstPictures(sources, reconstructions))];
   }
 }

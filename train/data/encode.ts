@@ -1,0 +1,232 @@
+/**
+ * From a raw sample to tokens with what is trained: of conversations the assistant's texts and the end token behind each, of plain texts all
+ * but the first token, of pictures their codes. Says why where a sample cannot be one. Packing is train/samples.ts.
+ */
+import { ArgumentError } from "../../engine/errors.ts";
+import { philox, seedWords, unitFloat } from "../../engine/random.ts";
+import { quote } from "../../model/io/errors.ts";
+import { understandingPixels } from "../../model/image/preprocess.ts";
+import type { RgbImage } from "../../model/image/image.ts";
+import type { Processor } from "../../model/janus/processor.ts";
+import type { Message } from "../../model/janus/prompt.ts";
+import { IGNORE, imageSample, textSample, trainedTokens } from "../samples.ts";
+import type { Sample } from "../samples.ts";
+import { SampleError } from "./errors.ts";
+import { nameWords } from "./names.ts";
+import type { RawSample } from "./raw_sample.ts";
+
+/** The VQ codes of an image file, in raster order. */
+export type CodeSource = (path: string) => Promise<Uint16Array | number[]>;
+
+export interface EncoderOptions {
+  /** Decides which prompts are dropped. */
+  readonly seed: number;
+  /** Without it samples to be drawn are refused. */
+  readonly codes?: CodeSource;
+  /** The share of prompts that become padding, for guidance. */
+  readonly drop?: number;
+  /** The longest sample; without it any length. */
+  readonly maxTokens?: number;
+  /** Instead of refusing what is too long: plain texts are cut, conversations lose whole turns at their end. Answers are never cut. */
+  readonly truncate?: boolean;
+  /** Stands before conversations that have no system message of their own; the original's unless told, "" for none. */
+  readonly system?: string;
+  /** The pixels of an image that a sample names, to be seen; throws `ImageError` for one that cannot be read. Without it images are refused. */
+  readonly readImage?: (path: string) => Promise<RgbImage>;
+}
+
+/** Which sample it is: an id that stays the same on every machine, the epoch, and a name for messages. */
+export interface SampleId {
+  readonly id: string;
+  readonly epoch: number;
+  readonly name: string;
+}
+
+/** Whether the prompt of a sample is dropped in an epoch: the same answer each time it is asked. */
+export function isDropped(seed: number, { id, epoch }: Pick<SampleId, "id" | "epoch">, share: number): boolean {
+  const [word] = philox([...nameWords(`drop ${id}`), ...seedWords(epoch)], seedWords(seed));
+  return unitFloat(word) < share;
+}
+
+/** What the loader needs of an encoder. It throws `SampleError`, `PromptError` or `ImageError` for what cannot be a sample. */
+export interface SampleEncoder<T = Sample> {
+  encode(raw: RawSample, of: SampleId): Promise<T>;
+}
+
+interface Labelled {
+  readonly ids: number[];
+  readonly labels: number[];
+}
+
+export class Encoder {
+  private readonly processor: Processor;
+  private readonly options: EncoderOptions;
+  /** Strings that become special tokens wherever they stand. */
+  private readonly specials: readonly string[];
+
+  constructor(processor: Processor, options: EncoderOptions) {
+    const { drop = 0.1, maxTokens = Infinity } = options;
+    if (!(drop >= 0 && drop <= 1)) throw new ArgumentError(`Encoder: drop is ${drop}; a share from 0 to 1`);
+    if (!(maxTokens >= 2)) throw new ArgumentError(`Encoder: maxTokens is ${maxTokens}; at least 2`);
+    this.processor = processor;
+    this.options = options;
+    const { tokenizer } = processor;
+    this.specials = Object.values(tokenizer.specials as unknown as Record<string, number | undefined>).flatMap((id) =>
+      id === undefined ? [] : [tokenizer.tokenOf(id)!],
+    );
+    const found = this.specials.find((special) => options.system?.includes(special));
+    if (found !== undefined)
+      throw new ArgumentError(`Encoder: the system prompt holds ${quote(found)}, a special token of the model`);
+  }
+
+  /** Throws `SampleError`, `PromptError` or `ImageError` where it cannot be a sample; the loader sets those aside. */
+  async encode(raw: RawSample, of: SampleId): Promise<Sample> {
+    const sample = await this.sample(raw, of);
+    if (trainedTokens(sample) === 0) throw new SampleError("nothing of it is trained");
+    return sample;
+  }
+
+  private async sample(raw: RawSample, of: SampleId): Promise<Sample> {
+    if (raw.task === "gen") return this.drawn(raw.prompt, raw.image, of);
+    if ("text" in raw) return this.plain(raw.text, of);
+    const images = raw.task === "und" ? raw.images : [];
+    const { placeholder } = this;
+    const { kept, ids, labels } = this.fitted(raw.messages, raw.system ?? this.options.system);
+    const pixels: Float32Array[] = [];
+    for (const path of images.slice(0, imagesIn(kept)))
+      pixels.push(understandingPixels(await this.readImage(path), this.processor.images));
+    return textSample(raw.task, ids, labels, pixels, placeholder, of.name);
+  }
+
+  /** Tokens of the sample that `encode` would make, without a look at its pictures. Throws `SampleError` or `PromptError` where its texts cannot be one. */
+  tokens(raw: RawSample): number {
+    if (raw.task === "gen") return this.promptIds(raw.prompt).length + this.processor.prompts.config.imageTokens - 1;
+    if ("text" in raw) return this.textIds(raw.text).length;
+    return this.fitted(raw.messages, raw.system ?? this.options.system).ids.length;
+  }
+
+  private readImage(path: string): Promise<RgbImage> {
+    const { readImage } = this.options;
+    if (!readImage) throw new ArgumentError("Encoder: images to be seen need a reader; give one as `readImage`");
+    return readImage(path);
+  }
+
+  private get placeholder(): number {
+    return this.processor.tokenizer.specials.imagePlaceholder;
+  }
+
+  private get maxTokens(): number {
+    return this.options.maxTokens ?? Infinity;
+  }
+
+  private async drawn(prompt: string, image: string, of: SampleId): Promise<Sample> {
+    const { tokenizer } = this.processor;
+    const { codes: source, seed, drop = 0.1 } = this.options;
+    const ids = this.promptIds(prompt);
+    if (!source)
+      throw new ArgumentError("Encoder: pictures to be drawn need their codes; give a CodeSource as `codes`");
+    const codes = await source(image);
+    const tokens = ids.length + codes.length - 1;
+    if (tokens > this.maxTokens) throw this.tooLong("prompt with its picture", tokens);
+    return imageSample(ids, codes, isDropped(seed, of, drop) ? tokenizer.specials.pad : null, of.name);
+  }
+
+  private promptIds(prompt: string): number[] {
+    const { prompts } = this.processor;
+    this.requirePlain(prompt);
+    const ids = prompts.encode(prompts.generation(prompt));
+    if (ids.length > this.maxTokens) throw this.tooLong("prompt", ids.length);
+    return ids;
+  }
+
+  private plain(text: string, of: SampleId): Sample {
+    const ids = this.textIds(text);
+    const labels = ids.map((id, i) => (i === 0 ? IGNORE : id));
+    return textSample("text", ids, labels, [], -1, of.name);
+  }
+
+  private textIds(text: string): number[] {
+    const { tokenizer } = this.processor;
+    this.requirePlain(text);
+    if (text.trim() === "") throw new SampleError("the text is empty");
+    const ids = [...tokenizer.encode(text), tokenizer.specials.eos];
+    if (ids.length > this.maxTokens) {
+      if (!this.options.truncate) throw this.tooLong("text", ids.length, true);
+      ids.length = this.maxTokens; // without an end, which is elsewhere
+    }
+    return ids;
+  }
+
+  /** A conversation, or with `truncate` as many of its turns as fit. */
+  private fitted(
+    messages: readonly Message[],
+    system: string | undefined,
+  ): Labelled & { readonly kept: readonly Message[] } {
+    for (const { content } of messages)
+      for (const part of typeof content === "string" ? [content] : content)
+        this.requirePlain(typeof part === "string" ? part : part.type === "text" ? part.text : "");
+    if (system !== undefined) this.requirePlain(system);
+    for (let kept = messages; ; kept = kept.slice(0, -2)) {
+      const labelled = this.conversation(kept, system);
+      if (labelled.ids.length <= this.maxTokens) return { ...labelled, kept };
+      if (!this.options.truncate || kept.length <= 2)
+        throw this.tooLong("conversation", labelled.ids.length, kept.length > 2);
+    }
+  }
+
+  /**
+   * The ids of a conversation and their labels. Encoded piece by piece, from the end of a question to the end of its answer, and compared
+   * with the ids of the whole: pieces must not have merged where they meet, or the model would be trained on other tokens than it meets.
+   */
+  private conversation(messages: readonly Message[], system: string | undefined): Labelled {
+    const { prompts } = this.processor;
+    const written = (count: number): string =>
+      prompts.conversation(messages.slice(0, count), {
+        answer: count % 2 === 1,
+        ...(system !== undefined && { system }),
+      });
+    const ids: number[] = [];
+    const labels: number[] = [];
+    let before = "";
+    for (let count = 1; count <= messages.length; count++) {
+      const text = written(count);
+      if (!text.startsWith(before))
+        throw new SampleError(`message ${count - 1} changes the text before it; is the chat template right?`);
+      const images = count % 2 === 1 ? imagesIn([messages[count - 1]!]) : 0;
+      const piece = prompts.encode(text.slice(before.length), images).slice(before === "" ? 0 : 1);
+      for (const id of piece) {
+        ids.push(id);
+        labels.push(count % 2 === 0 ? id : IGNORE);
+      }
+      before = text;
+    }
+    const whole = prompts.encode(before, imagesIn(messages));
+    const at = whole.findIndex((id, i) => id !== ids[i]);
+    if (at >= 0 || whole.length !== ids.length)
+      throw new SampleError(
+        `its tokens run over the border of a question and an answer (token ${at < 0 ? whole.length : at}); reword it there`,
+      );
+    if (ids.at(-1) !== this.processor.tokenizer.specials.eos)
+      throw new SampleError("its last answer is not closed by the end token; is the chat template right?");
+    return { ids, labels };
+  }
+
+  private requirePlain(text: string): void {
+    const found = this.specials.find((special) => text.includes(special));
+    if (found !== undefined)
+      throw new SampleError(`its text holds ${quote(found)}, a special token of the model; take that out`);
+  }
+
+  /** @param isCut whether `truncate` would help */
+  private tooLong(what: string, tokens: number, isCut = false): SampleError {
+    const or = isCut && !this.options.truncate ? "; shorten it, or train with data.truncate=true" : "; shorten it";
+    return new SampleError(`the ${what} has ${tokens} tokens, at most ${this.maxTokens} fit${or}`);
+  }
+}
+
+const imagesIn = (messages: readonly Message[]): number =>
+  messages.reduce(
+    (sum, { content }) =>
+      sum + (typeof content === "string" ? 0 : content.filter(({ type }) => type === "image").length),
+    0,
+  );

@@ -1,0 +1,32 @@
+/**
+ * The trainer as a library that loads anywhere: the step of each stage, losses, samples and their encoders, settings and estimates. Files, run
+ * folders and the loop over them are node/index.ts, which exports all of this too.
+ */
+export { TrainConfigError, checkAnyConfig, checkConfig, checkTokenizerConfig, learningRate } from "./config.ts";
+export type { TokenizerConfig, TrainConfig } from "./config.ts";
+export { Batcher } from "./data/batcher.ts";
+export { Encoder } from "./data/encode.ts";
+export type { CodeSource, EncoderOptions, SampleEncoder, SampleId } from "./data/encode.ts";
+export * from "./data/errors.ts";
+export type { RawSample } from "./data/raw_sample.ts";
+export { loadTokenizer, vqEncoder } from "./stage0/image_tokenizer.ts";
+export { PictureEncoder } from "./stage0/pictures.ts";
+export type { Picture } from "./stage0/pictures.ts";
+export { estimateStep, estimateTokenizerStep } from "./estimate.ts";
+export type { StepCounts, StepEstimate, StepMemory } from "./estimate.ts";
+export { taskLosses, totalLoss } from "./loss.ts";
+export type { TaskLosses } from "./loss.ts";
+export type { NotFiniteCause } from "./not_finite.ts";
+export { AdamW } from "../model/nn/optim/index.ts";
+export type { AdamWOptions, AdamWParameter, OptimizerReport } from "../model/nn/optim/index.ts";
+export { ONE_PROCESS } from "./ranks.ts";
+export type { Ranks } from "./ranks.ts";
+export { IGNORE, TASKS, imageSample, layRows, packSamples, textSample, trainedTokens } from "./samples.ts";
+export type { PackedRows, Sample, Task } from "./samples.ts";
+export { STAGES, TRAINED, setStage } from "./stages.ts";
+export type { Stage } from "./stages.ts";
+export { TrainingError } from "./skips.ts";
+export { Trainer } from "./trainer.ts";
+export type { StepReport, TaskReport } from "./trainer.ts";
+export { VqTraining } from "./stage0/trainer.ts";
+export type { VqLosses, VqStep, VqTrainingOptions, VqTrainingState, VqUsage } from "./stage0/trainer.ts";

@@ -1,0 +1,309 @@
+/**
+ * The loop of every training run: where it begins, the step, and what is done once in a while. What a step computes, and what a checkpoint
+ * contains besides, is the stage's (train.ts for stages 1 to 3, stage0/train.ts). Checkpoints are models by themselves
+ * (`janus generate --model run/step-…`), and a run resumes from them bit for bit.
+ */
+import { basename, join } from "node:path";
+import { now } from "../../engine/index.ts";
+import type { Device } from "../../engine/index.ts";
+import type { FileSource, FolderSink } from "../../model/io/bytes.ts";
+import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
+import type { Checkpoint } from "../../model/janus/checkpoint/checkpoint.ts";
+import { folderSource } from "../../model/node/files.ts";
+import type { TokenizerConfig, TrainConfig } from "../config.ts";
+import { ONE_PROCESS } from "../ranks.ts";
+import type { Ranks } from "../ranks.ts";
+import { SkipLimit } from "../skips.ts";
+import type { Skip } from "../skips.ts";
+import { indexSource } from "./data/index_file.ts";
+import type { SourceIndex } from "./data/index_file.ts";
+import type { Loader, LoaderState } from "./data/loader.ts";
+import { Quarantine } from "./data/quarantine.ts";
+import type { SourceSpec } from "./data/sources.ts";
+import { Journal } from "./report/journal.ts";
+import type { Due } from "./report/journal.ts";
+import type { LogLine } from "./report/log.ts";
+import { messageOf } from "./run/errors.ts";
+import { nodeFileSystem } from "./run/file_system.ts";
+import type { FileSystem } from "./run/file_system.ts";
+import { RunFolder } from "./run/run_folder.ts";
+import { SMALL_FILES, STATE, configHash, newestOf, readState, sideFilesOf, stateFile } from "./run/run_state.ts";
+
+type AnyConfig = TrainConfig | TokenizerConfig;
+
+export interface LoopOptions<Config extends AnyConfig, Event> {
+  /** Folder of the model to begin with; a run that is resumed begins with its own. */
+  readonly model: string;
+  /** Folder of the run; made where there is none. */
+  readonly run: string;
+  readonly config: Config;
+  readonly sources: readonly SourceSpec[];
+  /** Folder of indexes and image codes. */
+  readonly cache: string;
+  readonly device: Device;
+  /** Is told of every step as `log.jsonl` has it. */
+  readonly onStep?: (event: Event) => void;
+  readonly onNotice?: (message: string) => void;
+  /** Ends the run after the current step; what is done is saved. Before the first step the run throws its reason. */
+  readonly stop?: AbortSignal;
+  /** Of the run folder; that of this machine unless given. */
+  readonly fileSystem?: FileSystem;
+}
+
+export interface RunResult {
+  /** Steps that are done. */
+  readonly steps: number;
+  /** The last checkpoint. */
+  readonly checkpoint: string;
+  /** Stopped before its end. */
+  readonly stopped: boolean;
+}
+
+/** What a step of any stage says of itself. */
+export type LoopEvent = LogLine & { readonly step: number };
+
+/** What a stage is loaded from. */
+export interface Start<Config extends AnyConfig> {
+  readonly config: Config;
+  readonly device: Device;
+  readonly ranks: Ranks;
+  /** Folders of the run and of the cache. */
+  readonly run: string;
+  readonly cache: string;
+  /** The newest checkpoint of the run, else the model to begin with. */
+  readonly source: FileSource;
+  readonly checkpoint: Checkpoint;
+  /** What `Stage.state` gave at the newest checkpoint; null in a new run. */
+  readonly state: unknown;
+  readonly sideFiles: ReadonlyMap<string, Uint8Array>;
+  readonly quarantine: Quarantine;
+  readonly onNotice: (message: string) => void;
+  /** To be spread into the options of what may be stopped while it loads. */
+  readonly signal: { readonly signal?: AbortSignal };
+  /** Opens the sources of the data; they are closed when the run ends. */
+  readonly openSources: () => Promise<SourceIndex[]>;
+  /** Calls `release` when the run ends, however it ends; what was added last goes first. */
+  readonly atEnd: (release: () => void | Promise<void>) => void;
+}
+
+/** A stage of training, loaded: its samples, its step, and its part of a checkpoint. */
+export interface Stage<Sample, Event extends LoopEvent> {
+  readonly loader: Pick<Loader<Sample>, "next" | "state" | "waitingMs">;
+  /** Steps done. */
+  readonly step: number;
+  /** Bytes of a checkpoint, without side files and what the loop adds. */
+  readonly checkpointBytes: number;
+  /** Takes a step; `timing` is when it began and how long it waited for samples, ms. */
+  take(samples: readonly Sample[], timing: { readonly started: number; readonly waitingMs: number }): Promise<Event>;
+  /** What is said of a step that changed nothing, or not all; null for any other. */
+  skipOf(event: Event, samples: readonly Sample[]): Skip | null;
+  /** What it takes to resume besides weights and moments and the state of the data, in the order of the file; JSON. */
+  state(loader: LoaderState): object;
+  /** Writes weights and moments. `newest` is the folder of the last checkpoint, else of the model that the run began with. */
+  save(sink: FolderSink, newest: string): Promise<void>;
+  /** Makers of the pictures that the page shows; null where no page is due. */
+  pictures(due: Due): readonly (() => Promise<void>)[] | null;
+}
+
+export type LoadStage<Sample, Event extends LoopEvent, Config extends AnyConfig> = (
+  start: Start<Config>,
+) => Promise<Stage<Sample, Event>>;
+
+/**
+ * Runs a stage to its end, or until `stop`. Throws what readers, sources and devices throw, before the first step where it can: also `FileError`
+ * (ENOSPC) where the disk has no room for a checkpoint. A save that fails (`SaveError`: a disk that has become full, an I/O error) ends the run; it
+ * resumes from the checkpoint before.
+ */
+export async function runLoop<Sample, Event extends LoopEvent, Config extends AnyConfig>(
+  options: LoopOptions<Config, Event>,
+  load: LoadStage<Sample, Event, Config>,
+  ranks: Ranks = ONE_PROCESS,
+): Promise<RunResult> {
+  const { onNotice = () => undefined, fileSystem = nodeFileSystem, stop } = options;
+  await using folder = await RunFolder.open(options.run, { create: true, onNotice, fileSystem });
+  const releases: (() => void | Promise<void>)[] = [];
+  let run: Run<Sample, Event> | null = null;
+  try {
+    // Once.
+    const newest = await newestOf(folder, { onNotice, ...(stop && { signal: stop }) });
+    const start = await startOf(options, folder, { ranks, newest, atEnd: (release) => void releases.push(release) });
+    const stage = await load(start);
+    stop?.throwIfAborted();
+    const ready = new Run(options, { folder, stage, ranks, newest, sideFiles: start.sideFiles });
+    await ready.requireRoom();
+    run = ready;
+    await run.begin();
+    while (run.hasSteps && !stop?.aborted) {
+      await run.step();
+      // Once in a while.
+      if (run.isSaveDue) await run.save();
+      if (run.hasSteps && !stop?.aborted) await run.report();
+    }
+    // At the end.
+    return await run.end();
+  } catch (error) {
+    await run?.failed(error);
+    throw error;
+  } finally {
+    for (const release of releases.reverse()) await release();
+  }
+}
+
+/** Opens where the run begins: the newest checkpoint that verifies, else the model given. */
+async function startOf<Config extends AnyConfig>(
+  options: LoopOptions<Config, never>,
+  folder: RunFolder,
+  { ranks, newest, atEnd }: Pick<Start<Config>, "ranks" | "atEnd"> & { readonly newest: string | null },
+): Promise<Start<Config>> {
+  const { config, device, cache, stop, onNotice = () => undefined } = options;
+  const signal = stop ? { signal: stop } : {};
+  const source = folderSource(newest ?? options.model);
+  const checkpoint = await openCheckpoint(source);
+  atEnd(() => checkpoint.close());
+  const state = newest ? await readState(newest, config) : null;
+  const file = join(folder.path, "quarantine.jsonl");
+  return {
+    ...{ config, device, ranks, run: folder.path, cache, source, checkpoint, state, onNotice, signal, atEnd },
+    sideFiles: await sideFilesOf(source),
+    quarantine: new Quarantine({ file, ...config.bad, settings: "bad.share, bad.least" }),
+    openSources: async () => {
+      const indexes: SourceIndex[] = [];
+      atEnd(async () => {
+        for (const index of indexes) await index.close();
+      });
+      for (const spec of options.sources) indexes.push(await indexSource(spec, cache, signal));
+      return indexes;
+    },
+  };
+}
+
+interface RunParts<Sample, Event extends LoopEvent> {
+  readonly folder: RunFolder;
+  readonly stage: Stage<Sample, Event>;
+  readonly ranks: Ranks;
+  /** The checkpoint that the run resumes from. */
+  readonly newest: string | null;
+  readonly sideFiles: ReadonlyMap<string, Uint8Array>;
+}
+
+/** A run on its way: a stage, the folder that it is saved in, and what is written about it. */
+class Run<Sample, Event extends LoopEvent> {
+  private readonly options: LoopOptions<AnyConfig, Event>;
+  private readonly parts: RunParts<Sample, Event>;
+  private readonly journal: Journal;
+  private readonly skips = new SkipLimit();
+  /** Steps done when the run ends. */
+  private readonly lastStep: number;
+  /** Bytes of a checkpoint. */
+  private readonly bytes: number;
+  /** State of the data after the last step. */
+  private loaderState: LoaderState;
+  /** The newest checkpoint. */
+  private newest: string | null;
+
+  constructor(options: LoopOptions<AnyConfig, Event>, parts: RunParts<Sample, Event>) {
+    const { config, onNotice = () => undefined } = options;
+    const { folder, stage, newest, sideFiles } = parts;
+    this.options = options;
+    this.parts = parts;
+    this.journal = new Journal({ run: folder.path, config, onNotice }, stage.step);
+    this.lastStep = Math.min(config.steps, config.stopAt ?? config.steps);
+    this.bytes = [...sideFiles.values()].reduce((sum, { length }) => sum + length, SMALL_FILES + stage.checkpointBytes);
+    this.loaderState = stage.loader.state;
+    this.newest = newest;
+  }
+
+  get hasSteps(): boolean {
+    return this.parts.stage.step < this.lastStep;
+  }
+
+  get isSaveDue(): boolean {
+    return this.parts.stage.step % this.options.config.save.every === 0 || !this.hasSteps;
+  }
+
+  private get isSaved(): boolean {
+    const { folder, stage } = this.parts;
+    return this.newest !== null && basename(this.newest) === basename(folder.folder(stage.step));
+  }
+
+  /** The folder of the newest weights. */
+  private get from(): string {
+    return this.newest ?? this.options.model;
+  }
+
+  /** Throws `FileError` if there are steps to take and the disk has no room for a checkpoint. */
+  async requireRoom(): Promise<void> {
+    const { ranks, folder } = this.parts;
+    if (this.hasSteps) await ranks.once(() => folder.requireRoom(this.bytes));
+  }
+
+  begin(): Promise<void> {
+    return this.parts.ranks.once(() => this.journal.begin(this.from));
+  }
+
+  async step(): Promise<void> {
+    const { stage, ranks } = this.parts;
+    const started = now();
+    const waited = stage.loader.waitingMs;
+    const { samples, state } = await stage.loader.next().catch((error: unknown) => this.dataFailed(error));
+    const event = await stage.take(samples, { started, waitingMs: stage.loader.waitingMs - waited });
+    this.loaderState = state;
+    await ranks.once(() => this.journal.line(event));
+    this.options.onStep?.(event);
+    const skip = stage.skipOf(event, samples);
+    if (skip) await ranks.once(async () => this.journal.notice(skip.text, "skip"));
+    if (!skip?.isSearch) this.skips.count(skip);
+  }
+
+  /** Keeps what is done, and throws the error of the data: also if the save fails. */
+  private async dataFailed(error: unknown): Promise<never> {
+    const isKept = this.parts.stage.step === 0 || this.isSaved;
+    if (!isKept) await this.save().catch((problem: unknown) => this.journal.notice(`not saved: ${messageOf(problem)}`));
+    throw error;
+  }
+
+  async save(): Promise<void> {
+    const { stage, ranks, folder } = this.parts;
+    const { report: _report, ...settings } = this.options.config;
+    const { keep, keepEvery } = settings.save;
+    const content = {
+      ...stage.state(this.loaderState),
+      config: settings,
+      configHash: configHash(this.options.config),
+    };
+    const fill = async (sink: FolderSink): Promise<void> => {
+      await stage.save(sink, this.from);
+      await sink.write(STATE, stateFile(content));
+    };
+    this.newest = await ranks.once(async () => {
+      const kept = { last: keep, ...(keepEvery && { every: keepEvery }) };
+      const saved = await folder.save(stage.step, fill, kept, this.bytes);
+      this.journal.event("save", basename(saved.path));
+      if (saved.pruneProblem) this.journal.notice(saved.pruneProblem.message);
+      return saved.path;
+    });
+  }
+
+  async report(isEnd = false): Promise<void> {
+    const { stage, ranks } = this.parts;
+    const { stop: signal } = this.options;
+    await ranks.once(async () => {
+      const pictures = stage.pictures({ isEnd, signal, at: (every) => this.journal.isDue(every, isEnd) });
+      if (pictures) await this.journal.write(pictures, { isEnd, signal });
+    });
+  }
+
+  async end(): Promise<RunResult> {
+    const { stage, ranks } = this.parts;
+    if (!this.isSaved) await this.save();
+    const stopped = this.hasSteps;
+    await ranks.once(async () => this.journal.event(stopped ? "stop" : "end", `${stage.step} steps are done`));
+    await this.report(true);
+    return { steps: stage.step, checkpoint: this.newest!, stopped };
+  }
+
+  /** Notes why the run ends before its time. Never throws. */
+  failed(error: unknown): Promise<void> {
+    return this.journal.failed(error);
+  }
+}

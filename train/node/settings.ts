@@ -1,0 +1,69 @@
+/** Settings from presets and YAML files that a person can read, with changes on top of them. */
+import { readFileSync } from "node:fs";
+import { parse } from "yaml";
+import { TrainConfigError, checkAnyConfig, checkConfig } from "../config.ts";
+import type { TokenizerConfig, TrainConfig } from "../config.ts";
+
+export const PRESETS = ["stage0", "stage1", "stage2", "stage3", "stage3-7b"] as const;
+export type Preset = (typeof PRESETS)[number];
+
+/** Settings of a preset or a YAML file, not yet checked. */
+export function readSettings(presetOrFile: string): Record<string, unknown> {
+  const isPreset = (PRESETS as readonly string[]).includes(presetOrFile);
+  let text: string;
+  try {
+    text = readFileSync(isPreset ? new URL(`../presets/${presetOrFile}.yaml`, import.meta.url) : presetOrFile, "utf8");
+  } catch (error) {
+    throw new TrainConfigError(
+      `${presetOrFile} is neither a preset (${PRESETS.join(", ")}) nor a file that can be read: ${error instanceof Error ? error.message : String(error)}`,
+    );
+  }
+  let settings: unknown;
+  try {
+    settings = parse(text);
+  } catch (error) {
+    throw new TrainConfigError(
+      `${presetOrFile} is not YAML: ${error instanceof Error ? error.message : String(error)}`,
+    );
+  }
+  if (typeof settings !== "object" || settings === null || Array.isArray(settings))
+    throw new TrainConfigError(`${presetOrFile}: the top must hold keys and values`);
+  return settings as Record<string, unknown>;
+}
+
+/** `settings` with changes of the form `optimizer.lr=2e-5`, whose values are YAML. Throws `TrainConfigError` for one that is none. */
+export function withChanges(
+  settings: Readonly<Record<string, unknown>>,
+  changes: readonly string[],
+): Record<string, unknown> {
+  const changed = structuredClone(settings) as Record<string, unknown>;
+  for (const change of changes) {
+    const at = change.indexOf("=");
+    const keys = change.slice(0, at).split(".");
+    if (at < 1 || keys.some((key) => key === "" || key === "__proto__"))
+      throw new TrainConfigError(`--set ${change}: write key=value, for example optimizer.lr=2e-5`);
+    let open = changed;
+    for (const key of keys.slice(0, -1)) {
+      const next = (open[key] ??= {});
+      if (typeof next !== "object" || next === null)
+        throw new TrainConfigError(`--set ${change}: ${key} holds a value, not keys`);
+      open = next as Record<string, unknown>;
+    }
+    try {
+      open[keys.at(-1)!] = parse(change.slice(at + 1)) as unknown;
+    } catch (error) {
+      throw new TrainConfigError(
+        `--set ${change}: the value is not YAML: ${error instanceof Error ? error.message : String(error)}`,
+      );
+    }
+  }
+  return changed;
+}
+
+/** A preset or a YAML file of stages 1 to 3 with changes on top, checked. */
+export const loadConfig = (presetOrFile: string, changes: readonly string[] = []): TrainConfig =>
+  checkConfig(withChanges(readSettings(presetOrFile), changes), presetOrFile);
+
+/** A preset or a YAML file of any stage with changes on top, checked. */
+export const loadAnyConfig = (presetOrFile: string, changes: readonly string[] = []): TrainConfig | TokenizerConfig =>
+  checkAnyConfig(withChanges(readSettings(presetOrFile), changes), presetOrFile);
