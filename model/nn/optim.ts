@@ -12,7 +12,6 @@ import {
   emaStep,
   expand,
   globalGradNorm,
-  map,
   muonStep,
   zeros,
   zerosLike,
@@ -235,7 +234,7 @@ export class AdamW {
     scope(() => {
       for (const [name, into] of Object.entries(own))
         if (dict[name] !== into) copyFrom(into, name === "steps" ? this.stepsOf(dict) : dict[name]!);
-      for (const { tensor, master } of this.slots) if (master !== tensor) map("copy", [master], { into: tensor });
+      for (const { tensor, master } of this.slots) if (master !== tensor) copyFrom(tensor, master);
     });
     if (isOld) this.spreadSteps();
     this.rate = (await this.state.data())[ADAMW_STATE.lr]!;
