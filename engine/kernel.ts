@@ -3,15 +3,28 @@
  *
  * Specialisation replaces the right-hand side of top-level `const` and `alias` lines by name, and swaps which library a
  * `//#use LIBRARY as SLOT` line names; nothing else. A library is WGSL text whose names end in `_T`; for slot `x` they end in `_x`.
- * `//#use LIBRARY` without a slot includes the library as it is, once.
+ * `//#use LIBRARY` without a slot includes the library as it is, once. A file names the libraries in its text and is handed them where it is
+ * declared: `kernel(…, [grid, finite])`, `library(name, url, [finite])`. A library may hold a family's `Params` and bindings.
  */
+import type { DType } from "./dtype.ts";
 import { ArgumentError, KernelError } from "./errors.ts";
 import { readText, readTextSync } from "./platform.ts";
 
 export type Access = "read" | "write" | "read_write";
 export type ParamType = "u32" | "i32" | "f32" | "vec4u" | "vec4f";
 export type Constants = Readonly<Record<string, number | boolean | string>>;
-export type Uses = Readonly<Record<string, string>>;
+
+/** WGSL that kernels, and other libraries, include by `//#use`. */
+export interface Library {
+  readonly name: string;
+  /** Where the WGSL is, for messages. */
+  readonly url: URL | null;
+  /** The libraries that its text names. */
+  readonly libraries: readonly Library[];
+}
+
+/** What fills each slot of a kernel: a library, or the name of a dtype for the one of that name among the kernel's libraries. */
+export type Uses = Readonly<Record<string, Library | DType>>;
 
 export interface Kernel<B extends string = string, P extends string = string> {
   readonly name: string;
@@ -19,32 +32,32 @@ export interface Kernel<B extends string = string, P extends string = string> {
   readonly url: URL | null;
   readonly bindings: Readonly<Record<B, Access>>;
   readonly params: Readonly<Record<P, ParamType>>;
+  /** The libraries that its text names. */
+  readonly libraries: readonly Library[];
   /** Byte offset of each parameter in the uniform struct `Params`, and its whole size. */
   readonly layout: { readonly offsets: Readonly<Record<P, number>>; readonly bytes: number };
 }
 
 const ENTRY_WORDS: Readonly<Record<ParamType, number>> = { u32: 1, i32: 1, f32: 1, vec4u: 4, vec4f: 4 };
 
-interface Source {
-  readonly url: URL | null;
-  text: string | null;
-}
-
 const kernels = new Map<string, Kernel>();
-const sources = new Map<string, Source>();
-const libraries = new Map<string, Source>();
+const libraries = new Map<string, Library>();
+/** The text of each, null until it is read. */
+const texts = new Map<Kernel | Library, string | null>();
 
 /**
  * Declares a kernel. Binding i of group 0 is the i-th name of `bindings`; the uniform struct `Params`, if there are parameters,
  * comes after them. The entry point has the kernel's name.
  * @param name unique; equal to the file's name and its entry point
  * @param source `new URL("./name.wgsl", import.meta.url)`, or the WGSL text itself
+ * @param included the libraries that the text names in `//#use`
  */
 export function kernel<B extends string, P extends string = never>(
   name: string,
   source: URL | string,
   bindings: Readonly<Record<B, Access>>,
   params: Readonly<Record<P, ParamType>> = {} as Record<P, ParamType>,
+  included: readonly Library[] = [],
 ): Kernel<B, P> {
   if (kernels.has(name)) throw new KernelError(`kernel "${name}" is declared twice; names are unique`);
   const offsets = {} as Record<P, number>;
@@ -56,43 +69,53 @@ export function kernel<B extends string, P extends string = never>(
     words += size;
   }
   const url = typeof source === "string" ? null : source;
-  const declared: Kernel<B, P> = { name, url, bindings, params, layout: { offsets, bytes: Math.ceil(words / 4) * 16 } };
+  const layout = { offsets, bytes: Math.ceil(words / 4) * 16 };
+  const declared: Kernel<B, P> = { name, url, bindings, params, libraries: included, layout };
   kernels.set(name, declared as unknown as Kernel);
-  sources.set(name, { url, text: typeof source === "string" ? source : null });
+  texts.set(declared as unknown as Kernel, typeof source === "string" ? source : null);
   return declared;
 }
 
-/** Registers a library for `//#use`: a file's URL or the text itself. */
-export function library(name: string, source: URL | string): void {
-  const known = libraries.get(name);
-  if (known) throw new KernelError(`library "${name}" is declared twice; names are unique`);
-  libraries.set(name, typeof source === "string" ? { url: null, text: source } : { url: source, text: null });
+/**
+ * Declares a library for `//#use`.
+ * @param name unique; what `//#use` lines say
+ * @param source its file's URL, or the WGSL text itself
+ * @param included the libraries that the text names in `//#use`
+ */
+export function library(name: string, source: URL | string, included: readonly Library[] = []): Library {
+  if (libraries.has(name)) throw new KernelError(`library "${name}" is declared twice; names are unique`);
+  const declared = { name, url: typeof source === "string" ? null : source, libraries: included };
+  libraries.set(name, declared);
+  texts.set(declared, typeof source === "string" ? source : null);
+  return declared;
 }
 
 /** Every kernel declared so far, for tests and tools. */
 export const declaredKernels = (): readonly Kernel[] => [...kernels.values()];
 
+/** Every library declared so far, for tests and tools. */
+export const declaredLibraries = (): readonly Library[] => [...libraries.values()];
+
 /** Loads the text of every kernel and library declared so far. `Device.create` calls it; call it again after later declarations in a browser. */
 export async function loadKernels(): Promise<void> {
   await Promise.all(
-    [...sources, ...libraries].map(async ([name, source]) => {
-      if (source.text !== null || !source.url) return;
+    [...texts].map(async ([declared, text]) => {
+      if (text !== null || !declared.url) return;
       try {
-        source.text = await readText(source.url);
+        texts.set(declared, await readText(declared.url));
       } catch (error) {
-        throw new KernelError(
-          `the WGSL of "${name}" cannot be read: ${error instanceof Error ? error.message : String(error)}`,
-        );
+        const message = error instanceof Error ? error.message : String(error);
+        throw new KernelError(`the WGSL of "${declared.name}" cannot be read: ${message}`);
       }
     }),
   );
 }
 
-function textOf(source: Source | undefined, what: string): string {
-  if (!source) throw new KernelError(`${what} is not declared`);
-  source.text ??= readTextSync(source.url!);
-  if (source.text === null) throw new KernelError(`${what} is not loaded yet; await loadKernels() after declaring it`);
-  return source.text;
+function textOf(declared: Kernel | Library, what: string): string {
+  const text = texts.get(declared) ?? (declared.url && readTextSync(declared.url));
+  if (text === null) throw new KernelError(`${what} is not loaded yet; await loadKernels() after declaring it`);
+  texts.set(declared, text);
+  return text;
 }
 
 const USE = /^[ \t]*\/\/#use[ \t]+(\S+)(?:[ \t]+as[ \t]+(\w+))?[ \t]*$/gm;
@@ -102,22 +125,30 @@ const DIRECTIVE = /^(enable|requires|diagnostic)\b[^;]*;[ \t]*\n?/gm;
 /** The WGSL of `kernel` with its libraries in place and its constants replaced. Throws `KernelError` for a name it does not have. */
 export function specialise(target: Kernel, constants: Constants = {}, uses: Uses = {}): string {
   const where = `kernel "${target.name}"`;
-  const text = textOf(sources.get(target.name), where);
   const slots = new Set<string>();
   const included = new Set<string>();
-  const include = (body: string): string =>
+  const find = (owner: Kernel | Library, name: string, use: string): Library => {
+    const found = owner.libraries.find((l) => l.name === name);
+    if (found) return found;
+    throw new KernelError(
+      `${where}: ${use} must be one of the libraries of "${owner.name}"; got ${owner.libraries.map((l) => l.name).join(", ") || "none"}. Pass it where "${owner.name}" is declared.`,
+    );
+  };
+  const include = (owner: Kernel | Library, body: string): string =>
     body.replace(USE, (_, name: string, slot: string | undefined) => {
       if (slot === undefined) {
+        const source = find(owner, name, `library "${name}"`);
         if (included.has(name)) return "";
         included.add(name);
-        return include(textOf(libraries.get(name), `${where}: library "${name}"`));
+        return include(source, textOf(source, `${where}: library "${name}"`));
       }
       slots.add(slot);
-      const chosen = uses[slot] ?? name;
-      const source = textOf(libraries.get(chosen), `${where}: library "${chosen}" for slot ${slot}`);
-      return include(source.replace(/_T\b/g, `_${slot}`));
+      const use = uses[slot] ?? find(owner, name, `library "${name}" for slot ${slot}`);
+      const chosen = typeof use === "string" ? find(target, use, `dtype ${use} for slot ${slot}`) : use;
+      const source = textOf(chosen, `${where}: library "${chosen.name}" for slot ${slot}`);
+      return include(chosen, source.replace(/_T\b/g, `_${slot}`));
     });
-  let body = include(text);
+  let body = include(target, textOf(target, where));
   for (const slot of Object.keys(uses)) {
     if (!slots.has(slot))
       throw new KernelError(`${where} has no slot "${slot}"; it has: ${[...slots].join(", ") || "none"}`);
@@ -175,7 +206,10 @@ export function packParams(
 /** Name of a variant: equal keys, equal code. */
 export function variantKey(kernel: Kernel, constants: Constants | undefined, uses: Uses | undefined): string {
   let key = kernel.name;
-  for (const name in uses) key += ` ${name}:${uses[name]}`;
+  for (const slot in uses) {
+    const use = uses[slot]!;
+    key += ` ${slot}:${typeof use === "string" ? use : use.name}`;
+  }
   for (const name in constants) key += ` ${name}=${constants[name]}`;
   return key;
 }

@@ -1,11 +1,16 @@
 /** The ops: functions over tensors, each with its WGSL kernels and its gradient. */
-import "./core/lib.ts";
-import "./tensor_methods.ts";
+import { setGradientAccumulator } from "../engine/index.ts";
+import { accumulateGradient } from "./core/accumulate.ts";
+import { attachMethods } from "./tensor_methods.ts";
+
+setGradientAccumulator(accumulateGradient);
+attachMethods();
+
 export * from "./views/create.ts";
 export * from "./pointwise/elementwise.ts";
 export * from "./pointwise/finite.ts";
 export { expression, map } from "./core/map.ts";
-export type { MapOptions } from "./core/map.ts";
+export type { Expression, MapOptions } from "./core/map.ts";
 export { copyInto, fillInto } from "./core/copy.ts";
 export * from "./reduce/reduce.ts";
 export * from "./views/views.ts";
@@ -48,4 +53,5 @@ export { codebookLookup, codebookLosses, quantize } from "./embedding/codebook_l
 export type { CodebookLookup, CodebookLosses } from "./embedding/codebook_lookup.ts";
 export { l2Normalize } from "./norm/l2_normalize.ts";
 export { upsampleNearest2x } from "./conv/upsample.ts";
-export { rowLibrary } from "./core/lib.ts";
+/** The WGSL libraries that kernels of one's own include. */
+export * as libraries from "./core/libraries.ts";

@@ -1,4 +1,4 @@
-/** Attaches the fluent methods that people know from PyTorch (`a.add(b)`, `x.reshape([2, -1])`) to `Tensor`, with their types. */
+/** The fluent methods that people know from PyTorch (`a.add(b)`, `x.reshape([2, -1])`) of `Tensor`, with their types. */
 import { Tensor, backward } from "../engine/index.ts";
 import * as activations from "./pointwise/activations.ts";
 import * as elementwise from "./pointwise/elementwise.ts";
@@ -71,12 +71,15 @@ declare module "../engine/tensor.ts" {
   interface Tensor extends Methods {}
 }
 
-for (const [name, fn] of Object.entries(METHODS)) {
-  Object.defineProperty(Tensor.prototype, name, {
-    value(this: Tensor, ...rest: unknown[]): unknown {
-      return (fn as (...args: unknown[]) => unknown)(this, ...rest);
-    },
-    configurable: true,
-    writable: true,
-  });
+/** Makes the ops of the table methods of `Tensor`. */
+export function attachMethods(): void {
+  for (const [name, fn] of Object.entries(METHODS)) {
+    Object.defineProperty(Tensor.prototype, name, {
+      value(this: Tensor, ...rest: unknown[]): unknown {
+        return (fn as (...args: unknown[]) => unknown)(this, ...rest);
+      },
+      configurable: true,
+      writable: true,
+    });
+  }
 }

@@ -18,7 +18,7 @@ export interface TextOptions extends SamplingOptions, DecodingOptions {
   readonly suppressTokens?: readonly number[];
 }
 
-expression("repetition_penalty", "select(a, select(a * s.x, a / s.x, a > V4_a(0.0)), b != V4_b())");
+const penalised = expression("repetition_penalty", "select(a, select(a * s.x, a / s.x, a > V4_a(0.0)), b != V4_b())");
 // Beyond every logit, and far from the end of f32.
 const NEVER = -1e30;
 
@@ -55,7 +55,7 @@ class TextHead implements Head {
 
   sample(hidden: Tensor, step: Tensor): Tensor {
     let logits = this.model.logits(hidden); // [B, V]
-    if (this.seen) logits = map("repetition_penalty", [logits, this.seen], { scalars: [this.penalty] });
+    if (this.seen) logits = map(penalised, [logits, this.seen], { scalars: [this.penalty] });
     if (this.bias) logits = logits.add(this.bias);
     const tokens = this.sampler.sample(logits, step);
     if (this.seen)

@@ -18,6 +18,7 @@ import {
   shapeText,
 } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
+import { grid, standard } from "../core/libraries.ts";
 import { variantOf } from "./variants.ts";
 import { emptyHeads, emptyLike, overHeads, readable } from "./windows.ts";
 import type { HeadRange } from "./windows.ts";
@@ -30,6 +31,7 @@ const delta = kernel(
   new URL("./attention_delta.wgsl", import.meta.url),
   { o: "read", g: "read", lse: "read", stats: "write" },
   { rows: "u32", queries: "u32", heads: "u32", o: "vec4u", g: "vec4u", lse: "vec4u", stats: "vec4u" },
+  standard,
 );
 
 const joinMasks = kernel(
@@ -37,6 +39,7 @@ const joinMasks = kernel(
   new URL("./attention_mask.wgsl", import.meta.url),
   { starts: "read", documents: "read", mask: "write" },
   { batch: "u32", words: "u32" },
+  [grid],
 );
 
 export interface AttentionOptions {

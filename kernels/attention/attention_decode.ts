@@ -22,6 +22,7 @@ import {
   storageBytes,
 } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
+import { finite, standard } from "../core/libraries.ts";
 import { contiguousCopy } from "../core/map.ts";
 
 const partialKernel = kernel(
@@ -29,6 +30,7 @@ const partialKernel = kernel(
   new URL("./attention_decode.wgsl", import.meta.url),
   { q: "read", keys: "read", values: "read", lengths: "read", starts: "read", parts: "write" },
   { size: "vec4u", first: "u32", rows: "u32", capacity: "u32", chunks: "u32", scale: "f32" },
+  [...standard, finite],
 );
 
 const combineKernel = kernel(
@@ -36,6 +38,7 @@ const combineKernel = kernel(
   new URL("./attention_decode_combine.wgsl", import.meta.url),
   { parts: "read", lengths: "read", y: "write" },
   { size: "vec4u", rows: "u32", chunks: "u32" },
+  [...standard, finite],
 );
 
 const writeKernel = kernel(
@@ -43,6 +46,7 @@ const writeKernel = kernel(
   new URL("./cache_write.wgsl", import.meta.url),
   { k: "read", v: "read", lengths: "read", keys: "read_write", values: "read_write" },
   { granules: "u32", tokens: "u32", heads: "u32", capacity: "u32", width: "u32", first: "u32", source: "u32" },
+  standard,
 );
 
 const advanceKernel = kernel(

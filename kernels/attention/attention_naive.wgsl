@@ -2,38 +2,9 @@
 // (scale holds log2 e). The reference variant: one invocation a query row, online softmax (Dao et al. 2022). A row without keys gives 0.
 // Rows are read and written through strides in granules. Grid: flat over ceil(batch rows · heads · queries / WORKGROUP), folded.
 //#use grid
-//#use f32 as q
-//#use f32 as k
-//#use f32 as o
-//#use attention_keys
-//#use attention_power
+//#use attention_forward
 const WORKGROUP = 64u; // invocations
 const MOST = 32u; // granules that a head may have
-struct Params {
-  rows: u32, // in the window
-  queries: u32,
-  keys: u32,
-  heads: u32, // query heads in the window
-  group: u32, // query heads to a key head
-  batch: u32, // rows of the whole batch
-  first: u32, // first row of the window in it
-  flags: u32, // masks: CAUSAL, STARTS, DOCUMENTS
-  slices: u32, // for the tiled variants
-  granules: u32, // of a head
-  scale: f32,
-  q: vec4u, // offset, strides of batch, head, token; granules
-  k: vec4u,
-  v: vec4u,
-  o: vec4u,
-  lse: vec4u, // likewise; elements
-}
-@group(0) @binding(0) var<storage, read> q: array<Pack_q>;
-@group(0) @binding(1) var<storage, read> k: array<Pack_k>;
-@group(0) @binding(2) var<storage, read> v: array<Pack_k>;
-@group(0) @binding(3) var<storage, read> mask: array<u32>;
-@group(0) @binding(4) var<storage, read_write> o: array<Pack_o>;
-@group(0) @binding(5) var<storage, read_write> lse: array<f32>;
-@group(0) @binding(6) var<uniform> params: Params;
 
 @compute @workgroup_size(WORKGROUP)
 fn attention_naive(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {

@@ -1,41 +1,9 @@
 // Gradient of q: dq[i] = scale · Σ_j ds_ij k[j], ds_ij = p_ij (g[i]·v[j] − delta_i), p_ij = 2^(s_ij − lse_i), s_ij = scale · log2 e · q[i]·k[j].
 // The reference variant: one invocation a query row. Layouts and grid as in attention_naive.wgsl; stats holds (lse, delta).
 //#use grid
-//#use f32 as q
-//#use f32 as k
-//#use f32 as g
-//#use attention_keys
-//#use attention_power
+//#use attention_query
 const WORKGROUP = 64u; // invocations
 const MOST = 32u; // granules that a head may have
-struct Params {
-  rows: u32, // in the window
-  queries: u32,
-  keys: u32,
-  heads: u32, // query heads in the window
-  group: u32, // query heads to a key head
-  batch: u32, // rows of the whole batch
-  first: u32, // first row of the window in it
-  flags: u32, // masks: CAUSAL, STARTS, DOCUMENTS
-  slices: u32, // for the tiled variants
-  granules: u32, // of a head
-  scale: f32, // with log2 e
-  slope: f32, // without
-  q: vec4u, // offset, strides of batch, head, token; granules
-  k: vec4u,
-  v: vec4u,
-  g: vec4u,
-  dq: vec4u,
-  stats: vec4u, // likewise; elements
-}
-@group(0) @binding(0) var<storage, read> q: array<Pack_q>;
-@group(0) @binding(1) var<storage, read> k: array<Pack_k>;
-@group(0) @binding(2) var<storage, read> v: array<Pack_k>;
-@group(0) @binding(3) var<storage, read> g: array<Pack_g>;
-@group(0) @binding(4) var<storage, read> stats: array<f32>;
-@group(0) @binding(5) var<storage, read> mask: array<u32>;
-@group(0) @binding(6) var<storage, read_write> dq: array<Pack_q>;
-@group(0) @binding(7) var<uniform> params: Params;
 
 @compute @workgroup_size(WORKGROUP)
 fn attention_naive_query(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {

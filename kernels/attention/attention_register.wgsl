@@ -3,42 +3,13 @@
 // of each chunk of LANES granules of the result, and the probabilities are handed round. With LANES = 1 an invocation is alone with its tile.
 // Grid: flat over ceil(heads · ceil(queries / 8) · slices · LANES / WORKGROUP), folded; light and heavy tiles of a causal head alternate.
 //#use grid
-//#use f32 as q
-//#use f32 as k
-//#use f32 as o
-//#use attention_keys
-//#use attention_power
+//#use attention_forward
 //#use attention_range
 //#use attention_tile
 //#use attention_lanes_none as s
 const WORKGROUP = 64u; // invocations
 const LANES = 1u; // that share a tile: 1, or the subgroup size, which is then WORKGROUP
 const CHUNKS = 1u; // of LANES granules that a tile computes: 1, 2 or 4
-struct Params {
-  rows: u32, // tiles
-  queries: u32,
-  keys: u32,
-  heads: u32, // query heads in the window
-  group: u32, // query heads to a key head
-  batch: u32, // rows of the whole batch
-  first: u32, // first row of the window in it
-  flags: u32, // masks: CAUSAL, STARTS, DOCUMENTS
-  slices: u32, // tiles that share their rows, each with its CHUNKS
-  granules: u32, // of a head
-  scale: f32, // with log2 e
-  q: vec4u, // offset, strides of batch, head, token; granules
-  k: vec4u,
-  v: vec4u,
-  o: vec4u,
-  lse: vec4u, // likewise; elements
-}
-@group(0) @binding(0) var<storage, read> q: array<Pack_q>;
-@group(0) @binding(1) var<storage, read> k: array<Pack_k>;
-@group(0) @binding(2) var<storage, read> v: array<Pack_k>;
-@group(0) @binding(3) var<storage, read> mask: array<u32>;
-@group(0) @binding(4) var<storage, read_write> o: array<Pack_o>;
-@group(0) @binding(5) var<storage, read_write> lse: array<f32>;
-@group(0) @binding(6) var<uniform> params: Params;
 
 // Masked scores of query i: scaled, or −3e38.
 fn masked(s: vec4f, b: u32, i: u32, key: vec4u, id: vec4u, begin: u32, row_id: u32) -> vec4f {
@@ -46,7 +17,6 @@ fn masked(s: vec4f, b: u32, i: u32, key: vec4u, id: vec4u, begin: u32, row_id: u
   if (masked_by(DOCUMENTS)) { seen = seen & (id == vec4u(row_id)); }
   return select(vec4f(-3e38), s * params.scale, seen);
 }
-fn hmax4(v: vec4f) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
 fn hsum4(v: vec4f) -> f32 { return (v.x + v.y) + (v.z + v.w); }
 // share_of for the rows i … i + 3.
 fn shares(total: vec4f, begin: u32, i: u32) -> vec4f {
@@ -76,23 +46,9 @@ fn attention_register(@builtin(workgroup_id) group: vec3u, @builtin(num_workgrou
   let own = vec4u(0u, LANES, 2u * LANES, 3u * LANES) + (slice * CHUNKS * LANES + lane);
   let column = min(own, vec4u(params.granules - 1u));
   var q_at: array<u32, 8>;
-  q_at[0] = dot(params.q.xyz, at) + min(i0 + (0u * LANES + lane) % ROWS, last_query) * params.q.w;
-  if (ROWS / LANES > 1u) { q_at[1] = dot(params.q.xyz, at) + min(i0 + (1u * LANES + lane) % ROWS, last_query) * params.q.w; }
-  if (ROWS / LANES > 2u) { q_at[2] = dot(params.q.xyz, at) + min(i0 + (2u * LANES + lane) % ROWS, last_query) * params.q.w; }
-  if (ROWS / LANES > 3u) { q_at[3] = dot(params.q.xyz, at) + min(i0 + (3u * LANES + lane) % ROWS, last_query) * params.q.w; }
-  if (ROWS / LANES > 4u) { q_at[4] = dot(params.q.xyz, at) + min(i0 + (4u * LANES + lane) % ROWS, last_query) * params.q.w; }
-  if (ROWS / LANES > 5u) { q_at[5] = dot(params.q.xyz, at) + min(i0 + (5u * LANES + lane) % ROWS, last_query) * params.q.w; }
-  if (ROWS / LANES > 6u) { q_at[6] = dot(params.q.xyz, at) + min(i0 + (6u * LANES + lane) % ROWS, last_query) * params.q.w; }
-  if (ROWS / LANES > 7u) { q_at[7] = dot(params.q.xyz, at) + min(i0 + (7u * LANES + lane) % ROWS, last_query) * params.q.w; }
+  rows_of(&q_at, dot(params.q.xyz, at), i0, last_query, params.q.w, lane);
   var held_ids: array<u32, 8>;
-  held_ids[0] = document(b, min(i0 + (0u * LANES + lane) % ROWS, last_query));
-  if (ROWS / LANES > 1u) { held_ids[1] = document(b, min(i0 + (1u * LANES + lane) % ROWS, last_query)); }
-  if (ROWS / LANES > 2u) { held_ids[2] = document(b, min(i0 + (2u * LANES + lane) % ROWS, last_query)); }
-  if (ROWS / LANES > 3u) { held_ids[3] = document(b, min(i0 + (3u * LANES + lane) % ROWS, last_query)); }
-  if (ROWS / LANES > 4u) { held_ids[4] = document(b, min(i0 + (4u * LANES + lane) % ROWS, last_query)); }
-  if (ROWS / LANES > 5u) { held_ids[5] = document(b, min(i0 + (5u * LANES + lane) % ROWS, last_query)); }
-  if (ROWS / LANES > 6u) { held_ids[6] = document(b, min(i0 + (6u * LANES + lane) % ROWS, last_query)); }
-  if (ROWS / LANES > 7u) { held_ids[7] = document(b, min(i0 + (7u * LANES + lane) % ROWS, last_query)); }
+  ids_of_rows(&held_ids, b, i0, last_query, lane);
   var sums_0: array<vec4f, 8>;
   var sums_1: array<vec4f, 8>;
   var sums_2: array<vec4f, 8>;

@@ -2,47 +2,13 @@
 // attention_register.wgsl with keys as rows and queries as columns, over all query heads of the group.
 // Grid: flat over ceil(key heads · ceil(keys / 8) · slices · LANES / WORKGROUP), folded.
 //#use grid
-//#use f32 as q
-//#use f32 as k
-//#use f32 as g
-//#use attention_keys
-//#use attention_power
+//#use attention_key
 //#use attention_range
 //#use attention_tile
 //#use attention_lanes_none as s
 const WORKGROUP = 64u; // invocations
 const LANES = 1u; // that share a tile: 1, or the subgroup size, which is then WORKGROUP
 const CHUNKS = 1u; // of LANES granules that a tile computes: 1 or 2
-struct Params {
-  rows: u32, // tiles
-  queries: u32,
-  keys: u32,
-  heads: u32, // key heads in the window
-  group: u32, // query heads to a key head
-  batch: u32, // rows of the whole batch
-  first: u32, // first row of the window in it
-  flags: u32, // masks: CAUSAL, STARTS, DOCUMENTS
-  slices: u32, // tiles that share their rows, each with its CHUNKS
-  granules: u32, // of a head
-  scale: f32, // with log2 e
-  slope: f32, // without
-  q: vec4u, // offset, strides of batch, head, token; granules
-  k: vec4u,
-  v: vec4u,
-  g: vec4u,
-  dk: vec4u,
-  dv: vec4u,
-  stats: vec4u, // likewise; elements
-}
-@group(0) @binding(0) var<storage, read> q: array<Pack_q>;
-@group(0) @binding(1) var<storage, read> k: array<Pack_k>;
-@group(0) @binding(2) var<storage, read> v: array<Pack_k>;
-@group(0) @binding(3) var<storage, read> g: array<Pack_g>;
-@group(0) @binding(4) var<storage, read> stats: array<f32>;
-@group(0) @binding(5) var<storage, read> mask: array<u32>;
-@group(0) @binding(6) var<storage, read_write> dk: array<Pack_k>;
-@group(0) @binding(7) var<storage, read_write> dv: array<Pack_k>;
-@group(0) @binding(8) var<uniform> params: Params;
 
 // Probabilities of the four queries `query` for key j; 0 where masked.
 fn probabilities(s: vec4f, lse: vec4f, b: u32, j: u32, query: vec4u, id: vec4u, begin: u32, row_id: u32) -> vec4f {
@@ -74,32 +40,11 @@ fn attention_register_key(@builtin(workgroup_id) group: vec3u, @builtin(num_work
   let own = vec4u(0u, LANES, 2u * LANES, 3u * LANES) + (slice * CHUNKS * LANES + lane);
   let column = min(own, vec4u(params.granules - 1u));
   var k_at: array<u32, 8>;
-  k_at[0] = dot(params.k.xyz, at_key) + min(j0 + (0u * LANES + lane) % ROWS, last_key) * params.k.w;
-  if (ROWS / LANES > 1u) { k_at[1] = dot(params.k.xyz, at_key) + min(j0 + (1u * LANES + lane) % ROWS, last_key) * params.k.w; }
-  if (ROWS / LANES > 2u) { k_at[2] = dot(params.k.xyz, at_key) + min(j0 + (2u * LANES + lane) % ROWS, last_key) * params.k.w; }
-  if (ROWS / LANES > 3u) { k_at[3] = dot(params.k.xyz, at_key) + min(j0 + (3u * LANES + lane) % ROWS, last_key) * params.k.w; }
-  if (ROWS / LANES > 4u) { k_at[4] = dot(params.k.xyz, at_key) + min(j0 + (4u * LANES + lane) % ROWS, last_key) * params.k.w; }
-  if (ROWS / LANES > 5u) { k_at[5] = dot(params.k.xyz, at_key) + min(j0 + (5u * LANES + lane) % ROWS, last_key) * params.k.w; }
-  if (ROWS / LANES > 6u) { k_at[6] = dot(params.k.xyz, at_key) + min(j0 + (6u * LANES + lane) % ROWS, last_key) * params.k.w; }
-  if (ROWS / LANES > 7u) { k_at[7] = dot(params.k.xyz, at_key) + min(j0 + (7u * LANES + lane) % ROWS, last_key) * params.k.w; }
+  rows_of(&k_at, dot(params.k.xyz, at_key), j0, last_key, params.k.w, lane);
   var held_ids: array<u32, 8>;
-  held_ids[0] = document(b, min(j0 + (0u * LANES + lane) % ROWS, last_key));
-  if (ROWS / LANES > 1u) { held_ids[1] = document(b, min(j0 + (1u * LANES + lane) % ROWS, last_key)); }
-  if (ROWS / LANES > 2u) { held_ids[2] = document(b, min(j0 + (2u * LANES + lane) % ROWS, last_key)); }
-  if (ROWS / LANES > 3u) { held_ids[3] = document(b, min(j0 + (3u * LANES + lane) % ROWS, last_key)); }
-  if (ROWS / LANES > 4u) { held_ids[4] = document(b, min(j0 + (4u * LANES + lane) % ROWS, last_key)); }
-  if (ROWS / LANES > 5u) { held_ids[5] = document(b, min(j0 + (5u * LANES + lane) % ROWS, last_key)); }
-  if (ROWS / LANES > 6u) { held_ids[6] = document(b, min(j0 + (6u * LANES + lane) % ROWS, last_key)); }
-  if (ROWS / LANES > 7u) { held_ids[7] = document(b, min(j0 + (7u * LANES + lane) % ROWS, last_key)); }
+  ids_of_rows(&held_ids, b, j0, last_key, lane);
   var v_at: array<u32, 8>;
-  v_at[0] = dot(params.v.xyz, at_key) + min(j0 + (0u * LANES + lane) % ROWS, last_key) * params.v.w;
-  if (ROWS / LANES > 1u) { v_at[1] = dot(params.v.xyz, at_key) + min(j0 + (1u * LANES + lane) % ROWS, last_key) * params.v.w; }
-  if (ROWS / LANES > 2u) { v_at[2] = dot(params.v.xyz, at_key) + min(j0 + (2u * LANES + lane) % ROWS, last_key) * params.v.w; }
-  if (ROWS / LANES > 3u) { v_at[3] = dot(params.v.xyz, at_key) + min(j0 + (3u * LANES + lane) % ROWS, last_key) * params.v.w; }
-  if (ROWS / LANES > 4u) { v_at[4] = dot(params.v.xyz, at_key) + min(j0 + (4u * LANES + lane) % ROWS, last_key) * params.v.w; }
-  if (ROWS / LANES > 5u) { v_at[5] = dot(params.v.xyz, at_key) + min(j0 + (5u * LANES + lane) % ROWS, last_key) * params.v.w; }
-  if (ROWS / LANES > 6u) { v_at[6] = dot(params.v.xyz, at_key) + min(j0 + (6u * LANES + lane) % ROWS, last_key) * params.v.w; }
-  if (ROWS / LANES > 7u) { v_at[7] = dot(params.v.xyz, at_key) + min(j0 + (7u * LANES + lane) % ROWS, last_key) * params.v.w; }
+  rows_of(&v_at, dot(params.v.xyz, at_key), j0, last_key, params.v.w, lane);
   var dk_0: array<vec4f, 8>;
   var dk_1: array<vec4f, 8>;
   var dv_0: array<vec4f, 8>;

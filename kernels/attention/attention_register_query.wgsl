@@ -2,45 +2,13 @@
 // the slopes g·v are computed as the scores of the forward are; their product with k as the forward's product with v.
 // Grid: flat over ceil(heads · ceil(queries / 8) · slices · LANES / WORKGROUP), folded.
 //#use grid
-//#use f32 as q
-//#use f32 as k
-//#use f32 as g
-//#use attention_keys
-//#use attention_power
+//#use attention_query
 //#use attention_range
 //#use attention_tile
 //#use attention_lanes_none as s
 const WORKGROUP = 64u; // invocations
 const LANES = 1u; // that share a tile: 1, or the subgroup size, which is then WORKGROUP
 const CHUNKS = 1u; // of LANES granules that a tile computes: 1, 2 or 4
-struct Params {
-  rows: u32, // tiles
-  queries: u32,
-  keys: u32,
-  heads: u32, // query heads in the window
-  group: u32, // query heads to a key head
-  batch: u32, // rows of the whole batch
-  first: u32, // first row of the window in it
-  flags: u32, // masks: CAUSAL, STARTS, DOCUMENTS
-  slices: u32, // tiles that share their rows, each with its CHUNKS
-  granules: u32, // of a head
-  scale: f32, // with log2 e
-  slope: f32, // without
-  q: vec4u, // offset, strides of batch, head, token; granules
-  k: vec4u,
-  v: vec4u,
-  g: vec4u,
-  dq: vec4u,
-  stats: vec4u, // likewise; elements
-}
-@group(0) @binding(0) var<storage, read> q: array<Pack_q>;
-@group(0) @binding(1) var<storage, read> k: array<Pack_k>;
-@group(0) @binding(2) var<storage, read> v: array<Pack_k>;
-@group(0) @binding(3) var<storage, read> g: array<Pack_g>;
-@group(0) @binding(4) var<storage, read> stats: array<f32>;
-@group(0) @binding(5) var<storage, read> mask: array<u32>;
-@group(0) @binding(6) var<storage, read_write> dq: array<Pack_q>;
-@group(0) @binding(7) var<uniform> params: Params;
 
 // The gradients of the scores of query i: p · (slope − delta), 0 where masked; `stat` is (lse, delta).
 fn score_gradients(s: vec4f, slope: vec4f, stat: vec4f, b: u32, i: u32, key: vec4u, id: vec4u, begin: u32, row_id: u32) -> vec4f {
@@ -75,32 +43,11 @@ fn attention_register_query(@builtin(workgroup_id) group: vec3u, @builtin(num_wo
   let own = vec4u(0u, LANES, 2u * LANES, 3u * LANES) + (slice * CHUNKS * LANES + lane);
   let column = min(own, vec4u(params.granules - 1u));
   var q_at: array<u32, 8>;
-  q_at[0] = dot(params.q.xyz, at) + min(i0 + (0u * LANES + lane) % ROWS, last_query) * params.q.w;
-  if (ROWS / LANES > 1u) { q_at[1] = dot(params.q.xyz, at) + min(i0 + (1u * LANES + lane) % ROWS, last_query) * params.q.w; }
-  if (ROWS / LANES > 2u) { q_at[2] = dot(params.q.xyz, at) + min(i0 + (2u * LANES + lane) % ROWS, last_query) * params.q.w; }
-  if (ROWS / LANES > 3u) { q_at[3] = dot(params.q.xyz, at) + min(i0 + (3u * LANES + lane) % ROWS, last_query) * params.q.w; }
-  if (ROWS / LANES > 4u) { q_at[4] = dot(params.q.xyz, at) + min(i0 + (4u * LANES + lane) % ROWS, last_query) * params.q.w; }
-  if (ROWS / LANES > 5u) { q_at[5] = dot(params.q.xyz, at) + min(i0 + (5u * LANES + lane) % ROWS, last_query) * params.q.w; }
-  if (ROWS / LANES > 6u) { q_at[6] = dot(params.q.xyz, at) + min(i0 + (6u * LANES + lane) % ROWS, last_query) * params.q.w; }
-  if (ROWS / LANES > 7u) { q_at[7] = dot(params.q.xyz, at) + min(i0 + (7u * LANES + lane) % ROWS, last_query) * params.q.w; }
+  rows_of(&q_at, dot(params.q.xyz, at), i0, last_query, params.q.w, lane);
   var held_ids: array<u32, 8>;
-  held_ids[0] = document(b, min(i0 + (0u * LANES + lane) % ROWS, last_query));
-  if (ROWS / LANES > 1u) { held_ids[1] = document(b, min(i0 + (1u * LANES + lane) % ROWS, last_query)); }
-  if (ROWS / LANES > 2u) { held_ids[2] = document(b, min(i0 + (2u * LANES + lane) % ROWS, last_query)); }
-  if (ROWS / LANES > 3u) { held_ids[3] = document(b, min(i0 + (3u * LANES + lane) % ROWS, last_query)); }
-  if (ROWS / LANES > 4u) { held_ids[4] = document(b, min(i0 + (4u * LANES + lane) % ROWS, last_query)); }
-  if (ROWS / LANES > 5u) { held_ids[5] = document(b, min(i0 + (5u * LANES + lane) % ROWS, last_query)); }
-  if (ROWS / LANES > 6u) { held_ids[6] = document(b, min(i0 + (6u * LANES + lane) % ROWS, last_query)); }
-  if (ROWS / LANES > 7u) { held_ids[7] = document(b, min(i0 + (7u * LANES + lane) % ROWS, last_query)); }
+  ids_of_rows(&held_ids, b, i0, last_query, lane);
   var g_at: array<u32, 8>;
-  g_at[0] = dot(params.g.xyz, at) + min(i0 + (0u * LANES + lane) % ROWS, last_query) * params.g.w;
-  if (ROWS / LANES > 1u) { g_at[1] = dot(params.g.xyz, at) + min(i0 + (1u * LANES + lane) % ROWS, last_query) * params.g.w; }
-  if (ROWS / LANES > 2u) { g_at[2] = dot(params.g.xyz, at) + min(i0 + (2u * LANES + lane) % ROWS, last_query) * params.g.w; }
-  if (ROWS / LANES > 3u) { g_at[3] = dot(params.g.xyz, at) + min(i0 + (3u * LANES + lane) % ROWS, last_query) * params.g.w; }
-  if (ROWS / LANES > 4u) { g_at[4] = dot(params.g.xyz, at) + min(i0 + (4u * LANES + lane) % ROWS, last_query) * params.g.w; }
-  if (ROWS / LANES > 5u) { g_at[5] = dot(params.g.xyz, at) + min(i0 + (5u * LANES + lane) % ROWS, last_query) * params.g.w; }
-  if (ROWS / LANES > 6u) { g_at[6] = dot(params.g.xyz, at) + min(i0 + (6u * LANES + lane) % ROWS, last_query) * params.g.w; }
-  if (ROWS / LANES > 7u) { g_at[7] = dot(params.g.xyz, at) + min(i0 + (7u * LANES + lane) % ROWS, last_query) * params.g.w; }
+  rows_of(&g_at, dot(params.g.xyz, at), i0, last_query, params.g.w, lane);
   var stat: array<vec4f, 8>;
   stat[0] = stat_of(dot(params.stats.xyz, at) + min(i0 + (0u * LANES + lane) % ROWS, last_query) * params.stats.w);
   if (ROWS / LANES > 1u) { stat[1] = stat_of(dot(params.stats.xyz, at) + min(i0 + (1u * LANES + lane) % ROWS, last_query) * params.stats.w); }

@@ -1,85 +1,12 @@
 // Gradients of k and v, as in attention_naive_key.wgsl, in the tiles of attention_tiled.wgsl with keys as rows and queries as columns, over all
 // query heads of the group. Grid: flat over key heads · ceil(keys / 32) · slices workgroups, folded.
 //#use grid
-//#use f32 as q
-//#use f32 as k
-//#use f32 as g
-//#use attention_keys
-//#use attention_power
+//#use attention_key
 //#use attention_range
 //#use attention_block
+//#use attention_block_gradient
 const CHUNKS = 1u; // of 8 granules that a workgroup computes: 1 or 2
-struct Params {
-  rows: u32, // workgroups
-  queries: u32,
-  keys: u32,
-  heads: u32, // key heads in the window
-  group: u32, // query heads to a key head
-  batch: u32, // rows of the whole batch
-  first: u32, // first row of the window in it
-  flags: u32, // masks: CAUSAL, STARTS, DOCUMENTS
-  slices: u32, // workgroups that share their rows, each with its CHUNKS
-  granules: u32, // of a head
-  scale: f32, // with log2 e
-  slope: f32, // without
-  q: vec4u, // offset, strides of batch, head, token; granules
-  k: vec4u,
-  v: vec4u,
-  g: vec4u,
-  dk: vec4u,
-  dv: vec4u,
-  stats: vec4u, // likewise; elements
-}
-@group(0) @binding(0) var<storage, read> q: array<Pack_q>;
-@group(0) @binding(1) var<storage, read> k: array<Pack_k>;
-@group(0) @binding(2) var<storage, read> v: array<Pack_k>;
-@group(0) @binding(3) var<storage, read> g: array<Pack_g>;
-@group(0) @binding(4) var<storage, read> stats: array<f32>;
-@group(0) @binding(5) var<storage, read> mask: array<u32>;
-@group(0) @binding(6) var<storage, read_write> dk: array<Pack_k>;
-@group(0) @binding(7) var<storage, read_write> dv: array<Pack_k>;
-@group(0) @binding(8) var<uniform> params: Params;
 
-// A chunk of rows of q into a tile; granules beyond the head and rows beyond the last are 0.
-fn load_q(to: u32, head: u32, first: u32, last: u32, chunk: u32, lane: u32) {
-  for (var e = lane; e < ROWS * CHUNK; e += 64u) {
-    let g = chunk * CHUNK + e % CHUNK;
-    let row = head + min(first + e / CHUNK, last) * params.q.w;
-    var x = vec4f();
-    if (g < params.granules && first + e / CHUNK <= last) { x = unpack_q(q[row + g]); }
-    tiles[to + (e / CHUNK) * STRIDE + e % CHUNK] = x;
-  }
-}
-// A chunk of rows of k into a tile; granules beyond the head and rows beyond the last are 0.
-fn load_k(to: u32, head: u32, first: u32, last: u32, chunk: u32, lane: u32) {
-  for (var e = lane; e < ROWS * CHUNK; e += 64u) {
-    let g = chunk * CHUNK + e % CHUNK;
-    let row = head + min(first + e / CHUNK, last) * params.k.w;
-    var x = vec4f();
-    if (g < params.granules && first + e / CHUNK <= last) { x = unpack_k(k[row + g]); }
-    tiles[to + (e / CHUNK) * STRIDE + e % CHUNK] = x;
-  }
-}
-// A chunk of rows of v into a tile; granules beyond the head and rows beyond the last are 0.
-fn load_v(to: u32, head: u32, first: u32, last: u32, chunk: u32, lane: u32) {
-  for (var e = lane; e < ROWS * CHUNK; e += 64u) {
-    let g = chunk * CHUNK + e % CHUNK;
-    let row = head + min(first + e / CHUNK, last) * params.v.w;
-    var x = vec4f();
-    if (g < params.granules && first + e / CHUNK <= last) { x = unpack_k(v[row + g]); }
-    tiles[to + (e / CHUNK) * STRIDE + e % CHUNK] = x;
-  }
-}
-// A chunk of rows of g into a tile; granules beyond the head and rows beyond the last are 0.
-fn load_g(to: u32, head: u32, first: u32, last: u32, chunk: u32, lane: u32) {
-  for (var e = lane; e < ROWS * CHUNK; e += 64u) {
-    let c = chunk * CHUNK + e % CHUNK;
-    let row = head + min(first + e / CHUNK, last) * params.g.w;
-    var x = vec4f();
-    if (c < params.granules && first + e / CHUNK <= last) { x = unpack_g(g[row + c]); }
-    tiles[to + (e / CHUNK) * STRIDE + e % CHUNK] = x;
-  }
-}
 // Whether key j is seen by the four queries `query` with the ids `id`.
 fn seen_by(b: u32, j: u32, query: vec4u, id: vec4u, begin: u32) -> vec4<bool> {
   let end = vec4u(end_key(query.x), end_key(query.y), end_key(query.z), end_key(query.w));

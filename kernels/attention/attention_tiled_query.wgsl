@@ -1,89 +1,11 @@
 // Gradient of q, as in attention_naive_query.wgsl, in the tiles of attention_tiled.wgsl.
 // Grid: flat over heads · ceil(queries / 32) · slices workgroups, folded.
 //#use grid
-//#use f32 as q
-//#use f32 as k
-//#use f32 as g
-//#use attention_keys
-//#use attention_power
+//#use attention_query
 //#use attention_range
 //#use attention_block
+//#use attention_block_gradient
 const CHUNKS = 1u; // of 8 granules that a workgroup computes: 1, 2 or 4
-struct Params {
-  rows: u32, // workgroups
-  queries: u32,
-  keys: u32,
-  heads: u32, // query heads in the window
-  group: u32, // query heads to a key head
-  batch: u32, // rows of the whole batch
-  first: u32, // first row of the window in it
-  flags: u32, // masks: CAUSAL, STARTS, DOCUMENTS
-  slices: u32, // workgroups that share their rows, each with its CHUNKS
-  granules: u32, // of a head
-  scale: f32, // with log2 e
-  slope: f32, // without
-  q: vec4u, // offset, strides of batch, head, token; granules
-  k: vec4u,
-  v: vec4u,
-  g: vec4u,
-  dq: vec4u,
-  stats: vec4u, // likewise; elements
-}
-@group(0) @binding(0) var<storage, read> q: array<Pack_q>;
-@group(0) @binding(1) var<storage, read> k: array<Pack_k>;
-@group(0) @binding(2) var<storage, read> v: array<Pack_k>;
-@group(0) @binding(3) var<storage, read> g: array<Pack_g>;
-@group(0) @binding(4) var<storage, read> stats: array<f32>;
-@group(0) @binding(5) var<storage, read> mask: array<u32>;
-@group(0) @binding(6) var<storage, read_write> dq: array<Pack_q>;
-@group(0) @binding(7) var<uniform> params: Params;
-
-// A chunk of rows of q into a tile; granules beyond the head and rows beyond the last are 0.
-fn load_q(to: u32, head: u32, first: u32, last: u32, chunk: u32, lane: u32) {
-  for (var e = lane; e < ROWS * CHUNK; e += 64u) {
-    let g = chunk * CHUNK + e % CHUNK;
-    let row = head + min(first + e / CHUNK, last) * params.q.w;
-    var x = vec4f();
-    if (g < params.granules && first + e / CHUNK <= last) { x = unpack_q(q[row + g]); }
-    tiles[to + (e / CHUNK) * STRIDE + e % CHUNK] = x;
-  }
-}
-// A chunk of rows of k into a tile; granules beyond the head and rows beyond the last are 0.
-fn load_k(to: u32, head: u32, first: u32, last: u32, chunk: u32, lane: u32) {
-  for (var e = lane; e < ROWS * CHUNK; e += 64u) {
-    let g = chunk * CHUNK + e % CHUNK;
-    let row = head + min(first + e / CHUNK, last) * params.k.w;
-    var x = vec4f();
-    if (g < params.granules && first + e / CHUNK <= last) { x = unpack_k(k[row + g]); }
-    tiles[to + (e / CHUNK) * STRIDE + e % CHUNK] = x;
-  }
-}
-// A chunk of rows of v into a tile; granules beyond the head and rows beyond the last are 0.
-fn load_v(to: u32, head: u32, first: u32, last: u32, chunk: u32, lane: u32) {
-  for (var e = lane; e < ROWS * CHUNK; e += 64u) {
-    let g = chunk * CHUNK + e % CHUNK;
-    let row = head + min(first + e / CHUNK, last) * params.v.w;
-    var x = vec4f();
-    if (g < params.granules && first + e / CHUNK <= last) { x = unpack_k(v[row + g]); }
-    tiles[to + (e / CHUNK) * STRIDE + e % CHUNK] = x;
-  }
-}
-// A chunk of rows of g into a tile; granules beyond the head and rows beyond the last are 0.
-fn load_g(to: u32, head: u32, first: u32, last: u32, chunk: u32, lane: u32) {
-  for (var e = lane; e < ROWS * CHUNK; e += 64u) {
-    let c = chunk * CHUNK + e % CHUNK;
-    let row = head + min(first + e / CHUNK, last) * params.g.w;
-    var x = vec4f();
-    if (c < params.granules && first + e / CHUNK <= last) { x = unpack_g(g[row + c]); }
-    tiles[to + (e / CHUNK) * STRIDE + e % CHUNK] = x;
-  }
-}
-// Whether query i sees the four keys `key` with the ids `id`.
-fn seen(b: u32, i: u32, key: vec4u, id: vec4u, begin: u32) -> vec4<bool> {
-  let yes = (key >= vec4u(begin)) & (key < vec4u(end_key(i)));
-  if (!masked_by(DOCUMENTS)) { return yes; }
-  return yes & (id == vec4u(document(b, min(i, params.queries - 1u))));
-}
 
 @compute @workgroup_size(64)
 fn attention_tiled_query(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {

@@ -3,17 +3,24 @@
  * tile) on software Vulkan, "naive" (one invocation a row) as the reference.
  */
 import { ArgumentError, kernel, library } from "../../engine/index.ts";
-import type { Constants, Device, Uses } from "../../engine/index.ts";
-import "../core/lib.ts";
+import type { Constants, Device, Library, Uses } from "../../engine/index.ts";
+import { finite, standard } from "../core/libraries.ts";
 import { forcedVariant } from "../core/variants.ts";
 
-library("attention_keys", new URL("../core/lib/attention_keys.wgsl", import.meta.url));
-library("attention_power", new URL("../core/lib/attention_power.wgsl", import.meta.url));
-library("attention_range", new URL("../core/lib/attention_range.wgsl", import.meta.url));
-library("attention_block", new URL("../core/lib/attention_block.wgsl", import.meta.url));
-library("attention_tile", new URL("../core/lib/attention_tile.wgsl", import.meta.url));
-library("attention_lanes_none", new URL("../core/lib/attention_lanes_none.wgsl", import.meta.url));
-library("attention_lanes_subgroup", new URL("../core/lib/attention_lanes_subgroup.wgsl", import.meta.url));
+const lib = (name: string, url: URL, ...included: readonly Library[]): Library =>
+  library(`attention_${name}`, url, included);
+const keys = lib("keys", new URL("./lib/attention_keys.wgsl", import.meta.url));
+const power = lib("power", new URL("./lib/attention_power.wgsl", import.meta.url), finite);
+const range = lib("range", new URL("./lib/attention_range.wgsl", import.meta.url));
+const block = lib("block", new URL("./lib/attention_block.wgsl", import.meta.url));
+const blockGradient = lib("block_gradient", new URL("./lib/attention_block_gradient.wgsl", import.meta.url));
+const tile = lib("tile", new URL("./lib/attention_tile.wgsl", import.meta.url));
+const lanesNone = lib("lanes_none", new URL("./lib/attention_lanes_none.wgsl", import.meta.url));
+const lanesSubgroup = lib("lanes_subgroup", new URL("./lib/attention_lanes_subgroup.wgsl", import.meta.url));
+const pass = [...standard, keys, power];
+const forwardPass = lib("forward", new URL("./lib/attention_forward.wgsl", import.meta.url), ...pass);
+const queryPass = lib("query", new URL("./lib/attention_query.wgsl", import.meta.url), ...pass);
+const keyPass = lib("key", new URL("./lib/attention_key.wgsl", import.meta.url), ...pass);
 
 const sizes = {
   rows: "u32",
@@ -30,26 +37,30 @@ const sizes = {
 } as const;
 const views = { q: "vec4u", k: "vec4u", v: "vec4u" } as const;
 
-const forward = (name: string, url: URL) =>
+// The bindings and parameters of each pass, as in its library.
+const forward = (name: string, url: URL, ...included: readonly Library[]) =>
   kernel(
     name,
     url,
     { q: "read", k: "read", v: "read", mask: "read", o: "write", lse: "write" },
     { ...sizes, ...views, o: "vec4u", lse: "vec4u" },
+    [...standard, forwardPass, ...included],
   );
-const query = (name: string, url: URL) =>
+const query = (name: string, url: URL, ...included: readonly Library[]) =>
   kernel(
     name,
     url,
     { q: "read", k: "read", v: "read", g: "read", stats: "read", mask: "read", dq: "write" },
     { ...sizes, slope: "f32", ...views, g: "vec4u", dq: "vec4u", stats: "vec4u" },
+    [...standard, queryPass, ...included],
   );
-const key = (name: string, url: URL) =>
+const key = (name: string, url: URL, ...included: readonly Library[]) =>
   kernel(
     name,
     url,
     { q: "read", k: "read", v: "read", g: "read", stats: "read", mask: "read", dk: "write", dv: "write" },
     { ...sizes, slope: "f32", ...views, g: "vec4u", dk: "vec4u", dv: "vec4u", stats: "vec4u" },
+    [...standard, keyPass, ...included],
   );
 
 const naive = {
@@ -58,16 +69,23 @@ const naive = {
   key: key("attention_naive_key", new URL("./attention_naive_key.wgsl", import.meta.url)),
 };
 
+const tiles8 = [range, tile, lanesNone];
 const register = {
-  forward: forward("attention_register", new URL("./attention_register.wgsl", import.meta.url)),
-  query: query("attention_register_query", new URL("./attention_register_query.wgsl", import.meta.url)),
-  key: key("attention_register_key", new URL("./attention_register_key.wgsl", import.meta.url)),
+  forward: forward("attention_register", new URL("./attention_register.wgsl", import.meta.url), ...tiles8),
+  query: query("attention_register_query", new URL("./attention_register_query.wgsl", import.meta.url), ...tiles8),
+  key: key("attention_register_key", new URL("./attention_register_key.wgsl", import.meta.url), ...tiles8),
 };
 
+const tiles32 = [range, block];
 const tiled = {
-  forward: forward("attention_tiled", new URL("./attention_tiled.wgsl", import.meta.url)),
-  query: query("attention_tiled_query", new URL("./attention_tiled_query.wgsl", import.meta.url)),
-  key: key("attention_tiled_key", new URL("./attention_tiled_key.wgsl", import.meta.url)),
+  forward: forward("attention_tiled", new URL("./attention_tiled.wgsl", import.meta.url), ...tiles32),
+  query: query(
+    "attention_tiled_query",
+    new URL("./attention_tiled_query.wgsl", import.meta.url),
+    ...tiles32,
+    blockGradient,
+  ),
+  key: key("attention_tiled_key", new URL("./attention_tiled_key.wgsl", import.meta.url), ...tiles32, blockGradient),
 };
 
 interface Kernels {
@@ -152,7 +170,7 @@ export function variantOf(device: Device, d: number): Variant {
     case "register-single": {
       // A fixed subgroup size makes a workgroup of that size one subgroup.
       const lanes = name === "register" && subgroups && subgroups[0] === subgroups[1] ? subgroups[0] : 1;
-      const use = { s: lanes === 1 ? "attention_lanes_none" : "attention_lanes_subgroup" };
+      const use = { s: lanes === 1 ? lanesNone : lanesSubgroup };
       return { ...register, use, split: registerSplit(d, lanes, 4), keySplit: registerSplit(d, lanes, 2) };
     }
     default:

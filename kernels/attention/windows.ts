@@ -4,7 +4,7 @@
  */
 import { DTYPES, ShapeError, empty, sizeOf, storageBytes } from "../../engine/index.ts";
 import type { Bound, DType, Shape, Tensor } from "../../engine/index.ts";
-import { map } from "../core/map.ts";
+import { copy, map } from "../core/map.ts";
 
 /** A tensor [batch, heads, tokens, row] of an attention kernel. */
 export interface Operand {
@@ -56,7 +56,7 @@ export function readable(x: Tensor, perHead: number): Tensor {
     (x.shape[3] === 1 || x.strides[3] === 1) &&
     x.offset % 4 === 0 &&
     x.strides.every((s, d) => d === 3 || x.shape[d] === 1 || s % 4 === 0);
-  return granular && (x.size === 0 || fitsBinding(x, perHead)) ? x : map("copy", [x]);
+  return granular && (x.size === 0 || fitsBinding(x, perHead)) ? x : map(copy, [x]);
 }
 
 /** A new tensor [B, H, T, D], in memory [B, T, H, D] unless `headMajor` or one batch row of that would exceed a binding. */

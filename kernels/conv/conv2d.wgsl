@@ -3,56 +3,9 @@
 // The plain form that the others are measured against: an invocation computes one granule of y, element by element.
 // Grid: flat over ceil(images · stored channels · granules of a channel / WORKGROUP) workgroups, folded.
 //#use grid
-//#use f32 as x
-//#use f32 as y
-const DILATED = false; // up may be more than 1
+//#use conv2d_forward
+//#use conv2d_place
 const WORKGROUP = 64u; // invocations
-struct Params {
-  images: u32, // in this launch
-  channels: u32, // of x in this launch
-  height: u32, // of x
-  width: u32,
-  out_height: u32,
-  out_width: u32,
-  kernel_height: u32,
-  kernel_width: u32,
-  stride: u32,
-  up: i32, // zeros inserted between the pixels of x, plus 1: the stride whose gradient this is
-  top: i32, // padding, may be negative
-  left: i32,
-  o_first: u32, // output channels that are stored, from
-  o_end: u32, // to before
-  x_first: u32, // element of the launch's first image and channel in the binding
-  x_image: u32, // elements from one image to the next
-  y_first: u32, // element of the first image and of channel o_first
-  y_image: u32,
-  w_first: u32, // vec4 of the launch's first tile (o_first / 32) and channel
-  w_tile: u32, // vec4s from one tile to the next
-  biased: u32, // 1: bias is there
-  accumulate: u32, // 1: add to y
-}
-@group(0) @binding(0) var<storage, read> x: array<Word_x>;
-@group(0) @binding(1) var<storage, read> w: array<vec4f>;
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y: array<Pack_y>;
-@group(0) @binding(4) var<uniform> params: Params;
-
-// Element of X at row v and column u within a channel, or -1 where it is zero.
-fn place(v: i32, u: i32) -> i32 {
-  var at = vec2i(v, u);
-  var inside = v >= 0 && u >= 0;
-  if (DILATED) {
-    at = at / params.up;
-    inside = inside && all(at * params.up == vec2i(v, u));
-  }
-  inside = inside && at.x < i32(params.height) && at.y < i32(params.width);
-  return select(-1, at.x * i32(params.width) + at.y, inside);
-}
-
-fn pixel(base: u32, at: i32) -> f32 {
-  let i = base + u32(max(at, 0));
-  return select(0.0, pick_x(x[i / PER_x], i), at >= 0);
-}
 
 @compute @workgroup_size(WORKGROUP)
 fn conv2d(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {

@@ -5,37 +5,7 @@
 // So 144 vec4 FMAs stand against 11 scalar and 9 vec4 loads. Grid: flat over tiles (across fastest, down, images, tiles of o), folded.
 enable subgroups;
 //#use grid
-//#use f32 as x
-//#use f32 as y
-struct Params {
-  images: u32, // in this launch
-  channels: u32, // of x in this launch
-  height: u32, // of x
-  width: u32,
-  out_height: u32,
-  out_width: u32,
-  kernel_height: u32,
-  kernel_width: u32,
-  stride: u32,
-  up: i32, // zeros inserted between the pixels of x, plus 1: the stride whose gradient this is
-  top: i32, // padding, may be negative
-  left: i32,
-  o_first: u32, // output channels that are stored, from
-  o_end: u32, // to before
-  x_first: u32, // element of the launch's first image and channel in the binding
-  x_image: u32, // elements from one image to the next
-  y_first: u32, // element of the first image and of channel o_first
-  y_image: u32,
-  w_first: u32, // vec4 of the launch's first tile (o_first / 32) and channel
-  w_tile: u32, // vec4s from one tile to the next
-  biased: u32, // 1: bias is there
-  accumulate: u32, // 1: add to y
-}
-@group(0) @binding(0) var<storage, read> x: array<Word_x>;
-@group(0) @binding(1) var<storage, read> w: array<vec4f>;
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y: array<Pack_y>;
-@group(0) @binding(4) var<uniform> params: Params;
+//#use conv2d_forward
 
 fn row(a: vec4f, p0: f32, p1: f32, p2: f32, w0: vec4f, w1: vec4f, w2: vec4f) -> vec4f {
   return fma(w2, vec4f(p2), fma(w1, vec4f(p1), fma(w0, vec4f(p0), a)));
@@ -47,25 +17,6 @@ fn place(k: u32, lane: u32, r: i32, q: i32) -> i32 {
   let at = vec2i(r + i / 17, q + i % 17);
   let inside = all(at >= vec2i(0)) && at.x < i32(params.height) && at.y < i32(params.width);
   return select(-1, at.x * i32(params.width) + at.y, inside);
-}
-
-fn pixel(base: u32, at: i32) -> f32 {
-  let i = base + u32(max(at, 0));
-  return select(0.0, pick_x(x[i / PER_x], i), at >= 0);
-}
-
-// Stores one output channel of the four pixels from `at` on; `count` of them exist. Rows of y are whole granules, or granules are elements.
-fn store(image: u32, o: u32, at: u32, count: u32, value: vec4f) {
-  if (o < params.o_first || o >= params.o_end) { return; }
-  let first = params.y_first + image * params.y_image + (o - params.o_first) * params.out_height * params.out_width + at;
-  var v = value;
-  if (params.biased == 1u) { v += bias[o]; }
-  for (var i = 0u; i < min(count, 4u); i += W_y) {
-    var granule = v;
-    if (W_y == 1u) { granule = vec4f(v[i], 0.0, 0.0, 0.0); }
-    if (params.accumulate == 1u) { granule += unpack_y(y[(first + i) / W_y]); }
-    y[(first + i) / W_y] = pack_y(granule);
-  }
 }
 
 @compute @workgroup_size(8)

@@ -6,8 +6,8 @@ import { elementBytes, empty, grid1d, kernel, launch, rowWindows } from "../../e
 import type { DType, Tensor } from "../../engine/index.ts";
 import type { ConvGeometry } from "./parts.ts";
 import { copyInto, fillInto } from "../core/copy.ts";
-import { rowLibrary } from "../core/lib.ts";
-import { contiguousCopy, map } from "../core/map.ts";
+import { rowLibrary, standard } from "../core/libraries.ts";
+import { contiguousCopy, copy, map } from "../core/map.ts";
 import { gemm } from "../matmul/matmul.ts";
 import { forcedVariant } from "../core/variants.ts";
 
@@ -16,6 +16,7 @@ const addBias = kernel(
   new URL("./conv2d_bias.wgsl", import.meta.url),
   { x: "read", bias: "read", y: "write" },
   { rows: "u32", first: "u32", channels: "u32", granules: "u32" },
+  standard,
 );
 
 /** How a convolution is a product, or null where it is none or another variant is forced. */
@@ -67,7 +68,7 @@ export function inputGradientByProduct(
   if (g.height % g.stride || g.width % g.stride) fillInto(dx, 0);
   const target = windows(dx, g);
   copyInto(target, patches.strided(target.shape, rowMajor(target.shape)));
-  return dtype === "f32" ? dx : map("copy", [dx], { dtype });
+  return dtype === "f32" ? dx : map(copy, [dx], { dtype });
 }
 
 /** The gradient of the weight [O, C, kh, kw], f32. */
@@ -154,5 +155,5 @@ function biased(x: Tensor, bias: Tensor, dtype: DType, g: ConvGeometry): Tensor 
       },
     });
   }
-  return y.dtype === dtype ? y : map("copy", [y], { dtype });
+  return y.dtype === dtype ? y : map(copy, [y], { dtype });
 }

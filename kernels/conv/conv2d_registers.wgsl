@@ -4,69 +4,8 @@
 // the 32 channels of a tile, so that x is read at addresses they share. Taps outside, channels inside: pixels are located once per tap, and a
 // tap that reads nothing but zeros is skipped. Grid: flat over (blocks of 8 pixels fastest, images, tiles of o), folded.
 //#use grid
-//#use f32 as x
-//#use f32 as y
-const DILATED = false; // up may be more than 1
-struct Params {
-  images: u32, // in this launch
-  channels: u32, // of x in this launch
-  height: u32, // of x
-  width: u32,
-  out_height: u32,
-  out_width: u32,
-  kernel_height: u32,
-  kernel_width: u32,
-  stride: u32,
-  up: i32, // zeros inserted between the pixels of x, plus 1: the stride whose gradient this is
-  top: i32, // padding, may be negative
-  left: i32,
-  o_first: u32, // output channels that are stored, from
-  o_end: u32, // to before
-  x_first: u32, // element of the launch's first image and channel in the binding
-  x_image: u32, // elements from one image to the next
-  y_first: u32, // element of the first image and of channel o_first
-  y_image: u32,
-  w_first: u32, // vec4 of the launch's first tile (o_first / 32) and channel
-  w_tile: u32, // vec4s from one tile to the next
-  biased: u32, // 1: bias is there
-  accumulate: u32, // 1: add to y
-}
-@group(0) @binding(0) var<storage, read> x: array<Word_x>;
-@group(0) @binding(1) var<storage, read> w: array<vec4f>;
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y: array<Pack_y>;
-@group(0) @binding(4) var<uniform> params: Params;
-
-// Element of X at row v and column u within a channel, or -1 where it is zero.
-fn place(v: i32, u: i32) -> i32 {
-  var at = vec2i(v, u);
-  var inside = v >= 0 && u >= 0;
-  if (DILATED) {
-    at = at / params.up;
-    inside = inside && all(at * params.up == vec2i(v, u));
-  }
-  inside = inside && at.x < i32(params.height) && at.y < i32(params.width);
-  return select(-1, at.x * i32(params.width) + at.y, inside);
-}
-
-fn pixel(base: u32, at: i32) -> f32 {
-  let i = base + u32(max(at, 0));
-  return select(0.0, pick_x(x[i / PER_x], i), at >= 0);
-}
-
-// Stores one output channel of the four pixels from `at` on; `count` of them exist. Rows of y are whole granules, or granules are elements.
-fn store(image: u32, o: u32, at: u32, count: u32, value: vec4f) {
-  if (o < params.o_first || o >= params.o_end) { return; }
-  let first = params.y_first + image * params.y_image + (o - params.o_first) * params.out_height * params.out_width + at;
-  var v = value;
-  if (params.biased == 1u) { v += bias[o]; }
-  for (var i = 0u; i < min(count, 4u); i += W_y) {
-    var granule = v;
-    if (W_y == 1u) { granule = vec4f(v[i], 0.0, 0.0, 0.0); }
-    if (params.accumulate == 1u) { granule += unpack_y(y[(first + i) / W_y]); }
-    y[(first + i) / W_y] = pack_y(granule);
-  }
-}
+//#use conv2d_forward
+//#use conv2d_place
 
 // X under pixel `at` (flat index in y) at tap (i, j).
 fn locate(at: u32, i: u32, j: u32) -> i32 {

@@ -5,36 +5,7 @@
 // handed round by broadcasts, 576 FMAs. Grid: flat over (blocks of 8 c fastest, blocks of 16 o, parts), folded.
 enable subgroups;
 //#use grid
-//#use f32 as x
-//#use f32 as g
-struct Params {
-  images: u32, // in this launch
-  channels: u32, // of x in this launch
-  outputs: u32, // of g in this launch
-  height: u32, // of x
-  width: u32,
-  out_height: u32, // of g
-  out_width: u32,
-  kernel_height: u32,
-  kernel_width: u32,
-  stride: u32,
-  top: i32,
-  left: i32,
-  rows: u32, // (image, row of g) that one part sums
-  parts: u32,
-  x_first: u32, // element of the launch's first image and channel in the binding
-  x_image: u32, // elements from one image to the next
-  g_first: u32,
-  g_image: u32,
-  p_first: u32, // element of the first (o, c) of the launch in part 0
-  p_row: u32, // elements from one o to the next
-  p_part: u32, // and from one part to the next
-  accumulate: u32, // 1: add to p
-}
-@group(0) @binding(0) var<storage, read> x: array<Word_x>;
-@group(0) @binding(1) var<storage, read> g: array<Word_g>;
-@group(0) @binding(2) var<storage, read_write> p: array<f32>;
-@group(0) @binding(3) var<uniform> params: Params;
+//#use conv2d_weight_part
 
 fn taps(a: vec3f, g: vec4f, x: vec2f, n: vec4f) -> vec3f {
   return fma(vec3f(g.w), n.yzw, fma(vec3f(g.z), n.xyz, fma(vec3f(g.y), vec3f(x.y, n.xy), fma(vec3f(g.x), vec3f(x, n.x), a))));
@@ -52,12 +23,6 @@ fn pixels(row: i32, u: i32) -> vec4f { return vec4f(pixel(row, u), pixel(row, u 
 // The first element of row v of the channel at `base`, or -1 outside the image.
 fn row_at(base: u32, v: i32) -> i32 {
   return select(-1, i32(base) + v * i32(params.width), v >= 0 && v < i32(params.height));
-}
-
-fn put(at: u32, value: f32) {
-  var v = value;
-  if (params.accumulate == 1u) { v += p[at]; }
-  p[at] = v;
 }
 
 @compute @workgroup_size(8)

@@ -3,46 +3,11 @@
 // For GPUs, any kernel size: a workgroup of 16 × 16 computes 64 output channels × 64 (c, i, j) of one part, in steps of 16 pixels through workgroup
 // memory; an invocation owns 4 × 4. Grid: flat over (blocks of 64 (c, i, j) fastest, blocks of 64 o, parts), folded.
 //#use grid
-//#use f32 as x
-//#use f32 as g
-struct Params {
-  images: u32, // in this launch
-  channels: u32, // of x in this launch
-  outputs: u32, // of g in this launch
-  height: u32, // of x
-  width: u32,
-  out_height: u32, // of g
-  out_width: u32,
-  kernel_height: u32,
-  kernel_width: u32,
-  stride: u32,
-  top: i32,
-  left: i32,
-  rows: u32, // (image, row of g) that one part sums
-  parts: u32,
-  x_first: u32, // element of the launch's first image and channel in the binding
-  x_image: u32, // elements from one image to the next
-  g_first: u32,
-  g_image: u32,
-  p_first: u32, // element of the first (o, c) of the launch in part 0
-  p_row: u32, // elements from one o to the next
-  p_part: u32, // and from one part to the next
-  accumulate: u32, // 1: add to p
-}
-@group(0) @binding(0) var<storage, read> x: array<Word_x>;
-@group(0) @binding(1) var<storage, read> g: array<Word_g>;
-@group(0) @binding(2) var<storage, read_write> p: array<f32>;
-@group(0) @binding(3) var<uniform> params: Params;
+//#use conv2d_weight_part
 
 const STEP = 16u; // pixels at a time
 var<workgroup> xs: array<vec4f, 256>; // [STEP, 16] four (c, i, j) each
 var<workgroup> gs: array<vec4f, 256>; // [STEP, 16] four output channels each
-
-fn put(at: u32, value: f32) {
-  var v = value;
-  if (params.accumulate == 1u) { v += p[at]; }
-  p[at] = v;
-}
 
 @compute @workgroup_size(256)
 fn conv2d_weight_tiled(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {

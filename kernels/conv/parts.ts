@@ -2,13 +2,23 @@
  * The kernels below `conv2d`: weight packing, the convolution in its variants, and the weight's gradient. Whole launches where the tensors
  * fit a binding; else images, input channels and output channels are walked in ranges. Nothing here is recorded on the tape.
  */
-import { DTYPES, ShapeError, elementBytes, empty, grid1d, kernel, launch, rowWindows } from "../../engine/index.ts";
-import type { Bound, Capabilities, DType, Device, Kernel, Tensor } from "../../engine/index.ts";
+import {
+  DTYPES,
+  ShapeError,
+  elementBytes,
+  empty,
+  grid1d,
+  kernel,
+  launch,
+  library,
+  rowWindows,
+} from "../../engine/index.ts";
+import type { Bound, Capabilities, DType, Device, Kernel, Library, Tensor } from "../../engine/index.ts";
+import { f32x1, standard } from "../core/libraries.ts";
 import { fillInto } from "../core/copy.ts";
-import { map } from "../core/map.ts";
+import { copy, map } from "../core/map.ts";
 import { sum } from "../reduce/reduce.ts";
 import { forcedVariant } from "../core/variants.ts";
-import "../core/lib.ts";
 
 /** Sizes of one convolution; `up` − 1 zeros stand between the pixels of the input (gradient of a stride), `top` and `left` may be negative. */
 export interface ConvGeometry {
@@ -36,7 +46,14 @@ const pack = kernel(
   new URL("./conv2d_pack.wgsl", import.meta.url),
   { x: "read", w: "write" },
   { rows: "u32", start: "u32", outer: "u32", inner: "u32", taps: "u32" },
+  standard,
 );
+
+const lib = (name: string, url: URL, ...included: readonly Library[]): Library =>
+  library(`conv2d_${name}`, url, included);
+const forwardPass = lib("forward", new URL("./lib/conv2d_forward.wgsl", import.meta.url), ...standard);
+const place = lib("place", new URL("./lib/conv2d_place.wgsl", import.meta.url));
+const weightPart = lib("weight_part", new URL("./lib/conv2d_weight_part.wgsl", import.meta.url), ...standard);
 
 const FORWARD_BINDINGS = { x: "read", w: "read", bias: "read", y: "read_write" } as const;
 // prettier-ignore
@@ -45,26 +62,14 @@ const FORWARD_PARAMS = {
   stride: "u32", up: "i32", top: "i32", left: "i32", o_first: "u32", o_end: "u32", x_first: "u32", x_image: "u32", y_first: "u32", y_image: "u32", w_first: "u32", w_tile: "u32",
   biased: "u32", accumulate: "u32",
 } as const;
-const naive = kernel("conv2d", new URL("./conv2d.wgsl", import.meta.url), FORWARD_BINDINGS, FORWARD_PARAMS);
-const registers = kernel(
-  "conv2d_registers",
-  new URL("./conv2d_registers.wgsl", import.meta.url),
-  FORWARD_BINDINGS,
-  FORWARD_PARAMS,
-);
-const threeByThree = kernel(
-  "conv2d_3x3",
-  new URL("./conv2d_3x3.wgsl", import.meta.url),
-  FORWARD_BINDINGS,
-  FORWARD_PARAMS,
-);
-const threeByThreeStride2 = kernel(
-  "conv2d_3x3_stride2",
-  new URL("./conv2d_3x3_stride2.wgsl", import.meta.url),
-  FORWARD_BINDINGS,
-  FORWARD_PARAMS,
-);
-const tiled = kernel("conv2d_tiled", new URL("./conv2d_tiled.wgsl", import.meta.url), FORWARD_BINDINGS, FORWARD_PARAMS);
+type ForwardKernel = Kernel<keyof typeof FORWARD_BINDINGS, keyof typeof FORWARD_PARAMS>;
+const forwardKernel = (name: string, url: URL, ...included: readonly Library[]): ForwardKernel =>
+  kernel(name, url, FORWARD_BINDINGS, FORWARD_PARAMS, [...standard, forwardPass, ...included]);
+const naive = forwardKernel("conv2d", new URL("./conv2d.wgsl", import.meta.url), place);
+const registers = forwardKernel("conv2d_registers", new URL("./conv2d_registers.wgsl", import.meta.url), place);
+const threeByThree = forwardKernel("conv2d_3x3", new URL("./conv2d_3x3.wgsl", import.meta.url));
+const threeByThreeStride2 = forwardKernel("conv2d_3x3_stride2", new URL("./conv2d_3x3_stride2.wgsl", import.meta.url));
+const tiled = forwardKernel("conv2d_tiled", new URL("./conv2d_tiled.wgsl", import.meta.url), place);
 
 const WEIGHT_BINDINGS = { x: "read", g: "read", p: "read_write" } as const;
 // prettier-ignore
@@ -73,24 +78,12 @@ const WEIGHT_PARAMS = {
   kernel_height: "u32", kernel_width: "u32", stride: "u32", top: "i32", left: "i32", rows: "u32", parts: "u32", x_first: "u32", x_image: "u32", g_first: "u32", g_image: "u32", p_first: "u32", p_row: "u32", p_part: "u32",
   accumulate: "u32",
 } as const;
-const weightNaive = kernel(
-  "conv2d_weight",
-  new URL("./conv2d_weight.wgsl", import.meta.url),
-  WEIGHT_BINDINGS,
-  WEIGHT_PARAMS,
-);
-const weightThreeByThree = kernel(
-  "conv2d_weight_3x3",
-  new URL("./conv2d_weight_3x3.wgsl", import.meta.url),
-  WEIGHT_BINDINGS,
-  WEIGHT_PARAMS,
-);
-const weightTiled = kernel(
-  "conv2d_weight_tiled",
-  new URL("./conv2d_weight_tiled.wgsl", import.meta.url),
-  WEIGHT_BINDINGS,
-  WEIGHT_PARAMS,
-);
+type WeightKernel = Kernel<keyof typeof WEIGHT_BINDINGS, keyof typeof WEIGHT_PARAMS>;
+const weightKernel = (name: string, url: URL): WeightKernel =>
+  kernel(name, url, WEIGHT_BINDINGS, WEIGHT_PARAMS, [...standard, weightPart]);
+const weightNaive = weightKernel("conv2d_weight", new URL("./conv2d_weight.wgsl", import.meta.url));
+const weightThreeByThree = weightKernel("conv2d_weight_3x3", new URL("./conv2d_weight_3x3.wgsl", import.meta.url));
+const weightTiled = weightKernel("conv2d_weight_tiled", new URL("./conv2d_weight_tiled.wgsl", import.meta.url));
 
 /**
  * The variant for a device. Software Vulkan pays dearly for workgroup memory and barriers: it takes registers, with subgroups of 8 handing
@@ -225,7 +218,7 @@ export function convolve(x: Tensor, packed: Tensor, bias: Tensor | null, dtype: 
           (o.end - o.first) * (granular ? pixels / 4 : pixels),
         );
         launch(chosen, {
-          use: { x: x.dtype, y: granular ? y.dtype : "f32x1" },
+          use: { x: x.dtype, y: granular ? y.dtype : f32x1 },
           constants: chosen === threeByThree || chosen === threeByThreeStride2 ? {} : { DILATED: g.up > 1 },
           buffers: { x: xr.bound, w: wr.bound, bias: bias ?? wr.bound, y: yr.bound },
           // prettier-ignore
@@ -248,10 +241,8 @@ export function convolve(x: Tensor, packed: Tensor, bias: Tensor | null, dtype: 
       }
     }
   }
-  return wide ? map("copy", [y], { dtype }) : y;
+  return wide ? map(copy, [y], { dtype }) : y;
 }
-
-type ForwardKernel = Kernel<keyof typeof FORWARD_BINDINGS, keyof typeof FORWARD_PARAMS>;
 
 function forward(
   variant: ConvVariant,

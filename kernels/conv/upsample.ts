@@ -14,20 +14,23 @@ import {
   scope,
 } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
-import { rowLibrary } from "../core/lib.ts";
-import { contiguousCopy, map } from "../core/map.ts";
+import { standard } from "../core/libraries.ts";
+import { rowLibrary } from "../core/libraries.ts";
+import { contiguousCopy, copy, map } from "../core/map.ts";
 
 const forward = kernel(
   "upsample_nearest2x",
   new URL("./upsample_nearest2x.wgsl", import.meta.url),
   { x: "read", y: "write" },
   { rows: "u32", width: "u32" },
+  standard,
 );
 const backward = kernel(
   "upsample_nearest2x_backward",
   new URL("./upsample_nearest2x_backward.wgsl", import.meta.url),
   { g: "read", dx: "write" },
   { rows: "u32", width: "u32" },
+  standard,
 );
 
 /** x [N, C, H, W] → [N, C, 2H, 2W] of its dtype: every pixel becomes 2 × 2. The gradient adds the four. */
@@ -45,7 +48,7 @@ function resize(x: Tensor, up: boolean): Tensor {
   const [n, c, h, w] = x.shape as [number, number, number, number];
   const [height, width] = up ? [h, w] : [h / 2, w / 2];
   const granular = width % 4 === 0;
-  const source = contiguousCopy(granular || x.dtype === "f32" ? x : map("copy", [x], { dtype: "f32" }));
+  const source = contiguousCopy(granular || x.dtype === "f32" ? x : map(copy, [x], { dtype: "f32" }));
   const y = empty([n, c, up ? 2 * h : height, up ? 2 * w : width], { dtype: source.dtype, device: x.device });
   // A row of the smaller image goes with two of the larger.
   const small = { rowElements: width, dtype: source.dtype };
@@ -65,5 +68,5 @@ function resize(x: Tensor, up: boolean): Tensor {
     if (up) launch(forward, { ...options, buffers: { x: of(source, width), y: of(y, 4 * width) } });
     else launch(backward, { ...options, buffers: { g: of(source, 4 * width), dx: of(y, width) } });
   }
-  return y.dtype === x.dtype ? y : map("copy", [y], { dtype: x.dtype });
+  return y.dtype === x.dtype ? y : map(copy, [y], { dtype: x.dtype });
 }

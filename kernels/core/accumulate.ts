@@ -11,14 +11,17 @@ import {
   scope,
 } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
+import { add } from "./arithmetic.ts";
+import { standard } from "./libraries.ts";
 import { copyInto } from "./copy.ts";
-import { contiguousCopy, map } from "./map.ts";
+import { contiguousCopy, copy, map } from "./map.ts";
 
 const accumulate = kernel(
   "accumulate",
   new URL("./accumulate.wgsl", import.meta.url),
   { x: "read_write", y: "read" },
   { granules: "u32" },
+  standard,
 );
 
 /** x += y; `x` is bindable, shapes agree, both are of float dtypes. */
@@ -27,7 +30,7 @@ export function accumulateInto(x: Tensor, y: Tensor): void {
     throw new ShapeError(`addInto: ${y} into ${x}; two float tensors of one shape`);
   if (!x.isWritable) {
     // The last granule belongs to others too: add beside it and write word by word.
-    scope(() => copyInto(x, map("add.forward", [x, y], { dtype: x.dtype })));
+    scope(() => copyInto(x, map(add, [x, y], { dtype: x.dtype })));
     return;
   }
   const from = contiguousCopy(y);
@@ -45,4 +48,14 @@ export function accumulateInto(x: Tensor, y: Tensor): void {
     });
   }
   if (from !== y) from.dispose();
+}
+
+/** The sum of a gradient with what is there: leaves accumulate in f32; between ops the sum takes the place of the first where it may. */
+export function accumulateGradient(into: Tensor | null, grad: Tensor, inPlace: boolean, leaf: boolean): Tensor {
+  if (!into) return leaf ? map(copy, [grad], { dtype: "f32" }) : contiguousCopy(grad);
+  if (inPlace && into.isBindable) {
+    accumulateInto(into, grad);
+    return into;
+  }
+  return map(add, [into, grad], { dtype: leaf ? "f32" : into.dtype });
 }

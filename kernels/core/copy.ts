@@ -14,10 +14,17 @@ import {
   sameShape,
 } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
+import { grid } from "./libraries.ts";
 import { copyWords, wordView } from "./copy_words.ts";
 import { contiguousCopy } from "./map.ts";
 
-const fill = kernel("fill", new URL("./fill.wgsl", import.meta.url), { y: "write" }, { granules: "u32", value: "u32" });
+const fill = kernel(
+  "fill",
+  new URL("./fill.wgsl", import.meta.url),
+  { y: "write" },
+  { granules: "u32", value: "u32" },
+  [grid],
+);
 
 /** True if the elements of view `dst` and of `src` (once contiguous) make whole words, so that `copyInto` can move them. */
 export function fitsWords(dst: Tensor, src: Tensor): boolean {

@@ -1,6 +1,7 @@
 /** The copy between two views, word by word, in parts that fit a binding: below `copyInto` and the strided path of `map`. */
 import { ArgumentError, DTYPES, ShapeError, grid1d, kernel, launch, sizeOf } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
+import { grid } from "./libraries.ts";
 import { collapse } from "./collapse.ts";
 
 const copy = kernel(
@@ -19,6 +20,7 @@ const copy = kernel(
     dst0: "vec4u",
     dst1: "vec4u",
   },
+  [grid],
 );
 
 /** Shape, strides and offset of a view counted in words; null where its rows are not whole words. */

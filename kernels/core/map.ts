@@ -19,16 +19,40 @@ import {
   shapeText,
   sizeOf,
 } from "../../engine/index.ts";
-import type { DType, Shape, Tensor } from "../../engine/index.ts";
+import type { DType, Library, Shape, Tensor } from "../../engine/index.ts";
 import { collapse } from "./collapse.ts";
 import { copyWords } from "./copy_words.ts";
-import "./lib.ts";
+import { standard } from "./libraries.ts";
+
+/** An elementwise formula; `expression()` makes it, `map()` applies it. */
+export interface Expression {
+  /** What launches, traces and messages call it. */
+  readonly name: string;
+  readonly library: Library;
+}
+
+/**
+ * An elementwise formula in WGSL over `a`, `b`, `c` (vec4 of the inputs' arithmetic types) and `s` (vec4f of scalars). The result is
+ * converted to the output's type.
+ * @param name unique
+ * @param libraries those whose functions the formula calls
+ */
+export function expression(name: string, wgsl: string, ...libraries: readonly Library[]): Expression {
+  const uses = libraries.map((l) => `//#use ${l.name}\n`).join("");
+  const text = `${uses}fn apply_T(a: V4_a, b: V4_b, c: V4_c, s: vec4f) -> V4_y { return V4_y(${wgsl}); }`;
+  return { name, library: library(name, text, libraries) };
+}
+
+/** The values as they are, converted to the result's dtype. */
+export const copy = expression("copy", "a");
+const truncate = expression("truncate", "truncate_y(a)");
 
 const flat = kernel(
   "map",
   new URL("./map.wgsl", import.meta.url),
   { a: "read", b: "read", c: "read", y: "write" },
   { granules: "u32", scalars: "vec4f" },
+  [...standard, copy.library],
 );
 
 const strided = kernel(
@@ -49,22 +73,10 @@ const strided = kernel(
     c1: "vec4u",
     scalars: "vec4f",
   },
+  [...standard, copy.library],
 );
 
 const MAX_DIMENSIONS = 8;
-
-/**
- * Registers an expression in WGSL over `a`, `b`, `c` (vec4 of the inputs' arithmetic types) and `s` (vec4f of scalars), by the name that
- * `map` takes. The result is converted to the output's type. `libraries` are those whose functions it calls.
- */
-export function expression(name: string, wgsl: string, ...libraries: readonly string[]): string {
-  const uses = libraries.map((l) => `//#use ${l}\n`).join("");
-  library(name, `${uses}fn apply_T(a: V4_a, b: V4_b, c: V4_c, s: vec4f) -> V4_y { return V4_y(${wgsl}); }`);
-  return name;
-}
-
-expression("copy", "a");
-expression("truncate", "truncate_y(a)");
 
 export interface MapOptions {
   /** Dtype of the result; the default is that of the first input. */
@@ -76,15 +88,15 @@ export interface MapOptions {
   readonly into?: Tensor;
 }
 
-/** y = expression(inputs…), elementwise with broadcasting. Not recorded on the tape. */
-export function map(expressionName: string, inputs: readonly Tensor[], options: MapOptions = {}): Tensor {
+/** y = formula(inputs…), elementwise with broadcasting. Not recorded on the tape. */
+export function map(formula: Expression, inputs: readonly Tensor[], options: MapOptions = {}): Tensor {
   const [a] = inputs;
   const shape =
-    options.shape ?? inputs.slice(1).reduce((s: Shape, t) => broadcastShapes(expressionName, s, t.shape), a!.shape);
+    options.shape ?? inputs.slice(1).reduce((s: Shape, t) => broadcastShapes(formula.name, s, t.shape), a!.shape);
   if (options.into && !options.into.isWritable) {
     // The granules at its ends belong to others too: made beside it and copied word by word.
     const { into, ...rest } = options;
-    const own = map(expressionName, inputs, { ...rest, dtype: into.dtype, shape: into.shape });
+    const own = map(formula, inputs, { ...rest, dtype: into.dtype, shape: into.shape });
     copyWords(into, own);
     own.dispose();
     return into;
@@ -96,7 +108,7 @@ export function map(expressionName: string, inputs: readonly Tensor[], options: 
     b: operands[1].dtype,
     c: operands[2].dtype,
     y: y.dtype,
-    f: expressionName === "copy" && isFloat(a!.dtype) && !isFloat(y.dtype) ? "truncate" : expressionName,
+    f: (formula === copy && isFloat(a!.dtype) && !isFloat(y.dtype) ? truncate : formula).library,
   };
   const scalars = [0, 1, 2, 3].map((i) => options.scalars?.[i] ?? 0);
   if (y.size === 0) return y;
@@ -134,7 +146,7 @@ interface View {
 
 /** The strided path: collapses dimensions, then splits until each operand's part fits one binding. */
 function mapStrided(
-  use: Record<string, string>,
+  use: Record<"a" | "b" | "c" | "y", DType> & { readonly f: Library },
   operands: readonly [Tensor, Tensor, Tensor],
   y: Tensor,
   scalars: readonly number[],
@@ -151,7 +163,7 @@ function mapStrided(
   );
   if (shape.length > MAX_DIMENSIONS) {
     throw new ShapeError(
-      `${use["f"]}: a view of shape ${shapeText(y.shape)} has ${shape.length} dimensions that cannot be joined, at most ${MAX_DIMENSIONS}; make the input contiguous first`,
+      `${use.f.name}: a view of shape ${shapeText(y.shape)} has ${shape.length} dimensions that cannot be joined, at most ${MAX_DIMENSIONS}; make the input contiguous first`,
     );
   }
   split(
@@ -186,7 +198,7 @@ function mapStrided(
     else head += head % 4 && head + 4 - (head % 4) < part[d]! ? 4 - (head % 4) : 0;
     if (d < 0 || head >= part[d]!) {
       throw new ShapeError(
-        `${use["f"]}: a view of shape ${shapeText(y.shape)} cannot be cut into parts that fit a binding of ${limit} bytes; make the input contiguous along its last dimension first`,
+        `${use.f.name}: a view of shape ${shapeText(y.shape)} cannot be cut into parts that fit a binding of ${limit} bytes; make the input contiguous along its last dimension first`,
       );
     }
     for (const [first, count] of [
@@ -265,8 +277,8 @@ const broadcastStride = (t: Tensor, d: number): number => (d < 0 || t.shape[d] =
 
 /** A contiguous tensor that starts where a binding may start: `x` itself if it is one, else a copy. Not recorded on the tape. */
 export function contiguousCopy(x: Tensor): Tensor {
-  return x.isBindable ? x : map("copy", [x]);
+  return x.isBindable ? x : map(copy, [x]);
 }
 
-/** Elements to step per index of a row-major tensor; exported for ops that compute their own windows. */
-export const rowMajor = contiguousStrides;
+/** `x` of `dtype`: itself if it is, else a copy. Not recorded on the tape. */
+export const asDType = (x: Tensor, dtype: DType): Tensor => (x.dtype === dtype ? x : map(copy, [x], { dtype }));

@@ -1,24 +1,25 @@
 /**
- * What the row-wise kernels (norms, softmax) share: how many invocations work on a row, operands whose rows split into granules, and
- * bindings of a table with four numbers a row.
+ * What kernels over rows share: how many invocations work on a row, operands whose rows split into granules, windows of rows and the
+ * bindings of their operands, and bindings of a table with four numbers a row.
  */
 import { contiguousStrides, library, rowWindows, sizeOf } from "../../engine/index.ts";
-import type { Bound, Capabilities, DType, Tensor, Window } from "../../engine/index.ts";
-import { rowLibrary } from "./lib.ts";
-import { contiguousCopy, map } from "./map.ts";
+import type { Bound, Capabilities, DType, Library, Tensor, Window } from "../../engine/index.ts";
+import { rowLibrary } from "./libraries.ts";
+import { contiguousCopy, copy, map } from "./map.ts";
 import { forcedVariant } from "./variants.ts";
 
-library("row_workgroup", new URL("./lib/row_workgroup.wgsl", import.meta.url));
-library("row_subgroup", new URL("./lib/row_subgroup.wgsl", import.meta.url));
-library("row_invocation", new URL("./lib/row_invocation.wgsl", import.meta.url));
+/** Fills slot `r` of kernels whose rows may be shared. */
+export const rowWorkgroup = library("row_workgroup", new URL("./lib/row_workgroup.wgsl", import.meta.url));
+const rowSubgroup = library("row_subgroup", new URL("./lib/row_subgroup.wgsl", import.meta.url));
+const rowInvocation = library("row_invocation", new URL("./lib/row_invocation.wgsl", import.meta.url));
 
 /** Who shares a row: all invocations of a workgroup, those of a subgroup (no workgroup memory), or none. */
 export const ROW_VARIANTS = ["workgroup", "subgroup", "invocation"] as const;
 type RowVariantName = (typeof ROW_VARIANTS)[number];
 
 export interface RowVariant {
-  /** Library of slot `r`. */
-  readonly library: string;
+  /** Fills slot `r`. */
+  readonly library: Library;
   readonly constants: { readonly WORKGROUP: number; readonly LANES: number };
   /** Rows that one workgroup computes. */
   readonly rows: number;
@@ -37,7 +38,8 @@ export function rowVariant(family: string, capabilities: Capabilities, granules:
   const name = forced && (forced !== "subgroup" || fixed) ? forced : granules <= 4 ? "invocation" : shared;
   const lanes = { workgroup: workgroupSize(granules), subgroup: least, invocation: 1 }[name];
   const workgroup = name === "invocation" ? 64 : lanes;
-  return { library: `row_${name}`, constants: { WORKGROUP: workgroup, LANES: lanes }, rows: workgroup / lanes };
+  const fills = { workgroup: rowWorkgroup, subgroup: rowSubgroup, invocation: rowInvocation }[name];
+  return { library: fills, constants: { WORKGROUP: workgroup, LANES: lanes }, rows: workgroup / lanes };
 }
 
 /** A power of two that gives each invocation about 4 granules, 32 to 256. */
@@ -46,14 +48,14 @@ const workgroupSize = (granules: number): number =>
 
 /** `x` as kernels over rows of `columns` elements bind it: contiguous, and f32 where 16-bit rows would not split into fours. Not recorded. */
 export function rowOperand(x: Tensor, columns: number): Tensor {
-  return columns % 4 !== 0 && x.dtype !== "f32" ? map("copy", [x], { dtype: "f32" }) : contiguousCopy(x);
+  return columns % 4 !== 0 && x.dtype !== "f32" ? map(copy, [x], { dtype: "f32" }) : contiguousCopy(x);
 }
 
 /** Granules of a row of `columns` elements. */
 export const granulesOf = (columns: number): number => (columns % 4 === 0 ? columns / 4 : columns);
 
-/** The libraries of operands with rows of `columns` elements: slot → tensor. */
-export function rowUses(columns: number, operands: Readonly<Record<string, Tensor>>): Record<string, string> {
+/** What fills the slots of operands with rows of `columns` elements: slot → tensor. */
+export function rowUses(columns: number, operands: Readonly<Record<string, Tensor>>): Record<string, Library | DType> {
   return Object.fromEntries(Object.entries(operands).map(([slot, t]) => [slot, rowLibrary(t.dtype, columns)]));
 }
 
@@ -61,11 +63,6 @@ export function rowUses(columns: number, operands: Readonly<Record<string, Tenso
 export function rowsOf(x: Tensor): { rows: number; columns: number } {
   const columns = x.shape.at(-1)!;
   return { rows: sizeOf(x.shape.slice(0, -1)), columns };
-}
-
-/** `y` as the result of an op on `x`: of x's dtype and shape. */
-export function asResult(y: Tensor, dtype: DType): Tensor {
-  return y.dtype === dtype ? y : map("copy", [y], { dtype });
 }
 
 /** Rows `start` … of `table` [rows, 4] f32, bound from an aligned row at or before `start`; `base` is the distance to it. */
@@ -78,20 +75,27 @@ export function tableRows(table: Tensor, start: number, count: number): { bound:
 export const viewAs = (t: Tensor, shape: readonly number[], offset = t.offset): Tensor =>
   t.strided(shape, contiguousStrides(shape), offset);
 
-export interface RowWindow extends Window {
-  /** What to bind of an operand. */
-  readonly part: (operand: Tensor) => { of: Tensor; start: number; elements: number };
+export interface OperandWindow<N extends string> extends Window {
+  /** The window's rows of each operand, as a launch binds them. */
+  readonly buffers: Readonly<Record<N, Bound>>;
 }
 
-/** Windows of whole rows of contiguous operands of one shape. */
-export function rowWindowsOf(op: string, ...operands: readonly [Tensor, ...Tensor[]]): RowWindow[] {
-  const [{ device, size, shape }] = operands;
-  if (size === 0) return [];
-  const columns = shape.at(-1)!;
-  const widths = operands.map((t) => ({ rowElements: columns, dtype: t.dtype }));
-  return rowWindows(device, size / columns, widths, 1, op).map(({ start, count }) => ({
-    start,
-    count,
-    part: (of) => ({ of, start: start * columns, elements: count * columns }),
-  }));
+/**
+ * Windows of `rows` rows of contiguous operands, each of which has as many rows (of `size / rows` elements): one in all but the largest
+ * cases, none without elements. Operands that every launch binds whole are left out.
+ * @param granule windows other than the last have a multiple of this many rows
+ */
+export function windowsOf<N extends string>(
+  op: string,
+  rows: number,
+  operands: Readonly<Record<N, Tensor>>,
+  granule = 1,
+): OperandWindow<N>[] {
+  const all = Object.entries<Tensor>(operands).map(([name, of]) => ({ name, of, width: of.size / rows }));
+  if (rows === 0 || all.every(({ width }) => width === 0)) return [];
+  const widths = all.map(({ of, width }) => ({ rowElements: width, dtype: of.dtype }));
+  return rowWindows(all[0]!.of.device, rows, widths, granule, op).map(({ start, count }) => {
+    const parts = all.map(({ name, of, width }) => [name, { of, start: start * width, elements: count * width }]);
+    return { start, count, buffers: Object.fromEntries(parts) as Record<N, Bound> };
+  });
 }

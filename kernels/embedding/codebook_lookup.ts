@@ -19,6 +19,7 @@ import {
   shapeText,
 } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
+import { grid } from "../core/libraries.ts";
 import { cast } from "../views/views.ts";
 import { square, sub } from "../pointwise/elementwise.ts";
 import { expression, map } from "../core/map.ts";
@@ -31,12 +32,14 @@ const search = kernel(
   new URL("./codebook_lookup.wgsl", import.meta.url),
   { z: "read", codes: "read", best: "write" },
   { rows: "u32", codes: "u32", first: "u32", per_part: "u32", parts: "u32" },
+  [grid],
 );
 const merge = kernel(
   "codebook_lookup_merge",
   new URL("./codebook_lookup_merge.wgsl", import.meta.url),
   { best: "read", indices: "read_write", distances: "read_write" },
   { rows: "u32", parts: "u32" },
+  [grid],
 );
 
 /** Rows of z that one workgroup takes: its invocations times the kernel's ROWS. */
@@ -49,7 +52,7 @@ const MAX_COLUMNS = 64;
 /** Lengths count as this at least. */
 const EPS = 1e-12;
 
-expression("quantize.keepNaN", "select(a, b, is_nan_b(b))");
+const keepNaN = expression("quantize.keepNaN", "select(a, b, is_nan_b(b))");
 
 export interface CodebookLookup {
   /** Index of the nearest code, u32 [M]; the lowest of equally near ones. Meaningless where the distance is NaN. */
@@ -158,7 +161,7 @@ export function quantize(z: Tensor, codebook: Tensor, indices?: Tensor): Tensor 
       );
       // A row of z that is NaN stays so, whatever its code.
       const own = l2Normalize(cast(z, "f32"), EPS);
-      return map("quantize.keepNaN", [unit, own], { dtype: z.dtype });
+      return map(keepNaN, [unit, own], { dtype: z.dtype });
     }),
   );
   return record("quantize", [z], codes, [z], (g, [saved]) => [l2NormalizeGradient(saved!, g, EPS)]);

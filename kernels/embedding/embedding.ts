@@ -20,10 +20,10 @@ import {
   shapeText,
   sizeOf,
 } from "../../engine/index.ts";
-import type { DType, Tensor } from "../../engine/index.ts";
+import type { DType, Library, Tensor } from "../../engine/index.ts";
 import { fillInto } from "../core/copy.ts";
-import { rowLibrary } from "../core/lib.ts";
-import { contiguousCopy, map } from "../core/map.ts";
+import { grid, rowLibrary, standard } from "../core/libraries.ts";
+import { contiguousCopy, copy, map } from "../core/map.ts";
 import { permute, reshape } from "../views/views.ts";
 
 const forward = kernel(
@@ -31,6 +31,7 @@ const forward = kernel(
   new URL("./embedding.wgsl", import.meta.url),
   { weight: "read", ids: "read", y: "write" },
   { rows: "u32", granules: "u32", steps: "u32", position: "u32", first: "u32", count: "u32" },
+  standard,
 );
 
 const linked = kernel(
@@ -38,6 +39,7 @@ const linked = kernel(
   new URL("./embedding_links.wgsl", import.meta.url),
   { ids: "read", links: "write" },
   { count: "u32", position: "u32" },
+  [grid],
 );
 
 const backwardKernel = kernel(
@@ -45,10 +47,11 @@ const backwardKernel = kernel(
   new URL("./embedding_backward.wgsl", import.meta.url),
   { g: "read", ids: "read", links: "read", dweight: "read_write" },
   { rows: "u32", granules: "u32", position: "u32", first: "u32", count: "u32" },
+  standard,
 );
 
 // One 32-bit integer a granule, copied as it is.
-library(
+const word = library(
   "word",
   "alias Pack_T = u32;\nalias V4_T = vec4u;\nconst W_T = 1u;\nfn unpack_T(p: Pack_T) -> V4_T { return vec4u(p, 0u, 0u, 0u); }\nfn pack_T(v: V4_T) -> Pack_T { return v.x; }",
 );
@@ -106,11 +109,11 @@ function lookUp(weight: Tensor, ids: Tensor, dtype: DType): Tensor {
   if (narrow) {
     // Rows do not fall on whole words: wider, and back.
     const wide = lookUp(
-      map("copy", [weight], { dtype: isFloat(weight.dtype) ? "f32" : "u32" }),
+      map(copy, [weight], { dtype: isFloat(weight.dtype) ? "f32" : "u32" }),
       ids,
       isFloat(weight.dtype) ? "f32" : "u32",
     );
-    return wide.dtype === dtype ? wide : map("copy", [wide], { dtype });
+    return wide.dtype === dtype ? wide : map(copy, [wide], { dtype });
   }
   const table = contiguousCopy(weight);
   const y = empty([ids.size, columns], { dtype, device: weight.device });
@@ -119,8 +122,8 @@ function lookUp(weight: Tensor, ids: Tensor, dtype: DType): Tensor {
     fillInto(y, 0);
     return y;
   }
-  const libraryOf = (d: DType): string =>
-    d === "i32" || d === "u32" ? (columns % 4 ? "word" : "u32") : rowLibrary(d, columns);
+  const libraryOf = (d: DType): Library | DType =>
+    d === "i32" || d === "u32" ? (columns % 4 ? word : "u32") : rowLibrary(d, columns);
   const granules = columns % 4 ? columns : columns / 4;
   const steps = Math.ceil(granules / GRANULES);
   for (const rows of rowWindows(y.device, ids.size, [{ rowElements: columns, dtype }], 1, "embedding")) {
@@ -158,7 +161,7 @@ export function scatterRows(g: Tensor, ids: Tensor, vocabulary: number, columns:
   const dweight = empty([vocabulary, columns], { device: g.device });
   fillInto(dweight, 0);
   if (g.size === 0 || vocabulary === 0) return dweight;
-  const from = g.dtype !== "f32" && columns % 4 !== 0 ? map("copy", [g], { dtype: "f32" }) : contiguousCopy(g);
+  const from = g.dtype !== "f32" && columns % 4 !== 0 ? map(copy, [g], { dtype: "f32" }) : contiguousCopy(g);
   for (const rows of rowWindows(
     g.device,
     ids.size,

@@ -15,9 +15,10 @@ import {
   sizeOf,
 } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
+import { grid } from "../core/libraries.ts";
 import { arange, full } from "../views/create.ts";
 import { BLOCK, checkIds, scatterRows } from "./embedding.ts";
-import { contiguousCopy, expression, map } from "../core/map.ts";
+import { contiguousCopy, copy, expression, map } from "../core/map.ts";
 import { viewAs } from "../core/rows.ts";
 import { permute, reshape, slice } from "../views/views.ts";
 
@@ -27,16 +28,18 @@ const forward = kernel(
   new URL("./gather.wgsl", import.meta.url),
   { x: "read", index: "read", y: "write" },
   params,
+  [grid],
 );
 const backwardKernel = kernel(
   "gather_backward",
   new URL("./gather_backward.wgsl", import.meta.url),
   { g: "read", index: "read", dx: "write" },
   params,
+  [grid],
 );
 
 // Index a into a row of c elements that starts at element b → element; one that is outside the row (a negative one is large) → none's.
-expression("gather.element", "select(V4_y(0xffffffffu), V4_y(a) + b, V4_y(a) < c)");
+const element = expression("gather.element", "select(V4_y(0xffffffffu), V4_y(a) + b, V4_y(a) < c)");
 
 /**
  * y[…, k, …] = x[…, index[…, k, …], …] along dimension `dim`, as in PyTorch: index i32 or u32 of x's rank, no longer than x in the other
@@ -81,7 +84,7 @@ function gatherRows(x: Tensor, index: Tensor): Tensor {
   const picks = index.shape[1]!;
   const y = scope(() => {
     const narrow = DTYPES[x.dtype].bits < 32;
-    const from = narrow ? map("copy", [x], { dtype: isFloat(x.dtype) ? "f32" : "u32" }) : contiguousCopy(x);
+    const from = narrow ? map(copy, [x], { dtype: isFloat(x.dtype) ? "f32" : "u32" }) : contiguousCopy(x);
     const out = empty([rows, picks], { dtype: from.dtype, device: x.device });
     if (out.size === 0) return out.dtype === x.dtype ? out : empty([rows, picks], { dtype: x.dtype, device: x.device });
     for (const { start, count } of windowsOf(x, rows, n, picks)) {
@@ -96,10 +99,10 @@ function gatherRows(x: Tensor, index: Tensor): Tensor {
         cost: { flops: 0, bytes: 12 * count * picks },
       });
     }
-    return narrow ? map("copy", [out], { dtype: x.dtype }) : out;
+    return narrow ? map(copy, [out], { dtype: x.dtype }) : out;
   });
   return record("gather", [x], y, [index], (g, [saved]) => {
-    const from = g.dtype === "f32" ? contiguousCopy(g) : map("copy", [g], { dtype: "f32" });
+    const from = g.dtype === "f32" ? contiguousCopy(g) : map(copy, [g], { dtype: "f32" });
     return [picks > BLOCK && n > 0 ? scatterPicks(from, saved!, n) : gradientOfRows(from, saved!, n)];
   });
 }
@@ -132,7 +135,7 @@ function scatterPicks(g: Tensor, index: Tensor, n: number): Tensor {
     );
   const { device } = g;
   const starts = arange(0, rows * n, n, { dtype: "u32", device });
-  const places = map("gather.element", [index, viewAs(starts, [rows, 1]), full([1], n, { dtype: "u32", device })], {
+  const places = map(element, [index, viewAs(starts, [rows, 1]), full([1], n, { dtype: "u32", device })], {
     dtype: "u32",
   });
   return viewAs(scatterRows(viewAs(g, [rows * picks, 1]), viewAs(places, [rows * picks]), rows * n, 1), [rows, n]);

@@ -18,9 +18,10 @@ import {
   scope,
 } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
+import { product } from "../core/arithmetic.ts";
 import { fillInto } from "../core/copy.ts";
-import { rowLibrary } from "../core/lib.ts";
-import { contiguousCopy, expression, map } from "../core/map.ts";
+import { grid, opaque, rowLibrary, standard } from "../core/libraries.ts";
+import { contiguousCopy, copy, expression, map } from "../core/map.ts";
 import { sum } from "../reduce/reduce.ts";
 
 const partialKernel = kernel(
@@ -28,6 +29,7 @@ const partialKernel = kernel(
   new URL("./cross_entropy_partial.wgsl", import.meta.url),
   { x: "read", partial: "write" },
   { rows: "u32", granules: "u32", chunks: "u32" },
+  standard,
 );
 
 const combineKernel = kernel(
@@ -35,6 +37,7 @@ const combineKernel = kernel(
   new URL("./cross_entropy_combine.wgsl", import.meta.url),
   { partial: "read", x: "read", targets: "read", state: "read_write" },
   { rows: "u32", first: "u32", columns: "u32", column: "u32", chunks: "u32" },
+  standard,
 );
 
 const finishKernel = kernel(
@@ -42,6 +45,7 @@ const finishKernel = kernel(
   new URL("./cross_entropy_finish.wgsl", import.meta.url),
   { state: "read", targets: "read", losses: "write", lse: "write", counted: "write" },
   { rows: "u32", classes: "u32", ignore: "i32" },
+  [grid, opaque],
 );
 
 const backwardKernel = kernel(
@@ -49,11 +53,11 @@ const backwardKernel = kernel(
   new URL("./cross_entropy_backward.wgsl", import.meta.url),
   { x: "read", lse: "read", targets: "read", coefficient: "read", dx: "write" },
   { rows: "u32", first: "u32", granules: "u32", steps: "u32", column: "u32" },
+  standard,
 );
 
-expression("crossEntropy.mean", "a / max(b, V4_b(1.0))");
-expression("crossEntropy.coefficient", "a * b / max(c, V4_c(1.0))");
-expression("crossEntropy.product", "a * b");
+const meanOf = expression("crossEntropy.mean", "a / max(b, V4_b(1.0))");
+const coefficientOf = expression("crossEntropy.coefficient", "a * b / max(c, V4_c(1.0))");
 
 /** Granules that one invocation walks for a row's statistics, and the most chunks of a row: one invocation joins them. */
 const CHUNK_GRANULES = 32;
@@ -70,7 +74,7 @@ export interface CrossEntropyOptions {
 
 /** Rows, columns and dtype of logits must suit the kernels: 16-bit rows split into fours. */
 const usable = (x: Tensor, columns: number): Tensor =>
-  x.dtype !== "f32" && columns % 4 !== 0 ? map("copy", [x], { dtype: "f32" }) : contiguousCopy(x);
+  x.dtype !== "f32" && columns % 4 !== 0 ? map(copy, [x], { dtype: "f32" }) : contiguousCopy(x);
 
 /** What is known of each row so far: state f32 [M, 4]. Begun by `joinColumns` with column 0. */
 export const newState = (rows: number, like: Tensor): Tensor => empty([rows, 4], { device: like.device });
@@ -146,15 +150,13 @@ export function reduceLosses(
   const total = sum(losses);
   if (reduction === "sum") return { loss: total, count: null };
   const count = sum(counted);
-  return { loss: map("crossEntropy.mean", [total, count]), count };
+  return { loss: map(meanOf, [total, count]), count };
 }
 
 /** What multiplies each row's gradient: f32 [M], 0 for rows that do not count. `g` is the gradient of the loss, [] or [M]. */
 export function rowCoefficients(g: Tensor, counted: Tensor, count: Tensor | null): Tensor {
   const options = { dtype: "f32", shape: counted.shape } as const;
-  return count
-    ? map("crossEntropy.coefficient", [counted, g, count], options)
-    : map("crossEntropy.product", [counted, g], options);
+  return count ? map(coefficientOf, [counted, g, count], options) : map(product, [counted, g], options);
 }
 
 /** The gradient of the logits x [rows, columns], which lie as in `joinColumns`, written to `dx` of their shape. */
@@ -238,7 +240,7 @@ export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntr
     const coefficient = rowCoefficients(g, counted, mean ? count! : null);
     const dx = empty([rows, classes], { dtype: x.dtype, device: x.device });
     columnsBackward(x, dx, lse, labels, coefficient, 0);
-    return [x.dtype === dtype ? dx : map("copy", [dx], { dtype })];
+    return [x.dtype === dtype ? dx : map(copy, [dx], { dtype })];
   });
   for (const t of saved) if (t !== logits && t !== targets) t.dispose();
   return y;

@@ -13,6 +13,7 @@ import {
   scope,
 } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
+import { sumPair } from "../core/arithmetic.ts";
 import { copyInto, fillInto } from "../core/copy.ts";
 import {
   checkTargets,
@@ -166,7 +167,7 @@ export function linearCrossEntropy(
 /** The sums of the columns of `dlogits` into a part of dbias, or added to it. */
 function addColumns(into: Tensor, dlogits: Tensor, accumulate: boolean): void {
   const part = sum(dlogits, 0);
-  copyInto(into, accumulate ? map("sum_pair", [into, part]) : part);
+  copyInto(into, accumulate ? map(sumPair, [into, part]) : part);
 }
 
 function zeros(shape: readonly number[], like: Tensor): Tensor {

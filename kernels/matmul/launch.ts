@@ -2,35 +2,18 @@
  * From a product of views to launches: batch dimensions joined, operands packed where their rows do not split into fours, the variant
  * chosen, large tensors cut into parts. `matmul.ts` states what callers may ask for.
  */
-import {
-  broadcastShapes,
-  elementBytes,
-  empty,
-  kernel,
-  launch,
-  library,
-  shapeText,
-  ShapeError,
-} from "../../engine/index.ts";
+import { broadcastShapes, elementBytes, empty, kernel, launch, shapeText, ShapeError } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
-import "../pointwise/activations.ts";
 import { copyInto, fillInto } from "../core/copy.ts";
 import { collapse } from "../core/collapse.ts";
-import { map } from "../core/map.ts";
+import { copy, map } from "../core/map.ts";
+import { f32x1, standard } from "../core/libraries.ts";
+import { io, lanesNone, sizeAny, sumWorkgroup } from "./libraries.ts";
 import { bindPart, partsOf } from "./parts.ts";
 import type { Operand } from "./parts.ts";
 import { NAIVE, chooseMatmul } from "./variants.ts";
 import type { MatmulChoice, MatmulKernel } from "./variants.ts";
 import { forcedVariant } from "../core/variants.ts";
-
-library("matmul_io", new URL("../core/lib/matmul_io.wgsl", import.meta.url));
-library("matmul_activation", new URL("../core/lib/matmul_activation.wgsl", import.meta.url));
-library("lanes_none", new URL("../core/lib/lanes_none.wgsl", import.meta.url));
-library("lanes_subgroup", new URL("../core/lib/lanes_subgroup.wgsl", import.meta.url));
-library("sum_workgroup", new URL("../core/lib/sum_workgroup.wgsl", import.meta.url));
-library("sum_subgroup", new URL("../core/lib/sum_subgroup.wgsl", import.meta.url));
-library("size_any", new URL("../core/lib/size_any.wgsl", import.meta.url));
-library("size_fixed", new URL("../core/lib/size_fixed.wgsl", import.meta.url));
 
 const bindings = { a: "read", b: "read", bias: "read", residual: "read", y: "read_write" } as const;
 const params = {
@@ -44,10 +27,20 @@ const params = {
 } as const;
 
 const kernels = {
-  naive: kernel("matmul_naive", new URL("./matmul_naive.wgsl", import.meta.url), bindings, params),
-  tiled: kernel("matmul_tiled", new URL("./matmul_tiled.wgsl", import.meta.url), bindings, params),
-  vector: kernel("matmul_vector", new URL("./matmul_vector.wgsl", import.meta.url), bindings, params),
-  register: kernel("matmul_register", new URL("./matmul_register.wgsl", import.meta.url), bindings, params),
+  naive: kernel("matmul_naive", new URL("./matmul_naive.wgsl", import.meta.url), bindings, params, [...standard, io]),
+  tiled: kernel("matmul_tiled", new URL("./matmul_tiled.wgsl", import.meta.url), bindings, params, [...standard, io]),
+  vector: kernel("matmul_vector", new URL("./matmul_vector.wgsl", import.meta.url), bindings, params, [
+    ...standard,
+    io,
+    sumWorkgroup,
+    sizeAny,
+  ]),
+  register: kernel("matmul_register", new URL("./matmul_register.wgsl", import.meta.url), bindings, params, [
+    ...standard,
+    io,
+    lanesNone,
+    sizeAny,
+  ]),
 } satisfies Record<MatmulKernel, unknown>;
 
 const packKernel = kernel(
@@ -55,6 +48,7 @@ const packKernel = kernel(
   new URL("./matmul_pack.wgsl", import.meta.url),
   { x: "read", y: "write" },
   { size: "vec4u", x: "vec4u", y: "vec4u", batches: "vec4u" },
+  standard,
 );
 
 /** Activations that an epilogue computes, by their number in library `matmul_activation`. */
@@ -294,7 +288,7 @@ function launchParts(
   const parts = partsOf(p.op, device, sizes, all, [1, 1, o.a.row === 1 ? granule : 1, 4, granule], tooLong);
   if (o.y.tensor.dtype !== "f32" && parts.some((part) => part.sizes[4]! < k))
     return throughF32(p, choice, counts, o, m, n, k);
-  const yLibrary = wide ? o.y.tensor.dtype : "f32x1";
+  const yLibrary = wide ? o.y.tensor.dtype : f32x1;
   for (const part of parts) {
     const [z0, z1, rows, columns, terms] = part.sizes as [number, number, number, number, number];
     const isFirst = part.starts[4] === 0;
@@ -307,7 +301,7 @@ function launchParts(
         a: o.a.tensor.dtype,
         b: o.b.tensor.dtype,
         y: yLibrary,
-        r: r && wide ? o.residual!.tensor.dtype : wide ? "f32" : "f32x1",
+        r: r && wide ? o.residual!.tensor.dtype : wide ? "f32" : f32x1,
       },
       constants: {
         ...choice.constants,
@@ -350,10 +344,10 @@ function throughF32(
 ): void {
   const shape = [...counts, m, n];
   const target = o.y.tensor.strided(shape, [...o.y.batches, o.y.row, 1], o.y.offset);
-  const sums = p.accumulate ? map("copy", [target], { dtype: "f32" }) : empty(shape, { device: p.y.device });
+  const sums = p.accumulate ? map(copy, [target], { dtype: "f32" }) : empty(shape, { device: p.y.device });
   const y: Matrix = { tensor: sums, offset: 0, row: n, column: 1, batches: [counts[1]! * m * n, m * n] };
   launchParts(p, choice, counts, { ...o, y }, m, n, k);
-  copyInto(target, map("copy", [sums], { dtype: target.dtype }));
+  copyInto(target, map(copy, [sums], { dtype: target.dtype }));
 }
 
 /** True if every row of a result starts on a granule of four. */

@@ -5,6 +5,7 @@ import { contiguousCopy, expression, map } from "../core/map.ts";
 import { asMatrix, product, resultDType } from "./matmul.ts";
 import { ACTIVATIONS } from "./launch.ts";
 import type { Activation } from "./launch.ts";
+import { activation as activationLibrary } from "./libraries.ts";
 import { sumTo } from "../reduce/reduce.ts";
 
 export interface LinearOptions {
@@ -15,11 +16,21 @@ export interface LinearOptions {
   readonly dtype?: DType;
 }
 
-for (const [name, kind] of Object.entries(ACTIVATIONS)) {
-  expression(`linear.${name}.forward`, `activate(${kind}u, a)`, "matmul_activation");
-  expression(`linear.${name}.forward_residual`, `activate(${kind}u, a) + b`, "matmul_activation");
-  expression(`linear.${name}.backward`, `a * activation_slope(${kind}u, b)`, "matmul_activation");
-}
+/** What a launch of its own computes of an activation. */
+const formulas = (name: Activation) => {
+  const kind = ACTIVATIONS[name];
+  return {
+    forward: expression(`linear.${name}.forward`, `activate(${kind}u, a)`, activationLibrary),
+    forwardResidual: expression(`linear.${name}.forward_residual`, `activate(${kind}u, a) + b`, activationLibrary),
+    backward: expression(`linear.${name}.backward`, `a * activation_slope(${kind}u, b)`, activationLibrary),
+  };
+};
+const FORMULAS = {
+  gelu: formulas("gelu"),
+  geluTanh: formulas("geluTanh"),
+  silu: formulas("silu"),
+  relu: formulas("relu"),
+} as const satisfies Record<Activation, unknown>;
 
 /**
  * y = activation(x · weightᵗ + bias) + residual: x [..., K], weight [N, K], bias [N] → [..., N]. `gelu` is the exact one (erf), `geluTanh`
@@ -58,8 +69,8 @@ export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null, op
   return scope(() => {
     const before = forward({});
     const y = residual
-      ? map(`linear.${activation}.forward_residual`, [before, residual], { dtype })
-      : map(`linear.${activation}.forward`, [before], { dtype });
+      ? map(FORMULAS[activation].forwardResidual, [before, residual], { dtype })
+      : map(FORMULAS[activation].forward, [before], { dtype });
     return recordLinear(inputs, y, before, activation);
   });
 }
@@ -80,7 +91,7 @@ function recordLinear(
     const left = [...kept];
     const keptX = needs[1] ? left.shift()! : null;
     const keptWeight = needs[0] ? left.shift()! : null;
-    const inner = activation ? map(`linear.${activation}.backward`, [g, left[0]!], { dtype: g.dtype }) : g;
+    const inner = activation ? map(FORMULAS[activation].backward, [g, left[0]!], { dtype: g.dtype }) : g;
     const flat = asMatrix(inner);
     const dx = keptWeight && product("linear", { a: flat, b: keptWeight, dtype: xDType });
     return [

@@ -31,7 +31,7 @@ import {
 } from "../../engine/index.ts";
 import type { DType, Tensor } from "../../engine/index.ts";
 import { copyInto } from "../core/copy.ts";
-import { contiguousCopy, map } from "../core/map.ts";
+import { contiguousCopy, copy, map } from "../core/map.ts";
 import { ACTIVATIONS, productShape, runProduct } from "./launch.ts";
 import type { Activation } from "./launch.ts";
 import { sumTo } from "../reduce/reduce.ts";
@@ -98,8 +98,8 @@ export function product(op: string, options: GemmOptions): Tensor {
       (n % 4 === 0 &&
         y.offset % 4 === 0 &&
         y.strides.every((s, d) => d === y.rank - 1 || y.shape[d] === 1 || s % 4 === 0));
-    const to = direct ? y : accumulate ? map("copy", [y], { dtype: "f32" }) : empty(shape, { device });
-    const asF32 = (t: Tensor): Tensor => (t.dtype === "f32" ? t : map("copy", [t], { dtype: "f32" }));
+    const to = direct ? y : accumulate ? map(copy, [y], { dtype: "f32" }) : empty(shape, { device });
+    const asF32 = (t: Tensor): Tensor => (t.dtype === "f32" ? t : map(copy, [t], { dtype: "f32" }));
     runProduct({
       op,
       a,
@@ -114,8 +114,8 @@ export function product(op: string, options: GemmOptions): Tensor {
       residual: residual && contiguousCopy(n % 4 === 0 ? residual : asF32(residual)),
     });
     if (direct) return;
-    if (out) copyInto(y, map("copy", [to], { dtype: y.dtype }));
-    else map("copy", [to], { into: y });
+    if (out) copyInto(y, map(copy, [to], { dtype: y.dtype }));
+    else map(copy, [to], { into: y });
   });
   return y;
 }

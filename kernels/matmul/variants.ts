@@ -1,5 +1,6 @@
 /** Which matmul kernel runs for which problem, and with which constants: a pure function over a committed table. */
-import type { Capabilities, Constants, Uses } from "../../engine/index.ts";
+import type { Capabilities, Constants, Library, Uses } from "../../engine/index.ts";
+import { lanesSubgroup, sizeAny, sizeFixed, sumSubgroup } from "./libraries.ts";
 
 /** A product of m × k by k × n as its operands lie: `transA`: a lies [K, M]; `transB`: b lies [N, K]. */
 export interface MatmulProblem {
@@ -27,18 +28,16 @@ export const NAIVE: MatmulChoice = { kernel: "naive", constants: {}, use: {}, ro
 
 interface Lanes {
   readonly lanes: number;
-  /** Library for slot z. */
-  readonly z: string;
+  /** Fills slot z. */
+  readonly z: Library;
 }
 
 /** Invocations in a subgroup that a kernel may rely on, and the library that asks for it; null where there is none. */
 function lanesOf(capabilities: Capabilities): Lanes | null {
   const sizes = capabilities.subgroups;
   if (!sizes) return null;
-  if (sizes[0] === sizes[1]) return { lanes: sizes[0], z: "size_any" };
-  return capabilities.subgroupSizeControl
-    ? { lanes: Math.min(Math.max(32, sizes[0]), sizes[1]), z: "size_fixed" }
-    : null;
+  if (sizes[0] === sizes[1]) return { lanes: sizes[0], z: sizeAny };
+  return capabilities.subgroupSizeControl ? { lanes: Math.min(Math.max(32, sizes[0]), sizes[1]), z: sizeFixed } : null;
 }
 
 /**
@@ -55,7 +54,7 @@ function register(p: MatmulProblem, by: Lanes | null, software: boolean): Matmul
   return {
     kernel: "register",
     constants,
-    use: by ? { s: "lanes_subgroup", z: by.z } : {},
+    use: by ? { s: lanesSubgroup, z: by.z } : {},
     rows,
     columns: 4 * workgroup,
   };
@@ -85,7 +84,7 @@ function vector(p: MatmulProblem, by: Lanes | null): MatmulChoice {
   return {
     kernel: "vector",
     constants: { WORKGROUP: lanes, LANES: lanes, ROWS: rows },
-    use: by ? { s: "sum_subgroup", z: by.z } : {},
+    use: by ? { s: sumSubgroup, z: by.z } : {},
     rows,
     columns: 4,
   };

@@ -10,6 +10,7 @@ import {
   isFloat,
   kernel,
   launch,
+  library,
   record,
   rowWindows,
   sameShape,
@@ -18,10 +19,10 @@ import {
   sizeOf,
 } from "../../engine/index.ts";
 import type { DType, Tensor } from "../../engine/index.ts";
+import { product } from "../core/arithmetic.ts";
 import { fillInto } from "../core/copy.ts";
-import { rowLibrary } from "../core/lib.ts";
-import "../pointwise/activations.ts";
-import { contiguousCopy, expression, map } from "../core/map.ts";
+import { activations, finite, grid, opaque, rowLibrary, standard } from "../core/libraries.ts";
+import { contiguousCopy, copy, expression, map } from "../core/map.ts";
 import { sum } from "../reduce/reduce.ts";
 
 const CHANNEL_PARAMS = {
@@ -35,38 +36,45 @@ const CHANNEL_PARAMS = {
   weighted: "u32",
   biased: "u32",
 } as const;
+/** Parameters of the kernels that walk channels. */
+const channelWalk = library("group_norm_channels", new URL("./lib/group_norm_channels.wgsl", import.meta.url), [
+  activations,
+]);
 const stage = kernel(
   "group_norm_stats",
   new URL("./group_norm_stats.wgsl", import.meta.url),
   { x: "read", stats: "write" },
   { rows: "u32", first: "u32", granules: "u32" },
+  [...standard, opaque, finite],
 );
 const merge = kernel(
   "group_norm_merge",
   new URL("./group_norm_merge.wgsl", import.meta.url),
   { stats: "read", merged: "write" },
   { rows: "u32", parts: "u32", covered: "u32", elements: "u32" },
+  [grid, opaque],
 );
 const apply = kernel(
   "group_norm",
   new URL("./group_norm.wgsl", import.meta.url),
   { x: "read", stats: "read", weight: "read", bias: "read", y: "write" },
   CHANNEL_PARAMS,
+  [...standard, channelWalk],
 );
 const partials = kernel(
   "group_norm_sums",
   new URL("./group_norm_sums.wgsl", import.meta.url),
   { x: "read", g: "read", stats: "read", weight: "read", bias: "read", sums: "write" },
   CHANNEL_PARAMS,
+  [...standard, channelWalk],
 );
 const backwardKernel = kernel(
   "group_norm_backward",
   new URL("./group_norm_backward.wgsl", import.meta.url),
   { x: "read", g: "read", stats: "read", sums: "read", weight: "read", bias: "read", dx: "write" },
   CHANNEL_PARAMS,
+  [...standard, channelWalk],
 );
-
-expression("group_norm_weigh", "a * b");
 
 /** Granules or parts that one invocation sums in a stage; the kernels' constant. */
 const CHUNK = 64;
@@ -157,11 +165,11 @@ function geometry(
 
 /** `t` contiguous, and in f32 where channels do not split into granules of four. */
 function granular(t: Tensor, g: Geometry): Tensor {
-  return contiguousCopy(g.width === 1 && t.dtype !== "f32" ? map("copy", [t], { dtype: "f32" }) : t);
+  return contiguousCopy(g.width === 1 && t.dtype !== "f32" ? map(copy, [t], { dtype: "f32" }) : t);
 }
 
 const vector = (t: Tensor | null): Tensor | null =>
-  t && contiguousCopy(t.dtype === "f32" ? t : map("copy", [t], { dtype: "f32" }));
+  t && contiguousCopy(t.dtype === "f32" ? t : map(copy, [t], { dtype: "f32" }));
 
 /** [images · groups, 2] f32: mean and sum of squared differences from it of every group. */
 function groupStats(x: Tensor, g: Geometry): Tensor {
@@ -255,7 +263,7 @@ function normalise(
       },
     });
   }
-  return y.dtype === dtype ? y : map("copy", [y], { dtype });
+  return y.dtype === dtype ? y : map(copy, [y], { dtype });
 }
 
 /** Gradients of x, weight and bias. The two sums of every channel make the last two, and once weighted and added over a group the first. */
@@ -306,7 +314,7 @@ function gradients(
   function inputGradient(): Tensor {
     const perGroup = g.channels / g.groups;
     const seen = perChannel.strided([g.images, g.channels, 2], [g.channels * 2, 2, 1]);
-    const weighted = weight ? map("group_norm_weigh", [seen, weight.strided([g.channels, 1], [1, 1])]) : seen;
+    const weighted = weight ? map(product, [seen, weight.strided([g.channels, 1], [1, 1])]) : seen;
     const sums = sum(weighted.strided([g.images * g.groups, perGroup, 2], [perGroup * 2, 2, 1]), [1]);
     const dx = empty(input.shape, { dtype: g.width === 1 ? "f32" : input.dtype, device });
     for (const { start, count } of rowWindows(

@@ -2,23 +2,11 @@
 // squared differences), act the identity or, with SWISH, z · sigmoid(z). A workgroup covers WORKGROUP · GRANULES granules of one channel.
 // Grid: flat over channel rows × blocks, folded.
 //#use grid
-//#use activations
+//#use group_norm_channels
 //#use f32 as x
 //#use f32 as y
 const WORKGROUP = 64u; // invocations
 const GRANULES = 4u; // granules an invocation, a workgroup apart
-const SWISH = false;
-struct Params {
-  rows: u32, // channels of all images in the window
-  first: u32, // the window's first
-  channels: u32,
-  per_group: u32, // channels
-  granules: u32, // of a channel
-  scale: f32, // 1 / elements of a group
-  eps: f32,
-  weighted: u32, // 1: weight is there
-  biased: u32,
-}
 @group(0) @binding(0) var<storage, read> x: array<Pack_x>;
 @group(0) @binding(1) var<storage, read> stats: array<vec2f>;
 @group(0) @binding(2) var<storage, read> weight: array<f32>;

@@ -3,23 +3,11 @@
 // They make the gradients of bias and weight, and the two means of the gradient of x. One invocation a chunk.
 // Grid: flat over ceil(rows · chunks / WORKGROUP) workgroups, folded.
 //#use grid
-//#use activations
+//#use group_norm_channels
 //#use f32 as x
 //#use f32 as g
 const WORKGROUP = 64u; // invocations
 const CHUNK = 64u; // granules
-const SWISH = false;
-struct Params {
-  rows: u32, // channels of all images in the window
-  first: u32, // the window's first; sums is there whole
-  channels: u32,
-  per_group: u32, // channels
-  granules: u32, // of a channel
-  scale: f32, // 1 / elements of a group
-  eps: f32,
-  weighted: u32, // 1: weight is there
-  biased: u32,
-}
 @group(0) @binding(0) var<storage, read> x: array<Pack_x>;
 @group(0) @binding(1) var<storage, read> g: array<Pack_g>;
 @group(0) @binding(2) var<storage, read> stats: array<vec2f>;

@@ -15,20 +15,22 @@ import {
   scope,
 } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
-import { contiguousCopy, map } from "../core/map.ts";
-import "../core/lib.ts";
+import { finite, standard } from "../core/libraries.ts";
+import { contiguousCopy, copy, map } from "../core/map.ts";
 
 const forward = kernel(
   "l2_normalize",
   new URL("./l2_normalize.wgsl", import.meta.url),
   { x: "read", y: "write" },
   { rows: "u32", columns: "u32", pitch: "u32", eps: "f32" },
+  [...standard, finite],
 );
 const backward = kernel(
   "l2_normalize_backward",
   new URL("./l2_normalize_backward.wgsl", import.meta.url),
   { x: "read", g: "read", dx: "write" },
   { rows: "u32", columns: "u32", eps: "f32" },
+  [...standard, finite],
 );
 
 /**
@@ -42,7 +44,7 @@ export function l2Normalize(x: Tensor, eps = 1e-12): Tensor {
   if (!(eps > 0)) throw new ArgumentError(`l2Normalize: eps ${eps}; a number > 0`);
   const y = scope(() => {
     const wide = unitRows(x, x.dim(-1), eps).strided(x.shape, contiguousRows(x));
-    return wide.dtype === x.dtype ? wide : map("copy", [wide], { dtype: x.dtype });
+    return wide.dtype === x.dtype ? wide : map(copy, [wide], { dtype: x.dtype });
   });
   return record("l2Normalize", [x], y, [x], (g, [saved]) => [l2NormalizeGradient(saved!, g, eps)]);
 }

@@ -16,15 +16,17 @@ import {
   shapeText,
 } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
-import { map } from "../core/map.ts";
+import { sumPair } from "../core/arithmetic.ts";
+import { opaque, standard } from "../core/libraries.ts";
+import { asDType, map } from "../core/map.ts";
 import { sumTo } from "../reduce/reduce.ts";
 import {
-  asResult,
   granulesOf,
   rowOperand,
   rowUses,
   rowVariant,
-  rowWindowsOf,
+  rowWorkgroup,
+  windowsOf,
   rowsOf,
   tableRows,
   viewAs,
@@ -35,6 +37,7 @@ const forward = kernel(
   new URL("./norm.wgsl", import.meta.url),
   { x: "read", weight: "read", bias: "read", y: "write", statistics: "write" },
   { rows: "u32", granules: "u32", scale: "f32", eps: "f32", base: "u32" },
+  [...standard, opaque, rowWorkgroup],
 );
 
 const backwardX = kernel(
@@ -42,6 +45,7 @@ const backwardX = kernel(
   new URL("./norm_backward.wgsl", import.meta.url),
   { x: "read", weight: "read", g: "read", statistics: "read", dx: "write" },
   { rows: "u32", granules: "u32", scale: "f32", base: "u32" },
+  [...standard, opaque, rowWorkgroup],
 );
 
 const backwardWeight = kernel(
@@ -49,6 +53,7 @@ const backwardWeight = kernel(
   new URL("./norm_weight_backward.wgsl", import.meta.url),
   { x: "read", g: "read", statistics: "read", y: "write" },
   { rows: "u32", granules: "u32", blocks: "u32", base: "u32" },
+  [...standard, opaque],
 );
 
 type Family = "rms_norm" | "layer_norm";
@@ -127,7 +132,7 @@ function run(
   const statistics = empty([rows, 4], { device: x.device });
   const granules = granulesOf(columns);
   const variant = rowVariant(family, x.device.capabilities, granules);
-  for (const { start, count, part } of rowWindowsOf(family, source, y)) {
+  for (const { start, count, buffers } of windowsOf(family, rows, { x: source, y })) {
     const table = tableRows(statistics, start, count);
     launch(forward, {
       use: { ...rowUses(columns, { x: source, w, b, y }), r: variant.library },
@@ -138,10 +143,9 @@ function run(
         BIAS: bias !== null,
       },
       buffers: {
-        x: part(source),
-        weight: weight ? w : part(source),
-        bias: bias ? b : part(source),
-        y: part(y),
+        ...buffers,
+        weight: weight ? w : buffers.x,
+        bias: bias ? b : buffers.x,
         statistics: table.bound,
       },
       params: { rows: count, granules, scale: 1 / columns, eps, base: table.base },
@@ -152,7 +156,7 @@ function run(
       },
     });
   }
-  return [asResult(y, x.dtype), statistics];
+  return [asDType(y, x.dtype), statistics];
 }
 
 function inputGradient(
@@ -169,18 +173,12 @@ function inputGradient(
   const dx = empty(x.shape, { dtype: source.dtype, device: x.device });
   const granules = granulesOf(columns);
   const variant = rowVariant(family, x.device.capabilities, granules);
-  for (const { start, count, part } of rowWindowsOf(family, source, g, dx)) {
+  for (const { start, count, buffers } of windowsOf(family, rowsOf(x).rows, { x: source, g, dx })) {
     const table = tableRows(statistics, start, count);
     launch(backwardX, {
       use: { ...rowUses(columns, { x: source, w, g, dx }), r: variant.library },
       constants: { ...variant.constants, CENTRED: family === "layer_norm", WEIGHT: weight !== null },
-      buffers: {
-        x: part(source),
-        weight: weight ? w : part(source),
-        g: part(g),
-        statistics: table.bound,
-        dx: part(dx),
-      },
+      buffers: { ...buffers, weight: weight ? w : buffers.x, statistics: table.bound },
       params: { rows: count, granules, scale: 1 / columns, base: table.base },
       grid: grid1d(Math.ceil(count / variant.rows)),
       cost: {
@@ -198,14 +196,14 @@ function weightGradients(family: Family, x: Tensor, grad: Tensor, statistics: Te
   const g = rowOperand(grad, columns);
   const granules = granulesOf(columns);
   const sections = family === "layer_norm" ? 2 : 1;
-  const sums = rowWindowsOf(family, source, g).map(({ start, count, part }) => {
+  const sums = windowsOf(family, rowsOf(x).rows, { x: source, g }).map(({ start, count, buffers }) => {
     const table = tableRows(statistics, start, count);
     const blocks = Math.ceil(count / BLOCK);
     const y = empty([blocks, sections * columns], { device: x.device });
     launch(backwardWeight, {
       use: rowUses(columns, { x: source, g, y }),
       constants: { BLOCK, BIAS: sections === 2 },
-      buffers: { x: part(source), g: part(g), statistics: table.bound, y },
+      buffers: { ...buffers, statistics: table.bound, y },
       params: { rows: count, granules, blocks, base: table.base },
       grid: grid1d(Math.ceil((blocks * granules) / 64)),
       cost: {
@@ -216,5 +214,5 @@ function weightGradients(family: Family, x: Tensor, grad: Tensor, statistics: Te
     return sumTo(y, [sections * columns]);
   });
   if (!sums.length) return sumTo(empty([0, sections * columns], { device: x.device }), [sections * columns]);
-  return sums.reduce((sum, part) => map("sum_pair", [sum, part]));
+  return sums.reduce((sum, part) => map(sumPair, [sum, part]));
 }

@@ -14,7 +14,9 @@ import {
   scope,
 } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
-import { asResult, granulesOf, rowOperand, rowUses, rowVariant, rowWindowsOf } from "../core/rows.ts";
+import { opaque, standard } from "../core/libraries.ts";
+import { asDType } from "../core/map.ts";
+import { granulesOf, rowOperand, rowUses, rowVariant, rowWorkgroup, rowsOf, windowsOf } from "../core/rows.ts";
 import { transpose } from "../views/views.ts";
 
 const forward = kernel(
@@ -22,12 +24,14 @@ const forward = kernel(
   new URL("./softmax.wgsl", import.meta.url),
   { x: "read", y: "write" },
   { rows: "u32", granules: "u32" },
+  [...standard, opaque, rowWorkgroup],
 );
 const backward = kernel(
   "softmax_backward",
   new URL("./softmax_backward.wgsl", import.meta.url),
   { y: "read", g: "read", dx: "write" },
   { rows: "u32", granules: "u32" },
+  [...standard, rowWorkgroup],
 );
 
 /**
@@ -51,36 +55,36 @@ function alongRows(op: string, x: Tensor, dim: number, log: boolean): Tensor {
 }
 
 function run(x: Tensor, log: boolean): Tensor {
-  const columns = x.shape.at(-1)!;
+  const { rows, columns } = rowsOf(x);
   const source = rowOperand(x, columns);
   const y = empty(x.shape, { dtype: source.dtype, device: x.device });
   const granules = granulesOf(columns);
   const variant = rowVariant("softmax", x.device.capabilities, granules);
-  for (const { count, part } of rowWindowsOf("softmax", source, y)) {
+  for (const { count, buffers } of windowsOf("softmax", rows, { x: source, y })) {
     launch(forward, {
       use: { ...rowUses(columns, { x: source, y }), r: variant.library },
       constants: { ...variant.constants, LOG: log },
-      buffers: { x: part(source), y: part(y) },
+      buffers,
       params: { rows: count, granules },
       grid: grid1d(Math.ceil(count / variant.rows)),
       cost: { flops: 6 * count * columns, bytes: elementBytes(source.dtype, 2 * count * columns) },
     });
   }
-  return asResult(y, x.dtype);
+  return asDType(y, x.dtype);
 }
 
 function gradient(result: Tensor, grad: Tensor, log: boolean): Tensor {
-  const columns = result.shape.at(-1)!;
+  const { rows, columns } = rowsOf(result);
   const y = rowOperand(result, columns);
   const g = rowOperand(grad, columns);
   const dx = empty(y.shape, { dtype: y.dtype, device: y.device });
   const granules = granulesOf(columns);
   const variant = rowVariant("softmax", y.device.capabilities, granules);
-  for (const { count, part } of rowWindowsOf("softmax", y, g, dx)) {
+  for (const { count, buffers } of windowsOf("softmax", rows, { y, g, dx })) {
     launch(backward, {
       use: { ...rowUses(columns, { y, g, dx }), r: variant.library },
       constants: { ...variant.constants, LOG: log },
-      buffers: { y: part(y), g: part(g), dx: part(dx) },
+      buffers,
       params: { rows: count, granules },
       grid: grid1d(Math.ceil(count / variant.rows)),
       cost: {

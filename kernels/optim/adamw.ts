@@ -19,6 +19,7 @@ import {
   tensor,
 } from "../../engine/index.ts";
 import type { Device, Tensor } from "../../engine/index.ts";
+import { complement, grid, standard } from "../core/libraries.ts";
 import { contiguousCopy } from "../core/map.ts";
 
 const prepareKernel = kernel(
@@ -26,6 +27,7 @@ const prepareKernel = kernel(
   new URL("./adamw_prepare.wgsl", import.meta.url),
   { norm: "read", watched: "read", state: "read_write" },
   { log_beta1: "f32", log_beta2: "f32", most: "f32", growth: "f32", backoff: "f32", interval: "f32", watched: "u32" },
+  [complement],
 );
 
 const updateKernel = kernel(
@@ -42,6 +44,7 @@ const updateKernel = kernel(
     steps: "read",
   },
   { elements: "u32", rest1: "f32", rest2: "f32", epsilon: "f32", decay: "f32", fresh: "f32", row: "u32" },
+  standard,
 );
 
 const countKernel = kernel(
@@ -49,6 +52,7 @@ const countKernel = kernel(
   new URL("./adamw_count.wgsl", import.meta.url),
   { state: "read", steps: "read_write" },
   { first: "u32", count: "u32", log_beta1: "f32", log_beta2: "f32" },
+  [grid, complement],
 );
 
 const emaKernel = kernel(
@@ -56,6 +60,7 @@ const emaKernel = kernel(
   new URL("./ema.wgsl", import.meta.url),
   { average: "read_write", p: "read", state: "read" },
   { elements: "u32", fresh: "f32" },
+  [grid],
 );
 
 /** Where in the state its values are: f32 [12]. The corrections are those of `step`. `norm` is that of the unscaled gradients, of no meaning where `skip` is 1. */

@@ -11,6 +11,7 @@ import {
   scope,
 } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
+import { grid } from "../core/libraries.ts";
 import { contiguousCopy } from "../core/map.ts";
 
 const partialKernel = kernel(
@@ -18,12 +19,14 @@ const partialKernel = kernel(
   new URL("./grad_norm.wgsl", import.meta.url),
   { x: "read", partial: "write" },
   { elements: "u32", parts: "u32", first: "u32" },
+  [grid],
 );
 const combineKernel = kernel(
   "grad_norm_combine",
   new URL("./grad_norm_combine.wgsl", import.meta.url),
   { partial: "read", y: "write", norm: "write" },
   { count: "u32", parts: "u32" },
+  [grid],
 );
 
 /** Granules that one invocation squares at least, and the most invocations for one gradient. */

@@ -17,6 +17,7 @@ import {
   scope,
 } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
+import { standard } from "../core/libraries.ts";
 import { checkStep } from "./adamw.ts";
 import type { AdamWTensors } from "./adamw.ts";
 import { add, div, mul, sqrt, square } from "../pointwise/elementwise.ts";
@@ -30,6 +31,7 @@ const momentumKernel = kernel(
   new URL("./muon_momentum.wgsl", import.meta.url),
   { m: "read_write", g: "read", u: "write", state: "read" },
   { elements: "u32", momentum: "f32" },
+  standard,
 );
 
 const updateKernel = kernel(
@@ -37,6 +39,7 @@ const updateKernel = kernel(
   new URL("./muon.wgsl", import.meta.url),
   { p: "read_write", o: "read", copy: "write", ema: "read_write", state: "read" },
   { elements: "u32", scale: "f32", decay: "f32", fresh: "f32" },
+  standard,
 );
 
 /** Of the quintic that `orthogonalize` iterates: steepest at 0 while singular values from there to 1 end within 0.7 to 1.2. Jordan et al. 2024. */

@@ -1,37 +1,27 @@
 /** Activations of networks, as expressions of the elementwise mechanism: GELU in both forms, SiLU, and the gated product SwiGLU. */
-import {
-  DTypeError,
-  ShapeError,
-  checkTensors,
-  isFloat,
-  library,
-  record,
-  sameShape,
-  scope,
-} from "../../engine/index.ts";
+import { DTypeError, ShapeError, checkTensors, isFloat, record, sameShape, scope } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
+import { activations } from "../core/libraries.ts";
 import { expression, map } from "../core/map.ts";
+import type { Expression } from "../core/map.ts";
 import { chunk } from "../views/views.ts";
 
-library("activations", new URL("../core/lib/activations.wgsl", import.meta.url));
-
 // Backward expressions are over the gradient `a` and the input `b` (swiglu: the gate `b` and up `c`).
-expression("gelu.forward", "gelu4(a)", "activations");
-expression("gelu.backward", "a * gelu_slope4(b)", "activations");
-expression("geluTanh.forward", "gelu_tanh4(a)", "activations");
-expression("geluTanh.backward", "a * gelu_tanh_slope4(b)", "activations");
-expression("silu.forward", "silu4(a)", "activations");
-expression("silu.backward", "a * silu_slope4(b)", "activations");
-expression("swiglu.forward", "silu4(a) * b", "activations");
-expression("swiglu.backward0", "a * c * silu_slope4(b)", "activations");
-expression("swiglu.backward1", "a * silu4(b)", "activations");
+const formula = (name: string, wgsl: string): Expression => expression(name, wgsl, activations);
+const ACTIVATIONS = {
+  gelu: [formula("gelu.forward", "gelu4(a)"), formula("gelu.backward", "a * gelu_slope4(b)")],
+  geluTanh: [formula("geluTanh.forward", "gelu_tanh4(a)"), formula("geluTanh.backward", "a * gelu_tanh_slope4(b)")],
+  silu: [formula("silu.forward", "silu4(a)"), formula("silu.backward", "a * silu_slope4(b)")],
+} as const;
+const gated = formula("swiglu.forward", "silu4(a) * b");
+const gateBackward = formula("swiglu.backward0", "a * c * silu_slope4(b)");
+const upBackward = formula("swiglu.backward1", "a * silu4(b)");
 
-function activation(op: string, x: Tensor): Tensor {
+function activation(op: keyof typeof ACTIVATIONS, x: Tensor): Tensor {
   checkTensors(op, x);
   if (!isFloat(x.dtype)) throw new DTypeError(`${op}: ${x} is not of a floating dtype; cast it to f32 first`);
-  return record(op, [x], map(`${op}.forward`, [x]), [x], (g, [input]) => [
-    map(`${op}.backward`, [g, input!], { dtype: g.dtype }),
-  ]);
+  const [forward, backward] = ACTIVATIONS[op];
+  return record(op, [x], map(forward, [x]), [x], (g, [input]) => [map(backward, [g, input!], { dtype: g.dtype })]);
 }
 
 /** x [...] → x · Φ(x) with the normal distribution function Φ: the exact ("erf") GELU. Hendrycks and Gimpel 2016, arXiv:1606.08415. */
@@ -59,9 +49,9 @@ export function swiglu(gate: Tensor, up?: Tensor): Tensor {
     if (!isFloat(t.dtype)) throw new DTypeError(`swiglu: ${t} is not of a floating dtype; cast it to f32 first`);
   if (!sameShape(gate.shape, up.shape))
     throw new ShapeError(`swiglu: gate ${gate} and up ${up}; takes two tensors of one shape`);
-  const y = map("swiglu.forward", [gate, up], { dtype: gate.dtype === up.dtype ? gate.dtype : "f32" });
+  const y = map(gated, [gate, up], { dtype: gate.dtype === up.dtype ? gate.dtype : "f32" });
   return record("swiglu", [gate, up], y, [gate, up], (g, [a, b], needs) => [
-    needs[0] ? map("swiglu.backward0", [g, a!, b!], { dtype: g.dtype }) : null,
-    needs[1] ? map("swiglu.backward1", [g, a!, b!], { dtype: g.dtype }) : null,
+    needs[0] ? map(gateBackward, [g, a!, b!], { dtype: g.dtype }) : null,
+    needs[1] ? map(upBackward, [g, a!, b!], { dtype: g.dtype }) : null,
   ]);
 }

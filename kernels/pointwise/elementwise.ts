@@ -13,12 +13,14 @@ import {
   record,
   roundTo,
   scope,
-  setGradientAccumulator,
 } from "../../engine/index.ts";
-import type { DType } from "../../engine/index.ts";
+import type { DType, Library } from "../../engine/index.ts";
+import { add as addition } from "../core/arithmetic.ts";
+import { power, trig } from "../core/libraries.ts";
 import { accumulateInto } from "../core/accumulate.ts";
 import { copyInto, fillInto } from "../core/copy.ts";
-import { contiguousCopy, expression, map } from "../core/map.ts";
+import { copy, expression, map } from "../core/map.ts";
+import type { Expression } from "../core/map.ts";
 import { sumTo } from "../reduce/reduce.ts";
 
 interface UnaryRow {
@@ -27,7 +29,7 @@ interface UnaryRow {
   readonly backward: string | null;
   readonly saves?: "input" | "result";
   /** Library whose functions the expressions call. */
-  readonly library?: string;
+  readonly library?: Library;
   /** False if a NaN input may give a number (x⁰ = 1). */
   readonly keepsNaN?: boolean;
 }
@@ -64,8 +66,8 @@ const UNARY = {
     backward: "a * exp(-abs(b)) / ((1.0 + exp(-abs(b))) * (1.0 + exp(-abs(b))))",
     saves: "input",
   },
-  sin: { forward: "sin4(a)", backward: "a * cos4(b)", saves: "input", library: "trig" },
-  cos: { forward: "cos4(a)", backward: "-a * sin4(b)", saves: "input", library: "trig" },
+  sin: { forward: "sin4(a)", backward: "a * cos4(b)", saves: "input", library: trig },
+  cos: { forward: "cos4(a)", backward: "-a * sin4(b)", saves: "input", library: trig },
   relu: {
     forward: "select(a, V4_a(0.0), a < V4_a(0.0))",
     backward: "select(a, V4_a(0.0), b <= V4_b(0.0))",
@@ -83,7 +85,7 @@ const UNARY = {
     forward: "power4(a, V4_a(s.x))",
     backward: "select(a * s.x * power4(b, V4_b(s.x - 1.0)), V4_a(0.0), V4_b(s.x) == V4_b(0.0))",
     saves: "input",
-    library: "power",
+    library: power,
     keepsNaN: false,
   },
 } as const satisfies Record<string, UnaryRow>;
@@ -93,7 +95,7 @@ interface BinaryRow {
   readonly backward: readonly [string, string] | null;
   /** Integers are taken as well as floats. */
   readonly integers?: boolean;
-  readonly library?: string;
+  readonly library?: Library;
   readonly keepsNaN?: boolean;
 }
 
@@ -126,7 +128,7 @@ const BINARY = {
       "select(a * c * power4(b, c - 1.0), vec4f(), c == vec4f())",
       "select(a * power4(b, c) * log(b), vec4f(), (b == vec4f()) & (c >= vec4f()))",
     ],
-    library: "power",
+    library: power,
     keepsNaN: false,
   },
 } as const satisfies Record<string, BinaryRow>;
@@ -134,44 +136,58 @@ const BINARY = {
 /** Comparisons: 1 or 0 as u32. */
 const COMPARE = { eq: "==", ne: "!=", lt: "<", le: "<=", gt: ">", ge: ">=" } as const;
 
-const name = (op: string, part: string): string => `${op}.${part}`;
-for (const [op, row] of Object.entries(UNARY) as [string, UnaryRow][]) {
-  const libraries = row.library ? [row.library] : [];
-  expression(
-    name(op, "forward"),
-    row.keepsNaN === false ? row.forward : `select(${row.forward}, a, is_nan_a(a))`,
-    ...libraries,
-  );
-  if (row.backward) expression(name(op, "backward"), row.backward, ...libraries);
-}
-for (const [op, row] of Object.entries(BINARY) as [string, BinaryRow][]) {
-  const libraries = row.library ? [row.library] : [];
-  expression(
-    name(op, "forward"),
-    row.keepsNaN === false ? row.forward : `select(select(${row.forward}, b, is_nan_b(b)), a, is_nan_a(a))`,
-    ...libraries,
-  );
-  row.backward?.forEach((e, i) => expression(name(op, `backward${i}`), e, ...libraries));
-}
-// With NaN only "not equal" is true.
-for (const [op, sign] of Object.entries(COMPARE)) {
-  const unordered = "(is_nan_a(a) | is_nan_b(b))";
-  expression(
-    name(op, "forward"),
-    `select(V4_y(), V4_y(1), (a ${sign} V4_a(b)) ${op === "ne" ? `| ${unordered}` : `& !${unordered}`})`,
-  );
+interface Formulas<Backward> {
+  readonly forward: Expression;
+  readonly backward: Backward | null;
 }
 
-/** Names of the table, for tests and documentation. */
-export const elementwiseTable = { unary: UNARY, binary: BINARY, compare: COMPARE } as const;
+const UNARY_FORMULAS = formulas<keyof typeof UNARY, UnaryRow, Formulas<Expression>>(UNARY, (op, row) => ({
+  forward: formula(op, "forward", row.keepsNaN === false ? row.forward : `select(${row.forward}, a, is_nan_a(a))`, row),
+  backward: row.backward === null ? null : formula(op, "backward", row.backward, row),
+}));
+const BINARY_FORMULAS = formulas<keyof typeof BINARY, BinaryRow, Formulas<readonly Expression[]>>(
+  BINARY,
+  (op, row) => ({
+    forward:
+      op === "add"
+        ? addition
+        : formula(
+            op,
+            "forward",
+            row.keepsNaN === false ? row.forward : `select(select(${row.forward}, b, is_nan_b(b)), a, is_nan_a(a))`,
+            row,
+          ),
+    backward: row.backward?.map((wgsl, i) => formula(op, `backward${i}`, wgsl, row)) ?? null,
+  }),
+);
+// With NaN only "not equal" is true.
+const COMPARE_FORMULAS = formulas<keyof typeof COMPARE, string, Expression>(COMPARE, (op, sign) => {
+  const unordered = "(is_nan_a(a) | is_nan_b(b))";
+  const ordered = `(a ${sign} V4_a(b)) ${op === "ne" ? `| ${unordered}` : `& !${unordered}`}`;
+  return formula(op, "forward", `select(V4_y(), V4_y(1), ${ordered})`, {});
+});
+
+function formula(op: string, part: string, wgsl: string, row: { readonly library?: Library }): Expression {
+  return expression(`${op}.${part}`, wgsl, ...(row.library ? [row.library] : []));
+}
+
+/** What `make` gives for each row of a table. */
+function formulas<K extends string, Row, Result>(
+  table: Readonly<Record<K, Row>>,
+  make: (op: K, row: Row) => Result,
+): Readonly<Record<K, Result>> {
+  const rows = Object.entries<Row>(table) as [K, Row][];
+  return Object.fromEntries(rows.map(([op, row]) => [op, make(op, row)])) as Record<K, Result>;
+}
 
 function unary(op: keyof typeof UNARY, x: Tensor, scalars: readonly number[] = []): Tensor {
   checkTensors(op, x);
   const row: UnaryRow = UNARY[op];
   if (!isFloat(x.dtype)) throw new DTypeError(`${op}: ${x} is not of a floating dtype; cast it to f32 first`);
-  const y = map(name(op, "forward"), [x], { scalars });
+  const { forward, backward } = UNARY_FORMULAS[op];
+  const y = map(forward, [x], { scalars });
   const saved = row.saves === "input" ? [x] : row.saves === "result" ? [y] : [];
-  return record(op, [x], y, saved, (g, kept) => [map(name(op, "backward"), [g, ...kept], { dtype: g.dtype, scalars })]);
+  return record(op, [x], y, saved, (g, kept) => [backward && map(backward, [g, ...kept], { dtype: g.dtype, scalars })]);
 }
 
 function binary(op: keyof typeof BINARY, a: Tensor, b: Tensor | number): Tensor {
@@ -185,12 +201,11 @@ function binary(op: keyof typeof BINARY, a: Tensor, b: Tensor | number): Tensor 
   checkTensors(op, a, b);
   const row: BinaryRow = BINARY[op];
   const dtype = resultDType(op, a, b, row.integers ?? false);
-  const y = map(name(op, "forward"), [a, b], { dtype });
+  const { forward, backward } = BINARY_FORMULAS[op];
+  const y = map(forward, [a, b], { dtype });
   return record(op, [a, b], y, row.backward?.[0] === "a" ? [] : [a, b], (g, kept, needs) =>
     [a, b].map((input, i) =>
-      needs[i]
-        ? sumTo(map(name(op, `backward${i}`), [g, ...kept], { dtype: "f32", shape: g.shape }), input.shape)
-        : null,
+      needs[i] ? sumTo(map(backward![i]!, [g, ...kept], { dtype: "f32", shape: g.shape }), input.shape) : null,
     ),
   );
 }
@@ -233,7 +248,7 @@ const compare =
       checkTensors(op, a, other);
       if (isFloat(a.dtype) !== isFloat(other.dtype) || (!isFloat(a.dtype) && a.dtype !== other.dtype))
         throw new DTypeError(`${op}: ${a} and ${other}; cast one of them`);
-      return map(name(op, "forward"), [a, other], { dtype: "u32" });
+      return map(COMPARE_FORMULAS[op], [a, other], { dtype: "u32" });
     });
   };
 
@@ -308,22 +323,12 @@ export function copyFrom(dst: Tensor, src: Tensor): void {
     throw new ArgumentError(`copyFrom: ${src} and ${dst} share a storage; clone the source first`);
   // What can be written by whole granules takes any source and any row length; other views are written word by word.
   if (dst.isWritable) {
-    map("copy", [src], { into: dst, shape: dst.shape });
+    map(copy, [src], { into: dst, shape: dst.shape });
     return;
   }
   scope(() => {
-    const wide = src.dtype === dst.dtype ? src : map("copy", [src], { dtype: dst.dtype });
+    const wide = src.dtype === dst.dtype ? src : map(copy, [src], { dtype: dst.dtype });
     const strides = dst.shape.map((_, d) => (d < lead || wide.shape[d - lead] === 1 ? 0 : wide.strides[d - lead]!));
     copyInto(dst, wide.strided(dst.shape, strides));
   });
 }
-
-// Gradients: leaves accumulate in f32; between ops the sum takes the place of the first where it may.
-setGradientAccumulator((into, grad, inPlace, leaf) => {
-  if (!into) return leaf ? map("copy", [grad], { dtype: "f32" }) : contiguousCopy(grad);
-  if (inPlace && into.isBindable) {
-    accumulateInto(into, grad);
-    return into;
-  }
-  return map("add.forward", [into, grad], { dtype: leaf ? "f32" : into.dtype });
-});

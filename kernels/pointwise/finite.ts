@@ -4,19 +4,24 @@ import type { Tensor } from "../../engine/index.ts";
 import { expression, map } from "../core/map.ts";
 
 const SIZE = "(bitcast<vec4u>(a) & vec4u(0x7fffffffu))";
-expression("isnan", "select(V4_y(), V4_y(1), is_nan_a(a))");
-expression("isinf", `select(V4_y(), V4_y(1), ${SIZE} == vec4u(0x7f800000u))`);
-expression("isfinite", `select(V4_y(), V4_y(1), ${SIZE} < vec4u(0x7f800000u))`);
+const TESTS = {
+  isnan: expression("isnan", "select(V4_y(), V4_y(1), is_nan_a(a))"),
+  isinf: expression("isinf", `select(V4_y(), V4_y(1), ${SIZE} == vec4u(0x7f800000u))`),
+  isfinite: expression("isfinite", `select(V4_y(), V4_y(1), ${SIZE} < vec4u(0x7f800000u))`),
+} as const;
 const isInfinite = (bits: string): string => `bitcast<vec4u>(a) == vec4u(${bits}u)`;
-expression(
+const replaced = expression(
   "nanToNum.forward",
   `select(select(select(a, V4_a(s.x), is_nan_a(a)), V4_a(s.y), ${isInfinite("0x7f800000")}), V4_a(s.z), ${isInfinite("0xff800000")})`,
 );
-expression("nanToNum.backward", `select(V4_a(), a, (bitcast<vec4u>(b) & vec4u(0x7fffffffu)) < vec4u(0x7f800000u))`);
+const replacedBackward = expression(
+  "nanToNum.backward",
+  `select(V4_a(), a, (bitcast<vec4u>(b) & vec4u(0x7fffffffu)) < vec4u(0x7f800000u))`,
+);
 
-function test(op: "isnan" | "isinf" | "isfinite", x: Tensor): Tensor {
+function test(op: keyof typeof TESTS, x: Tensor): Tensor {
   checkFloat(op, x);
-  return map(op, [x], { dtype: "u32" });
+  return map(TESTS[op], [x], { dtype: "u32" });
 }
 
 function checkFloat(op: string, x: Tensor): void {
@@ -53,7 +58,7 @@ export function nanToNum(x: Tensor, options: NanToNumOptions = {}): Tensor {
       throw new ArgumentError(
         `nanToNum: a replacement must be a finite number of ${x.dtype}, from ${-largest} to ${largest}; got ${v}. Choose one in that range.`,
       );
-  return record("nanToNum", [x], map("nanToNum.forward", [x], { scalars }), [x], (g, [input]) => [
-    map("nanToNum.backward", [g, input!], { dtype: g.dtype }),
+  return record("nanToNum", [x], map(replaced, [x], { scalars }), [x], (g, [input]) => [
+    map(replacedBackward, [g, input!], { dtype: g.dtype }),
   ]);
 }

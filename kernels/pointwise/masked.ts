@@ -14,16 +14,18 @@ import type { Tensor } from "../../engine/index.ts";
 import { expression, map } from "../core/map.ts";
 import { sumTo } from "../reduce/reduce.ts";
 
-expression("maskedFill.forward", "select(V4_y(a), V4_y(vec4<S_y>(S_y(s.x))), b != V4_b())");
+const filled = expression("maskedFill.forward", "select(V4_y(a), V4_y(vec4<S_y>(S_y(s.x))), b != V4_b())");
 // Scalars are f32: a 32-bit integer travels as its halves, s.x the lower 16 bits.
-expression(
+const filledInteger = expression(
   "maskedFill.integer",
   "select(V4_y(a), V4_y(vec4<S_y>(bitcast<S_y>(u32(s.x) | (u32(s.y) << 16u)))), b != V4_b())",
 );
-expression("maskedFill.backward", "select(a, V4_a(), b != V4_b())");
-expression("where.forward", "select(V4_y(c), V4_y(b), a != V4_a())");
-expression("where.backward0", "select(V4_b(), b, a != V4_a())");
-expression("where.backward1", "select(b, V4_b(), a != V4_a())");
+const filledBackward = expression("maskedFill.backward", "select(a, V4_a(), b != V4_b())");
+const chosen = expression("where.forward", "select(V4_y(c), V4_y(b), a != V4_a())");
+const chosenBackward = [
+  expression("where.backward0", "select(V4_b(), b, a != V4_a())"),
+  expression("where.backward1", "select(b, V4_b(), a != V4_a())"),
+] as const;
 
 function checkMask(op: string, mask: Tensor): void {
   if (isFloat(mask.dtype))
@@ -43,11 +45,9 @@ export function maskedFill(x: Tensor, mask: Tensor, value: number): Tensor {
   if (!sameShape(broadcastShapes("maskedFill", x.shape, mask.shape), x.shape))
     throw new ShapeError(`maskedFill: the mask ${mask} does not broadcast to ${x}; the result has the shape of x`);
   const y = isFloat(x.dtype)
-    ? map("maskedFill.forward", [x, mask], { scalars: [value], shape: x.shape })
-    : map("maskedFill.integer", [x, mask], { scalars: [value & 0xffff, (value >>> 16) & 0xffff], shape: x.shape });
-  return record("maskedFill", [x], y, [mask], (g, [saved]) => [
-    map("maskedFill.backward", [g, saved!], { shape: g.shape }),
-  ]);
+    ? map(filled, [x, mask], { scalars: [value], shape: x.shape })
+    : map(filledInteger, [x, mask], { scalars: [value & 0xffff, (value >>> 16) & 0xffff], shape: x.shape });
+  return record("maskedFill", [x], y, [mask], (g, [saved]) => [map(filledBackward, [g, saved!], { shape: g.shape })]);
 }
 
 /**
@@ -59,11 +59,11 @@ export function where(mask: Tensor, a: Tensor, b: Tensor): Tensor {
   if (a.dtype !== b.dtype && !(isFloat(a.dtype) && isFloat(b.dtype)))
     throw new DTypeError(`where: ${a} and ${b}; two float tensors, or two of one dtype; cast one of them`);
   const shape = broadcastShapes("where", mask.shape, broadcastShapes("where", a.shape, b.shape));
-  const y = map("where.forward", [mask, a, b], { dtype: a.dtype === b.dtype ? a.dtype : "f32", shape });
+  const y = map(chosen, [mask, a, b], { dtype: a.dtype === b.dtype ? a.dtype : "f32", shape });
   const shapes = [a.shape, b.shape];
   return record("where", [a, b], y, [mask], (g, [saved], needs) =>
     shapes.map((to, i) =>
-      needs[i] ? sumTo(map(`where.backward${i}`, [saved!, g], { dtype: g.dtype, shape: g.shape }), to) : null,
+      needs[i] ? sumTo(map(chosenBackward[i]!, [saved!, g], { dtype: g.dtype, shape: g.shape }), to) : null,
     ),
   );
 }

@@ -15,6 +15,7 @@ import {
   scope,
 } from "../../engine/index.ts";
 import type { Generator, Tensor } from "../../engine/index.ts";
+import { finite, philox, standard } from "../core/libraries.ts";
 import { contiguousCopy } from "../core/map.ts";
 
 const drop = kernel(
@@ -22,6 +23,7 @@ const drop = kernel(
   new URL("./dropout.wgsl", import.meta.url),
   { state: "read", x: "read", y: "write" },
   { granules: "u32", start: "u32", site: "u32", p: "f32", scale: "f32" },
+  [...standard, finite, philox],
 );
 
 export interface DropoutOptions {

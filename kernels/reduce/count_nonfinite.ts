@@ -12,6 +12,7 @@ import {
   scope,
 } from "../../engine/index.ts";
 import type { DType, Tensor } from "../../engine/index.ts";
+import { grid } from "../core/libraries.ts";
 import { fillInto } from "../core/copy.ts";
 import { contiguousCopy } from "../core/map.ts";
 
@@ -20,6 +21,7 @@ const countKernel = kernel(
   new URL("./count_nonfinite.wgsl", import.meta.url),
   { x: "read", count: "read_write" },
   { elements: "u32", invocations: "u32" },
+  [grid],
 );
 
 /** Bits of the exponent in a word's low element; all are set if it is not finite. */

@@ -23,27 +23,32 @@ import {
   storageBytes,
 } from "../../engine/index.ts";
 import type { DType, Shape, Tensor, WindowOperand } from "../../engine/index.ts";
+import { product, scaled, sumPair } from "../core/arithmetic.ts";
+import { f32x1, finite, grid, standard } from "../core/libraries.ts";
 import { copyInto, fillInto } from "../core/copy.ts";
-import { contiguousCopy, expression, map } from "../core/map.ts";
+import { contiguousCopy, copy, expression, map } from "../core/map.ts";
+
+const reduceSum = library(
+  "reduce_sum",
+  "fn combine_T(a: vec4f, b: vec4f) -> vec4f { return a + b; }\nfn fold_T(v: vec4f, w: u32) -> f32 { return select((v.x + v.y) + (v.z + v.w), v.x, w == 1u); }",
+);
+const reduceMax = library(
+  "reduce_max",
+  "//#use finite\nfn combine_T(a: vec4f, b: vec4f) -> vec4f { return max4(a, b); }\nfn fold_T(v: vec4f, w: u32) -> f32 { return select(max1(max1(v.x, v.y), max1(v.z, v.w)), v.x, w == 1u); }",
+  [finite],
+);
+const reduceMin = library(
+  "reduce_min",
+  "//#use finite\nfn combine_T(a: vec4f, b: vec4f) -> vec4f { return min4(a, b); }\nfn fold_T(v: vec4f, w: u32) -> f32 { return select(min1(min1(v.x, v.y), min1(v.z, v.w)), v.x, w == 1u); }",
+  [finite],
+);
 
 const stage = kernel(
   "reduce",
   new URL("./reduce.wgsl", import.meta.url),
   { x: "read", y: "write" },
   { outer: "u32", n: "u32", inner: "u32", chunk: "u32", chunks: "u32", first: "u32", scale: "f32" },
-);
-
-library(
-  "reduce_sum",
-  "fn combine_T(a: vec4f, b: vec4f) -> vec4f { return a + b; }\nfn fold_T(v: vec4f, w: u32) -> f32 { return select((v.x + v.y) + (v.z + v.w), v.x, w == 1u); }",
-);
-library(
-  "reduce_max",
-  "//#use finite\nfn combine_T(a: vec4f, b: vec4f) -> vec4f { return max4(a, b); }\nfn fold_T(v: vec4f, w: u32) -> f32 { return select(max1(max1(v.x, v.y), max1(v.z, v.w)), v.x, w == 1u); }",
-);
-library(
-  "reduce_min",
-  "//#use finite\nfn combine_T(a: vec4f, b: vec4f) -> vec4f { return min4(a, b); }\nfn fold_T(v: vec4f, w: u32) -> f32 { return select(min1(min1(v.x, v.y), min1(v.z, v.w)), v.x, w == 1u); }",
+  [...standard, reduceSum],
 );
 
 const integerStage = kernel(
@@ -51,10 +56,20 @@ const integerStage = kernel(
   new URL("./reduce_integer.wgsl", import.meta.url),
   { x: "read", y: "write" },
   { outer: "u32", n: "u32", inner: "u32", chunk: "u32", chunks: "u32", divisor: "f32" },
+  [grid],
 );
 
 /** Granules that one invocation combines in a stage. */
 const CHUNK = 64;
+
+/** How two parts are combined: in a stage, and part by part. */
+const COMBINE = {
+  sum: { library: reduceSum, pair: sumPair },
+  max: { library: reduceMax, pair: expression("max_pair", "max_a(a, b)") },
+  min: { library: reduceMin, pair: expression("min_pair", "min_a(a, b)") },
+} as const;
+const equalTo = expression("equal_to", "select(V4_y(), V4_y(1), a == V4_a(b))");
+const quotient = expression("divide", "a / b");
 
 type Kind = "sum" | "max" | "min";
 type Reduction = Kind | "mean";
@@ -64,7 +79,7 @@ function reduceMiddle(kind: Kind, x: Tensor, outer: number, n: number, inner: nu
   const rows = inner === 1;
   const granular = rows ? n : inner;
   if (x.dtype !== "f32" && (granular % 4 !== 0 || !["f16", "bf16"].includes(x.dtype))) {
-    return reduceMiddle(kind, map("copy", [x], { dtype: "f32" }), outer, n, inner, scale);
+    return reduceMiddle(kind, map(copy, [x], { dtype: "f32" }), outer, n, inner, scale);
   }
   const wide = granular % 4 === 0;
   const width = wide ? 4 : 1;
@@ -72,7 +87,7 @@ function reduceMiddle(kind: Kind, x: Tensor, outer: number, n: number, inner: nu
   const columns = rows ? 1 : inner / width;
   const chunks = Math.ceil(length / CHUNK);
   const y = empty([outer, chunks, inner], { device: x.device });
-  const use = { x: wide ? x.dtype : "f32x1", y: wide && !rows ? "f32" : "f32x1", r: `reduce_${kind}` };
+  const use = { x: wide ? x.dtype : f32x1, y: wide && !rows ? ("f32" as const) : f32x1, r: COMBINE[kind].library };
   // Windows of whole outer rows. y is bound whole where it fits, as it nearly always does.
   const limit = x.device.limits.maxStorageBufferBindingSize;
   const whole = storageBytes("f32", y.size) <= limit;
@@ -141,7 +156,7 @@ const reduceFloats = (kind: Reduction, x: Tensor, outer: number, n: number, inne
 /** [outer, n, inner] of integers → [outer, inner], exact; a mean is the exact sum divided in f32. `x` is contiguous; n > 0. */
 function reduceIntegers(kind: Reduction, x: Tensor, outer: number, n: number, inner: number): Tensor {
   const dtype = wordOf(x.dtype);
-  let from = x.dtype === dtype ? x : map("copy", [x], { dtype });
+  let from = x.dtype === dtype ? x : map(copy, [x], { dtype });
   for (let length = n, isFirst = true; ; isFirst = false) {
     const chunks = Math.ceil(length / CHUNK);
     const isLast = chunks === 1;
@@ -197,16 +212,11 @@ function reduceLong(kind: Kind, x: Tensor, outer: number, n: number, inner: numb
       );
       return reduceMiddle(kind, contiguousCopy(part), 1, count, inner);
     });
-    const joined = parts.reduce((sum, part) => map(`${kind}_pair`, [sum, part]));
-    copyInto(y.strided([1, inner], [inner, 1], o * inner), map("scale", [joined], { scalars: [scale] }));
+    const joined = parts.reduce((sum, part) => map(COMBINE[kind].pair, [sum, part]));
+    copyInto(y.strided([1, inner], [inner, 1], o * inner), map(scaled, [joined], { scalars: [scale] }));
   }
   return y;
 }
-
-expression("sum_pair", "a + b");
-expression("max_pair", "max_a(a, b)");
-expression("min_pair", "min_a(a, b)");
-expression("scale", "a * s.x");
 
 function dimsOf(op: string, x: Tensor, dims: number | readonly number[] | undefined): number[] {
   if (dims === undefined) return x.shape.map((_, d) => d);
@@ -256,7 +266,7 @@ function linearReduction(
       ? zeroReduction(x, dims, keepdim, resultOf(name, x.dtype))
       : scope(() => reduceDims(name, x, dims, keepdim));
   return record(name, [x], y, [], (g) => [
-    scale === 1 ? spread(g, shape, dims) : map("scale", [spread(g, shape, dims)], { scalars: [scale] }),
+    scale === 1 ? spread(g, shape, dims) : map(scaled, [spread(g, shape, dims)], { scalars: [scale] }),
   ]);
 }
 
@@ -293,33 +303,31 @@ function extreme(
     );
   const y = scope(() => reduceDims(kind, x, list, keepdim));
   return record(kind, [x], y, [x, y], (g, [input, best]) => {
-    const equal = map("equal_to", [input!, spread(best!, input!.shape, list)], { dtype: "f32" });
-    const share = map("divide", [contiguousCopy(g), reduceDims("sum", equal, list, keepdim)]);
-    return [map("multiply", [equal, spread(share, input!.shape, list)])];
+    const equal = map(equalTo, [input!, spread(best!, input!.shape, list)], { dtype: "f32" });
+    const share = map(quotient, [contiguousCopy(g), reduceDims("sum", equal, list, keepdim)]);
+    return [map(product, [equal, spread(share, input!.shape, list)])];
   });
 }
 
-expression("equal_to", "select(V4_y(), V4_y(1), a == V4_a(b))");
-expression("divide", "a / b");
-expression("multiply", "a * b");
+// The place of a value in the order of all, as u32. A NaN comes first.
+const rankFloat = library(
+  "rank_float",
+  "//#use finite\nfn rank_T(v: f32, lowest: bool) -> u32 {\n  let u = select(bitcast<u32>(v), 0u, v == 0.0);\n  let rank = select(u | 0x80000000u, ~u, u >= 0x80000000u);\n  return select(select(rank, ~rank, lowest), 0xffffffffu, is_nan(v));\n}",
+  [finite],
+);
+const rankI32 = library(
+  "rank_i32",
+  "fn rank_T(v: i32, lowest: bool) -> u32 { let rank = bitcast<u32>(v) ^ 0x80000000u; return select(rank, ~rank, lowest); }",
+);
+const rankU32 = library("rank_u32", "fn rank_T(v: u32, lowest: bool) -> u32 { return select(v, ~v, lowest); }");
 
 const argStage = kernel(
   "arg_reduce",
   new URL("./arg_reduce.wgsl", import.meta.url),
   { x: "read", y: "write" },
   { rows: "u32", columns: "u32" },
+  [...standard, rankFloat],
 );
-
-// The place of a value in the order of all, as u32. A NaN comes first.
-library(
-  "rank_float",
-  "//#use finite\nfn rank_T(v: f32, lowest: bool) -> u32 {\n  let u = select(bitcast<u32>(v), 0u, v == 0.0);\n  let rank = select(u | 0x80000000u, ~u, u >= 0x80000000u);\n  return select(select(rank, ~rank, lowest), 0xffffffffu, is_nan(v));\n}",
-);
-library(
-  "rank_i32",
-  "fn rank_T(v: i32, lowest: bool) -> u32 { let rank = bitcast<u32>(v) ^ 0x80000000u; return select(rank, ~rank, lowest); }",
-);
-library("rank_u32", "fn rank_T(v: u32, lowest: bool) -> u32 { return select(v, ~v, lowest); }");
 
 /** x [...] → index of the largest value along `dim`, u32; the lowest index wins ties, the first NaN wins over all. */
 export function argmax(x: Tensor, dim = -1, keepdim = false): Tensor {
@@ -356,7 +364,7 @@ function argRows(op: "argmax" | "argmin", x: Tensor, d: number, keepdim: boolean
     op,
   )) {
     launch(argStage, {
-      use: { x: last.dtype, r: isFloat(last.dtype) ? "rank_float" : last.dtype === "i32" ? "rank_i32" : "rank_u32" },
+      use: { x: last.dtype, r: isFloat(last.dtype) ? rankFloat : last.dtype === "i32" ? rankI32 : rankU32 },
       constants: { LOWEST: op === "argmin" },
       buffers: { x: { of: last, start: start * n, elements: count * n }, y: { of: y, start, elements: count } },
       params: { rows: count, columns: n },

@@ -25,17 +25,17 @@ import {
   shapeText,
 } from "../../engine/index.ts";
 import type { Device, Tensor } from "../../engine/index.ts";
-import { rowLibrary } from "../core/lib.ts";
-import { contiguousCopy, map } from "../core/map.ts";
-import { asResult } from "../core/rows.ts";
+import { philox, rowLibrary, standard } from "../core/libraries.ts";
+import { asDType, contiguousCopy, copy, map } from "../core/map.ts";
 
-library("turns", new URL("../core/lib/turns.wgsl", import.meta.url));
+const turns = library("turns", new URL("./lib/turns.wgsl", import.meta.url), [philox]);
 
 const rotate = kernel(
   "rope",
   new URL("./rope.wgsl", import.meta.url),
   { x: "read", positions: "read", frequencies: "read", y: "write" },
   { size: "vec4u", src: "vec4u", dst: "vec4u", positions: "vec4u", sign: "f32" },
+  [...standard, turns],
 );
 
 /** Heads that one invocation rotates: few for parallelism on GPUs; on software devices all, since the angle costs as much as four heads. */
@@ -87,7 +87,7 @@ function rotated(x: Tensor, positions: Tensor, theta: number, dim: -2 | -3, sign
   const width = D % 8 === 0 ? 4 : 1;
   const source = operand(x, width);
   const y = empty(x.shape, { dtype: source.dtype, device: x.device });
-  if (y.size === 0) return asResult(y, x.dtype);
+  if (y.size === 0) return asDType(y, x.dtype);
   const places = contiguousCopy(positions);
   const HEADS = headsOf(x.device);
   const table = frequencies(x.device, D, theta);
@@ -152,18 +152,18 @@ function rotated(x: Tensor, positions: Tensor, theta: number, dim: -2 | -3, sign
     });
   };
   part(triple(x.shape, 1), [0, 0, 0]);
-  return asResult(y, x.dtype);
+  return asDType(y, x.dtype);
 }
 
 /** `x` where the kernel can walk its strides in granules of `width` elements, else a contiguous copy. */
 function operand(x: Tensor, width: number): Tensor {
-  if (width === 1 && x.dtype !== "f32") return map("copy", [x], { dtype: "f32" });
+  if (width === 1 && x.dtype !== "f32") return map(copy, [x], { dtype: "f32" });
   const walks =
     x.shape.at(-1)! === 0 ||
     (x.strides.at(-1) === 1 &&
       x.offset % width === 0 &&
       x.strides.every((s, d) => d === x.rank - 1 || x.shape[d] === 1 || s % width === 0));
-  return walks ? x : map("copy", [x]);
+  return walks ? x : map(copy, [x]);
 }
 
 /** [D/2, 2] u32: theta^(−2i/D) / 2π as a 64-bit fraction, upper word first. A constant of the device. */

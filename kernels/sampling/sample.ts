@@ -19,11 +19,11 @@ import {
 } from "../../engine/index.ts";
 import type { Generator, Tensor } from "../../engine/index.ts";
 import { mul } from "../pointwise/elementwise.ts";
-import { rowLibrary } from "../core/lib.ts";
-import { contiguousCopy, map } from "../core/map.ts";
+import { grid, philox, rowLibrary, standard } from "../core/libraries.ts";
+import { contiguousCopy, copy, map } from "../core/map.ts";
 import { reshape, stack } from "../views/views.ts";
 
-library("sortable", new URL("../core/lib/sortable.wgsl", import.meta.url));
+const sortable = library("sortable", new URL("./lib/sortable.wgsl", import.meta.url));
 
 const histogramKernel = kernel(
   "sample_histogram",
@@ -41,6 +41,7 @@ const histogramKernel = kernel(
     limited: "u32",
     inverse_temperature: "f32",
   },
+  [...standard, sortable],
 );
 
 const selectKernel = kernel(
@@ -60,6 +61,7 @@ const selectKernel = kernel(
     top_p: "f32",
     inverse_temperature: "f32",
   },
+  [...standard, sortable],
 );
 
 const sampleKernel = kernel(
@@ -67,6 +69,7 @@ const sampleKernel = kernel(
   new URL("./sample.wgsl", import.meta.url),
   { x: "read", limits: "read", state: "read", seeds: "read", position: "read", best: "write" },
   { rows: "u32", first: "u32", granules: "u32", chunks: "u32", site: "u32", inverse_temperature: "f32" },
+  [...standard, philox, sortable],
 );
 
 const combineKernel = kernel(
@@ -74,6 +77,7 @@ const combineKernel = kernel(
   new URL("./sample_combine.wgsl", import.meta.url),
   { best: "read", tokens: "write" },
   { rows: "u32", chunks: "u32", mark: "u32" },
+  [grid],
 );
 
 const guidanceKernel = kernel(
@@ -81,11 +85,12 @@ const guidanceKernel = kernel(
   new URL("./guidance.wgsl", import.meta.url),
   { x: "read", y: "write" },
   { rows: "u32", granules: "u32", weight: "f32" },
+  standard,
 );
 
 /** Contiguous logits whose rows are whole granules: 16-bit rows that do not split into fours become f32. */
 const rowsOfGranules = (x: Tensor, columns: number): Tensor =>
-  x.dtype !== "f32" && columns % 4 !== 0 ? map("copy", [x], { dtype: "f32" }) : contiguousCopy(x);
+  x.dtype !== "f32" && columns % 4 !== 0 ? map(copy, [x], { dtype: "f32" }) : contiguousCopy(x);
 
 /**
  * Classifier-free guidance: logits [2N, V], rows in turn conditional and unconditional → u + weight · (c − u), [N, V] of the same dtype.
@@ -123,7 +128,7 @@ export function guidance(logits: Tensor, weight: number): Tensor {
         cost: { flops: 3 * count * columns, bytes: elementBytes(x.dtype, 3 * count * columns) },
       });
     }
-    return out.dtype === logits.dtype ? out : map("copy", [out], { dtype: logits.dtype });
+    return out.dtype === logits.dtype ? out : map(copy, [out], { dtype: logits.dtype });
   });
   return record("guidance", [logits], y, [], (g) => [
     reshape(stack([mul(g, weight), mul(g, 1 - weight)], 1), [rows, columns]),

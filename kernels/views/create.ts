@@ -19,15 +19,16 @@ import {
 } from "../../engine/index.ts";
 import type { DType, Generator, Shape, Tensor, TensorOptions } from "../../engine/index.ts";
 import { fillInto } from "../core/copy.ts";
-import "../core/lib.ts";
 
 export { manualSeed } from "../../engine/index.ts";
+import { philox, standard, trig } from "../core/libraries.ts";
 
 const random = kernel(
   "random",
   new URL("./random.wgsl", import.meta.url),
   { state: "read", y: "write" },
   { granules: "u32", start: "u32", site: "u32", low: "f32", high: "f32", least: "f32", most: "f32", scale: "f32" },
+  [...standard, philox, trig],
 );
 
 const range = kernel(
@@ -35,6 +36,7 @@ const range = kernel(
   new URL("./arange.wgsl", import.meta.url),
   { y: "write" },
   { granules: "u32", first: "u32", start: "u32", step: "u32" },
+  standard,
 );
 
 /** A tensor with `value` everywhere. An integer dtype refuses a number that it does not represent. */

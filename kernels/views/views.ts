@@ -20,7 +20,7 @@ import {
 } from "../../engine/index.ts";
 import type { DType, Device, Shape, Tensor } from "../../engine/index.ts";
 import { collapse } from "../core/collapse.ts";
-import { contiguousCopy, map } from "../core/map.ts";
+import { contiguousCopy, copy, map } from "../core/map.ts";
 import { sumTo } from "../reduce/reduce.ts";
 import { copyInto, fillInto, fitsWords } from "../core/copy.ts";
 
@@ -34,7 +34,7 @@ export function contiguous(x: Tensor): Tensor {
 /** A copy in a storage of its own. */
 export function clone(x: Tensor): Tensor {
   checkTensors("clone", x);
-  return record("clone", [x], map("copy", [x]), [], (g) => [g]);
+  return record("clone", [x], map(copy, [x]), [], (g) => [g]);
 }
 
 /** The same values as `dtype`, rounded to nearest; the gradient is cast back. Floats to integers truncate towards zero and saturate; NaN becomes 0. */
@@ -43,9 +43,9 @@ export function cast(x: Tensor, dtype: DType): Tensor {
   checkDType(dtype);
   if (x.dtype === dtype) return x;
   const from = x.dtype;
-  const y = map("copy", [x], { dtype });
+  const y = map(copy, [x], { dtype });
   return isFloat(from) && isFloat(dtype)
-    ? record("cast", [x], y, [], (g) => [g.dtype === from ? g : map("copy", [g], { dtype: from })])
+    ? record("cast", [x], y, [], (g) => [g.dtype === from ? g : map(copy, [g], { dtype: from })])
     : y;
 }
 
@@ -283,7 +283,7 @@ function assemble(shape: Shape, dtype: DType, device: Device, fill: number | nul
     "f32",
     device,
     fill,
-    parts.map(([source, place]) => [map("copy", [source], { dtype: "f32" }), place]),
+    parts.map(([source, place]) => [map(copy, [source], { dtype: "f32" }), place]),
   );
-  return map("copy", [wide], { dtype });
+  return map(copy, [wide], { dtype });
 }

@@ -5,7 +5,7 @@
 import { readFileSync, readdirSync } from "node:fs";
 import { basename } from "node:path";
 import { describe, expect, it } from "vitest";
-import { declaredKernels, specialise } from "../../index.ts";
+import { F, declaredKernels, declaredLibraries, specialise } from "../../index.ts";
 import type { Kernel } from "../../index.ts";
 import { SUBGROUPS_ONLY, reflect, usesSubgroups } from "../reflection.ts";
 import type { Reflection } from "../reflection.ts";
@@ -70,27 +70,34 @@ describe.each(kernels.filter((k) => !(k.name in UNPARSED)).map((k) => [k.name, k
 );
 
 describe("the lists", () => {
-  it("every .wgsl file of engine/ and kernels/ is declared by a kernel, and every kernel's file is there", () => {
+  it("every .wgsl file of engine/ and kernels/ is declared by a kernel or a library, and every file that is declared is there", () => {
     const files = ["engine", "kernels"].flatMap((name) => {
       const folder = new URL(`../../${name}/`, import.meta.url);
       return readdirSync(folder, { recursive: true, encoding: "utf8" })
-        .filter((f) => f.endsWith(".wgsl") && !f.startsWith("core/lib/"))
+        .filter((f) => f.endsWith(".wgsl"))
         .map((f) => new URL(f, folder).href);
     });
-    const declared = kernels.flatMap((k) => (k.url ? [k.url.href] : []));
+    const declared = [...kernels, ...declaredLibraries()].flatMap(({ url }) => (url ? [url.href] : []));
     expect(files.toSorted()).toEqual(declared.toSorted());
   });
 
-  it("every file of kernels/core/lib/ is included by some kernel or library", () => {
-    const folder = new URL("../../kernels/", import.meta.url);
-    const texts = readdirSync(folder, { recursive: true, encoding: "utf8" })
-      .filter((f) => /\.(wgsl|ts)$/.test(f))
-      .map((f) => readFileSync(new URL(f, folder), "utf8"));
-    for (const file of readdirSync(new URL("core/lib/", folder))) {
+  it("libraries lie in the lib/ of the family that declares them, in files of their names", () => {
+    for (const { name, url } of declaredLibraries())
+      if (url) expect(url.pathname.endsWith(`/lib/${name}.wgsl`), url.pathname).toBe(true);
+  });
+
+  it("kernels and libraries name in //#use what they are handed, and are handed no more than that and what is standard", () => {
+    const standard = F.libraries.standard.map(({ name }) => name);
+    for (const { name, url, libraries } of [...kernels, ...declaredLibraries()]) {
+      if (!url) continue;
+      const named = [...readFileSync(url, "utf8").matchAll(/^\/\/#use (\S+)/gm)].map(([, library]) => library!);
+      const handed = libraries.map((l) => l.name);
       expect(
-        texts.some((t) => t.includes(`lib/${file}`)),
-        `${file} is registered`,
-      ).toBe(true);
+        named.filter((l) => !handed.includes(l)),
+        `${name} names what it is not handed`,
+      ).toEqual([]);
+      const extra = handed.filter((l) => !named.includes(l) && !standard.includes(l));
+      expect(extra, `${name} is handed what it does not name`).toEqual([]);
     }
   });
 

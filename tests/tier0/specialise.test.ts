@@ -3,12 +3,13 @@ import { describe, expect, it } from "vitest";
 import { ArgumentError, KernelError, declaredKernels, kernel, library, loadKernels, specialise } from "../../index.ts";
 import { packParams } from "../../engine/kernel.ts";
 
-library("test_scale", "const FACTOR_T = 2.0;\nfn scale_T(v: f32) -> f32 { return v * FACTOR_T; }");
-library(
+const scale = library("test_scale", "const FACTOR_T = 2.0;\nfn scale_T(v: f32) -> f32 { return v * FACTOR_T; }");
+const common = library("test_common", "fn common(v: f32) -> f32 { return v; }");
+const shift = library(
   "test_shift",
   "//#use test_common\nconst FACTOR_T = 1.0;\nfn scale_T(v: f32) -> f32 { return v + common(FACTOR_T); }",
+  [common],
 );
-library("test_common", "fn common(v: f32) -> f32 { return v; }");
 
 const text = `// A kernel of the tests.
 enable f16;
@@ -29,7 +30,7 @@ alias Row = vec4<f32>;
 fn tile() -> u32 { const TILE = 1u; return TILE; }
 @compute @workgroup_size(TILE) fn test_kernel() { y[0] = Row(scale_s(EPS) + scale_t(HALF)); }
 `;
-const k = kernel("test_kernel", text, { y: "write" });
+const k = kernel("test_kernel", text, { y: "write" }, {}, [scale, common]);
 
 /** The lines of the specialised source that start with `const`, `alias`, `fn` or `enable`. */
 const lines = (source: string): string[] => source.split("\n").filter((l) => /^(const|alias|fn|enable)/.test(l));
@@ -102,23 +103,58 @@ describe("libraries", () => {
     expect(source).not.toContain("//#use");
   });
   it("are swapped slot by slot, and bring what they use", () => {
-    const source = specialise(k, {}, { t: "test_shift" });
+    const source = specialise(k, {}, { t: shift });
     expect(source).toContain("fn scale_s(v: f32) -> f32 { return v * FACTOR_s; }");
     expect(source).toContain("fn scale_t(v: f32) -> f32 { return v + common(FACTOR_t); }");
     expect(source.match(/fn common/g)).toHaveLength(1);
   });
   it("not known, or for a slot that is not there, are refused", () => {
-    expect(() => specialise(k, {}, { u: "test_scale" })).toThrow('has no slot "u"; it has: s, t');
-    expect(() => specialise(k, {}, { s: "nothing" })).toThrow(/library "nothing" for slot s is not declared/);
+    expect(() => specialise(k, {}, { u: scale })).toThrow('has no slot "u"; it has: s, t');
+  });
+  it("that the kernel was not handed are refused, by what it has", () => {
+    expect(() => specialise(k, {}, { s: "f32" })).toThrow(
+      'dtype f32 for slot s must be one of the libraries of "test_kernel"; got test_scale, test_common. Pass it where "test_kernel" is declared.',
+    );
+    const bare = kernel("test_bare", "//#use test_scale as s\n//#use test_common\nfn test_bare() {}", { y: "write" });
+    expect(() => specialise(bare)).toThrow(
+      'library "test_scale" for slot s must be one of the libraries of "test_bare"; got none',
+    );
+    expect(() => specialise(bare, {}, { s: shift })).toThrow(
+      'library "test_common" must be one of the libraries of "test_bare"; got none',
+    );
+    const needs = library("test_needs", "//#use test_common\n");
+    const indirect = kernel("test_indirect", "//#use test_needs\nfn test_indirect() {}", { y: "write" }, {}, [
+      needs,
+      common,
+    ]);
+    expect(() => specialise(indirect)).toThrow('library "test_common" must be one of the libraries of "test_needs"');
+  });
+  it("may hold the parameters and bindings of a family, once whoever includes them", () => {
+    const shared = library(
+      "test_family",
+      "//#use test_scale as x\nstruct Params { n: u32 }\n@group(0) @binding(0) var<uniform> params: Params;\n",
+      [scale],
+    );
+    const family = kernel(
+      "test_family_kernel",
+      "//#use test_family\n//#use test_family\nfn test_family_kernel() {}",
+      {},
+      { n: "u32" },
+      [shared],
+    );
+    expect(specialise(family).match(/struct Params/g)).toHaveLength(1);
+    expect(specialise(family, { FACTOR_x: 3 })).toContain("const FACTOR_x = 3.0;");
   });
   it("may bring directives, which come first and once", () => {
-    library("test_directive", "enable f16;\nfn half_T(v: f32) -> f32 { return f32(f16(v)); }");
+    const directive = library("test_directive", "enable f16;\nfn half_T(v: f32) -> f32 { return f32(f16(v)); }");
     const source = specialise(k, {}, {});
     expect(source.indexOf("enable f16;")).toBe(0);
     const other = kernel(
       "test_directives",
       "//#use test_directive as a\n//#use test_directive as b\nrequires x;\nfn test_directives() {}",
       { y: "write" },
+      {},
+      [directive],
     );
     expect(specialise(other).match(/enable f16;/g)).toHaveLength(1);
     expect(specialise(other).startsWith("enable f16;\nrequires x;\n")).toBe(true);

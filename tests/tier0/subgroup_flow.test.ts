@@ -5,7 +5,7 @@
  */
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
-import { declaredKernels, specialise } from "../../index.ts";
+import { declaredKernels, declaredLibraries, specialise } from "../../index.ts";
 import { usesSubgroups } from "../reflection.ts";
 
 /** The library that a kernel with subgroups takes in place of the one in its file. */
@@ -145,7 +145,7 @@ const withSubgroups = declaredKernels().flatMap((kernel) => {
   const uses = Object.fromEntries(
     Object.entries(SUBGROUP_LIBRARIES).flatMap(([library, other]) => {
       const slot = new RegExp(`^//#use ${library} as (\\w+)`, "m").exec(file)?.[1];
-      return slot ? [[slot, other]] : [];
+      return slot ? [[slot, declaredLibraries().find(({ name }) => name === other)!]] : [];
     }),
   );
   const source = specialise(kernel, {}, uses);

@@ -16,7 +16,6 @@ import {
   expand,
   globalGradNorm,
   indexSelect,
-  map,
   zeros,
   zerosLike,
 } from "../../../kernels/index.ts";
@@ -207,7 +206,7 @@ export class Optimizer {
     scope(() => {
       for (const [name, into] of Object.entries(own))
         if (dict[name] !== into) copyFrom(into, name === "steps" ? this.stepsOf(dict) : dict[name]!);
-      for (const { tensor, master } of this.slots) if (master !== tensor) map("copy", [master], { into: tensor });
+      for (const { tensor, master } of this.slots) if (master !== tensor) copyFrom(tensor, master);
     });
     if (isOld) this.spreadSteps();
     this.rate = (await this.state.data())[ADAMW_STATE.lr]!;

@@ -4,6 +4,28 @@
 // Repeated lines are written out: a loop over the sums would put them in memory on software Vulkan.
 const ROWS = 8u;
 const COLUMNS = 4u * LANES;
+// Where the rows that a lane loads begin: row r of the tile is in at[r / LANES] of lane r % LANES. Rows beyond the last repeat it.
+fn rows_of(at: ptr<function, array<u32, 8>>, head: u32, first: u32, last: u32, step: u32, lane: u32) {
+  (*at)[0] = head + min(first + (0u * LANES + lane) % ROWS, last) * step;
+  if (ROWS / LANES > 1u) { (*at)[1] = head + min(first + (1u * LANES + lane) % ROWS, last) * step; }
+  if (ROWS / LANES > 2u) { (*at)[2] = head + min(first + (2u * LANES + lane) % ROWS, last) * step; }
+  if (ROWS / LANES > 3u) { (*at)[3] = head + min(first + (3u * LANES + lane) % ROWS, last) * step; }
+  if (ROWS / LANES > 4u) { (*at)[4] = head + min(first + (4u * LANES + lane) % ROWS, last) * step; }
+  if (ROWS / LANES > 5u) { (*at)[5] = head + min(first + (5u * LANES + lane) % ROWS, last) * step; }
+  if (ROWS / LANES > 6u) { (*at)[6] = head + min(first + (6u * LANES + lane) % ROWS, last) * step; }
+  if (ROWS / LANES > 7u) { (*at)[7] = head + min(first + (7u * LANES + lane) % ROWS, last) * step; }
+}
+// Document ids of these rows.
+fn ids_of_rows(held: ptr<function, array<u32, 8>>, b: u32, first: u32, last: u32, lane: u32) {
+  (*held)[0] = document(b, min(first + (0u * LANES + lane) % ROWS, last));
+  if (ROWS / LANES > 1u) { (*held)[1] = document(b, min(first + (1u * LANES + lane) % ROWS, last)); }
+  if (ROWS / LANES > 2u) { (*held)[2] = document(b, min(first + (2u * LANES + lane) % ROWS, last)); }
+  if (ROWS / LANES > 3u) { (*held)[3] = document(b, min(first + (3u * LANES + lane) % ROWS, last)); }
+  if (ROWS / LANES > 4u) { (*held)[4] = document(b, min(first + (4u * LANES + lane) % ROWS, last)); }
+  if (ROWS / LANES > 5u) { (*held)[5] = document(b, min(first + (5u * LANES + lane) % ROWS, last)); }
+  if (ROWS / LANES > 6u) { (*held)[6] = document(b, min(first + (6u * LANES + lane) % ROWS, last)); }
+  if (ROWS / LANES > 7u) { (*held)[7] = document(b, min(first + (7u * LANES + lane) % ROWS, last)); }
+}
 // Document id of row r: in held[r / LANES] of lane r % LANES.
 fn id_of_row(held: ptr<function, array<u32, 8>>, r: u32) -> u32 { return get_id_s((*held)[r / LANES], r % LANES); }
 // s[r] += rows[r] · columns over a granule. Row r is in held[r / LANES] of lane r % LANES; y holds the columns' granules, transposed.

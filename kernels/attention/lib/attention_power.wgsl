@@ -21,3 +21,4 @@ fn without_sum(total: f32, begin: u32, i: u32) -> f32 { return select(0.0, nan_o
 // What multiplies the row's sum of values, and the log2 of its sum of powers.
 fn share_of(total: f32, begin: u32, i: u32) -> f32 { return select(1.0 / total, without_sum(total, begin, i), total == 0.0); }
 fn log_sum(top: f32, total: f32, begin: u32, i: u32) -> f32 { return select(top + log2(total), without_sum(total, begin, i), total == 0.0); }
+fn hmax4(v: vec4f) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }

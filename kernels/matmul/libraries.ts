@@ -1,0 +1,17 @@
+/** The WGSL libraries of products, in `lib/`. */
+import { library } from "../../engine/index.ts";
+import { activations, standard } from "../core/libraries.ts";
+
+export const activation = library("matmul_activation", new URL("./lib/matmul_activation.wgsl", import.meta.url), [
+  activations,
+]);
+export const io = library("matmul_io", new URL("./lib/matmul_io.wgsl", import.meta.url), [...standard, activation]);
+/** Values of neighbouring invocations: there are none, or those of the subgroup. */
+export const lanesNone = library("lanes_none", new URL("./lib/lanes_none.wgsl", import.meta.url));
+export const lanesSubgroup = library("lanes_subgroup", new URL("./lib/lanes_subgroup.wgsl", import.meta.url));
+/** Sums over the invocations that share columns. */
+export const sumWorkgroup = library("sum_workgroup", new URL("./lib/sum_workgroup.wgsl", import.meta.url));
+export const sumSubgroup = library("sum_subgroup", new URL("./lib/sum_subgroup.wgsl", import.meta.url));
+/** The subgroup size: any, or LANES asked for. */
+export const sizeAny = library("size_any", new URL("./lib/size_any.wgsl", import.meta.url));
+export const sizeFixed = library("size_fixed", new URL("./lib/size_fixed.wgsl", import.meta.url));
