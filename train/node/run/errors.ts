@@ -1,9 +1,9 @@
-/** The errors of run folders. All are checkpoint errors: what failed, where, and what to do. */
-import { CheckpointError } from "../../../model/io/errors.ts";
+/** The errors of run folders: what failed, where, and what to do. */
+import { IoError } from "../../../model/io/errors.ts";
 import type { LockHolder } from "./lock.ts";
 
 /** A run folder that cannot be opened, read or written. Base of the errors below. */
-export class RunFolderError extends CheckpointError {}
+export class RunFolderError extends IoError {}
 
 /** Another trainer has the run folder. */
 export class RunLockedError extends RunFolderError {
