@@ -6,6 +6,7 @@ import type { CommanderError } from "commander";
 import { JanusError } from "../engine/errors.ts";
 import type { Output } from "./console.ts";
 import { table } from "./format.ts";
+import { messageOf } from "../model/io/unknown.ts";
 
 export const EXIT = {
   done: 0,
@@ -105,7 +106,7 @@ export async function reportError(thrown: unknown, out: Output, signal: AbortSig
   const error = await translated(isConsequence ? signal.reason : thrown);
   const exitCode = await exitCodeOf(error);
   const name = error instanceof Error ? error.name : "Error";
-  const message = error instanceof Error ? error.message : String(error);
+  const message = messageOf(error);
   if (exitCode === EXIT.bug) {
     out.error(error instanceof Error ? (error.stack ?? message) : message);
     out.note("This is a mistake in janus-webgpu, not in what was asked; please report it with the lines above.");

@@ -41,5 +41,3 @@ export function systemCode(error: unknown): string | null {
   const isCoded = error instanceof Error && "code" in error && typeof error.code === "string";
   return isCoded && /^E[A-Z0-9]+$/.test(error.code as string) ? (error.code as string) : null;
 }
-
-export const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
