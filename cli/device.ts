@@ -2,6 +2,7 @@
 import type { Device } from "../engine/device.ts";
 import { DeviceError, JanusError } from "../engine/errors.ts";
 import type { Context } from "./context.ts";
+import { messageOf } from "../model/io/unknown.ts";
 
 /** Opens the adapter that was asked for, or the fastest one. The caller destroys the device. Throws `DeviceError`, `ArgumentError`. */
 export async function createDevice(adapter?: string | number): Promise<Device> {
@@ -27,7 +28,7 @@ export const softwareWarning = (name: string): string =>
 /** What Dawn and its loader throw while a device is opened is about the machine, not a mistake of ours. */
 export function deviceError(error: unknown): unknown {
   if (error instanceof JanusError || error instanceof TypeError || error instanceof ReferenceError) return error;
-  const message = error instanceof Error ? error.message : String(error);
+  const message = messageOf(error);
   const wrapped = new DeviceError(`the GPU cannot be reached: ${message}; "janus doctor" shows what there is`);
   wrapped.cause = error;
   return wrapped;

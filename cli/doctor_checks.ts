@@ -3,6 +3,7 @@ import { bf16Bits, bf16Value, capture, tensor } from "../engine/index.ts";
 import type { Device, HostArray } from "../engine/index.ts";
 import { add, cast, copyFrom, full, matmul, mul } from "../kernels/index.ts";
 import { PROBES, lossyOps } from "./doctor_not_finite.ts";
+import { messageOf } from "../model/io/unknown.ts";
 
 export interface Check {
   readonly name: string;
@@ -39,7 +40,7 @@ export async function* runChecks(device: Device, signal?: AbortSignal): AsyncGen
     });
     yield await run(device).then(
       (detail) => ended(true, detail),
-      (error: unknown) => ended(false, error instanceof Error ? error.message : String(error)),
+      (error: unknown) => ended(false, messageOf(error)),
     );
   }
 }

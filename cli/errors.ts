@@ -6,6 +6,7 @@ import type { CommanderError } from "commander";
 import { JanusError } from "../engine/errors.ts";
 import type { Output } from "./console.ts";
 import { table } from "./format.ts";
+import { messageOf } from "../model/io/unknown.ts";
 
 export const EXIT = {
   done: 0,
@@ -71,7 +72,7 @@ export async function exitCodeOf(error: unknown): Promise<number> {
   if (error instanceof Interrupted) return error.exitCode;
   if (!(error instanceof JanusError)) return EXIT.bug;
   const engine = await import("../engine/errors.ts");
-  const checkpoint = await import("../model/io/errors.ts");
+  const io = await import("../model/io/errors.ts");
   const hub = await import("../model/node/hub_settings.ts");
   const image = await import("../model/image/image.ts");
   const { PackageError } = await import("../model/node/image_file.ts");
@@ -82,18 +83,11 @@ export async function exitCodeOf(error: unknown): Promise<number> {
   const { TrainingError } = await import("../train/skips.ts");
   const { SaveError } = await import("../train/node/run/errors.ts");
   const codes: readonly [readonly (abstract new (...args: never[]) => Error)[], number][] = [
-    [[TrainingError, SaveError], EXIT.checkFailed], // SaveError before its base, CheckpointError
+    [[TrainingError, SaveError], EXIT.checkFailed], // SaveError before its base, IoError
     [[UsageError, engine.ArgumentError, config.TrainConfigError], EXIT.usage],
-    [[hub.HubError], EXIT.hub], // before its base, CheckpointError
+    [[hub.HubError], EXIT.hub], // before its base, IoError
     [
-      [
-        checkpoint.CheckpointError,
-        image.ImageError,
-        PackageError,
-        prompt.PromptError,
-        modules.StateDictError,
-        data.DataError,
-      ],
+      [io.IoError, image.ImageError, PackageError, prompt.PromptError, modules.StateDictError, data.DataError],
       EXIT.input,
     ],
     [[engine.NotFiniteError], EXIT.notFinite],
@@ -112,7 +106,7 @@ export async function reportError(thrown: unknown, out: Output, signal: AbortSig
   const error = await translated(isConsequence ? signal.reason : thrown);
   const exitCode = await exitCodeOf(error);
   const name = error instanceof Error ? error.name : "Error";
-  const message = error instanceof Error ? error.message : String(error);
+  const message = messageOf(error);
   if (exitCode === EXIT.bug) {
     out.error(error instanceof Error ? (error.stack ?? message) : message);
     out.note("This is a mistake in janus-webgpu, not in what was asked; please report it with the lines above.");

@@ -5,6 +5,7 @@
 import { Tokenizer as BpeTokenizer } from "@huggingface/tokenizers";
 import { ArgumentError } from "../engine/errors.ts";
 import { CheckpointError, quote, someOf } from "./io/errors.ts";
+import { isObject, messageOf } from "./io/unknown.ts";
 
 /** Tokenizer files that are malformed, of another kind, or lack a token that the model needs. */
 export class TokenizerError extends CheckpointError {}
@@ -40,16 +41,13 @@ const MAX_ID = 2 ** 24;
 const MAX_DEPTH = 16; // of nested pre-tokenizers
 const MAX_CACHED = 2 ** 16; // pieces
 
-const isObject = (value: unknown): value is Json =>
-  typeof value === "object" && value !== null && !Array.isArray(value);
-
 function parsed(value: unknown, file: string): Json {
   let json = value;
   if (typeof value === "string") {
     try {
       json = JSON.parse(value);
     } catch (error) {
-      throw new TokenizerError(`${file} is not JSON: ${error instanceof Error ? error.message : String(error)}`);
+      throw new TokenizerError(`${file} is not JSON: ${messageOf(error)}`);
     }
   }
   if (!isObject(json)) throw new TokenizerError(`${file}: the top must be an object`);
@@ -196,9 +194,7 @@ export class TextTokenizer {
     try {
       this.bpe = new BpeTokenizer(declared, {});
     } catch (error) {
-      throw new TokenizerError(
-        `tokenizer.json is malformed: ${error instanceof Error ? error.message : String(error)}`,
-      );
+      throw new TokenizerError(`tokenizer.json is malformed: ${messageOf(error)}`);
     }
     Object.assign(this.bpe.model!, { cache: new PieceCache() });
     const added = json.added_tokens as { id: number; content: string; special?: boolean }[];

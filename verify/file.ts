@@ -6,7 +6,7 @@ import { f16Value } from "../engine/dtype.ts";
 import { readWhole } from "../model/io/bytes.ts";
 import type { FileSource, RandomAccess } from "../model/io/bytes.ts";
 import { castFloats, isFloatDType } from "../model/io/cast.ts";
-import { CheckpointError, quote } from "../model/io/errors.ts";
+import { IoError, quote } from "../model/io/errors.ts";
 import { isJsonObject, parseJsonObject } from "../model/io/json.ts";
 import type { JsonObject, JsonValue } from "../model/io/json.ts";
 import { readSafetensors } from "../model/io/safetensors.ts";
@@ -16,7 +16,7 @@ import type { RgbImage } from "../model/image/image.ts";
 import { readImage } from "../model/node/image_file.ts";
 
 /** A golden folder that is malformed, incomplete, or of another model. */
-export class GoldenError extends CheckpointError {}
+export class GoldenError extends IoError {}
 
 /** A tensor on the host. */
 export interface Values {
@@ -79,7 +79,7 @@ export class Golden {
     this.file = file;
   }
 
-  /** Opens a folder; everything is checked but the numbers. Throws subclasses of `CheckpointError` and of `ImageError`. */
+  /** Opens a folder; everything is checked but the numbers. Throws subclasses of `IoError` and of `ImageError`. */
   static async open(source: FileSource): Promise<Golden> {
     const names = await source.list();
     for (const name of [TENSORS, JSON_FILE]) {

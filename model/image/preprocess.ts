@@ -7,6 +7,7 @@ import { ConfigError } from "../io/errors.ts";
 import { checkImage } from "./image.ts";
 import type { RgbImage } from "./image.ts";
 import { resizeBicubic } from "./resize.ts";
+import { isObject } from "../io/unknown.ts";
 
 type Rgb = readonly [number, number, number];
 
@@ -22,9 +23,6 @@ export interface PreprocessConfig {
   /** Fills what the picture does not cover, 0 to 255. */
   readonly background: Rgb;
 }
-
-const isObject = (value: unknown): value is Record<string, unknown> =>
-  typeof value === "object" && value !== null && !Array.isArray(value);
 
 /**
  * Reads the parsed `preprocessor_config.json` (DeepSeek's layout) or `processor_config.json` (transformers' layout, where the same keys

@@ -1,8 +1,14 @@
-/** The errors of reading and writing checkpoints. Each names the file, what was required, what came, and what to do. */
+/**
+ * The errors of files and formats. Each names the file, what was required, what came, and what to do. Under the root, `IoError`, are what the
+ * system refuses (`FileError`), what the hub refuses (`HubError`), run folders, and `CheckpointError`: what a file contains.
+ */
 import { JanusError } from "../../engine/errors.ts";
 
-/** A checkpoint that cannot be read or written. Base of the errors below. */
-export class CheckpointError extends JanusError {}
+/** Files that cannot be read or written, whatever the reason. Base of all errors of files and formats. */
+export class IoError extends JanusError {}
+
+/** A checkpoint whose files do not contain what they must: damaged, incomplete, contradictory. Base of the errors below. */
+export class CheckpointError extends IoError {}
 
 /** Bytes that are not strict JSON. */
 export class JsonError extends CheckpointError {}

@@ -12,6 +12,7 @@ import type { PreprocessConfig } from "../image/preprocess.ts";
 import { PromptFormat, promptConfig } from "./prompt.ts";
 import { Tokenizer } from "./tokenizer.ts";
 import { TokenizerError } from "../tokenizer.ts";
+import { isObject, messageOf } from "../io/unknown.ts";
 
 export interface Processor {
   readonly tokenizer: Tokenizer;
@@ -51,12 +52,9 @@ function parseOptional(text: string | undefined, where: string): unknown {
   try {
     return JSON.parse(text) as unknown;
   } catch (error) {
-    throw new ConfigError(`${where} is not JSON: ${error instanceof Error ? error.message : String(error)}`);
+    throw new ConfigError(`${where} is not JSON: ${messageOf(error)}`);
   }
 }
-
-const isObject = (value: unknown): value is Record<string, unknown> =>
-  typeof value === "object" && value !== null && !Array.isArray(value);
 
 /** Reads the processor of a checkpoint's folder. Throws subclasses of `CheckpointError` that name the file and what does not fit. */
 export async function readProcessor(source: FileSource, config: JanusConfig): Promise<Processor> {

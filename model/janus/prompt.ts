@@ -6,6 +6,7 @@ import { Template } from "@huggingface/jinja";
 import { PromptError } from "../request.ts";
 import { ConfigError } from "../io/errors.ts";
 import type { Tokenizer } from "./tokenizer.ts";
+import { isObject, messageOf } from "../io/unknown.ts";
 
 /** What the original puts before questions. Image generation has no system prompt. */
 export const DEFAULT_SYSTEM_PROMPT =
@@ -34,10 +35,6 @@ export interface PromptFiles {
   readonly chatTemplate?: string | undefined;
   readonly chatTemplateJson?: unknown;
 }
-
-type Json = Record<string, unknown>;
-const isObject = (value: unknown): value is Json =>
-  typeof value === "object" && value !== null && !Array.isArray(value);
 
 /**
  * Reads `processor_config.json` (either layout) and the chat template. A checkpoint that names DeepSeek's own format (`sft_format`) has no
@@ -233,9 +230,7 @@ function fromTemplate<T>(run: () => T): T {
   try {
     return run();
   } catch (error) {
-    throw new ConfigError(
-      `the checkpoint's chat template fails: ${error instanceof Error ? error.message : String(error)}`,
-    );
+    throw new ConfigError(`the checkpoint's chat template fails: ${messageOf(error)}`);
   }
 }
 

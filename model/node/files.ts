@@ -5,10 +5,10 @@ import type { FileHandle } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { checkRange } from "../io/bytes.ts";
 import type { ByteSink, FileSource, FolderSink, RandomAccess } from "../io/bytes.ts";
-import { CheckpointError, quote } from "../io/errors.ts";
+import { IoError, quote } from "../io/errors.ts";
 
 /** A file or folder that cannot be read or written: absent, not allowed, no room. */
-export class FileError extends CheckpointError {
+export class FileError extends IoError {
   /** Of the system: ENOENT, EACCES, ENOSPC, … */
   readonly code: string;
   constructor(message: string, code: string, cause?: unknown) {

@@ -2,10 +2,10 @@
 import { readFile, readdir } from "node:fs/promises";
 import { homedir } from "node:os";
 import { join } from "node:path";
-import { CheckpointError, quote } from "../io/errors.ts";
+import { IoError, quote } from "../io/errors.ts";
 
 /** A model that could not be fetched from the hub. Base of the errors below. */
-export class HubError extends CheckpointError {}
+export class HubError extends IoError {}
 
 /** No such model, revision or file. */
 export class HubNotFoundError extends HubError {}

@@ -11,6 +11,7 @@ import { ImageError, ImageFormatError, ImageLimitError, checkImage } from "../im
 import type { RgbImage } from "../image/image.ts";
 import { insertTextChunks, readTextChunks } from "../image/png_text.ts";
 import { shortage } from "./files.ts";
+import { messageOf } from "../io/unknown.ts";
 
 export interface ReadImageOptions {
   /**
@@ -81,8 +82,7 @@ async function fileBytes(path: string, maxBytes: number): Promise<Uint8Array> {
 
 /** What an error of the file system means for a picture: `ImageError`, or `FileError` where the machine is short of something. */
 export const notReadable = (path: string, error: unknown): Error =>
-  shortage(error, path) ??
-  new ImageError(`cannot read the picture ${path}: ${error instanceof Error ? error.message : String(error)}`);
+  shortage(error, path) ?? new ImageError(`cannot read the picture ${path}: ${messageOf(error)}`);
 
 const tooManyBytes = (name: string, bytes: number, maxBytes: number): ImageLimitError =>
   new ImageLimitError(`${name} has ${bytes} bytes; at most ${maxBytes} are read (maxBytes). Save it smaller`);
@@ -126,7 +126,7 @@ export async function readImage(source: string | Uint8Array, options: ReadImageO
     throw new ImageFormatError(`${name} is no picture of a known kind; JPEG, PNG, WebP, GIF, TIFF and AVIF are read`);
   const sharp = await loadSharp();
   const damaged = (error: unknown): never => {
-    const text = error instanceof Error ? error.message : String(error);
+    const text = messageOf(error);
     const [why] = text
       .replace(/^Input buffer has corrupt header:?/, "")
       .trim()

@@ -15,7 +15,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
-import { CheckpointError } from "../../model/io/errors.ts";
+import { IoError } from "../../model/io/errors.ts";
+import { FileError } from "../../model/node/files.ts";
 import { folderSource } from "../../model/node/files.ts";
 import {
   HubAccessError,
@@ -82,7 +83,7 @@ const failure = async (
 ): Promise<void> => {
   const error: unknown = await promise.then(() => null, (e: unknown) => e); // prettier-ignore
   expect(error).toBeInstanceOf(kind);
-  expect(error).toBeInstanceOf(CheckpointError);
+  expect(error).toBeInstanceOf(IoError);
   expect((error as Error).message).toMatch(message);
 };
 
@@ -340,7 +341,7 @@ describe("a lying hub", () => {
   ];
   it.each(listings)("whose listing has %s is refused", async (_, listing, message) => {
     hub.listing = listing;
-    await failure(download(), CheckpointError, message);
+    await failure(download(), IoError, message);
   });
   it("cannot name files outside of the snapshot", async () => {
     const list = hub.list();
@@ -364,7 +365,7 @@ describe("a lying hub", () => {
     const list = hub.list();
     list.siblings.push({ rfilename: "extra.safetensors", lfs: { sha256: "0".repeat(64), size: 2 ** 52 } });
     hub.listing = list;
-    await failure(download(), CheckpointError, /needs 4503599\.\d\d GB/);
+    await failure(download(), FileError, /needs 4503599\.\d\d GB/);
   });
 });
 

@@ -23,11 +23,11 @@ import type { SourceSpec } from "./data/sources.ts";
 import { Journal } from "./report/journal.ts";
 import type { Due } from "./report/journal.ts";
 import type { LogLine } from "./report/log.ts";
-import { messageOf } from "./run/errors.ts";
 import { nodeFileSystem } from "./run/file_system.ts";
 import type { FileSystem } from "./run/file_system.ts";
 import { RunFolder } from "./run/run_folder.ts";
 import { SMALL_FILES, STATE, configHash, newestOf, readState, sideFilesOf, stateFile } from "./run/run_state.ts";
+import { messageOf } from "../../model/io/unknown.ts";
 
 type AnyConfig = TrainConfig | TokenizerConfig;
 
@@ -163,7 +163,17 @@ async function startOf<Config extends AnyConfig>(
   const state = newest ? await readState(newest, config) : null;
   const file = join(folder.path, "quarantine.jsonl");
   return {
-    ...{ config, device, ranks, run: folder.path, cache, source, checkpoint, state, onNotice, signal, atEnd },
+    config,
+    device,
+    ranks,
+    run: folder.path,
+    cache,
+    source,
+    checkpoint,
+    state,
+    onNotice,
+    signal,
+    atEnd,
     sideFiles: await sideFilesOf(source),
     quarantine: new Quarantine({ file, ...config.bad, settings: "bad.share, bad.least" }),
     openSources: async () => {

@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { parse } from "yaml";
 import { TrainConfigError, checkAnyConfig, checkConfig } from "../config.ts";
 import type { TokenizerConfig, TrainConfig } from "../config.ts";
+import { messageOf } from "../../model/io/unknown.ts";
 
 export const PRESETS = ["stage0", "stage1", "stage2", "stage3", "stage3-7b"] as const;
 export type Preset = (typeof PRESETS)[number];
@@ -15,16 +16,14 @@ export function readSettings(presetOrFile: string): Record<string, unknown> {
     text = readFileSync(isPreset ? new URL(`../presets/${presetOrFile}.yaml`, import.meta.url) : presetOrFile, "utf8");
   } catch (error) {
     throw new TrainConfigError(
-      `${presetOrFile} is neither a preset (${PRESETS.join(", ")}) nor a file that can be read: ${error instanceof Error ? error.message : String(error)}`,
+      `${presetOrFile} is neither a preset (${PRESETS.join(", ")}) nor a file that can be read: ${messageOf(error)}`,
     );
   }
   let settings: unknown;
   try {
     settings = parse(text);
   } catch (error) {
-    throw new TrainConfigError(
-      `${presetOrFile} is not YAML: ${error instanceof Error ? error.message : String(error)}`,
-    );
+    throw new TrainConfigError(`${presetOrFile} is not YAML: ${messageOf(error)}`);
   }
   if (typeof settings !== "object" || settings === null || Array.isArray(settings))
     throw new TrainConfigError(`${presetOrFile}: the top must hold keys and values`);
@@ -52,9 +51,7 @@ export function withChanges(
     try {
       open[keys.at(-1)!] = parse(change.slice(at + 1)) as unknown;
     } catch (error) {
-      throw new TrainConfigError(
-        `--set ${change}: the value is not YAML: ${error instanceof Error ? error.message : String(error)}`,
-      );
+      throw new TrainConfigError(`--set ${change}: the value is not YAML: ${messageOf(error)}`);
     }
   }
   return changed;

@@ -32,7 +32,7 @@ export class Janus extends AnyJanus {
 
   /**
    * Loads a model from a folder, or from the Hugging Face hub by its name (`deepseek-ai/Janus-Pro-1B`); opens a device where there is none.
-   * Throws subclasses of `CheckpointError` (`HubError` where the hub is at fault), `OutOfMemoryError`, `DeviceError`.
+   * Throws subclasses of `IoError` (`CheckpointError`: the files are at fault, `HubError`: the hub, `FileError`: the system), `OutOfMemoryError`, `DeviceError`.
    */
   static async fromPretrained(directoryOrName: string, options: PretrainedOptions = {}): Promise<Janus> {
     const { revision, onDownload: onProgress, onNotice, signal } = options;

@@ -9,6 +9,7 @@ import type { ContentPart, Message } from "../../../model/janus/prompt.ts";
 import type { Task } from "../../samples.ts";
 import type { RawSample } from "../../data/raw_sample.ts";
 import { RecordError, SourceError } from "../../data/errors.ts";
+import { isObject, messageOf } from "../../../model/io/unknown.ts";
 
 /**
  * `conversations`: LLaVA's `{conversations: [{from, value}], image}`; `messages`: OpenAI's `{messages: [{role, content}]}`;
@@ -45,9 +46,6 @@ export function sourceTask(spec: SourceSpec, kind: SourceKind): Task {
 }
 
 type Json = Record<string, unknown>;
-const isObject = (value: unknown): value is Json =>
-  typeof value === "object" && value !== null && !Array.isArray(value);
-
 /** The kind of a file, by the fields of one of its records; undefined where they say nothing. */
 export function kindOf(record: unknown): SourceKind | undefined {
   if (!isObject(record)) return undefined;
@@ -78,7 +76,7 @@ export function parseLine(bytes: Uint8Array, place: RecordPlace): unknown {
   try {
     return JSON.parse(text) as unknown;
   } catch (error) {
-    const why = error instanceof Error ? error.message : String(error);
+    const why = messageOf(error);
     throw new RecordError(place.file, place.line, `the line is not JSON (${quote(why)}); write one record a line`);
   }
 }

@@ -1,9 +1,10 @@
 /** The log, the events and the page of a run, written as it goes. */
-import { messageOf } from "../run/errors.ts";
+
 import { cutSamples } from "./samples.ts";
 import { appendEvent, appendStep, cutLog } from "./log.ts";
 import type { LogLine, RunEvent } from "./log.ts";
 import { RunCurves, runReport } from "./run_report.ts";
+import { messageOf } from "../../../model/io/unknown.ts";
 
 /** Seconds after which the browser loads the page of a running run again. */
 const REFRESH = 30;

@@ -6,11 +6,11 @@ import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { readWhole } from "../../../model/io/bytes.ts";
 import type { RandomAccess } from "../../../model/io/bytes.ts";
-import { messageOf } from "./errors.ts";
 import { nodeFileSystem } from "./file_system.ts";
 import type { FileSystem } from "./file_system.ts";
 import { MANIFEST, MAX_MANIFEST, parseManifest, requireStep, stepName, stepOf } from "./manifest.ts";
 import type { Manifest, ManifestEntry } from "./manifest.ts";
+import { messageOf } from "../../../model/io/unknown.ts";
 
 const CHUNK_BYTES = 4 * 2 ** 20;
 

@@ -1,9 +1,9 @@
-/** The errors of run folders. All are checkpoint errors: what failed, where, and what to do. */
-import { CheckpointError } from "../../../model/io/errors.ts";
+/** The errors of run folders: what failed, where, and what to do. */
+import { IoError } from "../../../model/io/errors.ts";
 import type { LockHolder } from "./lock.ts";
 
 /** A run folder that cannot be opened, read or written. Base of the errors below. */
-export class RunFolderError extends CheckpointError {}
+export class RunFolderError extends IoError {}
 
 /** Another trainer has the run folder. */
 export class RunLockedError extends RunFolderError {
@@ -41,5 +41,3 @@ export function systemCode(error: unknown): string | null {
   const isCoded = error instanceof Error && "code" in error && typeof error.code === "string";
   return isCoded && /^E[A-Z0-9]+$/.test(error.code as string) ? (error.code as string) : null;
 }
-
-export const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));

@@ -10,9 +10,10 @@ import { join } from "node:path";
 import { readWhole } from "../../../model/io/bytes.ts";
 import { parseJsonObject } from "../../../model/io/json.ts";
 import { FileError } from "../../../model/node/files.ts";
-import { RunFolderError, RunLockedError, messageOf } from "./errors.ts";
+import { RunFolderError, RunLockedError } from "./errors.ts";
 import { removeTree, writeSynced } from "./file_system.ts";
 import type { FileSystem } from "./file_system.ts";
+import { messageOf } from "../../../model/io/unknown.ts";
 
 const LOCK = ".lock";
 const HOLDER = "holder.json";

@@ -7,7 +7,7 @@ import { dirname, join, resolve } from "node:path";
 import type { FolderSink } from "../../../model/io/bytes.ts";
 import { requireRoom } from "../../../model/node/files.ts";
 import { Checkpoints } from "./checkpoints.ts";
-import { RunFolderError, SaveError, StepExistsError, messageOf, systemCode } from "./errors.ts";
+import { RunFolderError, SaveError, StepExistsError, systemCode } from "./errors.ts";
 import { makeFolders, nodeFileSystem, removeTree } from "./file_system.ts";
 import type { FileSystem } from "./file_system.ts";
 import { LOCK_LEFTOVER, RunLock } from "./lock.ts";
@@ -15,6 +15,7 @@ import type { LockHolder } from "./lock.ts";
 import { requireStep, stepName } from "./manifest.ts";
 import { StagedFolder, hide, isLeftover, prune, requireKeep, stepsToPrune } from "./staged_folder.ts";
 import type { Keep } from "./staged_folder.ts";
+import { messageOf } from "../../../model/io/unknown.ts";
 
 export interface OpenRunOptions {
   /** Makes the folder where it is not there yet. */
