@@ -6,6 +6,8 @@ import { attachMethods } from "./tensor_methods.ts";
 setGradientAccumulator(accumulateGradient);
 attachMethods();
 
+// Carries the methods' types into the declarations of the package.
+export type { TensorMethods } from "./tensor_methods.ts";
 export * from "./views/create.ts";
 export * from "./pointwise/elementwise.ts";
 export * from "./pointwise/finite.ts";

@@ -65,10 +65,11 @@ const METHODS = {
 } as const;
 
 type Rest<F> = F extends (first: Tensor, ...rest: infer R) => infer Result ? (...rest: R) => Result : never;
-type Methods = { [K in keyof typeof METHODS]: Rest<(typeof METHODS)[K]> };
+/** The methods that `attachMethods` adds to `Tensor`. */
+export type TensorMethods = { [K in keyof typeof METHODS]: Rest<(typeof METHODS)[K]> };
 
 declare module "../engine/tensor.ts" {
-  interface Tensor extends Methods {}
+  interface Tensor extends TensorMethods {}
 }
 
 /** Makes the ops of the table methods of `Tensor`. */

@@ -51,7 +51,6 @@ export interface Reflection {
 /** Kernels that are the subgroup variant of another and nothing else: launched only where subgroups of their size are. */
 export const SUBGROUPS_ONLY: Readonly<Record<string, string>> = {
   conv2d_3x3: "subgroup variant of conv2d",
-  conv2d_3x3_stride2: "subgroup variant of conv2d",
   conv2d_weight_3x3: "subgroup variant of conv2d_weight",
 };
 

@@ -68,7 +68,6 @@ const forwardKernel = (name: string, url: URL, ...included: readonly Library[]):
 const naive = forwardKernel("conv2d", new URL("./conv2d.wgsl", import.meta.url), place);
 const registers = forwardKernel("conv2d_registers", new URL("./conv2d_registers.wgsl", import.meta.url), place);
 const threeByThree = forwardKernel("conv2d_3x3", new URL("./conv2d_3x3.wgsl", import.meta.url));
-const threeByThreeStride2 = forwardKernel("conv2d_3x3_stride2", new URL("./conv2d_3x3_stride2.wgsl", import.meta.url));
 const tiled = forwardKernel("conv2d_tiled", new URL("./conv2d_tiled.wgsl", import.meta.url), place);
 
 const WEIGHT_BINDINGS = { x: "read", g: "read", p: "read_write" } as const;
@@ -219,7 +218,7 @@ export function convolve(x: Tensor, packed: Tensor, bias: Tensor | null, dtype: 
         );
         launch(chosen, {
           use: { x: x.dtype, y: granular ? y.dtype : f32x1 },
-          constants: chosen === threeByThree || chosen === threeByThreeStride2 ? {} : { DILATED: g.up > 1 },
+          constants: chosen === threeByThree ? { STRIDE: g.stride } : { DILATED: g.up > 1 },
           buffers: { x: xr.bound, w: wr.bound, bias: bias ?? wr.bound, y: yr.bound },
           // prettier-ignore
           params: {
@@ -253,10 +252,7 @@ function forward(
 ): [ForwardKernel, number] {
   const pixels = g.outHeight * g.outWidth;
   if (variant === "subgroup" && isThreeByThree(g, 2))
-    return [
-      g.stride === 1 ? threeByThree : threeByThreeStride2,
-      Math.ceil(g.outWidth / 8) * Math.ceil(g.outHeight / 2) * images * tiles,
-    ];
+    return [threeByThree, Math.ceil(g.outWidth / 8) * Math.ceil(g.outHeight / 2) * images * tiles];
   if (variant === "tiled") return [tiled, Math.ceil(pixels / 64) * images * Math.ceil(tiles / 2)];
   if (variant === "naive") return [naive, Math.ceil((images * granules) / 64)];
   return [registers, Math.ceil(pixels / 8) * images * tiles];

@@ -159,7 +159,6 @@ describe("control flow around subgroup operations", () => {
       "attention_register_key",
       "attention_register_query",
       "conv2d_3x3",
-      "conv2d_3x3_stride2",
       "conv2d_weight_3x3",
       "matmul_register",
       "matmul_vector",
