@@ -1,7 +1,7 @@
 /** The pieces of work that using Janus-Pro is made of, each as a function that can be counted on the null device and timed on others. */
 import { noGrad, scope, tensor } from "../index.ts";
 import { full } from "../kernels/index.ts";
-import type { Decoder } from "../model/decoding.ts";
+import type { TokenDecoder } from "../model/decoding.ts";
 import { imageTokens } from "../model/janus/config.ts";
 import type { JanusConfig } from "../model/janus/config.ts";
 import { ImageGeneration } from "../model/janus/generate_images.ts";
@@ -21,8 +21,8 @@ export interface Workload {
 export interface Workloads extends Disposable {
   readonly list: readonly Workload[];
   /** Decoders whose next step can be replayed: two rows of a guided picture, one row of text behind the long prompt. */
-  readonly image: Decoder;
-  readonly text: Decoder;
+  readonly image: TokenDecoder;
+  readonly text: TokenDecoder;
 }
 
 const ids = (count: number): number[] => Array.from({ length: count }, (_, i) => i % 256);

@@ -140,13 +140,13 @@ async function tokenCounter(name: string, { cache, system }: IndexFlags, context
   await checkpoint.close();
   const { readProcessor } = await import("../model/janus/processor.ts");
   const { folderSource } = await import("../model/node/files.ts");
-  const { Encoder } = await import("../train/node/data/encode.ts");
+  const { RecordEncoder } = await import("../train/node/data/encode.ts");
   const { countTokens, tokenizerHash } = await import("../train/node/data/token_counts.ts");
   const { sideFilesOf } = await import("../train/node/run/run_state.ts");
   const source = folderSource(folder);
   const processor = await readProcessor(source, checkpoint.config);
   const by = tokenizerHash(await sideFilesOf(source), system);
-  const encoder = new Encoder(processor, { seed: 0, ...(system !== undefined && { system }) });
+  const encoder = new RecordEncoder(processor, { seed: 0, ...(system !== undefined && { system }) });
   return async (index) => {
     using progress = context.out.progress("records");
     const label = `counting ${index.spec.path}`;
@@ -246,7 +246,7 @@ async function preview(path: string, flags: PreviewFlags, context: Context): Pro
       throw new UsageError(`--from ${flags.from}: ${path} has ${index.count} records, counted from 0`);
     const { readProcessor } = await import("../model/janus/processor.ts");
     const { folderSource } = await import("../model/node/files.ts");
-    const { Encoder } = await import("../train/node/data/encode.ts");
+    const { RecordEncoder } = await import("../train/node/data/encode.ts");
     const { CodeCache } = await import("../train/node/data/codes.ts");
     const processor = await readProcessor(folderSource(folder), checkpoint.config);
     let codes: CodeSource | undefined;
@@ -257,7 +257,7 @@ async function preview(path: string, flags: PreviewFlags, context: Context): Pro
       close.push(() => kept.close());
       codes = kept.source(tokenizer.encode);
     }
-    const encoder = new Encoder(processor, {
+    const encoder = new RecordEncoder(processor, {
       seed: 0,
       drop: 0, // what is dropped differs by run and epoch
       pictures: { plain: flags.plain ?? false },
@@ -279,7 +279,7 @@ async function preview(path: string, flags: PreviewFlags, context: Context): Pro
 async function previewOf(
   index: SourceIndex,
   i: number,
-  encoder: import("../train/node/data/encode.ts").Encoder,
+  encoder: import("../train/node/data/encode.ts").RecordEncoder,
   tokenizer: import("../model/janus/tokenizer.ts").Tokenizer,
   { out }: Context,
 ): Promise<object> {

@@ -1,7 +1,7 @@
 /** The self-test of `janus doctor`: a few small programs whose results are known on the host, to the bit where the device promises it. */
 import { bf16Bits, bf16Value, capture, tensor } from "../engine/index.ts";
 import type { Device, HostArray } from "../engine/index.ts";
-import { add, cast, copyFrom, full, matmul, mul } from "../kernels/index.ts";
+import { add, cast, castInto, full, matmul, mul } from "../kernels/index.ts";
 import { PROBES, lossyOps } from "./doctor_not_finite.ts";
 import { messageOf } from "../model/io/unknown.ts";
 
@@ -118,7 +118,7 @@ async function captureAndReplay(device: Device): Promise<string> {
   using captured = await capture(() => add(mul(x, 2), 1), { device, verify: true });
   using result = captured.result;
   using tens = full([values.length], 10, { device });
-  copyFrom(x, tens);
+  castInto(x, tens);
   captured.replay();
   requireSame(await result.data(), values.fill(21));
   return `${captured.launches.length} launches, replayed on other data`;

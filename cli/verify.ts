@@ -8,7 +8,7 @@ import type { AddCommand, Context } from "./context.ts";
 import { openDevice } from "./device.ts";
 import { EXIT } from "./errors.ts";
 import { formatCount, table } from "./format.ts";
-import type { Row } from "../verify/compare.ts";
+import type { Comparison } from "../verify/compare.ts";
 import { MODEL_ARGUMENT, resolveModel } from "./model_folder.ts";
 import { adapterOption, dtypeOption } from "./options.ts";
 
@@ -69,9 +69,9 @@ export async function verify(flags: VerifyFlags, context: Context, open: () => P
     const fresh = (): Promise<JanusForConditionalGeneration> =>
       loadModel(checkpoint, { device: onDevice, dtype: "f32", signal, onNotice: () => undefined }); // the first one has said it
     const training = new Training(inputs, fresh, signal);
-    const rows: Row[] = [];
+    const rows: Comparison[] = [];
     const total = run.count + training.count;
-    const take = async (source: AsyncIterable<Row>, label: string): Promise<void> => {
+    const take = async (source: AsyncIterable<Comparison>, label: string): Promise<void> => {
       progress.report({ done: Math.min(rows.length, total), total, label });
       for await (const row of source) {
         signal.throwIfAborted();
@@ -102,11 +102,11 @@ const short = (value: number | null): string => (value === null ? "" : value ===
 
 /** A line a row, but one for each stage of training and its rows that fail; then what it comes to. */
 function text(
-  rows: readonly Row[],
-  stageOf: (row: Row) => string | null,
-  worst: (rows: readonly Row[]) => string,
+  rows: readonly Comparison[],
+  stageOf: (row: Comparison) => string | null,
+  worst: (rows: readonly Comparison[]) => string,
 ): string {
-  const stages = new Map<string, Row[]>();
+  const stages = new Map<string, Comparison[]>();
   for (const row of rows) {
     const stage = row.pass === null ? null : stageOf(row);
     if (stage !== null) stages.set(stage, [...(stages.get(stage) ?? []), row]);

@@ -110,7 +110,7 @@ export async function capture<T>(fn: () => T, options: CaptureOptions = {}): Pro
   if (device.queue.isCapturing) throw new CaptureError("capture() inside capture(); capture the outer function only");
   device.check();
   device.flush();
-  const recorder = new Recorder(device, options.verify ?? false);
+  const recorder = new CaptureRecorder(device, options.verify ?? false);
   try {
     const result = recorder.run(fn);
     const captured = recorder.finish(result);
@@ -128,7 +128,7 @@ export async function capture<T>(fn: () => T, options: CaptureOptions = {}): Pro
   }
 }
 
-class Recorder {
+class CaptureRecorder {
   /** Storages made before the capture that it writes, its state; to verify, with copies of what they held before. */
   readonly before = new Map<Storage, GPUBuffer | null>();
   private readonly device: Device;

@@ -57,7 +57,7 @@ function embedRow(model: CausalModel, { ids, images }: PromptRow): Tensor {
 }
 
 /** Prompts in a cache, and a step that goes on from there. */
-export class Decoder {
+export class TokenDecoder {
   /** u32 [N]: what was sampled last, flagged where it is not finite. */
   readonly tokens: Tensor;
   readonly device: Device;
@@ -94,7 +94,7 @@ export class Decoder {
    * Runs the prompts, one after the other: a row computes the same bits whatever stands beside it, and none is padded. Call it in
    * `construct`, so that nothing is left when memory does not suffice.
    */
-  static prefill(model: CausalModel, head: Head, batch: DecodingBatch, options: DecodingOptions = {}): Decoder {
+  static prefill(model: CausalModel, head: Head, batch: DecodingBatch, options: DecodingOptions = {}): TokenDecoder {
     const { device, language: config } = model;
     const { prompts, order, samples, room } = batch;
     const placed = { device, ...(options.cacheDType && { dtype: options.cacheDType }) };
@@ -122,7 +122,7 @@ export class Decoder {
         return indexSelect(cat(last), 0, tensor(Int32Array.from(order), { device }));
       }),
     );
-    return new Decoder(model, head, samples, cache, hidden.keep(), options);
+    return new TokenDecoder(model, head, samples, cache, hidden.keep(), options);
   }
 
   /** Samples the first tokens. */

@@ -3,7 +3,7 @@ import { ArgumentError, DTypeError, construct, isFloat, tensor } from "../engine
 import type { Tensor } from "../engine/index.ts";
 import { arange, copyInto, expression, map } from "../kernels/index.ts";
 import type { CausalConfig, CausalModel, PromptRow } from "./causal.ts";
-import { Decoder, isFlagged, stepsAhead } from "./decoding.ts";
+import { TokenDecoder, isFlagged, stepsAhead } from "./decoding.ts";
 import type { DecodingOptions, Head } from "./decoding.ts";
 import { PromptError, checkContext, checkIds, checkSampling } from "./request.ts";
 import type { SamplingOptions } from "./request.ts";
@@ -155,7 +155,7 @@ export async function* generateText(
 async function checkedTokens(
   tokens: Uint32Array,
   step: number,
-  decoder: Decoder,
+  decoder: TokenDecoder,
   prompts: readonly PromptRow[],
   isDone: (row: number) => boolean,
 ): Promise<Uint32Array> {
@@ -170,11 +170,15 @@ async function checkedTokens(
 }
 
 /** The decoder below `generateText`, whose step can be run, counted and timed by itself. Options are taken as they are. */
-export function textDecoder(model: CausalModel, prompts: readonly PromptRow[], options: TextOptions = {}): Decoder {
+export function textDecoder(
+  model: CausalModel,
+  prompts: readonly PromptRow[],
+  options: TextOptions = {},
+): TokenDecoder {
   const { maxNewTokens: room = 512, ...decoding } = options;
   return construct(() => {
     const head = new TextHead(model, prompts, options);
     const order = prompts.map((_, i) => i);
-    return Decoder.prefill(model, head, { prompts, order, samples: prompts.length, room }, decoding);
+    return TokenDecoder.prefill(model, head, { prompts, order, samples: prompts.length, room }, decoding);
   });
 }

@@ -91,7 +91,7 @@ class EncoderLayer extends Module {
   }
 }
 
-class Encoder extends Module {
+class SiglipEncoder extends Module {
   readonly layers: readonly EncoderLayer[];
   /** As in `LlamaModel`. */
   recompute = false;
@@ -109,14 +109,14 @@ class Encoder extends Module {
 /** pixels [B, 3, S, S] in −1 … 1 → features [B, (S / patch)², hidden], after the last layer norm. Source: Janus-Pro's SigLIP-L/16-384. */
 export class SiglipVisionModel extends Module {
   readonly embeddings: Embeddings;
-  readonly encoder: Encoder;
+  readonly encoder: SiglipEncoder;
   readonly post_layernorm: LayerNorm;
   private readonly imageSize: number;
 
   constructor(config: SiglipConfig, options: LayerOptions = {}) {
     super();
     this.embeddings = new Embeddings(config, options);
-    this.encoder = new Encoder(config, options);
+    this.encoder = new SiglipEncoder(config, options);
     this.post_layernorm = new LayerNorm(config.hidden, { ...options, eps: config.eps });
     this.imageSize = config.imageSize;
   }

@@ -155,7 +155,7 @@ class Middle extends Module {
 }
 
 /** pixels [B, 3, S, S] → latents [B, latent, S / f, S / f], f = 2^(levels − 1). */
-class Encoder extends Module {
+class VqEncoder extends Module {
   readonly conv_in: Conv2d;
   readonly down: readonly Level[];
   readonly mid: Middle;
@@ -183,7 +183,7 @@ class Encoder extends Module {
 }
 
 /** latents [B, latent, h, w] → pixels [B, 3, f · h, f · w], nominally −1 … 1. Levels are stored in the order in which they run. */
-class Decoder extends Module {
+class VqDecoder extends Module {
   readonly conv_in: Conv2d;
   readonly mid: Middle;
   readonly up: readonly Level[];
@@ -230,11 +230,11 @@ class Quantizer extends Module {
 
 /** The tokenizer: pictures to codes and back. Source: janus-pro's VQ-16 (LlamaGen, Sun et al. 2024). */
 export class VqModel extends Module {
-  readonly encoder: Encoder;
+  readonly encoder: VqEncoder;
   readonly quant_conv: Conv2d;
   readonly quantize: Quantizer;
   readonly post_quant_conv: Conv2d;
-  readonly decoder: Decoder;
+  readonly decoder: VqDecoder;
   private readonly config: VqConfig;
 
   constructor(config: VqConfig, options: LayerOptions = {}) {
@@ -244,11 +244,11 @@ export class VqModel extends Module {
         throw new ArgumentError(`VqModel: ${m * config.baseChannels} channels do not split into ${GROUPS} groups`);
     }
     this.config = config;
-    this.encoder = new Encoder(config, options);
+    this.encoder = new VqEncoder(config, options);
     this.quant_conv = new Conv2d(config.latentChannels, config.codeDim, 1, options);
     this.quantize = new Quantizer(config, options);
     this.post_quant_conv = new Conv2d(config.codeDim, config.latentChannels, 1, options);
-    this.decoder = new Decoder(config, options);
+    this.decoder = new VqDecoder(config, options);
   }
 
   /** Pixels of a side of the picture. */

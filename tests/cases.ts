@@ -3,7 +3,7 @@ import type { Case } from "./harness.ts";
 import { activationCases } from "./cases/activations.ts";
 import { attentionCases } from "./cases/attention.ts";
 import { decodeCases } from "./cases/decode.ts";
-import { indexCases } from "./cases/index.ts";
+import { indexCases } from "./cases/indexing.ts";
 import { lossCases } from "./cases/loss.ts";
 import { samplingCases } from "./cases/sampling.ts";
 import { elementwiseCases } from "./cases/elementwise.ts";

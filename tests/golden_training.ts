@@ -1,5 +1,5 @@
 // Golden folders of training, in memory, and the rows that `janus verify` makes of them.
-import type { Row } from "../verify/compare.ts";
+import type { Comparison } from "../verify/compare.ts";
 import { Golden } from "../verify/file.ts";
 import { GoldenInputs } from "../verify/inputs.ts";
 import { Training } from "../verify/training.ts";
@@ -13,7 +13,7 @@ import { loadModel } from "../model/janus/load.ts";
 import { readProcessor } from "../model/janus/processor.ts";
 import type { Whole } from "./checkpoint/tiny.ts";
 
-export const failures = (rows: readonly Row[]): string[] =>
+export const failures = (rows: readonly Comparison[]): string[] =>
   rows.filter(({ pass }) => pass === false).map(({ entry }) => entry);
 
 export interface Settings {
@@ -55,7 +55,7 @@ export async function rowsOf(
   source: FileSource,
   device: () => Device,
   spoil: (model: JanusForConditionalGeneration) => void = () => undefined,
-): Promise<Row[]> {
+): Promise<Comparison[]> {
   const checkpoint = await openCheckpoint(source);
   const processor = await readProcessor(source, checkpoint.config);
   const load = async (): Promise<JanusForConditionalGeneration> => {
@@ -63,7 +63,7 @@ export async function rowsOf(
     spoil(model);
     return model;
   };
-  const rows: Row[] = [];
+  const rows: Comparison[] = [];
   for await (const row of new Training(new GoldenInputs(golden, checkpoint.config, processor), load).rows())
     rows.push(row);
   await checkpoint.close();

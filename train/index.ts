@@ -5,7 +5,7 @@
 export { TrainConfigError, checkAnyConfig, checkConfig, checkTokenizerConfig, learningRate } from "./config.ts";
 export type { TokenizerConfig, TrainConfig } from "./config.ts";
 export { Batcher } from "./data/batcher.ts";
-export { Encoder } from "./data/encode.ts";
+export { RecordEncoder } from "./data/encode.ts";
 export type { CodeSource, EncoderOptions, SampleEncoder, SampleId } from "./data/encode.ts";
 export * from "./data/errors.ts";
 export type { RawSample } from "./data/raw_sample.ts";

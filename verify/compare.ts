@@ -36,7 +36,7 @@ export interface Bound {
   readonly relativeL2: number;
 }
 
-export interface Row {
+export interface Comparison {
   readonly entry: string;
   readonly shape: readonly number[] | null;
   /** Null where it does not apply, and where something is not finite. */
@@ -52,7 +52,7 @@ export interface Row {
 const none = { maxAbs: null, relativeL2: null, equalShare: null } as const;
 
 /** An entry that is not held against anything, and why. */
-export const notComputed = (entry: string, shape: readonly number[] | null, note: string): Row => ({
+export const notComputed = (entry: string, shape: readonly number[] | null, note: string): Comparison => ({
   entry,
   shape,
   ...none,
@@ -60,7 +60,7 @@ export const notComputed = (entry: string, shape: readonly number[] | null, note
   note,
 });
 
-export const failed = (entry: string, shape: readonly number[] | null, note: string): Row => ({
+export const failed = (entry: string, shape: readonly number[] | null, note: string): Comparison => ({
   entry,
   shape,
   ...none,
@@ -69,7 +69,7 @@ export const failed = (entry: string, shape: readonly number[] | null, note: str
 });
 
 /** The row of values that can only be wrong because of their shape; null where they can be compared. */
-function shapeProblem(entry: string, golden: Values, ours: readonly number[]): Row | null {
+function shapeProblem(entry: string, golden: Values, ours: readonly number[]): Comparison | null {
   if (golden.shape.join() !== ours.join())
     return failed(entry, golden.shape, `the shape is ${shapeText(golden.shape)}, computed is ${shapeText(ours)}`);
   // Nothing differs in nothing: that must not count as checked.
@@ -83,7 +83,7 @@ export function close(
   ours: Values,
   bound: Bound = BOUNDS.activations,
   note?: string,
-): Row {
+): Comparison {
   const problem = shapeProblem(entry, golden, ours.shape);
   if (problem) return problem;
   const { shape, data } = golden;
@@ -119,7 +119,7 @@ export const isNoise = (gradient: ArrayLike<number>, total: number): boolean =>
   norm(gradient) <= BOUNDS.gradientNoise * total;
 
 /** The gradient of one parameter. @param total the norm of all gradients */
-export function gradient(entry: string, golden: Values, ours: Values, total: number): Row {
+export function gradient(entry: string, golden: Values, ours: Values, total: number): Comparison {
   const row = close(entry, golden, ours, BOUNDS.gradients);
   if (row.pass || row.maxAbs === null || !isNoise(minus(golden.data, ours.data), total)) return row;
   return { ...row, relativeL2: null, pass: true, note: "differs by less than the rounding of all gradients" };
@@ -135,7 +135,7 @@ export interface Stepped {
 }
 
 /** A parameter after steps of AdamW: itself, and what the steps have changed of it. */
-export function stepped(entry: string, golden: Values, { before, after, steps, lr, isNoise }: Stepped): Row {
+export function stepped(entry: string, golden: Values, { before, after, steps, lr, isNoise }: Stepped): Comparison {
   // A step moves an element by about the learning rate at most: two by twice that, if they go apart.
   if (isNoise)
     return close(entry, golden, after, { maxAbs: 2 * lr * steps, relativeL2: Infinity }, "its gradient is rounding");
@@ -148,7 +148,7 @@ export function stepped(entry: string, golden: Values, { before, after, steps, l
 }
 
 /** Names in any order. */
-export function sameNames(entry: string, golden: readonly string[], ours: readonly string[]): Row {
+export function sameNames(entry: string, golden: readonly string[], ours: readonly string[]): Comparison {
   const [theirs, own] = [new Set(golden), new Set(ours)];
   const missing = golden.filter((name) => !own.has(name));
   const extra = ours.filter((name) => !theirs.has(name));
@@ -176,7 +176,7 @@ export function equal(
   golden: readonly unknown[],
   ours: readonly unknown[],
   note?: string,
-): Row {
+): Comparison {
   const count = Math.max(golden.length, ours.length);
   if (count === 0) return failed(entry, shape, "it holds no values");
   let same = 0;
@@ -191,7 +191,7 @@ export function equalTokens(
   ours: Values,
   mayDiffer: (at: number) => boolean = () => false,
   excuse = "",
-): Row {
+): Comparison {
   const problem = shapeProblem(entry, golden, ours.shape);
   if (problem) return problem;
   const different = Array.from(golden.data, (_, at) => at).filter((at) => golden.data[at] !== ours.data[at]);
@@ -238,7 +238,7 @@ export interface Continuation {
  * Greedy tokens [N, T]. After each golden prefix the golden token must be the model's best one, or as good as that up to the bound; so must
  * be the free run's token where it leaves the golden one. What a free run does after it has left is another text, and proves nothing.
  */
-export async function greedy(entry: string, golden: Values, rows: readonly Continuation[]): Promise<Row> {
+export async function greedy(entry: string, golden: Values, rows: readonly Continuation[]): Promise<Comparison> {
   const length = rows[0]?.free.length ?? 0;
   const problem = shapeProblem(entry, golden, [rows.length, length]);
   if (problem) return problem;

@@ -6,7 +6,7 @@ import { quote } from "../model/io/errors.ts";
 import { imageTokens } from "../model/janus/config.ts";
 import type { JanusConfig } from "../model/janus/config.ts";
 import { BOUNDS, close, equal, equalTokens, failed, greedy, marginsOf, notComputed } from "./compare.ts";
-import type { Row } from "./compare.ts";
+import type { Comparison } from "./compare.ts";
 import { GoldenError } from "./file.ts";
 import type { Golden, TokenizerCase, Values } from "./file.ts";
 import { whyImpossible } from "./inputs.ts";
@@ -18,7 +18,7 @@ import { isTrainEntry, parseBatch, parseStages } from "./train_file.ts";
 const SAME_PICTURE = 0.1;
 
 /** How an entry of golden.safetensors becomes a row. `i` is the number in its name. */
-type Compute = (run: Verification, entry: string, golden: Values, i: number) => Row | Promise<Row>;
+type Compute = (run: Verification, entry: string, golden: Values, i: number) => Comparison | Promise<Comparison>;
 
 /** In the order of the rows. */
 const ENTRIES: readonly (readonly [RegExp, Compute])[] = [
@@ -93,7 +93,7 @@ interface Task {
   readonly shape: readonly number[];
   /** Rows are sorted by these in turn: rows of one prompt stand together, what they share is computed once and let go. */
   readonly place: readonly [kind: number, i: number, kind: number];
-  readonly compute: () => Promise<Row>;
+  readonly compute: () => Promise<Comparison>;
 }
 
 export class Verification {
@@ -115,12 +115,12 @@ export class Verification {
   }
 
   /** The rows as they come. */
-  async *rows(): AsyncGenerator<Row> {
+  async *rows(): AsyncGenerator<Comparison> {
     for (const { entry, shape, compute } of this.tasks()) yield await this.guard(entry, shape, compute);
   }
 
   /** Rows of what is neither computed here nor a value of training. */
-  others(): Row[] {
+  others(): Comparison[] {
     const { json, tensors } = this.golden;
     return [
       ...json.inputs.map((key) => notComputed(key, null, "input")),
@@ -144,7 +144,7 @@ export class Verification {
       entry: string,
       shape: readonly number[],
       place: Task["place"],
-      compute: () => Row | Promise<Row>,
+      compute: () => Comparison | Promise<Comparison>,
     ): void => void tasks.push({ entry, shape, place, compute: async () => compute() });
     const { specialIds, imageTokens: tokens, greedyText } = json;
     if (specialIds)
@@ -181,7 +181,11 @@ export class Verification {
     return tasks.sort((a, b) => a.place.map((n, k) => n - b.place[k]!).find((difference) => difference !== 0) ?? 0);
   }
 
-  private async guard(entry: string, shape: readonly number[], compute: () => Promise<Row>): Promise<Row> {
+  private async guard(
+    entry: string,
+    shape: readonly number[],
+    compute: () => Promise<Comparison>,
+  ): Promise<Comparison> {
     try {
       return await compute();
     } catch (error) {
@@ -199,7 +203,7 @@ export class Verification {
 
   // ---- text
 
-  private tokenizer(entry: string, { text, ids, idsNoSpecial, decoded }: TokenizerCase): Row {
+  private tokenizer(entry: string, { text, ids, idsNoSpecial, decoded }: TokenizerCase): Comparison {
     const { tokenizer } = this.inputs.processor;
     const theirs = [...ids, "|", ...idsNoSpecial, "|", decoded];
     const ours = [
@@ -212,13 +216,13 @@ export class Verification {
     return equal(entry, [ids.length], theirs, ours);
   }
 
-  promptBatch(entry: string, golden: Values, which: "inputIds" | "attentionMask"): Row {
+  promptBatch(entry: string, golden: Values, which: "inputIds" | "attentionMask"): Comparison {
     const batch = this.inputs.promptBatch();
     if (!batch) return notComputed(entry, golden.shape, "input: golden.json has no understand_prompts");
     return equalTokens(entry, golden, { shape: [batch.rows, batch.length], data: batch[which] });
   }
 
-  generationPrompt(entry: string, golden: Values, i: number): Row {
+  generationPrompt(entry: string, golden: Values, i: number): Comparison {
     const text = this.golden.json.generatePrompts[i];
     if (text === undefined) return notComputed(entry, golden.shape, `input: golden.json has no prompt ${i}`);
     const ids = this.inputs.encode(text);
@@ -228,7 +232,7 @@ export class Verification {
   // ---- questions about pictures
 
   /** Verified where each of them is a picture of the folder; else they are inputs. */
-  async questionPixels(entry: string, golden: Values): Promise<Row> {
+  async questionPixels(entry: string, golden: Values): Promise<Comparison> {
     const pixels = (await this.inputs.pixelsOf(entry))!;
     const size = pixels.data.length / pixels.shape[0]!;
     const nearest: number[] = [];
@@ -259,7 +263,7 @@ export class Verification {
     });
   }
 
-  async questionRow(entry: string, golden: Values, r: number): Promise<Row> {
+  async questionRow(entry: string, golden: Values, r: number): Promise<Comparison> {
     const questions = await this.questions();
     if (r >= questions.rows)
       return failed(entry, golden.shape, `there are ${questions.rows} questions; rows count from 0`);
@@ -275,7 +279,7 @@ export class Verification {
     });
   }
 
-  async answers(entry: string, golden: Values): Promise<Row> {
+  async answers(entry: string, golden: Values): Promise<Comparison> {
     const [questions, free] = [await this.questions(), await this.freeAnswers()];
     const length = free[0]!.length;
     const { data } = await this.inputs.ids(entry);
@@ -291,7 +295,7 @@ export class Verification {
   }
 
   /** The text of our ids; of the file's where ours left them at a tie, which the row of the ids judges. */
-  async greedyText(entry: string, golden: readonly string[]): Promise<Row> {
+  async greedyText(entry: string, golden: readonly string[]): Promise<Comparison> {
     const free = await this.freeAnswers();
     const theirs = (await this.golden.read("und.greedy_ids"))!;
     const isSame = free.flat().every((id, at) => id === theirs.data[at]);
@@ -331,7 +335,7 @@ export class Verification {
   }
 
   /** All positions at once and step by step out of the decoder: the worse of the two counts. */
-  async guidedLogits(entry: string, golden: Values, i: number): Promise<Row> {
+  async guidedLogits(entry: string, golden: Values, i: number): Promise<Comparison> {
     const { shape, data } = (await this.forced(i)).guided;
     const steps = Math.min(Number(/\d+$/.exec(entry)![0]), shape[0]!);
     const whole = close(entry, golden, { shape: [steps, shape[1]!], data: data.subarray(0, steps * shape[1]!) });
@@ -342,12 +346,12 @@ export class Verification {
     return stepped.maxAbs! > whole.maxAbs! ? stepped : whole;
   }
 
-  async drawing(entry: string, golden: Values, i: number): Promise<Row> {
+  async drawing(entry: string, golden: Values, i: number): Promise<Comparison> {
     const [{ data }, free] = [await this.drawnCodes(i), await this.freeDrawing(i)];
     return greedy(entry, golden, [{ golden: data, free, forced: async () => (await this.forced(i)).guided }]);
   }
 
-  private async smallestMargin(entry: string, golden: number, i: number): Promise<Row> {
+  private async smallestMargin(entry: string, golden: number, i: number): Promise<Comparison> {
     const ours = Math.min(...marginsOf((await this.forced(i)).guided));
     return close(
       entry,
@@ -368,7 +372,7 @@ export class Verification {
   }
 
   /** Where the golden margin is small (ours, for want of one), another code is no mistake. */
-  async codes(entry: string, golden: Values): Promise<Row> {
+  async codes(entry: string, golden: Values): Promise<Comparison> {
     const own = await this.model.codes(await this.inputs.pixels());
     const theirs = await this.golden.read("vq.margin");
     const margins = theirs && theirs.shape.join() === golden.shape.join() ? theirs : await this.margins();

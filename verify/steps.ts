@@ -5,7 +5,7 @@
 import { tensor } from "../engine/index.ts";
 import type { Tensor } from "../engine/index.ts";
 import { arange, copyInto, full, guidance as guide, indexSelect, where } from "../kernels/index.ts";
-import { Decoder } from "../model/decoding.ts";
+import { TokenDecoder } from "../model/decoding.ts";
 import type { Head } from "../model/decoding.ts";
 import type { JanusForConditionalGeneration } from "../model/janus/janus.ts";
 
@@ -53,7 +53,7 @@ export async function forcedSteps(
 ): Promise<Float32Array> {
   const head = new ForcedHead(model, codes, weight);
   const prompts = pair.map((ids) => ({ ids }));
-  const decoder = Decoder.prefill(model, head, { prompts, order: [0, 1], samples: 1, room: codes.length });
+  const decoder = TokenDecoder.prefill(model, head, { prompts, order: [0, 1], samples: 1, room: codes.length });
   try {
     decoder.begin();
     for (let step = 1; step < codes.length; step++) await decoder.next();

@@ -11,7 +11,7 @@ import type { PackedRows, Task } from "../train/samples.ts";
 import { setStage } from "../train/stages.ts";
 import type { Stage } from "../train/stages.ts";
 import { equal, failed, gradient, isNoise, stepped } from "./compare.ts";
-import type { Row } from "./compare.ts";
+import type { Comparison } from "./compare.ts";
 import type { Values } from "./file.ts";
 import { UnusableInput } from "./inputs.ts";
 import type { GoldenInputs } from "./inputs.ts";
@@ -31,9 +31,9 @@ export interface Outcome {
   readonly tokens: Readonly<Record<Task, number>>;
   readonly trainable: readonly string[];
   readonly noGrad: readonly string[];
-  readonly frozen: Row;
+  readonly frozen: Comparison;
   /** By entry. */
-  readonly tensors: ReadonlyMap<string, Row>;
+  readonly tensors: ReadonlyMap<string, Comparison>;
 }
 
 const tokensOf = ({ targets }: PackedRows): Record<Task, number> =>
@@ -78,7 +78,7 @@ export class StageRun {
   private readonly signal: AbortSignal | undefined;
   private readonly trained: ReadonlyMap<string, Parameter>;
   private readonly all: ReadonlyMap<string, Parameter>;
-  private readonly rows = new Map<string, Row>();
+  private readonly rows = new Map<string, Comparison>();
   /** Parameters whose gradient is rounding. */
   private readonly noise = new Set<string>();
 
@@ -152,7 +152,7 @@ export class StageRun {
   /** Compares what is asked for with `compare`; where the model cannot have it, the row says why. */
   private async each(
     tensors: readonly TrainTensor[],
-    compare: (golden: Values, parameter: Parameter, name: string, entry: string) => Promise<Row>,
+    compare: (golden: Values, parameter: Parameter, name: string, entry: string) => Promise<Comparison>,
   ): Promise<void> {
     for (const { entry, shape, parameter: name } of tensors) {
       const parameter = this.all.get(name);

@@ -7,7 +7,7 @@ import type { JanusForConditionalGeneration } from "../model/janus/janus.ts";
 import { TASKS } from "../train/samples.ts";
 import { STAGES } from "../train/stages.ts";
 import { BOUNDS, close, equal, failed, notComputed, sameNames } from "./compare.ts";
-import type { Bound, Row } from "./compare.ts";
+import type { Bound, Comparison } from "./compare.ts";
 import { GoldenError } from "./file.ts";
 import type { Values } from "./file.ts";
 import { whyImpossible } from "./inputs.ts";
@@ -28,7 +28,7 @@ interface Outcome extends StageOutcome {
 interface Wanted {
   readonly entry: string;
   readonly shape: readonly number[] | null;
-  readonly judge: (outcome: Outcome) => Row;
+  readonly judge: (outcome: Outcome) => Comparison;
 }
 
 export class Training {
@@ -51,7 +51,7 @@ export class Training {
   }
 
   /** The rows of one stage after another; at any time one model is on the device. */
-  async *rows(): AsyncGenerator<Row> {
+  async *rows(): AsyncGenerator<Comparison> {
     for (const stage of this.stages) {
       const rows = wanted(stage).sort((a, b) => a.entry.localeCompare(b.entry, "en", { numeric: true }));
       let outcome: Outcome | string;
@@ -109,7 +109,7 @@ function wanted(stage: TrainStage): Wanted[] {
   const add = (
     name: string,
     shape: readonly number[] | null,
-    judge: (outcome: Outcome, entry: string) => Row,
+    judge: (outcome: Outcome, entry: string) => Comparison,
   ): void => {
     const entry = `train${key}.${name}`;
     rows.push({ entry, shape, judge: (outcome) => judge(outcome, entry) });
@@ -151,10 +151,10 @@ function wanted(stage: TrainStage): Wanted[] {
 }
 
 /** The stage that a row belongs to, for printing; null for rows of other things. */
-export const trainStage = ({ entry }: Row): string | null => /^train\d+(?=\.)/.exec(entry)?.[0] ?? null;
+export const trainStage = ({ entry }: Comparison): string | null => /^train\d+(?=\.)/.exec(entry)?.[0] ?? null;
 
 /** How far the rows of a stage are off at most; for stages that pass. */
-export function worst(rows: readonly Row[]): string {
+export function worst(rows: readonly Comparison[]): string {
   const most = (kind: RegExp, of: "maxAbs" | "relativeL2"): string[] => {
     const values = rows.filter(({ entry }) => kind.test(entry)).flatMap((row) => row[of] ?? []);
     return values.length ? [Math.max(...values).toExponential(1)] : [];

@@ -23,7 +23,7 @@ import { fillInto } from "../core/copy.ts";
 import { convolve, packWeight, weightGradient } from "./parts.ts";
 import type { ConvGeometry } from "./parts.ts";
 import { asProduct, convolveByProduct, inputGradientByProduct, weightGradientByProduct } from "./conv2d_matmul.ts";
-import { contiguousCopy, copy, map } from "../core/map.ts";
+import { asDType, contiguousCopy } from "../core/map.ts";
 import { sum } from "../reduce/reduce.ts";
 
 export interface Conv2dOptions {
@@ -49,7 +49,7 @@ export function conv2d(x: Tensor, weight: Tensor, bias: Tensor | null = null, op
     reach(g.outWidth, g.kernelWidth) > g.width;
   const kind = asProduct(g, padded);
   const y = scope(() => {
-    const wide = bias && contiguousCopy(bias.dtype === "f32" ? bias : map(copy, [bias], { dtype: "f32" }));
+    const wide = bias && contiguousCopy(asDType(bias, "f32"));
     if (kind) return convolveByProduct(kind, x, weight, wide, x.dtype, g);
     return convolve(contiguousCopy(x), packWeight(contiguousCopy(weight), false), wide, x.dtype, g);
   });

@@ -2,12 +2,14 @@
  * The convolutions that are matrix products: 1 × 1 (weight · pixels), and patches, where the windows lie side by side (stride = kernel, as in a
  * patch embedding). On lavapipe 2.5 and 6 times as fast as the general kernel. Nothing here is recorded on the tape.
  */
-import { elementBytes, empty, grid1d, kernel, launch, rowWindows } from "../../engine/index.ts";
+import { elementBytes, empty, grid1d, kernel, launch } from "../../engine/index.ts";
 import type { DType, Tensor } from "../../engine/index.ts";
 import type { ConvGeometry } from "./parts.ts";
 import { copyInto, fillInto } from "../core/copy.ts";
 import { rowLibrary, standard } from "../core/libraries.ts";
-import { contiguousCopy, copy, map } from "../core/map.ts";
+import { asDType, contiguousCopy } from "../core/map.ts";
+import { granulesOf, viewAs } from "../core/rows.ts";
+import { windowsOf } from "../core/windows.ts";
 import { gemm } from "../matmul/matmul.ts";
 import { forcedVariant } from "../core/variants.ts";
 
@@ -67,8 +69,8 @@ export function inputGradientByProduct(
   // Rows and columns left over at the end belong to no patch.
   if (g.height % g.stride || g.width % g.stride) fillInto(dx, 0);
   const target = windows(dx, g);
-  copyInto(target, patches.strided(target.shape, rowMajor(target.shape)));
-  return dtype === "f32" ? dx : map(copy, [dx], { dtype });
+  copyInto(target, viewAs(patches, target.shape));
+  return asDType(dx, dtype);
 }
 
 /** The gradient of the weight [O, C, kh, kw], f32. */
@@ -76,15 +78,12 @@ export function weightGradientByProduct(kind: "pixels" | "patches", x: Tensor, d
   const shape = [g.outputs, g.channels, g.kernelHeight, g.kernelWidth];
   const width = g.channels * g.kernelHeight * g.kernelWidth;
   if (kind === "patches")
-    return gemm({ a: pixelsFirst(dy, g), transA: true, b: unfold(x, g), dtype: "f32" }).strided(shape, rowMajor(shape));
+    return viewAs(gemm({ a: pixelsFirst(dy, g), transA: true, b: unfold(x, g), dtype: "f32" }), shape);
   const out = empty([g.outputs, width], { device: x.device });
   const [a, b] = [rows(contiguousCopy(dy), g.outputs, g), rows(contiguousCopy(x), g.channels, g)];
   for (let n = 0; n < g.images; n++) gemm({ a: one(a, n), b: one(b, n), transB: true, out, accumulate: n > 0 });
-  return out.strided(shape, rowMajor(shape));
+  return viewAs(out, shape);
 }
-
-const rowMajor = (shape: readonly number[]): number[] =>
-  shape.map((_, d) => shape.slice(d + 1).reduce((p, n) => p * n, 1));
 
 /** The weight as [O, C · kh · kw]. */
 function matrix(weight: Tensor, g: ConvGeometry): Tensor {
@@ -94,9 +93,9 @@ function matrix(weight: Tensor, g: ConvGeometry): Tensor {
 
 /** Contiguous [N, channels, H, W] as [N, channels, pixels], for a kernel that keeps the size; and back. */
 const rows = (t: Tensor, channels: number, g: ConvGeometry): Tensor =>
-  t.strided([g.images, channels, g.height * g.width], rowMajor([g.images, channels, g.height * g.width]));
+  viewAs(t, [g.images, channels, g.height * g.width]);
 const image = (t: Tensor, channels: number, g: ConvGeometry): Tensor =>
-  t.strided([g.images, channels, g.height, g.width], rowMajor([g.images, channels, g.height, g.width]));
+  viewAs(t, [g.images, channels, g.height, g.width]);
 
 const one = (t: Tensor, n: number): Tensor =>
   t.strided(t.shape.slice(1), t.strides.slice(1), t.offset + n * t.strides[0]!);
@@ -126,27 +125,12 @@ function pixelsFirst(dy: Tensor, g: ConvGeometry): Tensor {
 /** y [N, O, pixels] plus the bias of its channel, of `dtype`. */
 function biased(x: Tensor, bias: Tensor, dtype: DType, g: ConvGeometry): Tensor {
   const pixels = g.height * g.width;
-  const granular = pixels % 4 === 0;
-  const y = empty(x.shape, { dtype: granular ? dtype : "f32", device: x.device });
-  for (const { start, count } of rowWindows(
-    x.device,
-    g.images * g.outputs,
-    [
-      { rowElements: pixels, dtype: x.dtype },
-      { rowElements: pixels, dtype: y.dtype },
-    ],
-    1,
-    "conv2d",
-  )) {
-    const of = (t: Tensor): { of: Tensor; start: number; elements: number } => ({
-      of: t,
-      start: start * pixels,
-      elements: count * pixels,
-    });
-    const granules = granular ? pixels / 4 : pixels;
+  const y = empty(x.shape, { dtype: pixels % 4 === 0 ? dtype : "f32", device: x.device });
+  for (const { start, count, buffers } of windowsOf("conv2d", g.images * g.outputs, { x, y })) {
+    const granules = granulesOf(pixels);
     launch(addBias, {
       use: { x: rowLibrary(x.dtype, pixels), y: rowLibrary(y.dtype, pixels) },
-      buffers: { x: of(x), bias, y: of(y) },
+      buffers: { ...buffers, bias },
       params: { rows: count, first: start, channels: g.outputs, granules },
       grid: grid1d(count * Math.ceil(granules / 256)),
       cost: {
@@ -155,5 +139,5 @@ function biased(x: Tensor, bias: Tensor, dtype: DType, g: ConvGeometry): Tensor 
       },
     });
   }
-  return y.dtype === dtype ? y : map(copy, [y], { dtype });
+  return asDType(y, dtype);
 }

@@ -10,13 +10,14 @@ import {
   kernel,
   launch,
   record,
-  rowWindows,
   scope,
 } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { standard } from "../core/libraries.ts";
 import { rowLibrary } from "../core/libraries.ts";
-import { contiguousCopy, copy, map } from "../core/map.ts";
+import { asDType } from "../core/map.ts";
+import { granulesOf, rowOperand } from "../core/rows.ts";
+import { windowsOf } from "../core/windows.ts";
 
 const forward = kernel(
   "upsample_nearest2x",
@@ -47,26 +48,19 @@ export function upsampleNearest2x(x: Tensor): Tensor {
 function resize(x: Tensor, up: boolean): Tensor {
   const [n, c, h, w] = x.shape as [number, number, number, number];
   const [height, width] = up ? [h, w] : [h / 2, w / 2];
-  const granular = width % 4 === 0;
-  const source = contiguousCopy(granular || x.dtype === "f32" ? x : map(copy, [x], { dtype: "f32" }));
+  const source = rowOperand(x, width);
   const y = empty([n, c, up ? 2 * h : height, up ? 2 * w : width], { dtype: source.dtype, device: x.device });
+  const granules = granulesOf(width);
   // A row of the smaller image goes with two of the larger.
-  const small = { rowElements: width, dtype: source.dtype };
-  const large = { rowElements: 4 * width, dtype: source.dtype };
-  for (const { start, count } of rowWindows(x.device, n * c * height, [small, large], 1, "upsampleNearest2x")) {
-    const of = (t: Tensor, row: number): { of: Tensor; start: number; elements: number } => ({
-      of: t,
-      start: start * row,
-      elements: count * row,
-    });
+  for (const { count, buffers } of windowsOf("upsampleNearest2x", n * c * height, { x: source, y })) {
     const options = {
       use: { x: rowLibrary(source.dtype, width) },
-      params: { rows: count, width: granular ? width / 4 : width },
-      grid: grid1d(Math.ceil((count * (granular ? width / 4 : width)) / 64)),
+      params: { rows: count, width: granules },
+      grid: grid1d(Math.ceil((count * granules) / 64)),
       cost: { flops: up ? 0 : 3 * count * width, bytes: elementBytes(source.dtype, 5 * count * width) },
     };
-    if (up) launch(forward, { ...options, buffers: { x: of(source, width), y: of(y, 4 * width) } });
-    else launch(backward, { ...options, buffers: { g: of(source, 4 * width), dx: of(y, width) } });
+    if (up) launch(forward, { ...options, buffers });
+    else launch(backward, { ...options, buffers: { g: buffers.x, dx: buffers.y } });
   }
-  return y.dtype === x.dtype ? y : map(copy, [y], { dtype: x.dtype });
+  return asDType(y, x.dtype);
 }

@@ -1,20 +1,11 @@
 /** x += y in place: how gradients add up. */
-import {
-  ShapeError,
-  elementBytes,
-  grid1d,
-  isFloat,
-  kernel,
-  launch,
-  rowWindows,
-  sameShape,
-  scope,
-} from "../../engine/index.ts";
+import { ShapeError, elementBytes, grid1d, isFloat, kernel, launch, sameShape, scope } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { add } from "./arithmetic.ts";
 import { standard } from "./libraries.ts";
 import { copyInto } from "./copy.ts";
 import { contiguousCopy, copy, map } from "./map.ts";
+import { windowsOf } from "./windows.ts";
 
 const accumulate = kernel(
   "accumulate",
@@ -34,14 +25,11 @@ export function accumulateInto(x: Tensor, y: Tensor): void {
     return;
   }
   const from = contiguousCopy(y);
-  for (const { start, count } of rowWindows(x.device, x.size, [
-    { rowElements: 1, dtype: x.dtype },
-    { rowElements: 1, dtype: from.dtype },
-  ])) {
+  for (const { count, buffers } of windowsOf("addInto", x.size, { x, y: from })) {
     const granules = Math.ceil(count / 4);
     launch(accumulate, {
       use: { x: x.dtype, y: from.dtype },
-      buffers: { x: { of: x, start, elements: count }, y: { of: from, start, elements: count } },
+      buffers,
       params: { granules },
       grid: grid1d(Math.ceil(granules / 256)),
       cost: { flops: count, bytes: elementBytes(x.dtype, 2 * count) + elementBytes(y.dtype, count) },

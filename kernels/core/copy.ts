@@ -10,13 +10,13 @@ import {
   grid1d,
   kernel,
   launch,
-  rowWindows,
   sameShape,
 } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { grid } from "./libraries.ts";
 import { copyWords, wordView } from "./copy_words.ts";
 import { contiguousCopy } from "./map.ts";
+import { windowsOf } from "./windows.ts";
 
 const fill = kernel(
   "fill",
@@ -62,10 +62,10 @@ export function fillInto(y: Tensor, value: number): void {
   const per = 32 / DTYPES[y.dtype].bits;
   const bytes = encode(new Array<number>(per).fill(value), y.dtype);
   const word = new DataView(bytes.buffer, bytes.byteOffset, 4).getUint32(0, true);
-  for (const { start, count } of rowWindows(y.device, y.size, [{ rowElements: 1, dtype: y.dtype }], 1, "fill")) {
+  for (const { count, buffers } of windowsOf("fill", y.size, { y })) {
     const granules = Math.ceil((count * DTYPES[y.dtype].bits) / 128);
     launch(fill, {
-      buffers: { y: { of: y, start, elements: count } },
+      buffers,
       params: { granules, value: word },
       grid: grid1d(Math.ceil(granules / 256)),
       cost: { flops: 0, bytes: elementBytes(y.dtype, count) },

@@ -14,7 +14,6 @@ import {
   kernel,
   launch,
   library,
-  rowWindows,
   sameShape,
   shapeText,
   sizeOf,
@@ -23,6 +22,7 @@ import type { DType, Library, Shape, Tensor } from "../../engine/index.ts";
 import { collapse } from "./collapse.ts";
 import { copyWords } from "./copy_words.ts";
 import { standard } from "./libraries.ts";
+import { windowsOf } from "./windows.ts";
 
 /** An elementwise formula; `expression()` makes it, `map()` applies it. */
 export interface Expression {
@@ -117,16 +117,12 @@ export function map(formula: Expression, inputs: readonly Tensor[], options: Map
     bytes: inputs.reduce((sum, t) => sum + elementBytes(t.dtype, t.size), elementBytes(y.dtype, y.size)),
   };
   if (operands.every((t) => sameShape(t.shape, y.shape) && t.isBindable)) {
-    for (const { start, count } of rowWindows(
-      y.device,
-      y.size,
-      [...operands, y].map((t) => ({ rowElements: 1, dtype: t.dtype })),
-    )) {
+    const [first, second, third] = operands;
+    for (const { count, buffers } of windowsOf(formula.name, y.size, { a: first, b: second, c: third, y })) {
       const granules = Math.ceil(count / 4);
-      const of = (t: Tensor): { of: Tensor; start: number; elements: number } => ({ of: t, start, elements: count });
       launch(flat, {
         use,
-        buffers: { a: of(operands[0]), b: of(operands[1]), c: of(operands[2]), y: of(y) },
+        buffers,
         params: { granules, scalars },
         grid: grid1d(Math.ceil(granules / 256)),
         cost: { flops: (cost.flops * count) / y.size, bytes: (cost.bytes * count) / y.size },

@@ -1,9 +1,9 @@
 /**
- * What kernels over rows share: how many invocations work on a row, operands whose rows split into granules, windows of rows and the
- * bindings of their operands, and bindings of a table with four numbers a row.
+ * What kernels over rows share: how many invocations work on a row, operands whose rows split into granules, and bindings of a
+ * table with four numbers a row.
  */
-import { contiguousStrides, library, rowWindows, sizeOf } from "../../engine/index.ts";
-import type { Bound, Capabilities, DType, Library, Tensor, Window } from "../../engine/index.ts";
+import { contiguousStrides, library, sizeOf } from "../../engine/index.ts";
+import type { Bound, Capabilities, DType, Library, Tensor } from "../../engine/index.ts";
 import { rowLibrary } from "./libraries.ts";
 import { contiguousCopy, copy, map } from "./map.ts";
 import { forcedVariant } from "./variants.ts";
@@ -74,28 +74,3 @@ export function tableRows(table: Tensor, start: number, count: number): { bound:
 /** A contiguous view of `t` with another shape. */
 export const viewAs = (t: Tensor, shape: readonly number[], offset = t.offset): Tensor =>
   t.strided(shape, contiguousStrides(shape), offset);
-
-export interface OperandWindow<N extends string> extends Window {
-  /** The window's rows of each operand, as a launch binds them. */
-  readonly buffers: Readonly<Record<N, Bound>>;
-}
-
-/**
- * Windows of `rows` rows of contiguous operands, each of which has as many rows (of `size / rows` elements): one in all but the largest
- * cases, none without elements. Operands that every launch binds whole are left out.
- * @param granule windows other than the last have a multiple of this many rows
- */
-export function windowsOf<N extends string>(
-  op: string,
-  rows: number,
-  operands: Readonly<Record<N, Tensor>>,
-  granule = 1,
-): OperandWindow<N>[] {
-  const all = Object.entries<Tensor>(operands).map(([name, of]) => ({ name, of, width: of.size / rows }));
-  if (rows === 0 || all.every(({ width }) => width === 0)) return [];
-  const widths = all.map(({ of, width }) => ({ rowElements: width, dtype: of.dtype }));
-  return rowWindows(all[0]!.of.device, rows, widths, granule, op).map(({ start, count }) => {
-    const parts = all.map(({ name, of, width }) => [name, { of, start: start * width, elements: count * width }]);
-    return { start, count, buffers: Object.fromEntries(parts) as Record<N, Bound> };
-  });
-}

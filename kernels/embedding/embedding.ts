@@ -5,7 +5,6 @@ import {
   DTypeError,
   ShapeError,
   checkTensors,
-  contiguousStrides,
   elementBytes,
   empty,
   grid1d,
@@ -15,7 +14,6 @@ import {
   library,
   normalizeDim,
   record,
-  rowWindows,
   scope,
   shapeText,
   sizeOf,
@@ -23,7 +21,9 @@ import {
 import type { DType, Library, Tensor } from "../../engine/index.ts";
 import { fillInto } from "../core/copy.ts";
 import { grid, rowLibrary, standard } from "../core/libraries.ts";
-import { contiguousCopy, copy, map } from "../core/map.ts";
+import { asDType, contiguousCopy, copy, map } from "../core/map.ts";
+import { granulesOf, rowOperand, viewAs } from "../core/rows.ts";
+import { windowsOf } from "../core/windows.ts";
 import { permute, reshape } from "../views/views.ts";
 
 const forward = kernel(
@@ -96,7 +96,7 @@ export function embedding(weight: Tensor, ids: Tensor, options: EmbeddingOptions
     throw new DTypeError(`embedding: ${weight} is not of a floating dtype; cast the result`);
   const [vocabulary, columns] = weight.shape as [number, number];
   const shape = [...ids.shape, columns];
-  const y = scope(() => lookUp(weight, contiguousCopy(ids), dtype).strided(shape, contiguousStrides(shape)));
+  const y = scope(() => viewAs(lookUp(weight, contiguousCopy(ids), dtype), shape));
   return record("embedding", [weight], y, [ids], (g, [saved]) => [
     scatterRows(g, contiguousCopy(saved!), vocabulary, columns),
   ]);
@@ -113,7 +113,7 @@ function lookUp(weight: Tensor, ids: Tensor, dtype: DType): Tensor {
       ids,
       isFloat(weight.dtype) ? "f32" : "u32",
     );
-    return wide.dtype === dtype ? wide : map(copy, [wide], { dtype });
+    return asDType(wide, dtype);
   }
   const table = contiguousCopy(weight);
   const y = empty([ids.size, columns], { dtype, device: weight.device });
@@ -124,23 +124,13 @@ function lookUp(weight: Tensor, ids: Tensor, dtype: DType): Tensor {
   }
   const libraryOf = (d: DType): Library | DType =>
     d === "i32" || d === "u32" ? (columns % 4 ? word : "u32") : rowLibrary(d, columns);
-  const granules = columns % 4 ? columns : columns / 4;
+  const granules = granulesOf(columns);
   const steps = Math.ceil(granules / GRANULES);
-  for (const rows of rowWindows(y.device, ids.size, [{ rowElements: columns, dtype }], 1, "embedding")) {
-    for (const part of rowWindows(
-      y.device,
-      vocabulary,
-      [{ rowElements: columns, dtype: weight.dtype }],
-      1,
-      "embedding",
-    )) {
+  for (const rows of windowsOf("embedding", ids.size, { y })) {
+    for (const part of windowsOf("embedding", vocabulary, { weight: table })) {
       launch(forward, {
         use: { w: libraryOf(weight.dtype), y: libraryOf(dtype) },
-        buffers: {
-          weight: { of: table, start: part.start * columns, elements: part.count * columns },
-          ids,
-          y: { of: y, start: rows.start * columns, elements: rows.count * columns },
-        },
+        buffers: { ...part.buffers, ...rows.buffers, ids },
         params: { rows: rows.count, granules, steps, position: rows.start, first: part.start, count: part.count },
         grid: grid1d(Math.ceil((rows.count * steps) / 64)),
         cost: {
@@ -161,14 +151,8 @@ export function scatterRows(g: Tensor, ids: Tensor, vocabulary: number, columns:
   const dweight = empty([vocabulary, columns], { device: g.device });
   fillInto(dweight, 0);
   if (g.size === 0 || vocabulary === 0) return dweight;
-  const from = g.dtype !== "f32" && columns % 4 !== 0 ? map(copy, [g], { dtype: "f32" }) : contiguousCopy(g);
-  for (const rows of rowWindows(
-    g.device,
-    ids.size,
-    [{ rowElements: columns, dtype: from.dtype }],
-    1,
-    "embedding backward",
-  )) {
+  const from = rowOperand(g, columns);
+  for (const rows of windowsOf("embedding backward", ids.size, { g: from })) {
     const links = empty([rows.count], { dtype: "u32", device: g.device });
     launch(linked, {
       constants: { BLOCK },
@@ -196,22 +180,16 @@ function addBlock(
   block: { readonly first: number; readonly start: number; readonly count: number },
 ): void {
   const [vocabulary, columns] = dweight.shape as [number, number];
-  const granules = columns % 4 ? columns : columns / 4;
+  const granules = granulesOf(columns);
   const { first, start, count } = block;
-  for (const part of rowWindows(
-    g.device,
-    vocabulary,
-    [{ rowElements: columns, dtype: "f32" }],
-    1,
-    "embedding backward",
-  )) {
+  for (const part of windowsOf("embedding backward", vocabulary, { dweight })) {
     launch(backwardKernel, {
       use: { g: rowLibrary(g.dtype, columns), y: rowLibrary("f32", columns) },
       buffers: {
         g: { of: g, start: start * columns, elements: count * columns },
         ids,
         links: { of: links, start: first, elements: count },
-        dweight: { of: dweight, start: part.start * columns, elements: part.count * columns },
+        ...part.buffers,
       },
       params: { rows: count, granules, position: start, first: part.start, count: part.count },
       grid: grid1d(Math.ceil((count * granules) / 64)),

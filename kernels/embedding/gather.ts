@@ -10,7 +10,6 @@ import {
   launch,
   normalizeDim,
   record,
-  rowWindows,
   scope,
   sizeOf,
 } from "../../engine/index.ts";
@@ -18,8 +17,9 @@ import type { Tensor } from "../../engine/index.ts";
 import { grid } from "../core/libraries.ts";
 import { arange, full } from "../views/create.ts";
 import { BLOCK, checkIds, scatterRows } from "./embedding.ts";
-import { contiguousCopy, copy, expression, map } from "../core/map.ts";
+import { asDType, contiguousCopy, copy, expression, map } from "../core/map.ts";
 import { viewAs } from "../core/rows.ts";
+import { windowsOf } from "../core/windows.ts";
 import { permute, reshape, slice } from "../views/views.ts";
 
 const params = { rows: "u32", n: "u32", picks: "u32" } as const;
@@ -87,22 +87,18 @@ function gatherRows(x: Tensor, index: Tensor): Tensor {
     const from = narrow ? map(copy, [x], { dtype: isFloat(x.dtype) ? "f32" : "u32" }) : contiguousCopy(x);
     const out = empty([rows, picks], { dtype: from.dtype, device: x.device });
     if (out.size === 0) return out.dtype === x.dtype ? out : empty([rows, picks], { dtype: x.dtype, device: x.device });
-    for (const { start, count } of windowsOf(x, rows, n, picks)) {
+    for (const { count, buffers } of windowsOf("gather", rows, { x: from, index, y: out })) {
       launch(forward, {
-        buffers: {
-          x: { of: from, start: start * n, elements: count * n },
-          index: { of: index, start: start * picks, elements: count * picks },
-          y: { of: out, start: start * picks, elements: count * picks },
-        },
+        buffers,
         params: { rows: count, n, picks },
         grid: grid1d(Math.ceil((count * picks) / 64)),
         cost: { flops: 0, bytes: 12 * count * picks },
       });
     }
-    return narrow ? map(copy, [out], { dtype: x.dtype }) : out;
+    return asDType(out, x.dtype);
   });
   return record("gather", [x], y, [index], (g, [saved]) => {
-    const from = g.dtype === "f32" ? contiguousCopy(g) : map(copy, [g], { dtype: "f32" });
+    const from = contiguousCopy(asDType(g, "f32"));
     return [picks > BLOCK && n > 0 ? scatterPicks(from, saved!, n) : gradientOfRows(from, saved!, n)];
   });
 }
@@ -111,13 +107,9 @@ function gatherRows(x: Tensor, index: Tensor): Tensor {
 function gradientOfRows(g: Tensor, index: Tensor, n: number): Tensor {
   const [rows, picks] = g.shape as [number, number];
   const dx = empty([rows, n], { device: g.device });
-  for (const { start, count } of windowsOf(g, rows, n, picks)) {
+  for (const { count, buffers } of windowsOf("gather", rows, { g, index, dx })) {
     launch(backwardKernel, {
-      buffers: {
-        g: { of: g, start: start * picks, elements: count * picks },
-        index: { of: index, start: start * picks, elements: count * picks },
-        dx: { of: dx, start: start * n, elements: count * n },
-      },
+      buffers,
       params: { rows: count, n, picks },
       grid: grid1d(Math.ceil((count * n) / 64)),
       cost: { flops: count * picks, bytes: 4 * count * n * (picks + 1) },
@@ -140,15 +132,3 @@ function scatterPicks(g: Tensor, index: Tensor, n: number): Tensor {
   });
   return viewAs(scatterRows(viewAs(g, [rows * picks, 1]), viewAs(places, [rows * picks]), rows * n, 1), [rows, n]);
 }
-
-const windowsOf = (t: Tensor, rows: number, n: number, picks: number): ReturnType<typeof rowWindows> =>
-  rowWindows(
-    t.device,
-    rows,
-    [
-      { rowElements: n, dtype: "f32" },
-      { rowElements: picks, dtype: "u32" },
-    ],
-    1,
-    "gather",
-  );

@@ -14,14 +14,15 @@ import {
   kernel,
   launch,
   record,
-  rowWindows,
   scope,
 } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { product } from "../core/arithmetic.ts";
 import { fillInto } from "../core/copy.ts";
 import { grid, opaque, rowLibrary, standard } from "../core/libraries.ts";
-import { contiguousCopy, copy, expression, map } from "../core/map.ts";
+import { asDType, contiguousCopy, expression, map } from "../core/map.ts";
+import { granulesOf, rowOperand } from "../core/rows.ts";
+import { windowsOf } from "../core/windows.ts";
 import { sum } from "../reduce/reduce.ts";
 
 const partialKernel = kernel(
@@ -72,10 +73,6 @@ export interface CrossEntropyOptions {
   readonly reduction?: LossReduction;
 }
 
-/** Rows, columns and dtype of logits must suit the kernels: 16-bit rows split into fours. */
-const usable = (x: Tensor, columns: number): Tensor =>
-  x.dtype !== "f32" && columns % 4 !== 0 ? map(copy, [x], { dtype: "f32" }) : contiguousCopy(x);
-
 /** What is known of each row so far: state f32 [M, 4]. Begun by `joinColumns` with column 0. */
 export const newState = (rows: number, like: Tensor): Tensor => empty([rows, 4], { device: like.device });
 
@@ -85,28 +82,21 @@ export const newState = (rows: number, like: Tensor): Tensor => empty([rows, 4],
  */
 export function joinColumns(x: Tensor, targets: Tensor, state: Tensor, column: number, first = 0): void {
   const [rows, columns] = x.shape as [number, number];
-  const granules = columns % 4 ? columns : columns / 4;
+  const granules = granulesOf(columns);
   const chunks = Math.min(MAX_CHUNKS, Math.ceil(granules / CHUNK_GRANULES));
   const use = { x: rowLibrary(x.dtype, columns) };
-  for (const { start, count } of rowWindows(
-    x.device,
-    rows,
-    [{ rowElements: columns, dtype: x.dtype }],
-    1,
-    "crossEntropy",
-  )) {
-    const window = { of: x, start: start * columns, elements: count * columns };
+  for (const { start, count, buffers } of windowsOf("crossEntropy", rows, { x })) {
     const partial = empty([count, chunks, 2], { device: x.device });
     launch(partialKernel, {
       use,
-      buffers: { x: window, partial },
+      buffers: { ...buffers, partial },
       params: { rows: count, granules, chunks },
       grid: grid1d(Math.ceil((count * chunks) / 64)),
       cost: { flops: 3 * count * columns, bytes: elementBytes(x.dtype, count * columns) },
     });
     launch(combineKernel, {
       use,
-      buffers: { partial, x: window, targets, state },
+      buffers: { ...buffers, partial, targets, state },
       params: { rows: count, first: first + start, columns, column, chunks },
       grid: grid1d(Math.ceil(count / 64)),
       cost: { flops: 4 * count * chunks, bytes: 8 * count * chunks },
@@ -170,24 +160,12 @@ export function columnsBackward(
   first = 0,
 ): void {
   const [rows, columns] = x.shape as [number, number];
-  const granules = columns % 4 ? columns : columns / 4;
+  const granules = granulesOf(columns);
   const steps = Math.ceil(granules / 4);
-  for (const { start, count } of rowWindows(
-    x.device,
-    rows,
-    [x, dx].map((t) => ({ rowElements: columns, dtype: t.dtype })),
-    1,
-    "crossEntropy backward",
-  )) {
+  for (const { start, count, buffers } of windowsOf("crossEntropy backward", rows, { x, dx })) {
     launch(backwardKernel, {
       use: { x: rowLibrary(x.dtype, columns), y: rowLibrary(dx.dtype, columns) },
-      buffers: {
-        x: { of: x, start: start * columns, elements: count * columns },
-        lse,
-        targets,
-        coefficient,
-        dx: { of: dx, start: start * columns, elements: count * columns },
-      },
+      buffers: { ...buffers, lse, targets, coefficient },
       params: { rows: count, first: first + start, granules, steps, column },
       grid: grid1d(Math.ceil((count * steps) / 64)),
       cost: {
@@ -226,7 +204,7 @@ export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntr
   const dtype = logits.dtype;
   const [loss, saved, mean] = scope(() => {
     if (rows === 0) return [zero(reduction === "none" ? [0] : [], logits), [], false] as const;
-    const x = usable(logits, classes);
+    const x = rowOperand(logits, classes);
     const labels = contiguousCopy(targets);
     const state = newState(rows, logits);
     joinColumns(x, labels, state, 0);
@@ -240,7 +218,7 @@ export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntr
     const coefficient = rowCoefficients(g, counted, mean ? count! : null);
     const dx = empty([rows, classes], { dtype: x.dtype, device: x.device });
     columnsBackward(x, dx, lse, labels, coefficient, 0);
-    return [x.dtype === dtype ? dx : map(copy, [dx], { dtype })];
+    return [asDType(dx, dtype)];
   });
   for (const t of saved) if (t !== logits && t !== targets) t.dispose();
   return y;

@@ -12,7 +12,6 @@ import {
   launch,
   library,
   record,
-  rowWindows,
   sameShape,
   scope,
   shapeText,
@@ -22,7 +21,9 @@ import type { DType, Tensor } from "../../engine/index.ts";
 import { product } from "../core/arithmetic.ts";
 import { fillInto } from "../core/copy.ts";
 import { activations, finite, grid, opaque, rowLibrary, standard } from "../core/libraries.ts";
-import { contiguousCopy, copy, expression, map } from "../core/map.ts";
+import { asDType, contiguousCopy, map } from "../core/map.ts";
+import { rowOperand } from "../core/rows.ts";
+import { windowsOf } from "../core/windows.ts";
 import { sum } from "../reduce/reduce.ts";
 
 const CHANNEL_PARAMS = {
@@ -122,7 +123,7 @@ export function groupNorm(
       (_, __, needs) => emptyGradients(x, weight, bias, needs),
     );
   const [y, stats] = scope(() => {
-    const input = granular(x, g);
+    const input = rowOperand(x, g.pixels);
     const statistics = groupStats(input, g);
     return [normalise(input, statistics, vector(weight), vector(bias), x.dtype, g), statistics];
   });
@@ -163,13 +164,7 @@ function geometry(
   return { images, channels, pixels, groups, width: pixels % 4 === 0 ? 4 : 1, eps, swish };
 }
 
-/** `t` contiguous, and in f32 where channels do not split into granules of four. */
-function granular(t: Tensor, g: Geometry): Tensor {
-  return contiguousCopy(g.width === 1 && t.dtype !== "f32" ? map(copy, [t], { dtype: "f32" }) : t);
-}
-
-const vector = (t: Tensor | null): Tensor | null =>
-  t && contiguousCopy(t.dtype === "f32" ? t : map(copy, [t], { dtype: "f32" }));
+const vector = (t: Tensor | null): Tensor | null => t && contiguousCopy(asDType(t, "f32"));
 
 /** [images · groups, 2] f32: mean and sum of squared differences from it of every group. */
 function groupStats(x: Tensor, g: Geometry): Tensor {
@@ -177,16 +172,10 @@ function groupStats(x: Tensor, g: Geometry): Tensor {
   const elements = (g.channels / g.groups) * g.pixels;
   let parts = Math.ceil(elements / g.width / CHUNK);
   let stats = empty([rows, parts, 2], { device: x.device });
-  for (const { start, count } of rowWindows(
-    x.device,
-    rows,
-    [{ rowElements: elements, dtype: x.dtype }],
-    1,
-    "groupNorm",
-  )) {
+  for (const { start, count, buffers } of windowsOf("groupNorm", rows, { x })) {
     launch(stage, {
       use: { x: rowLibrary(x.dtype, g.pixels) },
-      buffers: { x: { of: x, start: start * elements, elements: count * elements }, stats },
+      buffers: { ...buffers, stats },
       params: { rows: count, first: start, granules: elements / g.width },
       grid: grid1d(Math.ceil((count * parts) / 64)),
       cost: { flops: 3 * count * elements, bytes: elementBytes(x.dtype, count * elements) },
@@ -236,25 +225,11 @@ function normalise(
   g: Geometry,
 ): Tensor {
   const y = empty(x.shape, { dtype: g.width === 1 ? "f32" : dtype, device: x.device });
-  for (const { start, count } of rowWindows(
-    x.device,
-    g.images * g.channels,
-    [
-      { rowElements: g.pixels, dtype: x.dtype },
-      { rowElements: g.pixels, dtype: y.dtype },
-    ],
-    1,
-    "groupNorm",
-  )) {
-    const of = (t: Tensor): { of: Tensor; start: number; elements: number } => ({
-      of: t,
-      start: start * g.pixels,
-      elements: count * g.pixels,
-    });
+  for (const { start, count, buffers } of windowsOf("groupNorm", g.images * g.channels, { x, y })) {
     launch(apply, {
       use: { x: rowLibrary(x.dtype, g.pixels), y: rowLibrary(y.dtype, g.pixels) },
       constants: { SWISH: g.swish },
-      buffers: { x: of(x), stats, weight: weight ?? stats, bias: bias ?? stats, y: of(y) },
+      buffers: { ...buffers, stats, weight: weight ?? stats, bias: bias ?? stats },
       params: channelParams(g, start, count, weight, bias),
       grid: grid1d(count * Math.ceil(g.pixels / g.width / BLOCK)),
       cost: {
@@ -263,7 +238,7 @@ function normalise(
       },
     });
   }
-  return y.dtype === dtype ? y : map(copy, [y], { dtype });
+  return asDType(y, dtype);
 }
 
 /** Gradients of x, weight and bias. The two sums of every channel make the last two, and once weighted and added over a group the first. */
@@ -276,8 +251,8 @@ function gradients(
   g: Geometry,
   needs: readonly boolean[],
 ): (Tensor | null)[] {
-  const x = granular(input, g);
-  const dy = granular(grad, g);
+  const x = rowOperand(input, g.pixels);
+  const dy = rowOperand(grad, g.pixels);
   const weight = vector(weightIn);
   const bias = vector(biasIn);
   const rows = g.images * g.channels;
@@ -285,17 +260,11 @@ function gradients(
   const use = { x: rowLibrary(x.dtype, g.pixels), g: rowLibrary(dy.dtype, g.pixels) };
   const chunks = Math.ceil(g.pixels / g.width / CHUNK);
   const parts = empty([rows, chunks, 2], { device });
-  const inputs = [x, dy].map((t) => ({ rowElements: g.pixels, dtype: t.dtype }));
-  for (const { start, count } of rowWindows(device, rows, inputs, 1, "groupNorm")) {
-    const of = (t: Tensor): { of: Tensor; start: number; elements: number } => ({
-      of: t,
-      start: start * g.pixels,
-      elements: count * g.pixels,
-    });
+  for (const { start, count, buffers } of windowsOf("groupNorm", rows, { x, g: dy })) {
     launch(partials, {
       use,
       constants: { SWISH: g.swish },
-      buffers: { x: of(x), g: of(dy), stats, weight: weight ?? stats, bias: bias ?? stats, sums: parts },
+      buffers: { ...buffers, stats, weight: weight ?? stats, bias: bias ?? stats, sums: parts },
       params: channelParams(g, start, count, weight, bias),
       grid: grid1d(Math.ceil((count * chunks) / 64)),
       cost: {
@@ -317,22 +286,11 @@ function gradients(
     const weighted = weight ? map(product, [seen, weight.strided([g.channels, 1], [1, 1])]) : seen;
     const sums = sum(weighted.strided([g.images * g.groups, perGroup, 2], [perGroup * 2, 2, 1]), [1]);
     const dx = empty(input.shape, { dtype: g.width === 1 ? "f32" : input.dtype, device });
-    for (const { start, count } of rowWindows(
-      device,
-      rows,
-      [...inputs, { rowElements: g.pixels, dtype: dx.dtype }],
-      1,
-      "groupNorm",
-    )) {
-      const of = (t: Tensor): { of: Tensor; start: number; elements: number } => ({
-        of: t,
-        start: start * g.pixels,
-        elements: count * g.pixels,
-      });
+    for (const { start, count, buffers } of windowsOf("groupNorm", rows, { x, g: dy, dx })) {
       launch(backwardKernel, {
         use: { ...use, dx: rowLibrary(dx.dtype, g.pixels) },
         constants: { SWISH: g.swish },
-        buffers: { x: of(x), g: of(dy), stats, sums, weight: weight ?? stats, bias: bias ?? stats, dx: of(dx) },
+        buffers: { ...buffers, stats, sums, weight: weight ?? stats, bias: bias ?? stats },
         params: channelParams(g, start, count, weight, bias),
         grid: grid1d(count * Math.ceil(g.pixels / g.width / BLOCK)),
         cost: {

@@ -11,12 +11,13 @@ import {
   kernel,
   launch,
   record,
-  rowWindows,
   scope,
 } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { finite, standard } from "../core/libraries.ts";
-import { contiguousCopy, copy, map } from "../core/map.ts";
+import { asDType, contiguousCopy } from "../core/map.ts";
+import { viewAs } from "../core/rows.ts";
+import { windowsOf } from "../core/windows.ts";
 
 const forward = kernel(
   "l2_normalize",
@@ -43,13 +44,11 @@ export function l2Normalize(x: Tensor, eps = 1e-12): Tensor {
   if (x.rank === 0) throw new ShapeError(`l2Normalize: ${x} has no dimension; takes x [..., D]`);
   if (!(eps > 0)) throw new ArgumentError(`l2Normalize: eps ${eps}; a number > 0`);
   const y = scope(() => {
-    const wide = unitRows(x, x.dim(-1), eps).strided(x.shape, contiguousRows(x));
-    return wide.dtype === x.dtype ? wide : map(copy, [wide], { dtype: x.dtype });
+    const wide = viewAs(unitRows(x, x.dim(-1), eps), x.shape);
+    return asDType(wide, x.dtype);
   });
   return record("l2Normalize", [x], y, [x], (g, [saved]) => [l2NormalizeGradient(saved!, g, eps)]);
 }
-
-const contiguousRows = (x: Tensor): number[] => x.shape.map((_, d) => x.shape.slice(d + 1).reduce((p, n) => p * n, 1));
 
 /** x [..., D] → [rows, pitch] f32: the rows scaled to length 1, zeros beyond D. Not recorded on the tape. */
 export function unitRows(x: Tensor, pitch: number, eps: number): Tensor {
@@ -57,22 +56,10 @@ export function unitRows(x: Tensor, pitch: number, eps: number): Tensor {
   const rows = columns === 0 ? 0 : x.size / columns;
   const source = contiguousCopy(x);
   const y = empty([rows, pitch], { device: x.device });
-  for (const { start, count } of rowWindows(
-    x.device,
-    rows,
-    [
-      { rowElements: columns, dtype: x.dtype },
-      { rowElements: pitch, dtype: "f32" },
-    ],
-    1,
-    "l2Normalize",
-  )) {
+  for (const { count, buffers } of windowsOf("l2Normalize", rows, { x: source, y })) {
     launch(forward, {
       use: { x: x.dtype },
-      buffers: {
-        x: { of: source, start: start * columns, elements: count * columns },
-        y: { of: y, start: start * pitch, elements: count * pitch },
-      },
+      buffers,
       params: { rows: count, columns, pitch, eps },
       grid: grid1d(Math.ceil(count / 64)),
       cost: { flops: 4 * count * columns, bytes: elementBytes(x.dtype, count * columns) + count * pitch * 4 },
@@ -88,16 +75,10 @@ export function l2NormalizeGradient(x: Tensor, g: Tensor, eps: number): Tensor {
   const source = contiguousCopy(x);
   const grad = contiguousCopy(g);
   const dx = empty(x.shape, { device: x.device });
-  const operands = [source, grad, dx].map((t) => ({ rowElements: columns, dtype: t.dtype }));
-  for (const { start, count } of rowWindows(x.device, rows, operands, 1, "l2Normalize")) {
-    const of = (t: Tensor): { of: Tensor; start: number; elements: number } => ({
-      of: t,
-      start: start * columns,
-      elements: count * columns,
-    });
+  for (const { count, buffers } of windowsOf("l2Normalize", rows, { x: source, g: grad, dx })) {
     launch(backward, {
       use: { x: source.dtype, g: grad.dtype },
-      buffers: { x: of(source), g: of(grad), dx: of(dx) },
+      buffers,
       params: { rows: count, columns, eps },
       grid: grid1d(Math.ceil(count / 64)),
       cost: { flops: 8 * count * columns, bytes: 3 * elementBytes("f32", count * columns) },

@@ -20,17 +20,8 @@ import { sumPair } from "../core/arithmetic.ts";
 import { opaque, standard } from "../core/libraries.ts";
 import { asDType, map } from "../core/map.ts";
 import { sumTo } from "../reduce/reduce.ts";
-import {
-  granulesOf,
-  rowOperand,
-  rowUses,
-  rowVariant,
-  rowWorkgroup,
-  windowsOf,
-  rowsOf,
-  tableRows,
-  viewAs,
-} from "../core/rows.ts";
+import { granulesOf, rowOperand, rowUses, rowVariant, rowWorkgroup, rowsOf, tableRows, viewAs } from "../core/rows.ts";
+import { windowsOf } from "../core/windows.ts";
 
 const forward = kernel(
   "norm",

@@ -16,7 +16,8 @@ import {
 import type { Tensor } from "../../engine/index.ts";
 import { opaque, standard } from "../core/libraries.ts";
 import { asDType } from "../core/map.ts";
-import { granulesOf, rowOperand, rowUses, rowVariant, rowWorkgroup, rowsOf, windowsOf } from "../core/rows.ts";
+import { granulesOf, rowOperand, rowUses, rowVariant, rowWorkgroup, rowsOf } from "../core/rows.ts";
+import { windowsOf } from "../core/windows.ts";
 import { transpose } from "../views/views.ts";
 
 const forward = kernel(

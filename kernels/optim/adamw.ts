@@ -12,7 +12,6 @@ import {
   grid1d,
   kernel,
   launch,
-  rowWindows,
   sameShape,
   scope,
   storageBytes,
@@ -21,6 +20,7 @@ import {
 import type { Device, Tensor } from "../../engine/index.ts";
 import { complement, grid, standard } from "../core/libraries.ts";
 import { contiguousCopy } from "../core/map.ts";
+import { windowsOf } from "../core/windows.ts";
 
 const prepareKernel = kernel(
   "adamw_prepare",
@@ -212,16 +212,9 @@ export function adamwCount(
 export function emaStep(average: Tensor, parameter: Tensor, state: Tensor, emaDecay: number): void {
   checkState("emaStep", state);
   checkStep("emaStep", { master: parameter, m: average, grad: average }, state, { emaDecay });
-  for (const { start, count } of rowWindows(
-    average.device,
-    average.size,
-    [{ rowElements: 1, dtype: "f32" }],
-    1,
-    "emaStep",
-  )) {
-    const of = (t: Tensor): { of: Tensor; start: number; elements: number } => ({ of: t, start, elements: count });
+  for (const { count, buffers } of windowsOf("emaStep", average.size, { average, p: parameter })) {
     launch(emaKernel, {
-      buffers: { average: of(average), p: of(parameter), state },
+      buffers: { ...buffers, state },
       params: { elements: count, fresh: 1 - emaDecay },
       grid: grid1d(Math.ceil(count / 512)),
       cost: { flops: 3 * count, bytes: 12 * count },
@@ -301,22 +294,15 @@ export function adamwStep(tensors: AdamWTensors, state: Tensor, settings: AdamWS
     const spare = copy ?? empty([4], { dtype: "bf16", device: master.device });
     const unused = ema ?? empty([4], { device: master.device });
     const none = empty([4], { device: master.device });
-    const operands = [
-      { rowElements: 1, dtype: "f32" as const },
-      { rowElements: 1, dtype: spare.dtype },
-    ];
-    for (const { start, count } of rowWindows(master.device, master.size, operands, 1, "adamwStep")) {
-      const of = (t: Tensor): { of: Tensor; start: number; elements: number } => ({ of: t, start, elements: count });
+    const operands = { p: master, m, v, g: from, copy, ema };
+    for (const { count, buffers } of windowsOf("adamwStep", master.size, operands)) {
       launch(updateKernel, {
         use: { c: spare.dtype },
         constants: { COPY: copy !== null, EMA: ema !== null, OWN: steps !== null },
         buffers: {
-          p: of(master),
-          m: of(m),
-          v: of(v),
-          g: of(from),
-          copy: copy ? of(copy) : spare,
-          ema: ema ? of(ema) : unused,
+          ...buffers,
+          copy: buffers.copy ?? spare,
+          ema: buffers.ema ?? unused,
           state,
           steps: steps?.table ?? none,
         },

@@ -12,7 +12,6 @@ import {
   kernel,
   launch,
   noGrad,
-  rowWindows,
   sameShape,
   scope,
 } from "../../engine/index.ts";
@@ -25,6 +24,7 @@ import { contiguousCopy } from "../core/map.ts";
 import { matmul } from "../matmul/matmul.ts";
 import { sum } from "../reduce/reduce.ts";
 import { stack } from "../views/views.ts";
+import { windowsOf } from "../core/windows.ts";
 
 const momentumKernel = kernel(
   "muon_momentum",
@@ -113,20 +113,12 @@ export function muonStep(matrices: readonly MuonTensors[], state: Tensor, settin
           const spare = copy ?? empty([4], { dtype: "bf16", device: master.device });
           const unused = ema ?? empty([4], { device: master.device });
           const o = contiguousCopy(steps.slice(0, i, i + 1).reshape(shape));
-          const operands = [
-            { rowElements: 1, dtype: "f32" as const },
-            { rowElements: 1, dtype: spare.dtype },
-          ];
-          for (const { start, count } of rowWindows(master.device, master.size, operands, 1, "muonStep")) {
-            const of = (t: Tensor): { of: Tensor; start: number; elements: number } => ({
-              of: t,
-              start,
-              elements: count,
-            });
+          const operands = { p: master, o, copy, ema };
+          for (const { count, buffers } of windowsOf("muonStep", master.size, operands)) {
             launch(updateKernel, {
               use: { c: spare.dtype },
               constants: { COPY: copy !== null, EMA: ema !== null },
-              buffers: { p: of(master), o: of(o), copy: copy ? of(copy) : spare, ema: ema ? of(ema) : unused, state },
+              buffers: { ...buffers, copy: buffers.copy ?? spare, ema: buffers.ema ?? unused, state },
               params: {
                 elements: count,
                 scale: RMS * Math.sqrt(Math.max(rows, columns)),
@@ -150,10 +142,9 @@ export function muonStep(matrices: readonly MuonTensors[], state: Tensor, settin
 function ahead(m: Tensor, grad: Tensor, state: Tensor, momentum: number): Tensor {
   const from = contiguousCopy(grad);
   const u = empty(m.shape, { device: m.device });
-  for (const { start, count } of rowWindows(m.device, m.size, [{ rowElements: 1, dtype: "f32" }], 1, "muonStep")) {
-    const of = (t: Tensor): { of: Tensor; start: number; elements: number } => ({ of: t, start, elements: count });
+  for (const { count, buffers } of windowsOf("muonStep", m.size, { m, g: from, u })) {
     launch(momentumKernel, {
-      buffers: { m: of(m), g: of(from), u: of(u), state },
+      buffers: { ...buffers, state },
       params: { elements: count, momentum },
       grid: grid1d(Math.ceil(count / 512)),
       cost: { flops: 7 * count, bytes: 16 * count },

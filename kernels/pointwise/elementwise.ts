@@ -314,13 +314,13 @@ export function addInto(x: Tensor, y: Tensor): void {
 }
 
 /** dst = src in place (cast to dst's dtype), broadcasting src; not recorded on the tape. */
-export function copyFrom(dst: Tensor, src: Tensor): void {
-  checkTensors("copyFrom", dst, src);
+export function castInto(dst: Tensor, src: Tensor): void {
+  checkTensors("castInto", dst, src);
   const lead = dst.rank - src.rank;
   if (lead < 0 || !src.shape.every((n, d) => n === 1 || n === dst.shape[lead + d]))
-    throw new ShapeError(`copyFrom: ${src} does not broadcast to ${dst}; make its dimensions equal, or 1`);
+    throw new ShapeError(`castInto: ${src} does not broadcast to ${dst}; make its dimensions equal, or 1`);
   if (dst.storage === src.storage)
-    throw new ArgumentError(`copyFrom: ${src} and ${dst} share a storage; clone the source first`);
+    throw new ArgumentError(`castInto: ${src} and ${dst} share a storage; clone the source first`);
   // What can be written by whole granules takes any source and any row length; other views are written word by word.
   if (dst.isWritable) {
     map(copy, [src], { into: dst, shape: dst.shape });

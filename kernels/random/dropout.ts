@@ -11,12 +11,12 @@ import {
   kernel,
   launch,
   record,
-  rowWindows,
   scope,
 } from "../../engine/index.ts";
 import type { Generator, Tensor } from "../../engine/index.ts";
 import { finite, philox, standard } from "../core/libraries.ts";
 import { contiguousCopy } from "../core/map.ts";
+import { windowsOf } from "../core/windows.ts";
 
 const drop = kernel(
   "dropout",
@@ -53,11 +53,11 @@ export function dropout(x: Tensor, p: number, { generator, site, training = true
 function masked(x: Tensor, state: Tensor, p: number, site: number): Tensor {
   const source = contiguousCopy(x);
   const y = empty(x.shape, { dtype: x.dtype, device: x.device });
-  for (const { start, count } of rowWindows(x.device, x.size, [{ rowElements: 1, dtype: x.dtype }], 4, "dropout")) {
+  for (const { start, count, buffers } of windowsOf("dropout", x.size, { x: source, y }, 4)) {
     const granules = Math.ceil(count / 4);
     launch(drop, {
       use: { x: source.dtype, y: y.dtype },
-      buffers: { state, x: { of: source, start, elements: count }, y: { of: y, start, elements: count } },
+      buffers: { state, ...buffers },
       params: { granules, start: start / 4, site, p, scale: 1 / (1 - p) },
       grid: grid1d(Math.ceil(granules / 64)),
       cost: { flops: 25 * count, bytes: elementBytes(x.dtype, 2 * count) },

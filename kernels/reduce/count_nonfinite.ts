@@ -8,13 +8,13 @@ import {
   isFloat,
   kernel,
   launch,
-  rowWindows,
   scope,
 } from "../../engine/index.ts";
 import type { DType, Tensor } from "../../engine/index.ts";
 import { grid } from "../core/libraries.ts";
 import { fillInto } from "../core/copy.ts";
 import { contiguousCopy } from "../core/map.ts";
+import { windowsOf } from "../core/windows.ts";
 
 const countKernel = kernel(
   "count_nonfinite",
@@ -43,18 +43,12 @@ export function countNonFinite(x: Tensor): Tensor {
     const count = empty([], { dtype: "u32", device });
     fillInto(count, 0);
     const from = contiguousCopy(x.detach());
-    for (const { start, count: elements } of rowWindows(
-      device,
-      x.size,
-      [{ rowElements: 1, dtype: x.dtype }],
-      1,
-      "countNonFinite",
-    )) {
+    for (const { count: elements, buffers } of windowsOf("countNonFinite", x.size, { x: from })) {
       const bytes = elementBytes(x.dtype, elements);
       const invocations = Math.min(MAX_INVOCATIONS, Math.ceil(bytes / 16 / GRANULES));
       launch(countKernel, {
         constants: { HALVES: x.dtype !== "f32", EXPONENT: EXPONENTS[x.dtype]! },
-        buffers: { x: { of: from, start, elements }, count },
+        buffers: { ...buffers, count },
         params: { elements, invocations },
         grid: grid1d(Math.ceil(invocations / 64)),
         cost: { flops: elements, bytes },

@@ -27,6 +27,7 @@ import { product, scaled, sumPair } from "../core/arithmetic.ts";
 import { f32x1, finite, grid, standard } from "../core/libraries.ts";
 import { copyInto, fillInto } from "../core/copy.ts";
 import { contiguousCopy, copy, expression, map } from "../core/map.ts";
+import { windowsOf } from "../core/windows.ts";
 
 const reduceSum = library(
   "reduce_sum",
@@ -164,17 +165,7 @@ function reduceIntegers(kind: Reduction, x: Tensor, outer: number, n: number, in
       dtype: isLast ? resultOf(kind, x.dtype) : "u32",
       device: x.device,
     });
-    const [words, results] = [length * inner * (isFirst ? 1 : 2), chunks * inner * (isLast ? 1 : 2)];
-    for (const { start, count } of rowWindows(
-      x.device,
-      outer,
-      [
-        { rowElements: words, dtype: "u32" },
-        { rowElements: results, dtype: "u32" },
-      ],
-      1,
-      kind,
-    )) {
+    for (const { count, buffers } of windowsOf(kind, outer, { x: from, y })) {
       launch(integerStage, {
         constants: {
           KIND: { sum: 0, mean: 0, max: 1, min: 2 }[kind],
@@ -183,13 +174,10 @@ function reduceIntegers(kind: Reduction, x: Tensor, outer: number, n: number, in
           LAST: isLast,
           MEAN: kind === "mean",
         },
-        buffers: {
-          x: { of: from, start: start * words, elements: count * words },
-          y: { of: y, start: start * results, elements: count * results },
-        },
+        buffers,
         params: { outer: count, n: length, inner, chunk: CHUNK, chunks, divisor: n },
         grid: grid1d(Math.ceil((count * chunks * inner) / 64)),
-        cost: { flops: count * length * inner, bytes: 4 * count * words },
+        cost: { flops: count * length * inner, bytes: 4 * buffers.x.elements },
       });
     }
     if (isLast) return y;
@@ -353,20 +341,11 @@ function argRows(op: "argmax" | "argmin", x: Tensor, d: number, keepdim: boolean
   const order = [...x.shape.keys()].filter((i) => i !== d);
   const last = contiguousCopy(x.strided([...kept, n], [...order.map((i) => x.strides[i]!), x.strides[d]!]));
   const y = empty(keepdim ? x.shape.with(d, 1) : kept, { dtype: "u32", device: x.device });
-  for (const { start, count } of rowWindows(
-    x.device,
-    rows,
-    [
-      { rowElements: n, dtype: last.dtype },
-      { rowElements: 1, dtype: "u32" },
-    ],
-    1,
-    op,
-  )) {
+  for (const { count, buffers } of windowsOf(op, rows, { x: last, y })) {
     launch(argStage, {
       use: { x: last.dtype, r: isFloat(last.dtype) ? rankFloat : last.dtype === "i32" ? rankI32 : rankU32 },
       constants: { LOWEST: op === "argmin" },
-      buffers: { x: { of: last, start: start * n, elements: count * n }, y: { of: y, start, elements: count } },
+      buffers,
       params: { rows: count, columns: n },
       grid: grid1d(count),
       cost: { flops: count * n, bytes: elementBytes(last.dtype, count * n) },

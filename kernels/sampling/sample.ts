@@ -14,13 +14,15 @@ import {
   launch,
   library,
   record,
-  rowWindows,
   scope,
 } from "../../engine/index.ts";
 import type { Generator, Tensor } from "../../engine/index.ts";
 import { mul } from "../pointwise/elementwise.ts";
 import { grid, philox, rowLibrary, standard } from "../core/libraries.ts";
-import { contiguousCopy, copy, map } from "../core/map.ts";
+import { asDType, contiguousCopy } from "../core/map.ts";
+import { granulesOf, rowOperand } from "../core/rows.ts";
+import { windowsOf } from "../core/windows.ts";
+import type { BoundRows } from "../core/windows.ts";
 import { reshape, stack } from "../views/views.ts";
 
 const sortable = library("sortable", new URL("./lib/sortable.wgsl", import.meta.url));
@@ -88,10 +90,6 @@ const guidanceKernel = kernel(
   standard,
 );
 
-/** Contiguous logits whose rows are whole granules: 16-bit rows that do not split into fours become f32. */
-const rowsOfGranules = (x: Tensor, columns: number): Tensor =>
-  x.dtype !== "f32" && columns % 4 !== 0 ? map(copy, [x], { dtype: "f32" }) : contiguousCopy(x);
-
 /**
  * Classifier-free guidance: logits [2N, V], rows in turn conditional and unconditional → u + weight · (c − u), [N, V] of the same dtype.
  * Ho and Salimans, "Classifier-free diffusion guidance" (2022).
@@ -104,31 +102,19 @@ export function guidance(logits: Tensor, weight: number): Tensor {
   if (!Number.isFinite(weight)) throw new ArgumentError(`guidance: weight ${weight} is not finite`);
   const [rows, columns] = logits.shape as [number, number];
   const y = scope(() => {
-    const x = rowsOfGranules(logits, columns);
+    const x = rowOperand(logits, columns);
     const out = empty([rows / 2, columns], { dtype: x.dtype, device: x.device });
-    const granules = columns % 4 ? columns : columns / 4;
-    for (const { start, count } of rowWindows(
-      x.device,
-      rows / 2,
-      [
-        { rowElements: 2 * columns, dtype: x.dtype },
-        { rowElements: columns, dtype: x.dtype },
-      ],
-      1,
-      "guidance",
-    )) {
+    const granules = granulesOf(columns);
+    for (const { count, buffers } of windowsOf("guidance", rows / 2, { x, y: out })) {
       launch(guidanceKernel, {
         use: { x: rowLibrary(x.dtype, columns) },
-        buffers: {
-          x: { of: x, start: 2 * start * columns, elements: 2 * count * columns },
-          y: { of: out, start: start * columns, elements: count * columns },
-        },
+        buffers,
         params: { rows: count, granules, weight },
         grid: grid1d(Math.ceil((count * granules) / 64)),
         cost: { flops: 3 * count * columns, bytes: elementBytes(x.dtype, 3 * count * columns) },
       });
     }
-    return out.dtype === logits.dtype ? out : map(copy, [out], { dtype: logits.dtype });
+    return asDType(out, logits.dtype);
   });
   return record("guidance", [logits], y, [], (g) => [
     reshape(stack([mul(g, weight), mul(g, 1 - weight)], 1), [rows, columns]),
@@ -206,25 +192,18 @@ export function sampleTokens(logits: Tensor, options: SampleOptions = {}): Tenso
   return scope(() => {
     const tokens = empty([rows], { dtype: "u32", device: logits.device });
     if (rows === 0) return tokens;
-    const x = rowsOfGranules(logits, classes);
+    const x = rowOperand(logits, classes);
     const keep = topK !== undefined && topK < classes ? topK : 0;
     const mass = topP ?? 1;
     const inverse = random ? 1 / temperature : 1;
     const { generator, site } =
       options.generator || !random ? { generator: options.generator, site: options.site ?? 0 } : defaultDraw(x.device);
     const limits = random && (keep > 0 || mass < 1) ? limitsOf(x, { topK: keep, topP: mass, inverse }) : null;
-    const granules = classes % 4 ? classes : classes / 4;
+    const granules = granulesOf(classes);
     const chunks = Math.min(MAX_CHUNKS, Math.ceil(granules / CHUNK_GRANULES));
     const best = empty([rows, chunks, 2], { dtype: "u32", device: x.device });
     // What a variant does not read is bound to the logits again.
-    for (const { start, count } of rowWindows(
-      x.device,
-      rows,
-      [{ rowElements: classes, dtype: x.dtype }],
-      1,
-      "sampleTokens",
-    )) {
-      const window = { of: x, start: start * classes, elements: count * classes };
+    for (const { start, count, buffers } of windowsOf("sampleTokens", rows, { x })) {
       launch(sampleKernel, {
         use: { x: rowLibrary(x.dtype, classes) },
         constants: {
@@ -234,11 +213,11 @@ export function sampleTokens(logits: Tensor, options: SampleOptions = {}): Tenso
           MOVED: random && position !== undefined,
         },
         buffers: {
-          x: window,
-          limits: limits ?? window,
-          state: random ? generator!.state : window,
-          seeds: seeds ? contiguousCopy(seeds) : window,
-          position: position ? contiguousCopy(position) : window,
+          ...buffers,
+          limits: limits ?? buffers.x,
+          state: random ? generator!.state : buffers.x,
+          seeds: seeds ? contiguousCopy(seeds) : buffers.x,
+          position: position ? contiguousCopy(position) : buffers.x,
           best,
         },
         params: { rows: count, first: start, granules, chunks, site, inverse_temperature: inverse },
@@ -297,18 +276,16 @@ function limitsOf(x: Tensor, bounds: Bounds): Tensor {
   let [before, after] = [0, 1].map(() => empty([rows, 8], { dtype: "u32", device })) as [Tensor, Tensor];
   const chunks = Math.ceil(classes / CHUNK_TOKENS);
   const batch = Math.max(1, Math.floor(device.limits.maxStorageBufferBindingSize / (4 * PARTIAL * chunks)));
-  const windows = rowWindows(device, rows, [{ rowElements: classes, dtype: x.dtype }], 1, "sampleTokens");
+  const windows = windowsOf("sampleTokens", rows, { x });
   const partial = empty([Math.min(batch, windows[0]!.count), chunks, PARTIAL], { dtype: "u32", device });
   for (const pass of passesOf(bounds)) {
-    for (const { start, count } of windows) {
+    for (const { start, count, buffers } of windows) {
       for (let row = 0; row < count; row += batch)
-        selectionPass(
-          { of: x, start: start * classes, elements: count * classes },
-          { partial, before, after },
-          pass,
-          bounds,
-          { rows: Math.min(batch, count - row), row, first: start + row },
-        );
+        selectionPass(buffers.x, { partial, before, after }, pass, bounds, {
+          rows: Math.min(batch, count - row),
+          row,
+          first: start + row,
+        });
     }
     [before, after] = [after, before];
   }
@@ -317,7 +294,7 @@ function limitsOf(x: Tensor, bounds: Bounds): Tensor {
 
 /** One pass for some rows of a window of the logits: `rows` from row `row` of the window, which is row `first` of all. */
 function selectionPass(
-  x: { readonly of: Tensor; readonly start: number; readonly elements: number },
+  x: BoundRows,
   { partial, before, after }: Readonly<Record<"partial" | "before" | "after", Tensor>>,
   { shift, step, isMass }: Pass,
   { topK, topP, inverse }: Bounds,
@@ -325,15 +302,14 @@ function selectionPass(
 ): void {
   const { dtype, shape, device } = x.of;
   const classes = shape[1]!;
-  const width = classes % 4 ? 1 : 4;
   const chunks = partial.shape[1]!;
   const use = { x: rowLibrary(dtype, classes) };
   // Barriers: on software Vulkan fewer invocations cost less.
   const constants = { WORKGROUP: device.capabilities.software ? 64 : 256 };
   const shared = {
     ...where,
-    granules: classes / width,
-    chunk: CHUNK_TOKENS / width,
+    granules: granulesOf(classes),
+    chunk: classes % 4 ? CHUNK_TOKENS : CHUNK_TOKENS / 4,
     chunks,
     shift,
     inverse_temperature: inverse,

@@ -14,7 +14,6 @@ import {
   isFloat,
   kernel,
   launch,
-  rowWindows,
   DTypeError,
 } from "../../engine/index.ts";
 import type { DType, Generator, Shape, Tensor, TensorOptions } from "../../engine/index.ts";
@@ -22,6 +21,7 @@ import { fillInto } from "../core/copy.ts";
 
 export { manualSeed } from "../../engine/index.ts";
 import { philox, standard, trig } from "../core/libraries.ts";
+import { windowsOf } from "../core/windows.ts";
 
 const random = kernel(
   "random",
@@ -70,12 +70,12 @@ export function arange(start: number, end?: number, step = 1, options: TensorOpt
   checkRange(from, step, count, dtype);
   const isWhole = !isFloat(dtype) || isWholeRange(from, step, count);
   const y = empty([count], { ...options, dtype });
-  for (const w of rowWindows(y.device, count, [{ rowElements: 1, dtype: y.dtype }])) {
+  for (const w of windowsOf("arange", count, { y })) {
     const granules = Math.ceil(w.count / 4);
     launch(range, {
       use: { y: y.dtype },
       constants: { WHOLE: isWhole, NARROW: dtype === "bf16" },
-      buffers: { y: { of: y, start: w.start, elements: w.count } },
+      buffers: w.buffers,
       params: { granules, first: w.start, start: bitsOf(from, isWhole), step: bitsOf(step, isWhole) },
       grid: grid1d(Math.ceil(granules / 64)),
       cost: { flops: w.count, bytes: elementBytes(y.dtype, w.count) },
@@ -158,12 +158,12 @@ function draw(op: string, shape: Shape, bounds: readonly [number, number] | null
   const { generator, site } = options.generator
     ? { generator: options.generator, site: options.site ?? 0 }
     : defaultDraw(y.device);
-  for (const { start, count } of rowWindows(y.device, y.size, [{ rowElements: 1, dtype: y.dtype }])) {
+  for (const { start, count, buffers } of windowsOf(op, y.size, { y })) {
     const granules = Math.ceil(count / 4);
     launch(random, {
       use: { y: y.dtype },
       constants: { NORMAL: !bounds },
-      buffers: { state: generator.state, y: { of: y, start, elements: count } },
+      buffers: { state: generator.state, ...buffers },
       params: { granules, start: start / 4, site, ...held },
       grid: grid1d(Math.ceil(granules / 64)),
       cost: { flops: 100 * count, bytes: elementBytes(y.dtype, count) },

@@ -1,7 +1,7 @@
 /** Models made from nothing: fresh weights as their training starts from, and a small config for demos and tests. */
 import { construct, getDevice, noGrad, scope } from "../../engine/index.ts";
 import type { Device, Tensor } from "../../engine/index.ts";
-import { copyFrom, l2Normalize, manualSeed, mul, randn, uniform } from "../../kernels/index.ts";
+import { castInto, l2Normalize, manualSeed, mul, randn, uniform } from "../../kernels/index.ts";
 import type { FloatDType } from "../io/cast.ts";
 import { requireStorable } from "./checkpoint/side_files.ts";
 import type { JanusConfig } from "./config.ts";
@@ -101,4 +101,4 @@ export function createModel(config: JanusConfig, options: CreateOptions = {}): J
 }
 
 /** The values of what `make` gives, rounded to the weight's dtype. */
-const refill = (weight: Tensor, make: () => Tensor): void => scope(() => copyFrom(weight, make()));
+const refill = (weight: Tensor, make: () => Tensor): void => scope(() => castInto(weight, make()));

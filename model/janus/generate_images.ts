@@ -8,7 +8,7 @@ import { arange, copyInto, full, guidance as guide, where } from "../../kernels/
 import { checkContext, checkIds, checkSampling } from "../request.ts";
 import { imageTokens } from "./config.ts";
 import type { JanusConfig } from "./config.ts";
-import { Decoder, isFlagged, stepsAhead } from "../decoding.ts";
+import { TokenDecoder, isFlagged, stepsAhead } from "../decoding.ts";
 import type { DecodingOptions, Head } from "../decoding.ts";
 import { Sampler } from "../sampling.ts";
 import type { SamplingOptions } from "../request.ts";
@@ -85,7 +85,7 @@ export class ImageGeneration {
   readonly seeds: readonly number[];
   /** Codes of each picture that are sampled and handed to the device. */
   done = 0;
-  readonly decoder: Decoder;
+  readonly decoder: TokenDecoder;
   private readonly head: ImageHead;
   private readonly signal: AbortSignal | undefined;
 
@@ -128,7 +128,7 @@ export class ImageGeneration {
     [this.head, this.decoder] = construct(() => {
       const head = new ImageHead(model, this.tokens, this.seeds, options, device);
       const batch = { prompts: rows, order, samples: this.count, room: this.tokens - 1 };
-      return [head, Decoder.prefill(model, head, batch, options)];
+      return [head, TokenDecoder.prefill(model, head, batch, options)];
     });
   }
 

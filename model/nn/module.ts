@@ -17,7 +17,7 @@ import {
   withLabel,
   zeroGradients,
 } from "../../engine/index.ts";
-import { cast, contiguous, copyFrom } from "../../kernels/index.ts";
+import { cast, contiguous, castInto } from "../../kernels/index.ts";
 
 /** A tensor that a module owns and that training changes. It lives until the module is disposed. */
 export class Parameter extends Tensor {
@@ -130,7 +130,7 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
     const copy = (): void =>
       noGrad(() =>
         scope(() => {
-          for (const [parameter, [first]] of given) if (first !== undefined) copyFrom(parameter, state[first]!);
+          for (const [parameter, [first]] of given) if (first !== undefined) castInto(parameter, state[first]!);
         }),
       );
     const twins = given.flatMap(([, [first, ...others]]) =>

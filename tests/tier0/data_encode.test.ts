@@ -8,7 +8,7 @@ import { readProcessor } from "../../model/janus/processor.ts";
 import type { Processor } from "../../model/janus/processor.ts";
 import { DEFAULT_SYSTEM_PROMPT } from "../../model/janus/prompt.ts";
 import type { Message } from "../../model/janus/prompt.ts";
-import { Encoder } from "../../train/node/data/encode.ts";
+import { RecordEncoder } from "../../train/node/data/encode.ts";
 import { isDropped } from "../../train/data/encode.ts";
 import type { EncoderOptions } from "../../train/node/data/encode.ts";
 import { SampleError } from "../../train/data/errors.ts";
@@ -37,7 +37,7 @@ describe.skipIf(!hasFixtures).each(["deepseek", "hf"])("samples of the %s layout
     await checkpoint.close();
   });
   const encode = (raw: RawSample, options: Partial<EncoderOptions> = {}, which = of): Promise<Sample> =>
-    new Encoder(processor, { seed: 1, system: "", ...options }).encode(raw, which);
+    new RecordEncoder(processor, { seed: 1, system: "", ...options }).encode(raw, which);
   const rows = (): Row[] => (fixtureJson("golden.json") as { train_rows: Row[] }).train_rows;
 
   /** The trained parts as text, special tokens shown. */
@@ -125,7 +125,7 @@ describe.skipIf(!hasFixtures).each(["deepseek", "hf"])("samples of the %s layout
       { role: "user", content: "Hello" },
       { role: "assistant", content: "Hi" },
     ];
-    const encoder = new Encoder(processor, { seed: 1 });
+    const encoder = new RecordEncoder(processor, { seed: 1 });
     const text = processor.tokenizer.decode((await encoder.encode({ task: "text", messages }, of)).ids);
     expect(text.startsWith(DEFAULT_SYSTEM_PROMPT)).toBe(true);
     const own = await encoder.encode({ task: "text", messages, system: "" }, of);

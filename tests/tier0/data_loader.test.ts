@@ -9,7 +9,7 @@ import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
 import { ImageError } from "../../model/image/image.ts";
 import { folderSource } from "../../model/node/files.ts";
 import { readProcessor } from "../../model/janus/processor.ts";
-import { Encoder } from "../../train/node/data/encode.ts";
+import { RecordEncoder } from "../../train/node/data/encode.ts";
 import { LoaderStateError, QuarantineError, RecordError, SourceError } from "../../train/data/errors.ts";
 import { indexSource } from "../../train/node/data/index_file.ts";
 import { Loader } from "../../train/node/data/loader.ts";
@@ -291,7 +291,7 @@ describe.skipIf(!hasFixtures)("loader of real files", () => {
       if (path.endsWith("4.png")) throw new ImageError(`${path} is damaged`);
       return Array.from({ length: 64 }, (_, i) => (i * path.length) % 256);
     };
-    const encoder = new Encoder(processor, { seed: 2, codes, drop: 0.3 });
+    const encoder = new RecordEncoder(processor, { seed: 2, codes, drop: 0.3 });
     const cache = join(temporary, "cache");
     const opened = {
       und: [await indexSource({ path: und }, cache)],

@@ -12,7 +12,7 @@ import {
   sameNames,
   stepped,
 } from "../../verify/compare.ts";
-import type { Row } from "../../verify/compare.ts";
+import type { Comparison } from "../../verify/compare.ts";
 import type { Values } from "../../verify/file.ts";
 
 describe("what counts as equal", () => {
@@ -36,7 +36,7 @@ describe("what counts as equal", () => {
 
   // Logits after each golden prefix: the best code is 0 at both steps; at the second one, 1 is near.
   const logits: Values = { shape: [2, 4], data: Float32Array.of(5, 1, 2, 3, 4, 3.995, 1, 0) };
-  const judge = async (golden: number[], free: number[], forced = logits): Promise<Row> =>
+  const judge = async (golden: number[], free: number[], forced = logits): Promise<Comparison> =>
     greedy("x", { shape: [1, 2], data: Int32Array.from(golden) }, [{ golden, free, forced: async () => forced }]);
 
   it("greedy tokens: another one only where the two are near each other", async () => {
@@ -105,7 +105,7 @@ describe("what counts as equal", () => {
 
   it("parameters after steps: themselves, and what has changed of them", () => {
     const from = Float32Array.of(1, -1, 1, -1);
-    const judge = (theirs: number[], ours: number[], isNoise = false): Row =>
+    const judge = (theirs: number[], ours: number[], isNoise = false): Comparison =>
       stepped("x", row(...theirs.map((d, i) => from[i]! + d)), {
         before: from,
         after: row(...ours.map((d, i) => from[i]! + d)),

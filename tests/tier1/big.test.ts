@@ -87,7 +87,7 @@ describe("a tensor of 144 MB", () => {
     using columns = x.sum(0);
     expect(new Set(await columns.data())).toEqual(new Set([0.5 * ROWS]));
     using spot = F.full([1, 1], 3);
-    scope(() => F.copyFrom(x.slice(0, ROWS - 1).slice(1, 17, 18), spot));
+    scope(() => F.castInto(x.slice(0, ROWS - 1).slice(1, 17, 18), spot));
     using largest = x.max();
     expect(await largest.item()).toBe(3);
     using where = scope(() => x.slice(0, ROWS - 2).argmax(1));

@@ -22,7 +22,7 @@ describe("replay", () => {
     using x = tensor([1, 2, 3]);
     using c = await capture(() => x.mul(2).add(1), { verify: true });
     expect(await values(c.result)).toEqual([3, 5, 7]);
-    scope(() => F.copyFrom(x, F.full([3], 10)));
+    scope(() => F.castInto(x, F.full([3], 10)));
     expect(await values(c.result)).toEqual([3, 5, 7]);
     c.replay();
     expect(await values(c.result)).toEqual([21, 21, 21]);
@@ -112,7 +112,7 @@ describe("state on the GPU", () => {
       scope(() => {
         const loss = x.mul(w).sum(0).add(b).sub(y).square().mean();
         loss.backward();
-        F.copyFrom(momentum, momentum.mul(0.9).add(w.grad!));
+        F.castInto(momentum, momentum.mul(0.9).add(w.grad!));
         F.addInto(w, momentum.mul(-0.05));
         F.addInto(b, b.grad!.mul(-0.05));
         zeroGradients([w, b]);
@@ -153,7 +153,7 @@ describe("state on the GPU", () => {
         const here = F.eq(places, position).cast("f32").unsqueeze(1);
         F.addInto(cache, here.mul(token));
         const seen = F.le(places, position).cast("f32").unsqueeze(1);
-        F.copyFrom(token, cache.mul(seen).sum(0).mul(weight).tanh());
+        F.castInto(token, cache.mul(seen).sum(0).mul(weight).tanh());
         F.addInto(position, F.ones([1]));
       });
     const eager = make();

@@ -170,7 +170,7 @@ describe("what a capture made", () => {
       const w = tensor([1, 1, 1], { requiresGrad: true });
       const c = await capture(() => x.mul(2), { verify: true });
       const z = scope(() => w.mul(c.result).sum());
-      F.copyFrom(x, tensor([10, 20, 30]));
+      F.castInto(x, tensor([10, 20, 30]));
       c.replay();
       const error = await errorOf(() => backward(z));
       expect(error).toBeInstanceOf(AutogradError);

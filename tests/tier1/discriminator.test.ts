@@ -2,7 +2,7 @@
 import { describe, expect, it } from "vitest";
 import { ArgumentError, backward, scope, tensor } from "../../index.ts";
 import type { Tensor } from "../../index.ts";
-import { copyFrom } from "../../kernels/index.ts";
+import { castInto } from "../../kernels/index.ts";
 import { createModel, tinyConfig } from "../../model/janus/create.ts";
 import { Adversary, PatchDiscriminator, requireJudged } from "../../train/stage0/discriminator.ts";
 import { VqTraining } from "../../train/stage0/trainer.ts";
@@ -68,7 +68,7 @@ function settle(discriminator: PatchDiscriminator): Weights {
     const values = noise(parameter.shape, 40 + i, parameter.rank > 1 ? 0.3 : 0.5);
     if (name.startsWith("norms") && name.endsWith("weight")) for (const k of values.keys()) values[k]! += 1;
     for (const k of values.keys()) values[k] = Math.fround(values[k]!);
-    scope(() => copyFrom(parameter, onDevice(values, parameter.shape)));
+    scope(() => castInto(parameter, onDevice(values, parameter.shape)));
     weights.set(name, ref(parameter.shape, values));
   }
   return weights;
@@ -217,8 +217,8 @@ describe("with a discriminator", () => {
     using pixels = onDevice(noise([3, 3, 24, 24], 3, 0.9), [3, 3, 24, 24]);
     const take = async (...parts: [number, number][]): Promise<{ losses: number[]; moments: ArrayLike<number>[] }> => {
       const views = scope(() => parts.map(([from, to]) => pixels.slice(0, from, to)));
-      scope(() => { for (const [name, t] of Object.entries(adversary.optimizer.stateDict())) if (name.endsWith(".m")) copyFrom(t, t.mul(0)); }); // prettier-ignore
-      scope(() => { for (const [name, t] of Object.entries(training.optimizer.stateDict())) if (name.endsWith(".m")) copyFrom(t, t.mul(0)); }); // prettier-ignore
+      scope(() => { for (const [name, t] of Object.entries(adversary.optimizer.stateDict())) if (name.endsWith(".m")) castInto(t, t.mul(0)); }); // prettier-ignore
+      scope(() => { for (const [name, t] of Object.entries(training.optimizer.stateDict())) if (name.endsWith(".m")) castInto(t, t.mul(0)); }); // prettier-ignore
       const { losses, vectors } = await training.step(...views);
       for (const t of [vectors, ...views]) t.dispose();
       const moments = [
@@ -238,8 +238,8 @@ describe("with a discriminator", () => {
     vectors.dispose();
     expect([skipped, discriminatorSkipped]).toEqual([false, undefined]);
     // relu(1 − D) of an infinite D(x) is 0 or infinite; of the two passes one is.
-    scope(() => copyFrom(adversary.discriminator.convs[4]!.bias!, tensor([3e38], { device: device() })));
-    scope(() => copyFrom(adversary.discriminator.convs[4]!.weight, adversary.discriminator.convs[4]!.weight.detach().mul(0).add(3e38))); // prettier-ignore
+    scope(() => castInto(adversary.discriminator.convs[4]!.bias!, tensor([3e38], { device: device() })));
+    scope(() => castInto(adversary.discriminator.convs[4]!.weight, adversary.discriminator.convs[4]!.weight.detach().mul(0).add(3e38))); // prettier-ignore
     const broken = await training.step(pixels);
     broken.vectors.dispose();
     expect(broken.discriminatorSkipped).toBe(true);

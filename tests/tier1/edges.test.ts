@@ -30,7 +30,7 @@ describe("a write through a view leaves its neighbours alone", () => {
   it.each<[string, (view: Tensor) => void]>([
     ["addInto", (view) => F.addInto(view, F.full([5], 3))],
     ["fillInto", (view) => F.fillInto(view, 3)],
-    ["copyFrom", (view) => F.copyFrom(view, F.full([5], 3))],
+    ["castInto", (view) => F.castInto(view, F.full([5], 3))],
     ["map into", (view) => void F.map(copy, [F.full([5], 3)], { into: view })],
   ])("%s", async (_, write) => {
     const x = zeros([12]);
@@ -44,16 +44,16 @@ describe("a write through a view leaves its neighbours alone", () => {
 
   it("16-bit views move in whole words or not at all", async () => {
     const x = F.zeros([8], { dtype: "bf16" });
-    scope(() => F.copyFrom(x.slice(0, 0, 4), F.full([4], 3)));
+    scope(() => F.castInto(x.slice(0, 0, 4), F.full([4], 3)));
     expect(await values(x)).toEqual(first(8, 4, 3));
-    expect(await errorOf(() => scope(() => F.copyFrom(x.slice(0, 0, 5), F.full([5], 9))))).toBeInstanceOf(ShapeError);
+    expect(await errorOf(() => scope(() => F.castInto(x.slice(0, 0, 5), F.full([5], 9))))).toBeInstanceOf(ShapeError);
     expect(await values(x)).toEqual(first(8, 4, 3));
     x.dispose();
   });
 
   it("an expanded tensor is refused", async () => {
     const x = zeros([1]);
-    expect(await errorOf(() => scope(() => F.copyFrom(x.expand([4]), F.ones([4]))))).toBeInstanceOf(ArgumentError);
+    expect(await errorOf(() => scope(() => F.castInto(x.expand([4]), F.ones([4]))))).toBeInstanceOf(ArgumentError);
     x.dispose();
   });
 });
@@ -118,7 +118,7 @@ describe("what a checkpointed function reads", () => {
     using w = tensor([2, 2], { requiresGrad: true });
     await refused(
       (t) => t.mul(w),
-      () => F.copyFrom(w, tensor([5, 5])),
+      () => F.castInto(w, tensor([5, 5])),
     );
   });
 
@@ -143,7 +143,7 @@ describe("what a checkpointed function reads", () => {
     using w = tensor([2, 2], { requiresGrad: true });
     using x = tensor([1, 3], { requiresGrad: true });
     for (const by of [2, 5]) {
-      scope(() => F.copyFrom(w, F.full([2], by)));
+      scope(() => F.castInto(w, F.full([2], by)));
       scope(() => backward(checkpoint((t: Tensor) => t.mul(w), x).sum()));
       expect(await values(x.grad!)).toEqual([by, by]);
       x.grad!.dispose();
@@ -176,7 +176,7 @@ describe("what a checkpointed function reads", () => {
     const error = await errorOf(() =>
       scope(() => {
         const y = checkpoint(() => w.mul(w));
-        F.copyFrom(w, tensor([10, 20], { device }));
+        F.castInto(w, tensor([10, 20], { device }));
         backward(y.sum());
       }),
     );

@@ -270,8 +270,8 @@ const elementwise: ErrorRow[] = [
       F.addInto(x, x);
     },
   ],
-  ["copyFrom that does not broadcast", ShapeError, ["copyFrom", "[3]", "[2]"], () => F.copyFrom(t([2]), t([3]))],
-  ["copyFrom of more dimensions", ShapeError, ["copyFrom", "[2, 3]", "[3]"], () => F.copyFrom(t([3]), t([2, 3]))],
+  ["castInto that does not broadcast", ShapeError, ["castInto", "[3]", "[2]"], () => F.castInto(t([2]), t([3]))],
+  ["castInto of more dimensions", ShapeError, ["castInto", "[2, 3]", "[3]"], () => F.castInto(t([3]), t([2, 3]))],
   ["copyInto of another dtype", ShapeError, ["copyInto", "i32", "agree"], () => F.copyInto(t([2]), t([2], "i32"))],
   [
     "copyInto within a storage",

@@ -1,4 +1,4 @@
-/** What writes in place, under the ops: addInto, copyFrom, copyInto, fillInto, `map` into a tensor; and sumTo, zerosLike, expressions of one's own. */
+/** What writes in place, under the ops: addInto, castInto, copyInto, fillInto, `map` into a tensor; and sumTo, zerosLike, expressions of one's own. */
 import { describe, expect, it } from "vitest";
 import { F, isFloat, scope, tensor } from "../../index.ts";
 import type { DType, Tensor } from "../../index.ts";
@@ -31,7 +31,7 @@ const counting = (shape: readonly number[], dtype: DType): Tensor =>
   );
 
 describe.each(dtypes)("%s", (dtype) => {
-  it.each(shapes.map((s) => [s]))("fillInto, copyInto and copyFrom of %j", async (shape) => {
+  it.each(shapes.map((s) => [s]))("fillInto, copyInto and castInto of %j", async (shape) => {
     using x = counting(shape, dtype);
     using y = F.zerosLike(x);
     expect([y.shape, y.dtype]).toEqual([x.shape, x.dtype]);
@@ -75,20 +75,20 @@ describe("addInto", () => {
   });
 });
 
-describe("copyFrom", () => {
+describe("castInto", () => {
   it("casts and broadcasts", async () => {
     using x = F.zeros([2, 4], { dtype: "bf16" });
     using row = tensor([1, 2, 3, 4.5]);
-    F.copyFrom(x, row);
+    F.castInto(x, row);
     expect(await x.array()).toEqual([
       [1, 2, 3, 4.5],
       [1, 2, 3, 4.5],
     ]);
     using one = tensor(9, { dtype: "i32" });
-    F.copyFrom(x, one);
+    F.castInto(x, one);
     expect(await values(x)).toEqual(Array(8).fill(9));
     using column = tensor([[5], [6]]);
-    F.copyFrom(x, column);
+    F.castInto(x, column);
     expect(await x.array()).toEqual([
       [5, 5, 5, 5],
       [6, 6, 6, 6],
@@ -101,8 +101,8 @@ describe("copyFrom", () => {
       [3, 4],
       [5, 6],
     ]);
-    scope(() => F.copyFrom(x.select(1, 2), row));
-    scope(() => F.copyFrom(x.slice(1, 0, 1).squeeze(1).transpose(), tensor([7, 8, 9])));
+    scope(() => F.castInto(x.select(1, 2), row));
+    scope(() => F.castInto(x.slice(1, 0, 1).squeeze(1).transpose(), tensor([7, 8, 9])));
     expect(await x.array()).toEqual([
       [
         [7, 7],

@@ -86,7 +86,13 @@ describe("refused before anything is on the device:", () => {
   };
   it.each([
     ["another activation", /"silu"/, '"gelu"', ConfigError, /hidden_act is "gelu"; this example computes silu/],
-    ["scaled rotary positions", /"rope_type": "default"/, '"rope_type": "llama3"', ConfigError, /rope_type is "llama3"/],
+    [
+      "scaled rotary positions",
+      /"rope_type": "default"/,
+      '"rope_type": "llama3"',
+      ConfigError,
+      /rope_type is "llama3"/,
+    ],
     [
       "a size that is none",
       /"hidden_size": 48/,

@@ -84,7 +84,7 @@ describe("replays read positions and steps from the GPU", () => {
     const captured = await capture(
       () => {
         const y = F.rope(x, position);
-        F.copyFrom(
+        F.castInto(
           position,
           scope(() => F.add(position, step)),
         );

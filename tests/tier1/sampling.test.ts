@@ -147,7 +147,7 @@ describe("seeds and steps", () => {
     using position = tensor(Uint32Array.of(0), { device });
     const loop = await capture(
       () => {
-        F.copyFrom(position, F.add(position, 1));
+        F.castInto(position, F.add(position, 1));
         return F.sampleTokens(logits, { generator, topP: 0.9, position });
       },
       { device, verify: true },

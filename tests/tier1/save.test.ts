@@ -258,7 +258,7 @@ describe("saving", () => {
       errorOf(() =>
         writeFolderAtomic(folder, 6e6, async (sink) => void (await saveModel(model, JANUS_TINY, sink, options))),
       );
-    const step = (): void => noGrad(() => scope(() => F.copyFrom(model.model.vqmodel.quant_conv.bias!, tensor([1]))));
+    const step = (): void => noGrad(() => scope(() => F.castInto(model.model.vqmodel.quant_conv.bias!, tensor([1]))));
     const changed = await into({ onProgress: ({ tensor: name }) => name.includes("language_model.norm") && step() });
     expect(changed).toBeInstanceOf(CheckpointError);
     expect(changed.message).toMatch(/model\.vqmodel\.quant_conv\.bias was changed while the model was saved/);
@@ -282,7 +282,7 @@ describe("saving", () => {
       /<image_placeholder> is not in it/,
     );
     expect([...files.files.keys()]).toEqual([]);
-    noGrad(() => scope(() => F.copyFrom(model.lm_head.weight, tensor([1e5]))));
+    noGrad(() => scope(() => F.castInto(model.lm_head.weight, tensor([1e5]))));
     await expect(saveModel(model, JANUS_TINY, files, { dtype: "f16" })).rejects.toThrow(
       /lm_head\.weight holds numbers beyond the range of f16/,
     );

@@ -27,7 +27,7 @@ class Training {
       const halves = F.cat(hidden.tanh().chunk(2, 0).reverse(), 0);
       const loss = halves.sub(this.y).square().mean();
       loss.backward();
-      F.copyFrom(this.momentum, this.momentum.mul(0.9).add(this.w.grad!));
+      F.castInto(this.momentum, this.momentum.mul(0.9).add(this.w.grad!));
       F.addInto(this.w, this.momentum.mul(-0.01));
       zeroGradients([this.w, this.b]);
       return loss;
@@ -125,7 +125,7 @@ describe("a decode-like step", () => {
     const step = async (position: number): Promise<void> => {
       using next = scope(() => {
         const row = table.select(0, token % 32);
-        F.copyFrom(cache.slice(0, position, position + 1), row.unsqueeze(0));
+        F.castInto(cache.slice(0, position, position + 1), row.unsqueeze(0));
         const seen = F.le(places, position).cast("f32").unsqueeze(1);
         const mixed = cache.cast("f32").mul(seen).mean(0).add(row);
         return table.mul(mixed).sum(1).argmax();

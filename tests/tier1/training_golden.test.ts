@@ -6,13 +6,13 @@ import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { beforeAll, describe, expect, it } from "vitest";
 import { BOUNDS } from "../../verify/compare.ts";
-import type { Row } from "../../verify/compare.ts";
+import type { Comparison } from "../../verify/compare.ts";
 import { Golden } from "../../verify/file.ts";
 import { GoldenInputs } from "../../verify/inputs.ts";
 import { goldenBatches, separateRows } from "../../verify/train_batch.ts";
 import { forward, read } from "../../verify/train_stage.ts";
 import { noGrad, scope } from "../../index.ts";
-import { copyFrom } from "../../kernels/index.ts";
+import { castInto } from "../../kernels/index.ts";
 import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
 import { imageTokens } from "../../model/janus/config.ts";
 import type { JanusForConditionalGeneration } from "../../model/janus/janus.ts";
@@ -48,7 +48,7 @@ describe.skipIf(!hasFixtures)("the fixtures' training", () => {
     stages: readonly Stage[],
     change: (json: Json, tensors: Map<string, Whole>) => void,
     spoil?: (model: JanusForConditionalGeneration) => void,
-  ): Promise<Row[]> {
+  ): Promise<Comparison[]> {
     const json = JSON.parse(text) as Json;
     for (const key of Object.keys(json.train)) if (!stages.some((s) => String(s) === key)) delete json.train[key];
     const tensors = new Map<string, Whole>();
@@ -206,7 +206,7 @@ describe.skipIf(!hasFixtures)("the fixtures' training", () => {
             noGrad(() =>
               scope(() => {
                 if (grows) weight.grad = weight.detach().mul(2).keep();
-                else copyFrom(weight, weight.detach().mul(1 + 2 ** -23));
+                else castInto(weight, weight.detach().mul(1 + 2 ** -23));
               }),
             );
           return hidden(x, sequence);

@@ -9,7 +9,7 @@ import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, it } from "vitest";
 import type { Context } from "../../cli/context.ts";
 import { EXIT } from "../../cli/errors.ts";
-import type { Row } from "../../verify/compare.ts";
+import type { Comparison } from "../../verify/compare.ts";
 import { GoldenError } from "../../verify/file.ts";
 import { verify } from "../../cli/verify.ts";
 import { Device } from "../../index.ts";
@@ -44,10 +44,10 @@ const COMPUTED = [
 /** Of training: 24 numbers of three steps and 4 of the whole stage; 13, 13 and 80 gradients; 2, 3 and 3 parameters after the steps. */
 const TRAINED = [28 + 13 + 2, 28 + 13 + 3, 28 + 80 + 3];
 const CHECKED = COMPUTED.length + 43 + 44 + 111;
-const isTrained = ({ entry }: Row): boolean => /^train\d/.test(entry);
+const isTrained = ({ entry }: Comparison): boolean => /^train\d/.test(entry);
 
 interface Run {
-  readonly rows: readonly Row[];
+  readonly rows: readonly Comparison[];
   readonly text: string;
   readonly exitCode: number;
 }
@@ -64,7 +64,7 @@ async function runVerify(
   await verify({ model, golden }, context, open);
   await out.flush();
   return {
-    rows: json ? (JSON.parse(text.stdout) as { entries: Row[] }).entries : [],
+    rows: json ? (JSON.parse(text.stdout) as { entries: Comparison[] }).entries : [],
     text: text.stdout,
     exitCode: context.exitCode,
   };
@@ -89,7 +89,7 @@ async function changed(change: (tensors: Map<string, Whole>, json: Json, folder:
 /** The values of a tensor, to be changed in place. */
 const floats = ({ data }: Whole): Float32Array => new Float32Array(data.buffer, data.byteOffset, data.length / 4);
 const integers = ({ data }: Whole): Int32Array => new Int32Array(data.buffer, data.byteOffset, data.length / 4);
-const failures = (rows: readonly Row[]): string[] =>
+const failures = (rows: readonly Comparison[]): string[] =>
   rows.filter(({ pass }) => pass === false).map(({ entry }) => entry);
 
 describe.skipIf(!hasFixtures)("the fixtures", () => {
@@ -150,7 +150,7 @@ describe.skipIf(!hasFixtures)("the fixtures", () => {
       "--json",
     ]);
     expect(code, stderr).toBe(EXIT.done);
-    const result = JSON.parse(stdout) as { entries: Row[] };
+    const result = JSON.parse(stdout) as { entries: Comparison[] };
     expect(Object.keys(result)).toEqual(["entries"]);
     expect(result.entries.filter(({ pass }) => pass)).toHaveLength(CHECKED);
   });
@@ -175,7 +175,7 @@ describe.skipIf(!hasFixtures)("a golden folder that is wrong", () => {
       (json.und_greedy_text as string[])[0] += "!";
     });
     const { rows, exitCode } = await runVerify(join(tiny, "hf"), folder, true);
-    const row = (entry: string): Row => rows.find((one) => one.entry === entry)!;
+    const row = (entry: string): Comparison => rows.find((one) => one.entry === entry)!;
     // gen1's picture and smallest margin are computed from its tokens.
     expect(failures(rows).sort()).toEqual(
       [

@@ -5,7 +5,7 @@
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { marginsOf } from "../../verify/compare.ts";
-import type { Row } from "../../verify/compare.ts";
+import type { Comparison } from "../../verify/compare.ts";
 import { Golden } from "../../verify/file.ts";
 import type { Values } from "../../verify/file.ts";
 import { GoldenInputs } from "../../verify/inputs.ts";
@@ -29,7 +29,7 @@ import { fillBytes, hasFixtures } from "../fixtures.ts";
 import { useDevice } from "../gpu.ts";
 
 const tiny = fileURLToPath(new URL("../", tinyFolder("hf")));
-const failures = (rows: readonly Row[]): string[] =>
+const failures = (rows: readonly Comparison[]): string[] =>
   rows.filter(({ pass }) => pass === false).map(({ entry }) => entry);
 
 describe.skipIf(!hasFixtures)("a model that is wrong", () => {
@@ -52,7 +52,7 @@ describe.skipIf(!hasFixtures)("a model that is wrong", () => {
     const model = await loadModel(checkpoint, { device: device() });
     await checkpoint.close();
     spoil(model, processor);
-    const rows: Row[] = [];
+    const rows: Comparison[] = [];
     for await (const row of new Verification(
       new GoldenInputs(golden, config, processor),
       new GoldenModel(model, config, processor),
@@ -224,7 +224,7 @@ describe("another model", () => {
 
     await using folder = await open();
     checkGolden(folder, config);
-    const rows: Row[] = [];
+    const rows: Comparison[] = [];
     for await (const row of new Verification(new GoldenInputs(folder, config, processor), runs).rows()) rows.push(row);
     expect(rows.filter(({ pass }) => pass === false)).toEqual([]);
     // All tensors but text.input_ids, and of golden.json num_image_tokens, the text and three margins.

@@ -58,7 +58,7 @@ interface Labelled {
   readonly labels: number[];
 }
 
-export class Encoder {
+export class RecordEncoder {
   private readonly processor: Processor;
   private readonly options: EncoderOptions;
   /** Strings that become special tokens wherever they stand. */
@@ -66,8 +66,8 @@ export class Encoder {
 
   constructor(processor: Processor, options: EncoderOptions) {
     const { drop = 0.1, maxTokens = Infinity } = options;
-    if (!(drop >= 0 && drop <= 1)) throw new ArgumentError(`Encoder: drop is ${drop}; a share from 0 to 1`);
-    if (!(maxTokens >= 2)) throw new ArgumentError(`Encoder: maxTokens is ${maxTokens}; at least 2`);
+    if (!(drop >= 0 && drop <= 1)) throw new ArgumentError(`RecordEncoder: drop is ${drop}; a share from 0 to 1`);
+    if (!(maxTokens >= 2)) throw new ArgumentError(`RecordEncoder: maxTokens is ${maxTokens}; at least 2`);
     this.processor = processor;
     this.options = options;
     const { tokenizer } = processor;
@@ -76,7 +76,7 @@ export class Encoder {
     );
     const found = this.specials.find((special) => options.system?.includes(special));
     if (found !== undefined)
-      throw new ArgumentError(`Encoder: the system prompt holds ${quote(found)}, a special token of the model`);
+      throw new ArgumentError(`RecordEncoder: the system prompt holds ${quote(found)}, a special token of the model`);
   }
 
   /** Throws `SampleError`, `PromptError` or `ImageError` where it cannot be a sample; the loader sets those aside. */
@@ -107,7 +107,7 @@ export class Encoder {
 
   private readImage(path: string): Promise<RgbImage> {
     const { readImage } = this.options;
-    if (!readImage) throw new ArgumentError("Encoder: images to be seen need a reader; give one as `readImage`");
+    if (!readImage) throw new ArgumentError("RecordEncoder: images to be seen need a reader; give one as `readImage`");
     return readImage(path);
   }
 
@@ -124,7 +124,7 @@ export class Encoder {
     const { codes: source, seed, drop = 0.1 } = this.options;
     const ids = this.promptIds(prompt);
     if (!source)
-      throw new ArgumentError("Encoder: pictures to be drawn need their codes; give a CodeSource as `codes`");
+      throw new ArgumentError("RecordEncoder: pictures to be drawn need their codes; give a CodeSource as `codes`");
     const codes = await source(image);
     const tokens = ids.length + codes.length - 1;
     if (tokens > this.maxTokens) throw this.tooLong("prompt with its picture", tokens);

@@ -2,7 +2,7 @@
 export * from "../index.ts";
 export { CodeCache } from "./data/codes.ts";
 export { codesAbout } from "./data/codes_about.ts";
-export { Encoder } from "./data/encode.ts";
+export { RecordEncoder } from "./data/encode.ts";
 export type { EncoderOptions } from "./data/encode.ts";
 export { SourceIndex, indexSource } from "./data/index_file.ts";
 export { Loader } from "./data/loader.ts";

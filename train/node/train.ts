@@ -19,7 +19,7 @@ import { vqEncoder } from "../stage0/image_tokenizer.ts";
 import { codesAbout } from "./data/codes_about.ts";
 import { Trainer } from "../trainer.ts";
 import { CodeCache } from "./data/codes.ts";
-import { Encoder } from "./data/encode.ts";
+import { RecordEncoder } from "./data/encode.ts";
 import type { SourceIndex } from "./data/index_file.ts";
 import { Loader, checkSources } from "./data/loader.ts";
 import type { LoaderState } from "./data/loader.ts";
@@ -105,9 +105,9 @@ function encoderOf(
   { model }: JanusForConditionalGeneration,
   sizes: JanusConfig,
   codes: CodeCache,
-): Encoder {
+): RecordEncoder {
   const { truncate, system, plain } = config.data;
-  return new Encoder(processor, {
+  return new RecordEncoder(processor, {
     seed: config.seed,
     truncate,
     pictures: { plain },

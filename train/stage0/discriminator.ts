@@ -4,7 +4,7 @@
  */
 import { ArgumentError, Generator, backward, noGrad, scope, zeroGradients } from "../../engine/index.ts";
 import type { Device, Tensor } from "../../engine/index.ts";
-import { copyFrom, groupNorm, maximum, mean, mul, randn, relu, uniform } from "../../kernels/index.ts";
+import { castInto, groupNorm, maximum, mean, mul, randn, relu, uniform } from "../../kernels/index.ts";
 import { Conv2d, Module, Parameter } from "../../model/nn/index.ts";
 import { AdamW } from "../../model/nn/optim/index.ts";
 import type { AdamWOptions } from "../../model/nn/optim/index.ts";
@@ -80,9 +80,9 @@ export class PatchDiscriminator extends Module {
             device,
             init: false,
           });
-          copyFrom(conv.weight, normal(conv.weight.shape));
+          castInto(conv.weight, normal(conv.weight.shape));
           const bound = 1 / Math.sqrt(16 * widths[i]!); // PyTorch's, which LlamaGen leaves as it is
-          if (conv.bias) copyFrom(conv.bias, uniform([width], -bound, bound, { generator, site: site++, device }));
+          if (conv.bias) castInto(conv.bias, uniform([width], -bound, bound, { generator, site: site++, device }));
           return conv;
         });
         const norms = widths.slice(2, -1).map((width) => {

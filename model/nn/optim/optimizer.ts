@@ -10,7 +10,7 @@ import {
   adamwPrepare,
   adamwState,
   cast,
-  copyFrom,
+  castInto,
   copyInto,
   emaStep,
   expand,
@@ -103,9 +103,9 @@ export class Optimizer {
     this.slots = parameters.map(({ tensor, master, rule }, i) => {
       const fresh = (): Tensor => zerosLike(tensor, { dtype: "f32" }).keep();
       const own = tensor.dtype === "f32" ? tensor : fresh();
-      if (own !== tensor) scope(() => copyFrom(own, master ?? cast(tensor.detach(), "f32")));
+      if (own !== tensor) scope(() => castInto(own, master ?? cast(tensor.detach(), "f32")));
       const ema = emaDecay === undefined ? null : fresh();
-      if (ema) scope(() => copyFrom(ema, own.detach()));
+      if (ema) scope(() => castInto(ema, own.detach()));
       const moments = Object.fromEntries(rule.moments.map((key) => [key, fresh()]));
       return { row: i, name: names[i]!, tensor, rule, master: own, moments, ema };
     });
@@ -205,8 +205,8 @@ export class Optimizer {
     }
     scope(() => {
       for (const [name, into] of Object.entries(own))
-        if (dict[name] !== into) copyFrom(into, name === "steps" ? this.stepsOf(dict) : dict[name]!);
-      for (const { tensor, master } of this.slots) if (master !== tensor) copyFrom(tensor, master);
+        if (dict[name] !== into) castInto(into, name === "steps" ? this.stepsOf(dict) : dict[name]!);
+      for (const { tensor, master } of this.slots) if (master !== tensor) castInto(tensor, master);
     });
     if (isOld) this.spreadSteps();
     this.rate = (await this.state.data())[ADAMW_STATE.lr]!;

@@ -2,7 +2,7 @@
 import type { Processor } from "../../../model/janus/processor.ts";
 import { readImage } from "../../../model/node/image_file.ts";
 import type { ReadImageOptions } from "../../../model/node/image_file.ts";
-import { Encoder as AnyEncoder } from "../../data/encode.ts";
+import { RecordEncoder as AnyEncoder } from "../../data/encode.ts";
 import type { EncoderOptions as AnyEncoderOptions } from "../../data/encode.ts";
 
 export interface EncoderOptions extends AnyEncoderOptions {
@@ -10,7 +10,7 @@ export interface EncoderOptions extends AnyEncoderOptions {
   readonly pictures?: ReadImageOptions;
 }
 
-export class Encoder extends AnyEncoder {
+export class RecordEncoder extends AnyEncoder {
   constructor(processor: Processor, { pictures, ...options }: EncoderOptions) {
     super(processor, { readImage: (path) => readImage(path, pictures), ...options });
   }

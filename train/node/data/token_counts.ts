@@ -6,7 +6,7 @@ import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { writeFileAtomic } from "../../../model/node/files.ts";
-import type { Encoder } from "./encode.ts";
+import type { RecordEncoder } from "./encode.ts";
 import type { SourceIndex } from "./index_file.ts";
 import { isBadSample } from "./loader.ts";
 import type { ScanOptions } from "./scan.ts";
@@ -33,7 +33,7 @@ export function tokenizerHash(sideFiles: ReadonlyMap<string, Uint8Array>, system
 /** Counts the tokens of a source's records, or finds what was counted. `encoder` takes samples of any length; `by` is its `tokenizerHash`. */
 export async function countTokens(
   index: SourceIndex,
-  encoder: Pick<Encoder, "tokens">,
+  encoder: Pick<RecordEncoder, "tokens">,
   by: string,
   cache: string,
   { signal, onProgress }: Pick<ScanOptions, "signal"> & { onProgress?: (records: number) => void } = {},

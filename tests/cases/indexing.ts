@@ -3,7 +3,7 @@ import { F } from "../../index.ts";
 import type { DType } from "../../index.ts";
 import { round } from "../harness.ts";
 import type { Case, Input } from "../harness.ts";
-import { embeddingRef, indexSelectRef, pickRef, whereRef } from "../reference/index.ts";
+import { embeddingRef, indexSelectRef, pickRef, whereRef } from "../reference/indexing.ts";
 
 const floats: readonly DType[] = ["f32", "f16", "bf16"];
 type Place = Pick<Input, "shape" | "layout">;
