@@ -37,6 +37,9 @@ export type LaunchTimer = (encoder: GPUCommandEncoder, launches: readonly Launch
 
 /** The queue on which a capture records: launches elsewhere would be missing from the capture. */
 let recording: Queue | null = null;
+const setRecording = (queue: Queue | null): void => {
+  recording = queue;
+};
 const anyLaunch = new Set<LaunchListener>();
 
 /** Calls `listener` with every launch on any device before it is queued. */
@@ -273,13 +276,13 @@ export class Queue {
 
   /** Has `listener` see each launch until `endCapture(listener)`. */
   beginCapture(listener: LaunchListener): void {
-    recording = this;
+    setRecording(this);
     this.onLaunch(listener);
   }
 
   endCapture(listener: LaunchListener): void {
     this.offLaunch(listener);
-    recording = null;
+    setRecording(null);
   }
 
   /** Counts launches that a capture is about to run again. */

@@ -1,6 +1,6 @@
 /** FLOPs that attention states: those of the pairs that queries see, for packed rows if the host made the documents. */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { ArgumentError, Device, F, backward, empty, scope, setDevice, tensor } from "../../index.ts";
+import { Device, F, backward, empty, scope, setDevice, tensor } from "../../index.ts";
 import type { Launch } from "../../index.ts";
 import type { AttentionOptions } from "../../kernels/index.ts";
 import { layRows, textSample } from "../../train/samples.ts";
@@ -8,7 +8,6 @@ import type { Sample } from "../../train/samples.ts";
 import { taskLosses, totalLoss } from "../../train/loss.ts";
 import { setStage } from "../../train/stages.ts";
 import { JanusForConditionalGeneration } from "../../model/janus/janus.ts";
-import { errorOf } from "../gpu.ts";
 import { JANUS_TINY } from "../../model/janus/create.ts";
 
 let device: Device;
