@@ -1,5 +1,5 @@
 /** `janus train` as a person types it: to its end, what becomes of its checkpoints, and each signal that may come in between. */
-import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
@@ -108,25 +108,20 @@ it.each([
 });
 
 it("a second signal ends the process at once; what was saved before is whole, and the run goes on from it", async () => {
-  const typed = command("twice", "stage2", "batch=30", "steps=3", "save.every=1");
+  const typed = command("twice", "stage2", "batch=120", "steps=1000", "save.every=1"); // steps of many rows
   const { child, result } = startCli(typed);
-  child.stderr!.on("data", (chunk: string) => {
-    if (!chunk.includes("step 1/3")) return;
-    // The checkpoint of step 1, then well within step 2, which takes seconds.
-    const wait = setInterval(() => {
-      if (!readdirSync(at("twice")).includes("step-00000001")) return;
-      clearInterval(wait);
-      setTimeout(() => child.kill("SIGTERM"), 200);
-      setTimeout(() => child.kill("SIGTERM"), 500);
-    }, 20);
-  });
+  const wait = setInterval(() => {
+    if (existsSync(at("twice", "step-00000001"))) child.kill("SIGTERM");
+  }, 60); // signals in less than 100 ms count as one
   const stopped = await result;
+  clearInterval(wait);
   expect([stopped.code, stopped.stdout], stopped.stderr).toEqual([143, ""]);
-  expect(stopped.stderr).not.toMatch(/step 2\/3|stopped after/);
-  expect(await newest("twice")).toBe(1);
-  const resumed = await runCli(typed);
+  expect(stopped.stderr).not.toMatch(/stopped after/);
+  const saved = (await newest("twice"))!;
+  expect(saved).toBeGreaterThanOrEqual(1);
+  const resumed = await runCli([...typed, `stopAt=${saved + 1}`]);
   expect(resumed.code, resumed.stderr).toBe(0);
-  expect(await newest("twice")).toBe(3);
+  expect(await newest("twice")).toBe(saved + 1);
 });
 
 it("a signal before the first step leaves without a checkpoint", async () => {
