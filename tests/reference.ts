@@ -25,6 +25,14 @@ export function stridesOf(shape: readonly number[]): number[] {
   return strides;
 }
 
+/** `fn` of each row of the last dimension; it gives as many numbers as it takes. */
+export function alongRows(x: Ref, fn: (row: Float64Array) => ArrayLike<number>): Ref {
+  const columns = x.shape.at(-1)!;
+  const data = new Float64Array(x.data.length);
+  for (let at = 0; at < data.length; at += columns) data.set(fn(x.data.subarray(at, at + columns)), at);
+  return ref(x.shape, data);
+}
+
 /** Calls `fn` with each index of `shape` in row-major order. */
 export function eachIndex(shape: readonly number[], fn: (index: readonly number[], flat: number) => void): void {
   const index = new Array<number>(shape.length).fill(0);

@@ -19,7 +19,7 @@ import {
 } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { grid, standard } from "../core/libraries.ts";
-import { variantOf } from "./variants.ts";
+import { attentionVariant } from "./variants.ts";
 import { emptyHeads, emptyLike, overHeads, readable } from "./windows.ts";
 import type { HeadRange } from "./windows.ts";
 import { fillInto } from "../core/copy.ts";
@@ -128,7 +128,7 @@ function forward(q: Tensor, k: Tensor, v: Tensor, y: Tensor, lse: Tensor, scale:
   const [batch, kvHeads, keys] = k.shape as [number, number, number];
   const [queries, d] = q.shape.slice(2) as [number, number];
   const group = q.shape[1]! / kvHeads;
-  const variant = variantOf(q.device, d);
+  const variant = attentionVariant(q.device.capabilities, { d, q: q.dtype, k: k.dtype });
   const operands = {
     q: { tensor: readable(q, group), perHead: group, unit: 4 },
     k: { tensor: readable(k, 1), perHead: 1, unit: 4 },
@@ -183,7 +183,7 @@ function backward(s: Saved, scale: number, masks: Masks, needs: readonly boolean
   const [batch, kvHeads, keys, d] = s.k.shape as [number, number, number, number];
   const queries = s.q.shape[2]!;
   const group = s.q.shape[1]! / kvHeads;
-  const variant = variantOf(s.q.device, d);
+  const variant = attentionVariant(s.q.device.capabilities, { d, q: s.q.dtype, k: s.k.dtype });
   const granules = (tensor: Tensor, perHead: number): { tensor: Tensor; perHead: number; unit: number } => ({
     tensor,
     perHead,

@@ -21,9 +21,11 @@ import {
   shapeText,
   storageBytes,
 } from "../../engine/index.ts";
-import type { Tensor } from "../../engine/index.ts";
+import type { DType, Tensor } from "../../engine/index.ts";
 import { finite, standard } from "../core/libraries.ts";
 import { contiguousCopy } from "../core/map.ts";
+import { chooseVariant } from "../core/variants.ts";
+import type { Variant } from "../core/variants.ts";
 
 const partialKernel = kernel(
   "attention_decode",
@@ -56,8 +58,21 @@ const advanceKernel = kernel(
   { count: "u32", by: "u32" },
 );
 
-/** Keys of one part; also the invocations of its workgroup. */
-const CHUNK = 64;
+/** Queries of D = `d` against a cache, and how both are stored. */
+interface DecodeProblem {
+  readonly d: number;
+  readonly q: DType;
+  readonly keys: DType;
+}
+
+/** Chunks of keys in parts, then their sums. Kernels for quantised caches go before it, by the dtype of the keys. */
+const DECODE = [
+  {
+    name: "chunks",
+    // `chunk` keys of one part; also the invocations of its workgroup.
+    choose: () => ({ part: partialKernel, combine: combineKernel, chunk: 64 }),
+  },
+] as const satisfies readonly Variant<DecodeProblem, unknown>[];
 
 export interface DecodeOptions {
   /** Multiplies the scores; D^−0.5 by default. */
@@ -99,7 +114,9 @@ export function attentionDecode(
     const queries = contiguousCopy(
       q.strided([b, tq, hq, d], [q.strides[0]!, q.strides[2]!, q.strides[1]!, q.strides[3]!]),
     );
-    const chunks = Math.ceil(capacity / CHUNK);
+    const problem: DecodeProblem = { d, q: q.dtype, keys: keys.dtype };
+    const { part, combine, chunk } = chooseVariant("attention_decode", DECODE, q.device.capabilities, problem);
+    const chunks = Math.ceil(capacity / chunk);
     const parts = empty([b * tq * hq, chunks, d + 4], { device: q.device });
     const width = d / 4;
     const perHead = (hq / hkv) * tq;
@@ -113,7 +130,7 @@ export function attentionDecode(
       op,
     )) {
       const cache = { start: start * capacity * d, elements: count * capacity * d };
-      launch(partialKernel, {
+      launch(part, {
         use: { q: q.dtype, k: keys.dtype },
         constants: { STARTS: starts !== undefined, PER_ROW: perRow },
         buffers: {
@@ -129,7 +146,7 @@ export function attentionDecode(
         cost: { flops: 4 * count * perHead * capacity * d, bytes: 2 * elementBytes(keys.dtype, count * capacity * d) },
       });
     }
-    launch(combineKernel, {
+    launch(combine, {
       use: { y: y.dtype },
       constants: { PER_ROW: perRow },
       buffers: { parts, lengths, y },

@@ -2,10 +2,11 @@
  * The kernels of attention and which of them run: "tiled" (workgroup memory) on GPUs, "register" (no workgroup memory, one subgroup a
  * tile) on software Vulkan, "naive" (one invocation a row) as the reference.
  */
-import { ArgumentError, kernel, library } from "../../engine/index.ts";
-import type { Constants, Device, Library, Uses } from "../../engine/index.ts";
+import { kernel, library } from "../../engine/index.ts";
+import type { Capabilities, Constants, DType, Library, Uses } from "../../engine/index.ts";
 import { finite, standard } from "../core/libraries.ts";
-import { forcedVariant } from "../core/variants.ts";
+import { chooseVariant } from "../core/variants.ts";
+import type { Variant } from "../core/variants.ts";
 
 const lib = (name: string, url: URL, ...included: readonly Library[]): Library =>
   library(`attention_${name}`, url, included);
@@ -103,7 +104,7 @@ export interface Split {
   readonly work: (heads: number, tokens: number) => { readonly rows: number; readonly groups: number };
 }
 
-export interface Variant extends Kernels {
+export interface AttentionVariant extends Kernels {
   readonly use: Uses;
   /** Of the forward and the query kernel, and of the key kernel, which has two results. */
   readonly split: Split;
@@ -157,23 +158,38 @@ function tiledSplit(d: number, most: number): Split {
   };
 }
 
-/** The kernels for heads of `d` elements on `device`. */
-export function variantOf(device: Device, d: number): Variant {
-  const { software, subgroups } = device.capabilities;
-  const name = forcedVariant("attention") ?? (software ? "register" : "tiled");
-  switch (name) {
-    case "naive":
-      return { ...naive, use: {}, split: rowSplit(d), keySplit: rowSplit(d) };
-    case "tiled":
-      return { ...tiled, use: {}, split: tiledSplit(d, 4), keySplit: tiledSplit(d, 2) };
-    case "register":
-    case "register-single": {
-      // A fixed subgroup size makes a workgroup of that size one subgroup.
-      const lanes = name === "register" && subgroups && subgroups[0] === subgroups[1] ? subgroups[0] : 1;
-      const use = { s: lanes === 1 ? lanesNone : lanesSubgroup };
-      return { ...register, use, split: registerSplit(d, lanes, 4), keySplit: registerSplit(d, lanes, 2) };
-    }
-    default:
-      throw new ArgumentError(`attention: no variant "${name}"; there are naive, register, register-single, tiled`);
-  }
+/** Heads of `d` elements, and how their operands are stored. */
+export interface AttentionProblem {
+  readonly d: number;
+  readonly q: DType;
+  readonly k: DType;
 }
+
+// A fixed subgroup size makes a workgroup of that size one subgroup.
+const registers = (d: number, lanes: number): AttentionVariant => ({
+  ...register,
+  use: { s: lanes === 1 ? lanesNone : lanesSubgroup },
+  split: registerSplit(d, lanes, 4),
+  keySplit: registerSplit(d, lanes, 2),
+});
+
+const ATTENTION: readonly Variant<AttentionProblem, AttentionVariant>[] = [
+  {
+    name: "register",
+    runs: ({ subgroups }) => subgroups !== null && subgroups[0] === subgroups[1],
+    preferred: ({ software }) => software,
+    choose: ({ subgroups }, { d }) => registers(d, subgroups![0]),
+    instead: "register-single",
+  },
+  { name: "register-single", preferred: ({ software }) => software, choose: (_, { d }) => registers(d, 1) },
+  {
+    name: "naive",
+    preferred: false,
+    choose: (_, { d }) => ({ ...naive, use: {}, split: rowSplit(d), keySplit: rowSplit(d) }),
+  },
+  { name: "tiled", choose: (_, { d }) => ({ ...tiled, use: {}, split: tiledSplit(d, 4), keySplit: tiledSplit(d, 2) }) },
+];
+
+/** The kernels of attention for a problem. */
+export const attentionVariant = (capabilities: Capabilities, problem: AttentionProblem): AttentionVariant =>
+  chooseVariant("attention", ATTENTION, capabilities, problem);

@@ -21,8 +21,9 @@ import {
 import type { DType, Tensor } from "../../engine/index.ts";
 import { fillInto } from "../core/copy.ts";
 import { convolve, packWeight, weightGradient } from "./parts.ts";
-import type { ConvGeometry } from "./parts.ts";
-import { asProduct, convolveByProduct, inputGradientByProduct, weightGradientByProduct } from "./conv2d_matmul.ts";
+import { convVariant } from "./variants.ts";
+import type { ConvGeometry } from "./variants.ts";
+import { convolveByProduct, inputGradientByProduct, productOf, weightGradientByProduct } from "./conv2d_matmul.ts";
 import { asDType, contiguousCopy } from "../core/map.ts";
 import { sum } from "../reduce/reduce.ts";
 
@@ -47,7 +48,8 @@ export function conv2d(x: Tensor, weight: Tensor, bias: Tensor | null = null, op
     g.left > 0 ||
     reach(g.outHeight, g.kernelHeight) > g.height ||
     reach(g.outWidth, g.kernelWidth) > g.width;
-  const kind = asProduct(g, padded);
+  const problem = { g, x: x.dtype, product: productOf(g, padded) };
+  const { product: kind } = convVariant(x.device.capabilities, problem);
   const y = scope(() => {
     const wide = bias && contiguousCopy(asDType(bias, "f32"));
     if (kind) return convolveByProduct(kind, x, weight, wide, x.dtype, g);

@@ -4,14 +4,13 @@
  */
 import { elementBytes, empty, grid1d, kernel, launch } from "../../engine/index.ts";
 import type { DType, Tensor } from "../../engine/index.ts";
-import type { ConvGeometry } from "./parts.ts";
+import type { ConvGeometry } from "./variants.ts";
 import { copyInto, fillInto } from "../core/copy.ts";
 import { rowLibrary, standard } from "../core/libraries.ts";
 import { asDType, contiguousCopy } from "../core/map.ts";
 import { granulesOf, viewAs } from "../core/rows.ts";
 import { windowsOf } from "../core/windows.ts";
 import { gemm } from "../matmul/matmul.ts";
-import { forcedVariant } from "../core/variants.ts";
 
 const addBias = kernel(
   "conv2d_bias",
@@ -21,10 +20,9 @@ const addBias = kernel(
   standard,
 );
 
-/** How a convolution is a product, or null where it is none or another variant is forced. */
-export function asProduct(g: ConvGeometry, padded: boolean): "pixels" | "patches" | null {
-  if (padded || ![undefined, "matmul"].includes(forcedVariant("conv2d")) || g.images * g.channels * g.outputs === 0)
-    return null;
+/** How a convolution is a product, or null where it is none. */
+export function productOf(g: ConvGeometry, padded: boolean): "pixels" | "patches" | null {
+  if (padded || g.images * g.channels * g.outputs === 0) return null;
   if (g.kernelHeight === 1 && g.kernelWidth === 1 && g.stride === 1) return "pixels";
   return g.kernelHeight === g.stride && g.kernelWidth === g.stride ? "patches" : null;
 }

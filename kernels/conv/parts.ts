@@ -1,43 +1,16 @@
 /**
- * The kernels below `conv2d`: weight packing, the convolution in its variants, and the weight's gradient. Whole launches where the tensors
+ * The launches below `conv2d`: weight packing, the convolution, and the weight's gradient, by the kernels of `variants.ts`. Whole launches where the tensors
  * fit a binding; else images, input channels and output channels are walked in ranges. Nothing here is recorded on the tape.
  */
-import {
-  DTYPES,
-  ShapeError,
-  elementBytes,
-  empty,
-  grid1d,
-  kernel,
-  launch,
-  library,
-  rowWindows,
-} from "../../engine/index.ts";
-import type { Bound, Capabilities, DType, Device, Kernel, Library, Tensor } from "../../engine/index.ts";
+import { DTYPES, ShapeError, elementBytes, empty, grid1d, kernel, launch } from "../../engine/index.ts";
+import type { Bound, DType, Device, Tensor } from "../../engine/index.ts";
 import { f32x1, standard } from "../core/libraries.ts";
 import { fillInto } from "../core/copy.ts";
-import { copy, map } from "../core/map.ts";
+import { asDType } from "../core/map.ts";
+import { windowsOf } from "../core/windows.ts";
 import { sum } from "../reduce/reduce.ts";
-import { forcedVariant } from "../core/variants.ts";
-
-/** Sizes of one convolution; `up` − 1 zeros stand between the pixels of the input (gradient of a stride), `top` and `left` may be negative. */
-export interface ConvGeometry {
-  readonly images: number;
-  readonly channels: number;
-  readonly height: number;
-  readonly width: number;
-  readonly outputs: number;
-  readonly outHeight: number;
-  readonly outWidth: number;
-  readonly kernelHeight: number;
-  readonly kernelWidth: number;
-  readonly stride: number;
-  readonly up: number;
-  readonly top: number;
-  readonly left: number;
-}
-
-export type ConvVariant = "naive" | "registers" | "subgroup" | "tiled";
+import { directVariant } from "./variants.ts";
+import type { ConvGeometry } from "./variants.ts";
 
 const TILE = 32; // output channels of a packed tile
 
@@ -49,55 +22,6 @@ const pack = kernel(
   standard,
 );
 
-const lib = (name: string, url: URL, ...included: readonly Library[]): Library =>
-  library(`conv2d_${name}`, url, included);
-const forwardPass = lib("forward", new URL("./lib/conv2d_forward.wgsl", import.meta.url), ...standard);
-const place = lib("place", new URL("./lib/conv2d_place.wgsl", import.meta.url));
-const weightPart = lib("weight_part", new URL("./lib/conv2d_weight_part.wgsl", import.meta.url), ...standard);
-
-const FORWARD_BINDINGS = { x: "read", w: "read", bias: "read", y: "read_write" } as const;
-// prettier-ignore
-const FORWARD_PARAMS = {
-  images: "u32", channels: "u32", height: "u32", width: "u32", out_height: "u32", out_width: "u32", kernel_height: "u32", kernel_width: "u32",
-  stride: "u32", up: "i32", top: "i32", left: "i32", o_first: "u32", o_end: "u32", x_first: "u32", x_image: "u32", y_first: "u32", y_image: "u32", w_first: "u32", w_tile: "u32",
-  biased: "u32", accumulate: "u32",
-} as const;
-type ForwardKernel = Kernel<keyof typeof FORWARD_BINDINGS, keyof typeof FORWARD_PARAMS>;
-const forwardKernel = (name: string, url: URL, ...included: readonly Library[]): ForwardKernel =>
-  kernel(name, url, FORWARD_BINDINGS, FORWARD_PARAMS, [...standard, forwardPass, ...included]);
-const naive = forwardKernel("conv2d", new URL("./conv2d.wgsl", import.meta.url), place);
-const registers = forwardKernel("conv2d_registers", new URL("./conv2d_registers.wgsl", import.meta.url), place);
-const threeByThree = forwardKernel("conv2d_3x3", new URL("./conv2d_3x3.wgsl", import.meta.url));
-const tiled = forwardKernel("conv2d_tiled", new URL("./conv2d_tiled.wgsl", import.meta.url), place);
-
-const WEIGHT_BINDINGS = { x: "read", g: "read", p: "read_write" } as const;
-// prettier-ignore
-const WEIGHT_PARAMS = {
-  images: "u32", channels: "u32", outputs: "u32", height: "u32", width: "u32", out_height: "u32", out_width: "u32",
-  kernel_height: "u32", kernel_width: "u32", stride: "u32", top: "i32", left: "i32", rows: "u32", parts: "u32", x_first: "u32", x_image: "u32", g_first: "u32", g_image: "u32", p_first: "u32", p_row: "u32", p_part: "u32",
-  accumulate: "u32",
-} as const;
-type WeightKernel = Kernel<keyof typeof WEIGHT_BINDINGS, keyof typeof WEIGHT_PARAMS>;
-const weightKernel = (name: string, url: URL): WeightKernel =>
-  kernel(name, url, WEIGHT_BINDINGS, WEIGHT_PARAMS, [...standard, weightPart]);
-const weightNaive = weightKernel("conv2d_weight", new URL("./conv2d_weight.wgsl", import.meta.url));
-const weightThreeByThree = weightKernel("conv2d_weight_3x3", new URL("./conv2d_weight_3x3.wgsl", import.meta.url));
-const weightTiled = weightKernel("conv2d_weight_tiled", new URL("./conv2d_weight_tiled.wgsl", import.meta.url));
-
-/**
- * The variant for a device. Software Vulkan pays dearly for workgroup memory and barriers: it takes registers, with subgroups of 8 handing
- * values round; GPUs take tiles in workgroup memory. A forced variant that the device lacks becomes `registers`.
- */
-export function convVariant(capabilities: Capabilities): ConvVariant {
-  const eights = capabilities.subgroups?.every((n) => n === 8) ?? false;
-  const wanted = (forcedVariant("conv2d") as ConvVariant | undefined) ?? (capabilities.software ? "subgroup" : "tiled");
-  return wanted === "subgroup" && !eights ? "registers" : wanted;
-}
-
-/** The kernels that have the nine taps of a 3 × 3 written out take strides 1 and 2, forward; the gradient of the weight only stride 1. */
-const isThreeByThree = (g: ConvGeometry, mostStride: number): boolean =>
-  g.kernelHeight === 3 && g.kernelWidth === 3 && g.stride <= mostStride && g.up === 1;
-
 /**
  * weight [O, C, kh, kw] of any float dtype → [tiles of 32 outputs, inputs, kh · kw, 32] f32, the order in which the kernels read it. With `flip`
  * outputs are C, inputs O and the taps reversed: the convolution that gives the gradient of the input.
@@ -107,21 +31,14 @@ export function packWeight(weight: Tensor, flip: boolean): Tensor {
   const taps = kh * kw;
   const [outputs, inputs] = flip ? [inner, outer] : [outer, inner];
   const w = empty([Math.ceil(outputs / TILE), inputs, taps, TILE], { device: weight.device });
-  const row = taps * TILE;
-  for (const { start, count } of rowWindows(
-    w.device,
-    w.shape[0]! * inputs,
-    [{ rowElements: row, dtype: "f32" }],
-    1,
-    "conv2d",
-  )) {
+  for (const { start, count, buffers } of windowsOf("conv2d", w.shape[0]! * inputs, { w })) {
     launch(pack, {
       use: { x: weight.dtype },
       constants: { FLIP: flip },
-      buffers: { x: weight, w: { of: w, start: start * row, elements: count * row } },
+      buffers: { x: weight, ...buffers },
       params: { rows: count, start, outer, inner, taps },
       grid: grid1d(Math.ceil((count * 8) / 64)),
-      cost: { flops: 0, bytes: elementBytes(weight.dtype, weight.size) + count * row * 4 },
+      cost: { flops: 0, bytes: elementBytes(weight.dtype, weight.size) + buffers.w.elements * 4 },
     });
   }
   return w;
@@ -184,9 +101,9 @@ export function convolve(x: Tensor, packed: Tensor, bias: Tensor | null, dtype: 
   const channelRanges =
     whole || g.channels === 0 ? [{ first: 0, end: g.channels }] : ranges("conv2d", g.channels, mostChannels);
   const outputRanges = ranges("conv2d", g.outputs, mostOutputs, TILE);
-  const variant = convVariant(device.capabilities);
-  // The 3×3 kernel stores rows of a tile, the others runs of pixels: granules of four where these split into fours, else elements (in f32).
-  const granular = (variant === "subgroup" && isThreeByThree(g, 2) ? g.outWidth : pixels) % 4 === 0;
+  const variant = directVariant(device.capabilities, { g, x: x.dtype }).forward;
+  // Granules of four where what a kernel stores in a run splits into fours, else elements (in f32).
+  const granular = variant.run % 4 === 0;
   const wide = dtype !== "f32" && (!granular || channelRanges.length > 1);
   const y = empty(shape, { device, dtype: wide ? "f32" : dtype });
   if (y.size === 0) return y;
@@ -209,16 +126,9 @@ export function convolve(x: Tensor, packed: Tensor, bias: Tensor | null, dtype: 
           (tile * g.channels + c.first) * taps * TILE,
           ((tiles - 1) * g.channels + channels) * taps * TILE,
         );
-        const [chosen, groups] = forward(
-          variant,
-          g,
-          images,
-          tiles,
-          (o.end - o.first) * (granular ? pixels / 4 : pixels),
-        );
-        launch(chosen, {
+        launch(variant.kernel, {
           use: { x: x.dtype, y: granular ? y.dtype : f32x1 },
-          constants: chosen === threeByThree ? { STRIDE: g.stride } : { DILATED: g.up > 1 },
+          constants: variant.constants,
           buffers: { x: xr.bound, w: wr.bound, bias: bias ?? wr.bound, y: yr.bound },
           // prettier-ignore
           params: {
@@ -228,7 +138,9 @@ export function convolve(x: Tensor, packed: Tensor, bias: Tensor | null, dtype: 
             w_first: wr.inside / 4, w_tile: g.channels * taps * (TILE / 4),
             biased: bias && c.first === 0 ? 1 : 0, accumulate: c.first === 0 ? 0 : 1,
           },
-          grid: grid1d(groups),
+          grid: grid1d(
+            variant.groups({ images, tiles, granules: (o.end - o.first) * (granular ? pixels / 4 : pixels) }),
+          ),
           cost: {
             flops: 2 * images * (o.end - o.first) * pixels * channels * taps,
             bytes:
@@ -240,22 +152,7 @@ export function convolve(x: Tensor, packed: Tensor, bias: Tensor | null, dtype: 
       }
     }
   }
-  return wide ? map(copy, [y], { dtype }) : y;
-}
-
-function forward(
-  variant: ConvVariant,
-  g: ConvGeometry,
-  images: number,
-  tiles: number,
-  granules: number,
-): [ForwardKernel, number] {
-  const pixels = g.outHeight * g.outWidth;
-  if (variant === "subgroup" && isThreeByThree(g, 2))
-    return [threeByThree, Math.ceil(g.outWidth / 8) * Math.ceil(g.outHeight / 2) * images * tiles];
-  if (variant === "tiled") return [tiled, Math.ceil(pixels / 64) * images * Math.ceil(tiles / 2)];
-  if (variant === "naive") return [naive, Math.ceil((images * granules) / 64)];
-  return [registers, Math.ceil(pixels / 8) * images * tiles];
+  return asDType(y, dtype);
 }
 
 /** Pixels that one part of the weight's gradient sums in a row: short enough for f32, long enough that the parts stay few. */
@@ -298,8 +195,7 @@ export function weightGradient(x: Tensor, grad: Tensor, g: ConvGeometry): Tensor
     ? [{ first: 0, end: g.channels }]
     : ranges("conv2d", g.channels, Math.floor(room(device, x.dtype) / area));
   const p = empty([parts, ...shape], { device });
-  const variant = convVariant(device.capabilities);
-  const narrow = variant === "subgroup" && isThreeByThree(g, 1);
+  const { weight: variant } = directVariant(device.capabilities, { g, x: x.dtype });
   for (const n of imageRanges) {
     for (const o of outputRanges) {
       for (const c of channelRanges) {
@@ -309,9 +205,7 @@ export function weightGradient(x: Tensor, grad: Tensor, g: ConvGeometry): Tensor
         const xr = range(x, (n.first * g.channels + c.first) * area, ((count - 1) * g.channels + channels) * area);
         const gr = range(grad, (n.first * g.outputs + o.first) * pixels, ((count - 1) * g.outputs + outputs) * pixels);
         const pr = range(p, o.first * row + c.first * taps, (parts - 1) * size + (outputs - 1) * row + channels * taps);
-        const across = (width: number, height: number): number =>
-          Math.ceil((channels * (narrow ? 1 : taps)) / width) * Math.ceil(outputs / height) * parts;
-        launch(narrow ? weightThreeByThree : variant === "tiled" ? weightTiled : weightNaive, {
+        launch(variant.kernel, {
           use: { x: x.dtype, g: grad.dtype },
           buffers: { x: xr.bound, g: gr.bound, p: pr.bound },
           // prettier-ignore
@@ -321,7 +215,9 @@ export function weightGradient(x: Tensor, grad: Tensor, g: ConvGeometry): Tensor
             x_first: xr.inside, x_image: g.channels * area, g_first: gr.inside, g_image: g.outputs * pixels,
             p_first: pr.inside, p_row: row, p_part: size, accumulate: n.first === 0 ? 0 : 1,
           },
-          grid: grid1d(narrow ? across(8, 16) : variant === "tiled" ? across(64, 64) : across(64, 8)),
+          grid: grid1d(
+            Math.ceil((channels * (taps / variant.taps)) / variant.across) * Math.ceil(outputs / variant.down) * parts,
+          ),
           cost: {
             flops: 2 * count * outputs * pixels * channels * taps,
             bytes:

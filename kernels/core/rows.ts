@@ -6,16 +6,13 @@ import { contiguousStrides, library, sizeOf } from "../../engine/index.ts";
 import type { Bound, Capabilities, DType, Library, Tensor } from "../../engine/index.ts";
 import { rowLibrary } from "./libraries.ts";
 import { contiguousCopy, copy, map } from "./map.ts";
-import { forcedVariant } from "./variants.ts";
+import { chooseVariant } from "./variants.ts";
+import type { Variant } from "./variants.ts";
 
 /** Fills slot `r` of kernels whose rows may be shared. */
 export const rowWorkgroup = library("row_workgroup", new URL("./lib/row_workgroup.wgsl", import.meta.url));
 const rowSubgroup = library("row_subgroup", new URL("./lib/row_subgroup.wgsl", import.meta.url));
 const rowInvocation = library("row_invocation", new URL("./lib/row_invocation.wgsl", import.meta.url));
-
-/** Who shares a row: all invocations of a workgroup, those of a subgroup (no workgroup memory), or none. */
-export const ROW_VARIANTS = ["workgroup", "subgroup", "invocation"] as const;
-type RowVariantName = (typeof ROW_VARIANTS)[number];
 
 export interface RowVariant {
   /** Fills slot `r`. */
@@ -25,22 +22,40 @@ export interface RowVariant {
   readonly rows: number;
 }
 
-/**
- * The variant of family `family` for rows of `granules` granules. Software devices share a row in a subgroup, since workgroup memory and
- * barriers cost more there than the row itself; GPUs in a workgroup; short rows are not shared. A forced variant that the device cannot
- * run (subgroups of a size that varies) gives way to the default.
- */
-export function rowVariant(family: string, capabilities: Capabilities, granules: number): RowVariant {
-  const [least, most] = capabilities.subgroups ?? [0, 0];
-  const fixed = least === most && least > 1 && least <= capabilities.limits.maxComputeInvocationsPerWorkgroup;
-  const shared = capabilities.software ? (fixed ? "subgroup" : "invocation") : "workgroup";
-  const forced = forcedVariant(family) as RowVariantName | undefined;
-  const name = forced && (forced !== "subgroup" || fixed) ? forced : granules <= 4 ? "invocation" : shared;
-  const lanes = { workgroup: workgroupSize(granules), subgroup: least, invocation: 1 }[name];
-  const workgroup = name === "invocation" ? 64 : lanes;
-  const fills = { workgroup: rowWorkgroup, subgroup: rowSubgroup, invocation: rowInvocation }[name];
-  return { library: fills, constants: { WORKGROUP: workgroup, LANES: lanes }, rows: workgroup / lanes };
+/** The subgroup size if it is fixed and fits a workgroup, else 0. */
+function fixedSubgroup({ subgroups, limits }: Capabilities): number {
+  const [least, most] = subgroups ?? [0, 0];
+  return least === most && least > 1 && least <= limits.maxComputeInvocationsPerWorkgroup ? least : 0;
 }
+
+const shared = (fills: Library, lanes: number, rows = 1): RowVariant => ({
+  library: fills,
+  constants: { WORKGROUP: lanes * rows, LANES: lanes },
+  rows,
+});
+
+/**
+ * Who shares a row of some granules: software devices share it in a subgroup, since workgroup memory and barriers cost more there than the row
+ * itself; GPUs in a workgroup; short rows are not shared.
+ */
+const ROWS: readonly Variant<number, RowVariant>[] = [
+  {
+    name: "invocation",
+    preferred: (c, granules) => granules <= 4 || (c.software && !fixedSubgroup(c)),
+    choose: () => shared(rowInvocation, 1, 64),
+  },
+  {
+    name: "subgroup",
+    runs: (c) => fixedSubgroup(c) > 0,
+    preferred: (c) => c.software,
+    choose: (c) => shared(rowSubgroup, fixedSubgroup(c)),
+  },
+  { name: "workgroup", choose: (_, granules) => shared(rowWorkgroup, workgroupSize(granules)) },
+];
+
+/** The variant of family `family` (`softmax`, `rms_norm`, `layer_norm`) for rows of `granules` granules. */
+export const rowVariant = (family: string, capabilities: Capabilities, granules: number): RowVariant =>
+  chooseVariant(family, ROWS, capabilities, granules);
 
 /** A power of two that gives each invocation about 4 granules, 32 to 256. */
 const workgroupSize = (granules: number): number =>

@@ -1,6 +1,45 @@
 /**
- * Which variant of a kernel runs: each family states a pure function (capabilities, dtypes, shape) → variant; tests and the bench force one.
+ * Which variant of a kernel runs: each family has one table of them, and the first that runs on the device and is preferred for the problem
+ * is taken. What comes next (subgroup matrices, quantised weights) is a row more. Tests and the bench force a variant by name, here alone.
  */
+import { ArgumentError } from "../../engine/index.ts";
+import type { Capabilities } from "../../engine/index.ts";
+
+/** One row of a family's table: a way to compute problems `P`, and what a launch of it needs, `C`. Its functions are pure. */
+export interface Variant<P, C> {
+  readonly name: string;
+  /** False if the device lacks what it needs, or the problem is of another kind; default: always. */
+  readonly runs?: (capabilities: Capabilities, problem: P) => boolean;
+  /** True if no later row of the table is better; default: always. `false` for variants that are only forced. */
+  readonly preferred?: false | ((capabilities: Capabilities, problem: P) => boolean);
+  /** Kernels and constants. */
+  readonly choose: (capabilities: Capabilities, problem: P) => C;
+  /** The variant that takes its place if it is forced and does not run; default: the one that runs unforced. */
+  readonly instead?: string;
+}
+
+/** What the table of `family` has for `problem`. Throws `ArgumentError` if a variant is forced that the table does not have. */
+export function chooseVariant<P, C>(
+  family: string,
+  table: readonly Variant<P, C>[],
+  capabilities: Capabilities,
+  problem: P,
+): C {
+  const runs = (v: Variant<P, C>): boolean => v.runs?.(capabilities, problem) ?? true;
+  let name = forced.get(family);
+  while (name !== undefined) {
+    const wanted = table.find((v) => v.name === name);
+    if (!wanted)
+      throw new ArgumentError(
+        `${family}: the variant must be one of ${table.map((v) => v.name).join(", ")}; got "${name}". Force one of these.`,
+      );
+    if (runs(wanted)) return wanted.choose(capabilities, problem);
+    name = wanted.instead;
+  }
+  const best = table.find((v) => v.preferred !== false && runs(v) && (v.preferred?.(capabilities, problem) ?? true));
+  return best!.choose(capabilities, problem); // the last row of a table always runs
+}
+
 const forced = new Map<string, string>();
 
 /** Runs `fn` (synchronous) with the kernel family `family` held to `variant`. */
@@ -14,6 +53,3 @@ export function forceVariant<T>(family: string, variant: string, fn: () => T): T
     else forced.set(family, before);
   }
 }
-
-/** The variant that a test or bench asked for; undefined in ordinary runs. */
-export const forcedVariant = (family: string): string | undefined => forced.get(family);

@@ -11,9 +11,8 @@ import { f32x1, standard } from "../core/libraries.ts";
 import { io, lanesNone, sizeAny, sumWorkgroup } from "./libraries.ts";
 import { bindPart, partsOf } from "./parts.ts";
 import type { Operand } from "./parts.ts";
-import { NAIVE, chooseMatmul } from "./variants.ts";
+import { matmulVariant } from "./variants.ts";
 import type { MatmulChoice, MatmulKernel } from "./variants.ts";
-import { forcedVariant } from "../core/variants.ts";
 
 const bindings = { a: "read", b: "read", bias: "read", residual: "read", y: "read_write" } as const;
 const params = {
@@ -183,12 +182,8 @@ function overOuter(p: Product, shape: readonly number[], o: Operands, m: number,
   }
 }
 
-/** Work (m · n · k) up to which a product that would have to be packed first takes the naive kernel: one launch instead of three. */
-const SMALL = 1 << 18;
-
 /** Up to two batch dimensions. */
 function runMatrices(p: Product, counts: readonly number[], o: Operands, m: number, n: number, k: number): void {
-  const forced = forcedVariant("matmul");
   const aligned = (x: Matrix, step: number, length: number): boolean =>
     x.offset % 4 === 0 && (length === 1 || step % 4 === 0) && x.batches.every((s, d) => counts[d] === 1 || s % 4 === 0);
   // How each operand lies, and whether granules of four of it can be loaded as they are.
@@ -204,20 +199,13 @@ function runMatrices(p: Product, counts: readonly number[], o: Operands, m: numb
     [transA, transB] = [true, false];
   }
   const batches = counts[0]! * counts[1]!;
-  const small = batches * m * n * k <= SMALL;
-  if (k === 0 || forced === "naive" || (!forced && small && !(direct.a && direct.b)))
-    return launchParts(p, NAIVE, counts, o, m, n, k);
+  const packs = !direct.a || !direct.b;
+  const problem = { batches, m, n, k, transA, transB, a: o.a.tensor.dtype, b: o.b.tensor.dtype, packs };
+  const choice = matmulVariant(p.y.device.capabilities, problem);
+  if (choice.kernel === "naive") return launchParts(p, choice, counts, o, m, n, k);
   const a = direct.a ? o.a : pack(p.op, o.a, counts, m, k, transA);
   const b = direct.b ? o.b : pack(p.op, o.b, counts, k, n, transB);
-  launchParts(
-    p,
-    chooseMatmul(p.y.device.capabilities, { batches, m, n, k, transA, transB }, forced),
-    counts,
-    { ...o, a, b },
-    m,
-    n,
-    k,
-  );
+  launchParts(p, choice, counts, { ...o, a, b }, m, n, k);
 }
 
 const MAX_GROUPS = 65535;

@@ -1,5 +1,7 @@
 /** Which matmul kernel runs for which problem, and with which constants: a pure function over a committed table. */
-import type { Capabilities, Constants, Library, Uses } from "../../engine/index.ts";
+import type { Capabilities, Constants, DType, Library, Uses } from "../../engine/index.ts";
+import { chooseVariant } from "../core/variants.ts";
+import type { Variant } from "../core/variants.ts";
 import { lanesSubgroup, sizeAny, sizeFixed, sumSubgroup } from "./libraries.ts";
 
 /** A product of m × k by k × n as its operands lie: `transA`: a lies [K, M]; `transB`: b lies [N, K]. */
@@ -10,6 +12,11 @@ export interface MatmulProblem {
   readonly k: number;
   readonly transA: boolean;
   readonly transB: boolean;
+  /** How the operands are stored. */
+  readonly a: DType;
+  readonly b: DType;
+  /** An operand would have to be packed first, for any kernel but the naive one. */
+  readonly packs: boolean;
 }
 
 export type MatmulKernel = "naive" | "register" | "tiled" | "vector";
@@ -23,8 +30,7 @@ export interface MatmulChoice {
   readonly columns: number;
 }
 
-/** The reference variant; also for small products whose operands would have to be packed. */
-export const NAIVE: MatmulChoice = { kernel: "naive", constants: {}, use: {}, rows: 1, columns: 256 };
+const NAIVE: MatmulChoice = { kernel: "naive", constants: {}, use: {}, rows: 1, columns: 256 };
 
 interface Lanes {
   readonly lanes: number;
@@ -60,10 +66,8 @@ function register(p: MatmulProblem, by: Lanes | null, software: boolean): Matmul
   };
 }
 
-/** For GPUs: tiles of 128 × 128 where they make enough workgroups to fill a large device, else 64 × 64. */
-function tiled(p: MatmulProblem, forced?: string): MatmulChoice {
-  const groups = p.batches * Math.ceil(p.m / 128) * Math.ceil(p.n / 128);
-  const side = forced === "tiled-128" || (!forced && groups >= 128) ? 16 : 8;
+/** For GPUs: tiles of 8 · `side` rows and columns. */
+function tiled(p: MatmulProblem, side: 8 | 16): MatmulChoice {
   return {
     kernel: "tiled",
     constants: { ACROSS_M: side, ACROSS_N: side, TRANS_A: p.transA, TRANS_B: p.transB },
@@ -72,6 +76,9 @@ function tiled(p: MatmulProblem, forced?: string): MatmulChoice {
     columns: 8 * side,
   };
 }
+
+/** Tiles of 128 × 128 that make enough workgroups to fill a large device. */
+const fillsDevice = (p: MatmulProblem): boolean => p.batches * Math.ceil(p.m / 128) * Math.ceil(p.n / 128) >= 128;
 
 /**
  * Few rows against B [N, K] on GPUs: the invocations of a subgroup (or of a workgroup of 64) share four columns. A row has the same bits in any
@@ -93,20 +100,45 @@ function vector(p: MatmulProblem, by: Lanes | null): MatmulChoice {
 /** 16 guided pictures at once. Beyond 8 rows the weights are read again for each 8; tiles of 64 rows would be mostly empty. Not yet measured. */
 const MAX_VECTOR_ROWS = 32;
 
-/**
- * The variant of a product. `forced` (tests, bench) names one: register (without subgroups), register-lanes, tiled (64 × 64), tiled-128, vector (where A lies
- * [M, K] and B [N, K]) or vector-lanes; one that cannot run here gives way to its form without subgroups, or to the default.
- * A variant on subgroup matrices will go first on devices that have them and 16-bit operands.
- */
-export function chooseMatmul(capabilities: Capabilities, p: MatmulProblem, forced?: string): MatmulChoice {
-  const by = lanesOf(capabilities);
-  const dots = !p.transA && p.transB;
-  if (forced === "register") return register(p, null, capabilities.software);
-  if (forced === "register-lanes") return register(p, by, capabilities.software);
-  if (forced === "tiled" || forced === "tiled-128") return tiled(p, forced);
-  if (dots && forced === "vector") return vector(p, null);
-  if (dots && (forced === "vector-lanes" || (!capabilities.software && p.m <= MAX_VECTOR_ROWS))) return vector(p, by);
-  if (capabilities.software) return register(p, by, capabilities.software);
-  // Few rows against B [K, N]: a granule of columns each, and no tile that is mostly empty.
-  return p.m <= 8 ? register(p, null, capabilities.software) : tiled(p);
-}
+/** Work (m · n · k) up to which a product that would have to be packed first takes the naive kernel: one launch instead of three. */
+const SMALL = 1 << 18;
+
+const hasTerms = (_: Capabilities, p: MatmulProblem): boolean => p.k > 0;
+/** A lies [M, K] and B [N, K]. */
+const isDots = (_: Capabilities, p: MatmulProblem): boolean => p.k > 0 && !p.transA && p.transB;
+
+/** Kernels on subgroup matrices go first, for 16-bit operands on devices that have them; those of quantised weights by the dtype of b. */
+const MATMUL: readonly Variant<MatmulProblem, MatmulChoice>[] = [
+  {
+    name: "naive",
+    preferred: (_, p) => p.k === 0 || (p.packs && p.batches * p.m * p.n * p.k <= SMALL),
+    choose: () => NAIVE,
+  },
+  {
+    name: "vector-lanes",
+    runs: isDots,
+    preferred: (c, p) => !c.software && p.m <= MAX_VECTOR_ROWS,
+    choose: (c, p) => vector(p, lanesOf(c)),
+    instead: "register-lanes",
+  },
+  { name: "vector", runs: isDots, preferred: false, choose: (_, p) => vector(p, null), instead: "register-lanes" },
+  {
+    name: "register-lanes",
+    runs: hasTerms,
+    preferred: (c) => c.software,
+    choose: (c, p) => register(p, lanesOf(c), c.software),
+  },
+  {
+    name: "register",
+    runs: hasTerms,
+    // Few rows against B [K, N]: a granule of columns each, and no tile that is mostly empty.
+    preferred: (_, p) => p.m <= 8,
+    choose: (c, p) => register(p, null, c.software),
+  },
+  { name: "tiled-128", runs: hasTerms, preferred: (_, p) => fillsDevice(p), choose: (_, p) => tiled(p, 16) },
+  { name: "tiled", runs: hasTerms, choose: (_, p) => tiled(p, 8) },
+];
+
+/** The kernel of a product; variants whose names end in `-lanes` share loads in a subgroup where there is one. */
+export const matmulVariant = (capabilities: Capabilities, p: MatmulProblem): MatmulChoice =>
+  chooseVariant("matmul", MATMUL, capabilities, p);

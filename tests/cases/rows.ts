@@ -1,8 +1,9 @@
 /** Cases of the row-wise ops: norms, softmax, rotary positions, dropout. */
 import { F, Generator, philox, unitFloat } from "../../index.ts";
-import type { DType } from "../../index.ts";
+import type { DType, Tensor } from "../../index.ts";
 import type { Case, Input } from "../harness.ts";
 import { mapRef } from "../reference.ts";
+import type { Ref } from "../reference.ts";
 import { layerNormRef, rmsNormRef, ropeRef, softmaxRef } from "../reference/rows.ts";
 
 type Layout = Pick<Input, "shape" | "layout">;
@@ -84,6 +85,43 @@ function layer(s: Layout, x: DType, weight: DType | null, bias: DType | null, mo
   };
 }
 
+/** Ops of the last dimension alone: a row here makes rows of every length, dtype and layout, in windows and in each variant of `family`. */
+const rowOps: readonly {
+  readonly op: string;
+  readonly run: (x: Tensor) => Tensor;
+  readonly reference: (x: Ref) => Ref;
+  /** Family of variants; none if its rows are not shared. */
+  readonly family?: string;
+}[] = [
+  {
+    op: "softmax",
+    run: (x) => F.softmax(x),
+    reference: (x) => softmaxRef(x, x.shape.length - 1, false),
+    family: "softmax",
+  },
+  {
+    op: "logSoftmax",
+    run: (x) => F.logSoftmax(x),
+    reference: (x) => softmaxRef(x, x.shape.length - 1, true),
+    family: "softmax",
+  },
+];
+const rowOpCases: Case[] = rowOps.flatMap(({ op, run, reference, family }) => {
+  const row = (s: Layout, dtype: DType, more: Partial<Case> = {}): Case => ({
+    op,
+    inputs: [{ ...s, dtype, low: -4, high: 4 }],
+    run: ([x]) => run(x!),
+    reference: ([x]) => reference(x!),
+    terms: s.shape.at(-1)!,
+    ...(family && { variants: variants(family) }),
+    ...more,
+  });
+  return FLOATS.flatMap((dtype) => [
+    ...shapes.map((s) => row(s, dtype)),
+    row(cut, dtype, { note: "windows", windows: true }),
+  ]);
+});
+
 const norms: Case[] = [
   ...shapes.flatMap((s) => FLOATS.flatMap((dtype) => [rms(s, dtype, dtype), layer(s, dtype, dtype, dtype)])),
   ...mixed.flatMap(([x, w]) =>
@@ -121,14 +159,12 @@ function soft(log: boolean, s: Layout, dtype: DType, dim: number, more: Partial<
 }
 
 const softmaxes: Case[] = [false, true].flatMap((log) => [
-  ...shapes.flatMap((s) => FLOATS.map((dtype) => soft(log, s, dtype, -1))),
   ...FLOATS.flatMap((dtype) => [
     soft(log, { shape: [5, 9] }, dtype, 0, { note: "dim 0" }),
     soft(log, { shape: [3, 6, 4] }, dtype, 1, { note: "dim 1" }),
   ]),
   ...(log ? [] : [soft(log, many, "f32", -1, { note: "many rows", variants: shared("softmax") })]),
   soft(log, { shape: [1, 10240] }, "f32", -1, { note: "one long row" }),
-  ...FLOATS.map((dtype) => soft(log, cut, dtype, -1, { note: "windows", windows: true })),
   // Offsets that overflow exp without the maximum taken off, and one value far above the others (no slope is left of its softmax).
   soft(log, { shape: [3, 20] }, "f32", -1, { note: "large", inputs: [{ shape: [3, 20], low: 9990, high: 10000 }] }),
   soft(log, { shape: [2, 12] }, "f32", -1, {
@@ -264,4 +300,4 @@ const dropouts: Case[] = [
   ...FLOATS.map((dtype) => drop({ shape: [2500] }, dtype, 0.3, { note: "windows", windows: true })),
 ];
 
-export const rowCases: Case[] = [...norms, ...softmaxes, ...ropes, ...dropouts];
+export const rowCases: Case[] = [...norms, ...rowOpCases, ...softmaxes, ...ropes, ...dropouts];

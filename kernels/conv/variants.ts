@@ -1,0 +1,174 @@
+/**
+ * The kernels of convolution and which of them run: a matrix product where a convolution is one; else "subgroup" and "registers" (no workgroup
+ * memory) on software Vulkan, "tiled" (workgroup memory) on GPUs, "naive" as the reference.
+ */
+import { kernel, library } from "../../engine/index.ts";
+import type { Capabilities, Constants, DType, Kernel, Library } from "../../engine/index.ts";
+import { standard } from "../core/libraries.ts";
+import { chooseVariant } from "../core/variants.ts";
+import type { Variant } from "../core/variants.ts";
+
+/** Sizes of one convolution; `up` − 1 zeros stand between the pixels of the input (gradient of a stride), `top` and `left` may be negative. */
+export interface ConvGeometry {
+  readonly images: number;
+  readonly channels: number;
+  readonly height: number;
+  readonly width: number;
+  readonly outputs: number;
+  readonly outHeight: number;
+  readonly outWidth: number;
+  readonly kernelHeight: number;
+  readonly kernelWidth: number;
+  readonly stride: number;
+  readonly up: number;
+  readonly top: number;
+  readonly left: number;
+}
+
+const lib = (name: string, url: URL, ...included: readonly Library[]): Library =>
+  library(`conv2d_${name}`, url, included);
+const forwardPass = lib("forward", new URL("./lib/conv2d_forward.wgsl", import.meta.url), ...standard);
+const place = lib("place", new URL("./lib/conv2d_place.wgsl", import.meta.url));
+const weightPart = lib("weight_part", new URL("./lib/conv2d_weight_part.wgsl", import.meta.url), ...standard);
+
+const FORWARD_BINDINGS = { x: "read", w: "read", bias: "read", y: "read_write" } as const;
+// prettier-ignore
+const FORWARD_PARAMS = {
+  images: "u32", channels: "u32", height: "u32", width: "u32", out_height: "u32", out_width: "u32", kernel_height: "u32", kernel_width: "u32",
+  stride: "u32", up: "i32", top: "i32", left: "i32", o_first: "u32", o_end: "u32", x_first: "u32", x_image: "u32", y_first: "u32", y_image: "u32", w_first: "u32", w_tile: "u32",
+  biased: "u32", accumulate: "u32",
+} as const;
+type ForwardKernel = Kernel<keyof typeof FORWARD_BINDINGS, keyof typeof FORWARD_PARAMS>;
+const forwardKernel = (name: string, url: URL, ...included: readonly Library[]): ForwardKernel =>
+  kernel(name, url, FORWARD_BINDINGS, FORWARD_PARAMS, [...standard, forwardPass, ...included]);
+const naive = forwardKernel("conv2d", new URL("./conv2d.wgsl", import.meta.url), place);
+const registers = forwardKernel("conv2d_registers", new URL("./conv2d_registers.wgsl", import.meta.url), place);
+const threeByThree = forwardKernel("conv2d_3x3", new URL("./conv2d_3x3.wgsl", import.meta.url));
+const tiled = forwardKernel("conv2d_tiled", new URL("./conv2d_tiled.wgsl", import.meta.url), place);
+
+const WEIGHT_BINDINGS = { x: "read", g: "read", p: "read_write" } as const;
+// prettier-ignore
+const WEIGHT_PARAMS = {
+  images: "u32", channels: "u32", outputs: "u32", height: "u32", width: "u32", out_height: "u32", out_width: "u32",
+  kernel_height: "u32", kernel_width: "u32", stride: "u32", top: "i32", left: "i32", rows: "u32", parts: "u32", x_first: "u32", x_image: "u32", g_first: "u32", g_image: "u32", p_first: "u32", p_row: "u32", p_part: "u32",
+  accumulate: "u32",
+} as const;
+type WeightKernel = Kernel<keyof typeof WEIGHT_BINDINGS, keyof typeof WEIGHT_PARAMS>;
+const weightKernel = (name: string, url: URL): WeightKernel =>
+  kernel(name, url, WEIGHT_BINDINGS, WEIGHT_PARAMS, [...standard, weightPart]);
+const weightNaive = weightKernel("conv2d_weight", new URL("./conv2d_weight.wgsl", import.meta.url));
+const weightThreeByThree = weightKernel("conv2d_weight_3x3", new URL("./conv2d_weight_3x3.wgsl", import.meta.url));
+const weightTiled = weightKernel("conv2d_weight_tiled", new URL("./conv2d_weight_tiled.wgsl", import.meta.url));
+
+/** What is computed: the convolution of `g`, of an input of dtype `x`. */
+export interface ConvProblem {
+  readonly g: ConvGeometry;
+  readonly x: DType;
+  /** How it is a matrix product; null if it is none, or the kernels of its own are asked for. */
+  readonly product?: "pixels" | "patches" | null;
+}
+
+/** A launch of the convolution: images, tiles of 32 output channels, granules of an image that are stored. */
+interface Forward {
+  readonly kernel: ForwardKernel;
+  readonly constants: Constants;
+  /** Elements that it stores in a run. */
+  readonly run: number;
+  readonly groups: (size: { readonly images: number; readonly tiles: number; readonly granules: number }) => number;
+}
+
+/** A launch of the weight's gradient: a workgroup takes `across` of the (channel, tap / taps) and `down` output channels. */
+interface Weight {
+  readonly kernel: WeightKernel;
+  readonly taps: number;
+  readonly across: number;
+  readonly down: number;
+}
+
+interface Direct {
+  readonly product: null;
+  readonly forward: Forward;
+  readonly weight: Weight;
+}
+
+export type ConvVariant = Direct | { readonly product: "pixels" | "patches" };
+
+/** The kernels that have the nine taps of a 3 × 3 written out take strides 1 and 2, forward; the gradient of the weight only stride 1. */
+const isThreeByThree = (g: ConvGeometry, mostStride: number): boolean =>
+  g.kernelHeight === 3 && g.kernelWidth === 3 && g.stride <= mostStride && g.up === 1;
+
+const pixelsOf = (g: ConvGeometry): number => g.outHeight * g.outWidth;
+const general = (kernel: ForwardKernel, g: ConvGeometry, groups: Forward["groups"]): Forward => ({
+  kernel,
+  constants: { DILATED: g.up > 1 },
+  run: pixelsOf(g),
+  groups,
+});
+const byRegisters = (g: ConvGeometry): Forward =>
+  general(registers, g, ({ images, tiles }) => Math.ceil(pixelsOf(g) / 8) * images * tiles);
+const plainWeight: Weight = { kernel: weightNaive, taps: 1, across: 64, down: 8 };
+
+function bySubgroup(g: ConvGeometry): Direct {
+  const forward: Forward = {
+    kernel: threeByThree,
+    constants: { STRIDE: g.stride },
+    run: g.outWidth,
+    groups: ({ images, tiles }) => Math.ceil(g.outWidth / 8) * Math.ceil(g.outHeight / 2) * images * tiles,
+  };
+  return {
+    product: null,
+    forward: isThreeByThree(g, 2) ? forward : byRegisters(g),
+    weight: isThreeByThree(g, 1) ? { kernel: weightThreeByThree, taps: 9, across: 8, down: 16 } : plainWeight,
+  };
+}
+
+/** Software Vulkan pays dearly for workgroup memory and barriers: it takes registers, with subgroups of 8 broadcasting values. */
+const DIRECT: readonly Variant<ConvProblem, Direct>[] = [
+  {
+    name: "subgroup",
+    runs: ({ subgroups }) => subgroups?.every((n) => n === 8) ?? false,
+    preferred: ({ software }) => software,
+    choose: (_, { g }) => bySubgroup(g),
+    instead: "registers",
+  },
+  {
+    name: "registers",
+    preferred: ({ software }) => software,
+    choose: (_, { g }) => ({ product: null, forward: byRegisters(g), weight: plainWeight }),
+  },
+  {
+    name: "naive",
+    preferred: false,
+    choose: (_, { g }) => ({
+      product: null,
+      forward: general(naive, g, ({ images, granules }) => Math.ceil((images * granules) / 64)),
+      weight: plainWeight,
+    }),
+  },
+  {
+    name: "tiled",
+    choose: (_, { g }) => ({
+      product: null,
+      forward: general(tiled, g, ({ images, tiles }) => Math.ceil(pixelsOf(g) / 64) * images * Math.ceil(tiles / 2)),
+      weight: { kernel: weightTiled, taps: 1, across: 64, down: 64 },
+    }),
+  },
+];
+
+const CONV: readonly Variant<ConvProblem, ConvVariant>[] = [
+  {
+    name: "matmul",
+    runs: (_, { product }) => Boolean(product),
+    choose: (_, { product }) => ({ product: product! }),
+    instead: "registers",
+  },
+  ...DIRECT,
+];
+
+/** What computes a convolution. */
+export const convVariant = (capabilities: Capabilities, problem: ConvProblem): ConvVariant =>
+  chooseVariant("conv2d", CONV, capabilities, problem);
+
+/** The kernels of its own for a convolution that is not computed as a product. */
+export const directVariant = (capabilities: Capabilities, { g, x }: ConvProblem): Direct =>
+  convVariant(capabilities, { g, x }) as Direct; // without `product` no other row runs
