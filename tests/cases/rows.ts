@@ -92,6 +92,8 @@ const rowOps: readonly {
   readonly reference: (x: Ref) => Ref;
   /** Family of variants; none if its rows are not shared. */
   readonly family?: string;
+  /** Other values than −4 to 4, e.g. away from a kink. */
+  readonly values?: Pick<Input, "low" | "high" | "avoidZero">;
 }[] = [
   {
     op: "softmax",
@@ -106,10 +108,10 @@ const rowOps: readonly {
     family: "softmax",
   },
 ];
-const rowOpCases: Case[] = rowOps.flatMap(({ op, run, reference, family }) => {
+const rowOpCases: Case[] = rowOps.flatMap(({ op, run, reference, family, values }) => {
   const row = (s: Layout, dtype: DType, more: Partial<Case> = {}): Case => ({
     op,
-    inputs: [{ ...s, dtype, low: -4, high: 4 }],
+    inputs: [{ ...s, dtype, low: -4, high: 4, ...values }],
     run: ([x]) => run(x!),
     reference: ([x]) => reference(x!),
     terms: s.shape.at(-1)!,
