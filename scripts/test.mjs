@@ -1,4 +1,4 @@
-// `npm test`: set-up, types, lint, tier 0 (no GPU), tier 1 (software Vulkan or a GPU), the package.
+// `npm test`: set-up, types, lint, format, tier 0 (no GPU), tier 1 (software Vulkan or a GPU), the package.
 // `npm run test:fast`: tier 0 alone, without a driver. `npm run test:long`: proofs that have a short form in `npm test` in their long one.
 // Further arguments go to vitest (a file name, `-t`).
 // The last line is always "N passed, N failed".
@@ -57,6 +57,7 @@ try {
   if (!fast) {
     check("types", tool("typescript", "tsc"), ["-p", "tsconfig.json"]);
     check("lint", tool("oxlint"), ["--type-aware", "--deny-warnings"]);
+    check("format", tool("prettier"), ["--check", "--log-level", "warn", "."]);
   }
   runVitest();
   if (!fast) check("package", join(root, "scripts", "check_package.mjs"));
