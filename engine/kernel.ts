@@ -17,7 +17,7 @@ export type Constants = Readonly<Record<string, number | boolean | string>>;
 /** WGSL that kernels, and other libraries, include by `//#use`. */
 export interface Library {
   readonly name: string;
-  /** Where the WGSL is, for messages. */
+  /** Path of the WGSL, for messages. */
   readonly url: URL | null;
   /** The libraries that its text names. */
   readonly libraries: readonly Library[];
@@ -28,7 +28,7 @@ export type Uses = Readonly<Record<string, Library | DType>>;
 
 export interface Kernel<B extends string = string, P extends string = string> {
   readonly name: string;
-  /** Where the WGSL is, for messages. */
+  /** Path of the WGSL, for messages. */
   readonly url: URL | null;
   readonly bindings: Readonly<Record<B, Access>>;
   readonly params: Readonly<Record<P, ParamType>>;
@@ -171,7 +171,7 @@ export function specialise(target: Kernel, constants: Constants = {}, uses: Uses
   return [...directives, body].join("\n");
 }
 
-/** `value` as WGSL in the place of `old`: an unsigned literal where `old` is one, a float where `old` is one. */
+/** `value` as WGSL in the place of `old`: an unsigned literal if `old` is one, a float if `old` is one. */
 function literal(value: number | boolean | string, old: string, type: string | undefined, where: string): string {
   if (typeof value !== "number") return String(value);
   if (!Number.isFinite(value)) throw new ArgumentError(`${where}: ${value} is not a finite number`);
