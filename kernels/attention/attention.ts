@@ -60,7 +60,7 @@ export interface AttentionOptions {
 interface Masks {
   /** CAUSAL 1, STARTS 2, DOCUMENTS 4, as in `lib/attention_keys.wgsl`. */
   readonly flags: number;
-  /** Starts, then documents; null where there are none. */
+  /** Starts, then documents; null if there are none. */
   readonly words: Tensor | null;
   /** Pairs of a query and a key that it sees, over the batch; and without starts and documents, as the kernels may visit them. */
   readonly pairs: number;
@@ -118,7 +118,7 @@ const flopsOf = (products: number, q: Tensor, pairs: number): number =>
 
 /** Pairs that causality alone leaves of one row. */
 function causalPairs(queries: number, keys: number): number {
-  const seeing = Math.min(queries, keys); // of more queries than keys the first see none
+  const seeing = Math.min(queries, keys); // if there are more queries than keys, the first see none
   return seeing * (keys - seeing) + (seeing * (seeing + 1)) / 2;
 }
 const bytesOf = (...tensors: readonly Tensor[]): number =>
@@ -311,7 +311,7 @@ function mostPairs(q: Tensor, k: Tensor, causal: boolean): number {
   return q.shape[0]! * (causal ? causalPairs(queries, keys) : queries * keys);
 }
 
-/** Pairs of a query and a key of one document, where the host knows the documents. */
+/** Pairs of a query and a key of one document, if the host knows the documents. */
 function documentPairs(documents: Tensor | undefined, causal: boolean): number | null {
   const ids = documents?.storage.hostValues;
   if (!documents || !ids || ids.length !== documents.size || !documents.isContiguous) return null;

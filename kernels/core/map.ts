@@ -169,7 +169,7 @@ function mapStrided(
     views.map((v, i) => ({ ...v, strides: strides[i]! })),
   );
 
-  // One launch where all parts fit a binding; else the box is cut in two along the dimension that reaches farthest in what does not fit.
+  // One launch if all parts fit a binding; else the box is cut in two along the dimension that reaches farthest in what does not fit.
   function split(target: Tensor, start: number, part: readonly number[], at: readonly View[]): void {
     const limit = y.device.limits.maxStorageBufferBindingSize;
     const slack = y.device.limits.minStorageBufferOffsetAlignment + 16;

@@ -104,7 +104,7 @@ function rotated(x: Tensor, positions: Tensor, theta: number, dim: -2 | -3, sign
   const span = (t: Tensor, size: Triple, strides: Triple): number =>
     D + size.reduce((sum, n, i) => sum + (n - 1) * strides[i]!, 0) + align(t);
 
-  // One launch where all parts fit a binding; else the box is cut in two along the dimension that is outermost in y.
+  // One launch if all parts fit a binding; else the box is cut in two along the dimension that is outermost in y.
   const part = (size: Triple, first: Triple): void => {
     const limit = x.device.limits.maxStorageBufferBindingSize - 16;
     if (
@@ -155,7 +155,7 @@ function rotated(x: Tensor, positions: Tensor, theta: number, dim: -2 | -3, sign
   return asDType(y, x.dtype);
 }
 
-/** `x` where the kernel can walk its strides in granules of `width` elements, else a contiguous copy. */
+/** `x` if the kernel can walk its strides in granules of `width` elements, else a contiguous copy. */
 function operand(x: Tensor, width: number): Tensor {
   if (width === 1 && x.dtype !== "f32") return map(copy, [x], { dtype: "f32" });
   const walks =
