@@ -7,7 +7,7 @@ import { ArgumentError } from "../../engine/errors.ts";
 import { checkImage } from "./image.ts";
 import type { RgbImage } from "./image.ts";
 
-// Of 32 bits 8 are the pixel's and 2 stay free: Σ|weight| < 2 for this kernel, so a sum fits an int32.
+// The 32 bits hold 8 of the pixel and 2 free ones: Σ|weight| < 2 for this kernel, so a sum fits an int32.
 const PRECISION_BITS = 22;
 const HALF = 1 << (PRECISION_BITS - 1);
 const A = -0.5; // the kernel's free parameter

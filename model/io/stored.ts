@@ -1,4 +1,4 @@
-/** A tensor as a checkpoint file holds it: its name, dtype, shape, and where its bytes are. */
+/** A tensor as a checkpoint file holds it: its name, dtype, shape, and the position of its bytes. */
 import { shapeText } from "../../engine/errors.ts";
 import { quote } from "./errors.ts";
 
