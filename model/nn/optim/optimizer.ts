@@ -24,7 +24,7 @@ import { groupBy } from "./rules.ts";
 import type { Moving, Rule } from "./rules.ts";
 
 export interface OptimizerParameter {
-  /** In the keys of the state dict; the default is the position in the list. */
+  /** Name in the keys of the state dict (default: the position in the list). */
   readonly name?: string;
   /** The parameter the model computes with. If it is f16 or bf16, the optimizer keeps an f32 master of it and rewrites it with each step. */
   readonly tensor: Tensor;

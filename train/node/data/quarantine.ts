@@ -32,7 +32,7 @@ export class Quarantine {
   readonly share: number;
   readonly least: number;
   private readonly settings: string | undefined;
-  /** Those that the file has already: a run that goes on meets them again. */
+  /** Samples that the file has already: a resumed run meets them again. */
   private known: Set<string> | null = null;
 
   constructor(options: QuarantineOptions = {}) {

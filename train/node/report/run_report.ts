@@ -113,9 +113,9 @@ const THUMBNAIL = 144; // CSS pixels
 const count = (n: number): string => n.toLocaleString("en-US");
 
 export interface RunReportOptions {
-  /** The browser loads the page again every so many seconds: while the run goes on. */
+  /** The browser loads the page again every so many seconds: while the run lasts. */
   readonly refresh?: number;
-  /** Of the log, where they are at hand; else it is read. */
+  /** Curves of the log, if at hand; else the log is read. */
   readonly curves?: RunCurves;
 }
 
