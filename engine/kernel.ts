@@ -3,7 +3,7 @@
  *
  * Specialisation replaces the right-hand side of top-level `const` and `alias` lines by name, and swaps which library a
  * `//#use LIBRARY as SLOT` line names; nothing else. A library is WGSL text whose names end in `_T`; for slot `x` they end in `_x`.
- * `//#use LIBRARY` without a slot includes the library as it is, once. A file names the libraries in its text and gets them where it is
+ * `//#use LIBRARY` without a slot includes the library as it is, once. A file names the libraries in its text and gets them when it is
  * declared: `kernel(…, [grid, finite])`, `library(name, url, [finite])`. A library may hold a family's `Params` and bindings.
  */
 import type { DType } from "./dtype.ts";

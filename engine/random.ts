@@ -41,7 +41,7 @@ function mulWide(a: number, b: number): [number, number] {
 export const unitFloat = (word: number): number => (word >>> 8) / 16777216;
 
 /**
- * Source of random numbers for ops: a seed and a step that live in a GPU buffer, so that captured programs can go on to the
+ * Source of random numbers for ops: a seed and a step that live in a GPU buffer, so that captured programs can advance to the
  * next step by a write to it. Ops add a `site` (which op of the program) and the element's index.
  */
 export class Generator {

@@ -27,7 +27,7 @@ class TextHead implements Head {
   private readonly sampler: Sampler;
   /** f32 [V], added to the logits; null if nothing is suppressed. */
   private readonly bias: Tensor | null;
-  /** u32 [B, V]: not 0 where the token has been seen; null without a penalty. */
+  /** u32 [B, V]: not 0 if the token has been seen; null without a penalty. */
   private readonly seen: Tensor | null;
   private readonly penalty: number;
 

@@ -61,7 +61,7 @@ function contentOf(token: unknown): string | undefined {
 }
 
 /**
- * The declared pre-tokenizer with what the library gets wrong replaced: its `Digits` knows only decimal digits, where the reference
+ * The declared pre-tokenizer with what the library gets wrong replaced: its `Digits` knows only decimal digits, while the reference
  * takes every numeral (Nd, Nl, No). Kinds of splits that it would silently do otherwise are refused.
  */
 function preTokenizer(declared: unknown, depth = 0): Json | null {

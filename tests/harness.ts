@@ -163,7 +163,7 @@ const MAX_DRAWS = 4;
 
 /**
  * Runs one case on `device` with inputs of `seed`, forward and backward with the variant `force` if one is named. Random inputs now and then
- * cancel (x · w + b next to 0, a bias whose gradients add up to next to 0), and no arithmetic of the dtype can then meet a relative bound: where
+ * cancel (x · w + b next to 0, a bias whose gradients add up to next to 0), and no arithmetic of the dtype can then meet a relative bound: if
  * each check that fails is one that the inputs' own rounding moves by more than its bound, inputs are drawn again. Wrong results fail on those too.
  */
 export async function runCase(

@@ -11,7 +11,7 @@ export interface Operand {
   readonly tensor: Tensor;
   /** Its heads for one key head. */
   readonly perHead: number;
-  /** Elements that the kernel counts as one: 4 where it reads granules, else 1. */
+  /** Elements that the kernel counts as one: 4 if it reads granules, else 1. */
   readonly unit: number;
 }
 

@@ -50,7 +50,7 @@ function room(device: Device, dtype: DType): number {
   return Math.floor(((limit - align - 16) * 8) / DTYPES[dtype].bits);
 }
 
-/** Binds elements `start` … `start + count` of a contiguous tensor, from a multiple of the alignment; `inside` is where they begin. */
+/** Binds elements `start` … `start + count` of a contiguous tensor, from a multiple of the alignment; `inside` is their offset in it. */
 function range(t: Tensor, start: number, count: number): { bound: Bound; inside: number } {
   const per = (t.device.limits.minStorageBufferOffsetAlignment * 8) / DTYPES[t.dtype].bits;
   const first = Math.floor(start / per) * per;

@@ -125,7 +125,7 @@ function reduceDims(kind: Reduction, x: Tensor, dims: readonly number[], keepdim
   const kept = x.shape.map((_, d) => d).filter((d) => !dims.includes(d));
   const finalShape = keepdim ? x.shape.map((n, d) => (dims.includes(d) ? 1 : n)) : kept.map((d) => x.shape[d]!);
   const n = dims.reduce((p, d) => p * x.shape[d]!, 1);
-  // Neighbouring dimensions are reduced where they lie; others are brought to the end first.
+  // Neighbouring dimensions are reduced without a copy; others are brought to the end first.
   const together = dims.every((d, i) => i === 0 || d === dims[i - 1]! + 1);
   const before = dims.length ? dims[0]! : x.rank;
   const outer = together ? sizeOf(x.shape.slice(0, before)) : sizeOf(kept.map((d) => x.shape[d]!));
@@ -186,7 +186,7 @@ function reduceIntegers(kind: Reduction, x: Tensor, outer: number, n: number, in
   }
 }
 
-/** As `reduceMiddle`, even if one outer row exceeds a binding: each such row is cut along n, its parts reduced, then joined. */
+/** As `reduceMiddle`, also if one outer row exceeds a binding: each such row is cut along n, its parts reduced, then joined. */
 function reduceLong(kind: Kind, x: Tensor, outer: number, n: number, inner: number, scale: number): Tensor {
   if (storageBytes(x.dtype, n * inner) <= x.device.limits.maxStorageBufferBindingSize)
     return reduceMiddle(kind, x, outer, n, inner, scale);

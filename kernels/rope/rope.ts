@@ -1,7 +1,7 @@
 /**
  * Rotary position embedding (Su et al. 2021, arXiv:2104.09864) in the half-split ("rotate-half") convention of Llama.
  *
- * Angles: position · θ_i reaches 16,383 radians, where an f32 product is off by 1e-3 and GPUs' sin and cos by more. A table of sines would
+ * Angles: position · θ_i reaches 16,383 radians, at which an f32 product is off by 1e-3 and GPUs' sin and cos by more. A table of sines would
  * have to know the largest position; instead θ_i is kept as a 64-bit fraction of a turn (made in f64), and the kernel multiplies and
  * reduces it in integers, exact for every 32-bit position (`lib/turns.wgsl`).
  */

@@ -253,7 +253,7 @@ interface Pass {
   readonly isMass: boolean;
 }
 
-/** Eight bits of the key a pass. In topP's last one a bin is one key: counts give its weight, and where a tie is to be cut. */
+/** Eight bits of the key a pass. In topP's last one a bin is one key: counts give its weight, and the position at which a tie is cut. */
 function passesOf({ topK, topP }: Bounds): Pass[] {
   const of = (steps: readonly number[], mass: boolean): Pass[] =>
     steps.map((step, i) => ({ shift: 24 - 8 * i, step, isMass: mass && i < 3 }));

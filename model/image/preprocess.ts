@@ -25,7 +25,7 @@ export interface PreprocessConfig {
 }
 
 /**
- * Reads the parsed `preprocessor_config.json` (DeepSeek's layout) or `processor_config.json` (transformers' layout, where the same keys
+ * Reads the parsed `preprocessor_config.json` (DeepSeek's layout) or `processor_config.json` (transformers' layout, in which the same keys
  * stand under `image_processor` and the size is `{height, width}`). Absent keys take the values of the published models.
  * Throws `ConfigError`.
  */

@@ -11,7 +11,7 @@ import type { RgbImage } from "./image.ts";
 const PRECISION_BITS = 22;
 const HALF = 1 << (PRECISION_BITS - 1);
 const A = -0.5; // the kernel's free parameter
-const RADIUS = 2; // where the kernel ends
+const RADIUS = 2; // radius of the kernel
 
 /** Which inputs each output sums, all packed: output i takes `weights[start[i] …]` from `first[i]` on. */
 interface Taps {

@@ -135,7 +135,7 @@ export async function readImage(source: string | Uint8Array, options: ReadImageO
       `${name} cannot be decoded: its ${format} data is cut off or damaged (${why || "the header"})`,
     );
   };
-  // The limit is checked below, where both numbers are known. `failOn: "error"`: broken data is an error, harmless oddities are not.
+  // The limit is checked below, once both numbers are known. `failOn: "error"`: broken data is an error, harmless oddities are not.
   const load = (): Sharp =>
     sharp(bytes, {
       failOn: "error",

@@ -1,5 +1,5 @@
 /**
- * The loop of every training run: where it begins, the step, and what is done once in a while. What a step computes, and what a checkpoint
+ * The loop of every training run: its start, the step, and what is done once in a while. What a step computes, and what a checkpoint
  * contains besides, is the stage's (train.ts for stages 1 to 3, stage0/train.ts). Checkpoints are models by themselves
  * (`janus generate --model run/step-…`), and a run resumes from them bit for bit.
  */
@@ -149,7 +149,7 @@ export async function runLoop<Sample, Event extends LoopEvent, Config extends An
   }
 }
 
-/** Opens where the run begins: the newest checkpoint that verifies, else the model given. */
+/** Opens the start of the run: the newest checkpoint that verifies, else the model given. */
 async function startOf<Config extends AnyConfig>(
   options: LoopOptions<Config, never>,
   folder: RunFolder,

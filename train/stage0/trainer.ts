@@ -1,7 +1,7 @@
 /**
  * Stage 0: training the image tokenizer itself, for those who start from nothing. LlamaGen's losses (reconstruction, codebook, commitment with
  * weight 0.25, the adversarial one if it has a weight) without its perceptual one, which needs a trained VGG16; unused codes are moved to
- * where vectors are. Janus never trains the tokenizer: its three stages keep it frozen.
+ * close to vectors. Janus never trains the tokenizer: its three stages keep it frozen.
  */
 import {
   ArgumentError,
@@ -413,7 +413,7 @@ export class VqTraining {
 
   /**
    * Puts the codes that the last `steps` steps did not use onto the most used one, to be called at the end of a training with a rate weight: a
-   * vector that keeps its distance from a rare code while training takes the nearest afterwards, and codes moved to where vectors are would
+   * vector that keeps its distance from a rare code while training takes the nearest afterwards, and codes moved close to vectors would
    * draw it. Of equal codes the lowest is taken. Returns how many codes are left.
    */
   retire(steps: number): number {

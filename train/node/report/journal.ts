@@ -17,7 +17,7 @@ export interface JournalOptions {
   readonly onNotice: (message: string) => void;
 }
 
-/** Where a run stands when its report may be due. */
+/** State of a run when its report may be due. */
 export interface Standing {
   /** At its end the report is always due. */
   readonly isEnd: boolean;

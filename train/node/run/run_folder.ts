@@ -23,7 +23,7 @@ export interface OpenRunOptions {
   /** Called for a lock taken over, and for leftovers that were removed or could not be. */
   readonly onNotice?: (message: string) => void;
   readonly fileSystem?: FileSystem;
-  /** Whether the process that holds a lock still runs (default: asks the system). */
+  /** Whether the process that holds a lock still runs (default: ask the system). */
   readonly isAlive?: (holder: LockHolder) => boolean;
 }
 
