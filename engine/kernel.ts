@@ -171,7 +171,7 @@ export function specialise(target: Kernel, constants: Constants = {}, uses: Uses
   return [...directives, body].join("\n");
 }
 
-/** `value` as WGSL in the place of `old`: an unsigned literal if `old` is one, a float if `old` is one. */
+/** `value` as WGSL in place of `old`: an unsigned literal if `old` is one, a float if `old` is one. */
 function literal(value: number | boolean | string, old: string, type: string | undefined, where: string): string {
   if (typeof value !== "number") return String(value);
   if (!Number.isFinite(value)) throw new ArgumentError(`${where}: ${value} is not a finite number`);

@@ -267,7 +267,7 @@ export class BufferPool {
     return !isFree;
   }
 
-  /** Puts a second attempt in the place of what was refused. */
+  /** Replaces a refused allocation by a second attempt. */
   restore(buffer: PoolBuffer, gpu: GPUBuffer | null): void {
     this.stats.reservedBytes += buffer.size;
     buffer.isRefused = false;

@@ -1,5 +1,5 @@
 /**
- * One training sample as tokens, and rows of several of them. A token is the id of a text token, the place of a piece of an image, or an image
+ * One training sample as tokens, and rows of several of them. A token is the id of a text token, the position of a piece of an image, or an image
  * code; what it has to predict is a text token, an image code, or nothing. Prompts, placeholders and padding predict nothing.
  */
 import { ArgumentError } from "../engine/index.ts";

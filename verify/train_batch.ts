@@ -14,7 +14,7 @@ export interface GoldenBatch {
   readonly pictures: readonly number[];
 }
 
-/** Which of `vision.pixels` picture `k` of the batch is, `inRow` being its place in its own row. */
+/** Which of `vision.pixels` picture `k` of the batch is, `inRow` being its position in its own row. */
 type Choice = (inRow: number, k: number) => number;
 
 /**

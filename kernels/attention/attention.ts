@@ -73,7 +73,7 @@ interface Masks {
  *
  * Inputs may be views: rows of D elements in one piece are read where they lie (a permuted [B, T, H, D] is not copied). The result is a
  * permuted view of [B, Tq, Hq, D] in memory, so that `permute(y, [0, 2, 1, 3])` then `reshape` to [B, Tq, Hq · D] copies nothing;
- * gradients lie in memory as their inputs do. D is best a multiple of 4; others are padded. Heads above 128 compute their scores again for
+ * gradients lie in memory as their inputs do. D is best a multiple of 4; others are padded. Heads above 128 recompute their scores for
  * each 128 of their columns.
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {

@@ -207,7 +207,7 @@ function mapStrided(
         split(target, start + first * inner, half, views);
         continue;
       }
-      // A cut across the rows of y: the half is made on its own and copied to its place.
+      // A cut across the rows of y: the half is made on its own and copied to its position.
       const own = empty(half, { dtype: y.dtype, device: y.device });
       split(own, 0, half, views);
       const place = target.strided(half, contiguousStrides(part), target.offset + start + first * inner);

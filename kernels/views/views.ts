@@ -267,7 +267,7 @@ export function pad(x: Tensor, pads: readonly (readonly [number, number])[], val
 type Part = readonly [source: Tensor, place: (y: Tensor) => Tensor];
 
 /**
- * A new tensor filled with `fill` (not at all for null), each part copied to its place. 16-bit and 8-bit elements share words: if a part
+ * A new tensor filled with `fill` (not at all for null), each part copied to its position. 16-bit and 8-bit elements share words: if a part
  * does not fall on whole words the work is done in f32 (exact for them) and cast back.
  */
 function assemble(shape: Shape, dtype: DType, device: Device, fill: number | null, parts: readonly Part[]): Tensor {

@@ -27,7 +27,7 @@ export const isStoredDType = (name: string): name is StoredDType => Object.hasOw
 export const storedDTypes = (): string[] => Object.keys(STORED_DTYPES);
 export const storedElementBytes = (dtype: StoredDType): number => STORED_DTYPES[dtype] / 8;
 
-/** What describes a tensor before it has a place. */
+/** What describes a tensor before it has a position in a file. */
 export interface TensorSpec {
   readonly name: string;
   readonly dtype: StoredDType;

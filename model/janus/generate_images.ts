@@ -92,7 +92,7 @@ export class ImageGeneration {
   /**
    * Runs the prompts; throws `PromptError` and `ArgumentError` before any work.
    * @param prompts token ids, the last of each being begin-of-image
-   * @param pad id that takes the place of a prompt's inner tokens in its unconditional row
+   * @param pad id that replaces a prompt's inner tokens in its unconditional row
    */
   constructor(
     model: JanusForConditionalGeneration,

@@ -177,7 +177,7 @@ export class PromptFormat {
     return strip(text);
   }
 
-  /** DeepSeek's format: what ends a message goes by its place, not by its role. */
+  /** DeepSeek's format: what ends a message depends on its position, not by its role. */
   private byFormat(turns: readonly Message[], answer: boolean): string {
     const ends = ["\n\n", this.token(this.tokenizer.specials.eos)];
     let text = "";

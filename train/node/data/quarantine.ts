@@ -23,7 +23,7 @@ export interface BadSample {
   readonly source: string;
   /** From 0. */
   readonly record: number;
-  /** What is wrong, with the place. */
+  /** What is wrong, with the position. */
   readonly reason: string;
 }
 

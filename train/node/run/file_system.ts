@@ -32,7 +32,7 @@ export interface FileSystem {
   /** A file that must not exist yet. */
   create(path: string): Promise<OutputFile>;
   syncFolder(path: string): Promise<void>;
-  /** A folder takes the place of an empty folder, never of a full one. */
+  /** A folder replaces an empty folder, never of a full one. */
   rename(from: string, to: string): Promise<void>;
   removeFile(path: string): Promise<void>;
   /** An empty one. */
