@@ -19,7 +19,7 @@ export interface Count {
   readonly flops: number;
   readonly bytes: number;
   readonly pipelines: number;
-  /** Of all tensors alive, weights included. */
+  /** Peak bytes of all tensors alive, weights included. */
   readonly peakBytes: number;
 }
 

@@ -107,7 +107,7 @@ export async function measureCeilings(device: Device, runs = 12): Promise<Ceilin
   return { gflops: arithmetic.flops / arithmetic.lowMs / 1e6, gbytesPerSecond: memory.bytes / memory.lowMs / 1e6 };
 }
 
-/** How fast an op is, and as shares of the run's ceilings: the larger share tells what bounds it. All null where no GPU time is to be trusted. */
+/** How fast an op is, and as shares of the run's ceilings: the larger share shows what bounds it. All null if no GPU time is to be trusted. */
 export interface Rates {
   readonly gflops: number | null;
   readonly gbytesPerSecond: number | null;

@@ -1,6 +1,6 @@
 /**
  * `npm run bench -- [--filter NAME] [--size small|1B] [--backward] [--seconds N] [--out FILE]`: how fast each op is, as a share of the ceilings of the same run.
- * GPU time by timestamps where the device has them, wall time of whole calls by the library `benchmark`.
+ * GPU time by timestamps if the device has them, wall time of whole calls by the library `benchmark`.
  */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";

@@ -80,7 +80,7 @@ class Chat {
       terminal: this.isTerminal,
       prompt: "> ",
     });
-    // In a terminal readline takes Ctrl-C: it ends an answer, or the conversation where there is none.
+    // In a terminal readline takes Ctrl-C: it ends an answer, or the conversation if there is none.
     lines.on("SIGINT", () => (this.running ? this.running.abort() : lines.close()));
     signal.addEventListener("abort", () => {
       this.running?.abort(signal.reason);

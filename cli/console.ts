@@ -1,6 +1,6 @@
 /**
  * Everything that prints. Results go to stdout: for people as text, with `--json` exactly one JSON object. Notes, errors and progress
- * go to stderr; bars and colours only where that is a terminal (and NO_COLOR is not set).
+ * go to stderr; bars and colours only if that is a terminal (and NO_COLOR is not set).
  */
 import type { WriteStream } from "node:tty";
 import pc from "picocolors";
@@ -23,7 +23,7 @@ export interface OutputOptions {
 /** What is shown of a long run. */
 export interface ProgressState {
   readonly done: number;
-  /** 0 where it is not known. */
+  /** 0 if it is not known. */
   readonly total: number;
   /** What is being done, or to what. */
   readonly label: string;
@@ -69,7 +69,7 @@ export class Output {
       this.broken = error;
       options.onBroken?.(error);
     });
-    stderr.on("error", () => undefined); // nobody is there to be told
+    stderr.on("error", () => undefined); // nobody reads the message
   }
 
   /** Whether notes and bars go to a terminal. */
@@ -143,7 +143,7 @@ export class Output {
     this.around(this.stderr, `${text}\n`);
   }
 
-  /** Writes with the bar out of the way, where both are on one terminal. */
+  /** Writes with the bar out of the way, if both are on one terminal. */
   private around(stream: Stream, text: string): void {
     if (stream.isTTY) this.bar?.hide();
     stream.write(text);
@@ -157,7 +157,7 @@ class Bar implements Progress {
   private readonly say: (line: string) => void;
   private readonly started = Date.now();
   private said = Date.now();
-  /** Of the first report: a download may begin half-way. */
+  /** Bytes of the first report: a download may begin half-way. */
   private first: number | null = null;
   private state: ProgressState | null = null;
   private bar: SingleBar | null = null;

@@ -86,7 +86,7 @@ export async function convertFolder(from: string, to: string, flags: ConvertFlag
   );
 }
 
-/** Of most of a model's weights. */
+/** Dtype of most of a model's weights. */
 async function dtypeOf(source: FileSource): Promise<FloatDType> {
   const { openCheckpoint } = await import("../model/janus/checkpoint/checkpoint.ts");
   const { mainDType } = await import("../model/janus/checkpoint/side_files.ts");

@@ -62,7 +62,7 @@ export async function doctor(context: Context, open: () => Promise<Device>): Pro
   }
 }
 
-/** The report is wanted most where there is no device: it is given all the same, with the error in it. */
+/** The report is wanted most if there is no device: it is printed all the same, with the error in it. */
 async function reportNoDevice(error: unknown, report: object, context: Context): Promise<void> {
   const exitCode = await exitCodeOf(error);
   if (!(error instanceof JanusError) || exitCode !== EXIT.device) throw error;
@@ -78,14 +78,14 @@ interface Machine {
   readonly cpus: number;
   readonly memoryBytes: number;
   readonly freeBytes: number;
-  /** What a container lets this process have; null where that is all. */
+  /** What a container lets this process have; null if that is all. */
   readonly allowedBytes: number | null;
   readonly packages: Readonly<Record<string, string | null>>;
 }
 
 function describeMachine(): Machine {
   const memoryBytes = totalmem();
-  const allowed = process.constrainedMemory(); // 0, or larger than the machine, where nothing constrains it
+  const allowed = process.constrainedMemory(); // 0, or larger than the machine, if nothing constrains it
   return {
     janus: ownVersion(),
     node: process.versions.node,

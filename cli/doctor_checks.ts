@@ -1,4 +1,4 @@
-/** The self-test of `janus doctor`: a few small programs whose results are known on the host, to the bit where the device promises it. */
+/** The self-test of `janus doctor`: a few small programs whose results are known on the host, to the bit if the device promises it. */
 import { bf16Bits, bf16Value, capture, tensor } from "../engine/index.ts";
 import type { Device, HostArray } from "../engine/index.ts";
 import { add, cast, castInto, full, matmul, mul } from "../kernels/index.ts";

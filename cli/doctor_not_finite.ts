@@ -20,12 +20,12 @@ const SPECIAL = [nan, inf, -inf, 1];
 
 const unary = (op: string, run: (x: Tensor) => Tensor, expected: readonly number[], x: readonly number[] = SPECIAL): Probe => ({ op, run: (make) => run(make(x)), expected }); // prettier-ignore
 
-/** `count` zeros with `value` at `place`: rows long enough for each of the ways in which a device reduces them. */
+/** `count` zeros with `value` at position `place`: rows long enough for each of the ways in which a device reduces them. */
 const row = (count: number, value: number, place: number): number[] =>
   new Array<number>(count).fill(0).with(place, value);
 const LENGTHS = [5, 70, 5000];
 
-/** An op along a row that has `value` at its first, a middle and its last place. */
+/** An op along a row that has `value` at its first, a middle and its last position. */
 const along = (op: string, run: (x: Tensor) => Tensor, value: number, expected: (count: number, place: number) => readonly number[]): Probe[] =>
   LENGTHS.flatMap((count) => [0, count >> 1, count - 1].map((place) => ({ op, run: (make: Make) => run(make([row(count, value, place)])), expected: expected(count, place) }))); // prettier-ignore
 

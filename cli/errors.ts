@@ -47,7 +47,7 @@ export const exitCodeTable = (): string =>
 /** A command line that asks for what there is not. For what commander cannot see by itself (options that exclude each other). */
 export class UsageError extends JanusError {}
 
-/** The run was told to stop: the reason of the signal that commands get. */
+/** The run was asked to stop: the reason of the signal that commands get. */
 export class Interrupted extends JanusError {
   readonly exitCode: number;
   constructor(message: string, exitCode: number) {
@@ -98,7 +98,7 @@ export async function exitCodeOf(error: unknown): Promise<number> {
 }
 
 /**
- * Says on stderr what went wrong (and as JSON on stdout, where asked for) and returns the exit code.
+ * Prints on stderr what went wrong (and as JSON on stdout, if asked for) and returns the exit code.
  * `signal` is the one that commands got: errors that only follow from its abortion are shown as that.
  */
 export async function reportError(thrown: unknown, out: Output, signal: AbortSignal): Promise<number> {

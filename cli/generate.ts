@@ -165,7 +165,7 @@ class Preview {
   }
 }
 
-/** `--from`: the picture of the token ids in a file, and with `--check` the tokens of its prompt and seed drawn anew. */
+/** `--from`: the picture of the token ids in a file, and with `--check` the tokens of its prompt and seed redrawn. */
 async function again(file: string, flags: GenerateFlags, context: Context): Promise<void> {
   const { out, signal } = context;
   const { readPicture, encodePicture } = await import("../model/janus/node/janus.ts");

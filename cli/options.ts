@@ -29,7 +29,7 @@ export const numberIn =
   (text) =>
     parse(text, `a number${range(min, max)}`, (n) => Number.isFinite(n) && n >= min && n <= max);
 
-/** An adapter: its place in the list of `janus doctor`, or a part of its name. */
+/** An adapter: its position in the list of `janus doctor`, or a part of its name. */
 export const adapter = (text: string): string | number => (/^\d+$/.test(text) ? Number(text) : text);
 
 export const adapterOption = (): Option =>

@@ -8,10 +8,10 @@ const require = createRequire(import.meta.url);
 /** Loads a CommonJS package at once; for what most runs never need. */
 export const loadPackage = (name: string): unknown => require(name);
 
-/** Of the package that this file belongs to, in a checkout and in dist/. */
+/** Version of the package that this file belongs to, in a checkout and in dist/. */
 export const ownVersion = (): string => (require("janus-webgpu/package.json") as { version: string }).version;
 
-/** The version of an installed package; null where it is absent. */
+/** The version of an installed package; null if it is absent. */
 export function packageVersion(name: string): string | null {
   // Through the file system, since packages with `exports` hide their package.json from `require`.
   for (const folder of require.resolve.paths(name) ?? []) {

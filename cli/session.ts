@@ -1,4 +1,4 @@
-/** What the commands that run a model share: their flags, opening the device and the model, and where pictures go. */
+/** What the commands that run a model share: their flags, opening the device and the model, and the paths of pictures. */
 import { access, constants, mkdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { Option } from "commander";
@@ -145,7 +145,7 @@ export async function pictureFolder(folder: string): Promise<void> {
   await requireRoom(folder, 16 * 2 ** 20);
 }
 
-/** Writes `folder/name.png`, or the first of `name-2.png`, `name-3.png`, … that is not there yet, also where two write at once. */
+/** Writes `folder/name.png`, or the first of `name-2.png`, `name-3.png`, … that is not there yet, even if two write at once. */
 export async function writeFree(folder: string, name: string, content: Uint8Array): Promise<string> {
   const { writeNewFile } = await import("../model/node/files.ts");
   for (let k = 1; ; k++) {

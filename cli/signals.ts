@@ -10,7 +10,7 @@ const SIGNALS = {
 } as const;
 
 /**
- * One key press may arrive twice: the terminal sends it to npm and to us, and npm hands its own on to us.
+ * One key press may arrive twice: the terminal sends it to npm and to us, and npm forwards its own to us.
  * Nobody presses twice in so short a time.
  */
 const SAME_PRESS_MS = 100;

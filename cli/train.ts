@@ -1,4 +1,4 @@
-/** `janus train`: a stage of training from a preset or a YAML file, a line a step, resumed where it was. */
+/** `janus train`: a stage of training from a preset or a YAML file, a line a step; resumes a run that was stopped. */
 import { existsSync, statSync } from "node:fs";
 import { Option } from "commander";
 import type { SourceSpec } from "../train/node/data/sources.ts";
@@ -56,7 +56,7 @@ export const addTrain: AddCommand = (program, context) => {
     .action((settings: string, flags: TrainFlags) => run(settings, flags, context));
 };
 
-/** `und=a.jsonl` or `a.jsonl`. Where images lie is told to files, names of classes to folders. */
+/** `und=a.jsonl` or `a.jsonl`. `images` applies to files, `classes` to folders. */
 function sourceOf(text: string, { images, classes }: Pick<TrainFlags, "images" | "classes">): SourceSpec {
   const named = /^(und|text|gen)=(.+)$/.exec(text);
   if (!named && /^\w+=/.test(text)) throw new UsageError(`--data ${text}: the tasks are und, text and gen`);
@@ -70,7 +70,7 @@ function sourceOf(text: string, { images, classes }: Pick<TrainFlags, "images" |
   };
 }
 
-/** What `--data`, `--images` and `--classes` say. Throws `UsageError` where one of them is for nothing. */
+/** What `--data`, `--images` and `--classes` say. Throws `UsageError` if one of them has no effect. */
 export function sourcesOf({ data, ...rest }: Pick<TrainFlags, "data" | "images" | "classes">): SourceSpec[] {
   const sources = data.map((text) => sourceOf(text, rest));
   if (rest.classes !== undefined && !sources.some(({ classes }) => classes))

@@ -1,4 +1,4 @@
-/** `janus verify`: computes every value of a golden folder anew and holds them against each other. */
+/** `janus verify`: recomputes every value of a golden folder and compares. */
 
 import type { Device } from "../engine/device.ts";
 import type { FloatDType } from "../model/io/cast.ts";
@@ -92,7 +92,7 @@ export async function verify(flags: VerifyFlags, context: Context, open: () => P
   }
 }
 
-/** The dtype that loses nothing: that of the weights, f32 where they have several. */
+/** The dtype that loses nothing: that of the weights, f32 if they have several. */
 function ownDType({ parameters }: Checkpoint): FloatDType {
   const [one, another] = new Set([...parameters.values()].map(({ dtype }) => dtype as FloatDType));
   return another === undefined ? one! : "f32";
@@ -140,5 +140,5 @@ function text(
   return `${table(lines, [2, 3, 4])}\n\n${wrong ? "FAIL" : "pass"}: ${formatCount(passed + wrong)} values checked, ${formatCount(passed)} pass, ${formatCount(wrong)} fail; ${formatCount(rest)} not computed\n`;
 }
 
-/** 1 is shown only where all are equal. */
+/** 1 is shown only if all are equal. */
 const share = (part: number): string => (part === 1 ? "100 %" : `${(Math.floor(part * 1000) / 10).toFixed(1)} %`);

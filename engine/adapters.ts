@@ -59,7 +59,7 @@ export async function chooseAdapter(options: AdapterOptions): Promise<GPUAdapter
   return found.adapter;
 }
 
-/** The limits to hold: the adapter's, less where `asked` says so; throws where it asks for more. */
+/** The limits to hold: the adapter's, or less if `asked` says so; throws if it asks for more. */
 export function heldLimits(has: Limits, asked: WantedLimits | undefined, name: string): Limits {
   if (asked === "default") return DEFAULT_LIMITS;
   for (const [key, value] of Object.entries(asked ?? {})) {

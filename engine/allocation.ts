@@ -1,5 +1,5 @@
 /**
- * Buffers of a GPU that may run out of memory. WebGPU tells that only later: `createBuffer` returns a buffer that may turn out to be
+ * Buffers of a GPU that may run out of memory. WebGPU reports that only later: `createBuffer` returns a buffer that may turn out to be
  * invalid, and the verdict of its error scope comes with a turn of the event loop. What can be had then:
  * - The pool gives up its free buffers, and its budget becomes less than the bytes that were just too many.
  * - A buffer that nothing on the GPU refers to yet (no bind group, no upload) is created once more. If that succeeds, nothing happened.
@@ -85,7 +85,7 @@ export class Allocations {
       .then((error) => {
         if (error) refused();
       })
-      .catch(() => undefined) // the device is lost: its own error tells
+      .catch(() => undefined) // the device is lost: its own error reports it
       .finally(() => this.pending.delete(verdict));
     this.pending.add(verdict);
     return made;

@@ -1,6 +1,6 @@
 /**
  * Reverse-mode differentiation: a tape of {inputs, saved, backward}. Ops call `record` after they have computed their result;
- * `backward()` walks the entries from the last to the first. Gradients of leaves accumulate in f32, those between ops are handed on.
+ * `backward()` walks the entries from the last to the first. Gradients of leaves accumulate in f32, those between ops are passed on.
  * No double backward.
  */
 import { AutogradError, DTypeError, ShapeError, shapeText } from "./errors.ts";

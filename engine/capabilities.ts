@@ -47,7 +47,7 @@ export interface Capabilities {
   readonly subgroupSizeControl: boolean;
   readonly subgroupMatrix: readonly SubgroupMatrixConfig[];
   readonly timestamps: boolean;
-  /** Bytes of the GPU's own memory; null where the platform does not tell. */
+  /** Bytes of the GPU's own memory; null if the platform does not report it. */
   readonly memoryBytes: number | null;
   readonly features: readonly string[];
   readonly limits: Limits;
@@ -106,7 +106,7 @@ const isVendor = (vendor: string, name: string, id: number): boolean =>
 /** `GPUHeapProperty.DEVICE_LOCAL` */
 const DEVICE_LOCAL = 1;
 
-/** Bytes of the GPU's own memory if the platform tells (Chromium's `memoryHeaps`), else null. */
+/** Bytes of the GPU's own memory if the platform reports it (Chromium's `memoryHeaps`), else null. */
 export function heapBytes(info: Partial<GPUAdapterInfo>): number | null {
   const own = ((info as Partial<InfoWithExtensions>).memoryHeaps ?? []).filter(
     ({ properties }) => properties & DEVICE_LOCAL,

@@ -87,7 +87,7 @@ export class Captured<T> {
     device.queue.submit(encoder);
   }
 
-  /** Lets go of the buffers; the result's tensors stay until they are disposed. Calling it twice is allowed. */
+  /** Releases the buffers; the result's tensors stay until they are disposed. Calling it twice is allowed. */
   dispose(): void {
     if (!this.free) return;
     this.free();
@@ -135,7 +135,7 @@ class CaptureRecorder {
   private readonly launches: Launch[] = [];
   private readonly steps: Step[] = [];
   private readonly storages = new Set<Storage>();
-  /** Those made before the capture. They are held from the first launch on: freed in the capture, their buffers would be handed out in it again. */
+  /** Buffers made before the capture. They are held from the first launch on: freed in the capture, their buffers would be reused in it. */
   private readonly older = new Set<Storage>();
   private readonly saves: boolean;
   private readonly written = new Set<Storage>();

@@ -20,8 +20,8 @@ import { MAX_DISPATCH_WORK } from "./work.ts";
 
 export interface DeviceOptions extends AdapterOptions {
   /**
-   * Bytes that buffers may take in all. Default: 80 % of main memory on a software adapter, 90 % of the GPU's own memory where the platform
-   * tells its size (`capabilities.memoryBytes`), no bound elsewhere. There the GPU's first out-of-memory error sets it.
+   * Bytes that buffers may take in all. Default: 80 % of main memory on a software adapter, 90 % of the GPU's own memory if the platform
+   * reports its size (`capabilities.memoryBytes`), no bound elsewhere. There the GPU's first out-of-memory error sets it.
    */
   readonly memoryBudget?: number;
   /**
@@ -76,7 +76,7 @@ export function setDevice(device: Device | null): void {
 }
 
 export class Device {
-  /** Counts devices, to tell two of one adapter apart. */
+  /** Counts devices, to distinguish two of one adapter. */
   readonly id = nextDevice++;
   readonly capabilities: Capabilities;
   readonly pool: BufferPool;
@@ -225,7 +225,7 @@ export class Device {
     return this.queue.atomic(fn);
   }
 
-  /** Hands every launch so far to the GPU; inside `atomic`, none. */
+  /** Submits every launch so far; inside `atomic`, none. */
   flush(): void {
     this.queue.flush();
   }

@@ -36,15 +36,15 @@ export class OutOfMemoryError extends JanusError {}
 export class DeviceLostError extends JanusError {}
 
 /**
- * NaN or infinity where a model computes an answer, a picture or codes. What follows from them would look like a result, so none is given.
+ * NaN or infinity when a model computes an answer, a picture or codes. What follows from them would look like a result, so none is given.
  * Tokens, codes and pictures are counted from 0.
  */
 export class NotFiniteError extends JanusError {
   /** What computed them, e.g. `language head (lm_head)`. */
   readonly part: string;
-  /** The token or code at which they came; null where there are no steps. */
+  /** The token or code of the first NaN or infinity; null if there are no steps. */
   readonly step: number | null;
-  /** @param place where in the result, e.g. `token 5 of the answer` */
+  /** @param place position in the result, e.g. `token 5 of the answer` */
   constructor(op: string, part: string, place: string, step: number | null = null) {
     super(
       `${op}: values must be finite; got values that are not finite (NaN or infinity) from the ${part}, ${place}. The weights are damaged, or their dtype is too narrow: load the model again, look at it with \`janus verify\`, or take another dtype.`,
@@ -56,7 +56,7 @@ export class NotFiniteError extends JanusError {
 
 /** A kernel that does not parse, specialise, compile or bind. Carries the WGSL lines around the message. */
 export class KernelError extends JanusError {
-  /** The specialised source, where there is one. */
+  /** The specialised source, if there is one. */
   readonly source: string | undefined;
   constructor(message: string, source?: string) {
     super(message);

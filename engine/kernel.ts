@@ -3,7 +3,7 @@
  *
  * Specialisation replaces the right-hand side of top-level `const` and `alias` lines by name, and swaps which library a
  * `//#use LIBRARY as SLOT` line names; nothing else. A library is WGSL text whose names end in `_T`; for slot `x` they end in `_x`.
- * `//#use LIBRARY` without a slot includes the library as it is, once. A file names the libraries in its text and is handed them where it is
+ * `//#use LIBRARY` without a slot includes the library as it is, once. A file names the libraries in its text and gets them when it is
  * declared: `kernel(…, [grid, finite])`, `library(name, url, [finite])`. A library may hold a family's `Params` and bindings.
  */
 import type { DType } from "./dtype.ts";
@@ -17,7 +17,7 @@ export type Constants = Readonly<Record<string, number | boolean | string>>;
 /** WGSL that kernels, and other libraries, include by `//#use`. */
 export interface Library {
   readonly name: string;
-  /** Where the WGSL is, for messages. */
+  /** Path of the WGSL, for messages. */
   readonly url: URL | null;
   /** The libraries that its text names. */
   readonly libraries: readonly Library[];
@@ -28,7 +28,7 @@ export type Uses = Readonly<Record<string, Library | DType>>;
 
 export interface Kernel<B extends string = string, P extends string = string> {
   readonly name: string;
-  /** Where the WGSL is, for messages. */
+  /** Path of the WGSL, for messages. */
   readonly url: URL | null;
   readonly bindings: Readonly<Record<B, Access>>;
   readonly params: Readonly<Record<P, ParamType>>;
@@ -171,7 +171,7 @@ export function specialise(target: Kernel, constants: Constants = {}, uses: Uses
   return [...directives, body].join("\n");
 }
 
-/** `value` as WGSL in the place of `old`: an unsigned literal where `old` is one, a float where `old` is one. */
+/** `value` as WGSL in place of `old`: an unsigned literal if `old` is one, a float if `old` is one. */
 function literal(value: number | boolean | string, old: string, type: string | undefined, where: string): string {
   if (typeof value !== "number") return String(value);
   if (!Number.isFinite(value)) throw new ArgumentError(`${where}: ${value} is not a finite number`);

@@ -68,7 +68,7 @@ export function launch<B extends string, P extends string>(kernel: Kernel<B, P>,
 }
 
 /**
- * A grid of `groups` workgroups folded into two dimensions where one dimension does not hold them; kernels read their flat index
+ * A grid of `groups` workgroups folded into two dimensions if one dimension does not hold them; kernels read their flat index
  * by `flat_group` of library `grid` and guard the tail.
  */
 export function grid1d(groups: number, perDimension = 65535): [number, number, number] {

@@ -32,7 +32,7 @@ export const sleep = (ms: number): Promise<void> => new Promise((resolve) => set
 
 // Dawn dies with the process if the object that create() returned is collected: keep each for good.
 const instances = new Set<GPU>();
-// By backend; promises, so that two callers at once get one instance.
+// Instances by backend; promises, so that two callers at once get one instance.
 const requested = new Map<string, Promise<GPU>>();
 
 const TOGGLES = [
@@ -85,7 +85,7 @@ async function openDawn(backend: string | undefined): Promise<GPU> {
   return (await preloadSoftwareVulkan()) ? create() : gpu;
 }
 
-/** Bytes of main memory; null where a program cannot know (browsers). */
+/** Bytes of main memory; null if a program cannot know (browsers). */
 export const memoryBytes = (): number | null => (inNode ? process.getBuiltinModule("node:os").totalmem() : null);
 
 const cell = inNode ? new Int32Array(new SharedArrayBuffer(4)) : null;
@@ -114,7 +114,7 @@ export async function settle<T>(promise: Promise<T>, gently: boolean): Promise<T
 let collect: (() => void) | null = null;
 
 /**
- * Has JavaScript free what nobody holds, where a program may ask for that (Node). Handles of GPU objects are a few bytes to JavaScript, which
+ * Has JavaScript free unreachable objects, if a program may ask for that (Node). Handles of GPU objects are a few bytes to JavaScript, which
  * lets tens of thousands of them lie; what stands behind each is not small to the driver.
  */
 export function collectGarbage(): void {

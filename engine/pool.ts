@@ -1,5 +1,5 @@
 /**
- * The buffer pool: GPU buffers by size class, the lowest number first, so that a steady loop hands the same buffers to the same ops
+ * The buffer pool: GPU buffers by size class, the lowest number first, so that a steady loop gives the same buffers to the same ops
  * step after step (and finds their bind groups in the cache): what a step gets depends on which buffers are free, not on the order in
  * which they were freed. Last freed first would permute them at every step. Work on a device runs in order, so a freed buffer may be
  * reused at once.
@@ -22,7 +22,7 @@ export class PoolBuffer {
   gpu: GPUBuffer | null;
   /** The pool's cycle in which it was freed last. */
   lastCycle = 0;
-  /** The GPU had no memory for it: `gpu` is invalid, and it is not handed out again. */
+  /** The GPU had no memory for it: `gpu` is invalid, and it is not reused. */
   isRefused = false;
   private use = -1;
   private bound = false;
@@ -97,7 +97,7 @@ const RECENT_CYCLES = 16;
 /** Buffers acquired after which a cycle ends in any case: a long decode behind a large prompt never rises to half of the prompt's peak. */
 const MAX_CYCLE_ACQUIRES = 16384;
 
-/** Where freed buffers wait, the lowest number last. A capture brings its own, so that what it recorded stays its own. */
+/** Free lists, the lowest number last. A capture brings its own, so that what it recorded stays its own. */
 export type FreeLists = Map<number, PoolBuffer[]>;
 
 export class BufferPool {
@@ -199,7 +199,7 @@ export class BufferPool {
     return buffer;
   }
 
-  /** Bytes that may be held for the recent peak, or for `inUse` where that is higher, beside what captures hold. */
+  /** Bytes that may be held for the recent peak, or for `inUse` if that is higher, beside what captures hold. */
   private keptBytes(inUse: number): number {
     return SLACK_SHARE * Math.max(this.peak, this.olderPeak, inUse) + SLACK_BYTES + this.capturedBytes;
   }
@@ -267,7 +267,7 @@ export class BufferPool {
     return !isFree;
   }
 
-  /** Puts a second attempt in the place of what was refused. */
+  /** Replaces a refused allocation by a second attempt. */
   restore(buffer: PoolBuffer, gpu: GPUBuffer | null): void {
     this.stats.reservedBytes += buffer.size;
     buffer.isRefused = false;
@@ -285,7 +285,7 @@ export class BufferPool {
     this.free = this.shared;
   }
 
-  /** Runs `fn` with the shared lists, also inside a capture: what it acquires is never a buffer that the capture hands out again. */
+  /** Runs `fn` with the shared lists, also inside a capture: what it acquires is never a buffer that the capture reuses. */
   outsideCaptures<T>(fn: () => T): T {
     const before = this.free;
     this.free = this.shared;

@@ -177,7 +177,7 @@ export class Queue {
     this.listeners.delete(listener);
   }
 
-  /** Hands the launches that wait to the GPU; inside `atomic`, none. */
+  /** Submits the pending launches; inside `atomic`, none. */
   flush(): void {
     if (!this.gpu || this.held) return;
     if (this.pending.length) this.owner.check();
@@ -378,7 +378,7 @@ export class Queue {
     }
   }
 
-  /** Hands the uploads so far to the GPU, so that it can take them from host memory. */
+  /** Submits the uploads so far, so that it can take them from host memory. */
   private submitUploads(): void {
     this.flush();
     this.gpu!.queue.submit([]);

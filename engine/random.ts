@@ -41,7 +41,7 @@ function mulWide(a: number, b: number): [number, number] {
 export const unitFloat = (word: number): number => (word >>> 8) / 16777216;
 
 /**
- * Where random ops take their numbers from: a seed and a step that live in a GPU buffer, so that captured programs can go on to the
+ * Source of random numbers for ops: a seed and a step that live in a GPU buffer, so that captured programs can advance to the
  * next step by a write to it. Ops add a `site` (which op of the program) and the element's index.
  */
 export class Generator {
@@ -82,7 +82,7 @@ export class Generator {
   }
 }
 
-/** Where the draws without a generator stand: their seed and how many there were. */
+/** State of the draws without a generator: their seed and how many there were. */
 export interface DefaultDraws {
   readonly seed: number;
   readonly calls: number;
@@ -90,15 +90,15 @@ export interface DefaultDraws {
 
 let defaults: ReadonlyMap<Device, DefaultDraws> = new Map();
 
-/** Puts where the draws of `device` stand; a device that is gone is forgotten. */
+/** Sets the state of the draws of `device`; a device that is gone is forgotten. */
 function putDraws(device: Device, draws: DefaultDraws): void {
   defaults = new Map([...defaults].filter(([other]) => !other.isGone)).set(device, draws);
 }
 
-/** Where the draws of all devices stand. */
+/** State of the draws of all devices. */
 export const allDraws = (): ReadonlyMap<Device, DefaultDraws> => defaults;
 
-/** Where the draws of `device` without a generator stand; seed 0 at first. */
+/** State of the draws of `device` without a generator; seed 0 at first. */
 export const defaultDraws = (device: Device): DefaultDraws => defaults.get(device) ?? { seed: 0, calls: 0 };
 
 /** Sets the seed of the numbers that random ops draw without a generator, and starts them afresh. */
@@ -115,7 +115,7 @@ export function defaultDraw(device: Device): { generator: Generator; site: numbe
   return { generator, site: calls };
 }
 
-/** Runs `fn` with the draws without a generator standing at `from`: it draws what was drawn from there before. Afterwards they stand where they stood. */
+/** Runs `fn` with the draws without a generator reset to `from`, so that it repeats the draws made from there. Restores their state afterwards. */
 export function withDraws<T>(from: ReadonlyMap<Device, DefaultDraws>, fn: () => T): T {
   const before = defaults;
   defaults = from;

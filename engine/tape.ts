@@ -1,7 +1,7 @@
 /** The tape's entries. `autograd.ts` puts ops on the tape and walks it. */
 import type { Tensor } from "./tensor.ts";
 
-/** Gradients of the inputs for the gradient of the result; null where none is needed. `saved` come back as they were saved. */
+/** Gradients of the inputs for the gradient of the result; null if none is needed. `saved` come back as they were saved. */
 export type Backward = (
   grad: Tensor,
   saved: readonly Tensor[],

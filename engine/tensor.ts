@@ -37,7 +37,7 @@ const collected = new FinalizationRegistry<Held>(({ storage, node }) => {
   node?.release();
 });
 
-/** What a tensor must give back; apart from the tensor, so that the safety net can hold it. */
+/** What a tensor must release; kept apart from the tensor, so that the safety net can hold it. */
 interface Held {
   readonly storage: DeviceStorage;
   node: TapeNode | null;

@@ -23,7 +23,7 @@ const gcd = (a: number, b: number): number => (b === 0 ? a : gcd(b, a % b));
 /**
  * Splits rows 0 … `rows` − 1 into the fewest windows such that each operand's part fits one binding and starts on the storage alignment.
  * One window when everything fits, as for all but the largest tensors. Leave out operands that fit one binding whole when the kernel
- * can be told where in them the window begins: their alignment would only widen the step.
+ * takes the offset of the window in them: their alignment would only widen the step.
  * @param granule windows other than the last have a multiple of this many rows
  */
 export function rowWindows(

@@ -1,4 +1,4 @@
-// Replaces some bytes of one 32-bit word: x[word] = x[word] where mask is 0, value where it is 1. One invocation.
+// Replaces some bytes of one 32-bit word: bits of x[word] stay if mask is 0, and become those of value if it is 1. One invocation.
 struct Params {
   word: u32, // in the binding
   mask: u32, // bits to replace

@@ -1,5 +1,5 @@
 /**
- * A small convolutional net (strided convolutions, group norm with swish: the blocks of the VQ tokenizer) that tells discs, squares and
+ * A small convolutional net (strided convolutions, group norm with swish: the blocks of the VQ tokenizer) that distinguishes discs, squares and
  * crosses apart in noisy 16×16 pictures. Run: `npx tsx examples/conv_net.ts`
  */
 import { pathToFileURL } from "node:url";

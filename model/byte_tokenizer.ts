@@ -8,7 +8,7 @@ import { byteOfCharacter } from "./tokenizer.ts";
 export interface ByteTokenizerOptions {
   /** What merges are learned from; without them every byte is a token. */
   readonly texts?: readonly string[];
-  /** How many are learned at most (256); fewer where no pair of tokens is there twice. */
+  /** How many merges are learned at most (256); fewer if no pair of tokens is there twice. */
   readonly merges?: number;
 }
 

@@ -10,9 +10,9 @@ import type { CausalModel, PromptRow } from "./causal.ts";
 import { KvCache } from "./llama.ts";
 
 export interface DecodingOptions {
-  /** Of keys and values; f32 unless told. 16 bits halve the cache's memory, at that precision. */
+  /** Dtype of keys and values (default: f32). 16 bits halve the cache's memory, at that precision. */
   readonly cacheDType?: DType;
-  /** Run every step anew instead of replaying a captured one: slower, the same bits. */
+  /** Run every step eagerly instead of replaying a captured one: slower, the same bits. */
   readonly eager?: boolean;
   /** Check the captured step bit for bit against a run of its own before it is used. */
   readonly verify?: boolean;
@@ -56,9 +56,9 @@ function embedRow(model: CausalModel, { ids, images }: PromptRow): Tensor {
   return embedMixed(model, input, images.embeddings.unsqueeze(0), tensor(places, { shape, device }));
 }
 
-/** Prompts in a cache, and a step that goes on from there. */
+/** Prompts in a cache, and a step that continues from there. */
 export class TokenDecoder {
-  /** u32 [N]: what was sampled last, flagged where it is not finite. */
+  /** u32 [N]: the tokens sampled last, flagged if not finite. */
   readonly tokens: Tensor;
   readonly device: Device;
   private readonly model: CausalModel;
@@ -105,7 +105,7 @@ export class TokenDecoder {
         const last = prompts.map((prompt, p) =>
           scope(() => {
             const length = prompt.ids.length;
-            // A prompt that is alone goes where it stays, others through a cache of their own.
+            // A single prompt is written straight into its cache, others through a cache of their own.
             const own = order.length === 1 ? cache : new KvCache(config, 1, length, placed);
             const states = model.hidden(embedRow(model, prompt), {
               positions: arange(0, length, 1, { device }),
@@ -148,7 +148,7 @@ export class TokenDecoder {
     return new NotFiniteError(op, head, place, step);
   }
 
-  /** Feeds the last tokens and samples the next ones. Returns once the work is handed to the device. */
+  /** Feeds the last tokens and samples the next ones. Returns once the work is enqueued on the device. */
   async next(): Promise<void> {
     if (this.options.eager) return this.step();
     if (this.captured) this.captured.replay();

@@ -10,7 +10,7 @@ import type { SamplingOptions } from "./request.ts";
 import { Sampler } from "./sampling.ts";
 
 export interface TextOptions extends SamplingOptions, DecodingOptions {
-  /** 512 unless told. */
+  /** Most new tokens (default: 512). */
   readonly maxNewTokens?: number;
   /** Divides the positive logits of tokens that stand in the prompt or the answer so far, multiplies the negative ones (Keskar et al. 2019); 1 for none. */
   readonly repetitionPenalty?: number;
@@ -25,9 +25,9 @@ const NEVER = -1e30;
 class TextHead implements Head {
   private readonly model: CausalModel;
   private readonly sampler: Sampler;
-  /** f32 [V], added to the logits; null where nothing is suppressed. */
+  /** f32 [V], added to the logits; null if nothing is suppressed. */
   private readonly bias: Tensor | null;
-  /** u32 [B, V]: not 0 where the token has been seen; null without a penalty. */
+  /** u32 [B, V]: not 0 if the token has been seen; null without a penalty. */
   private readonly seen: Tensor | null;
   private readonly penalty: number;
 
@@ -128,7 +128,7 @@ export async function* generateText(
   try {
     const read = (): void => {
       const tokens = decoder.tokens.data() as Promise<Uint32Array>;
-      tokens.catch(() => undefined); // told when it is awaited
+      tokens.catch(() => undefined); // the error surfaces when it is awaited
       reads.push(tokens);
     };
     decoder.begin();

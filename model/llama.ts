@@ -157,7 +157,7 @@ export class LlamaModel extends Module<readonly [Tensor, Sequence]> {
   readonly embed_tokens: Embedding;
   readonly layers: readonly LlamaLayer[];
   readonly norm: RMSNorm;
-  /** In training, compute each layer anew in backward instead of keeping what it made; the bits are the same. Not with a cache. */
+  /** In training, recompute each layer in backward instead of saving its activations; the bits are the same. Not with a cache. */
   recompute = false;
 
   constructor(config: LlamaConfig, options: LayerOptions = {}) {

@@ -6,9 +6,9 @@ export interface SamplingOptions {
   readonly temperature?: number;
   /** Only the k most probable tokens. */
   readonly topK?: number;
-  /** Of those, only the fewest whose probabilities sum to at least this part (0 < p ≤ 1). */
+  /** Keeps only the fewest of those whose probabilities sum to at least this part (0 < p ≤ 1). */
   readonly topP?: number;
-  /** Row k draws as the only row with seed `seed` + k would. A whole number of 32 bits; 0 unless told. */
+  /** Row k draws as the only row with seed `seed` + k would. A whole number of 32 bits (default: 0). */
   readonly seed?: number;
 }
 

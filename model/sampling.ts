@@ -16,7 +16,7 @@ export class Sampler {
     this.seeds = tensor(Uint32Array.from(rowSeeds), { device }).keep();
   }
 
-  /** logits [N, V] → u32 [N], flagged where they are not finite. */
+  /** logits [N, V] → u32 [N], flagged if not finite. */
   sample(logits: Tensor, step: Tensor): Tensor {
     const { temperature = 0, topK, topP } = this.options;
     return sampleTokens(logits, {

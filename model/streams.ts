@@ -25,7 +25,7 @@ export class Once<Event, Result> implements AsyncIterable<Event> {
   constructor(run: AsyncGenerator<Event, Result>) {
     this.run = run;
     this.ended = new Promise((resolve, reject) => (this.end = { resolve, reject }));
-    this.ended.catch(() => undefined); // told to those who ask
+    this.ended.catch(() => undefined); // the error surfaces for those who await it
   }
 
   [Symbol.asyncIterator](): AsyncGenerator<Event> {

@@ -23,7 +23,7 @@ export interface TokenizerFiles {
 export interface TextSpecialIds {
   readonly bos: number;
   readonly eos: number;
-  /** Undefined where the tokenizer has none. */
+  /** Undefined if the tokenizer has none. */
   readonly pad: number | undefined;
 }
 
@@ -38,7 +38,7 @@ export interface SpecialTokens {
 type Json = Record<string, unknown>;
 
 const MAX_ID = 2 ** 24;
-const MAX_DEPTH = 16; // of nested pre-tokenizers
+const MAX_DEPTH = 16; // depth of nested pre-tokenizers
 const MAX_CACHED = 2 ** 16; // pieces
 
 function parsed(value: unknown, file: string): Json {
@@ -61,7 +61,7 @@ function contentOf(token: unknown): string | undefined {
 }
 
 /**
- * The declared pre-tokenizer with what the library gets wrong replaced: its `Digits` knows only decimal digits, where the reference
+ * The declared pre-tokenizer with what the library gets wrong replaced: its `Digits` knows only decimal digits, while the reference
  * takes every numeral (Nd, Nl, No). Kinds of splits that it would silently do otherwise are refused.
  */
 function preTokenizer(declared: unknown, depth = 0): Json | null {
@@ -95,7 +95,7 @@ function preTokenizer(declared: unknown, depth = 0): Json | null {
   }
 }
 
-/** Throws where the library would crash or answer nonsense later. Returns the largest id. */
+/** Throws if the library would crash or answer nonsense later. Returns the largest id. */
 function checkModel(json: Json): number {
   const fail = (what: string): never => {
     throw new TokenizerError(`tokenizer.json: ${what}`);
@@ -173,7 +173,7 @@ export class TextTokenizer {
   readonly specials: TextSpecialIds;
   /** One more than the largest id. Rows of the embedding from here on have no token. */
   readonly size: number;
-  /** `model_max_length`, where the files give one that means something. */
+  /** `model_max_length`, if the files give one that means something. */
   readonly maxLength: number | undefined;
   private readonly bpe: BpeTokenizer;
   private readonly addedIds = new Set<number>();

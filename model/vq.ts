@@ -103,7 +103,7 @@ class Upsample extends Module {
   }
 }
 
-/** One resolution: residual blocks, each followed by attention where the level has it, then a change of resolution where it has one. */
+/** One resolution: residual blocks, each followed by attention if the level has it, then a change of resolution if it has one. */
 class Level extends Module {
   readonly block: readonly ResBlock[];
   readonly attn: readonly AttnBlock[];

@@ -12,7 +12,7 @@ import { matmulCases } from "./cases/matmul.ts";
 import { imageCases } from "./cases/image.ts";
 import { viewCases } from "./cases/views.ts";
 
-/** By the file that they are in. */
+/** Cases by the file that they are in. */
 export const families = {
   activations: activationCases,
   attention: attentionCases,

@@ -27,7 +27,7 @@ export interface CliResult {
   readonly stderr: string;
 }
 
-/** Starts `janus args…`. One process, not tsx's command, which puts a second one in between and hands signals on. */
+/** Starts `janus args…`. One process, not tsx's command, which puts a second one in between and forwards signals. */
 export function startCli(
   args: readonly string[],
   options: CliOptions = {},

@@ -36,7 +36,7 @@ export async function injecting<T>(
   }
 }
 
-/** About `count` numbers from 1 to `last`, both included, more of them near the end, where the optimizer is. */
+/** About `count` numbers from 1 to `last`, both included, more of them near the end, which is the optimizer. */
 export const spread = (last: number, count: number): number[] => [
   ...new Set(Array.from({ length: count }, (_, i) => Math.round(1 + (last - 1) * (1 - (1 - i / (count - 1)) ** 2)))),
 ];

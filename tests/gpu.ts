@@ -22,9 +22,9 @@ export function useDevice(options: DeviceOptions = {}): () => Device {
   return () => device;
 }
 
-/** Of random inputs. */
+/** Seed of random inputs. */
 export const seed = Number(process.env["JANUS_TEST_SEED"] ?? 1);
-/** Of `useDevices`; neither is the default one. */
+/** Devices of `useDevices`; neither is the default one. */
 export let device: Device;
 /** One whose windows are small, so that ops go through their tensors in several. */
 export let small: Device;

@@ -16,7 +16,7 @@ export interface Input {
   readonly high?: number;
   /** Values are kept this far from 0 (kinks of relu, poles of 1/x). */
   readonly avoidZero?: number;
-  /** The values themselves, where they must be of a kind. */
+  /** The values themselves, if they must be of a kind. */
   readonly values?: (random: () => number) => ArrayLike<number>;
   /** No gradient is asked for. */
   readonly constant?: boolean;
@@ -154,7 +154,7 @@ export interface CaseResult {
 interface DrawnResult extends CaseResult {
   /** Names of the checks that failed; shapes and gradients that are missing have names of their own. */
   readonly failed: readonly string[];
-  /** Of the result. */
+  /** Dtype of the result. */
   readonly dtype: DType;
 }
 
@@ -162,8 +162,8 @@ interface DrawnResult extends CaseResult {
 const MAX_DRAWS = 4;
 
 /**
- * Runs one case on `device` with inputs of `seed`, forward and backward with the variant `force` where one is named. Random inputs now and then
- * cancel (x · w + b next to 0, a bias whose gradients add up to next to 0), and no arithmetic of the dtype can then meet a relative bound: where
+ * Runs one case on `device` with inputs of `seed`, forward and backward with the variant `force` if one is named. Random inputs now and then
+ * cancel (x · w + b next to 0, a bias whose gradients add up to next to 0), and no arithmetic of the dtype can then meet a relative bound: if
  * each check that fails is one that the inputs' own rounding moves by more than its bound, inputs are drawn again. Wrong results fail on those too.
  */
 export async function runCase(
@@ -195,7 +195,7 @@ interface Draw {
 interface DrawnGradients {
   /** What the result's elements are weighted with. */
   readonly weights: Float64Array;
-  /** Of each input that has a gradient and elements, by its place. */
+  /** Numeric gradient of each input that has a gradient and elements, by its position. */
   readonly numeric: ReadonlyMap<number, Numeric>;
   /** The same elements and directions at other inputs and weights. */
   readonly at: (inputs: readonly Ref[], weights: Float64Array) => ReadonlyMap<number, Numeric>;
@@ -251,7 +251,7 @@ const ROUNDINGS = 3;
 
 /**
  * The checks whose reference moves by more than the bound when each input, and each weight of the gradients, moves by a few roundings of f32.
- * `dtype` is that of the result; gradients are left out where `forwardOnly`.
+ * `dtype` is that of the result; gradients are left out if `forwardOnly`.
  */
 export function illConditioned(c: Case, seed: number, dtype: DType = "f32", forwardOnly = false): ReadonlySet<string> {
   const ill = new Set<string>();

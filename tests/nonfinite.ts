@@ -10,12 +10,12 @@ import type { Case } from "./harness.ts";
 import { ref, sizeOf } from "./reference.ts";
 
 export const SPECIAL = [NaN, Infinity, -Infinity] as const;
-/** Where the value is put: one element of the input, or all of them. */
+/** Position of the value: one element of the input, or all of them. */
 export const PLACES = ["first", "middle", "last", "all"] as const;
 
 /**
  * Ops in which a number that counts 0 may meet what is not finite, 0 · ∞ = NaN, or may be passed over: the padding of a convolution, the values
- * of masked keys within a tile. NaN is allowed there where the reference has a number.
+ * of masked keys within a tile. NaN is allowed there if the reference has a number.
  */
 const maySpread = (c: Case): boolean => c.op === "conv2d" || (c.op === "attention" && Boolean(c.note));
 

@@ -63,7 +63,7 @@ function place(input: Input, device: Device): Tensor {
   );
 }
 
-/** Runs one row, forward and backward, with `force` held where it is given. */
+/** Runs one row, forward and backward, with `force` held if it is given. */
 export function runOnNull(c: Case, device: Device, force?: { readonly family: string; readonly name: string }): void {
   const run = (): void => {
     const inputs = c.inputs.map((input) => {
@@ -82,7 +82,7 @@ export function runOnNull(c: Case, device: Device, force?: { readonly family: st
 }
 
 /**
- * Calls `see` for every launch of `rows` on a device of these capabilities: the default variants and, where it has subgroups, each forced
+ * Calls `see` for every launch of `rows` on a device of these capabilities: the default variants and, if it has subgroups, each forced
  * one. Returns what went wrong, by row.
  */
 export async function launchesOf(

@@ -48,7 +48,7 @@ export interface Reflection {
   readonly workgroupBytes: number;
 }
 
-/** Kernels that are the subgroup variant of another and nothing else: launched only where subgroups of their size are. */
+/** Kernels that are the subgroup variant of another and nothing else: launched only if subgroups of their size are. */
 export const SUBGROUPS_ONLY: Readonly<Record<string, string>> = {
   conv2d_3x3: "subgroup variant of conv2d",
   conv2d_weight_3x3: "subgroup variant of conv2d_weight",
@@ -219,7 +219,7 @@ function plainer(source: string): string {
 /**
  * Runs one workgroup in lockstep and reports accesses of two invocations to one word without a barrier between, and barriers that not
  * all of them reach.
- * @param buffers bytes of each storage binding, in order; contents matter where they steer control flow or addresses
+ * @param buffers bytes of each storage binding, in order; contents matter if they steer control flow or addresses
  * @param params the bytes of the uniform struct, bound after them
  */
 export function races(

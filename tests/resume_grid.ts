@@ -1,8 +1,8 @@
 /**
  * Resuming as it happens: `janus train` with 40 steps in one process, against one that is killed by SIGKILL a few steps after it has saved step 20
- * and another process that goes on. Every byte of the last checkpoint (weights, masters, moments, averages, state) and all that is logged but times
+ * and another process that resumes. Every byte of the last checkpoint (weights, masters, moments, averages, state) and all that is logged but times
  * must be equal. For each stage, with 1 and 4 accumulations, with and without recomputed blocks:
- * `node scripts/run.mjs tests/resume_grid.ts [--steps 40] [--dtype f32|bf16|f16] [--muon] [--seed N]`. Ends with 1 where anything differs.
+ * `node scripts/run.mjs tests/resume_grid.ts [--steps 40] [--dtype f32|bf16|f16] [--muon] [--seed N]`. Exits with 1 if anything differs.
  */
 import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -93,7 +93,7 @@ export async function prepare(home: string, device: Device): Promise<void> {
     writeFileSync(join(home, "data", `${task}.jsonl`), all.map((row) => `${JSON.stringify(row)}\n`).join(""));
 }
 
-/** All three processes of a cell, in folders of their own, which are removed again. Throws where one does not end as it must. */
+/** All three processes of a cell, in folders of their own, which are removed again. Throws if one does not end as it must. */
 export async function runCell(
   home: string,
   cell: Cell,
@@ -193,7 +193,7 @@ async function killedRun(
 
 const stepsIn = (text: string): number[] => [...text.matchAll(/^step (\d+)\//gm)].map(([, n]) => Number(n));
 
-/** Of a line of the log, what depends on the clock and on the device's memory. */
+/** Fields of a line of the log that depend on the clock and on the device's memory. */
 const UNEQUAL: readonly string[] = ["ms", "waitingMs", "tokensPerSecond", "imagesPerSecond", "mfu", "memoryBytes"] satisfies (keyof StepEvent)[]; // prettier-ignore
 
 /** The whole lines of a run's log, without that. */

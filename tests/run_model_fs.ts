@@ -21,7 +21,7 @@ type Node = FileNode | FolderNode;
 type Op =
   | { readonly type: "data"; readonly file: FileNode; readonly bytes: Uint8Array }
   | { readonly type: "sync"; readonly file: FileNode }
-  /** Of one folder, all or none: a name set, taken away, or moved. */
+  /** Change of one folder, all or none: a name set, taken away, or moved. */
   | {
       readonly type: "names";
       readonly folder: FolderNode;
@@ -276,7 +276,7 @@ export interface Enumeration {
 }
 
 /**
- * Every state that a crash after any number of the logged operations may leave. Where one moment has more than `limit`, `limit` of them by
+ * Every state that a crash after any number of the logged operations may leave. If one moment has more than `limit`, `limit` of them by
  * chance from `random`, with the all and the nothing among them.
  */
 export function* crashStates(

@@ -1,4 +1,4 @@
-/** A model for tests of whole runs, where what it learns is not the question: 32 × 32 pictures of 16 tokens, two thin layers. */
+/** A model for tests of whole runs, for which it does not matter what it learns: 32 × 32 pictures of 16 tokens, two thin layers. */
 import type { ConfigChanges } from "../model/janus/create.ts";
 
 export const SMALL: ConfigChanges = {

@@ -26,12 +26,12 @@ const optimizer = z.strictObject({
 
 const MOMENTUM = 0.95;
 
-/** Of stages 1 to 3. */
+/** Optimizer of stages 1 to 3. */
 const languageOptimizer = optimizer
   .extend({
-    /** The matrices of the layers take the steps of Muon, all else those of AdamW. The report's is AdamW alone. Stage 1 trains no layers. */
+    /** Muon moves the matrices of the layers, AdamW all else. The report uses AdamW alone. Stage 1 trains no layers. */
     muon: z.boolean().default(false),
-    /** Of Muon. */
+    /** Momentum of Muon. */
     momentum: z.number().min(0).lt(1).default(MOMENTUM),
   })
   .refine(({ muon, momentum }) => muon || momentum === MOMENTUM, {
@@ -46,14 +46,14 @@ const save = z
 /** Bad samples (damaged pictures, wrong JSON, empty or too long texts) are set aside; a run with more of them than `allowed` of quarantine.ts ends. */
 const bad = z
   .strictObject({
-    /** Of all samples seen. */
+    /** Most bad samples, as a share of all samples seen. */
     share: z.number().min(0).max(1).default(0.001),
-    /** So many in any case. */
+    /** So many are allowed in any case. */
     least: whole(0).default(100),
   })
   .prefault({});
 
-/** Of the page `report.html` in the run folder. Changes nothing of what is trained. */
+/** Settings of the page `report.html` in the run folder. They do not change training. */
 const page = z.strictObject({
   /** Steps between two writings; 0 for no page. */
   every: whole(0).default(100),
@@ -72,24 +72,24 @@ const fields = z.strictObject({
   /** Tokens of a packed row. */
   length: whole(16).max(2 ** 20),
   steps: whole(1),
-  /** Ends the run here, where that is before `steps`. */
+  /** Ends the run here, if that is before `steps`. */
   stopAt: whole(1).optional(),
   /** Samples of each task in every step. */
   ratios: z
     .strictObject({ und: ratio, text: ratio, gen: ratio })
     .refine(({ und, text, gen }) => und + text + gen > 0, "at least one of them must be above 0"),
-  /** Of the losses of the tasks in their sum; 1 unless told. */
+  /** Weights of the task losses in their sum (default: 1). */
   weights: z.strictObject({ und: weight.default(1), text: weight.default(1), gen: weight.default(1) }).prefault({}),
   optimizer: languageOptimizer,
   /** Part of the image prompts whose inner tokens become padding, for guidance. */
   conditioningDropout: z.number().min(0).max(1).default(0.1),
   /** Packed rows that go through the model at once; gradients of the others of a step are added up. */
   microRows: whole(1).default(1),
-  /** Recompute each block of the Llama and of SigLIP in backward instead of keeping what it made. */
+  /** Recompute each block of the Llama and of SigLIP in backward instead of saving its activations. */
   recompute: z.boolean().default(false),
-  /** Of weights and their copies; masters and moments are f32. */
+  /** Dtype of the weights and their copies; masters and moments are f32. */
   dtype: z.enum(["f32", "bf16", "f16"]).default("f32"),
-  /** Of the losses where `dtype` is f16, in the words of PyTorch's GradScaler. */
+  /** Scaling of the losses if `dtype` is f16, in the words of PyTorch's GradScaler. */
   lossScaling: z
     .strictObject({
       initScale: z.number().min(1).max(1e38).default(65536),
@@ -105,7 +105,7 @@ const fields = z.strictObject({
     .strictObject({
       /** Too long for a row: plain texts are cut, conversations lose whole turns at their end. Without it they are bad samples. */
       truncate: z.boolean().default(false),
-      /** Stands before conversations that have no system message of their own; the original's unless told, "" for none. */
+      /** System message of conversations that have none of their own (default: the original's), "" for none. */
       system: z.string().optional(),
       /** Pictures as the original takes them: stored pixels, no EXIF rotation, alpha dropped. */
       plain: z.boolean().default(false),
@@ -115,13 +115,13 @@ const fields = z.strictObject({
   save,
   report: page
     .extend({
-      /** A picture of each is drawn as training goes on. */
+      /** A picture of each is drawn during training. */
       prompts: z.array(z.string().min(1)).default([]),
-      /** Steps between two samples; `every` unless told. */
+      /** Steps between two samples (default: `every`). */
       sampleEvery: whole(1).optional(),
-      /** Of the first prompt's samples, the same each time; the next prompt has the next. */
+      /** Seed of the first prompt's samples, the same each time; the next prompt has the next seed. */
       seed: whole(0).max(0x7fffffff).default(0),
-      /** The model's own unless told. */
+      /** Guidance and temperature of the samples (default: the model's own). */
       guidance: z.number().optional(),
       temperature: z.number().min(0).optional(),
     })
@@ -144,7 +144,7 @@ const tokenizerFields = z.strictObject({
   /** Pictures that go through the tokenizer at once; gradients of the others of a step are added up. */
   microBatch: whole(1).default(1),
   steps: whole(1),
-  /** Ends the run here, where that is before `steps`. */
+  /** Ends the run here, if that is before `steps`. */
   stopAt: whole(1).optional(),
   optimizer,
   /** Weight of the commitment loss. */

@@ -37,7 +37,7 @@ export interface StepMemory {
   /** What forward keeps for backward, and temporaries. */
   readonly activations: number;
   readonly peak: number;
-  /** Of the GPU's buffers after the step: the pool rounds sizes up and keeps what is freed. Steps with other shapes add to them. */
+  /** Bytes of the GPU's buffers after the step: the pool rounds sizes up and keeps what is freed. Steps with other shapes add to them. */
   readonly buffers: number;
 }
 
@@ -56,10 +56,10 @@ export interface StepCounts {
   readonly bytes: number;
 }
 
-/** Of stages 1 to 3. */
+/** Estimate of a step of stages 1 to 3. */
 export interface StepEstimate extends StepCounts {
   readonly rows: number;
-  /** Of each task, those that predict nothing too. */
+  /** Tokens of each task, those that predict nothing too. */
   readonly tokens: Readonly<Record<Task, number>>;
   /** Those that are trained. */
   readonly targets: Readonly<Record<Task, number>>;
@@ -76,7 +76,7 @@ const someIds = (count: number, vocabulary: number): number[] =>
 /**
  * The samples of the longest step that the settings allow, by task, of each task as many as any step takes. Answers and texts fill a row
  * each, with as many images as fit; pictures to be drawn share rows, as many as fit, and their prompts fill them. All that may be trained is.
- * Throws `ArgumentError` where a row does not hold a picture.
+ * Throws `ArgumentError` if a row does not hold a picture.
  */
 export function longestBatch(sizes: JanusConfig, config: TrainConfig): Record<Task, Sample[]> {
   const { ratios, batch } = config;
@@ -191,7 +191,7 @@ type Made<T> = (device: Device) => {
   };
 };
 
-/** Counts a step on a null device; where the budget of `like` does not hold it, on one without a budget. */
+/** Counts a step on a null device; if the budget of `like` does not hold it, on a null device without a budget. */
 async function countStep<T>(like: Device | undefined, make: Made<T>): Promise<StepCounts & { readonly result: T }> {
   try {
     return await countOn(like, make, true);

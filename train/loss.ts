@@ -12,7 +12,7 @@ import type { PackedRows, Task } from "./samples.ts";
 /** Sums over the trained tokens of each task, f32 []; null for a task that has none here. */
 export type TaskLosses = Readonly<Record<Task, Tensor | null>>;
 
-/** Packed rows → the input embeddings [B, T, hidden]. Where the vision tower is frozen, nothing of it is kept for backward. */
+/** Packed rows → the input embeddings [B, T, hidden]. If the vision tower is frozen, nothing of it is kept for backward. */
 function embed(model: JanusForConditionalGeneration, rows: PackedRows, imageSize: number, device: Device): Tensor {
   const shape = [rows.rows, rows.length];
   const upload = (values: Int32Array): Tensor => tensor(values, { shape, device });
@@ -74,7 +74,7 @@ export function taskLosses(model: JanusForConditionalGeneration, rows: PackedRow
   });
 }
 
-/** Σ over tasks of weight · loss, divided by `tokens`: what backward starts from. Null where nothing is trained. */
+/** Σ over tasks of weight · loss, divided by `tokens`: what backward starts from. Null if nothing is trained. */
 export function totalLoss(
   losses: TaskLosses,
   tokens: number,

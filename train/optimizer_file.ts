@@ -21,7 +21,7 @@ const sortedByName = (tensors: Tensors): [string, Tensor][] =>
   Object.entries(tensors).sort(([a], [b]) => (a < b ? -1 : 1));
 
 export interface TensorFileOptions {
-  /** Of one read-back or upload; a multiple of 8. */
+  /** Size of one read-back or upload; a multiple of 8. */
   readonly chunkBytes?: number;
   readonly signal?: AbortSignal;
 }

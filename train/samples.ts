@@ -1,5 +1,5 @@
 /**
- * One training sample as tokens, and rows of several of them. A token is the id of a text token, the place of a piece of an image, or an image
+ * One training sample as tokens, and rows of several of them. A token is the id of a text token, the position of a piece of an image, or an image
  * code; what it has to predict is a text token, an image code, or nothing. Prompts, placeholders and padding predict nothing.
  */
 import { ArgumentError } from "../engine/index.ts";
@@ -20,13 +20,13 @@ export interface Sample {
   readonly codes: Int32Array;
   /** Which of the sample's image embeddings stands here (counted over all its images), −1 elsewhere. */
   readonly places: Int32Array;
-  /** The text token that follows this one, where it is trained. */
+  /** The text token that follows this one, if it is trained. */
   readonly textTargets: Int32Array;
-  /** The image code that follows this one, where it is trained. */
+  /** The image code that follows this one, if it is trained. */
   readonly codeTargets: Int32Array;
   /** Pixels of its images, float32 [3, S, S] each. */
   readonly images: readonly Float32Array[];
-  /** Tells the sample in messages. */
+  /** Name of the sample in messages. */
   readonly name: string;
 }
 
@@ -47,7 +47,7 @@ export function requireImages(samples: readonly Pick<Sample, "name" | "images">[
 
 /**
  * A text or an answer about images.
- * @param labels for each id the id itself where it is trained, else `IGNORE`: they line up with the ids, the shift is made here
+ * @param labels for each id the id itself if it is trained, else `IGNORE`: they line up with the ids, the shift is made here
  * @param placeholder id that stands for each piece of an image
  */
 export function textSample(
@@ -119,7 +119,7 @@ export interface PackedRows {
   /** Which sample of its row a token belongs to; padding has an id of its own. */
   readonly documents: Int32Array;
   readonly images: readonly Float32Array[];
-  /** Of each task: which tokens (flat indices) are trained, and what they predict. */
+  /** Targets of each task: which tokens (flat indices) are trained, and what they predict. */
   readonly targets: Readonly<Record<Task, { readonly at: Int32Array; readonly to: Int32Array }>>;
   readonly samples: readonly (readonly Sample[])[];
   /** Tokens that are padding. */

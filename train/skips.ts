@@ -3,7 +3,7 @@ import { JanusError } from "../engine/errors.ts";
 import { causeText, someNames } from "./not_finite.ts";
 import type { NotFiniteCause } from "./not_finite.ts";
 
-/** Training cannot go on: steps whose gradients are not finite, one after the other. The last checkpoint is whole. */
+/** Training cannot continue: steps whose gradients are not finite, one after the other. The last checkpoint is whole. */
 export class TrainingError extends JanusError {}
 
 /** Steps in a row that are skipped before the run ends. */

@@ -34,12 +34,12 @@ export interface StepReport {
   readonly loss: number;
   readonly tasks: Readonly<Partial<Record<Task, TaskReport>>>;
   readonly lr: number;
-  /** Before clipping, without the scale of the losses; NaN where the step was skipped. */
+  /** Before clipping, without the scale of the losses; NaN if the step was skipped. */
   readonly gradNorm: number;
   /** A loss or gradients were not finite: nothing was changed. */
   readonly skipped: boolean;
   /**
-   * Of a step that was skipped: the tasks whose loss is not finite and the samples of the rows that gave it. No task where losses are finite
+   * For a skipped step: the tasks whose loss is not finite and the samples of the rows that gave it. No task if losses are finite
    * and only gradients are not; then it is all samples of the step.
    */
   readonly notFinite?: { readonly tasks: readonly Task[]; readonly samples: readonly string[] };
@@ -56,7 +56,7 @@ export interface StepReport {
 export interface Accumulated {
   /** f32 [parts]: sums of cross-entropies. The caller disposes it. */
   readonly losses: Tensor;
-  /** Of each loss: its task, and the rows that it is of. */
+  /** The losses, each with its task, and its rows. */
   readonly parts: readonly { readonly task: Task; readonly rows: readonly (readonly Sample[])[] }[];
   /** Trained tokens of all rows. */
   readonly counts: Readonly<Record<Task, number>>;
@@ -285,7 +285,7 @@ export class Trainer {
     }
   }
 
-  /** Whether anything has a gradient: nothing has where stage 1 met only samples without pictures, whose loss hangs on frozen weights alone. */
+  /** False if no parameter has a gradient, e.g. a stage-1 batch without pictures. */
   private get isTrained(): boolean {
     return [...this.trained.values()].some(({ grad }) => grad !== null);
   }
@@ -293,7 +293,7 @@ export class Trainer {
   /**
    * Launches the optimizer's step on the gradients that have added up, if there are any, and drops them. Returns the learning rate. If it throws,
    * weights and optimizer are as before.
-   * @param losses of `accumulate`: where one is not finite, the step is skipped
+   * @param losses of `accumulate`: if one is not finite, the step is skipped
    */
   update(losses: Tensor): number {
     const before = this.optimizer.lr;
@@ -309,7 +309,7 @@ export class Trainer {
     }
   }
 
-  /** Goes on after `step` steps of an earlier run, whose weights and moments have been loaded. */
+  /** Resumes after `step` steps of an earlier run, whose weights and moments have been loaded. */
   resume(step: number, skipped: number): void {
     [this.step, this.skipped] = [step, skipped];
     this.optimizer.lr = learningRate(this.config, step);

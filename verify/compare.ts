@@ -6,16 +6,16 @@ import type { Values } from "./file.ts";
 export const BOUNDS = {
   /** Activations, logits, pixels, vectors. */
   activations: { maxAbs: 2e-3, relativeL2: 1e-4 },
-  /** One difference of two logits. It may be near 0, where a relative error means nothing. */
+  /** One difference of two logits. It may be near 0, when a relative error means nothing. */
   margin: { maxAbs: 2e-3, relativeL2: Infinity },
-  /** Greedy tokens must be equal where the two best logits are further apart. */
+  /** Greedy tokens must be equal if the two best logits are further apart. */
   greedyMargin: 1e-2,
-  /** Image codes must be equal where the two nearest are further apart (squared distance). */
+  /** Image codes must be equal if the two nearest are further apart (squared distance). */
   codeMargin: 1e-4,
   /** Gradients of a parameter; of their norm too, which cannot be further off than they are. */
   gradients: { maxAbs: Infinity, relativeL2: 1e-3 },
   /**
-   * Of the norm of all gradients: nobody computes in float32 what is smaller than its last place. The gradient of a key's bias is such: softmax
+   * Noise as a share of the norm of all gradients: nobody computes in float32 what is smaller than its last place. The gradient of a key's bias is such: softmax
    * does not see it, mathematically it is 0, and what implementations report is the rounding of sums of terms that cancel.
    */
   gradientNoise: 2 ** -23,
@@ -24,7 +24,7 @@ export const BOUNDS = {
   /** Parameters after steps of AdamW. The README has no bound of their own: that of activations. */
   parameters: { maxAbs: 2e-3, relativeL2: 1e-4 },
   /**
-   * Of what AdamW has changed, as relative L1, beside `parameters`: a step is so small beside its parameter that an error of several percent
+   * Bound on what AdamW has changed, as relative L1, in addition to `parameters`: a step is so small beside its parameter that an error of several percent
    * would pass there. The same as `gradients`, but L1: AdamW moves an element by the learning rate however small its gradient is, so the one
    * in a million whose sign is chance weighs two there, and would weigh a thousand in an L2.
    */
@@ -39,7 +39,7 @@ export interface Bound {
 export interface Comparison {
   readonly entry: string;
   readonly shape: readonly number[] | null;
-  /** Null where it does not apply, and where something is not finite. */
+  /** Null if it does not apply or something is not finite. */
   readonly maxAbs: number | null;
   readonly relativeL2: number | null;
   /** Tokens, codes or texts that are equal, as a share of all. */
@@ -68,7 +68,7 @@ export const failed = (entry: string, shape: readonly number[] | null, note: str
   note,
 });
 
-/** The row of values that can only be wrong because of their shape; null where they can be compared. */
+/** The row of values that can only be wrong because of their shape; null if they can be compared. */
 function shapeProblem(entry: string, golden: Values, ours: readonly number[]): Comparison | null {
   if (golden.shape.join() !== ours.join())
     return failed(entry, golden.shape, `the shape is ${shapeText(golden.shape)}, computed is ${shapeText(ours)}`);
@@ -211,7 +211,7 @@ export function equalTokens(
   };
 }
 
-/** Of logits [N, V]: how far the second best of each row is behind the best; NaN where there is one. */
+/** Margins of logits [N, V]: how far the second best of each row is behind the best; NaN if there is a NaN. */
 export function marginsOf({ shape, data }: Values): number[] {
   const columns = shape[1]!;
   return Array.from({ length: shape[0]! }, (_, row) => {
@@ -236,7 +236,7 @@ export interface Continuation {
 
 /**
  * Greedy tokens [N, T]. After each golden prefix the golden token must be the model's best one, or as good as that up to the bound; so must
- * be the free run's token where it leaves the golden one. What a free run does after it has left is another text, and proves nothing.
+ * be the free run's token at which it leaves the golden one. What a free run does after it has left is another text, and proves nothing.
  */
 export async function greedy(entry: string, golden: Values, rows: readonly Continuation[]): Promise<Comparison> {
   const length = rows[0]?.free.length ?? 0;
@@ -270,7 +270,7 @@ export async function greedy(entry: string, golden: Values, rows: readonly Conti
   };
 }
 
-/** Whether `token` is the best one of row t, up to the bound. Never where there is a NaN. */
+/** Whether `token` is the best one of row t, up to the bound. Never if there is a NaN. */
 function isAsGood({ shape, data }: Values, t: number, token: number): boolean {
   const row = data.subarray(t * shape[1]!, (t + 1) * shape[1]!);
   let best = -Infinity;

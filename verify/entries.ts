@@ -1,5 +1,5 @@
 /**
- * What each entry of a golden folder means and how it is computed anew: one row of `janus verify` each. Shapes and counts come from the
+ * What each entry of a golden folder means and how it is recomputed: one row of `janus verify` each. Shapes and counts come from the
  * files. Source: the README of the fixtures.
  */
 import { quote } from "../model/io/errors.ts";
@@ -66,7 +66,7 @@ const ENTRIES: readonly (readonly [RegExp, Compute])[] = [
 ];
 const kindOf = (entry: string): number => ENTRIES.findIndex(([pattern]) => pattern.test(entry));
 
-/** Throws `GoldenError` where a folder cannot belong to the model, or lacks what its entries are made of. Needs no device. */
+/** Throws `GoldenError` if a folder cannot belong to the model, or lacks what its entries are made of. Needs no device. */
 export function checkGolden(golden: Golden, config: JanusConfig): void {
   const { json, tensors, pictures, name } = golden;
   const tokens = imageTokens(config);
@@ -91,7 +91,7 @@ export function checkGolden(golden: Golden, config: JanusConfig): void {
 interface Task {
   readonly entry: string;
   readonly shape: readonly number[];
-  /** Rows are sorted by these in turn: rows of one prompt stand together, what they share is computed once and let go. */
+  /** Rows are sorted by these in turn: rows of one prompt stand together, what they share is computed once and released. */
   readonly place: readonly [kind: number, i: number, kind: number];
   readonly compute: () => Promise<Comparison>;
 }
@@ -100,7 +100,7 @@ export class Verification {
   readonly inputs: GoldenInputs;
   readonly model: GoldenModel;
   private readonly golden: Golden;
-  /** By what it is, the last one computed. */
+  /** The last value computed, by what it is. */
   private readonly memo = new Map<string, { readonly i: number; readonly value: Promise<unknown> }>();
 
   constructor(inputs: GoldenInputs, model: GoldenModel) {
@@ -231,7 +231,7 @@ export class Verification {
 
   // ---- questions about pictures
 
-  /** Verified where each of them is a picture of the folder; else they are inputs. */
+  /** Verified if each of them is a picture of the folder; else they are inputs. */
   async questionPixels(entry: string, golden: Values): Promise<Comparison> {
     const pixels = (await this.inputs.pixelsOf(entry))!;
     const size = pixels.data.length / pixels.shape[0]!;
@@ -294,7 +294,7 @@ export class Verification {
     return greedy(entry, golden, rows);
   }
 
-  /** The text of our ids; of the file's where ours left them at a tie, which the row of the ids judges. */
+  /** The text of our ids; of the file's if ours left them at a tie, which the row of the ids judges. */
   async greedyText(entry: string, golden: readonly string[]): Promise<Comparison> {
     const free = await this.freeAnswers();
     const theirs = (await this.golden.read("und.greedy_ids"))!;
@@ -371,7 +371,7 @@ export class Verification {
     return this.once("margins", 0, async () => this.model.codeMargins(await this.vectors()));
   }
 
-  /** Where the golden margin is small (ours, for want of one), another code is no mistake. */
+  /** If the golden margin is small (ours, for want of one), another code is no mistake. */
   async codes(entry: string, golden: Values): Promise<Comparison> {
     const own = await this.model.codes(await this.inputs.pixels());
     const theirs = await this.golden.read("vq.margin");

@@ -29,7 +29,7 @@ export interface TokenizerCase {
   /** With the begin-of-sentence token in front. */
   readonly ids: readonly number[];
   readonly idsNoSpecial: readonly number[];
-  /** Of `ids`, special tokens left out. */
+  /** Text of `ids`, special tokens left out. */
   readonly decoded: string;
 }
 
@@ -113,7 +113,7 @@ export class Golden {
     }
   }
 
-  /** The values of an entry; null where the file has none. Throws `GoldenError` for dtypes that hold no plain numbers. */
+  /** The values of an entry; null if the file has none. Throws `GoldenError` for dtypes that hold no plain numbers. */
   async read(name: string): Promise<Values | null> {
     const stored = this.tensors.get(name);
     if (!stored) return null;
@@ -167,7 +167,7 @@ const KNOWN = [
 const INPUTS = ["kind", "train_rows"];
 const MARGIN = /^gen(0|[1-9]\d*)_top2_margin_min$/;
 
-/** Throws `GoldenError` where an entry of a known name has another form than it should. */
+/** Throws `GoldenError` if an entry of a known name has another form than it should. */
 function parseGolden(json: JsonObject, file: string): GoldenJson {
   const fail = (what: string, needed: string): never => {
     throw new GoldenError(`${file}: ${what} is not ${needed}`);

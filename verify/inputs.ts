@@ -1,5 +1,5 @@
 /**
- * What the computations of `janus verify` start from: the golden folder's own inputs where it has them, else what its prompts and pictures
+ * What the computations of `janus verify` start from: the golden folder's own inputs if it has them, else what its prompts and pictures
  * give. Everything is checked here, so that a strange value fails the rows that need it and nothing else.
  */
 import { ArgumentError, ShapeError, shapeText } from "../engine/errors.ts";
@@ -66,7 +66,7 @@ export class GoldenInputs {
     );
   }
 
-  /** The questions of golden.json; null where it has none. */
+  /** The questions of golden.json; null if it has none. */
   promptBatch(): PromptBatch | null {
     const { understandPrompts } = this.golden.json;
     return (
@@ -147,7 +147,7 @@ export class GoldenInputs {
     return { shape: [shape.slice(0, -3).reduce((a, b) => a * b, 1), 3, side, side], data };
   }
 
-  /** Image codes [N, tokens] of the file; null where it has none. */
+  /** Image codes [N, tokens] of the file; null if it has none. */
   async codes(name: string): Promise<Ids | null> {
     const found = await this.golden.read(name);
     const tokens = imageTokens(this.config);

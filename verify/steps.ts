@@ -1,5 +1,5 @@
 /**
- * The product's decoder fed with golden codes: what generation itself thinks at each step (prefill, cache, captured steps, guidance), where
+ * The product's decoder fed with golden codes: what generation itself thinks at each step (prefill, cache, captured steps, guidance), while
  * a free run would only show which code it chose.
  */
 import { tensor } from "../engine/index.ts";

@@ -14,11 +14,11 @@ export interface GoldenBatch {
   readonly pictures: readonly number[];
 }
 
-/** Which of `vision.pixels` picture `k` of the batch is, `inRow` being its place in its own row. */
+/** Which of `vision.pixels` picture `k` of the batch is, `inRow` being its position in its own row. */
 type Choice = (inRow: number, k: number) => number;
 
 /**
- * The README names picture 1 for one row with one picture. Which ones several of them have, no file says: each row anew from 1, all of the
+ * The README names picture 1 for one row with one picture. Which ones several of them have, no file says: each row from 1, all of the
  * batch from 1 on, all of it from 0 on. Only one of these can give the golden loss.
  */
 const CHOICES: readonly Choice[] = [(inRow) => 1 + inRow, (_, k) => 1 + k, (_, k) => k];

@@ -44,7 +44,7 @@ export interface TrainTensor {
 export interface TrainStage {
   /** The key of golden.json: `train{key}` begins the names of all its values. */
   readonly key: string;
-  /** Null where the file has tensors of a stage that golden.json does not name. */
+  /** Null if the file has tensors of a stage that golden.json does not name. */
   readonly settings: TrainSettings | null;
   readonly steps: readonly TrainStep[];
   readonly finalLoss: number | null;
@@ -60,7 +60,7 @@ const TENSOR = /^train(\d+)\.(?:grad|after(\d+))\.(.+)$/s;
 /** Whether an entry of golden.safetensors is a value of training. */
 export const isTrainEntry = (name: string): boolean => TENSOR.test(name);
 
-/** The stages of a folder; throws `GoldenError` where an entry of a known name has another form than it should. */
+/** The stages of a folder; throws `GoldenError` if an entry of a known name has another form than it should. */
 export function parseStages({ json, tensors, name: folder }: Golden): TrainStage[] {
   const form = new Form(`${folder}/golden.json`);
   const found = new Map<string, TrainTensor[]>([...(json.train?.keys() ?? [])].map((key) => [key, []]));
@@ -138,7 +138,7 @@ function parseStage(key: string, content: JsonObject, tensors: readonly TrainTen
   };
 }
 
-/** The batch; null where golden.json has none. Throws like `parseStages`. */
+/** The batch; null if golden.json has none. Throws like `parseStages`. */
 export function parseBatch({ json, name }: Golden): TrainRow[] | null {
   if (json.trainRows === undefined) return null;
   const form = new Form(`${name}/golden.json`);

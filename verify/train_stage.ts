@@ -32,7 +32,7 @@ export interface Outcome {
   readonly trainable: readonly string[];
   readonly noGrad: readonly string[];
   readonly frozen: Comparison;
-  /** By entry. */
+  /** Comparisons by entry. */
   readonly tensors: ReadonlyMap<string, Comparison>;
 }
 
@@ -128,7 +128,7 @@ export class StageRun {
         await this.compareGradients();
       }
       if (k < steps.length) {
-        // Where the batch reaches nothing that this stage trains, there is no step to make.
+        // If the batch reaches nothing that this stage trains, there is no step to make.
         const moves = untouched.length < this.trained.size;
         if (moves) optimizer.step();
         gradNorms.push(moves ? (await optimizer.report()).gradNorm : 0);
@@ -149,7 +149,7 @@ export class StageRun {
     };
   }
 
-  /** Compares what is asked for with `compare`; where the model cannot have it, the row says why. */
+  /** Compares what is asked for with `compare`; if the model cannot have it, the row says why. */
   private async each(
     tensors: readonly TrainTensor[],
     compare: (golden: Values, parameter: Parameter, name: string, entry: string) => Promise<Comparison>,
@@ -198,7 +198,7 @@ export class StageRun {
     );
   }
 
-  /** Of the parameters that are compared after steps. */
+  /** Values of the parameters that are compared after steps. */
   private async valuesBefore(): Promise<Map<string, Float32Array>> {
     const values = new Map<string, Float32Array>();
     for (const { after, parameter: name } of this.stage.tensors) {

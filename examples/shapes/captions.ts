@@ -211,8 +211,8 @@ function fits({ objects }: Scene, { include }: Prompt): boolean {
 }
 
 /**
- * What a scene shows, in reading order: "a red circle, two blue squares and a shape", or of two objects half of the time where one is: "a blue
- * square below a circle". A quarter of the objects are told by colour or shape alone, and more where the text would name what is held out.
+ * What a scene shows, in reading order: "a red circle, two blue squares and a shape", or of two objects half of the time the position of one: "a blue
+ * square below a circle". A quarter of the objects are described by colour or shape alone, and more if the text would name what is held out.
  */
 export function describe(dice: Dice, { objects }: Scene): string {
   const ordered = inReadingOrder(objects);
@@ -230,7 +230,7 @@ export function describe(dice: Dice, { objects }: Scene): string {
     const { wordings } = ideasOf("single_object", false).find(
       ({ include }) => include[0]!.shape === mentions[0]!.shape,
     )!;
-    return dice.pick(wordings); // of "a circle" some wordings are held out
+    return dice.pick(wordings); // some wordings of "a circle" are held out
   }
   const counts = new Map<string, { mention: Mention; count: number }>();
   for (const mention of mentions) {
@@ -260,10 +260,10 @@ function tell(dice: Dice, objects: readonly Coloured[]): Mention[] {
   return told;
 }
 
-/** Where one object clearly is, seen from another, and in no other relation by GenEval's rule. */
+/** The relation that one object clearly has to another, with no other relation by GenEval's rule. */
 export function clearly(a: SceneObject, b: SceneObject): Relation | undefined {
   const [relation] = relations(boxOf(a), boxOf(b), CLEAR);
-  // Above 0.65 on one axis the other can still pass GenEval's 0.5; then both are true and neither is told.
+  // Above 0.65 on one axis the other can still pass GenEval's 0.5; then both are true and neither is said.
   return relations(boxOf(a), boxOf(b)).length === 1 ? relation : undefined;
 }
 

@@ -32,7 +32,7 @@ export interface Sample {
 }
 
 export interface SampleOptions extends LayoutOptions {
-  /** Questions to a picture; 2 unless told, 16 at most. Some pictures offer fewer. */
+  /** Questions to a picture (default: 2), 16 at most. Some pictures offer fewer. */
   readonly questions?: number;
 }
 
@@ -55,9 +55,9 @@ export function trainingSample(seed: number, index: number, options: SampleOptio
 
 export interface DatasetOptions extends SampleOptions {
   readonly seed?: number;
-  /** Pictures to make; 10,000 unless told. Each has a description, eight of eleven a prompt of one of the kinds. */
+  /** Pictures to make (default: 10,000). Each has a description, eight of eleven a prompt of one of the kinds. */
   readonly pictures?: number;
-  /** Side of the pictures, pixels; 64 unless told. */
+  /** Side of the pictures, pixels (default: 64). */
   readonly side?: number;
   readonly onProgress?: (pictures: number) => void;
 }
@@ -162,9 +162,9 @@ export interface Evaluation {
 }
 
 export interface EvaluationOptions extends LayoutOptions {
-  /** Prompts a kind; 100 unless told. Where there are fewer texts (26 of a single object, 72 of two and of counting), some come again. */
+  /** Prompts a kind (default: 100). If there are fewer texts (26 of a single object, 72 of two and of counting), some come again. */
   readonly prompts?: number;
-  /** Questions a kind of question; 50 unless told. As many again name a held-out combination, which of shapes is a coloured one. */
+  /** Questions a kind of question (default: 50). As many again name a held-out combination, which of shapes is a coloured one. */
   readonly questions?: number;
 }
 

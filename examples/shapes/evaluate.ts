@@ -32,9 +32,9 @@ export interface Results {
   readonly drawn: readonly Drawn[];
   readonly answered: readonly Answered[];
   readonly drawing: Readonly<Record<Kind, Score>>;
-  /** Of questions about pictures that training never held. */
+  /** Score on questions about pictures that training did not contain. */
   readonly questions: Asking;
-  /** Of as many others, which with their answers also name a combination that no sentence or question of training does. */
+  /** Score on as many others, which with their answers also name a combination that no sentence or question of training does. */
   readonly heldOut: Asking;
 }
 
@@ -55,7 +55,7 @@ export interface EvaluateOptions {
 }
 
 /**
- * "Is the circle left of the ring?": no model of this size has learned it, and it is told apart. It stays in training: in one run with it and
+ * "Is the circle left of the ring?": no model of this size has learned it, and it is reported separately. It stays in training: in one run with it and
  * one without, "is there" was learned some 600 steps sooner beside it (docs/decisions.md).
  */
 export const APART: QuestionKind = "relation";

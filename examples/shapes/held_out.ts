@@ -1,15 +1,15 @@
 /**
- * What no prompt, description or question of training names, by a fixed rule (numbers are places in `SHAPES` and `COLOURS`, counted from 0):
+ * What no prompt, description or question of training names, by a fixed rule (numbers are positions in `SHAPES` and `COLOURS`, counted from 0):
  * - colours: colour c on shape c mod 6 (8 of 48: red circle, orange square, …, purple circle, pink square);
  * - shape pairs: shapes s and s + 3 together (3 of 15: circle and cross, square and ring, triangle and diamond);
  * - counts, 2 to 4: exactly 2 + s mod 3 of shape s (6 of 18: two circles, three squares, four triangles, two crosses, …);
- * - positions: shape s left of shape s + 1, and shape s above shape s + 2, mod 6 (12 of 96 between shapes that may be told together; told
+ * - positions: shape s left of shape s + 1, and shape s above shape s + 2, mod 6 (12 of 96 between shapes that may be named together; named
  *   from the other side, "a square right of a circle", they are for training);
  * - attributes: two objects of different shape and colour with c1 + c2 + s1 + s2 divisible by 5 (a fifth of them);
  * - layouts: an eighth of all scenes, by a hash of everything in them, whatever they show. Pictures of the evaluation are of these only.
- * Pictures of training may show such a combination, and are told with less: a red circle is "a circle" or "a red shape"; the questions of a
+ * Pictures of training may show such a combination, and are described with less: a red circle is "a circle" or "a red shape"; the questions of a
  * conversation, each free of it, may name its parts. (Pictures without red circles teach that there are none: docs/decisions.md.) Every shape and
- * every colour is still told with most others. A single object cannot be held out: there the evaluation's wordings are, as (opening + article +
+ * every colour is still named with most others. A single object cannot be held out: there the evaluation's wordings are, as (opening + article +
  * shape) mod 4 = 0 (captions.ts), besides the layouts.
  */
 import { COLOURS, SHAPES, boxOf, relations } from "./scene.ts";
@@ -44,7 +44,7 @@ export function isHeldOutAttributes(a: Coloured, b: Coloured): boolean {
   return (colourNumber[a.colour] + colourNumber[b.colour] + shapeNumber[a.shape] + shapeNumber[b.shape]) % 5 === 0;
 }
 
-/** Of the wordings of a single object. */
+/** Whether a wording of a single object is held out. */
 export const isHeldOutWording = (opening: number, article: number, shape: Shape): boolean =>
   (opening + article + shapeNumber[shape]) % 4 === 0;
 
@@ -59,12 +59,12 @@ export function isHeldOutLayout({ background, objects }: Scene): boolean {
   return ((hash ^ (hash >>> 16)) & 7) === 0;
 }
 
-/** What is held out among objects, as far as they are told and wherever they lie: counts, colours, pairs, attributes. */
+/** What is held out among objects, as far as they are named and wherever they lie: counts, colours, pairs, attributes. */
 export function heldOutAmong(objects: readonly Mention[]): string[] {
   const found: string[] = [];
   for (const shape of SHAPES) {
     const these = objects.filter((object) => object.shape === shape);
-    const plain = these.filter(({ colour }) => !colour); // told as "two squares", beside a red square or not
+    const plain = these.filter(({ colour }) => !colour); // named "two squares", beside a red square or not
     for (const { length } of [these, plain]) if (isHeldOutCount(shape, length)) found.push(`${length} of ${shape}`);
   }
   objects.forEach((a, i) => {

@@ -12,7 +12,7 @@ import type { Blob } from "./segment.ts";
 
 /** An object seen in a picture; its box is in pixels of 64×64. */
 export interface Seen extends Box {
-  /** Undefined where it resembles none enough. */
+  /** Undefined if it resembles none enough. */
   readonly shape: Shape | undefined;
   readonly colour: Colour | undefined;
   /** How well the shape fits: overlap over union with the drawn shape, soft at the edges. */
@@ -27,7 +27,7 @@ export interface Seen extends Box {
 }
 
 export interface Verdict {
-  /** By GenEval's rule: every clause holds, none of the excluded does. */
+  /** Verdict by GenEval's rule: every clause holds, none of the excluded does. */
   readonly correct: boolean;
   /** Correct, and nothing else is in the picture. */
   readonly exact: boolean;
@@ -35,14 +35,14 @@ export interface Verdict {
   readonly seen: readonly Seen[];
 }
 
-// Of 2,100 objects, clean and degraded, the worst fitted 0.74, had a flaw of 0.39 and a stretch of 1.09; shapes that have no name here (bars,
+// The worst of 2,100 objects, clean and degraded, fitted 0.74, had a flaw of 0.39 and a stretch of 1.09; shapes that have no name here (bars,
 // three quarters of a disc, half a cross, a broken ring) have a flaw of 0.69 or more.
 const MIN_FIT = 0.7;
 const MAX_FLAW = 0.5;
 const MAX_STRETCH = 1.2;
 const EDGE = 2; // pixels over which an edge is soft after smoothing
 
-/** Of a shape of side 1: area, how far its centre of mass lies below the centre of its box, and spread across over spread down. */
+/** Features of a shape of side 1: area, how far its centre of mass lies below the centre of its box, and spread across over spread down. */
 const FORMS = Object.fromEntries(
   SHAPES.map((shape) => {
     const side = 200;
@@ -197,7 +197,7 @@ function look(blob: Blob): Seen {
   };
 }
 
-/** The objects of a picture of any size, the best recognised first, and why there are none where nothing can be told. */
+/** The objects of a picture of any size, the best recognised first, and why there are none if nothing can be recognised. */
 export function detect(image: RgbImage): { seen: Seen[]; problem?: string } {
   const { blobs, problem } = segment(image);
   const seen = blobs.map(look).sort((a, b) => b.fit - a.fit);

@@ -1,6 +1,6 @@
 /**
  * The demo's training, from nothing: data, a model of random weights, stage 0 (the image tokenizer), then the three stages of Janus-Pro as
- * `janus train` runs them. Everything lies in one folder; what is finished there is not done again, so an interrupted run goes on.
+ * `janus train` runs them. Everything lies in one folder; what is finished there is not done again, so an interrupted run resumes.
  */
 import { existsSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
@@ -29,18 +29,18 @@ const ROW = 352;
 const ROWS = 12;
 /** The report's is 0. With AdamW losses were the same without it over 500 steps of stage 2. */
 const WEIGHT_DECAY = 0.1;
-/** Of the data: goes up where the same settings make another world. */
+/** Version of the data: raised when the same settings make another world. */
 const VERSION = 4;
 /** Questions to a picture, in one conversation: a picture takes 64 tokens, a question ten. */
 const QUESTIONS = 12;
-/** Of stage 0. Without it flat background took half of the codes; with a fifth of it the code of a patch still told more of what is far than of the patch. */
+/** λ of stage 0. Without it flat background took half of the codes; with a fifth of it the code of a patch still said more about distant pixels than about the patch. */
 const RATE_WEIGHT = 0.08;
 /** Steps of stage 0 between looks at which codes are used. */
 const RESEED = 20;
-/** Of its steps, the share in which codes are moved; those without use in the rest retire. */
+/** Share of stage 0's steps in which codes are moved; codes without use in the rest retire. */
 const MOVED_UNTIL = 0.75;
 
-/** Where `learn` puts a stage's run. */
+/** Folder of a stage's run. */
 export const runOf = (folder: string, stage: 0 | Stage): string => join(folder, `stage${stage}`);
 
 export interface LearnOptions {
@@ -54,7 +54,7 @@ export interface LearnOptions {
   readonly stop?: AbortSignal;
 }
 
-/** Runs what is not yet done of the recipe in `folder`. Returns the folder of the trained model; null where `stop` came first. */
+/** Runs what is not yet done of the recipe in `folder`. Returns the folder of the trained model; null if `stop` came first. */
 export async function learn(folder: string, options: LearnOptions): Promise<string | null> {
   const { recipe, seed, device, onStage, onTokenizer, onStep, onNotice, stop } = options;
   const data = join(folder, "data");

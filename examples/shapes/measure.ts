@@ -30,7 +30,7 @@ export const worn = (image: RgbImage, dice: Dice): Promise<RgbImage> => jpeg(deg
 
 export interface Figures {
   readonly accuracy: Readonly<Record<Kind, number>>;
-  /** Of pictures made for another prompt, near or far, that do not fit this one, the share that is judged correct. */
+  /** Share judged correct of the pictures made for another prompt, near or far, that do not fit this one. */
   readonly falsePositives: Readonly<Record<Kind, number>>;
   readonly mistakes: readonly string[];
 }

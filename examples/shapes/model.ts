@@ -15,7 +15,7 @@ const MERGES = 512;
 /** Samples whose words the tokenizer learns. */
 const SAMPLES = 300;
 
-/** How the model draws unless told: at the original's guidance of 5 the shapes of one this small fall apart. */
+/** Defaults of drawing: at the original's guidance of 5 the shapes of one this small fall apart. */
 const GUIDANCE = 1.5;
 
 /**

@@ -21,7 +21,7 @@ export interface ReportOptions {
   readonly minutes: number;
   /** The model of this run first. */
   readonly columns: readonly { readonly name: string; readonly results: Results }[];
-  /** Where `learn` worked, and the folder of the model that came out. */
+  /** Folder of `learn`, and the folder of the model that came out. */
   readonly folder: string;
   readonly trained: string;
 }

@@ -56,7 +56,7 @@ const LOOKED_FOR: readonly By[] = [
 const fits = (object: Coloured, { shape, colour }: Mention): boolean =>
   (!shape || object.shape === shape) && (!colour || object.colour === colour);
 
-/** `yes` is what the answer shall be where it is yes or no. */
+/** `yes` is the answer wanted if it is yes or no. */
 type Make = (dice: Dice, scene: Scene, yes: boolean) => Question | undefined;
 
 const MAKERS: Readonly<Record<QuestionKind, Make>> = {
@@ -91,7 +91,7 @@ const MAKERS: Readonly<Record<QuestionKind, Make>> = {
     const nouns = phrase(mention, plural);
     const question = dice.pick([`how many ${nouns} are there?`, `how many ${nouns} do you see?`]);
     const heldOut =
-      (by.shape && count === all && isHeldOutCount(shape, count)) || // of four squares, three may be red
+      (by.shape && count === all && isHeldOutCount(shape, count)) || // three of four squares may be red
       (isFull(mention) && isHeldOutColour(mention));
     return { kind: "count", question, answer: NUMBER_WORDS[count]!, about: nouns, heldOut };
   },
@@ -134,21 +134,21 @@ const MAKERS: Readonly<Record<QuestionKind, Make>> = {
     const relation = yes ? truth : dice.pick(RELATIONS.filter((other) => other !== truth));
     const question = `is the ${a.shape} ${relation} the ${b.shape}?`;
     const heldOut = isHeldOutPosition(a.shape, relation, b.shape) || isHeldOutPair(a.shape, b.shape);
-    const about = [a.shape, b.shape].sort().join(); // of two objects one relation tells the others
+    const about = [a.shape, b.shape].sort().join(); // one relation of two objects determines the others
     return { kind: "relation", question, answer: yes ? "yes" : "no", about, heldOut };
   },
 };
 
 export interface AskOptions {
-  /** Whether the question shall name a held-out combination. Not, unless told. */
+  /** Whether the question shall name a held-out combination. Default: false. */
   readonly heldOut?: boolean;
-  /** The answer where it is yes or no; either unless told. */
+  /** The answer wanted if it is yes or no (default: either). */
   readonly yes?: boolean;
-  /** Of questions that are asked already. */
+  /** Questions that are asked already. */
   readonly before?: readonly Question[];
 }
 
-/** A question about the scene that is of the kind, and about something else than those before; undefined where the scene offers none in a few tries. */
+/** A question about the scene that is of the kind, and about something else than those before; undefined if the scene offers none in a few tries. */
 export function askAbout(dice: Dice, scene: Scene, kind: QuestionKind, options: AskOptions = {}): Question | undefined {
   const { heldOut = false, before = [] } = options;
   const { yes = dice.chance(0.5) } = options; // chosen once: else the more often refused answer would be the rarer
@@ -160,7 +160,7 @@ export function askAbout(dice: Dice, scene: Scene, kind: QuestionKind, options: 
   return undefined;
 }
 
-/** Of each kind, in one conversation: what a picture shows on its face is learned from few, what compares takes many (docs/decisions.md). */
+/** Questions of each kind in one conversation: what a picture shows on its face is learned from few, what compares takes many (docs/decisions.md). */
 const TIMES: Readonly<Record<QuestionKind, number>> = {
   shape: 1,
   colour: 1,

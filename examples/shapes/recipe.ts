@@ -20,9 +20,9 @@ export interface Recipe {
   /** Stage 0. */
   readonly tokenizer: StageRecipe;
   readonly stages: Readonly<Record<Stage, StageRecipe>>;
-  /** Of drawing, unless told; chosen with prompts of another seed than those that are counted. What has learned little draws nothing at a low one. */
+  /** Default temperature of drawing; chosen with prompts of another seed than those that are counted. What has learned little draws nothing at a low one. */
   readonly temperature: number;
-  /** Of the evaluation: prompts a kind, and questions a kind about held-out pictures; as many again are about held-out combinations. */
+  /** Size of the evaluation: prompts a kind, and questions a kind about held-out pictures; as many again are about held-out combinations. */
   readonly prompts: number;
   readonly questions: number;
 }
@@ -43,7 +43,7 @@ const tokenizer = (steps: number): StageRecipe => ({
 });
 
 /**
- * Learning rates are those of a model that starts from random weights, whose matrices take the steps of Muon; the presets go on from a trained
+ * Learning rates are those of a model that starts from random weights, whose matrices take the steps of Muon; the presets start from a trained
  * Llama. Stage 3 is the first one in which the vision tower, random here as well, learns; the rate falls through all of it, which took a third off the losses.
  */
 const stages = (one: number, two: number, three: number, batch: number, lr: number): Recipe["stages"] => ({
@@ -52,7 +52,7 @@ const stages = (one: number, two: number, three: number, batch: number, lr: numb
   3: { steps: three, batch, lr, warmup: Math.min(40, Math.ceil(three / 4)), cooldown: three },
 });
 
-/** Where steps are few they are small and long: half the samples at three times the rate learn twice as much in the same time (docs/decisions.md). */
+/** Short runs take half the samples a step at three times the rate, and learn twice as much in the same time (docs/decisions.md). */
 export const RECIPES: Readonly<Record<Length, Recipe>> = {
   quick: {
     pictures: 500,

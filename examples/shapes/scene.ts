@@ -5,7 +5,7 @@
 import type { RgbImage } from "../../model/image/image.ts";
 import type { Dice } from "./dice.ts";
 
-/** Chosen by what the judge tells apart at 16 pixels after blocks, noise and JPEG (measure.ts prints the table). */
+/** Chosen by what the judge distinguishes at 16 pixels after blocks, noise and JPEG (measure.ts prints the table). */
 export const SHAPES = ["circle", "square", "triangle", "cross", "ring", "diamond"] as const;
 export type Shape = (typeof SHAPES)[number];
 
@@ -66,14 +66,14 @@ export interface Box {
 export const boxOf = ({ x, y, size }: SceneObject): Box => ({ x, y, width: size, height: size });
 
 /**
- * From the top, and from the left where tops are level: the order in which their first image codes come, and captions name them. A model
+ * From the top, and from the left if tops are level: the order in which their first image codes come, and captions name them. A model
  * that draws row by row then finds the words of the next object behind those of the last.
  */
 export const inReadingOrder = (objects: readonly SceneObject[]): SceneObject[] =>
   [...objects].sort((a, b) => a.y - a.size / 2 - (b.y - b.size / 2) || a.x - a.size / 2 - (b.x - b.size / 2));
 
 /**
- * Where `a` is, seen from `b`, by GenEval's rule: the offset of the centres, less a tenth of the summed sides on each axis, over the length
+ * Position of `a` seen from `b`, by GenEval's rule: the offset of the centres, less a tenth of the summed sides on each axis, over the length
  * of the whole offset, must exceed `least` (0.5 there; more asks for a clearer case). On a diagonal two relations can hold.
  */
 export function relations(a: Box, b: Box, least = 0.5): Relation[] {
@@ -94,11 +94,11 @@ export function relations(a: Box, b: Box, least = 0.5): Relation[] {
 }
 
 export interface LayoutOptions {
-  /** Boxes begin this many pixels apart, and their sides differ by it. 4 unless told. */
+  /** Boxes begin this many pixels apart, and their sides differ by it. Default: 4. */
   readonly grid?: number;
-  /** Where the first of them begin, from the left and from the top; on the first multiple of `grid` off the border unless told. */
+  /** Start of the first of them, from the left and from the top (default: the first multiple of `grid` off the border). */
   readonly origin?: number;
-  /** Both unless told. */
+  /** Backgrounds to choose from (default: both). */
   readonly backgrounds?: readonly Background[];
 }
 
@@ -156,8 +156,8 @@ function placeFor(
   return undefined;
 }
 
-const HALF_ARM = 0.15; // of a cross, as a share of its side
-const HOLE = 0.52; // of a ring, as a share of its radius
+const HALF_ARM = 0.15; // half the arm of a cross, as a share of its side
+const HOLE = 0.52; // hole of a ring, as a share of its radius
 const SLOPE = 1 / Math.sqrt(5); // the normal of a side of a triangle as high as wide is (2, 1)/√5
 
 /**

@@ -12,7 +12,7 @@ export interface Blob {
   readonly cover: Float32Array;
   readonly area: number;
   readonly rgb: Rgb;
-  /** Undefined where the colour is none of the palette's. */
+  /** Undefined if the colour is none of the palette's. */
   readonly colour: Colour | undefined;
 }
 
@@ -115,7 +115,7 @@ function parts(inside: (i: number) => boolean): number[][] {
 }
 
 /**
- * The part cut by colour, where pixels that no edge has mixed with the background show more than one. Each share comes with its middle
+ * The part cut by colour, if pixels that no edge has mixed with the background show more than one. Each share comes with its middle
  * colour.
  */
 function byColour(

@@ -56,11 +56,11 @@ export interface AttentionOptions {
   readonly documents?: Tensor;
 }
 
-/** Which masks a launch applies, and where they are. */
+/** Which masks a launch applies, and their position. */
 interface Masks {
   /** CAUSAL 1, STARTS 2, DOCUMENTS 4, as in `lib/attention_keys.wgsl`. */
   readonly flags: number;
-  /** Starts, then documents; null where there are none. */
+  /** Starts, then documents; null if there are none. */
   readonly words: Tensor | null;
   /** Pairs of a query and a key that it sees, over the batch; and without starts and documents, as the kernels may visit them. */
   readonly pairs: number;
@@ -73,7 +73,7 @@ interface Masks {
  *
  * Inputs may be views: rows of D elements in one piece are read where they lie (a permuted [B, T, H, D] is not copied). The result is a
  * permuted view of [B, Tq, Hq, D] in memory, so that `permute(y, [0, 2, 1, 3])` then `reshape` to [B, Tq, Hq · D] copies nothing;
- * gradients lie in memory as their inputs do. D is best a multiple of 4; others are padded. Heads above 128 compute their scores again for
+ * gradients lie in memory as their inputs do. D is best a multiple of 4; others are padded. Heads above 128 recompute their scores for
  * each 128 of their columns.
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
@@ -118,7 +118,7 @@ const flopsOf = (products: number, q: Tensor, pairs: number): number =>
 
 /** Pairs that causality alone leaves of one row. */
 function causalPairs(queries: number, keys: number): number {
-  const seeing = Math.min(queries, keys); // of more queries than keys the first see none
+  const seeing = Math.min(queries, keys); // if there are more queries than keys, the first see none
   return seeing * (keys - seeing) + (seeing * (seeing + 1)) / 2;
 }
 const bytesOf = (...tensors: readonly Tensor[]): number =>
@@ -311,7 +311,7 @@ function mostPairs(q: Tensor, k: Tensor, causal: boolean): number {
   return q.shape[0]! * (causal ? causalPairs(queries, keys) : queries * keys);
 }
 
-/** Pairs of a query and a key of one document, where the host knows the documents. */
+/** Pairs of a query and a key of one document, if the host knows the documents. */
 function documentPairs(documents: Tensor | undefined, causal: boolean): number | null {
   const ids = documents?.storage.hostValues;
   if (!documents || !ids || ids.length !== documents.size || !documents.isContiguous) return null;

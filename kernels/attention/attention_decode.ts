@@ -176,7 +176,7 @@ export function cacheWrite(keys: Tensor, values: Tensor, k: Tensor, v: Tensor, l
   refuseGradient(op, k, v);
   scope(() => {
     const [newKeys, newValues] = [contiguousCopy(k), contiguousCopy(v)];
-    // The new tokens are few: bound whole where they fit, so that only the cache decides on the windows.
+    // The new tokens are few: bound whole if they fit, so that only the cache decides on the windows.
     const whole = storageBytes(k.dtype, k.size) <= k.device.limits.maxStorageBufferBindingSize;
     const operands = [
       { rowElements: capacity * d, dtype: keys.dtype },

@@ -1,7 +1,7 @@
 // Attention of a few new tokens to a cache, split over keys: for each query row (batch, token, head) and chunk of CHUNK keys the part
-// of softmax(scale · q kᵀ) v that the chunk gives, unnormalised, with its maximum and sum; attention_decode_combine joins the parts.
+// of softmax(scale · q kᵀ) v of the chunk, unnormalised, with its maximum and sum; attention_decode_combine joins the parts.
 // Query t sees the keys from starts[b] to length + t. One workgroup a (query row, chunk): first one key an invocation, then one vec4
-// of columns an invocation. Chunks beyond the length leave at once. Grid: flat over rows · chunks, folded.
+// of columns an invocation. Chunks beyond the length return at once. Grid: flat over rows · chunks, folded.
 //#use grid
 //#use f32 as q
 //#use f32 as k

@@ -1,4 +1,4 @@
-// Joins the parts of attention_decode: y = Σ exp(m_c − m) acc_c / Σ exp(m_c − m) s_c over the chunks up to the length; zeros where no key
+// Joins the parts of attention_decode: y = Σ exp(m_c − m) acc_c / Σ exp(m_c − m) s_c over the chunks up to the length; zeros if no key
 // was seen. One invocation a granule of y. Grid: flat over ceil(rows · D / 4 / WORKGROUP), folded.
 //#use grid
 //#use f32 as y

@@ -4,7 +4,7 @@
 const WORKGROUP = 64u; // invocations
 struct Params {
   batch: u32,
-  words: u32, // of the mask
+  words: u32, // words of the mask
 }
 @group(0) @binding(0) var<storage, read> starts: array<u32>;
 @group(0) @binding(1) var<storage, read> documents: array<u32>;

@@ -1,6 +1,6 @@
 // The sums of attention_naive.wgsl in tiles of 8 queries, without workgroup memory. LANES invocations (with library attention_lanes_subgroup, a
-// subgroup) take 4 · LANES keys a step: each scores four keys against the 8 queries, whose rows the lanes hand round; then it owns a granule
-// of each chunk of LANES granules of the result, and the probabilities are handed round. With LANES = 1 an invocation is alone with its tile.
+// subgroup) take 4 · LANES keys a step: each scores four keys against the 8 queries, whose rows the lanes broadcast; then it owns a granule
+// of each chunk of LANES granules of the result, and the probabilities are broadcast. With LANES = 1 an invocation is alone with its tile.
 // Grid: flat over ceil(heads · ceil(queries / 8) · slices · LANES / WORKGROUP), folded; light and heavy tiles of a causal head alternate.
 //#use grid
 //#use attention_forward
@@ -9,7 +9,7 @@
 //#use attention_lanes_none as s
 const WORKGROUP = 64u; // invocations
 const LANES = 1u; // that share a tile: 1, or the subgroup size, which is then WORKGROUP
-const CHUNKS = 1u; // of LANES granules that a tile computes: 1, 2 or 4
+const CHUNKS = 1u; // chunks of LANES granules that a tile computes: 1, 2 or 4
 
 // Masked scores of query i: scaled, or −3e38.
 fn masked(s: vec4f, b: u32, i: u32, key: vec4u, id: vec4u, begin: u32, row_id: u32) -> vec4f {
@@ -54,7 +54,7 @@ fn attention_register(@builtin(workgroup_id) group: vec3u, @builtin(num_workgrou
   var sums_2: array<vec4f, 8>;
   var sums_3: array<vec4f, 8>;
   var w: array<vec4f, 8>;
-  // Of rows 0 to 3 and 4 to 7: the largest score so far, and this lane's share of the sum of powers.
+  // State of rows 0 to 3 and 4 to 7: the largest score so far, and this lane's share of the sum of powers.
   var top_0 = vec4f(-3e38);
   var top_1 = vec4f(-3e38);
   var total_0 = vec4f();

@@ -8,9 +8,9 @@
 //#use attention_lanes_none as s
 const WORKGROUP = 64u; // invocations
 const LANES = 1u; // that share a tile: 1, or the subgroup size, which is then WORKGROUP
-const CHUNKS = 1u; // of LANES granules that a tile computes: 1 or 2
+const CHUNKS = 1u; // chunks of LANES granules that a tile computes: 1 or 2
 
-// Probabilities of the four queries `query` for key j; 0 where masked.
+// Probabilities of the four queries `query` for key j; 0 if masked.
 fn probabilities(s: vec4f, lse: vec4f, b: u32, j: u32, query: vec4u, id: vec4u, begin: u32, row_id: u32) -> vec4f {
   let end = vec4u(end_key(query.x), end_key(query.y), end_key(query.z), end_key(query.w));
   var seen = (query < vec4u(params.queries)) & (vec4u(j) < end) & vec4<bool>(j >= begin);

@@ -8,9 +8,9 @@
 //#use attention_lanes_none as s
 const WORKGROUP = 64u; // invocations
 const LANES = 1u; // that share a tile: 1, or the subgroup size, which is then WORKGROUP
-const CHUNKS = 1u; // of LANES granules that a tile computes: 1, 2 or 4
+const CHUNKS = 1u; // chunks of LANES granules that a tile computes: 1, 2 or 4
 
-// The gradients of the scores of query i: p · (slope − delta), 0 where masked; `stat` is (lse, delta).
+// The gradients of the scores of query i: p · (slope − delta), 0 if masked; `stat` is (lse, delta).
 fn score_gradients(s: vec4f, slope: vec4f, stat: vec4f, b: u32, i: u32, key: vec4u, id: vec4u, begin: u32, row_id: u32) -> vec4f {
   var seen = (key >= vec4u(begin)) & (key < vec4u(end_key(i)));
   if (masked_by(DOCUMENTS)) { seen = seen & (id == vec4u(row_id)); }

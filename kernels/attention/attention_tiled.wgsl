@@ -5,7 +5,7 @@
 //#use attention_forward
 //#use attention_range
 //#use attention_block
-const CHUNKS = 1u; // of 8 granules that a workgroup computes: 1, 2 or 4
+const CHUNKS = 1u; // chunks of 8 granules that a workgroup computes: 1, 2 or 4
 
 // What the invocations of a row know of it: [row][x].
 var<workgroup> shares: array<f32, ROWS * 8u>;
@@ -37,7 +37,7 @@ fn attention_tiled(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups)
   var part: array<vec4f, 4>;
   var sums: array<vec4f, 4u * CHUNKS>;
   for (var r = 0u; r < 4u * CHUNKS; r++) { sums[r] = vec4f(); }
-  // Of the 4 rows: the largest score so far, and this invocation's share of the sum of powers.
+  // State of the 4 rows: the largest score so far, and this invocation's share of the sum of powers.
   var top = vec4f(-3e38);
   var total = vec4f();
   for (var j0 = begin - begin % COLUMNS; j0 < end; j0 += COLUMNS) {

@@ -5,7 +5,7 @@
 //#use attention_range
 //#use attention_block
 //#use attention_block_gradient
-const CHUNKS = 1u; // of 8 granules that a workgroup computes: 1 or 2
+const CHUNKS = 1u; // chunks of 8 granules that a workgroup computes: 1 or 2
 
 // Whether key j is seen by the four queries `query` with the ids `id`.
 fn seen_by(b: u32, j: u32, query: vec4u, id: vec4u, begin: u32) -> vec4<bool> {

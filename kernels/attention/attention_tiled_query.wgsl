@@ -5,7 +5,7 @@
 //#use attention_range
 //#use attention_block
 //#use attention_block_gradient
-const CHUNKS = 1u; // of 8 granules that a workgroup computes: 1, 2 or 4
+const CHUNKS = 1u; // chunks of 8 granules that a workgroup computes: 1, 2 or 4
 
 @compute @workgroup_size(64)
 fn attention_tiled_query(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {

@@ -6,7 +6,7 @@
 const WORKGROUP = 64u; // invocations
 const PER_ROW = false; // one length a batch row instead of one for all
 struct Params {
-  granules: u32, // of the window
+  granules: u32, // granules of the window
   tokens: u32,
   heads: u32,
   capacity: u32,

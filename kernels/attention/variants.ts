@@ -106,14 +106,14 @@ export interface Split {
 
 export interface AttentionVariant extends Kernels {
   readonly use: Uses;
-  /** Of the forward and the query kernel, and of the key kernel, which has two results. */
+  /** Split of the forward and the query kernel; `keySplit`: of the key kernel, which has two results. */
   readonly split: Split;
   readonly keySplit: Split;
 }
 
 /**
- * Tiles of `rows` rows and of up to `most` chunks of `granules` granules of the head; larger heads take several tiles, each with the scores
- * anew.
+ * Tiles of `rows` rows and of up to `most` chunks of `granules` granules of the head; larger heads take several tiles, each of which
+ * recomputes the scores.
  */
 function tiles(
   d: number,

@@ -1,5 +1,5 @@
 /**
- * How the attention kernels meet memory: rows of a head read and written through strides, and windows of batch rows and heads where a
+ * How the attention kernels meet memory: rows of a head read and written through strides, and windows of batch rows and heads if a
  * tensor is larger than one binding.
  */
 import { DTYPES, ShapeError, empty, sizeOf, storageBytes } from "../../engine/index.ts";
@@ -11,7 +11,7 @@ export interface Operand {
   readonly tensor: Tensor;
   /** Its heads for one key head. */
   readonly perHead: number;
-  /** Elements that the kernel counts as one: 4 where it reads granules, else 1. */
+  /** Elements that the kernel counts as one: 4 if it reads granules, else 1. */
   readonly unit: number;
 }
 
@@ -38,7 +38,7 @@ function reach(t: Tensor, rows: number, heads: number): number {
   );
 }
 
-/** Elements between two places where a binding may start. */
+/** Elements between two offsets at which a binding may start. */
 const granularity = (t: Tensor): number => (t.device.limits.minStorageBufferOffsetAlignment * 8) / DTYPES[t.dtype].bits;
 
 /** True if `heads` heads of one batch row fit a binding, wherever they start. */
@@ -47,7 +47,7 @@ function fitsBinding(t: Tensor, heads: number): boolean {
 }
 
 /**
- * `x` itself where kernels can read its rows in granules of 4 through its strides, else a row-major copy: [B, T, H, D] permuted is
+ * `x` itself if kernels can read its rows in granules of 4 through its strides, else a row-major copy: [B, T, H, D] permuted is
  * read in place.
  * @param perHead heads that a workgroup needs together
  */

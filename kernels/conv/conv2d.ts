@@ -116,7 +116,7 @@ function geometry(x: Tensor, weight: Tensor, bias: Tensor | null, options: Conv2
   };
 }
 
-/** The convolution of the gradient, with zeros between its pixels where the stride was larger than 1, by the reversed and transposed weight. */
+/** The convolution of the gradient, with zeros between its pixels if the stride was larger than 1, by the reversed and transposed weight. */
 function inputGradient(dy: Tensor, weight: Tensor, dtype: DType, g: ConvGeometry): Tensor {
   if (dy.size === 0) {
     const zero = empty([g.images, g.channels, g.height, g.width], { dtype, device: dy.device });

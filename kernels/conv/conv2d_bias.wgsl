@@ -9,7 +9,7 @@ struct Params {
   rows: u32, // in the window
   first: u32, // the window's first
   channels: u32,
-  granules: u32, // of a row
+  granules: u32, // granules of a row
 }
 @group(0) @binding(0) var<storage, read> x: array<Pack_x>;
 @group(0) @binding(1) var<storage, read> bias: array<f32>;

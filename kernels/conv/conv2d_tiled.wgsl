@@ -6,7 +6,7 @@
 //#use conv2d_forward
 //#use conv2d_place
 
-const STEP = 16u; // of (c, tap) at a time
+const STEP = 16u; // pairs (c, tap) a step
 var<workgroup> xs: array<vec4f, 256>; // [STEP, 16] four pixels each
 var<workgroup> ws: array<vec4f, 256>; // [STEP, 16] four output channels each
 

@@ -2,7 +2,7 @@
 // of a convolution's weight, pixels split into parts that a second kernel adds in their order. x, g NCHW, p f32.
 // 3×3, stride 1, for subgroups of 8 and no workgroup memory (software Vulkan). A workgroup is one subgroup: a lane owns one c, all lanes share 16
 // output channels and the 9 taps: 144 sums a lane. Four pixels of a row at a time: 12 loads of x (two columns stay from the four before), 8 of g
-// handed round by broadcasts, 576 FMAs. Grid: flat over (blocks of 8 c fastest, blocks of 16 o, parts), folded.
+// by subgroup broadcast, 576 FMAs. Grid: flat over (blocks of 8 c fastest, blocks of 16 o, parts), folded.
 enable subgroups;
 //#use grid
 //#use conv2d_weight_part

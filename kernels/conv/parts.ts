@@ -1,5 +1,5 @@
 /**
- * The launches below `conv2d`: weight packing, the convolution, and the weight's gradient, by the kernels of `variants.ts`. Whole launches where the tensors
+ * The launches below `conv2d`: weight packing, the convolution, and the weight's gradient, by the kernels of `variants.ts`. One launch if the tensors
  * fit a binding; else images, input channels and output channels are walked in ranges. Nothing here is recorded on the tape.
  */
 import { DTYPES, ShapeError, elementBytes, empty, grid1d, kernel, launch } from "../../engine/index.ts";
@@ -50,7 +50,7 @@ function room(device: Device, dtype: DType): number {
   return Math.floor(((limit - align - 16) * 8) / DTYPES[dtype].bits);
 }
 
-/** Binds elements `start` … `start + count` of a contiguous tensor, from a multiple of the alignment; `inside` is where they begin. */
+/** Binds elements `start` … `start + count` of a contiguous tensor, from a multiple of the alignment; `inside` is their offset in it. */
 function range(t: Tensor, start: number, count: number): { bound: Bound; inside: number } {
   const per = (t.device.limits.minStorageBufferOffsetAlignment * 8) / DTYPES[t.dtype].bits;
   const first = Math.floor(start / per) * per;
@@ -72,7 +72,7 @@ function ranges(op: string, total: number, most: number, multiple = 1): { first:
 }
 
 /**
- * x [N, C, H, W] (bindable), packed weight, bias [O] f32 → [N, O, OH, OW] of `dtype`. Accumulates in f32; where one image's channels exceed a
+ * x [N, C, H, W] (bindable), packed weight, bias [O] f32 → [N, O, OH, OW] of `dtype`. Accumulates in f32; if one image's channels exceed a
  * binding they are summed over several launches in an f32 result.
  */
 export function convolve(x: Tensor, packed: Tensor, bias: Tensor | null, dtype: DType, g: ConvGeometry): Tensor {
@@ -91,7 +91,7 @@ export function convolve(x: Tensor, packed: Tensor, bias: Tensor | null, dtype: 
     oneTile ? Math.floor(room(device, "f32") / (taps * TILE)) : Infinity,
   );
   // One dispatch is bounded: images and output channels are computed apart from one another, so cutting them changes no bit.
-  const work = 2 * pixels * Math.max(1, g.channels) * taps; // of an output channel of an image
+  const work = 2 * pixels * Math.max(1, g.channels) * taps; // FLOPs of an output channel of an image
   const mostOutputs = Math.min(
     whole ? Infinity : Math.floor(room(device, "f32") / Math.max(1, pixels)),
     whole || !oneTile ? Infinity : TILE,
@@ -102,7 +102,7 @@ export function convolve(x: Tensor, packed: Tensor, bias: Tensor | null, dtype: 
     whole || g.channels === 0 ? [{ first: 0, end: g.channels }] : ranges("conv2d", g.channels, mostChannels);
   const outputRanges = ranges("conv2d", g.outputs, mostOutputs, TILE);
   const variant = directVariant(device.capabilities, { g, x: x.dtype }).forward;
-  // Granules of four where what a kernel stores in a run splits into fours, else elements (in f32).
+  // Granules of four if the contiguous part that a kernel stores splits into fours, else elements (in f32).
   const granular = variant.run % 4 === 0;
   const wide = dtype !== "f32" && (!granular || channelRanges.length > 1);
   const y = empty(shape, { device, dtype: wide ? "f32" : dtype });

@@ -4,7 +4,7 @@
 //#use f32 as x
 const WORKGROUP = 64u; // invocations
 struct Params {
-  rows: u32, // of x in the window
+  rows: u32, // rows of x in the window
   width: u32, // granules of a row of x
 }
 @group(0) @binding(0) var<storage, read> x: array<Pack_x>;

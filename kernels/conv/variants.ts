@@ -1,5 +1,5 @@
 /**
- * The kernels of convolution and which of them run: a matrix product where a convolution is one; else "subgroup" and "registers" (no workgroup
+ * The kernels of convolution and which of them run: a matrix product if the convolution is one; else "subgroup" and "registers" (no workgroup
  * memory) on software Vulkan, "tiled" (workgroup memory) on GPUs, "naive" as the reference.
  */
 import { kernel, library } from "../../engine/index.ts";

@@ -38,7 +38,7 @@ export function accumulateInto(x: Tensor, y: Tensor): void {
   if (from !== y) from.dispose();
 }
 
-/** The sum of a gradient with what is there: leaves accumulate in f32; between ops the sum takes the place of the first where it may. */
+/** The sum of a gradient with what is there: leaves accumulate in f32; between ops the sum overwrites the first if it may. */
 export function accumulateGradient(into: Tensor | null, grad: Tensor, inPlace: boolean, leaf: boolean): Tensor {
   if (!into) return leaf ? map(copy, [grad], { dtype: "f32" }) : contiguousCopy(grad);
   if (inPlace && into.isBindable) {

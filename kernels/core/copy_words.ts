@@ -23,7 +23,7 @@ const copy = kernel(
   [grid],
 );
 
-/** Shape, strides and offset of a view counted in words; null where its rows are not whole words. */
+/** Shape, strides and offset of a view counted in words; null if its rows are not whole words. */
 export function wordView(t: Tensor, per: number): { shape: number[]; strides: number[]; offset: number } | null {
   const last = t.rank - 1;
   if (per === 1) return { shape: [...t.shape], strides: [...t.strides], offset: t.offset };

@@ -2,7 +2,7 @@
 //#use grid
 const WORKGROUP = 64u; // invocations
 struct Params {
-  granules: u32, // of 16 bytes
+  granules: u32, // granules of 16 bytes
   value: u32, // bits
 }
 @group(0) @binding(0) var<storage, read_write> y: array<vec4u>;

@@ -29,7 +29,7 @@ const u8 = library("u8", new URL("./lib/u8.wgsl", import.meta.url), [finite]);
 /** What nearly every kernel includes: the storage of each dtype, and the folded grid. */
 export const standard: readonly Library[] = [grid, f32, f16, bf16, i32, u32, u8];
 
-/** What fills the slot of an operand of `dtype` with rows of `columns` elements: one element a granule (f32 only) where rows do not split into fours. */
+/** What fills the slot of an operand of `dtype` with rows of `columns` elements: one element a granule (f32 only) if rows do not split into fours. */
 export function rowLibrary(dtype: DType, columns: number): Library | DType {
   return dtype === "f32" && columns % 4 !== 0 ? f32x1 : dtype;
 }

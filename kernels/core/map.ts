@@ -169,7 +169,7 @@ function mapStrided(
     views.map((v, i) => ({ ...v, strides: strides[i]! })),
   );
 
-  // One launch where all parts fit a binding; else the box is cut in two along the dimension that reaches farthest in what does not fit.
+  // One launch if all parts fit a binding; else the box is cut in two along the dimension that reaches farthest in what does not fit.
   function split(target: Tensor, start: number, part: readonly number[], at: readonly View[]): void {
     const limit = y.device.limits.maxStorageBufferBindingSize;
     const slack = y.device.limits.minStorageBufferOffsetAlignment + 16;
@@ -207,7 +207,7 @@ function mapStrided(
         split(target, start + first * inner, half, views);
         continue;
       }
-      // A cut across the rows of y: the half is made on its own and copied to its place.
+      // A cut across the rows of y: the half is made on its own and copied to its position.
       const own = empty(half, { dtype: y.dtype, device: y.device });
       split(own, 0, half, views);
       const place = target.strided(half, contiguousStrides(part), target.offset + start + first * inner);

@@ -9,7 +9,7 @@
 //#use copy as f
 const WORKGROUP = 64u; // invocations
 struct Params {
-  elements: u32, // of y in the window
+  elements: u32, // elements of y in the window
   start: u32, // row-major index of the window's first element
   offsets: vec4u, // element of a, b, c in their bindings at index 0; number of dimensions
   shape0: vec4u, // sizes of the last four dimensions, last first
@@ -49,7 +49,7 @@ fn locate(index: u32) -> vec3u {
 fn map_strided(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
   let granule = flat_group(group, groups) * WORKGROUP + lane;
   if (granule * 4u >= params.elements) { return; }
-  // The first element's place takes divisions; the others follow it by strides where the last dimension does not end between them.
+  // The first element's position takes divisions; the others follow it by strides if the last dimension does not end between them.
   let first = params.start + granule * 4u;
   let isInRow = first % params.shape0.x + 4u <= params.shape0.x;
   let step = vec3u(params.a0.x, params.b0.x, params.c0.x);

@@ -14,7 +14,7 @@ export interface Variant<P, C> {
   readonly preferred?: false | ((capabilities: Capabilities, problem: P) => boolean);
   /** Kernels and constants. */
   readonly choose: (capabilities: Capabilities, problem: P) => C;
-  /** The variant that takes its place if it is forced and does not run; default: the one that runs unforced. */
+  /** The variant that replaces it if it is forced and does not run; default: the one that runs unforced. */
   readonly instead?: string;
 }
 

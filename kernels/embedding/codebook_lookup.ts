@@ -55,7 +55,7 @@ const EPS = 1e-12;
 const keepNaN = expression("quantize.keepNaN", "select(a, b, is_nan_b(b))");
 
 export interface CodebookLookup {
-  /** Index of the nearest code, u32 [M]; the lowest of equally near ones. Meaningless where the distance is NaN. */
+  /** Index of the nearest code, u32 [M]; the lowest of equally near ones. Meaningless if the distance is NaN. */
   readonly indices: Tensor;
   /** Its squared distance after normalising both, f32 [M]: 2 − 2 · cosine. NaN if the row, or a code, is not finite. */
   readonly distances: Tensor;

@@ -4,10 +4,10 @@
 // codebook_lookup_merge joins them. Grid: flat over (blocks of WORKGROUP · ROWS rows fastest, parts), folded.
 //#use grid
 const WORKGROUP = 64u; // invocations
-const ROWS = 4u; // of z an invocation, the lanes of a vec4
+const ROWS = 4u; // rows of z an invocation, the lanes of a vec4
 const DEPTH = 2u; // vec4s of a code
 struct Params {
-  rows: u32, // of z in the window
+  rows: u32, // rows of z in the window
   codes: u32, // in the window
   first: u32, // index of the window's first code
   per_part: u32, // codes

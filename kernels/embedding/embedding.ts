@@ -171,7 +171,7 @@ export function scatterRows(g: Tensor, ids: Tensor, vocabulary: number, columns:
   return dweight;
 }
 
-/** Adds the rows of `g` at positions `start` … `start + count` − 1; `first` is where the block starts in `links`. */
+/** Adds the rows of `g` at positions `start` … `start + count` − 1; `first` is the block's offset in `links`. */
 function addBlock(
   dweight: Tensor,
   g: Tensor,

@@ -7,7 +7,7 @@
 const WORKGROUP = 64u; // invocations
 const GRANULES = 4u; // granules an invocation
 struct Params {
-  rows: u32, // of y in the window
+  rows: u32, // rows of y in the window
   granules: u32, // a row
   steps: u32, // invocations a row
   position: u32, // row of y at which the window starts

@@ -1,4 +1,4 @@
-// y[o, k] = x[o, index[o, k]], elements as 32-bit words; 0 where the index is outside 0 … n − 1. One element an invocation.
+// y[o, k] = x[o, index[o, k]], elements as 32-bit words; 0 if the index is outside 0 … n − 1. One element an invocation.
 // Grid: flat over ceil(rows · picks / WORKGROUP) workgroups, folded.
 //#use grid
 const WORKGROUP = 64u; // invocations

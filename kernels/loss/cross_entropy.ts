@@ -131,7 +131,7 @@ export function finishRows(state: Tensor, targets: Tensor, classes: number, igno
   return { losses, lse, counted };
 }
 
-/** Rows' losses put together, and the number of rows that count (f32 []) where the reduction is the mean. */
+/** Rows' losses put together, and the number of rows that count (f32 []) if the reduction is the mean. */
 export function reduceLosses(
   { losses, counted }: RowLosses,
   reduction: LossReduction,

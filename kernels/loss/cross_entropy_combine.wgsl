@@ -6,7 +6,7 @@ const WORKGROUP = 64u; // invocations
 struct Params {
   rows: u32, // in the window
   first: u32, // row of targets and state at which the window starts
-  columns: u32, // of x
+  columns: u32, // columns of x
   column: u32, // class of x's first column; 0 starts the state
   chunks: u32,
 }

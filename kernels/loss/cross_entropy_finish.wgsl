@@ -1,5 +1,5 @@
 // From a row's state (m, Σ e^(x − m), x[target]): statistics[r] = (log Σ e^x, 1 if its target counts), losses[r] = log Σ e^x − x[target],
-// 0 where the target is `ignore` or no class. One invocation a row. Grid: flat over ceil(rows / WORKGROUP), folded.
+// 0 if the target is `ignore` or no class. One invocation a row. Grid: flat over ceil(rows / WORKGROUP), folded.
 //#use grid
 //#use opaque
 const WORKGROUP = 64u; // invocations
@@ -23,7 +23,7 @@ fn cross_entropy_finish(@builtin(workgroup_id) group: vec3u, @builtin(num_workgr
   let label = targets[row];
   let counts = label != params.ignore && u32(label) < params.classes;
   let l = s.x + log(s.y);
-  // Not l − s.z: where the target is likely, the loss is far smaller than l, and would keep l's rounding.
+  // Not l − s.z: if the target is likely, the loss is far smaller than l, and would keep l's rounding.
   losses[row] = select(0.0, opaque(s.x - s.z) + log(s.y), counts);
   lse[row] = l;
   counted[row] = select(0.0, 1.0, counts);

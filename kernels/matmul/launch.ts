@@ -1,5 +1,5 @@
 /**
- * From a product of views to launches: batch dimensions joined, operands packed where their rows do not split into fours, the variant
+ * From a product of views to launches: batch dimensions joined, operands packed if their rows do not split into fours, the variant
  * chosen, large tensors cut into parts. `matmul.ts` states what callers may ask for.
  */
 import { broadcastShapes, elementBytes, empty, kernel, launch, shapeText, ShapeError } from "../../engine/index.ts";
@@ -68,11 +68,11 @@ export interface Product {
   /** [N] f32 */
   readonly bias: Tensor | null;
   readonly activation: Activation | null;
-  /** Of y's shape, contiguous. */
+  /** Residual of y's shape, contiguous. */
   readonly residual: Tensor | null;
 }
 
-/** A matrix operand: its steps along the rows and columns of the product, and along the batch dimensions (0 where it is broadcast). */
+/** A matrix operand: its steps along the rows and columns of the product, and along the batch dimensions (0 if it is broadcast). */
 interface Matrix {
   readonly tensor: Tensor;
   readonly offset: number;
@@ -81,7 +81,7 @@ interface Matrix {
   readonly batches: readonly number[];
 }
 
-/** The shape of the product's batch dimensions, and M, N, K. Throws `ShapeError` where they do not fit. */
+/** The shape of the product's batch dimensions, and M, N, K. Throws `ShapeError` if they do not fit. */
 export function productShape(
   op: string,
   a: Tensor,

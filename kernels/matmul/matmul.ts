@@ -2,7 +2,7 @@
  * Matrix products.
  *
  * `matmul(a, b)` is the op with gradients. `gemm(options)` is what other kernels' files call (convolutions, linear + cross-entropy,
- * backwards): no gradient, any windows of larger tensors, written where they say.
+ * backwards): no gradient, windows of larger tensors as operands, the result written to `out` if given.
  *
  *     gemm({ a, b, transA?, transB?, out?, accumulate?, alpha?, bias?, activation?, residual?, dtype? }) → out
  *
@@ -47,9 +47,9 @@ export interface GemmOptions {
   /** [N] */
   readonly bias?: Tensor | null;
   readonly activation?: Activation | null;
-  /** Of the product's shape. */
+  /** Residual of the product's shape. */
   readonly residual?: Tensor | null;
-  /** Of a new result; the default is f32, or the 16-bit dtype that `a` and `b` share. */
+  /** Dtype of a new result (default: f32, or the 16-bit dtype that `a` and `b` share). */
   readonly dtype?: DType;
 }
 
@@ -137,7 +137,7 @@ export const resultDType = (a: Tensor, b: Tensor): DType => (a.dtype === b.dtype
 /**
  * Matrix product a [..., M, K], b [..., K, N] → [..., M, N]; batch dimensions broadcast. A 1-D operand is a row (first) or a column
  * (second), and its dimension is absent from the result. The result is f32, or the 16-bit dtype of both, or `dtype`; gradients are f32.
- * Transposed views are read through their strides. Throws `ShapeError` where the inner sizes or the batch dimensions do not fit.
+ * Transposed views are read through their strides. Throws `ShapeError` if the inner sizes or the batch dimensions do not fit.
  */
 export function matmul(a: Tensor, b: Tensor, options: { readonly dtype?: DType } = {}): Tensor {
   checkTensors("matmul", a, b);
@@ -178,14 +178,14 @@ function gradientOfLeft(g: Tensor, a: Tensor, b: Tensor): Tensor {
   return contiguousCopy(sumTo(product("matmul", { a: g, b, transB: true, dtype: "f32" }), a.shape));
 }
 
-/** db = aᵗ · g, summed likewise; where b has no batch dimensions the batches of a and g are rows of one product. */
+/** db = aᵗ · g, summed likewise; if b has no batch dimensions the batches of a and g are rows of one product. */
 function gradientOfRight(g: Tensor, a: Tensor, b: Tensor): Tensor {
   if (b.rank > 2 || a.rank === 2)
     return contiguousCopy(sumTo(product("matmul", { a, b: g, transA: true, dtype: "f32" }), b.shape));
   return product("matmul", { a: asMatrix(a), b: asMatrix(g), transA: true, dtype: "f32" });
 }
 
-/** [..., N] as [rows, N]; copied only where the rows do not follow one another. */
+/** [..., N] as [rows, N]; copied only if the rows do not follow one another. */
 export function asMatrix(x: Tensor): Tensor {
   const columns = x.shape.at(-1)!;
   const rows = x.shape.slice(0, -1).reduce((p, n) => p * n, 1);

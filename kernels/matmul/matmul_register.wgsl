@@ -1,6 +1,6 @@
 // y[z] = epilogue(A[z] [M, K] · B[z] [K, N]) in registers: no workgroup memory, no barrier. An invocation owns ROWS rows of one granule of four
 // columns. Its LANES neighbours share the loads of A: with LANES = 1 each loads what it needs (same addresses), else (library lanes_subgroup,
-// WORKGROUP = LANES = subgroup size) each loads a part and values are handed round. TRANS_A: A lies [K, M]; TRANS_B: B lies [N, K].
+// WORKGROUP = LANES = subgroup size) each loads a part and values are broadcast. TRANS_A: A lies [K, M]; TRANS_B: B lies [N, K].
 // K is a multiple of 4 unless A lies [K, M] and B [K, N]. Grid: (ceil(M / ROWS), ceil(N / 4 / WORKGROUP), batches): workgroups
 // that follow one another read the same columns of B.
 // The FMAs are written out: a loop over accumulators would put them in memory on software Vulkan.
@@ -10,7 +10,7 @@
 //#use lanes_none as s
 const WORKGROUP = 64u; // invocations
 const LANES = 1u; // 1, or the subgroup size
-const ROWS = 8u; // 4, 8 or 16; also 1 or 2 where A lies [M, K]
+const ROWS = 8u; // 4, 8 or 16; also 1 or 2 if A lies [M, K]
 const TRANS_A = false;
 const TRANS_B = false;
 const QUADS = max(1u, ROWS / 4u);

@@ -38,7 +38,7 @@ interface Lanes {
   readonly z: Library;
 }
 
-/** Invocations in a subgroup that a kernel may rely on, and the library that asks for it; null where there is none. */
+/** Invocations in a subgroup that a kernel may rely on, and the library that asks for it; null if there is none. */
 function lanesOf(capabilities: Capabilities): Lanes | null {
   const sizes = capabilities.subgroups;
   if (!sizes) return null;
@@ -47,8 +47,8 @@ function lanesOf(capabilities: Capabilities): Lanes | null {
 }
 
 /**
- * No workgroup memory. With subgroups: one subgroup computes 16 rows × one granule a lane. Without: 8 rows, A read at uniform addresses. Fewer
- * where there are fewer. Each row adds up its terms in their order, so it has the same bits in any number of rows: decoding relies on it.
+ * No workgroup memory. With subgroups: one subgroup computes 16 rows × one granule a lane. Without: 8 rows, A read at uniform addresses. Fewer rows
+ * if the product has fewer. Each row adds up its terms in their order, so it has the same bits in any number of rows: decoding relies on it.
  * On lavapipe (2 cores, 1024³ f32, processor time of both): 16 rows by subgroup 72–87 ms, 8 rows by subgroup 88–99, 8 rows without 165–184,
  * 16 rows without 230–280 (spills), workgroups of 8 and 64 without alike. Rows along x of the grid 10 % faster than columns (2048³).
  */
@@ -139,6 +139,6 @@ const MATMUL: readonly Variant<MatmulProblem, MatmulChoice>[] = [
   { name: "tiled", runs: hasTerms, choose: (_, p) => tiled(p, 8) },
 ];
 
-/** The kernel of a product; variants whose names end in `-lanes` share loads in a subgroup where there is one. */
+/** The kernel of a product; variants whose names end in `-lanes` share loads in a subgroup if there is one. */
 export const matmulVariant = (capabilities: Capabilities, p: MatmulProblem): MatmulChoice =>
   chooseVariant("matmul", MATMUL, capabilities, p);

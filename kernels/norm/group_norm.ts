@@ -89,7 +89,7 @@ export interface GroupNormOptions {
   readonly swish?: boolean;
 }
 
-/** The sizes of one call; a granule is 4 elements of a channel, or 1 where channels do not split into fours. */
+/** The sizes of one call; a granule is 4 elements of a channel, or 1 if channels do not split into fours. */
 interface Geometry {
   readonly images: number;
   readonly channels: number;

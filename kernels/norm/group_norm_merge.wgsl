@@ -6,9 +6,9 @@ const WORKGROUP = 64u; // invocations
 const CHUNK = 64u; // parts
 struct Params {
   rows: u32,
-  parts: u32, // of a row
+  parts: u32, // parts of a row
   covered: u32, // elements
-  elements: u32, // of a row
+  elements: u32, // elements of a row
 }
 @group(0) @binding(0) var<storage, read> stats: array<vec2f>;
 @group(0) @binding(1) var<storage, read_write> merged: array<vec2f>;

@@ -8,9 +8,9 @@
 const WORKGROUP = 64u; // invocations
 const CHUNK = 64u; // granules
 struct Params {
-  rows: u32, // of x in the window
+  rows: u32, // rows of x in the window
   first: u32, // the window's first; stats is there whole
-  granules: u32, // of a row
+  granules: u32, // granules of a row
 }
 @group(0) @binding(0) var<storage, read> x: array<Pack_x>;
 @group(0) @binding(1) var<storage, read_write> stats: array<vec2f>;

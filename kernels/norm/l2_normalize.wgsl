@@ -7,7 +7,7 @@ const WORKGROUP = 64u; // invocations
 struct Params {
   rows: u32, // in the window
   columns: u32,
-  pitch: u32, // of y
+  pitch: u32, // pitch of y
   eps: f32, // smallest length
 }
 @group(0) @binding(0) var<storage, read> x: array<Word_x>;

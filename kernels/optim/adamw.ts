@@ -63,7 +63,7 @@ const emaKernel = kernel(
   [grid],
 );
 
-/** Where in the state its values are: f32 [12]. The corrections are those of `step`. `norm` is that of the unscaled gradients, of no meaning where `skip` is 1. */
+/** Offsets of the values in the state, f32 [12]. The corrections are those of `step`. `norm` is that of the unscaled gradients, of no meaning if `skip` is 1. */
 export const ADAMW_STATE = {
   step: 0,
   lr: 1,
@@ -105,14 +105,14 @@ export interface AdamWPrepareSettings extends AdamWBetas {
   readonly maxNorm?: number;
   /** Without it the scale stays as it is. */
   readonly lossScaling?: LossScaling | null;
-  /** f32 of any shape, such as losses: where one of them is not finite the step is skipped too. */
+  /** f32 of any shape, such as losses: if one of them is not finite the step is skipped too. */
   readonly watched?: Tensor | null;
 }
 
 /**
  * Begins a step: counts it, computes its bias corrections and the factor that undoes the scale of the losses and clips, and moves that
  * scale, all in place in `state` (f32 [12], from `adamwState`).
- * @param norm of the scaled gradients, what `globalGradNorm` gives (f32 [1]); where it is not finite the step is skipped and not counted
+ * @param norm of the scaled gradients, what `globalGradNorm` gives (f32 [1]); if it is not finite the step is skipped and not counted
  */
 export function adamwPrepare(state: Tensor, norm: Tensor | null, settings: AdamWPrepareSettings = {}): void {
   const { beta1 = 0.9, beta2 = 0.999, maxNorm = Infinity, lossScaling = null, watched = null } = settings;
@@ -241,7 +241,7 @@ export interface AdamWSettings extends AdamWBetas {
   readonly epsilon?: number;
   /** Decoupled weight decay: p loses learning rate · decay · p a step. */
   readonly weightDecay?: number;
-  /** Of `ema`, from 0 to 1. */
+  /** Decay of `ema`, from 0 to 1. */
   readonly emaDecay?: number;
 }
 

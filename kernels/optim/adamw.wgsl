@@ -18,7 +18,7 @@ struct Params {
   epsilon: f32,
   decay: f32, // λ
   fresh: f32, // 1 − γ
-  row: u32, // of the parameter
+  row: u32, // row of the parameter
 }
 @group(0) @binding(0) var<storage, read_write> p: array<Pack_p>;
 @group(0) @binding(1) var<storage, read_write> m: array<Pack_p>;

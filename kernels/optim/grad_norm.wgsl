@@ -5,7 +5,7 @@ const WORKGROUP = 64u; // invocations
 struct Params {
   elements: u32,
   parts: u32,
-  first: u32, // where in `partial` this gradient's parts start
+  first: u32, // offset of this gradient's parts in `partial`
 }
 @group(0) @binding(0) var<storage, read> x: array<vec4u>; // f32 bits
 @group(0) @binding(1) var<storage, read_write> partial: array<vec2f>;

@@ -1,10 +1,10 @@
 // y[i] = Σ of partial[i], partial[i + parts], …, both components; with FINISH (one part) the root of the sum of squares as bits in norm[0],
-// NaN where an element, or the sum, is not finite. One invocation a part. Grid: flat over ceil(parts / WORKGROUP) workgroups, folded.
+// NaN if an element, or the sum, is not finite. One invocation a part. Grid: flat over ceil(parts / WORKGROUP) workgroups, folded.
 //#use grid
 const WORKGROUP = 64u; // invocations
 const FINISH = false;
 struct Params {
-  count: u32, // of partial
+  count: u32, // elements of partial
   parts: u32,
 }
 @group(0) @binding(0) var<storage, read> partial: array<vec2f>;

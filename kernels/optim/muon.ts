@@ -42,7 +42,7 @@ const updateKernel = kernel(
   standard,
 );
 
-/** Of the quintic that `orthogonalize` iterates: steepest at 0 while singular values from there to 1 end within 0.7 to 1.2. Jordan et al. 2024. */
+/** Coefficients of the quintic that `orthogonalize` iterates: steepest at 0 while singular values from there to 1 end within 0.7 to 1.2. Jordan et al. 2024. */
 const [A, B, C] = [3.4445, -4.775, 2.0315] as const;
 const ITERATIONS = 5;
 /** RMS of the elements of a step at learning rate 1, that of AdamW's. Liu et al., "Muon is scalable for LLM training" (2025). */
@@ -75,11 +75,11 @@ export function orthogonalize(m: Tensor): Tensor {
 export type MuonTensors = Omit<AdamWTensors, "v">;
 
 export interface MuonSettings {
-  /** μ of m ← μ m + (1 − μ) g; 0.95 unless told. */
+  /** μ of m ← μ m + (1 − μ) g (default: 0.95). */
   readonly momentum?: number;
   /** Decoupled weight decay: p loses learning rate · decay · p a step. */
   readonly weightDecay?: number;
-  /** Of `ema`, from 0 to 1. */
+  /** Decay of `ema`, from 0 to 1. */
   readonly emaDecay?: number;
 }
 

@@ -34,7 +34,7 @@ export const geluTanh = (x: Tensor): Tensor => activation("geluTanh", x);
 export const silu = (x: Tensor): Tensor => activation("silu", x);
 
 /**
- * gate [...], up [...] → silu(gate) · up, of their dtype (f32 where they differ). With one tensor [..., 2F] its halves along the last
+ * gate [...], up [...] → silu(gate) · up, of their dtype (f32 if they differ). With one tensor [..., 2F] its halves along the last
  * dimension are gate and up. Shazeer 2020, arXiv:2002.05202.
  * @throws ShapeError if the shapes differ or a single tensor's last dimension is odd; DTypeError for integers
  */

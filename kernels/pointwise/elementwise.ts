@@ -25,7 +25,7 @@ import { sumTo } from "../reduce/reduce.ts";
 
 interface UnaryRow {
   readonly forward: string;
-  /** d/da: an expression over the gradient `a` and what is saved, `b`; null where the op has no gradient. */
+  /** d/da: an expression over the gradient `a` and what is saved, `b`; null if the op has no gradient. */
   readonly backward: string | null;
   readonly saves?: "input" | "result";
   /** Library whose functions the expressions call. */
@@ -105,7 +105,7 @@ const BINARY = {
   sub: { forward: "a - b", backward: ["a", "-a"], integers: true },
   mul: { forward: "a * b", backward: ["a * c", "a * b"], integers: true },
   div: { forward: "a / b", backward: ["a / c", "-a * ((b / c) / c)"] },
-  // Equal ones share the gradient; where one is NaN both get it whole, as in PyTorch.
+  // Equal ones share the gradient; if one is NaN both get it whole, as in PyTorch.
   maximum: {
     forward: "max(a, b)",
     backward: [
@@ -299,7 +299,7 @@ export function clamp(x: Tensor, low: number, high: number): Tensor {
   checkTensors("clamp", x);
   return unary("clampTo", x, [roundTo(low, x.dtype), roundTo(high, x.dtype)]);
 }
-/** 1 where a = b, else 0, as u32; `ne lt le gt ge` likewise. */
+/** 1 if a = b, else 0, as u32; `ne lt le gt ge` likewise. */
 export const eq = compare("eq");
 export const ne = compare("ne");
 export const lt = compare("lt");

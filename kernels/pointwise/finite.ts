@@ -29,11 +29,11 @@ function checkFloat(op: string, x: Tensor): void {
   if (!isFloat(x.dtype)) throw new DTypeError(`${op}: ${x} is not of a floating dtype; integers are always finite`);
 }
 
-/** x [...] → 1 where x is NaN, else 0, as u32. */
+/** x [...] → 1 if x is NaN, else 0, as u32. */
 export const isnan = (x: Tensor): Tensor => test("isnan", x);
-/** x [...] → 1 where x is +∞ or −∞, else 0, as u32. */
+/** x [...] → 1 if x is +∞ or −∞, else 0, as u32. */
 export const isinf = (x: Tensor): Tensor => test("isinf", x);
-/** x [...] → 1 where x is neither NaN nor infinite, else 0, as u32. */
+/** x [...] → 1 if x is neither NaN nor infinite, else 0, as u32. */
 export const isfinite = (x: Tensor): Tensor => test("isfinite", x);
 
 export interface NanToNumOptions {

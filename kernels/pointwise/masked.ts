@@ -51,7 +51,7 @@ export function maskedFill(x: Tensor, mask: Tensor, value: number): Tensor {
 }
 
 /**
- * a where the mask is not 0, b elsewhere; all three broadcast. Dtype of a and b where they agree, f32 for two different floating dtypes.
+ * a where the mask is not 0, b elsewhere; all three broadcast. Dtype of a and b if they agree, f32 for two different floating dtypes.
  */
 export function where(mask: Tensor, a: Tensor, b: Tensor): Tensor {
   checkTensors("where", mask, a, b);

@@ -36,8 +36,8 @@ export interface DropoutOptions {
 }
 
 /**
- * x [...] → x / (1 − p) where kept, x · 0 with probability p (0, but NaN where x is not finite), of x's dtype and shape. The mask is a function of the generator's state, the
- * site and the element's index; backward computes it again. `x` itself for p = 0 or without training. Srivastava et al. 2014.
+ * x [...] → x / (1 − p) where kept, x · 0 with probability p (0, but NaN if x is not finite), of x's dtype and shape. The mask is a function of the generator's state, the
+ * site and the element's index; backward recomputes it. `x` itself for p = 0 or without training. Srivastava et al. 2014.
  * @throws ArgumentError for p outside [0, 1) or a site that is no whole number ≥ 0; DTypeError for integers
  */
 export function dropout(x: Tensor, p: number, { generator, site, training = true }: DropoutOptions): Tensor {

@@ -1,4 +1,4 @@
-// y = x / (1 − p) where the element is kept, else x · 0: 0, NaN where x is not finite. Element 4i + k is kept when word k of Philox at counter (i, sample, step, site) and
+// y = x / (1 − p) where the element is kept, else x · 0: 0, NaN if x is not finite. Element 4i + k is kept when word k of Philox at counter (i, sample, step, site) and
 // the seed as key, taken as a number in [0, 1), is not below p: the same mask for the same state, which the backward asks for again.
 // One granule of 4 an invocation. Grid: flat over ceil(granules / WORKGROUP) workgroups, folded.
 //#use finite

@@ -89,7 +89,7 @@ function reduceMiddle(kind: Kind, x: Tensor, outer: number, n: number, inner: nu
   const chunks = Math.ceil(length / CHUNK);
   const y = empty([outer, chunks, inner], { device: x.device });
   const use = { x: wide ? x.dtype : f32x1, y: wide && !rows ? ("f32" as const) : f32x1, r: COMBINE[kind].library };
-  // Windows of whole outer rows. y is bound whole where it fits, as it nearly always does.
+  // Windows of whole outer rows. y is bound whole if it fits, as it nearly always does.
   const limit = x.device.limits.maxStorageBufferBindingSize;
   const whole = storageBytes("f32", y.size) <= limit;
   const operands: WindowOperand[] = [{ rowElements: n * inner, dtype: x.dtype }];
@@ -125,7 +125,7 @@ function reduceDims(kind: Reduction, x: Tensor, dims: readonly number[], keepdim
   const kept = x.shape.map((_, d) => d).filter((d) => !dims.includes(d));
   const finalShape = keepdim ? x.shape.map((n, d) => (dims.includes(d) ? 1 : n)) : kept.map((d) => x.shape[d]!);
   const n = dims.reduce((p, d) => p * x.shape[d]!, 1);
-  // Neighbouring dimensions are reduced where they lie; others are brought to the end first.
+  // Neighbouring dimensions are reduced without a copy; others are brought to the end first.
   const together = dims.every((d, i) => i === 0 || d === dims[i - 1]! + 1);
   const before = dims.length ? dims[0]! : x.rank;
   const outer = together ? sizeOf(x.shape.slice(0, before)) : sizeOf(kept.map((d) => x.shape[d]!));
@@ -186,7 +186,7 @@ function reduceIntegers(kind: Reduction, x: Tensor, outer: number, n: number, in
   }
 }
 
-/** As `reduceMiddle`, also where one outer row exceeds a binding: each such row is cut along n, its parts reduced, then joined. */
+/** As `reduceMiddle`, also if one outer row exceeds a binding: each such row is cut along n, its parts reduced, then joined. */
 function reduceLong(kind: Kind, x: Tensor, outer: number, n: number, inner: number, scale: number): Tensor {
   if (storageBytes(x.dtype, n * inner) <= x.device.limits.maxStorageBufferBindingSize)
     return reduceMiddle(kind, x, outer, n, inner, scale);
@@ -297,7 +297,7 @@ function extreme(
   });
 }
 
-// The place of a value in the order of all, as u32. A NaN comes first.
+// The rank of a value in the order of all, as u32. A NaN comes first.
 const rankFloat = library(
   "rank_float",
   "//#use finite\nfn rank_T(v: f32, lowest: bool) -> u32 {\n  let u = select(bitcast<u32>(v), 0u, v == 0.0);\n  let rank = select(u | 0x80000000u, ~u, u >= 0x80000000u);\n  return select(select(rank, ~rank, lowest), 0xffffffffu, is_nan(v));\n}",
@@ -354,7 +354,7 @@ function argRows(op: "argmax" | "argmin", x: Tensor, d: number, keepdim: boolean
   return y;
 }
 
-/** Sums `g` down to `shape`: what undoes broadcasting. `g` itself where the shapes agree. Not recorded on the tape. */
+/** Sums `g` down to `shape`: what undoes broadcasting. `g` itself if the shapes agree. Not recorded on the tape. */
 export function sumTo(g: Tensor, shape: Shape): Tensor {
   if (sameShape(g.shape, shape)) return g;
   const lead = g.rank - shape.length;

@@ -8,14 +8,14 @@ const KIND = 0u; // 0 sum, 1 max, 2 min
 const SIGNED = false; // i32, else u32
 const FIRST = true;
 const LAST = true;
-const MEAN = false; // of sums
+const MEAN = false; // divides the sums
 struct Params {
   outer: u32,
   n: u32,
   inner: u32,
   chunk: u32,
   chunks: u32,
-  divisor: f32, // of a mean: the number of integers
+  divisor: f32, // divisor of a mean: the number of integers
 }
 @group(0) @binding(0) var<storage, read> x: array<u32>;
 @group(0) @binding(1) var<storage, read_write> y: array<u32>;

@@ -1,7 +1,7 @@
 /**
  * Rotary position embedding (Su et al. 2021, arXiv:2104.09864) in the half-split ("rotate-half") convention of Llama.
  *
- * Angles: position · θ_i reaches 16,383 radians, where an f32 product is off by 1e-3 and GPUs' sin and cos by more. A table of sines would
+ * Angles: position · θ_i reaches 16,383 radians, at which an f32 product is off by 1e-3 and GPUs' sin and cos by more. A table of sines would
  * have to know the largest position; instead θ_i is kept as a 64-bit fraction of a turn (made in f64), and the kernel multiplies and
  * reduces it in integers, exact for every 32-bit position (`lib/turns.wgsl`).
  */
@@ -104,7 +104,7 @@ function rotated(x: Tensor, positions: Tensor, theta: number, dim: -2 | -3, sign
   const span = (t: Tensor, size: Triple, strides: Triple): number =>
     D + size.reduce((sum, n, i) => sum + (n - 1) * strides[i]!, 0) + align(t);
 
-  // One launch where all parts fit a binding; else the box is cut in two along the dimension that is outermost in y.
+  // One launch if all parts fit a binding; else the box is cut in two along the dimension that is outermost in y.
   const part = (size: Triple, first: Triple): void => {
     const limit = x.device.limits.maxStorageBufferBindingSize - 16;
     if (
@@ -155,7 +155,7 @@ function rotated(x: Tensor, positions: Tensor, theta: number, dim: -2 | -3, sign
   return asDType(y, x.dtype);
 }
 
-/** `x` where the kernel can walk its strides in granules of `width` elements, else a contiguous copy. */
+/** `x` if the kernel can walk its strides in granules of `width` elements, else a contiguous copy. */
 function operand(x: Tensor, width: number): Tensor {
   if (width === 1 && x.dtype !== "f32") return map(copy, [x], { dtype: "f32" });
   const walks =

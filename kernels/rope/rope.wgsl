@@ -9,7 +9,7 @@ const WORKGROUP = 64u; // invocations
 const HEADS = 4u; // heads an invocation
 struct Params {
   size: vec4u, // batches, tokens, heads, granules of half a head
-  src: vec4u, // strides of batch, token and head in x, and where x starts
+  src: vec4u, // strides of batch, token and head in x, and the offset of x
   dst: vec4u, // likewise in y
   positions: vec4u, // first position, stride of the batch
   sign: f32, // −1 rotates back

@@ -4,7 +4,7 @@
 //#use f32 as x
 const WORKGROUP = 64u; // invocations
 struct Params {
-  rows: u32, // of y in the window
+  rows: u32, // rows of y in the window
   granules: u32, // a row
   weight: f32,
 }

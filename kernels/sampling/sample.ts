@@ -126,9 +126,9 @@ export interface SampleOptions {
   readonly temperature?: number;
   /** Only the k most probable tokens; equal ones count from the lowest index. */
   readonly topK?: number;
-  /** Of those, only the fewest most probable ones whose probabilities sum to at least this part (0 < p ≤ 1). */
+  /** Keeps only the fewest most probable tokens of those whose probabilities sum to at least this part (0 < p ≤ 1). */
   readonly topP?: number;
-  /** Seed and step; the default is another draw each call, as for `randn`. Pass one where draws must be repeatable or captured. */
+  /** Seed and step; default: another draw each call, as for `randn`. Pass one if draws must be repeatable or captured. */
   readonly generator?: Generator;
   /** Which op of the program draws: other sites give other numbers. */
   readonly site?: number;
@@ -253,7 +253,7 @@ interface Pass {
   readonly isMass: boolean;
 }
 
-/** Eight bits of the key a pass. In topP's last one a bin is one key: counts tell its weight, and where a tie is to be cut. */
+/** Eight bits of the key a pass. In topP's last one a bin is one key: counts give its weight, and the position at which a tie is cut. */
 function passesOf({ topK, topP }: Bounds): Pass[] {
   const of = (steps: readonly number[], mass: boolean): Pass[] =>
     steps.map((step, i) => ({ shift: 24 - 8 * i, step, isMass: mass && i < 3 }));
@@ -266,7 +266,7 @@ const CHUNK_TOKENS = 4096;
 const PARTIAL = 257;
 
 /**
- * Where each row's allowed tokens end: u32 [N, 8], the first two (sortable key, index among equals). First the topK largest logits, then of
+ * The bound of each row's allowed tokens: u32 [N, 8], the first two (sortable key, index among equals). First the topK largest logits, then of
  * these the fewest whose probabilities reach topP. A radix selection: each pass reads the logits once, in chunks of 4,096 tokens, then one
  * workgroup a row picks the bin. topK takes 4 passes, topP 4 and one for the largest logit, which comes with topK's first.
  */

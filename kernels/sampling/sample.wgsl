@@ -33,7 +33,7 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> best: array<vec2u>; // bits of the score, index
 @group(0) @binding(6) var<uniform> params: Params;
 
-// −log(1 − u) for u = (word + ½) / 2^32: by its series where 1 − u would round; 1 − u = (~word + ½) / 2^32 is never 0.
+// −log(1 − u) for u = (word + ½) / 2^32: by its series if 1 − u would round; 1 − u = (~word + ½) / 2^32 is never 0.
 fn exponential(words: vec4u) -> vec4f {
   let u = (vec4f(words) + 0.5) * 2.3283064365386963e-10;
   let rest = (vec4f(~words) + 0.5) * 2.3283064365386963e-10;

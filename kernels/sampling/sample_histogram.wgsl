@@ -10,8 +10,8 @@
 const WORKGROUP = 256u; // invocations
 const MASS = false;
 struct Params {
-  rows: u32, // of partial
-  row: u32, // of the window of x at which they start
+  rows: u32, // rows of partial
+  row: u32, // row of the window of x at which they start
   first: u32, // row of `limits` at which they start
   granules: u32, // a row
   chunk: u32, // granules of a chunk: at most 4096 tokens, else the fixed-point words overflow

@@ -8,8 +8,8 @@
 //#use f32 as x
 const WORKGROUP = 256u; // invocations
 struct Params {
-  rows: u32, // of partial
-  row: u32, // of the window of x at which they start
+  rows: u32, // rows of partial
+  row: u32, // row of the window of x at which they start
   first: u32, // row of the limits at which they start
   granules: u32, // a row
   chunk: u32, // granules of a chunk
@@ -60,7 +60,7 @@ struct Search {
   above: f32, // sum of the bins above it
 }
 
-// Every invocation finds the same bin. Where rounding keeps all bins from reaching the bound it is the last that is not empty.
+// Every invocation finds the same bin. If rounding keeps all bins from reaching the bound it is the last that is not empty.
 fn find(bound_before: u32) -> Search {
   var s = Search(bitcast<f32>(bound_before), 0u, 0.0);
   if (params.step == K_FIRST) { s.bound = f32(params.top_k); }

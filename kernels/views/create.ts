@@ -115,7 +115,7 @@ const bitsOf = (value: number, isWhole: boolean): number =>
   !isWhole ? new Uint32Array(Float32Array.of(value).buffer)[0]! : value >>> 0;
 
 export interface RandomOptions extends TensorOptions {
-  /** Where the numbers come from; the default is a generator of the device with seed 0 whose step rises with every call. */
+  /** Source of the numbers (default: a generator of the device with seed 0 whose step rises with every call). */
   readonly generator?: Generator;
   /** Which op of the program draws: other sites give other numbers of the same generator and step. */
   readonly site?: number;

@@ -12,7 +12,7 @@ struct Params {
   granules: u32, // in the window
   start: u32, // first granule of the window in the tensor
   site: u32, // which op of the program
-  low: f32, // of a uniform number, as high, least and most: divided by scale
+  low: f32, // lower bound of a uniform number; low, high, least and most are divided by scale
   high: f32,
   least: f32, // values of y's dtype
   most: f32,

@@ -24,7 +24,7 @@ import { contiguousCopy, copy, map } from "../core/map.ts";
 import { sumTo } from "../reduce/reduce.ts";
 import { copyInto, fillInto, fitsWords } from "../core/copy.ts";
 
-/** `x` itself where kernels can bind it, else a row-major copy. */
+/** `x` itself if kernels can bind it, else a row-major copy. */
 export function contiguous(x: Tensor): Tensor {
   checkTensors("contiguous", x);
   if (x.isBindable) return x;
@@ -66,7 +66,7 @@ export function reshape(x: Tensor, shape: Shape): Tensor {
   return record("reshape", [x], y, [], (g) => [reshape(g, from)]);
 }
 
-/** Strides that give `x` the shape `shape` (of as many elements) without a copy; null where none do. */
+/** Strides that give `x` the shape `shape` (of as many elements) without a copy; null if none do. */
 function viewStrides(x: Tensor, shape: Shape): number[] | null {
   if (x.size === 0) return contiguousStrides(shape);
   const runs = collapse(x.shape, [x.strides]);
@@ -267,7 +267,7 @@ export function pad(x: Tensor, pads: readonly (readonly [number, number])[], val
 type Part = readonly [source: Tensor, place: (y: Tensor) => Tensor];
 
 /**
- * A new tensor filled with `fill` (not at all for null), each part copied to its place. 16-bit and 8-bit elements share words: where a part
+ * A new tensor filled with `fill` (not at all for null), each part copied to its position. 16-bit and 8-bit elements share words: if a part
  * does not fall on whole words the work is done in f32 (exact for them) and cast back.
  */
 function assemble(shape: Shape, dtype: DType, device: Device, fill: number | null, parts: readonly Part[]): Tensor {

@@ -27,7 +27,7 @@ interface Chunk {
   /** Type and data, over which the checksum runs. */
   readonly checked: Uint8Array;
   readonly crc: number;
-  /** Where the chunk ends in the file. */
+  /** Offset of the chunk's end in the file. */
   readonly end: number;
 }
 
@@ -73,7 +73,7 @@ function concat(parts: readonly Uint8Array[]): Uint8Array {
   return out;
 }
 
-/** tEXt where the text is printable Latin-1 (which every reader shows), else iTXt in UTF-8. */
+/** tEXt if the text is printable Latin-1 (which every reader shows), else iTXt in UTF-8. */
 function textChunk(key: string, text: string): Uint8Array {
   // The rules of the specification: printable Latin-1, no space in front, behind or doubled.
   if (!/^[\x20-\x7e\xa1-\xff]{1,79}$/.test(key) || /^ | $| {2}/.test(key)) {

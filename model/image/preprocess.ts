@@ -25,7 +25,7 @@ export interface PreprocessConfig {
 }
 
 /**
- * Reads the parsed `preprocessor_config.json` (DeepSeek's layout) or `processor_config.json` (transformers' layout, where the same keys
+ * Reads the parsed `preprocessor_config.json` (DeepSeek's layout) or `processor_config.json` (transformers' layout, in which the same keys
  * stand under `image_processor` and the size is `{height, width}`). Absent keys take the values of the published models.
  * Throws `ConfigError`.
  */
@@ -76,7 +76,7 @@ function planes(image: RgbImage, value: (level: number, channel: number) => numb
   return pixels;
 }
 
-/** A picture on a square canvas, centred; where the rest is odd, the extra pixel goes to the bottom or right. */
+/** A picture on a square canvas, centred; if the rest is odd, the extra pixel goes to the bottom or right. */
 function padToSquare(image: RgbImage, side: number, background: Rgb): RgbImage {
   if (image.width === side && image.height === side) return image;
   const data = new Uint8Array(side * side * 3);

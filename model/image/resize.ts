@@ -7,11 +7,11 @@ import { ArgumentError } from "../../engine/errors.ts";
 import { checkImage } from "./image.ts";
 import type { RgbImage } from "./image.ts";
 
-// Of 32 bits 8 are the pixel's and 2 stay free: Σ|weight| < 2 for this kernel, so a sum fits an int32.
+// The 32 bits hold 8 of the pixel and 2 free ones: Σ|weight| < 2 for this kernel, so a sum fits an int32.
 const PRECISION_BITS = 22;
 const HALF = 1 << (PRECISION_BITS - 1);
 const A = -0.5; // the kernel's free parameter
-const RADIUS = 2; // where the kernel ends
+const RADIUS = 2; // radius of the kernel
 
 /** Which inputs each output sums, all packed: output i takes `weights[start[i] …]` from `first[i]` on. */
 interface Taps {

@@ -1,5 +1,5 @@
 /**
- * Where the bytes of a checkpoint come from and go to: small interfaces that files, blobs and memory all fit, so that the readers
+ * Sources and sinks of a checkpoint's bytes: small interfaces that files, blobs and memory all fit, so that the readers
  * run unchanged in Node and in browsers. The files of Node are in `model/node/files.ts`.
  */
 import { CheckpointError, quote } from "./errors.ts";
@@ -9,7 +9,7 @@ export interface RandomAccess {
   /** For messages. */
   readonly name: string;
   readonly size: number;
-  /** Exactly `length` bytes from `offset`; in the front of `into` where that is given. Throws `CheckpointError` if they are not there. */
+  /** Exactly `length` bytes from `offset`; in the front of `into` if that is given. Throws `CheckpointError` if they are not there. */
   read(offset: number, length: number, into?: Uint8Array): Promise<Uint8Array>;
   close?(): Promise<void>;
 }

@@ -12,7 +12,7 @@ const MAX_DEPTH = 64;
 const MAX_NUMBER = 400; // characters
 
 export interface JsonLimits {
-  /** Of all objects together: what finds duplicates must not outgrow the text. */
+  /** Most keys of all objects together: the duplicate check must not outgrow the text. */
   readonly keys: number;
   /** Elements of all arrays together. */
   readonly elements: number;

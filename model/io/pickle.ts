@@ -374,7 +374,7 @@ class Machine {
 
 const isCount = (value: Value | undefined): value is number => typeof value === "number" && value >= 0;
 
-/** Row-major, where dimensions of size 1 may have any stride. */
+/** Row-major, but dimensions of size 1 may have any stride. */
 function isContiguous(shape: readonly number[], strides: readonly number[]): boolean {
   let step = 1;
   for (let i = shape.length - 1; i >= 0; i--) {

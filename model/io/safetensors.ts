@@ -118,7 +118,7 @@ export interface SafetensorsLayout {
   readonly header: Uint8Array;
   /** Bytes of each tensor, in the order given. */
   readonly bytes: readonly number[];
-  /** Of the whole file. */
+  /** Size of the whole file. */
   readonly fileBytes: number;
 }
 

@@ -1,4 +1,4 @@
-/** A tensor as a checkpoint file holds it: its name, dtype, shape, and where its bytes are. */
+/** A tensor as a checkpoint file holds it: its name, dtype, shape, and the position of its bytes. */
 import { shapeText } from "../../engine/errors.ts";
 import { quote } from "./errors.ts";
 
@@ -27,7 +27,7 @@ export const isStoredDType = (name: string): name is StoredDType => Object.hasOw
 export const storedDTypes = (): string[] => Object.keys(STORED_DTYPES);
 export const storedElementBytes = (dtype: StoredDType): number => STORED_DTYPES[dtype] / 8;
 
-/** What describes a tensor before it has a place. */
+/** What describes a tensor before it has a position in a file. */
 export interface TensorSpec {
   readonly name: string;
   readonly dtype: StoredDType;

@@ -1,7 +1,7 @@
 /**
  * Files of `torch.save`: a zip archive of stored (uncompressed) entries below one root folder, with a pickle `data.pkl` that
  * describes the tensors and one entry `data/<key>` per storage. This file owns the container; `pickle.ts` reads the description.
- * Checksums are not compared: PyTorch can be told not to write them, and does not check them itself.
+ * Checksums are not compared: PyTorch can be set not to write them, and does not check them itself.
  */
 import type { RandomAccess } from "./bytes.ts";
 import { PickleError, ZipError, quote } from "./errors.ts";
@@ -24,7 +24,7 @@ const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 export interface ZipEntry {
   readonly name: string;
-  /** Of the local header. */
+  /** Offset of the local header. */
   readonly headerOffset: number;
   readonly bytes: number;
 }
@@ -74,7 +74,7 @@ interface Directory {
   count: number;
   offset: number;
   bytes: number;
-  /** Where the records after the directory begin. */
+  /** Offset of the records after the directory. */
   limit: number;
 }
 
@@ -199,7 +199,7 @@ function decodeName(bytes: Uint8Array, fail: Fail): string {
   return name;
 }
 
-/** First byte of an entry's content, which only its local header tells. */
+/** First byte of an entry's content, which only its local header gives. */
 export async function zipDataOffset(from: RandomAccess, entry: ZipEntry): Promise<number> {
   const fail = failure(from);
   const of = `of the entry ${quote(entry.name)}`;

@@ -88,7 +88,7 @@ export const EMBEDDING = "model.language_model.embed_tokens.weight";
 export const HEAD = "lm_head.weight";
 
 /**
- * The language model's own `tie_word_embeddings` decides, as in transformers, where the key at the top may say true for heads that are not tied.
+ * The language model's own `tie_word_embeddings` decides, as in transformers, while the key at the top may say true for heads that are not tied.
  * Without it, weights that have no head are tied unless the top says false.
  */
 function parseTied(top: ConfigSection, language: ConfigSection, shapes: Shapes): boolean {

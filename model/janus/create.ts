@@ -67,7 +67,7 @@ export function tinyConfig(changes: ConfigChanges = {}): JanusConfig {
 export interface CreateOptions {
   /** A whole number from 0; the same one gives the same weights. It also becomes the seed of the device's random ops. */
   readonly seed?: number;
-  /** Of all weights; f32 unless told. */
+  /** Dtype of all weights (default: f32). */
   readonly dtype?: FloatDType;
   readonly device?: Device;
 }

@@ -18,19 +18,19 @@ import { DRAWING_DEFAULTS } from "./processor.ts";
 
 export interface ImageOptions extends SamplingOptions, DecodingOptions {
   /**
-   * Pictures of each prompt; 1 unless told. Picture k of all, those of a prompt next to each other, draws as the only one with seed `seed` + k would:
+   * Pictures of each prompt (default: 1). Picture k of all, those of a prompt next to each other, draws as the only one with seed `seed` + k would:
    * no two share their draws. It is the same token for token as long as all pictures of the batch are at most 16 (32 without guidance; software devices have no such bound): beyond, sums are rounded otherwise.
    */
   readonly n?: number;
-  /** Weight w of u + w · (c − u) over the logits with and without the prompt; 1 for none; 5 unless told (`Janus.generate`: the model's own). */
+  /** Weight w of u + w · (c − u) over the logits with and without the prompt; 1 for none (default: 5; in `Janus.generate` the model's own). */
   readonly guidance?: number;
 }
 
-/** Of one prompt in one batch; the caches of more fit no device. */
+/** Most pictures of one prompt in one batch; the caches of more fit no device. */
 const MAX_PICTURES = 4096;
 
 class ImageHead implements Head {
-  /** u32 [N, tokens]: the codes so far, flagged where they are not finite; the rest is 0. */
+  /** u32 [N, tokens]: the codes so far, flagged if not finite; the rest is 0. */
   readonly codes: Tensor;
   private readonly model: JanusForConditionalGeneration;
   private readonly sampler: Sampler;
@@ -81,9 +81,9 @@ export class ImageGeneration {
   readonly count: number;
   /** Codes of a picture. */
   readonly tokens: number;
-  /** Of each picture, in the order of the pictures. */
+  /** Seed of each picture, in the order of the pictures. */
   readonly seeds: readonly number[];
-  /** Codes of each picture that are sampled and handed to the device. */
+  /** Codes of each picture that are sampled and enqueued. */
   done = 0;
   readonly decoder: TokenDecoder;
   private readonly head: ImageHead;
@@ -92,7 +92,7 @@ export class ImageGeneration {
   /**
    * Runs the prompts; throws `PromptError` and `ArgumentError` before any work.
    * @param prompts token ids, the last of each being begin-of-image
-   * @param pad id that takes the place of a prompt's inner tokens in its unconditional row
+   * @param pad id that replaces a prompt's inner tokens in its unconditional row
    */
   constructor(
     model: JanusForConditionalGeneration,
@@ -149,7 +149,7 @@ export class ImageGeneration {
         } else await this.decoder.next();
         this.done++;
         const computedThis = device.sync();
-        computedThis.catch(() => undefined); // told when it is awaited
+        computedThis.catch(() => undefined); // the error surfaces when it is awaited
         waits.push(computedThis);
         while (waits.length > stepsAhead(device, 8)) {
           await waits.shift();
@@ -165,7 +165,7 @@ export class ImageGeneration {
     }
   }
 
-  /** The codes sampled so far, one array a picture. Throws `NotFiniteError` where the logits of one are not finite. */
+  /** The codes sampled so far, one array a picture. Throws `NotFiniteError` if the logits of one are not finite. */
   async codes(): Promise<number[][]> {
     const done = this.done;
     const all = await this.head.codes.data();

@@ -18,7 +18,7 @@ export interface Reconstruction {
 /**
  * The picture of `codes`, in raster order. Of the first codes of a picture it shows the whole rows that they make; the decoder
  * sees the rest as copies of the last one, and what it shows near the lower edge will still change. Null below one row. Throws
- * `NotFiniteError` where a pixel is not finite.
+ * `NotFiniteError` if a pixel is not finite.
  * @param name of the picture, for that error
  */
 export async function decodePicture(
@@ -51,7 +51,7 @@ export async function decodePicture(
 }
 
 /**
- * pixels [B, 3, S, S] in −1 … 1 → the codes of all pictures, one after the other. Throws `NotFiniteError` where the encoder's vectors are not
+ * pixels [B, 3, S, S] in −1 … 1 → the codes of all pictures, one after the other. Throws `NotFiniteError` if the encoder's vectors are not
  * finite: each would have some nearest code all the same.
  */
 export async function encodePictures(vq: VqModel, pixels: Tensor): Promise<number[]> {

@@ -18,7 +18,7 @@ export interface LoadProgress {
 
 export interface LoadOptions {
   readonly device?: Device;
-  /** Of the weights on the device. Without it that of most of the checkpoint's weights: bf16 stays bf16. */
+  /** Dtype of the weights on the device (default: that of most of the checkpoint's weights, so bf16 stays bf16). */
   readonly dtype?: FloatDType;
   readonly onProgress?: (progress: LoadProgress) => void;
   /** Things worth saying: tensors with values that are not finite, by name. Default: `console.warn`. */
@@ -104,7 +104,7 @@ const SAMPLES = 16;
 const SAMPLE_BYTES = 256;
 
 /**
- * Tells weights apart without reading all of them: SHA-256 over names (those of the hf layout), shapes and 16 evenly spaced pieces of 256
+ * Distinguishes weights without reading all of them: SHA-256 over names (those of the hf layout), shapes and 16 evenly spaced pieces of 256
  * bytes of every tensor, in hex. The same for a checkpoint in either layout, sharded or not; another one for other dtypes.
  */
 export async function fingerprint(checkpoint: Checkpoint): Promise<string> {

@@ -34,20 +34,20 @@ export type ImageInput = RgbImage | string | Uint8Array;
 export interface AskOptions extends AnswerOptions {
   /** In the order of their placeholders; without placeholders in the question they stand before it. */
   readonly images?: readonly ImageInput[];
-  /** Stands before the conversation; the original's unless told, "" for none. */
+  /** System message (default: the original's), "" for none. */
   readonly system?: string;
 }
 
 export interface GenerateOptions extends ImageOptions {}
 
 export class Janus {
-  /** Of its folder. */
+  /** Name of its folder. */
   readonly name: string;
   readonly config: JanusConfig;
   /** The bare model: its submodules are callable with tensors. */
   readonly model: JanusForConditionalGeneration;
   readonly processor: Processor;
-  /** Tells these weights from others, in either layout; see `fingerprint`. */
+  /** Distinguishes these weights from others, in either layout; see `fingerprint`. */
   readonly fingerprint: string;
 
   constructor(
@@ -244,7 +244,7 @@ export class Janus {
   }
 }
 
-/** The ids of a question with its images expanded. Throws `PromptError` where it cannot be asked. */
+/** The ids of a question with its images expanded. Throws `PromptError` if it cannot be asked. */
 export function questionIds(
   { prompts, tokenizer }: Processor,
   question: string | readonly Message[],

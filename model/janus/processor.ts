@@ -21,7 +21,7 @@ export interface Processor {
   readonly drawing: DrawingDefaults;
 }
 
-/** How pictures are drawn unless told: `guidance_scale` and `temperature` of generation_config.json, else those of the paper's code. */
+/** Defaults of drawing: `guidance_scale` and `temperature` of generation_config.json, else those of the paper's code. */
 export interface DrawingDefaults {
   readonly guidance: number;
   readonly temperature: number;

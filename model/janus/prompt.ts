@@ -74,7 +74,7 @@ export interface ConversationOptions {
   readonly answer?: boolean;
 }
 
-/** Of a prompt: far beyond any context, and what the tokenizer's library takes without running out of stack. */
+/** Most characters of a prompt: far beyond any context, and what the tokenizer's library takes without running out of stack. */
 const MAX_CHARACTERS = 2 ** 20;
 
 /** Text and ids of prompts for one checkpoint. */
@@ -84,7 +84,7 @@ export class PromptFormat {
   private readonly roles: Readonly<Record<Message["role"], string>>;
   private readonly template: Template | undefined;
 
-  /** Roles are Janus-Pro's tags where the tokenizer has them, else the plain words of Janus-1.3B; `roles` sets others. */
+  /** Roles are Janus-Pro's tags if the tokenizer has them, else the plain words of Janus-1.3B; `roles` sets others. */
   constructor(tokenizer: Tokenizer, config: PromptConfig, roles?: Readonly<Record<Message["role"], string>>) {
     this.tokenizer = tokenizer;
     this.config = config;
@@ -177,7 +177,7 @@ export class PromptFormat {
     return strip(text);
   }
 
-  /** DeepSeek's format: what ends a message goes by its place, not by its role. */
+  /** DeepSeek's format: what ends a message depends on its position, not by its role. */
   private byFormat(turns: readonly Message[], answer: boolean): string {
     const ends = ["\n\n", this.token(this.tokenizer.specials.eos)];
     let text = "";

@@ -64,7 +64,7 @@ export async function saveModel(
 }
 
 /**
- * Writes the model of `base` as `saveModel` does, with `parameters` (by their names in the model) in the place of its own: for a part of a
+ * Writes the model of `base` as `saveModel` does, with `parameters` (by their names in the model) instead of its own: for a part of a
  * model that was trained without the rest. The other weights, and what `base` holds besides them, are copied byte by byte.
  */
 export async function saveOver(
@@ -147,7 +147,7 @@ function modelFolder(weights: Weights, sideFiles: ReadonlyMap<string, Uint8Array
   };
 }
 
-/** A run of bytes of the file that come from one place. */
+/** A run of bytes of the file that come from one source. */
 interface Part {
   readonly start: number;
   readonly bytes: number;

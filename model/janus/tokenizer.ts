@@ -8,7 +8,7 @@ export interface SpecialIds extends TextSpecialIds {
   readonly beginOfImage: number;
   readonly endOfImage: number;
   readonly imagePlaceholder: number;
-  /** The role tags of Janus-Pro; undefined where the tokenizer has none. */
+  /** The role tags of Janus-Pro; undefined if the tokenizer has none. */
   readonly user: number | undefined;
   readonly assistant: number | undefined;
 }

@@ -102,7 +102,7 @@ export class LayerNorm extends Module {
   }
 }
 
-/** Group normalisation over x [N, channels, ...] (Wu and He 2018), with swish fused where asked for. */
+/** Group normalisation over x [N, channels, ...] (Wu and He 2018), with swish fused if asked for. */
 export class GroupNorm extends Module {
   readonly weight: Parameter;
   readonly bias: Parameter;

@@ -371,7 +371,7 @@ function* pathsBelow(
 class Views {
   private readonly known = new Map<Tensor["storage"], (readonly [string, Parameter])[]>();
 
-  /** The first of the parameters with the view of `parameter`, itself if there was none. Throws `ArgumentError` where two views overlap. */
+  /** The first of the parameters with the view of `parameter`, itself if there was none. Throws `ArgumentError` if two views overlap. */
   first(name: string, parameter: Parameter): Parameter {
     const others = this.known.get(parameter.storage) ?? [];
     for (const [path, other] of others) {

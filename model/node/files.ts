@@ -9,7 +9,7 @@ import { IoError, quote } from "../io/errors.ts";
 
 /** A file or folder that cannot be read or written: absent, not allowed, no room. */
 export class FileError extends IoError {
-  /** Of the system: ENOENT, EACCES, ENOSPC, … */
+  /** Error code of the system: ENOENT, EACCES, ENOSPC, … */
   readonly code: string;
   constructor(message: string, code: string, cause?: unknown) {
     super(message);
@@ -43,7 +43,7 @@ export function fileError(error: unknown, path: string): unknown {
 /** What is short on this machine, whatever a file holds: a trainer must not set the file aside for it. */
 const SHORT = new Set(["EMFILE", "ENFILE", "ENOMEM"]);
 
-/** The error where a file could not be read because the machine is short of something; undefined for what is wrong with the file. */
+/** The error if a file could not be read because the machine is short of something; undefined for what is wrong with the file. */
 export function shortage(error: unknown, path: string): FileError | undefined {
   const found = fileError(error, path);
   return found instanceof FileError && SHORT.has(found.code) ? found : undefined;
@@ -114,7 +114,7 @@ async function writeAll(handle: FileHandle, path: string, bytes: Uint8Array): Pr
   }
 }
 
-/** Makes a rename last. Some systems cannot sync a folder; they keep the order by themselves. */
+/** Makes a rename durable. Some systems cannot sync a folder; they keep the order by themselves. */
 async function syncFolder(path: string): Promise<void> {
   try {
     const handle = await open(path, constants.O_RDONLY);
@@ -132,7 +132,7 @@ let count = 0;
 const temporaryName = (path: string): string =>
   join(dirname(resolve(path)), `.${basename(path)}.${process.pid}-${++count}.tmp`);
 
-/** @param shown the path in messages, where the file has another name while it is written */
+/** @param shown the path in messages, if the file has another name while it is written */
 async function writeSynced(path: string, write: (sink: ByteSink) => Promise<void>, shown = path): Promise<void> {
   const handle = await named(shown, open(path, "wx"));
   try {
@@ -151,7 +151,7 @@ export async function writeFileAtomic(
   await throughTemporary(path, write, (temporary) => rename(temporary, path));
 }
 
-/** The same for a file that must not be there yet, also where two write at once: false, and nothing written, where it is. */
+/** The same for a file that must not be there yet, even if two write at once: false, and nothing written, if it is there. */
 export async function writeNewFile(
   path: string,
   write: Uint8Array | ((sink: ByteSink) => Promise<void>),
@@ -230,7 +230,7 @@ export async function requireNewFolder(path: string): Promise<void> {
   if (entries.length) throw new FileError(`${path} exists and is not empty; name a new folder`, "EEXIST");
 }
 
-/** What this user may still write to the disk of `folder`, bytes; infinite where the file system does not count (some network ones). */
+/** What this user may still write to the disk of `folder`, bytes; infinite if the file system does not count (some network ones). */
 export async function freeBytes(folder: string): Promise<number> {
   const { blocks, bavail, bsize } = await named(folder, statfs(folder));
   return blocks === 0 ? Infinity : bavail * bsize;

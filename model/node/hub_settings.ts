@@ -1,4 +1,4 @@
-/** Where models from the Hugging Face hub come from and go to: the environment variables and the cache folder that its own tools use. */
+/** Source and cache of models from the Hugging Face hub: the environment variables and the cache folder that its own tools use. */
 import { readFile, readdir } from "node:fs/promises";
 import { homedir } from "node:os";
 import { join } from "node:path";

@@ -238,7 +238,7 @@ class Partial {
 }
 
 /**
- * Fetches a file to `path`, by way of `path.incomplete`, which a later run takes up where this one stops. Throws `HubIntegrityError`
+ * Fetches a file to `path`, by way of `path.incomplete`, which a later run resumes. Throws `HubIntegrityError`
  * for a wrong length or hash (the partial file is removed), `HubNetworkError` when the connection does not come back (it is kept).
  */
 export async function fetchFile(
@@ -290,7 +290,7 @@ async function fetchPartial(
   }
 }
 
-/** One connection: from where the partial file ends to the end of the file. */
+/** One connection: from the end of the partial file to the end of the file. */
 async function transfer(
   file: HubFile,
   partial: Partial,
@@ -311,7 +311,7 @@ async function transfer(
     if (response.status === 206 && start > 0) checkContinuation(response, file, start);
     else if (response.status !== 200)
       throw new HubError(`${file.name}: HTTP ${response.status} where the whole file was asked for`);
-    else if (start > 0) await partial.restart(); // a server that ignores Range begins anew
+    else if (start > 0) await partial.restart(); // a server that ignores Range starts over
     const length = response.headers.get("content-length");
     if (length !== null && Number(length) !== file.bytes - partial.bytes) {
       await response.body?.cancel();

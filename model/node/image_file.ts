@@ -23,14 +23,14 @@ export interface ReadImageOptions {
   readonly maxBytes?: number;
   /** The most pixels a picture may have. */
   readonly maxPixels?: number;
-  /** The name of the picture in messages, where it comes as bytes. */
+  /** The name of the picture in messages, if it comes as bytes. */
   readonly name?: string;
 }
 
 const MAX_BYTES = 128 * 2 ** 20;
 const MAX_PIXELS = 100e6;
 const MAX_SIDE = 100_000; // pixels; a longer strip would need gigabytes inside the resize
-const MAX_TEXT_BYTES = 16 * 2 ** 20; // of one compressed PNG text
+const MAX_TEXT_BYTES = 16 * 2 ** 20; // limit for one compressed PNG text
 
 const ascii = (bytes: Uint8Array, from: number, to: number): string => String.fromCharCode(...bytes.subarray(from, to));
 
@@ -80,7 +80,7 @@ async function fileBytes(path: string, maxBytes: number): Promise<Uint8Array> {
   }
 }
 
-/** What an error of the file system means for a picture: `ImageError`, or `FileError` where the machine is short of something. */
+/** What an error of the file system means for a picture: `ImageError`, or `FileError` if the machine is short of something. */
 export const notReadable = (path: string, error: unknown): Error =>
   shortage(error, path) ?? new ImageError(`cannot read the picture ${path}: ${messageOf(error)}`);
 
@@ -114,7 +114,7 @@ function fromChannels(levels: Uint8Array, channels: number, rgb: Uint8Array, dro
  * Decodes a file (its path or its bytes): JPEG, PNG, WebP, GIF, TIFF, AVIF; of an animation the first frame. 16 bits become 8 by their high
  * byte, grey becomes three equal channels, CMYK is converted like Pillow does; embedded colour profiles are not applied, as in the original.
  * Throws `ImageLimitError` before decoding, `ImageFormatError` for unknown or damaged files, `ImageError` for files that cannot be read,
- * `FileError` where the machine is short of open files or memory, `PackageError` where sharp does not load.
+ * `FileError` if the machine is short of open files or memory, `PackageError` if sharp does not load.
  */
 export async function readImage(source: string | Uint8Array, options: ReadImageOptions = {}): Promise<RgbImage> {
   const { plain = false, maxBytes = MAX_BYTES, maxPixels = MAX_PIXELS } = options;
@@ -135,7 +135,7 @@ export async function readImage(source: string | Uint8Array, options: ReadImageO
       `${name} cannot be decoded: its ${format} data is cut off or damaged (${why || "the header"})`,
     );
   };
-  // The limit is checked below, where both numbers are known. `failOn: "error"`: broken data is an error, harmless oddities are not.
+  // The limit is checked below, once both numbers are known. `failOn: "error"`: broken data is an error, harmless oddities are not.
   const load = (): Sharp =>
     sharp(bytes, {
       failOn: "error",

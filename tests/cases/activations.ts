@@ -58,7 +58,7 @@ export const activationCases: Case[] = [
       ...shapes.flatMap((s) =>
         FLOATS.map((dtype) => row({ ...s, dtype, low: -4, high: 4 }, { windows: s.shape[0] === 50 })),
       ),
-      // Relative precision in the lower tail, where 1 + erf and 1 + tanh cancel, and nothing wrong far out.
+      // Relative precision in the lower tail, in which 1 + erf and 1 + tanh cancel, and nothing wrong far out.
       row({ shape: [64], low: -9, high: -4 }, { note: "tail", gradient: false }),
       row({ shape: [65], values: wide(65) }, { note: "1e-4 to 1e4", gradient: false }),
       row({ shape: [65], values: () => wide(65)().map((v) => -Math.abs(v)) }, { note: "-1e4 to -1e-4" }),

@@ -77,7 +77,7 @@ function row(r: Row): Case {
       return attentionRef(swap(q!), swap(k!), swap(v!), masks);
     },
     terms: d + tk,
-    // Each dtype and width is one more kernel to compile, seconds on software Vulkan: all variants where they differ.
+    // Each dtype and width is one more kernel to compile, seconds on software Vulkan: all variants if they differ.
     variants:
       r.variants === "all" || (r.variants === undefined && dtype === "f32" && kv === "f32" && d <= 36)
         ? all

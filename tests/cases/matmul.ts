@@ -217,7 +217,7 @@ const linearCases = linearRows.flatMap((row, place): Case[] => {
     // Long rows use every invocation of a workgroup.
     variants: x.shape.at(-1)! >= 256 ? all : turns(place),
   };
-  // The fused epilogue runs only where nothing is recorded.
+  // The fused epilogue runs only if nothing is recorded.
   const fused: Case = { ...made, note: `fused ${made.note}`, run: (t) => noGrad(() => made.run(t)), gradient: false };
   return [made, fused];
 });

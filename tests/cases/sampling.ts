@@ -1,4 +1,4 @@
-/** Cases of guidance, and of sampling where the token does not depend on the random numbers; draws are in `tier1/sampling.test.ts`. */
+/** Cases of guidance, and of sampling if the token does not depend on the random numbers; draws are in `tier1/sampling.test.ts`. */
 import { F, Generator } from "../../index.ts";
 import type { DType, Tensor } from "../../index.ts";
 import type { Case, Input } from "../harness.ts";

@@ -81,8 +81,8 @@ const reductions: Case[] = [
     const terms = dims.reduce((p, d) => p * place.shape[d]!, 1);
     const large = sizeOf(place.shape) > 10000;
     const note = `over ${dims.join(",")}`;
-    // Terms around 0 now and then cancel to next to nothing, of which no relative error can be asked: more on one side, where there are
-    // thousands of them, or where their sum is the only number.
+    // Terms around 0 now and then cancel to next to nothing, of which no relative error can be asked: more on one side, if there are
+    // thousands of them, or if their sum is the only number.
     const uneven = large ? { low: -1, high: 1.05 } : dims.length === place.shape.length ? { low: -1, high: 2 } : {};
     const base = (dtype: DType): Case[] => [
       {

@@ -39,7 +39,7 @@ export function conv2dRef(
   return y;
 }
 
-/** x [N, C, ...] normalised over each of `groups` runs of channels, times weight [C] plus bias [C], then swish where asked. */
+/** x [N, C, ...] normalised over each of `groups` runs of channels, times weight [C] plus bias [C], then swish if asked. */
 export function groupNormRef(
   x: Ref,
   weight: Ref | null,

@@ -37,7 +37,7 @@ export interface DrawSettings {
 }
 
 /**
- * The token drawn from a row, by sorting. `sure` is false where rounding in f32 could decide otherwise: two best scores, or a probability
+ * The token drawn from a row, by sorting. `sure` is false if rounding in f32 could decide otherwise: two best scores, or a probability
  * sum and its bound, closer than 1e-4.
  */
 export function drawRef(

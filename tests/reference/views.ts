@@ -2,7 +2,7 @@
 import { eachIndex, ref, sizeOf, stridesOf } from "../reference.ts";
 import type { Ref } from "../reference.ts";
 
-/** y[index] = x[source(index)], or `fill` where source gives null. */
+/** y[index] = x[source(index)], or `fill` if source gives null. */
 export function gatherRef(
   x: Ref,
   shape: readonly number[],

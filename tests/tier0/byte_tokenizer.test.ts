@@ -155,7 +155,7 @@ describe("learning", () => {
         ["Ġ", "ab"],
       ],
     ],
-    // Of equals the lowest ids: x y before z w, both before the space (id 220) in front.
+    // Equal counts go by the lowest ids: x y before z w, both before the space (id 220) in front.
     [
       ["xy zw xy zw"],
       [

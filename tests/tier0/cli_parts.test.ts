@@ -1,4 +1,4 @@
-/** The parts of the `janus` command by themselves: option values, exit codes of errors, signals, and what is printed where. */
+/** The parts of the `janus` command by themselves: option values, exit codes of errors, signals, and what goes to stdout and stderr. */
 import { mkdtempSync, rmSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { tmpdir } from "node:os";

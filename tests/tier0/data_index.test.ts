@@ -121,7 +121,7 @@ describe("index of a file", () => {
     const path = file(texts(5));
     const cache = folder();
     await using(indexSource({ path }, cache), () => undefined);
-    writeFileSync(path, texts(5).replace("text 3", "TEXT 3")); // of the same size
+    writeFileSync(path, texts(5).replace("text 3", "TEXT 3")); // text of the same size
     utimesSync(path, 2e9, 2e9);
     const error = await openIndex({ path }, cache).catch((e: unknown) => e as Error);
     expect(error).toBeInstanceOf(SourceChangedError);

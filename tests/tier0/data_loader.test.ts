@@ -1,4 +1,4 @@
-/** The loader: the same samples whatever finishes first, full quotas with bad samples inside, and a state that is enough to go on. */
+/** The loader: the same samples whatever finishes first, full quotas with bad samples inside, and a state that is enough for resuming. */
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

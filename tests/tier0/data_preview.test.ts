@@ -1,4 +1,4 @@
-/** Samples as a person reads them, and `janus data` where it needs no device. */
+/** Samples as a person reads them, and the parts of `janus data` that need no device. */
 import { mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

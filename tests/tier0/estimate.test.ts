@@ -153,7 +153,7 @@ function arithmetic(
   const { vision, vq } = sizes;
   const places = imageTokens(sizes);
   const [isTrained, again] = [Number(stage > 1), Number(recompute)];
-  // Through the Llama: forward, gradients of the inputs, and where it is trained of the weights. Attention's backward has seven products, its forward two.
+  // Through the Llama: forward, gradients of the inputs, and, if it is trained, of the weights. Attention's backward has seven products, its forward two.
   const linear = 2 * length * layers * (4 * hidden * heads * headDim + 3 * hidden * intermediate);
   const pairs = documents.reduce((sum, n) => sum + (n * (n + 1)) / 2, 0);
   const attention = 4 * layers * pairs * heads * headDim;
@@ -161,7 +161,7 @@ function arithmetic(
   const tower = 2 * places * vision.layers * (4 * vision.hidden ** 2 + 2 * vision.hidden * vision.intermediate);
   const towerAttention = 4 * vision.layers * places ** 2 * vision.hidden;
   const seen = stage === 3 ? (3 + again) * tower + (4.5 + again) * towerAttention : tower + towerAttention;
-  const first = 2 * places * vision.hidden * hidden; // of the aligner: what comes before it gets gradients in stage 3 alone
+  const first = 2 * places * vision.hidden * hidden; // of the aligner's first layer: what comes before it gets gradients in stage 3 alone
   const aligner = 3 * (first + 2 * places * hidden ** 2) - (stage === 3 ? 0 : first);
   const codes = 3 * 2 * length * (vq.codeDim * hidden + hidden ** 2); // at every place of the row
   const codeHead = 3 * 2 * places * (hidden ** 2 + hidden * vq.codes);

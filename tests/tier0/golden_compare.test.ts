@@ -1,4 +1,4 @@
-// What `janus verify` counts as equal: numbers within the bounds, ids, greedy tokens where the model is sure.
+// What `janus verify` counts as equal: numbers within the bounds, ids, greedy tokens if the model is sure.
 import { describe, expect, it } from "vitest";
 import {
   BOUNDS,
@@ -126,7 +126,7 @@ describe("what counts as equal", () => {
       maxAbs: expect.closeTo(2e-3, 6) as number,
     });
     expect(judge([0, 0, 0, 0], [0, 0, 0, 1e-4]).pass).toBe(false);
-    // Steps as small as the rounding of the parameter: there is nothing to tell of them.
+    // Steps as small as the rounding of the parameter: no difference is measurable.
     expect(judge([1.2e-7, 0, 0, 0], [2.4e-7, 0, 0, 0]).pass).toBe(true);
     // Steps of chance may go apart, but no further than steps go.
     expect(judge(step, [-1.9e-3, 2e-3, -2e-3, 0], true)).toMatchObject({

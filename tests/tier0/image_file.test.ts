@@ -40,10 +40,10 @@ function cmykTiff(inks: number[]): Uint8Array {
   const entries: [tag: number, type: 3 | 4, count: number, value: number][] = [
     [256, 4, 1, inks.length / 4], // width
     [257, 4, 1, 1], // height
-    [258, 3, 4, 8 + 2 + 9 * 12 + 4], // bits of each ink: where they stand
+    [258, 3, 4, 8 + 2 + 9 * 12 + 4], // offset of the bits of each ink
     [259, 3, 1, 1], // not compressed
     [262, 3, 1, 5], // inks
-    [273, 4, 1, 8 + 2 + 9 * 12 + 4 + 8], // where the pixels stand
+    [273, 4, 1, 8 + 2 + 9 * 12 + 4 + 8], // offset of the pixels
     [277, 3, 1, 4], // inks a pixel
     [278, 4, 1, 1],
     [279, 4, 1, inks.length],
@@ -129,7 +129,7 @@ describe("readImage", () => {
     expect(await readImage(wide)).toEqual(await readImage(wide, { plain: true }));
   });
 
-  // Where the stored first row and first column lie in the upright picture (EXIF 2.32, tag 274).
+  // Position of the stored first row and first column in the upright picture (EXIF 2.32, tag 274).
   const upright: ((x: number, y: number) => [number, number])[] = [
     (x, y) => [x, y],
     (x, y) => [W - 1 - x, y],

@@ -6,7 +6,7 @@ import { JANUS_PRO_1B, JANUS_PRO_7B } from "../../model/janus/config.ts";
 
 afterAll(() => setDevice(null));
 
-// Of the specification (2 FLOPs a multiply-add; matmul, convolution and attention only), in GF; `stage2` is a whole step.
+// Counts of the specification (2 FLOPs a multiply-add; matmul, convolution and attention only), in GF; `stage2` is a whole step.
 const KNOWN = {
   "1B": {
     config: JANUS_PRO_1B,

@@ -118,7 +118,7 @@ describe("janus ckpt", () => {
         stdout: expect.stringMatching(new RegExp(`${layout} layout, `)) as string,
       });
       expect(readdirSync(out)).toContain("config.json");
-      // The original is torch.save there: back to hf, where bytes can be held against bytes.
+      // The original is torch.save there: back to hf, so that bytes can be compared.
       const back = layout === "hf" ? out : join(temporary, "back");
       if (layout === "deepseek") {
         const { openCheckpoint } = await import("../../model/janus/checkpoint/checkpoint.ts");

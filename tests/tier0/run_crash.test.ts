@@ -27,7 +27,7 @@ const RUN = "/run";
 const bytesOf = (text: string): Uint8Array => new TextEncoder().encode(text);
 const stateOf = (step: number): Uint8Array => bytesOf(JSON.stringify({ step }));
 
-/** A small checkpoint: nested, a file in two writes, contents that tell the step. */
+/** A small checkpoint: nested, a file in two writes, contents that give the step. */
 const filling =
   (step: number) =>
   async (sink: FolderSink): Promise<void> => {
@@ -98,7 +98,7 @@ async function record(
   const model = new ModelFileSystem();
   change(model);
   const run = await openModel(model);
-  model.settle(); // the lock need not last
+  model.settle(); // the lock need not be durable
   for (const step of steps) {
     const saved = await run.save(step, filling(step), keep);
     expect(saved.pruneProblem).toBeNull();
@@ -205,7 +205,7 @@ describe(`crash states (seed ${SEED})`, () => {
     model.hook = () => undefined;
     const next = await openModel(model);
     expect((await next.newestVerified()).newest?.step).toBe(20);
-    model.mark(20); // whoever reads that it goes on from step 20 relies on it
+    model.mark(20); // whoever reads that it resumes from step 20 relies on it
     expect(await next.save(30, filling(30), { last: 1 })).toMatchObject({ pruned: [20, 10] });
     model.mark(30);
     const found = await enumerate(model);
@@ -298,7 +298,7 @@ describe("I/O errors at every operation", () => {
           expect(result, where).toBeInstanceOf(SaveError);
           expect(result, where).toMatchObject({ step: 30, code });
           for (const step of [10, 20]) expect(await run.verify(step), where).toMatchObject({ verified: true });
-          // Where nothing can be removed any more, the folder may stay: hidden, or whole.
+          // If nothing can be removed any more, the folder may stay: hidden, or whole.
           if (duration === "once" || code === "ENOSPC") {
             expect(await hiddenIn(model), where).toEqual([]);
             expect(await run.list(), where).toEqual([10, 20]);

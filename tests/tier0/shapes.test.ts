@@ -96,7 +96,7 @@ function answerOf({ objects }: Scene, question: string): string | undefined {
   return only(objects.filter(fits).map((o) => o.shape));
 }
 
-/** Whether a description tells of every object of the scene, and the truth: found by reading it, apart from how it was made. */
+/** Whether a description names every object of the scene, and the truth: found by reading it, apart from how it was made. */
 function describes(text: string, { objects }: Scene): boolean {
   const words = text.match(/[a-z]+/g) ?? [];
   const told: { colour: string | undefined; shape: Shape | undefined; fits: Scene["objects"] }[] = [];
@@ -111,7 +111,7 @@ function describes(text: string, { objects }: Scene): boolean {
     const fits = objects.filter((o) => (!shape || o.shape === shape) && (!colour || o.colour === colour));
     for (let n = 0; n < count; n++) told.push({ shape, colour, fits });
   });
-  // Each is told once: all objects find a phrase of their own.
+  // Each is named once: all objects find a phrase of their own.
   const assign = (i: number, taken: readonly unknown[]): boolean =>
     i === told.length || told[i]!.fits.some((o) => !taken.includes(o) && assign(i + 1, [...taken, o]));
   if (told.length !== objects.length || !assign(0, [])) return false;

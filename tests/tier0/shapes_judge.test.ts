@@ -23,7 +23,7 @@ describe("measured", () => {
   });
 
   it("sees pictures with blocks, noise, shifted colours and JPEG", async () => {
-    const { accuracy, falsePositives, mistakes } = await measure(seed, 60, worn); // of 25, one that is falsely right is more than 2 %
+    const { accuracy, falsePositives, mistakes } = await measure(seed, 60, worn); // one false positive of 25 is more than 2 %
     for (const kind of KINDS) {
       expect(accuracy[kind], `${kind}, seed ${seed}: ${mistakes.join("\n")}`).toBeGreaterThanOrEqual(0.88); // 97 % and more in the long run
       expect(falsePositives[kind], `${kind}, seed ${seed}`).toBeLessThanOrEqual(0.02);
@@ -36,7 +36,7 @@ describe("measured", () => {
     for (const [name, share] of Object.entries(others)) expect(share, `${name}, seed ${seed}`).toBe(0);
     const noise = Uint8Array.from({ length: 64 * 64 * 3 }, () => Math.floor(Math.random() * 256));
     expect(detect({ width: 64, height: 64, data: noise }).problem).toBe("no plain background");
-    expect(blocks).toBeLessThan(0.4); // of flat 8×8 blocks some lie together as a square does
+    expect(blocks).toBeLessThan(0.4); // some flat 8×8 blocks lie together as a square does
   });
 });
 

@@ -205,7 +205,7 @@ describe.skipIf(!hasFixtures)("the fixtures' tokenizer", () => {
   });
 });
 
-/** The Rust library's results; nothing where there are no fixtures (then the tests are skipped, but still collected). */
+/** The Rust library's results; nothing if there are no fixtures (then the tests are skipped, but still collected). */
 function fixtureOrEmpty(): Golden {
   return hasFixtures ? (fixtureJson("golden.json") as Golden) : { special_ids: {}, tokenizer: [], und_greedy_text: [] };
 }

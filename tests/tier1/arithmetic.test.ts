@@ -287,7 +287,7 @@ describe("sin and cos of large numbers", () => {
       [F.cos, Math.cos],
     ] as const) {
       const y = await values(scope(() => op(tensor(x))));
-      // Within 4 units of the last place of the result, also where it is near 0.
+      // Within 4 units of the last place of the result, even if it is near 0.
       const wrong = y.flatMap((v, i) =>
         Math.abs(v - expected(x[i]!)) <= 2.5e-7 * Math.max(Math.abs(expected(x[i]!)), Math.abs(x[i]!) > 1e4 ? 0 : 1e-3)
           ? []

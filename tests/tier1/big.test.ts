@@ -4,7 +4,7 @@ import { F, declaredKernels, elementBytes, launch, scope } from "../../index.ts"
 import type { Tensor } from "../../index.ts";
 import { errorOf, useDevice } from "../gpu.ts";
 
-// Poison would upload hundreds of MiB for each tensor. The limit is held also where the GPU has more.
+// Poison would upload hundreds of MiB for each tensor. The limit is held even if the GPU has more.
 const device = useDevice({ poison: false, limits: { maxStorageBufferBindingSize: 134217728 } });
 
 const ROWS = 6000;

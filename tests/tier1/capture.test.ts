@@ -1,4 +1,4 @@
-/** Capture and replay: the same bits as eager, state on the GPU, nothing created, everything given back. */
+/** Capture and replay: the same bits as eager, state on the GPU, nothing created, everything released. */
 import { describe, expect, it } from "vitest";
 import {
   CaptureError,

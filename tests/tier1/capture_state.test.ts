@@ -30,7 +30,7 @@ async function fresh<T>(run: (device: Device) => Promise<T>): Promise<T> {
   }
 }
 
-/** Small tensors made and freed: buffers that a capture hands out again. */
+/** Small tensors made and freed: buffers that a capture reuses. */
 const litter = (x: Tensor): void =>
   scope(() => void Array.from({ length: 6 }).reduce<Tensor>((y) => y.add(1), x.mul(7)));
 

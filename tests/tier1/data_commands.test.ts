@@ -1,4 +1,4 @@
-/** `janus data preview` and `tokenize` where they need a device: codes are computed, kept, and found again. */
+/** `janus data preview` and `tokenize` as far as they need a device: codes are computed, kept, and found again. */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

@@ -250,7 +250,7 @@ describe("with a discriminator", () => {
   it("the discriminator tells a tokenizer that stands still apart, and the tokenizer is pulled where it is fooled", async () => {
     const model = createModel(config, { seed: 1, device: device() });
     const training = new VqTraining(model.model.vqmodel, { lr: 1e-3, adversarial: 0.5, seed: 4 });
-    training.optimizer.lr = 0; // of the tokenizer alone
+    training.optimizer.lr = 0; // the tokenizer's rate alone
     using pixels = onDevice(noise(shape, 3, 0.9), shape);
     const take = async (): Promise<{ adversarial: number; discriminator: number }> => {
       const { losses, vectors, skipped } = await training.step(pixels);

@@ -208,7 +208,7 @@ describe("AdamW with matrices by Muon", () => {
     expect(() => new AdamW([{ tensor: vector, muon: true }], { lr: 0.1 })).toThrow(/matrices only/);
   });
 
-  // Of the second shape no two go through the iterations together.
+  // No two matrices of the second shape go through the iterations together.
   it.each([
     [6, 10],
     [2, 1_100_000],

@@ -269,7 +269,7 @@ describe("AdamW", () => {
       const taken = shapes.map(() => 0);
       for (let step = 1; step <= 12; step++) {
         const grads = starts.map((p) => uniform(p.length, random, 0.1));
-        const isBad = step === 3 || step === 6; // of the second, at its first gradient
+        const isBad = step === 3 || step === 6; // at step 6 the second parameter has its first gradient
         if (isBad) grads[0]![1] = NaN;
         zeroGradients(tensors);
         const ready = [...shapes.keys()].filter((i) => has[i]!(step));

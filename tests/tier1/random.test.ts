@@ -253,7 +253,7 @@ describe("dropout", () => {
       [0, 1],
     ] as const) {
       const other = await mask(step, site);
-      // Independent masks agree where both keep or both drop: 0.75² + 0.25².
+      // Independent masks agree if both keep or both drop: 0.75² + 0.25².
       const agree = other.filter((v, i) => v > 0 === base[i]! > 0).length / n;
       expect(Math.abs(agree - 0.625)).toBeLessThan(5 * Math.sqrt((0.625 * 0.375) / n));
     }

@@ -33,7 +33,7 @@ function text(name: string, first: number, trained: number): Sample {
   return textSample("text", ids, labels, [], -1, name);
 }
 
-/** Two ranks in this process: each hands over what it has and waits for the other. */
+/** Two ranks in this process: each passes on what it has and waits for the other. */
 function pairOfRanks(): Ranks[] {
   const arrived: { values: unknown; resolve: (all: unknown[]) => void }[][] = [[], []];
   const exchange = (rank: number, values: unknown): Promise<unknown[]> => {

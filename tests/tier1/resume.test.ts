@@ -1,4 +1,4 @@
-/** A run that is killed and gone on with ends bit for bit as one that is not: a cell of the grid (two in the long form), of fewer steps than in tests/resume_grid.ts. */
+/** A run that is killed and resumed ends bit for bit as one that is not: a cell of the grid (two in the long form), of fewer steps than in tests/resume_grid.ts. */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

@@ -258,7 +258,7 @@ describe("ties and bounds", () => {
     expect(await sorted({ topK: 1 })).toEqual([1]);
     expect(await sorted({ topK: 2 })).toEqual([1, 5]);
     expect(await sorted({ topK: 5 })).toEqual([0, 1, 2, 3, 5]);
-    // Of the five kept by k, e^¾ twice, e^½, e^¼ twice: the mass reaches 0.8 with the first e^¼.
+    // Weights of the five kept by k: e^¾ twice, e^½, e^¼ twice: the mass reaches 0.8 with the first e^¼.
     expect(await sorted({ topK: 5, topP: 0.8 })).toEqual([0, 1, 3, 5]);
     generator.dispose();
   });

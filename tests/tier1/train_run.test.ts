@@ -1,4 +1,4 @@
-/** A training run as a whole: from files to a checkpoint that is a model, stopped and gone on with bit for bit, refused when it is another run. */
+/** A training run as a whole: from files to a checkpoint that is a model, stopped and resumed bit for bit, refused when it is another run. */
 import {
   appendFileSync,
   cpSync,
@@ -491,7 +491,7 @@ it("a run with samples and a report trains the same bits as one without, and its
   expect(page).not.toMatch(/"refresh"|<script|no values yet/);
   expect(existsSync(at("plain", "report.html"))).toBe(false);
   expect((await readEvents(at("shown"))).map(({ kind }) => kind)).toEqual(["start", "save", "save", "end"]);
-  cpSync(at("shown", "samples", "step-00000004"), at("shown", "samples", "step-00000009"), { recursive: true }); // of a process that did not save
+  cpSync(at("shown", "samples", "step-00000004"), at("shown", "samples", "step-00000009"), { recursive: true }); // left by a process that did not save
   expect((await go("shown", settings(config))).steps).toBe(4); // another report is no other setting
   expect(readdirSync(at("shown", "samples")).sort()).toEqual(["reconstructions", "step-00000002", "step-00000004"]);
 });

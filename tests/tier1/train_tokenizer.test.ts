@@ -134,13 +134,13 @@ it("6 steps are 3 and, after a stop, 3 more, bit for bit; all but the tokenizer 
   const onStep = ({ step }: TokenizerStepEvent): void => void (step === 2 && stop.abort());
   const broken = await go("broken", settings(), { stop: stop.signal, onStep });
   expect([broken.steps, broken.stopped]).toEqual([3, true]);
-  // At the end codes that are out of use lie on one that is in use; not where a run only stopped.
+  // At the end codes that are out of use lie on one that is in use; not if a run only stopped.
   const inUse = (folder: string): number =>
     (JSON.parse(readFileSync(join(folder, "state.json"), "utf8")) as { training: VqTrainingState }).training.idle.filter((n) => n < 2).length; // prettier-ignore
   expect(inUse(straight.checkpoint)).toBeLessThan(30);
   expect(await differentCodes(straight.checkpoint)).toBe(inUse(straight.checkpoint));
   expect(await differentCodes(broken.checkpoint)).toBeGreaterThan(inUse(broken.checkpoint));
-  appendFileSync(at("broken", "log.jsonl"), '{"step":3,"recon'); // of a process that was killed
+  appendFileSync(at("broken", "log.jsonl"), '{"step":3,"recon'); // left by a process that was killed
   // The model to begin with is no longer needed; pictures at once are no other setting.
   const resumed = await go("broken", settings(), { model: at("gone") });
   expect([resumed.steps, resumed.stopped]).toEqual([6, false]);
@@ -253,7 +253,7 @@ it("other settings, runs of other stages and sources of texts are refused before
   const other = await errorOf(() => go("short", settings({ commitment: 0.5, rateWeight: 0 })));
   expect(other).toBeInstanceOf(ArgumentError);
   expect(other.message).toMatch(/other settings \(commitment\)/);
-  // Where codes retire at the end, the end is bound.
+  // If codes retire at the end, the end is bound.
   await go("retired", settings({ steps: 1 }));
   const longer = await errorOf(() => go("retired", settings({ steps: 2 })));
   expect(longer.message).toMatch(/other settings \(steps\)/);

@@ -1,4 +1,4 @@
-/** The step of the trainer: what it must not depend on (accumulation, packing, recomputation), what it must not change, where losses begin. */
+/** The step of the trainer: what it must not depend on (accumulation, packing, recomputation), what it must not change, the position at which losses begin. */
 import { afterEach, describe, expect, it } from "vitest";
 import { ArgumentError, backward, manualSeed, noGrad, scope, zeroGradients } from "../../index.ts";
 import { imageTokens } from "../../model/janus/config.ts";
@@ -133,7 +133,7 @@ async function gradients(
 const norm = (values: ArrayLike<number>): number => Math.sqrt(Array.from(values).reduce((sum, v) => sum + v * v, 0));
 
 /**
- * The largest difference over all tensors, relative to the tensor's norm or, where that is nothing but rounding (the biases of SigLIP's keys
+ * The largest difference over all tensors, relative to the tensor's norm or, if that is nothing but rounding (the biases of SigLIP's keys
  * cancel in the softmax), to a thousandth of the norm of all.
  */
 function worst(a: ReadonlyMap<string, Float32Array>, b: ReadonlyMap<string, Float32Array>): number {

@@ -41,7 +41,7 @@ const COMPUTED = [
   ..."vq.z vq.codes vq.margin vq.reconstruction".split(" "),
 ];
 
-/** Of training: 24 numbers of three steps and 4 of the whole stage; 13, 13 and 80 gradients; 2, 3 and 3 parameters after the steps. */
+/** Rows of training: 24 numbers of three steps and 4 of the whole stage; 13, 13 and 80 gradients; 2, 3 and 3 parameters after the steps. */
 const TRAINED = [28 + 13 + 2, 28 + 13 + 3, 28 + 80 + 3];
 const CHECKED = COMPUTED.length + 43 + 44 + 111;
 const isTrained = ({ entry }: Comparison): boolean => /^train\d/.test(entry);

@@ -1,6 +1,6 @@
 /**
  * From a raw sample to tokens with what is trained: of conversations the assistant's texts and the end token behind each, of plain texts all
- * but the first token, of pictures their codes. Says why where a sample cannot be one. Packing is train/samples.ts.
+ * but the first token, of pictures their codes. Says why if a sample cannot be one. Packing is train/samples.ts.
  */
 import { ArgumentError } from "../../engine/errors.ts";
 import { philox, seedWords, unitFloat } from "../../engine/random.ts";
@@ -29,7 +29,7 @@ export interface EncoderOptions {
   readonly maxTokens?: number;
   /** Instead of refusing what is too long: plain texts are cut, conversations lose whole turns at their end. Answers are never cut. */
   readonly truncate?: boolean;
-  /** Stands before conversations that have no system message of their own; the original's unless told, "" for none. */
+  /** System message of conversations that have none of their own (default: the original's), "" for none. */
   readonly system?: string;
   /** The pixels of an image that a sample names, to be seen; throws `ImageError` for one that cannot be read. Without it images are refused. */
   readonly readImage?: (path: string) => Promise<RgbImage>;
@@ -79,7 +79,7 @@ export class RecordEncoder {
       throw new ArgumentError(`RecordEncoder: the system prompt holds ${quote(found)}, a special token of the model`);
   }
 
-  /** Throws `SampleError`, `PromptError` or `ImageError` where it cannot be a sample; the loader sets those aside. */
+  /** Throws `SampleError`, `PromptError` or `ImageError` if it cannot be a sample; the loader sets those aside. */
   async encode(raw: RawSample, of: SampleId): Promise<Sample> {
     const sample = await this.sample(raw, of);
     if (trainedTokens(sample) === 0) throw new SampleError("nothing of it is trained");
@@ -98,7 +98,7 @@ export class RecordEncoder {
     return textSample(raw.task, ids, labels, pixels, placeholder, of.name);
   }
 
-  /** Tokens of the sample that `encode` would make, without a look at its pictures. Throws `SampleError` or `PromptError` where its texts cannot be one. */
+  /** Tokens of the sample that `encode` would make, without a look at its pictures. Throws `SampleError` or `PromptError` if its texts cannot be one. */
   tokens(raw: RawSample): number {
     if (raw.task === "gen") return this.promptIds(raw.prompt).length + this.processor.prompts.config.imageTokens - 1;
     if ("text" in raw) return this.textIds(raw.text).length;
@@ -176,7 +176,7 @@ export class RecordEncoder {
 
   /**
    * The ids of a conversation and their labels. Encoded piece by piece, from the end of a question to the end of its answer, and compared
-   * with the ids of the whole: pieces must not have merged where they meet, or the model would be trained on other tokens than it meets.
+   * with the ids of the whole: pieces must not merge at their borders, or the model would be trained on other tokens than it meets.
    */
   private conversation(messages: readonly Message[], system: string | undefined): Labelled {
     const { prompts } = this.processor;

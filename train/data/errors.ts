@@ -9,7 +9,7 @@ export class RecordError extends DataError {
   readonly file: string;
   /** From 1; in the listing for image folders. */
   readonly line: number;
-  /** What is wrong and what to do, without the place. */
+  /** What is wrong and what to do, without the position. */
   readonly reason: string;
   constructor(file: string, line: number, reason: string) {
     super(`${file}:${line}: ${reason}`);

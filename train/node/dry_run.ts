@@ -35,7 +35,7 @@ export interface MeasuredStep {
   readonly peak: number;
   /** Bytes of the GPU's buffers after the step. */
   readonly buffers: number;
-  /** Of the step; kernels are compiled in it. */
+  /** Seconds of the step; kernels are compiled in it. */
   readonly seconds: number;
 }
 
@@ -46,7 +46,7 @@ export interface DryRun<Estimate extends StepCounts = StepEstimate> {
 
 /**
  * Estimates the longest step and takes it, with the model's weights. Throws what `estimateStep` throws, and `OutOfMemoryError` before the
- * model is loaded where the device's budget of memory does not hold the step.
+ * model is loaded if the device's budget of memory does not hold the step.
  */
 export const dryRun = (options: DryRunOptions): Promise<DryRun> =>
   tryOut(options, {

@@ -1,5 +1,5 @@
 /**
- * The loop of every training run: where it begins, the step, and what is done once in a while. What a step computes, and what a checkpoint
+ * The loop of every training run: its start, the step, and what is done once in a while. What a step computes, and what a checkpoint
  * contains besides, is the stage's (train.ts for stages 1 to 3, stage0/train.ts). Checkpoints are models by themselves
  * (`janus generate --model run/step-…`), and a run resumes from them bit for bit.
  */
@@ -34,19 +34,19 @@ type AnyConfig = TrainConfig | TokenizerConfig;
 export interface LoopOptions<Config extends AnyConfig, Event> {
   /** Folder of the model to begin with; a run that is resumed begins with its own. */
   readonly model: string;
-  /** Folder of the run; made where there is none. */
+  /** Folder of the run; made if there is none. */
   readonly run: string;
   readonly config: Config;
   readonly sources: readonly SourceSpec[];
   /** Folder of indexes and image codes. */
   readonly cache: string;
   readonly device: Device;
-  /** Is told of every step as `log.jsonl` has it. */
+  /** Called for every step, with its line of `log.jsonl`. */
   readonly onStep?: (event: Event) => void;
   readonly onNotice?: (message: string) => void;
   /** Ends the run after the current step; what is done is saved. Before the first step the run throws its reason. */
   readonly stop?: AbortSignal;
-  /** Of the run folder; that of this machine unless given. */
+  /** File system of the run folder (default: that of this machine). */
   readonly fileSystem?: FileSystem;
 }
 
@@ -101,7 +101,7 @@ export interface Stage<Sample, Event extends LoopEvent> {
   state(loader: LoaderState): object;
   /** Writes weights and moments. `newest` is the folder of the last checkpoint, else of the model that the run began with. */
   save(sink: FolderSink, newest: string): Promise<void>;
-  /** Makers of the pictures that the page shows; null where no page is due. */
+  /** Makers of the pictures that the page shows; null if no page is due. */
   pictures(due: Due): readonly (() => Promise<void>)[] | null;
 }
 
@@ -110,8 +110,8 @@ export type LoadStage<Sample, Event extends LoopEvent, Config extends AnyConfig>
 ) => Promise<Stage<Sample, Event>>;
 
 /**
- * Runs a stage to its end, or until `stop`. Throws what readers, sources and devices throw, before the first step where it can: also `FileError`
- * (ENOSPC) where the disk has no room for a checkpoint. A save that fails (`SaveError`: a disk that has become full, an I/O error) ends the run; it
+ * Runs a stage to its end, or until `stop`. Throws what readers, sources and devices throw, before the first step if it can: also `FileError`
+ * (ENOSPC) if the disk has no room for a checkpoint. A save that fails (`SaveError`: a disk that has become full, an I/O error) ends the run; it
  * resumes from the checkpoint before.
  */
 export async function runLoop<Sample, Event extends LoopEvent, Config extends AnyConfig>(
@@ -149,7 +149,7 @@ export async function runLoop<Sample, Event extends LoopEvent, Config extends An
   }
 }
 
-/** Opens where the run begins: the newest checkpoint that verifies, else the model given. */
+/** Opens the start of the run: the newest checkpoint that verifies, else the model given. */
 async function startOf<Config extends AnyConfig>(
   options: LoopOptions<Config, never>,
   folder: RunFolder,

@@ -34,7 +34,7 @@ import { OPTIMIZER } from "./run/run_state.ts";
 export type { RunResult } from "./loop.ts";
 
 export interface RunOptions extends LoopOptions<TrainConfig, StepEvent> {
-  /** FLOP/s of the device that MFU is a part of; measured, for about a second, unless told. */
+  /** FLOP/s of the device that MFU is a part of (default: measured, for about a second). */
   readonly ceiling?: number;
 }
 
@@ -81,7 +81,7 @@ async function loadStage(start: Start<TrainConfig>, measured: number | undefined
   const loader = new Loader(byTask(sources), encoder, { seed, batch, ratios, quarantine }, state?.loader);
   atEnd(() => loader.dispose());
 
-  // The optimizer, and where it was.
+  // The optimizer, and its state.
   if (state) {
     await loadOptimizer(source, OPTIMIZER, trainer.optimizer, signal);
     if (config.ema) await loadTensorsInto(source, EMA_FILE, trainer.optimizer.averages(), signal);
@@ -206,7 +206,7 @@ class JanusStage implements Stage<Sample, StepEvent> {
     if (trainer.config.ema) await saveTensors(sink, EMA_FILE, trainer.optimizer.averages());
   }
 
-  /** Samples of the prompts, where they are due, and once the first training pictures through the image tokenizer. */
+  /** Samples of the prompts, if they are due, and once the first training pictures through the image tokenizer. */
   pictures({ at, signal }: Due): (() => Promise<void>)[] | null {
     const { run, sizes, processor, trainer, sources } = this.parts;
     const { every, sampleEvery = every, reconstructions, ...how } = trainer.config.report;

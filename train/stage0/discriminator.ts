@@ -1,5 +1,5 @@
 /**
- * The adversarial part of stage 0: a discriminator that tells pictures from their reconstructions, patch by patch (PatchGAN; Isola et al. 2017),
+ * The adversarial part of stage 0: a discriminator that distinguishes pictures from their reconstructions, patch by patch (PatchGAN; Isola et al. 2017),
  * as LlamaGen has it, and what it and the tokenizer want of each other (hinge losses; Lim and Ye 2017).
  */
 import { ArgumentError, Generator, backward, noGrad, scope, zeroGradients } from "../../engine/index.ts";
@@ -11,8 +11,8 @@ import type { AdamWOptions } from "../../model/nn/optim/index.ts";
 
 /** Strides of the convolutions but the last, each of 4 × 4 pixels with a border of one. */
 const STRIDES = [2, 2, 2, 1] as const;
-const SLOPE = 0.2; // of the leaky relu
-const DEVIATION = 0.02; // of the initial weights
+const SLOPE = 0.2; // slope of the leaky relu
+const DEVIATION = 0.02; // standard deviation of the initial weights
 
 /** Logits a side of pictures of `side` pixels; 24 is the least that leaves one. */
 const patchesOf = (side: number): number => STRIDES.reduce((s, stride) => Math.floor((s - 2) / stride) + 1, side) - 1;
@@ -53,11 +53,11 @@ class BatchNorm2d extends Module {
 export interface DiscriminatorOptions {
   readonly seed: number;
   readonly device: Device;
-  /** Of the first convolution, twice as many in each of the next; 64 unless told. */
+  /** Channels of the first convolution (default: 64), twice as many in each of the next. */
   readonly channels?: number;
 }
 
-/** pixels [B, 3, S, S] → logits [B, 1, s, s], above 0 where a patch of up to 70 × 70 pixels seems to be of a picture and no reconstruction. */
+/** pixels [B, 3, S, S] → logits [B, 1, s, s], above 0 if a patch of up to 70 × 70 pixels seems to be of a picture and no reconstruction. */
 export class PatchDiscriminator extends Module {
   readonly convs: readonly Conv2d[];
   readonly norms: readonly BatchNorm2d[];
@@ -107,14 +107,14 @@ export class PatchDiscriminator extends Module {
 }
 
 export interface AdversaryOptions extends AdamWOptions {
-  /** Of the losses of both. */
+  /** Weight of the losses of both. */
   readonly weight: number;
   readonly seed: number;
   readonly device: Device;
   readonly channels?: number;
 }
 
-/** The discriminator with its optimizer. It does not go into the model; a checkpoint has it to go on from. */
+/** The discriminator with its optimizer. It does not go into the model; a checkpoint has it for resuming. */
 export class Adversary {
   readonly discriminator: PatchDiscriminator;
   readonly optimizer: AdamW;
@@ -130,7 +130,7 @@ export class Adversary {
     );
   }
 
-  /** −mean D(x̂): what the tokenizer loses where its reconstructions [B, 3, S, S] are found out. No gradient goes to the discriminator. */
+  /** −mean D(x̂): the tokenizer's loss if its reconstructions [B, 3, S, S] are found out. No gradient goes to the discriminator. */
   generatorLoss(rebuilt: Tensor): Tensor {
     this.learns(false);
     return mean(this.discriminator.call(rebuilt)).mul(-1);
@@ -138,7 +138,7 @@ export class Adversary {
 
   /**
    * Adds the gradients of ½ · mean(relu(1 − D(x)) + relu(1 + D(x̂))), times `share` of the batch and the weight, to the discriminator's, and
-   * hands out that loss without either. Pictures and reconstructions are normalised apart; none of it reaches the tokenizer.
+   * returns that loss without either. Pictures and reconstructions are normalised apart; none of it reaches the tokenizer.
    */
   accumulate(pixels: Tensor, rebuilt: Tensor, share: number): Tensor {
     this.learns(true);

@@ -7,12 +7,12 @@ import type { Checkpoint } from "../../model/janus/checkpoint/checkpoint.ts";
 import { encodePictures } from "../../model/janus/image_codes.ts";
 import { VqModel } from "../../model/vq.ts";
 
-/** Of the names of the tokenizer's weights in the model. */
+/** Prefix of the names of the tokenizer's weights in the model. */
 export const PREFIX = "model.vqmodel.";
 /** Label of the launches that compute codes, beside whatever else the device does. */
 export const CODES_LABEL = "codes";
 
-/** Pictures that the image tokenizer gets at once, unless told otherwise. */
+/** Pictures that the image tokenizer gets at once, by default. */
 export const ENCODED_AT_ONCE = 8;
 /** Pixels [3, S, S] of some pictures → the codes of each. */
 export type EncodeCodes = (pixels: Float32Array[]) => Promise<number[][]>;

@@ -8,7 +8,7 @@ import type { RawSample } from "../data/raw_sample.ts";
 export interface Picture {
   /** float32 [3, S, S] in −1 … 1. */
   readonly pixels: Float32Array;
-  /** Tells the record in messages. */
+  /** Name of the record in messages. */
   readonly name: string;
 }
 

@@ -1,7 +1,7 @@
 /**
  * Stage 0: training the image tokenizer itself, for those who start from nothing. LlamaGen's losses (reconstruction, codebook, commitment with
- * weight 0.25, the adversarial one where told) without its perceptual one, which needs a trained VGG16; codes that nobody uses are moved to
- * where vectors are. Janus never trains the tokenizer: its three stages keep it frozen.
+ * weight 0.25, the adversarial one if it has a weight) without its perceptual one, which needs a trained VGG16; unused codes are moved to
+ * close to vectors. Janus never trains the tokenizer: its three stages keep it frozen.
  */
 import {
   ArgumentError,
@@ -46,19 +46,19 @@ export interface VqTrainingOptions {
   readonly beta1?: number;
   readonly beta2?: number;
   readonly epsilon?: number;
-  /** Of parameters of more than one dimension; 0 unless told. */
+  /** Weight decay of parameters of more than one dimension (default: 0). */
   readonly weightDecay?: number;
-  /** Gradients are scaled down together to at most this norm; 1 unless told. */
+  /** Gradients are scaled down together to at most this norm (default: 1). */
   readonly maxNorm?: number;
-  /** Weight of the commitment loss; 0.25 unless told. */
+  /** Weight of the commitment loss (default: 0.25). */
   readonly commitment?: number;
   /**
    * λ of entropy-constrained vector quantisation (Chou, Lookabaugh and Gray 1989): while training a vector takes the code of least
-   * d² − λ · ln(share of the code), so that what few codes can hold, flat background say, does not spread over many. 0 unless told, which is
+   * d² − λ · ln(share of the code), so that what few codes can hold, flat background say, does not spread over many. Default: 0, which is
    * the nearest code, as always outside of training.
    */
   readonly rateWeight?: number;
-  /** Weight of the adversarial losses (discriminator.ts); 0 unless told, then there is no discriminator. */
+  /** Weight of the adversarial losses (discriminator.ts). Default: 0, without a discriminator. */
   readonly adversarial?: number;
   readonly seed?: number;
   /** The processes that train together; this one alone by default. */
@@ -92,7 +92,7 @@ export interface VqLosses {
   readonly discriminator?: number;
 }
 
-/** In the order in which a part hands them out. */
+/** In the order in which a part returns them. */
 const LOSSES = ["reconstruction", "codebook", "commitment", "adversarial", "discriminator"] as const;
 
 /** What a step did. */
@@ -101,7 +101,7 @@ export interface VqStep {
   readonly losses: VqLosses;
   /** Different codes that the batch was held by. */
   readonly used: number;
-  /** Before clipping; NaN where the step was skipped. */
+  /** Before clipping; NaN if the step was skipped. */
   readonly gradNorm: number;
   /** Gradients were not finite: nothing of the tokenizer was changed, and no code counts as used. */
   readonly skipped: boolean;
@@ -109,7 +109,7 @@ export interface VqStep {
   readonly discriminatorSkipped?: true;
   /** Why, if either was skipped; samples are positions in the batch. Absent if memory did not suffice to look. */
   readonly cause?: NotFiniteCause;
-  /** Of the batch before quantisation, [B · s · s, codeDim]; the caller disposes them. */
+  /** Vectors of the batch before quantisation, [B · s · s, codeDim]; the caller disposes them. */
   readonly vectors: Tensor;
 }
 
@@ -117,7 +117,7 @@ export interface VqStep {
 export interface VqLaunched {
   /** f32 [parts · 3]: reconstruction, codebook and commitment of each part; [parts · 5] with those of generator and discriminator. */
   readonly losses: Tensor;
-  /** Of the batch, of each part. */
+  /** Share of each part in the batch. */
   readonly shares: readonly number[];
   /** u32 [M]: the code of each vector. */
   readonly codes: Tensor;
@@ -125,13 +125,13 @@ export interface VqLaunched {
   readonly vectors: Tensor;
 }
 
-/** What it takes to go on besides weights and moments; JSON. */
+/** State for resuming besides weights and moments; JSON. */
 export interface VqTrainingState {
-  /** Of each code since `reseed`. */
+  /** Uses of each code since `reseed`. */
   readonly uses: readonly number[];
-  /** Of each code among those of the last steps, adding up to 1. */
+  /** Share of each code in the uses of the last steps, adding up to 1. */
   readonly shares: readonly number[];
-  /** Of each code, steps since its last use. */
+  /** Steps since the last use of each code. */
   readonly idle: readonly number[];
   readonly reseeds: number;
   readonly skipped: number;
@@ -162,15 +162,15 @@ async function drawBy(weights: Tensor, draws: Tensor): Promise<Int32Array> {
   });
 }
 
-/** Of a code's share, what a step leaves. */
+/** Factor by which a step decays a code's share. */
 const SHARE_KEPT = 0.9;
 
 /** Trains a tokenizer on batches of pixels. */
 export class VqTraining {
   readonly optimizer: AdamW;
-  /** Null where the adversarial losses have no weight. */
+  /** Null if the adversarial losses have no weight. */
   readonly adversary: Adversary | null;
-  /** Whether the next steps have adversarial losses, where there is a weight for them. */
+  /** Whether the next steps have adversarial losses, if there is a weight for them. */
   isAdversarial = true;
   private readonly vq: VqModel;
   private readonly options: VqTrainingOptions;
@@ -206,7 +206,7 @@ export class VqTraining {
     this.adversary = weight > 0 ? new Adversary({ ...settings, weight, seed, device: this.device }) : null;
   }
 
-  /** Of tokenizer and discriminator; takes effect with the next step. */
+  /** Learning rate of tokenizer and discriminator; takes effect with the next step. */
   get lr(): number {
     return this.optimizer.lr;
   }
@@ -348,7 +348,7 @@ export class VqTraining {
     return argmax(cosines.mul(2).add(tensor(rates, { device: this.device })), 1);
   }
 
-  /** Adds the gradients of pixels [b, 3, S, S], `share` of the batch. Hands out their losses as they are, codes and vectors. */
+  /** Adds the gradients of pixels [b, 3, S, S], `share` of the batch. Returns their losses as they are, codes and vectors. */
   private accumulate(
     pixels: Tensor,
     share: number,
@@ -391,7 +391,7 @@ export class VqTraining {
   }
 
   /**
-   * Moves the codes that have not been used since the last call to vectors drawn from `vectors` [M, D], and starts to count anew. A vector is
+   * Moves the codes that have not been used since the last call to vectors drawn from `vectors` [M, D], and restarts the count. A vector is
    * drawn by the square of its distance from its code (as in k-means++), so codes go where they are missed, not where vectors are many. The
    * moments of moved codes are set to zero. Call it every few dozen steps.
    */
@@ -413,7 +413,7 @@ export class VqTraining {
 
   /**
    * Puts the codes that the last `steps` steps did not use onto the most used one, to be called at the end of a training with a rate weight: a
-   * vector that keeps its distance from a rare code while training takes the nearest afterwards, and codes moved to where vectors are would
+   * vector that keeps its distance from a rare code while training takes the nearest afterwards, and codes moved close to vectors would
    * draw it. Of equal codes the lowest is taken. Returns how many codes are left.
    */
   retire(steps: number): number {
@@ -475,7 +475,7 @@ export class VqTraining {
     };
   }
 
-  /** Goes on where an earlier training was in `state`; weights and the optimizer's tensors have been loaded. */
+  /** Resumes an earlier training from `state`; weights and the optimizer's tensors have been loaded. */
   resume({ uses, shares, idle, reseeds, skipped }: VqTrainingState): void {
     if (![uses, shares, idle].every((list) => list?.length === this.counts.length))
       throw new ArgumentError(

@@ -14,7 +14,7 @@ struct Params {
   first: u32, // first row of the window in it
   flags: u32, // masks: CAUSAL, STARTS, DOCUMENTS
   slices: u32, // tiles that share their rows, each with its CHUNKS
-  granules: u32, // of a head
+  granules: u32, // granules of a head
   scale: f32, // with log2 e
   q: vec4u, // offset, strides of batch, head, token; granules
   k: vec4u,

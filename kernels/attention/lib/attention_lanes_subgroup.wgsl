@@ -1,4 +1,4 @@
-// The lanes of a tile, where they are the LANES invocations of a subgroup that is the workgroup: the value of a lane; the largest and
+// The lanes of a tile, if they are the LANES invocations of a subgroup that is the workgroup: the value of a lane; the largest and
 // the sum over the lanes, for each component.
 // The workgroup is the subgroup, so its tile comes from the workgroup's index alone: what is executed is the same in all lanes.
 enable subgroups;

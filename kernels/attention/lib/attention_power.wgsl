@@ -1,7 +1,7 @@
-// Probabilities of attention from scores s (in powers of 2), which are −3e38 where masked. A score that is NaN or +infinity gives NaN, and with it
+// Probabilities of attention from scores s (in powers of 2), which are −3e38 if masked. A score that is NaN or +infinity gives NaN, and with it
 // the sum and the row; running maxima may drop it. Needs the library attention_keys.
 //#use finite
-// 2^(s − top) for s ≤ top; 0 where masked.
+// 2^(s − top) for s ≤ top; 0 if masked.
 fn power(s: f32, top: f32) -> f32 {
   return select(select(0.0, exp2(max(s - top, -126.0)), s > -1e38), nan_of(s), is_nan_or_top(s));
 }

@@ -4,7 +4,7 @@
 // Repeated lines are written out: a loop over the sums would put them in memory on software Vulkan.
 const ROWS = 8u;
 const COLUMNS = 4u * LANES;
-// Where the rows that a lane loads begin: row r of the tile is in at[r / LANES] of lane r % LANES. Rows beyond the last repeat it.
+// Offsets of the rows that a lane loads: row r of the tile is in at[r / LANES] of lane r % LANES. Rows beyond the last repeat it.
 fn rows_of(at: ptr<function, array<u32, 8>>, head: u32, first: u32, last: u32, step: u32, lane: u32) {
   (*at)[0] = head + min(first + (0u * LANES + lane) % ROWS, last) * step;
   if (ROWS / LANES > 1u) { (*at)[1] = head + min(first + (1u * LANES + lane) % ROWS, last) * step; }
@@ -96,7 +96,7 @@ fn multiply(sums: ptr<function, array<vec4f, 8>>, x: vec4f, y: vec4f) {
   (*sums)[6] *= y.z;
   (*sums)[7] *= y.w;
 }
-// Brings row 1 to the place of row 0 and so on: a walk over the rows without an index.
+// Moves row 1 to row 0 and so on: a walk over the rows without an index.
 fn next_row(sums: ptr<function, array<vec4f, 8>>) {
   (*sums)[0] = (*sums)[1];
   (*sums)[1] = (*sums)[2];

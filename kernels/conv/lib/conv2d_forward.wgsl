@@ -4,8 +4,8 @@
 //#use f32 as y
 struct Params {
   images: u32, // in this launch
-  channels: u32, // of x in this launch
-  height: u32, // of x
+  channels: u32, // channels of x in this launch
+  height: u32, // height of x
   width: u32,
   out_height: u32,
   out_width: u32,

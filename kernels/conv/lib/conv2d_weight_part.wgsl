@@ -3,11 +3,11 @@
 //#use f32 as g
 struct Params {
   images: u32, // in this launch
-  channels: u32, // of x in this launch
-  outputs: u32, // of g in this launch
-  height: u32, // of x
+  channels: u32, // channels of x in this launch
+  outputs: u32, // outputs of g in this launch
+  height: u32, // height of x
   width: u32,
-  out_height: u32, // of g
+  out_height: u32, // height of g
   out_width: u32,
   kernel_height: u32,
   kernel_width: u32,

@@ -8,7 +8,7 @@ fn power4(a: vec4f, b: vec4f) -> vec4f {
   let is_whole = trunc(b) == b;
   let half = 0.5 * b;
   let is_odd = is_whole & (trunc(half) != half) & (abs(b) < vec4f(16777216.0));
-  // Where the exponent is infinite, what is larger than 1 grows with it.
+  // If the exponent is infinite, what is larger than 1 grows with it.
   let is_far = (abs(b) > largest) & !is_zero & !is_infinite & (size != vec4f(1.0));
   let rises = b > vec4f();
   let falls = b < vec4f();

@@ -28,7 +28,7 @@ struct Turn {
 fn turn_far(x: f32) -> Turn {
   let bits = bitcast<u32>(x);
   let m = (bits & 0x7fffffu) | 0x800000u;
-  let first = max((bits >> 23u) & 0xffu, 120u) - 120u; // e + 30: the place in the table of the bit that gives 2
+  let first = max((bits >> 23u) & 0xffu, 120u) - 120u; // e + 30: the table index of the bit that gives 2
   let word = first / 32u;
   let shift = first % 32u;
   var table = TWO_OVER_PI;

@@ -1,3 +1,3 @@
-// Values of neighbouring invocations, handed round within the subgroup.
+// Values of neighbouring invocations, broadcast within the subgroup.
 enable subgroups;
 fn share_T(v: vec4f, lane: u32) -> vec4f { return subgroupShuffle(v, lane); }

@@ -1,6 +1,6 @@
 // What the matmul kernels share: parameters, all bindings but a and b, and the epilogue
 //   y = activation(alpha · sum [+ y] + bias) + residual.
-// Offsets and steps count elements. Where y is stored in fours (W_y = 4) columns, steps and offsets of y and residual are multiples of 4.
+// Offsets and steps count elements. If y is stored in fours (W_y = 4) columns, steps and offsets of y and residual are multiples of 4.
 //#use matmul_activation
 //#use f32 as r
 //#use f32 as y

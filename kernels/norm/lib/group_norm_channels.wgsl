@@ -6,7 +6,7 @@ struct Params {
   first: u32, // the window's first
   channels: u32,
   per_group: u32, // channels
-  granules: u32, // of a channel
+  granules: u32, // granules of a channel
   scale: f32, // 1 / elements of a group
   eps: f32,
   weighted: u32, // 1: weight is there

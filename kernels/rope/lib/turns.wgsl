@@ -1,6 +1,6 @@
 // Sine and cosine of angles counted in turns, in integers: 2^32 units are one turn. An angle is a whole position times a frequency held
 // as a 64-bit fraction of a turn, modulo one turn, so that nothing is lost at large positions; what is left is at most an eighth of a
-// turn off a quarter, where short series are exact to f32. WGSL's own sin and cos promise 2^-11, and only up to half a turn.
+// turn off a quarter, for which short series are exact to f32. WGSL's own sin and cos promise 2^-11, and only up to half a turn.
 //#use philox
 // position · (f.x + f.y · 2^-32) modulo 2^32; position is an i32 in the bits of a u32.
 fn turn(position: u32, f: vec2u) -> u32 {

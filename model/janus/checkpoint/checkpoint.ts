@@ -58,7 +58,7 @@ export function chooseWeights(files: readonly string[], where: string): string {
 export interface Weights {
   readonly format: Format;
   readonly tensors: ReadonlyMap<string, StoredTensor>;
-  /** Of `EXTRA_FILE`, if the folder has one. */
+  /** Tensors of `EXTRA_FILE`, if the folder has one. */
   readonly extra: ReadonlyMap<string, StoredTensor>;
   readonly files: ReadonlyMap<string, RandomAccess>;
   close(): Promise<void>;
@@ -88,7 +88,7 @@ export async function openWeights(source: FileSource): Promise<Weights> {
   }
 }
 
-/** The tensors of one file; its first bytes tell the format, whatever it is called. */
+/** The tensors of one file; its first bytes give the format, whatever its name. */
 async function readTensors(
   file: RandomAccess,
   name: string,
@@ -179,7 +179,7 @@ async function readSmall(source: FileSource, name: string, limit: number): Promi
 
 /** A checked checkpoint. Its bytes are those of its files; `close` it when all is read. */
 export class Checkpoint {
-  /** Of its folder. */
+  /** Name of its folder. */
   readonly name: string;
   readonly layout: Layout;
   readonly format: Format;
@@ -227,7 +227,7 @@ export class Checkpoint {
     this.weights = weights;
   }
 
-  /** Bytes `offset` to `offset + length` of a tensor; in the front of `into` where that is given. */
+  /** Bytes `offset` to `offset + length` of a tensor; in the front of `into` if that is given. */
   async read(source: TensorSource, offset = 0, length = source.bytes - offset, into?: Uint8Array): Promise<Uint8Array> {
     if (offset < 0 || length < 0 || offset + length > source.bytes)
       throw new CheckpointError(`${source.name} has ${source.bytes} bytes; ${length} at ${offset} were asked`);
@@ -263,7 +263,7 @@ export class Checkpoint {
     const read = (at: number): Promise<Uint8Array> | null => {
       if (at >= source.bytes) return null;
       const chunk = this.read(source, at, Math.min(step, source.bytes - at), buffers[(at / step) % buffers.length]!);
-      chunk.catch(() => undefined); // told when it is awaited
+      chunk.catch(() => undefined); // the error surfaces when it is awaited
       return chunk;
     };
     let next = read(0);

@@ -19,7 +19,7 @@ import { elementCount, storedElementBytes } from "../../io/stored.ts";
 
 export interface ConvertOptions {
   readonly layout: Layout;
-  /** Of all floating-point tensors. Without it each keeps its own. */
+  /** Dtype of all floating-point tensors (default: each keeps its own). */
   readonly dtype?: FloatDType;
   /** Weights of more bytes are written in several files with an index; 5 GB, as the published ones are. */
   readonly shardBytes?: number;
@@ -38,7 +38,7 @@ interface PlannedFile {
 
 export interface ConvertPlan {
   readonly files: readonly PlannedFile[];
-  /** Of all weight files. */
+  /** Bytes of all weight files. */
   readonly bytes: number;
   /** Which tensor is in which file, when the weights are in several. */
   readonly index: Uint8Array | null;
@@ -106,7 +106,7 @@ function indexOf(files: readonly PlannedFile[]): Uint8Array {
 
 /**
  * Writes a checkpoint to a folder: weights, config.json and the side files of the wanted layout. In memory is one chunk at a time
- * (16 MiB unless told). The sink decides what happens to a folder that is not finished; `writeFolderAtomic` leaves none.
+ * (default: 16 MiB). The sink decides what happens to a folder that is not finished; `writeFolderAtomic` leaves none.
  */
 export async function convertCheckpoint(
   checkpoint: Checkpoint,

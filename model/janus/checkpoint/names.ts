@@ -102,7 +102,7 @@ export function hfNames(deepseek: string): string[] {
   return wanted.map(({ isDeepseek, hf }) => fill(hf, isDeepseek.exec(deepseek)!.slice(1)));
 }
 
-/** Where the original keeps a tensor of the hf layout; `part` is the third of the rows it takes, if it is one of q, k and v. */
+/** Name in the original layout of a tensor of the hf layout; `part` is the third of the rows it takes, if it is one of q, k and v. */
 export function deepseekName(hf: string): { name: string; part: number | undefined } | null {
   const row = COMPILED.find(({ isHf }) => isHf.test(hf));
   return row ? { name: fill(row.deepseek, row.isHf.exec(hf)!.slice(1)), part: row.part } : null;

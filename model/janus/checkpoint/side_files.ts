@@ -1,6 +1,6 @@
 /**
  * The small files beside the weights, rewritten for the other layout: config.json, and what the processors read. Sizes come from the
- * config, token ids from tokenizer.json. Everything else (tokenizer, template, licence) is handed on as it is.
+ * config, token ids from tokenizer.json. Everything else (tokenizer, template, licence) is copied unchanged.
  */
 import type { JanusConfig } from "../config.ts";
 import { imageTokens, parseConfig } from "../config.ts";
@@ -15,7 +15,7 @@ import type { Layout } from "./names.ts";
 type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json };
 
 const REWRITTEN = ["config.json", "processor_config.json", "preprocessor_config.json", "generation_config.json"];
-/** Of generation_config.json: how pictures are drawn. They stay as they are. */
+/** Keys of generation_config.json that say how pictures are drawn. They stay as they are. */
 const DRAWING = ["guidance_scale", "temperature"];
 const TORCH_DTYPES = { f32: "float32", f16: "float16", bf16: "bfloat16" } as const;
 const SPECIAL = {
@@ -25,7 +25,7 @@ const SPECIAL = {
   eos: "<｜end▁of▁sentence｜>",
   pad: "<｜▁pad▁｜>",
 };
-/** Of a tokenizer.json; published ones have 100,000 keys and as many merges. */
+/** Limits of a tokenizer.json; published ones have 100,000 keys and as many merges. */
 const TOKENIZER_LIMITS = { keys: 2 ** 20, elements: 2 ** 22 };
 type Ids = Partial<Record<keyof typeof SPECIAL, number>>;
 
@@ -61,7 +61,7 @@ export function convertSideFiles(
   );
 }
 
-/** What of `files` stays as it is when the others are written anew. */
+/** The `files` that stay as they are when the others are rewritten. */
 const kept = (files: Files): Map<string, Uint8Array> =>
   new Map([...files].filter(([name]) => isSideFile(name) && !REWRITTEN.includes(name)));
 

@@ -29,7 +29,7 @@ export interface DownloadProgress {
   readonly file: string;
   readonly fileBytes: number;
   readonly fileTotal: number;
-  /** Of all files, those that were there already included. */
+  /** Bytes of all files, those that were there already included. */
   readonly bytes: number;
   readonly totalBytes: number;
 }
@@ -41,7 +41,7 @@ export interface DownloadOptions {
   /** Things worth saying: the cache was used because the hub did not answer. */
   readonly onNotice?: (message: string) => void;
   readonly signal?: AbortSignal;
-  /** For settings; `process.env` unless told. */
+  /** Environment for settings (default: `process.env`). */
   readonly env?: Environment;
   readonly retries?: number;
   readonly backoffMs?: number;
@@ -52,7 +52,7 @@ const MAX_INDEX = 16 * 2 ** 20;
 const MAX_SIDE_FILE = 64 * 2 ** 20;
 
 /**
- * A model's folder: `nameOrPath` itself where that is a folder, that of the model that comes with the package for `shapes`, else the snapshot
+ * A model's folder: `nameOrPath` itself if that is a folder, that of the model that comes with the package for `shapes`, else the snapshot
  * of the model of that name from the hub.
  */
 export async function modelFolder(nameOrPath: string, options: DownloadOptions = {}): Promise<string> {
@@ -64,7 +64,7 @@ export async function modelFolder(nameOrPath: string, options: DownloadOptions =
 }
 
 /**
- * Fetches a model (`owner/name`): config, tokenizer, processor and weights, safetensors where there are both kinds. Returns the folder of
+ * Fetches a model (`owner/name`): config, tokenizer, processor and weights, safetensors if there are both kinds. Returns the folder of
  * the snapshot. Every file's length and hash are checked before it appears there. Throws subclasses of `HubError`.
  */
 export async function downloadModel(repo: string, options: DownloadOptions = {}): Promise<string> {
@@ -241,7 +241,7 @@ async function missingBytes(names: readonly string[], listing: Listing, cache: R
   return bytes;
 }
 
-/** `path` as a link to `blob`; a copy where links are not allowed (Windows without developer mode). */
+/** `path` as a link to `blob`; a copy if links are not allowed (Windows without developer mode). */
 async function link(blob: string, path: string, bytes: number): Promise<void> {
   if ((await fileSize(path)) === bytes) return;
   await rm(path, { force: true });

@@ -23,7 +23,7 @@ export interface PretrainedOptions extends LoadOptions {
   readonly onDownload?: DownloadOptions["onProgress"];
   /** Things worth saying: the cache was used because the hub did not answer; tensors with values that are not finite, by name. */
   readonly onNotice?: (message: string) => void;
-  /** How picture files are taken; as a person sees them unless told. */
+  /** How picture files are taken (default: as a person sees them). */
   readonly pictures?: ReadImageOptions;
 }
 
@@ -31,7 +31,7 @@ export class Janus extends AnyJanus {
   private pictures: ReadImageOptions = {};
 
   /**
-   * Loads a model from a folder, or from the Hugging Face hub by its name (`deepseek-ai/Janus-Pro-1B`); opens a device where there is none.
+   * Loads a model from a folder, or from the Hugging Face hub by its name (`deepseek-ai/Janus-Pro-1B`); opens a device if there is none.
    * Throws subclasses of `IoError` (`CheckpointError`: the files are at fault, `HubError`: the hub, `FileError`: the system), `OutOfMemoryError`, `DeviceError`.
    */
   static async fromPretrained(directoryOrName: string, options: PretrainedOptions = {}): Promise<Janus> {
@@ -58,7 +58,7 @@ export class Janus extends AnyJanus {
 
 let opening: Promise<Device> | null = null;
 
-/** The default device; opened where there is none, once however many ask. */
+/** The default device; opened if there is none, once however many ask. */
 async function anyDevice(): Promise<Device> {
   try {
     return getDevice();
@@ -82,7 +82,7 @@ export async function savePicture(path: string, picture: Picture): Promise<void>
   await writeFileAtomic(path, await encodePicture(picture));
 }
 
-/** How a picture was made, from its file (path or bytes). Throws `ImageFormatError` where the file does not say. */
+/** How a picture was made, from its file (path or bytes). Throws `ImageFormatError` if the file does not say. */
 export async function readPicture(source: string | Uint8Array): Promise<Omit<Picture, "image">> {
   const bytes = typeof source === "string" ? await wholeFile(source) : source;
   const name = typeof source === "string" ? source : "the picture";

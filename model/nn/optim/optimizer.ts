@@ -24,11 +24,11 @@ import { groupBy } from "./rules.ts";
 import type { Moving, Rule } from "./rules.ts";
 
 export interface OptimizerParameter {
-  /** In the keys of the state dict; the default is the position in the list. */
+  /** Name in the keys of the state dict (default: the position in the list). */
   readonly name?: string;
-  /** What the model computes with. If it is f16 or bf16, the optimizer keeps an f32 master of it and writes it anew with each step. */
+  /** The parameter the model computes with. If it is f16 or bf16, the optimizer keeps an f32 master of it and rewrites it with each step. */
   readonly tensor: Tensor;
-  /** Where the master starts (f32), if not from the tensor's rounded values; copied. */
+  /** Initial value of the master (f32), if not the tensor's rounded values; copied. */
   readonly master?: Tensor;
   /** How it moves: parameters of one rule are a parameter group. */
   readonly rule: Rule;
@@ -50,7 +50,7 @@ export interface OptimizerReport {
   /** Steps taken, without those skipped. */
   readonly step: number;
   readonly lr: number;
-  /** Norm of all gradients before clipping, without the scale of the losses; NaN where they were not finite and the step was skipped. */
+  /** Norm of all gradients before clipping, without the scale of the losses; NaN if they were not finite and the step was skipped. */
   readonly gradNorm: number;
   /** Steps skipped so far. */
   readonly skipped: number;
@@ -125,7 +125,7 @@ export class Optimizer {
     this.rate = rate; // a refused write has thrown by now
   }
 
-  /** The loss to call `backward` with: multiplied by the scale where there is `lossScaling`. `step` takes it out of the gradients again. */
+  /** The loss to call `backward` with: multiplied by the scale if there is `lossScaling`. `step` takes it out of the gradients again. */
   scale(loss: Tensor): Tensor {
     return this.options.lossScaling ? loss.mul(this.state.strided([], [], ADAMW_STATE.scale)) : loss;
   }

@@ -25,7 +25,7 @@ import { CodesError } from "../../data/errors.ts";
 export interface CodesAbout {
   /** Hash of the tokenizer's weights, see `tokenizerHash`. */
   readonly weights: string;
-  /** Of the computation. */
+  /** Dtype of the computation. */
   readonly dtype: string;
   /** Side of the square that the tokenizer takes, pixels. */
   readonly imageSize: number;
@@ -37,11 +37,11 @@ export interface CodesAbout {
   readonly plain: boolean;
 }
 
-/** Of `generationPixels`: another number whenever it gives other pixels. */
+/** Version of `generationPixels`; raised whenever it gives other pixels. */
 const PREPROCESSING = 1;
 const ROWS_OF_PART = 65_536;
 const SUM_BYTES = 4;
-const MAX_BYTES = 128 * 2 ** 20; // of a picture file, as in readImage
+const MAX_BYTES = 128 * 2 ** 20; // limit for a picture file, as in readImage
 
 const digest = (...parts: (string | Uint8Array)[]): Buffer => {
   const hash = createHash("sha256");
@@ -99,7 +99,7 @@ export class CodeCache {
   readonly folder: string;
   /** Since it was opened: codes read from the cache, computed, and found damaged. */
   readonly stats = { hits: 0, computed: 0, damaged: 0 };
-  /** Where the codes of a picture are: part · 2^20 + row. */
+  /** Position of the codes of a picture: part · 2^20 + row. */
   private readonly rows = new Map<string, number>();
   /** Which picture a file holds, by its path, size and time. */
   private readonly images = new Map<string, string>();
@@ -114,7 +114,7 @@ export class CodeCache {
     this.about = about;
   }
 
-  /** Opens the cache for these codes below `cache`; makes it where there is none. */
+  /** Opens the cache for these codes below `cache`; makes it if there is none. */
   static async open(cache: string, about: CodesAbout): Promise<CodeCache> {
     if (!(about.tokens >= 1) || !(about.codes >= 1 && about.codes <= 65_536))
       throw new CodesError(
@@ -141,7 +141,7 @@ export class CodeCache {
     return this.about.tokens * 2 + SUM_BYTES;
   }
 
-  /** The codes of a picture file; null where they are not here. Throws `ImageError` for files that cannot be read, `FileError` where too many are open. */
+  /** The codes of a picture file; null if they are not here. Throws `ImageError` for files that cannot be read, `FileError` if too many are open. */
   async get(path: string): Promise<Uint16Array | null> {
     const seen = await seenFile(path);
     const known = this.images.get(stampOf(seen));
@@ -228,7 +228,7 @@ export class CodeCache {
     this.images.set(stampOf(line), line.image);
   }
 
-  /** The codes of a picture by its hash; null where they are not here or damaged. */
+  /** The codes of a picture by its hash; null if they are not here or damaged. */
   private async read(image: string): Promise<Uint16Array | null> {
     const at = this.rows.get(image);
     if (at === undefined) return null;

@@ -78,7 +78,7 @@ async function classNames(spec: SourceSpec, folders: readonly string[]): Promise
 }
 
 export interface Listing {
-  /** Of `text`, in hex. */
+  /** Hash of `text`, in hex. */
   readonly hash: string;
   /** JSONL: `{class, image, bytes}`. */
   readonly text: Uint8Array;

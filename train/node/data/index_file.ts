@@ -1,5 +1,5 @@
 /**
- * The index of a source: where each of its records is, so that any of them is read without those before it. Made in one pass that never
+ * The index of a source: the position of each of its records, so that any of them is read without those before it. Made in one pass that never
  * holds more than a line, kept in a cache folder under the hash of what it indexes, and found again by path, size and time.
  *
  * `index/<hash>.idx`: 16 bytes a record (offset u64, length u32, line u32, little-endian), then a JSON footer, its length u32, and "JIX1".
@@ -39,7 +39,7 @@ export class SourceIndex {
   /** SHA-256 of the file or of the folder's listing, in hex: the same on every machine. */
   readonly hash: string;
   readonly count: number;
-  /** Of the file, or of the listing. */
+  /** Size of the file, or of the listing. */
   readonly bytes: number;
   private readonly index: RandomAccess;
   private readonly data: RandomAccess;
@@ -57,7 +57,7 @@ export class SourceIndex {
     this.images = footer.kind === "folder" ? resolve(spec.path) : imageRoot(spec);
   }
 
-  /** Record `i` (from 0). Throws `RecordError` where it is not what the source should hold. */
+  /** Record `i` (from 0). Throws `RecordError` if it is not what the source should hold. */
   async read(i: number): Promise<RawSample> {
     const { bytes, line } = await this.record(i);
     const place = { file: this.spec.path, line, images: this.images };
@@ -100,7 +100,7 @@ const changed = (spec: SourceSpec, what: string): SourceChangedError =>
 
 const sha256 = (text: string): string => createHash("sha256").update(text).digest("hex");
 
-/** Where an index lies in the cache. What the classes file says belongs to the listing, so it belongs to the place too. */
+/** Path of an index in the cache. The classes file is part of the listing, so it is part of the path too. */
 function places(spec: SourceSpec, cache: string): { folder: string; found: string } {
   const folder = join(cache, "index");
   return {
@@ -128,7 +128,7 @@ export async function indexSource(spec: SourceSpec, cache: string, options: Scan
   return opened;
 }
 
-/** Opens the index of a source that has one. Throws `SourceError` where there is none, `SourceChangedError` where the source is another. */
+/** Opens the index of a source that has one. Throws `SourceError` if there is none, `SourceChangedError` if the source is another. */
 export async function openIndex(spec: SourceSpec, cache: string, options: ScanOptions = {}): Promise<SourceIndex> {
   const { folder, found } = places(spec, cache);
   const known = await readFound(found);
@@ -165,7 +165,7 @@ async function readFound(path: string): Promise<Found | null> {
 const remember = (path: string, found: Found): Promise<void> =>
   writeFileAtomic(path, new TextEncoder().encode(`${JSON.stringify(found)}\n`));
 
-/** Null where there is no such index, or a damaged one. */
+/** Null if there is no such index, or a damaged one. */
 async function openByHash(spec: SourceSpec, folder: string, hash: string): Promise<SourceIndex | null> {
   const path = join(folder, `${hash}.idx`);
   const isThere = async (file: string): Promise<boolean> => (await stat(file).catch(() => null)) !== null;

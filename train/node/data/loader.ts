@@ -1,6 +1,6 @@
 /**
  * The samples of each step: in an order that only seed, data and ratios decide, decoded ahead, bad ones replaced by the next of their task.
- * What is decoded ahead belongs to no state: a loader made from the state after a step goes on with exactly the samples that would have come.
+ * What is decoded ahead belongs to no state: a loader made from the state after a step continues with exactly the samples that would have come.
  */
 import { createHash } from "node:crypto";
 import { ArgumentError } from "../../../engine/errors.ts";
@@ -28,12 +28,12 @@ export interface LoaderOptions {
   /** Samples a step. */
   readonly batch: number;
   readonly ratios: Ratios;
-  /** About so many samples are decoded before they are asked for, at the same time; those of a step, but 32 to 128, unless told. 0 for none. */
+  /** About so many samples are decoded before they are asked for, at the same time (default: those of a step, but 32 to 128). 0 for none. */
   readonly ahead?: number;
   readonly quarantine?: Quarantine;
 }
 
-/** All that it takes to go on; JSON. */
+/** All that resuming needs; JSON. */
 export interface LoaderState {
   /** How the orders of samples and of the tasks in a step are computed. A run keeps the version that it began with. */
   readonly version: OrderVersion;
@@ -43,7 +43,7 @@ export interface LoaderState {
   readonly cursors: Readonly<Record<Task, number>>;
   /** Samples that were bad, over all tasks. */
   readonly skipped: number;
-  /** Tells seed, batch, ratios and sources from others. */
+  /** Distinguishes seed, batch, ratios and sources from others. */
   readonly data: string;
 }
 
@@ -87,7 +87,7 @@ class Stream<T> {
   private readonly depth: number;
   private readonly version: OrderVersion;
   private readonly queue: Promise<Attempt<T>>[] = [];
-  /** Of the next sample to be begun. */
+  /** Index of the next sample to be begun. */
   private cursor: number;
   private key: { readonly epoch: number; readonly words: OrderKey } | null = null;
   private isDisposed = false;
@@ -131,7 +131,7 @@ class Stream<T> {
     throw new SourceError(`${this.task}: a source has become shorter`);
   }
 
-  /** Never rejects: what is wrong is told when it is the sample's turn. */
+  /** Never rejects: an error is reported when it is the sample's turn. */
   private async begin(cursor: number): Promise<Attempt<T>> {
     const { source, record, epoch } = this.place(cursor);
     let name = source.spec.path;
@@ -151,7 +151,7 @@ class Stream<T> {
   }
 }
 
-/** Throws `SourceError` where a task that the ratios ask for has no samples. */
+/** Throws `SourceError` if a task that the ratios ask for has no samples. */
 export function checkSources(
   sources: Readonly<Partial<Record<Task, readonly Pick<LoaderSource, "count">[]>>>,
   ratios: Ratios,

@@ -16,7 +16,7 @@ export type OrderKey = readonly [number, number];
 export type OrderVersion = 1 | 2;
 export const ORDER_VERSION: OrderVersion = 2;
 
-/** Of at most so many items: halves of 26 bits, whose product is still a whole number. */
+/** Most items: halves of 26 bits, whose product is still a whole number. */
 const MOST = 2 ** 52;
 const ROUNDS = 8;
 /** Items that are shuffled; more would take as many draws a position. */
@@ -35,7 +35,7 @@ export function permute(key: OrderKey, n: number, i: number, version: OrderVersi
   if (!Number.isInteger(i) || i < 0 || i >= n)
     throw new ArgumentError(`permute: position ${i} of ${n} items; a whole number from 0 to ${n - 1}`);
   if (n <= MAX_SHUFFLED && version > 1) return shuffled(key, n, i);
-  let bits = 1; // of a half
+  let bits = 1; // bits of a half
   while (4 ** bits < n) bits++;
   const half = 2 ** bits;
   let at = i;

@@ -23,7 +23,7 @@ export interface BadSample {
   readonly source: string;
   /** From 0. */
   readonly record: number;
-  /** What is wrong, with the place. */
+  /** What is wrong, with the position. */
   readonly reason: string;
 }
 
@@ -32,7 +32,7 @@ export class Quarantine {
   readonly share: number;
   readonly least: number;
   private readonly settings: string | undefined;
-  /** Those that the file has already: a run that goes on meets them again. */
+  /** Samples that the file has already: a resumed run meets them again. */
   private known: Set<string> | null = null;
 
   constructor(options: QuarantineOptions = {}) {

@@ -1,4 +1,4 @@
-/** One pass over a JSONL file: its hash and where its lines are, a chunk at a time. */
+/** One pass over a JSONL file: its hash and the positions of its lines, a chunk at a time. */
 import { createHash } from "node:crypto";
 import type { ByteSink } from "../../../model/io/bytes.ts";
 import { openFile } from "../../../model/node/files.ts";
@@ -68,7 +68,7 @@ class Lines {
   private start = 0;
   private line = 1;
   private isBlank = true;
-  /** Of the line, as long as the kind is not known. */
+  /** Start of the line, as long as the kind is not known. */
   private head: Uint8Array[] | null;
   private tried = 0;
 
@@ -143,7 +143,7 @@ class Lines {
 }
 
 /**
- * Writes a record for each line of `path` that holds something. `kind` where it is known, else it is found by the first records.
+ * Writes a record for each line of `path` that holds something. `kind` if it is known, else it is found by the first records.
  * Throws `SourceError` for files of no known kind or without records.
  */
 export async function scan(path: string, sink: ByteSink, options: ScanOptions, kind?: SourceKind): Promise<Footer> {

@@ -25,7 +25,7 @@ export interface SourceSpec {
   readonly task?: Task;
   /** The folder that image paths are relative to; without it that of the file. */
   readonly images?: string;
-  /** Of a folder: a file of lines `folder name of the class`; without it the folders' names, `_` as space. */
+  /** For a folder: a file of lines `folder name of the class`; without it the folders' names, `_` as space. */
   readonly classes?: string;
 }
 
@@ -46,7 +46,7 @@ export function sourceTask(spec: SourceSpec, kind: SourceKind): Task {
 }
 
 type Json = Record<string, unknown>;
-/** The kind of a file, by the fields of one of its records; undefined where they say nothing. */
+/** The kind of a file, by the fields of one of its records; undefined if they say nothing. */
 export function kindOf(record: unknown): SourceKind | undefined {
   if (!isObject(record)) return undefined;
   if ("conversations" in record) return "conversations";
@@ -57,7 +57,7 @@ export function kindOf(record: unknown): SourceKind | undefined {
   return undefined;
 }
 
-/** Where a record stands, for its errors and its images. */
+/** Position of a record, for its errors and its images. */
 export interface RecordPlace {
   readonly file: string;
   readonly line: number;
@@ -113,7 +113,7 @@ interface Conversation {
   readonly images: readonly string[];
 }
 
-/** A turn before images are counted: its parts in order, an image with its path where the turn itself names it. */
+/** A turn before images are counted: its parts in order, an image with its path if the turn itself names it. */
 interface Turn {
   readonly role: string;
   readonly parts: readonly (ContentPart & { readonly path?: string })[];

@@ -11,11 +11,11 @@ import type { SourceIndex } from "./index_file.ts";
 import { isBadSample } from "./loader.ts";
 import type { ScanOptions } from "./scan.ts";
 
-/** Goes up where records become other samples. */
+/** Raised when records become other samples. */
 const VERSION = 1;
 
 export interface TokenCounts {
-  /** Of each record; 0 where it cannot be a sample by what it says. Its pictures may still be bad. */
+  /** Tokens of each record; 0 if its text cannot be a sample. Its pictures may still be bad. */
   readonly counts: Uint32Array;
   readonly total: number;
   readonly longest: number;

@@ -7,11 +7,11 @@ export interface Series {
   readonly name: string;
   /** In the order of x; missing values may be null or NaN. Long ones are thinned. */
   readonly points: Curve | Iterable<readonly [x: number, y: number | null | undefined]>;
-  /** `#rrggbb`, readable on white and on black; told apart by its place unless given. */
+  /** `#rrggbb`, readable on white and on black (default: by the position of the series). */
   readonly colour?: string;
 }
 
-/** A place on the x axis, e.g. where a stage begins: a dashed line, with its label where there are few. */
+/** A position on the x axis, e.g. where a stage begins: a dashed line, with its label if there are few. */
 export interface Mark {
   readonly x: number;
   readonly label: string;
@@ -19,20 +19,20 @@ export interface Mark {
 
 export interface LineChartOptions {
   readonly title: string;
-  /** Titles of the axes; none unless told. */
+  /** Titles of the axes (default: none). */
   readonly x?: string;
   readonly y?: string;
   readonly series: readonly Series[];
   readonly marks?: readonly Mark[];
-  /** Of y. "log" leaves values out that are not above 0, and is linear where the others do not differ tenfold. */
+  /** Scale of the y axis. "log" leaves values out that are not above 0, and is linear if the others do not differ tenfold. */
   readonly scale?: "linear" | "log";
-  /** Of the y axis begins at 0; where the values begin unless told. */
+  /** Whether the y axis begins at 0 (default: at the lowest value). */
   readonly zero?: boolean;
   /** False draws the values as they are, for what is not noise. */
   readonly smooth?: boolean;
-  /** Of the numbers on the y axis, as d3-format writes it: `.0%`, `~s`, `~e`. */
+  /** Format of the numbers on the y axis, as d3-format writes it: `.0%`, `~s`, `~e`. */
   readonly format?: string;
-  /** Of the plot, pixels without axes; 480 × 220 unless told. */
+  /** Size of the plot, pixels without axes (default: 480 × 220). */
   readonly width?: number;
   readonly height?: number;
 }
@@ -48,7 +48,7 @@ const FEW = 24;
 
 /**
  * Curves over one x axis: each smoothed, over a faint line of what it spans. An `<svg>` for a page (`String(chart)` for a file); a line of
- * text where no series has a value.
+ * text if no series has a value.
  */
 export async function lineChart(options: LineChartOptions): Promise<Html> {
   const {

@@ -59,7 +59,7 @@ export class Curve {
     );
   }
 
-  /** The means, each averaged with its neighbours on both sides, over about a fortieth of the curve; the means themselves where it is short. */
+  /** The means, each averaged with its neighbours on both sides, over about a fortieth of the curve; the means themselves if it is short. */
   smooth(): Point[] {
     const means = this.means();
     const sums: [x: number, y: number][] = [[0, 0]];

@@ -40,7 +40,7 @@ export const html = (parts: TemplateStringsArray, ...values: readonly Content[])
 
 export interface Section {
   readonly title: string;
-  /** Strings are paragraphs, charts that follow each other stand side by side where there is room. */
+  /** Strings are paragraphs, charts that follow each other stand side by side if there is room. */
   readonly content: readonly Content[];
 }
 
@@ -49,7 +49,7 @@ export interface PageOptions {
   /** Below the title. */
   readonly summary?: Content;
   readonly sections: readonly Section[];
-  /** The browser loads the page again every so many seconds; never unless told. */
+  /** The browser loads the page again every so many seconds (default: never). */
   readonly refresh?: number;
 }
 
@@ -152,11 +152,11 @@ export function table(
 export interface PagePicture {
   /** A PNG file. */
   readonly png: Uint8Array;
-  /** Below the picture; also what is said where it cannot be seen. */
+  /** Below the picture; also what is said if it cannot be seen. */
   readonly caption: string;
 }
 
-/** One picture, inside the page. @param width of CSS pixels; its own unless told */
+/** One picture, inside the page. @param width of CSS pixels (default: its own) */
 export function picture({ png, caption }: PagePicture, width?: number): Html {
   const data = `data:image/png;base64,${Buffer.from(png).toString("base64")}`;
   return html`<img
@@ -167,7 +167,7 @@ export function picture({ png, caption }: PagePicture, width?: number): Html {
   />`;
 }
 
-/** Pictures with captions, `columns` in a row (4 unless told), each `width` CSS pixels wide (192 unless told). */
+/** Pictures with captions, `columns` in a row (default: 4), each `width` CSS pixels wide (default: 192). */
 export function pictureGrid(
   pictures: readonly PagePicture[],
   { columns = 4, width = 192 }: { readonly columns?: number; readonly width?: number } = {},

@@ -13,11 +13,11 @@ export interface JournalOptions {
   /** Folder of the run. */
   readonly run: string;
   readonly config: { readonly report: { readonly every: number } };
-  /** Is told what the person who started the run should know. */
+  /** Called with messages for the person who started the run. */
   readonly onNotice: (message: string) => void;
 }
 
-/** Where a run stands when its report may be due. */
+/** State of a run when its report may be due. */
 export interface Standing {
   /** At its end the report is always due. */
   readonly isEnd: boolean;
@@ -101,7 +101,7 @@ export class Journal {
     }
   }
 
-  /** Notes what ends nothing, where the disk, which may be the cause, has room for the note; says it in any case. */
+  /** Logs an event that does not end the run, if the disk, which may be its cause, has room; reports it in any case. */
   private passOver(message: string): void {
     try {
       this.append("notice", message);

@@ -11,7 +11,7 @@ import type { VqLosses, VqStep, VqUsage } from "../../stage0/trainer.ts";
 
 /** What a step of any stage takes. */
 interface StepCost {
-  /** Of the whole step, ms, and of it the time that it waited for samples. */
+  /** Time of the whole step, ms, and its part spent waiting for samples. */
   readonly ms: number;
   readonly waitingMs: number;
   /** Pictures that were seen and pictures that were learned to be drawn. */
@@ -24,7 +24,7 @@ interface StepCost {
 export interface StepEvent extends StepReport, StepCost {
   /** Without padding. */
   readonly tokensPerSecond: number;
-  /** Of forward and backward as the launches state them, without what is computed a second time (`recompute`). */
+  /** FLOPs of forward and backward as the launches state them, without recomputation (`recompute`). */
   readonly flops: number;
   /** Model FLOPs utilisation: `flops` per second, as a part of the matmul ceiling measured when the run began. */
   readonly mfu: number;
@@ -35,7 +35,7 @@ export interface TokenizerStepEvent extends VqLosses, Omit<VqStep, "losses" | "v
   /** Counted from 0. */
   readonly step: number;
   readonly lr: number;
-  /** Where codes were looked through after the step. */
+  /** Set if codes were examined after the step. */
   readonly reseed?: VqUsage;
 }
 
@@ -51,7 +51,7 @@ export interface RunEvent {
   readonly step: number;
   readonly kind: "start" | "resume" | "notice" | "skip" | "save" | "stop" | "end" | "error";
   readonly text: string;
-  /** Of `start` and `resume`. */
+  /** Settings, for `start` and `resume`. */
   readonly config?: unknown;
 }
 
@@ -59,7 +59,7 @@ const LOG = "log.jsonl";
 const EVENTS = "events.jsonl";
 export const logPath = (run: string): string => join(run, LOG);
 
-/** Objects of a file of JSON lines with the byte behind each; none where there is no file. */
+/** Objects of a file of JSON lines with the byte behind each; none if there is no file. */
 async function* jsonLines(
   path: string,
 ): AsyncGenerator<{ readonly json: Record<string, unknown>; readonly end: number }> {
@@ -127,7 +127,7 @@ async function keepLines(path: string, isKept: (json: Record<string, unknown>) =
 
 /**
  * Makes the log that of the first `steps` steps: what comes behind them was done by a process that ended before it saved, and is done again.
- * Hands each step that stays to `onLine`; returns how many were cut. Events all stay.
+ * Calls `onLine` with each step that stays; returns how many were cut. Events all stay.
  */
 export async function cutLog(run: string, steps: number, onLine: (line: LogLine) => void): Promise<number> {
   await keepLines(join(run, EVENTS), () => true);
@@ -139,7 +139,7 @@ export async function cutLog(run: string, steps: number, onLine: (line: LogLine)
   });
 }
 
-/** Throws `FileError` where the disk takes no more, as the other one does. */
+/** Throws `FileError` if the disk takes no more, as the other one does. */
 export async function appendStep(run: string, event: { readonly step: number }): Promise<void> {
   try {
     await appendFile(logPath(run), `${JSON.stringify(event)}\n`);

@@ -61,7 +61,7 @@ export class RunCurves {
     this.marks.push({ x: this.before + 1, label });
   }
 
-  /** Marks a place on the curve of the losses, `steps` into the run that is being read. */
+  /** Marks a position on the curve of the losses, `steps` into the run that is being read. */
   mark(steps: number, label: string): void {
     this.marks.push({ x: this.before + steps, label });
   }
@@ -113,9 +113,9 @@ const THUMBNAIL = 144; // CSS pixels
 const count = (n: number): string => n.toLocaleString("en-US");
 
 export interface RunReportOptions {
-  /** The browser loads the page again every so many seconds: while the run goes on. */
+  /** The browser loads the page again every so many seconds: during the run. */
   readonly refresh?: number;
-  /** Of the log, where they are at hand; else it is read. */
+  /** Curves of the log, if at hand; else the log is read. */
   readonly curves?: RunCurves;
 }
 

@@ -1,5 +1,5 @@
 /**
- * Pictures of a run, as small PNG files in its folder: `samples/step-…/` drawn from the same prompts and seeds as training goes on, and
+ * Pictures of a run, as small PNG files in its folder: `samples/step-…/` drawn from the same prompts and seeds during training, and
  * `samples/reconstructions/`, pictures of the training data through the image tokenizer and back.
  */
 import { mkdir, readFile, readdir, rm } from "node:fs/promises";
@@ -38,9 +38,9 @@ function small(image: RgbImage): RgbImage {
 
 export interface SampleOptions {
   readonly prompts: readonly string[];
-  /** Of the first picture; each has the one after that of the picture before. */
+  /** Seed of the first picture; each next picture has the next seed. */
   readonly seed: number;
-  /** The model's own unless told. */
+  /** Guidance of the pictures (default: the model's own). */
   readonly guidance?: number | undefined;
   readonly temperature?: number | undefined;
   readonly signal?: AbortSignal;
@@ -85,7 +85,7 @@ export async function saveReconstructions(vq: VqModel, run: string, images: read
   for (const file of await namesIn(folder)) if (Number.parseInt(file) >= images.length) await rm(join(folder, file));
 }
 
-/** Names in a folder, in order; none where it is not there. */
+/** Names in a folder, in order; none if it is not there. */
 async function namesIn(folder: string): Promise<string[]> {
   return (await readdir(folder).catch(() => [] as string[])).sort();
 }

@@ -5,12 +5,12 @@ import type { Launch } from "../../../engine/types.ts";
 import { matmul, uniform } from "../../../kernels/index.ts";
 import { CODES_LABEL } from "../../stage0/image_tokenizer.ts";
 
-/** Launches in backward of a `checkpoint` that compute its forward anew; those of its own backward have the word once more. */
+/** Launches in backward of a `checkpoint` that recompute its forward; those of its own backward have the word once more. */
 const AGAIN = /^backward:(?:[^:]*\/)?checkpoint\.(?!backward:)/;
 
 /**
  * Adds up the FLOPs that launches state, between `start` and `stop`. The codes of pictures for later steps are not counted, and what is
- * computed anew in backward is counted once: it is what the model takes, not what was spent.
+ * recomputed in backward is counted once: the model's FLOPs, not those spent.
  */
 export class FlopMeter {
   private flops = 0;

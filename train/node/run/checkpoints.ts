@@ -16,12 +16,12 @@ const CHUNK_BYTES = 4 * 2 ** 20;
 
 export interface Verdict {
   readonly step: number;
-  /** Of the checkpoint's folder. */
+  /** Path of the checkpoint's folder. */
   readonly path: string;
   readonly verified: boolean;
   /** What is wrong, a line each. */
   readonly problems: readonly string[];
-  /** Of all files by the manifest, without the manifest; 0 where that cannot be read. */
+  /** Bytes of all files by the manifest, without the manifest itself; 0 if that cannot be read. */
   readonly bytes: number;
   readonly files: number;
 }
@@ -34,7 +34,7 @@ export interface VerifyOptions {
 }
 
 export class Checkpoints {
-  /** Of the run folder. */
+  /** Path of the run folder. */
   readonly path: string;
   protected readonly fileSystem: FileSystem;
 
@@ -95,7 +95,7 @@ export class Checkpoints {
     return { newest: null, skipped };
   }
 
-  /** Throws `FileError`, `JsonError` or `RunFolderError` where there is none that can be read. */
+  /** Throws `FileError`, `JsonError` or `RunFolderError` if there is none that can be read. */
   async manifest(step: number): Promise<Manifest> {
     const path = join(this.folder(step), MANIFEST);
     const file = await this.fileSystem.open(path);
@@ -138,7 +138,7 @@ async function hashOf(file: RandomAccess, onRead: (bytes: number) => void, signa
   const buffers = [0, 1].map(() => new Uint8Array(Math.min(CHUNK_BYTES, file.size)));
   const read = (at: number): Promise<Uint8Array> => {
     const chunk = file.read(at, Math.min(CHUNK_BYTES, file.size - at), buffers[(at / CHUNK_BYTES) % 2]!);
-    chunk.catch(() => undefined); // told when it is awaited
+    chunk.catch(() => undefined); // the error surfaces when it is awaited
     return chunk;
   };
   let next = read(0);

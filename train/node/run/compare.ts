@@ -18,7 +18,7 @@ export interface TensorDifference {
   readonly file: string;
   readonly name: string;
   readonly state: "equal" | "differs" | "other shape" | "only in a" | "only in b";
-  /** ‖a − b‖ / ‖a‖ in float64; null where bytes are equal or the dtype is one that is not computed with. Infinity where a is 0. */
+  /** ‖a − b‖ / ‖a‖ in float64; null if bytes are equal or the dtype is one that is not computed with. Infinity if a is 0. */
   readonly relativeL2: number | null;
   /** dtype and shape in a and b. */
   readonly specs: readonly [string | null, string | null];
@@ -30,7 +30,7 @@ export interface FolderDifference {
 }
 
 export interface CompareOptions {
-  /** Of one read of each side; a multiple of 8. */
+  /** Bytes of one read of each side; a multiple of 8. */
   readonly chunkBytes?: number;
   readonly onProgress?: (done: { bytes: number; totalBytes: number; tensor: string }) => void;
   readonly signal?: AbortSignal;

@@ -26,7 +26,7 @@ export class StepExistsError extends RunFolderError {
 /** A checkpoint that could not be saved: a full disk, an I/O error. The checkpoints before it are as they were. */
 export class SaveError extends RunFolderError {
   readonly step: number;
-  /** Of the system: ENOSPC, EIO, … */
+  /** Error code of the system: ENOSPC, EIO, … */
   readonly code: string;
   constructor(message: string, step: number, code: string, cause: unknown) {
     super(message);

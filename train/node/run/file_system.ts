@@ -1,7 +1,7 @@
 /**
  * The few file operations that run folders are made of, as an interface: tests put a file system in its place that records, fails or
- * crashes. Each operation is one that the system does at once or not at all, save `write`; what lasts through a power failure is only what
- * `sync` (a file's bytes) and `syncFolder` (the names in a folder) have returned for.
+ * crashes. Each operation is one that the system does at once or not at all, save `write`; a write or a name is durable (through a power failure) once
+ * `sync` (a file's bytes) and `syncFolder` (the names in a folder) has returned.
  */
 import { constants } from "node:fs";
 import { lstat, mkdir, open, readdir, rename, rmdir, unlink } from "node:fs/promises";
@@ -32,14 +32,14 @@ export interface FileSystem {
   /** A file that must not exist yet. */
   create(path: string): Promise<OutputFile>;
   syncFolder(path: string): Promise<void>;
-  /** A folder takes the place of an empty folder, never of a full one. */
+  /** A folder replaces an empty folder, never of a full one. */
   rename(from: string, to: string): Promise<void>;
   removeFile(path: string): Promise<void>;
   /** An empty one. */
   removeFolder(path: string): Promise<void>;
   list(path: string): Promise<Entry[]>;
   open(path: string): Promise<RandomAccess>;
-  /** Null where there is nothing. Links are not followed. */
+  /** Null if there is nothing. Links are not followed. */
   kind(path: string): Promise<EntryKind | null>;
   /** What this user may still write to the disk of a folder. */
   freeBytes(folder: string): Promise<number>;
@@ -119,7 +119,7 @@ export async function removeTree(files: FileSystem, path: string): Promise<void>
   await files.removeFolder(path);
 }
 
-/** Writes a new file as a whole, and makes its bytes last. */
+/** Writes a new file as a whole, and fsyncs it. */
 export async function writeSynced(
   files: FileSystem,
   path: string,
@@ -139,7 +139,7 @@ export async function writeSynced(
   }
 }
 
-/** Makes a folder with those above it, and makes their names last. */
+/** Makes a folder with those above it, and fsyncs the parents, so that their names are durable. */
 export async function makeFolders(files: FileSystem, path: string, parentOf: (path: string) => string): Promise<void> {
   if ((await files.kind(path)) !== null) return;
   const parent = parentOf(path);

@@ -1,6 +1,6 @@
 /**
  * The lock of a run folder: `.lock/holder.json` says which process has it. The folder is filled under another name and then renamed, which
- * fails where a lock is: a lock is never seen half-written, and no more than that is needed of the file system. The lock of a dead process
+ * fails if there is a lock: a lock is never seen half-written, and no more than that is needed of the file system. The lock of a dead process
  * is moved to a name made of its token, which only one of several that saw it dead can do; that name stays until the next trainer.
  */
 import { randomUUID } from "node:crypto";
@@ -17,7 +17,7 @@ import { messageOf } from "../../../model/io/unknown.ts";
 
 const LOCK = ".lock";
 const HOLDER = "holder.json";
-/** Of folders that are only of use while a lock is taken. */
+/** Prefix of folders that are only of use while a lock is taken. */
 export const LOCK_LEFTOVER = ".lock-";
 const ATTEMPTS = 5;
 
@@ -26,13 +26,13 @@ export interface LockHolder {
   readonly host: string;
   /** When it took the lock, ISO 8601. */
   readonly started: string;
-  /** Tells this lock from every other. */
+  /** Distinguishes this lock from every other. */
   readonly token: string;
-  /** When the process began, as Linux counts; null elsewhere. Tells a process from a later one of the same number. */
+  /** When the process began, as Linux counts; null elsewhere. Distinguishes a process from a later one of the same number. */
   readonly processStart: string | null;
 }
 
-/** State and start of a process as Linux tells them; null elsewhere and for a process that is gone. */
+/** State and start of a process as Linux reports them; null elsewhere and for a process that is gone. */
 function processStat(pid: number): { state: string; start: string } | null {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
@@ -64,7 +64,7 @@ export interface LockOptions {
 
 export class RunLock {
   readonly holder: LockHolder;
-  /** Where a dead process's lock was moved to. */
+  /** Path to which a dead process's lock was moved. */
   readonly stale: string | null;
   private readonly files: FileSystem;
   private readonly run: string;
@@ -102,7 +102,7 @@ export class RunLock {
         const other = await readHolder(files, lock);
         if (other && alive(other)) throw lockedError(run, other);
         if (attempt === ATTEMPTS) throw other ? stuckError(lock, other) : refused;
-        if (!other) continue; // given back in between
+        if (!other) continue; // released in between
         const moved = join(run, `${LOCK_LEFTOVER}stale-${other.token}`);
         const isMine = await files.rename(lock, moved).then(() => true, () => false); // prettier-ignore
         if (isMine) {
@@ -143,7 +143,7 @@ const stuckError = (lock: string, { pid }: LockHolder): RunFolderError =>
     `${lock} of process ${pid}, which is gone, cannot be taken over; if no trainer runs in this folder, remove it`,
   );
 
-/** Null where there is no lock. */
+/** Null if there is no lock. */
 async function readHolder(files: FileSystem, lock: string): Promise<LockHolder | null> {
   const path = join(lock, HOLDER);
   try {

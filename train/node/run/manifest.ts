@@ -20,7 +20,7 @@ export interface ManifestEntry {
 
 export interface Manifest {
   readonly step: number;
-  /** By path in the folder, `/` between its parts. */
+  /** Files by path in the folder, `/` between its parts. */
   readonly files: ReadonlyMap<string, ManifestEntry>;
 }
 

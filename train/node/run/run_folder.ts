@@ -1,6 +1,6 @@
 /**
  * The folder of a training run, held by one trainer: `step-00000020/` for each checkpoint, with a manifest of sizes and hashes. A checkpoint is
- * there whole or not at all, through kills and power failures, and no older one goes before the new one lasts. Reading alone is `Checkpoints`.
+ * there whole or not at all, through kills and power failures, and no older one is removed before the new one is durable. Reading alone is `Checkpoints`.
  * What the trainer writes beside them (logs, reports) is its own.
  */
 import { dirname, join, resolve } from "node:path";
@@ -18,19 +18,19 @@ import type { Keep } from "./staged_folder.ts";
 import { messageOf } from "../../../model/io/unknown.ts";
 
 export interface OpenRunOptions {
-  /** Makes the folder where it is not there yet. */
+  /** Makes the folder if it is not there yet. */
   readonly create?: boolean;
-  /** Is told of a lock taken over, and of leftovers that were removed or could not be. */
+  /** Called for a lock taken over, and for leftovers that were removed or could not be. */
   readonly onNotice?: (message: string) => void;
   readonly fileSystem?: FileSystem;
-  /** Whether the process that holds a lock still runs; asks the system unless given. */
+  /** Whether the process that holds a lock still runs (default: ask the system). */
   readonly isAlive?: (holder: LockHolder) => boolean;
 }
 
 export interface Saved {
   readonly step: number;
   readonly path: string;
-  /** Of all its files, without the manifest. */
+  /** Bytes of all its files, without the manifest. */
   readonly bytes: number;
   /** Steps whose checkpoints were removed. */
   readonly pruned: readonly number[];
@@ -51,7 +51,7 @@ export class RunFolder extends Checkpoints {
   }
 
   /**
-   * Takes the folder, makes the checkpoints in it last and removes what crashed saves have left. Throws `RunLockedError`, naming the holder, when
+   * Takes the folder, makes the checkpoints in it durable and removes what crashed saves have left. Throws `RunLockedError`, naming the holder, when
    * another trainer has it, and `RunFolderError` when it is not there. The lock of a process of this host that is gone is taken over, with a notice.
    */
   static async open(path: string, options: OpenRunOptions = {}): Promise<RunFolder> {
@@ -66,7 +66,7 @@ export class RunFolder extends Checkpoints {
     const lock = await RunLock.take(fileSystem, run, { onNotice, ...(isAlive && { isAlive }) });
     const folder = new RunFolder(run, fileSystem, lock, onNotice);
     try {
-      // The newest may be the work of a process that ended right after its rename; from here on it lasts.
+      // The newest may be the work of a process that ended right after its rename; from here on it is durable.
       await fileSystem.syncFolder(run);
     } catch (error) {
       await lock.release();
@@ -87,7 +87,7 @@ export class RunFolder extends Checkpoints {
   }
 
   /**
-   * Saves a checkpoint: `fill` writes its files, about `bytes` together. When this returns, the checkpoint lasts, and what `keep` does not keep
+   * Saves a checkpoint: `fill` writes its files, about `bytes` together. When this returns, the checkpoint is durable, and what `keep` does not keep
    * of the older ones has been removed. Throws `SaveError` for a full disk (also one that has less than `bytes` free: then nothing is written)
    * or an I/O error, `StepExistsError` for a step that is there and verifies, and whatever `fill` throws; then no part of it is left, and the
    * other checkpoints are as they were. A step that is there and does not verify is replaced.
@@ -106,7 +106,7 @@ export class RunFolder extends Checkpoints {
     }
   }
 
-  /** Gives the folder back. A save that is going on must have ended. */
+  /** Releases the folder. No save may be in progress. */
   async close(): Promise<void> {
     if (this.isSaving) throw new RunFolderError(`${this.path}: a save has not ended; await it before closing`);
     if (this.isClosed) return;

@@ -1,4 +1,4 @@
-/** What runs of every stage have in common: where they begin, and what a checkpoint holds to go on besides weights and moments. */
+/** What runs of every stage have in common: their start, and what a checkpoint contains for resuming besides weights and moments. */
 import { createHash } from "node:crypto";
 import { ArgumentError } from "../../../engine/errors.ts";
 import type { FileSource } from "../../../model/io/bytes.ts";
@@ -12,7 +12,7 @@ import type { RunFolder } from "./run_folder.ts";
 
 export const STATE = "state.json";
 export const OPTIMIZER = "optimizer.safetensors";
-/** Of stage 0 with adversarial losses: weights, moments and state of the other side. */
+/** File of stage 0 with adversarial losses: weights, moments and state of the discriminator. */
 export const DISCRIMINATOR = "discriminator.safetensors";
 /** More than the files take that are made at each save: settings, state, manifest. */
 export const SMALL_FILES = 2 ** 20; // bytes
@@ -22,8 +22,8 @@ const MAX_SIDE_FILE = 2 ** 26; // bytes
 type AnyConfig = TrainConfig | TokenizerConfig;
 
 /**
- * The folder of the newest checkpoint that verifies; null where a run begins. Says which newer ones are damaged; throws `RunFolderError`
- * where all are.
+ * The folder of the newest checkpoint that verifies; null if the run has no checkpoint. Says which newer ones are damaged; throws `RunFolderError`
+ * if all are.
  */
 export async function newestOf(
   run: RunFolder,
@@ -78,7 +78,7 @@ export const configHash = (config: AnyConfig): string =>
     .update(JSON.stringify([...boundSettings(config)].sort(([a], [b]) => (a < b ? -1 : 1))))
     .digest("hex");
 
-/** The state of a checkpoint. Throws `ArgumentError` where it is of a run with other settings than `config`. */
+/** The state of a checkpoint. Throws `ArgumentError` if it is of a run with other settings than `config`. */
 export async function readState(folder: string, config: AnyConfig): Promise<unknown> {
   const file = await folderSource(folder).open(STATE);
   try {

@@ -68,7 +68,7 @@ export class StagedFolder implements FolderSink {
     }
   }
 
-  /** Makes the names in the folders below last. Throws what a write threw, even if its caller has caught that. */
+  /** Fsyncs the folders below, so that their names are durable. Throws what a write threw, even if its caller has caught that. */
   async syncFolders(): Promise<void> {
     if (this.writing)
       throw new ArgumentError(
@@ -79,14 +79,14 @@ export class StagedFolder implements FolderSink {
     for (const folder of deepestFirst) await this.fileSystem.syncFolder(join(this.path, folder));
   }
 
-  /** Of the files written so far, and makes the names beside it last too. */
+  /** Writes the manifest of the files written so far, and fsyncs the folder. */
   async writeManifest(files: ReadonlyMap<string, ManifestEntry> = this.files): Promise<number> {
     const { bytes } = await this.writeFile(MANIFEST, encodeManifest({ step: this.step, files }));
     await this.fileSystem.syncFolder(this.path);
     return bytes;
   }
 
-  /** Gives the folder its name, and makes that last. */
+  /** Renames the folder into place and fsyncs the parent. */
   async publish(): Promise<string> {
     const path = join(this.run, stepName(this.step));
     await this.fileSystem.rename(this.path, path);
@@ -136,14 +136,14 @@ export class StagedFolder implements FolderSink {
   }
 }
 
-/** Takes a checkpoint's name away; returns where it is now. Not yet made to last. */
+/** Renames a checkpoint out of the way; returns its new path. Not yet durable. */
 export async function hide(files: FileSystem, run: string, step: number): Promise<string> {
   const path = hidden(run, REMOVING, step);
   await files.rename(join(run, stepName(step)), path);
   return path;
 }
 
-/** Removes checkpoints: first the names, and only when that lasts what is in the folders. A crash in between leaves none that looks whole. */
+/** Removes checkpoints: first the names, and only when that is durable the contents of the folders. A crash in between leaves none that looks whole. */
 export async function prune(files: FileSystem, run: string, steps: readonly number[]): Promise<void> {
   const paths: string[] = [];
   for (const step of steps) paths.push(await hide(files, run, step));

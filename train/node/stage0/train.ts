@@ -66,7 +66,7 @@ async function loadStage(start: Start<TokenizerConfig>): Promise<TokenizerStage>
   atEnd(() => training.dispose());
   await checkpoint.close();
 
-  // The optimizer, and where it was.
+  // The optimizer, and its state.
   if (state) {
     const { optimizer, adversary } = training;
     for (const [name, tensors] of Object.entries(trained(training)))
@@ -159,7 +159,7 @@ class TokenizerStage implements Stage<Picture, TokenizerStepEvent> {
     return event;
   }
 
-  /** A step on the pictures, a few at a time, and behind it the look at the codes where that is due. */
+  /** A step on the pictures, a few at a time, and behind it the look at the codes if that is due. */
   private async train(
     pictures: readonly Picture[],
   ): Promise<Omit<VqStep, "losses" | "vectors"> & VqLosses & { readonly reseed?: VqUsage }> {
