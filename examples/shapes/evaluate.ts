@@ -56,7 +56,7 @@ export interface EvaluateOptions {
 
 /**
  * "Is the circle left of the ring?": no model of this size has learned it, and it is reported separately. It stays in training: in one run with it and
- * one without, "is there" was learned some 600 steps sooner beside it (docs/decisions.md).
+ * one without, "is there" was learned some 600 steps sooner beside it (docs/log/demo.md).
  */
 export const APART: QuestionKind = "relation";
 

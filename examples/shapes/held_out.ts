@@ -8,7 +8,7 @@
  * - attributes: two objects of different shape and colour with c1 + c2 + s1 + s2 divisible by 5 (a fifth of them);
  * - layouts: an eighth of all scenes, by a hash of everything in them, whatever they show. Pictures of the evaluation are of these only.
  * Pictures of training may show such a combination, and are described with less: a red circle is "a circle" or "a red shape"; the questions of a
- * conversation, each free of it, may name its parts. (Pictures without red circles teach that there are none: docs/decisions.md.) Every shape and
+ * conversation, each free of it, may name its parts. (Pictures without red circles teach that there are none: docs/log/demo.md.) Every shape and
  * every colour is still named with most others. A single object cannot be held out: there the evaluation's wordings are, as (opening + article +
  * shape) mod 4 = 0 (captions.ts), besides the layouts.
  */

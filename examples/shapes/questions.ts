@@ -160,7 +160,7 @@ export function askAbout(dice: Dice, scene: Scene, kind: QuestionKind, options: 
   return undefined;
 }
 
-/** Questions of each kind in one conversation: what a picture shows on its face is learned from few, what compares takes many (docs/decisions.md). */
+/** Questions of each kind in one conversation: what a picture shows on its face is learned from few, what compares takes many (docs/log/demo.md). */
 const TIMES: Readonly<Record<QuestionKind, number>> = {
   shape: 1,
   colour: 1,

@@ -52,7 +52,7 @@ const stages = (one: number, two: number, three: number, batch: number, lr: numb
   3: { steps: three, batch, lr, warmup: Math.min(40, Math.ceil(three / 4)), cooldown: three },
 });
 
-/** Short runs take half the samples a step at three times the rate, and learn twice as much in the same time (docs/decisions.md). */
+/** Short runs take half the samples a step at three times the rate, and learn twice as much in the same time (docs/log/demo.md). */
 export const RECIPES: Readonly<Record<Length, Recipe>> = {
   quick: {
     pictures: 500,
