@@ -1,6 +1,6 @@
 /**
  * The few file operations that run folders are made of, as an interface: tests put a file system in its place that records, fails or
- * crashes. Each operation is one that the system does at once or not at all, save `write`; a write or a name is durable (through a power failure) once
+ * crashes. Each operation is one that the system does at once or not at all, save `write`; a write or a name is durable through a power failure once
  * `sync` (a file's bytes) and `syncFolder` (the names in a folder) has returned.
  */
 import { constants } from "node:fs";
@@ -32,7 +32,7 @@ export interface FileSystem {
   /** A file that must not exist yet. */
   create(path: string): Promise<OutputFile>;
   syncFolder(path: string): Promise<void>;
-  /** A folder replaces an empty folder, never of a full one. */
+  /** A folder replaces an empty folder, never a full one. */
   rename(from: string, to: string): Promise<void>;
   removeFile(path: string): Promise<void>;
   /** An empty one. */
