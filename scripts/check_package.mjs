@@ -29,8 +29,8 @@ const training = `
 import { tinyConfig } from "janus-webgpu/model";
 import * as training from "janus-webgpu/train";
 
-const { AdamW, Batcher, Encoder, Trainer, VqTraining, checkConfig, estimateStep, textSample, totalLoss } = training;
-for (const part of [AdamW, Batcher, Encoder, Trainer, VqTraining, textSample, totalLoss])
+const { AdamW, Batcher, RecordEncoder, Trainer, VqTraining, checkConfig, estimateStep, textSample, totalLoss } = training;
+for (const part of [AdamW, Batcher, RecordEncoder, Trainer, VqTraining, textSample, totalLoss])
   if (typeof part !== "function") throw new Error("janus-webgpu/train lacks a part");
 if ("train" in training) throw new Error("the browser's janus-webgpu/train has what only Node can do");
 const config = checkConfig({ stage: 2, batch: 2, length: 128, steps: 1, ratios: { und: 0, text: 1, gen: 0 }, optimizer: { lr: 1e-3 } });
