@@ -1,8 +1,7 @@
 /** Opening the device of a command. */
 import type { Device } from "../engine/device.ts";
-import { DeviceError, JanusError } from "../engine/errors.ts";
+import { DeviceError, JanusError, messageOf } from "../engine/errors.ts";
 import type { Context } from "./context.ts";
-import { messageOf } from "../model/io/unknown.ts";
 
 /** Opens the adapter that was asked for, or the fastest one. The caller destroys the device. Throws `DeviceError`, `ArgumentError`. */
 export async function createDevice(adapter?: string | number): Promise<Device> {

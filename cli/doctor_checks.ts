@@ -3,7 +3,7 @@ import { bf16Bits, bf16Value, capture, tensor } from "../engine/index.ts";
 import type { Device, HostArray } from "../engine/index.ts";
 import { add, cast, castInto, full, matmul, mul } from "../kernels/index.ts";
 import { PROBES, lossyOps } from "./doctor_not_finite.ts";
-import { messageOf } from "../model/io/unknown.ts";
+import { messageOf } from "../engine/errors.ts";
 
 export interface Check {
   readonly name: string;

@@ -3,10 +3,9 @@
  * one message; anything else is a mistake in the package and comes with its stack.
  */
 import type { CommanderError } from "commander";
-import { JanusError } from "../engine/errors.ts";
+import { JanusError, messageOf } from "../engine/errors.ts";
 import type { Output } from "./console.ts";
 import { table } from "./format.ts";
-import { messageOf } from "../model/io/unknown.ts";
 
 export const EXIT = {
   done: 0,

@@ -66,3 +66,6 @@ export class KernelError extends JanusError {
 
 /** `[2,3]` as people write shapes in messages. */
 export const shapeText = (shape: readonly number[]): string => `[${shape.join(", ")}]`;
+
+/** The message of whatever was thrown. */
+export const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));

@@ -7,7 +7,7 @@
  * declared: `kernel(…, [grid, finite])`, `library(name, url, [finite])`. A library may hold a family's `Params` and bindings.
  */
 import type { DType } from "./dtype.ts";
-import { ArgumentError, KernelError } from "./errors.ts";
+import { ArgumentError, KernelError, messageOf } from "./errors.ts";
 import { readText, readTextSync } from "./platform.ts";
 
 export type Access = "read" | "write" | "read_write";
@@ -104,8 +104,7 @@ export async function loadKernels(): Promise<void> {
       try {
         texts.set(declared, await readText(declared.url));
       } catch (error) {
-        const message = error instanceof Error ? error.message : String(error);
-        throw new KernelError(`the WGSL of "${declared.name}" cannot be read: ${message}`);
+        throw new KernelError(`the WGSL of "${declared.name}" cannot be read: ${messageOf(error)}`);
       }
     }),
   );

@@ -3,9 +3,9 @@
  * reading the files, special tokens, decoding and streaming is here. Prompts are prompt.ts.
  */
 import { Tokenizer as BpeTokenizer } from "@huggingface/tokenizers";
-import { ArgumentError } from "../engine/errors.ts";
+import { ArgumentError, messageOf } from "../engine/errors.ts";
 import { CheckpointError, quote, someOf } from "./io/errors.ts";
-import { isObject, messageOf } from "./io/unknown.ts";
+import { isObject } from "./io/unknown.ts";
 
 /** Tokenizer files that are malformed, of another kind, or lack a token that the model needs. */
 export class TokenizerError extends CheckpointError {}

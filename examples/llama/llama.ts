@@ -1,7 +1,6 @@
-/**
- * A second model on the same floor: a plain Llama in the layout of transformers (config.json, model.safetensors, tokenizer.json), in f32. It is a
- * `CausalModel`, so that generation takes it as it takes Janus; its loss never holds all logits.
- */
+/** A second model on the same floor: a plain Llama in the layout of transformers, in f32. Generation takes it as any `CausalModel`. */
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
 import { F, construct, nn, scope, tensor, tensorFromBytes } from "../../index.node.ts";
 import type { Device, Tensor } from "../../index.node.ts";
 import type { CausalConfig, CausalModel } from "../../model/causal.ts";
@@ -13,35 +12,42 @@ import type { JsonObject } from "../../model/io/json.ts";
 import { readSafetensors } from "../../model/io/safetensors.ts";
 import { LlamaModel } from "../../model/llama.ts";
 import type { LlamaConfig, Sequence } from "../../model/llama.ts";
-import { folderSource } from "../../model/node/index.ts";
+import { openFile } from "../../model/node/index.ts";
 import { TextTokenizer } from "../../model/tokenizer.ts";
 
 export type Config = LlamaConfig & CausalConfig;
 
 /** What this file computes; another value of a key is refused. */
-const EXPECTED = { model_type: "llama", hidden_act: "silu", attention_bias: false, mlp_bias: false, tie_word_embeddings: false, rope_type: "default" }; // prettier-ignore
+const EXPECTED = { model_type: "llama", hidden_act: "silu", attention_bias: false, attention_dropout: 0, mlp_bias: false, pretraining_tp: 1, tie_word_embeddings: false, rope_type: "default" }; // prettier-ignore
+/** Keys that change nothing here; the tokenizer says which tokens begin and end a text. */
+const HARMLESS = ["architectures", "bos_token_id", "dtype", "eos_token_id", "initializer_range", "pad_token_id", "rope_parameters", "rope_scaling", "torch_dtype", "transformers_version", "use_cache"]; // prettier-ignore
 
-/** Sizes of a config.json of transformers. Throws `ConfigError` for what this model does not compute. */
+/** Sizes of a config.json of transformers. Throws `ConfigError` for what this model does not compute, and for keys it does not know. */
 export function readConfig(bytes: Uint8Array): Config {
   const json = parseJsonObject(bytes, "config.json");
   const all = new Map([...json, ...((json.get("rope_parameters") ?? json.get("rope_scaling") ?? []) as JsonObject)]);
-  for (const [key, expected] of Object.entries(EXPECTED))
-    if (all.has(key) && all.get(key) !== expected)
-      throw new ConfigError(
-        `config.json: ${key} is ${JSON.stringify(all.get(key))}; this example computes ${expected}`,
-      );
+  const known = new Set([...HARMLESS, ...Object.keys(EXPECTED)]);
+  const refuse = (text: string): never => {
+    throw new ConfigError(`config.json: ${text}`);
+  };
+  for (const [key, value] of Object.entries(EXPECTED))
+    if ((all.get(key) ?? value) !== value)
+      refuse(`${key} is ${JSON.stringify(all.get(key))}; this example computes ${value}`);
   const size = (key: string, absent?: number): number => {
-    const value = all.get(key) ?? absent;
-    if (typeof value === "number" && value > 0) return value;
-    throw new ConfigError(`config.json: ${key} must be a number above 0`);
+    const value = known.add(key) && (all.get(key) ?? absent);
+    return typeof value === "number" && value > 0 ? value : refuse(`${key} must be a number above 0`);
   };
   const [hidden, heads] = [size("hidden_size"), size("num_attention_heads")];
   // prettier-ignore
-  return {
+  const config = {
     hidden, heads, vocabulary: size("vocab_size"), intermediate: size("intermediate_size"), layers: size("num_hidden_layers"),
     kvHeads: size("num_key_value_heads", heads), headDim: size("head_dim", hidden / heads), eps: size("rms_norm_eps"),
     ropeTheta: size("rope_theta"), maxPositions: size("max_position_embeddings"),
   };
+  const unknown = [...all.keys()].filter((key) => !known.has(key));
+  return unknown.length > 0
+    ? refuse(`unknown keys: ${unknown.join(", ")}; this example does not compute them`)
+    : config;
 }
 
 /** Fields are the tensor names of the checkpoint. */
@@ -79,22 +85,13 @@ export class LlamaForCausalLM extends nn.Module<readonly [Tensor, Sequence]> imp
 }
 
 /** The model and the tokenizer of a folder. Names and shapes of all tensors must be those of the config. */
-export async function loadLlama(
-  folder: string,
-  device: Device,
-): Promise<{ model: LlamaForCausalLM; tokenizer: TextTokenizer }> {
-  const source = folderSource(folder);
-  const whole = async (name: string): Promise<Uint8Array> => {
-    const file = await source.open(name);
-    const bytes = await file.read(0, file.size);
-    await file.close?.();
-    return bytes;
-  };
-  const text = async (name: string): Promise<string> => new TextDecoder().decode(await whole(name));
-  const config = readConfig(await whole("config.json"));
-  const tokenizer = new TextTokenizer({ tokenizer: await text("tokenizer.json"), config: await text("tokenizer_config.json") }); // prettier-ignore
+export async function loadLlama(folder: string, device: Device) {
+  const read = (name: string): Promise<Buffer> => readFile(join(folder, name));
+  const config = readConfig(await read("config.json"));
+  const [text, declared] = [await read("tokenizer.json"), await read("tokenizer_config.json")];
+  const tokenizer = new TextTokenizer({ tokenizer: text.toString(), config: declared.toString() });
   const model = construct(() => new LlamaForCausalLM(config, device));
-  const file = await source.open("model.safetensors");
+  const file = await openFile(join(folder, "model.safetensors"));
   const state: Record<string, Tensor> = {};
   try {
     for (const [name, { dtype, shape, offset, bytes }] of (await readSafetensors(file)).tensors) {

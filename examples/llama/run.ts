@@ -24,12 +24,13 @@ export async function trainLlama(model: LlamaForCausalLM, texts: readonly number
 }
 
 if (process.argv[1]?.endsWith("run.ts")) {
-  const [folder, text, steps] = process.argv.slice(2);
-  if (folder === undefined || text === undefined) throw new Error('run.ts FOLDER "A text" [STEPS]');
+  const [folder, text, steps = "0"] = process.argv.slice(2);
+  if (folder === undefined || text === undefined || !/^\d+$/.test(steps))
+    throw new Error('run.ts FOLDER "A text" [STEPS]');
   const device = await Device.create();
   const { model, tokenizer } = await loadLlama(folder, device);
   const ids = tokenizer.encode(text);
-  const reports = await trainLlama(model, [[...ids, tokenizer.specials.eos]], Number(steps ?? 0), 1e-2);
+  const reports = await trainLlama(model, [[...ids, tokenizer.specials.eos]], Number(steps), 1e-2);
   if (reports.length > 0) console.log(`loss ${reports.map(({ loss }) => loss.toFixed(3)).join(" ")}`);
   const prompts = [{ ids: reports.length > 0 ? ids.slice(0, Math.ceil(ids.length / 3)) : ids }];
   const answer = generateAnswers(model, tokenizer, { prompts, rows: () => prompts }, { maxNewTokens: 64, temperature: 0 }); // prettier-ignore

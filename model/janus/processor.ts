@@ -12,7 +12,8 @@ import type { PreprocessConfig } from "../image/preprocess.ts";
 import { PromptFormat, promptConfig } from "./prompt.ts";
 import { Tokenizer } from "./tokenizer.ts";
 import { TokenizerError } from "../tokenizer.ts";
-import { isObject, messageOf } from "../io/unknown.ts";
+import { isObject } from "../io/unknown.ts";
+import { messageOf } from "../../engine/errors.ts";
 
 export interface Processor {
   readonly tokenizer: Tokenizer;

@@ -6,7 +6,8 @@ import { Template } from "@huggingface/jinja";
 import { PromptError } from "../request.ts";
 import { ConfigError } from "../io/errors.ts";
 import type { Tokenizer } from "./tokenizer.ts";
-import { isObject, messageOf } from "../io/unknown.ts";
+import { isObject } from "../io/unknown.ts";
+import { messageOf } from "../../engine/errors.ts";
 
 /** What the original puts before questions. Image generation has no system prompt. */
 export const DEFAULT_SYSTEM_PROMPT =

@@ -6,12 +6,11 @@ import { constants } from "node:fs";
 import { open } from "node:fs/promises";
 import { inflateSync } from "node:zlib";
 import type { Metadata, Sharp, SharpOptions } from "sharp";
-import { JanusError } from "../../engine/errors.ts";
+import { JanusError, messageOf } from "../../engine/errors.ts";
 import { ImageError, ImageFormatError, ImageLimitError, checkImage } from "../image/image.ts";
 import type { RgbImage } from "../image/image.ts";
 import { insertTextChunks, readTextChunks } from "../image/png_text.ts";
 import { shortage } from "./files.ts";
-import { messageOf } from "../io/unknown.ts";
 
 export interface ReadImageOptions {
   /**

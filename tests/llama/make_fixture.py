@@ -2,7 +2,7 @@
 
     python tests/llama/make_fixture.py          (pip install torch transformers)
 
-The tokenizer is that of byteTokenizerFiles(): the 256 bytes and the special tokens of Janus; 256 begins a text, 257 ends it.
+The tokenizer has the 256 bytes, and three special tokens.
 """
 
 import json
@@ -30,6 +30,20 @@ codes = list(range(33, 127)) + list(range(161, 173)) + list(range(174, 256))
 for byte in range(256):
     characters[byte] = chr(byte) if byte in codes else chr(256 + sum(1 for b in range(byte) if b not in codes))
 order = sorted(characters.values())
+SPECIALS = {"<s>": 256, "</s>": 257, "<pad>": 258}
+added = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+tokenizer = {
+    "version": "1.0", "truncation": None, "padding": None,
+    "added_tokens": [{"id": id, "content": content, **added} for content, id in SPECIALS.items()],
+    "normalizer": None, "pre_tokenizer": byte_level, "post_processor": None, "decoder": byte_level,
+    "model": {
+        "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
+        "fuse_unk": False, "byte_fallback": False, "vocab": {c: i for i, c in enumerate(order)} | SPECIALS, "merges": [],
+    },
+}
+(HERE / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False, indent=2) + "\n")
+(HERE / "tokenizer_config.json").write_text('{ "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>" }\n')
 ids_of = lambda text: [256] + [order.index(characters[b]) for b in text.encode()]
 
 golden = {"prompts": [], "train": {}}

@@ -94,6 +94,14 @@ describe("refused before anything is on the device:", () => {
       /rope_type is "llama3"/,
     ],
     [
+      "scaled rotary positions of older files",
+      /"rope_type": "default"/,
+      '"type": "linear", "factor": 2',
+      ConfigError,
+      /unknown keys: type, factor;/,
+    ],
+    ["a key that is not known", /"use_cache"/, '"sliding_window": 64, "use_cache"', ConfigError, /sliding_window/],
+    [
       "a size that is none",
       /"hidden_size": 48/,
       '"hidden_size": 0',

@@ -1,8 +1,9 @@
 /** Names as words for a Philox counter. */
-import { sha256 } from "./sha256.ts";
+import { sha256 } from "@noble/hashes/sha2.js";
 
-/** The first 64 bits of SHA-256 of a name. */
+/** The first 64 bits of SHA-256 of a name. At once, which WebCrypto is not, and in browsers, where Node's is not. */
 export function nameWords(name: string): [number, number] {
-  const digest = new DataView(sha256(name).buffer);
-  return [digest.getUint32(0, true), digest.getUint32(4, true)];
+  const digest = sha256(new TextEncoder().encode(name));
+  const words = new DataView(digest.buffer, digest.byteOffset);
+  return [words.getUint32(0, true), words.getUint32(4, true)];
 }

@@ -27,7 +27,7 @@ import { nodeFileSystem } from "./run/file_system.ts";
 import type { FileSystem } from "./run/file_system.ts";
 import { RunFolder } from "./run/run_folder.ts";
 import { SMALL_FILES, STATE, configHash, newestOf, readState, sideFilesOf, stateFile } from "./run/run_state.ts";
-import { messageOf } from "../../model/io/unknown.ts";
+import { messageOf } from "../../engine/errors.ts";
 
 type AnyConfig = TrainConfig | TokenizerConfig;
 

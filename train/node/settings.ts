@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { parse } from "yaml";
 import { TrainConfigError, checkAnyConfig, checkConfig } from "../config.ts";
 import type { TokenizerConfig, TrainConfig } from "../config.ts";
-import { messageOf } from "../../model/io/unknown.ts";
+import { messageOf } from "../../engine/errors.ts";
 
 export const PRESETS = ["stage0", "stage1", "stage2", "stage3", "stage3-7b"] as const;
 export type Preset = (typeof PRESETS)[number];

@@ -9,7 +9,8 @@ import type { ContentPart, Message } from "../../../model/janus/prompt.ts";
 import type { Task } from "../../samples.ts";
 import type { RawSample } from "../../data/raw_sample.ts";
 import { RecordError, SourceError } from "../../data/errors.ts";
-import { isObject, messageOf } from "../../../model/io/unknown.ts";
+import { isObject } from "../../../model/io/unknown.ts";
+import { messageOf } from "../../../engine/errors.ts";
 
 /**
  * `conversations`: LLaVA's `{conversations: [{from, value}], image}`; `messages`: OpenAI's `{messages: [{role, content}]}`;

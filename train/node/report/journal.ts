@@ -4,7 +4,7 @@ import { cutSamples } from "./samples.ts";
 import { appendEvent, appendStep, cutLog } from "./log.ts";
 import type { LogLine, RunEvent } from "./log.ts";
 import { RunCurves, runReport } from "./run_report.ts";
-import { messageOf } from "../../../model/io/unknown.ts";
+import { messageOf } from "../../../engine/errors.ts";
 
 /** Seconds after which the browser loads the page of a running run again. */
 const REFRESH = 30;

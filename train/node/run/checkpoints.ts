@@ -10,7 +10,7 @@ import { nodeFileSystem } from "./file_system.ts";
 import type { FileSystem } from "./file_system.ts";
 import { MANIFEST, MAX_MANIFEST, parseManifest, requireStep, stepName, stepOf } from "./manifest.ts";
 import type { Manifest, ManifestEntry } from "./manifest.ts";
-import { messageOf } from "../../../model/io/unknown.ts";
+import { messageOf } from "../../../engine/errors.ts";
 
 const CHUNK_BYTES = 4 * 2 ** 20;
 

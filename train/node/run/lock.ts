@@ -13,7 +13,7 @@ import { FileError } from "../../../model/node/files.ts";
 import { RunFolderError, RunLockedError } from "./errors.ts";
 import { removeTree, writeSynced } from "./file_system.ts";
 import type { FileSystem } from "./file_system.ts";
-import { messageOf } from "../../../model/io/unknown.ts";
+import { messageOf } from "../../../engine/errors.ts";
 
 const LOCK = ".lock";
 const HOLDER = "holder.json";

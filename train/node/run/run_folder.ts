@@ -15,7 +15,7 @@ import type { LockHolder } from "./lock.ts";
 import { requireStep, stepName } from "./manifest.ts";
 import { StagedFolder, hide, isLeftover, prune, requireKeep, stepsToPrune } from "./staged_folder.ts";
 import type { Keep } from "./staged_folder.ts";
-import { messageOf } from "../../../model/io/unknown.ts";
+import { messageOf } from "../../../engine/errors.ts";
 
 export interface OpenRunOptions {
   /** Makes the folder if it is not there yet. */
