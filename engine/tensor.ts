@@ -280,6 +280,19 @@ export class Tensor {
     return this.cached ? `${head} ${format(this.cached, this.shape)}` : head;
   }
 
+  /** What `console.log` of Node shows. */
+  [Symbol.for("nodejs.util.inspect.custom")](): string {
+    return this.description();
+  }
+
+  /** Shape, dtype, device, and what else a person wants to see of it. */
+  private description(): string {
+    const state = this.gone ? ", disposed" : "";
+    const grad = this.wantsGrad ? ", requiresGrad" : this.node ? `, made by ${this.node.name}` : "";
+    const head = `${this.constructor.name}(${shapeText(this.shape)} ${this.dtype} on ${this.device}${grad}${state})`;
+    return this.cached ? `${head} ${format(this.cached, this.shape)}` : head;
+  }
+
   /** Gives the storage back (when no view or tape entry uses it). Calling it twice is allowed. */
   dispose(): void {
     if (this.gone) return;
