@@ -30,7 +30,9 @@ export function fileSourceOf(op: string, files: Files): FileSource {
     if (!(files instanceof Blob) && !ArrayBuffer.isView(files))
       return fileSet("the files", checkedFiles(op, Object.entries(files)));
   }
-  throw new ArgumentError(`${op}: ${FORMS}; got ${files instanceof Blob ? "one file" : typeof files}. Pass all files of the model.`);
+  throw new ArgumentError(
+    `${op}: ${FORMS}; got ${files instanceof Blob ? "one file" : typeof files}. Pass all files of the model.`,
+  );
 }
 
 const FORMS =
@@ -60,14 +62,21 @@ function chosenFiles(op: string, list: readonly unknown[]): FileSource {
   const inner: string[] = [];
   for (const file of list) {
     if (!(file instanceof Blob) || typeof (file as File).name !== "string")
-      throw new ArgumentError(`${op}: ${FORMS}; got a list with ${file instanceof Blob ? "a Blob without a name" : typeof file}. Pass File objects, or Blobs by name.`);
+      throw new ArgumentError(
+        `${op}: ${FORMS}; got a list with ${file instanceof Blob ? "a Blob without a name" : typeof file}. Pass File objects, or Blobs by name.`,
+      );
     const { name, webkitRelativePath: path = "" } = file as File;
     if (path.split("/").length > 2) inner.push(path);
-    else if (names.has(name)) throw new ArgumentError(`${op}: each name must be once among the files; got ${quote(name)} twice. Pass the files of one folder.`);
+    else if (names.has(name))
+      throw new ArgumentError(
+        `${op}: each name must be once among the files; got ${quote(name)} twice. Pass the files of one folder.`,
+      );
     else names.set(name, file);
   }
   if (names.size === 0 && inner.length)
-    throw new ArgumentError(`${op}: the files must be in the chosen folder itself; got ${quote(inner[0]!)}. Choose the folder with config.json.`);
+    throw new ArgumentError(
+      `${op}: the files must be in the chosen folder itself; got ${quote(inner[0]!)}. Choose the folder with config.json.`,
+    );
   return fileSet("the chosen files", checkedFiles(op, [...names]));
 }
 
@@ -130,7 +139,9 @@ const MAX_INDEX = 16 * 2 ** 20; // bytes
 
 async function shardsOf(index: RandomAccess): Promise<string[]> {
   if (index.size > MAX_INDEX)
-    throw new CheckpointError(`${index.name} must have at most ${MAX_INDEX} bytes; got ${index.size}. Download it again.`);
+    throw new CheckpointError(
+      `${index.name} must have at most ${MAX_INDEX} bytes; got ${index.size}. Download it again.`,
+    );
   const map = parseJsonObject(await index.read(0, index.size), index.name).get("weight_map");
   const files = isJsonObject(map) ? [...map.values()] : [];
   return files.filter((file) => typeof file === "string");
@@ -141,7 +152,9 @@ async function request(url: URL, range: string): Promise<Response> {
   try {
     return await fetch(url, { headers: { range } });
   } catch (error) {
-    throw new IoError(`${url.href} must be reachable; got: ${messageOf(error)}. Check the address, the network, and CORS of the server.`);
+    throw new IoError(
+      `${url.href} must be reachable; got: ${messageOf(error)}. Check the address, the network, and CORS of the server.`,
+    );
   }
 }
 
@@ -150,7 +163,10 @@ async function openUrl(url: URL): Promise<RandomAccess | null> {
   const response = await request(url, "bytes=0-0");
   if (response.status === 404) return null;
   if (response.status === 416) return blobFile(url.href, new Blob([])); // no bytes at all
-  if (!response.ok) throw new IoError(`${url.href} must answer; got HTTP ${response.status}. Check the address and the rights to read it.`);
+  if (!response.ok)
+    throw new IoError(
+      `${url.href} must answer; got HTTP ${response.status}. Check the address and the rights to read it.`,
+    );
   const size = Number(/\/(\d+)$/.exec(response.headers.get("content-range") ?? "")?.[1] ?? NaN);
   if (response.status !== 206 || !Number.isSafeInteger(size)) return blobFile(url.href, await response.blob()); // the whole file
   await response.arrayBuffer(); // frees the connection

@@ -61,7 +61,13 @@ const ANSWER_OPTIONS = namesOf<Omit<AskOptions, "images">>({
 });
 const GENERATE_OPTIONS = namesOf<GenerateOptions>({ ...SAMPLING, ...DECODING, n: true, guidance: true });
 /** Names of `LoadOptions`. */
-export const LOAD_OPTIONS = namesOf<LoadOptions>({ device: true, dtype: true, onProgress: true, onNotice: true, signal: true });
+export const LOAD_OPTIONS = namesOf<LoadOptions>({
+  device: true,
+  dtype: true,
+  onProgress: true,
+  onNotice: true,
+  signal: true,
+});
 
 export class Janus {
   /** Name of its folder. */

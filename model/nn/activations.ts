@@ -18,7 +18,9 @@ export class LeakyReLU extends Module {
   constructor(negativeSlope = 0.01) {
     super();
     if (!Number.isFinite(negativeSlope))
-      throw new ArgumentError(`LeakyReLU: negativeSlope must be a finite number; got ${String(negativeSlope)}. Change it.`);
+      throw new ArgumentError(
+        `LeakyReLU: negativeSlope must be a finite number; got ${String(negativeSlope)}. Change it.`,
+      );
     this.negativeSlope = negativeSlope;
   }
 
@@ -121,7 +123,9 @@ export class Flatten extends Module {
 
 function requireDim(op: string, dim: number): number {
   if (!Number.isInteger(dim))
-    throw new ArgumentError(`${op}: a dimension must be a whole number; got ${String(dim)}. Negative numbers count from the end.`);
+    throw new ArgumentError(
+      `${op}: a dimension must be a whole number; got ${String(dim)}. Negative numbers count from the end.`,
+    );
   return dim;
 }
 

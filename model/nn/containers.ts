@@ -76,7 +76,10 @@ export class ModuleList<M extends AnyModule = Module> extends Indexed<M, readonl
 }
 
 /** Modules by name that a `forward` calls itself. It has no forward of its own. */
-export class ModuleDict<M extends AnyModule = Module> extends Module<readonly [], never> implements Iterable<[string, M]> {
+export class ModuleDict<M extends AnyModule = Module>
+  extends Module<readonly [], never>
+  implements Iterable<[string, M]>
+{
   constructor(modules: Readonly<Record<string, M>> = {}) {
     super();
     for (const [name, module] of Object.entries(modules)) this.set(name, module);
@@ -107,9 +110,13 @@ export class ModuleDict<M extends AnyModule = Module> extends Module<readonly []
   set(name: string, module: M): this {
     requireModule("ModuleDict", module);
     if (typeof name !== "string" || name === "" || name.includes("."))
-      throw new ArgumentError(`ModuleDict: a name must be a text without a dot; got ${JSON.stringify(name)}. Rename it.`);
+      throw new ArgumentError(
+        `ModuleDict: a name must be a text without a dot; got ${JSON.stringify(name)}. Rename it.`,
+      );
     if (!this.has(name) && name in this)
-      throw new ArgumentError(`ModuleDict: "${name}" is the name of a field or method of ModuleDict. Use another name.`);
+      throw new ArgumentError(
+        `ModuleDict: "${name}" is the name of a field or method of ModuleDict. Use another name.`,
+      );
     this.setChild(name, module);
     return this;
   }

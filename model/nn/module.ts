@@ -18,8 +18,8 @@ import {
 } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { castInto } from "../../kernels/index.ts";
-import { Hooks } from "./hooks.ts";
-import type { ForwardHook, ForwardPreHook, RemovableHandle } from "./hooks.ts";
+import { Hookable } from "./hooks.ts";
+import type { ForwardHook, ForwardPreHook } from "./hooks.ts";
 import { Buffer, Parameter, isOwned } from "./parameter.ts";
 import type { Owned } from "./parameter.ts";
 import { StateDictError, haveSameBits, isSameView, problemsOf } from "./state_dict.ts";
@@ -45,13 +45,15 @@ interface OutermostCall {
 
 let outermost: OutermostCall | null = null;
 
-export abstract class Module<Args extends readonly unknown[] = readonly [Tensor], Result = Tensor> {
+export abstract class Module<Args extends readonly unknown[] = readonly [Tensor], Result = Tensor> extends Hookable<
+  ForwardPreHook<Module<Args, Result>, Args>,
+  ForwardHook<Module<Args, Result>, Args, Result>
+> {
   /** False after `eval()`: dropout and the like are off. */
   training = true;
   private label = "";
   private named = false;
   private entered = false;
-  private hooks: Hooks | null = null;
 
   abstract forward(...args: Args): Result;
 
@@ -63,28 +65,11 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
    */
   call(...args: Args): Result {
     if (!this.named) this.nameChildren("");
-    const { hooks } = this;
-    const run = (): Result => scope(() => (hooks ? hooks.run(this, args) : this.forward(...args)));
+    const run = (): Result => scope(() => this.withHooks(args, (...given) => this.forward(...given)));
     const labelled = (): Result => (this.label ? withLabel(this.label, run) : run());
     if (!outermost) return this.callOutermost(args, labelled);
     requireModule(outermost, this as AnyModule);
     return labelled();
-  }
-
-  /**
-   * Calls `hook(module, args)` before each forward. An array that it returns replaces the arguments. It runs inside the scope of the call, and
-   * once in a captured program. Returns a handle that removes the hook.
-   */
-  registerForwardPreHook(hook: ForwardPreHook<this, Args>): RemovableHandle {
-    return (this.hooks ??= new Hooks()).add("before", hook as ForwardPreHook<unknown, never>);
-  }
-
-  /**
-   * Calls `hook(module, args, result)` after each forward. A value that it returns replaces the result. It runs inside the scope of the call, and
-   * once in a captured program: `result.detach().keep()` outlives both. Returns a handle that removes the hook.
-   */
-  registerForwardHook(hook: ForwardHook<this, Args, Result>): RemovableHandle {
-    return (this.hooks ??= new Hooks()).add("after", hook as ForwardHook<unknown, never, never>);
   }
 
   /** The modules in this module's fields, by path: `mlp`, `layers.0`. A module with two paths has the first. */
@@ -398,11 +383,7 @@ function ownedBy(module: AnyModule): Generator<[string, AnyModule | Owned]> {
 }
 
 /** Every path of every parameter below a module; a module that contains itself is entered once. */
-function* pathsBelow(
-  module: AnyModule,
-  prefix: string,
-  open: readonly AnyModule[] = [],
-): Generator<[string, Owned]> {
+function* pathsBelow(module: AnyModule, prefix: string, open: readonly AnyModule[] = []): Generator<[string, Owned]> {
   const inside = [...open, module];
   for (const [name, value] of ownedBy(module)) {
     if (isOwned(value)) yield [prefix + name, value];

@@ -1,12 +1,5 @@
 /** State dicts: tensors by field path, and what does not fit when one is loaded. */
-import {
-  JanusError,
-  elementBytes,
-  noGrad,
-  sameShape,
-  scope,
-  shapeText,
-} from "../../engine/index.ts";
+import { JanusError, elementBytes, noGrad, sameShape, scope, shapeText } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { cast, contiguous } from "../../kernels/index.ts";
 
@@ -46,4 +39,3 @@ export async function haveSameBits(a: Tensor, b: Tensor): Promise<boolean> {
     for (const t of [left, right]) t.dispose();
   }
 }
-

@@ -1,5 +1,14 @@
 /** The tensors of a module or an optimizer as one safetensors file: bytes here, files in model/node/state_file.ts. */
-import { ArgumentError, DTYPES, elementBytes, knownOptions, noGrad, scope, tensor, tensorFromBytes } from "../../engine/index.ts";
+import {
+  ArgumentError,
+  DTYPES,
+  elementBytes,
+  knownOptions,
+  noGrad,
+  scope,
+  tensor,
+  tensorFromBytes,
+} from "../../engine/index.ts";
 import type { DType, Device, Tensor } from "../../engine/index.ts";
 import { contiguous } from "../../kernels/index.ts";
 import { blobFile, bytesFile } from "../io/bytes.ts";
@@ -78,7 +87,9 @@ function fileOf(source: Uint8Array | Blob | RandomAccess): RandomAccess {
 
 function checkedState(op: string, holder: Stateful): Readonly<Record<string, Tensor>> {
   if (typeof holder?.stateDict !== "function" || typeof holder.loadStateDict !== "function")
-    throw new ArgumentError(`${op}: the first argument must be a module or an optimizer; got ${String(holder)}. Pass it first.`);
+    throw new ArgumentError(
+      `${op}: the first argument must be a module or an optimizer; got ${String(holder)}. Pass it first.`,
+    );
   return holder.stateDict();
 }
 
@@ -113,13 +124,18 @@ async function readTensor(file: RandomAccess, stored: StoredTensor, device?: Dev
   const data = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   const read = READERS[dtype];
   if (!read)
-    throw new SafetensorsError(`load: ${quote(name)} must be of a dtype that has one here; got ${dtype}. Cast it before saving.`);
+    throw new SafetensorsError(
+      `load: ${quote(name)} must be of a dtype that has one here; got ${dtype}. Cast it before saving.`,
+    );
   const size = storedElementBytes(dtype);
   const values = Array.from({ length: bytes.length / size }, (_, i) => read(data, i * size));
   const outside = dtype === "f64" ? undefined : values.find((v) => v < -(2 ** 31) || v >= 2 ** 31);
   if (outside !== undefined)
     throw new SafetensorsError(`load: values of ${quote(name)} must fit i32; got ${outside}. Cast it before saving.`);
-  return tensor(dtype === "f64" ? Float32Array.from(values) : Int32Array.from(values), { shape, ...(device && { device }) }).keep();
+  return tensor(dtype === "f64" ? Float32Array.from(values) : Int32Array.from(values), {
+    shape,
+    ...(device && { device }),
+  }).keep();
 }
 
 const isEngineDType = (dtype: StoredDType): dtype is DType & StoredDType => Object.hasOwn(DTYPES, dtype);

@@ -28,10 +28,8 @@ describe("containers", () => {
       "2.running_var",
       "2.num_batches_tracked",
     ]);
-    const dict = new nn.ModuleDict<nn.AnyModule>({
-      a: new nn.Linear(2, 3),
-      b: new nn.ModuleList([new nn.Linear(2, 2)]),
-    });
+    const inner = new nn.ModuleList([new nn.Linear(2, 2)]);
+    const dict = new nn.ModuleDict<nn.AnyModule>({ a: new nn.Linear(2, 3), b: inner });
     expect(Object.keys(dict.stateDict())).toEqual(["a.weight", "a.bias", "b.0.weight", "b.0.bias"]);
     expect(dict.keys()).toEqual(["a", "b"]);
     for (const m of [net, dict]) m.dispose();
@@ -58,14 +56,20 @@ describe("containers", () => {
     device.offLaunch(listener);
     expect([...labels]).toEqual(expect.arrayContaining(["layers.0", "layers.1", "heads.main"]));
     net.eval();
-    expect([net.layers.length, net.layers.at(-1)!.training, net.heads.get("main")!.training]).toEqual([2, false, false]);
+    expect([net.layers.length, net.layers.at(-1)!.training, net.heads.get("main")!.training]).toEqual([
+      2,
+      false,
+      false,
+    ]);
     net.dispose();
   });
 
   it("refuse what is no module, and names that cannot be", () => {
     const linear = new nn.Linear(2, 2);
     expect(() => new nn.Sequential([linear] as never)).toThrow(/got an array. Spread it/);
-    expect(() => new nn.ModuleList([F.relu as never])).toThrow(/ModuleList: modules must be Module objects; got a function/);
+    expect(() => new nn.ModuleList([F.relu as never])).toThrow(
+      /ModuleList: modules must be Module objects; got a function/,
+    );
     expect(() => new nn.ModuleDict({ training: linear })).toThrow(/"training" is the name of a field/);
     expect(() => new nn.ModuleDict({ "a.b": linear })).toThrow(/without a dot/);
     const list = new nn.ModuleList([linear]);
@@ -133,7 +137,9 @@ describe("options", () => {
     scope(() => {
       for (const [op, make] of Object.entries(cases)) {
         expect(() => make({ weight_decaay: 1 } as never), op).toThrow(ArgumentError);
-        expect(() => make({ weight_decaay: 1 } as never), op).toThrow(new RegExp(`^${op}: options must be .*got weight_decaay`));
+        expect(() => make({ weight_decaay: 1 } as never), op).toThrow(
+          new RegExp(`^${op}: options must be .*got weight_decaay`),
+        );
         expect(() => make(false as never), op).toThrow(/options must be an object/);
       }
       const w = F.zeros([1]);
@@ -172,7 +178,8 @@ describe("options", () => {
 });
 
 describe("learning-rate schedules", () => {
-  const values = (schedule: nn.Schedule, count: number): number[] => Array.from({ length: count }, (_, i) => schedule(i));
+  const values = (schedule: nn.Schedule, count: number): number[] =>
+    Array.from({ length: count }, (_, i) => schedule(i));
 
   // torch.optim.lr_scheduler.CosineAnnealingLR(T_max=8, eta_min=0.1), LinearLR(1, 0, total_iters=8), LinearLR(0.25, total_iters=3), at lr 0.5
   it("equal PyTorch's", () => {

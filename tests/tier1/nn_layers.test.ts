@@ -29,7 +29,8 @@ const values = JSON.parse(readFileSync(new URL("../nn_values.json", import.meta.
 const activations = values as unknown as Readonly<Record<string, Pick<Norm, "y" | "dx">>>;
 const device = useDevice();
 
-const wave = (count: number): Float32Array => Float32Array.from({ length: count }, (_, i) => (((i * 37 + 11) % 23) - 11) / 7);
+const wave = (count: number): Float32Array =>
+  Float32Array.from({ length: count }, (_, i) => (((i * 37 + 11) % 23) - 11) / 7);
 const sized = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
 
 async function near(t: Tensor | null, expected: readonly number[], what: string): Promise<void> {
@@ -85,7 +86,10 @@ describe("batch normalisation", () => {
 
 describe("layers", () => {
   it("LayerNorm and GroupNorm have PyTorch's eps", async () => {
-    const x = tensor(wave(8).map((v) => v * 0.002), { shape: [2, 4] });
+    const x = tensor(
+      wave(8).map((v) => v * 0.002),
+      { shape: [2, 4] },
+    );
     const [layer, group] = [new nn.LayerNorm(4), new nn.GroupNorm(2, 4)];
     const [a, b] = [layer.call(x), group.call(x)];
     await near(a, values.ln, "LayerNorm");

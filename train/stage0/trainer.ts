@@ -8,6 +8,7 @@ import {
   Generator,
   OutOfMemoryError,
   backward,
+  knownOptions,
   noGrad,
   scope,
   tensor,
@@ -64,6 +65,11 @@ export interface VqTrainingOptions {
   /** The processes that train together; this one alone by default. */
   readonly ranks?: Ranks;
 }
+
+const OPTIONS = [
+  ...["lr", "beta1", "beta2", "epsilon", "weightDecay", "maxNorm"],
+  ...["commitment", "rateWeight", "adversarial", "seed", "ranks"],
+] satisfies (keyof VqTrainingOptions)[];
 
 /** What the settings of a run of stage 0 say of it. */
 export function vqOptions(config: TokenizerConfig): VqTrainingOptions {
@@ -186,6 +192,7 @@ export class VqTraining {
   private skipped = 0;
 
   constructor(vq: VqModel, options: VqTrainingOptions) {
+    knownOptions("VqTraining", options, OPTIONS);
     this.vq = vq;
     this.options = options;
     this.ranks = options.ranks ?? ONE_PROCESS;

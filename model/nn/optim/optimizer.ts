@@ -45,7 +45,12 @@ export interface OptimizerOptions {
 }
 
 /** Names of `OptimizerOptions`. */
-export const OPTIMIZER_OPTIONS = ["lr", "maxNorm", "lossScaling", "emaDecay"] as const satisfies readonly (keyof OptimizerOptions)[];
+export const OPTIMIZER_OPTIONS = [
+  "lr",
+  "maxNorm",
+  "lossScaling",
+  "emaDecay",
+] as const satisfies readonly (keyof OptimizerOptions)[];
 
 /** What the device knows of the last step; reading it waits for the GPU. */
 export interface OptimizerReport {

@@ -32,7 +32,9 @@ export function constantSchedule(options: ConstantScheduleOptions): Schedule {
   checkRates("constantSchedule", { lr });
   checkSteps("constantSchedule", { warmup, cooldown, ...(steps !== Infinity && { steps }) });
   if (cooldown > 0 && steps === Infinity)
-    throw new ArgumentError(`constantSchedule: steps must be given with cooldown ${cooldown}; got none. Pass the steps of the run.`);
+    throw new ArgumentError(
+      `constantSchedule: steps must be given with cooldown ${cooldown}; got none. Pass the steps of the run.`,
+    );
   return (step) => {
     const rate = warm(lr, warmup, step);
     const left = steps - step;
