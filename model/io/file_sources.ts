@@ -22,9 +22,9 @@ export type Files =
 /** The source of `files`. Throws `ArgumentError` for anything else, for files of several folders, and for two files of one name. */
 export function fileSourceOf(op: string, files: Files): FileSource {
   if (typeof files === "string" || files instanceof URL) return urlSource(op, files);
-  if (isFileSource(files)) return files;
-  if (files instanceof Map) return fileSet("the files", checkedFiles(op, [...files]));
   if (typeof files === "object" && files !== null) {
+    if (isFileSource(files)) return files;
+    if (files instanceof Map) return fileSet("the files", checkedFiles(op, [...files]));
     const list = listOf(files);
     if (list) return chosenFiles(op, list);
     if (!(files instanceof Blob) && !ArrayBuffer.isView(files))

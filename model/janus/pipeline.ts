@@ -170,7 +170,10 @@ export class Janus {
   async decodeImage(tokenIds: readonly number[]): Promise<RgbImage> {
     const { vqmodel } = this.model.model;
     const picture = tokenIds.length === vqmodel.side ** 2 ? await decodePicture(vqmodel, tokenIds) : null;
-    if (!picture) throw new ArgumentError(`decodeImage: ${tokenIds.length} codes; a picture has ${vqmodel.side ** 2}`);
+    if (!picture)
+      throw new ArgumentError(
+        `decodeImage: an image must have ${vqmodel.side ** 2} codes; got ${tokenIds.length}. Pass all codes of one image.`,
+      );
     return picture;
   }
 

@@ -47,7 +47,9 @@ export class Linear extends Module {
     const bound = 1 / Math.sqrt(inFeatures);
     this.weight = options.weight ?? uniform([outFeatures, inFeatures], bound, options);
     if (this.weight.shape.join() !== `${outFeatures},${inFeatures}`)
-      throw new ArgumentError(`Linear: weight must be [${outFeatures}, ${inFeatures}]; got ${this.weight}`);
+      throw new ArgumentError(
+        `Linear: weight must be [${outFeatures}, ${inFeatures}]; got ${this.weight}. Check inFeatures and outFeatures.`,
+      );
     this.bias = (options.bias ?? true) ? uniform([outFeatures], bound, options) : null;
   }
 
@@ -123,7 +125,9 @@ export class GroupNorm extends Module {
     knownOptions("GroupNorm", options, [...LAYER_OPTIONS, "eps", "swish"]);
     requirePositive("GroupNorm", { groups, channels });
     if (channels % groups)
-      throw new ArgumentError(`GroupNorm: ${channels} channels do not split into ${groups} groups`);
+      throw new ArgumentError(
+        `GroupNorm: channels must be a multiple of groups; got ${channels} channels and ${groups} groups. Change one.`,
+      );
     this.weight = constant([channels], 1, options);
     this.bias = constant([channels], 0, options);
     this.groups = groups;

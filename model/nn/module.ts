@@ -168,7 +168,8 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
 
   /** Freezes (false) or unfreezes the parameters here and below; drops the gradients of frozen ones. */
   setRequiresGrad(on: boolean): this {
-    for (const parameter of this.parameters()) {
+    for (const [, parameter] of this.allNames("")) {
+      if (parameter instanceof Buffer) continue;
       parameter.requiresGrad = on;
       if (!on) zeroGradients([parameter]);
     }
@@ -471,6 +472,7 @@ function requireKey(key: unknown, where: string | null, item: object): string {
 /** Throws unless `n` is a whole number of at least 1. */
 export function requirePositive(op: string, values: Readonly<Record<string, number>>): void {
   for (const [name, n] of Object.entries(values)) {
-    if (!Number.isInteger(n) || n < 1) throw new ArgumentError(`${op}: ${name} is ${n}; a whole number of at least 1`);
+    if (!Number.isInteger(n) || n < 1)
+      throw new ArgumentError(`${op}: ${name} must be a whole number of at least 1; got ${n}. Change it.`);
   }
 }

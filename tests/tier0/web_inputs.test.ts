@@ -13,7 +13,7 @@ import { fileSourceOf } from "../../model/io/file_sources.ts";
 import type { Files } from "../../model/io/file_sources.ts";
 import { IoError } from "../../model/io/errors.ts";
 import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
-import { Janus as NodeJanus } from "../../model/janus/node/index.ts";
+import { Janus as NodeJanus, encodePng } from "../../model/janus/node/index.ts";
 import { errorOf } from "../gpu.ts";
 
 const folder = fileURLToPath(new URL("../../examples/shapes/checkpoint", import.meta.url));
@@ -128,10 +128,10 @@ describe("images", () => {
     }
     const reader = Object.create(Reader.prototype) as Reader;
     Object.assign(reader, { pictures: {} });
-    const png = Uint8Array.from(atob("iVBORw0KGgoAAAANSUhEUgAAAAIAAAABCAIAAAB7QOjdAAAAD0lEQVR42mNkZGL69fsPAAGrAQ2tEDRzAAAAAElFTkSuQmCC"), (c) => c.charCodeAt(0)); // prettier-ignore
+    const png = new Uint8Array(await encodePng(image));
     for (const input of [image, { width: 2, height: 1, data: rgba }] as const)
       expect(await reader.read(input)).toEqual(image);
-    expect(await reader.read(new Blob([png]))).toEqual(await reader.read(png));
+    for (const file of [png, new Blob([png])]) expect(await reader.read(file)).toEqual(image);
     for (const wrong of [3, null, undefined, {}, { ...image, height: 2 }, { data: [1, 2, 3] }])
       expect(await errorOf(() => reader.read(wrong as never)), String(wrong)).toBeInstanceOf(ArgumentError);
     const base = Object.create(Janus.prototype) as Reader;

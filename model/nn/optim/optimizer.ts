@@ -91,22 +91,24 @@ export class Optimizer {
     const names = parameters.map((p, i) => p.name ?? String(i));
     const twice = names.find((n, i) => names.indexOf(n) < i);
     if (twice !== undefined)
-      throw new ArgumentError(`Optimizer: two parameters are named "${twice}"; names are unique`);
+      throw new ArgumentError(`Optimizer: names must be unique; got two parameters named "${twice}". Rename one.`);
     const device = checkTensors("Optimizer", ...parameters.flatMap((p) => [p.tensor, p.master]));
     requireApart(parameters.map(({ tensor }, i) => [names[i]!, tensor]));
     for (const { tensor, master, rule } of parameters) {
       rule.check?.(tensor);
       if (master && (tensor.dtype === "f32" || master.dtype !== "f32" || master.shape.join() !== tensor.shape.join())) {
-        throw new ArgumentError(`Optimizer: master ${master} for ${tensor}; f32 of the shape of a 16-bit parameter`);
+        throw new ArgumentError(
+          `Optimizer: a master must be f32 of the shape of a 16-bit parameter; got ${master} for ${tensor}. Leave it out.`,
+        );
       }
     }
     this.rate = checkRate(options.lr ?? 1e-3);
     const { lossScaling, emaDecay } = options;
     const { initScale: scale = 2 ** 16 } = lossScaling ?? { initScale: 1 };
     if (!(scale >= 1 && scale <= 1e38))
-      throw new ArgumentError(`Optimizer: a loss scale of ${scale}; from 1 to 1e38, which f32 holds`);
+      throw new ArgumentError(`Optimizer: initScale must be from 1 to 1e38, which f32 holds; got ${scale}. Change it.`);
     if (emaDecay !== undefined && !(emaDecay > 0 && emaDecay < 1))
-      throw new ArgumentError(`Optimizer: decay ${emaDecay} of the moving averages; above 0, below 1`);
+      throw new ArgumentError(`Optimizer: emaDecay must be above 0 and below 1; got ${emaDecay}. Change it.`);
     this.options = options;
     this.state = adamwState(this.rate, { scale, device }).keep();
     this.steps = zeros([parameters.length, 3], { device }).keep();
@@ -146,7 +148,10 @@ export class Optimizer {
    */
   step(losses: Tensor | null = null): void {
     const ready = this.slots.filter((s) => s.tensor.grad);
-    if (!ready.length) throw new ArgumentError("Optimizer.step: no parameter has a gradient; call backward first");
+    if (!ready.length)
+      throw new ArgumentError(
+        "Optimizer.step: at least one parameter must have a gradient; got none. Call backward first.",
+      );
     this.state.device.atomic(() => scope(() => this.launchStep(ready, losses)));
   }
 
@@ -203,14 +208,17 @@ export class Optimizer {
   async loadStateDict(dict: Readonly<Record<string, Tensor>>): Promise<void> {
     const own = this.stateDict();
     for (const name of Object.keys(dict))
-      if (!own[name]) throw new ArgumentError(`Optimizer.loadStateDict: "${name}" is not of this optimizer`);
+      if (!own[name])
+        throw new ArgumentError(
+          `Optimizer.loadStateDict: every name must be one of this optimizer; got "${name}". Load a state of the same parameters and rules.`,
+        );
     const isOld = !dict["steps"];
     if (isOld) delete own["steps"];
     for (const [name, into] of Object.entries(own)) {
       const from = dict[name];
       if (from?.shape.join() !== into.shape.join())
         throw new ArgumentError(
-          `Optimizer.loadStateDict: "${name}" ${from ? `is ${from}, this optimizer's is ${into}` : "is missing"}`,
+          `Optimizer.loadStateDict: "${name}" must be ${into}; got ${from ? String(from) : "none"}. Load a state of the same parameters and rules.`,
         );
     }
     scope(() => {
@@ -311,6 +319,7 @@ function requireApart(parameters: readonly (readonly [string, Tensor])[]): void 
 }
 
 function checkRate(rate: number): number {
-  if (!(rate >= 0 && rate < Infinity)) throw new ArgumentError(`Optimizer: learning rate ${rate}; a finite number ≥ 0`);
+  if (!(rate >= 0 && rate < Infinity))
+    throw new ArgumentError(`Optimizer: lr must be a finite number of at least 0; got ${rate}. Change it.`);
   return rate;
 }

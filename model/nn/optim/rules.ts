@@ -83,13 +83,14 @@ export function muon(options: MuonRuleOptions = {}): Rule {
   const { momentum = 0.95, weightDecay = 0, beta1 = 0.9, beta2 = 0.999 } = options;
   requireDecay("muon", weightDecay);
   if (!(momentum >= 0 && momentum < 1))
-    throw new ArgumentError(`muon: momentum ${momentum} of Muon; at least 0, below 1`);
+    throw new ArgumentError(`muon: momentum must be at least 0 and below 1; got ${momentum}. Change it.`);
   return {
     moments: ["m"],
     betas: { beta1, beta2 },
     isJoint: true,
     check: (parameter) => {
-      if (parameter.rank !== 2) throw new ArgumentError(`muon: ${parameter}; it moves matrices only`);
+      if (parameter.rank !== 2)
+        throw new ArgumentError(`muon: a parameter must be a matrix; got ${parameter}. Give it another rule.`);
     },
     step: (parameters, { state, emaDecay }) => {
       for (const alike of groupBy(parameters, ({ master }) => master.shape.join()).values()) {
@@ -155,5 +156,7 @@ const sharedOf = ({
 
 function requireDecay(rule: string, weightDecay: number): void {
   if (!(weightDecay >= 0 && weightDecay < Infinity))
-    throw new ArgumentError(`${rule}: weightDecay ${weightDecay}; a finite number of at least 0`);
+    throw new ArgumentError(
+      `${rule}: weightDecay must be a finite number of at least 0; got ${weightDecay}. Change it.`,
+    );
 }
