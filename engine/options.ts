@@ -22,6 +22,9 @@ export function knownOptions(op: string, options: object, known: readonly string
   }
 }
 
+/** The names of the options type `T`, for `knownOptions`: a name that is missing does not compile. */
+export const optionNames = <T>(names: Readonly<Record<keyof Required<T>, true>>): string[] => Object.keys(names);
+
 const allOf = (known: readonly string[]): string =>
   known.length ? `Known options: ${known.join(", ")}.` : "It has no options.";
 

@@ -9,7 +9,7 @@ import { dirname, join } from "node:path";
 import { ensureSetup, npm, root, tool } from "./setup.mjs";
 
 const useOfEach = `
-import { Device, F, setDevice, tensor } from "janus-webgpu";
+import { Device, F, load, save, setDevice, tensor } from "janus-webgpu";
 import * as engine from "janus-webgpu/engine";
 import * as kernels from "janus-webgpu/kernels";
 import * as nn from "janus-webgpu/nn";
@@ -23,6 +23,8 @@ setDevice(await Device.create());
 const consumer = `${useOfEach}
 const sum = await tensor([1, 2, 3, 4]).square().sum().item();
 if (sum !== 30) throw new Error("1 + 4 + 9 + 16 gave " + String(sum));
+const net = new nn.Sequential(new nn.Linear(2, 2), new nn.BatchNorm1d(2));
+await load(net, await save(net));
 `;
 
 // Training loads in a browser too: a step of a small model, taken on a device that only counts.

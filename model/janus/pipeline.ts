@@ -2,7 +2,7 @@
  * `Janus`: a checkpoint ready to be used. Questions about pictures and pictures of prompts, as streams for those who watch and as promises
  * for those who wait; below it the bare model. Works on files from anywhere; the names of the hub and paths of Node are in `node/`.
  */
-import { ArgumentError, getDevice, knownOptions, noGrad, scope, tensor } from "../../engine/index.ts";
+import { ArgumentError, getDevice, knownOptions, noGrad, optionNames, scope, tensor } from "../../engine/index.ts";
 import type { Device, Tensor } from "../../engine/index.ts";
 import { cat } from "../../kernels/index.ts";
 import type { FileSource } from "../io/bytes.ts";
@@ -45,12 +45,9 @@ export interface AskOptions extends AnswerOptions {
 
 export interface GenerateOptions extends ImageOptions {}
 
-/** The names of an options type; a name that is missing here does not compile. */
-const namesOf = <T>(names: Readonly<Record<keyof Required<T>, true>>): string[] => Object.keys(names);
-
 const DECODING = { cacheDType: true, eager: true, verify: true, signal: true } as const;
 const SAMPLING = { temperature: true, topK: true, topP: true, seed: true } as const;
-const ANSWER_OPTIONS = namesOf<Omit<AskOptions, "images">>({
+const ANSWER_OPTIONS = optionNames<Omit<AskOptions, "images">>({
   ...SAMPLING,
   ...DECODING,
   system: true,
@@ -59,9 +56,9 @@ const ANSWER_OPTIONS = namesOf<Omit<AskOptions, "images">>({
   repetitionPenalty: true,
   suppressTokens: true,
 });
-const GENERATE_OPTIONS = namesOf<GenerateOptions>({ ...SAMPLING, ...DECODING, n: true, guidance: true });
+const GENERATE_OPTIONS = optionNames<GenerateOptions>({ ...SAMPLING, ...DECODING, n: true, guidance: true });
 /** Names of `LoadOptions`. */
-export const LOAD_OPTIONS = namesOf<LoadOptions>({
+export const LOAD_OPTIONS = optionNames<LoadOptions>({
   device: true,
   dtype: true,
   onProgress: true,

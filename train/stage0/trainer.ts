@@ -10,6 +10,7 @@ import {
   backward,
   knownOptions,
   noGrad,
+  optionNames,
   scope,
   tensor,
   zeroGradients,
@@ -66,10 +67,19 @@ export interface VqTrainingOptions {
   readonly ranks?: Ranks;
 }
 
-const OPTIONS = [
-  ...["lr", "beta1", "beta2", "epsilon", "weightDecay", "maxNorm"],
-  ...["commitment", "rateWeight", "adversarial", "seed", "ranks"],
-] satisfies (keyof VqTrainingOptions)[];
+const OPTIONS = optionNames<VqTrainingOptions>({
+  lr: true,
+  beta1: true,
+  beta2: true,
+  epsilon: true,
+  weightDecay: true,
+  maxNorm: true,
+  commitment: true,
+  rateWeight: true,
+  adversarial: true,
+  seed: true,
+  ranks: true,
+});
 
 /** What the settings of a run of stage 0 say of it. */
 export function vqOptions(config: TokenizerConfig): VqTrainingOptions {
