@@ -50,13 +50,15 @@ export interface TensorOptions {
 }
 
 export class Tensor {
-  readonly storage: DeviceStorage;
+  // First what consoles of browsers show of an object: they have no `inspect`.
   readonly shape: Shape;
+  readonly dtype: DType;
+  readonly device: Device;
+  readonly storage: DeviceStorage;
   /** Elements to step for the next index of each dimension. */
   readonly strides: readonly number[];
   /** Elements from the start of the storage. */
   readonly offset: number;
-  readonly dtype: DType;
   /** Number of elements. */
   readonly size: number;
   /** Gradient accumulated by `backward()`, f32, for leaves that require one. */
@@ -75,18 +77,15 @@ export class Tensor {
     strides: readonly number[] = contiguousStrides(shape),
     offset = 0,
   ) {
-    this.storage = storage;
-    this.held = { storage, node: null };
     this.shape = shape;
     this.dtype = dtype;
+    this.device = storage.device;
+    this.storage = storage;
+    this.held = { storage, node: null };
     this.strides = strides;
     this.offset = offset;
     this.size = sizeOf(shape);
     if (!adoptIntoScope(this)) this.watch();
-  }
-
-  get device(): Device {
-    return this.storage.device;
   }
 
   /** The tape entry that made it; null for leaves. */
@@ -277,6 +276,19 @@ export class Tensor {
 
   toString(): string {
     const head = `Tensor(${shapeText(this.shape)} ${this.dtype}${this.gone ? ", disposed" : ""})`;
+    return this.cached ? `${head} ${format(this.cached, this.shape)}` : head;
+  }
+
+  /** What `console.log` of Node shows. */
+  [Symbol.for("nodejs.util.inspect.custom")](): string {
+    return this.description();
+  }
+
+  /** Shape, dtype, device, and what else a person wants to see of it. */
+  private description(): string {
+    const state = this.gone ? ", disposed" : "";
+    const grad = this.wantsGrad ? ", requiresGrad" : this.node ? `, made by ${this.node.name}` : "";
+    const head = `${this.constructor.name}(${shapeText(this.shape)} ${this.dtype} on ${this.device}${grad}${state})`;
     return this.cached ? `${head} ${format(this.cached, this.shape)}` : head;
   }
 

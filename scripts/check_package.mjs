@@ -1,14 +1,15 @@
 // `npm run check:package`: builds and packs the package, checks it with publint and attw, then uses it as a stranger would:
-// installed in an empty folder, its command run, imported by Node, type-checked, and bundled by Vite. Computes on the adapter each time.
+// installed in an empty folder, its command run, imported by Node, type-checked, the README's examples too, bundled by Vite and loaded from Vite's
+// development server. Computes on the adapter each time.
 
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { ensureSetup, npm, root, tool } from "./setup.mjs";
 
 const useOfEach = `
-import { Device, F, setDevice, tensor } from "janus-webgpu";
+import { Device, F, load, save, setDevice, tensor } from "janus-webgpu";
 import * as engine from "janus-webgpu/engine";
 import * as kernels from "janus-webgpu/kernels";
 import * as nn from "janus-webgpu/nn";
@@ -22,6 +23,8 @@ setDevice(await Device.create());
 const consumer = `${useOfEach}
 const sum = await tensor([1, 2, 3, 4]).square().sum().item();
 if (sum !== 30) throw new Error("1 + 4 + 9 + 16 gave " + String(sum));
+const net = new nn.Sequential(new nn.Linear(2, 2), new nn.BatchNorm1d(2));
+await load(net, await save(net));
 `;
 
 // Training loads in a browser too: a step of a small model, taken on a device that only counts.
@@ -66,6 +69,19 @@ const typesConfigs = {
   },
 };
 
+// README's examples compile as they stand, in each way in which TypeScript finds packages, with the types of Node and of browsers.
+const resolutions = {
+  bundler: { module: "esnext", moduleResolution: "bundler" },
+  node16: { module: "node16" },
+  nodenext: { module: "nodenext" },
+};
+
+// Vite's development server: the same training program, and the text of every kernel.
+const development = `import { loadKernels } from "janus-webgpu/engine";${training}
+await loadKernels();
+console.log("trained with " + launches + " launches");
+`;
+
 const viteConfig = `export default {
   base: "./",
   logLevel: "warn",
@@ -105,6 +121,34 @@ function checkCommand(home, env) {
   if (!existsSync(join(home, images[0].path))) throw new Error("janus generate --model shapes wrote no picture");
 }
 
+/** Compiles the TypeScript blocks of README.md against the installed package. */
+function checkReadme(home) {
+  const text = readFileSync(join(root, "README.md"), "utf8");
+  const blocks = [...text.matchAll(/^```ts\n(.*?)^```$/gms)].map(([, code]) => code);
+  if (blocks.length < 6) throw new Error(`README.md has ${blocks.length} examples in TypeScript; it had 6`);
+  const files = blocks.map((code, i) => {
+    writeFileSync(join(home, `readme_${i}.ts`), `${code}\nexport {};\n`);
+    return `readme_${i}.ts`;
+  });
+  for (const [name, resolution] of Object.entries(resolutions)) {
+    const typeRoots = [join(root, "node_modules", "@types")];
+    const options = { target: "es2023", strict: true, noEmit: true, ...resolution, types: ["node"], typeRoots };
+    writeFileSync(join(home, "tsconfig.json"), JSON.stringify({ compilerOptions: options, files }));
+    node(`README's examples (${name})`, tool("typescript", "tsc"), ["-p", "."], { cwd: home });
+  }
+}
+
+/** Loads the page's module from Vite's development server, without Node's modules and globals. */
+function checkViteDev(home) {
+  writeFileSync(join(home, "development.js"), development);
+  writeFileSync(join(home, "index.html"), '<script type="module" src="/development.js"></script>\n');
+  const script = join(root, "scripts", "vite_dev.mjs");
+  const vite = join(dirname(tool("vite")), "..", "dist", "node", "index.js");
+  const args = ["--no-warnings", script, home, "/development.js", vite];
+  const said = node("load from vite dev", "--experimental-vm-modules", args, { cwd: home });
+  if (!said.includes("trained with")) throw new Error(`vite dev: training did not run\n${said}`);
+}
+
 const filesIn = (dir, ending) => readdirSync(dir, { recursive: true }).filter((path) => path.endsWith(ending));
 
 function checkPackage(temporary) {
@@ -130,6 +174,7 @@ function checkPackage(temporary) {
     writeFileSync(join(home, "tsconfig.json"), JSON.stringify(config));
     node(`types of a consumer (${name})`, tool("typescript", "tsc"), ["-p", "."], { cwd: home });
   }
+  checkReadme(home);
 
   // What is imported late is missed by an import of the entries.
   const installed = join(home, "node_modules", "janus-webgpu");
@@ -158,6 +203,7 @@ function checkPackage(temporary) {
     );
   node(`run the bundle (with ${bundled.length} .wgsl files)`, entry("consumer"), [], { cwd: home, env });
   node("run the bundle of training", entry("training"), [], { cwd: home, env });
+  checkViteDev(home);
 }
 
 const temporary = mkdtempSync(join(tmpdir(), "janus-package-"));

@@ -4,6 +4,7 @@
  */
 import { z } from "zod";
 import { JanusError } from "../engine/errors.ts";
+import { constantSchedule } from "../model/nn/optim/schedules.ts";
 
 /** Settings that cannot be used; each line of the message is one problem with its path. */
 export class TrainConfigError extends JanusError {}
@@ -249,7 +250,5 @@ export function learningRate(
   }: { readonly steps: number; readonly optimizer: Pick<TrainConfig["optimizer"], "lr" | "warmup" | "cooldown"> },
   step: number,
 ): number {
-  const rate = step < warmup ? (lr * (step + 1)) / warmup : lr;
-  const left = steps - step;
-  return left <= cooldown ? (rate * left) / (cooldown + 1) : rate;
+  return constantSchedule({ lr, warmup, cooldown, steps })(step);
 }

@@ -9,7 +9,7 @@ import { imageTokens } from "../model/janus/config.ts";
 import type { JanusConfig } from "../model/janus/config.ts";
 import type { JanusForConditionalGeneration } from "../model/janus/janus.ts";
 import type { Parameter } from "../model/nn/module.ts";
-import { learningRate } from "./config.ts";
+import { checkConfig, learningRate } from "./config.ts";
 import type { TrainConfig } from "./config.ts";
 import { taskLosses, totalLoss } from "./loss.ts";
 import { isFiniteArray, namesNotFinite } from "./not_finite.ts";
@@ -85,7 +85,10 @@ export class Trainer {
   /** Steps whose gradients were not finite, since the beginning of the run. */
   skipped = 0;
 
-  /** @param pad id of tokens behind the last sample of a row */
+  /**
+   * Throws `TrainConfigError` for a setting that is not known or out of range.
+   * @param pad id of tokens behind the last sample of a row
+   */
   constructor(
     model: JanusForConditionalGeneration,
     sizes: JanusConfig,
@@ -93,9 +96,9 @@ export class Trainer {
     pad: number,
     ranks = ONE_PROCESS,
   ) {
+    this.config = config = checkConfig(config, "Trainer");
     this.model = model.train();
     this.sizes = sizes;
-    this.config = config;
     this.pad = pad;
     this.ranks = ranks;
     model.model.language_model.recompute = config.recompute;

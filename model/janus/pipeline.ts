@@ -2,10 +2,12 @@
  * `Janus`: a checkpoint ready to be used. Questions about pictures and pictures of prompts, as streams for those who watch and as promises
  * for those who wait; below it the bare model. Works on files from anywhere; the names of the hub and paths of Node are in `node/`.
  */
-import { ArgumentError, getDevice, noGrad, scope, tensor } from "../../engine/index.ts";
+import { ArgumentError, getDevice, knownOptions, noGrad, optionNames, scope, tensor } from "../../engine/index.ts";
 import type { Device, Tensor } from "../../engine/index.ts";
 import { cat } from "../../kernels/index.ts";
 import type { FileSource } from "../io/bytes.ts";
+import { fileSourceOf } from "../io/file_sources.ts";
+import type { Files } from "../io/file_sources.ts";
 import { openCheckpoint } from "./checkpoint/checkpoint.ts";
 import type { JanusConfig } from "./config.ts";
 import { ImageGeneration } from "./generate_images.ts";
@@ -14,7 +16,10 @@ import { generateAnswers } from "../answers.ts";
 import type { PromptRow } from "../causal.ts";
 import type { AnswerOptions } from "../answers.ts";
 import { understandingPixels } from "../image/preprocess.ts";
+import { checkImage } from "../image/image.ts";
 import type { RgbImage } from "../image/image.ts";
+import { decodeByBrowser, fromCanvas, fromImageData, isCanvas, isImageData } from "../image/web_image.ts";
+import type { CanvasLike, ImageDataLike } from "../image/web_image.ts";
 import { decodePicture, reconstruct } from "./image_codes.ts";
 import type { Reconstruction } from "./image_codes.ts";
 import type { JanusForConditionalGeneration } from "./janus.ts";
@@ -28,8 +33,8 @@ import type { GenerateEvent, Picture } from "./pictures.ts";
 import { Answer } from "../streams.ts";
 import type { AnswerResult } from "../streams.ts";
 
-/** A picture as `Janus` takes it; in Node also a path or the bytes of a file. */
-export type ImageInput = RgbImage | string | Uint8Array;
+/** An image as `Janus` takes it: pixels (RGB, ImageData, a canvas) or an encoded file (bytes, Blob, File); in Node also its path. */
+export type ImageInput = RgbImage | ImageDataLike | CanvasLike | Blob | Uint8Array | string;
 
 export interface AskOptions extends AnswerOptions {
   /** In the order of their placeholders; without placeholders in the question they stand before it. */
@@ -39,6 +44,27 @@ export interface AskOptions extends AnswerOptions {
 }
 
 export interface GenerateOptions extends ImageOptions {}
+
+const DECODING = { cacheDType: true, eager: true, verify: true, signal: true } as const;
+const SAMPLING = { temperature: true, topK: true, topP: true, seed: true } as const;
+const ANSWER_OPTIONS = optionNames<Omit<AskOptions, "images">>({
+  ...SAMPLING,
+  ...DECODING,
+  system: true,
+  maxNewTokens: true,
+  stop: true,
+  repetitionPenalty: true,
+  suppressTokens: true,
+});
+const GENERATE_OPTIONS = optionNames<GenerateOptions>({ ...SAMPLING, ...DECODING, n: true, guidance: true });
+/** Names of `LoadOptions`. */
+export const LOAD_OPTIONS = optionNames<LoadOptions>({
+  device: true,
+  dtype: true,
+  onProgress: true,
+  onNotice: true,
+  signal: true,
+});
 
 export class Janus {
   /** Name of its folder. */
@@ -64,9 +90,22 @@ export class Janus {
     this.fingerprint = hash;
   }
 
-  /** Loads a checkpoint of either layout. Everything is checked before the first byte goes to the device. Throws subclasses of `CheckpointError`. */
-  static async fromFiles(source: FileSource, options: LoadOptions = {}): Promise<Janus> {
-    return new this(...(await this.parts(source, options)));
+  /**
+   * Loads a checkpoint of either layout from its files: `File`s that a person chose, bytes or Blobs by name, the URL of a folder on a server, or a source
+   * of your own. Everything is checked before the first byte goes to the device. Throws `ArgumentError`, subclasses of `IoError`.
+   */
+  static async fromFiles(files: Files, options: LoadOptions = {}): Promise<Janus> {
+    knownOptions("fromFiles", options, LOAD_OPTIONS);
+    return new this(...(await this.parts(fileSourceOf("fromFiles", files), options)));
+  }
+
+  /** Needs Node: the entry of the package there has it. Throws `ArgumentError`. */
+  static fromPretrained(directoryOrName: string, _options: object = {}): Promise<Janus> {
+    return Promise.reject(
+      new ArgumentError(
+        `fromPretrained: it needs Node's files; got "${directoryOrName}" in another runtime. Use Janus.fromFiles with the files or their URL.`,
+      ),
+    );
   }
 
   protected static async parts(source: FileSource, options: LoadOptions): Promise<ConstructorParameters<typeof Janus>> {
@@ -91,6 +130,7 @@ export class Janus {
    * @param question text, in which `<image_placeholder>` may stand for pictures; or the messages of a conversation, the last of the user
    */
   ask(question: string | readonly Message[], options: AskOptions = {}): Answer {
+    knownOptions("ask", options, ["images", ...ANSWER_OPTIONS]);
     return new Answer(this.answer(question, options));
   }
 
@@ -99,6 +139,8 @@ export class Janus {
     questions: readonly { readonly question: string | readonly Message[]; readonly images?: readonly ImageInput[] }[],
     options: Omit<AskOptions, "images"> = {},
   ): Promise<AnswerResult[]> {
+    knownOptions("askAll", options, ANSWER_OPTIONS);
+    for (const [i, one] of questions.entries()) knownOptions(`askAll: question ${i}`, one, ["question", "images"]);
     const asked = await Promise.all(
       questions.map(({ question, images }) => this.encode(question, { ...options, images: images ?? [] })),
     );
@@ -111,6 +153,7 @@ export class Janus {
 
   /** Pictures of a prompt, or `n` of each of several. */
   generate(prompt: string | readonly string[], options: GenerateOptions = {}): Pictures {
+    knownOptions("generate", options, GENERATE_OPTIONS);
     const state: { generation: ImageGeneration | null } = { generation: null };
     return new Pictures(this.draw(typeof prompt === "string" ? [prompt] : prompt, options, state), async () => {
       const codes = (await state.generation?.codes()) ?? [];
@@ -124,7 +167,10 @@ export class Janus {
   async decodeImage(tokenIds: readonly number[]): Promise<RgbImage> {
     const { vqmodel } = this.model.model;
     const picture = tokenIds.length === vqmodel.side ** 2 ? await decodePicture(vqmodel, tokenIds) : null;
-    if (!picture) throw new ArgumentError(`decodeImage: ${tokenIds.length} codes; a picture has ${vqmodel.side ** 2}`);
+    if (!picture)
+      throw new ArgumentError(
+        `decodeImage: an image must have ${vqmodel.side ** 2} codes; got ${tokenIds.length}. Pass all codes of one image.`,
+      );
     return picture;
   }
 
@@ -142,11 +188,19 @@ export class Janus {
     this.dispose();
   }
 
-  /** An input picture as pixels. In Node `node/janus.ts` also reads files. */
+  /** An input image as pixels. In Node `node/janus.ts` reads files itself. */
   protected async image(input: ImageInput): Promise<RgbImage> {
-    if (typeof input === "string" || input instanceof Uint8Array || !(input?.data instanceof Uint8Array))
-      throw new ArgumentError("pictures are {width, height, data} of 8-bit RGB here; decode the file first");
-    return input;
+    if (isCanvas(input)) return fromCanvas(input);
+    if (isImageData(input)) return fromImageData(input);
+    if (input instanceof Uint8Array) return decodeByBrowser(new Blob([input as BlobPart]));
+    if (input instanceof Blob) return decodeByBrowser(input);
+    if (typeof input === "object" && input?.data instanceof Uint8Array) {
+      checkImage("image", input);
+      return input;
+    }
+    throw new ArgumentError(
+      `image: it must be { width, height, data } of 8-bit RGB, ImageData, a canvas, a Blob or the bytes of a file; got ${typeof input === "string" ? `"${input}"` : String(input)}. Fetch or decode it first.`,
+    );
   }
 
   /** A question as token ids and the pixels of its pictures. */

@@ -1,4 +1,9 @@
-/** `nn`: modules, parameters, layers and optimizers. */
+/** `nn`: modules, parameters, layers, containers, optimizers, and modules as files. */
+export * from "./activations.ts";
+export * from "./batch_norm.ts";
+export * from "./containers.ts";
+export type { ForwardHook, ForwardPreHook, RemovableHandle } from "./hooks.ts";
 export * from "./layers.ts";
 export * from "./module.ts";
 export * from "./optim/index.ts";
+export * from "./state_file.ts";

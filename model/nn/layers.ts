@@ -1,6 +1,6 @@
 /** The layers that models are built of: parameters with PyTorch's names, shapes and initial values, and one op each. */
-import { ArgumentError, empty, noGrad, scope } from "../../engine/index.ts";
-import type { DType, Device, Tensor } from "../../engine/index.ts";
+import { ArgumentError, empty, knownOptions, noGrad, scope } from "../../engine/index.ts";
+import type { DType, Device, Tensor, TensorOptions } from "../../engine/index.ts";
 import * as F from "../../kernels/index.ts";
 import { Module, Parameter, requirePositive } from "./module.ts";
 
@@ -11,20 +11,24 @@ export interface LayerOptions {
   readonly init?: boolean;
 }
 
-function own(shape: readonly number[], options: LayerOptions, make: () => Tensor): Parameter {
-  return noGrad(() =>
-    scope(
-      () => new Parameter(options.init === false ? empty(shape, { ...options, label: "parameter" }) : make()),
-    ).keep(),
-  );
+/** Names of `LayerOptions`. */
+export const LAYER_OPTIONS = ["dtype", "device", "init"] as const satisfies readonly (keyof LayerOptions)[];
+
+/** Makes a tensor of a module: outside the tape, and owned by no scope. */
+export const own = <T extends Tensor>(make: () => T): T => noGrad(() => scope(make).keep());
+
+function initial(shape: readonly number[], options: LayerOptions, make: (placed: TensorOptions) => Tensor): Parameter {
+  const { dtype, device, init } = options;
+  const placed = { ...(dtype && { dtype }), ...(device && { device }) };
+  return own(() => new Parameter(init === false ? empty(shape, { ...placed, label: "parameter" }) : make(placed)));
 }
 
-const constant = (shape: readonly number[], value: number, options: LayerOptions): Parameter =>
-  own(shape, options, () => F.full(shape, value, options));
+export const constant = (shape: readonly number[], value: number, options: LayerOptions): Parameter =>
+  initial(shape, options, (placed) => F.full(shape, value, placed));
 
 /** U(−bound, bound); the bound of PyTorch's Linear and Conv2d is 1/√fan_in. */
 const uniform = (shape: readonly number[], bound: number, options: LayerOptions): Parameter =>
-  own(shape, options, () => F.uniform(shape, -bound, bound, options));
+  initial(shape, options, (placed) => F.uniform(shape, -bound, bound, placed));
 
 /** y = x · weightᵀ + bias: x [..., inFeatures] → [..., outFeatures]; weight [outFeatures, inFeatures]. */
 export class Linear extends Module {
@@ -38,11 +42,14 @@ export class Linear extends Module {
     options: LayerOptions & { bias?: boolean; weight?: Parameter } = {},
   ) {
     super();
+    knownOptions("Linear", options, [...LAYER_OPTIONS, "bias", "weight"]);
     requirePositive("Linear", { inFeatures, outFeatures });
     const bound = 1 / Math.sqrt(inFeatures);
     this.weight = options.weight ?? uniform([outFeatures, inFeatures], bound, options);
     if (this.weight.shape.join() !== `${outFeatures},${inFeatures}`)
-      throw new ArgumentError(`Linear: weight must be [${outFeatures}, ${inFeatures}]; got ${this.weight}`);
+      throw new ArgumentError(
+        `Linear: weight must be [${outFeatures}, ${inFeatures}]; got ${this.weight}. Check inFeatures and outFeatures.`,
+      );
     this.bias = (options.bias ?? true) ? uniform([outFeatures], bound, options) : null;
   }
 
@@ -57,8 +64,9 @@ export class Embedding extends Module {
 
   constructor(count: number, dimension: number, options: LayerOptions = {}) {
     super();
+    knownOptions("Embedding", options, LAYER_OPTIONS);
     requirePositive("Embedding", { count, dimension });
-    this.weight = own([count, dimension], options, () => F.randn([count, dimension], options));
+    this.weight = initial([count, dimension], options, (placed) => F.randn([count, dimension], placed));
   }
 
   forward(ids: Tensor): Tensor {
@@ -73,6 +81,7 @@ export class RMSNorm extends Module {
 
   constructor(dimension: number, options: LayerOptions & { eps?: number } = {}) {
     super();
+    knownOptions("RMSNorm", options, [...LAYER_OPTIONS, "eps"]);
     requirePositive("RMSNorm", { dimension });
     this.weight = constant([dimension], 1, options);
     this.eps = options.eps ?? 1e-6;
@@ -83,7 +92,7 @@ export class RMSNorm extends Module {
   }
 }
 
-/** Layer normalisation over the last dimension (Ba et al. 2016). */
+/** Layer normalisation over the last dimension (Ba et al. 2016). `eps` is 1e-5 by default, as in PyTorch. */
 export class LayerNorm extends Module {
   readonly weight: Parameter;
   readonly bias: Parameter;
@@ -91,10 +100,11 @@ export class LayerNorm extends Module {
 
   constructor(dimension: number, options: LayerOptions & { eps?: number } = {}) {
     super();
+    knownOptions("LayerNorm", options, [...LAYER_OPTIONS, "eps"]);
     requirePositive("LayerNorm", { dimension });
     this.weight = constant([dimension], 1, options);
     this.bias = constant([dimension], 0, options);
-    this.eps = options.eps ?? 1e-6;
+    this.eps = options.eps ?? 1e-5;
   }
 
   forward(x: Tensor): Tensor {
@@ -102,7 +112,7 @@ export class LayerNorm extends Module {
   }
 }
 
-/** Group normalisation over x [N, channels, ...] (Wu and He 2018), with swish fused if asked for. */
+/** Group normalisation over x [N, channels, ...] (Wu and He 2018), with swish fused if asked for. `eps` is 1e-5 by default, as in PyTorch. */
 export class GroupNorm extends Module {
   readonly weight: Parameter;
   readonly bias: Parameter;
@@ -112,13 +122,16 @@ export class GroupNorm extends Module {
 
   constructor(groups: number, channels: number, options: LayerOptions & { eps?: number; swish?: boolean } = {}) {
     super();
+    knownOptions("GroupNorm", options, [...LAYER_OPTIONS, "eps", "swish"]);
     requirePositive("GroupNorm", { groups, channels });
     if (channels % groups)
-      throw new ArgumentError(`GroupNorm: ${channels} channels do not split into ${groups} groups`);
+      throw new ArgumentError(
+        `GroupNorm: channels must be a multiple of groups; got ${channels} channels and ${groups} groups. Change one.`,
+      );
     this.weight = constant([channels], 1, options);
     this.bias = constant([channels], 0, options);
     this.groups = groups;
-    this.eps = options.eps ?? 1e-6;
+    this.eps = options.eps ?? 1e-5;
     this.swish = options.swish ?? false;
   }
 
@@ -146,6 +159,7 @@ export class Conv2d extends Module {
     } = {},
   ) {
     super();
+    knownOptions("Conv2d", options, [...LAYER_OPTIONS, "stride", "padding", "bias"]);
     requirePositive("Conv2d", { inChannels, outChannels, kernel });
     const bound = 1 / Math.sqrt(inChannels * kernel * kernel);
     this.weight = uniform([outChannels, inChannels, kernel, kernel], bound, options);

@@ -4,10 +4,9 @@
  */
 import {
   ArgumentError,
-  JanusError,
-  Tensor,
   currentLabel,
   elementBytes,
+  knownOptions,
   noGrad,
   noGradDepth,
   scope,
@@ -17,24 +16,21 @@ import {
   withLabel,
   zeroGradients,
 } from "../../engine/index.ts";
-import { cast, contiguous, castInto } from "../../kernels/index.ts";
+import type { Tensor } from "../../engine/index.ts";
+import { castInto } from "../../kernels/index.ts";
+import { Hookable } from "./hooks.ts";
+import type { ForwardHook, ForwardPreHook } from "./hooks.ts";
+import { Buffer, Parameter, isOwned } from "./parameter.ts";
+import type { Owned } from "./parameter.ts";
+import { StateDictError, haveSameBits, isSameView, problemsOf } from "./state_dict.ts";
+import type { StateDict } from "./state_dict.ts";
 
-/** A tensor that a module owns and that training changes. It lives until the module is disposed. */
-export class Parameter extends Tensor {
-  /** Takes over the values of `data`, which may be disposed. */
-  constructor(data: Tensor, requiresGrad = true) {
-    super(data.storage.retain(), data.shape, data.dtype, data.strides, data.offset);
-    this.keep();
-    this.requiresGrad = requiresGrad;
-  }
-}
+export { Buffer, Parameter } from "./parameter.ts";
+export { StateDictError } from "./state_dict.ts";
+export type { StateDict } from "./state_dict.ts";
 
-/** Keys or shapes of a state dict that do not fit the module; nothing was loaded. */
-export class StateDictError extends JanusError {}
-
-export type StateDict = Record<string, Tensor>;
-
-type AnyModule = Module<never, unknown>;
+/** A module, whatever it takes and returns. */
+export type AnyModule = Module<never, unknown>;
 
 /** A `call` that is not inside another one, and what it may use. */
 interface OutermostCall {
@@ -49,7 +45,10 @@ interface OutermostCall {
 
 let outermost: OutermostCall | null = null;
 
-export abstract class Module<Args extends readonly unknown[] = readonly [Tensor], Result = Tensor> {
+export abstract class Module<Args extends readonly unknown[] = readonly [Tensor], Result = Tensor> extends Hookable<
+  ForwardPreHook<Module<Args, Result>, Args>,
+  ForwardHook<Module<Args, Result>, Args, Result>
+> {
   /** False after `eval()`: dropout and the like are off. */
   training = true;
   private label = "";
@@ -65,11 +64,8 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
    * teacher is another model.
    */
   call(...args: Args): Result {
-    if (!this.named) {
-      for (const [name, child] of this.children()) child.label = name;
-      this.named = true;
-    }
-    const run = (): Result => scope(() => this.forward(...args));
+    if (!this.named) this.nameChildren("");
+    const run = (): Result => scope(() => this.withHooks(args, (...given) => this.forward(...given)));
     const labelled = (): Result => (this.label ? withLabel(this.label, run) : run());
     if (!outermost) return this.callOutermost(args, labelled);
     requireModule(outermost, this as AnyModule);
@@ -87,14 +83,24 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
   }
 
   /**
-   * All parameters below this module with their paths, in the order of the fields. A parameter with several paths (tied weights) comes once,
+   * All parameters below this module with their paths, without buffers, in the order of the fields. A parameter with several paths (tied weights) comes once,
    * under the first, and so do parameters made of one tensor; `ArgumentError` if they overlap otherwise. Searched are fields, arrays, plain objects and Maps with string keys, nested too; throws `ArgumentError` for a module or
    * parameter in a Set, or under a key that is no string or has a dot.
    */
   *namedParameters(prefix = ""): Generator<[string, Parameter]> {
-    const seen = new Set<Parameter>();
+    const seen = new Set<Owned>();
     for (const [name, , first] of this.allNames(prefix)) {
-      if (seen.has(first)) continue;
+      if (seen.has(first) || first instanceof Buffer) continue;
+      seen.add(first);
+      yield [name, first];
+    }
+  }
+
+  /** All buffers below this module with their paths, each once, in the order of the fields. */
+  *namedBuffers(prefix = ""): Generator<[string, Buffer]> {
+    const seen = new Set<Owned>();
+    for (const [name, , first] of this.allNames(prefix)) {
+      if (seen.has(first) || !(first instanceof Buffer)) continue;
       seen.add(first);
       yield [name, first];
     }
@@ -105,19 +111,20 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
     return [...this.namedParameters()].map(([, p]) => p);
   }
 
-  /** The parameters by path, tied ones under each of their paths, as in PyTorch. They are the module's own, not copies. */
-  stateDict(): Record<string, Parameter> {
-    return Object.fromEntries([...this.allNames("")].map(([name, parameter]) => [name, parameter]));
+  /** The parameters and buffers by path, tied ones under each of their paths, as in PyTorch. They are the module's own, not copies. */
+  stateDict(): Record<string, Owned> {
+    return Object.fromEntries([...this.allNames("")].map(([name, owned]) => [name, owned]));
   }
 
   /**
-   * Copies the tensors of `state` into the parameters of the same path (cast to their dtype). With `strict` every key must be on both
+   * Copies the tensors of `state` into the parameters and buffers of the same path (cast to their dtype). With `strict` every key must be on both
    * sides; of the paths of a tied parameter one is enough. Throws `StateDictError` that lists every missing, unexpected and misshapen key
    * before anything is copied. The copies are launched when this returns, unless a tied parameter is given by several different tensors:
    * these are compared first, and the promise rejects with `StateDictError` if their values differ.
    */
   loadStateDict(state: StateDict, options: { strict?: boolean } = {}): Promise<void> {
-    const paths = new Map<Parameter, string[]>();
+    knownOptions("loadStateDict", options, ["strict"]);
+    const paths = new Map<Owned, string[]>();
     for (const [name, , first] of this.allNames("")) paths.set(first, [...(paths.get(first) ?? []), name]);
     const { strict = true } = options;
     const known = new Set([...paths.values()].flat());
@@ -162,6 +169,7 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
   /** Freezes (false) or unfreezes the parameters here and below; drops the gradients of frozen ones. */
   setRequiresGrad(on: boolean): this {
     for (const [, parameter] of this.allNames("")) {
+      if (parameter instanceof Buffer) continue;
       parameter.requiresGrad = on;
       if (!on) zeroGradients([parameter]);
     }
@@ -173,13 +181,32 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
     return this.parameters().reduce((sum, p) => sum + p.size, 0);
   }
 
-  /** Frees the parameters. */
+  /** Frees the parameters and buffers. */
   dispose(): void {
-    for (const [, parameter] of this.allNames("")) parameter.dispose();
+    for (const [, owned] of this.allNames("")) owned.dispose();
   }
 
-  /** Every path of every parameter below this module, the parameter there, and the first one of the same view: most often itself. */
-  private *allNames(prefix: string): Generator<[string, Parameter, Parameter]> {
+  /** True for a container that is not called itself: the labels of its modules include its own. */
+  protected get isPassive(): boolean {
+    return false;
+  }
+
+  /** Puts `module` into the field `name`, with its label if this module has given labels before. */
+  protected setChild(name: string, module: AnyModule): void {
+    Object.assign(this, { [name]: module });
+    if (this.named) this.nameChildren(this.isPassive && this.label ? `${this.label}.` : "");
+  }
+
+  private nameChildren(prefix: string): void {
+    this.named = true;
+    for (const [name, child] of this.children()) {
+      child.label = prefix + name;
+      if (child.isPassive) child.nameChildren(`${child.label}.`);
+    }
+  }
+
+  /** Every path of every parameter and buffer below this module, the one there, and the first one of the same view: most often itself. */
+  private *allNames(prefix: string): Generator<[string, Owned, Owned]> {
     const views = new Views();
     for (const [name, parameter] of pathsBelow(this as AnyModule, prefix))
       yield [name, parameter, views.first(name, parameter)];
@@ -254,9 +281,9 @@ function refuseHidden(call: OutermostCall, what: string, consequence: string): n
 const usedIn = (): string => (currentLabel() ? ` (used in ${currentLabel()})` : "");
 
 /** The modules among `items` and below them. */
-function modulesIn(items: Iterable<[string, AnyModule | Parameter]>, found = new Set<AnyModule>()): Set<AnyModule> {
+function modulesIn(items: Iterable<[string, AnyModule | Owned]>, found = new Set<AnyModule>()): Set<AnyModule> {
   for (const [, item] of items) {
-    if (item instanceof Parameter || found.has(item)) continue;
+    if (isOwned(item) || found.has(item)) continue;
     found.add(item);
     modulesIn(ownedBy(item), found);
   }
@@ -265,7 +292,9 @@ function modulesIn(items: Iterable<[string, AnyModule | Parameter]>, found = new
 
 /** The parameters among the arguments of a call and below its modules. */
 const parametersIn = (args: readonly unknown[]): Parameter[] =>
-  [...itemsIn([["args", args]], null)].flatMap(([, item]) => (item instanceof Parameter ? [item] : item.parameters()));
+  [...itemsIn([["args", args]], null)].flatMap(([, item]) =>
+    item instanceof Parameter ? [item] : item instanceof Module ? item.parameters() : [],
+  );
 
 /**
  * What is below a module. The last search of each module is kept with the entries that it read: while they are the same, so is its result.
@@ -276,7 +305,7 @@ class Search {
   private readonly module: AnyModule;
   /** Each module, array, plain object, Map and Set that the search read, with its keys and values in turn. */
   private readonly entries = new Map<object, readonly unknown[]>();
-  private views: ReadonlyMap<Parameter, Parameter> | null = null;
+  private views: ReadonlyMap<Owned, Owned> | null = null;
   private static readonly last = new WeakMap<AnyModule, Search>();
 
   /** The last search below `module`, or a new one if an entry has changed. Throws `ArgumentError` for keys that no path can have. */
@@ -294,11 +323,11 @@ class Search {
     this.read(module);
   }
 
-  /** The parameters below the module, each with the first one of its view. */
-  get parameters(): ReadonlyMap<Parameter, Parameter> {
+  /** The parameters and buffers below the module, each with the first one of its view. */
+  get parameters(): ReadonlyMap<Owned, Owned> {
     if (this.views) return this.views;
     const views = new Views();
-    const found = new Map<Parameter, Parameter>();
+    const found = new Map<Owned, Owned>();
     for (const [name, parameter] of pathsBelow(this.module, "")) found.set(parameter, views.first(name, parameter));
     return (this.views = found);
   }
@@ -344,35 +373,31 @@ const isObject = (value: unknown): boolean => typeof value === "object" && value
 
 /** Keys and values, in turn, of what a search reads; null for anything else. */
 function flatEntries(holder: object): unknown[] | null {
-  if (holder instanceof Parameter) return null;
+  if (isOwned(holder)) return null;
   const entries = holder instanceof Module ? ownEntries(holder) : entriesOf(holder);
   return entries && [...entries].flat();
 }
 
 /** The modules and parameters in a module's own fields, by path. */
-function ownedBy(module: AnyModule): Generator<[string, AnyModule | Parameter]> {
+function ownedBy(module: AnyModule): Generator<[string, AnyModule | Owned]> {
   return itemsIn(ownEntries(module), module.constructor.name);
 }
 
 /** Every path of every parameter below a module; a module that contains itself is entered once. */
-function* pathsBelow(
-  module: AnyModule,
-  prefix: string,
-  open: readonly AnyModule[] = [],
-): Generator<[string, Parameter]> {
+function* pathsBelow(module: AnyModule, prefix: string, open: readonly AnyModule[] = []): Generator<[string, Owned]> {
   const inside = [...open, module];
   for (const [name, value] of ownedBy(module)) {
-    if (value instanceof Parameter) yield [prefix + name, value];
+    if (isOwned(value)) yield [prefix + name, value];
     else if (!inside.includes(value)) yield* pathsBelow(value, `${prefix}${name}.`, inside);
   }
 }
 
 /** Parameters by the part of the storage that they show. */
 class Views {
-  private readonly known = new Map<Tensor["storage"], (readonly [string, Parameter])[]>();
+  private readonly known = new Map<Tensor["storage"], (readonly [string, Owned])[]>();
 
   /** The first of the parameters with the view of `parameter`, itself if there was none. Throws `ArgumentError` if two views overlap. */
-  first(name: string, parameter: Parameter): Parameter {
+  first(name: string, parameter: Owned): Owned {
     const others = this.known.get(parameter.storage) ?? [];
     for (const [path, other] of others) {
       if (other === parameter || (isSameView(other, parameter) && sameShape(other.shape, parameter.shape)))
@@ -419,10 +444,10 @@ function* itemsIn(
   entries: Iterable<readonly [unknown, unknown]>,
   where: string | null,
   open: readonly object[] = [],
-): Generator<[string, AnyModule | Parameter]> {
+): Generator<[string, AnyModule | Owned]> {
   for (const [key, value] of entries) {
     if (typeof value !== "object" || value === null || open.includes(value)) continue;
-    if (value instanceof Module || value instanceof Parameter) {
+    if (value instanceof Module || isOwned(value)) {
       yield [requireKey(key, where, value), value];
       continue;
     }
@@ -444,41 +469,10 @@ function requireKey(key: unknown, where: string | null, item: object): string {
   );
 }
 
-/** What of `state` does not fit a parameter with these paths. */
-function problemsOf(parameter: Parameter, paths: readonly string[], state: StateDict, strict: boolean): string[] {
-  const given = paths.filter((k) => k in state);
-  if (!given.length) return strict ? [`missing: ${paths.join(" or ")} ${shapeText(parameter.shape)}`] : [];
-  return given
-    .filter((k) => !sameShape(parameter.shape, state[k]!.shape))
-    .map((k) => `misshapen: ${k} is ${shapeText(state[k]!.shape)}, the module has ${shapeText(parameter.shape)}`);
-}
-
-const isSameView = (a: Tensor, b: Tensor): boolean =>
-  a.storage === b.storage && a.offset === b.offset && a.dtype === b.dtype && a.strides.join() === b.strides.join();
-
-const COMPARED_BYTES = 16 * 2 ** 20;
-
-/** Whether two tensors of one shape have the same bits, both as f32 if their dtypes differ. Reads them back, a part at a time. */
-async function haveSameBits(a: Tensor, b: Tensor): Promise<boolean> {
-  const [left, right] = noGrad(() =>
-    scope(() => [a, b].map((t) => contiguous(a.dtype === b.dtype ? t.detach() : cast(t.detach(), "f32")))),
-  ) as [Tensor, Tensor];
-  try {
-    const bytes = elementBytes(left.dtype, left.size);
-    for (let at = 0; at < bytes; at += COMPARED_BYTES) {
-      const length = Math.min(COMPARED_BYTES, bytes - at);
-      const [x, y] = [await left.readBytes(at, length), await right.readBytes(at, length)];
-      if (x.some((byte, i) => byte !== y[i])) return false;
-    }
-    return true;
-  } finally {
-    for (const t of [left, right]) t.dispose();
-  }
-}
-
 /** Throws unless `n` is a whole number of at least 1. */
 export function requirePositive(op: string, values: Readonly<Record<string, number>>): void {
   for (const [name, n] of Object.entries(values)) {
-    if (!Number.isInteger(n) || n < 1) throw new ArgumentError(`${op}: ${name} is ${n}; a whole number of at least 1`);
+    if (!Number.isInteger(n) || n < 1)
+      throw new ArgumentError(`${op}: ${name} must be a whole number of at least 1; got ${n}. Change it.`);
   }
 }

@@ -205,7 +205,7 @@ describe("AdamW with matrices by Muon", () => {
 
   it("takes matrices only", async () => {
     using vector = tensor([1, 2], { device, requiresGrad: true });
-    expect(() => new AdamW([{ tensor: vector, muon: true }], { lr: 0.1 })).toThrow(/matrices only/);
+    expect(() => new AdamW([{ tensor: vector, muon: true }], { lr: 0.1 })).toThrow(/must be a matrix/);
   });
 
   // No two matrices of the second shape go through the iterations together.

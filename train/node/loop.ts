@@ -4,7 +4,7 @@
  * (`janus generate --model run/step-…`), and a run resumes from them bit for bit.
  */
 import { basename, join } from "node:path";
-import { now } from "../../engine/index.ts";
+import { now, optionNames } from "../../engine/index.ts";
 import type { Device } from "../../engine/index.ts";
 import type { FileSource, FolderSink } from "../../model/io/bytes.ts";
 import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
@@ -49,6 +49,20 @@ export interface LoopOptions<Config extends AnyConfig, Event> {
   /** File system of the run folder (default: that of this machine). */
   readonly fileSystem?: FileSystem;
 }
+
+/** Names of `LoopOptions`. */
+export const LOOP_OPTIONS = optionNames<LoopOptions<AnyConfig, unknown>>({
+  model: true,
+  run: true,
+  config: true,
+  sources: true,
+  cache: true,
+  device: true,
+  onStep: true,
+  onNotice: true,
+  stop: true,
+  fileSystem: true,
+});
 
 export interface RunResult {
   /** Steps that are done. */

@@ -1,5 +1,5 @@
 /** Stages 1 to 3 as a run: understanding, text and images through one model, with the samples, checkpoints and report of those stages. */
-import { now } from "../../engine/index.ts";
+import { knownOptions, now } from "../../engine/index.ts";
 import type { FolderSink } from "../../model/io/bytes.ts";
 import { EMA_FILE } from "../../model/janus/checkpoint/checkpoint.ts";
 import type { JanusConfig } from "../../model/janus/config.ts";
@@ -23,7 +23,7 @@ import { RecordEncoder } from "./data/encode.ts";
 import type { SourceIndex } from "./data/index_file.ts";
 import { Loader, checkSources } from "./data/loader.ts";
 import type { LoaderState } from "./data/loader.ts";
-import { runLoop } from "./loop.ts";
+import { LOOP_OPTIONS, runLoop } from "./loop.ts";
 import type { LoopOptions, RunResult, Stage, Start } from "./loop.ts";
 import type { Due } from "./report/journal.ts";
 import type { StepEvent } from "./report/log.ts";
@@ -49,9 +49,11 @@ interface JanusState {
   readonly tokens: Readonly<Tokens>;
 }
 
-/** Trains stage 1, 2 or 3. Throws as `runLoop` does. */
-export const train = (options: RunOptions): Promise<RunResult> =>
-  runLoop(options, (start) => loadStage(start, options.ceiling));
+/** Trains stage 1, 2 or 3. Throws as `runLoop` does, and `ArgumentError` for an option that is not known. */
+export async function train(options: RunOptions): Promise<RunResult> {
+  knownOptions("train", options, [...LOOP_OPTIONS, "ceiling"]);
+  return runLoop(options, (start) => loadStage(start, options.ceiling));
+}
 
 async function loadStage(start: Start<TrainConfig>, measured: number | undefined): Promise<JanusStage> {
   const { config, device, source, checkpoint, signal, onNotice, atEnd } = start;

@@ -8,7 +8,9 @@ import {
   Generator,
   OutOfMemoryError,
   backward,
+  knownOptions,
   noGrad,
+  optionNames,
   scope,
   tensor,
   zeroGradients,
@@ -64,6 +66,20 @@ export interface VqTrainingOptions {
   /** The processes that train together; this one alone by default. */
   readonly ranks?: Ranks;
 }
+
+const OPTIONS = optionNames<VqTrainingOptions>({
+  lr: true,
+  beta1: true,
+  beta2: true,
+  epsilon: true,
+  weightDecay: true,
+  maxNorm: true,
+  commitment: true,
+  rateWeight: true,
+  adversarial: true,
+  seed: true,
+  ranks: true,
+});
 
 /** What the settings of a run of stage 0 say of it. */
 export function vqOptions(config: TokenizerConfig): VqTrainingOptions {
@@ -186,6 +202,7 @@ export class VqTraining {
   private skipped = 0;
 
   constructor(vq: VqModel, options: VqTrainingOptions) {
+    knownOptions("VqTraining", options, OPTIONS);
     this.vq = vq;
     this.options = options;
     this.ranks = options.ranks ?? ONE_PROCESS;

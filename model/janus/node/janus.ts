@@ -1,9 +1,9 @@
 /** `Janus` in Node: models from folders and from the hub, pictures from files and to PNG files that say how they were made. */
-import { Device, DeviceError, getDevice } from "../../../engine/index.ts";
+import { Device, DeviceError, getDevice, knownOptions } from "../../../engine/index.ts";
 import { ImageFormatError } from "../../image/image.ts";
 import type { RgbImage } from "../../image/image.ts";
 import type { LoadOptions } from "../load.ts";
-import { Janus as AnyJanus } from "../pipeline.ts";
+import { Janus as AnyJanus, LOAD_OPTIONS } from "../pipeline.ts";
 import type { ImageInput } from "../pipeline.ts";
 import type { Picture } from "../pictures.ts";
 import { readWhole } from "../../io/bytes.ts";
@@ -34,7 +34,8 @@ export class Janus extends AnyJanus {
    * Loads a model from a folder, or from the Hugging Face hub by its name (`deepseek-ai/Janus-Pro-1B`); opens a device if there is none.
    * Throws subclasses of `IoError` (`CheckpointError`: the files are at fault, `HubError`: the hub, `FileError`: the system), `OutOfMemoryError`, `DeviceError`.
    */
-  static async fromPretrained(directoryOrName: string, options: PretrainedOptions = {}): Promise<Janus> {
+  static override async fromPretrained(directoryOrName: string, options: PretrainedOptions = {}): Promise<Janus> {
+    knownOptions("fromPretrained", options, [...LOAD_OPTIONS, "revision", "onDownload", "pictures"]);
     const { revision, onDownload: onProgress, onNotice, signal } = options;
     const folder = await modelFolder(directoryOrName, {
       ...(revision && { revision }),
@@ -50,9 +51,10 @@ export class Janus extends AnyJanus {
   }
 
   protected override async image(input: ImageInput): Promise<RgbImage> {
-    return typeof input === "string" || input instanceof Uint8Array
-      ? readImage(input, this.pictures)
-      : super.image(input);
+    if (typeof input === "string" || input instanceof Uint8Array) return readImage(input, this.pictures);
+    if (!(input instanceof Blob)) return super.image(input);
+    const name = "name" in input ? String(input.name) : undefined;
+    return readImage(new Uint8Array(await input.arrayBuffer()), { ...this.pictures, ...(name && { name }) });
   }
 }
 

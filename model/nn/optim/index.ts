@@ -1,5 +1,8 @@
-/** Optimizers: what moves the parameters of a model. */
+/** Optimizers: what moves the parameters of a model, and schedules of their learning rate. */
 export * from "./adamw.ts";
-export * from "./optimizer.ts";
-export { adamw, muon } from "./rules.ts";
-export type { AdamWRuleOptions, Moving, MuonRuleOptions, Rule, StepContext } from "./rules.ts";
+export { Optimizer } from "./optimizer.ts";
+export type { OptimizerOptions, OptimizerParameter, OptimizerReport } from "./optimizer.ts";
+export { adamw, muon, sgd } from "./rules.ts";
+export type { AdamWRuleOptions, Moving, MuonRuleOptions, Rule, SgdRuleOptions, StepContext } from "./rules.ts";
+export * from "./schedules.ts";
+export * from "./sgd.ts";

@@ -2,8 +2,7 @@
  * What all optimizers share: f32 masters of 16-bit parameters, clipping by the norm of all gradients, loss scaling, moving averages, skipped
  * steps, the state dict. How a parameter moves is its rule (rules.ts). A step reads nothing back.
  */
-import { ArgumentError, checkTensors, encode, scope, tensor } from "../../../engine/index.ts";
-import type { Tensor } from "../../../engine/index.ts";
+import { ArgumentError, Tensor, checkTensors, encode, knownOptions, scope, tensor } from "../../../engine/index.ts";
 import {
   ADAMW_STATE,
   adamwCount,
@@ -35,8 +34,8 @@ export interface OptimizerParameter {
 }
 
 export interface OptimizerOptions {
-  /** Learning rate of all rules. */
-  readonly lr: number;
+  /** Learning rate of all rules (default: 1e-3, as in PyTorch). */
+  readonly lr?: number;
   /** Gradients are scaled down together to at most this norm; the default is no bound. */
   readonly maxNorm?: number;
   /** Losses go through `scale` before backward, so that small gradients do not vanish in f16; the factor starts at `initScale` (default 2^16). */
@@ -44,6 +43,14 @@ export interface OptimizerOptions {
   /** Keeps moving averages of the parameters: average ← emaDecay · average + (1 − emaDecay) · parameter. Above 0, below 1. */
   readonly emaDecay?: number | undefined;
 }
+
+/** Names of `OptimizerOptions`. */
+export const OPTIMIZER_OPTIONS = [
+  "lr",
+  "maxNorm",
+  "lossScaling",
+  "emaDecay",
+] as const satisfies readonly (keyof OptimizerOptions)[];
 
 /** What the device knows of the last step; reading it waits for the GPU. */
 export interface OptimizerReport {
@@ -77,26 +84,31 @@ export class Optimizer {
   private readonly slots: readonly Slot[];
   private rate: number;
 
-  constructor(parameters: readonly OptimizerParameter[], options: OptimizerOptions) {
+  constructor(parameters: readonly OptimizerParameter[], options: OptimizerOptions = {}) {
+    knownOptions("Optimizer", options, OPTIMIZER_OPTIONS);
+    if (options.lossScaling) knownOptions("Optimizer.lossScaling", options.lossScaling, LOSS_SCALING_OPTIONS);
+    entriesOf("Optimizer", parameters, ["rule"]);
     const names = parameters.map((p, i) => p.name ?? String(i));
     const twice = names.find((n, i) => names.indexOf(n) < i);
     if (twice !== undefined)
-      throw new ArgumentError(`Optimizer: two parameters are named "${twice}"; names are unique`);
+      throw new ArgumentError(`Optimizer: names must be unique; got two parameters named "${twice}". Rename one.`);
     const device = checkTensors("Optimizer", ...parameters.flatMap((p) => [p.tensor, p.master]));
     requireApart(parameters.map(({ tensor }, i) => [names[i]!, tensor]));
     for (const { tensor, master, rule } of parameters) {
       rule.check?.(tensor);
       if (master && (tensor.dtype === "f32" || master.dtype !== "f32" || master.shape.join() !== tensor.shape.join())) {
-        throw new ArgumentError(`Optimizer: master ${master} for ${tensor}; f32 of the shape of a 16-bit parameter`);
+        throw new ArgumentError(
+          `Optimizer: a master must be f32 of the shape of a 16-bit parameter; got ${master} for ${tensor}. Leave it out.`,
+        );
       }
     }
-    this.rate = checkRate(options.lr);
+    this.rate = checkRate(options.lr ?? 1e-3);
     const { lossScaling, emaDecay } = options;
     const { initScale: scale = 2 ** 16 } = lossScaling ?? { initScale: 1 };
     if (!(scale >= 1 && scale <= 1e38))
-      throw new ArgumentError(`Optimizer: a loss scale of ${scale}; from 1 to 1e38, which f32 holds`);
+      throw new ArgumentError(`Optimizer: initScale must be from 1 to 1e38, which f32 holds; got ${scale}. Change it.`);
     if (emaDecay !== undefined && !(emaDecay > 0 && emaDecay < 1))
-      throw new ArgumentError(`Optimizer: decay ${emaDecay} of the moving averages; above 0, below 1`);
+      throw new ArgumentError(`Optimizer: emaDecay must be above 0 and below 1; got ${emaDecay}. Change it.`);
     this.options = options;
     this.state = adamwState(this.rate, { scale, device }).keep();
     this.steps = zeros([parameters.length, 3], { device }).keep();
@@ -136,7 +148,10 @@ export class Optimizer {
    */
   step(losses: Tensor | null = null): void {
     const ready = this.slots.filter((s) => s.tensor.grad);
-    if (!ready.length) throw new ArgumentError("Optimizer.step: no parameter has a gradient; call backward first");
+    if (!ready.length)
+      throw new ArgumentError(
+        "Optimizer.step: at least one parameter must have a gradient; got none. Call backward first.",
+      );
     this.state.device.atomic(() => scope(() => this.launchStep(ready, losses)));
   }
 
@@ -193,14 +208,17 @@ export class Optimizer {
   async loadStateDict(dict: Readonly<Record<string, Tensor>>): Promise<void> {
     const own = this.stateDict();
     for (const name of Object.keys(dict))
-      if (!own[name]) throw new ArgumentError(`Optimizer.loadStateDict: "${name}" is not of this optimizer`);
+      if (!own[name])
+        throw new ArgumentError(
+          `Optimizer.loadStateDict: every name must be one of this optimizer; got "${name}". Load a state of the same parameters and rules.`,
+        );
     const isOld = !dict["steps"];
     if (isOld) delete own["steps"];
     for (const [name, into] of Object.entries(own)) {
       const from = dict[name];
       if (from?.shape.join() !== into.shape.join())
         throw new ArgumentError(
-          `Optimizer.loadStateDict: "${name}" ${from ? `is ${from}, this optimizer's is ${into}` : "is missing"}`,
+          `Optimizer.loadStateDict: "${name}" must be ${into}; got ${from ? String(from) : "none"}. Load a state of the same parameters and rules.`,
         );
     }
     scope(() => {
@@ -239,6 +257,35 @@ export class Optimizer {
   }
 }
 
+const LOSS_SCALING_OPTIONS = ["initScale", "growthFactor", "backoffFactor", "growthInterval"];
+
+/**
+ * The parameters given to an optimizer, each as an object. Throws `ArgumentError` if they are not an array of at least one tensor or `{ tensor, … }`, or
+ * one has an option that is not known.
+ * @param known options of a parameter besides `name`, `tensor` and `master`
+ */
+export function entriesOf<P extends { readonly tensor: Tensor }>(
+  op: string,
+  parameters: readonly (Tensor | P)[],
+  known: readonly string[],
+): P[] {
+  const help = "Pass model.parameters(), or objects { name, tensor }.";
+  if (!Array.isArray(parameters) || parameters.length === 0)
+    throw new ArgumentError(
+      `${op}: parameters must be an array of at least one tensor; got ${Array.isArray(parameters) ? "an empty array" : shown(parameters)}. ${help}`,
+    );
+  return parameters.map((p: Tensor | P, i) => {
+    const entry = p instanceof Tensor ? ({ tensor: p } as unknown as P) : p; // the other fields of P are optional
+    if (!(entry?.tensor instanceof Tensor))
+      throw new ArgumentError(`${op}: parameter ${i} must be a tensor or { tensor }; got ${shown(p)}. ${help}`);
+    knownOptions(`${op}: parameter ${i}`, entry, ["name", "tensor", "master", ...known]);
+    return entry;
+  });
+}
+
+const shown = (value: unknown): string =>
+  typeof value === "object" && value !== null ? `an object of class ${value.constructor?.name}` : String(value);
+
 interface Run {
   readonly first: number;
   count: number;
@@ -272,6 +319,7 @@ function requireApart(parameters: readonly (readonly [string, Tensor])[]): void 
 }
 
 function checkRate(rate: number): number {
-  if (!(rate >= 0 && rate < Infinity)) throw new ArgumentError(`Optimizer: learning rate ${rate}; a finite number ≥ 0`);
+  if (!(rate >= 0 && rate < Infinity))
+    throw new ArgumentError(`Optimizer: lr must be a finite number of at least 0; got ${rate}. Change it.`);
   return rate;
 }

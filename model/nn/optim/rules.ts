@@ -1,7 +1,7 @@
-/** How parameters move: AdamW for all, Muon for the matrices inside a model. A rule is given to the parameters of its group. */
-import { ArgumentError } from "../../../engine/index.ts";
+/** How parameters move: AdamW and SGD for all, Muon for the matrices inside a model. A rule is given to the parameters of its group. */
+import { ArgumentError, knownOptions } from "../../../engine/index.ts";
 import type { Tensor } from "../../../engine/index.ts";
-import { adamwStep, muonStep } from "../../../kernels/index.ts";
+import { adamwStep, muonStep, sgdStep } from "../../../kernels/index.ts";
 import type { AdamWBetas } from "../../../kernels/index.ts";
 
 /** Items by key, in the order in which keys first appear. */
@@ -50,8 +50,12 @@ export interface AdamWRuleOptions extends AdamWBetas {
   readonly weightDecay?: number;
 }
 
+export const ADAMW_OPTIONS = ["beta1", "beta2", "epsilon", "weightDecay"] as const;
+
 /** AdamW (Loshchilov and Hutter 2019). */
-export function adamw({ beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weightDecay = 0 }: AdamWRuleOptions = {}): Rule {
+export function adamw(options: AdamWRuleOptions = {}): Rule {
+  knownOptions("adamw", options, ADAMW_OPTIONS);
+  const { beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weightDecay = 0 } = options;
   requireDecay("adamw", weightDecay);
   return {
     moments: ["m", "v"],
@@ -74,21 +78,66 @@ export interface MuonRuleOptions extends AdamWBetas {
 }
 
 /** Muon (Jordan et al. 2024), for matrices: no embedding and no head. Learning rate and weight decay are of AdamW's size (`muonStep`). */
-export function muon({ momentum = 0.95, weightDecay = 0, beta1 = 0.9, beta2 = 0.999 }: MuonRuleOptions = {}): Rule {
+export function muon(options: MuonRuleOptions = {}): Rule {
+  knownOptions("muon", options, ["momentum", "weightDecay", "beta1", "beta2"]);
+  const { momentum = 0.95, weightDecay = 0, beta1 = 0.9, beta2 = 0.999 } = options;
   requireDecay("muon", weightDecay);
   if (!(momentum >= 0 && momentum < 1))
-    throw new ArgumentError(`muon: momentum ${momentum} of Muon; at least 0, below 1`);
+    throw new ArgumentError(`muon: momentum must be at least 0 and below 1; got ${momentum}. Change it.`);
   return {
     moments: ["m"],
     betas: { beta1, beta2 },
     isJoint: true,
     check: (parameter) => {
-      if (parameter.rank !== 2) throw new ArgumentError(`muon: ${parameter}; it moves matrices only`);
+      if (parameter.rank !== 2)
+        throw new ArgumentError(`muon: a parameter must be a matrix; got ${parameter}. Give it another rule.`);
     },
     step: (parameters, { state, emaDecay }) => {
       for (const alike of groupBy(parameters, ({ master }) => master.shape.join()).values()) {
         const tensors = alike.map((parameter) => ({ ...sharedOf(parameter), m: parameter.moments["m"]! }));
         muonStep(tensors, state, { momentum, weightDecay, emaDecay });
+      }
+    },
+  };
+}
+
+export interface SgdRuleOptions {
+  /** μ (default: 0, no momentum buffer). */
+  readonly momentum?: number;
+  /** Share of the gradient that does not enter the momentum buffer (default: 0). The first gradient enters whole. */
+  readonly dampening?: number;
+  /** Nesterov's momentum; needs momentum above 0 and no dampening. Default: false. */
+  readonly nesterov?: boolean;
+  /** Coupled: the gradient gains weightDecay · parameter. Default: 0. */
+  readonly weightDecay?: number;
+}
+
+export const SGD_OPTIONS = ["momentum", "dampening", "nesterov", "weightDecay"] as const;
+
+/** Stochastic gradient descent with momentum, by the rules of torch.optim.SGD. */
+export function sgd(options: SgdRuleOptions = {}): Rule {
+  knownOptions("sgd", options, SGD_OPTIONS);
+  const { momentum = 0, dampening = 0, nesterov = false, weightDecay = 0 } = options;
+  requireDecay("sgd", weightDecay);
+  if (!(momentum >= 0 && momentum < Infinity) || !Number.isFinite(dampening))
+    throw new ArgumentError(
+      `sgd: momentum must be a finite number of at least 0 and dampening a finite number; got ${String(momentum)} and ${String(dampening)}. Change them.`,
+    );
+  if (nesterov && !(momentum > 0 && dampening === 0))
+    throw new ArgumentError(
+      `sgd: nesterov needs momentum above 0 and dampening 0; got momentum ${momentum}, dampening ${dampening}. Change them.`,
+    );
+  return {
+    moments: momentum > 0 ? ["m"] : [],
+    betas: { beta1: 0.9, beta2: 0.999 }, // of bias corrections, which it does not use
+    step: (parameters, { state, steps, emaDecay }) => {
+      for (const parameter of parameters) {
+        const tensors = {
+          ...sharedOf(parameter),
+          m: parameter.moments["m"] ?? null,
+          steps: { table: steps, row: parameter.row },
+        };
+        sgdStep(tensors, state, { momentum, dampening, nesterov, weightDecay, emaDecay });
       }
     },
   };
@@ -107,5 +156,7 @@ const sharedOf = ({
 
 function requireDecay(rule: string, weightDecay: number): void {
   if (!(weightDecay >= 0 && weightDecay < Infinity))
-    throw new ArgumentError(`${rule}: weightDecay ${weightDecay}; a finite number of at least 0`);
+    throw new ArgumentError(
+      `${rule}: weightDecay must be a finite number of at least 0; got ${weightDecay}. Change it.`,
+    );
 }

@@ -2,7 +2,7 @@
  * Stage 0 as a run: the image tokenizer of a model trains alone on images. Its checkpoints are whole models, whose other weights are those of
  * the model to begin with, byte by byte.
  */
-import { now, tensor } from "../../../engine/index.ts";
+import { knownOptions, now, tensor } from "../../../engine/index.ts";
 import type { Tensor } from "../../../engine/index.ts";
 import type { FolderSink } from "../../../model/io/bytes.ts";
 import { openCheckpoint } from "../../../model/janus/checkpoint/checkpoint.ts";
@@ -24,7 +24,7 @@ import type { VqLosses, VqStep, VqTrainingState, VqUsage } from "../../stage0/tr
 import type { SourceIndex } from "../data/index_file.ts";
 import { Loader } from "../data/loader.ts";
 import type { LoaderState } from "../data/loader.ts";
-import { runLoop } from "../loop.ts";
+import { LOOP_OPTIONS, runLoop } from "../loop.ts";
 import type { LoopOptions, RunResult, Stage, Start } from "../loop.ts";
 import type { Due } from "../report/journal.ts";
 import type { TokenizerStepEvent } from "../report/log.ts";
@@ -46,8 +46,11 @@ interface TokenizerState {
 const retiredAfter = ({ steps, reseed: { every, until = steps } }: TokenizerConfig): number =>
   every > 0 ? Math.max(every, Math.min(200, steps - until)) : 200;
 
-/** Trains the image tokenizer. Throws as `runLoop` does, and `SourceError` for a source without pictures. */
-export const trainTokenizer = (options: TokenizerRunOptions): Promise<RunResult> => runLoop(options, loadStage);
+/** Trains the image tokenizer. Throws as `runLoop` does, `SourceError` for a source without images, `ArgumentError` for an option that is not known. */
+export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunResult> {
+  knownOptions("trainTokenizer", options, LOOP_OPTIONS);
+  return runLoop(options, loadStage);
+}
 
 async function loadStage(start: Start<TokenizerConfig>): Promise<TokenizerStage> {
   const { config, device, source, checkpoint, signal, atEnd } = start;
