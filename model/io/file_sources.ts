@@ -65,7 +65,7 @@ function chosenFiles(op: string, list: readonly unknown[]): FileSource {
       throw new ArgumentError(
         `${op}: ${FORMS}; got a list with ${file instanceof Blob ? "a Blob without a name" : typeof file}. Pass File objects, or Blobs by name.`,
       );
-    const { name, webkitRelativePath: path = "" } = file as File;
+    const { name, webkitRelativePath: path = "" } = file as Partial<File> & { readonly name: string };
     if (path.split("/").length > 2) inner.push(path);
     else if (names.has(name))
       throw new ArgumentError(

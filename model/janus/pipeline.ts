@@ -199,7 +199,7 @@ export class Janus {
       return input;
     }
     throw new ArgumentError(
-      `image: it must be { width, height, data } of 8-bit RGB, ImageData, a canvas, a Blob or the bytes of a file; got ${typeof input === "string" ? `"${input}"` : String(input)}. Fetch or decode it first.`,
+      `image: it must be { width, height, data } of 8-bit RGB, ImageData, a canvas, a Blob or the bytes of a file; got ${typeof input === "string" ? `"${input}"` : typeof input}. Fetch or decode it first.`,
     );
   }
 

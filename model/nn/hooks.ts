@@ -23,7 +23,7 @@ type AnyHook = (module: unknown, args: unknown, result: unknown) => unknown;
 
 /** The base of modules that keeps their hooks. */
 export abstract class Hookable<Before, After> {
-  // An object around each hook, since one may be registered twice; null without hooks.
+  // An object around each hook, since one may be registered twice; null without hooks. A run goes over a copy: a hook may remove itself.
   private hooks: Readonly<Record<"before" | "after", { readonly hook: AnyHook }[]>> | null = null;
 
   /**
@@ -59,17 +59,17 @@ export abstract class Hookable<Before, After> {
   protected withHooks<Args extends readonly unknown[], Result>(args: Args, forward: (...args: Args) => Result): Result {
     if (!this.hooks) return forward(...args);
     let given = args;
-    for (const { hook } of [...this.hooks.before]) {
+    for (const { hook } of this.hooks.before.slice()) {
       const replaced = hook(this, given, undefined);
       if (replaced === undefined) continue;
       if (!Array.isArray(replaced))
         throw new ArgumentError(
-          `forward pre-hook: it must return the arguments as an array, or nothing; got ${String(replaced)}. Return [x].`,
+          `forward pre-hook: it must return the arguments as an array, or nothing; got ${replaced === null ? "null" : typeof replaced}. Return [x].`,
         );
       given = replaced as unknown as Args; // as the type of the hook says
     }
     let result = forward(...given);
-    for (const { hook } of [...this.hooks.after]) {
+    for (const { hook } of this.hooks.after.slice()) {
       const replaced = hook(this, given, result);
       if (replaced !== undefined) result = replaced as Result;
     }

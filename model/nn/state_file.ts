@@ -81,14 +81,14 @@ function fileOf(source: Uint8Array | Blob | RandomAccess): RandomAccess {
   if (source instanceof Blob) return blobFile("name" in source ? String(source.name) : "the state", source);
   if (typeof source?.read === "function") return source;
   throw new ArgumentError(
-    `load: the source must be the bytes of a safetensors file or a Blob; got ${typeof source === "string" ? quote(source) : String(source)}. Paths are for load of janus-webgpu in Node.`,
+    `load: the source must be the bytes of a safetensors file or a Blob; got ${typeof source === "string" ? quote(source) : typeof source}. Paths are for load of janus-webgpu in Node.`,
   );
 }
 
 function checkedState(op: string, holder: Stateful): Readonly<Record<string, Tensor>> {
   if (typeof holder?.stateDict !== "function" || typeof holder.loadStateDict !== "function")
     throw new ArgumentError(
-      `${op}: the first argument must be a module or an optimizer; got ${String(holder)}. Pass it first.`,
+      `${op}: the first argument must be a module or an optimizer; got ${typeof holder}. Pass it first.`,
     );
   return holder.stateDict();
 }

@@ -145,6 +145,7 @@ describe("options", () => {
       const w = F.zeros([1]);
       expect(() => new nn.AdamW([w], { weight_decay: 0.1 } as never)).toThrow(/Did you mean weightDecay/);
       expect(() => new nn.AdamW([{ tensor: w, lr: 1 } as never])).toThrow(/AdamW: parameter 0: .*got lr/);
+      expect(() => new nn.AdamW([{ tensor: w, lrScale: -1 }])).toThrow(/lrScale must be/);
       expect(() => new nn.AdamW([w], { lossScaling: { growth: 2 } as never })).toThrow(/growth/);
     });
   });

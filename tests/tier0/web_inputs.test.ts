@@ -133,7 +133,7 @@ describe("images", () => {
       expect(await reader.read(input)).toEqual(image);
     for (const file of [png, new Blob([png])]) expect(await reader.read(file)).toEqual(image);
     for (const wrong of [3, null, undefined, {}, { ...image, height: 2 }, { data: [1, 2, 3] }])
-      expect(await errorOf(() => reader.read(wrong as never)), String(wrong)).toBeInstanceOf(ArgumentError);
+      expect(await errorOf(() => reader.read(wrong as never)), JSON.stringify(wrong)).toBeInstanceOf(ArgumentError);
     const base = Object.create(Janus.prototype) as Reader;
     expect((await errorOf(() => Reader.prototype.read.call(Object.assign(base, {}), "photo.jpg"))).message).toMatch(/got "photo.jpg". Fetch or decode it first/); // prettier-ignore
   });

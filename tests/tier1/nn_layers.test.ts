@@ -191,6 +191,37 @@ describe("SGD", () => {
   });
 });
 
+describe("parameter groups", () => {
+  it("have rules and learning rates of their own in one optimizer", async () => {
+    const make = (shape: readonly number[]): Tensor => tensor(wave(sized(shape)), { shape, requiresGrad: true });
+    const [a, b, c, d] = [make([4]), make([4]), make([2, 2]), make([2, 2])];
+    const [plain, matrix] = [nn.sgd({ momentum: 0.9 }), nn.muon()];
+    const together = new nn.Optimizer(
+      [
+        { tensor: a, rule: plain },
+        { tensor: b, rule: plain, lrScale: 0.5 },
+        { tensor: c, rule: matrix, lrScale: 0.25 },
+        { tensor: d, rule: matrix },
+      ],
+      { lr: 0.5 },
+    );
+    const [e, f] = [make([4]), make([2, 2])];
+    const alone = new nn.Optimizer([{ tensor: e, rule: plain }], { lr: 0.25 });
+    const alone2 = new nn.Optimizer([{ tensor: f, rule: matrix }], { lr: 0.125 });
+    for (let step = 0; step < 2; step++) {
+      const all = [a, b, c, d, e, f];
+      for (const t of all) scope(() => backward(t.mul(t).sum()));
+      for (const optimizer of [together, alone, alone2]) optimizer.step();
+      zeroGradients(all);
+    }
+    expect(await b.data()).toEqual(await e.data());
+    expect(await c.data()).toEqual(await f.data());
+    expect(await a.data()).not.toEqual(await b.data());
+    expect(await d.data()).not.toEqual(await c.data());
+    for (const t of [a, b, c, d, e, f, together, alone, alone2]) t.dispose();
+  });
+});
+
 describe("save and load", () => {
   const make = (): nn.Sequential => new nn.Sequential(new nn.Linear(2, 3), new nn.BatchNorm1d(3), new nn.Linear(3, 3));
 

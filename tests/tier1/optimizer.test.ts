@@ -360,7 +360,7 @@ describe("AdamW", () => {
     const rows = await optimizer.steps.data();
     expect([rows[0], rows[3]]).toEqual([41, 42]);
     expect(Math.abs(rows[4]! / (1 - 0.9 ** 42) - 1)).toBeLessThan(1e-6);
-    await expect(optimizer.loadStateDict({ ...optimizer.stateDict(), steps: p })).rejects.toThrow(/"steps" is/);
+    await expect(optimizer.loadStateDict({ ...optimizer.stateDict(), steps: p })).rejects.toThrow(/"steps" must be/);
     zeroGradients([q]);
   });
 

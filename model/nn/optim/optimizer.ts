@@ -15,12 +15,13 @@ import {
   expand,
   globalGradNorm,
   indexSelect,
+  mul,
   zeros,
   zerosLike,
 } from "../../../kernels/index.ts";
 import type { LossScaling } from "../../../kernels/index.ts";
 import { groupBy } from "./rules.ts";
-import type { Moving, Rule } from "./rules.ts";
+import type { Moving, Rule, StepContext } from "./rules.ts";
 
 export interface OptimizerParameter {
   /** Name in the keys of the state dict (default: the position in the list). */
@@ -31,6 +32,8 @@ export interface OptimizerParameter {
   readonly master?: Tensor;
   /** How it moves: parameters of one rule are a parameter group. */
   readonly rule: Rule;
+  /** Factor of the learning rate for this parameter (default: 1), e.g. 10 for a new head. */
+  readonly lrScale?: number;
 }
 
 export interface OptimizerOptions {
@@ -67,6 +70,7 @@ export interface OptimizerReport {
 
 interface Slot extends Moving {
   readonly name: string;
+  readonly lrScale: number;
   readonly tensor: Tensor;
   readonly rule: Rule;
 }
@@ -82,6 +86,8 @@ export class Optimizer {
   readonly steps: Tensor;
   private readonly options: OptimizerOptions;
   private readonly slots: readonly Slot[];
+  /** What `state` is multiplied by for each `lrScale` but 1, and room for the product. */
+  private readonly scaled: ReadonlyMap<number, { readonly factors: Tensor; readonly state: Tensor }>;
   private rate: number;
 
   constructor(parameters: readonly OptimizerParameter[], options: OptimizerOptions = {}) {
@@ -94,8 +100,12 @@ export class Optimizer {
       throw new ArgumentError(`Optimizer: names must be unique; got two parameters named "${twice}". Rename one.`);
     const device = checkTensors("Optimizer", ...parameters.flatMap((p) => [p.tensor, p.master]));
     requireApart(parameters.map(({ tensor }, i) => [names[i]!, tensor]));
-    for (const { tensor, master, rule } of parameters) {
+    for (const { tensor, master, rule, lrScale = 1 } of parameters) {
       rule.check?.(tensor);
+      if (!(lrScale >= 0 && lrScale < Infinity))
+        throw new ArgumentError(
+          `Optimizer: lrScale must be a finite number of at least 0; got ${String(lrScale)}. Change it.`,
+        );
       if (master && (tensor.dtype === "f32" || master.dtype !== "f32" || master.shape.join() !== tensor.shape.join())) {
         throw new ArgumentError(
           `Optimizer: a master must be f32 of the shape of a 16-bit parameter; got ${master} for ${tensor}. Leave it out.`,
@@ -112,14 +122,24 @@ export class Optimizer {
     this.options = options;
     this.state = adamwState(this.rate, { scale, device }).keep();
     this.steps = zeros([parameters.length, 3], { device }).keep();
-    this.slots = parameters.map(({ tensor, master, rule }, i) => {
+    this.scaled = new Map(
+      [...new Set(parameters.map(({ lrScale = 1 }) => lrScale))]
+        .filter((lrScale) => lrScale !== 1)
+        .map((lrScale) => {
+          const factors = Float32Array.from({ length: this.state.size }, (_, i) =>
+            i === ADAMW_STATE.lr ? lrScale : 1,
+          );
+          return [lrScale, { factors: tensor(factors, { device }).keep(), state: zerosLike(this.state).keep() }];
+        }),
+    );
+    this.slots = parameters.map(({ tensor, master, rule, lrScale = 1 }, i) => {
       const fresh = (): Tensor => zerosLike(tensor, { dtype: "f32" }).keep();
       const own = tensor.dtype === "f32" ? tensor : fresh();
       if (own !== tensor) scope(() => castInto(own, master ?? cast(tensor.detach(), "f32")));
       const ema = emaDecay === undefined ? null : fresh();
       if (ema) scope(() => castInto(ema, own.detach()));
       const moments = Object.fromEntries(rule.moments.map((key) => [key, fresh()]));
-      return { row: i, name: names[i]!, tensor, rule, master: own, moments, ema };
+      return { row: i, name: names[i]!, tensor, rule, lrScale, master: own, moments, ema };
     });
   }
 
@@ -164,9 +184,16 @@ export class Optimizer {
       watched: losses,
     });
     for (const { first, count, betas } of runsOf(ready)) adamwCount(this.steps, this.state, first, count, betas);
-    const context = { state: this.state, steps: this.steps, emaDecay };
-    for (const slot of ready) if (!slot.rule.isJoint) slot.rule.step([slot], context);
-    for (const [rule, slots] of groupBy(ready, ({ rule }) => rule)) if (rule.isJoint) rule.step(slots, context);
+    for (const { factors, state } of this.scaled.values()) copyInto(state, mul(this.state, factors));
+    const contextOf = (lrScale: number): StepContext => ({
+      state: this.scaled.get(lrScale)?.state ?? this.state,
+      steps: this.steps,
+      emaDecay,
+    });
+    for (const slot of ready) if (!slot.rule.isJoint) slot.rule.step([slot], contextOf(slot.lrScale));
+    for (const [rule, slots] of groupBy(ready, ({ rule }) => rule))
+      if (rule.isJoint)
+        for (const [lrScale, alike] of groupBy(slots, (slot) => slot.lrScale)) rule.step(alike, contextOf(lrScale));
     for (const { tensor, master, ema } of this.slots)
       if (ema && !tensor.grad) emaStep(ema, master, this.state, emaDecay);
   }
@@ -248,6 +275,7 @@ export class Optimizer {
 
   dispose(): void {
     for (const t of [this.state, this.steps]) t.dispose();
+    for (const { factors, state } of this.scaled.values()) for (const t of [factors, state]) t.dispose();
     for (const { tensor, master, moments, ema } of this.slots)
       for (const t of [...Object.values(moments), ema, master === tensor ? null : master]) t?.dispose();
   }
@@ -262,7 +290,7 @@ const LOSS_SCALING_OPTIONS = ["initScale", "growthFactor", "backoffFactor", "gro
 /**
  * The parameters given to an optimizer, each as an object. Throws `ArgumentError` if they are not an array of at least one tensor or `{ tensor, … }`, or
  * one has an option that is not known.
- * @param known options of a parameter besides `name`, `tensor` and `master`
+ * @param known options of a parameter besides `name`, `tensor`, `master` and `lrScale`
  */
 export function entriesOf<P extends { readonly tensor: Tensor }>(
   op: string,
@@ -278,7 +306,7 @@ export function entriesOf<P extends { readonly tensor: Tensor }>(
     const entry = p instanceof Tensor ? ({ tensor: p } as unknown as P) : p; // the other fields of P are optional
     if (!(entry?.tensor instanceof Tensor))
       throw new ArgumentError(`${op}: parameter ${i} must be a tensor or { tensor }; got ${shown(p)}. ${help}`);
-    knownOptions(`${op}: parameter ${i}`, entry, ["name", "tensor", "master", ...known]);
+    knownOptions(`${op}: parameter ${i}`, entry, ["name", "tensor", "master", "lrScale", ...known]);
     return entry;
   });
 }
