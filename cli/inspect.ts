@@ -21,6 +21,7 @@ export const addInspect: AddCommand = (program, context) => {
       const { folderSource } = await import("../model/node/files.ts");
       const checkpoint = await openCheckpoint(folderSource(folder));
       try {
+        for (const notice of checkpoint.notices) context.out.warn(notice);
         const found = inspect(checkpoint);
         context.out.result(found, () => inspectionText(found));
       } finally {
