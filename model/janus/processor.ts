@@ -7,11 +7,11 @@ import { CheckpointError, ConfigError } from "../io/errors.ts";
 import { readTextFile } from "../io/small_file.ts";
 import { defined, generationConfig, isGenerationKey } from "../generation_config.ts";
 import type { AnswerDefaults, GenerationConfig } from "../generation_config.ts";
-import { imageTokens } from "./config.ts";
+import { JANUS_PRO_1B, imageTokens } from "./config.ts";
 import type { JanusConfig } from "./config.ts";
 import { preprocessConfig, preprocessNotices, withInputNorm } from "../image/preprocess.ts";
 import type { PreprocessConfig } from "../image/preprocess.ts";
-import { PromptFormat, promptConfig, promptNotices } from "./prompt.ts";
+import { PLAIN_ROLES, PromptFormat, promptConfig, promptNotices } from "./prompt.ts";
 import type { PromptConfig } from "./prompt.ts";
 import { Tokenizer } from "./tokenizer.ts";
 import { TokenizerError, tokenizerNotices } from "../tokenizer.ts";
@@ -76,7 +76,7 @@ export async function readProcessor(source: FileSource, config: JanusConfig): Pr
   const generation = await readGeneration(files, config);
   return {
     tokenizer,
-    prompts: new PromptFormat(tokenizer, prompt),
+    prompts: new PromptFormat(tokenizer, prompt, isPredecessor(config, tokenizer) ? PLAIN_ROLES : undefined),
     images: images.config,
     drawing: { ...DRAWING_DEFAULTS, ...generation.drawing },
     answers: generation.answers,
@@ -88,6 +88,15 @@ export async function readProcessor(source: FileSource, config: JanusConfig): Pr
       ...idNotices(generation.ids, tokenizer, source.name),
     ],
   };
+}
+
+/**
+ * Whether a checkpoint is Janus-1.3B: it has the sizes of Janus-Pro-1B with the token ids of Janus-Pro-7B. It was trained with plain words for
+ * roles, while its tokenizer has tags for them, so the tokenizer alone does not say which.
+ */
+function isPredecessor({ language }: JanusConfig, { specials }: Tokenizer): boolean {
+  const is1B = language.hidden === JANUS_PRO_1B.language.hidden && language.layers === JANUS_PRO_1B.language.layers;
+  return is1B && specials.pad === 100_015 && specials.beginOfImage === 100_016;
 }
 
 async function readTokenizer(

@@ -156,6 +156,9 @@ const strip = (text: string): string => {
   return rest.slice(0, end);
 };
 
+/** The roles of Janus-1.3B. */
+export const PLAIN_ROLES: Readonly<Record<Message["role"], string>> = { user: "User", assistant: "Assistant" };
+
 export interface ConversationOptions {
   /** Stands before the conversation; "" for none (default: the checkpoint's, see `PromptConfig`). */
   readonly system?: string;
@@ -179,11 +182,7 @@ export class PromptFormat {
     this.config = config;
     const { user, assistant } = tokenizer.specials;
     const hasTags = user !== undefined && assistant !== undefined;
-    this.roles =
-      roles ??
-      (hasTags
-        ? { user: this.token(user), assistant: this.token(assistant) }
-        : { user: "User", assistant: "Assistant" });
+    this.roles = roles ?? (hasTags ? { user: this.token(user), assistant: this.token(assistant) } : PLAIN_ROLES);
     if (config.chatTemplate !== undefined && roles === undefined) this.template = new ChatTemplate(config.chatTemplate);
   }
 
