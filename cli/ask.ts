@@ -26,7 +26,7 @@ export const addAsk: AddCommand = (program, context) => {
         wholeNumber(1, 1e6),
       ),
     )
-    .option("--system <text>", 'stands before the conversation; "" for none (default: the original\'s)')
+    .option("--system <text>", 'stands before the conversation; "" for none (default: the model\'s)')
     .addOption(new Option("--repetition-penalty <p>", "above 1 for fewer repetitions").argParser(numberIn(0.01, 100)))
     .option("--stop <text...>", "end the answer before any of these")
     .addOption(plainOption())

@@ -38,7 +38,7 @@ export const addChat: AddCommand = (program, context) => {
     .summary("talk with the model")
     .description(`Talk with the model; Ctrl-C ends an answer.\n\n${HELP}`)
     .option("--max-new-tokens <n>", "an answer's most tokens (default: the model's, else 512)", wholeNumber(1, 1e6))
-    .option("--system <text>", 'stands before the conversation; "" for none (default: the original\'s)')
+    .option("--system <text>", 'stands before the conversation; "" for none (default: the model\'s)')
     .option("--out <folder>", "where drawn pictures go", ".")
     .addOption(plainOption());
   addSamplingOptions(

@@ -32,7 +32,11 @@ export const addConvert: AddCommand = (program, context) => {
       new Option("--layout <layout>", "names of the tensors").choices(["hf", "deepseek"]).makeOptionMandatory(),
     )
     .addOption(
-      new Option("--dtype <dtype>", "of all weights; without it each keeps its own").choices(["f32", "f16", "bf16"]),
+      new Option("--dtype <dtype>", "dtype of all weights (default: each keeps its own)").choices([
+        "f32",
+        "f16",
+        "bf16",
+      ]),
     )
     .option("--json", "print one JSON object")
     .action((from: string, to: string, flags: ConvertFlags) => convert(from, to, flags, context));
@@ -110,7 +114,7 @@ async function readSideFiles(source: FileSource, out: Output): Promise<Map<strin
         found.set(name, bytes);
       } else
         out.warn(
-          `${file.name} is not taken along: it has ${formatBytes(file.size)}, at most ${formatBytes(MAX_SIDE_FILE)} are`,
+          `${file.name} is not copied: it has ${formatBytes(file.size)}, and files of at most ${formatBytes(MAX_SIDE_FILE)} are`,
         );
     } finally {
       await file.close?.();

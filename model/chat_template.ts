@@ -8,13 +8,15 @@ import { messageOf } from "../engine/errors.ts";
 import { ConfigError } from "./io/errors.ts";
 
 const MAX_TEMPLATE = 2 ** 16; // characters
-/** Work that any conversation may take: a step counts 1, a character 1, an element of a list 8. About 0.3 s on one core. */
+/** Work that any conversation may take: a step counts 1, a character 1, an element of a list 8, a scope 64. At most about a second on one core. */
 const BASE_WORK = 2 ** 22;
 /** Work for each character of the conversation. The published template takes about 8. */
 const WORK_PER_CHARACTER = 64;
 /** Texts up to this length may be searched for, and numbers up to it may size a result, without a charge for each place. */
 const SHORT = 64;
 const MAX_RANGE = 100_000;
+/** The library makes a scope, of some 25 entries, for each call and each turn of a loop. */
+const SCOPE_WORK = 64;
 
 interface Node {
   readonly type: string;
@@ -58,6 +60,8 @@ class BudgetedInterpreter extends LibraryInterpreter {
   private readonly sizes = new WeakMap<object, number>();
   /** Nodes that are called where they stand. */
   private readonly callees = new WeakSet<object>();
+  /** Nodes whose elements a loop runs over. */
+  private readonly iterables = new WeakSet<object>();
 
   constructor(environment: object, work: number) {
     super(environment);
@@ -72,6 +76,7 @@ class BudgetedInterpreter extends LibraryInterpreter {
     if (value.type === "FunctionValue" && statement?.type === "MemberExpression" && !this.callees.has(statement))
       throw new Error("a method is used without being called");
     this.charge(this.sizeOf(value));
+    if (statement && this.iterables.has(statement)) this.charge(SCOPE_WORK * lengthOf(value));
     return value;
   }
 
@@ -122,7 +127,13 @@ class BudgetedInterpreter extends LibraryInterpreter {
         this.chargeSearch((needle.value as string).length, (text.value as string).length);
       return { ...node, left: new Known(needle), right: new Known(text) } as Node;
     }
+    if (type === "For") {
+      const { iterable } = node as unknown as { iterable: Node & { readonly lhs?: Node } };
+      this.iterables.add(iterable.type === "SelectExpression" && iterable.lhs ? iterable.lhs : iterable);
+    }
+    if (type === "CallStatement") this.charge(SCOPE_WORK);
     if (type === "CallExpression") {
+      this.charge(SCOPE_WORK);
       this.callees.add((node as unknown as { callee: object }).callee);
       return PRODUCTS.has(calleeOf(node)) ? this.withArguments(node, environment) : node;
     }
@@ -152,6 +163,10 @@ class BudgetedInterpreter extends LibraryInterpreter {
     if (needle > text) this.charge(needle);
   }
 }
+
+/** Elements that a loop over a value runs over. */
+const lengthOf = ({ value }: Value): number =>
+  Array.isArray(value) ? value.length : value instanceof Map ? value.size : 0;
 
 /** The name that a call node calls: of a function, a method or a filter. */
 function calleeOf(node: Node): string {

@@ -120,7 +120,7 @@ export class ConfigSection {
   }
 
   private error(key: string, value: JsonValue, needed: string): ConfigError {
-    return new ConfigError(`${this.pathOf(key)} is ${show(value)}; needed: ${needed}`);
+    return new ConfigError(`${this.pathOf(key)} must be ${needed}; got ${show(value)}`);
   }
 }
 

@@ -168,12 +168,12 @@ export const HEAD = "lm_head.weight";
 
 /**
  * The language model's own `tie_word_embeddings` decides, as in transformers, while the key at the top may say true for heads that are not tied.
- * Weights without a head can only be tied: they are, unless that is denied.
+ * Without it, weights that have no head are tied unless the top says false.
  */
 function parseTied(top: ConfigSection, language: ConfigSection, shapes: Shapes): boolean {
   const isHeadless = shapes(EMBEDDING) !== undefined && shapes(HEAD) === undefined;
   const [own, above] = [language.flag("tie_word_embeddings"), top.flag("tie_word_embeddings")];
-  return own === true || (isHeadless && (above ?? own ?? true));
+  return own ?? (isHeadless && (above ?? true));
 }
 
 function parseLanguage(

@@ -132,7 +132,10 @@ export class Janus {
   async decodeImage(tokenIds: readonly number[]): Promise<RgbImage> {
     const { vqmodel } = this.model.model;
     const picture = tokenIds.length === vqmodel.side ** 2 ? await decodePicture(vqmodel, tokenIds) : null;
-    if (!picture) throw new ArgumentError(`decodeImage: ${tokenIds.length} codes; a picture has ${vqmodel.side ** 2}`);
+    if (!picture)
+      throw new ArgumentError(
+        `decodeImage: tokenIds must be the ${vqmodel.side ** 2} codes of an image; got ${tokenIds.length}`,
+      );
     return picture;
   }
 
@@ -153,7 +156,7 @@ export class Janus {
   /** An input picture as pixels. In Node `node/janus.ts` also reads files. */
   protected async image(input: ImageInput): Promise<RgbImage> {
     if (typeof input === "string" || input instanceof Uint8Array || !(input?.data instanceof Uint8Array))
-      throw new ArgumentError("pictures are {width, height, data} of 8-bit RGB here; decode the file first");
+      throw new ArgumentError("images must be {width, height, data} of 8-bit RGB here; decode the file first");
     return input;
   }
 

@@ -196,8 +196,8 @@ describe.skipIf(!hasFixtures)("the files of a folder", () => {
     ["bitsandbytes", (json) => (json["quantization_config"] = { quant_method: "bitsandbytes", load_in_4bit: true }), /quantization_config must be absent.*got bitsandbytes of 4 bits/],
     ["quantised weights of another kind", (json) => (json["text_config"]!["quantization_config"] = { quant_method: "gptq", bits: 8 }), /got gptq of 8 bits/],
     ["JanusFlow", (json) => (json["architectures"] = ["JanusFlow"] as never), /got JanusFlow, which is another model/],
-    ["partial rotary positions", (json) => (json["text_config"]!["partial_rotary_factor"] = 0.5), /partial_rotary_factor is 0\.5/],
-    ["another number of image tokens", (json) => (json["vision_config"]!["num_image_tokens"] = 32), /num_image_tokens is 32/],
+    ["partial rotary positions", (json) => (json["text_config"]!["partial_rotary_factor"] = 0.5), /partial_rotary_factor must be 1.*got 0\.5/],
+    ["another number of image tokens", (json) => (json["vision_config"]!["num_image_tokens"] = 32), /num_image_tokens must be 64.*got 32/],
   ])("refuses %s by name", async (_, change, message) => {
     const error: unknown = await open(config(change)).catch((e: unknown) => e);
     expect(error).toBeInstanceOf(ConfigError);

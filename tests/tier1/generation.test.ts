@@ -432,7 +432,7 @@ describe.skipIf(!hasFixtures)("generation", () => {
         ArgumentError,
         /9999/,
       ],
-      ["too few codes", () => janus.decodeImage([1, 2, 3]), ArgumentError, /3 codes; a picture has 64/],
+      ["too few codes", () => janus.decodeImage([1, 2, 3]), ArgumentError, /must be the 64 codes of an image; got 3/],
       [
         "an answer of no tokens about a picture",
         () => janus.ask("hi", { images: [IMAGES[0]!], maxNewTokens: 0 }).text(),

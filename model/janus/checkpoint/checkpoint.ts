@@ -207,7 +207,7 @@ export class Checkpoint {
       throw new TensorMismatchError(`${name}: ${problems.length} tensors do not fit the ${layout} layout:`, problems);
     const strange = [...weights.extra.keys()].filter((tensor) => !isUnused(tensor));
     if (strange.length)
-      throw new CheckpointError(`${name}/${EXTRA_FILE}: ${someOf(strange)} are not tensors that belong there`);
+      throw new CheckpointError(`${name}/${EXTRA_FILE}: ${someOf(strange)} are not tensors that belong in it`);
     this.name = name;
     this.layout = layout;
     this.format = weights.format;
@@ -223,7 +223,7 @@ export class Checkpoint {
   /** Bytes `offset` to `offset + length` of a tensor; in the front of `into` if that is given. */
   async read(source: TensorSource, offset = 0, length = source.bytes - offset, into?: Uint8Array): Promise<Uint8Array> {
     if (offset < 0 || length < 0 || offset + length > source.bytes)
-      throw new CheckpointError(`${source.name} has ${source.bytes} bytes; ${length} at ${offset} were asked`);
+      throw new CheckpointError(`${source.name} has ${source.bytes} bytes; got a read of ${length} at ${offset}`);
     const out = into ?? new Uint8Array(length);
     let done = 0;
     let start = 0;
