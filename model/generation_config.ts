@@ -160,13 +160,14 @@ class Keys {
     return value === undefined || typeof value === "boolean" ? value : this.fail(key, "true or false");
   }
 
-  /** One id or a list of ids. */
-  ids(key: string): readonly number[] | undefined {
+  /** One id or a list of ids, below `vocabulary`. */
+  ids(key: string, vocabulary = Infinity): readonly number[] | undefined {
     const value = this.json[key] ?? undefined;
     if (value === undefined) return undefined;
     const list: unknown[] = Array.isArray(value) ? value : [value];
     const isId = (id: unknown): id is number => typeof id === "number" && Number.isInteger(id) && id >= 0;
-    return list.every(isId) ? list : this.fail(key, "a token id or a list of them");
+    if (!list.every(isId)) return this.fail(key, "a token id or a list of them");
+    return list.every((id) => id < vocabulary) ? list : this.fail(key, `ids below the model's ${vocabulary} rows`);
   }
 
   strings(key: string): readonly string[] | undefined {
@@ -186,43 +187,45 @@ export function generationConfig(json: Json, where: string, vocabulary: number):
   const keys = new Keys(json, where);
   const isSampling = keys.flag("do_sample");
   const notices = checkKeys(keys, isSampling === true, where);
-  const stopIds = keys.ids("eos_token_id");
-  const suppressTokens = suppressed(keys);
-  for (const [key, ids] of [
-    ["eos_token_id", stopIds],
-    ["suppress_tokens", suppressTokens],
-  ] as const)
-    // prettier-ignore
-    if (ids?.some((id) => id >= vocabulary)) keys.fail(key, `ids below the model's ${vocabulary} rows`);
-  const isPositive = (value: number): boolean => value > 0 && Number.isFinite(value);
-  const temperature = isSampling
-    ? (keys.number("temperature", "a number above 0, as do_sample is true", isPositive) ?? 1)
-    : keys.number("temperature", "a number from 0", (value) => value >= 0 && Number.isFinite(value));
-  const topK = keys.whole("top_k", 0) ?? ("top_k" in json ? 0 : DEFAULT_TOP_K);
-  const topP = keys.number("top_p", "a number above 0, at most 1", (value) => value > 0 && value <= 1) ?? 1;
-  const filters = { ...(topK > 0 && { topK }), ...(topP < 1 && { topP }) };
-  const rest = {
-    repetitionPenalty: keys.number("repetition_penalty", "a number above 0", isPositive),
-    suppressTokens,
-    stop: keys.strings("stop_strings"),
-    maxNewTokens: keys.whole("max_new_tokens", 1),
-    maxLength: keys.whole("max_length", 1),
-  };
+  const stopIds = keys.ids("eos_token_id", vocabulary);
+  const { temperature, filters } = samplingOf(keys, isSampling === true);
   return {
     answers: defined({
       stopIds: stopIds?.length ? stopIds : undefined,
-      ...(isSampling && { temperature, ...filters }),
-      ...rest,
+      ...(isSampling && { temperature }),
+      ...filters, // without do_sample they wait for a caller's temperature
+      repetitionPenalty: keys.number("repetition_penalty", "a number above 0", isPositive),
+      suppressTokens: suppressed(keys, vocabulary),
+      stop: keys.strings("stop_strings"),
+      maxNewTokens: keys.whole("max_new_tokens", 1),
+      maxLength: keys.whole("max_length", 1),
     }),
     drawing: defined({
-      guidance: keys.number("guidance_scale", "a number from 0", (value) => value >= 0 && Number.isFinite(value)),
-      // Absent, pictures are sampled as in the paper's code; transformers takes the most probable codes then.
+      guidance: keys.number("guidance_scale", "a number from 0", isFromZero),
+      // Absent, images are sampled as in the paper's code; transformers takes the most probable codes then.
       temperature: isSampling === false ? 0 : temperature,
       ...(isSampling && filters),
     }),
     ids: idsOf(keys),
     notices,
   };
+}
+
+const isPositive = (value: number): boolean => value > 0 && Number.isFinite(value);
+const isFromZero = (value: number): boolean => value === 0 || isPositive(value);
+
+/** Temperature, and the filters of the probabilities: those that the file has, and transformers' default if it samples. */
+function samplingOf(
+  keys: Keys,
+  isSampling: boolean,
+): { temperature: number | undefined; filters: { topK?: number; topP?: number } } {
+  const temperature = isSampling
+    ? (keys.number("temperature", "a number above 0, as do_sample is true", isPositive) ?? 1)
+    : keys.number("temperature", "a number from 0", isFromZero);
+  const isDefault = isSampling && !("top_k" in keys.json);
+  const topK = keys.whole("top_k", 0) ?? (isDefault ? DEFAULT_TOP_K : 0);
+  const topP = keys.number("top_p", "a number above 0, at most 1", (value) => value > 0 && value <= 1) ?? 1;
+  return { temperature, filters: { ...(topK > 0 && { topK }), ...(topP < 1 && { topP }) } };
 }
 
 function idsOf(keys: Keys): GenerationConfig["ids"] {
@@ -237,16 +240,16 @@ function idsOf(keys: Keys): GenerationConfig["ids"] {
 }
 
 /** `suppress_tokens`, and the words of `bad_words_ids` that are one token. */
-function suppressed(keys: Keys): readonly number[] | undefined {
+function suppressed(keys: Keys, vocabulary: number): readonly number[] | undefined {
   const words = keys.json["bad_words_ids"] ?? [];
   const needed = "lists of one token id each (longer words are not supported)";
   if (!Array.isArray(words)) return keys.fail("bad_words_ids", needed);
   const ids = words.map((word: unknown): number =>
-    Array.isArray(word) && word.length === 1 && Number.isInteger(word[0])
+    Array.isArray(word) && word.length === 1 && Number.isInteger(word[0]) && word[0] >= 0 && word[0] < vocabulary
       ? (word[0] as number)
       : keys.fail("bad_words_ids", needed),
   );
-  const all = [...(keys.ids("suppress_tokens") ?? []), ...ids];
+  const all = [...(keys.ids("suppress_tokens", vocabulary) ?? []), ...ids];
   return all.length ? all : undefined;
 }
 

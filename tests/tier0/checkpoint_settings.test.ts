@@ -11,8 +11,9 @@ import type { Processor } from "../../model/janus/processor.ts";
 import { answerOptions } from "../../model/janus/pipeline.ts";
 import { ConfigError } from "../../model/io/errors.ts";
 import { understandingPixels } from "../../model/image/preprocess.ts";
+import { encodeSafetensors } from "../../model/io/safetensors.ts";
 import { parseJsonObject } from "../../model/io/json.ts";
-import { memorySink, sourceOfFiles, tinyFiles } from "../checkpoint/tiny.ts";
+import { changedHf, memorySink, sourceOfFiles, tensorsOf, tinyFiles } from "../checkpoint/tiny.ts";
 import type { Files } from "../checkpoint/tiny.ts";
 import { hasFixtures } from "../fixtures.ts";
 import { convertCheckpoint } from "../../model/janus/checkpoint/convert.ts";
@@ -53,7 +54,8 @@ describe("generation_config.json", () => {
       temperature: 0.6,
       topP: 0.95,
     });
-    expect(await answers({ temperature: 0.6, top_p: 0.9, top_k: 3 })).toEqual({});
+    // Filters wait for a caller's temperature.
+    expect(await answers({ temperature: 0.6, top_p: 0.9, top_k: 3 })).toEqual({ topK: 3, topP: 0.9 });
     const { drawing } = await read({ "generation_config.json": { do_sample: true, top_k: 3, temperature: 0.5 } });
     expect(drawing).toEqual({ guidance: 5, temperature: 0.5, topK: 3 });
     expect((await read({ "generation_config.json": { do_sample: false } })).drawing.temperature).toBe(0);
@@ -203,6 +205,32 @@ describe.skipIf(!hasFixtures)("the files of a folder", () => {
     expect(error).toBeInstanceOf(ConfigError);
     expect((error as Error).message).toMatch(message);
   }); // prettier-ignore
+  it("says what stands there for weights: quantised ones without a config that says so, an adapter", async () => {
+    const tensors = await changedHf((t) => {
+      const name = "model.language_model.layers.0.self_attn.q_proj.weight.absmax";
+      t.set(name, { name, dtype: "f32", shape: [1], data: new Uint8Array(4) });
+    });
+    await expect(open(tensors)).rejects.toThrow(/got quantised ones \(".*absmax"\)/);
+    const adapter = new Map(hf).set("adapter_config.json", bytes({})).set("adapter_model.safetensors", bytes(""));
+    adapter.delete("model.safetensors");
+    await expect(open(adapter)).rejects.toThrow(/got an adapter .* Merge it into its base model/);
+  });
+  it("takes rotary buffers of older versions, in the index or not", async () => {
+    const checkpoint = await open(hf);
+    const sink = memorySink();
+    await convertCheckpoint(checkpoint, sink, { layout: "hf", sideFiles: hf, shardBytes: 2.7e6 });
+    const [first, index] = ["model-00001-of-00002.safetensors", "model.safetensors.index.json"];
+    const tensors = await tensorsOf(sink.files.get(first)!);
+    const buffers = ["layers.0.self_attn.rotary_emb.inv_freq", "rotary_emb.original_inv_freq", "layers.1.self_attn.rotary_emb.cos_cached"]; // prettier-ignore
+    for (const buffer of buffers) {
+      const name = `model.language_model.${buffer}`;
+      tensors.set(name, { name, dtype: "f32", shape: [1], data: new Uint8Array(4) });
+    }
+    const map = jsonOf(sink.files, index) as { weight_map: Record<string, string> };
+    map.weight_map[`model.language_model.layers.2.self_attn.rotary_emb.inv_freq`] = first; // in the index alone
+    const files = new Map(sink.files).set(first, encodeSafetensors([...tensors.values()])).set(index, bytes(map));
+    expect([...(await open(files)).unused.keys()]).toEqual(buffers.map((name) => `model.language_model.${name}`));
+  });
   it("may begin with a byte order mark", async () => {
     const marked = new Map(hf);
     for (const name of ["config.json", "tokenizer.json", "processor_config.json", "generation_config.json"])

@@ -38,6 +38,10 @@ export type Format = "safetensors" | "torch";
 export function chooseWeights(files: readonly string[], where: string): string {
   const known = WEIGHT_FILES.find((name) => files.includes(name));
   if (known) return known;
+  if (files.some((name) => /^adapter_(config\.json|model\.)/.test(name)))
+    throw new CheckpointError(
+      `${where}: it must hold a model's weights; got an adapter (adapter_config.json, adapter_model). Merge it into its base model first`,
+    );
   const others = files.filter(
     (name) =>
       /\.(safetensors|bin)$/.test(name) &&
@@ -196,6 +200,7 @@ export class Checkpoint {
         `${name}: not the weights of a Janus model: of language_model.model.norm.weight (DeepSeek's layout) and model.language_model.norm.weight (transformers') just one must be there; found ${someOf(weights.tensors.keys(), 3) || "no tensors"}`,
       );
     }
+    requirePlain(weights.tensors.keys(), name);
     const all = arrange(weights.tensors.values(), layout, "hf").placed;
     const { config, notices } = readConfig(json, (hf) => all.get(hf)?.shape, `${name}/config.json`);
     this.config = config;
@@ -302,6 +307,19 @@ export class Checkpoint {
     if (!open) throw new CheckpointError(`${this.name}: the checkpoint is closed`);
     return open;
   }
+}
+
+/** Names that the tensors of quantised weights have besides their own. */
+const QUANTISED =
+  /\.(absmax|nested_absmax|quant_map|SCB|qweight|qzeros|weight_scale(_inv)?|weight_packed)$|\.quant_state\./;
+
+/** Throws `CheckpointError` for quantised weights, whose config may not say so. */
+function requirePlain(names: Iterable<string>, where: string): void {
+  const found = [...names].find((name) => QUANTISED.test(name));
+  if (found !== undefined)
+    throw new CheckpointError(
+      `${where}: weights must be in bf16, f16 or f32; got quantised ones (${quote(found)}), which are not supported. Use the full checkpoint`,
+    );
 }
 
 const COMPARED_BYTES = 16 * 2 ** 20;

@@ -17,7 +17,7 @@ import type { Layout } from "./names.ts";
 type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json };
 
 const REWRITTEN = ["config.json", "processor_config.json", "preprocessor_config.json", "generation_config.json"];
-/** Keys of generation_config.json that are written anew from the tokenizer's ids; all others stay as they are. */
+/** Keys of generation_config.json that are rewritten from the tokenizer's ids; all others are kept. */
 const REWRITTEN_IDS = ["bos_token_id", "pad_token_id", "boi_token_id", "generation_kwargs"];
 const TORCH_DTYPES = { f32: "float32", f16: "float16", bf16: "bfloat16" } as const;
 const SPECIAL = {
