@@ -56,7 +56,7 @@ interface TokenizeFlags extends SourceFlags, ModelFlags {
 const SOURCE =
   "a JSONL file (conversations, messages, prompt and image, text), or a folder with a folder of images for each class";
 const JSON_FLAG = ["--json", "print one JSON object"] as const;
-const SYSTEM_FLAG = ["--system <text>", 'stands before conversations; "" for none (default: the original\'s)'] as const;
+const SYSTEM_FLAG = ["--system <text>", 'stands before conversations; "" for none (default: the model\'s)'] as const;
 
 export const addData: AddCommand = (program, context) => {
   const data = program

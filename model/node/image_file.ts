@@ -10,6 +10,7 @@ import { JanusError, messageOf } from "../../engine/errors.ts";
 import { ImageError, ImageFormatError, ImageLimitError, checkImage } from "../image/image.ts";
 import type { RgbImage } from "../image/image.ts";
 import { insertTextChunks, readTextChunks } from "../image/png_text.ts";
+import { notContent } from "../io/small_file.ts";
 import { shortage } from "./files.ts";
 
 export interface ReadImageOptions {
@@ -121,8 +122,10 @@ export async function readImage(source: string | Uint8Array, options: ReadImageO
   const bytes = typeof source === "string" ? await fileBytes(source, maxBytes) : source;
   if (bytes.length > maxBytes) throw tooManyBytes(name, bytes.length, maxBytes);
   const format = formatOf(bytes);
-  if (!format)
-    throw new ImageFormatError(`${name} is no picture of a known kind; JPEG, PNG, WebP, GIF, TIFF and AVIF are read`);
+  if (!format) {
+    const problem = notContent(bytes) ?? "is no picture of a known kind; JPEG, PNG, WebP, GIF, TIFF and AVIF are read";
+    throw new ImageFormatError(`${name} ${problem}`);
+  }
   const sharp = await loadSharp();
   const damaged = (error: unknown): never => {
     const text = messageOf(error);

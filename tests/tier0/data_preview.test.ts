@@ -9,6 +9,7 @@ import { byteTokenizerFiles } from "../../model/byte_tokenizer.ts";
 import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
 import { folderSource } from "../../model/node/files.ts";
 import { readProcessor } from "../../model/janus/processor.ts";
+import { DEFAULT_SYSTEM_PROMPT } from "../../model/janus/prompt.ts";
 import { Tokenizer } from "../../model/janus/tokenizer.ts";
 import { samplePieces } from "../../train/data/preview.ts";
 import { IGNORE, imageSample, textSample } from "../../train/samples.ts";
@@ -110,7 +111,7 @@ describe("janus data", () => {
     const { prompts } = await readProcessor(source, checkpoint.config);
     await checkpoint.close();
     expect(drawn).toMatchObject({ tokens: prompts.encode(prompts.generation("a red circle")).length + 63, bad: 0 });
-    const [longer] = await index(); // with the original's system prompt
+    const [longer] = await index("--system", DEFAULT_SYSTEM_PROMPT);
     expect(longer!.tokens).toBeGreaterThan(talked!.tokens);
     const files = readdirSync(join(cache, "index")).filter((name) => name.endsWith(".tokens"));
     expect(files).toHaveLength(4);

@@ -144,7 +144,7 @@ describe("preprocessConfig", () => {
   });
   const wrong: [string, unknown, RegExp][] = [
     ["a list", [], /must be an object/],
-    ["a size of text", { image_size: "384" }, /image_size must be a whole number from 1 to 8192, got "384"/],
+    ["a size of text", { image_size: "384" }, /image_size must be a whole number from 1 to 8192; got "384"/],
     ["a size that is not square", { size: { height: 384, width: 383 } }, /square/],
     ["a std of zero", { image_std: [0.5, 0, 0.5] }, /image_std/],
     ["two means", { image_processor: { image_mean: [0.5, 0.5] } }, /three numbers/],

@@ -12,7 +12,7 @@ import { isBadSample } from "./loader.ts";
 import type { ScanOptions } from "./scan.ts";
 
 /** Raised when records become other samples. */
-const VERSION = 1;
+const VERSION = 2;
 
 export interface TokenCounts {
   /** Tokens of each record; 0 if its text cannot be a sample. Its pictures may still be bad. */
