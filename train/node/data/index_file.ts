@@ -144,6 +144,11 @@ export function requireKnownFields(sources: readonly Pick<SourceIndex, "spec" | 
     const flags = [...new Set(refused.map(({ field }) => `--ignore-field ${JSON.stringify(field)}`))].join(" ");
     throw new SourceError(`${spec.path}: fields that are not used: ${names}. Remove them, or allow them with ${flags}`);
   }
+  requireIgnoredFields(sources);
+}
+
+/** Throws `SourceError` for a field to be ignored that no record has. */
+export function requireIgnoredFields(sources: readonly Pick<SourceIndex, "spec" | "fields">[]): void {
   const known = new Set(sources.flatMap(({ fields }) => fields.map(({ field }) => field)));
   const absent = sources.flatMap(({ spec }) => spec.ignoredFields ?? []).find((name) => !known.has(name));
   if (absent !== undefined)
@@ -184,7 +189,9 @@ export async function openIndex(spec: SourceSpec, cache: string, options: ScanOp
   const listing = stamp.isFolder ? await listFolder(spec, options) : null;
   const opened = known && (await openByHash(spec, folder, known.hash, listing));
   if (!known || !opened)
-    throw new SourceError(`${spec.path} has no index in ${cache} that this release reads; make it with janus data index`);
+    throw new SourceError(
+      `${spec.path} has no index in ${cache} that this release reads; make it with janus data index`,
+    );
   try {
     if (!listing && sameStamp(known.stamp, stamp)) return opened;
     // Copied or touched: the content decides.
