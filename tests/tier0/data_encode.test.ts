@@ -122,7 +122,7 @@ describe.skipIf(!hasFixtures).each(["deepseek", "hf"])("samples of the %s layout
     expect(processor.tokenizer.decode(sample.ids, { skipSpecials: false })).toContain("Be brief.\n\n<|User|>: ");
   });
 
-  it("puts the original's system prompt before conversations unless told otherwise", async () => {
+  it("puts the original's system prompt before conversations by default", async () => {
     const messages: Message[] = [
       { role: "user", content: "Hello" },
       { role: "assistant", content: "Hi" },

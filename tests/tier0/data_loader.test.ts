@@ -335,7 +335,7 @@ describe.skipIf(!hasFixtures)("loader of real files", () => {
     writeFileSync(path, records.map((r) => `${typeof r === "string" ? r : JSON.stringify(r)}\n`).join(""));
     return path;
   };
-  it("sets bad files aside with the reason and goes on exactly", async () => {
+  it("sets bad files aside with the reason, and resumes exactly", async () => {
     const picture = (i: number): string => join(fixtures, `image${i % 4}.png`);
     const broken = join(temporary, "broken.png");
     writeFileSync(broken, readFileSync(picture(0)).subarray(0, 3000));

@@ -130,7 +130,7 @@ describe("understandingPixels", () => {
 });
 
 describe("preprocessConfig", () => {
-  it("takes the published values where a file says nothing", () => {
+  it("takes the published values for absent keys", () => {
     expect(published).toEqual({
       imageSize: 384,
       minSize: 14,

@@ -124,7 +124,7 @@ export class CodeCache {
   static async open(cache: string, about: CodesAbout, options: OpenOptions = {}): Promise<CodeCache> {
     if (!(about.tokens >= 1) || !(about.codes >= 1 && about.codes <= 65_536))
       throw new CodesError(
-        `${about.tokens} codes of ${about.codes}: a cache holds codes of 16 bits, at least one a picture`,
+        `${about.tokens} codes of ${about.codes}: a cache contains codes of 16 bits, at least one a picture`,
       );
     const opened = new CodeCache(join(cache, "codes", codesKey(about)), about);
     try {

@@ -259,7 +259,7 @@ async function temporaryFile(folder: string): Promise<FileHandle> {
 /** Entries in memory before they become a sorted file: about 30 MB. */
 const MAX_RECENT = 200_000;
 /** Sorted files of one process before they become one. */
-const MAX_RUNS = 16;
+const MAX_RUNS = 32;
 
 export interface StoreOptions {
   /** Folder of temporary files. */
