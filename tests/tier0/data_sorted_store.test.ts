@@ -13,6 +13,9 @@ import {
   toText,
   writeSorted,
 } from "../../train/node/data/sorted_store.ts";
+import { sortedNames } from "../../train/node/data/sorted_names.ts";
+import { measureIndex } from "../code_index_size.ts";
+import { isLong } from "../long.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "janus-sorted-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -72,3 +75,27 @@ describe("sorted store", () => {
     expect(await SortedFile.open(join(folder, "none"))).toBe(null);
   });
 });
+
+it("sorts names in runs as an array is sorted, line breaks and surrogate pairs included", async () => {
+  const names = Array.from(
+    { length: 500 },
+    (_, i) => `${(i * 7919) % 501}${["", "\n", "\u{1f600}", "\uffff", "ä"][i % 5]}.png`,
+  );
+  async function* given(count: number): AsyncGenerator<string> {
+    yield* names.slice(0, count);
+  }
+  for (const [count, most] of [[500, 7], [500, 500], [500, 501], [7, 7], [3, 9], [0, 3]] as const) {
+    const got: string[] = [];
+    for await (const name of sortedNames(given(count), most)) got.push(name);
+    expect(got).toEqual(names.slice(0, count).sort());
+  } // prettier-ignore
+});
+
+it.skipIf(!isLong)(
+  "keeps the memory of an index of 4 million entries under 500 MB",
+  async () => {
+    const { memory } = await measureIndex(4e6);
+    expect(memory).toBeLessThan(500e6);
+  },
+  300_000,
+);

@@ -264,7 +264,7 @@ it("data that is not there is said before the model is loaded; a signal ends the
   const error = await errorOf(() => go("nothing", settings(), { sources: [{ path: at("data", "missing.jsonl") }] }));
   expect(error.message).toMatch(/missing\.jsonl does not exist/);
   const alone = await errorOf(() => go("nothing", settings(), { sources: [{ path: at("data", "gen.jsonl") }] }));
-  expect(alone.message).toMatch(/the ratio of und is \d and there is no sample of it/);
+  expect(alone.message).toMatch(/the ratio of und is \d and no source has records for it/);
   expect(device.pool.stats.peakBytes).toBe(live);
   await go("checked", settings({ steps: 1 }));
   device.pool.resetPeak();

@@ -20,19 +20,19 @@ import type { RawSample } from "./raw_sample.ts";
 export type CodeSource = (path: string) => Promise<Uint16Array | number[]>;
 
 export interface EncoderOptions {
-  /** Decides which prompts are dropped. */
+  /** Seed of the prompts that are dropped. */
   readonly seed: number;
-  /** Without it samples to be drawn are refused. */
+  /** Codes of images of the task gen (default: such samples are refused). */
   readonly codes?: CodeSource;
   /** The share of prompts that become padding, for guidance. */
   readonly drop?: number;
-  /** The longest sample; without it any length. */
+  /** Tokens of the longest sample (default: any number). */
   readonly maxTokens?: number;
-  /** Instead of refusing what is too long: plain texts are cut, conversations lose whole turns at their end. Answers are never cut. */
+  /** Whether plain texts that are too long are cut and conversations lose whole turns at their end (default: both are refused). Answers are never cut. */
   readonly truncate?: boolean;
-  /** System message of conversations that have none of their own (default: the original's), "" for none. */
+  /** System prompt of conversations without one (default: the original's), "" for none. */
   readonly system?: string;
-  /** The pixels of an image that a sample names, to be seen; throws `ImageError` for one that cannot be read. Without it images are refused. */
+  /** Returns the pixels of an image of the task und; throws `ImageError` for one that cannot be read (default: images are refused). */
   readonly readImage?: (path: string) => Promise<RgbImage>;
 }
 
@@ -67,8 +67,8 @@ export class RecordEncoder {
 
   constructor(processor: Processor, options: EncoderOptions) {
     const { drop = 0.1, maxTokens = Infinity } = options;
-    if (!(drop >= 0 && drop <= 1)) throw new ArgumentError(`RecordEncoder: drop is ${drop}; a share from 0 to 1`);
-    if (!(maxTokens >= 2)) throw new ArgumentError(`RecordEncoder: maxTokens is ${maxTokens}; at least 2`);
+    if (!(drop >= 0 && drop <= 1)) throw new ArgumentError(`RecordEncoder: drop must be a share from 0 to 1; got ${drop}`);
+    if (!(maxTokens >= 2)) throw new ArgumentError(`RecordEncoder: maxTokens must be at least 2; got ${maxTokens}`);
     this.processor = processor;
     this.options = options;
     const { tokenizer } = processor;
@@ -110,7 +110,7 @@ export class RecordEncoder {
 
   private readImage(path: string): Promise<RgbImage> {
     const { readImage } = this.options;
-    if (!readImage) throw new ArgumentError("RecordEncoder: images to be seen need a reader; give one as `readImage`");
+    if (!readImage) throw new ArgumentError("RecordEncoder: images of the task und need a reader; give one as `readImage`");
     return readImage(path);
   }
 
@@ -127,7 +127,7 @@ export class RecordEncoder {
     const { codes: source, seed, drop = 0.1 } = this.options;
     const ids = this.promptIds(prompt);
     if (!source)
-      throw new ArgumentError("RecordEncoder: pictures to be drawn need their codes; give a CodeSource as `codes`");
+      throw new ArgumentError("RecordEncoder: images of the task gen need their codes; give a CodeSource as `codes`");
     const codes = await source(image);
     const tokens = ids.length + codes.length - 1;
     if (tokens > this.maxTokens) throw this.tooLong("prompt with its picture", tokens);

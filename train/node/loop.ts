@@ -230,7 +230,8 @@ class Run<Sample, Event extends LoopEvent> {
   }
 
   get isSaveDue(): boolean {
-    return this.parts.stage.step % this.options.config.save.every === 0 || !this.hasSteps;
+    // A step that was stopped while bad samples came leaves the number of one that is saved.
+    return !this.isSaved && (this.parts.stage.step % this.options.config.save.every === 0 || !this.hasSteps);
   }
 
   private get isSaved(): boolean {

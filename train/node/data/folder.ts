@@ -4,12 +4,13 @@
  * listing is in the cache or not.
  */
 import { createHash } from "node:crypto";
-import type { BigIntStats, Dirent } from "node:fs";
-import { readFile, readdir, stat } from "node:fs/promises";
+import type { BigIntStats } from "node:fs";
+import { opendir, readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { FileError, fileError } from "../../../model/node/files.ts";
 import { SourceError } from "../../data/errors.ts";
 import type { ScanOptions } from "./scan.ts";
+import { sortedNames } from "./sorted_names.ts";
 import type { SourceSpec } from "./sources.ts";
 
 const IMAGES = /\.(jpe?g|jpe|jfif|png|webp|gif|tiff?|avif)$/i;
@@ -66,18 +67,31 @@ async function statsOf(path: string): Promise<BigIntStats | null> {
 
 const idOf = ({ dev, ino }: BigIntStats): string => `${dev}:${ino}`;
 
-/** Entries of a folder in the order of their UTF-16 codes: the same on every machine. */
-async function entriesOf(path: string): Promise<Dirent[]> {
-  const entries = await readdir(path, { withFileTypes: true }).catch((error: unknown) => {
-    throw fileError(error, path);
-  });
-  return entries.sort((a, b) => (a.name < b.name ? -1 : Number(a.name > b.name)));
+/** An entry of a folder: its name, and whether it is a folder, a link or another file. */
+interface Entry {
+  readonly name: string;
+  readonly type: "d" | "l" | "f";
 }
 
-/** What a folder contains: its images with their bytes, and its folders. */
-interface Content {
-  readonly images: readonly { readonly name: string; readonly bytes: number }[];
-  readonly folders: readonly { readonly name: string; readonly id: string }[];
+/** Entries of a folder in the order of their names, whatever their number. */
+async function* entriesOf(path: string): AsyncGenerator<Entry> {
+  const opened = await opendir(path, { bufferSize: 1024 }).catch((error: unknown) => {
+    throw fileError(error, path);
+  });
+  // No name contains a zero: behind it the type does not change the order.
+  const names = async function* (): AsyncGenerator<string> {
+    for await (const entry of opened)
+      yield `${entry.name}\0${entry.isDirectory() ? "d" : entry.isSymbolicLink() ? "l" : "f"}`;
+  };
+  for await (const text of sortedNames(names())) {
+    const end = text.length - 2;
+    yield { name: text.slice(0, end), type: text[end + 1] as Entry["type"] };
+  }
+}
+
+interface Folder {
+  readonly name: string;
+  readonly id: string;
 }
 
 class FolderLister {
@@ -94,19 +108,23 @@ class FolderLister {
 
   /** Lines of the listing. */
   async *lines(): AsyncGenerator<string> {
-    const root = await this.content("");
-    for (const { name } of root.images) this.skip("in the root, without the folder of a class", name);
-    await this.requireOneSplit(root);
+    const folders: Folder[] = [];
+    for await (const { name } of this.images("", folders))
+      this.skip("in the root, without the folder of a class", name);
+    await this.requireOneSplit(folders);
     const above = await statsOf(this.spec.path);
-    for (const { name, id } of root.folders) yield* this.folder(name, [...(above ? [idOf(above)] : []), id]);
+    for (const { name, id } of folders) yield* this.folder(name, [...(above ? [idOf(above)] : []), id]);
   }
 
   /** @param above ids of the folder and those above it: a link back to one of them would never end */
   private async *folder(path: string, above: readonly string[]): AsyncGenerator<string> {
-    const { images, folders } = await this.content(path);
-    const className = images.length > 0 || folders.length === 0 ? this.classOf(path) : "";
-    for (const { name, bytes } of images)
+    const folders: Folder[] = [];
+    let className: string | null = null;
+    for await (const { name, bytes } of this.images(path, folders)) {
+      className ??= this.classOf(path);
       yield `${JSON.stringify({ class: className, image: `${path}/${name}`, bytes })}\n`;
+    }
+    if (folders.length === 0) this.classOf(path); // an empty class has to have a name too
     for (const { name, id } of folders) {
       if (above.includes(id)) this.skip("link to a folder above it", `${path}/${name}`);
       else yield* this.folder(`${path}/${name}`, [...above, id]);
@@ -122,45 +140,52 @@ class FolderLister {
     return name;
   }
 
-  private async content(path: string): Promise<Content> {
-    const images: { name: string; bytes: number }[] = [];
-    const folders: { name: string; id: string }[] = [];
-    const entries = await entriesOf(join(this.spec.path, path));
-    for (let at = 0; at < entries.length; at += STATS_AT_ONCE) {
+  /** The images that lie directly in a folder; its folders are added to `folders`. */
+  private async *images(path: string, folders: Folder[]): AsyncGenerator<{ name: string; bytes: number }> {
+    let some: Entry[] = [];
+    const use = async (entries: readonly Entry[]): Promise<{ name: string; bytes: number }[]> => {
       this.signal?.throwIfAborted();
-      const some = entries.slice(at, at + STATS_AT_ONCE).filter((entry) => this.isLookedAt(entry, path));
-      const stats = await Promise.all(some.map(({ name }) => statsOf(join(this.spec.path, path, name))));
-      for (const [i, entry] of some.entries()) {
-        const [found, name] = [stats[i]!, join(path, entry.name)];
-        if (!found) this.skip(entry.isSymbolicLink() ? "broken link" : "cannot be found under its name", name);
-        else if (found.isDirectory()) folders.push({ name: entry.name, id: idOf(found) });
-        else if (!IMAGES.test(entry.name)) this.skip(reasonOf(entry.name), name);
-        else if (!found.isFile()) this.skip("not a file", name);
-        else images.push({ name: entry.name, bytes: Number(found.size) });
-      }
+      const stats = await Promise.all(entries.map(({ name }) => statsOf(join(this.spec.path, path, name))));
+      return entries.flatMap(({ name, type }, i) => {
+        const [found, shown] = [stats[i]!, join(path, name)];
+        if (!found) this.skip(type === "l" ? "broken link" : "cannot be found under its name", shown);
+        else if (found.isDirectory()) folders.push({ name, id: idOf(found) });
+        else if (!IMAGES.test(name)) this.skip(reasonOf(name), shown);
+        else if (!found.isFile()) this.skip("not a file", shown);
+        else return [{ name, bytes: Number(found.size) }];
+        return [];
+      });
+    };
+    for await (const entry of entriesOf(join(this.spec.path, path))) {
+      if (!this.isLookedAt(entry, path) || some.push(entry) < STATS_AT_ONCE) continue;
+      yield* await use(some);
+      some = [];
     }
-    return { images, folders };
+    yield* await use(some);
   }
 
   /** Whether an entry has to be stat-ed: other files than images are known by their names. */
-  private isLookedAt(entry: Dirent, path: string): boolean {
-    if (entry.name.startsWith(".")) {
-      this.skip("hidden", join(path, entry.name));
+  private isLookedAt({ name, type }: Entry, path: string): boolean {
+    if (name.startsWith(".")) {
+      this.skip("hidden", join(path, name));
       return false;
     }
-    if (entry.isDirectory() || entry.isSymbolicLink() || IMAGES.test(entry.name)) return true;
-    this.skip(reasonOf(entry.name), join(path, entry.name));
+    if (type !== "f" || IMAGES.test(name)) return true;
+    this.skip(reasonOf(name), join(path, name));
     return false;
   }
 
   /** Training on `train` and `test` together is never meant. */
-  private async requireOneSplit({ folders }: Content): Promise<void> {
+  private async requireOneSplit(folders: readonly Folder[]): Promise<void> {
     const splits: string[] = [];
     for (const { name } of folders) {
       if (!SPLITS.has(name.toLowerCase())) continue;
-      const entries = await entriesOf(join(this.spec.path, name));
-      const hasImages = entries.some((entry) => !entry.isDirectory() && IMAGES.test(entry.name));
-      if (!hasImages && entries.some((entry) => entry.isDirectory())) splits.push(name);
+      let [hasImages, hasFolders] = [false, false];
+      for await (const entry of entriesOf(join(this.spec.path, name))) {
+        if (entry.type === "d") hasFolders = true;
+        else if (IMAGES.test(entry.name)) hasImages = true;
+      }
+      if (!hasImages && hasFolders) splits.push(name);
     }
     if (splits.length > 1)
       throw new SourceError(
@@ -179,8 +204,8 @@ const reasonOf = (name: string): string =>
   OTHER_IMAGES.test(name) ? "an image of a format that is not read" : "not an image by its name";
 
 /**
- * Lists every image of a folder with its class, in order, as JSONL `{class, image, bytes}`; `write` gets the lines in parts, so that memory is
- * that of the largest single folder. Throws `SourceError` for folders without images, with several splits, and for classes without a name.
+ * Lists every image of a folder with its class, in order, as JSONL `{class, image, bytes}`; `write` gets the lines in parts; memory does not
+ * depend on the number of images. Throws `SourceError` for folders without images, with several splits, and for classes without a name.
  */
 export async function listFolder(
   spec: SourceSpec,

@@ -174,7 +174,7 @@ export function checkSources(
   for (const task of TASKS) {
     const count = (sources[task] ?? []).reduce((sum, source) => sum + source.count, 0);
     if (ratios[task] > 0 && count === 0)
-      throw new SourceError(`the ratio of ${task} is ${ratios[task]} and there is no sample of it; give it a source`);
+      throw new SourceError(`the ratio of ${task} is ${ratios[task]} and no source has records for it; add one`);
   }
 }
 
@@ -212,7 +212,7 @@ export class Loader<T = Sample> {
     const { seed, batch, ratios, ahead = Math.min(MAX_AHEAD, Math.max(LEAST_AHEAD, batch)) } = options;
     checkSources(sources, ratios);
     if (!Number.isInteger(ahead) || ahead < 0)
-      throw new ArgumentError(`Loader: ahead is ${ahead}; a whole number from 0`);
+      throw new ArgumentError(`Loader: ahead must be a whole number from 0; got ${ahead}`);
     this.mixture = { ratios, batch };
     checkMixture(this.mixture);
     this.seed = seed;
@@ -264,7 +264,7 @@ export class Loader<T = Sample> {
    */
   async next(signal?: AbortSignal): Promise<LoadedStep<T>> {
     if (this.failure) throw this.failure;
-    if (this.isRunning) throw new ArgumentError("Loader.next: the last step has not come yet; await it first");
+    if (this.isRunning) throw new ArgumentError("Loader.next: the previous call is still running; await it first");
     this.isRunning = true;
     try {
       const step = this.step;

@@ -37,8 +37,8 @@ export class Quarantine {
 
   constructor(options: QuarantineOptions = {}) {
     const { file, share = 0.001, least = 100 } = options;
-    if (!(share >= 0 && share <= 1)) throw new ArgumentError(`Quarantine: share is ${share}; from 0 to 1`);
-    if (!(least >= 0)) throw new ArgumentError(`Quarantine: least is ${least}; at least 0`);
+    if (!(share >= 0 && share <= 1)) throw new ArgumentError(`Quarantine: share must be from 0 to 1; got ${share}`);
+    if (!(least >= 0)) throw new ArgumentError(`Quarantine: least must be at least 0; got ${least}`);
     this.file = file;
     this.share = share;
     this.least = least;
