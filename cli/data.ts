@@ -114,7 +114,7 @@ const sourceOptions = (command: Command): Command =>
     .option(
       "--ignore-field <field>",
       "accept records with this field, which is not used; may be repeated. Fields are named as janus data index lists them",
-      (name: string, names: readonly string[] = []) => [...names, name],
+      (name: string, names?: readonly string[]) => [...(names ?? []), name],
     );
 
 const modelOptions = (command: Command): Command =>

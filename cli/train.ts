@@ -44,7 +44,7 @@ export const addTrain: AddCommand = (program, context) => {
     .option(
       "--ignore-field <field>",
       "accept records with this field, which is not used; may be repeated. Fields are named as janus data index lists them",
-      (name: string, names: readonly string[] = []) => [...names, name],
+      (name: string, names?: readonly string[]) => [...(names ?? []), name],
     )
     .option("--set <change...>", "settings to change, e.g. optimizer.lr=2e-5 ratios.text=0")
     .option("--cache <folder>", "indexes of the data and codes of its pictures", ".janus-cache")

@@ -68,10 +68,10 @@ describe("mixture", () => {
   });
 
   it("refuses shares that are none", () => {
-    expect(() => checkMixture(mixture(0.25, 0, 0.75, 4))).toThrow(/whole numbers/);
+    expect(() => checkMixture(mixture(0.25, 0, 0.75, 4))).toThrow(/the ratio of und must be a whole number/);
     expect(() => checkMixture(mixture(0, 0, 0, 4))).toThrow(/all ratios are 0/);
-    expect(() => checkMixture(mixture(1, 0, -1, 4))).toThrow(/ratio of gen is -1/);
-    expect(() => checkMixture(mixture(1, 0, 0, 0))).toThrow(/batch of 0/);
+    expect(() => checkMixture(mixture(1, 0, -1, 4))).toThrow(/the ratio of gen must be .*; got -1/);
+    expect(() => checkMixture(mixture(1, 0, 0, 0))).toThrow(/batch must be a whole number from 1; got 0/);
     expect(() => checkMixture(mixture(1, 0, 3, 256))).not.toThrow();
   });
 });

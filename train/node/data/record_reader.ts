@@ -176,7 +176,10 @@ export class RecordReader {
         return this.fail(`message ${i} is of ${quote(role)}; "user" and "assistant" take turns, the user first`);
       for (const part of parts) {
         if (part.type !== "image") continue;
-        if (due === "assistant") return this.fail(`message ${i}, an answer, contains an image; answers are text`);
+        if (due === "assistant")
+          return this.fail(
+            `message ${i}, an answer, contains an image; answers are text (as a part of type text, ${IMAGE_TAG} is a word)`,
+          );
         const path = part.path ?? listed[taken++];
         if (path !== undefined) images.push(path);
       }
@@ -184,10 +187,13 @@ export class RecordReader {
     const messages = rest.map((turn, i) => this.message(turn, i));
     if (messages.length === 0 || messages.length % 2)
       return this.fail("the conversation does not end with an answer; take its last question out");
-    if (taken !== listed.length)
-      return this.fail(
-        `the messages name ${taken} images by ${IMAGE_TAG} and ${listed.length} are listed; list each, or write the content as a list of parts in which ${IMAGE_TAG} is a word`,
-      );
+    if (taken !== listed.length) {
+      const advice =
+        taken < listed.length
+          ? `put one ${IMAGE_TAG} into a question for each`
+          : `list each, or write the content as a list of parts, in which ${IMAGE_TAG} is a word`;
+      return this.fail(`the messages name ${taken} images by ${IMAGE_TAG} and ${listed.length} are listed; ${advice}`);
+    }
     const system = this.system(hasSystem ? turns[0]! : undefined);
     const untrained = rest.flatMap(({ loss }, i) => (i % 2 === 1 && loss === false ? [i] : []));
     return {

@@ -312,10 +312,7 @@ export class SortedStore {
   private async spill(): Promise<void> {
     [this.leaving, this.recent] = [this.recent, new Map()];
     const entries = sortEntries(toBytes([...this.leaving].map(([key, value]) => key + value).join("")), 0);
-    this.runs = [
-      ...this.runs,
-      await this.run(async (sink) => void (await writeSorted(sink, [inBuckets(entries)], () => null))),
-    ];
+    this.runs = [...this.runs, await this.run((sink) => writeSorted(sink, [inBuckets(entries)], () => null))];
     this.leaving = null;
     if (this.runs.length < (this.options.runs ?? MAX_RUNS)) return;
     const old = this.runs;
