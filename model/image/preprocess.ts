@@ -6,7 +6,7 @@ import { ArgumentError } from "../../engine/errors.ts";
 import { ConfigError } from "../io/errors.ts";
 import { checkImage } from "./image.ts";
 import type { RgbImage } from "./image.ts";
-import { resizeBicubic } from "./resize.ts";
+import { resizeBicubic, resizeWindow } from "./resize.ts";
 import { isObject, showJson, unknownKeys } from "../io/unknown.ts";
 
 type Rgb = readonly [number, number, number];
@@ -176,15 +176,12 @@ export function generationPixels(image: RgbImage, imageSize: number): Float32Arr
   checkImage("generationPixels", image);
   const short = Math.min(image.width, image.height);
   const fit = (side: number): number => (side === short ? imageSize : Math.round((side * imageSize) / short));
-  const { width, height, data } = resizeBicubic(image, fit(image.width), fit(image.height));
+  const [width, height] = [fit(image.width), fit(image.height)];
   const left = Math.floor((width - imageSize) / 2);
   const top = Math.floor((height - imageSize) / 2);
-  const crop = new Uint8Array(imageSize * imageSize * 3);
-  for (let y = 0; y < imageSize; y++) {
-    const from = ((top + y) * width + left) * 3;
-    crop.set(data.subarray(from, from + imageSize * 3), y * imageSize * 3);
-  }
-  return planes({ width: imageSize, height: imageSize, data: crop }, (level) => level / 127.5 - 1);
+  // Only the crop is computed: a picture of 3000×1 would become 1,152,000×384 first.
+  const crop = resizeWindow(image, width, height, { left, top, width: imageSize, height: imageSize });
+  return planes(crop, (level) => level / 127.5 - 1);
 }
 
 /** The decoder's pixels [3, H, W] in about [−1, 1] as 8-bit RGB: clipped, then truncated (not rounded), in float32 like the original. */

@@ -1,5 +1,5 @@
 /** Samples as a person reads them, and the parts of `janus data` that need no device. */
-import { mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -80,6 +80,33 @@ describe("janus data", () => {
         { path: pairs, kind: "pairs", task: "gen", records: 1 },
       ],
     });
+  });
+
+  it("lists the fields that it saw, used, ignored and refused, and the files of a folder", async () => {
+    const text = write("fields.jsonl", [{ text: "a", url: "u", score: 1 }, { text: "b", score: 2 }, { text: "c" }]);
+    const classes = join(temporary, "classes");
+    mkdirSync(join(classes, "cat"), { recursive: true });
+    for (const name of ["1.png", "2.bmp"]) writeFileSync(join(classes, "cat", name), name);
+    const args = ["data", "index", text, classes, "--cache", join(temporary, "cache")];
+    const shown = await runCli(args);
+    expect(shown.code, shown.stderr).toBe(EXIT.done);
+    expect(shown.stdout.split("\n").map((line) => line.trim().replace(/ {2,}/g, " | "))).toEqual(
+      expect.arrayContaining([
+        "text | 3 records | used",
+        "url | 1 records | ignored",
+        'score | 2 records | refused; allow with --ignore-field "score"',
+        "an image of a format that is not read | 1 files | ignored, e.g. cat/2.bmp",
+      ]),
+    );
+    const allowed = await runCli([...args, "--json", "--ignore-field", "score"]);
+    expect(JSON.parse(allowed.stdout)).toMatchObject({
+      sources: [{ fields: [{ use: "used" }, { use: "ignored" }, { field: "score", records: 2, use: "ignored" }] }, {}],
+    });
+    const absent = await runCli([...args, "--ignore-field", "scores"]);
+    expect([absent.code === EXIT.done, absent.stderr]).toEqual([
+      false,
+      expect.stringMatching(/"scores": no record has this field/),
+    ]);
   });
 
   it.skipIf(!hasFixtures)("counts tokens as samples have them, once for each tokenizer", async () => {

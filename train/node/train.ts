@@ -76,7 +76,7 @@ async function loadStage(start: Start<TrainConfig>, measured: number | undefined
   atEnd(() => trainer.dispose());
 
   // Its samples.
-  const codes = await CodeCache.open(start.cache, about);
+  const codes = await CodeCache.open(start.cache, about, { onNotice });
   atEnd(() => codes.close());
   const encoder = encoderOf(config, processor, model, checkpoint.config, codes);
   const { quarantine } = start;

@@ -49,7 +49,7 @@ export async function countTokens(
   for (let i = 0; i < index.count; i++) {
     signal?.throwIfAborted();
     try {
-      counts[i] = encoder.tokens(await index.read(i));
+      counts[i] = await encoder.tokens(await index.read(i));
     } catch (error) {
       if (!isBadSample(error)) throw error;
     }
