@@ -13,7 +13,7 @@ import {
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import { createHash } from "node:crypto";
-import { afterAll, describe, expect, it } from "vitest";
+import { afterAll, describe, expect, it, vi } from "vitest";
 import type { FolderSink } from "../../model/io/bytes.ts";
 import { ArgumentError } from "../../engine/errors.ts";
 import { FileError } from "../../model/node/files.ts";
@@ -245,10 +245,12 @@ describe("the lock", () => {
       started: "2026-01-01T00:00:00.000Z",
       token: "00ff",
       processStart: null,
+      ...unknown,
     };
     mkdirSync(join(path, ".lock"), { recursive: true });
     writeFileSync(join(path, ".lock/holder.json"), JSON.stringify({ ...holder, ...change }));
   };
+  const unknown = { bootId: null, pidNamespace: null, heartbeatMs: 0 };
   const deadPid = (): number => spawnSync(process.execPath, ["-e", ""]).pid;
 
   it("a second trainer is refused, with the holder named, and has it after the first has closed", async () => {
@@ -308,6 +310,56 @@ describe("the lock", () => {
     expect(readdirSync(path)).toEqual([".lock"]);
   });
 
+  /** A trainer of this host's name in another PID namespace, where its number means nothing here. */
+  const inContainer = { pid: 2 ** 22 + 1, pidNamespace: "pid:[1]", heartbeatMs: 20 };
+
+  it("is not taken over from another PID namespace while its heartbeat changes", async () => {
+    const path = newPath();
+    setHolder(path, inContainer);
+    let beat = 0;
+    const timer = setInterval(() => writeFileSync(join(path, `.lock/beat-${++beat}`), ""), 20);
+    const notices: string[] = [];
+    await expect(RunFolder.open(path, { onNotice: (notice) => notices.push(notice) })).rejects.toThrow(RunLockedError);
+    clearInterval(timer);
+    expect(notices).toEqual([expect.stringMatching(/in another container.*waiting up to 1 s for its heartbeat/)]);
+    expect(holderIn(path).token).toBe("00ff");
+  });
+
+  it.each([
+    ["another PID namespace", inContainer],
+    ["another start of the machine", { ...inContainer, pidNamespace: null, bootId: "earlier" }],
+  ])("is taken over from %s once the heartbeat is missing", async (_, change) => {
+    const path = newPath();
+    setHolder(path, change);
+    const notices: string[] = [];
+    const run = await RunFolder.open(path, { onNotice: (notice) => notices.push(notice) });
+    expect(notices[1]).toMatch(/is gone; its lock is taken over/);
+    await run.close();
+  });
+
+  it("is not taken over from another PID namespace without a heartbeat: there is no knowing", async () => {
+    const path = newPath();
+    setHolder(path, { ...inContainer, heartbeatMs: 0 });
+    await expect(RunFolder.open(path)).rejects.toThrow(RunLockedError);
+  });
+
+  it("has a heartbeat while it is held, of one file", async () => {
+    const path = newPath();
+    const run = await RunFolder.open(path, { create: true, heartbeatMs: 5 });
+    const beats = (): string[] => readdirSync(join(path, ".lock")).filter((name) => name.startsWith("beat-"));
+    await vi.waitFor(() => expect(Number(beats()[0]?.slice(5))).toBeGreaterThan(2), { timeout: 60_000 });
+    expect(beats().length).toBeLessThanOrEqual(2);
+    await run.close();
+    expect(readdirSync(path)).toEqual([]);
+  });
+
+  it("that another trainer has taken over ends the saves of the first", async () => {
+    const { path, run } = await withSteps([]);
+    setHolder(path, { token: "beef" });
+    await expect(run.save(1, async () => undefined, { last: 1 })).rejects.toThrow(RunLockedError);
+    expect(readdirSync(path)).toEqual([".lock"]);
+  });
+
   it("a close leaves a lock alone that is no longer its own", async () => {
     const { path, run } = await withSteps([]);
     rmSync(join(path, ".lock"), { recursive: true });
@@ -317,7 +369,7 @@ describe("the lock", () => {
   });
 
   it("tells the living from the dead", () => {
-    const holder = { host: hostname(), started: "", token: "a", processStart: null };
+    const holder = { host: hostname(), started: "", token: "a", processStart: null, ...unknown };
     expect(isAlive({ ...holder, pid: process.pid })).toBe(true);
     expect(isAlive({ ...holder, pid: 1 })).toBe(true); // another user's
     expect(isAlive({ ...holder, pid: deadPid() })).toBe(false);

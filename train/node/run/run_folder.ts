@@ -23,8 +23,12 @@ export interface OpenRunOptions {
   /** Called for a lock taken over, and for leftovers that were removed or could not be. */
   readonly onNotice?: (message: string) => void;
   readonly fileSystem?: FileSystem;
-  /** Whether the process that holds a lock still runs (default: ask the system). */
-  readonly isAlive?: (holder: LockHolder) => boolean;
+  /** Whether the process of a lock still runs, null if it cannot be known (default: ask the system). */
+  readonly isAlive?: (holder: LockHolder) => boolean | null;
+  /** Time between heartbeats of the lock; 0 for none (default: 5000). */
+  readonly heartbeatMs?: number;
+  /** Ends the wait for another trainer's heartbeat. */
+  readonly signal?: AbortSignal;
 }
 
 export interface Saved {
@@ -52,7 +56,8 @@ export class RunFolder extends Checkpoints {
 
   /**
    * Takes the folder, makes the checkpoints in it durable and removes what crashed saves have left. Throws `RunLockedError`, naming the holder, when
-   * another trainer has it, and `RunFolderError` when it is not there. The lock of a process of this host that is gone is taken over, with a notice.
+   * another trainer has it, and `RunFolderError` when it is not there. The lock of a process of this host that is gone is taken over, with a notice; that
+   * of a process in another container once its heartbeat has been missing for a minute.
    */
   static async open(path: string, options: OpenRunOptions = {}): Promise<RunFolder> {
     const { fileSystem = nodeFileSystem, onNotice = () => undefined } = options;
@@ -62,8 +67,7 @@ export class RunFolder extends Checkpoints {
     if (kind === null && !options.create)
       throw new RunFolderError(`there is no run folder ${run}; name one that a trainer has written`);
     if (kind === null) await makeFolders(fileSystem, run, dirname);
-    const { isAlive } = options;
-    const lock = await RunLock.take(fileSystem, run, { onNotice, ...(isAlive && { isAlive }) });
+    const lock = await RunLock.take(fileSystem, run, { ...options, onNotice });
     const folder = new RunFolder(run, fileSystem, lock, onNotice);
     try {
       // The newest may be the work of a process that ended right after its rename; from here on it is durable.
@@ -89,7 +93,7 @@ export class RunFolder extends Checkpoints {
   /**
    * Saves a checkpoint: `fill` writes its files, about `bytes` together. When this returns, the checkpoint is durable, and what `keep` does not keep
    * of the older ones has been removed. Throws `SaveError` for a full disk (also one that has less than `bytes` free: then nothing is written)
-   * or an I/O error, `StepExistsError` for a step that is there and verifies, and whatever `fill` throws; then no part of it is left, and the
+   * or an I/O error, `RunLockedError` if another trainer has taken the folder over, `StepExistsError` for a step that is there and verifies, and whatever `fill` throws; then no part of it is left, and the
    * other checkpoints are as they were. A step that is there and does not verify is replaced.
    */
   async save(step: number, fill: (sink: FolderSink) => Promise<void>, keep: Keep, bytes = 0): Promise<Saved> {
@@ -127,6 +131,7 @@ export class RunFolder extends Checkpoints {
     const staged = new StagedFolder(this.fileSystem, this.path, step);
     let damaged: string | null = null;
     try {
+      await this.lock.requireHeld();
       await this.removeLeftovers(isLeftover);
       const isThere = (await this.fileSystem.kind(this.folder(step))) !== null;
       const verdict = isThere ? await this.verify(step) : null;
