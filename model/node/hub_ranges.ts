@@ -22,6 +22,7 @@ interface Piece {
 /** Opens a file of a listing. Pieces that were read stay in memory until it is closed. */
 export function openRemote(file: HubFile, transport: Transport): RandomAccess {
   const pieces: Piece[] = [];
+  const form = { isOpen: false };
   const pieceOf = async (offset: number, length: number): Promise<Piece> => {
     const known = pieces.find(({ start, bytes }) => start <= offset && offset + length <= start + bytes.length);
     if (known) return known;
@@ -30,7 +31,7 @@ export function openRemote(file: HubFile, transport: Transport): RandomAccess {
     const start = isSmall || isHead ? 0 : offset;
     const least = isSmall ? file.bytes : isHead ? FIRST_BYTES : Math.max(length, MIN_BYTES);
     const end = Math.min(file.bytes, start + least);
-    const piece = { start, bytes: await readRange(file, start, end, transport) };
+    const piece = { start, bytes: await readRange(file, { start, end, form }, transport) };
     pieces.push(piece);
     return piece;
   };
@@ -50,29 +51,48 @@ export function openRemote(file: HubFile, transport: Transport): RandomAccess {
   return opened;
 }
 
-/** Bytes `start` to `end` of a file. A server that sends the whole file instead is read as far as that helps. */
-function readRange(file: HubFile, start: number, end: number, transport: Transport): Promise<Uint8Array> {
-  const isWhole = start === 0 && end === file.bytes;
-  const headers: Record<string, string> = isWhole ? {} : { range: `bytes=${start}-${end - 1}` };
-  const into = new Uint8Array(end - start);
+interface Range {
+  readonly start: number;
+  readonly end: number;
+  /** Whether to ask for all from `start` on, and read no further than `end`: some servers know no other ranges, and fail. */
+  readonly form: { isOpen: boolean };
+}
+
+/** A part of a file. A server that sends the whole file instead is read as far as that helps. */
+async function readRange(file: HubFile, range: Range, transport: Transport): Promise<Uint8Array> {
   return transport.persist(file.name, (progress) =>
-    transport.request(file.url, { what: file.name, headers }, async (response, alive) => {
-      if (response.status === 206) checkContentRange(response.headers.get("content-range") ?? "", file, start);
-      else if (start > 0)
-        throw new HubError(`${file.name}: the server does not send parts of files; fetch the model, then inspect its folder`); // prettier-ignore
-      let done = 0;
-      await eachChunk(response, async (chunk) => {
-        alive();
-        progress();
-        const part = chunk.subarray(0, into.length - done);
-        into.set(part, done);
-        done += part.length;
-        return done === into.length ? "enough" : undefined;
-      });
-      if (done < into.length) throw new Retry(`the connection ended after ${done} of ${into.length} bytes`);
-      return into;
+    requestRange(file, range, transport, progress).catch((error: unknown) => {
+      if (error instanceof Retry) range.form.isOpen = !range.form.isOpen;
+      throw error;
     }),
   );
+}
+
+function requestRange(
+  file: HubFile,
+  { start, end, form }: Range,
+  transport: Transport,
+  progress: () => void,
+): Promise<Uint8Array> {
+  const isWhole = start === 0 && end === file.bytes;
+  const headers: Record<string, string> = isWhole ? {} : { range: `bytes=${start}-${form.isOpen ? "" : end - 1}` };
+  const into = new Uint8Array(end - start);
+  return transport.request(file.url, { what: file.name, headers }, async (response, alive) => {
+    if (response.status === 206) checkContentRange(response.headers.get("content-range") ?? "", file, start);
+    else if (start > 0)
+      throw new HubError(`${file.name}: the server does not send parts of files; fetch the model, then inspect its folder`); // prettier-ignore
+    let done = 0;
+    await eachChunk(response, async (chunk) => {
+      alive();
+      progress();
+      const part = chunk.subarray(0, into.length - done);
+      into.set(part, done);
+      done += part.length;
+      return done === into.length ? "enough" : undefined;
+    });
+    if (done < into.length) throw new Retry(`the connection ended after ${done} of ${into.length} bytes`);
+    return into;
+  });
 }
 
 function checkContentRange(range: string, file: HubFile, start: number): void {

@@ -121,7 +121,7 @@ async function fetchPartial(
       // What an earlier run left may have been wrong: once more, from the start.
       if (!again)
         throw new HubIntegrityError(
-          `${file.name}: its hash is ${hash}, the hub says ${file.hash}; it was thrown away, try again`,
+          `${file.name}: its hash is ${hash}, the hub says ${file.hash}; the file was removed, try again`,
         );
       await partial.restart();
     }
@@ -147,7 +147,7 @@ async function transfer(
     }
     if (response.status === 206 && start > 0) checkContinuation(response, file, start);
     else if (response.status !== 200)
-      throw new HubError(`${file.name}: HTTP ${response.status} where the whole file was asked for`);
+      throw new HubError(`${file.name}: the whole file was requested, the server answers HTTP ${response.status}`);
     else if (start > 0) await partial.restart(); // a server that ignores Range starts over
     const length = response.headers.get("content-length");
     if (length !== null && Number(length) !== file.bytes - partial.bytes)

@@ -85,7 +85,7 @@ describe("errors", () => {
   const cases: [string, () => string[], RegExp, number][] = [
     ["an absent path", () => ["inspect", "./absent"], /there is no folder \.\/absent; models on the hub are named owner\/name/, EXIT.input],
     ["a name without an owner", () => ["inspect", "absent"], /there is no folder absent/, EXIT.input],
-    ["a file", () => ["inspect", "package.json"], /package\.json is not a folder; name the one that holds config\.json/, EXIT.input],
+    ["a file", () => ["inspect", "package.json"], /package\.json is not a folder; name the one with config\.json/, EXIT.input],
     ["an empty folder", () => (mkdirSync(join(temporary, "empty"), { recursive: true }), ["inspect", join(temporary, "empty")]), /no config\.json.*it is empty/, EXIT.input],
   ]; // prettier-ignore
   it.each(cases)("%s: one message, no stack, and the same as JSON", async (_, args, message, code) => {

@@ -98,8 +98,9 @@ describe("what people type", () => {
 });
 
 describe("settings of a run", () => {
+  const base = { stage: 3, batch: 1, length: 64, ratios: { und: 0, text: 1, gen: 0 } };
   const config = (steps: number, optimizer: object): TrainConfig =>
-    checkConfig({ stage: 3, steps, optimizer: { lr: 1e-3, ...optimizer } }, "test");
+    checkConfig({ ...base, steps, optimizer: { lr: 1e-3, ...optimizer } }, "test");
   it("that make it useless are warned about", () => {
     expect(adviceOn(config(100, { warmup: 5000 }))).toEqual([
       expect.stringMatching(

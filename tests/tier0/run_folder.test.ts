@@ -92,7 +92,7 @@ describe("saving", () => {
     const error: unknown = await run.save(1, fill, { last: 1 }).catch((thrown: unknown) => thrown);
     expect(error).toBeInstanceOf(StepExistsError);
     expect((error as Error).message).toMatch(
-      /step-00000001 is there and whole.*remove those after it or copy it to a new run folder/,
+      /step-00000001 exists and is valid.*remove the newer ones, or copy it to a new run folder/,
     );
     expect([calls, await run.list()]).toEqual([0, [1, 2]]);
     writeFileSync(join(path, "step-00000001/state.json"), `{"step":2}`);
@@ -258,7 +258,7 @@ describe("the lock", () => {
     const error: unknown = await RunFolder.open(path).catch((thrown: unknown) => thrown);
     expect(error).toBeInstanceOf(RunLockedError);
     expect((error as RunLockedError).holder).toMatchObject({ pid: process.pid, host: hostname() });
-    expect((error as Error).message).toMatch(new RegExp(`another trainer has it \\(process ${process.pid} on `));
+    expect((error as Error).message).toMatch(new RegExp(`another trainer has this run folder \\(process ${process.pid} on `));
     expect(readdirSync(path)).toEqual([".lock"]);
     await run.close();
     await using next = await RunFolder.open(path);
@@ -289,8 +289,8 @@ describe("the lock", () => {
         mkdirSync(join(path, ".removing-step-00000007-abc"));
         const notices: string[] = [];
         const run = await RunFolder.open(path, { onNotice: (notice) => notices.push(notice) });
-        expect(notices[0]).toMatch(/is gone; its lock is taken over/);
-        expect(notices.slice(1).join()).toMatch(/left by a save that broke off/);
+        expect(notices[0]).toMatch(/is gone; this one takes over its lock/);
+        expect(notices.slice(1).join()).toMatch(/left by an interrupted save/);
         expect(readdirSync(path).filter((name) => !name.startsWith(".lock"))).toEqual([]);
         await run.close();
       }
@@ -333,7 +333,7 @@ describe("the lock", () => {
     setHolder(path, change);
     const notices: string[] = [];
     const run = await RunFolder.open(path, { onNotice: (notice) => notices.push(notice) });
-    expect(notices[1]).toMatch(/is gone; its lock is taken over/);
+    expect(notices[1]).toMatch(/is gone; this one takes over its lock/);
     await run.close();
   });
 

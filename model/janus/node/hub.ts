@@ -306,7 +306,7 @@ function listedFile(entry: JsonValue, base: string): HubFile | null {
   const hash = large ? (large.get("sha256") ?? large.get("oid")) : entry.get("blobId");
   const isHash = typeof hash === "string" && (large ? /^[0-9a-f]{64}$/ : /^[0-9a-f]{40}$/).test(hash);
   if (!isHash || typeof bytes !== "number" || !Number.isSafeInteger(bytes) || bytes < 0) {
-    throw new HubError(`the hub tells no size or no hash of ${quote(name)}; without them it cannot be checked`);
+    throw new HubError(`the hub gives no size or no hash of ${quote(name)}; without them it cannot be checked`);
   }
   return { name, url: `${base}/${encodeURIComponent(name)}`, bytes, hash };
 }
@@ -318,14 +318,14 @@ async function fetchSnapshot(
 ): Promise<void> {
   const names = [...listing.files.keys()];
   if (!listing.files.has("config.json"))
-    throw new HubError(`${repo}: there is no config.json in it; it holds ${someOf(names)}`);
+    throw new HubError(`${repo}: there is no config.json in it; it has ${someOf(names)}`);
   const weights = chooseWeights(names, repo);
   await mkdir(folder, { recursive: true }).catch((error: unknown) => {
     throw fileError(error, folder);
   });
   const fetchOne = async (name: string, onBytes: (bytes: number) => void): Promise<void> => {
     const file = listing.files.get(name);
-    if (!file) throw new HubError(`${repo}: ${quote(name)} is named by ${weights} but not there`);
+    if (!file) throw new HubError(`${repo}: ${quote(name)} is named by ${weights} but is not in the repository`);
     if ((await fileSize(join(folder, name))) !== file.bytes) {
       const blob = join(cache.blobs, file.hash);
       if ((await fileSize(blob)) !== file.bytes) await fetchFile(file, blob, transport, onBytes);

@@ -149,7 +149,7 @@ export class RunLock {
         if (isMine) {
           stale = moved;
           options.onNotice?.(
-            `${run}: the trainer that had it (process ${other.pid}, since ${other.started}) is gone; its lock is taken over`,
+            `${run}: the trainer that had this run folder (process ${other.pid}, since ${other.started}) is gone; this one takes over its lock`,
           );
         }
       }
@@ -161,6 +161,7 @@ export class RunLock {
 
   /** Throws `RunLockedError` if another trainer has taken the folder over: this process was stopped for so long that it seemed dead. */
   async requireHeld(): Promise<void> {
+    if (this.holder.heartbeatMs === 0) return; // nobody takes over a lock without a heartbeat
     const held = await readHolder(this.files, join(this.run, LOCK)).catch(() => null);
     if (held !== null && held.token !== this.holder.token) throw lockedError(this.run, held);
   }
@@ -206,7 +207,7 @@ async function hasHeartbeat(
   const silence = SILENT_BEATS * heartbeatMs;
   const before = await beatsOf();
   options.onNotice?.(
-    `${run}: a trainer in another container, or before this machine was started again, had it (process ${holder.pid}, since ${holder.started}); waiting up to ${Math.ceil(silence / 1000)} s for its heartbeat`,
+    `${run}: a trainer in another container, or from before a restart of this machine, has this run folder (process ${holder.pid}, since ${holder.started}); waiting up to ${Math.ceil(silence / 1000)} s for its heartbeat`,
   );
   for (const started = now(); now() - started < silence;) {
     await delay(Math.min(1000, heartbeatMs), undefined, options.signal ? { signal: options.signal } : {});
@@ -223,12 +224,12 @@ function lockedError(run: string, holder: LockHolder): RunLockedError {
     holder.host === hostname()
       ? "stop it, or train in another folder"
       : `if that machine no longer runs it, remove ${join(run, LOCK)}; else train in another folder`;
-  return new RunLockedError(`${run}: another trainer has it (${who}); ${todo}`, holder);
+  return new RunLockedError(`${run}: another trainer has this run folder (${who}); ${todo}`, holder);
 }
 
 const stuckError = (lock: string, { pid }: LockHolder): RunFolderError =>
   new RunFolderError(
-    `${lock} of process ${pid}, which is gone, cannot be taken over; if no trainer runs in this folder, remove it`,
+    `${lock} of process ${pid}, which has ended, cannot be replaced; if no trainer runs in this folder, remove it`,
   );
 
 /** Null if there is no lock. */

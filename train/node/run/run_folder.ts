@@ -65,7 +65,7 @@ export class RunFolder extends Checkpoints {
     const kind = await fileSystem.kind(run);
     if (kind !== null && kind !== "folder") throw new RunFolderError(`${run} is not a folder; name another one`);
     if (kind === null && !options.create)
-      throw new RunFolderError(`there is no run folder ${run}; name one that a trainer has written`);
+      throw new RunFolderError(`there is no run folder ${run}; name the folder of a training run`);
     if (kind === null) await makeFolders(fileSystem, run, dirname);
     const lock = await RunLock.take(fileSystem, run, { ...options, onNotice });
     const folder = new RunFolder(run, fileSystem, lock, onNotice);
@@ -80,7 +80,7 @@ export class RunFolder extends Checkpoints {
       const isOld = (name: string): boolean => name.startsWith(LOCK_LEFTOVER) && join(run, name) !== lock.stale;
       await folder.removeLeftovers((name) => isLeftover(name) || isOld(name));
     } catch (error) {
-      onNotice(`${run}: what an earlier run left could not all be removed: ${messageOf(error)}`);
+      onNotice(`${run}: leftovers of an earlier run could not all be removed: ${messageOf(error)}`);
     }
     return folder;
   }
@@ -137,7 +137,7 @@ export class RunFolder extends Checkpoints {
       const verdict = isThere ? await this.verify(step) : null;
       if (verdict?.verified)
         throw new StepExistsError(
-          `${verdict.path} is there and whole, and is kept; a run goes on from its newest checkpoint: to go on from an older one, remove those after it or copy it to a new run folder`,
+          `${verdict.path} exists and is valid; it is kept. A run resumes from its newest checkpoint: to resume from an older one, remove the newer ones, or copy it to a new run folder`,
           step,
         );
       await this.requireRoom(planned);
@@ -161,7 +161,7 @@ export class RunFolder extends Checkpoints {
       return { ...done, pruned, pruneProblem: null };
     } catch (error) {
       const pruneProblem = new RunFolderError(
-        `${this.path}: step ${step} is saved, but older checkpoints could not be removed: ${messageOf(error)}; the next save tries again`,
+        `${this.path}: step ${step} is saved, but older checkpoints could not be removed: ${messageOf(error)}. The next save tries again`,
       );
       pruneProblem.cause = error;
       return { ...done, pruned: [], pruneProblem };
@@ -170,16 +170,16 @@ export class RunFolder extends Checkpoints {
 
   /** Removes what there is of the checkpoint; returns the error to throw. */
   private async failed(staged: StagedFolder, error: unknown): Promise<unknown> {
-    const left = await staged.discard().then(() => "", (problem: unknown) => `; what was written of it could not be removed (${messageOf(problem)}), the next save tries again`); // prettier-ignore
+    const left = await staged.discard().then(() => "", (problem: unknown) => `; its files could not be removed (${messageOf(problem)}); the next save tries again`); // prettier-ignore
     const code = systemCode(error);
     if (code === null) {
       if (left) this.onNotice(`${this.path}: ${stepName(staged.step)} was not saved${left}`);
       return error;
     }
     const isFull = code === "ENOSPC" || code === "EDQUOT";
-    const todo = isFull ? "make room and save again" : "look at the disk, then save again";
+    const todo = isFull ? "free some space and save again" : "check the disk and save again";
     return new SaveError(
-      `step ${staged.step} could not be saved: ${messageOf(error)}; the checkpoints before it are as they were; ${todo}${left}`,
+      `step ${staged.step} could not be saved: ${messageOf(error)}; earlier checkpoints are unchanged; ${todo}${left}`,
       staged.step,
       code,
       error,
@@ -202,7 +202,7 @@ export class RunFolder extends Checkpoints {
     for (const { name, kind } of await this.fileSystem.list(this.path)) {
       if (kind !== "folder" || !isOne(name)) continue;
       await removeTree(this.fileSystem, join(this.path, name));
-      if (isLeftover(name)) this.onNotice(`${join(this.path, name)}, left by a save that broke off, was removed`);
+      if (isLeftover(name)) this.onNotice(`${join(this.path, name)}, left by an interrupted save, was removed`);
     }
   }
 }
