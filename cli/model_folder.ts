@@ -73,7 +73,7 @@ async function askHub<T>(name: string, { context, flags, ask }: Question<T>): Pr
   const { out, signal } = context;
   out.note(`there is no folder ${name} here; asking the hub`);
   const hub = await import("../model/janus/node/hub.ts");
-  const timer = setTimeout(() => out.note(`the hub has not answered yet; ${WITHOUT_NETWORK}`), SILENT_MS);
+  const timer = setTimeout(() => out.note(`still waiting for the hub; ${WITHOUT_NETWORK}`), SILENT_MS);
   using progress = out.progress("bytes");
   try {
     return await ask(hub, {

@@ -105,14 +105,18 @@ export class Transport {
     retries = this.options.retries,
   ): Promise<T> {
     const { backoffMs, onNotice } = this.options;
+    let hasProgress = false;
     for (let failures = 0; ;) {
       try {
-        return await attempt(() => (failures = 0));
+        return await attempt(() => {
+          hasProgress = true;
+          failures = 0;
+        });
       } catch (error) {
         this.signal?.throwIfAborted();
         if (!(error instanceof Retry)) throw error;
         const wait = error.waitMs ?? Math.min(MAX_WAIT_MS, backoffMs * 2 ** failures);
-        const times = `${++failures} times in a row; what came is kept, try again later`;
+        const times = `${++failures} times in a row; ${hasProgress ? "what came is kept, " : ""}try again later`;
         if (failures > retries) throw new HubNetworkError(`${what}: ${error.message}, ${times}`, { cause: error });
         if (wait > MAX_WAIT_MS)
           throw new HubNetworkError(`${what}: ${error.message}; try again in ${Math.ceil(wait / 60_000)} minutes`, {
@@ -218,9 +222,7 @@ export class Transport {
       throw new HubNotFoundError(`${what}: the repository has no such revision; name one of its branches, tags or commits`); // prettier-ignore
     if (code === "EntryNotFound") throw new HubNotFoundError(`${what}: the repository has no such file`);
     if (status === 404 || code === "RepoNotFound")
-      throw new HubNotFoundError(
-        `${what}: not found on the hub, or private; check the name, and ${this.tokenAdvice()}`,
-      );
+      throw new HubNotFoundError(`${what}: not found on the hub, or private. Check the name; ${this.tokenAdvice()}`);
     if (status === 401 || status === 403)
       throw new HubAccessError(`${what}: access is refused (${because}); ${this.tokenAdvice()}`);
     if (MAY_PASS.includes(status)) throw new Retry(`the server answers ${because}`, retryAfter(response));
@@ -230,11 +232,11 @@ export class Transport {
 
   private tokenAdvice(): string {
     const { endpoint, token, tokenFrom } = this.options.settings;
-    if (this.refusal !== null)
+    // A server that says "not found" to a token may mean the model, not the token.
+    if (this.refusal !== null && /credential|token|password|expire/i.test(this.refusal))
       return `the hub refuses the token of ${tokenFrom} (${this.refusal}): make a new one at ${endpoint}/settings/tokens`;
-    return token === undefined
-      ? `set a token that may read it: there is none in ${tokenFrom}`
-      : `the token of ${tokenFrom} may not read it: use one that may`;
+    if (token === undefined) return `set a token that may read it: there is none in ${tokenFrom}`;
+    return `the token of ${tokenFrom} may not read it${this.refusal === null ? "" : ", or is not valid any more"}: use one that may`;
   }
 }
 

@@ -65,6 +65,16 @@ describe("usage", () => {
     expect(first).toMatch(message);
     expect(rest).toEqual([`See: ${command} --help`, ""]);
   });
+  it("help says what --resume does, and that a dry run only estimates", async () => {
+    const { stdout } = await runCli(["train", "--help"]);
+    const help = stdout.replace(/\s+/g, " ");
+    expect(help).toContain(
+      "auto: resume from the newest valid checkpoint of the run folder, if it has one. never: fail if the run folder has a checkpoint",
+    );
+    expect(help).toMatch(
+      /--dry-run estimate .*; train and write nothing --measure-step with --dry-run: take the longest step once/,
+    );
+  });
   it("no command at all shows the help on stderr and ends with 2", async () => {
     const result = await runCli([]);
     expect([result.code, result.stdout]).toEqual([EXIT.usage, ""]);
@@ -209,6 +219,11 @@ describe("the hub", () => {
     expect(result.stderr).toBe("there is no folder someone/Janus-tiny here; asking the hub\n");
     expect(existsSync(join(temporary, "hub-home"))).toBe(false); // headers are read, nothing is fetched
   });
+  it("is asked for the default model if JANUS_MODEL is set to nothing", async () => {
+    const offline = { ...env(), HF_HUB_OFFLINE: "1", JANUS_MODEL: "" };
+    const result = await runCli(["ask", "hi"], { env: offline });
+    expect(result.stderr).toMatch(/error: deepseek-ai\/Janus-Pro-1B \(main\): HF_HUB_OFFLINE is set/);
+  });
   it("that has no such model ends with 4", async () => {
     hub.listingStatus = 404;
     const result = await runCli(["inspect", "someone/nothing", "--json"], { env: env() });
@@ -226,7 +241,7 @@ describe("the hub", () => {
       said += chunk;
       if (said.includes("--model shapes")) child.kill("SIGINT");
     });
-    expect((await result).stderr).toMatch(/asking the hub\nthe hub has not answered yet; .*--model shapes\n/);
+    expect((await result).stderr).toMatch(/asking the hub\nstill waiting for the hub; .*--model shapes\n/);
     silent.close();
     const absent = await runCli(["inspect", "a/b"], { env: { ...env(), HF_HUB_OFFLINE: "1" } });
     expect(absent.stderr).toMatch(/--model shapes\nerror: a\/b \(main\): HF_HUB_OFFLINE is set/);

@@ -109,7 +109,7 @@ describe("settings of a run", () => {
     ]);
     expect(adviceOn(config(100, { warmup: 60, cooldown: 60 }))).toEqual([expect.stringMatching(/120 steps together/)]);
     expect(adviceOn(config(100, { warmup: 10, cooldown: 20 }))).toEqual([]);
-    const stage0 = { stage: 0, steps: 100, optimizer: { lr: 1e-3 }, adversarial: { weight: 0.5, from: 500 } };
+    const stage0 = { stage: 0, batch: 1, steps: 100, optimizer: { lr: 1e-3 }, adversarial: { weight: 0.5, from: 500 } };
     expect(adviceOn(checkTokenizerConfig(stage0, "test"))).toEqual([
       expect.stringMatching(/adversarial\.from is step 500/),
     ]);

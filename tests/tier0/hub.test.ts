@@ -405,7 +405,7 @@ describe("without a hub", () => {
       401,
       { "x-error-code": "RepoNotFound" },
       HubNotFoundError,
-      /not found on the hub, or private; .*there is none in HF_TOKEN/,
+      /not found on the hub, or private\. .*there is none in HF_TOKEN/,
     ],
     [401, {}, HubAccessError, /access is refused \(HTTP 401\); set a token.*HF_TOKEN/],
     [403, { "x-error-code": "GatedRepo" }, HubAccessError, /access must be asked for/],
