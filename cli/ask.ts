@@ -1,10 +1,10 @@
-/** `janus ask`: a question about pictures, or about nothing in particular. */
+/** `janus ask`: a question about images, or without any. */
 import { stat } from "node:fs/promises";
 import { Option } from "commander";
 import type { AddCommand, Context } from "./context.ts";
 import { UsageError } from "./errors.ts";
 import { formatDuration } from "./format.ts";
-import { numberIn, wholeNumber } from "./options.ts";
+import { collect, numberIn, wholeNumber } from "./options.ts";
 import { addModelOptions, addSamplingOptions, anySeed, openJanus, plainOption, samplingOf } from "./session.ts";
 import type { ModelFlags, SamplingFlags } from "./session.ts";
 
@@ -18,31 +18,39 @@ export interface AskFlags extends ModelFlags, SamplingFlags {
 export const addAsk: AddCommand = (program, context) => {
   const command = program
     .command("ask")
-    .summary("ask about pictures")
-    .description("Ask a question about pictures, or without any. The answer is written as it comes.")
-    .argument("<words...>", "files of pictures, then the question as the last word")
+    .summary("ask about images")
+    .description("Ask a question about images, or without any. The answer is printed as it is generated.")
+    .argument("<words...>", "image files, then the question as the last argument")
     .addOption(
-      new Option("--max-new-tokens <n>", "the answer's most tokens (default: the model's, else 512)").argParser(
+      new Option("--max-new-tokens <n>", "most tokens of the answer (default: the model's, else 512)").argParser(
         wholeNumber(1, 1e6),
       ),
     )
-    .option("--system <text>", 'stands before the conversation; "" for none (default: the model\'s)')
-    .addOption(new Option("--repetition-penalty <p>", "above 1 for fewer repetitions").argParser(numberIn(0.01, 100)))
-    .option("--stop <text...>", "end the answer before any of these")
+    .option("--system <text>", 'system prompt; "" for none (default: that of the checkpoint)')
+    .addOption(
+      new Option(
+        "--repetition-penalty <p>",
+        "divide the logits of tokens seen before by p; above 1 for fewer repetitions",
+      ).argParser(numberIn(0.01, 100)),
+    )
+    .option("--stop <text>", "end the answer before this text; may be given several times", collect)
     .addOption(plainOption())
     .option("--json", "print one JSON object");
   addSamplingOptions(
     addModelOptions(command),
-    "divides the logits; 0 takes the most probable token (default: 0)",
+    "divide the logits by t; 0 takes the most probable token (default: 0)",
   ).action((words: string[], flags: AskFlags) => ask(words, flags, context));
 };
+
+/** Names of image files, which are no questions even if there is no such file. */
+const IMAGE_NAME = /^\S+\.(png|jpe?g|jfif|webp|gif|tiff?|avif|hei[cf]|bmp|jxl|svg)$/i;
+
+const isThere = (path: string): Promise<boolean> => stat(path).then((stats) => stats.isFile(), () => false); // prettier-ignore
 
 async function ask(words: readonly string[], flags: AskFlags, context: Context): Promise<void> {
   const { out, signal } = context;
   const question = words.at(-1)!;
   const images = words.slice(0, -1);
-  if (words.length === 1 && /\.(png|jpe?g|webp|gif|tiff?|avif)$/i.test(question))
-    throw new UsageError(`what about ${question}? The question comes after the pictures`);
   if (question.trim() === "" && images.length === 0) {
     const { PromptError } = await import("../model/request.ts");
     throw new PromptError("the prompt is empty; write a question or give an image");
@@ -51,16 +59,19 @@ async function ask(words: readonly string[], flags: AskFlags, context: Context):
   const { ImageError } = await import("../model/image/image.ts");
   const { checkContext } = await import("../model/request.ts");
   const { answerOptions, questionIds } = await import("../model/janus/pipeline.ts");
-  // Bad pictures are refused before the model is loaded.
+  // Bad images are refused before the model is loaded.
+  const isFile = await isThere(question);
   const pictures = [];
   for (const image of images) {
-    if (!(await stat(image).catch(() => null))) {
-      const swapped = await stat(question).catch(() => null);
+    if (!(await isThere(image)))
       throw new ImageError(
-        `there is no picture ${image}; pictures come first, then the question as one quoted word: janus ask ${swapped ? question : "photo.jpg"} "${swapped ? image : "What is it?"}"`,
+        `there is no image ${image}; images come first, then the question as one quoted word: janus ask ${isFile ? question : "photo.jpg"} "${isFile ? image : "What is it?"}"`,
       );
-    }
     pictures.push(await readImage(image, { plain: flags.plain ?? false }));
+  }
+  if (isFile || IMAGE_NAME.test(question)) {
+    if (isFile) await readImage(question); // what is wrong with the file comes first
+    throw new UsageError(`what about ${question}? The question comes after the images, as one quoted word`);
   }
   const sampling = { ...samplingOf(flags), seed: flags.seed ?? anySeed() };
   const limit = flags.maxNewTokens === undefined ? {} : { maxNewTokens: flags.maxNewTokens };
@@ -87,7 +98,7 @@ async function ask(words: readonly string[], flags: AskFlags, context: Context):
   out.text("\n");
   const { text, tokenIds, promptTokenIds, finish, timings } = await answer.result();
   out.note(
-    `${promptTokenIds.length} tokens read in ${formatDuration(timings.prefillMs)}, ${tokenIds.length} written in ${formatDuration(timings.decodeMs)}${finish === "length" ? "; cut off at --max-new-tokens" : ""}`,
+    `${promptTokenIds.length} tokens read in ${formatDuration(timings.prefillMs)}, ${tokenIds.length} generated in ${formatDuration(timings.decodeMs)}${finish === "length" ? "; cut off at --max-new-tokens" : ""}`,
   );
   out.result({ text, tokenIds, promptTokenIds, finish, timings: { loadMs, ...timings } });
 }

@@ -1,11 +1,13 @@
-/** `janus chat`: a conversation with pictures in both directions. Reads lines from a terminal or a pipe. */
+/** `janus chat`: a conversation with images in both directions. Reads lines from a terminal or a pipe. */
 import { createInterface } from "node:readline";
 import type { Interface } from "node:readline";
+import { UsageError } from "./errors.ts";
+import { typedPath } from "./typed_path.ts";
 import type { RgbImage } from "../model/image/image.ts";
 import type { Janus } from "../model/janus/node/janus.ts";
 import type { ContentPart, Message } from "../model/janus/prompt.ts";
 import type { AddCommand, Context } from "./context.ts";
-import { EXIT } from "./errors.ts";
+import { EXIT, exitCodeOf } from "./errors.ts";
 import { formatDuration } from "./format.ts";
 import { wholeNumber } from "./options.ts";
 import {
@@ -26,9 +28,9 @@ interface ChatFlags extends ModelFlags, SamplingFlags {
   readonly out: string;
 }
 
-const HELP = `/image FILE      show a picture with the next question
-/imagine PROMPT  draw a picture
-/seed N          seed of the next draws
+const HELP = `/image FILE      add an image to the next question
+/imagine PROMPT  draw an image
+/seed N          set the seed of the next answers and images
 /reset           forget the conversation
 /quit            leave (or Ctrl-D)`;
 
@@ -36,14 +38,16 @@ export const addChat: AddCommand = (program, context) => {
   const command = program
     .command("chat")
     .summary("talk with the model")
-    .description(`Talk with the model; Ctrl-C ends an answer.\n\n${HELP}`)
-    .option("--max-new-tokens <n>", "an answer's most tokens (default: the model's, else 512)", wholeNumber(1, 1e6))
-    .option("--system <text>", 'stands before the conversation; "" for none (default: the model\'s)')
-    .option("--out <folder>", "where drawn pictures go", ".")
+    .description(
+      `Talk with the model. Ctrl-C stops an answer. Lines from a pipe are answered one after another; an error in one is reported by the exit code.\n\n${HELP}`,
+    )
+    .option("--max-new-tokens <n>", "most tokens of an answer (default: the model's, else 512)", wholeNumber(1, 1e6))
+    .option("--system <text>", 'system prompt; "" for none (default: that of the checkpoint)')
+    .option("--out <folder>", "folder for drawn images", ".")
     .addOption(plainOption());
   addSamplingOptions(
     addModelOptions(command),
-    "divides the logits of answers; 0 takes the most probable token (default: 0)",
+    "divide the logits of answers by t; 0 takes the most probable token (default: 0)",
   ).action(async (flags: ChatFlags) => {
     await pictureFolder(flags.out);
     samplingOf(flags);
@@ -59,8 +63,10 @@ class Chat {
   private readonly isTerminal = process.stdin.isTTY === true && process.stdout.isTTY === true;
   private messages: Message[] = [];
   private images: RgbImage[] = [];
-  /** Pictures for the next question. */
+  /** Images for the next question. */
   private waiting: RgbImage[] = [];
+  /** Files that could not be read: the next question is about them too, and is not answered without them. */
+  private missing: string[] = [];
   private seed: number;
   /** Ends what is being computed; null while nothing is. */
   private running: AbortController | null = null;
@@ -114,7 +120,9 @@ class Chat {
       if (this.running.signal.aborted) this.context.out.note("(stopped)");
       else if (error instanceof JanusError) {
         this.context.out.error(error.message);
-        if (error instanceof NotFiniteError) this.context.exitCode = EXIT.notFinite; // the next answers will be no better
+        if (error instanceof NotFiniteError)
+          this.context.exitCode = EXIT.notFinite; // the next answers will be no better
+        else if (!this.isTerminal) this.context.exitCode ||= await exitCodeOf(error); // nobody reads the message
         if (/context holds/.test(error.message) && this.messages.length)
           this.context.out.note("/reset forgets the conversation so far");
       } else throw error;
@@ -129,28 +137,52 @@ class Chat {
     const [, name, rest] = /^\/(\S*)\s*(.*)$/s.exec(line)!;
     switch (name) {
       case "image": {
-        const { readImage } = await import("../model/node/image_file.ts");
-        const image = await readImage(rest!, { plain: this.flags.plain ?? false });
+        const image = await this.readImage(rest!);
         this.waiting.push(image);
+        // A person who types another path after an error means it instead; a script cannot.
+        if (this.isTerminal) this.missing.pop();
         return out.note(`${image.width} × ${image.height}; ask about it`);
       }
       case "imagine":
         return this.imagine(rest!);
       case "seed":
         if (/^\d+$/.test(rest!) && Number(rest) <= 0xffffffff) this.seed = Number(rest);
-        else out.error("/seed takes a whole number from 0 to 4294967295");
+        else throw new UsageError(`/seed: a whole number from 0 to 4294967295 is required; got "${rest}"`);
         return;
       case "reset":
         this.messages = [];
         this.images = [];
         this.waiting = [];
-        return out.note("forgotten");
-      default:
+        this.missing = [];
+        return out.note("the conversation is forgotten");
+      case "help":
         return out.note(HELP);
+      default:
+        throw new UsageError(`there is no command /${name}; these are known:\n${HELP}`);
     }
   }
 
+  private async readImage(typed: string): Promise<RgbImage> {
+    const { readImage } = await import("../model/node/image_file.ts");
+    if (typed === "") throw new UsageError("/image: the path of a file is required; got none");
+    try {
+      return await readImage(await typedPath(typed), { plain: this.flags.plain ?? false });
+    } catch (error) {
+      this.missing.push(typed);
+      throw error;
+    }
+  }
+
+  /** Throws if an image of the next question could not be read. */
+  private async requireImages(): Promise<void> {
+    if (this.missing.length === 0) return;
+    const { ImageError } = await import("../model/image/image.ts");
+    const todo = this.isTerminal ? "give the right path with /image, or forget it with /reset" : "mend its path; /reset forgets it"; // prettier-ignore
+    throw new ImageError(`the question is not answered without the image ${this.missing.join(", ")}, which could not be read; ${todo}`); // prettier-ignore
+  }
+
   private async question(text: string): Promise<void> {
+    await this.requireImages();
     const { out } = this.context;
     const content: ContentPart[] = [
       ...this.waiting.map((): ContentPart => ({ type: "image" })),

@@ -1,4 +1,4 @@
-/** `janus ckpt`: the checkpoints of a training run: lists them, verifies them, exports the model of one, compares two. Opens no GPU. */
+/** `janus ckpt`: lists, verifies, exports and compares the checkpoints of a training run. Opens no GPU. */
 import { Option } from "commander";
 import type { Checkpoints, Verdict } from "../train/node/run/checkpoints.ts";
 import type { TensorDifference } from "../train/node/run/compare.ts";
@@ -9,27 +9,29 @@ import { EXIT } from "./errors.ts";
 import { formatBytes, formatCount, indent, table } from "./format.ts";
 import { wholeNumber } from "./options.ts";
 
-const RUN_ARGUMENT = "the folder of a training run";
+const RUN_ARGUMENT = "folder of a training run";
 const SHOWN = 20; // tensors that differ
 
 export const addCkpt: AddCommand = (program, context) => {
   const ckpt = program.command("ckpt").summary("list, verify, export and compare the checkpoints of a run").description(
-    "Look after the checkpoints that a trainer has written. A run may be looked at while it trains.",
+    "List, verify, export and compare the checkpoints of a training run. The run may be training at the time.",
   ); // prettier-ignore
   ckpt
     .command("ls")
     .summary("list the checkpoints")
-    .description("List the checkpoints of a run with their sizes, and whether each is whole.")
+    .description("List the checkpoints of a run with their sizes, and verify each.")
     .argument("<run>", RUN_ARGUMENT)
-    .option("--quick", "look at manifests and sizes only, not at every byte")
+    .option("--quick", "compare sizes with the manifest only, not every byte")
     .option("--json", "print one JSON object")
     .action((run: string, flags: { quick?: boolean }) => list(run, flags.quick === true, context));
   ckpt
     .command("verify")
     .summary("check every byte against the manifest")
-    .description("Check every byte of a checkpoint, or of all of a run, against its manifest.")
+    .description(
+      "Check every byte of one checkpoint, or of all in a run, against its manifest. Exits with 1 if one is damaged.",
+    )
     .argument("<run>", RUN_ARGUMENT)
-    .argument("[step]", "without it all", wholeNumber())
+    .argument("[step]", "step of the checkpoint (default: all)", wholeNumber())
     .option("--json", "print one JSON object")
     .action((run: string, step: number | undefined) => verify(run, step, context));
   ckpt
@@ -37,13 +39,13 @@ export const addCkpt: AddCommand = (program, context) => {
     .summary("write the model of a checkpoint to a new folder")
     .description("Verify a checkpoint and write its model to a new folder, in the layout of transformers (hf) or of the original (deepseek).")
     .argument("<run>", RUN_ARGUMENT)
-    .argument("<step>", "its step", wholeNumber())
-    .argument("<out>", "the folder to write, which must not exist or be empty")
-    .addOption(new Option("--layout <layout>", "names of the tensors").choices(["hf", "deepseek"]).default("hf"))
+    .argument("<step>", "step of the checkpoint", wholeNumber())
+    .argument("<out>", "output folder, which must not exist or be empty")
+    .addOption(new Option("--layout <layout>", "names of tensors and configs").choices(["hf", "deepseek"]).default("hf"))
     .addOption(
-      new Option("--dtype <dtype>", "of all weights; without it each keeps its own").choices(["f32", "f16", "bf16"]),
+      new Option("--dtype <dtype>", "dtype of all weights (default: each keeps its own)").choices(["f32", "f16", "bf16"]),
     )
-    .option("--ema", "the moving averages of the weights instead of the last ones")
+    .option("--ema", "export the moving averages of the weights instead of the weights")
     .option("--json", "print one JSON object")
     .action((run: string, step: number, out: string, flags: ConvertFlags) =>
       exportModel(run, step, out, flags, context),
@@ -51,9 +53,9 @@ export const addCkpt: AddCommand = (program, context) => {
   ckpt
     .command("diff")
     .summary("compare two checkpoints tensor by tensor")
-    .description("Compare all safetensors files of two folders, e.g. run/step-00000020 and another run's: equal bytes, or the relative L2 distance of the values. Ends with 1 when they differ.")
-    .argument("<a>", "a checkpoint's folder, or a model's")
-    .argument("<b>", "another one")
+    .description("Compare all safetensors files of two folders, e.g. run/step-00000020 of two runs, tensor by tensor: equal bytes, or the relative L2 distance of the values. Exits with 1 if they differ.")
+    .argument("<a>", "folder of a checkpoint or a model")
+    .argument("<b>", "folder of another one")
     .option("--json", "print one JSON object")
     .action((a: string, b: string) => diff(a, b, context)); // prettier-ignore
 };

@@ -7,7 +7,8 @@ import type { Layout } from "../model/janus/checkpoint/names.ts";
 import type { Output } from "./console.ts";
 import type { AddCommand, Context } from "./context.ts";
 import { formatBytes, formatDuration, indent, table } from "./format.ts";
-import { MODEL_ARGUMENT, resolveModel } from "./model_folder.ts";
+import { MODEL_ARGUMENT, addHubOptions, resolveModel } from "./model_folder.ts";
+import type { HubFlags } from "./model_folder.ts";
 
 /** The largest side file that is taken along (a tokenizer.json has up to 10 MB); larger ones are named and left. */
 const MAX_SIDE_FILE = 64 * 2 ** 20;
@@ -20,16 +21,18 @@ export interface ConvertFlags {
 }
 
 export const addConvert: AddCommand = (program, context) => {
-  program
+  const command = program
     .command("convert")
     .summary("write a checkpoint in another layout or dtype")
     .description(
       "Write a checkpoint to a new folder as safetensors, in the layout of transformers (hf) or of the original (deepseek), with its config, processor and tokenizer files.",
     )
     .argument("<in>", MODEL_ARGUMENT)
-    .argument("<out>", "the folder to write, which must not exist or be empty")
+    .argument("<out>", "output folder, which must not exist or be empty")
     .addOption(
-      new Option("--layout <layout>", "names of the tensors").choices(["hf", "deepseek"]).makeOptionMandatory(),
+      new Option("--layout <layout>", "names of tensors and configs: transformers (hf) or the original (deepseek)")
+        .choices(["hf", "deepseek"])
+        .makeOptionMandatory(),
     )
     .addOption(
       new Option("--dtype <dtype>", "dtype of all weights (default: each keeps its own)").choices([
@@ -38,14 +41,16 @@ export const addConvert: AddCommand = (program, context) => {
         "bf16",
       ]),
     )
-    .option("--json", "print one JSON object")
-    .action((from: string, to: string, flags: ConvertFlags) => convert(from, to, flags, context));
+    .option("--json", "print one JSON object");
+  addHubOptions(command).action((from: string, to: string, flags: ConvertFlags & HubFlags) =>
+    convert(from, to, flags, context),
+  );
 };
 
-async function convert(from: string, to: string, flags: ConvertFlags, context: Context): Promise<void> {
+async function convert(from: string, to: string, flags: ConvertFlags & HubFlags, context: Context): Promise<void> {
   const { requireNewFolder } = await import("../model/node/files.ts");
   await requireNewFolder(to); // before anything is fetched
-  await convertFolder(await resolveModel(from, context), to, flags, context);
+  await convertFolder(await resolveModel(from, context, flags), to, flags, context);
 }
 
 /** Writes the model of a folder to a new one and says what it wrote. */

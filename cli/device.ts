@@ -22,13 +22,13 @@ export async function openDevice(adapter: string | number | undefined, { out }: 
 }
 
 export const softwareWarning = (name: string): string =>
-  `${name} is software, a CPU that stands in for a GPU: results are right, speed is not that of a GPU`;
+  `${name} is a software adapter: it runs on the CPU, with right results and without the speed of a GPU`;
 
 /** What Dawn and its loader throw while a device is opened is about the machine, not a mistake of ours. */
 export function deviceError(error: unknown): unknown {
   if (error instanceof JanusError || error instanceof TypeError || error instanceof ReferenceError) return error;
   const message = messageOf(error);
-  const wrapped = new DeviceError(`the GPU cannot be reached: ${message}; "janus doctor" shows what there is`);
+  const wrapped = new DeviceError(`the GPU cannot be opened: ${message}; janus doctor lists the adapters`);
   wrapped.cause = error;
   return wrapped;
 }

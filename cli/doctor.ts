@@ -20,9 +20,14 @@ export const addDoctor: AddCommand = (program, context) => {
     .command("doctor")
     .summary("show the GPUs of this machine and test one")
     .description(
-      "Show adapters, limits, features, memory and versions, then compute on a device and compare with the host.",
+      "Show adapters, limits, features, memory and versions, then run a self-test on a device: results are compared with those of the host.",
     )
-    .addOption(new Option("--adapter <adapter>", "its place in the list, or a part of its name").argParser(adapter))
+    .addOption(
+      new Option(
+        "--adapter <adapter>",
+        "adapter to test: its number in the list, or a part of its name (default: the fastest)",
+      ).argParser(adapter),
+    )
     .option("--json", "print one JSON object")
     .action((flags: { adapter?: string | number }) => doctor(context, () => createDevice(flags.adapter)));
 };
@@ -120,7 +125,7 @@ function warningsFor(
   const warnings = software ? [softwareWarning(name)] : [];
   if (allowedBytes !== null && budgetBytes !== null && budgetBytes > allowedBytes) {
     warnings.push(
-      `this process may use ${formatBytes(allowedBytes)} of memory (a container's limit), less than the budget of ${formatBytes(budgetBytes)}: it would be killed, not told`,
+      `this process may use ${formatBytes(allowedBytes)} of memory (a container's limit), less than the budget of ${formatBytes(budgetBytes)}: the system would end it without an error`,
     );
   }
   return warnings;

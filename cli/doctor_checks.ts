@@ -65,7 +65,7 @@ async function readBack(device: Device): Promise<string> {
   values.set([0, -0, 1e-38, 3.4e38, -3.4e38]);
   using x = tensor(values, { device });
   requireSame(await x.data(), values);
-  return "4 MB come back as they went";
+  return "4 MB read back equal to what was written";
 }
 
 async function matmulAgainstHost(device: Device): Promise<string> {
@@ -108,8 +108,9 @@ async function bf16Storage(device: Device): Promise<string> {
 async function notFinite(device: Device): Promise<string> {
   const lossy = await lossyOps(device);
   const ops = new Set(PROBES.map(({ op }) => op)).size;
-  if (lossy.length) throw new Mismatch(`${lossy.length} of ${ops} ops lose them on this device: ${lossy.join(", ")}`);
-  return `${ops} ops carry them as they should, in ${PROBES.length} cases`;
+  if (lossy.length)
+    throw new Mismatch(`${lossy.length} of ${ops} ops lose NaN or infinities on this device: ${lossy.join(", ")}`);
+  return `${ops} ops carry NaN and infinities, in ${PROBES.length} cases`;
 }
 
 async function captureAndReplay(device: Device): Promise<string> {

@@ -1,4 +1,4 @@
-/** `janus train … --dry-run`: what a run should take, and what its longest step does take; nothing is written. */
+/** `janus train … --dry-run`: an estimate of a run, and with --measure-step its longest step measured; nothing is written. */
 import type { TokenizerConfig, TrainConfig } from "../train/config.ts";
 import type { DryRun, MeasuredStep, Timed } from "../train/node/dry_run.ts";
 import type { StepCounts, StepEstimate } from "../train/estimate.ts";
@@ -17,21 +17,24 @@ interface Shown {
   readonly ofRun: (steps: number) => Rows;
 }
 
-export async function dryRun(
-  model: string,
-  config: AnyConfig,
-  adapter: string | number | undefined,
-  context: Context,
-): Promise<void> {
+interface DryRunFlags {
+  readonly adapter?: string | number;
+  readonly measureStep?: boolean;
+}
+
+export async function dryRun(model: string, config: AnyConfig, flags: DryRunFlags, context: Context): Promise<void> {
   const { out, signal } = context;
+  const measure = flags.measureStep === true;
+  const { adviceOn } = await import("../train/node/advice.ts");
+  for (const message of adviceOn(config)) out.warn(message);
   const { dryRun: run, dryRunTokenizer } = await import("../train/node/dry_run.ts");
-  const device = await openDevice(adapter, context);
+  const device = await openDevice(flags.adapter, context);
   const { budget } = device.pool;
   const show = (found: Timed<StepCounts>, shown: Shown): void => {
     out.text(`${estimateText(found, shown, config, budget)}\n`);
-    if (found.fits) out.note(`taking one such step on ${device.name}`);
+    if (found.fits && measure) out.note(`taking one such step on ${device.name}`);
   };
-  const common = { model, device, signal };
+  const common = { model, device, signal, measure };
   try {
     if (config.stage === 0) {
       const { batch, microBatch } = config;
@@ -56,7 +59,8 @@ export async function dryRun(
       budgetBytes: Number.isFinite(budget) ? budget : null,
       measured,
     };
-    out.result(content, () => measuredText(measured, estimate));
+    const unmeasured = "no step was taken; --measure-step takes the longest one, and compares it with the estimate";
+    out.result(content, () => (measured ? measuredText(measured, estimate) : unmeasured));
   }
 }
 

@@ -24,9 +24,9 @@ export const EXIT = {
 
 const MEANINGS: readonly [number, string][] = [
   [EXIT.done, "done"],
-  [EXIT.checkFailed, "a check did not pass, or training cannot go on"],
+  [EXIT.checkFailed, "a check did not pass, or training cannot continue"],
   [EXIT.usage, "wrong usage: an unknown command, option or value"],
-  [EXIT.input, "bad input: a checkpoint, config, picture, prompt or file"],
+  [EXIT.input, "bad input: a checkpoint, config, image, prompt or file"],
   [EXIT.hub, "the hub or the network"],
   [EXIT.device, "the device: no adapter, out of memory, lost"],
   [

@@ -1,4 +1,5 @@
-/** `janus generate`: pictures of a prompt, as PNG files that say how they were made; and what such a file says, made again. */
+/** `janus generate`: images of prompts, as PNG files that say how they were made; and what such a file says, made again. */
+import { text as readInput } from "node:stream/consumers";
 import { Option } from "commander";
 import { rm } from "node:fs/promises";
 import { basename, extname, join } from "node:path";
@@ -22,6 +23,7 @@ import {
 import type { ModelFlags, SamplingFlags } from "./session.ts";
 
 interface GenerateFlags extends ModelFlags, SamplingFlags {
+  readonly prompts?: string;
   readonly n: number;
   readonly cfg?: number;
   readonly out: string;
@@ -33,54 +35,92 @@ interface GenerateFlags extends ModelFlags, SamplingFlags {
 export const addGenerate: AddCommand = (program, context) => {
   const command = program
     .command("generate")
-    .summary("draw pictures of a prompt")
+    .summary("draw images of a prompt")
     .description(
-      "Draw pictures of a prompt. Each is written as a PNG file that carries the prompt, seed, settings, the model's fingerprint and its token ids; --from makes it again from them.",
+      "Draw images of a prompt. Each is written as a PNG file with the prompt, seed, settings, the model's fingerprint and its token ids in it; --from decodes it again from them.",
     )
-    .argument("[prompt]", "what the picture shows")
+    .argument("[prompt]", "what the image shows; - reads prompts from standard input, one a line")
+    .option(
+      "--prompts <file>",
+      "read prompts from a file, one a line, instead of the argument; each is drawn with the same seeds",
+    )
     .addOption(
-      new Option("--n <n>", "pictures, drawn at once; picture k has the seed --seed + k")
+      new Option("--n <n>", "images of each prompt, drawn at once; image k has the seed --seed + k")
         .argParser(wholeNumber(1, 1024))
         .default(1),
     )
     .addOption(
       new Option(
         "--cfg <w>",
-        "guidance: how closely the prompt is followed, 1 for none (default: the model's, 5 in the published ones)",
+        "guidance: how closely the image follows the prompt; 1 for none (default: the model's, 5 in the published ones)",
       ).argParser(numberIn()),
     )
-    .option("--out <folder>", "where the pictures go", ".")
-    .option("--preview", "write the rows so far to a file that ends in -preview.png while the picture is drawn")
-    .option("--from <file>", "decode the token ids of a picture that this command wrote, instead of drawing")
-    .option("--check", "with --from: draw the picture again and report the first token that differs")
+    .option("--out <folder>", "folder for the images", ".")
+    .option("--preview", "write the rows drawn so far to a file that ends in -preview.png")
+    .option("--from <file>", "decode the token ids of an image that this command wrote, instead of drawing")
+    .option("--check", "with --from: draw the image again and report the first token that differs")
     .option("--json", "print one JSON object");
   addSamplingOptions(
     addModelOptions(command),
-    "divides the logits; 0 takes the most probable token (default: the model's, 1 in the published ones)",
+    "divide the logits by t; 0 takes the most probable token (default: the model's, 1 in the published ones)",
   ).action(async (prompt: string | undefined, flags: GenerateFlags) => {
     if (flags.from !== undefined) {
       const settings = ["n", "seed", "cfg", "temperature", "topK", "topP", "preview"];
       const given = settings.find((name) => command.getOptionValueSource(name) === "cli");
       if (given) {
         const flag = given.replace(/[A-Z]/g, (capital) => `-${capital.toLowerCase()}`);
-        throw new UsageError(`--from takes its settings from the picture; leave --${flag} out`);
+        throw new UsageError(`--from takes its settings from the image; leave --${flag} out`);
       }
-      if (prompt !== undefined) throw new UsageError("--from takes the prompt from the picture; give one of the two");
+      if (prompt !== undefined || flags.prompts !== undefined)
+        throw new UsageError("--from takes the prompt from the image; give one of the two");
       return again(flags.from, flags, context);
     }
-    if (flags.check) throw new UsageError("--check needs --from and a picture that this command wrote");
-    if (prompt === undefined)
-      throw new UsageError('what should the picture show? For example: janus generate "a red circle"');
-    await draw(prompt, flags, context);
+    if (flags.check) throw new UsageError("--check needs --from and an image that this command wrote");
+    await draw(await promptsOf(prompt, flags.prompts), flags, context);
   });
 };
 
-async function draw(prompt: string, flags: GenerateFlags, context: Context): Promise<void> {
-  const { out, signal } = context;
-  if (prompt.trim() === "") {
-    const { PromptError } = await import("../model/request.ts");
-    throw new PromptError("the prompt is empty; say what the picture should show");
+/** The prompts of the command line, of standard input (`-`), or of a file: one a line, empty lines left out. */
+async function promptsOf(prompt: string | undefined, file: string | undefined): Promise<readonly string[]> {
+  if (prompt !== undefined && file !== undefined)
+    throw new UsageError("a prompt and --prompts were given; give one of the two");
+  const { PromptError } = await import("../model/request.ts");
+  const from = file ?? (prompt === "-" ? "-" : undefined);
+  if (from === undefined) {
+    if (prompt === undefined)
+      throw new UsageError('what should the image show? For example: janus generate "a red circle"');
+    if (prompt.trim() === "") throw new PromptError("the prompt is empty; say what the image should show");
+    return [prompt];
   }
+  const text = from === "-" ? await readInput(process.stdin) : await readPrompts(from);
+  const lines = text.replace(/^\ufeff/, "").split(/\r\n|\n|\r/).filter((line) => line.trim() !== ""); // prettier-ignore
+  const name = from === "-" ? "standard input" : from;
+  if (lines.length === 0) throw new PromptError(`${name}: at least one prompt is required, one a line; got none`);
+  return lines;
+}
+
+const MAX_PROMPTS = 16 * 2 ** 20; // bytes
+
+async function readPrompts(path: string): Promise<string> {
+  const { openFile } = await import("../model/node/files.ts");
+  const { readWhole } = await import("../model/io/bytes.ts");
+  const file = await openFile(path);
+  try {
+    return new TextDecoder().decode(await readWhole(file, MAX_PROMPTS));
+  } finally {
+    await file.close?.();
+  }
+}
+
+interface Drawn {
+  readonly prompt: string;
+  readonly path: string;
+  readonly seed: number;
+  readonly tokenIds: readonly number[];
+}
+
+async function draw(prompts: readonly string[], flags: GenerateFlags, context: Context): Promise<void> {
+  const { out } = context;
   const { checkContext } = await import("../model/request.ts");
   const { imageTokens } = await import("../model/janus/config.ts");
   const { checkSeeds } = await import("../model/request.ts");
@@ -88,54 +128,76 @@ async function draw(prompt: string, flags: GenerateFlags, context: Context): Pro
   checkSeeds(seed, flags.n);
   const sampling = samplingOf(flags);
   await pictureFolder(flags.out);
-  using session = await openJanus(flags, context, ({ config, processor: { prompts } }) => {
-    checkContext(prompts.encode(prompts.generation(prompt)), imageTokens(config) - 1, config.language.maxPositions);
+  using session = await openJanus(flags, context, ({ config, processor: { prompts: format } }) => {
+    for (const prompt of prompts)
+      checkContext(format.encode(format.generation(prompt)), imageTokens(config) - 1, config.language.maxPositions);
   });
   const { janus, loadMs } = session;
+  const images: Drawn[] = [];
+  const timings = { loadMs, sampleMs: 0, msPerToken: 0, decodeMs: 0 };
+  for (const [at, prompt] of prompts.entries()) {
+    const which = prompts.length > 1 ? `${at + 1}/${prompts.length}: ` : "";
+    const { drawn, sampleMs, decodeMs } = await drawOne(janus, prompt, { flags, seed, sampling, context, which });
+    const tokens = drawn[0]!.tokenIds.length;
+    out.note(
+      `${which}${tokens} tokens in ${formatDuration(sampleMs)} (${formatDuration(sampleMs / tokens)} each), decoded in ${formatDuration(decodeMs)}`,
+    );
+    for (const { path } of drawn) out.text(`${path}\n`);
+    images.push(...drawn);
+    timings.sampleMs += sampleMs;
+    timings.decodeMs += decodeMs;
+  }
+  timings.msPerToken = timings.sampleMs / (prompts.length * images[0]!.tokenIds.length);
+  out.result({ images, timings });
+}
+
+interface DrawOptions {
+  readonly flags: GenerateFlags;
+  readonly seed: number;
+  readonly sampling: ReturnType<typeof samplingOf>;
+  readonly context: Context;
+  /** Begins what is shown: which of several prompts. */
+  readonly which: string;
+}
+
+/** Draws and saves the images of one prompt. */
+async function drawOne(
+  janus: Janus,
+  prompt: string,
+  { flags, seed, sampling, context: { out, signal }, which }: DrawOptions,
+): Promise<{ drawn: Drawn[]; sampleMs: number; decodeMs: number }> {
   const started = performance.now();
+  const { n, cfg } = flags;
   const pictures = janus.generate(prompt, {
-    n: flags.n,
+    n,
     seed,
-    ...(flags.cfg !== undefined && { guidance: flags.cfg }),
+    ...(cfg !== undefined && { guidance: cfg }),
     ...sampling,
     signal,
   });
-  const images: { path: string; seed: number; tokenIds: readonly number[] }[] = [];
-  let sampledMs = 0;
+  const drawn: Drawn[] = [];
+  let sampleMs = 0;
   const preview = flags.preview ? new Preview(pictures, flags.out, `${slug(prompt)}-${seed}`, janus) : null;
   try {
     using progress = out.progress("tokens");
     for await (const event of pictures) {
       if (event.type === "progress") {
-        sampledMs = performance.now() - started;
-        progress.report({
-          done: event.done,
-          total: event.total,
-          label: flags.n === 1 ? "drawing" : `drawing ${flags.n} pictures`,
-        });
+        sampleMs = performance.now() - started;
+        const label = `${which}${n === 1 ? "drawing" : `drawing ${n} images`}`;
+        progress.report({ done: event.done, total: event.total, label });
         await preview?.update(event.done, event.total);
       } else {
-        const path = await savePictureIn(flags.out, event.picture);
-        images.push({ path, seed: event.picture.seed, tokenIds: event.picture.tokenIds });
+        const { seed: own, tokenIds } = event.picture;
+        drawn.push({ prompt, path: await savePictureIn(flags.out, event.picture), seed: own, tokenIds });
       }
     }
   } finally {
     await preview?.remove();
   }
-  const tokens = images[0]!.tokenIds.length;
-  const timings = {
-    loadMs,
-    sampleMs: sampledMs,
-    msPerToken: sampledMs / tokens,
-    decodeMs: performance.now() - started - sampledMs,
-  };
-  out.note(
-    `${tokens} tokens in ${formatDuration(sampledMs)} (${formatDuration(timings.msPerToken)} each), decoded in ${formatDuration(timings.decodeMs)}`,
-  );
-  out.result({ images, timings }, () => images.map(({ path }) => path).join("\n"));
+  return { drawn, sampleMs, decodeMs: performance.now() - started - sampleMs };
 }
 
-/** The rows so far as a file, while the picture is drawn. Of several pictures the first. */
+/** The rows so far as a file, while an image is drawn. Of several images the first. */
 class Preview {
   private readonly pictures: Pictures;
   private readonly path: string;
@@ -213,6 +275,6 @@ async function again(file: string, flags: GenerateFlags, context: Context): Prom
   out.result({ images, timings, check: { pass: !firstDifference, sameModel: isSame, firstDifference } }, () =>
     firstDifference
       ? `${path}\ntoken ${index} of ${how.tokenIds.length} differs: ${firstDifference.inFile} in the file, ${firstDifference.drawn} drawn again`
-      : `${path}\nall ${how.tokenIds.length} tokens are drawn again as they are in the file`,
+      : `${path}\nall ${how.tokenIds.length} tokens equal those in the file`,
   );
 }

@@ -1,34 +1,36 @@
-/** `janus inspect`: what a checkpoint holds and what it takes to run and to train it. Opens no GPU and reads no weights. */
+/** `janus inspect`: what a checkpoint contains and what it takes to run and to train it. Opens no GPU and reads no weights. */
 import type { JanusConfig } from "../model/janus/config.ts";
 import type { Inspection } from "../model/janus/checkpoint/inspect.ts";
-import type { AddCommand } from "./context.ts";
+import type { AddCommand, Context } from "./context.ts";
 import { formatBytes, formatCount, formatShare, indent, table } from "./format.ts";
-import { MODEL_ARGUMENT, resolveModel } from "./model_folder.ts";
+import { MODEL_ARGUMENT, addHubOptions, resolveSource } from "./model_folder.ts";
+import type { HubFlags } from "./model_folder.ts";
 
 export const addInspect: AddCommand = (program, context) => {
-  program
+  const command = program
     .command("inspect")
-    .summary("show what a checkpoint holds and needs")
+    .summary("show what a checkpoint contains and needs")
     .description(
-      "Show a checkpoint's config, tensors, parameters by part, and the memory to run and to train it. Needs no GPU.",
+      "Show a checkpoint's config, tensors, parameters by part, and the memory to run and to train it. Needs no GPU. Of a model on the hub, a few megabytes are read: configs and headers.",
     )
     .argument("<model>", MODEL_ARGUMENT)
-    .option("--json", "print one JSON object")
-    .action(async (model: string) => {
-      const folder = await resolveModel(model, context);
-      const { openCheckpoint } = await import("../model/janus/checkpoint/checkpoint.ts");
-      const { inspect } = await import("../model/janus/checkpoint/inspect.ts");
-      const { folderSource } = await import("../model/node/files.ts");
-      const checkpoint = await openCheckpoint(folderSource(folder));
-      try {
-        for (const notice of checkpoint.notices) context.out.warn(notice);
-        const found = inspect(checkpoint);
-        context.out.result(found, () => inspectionText(found));
-      } finally {
-        await checkpoint.close();
-      }
-    });
+    .option("--json", "print one JSON object");
+  addHubOptions(command).action((model: string, flags: HubFlags) => show(model, flags, context));
 };
+
+async function show(model: string, flags: HubFlags, context: Context): Promise<void> {
+  const source = await resolveSource(model, context, flags);
+  const { openCheckpoint } = await import("../model/janus/checkpoint/checkpoint.ts");
+  const { inspect } = await import("../model/janus/checkpoint/inspect.ts");
+  const checkpoint = await openCheckpoint(source);
+  try {
+    for (const notice of checkpoint.notices) context.out.warn(notice);
+    const found = inspect(checkpoint);
+    context.out.result(found, () => inspectionText(found));
+  } finally {
+    await checkpoint.close();
+  }
+}
 
 const LAYOUTS = { hf: "hf (transformers' names)", deepseek: "deepseek (the original's names)" } as const;
 const FORMATS = { safetensors: "safetensors", torch: "torch.save" } as const;

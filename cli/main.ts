@@ -41,7 +41,7 @@ function asksForJson(args: readonly string[]): boolean {
 
 function buildProgram(context: Context): Command {
   const program = new Command("janus")
-    .description("Janus-Pro on any GPU: looks at checkpoints, converts them, and runs them.")
+    .description("Janus-Pro on any GPU: draw images, ask about images, train, and look after checkpoints.")
     .version(ownVersion(), "--version", "print the version")
     .helpOption("-h, --help", "show help")
     .helpCommand("help [command]", "show help for a command")
@@ -66,6 +66,8 @@ async function run(args: readonly string[]): Promise<number> {
   process.on("uncaughtException", (error) => {
     void reportError(error, out, controller.signal).then((code) => process.exit(code));
   });
+  // Set to nothing, it means the same as not set; commander would take "" for the name of a model.
+  if (!process.env["JANUS_MODEL"]?.trim()) delete process.env["JANUS_MODEL"];
   const context: Context = { out, signal: controller.signal, exitCode: EXIT.done };
   const program = buildProgram(context);
   let code: number;

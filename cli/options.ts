@@ -29,14 +29,20 @@ export const numberIn =
   (text) =>
     parse(text, `a number${range(min, max)}`, (n) => Number.isFinite(n) && n >= min && n <= max);
 
+/** For an option that may be given several times, with one value each: one with several values would take the arguments behind it too. */
+export const collect = (text: string, before: readonly string[] = []): readonly string[] => [...before, text];
+
 /** An adapter: its position in the list of `janus doctor`, or a part of its name. */
 export const adapter = (text: string): string | number => (/^\d+$/.test(text) ? Number(text) : text);
 
 export const adapterOption = (): Option =>
-  new Option("--adapter <adapter>", "its place in the list of janus doctor, or a part of its name").argParser(adapter);
+  new Option(
+    "--adapter <adapter>",
+    "GPU adapter: its number in the list of janus doctor, or a part of its name (default: the fastest)",
+  ).argParser(adapter);
 
 export const dtypeOption = (): Option =>
-  new Option("--dtype <dtype>", "of the weights on the device; without it that of the checkpoint").choices([
+  new Option("--dtype <dtype>", "dtype of the weights on the device (default: that of the checkpoint)").choices([
     "f32",
     "f16",
     "bf16",

@@ -1,4 +1,4 @@
-/** `janus reconstruct`: a picture through the image tokenizer and back, to see what its codes can hold. */
+/** `janus reconstruct`: an image through the image tokenizer and back, to see what its codes keep. */
 import { basename, extname } from "node:path";
 import type { AddCommand, Context } from "./context.ts";
 import { addModelOptions, writeFree, openJanus, pictureFolder, plainOption } from "./session.ts";
@@ -11,12 +11,12 @@ interface ReconstructFlags extends ModelFlags {
 export const addReconstruct: AddCommand = (program, context) => {
   const command = program
     .command("reconstruct")
-    .summary("send a picture through the image tokenizer and back")
+    .summary("encode and decode an image by the image tokenizer")
     .description(
-      "Encode a picture (short side fitted, cropped to a square) as image tokens, decode them, and say how close it is.",
+      "Encode an image (short side scaled to the model's size, cropped to a square) as tokens, decode them, and print the PSNR between both.",
     )
-    .argument("<image>", "the file of a picture")
-    .option("--out <folder>", "where the picture goes", ".")
+    .argument("<image>", "image file")
+    .option("--out <folder>", "folder for the decoded image", ".")
     .addOption(plainOption())
     .option("--json", "print one JSON object");
   addModelOptions(command).action((image: string, flags: ReconstructFlags) => reconstruct(image, flags, context));

@@ -11,13 +11,14 @@ import type { Picture } from "../model/janus/pictures.ts";
 import type { Context } from "./context.ts";
 import { openDevice } from "./device.ts";
 import { UsageError } from "./errors.ts";
-import { MODEL_ARGUMENT, resolveModel } from "./model_folder.ts";
+import { MODEL_ARGUMENT, addHubOptions, resolveModel } from "./model_folder.ts";
+import type { HubFlags } from "./model_folder.ts";
 import { adapterOption, dtypeOption, numberIn, wholeNumber } from "./options.ts";
 
 export const DEFAULT_MODEL = "deepseek-ai/Janus-Pro-1B";
 const MAX_SEED = 0xffffffff;
 
-export interface ModelFlags {
+export interface ModelFlags extends HubFlags {
   readonly model: string;
   readonly dtype?: FloatDType;
   readonly adapter?: string | number;
@@ -26,7 +27,7 @@ export interface ModelFlags {
 }
 
 export function addModelOptions(command: Command): Command {
-  return command
+  return addHubOptions(command)
     .addOption(new Option("--model <model>", MODEL_ARGUMENT).env("JANUS_MODEL").default(DEFAULT_MODEL))
     .addOption(dtypeOption())
     .addOption(adapterOption())
@@ -34,7 +35,7 @@ export function addModelOptions(command: Command): Command {
 }
 
 export const plainOption = (): Option =>
-  new Option("--plain", "take pictures as the original does: stored pixels, no EXIF rotation, alpha dropped");
+  new Option("--plain", "read images as the original does: stored pixels, without EXIF rotation, alpha dropped");
 
 export interface SamplingFlags {
   readonly temperature?: number;
@@ -48,12 +49,14 @@ export function addSamplingOptions(command: Command, temperature: string): Comma
     .addOption(new Option("--temperature <t>", temperature).argParser(numberIn(0, 1000)))
     .addOption(new Option("--top-k <k>", "sample from the k most probable tokens only").argParser(wholeNumber(1)))
     .addOption(
-      new Option("--top-p <p>", "of those from the fewest that hold this part of the probability").argParser(
+      new Option("--top-p <p>", "sample from the fewest tokens whose probabilities add up to p").argParser(
         numberIn(0, 1),
       ),
     )
     .addOption(
-      new Option("--seed <n>", "of the draws; without it another one each time").argParser(wholeNumber(0, MAX_SEED)),
+      new Option("--seed <n>", "seed of the random draws (default: another one in each run)").argParser(
+        wholeNumber(0, MAX_SEED),
+      ),
     );
 }
 
@@ -91,7 +94,7 @@ export async function openJanus(
   context: Context,
   check: (ready: { readonly config: JanusConfig; readonly processor: Processor }) => void = () => undefined,
 ): Promise<Session> {
-  const folder = await resolveModel(flags.model, context);
+  const folder = await resolveModel(flags.model, context, flags);
   const started = performance.now();
   const { checkReady, Janus } = await import("../model/janus/node/janus.ts");
   const { describeGeneration } = await import("../model/janus/processor.ts");
@@ -122,10 +125,11 @@ export async function openJanus(
 
 /** A prompt as the beginning of a file name. */
 export function slug(prompt: string): string {
+  // Marks stay with their letters: vowels of Indic scripts are marks, and "é" may be a letter and a mark.
   const words = prompt
-    .normalize("NFKD")
+    .normalize("NFC")
     .toLowerCase()
-    .replace(/[^\p{L}\p{N}]+/gu, "-");
+    .replace(/[^\p{L}\p{M}\p{N}]+/gu, "-");
   return (
     Array.from(words)
       .slice(0, 48)
@@ -136,7 +140,7 @@ export function slug(prompt: string): string {
 
 /** Makes the folder for pictures; throws `FileError` before any work when nothing can be written there. */
 export async function pictureFolder(folder: string): Promise<void> {
-  if (folder === "") throw new UsageError('--out "" is no folder; "." is the one you are in');
+  if (folder === "") throw new UsageError('--out: a folder is required; got "". Use . for the current one');
   const { FileError, fileError, requireRoom } = await import("../model/node/files.ts");
   const there = await stat(folder).catch(() => null);
   if (there && !there.isDirectory())

@@ -1,4 +1,4 @@
-/** Ctrl-C and its kin: the first one asks the command to stop and clean up, the second one ends the process at once. */
+/** Ctrl-C and other signals: the first one asks the command to stop and clean up, the second one ends the process at once. */
 import { EXIT, Interrupted } from "./errors.ts";
 import type { Output } from "./console.ts";
 

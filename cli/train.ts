@@ -8,10 +8,11 @@ import type { AddCommand, Context } from "./context.ts";
 import { openDevice } from "./device.ts";
 import { UsageError } from "./errors.ts";
 import { formatBytes, formatCount, formatDuration } from "./format.ts";
-import { MODEL_ARGUMENT, resolveModel } from "./model_folder.ts";
+import { MODEL_ARGUMENT, addHubOptions, resolveModel } from "./model_folder.ts";
+import type { HubFlags } from "./model_folder.ts";
 import { adapterOption } from "./options.ts";
 
-interface TrainFlags {
+interface TrainFlags extends HubFlags {
   readonly model: string;
   readonly run: string;
   readonly data: readonly string[];
@@ -23,43 +24,51 @@ interface TrainFlags {
   readonly adapter?: string | number;
   readonly resume: "auto" | "never";
   readonly dryRun?: boolean;
+  readonly measureStep?: boolean;
 }
 
 export const addTrain: AddCommand = (program, context) => {
-  program
+  const command = program
     .command("train")
     .summary("train a stage of Janus-Pro, or its image tokenizer")
     .description(
-      "Train a stage from a preset (stage1, stage2, stage3, for the 7B model stage3-7b; stage0 for the image tokenizer, on the pictures of the data) or a YAML file of settings. A run folder that has checkpoints is gone on with, bit for bit. Ctrl-C, SIGTERM and SIGUSR1 end the step, save, and leave with the code of the signal; a second one leaves at once.",
+      "Train a stage from a preset (stage1, stage2, stage3, for the 7B model stage3-7b; stage0 for the image tokenizer, on the images of the data) or a YAML file of settings. A run folder with checkpoints is resumed, bit for bit. Ctrl-C, SIGTERM and SIGUSR1 finish the step, save, and exit with the code of the signal; a second one exits at once.",
     )
     .argument("<settings>", "a preset, or a YAML file")
-    .requiredOption("--model <model>", `${MODEL_ARGUMENT}, to begin with`)
-    .requiredOption("--run <folder>", "checkpoints, log, report and quarantine; each checkpoint is a model by itself")
+    .requiredOption("--model <model>", `${MODEL_ARGUMENT}; a new run starts from it`)
     .requiredOption(
-      "--data <source...>",
-      "files and folders to train on, where needed with their task: gen=pictures.jsonl",
+      "--run <folder>",
+      "run folder: checkpoints, log, report and quarantine; each checkpoint is a model by itself",
     )
-    .option("--images <folder>", "what paths of images in files are relative to; without it the folder of each file")
-    .option("--classes <file>", "of folders of images by class: lines with a folder's name and its class")
+    .requiredOption("--data <source...>", "files and folders to train on; a task may be named: gen=images.jsonl")
+    .option(
+      "--images <folder>",
+      "folder that paths of images in the files are relative to (default: the folder of each file)",
+    )
+    .option(
+      "--classes <file>",
+      "names of classes, for folders of images by class: lines with a folder's name and its class",
+    )
     .option(
       "--ignore-field <field>",
       "accept records with this field, which is not used; may be repeated. Fields are named as janus data index lists them",
       (name: string, names?: readonly string[]) => [...(names ?? []), name],
     )
-    .option("--set <change...>", "settings to change, e.g. optimizer.lr=2e-5 ratios.text=0")
-    .option("--cache <folder>", "indexes of the data and codes of its pictures", ".janus-cache")
+    .option("--set <change...>", "change settings, e.g. optimizer.lr=2e-5 ratios.text=0")
+    .option("--cache <folder>", "folder for indexes of the data and codes of its images", ".janus-cache")
     .addOption(
       new Option(
         "--resume <when>",
-        "auto goes on from the newest checkpoint that verifies, never refuses a run that has one",
+        "auto: resume from the newest valid checkpoint of the run folder, if it has one. never: fail if the run folder has a checkpoint",
       )
         .choices(["auto", "never"])
         .default("auto"),
     )
     .addOption(adapterOption())
-    .option("--dry-run", "show what it takes, take the longest step once, and write nothing")
-    .option("--json", "print one JSON object at the end")
-    .action((settings: string, flags: TrainFlags) => run(settings, flags, context));
+    .option("--dry-run", "estimate parameters, memory, tokens and time; train and write nothing")
+    .option("--measure-step", "with --dry-run: take the longest step once, and compare it with the estimate")
+    .option("--json", "print one JSON object at the end");
+  addHubOptions(command).action((settings: string, flags: TrainFlags) => run(settings, flags, context));
 };
 
 type SourceFlags = Pick<TrainFlags, "data" | "images" | "classes" | "ignoreField">;
@@ -67,7 +76,7 @@ type SourceFlags = Pick<TrainFlags, "data" | "images" | "classes" | "ignoreField
 /** `und=a.jsonl` or `a.jsonl`. `images` applies to files, `classes` to folders. */
 function sourceOf(text: string, { images, classes, ignoreField }: Omit<SourceFlags, "data">): SourceSpec {
   const named = /^(und|text|gen)=(.+)$/.exec(text);
-  if (!named && /^\w+=/.test(text)) throw new UsageError(`--data ${text}: the tasks are und, text and gen`);
+  if (!named && /^\w+=/.test(text)) throw new UsageError(`--data ${text}: the task must be und, text or gen`);
   const path = named ? named[2]! : text;
   const isFolder = statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
   return {
@@ -83,9 +92,9 @@ function sourceOf(text: string, { images, classes, ignoreField }: Omit<SourceFla
 export function sourcesOf({ data, ...rest }: SourceFlags): SourceSpec[] {
   const sources = data.map((text) => sourceOf(text, rest));
   if (rest.classes !== undefined && !sources.some(({ classes }) => classes))
-    throw new UsageError("--classes is there for folders of images by class, and --data has no folder");
+    throw new UsageError("--classes is for folders of images by class, and --data has no folder");
   if (rest.images !== undefined && !sources.some(({ images }) => images))
-    throw new UsageError("--images is there for files that name images, and --data has folders alone");
+    throw new UsageError("--images is for files that name images, and --data has only folders");
   if (rest.ignoreField && !sources.some(({ ignoredFields }) => ignoredFields))
     throw new UsageError("--ignore-field is for records of files, and --data has only folders");
   return sources;
@@ -96,8 +105,10 @@ async function run(settings: string, flags: TrainFlags, context: Context): Promi
   const config = loadAnyConfig(settings, flags.set ?? []);
   const sources = sourcesOf(flags);
   if (flags.resume === "never" && existsSync(flags.run)) await requireNoCheckpoints(flags.run);
-  const model = await resolveModel(flags.model, context);
-  if (flags.dryRun) return await (await import("./dry_run.ts")).dryRun(model, config, flags.adapter, context);
+  if (flags.measureStep && !flags.dryRun)
+    throw new UsageError("--measure-step needs --dry-run; a run measures every step");
+  const model = await resolveModel(flags.model, context, flags);
+  if (flags.dryRun) return await (await import("./dry_run.ts")).dryRun(model, config, flags, context);
   const given = { model, sources, run: flags.run, cache: flags.cache };
   const total = Math.min(config.steps, config.stopAt ?? config.steps);
   if (config.stage === 0) {
@@ -117,7 +128,7 @@ async function requireNoCheckpoints(run: string): Promise<void> {
   const { Checkpoints } = await import("../train/node/run/checkpoints.ts");
   const steps = await new Checkpoints(run).list();
   if (steps.length > 0)
-    throw new UsageError(`--resume never: ${run} has checkpoints (the newest of step ${steps.at(-1)}); name another folder, or leave it out to go on`); // prettier-ignore
+    throw new UsageError(`--resume never: ${run} has checkpoints (the newest of step ${steps.at(-1)}); name another folder, or leave it out to resume`); // prettier-ignore
 }
 
 /** Opens the device, runs a training on it to its end or to a signal, and shows its steps. */
@@ -141,7 +152,7 @@ async function follow(
     });
     if (result.stopped)
       out.note(
-        `stopped after ${formatCount(result.steps)} of ${formatCount(total)} steps; saved ${result.checkpoint}. The same command goes on from there`,
+        `stopped after ${formatCount(result.steps)} of ${formatCount(total)} steps; saved ${result.checkpoint}. The same command resumes from there`,
       );
     out.result(result, result.checkpoint);
     if (result.stopped) signal.throwIfAborted();

@@ -9,10 +9,11 @@ import { openDevice } from "./device.ts";
 import { EXIT } from "./errors.ts";
 import { formatCount, table } from "./format.ts";
 import type { Comparison } from "../verify/compare.ts";
-import { MODEL_ARGUMENT, resolveModel } from "./model_folder.ts";
+import { MODEL_ARGUMENT, addHubOptions, resolveModel } from "./model_folder.ts";
+import type { HubFlags } from "./model_folder.ts";
 import { adapterOption, dtypeOption } from "./options.ts";
 
-interface VerifyFlags {
+interface VerifyFlags extends HubFlags {
   readonly model: string;
   readonly golden: string;
   readonly dtype?: FloatDType;
@@ -20,18 +21,20 @@ interface VerifyFlags {
 }
 
 export const addVerify: AddCommand = (program, context) => {
-  program
+  const command = program
     .command("verify")
     .summary("compare a model with golden values")
     .description(
-      "Compute every value of a golden folder (golden.safetensors, golden.json, image0.png, …) anew and compare: preprocessing, prompts, both encoders, logits, greedy text and pictures, and losses, gradients and steps of training, these always in f32. The bounds are those of float32, whatever the weights are.",
+      "Recompute every value of a golden folder (golden.safetensors, golden.json, image0.png, …) and compare: preprocessing, prompts, both encoders, logits, greedy text and images, and losses, gradients and steps of training, these always in f32. The bounds are those of float32 for every dtype of weights.",
     )
     .requiredOption("--model <model>", MODEL_ARGUMENT)
     .requiredOption("--golden <folder>", "the golden folder")
     .addOption(dtypeOption())
     .addOption(adapterOption())
-    .option("--json", "print one JSON object")
-    .action((flags: VerifyFlags) => verify(flags, context, () => openDevice(flags.adapter, context)));
+    .option("--json", "print one JSON object");
+  addHubOptions(command).action((flags: VerifyFlags) =>
+    verify(flags, context, () => openDevice(flags.adapter, context)),
+  );
 };
 
 /** The command. `open` opens the device; it is called once all files are checked, and the device is destroyed at the end. */
@@ -48,7 +51,7 @@ export async function verify(flags: VerifyFlags, context: Context, open: () => P
   const { Training, trainStage, worst } = await import("../verify/training.ts");
 
   await using golden = await Golden.open(folderSource(flags.golden));
-  const source = folderSource(await resolveModel(flags.model, context));
+  const source = folderSource(await resolveModel(flags.model, context, flags));
   const checkpoint = await openCheckpoint(source);
   let device: Device | null = null;
   try {

@@ -1,7 +1,8 @@
 /**
  * `npm run demo [-- --full | --quick]`: a Janus-Pro that learns in front of you. It draws a data set of coloured shapes, trains a small model
  * from random weights through stages 0 to 3, then draws from prompts and answers questions that training never held; a judge that reads the
- * pixels counts, beside what the full recipe learned (the model `shapes`). Writes everything to demo/<length>/, the page to demo/report.html.
+ * pixels counts, beside what the full recipe learned (the model `shapes`). Writes everything to demo/<length>/, the page of the default length and
+ * its pictures to demo/, those of the others to demo/<length>/ too: a quick look does not overwrite the report of a longer run.
  * `--model NAME` shows a model that is there already.
  */
 import { mkdirSync, rmSync } from "node:fs";
@@ -70,7 +71,7 @@ async function demo(device: Device): Promise<void> {
   const stop = new AbortController();
   const onSignal = (): void => {
     if (stop.signal.aborted) process.exit(130);
-    say("finishing the step; once more to leave at once");
+    say("finishing the step; press Ctrl-C once more to exit at once");
     stop.abort();
   };
   process.on("SIGINT", onSignal);
@@ -97,7 +98,7 @@ async function demo(device: Device): Promise<void> {
     },
   });
   if (trained === null) {
-    say(length === "full" ? "stopped; the same command goes on from here" : "stopped");
+    say(length === "full" ? "stopped; the same command resumes from here" : "stopped");
     process.exitCode = 130;
     return;
   }
@@ -110,12 +111,13 @@ async function demo(device: Device): Promise<void> {
   };
   const columns = [await judged(`${length} recipe`, trained)];
   if (length !== "full") columns.push(await judged("full recipe", "shapes"));
+  const shownIn = length === "default" ? FOLDER : folder;
   const shown = KINDS.map((kind) => columns[0]!.results.drawn.find(({ prompt }) => prompt.kind === kind)!);
-  for (const { prompt, picture } of shown) await savePicture(join(FOLDER, `${prompt.kind}.png`), picture);
+  for (const { prompt, picture } of shown) await savePicture(join(shownIn, `${prompt.kind}.png`), picture);
   const minutes = (performance.now() - started) / 60_000;
   const page = await reportPage({ length, recipe, device: device.name, minutes, columns, folder, trained });
-  await writeFileAtomic(join(FOLDER, "report.html"), new TextEncoder().encode(page));
-  say(`done: ${join(FOLDER, "report.html")}, pictures beside it, the model in ${trained}\n`);
+  await writeFileAtomic(join(shownIn, "report.html"), new TextEncoder().encode(page));
+  say(`done: ${join(shownIn, "report.html")}, pictures beside it, the model in ${trained}\n`);
   console.log(table(columns));
   console.log(
     `\n${recipe.prompts} prompts and ${recipe.questions} questions a kind; training had none of these prompts and none of the pictures asked about. Held-out questions, as many again, also name combinations that training never does.`,

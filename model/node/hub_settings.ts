@@ -16,7 +16,7 @@ export class HubAccessError extends HubError {}
 /** The hub cannot be reached, or the connection broke and did not come back. What was received is kept for the next try. */
 export class HubNetworkError extends HubError {}
 
-/** What came is not what the hub announced: another length or another hash. It was thrown away. */
+/** What came is not what the hub announced: another length or another hash. It was removed. */
 export class HubIntegrityError extends HubError {}
 
 /** Offline mode is on and the model is not, or not wholly, in the cache. */
@@ -24,38 +24,121 @@ export class HubOfflineError extends HubError {}
 
 export type Environment = Readonly<Record<string, string | undefined>>;
 
+/** Proxies by the scheme of the address that is asked for; "" for none. */
+export interface Proxies {
+  readonly http: string;
+  readonly https: string;
+  /** Hosts that are asked directly, separated by commas. */
+  readonly none: string;
+}
+
 export interface HubSettings {
   /** Without a slash at its end. */
   readonly endpoint: string;
-  /** Folder that holds `models--owner--name`. */
+  /** Folder of the `models--owner--name` folders. */
   readonly cache: string;
   readonly token: string | undefined;
+  /** The variable or file of the token, or those that have none: for messages. */
+  readonly tokenFrom: string;
   readonly offline: boolean;
-  /** Without a byte for so long, a connection counts as broken. */
+  /** A connection counts as broken after so long without a byte. */
   readonly stallMs: number;
 }
 
 const isOn = (value: string | undefined): boolean => /^(1|on|yes|true)$/i.test(value ?? "");
 
-/** Settings from HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_TOKEN_PATH, HF_HUB_OFFLINE, HF_HUB_DOWNLOAD_TIMEOUT and XDG_CACHE_HOME. */
-export async function hubSettings(env: Environment): Promise<HubSettings> {
+/**
+ * Settings from HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_TOKEN_PATH, HF_HUB_DISABLE_IMPLICIT_TOKEN, HF_HUB_OFFLINE,
+ * HF_HUB_DOWNLOAD_TIMEOUT and XDG_CACHE_HOME. Throws `HubError` for values that cannot be obeyed.
+ * @param cache cache folder instead of that of the environment
+ */
+export async function hubSettings(env: Environment, cache?: string): Promise<HubSettings> {
   const endpoint = (env.HF_ENDPOINT || "https://huggingface.co").replace(/\/+$/, "");
-  if (!/^https?:\/\/[^/]/.test(endpoint))
-    throw new HubError(`HF_ENDPOINT is ${quote(endpoint)}; it must begin with http:// or https://`);
-  const home = env.HF_HOME || join(env.XDG_CACHE_HOME || join(homedir(), ".cache"), "huggingface");
-  const seconds = Number(env.HF_HUB_DOWNLOAD_TIMEOUT);
+  if (!/^https?:\/\/[^/]/.test(endpoint) || !URL.canParse(endpoint))
+    throw new HubError(`HF_ENDPOINT is ${quote(endpoint)}; it must be an address that begins with http:// or https://`);
+  const home =
+    pathOf(env, "HF_HOME") ?? join(pathOf(env, "XDG_CACHE_HOME") ?? join(homedir(), ".cache"), "huggingface");
+  const given = cache === undefined ? undefined : expandPath(cache, env, "the cache folder");
   return {
     endpoint,
-    cache: env.HF_HUB_CACHE || env.HUGGINGFACE_HUB_CACHE || join(home, "hub"),
-    token:
-      (
-        env.HF_TOKEN ||
-        env.HUGGING_FACE_HUB_TOKEN ||
-        (await readText(env.HF_TOKEN_PATH || join(home, "token")))
-      )?.trim() || undefined,
+    cache: given ?? pathOf(env, "HF_HUB_CACHE") ?? pathOf(env, "HUGGINGFACE_HUB_CACHE") ?? join(home, "hub"),
+    ...(await tokenOf(env, home)),
     offline: isOn(env.HF_HUB_OFFLINE) || isOn(env.TRANSFORMERS_OFFLINE),
-    stallMs: seconds > 0 ? seconds * 1000 : 30_000,
+    stallMs: 1000 * secondsOf(env, "HF_HUB_DOWNLOAD_TIMEOUT", 30),
   };
+}
+
+function secondsOf(env: Environment, name: string, otherwise: number): number {
+  const text = env[name];
+  if (!text) return otherwise;
+  const seconds = Number(text);
+  if (!(seconds > 0 && seconds < Infinity))
+    throw new HubError(`${name} is ${quote(text)}; it must be a number of seconds above 0`);
+  return seconds;
+}
+
+/** The path in a variable, with `~` and variables expanded; undefined if there is none. */
+const pathOf = (env: Environment, name: string): string | undefined =>
+  env[name] ? expandPath(env[name], env, name) : undefined;
+
+/** Expands `~`, `$NAME` and `${NAME}`, as the hub's own tools do. `what` names the path in errors. */
+export function expandPath(text: string, env: Environment, what: string): string {
+  const fromHome = text.replace(/^~(?=$|[/\\])/, () => env.HOME || homedir());
+  if (/^~[^/\\]/.test(fromHome))
+    throw new HubError(
+      `${what} is ${quote(text)}; the home folder of another user is not looked up, write the whole path`,
+    );
+  return fromHome.replace(/\$(?:(\w+)|\{(\w+)\})/g, (_, bare?: string, braced?: string) => {
+    const name = bare ?? braced!;
+    const value = env[name];
+    if (!value)
+      throw new HubError(`${what} is ${quote(text)}, and the variable ${name} is not set; write the whole path`);
+    return value;
+  });
+}
+
+const TOKEN_VARIABLES = ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"];
+
+async function tokenOf(env: Environment, home: string): Promise<Pick<HubSettings, "token" | "tokenFrom">> {
+  for (const name of TOKEN_VARIABLES) {
+    const token = env[name]?.trim();
+    if (token) return { token, tokenFrom: name };
+  }
+  const path = pathOf(env, "HF_TOKEN_PATH") ?? join(home, "token");
+  if (isOn(env.HF_HUB_DISABLE_IMPLICIT_TOKEN))
+    return { token: undefined, tokenFrom: "HF_TOKEN (HF_HUB_DISABLE_IMPLICIT_TOKEN is set)" };
+  const token = (await readText(path))?.trim();
+  return token ? { token, tokenFrom: path } : { token: undefined, tokenFrom: `HF_TOKEN or ${path}` };
+}
+
+/** Throws `HubAccessError` for a token that no hub gives out: it would be refused, or could not be sent at all. */
+export function requireToken({ token, tokenFrom }: Pick<HubSettings, "token" | "tokenFrom">): void {
+  const strange = /[^\x21-\x7e]/u.exec(token ?? "");
+  if (!strange) return;
+  const code = strange[0].codePointAt(0)!.toString(16).toUpperCase().padStart(4, "0");
+  throw new HubAccessError(
+    `${tokenFrom}: a token has printable ASCII characters only; got U+${code} at position ${strange.index + 1}. Copy the token again`,
+  );
+}
+
+/** Proxies from HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY. Throws `HubError` for an address that is none, and for SOCKS. */
+export function proxiesOf(env: Environment): Proxies {
+  const [http, https] = (["http", "https"] as const).map((scheme) => {
+    const names = [`${scheme}_proxy`, `${scheme.toUpperCase()}_PROXY`, "all_proxy", "ALL_PROXY"];
+    const name = names.find((one) => env[one]);
+    return name === undefined ? "" : proxyOf(name, env[name]!);
+  }) as [string, string];
+  return { http, https, none: env.no_proxy || env.NO_PROXY || "" };
+}
+
+/** The address of a proxy; `host:port` stands for `http://host:port`. Its text may contain a password, so messages leave it out. */
+function proxyOf(name: string, text: string): string {
+  const address = /^[a-z][a-z0-9+.-]*:\/\//i.test(text) ? text : `http://${text}`;
+  if (!URL.canParse(address)) throw new HubError(`${name} is not the address of a proxy; write http://host:port`);
+  const { protocol } = new URL(address);
+  if (!/^https?:$/.test(protocol))
+    throw new HubError(`${name} names a proxy of the kind ${protocol}//; http:// and https:// are supported`);
+  return address;
 }
 
 /** The text of a small file; null if there is none. */
@@ -73,6 +156,8 @@ export interface RepoCache {
   readonly blobs: string;
   readonly ref: string;
   snapshot(commit: string): string;
+  /** Empty files that say which files a commit does not have. */
+  absent(commit: string): string;
 }
 
 /** Throws `HubError` for a name or revision that is none: they become parts of paths. */
@@ -87,5 +172,6 @@ export function repoCache(cache: string, repo: string, revision: string): RepoCa
     blobs: join(root, "blobs"),
     ref: join(root, "refs", ...revision.split("/")),
     snapshot: (commit) => join(root, "snapshots", commit),
+    absent: (commit) => join(root, ".no_exist", commit),
   };
 }

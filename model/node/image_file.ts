@@ -42,7 +42,26 @@ function formatOf(bytes: Uint8Array): string | undefined {
   if (head === "GIF8") return "gif";
   if (head === "RIFF" && ascii(bytes, 8, 12) === "WEBP") return "webp";
   if (head === "II*\0" || head === "MM\0*" || head === "II+\0" || head === "MM\0+") return "tiff";
-  if (ascii(bytes, 4, 8) === "ftyp" && /^avi[fs]|^mif1|^msf1/.test(ascii(bytes, 8, 12))) return "avif";
+  if (ascii(bytes, 4, 8) === "ftyp" && /^avi[fs]|^mif1|^msf1/.test(ascii(bytes, 8, 12)))
+    return /avi[fs]/.test(ascii(bytes, 8, 40)) ? "avif" : undefined;
+  return undefined;
+}
+
+/** Brands of ISO media files, among them HEIC: photos of iPhones, whose codec sharp's builds leave out. */
+const HEIC = /^(hei[cmsx]|hev[cmsx])/;
+
+/** The name of a known format that is not read; undefined for any other. */
+function unreadFormat(bytes: Uint8Array): string | undefined {
+  const head = ascii(bytes, 0, 4);
+  const brands = ascii(bytes, 4, 8) === "ftyp" ? (ascii(bytes, 8, 40).match(/.{4}/gs) ?? []) : [];
+  if (brands.some((brand) => HEIC.test(brand))) return "HEIC";
+  if (head.startsWith("BM")) return "BMP";
+  if (head.startsWith("\xff\x0a") || ascii(bytes, 4, 8) === "JXL ") return "JPEG XL";
+  if (ascii(bytes, 4, 8) === "jP  ") return "JPEG 2000";
+  if (head === "%PDF") return "PDF";
+  if (head === "8BPS") return "Photoshop";
+  if (head === "\0\0\x01\0") return "ICO";
+  if (/^\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<svg/is.test(ascii(bytes, 0, 1000))) return "SVG";
   return undefined;
 }
 
@@ -135,8 +154,13 @@ export async function readImage(source: string | Uint8Array, options: ReadImageO
   if (bytes.length > maxBytes) throw tooManyBytes(name, bytes.length, maxBytes);
   const format = formatOf(bytes);
   if (!format) {
-    const problem = notContent(bytes) ?? "is no picture of a known kind; JPEG, PNG, WebP, GIF, TIFF and AVIF are read";
-    throw new ImageFormatError(`${name} ${problem}`);
+    const problem = notContent(bytes);
+    if (problem) throw new ImageFormatError(`${name} ${problem}`);
+    const other = unreadFormat(bytes);
+    const what = other ? `is a ${other} file, which is not read` : "is not an image of a known format";
+    throw new ImageFormatError(
+      `${name} ${what}; JPEG, PNG, WebP, GIF, TIFF and AVIF are read. Save it as one of these`,
+    );
   }
   const sharp = await loadSharp();
   const damaged = (error: unknown): never => {

@@ -27,6 +27,8 @@ export class HubServer {
   listing: unknown = null;
   listingStatus = 200;
   listingHeaders: Record<string, string> = {};
+  /** Headers of the 401 that every request with a token gets; null to take any token. */
+  refusesTokens: Record<string, string> | null = null;
   /** Files are sent from another server (its origin), as the hub does with large ones. */
   redirectTo: string | null = null;
   private readonly counts = new Map<string, number>();
@@ -66,6 +68,10 @@ export class HubServer {
       authorization: request.headers.authorization,
     };
     this.requests.push(seen);
+    if (this.refusesTokens && seen.authorization !== undefined) {
+      response.writeHead(401, this.refusesTokens).end();
+      return;
+    }
     if (url.pathname.startsWith("/api/models/")) {
       response.writeHead(this.listingStatus, { "content-type": "application/json", ...this.listingHeaders });
       response.end(typeof this.listing === "string" ? this.listing : JSON.stringify(this.listing ?? this.list()));
@@ -103,10 +109,12 @@ export class HubServer {
 
 /** An ordinary answer, to a whole request or one with a range. */
 export function send(response: ServerResponse, bytes: Uint8Array, range?: string): void {
-  const start = Number(/^bytes=(\d+)-$/.exec(range ?? "")?.[1] ?? 0);
-  const head: Record<string, string> = { "content-length": String(bytes.length - start), "accept-ranges": "bytes" };
-  if (range) head["content-range"] = `bytes ${start}-${bytes.length - 1}/${bytes.length}`;
-  response.writeHead(range ? 206 : 200, head).end(bytes.subarray(start));
+  const [, from, to] = /^bytes=(\d+)-(\d*)$/.exec(range ?? "") ?? [];
+  const start = Number(from ?? 0);
+  const end = to ? Math.min(Number(to) + 1, bytes.length) : bytes.length;
+  const head: Record<string, string> = { "content-length": String(end - start), "accept-ranges": "bytes" };
+  if (range) head["content-range"] = `bytes ${start}-${end - 1}/${bytes.length}`;
+  response.writeHead(range ? 206 : 200, head).end(bytes.subarray(start, end));
 }
 
 /** The beginning of an answer, then the line goes dead. */

@@ -11,6 +11,8 @@ import {
   rmSync,
   writeFileSync,
 } from "node:fs";
+import { createServer } from "node:net";
+import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -63,6 +65,16 @@ describe("usage", () => {
     expect(first).toMatch(message);
     expect(rest).toEqual([`See: ${command} --help`, ""]);
   });
+  it("help says what --resume does, and that a dry run only estimates", async () => {
+    const { stdout } = await runCli(["train", "--help"]);
+    const help = stdout.replace(/\s+/g, " ");
+    expect(help).toContain(
+      "auto: resume from the newest valid checkpoint of the run folder, if it has one. never: fail if the run folder has a checkpoint",
+    );
+    expect(help).toMatch(
+      /--dry-run estimate .*; train and write nothing --measure-step with --dry-run: take the longest step once/,
+    );
+  });
   it("no command at all shows the help on stderr and ends with 2", async () => {
     const result = await runCli([]);
     expect([result.code, result.stdout]).toEqual([EXIT.usage, ""]);
@@ -83,7 +95,7 @@ describe("errors", () => {
   const cases: [string, () => string[], RegExp, number][] = [
     ["an absent path", () => ["inspect", "./absent"], /there is no folder \.\/absent; models on the hub are named owner\/name/, EXIT.input],
     ["a name without an owner", () => ["inspect", "absent"], /there is no folder absent/, EXIT.input],
-    ["a file", () => ["inspect", "package.json"], /package\.json is not a folder; name the one that holds config\.json/, EXIT.input],
+    ["a file", () => ["inspect", "package.json"], /package\.json is not a folder; name the one with config\.json/, EXIT.input],
     ["an empty folder", () => (mkdirSync(join(temporary, "empty"), { recursive: true }), ["inspect", join(temporary, "empty")]), /no config\.json.*it is empty/, EXIT.input],
   ]; // prettier-ignore
   it.each(cases)("%s: one message, no stack, and the same as JSON", async (_, args, message, code) => {
@@ -204,7 +216,13 @@ describe("the hub", () => {
     const result = await runCli(["inspect", "someone/Janus-tiny", "--json"], { env: env() });
     expect(result.code).toBe(0);
     expect(json(result)).toMatchObject({ layout: "hf", tensors: 375 });
-    expect(result.stderr).toBe("someone/Janus-tiny is no folder here; asking the hub\n");
+    expect(result.stderr).toBe("there is no folder someone/Janus-tiny here; asking the hub\n");
+    expect(existsSync(join(temporary, "hub-home"))).toBe(false); // headers are read, nothing is fetched
+  });
+  it("is asked for the default model if JANUS_MODEL is set to nothing", async () => {
+    const offline = { ...env(), HF_HUB_OFFLINE: "1", JANUS_MODEL: "" };
+    const result = await runCli(["ask", "hi"], { env: offline });
+    expect(result.stderr).toMatch(/error: deepseek-ai\/Janus-Pro-1B \(main\): HF_HUB_OFFLINE is set/);
   });
   it("that has no such model ends with 4", async () => {
     hub.listingStatus = 404;
@@ -212,6 +230,35 @@ describe("the hub", () => {
     hub.listingStatus = 200;
     expect([result.code, json<ErrorResult>(result).error.name]).toEqual([EXIT.hub, "HubNotFoundError"]);
     expect(result.stderr).toMatch(/error: someone\/nothing \(main\): not found on the hub/);
+  });
+  it("that is not there: the first word comes early and names the model that needs no network", async () => {
+    const silent = createServer(() => undefined); // takes connections, and says nothing
+    await new Promise<void>((resolve) => silent.listen(0, "127.0.0.1", resolve));
+    const url = `http://127.0.0.1:${(silent.address() as AddressInfo).port}`;
+    const { child, result } = startCli(["inspect", "a/b"], { env: { ...env(), HF_ENDPOINT: url } });
+    let said = "";
+    child.stderr!.on("data", (chunk: string) => {
+      said += chunk;
+      if (said.includes("--model shapes")) child.kill("SIGINT");
+    });
+    expect((await result).stderr).toMatch(/asking the hub\nstill waiting for the hub; .*--model shapes\n/);
+    silent.close();
+    const absent = await runCli(["inspect", "a/b"], { env: { ...env(), HF_HUB_OFFLINE: "1" } });
+    expect(absent.stderr).toMatch(/--model shapes\nerror: a\/b \(main\): HF_HUB_OFFLINE is set/);
+  });
+  it("gets the revision and the cache folder of the command line; for a folder they are refused", async () => {
+    const cache = join(temporary, "my-cache");
+    hub.files.clear();
+    hub.files.set("config.json", new Uint8Array(2)).set("model.safetensors", new Uint8Array(1000));
+    const fetched = ["convert", "a/b", join(temporary, "c"), "--layout=hf", `--cache-dir=${cache}`, "--revision=v1.0"];
+    await runCli(fetched, { env: env() });
+    expect(hub.requests.some(({ path }) => path === "/api/models/a/b/revision/v1.0")).toBe(true);
+    expect(readdirSync(cache)).toEqual(["models--a--b"]);
+    const useless = await runCli(["inspect", "shapes", "--revision", "x"], { env: env() });
+    expect([useless.code, useless.stderr]).toEqual([
+      EXIT.usage,
+      expect.stringMatching(/--revision is for models on the hub/),
+    ]);
   });
   it.each([
     ["SIGINT", EXIT.interrupted, "interrupted"],
@@ -222,7 +269,9 @@ describe("the hub", () => {
       hub.files.clear();
       hub.files.set("config.json", new Uint8Array(2)).set("model.safetensors", new Uint8Array(1000));
       const home = join(temporary, signal);
-      const { child, result } = startCli(["inspect", "someone/slow", "--json"], { env: { ...env(), HF_HOME: home } });
+      const { child, result } = startCli(["convert", "someone/slow", join(home, "out"), "--layout=hf", "--json"], {
+        env: { ...env(), HF_HOME: home },
+      });
       hub.tricks.set("model.safetensors", (response, bytes) => {
         response.writeHead(200, { "content-length": String(bytes.length) });
         response.write(bytes.subarray(0, 100), () => setTimeout(() => child.kill(signal), 100)); // and then nothing
@@ -231,7 +280,7 @@ describe("the hub", () => {
       const ended = await result;
       hub.tricks.clear();
       expect(ended.code).toBe(exitCode);
-      expect(ended.stderr).toBe(`someone/slow is no folder here; asking the hub\n${message}\n`);
+      expect(ended.stderr).toBe(`there is no folder someone/slow here; asking the hub\n${message}\n`);
       expect(json<ErrorResult>(ended).error).toEqual({ name: "Interrupted", message, exitCode });
       const blobs = readdirSync(join(home, "hub/models--someone--slow/blobs"));
       expect(blobs.filter((name) => name.endsWith(".incomplete"))).toHaveLength(1);

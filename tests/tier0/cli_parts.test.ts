@@ -1,8 +1,9 @@
 /** The parts of the `janus` command by themselves: option values, exit codes of errors, signals, and what goes to stdout and stderr. */
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { homedir, tmpdir } from "node:os";
 import { join } from "node:path";
+import { pathToFileURL } from "node:url";
 import { Command } from "commander";
 import { afterAll, describe, expect, it, vi } from "vitest";
 import * as engineErrors from "../../engine/errors.ts";
@@ -16,7 +17,12 @@ import { sourcesOf } from "../../cli/train.ts";
 import { SaveError } from "../../train/node/run/errors.ts";
 import { EXIT, Interrupted, UsageError, exitCodeOf, reportError } from "../../cli/errors.ts";
 import { formatBytes, formatDuration } from "../../cli/format.ts";
-import { numberIn, wholeNumber } from "../../cli/options.ts";
+import { collect, numberIn, wholeNumber } from "../../cli/options.ts";
+import { slug } from "../../cli/session.ts";
+import { typedPath } from "../../cli/typed_path.ts";
+import { checkConfig, checkTokenizerConfig } from "../../train/config.ts";
+import type { TrainConfig } from "../../train/config.ts";
+import { adviceOn } from "../../train/node/advice.ts";
 import { listenForSignals } from "../../cli/signals.ts";
 import { openOutput } from "../cli.ts";
 
@@ -57,13 +63,56 @@ describe("sources of janus train", () => {
     ]);
     expect(sourcesOf({ data: [folder, file] })).toEqual([{ path: folder }, { path: file }]);
     for (const [wrong, message] of [
-      [{ data: [file], classes: "c" }, /--classes is there for folders/],
-      [{ data: [folder], images: "i" }, /--images is there for files/],
-      [{ data: ["draw=x.jsonl"] }, /the tasks are und, text and gen/],
+      [{ data: [file], classes: "c" }, /--classes is for folders/],
+      [{ data: [folder], images: "i" }, /--images is for files/],
+      [{ data: ["draw=x.jsonl"] }, /the task must be und, text or gen/],
     ] as const) {
       expect(() => sourcesOf(wrong)).toThrow(UsageError);
       expect(() => sourcesOf(wrong)).toThrow(message);
     }
+  });
+});
+
+describe("what people type", () => {
+  it("an option that may be repeated takes one value each time, and leaves the arguments behind it", () => {
+    const program = new Command("p").argument("<words...>").option("--stop <text>", "", collect);
+    program.parse(["--stop", "END", "photo.jpg", "--stop", "FIN", "What?"], { from: "user" });
+    expect([program.args, program.opts()]).toEqual([["photo.jpg", "What?"], { stop: ["END", "FIN"] }]);
+  });
+  it("paths may be quoted, escaped, from the home folder, or dropped as file://", async () => {
+    const photo = join(temporary, "my photo (1).jpg");
+    writeFileSync(photo, "");
+    const escaped = photo.replace(/[ ()]/g, "\\$&");
+    for (const typed of [photo, `"${photo}"`, `'${photo}'`, escaped, ` ${photo} `, pathToFileURL(photo).href])
+      expect(await typedPath(typed)).toBe(photo);
+    expect(await typedPath("~/x.png")).toBe(join(homedir(), "x.png"));
+    expect(await typedPath("'~/x.png'")).toBe("~/x.png");
+    expect(await typedPath("file://%")).toBe("file://%");
+    const strange = join(temporary, "'quoted'");
+    writeFileSync(strange, "");
+    expect(await typedPath(strange)).toBe(strange);
+  });
+  it("names of files keep letters with their marks", () => {
+    expect(["Café au lait", "cafe\u0301", "हिन्दी की", "Ünïcödé!", "...", "a  b"].map(slug)).toEqual(["café-au-lait", "café", "हिन्दी-की", "ünïcödé", "picture", "a-b"]);
+  }); // prettier-ignore
+});
+
+describe("settings of a run", () => {
+  const base = { stage: 3, batch: 1, length: 64, ratios: { und: 0, text: 1, gen: 0 } };
+  const config = (steps: number, optimizer: object): TrainConfig =>
+    checkConfig({ ...base, steps, optimizer: { lr: 1e-3, ...optimizer } }, "test");
+  it("that make it useless are warned about", () => {
+    expect(adviceOn(config(100, { warmup: 5000 }))).toEqual([
+      expect.stringMatching(
+        /optimizer\.warmup is 5000 steps and the run ends after 100: .* only reaches 2\.0e-5 of 1\.0e-3/,
+      ),
+    ]);
+    expect(adviceOn(config(100, { warmup: 60, cooldown: 60 }))).toEqual([expect.stringMatching(/120 steps together/)]);
+    expect(adviceOn(config(100, { warmup: 10, cooldown: 20 }))).toEqual([]);
+    const stage0 = { stage: 0, batch: 1, steps: 100, optimizer: { lr: 1e-3 }, adversarial: { weight: 0.5, from: 500 } };
+    expect(adviceOn(checkTokenizerConfig(stage0, "test"))).toEqual([
+      expect.stringMatching(/adversarial\.from is step 500/),
+    ]);
   });
 });
 

@@ -401,8 +401,13 @@ describe("without a hub", () => {
   });
   const statuses: [number, Record<string, string>, abstract new (...args: never[]) => Error, RegExp][] = [
     [404, {}, HubNotFoundError, /someone\/Janus-tiny \(main\): not found/],
-    [401, { "x-error-code": "RepoNotFound" }, HubNotFoundError, /or private and HF_TOKEN is not set/],
-    [401, {}, HubAccessError, /needs a token in HF_TOKEN/],
+    [
+      401,
+      { "x-error-code": "RepoNotFound" },
+      HubNotFoundError,
+      /not found on the hub, or private\. .*there is none in HF_TOKEN/,
+    ],
+    [401, {}, HubAccessError, /access is refused \(HTTP 401\); set a token.*HF_TOKEN/],
     [403, { "x-error-code": "GatedRepo" }, HubAccessError, /access must be asked for/],
     [400, {}, HubError, /HTTP 400/],
     [500, {}, HubNetworkError, /HTTP 500, 3 times in a row/],
@@ -462,6 +467,7 @@ it("settings come from the variables of the hub's own tools", async () => {
     endpoint: "https://huggingface.co",
     cache: join(home, "hub"),
     token: "from-file",
+    tokenFrom: join(home, "token"),
     offline: false,
     stallMs: 30_000,
   });
@@ -477,6 +483,7 @@ it("settings come from the variables of the hub's own tools", async () => {
     endpoint: "http://mirror/path",
     cache: "/c",
     token: "t",
+    tokenFrom: "HF_TOKEN",
     offline: true,
     stallMs: 5000,
   });
@@ -484,5 +491,6 @@ it("settings come from the variables of the hub's own tools", async () => {
     join(home, "xdg", "huggingface", "hub"),
   );
   expect((await hubSettings({ HF_HOME: join(home, "none"), HF_HUB_OFFLINE: "0" })).token).toBeUndefined();
-  await expect(hubSettings({ HF_ENDPOINT: "mirror" })).rejects.toThrow(/must begin with http/);
+  await expect(hubSettings({ HF_ENDPOINT: "mirror" })).rejects.toThrow(/must be an address that begins with http/);
+  await expect(hubSettings({ HF_HUB_DOWNLOAD_TIMEOUT: "soon" })).rejects.toThrow(/number of seconds above 0/);
 });

@@ -278,7 +278,18 @@ describe("damage", () => {
   ];
   it.each(unknown)("refuses %s", async (_, file) => {
     await expect(readImage(file, { name: "x" })).rejects.toThrow(ImageFormatError);
-    await expect(readImage(file, { name: "x" })).rejects.toThrow(/^x is no picture of a known kind/);
+    await expect(readImage(file, { name: "x" })).rejects.toThrow(/^x is (not an image of a known format|a \w+ file)/);
+  });
+  it.each([
+    ["HEIC", "\0\0\0\x18ftypheic\0\0\0\0mif1heic"],
+    ["HEIC", "\0\0\0\x18ftypmif1\0\0\0\0mif1heic"],
+    ["BMP", "BM\x46\0\0\0"],
+    ["JPEG XL", "\0\0\0\x0cJXL \r\n\x87\n"],
+    ["JPEG 2000", "\0\0\0\x0cjP  \r\n\x87\n"],
+    ["SVG", '<?xml version="1.0"?>\n<!-- drawn -->\n<svg xmlns="http://www.w3.org/2000/svg"/>'],
+  ])("names %s, which is not read", async (format, head) => {
+    const file = Uint8Array.from({ length: 100 }, (_, i) => head.charCodeAt(i) || 0);
+    await expect(readImage(file, { name: "x" })).rejects.toThrow(`x is a ${format} file, which is not read; JPEG, PNG`);
   });
 });
 

@@ -85,7 +85,7 @@ async function enumerate(model: ModelFileSystem, limit = 2 ** 14): Promise<Found
 }
 
 const openModel = (model: ModelFileSystem): Promise<RunFolder> =>
-  RunFolder.open(RUN, { create: true, fileSystem: model, isAlive: () => false });
+  RunFolder.open(RUN, { create: true, fileSystem: model, isAlive: () => false, heartbeatMs: 0 });
 
 type Change = (model: ModelFileSystem) => void;
 

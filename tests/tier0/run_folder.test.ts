@@ -13,7 +13,7 @@ import {
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import { createHash } from "node:crypto";
-import { afterAll, describe, expect, it } from "vitest";
+import { afterAll, describe, expect, it, vi } from "vitest";
 import type { FolderSink } from "../../model/io/bytes.ts";
 import { ArgumentError } from "../../engine/errors.ts";
 import { FileError } from "../../model/node/files.ts";
@@ -92,7 +92,7 @@ describe("saving", () => {
     const error: unknown = await run.save(1, fill, { last: 1 }).catch((thrown: unknown) => thrown);
     expect(error).toBeInstanceOf(StepExistsError);
     expect((error as Error).message).toMatch(
-      /step-00000001 is there and whole.*remove those after it or copy it to a new run folder/,
+      /step-00000001 exists and is valid.*remove the newer ones, or copy it to a new run folder/,
     );
     expect([calls, await run.list()]).toEqual([0, [1, 2]]);
     writeFileSync(join(path, "step-00000001/state.json"), `{"step":2}`);
@@ -245,10 +245,12 @@ describe("the lock", () => {
       started: "2026-01-01T00:00:00.000Z",
       token: "00ff",
       processStart: null,
+      ...unknown,
     };
     mkdirSync(join(path, ".lock"), { recursive: true });
     writeFileSync(join(path, ".lock/holder.json"), JSON.stringify({ ...holder, ...change }));
   };
+  const unknown = { bootId: null, pidNamespace: null, heartbeatMs: 0 };
   const deadPid = (): number => spawnSync(process.execPath, ["-e", ""]).pid;
 
   it("a second trainer is refused, with the holder named, and has it after the first has closed", async () => {
@@ -256,7 +258,7 @@ describe("the lock", () => {
     const error: unknown = await RunFolder.open(path).catch((thrown: unknown) => thrown);
     expect(error).toBeInstanceOf(RunLockedError);
     expect((error as RunLockedError).holder).toMatchObject({ pid: process.pid, host: hostname() });
-    expect((error as Error).message).toMatch(new RegExp(`another trainer has it \\(process ${process.pid} on `));
+    expect((error as Error).message).toMatch(new RegExp(`another trainer has this run folder \\(process ${process.pid} on `));
     expect(readdirSync(path)).toEqual([".lock"]);
     await run.close();
     await using next = await RunFolder.open(path);
@@ -287,8 +289,8 @@ describe("the lock", () => {
         mkdirSync(join(path, ".removing-step-00000007-abc"));
         const notices: string[] = [];
         const run = await RunFolder.open(path, { onNotice: (notice) => notices.push(notice) });
-        expect(notices[0]).toMatch(/is gone; its lock is taken over/);
-        expect(notices.slice(1).join()).toMatch(/left by a save that broke off/);
+        expect(notices[0]).toMatch(/is gone; this one takes over its lock/);
+        expect(notices.slice(1).join()).toMatch(/left by an interrupted save/);
         expect(readdirSync(path).filter((name) => !name.startsWith(".lock"))).toEqual([]);
         await run.close();
       }
@@ -308,6 +310,56 @@ describe("the lock", () => {
     expect(readdirSync(path)).toEqual([".lock"]);
   });
 
+  /** A trainer of this host's name in another PID namespace, where its number means nothing here. */
+  const inContainer = { pid: 2 ** 22 + 1, pidNamespace: "pid:[1]", heartbeatMs: 20 };
+
+  it("is not taken over from another PID namespace while its heartbeat changes", async () => {
+    const path = newPath();
+    setHolder(path, inContainer);
+    let beat = 0;
+    const timer = setInterval(() => writeFileSync(join(path, `.lock/beat-${++beat}`), ""), 20);
+    const notices: string[] = [];
+    await expect(RunFolder.open(path, { onNotice: (notice) => notices.push(notice) })).rejects.toThrow(RunLockedError);
+    clearInterval(timer);
+    expect(notices).toEqual([expect.stringMatching(/in another container.*waiting up to 1 s for its heartbeat/)]);
+    expect(holderIn(path).token).toBe("00ff");
+  });
+
+  it.each([
+    ["another PID namespace", inContainer],
+    ["another start of the machine", { ...inContainer, pidNamespace: null, bootId: "earlier" }],
+  ])("is taken over from %s once the heartbeat is missing", async (_, change) => {
+    const path = newPath();
+    setHolder(path, change);
+    const notices: string[] = [];
+    const run = await RunFolder.open(path, { onNotice: (notice) => notices.push(notice) });
+    expect(notices[1]).toMatch(/is gone; this one takes over its lock/);
+    await run.close();
+  });
+
+  it("is not taken over from another PID namespace without a heartbeat: there is no knowing", async () => {
+    const path = newPath();
+    setHolder(path, { ...inContainer, heartbeatMs: 0 });
+    await expect(RunFolder.open(path)).rejects.toThrow(RunLockedError);
+  });
+
+  it("has a heartbeat while it is held, of one file", async () => {
+    const path = newPath();
+    const run = await RunFolder.open(path, { create: true, heartbeatMs: 5 });
+    const beats = (): string[] => readdirSync(join(path, ".lock")).filter((name) => name.startsWith("beat-"));
+    await vi.waitFor(() => expect(Number(beats()[0]?.slice(5))).toBeGreaterThan(2), { timeout: 60_000 });
+    expect(beats().length).toBeLessThanOrEqual(2);
+    await run.close();
+    expect(readdirSync(path)).toEqual([]);
+  });
+
+  it("that another trainer has taken over ends the saves of the first", async () => {
+    const { path, run } = await withSteps([]);
+    setHolder(path, { token: "beef" });
+    await expect(run.save(1, async () => undefined, { last: 1 })).rejects.toThrow(RunLockedError);
+    expect(readdirSync(path)).toEqual([".lock"]);
+  });
+
   it("a close leaves a lock alone that is no longer its own", async () => {
     const { path, run } = await withSteps([]);
     rmSync(join(path, ".lock"), { recursive: true });
@@ -317,7 +369,7 @@ describe("the lock", () => {
   });
 
   it("tells the living from the dead", () => {
-    const holder = { host: hostname(), started: "", token: "a", processStart: null };
+    const holder = { host: hostname(), started: "", token: "a", processStart: null, ...unknown };
     expect(isAlive({ ...holder, pid: process.pid })).toBe(true);
     expect(isAlive({ ...holder, pid: 1 })).toBe(true); // another user's
     expect(isAlive({ ...holder, pid: deadPid() })).toBe(false);

@@ -108,7 +108,7 @@ describe("changes", () => {
     ["no task", ["ratios.und=0", "ratios.text=0", "ratios.gen=0"], /ratios: at least one/],
     ["no equals sign", ["optimizer.lr"], /write key=value/],
     ["a stage that learns nothing", ["stage=1", "ratios.und=0", "ratios.gen=0"], /ratios: stage 1 learns nothing/],
-    ["keys below a value", ["steps.x=1"], /steps holds a value/],
+    ["keys below a value", ["steps.x=1"], /steps is a value/],
     [
       "a value that is no YAML",
       ["report.prompts=[a corgi"],

@@ -102,6 +102,23 @@ describe.skipIf(!hasFixtures)("generate", () => {
     expect(failed.stderr).toMatch(/other weights/);
   });
 
+  it("takes prompts from standard input and from a file, a line each", async () => {
+    const out = newFolder();
+    const list = join(out, "prompts.txt");
+    writeFileSync(list, "\ufeffa circle\r\n\r\ntwo squares\n");
+    const args = ["generate", ...MODEL, "--seed", "2", "--out", out, "--temperature", "0"];
+    const result = await runCli([...args, "--prompts", list, "--json"]);
+    expect(result.code, result.stderr).toBe(EXIT.done);
+    const { images } = json<{ images: { prompt: string; path: string; seed: number }[] }>(result);
+    expect(images).toMatchObject([
+      { prompt: "a circle", path: join(out, "a-circle-2.png"), seed: 2 },
+      { prompt: "two squares", path: join(out, "two-squares-2.png"), seed: 2 },
+    ]);
+    const piped = await runCli([...args, "-"], { input: "a circle\n" });
+    expect(piped.stdout).toBe(`${join(out, "a-circle-2-2.png")}\n`);
+    expect(readFileSync(join(out, "a-circle-2-2.png"))).toEqual(readFileSync(join(out, "a-circle-2.png")));
+  });
+
   it("--preview leaves no preview behind; options reach the sampler; a name that is taken is left alone", async () => {
     const out = newFolder();
     const args = [
@@ -154,6 +171,14 @@ describe.skipIf(!hasFixtures)("generate", () => {
   const refused: [string, () => string[], number, RegExp][] = [
     ["no prompt", () => [], EXIT.usage, /janus generate "a red circle"/],
     ["an empty prompt", () => [" "], EXIT.input, /the prompt is empty/],
+    ["an empty list of prompts", () => ["-"], EXIT.input, /standard input: at least one prompt/],
+    [
+      "a list of prompts that is not there",
+      () => ["--prompts", "nowhere.txt"],
+      EXIT.input,
+      /nowhere\.txt does not exist/,
+    ],
+    ["two sources of prompts", () => ["x", "--prompts", "nowhere.txt"], EXIT.usage, /give one of the two/],
     ["--check without --from", () => ["x", "--check"], EXIT.usage, /--check needs --from/],
     ["a prompt beside --from", () => ["x", "--from", fixture("image0.png")], EXIT.usage, /give one of the two/],
     ["settings beside --from", () => ["--from", fixture("image0.png"), "--seed", "3"], EXIT.usage, /leave --seed out/],
@@ -202,19 +227,28 @@ describe.skipIf(!hasFixtures)("ask", () => {
       24,
       78,
     ]);
-    const stopped = json<{ text: string; finish: string }>(await runCli([...args, "--json", "--stop", "fu", "never"]));
+    const stopped = json<{ text: string; finish: string }>(
+      await runCli([...args, "--json", "--stop", "fu", "--stop", "never"]),
+    );
     expect(stopped).toMatchObject({ text: "bleX triangledu by triangle\ufffd\x14elp", finish: "stop" });
   });
 
   const refused: [string, string[], number, RegExp][] = [
-    ["a picture without a question", [fixture("image1.png")], EXIT.usage, /The question comes after the pictures/],
+    ["an image without a question", [fixture("image1.png")], EXIT.usage, /The question comes after the images/],
+    ["images alone", [fixture("image1.png"), fixture("image0.png")], EXIT.usage, /what about .*image0\.png\?/],
+    [
+      "a file that is no image as the question",
+      [fixture("hf/config.json")],
+      EXIT.input,
+      /not an image of a known format/,
+    ],
     ["a picture that is not there", ["nowhere.png", "What?"], EXIT.input, /nowhere\.png/],
-    ["a file that is no picture", [fixture("hf/config.json"), "What?"], EXIT.input, /no picture of a known kind/],
+    ["a file that is no picture", [fixture("hf/config.json"), "What?"], EXIT.input, /not an image of a known format/],
     [
       "a question without quotes",
       ["what", "is", "this"],
       EXIT.input,
-      /there is no picture what; pictures come first, then the question as one quoted word/,
+      /there is no image what; images come first, then the question as one quoted word/,
     ],
     [
       "the question first",
@@ -245,6 +279,7 @@ it.skipIf(!hasFixtures)(
       "/seed x",
       "/imagine",
       "/image nowhere.png",
+      "What is on it?",
       "/help",
       "/reset",
       "And now?",
@@ -254,7 +289,7 @@ it.skipIf(!hasFixtures)(
     const result = await runCli(["chat", ...MODEL, "--system", "", "--max-new-tokens", "6", "--out", out], {
       input: `${lines.join("\n")}\n`,
     });
-    expect(result.code, result.stderr).toBe(EXIT.done);
+    expect(result.code, result.stderr).toBe(EXIT.usage); // of the first mistake: a pipe has no reader for messages
     const said = result.stdout.trimEnd().split("\n");
     expect(said).toHaveLength(3);
     expect(said[0]).toMatch(/^bleX triangle/);
@@ -263,7 +298,8 @@ it.skipIf(!hasFixtures)(
     for (const note of [
       /133 × 71; ask about it/,
       /seed 7,/,
-      /\/seed takes a whole number/,
+      /\/seed: a whole number/,
+      /not answered without the image nowhere\.png/,
       /the prompt is empty/,
       /nowhere\.png/,
       /\/imagine PROMPT/,

@@ -126,7 +126,7 @@ describe("the demo", () => {
     const [first, last] = [log[0]!, log.at(-1)!];
     expect(last.tasks!.und!.loss!).toBeLessThan(0.6 * first.tasks!.und!.loss!);
     expect(last.tasks!.gen!.loss!).toBeLessThan(0.95 * Math.log(128));
-    const page = readFileSync(join(folder, "demo/report.html"), "utf8");
+    const page = readFileSync(join(folder, "demo/quick/report.html"), "utf8");
     expect(page.match(/<svg/g)!.length).toBeGreaterThanOrEqual(3);
     expect(page.match(/src="data:image\/png/g)!.length).toBeGreaterThan(30);
   });

@@ -83,6 +83,7 @@ it("trains to the end; its checkpoints are listed, verified, exported and drawn 
   const again = await runCli([...typed, "--resume", "auto"]);
   expect([again.code, again.stdout]).toEqual([0, run.stdout]);
   expect(again.stderr).not.toMatch(/^step/m);
+  expect(again.stderr).toMatch(/all 3 steps are done already .* raise steps or stopAt/);
 });
 
 const stepsIn = (text: string): number => text.match(/^step \d+\//gm)?.length ?? 0;

@@ -247,13 +247,13 @@ it("a run is not begun anew where its checkpoints are damaged: it is refused, an
   hurt("step-00000002");
   const notices: string[] = [];
   await go("hurt", config, { onNotice: (message) => notices.push(message) });
-  expect(notices).toEqual([expect.stringMatching(/step-00000002 is damaged: model.*; it is passed over$/), expect.stringMatching(/step-00000002 was damaged and is replaced/)]); // prettier-ignore
+  expect(notices).toEqual([expect.stringMatching(/step-00000002 is damaged: model.*; it is skipped$/), expect.stringMatching(/step-00000002 was damaged and is replaced/)]); // prettier-ignore
   for (const step of ["step-00000001", "step-00000002"]) hurt(step);
   const log = readFileSync(at("hurt", "log.jsonl"), "utf8");
   const error = await errorOf(() => go("hurt", config));
   expect(error).toBeInstanceOf(RunFolderError);
   expect(error.message).toMatch(
-    /hurt has no checkpoint that is whole; .*\n.*step-00000002 is damaged: .*\n.*step-00000001/,
+    /hurt: at least one valid checkpoint is required.*; .*\n.*step-00000002 is damaged: .*\n.*step-00000001/,
   );
   expect(readFileSync(at("hurt", "log.jsonl"), "utf8")).toBe(log);
 });
@@ -348,7 +348,7 @@ it("a disk without room for a checkpoint is refused before the first step; one t
   const full = await errorOf(() => go("room", config, { ...disk, onStep: ({ step }) => step === 2 && (room = 1000) }));
   expect(full).toBeInstanceOf(SaveError);
   expect(full).toMatchObject({ code: "ENOSPC", step: 4 });
-  expect(full.message).toMatch(/the checkpoints before it are as they were; make room and save again/);
+  expect(full.message).toMatch(/earlier checkpoints are unchanged; free some space and save again/);
   const { bytes, verified } = await new Checkpoints(at("room")).verify(2);
   expect([verified, readdirSync(at("room")).filter((name) => /step/.test(name))]).toEqual([true, ["step-00000002"]]);
 

@@ -280,7 +280,7 @@ it("other settings, runs of other stages and sources of texts are refused before
 it("runs as a command, a line a step, with a page at its end; a dry run writes nothing", async () => {
   const command = ["train", "stage0", `--model=${at("model")}`, `--run=${at("typed")}`, `--cache=${at("cache")}`];
   const data = ["--data", at("data", "pairs.jsonl"), at("classes"), "--set", "batch=2", "steps=2"];
-  const dry = await runCli([...command, ...data, "--dry-run"]);
+  const dry = await runCli([...command, ...data, "--dry-run", "--measure-step"]);
   expect(dry.code, dry.stderr).toBe(0);
   expect(dry.stdout).toMatch(
     /image decoder +[\d,]+ +0\n(.|\n)*\na step: 2 pictures, 2 at once\n(.|\n)*at most 2 such steps\n +pictures +4\n(.|\n)*measured: one such step\n/,

@@ -1,4 +1,4 @@
-/** A training run tried out: what its longest step should take, then one such step on the device, and what it did take. Nothing is written. */
+/** A training run tried out: an estimate of its longest step, and if asked for one such step on the device, measured. Nothing is written. */
 import { OutOfMemoryError, now } from "../../engine/index.ts";
 import type { DType, Device } from "../../engine/index.ts";
 import { full, gemm } from "../../kernels/index.ts";
@@ -18,6 +18,8 @@ export interface DryRunOptions<Config = TrainConfig, Estimate extends StepCounts
   readonly model: string;
   readonly config: Config;
   readonly device: Device;
+  /** Take the step (default: true). On software Vulkan a step of the 1B model takes hours. */
+  readonly measure?: boolean;
   /** Called before the step is taken. */
   readonly onEstimate?: (estimate: Timed<Estimate>) => void;
   readonly signal?: AbortSignal;
@@ -41,11 +43,12 @@ export interface MeasuredStep {
 
 export interface DryRun<Estimate extends StepCounts = StepEstimate> {
   readonly estimate: Timed<Estimate>;
-  readonly measured: MeasuredStep;
+  /** Null if no step was taken. */
+  readonly measured: MeasuredStep | null;
 }
 
 /**
- * Estimates the longest step and takes it, with the model's weights. Throws what `estimateStep` throws, and `OutOfMemoryError` before the
+ * Estimates the longest step and takes it, with the model's weights (`measure: false` estimates only). Throws what `estimateStep` throws, and `OutOfMemoryError` before the
  * model is loaded if the device's budget of memory does not hold the step.
  */
 export const dryRun = (options: DryRunOptions): Promise<DryRun> =>
@@ -132,6 +135,7 @@ async function tryOut<Config extends { readonly dtype: string }, Estimate extend
         `a step takes ${gb(peak)} GB of memory, ${device.name} has ${gb(device.pool.budget)} GB for it; ${kind.less}`,
       );
     signal?.throwIfAborted();
+    if (options.measure === false) return { estimate, measured: null };
     const { step, dispose } = await kind.begin(checkpoint, options, counted);
     try {
       await device.sync();

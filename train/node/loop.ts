@@ -15,6 +15,7 @@ import { ONE_PROCESS } from "../ranks.ts";
 import type { Ranks } from "../ranks.ts";
 import { SkipLimit } from "../skips.ts";
 import type { Skip } from "../skips.ts";
+import { adviceOn } from "./advice.ts";
 import { indexSource, noticesOf, requireKnownFields } from "./data/index_file.ts";
 import type { SourceIndex } from "./data/index_file.ts";
 import type { Loader, LoaderState } from "./data/loader.ts";
@@ -134,7 +135,12 @@ export async function runLoop<Sample, Event extends LoopEvent, Config extends An
   ranks: Ranks = ONE_PROCESS,
 ): Promise<RunResult> {
   const { onNotice = () => undefined, fileSystem = nodeFileSystem, stop } = options;
-  await using folder = await RunFolder.open(options.run, { create: true, onNotice, fileSystem });
+  await using folder = await RunFolder.open(options.run, {
+    create: true,
+    onNotice,
+    fileSystem,
+    ...(stop && { signal: stop }),
+  });
   const releases: (() => void | Promise<void>)[] = [];
   let run: Run<Sample, Event> | null = null;
   try {
@@ -147,6 +153,7 @@ export async function runLoop<Sample, Event extends LoopEvent, Config extends An
     await ready.requireRoom();
     run = ready;
     await run.begin();
+    for (const message of run.hasSteps ? adviceOn(options.config) : [run.finished]) onNotice(message);
     while (run.hasSteps && !stop?.aborted) {
       await run.step();
       // Once in a while.
@@ -241,6 +248,12 @@ class Run<Sample, Event extends LoopEvent> {
 
   get hasSteps(): boolean {
     return this.parts.stage.step < this.lastStep;
+  }
+
+  /** What is said of a run that has no steps left. */
+  get finished(): string {
+    const { folder, stage } = this.parts;
+    return `${folder.path}: all ${this.lastStep} steps are done already (${stage.step} in its newest checkpoint), and none is trained. To train more, raise steps or stopAt, or name another run folder`;
   }
 
   get isSaveDue(): boolean {

@@ -26,7 +26,7 @@ export function readSettings(presetOrFile: string): Record<string, unknown> {
     throw new TrainConfigError(`${presetOrFile} is not YAML: ${messageOf(error)}`);
   }
   if (typeof settings !== "object" || settings === null || Array.isArray(settings))
-    throw new TrainConfigError(`${presetOrFile}: the top must hold keys and values`);
+    throw new TrainConfigError(`${presetOrFile}: the top must be a mapping of keys to values`);
   return settings as Record<string, unknown>;
 }
 
@@ -45,7 +45,7 @@ export function withChanges(
     for (const key of keys.slice(0, -1)) {
       const next = (open[key] ??= {});
       if (typeof next !== "object" || next === null)
-        throw new TrainConfigError(`--set ${change}: ${key} holds a value, not keys`);
+        throw new TrainConfigError(`--set ${change}: ${key} is a value and has no keys`);
       open = next as Record<string, unknown>;
     }
     try {

@@ -2,16 +2,29 @@
  * Models from the Hugging Face hub, in the cache folder that its other tools share: `blobs/<hash>` hold the contents,
  * `snapshots/<commit>/<file>` link to them, `refs/<revision>` names the commit. Only what a model needs is fetched, and only once.
  */
-import { copyFile, mkdir, rm, stat, symlink } from "node:fs/promises";
-import { dirname, join, relative } from "node:path";
+import { copyFile, mkdir, rm, stat, symlink, writeFile } from "node:fs/promises";
+import { basename, dirname, join, relative } from "node:path";
+import { messageOf } from "../../../engine/errors.ts";
 import { chooseWeights, EXTRA_FILE, parseIndex } from "../checkpoint/checkpoint.ts";
 import { isJsonObject, parseJsonObject } from "../../io/json.ts";
 import type { JsonObject, JsonValue } from "../../io/json.ts";
 import { quote, someOf } from "../../io/errors.ts";
-import { fileError, fileSize, openFile, requireRoom, writeFileAtomic } from "../../node/files.ts";
+import type { FileSource } from "../../io/bytes.ts";
+import {
+  FileError,
+  fileError,
+  fileSize,
+  folderSource,
+  openFile,
+  requireRoom,
+  writeFileAtomic,
+} from "../../node/files.ts";
+import { Transport } from "../../node/hub_http.ts";
+import { openRemote } from "../../node/hub_ranges.ts";
 import {
   HubError,
-  HubNetworkError,
+  HubIntegrityError,
+  HubNotFoundError,
   HubOfflineError,
   hubSettings,
   namesIn,
@@ -19,8 +32,8 @@ import {
   repoCache,
 } from "../../node/hub_settings.ts";
 import type { Environment, HubSettings, RepoCache } from "../../node/hub_settings.ts";
-import { fetchFile, getBytes } from "../../node/hub_transfer.ts";
-import type { HubFile, Transport } from "../../node/hub_transfer.ts";
+import { fetchFile } from "../../node/hub_transfer.ts";
+import type { HubFile } from "../../node/hub_transfer.ts";
 import { shippedModel } from "./shipped.ts";
 
 export * from "../../node/hub_settings.ts";
@@ -37,6 +50,8 @@ export interface DownloadProgress {
 export interface DownloadOptions {
   /** Branch, tag or commit. */
   readonly revision?: string;
+  /** Cache folder (default: that of the hub's own tools). */
+  readonly cache?: string;
   readonly onProgress?: (progress: DownloadProgress) => void;
   /** Things worth saying: the cache was used because the hub did not answer. */
   readonly onNotice?: (message: string) => void;
@@ -56,52 +71,156 @@ const MAX_SIDE_FILE = 64 * 2 ** 20;
  * of the model of that name from the hub.
  */
 export async function modelFolder(nameOrPath: string, options: DownloadOptions = {}): Promise<string> {
+  return (await localFolder(nameOrPath)) ?? downloadModel(nameOrPath, options);
+}
+
+async function localFolder(nameOrPath: string): Promise<string | undefined> {
   const isFolder = await stat(nameOrPath).then(
     (stats) => stats.isDirectory(),
     () => false,
   );
-  return isFolder ? nameOrPath : (shippedModel(nameOrPath) ?? downloadModel(nameOrPath, options));
+  return isFolder ? nameOrPath : shippedModel(nameOrPath);
 }
 
 /**
  * Fetches a model (`owner/name`): config, tokenizer, processor and weights, safetensors if there are both kinds. Returns the folder of
- * the snapshot. Every file's length and hash are checked before it appears there. Throws subclasses of `HubError`.
+ * the snapshot. Every file's length and hash are checked before it appears there. If the hub cannot be asked, or the cache cannot be written, a
+ * copy in the cache is used, with a notice. Throws subclasses of `HubError`, and `FileError`.
  */
 export async function downloadModel(repo: string, options: DownloadOptions = {}): Promise<string> {
-  const settings = await hubSettings(options.env ?? process.env);
-  const revision = options.revision ?? "main";
-  const cache = repoCache(settings.cache, repo, revision);
-  const cached = await cachedSnapshot(cache, revision);
-  if (settings.offline) {
-    if (cached.folder) return cached.folder;
-    throw new HubOfflineError(
-      `${repo} (${revision}): HF_HUB_OFFLINE is set and ${cached.problem}; unset it to fetch the model`,
-    );
-  }
-  if (cached.folder && isCommit(revision)) return cached.folder;
-  const { token, stallMs } = settings;
-  const transport: Transport = {
-    token,
-    stallMs,
-    retries: options.retries ?? 5,
-    backoffMs: options.backoffMs ?? 1000,
-    signal: options.signal,
-  };
-  let listing: Listing;
-  try {
-    listing = await fetchListing(repo, revision, settings, transport);
-  } catch (error) {
-    if (!(error instanceof HubNetworkError) || !cached.folder) throw error;
-    options.onNotice?.(`${settings.endpoint} does not answer; using the copy of ${repo} in the cache`);
-    return cached.folder;
-  }
+  const located = await locate(repo, options);
+  const { listing, cache, cached } = located;
+  if (!listing) return cached;
   const folder = cache.snapshot(listing.commit);
-  await fetchSnapshot(repo, listing, cache, folder, transport, options);
-  if (revision !== listing.commit) {
-    await mkdir(dirname(cache.ref), { recursive: true });
-    await writeFileAtomic(cache.ref, new TextEncoder().encode(listing.commit));
+  try {
+    await fetchSnapshot(repo, { ...located, listing, folder }, options);
+  } catch (error) {
+    return orCached(error, repo, cached, options);
   }
+  await noteCommit(located.revision, listing, cache, options);
+  await noteAbsent(listing, cache);
   return folder;
+}
+
+/**
+ * The files of a model, for reading a few bytes of them: a folder's, those of a copy in the cache if that is of the revision, else those on the hub,
+ * read by ranges. Nothing is written. Throws as `downloadModel` does.
+ */
+export async function modelSource(nameOrPath: string, options: DownloadOptions = {}): Promise<FileSource> {
+  const folder = await localFolder(nameOrPath);
+  if (folder !== undefined) return folderSource(folder);
+  const located = await locate(nameOrPath, options);
+  if (!located.listing) return folderSource(located.cached);
+  const { listing, cache, cached, transport } = located;
+  if (cached === cache.snapshot(listing.commit)) return folderSource(cached);
+  return {
+    name: nameOrPath,
+    list: async () => [...listing.files.keys()],
+    open: async (name) => {
+      const file = listing.files.get(name);
+      if (!file) throw new HubNotFoundError(`${nameOrPath}: there is no file ${quote(name)} in it`);
+      return openRemote({ ...file, name: `${nameOrPath}/${name}` }, transport);
+    },
+  };
+}
+
+interface Copy {
+  readonly revision: string;
+  readonly cache: RepoCache;
+  /** Null: the copy is used without asking the hub. */
+  readonly listing: null;
+  /** Folder of the copy in the cache. */
+  readonly cached: string;
+}
+
+interface Located {
+  readonly revision: string;
+  readonly cache: RepoCache;
+  readonly listing: Listing;
+  /** Folder of the copy in the cache; null if there is none. */
+  readonly cached: string | null;
+  readonly transport: Transport;
+}
+
+/** What there is of a model: the hub's listing, or a copy in the cache that is used without it. */
+async function locate(repo: string, options: DownloadOptions): Promise<Located | Copy> {
+  const { env = process.env, retries = 5, backoffMs = 1000, revision = "main", signal, onNotice } = options;
+  const settings = await hubSettings(env, options.cache);
+  const cache = repoCache(settings.cache, repo, revision);
+  const { folder: cached, problem } = await cachedSnapshot(cache, revision);
+  if (settings.offline && cached === null)
+    throw new HubOfflineError(
+      `${repo} (${revision}): HF_HUB_OFFLINE is set and ${problem}; unset it to fetch the model`,
+    );
+  const isSettled = isCommit(revision) && (await isWhole(cache, revision));
+  if (cached !== null && (settings.offline || isSettled)) return { revision, cache, listing: null, cached };
+  try {
+    const transport = new Transport({ settings, env, retries, backoffMs, signal, onNotice });
+    // With a copy at hand, nobody wants to wait long for the answer that it is still the newest.
+    const listing = await fetchListing(repo, { revision, settings, transport, retries: cached ? 1 : retries });
+    return { revision, cache, transport, listing, cached };
+  } catch (error) {
+    return { revision, cache, listing: null, cached: orCached(error, repo, cached, options) };
+  }
+}
+
+const UNWRITABLE = ["EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT"];
+
+/** The copy in the cache, with a notice why; throws `error` if there is none, or if the error is no reason to use it. */
+function orCached(error: unknown, repo: string, cached: string | null, { onNotice }: DownloadOptions): string {
+  const isReason =
+    (error instanceof HubError && !(error instanceof HubIntegrityError)) ||
+    (error instanceof FileError && UNWRITABLE.includes(error.code));
+  if (!isReason || cached === null) throw error;
+  onNotice?.(`${error.message}; using the copy of ${repo} in the cache, commit ${basename(cached).slice(0, 8)}`);
+  return cached;
+}
+
+/** Notes which commit a revision is. A cache that may only be read need not say so. */
+async function noteCommit(
+  revision: string,
+  { commit }: Listing,
+  cache: RepoCache,
+  { onNotice }: DownloadOptions,
+): Promise<void> {
+  if (revision === commit || (await readText(cache.ref))?.trim() === commit) return;
+  try {
+    await mkdir(dirname(cache.ref), { recursive: true });
+    await writeFileAtomic(cache.ref, new TextEncoder().encode(commit));
+  } catch (error) {
+    onNotice?.(`${messageOf(fileError(error, cache.ref))}; without a network, ${revision} will not be found`);
+  }
+}
+
+/** The files that readers look for. */
+const READ_FILES = [
+  "config.json",
+  "generation_config.json",
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "processor_config.json",
+  "preprocessor_config.json",
+  "chat_template.jinja",
+  "chat_template.json",
+  EXTRA_FILE,
+];
+
+/** Notes which of these files a commit does not have, as the hub's own tools do: a copy without them is whole. */
+async function noteAbsent({ commit, files }: Listing, cache: RepoCache): Promise<void> {
+  const folder = cache.absent(commit);
+  try {
+    await mkdir(folder, { recursive: true });
+    for (const name of READ_FILES) if (!files.has(name)) await writeFile(join(folder, name), "");
+  } catch {
+    // A cache that may only be read: the hub is asked once more next time.
+  }
+}
+
+/** Whether nothing that readers look for is missing from the copy of a commit. */
+async function isWhole(cache: RepoCache, commit: string): Promise<boolean> {
+  const known = new Set([...(await namesIn(cache.snapshot(commit))), ...(await namesIn(cache.absent(commit)))]);
+  return READ_FILES.every((name) => known.has(name));
 }
 
 const isCommit = (revision: string): boolean => /^[0-9a-f]{40}$/.test(revision);
@@ -144,25 +263,35 @@ interface Listing {
   readonly files: ReadonlyMap<string, HubFile>;
 }
 
-async function fetchListing(
-  repo: string,
-  revision: string,
-  settings: HubSettings,
-  transport: Transport,
-): Promise<Listing> {
+interface Question {
+  readonly revision: string;
+  readonly settings: HubSettings;
+  readonly transport: Transport;
+  readonly retries: number;
+}
+
+async function fetchListing(repo: string, { revision, settings, transport, retries }: Question): Promise<Listing> {
   const what = `${repo} (${revision})`;
   const api = `${settings.endpoint}/api/models/${repo}/revision/${encodeURIComponent(revision)}?blobs=true`;
-  const json = parseJsonObject(await getBytes(api, what, MAX_LISTING, transport), `${what}: the hub's listing`);
+  const json = parseListing(await transport.bytes(api, { what, limit: MAX_LISTING, retries }), what);
   const commit = json.get("sha");
   const siblings = json.get("siblings");
   if (typeof commit !== "string" || !isCommit(commit) || !Array.isArray(siblings))
-    throw new HubError(`${what}: ${settings.endpoint} does not answer like the hub`);
+    throw new HubError(`${what}: ${settings.endpoint} does not answer like the hub; check HF_ENDPOINT`);
   const files = new Map<string, HubFile>();
   for (const entry of siblings) {
     const file = listedFile(entry, `${settings.endpoint}/${repo}/resolve/${commit}`);
     if (file) files.set(file.name, file);
   }
   return { commit, files };
+}
+
+function parseListing(bytes: Uint8Array, what: string): JsonObject {
+  try {
+    return parseJsonObject(bytes, "the listing");
+  } catch (error) {
+    throw new HubError(`${what}: the server does not answer like the hub (${messageOf(error)}); check HF_ENDPOINT`);
+  }
 }
 
 /** A file of the listing; null for one in a folder, and for one whose name cannot be a file's. */
@@ -177,32 +306,31 @@ function listedFile(entry: JsonValue, base: string): HubFile | null {
   const hash = large ? (large.get("sha256") ?? large.get("oid")) : entry.get("blobId");
   const isHash = typeof hash === "string" && (large ? /^[0-9a-f]{64}$/ : /^[0-9a-f]{40}$/).test(hash);
   if (!isHash || typeof bytes !== "number" || !Number.isSafeInteger(bytes) || bytes < 0) {
-    throw new HubError(`the hub tells no size or no hash of ${quote(name)}; without them it cannot be checked`);
+    throw new HubError(`the hub gives no size or no hash of ${quote(name)}; without them it cannot be checked`);
   }
   return { name, url: `${base}/${encodeURIComponent(name)}`, bytes, hash };
 }
 
 async function fetchSnapshot(
   repo: string,
-  listing: Listing,
-  cache: RepoCache,
-  folder: string,
-  transport: Transport,
+  { listing, cache, folder, transport }: Pick<Located, "listing" | "cache" | "transport"> & { readonly folder: string },
   options: DownloadOptions,
 ): Promise<void> {
   const names = [...listing.files.keys()];
   if (!listing.files.has("config.json"))
-    throw new HubError(`${repo}: there is no config.json in it; it holds ${someOf(names)}`);
+    throw new HubError(`${repo}: there is no config.json in it; it has ${someOf(names)}`);
   const weights = chooseWeights(names, repo);
   await mkdir(folder, { recursive: true }).catch((error: unknown) => {
     throw fileError(error, folder);
   });
   const fetchOne = async (name: string, onBytes: (bytes: number) => void): Promise<void> => {
     const file = listing.files.get(name);
-    if (!file) throw new HubError(`${repo}: ${quote(name)} is named by ${weights} but not there`);
-    const blob = join(cache.blobs, file.hash);
-    if ((await fileSize(blob)) !== file.bytes) await fetchFile(file, blob, transport, onBytes);
-    await link(blob, join(folder, name), file.bytes);
+    if (!file) throw new HubError(`${repo}: ${quote(name)} is named by ${weights} but is not in the repository`);
+    if ((await fileSize(join(folder, name))) !== file.bytes) {
+      const blob = join(cache.blobs, file.hash);
+      if ((await fileSize(blob)) !== file.bytes) await fetchFile(file, blob, transport, onBytes);
+      await link(blob, join(folder, name));
+    }
     onBytes(file.bytes);
   };
   const isIndex = weights.endsWith(".json");
@@ -233,7 +361,7 @@ async function missingBytes(names: readonly string[], listing: Listing, cache: R
   let bytes = 0;
   for (const name of names) {
     const file = listing.files.get(name);
-    if (!file) continue;
+    if (!file || (await fileSize(join(cache.snapshot(listing.commit), name))) === file.bytes) continue;
     const blob = join(cache.blobs, file.hash);
     if ((await fileSize(blob)) !== file.bytes)
       bytes += Math.max(0, file.bytes - ((await fileSize(`${blob}.incomplete`)) ?? 0));
@@ -242,8 +370,7 @@ async function missingBytes(names: readonly string[], listing: Listing, cache: R
 }
 
 /** `path` as a link to `blob`; a copy if links are not allowed (Windows without developer mode). */
-async function link(blob: string, path: string, bytes: number): Promise<void> {
-  if ((await fileSize(path)) === bytes) return;
+async function link(blob: string, path: string): Promise<void> {
   await rm(path, { force: true });
   await symlink(relative(dirname(path), blob), path)
     .catch(() => copyFile(blob, path))

@@ -1,12 +1,16 @@
 /**
  * The lock of a run folder: `.lock/holder.json` says which process has it. The folder is filled under another name and then renamed, which
  * fails if there is a lock: a lock is never seen half-written, and no more than that is needed of the file system. The lock of a dead process
- * is moved to a name made of its token, which only one of several that saw it dead can do; that name stays until the next trainer.
+ * is moved to a name made of its token, which only one of several that saw it dead can do; that name stays until the next trainer. A holder that
+ * this process cannot ask the system about (another container, or this machine before it was started again) is alive while its heartbeat, a file
+ * `beat-N` beside holder.json, changes. A file's times are no heartbeat: clocks differ, and network disks keep their own.
  */
 import { randomUUID } from "node:crypto";
-import { readFileSync } from "node:fs";
+import { readFileSync, readlinkSync } from "node:fs";
 import { hostname } from "node:os";
 import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { now } from "../../../engine/index.ts";
 import { readWhole } from "../../../model/io/bytes.ts";
 import { parseJsonObject } from "../../../model/io/json.ts";
 import { FileError } from "../../../model/node/files.ts";
@@ -20,6 +24,10 @@ const HOLDER = "holder.json";
 /** Prefix of folders that are only of use while a lock is taken. */
 export const LOCK_LEFTOVER = ".lock-";
 const ATTEMPTS = 5;
+const BEAT = "beat-";
+const HEARTBEAT_MS = 5000;
+/** A trainer is gone after so many heartbeats without one: a step on software Vulkan may block its process for 20 s. */
+const SILENT_BEATS = 12;
 
 export interface LockHolder {
   readonly pid: number;
@@ -30,7 +38,24 @@ export interface LockHolder {
   readonly token: string;
   /** When the process began, as Linux counts; null elsewhere. Distinguishes a process from a later one of the same number. */
   readonly processStart: string | null;
+  /** Start of the machine, as Linux names it; null elsewhere. Hosts may share a name. */
+  readonly bootId: string | null;
+  /** Namespace of the process's number, as Linux names it; null elsewhere. Containers may share the name of their host. */
+  readonly pidNamespace: string | null;
+  /** Time between heartbeats; 0 for none. */
+  readonly heartbeatMs: number;
 }
+
+function textOf(read: () => string): string | null {
+  try {
+    return read().trim();
+  } catch {
+    return null; // not Linux
+  }
+}
+
+const bootId = (): string | null => textOf(() => readFileSync("/proc/sys/kernel/random/boot_id", "utf8"));
+const pidNamespace = (): string | null => textOf(() => readlinkSync("/proc/self/ns/pid"));
 
 /** State and start of a process as Linux reports them; null elsewhere and for a process that is gone. */
 function processStat(pid: number): { state: string; start: string } | null {
@@ -43,9 +68,11 @@ function processStat(pid: number): { state: string; start: string } | null {
   }
 }
 
-/** Whether a holder may still run. On another host there is no telling, so it may. */
-export function isAlive({ pid, host, processStart }: LockHolder): boolean {
+/** Whether a holder may still run. It may on another host. Null: on this host, but where its process cannot be asked about. */
+export function isAlive({ pid, host, processStart, ...holder }: LockHolder): boolean | null {
   if (host !== hostname()) return true;
+  const isElsewhere = (theirs: string | null, ours: string | null): boolean => theirs !== null && theirs !== ours;
+  if (isElsewhere(holder.bootId, bootId()) || isElsewhere(holder.pidNamespace, pidNamespace())) return null;
   try {
     process.kill(pid, 0);
   } catch (error) {
@@ -59,7 +86,11 @@ export function isAlive({ pid, host, processStart }: LockHolder): boolean {
 export interface LockOptions {
   readonly onNotice?: (message: string) => void;
   /** Instead of asking the system. */
-  readonly isAlive?: (holder: LockHolder) => boolean;
+  readonly isAlive?: (holder: LockHolder) => boolean | null;
+  /** Time between heartbeats; 0 for none (default: 5000). */
+  readonly heartbeatMs?: number;
+  /** Ends the wait for the heartbeat of another trainer. */
+  readonly signal?: AbortSignal;
 }
 
 export class RunLock {
@@ -68,12 +99,19 @@ export class RunLock {
   readonly stale: string | null;
   private readonly files: FileSystem;
   private readonly run: string;
+  private readonly timer: NodeJS.Timeout | undefined;
+  private beats = 0;
+  /** The beat that is being written. */
+  private beating: Promise<void> = Promise.resolve();
 
   private constructor(files: FileSystem, run: string, holder: LockHolder, stale: string | null) {
     this.files = files;
     this.run = run;
     this.holder = holder;
     this.stale = stale;
+    if (holder.heartbeatMs === 0) return;
+    this.timer = setInterval(() => (this.beating = this.beating.then(() => this.beat())), holder.heartbeatMs);
+    this.timer.unref();
   }
 
   /** Throws `RunLockedError` when another trainer has the folder. */
@@ -85,6 +123,9 @@ export class RunLock {
       started: new Date().toISOString(),
       token: randomUUID(),
       processStart: processStat(process.pid)?.start ?? null,
+      bootId: bootId(),
+      pidNamespace: pidNamespace(),
+      heartbeatMs: options.heartbeatMs ?? HEARTBEAT_MS,
     };
     const lock = join(run, LOCK);
     const prepared = join(run, `${LOCK_LEFTOVER}${holder.token}`);
@@ -100,15 +141,15 @@ export class RunLock {
         );
         if (refused === null) return new RunLock(files, run, holder, stale);
         const other = await readHolder(files, lock);
-        if (other && alive(other)) throw lockedError(run, other);
+        if (other && (alive(other) ?? (await hasHeartbeat(files, run, other, options)))) throw lockedError(run, other);
         if (attempt === ATTEMPTS) throw other ? stuckError(lock, other) : refused;
-        if (!other) continue; // released in between
+        if (!other || (await readHolder(files, lock))?.token !== other.token) continue; // released in between
         const moved = join(run, `${LOCK_LEFTOVER}stale-${other.token}`);
         const isMine = await files.rename(lock, moved).then(() => true, () => false); // prettier-ignore
         if (isMine) {
           stale = moved;
           options.onNotice?.(
-            `${run}: the trainer that had it (process ${other.pid}, since ${other.started}) is gone; its lock is taken over`,
+            `${run}: the trainer that had this run folder (process ${other.pid}, since ${other.started}) is gone; this one takes over its lock`,
           );
         }
       }
@@ -118,8 +159,17 @@ export class RunLock {
     }
   }
 
-  /** Gives the folder back. A lock that is no longer this one's is left alone. */
+  /** Throws `RunLockedError` if another trainer has taken the folder over: this process was stopped for so long that it seemed dead. */
+  async requireHeld(): Promise<void> {
+    if (this.holder.heartbeatMs === 0) return; // nobody takes over a lock without a heartbeat
+    const held = await readHolder(this.files, join(this.run, LOCK)).catch(() => null);
+    if (held !== null && held.token !== this.holder.token) throw lockedError(this.run, held);
+  }
+
+  /** Releases the folder. A lock that is no longer this one's is left alone. */
   async release(): Promise<void> {
+    clearInterval(this.timer);
+    await this.beating;
     const lock = join(this.run, LOCK);
     const held = await readHolder(this.files, lock).catch(() => null);
     if (held?.token !== this.holder.token) return;
@@ -127,6 +177,45 @@ export class RunLock {
     await this.files.rename(lock, moved);
     await removeTree(this.files, moved);
   }
+
+  /** Replaces the file of the last beat by the next one. A lock that has been taken over has no place for it. */
+  private async beat(): Promise<void> {
+    const path = (beat: number): string => join(this.run, LOCK, `${BEAT}${beat}`);
+    try {
+      await (await this.files.create(path(this.beats + 1))).close();
+      if (this.beats++ > 0) await this.files.removeFile(path(this.beats - 1));
+    } catch {
+      // A disk that is full or away for a while: the next beat may pass.
+    }
+  }
+}
+
+/** Waits for the next heartbeat of a holder. False if none came in time, or the lock was released. */
+async function hasHeartbeat(
+  files: FileSystem,
+  run: string,
+  holder: LockHolder,
+  options: LockOptions,
+): Promise<boolean> {
+  const lock = join(run, LOCK);
+  const beatsOf = async (): Promise<string> => {
+    const names = await files.list(lock).then((entries) => entries.map(({ name }) => name), () => []); // prettier-ignore
+    return names.filter((name) => name.startsWith(BEAT)).sort().join(); // prettier-ignore
+  };
+  const { heartbeatMs } = holder;
+  if (heartbeatMs === 0) return true; // it cannot be known
+  const silence = SILENT_BEATS * heartbeatMs;
+  const before = await beatsOf();
+  options.onNotice?.(
+    `${run}: a trainer in another container, or from before a restart of this machine, has this run folder (process ${holder.pid}, since ${holder.started}); waiting up to ${Math.ceil(silence / 1000)} s for its heartbeat`,
+  );
+  for (const started = now(); now() - started < silence;) {
+    await delay(Math.min(1000, heartbeatMs), undefined, options.signal ? { signal: options.signal } : {});
+    const held = await readHolder(files, lock);
+    if (held?.token !== holder.token) return false;
+    if ((await beatsOf()) !== before) return true;
+  }
+  return false;
 }
 
 function lockedError(run: string, holder: LockHolder): RunLockedError {
@@ -135,12 +224,12 @@ function lockedError(run: string, holder: LockHolder): RunLockedError {
     holder.host === hostname()
       ? "stop it, or train in another folder"
       : `if that machine no longer runs it, remove ${join(run, LOCK)}; else train in another folder`;
-  return new RunLockedError(`${run}: another trainer has it (${who}); ${todo}`, holder);
+  return new RunLockedError(`${run}: another trainer has this run folder (${who}); ${todo}`, holder);
 }
 
 const stuckError = (lock: string, { pid }: LockHolder): RunFolderError =>
   new RunFolderError(
-    `${lock} of process ${pid}, which is gone, cannot be taken over; if no trainer runs in this folder, remove it`,
+    `${lock} of process ${pid}, which has ended, cannot be replaced; if no trainer runs in this folder, remove it`,
   );
 
 /** Null if there is no lock. */
@@ -151,7 +240,11 @@ async function readHolder(files: FileSystem, lock: string): Promise<LockHolder |
     try {
       const json = parseJsonObject(await readWhole(file, 4096), path);
       const [pid, host, started, token] = [json.get("pid"), json.get("host"), json.get("started"), json.get("token")];
-      const start = json.get("processStart");
+      const text = (key: string): string | null => {
+        const value = json.get(key);
+        return typeof value === "string" ? value : null;
+      };
+      const beat = json.get("heartbeatMs");
       if (
         !Number.isSafeInteger(pid) ||
         typeof host !== "string" ||
@@ -161,7 +254,16 @@ async function readHolder(files: FileSystem, lock: string): Promise<LockHolder |
       )
         // prettier-ignore
         throw new RunFolderError(`${path}: pid, host, started or token is missing`);
-      return { pid: pid as number, host, started, token, processStart: typeof start === "string" ? start : null };
+      return {
+        pid: pid as number,
+        host,
+        started,
+        token,
+        processStart: text("processStart"),
+        bootId: text("bootId"),
+        pidNamespace: text("pidNamespace"),
+        heartbeatMs: typeof beat === "number" && beat > 0 && beat < 2 ** 31 ? beat : 0,
+      };
     } finally {
       await file.close?.();
     }

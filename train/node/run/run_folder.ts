@@ -23,8 +23,12 @@ export interface OpenRunOptions {
   /** Called for a lock taken over, and for leftovers that were removed or could not be. */
   readonly onNotice?: (message: string) => void;
   readonly fileSystem?: FileSystem;
-  /** Whether the process that holds a lock still runs (default: ask the system). */
-  readonly isAlive?: (holder: LockHolder) => boolean;
+  /** Whether the process of a lock still runs, null if it cannot be known (default: ask the system). */
+  readonly isAlive?: (holder: LockHolder) => boolean | null;
+  /** Time between heartbeats of the lock; 0 for none (default: 5000). */
+  readonly heartbeatMs?: number;
+  /** Ends the wait for another trainer's heartbeat. */
+  readonly signal?: AbortSignal;
 }
 
 export interface Saved {
@@ -52,7 +56,8 @@ export class RunFolder extends Checkpoints {
 
   /**
    * Takes the folder, makes the checkpoints in it durable and removes what crashed saves have left. Throws `RunLockedError`, naming the holder, when
-   * another trainer has it, and `RunFolderError` when it is not there. The lock of a process of this host that is gone is taken over, with a notice.
+   * another trainer has it, and `RunFolderError` when it is not there. The lock of a process of this host that is gone is taken over, with a notice; that
+   * of a process in another container once its heartbeat has been missing for a minute.
    */
   static async open(path: string, options: OpenRunOptions = {}): Promise<RunFolder> {
     const { fileSystem = nodeFileSystem, onNotice = () => undefined } = options;
@@ -60,10 +65,9 @@ export class RunFolder extends Checkpoints {
     const kind = await fileSystem.kind(run);
     if (kind !== null && kind !== "folder") throw new RunFolderError(`${run} is not a folder; name another one`);
     if (kind === null && !options.create)
-      throw new RunFolderError(`there is no run folder ${run}; name one that a trainer has written`);
+      throw new RunFolderError(`there is no run folder ${run}; name the folder of a training run`);
     if (kind === null) await makeFolders(fileSystem, run, dirname);
-    const { isAlive } = options;
-    const lock = await RunLock.take(fileSystem, run, { onNotice, ...(isAlive && { isAlive }) });
+    const lock = await RunLock.take(fileSystem, run, { ...options, onNotice });
     const folder = new RunFolder(run, fileSystem, lock, onNotice);
     try {
       // The newest may be the work of a process that ended right after its rename; from here on it is durable.
@@ -76,7 +80,7 @@ export class RunFolder extends Checkpoints {
       const isOld = (name: string): boolean => name.startsWith(LOCK_LEFTOVER) && join(run, name) !== lock.stale;
       await folder.removeLeftovers((name) => isLeftover(name) || isOld(name));
     } catch (error) {
-      onNotice(`${run}: what an earlier run left could not all be removed: ${messageOf(error)}`);
+      onNotice(`${run}: leftovers of an earlier run could not all be removed: ${messageOf(error)}`);
     }
     return folder;
   }
@@ -89,7 +93,7 @@ export class RunFolder extends Checkpoints {
   /**
    * Saves a checkpoint: `fill` writes its files, about `bytes` together. When this returns, the checkpoint is durable, and what `keep` does not keep
    * of the older ones has been removed. Throws `SaveError` for a full disk (also one that has less than `bytes` free: then nothing is written)
-   * or an I/O error, `StepExistsError` for a step that is there and verifies, and whatever `fill` throws; then no part of it is left, and the
+   * or an I/O error, `RunLockedError` if another trainer has taken the folder over, `StepExistsError` for a step that is there and verifies, and whatever `fill` throws; then no part of it is left, and the
    * other checkpoints are as they were. A step that is there and does not verify is replaced.
    */
   async save(step: number, fill: (sink: FolderSink) => Promise<void>, keep: Keep, bytes = 0): Promise<Saved> {
@@ -127,12 +131,13 @@ export class RunFolder extends Checkpoints {
     const staged = new StagedFolder(this.fileSystem, this.path, step);
     let damaged: string | null = null;
     try {
+      await this.lock.requireHeld();
       await this.removeLeftovers(isLeftover);
       const isThere = (await this.fileSystem.kind(this.folder(step))) !== null;
       const verdict = isThere ? await this.verify(step) : null;
       if (verdict?.verified)
         throw new StepExistsError(
-          `${verdict.path} is there and whole, and is kept; a run goes on from its newest checkpoint: to go on from an older one, remove those after it or copy it to a new run folder`,
+          `${verdict.path} exists and is valid; it is kept. A run resumes from its newest checkpoint: to resume from an older one, remove the newer ones, or copy it to a new run folder`,
           step,
         );
       await this.requireRoom(planned);
@@ -156,7 +161,7 @@ export class RunFolder extends Checkpoints {
       return { ...done, pruned, pruneProblem: null };
     } catch (error) {
       const pruneProblem = new RunFolderError(
-        `${this.path}: step ${step} is saved, but older checkpoints could not be removed: ${messageOf(error)}; the next save tries again`,
+        `${this.path}: step ${step} is saved, but older checkpoints could not be removed: ${messageOf(error)}. The next save tries again`,
       );
       pruneProblem.cause = error;
       return { ...done, pruned: [], pruneProblem };
@@ -165,16 +170,16 @@ export class RunFolder extends Checkpoints {
 
   /** Removes what there is of the checkpoint; returns the error to throw. */
   private async failed(staged: StagedFolder, error: unknown): Promise<unknown> {
-    const left = await staged.discard().then(() => "", (problem: unknown) => `; what was written of it could not be removed (${messageOf(problem)}), the next save tries again`); // prettier-ignore
+    const left = await staged.discard().then(() => "", (problem: unknown) => `; its files could not be removed (${messageOf(problem)}); the next save tries again`); // prettier-ignore
     const code = systemCode(error);
     if (code === null) {
       if (left) this.onNotice(`${this.path}: ${stepName(staged.step)} was not saved${left}`);
       return error;
     }
     const isFull = code === "ENOSPC" || code === "EDQUOT";
-    const todo = isFull ? "make room and save again" : "look at the disk, then save again";
+    const todo = isFull ? "free some space and save again" : "check the disk and save again";
     return new SaveError(
-      `step ${staged.step} could not be saved: ${messageOf(error)}; the checkpoints before it are as they were; ${todo}${left}`,
+      `step ${staged.step} could not be saved: ${messageOf(error)}; earlier checkpoints are unchanged; ${todo}${left}`,
       staged.step,
       code,
       error,
@@ -197,7 +202,7 @@ export class RunFolder extends Checkpoints {
     for (const { name, kind } of await this.fileSystem.list(this.path)) {
       if (kind !== "folder" || !isOne(name)) continue;
       await removeTree(this.fileSystem, join(this.path, name));
-      if (isLeftover(name)) this.onNotice(`${join(this.path, name)}, left by a save that broke off, was removed`);
+      if (isLeftover(name)) this.onNotice(`${join(this.path, name)}, left by an interrupted save, was removed`);
     }
   }
 }

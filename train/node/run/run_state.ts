@@ -33,9 +33,9 @@ export async function newestOf(
   const damage = skipped.map(({ path, problems }) => `${path} is damaged: ${problems.join("; ")}`);
   if (!newest && damage.length)
     throw new RunFolderError(
-      `${run.path} has no checkpoint that is whole; mend one, or train in another folder:\n  ${damage.join("\n  ")}`,
+      `${run.path}: at least one valid checkpoint is required, and all are damaged; restore one, or train in another folder:\n  ${damage.join("\n  ")}`,
     );
-  for (const one of damage) onNotice(`${one}; it is passed over`);
+  for (const one of damage) onNotice(`${one}; it is skipped`);
   return newest?.path ?? null;
 }
 

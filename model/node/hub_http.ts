@@ -1,0 +1,333 @@
+/** Requests to the hub: proxies, the token, redirects, what each status means, and retries of what may pass. */
+import { setTimeout as delay } from "node:timers/promises";
+import type { Dispatcher, Response } from "undici";
+import {
+  HubAccessError,
+  HubError,
+  HubNetworkError,
+  HubNotFoundError,
+  proxiesOf,
+  requireToken,
+} from "./hub_settings.ts";
+import type { Environment, HubSettings, Proxies } from "./hub_settings.ts";
+
+const MAX_REDIRECTS = 8;
+const MAX_WAIT_MS = 60_000;
+/** A shorter wait needs no notice. */
+const NOTICED_MS = 500;
+const REDIRECTS = [301, 302, 303, 307, 308];
+const MAY_PASS = [408, 425, 429, 500, 502, 503, 504];
+
+/** A failure that another try may mend. */
+export class Retry extends Error {
+  readonly waitMs: number | undefined;
+  constructor(message: string, waitMs?: number) {
+    super(message);
+    this.waitMs = waitMs;
+  }
+}
+
+export interface TransportOptions {
+  readonly settings: Pick<HubSettings, "endpoint" | "token" | "tokenFrom" | "stallMs">;
+  /** For the proxies. */
+  readonly env: Environment;
+  /** Tries in a row that bring nothing before the connection is given up. */
+  readonly retries: number;
+  /** Wait before the second try; it doubles from there. */
+  readonly backoffMs: number;
+  readonly signal: AbortSignal | undefined;
+  readonly onNotice: ((message: string) => void) | undefined;
+}
+
+export interface RequestOptions {
+  /** What is asked for; begins messages. */
+  readonly what: string;
+  readonly headers?: Readonly<Record<string, string>>;
+  /** Statuses besides 2xx that `use` gets instead of an error. */
+  readonly pass?: readonly number[];
+}
+
+export class Transport {
+  readonly signal: AbortSignal | undefined;
+  private readonly options: TransportOptions;
+  private readonly proxies: Proxies;
+  private dispatcher: Dispatcher | null = null;
+  /** A name that is not found may pass once the host has answered. */
+  private hasAnswered = false;
+  private isRefusalNoticed = false;
+  /** What the hub said when it refused the token; from then on requests go without it. */
+  private refusal: string | null = null;
+
+  /** Throws `HubError` for proxies and tokens that cannot be used. */
+  constructor(options: TransportOptions) {
+    this.options = options;
+    this.signal = options.signal;
+    this.proxies = proxiesOf(options.env);
+    requireToken(options.settings);
+  }
+
+  /**
+   * One GET; `use` reads the answer, and calls `alive` for each piece of it. Throws `Retry` for what may pass, a `HubError` for what will not.
+   */
+  async request<T>(
+    url: string,
+    { what, headers = {}, pass = [] }: RequestOptions,
+    use: (response: Response, alive: () => void, at: string) => Promise<T>,
+  ): Promise<T> {
+    const { stallMs } = this.options.settings;
+    const controller = new AbortController();
+    const onAbort = (): void => controller.abort(this.signal?.reason);
+    if (this.signal?.aborted) onAbort();
+    this.signal?.addEventListener("abort", onAbort, { once: true });
+    const stalled = new Retry(`nothing came for ${stallMs / 1000} s`);
+    const timer = setTimeout(() => controller.abort(stalled), stallMs);
+    let response: Response | null = null;
+    try {
+      const { response: answer, at } = await this.follow(url, headers, controller.signal);
+      response = answer;
+      if (!pass.includes(answer.status)) this.requireOk(answer, what);
+      requireNoPage(answer, what);
+      return await use(answer, () => void timer.refresh(), at);
+    } catch (error) {
+      this.signal?.throwIfAborted();
+      throw controller.signal.aborted ? stalled : error;
+    } finally {
+      clearTimeout(timer);
+      this.signal?.removeEventListener("abort", onAbort);
+      await response?.body?.cancel().catch(() => undefined);
+    }
+  }
+
+  /** Runs `attempt` until it succeeds; waits longer after each failure in a row. `attempt` reports by `progress()` that a try brought something. */
+  async persist<T>(
+    what: string,
+    attempt: (progress: () => void) => Promise<T>,
+    retries = this.options.retries,
+  ): Promise<T> {
+    const { backoffMs, onNotice } = this.options;
+    let hasProgress = false;
+    for (let failures = 0; ;) {
+      try {
+        return await attempt(() => {
+          hasProgress = true;
+          failures = 0;
+        });
+      } catch (error) {
+        this.signal?.throwIfAborted();
+        if (!(error instanceof Retry)) throw error;
+        const wait = error.waitMs ?? Math.min(MAX_WAIT_MS, backoffMs * 2 ** failures);
+        const times = `${++failures} times in a row; ${hasProgress ? "what came is kept, " : ""}try again later`;
+        if (failures > retries) throw new HubNetworkError(`${what}: ${error.message}, ${times}`, { cause: error });
+        if (wait > MAX_WAIT_MS)
+          throw new HubNetworkError(`${what}: ${error.message}; try again in ${Math.ceil(wait / 60_000)} minutes`, {
+            cause: error,
+          });
+        if (wait >= NOTICED_MS && failures === 1) onNotice?.(`${what}: ${error.message}; trying again`);
+        await delay(wait, undefined, this.signal ? { signal: this.signal } : {});
+      }
+    }
+  }
+
+  /** The body of a small answer, of at most `limit` bytes. */
+  bytes(
+    url: string,
+    { limit, retries, ...request }: RequestOptions & { limit: number; retries?: number },
+  ): Promise<Uint8Array> {
+    const { what } = request;
+    const attempt = (): Promise<Uint8Array> =>
+      this.request(url, request, async (response, alive) => {
+        const chunks: Uint8Array[] = [];
+        let bytes = 0;
+        await eachChunk(response, async (chunk) => {
+          alive();
+          bytes += chunk.length;
+          if (bytes > limit) throw new HubError(`${what}: the answer has more than ${limit} bytes`);
+          chunks.push(chunk);
+        });
+        return new Uint8Array(Buffer.concat(chunks));
+      });
+    return this.persist(what, attempt, retries);
+  }
+
+  /** Follows redirects: the token goes to the hub's own server only, and never from https to http. A refused token is left out. */
+  private async follow(
+    url: string,
+    headers: Readonly<Record<string, string>>,
+    signal: AbortSignal,
+  ): Promise<{ response: Response; at: string }> {
+    const home = new URL(this.options.settings.endpoint).origin;
+    let at = new URL(url);
+    for (let i = 0; i <= MAX_REDIRECTS; i++) {
+      const hasToken = this.token !== undefined && at.origin === home;
+      const response = await this.send(at, hasToken ? { ...headers, authorization: `Bearer ${this.token}` } : headers, signal); // prettier-ignore
+      if (response.status === 401 && hasToken) {
+        this.refusal = saidBy(response) || "HTTP 401";
+        await response.body?.cancel();
+        continue;
+      }
+      const location = response.headers.get("location");
+      if (!REDIRECTS.includes(response.status) || location === null) {
+        if (this.refusal !== null && response.ok) this.noticeRefusal();
+        return { response, at: at.href };
+      }
+      await response.body?.cancel();
+      at = redirected(at, location);
+    }
+    throw new HubError(`${url} redirects more than ${MAX_REDIRECTS} times`);
+  }
+
+  private noticeRefusal(): void {
+    if (this.isRefusalNoticed) return;
+    this.isRefusalNoticed = true;
+    const { tokenFrom } = this.options.settings;
+    this.options.onNotice?.(
+      `the hub refuses the token of ${tokenFrom} (${this.refusal}) and answers without it; renew or remove the token`,
+    );
+  }
+
+  private get token(): string | undefined {
+    return this.refusal === null ? this.options.settings.token : undefined;
+  }
+
+  private async send(at: URL, headers: Readonly<Record<string, string>>, signal: AbortSignal): Promise<Response> {
+    // Node's own fetch has no proxies; a proxy needs the dispatcher of the same package.
+    const { EnvHttpProxyAgent, fetch } = await import("undici");
+    const { http, https, none } = this.proxies;
+    this.dispatcher ??= new EnvHttpProxyAgent({ httpProxy: http, httpsProxy: https, noProxy: none });
+    const own = { "accept-encoding": "identity", "user-agent": "janus-webgpu", ...headers };
+    try {
+      const response = await fetch(at, { headers: own, redirect: "manual", signal, dispatcher: this.dispatcher });
+      this.hasAnswered = true;
+      return response;
+    } catch (error) {
+      if (signal.aborted) throw error;
+      throw connectionError(error, at, { proxies: this.proxies, mayPass: this.hasAnswered });
+    }
+  }
+
+  /** Throws what an HTTP status means. */
+  private requireOk(response: Response, what: string): void {
+    const { status } = response;
+    if (response.ok) return;
+    const said = saidBy(response);
+    const because = `HTTP ${status}${said && `, "${said}"`}`;
+    const code = response.headers.get("x-error-code") ?? "";
+    if (code === "DisabledRepo")
+      throw new HubAccessError(`${what}: the hub has disabled this repository (${because}); use another model`);
+    if (code === "GatedRepo")
+      throw new HubAccessError(
+        `${what}: access must be asked for on its page at ${this.options.settings.endpoint} (${because}); ${this.tokenAdvice()}`,
+      );
+    if (code === "RevisionNotFound")
+      throw new HubNotFoundError(`${what}: the repository has no such revision; name one of its branches, tags or commits`); // prettier-ignore
+    if (code === "EntryNotFound") throw new HubNotFoundError(`${what}: the repository has no such file`);
+    if (status === 404 || code === "RepoNotFound")
+      throw new HubNotFoundError(`${what}: not found on the hub, or private. Check the name; ${this.tokenAdvice()}`);
+    if (status === 401 || status === 403)
+      throw new HubAccessError(`${what}: access is refused (${because}); ${this.tokenAdvice()}`);
+    if (MAY_PASS.includes(status)) throw new Retry(`the server answers ${because}`, retryAfter(response));
+    if (REDIRECTS.includes(status)) throw new HubError(`${what}: the server redirects (HTTP ${status}) to no address`);
+    throw new HubError(`${what}: the server answers ${because}`);
+  }
+
+  private tokenAdvice(): string {
+    const { endpoint, token, tokenFrom } = this.options.settings;
+    // A server that says "not found" to a token may mean the model, not the token.
+    if (this.refusal !== null && /credential|token|password|expire/i.test(this.refusal))
+      return `the hub refuses the token of ${tokenFrom} (${this.refusal}): make a new one at ${endpoint}/settings/tokens`;
+    if (token === undefined) return `set a token that may read it: there is none in ${tokenFrom}`;
+    return `the token of ${tokenFrom} may not read it${this.refusal === null ? "" : ", or is not valid any more"}: use one that may`;
+  }
+}
+
+/** Calls `use` with the pieces of a body in order, to its end or until `use` returns "enough". */
+export async function eachChunk(
+  response: Response,
+  use: (chunk: Uint8Array) => Promise<void | "enough">,
+): Promise<void> {
+  const reader = response.body?.getReader();
+  if (!reader) return;
+  try {
+    for (;;) {
+      const { done, value } = await reader.read().catch((error: unknown) => {
+        throw new Retry(`the connection broke${inBrackets(causeOf(error))}`);
+      });
+      if (done) return;
+      if ((await use(value as Uint8Array)) === "enough") return;
+    }
+  } finally {
+    await reader.cancel().catch(() => undefined);
+    reader.releaseLock();
+  }
+}
+
+/** The address that a redirect leads to. */
+function redirected(at: URL, location: string): URL {
+  if (!URL.canParse(location, at.href))
+    throw new HubError(
+      `${at.host} redirects to ${JSON.stringify(location.slice(0, 200))}, which is no address; check HF_ENDPOINT`,
+    );
+  const next = new URL(location, at);
+  if (!/^https?:$/.test(next.protocol) || (at.protocol === "https:" && next.protocol !== "https:"))
+    throw new HubError(`${at.href} redirects to ${next.protocol}//${next.host}, which is not safe`);
+  return next;
+}
+
+/** Networks that want a login, and proxies, answer with a page of their own. The hub's files that are fetched are never HTML. */
+function requireNoPage(response: Response, what: string): void {
+  if (!/^\s*text\/html/i.test(response.headers.get("content-type") ?? "")) return;
+  throw new HubError(
+    `${what}: the server answers with a web page, not with data; log in to the network if it asks for that, and check HF_ENDPOINT`,
+  );
+}
+
+/** The message in the headers of the hub's errors. */
+const saidBy = (response: Response): string =>
+  (response.headers.get("x-error-message") ?? "").replace(/[^\x20-\x7e]/g, "?").slice(0, 300);
+
+/** Milliseconds that the server asks to wait: its header has seconds or a date. */
+function retryAfter(response: Response): number | undefined {
+  const text = response.headers.get("retry-after");
+  if (text === null) return undefined;
+  const ms = /^[\d.]+$/.test(text) ? Number(text) * 1000 : Date.parse(text) - Date.now();
+  return ms > 0 ? ms : undefined;
+}
+
+/** The innermost cause of an error: undici says "fetch failed" itself. */
+function causeOf(error: unknown): { readonly message: string; readonly code: string } {
+  let inner = error;
+  while (inner instanceof Error && inner.cause instanceof Error) inner = inner.cause;
+  if (inner instanceof AggregateError && inner.errors[0] instanceof Error) inner = inner.errors[0]; // one an address of the host
+  if (!(inner instanceof Error)) return { message: String(inner), code: "" };
+  return { message: inner.message, code: "code" in inner && typeof inner.code === "string" ? inner.code : "" };
+}
+
+const inBrackets = ({ message, code }: ReturnType<typeof causeOf>): string =>
+  message || code ? ` (${message.includes(code) ? message : `${code}, ${message}`})` : "";
+
+const UNTRUSTED = /CERT|SELF_SIGNED|UNABLE_TO_(GET|VERIFY)|ERR_TLS|ERR_SSL/;
+
+/** What a connection that did not come about means: `Retry` if it may pass. */
+function connectionError(
+  error: unknown,
+  at: URL,
+  { proxies, mayPass }: { readonly proxies: Proxies; readonly mayPass: boolean },
+): Error {
+  const cause = causeOf(error);
+  const proxy = at.protocol === "https:" ? proxies.https || proxies.http : proxies.http;
+  const through = proxy ? ` through the proxy ${new URL(proxy).host}, unless NO_PROXY names the host` : "";
+  const refused = /Proxy response \((\d+)\)/.exec(cause.message)?.[1];
+  if (refused === "407")
+    return new HubNetworkError(`${at.host}: the proxy ${new URL(proxy).host} wants a name and a password; write them into its address, http://name:password@host:port`); // prettier-ignore
+  if (refused !== undefined) {
+    const message = `the proxy ${new URL(proxy).host} answers HTTP ${refused}`;
+    return MAY_PASS.includes(Number(refused))
+      ? new Retry(message)
+      : new HubNetworkError(`${at.host}: ${message}; check HTTPS_PROXY and NO_PROXY`);
+  }
+  if (cause.code === "ENOTFOUND" && !mayPass)
+    return new HubNetworkError(`${at.host}: no host of this name is found${inBrackets(cause)}${through}; check the network and HF_ENDPOINT`); // prettier-ignore
+  if (UNTRUSTED.test(cause.code))
+    return new HubNetworkError(`${at.host}: its certificate is not trusted${inBrackets(cause)}; if a proxy signs certificates, set NODE_EXTRA_CA_CERTS to the file of its own`); // prettier-ignore
+  return new Retry(`no answer from ${at.host}${through}${inBrackets(cause)}`);
+}
