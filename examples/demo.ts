@@ -10,7 +10,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { Device, Janus, JanusError, savePicture } from "../index.node.ts";
 import { writeFileAtomic } from "../model/node/index.ts";
-import { KINDS } from "./shapes/captions.ts";
+import { KINDS, KIND_NAMES } from "./shapes/captions.ts";
 import { APART, evaluate } from "./shapes/evaluate.ts";
 import type { Results, Score } from "./shapes/evaluate.ts";
 import { learn } from "./shapes/learn.ts";
@@ -54,7 +54,7 @@ const percent = ({ right, of }: Score): string => `${Math.round((100 * right) / 
 function table(columns: readonly { readonly name: string; readonly results: Results }[]): string {
   const rows = [
     ["", ...columns.map(({ name }) => name)],
-    ...KINDS.map((kind) => [kind, ...columns.map(({ results }) => percent(results.drawing[kind]))]),
+    ...KINDS.map((kind) => [KIND_NAMES[kind], ...columns.map(({ results }) => percent(results.drawing[kind]))]),
     ["questions", ...columns.map(({ results }) => percent(results.questions.all))],
     ["left of or not", ...columns.map(({ results }) => percent(results.questions.kinds[APART]))],
     ["held-out questions", ...columns.map(({ results }) => percent(results.heldOut.all))],

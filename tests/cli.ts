@@ -5,7 +5,10 @@ import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { PassThrough } from "node:stream";
 import { fileURLToPath, pathToFileURL } from "node:url";
+import { Command, CommanderError } from "commander";
 import { Output } from "../cli/console.ts";
+import type { AddCommand, Context } from "../cli/context.ts";
+import { EXIT, reportError, reportUsage } from "../cli/errors.ts";
 
 const fromRoot = (path: string): string => fileURLToPath(new URL(`../${path}`, import.meta.url));
 const tsx = pathToFileURL(createRequire(import.meta.url).resolve("tsx")).href;
@@ -83,4 +86,28 @@ export function openOutput(options: OpenOptions = {}): { out: Output; text: { st
     env: options.env ?? {},
   });
   return { out, text };
+}
+
+/**
+ * Runs one command in this process, which takes a few milliseconds instead of seconds: parsing, the command, its errors and exit code as in
+ * `cli/main.ts`. A file of tests that uses it runs each command in a process of its own at least once.
+ */
+export async function runHere(add: AddCommand, args: readonly string[]): Promise<CliResult> {
+  const { out, text } = openOutput({ json: args.includes("--json") });
+  const context: Context = { out, signal: new AbortController().signal, exitCode: EXIT.done };
+  const program = new Command("janus").exitOverride().configureOutput({ outputError: () => undefined });
+  program.hook("preAction", (_, command) => {
+    out.json = command.opts<{ json?: boolean }>().json === true;
+  });
+  add(program, context);
+  let code: number;
+  try {
+    await program.parseAsync(args, { from: "user" });
+    code = context.exitCode;
+  } catch (error) {
+    code = error instanceof CommanderError ? reportUsage(error, out, `janus ${args[0]}`) : await reportError(error, out, context.signal); // prettier-ignore
+  }
+  out.close();
+  await out.flush();
+  return { code, ...text };
 }

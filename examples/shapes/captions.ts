@@ -20,6 +20,15 @@ import type { Colour, LayoutOptions, Relation, Scene, SceneObject, Shape } from 
 
 export const KINDS = ["single_object", "two_object", "counting", "colors", "position", "color_attr"] as const;
 export type Kind = (typeof KINDS)[number];
+/** The kinds in words, for tables and pages. */
+export const KIND_NAMES: Readonly<Record<Kind, string>> = {
+  single_object: "one object",
+  two_object: "two objects",
+  counting: "counting",
+  colors: "colours",
+  position: "position",
+  color_attr: "colour attribution",
+};
 
 /** At least `count` of the shape; all of them in the colour, and there as seen from those of the clause with this number. */
 export interface Clause {

@@ -8,6 +8,15 @@ import type { Scene, SceneObject } from "./scene.ts";
 
 export const QUESTION_KINDS = ["shape", "colour", "count", "exists", "where", "relation"] as const;
 export type QuestionKind = (typeof QUESTION_KINDS)[number];
+/** The kinds in words, for tables and pages. */
+export const QUESTION_NAMES: Readonly<Record<QuestionKind, string>> = {
+  shape: "which shape",
+  colour: "which colour",
+  count: "how many",
+  exists: "is there one",
+  where: "what is beside it",
+  relation: "is it left of",
+};
 
 export interface Question {
   readonly kind: QuestionKind;

@@ -2,8 +2,7 @@
 import sharp from "sharp";
 import { describe, expect, it } from "vitest";
 import { encodePng } from "../../model/node/index.ts";
-import { Curve, html, lineChart, page, picture, pictureGrid, table } from "../../train/node/report/index.ts";
-import type { Html } from "../../train/node/report/index.ts";
+import { Curve, Html, html, lineChart, page, picture, pictureGrid, table } from "../../train/node/report/index.ts";
 
 const HOSTILE = `</title></svg><script>alert("1")</script>&'`;
 const ESCAPED = "&lt;/title&gt;&lt;/svg&gt;&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;&amp;&#39;";
@@ -43,7 +42,7 @@ describe("pages", () => {
         { title: "charts", content: [chart, chart, pictureGrid([{ png, caption: HOSTILE }]), html`<b>${HOSTILE}</b>`] },
       ],
     });
-    expect(text.split(ESCAPED).length - 1).toBe(13);
+    expect(text.split(ESCAPED).length - 1).toBe(17);
     expect(text).not.toContain("<script");
     expect((await sharp(Buffer.from(String(chart))).metadata()).format).toBe("svg"); // well-formed: attributes are closed
     expect(text.match(/<\/svg>/g)).toHaveLength(2);
@@ -141,6 +140,37 @@ describe("charts", () => {
     };
     expect(await middle(1, 9)).toBeCloseTo(1 - 4 / 8, 1);
     expect(await middle(1, 100)).toBeCloseTo(1 - Math.log10(50.5) / 2, 1);
+  });
+
+  it("contain the values at each position, hidden until the pointer is there", async () => {
+    const series = [
+      { name: "a", colour: "#123456", points: [[1, 0.5], [2, 1234.5], [4, 2e-5]] },
+      { name: "b", colour: "#654321", points: [[2, 3], [4, NaN]] },
+    ] as const; // prettier-ignore
+    const svg = (await lineChart({ title: "t", x: "step", width: 90, height: 90, series })).text;
+    const bands = [...svg.matchAll(/<g class="at"><rect x="([\d.]+)" y="0" width="([\d.]+)"(.*?)<\/g><\/g>/g)];
+    const texts = bands.map(([, , , inside]) =>
+      inside!
+        .replace(/<[^>]*>/g, " ")
+        .replace(/ +/g, " ")
+        .trim(),
+    );
+    expect(texts.map((text) => text.slice(text.indexOf("step")))).toEqual(["step 1 a 0.5", "step 2 a 1,235 b 3", "step 4 a 2.00e-5"]); // prettier-ignore
+    expect(bands.map(([, from, width]) => [Number(from), Number(width)])).toEqual([[0, 15], [15, 45], [60, 30]]); // prettier-ignore
+    for (const [, , , inside] of bands) expect(inside).toContain(`class="value" visibility="hidden"`);
+    const [, top] = pathOf(new Html(svg), "#123456", 2)[1]!;
+    expect(bands[1]![3]).toContain(`<circle cx="30" cy="${top!.toFixed(1)}" r="3.5" fill="#123456"/>`);
+    const share = await lineChart({ title: "t", format: "~%", series: [{ name: "a", points: [[1, 0.125]] }] });
+    expect(share.text).toContain("12.5 %");
+  });
+
+  it("over the whole width come twice, for wide and for narrow screens", async () => {
+    const series = ["a", "b", "c", "d"].map((name) => ({ name: `a long name of ${name}`, points: [[1, 2], [2, 3]] as const })); // prettier-ignore
+    const { text } = await lineChart({ title: "t", x: "step", isWide: true, series });
+    const widths = [...text.matchAll(/<svg [^>]*class="marks (wide|narrow)" width="(\d+)"/g)];
+    expect(widths.map(([, name, width]) => [name, Number(width) > 700])).toEqual([["wide", true], ["narrow", false]]); // prettier-ignore
+    const lines = text.split("</svg>").map((svg) => svg.split(`class="at"`)[1]?.match(/<text /g)?.length);
+    expect(lines.slice(0, 2)).toEqual([1, 2]); // the values stay inside the narrow one
   });
 
   it("of a long run stay small", async () => {

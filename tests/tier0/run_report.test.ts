@@ -160,8 +160,9 @@ describe("the page of a run", () => {
     const [chart] = await curves.charts();
     expect(chart!.text).toContain("stage 1");
     expect(chart!.text).toContain("stage 2");
-    const rules = [...chart!.text.matchAll(/"rule mark" transform="translate\(([\d.]+),0\)"/g)];
-    expect(rules.map(([, x]) => Math.round((Number(x) / 1040) * 19) + 1)).toEqual([1, 11]); // steps 1 and 11 of 20
+    const [wide] = chart!.text.split("</svg>");
+    const rules = [...wide!.matchAll(/"rule mark" transform="translate\(([\d.]+),0\)"/g)];
+    expect(rules.map(([, x]) => Math.round((Number(x) / 1120) * 19) + 1)).toEqual([1, 11]); // steps 1 and 11 of 20
     expect(curves.trained.gen).toBe(100);
   });
 });

@@ -4,11 +4,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, it } from "vitest";
+import { addAsk } from "../../cli/ask.ts";
 import { EXIT } from "../../cli/errors.ts";
+import { addGenerate } from "../../cli/generate.ts";
 import { writeNewFile } from "../../model/node/files.ts";
 import { encodePng, readImage, readPicture } from "../../model/janus/node/index.ts";
 import type { CliResult } from "../cli.ts";
-import { runCli, startCli } from "../cli.ts";
+import { runCli, runHere, startCli } from "../cli.ts";
 import { hasFixtures } from "../fixtures.ts";
 
 const fixture = (path: string): string =>
@@ -65,7 +67,7 @@ describe.skipIf(!hasFixtures)("generate", () => {
       tokenIds: images[1]!.tokenIds,
     });
 
-    const again = await runCli([
+    const again = await runHere(addGenerate, [
       "generate",
       "--from",
       images[1]!.path,
@@ -92,7 +94,16 @@ describe.skipIf(!hasFixtures)("generate", () => {
         "janus-webgpu": JSON.stringify({ ...how, model: "other", tokenIds: wrong }),
       }),
     );
-    const failed = await runCli(["generate", "--from", forged, "--check", ...MODEL, "--out", out, "--json"]);
+    const failed = await runHere(addGenerate, [
+      "generate",
+      "--from",
+      forged,
+      "--check",
+      ...MODEL,
+      "--out",
+      out,
+      "--json",
+    ]);
     expect(failed.code).toBe(EXIT.checkFailed);
     expect(json<Generated>(failed).check).toEqual({
       pass: false,
@@ -135,9 +146,9 @@ describe.skipIf(!hasFixtures)("generate", () => {
       out,
       "--preview",
     ];
-    const first = await runCli(args);
+    const first = await runHere(addGenerate, args);
     expect([first.code, first.stdout]).toEqual([EXIT.done, `${join(out, "x-0.png")}\n`]);
-    await runCli(args);
+    await runHere(addGenerate, args);
     expect(readdirSync(out).sort()).toEqual(["x-0-2.png", "x-0.png"]);
     expect(readFileSync(join(out, "x-0-2.png"))).toEqual(readFileSync(join(out, "x-0.png")));
     expect(await readPicture(join(out, "x-0.png"))).toMatchObject({ temperature: 0, guidance: 2 });
@@ -192,14 +203,14 @@ describe.skipIf(!hasFixtures)("generate", () => {
     ["an option nearly right", () => ["x", "--temprature", "1"], EXIT.usage, /did you mean --temperature/],
   ];
   it.each(refused)("refuses %s before it loads a model", async (_, args, code, message) => {
-    const result = await runCli(["generate", ...args(), ...MODEL]);
+    const result = await runHere(addGenerate, ["generate", ...args(), ...MODEL]);
     expect(result.stderr).toMatch(message);
     expect([result.code, result.stdout]).toEqual([code, ""]);
     expect(result.stderr).not.toMatch(/software/); // the device was not opened
   });
 
   it("a folder that is something else is refused without opening the device", async () => {
-    const result = await runCli(["ask", "hi", "--model", newFolder(), "--json"]);
+    const result = await runHere(addAsk, ["ask", "hi", "--model", newFolder(), "--json"]);
     expect(result.code).toBe(EXIT.input);
     expect(json<{ error: { message: string } }>(result).error.message).toMatch(/no config\.json/);
     expect(result.stderr).not.toMatch(/software/);
@@ -209,7 +220,7 @@ describe.skipIf(!hasFixtures)("generate", () => {
 describe.skipIf(!hasFixtures)("ask", () => {
   it("streams the answer to stdout; --json gives one object", async () => {
     const args = ["ask", fixture("image1.png"), "What?", ...MODEL, "--system", "", "--max-new-tokens", "24"];
-    const [plain, structured] = [await runCli(args), await runCli([...args, "--json"])];
+    const [plain, structured] = [await runCli(args), await runHere(addAsk, [...args, "--json"])];
     expect([plain.code, plain.stdout]).toEqual([
       EXIT.done,
       "bleX triangledu by triangle\ufffd\x14elpfu cirrch\ufffd是\ufffdfu\n",
@@ -228,7 +239,7 @@ describe.skipIf(!hasFixtures)("ask", () => {
       78,
     ]);
     const stopped = json<{ text: string; finish: string }>(
-      await runCli([...args, "--json", "--stop", "fu", "--stop", "never"]),
+      await runHere(addAsk, [...args, "--json", "--stop", "fu", "--stop", "never"]),
     );
     expect(stopped).toMatchObject({ text: "bleX triangledu by triangle\ufffd\x14elp", finish: "stop" });
   });
@@ -261,7 +272,7 @@ describe.skipIf(!hasFixtures)("ask", () => {
     ["a prompt beyond the context", ["word ".repeat(3000)], EXIT.input, /the context holds/],
   ];
   it.each(refused)("refuses %s", async (_, args, code, message) => {
-    const result = await runCli(["ask", ...args, ...MODEL]);
+    const result = await runHere(addAsk, ["ask", ...args, ...MODEL]);
     expect(result.stderr).toMatch(message);
     expect([result.code, result.stdout.trim()]).toEqual([code, ""]);
   });

@@ -8,7 +8,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Device } from "../../index.ts";
 import type { nn } from "../../index.ts";
 import { readPicture } from "../../model/janus/node/index.ts";
-import { KINDS } from "../../examples/shapes/captions.ts";
+import { KIND_NAMES } from "../../examples/shapes/captions.ts";
 import { readLog } from "../../train/node/report/index.ts";
 import { hasFixtures } from "../fixtures.ts";
 import { trainConvNet } from "../../examples/conv_net.ts";
@@ -116,7 +116,12 @@ describe("the demo", () => {
     const rows = stdout
       .split("\n")
       .flatMap((line) => [/^(\w[\w -]*?) +\d+ % +(\d+) %$/.exec(line) ?? []].filter(({ length }) => length > 0));
-    expect(rows.map(([, kind]) => kind)).toEqual([...KINDS, "questions", "left of or not", "held-out questions"]);
+    expect(rows.map(([, kind]) => kind)).toEqual([
+      ...Object.values(KIND_NAMES),
+      "questions",
+      "left of or not",
+      "held-out questions",
+    ]);
     // The second column is the model that the full recipe left, which comes with the package: it can do what it is asked for.
     const kept = rows.map(([, , percent]) => Number(percent));
     expect(kept.reduce((a, b) => a + b, 0) / kept.length).toBeGreaterThan(KEPT_PERCENT);

@@ -14,6 +14,9 @@ import { createHash } from "node:crypto";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
+import { addCkpt } from "../../cli/ckpt.ts";
+import { addConvert } from "../../cli/convert.ts";
+import { addData } from "../../cli/data.ts";
 import { newCheckpoint } from "../../examples/new_checkpoint.ts";
 import { ArgumentError, Device, setDevice } from "../../index.ts";
 import type { Launch } from "../../engine/types.ts";
@@ -39,7 +42,7 @@ import { train } from "../../train/node/train.ts";
 import type { RunOptions, RunResult } from "../../train/node/train.ts";
 import { TRAINED } from "../../train/stages.ts";
 import { tensorsOf } from "../checkpoint/tiny.ts";
-import { runCli } from "../cli.ts";
+import { runHere } from "../cli.ts";
 import { errorOf } from "../gpu.ts";
 import { SMALL } from "../small_model.ts";
 
@@ -407,7 +410,7 @@ it("texts beyond a row are bad samples, or cut; what stands before conversations
 
 it("codes of janus data tokenize are those that training asks for", async () => {
   const model = at("half");
-  expect(await runCli(["convert", at("model"), model, "--layout", "hf", "--dtype", "bf16"])).toMatchObject({ code: 0 });
+  expect(await runHere(addConvert, ["convert", at("model"), model, "--layout", "hf", "--dtype", "bf16"])).toMatchObject({ code: 0 });
   const encoded = async (cache: string, dtype: string): Promise<number> => {
     let launches = 0;
     const listener = ({ label }: Launch): number => (launches += Number(label.startsWith(CODES_LABEL)));
@@ -417,9 +420,9 @@ it("codes of janus data tokenize are those that training asks for", async () => 
     return launches;
   };
   const typed = ["data", "tokenize", at("data", "gen.jsonl"), "--model", model, "--cache", at("tokenized")];
-  expect(await runCli(typed)).toMatchObject({ code: 0 });
+  expect(await runHere(addData, typed)).toMatchObject({ code: 0 });
   expect([await encoded("tokenized", "f32"), (await encoded("tokenized", "bf16")) > 0]).toEqual([0, true]);
-  expect(await runCli([...typed, "--dtype", "bf16"])).toMatchObject({ code: 0 });
+  expect(await runHere(addData, [...typed, "--dtype", "bf16"])).toMatchObject({ code: 0 });
   expect(await encoded("tokenized", "bf16")).toBe(0);
 });
 
@@ -432,7 +435,7 @@ it("averages of the weights are exported in their place", async () => {
   await file.close?.();
   const [trained, rest] = [[...tensors.keys()], [...last.tensors.keys()].filter((name) => !tensors.has(name))];
   expect(trained.every((name) => TRAINED[1].some((prefix) => name.startsWith(prefix)))).toBe(true);
-  const result = await runCli(["ckpt", "export", at("averaged"), "3", at("averages"), "--ema", "--layout", "deepseek"]);
+  const result = await runHere(addCkpt, ["ckpt", "export", at("averaged"), "3", at("averages"), "--ema", "--layout", "deepseek"]);
   expect(result).toMatchObject({ code: 0 });
   const exported = await openCheckpoint(folderSource(at("averages")));
   const bytes = (of: Checkpoint, name: string): Promise<Uint8Array> => of.read(of.parameters.get(name)!);
@@ -446,7 +449,7 @@ it("averages of the weights are exported in their place", async () => {
   }
   expect(moved).toBeGreaterThan(trained.length / 2);
   for (const open of [last, averages, exported]) await open.close();
-  const plain = await runCli(["ckpt", "export", at("search"), "5", at("none"), "--ema"]);
+  const plain = await runHere(addCkpt, ["ckpt", "export", at("search"), "5", at("none"), "--ema"]);
   expect([plain.code, plain.stderr]).toEqual([3, expect.stringMatching(/no ema\.safetensors; train with ema\.decay/)]);
 });
 

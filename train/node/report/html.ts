@@ -40,7 +40,7 @@ export const html = (parts: TemplateStringsArray, ...values: readonly Content[])
 
 export interface Section {
   readonly title: string;
-  /** Strings are paragraphs, charts that follow each other stand side by side if there is room. */
+  /** Strings are paragraphs; consecutive charts stand side by side if there is room. */
   readonly content: readonly Content[];
 }
 
@@ -56,23 +56,37 @@ export interface PageOptions {
 const STYLE = `
 :root { color-scheme: light dark; --back: #fff; --text: #1c2128; --soft: #626b77; --line: #dfe3e8; }
 @media (prefers-color-scheme: dark) { :root { --back: #14171c; --text: #e4e7eb; --soft: #98a2ae; --line: #333a44; } }
-body { margin: 0 auto; padding: 24px; max-width: 1240px; background: var(--back); color: var(--text); font: 15px/1.5 system-ui, sans-serif; }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 24px; max-width: 1440px; background: var(--back); color: var(--text); font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 24px; margin: 0 0 4px; overflow-wrap: anywhere; }
 h2 { font-size: 18px; margin: 36px 0 12px; padding-top: 12px; border-top: 1px solid var(--line); }
-p { margin: 8px 0; max-width: 80ch; overflow-wrap: anywhere; }
+h3 { font-size: 15px; margin: 16px 0 6px; overflow-wrap: anywhere; }
+p { margin: 8px 0; max-width: 90ch; overflow-wrap: anywhere; }
 .soft, figcaption { color: var(--soft); }
-.charts { display: flex; flex-wrap: wrap; gap: 20px 24px; margin: 12px 0; }
-.charts svg { max-width: 100%; height: auto; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 320px), 1fr)); gap: 20px 24px; margin: 12px 0; }
+.charts svg { display: block; width: 100%; height: auto; }
+.charts svg.wide { grid-column: 1 / -1; } .charts svg.narrow { display: none; }
 .charts text { fill: var(--text); }
 .charts .role-axis-label text { fill: var(--soft); }
 .charts .role-axis-grid line, .charts .role-axis-domain line, .charts .role-axis-tick line { stroke: var(--line); }
+.charts .at:hover .value { visibility: visible; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; margin: 12px 0; font-variant-numeric: tabular-nums; }
+.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); gap: 0 32px; }
+table { border-collapse: collapse; margin: 12px 0; min-width: min(100%, 560px); font-variant-numeric: tabular-nums; }
+.columns table { width: 100%; }
 th, td { padding: 4px 14px 4px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); overflow-wrap: break-word; }
 th { font-weight: 600; } .right { text-align: right; }
-img { display: block; border-radius: 3px; } figure img { max-width: 100%; height: auto; }
-.pictures { display: grid; gap: 16px 12px; margin: 12px 0; justify-content: start; }
-figure { margin: 0; } figcaption { font-size: 13px; margin-top: 4px; overflow-wrap: anywhere; }
+dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr)); gap: 0 32px; }
+dl div { display: flex; justify-content: space-between; gap: 12px; padding: 3px 0; border-bottom: 1px solid var(--line); }
+dt { color: var(--soft); } dd { margin: 0; text-align: right; } dt, dd { overflow-wrap: anywhere; min-width: 0; }
+img { display: block; border-radius: 3px; } img.pixels { image-rendering: pixelated; }
+figure { margin: 0; } figure img { width: 100%; height: auto; } figcaption { font-size: 13px; margin-top: 4px; overflow-wrap: anywhere; }
+.pictures { display: grid; gap: 16px 12px; margin: 12px 0; }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 4px; }
+@media (max-width: 700px) {
+  body { padding: 16px; } table { font-size: 14px; } th, td { padding-right: 8px; }
+  .charts svg.wide { display: none; } .charts svg.narrow { display: block; }
+}
 `;
 
 /** The whole HTML file. */
@@ -152,34 +166,78 @@ export function table(
 export interface PagePicture {
   /** A PNG file. */
   readonly png: Uint8Array;
-  /** Below the picture; also what is said if it cannot be seen. */
+  /** Below the picture. */
   readonly caption: string;
+  /** Shown on hover, and read if the picture cannot be seen (default: the caption). */
+  readonly about?: string;
 }
 
+/** Pictures up to this many pixels wide are enlarged without smoothing. */
+const MAX_PIXELS = 64;
+/** Narrowest picture of a grid, CSS pixels: three in a row on a phone. */
+const LEAST = 92;
+const GAP = 12;
+
+/** Width of a PNG file, pixels, from its header. */
+const pngWidth = (png: Uint8Array): number => new DataView(png.buffer, png.byteOffset).getUint32(16);
+
 /** One picture, inside the page. @param width of CSS pixels (default: its own) */
-export function picture({ png, caption }: PagePicture, width?: number): Html {
+export function picture({ png, caption, about = caption }: PagePicture, width?: number): Html {
   const data = `data:image/png;base64,${Buffer.from(png).toString("base64")}`;
   return html`<img
     src="${data}"
-    alt="${caption}"
-    title="${caption}"
+    alt="${about}"
+    title="${about}"
+    ${pngWidth(png) <= MAX_PIXELS ? new Html(` class="pixels"`) : null}
     ${width === undefined ? null : html` width="${width}"`}
   />`;
 }
 
-/** Pictures with captions, `columns` in a row (default: 4), each `width` CSS pixels wide (default: 192). */
+/** Cells over the whole width of the page, at most `columns` in a row, fewer if each would be narrower than `least` CSS pixels. */
+function grid(cells: readonly Html[], columns: number, least = LEAST): Html {
+  const share = `(100% - ${GAP * (columns - 1)}px) / ${columns}`;
+  return html`<div
+    class="pictures"
+    style="grid-template-columns: repeat(auto-fill, minmax(max(${least}px, ${share}), 1fr))"
+  >
+    ${cells}
+  </div>`;
+}
+
+/** Pictures with captions over the whole width, at most `columns` in a row (default: 4); on a phone three. */
 export function pictureGrid(
   pictures: readonly PagePicture[],
-  { columns = 4, width = 192 }: { readonly columns?: number; readonly width?: number } = {},
+  { columns = 4 }: { readonly columns?: number } = {},
 ): Html {
   const cells = pictures.map(
     (one) =>
       html`<figure>
-        ${picture(one, width)}
+        ${picture(one)}
         <figcaption>${one.caption}</figcaption>
       </figure> `,
   );
-  return html`<div class="pictures" style="grid-template-columns: repeat(${columns}, minmax(0, ${width}px))">
-    ${cells}
-  </div>`;
+  return grid(cells, columns);
 }
+
+/** Two pictures side by side with one caption, e.g. an original and its reconstruction; at most `columns` pairs in a row (default: 4). */
+export function picturePairs(
+  pairs: readonly { readonly pictures: readonly [PagePicture, PagePicture]; readonly caption: string }[],
+  { columns = 4 }: { readonly columns?: number } = {},
+): Html {
+  const cells = pairs.map(
+    ({ pictures, caption }) =>
+      html`<figure>
+        <div class="pair">${pictures.map((one) => picture(one))}</div>
+        <figcaption>${caption}</figcaption>
+      </figure> `,
+  );
+  return grid(cells, columns, 2 * LEAST);
+}
+
+/** Parts of a section side by side if there is room for 480 pixels each. */
+export const sideBySide = (parts: readonly Content[]): Html =>
+  html`<div class="columns">${parts.map((part) => html`<div>${part}</div>`)}</div>`;
+
+/** Names with a value each, in as many columns as there is room for. */
+export const definitions = (entries: readonly (readonly [name: string, value: Content])[]): Html =>
+  html`<dl>${entries.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`; // prettier-ignore

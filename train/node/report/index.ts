@@ -2,7 +2,7 @@
 export { TASK_COLOURS, lineChart } from "./chart.ts";
 export type { LineChartOptions, Mark, Series } from "./chart.ts";
 export { Curve } from "./curve.ts";
-export { Html, html, page, picture, pictureGrid, table } from "./html.ts";
+export { Html, definitions, html, page, picture, pictureGrid, picturePairs, sideBySide, table } from "./html.ts";
 export type { Content, PageOptions, PagePicture, Section } from "./html.ts";
 export { readEvents, readLog } from "./log.ts";
 export type { LogLine, RunEvent, StepEvent, TokenizerStepEvent } from "./log.ts";

@@ -6,37 +6,41 @@ import type { Task } from "../../samples.ts";
 import { TASK_COLOURS, lineChart } from "./chart.ts";
 import type { Mark } from "./chart.ts";
 import { Curve } from "./curve.ts";
-import { html, page, picture, pictureGrid, table } from "./html.ts";
+import { definitions, html, page, pictureGrid, picturePairs, table } from "./html.ts";
 import type { Content, Html, PagePicture, Section } from "./html.ts";
 import { readEvents, readLog } from "./log.ts";
 import type { LogLine, RunEvent } from "./log.ts";
 import { readReconstructions, readSamples } from "./samples.ts";
 
-/** What is drawn besides the losses by task: a number of a step, with how its axis is written. */
+/** Names of the tasks in charts and tables. */
+const TASK_NAMES = { und: "understanding", text: "text", gen: "images", all: "all tasks" } as const;
+
+/** Charts besides the losses by task: a number of a step, and the format of its axis. */
 const MEASURES = {
   reconstruction: {
-    title: "Mean squared error of reconstructed pixels, −1 to 1",
+    title: "Mean squared error of reconstructed pixels",
+    y: "pixels from −1 to 1",
     of: (line: LogLine) => line.reconstruction,
     scale: "log",
   },
   codebook: { title: "Squared distance of vectors from their codes", of: (line: LogLine) => line.codebook, scale: "log" }, // prettier-ignore
-  adversarial: { title: "Reconstructions found out by the discriminator, −mean D(x̂)", of: (line: LogLine) => line.adversarial }, // prettier-ignore
+  adversarial: { title: "Generator loss from the discriminator", of: (line: LogLine) => line.adversarial },
   discriminator: { title: "Hinge loss of the discriminator", of: (line: LogLine) => line.discriminator, zero: true },
   used: { title: "Codes that a step used", of: (line: LogLine) => line.used, zero: true },
-  perplexity: {
-    title: "Codes that pictures spread over (perplexity)",
-    of: (line: LogLine) => line.reseed?.perplexity,
-    zero: true,
-  },
+  perplexity: { title: "Effective number of codes (perplexity)", of: (line: LogLine) => line.reseed?.perplexity, zero: true }, // prettier-ignore
   lr: { title: "Learning rate", of: (line: LogLine) => line.lr, format: "~e", zero: true, smooth: false },
   gradNorm: { title: "Norm of the gradients, before clipping", of: (line: LogLine) => line.gradNorm, scale: "log" },
   lossScale: { title: "Loss scale", of: (line: LogLine) => line.lossScale, format: "~s", scale: "log", smooth: false },
   tokens: { title: "Tokens per second", of: (line: LogLine) => line.tokensPerSecond, format: "~s", zero: true },
   images: { title: "Pictures per second", of: (line: LogLine) => line.imagesPerSecond, zero: true },
-  mfu: { title: "MFU, of the matmul ceiling", of: (line: LogLine) => line.mfu, format: "~%", zero: true },
-  memory: { title: "Device memory, bytes", of: (line: LogLine) => line.memoryBytes, format: "~s", zero: true },
+  mfu: { title: "FLOPs of the model, share of the ceiling (MFU)", of: (line: LogLine) => line.mfu, format: "~%", zero: true }, // prettier-ignore
+  memory: {
+    title: "Device memory, MB",
+    of: ({ memoryBytes }: LogLine) => (typeof memoryBytes === "number" ? memoryBytes / 1e6 : null),
+    zero: true,
+  },
   waiting: {
-    title: "Part of the time spent waiting for data",
+    title: "Share of the time spent waiting for data",
     of: ({ ms, waitingMs }: LogLine) => (ms && waitingMs !== null && waitingMs !== undefined ? waitingMs / ms : null),
     format: "~%",
     zero: true,
@@ -88,7 +92,7 @@ export class RunCurves {
     const losses = {
       title: "Loss by task",
       y: "nats per trained token",
-      series: names.map((name) => ({ name, points: this.losses[name], colour: TASK_COLOURS[name] })),
+      series: names.map((name) => ({ name: TASK_NAMES[name], points: this.losses[name], colour: TASK_COLOURS[name] })),
     };
     const measures = Object.entries(MEASURES).flatMap(([name, how]) => {
       const points = this.measures[name]!;
@@ -97,7 +101,7 @@ export class RunCurves {
     const isStage0 = tasks.length === 0 && !this.measures["reconstruction"]!.isEmpty;
     const charts: Html[] = [];
     for (const chart of isStage0 ? measures : [losses, ...measures]) {
-      const large = charts.length === 0 && { marks: this.marks, width: 1040, height: 300 };
+      const large = charts.length === 0 && { marks: this.marks, isWide: true };
       charts.push(await lineChart({ ...chart, x: "step", ...large }));
     }
     return charts;
@@ -108,7 +112,9 @@ export class RunCurves {
 const MAX_PICTURES = 48;
 /** Events in a page: the last ones. */
 const MAX_EVENTS = 200;
-const THUMBNAIL = 144; // CSS pixels
+/** Pictures in a row of the page: of one prompt, and pairs of an original and its reconstruction. */
+const SAMPLES_IN_ROW = 8;
+const PAIRS_IN_ROW = 4;
 
 const count = (n: number): string => n.toLocaleString("en-US");
 
@@ -131,7 +137,7 @@ export async function runReport(run: string, options: RunReportOptions = {}): Pr
     ...samplesSection(await readSamples(run, MAX_PICTURES)),
     ...reconstructionsSection(await readReconstructions(run)),
     ...(events.length ? [{ title: "Events", content: [eventsTable(events)] }] : []),
-    ...(settings === undefined ? [] : [{ title: "Settings", content: [table(["setting", "value"], flat(settings))] }]),
+    ...(settings === undefined ? [] : [{ title: "Settings", content: [definitions(flat(settings))] }]),
   ];
   const name = basename(resolve(run));
   const path = join(run, "report.html");
@@ -162,41 +168,42 @@ function lastStep({ last, trained }: RunCurves): Content {
   const rows = TASKS.flatMap((task) => {
     const report = last.tasks?.[task];
     if (!report && !trained[task]) return [];
-    return [[task, report?.loss?.toFixed(4) ?? "", count(report?.tokens ?? 0), count(trained[task] ?? 0)]];
+    return [[TASK_NAMES[task], report?.loss?.toFixed(4) ?? "", count(report?.tokens ?? 0), count(trained[task] ?? 0)]];
   });
   if (rows.length === 0) return null;
-  return table([`step ${count(last.step + 1)}`, "loss", "trained tokens", "in all so far"], rows, [1, 2, 3]);
+  return table([`step ${count(last.step + 1)}`, "loss", "trained tokens", "trained tokens so far"], rows, [1, 2, 3]);
 }
 
-/** A row a step, a column a prompt. */
+/** The pictures of each prompt over the steps, from left to right. */
 function samplesSection(steps: Awaited<ReturnType<typeof readSamples>>): Section[] {
   const newest = steps.at(-1);
   if (!newest) return [];
-  const rows = steps.map(({ step, pictures }): Content[] => [
-    count(step),
-    ...newest.pictures.map(({ prompt }): Content => {
-      const found = pictures.find((one) => one.prompt === prompt);
-      return found
-        ? picture({ png: found.png, caption: `${prompt}, step ${step}, seed ${found.seed}` }, THUMBNAIL)
-        : "";
-    }),
-  ]);
-  const head: Content[] = ["steps", ...newest.pictures.map(({ prompt }) => html`<span>${prompt}</span>`)];
-  return [{ title: "Samples from the same prompts and seeds", content: [table(head, rows, [0])] }];
+  const rows = newest.pictures.map(({ prompt }): Content => {
+    const pictures = steps.flatMap(({ step, pictures: some }): PagePicture[] => {
+      const found = some.find((one) => one.prompt === prompt);
+      return found ? [{ png: found.png, caption: `step ${count(step)}`, about: `${prompt}, step ${step}, seed ${found.seed}` }] : []; // prettier-ignore
+    });
+    return html`<h3>${prompt}</h3>
+      ${pictureGrid(pictures, { columns: SAMPLES_IN_ROW })}`;
+  });
+  return [{ title: "Samples from the same prompts and seeds", content: rows }];
 }
 
 function reconstructionsSection(found: Awaited<ReturnType<typeof readReconstructions>>): Section[] {
   if (!found.length) return [];
-  const pictures = found.flatMap(({ original, png, psnr }): PagePicture[] => [
-    { png: original, caption: "original" },
-    { png, caption: `from its codes, ${psnr} dB` },
-  ]);
+  const pairs = found.map(({ original, png, psnr }) => ({
+    pictures: [
+      { png: original, caption: "original" },
+      { png, caption: `reconstruction, ${psnr} dB` },
+    ] as const,
+    caption: `original and reconstruction, ${psnr} dB`,
+  }));
   return [
     {
-      title: "What the image tokenizer keeps",
+      title: "Reconstructions of the image tokenizer",
       content: [
-        "Pictures of the training data through the tokenizer and back. Drawn pictures cannot be sharper.",
-        pictureGrid(pictures, { columns: 8, width: THUMBNAIL }),
+        "Pictures of the training data, encoded and decoded by the image tokenizer. Generated pictures cannot be sharper.",
+        picturePairs(pairs, { columns: PAIRS_IN_ROW }),
       ],
     },
   ];
@@ -205,7 +212,7 @@ function reconstructionsSection(found: Awaited<ReturnType<typeof readReconstruct
 function eventsTable(events: readonly RunEvent[]): Html {
   const rows = events.slice(-MAX_EVENTS).reverse();
   return table(
-    ["time, UTC", "steps", "event", ""],
+    ["time (UTC)", "steps", "event", "details"],
     rows.map(({ time, step, kind, text }) => [
       String(time).slice(0, 19).replace("T", " "),
       count(Number(step)),
@@ -217,7 +224,7 @@ function eventsTable(events: readonly RunEvent[]): Html {
 }
 
 /** `{a: {b: 1}}` as `[["a.b", "1"]]`. */
-function flat(value: unknown, path = ""): string[][] {
+function flat(value: unknown, path = ""): [name: string, value: string][] {
   if (typeof value !== "object" || value === null || Array.isArray(value)) return [[path, JSON.stringify(value) ?? ""]];
   return Object.entries(value).flatMap(([key, inner]) => flat(inner, path ? `${path}.${key}` : key));
 }
