@@ -258,7 +258,9 @@ describe("the lock", () => {
     const error: unknown = await RunFolder.open(path).catch((thrown: unknown) => thrown);
     expect(error).toBeInstanceOf(RunLockedError);
     expect((error as RunLockedError).holder).toMatchObject({ pid: process.pid, host: hostname() });
-    expect((error as Error).message).toMatch(new RegExp(`another trainer has this run folder \\(process ${process.pid} on `));
+    expect((error as Error).message).toMatch(
+      new RegExp(`another trainer has this run folder \\(process ${process.pid} on `),
+    );
     expect(readdirSync(path)).toEqual([".lock"]);
     await run.close();
     await using next = await RunFolder.open(path);

@@ -410,7 +410,9 @@ it("texts beyond a row are bad samples, or cut; what stands before conversations
 
 it("codes of janus data tokenize are those that training asks for", async () => {
   const model = at("half");
-  expect(await runHere(addConvert, ["convert", at("model"), model, "--layout", "hf", "--dtype", "bf16"])).toMatchObject({ code: 0 });
+  expect(await runHere(addConvert, ["convert", at("model"), model, "--layout", "hf", "--dtype", "bf16"])).toMatchObject(
+    { code: 0 },
+  );
   const encoded = async (cache: string, dtype: string): Promise<number> => {
     let launches = 0;
     const listener = ({ label }: Launch): number => (launches += Number(label.startsWith(CODES_LABEL)));
@@ -435,7 +437,16 @@ it("averages of the weights are exported in their place", async () => {
   await file.close?.();
   const [trained, rest] = [[...tensors.keys()], [...last.tensors.keys()].filter((name) => !tensors.has(name))];
   expect(trained.every((name) => TRAINED[1].some((prefix) => name.startsWith(prefix)))).toBe(true);
-  const result = await runHere(addCkpt, ["ckpt", "export", at("averaged"), "3", at("averages"), "--ema", "--layout", "deepseek"]);
+  const result = await runHere(addCkpt, [
+    "ckpt",
+    "export",
+    at("averaged"),
+    "3",
+    at("averages"),
+    "--ema",
+    "--layout",
+    "deepseek",
+  ]);
   expect(result).toMatchObject({ code: 0 });
   const exported = await openCheckpoint(folderSource(at("averages")));
   const bytes = (of: Checkpoint, name: string): Promise<Uint8Array> => of.read(of.parameters.get(name)!);
