@@ -10,7 +10,7 @@ import type { ModelFlags, SamplingFlags } from "./session.ts";
 
 export interface AskFlags extends ModelFlags, SamplingFlags {
   readonly system?: string;
-  readonly maxNewTokens: number;
+  readonly maxNewTokens?: number;
   readonly repetitionPenalty?: number;
   readonly stop?: readonly string[];
 }
@@ -22,9 +22,11 @@ export const addAsk: AddCommand = (program, context) => {
     .description("Ask a question about pictures, or without any. The answer is written as it comes.")
     .argument("<words...>", "files of pictures, then the question as the last word")
     .addOption(
-      new Option("--max-new-tokens <n>", "the answer's most tokens").argParser(wholeNumber(1, 1e6)).default(512),
+      new Option("--max-new-tokens <n>", "the answer's most tokens (default: the model's, else 512)").argParser(
+        wholeNumber(1, 1e6),
+      ),
     )
-    .option("--system <text>", 'stands before the conversation; "" for none (default: the original\'s)')
+    .option("--system <text>", 'stands before the conversation; "" for none (default: the model\'s)')
     .addOption(new Option("--repetition-penalty <p>", "above 1 for fewer repetitions").argParser(numberIn(0.01, 100)))
     .option("--stop <text...>", "end the answer before any of these")
     .addOption(plainOption())
@@ -48,7 +50,7 @@ async function ask(words: readonly string[], flags: AskFlags, context: Context):
   const { readImage } = await import("../model/node/image_file.ts");
   const { ImageError } = await import("../model/image/image.ts");
   const { checkContext } = await import("../model/request.ts");
-  const { questionIds } = await import("../model/janus/pipeline.ts");
+  const { answerOptions, questionIds } = await import("../model/janus/pipeline.ts");
   // Bad pictures are refused before the model is loaded.
   const pictures = [];
   for (const image of images) {
@@ -61,17 +63,15 @@ async function ask(words: readonly string[], flags: AskFlags, context: Context):
     pictures.push(await readImage(image, { plain: flags.plain ?? false }));
   }
   const sampling = { ...samplingOf(flags), seed: flags.seed ?? anySeed() };
+  const limit = flags.maxNewTokens === undefined ? {} : { maxNewTokens: flags.maxNewTokens };
   using session = await openJanus(flags, context, ({ config, processor }) => {
-    checkContext(
-      questionIds(processor, question, images.length, flags.system),
-      flags.maxNewTokens,
-      config.language.maxPositions,
-    );
+    const ids = questionIds(processor, question, images.length, flags.system);
+    checkContext(ids, answerOptions(processor, limit, ids.length).maxNewTokens!, config.language.maxPositions);
   });
   const { janus, loadMs } = session;
   const answer = janus.ask(question, {
     images: pictures,
-    maxNewTokens: flags.maxNewTokens,
+    ...limit,
     ...(flags.system !== undefined && { system: flags.system }),
     ...(flags.repetitionPenalty !== undefined && { repetitionPenalty: flags.repetitionPenalty }),
     ...(flags.stop && { stop: flags.stop }),

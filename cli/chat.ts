@@ -22,7 +22,7 @@ import type { ModelFlags, SamplingFlags } from "./session.ts";
 
 interface ChatFlags extends ModelFlags, SamplingFlags {
   readonly system?: string;
-  readonly maxNewTokens: number;
+  readonly maxNewTokens?: number;
   readonly out: string;
 }
 
@@ -37,8 +37,8 @@ export const addChat: AddCommand = (program, context) => {
     .command("chat")
     .summary("talk with the model")
     .description(`Talk with the model; Ctrl-C ends an answer.\n\n${HELP}`)
-    .option("--max-new-tokens <n>", "an answer's most tokens", wholeNumber(1, 1e6), 512)
-    .option("--system <text>", 'stands before the conversation; "" for none (default: the original\'s)')
+    .option("--max-new-tokens <n>", "an answer's most tokens (default: the model's, else 512)", wholeNumber(1, 1e6))
+    .option("--system <text>", 'stands before the conversation; "" for none (default: the model\'s)')
     .option("--out <folder>", "where drawn pictures go", ".")
     .addOption(plainOption());
   addSamplingOptions(
@@ -160,7 +160,7 @@ class Chat {
     const images = [...this.images, ...this.waiting];
     const answer = this.janus.ask(messages, {
       images,
-      maxNewTokens: this.flags.maxNewTokens,
+      ...(this.flags.maxNewTokens !== undefined && { maxNewTokens: this.flags.maxNewTokens }),
       ...(this.flags.system !== undefined && { system: this.flags.system }),
       ...samplingOf(this.flags),
       seed: this.seed,

@@ -32,7 +32,11 @@ export const addConvert: AddCommand = (program, context) => {
       new Option("--layout <layout>", "names of the tensors").choices(["hf", "deepseek"]).makeOptionMandatory(),
     )
     .addOption(
-      new Option("--dtype <dtype>", "of all weights; without it each keeps its own").choices(["f32", "f16", "bf16"]),
+      new Option("--dtype <dtype>", "dtype of all weights (default: each keeps its own)").choices([
+        "f32",
+        "f16",
+        "bf16",
+      ]),
     )
     .option("--json", "print one JSON object")
     .action((from: string, to: string, flags: ConvertFlags) => convert(from, to, flags, context));
@@ -55,6 +59,7 @@ export async function convertFolder(from: string, to: string, flags: ConvertFlag
   const dtype = flags.dtype ?? (ema ? await dtypeOf(source) : undefined); // averages are f32
   const checkpoint = await openCheckpoint(source, { ema });
   const started = Date.now();
+  for (const notice of checkpoint.notices) out.warn(notice);
   try {
     const sideFiles = await readSideFiles(source, out);
     const options = dtype ? { layout, dtype } : { layout };
@@ -98,14 +103,18 @@ async function dtypeOf(source: FileSource): Promise<FloatDType> {
 /** Tokenizer, processor and other small files of a checkpoint's folder. */
 async function readSideFiles(source: FileSource, out: Output): Promise<Map<string, Uint8Array>> {
   const { isSideFile } = await import("../model/janus/checkpoint/side_files.ts");
+  const { requireContent } = await import("../model/io/small_file.ts");
   const found = new Map<string, Uint8Array>();
   for (const name of (await source.list()).filter(isSideFile)) {
     const file = await source.open(name);
     try {
-      if (file.size <= MAX_SIDE_FILE) found.set(name, (await file.read(0, file.size)).slice());
-      else
+      if (file.size <= MAX_SIDE_FILE) {
+        const bytes = (await file.read(0, file.size)).slice();
+        if (/\.(json|jinja|txt)$/.test(name)) requireContent(bytes, file.name);
+        found.set(name, bytes);
+      } else
         out.warn(
-          `${file.name} is not taken along: it has ${formatBytes(file.size)}, at most ${formatBytes(MAX_SIDE_FILE)} are`,
+          `${file.name} is not copied: it has ${formatBytes(file.size)}, and files of at most ${formatBytes(MAX_SIDE_FILE)} are`,
         );
     } finally {
       await file.close?.();

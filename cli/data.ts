@@ -17,7 +17,7 @@ import type { Task } from "../train/samples.ts";
 import type { AddCommand, Context } from "./context.ts";
 import { openDevice } from "./device.ts";
 import { UsageError } from "./errors.ts";
-import { formatBytes, formatCount, table } from "./format.ts";
+import { formatBytes, formatCount, indent, table } from "./format.ts";
 import { MODEL_ARGUMENT, resolveModel } from "./model_folder.ts";
 import { adapter, wholeNumber } from "./options.ts";
 import { plainOption } from "./session.ts";
@@ -26,6 +26,7 @@ interface SourceFlags {
   readonly task?: Task;
   readonly images?: string;
   readonly classes?: string;
+  readonly ignoreField?: readonly string[];
 }
 
 interface IndexFlags extends SourceFlags {
@@ -54,18 +55,27 @@ interface TokenizeFlags extends SourceFlags, ModelFlags {
 }
 
 const SOURCE =
-  "a JSONL file (conversations, messages, prompt and image, text), or a folder with a folder of images for each class";
+  "a JSONL file (conversations, messages, prompt and image, image and text, text), or a folder with a folder of images for each class";
 const JSON_FLAG = ["--json", "print one JSON object"] as const;
-const SYSTEM_FLAG = ["--system <text>", 'stands before conversations; "" for none (default: the original\'s)'] as const;
+const SYSTEM_FLAG = [
+  "--system <text>",
+  'system prompt of conversations without one; "" for none (default: the original\'s)',
+] as const;
 
 export const addData: AddCommand = (program, context) => {
   const data = program
     .command("data")
     .summary("look at training data and prepare it")
     .description("Look at training data and prepare it.");
-  sourceOptions(data.command("index").description("Find every record of sources, so that any of them can be read."))
+  sourceOptions(
+    data
+      .command("index")
+      .description(
+        "Find every record of sources, so that any of them can be read, and list the fields of records that are used, ignored and refused.",
+      ),
+  )
     .argument("<sources...>", SOURCE)
-    .requiredOption("--cache <folder>", "where indexes and codes are kept")
+    .requiredOption("--cache <folder>", "folder of indexes and image codes")
     .option("--model <model>", `count tokens too, as this one reads them: ${MODEL_ARGUMENT}`)
     .option(...SYSTEM_FLAG)
     .option(...JSON_FLAG)
@@ -76,19 +86,19 @@ export const addData: AddCommand = (program, context) => {
     ),
   )
     .argument("<source>", SOURCE)
-    .addOption(new Option("--n <n>", "how many").argParser(wholeNumber(1, 10_000)).default(3))
-    .addOption(new Option("--from <record>", "the first of them, from 0").argParser(wholeNumber(0)).default(0))
-    .option("--cache <folder>", "where indexes and codes are kept; without it nothing is")
+    .addOption(new Option("--n <n>", "number of samples").argParser(wholeNumber(1, 10_000)).default(3))
+    .addOption(new Option("--from <record>", "first record, counted from 0").argParser(wholeNumber(0)).default(0))
+    .option("--cache <folder>", "folder of indexes and image codes (default: none is kept)")
     .option(...SYSTEM_FLAG)
     .option(...JSON_FLAG)
     .action((source: string, flags: PreviewFlags) => preview(source, flags, context));
   modelOptions(
     sourceOptions(
-      data.command("tokenize").description("Compute the codes of a source's pictures; goes on where it was."),
+      data.command("tokenize").description("Compute the codes of a source's pictures; resumes where it stopped."),
     ),
   )
     .argument("<source>", SOURCE)
-    .requiredOption("--cache <folder>", "where indexes and codes are kept")
+    .requiredOption("--cache <folder>", "folder of indexes and image codes")
     .addOption(new Option("--batch <n>", "pictures at a time").argParser(wholeNumber(1, 1024)).default(8))
     .option(...JSON_FLAG)
     .action((source: string, flags: TokenizeFlags) => tokenize(source, flags, context));
@@ -96,30 +106,36 @@ export const addData: AddCommand = (program, context) => {
 
 const sourceOptions = (command: Command): Command =>
   command
-    .addOption(new Option("--task <task>", "what its samples count as; without it by their kind").choices([...TASKS]))
-    .option("--images <folder>", "what paths of images are relative to; without it the folder of the file")
-    .option("--classes <file>", "of a folder: lines with a folder's name and its class");
+    .addOption(
+      new Option("--task <task>", "task of the samples (default: by the kind of the records)").choices([...TASKS]),
+    )
+    .option("--images <folder>", "folder that image paths are relative to (default: that of the file)")
+    .option("--classes <file>", "for a folder of images: a file of lines with a folder's name and its class")
+    .option(
+      "--ignore-field <field>",
+      "accept records with this field, which is not used; may be repeated. Fields are named as janus data index lists them",
+      (name: string, names?: readonly string[]) => [...(names ?? []), name],
+    );
 
 const modelOptions = (command: Command): Command =>
   command
     .requiredOption("--model <model>", MODEL_ARGUMENT)
     .addOption(
-      new Option("--adapter <adapter>", "its place in the list of janus doctor, or a part of its name").argParser(
-        adapter,
-      ),
+      new Option("--adapter <adapter>", "number in the list of janus doctor, or a part of the name").argParser(adapter),
     )
     .addOption(
-      new Option("--dtype <dtype>", "of the image tokenizer; codes are kept for training with this dtype")
+      new Option("--dtype <dtype>", "dtype of the image tokenizer; the codes are for training with the same dtype")
         .choices(["f32", "bf16", "f16"])
         .default("f32"),
     )
     .addOption(plainOption());
 
-const specOf = (path: string, { task, images, classes }: SourceFlags): SourceSpec => ({
+const specOf = (path: string, { task, images, classes, ignoreField }: SourceFlags): SourceSpec => ({
   path,
   ...(task && { task }),
   ...(images !== undefined && { images }),
   ...(classes !== undefined && { classes }),
+  ...(ignoreField && { ignoredFields: ignoreField }),
 });
 
 async function openSource(path: string, flags: SourceFlags, cache: string, context: Context): Promise<SourceIndex> {
@@ -127,6 +143,7 @@ async function openSource(path: string, flags: SourceFlags, cache: string, conte
   using progress = context.out.progress("bytes");
   return await indexSource(specOf(path, flags), cache, {
     signal: context.signal,
+    onNotice: (message) => context.out.warn(message),
     onProgress: ({ bytes, totalBytes }) =>
       progress.report({ done: bytes, total: totalBytes, label: `reading ${path}` }),
   });
@@ -157,46 +174,71 @@ async function tokenCounter(name: string, { cache, system }: IndexFlags, context
   };
 }
 
+/** What `janus data index` says of a source. */
+interface Indexed extends Partial<Pick<TokenCounts, "longest" | "bad">> {
+  readonly path: string;
+  readonly kind: string;
+  readonly task: Task;
+  readonly records: number;
+  readonly bytes: number;
+  readonly hash: string;
+  readonly fields: SourceIndex["fields"];
+  /** Files of a folder that are no samples. */
+  readonly skipped: SourceIndex["skipped"];
+  readonly tokens?: number;
+}
+
 async function indexSources(paths: readonly string[], flags: IndexFlags, context: Context): Promise<void> {
   if (flags.model === undefined && flags.system !== undefined)
-    throw new UsageError("--system is there for counting tokens; name the --model that counts them");
+    throw new UsageError("--system is for counting tokens; name the --model that counts them");
   const count = flags.model === undefined ? null : await tokenCounter(flags.model, flags, context);
-  const sources: {
-    path: string;
-    kind: string;
-    task: Task;
-    records: number;
-    bytes: number;
-    hash: string;
-    tokens?: number;
-    longest?: number;
-    bad?: number;
-  }[] = [];
+  const { requireIgnoredFields } = await import("../train/node/data/index_file.ts");
+  const sources: Indexed[] = [];
+  const opened: Pick<SourceIndex, "spec" | "fields">[] = [];
   for (const path of paths) {
     const index = await openSource(path, flags, flags.cache, context);
     try {
-      const { kind, task, count: records, bytes, hash } = index;
+      opened.push(index);
+      const { kind, task, count: records, bytes, hash, fields, skipped } = index;
       const counted = await count?.(index);
       const tokens = counted && { tokens: counted.total, longest: counted.longest, bad: counted.bad };
-      sources.push({ path, kind, task, records, bytes, hash, ...tokens });
+      sources.push({ path, kind, task, records, bytes, hash, fields, skipped, ...tokens });
     } finally {
       await index.close();
     }
   }
+  requireIgnoredFields(opened);
   context.out.result({ sources }, () =>
-    table(
-      sources.map(({ path, kind, task, records, bytes, hash, tokens, longest, bad }) => [
-        path,
-        kind,
-        task,
-        `${formatCount(records)} records`,
-        formatBytes(bytes),
-        hash.slice(0, 12),
-        ...(tokens === undefined ? [] : [`${formatCount(tokens)} tokens`, `longest ${formatCount(longest!)}`, `${formatCount(bad!)} bad`]), // prettier-ignore
-      ]),
-      count ? [3, 4, 6] : [3, 4],
-    ),
+    [sourceTable(sources, count !== null), ...sources.flatMap(fieldTable)].join("\n\n"),
   );
+}
+
+const sourceTable = (sources: readonly Indexed[], hasTokens: boolean): string =>
+  table(
+    sources.map(({ path, kind, task, records, bytes, hash, tokens, longest, bad }) => [
+      path,
+      kind,
+      task,
+      `${formatCount(records)} records`,
+      formatBytes(bytes),
+      hash.slice(0, 12),
+      ...(tokens === undefined ? [] : [`${formatCount(tokens)} tokens`, `longest ${formatCount(longest!)}`, `${formatCount(bad!)} bad`]), // prettier-ignore
+    ]),
+    hasTokens ? [3, 4, 6] : [3, 4],
+  );
+
+/** Fields of a source's records, and files of a folder, with what becomes of them. */
+function fieldTable({ path, fields, skipped }: Indexed): string[] {
+  const isMixed = new Set(fields.map(({ kind }) => kind)).size > 1;
+  const rows = [
+    ...fields.map(({ kind, field, records, use }) => [
+      isMixed ? `${kind}: ${visible(field)}` : visible(field),
+      `${formatCount(records)} records`,
+      use === "refused" ? `refused; allow with --ignore-field ${JSON.stringify(visible(field))}` : use,
+    ]),
+    ...skipped.map(({ reason, count, example }) => [reason, `${formatCount(count)} files`, `ignored, e.g. ${example}`]),
+  ];
+  return rows.length ? [`${path}\n${indent(table(rows, [1]))}`] : [];
 }
 
 /** The image tokenizer of a checkpoint on a device. */
@@ -240,8 +282,10 @@ async function preview(path: string, flags: PreviewFlags, context: Context): Pro
   const close: (() => unknown)[] = [() => checkpoint.close()];
   if (flags.cache === undefined) close.push(() => rm(cache, { recursive: true, force: true }));
   try {
+    const { noticesOf } = await import("../train/node/data/index_file.ts");
     const index = await openSource(path, flags, cache, context);
     close.push(() => index.close());
+    for (const notice of noticesOf(index)) context.out.warn(notice);
     if (flags.from >= index.count)
       throw new UsageError(`--from ${flags.from}: ${path} has ${index.count} records, counted from 0`);
     const { readProcessor } = await import("../model/janus/processor.ts");
@@ -316,16 +360,19 @@ async function tokenize(path: string, flags: TokenizeFlags, context: Context): P
   const { checkpoint } = await openModel(flags.model, context);
   const close: (() => unknown)[] = [() => checkpoint.close()];
   try {
+    const { requireKnownFields } = await import("../train/node/data/index_file.ts");
     const index = await openSource(path, flags, flags.cache, context);
     close.push(() => index.close());
     if (index.task !== "gen")
-      throw new UsageError(`${path} is a source for ${index.task}; only pictures that are to be drawn have codes`);
+      throw new UsageError(`${path} is a source for ${index.task}; only images of the task gen have codes`);
+    requireKnownFields([index]);
     const tokenizer = await openTokenizer(checkpoint, flags, context);
     close.push(() => tokenizer.dispose());
     const { CodeCache } = await import("../train/node/data/codes.ts");
     const { Quarantine } = await import("../train/node/data/quarantine.ts");
     const { isBadSample } = await import("../train/node/data/loader.ts");
-    const cache = await CodeCache.open(flags.cache, tokenizer.about);
+    const onNotice = (message: string): void => out.warn(message);
+    const cache = await CodeCache.open(flags.cache, tokenizer.about, { onNotice });
     close.push(() => cache.close());
     const codes = cache.source(tokenizer.encode, { batch: flags.batch });
     const quarantine = new Quarantine({ file: join(flags.cache, "bad.jsonl") });

@@ -21,6 +21,7 @@ export const addInspect: AddCommand = (program, context) => {
       const { folderSource } = await import("../model/node/files.ts");
       const checkpoint = await openCheckpoint(folderSource(folder));
       try {
+        for (const notice of checkpoint.notices) context.out.warn(notice);
         const found = inspect(checkpoint);
         context.out.result(found, () => inspectionText(found));
       } finally {
@@ -54,7 +55,7 @@ function inspectionText(found: Inspection): string {
     "parameters by part",
     indent(table(partRows(found), [1, 2])),
     "",
-    "memory to run (weights as they are stored, one picture at a time)",
+    "memory to run (weights as they are stored, one image at a time)",
     indent(table(runRows(found), [1])),
     "",
     "memory to train (16 bytes a trained parameter, the rest frozen in 16 bits; activations come on top)",
@@ -74,11 +75,11 @@ function configRows({ vision, vq, language, aligner, generation }: JanusConfig):
     ],
     [
       "vision tower",
-      `${vision.layers} layers, ${vision.hidden} wide, ${vision.heads} heads, MLP ${vision.intermediate}, pictures of ${vision.imageSize} in patches of ${vision.patchSize}`,
+      `${vision.layers} layers, ${vision.hidden} wide, ${vision.heads} heads, MLP ${vision.intermediate}, images of ${vision.imageSize} in patches of ${vision.patchSize}`,
     ],
     [
       "image tokenizer",
-      `${formatCount(vq.codes)} codes of ${vq.codeDim}, pictures of ${vq.imageSize}, channels ${vq.multipliers.map((m) => m * vq.baseChannels).join(" ")}`,
+      `${formatCount(vq.codes)} codes of ${vq.codeDim}, images of ${vq.imageSize}, channels ${vq.multipliers.map((m) => m * vq.baseChannels).join(" ")}`,
     ],
     ["aligners", `${aligner.depth} layers for understanding, ${generation.depth} for generation`],
   ];
@@ -92,10 +93,10 @@ function runRows({ needs }: Inspection): string[][] {
   const { weightBytes, imageCacheBytes, decoderBytes, runBytes, cacheBytesPerToken } = needs;
   return [
     ["weights, all", formatBytes(weightBytes.all)],
-    ["weights to understand pictures", formatBytes(weightBytes.understanding)],
-    ["weights to draw pictures", formatBytes(weightBytes.generation)],
+    ["weights to understand images", formatBytes(weightBytes.understanding)],
+    ["weights to draw images", formatBytes(weightBytes.generation)],
     ["keys and values of a token", formatBytes(cacheBytesPerToken)],
-    ["keys and values of a picture", formatBytes(imageCacheBytes)],
+    ["keys and values of an image", formatBytes(imageCacheBytes)],
     ["the image decoder", formatBytes(decoderBytes)],
     ["in all", formatBytes(runBytes)],
   ];

@@ -22,13 +22,15 @@ export interface ModelFlags {
   readonly dtype?: FloatDType;
   readonly adapter?: string | number;
   readonly plain?: boolean;
+  readonly verbose?: boolean;
 }
 
 export function addModelOptions(command: Command): Command {
   return command
     .addOption(new Option("--model <model>", MODEL_ARGUMENT).env("JANUS_MODEL").default(DEFAULT_MODEL))
     .addOption(dtypeOption())
-    .addOption(adapterOption());
+    .addOption(adapterOption())
+    .option("--verbose", "say which settings of generation the model's files gave");
 }
 
 export const plainOption = (): Option =>
@@ -92,7 +94,10 @@ export async function openJanus(
   const folder = await resolveModel(flags.model, context);
   const started = performance.now();
   const { checkReady, Janus } = await import("../model/janus/node/janus.ts");
-  check(await checkReady(folder)); // what can be wrong with the folder is said before the device is opened
+  const { describeGeneration } = await import("../model/janus/processor.ts");
+  const ready = await checkReady(folder);
+  check(ready); // what can be wrong with the folder is said before the device is opened
+  if (flags.verbose) for (const line of describeGeneration(ready.processor)) context.out.note(line);
   const device = await openDevice(flags.adapter, context);
   try {
     using progress = context.out.progress("bytes");

@@ -16,6 +16,7 @@ interface TrainFlags {
   readonly run: string;
   readonly data: readonly string[];
   readonly images?: string;
+  readonly ignoreField?: readonly string[];
   readonly classes?: string;
   readonly set?: readonly string[];
   readonly cache: string;
@@ -40,6 +41,11 @@ export const addTrain: AddCommand = (program, context) => {
     )
     .option("--images <folder>", "what paths of images in files are relative to; without it the folder of each file")
     .option("--classes <file>", "of folders of images by class: lines with a folder's name and its class")
+    .option(
+      "--ignore-field <field>",
+      "accept records with this field, which is not used; may be repeated. Fields are named as janus data index lists them",
+      (name: string, names?: readonly string[]) => [...(names ?? []), name],
+    )
     .option("--set <change...>", "settings to change, e.g. optimizer.lr=2e-5 ratios.text=0")
     .option("--cache <folder>", "indexes of the data and codes of its pictures", ".janus-cache")
     .addOption(
@@ -56,8 +62,10 @@ export const addTrain: AddCommand = (program, context) => {
     .action((settings: string, flags: TrainFlags) => run(settings, flags, context));
 };
 
+type SourceFlags = Pick<TrainFlags, "data" | "images" | "classes" | "ignoreField">;
+
 /** `und=a.jsonl` or `a.jsonl`. `images` applies to files, `classes` to folders. */
-function sourceOf(text: string, { images, classes }: Pick<TrainFlags, "images" | "classes">): SourceSpec {
+function sourceOf(text: string, { images, classes, ignoreField }: Omit<SourceFlags, "data">): SourceSpec {
   const named = /^(und|text|gen)=(.+)$/.exec(text);
   if (!named && /^\w+=/.test(text)) throw new UsageError(`--data ${text}: the tasks are und, text and gen`);
   const path = named ? named[2]! : text;
@@ -67,16 +75,19 @@ function sourceOf(text: string, { images, classes }: Pick<TrainFlags, "images" |
     ...(named && { task: named[1] as "und" | "text" | "gen" }),
     ...(!isFolder && images !== undefined && { images }),
     ...(isFolder && classes !== undefined && { classes }),
+    ...(!isFolder && ignoreField && { ignoredFields: ignoreField }),
   };
 }
 
 /** What `--data`, `--images` and `--classes` say. Throws `UsageError` if one of them has no effect. */
-export function sourcesOf({ data, ...rest }: Pick<TrainFlags, "data" | "images" | "classes">): SourceSpec[] {
+export function sourcesOf({ data, ...rest }: SourceFlags): SourceSpec[] {
   const sources = data.map((text) => sourceOf(text, rest));
   if (rest.classes !== undefined && !sources.some(({ classes }) => classes))
     throw new UsageError("--classes is there for folders of images by class, and --data has no folder");
   if (rest.images !== undefined && !sources.some(({ images }) => images))
     throw new UsageError("--images is there for files that name images, and --data has folders alone");
+  if (rest.ignoreField && !sources.some(({ ignoredFields }) => ignoredFields))
+    throw new UsageError("--ignore-field is for records of files, and --data has only folders");
   return sources;
 }
 

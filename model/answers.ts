@@ -1,5 +1,5 @@
 /** Tokens of `generateText` as answers: text that grows by whole characters and ends at the end token, a stop string or a number of tokens. */
-import { now } from "../engine/index.ts";
+import { ArgumentError, now } from "../engine/index.ts";
 import type { CausalModel, PromptRow } from "./causal.ts";
 import { checkText, generateText } from "./generate.ts";
 import type { TextOptions } from "./generate.ts";
@@ -11,6 +11,8 @@ import type { TextStream, TextTokenizer } from "./tokenizer.ts";
 export interface AnswerOptions extends TextOptions {
   /** The answer ends before the first of these. */
   readonly stop?: readonly string[];
+  /** Ids that end the answer and are not part of it (default: the tokenizer's end token; in `Janus.ask` the checkpoint's). */
+  readonly stopIds?: readonly number[];
 }
 
 /** Prompts to answer, of which what is expensive comes last. */
@@ -28,8 +30,13 @@ export async function* generateAnswers(
   { prompts, rows }: AnswerBatch,
   options: AnswerOptions = {},
 ): AsyncGenerator<string, AnswerResult[]> {
-  const { eos } = tokenizer.specials;
-  const { maxNewTokens = 512, stop = [], signal } = options;
+  const { maxNewTokens = 512, stop = [], stopIds = [tokenizer.specials.eos], signal } = options;
+  const strange = stopIds.find((id) => !Number.isInteger(id) || id < 0 || id >= model.language.vocabulary);
+  if (strange !== undefined)
+    throw new ArgumentError(
+      `generateAnswers: stopIds must be ids from 0 to ${model.language.vocabulary - 1}; got ${strange}`,
+    );
+  const ends = new Set(stopIds);
   const started = now();
   // What can be refused is refused before images are embedded.
   const lines = prompts.map(({ ids }) => new Line(ids, tokenizer.stream(), new Stops(stop)));
@@ -40,7 +47,7 @@ export async function* generateAnswers(
   for await (const tokens of generateText(model, rows(), { ...options, maxNewTokens }, isDone)) {
     if (begun === started) begun = now();
     for (const [i, line] of lines.entries()) {
-      const text = line.push(tokens[i]!, eos, maxNewTokens);
+      const text = line.push(tokens[i]!, ends, maxNewTokens);
       if (i === 0 && text) yield text;
     }
     if (lines.every(({ finish }) => finish !== null)) break;
@@ -71,10 +78,10 @@ class Line {
   }
 
   /** Takes a token; returns the text that is certain now. */
-  push(id: number, eos: number, most: number): string {
+  push(id: number, ends: ReadonlySet<number>, most: number): string {
     if (this.finish) return "";
     let text = "";
-    if (id === eos) this.finish = "end";
+    if (ends.has(id)) this.finish = "end";
     else {
       this.tokenIds.push(id);
       text = this.stops.push(this.stream.push(id));

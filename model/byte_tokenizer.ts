@@ -47,7 +47,7 @@ const utf8 = new TextEncoder();
  */
 export function byteTokenizerFiles({ texts = [], merges = 256 }: ByteTokenizerOptions = {}): Map<string, Uint8Array> {
   if (!Number.isInteger(merges) || merges < 0 || merges > 100_000)
-    throw new ArgumentError(`byteTokenizerFiles: merges is ${merges}; a whole number from 0 to 100,000`);
+    throw new ArgumentError(`byteTokenizerFiles: merges must be a whole number from 0 to 100,000; got ${merges}`);
   const vocabulary = [...CHARACTERS].sort();
   const learned = learnMerges(texts, vocabulary, merges);
   const bos = vocabulary.length;

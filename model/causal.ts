@@ -39,7 +39,7 @@ export interface PromptRow {
 export function embedMixed(model: Pick<CausalModel, "embedText">, ids: Tensor, images: Tensor, places: Tensor): Tensor {
   checkTensors("embedMixed", ids, images, places);
   if (places.shape.join() !== ids.shape.join())
-    throw new ShapeError(`embedMixed: places ${places} for ids ${ids}; one a token`);
+    throw new ShapeError(`embedMixed: places must have the shape of ids ${ids}; got ${places}`);
   return scope(() => {
     const [batch, length] = [ids.dim(0), ids.dim(1)];
     const rows = images.reshape([-1, images.dim(2)]);

@@ -84,18 +84,21 @@ export function checkText(config: CausalConfig, prompts: readonly PromptRow[], o
   const { maxNewTokens = 512, repetitionPenalty = 1, suppressTokens = [], cacheDType = "f32" } = options;
   const { vocabulary, maxPositions } = config;
   if (!Number.isInteger(maxNewTokens) || maxNewTokens < 1)
-    throw new ArgumentError(`generateText: maxNewTokens ${maxNewTokens}; a whole number of at least 1`);
+    throw new ArgumentError(`generateText: maxNewTokens must be a whole number from 1; got ${maxNewTokens}`);
   if (!(repetitionPenalty > 0 && repetitionPenalty < Infinity))
-    throw new ArgumentError(`generateText: repetitionPenalty ${repetitionPenalty}; a number above 0, 1 for none`);
-  if (!isFloat(cacheDType)) throw new DTypeError(`generateText: cacheDType ${cacheDType}; one of f32, f16, bf16`);
+    throw new ArgumentError(
+      `generateText: repetitionPenalty must be a number above 0 (1: none); got ${repetitionPenalty}`,
+    );
+  if (!isFloat(cacheDType))
+    throw new DTypeError(`generateText: cacheDType must be f32, f16 or bf16; got ${cacheDType}`);
   const strange = Array.from(suppressTokens).findIndex((id) => !Number.isInteger(id) || id < 0 || id >= vocabulary);
   if (new Set(suppressTokens).size >= vocabulary)
-    throw new ArgumentError("generateText: suppressTokens has all tokens; leave one");
+    throw new ArgumentError("generateText: suppressTokens must leave a token; got all of them");
   if (strange >= 0)
     throw new ArgumentError(
       `generateText: suppressTokens has ${suppressTokens[strange]}; ids from 0 to ${vocabulary - 1}`,
     );
-  if (prompts.length === 0) throw new ArgumentError("generateText: no prompts; give at least one");
+  if (prompts.length === 0) throw new ArgumentError("generateText: prompts must hold at least one; got none");
   checkSampling("generateText", options, prompts.length);
   for (const { ids, images } of prompts) {
     const places = images ? ids.filter((id) => id === images.placeholder).length : 0;

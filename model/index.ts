@@ -17,6 +17,7 @@ export * from "./janus/pictures.ts";
 export * from "./janus/pipeline.ts";
 export * from "./janus/processor.ts";
 export * from "./janus/prompt.ts";
+export type { AnswerDefaults, DrawingSettings } from "./generation_config.ts";
 export * from "./janus/save.ts";
 export * from "./siglip.ts";
 export * from "./request.ts";

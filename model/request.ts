@@ -19,10 +19,13 @@ export function checkSampling(
   rows: number,
 ): void {
   if (temperature !== 0 && !(temperature >= 1e-6 && temperature < Infinity))
-    throw new ArgumentError(`${op}: temperature ${temperature}; 0 for the most probable token, or at least 1e-6`);
+    throw new ArgumentError(
+      `${op}: temperature must be 0 (the most probable token) or at least 1e-6; got ${temperature}`,
+    );
   if (topK !== undefined && (!Number.isInteger(topK) || topK < 1))
-    throw new ArgumentError(`${op}: topK ${topK}; a whole number of at least 1`);
-  if (topP !== undefined && !(topP > 0 && topP <= 1)) throw new ArgumentError(`${op}: topP ${topP}; 0 < p ≤ 1`);
+    throw new ArgumentError(`${op}: topK must be a whole number from 1; got ${topK}`);
+  if (topP !== undefined && !(topP > 0 && topP <= 1))
+    throw new ArgumentError(`${op}: topP must be above 0, at most 1; got ${topP}`);
   checkSeeds(seed, rows);
 }
 

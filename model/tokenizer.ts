@@ -5,7 +5,8 @@
 import { Tokenizer as BpeTokenizer } from "@huggingface/tokenizers";
 import { ArgumentError, messageOf } from "../engine/errors.ts";
 import { CheckpointError, quote, someOf } from "./io/errors.ts";
-import { isObject } from "./io/unknown.ts";
+import { isObject, showJson, unknownKeys } from "./io/unknown.ts";
+import { slowness } from "./tokenizer_patterns.ts";
 
 /** Tokenizer files that are malformed, of another kind, or lack a token that the model needs. */
 export class TokenizerError extends CheckpointError {}
@@ -54,6 +55,33 @@ function parsed(value: unknown, file: string): Json {
   return json;
 }
 
+/** Keys of tokenizer_config.json that are read, and those without effect on a byte-level tokenizer as tokenizer.json declares it. */
+const CONFIG_KEYS: ReadonlySet<string> = new Set([
+  ...["bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token", "additional_special_tokens"],
+  ...["image_token", "boi_token", "eoi_token", "extra_special_tokens", "added_tokens_decoder", "model_specific_special_tokens"],
+  ...["model_max_length", "max_length", "padding_side", "truncation_side", "pad_to_multiple_of", "pad_token_type_id", "stride"],
+  ...["truncation_strategy", "add_bos_token", "add_eos_token", "add_prefix_space", "clean_up_tokenization_spaces", "legacy"],
+  ...["sp_model_kwargs", "spaces_between_special_tokens", "use_default_system_prompt", "chat_template", "split_special_tokens"],
+  ...["tokenizer_class", "processor_class", "auto_map", "tokenizer_file", "name_or_path", "backend", "is_local", "errors"],
+  ...["model_input_names", "special_tokens_map_file", "transformers_version", "local_files_only", "from_slow", "trim_offsets"],
+  ...["_commit_hash", "do_lower_case", "use_fast", "response_schema", "bos_token_id", "eos_token_id", "pad_token_id"],
+]); // prettier-ignore
+
+/** Names the keys of tokenizer_config.json that are not known. */
+export const tokenizerNotices = (config: unknown, where: string): string[] =>
+  isObject(config) ? unknownKeys(config, CONFIG_KEYS, where) : [];
+
+/** Throws `TokenizerError` for a tokenizer_config.json that wants other ends of a text than a token in front and none behind. */
+function checkEnds(config: Json): void {
+  for (const [key, value] of [
+    ["add_bos_token", true],
+    ["add_eos_token", false],
+  ] as const)
+    // prettier-ignore
+    if (config[key] === !value)
+      throw new TokenizerError(`tokenizer_config.json: ${key} must be ${value}; got ${!value}. The model is not used so`);
+}
+
 /** Declared by a string, or by an object `{content}`. */
 function contentOf(token: unknown): string | undefined {
   if (typeof token === "string") return token;
@@ -87,12 +115,53 @@ function preTokenizer(declared: unknown, depth = 0): Json | null {
       }
       // The same matches, but not tried from every space of a run: that takes minutes for 100,000 of them.
       if (declared.pattern.Regex === "\\s+$") return { ...declared, pattern: { Regex: "(?<!\\s)\\s+$" } };
+      checkPattern(declared.pattern);
       return declared;
     case "ByteLevel":
       return declared;
     default:
       return fail(`a pre-tokenizer of type ${quote(String(declared.type))}`);
   }
+}
+
+/** Most characters that a normalizer may make of one. */
+const MAX_GROWTH = 64;
+
+/** The declared normalizer, if its patterns take linear time and it does not let a text grow beyond all measure. Throws `TokenizerError`. */
+function checkNormalizer(declared: unknown, depth = 0): { growth: number } {
+  const fail = (what: string): never => {
+    throw new TokenizerError(`tokenizer.json: ${what}`);
+  };
+  if (declared === null || declared === undefined) return { growth: 1 };
+  if (!isObject(declared) || depth > MAX_DEPTH) return fail("the normalizer is malformed");
+  let growth = 1;
+  if (declared.type === "Sequence") {
+    const steps = Array.isArray(declared.normalizers) ? (declared.normalizers as unknown[]) : fail("a Sequence without normalizers"); // prettier-ignore
+    for (const step of steps) growth *= checkNormalizer(step, depth + 1).growth;
+  } else if (declared.type === "Replace") {
+    const pattern = isObject(declared.pattern) ? declared.pattern : fail("a Replace without a pattern");
+    const content = typeof declared.content === "string" ? declared.content : "";
+    checkPattern(pattern);
+    const taken = typeof pattern.String === "string" ? pattern.String.length : 1;
+    growth = Math.max(1, content.length / taken);
+  }
+  if (growth > MAX_GROWTH) fail(`the normalizer makes more than ${MAX_GROWTH} characters of one`);
+  return { growth };
+}
+
+/** A pattern of a Split or a Replace: a text, or a regular expression that takes linear time. Throws `TokenizerError`. */
+function checkPattern(pattern: Json): void {
+  const { Regex: regex, String: text } = pattern;
+  if (regex === undefined && typeof text === "string" && text !== "") return;
+  if (typeof regex !== "string")
+    throw new TokenizerError(
+      `tokenizer.json: a pattern must be {"Regex": …} or {"String": …}, not empty; got ${showJson(pattern)}`,
+    );
+  const why = slowness(regex);
+  if (why !== null)
+    throw new TokenizerError(
+      `tokenizer.json: the pattern ${quote(regex)} ${why}; only patterns that take linear time are run. Use the tokenizer.json of the published model`,
+    );
 }
 
 /** Throws if the library would crash or answer nonsense later. Returns the largest id. */
@@ -185,6 +254,8 @@ export class TextTokenizer {
     const config = parsed(files.config ?? {}, "tokenizer_config.json");
     const map = parsed(files.specialTokensMap ?? {}, "special_tokens_map.json");
     this.size = checkModel(json) + 1;
+    checkNormalizer(json.normalizer);
+    checkEnds(config);
     const declared = {
       ...json,
       normalizer: json.normalizer ?? null,

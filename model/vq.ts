@@ -290,7 +290,9 @@ export class VqModel extends Module {
     checkTensors("VqModel.decode", codes);
     const s = this.side;
     if (codes.rank !== 2 || codes.dim(1) !== s * s)
-      throw new ShapeError(`VqModel.decode: codes ${codes}; takes [B, ${s * s}] (${s} × ${s} positions, row-major)`);
+      throw new ShapeError(
+        `VqModel.decode: codes must be [B, ${s * s}] (${s} × ${s} positions, row by row); got ${codes}`,
+      );
     return scope(() =>
       this.decodeVectors(
         this.quantize

@@ -1,4 +1,5 @@
 /** Every row of some families of the table of cases, forward and gradients, on the GPU of this machine. */
+import "./quick_compile.ts";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Device } from "../index.ts";
 import { families } from "./cases.ts";

@@ -157,7 +157,9 @@ export function layRows(
     for (const [d, sample] of row.entries()) {
       const count = sample.ids.length;
       if (at + count > (r + 1) * length)
-        throw new ArgumentError(`layRows: row ${r} has ${at + count - r * length} tokens and more; it holds ${length}`);
+        throw new ArgumentError(
+          `layRows: row ${r} has ${at + count - r * length} tokens and more; at most ${length} fit. Pack fewer samples into it`,
+        );
       ids.set(sample.ids, at);
       codes.set(sample.codes, at);
       const before = images.length * imagePlaces;
@@ -201,7 +203,7 @@ export function packSamples(samples: readonly Sample[], length: number): Sample[
     const count = sample.ids.length;
     if (count > length)
       throw new ArgumentError(
-        `packSamples: ${sample.name || "a sample"} has ${count} tokens; rows hold ${length}. Make rows longer or leave it out`,
+        `packSamples: ${sample.name || "a sample"} has ${count} tokens; at most ${length} fit into a row. Make rows longer or leave it out`,
       );
     let row = rows.find(({ left }) => left >= count);
     if (!row) rows.push((row = { left: length, samples: [] }));

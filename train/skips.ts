@@ -3,7 +3,7 @@ import { JanusError } from "../engine/errors.ts";
 import { causeText, someNames } from "./not_finite.ts";
 import type { NotFiniteCause } from "./not_finite.ts";
 
-/** Training cannot continue: steps whose gradients are not finite, one after the other. The last checkpoint is whole. */
+/** Training cannot continue: several steps in a row had gradients that are not finite. The last checkpoint is whole. */
 export class TrainingError extends JanusError {}
 
 /** Steps in a row that are skipped before the run ends. */
@@ -11,7 +11,7 @@ const MAX_SKIPPED = 3;
 export class SkipLimit {
   private inARow = 0;
 
-  /** Counts a step: null, or what is said of it if it was skipped. Throws `TrainingError` when it is the third such one in a row. */
+  /** Counts a step: null, or its message if it was skipped. Throws `TrainingError` at the third skipped step in a row. */
   count(skip: Skip | null): void {
     this.inARow = skip === null ? 0 : this.inARow + 1;
     if (skip && this.inARow >= MAX_SKIPPED)
@@ -22,7 +22,7 @@ export class SkipLimit {
 export interface Skip {
   readonly text: string;
   readonly advice: string;
-  /** The step was a try of a larger loss scale, which is how that scale is found: it does not count. */
+  /** Whether the step tried a larger loss scale, which is how that scale is found. Such a step does not count. */
   readonly isSearch?: boolean;
 }
 
@@ -32,14 +32,14 @@ export interface SkippedStep {
   /** What was not finite. */
   readonly what: string;
   readonly samples: readonly string[];
-  /** Why, if it was found. */
+  /** The cause, if one was found. */
   readonly cause: NotFiniteCause | null | undefined;
-  /** That gradients in f16 have overflowed with. */
+  /** Loss scale with which gradients in f16 overflowed. */
   readonly lossScale?: number | undefined;
   readonly unchanged?: string;
 }
 
-/** What is said of a step that was skipped. */
+/** Message about a skipped step. */
 export function skipOf({
   step,
   what,

@@ -83,7 +83,7 @@ function textChunk(key: string, text: string): Uint8Array {
   }
   if (text.includes("\0"))
     throw new ArgumentError(
-      `PNG text: the text of ${JSON.stringify(key)} holds a zero character, which PNG cannot store`,
+      `PNG text: the text of ${JSON.stringify(key)} contains a zero character, which PNG cannot store`,
     );
   const keyword = Uint8Array.from(key, (c) => c.charCodeAt(0));
   if (/^[\n\x20-\x7e\xa1-\xff]*$/.test(text)) {

@@ -13,7 +13,22 @@ const HALF = 1 << (PRECISION_BITS - 1);
 const A = -0.5; // the kernel's free parameter
 const RADIUS = 2; // radius of the kernel
 
-/** Which inputs each output sums, all packed: output i takes `weights[start[i] …]` from `first[i]` on. */
+/** Part of a picture, pixels. */
+export interface Window {
+  readonly left: number;
+  readonly top: number;
+  readonly width: number;
+  readonly height: number;
+}
+
+/** A range of outputs: `count` from `from` on, of `total`. */
+interface Range {
+  readonly from: number;
+  readonly count: number;
+  readonly total: number;
+}
+
+/** Inputs that each output of a range sums, all packed: output i takes `weights[start[i] …]` from `first[i]` on. */
 interface Taps {
   readonly first: Int32Array;
   readonly start: Int32Array; // one more than there are outputs
@@ -27,15 +42,15 @@ function bicubic(distance: number): number {
   return 0;
 }
 
-function tapsOf(inputs: number, outputs: number): Taps {
-  const scale = inputs / outputs;
+function tapsOf(inputs: number, { from, count: outputs, total }: Range): Taps {
+  const scale = inputs / total;
   const filterScale = Math.max(scale, 1);
   const inverse = 1 / filterScale; // the original multiplies by it: dividing gives other last bits
   const support = RADIUS * filterScale;
   const first = new Int32Array(outputs);
   const start = new Int32Array(outputs + 1);
   const window = (i: number): [number, number, number] => {
-    const center = (i + 0.5) * scale;
+    const center = (from + i + 0.5) * scale;
     return [
       Math.max(0, Math.trunc(center - support + 0.5)),
       Math.min(inputs, Math.trunc(center + support + 0.5)),
@@ -62,8 +77,8 @@ function tapsOf(inputs: number, outputs: number): Taps {
 }
 
 // `Uint8ClampedArray` clamps as the original does; what is stored in it here is an integer.
-function resizeRows({ width, height, data }: RgbImage, newWidth: number): RgbImage {
-  const { first, start, weights } = tapsOf(width, newWidth);
+function resizeRows({ width, height, data }: RgbImage, { first, start, weights }: Taps): RgbImage {
+  const newWidth = first.length;
   const out = new Uint8ClampedArray(newWidth * height * 3);
   for (let y = 0, at = 0; y < height; y++) {
     for (let x = 0; x < newWidth; x++, at += 3) {
@@ -85,14 +100,15 @@ function resizeRows({ width, height, data }: RgbImage, newWidth: number): RgbIma
   return { width: newWidth, height, data: new Uint8Array(out.buffer) };
 }
 
-function resizeColumns({ width, height, data }: RgbImage, newHeight: number): RgbImage {
-  const { first, start, weights } = tapsOf(height, newHeight);
+/** @param skipped input rows that `data` lacks at its top */
+function resizeColumns({ width, data }: RgbImage, { first, start, weights }: Taps, skipped: number): RgbImage {
+  const newHeight = first.length;
   const row = width * 3;
   const out = new Uint8ClampedArray(row * newHeight);
   const sums = new Int32Array(row);
   for (let y = 0; y < newHeight; y++) {
     sums.fill(HALF);
-    for (let k = start[y]!, from = first[y]! * row; k < start[y + 1]!; k++, from += row) {
+    for (let k = start[y]!, from = (first[y]! - skipped) * row; k < start[y + 1]!; k++, from += row) {
       const weight = weights[k]!;
       for (let x = 0; x < row; x++) sums[x] = sums[x]! + Math.imul(weight, data[from + x]!);
     }
@@ -101,12 +117,48 @@ function resizeColumns({ width, height, data }: RgbImage, newHeight: number): Rg
   return { width, height: newHeight, data: new Uint8Array(out.buffer) };
 }
 
+/** Rows `from` … `to` of a picture, without a copy. */
+const rowsOf = ({ width, data }: RgbImage, from: number, to: number): RgbImage => ({
+  width,
+  height: to - from,
+  data: data.subarray(from * width * 3, to * width * 3),
+});
+
+/** Columns of a picture. */
+function columnsOf({ width, height, data }: RgbImage, from: number, count: number): RgbImage {
+  const out = new Uint8Array(count * height * 3);
+  for (let y = 0; y < height; y++)
+    out.set(data.subarray((y * width + from) * 3, (y * width + from + count) * 3), y * count * 3);
+  return { width: count, height, data: out };
+}
+
 /** `image` as [height, width, 3] of the given size. The data is shared with `image` when the size is already that. */
-export function resizeBicubic(image: RgbImage, width: number, height: number): RgbImage {
+export const resizeBicubic = (image: RgbImage, width: number, height: number): RgbImage =>
+  resizeWindow(image, width, height, { left: 0, top: 0, width, height });
+
+/**
+ * The part `window` of what `resizeBicubic` returns, to the last bit. Only input rows and outputs of that part are computed: work and memory
+ * depend on the window and the input, not on the size that the whole would have.
+ */
+export function resizeWindow(image: RgbImage, width: number, height: number, window: Window): RgbImage {
   checkImage("resizeBicubic", image);
-  if (!(Number.isInteger(width) && Number.isInteger(height) && width > 0 && height > 0)) {
-    throw new ArgumentError(`resizeBicubic: the new size must be positive integers, got ${width}×${height}`);
-  }
-  const wide = width === image.width ? image : resizeRows(image, width);
-  return height === wide.height ? wide : resizeColumns(wide, height);
+  if (!(Number.isInteger(width) && Number.isInteger(height) && width > 0 && height > 0))
+    throw new ArgumentError(`resizeBicubic: the new size must be positive integers; got ${width}×${height}`);
+  const { left, top } = window;
+  const isInside = [left, top, width - left - window.width, height - top - window.height].every((gap) => gap >= 0);
+  if (!isInside || ![left, top, window.width, window.height].every(Number.isInteger))
+    throw new ArgumentError(`resizeWindow: the window must lie in ${width}×${height}; got ${JSON.stringify(window)}`);
+  const columns = height === image.height ? null : tapsOf(image.height, { from: top, count: window.height, total: height }); // prettier-ignore
+  const last = window.height - 1;
+  const [from, to] = columns
+    ? [columns.first[0]!, columns.first[last]! + columns.start[last + 1]! - columns.start[last]!]
+    : [top, top + window.height];
+  const rows = from === 0 && to === image.height ? image : rowsOf(image, from, to);
+  const isWhole = width === image.width && window.width === width;
+  const wide = isWhole
+    ? rows
+    : width === image.width
+      ? columnsOf(rows, left, window.width)
+      : resizeRows(rows, tapsOf(image.width, { from: left, count: window.width, total: width }));
+  return columns ? resizeColumns(wide, columns, from) : wide;
 }

@@ -41,7 +41,7 @@ export function checkRange(file: RandomAccess, offset: number, length: number): 
     offset + length > file.size
   ) {
     throw new CheckpointError(
-      `${file.name}: ${length} bytes at ${offset} asked of a file of ${file.size} bytes; it ends early, load it again`,
+      `${file.name}: the file ends early: it has ${file.size} bytes, ${length} are needed at ${offset}. Load it again`,
     );
   }
 }

@@ -9,6 +9,9 @@ const MAX_SIZE = 2 ** 24;
 export class ConfigSection {
   private readonly json: JsonObject;
   private readonly path: string;
+  /** Keys that were looked at, and the sections that they opened. */
+  private readonly seen = new Set<string>();
+  private readonly sections = new Map<string, ConfigSection>();
 
   constructor(json: JsonObject, path: string) {
     this.json = json;
@@ -17,10 +20,21 @@ export class ConfigSection {
 
   /** The object under `key`; null if there is none. */
   section(key: string): ConfigSection | null {
-    const value = this.json.get(key);
-    if (value === undefined || value === null) return null;
+    const value = this.value(key);
+    if (value === null) return null;
     if (!isJsonObject(value)) throw this.error(key, value, "an object");
-    return new ConfigSection(value, this.pathOf(key));
+    const section = this.sections.get(key) ?? new ConfigSection(value, this.pathOf(key));
+    this.sections.set(key, section);
+    return section;
+  }
+
+  /** Paths of the keys in this section and those opened from it that nobody looked at and that are not `harmless`. */
+  unknown(harmless: ReadonlySet<string>): string[] {
+    const own = [...this.json.keys()].filter((key) => !this.seen.has(key) && !harmless.has(key));
+    const inner = [...this.sections].flatMap(([key, section]) =>
+      section.unknown(harmless).map((path) => `${key}.${path}`),
+    );
+    return [...own, ...inner];
   }
 
   need(key: string): ConfigSection {
@@ -48,7 +62,7 @@ export class ConfigSection {
 
   /** Null if the key is absent. */
   flag(key: string): boolean | null {
-    const value = this.json.get(key) ?? null;
+    const value = this.value(key);
     if (value !== null && typeof value !== "boolean") throw this.error(key, value, "true or false");
     return value;
   }
@@ -61,6 +75,18 @@ export class ConfigSection {
     return value as number[];
   }
 
+  /** Three numbers from `least` on; null if the key is absent. */
+  three(key: string, least: number): readonly [number, number, number] | null {
+    const value = this.value(key);
+    if (value === null) return null;
+    const isThree =
+      Array.isArray(value) &&
+      value.length === 3 &&
+      value.every((v) => typeof v === "number" && Number.isFinite(v) && v >= least);
+    if (!isThree) throw this.error(key, value, `a list of three numbers from ${least}`);
+    return value as unknown as readonly [number, number, number]; // three numbers, by the line above
+  }
+
   positive(key: string, fallback?: number): number {
     const value = this.get(key, fallback);
     if (typeof value !== "number" || !(value > 0) || !Number.isFinite(value))
@@ -70,13 +96,19 @@ export class ConfigSection {
 
   /** Throws unless the value is one of `allowed`; null there stands for a key that is absent. */
   require(key: string, allowed: readonly JsonValue[], fallback: JsonValue = null): void {
-    const value = this.json.get(key) ?? fallback;
+    const value = this.value(key) ?? fallback;
     if (!allowed.includes(value))
       throw this.error(key, value, `${allowed.map(show).join(" or ")}, other models are not supported`);
   }
 
   private get(key: string, fallback: JsonValue | undefined): JsonValue {
-    return this.json.get(key) ?? fallback ?? this.missing(key);
+    return this.value(key) ?? fallback ?? this.missing(key);
+  }
+
+  /** The value of a key as it stands; null if it is absent. */
+  value(key: string): JsonValue {
+    this.seen.add(key);
+    return this.json.get(key) ?? null;
   }
 
   private pathOf(key: string): string {
@@ -84,11 +116,11 @@ export class ConfigSection {
   }
 
   private missing(key: string): never {
-    throw new ConfigError(`${this.pathOf(key)} is missing, and neither the model's name nor its tensors tell it`);
+    throw new ConfigError(`${this.pathOf(key)} is missing; neither the model's name nor its tensors say it`);
   }
 
   private error(key: string, value: JsonValue, needed: string): ConfigError {
-    return new ConfigError(`${this.pathOf(key)} is ${show(value)}; needed: ${needed}`);
+    return new ConfigError(`${this.pathOf(key)} must be ${needed}; got ${show(value)}`);
   }
 }
 

@@ -4,7 +4,10 @@
  * Source: janus-pro.md 1.2 and 2.3, transformers' configuration_janus.py and configuration_llama.py for the defaults.
  */
 import { ConfigSection } from "../io/config_section.ts";
-import type { JsonObject } from "../io/json.ts";
+import { isJsonObject } from "../io/json.ts";
+import type { JsonObject, JsonValue } from "../io/json.ts";
+import { isGenerationKey } from "../generation_config.ts";
+import { unknownNames } from "../io/unknown.ts";
 import { ConfigError, quote } from "../io/errors.ts";
 import type { LlamaConfig } from "../llama.ts";
 import type { SiglipConfig } from "../siglip.ts";
@@ -19,6 +22,8 @@ export interface JanusConfig {
   readonly generation: { readonly depth: number };
   /** The image tokenizer. */
   readonly vq: VqConfig;
+  /** What the vision tower of some older checkpoints does to its input first, after the processor: (x − mean) / std by channel. */
+  readonly inputNorm?: { readonly mean: readonly number[]; readonly std: readonly number[] };
   readonly language: LlamaConfig & {
     readonly maxPositions: number;
     /** The text head's weight is the text embedding: one parameter, under both names. Absent in the published models. */
@@ -64,23 +69,97 @@ export const JANUS_PRO_7B: JanusConfig = {
 /** Shapes of the tensors at hand, by their names in the hf layout. */
 export type Shapes = (hfName: string) => readonly number[] | undefined;
 
+/** Keys without effect here, at any level: names, where values came from, how transformers computes, ids (the tokenizer has them). */
+const HARMLESS: ReadonlySet<string> = new Set([
+  ...["architectures", "auto_map", "_name_or_path", "name_or_path", "transformers_version", "torch_dtype", "dtype"],
+  ...["model_type", "cls", "_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "use_cache"],
+  ...["initializer_range", "initializer_factor", "gradient_checkpointing", "pretraining_tp", "head_dim", "num_patches"],
+  ...["image_token_id", "image_token_index", "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "unk_token_id"],
+  ...["decoder_start_token_id", "tokenizer_class", "prefix", "return_dict", "output_hidden_states", "output_attentions"],
+  ...["torchscript", "use_bfloat16", "tf_legacy_loss", "pruned_heads", "chunk_size_feed_forward", "is_encoder_decoder"],
+  ...["is_decoder", "cross_attention_hidden_size", "add_cross_attention", "tie_encoder_decoder", "id2label", "label2id"],
+  ...["finetuning_task", "problem_type", "task_specific_params", "output_scores", "return_dict_in_generate"],
+  ...["max_length", "min_length", "remove_invalid_values", "begin_suppress_tokens", "typical_p", "base_model_tp_plan"],
+  ...["ignore_keys_at_rope_validation", "use_return_dict", "_commit_hash", "rope_interleaved", "tie_word_embeddings"],
+]); // prettier-ignore
+/** Keys that have no effect at these values. Training here has no dropout. */
+const ZERO = [
+  "attention_dropout",
+  "hidden_dropout_rate",
+  "projection_dropout",
+  "hidden_dropout",
+  "dropout",
+  "layerdrop",
+];
+
+/** A config, and the names of the keys that nobody reads. */
+export interface ReadConfig {
+  readonly config: JanusConfig;
+  readonly notices: readonly string[];
+}
+
+/** `parseConfig`, with a notice that names the keys that are not known. */
+export function readConfig(json: JsonObject, shapes: Shapes = () => undefined, file = "config.json"): ReadConfig {
+  const top = new ConfigSection(json, file);
+  const config = parseTop(top, shapes, file);
+  const isZero = (path: string): boolean => {
+    const keys = path.split(".");
+    const value = keys.reduce<JsonValue | undefined>((at, key) => (isJsonObject(at ?? null) ? (at as JsonObject).get(key) : at), json); // prettier-ignore
+    return ZERO.includes(keys.at(-1)!) && (value === 0 || value === null);
+  };
+  const names = top.unknown(HARMLESS).filter((path) => !isZero(path) && !isGenerationKey(path.split(".").at(-1)!));
+  return { config, notices: unknownNames(names, file) };
+}
+
 /**
  * The config of either layout. What DeepSeek's file leaves to its code (everything of the image tokenizer, the sizes of an encoder that
  * is not SigLIP-L) is read off `shapes`; without them it is that of the published models. Throws `ConfigError` with the key, what was
  * found and what is needed.
  */
-export function parseConfig(json: JsonObject, shapes: Shapes = () => undefined, file = "config.json"): JanusConfig {
-  const top = new ConfigSection(json, file);
+export const parseConfig = (json: JsonObject, shapes?: Shapes, file?: string): JanusConfig =>
+  readConfig(json, shapes, file).config;
+
+function parseTop(top: ConfigSection, shapes: Shapes, file: string): JanusConfig {
   const type = top.text("model_type", "");
   if (type !== "multi_modality" && type !== "janus") {
     throw new ConfigError(
       `${file}: model_type is ${quote(type)}; a Janus model has "multi_modality" or "janus", is this its folder?`,
     );
   }
+  const language = top.section(type === "janus" ? "text_config" : "language_config");
+  for (const section of [top, language]) if (section) requireUnquantised(section, file);
+  requireArchitecture(top, file);
   const config = type === "janus" ? parseHf(top) : parseDeepseek(top, shapes);
   checkConfig(config, file);
-  const isTied = parseTied(top, top.need(type === "janus" ? "text_config" : "language_config"), shapes);
+  const isTied = parseTied(top, language!, shapes);
   return isTied ? { ...config, language: { ...config.language, tied: true } } : config;
+}
+
+/** Throws `ConfigError` that names the method of quantised weights. */
+function requireUnquantised(section: ConfigSection, file: string): void {
+  const found = ["quantization_config", "compression_config"].map((key) => [key, section.value(key)] as const);
+  for (const [key, value] of found) {
+    if (value === null) continue;
+    const json = isJsonObject(value) ? value : new Map<string, JsonValue>();
+    const method = json.get("quant_method") ?? (json.has("load_in_4bit") || json.has("load_in_8bit") ? "bitsandbytes" : "an unnamed method"); // prettier-ignore
+    const bits = json.get("load_in_4bit") === true ? 4 : json.get("load_in_8bit") === true ? 8 : json.get("bits");
+    throw new ConfigError(
+      `${file}: ${key} must be absent, quantised weights are not supported; got ${String(method)}${typeof bits === "number" ? ` of ${bits} bits` : ""}. Use the checkpoint in bf16, f16 or f32`,
+    );
+  }
+}
+
+/** Throws `ConfigError` for a relative of Janus that only shares its model_type. */
+function requireArchitecture(top: ConfigSection, file: string): void {
+  const names = top.value("architectures");
+  const list: JsonValue[] = Array.isArray(names) ? names : [names];
+  if (
+    list.some((name) => typeof name === "string" && /flow/i.test(name)) ||
+    top.value("vision_gen_enc_config") !== null
+  )
+    throw new ConfigError(
+      `${file}: architectures must be MultiModalityCausalLM or JanusForConditionalGeneration; got JanusFlow, which is another model and is not supported`,
+    );
 }
 
 /** Names in the hf layout of the text embedding, and of the text head that may be the same tensor. */
@@ -93,8 +172,8 @@ export const HEAD = "lm_head.weight";
  */
 function parseTied(top: ConfigSection, language: ConfigSection, shapes: Shapes): boolean {
   const isHeadless = shapes(EMBEDDING) !== undefined && shapes(HEAD) === undefined;
-  const key = "tie_word_embeddings";
-  return language.flag(key) ?? (isHeadless && (top.flag(key) ?? true));
+  const [own, above] = [language.flag("tie_word_embeddings"), top.flag("tie_word_embeddings")];
+  return own ?? (isHeadless && (above ?? true));
 }
 
 function parseLanguage(
@@ -109,6 +188,8 @@ function parseLanguage(
   const rope = section.section("rope_parameters") ?? section.section("rope_scaling");
   rope?.require("rope_type", ["default", null]);
   rope?.require("type", ["default", null]);
+  for (const part of [section, rope]) part?.require("partial_rotary_factor", [1, null]);
+  section.require("sliding_window", [null]);
   return {
     vocabulary: section.whole("vocab_size", defaults.vocabulary),
     hidden,
@@ -137,6 +218,8 @@ function parseHf(top: ConfigSection): JanusConfig {
   const hidden = vision.whole("hidden_size", 1024);
   const [imageSize, patchSize] = [vision.whole("image_size", 384), vision.whole("patch_size", 16)];
   vision.require("projection_dim", [language.hidden], 2048);
+  vision.require("num_image_tokens", [Math.floor(imageSize / patchSize) ** 2, null]);
+  vq.require("num_patches", [Math.floor(imageSize / patchSize), null]);
   vq.require("projection_dim", [language.hidden], 2048);
   vq.require("image_token_embed_dim", [language.hidden], 2048);
   const multipliers = vq.wholes("channel_multiplier", VQ_16.multipliers);
@@ -165,16 +248,24 @@ function parseHf(top: ConfigSection): JanusConfig {
   };
 }
 
+/** The classes of DeepSeek's code that its config names. */
+const CLASSES = {
+  vision_config: "CLIPVisionTower",
+  aligner_config: "MlpProjector",
+  gen_vision_config: "VQ-16",
+  gen_aligner_config: "MlpProjector",
+  gen_head_config: "vision_head",
+} as const;
+
 function parseDeepseek(top: ConfigSection, shapes: Shapes): JanusConfig {
-  const params = (key: string): ConfigSection => top.need(key).need("params");
+  const params = (key: keyof typeof CLASSES): ConfigSection => {
+    top.need(key).require("cls", [CLASSES[key], null]);
+    return top.need(key).need("params");
+  };
   const language = parseLanguage(top.need("language_config"), { layers: 32, vocabulary: 32_000, maxPositions: 2048 });
   const vision = parseDeepseekVision(params("vision_config"), shapes);
-  const [aligner, genAligner, genHead, genVision] = [
-    "aligner_config",
-    "gen_aligner_config",
-    "gen_head_config",
-    "gen_vision_config",
-  ].map(params) as [ConfigSection, ConfigSection, ConfigSection, ConfigSection];
+  const [aligner, genAligner] = [params("aligner_config"), params("gen_aligner_config")];
+  const [genHead, genVision] = [params("gen_head_config"), params("gen_vision_config")];
   const [codes, codeDim] = [genVision.whole("image_token_size", 16_384), genVision.whole("n_embed", 8)];
   for (const projector of [aligner, genAligner]) {
     projector.require("projector_type", ["mlp_gelu"]);
@@ -186,7 +277,9 @@ function parseDeepseek(top: ConfigSection, shapes: Shapes): JanusConfig {
   genHead.require("image_token_embed", [language.hidden]);
   genHead.require("image_token_size", [codes]);
   const vq = { ...vqSizes(shapes), codes, codeDim };
+  const inputNorm = parseInputNorm(params("vision_config"));
   return {
+    ...(inputNorm && { inputNorm }),
     vision,
     aligner: { depth: aligner.whole("depth", 1, 8) },
     generation: { depth: genAligner.whole("depth", 1, 8) },
@@ -195,10 +288,15 @@ function parseDeepseek(top: ConfigSection, shapes: Shapes): JanusConfig {
   };
 }
 
+/** `pixel_mean` and `pixel_std` of the tower: either has no effect without the other, as in the original. */
+function parseInputNorm(params: ConfigSection): JanusConfig["inputNorm"] {
+  const [mean, std] = [params.three("pixel_mean", -10), params.three("pixel_std", 1e-6)];
+  return mean && std ? { mean, std } : undefined;
+}
+
 /** Model names stand for sizes that the original keeps in its code. */
 function parseDeepseekVision(params: ConfigSection, shapes: Shapes): SiglipConfig {
   params.require("select_feature", ["same", null]);
-  for (const key of ["pixel_mean", "pixel_std"]) params.require(key, [null]); // the tower would normalise its input a second time
   const name = params.text("model_name", "siglip_large_patch16_384");
   const isLarge = name === "siglip_large_patch16_384";
   const patches = isLarge ? undefined : shapes("model.vision_model.embeddings.patch_embedding.weight");

@@ -103,13 +103,13 @@ export class ImageGeneration {
   ) {
     const { n = 1, guidance = DRAWING_DEFAULTS.guidance, seed = 0 } = options;
     if (!Number.isInteger(n) || n < 1 || n > MAX_PICTURES)
-      throw new ArgumentError(`generate: n ${n}; a whole number from 1 to ${MAX_PICTURES}`);
+      throw new ArgumentError(`generate: n must be a whole number from 1 to ${MAX_PICTURES}; got ${n}`);
     if (!Number.isFinite(Math.fround(guidance)))
-      throw new ArgumentError(`generate: guidance ${guidance}; a finite number, 1 for none`);
-    if (prompts.length === 0) throw new ArgumentError("generate: no prompts; give at least one");
+      throw new ArgumentError(`generate: guidance must be a finite number (1: none); got ${guidance}`);
+    if (prompts.length === 0) throw new ArgumentError("generate: prompts must hold at least one; got none");
     checkSampling("generate", options, n * prompts.length);
     const { cacheDType = "f32" } = options;
-    if (!isFloat(cacheDType)) throw new DTypeError(`generate: cacheDType ${cacheDType}; one of f32, f16, bf16`);
+    if (!isFloat(cacheDType)) throw new DTypeError(`generate: cacheDType must be f32, f16 or bf16; got ${cacheDType}`);
     this.tokens = imageTokens(config);
     for (const ids of prompts) {
       checkIds(ids, config.language.vocabulary);

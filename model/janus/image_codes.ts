@@ -34,7 +34,7 @@ export async function decodePicture(
   const strange = codes.findIndex((code) => !Number.isInteger(code) || code < 0 || code >= weight.dim(0));
   if (strange >= 0 || codes.length > tokens)
     throw new ArgumentError(
-      `decodePicture: ${strange < 0 ? `${codes.length} codes` : `code ${codes[strange]}`}; a picture has ${tokens} codes from 0 to ${weight.dim(0) - 1}`,
+      `decodePicture: ${strange < 0 ? `${codes.length} codes` : `code ${codes[strange]}`}; an image has ${tokens} codes from 0 to ${weight.dim(0) - 1}`,
     );
   const whole = Int32Array.from({ length: tokens }, (_, i) => codes[Math.min(i, codes.length - 1)]!);
   const pixels = noGrad(() => scope(() => vq.decode(tensor(whole, { shape: [1, tokens], device: weight.device }))));

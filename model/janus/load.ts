@@ -21,7 +21,7 @@ export interface LoadOptions {
   /** Dtype of the weights on the device (default: that of most of the checkpoint's weights, so bf16 stays bf16). */
   readonly dtype?: FloatDType;
   readonly onProgress?: (progress: LoadProgress) => void;
-  /** Things worth saying: tensors with values that are not finite, by name. Default: `console.warn`. */
+  /** Things worth saying: unknown keys of the checkpoint's files, tensors with values that are not finite, by name. Default: `console.warn`. */
   readonly onNotice?: (message: string) => void;
   readonly signal?: AbortSignal;
 }

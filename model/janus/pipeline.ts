@@ -19,7 +19,6 @@ import { understandingPixels } from "../image/preprocess.ts";
 import { checkImage } from "../image/image.ts";
 import type { RgbImage } from "../image/image.ts";
 import { decodeByBrowser, fromCanvas, fromImageData, isCanvas, isImageData } from "../image/web_image.ts";
-import type { CanvasLike, ImageDataLike } from "../image/web_image.ts";
 import { decodePicture, reconstruct } from "./image_codes.ts";
 import type { Reconstruction } from "./image_codes.ts";
 import type { JanusForConditionalGeneration } from "./janus.ts";
@@ -28,16 +27,21 @@ import type { LoadOptions } from "./load.ts";
 import { readProcessor } from "./processor.ts";
 import type { Processor } from "./processor.ts";
 import type { Message } from "./prompt.ts";
+import { imagesOf } from "./message_images.ts";
+import type { ImageInput } from "./message_images.ts";
+import { defined } from "../generation_config.ts";
+import { PromptError } from "../request.ts";
 import { Pictures } from "./pictures.ts";
 import type { GenerateEvent, Picture } from "./pictures.ts";
 import { Answer } from "../streams.ts";
 import type { AnswerResult } from "../streams.ts";
 
-/** An image as `Janus` takes it: pixels (RGB, ImageData, a canvas) or an encoded file (bytes, Blob, File); in Node also its path. */
-export type ImageInput = RgbImage | ImageDataLike | CanvasLike | Blob | Uint8Array | string;
+export type { ImageInput } from "./message_images.ts";
 
 export interface AskOptions extends AnswerOptions {
-  /** In the order of their placeholders; without placeholders in the question they stand before it. */
+  /**
+   * In the order of their placeholders and of the image parts that have no image of their own; without either they stand before the question.
+   */
   readonly images?: readonly ImageInput[];
   /** System message (default: the original's), "" for none. */
   readonly system?: string;
@@ -53,6 +57,7 @@ const ANSWER_OPTIONS = optionNames<Omit<AskOptions, "images">>({
   system: true,
   maxNewTokens: true,
   stop: true,
+  stopIds: true,
   repetitionPenalty: true,
   suppressTokens: true,
 });
@@ -114,6 +119,8 @@ export class Janus {
       const processor = await readProcessor(source, checkpoint.config);
       options.signal?.throwIfAborted();
       const hash = await fingerprint(checkpoint);
+      const warn = options.onNotice ?? ((message: string) => console.warn(message));
+      for (const notice of [...checkpoint.notices, ...processor.notices]) warn(notice);
       const model = await loadModel(checkpoint, { ...options, device: options.device ?? getDevice() });
       return [source.name, checkpoint.config, model, processor, hash];
     } finally {
@@ -126,7 +133,8 @@ export class Janus {
   }
 
   /**
-   * Answers a question about pictures, or without any. Greedy unless `temperature` is above 0.
+   * Answers a question about images, or without any. Takes the most probable tokens unless `temperature` is above 0, here or in the checkpoint's
+   * generation_config.json, whose settings hold if the options do not say otherwise.
    * @param question text, in which `<image_placeholder>` may stand for pictures; or the messages of a conversation, the last of the user
    */
   ask(question: string | readonly Message[], options: AskOptions = {}): Answer {
@@ -206,9 +214,10 @@ export class Janus {
   /** A question as token ids and the pixels of its pictures. */
   private async encode(question: string | readonly Message[], { images = [], system }: AskOptions): Promise<Asked> {
     const settings = this.processor.images;
-    const ids = questionIds(this.processor, question, images.length, system);
+    const inputs = imagesOf(question, images, this.placeholder);
+    const ids = questionIds(this.processor, question, inputs.length, system);
     const pixels: Float32Array[] = [];
-    for (const image of images) pixels.push(understandingPixels(await this.image(image), settings));
+    for (const input of inputs) pixels.push(understandingPixels(await this.image(input), settings));
     return { ids, pixels };
   }
 
@@ -221,8 +230,14 @@ export class Janus {
     return result!;
   }
 
+  private get placeholder(): string {
+    const { tokenizer } = this.processor;
+    return tokenizer.tokenOf(tokenizer.specials.imagePlaceholder)!;
+  }
+
   /** Answers to encoded questions; gives the text of the first one as it comes. */
-  private async *decode(asked: readonly Asked[], options: AskOptions): AsyncGenerator<string, AnswerResult[]> {
+  private async *decode(asked: readonly Asked[], given: AskOptions): AsyncGenerator<string, AnswerResult[]> {
+    const options = answerOptions(this.processor, given, Math.max(0, ...asked.map(({ ids }) => ids.length)));
     const { imagePlaceholder: placeholder } = this.processor.tokenizer.specials;
     const embeddings: Tensor[] = [];
     const rows = (): PromptRow[] =>
@@ -259,12 +274,14 @@ export class Janus {
     state: { generation: ImageGeneration | null },
   ): AsyncGenerator<GenerateEvent, Picture[]> {
     const { prompts: format, tokenizer, drawing } = this.processor;
-    const { n = 1, guidance = drawing.guidance, temperature = drawing.temperature, topK, topP } = options;
+    const { n = 1, guidance, temperature, topK, topP } = { ...drawing, ...defined(options) };
     const rows = prompts.map((prompt) => format.encode(format.generation(prompt)));
     const generation = (state.generation = new ImageGeneration(this.model, this.config, rows, tokenizer.specials.pad, {
       ...options,
       guidance,
       temperature,
+      ...(topK !== undefined && { topK }),
+      ...(topP !== undefined && { topP }),
     }));
     let codes: number[][];
     try {
@@ -298,6 +315,23 @@ export class Janus {
   }
 }
 
+/**
+ * Options of an answer with the checkpoint's own where `given` says nothing. Throws `PromptError` for a prompt that leaves no room within the
+ * checkpoint's `max_length`.
+ */
+export function answerOptions({ answers }: Processor, given: AnswerOptions, promptTokens: number): AnswerOptions {
+  const { maxLength = Infinity, maxNewTokens = 512, ...own } = answers;
+  const options = { ...own, ...defined(given) };
+  if (options.maxNewTokens !== undefined) return options;
+  // As in transformers, a number of new tokens goes before a length of all.
+  if (answers.maxNewTokens !== undefined) return { ...options, maxNewTokens };
+  if (promptTokens >= maxLength)
+    throw new PromptError(
+      `the prompt must have fewer tokens than max_length of generation_config.json, ${maxLength}; got ${promptTokens}. Shorten it, or give maxNewTokens`,
+    );
+  return { ...options, maxNewTokens: Math.min(maxNewTokens, maxLength - promptTokens) };
+}
+
 /** The ids of a question with its images expanded. Throws `PromptError` if it cannot be asked. */
 export function questionIds(
   { prompts, tokenizer }: Processor,
@@ -309,6 +343,11 @@ export function questionIds(
   const isPlain = typeof question === "string" && !question.includes(placeholder);
   const content = isPlain ? `${placeholder}\n`.repeat(images) + question : question;
   const messages: readonly Message[] = typeof content === "string" ? [{ role: "user", content }] : content;
+  for (const [i, message] of messages.entries()) {
+    const strange = Object.keys(message).find((key) => key !== "role" && key !== "content");
+    if (strange !== undefined)
+      throw new PromptError(`message ${i}: the field ${JSON.stringify(strange)} is not supported; a message has role and content`); // prettier-ignore
+  }
   return prompts.encode(prompts.conversation(messages, system === undefined ? {} : { system }), images);
 }
 

@@ -2,24 +2,68 @@
  * Prompts: conversations and image descriptions as the text that Janus was trained on, that text as token ids with every image expanded,
  * and rows of ids as padded batches. The original's `VLChatProcessor` without pictures (those are image/preprocess.ts) and tensors.
  */
-import { Template } from "@huggingface/jinja";
 import { PromptError } from "../request.ts";
 import { ConfigError } from "../io/errors.ts";
 import type { Tokenizer } from "./tokenizer.ts";
-import { isObject } from "../io/unknown.ts";
-import { messageOf } from "../../engine/errors.ts";
+import { isObject, showJson, unknownKeys } from "../io/unknown.ts";
+import { ChatTemplate } from "../chat_template.ts";
 
 /** What the original puts before questions. Image generation has no system prompt. */
 export const DEFAULT_SYSTEM_PROMPT =
   "You are a helpful language and vision assistant. You are able to understand the visual content that the user provides, " +
   "and assist the user with a variety of tasks using natural language.";
 
-export type ContentPart = { readonly type: "text"; readonly text: string } | { readonly type: "image" };
+/** A part of a message: text, or an image. Where an image comes from is `Janus.ask`'s concern; the text has a placeholder for each. */
+export type ContentPart =
+  | { readonly type: "text"; readonly text: string }
+  | {
+      readonly type: "image";
+      /** Path, bytes or pixels (see `ImageInput`); without it the next of `AskOptions.images`. */
+      readonly image?: unknown;
+      /** The same as a `data:` URL, and as the path of a file. */
+      readonly url?: string;
+      readonly path?: string;
+    };
+
+/** Parts as OpenAI writes them. */
+export type OpenAiPart =
+  | { readonly type: "input_text"; readonly text: string }
+  | { readonly type: "image_url"; readonly image_url: string | { readonly url: string } }
+  | { readonly type: "input_image"; readonly image_url: string | { readonly url: string } };
 
 export interface Message {
   readonly role: "user" | "assistant";
   /** Text, in which `<image_placeholder>` stands for an image; or parts in order. */
-  readonly content: string | readonly ContentPart[];
+  readonly content: string | readonly (ContentPart | OpenAiPart)[];
+}
+
+/** Parts after they are checked: what a template is given. */
+type PlainPart = { readonly type: "text"; readonly text: string } | { readonly type: "image" };
+interface Turn {
+  readonly role: Message["role"];
+  readonly content: string | readonly PlainPart[];
+}
+
+const IMAGE_TYPES: readonly unknown[] = ["image", "image_url", "input_image"];
+const TEXT_TYPES: readonly unknown[] = ["text", "input_text"];
+
+/** Throws `PromptError` with message, part and type unless each part is one of `ContentPart` and `OpenAiPart`. */
+function plainContent(content: unknown, message: number): string | readonly PlainPart[] {
+  if (typeof content === "string") return content;
+  if (!Array.isArray(content))
+    throw new PromptError(`message ${message}: content must be a text or a list of parts; got ${showJson(content)}`);
+  return content.map((part: unknown, i): PlainPart => {
+    const where = `message ${message}, part ${i}`;
+    if (!isObject(part)) throw new PromptError(`${where} must be an object with a type; got ${showJson(part)}`);
+    if (IMAGE_TYPES.includes(part.type)) return { type: "image" };
+    if (!TEXT_TYPES.includes(part.type))
+      throw new PromptError(
+        `${where}: type ${showJson(part.type)} is not supported; it must be one of ${[...TEXT_TYPES, ...IMAGE_TYPES].map(showJson).join(", ")}`,
+      );
+    if (typeof part.text !== "string")
+      throw new PromptError(`${where}: type ${showJson(part.type)} needs a string text; got ${showJson(part.text)}`);
+    return { type: "text", text: part.text };
+  });
 }
 
 /** The text half of a checkpoint's processor. */
@@ -28,6 +72,8 @@ export interface PromptConfig {
   readonly imageTokens: number;
   /** Jinja source; without it the conversation format of the original is used. */
   readonly chatTemplate?: string | undefined;
+  /** What stands before a conversation that gives no system prompt; "" for nothing (default: the original's). */
+  readonly system?: string;
 }
 
 /** The files that a `PromptConfig` is read from, parsed; `chatTemplate` is the text of `chat_template.jinja`. */
@@ -35,27 +81,69 @@ export interface PromptFiles {
   readonly processor?: unknown;
   readonly chatTemplate?: string | undefined;
   readonly chatTemplateJson?: unknown;
+  /** The tokenizer's string for a special token: the files must name the same one. */
+  readonly tagOf?: (token: "imagePlaceholder" | "beginOfImage" | "endOfImage" | "pad") => string | undefined;
 }
+
+/** Keys of processor_config.json that name a special token. */
+const TAGS = [
+  ["image_tag", "imagePlaceholder"],
+  ["image_token", "imagePlaceholder"],
+  ["image_start_tag", "beginOfImage"],
+  ["image_end_tag", "endOfImage"],
+  ["pad_tag", "pad"],
+] as const;
+/** The other known keys: those obeyed or checked in `promptConfig`, and those that only training in the original or loading in transformers reads. */
+const KNOWN_KEYS: ReadonlySet<string> = new Set([
+  ...TAGS.map(([key]) => key),
+  ...["num_image_tokens", "use_default_system_prompt", "sft_format", "add_special_token", "chat_template", "image_processor"],
+  ...["ignore_id", "mask_prompt", "processor_class", "auto_map", "transformers_version", "generation_mode", "tokenizer"],
+  ...["system_prompt"],
+]); // prettier-ignore
+
+/** Names the keys of processor_config.json that are not known. */
+export const promptNotices = (processor: unknown, where: string): string[] =>
+  isObject(processor) ? unknownKeys(processor, KNOWN_KEYS, where) : [];
 
 /**
  * Reads `processor_config.json` (either layout) and the chat template. A checkpoint that names DeepSeek's own format (`sft_format`) has no
- * template of its own. Throws `ConfigError`.
+ * template of its own. The system prompt is that of the original in DeepSeek's layout; in transformers' layout it is there if
+ * `use_default_system_prompt` is true. Throws `ConfigError`.
  */
-export function promptConfig({ processor = {}, chatTemplate, chatTemplateJson }: PromptFiles): PromptConfig {
-  if (!isObject(processor)) throw new ConfigError("processor_config.json: the top must be an object");
-  const imageTokens = processor.num_image_tokens ?? 576;
-  if (typeof imageTokens !== "number" || !Number.isInteger(imageTokens) || imageTokens < 1 || imageTokens > 65536) {
-    throw new ConfigError(
-      `processor_config.json: num_image_tokens must be a positive integer, got ${JSON.stringify(imageTokens)}`,
-    );
+export function promptConfig({
+  processor,
+  chatTemplate,
+  chatTemplateJson,
+  tagOf = () => undefined,
+}: PromptFiles): PromptConfig {
+  const json: unknown = processor ?? {};
+  if (!isObject(json)) throw new ConfigError("processor_config.json: the top must be an object");
+  const fail = (key: string, needed: string): never => {
+    throw new ConfigError(`processor_config.json: ${key} must be ${needed}; got ${showJson(json[key])}`);
+  };
+  const imageTokens = json.num_image_tokens ?? 576;
+  if (typeof imageTokens !== "number" || !Number.isInteger(imageTokens) || imageTokens < 1 || imageTokens > 65536)
+    return fail("num_image_tokens", "a whole number from 1 to 65536");
+  const format = json.sft_format;
+  if (format !== undefined && format !== "deepseek") fail("sft_format", '"deepseek", the only format that is known');
+  if (![undefined, null, false].includes(json.add_special_token as null))
+    fail("add_special_token", "false: prompts have no placeholder besides the image tokens");
+  for (const [key, token] of TAGS) {
+    const tag = tagOf(token);
+    if (json[key] !== undefined && json[key] !== null && tag !== undefined && json[key] !== tag)
+      fail(key, `${showJson(tag)}, the tokenizer's token`);
   }
-  const format = processor.sft_format;
-  if (format !== undefined && format !== "deepseek") {
-    throw new ConfigError(`processor_config.json: sft_format ${JSON.stringify(format)} is not known; "deepseek" is`);
-  }
-  const inJson = isObject(chatTemplateJson) ? chatTemplateJson.chat_template : undefined;
+  const flag = json.use_default_system_prompt ?? undefined;
+  if (flag !== undefined && typeof flag !== "boolean") fail("use_default_system_prompt", "true or false");
+  const own = json.system_prompt ?? undefined;
+  if (own !== undefined && typeof own !== "string") return fail("system_prompt", "a string");
+  const inJson = isObject(chatTemplateJson) ? chatTemplateJson.chat_template : json.chat_template;
   const template = chatTemplate ?? (typeof inJson === "string" ? inJson : undefined);
-  return { imageTokens, chatTemplate: format === undefined ? template : undefined };
+  return {
+    imageTokens,
+    chatTemplate: format === undefined ? template : undefined,
+    system: own ?? ((flag ?? (format !== undefined || processor === undefined)) ? DEFAULT_SYSTEM_PROMPT : ""),
+  };
 }
 
 // What Python's str.strip() takes: other than trim() also U+001C to U+001F and U+0085, but not U+FEFF.
@@ -68,8 +156,11 @@ const strip = (text: string): string => {
   return rest.slice(0, end);
 };
 
+/** The roles of Janus-1.3B. */
+export const PLAIN_ROLES: Readonly<Record<Message["role"], string>> = { user: "User", assistant: "Assistant" };
+
 export interface ConversationOptions {
-  /** Stands before the conversation; "" for none. */
+  /** Stands before the conversation; "" for none (default: the checkpoint's, see `PromptConfig`). */
   readonly system?: string;
   /** Whether the text ends where the assistant's answer begins (default), or behind the last message, as training needs it. */
   readonly answer?: boolean;
@@ -83,7 +174,7 @@ export class PromptFormat {
   readonly config: PromptConfig;
   private readonly tokenizer: Tokenizer;
   private readonly roles: Readonly<Record<Message["role"], string>>;
-  private readonly template: Template | undefined;
+  private readonly template: ChatTemplate | undefined;
 
   /** Roles are Janus-Pro's tags if the tokenizer has them, else the plain words of Janus-1.3B; `roles` sets others. */
   constructor(tokenizer: Tokenizer, config: PromptConfig, roles?: Readonly<Record<Message["role"], string>>) {
@@ -91,29 +182,27 @@ export class PromptFormat {
     this.config = config;
     const { user, assistant } = tokenizer.specials;
     const hasTags = user !== undefined && assistant !== undefined;
-    this.roles =
-      roles ??
-      (hasTags
-        ? { user: this.token(user), assistant: this.token(assistant) }
-        : { user: "User", assistant: "Assistant" });
-    if (config.chatTemplate !== undefined && roles === undefined) {
-      checkTemplate(config.chatTemplate);
-      this.template = fromTemplate(() => new Template(config.chatTemplate!));
-    }
+    this.roles = roles ?? (hasTags ? { user: this.token(user), assistant: this.token(assistant) } : PLAIN_ROLES);
+    if (config.chatTemplate !== undefined && roles === undefined) this.template = new ChatTemplate(config.chatTemplate);
+  }
+
+  /** What stands before a conversation that gives no system prompt; "" for nothing. */
+  get system(): string {
+    return this.config.system ?? DEFAULT_SYSTEM_PROMPT;
   }
 
   /**
    * The text of a conversation, without the begin-of-sentence token. An empty last message of the assistant counts as none.
-   * Throws `PromptError` unless messages alternate from the user's on and the last question has content.
+   * Throws `PromptError` unless messages alternate from the user's on, their parts are known and the last question has content.
    */
   conversation(
     messages: readonly Message[],
-    { system = DEFAULT_SYSTEM_PROMPT, answer = true }: ConversationOptions = {},
+    { system = this.system, answer = true }: ConversationOptions = {},
   ): string {
-    const turns = messages.map(({ role, content }) => ({
-      role,
-      content: typeof content === "string" ? strip(content) : content,
-    }));
+    const turns = messages.map(({ role, content }, i): Turn => {
+      const plain = plainContent(content, i);
+      return { role, content: typeof plain === "string" ? strip(plain) : plain };
+    });
     if (answer && turns.at(-1)?.role === "assistant" && turns.at(-1)!.content.length === 0) turns.pop();
     for (const [i, { role }] of turns.entries()) {
       const due = i % 2 === 0 ? "user" : "assistant";
@@ -167,7 +256,7 @@ export class PromptFormat {
   }
 
   /** Content as one text; an image stands on a line of its own. */
-  private written(content: Message["content"]): string {
+  private written(content: Turn["content"]): string {
     if (typeof content === "string") return content;
     let text = "";
     for (const part of content) {
@@ -179,7 +268,7 @@ export class PromptFormat {
   }
 
   /** DeepSeek's format: what ends a message depends on its position, not by its role. */
-  private byFormat(turns: readonly Message[], answer: boolean): string {
+  private byFormat(turns: readonly Turn[], answer: boolean): string {
     const ends = ["\n\n", this.token(this.tokenizer.specials.eos)];
     let text = "";
     for (const [i, { role, content }] of turns.entries()) {
@@ -189,49 +278,17 @@ export class PromptFormat {
     return answer ? `${text}${this.roles.assistant}:` : text;
   }
 
-  private byTemplate(template: Template, turns: readonly Message[], answer: boolean): string {
+  private byTemplate(template: ChatTemplate, turns: readonly Turn[], answer: boolean): string {
     const bos = this.token(this.tokenizer.specials.bos);
-    const parts = (content: Message["content"]): readonly ContentPart[] =>
+    const parts = (content: Turn["content"]): readonly PlainPart[] =>
       typeof content !== "string" ? content : content === "" ? [] : [{ type: "text", text: content }];
-    const text = fromTemplate(() =>
-      template.render({
-        messages: turns.map(({ role, content }) => ({ role, content: parts(content) })),
-        bos_token: bos,
-        eos_token: this.token(this.tokenizer.specials.eos),
-        add_generation_prompt: answer,
-      }),
-    );
+    const text = template.render({
+      messages: turns.map(({ role, content }) => ({ role, content: parts(content) })),
+      bos_token: bos,
+      eos_token: this.token(this.tokenizer.specials.eos),
+      add_generation_prompt: answer,
+    });
     return text.startsWith(bos) ? text.slice(bos.length) : text; // `encode` puts it in front
-  }
-}
-
-/**
- * A template is a program out of a checkpoint, and nothing here can stop one that runs on: loops over other things than what the conversation
- * holds are refused. Those of the published checkpoints go over messages and their parts.
- */
-function checkTemplate(template: string): void {
-  const refuse = (what: string): never => {
-    throw new ConfigError(
-      `the checkpoint's chat template ${what}, which might never end; it is not run. Remove chat_template.jinja to use DeepSeek's format`,
-    );
-  };
-  if (template.length > MAX_TEMPLATE) refuse(`has ${template.length} characters (at most ${MAX_TEMPLATE})`);
-  if (/\brange\b/.test(template)) refuse("counts with range");
-  if (/\{%-?\s*macro\b/.test(template)) refuse("defines macros");
-  let depth = 0;
-  for (const [, word] of template.matchAll(/\{%[-+]?\s*(for|endfor)\b/g)) {
-    depth += word === "for" ? 1 : -1;
-    if (depth > 3) refuse("nests more than three loops");
-  }
-}
-
-const MAX_TEMPLATE = 2 ** 16; // characters
-
-function fromTemplate<T>(run: () => T): T {
-  try {
-    return run();
-  } catch (error) {
-    throw new ConfigError(`the checkpoint's chat template fails: ${messageOf(error)}`);
   }
 }
 

@@ -10,6 +10,7 @@ import { JanusError, messageOf } from "../../engine/errors.ts";
 import { ImageError, ImageFormatError, ImageLimitError, checkImage } from "../image/image.ts";
 import type { RgbImage } from "../image/image.ts";
 import { insertTextChunks, readTextChunks } from "../image/png_text.ts";
+import { notContent } from "../io/small_file.ts";
 import { shortage } from "./files.ts";
 
 export interface ReadImageOptions {
@@ -56,6 +57,13 @@ async function loadSharp(): Promise<(input: Uint8Array, options: SharpOptions) =
       `the package "sharp" that reads and writes pictures does not load here: ${String(error)}; run npm install sharp`,
     );
   }
+}
+
+/** The bytes of a base64 data URL (`data:image/png;base64,…`). Throws `ImageFormatError` for another one. */
+export function inlineBytes(url: string): Uint8Array {
+  const [, text] = /^data:(?:image\/[a-z0-9.+-]+)?;base64,([a-z0-9+/=\s]*)$/i.exec(url) ?? [];
+  if (text === undefined) throw new ImageFormatError("an image as a data URL must be base64 (data:image/png;base64,…)");
+  return Buffer.from(text, "base64");
 }
 
 async function fileBytes(path: string, maxBytes: number): Promise<Uint8Array> {
@@ -110,19 +118,26 @@ function fromChannels(levels: Uint8Array, channels: number, rgb: Uint8Array, dro
 }
 
 /**
- * Decodes a file (its path or its bytes): JPEG, PNG, WebP, GIF, TIFF, AVIF; of an animation the first frame. 16 bits become 8 by their high
+ * Decodes a file (its path, its bytes or a base64 data URL): JPEG, PNG, WebP, GIF, TIFF, AVIF; of an animation the first frame. 16 bits become 8 by their high
  * byte, grey becomes three equal channels, CMYK is converted like Pillow does; embedded colour profiles are not applied, as in the original.
  * Throws `ImageLimitError` before decoding, `ImageFormatError` for unknown or damaged files, `ImageError` for files that cannot be read,
  * `FileError` if the machine is short of open files or memory, `PackageError` if sharp does not load.
  */
 export async function readImage(source: string | Uint8Array, options: ReadImageOptions = {}): Promise<RgbImage> {
   const { plain = false, maxBytes = MAX_BYTES, maxPixels = MAX_PIXELS } = options;
-  const name = options.name ?? (typeof source === "string" ? source : "the picture");
-  const bytes = typeof source === "string" ? await fileBytes(source, maxBytes) : source;
+  const isInline = typeof source === "string" && source.startsWith("data:");
+  const name = options.name ?? (typeof source === "string" && !isInline ? source : "the picture");
+  const bytes = isInline
+    ? inlineBytes(source)
+    : typeof source === "string"
+      ? await fileBytes(source, maxBytes)
+      : source;
   if (bytes.length > maxBytes) throw tooManyBytes(name, bytes.length, maxBytes);
   const format = formatOf(bytes);
-  if (!format)
-    throw new ImageFormatError(`${name} is no picture of a known kind; JPEG, PNG, WebP, GIF, TIFF and AVIF are read`);
+  if (!format) {
+    const problem = notContent(bytes) ?? "is no picture of a known kind; JPEG, PNG, WebP, GIF, TIFF and AVIF are read";
+    throw new ImageFormatError(`${name} ${problem}`);
+  }
   const sharp = await loadSharp();
   const damaged = (error: unknown): never => {
     const text = messageOf(error);

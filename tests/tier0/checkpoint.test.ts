@@ -274,7 +274,7 @@ describe("tensors that do not fit", () => {
   it("in the side file, if it holds anything else", async () => {
     const extra = encodeSafetensors([{ name: "x", dtype: "u8", shape: [1], data: new Uint8Array(1) }]);
     await expect(open(new Map(hf).set("extra.safetensors", extra))).rejects.toThrow(
-      /"x" are not tensors that belong there/,
+      /"x" are not tensors that belong in it/,
     );
   });
 });

@@ -82,7 +82,7 @@ describe("code cache", () => {
     expect((await read(cache, 10)).codes).toEqual(await online(10));
   });
 
-  it("goes on where it was", async () => {
+  it("resumes where it was", async () => {
     const cache = newCache();
     await fill(cache, 5);
     const { batches } = await fill(cache, 9);
@@ -147,6 +147,55 @@ describe("code cache", () => {
     expect((await read(cache, 6)).codes).toEqual(await online(6));
   });
 
+  it("sorts the lists of a large cache on the disk, also those of earlier releases, and reads only what came since", async () => {
+    const cache = newCache();
+    await fill(cache, 5); // lists alone, as an earlier release left them
+    const notices: string[] = [];
+    const options = { maxUnsorted: 100, onNotice: (text: string) => void notices.push(text) };
+    const open = (): Promise<CodeCache> => CodeCache.open(cache, about, options);
+    const all = async (n: number): Promise<(number[] | null)[]> => {
+      const opened = await open();
+      expect(opened.count).toBe(n);
+      const codes = [];
+      for (const path of pictures(n + 1)) codes.push(await opened.get(path).then((row) => row && Array.from(row)));
+      await opened.close();
+      return codes;
+    };
+    expect(await all(5)).toEqual([...(await online(5)), null]);
+    expect(await all(5)).toEqual([...(await online(5)), null]);
+    expect(notices.map((text) => /sorting the list/.test(text))).toEqual([true]);
+    await fill(cache, 9); // lists behind the sorted ones
+    const opened = await CodeCache.open(cache, about, options);
+    await opened.close();
+    expect(await all(9)).toEqual([...(await online(9)), null]);
+    expect(notices.length).toBe(2);
+
+    truncateSync(join(opened.folder, "sorted.idx"), 50);
+    await open().then((one) => one.close());
+    expect(notices.slice(2)).toEqual([notices[0]]);
+    truncateSync(join(opened.folder, "part-00000.jsonl"), 0);
+    await open().then((one) => one.close());
+    expect(notices[3]).toMatch(/sorted\.idx is damaged or of other lists; sorting them/);
+    await fill(cache, 9);
+    expect((await read(cache, 9)).codes).toEqual(await online(9));
+    expect(readdirSync(opened.folder).filter((name) => name.startsWith("."))).toEqual([]);
+  });
+
+  it("computes a picture in a record once, found by its content", async () => {
+    const cache = newCache();
+    const url = `data:image/png;base64,${readFileSync(picture(1)).toString("base64")}`;
+    const { encode, batches } = encoder();
+    for (let i = 0; i < 2; i++) {
+      const opened = await CodeCache.open(cache, about);
+      const codes = opened.source(encode);
+      expect(Array.from(await codes(url))).toEqual((await online(2))[1]);
+      expect(Array.from(await codes(picture(1)))).toEqual((await online(2))[1]);
+      await expect(codes("data:;base64,AAAA")).rejects.toThrow(/^the image in the record is no picture/);
+      await opened.close();
+    }
+    expect(batches).toEqual([1]);
+  });
+
   it("notices codes that were changed on the disk and computes them again", async () => {
     const cache = newCache();
     const { folder } = await fill(cache, 3);
@@ -173,7 +222,7 @@ describe("code cache", () => {
     }
   });
 
-  it("refuses codes that are none, and says which picture cannot be read; the others go on", async () => {
+  it("refuses codes that are none, and says which picture cannot be read; the others are computed", async () => {
     const opened = await CodeCache.open(newCache(), about);
     const broken = opened.source(async (pixels) => pixels.map(() => [1, 2, 3, 16_384]));
     await expect(broken(picture(0))).rejects.toThrow(CodesError);

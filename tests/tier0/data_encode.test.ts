@@ -1,4 +1,5 @@
 /** Samples: what of a conversation, text and picture is trained, against the fixtures' training rows and by hand; and what cannot be one. */
+import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { beforeAll, describe, expect, it } from "vitest";
 import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
@@ -12,6 +13,7 @@ import { RecordEncoder } from "../../train/node/data/encode.ts";
 import { isDropped } from "../../train/data/encode.ts";
 import type { EncoderOptions } from "../../train/node/data/encode.ts";
 import { SampleError } from "../../train/data/errors.ts";
+import { encodeText } from "../../train/data/long_text.ts";
 import type { RawSample } from "../../train/data/raw_sample.ts";
 import { IGNORE, trainedTokens } from "../../train/samples.ts";
 import type { Sample } from "../../train/samples.ts";
@@ -120,14 +122,15 @@ describe.skipIf(!hasFixtures).each(["deepseek", "hf"])("samples of the %s layout
     expect(processor.tokenizer.decode(sample.ids, { skipSpecials: false })).toContain("Be brief.\n\n<|User|>: ");
   });
 
-  it("puts the original's system prompt before conversations unless told otherwise", async () => {
+  it("puts the checkpoint's system prompt before conversations that have none: the original's, or none", async () => {
     const messages: Message[] = [
       { role: "user", content: "Hello" },
       { role: "assistant", content: "Hi" },
     ];
     const encoder = new RecordEncoder(processor, { seed: 1 });
     const text = processor.tokenizer.decode((await encoder.encode({ task: "text", messages }, of)).ids);
-    expect(text.startsWith(DEFAULT_SYSTEM_PROMPT)).toBe(true);
+    // use_default_system_prompt is false in the fixture of the hf layout.
+    expect(text.startsWith(DEFAULT_SYSTEM_PROMPT)).toBe(layout === "deepseek");
     const own = await encoder.encode({ task: "text", messages, system: "" }, of);
     expect(processor.tokenizer.decode(own.ids, { skipSpecials: false })).not.toContain("helpful");
   });
@@ -182,6 +185,46 @@ describe.skipIf(!hasFixtures).each(["deepseek", "hf"])("samples of the %s layout
     const gen: RawSample = { task: "gen", prompt: "a circle", image: "x" };
     await expect(encode(gen, { codes, maxTokens: 50, truncate: true })).rejects.toThrow(/with its picture has/);
   });
+
+  it("does not train the answers that a record switches off", async () => {
+    const messages: Message[] = ["q1", "bad", "q2", "good"].map((content, i) => ({
+      role: i % 2 ? "assistant" : "user",
+      content,
+    }));
+    const eos = processor.tokenizer.tokenOf(processor.tokenizer.specials.eos)!;
+    const [whole, part] = [
+      await encode({ task: "text", messages }),
+      await encode({ task: "text", messages, untrained: [1] }),
+    ];
+    expect([...part.ids]).toEqual([...whole.ids]);
+    expect(trained(part)).toEqual([` good${eos}`]);
+    await expect(encode({ task: "text", messages, untrained: [1, 3] })).rejects.toThrow(/no token of it is trained/);
+    await expect(encode({ task: "text", messages: messages.slice(0, 2), untrained: [1] })).rejects.toThrow(SampleError);
+  });
+
+  it("sees an image in a record as its file", async () => {
+    const messages: Message[] = [{ role: "user", content: [image] }, { role: "assistant", content: "x" }];
+    const url = `data:;base64,${readFileSync(picture(0)).toString("base64")}`;
+    const [inline, file] = [await encode({ task: "und", messages, images: [url] }), await encode({ task: "und", messages, images: [picture(0)] })];
+    expect(inline.images).toEqual(file.images);
+  }); // prettier-ignore
+
+  it.skipIf(layout === "hf")("encodes long texts by parts, only as far as they fit", async () => {
+    const long = "a hello  world, well.\n\n".repeat(2 ** 14); // 360 K characters
+    const whole = processor.tokenizer.encode(long);
+    const { ids, isComplete } = await encodeText(processor.tokenizer, long);
+    expect(isComplete).toBe(true);
+    expect(ids).toEqual(whole);
+    const text = long.repeat(24); // 8.6 MB
+    const cut = await encode({ task: "text", text }, { maxTokens: 50, truncate: true });
+    expect([...cut.ids]).toEqual(whole.slice(0, 50));
+    const refused = (raw: RawSample, more = {}): Promise<unknown> => expect(encode(raw, { maxTokens: 50, ...more })).rejects.toThrow(/has at least \d+ tokens, at most 50 fit/);
+    await refused({ task: "text", text });
+    const talk: Message[] = [{ role: "user", content: "a" }, { role: "assistant", content: "b" }, { role: "user", content: "c" }, { role: "assistant", content: text }];
+    await refused({ task: "text", messages: talk });
+    await refused({ task: "text", messages: talk.slice(2) }, { truncate: true });
+    expect(trained(await encode({ task: "text", messages: talk }, { maxTokens: 50, truncate: true })).length).toBe(1);
+  }); // prettier-ignore
 
   it("refuses special tokens in texts, images that cannot be read, and prompts of nothing", async () => {
     const conversation = (question: string, answer: string): RawSample => ({

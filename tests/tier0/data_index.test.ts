@@ -1,12 +1,23 @@
 /** Indexes: every record found by its number, changes of a source noticed, files that are no JSONL refused, large files in chunks. */
 import { createHash } from "node:crypto";
-import { mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
+import {
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { FileError } from "../../model/node/files.ts";
 import { RecordError, SourceChangedError, SourceError } from "../../train/data/errors.ts";
-import { indexSource, openIndex } from "../../train/node/data/index_file.ts";
+import { indexSource, noticesOf, openIndex, requireKnownFields } from "../../train/node/data/index_file.ts";
 import type { SourceIndex } from "../../train/node/data/index_file.ts";
 import type { SourceSpec } from "../../train/node/data/sources.ts";
 
@@ -132,16 +143,71 @@ describe("index of a file", () => {
     await using(openIndex({ path }, cache), (index) => expect(index.count).toBe(6));
   });
 
-  it("makes a damaged index anew", async () => {
+  it("indexes a source whose index is damaged or of an earlier version", async () => {
     const path = file(texts(5));
     const cache = folder();
     await using(indexSource({ path }, cache), () => undefined);
     const [name] = readdirSync(join(cache, "index")).filter((entry) => entry.endsWith(".idx"));
-    for (const damage of ["", "JIX1", "x".repeat(100)]) {
+    const earlier = (): Buffer => {
+      const footer = JSON.stringify({
+        version: 1,
+        kind: "text",
+        hash: name!.slice(0, 64),
+        bytes: statSync(path).size,
+        count: 5,
+      });
+      const tail = Buffer.alloc(8, "\0\0\0\0JIX1");
+      tail.writeUInt32LE(footer.length);
+      return Buffer.concat([readFileSync(join(cache, "index", name!)).subarray(0, 5 * 16), Buffer.from(footer), tail]);
+    };
+    const notices: string[] = [];
+    for (const damage of [earlier(), "", "JIX1", "x".repeat(100)]) {
       writeFileSync(join(cache, "index", name!), damage);
       await expect(openIndex({ path }, cache)).rejects.toThrow(/has no index/);
-      await using(indexSource({ path }, cache), (index) => expect(index.count).toBe(5));
+      const opened = indexSource({ path }, cache, { onNotice: (text) => notices.push(text) });
+      await using(opened, (index) => expect(index.count).toBe(5));
     }
+    expect(notices.length).toBe(4);
+    expect(notices[0]).toMatch(/its index is damaged or of an earlier version; indexing it/);
+  });
+
+  it("counts the fields of records, and refuses a source with fields that are not used", async () => {
+    const talk = (change: object): string =>
+      JSON.stringify({
+        id: 1,
+        messages: [
+          { role: "user", content: "q" },
+          { role: "assistant", content: "a", ...change },
+        ],
+      });
+    const path = file(
+      [talk({}), talk({ weight: 0 }), talk({ name: "x" }), talk({ name: null }), "nonsense", '{"text":"b"}'].join("\n"),
+    );
+    const cache = folder();
+    const spec = { path, ignoredFields: ["messages[].name"] };
+    const table = (index: SourceIndex): string[] =>
+      index.fields.map(({ kind, field, records, use }) => `${kind} ${field} ${records} ${use}`);
+    await using(indexSource({ path }, cache), (index) => {
+      expect(table(index)).toEqual([
+        "messages id 4 ignored",
+        "messages messages 4 used",
+        "messages messages[].role 4 used",
+        "messages messages[].content 4 used",
+        "messages messages[].weight 1 used",
+        "messages messages[].name 1 refused",
+        "text text 1 used",
+      ]);
+      expect(() => requireKnownFields([index])).toThrow(
+        `${path}: fields that are not used: "messages[].name" (1 of kind messages). Remove them, or allow them with --ignore-field "messages[].name"`,
+      );
+    });
+    await using(openIndex(spec, cache), async (index) => {
+      requireKnownFields([index]);
+      expect(await index.read(2)).toMatchObject({ task: "und" });
+    });
+    await using(openIndex({ path, ignoredFields: ["messages[].name", "score"] }, cache), (index) =>
+      expect(() => requireKnownFields([index])).toThrow(/"score": no record has this field/),
+    );
   });
 
   it("leaves nothing behind when it is stopped", async () => {
@@ -154,7 +220,7 @@ describe("index of a file", () => {
 
   const bad: [string, string, RegExp][] = [
     ["a JSON list", '[\n{"text":"a"}\n]', /not JSONL: it begins with a list.*jq -c/],
-    ["no records", "\n \n", /holds no records/],
+    ["no records", "\n \n", /has no records/],
     ["records of no known kind", '{"a":1}\n{"b":1}\n', /no known kind/],
     ["a listing as if it were a source", '{"class":"a","image":"b"}\n', /no known kind/],
   ];
@@ -230,7 +296,55 @@ describe("index of a folder of classes", () => {
     await expect(openIndex({ path }, cache)).rejects.toThrow(SourceChangedError);
   });
 
+  it("uses nested folders, links and JFIF files, and reports the rest", async () => {
+    const path = folder();
+    for (const name of ["train/cat", "train/dog", "cat", "blobs", "cat/.git"])
+      mkdirSync(join(path, name), { recursive: true });
+    for (const name of ["train/cat/1.png", "cat/2.jfif", "cat/3.bmp", "cat/notes.txt", "4.png", ".hidden", "blobs/5"])
+      writeFileSync(join(path, name), name);
+    symlinkSync("../../blobs/5", join(path, "train/dog/5.png")); // as in a snapshot of the hub
+    symlinkSync("../blobs/none", join(path, "cat/6.png"));
+    symlinkSync("none", join(path, "gone"));
+    symlinkSync("..", join(path, "train/up"));
+    const cache = folder();
+    for (const open of [indexSource, openIndex])
+      await using(open({ path }, cache), async (index) => {
+        const records = [];
+        for (let i = 0; i < index.count; i++) records.push(await index.read(i));
+        expect(records.map((raw) => raw.task === "gen" && [raw.prompt, raw.image.slice(path.length + 1)])).toEqual([
+          ["cat", "cat/2.jfif"], ["cat", "train/cat/1.png"], ["dog", "train/dog/5.png"],
+        ]); // prettier-ignore
+        expect(
+          Object.fromEntries(index.skipped.map(({ reason, count, example }) => [reason, [count, example]])),
+        ).toEqual({
+          hidden: [2, ".hidden"],
+          "in the root, without the folder of a class": [1, "4.png"],
+          "broken link": [2, "gone"],
+          "not an image by its name": [2, "blobs/5"],
+          "an image of a format that is not read": [1, "cat/3.bmp"],
+          "link to a folder above it": [1, "train/up"],
+        });
+        expect(noticesOf(index)[0]).toMatch(/not used: .*2 × broken link \(gone, …\)/);
+      });
+    mkdirSync(join(path, "val/cat"), { recursive: true });
+    writeFileSync(join(path, "val/cat/1.png"), "");
+    await expect(indexSource({ path }, cache)).rejects.toThrow(/contains the splits train and val.*Give .*train$/);
+  });
+
+  it("notices an image that was overwritten, with and without the cache", async () => {
+    const path = classes();
+    const caches = [folder(), folder()];
+    let before = "";
+    await using(indexSource({ path }, caches[0]!), (index) => void (before = index.hash));
+    writeFileSync(join(path, "n02", "1.png"), "other bytes");
+    await expect(openIndex({ path }, caches[0]!)).rejects.toThrow(SourceChangedError);
+    const hashes: string[] = [];
+    for (const cache of caches) await using(indexSource({ path }, cache), (index) => void hashes.push(index.hash));
+    expect(hashes[0]).toBe(hashes[1]);
+    expect(hashes[0]).not.toBe(before);
+  });
+
   it("refuses folders without images", async () => {
-    await expect(indexSource({ path: folder() }, folder())).rejects.toThrow(/holds no folders with images/);
+    await expect(indexSource({ path: folder() }, folder())).rejects.toThrow(/has no folders with images/);
   });
 });

@@ -43,13 +43,13 @@ describe("mixture", () => {
     expect(countsBefore(given, STEPS)).toEqual(sum);
   });
 
-  it("takes the recipe's batches apart as whole numbers where they are", () => {
+  it("splits the recipe's batches into whole numbers if their shares are whole", () => {
     expect(stepCounts(mixture(1, 0, 3, 256), 77)).toEqual({ und: 64, text: 0, gen: 192 });
     expect(stepCounts(mixture(2, 3, 5, 512), 8).gen).toBe(256);
     expect([0, 1, 2, 3, 4].reduce((sum, step) => sum + stepCounts(mixture(2, 3, 5, 512), step).und, 0)).toBe(512);
   });
 
-  it("is exact where numbers are large", () => {
+  it("is exact for large numbers", () => {
     const given = mixture(3_000_001, 2_999_999, 1, 100_003);
     const before = countsBefore(given, 1e9);
     expect(before.und + before.text + before.gen).toBe(1e9 * 100_003);
@@ -68,10 +68,10 @@ describe("mixture", () => {
   });
 
   it("refuses shares that are none", () => {
-    expect(() => checkMixture(mixture(0.25, 0, 0.75, 4))).toThrow(/whole numbers/);
+    expect(() => checkMixture(mixture(0.25, 0, 0.75, 4))).toThrow(/the ratio of und must be a whole number/);
     expect(() => checkMixture(mixture(0, 0, 0, 4))).toThrow(/all ratios are 0/);
-    expect(() => checkMixture(mixture(1, 0, -1, 4))).toThrow(/ratio of gen is -1/);
-    expect(() => checkMixture(mixture(1, 0, 0, 0))).toThrow(/batch of 0/);
+    expect(() => checkMixture(mixture(1, 0, -1, 4))).toThrow(/the ratio of gen must be .*; got -1/);
+    expect(() => checkMixture(mixture(1, 0, 0, 0))).toThrow(/batch must be a whole number from 1; got 0/);
     expect(() => checkMixture(mixture(1, 0, 3, 256))).not.toThrow();
   });
 });

@@ -1,5 +1,5 @@
 /** Samples as a person reads them, and the parts of `janus data` that need no device. */
-import { mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -9,6 +9,7 @@ import { byteTokenizerFiles } from "../../model/byte_tokenizer.ts";
 import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
 import { folderSource } from "../../model/node/files.ts";
 import { readProcessor } from "../../model/janus/processor.ts";
+import { DEFAULT_SYSTEM_PROMPT } from "../../model/janus/prompt.ts";
 import { Tokenizer } from "../../model/janus/tokenizer.ts";
 import { samplePieces } from "../../train/data/preview.ts";
 import { IGNORE, imageSample, textSample } from "../../train/samples.ts";
@@ -81,6 +82,33 @@ describe("janus data", () => {
     });
   });
 
+  it("lists the fields that it saw, used, ignored and refused, and the files of a folder", async () => {
+    const text = write("fields.jsonl", [{ text: "a", url: "u", score: 1 }, { text: "b", score: 2 }, { text: "c" }]);
+    const classes = join(temporary, "classes");
+    mkdirSync(join(classes, "cat"), { recursive: true });
+    for (const name of ["1.png", "2.bmp"]) writeFileSync(join(classes, "cat", name), name);
+    const args = ["data", "index", text, classes, "--cache", join(temporary, "cache")];
+    const shown = await runCli(args);
+    expect(shown.code, shown.stderr).toBe(EXIT.done);
+    expect(shown.stdout.split("\n").map((line) => line.trim().replace(/ {2,}/g, " | "))).toEqual(
+      expect.arrayContaining([
+        "text | 3 records | used",
+        "url | 1 records | ignored",
+        'score | 2 records | refused; allow with --ignore-field "score"',
+        "an image of a format that is not read | 1 files | ignored, e.g. cat/2.bmp",
+      ]),
+    );
+    const allowed = await runCli([...args, "--json", "--ignore-field", "score"]);
+    expect(JSON.parse(allowed.stdout)).toMatchObject({
+      sources: [{ fields: [{ use: "used" }, { use: "ignored" }, { field: "score", records: 2, use: "ignored" }] }, {}],
+    });
+    const absent = await runCli([...args, "--ignore-field", "scores"]);
+    expect([absent.code === EXIT.done, absent.stderr]).toEqual([
+      false,
+      expect.stringMatching(/"scores": no record has this field/),
+    ]);
+  });
+
   it.skipIf(!hasFixtures)("counts tokens as samples have them, once for each tokenizer", async () => {
     const talk = write("count.jsonl", [
       {
@@ -110,7 +138,7 @@ describe("janus data", () => {
     const { prompts } = await readProcessor(source, checkpoint.config);
     await checkpoint.close();
     expect(drawn).toMatchObject({ tokens: prompts.encode(prompts.generation("a red circle")).length + 63, bad: 0 });
-    const [longer] = await index(); // with the original's system prompt
+    const [longer] = await index("--system", DEFAULT_SYSTEM_PROMPT);
     expect(longer!.tokens).toBeGreaterThan(talked!.tokens);
     const files = readdirSync(join(cache, "index")).filter((name) => name.endsWith(".tokens"));
     expect(files).toHaveLength(4);

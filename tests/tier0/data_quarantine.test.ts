@@ -13,7 +13,7 @@ const sample = (record: number) =>
   ({ task: "und", source: "a.jsonl", record, reason: `a.jsonl:${record + 1}: empty` }) as const;
 
 describe("quarantine", () => {
-  it("allows 100, or one in a thousand, unless told otherwise", () => {
+  it("allows 100, or one in a thousand, by default", () => {
     const quarantine = new Quarantine();
     expect([0, 99_999, 100_000, 100_999, 101_000, 1e6].map((seen) => quarantine.allowed(seen))).toEqual([
       100, 100, 100, 100, 101, 1000,
@@ -24,19 +24,19 @@ describe("quarantine", () => {
     expect(() => new Quarantine({ least: -1 })).toThrow(ArgumentError);
   });
 
-  it("ends the run at the first one above the budget and says what to look at", async () => {
+  it("ends the run at the first one above the budget and names the last one and the file", async () => {
     const file = join(temporary, "new", "bad.jsonl");
     const quarantine = new Quarantine({ file, least: 2 });
     await quarantine.add(sample(0), 1, 5);
     await quarantine.add(sample(1), 2, 6);
     const error = await quarantine.add(sample(2), 3, 7).catch((e: unknown) => e as Error);
     expect(error).toBeInstanceOf(QuarantineError);
-    expect((error as Error).message).toMatch(/3 of 7 samples are bad, 2 are allowed.*a\.jsonl:3: empty.*bad\.jsonl/);
+    expect((error as Error).message).toMatch(/3 of 7 records are bad, 2 are allowed.*a\.jsonl:3: empty.*bad\.jsonl/);
     const lines = readFileSync(file, "utf8").trimEnd().split("\n");
     expect(lines.map((line) => JSON.parse(line) as unknown)).toEqual([0, 1, 2].map(sample));
   });
 
-  it("writes a sample once, also in a run that goes on after a crash", async () => {
+  it("writes a sample once, also in a run that resumes after a crash", async () => {
     const file = join(temporary, "again.jsonl");
     await new Quarantine({ file }).add(sample(0), 1, 1);
     writeFileSync(file, `${readFileSync(file, "utf8")}{"task":"und","sou`);

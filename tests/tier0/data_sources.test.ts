@@ -6,9 +6,10 @@ import type { RawSample } from "../../train/data/raw_sample.ts";
 import type { Task } from "../../train/samples.ts";
 
 const place = { file: "data.jsonl", line: 7, images: "/pictures" };
-const parse = (record: unknown, task?: Task): RawSample => {
+const parse = (record: unknown, task?: Task, ignoredFields: string[] = []): RawSample => {
   const kind = kindOf(record)!;
-  return parseRecord(record, kind, sourceTask({ path: "data.jsonl", ...(task && { task }) }, kind), place);
+  const found = sourceTask({ path: "data.jsonl", ...(task && { task }) }, kind);
+  return parseRecord(record, kind, found, { ...place, ignoredFields });
 };
 const llava = (...values: string[]): unknown[] => values.map((value, i) => ({ from: i % 2 ? "gpt" : "human", value }));
 const image = { type: "image" };
@@ -85,8 +86,9 @@ describe("sources", () => {
         images: ["/pictures/a.png"],
         messages: [{ content: [image, text("Is it?")] }, {}],
       });
-    // Without a list the word is a word.
-    expect(parse({ messages: [{ role: "user", content: "What does <image> mean?" }, answer] })).toMatchObject({
+    // In a part of type text the word is a word; in a string without a list it is refused below.
+    const word = [{ type: "text", text: "What does <image> mean?" }];
+    expect(parse({ messages: [{ role: "user", content: word }, answer] })).toMatchObject({
       images: [],
       messages: [{ content: "What does <image> mean?" }, {}],
     });
@@ -109,7 +111,116 @@ describe("sources", () => {
     });
   });
 
+  const talk = [
+    { role: "user", content: "q1" },
+    { role: "assistant", content: "bad" },
+    { role: "user", content: "q2" },
+    { role: "assistant", content: "good" },
+  ];
+  it.each([
+    ["loss", false, true], ["weight", 0, 1], ["loss_mask", 0, 1], ["train", false, true], ["loss", false, null],
+  ])("obeys the loss switch %s of a turn: %j and %j", (name, off, on) => {
+    const messages = talk.map((turn, i) => (i % 2 ? { ...turn, [name]: i === 1 ? off : on } : turn));
+    const conversations = messages.map(({ role, content, ...rest }) => ({
+      from: role === "user" ? "human" : "gpt",
+      value: content,
+      ...rest,
+    }));
+    for (const record of [{ messages }, { conversations }])
+      expect(parse(record)).toEqual({ task: "und", images: [], messages: talk, untrained: [1] });
+    expect(parse({ messages: talk })).not.toHaveProperty("untrained");
+  }); // prettier-ignore
+
+  it("obeys the system prompt of a record", () => {
+    const messages = talk.slice(0, 2);
+    expect(parse({ system: "You are a pirate.", messages })).toMatchObject({ system: "You are a pirate." });
+    expect(parse({ system: "You are a pirate.", conversations: llava("hi", "arr") })).toMatchObject({
+      system: "You are a pirate.",
+    });
+    expect(parse({ system: "", messages })).toMatchObject({ system: "" });
+    expect(parse({ system: null, messages })).not.toHaveProperty("system");
+  });
+
+  it("reads captions of images, tables with null and empty columns, and images of Hugging Face's datasets", () => {
+    const square = { task: "gen", prompt: "a red square", image: "/pictures/a.png" };
+    for (const record of [
+      { image: "a.png", text: "a red square" },
+      { file_name: "a.png", text: "a red square" },
+      { file_name: "a.png", prompt: "a red square", text: null },
+      { image: { path: "a.png", bytes: null }, text: "a red square" },
+    ])
+      expect(parse(record)).toEqual(square);
+    expect(parse({ image: { path: null, bytes: "iVBORw0K" }, text: "x" })).toMatchObject({
+      image: "data:;base64,iVBORw0K",
+    });
+    const messages = [{ role: "user", content: "<image>What?", name: null }, talk[1]];
+    expect(parse({ messages, images: [{ path: "a.png", bytes: null }] })).toMatchObject({
+      images: ["/pictures/a.png"],
+    });
+    const url = "data:image/png;base64,iVBORw0K";
+    const part = [
+      { type: "image_url", image_url: { url } },
+      { type: "text", text: "What?" },
+    ];
+    expect(parse({ messages: [{ role: "user", content: part }, talk[1]] })).toMatchObject({ images: [url] });
+    for (const empty of [{ image: "" }, { images: [] }, { image: null, images: null }])
+      expect(parse({ id: 1, ...empty, messages: talk })).toMatchObject({ images: [], messages: talk });
+    expect(parse({ text: "x", image: "", url: "https://a.b" })).toEqual({ task: "text", text: "x" });
+  });
+
+  it("reads records of several kinds that are for the task of the file", () => {
+    const messages = { messages: talk };
+    expect(parseRecord({ conversations: llava("a", "b") }, "messages", "und", place)).toMatchObject({ task: "und" });
+    expect(parseRecord(messages, "text", "text", place)).toMatchObject({ task: "text" });
+    expect(() => parseRecord({ text: "x" }, "messages", "und", place)).toThrow(
+      /is of kind text and its file is for und/,
+    );
+  });
+
+  it("takes fields that are allowed by name", () => {
+    expect(() => parse({ text: "x", score: 1 })).toThrow(
+      /field "score" is not used in a record of kind text; remove it, or allow it with --ignore-field "score"/,
+    );
+    expect(parse({ text: "x", score: 1 }, undefined, ["score"])).toEqual({ task: "text", text: "x" });
+    const messages = [{ ...talk[0], name: "Ada" }, talk[1]];
+    expect(() => parse({ messages })).toThrow(/--ignore-field "messages\[\]\.name"/);
+    expect(parse({ messages }, undefined, ["messages[].name"])).toMatchObject({ messages: talk.slice(0, 2) });
+  });
+
+  it.each([10_000, 100_000])("sets a record aside that is nested %d deep", (depth) => {
+    const nested = (field: string): Uint8Array =>
+      new TextEncoder().encode(`{"text": "x", "${field}": ${"[".repeat(depth)}${"]".repeat(depth)}}`);
+    const read = (field: string): unknown => parseRecord(parseLine(nested(field), place), "text", "text", place);
+    expect(() => read("text")).toThrow(RecordError);
+    expect(() => read("tags")).toThrow(RecordError);
+    expect(read("meta")).toEqual({ task: "text", text: "x" });
+  });
+
+  const switched = (change: object, i = 1): unknown => ({
+    messages: talk.map((turn, at) => (at === i ? { ...turn, ...change } : turn)),
+  });
   const bad: [string, unknown, RegExp, Task?][] = [
+    ["a weight that is a part", switched({ weight: 0.5 }), /messages\[1\]\.weight is "0\.5"; 0, 1, false and true/],
+    ["switches that differ", switched({ loss: true, weight: 0 }), /has loss and weight, which differ/],
+    ["a question to train", switched({ loss: true }, 0), /only answers of the assistant are trained/],
+    ["the weight of a record", { messages: talk, weight: 0 }, /field "weight" is not used/],
+    ["the loss of a record", { text: "x", loss: false }, /field "loss" is not used/],
+    ["a prompt beside a text", { prompt: "a", text: "b" }, /field "prompt" is not used in a record of kind text/],
+    ["a text beside a prompt", { prompt: "a", text: "b", image: "a.png" }, /has prompt and text, of which one is used/],
+    ["two images of a pair", { text: "b", image: "a.png", file_name: "b.png" }, /has image and file_name/],
+    ["images of a text", { images: ["a.png"], text: "<image>a red square" }, /field "images" is not used/],
+    ["image and images", { image: "a", images: ["b"], messages: talk }, /has image and images/],
+    [
+      "a tag without an image",
+      { messages: [{ role: "user", content: "<image>\nWhat?" }, talk[1]] },
+      /name 1 images by <image> and 0 are listed; .*list of parts/,
+    ],
+    ["a tag with an empty image", { image: "", conversations: llava("<image>What?", "x") }, /name 1 images/],
+    ["a tag with an end", { images: ["a"], conversations: llava("<image>1</image> What?", "x") }, /has <\/image>/],
+    ["two system prompts", { system: "a", messages: [{ role: "system", content: "b" }, ...talk] }, /leave one of them/],
+    ["a system prompt of another type", { system: 1, messages: talk }, /system must be a string, got "1"/],
+    ["bytes that are no base64", { text: "x", image: { path: "a", bytes: [1, 2] } }, /image\.bytes must be base64/],
+    ["more about an image", { text: "x", image: { path: "a", crop: 1 } }, /image\.crop is not used/],
     ["no answer at the end", { conversations: llava("Hello") }, /does not end with an answer/],
     ["an empty answer", { conversations: llava("Hello", "  ") }, /message 1, an answer, is empty/],
     ["an empty question", { conversations: llava(" ", "Hi") }, /message 0, a question, is empty/],
@@ -119,8 +230,12 @@ describe("sources", () => {
     ["too few images", { conversations: llava("<image>\nWhat?", "x") }, /name 1 images by <image> and 0 are listed/],
     ["too many", { image: "a.png", conversations: llava("What?", "x") }, /name 0 images by <image> and 1 are listed/],
     ["an image in an answer", { image: "a", conversations: llava("Draw", "<image>") }, /answers are text/],
-    ["an image of the web", { prompt: "x", image: "https://a.b/c.png" }, /only files are read/],
-    ["an image in the text", { prompt: "x", image: "data:image/png;base64,AA" }, /only files are read/],
+    ["an image of the web", { prompt: "x", image: "https://a.b/c.png" }, /only files and base64/],
+    [
+      "an image in text that is no base64",
+      { prompt: "x", image: "data:image/png,AA" },
+      /only files and base64 data URLs/,
+    ],
     ["a prompt of another type", { prompt: 3, image: "a.png" }, /prompt must be a string, got "3"/],
     ["an empty text", { text: "\n" }, /text is empty/],
     ["no image", { prompt: "x", image: null }, /image must be the path/],

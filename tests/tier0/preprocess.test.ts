@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest";
 import { ArgumentError } from "../../engine/errors.ts";
 import { ConfigError } from "../../model/io/errors.ts";
 import { generationPixels, pixelsToRgb, preprocessConfig, understandingPixels } from "../../model/image/preprocess.ts";
-import { resizeBicubic } from "../../model/image/resize.ts";
+import { resizeBicubic, resizeWindow } from "../../model/image/resize.ts";
 import { readImage } from "../../model/node/image_file.ts";
 import { fillBytes, fixtureBytes, fixtureJson, fnv1a, golden, hasFixtures } from "../fixtures.ts";
 import { pillowBicubic } from "../reference/pillow.ts";
@@ -130,7 +130,7 @@ describe("understandingPixels", () => {
 });
 
 describe("preprocessConfig", () => {
-  it("takes the published values where a file says nothing", () => {
+  it("takes the published values for absent keys", () => {
     expect(published).toEqual({
       imageSize: 384,
       minSize: 14,
@@ -144,7 +144,7 @@ describe("preprocessConfig", () => {
   });
   const wrong: [string, unknown, RegExp][] = [
     ["a list", [], /must be an object/],
-    ["a size of text", { image_size: "384" }, /image_size must be a whole number from 1 to 8192, got "384"/],
+    ["a size of text", { image_size: "384" }, /image_size must be a whole number from 1 to 8192; got "384"/],
     ["a size that is not square", { size: { height: 384, width: 383 } }, /square/],
     ["a std of zero", { image_std: [0.5, 0, 0.5] }, /image_std/],
     ["two means", { image_processor: { image_mean: [0.5, 0.5] } }, /three numbers/],
@@ -157,7 +157,37 @@ describe("preprocessConfig", () => {
   });
 });
 
+describe("resizeWindow", () => {
+  it.each([
+    [37, 91, 64, 157], [91, 37, 157, 64], [150, 64, 150, 64], [300, 200, 48, 32], [5, 40, 33, 264], [33, 7, 33, 60], [7, 33, 60, 33],
+  ])("is a part of the whole, bit for bit: %d×%d to %d×%d", (width, height, newWidth, newHeight) => {
+    const from = image(width, height);
+    const whole = resizeBicubic(from, newWidth, newHeight);
+    for (const share of [0, 0.3, 0.5, 1]) {
+      const [w, h] = [Math.ceil(newWidth / 3), Math.ceil(newHeight / 2)];
+      const [left, top] = [Math.floor((newWidth - w) * share), Math.floor((newHeight - h) * share)];
+      const part = resizeWindow(from, newWidth, newHeight, { left, top, width: w, height: h });
+      const rows = Array.from({ length: h }, (_, y) =>
+        whole.data.subarray(((top + y) * newWidth + left) * 3, ((top + y) * newWidth + left + w) * 3),
+      );
+      expect([part.width, part.height, part.data]).toEqual([w, h, new Uint8Array(Buffer.concat(rows))]);
+    }
+  }); // prettier-ignore
+  it("refuses windows outside the new size", () => {
+    for (const part of [{ left: 1 }, { top: -1 }, { left: 0.5, width: 2 }])
+      expect(() => resizeWindow(image(2, 2), 4, 4, { left: 0, top: 0, width: 4, height: 4, ...part })).toThrow(
+        /resizeWindow: the window must lie in 4×4/,
+      );
+  });
+});
+
 describe("generationPixels", () => {
+  it.each([[100_000, 1], [1, 100_000], [3000, 1]])("takes a strip of %d×%d with the memory of its crop", (width, height) => {
+    const before = process.memoryUsage().arrayBuffers;
+    const pixels = generationPixels({ width, height, data: new Uint8Array(width * height * 3).fill(51) }, 384);
+    expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(64e6); // the whole would have 44 GB
+    expect(new Set(pixels)).toEqual(new Set([Math.fround(51 / 127.5 - 1)]));
+  }); // prettier-ignore
   it("fits the short side and crops the long one in the middle", () => {
     const from = image(150, 64);
     const pixels = generationPixels(from, 64);

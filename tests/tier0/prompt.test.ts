@@ -99,7 +99,9 @@ describe.skipIf(!hasFixtures).each(["deepseek", "hf"])("prompts of the %s layout
   });
 
   it("writes conversations as the original does", () => {
-    expect(format.conversation(ask("Hi"))).toBe(`${DEFAULT_SYSTEM_PROMPT}\n\n<|User|>: Hi\n\n<|Assistant|>:`);
+    // use_default_system_prompt is false in the fixture of the hf layout.
+    const before = layout === "hf" ? "" : `${DEFAULT_SYSTEM_PROMPT}\n\n`;
+    expect(format.conversation(ask("Hi"))).toBe(`${before}<|User|>: Hi\n\n<|Assistant|>:`);
     expect(format.conversation(ask(" a \n", "\tb ", "c", ""), { system: "S" })).toBe(
       "S\n\n<|User|>: a\n\n<|Assistant|>: b<｜end▁of▁sentence｜><|User|>: c\n\n<|Assistant|>:",
     );
@@ -192,14 +194,15 @@ describe.skipIf(!hasFixtures)("roles and templates", () => {
   });
 
   it("reads the processor's files", () => {
-    expect(promptConfig({})).toEqual({ imageTokens: 576, chatTemplate: undefined });
+    expect(promptConfig({})).toEqual({ imageTokens: 576, chatTemplate: undefined, system: DEFAULT_SYSTEM_PROMPT });
     expect(
       promptConfig({
         processor: { num_image_tokens: 64 },
         chatTemplate: "a",
         chatTemplateJson: { chat_template: "b" },
       }),
-    ).toEqual({ imageTokens: 64, chatTemplate: "a" });
+    ).toEqual({ imageTokens: 64, chatTemplate: "a", system: "" });
+    expect(promptConfig({ processor: { chat_template: "c" } }).chatTemplate).toBe("c");
     expect(promptConfig({ chatTemplateJson: { chat_template: "b" } }).chatTemplate).toBe("b");
     // DeepSeek's own layout names its format; a template beside it is the base model's.
     expect(promptConfig({ processor: { sft_format: "deepseek" }, chatTemplate: "a" }).chatTemplate).toBeUndefined();
@@ -226,24 +229,8 @@ describe("batches", () => {
   });
 });
 
-it("templates that might never end, and texts beyond all contexts, are refused", () => {
+it("texts beyond all contexts are refused", () => {
   const tokenizer = new Tokenizer({ tokenizer: new TextDecoder().decode(byteTokenizerFiles().get("tokenizer.json")) });
-  const config = (chatTemplate: string): PromptFormat => new PromptFormat(tokenizer, { imageTokens: 4, chatTemplate });
-  const loops = "{% for a in messages %}".repeat(4) + "{% endfor %}".repeat(4);
-  for (const template of [
-    "{% for i in range(9) %}x{% endfor %}",
-    "{{ range(1000000000)|join('a') }}",
-    "{% macro m() %}{{ m() }}{% endmacro %}",
-    loops,
-    "x".repeat(70_000),
-  ])
-    expect(() => config(template), template.slice(0, 40)).toThrow(/might never end/);
-  expect(
-    config("{% for m in messages %}{% for c in m.content %}{{ c.text }}{% endfor %}{% endfor %}").conversation(
-      [{ role: "user", content: "hi" }],
-      { system: "" },
-    ),
-  ).toBe("hi");
   expect(() => new PromptFormat(tokenizer, { imageTokens: 4 }).encode("a".repeat(5_000_000))).toThrow(
     /5000000 characters; at most 1048576/,
   );

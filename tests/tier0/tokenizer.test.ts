@@ -312,7 +312,7 @@ describe.skipIf(!hasFixtures)("tokenizer files", () => {
     ["Metaspace", () => change((d) => ({ ...d, pre_tokenizer: { type: "Metaspace" } })), /pre-tokenizer of type "Metaspace"/],
     ["another split", () => change((d) => void (d.pre_tokenizer.pretokenizers[0]!.behavior = "MergedWithNext")), /"MergedWithNext"/],
     ["a split without pattern", () => change((d) => void delete d.pre_tokenizer.pretokenizers[0]!.pattern), /Split/],
-    ["a pattern that is none", () => change((d) => void (d.pre_tokenizer.pretokenizers[0]!.pattern = { Regex: "(" })), /malformed/],
+    ["a pattern that is none", () => change((d) => void (d.pre_tokenizer.pretokenizers[0]!.pattern = { Regex: "(" })), /has a group without an end/],
     ["a circle of steps", () => change((d) => { for (let i = 0; i < 99; i++) d.pre_tokenizer = { type: "Sequence", pretokenizers: [d.pre_tokenizer] }; }), /malformed/],
     ["an id of text", () => change((d) => void (d.model.vocab.x = "1" as unknown as number)), /the id of "x" is 1/],
     ["a negative id", () => change((d) => void (d.model.vocab.x = -1)), /the id of "x" is -1/],

@@ -14,7 +14,7 @@ const fixture = (path: string): string =>
   fileURLToPath(new URL(`../../../shared/fixtures/tiny/${path}`, import.meta.url));
 
 describe.skipIf(!hasFixtures)("janus data", () => {
-  it("tokenizes a source, goes on where it was, and previews its codes", async () => {
+  it("tokenizes a source, resumes where it stopped, and previews its codes", async () => {
     const path = join(temporary, "pairs.jsonl");
     const cache = join(temporary, "cache");
     const write = (images: string[]): void =>

@@ -1,4 +1,5 @@
 /** NaN and infinities through every op, in every variant and dtype: what they go into, they come out of. */
+import "../quick_compile.ts";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Device, F, backward, scope, tensor } from "../../index.ts";
 import type { Tensor } from "../../index.ts";

@@ -264,7 +264,7 @@ it("data that is not there is said before the model is loaded; a signal ends the
   const error = await errorOf(() => go("nothing", settings(), { sources: [{ path: at("data", "missing.jsonl") }] }));
   expect(error.message).toMatch(/missing\.jsonl does not exist/);
   const alone = await errorOf(() => go("nothing", settings(), { sources: [{ path: at("data", "gen.jsonl") }] }));
-  expect(alone.message).toMatch(/the ratio of und is \d and there is no sample of it/);
+  expect(alone.message).toMatch(/the ratio of und is \d and no source has records for it/);
   expect(device.pool.stats.peakBytes).toBe(live);
   await go("checked", settings({ steps: 1 }));
   device.pool.resetPeak();
@@ -376,7 +376,7 @@ it("more bad samples than are allowed end the run; what is done is kept, and goe
   const error = await errorOf(() => go("strict", settings(none)));
   expect(error).toBeInstanceOf(QuarantineError);
   expect(error.message).toMatch(
-    /missing\.png.*; all of them are in .*quarantine\.jsonl\. Mend the data, or allow more \(bad\.share/,
+    /missing\.png.*; all of them are in .*quarantine\.jsonl\. Correct the data, or allow more \(bad\.share/,
   );
   const steps = await new Checkpoints(at("strict")).list();
   expect([steps.length, steps[0]! > 0, steps[0]! < 5]).toEqual([1, true, true]);
@@ -402,7 +402,7 @@ it("texts beyond a row are bad samples, or cut; what stands before conversations
   expect(cut.tokens).toBeGreaterThan(256);
   expect(bare.tokens).toBeLessThan(refused.tokens);
   const special = await errorOf(() => set("special", { system: "a <image_placeholder>" }));
-  expect(special.message).toMatch(/the system prompt holds .*, a special token of the model/);
+  expect(special.message).toMatch(/the system prompt contains .*, a special token of the model/);
 });
 
 it("codes of janus data tokenize are those that training asks for", async () => {

@@ -316,7 +316,7 @@ describe("a step", () => {
 
   it("refuses a sample that is longer than a row before it computes", async () => {
     const trainer = newTrainer({ length: 60 });
-    await expect(trainer.take(someSamples())).rejects.toThrow(/f has 70 tokens; rows hold 60/);
+    await expect(trainer.take(someSamples())).rejects.toThrow(/f has 70 tokens; at most 60 fit into a row/);
   });
 });
 

@@ -12,6 +12,7 @@ import type { Message } from "../../model/janus/prompt.ts";
 import { IGNORE, imageSample, textSample, trainedTokens } from "../samples.ts";
 import type { Sample } from "../samples.ts";
 import { SampleError } from "./errors.ts";
+import { MAX_WHOLE, encodeText } from "./long_text.ts";
 import { nameWords } from "./names.ts";
 import type { RawSample } from "./raw_sample.ts";
 
@@ -19,19 +20,19 @@ import type { RawSample } from "./raw_sample.ts";
 export type CodeSource = (path: string) => Promise<Uint16Array | number[]>;
 
 export interface EncoderOptions {
-  /** Decides which prompts are dropped. */
+  /** Seed of the prompts that are dropped. */
   readonly seed: number;
-  /** Without it samples to be drawn are refused. */
+  /** Codes of images of the task gen (default: such samples are refused). */
   readonly codes?: CodeSource;
   /** The share of prompts that become padding, for guidance. */
   readonly drop?: number;
-  /** The longest sample; without it any length. */
+  /** Tokens of the longest sample (default: any number). */
   readonly maxTokens?: number;
-  /** Instead of refusing what is too long: plain texts are cut, conversations lose whole turns at their end. Answers are never cut. */
+  /** Whether plain texts that are too long are cut and conversations lose whole turns at their end (default: both are refused). Answers are never cut. */
   readonly truncate?: boolean;
-  /** System message of conversations that have none of their own (default: the original's), "" for none. */
+  /** System prompt of conversations without one (default: the original's), "" for none. */
   readonly system?: string;
-  /** The pixels of an image that a sample names, to be seen; throws `ImageError` for one that cannot be read. Without it images are refused. */
+  /** Returns the pixels of an image of the task und; throws `ImageError` for one that cannot be read (default: images are refused). */
   readonly readImage?: (path: string) => Promise<RgbImage>;
 }
 
@@ -66,8 +67,8 @@ export class RecordEncoder {
 
   constructor(processor: Processor, options: EncoderOptions) {
     const { drop = 0.1, maxTokens = Infinity } = options;
-    if (!(drop >= 0 && drop <= 1)) throw new ArgumentError(`RecordEncoder: drop is ${drop}; a share from 0 to 1`);
-    if (!(maxTokens >= 2)) throw new ArgumentError(`RecordEncoder: maxTokens is ${maxTokens}; at least 2`);
+    if (!(drop >= 0 && drop <= 1)) throw new ArgumentError(`RecordEncoder: drop must be a share from 0 to 1; got ${drop}`);
+    if (!(maxTokens >= 2)) throw new ArgumentError(`RecordEncoder: maxTokens must be at least 2; got ${maxTokens}`);
     this.processor = processor;
     this.options = options;
     const { tokenizer } = processor;
@@ -76,22 +77,24 @@ export class RecordEncoder {
     );
     const found = this.specials.find((special) => options.system?.includes(special));
     if (found !== undefined)
-      throw new ArgumentError(`RecordEncoder: the system prompt holds ${quote(found)}, a special token of the model`);
+      throw new ArgumentError(
+        `RecordEncoder: the system prompt contains ${quote(found)}, a special token of the model`,
+      );
   }
 
   /** Throws `SampleError`, `PromptError` or `ImageError` if it cannot be a sample; the loader sets those aside. */
   async encode(raw: RawSample, of: SampleId): Promise<Sample> {
     const sample = await this.sample(raw, of);
-    if (trainedTokens(sample) === 0) throw new SampleError("nothing of it is trained");
+    if (trainedTokens(sample) === 0) throw new SampleError("no token of it is trained");
     return sample;
   }
 
   private async sample(raw: RawSample, of: SampleId): Promise<Sample> {
     if (raw.task === "gen") return this.drawn(raw.prompt, raw.image, of);
-    if ("text" in raw) return this.plain(raw.text, of);
+    if ("text" in raw) return await this.plain(raw.text, of);
     const images = raw.task === "und" ? raw.images : [];
     const { placeholder } = this;
-    const { kept, ids, labels } = this.fitted(raw.messages, raw.system ?? this.options.system);
+    const { kept, ids, labels } = await this.fitted(raw);
     const pixels: Float32Array[] = [];
     for (const path of images.slice(0, imagesIn(kept)))
       pixels.push(understandingPixels(await this.readImage(path), this.processor.images));
@@ -99,15 +102,15 @@ export class RecordEncoder {
   }
 
   /** Tokens of the sample that `encode` would make, without a look at its pictures. Throws `SampleError` or `PromptError` if its texts cannot be one. */
-  tokens(raw: RawSample): number {
+  async tokens(raw: RawSample): Promise<number> {
     if (raw.task === "gen") return this.promptIds(raw.prompt).length + this.processor.prompts.config.imageTokens - 1;
-    if ("text" in raw) return this.textIds(raw.text).length;
-    return this.fitted(raw.messages, raw.system ?? this.options.system).ids.length;
+    if ("text" in raw) return (await this.textIds(raw.text)).length;
+    return (await this.fitted(raw)).ids.length;
   }
 
   private readImage(path: string): Promise<RgbImage> {
     const { readImage } = this.options;
-    if (!readImage) throw new ArgumentError("RecordEncoder: images to be seen need a reader; give one as `readImage`");
+    if (!readImage) throw new ArgumentError("RecordEncoder: images of the task und need a reader; give one as `readImage`");
     return readImage(path);
   }
 
@@ -124,7 +127,7 @@ export class RecordEncoder {
     const { codes: source, seed, drop = 0.1 } = this.options;
     const ids = this.promptIds(prompt);
     if (!source)
-      throw new ArgumentError("RecordEncoder: pictures to be drawn need their codes; give a CodeSource as `codes`");
+      throw new ArgumentError("RecordEncoder: images of the task gen need their codes; give a CodeSource as `codes`");
     const codes = await source(image);
     const tokens = ids.length + codes.length - 1;
     if (tokens > this.maxTokens) throw this.tooLong("prompt with its picture", tokens);
@@ -139,46 +142,67 @@ export class RecordEncoder {
     return ids;
   }
 
-  private plain(text: string, of: SampleId): Sample {
-    const ids = this.textIds(text);
+  private async plain(text: string, of: SampleId): Promise<Sample> {
+    const ids = await this.textIds(text);
     const labels = ids.map((id, i) => (i === 0 ? IGNORE : id));
     return textSample("text", ids, labels, [], -1, of.name);
   }
 
-  private textIds(text: string): number[] {
+  private async textIds(text: string): Promise<number[]> {
     const { tokenizer } = this.processor;
     this.requirePlain(text);
     if (text.trim() === "") throw new SampleError("the text is empty");
-    const ids = [...tokenizer.encode(text), tokenizer.specials.eos];
+    const { ids, isComplete } = await encodeText(tokenizer, text, this.maxTokens);
+    ids.push(tokenizer.specials.eos);
     if (ids.length > this.maxTokens) {
-      if (!this.options.truncate) throw this.tooLong("text", ids.length, true);
+      if (!this.options.truncate) throw this.tooLong("text", ids.length, { isCut: true, isComplete });
       ids.length = this.maxTokens; // without an end, which is elsewhere
     }
     return ids;
   }
 
   /** A conversation, or with `truncate` as many of its turns as fit. */
-  private fitted(
-    messages: readonly Message[],
-    system: string | undefined,
-  ): Labelled & { readonly kept: readonly Message[] } {
-    for (const { content } of messages)
-      for (const part of typeof content === "string" ? [content] : content)
-        this.requirePlain(typeof part === "string" ? part : part.type === "text" ? part.text : "");
+  private async fitted({
+    messages,
+    system = this.options.system,
+    untrained = [],
+  }: Extract<RawSample, { messages: unknown }>): Promise<Labelled & { readonly kept: readonly Message[] }> {
+    for (const text of messages.flatMap(textsOf)) this.requirePlain(text);
     if (system !== undefined) this.requirePlain(system);
     for (let kept = messages; ; kept = kept.slice(0, -2)) {
-      const labelled = this.conversation(kept, system);
-      if (labelled.ids.length <= this.maxTokens) return { ...labelled, kept };
+      const least = await this.leastTokens(kept);
+      const isBeyond = least > this.maxTokens;
+      const labelled = isBeyond ? null : this.conversation(kept, system, untrained);
+      if (labelled && labelled.ids.length <= this.maxTokens) return { ...labelled, kept };
       if (!this.options.truncate || kept.length <= 2)
-        throw this.tooLong("conversation", labelled.ids.length, kept.length > 2);
+        throw this.tooLong("conversation", labelled?.ids.length ?? least, {
+          isCut: kept.length > 2,
+          isComplete: !isBeyond,
+        });
     }
+  }
+
+  /** Tokens that messages have at least: 0 for those that are encoded at once, else those of their texts up to one beyond `maxTokens`. */
+  private async leastTokens(messages: readonly Message[]): Promise<number> {
+    const texts = messages.flatMap(textsOf);
+    if (texts.reduce((sum, { length }) => sum + length, 0) <= MAX_WHOLE || this.maxTokens === Infinity) return 0;
+    let sum = 0;
+    for (const text of texts) {
+      if (sum > this.maxTokens) break;
+      sum += (await encodeText(this.processor.tokenizer, text, this.maxTokens - sum)).ids.length - 1; // no begin of sentence
+    }
+    return sum;
   }
 
   /**
    * The ids of a conversation and their labels. Encoded piece by piece, from the end of a question to the end of its answer, and compared
    * with the ids of the whole: pieces must not merge at their borders, or the model would be trained on other tokens than it meets.
    */
-  private conversation(messages: readonly Message[], system: string | undefined): Labelled {
+  private conversation(
+    messages: readonly Message[],
+    system: string | undefined,
+    untrained: readonly number[],
+  ): Labelled {
     const { prompts } = this.processor;
     const written = (count: number): string =>
       prompts.conversation(messages.slice(0, count), {
@@ -194,9 +218,10 @@ export class RecordEncoder {
         throw new SampleError(`message ${count - 1} changes the text before it; is the chat template right?`);
       const images = count % 2 === 1 ? imagesIn([messages[count - 1]!]) : 0;
       const piece = prompts.encode(text.slice(before.length), images).slice(before === "" ? 0 : 1);
+      const isTrained = count % 2 === 0 && !untrained.includes(count - 1);
       for (const id of piece) {
         ids.push(id);
-        labels.push(count % 2 === 0 ? id : IGNORE);
+        labels.push(isTrained ? id : IGNORE);
       }
       before = text;
     }
@@ -214,15 +239,25 @@ export class RecordEncoder {
   private requirePlain(text: string): void {
     const found = this.specials.find((special) => text.includes(special));
     if (found !== undefined)
-      throw new SampleError(`its text holds ${quote(found)}, a special token of the model; take that out`);
+      throw new SampleError(`its text contains ${quote(found)}, a special token of the model; take that out`);
   }
 
-  /** @param isCut whether `truncate` would help */
-  private tooLong(what: string, tokens: number, isCut = false): SampleError {
+  private tooLong(
+    what: string,
+    tokens: number,
+    {
+      isCut = false,
+      isComplete = true,
+    }: { /** Whether `truncate` would help. */ isCut?: boolean; isComplete?: boolean } = {},
+  ): SampleError {
     const or = isCut && !this.options.truncate ? "; shorten it, or train with data.truncate=true" : "; shorten it";
-    return new SampleError(`the ${what} has ${tokens} tokens, at most ${this.maxTokens} fit${or}`);
+    const count = isComplete ? `${tokens}` : `at least ${tokens}`;
+    return new SampleError(`the ${what} has ${count} tokens, at most ${this.maxTokens} fit${or}`);
   }
 }
+
+const textsOf = ({ content }: Message): string[] =>
+  typeof content === "string" ? [content] : content.flatMap((part) => (part.type === "text" ? [part.text] : []));
 
 const imagesIn = (messages: readonly Message[]): number =>
   messages.reduce(

@@ -15,7 +15,7 @@ import { ONE_PROCESS } from "../ranks.ts";
 import type { Ranks } from "../ranks.ts";
 import { SkipLimit } from "../skips.ts";
 import type { Skip } from "../skips.ts";
-import { indexSource } from "./data/index_file.ts";
+import { indexSource, noticesOf, requireKnownFields } from "./data/index_file.ts";
 import type { SourceIndex } from "./data/index_file.ts";
 import type { Loader, LoaderState } from "./data/loader.ts";
 import { Quarantine } from "./data/quarantine.ts";
@@ -195,7 +195,9 @@ async function startOf<Config extends AnyConfig>(
       atEnd(async () => {
         for (const index of indexes) await index.close();
       });
-      for (const spec of options.sources) indexes.push(await indexSource(spec, cache, signal));
+      for (const spec of options.sources) indexes.push(await indexSource(spec, cache, { ...signal, onNotice }));
+      requireKnownFields(indexes);
+      for (const notice of indexes.flatMap(noticesOf)) onNotice(notice);
       return indexes;
     },
   };
@@ -242,7 +244,8 @@ class Run<Sample, Event extends LoopEvent> {
   }
 
   get isSaveDue(): boolean {
-    return this.parts.stage.step % this.options.config.save.every === 0 || !this.hasSteps;
+    // A step that was stopped while bad samples came leaves the number of one that is saved.
+    return !this.isSaved && (this.parts.stage.step % this.options.config.save.every === 0 || !this.hasSteps);
   }
 
   private get isSaved(): boolean {
@@ -269,7 +272,9 @@ class Run<Sample, Event extends LoopEvent> {
     const { stage, ranks } = this.parts;
     const started = now();
     const waited = stage.loader.waitingMs;
-    const { samples, state } = await stage.loader.next().catch((error: unknown) => this.dataFailed(error));
+    const loaded = await stage.loader.next(this.options.stop).catch((error: unknown) => this.dataFailed(error));
+    if (!loaded) return; // stopped while bad samples came
+    const { samples, state } = loaded;
     const event = await stage.take(samples, { started, waitingMs: stage.loader.waitingMs - waited });
     this.loaderState = state;
     await ranks.once(() => this.journal.line(event));
@@ -279,8 +284,10 @@ class Run<Sample, Event extends LoopEvent> {
     if (!skip?.isSearch) this.skips.count(skip);
   }
 
-  /** Keeps what is done, and throws the error of the data: also if the save fails. */
-  private async dataFailed(error: unknown): Promise<never> {
+  /** Keeps what is done, and throws the error of the data: also if the save fails. Null if the run was stopped and has something to keep. */
+  private async dataFailed(error: unknown): Promise<null> {
+    const { stop } = this.options;
+    if (stop?.aborted && error === stop.reason && this.parts.stage.step > 0) return null;
     const isKept = this.parts.stage.step === 0 || this.isSaved;
     if (!isKept) await this.save().catch((problem: unknown) => this.journal.notice(`not saved: ${messageOf(problem)}`));
     throw error;

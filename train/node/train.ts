@@ -59,6 +59,7 @@ async function loadStage(start: Start<TrainConfig>, measured: number | undefined
   const { config, device, source, checkpoint, signal, onNotice, atEnd } = start;
   const state = start.state as JanusState | null;
   const processor = await readProcessor(source, checkpoint.config);
+  for (const notice of [...checkpoint.notices, ...processor.notices]) onNotice(notice);
   const unused = await readUnused(checkpoint);
 
   // The data, before what takes longer.
@@ -75,7 +76,7 @@ async function loadStage(start: Start<TrainConfig>, measured: number | undefined
   atEnd(() => trainer.dispose());
 
   // Its samples.
-  const codes = await CodeCache.open(start.cache, about);
+  const codes = await CodeCache.open(start.cache, about, { onNotice });
   atEnd(() => codes.close());
   const encoder = encoderOf(config, processor, model, checkpoint.config, codes);
   const { quarantine } = start;

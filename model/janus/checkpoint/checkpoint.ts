@@ -2,9 +2,8 @@
  * A checkpoint: the weights of a model in one file or several, safetensors or `torch.save`, in either layout of names, with its config.
  * Opening one reads headers only and checks all of them against the config; bytes are read when they are asked for.
  */
-import { EMBEDDING, HEAD, parseConfig } from "../config.ts";
+import { EMBEDDING, HEAD, readConfig } from "../config.ts";
 import type { JanusConfig } from "../config.ts";
-import { readWhole } from "../../io/bytes.ts";
 import type { FileSource, RandomAccess } from "../../io/bytes.ts";
 import { CheckpointError, ConfigError, ShardIndexError, TensorMismatchError, quote, someOf } from "../../io/errors.ts";
 import { nameIn, requireTensors } from "./expected.ts";
@@ -13,6 +12,7 @@ import type { JsonObject } from "../../io/json.ts";
 import { arrange, detectLayout, isUnused } from "./names.ts";
 import type { Layout, TensorSource } from "./names.ts";
 import { readSafetensors } from "../../io/safetensors.ts";
+import { HEAD_BYTES, readTextFile, requireContent } from "../../io/small_file.ts";
 import { MAX_TENSORS } from "../../io/stored.ts";
 import type { StoredTensor } from "../../io/stored.ts";
 import { readTorchZip } from "../../io/torch_zip.ts";
@@ -38,6 +38,10 @@ export type Format = "safetensors" | "torch";
 export function chooseWeights(files: readonly string[], where: string): string {
   const known = WEIGHT_FILES.find((name) => files.includes(name));
   if (known) return known;
+  if (files.some((name) => /^adapter_(config\.json|model\.)/.test(name)))
+    throw new CheckpointError(
+      `${where}: it must hold a model's weights; got an adapter (adapter_config.json, adapter_model). Merge it into its base model first`,
+    );
   const others = files.filter(
     (name) =>
       /\.(safetensors|bin)$/.test(name) &&
@@ -93,14 +97,9 @@ async function readTensors(
   file: RandomAccess,
   name: string,
 ): Promise<{ format: Format; tensors: ReadonlyMap<string, StoredTensor> }> {
-  const head = await file.read(0, Math.min(file.size, 64));
+  const head = await file.read(0, Math.min(file.size, HEAD_BYTES));
+  requireContent(head, file.name);
   const text = String.fromCharCode(...head);
-  if (text.startsWith("version https://git-lfs"))
-    throw new CheckpointError(
-      `${file.name} is a pointer of Git LFS, not the file itself; run "git lfs pull" in its folder`,
-    );
-  if (/^\s*<(!doctype|html)/i.test(text))
-    throw new CheckpointError(`${file.name} is a web page, not a weight file; load it again`);
   if (text.startsWith("PK\x03\x04") || (name.endsWith(".bin") && text[8] !== "{"))
     return { format: "torch", tensors: await readTorchZip(file, name) };
   return { format: "safetensors", tensors: (await readSafetensors(file, name)).tensors };
@@ -135,7 +134,7 @@ async function openShards(
   open: (name: string) => Promise<{ format: Format; tensors: ReadonlyMap<string, StoredTensor> }>,
 ): Promise<{ format: Format; tensors: ReadonlyMap<string, StoredTensor> }> {
   const where = `${source.name}/${index}`;
-  const map = parseIndex(await readSmall(source, index, MAX_INDEX), where);
+  const map = parseIndex(await readTextFile(source, index, MAX_INDEX), where);
   const shards = [...new Set(map.values())];
   if (shards.length > MAX_SHARDS) throw new ShardIndexError(`${where}: ${shards.length} shards; at most ${MAX_SHARDS}`);
   const missing = shards.filter((shard) => !names.includes(shard));
@@ -153,28 +152,22 @@ async function openShards(
     for (const [name, tensor] of part.tensors) {
       const planned = map.get(name);
       if (tensors.has(name)) twice.push(`${quote(name)} is in two shards, ${tensors.get(name)!.file} and ${shard}`);
-      else if (planned === undefined) misplaced.push(`${quote(name)} is in ${shard} but not in the index`);
-      else if (planned !== shard) misplaced.push(`${quote(name)} is in ${shard}, the index says ${planned}`);
+      else if (planned === undefined) {
+        // Buffers that older versions of transformers saved, and that nobody reads, are often not in the index.
+        if (!isUnused(name)) misplaced.push(`${quote(name)} is in ${shard} but not in the index`);
+      } else if (planned !== shard) misplaced.push(`${quote(name)} is in ${shard}, the index says ${planned}`);
       tensors.set(name, tensor);
     }
   }
   for (const [name, shard] of map)
-    if (!tensors.has(name)) misplaced.push(`${quote(name)} is not in ${shard}, where the index says`);
+    if (!tensors.has(name) && !isUnused(name))
+      misplaced.push(`${quote(name)} is not in ${shard}, where the index says`);
   const problems = [...twice, ...misplaced];
   if (problems.length)
     throw new ShardIndexError(
       `${where}: index and shards disagree in ${problems.length} places:\n  ${problems.slice(0, 20).join("\n  ")}`,
     );
   return { format, tensors };
-}
-
-async function readSmall(source: FileSource, name: string, limit: number): Promise<Uint8Array> {
-  const file = await source.open(name);
-  try {
-    return await readWhole(file, limit);
-  } finally {
-    await file.close?.();
-  }
 }
 
 /** A checked checkpoint. Its bytes are those of its files; `close` it when all is read. */
@@ -184,6 +177,8 @@ export class Checkpoint {
   readonly layout: Layout;
   readonly format: Format;
   readonly config: JanusConfig;
+  /** Things worth saying: keys of config.json that are not known and have no effect. */
+  readonly notices: readonly string[];
   /** config.json as it stands. */
   readonly json: JsonObject;
   /** Everything in the weight files, under the names there. */
@@ -205,8 +200,11 @@ export class Checkpoint {
         `${name}: not the weights of a Janus model: of language_model.model.norm.weight (DeepSeek's layout) and model.language_model.norm.weight (transformers') just one must be there; found ${someOf(weights.tensors.keys(), 3) || "no tensors"}`,
       );
     }
+    requirePlain(weights.tensors.keys(), name);
     const all = arrange(weights.tensors.values(), layout, "hf").placed;
-    this.config = parseConfig(json, (hf) => all.get(hf)?.shape, `${name}/config.json`);
+    const { config, notices } = readConfig(json, (hf) => all.get(hf)?.shape, `${name}/config.json`);
+    this.config = config;
+    this.notices = notices;
     const { kept, twin } = untied(this.config, layout, weights.tensors);
     const { placed, unused, problems } = arrange(kept, layout, "hf");
     requireTensors(this.config, layout, weights.tensors, name);
@@ -214,7 +212,7 @@ export class Checkpoint {
       throw new TensorMismatchError(`${name}: ${problems.length} tensors do not fit the ${layout} layout:`, problems);
     const strange = [...weights.extra.keys()].filter((tensor) => !isUnused(tensor));
     if (strange.length)
-      throw new CheckpointError(`${name}/${EXTRA_FILE}: ${someOf(strange)} are not tensors that belong there`);
+      throw new CheckpointError(`${name}/${EXTRA_FILE}: ${someOf(strange)} are not tensors that belong in it`);
     this.name = name;
     this.layout = layout;
     this.format = weights.format;
@@ -230,7 +228,7 @@ export class Checkpoint {
   /** Bytes `offset` to `offset + length` of a tensor; in the front of `into` if that is given. */
   async read(source: TensorSource, offset = 0, length = source.bytes - offset, into?: Uint8Array): Promise<Uint8Array> {
     if (offset < 0 || length < 0 || offset + length > source.bytes)
-      throw new CheckpointError(`${source.name} has ${source.bytes} bytes; ${length} at ${offset} were asked`);
+      throw new CheckpointError(`${source.name} has ${source.bytes} bytes; got a read of ${length} at ${offset}`);
     const out = into ?? new Uint8Array(length);
     let done = 0;
     let start = 0;
@@ -311,6 +309,19 @@ export class Checkpoint {
   }
 }
 
+/** Names that the tensors of quantised weights have besides their own. */
+const QUANTISED =
+  /\.(absmax|nested_absmax|quant_map|SCB|qweight|qzeros|weight_scale(_inv)?|weight_packed)$|\.quant_state\./;
+
+/** Throws `CheckpointError` for quantised weights, whose config may not say so. */
+function requirePlain(names: Iterable<string>, where: string): void {
+  const found = [...names].find((name) => QUANTISED.test(name));
+  if (found !== undefined)
+    throw new CheckpointError(
+      `${where}: weights must be in bf16, f16 or f32; got quantised ones (${quote(found)}), which are not supported. Use the full checkpoint`,
+    );
+}
+
 const COMPARED_BYTES = 16 * 2 ** 20;
 
 /** Splits tied tensors, of which the files may have the head, the embedding, or both: the tensors with the embedding alone, and the head. */
@@ -376,7 +387,7 @@ export async function openCheckpoint(source: FileSource, options: OpenOptions = 
       `${source.name}: there is no config.json; a model's folder needs one (${names.length ? `it holds ${someOf(names)}` : "it is empty"})`,
     );
   }
-  const json = parseJsonObject(await readSmall(source, "config.json", MAX_CONFIG), `${source.name}/config.json`);
+  const json = parseJsonObject(await readTextFile(source, "config.json", MAX_CONFIG), `${source.name}/config.json`);
   const weights = await openWeights(source);
   try {
     return new Checkpoint(source.name, json, options.ema ? await averaged(source, names, weights) : weights);

@@ -48,9 +48,9 @@ export interface ConvertPlan {
 export function planConversion(checkpoint: Checkpoint, options: ConvertOptions): ConvertPlan {
   const { layout, dtype, shardBytes = 5e9 } = options;
   if (!LAYOUTS.includes(layout))
-    throw new ArgumentError(`convert: layout ${JSON.stringify(layout)}; one of ${LAYOUTS.join(", ")}`);
+    throw new ArgumentError(`convert: layout must be ${LAYOUTS.join(" or ")}; got ${JSON.stringify(layout)}`);
   if (dtype !== undefined && !isFloatDType(dtype))
-    throw new ArgumentError(`convert: dtype ${JSON.stringify(dtype)}; one of f32, f16, bf16`);
+    throw new ArgumentError(`convert: dtype must be f32, f16 or bf16; got ${JSON.stringify(dtype)}`);
   const { placed, problems } = arrange(checkpoint.kept, checkpoint.layout, layout);
   if (problems.length)
     throw new TensorMismatchError(`convert: ${checkpoint.name} does not fit the ${layout} layout:`, problems);

@@ -71,7 +71,7 @@ function mlpRows(deepseek: string, hf: string): [string, string][] {
 const UNUSED = [
   /^vision_model\.vision_tower\.attn_pool\./,
   /^gen_vision_model\.quantize\.codebook_used$/,
-  /^(language_model\.model|model\.language_model)\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq$/,
+  /^(language_model\.model|model\.language_model)\.(layers\.\d+\.self_attn\.)?rotary_emb\.((original_)?inv_freq|cos_cached|sin_cached)$/,
   /^model\.vision_model\.embeddings\.position_ids$/,
 ];
 export const isUnused = (name: string): boolean => UNUSED.some((pattern) => pattern.test(name));

@@ -5,6 +5,8 @@
 import type { JanusConfig } from "../config.ts";
 import { imageTokens, parseConfig } from "../config.ts";
 import { DRAWING_DEFAULTS } from "../processor.ts";
+import { preprocessConfig, withInputNorm } from "../../image/preprocess.ts";
+import { withoutMark } from "../../io/small_file.ts";
 import type { FloatDType } from "../../io/cast.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import { ConfigError } from "../../io/errors.ts";
@@ -15,8 +17,8 @@ import type { Layout } from "./names.ts";
 type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json };
 
 const REWRITTEN = ["config.json", "processor_config.json", "preprocessor_config.json", "generation_config.json"];
-/** Keys of generation_config.json that say how pictures are drawn. They stay as they are. */
-const DRAWING = ["guidance_scale", "temperature"];
+/** Keys of generation_config.json that are rewritten from the tokenizer's ids; all others are kept. */
+const REWRITTEN_IDS = ["bos_token_id", "pad_token_id", "boi_token_id", "generation_kwargs"];
 const TORCH_DTYPES = { f32: "float32", f16: "float16", bf16: "bfloat16" } as const;
 const SPECIAL = {
   image: "<image_placeholder>",
@@ -39,7 +41,7 @@ type Files = ReadonlyMap<string, Uint8Array>;
 
 const text = (value: Json): Uint8Array => new TextEncoder().encode(`${JSON.stringify(value, null, 2)}\n`);
 const read = (files: Files, name: string, where: string): JsonObject | null =>
-  files.has(name) ? parseJsonObject(files.get(name)!, `${where}/${name}`) : null;
+  files.has(name) ? parseJsonObject(withoutMark(files.get(name)!), `${where}/${name}`) : null;
 
 /** The side files of a checkpoint in the wanted layout. Throws `JsonError` or `ConfigError` when one cannot be read. */
 export function convertSideFiles(
@@ -72,12 +74,10 @@ export function deepseekSideFiles(
   files: Files,
   where: string,
 ): Map<string, Uint8Array> {
-  const { guidance, temperature } = DRAWING_DEFAULTS;
-  const drawing = { guidance_scale: guidance, temperature, ...drawingOf(files, where) };
   const out = kept(files);
-  // DeepSeek's folders have no such file; one that says what they mean is none either.
-  if (drawing.guidance_scale !== guidance || drawing.temperature !== temperature)
-    out.set("generation_config.json", text(drawing));
+  // DeepSeek's folders have no such file: it is written for what their code would do otherwise.
+  const settings = ownSettings(generationOf(files, where), files, config, where);
+  if (settings) out.set("generation_config.json", text(settings));
   return out
     .set("config.json", text(deepseekConfig(config, TORCH_DTYPES[dtype])))
     .set(
@@ -87,7 +87,7 @@ export function deepseekSideFiles(
         processor_class: "VLChatProcessor",
         image_size: config.vision.imageSize,
         do_normalize: true,
-        ...imageSettings(files, where),
+        ...imageSettings(config, files, where),
       }),
     )
     .set(
@@ -104,12 +104,38 @@ export function deepseekSideFiles(
     );
 }
 
-/** What generation_config.json says of how pictures are drawn. */
-function drawingOf(files: Files, where: string): Record<string, number> {
+/** The settings of generation_config.json that stand in either layout. */
+function generationOf(files: Files, where: string): Record<string, Json> {
   const given = read(files, "generation_config.json", where);
-  return Object.fromEntries(
-    DRAWING.flatMap((name) => (typeof given?.get(name) === "number" ? [[name, given.get(name) as number]] : [])),
-  );
+  const settings = [...(given ?? [])].filter(([name]) => !REWRITTEN_IDS.includes(name));
+  return Object.fromEntries(settings.map(([name, value]): [string, Json] => [name, plain(value)]));
+}
+
+/** `settings`, if they are not what DeepSeek's code does by itself; null if they are. */
+function ownSettings(
+  settings: Record<string, Json>,
+  files: Files,
+  config: JanusConfig,
+  where: string,
+): Record<string, Json> | null {
+  const { guidance, temperature } = DRAWING_DEFAULTS;
+  const eos = specialIds(files.get("tokenizer.json"), where)?.eos;
+  const usual: Record<string, Json | undefined> = {
+    guidance_scale: guidance,
+    temperature,
+    max_length: config.language.maxPositions,
+    eos_token_id: eos,
+    transformers_version: settings.transformers_version,
+    _from_model_config: settings._from_model_config,
+  };
+  return Object.entries(settings).every(([name, value]) => usual[name] === value) ? null : settings;
+}
+
+/** Whether questions have the original's system prompt: as the given processor says, else as the original does. */
+function usesSystemPrompt(files: Files, where: string): boolean {
+  const given = read(files, "processor_config.json", where);
+  const flag = given?.get("use_default_system_prompt");
+  return typeof flag === "boolean" ? flag : given === null || given.has("sft_format");
 }
 
 /**
@@ -130,7 +156,6 @@ export function hfSideFiles(
     pad_token_id: ids.pad!,
     generation_kwargs: { boi_token_id: ids.beginImage! },
   };
-  const drawing = drawingOf(files, where);
   return kept(files)
     .set("config.json", text(hfConfig(config, ids, TORCH_DTYPES[dtype])))
     .set(
@@ -138,8 +163,8 @@ export function hfSideFiles(
       text({
         ...generation,
         guidance_scale: DRAWING_DEFAULTS.guidance,
-        ...drawing,
         max_length: config.language.maxPositions,
+        ...generationOf(files, where),
       }),
     )
     .set(
@@ -154,7 +179,7 @@ export function hfSideFiles(
         do_pad: true,
         do_rescale: true,
         do_normalize: true,
-        ...imageSettings(files, where),
+        ...imageSettings(config, files, where),
       }),
     )
     .set(
@@ -162,7 +187,7 @@ export function hfSideFiles(
       text({
         num_image_tokens: imageTokens(config),
         processor_class: "JanusProcessor",
-        use_default_system_prompt: false,
+        use_default_system_prompt: usesSystemPrompt(files, where),
       }),
     );
 }
@@ -304,7 +329,8 @@ export function hfConfig(config: JanusConfig, ids: Ids | null, torchDtype: strin
  */
 export function requireStorable(config: JanusConfig, where: string): void {
   const json = parseJsonObject(text(hfConfig(config, null, "float32")), `${where}/config.json`);
-  const different = differences(config, parseConfig(json, undefined, `${where}/config.json`));
+  const { inputNorm: _, ...stored } = config; // goes to the processor's settings
+  const different = differences(stored, parseConfig(json, undefined, `${where}/config.json`));
   if (different.length)
     throw new ConfigError(`${where}: config.json cannot hold these sizes: ${different.join("; ")}; make them agree`);
 }
@@ -322,7 +348,7 @@ function differences(a: object, b: object, path = ""): string[] {
 function specialIds(tokenizer: Uint8Array | undefined, where: string): Ids | null {
   if (!tokenizer) return null;
   const ids = new Map<JsonValue | undefined, JsonValue | undefined>();
-  const json = new JsonReader(tokenizer, `${where}/tokenizer.json`, TOKENIZER_LIMITS);
+  const json = new JsonReader(withoutMark(tokenizer), `${where}/tokenizer.json`, TOKENIZER_LIMITS);
   json.object((key) => {
     if (key !== "added_tokens") return json.skip();
     json.array(() => {
@@ -341,21 +367,20 @@ function specialIds(tokenizer: Uint8Array | undefined, where: string): Ids | nul
   return found;
 }
 
-/** What the processors of both layouts share, from whichever file has it; the published values otherwise. */
-function imageSettings(files: Files, where: string): Record<string, Json> {
+/** What the processors of both layouts share, from whichever file has it, as it takes effect; the published values otherwise. */
+function imageSettings(config: JanusConfig, files: Files, where: string): Record<string, Json> {
   const preprocessor = read(files, "preprocessor_config.json", where);
   const nested = read(files, "processor_config.json", where)?.get("image_processor");
   const from = isJsonObject(nested) ? nested : preprocessor;
-  const defaults = {
-    min_size: 14,
-    rescale_factor: 1 / 255,
-    image_mean: [0.5, 0.5, 0.5],
-    image_std: [0.5, 0.5, 0.5],
-    background_color: [127, 127, 127],
+  const effective = preprocessConfig(from ? plain(from) : {}, `${where}/preprocessor_config.json`);
+  const { minSize, rescaleFactor, mean, std, background } = withInputNorm(effective, config.inputNorm);
+  return {
+    min_size: minSize,
+    rescale_factor: rescaleFactor,
+    image_mean: mean,
+    image_std: std,
+    background_color: background,
   };
-  return Object.fromEntries(
-    Object.entries(defaults).map(([key, value]): [string, Json] => [key, plain(from?.get(key) ?? value)]),
-  );
 }
 
 /** The dtype of most of the weights of a checkpoint, or of a model under its tensors' names. */

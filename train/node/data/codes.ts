@@ -5,21 +5,24 @@
  * `codes/<key>/part-N.codes`: rows of u16 codes, little-endian, and 4 bytes of a hash over image and codes.
  * `codes/<key>/part-N.jsonl`: for each row the image's hash, and the path, size and time by which it is found without being read. A row is on
  * the disk before its line is; what a crash has left without a line or cut off is computed again.
+ * `codes/<key>/sorted.idx`: the lists, sorted for searching (code_index.ts).
  */
 import { createHash } from "node:crypto";
-import { mkdir, open, readFile, readdir, stat } from "node:fs/promises";
+import { mkdir, open, readFile, stat } from "node:fs/promises";
 import type { FileHandle } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { ImageLimitError } from "../../../model/image/image.ts";
 import { generationPixels } from "../../../model/image/preprocess.ts";
 import { fileError, writeFileAtomic } from "../../../model/node/files.ts";
-import { notReadable, readImage } from "../../../model/node/image_file.ts";
+import { inlineBytes, notReadable, readImage } from "../../../model/node/image_file.ts";
 import type { ReadImageOptions } from "../../../model/node/image_file.ts";
 import type { CodeSource } from "../../data/encode.ts";
 import { ENCODED_AT_ONCE } from "../../stage0/image_tokenizer.ts";
 import type { EncodeCodes } from "../../stage0/image_tokenizer.ts";
 import { Batcher } from "../../data/batcher.ts";
 import { CodesError } from "../../data/errors.ts";
+import { CodeIndex, partFile, readRow } from "./code_index.ts";
+import type { Line } from "./code_index.ts";
 
 /** All that codes depend on, besides the picture. */
 export interface CodesAbout {
@@ -60,15 +63,6 @@ export function codesKey({ weights, dtype, imageSize, tokens, codes, plain }: Co
   return digest(JSON.stringify(all)).toString("hex").slice(0, 32);
 }
 
-/** A line of a part's list. Without `row` it says only that a file holds a picture that is known. */
-interface Line {
-  readonly image: string;
-  readonly row?: number;
-  readonly path: string;
-  readonly bytes: number;
-  readonly modified: string;
-}
-
 /** A picture file as it is now. */
 interface Seen {
   readonly path: string;
@@ -76,13 +70,27 @@ interface Seen {
   readonly modified: string;
 }
 
-const stampOf = ({ path, bytes, modified }: Seen): string => shortHash(`${path}\0${bytes}\0${modified}`);
+/** Whether a name is the picture itself, as a data URL. Its codes are found by its content alone. */
+const isInline = (path: string): boolean => path.startsWith("data:");
+
+const stampOf = ({ path, bytes, modified }: Pick<Seen, "path" | "bytes" | "modified">): string =>
+  shortHash(`${path}\0${bytes}\0${modified}`);
 
 /** A picture whose codes are known. */
 interface Entry {
   readonly image: string;
   readonly codes: Uint16Array;
-  readonly seen: Seen;
+  /** Null for a picture in a record. */
+  readonly seen: Seen | null;
+}
+
+/** What the list says in place of a file for a picture in a record. */
+const inlineSeen = (image: string): Seen => ({ path: `data:${image}`, bytes: 0, modified: "0" });
+
+export interface OpenOptions {
+  readonly onNotice?: (message: string) => void;
+  /** Bytes of lists from which they are sorted on the disk (default: 64 MiB). */
+  readonly maxUnsorted?: number;
 }
 
 async function seenFile(path: string): Promise<Seen> {
@@ -99,12 +107,7 @@ export class CodeCache {
   readonly folder: string;
   /** Since it was opened: codes read from the cache, computed, and found damaged. */
   readonly stats = { hits: 0, computed: 0, damaged: 0 };
-  /** Position of the codes of a picture: part · 2^20 + row. */
-  private readonly rows = new Map<string, number>();
-  /** Which picture a file holds, by its path, size and time. */
-  private readonly images = new Map<string, string>();
-  private readonly readers: Promise<FileHandle>[] = [];
-  private readonly numbers: number[] = [];
+  private index!: CodeIndex;
   private writer: { part: number; codes: FileHandle; list: FileHandle; rows: number; listBytes: number } | null = null;
   /** Writes one after the other. */
   private writing: Promise<void> = Promise.resolve();
@@ -114,18 +117,21 @@ export class CodeCache {
     this.about = about;
   }
 
-  /** Opens the cache for these codes below `cache`; makes it if there is none. */
-  static async open(cache: string, about: CodesAbout): Promise<CodeCache> {
+  /**
+   * Opens the cache for these codes below `cache`; makes it if there is none.
+   * @param options.onNotice is told if the lists of a large cache have to be sorted, which takes a while
+   */
+  static async open(cache: string, about: CodesAbout, options: OpenOptions = {}): Promise<CodeCache> {
     if (!(about.tokens >= 1) || !(about.codes >= 1 && about.codes <= 65_536))
       throw new CodesError(
-        `${about.tokens} codes of ${about.codes}: a cache holds codes of 16 bits, at least one a picture`,
+        `${about.tokens} codes of ${about.codes}: a cache contains codes of 16 bits, at least one a picture`,
       );
     const opened = new CodeCache(join(cache, "codes", codesKey(about)), about);
     try {
       await mkdir(opened.folder, { recursive: true });
-      await opened.load();
+      const { rowBytes } = opened;
+      opened.index = await CodeIndex.open(opened.folder, { rowBytes, stampOf, ...options });
     } catch (error) {
-      await opened.close();
       throw fileError(error, opened.folder);
     }
     await writeFileAtomic(join(opened.folder, "about.json"), new TextEncoder().encode(`${JSON.stringify(about)}\n`));
@@ -134,7 +140,7 @@ export class CodeCache {
 
   /** Pictures whose codes are here. */
   get count(): number {
-    return this.rows.size;
+    return this.index.pictures;
   }
 
   private get rowBytes(): number {
@@ -143,13 +149,18 @@ export class CodeCache {
 
   /** The codes of a picture file; null if they are not here. Throws `ImageError` for files that cannot be read, `FileError` if too many are open. */
   async get(path: string): Promise<Uint16Array | null> {
-    const seen = await seenFile(path);
-    const known = this.images.get(stampOf(seen));
-    if (known !== undefined) return this.read(known);
-    const image = shortHash(await this.bytesOf(seen));
+    const { image, isNew, seen } = await this.lookUp(path);
     const codes = await this.read(image);
-    if (codes) await this.put([], [{ image, ...seen }]);
+    if (codes && isNew && seen) await this.put([], [{ image, ...seen }]);
     return codes;
+  }
+
+  /** The hash of a picture, by its file's path, size and time if those are known; else by its bytes. */
+  private async lookUp(path: string): Promise<{ image: string; isNew: boolean; seen: Seen | null }> {
+    if (isInline(path)) return { image: shortHash(inlineBytes(path)), isNew: true, seen: null };
+    const seen = await seenFile(path);
+    const known = await this.index.imageOf(stampOf(seen));
+    return { image: known ?? shortHash(await this.bytesOf(seen)), isNew: known === undefined, seen };
   }
 
   /** Codes from here, else computed by `encode` and kept. Pictures that are asked for at the same time are computed together. */
@@ -163,11 +174,14 @@ export class CodeCache {
         this.stats.hits++;
         return cached;
       }
-      const seen = await seenFile(path);
-      const bytes = await this.bytesOf(seen);
+      const seen = isInline(path) ? null : await seenFile(path);
+      const bytes = seen ? await this.bytesOf(seen) : inlineBytes(path);
       const image = shortHash(bytes);
       const compute = async (): Promise<Uint16Array> => {
-        const pixels = generationPixels(await readImage(bytes, { ...pictures, name: path }), this.about.imageSize);
+        const pixels = generationPixels(
+          await readImage(bytes, { ...pictures, name: seen?.path ?? "the image in the record" }),
+          this.about.imageSize,
+        );
         const codes = checkCodes(await batcher.add(pixels), this.about);
         await this.put([{ image, codes, seen }], []);
         this.stats.computed++;
@@ -185,8 +199,7 @@ export class CodeCache {
   /** Waits for what is being written, and closes the files. */
   async close(): Promise<void> {
     await this.writing.catch(() => undefined);
-    for (const reader of this.readers) await reader.then((handle) => handle.close()).catch(() => undefined);
-    this.readers.length = 0;
+    await this.index.close();
     await this.writer?.codes.close();
     await this.writer?.list.close();
     this.writer = null;
@@ -200,60 +213,28 @@ export class CodeCache {
     });
   }
 
-  /** Reads the lists of all parts. A last line that was cut off, and rows that are not there, do not count. */
-  private async load(): Promise<void> {
-    const names = await readdir(this.folder);
-    const numbers = names.flatMap((name) => /^part-(\d+)\.jsonl$/.exec(name)?.[1] ?? []).map(Number);
-    for (const number of numbers.sort((a, b) => a - b)) {
-      const codes = await open(this.part(number, "codes"), "r").catch(() => null);
-      if (!codes) continue;
-      const part = this.readers.push(Promise.resolve(codes)) - 1;
-      this.numbers.push(number);
-      const rows = Math.floor((await codes.stat()).size / this.rowBytes);
-      const text = await readFile(this.part(number, "jsonl"), "utf8");
-      for (const line of text.slice(0, text.lastIndexOf("\n") + 1).split("\n")) this.take(line, part, rows);
-    }
-  }
-
-  private take(text: string, part: number, rows: number): void {
-    if (text === "") return;
-    let line: Line;
-    try {
-      line = JSON.parse(text) as Line;
-    } catch {
-      return; // torn by a crash; its picture is computed again
-    }
-    if (typeof line.image !== "string" || (line.row !== undefined && !(line.row < rows))) return;
-    if (line.row !== undefined) this.rows.set(line.image, part * 2 ** 20 + line.row);
-    this.images.set(stampOf(line), line.image);
-  }
-
   /** The codes of a picture by its hash; null if they are not here or damaged. */
   private async read(image: string): Promise<Uint16Array | null> {
-    const at = this.rows.get(image);
-    if (at === undefined) return null;
-    const handle = await this.readers[Math.floor(at / 2 ** 20)]!;
-    const bytes = new Uint8Array(this.rowBytes);
-    const { bytesRead } = await handle.read(bytes, 0, bytes.length, (at % 2 ** 20) * this.rowBytes);
-    const body = bytes.subarray(0, this.about.tokens * 2);
-    if (
-      bytesRead === bytes.length &&
-      digest(image, body).compare(bytes, body.length, bytes.length, 0, SUM_BYTES) === 0
-    ) {
+    const position = await this.index.positionOf(image);
+    if (!position) return null;
+    const bytes = await readRow(this.folder, position, this.rowBytes);
+    const body = bytes?.subarray(0, this.about.tokens * 2);
+    if (bytes && body && digest(image, body).compare(bytes, body.length, bytes.length, 0, SUM_BYTES) === 0) {
       const view = new DataView(bytes.buffer);
       return Uint16Array.from({ length: this.about.tokens }, (_, i) => view.getUint16(2 * i, true));
     }
     this.stats.damaged++;
-    this.rows.delete(image);
+    await this.inTurn(() => this.index.remove(image));
     return null;
   }
 
-  private part(number: number, kind: "codes" | "jsonl"): string {
-    return join(this.folder, `part-${String(number).padStart(5, "0")}.${kind}`);
+  private put(entries: readonly Entry[], known: readonly (Seen & { image: string })[]): Promise<void> {
+    return this.inTurn(() => this.write(entries, known));
   }
 
-  private put(entries: readonly Entry[], known: readonly (Seen & { image: string })[]): Promise<void> {
-    const done = this.writing.then(() => this.write(entries, known));
+  /** Runs writes one after the other. */
+  private inTurn(write: () => Promise<void>): Promise<void> {
+    const done = this.writing.then(write);
     this.writing = done.catch(() => undefined); // the caller hears of it; the next write is its own
     return done;
   }
@@ -277,7 +258,7 @@ export class CodeCache {
         rows.set(digest(image, rows.subarray(at, end)).subarray(0, SUM_BYTES), end);
       }
       const lines: Line[] = [
-        ...entries.map(({ image, seen }, i) => ({ image, row: first + i, ...seen })),
+        ...entries.map(({ image, seen }, i) => ({ image, row: first + i, ...(seen ?? inlineSeen(image)) })),
         ...known.map(({ image, path, bytes, modified }) => ({ image, path, bytes, modified })),
       ];
       const text = new TextEncoder().encode(lines.map((line) => `${JSON.stringify(line)}\n`).join(""));
@@ -289,8 +270,7 @@ export class CodeCache {
       if (rows.length) await writer.list.datasync();
       writer.rows += entries.length;
       writer.listBytes += text.length;
-      for (const [i, { image }] of entries.entries()) this.rows.set(image, writer.part * 2 ** 20 + first + i);
-      for (const line of lines) this.images.set(stampOf(line), line.image);
+      for (const line of lines) await this.index.add(line, writer.part);
     } catch (error) {
       throw fileError(error, this.folder);
     }
@@ -298,17 +278,16 @@ export class CodeCache {
 
   /** Files that nobody else writes to: whose list it could make, has the part. */
   private async newPart(): Promise<NonNullable<CodeCache["writer"]>> {
-    for (let number = (this.numbers.at(-1) ?? -1) + 1; ; number++) {
+    for (;;) {
+      const part = this.index.nextPart++;
       let list: FileHandle;
       try {
-        list = await open(this.part(number, "jsonl"), "wx");
+        list = await open(partFile(this.folder, part, "jsonl"), "wx");
       } catch (error) {
         if (error instanceof Error && "code" in error && error.code === "EEXIST") continue;
         throw error;
       }
-      const codes = await open(this.part(number, "codes"), "w");
-      this.numbers.push(number);
-      const part = this.readers.push(open(this.part(number, "codes"), "r")) - 1;
+      const codes = await open(partFile(this.folder, part, "codes"), "w");
       return { part, codes, list, rows: 0, listBytes: 0 };
     }
   }

@@ -1,57 +1,38 @@
-/** Folders of images by class: their listing, and the stamps by which a source is recognised without reading it. */
+/**
+ * Folders of images by class: their listing, and what of them is no sample. The class of an image is the folder that it lies in, at any depth
+ * (`cat/1.png`, `train/cat/1.png`). Each start stats every image, so that one that was overwritten with another size is noticed, whether the
+ * listing is in the cache or not.
+ */
 import { createHash } from "node:crypto";
-import { readFile, readdir, stat } from "node:fs/promises";
 import type { BigIntStats } from "node:fs";
+import { opendir, readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
-import { fileError } from "../../../model/node/files.ts";
+import { FileError, fileError } from "../../../model/node/files.ts";
 import { SourceError } from "../../data/errors.ts";
 import type { ScanOptions } from "./scan.ts";
+import { sortedNames } from "./sorted_names.ts";
 import type { SourceSpec } from "./sources.ts";
 
-/** Size and time of a file, or of a folder's class folders: while they stay the same, so does the source. */
-export interface Stamp {
-  readonly isFolder: boolean;
-  readonly bytes: number;
-  readonly modified: string;
-}
-
-const PICTURES = /\.(jpe?g|png|webp|gif|tiff?|avif)$/i;
+const IMAGES = /\.(jpe?g|jpe|jfif|png|webp|gif|tiff?|avif)$/i;
+/** Images that are named in the report as such, because nothing here decodes them. */
+const OTHER_IMAGES = /\.(bmp|dib|heic|heif|jxl|jp2|j2k|ico|svg|psd|tga|exr|hdr|p[bgpn]m|dng|cr2|nef|arw)$/i;
+const SPLITS = new Set(["train", "training", "val", "valid", "validation", "dev", "test", "testing"]);
 const STATS_AT_ONCE = 64;
+/** Lines that are hashed and written at once. */
+const LINES_AT_ONCE = 4096;
 
-async function statsOf(path: string): Promise<BigIntStats> {
-  try {
-    return await stat(path, { bigint: true });
-  } catch (error) {
-    throw fileError(error, path);
-  }
+/** Entries of a folder that are no samples, by reason. */
+export interface SkippedFiles {
+  readonly reason: string;
+  readonly count: number;
+  /** The first of them, relative to the folder. */
+  readonly example: string;
 }
 
-/** Names in a folder, in the order of their UTF-16 codes: the same on every machine. */
-async function namesIn(path: string, kind: "folders" | "pictures"): Promise<string[]> {
-  const entries = await readdir(path, { withFileTypes: true }).catch((error: unknown) => {
-    throw fileError(error, path);
-  });
-  const isWanted = (entry: (typeof entries)[number]): boolean =>
-    kind === "folders"
-      ? (entry.isDirectory() || entry.isSymbolicLink()) && !entry.name.startsWith(".")
-      : PICTURES.test(entry.name) && !entry.isDirectory() && !entry.name.startsWith(".");
-  return entries
-    .filter(isWanted)
-    .map(({ name }) => name)
-    .sort();
-}
-
-/** What a source looks like from outside. Of a folder: a hash over the times of its class folders, which change when files come or go. */
-export async function stampOf(spec: SourceSpec): Promise<Stamp> {
-  const stats = await statsOf(spec.path);
-  if (!stats.isDirectory()) return { isFolder: false, bytes: Number(stats.size), modified: String(stats.mtimeNs) };
-  const hash = createHash("sha256");
-  for (const name of await namesIn(spec.path, "folders")) {
-    const inside = await statsOf(join(spec.path, name));
-    hash.update(`${name}\0${inside.mtimeNs}\n`);
-  }
-  if (spec.classes !== undefined) hash.update(await classesText(spec.classes));
-  return { isFolder: true, bytes: 0, modified: hash.digest("hex") };
+export interface Listing {
+  /** Hash of the lines, in hex. */
+  readonly hash: string;
+  readonly skipped: readonly SkippedFiles[];
 }
 
 const classesText = (path: string): Promise<string> =>
@@ -59,52 +40,202 @@ const classesText = (path: string): Promise<string> =>
     throw fileError(error, path);
   });
 
-/** The name of each class folder. Lines `folder name of the class`, as ImageNet's synset file has them. */
-async function classNames(spec: SourceSpec, folders: readonly string[]): Promise<Map<string, string>> {
-  if (spec.classes === undefined) return new Map(folders.map((name) => [name, name.replaceAll("_", " ").trim()]));
+/** Names of classes by folder, of lines `folder name of the class`, as ImageNet's synset file has them. */
+async function readClasses(path: string): Promise<Map<string, string>> {
   const names = new Map<string, string>();
-  for (const [i, line] of (await classesText(spec.classes)).split(/\r?\n/).entries()) {
+  for (const [i, line] of (await classesText(path)).split(/\r?\n/).entries()) {
     if (line.trim() === "") continue;
     const [, folder, name] = /^(\S+)\s+(\S.*?)\s*$/.exec(line) ?? [];
     if (folder === undefined || name === undefined)
-      throw new SourceError(`${spec.classes}:${i + 1}: a line is the name of a folder, a space, the name of its class`);
-    if (names.has(folder)) throw new SourceError(`${spec.classes}:${i + 1}: a second line for ${folder}`);
+      throw new SourceError(`${path}:${i + 1}: a line is the name of a folder, a space, the name of its class`);
+    if (names.has(folder)) throw new SourceError(`${path}:${i + 1}: a second line for ${folder}`);
     names.set(folder, name);
   }
-  const missing = folders.find((name) => !names.has(name));
-  if (missing !== undefined)
-    throw new SourceError(`${spec.classes} has no line for the folder ${missing} of ${spec.path}; add it`);
   return names;
 }
 
-export interface Listing {
-  /** Hash of `text`, in hex. */
-  readonly hash: string;
-  /** JSONL: `{class, image, bytes}`. */
-  readonly text: Uint8Array;
+/** An entry whose stats are known; null if nothing is there under its name. */
+async function statsOf(path: string): Promise<BigIntStats | null> {
+  try {
+    return await stat(path, { bigint: true });
+  } catch (error) {
+    const problem = fileError(error, path);
+    if (problem instanceof FileError && ["ENOENT", "ELOOP", "ENOTDIR"].includes(problem.code)) return null;
+    throw problem;
+  }
 }
 
-/** Every image of a folder with its class, in order. Throws `SourceError` for folders without images and classes without a name. */
-export async function listFolder(spec: SourceSpec, { signal }: ScanOptions): Promise<Listing> {
-  const folders = await namesIn(spec.path, "folders");
-  const names = await classNames(spec, folders);
-  const lines: string[] = [];
-  for (const folder of folders) {
-    signal?.throwIfAborted();
-    const files = await namesIn(join(spec.path, folder), "pictures");
-    for (let at = 0; at < files.length; at += STATS_AT_ONCE) {
-      const some = files.slice(at, at + STATS_AT_ONCE);
-      const stats = await Promise.all(some.map((file) => statsOf(join(spec.path, folder, file))));
-      for (const [i, file] of some.entries())
-        lines.push(
-          `${JSON.stringify({ class: names.get(folder), image: `${folder}/${file}`, bytes: Number(stats[i]!.size) })}\n`,
-        );
+const idOf = ({ dev, ino }: BigIntStats): string => `${dev}:${ino}`;
+
+/** An entry of a folder: its name, and whether it is a folder, a link or another file. */
+interface Entry {
+  readonly name: string;
+  readonly type: "d" | "l" | "f";
+}
+
+/** Entries of a folder in the order of their names, whatever their number. */
+async function* entriesOf(path: string): AsyncGenerator<Entry> {
+  const opened = await opendir(path, { bufferSize: 1024 }).catch((error: unknown) => {
+    throw fileError(error, path);
+  });
+  // No name contains a zero: behind it the type does not change the order.
+  const names = async function* (): AsyncGenerator<string> {
+    for await (const entry of opened)
+      yield `${entry.name}\0${entry.isDirectory() ? "d" : entry.isSymbolicLink() ? "l" : "f"}`;
+  };
+  for await (const text of sortedNames(names())) {
+    const end = text.length - 2;
+    yield { name: text.slice(0, end), type: text[end + 1] as Entry["type"] };
+  }
+}
+
+interface Folder {
+  readonly name: string;
+  readonly id: string;
+}
+
+class FolderLister {
+  readonly skipped = new Map<string, { count: number; example: string }>();
+  private readonly spec: SourceSpec;
+  private readonly classes: ReadonlyMap<string, string> | null;
+  private readonly signal: AbortSignal | undefined;
+
+  constructor(spec: SourceSpec, classes: ReadonlyMap<string, string> | null, signal: AbortSignal | undefined) {
+    this.spec = spec;
+    this.classes = classes;
+    this.signal = signal;
+  }
+
+  /** Lines of the listing. */
+  async *lines(): AsyncGenerator<string> {
+    const folders: Folder[] = [];
+    for await (const { name } of this.images("", folders))
+      this.skip("in the root, without the folder of a class", name);
+    await this.requireOneSplit(folders);
+    const above = await statsOf(this.spec.path);
+    for (const { name, id } of folders) yield* this.folder(name, [...(above ? [idOf(above)] : []), id]);
+  }
+
+  /** @param above ids of the folder and those above it: a link back to one of them would never end */
+  private async *folder(path: string, above: readonly string[]): AsyncGenerator<string> {
+    const folders: Folder[] = [];
+    let className: string | null = null;
+    for await (const { name, bytes } of this.images(path, folders)) {
+      className ??= this.classOf(path);
+      yield `${JSON.stringify({ class: className, image: `${path}/${name}`, bytes })}\n`;
+    }
+    if (folders.length === 0) this.classOf(path); // an empty class has to have a name too
+    for (const { name, id } of folders) {
+      if (above.includes(id)) this.skip("link to a folder above it", `${path}/${name}`);
+      else yield* this.folder(`${path}/${name}`, [...above, id]);
     }
   }
-  if (lines.length === 0)
-    throw new SourceError(
-      `${spec.path} holds no folders with images; one folder for each class, with JPEG, PNG, WebP, GIF, TIFF or AVIF files in it`,
-    );
-  const text = new TextEncoder().encode(lines.join(""));
-  return { hash: createHash("sha256").update(text).digest("hex"), text };
+
+  private classOf(path: string): string {
+    const folder = path.slice(path.lastIndexOf("/") + 1);
+    if (!this.classes) return folder.replaceAll("_", " ").trim();
+    const name = this.classes.get(path) ?? this.classes.get(folder);
+    if (name === undefined)
+      throw new SourceError(`${this.spec.classes} has no line for the folder ${path} of ${this.spec.path}; add it`);
+    return name;
+  }
+
+  /** The images that lie directly in a folder; its folders are added to `folders`. */
+  private async *images(path: string, folders: Folder[]): AsyncGenerator<{ name: string; bytes: number }> {
+    let some: Entry[] = [];
+    const use = async (entries: readonly Entry[]): Promise<{ name: string; bytes: number }[]> => {
+      this.signal?.throwIfAborted();
+      const stats = await Promise.all(entries.map(({ name }) => statsOf(join(this.spec.path, path, name))));
+      return entries.flatMap(({ name, type }, i) => {
+        const [found, shown] = [stats[i]!, join(path, name)];
+        if (!found) this.skip(type === "l" ? "broken link" : "cannot be found under its name", shown);
+        else if (found.isDirectory()) folders.push({ name, id: idOf(found) });
+        else if (!IMAGES.test(name)) this.skip(reasonOf(name), shown);
+        else if (!found.isFile()) this.skip("not a file", shown);
+        else return [{ name, bytes: Number(found.size) }];
+        return [];
+      });
+    };
+    for await (const entry of entriesOf(join(this.spec.path, path))) {
+      if (!this.isLookedAt(entry, path) || some.push(entry) < STATS_AT_ONCE) continue;
+      yield* await use(some);
+      some = [];
+    }
+    yield* await use(some);
+  }
+
+  /** Whether an entry has to be stat-ed: other files than images are known by their names. */
+  private isLookedAt({ name, type }: Entry, path: string): boolean {
+    if (name.startsWith(".")) {
+      this.skip("hidden", join(path, name));
+      return false;
+    }
+    if (type !== "f" || IMAGES.test(name)) return true;
+    this.skip(reasonOf(name), join(path, name));
+    return false;
+  }
+
+  /** Training on `train` and `test` together is never meant. */
+  private async requireOneSplit(folders: readonly Folder[]): Promise<void> {
+    const splits: string[] = [];
+    for (const { name } of folders) {
+      if (!SPLITS.has(name.toLowerCase())) continue;
+      let [hasImages, hasFolders] = [false, false];
+      for await (const entry of entriesOf(join(this.spec.path, name))) {
+        if (entry.type === "d") hasFolders = true;
+        else if (IMAGES.test(entry.name)) hasImages = true;
+      }
+      if (!hasImages && hasFolders) splits.push(name);
+    }
+    if (splits.length > 1)
+      throw new SourceError(
+        `${this.spec.path} contains the splits ${splits.join(" and ")}; a source is one of them. Give ${join(this.spec.path, splits.find((name) => /^train/i.test(name)) ?? splits[0]!)}`,
+      );
+  }
+
+  private skip(reason: string, name: string): void {
+    const known = this.skipped.get(reason);
+    if (known) known.count++;
+    else this.skipped.set(reason, { count: 1, example: name });
+  }
 }
+
+const reasonOf = (name: string): string =>
+  OTHER_IMAGES.test(name) ? "an image of a format that is not read" : "not an image by its name";
+
+/**
+ * Lists every image of a folder with its class, in order, as JSONL `{class, image, bytes}`; `write` gets the lines in parts; memory does not
+ * depend on the number of images. Throws `SourceError` for folders without images, with several splits, and for classes without a name.
+ */
+export async function listFolder(
+  spec: SourceSpec,
+  { signal }: ScanOptions,
+  write: (bytes: Uint8Array) => Promise<void> = async () => undefined,
+): Promise<Listing> {
+  const classes = spec.classes === undefined ? null : await readClasses(spec.classes);
+  const lister = new FolderLister(spec, classes, signal);
+  const hash = createHash("sha256");
+  let lines: string[] = [];
+  let count = 0;
+  const flush = async (): Promise<void> => {
+    const bytes = new TextEncoder().encode(lines.join(""));
+    lines = [];
+    hash.update(bytes);
+    await write(bytes);
+  };
+  for await (const line of lister.lines()) {
+    count++;
+    if (lines.push(line) === LINES_AT_ONCE) await flush();
+  }
+  await flush();
+  const skipped = [...lister.skipped].map(([reason, rest]) => ({ reason, ...rest }));
+  if (count === 0)
+    throw new SourceError(
+      `${spec.path} has no folders with images; give each class a folder with JPEG, PNG, WebP, GIF, TIFF or AVIF files${skipped.length ? `. Not used: ${skippedText(skipped)}` : ""}`,
+    );
+  return { hash: hash.digest("hex"), skipped };
+}
+
+/** `2 broken link (cat/3.png, …); 1 hidden (.DS_Store)`. */
+export const skippedText = (skipped: readonly SkippedFiles[]): string =>
+  skipped.map(({ reason, count, example }) => `${count} × ${reason} (${example}${count > 1 ? ", …" : ""})`).join("; ");

@@ -1,27 +1,38 @@
 /**
  * The index of a source: the position of each of its records, so that any of them is read without those before it. Made in one pass that never
- * holds more than a line, kept in a cache folder under the hash of what it indexes, and found again by path, size and time.
+ * has more than a line in memory, kept in a cache folder under the hash of what it indexes, and found again by path, size and time.
  *
  * `index/<hash>.idx`: 16 bytes a record (offset u64, length u32, line u32, little-endian), then a JSON footer, its length u32, and "JIX1".
  * `index/<hash>.jsonl`: the listing of a folder, one `{class, image, bytes}` a line, which is indexed like any JSONL.
- * `index/at-<hash of the path>.json`: what was last found there.
+ * `index/at-<hash of the path>.json`: what was last found there. A folder is listed at each start, because nothing else says that an image
+ * was overwritten; its listing is written only if it is another.
  */
 import { createHash } from "node:crypto";
 import { mkdir, readFile, rename, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import type { RandomAccess } from "../../../model/io/bytes.ts";
+import { quote } from "../../../model/io/errors.ts";
 import { fileError, openFile, writeFileAtomic } from "../../../model/node/files.ts";
 import type { Task } from "../../samples.ts";
 import { SourceChangedError, SourceError } from "../../data/errors.ts";
-import { listFolder, stampOf } from "./folder.ts";
-import type { Stamp } from "./folder.ts";
-import { RECORD_BYTES, hashFile, scan } from "./scan.ts";
+import { fieldUse } from "./fields.ts";
+import type { FieldCount, FieldUse } from "./fields.ts";
+import { listFolder, skippedText } from "./folder.ts";
+import type { Listing, SkippedFiles } from "./folder.ts";
+import { INDEX_VERSION, RECORD_BYTES, hashFile, scan } from "./scan.ts";
 import type { Footer, ScanOptions } from "./scan.ts";
 import { imageRoot, parseLine, parseRecord, sourceTask } from "./sources.ts";
 import type { SourceKind, SourceSpec } from "./sources.ts";
 import type { RawSample } from "../../data/raw_sample.ts";
 
 const MAGIC = "JIX1";
+
+/** Size and time of a file: while they stay the same, so does the source. */
+interface Stamp {
+  readonly isFolder: boolean;
+  readonly bytes: number;
+  readonly modified: string;
+}
 
 /** What was found at a path. */
 interface Found {
@@ -41,17 +52,28 @@ export class SourceIndex {
   readonly count: number;
   /** Size of the file, or of the listing. */
   readonly bytes: number;
+  /** Fields of the records of a file. */
+  readonly fields: readonly (FieldCount & { readonly use: FieldUse })[];
+  /** What of a folder is no sample. */
+  readonly skipped: readonly SkippedFiles[];
   private readonly index: RandomAccess;
   private readonly data: RandomAccess;
   private readonly images: string;
 
-  constructor(spec: SourceSpec, footer: Footer, index: RandomAccess, data: RandomAccess) {
+  constructor(
+    spec: SourceSpec,
+    footer: Footer,
+    { index, data, skipped }: { index: RandomAccess; data: RandomAccess; skipped: readonly SkippedFiles[] },
+  ) {
     this.spec = spec;
     this.kind = footer.kind;
     this.task = sourceTask(spec, footer.kind);
     this.hash = footer.hash;
     this.count = footer.count;
     this.bytes = footer.bytes;
+    const ignored = spec.ignoredFields;
+    this.fields = footer.fields.map((count) => ({ ...count, use: fieldUse(count.kind, count.field, ignored) }));
+    this.skipped = skipped;
     this.index = index;
     this.data = data;
     this.images = footer.kind === "folder" ? resolve(spec.path) : imageRoot(spec);
@@ -60,7 +82,8 @@ export class SourceIndex {
   /** Record `i` (from 0). Throws `RecordError` if it is not what the source should hold. */
   async read(i: number): Promise<RawSample> {
     const { bytes, line } = await this.record(i);
-    const place = { file: this.spec.path, line, images: this.images };
+    const { path: file, ignoredFields } = this.spec;
+    const place = { file, line, images: this.images, ...(ignoredFields && { ignoredFields }) };
     return parseRecord(parseLine(bytes, place), this.kind, this.task, place);
   }
 
@@ -95,7 +118,7 @@ export class SourceIndex {
 
 const changed = (spec: SourceSpec, what: string): SourceChangedError =>
   new SourceChangedError(
-    `${spec.path} is not what was indexed: ${what}. A run goes on only with the data it began with; restore it, or index it again (janus data index) for a new run`,
+    `${spec.path} is not what was indexed: ${what}. A run resumes only with the data that it began with; restore it, or run janus data index for a new run`,
   );
 
 const sha256 = (text: string): string => createHash("sha256").update(text).digest("hex");
@@ -109,21 +132,51 @@ function places(spec: SourceSpec, cache: string): { folder: string; found: strin
   };
 }
 
+/**
+ * Throws `SourceError` that names the fields of sources that are not used, so that none is dropped without a word, and fields to be ignored
+ * that no record has.
+ */
+export function requireKnownFields(sources: readonly Pick<SourceIndex, "spec" | "fields">[]): void {
+  for (const { spec, fields } of sources) {
+    const refused = fields.filter(({ use }) => use === "refused");
+    if (refused.length === 0) continue;
+    const names = refused.map(({ field, kind, records }) => `${quote(field)} (${records} of kind ${kind})`).join(", ");
+    const flags = [...new Set(refused.map(({ field }) => `--ignore-field ${JSON.stringify(field)}`))].join(" ");
+    throw new SourceError(`${spec.path}: fields that are not used: ${names}. Remove them, or allow them with ${flags}`);
+  }
+  requireIgnoredFields(sources);
+}
+
+/** Throws `SourceError` for a field to be ignored that no record has. */
+export function requireIgnoredFields(sources: readonly Pick<SourceIndex, "spec" | "fields">[]): void {
+  const known = new Set(sources.flatMap(({ fields }) => fields.map(({ field }) => field)));
+  const absent = sources.flatMap(({ spec }) => spec.ignoredFields ?? []).find((name) => !known.has(name));
+  if (absent !== undefined)
+    throw new SourceError(`--ignore-field ${quote(absent)}: no record has this field; janus data index lists them`);
+}
+
+/** What a person should know of a source that was opened: files of a folder that are no samples. */
+export function noticesOf({ spec, skipped }: Pick<SourceIndex, "spec" | "skipped">): string[] {
+  return skipped.length ? [`${spec.path}: not used: ${skippedText(skipped)}`] : [];
+}
+
 /** Indexes a source, or finds the index that there is. A source that has changed gets a new one. */
 export async function indexSource(spec: SourceSpec, cache: string, options: ScanOptions = {}): Promise<SourceIndex> {
   const { folder, found } = places(spec, cache);
   const known = await readFound(found);
-  const stamp = await stampOf(spec);
-  if (known && sameStamp(known.stamp, stamp)) {
-    const opened = await openByHash(spec, folder, known.hash);
+  const stamp = await stampOf(spec.path);
+  const listing = stamp.isFolder ? await listFolder(spec, options) : null;
+  if (known && sameStamp(known.stamp, stamp) && (!listing || listing.hash === known.hash)) {
+    const opened = await openByHash(spec, folder, known.hash, listing);
     if (opened) return opened;
+    options.onNotice?.(`${spec.path}: its index is damaged or of an earlier version; indexing it`);
   }
   await mkdir(folder, { recursive: true }).catch((error: unknown) => {
     throw fileError(error, folder);
   });
-  const hash = stamp.isFolder ? await indexFolder(spec, folder, options) : await indexFile(spec.path, folder, options);
+  const hash = listing ? await indexFolder(spec, folder, options) : await indexFile(spec.path, folder, options);
   await remember(found, { version: 1, path: resolve(spec.path), stamp, hash });
-  const opened = await openByHash(spec, folder, hash);
+  const opened = await openByHash(spec, folder, hash, listing);
   if (!opened) throw new SourceError(`${folder}: the index of ${spec.path} cannot be read back; is the disk sound?`);
   return opened;
 }
@@ -132,20 +185,34 @@ export async function indexSource(spec: SourceSpec, cache: string, options: Scan
 export async function openIndex(spec: SourceSpec, cache: string, options: ScanOptions = {}): Promise<SourceIndex> {
   const { folder, found } = places(spec, cache);
   const known = await readFound(found);
-  const opened = known && (await openByHash(spec, folder, known.hash));
-  if (!known || !opened) throw new SourceError(`${spec.path} has no index in ${cache}; make it with janus data index`);
+  const stamp = await stampOf(spec.path);
+  const listing = stamp.isFolder ? await listFolder(spec, options) : null;
+  const opened = known && (await openByHash(spec, folder, known.hash, listing));
+  if (!known || !opened)
+    throw new SourceError(
+      `${spec.path} has no index in ${cache} that this release reads; make it with janus data index`,
+    );
   try {
-    const stamp = await stampOf(spec);
-    if (sameStamp(known.stamp, stamp)) return opened;
+    if (!listing && sameStamp(known.stamp, stamp)) return opened;
     // Copied or touched: the content decides.
-    const hash = stamp.isFolder ? (await listFolder(spec, options)).hash : await hashFile(spec.path, options);
+    const hash = listing?.hash ?? (await hashFile(spec.path, options));
     if (hash !== known.hash) throw changed(spec, "its content has another hash");
-    await remember(found, { ...known, stamp });
+    if (!listing) await remember(found, { ...known, stamp });
     return opened;
   } catch (error) {
     await opened.close();
     throw error;
   }
+}
+
+/** Of a folder only that it is one: its listing tells whether it has changed. */
+async function stampOf(path: string): Promise<Stamp> {
+  const stats = await stat(path, { bigint: true }).catch((error: unknown) => {
+    throw fileError(error, path);
+  });
+  return stats.isDirectory()
+    ? { isFolder: true, bytes: 0, modified: "" }
+    : { isFolder: false, bytes: Number(stats.size), modified: String(stats.mtimeNs) };
 }
 
 const sameStamp = (a: Stamp, b: Stamp): boolean =>
@@ -166,7 +233,12 @@ const remember = (path: string, found: Found): Promise<void> =>
   writeFileAtomic(path, new TextEncoder().encode(`${JSON.stringify(found)}\n`));
 
 /** Null if there is no such index, or a damaged one. */
-async function openByHash(spec: SourceSpec, folder: string, hash: string): Promise<SourceIndex | null> {
+async function openByHash(
+  spec: SourceSpec,
+  folder: string,
+  hash: string,
+  listing: Listing | null,
+): Promise<SourceIndex | null> {
   const path = join(folder, `${hash}.idx`);
   const isThere = async (file: string): Promise<boolean> => (await stat(file).catch(() => null)) !== null;
   if (!(await isThere(path))) return null;
@@ -176,7 +248,7 @@ async function openByHash(spec: SourceSpec, folder: string, hash: string): Promi
     const footer = await readFooter(index);
     if (footer?.hash === hash && (footer.kind !== "folder" || (await isThere(join(folder, `${hash}.jsonl`))))) {
       data = await openFile(footer.kind === "folder" ? join(folder, `${hash}.jsonl`) : spec.path);
-      return new SourceIndex(spec, footer, index, data);
+      return new SourceIndex(spec, footer, { index, data, skipped: listing?.skipped ?? [] });
     }
   } catch (error) {
     await data?.close?.();
@@ -195,17 +267,21 @@ async function readFooter(index: RandomAccess): Promise<Footer | null> {
   if (length > index.size - 8) return null;
   try {
     const json = JSON.parse(new TextDecoder().decode(await index.read(index.size - 8 - length, length))) as Footer;
-    return json.version === 1 && json.count * RECORD_BYTES + length + 8 === index.size ? json : null;
+    return json.version === INDEX_VERSION && json.count * RECORD_BYTES + length + 8 === index.size ? json : null;
   } catch {
     return null;
   }
 }
 
-/** Lists a folder and indexes the listing; returns its hash. */
+/** Writes the listing of a folder and indexes it; returns its hash. */
 async function indexFolder(spec: SourceSpec, folder: string, options: ScanOptions): Promise<string> {
-  const { hash, text } = await listFolder(spec, options);
+  const staged = join(folder, `staged-listing-${process.pid}-${sha256(resolve(spec.path)).slice(0, 16)}`);
+  let hash = "";
+  await writeFileAtomic(staged, async (sink) => {
+    ({ hash } = await listFolder(spec, options, (bytes) => sink.write(bytes)));
+  });
   const listing = join(folder, `${hash}.jsonl`);
-  await writeFileAtomic(listing, text);
+  await rename(staged, listing);
   return indexFile(listing, folder, {}, "folder");
 }
 

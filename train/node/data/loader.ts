@@ -41,10 +41,23 @@ export interface LoaderState {
   readonly step: number;
   /** Samples of each task that were met, bad ones too. */
   readonly cursors: Readonly<Record<Task, number>>;
-  /** Samples that were bad, over all tasks. */
+  /** Samples that were bad, over all tasks and epochs. */
   readonly skipped: number;
+  /** Records of each task that were bad, in ascending order (absent in states of earlier versions). A record counts once in all epochs. */
+  readonly bad?: Readonly<Record<Task, readonly number[]>>;
   /** Distinguishes seed, batch, ratios and sources from others. */
   readonly data: string;
+  /** What `data` is a hash of, to say what differs (absent in states of earlier versions). */
+  readonly of?: DataParts;
+}
+
+/** What the samples of a run depend on. */
+interface DataParts {
+  readonly seed: number;
+  readonly batch: number;
+  /** In the order of `TASKS`, as are the sources. */
+  readonly ratios: readonly number[];
+  readonly sources: readonly (readonly { readonly hash: string; readonly count: number }[])[];
 }
 
 export interface LoadedStep<T = Sample> {
@@ -57,7 +70,8 @@ export interface LoadedStep<T = Sample> {
 
 type Attempt<T> =
   | { readonly kind: "good"; readonly sample: T }
-  | { readonly kind: "bad"; readonly bad: BadSample }
+  /** `index` is the record's among those of all sources of the task. */
+  | { readonly kind: "bad"; readonly bad: BadSample; readonly index: number }
   | { readonly kind: "failed"; readonly error: unknown };
 
 const LEAST_AHEAD = 32;
@@ -120,12 +134,13 @@ class Stream<T> {
     await Promise.all(this.queue.splice(0));
   }
 
-  private place(cursor: number): { source: LoaderSource; record: number; epoch: number } {
+  private place(cursor: number): { source: LoaderSource; record: number; index: number; epoch: number } {
     const epoch = Math.floor(cursor / this.count);
     if (this.key?.epoch !== epoch) this.key = { epoch, words: orderKey(this.seed, this.task, epoch) };
-    let record = permute(this.key.words, this.count, cursor % this.count, this.version);
+    const index = permute(this.key.words, this.count, cursor % this.count, this.version);
+    let record = index;
     for (const source of this.sources) {
-      if (record < source.count) return { source, record, epoch };
+      if (record < source.count) return { source, record, index, epoch };
       record -= source.count;
     }
     throw new SourceError(`${this.task}: a source has become shorter`);
@@ -133,7 +148,7 @@ class Stream<T> {
 
   /** Never rejects: an error is reported when it is the sample's turn. */
   private async begin(cursor: number): Promise<Attempt<T>> {
-    const { source, record, epoch } = this.place(cursor);
+    const { source, record, index, epoch } = this.place(cursor);
     let name = source.spec.path;
     try {
       name = await source.nameOf(record);
@@ -146,7 +161,7 @@ class Stream<T> {
     } catch (error) {
       if (!isBadSample(error)) return { kind: "failed", error };
       const reason = error instanceof RecordError ? error.message : `${name}: ${error.message}`;
-      return { kind: "bad", bad: { task: this.task, source: source.spec.path, record, reason } };
+      return { kind: "bad", bad: { task: this.task, source: source.spec.path, record, reason }, index };
     }
   }
 }
@@ -159,7 +174,7 @@ export function checkSources(
   for (const task of TASKS) {
     const count = (sources[task] ?? []).reduce((sum, source) => sum + source.count, 0);
     if (ratios[task] > 0 && count === 0)
-      throw new SourceError(`the ratio of ${task} is ${ratios[task]} and there is no sample of it; give it a source`);
+      throw new SourceError(`the ratio of ${task} is ${ratios[task]} and no source has records for it; add one`);
   }
 }
 
@@ -176,6 +191,11 @@ export class Loader<T = Sample> {
   private step: number;
   private cursors: Record<Task, number>;
   private skipped: number;
+  /** Bad records by task.  */
+  private readonly bad: Readonly<Record<Task, Set<number>>>;
+  /** Bad samples of each task since its last good one. */
+  private readonly inARow: Record<Task, number> = { und: 0, text: 0, gen: 0 };
+  private readonly of: DataParts;
   private isRunning = false;
   private failure: Error | null = null;
 
@@ -192,20 +212,28 @@ export class Loader<T = Sample> {
     const { seed, batch, ratios, ahead = Math.min(MAX_AHEAD, Math.max(LEAST_AHEAD, batch)) } = options;
     checkSources(sources, ratios);
     if (!Number.isInteger(ahead) || ahead < 0)
-      throw new ArgumentError(`Loader: ahead is ${ahead}; a whole number from 0`);
+      throw new ArgumentError(`Loader: ahead must be a whole number from 0; got ${ahead}`);
     this.mixture = { ratios, batch };
     checkMixture(this.mixture);
     this.seed = seed;
     this.quarantine = options.quarantine ?? new Quarantine();
-    const hashes = TASKS.map((task) => (ratios[task] ? (sources[task] ?? []).map(({ hash }) => hash) : []));
+    const used = (task: Task): readonly LoaderSource[] => (ratios[task] ? (sources[task] ?? []) : []);
+    this.of = {
+      seed,
+      batch,
+      ratios: TASKS.map((task) => ratios[task]),
+      sources: TASKS.map((task) => used(task).map(({ hash, count }) => ({ hash, count }))),
+    };
+    const hashes = this.of.sources.map((all) => all.map(({ hash }) => hash));
     this.data = createHash("sha256")
-      .update(JSON.stringify([seed, batch, TASKS.map((task) => ratios[task]), hashes]))
+      .update(JSON.stringify([seed, batch, this.of.ratios, hashes]))
       .digest("hex");
-    if (state) checkState(state, this.data);
+    if (state) checkState(state, this.data, () => differences(state.of, this.of, TASKS.map(used)));
     this.version = state?.version ?? ORDER_VERSION;
     this.step = state?.step ?? 0;
     this.cursors = { und: 0, text: 0, gen: 0, ...state?.cursors };
     this.skipped = state?.skipped ?? 0;
+    this.bad = { und: new Set(state?.bad?.und), text: new Set(state?.bad?.text), gen: new Set(state?.bad?.gen) };
     const whole = TASKS.reduce((sum, task) => sum + ratios[task], 0);
     for (const task of TASKS) {
       if (ratios[task] === 0) continue;
@@ -224,19 +252,25 @@ export class Loader<T = Sample> {
   }
 
   get state(): LoaderState {
-    const { version, step, skipped, data } = this;
-    return { version, step, cursors: { ...this.cursors }, skipped, data };
+    const { version, step, skipped, data, of } = this;
+    const listed = (task: Task): number[] => [...this.bad[task]].sort((a, b) => a - b);
+    const bad = { und: listed("und"), text: listed("text"), gen: listed("gen") };
+    return { version, step, cursors: { ...this.cursors }, skipped, bad, data, of };
   }
 
-  /** The samples of the next step. Throws `QuarantineError` when too many are bad; then the loader is at its end. */
-  async next(): Promise<LoadedStep<T>> {
+  /**
+   * The samples of the next step. Throws `QuarantineError` if too many records are bad, `SourceError` if all of a task are; then the loader
+   * is at its end, as it is if `signal` aborts while bad samples come (it throws the reason; good samples are still returned).
+   */
+  async next(signal?: AbortSignal): Promise<LoadedStep<T>> {
     if (this.failure) throw this.failure;
-    if (this.isRunning) throw new ArgumentError("Loader.next: the last step has not come yet; await it first");
+    if (this.isRunning) throw new ArgumentError("Loader.next: the previous call is still running; await it first");
     this.isRunning = true;
     try {
       const step = this.step;
       const samples: T[] = [];
-      for (const task of stepTasks(this.mixture, step, this.seed, this.version)) samples.push(await this.take(task));
+      for (const task of stepTasks(this.mixture, step, this.seed, this.version))
+        samples.push(await this.take(task, signal));
       this.step++;
       return { step, samples, state: this.state };
     } catch (error) {
@@ -254,7 +288,7 @@ export class Loader<T = Sample> {
   }
 
   /** The next good sample of a task. */
-  private async take(task: Task): Promise<T> {
+  private async take(task: Task, signal: AbortSignal | undefined): Promise<T> {
     for (;;) {
       if (this.failure) throw this.failure;
       const started = now();
@@ -262,21 +296,79 @@ export class Loader<T = Sample> {
       this.waitingMs += now() - started;
       if (attempt.kind === "failed") throw attempt.error;
       this.cursors[task]++;
-      if (attempt.kind === "good") return attempt.sample;
-      this.skipped++;
-      const seen = TASKS.reduce((sum, each) => sum + this.cursors[each], 0);
-      await this.quarantine.add(attempt.bad, this.skipped, seen);
+      if (attempt.kind === "good") {
+        this.inARow[task] = 0;
+        return attempt.sample;
+      }
+      await this.setAside(task, attempt);
+      signal?.throwIfAborted();
     }
+  }
+
+  /** Counts a bad sample. Throws if it is one too many, or the last record of a task that has no good one. */
+  private async setAside(
+    task: Task,
+    { bad, index }: { readonly bad: BadSample; readonly index: number },
+  ): Promise<void> {
+    this.skipped++;
+    this.inARow[task]++;
+    this.bad[task].add(index);
+    const count = this.epochSize(task);
+    const all = TASKS.reduce((sum, each) => sum + this.bad[each].size, 0);
+    const seen = TASKS.reduce((sum, each) => sum + Math.min(this.cursors[each], this.epochSize(each)), 0);
+    await this.quarantine.add(bad, all, seen);
+    if (this.inARow[task] >= count && this.bad[task].size === count)
+      throw new SourceError(
+        `none of the ${count} records of ${task} can be used. The last one: ${bad.reason}. Correct the data, or set the ratio of ${task} to 0`,
+      );
+    // A source without a good record must not keep timers and signals from their turn.
+    await new Promise((resolve) => setImmediate(resolve));
   }
 }
 
-function checkState(state: LoaderState, data: string): void {
+function checkState(state: LoaderState, data: string, differences: () => string): void {
   const isCount = (value: unknown): boolean => typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
-  const isWhole = [state.step, state.skipped, ...TASKS.map((task) => state.cursors?.[task])].every(isCount);
+  const bad = TASKS.map((task) => state.bad?.[task] ?? []);
+  const isWhole =
+    [state.step, state.skipped, ...TASKS.map((task) => state.cursors?.[task])].every(isCount) &&
+    bad.every((list) => Array.isArray(list) && list.every(isCount));
   if (![1, 2].includes(state.version) || !isWhole)
-    throw new LoaderStateError("the state of the data is none of this version; resume from another checkpoint");
+    throw new LoaderStateError(
+      `the saved state of the data has version ${String(state.version)} or is damaged; this release reads versions 1 and 2. Resume from another checkpoint`,
+    );
   if (state.data !== data)
     throw new LoaderStateError(
-      "the state is of other data: sources, seed, batch or ratios are not those it was saved with. Restore them to go on, or begin a new run",
+      `the state is of other data: ${differences()}. Restore the data to resume, or begin a new run`,
     );
 }
+
+/** What of the data is not as it was saved. */
+function differences(
+  saved: DataParts | undefined,
+  current: DataParts,
+  sources: readonly (readonly LoaderSource[])[],
+): string {
+  if (!saved) return "sources, seed, batch or ratios are not those it was saved with";
+  const found: string[] = [];
+  for (const name of ["seed", "batch"] as const)
+    if (saved[name] !== current[name]) found.push(`${name} was ${saved[name]} and is ${current[name]}`);
+  for (const [t, task] of TASKS.entries()) {
+    if (saved.ratios[t] !== current.ratios[t])
+      found.push(`the ratio of ${task} was ${saved.ratios[t]} and is ${current.ratios[t]}`);
+    const [before, after] = [saved.sources[t] ?? [], current.sources[t]!];
+    if (before.length !== after.length) found.push(`${task} had ${before.length} sources and has ${after.length}`);
+    else if (isReordered(before, after)) found.push(`the sources of ${task} are in another order`);
+    else
+      for (const [i, { hash, count }] of after.entries())
+        if (hash !== before[i]!.hash)
+          found.push(
+            `${sources[t]![i]!.spec.path} has other content: ${before[i]!.count} records were indexed, now ${count}`,
+          );
+  }
+  return found.join("; ");
+}
+
+const isReordered = (before: DataParts["sources"][number], after: DataParts["sources"][number]): boolean => {
+  const [a, b] = [before, after].map((list) => list.map(({ hash }) => hash));
+  return a!.join() !== b!.join() && [...a!].sort().join() === [...b!].sort().join();
+};

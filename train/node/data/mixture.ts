@@ -24,13 +24,13 @@ export function checkMixture({ ratios, batch }: Mixture): void {
   for (const task of TASKS) {
     if (!Number.isSafeInteger(ratios[task]) || ratios[task] < 0)
       throw new ArgumentError(
-        `the ratio of ${task} is ${ratios[task]}; ratios are whole numbers from 0 (1:3 for 0.25:0.75)`,
+        `the ratio of ${task} must be a whole number from 0 (1:3 for 0.25:0.75); got ${ratios[task]}`,
       );
   }
   if (TASKS.every((task) => ratios[task] === 0))
     throw new ArgumentError("all ratios are 0; give at least one task a share");
   if (!Number.isSafeInteger(batch) || batch < 1)
-    throw new ArgumentError(`a batch of ${batch} samples; a whole number from 1`);
+    throw new ArgumentError(`batch must be a whole number from 1; got ${batch}`);
 }
 
 /** Samples of each task in all steps before `step`; they add up to step · batch. */

@@ -31,9 +31,9 @@ export function orderKey(seed: number, name: string, epoch: number): OrderKey {
 /** Which of `n` items stands at position `i`: over all positions, each item once. */
 export function permute(key: OrderKey, n: number, i: number, version: OrderVersion = ORDER_VERSION): number {
   if (!Number.isInteger(n) || n < 1 || n > MOST)
-    throw new ArgumentError(`permute: ${n} items; a whole number from 1 to 2^52`);
+    throw new ArgumentError(`permute: the number of items must be a whole number from 1 to 2^52; got ${n}`);
   if (!Number.isInteger(i) || i < 0 || i >= n)
-    throw new ArgumentError(`permute: position ${i} of ${n} items; a whole number from 0 to ${n - 1}`);
+    throw new ArgumentError(`permute: the position must be a whole number from 0 to ${n - 1}; got ${i}`);
   if (n <= MAX_SHUFFLED && version > 1) return shuffled(key, n, i);
   let bits = 1; // bits of a half
   while (4 ** bits < n) bits++;

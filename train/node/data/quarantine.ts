@@ -9,9 +9,9 @@ import { QuarantineError } from "../../data/errors.ts";
 export interface QuarantineOptions {
   /** JSONL of the bad samples; without it they are only counted. */
   readonly file?: string;
-  /** The share of the samples seen that may be bad. */
+  /** The share of the records seen that may be bad. */
   readonly share?: number;
-  /** So many may be bad in any case. */
+  /** Bad records that are allowed in any case. */
   readonly least?: number;
   /** Names of the settings that allow more, for the message. */
   readonly settings?: string;
@@ -37,32 +37,32 @@ export class Quarantine {
 
   constructor(options: QuarantineOptions = {}) {
     const { file, share = 0.001, least = 100 } = options;
-    if (!(share >= 0 && share <= 1)) throw new ArgumentError(`Quarantine: share is ${share}; from 0 to 1`);
-    if (!(least >= 0)) throw new ArgumentError(`Quarantine: least is ${least}; at least 0`);
+    if (!(share >= 0 && share <= 1)) throw new ArgumentError(`Quarantine: share must be from 0 to 1; got ${share}`);
+    if (!(least >= 0)) throw new ArgumentError(`Quarantine: least must be at least 0; got ${least}`);
     this.file = file;
     this.share = share;
     this.least = least;
     this.settings = options.settings;
   }
 
-  /** So many of `seen` samples may be bad. */
+  /** Bad ones that are allowed of `seen` records. */
   allowed(seen: number): number {
     return Math.max(this.least, Math.floor(this.share * seen));
   }
 
   /**
-   * Takes a bad sample. Throws `QuarantineError` when it is one too many.
-   * @param bad of all samples so far, this one included
-   * @param seen good ones and bad ones
+   * Writes a bad sample down. Throws `QuarantineError` if there are too many.
+   * @param bad bad records so far, this one included; a record counts once in all epochs
+   * @param seen records so far, good and bad
    */
   async add(sample: BadSample, bad: number, seen: number): Promise<void> {
     await this.write(sample);
     const allowed = this.allowed(seen);
     if (bad <= allowed) return;
-    const more = this.settings === undefined ? "" : `, or allow more (${this.settings}) and go on`;
+    const more = this.settings === undefined ? "" : `, or allow more (${this.settings}) and resume`;
     const where = this.file === undefined ? "" : `; all of them are in ${this.file}`;
     throw new QuarantineError(
-      `${bad} of ${seen} samples are bad, ${allowed} are allowed (${this.share * 100} % or ${this.least}). The last one: ${sample.reason}${where}. Mend the data${more}`,
+      `${bad} of ${seen} records are bad, ${allowed} are allowed (${this.share * 100} % or ${this.least}). The last one: ${sample.reason}${where}. Correct the data${more}`,
     );
   }
 
@@ -94,5 +94,5 @@ export class Quarantine {
   }
 }
 
-/** A record, whatever is said of it: decoders word the same damage in several ways. */
+/** Key of a record without the reason: decoders word the same damage in several ways. */
 const keyOf = ({ source, record }: BadSample): string => JSON.stringify([source, record]);

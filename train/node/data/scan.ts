@@ -3,22 +3,29 @@ import { createHash } from "node:crypto";
 import type { ByteSink } from "../../../model/io/bytes.ts";
 import { openFile } from "../../../model/node/files.ts";
 import { SourceError } from "../../data/errors.ts";
-import { kindOf } from "./sources.ts";
+import { FieldCounter, kindOf } from "./fields.ts";
+import type { FieldCount } from "./fields.ts";
 import type { SourceKind } from "./sources.ts";
 
 export interface ScanOptions {
   readonly onProgress?: (progress: { readonly bytes: number; readonly totalBytes: number }) => void;
   readonly signal?: AbortSignal;
+  readonly onNotice?: (message: string) => void;
 }
+
+/** Version of an index. Version 1 had no `fields`; such an index is made a second time. */
+export const INDEX_VERSION = 2;
 
 /** What an index says of its source. */
 export interface Footer {
-  readonly version: 1;
+  readonly version: typeof INDEX_VERSION;
   readonly kind: SourceKind;
   /** SHA-256 of the file, or of the listing, in hex. */
   readonly hash: string;
   readonly bytes: number;
   readonly count: number;
+  /** Fields that records have; empty for the listing of a folder. */
+  readonly fields: readonly FieldCount[];
 }
 
 /** A record in an index: offset u64, length u32, line u32, little-endian. */
@@ -27,7 +34,7 @@ export const RECORD_BYTES = 16;
 const CHUNK_BYTES = 2 ** 20;
 const MAX_LINE = 64 * 2 ** 20; // bytes; a text of a whole book has 1 MB
 const MAX_LINES = 2 ** 32 - 1;
-/** So many first records may be broken before the file's kind is given up. */
+/** First records that may be broken before the file is refused. */
 const KIND_RECORDS = 1000;
 const NEWLINE = 0x0a;
 const isSpace = (byte: number): boolean => byte === 0x20 || (byte >= 0x09 && byte <= 0x0d);
@@ -56,9 +63,10 @@ export async function hashFile(path: string, options: ScanOptions): Promise<stri
   return hash.digest("hex");
 }
 
-/** Positions of lines that hold something, gathered from chunks. */
+/** Positions of lines that are not blank, and the fields of their records, gathered from chunks. */
 class Lines {
   count = 0;
+  readonly fields = new FieldCounter();
   kind: SourceKind | undefined;
   private readonly path: string;
   private readonly sink: ByteSink;
@@ -68,15 +76,15 @@ class Lines {
   private start = 0;
   private line = 1;
   private isBlank = true;
-  /** Start of the line, as long as the kind is not known. */
-  private head: Uint8Array[] | null;
+  /** Chunks of the line; null for the listing of a folder, whose fields are known. */
+  private parts: Uint8Array[] | null;
   private tried = 0;
 
   constructor(path: string, sink: ByteSink, kind: SourceKind | undefined) {
     this.path = path;
     this.sink = sink;
     this.kind = kind;
-    this.head = kind ? null : [];
+    this.parts = kind ? null : [];
   }
 
   async push(chunk: Uint8Array): Promise<void> {
@@ -84,7 +92,7 @@ class Lines {
       const found = chunk.indexOf(NEWLINE, at);
       const end = found < 0 ? chunk.length : found;
       for (let i = at; this.isBlank && i < end; i++) this.isBlank = isSpace(chunk[i]!);
-      this.head?.push(chunk.slice(at, end));
+      this.parts?.push(chunk.slice(at, end));
       if (this.offset + end - at - this.start > MAX_LINE)
         throw new SourceError(
           `${this.path}:${this.line}: the line is longer than ${MAX_LINE} bytes; is it one record a line?${this.asArray()}`,
@@ -106,7 +114,7 @@ class Lines {
 
   private async endLine(): Promise<void> {
     if (!this.isBlank) {
-      this.findKind();
+      this.look();
       if (this.filled === this.out.length) await this.flush();
       const view = new DataView(this.out.buffer, this.filled, RECORD_BYTES);
       view.setBigUint64(0, BigInt(this.start), true);
@@ -116,22 +124,26 @@ class Lines {
       this.count++;
     }
     this.isBlank = true;
-    if (this.head) this.head = [];
+    if (this.parts) this.parts = [];
     if (++this.line > MAX_LINES) throw new SourceError(`${this.path} has more than ${MAX_LINES} lines; split it`);
   }
 
-  private findKind(): void {
-    if (!this.head) return;
-    const text = Buffer.concat(this.head).toString("utf8");
+  /** Finds the kind by one of the first records, and counts the fields of all. */
+  private look(): void {
+    if (!this.parts) return;
+    const text = Buffer.concat(this.parts).toString("utf8");
     if (this.count === 0 && text.trimStart().startsWith("["))
       throw new SourceError(`${this.path} is not JSONL: it begins with a list.${this.asArray()}`);
+    let record: unknown;
     try {
-      const kind = kindOf(JSON.parse(text));
-      this.kind = kind === "folder" ? undefined : kind; // listings are ours
+      record = JSON.parse(text);
     } catch {
-      // a bad record; it will be met when it is read
+      // A bad record; reading it reports it.
     }
-    if (this.kind || ++this.tried >= KIND_RECORDS) this.head = null;
+    this.fields.add(record);
+    if (this.kind || ++this.tried > KIND_RECORDS) return;
+    const kind = kindOf(record);
+    this.kind = kind === "folder" ? undefined : kind; // listings are ours
   }
 
   private readonly asArray = (): string => ` Turn a JSON list into JSONL with: jq -c '.[]' FILE.json > FILE.jsonl`;
@@ -143,7 +155,7 @@ class Lines {
 }
 
 /**
- * Writes a record for each line of `path` that holds something. `kind` if it is known, else it is found by the first records.
+ * Writes a record for each line of `path` that is not blank. `kind` if it is known (default: that of the first records).
  * Throws `SourceError` for files of no known kind or without records.
  */
 export async function scan(path: string, sink: ByteSink, options: ScanOptions, kind?: SourceKind): Promise<Footer> {
@@ -156,10 +168,11 @@ export async function scan(path: string, sink: ByteSink, options: ScanOptions, k
     bytes += chunk.length;
   }
   await lines.finish();
-  if (lines.count === 0) throw new SourceError(`${path} holds no records`);
+  if (lines.count === 0) throw new SourceError(`${path} has no records`);
   if (!lines.kind)
     throw new SourceError(
-      `${path}: its records are of no known kind; they hold "conversations", "messages", "prompt" and "image", or "text"`,
+      `${path}: its records are of no known kind; they have "conversations", "messages", "prompt" and "image", "text" and "image" or "file_name", or "text"`,
     );
-  return { version: 1, kind: lines.kind, hash: hash.digest("hex"), bytes, count: lines.count };
+  const { count, fields } = lines;
+  return { version: INDEX_VERSION, kind: lines.kind, hash: hash.digest("hex"), bytes, count, fields: fields.list };
 }

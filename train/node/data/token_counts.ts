@@ -12,7 +12,7 @@ import { isBadSample } from "./loader.ts";
 import type { ScanOptions } from "./scan.ts";
 
 /** Raised when records become other samples. */
-const VERSION = 1;
+const VERSION = 2;
 
 export interface TokenCounts {
   /** Tokens of each record; 0 if its text cannot be a sample. Its pictures may still be bad. */
@@ -49,7 +49,7 @@ export async function countTokens(
   for (let i = 0; i < index.count; i++) {
     signal?.throwIfAborted();
     try {
-      counts[i] = encoder.tokens(await index.read(i));
+      counts[i] = await encoder.tokens(await index.read(i));
     } catch (error) {
       if (!isBadSample(error)) throw error;
     }

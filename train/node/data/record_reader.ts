@@ -1,0 +1,273 @@
+/** Fields of a record as what they mean: texts, images, turns with their loss switches. Which fields a record may have is fields.ts. */
+import { resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { quote } from "../../../model/io/errors.ts";
+import { isObject } from "../../../model/io/unknown.ts";
+import type { ContentPart, Message } from "../../../model/janus/prompt.ts";
+import { LOSS_FIELDS, isAbsent, isEmpty } from "./fields.ts";
+
+type Json = Readonly<Record<string, unknown>>;
+
+interface Conversation {
+  readonly messages: readonly Message[];
+  readonly images: readonly string[];
+  readonly system?: string;
+  readonly untrained?: readonly number[];
+}
+
+/** A turn before images are counted: its parts in order, an image with its path if the turn itself names it. */
+interface Turn {
+  readonly role: string;
+  readonly parts: readonly (ContentPart & { readonly path?: string })[];
+  /** False if its answer is not trained; undefined if it says nothing. */
+  readonly loss: boolean | undefined;
+}
+
+const IMAGE_TAG = "<image>";
+const LLAVA_ROLES: Readonly<Record<string, string>> = {
+  human: "user",
+  user: "user",
+  gpt: "assistant",
+  assistant: "assistant",
+  system: "system",
+};
+/** An image inside a record, as `readImage` takes it. */
+const INLINE = /^data:(image\/[a-z0-9.+-]+)?;base64,/i;
+
+export class RecordReader {
+  private readonly json: Json;
+  private readonly images: string;
+  private readonly fail: (reason: string) => never;
+
+  /** @param images folder of relative paths */
+  constructor(json: Json, images: string, fail: (reason: string) => never) {
+    this.json = json;
+    this.images = images;
+    this.fail = fail;
+  }
+
+  /** A field that contains text. */
+  text(name: string): string {
+    const value = this.json[name];
+    if (typeof value !== "string") return this.fail(`${name} must be a string, got ${shown(value)}`);
+    if (value.trim() === "") return this.fail(`${name} is empty; write it or take the record out`);
+    return value;
+  }
+
+  /** An image as an absolute path or a data URL: a path, a data URL, or `{path, bytes}` as Hugging Face's datasets write it. */
+  path(value: unknown, where: string): string {
+    if (isObject(value)) return this.inTable(value, where);
+    if (typeof value !== "string" || value === "")
+      return this.fail(`${where} must be the path of an image, got ${shown(value)}`);
+    if (value.startsWith("file://")) {
+      try {
+        return fileURLToPath(value);
+      } catch {
+        return this.fail(`${where} is ${quote(value)}, no file of this machine; give a path`);
+      }
+    }
+    if (INLINE.test(value)) return value;
+    if (/^[a-z][a-z0-9+.-]+:/i.test(value) && !/^[a-z]:[\\/]/i.test(value))
+      return this.fail(
+        `${where} is ${quote(value)}; only files and base64 data URLs are read: save the image and give its path, relative to ${this.images}`,
+      );
+    return resolve(this.images, value);
+  }
+
+  /** `{path, bytes}`: bytes in base64, else the path. */
+  private inTable(value: Json, where: string): string {
+    const other = Object.keys(value).find((name) => name !== "path" && name !== "bytes" && !isAbsent(value[name]));
+    if (other !== undefined) return this.fail(`${where}.${other} is not used; an image is a path or {path, bytes}`);
+    const { bytes } = value;
+    if (isEmpty(bytes)) return this.path(value.path, `${where}.path`);
+    if (typeof bytes !== "string" || !/^[A-Za-z0-9+/]+=*$/.test(bytes))
+      return this.fail(`${where}.bytes must be base64, got ${shown(bytes)}; save the image and give its path`);
+    return `data:;base64,${bytes}`;
+  }
+
+  /** `{prompt or text, image or file_name}`. */
+  pair(): { readonly prompt: string; readonly image: string } {
+    const one = (names: readonly [string, string]): string => {
+      const [first, second] = names.filter((name) => !isAbsent(this.json[name]));
+      if (second !== undefined)
+        return this.fail(`the record has ${first} and ${second}, of which one is used; remove the other`);
+      return first ?? names[0];
+    };
+    const image = one(["image", "file_name"]);
+    return { prompt: this.text(one(["prompt", "text"])), image: this.path(this.json[image], image) };
+  }
+
+  llava(): Conversation {
+    const turns = this.list("conversations").map((turn, i): Turn => {
+      const at = `conversations[${i}]`;
+      if (!isObject(turn) || typeof turn.from !== "string" || typeof turn.value !== "string")
+        return this.fail(`${at} must be {"from": "human" or "gpt", "value": text}, got ${shown(turn)}`);
+      const role = Object.hasOwn(LLAVA_ROLES, turn.from) ? LLAVA_ROLES[turn.from] : undefined;
+      if (!role) return this.fail(`${at}.from is ${quote(turn.from)}; "human", "gpt" and "system" are known`);
+      return { role, parts: this.tagged(turn.value, at), loss: this.lossOf(turn, role, at) };
+    });
+    return this.conversation(turns);
+  }
+
+  openAi(): Conversation {
+    const turns = this.list("messages").map((turn, i): Turn => {
+      const at = `messages[${i}]`;
+      if (!isObject(turn) || typeof turn.role !== "string")
+        return this.fail(`${at} must be {"role": "user" or "assistant", "content": …}, got ${shown(turn)}`);
+      const { role, content } = turn;
+      const loss = this.lossOf(turn, role, at);
+      if (typeof content === "string") return { role, parts: this.tagged(content, at), loss };
+      if (!Array.isArray(content))
+        return this.fail(`${at}.content must be text or a list of parts, got ${shown(content)}`);
+      return { role, parts: (content as unknown[]).map((part, p) => this.part(part, `${at}.content[${p}]`)), loss };
+    });
+    return this.conversation(turns);
+  }
+
+  /** Whether a turn is trained, by one of `LOSS_FIELDS`: true, 1, false or 0. */
+  private lossOf(turn: Json, role: string, at: string): boolean | undefined {
+    const names = LOSS_FIELDS.filter((name) => !isAbsent(turn[name]));
+    const values = names.map((name) => {
+      const value = turn[name];
+      if (value !== true && value !== false && value !== 0 && value !== 1)
+        return this.fail(
+          `${at}.${name} is ${shown(value)}; 0, 1, false and true are known: an answer is trained or not`,
+        );
+      return Boolean(value);
+    });
+    if (values.some((value) => value !== values[0]))
+      return this.fail(`${at} has ${names.join(" and ")}, which differ; leave one of them`);
+    if (values[0] === true && role !== "assistant")
+      return this.fail(`${at}.${names[0]} asks to train ${quote(role)}; only answers of the assistant are trained`);
+    return values[0];
+  }
+
+  /** A part of a message: text, or an image as `{image_url: {url}}`, `{image_url}`, `{image}` or `{path}`. */
+  private part(part: unknown, at: string): Turn["parts"][number] {
+    if (!isObject(part)) return this.fail(`${at} must be an object with a type, got ${shown(part)}`);
+    if (part.type === "text") {
+      if (typeof part.text !== "string") return this.fail(`${at}.text must be a string, got ${shown(part.text)}`);
+      return { type: "text", text: part.text };
+    }
+    if (part.type !== "image_url" && part.type !== "image")
+      return this.fail(`${at}.type is ${shown(part.type)}; "text", "image_url" and "image" are known`);
+    const url = (isObject(part.image_url) ? part.image_url.url : part.image_url) ?? part.image ?? part.path;
+    if (url === undefined && part.type === "image") return { type: "image" }; // one of those that the record lists
+    return { type: "image", path: this.path(url, at) };
+  }
+
+  private list(name: string): unknown[] {
+    const value = this.json[name];
+    if (!Array.isArray(value) || value.length === 0)
+      return this.fail(`${name} must be a list of messages, got ${shown(value)}`);
+    return value as unknown[];
+  }
+
+  /** Checks that the turns alternate up to an answer, and gives every image its path. */
+  private conversation(turns: readonly Turn[]): Conversation {
+    const listed = this.listedImages();
+    const hasSystem = turns[0]!.role === "system";
+    const rest = hasSystem ? turns.slice(1) : turns;
+    const images: string[] = [];
+    let taken = 0;
+    for (const [i, { role, parts }] of rest.entries()) {
+      const due = i % 2 === 0 ? "user" : "assistant";
+      if (role !== due)
+        return this.fail(`message ${i} is of ${quote(role)}; "user" and "assistant" take turns, the user first`);
+      for (const part of parts) {
+        if (part.type !== "image") continue;
+        if (due === "assistant")
+          return this.fail(
+            `message ${i}, an answer, contains an image; answers are text (as a part of type text, ${IMAGE_TAG} is a word)`,
+          );
+        const path = part.path ?? listed[taken++];
+        if (path !== undefined) images.push(path);
+      }
+    }
+    const messages = rest.map((turn, i) => this.message(turn, i));
+    if (messages.length === 0 || messages.length % 2)
+      return this.fail("the conversation does not end with an answer; take its last question out");
+    if (taken !== listed.length) {
+      const advice =
+        taken < listed.length
+          ? `put one ${IMAGE_TAG} into a question for each`
+          : `list each, or write the content as a list of parts, in which ${IMAGE_TAG} is a word`;
+      return this.fail(`the messages name ${taken} images by ${IMAGE_TAG} and ${listed.length} are listed; ${advice}`);
+    }
+    const system = this.system(hasSystem ? turns[0]! : undefined);
+    const untrained = rest.flatMap(({ loss }, i) => (i % 2 === 1 && loss === false ? [i] : []));
+    return {
+      messages,
+      images,
+      ...(system !== undefined && { system }),
+      ...(untrained.length > 0 && { untrained }),
+    };
+  }
+
+  private message({ parts }: Turn, i: number): Message {
+    const text = joined(parts);
+    if (i % 2 === 1) {
+      if (text.trim() === "") return this.fail(`message ${i}, an answer, is empty; write it or take the record out`);
+      return { role: "assistant", content: text };
+    }
+    const content = parts.flatMap((part): ContentPart[] =>
+      part.type === "image" ? [{ type: "image" }] : part.text.trim() === "" ? [] : [part],
+    );
+    if (content.length === 0) return this.fail(`message ${i}, a question, is empty`);
+    return { role: "user", content: content.every(({ type }) => type === "text") ? text : content };
+  }
+
+  /** The system prompt: that of a first message or of the field `system`, "" for none. */
+  private system(first: Turn | undefined): string | undefined {
+    const field = this.json.system;
+    if (first?.parts.some(({ type }) => type === "image"))
+      return this.fail("the system message contains an image; put it into a question");
+    if (isAbsent(field)) return first && joined(first.parts);
+    if (typeof field !== "string") return this.fail(`system must be a string, got ${shown(field)}`);
+    if (first) return this.fail("the record has a system message and the field system; leave one of them");
+    return field;
+  }
+
+  /** `image` or `images`: one path or several; "" and null are no image. */
+  private listedImages(): string[] {
+    const { image, images } = this.json;
+    if (!isEmpty(image) && !isEmpty(images)) return this.fail("the record has image and images; leave one of them");
+    const [name, value] = isEmpty(images) ? ["image", image] : ["images", images];
+    if (isEmpty(value)) return [];
+    if (!Array.isArray(value)) return [this.path(value, name!)];
+    return (value as unknown[]).map((item, i) => this.path(item, `${name}[${i}]`));
+  }
+
+  /** Text around `<image>` tags; white space next to an image belongs to the format. */
+  private tagged(value: string, at: string): ContentPart[] {
+    const pieces = value.split(IMAGE_TAG);
+    if (pieces.length === 1) return [{ type: "text", text: value }];
+    if (value.includes("</image>"))
+      return this.fail(
+        `${at} has </image>; an image is ${IMAGE_TAG} alone, and what it is comes from the list of images`,
+      );
+    return pieces.flatMap((piece, i): ContentPart[] => {
+      const text = piece.trim();
+      return [...(i > 0 ? [{ type: "image" } as const] : []), ...(text ? [{ type: "text", text } as const] : [])];
+    });
+  }
+}
+
+const joined = (parts: Turn["parts"]): string => parts.map((part) => (part.type === "text" ? part.text : "")).join("");
+
+/** Levels of a value that messages show: `JSON.stringify` runs out of stack on a value nested 10,000 deep. */
+const SHOWN_DEPTH = 3;
+const SHOWN_ITEMS = 8;
+
+function cut(value: unknown, depth: number): unknown {
+  if (typeof value === "string") return value.length > 200 ? `${value.slice(0, 200)}…` : value;
+  if (Array.isArray(value))
+    return depth === 0 ? "[…]" : (value as unknown[]).slice(0, SHOWN_ITEMS).map((item) => cut(item, depth - 1));
+  if (!isObject(value)) return value;
+  if (depth === 0) return "{…}";
+  const entries = Object.entries(value).slice(0, SHOWN_ITEMS);
+  return Object.fromEntries(entries.map(([key, item]) => [key, cut(item, depth - 1)]));
+}
+
+const shown = (value: unknown): string =>
+  value === undefined ? "nothing" : quote(JSON.stringify(cut(value, SHOWN_DEPTH)));
