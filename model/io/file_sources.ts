@@ -167,6 +167,10 @@ async function openUrl(url: URL): Promise<RandomAccess | null> {
     throw new IoError(
       `${url.href} must answer; got HTTP ${response.status}. Check the address and the rights to read it.`,
     );
+  if (/^text\/html/.test(response.headers.get("content-type") ?? "")) {
+    await response.body?.cancel();
+    return null; // a page for everything that is not there, as servers of single-page applications give
+  }
   const size = Number(/\/(\d+)$/.exec(response.headers.get("content-range") ?? "")?.[1] ?? NaN);
   if (response.status !== 206 || !Number.isSafeInteger(size)) return blobFile(url.href, await response.blob()); // the whole file
   await response.arrayBuffer(); // frees the connection

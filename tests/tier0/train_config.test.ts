@@ -2,6 +2,10 @@
 import { describe, expect, it } from "vitest";
 import { TrainConfigError, checkConfig, checkTokenizerConfig, learningRate } from "../../train/config.ts";
 import { PRESETS, loadAnyConfig, loadConfig } from "../../train/node/settings.ts";
+import { trainTokenizer } from "../../train/node/stage0/train.ts";
+import { train } from "../../train/node/train.ts";
+import { VqTraining } from "../../train/stage0/trainer.ts";
+import { Trainer } from "../../train/trainer.ts";
 
 describe("presets", () => {
   it("are the recipe of the report", () => {
@@ -128,5 +132,13 @@ describe("changes", () => {
       /stage9 is neither a preset \(stage0, stage1, stage2, stage3, stage3-7b\) nor a file/,
     );
     expect(() => checkConfig("x")).toThrow(TrainConfigError);
+  });
+
+  it("trainers and runs refuse settings and options that they do not know before they touch a model", async () => {
+    const config = { ...loadConfig("stage3"), weight_decay: 0.1 };
+    expect(() => new Trainer(null as never, null as never, config, 0)).toThrow(/Trainer: 1 problem:\s+weight_decay is/);
+    expect(() => new VqTraining(null as never, { lr: 1, comitment: 1 } as never)).toThrow(/Did you mean commitment/);
+    await expect(train({ onstep: () => 0 } as never)).rejects.toThrow(/train: .*got onstep. Did you mean onStep/);
+    await expect(trainTokenizer({ ceiling: 1 } as never)).rejects.toThrow(/trainTokenizer: .*got ceiling/);
   });
 });

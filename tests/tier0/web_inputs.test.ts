@@ -21,11 +21,16 @@ const bytesOf = (name: string): Uint8Array<ArrayBuffer> => new Uint8Array(readFi
 const names = readdirSync(folder);
 
 /** Serves the model's folder; with ranges as servers have them, or without. */
-async function serve<T>(options: { ranges: boolean; status?: number }, use: (url: string) => Promise<T>): Promise<T> {
+async function serve<T>(
+  options: { ranges: boolean; status?: number; page?: boolean },
+  use: (url: string) => Promise<T>,
+): Promise<T> {
   const server = createServer((request, response) => {
     const name = decodeURIComponent(request.url!.slice("/model/".length));
     if (options.status) return void response.writeHead(options.status).end("no");
-    if (!names.includes(name)) return void response.writeHead(404).end();
+    const html = { "content-type": "text/html; charset=utf-8" };
+    if (!names.includes(name))
+      return void (options.page ? response.writeHead(200, html).end("<!doctype html>") : response.writeHead(404).end());
     const bytes = bytesOf(name);
     const [, from, to] = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? "") ?? [];
     if (!options.ranges || from === undefined) return void response.writeHead(200).end(bytes);
@@ -58,8 +63,8 @@ describe("the files of a model", () => {
   });
 
   it("are on a server, read by ranges or whole", async () => {
-    for (const ranges of [true, false])
-      await serve({ ranges }, async (url) => {
+    for (const options of [{ ranges: true }, { ranges: false }, { ranges: true, page: true }])
+      await serve(options, async (url) => {
         await check(url);
         await check(new URL(`${url}/`));
         const error = await errorOf(() => fileSourceOf("fromFiles", url).open("absent.json"));

@@ -463,7 +463,7 @@ describe.skipIf(!hasFixtures)("generation", () => {
         "something else than a picture",
         () => janus.ask("hi", { images: [null as never] }).text(),
         ArgumentError,
-        /pictures are/,
+        /image: it must be/,
       ],
       ["codes that are holes", () => janus.decodeImage(new Array<number>(64)), ArgumentError, /code undefined/],
       ["a code that is none", () => janus.decodeImage(new Array<number>(64).fill(256)), ArgumentError, /code 256/],
