@@ -1,4 +1,5 @@
 /** What a checkpoint's small files say besides sizes: each setting is obeyed, refused by its name, or named as unknown. */
+import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 import { byteTokenizerFiles } from "../../model/byte_tokenizer.ts";
 import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
@@ -13,6 +14,7 @@ import { ConfigError } from "../../model/io/errors.ts";
 import { understandingPixels } from "../../model/image/preprocess.ts";
 import { encodeSafetensors } from "../../model/io/safetensors.ts";
 import { parseJsonObject } from "../../model/io/json.ts";
+import { folderSource } from "../../model/node/files.ts";
 import { changedHf, memorySink, sourceOfFiles, tensorsOf, tinyFiles } from "../checkpoint/tiny.ts";
 import type { Files } from "../checkpoint/tiny.ts";
 import { hasFixtures } from "../fixtures.ts";
@@ -161,6 +163,14 @@ describe("the default system prompt", () => {
     };
     expect([flag(), flag({ sft_format: "deepseek" })]).toEqual([true, true]);
     expect([flag({ use_default_system_prompt: false }), flag({ num_image_tokens: 64 })]).toEqual([false, false]);
+  });
+  it("is in the package's own model, which was trained with it; nothing in its files is unknown", async () => {
+    const folder = folderSource(fileURLToPath(new URL("../../examples/shapes/checkpoint", import.meta.url)));
+    const checkpoint = await openCheckpoint(folder);
+    const processor = await readProcessor(folder, checkpoint.config);
+    await checkpoint.close();
+    expect(processor.prompts.system).toBe(DEFAULT_SYSTEM_PROMPT);
+    expect([...checkpoint.notices, ...processor.notices]).toEqual([]);
   });
   it.each<[object, RegExp]>([
     [{ add_special_token: true }, /add_special_token must be false/],
