@@ -280,7 +280,8 @@ describe("a vision tower that normalises its input itself", () => {
     const { images } = await read({ "preprocessor_config.json": side }, config);
     const published = await read({ "preprocessor_config.json": { image_size: 384 } }, { ...config, inputNorm: undefined! });
     const image = { width: 2, height: 1, data: Uint8Array.of(0, 127, 255, 9, 90, 190) };
-    expect(understandingPixels(image, images)).toEqual(understandingPixels(image, published.images));
+    const [once, twice] = [published.images, images].map((settings) => understandingPixels(image, settings));
+    expect(twice!.every((value, i) => value === once![i])).toBe(true);
     const files = hfSideFiles(config, "bf16", new Map(byteTokenizerFiles()).set("preprocessor_config.json", bytes(side)), "x");
     expect(jsonOf(files, "preprocessor_config.json")).toMatchObject({ do_normalize: true, image_mean: half, image_std: half });
     expect(() => parseConfig(parseJsonObject(bytes(json({ pixel_mean: [1] })), "config.json"))).toThrow(/three numbers/);
