@@ -7,14 +7,14 @@ export interface AnswerResult {
   /** Without the end token. */
   readonly tokenIds: readonly number[];
   readonly promptTokenIds: readonly number[];
-  /** The end token, a stop string, or `maxNewTokens`. */
+  /** What ended the answer: an end token, a stop string, or `maxNewTokens`. */
   readonly finish: "end" | "stop" | "length";
   readonly timings: { readonly prefillMs: number; readonly decodeMs: number };
 }
 
 /**
- * A stream that runs once: iterate over it, or await what it comes to (which starts it). `result()` during and after an iteration gives what
- * that one comes to. Throws `ArgumentError` for a second iteration.
+ * A stream that runs once: iterate over it, or await its result, which starts it. `result()` during and after an iteration resolves to the result
+ * of that iteration. A second iteration throws `ArgumentError`.
  */
 export class Once<Event, Result> implements AsyncIterable<Event> {
   private readonly run: AsyncGenerator<Event, Result>;
@@ -29,12 +29,12 @@ export class Once<Event, Result> implements AsyncIterable<Event> {
   }
 
   [Symbol.asyncIterator](): AsyncGenerator<Event> {
-    if (this.isTaken) throw new ArgumentError("this stream is running or has run; it runs once, ask again for another");
+    if (this.isTaken) throw new ArgumentError("this stream runs once and has started; ask again for another one");
     this.isTaken = true;
     return this.events();
   }
 
-  /** What the stream comes to. */
+  /** Resolves to the result of the stream. */
   result(): Promise<Result> {
     if (!this.isTaken) void this.drain();
     return this.ended;

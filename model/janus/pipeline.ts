@@ -327,7 +327,7 @@ export function answerOptions({ answers }: Processor, given: AnswerOptions, prom
   if (answers.maxNewTokens !== undefined) return { ...options, maxNewTokens };
   if (promptTokens >= maxLength)
     throw new PromptError(
-      `the prompt must have fewer tokens than max_length of generation_config.json, ${maxLength}; got ${promptTokens}. Shorten it, or give maxNewTokens`,
+      `the prompt has ${promptTokens} tokens; the context holds ${maxLength} by max_length of generation_config.json. Shorten the prompt, or give maxNewTokens`,
     );
   return { ...options, maxNewTokens: Math.min(maxNewTokens, maxLength - promptTokens) };
 }

@@ -208,7 +208,7 @@ export class PromptFormat {
       const due = i % 2 === 0 ? "user" : "assistant";
       if (role !== due)
         throw new PromptError(
-          `message ${i} is of ${JSON.stringify(role)}; "user" and "assistant" take turns, the user first`,
+          `message ${i}: role must be ${JSON.stringify(due)}, as roles alternate and the user begins; got ${showJson(role)}. A system prompt is the option system`,
         );
     }
     if (answer && turns.length % 2 === 0) throw new PromptError("the last message must be a question of the user");

@@ -1,4 +1,5 @@
 /** What a checkpoint's small files say besides sizes: each setting is obeyed, refused by its name, or named as unknown. */
+import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 import { byteTokenizerFiles } from "../../model/byte_tokenizer.ts";
 import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
@@ -13,6 +14,7 @@ import { ConfigError } from "../../model/io/errors.ts";
 import { understandingPixels } from "../../model/image/preprocess.ts";
 import { encodeSafetensors } from "../../model/io/safetensors.ts";
 import { parseJsonObject } from "../../model/io/json.ts";
+import { folderSource } from "../../model/node/files.ts";
 import { changedHf, memorySink, sourceOfFiles, tensorsOf, tinyFiles } from "../checkpoint/tiny.ts";
 import type { Files } from "../checkpoint/tiny.ts";
 import { hasFixtures } from "../fixtures.ts";
@@ -76,7 +78,7 @@ describe("generation_config.json", () => {
       topP: 1,
       maxNewTokens: 200,
     });
-    expect(() => answerOptions(processor, {}, 100)).toThrow(/fewer tokens than max_length .* 100; got 100/);
+    expect(() => answerOptions(processor, {}, 100)).toThrow(/has 100 tokens; the context holds 100 by max_length/);
   });
   it.each<[object, RegExp]>([
     [{ num_beams: 4 }, /num_beams must be 1 or absent.*got 4/],
@@ -161,6 +163,14 @@ describe("the default system prompt", () => {
     };
     expect([flag(), flag({ sft_format: "deepseek" })]).toEqual([true, true]);
     expect([flag({ use_default_system_prompt: false }), flag({ num_image_tokens: 64 })]).toEqual([false, false]);
+  });
+  it("is in the package's own model, which was trained with it; nothing in its files is unknown", async () => {
+    const folder = folderSource(fileURLToPath(new URL("../../examples/shapes/checkpoint", import.meta.url)));
+    const checkpoint = await openCheckpoint(folder);
+    const processor = await readProcessor(folder, checkpoint.config);
+    await checkpoint.close();
+    expect(processor.prompts.system).toBe(DEFAULT_SYSTEM_PROMPT);
+    expect([...checkpoint.notices, ...processor.notices]).toEqual([]);
   });
   it.each<[object, RegExp]>([
     [{ add_special_token: true }, /add_special_token must be false/],
@@ -270,7 +280,8 @@ describe("a vision tower that normalises its input itself", () => {
     const { images } = await read({ "preprocessor_config.json": side }, config);
     const published = await read({ "preprocessor_config.json": { image_size: 384 } }, { ...config, inputNorm: undefined! });
     const image = { width: 2, height: 1, data: Uint8Array.of(0, 127, 255, 9, 90, 190) };
-    expect(understandingPixels(image, images)).toEqual(understandingPixels(image, published.images));
+    const [once, twice] = [published.images, images].map((settings) => understandingPixels(image, settings));
+    expect(twice!.every((value, i) => value === once![i])).toBe(true);
     const files = hfSideFiles(config, "bf16", new Map(byteTokenizerFiles()).set("preprocessor_config.json", bytes(side)), "x");
     expect(jsonOf(files, "preprocessor_config.json")).toMatchObject({ do_normalize: true, image_mean: half, image_std: half });
     expect(() => parseConfig(parseJsonObject(bytes(json({ pixel_mean: [1] })), "config.json"))).toThrow(/three numbers/);

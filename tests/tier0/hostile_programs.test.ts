@@ -15,6 +15,15 @@ const render = (chatTemplate: string, content = "hi"): string =>
     system: "",
   });
 
+function errorOf(run: () => unknown): Error {
+  try {
+    run();
+  } catch (error) {
+    return error as Error;
+  }
+  return expect.fail("no error was thrown");
+}
+
 describe("chat templates", () => {
   it.each([
     ["doubling a text", `{% set x = "a b" %}${'{% set x = x ~ " " ~ x %}'.repeat(40)}{{ x }}`],
@@ -36,8 +45,9 @@ describe("chat templates", () => {
     ["nesting that overflows the stack", `{{ ${"(".repeat(20_000)}1${")".repeat(20_000)} }}`],
     ["a source that is too long", "x".repeat(70_000)],
   ])("are stopped: %s", (_, template) => {
-    expect(() => render(template)).toThrow(ConfigError);
-    expect(() => render(template)).toThrow(/the checkpoint's chat template (takes more work|fails|must have at most)/);
+    const error = errorOf(() => render(template));
+    expect(error).toBeInstanceOf(ConfigError);
+    expect(error.message).toMatch(/the checkpoint's chat template (takes more work|fails|must have at most)/);
   }); // prettier-ignore
 
   it("do what a conversation takes, with texts as long as prompts may be", () => {
@@ -86,7 +96,7 @@ describe("patterns of a tokenizer", () => {
   ])("are run if they are %s", (_, pattern) => {
     expect(slowness(pattern)).toBeNull();
     const own = new Tokenizer({ tokenizer: withPattern(pattern) });
-    for (const long of [" ".repeat(50_000), "a".repeat(50_000), `${" ".repeat(50_000)}x`, "\n ".repeat(25_000)])
+    for (const long of [" ".repeat(10_000), "a".repeat(10_000), `${" ".repeat(10_000)}x`, "\n ".repeat(5_000)])
       expect(own.decode(own.encode(long))).toBe(long);
   }); // prettier-ignore
 

@@ -143,8 +143,11 @@ describe.skipIf(!hasFixtures).each(["deepseek", "hf"])("prompts of the %s layout
       [() => format.conversation([{ role: "user", content: [text(" ")] }]), /the prompt is empty/],
       [() => format.conversation([]), /must be a question/],
       [() => format.conversation(ask("a", "b")), /must be a question/],
-      [() => format.conversation([...ask("a"), ...ask("b")]), /message 1 is of "user"/],
-      [() => format.conversation([{ role: "system" as "user", content: "x" }]), /message 0 is of "system"/],
+      [() => format.conversation([...ask("a"), ...ask("b")]), /message 1: role must be "assistant".*; got "user"/],
+      [
+        () => format.conversation([{ role: "system" as "user", content: "x" }]),
+        /message 0: role must be "user".*; got "system"\. A system prompt is the option system/,
+      ],
       [() => format.generation("  "), /the prompt is empty/],
       [() => format.encode("no image", 1), /names 0 images and 1 came; <image_placeholder> stands once for each/],
       [() => format.encode("<image_placeholder><image_placeholder>", 1), /names 2 images and 1 came/],
