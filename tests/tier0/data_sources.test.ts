@@ -147,6 +147,7 @@ describe("sources", () => {
       { image: "a.png", text: "a red square" },
       { file_name: "a.png", text: "a red square" },
       { file_name: "a.png", prompt: "a red square", text: null },
+      { file_name: "a.png", image: "", text: "a red square" },
       { image: { path: "a.png", bytes: null }, text: "a red square" },
     ])
       expect(parse(record)).toEqual(square);

@@ -98,7 +98,8 @@ export function fieldsOf(record: Readonly<Record<string, unknown>>, kind: Record
     for (const name of Object.keys(value)) if (!isAbsent(value[name])) found.add(prefix + name);
   };
   add(record, "");
-  if (kind === "text") for (const name of IMAGE_FIELDS) if (isEmpty(record[name])) found.delete(name);
+  if (kind === "text" || kind === "pairs")
+    for (const name of IMAGE_FIELDS) if (isEmpty(record[name])) found.delete(name);
   // Of two fields that mean the same, the second one is not used.
   if (kind === "pairs")
     for (const [first, second] of SAME)

@@ -87,7 +87,7 @@ export class RecordReader {
 
   /** `{prompt or text, image or file_name}`. */
   pair(): { readonly prompt: string; readonly image: string } {
-    const [prompt, image] = SAME.map((names) => names.find((name) => !isAbsent(this.json[name])) ?? names[0]);
+    const [prompt, image] = SAME.map((names) => names.find((name) => !isEmpty(this.json[name])) ?? names[0]);
     return { prompt: this.text(prompt!), image: this.path(this.json[image!], image!) };
   }
 
