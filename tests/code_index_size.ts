@@ -81,13 +81,13 @@ const memoryNow = (): number => process.resourceUsage().maxRSS * 1024;
 
 if (process.argv.some((word) => word.endsWith("code_index_size.ts"))) {
   const millions = Number(process.argv.at(-1)) || 50;
-  const seconds = await measureNames(millions * 2e6);
-  console.log(
-    `${2 * millions} million names of one folder: sorted in ${seconds.toFixed(0)} s, ${(memoryNow() / 1e6).toFixed(0)} MB of memory`,
-  );
   const { entries, sortSeconds, lookupMs, fileBytes, memory } = await measureIndex(millions * 2e6);
   console.log(
     `${(entries / 1e6).toFixed(1)} million entries: sorted in ${sortSeconds.toFixed(0)} s, ${(fileBytes / 1e9).toFixed(2)} GB on the disk, ${lookupMs.toFixed(2)} ms a lookup, ${(memory / 1e6).toFixed(0)} MB of memory`,
   );
-  process.exitCode = memory < 500e6 ? 0 : 1;
+  const seconds = await measureNames(millions * 2e6);
+  console.log(
+    `${2 * millions} million names of one folder: sorted in ${seconds.toFixed(0)} s, ${(memoryNow() / 1e6).toFixed(0)} MB of memory`,
+  );
+  process.exitCode = memoryNow() < 500e6 ? 0 : 1;
 }

@@ -147,6 +147,7 @@ describe("sources", () => {
       { image: "a.png", text: "a red square" },
       { file_name: "a.png", text: "a red square" },
       { file_name: "a.png", prompt: "a red square", text: null },
+      { file_name: "a.png", image: "", text: "a red square" },
       { image: { path: "a.png", bytes: null }, text: "a red square" },
     ])
       expect(parse(record)).toEqual(square);
@@ -206,8 +207,16 @@ describe("sources", () => {
     ["the weight of a record", { messages: talk, weight: 0 }, /field "weight" is not used/],
     ["the loss of a record", { text: "x", loss: false }, /field "loss" is not used/],
     ["a prompt beside a text", { prompt: "a", text: "b" }, /field "prompt" is not used in a record of kind text/],
-    ["a text beside a prompt", { prompt: "a", text: "b", image: "a.png" }, /has prompt and text, of which one is used/],
-    ["two images of a pair", { text: "b", image: "a.png", file_name: "b.png" }, /has image and file_name/],
+    [
+      "a text beside a prompt",
+      { prompt: "a", text: "b", image: "a.png" },
+      /field "text beside prompt" is not used in a record of kind pairs/,
+    ],
+    [
+      "two images of a pair",
+      { text: "b", image: "a.png", file_name: "b.png" },
+      /field "file_name beside image" is not used/,
+    ],
     ["images of a text", { images: ["a.png"], text: "<image>a red square" }, /field "images" is not used/],
     ["image and images", { image: "a", images: ["b"], messages: talk }, /has image and images/],
     [

@@ -4,7 +4,7 @@ export { CodeCache } from "./data/codes.ts";
 export { codesAbout } from "./data/codes_about.ts";
 export { RecordEncoder } from "./data/encode.ts";
 export type { EncoderOptions } from "./data/encode.ts";
-export { SourceIndex, indexSource } from "./data/index_file.ts";
+export { SourceIndex, indexSource, noticesOf, requireKnownFields } from "./data/index_file.ts";
 export { Loader } from "./data/loader.ts";
 export type { LoadedStep, LoaderOptions, LoaderSource, LoaderState } from "./data/loader.ts";
 export { PictureEncoder } from "./stage0/pictures.ts";

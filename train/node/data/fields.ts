@@ -67,6 +67,12 @@ export const isAbsent = (value: unknown): boolean => value === undefined || valu
 export const isEmpty = (value: unknown): boolean =>
   isAbsent(value) || value === "" || (Array.isArray(value) && value.length === 0);
 
+/** Fields of a pair that mean the same. */
+export const SAME = [
+  ["prompt", "text"],
+  ["image", "file_name"],
+] as const;
+
 const IMAGE_FIELDS = ["image", "images", "file_name"];
 
 /** The kind of a record by its fields; undefined if they say nothing. */
@@ -92,7 +98,12 @@ export function fieldsOf(record: Readonly<Record<string, unknown>>, kind: Record
     for (const name of Object.keys(value)) if (!isAbsent(value[name])) found.add(prefix + name);
   };
   add(record, "");
-  if (kind === "text") for (const name of IMAGE_FIELDS) if (isEmpty(record[name])) found.delete(name);
+  if (kind === "text" || kind === "pairs")
+    for (const name of IMAGE_FIELDS) if (isEmpty(record[name])) found.delete(name);
+  // Of two fields that mean the same, the second one is not used.
+  if (kind === "pairs")
+    for (const [first, second] of SAME)
+      if (found.has(first) && found.delete(second)) found.add(`${second} beside ${first}`);
   const turns = kind === "conversations" ? record.conversations : kind === "messages" ? record.messages : null;
   if (!Array.isArray(turns)) return found;
   for (const turn of turns as unknown[]) {

@@ -43,8 +43,11 @@ export interface LoaderState {
   readonly cursors: Readonly<Record<Task, number>>;
   /** Samples that were bad, over all tasks and epochs. */
   readonly skipped: number;
-  /** Records of each task that were bad, in ascending order (absent in states of earlier versions). A record counts once in all epochs. */
-  readonly bad?: Readonly<Record<Task, readonly number[]>>;
+  /**
+   * Records of each task that were bad, in the order in which they were met, separated by commas: one string, because a list of a million numbers
+   * would take a line of the file each. A record counts once in all epochs. Absent in states of earlier versions.
+   */
+  readonly bad?: Readonly<Record<Task, string>>;
   /** Distinguishes seed, batch, ratios and sources from others. */
   readonly data: string;
   /** What `data` is a hash of, to say what differs (absent in states of earlier versions). */
@@ -195,6 +198,8 @@ export class Loader<T = Sample> {
   private readonly bad: Readonly<Record<Task, Set<number>>>;
   /** Bad samples of each task since its last good one. */
   private readonly inARow: Record<Task, number> = { und: 0, text: 0, gen: 0 };
+  /** `bad` as the state has it: the state is asked for at each step. */
+  private readonly badText: Record<Task, string>;
   private readonly of: DataParts;
   private isRunning = false;
   private failure: Error | null = null;
@@ -233,7 +238,8 @@ export class Loader<T = Sample> {
     this.step = state?.step ?? 0;
     this.cursors = { und: 0, text: 0, gen: 0, ...state?.cursors };
     this.skipped = state?.skipped ?? 0;
-    this.bad = { und: new Set(state?.bad?.und), text: new Set(state?.bad?.text), gen: new Set(state?.bad?.gen) };
+    this.bad = { und: badRecords(state, "und"), text: badRecords(state, "text"), gen: badRecords(state, "gen") };
+    this.badText = { und: "", text: "", gen: "", ...state?.bad };
     const whole = TASKS.reduce((sum, task) => sum + ratios[task], 0);
     for (const task of TASKS) {
       if (ratios[task] === 0) continue;
@@ -253,9 +259,7 @@ export class Loader<T = Sample> {
 
   get state(): LoaderState {
     const { version, step, skipped, data, of } = this;
-    const listed = (task: Task): number[] => [...this.bad[task]].sort((a, b) => a - b);
-    const bad = { und: listed("und"), text: listed("text"), gen: listed("gen") };
-    return { version, step, cursors: { ...this.cursors }, skipped, bad, data, of };
+    return { version, step, cursors: { ...this.cursors }, skipped, bad: { ...this.badText }, data, of };
   }
 
   /**
@@ -312,6 +316,7 @@ export class Loader<T = Sample> {
   ): Promise<void> {
     this.skipped++;
     this.inARow[task]++;
+    if (!this.bad[task].has(index)) this.badText[task] += `${this.badText[task] && ","}${index}`;
     this.bad[task].add(index);
     const count = this.epochSize(task);
     const all = TASKS.reduce((sum, each) => sum + this.bad[each].size, 0);
@@ -326,12 +331,14 @@ export class Loader<T = Sample> {
   }
 }
 
+const badRecords = (state: LoaderState | undefined, task: Task): Set<number> =>
+  new Set((state?.bad?.[task] || null)?.split(",").map(Number));
+
 function checkState(state: LoaderState, data: string, differences: () => string): void {
   const isCount = (value: unknown): boolean => typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
-  const bad = TASKS.map((task) => state.bad?.[task] ?? []);
   const isWhole =
     [state.step, state.skipped, ...TASKS.map((task) => state.cursors?.[task])].every(isCount) &&
-    bad.every((list) => Array.isArray(list) && list.every(isCount));
+    TASKS.every((task) => !/[^\d,]/.test(state.bad?.[task] ?? ""));
   if (![1, 2].includes(state.version) || !isWhole)
     throw new LoaderStateError(
       `the saved state of the data has version ${String(state.version)} or is damaged; this release reads versions 1 and 2. Resume from another checkpoint`,

@@ -4,7 +4,7 @@ import { fileURLToPath } from "node:url";
 import { quote } from "../../../model/io/errors.ts";
 import { isObject } from "../../../model/io/unknown.ts";
 import type { ContentPart, Message } from "../../../model/janus/prompt.ts";
-import { LOSS_FIELDS, isAbsent, isEmpty } from "./fields.ts";
+import { LOSS_FIELDS, SAME, isAbsent, isEmpty } from "./fields.ts";
 
 type Json = Readonly<Record<string, unknown>>;
 
@@ -87,14 +87,8 @@ export class RecordReader {
 
   /** `{prompt or text, image or file_name}`. */
   pair(): { readonly prompt: string; readonly image: string } {
-    const one = (names: readonly [string, string]): string => {
-      const [first, second] = names.filter((name) => !isAbsent(this.json[name]));
-      if (second !== undefined)
-        return this.fail(`the record has ${first} and ${second}, of which one is used; remove the other`);
-      return first ?? names[0];
-    };
-    const image = one(["image", "file_name"]);
-    return { prompt: this.text(one(["prompt", "text"])), image: this.path(this.json[image], image) };
+    const [prompt, image] = SAME.map((names) => names.find((name) => !isEmpty(this.json[name])) ?? names[0]);
+    return { prompt: this.text(prompt!), image: this.path(this.json[image!], image!) };
   }
 
   llava(): Conversation {

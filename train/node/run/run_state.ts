@@ -16,7 +16,7 @@ export const OPTIMIZER = "optimizer.safetensors";
 export const DISCRIMINATOR = "discriminator.safetensors";
 /** More than the files take that are made at each save: settings, state, manifest. */
 export const SMALL_FILES = 2 ** 20; // bytes
-const MAX_STATE = 2 ** 24; // bytes
+const MAX_STATE = 2 ** 28; // bytes; numbers of bad records are in it
 const MAX_SIDE_FILE = 2 ** 26; // bytes
 
 type AnyConfig = TrainConfig | TokenizerConfig;
