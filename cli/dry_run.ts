@@ -25,8 +25,6 @@ interface DryRunFlags {
 export async function dryRun(model: string, config: AnyConfig, flags: DryRunFlags, context: Context): Promise<void> {
   const { out, signal } = context;
   const measure = flags.measureStep === true;
-  const { adviceOn } = await import("../train/node/advice.ts");
-  for (const message of adviceOn(config)) out.warn(message);
   const { dryRun: run, dryRunTokenizer } = await import("../train/node/dry_run.ts");
   const device = await openDevice(flags.adapter, context);
   const { budget } = device.pool;

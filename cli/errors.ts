@@ -123,6 +123,8 @@ export function reportUsage(error: CommanderError, out: Output, command: string)
     // "error: unknown option '--jsn'\n(Did you mean --json?)"
     const message = error.message.replace(/^error: /, "").replace(/\n\(Did you mean (.*)\?\)$/, "; did you mean $1?");
     out.error(message);
+    if (command === "janus train" && error.code === "commander.missingArgument")
+      out.note("--data and --set take all words up to the next option: put the preset or YAML file before them.");
     out.note(`See: ${command} --help`);
     out.errorResult({ name: "UsageError", message, exitCode: EXIT.usage });
   }

@@ -59,8 +59,7 @@ async function run(args: readonly string[]): Promise<number> {
   const controller = new AbortController();
   const out = new Output({
     json: asksForJson(args),
-    onBroken: (error) =>
-      controller.abort(new Interrupted(`standard output takes no more: ${error.message}`, EXIT.done)),
+    onBroken: (error) => controller.abort(new Interrupted(`standard output is closed: ${error.message}`, EXIT.done)),
   });
   listenForSignals(process, controller, out, (code) => process.exit(code));
   process.on("uncaughtException", (error) => {

@@ -103,6 +103,8 @@ export function sourcesOf({ data, ...rest }: SourceFlags): SourceSpec[] {
 async function run(settings: string, flags: TrainFlags, context: Context): Promise<void> {
   const { loadAnyConfig } = await import("../train/node/settings.ts");
   const config = loadAnyConfig(settings, flags.set ?? []);
+  const { adviceOn } = await import("../train/node/advice.ts");
+  for (const message of adviceOn(config)) context.out.warn(message);
   const sources = sourcesOf(flags);
   if (flags.resume === "never" && existsSync(flags.run)) await requireNoCheckpoints(flags.run);
   if (flags.measureStep && !flags.dryRun)

@@ -75,6 +75,13 @@ describe("usage", () => {
       /--dry-run estimate .*; train and write nothing --measure-step with --dry-run: take the longest step once/,
     );
   });
+  it("says that an option with several values took the argument behind it", async () => {
+    const result = await runCli(["train", "--model", "m", "--run", "r", "--data", "a.jsonl", "stage3"]);
+    expect([result.code, result.stderr]).toEqual([
+      EXIT.usage,
+      expect.stringMatching(/missing required argument 'settings'\n--data and --set take all words/),
+    ]);
+  });
   it("no command at all shows the help on stderr and ends with 2", async () => {
     const result = await runCli([]);
     expect([result.code, result.stdout]).toEqual([EXIT.usage, ""]);

@@ -20,7 +20,7 @@ import { formatBytes, formatDuration } from "../../cli/format.ts";
 import { collect, numberIn, wholeNumber } from "../../cli/options.ts";
 import { slug } from "../../cli/session.ts";
 import { typedPath } from "../../cli/typed_path.ts";
-import { checkConfig, checkTokenizerConfig } from "../../train/config.ts";
+import { checkConfig } from "../../train/config.ts";
 import type { TrainConfig } from "../../train/config.ts";
 import { adviceOn } from "../../train/node/advice.ts";
 import { listenForSignals } from "../../cli/signals.ts";
@@ -109,10 +109,6 @@ describe("settings of a run", () => {
     ]);
     expect(adviceOn(config(100, { warmup: 60, cooldown: 60 }))).toEqual([expect.stringMatching(/120 steps together/)]);
     expect(adviceOn(config(100, { warmup: 10, cooldown: 20 }))).toEqual([]);
-    const stage0 = { stage: 0, batch: 1, steps: 100, optimizer: { lr: 1e-3 }, adversarial: { weight: 0.5, from: 500 } };
-    expect(adviceOn(checkTokenizerConfig(stage0, "test"))).toEqual([
-      expect.stringMatching(/adversarial\.from is step 500/),
-    ]);
   });
 });
 

@@ -15,9 +15,5 @@ export function adviceOn(config: TrainConfig | TokenizerConfig): string[] {
     advice.push(
       `optimizer.warmup and optimizer.cooldown are ${warmup + cooldown} steps together and the run has ${steps}: the learning rate never reaches ${lr.toExponential(1)}. Make them shorter`,
     );
-  if ("adversarial" in config && config.adversarial.weight > 0 && config.adversarial.from >= last)
-    advice.push(
-      `adversarial.from is step ${config.adversarial.from} and the run ends after ${last}: the adversarial loss is never used. Set an earlier step, or adversarial.weight=0`,
-    );
   return advice;
 }

@@ -15,7 +15,6 @@ import { ONE_PROCESS } from "../ranks.ts";
 import type { Ranks } from "../ranks.ts";
 import { SkipLimit } from "../skips.ts";
 import type { Skip } from "../skips.ts";
-import { adviceOn } from "./advice.ts";
 import { indexSource, noticesOf, requireKnownFields } from "./data/index_file.ts";
 import type { SourceIndex } from "./data/index_file.ts";
 import type { Loader, LoaderState } from "./data/loader.ts";
@@ -153,7 +152,7 @@ export async function runLoop<Sample, Event extends LoopEvent, Config extends An
     await ready.requireRoom();
     run = ready;
     await run.begin();
-    for (const message of run.hasSteps ? adviceOn(options.config) : [run.finished]) onNotice(message);
+    if (!run.hasSteps) onNotice(run.finished);
     while (run.hasSteps && !stop?.aborted) {
       await run.step();
       // Once in a while.

@@ -110,7 +110,9 @@ export class RunLock {
     this.holder = holder;
     this.stale = stale;
     if (holder.heartbeatMs === 0) return;
-    this.timer = setInterval(() => (this.beating = this.beating.then(() => this.beat())), holder.heartbeatMs);
+    this.timer = setInterval(() => {
+      this.beating = this.beating.then(() => this.beat());
+    }, holder.heartbeatMs);
     this.timer.unref();
   }
 
