@@ -94,7 +94,16 @@ describe.skipIf(!hasFixtures)("generate", () => {
         "janus-webgpu": JSON.stringify({ ...how, model: "other", tokenIds: wrong }),
       }),
     );
-    const failed = await runHere(addGenerate, ["generate", "--from", forged, "--check", ...MODEL, "--out", out, "--json"]);
+    const failed = await runHere(addGenerate, [
+      "generate",
+      "--from",
+      forged,
+      "--check",
+      ...MODEL,
+      "--out",
+      out,
+      "--json",
+    ]);
     expect(failed.code).toBe(EXIT.checkFailed);
     expect(json<Generated>(failed).check).toEqual({
       pass: false,
@@ -204,7 +213,9 @@ describe.skipIf(!hasFixtures)("ask", () => {
       24,
       78,
     ]);
-    const stopped = json<{ text: string; finish: string }>(await runHere(addAsk, [...args, "--json", "--stop", "fu", "never"]));
+    const stopped = json<{ text: string; finish: string }>(
+      await runHere(addAsk, [...args, "--json", "--stop", "fu", "never"]),
+    );
     expect(stopped).toMatchObject({ text: "bleX triangledu by triangle\ufffd\x14elp", finish: "stop" });
   });
 

@@ -147,19 +147,20 @@ it.each([
   [2, 4, true, "f16", { ema: { decay: 0.9 }, lossScaling: { initScale: 2 ** 64, growthInterval: 2 } }],
   [3, 2, false, "f32", {}],
 ] as const)(
-  "6 steps are 3 and, after a stop, 3 more: weights, moments and losses bit for bit (stage %i, %i rows at once, recomputed: %s, %s)",
+  "a run in one piece equals one that stopped half way: weights, moments and losses bit for bit (stage %i, %i rows at once, recomputed: %s, %s)",
   async (stage, microRows, recompute, dtype, more) => {
-    const config = settings({ stage, microRows, recompute, dtype, ...more });
+    const steps = dtype === "f16" ? 6 : 4; // the loss scale moves every third step
+    const config = settings({ stage, microRows, recompute, dtype, steps, ...more });
     const straight = await go(`straight${stage}`, config);
-    expect([straight.steps, straight.stopped]).toEqual([6, false]);
+    expect([straight.steps, straight.stopped]).toEqual([steps, false]);
     const stop = new AbortController();
     const broken = await go(`broken${stage}`, config, {
       stop: stop.signal,
-      onStep: ({ step }) => step === 2 && stop.abort(),
+      onStep: ({ step }) => step === steps / 2 - 1 && stop.abort(),
     });
-    expect([broken.steps, broken.stopped]).toEqual([3, true]);
+    expect([broken.steps, broken.stopped]).toEqual([steps / 2, true]);
     const resumed = await go(`broken${stage}`, config);
-    expect([resumed.steps, resumed.stopped]).toEqual([6, false]);
+    expect([resumed.steps, resumed.stopped]).toEqual([steps, false]);
     expect(readdirSync(straight.checkpoint)).toEqual(
       expect.arrayContaining([
         "MANIFEST.json",
@@ -175,7 +176,7 @@ it.each([
     expect(losses(`broken${stage}`)).toEqual(losses(`straight${stage}`));
     // The scale moved before and after the stop.
     const scales = losses(`straight${stage}`).map(({ lossScale }) => lossScale);
-    const [before, after] = [scales.slice(0, 3), scales.slice(3)].map((some) => new Set(some).size);
+    const [before, after] = [scales.slice(0, steps / 2), scales.slice(steps / 2)].map((some) => new Set(some).size);
     expect([before! > 1, after! > 1]).toEqual([dtype === "f16", dtype === "f16"]);
     expect(readFileSync(at(`straight${stage}`, "quarantine.jsonl"), "utf8")).toMatch(/missing\.png/);
   },
@@ -190,9 +191,9 @@ it("a model whose head is tied to its embedding trains, saves once, resumes bit 
   const weights = await tensorsOf(readFileSync(join(tied, "model.safetensors")));
   expect(weights.delete("lm_head.weight")).toBe(true);
   writeFileSync(join(tied, "model.safetensors"), encodeSafetensors([...weights.values()]));
-  const config = settings({ dtype: "bf16", steps: 4, ema: { decay: 0.9 } });
+  const config = settings({ dtype: "bf16", steps: 2, ema: { decay: 0.9 } });
   const straight = await go("tied", config, { model: tied });
-  await go("tied broken", { ...config, stopAt: 2 }, { model: tied });
+  await go("tied broken", { ...config, stopAt: 1 }, { model: tied });
   expectEqualFiles(straight.checkpoint, (await go("tied broken", config, { model: tied })).checkpoint);
   for (const [file, names] of Object.entries({
     "model.safetensors": [""],
@@ -212,9 +213,9 @@ it("a model whose head is tied to its embedding trains, saves once, resumes bit 
 });
 
 it("a checkpoint of an earlier version, which has one step count for all parameters, resumes bit for bit", async () => {
-  const config = settings({ stage: 2, dtype: "f32" });
+  const config = settings({ steps: 3 });
   const straight = await go("counted", config);
-  const { checkpoint } = await go("uncounted", { ...config, stopAt: 3 });
+  const { checkpoint } = await go("uncounted", { ...config, stopAt: 2 });
   const file = join(checkpoint, "optimizer.safetensors");
   const tensors = await tensorsOf(readFileSync(file));
   expect(tensors.delete("steps")).toBe(true);
@@ -410,7 +411,9 @@ it("texts beyond a row are bad samples, or cut; what stands before conversations
 
 it("codes of janus data tokenize are those that training asks for", async () => {
   const model = at("half");
-  expect(await runHere(addConvert, ["convert", at("model"), model, "--layout", "hf", "--dtype", "bf16"])).toMatchObject({ code: 0 });
+  expect(await runHere(addConvert, ["convert", at("model"), model, "--layout", "hf", "--dtype", "bf16"])).toMatchObject(
+    { code: 0 },
+  );
   const encoded = async (cache: string, dtype: string): Promise<number> => {
     let launches = 0;
     const listener = ({ label }: Launch): number => (launches += Number(label.startsWith(CODES_LABEL)));
@@ -435,16 +438,27 @@ it("averages of the weights are exported in their place", async () => {
   await file.close?.();
   const [trained, rest] = [[...tensors.keys()], [...last.tensors.keys()].filter((name) => !tensors.has(name))];
   expect(trained.every((name) => TRAINED[1].some((prefix) => name.startsWith(prefix)))).toBe(true);
-  const result = await runHere(addCkpt, ["ckpt", "export", at("averaged"), "3", at("averages"), "--ema", "--layout", "deepseek"]);
+  const result = await runHere(addCkpt, [
+    "ckpt",
+    "export",
+    at("averaged"),
+    "3",
+    at("averages"),
+    "--ema",
+    "--layout",
+    "deepseek",
+  ]);
   expect(result).toMatchObject({ code: 0 });
   const exported = await openCheckpoint(folderSource(at("averages")));
   const bytes = (of: Checkpoint, name: string): Promise<Uint8Array> => of.read(of.parameters.get(name)!);
-  for (const name of rest) expect(await bytes(exported, name), name).toEqual(await bytes(last, name));
+  const same = async (name: string, expected: Uint8Array): Promise<boolean> =>
+    Buffer.compare(await bytes(exported, name), expected) === 0;
+  for (const name of rest) expect(await same(name, await bytes(last, name)), name).toBe(true);
   let moved = 0;
   for (const name of trained) {
     expect(exported.parameters.get(name)!.dtype).toBe("bf16");
     const average = castFloats(await bytes(averages, name), "f32", "bf16", name);
-    expect(await bytes(exported, name), name).toEqual(average);
+    expect(await same(name, average), name).toBe(true);
     moved += Number(Buffer.compare(average, await bytes(last, name)) !== 0);
   }
   expect(moved).toBeGreaterThan(trained.length / 2);
@@ -454,7 +468,7 @@ it("averages of the weights are exported in their place", async () => {
 });
 
 it("the loss falls", async () => {
-  await go("long", settings({ steps: 30, optimizer: { lr: 3e-3, warmup: 3 }, microRows: 4 }));
+  await go("long", settings({ steps: 14, optimizer: { lr: 3e-3, warmup: 3 }, microRows: 4 }));
   const curve = losses("long") as { loss: number }[];
   expect(curve.at(-1)!.loss).toBeLessThan(curve[0]!.loss * 0.7);
 });
