@@ -244,7 +244,7 @@ it("a checkpoint is a model; another run's settings, and a second trainer, are r
   expect(device.pool.stats.liveBytes, device.pool.table()).toBe(live);
 });
 
-it("a run is not begun anew where its checkpoints are damaged: it is refused, and its log stays", async () => {
+it("a run whose checkpoints are all damaged is refused, not restarted, and its log stays", async () => {
   const config = settings({ steps: 2, save: { every: 1, keep: 2 } });
   await go("hurt", config);
   const hurt = (step: string): void => appendFileSync(at("hurt", step, "model.safetensors"), "x");
@@ -262,7 +262,7 @@ it("a run is not begun anew where its checkpoints are damaged: it is refused, an
   expect(readFileSync(at("hurt", "log.jsonl"), "utf8")).toBe(log);
 });
 
-it("data that is not there is said before the model is loaded; a signal ends the wait for the checks of checkpoints", async () => {
+it("missing data is reported before the model is loaded; a signal ends the verification of checkpoints", async () => {
   device.pool.resetPeak();
   const live = device.pool.stats.liveBytes;
   const error = await errorOf(() => go("nothing", settings(), { sources: [{ path: at("data", "missing.jsonl") }] }));
@@ -320,7 +320,7 @@ it("weights that are not finite are named, and how many they are, by each notice
   expect(losses("bad weights")[0]!.cause).toMatchObject({ kind: "weights", tensors: [name] });
 });
 
-it("f16 looks for its loss scale without ending the run, until there is none left to try", async () => {
+it("f16 searches its loss scale without ending the run, and ends it if the scale stops falling", async () => {
   const search = (initScale: number, backoffFactor = 0.5): TrainConfig =>
     settings({ dtype: "f16", steps: 5, lossScaling: { initScale, backoffFactor }, stage: 1 });
   expect((await go("search", search(2 ** 100))).steps).toBe(5);
@@ -335,7 +335,7 @@ it("f16 looks for its loss scale without ending the run, until there is none lef
   );
 });
 
-it("a disk without room for a checkpoint is refused before the first step; one that fills up ends the run, which goes on later", async () => {
+it("a disk without room for a checkpoint is refused before the first step; one that fills up ends the run, which resumes later", async () => {
   const config = settings({ stage: 1, steps: 4, ema: { decay: 0.9 }, save: { every: 2, keep: 1 } });
   let room = 1000;
   const steps: number[] = [];
@@ -364,7 +364,7 @@ it("a disk without room for a checkpoint is refused before the first step; one t
   expect(steps).toEqual([2, 3]);
 });
 
-it("more bad samples than are allowed end the run; what is done is kept, and goes on where more are allowed", async () => {
+it("more bad samples than are allowed end the run; its steps are kept, and it resumes if more are allowed", async () => {
   const some = { seed: 1, steps: 5 };
   const straight = await go("allowed", settings(some));
   const none = { ...some, bad: { share: 0, least: 0 } };
@@ -390,7 +390,7 @@ it("more bad samples than are allowed end the run; what is done is kept, and goe
   expect(losses("strict")).toEqual(losses("allowed"));
 });
 
-it("texts beyond a row are bad samples, or cut; what stands before conversations is a setting", async () => {
+it("texts longer than a row are bad samples, or truncated; the system prompt is a setting", async () => {
   const long = "red blue green ".repeat(400);
   writeFileSync(at("data", "long.jsonl"), `${JSON.stringify({ text: long })}\n${JSON.stringify({ text: "red" })}\n`);
   const sources = [{ path: at("data", "long.jsonl") }, { path: at("data", "und.jsonl") }];
@@ -543,7 +543,7 @@ it("the log has each step once, also after steps that were done and not saved", 
   expect(events[4]!.text).toMatch(/done again: 1$/);
 });
 
-it("a report that cannot be written is said and ends nothing", async () => {
+it("a report that cannot be written is a notice, not an error", async () => {
   mkdirSync(at("blocked", "report.html"), { recursive: true });
   const notices: string[] = [];
   const { steps } = await go("blocked", settings({ steps: 1, report: { reconstructions: 0 } }), {
@@ -553,7 +553,7 @@ it("a report that cannot be written is said and ends nothing", async () => {
   expect(notices).toEqual([expect.stringMatching(/the report could not be written: .*report\.html/)]);
 });
 
-it("a prompt that cannot be drawn is said, and the rest of the report is there", async () => {
+it("a prompt that cannot be drawn is a notice, and the rest of the report is there", async () => {
   const notices: string[] = [];
   const report = { prompts: ["red ".repeat(2000)], reconstructions: 1 };
   await go("prompt", settings({ steps: 1, report }), { onNotice: (message) => notices.push(message) });
@@ -562,7 +562,7 @@ it("a prompt that cannot be drawn is said, and the rest of the report is there",
   expect(readFileSync(at("prompt", "report.html"), "utf8")).toMatch(/the prompt has \d+ tokens/);
 });
 
-it("without a ceiling that is told, MFU is a part of what this device multiplies", async () => {
+it("without a given ceiling, MFU is a share of the measured matrix products of this device", async () => {
   await go("measured", settings({ steps: 2 }), { ceiling: undefined });
   const events = readFileSync(at("measured", "log.jsonl"), "utf8").trim().split("\n").map((line) => JSON.parse(line) as StepEvent); // prettier-ignore
   for (const { mfu, flops, ms, memoryBytes, tokensPerSecond, imagesPerSecond, tokens, padding } of events) {
