@@ -1,5 +1,5 @@
 /**
- * `npm run demo [-- --full | --quick]`: a Janus-Pro that learns in front of you. It draws a data set of coloured shapes, trains a small model
+ * `npm run demo [-- --full | --quick | --smoke]`: a Janus-Pro that learns in front of you. It draws a data set of coloured shapes, trains a small model
  * from random weights through stages 0 to 3, then draws from prompts and answers questions that training never held; a judge that reads the
  * pixels counts, beside what the full recipe learned (the model `shapes`). Writes everything to demo/<length>/, the page of the default length and
  * its pictures to demo/, those of the others to demo/<length>/ too: a quick look does not overwrite the report of a longer run.
@@ -24,6 +24,7 @@ const SAID_EVERY = 5000; // ms
 
 const { values } = parseArgs({
   options: {
+    smoke: { type: "boolean", default: false },
     quick: { type: "boolean", default: false },
     full: { type: "boolean", default: false },
     fresh: { type: "boolean", default: false },
@@ -32,7 +33,7 @@ const { values } = parseArgs({
     n: { type: "string", default: "4" },
   },
 });
-const length: Length = values.full ? "full" : values.quick ? "quick" : "default";
+const length: Length = values.full ? "full" : values.quick ? "quick" : values.smoke ? "smoke" : "default";
 
 const started = performance.now();
 const say = (line: string): void =>

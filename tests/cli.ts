@@ -1,6 +1,7 @@
 // Runs the `janus` command as a person would, from its sources.
 import { spawn } from "node:child_process";
 import type { ChildProcess, StdioOptions } from "node:child_process";
+import { EventEmitter } from "node:events";
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { PassThrough } from "node:stream";
@@ -9,6 +10,7 @@ import { Command, CommanderError } from "commander";
 import { Output } from "../cli/console.ts";
 import type { AddCommand, Context } from "../cli/context.ts";
 import { EXIT, reportError, reportUsage } from "../cli/errors.ts";
+import { listenForSignals } from "../cli/signals.ts";
 
 const fromRoot = (path: string): string => fileURLToPath(new URL(`../${path}`, import.meta.url));
 const tsx = pathToFileURL(createRequire(import.meta.url).resolve("tsx")).href;
@@ -91,10 +93,18 @@ export function openOutput(options: OpenOptions = {}): { out: Output; text: { st
 /**
  * Runs one command in this process, which takes a few milliseconds instead of seconds: parsing, the command, its errors and exit code as in
  * `cli/main.ts`. A file of tests that uses it runs each command in a process of its own at least once.
+ * @param signals emits the signals that the process would get
  */
-export async function runHere(add: AddCommand, args: readonly string[]): Promise<CliResult> {
+export async function runHere(
+  add: AddCommand,
+  args: readonly string[],
+  signals = new EventEmitter(),
+): Promise<CliResult> {
+  // prettier-ignore
   const { out, text } = openOutput({ json: args.includes("--json") });
-  const context: Context = { out, signal: new AbortController().signal, exitCode: EXIT.done };
+  const controller = new AbortController();
+  listenForSignals(signals, controller, out, () => controller.abort(new Error("a second signal came")));
+  const context: Context = { out, signal: controller.signal, exitCode: EXIT.done };
   const program = new Command("janus").exitOverride().configureOutput({ outputError: () => undefined });
   program.hook("preAction", (_, command) => {
     out.json = command.opts<{ json?: boolean }>().json === true;

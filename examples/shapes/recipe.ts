@@ -1,7 +1,7 @@
-/** How long the demo learns: three lengths of one recipe. They differ in steps, in how large those are, and in the data that they take. */
+/** Four lengths of the demo's recipe, which differ in steps, samples a step, and pictures. `smoke` shows only that every part works. */
 import type { Stage } from "../../train/stages.ts";
 
-export const LENGTHS = ["quick", "default", "full"] as const;
+export const LENGTHS = ["smoke", "quick", "default", "full"] as const;
 export type Length = (typeof LENGTHS)[number];
 
 export interface StageRecipe {
@@ -54,6 +54,14 @@ const stages = (one: number, two: number, three: number, batch: number, lr: numb
 
 /** Short runs take half the samples a step at three times the rate, and learn twice as much in the same time (docs/log/demo.md). */
 export const RECIPES: Readonly<Record<Length, Recipe>> = {
+  smoke: {
+    pictures: 60,
+    tokenizer: tokenizer(6),
+    stages: stages(1, 2, 6, 10, 5e-3),
+    temperature: 1,
+    prompts: 2,
+    questions: 3,
+  },
   quick: {
     pictures: 500,
     tokenizer: tokenizer(24),

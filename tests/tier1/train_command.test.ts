@@ -1,4 +1,5 @@
 /** `janus train` as a person types it: to its end, what becomes of its checkpoints, and each signal that may come in between. */
+import { EventEmitter } from "node:events";
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -7,7 +8,12 @@ import { newCheckpoint } from "../../examples/new_checkpoint.ts";
 import { writeDataset } from "../../examples/shapes/dataset.ts";
 import { Device } from "../../index.ts";
 import { Checkpoints } from "../../train/node/run/checkpoints.ts";
-import { runCli, startCli } from "../cli.ts";
+import { addCkpt } from "../../cli/ckpt.ts";
+import { addGenerate } from "../../cli/generate.ts";
+import { addTrain } from "../../cli/train.ts";
+import type { CliResult } from "../cli.ts";
+import { runCli, runHere, startCli } from "../cli.ts";
+import { isLong } from "../long.ts";
 import { SMALL } from "../small_model.ts";
 
 const home = mkdtempSync(join(tmpdir(), "janus-train-command-"));
@@ -53,16 +59,16 @@ it("trains to the end; its checkpoints are listed, verified, exported and drawn 
   const page = readFileSync(at("whole", "report.html"), "utf8");
   const charts = ["Loss by task", "Learning rate", "Norm of the gradients", "Tokens per second", "Pictures per second", "MFU", "Device memory", "Part of the time spent waiting"]; // prettier-ignore
   for (const title of charts) expect(page).toContain(title);
-  expect((await runCli(["ckpt", "ls", at("whole")])).stdout).toMatch(/^2 .*verified\n3 .*verified\n$/);
-  expect((await runCli(["ckpt", "verify", at("whole")])).code).toBe(0);
+  expect((await runHere(addCkpt, ["ckpt", "ls", at("whole")])).stdout).toMatch(/^2 .*verified\n3 .*verified\n$/);
+  expect((await runHere(addCkpt, ["ckpt", "verify", at("whole")])).code).toBe(0);
   for (const layout of ["hf", "deepseek"]) {
-    const exported = await runCli(["ckpt", "export", at("whole"), "3", at(layout), "--layout", layout]);
+    const exported = await runHere(addCkpt, ["ckpt", "export", at("whole"), "3", at(layout), "--layout", layout]);
     expect([exported.code, exported.stderr]).toEqual([0, ""]);
   }
   // The same model in all three places.
   const pictures: string[] = [];
   for (const model of [at("whole", "step-00000003"), at("hf"), at("deepseek")]) {
-    const drawn = await runCli([
+    const drawn = await runHere(addGenerate, [
       "generate",
       "a red circle",
       "--model",
@@ -78,9 +84,9 @@ it("trains to the end; its checkpoints are listed, verified, exported and drawn 
     pictures.push(readFileSync(images[0]!.path, "base64"));
   }
   expect(new Set(pictures).size).toBe(1);
-  const never = await runCli([...typed, "--resume", "never"]);
+  const never = await runHere(addTrain, [...typed, "--resume", "never"]);
   expect([never.code, never.stderr]).toEqual([2, expect.stringMatching(/--resume never: .*whole has checkpoints \(the newest of step 3\)/)]); // prettier-ignore
-  const again = await runCli([...typed, "--resume", "auto"]);
+  const again = await runHere(addTrain, [...typed, "--resume", "auto"]);
   expect([again.code, again.stdout]).toEqual([0, run.stdout]);
   expect(again.stderr).not.toMatch(/^step/m);
   expect(again.stderr).toMatch(/all 3 steps are done already .* raise steps or stopAt/);
@@ -88,28 +94,37 @@ it("trains to the end; its checkpoints are listed, verified, exported and drawn 
 
 const stepsIn = (text: string): number => text.match(/^step \d+\//gm)?.length ?? 0;
 
+/** Sends a signal after the second step; to a process of its own, or to the listener of the command in this one. */
+async function interrupted(signal: NodeJS.Signals, own: boolean): Promise<CliResult> {
+  const args = command(signal, "stage1", "batch=4", "steps=1000");
+  const signals = new EventEmitter();
+  const { child, result } = own ? startCli(args) : { child: null, result: runHere(addTrain, args, signals) };
+  const log = at(signal, "log.jsonl");
+  const wait = setInterval(() => {
+    if (!existsSync(log) || readFileSync(log, "utf8").split("\n").length <= 2) return;
+    clearInterval(wait);
+    if (child) child.kill(signal);
+    else signals.emit(signal);
+  }, 10);
+  return result.finally(() => clearInterval(wait));
+}
+
 it.each([
   ["SIGINT", 130],
   ["SIGTERM", 143],
   ["SIGUSR1", 138],
 ] as const)("%s ends the step, saves, and ends with %i", async (signal, code) => {
-  const { child, result } = startCli(command(signal, "stage1", "batch=4", "steps=1000"));
-  let text = "";
-  child.stderr!.on("data", (chunk: string) => {
-    const before = stepsIn(text);
-    text += chunk;
-    if (before < 2 && stepsIn(text) >= 2) child.kill(signal);
-  });
-  const stopped = await result;
+  const stopped = await interrupted(signal, isLong || signal === "SIGINT");
   expect(stopped.code, stopped.stderr).toBe(code);
   const steps = stepsIn(stopped.stderr);
+  expect(steps).toBeGreaterThanOrEqual(2);
   expect(await newest(signal)).toBe(steps);
   expect(stopped.stdout).toBe(`${new Checkpoints(at(signal)).folder(steps)}\n`);
   expect(stopped.stderr).toMatch(new RegExp(`stopped after ${steps} of 1,000 steps`));
 });
 
-it("a second signal ends the process at once; what was saved before is whole, and the run goes on from it", async () => {
-  const typed = command("twice", "stage2", "batch=120", "steps=1000", "save.every=1"); // steps of many rows
+it("a second signal ends the process at once; what was saved before is whole, and the run resumes from it", async () => {
+  const typed = command("twice", "stage2", "batch=48", "steps=1000", "save.every=1"); // steps of many rows
   const { child, result } = startCli(typed);
   const wait = setInterval(() => {
     if (existsSync(at("twice", "step-00000001"))) child.kill("SIGTERM");
@@ -120,7 +135,7 @@ it("a second signal ends the process at once; what was saved before is whole, an
   expect(stopped.stderr).not.toMatch(/stopped after/);
   const saved = (await newest("twice"))!;
   expect(saved).toBeGreaterThanOrEqual(1);
-  const resumed = await runCli([...typed, `stopAt=${saved + 1}`]);
+  const resumed = await runHere(addTrain, [...typed, `stopAt=${saved + 1}`]);
   expect(resumed.code, resumed.stderr).toBe(0);
   expect(await newest("twice")).toBe(saved + 1);
 });

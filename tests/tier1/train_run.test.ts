@@ -147,19 +147,20 @@ it.each([
   [2, 4, true, "f16", { ema: { decay: 0.9 }, lossScaling: { initScale: 2 ** 64, growthInterval: 2 } }],
   [3, 2, false, "f32", {}],
 ] as const)(
-  "6 steps are 3 and, after a stop, 3 more: weights, moments and losses bit for bit (stage %i, %i rows at once, recomputed: %s, %s)",
+  "a run in one piece equals one that stopped half way: weights, moments and losses bit for bit (stage %i, %i rows at once, recomputed: %s, %s)",
   async (stage, microRows, recompute, dtype, more) => {
-    const config = settings({ stage, microRows, recompute, dtype, ...more });
+    const steps = dtype === "f16" ? 6 : 4; // the loss scale moves every third step
+    const config = settings({ stage, microRows, recompute, dtype, steps, ...more });
     const straight = await go(`straight${stage}`, config);
-    expect([straight.steps, straight.stopped]).toEqual([6, false]);
+    expect([straight.steps, straight.stopped]).toEqual([steps, false]);
     const stop = new AbortController();
     const broken = await go(`broken${stage}`, config, {
       stop: stop.signal,
-      onStep: ({ step }) => step === 2 && stop.abort(),
+      onStep: ({ step }) => step === steps / 2 - 1 && stop.abort(),
     });
-    expect([broken.steps, broken.stopped]).toEqual([3, true]);
+    expect([broken.steps, broken.stopped]).toEqual([steps / 2, true]);
     const resumed = await go(`broken${stage}`, config);
-    expect([resumed.steps, resumed.stopped]).toEqual([6, false]);
+    expect([resumed.steps, resumed.stopped]).toEqual([steps, false]);
     expect(readdirSync(straight.checkpoint)).toEqual(
       expect.arrayContaining([
         "MANIFEST.json",
@@ -175,7 +176,7 @@ it.each([
     expect(losses(`broken${stage}`)).toEqual(losses(`straight${stage}`));
     // The scale moved before and after the stop.
     const scales = losses(`straight${stage}`).map(({ lossScale }) => lossScale);
-    const [before, after] = [scales.slice(0, 3), scales.slice(3)].map((some) => new Set(some).size);
+    const [before, after] = [scales.slice(0, steps / 2), scales.slice(steps / 2)].map((some) => new Set(some).size);
     expect([before! > 1, after! > 1]).toEqual([dtype === "f16", dtype === "f16"]);
     expect(readFileSync(at(`straight${stage}`, "quarantine.jsonl"), "utf8")).toMatch(/missing\.png/);
   },
@@ -190,9 +191,9 @@ it("a model whose head is tied to its embedding trains, saves once, resumes bit 
   const weights = await tensorsOf(readFileSync(join(tied, "model.safetensors")));
   expect(weights.delete("lm_head.weight")).toBe(true);
   writeFileSync(join(tied, "model.safetensors"), encodeSafetensors([...weights.values()]));
-  const config = settings({ dtype: "bf16", steps: 4, ema: { decay: 0.9 } });
+  const config = settings({ dtype: "bf16", steps: 2, ema: { decay: 0.9 } });
   const straight = await go("tied", config, { model: tied });
-  await go("tied broken", { ...config, stopAt: 2 }, { model: tied });
+  await go("tied broken", { ...config, stopAt: 1 }, { model: tied });
   expectEqualFiles(straight.checkpoint, (await go("tied broken", config, { model: tied })).checkpoint);
   for (const [file, names] of Object.entries({
     "model.safetensors": [""],
@@ -212,9 +213,9 @@ it("a model whose head is tied to its embedding trains, saves once, resumes bit 
 });
 
 it("a checkpoint of an earlier version, which has one step count for all parameters, resumes bit for bit", async () => {
-  const config = settings({ stage: 2, dtype: "f32" });
+  const config = settings({ steps: 3 });
   const straight = await go("counted", config);
-  const { checkpoint } = await go("uncounted", { ...config, stopAt: 3 });
+  const { checkpoint } = await go("uncounted", { ...config, stopAt: 2 });
   const file = join(checkpoint, "optimizer.safetensors");
   const tensors = await tensorsOf(readFileSync(file));
   expect(tensors.delete("steps")).toBe(true);
@@ -243,7 +244,7 @@ it("a checkpoint is a model; another run's settings, and a second trainer, are r
   expect(device.pool.stats.liveBytes, device.pool.table()).toBe(live);
 });
 
-it("a run is not begun anew where its checkpoints are damaged: it is refused, and its log stays", async () => {
+it("a run whose checkpoints are all damaged is refused, not restarted, and its log stays", async () => {
   const config = settings({ steps: 2, save: { every: 1, keep: 2 } });
   await go("hurt", config);
   const hurt = (step: string): void => appendFileSync(at("hurt", step, "model.safetensors"), "x");
@@ -261,7 +262,7 @@ it("a run is not begun anew where its checkpoints are damaged: it is refused, an
   expect(readFileSync(at("hurt", "log.jsonl"), "utf8")).toBe(log);
 });
 
-it("data that is not there is said before the model is loaded; a signal ends the wait for the checks of checkpoints", async () => {
+it("missing data is reported before the model is loaded; a signal ends the verification of checkpoints", async () => {
   device.pool.resetPeak();
   const live = device.pool.stats.liveBytes;
   const error = await errorOf(() => go("nothing", settings(), { sources: [{ path: at("data", "missing.jsonl") }] }));
@@ -319,7 +320,7 @@ it("weights that are not finite are named, and how many they are, by each notice
   expect(losses("bad weights")[0]!.cause).toMatchObject({ kind: "weights", tensors: [name] });
 });
 
-it("f16 looks for its loss scale without ending the run, until there is none left to try", async () => {
+it("f16 searches its loss scale without ending the run, and ends it if the scale stops falling", async () => {
   const search = (initScale: number, backoffFactor = 0.5): TrainConfig =>
     settings({ dtype: "f16", steps: 5, lossScaling: { initScale, backoffFactor }, stage: 1 });
   expect((await go("search", search(2 ** 100))).steps).toBe(5);
@@ -334,7 +335,7 @@ it("f16 looks for its loss scale without ending the run, until there is none lef
   );
 });
 
-it("a disk without room for a checkpoint is refused before the first step; one that fills up ends the run, which goes on later", async () => {
+it("a disk without room for a checkpoint is refused before the first step; one that fills up ends the run, which resumes later", async () => {
   const config = settings({ stage: 1, steps: 4, ema: { decay: 0.9 }, save: { every: 2, keep: 1 } });
   let room = 1000;
   const steps: number[] = [];
@@ -363,7 +364,7 @@ it("a disk without room for a checkpoint is refused before the first step; one t
   expect(steps).toEqual([2, 3]);
 });
 
-it("more bad samples than are allowed end the run; what is done is kept, and goes on where more are allowed", async () => {
+it("more bad samples than are allowed end the run; its steps are kept, and it resumes if more are allowed", async () => {
   const some = { seed: 1, steps: 5 };
   const straight = await go("allowed", settings(some));
   const none = { ...some, bad: { share: 0, least: 0 } };
@@ -389,7 +390,7 @@ it("more bad samples than are allowed end the run; what is done is kept, and goe
   expect(losses("strict")).toEqual(losses("allowed"));
 });
 
-it("texts beyond a row are bad samples, or cut; what stands before conversations is a setting", async () => {
+it("texts longer than a row are bad samples, or truncated; the system prompt is a setting", async () => {
   const long = "red blue green ".repeat(400);
   writeFileSync(at("data", "long.jsonl"), `${JSON.stringify({ text: long })}\n${JSON.stringify({ text: "red" })}\n`);
   const sources = [{ path: at("data", "long.jsonl") }, { path: at("data", "und.jsonl") }];
@@ -450,12 +451,14 @@ it("averages of the weights are exported in their place", async () => {
   expect(result).toMatchObject({ code: 0 });
   const exported = await openCheckpoint(folderSource(at("averages")));
   const bytes = (of: Checkpoint, name: string): Promise<Uint8Array> => of.read(of.parameters.get(name)!);
-  for (const name of rest) expect(await bytes(exported, name), name).toEqual(await bytes(last, name));
+  const same = async (name: string, expected: Uint8Array): Promise<boolean> =>
+    Buffer.compare(await bytes(exported, name), expected) === 0;
+  for (const name of rest) expect(await same(name, await bytes(last, name)), name).toBe(true);
   let moved = 0;
   for (const name of trained) {
     expect(exported.parameters.get(name)!.dtype).toBe("bf16");
     const average = castFloats(await bytes(averages, name), "f32", "bf16", name);
-    expect(await bytes(exported, name), name).toEqual(average);
+    expect(await same(name, average), name).toBe(true);
     moved += Number(Buffer.compare(average, await bytes(last, name)) !== 0);
   }
   expect(moved).toBeGreaterThan(trained.length / 2);
@@ -465,7 +468,7 @@ it("averages of the weights are exported in their place", async () => {
 });
 
 it("the loss falls", async () => {
-  await go("long", settings({ steps: 30, optimizer: { lr: 3e-3, warmup: 3 }, microRows: 4 }));
+  await go("long", settings({ steps: 14, optimizer: { lr: 3e-3, warmup: 3 }, microRows: 4 }));
   const curve = losses("long") as { loss: number }[];
   expect(curve.at(-1)!.loss).toBeLessThan(curve[0]!.loss * 0.7);
 });
@@ -540,7 +543,7 @@ it("the log has each step once, also after steps that were done and not saved", 
   expect(events[4]!.text).toMatch(/done again: 1$/);
 });
 
-it("a report that cannot be written is said and ends nothing", async () => {
+it("a report that cannot be written is a notice, not an error", async () => {
   mkdirSync(at("blocked", "report.html"), { recursive: true });
   const notices: string[] = [];
   const { steps } = await go("blocked", settings({ steps: 1, report: { reconstructions: 0 } }), {
@@ -550,7 +553,7 @@ it("a report that cannot be written is said and ends nothing", async () => {
   expect(notices).toEqual([expect.stringMatching(/the report could not be written: .*report\.html/)]);
 });
 
-it("a prompt that cannot be drawn is said, and the rest of the report is there", async () => {
+it("a prompt that cannot be drawn is a notice, and the rest of the report is there", async () => {
   const notices: string[] = [];
   const report = { prompts: ["red ".repeat(2000)], reconstructions: 1 };
   await go("prompt", settings({ steps: 1, report }), { onNotice: (message) => notices.push(message) });
@@ -559,7 +562,7 @@ it("a prompt that cannot be drawn is said, and the rest of the report is there",
   expect(readFileSync(at("prompt", "report.html"), "utf8")).toMatch(/the prompt has \d+ tokens/);
 });
 
-it("without a ceiling that is told, MFU is a part of what this device multiplies", async () => {
+it("without a given ceiling, MFU is a share of the measured matrix products of this device", async () => {
   await go("measured", settings({ steps: 2 }), { ceiling: undefined });
   const events = readFileSync(at("measured", "log.jsonl"), "utf8").trim().split("\n").map((line) => JSON.parse(line) as StepEvent); // prettier-ignore
   for (const { mfu, flops, ms, memoryBytes, tokensPerSecond, imagesPerSecond, tokens, padding } of events) {
