@@ -15,6 +15,7 @@ export type { Access, Constants, Kernel, Library, ParamType, Uses } from "./kern
 export { currentLabel, withLabel } from "./label.ts";
 export { grid1d, launch, traceOf } from "./launch.ts";
 export type { Bound, LaunchOptions } from "./launch.ts";
+export { knownOptions, nearestName } from "./options.ts";
 export { now, sleep } from "./platform.ts";
 export * from "./profile.ts";
 export * from "./random.ts";

@@ -1,0 +1,59 @@
+/** Options objects of ops, layers and optimizers: a name that is not known is refused, never ignored. */
+import { ArgumentError } from "./errors.ts";
+
+/**
+ * Throws unless every own key of `options` is one of `known`; a nearest known name is suggested. Call it first, before any work.
+ * @param op what the message begins with, e.g. `attention`
+ * @throws ArgumentError if `options` is not a plain options object, or names an option that is not known
+ */
+export function knownOptions(op: string, options: object, known: readonly string[]): void {
+  // Plain JavaScript passes anything: F.dropout(x, 0.1, 3), F.attention(q, k, v, mask).
+  const given: unknown = options;
+  if (typeof given !== "object" || given === null || Array.isArray(given) || !isPlain(given))
+    throw new ArgumentError(
+      `${op}: options must be an object like { ${known[0] ?? ""} }; got ${shown(given)}. ${allOf(known)}`,
+    );
+  for (const name of Object.keys(given)) {
+    if (known.includes(name)) continue;
+    const nearest = nearestName(name, known);
+    throw new ArgumentError(
+      `${op}: options must be ${known.join(", ") || "none"}; got ${name}. ${nearest === null ? "Remove it." : `Did you mean ${nearest}?`}`,
+    );
+  }
+}
+
+const allOf = (known: readonly string[]): string =>
+  known.length ? `Known options: ${known.join(", ")}.` : "It has no options.";
+
+function isPlain(value: object): boolean {
+  const prototype: unknown = Object.getPrototypeOf(value);
+  return prototype === null || prototype === Object.prototype || Object.getPrototypeOf(prototype) === null;
+}
+
+function shown(value: unknown): string {
+  if (Array.isArray(value)) return "an array";
+  if (typeof value === "object" && value !== null)
+    return value.constructor.name === "Tensor" ? String(value) : `an object of class ${value.constructor.name}`;
+  return typeof value === "function" ? "a function" : String(value);
+}
+
+/** The name in `known` nearest to `name`, compared without case and underscores; null if none is near. */
+export function nearestName(name: string, known: readonly string[]): string | null {
+  const plain = (text: string): string => text.toLowerCase().replaceAll("_", "");
+  const target = plain(name);
+  const distances = known.map((other) => editDistance(target, plain(other)));
+  const best = Math.min(...distances);
+  return best <= Math.max(2, target.length / 3) ? known[distances.indexOf(best)]! : null;
+}
+
+/** Levenshtein distance. */
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++)
+      next.push(Math.min(next[j - 1]! + 1, row[j]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1)));
+    row = next;
+  }
+  return row[b.length]!;
+}
