@@ -45,6 +45,8 @@ export { gemm, matmul } from "./matmul/matmul.ts";
 export type { GemmOptions } from "./matmul/matmul.ts";
 export { muonStep, orthogonalize } from "./optim/muon.ts";
 export type { MuonSettings, MuonTensors } from "./optim/muon.ts";
+export { sgdStep } from "./optim/sgd.ts";
+export type { SgdSettings, SgdTensors } from "./optim/sgd.ts";
 export { linear } from "./matmul/linear.ts";
 export type { LinearOptions } from "./matmul/linear.ts";
 export { conv2d } from "./conv/conv2d.ts";

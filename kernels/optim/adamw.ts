@@ -171,7 +171,8 @@ function checkState(op: string, state: Tensor): void {
     throw new ShapeError(`${op}: the state ${state} is not f32 [12]; make it by adamwState`);
 }
 
-function checkSteps(op: string, steps: Tensor, first: number, count: number): void {
+/** Throws unless `steps` is a table as `adamwCount` moves it, with rows `first` to `first + count − 1`. */
+export function checkSteps(op: string, steps: Tensor, first: number, count: number): void {
   if (steps.dtype !== "f32" || steps.rank !== 2 || steps.dim(1) !== 3 || !steps.isBindable)
     throw new ShapeError(
       `${op}: steps must be f32 [parameters, 3] with a storage of its own; got ${steps}. Make it by zeros.`,
@@ -248,12 +249,13 @@ export interface AdamWSettings extends AdamWBetas {
 /** What the step of any optimizer asks of its tensors: f32 of one shape but for the copy, and storages that granules of 4 may be written to. */
 export function checkStep(
   op: string,
-  tensors: Omit<AdamWTensors, "v"> & { readonly v?: Tensor },
+  tensors: Omit<AdamWTensors, "m" | "v"> & { readonly m?: Tensor | null; readonly v?: Tensor },
   state: Tensor,
   { emaDecay = 0 }: AdamWSettings,
 ): void {
   const { master, m, v, grad, copy = null, ema = null } = tensors;
   checkTensors(op, master, m, v, grad, copy, ema, state);
+  checkState(op, state);
   if (!(emaDecay >= 0 && emaDecay <= 1))
     throw new ArgumentError(`${op}: decay ${emaDecay} of the moving average; from 0 to 1`);
   for (const t of [master, m, v, grad, ema]) {

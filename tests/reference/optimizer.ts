@@ -30,6 +30,27 @@ export function referenceStep(
   }
 }
 
+/** One step of torch.optim.SGD in float64; `m` is null before a parameter's first step. Returns the new momentum buffer. */
+export function referenceSgd(
+  p: Float64Array,
+  m: Float64Array | null,
+  gradient: ArrayLike<number>,
+  lr: number,
+  settings: {
+    readonly momentum: number;
+    readonly dampening: number;
+    readonly nesterov: boolean;
+    readonly weightDecay: number;
+  },
+): Float64Array | null {
+  const { momentum, dampening, nesterov, weightDecay } = settings;
+  const g = p.map((x, i) => gradient[i]! + weightDecay * x);
+  const next = momentum === 0 ? null : m === null ? g.slice() : m.map((x, i) => momentum * x + (1 - dampening) * g[i]!);
+  for (let i = 0; i < p.length; i++)
+    p[i]! -= lr * (next === null ? g[i]! : nesterov ? g[i]! + momentum * next[i]! : next[i]!);
+  return next;
+}
+
 export interface Shaped {
   readonly shape: readonly number[];
   readonly dtype: DType;
