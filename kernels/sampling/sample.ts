@@ -15,6 +15,7 @@ import {
   library,
   record,
   scope,
+  knownOptions,
 } from "../../engine/index.ts";
 import type { Generator, Tensor } from "../../engine/index.ts";
 import { mul } from "../pointwise/elementwise.ts";
@@ -121,6 +122,8 @@ export function guidance(logits: Tensor, weight: number): Tensor {
   ]);
 }
 
+const SAMPLE_OPTIONS = ["temperature", "topK", "topP", "generator", "site", "seeds", "position", "flagged"] as const;
+
 export interface SampleOptions {
   /** Divides the logits; 0 takes the most probable token, the lowest index among equals. Default 1. */
   readonly temperature?: number;
@@ -154,7 +157,7 @@ function checkSample(
   logits: Tensor,
   { temperature = 1, topK, topP, seeds, position, generator, site = 0 }: SampleOptions,
 ): void {
-  checkTensors("sampleTokens", logits, generator?.state, seeds, position);
+  checkTensors("sampleTokens", logits, generator?.state ?? null, seeds ?? null, position ?? null);
   if (!isFloat(logits.dtype)) throw new DTypeError(`sampleTokens: the logits ${logits} are not of a floating dtype`);
   if (logits.rank !== 2 || logits.shape[1] === 0)
     throw new ShapeError(`sampleTokens: logits ${logits}; they are [N, V] with V ≥ 1`);
@@ -185,6 +188,7 @@ function checkSample(
  * Passes over the logits: 1; with topK 4 more, with topP 5 more, with both 8 more (see `limitsOf`).
  */
 export function sampleTokens(logits: Tensor, options: SampleOptions = {}): Tensor {
+  knownOptions("sampleTokens", options, SAMPLE_OPTIONS);
   checkSample(logits, options);
   const { temperature = 1, topK, topP, seeds, position, flagged = false } = options;
   const [rows, classes] = logits.shape as [number, number];

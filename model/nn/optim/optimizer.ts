@@ -82,7 +82,7 @@ export class Optimizer {
     const twice = names.find((n, i) => names.indexOf(n) < i);
     if (twice !== undefined)
       throw new ArgumentError(`Optimizer: two parameters are named "${twice}"; names are unique`);
-    const device = checkTensors("Optimizer", ...parameters.flatMap((p) => [p.tensor, p.master]));
+    const device = checkTensors("Optimizer", ...parameters.flatMap((p) => [p.tensor, p.master ?? null]));
     requireApart(parameters.map(({ tensor }, i) => [names[i]!, tensor]));
     for (const { tensor, master, rule } of parameters) {
       rule.check?.(tensor);
