@@ -155,7 +155,7 @@ const MAX_FILTERED = 2 ** 24;
 /** Throws for what `sampleTokens` does not take, before any work. */
 function checkSample(
   logits: Tensor,
-  { temperature = 1, topK, topP, seeds, position, generator, site = 0 }: SampleOptions,
+  { temperature = 1, topK, topP, seeds, position, generator, site }: SampleOptions,
 ): void {
   checkTensors("sampleTokens", logits, generator?.state ?? null, seeds ?? null, position ?? null);
   if (!isFloat(logits.dtype)) throw new DTypeError(`sampleTokens: the logits ${logits} are not of a floating dtype`);
@@ -167,7 +167,11 @@ function checkSample(
   if (topK !== undefined && (!Number.isInteger(topK) || topK < 1))
     throw new ArgumentError(`sampleTokens: topK ${topK}; a whole number ≥ 1`);
   if (topP !== undefined && !(topP > 0 && topP <= 1)) throw new ArgumentError(`sampleTokens: topP ${topP}; 0 < p ≤ 1`);
-  checkSite("sampleTokens", site);
+  checkSite("sampleTokens", site ?? 0);
+  if (site !== undefined && !generator)
+    throw new ArgumentError(
+      `sampleTokens: site must come with a generator; got site ${site} alone. Pass generator, or leave site out.`,
+    );
   if (classes > MAX_FILTERED && (topK !== undefined || topP !== undefined))
     throw new ShapeError(
       `sampleTokens: topK and topP take at most ${MAX_FILTERED} tokens; got ${logits}. Leave them out`,

@@ -11,6 +11,12 @@ export interface LayerOptions {
   readonly init?: boolean;
 }
 
+/** The options of a layer that are those of its tensors. */
+const placed = ({ dtype, device }: LayerOptions): { dtype?: DType; device?: Device } => ({
+  ...(dtype && { dtype }),
+  ...(device && { device }),
+});
+
 function own(shape: readonly number[], options: LayerOptions, make: () => Tensor): Parameter {
   return noGrad(() =>
     scope(
@@ -20,11 +26,11 @@ function own(shape: readonly number[], options: LayerOptions, make: () => Tensor
 }
 
 const constant = (shape: readonly number[], value: number, options: LayerOptions): Parameter =>
-  own(shape, options, () => F.full(shape, value, options));
+  own(shape, options, () => F.full(shape, value, placed(options)));
 
 /** U(−bound, bound); the bound of PyTorch's Linear and Conv2d is 1/√fan_in. */
 const uniform = (shape: readonly number[], bound: number, options: LayerOptions): Parameter =>
-  own(shape, options, () => F.uniform(shape, -bound, bound, options));
+  own(shape, options, () => F.uniform(shape, -bound, bound, placed(options)));
 
 /** y = x · weightᵀ + bias: x [..., inFeatures] → [..., outFeatures]; weight [outFeatures, inFeatures]. */
 export class Linear extends Module {
@@ -58,7 +64,7 @@ export class Embedding extends Module {
   constructor(count: number, dimension: number, options: LayerOptions = {}) {
     super();
     requirePositive("Embedding", { count, dimension });
-    this.weight = own([count, dimension], options, () => F.randn([count, dimension], options));
+    this.weight = own([count, dimension], options, () => F.randn([count, dimension], placed(options)));
   }
 
   forward(ids: Tensor): Tensor {
