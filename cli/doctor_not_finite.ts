@@ -84,6 +84,31 @@ const ALONG_ROWS: readonly Probe[] = [
     nan,
     (_, place) => [place],
   ),
+  ...along(
+    "sort",
+    (x) => F.sort(x).indices.slice(1, -1),
+    nan,
+    (_, place) => [place],
+  ),
+  ...along("topk", (x) => F.topk(x, 1).values, nan, one(nan)),
+  ...along("cumsum", (x) => F.cumsum(x).slice(1, -1), nan, one(nan)),
+  ...along("logsumexp", (x) => F.logsumexp(x, -1), nan, one(nan)),
+  ...along("logsumexp", (x) => F.logsumexp(x, -1), inf, one(inf)),
+  ...along("std", (x) => F.std(x, -1), nan, one(nan)),
+  {
+    op: "maxPool2d",
+    run: (x) =>
+      F.maxPool2d(
+        x([
+          [
+            [1, nan],
+            [inf, 2],
+          ],
+        ]),
+        2,
+      ),
+    expected: [nan],
+  },
   ...along("softmax", F.softmax, nan, all(nan)),
   ...along("softmax", F.softmax, inf, all(nan)),
   ...along("softmax", F.softmax, -inf, (count, place) =>

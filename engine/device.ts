@@ -7,14 +7,24 @@ import type { AdapterOptions, WantedLimits } from "./adapters.ts";
 import { Allocations } from "./allocation.ts";
 import { DEFAULT_LIMITS, capabilitiesOf, nullCapabilities } from "./capabilities.ts";
 import type { Capabilities, Limits } from "./capabilities.ts";
-import { ArgumentError, DeviceError, DeviceLostError, DisposedError, KernelError, OutOfMemoryError } from "./errors.ts";
+import {
+  ArgumentError,
+  DeviceError,
+  DeviceLostError,
+  DisposedError,
+  KernelError,
+  OutOfMemoryError,
+  messageOf,
+} from "./errors.ts";
 import type { JanusError } from "./errors.ts";
+import { Faults } from "./faults.ts";
 import { loadKernels } from "./kernel.ts";
 import type { Constants, Kernel, Uses } from "./kernel.ts";
+import { knownOptions } from "./options.ts";
 import { Pipelines } from "./pipelines.ts";
 import { memoryBytes, settle } from "./platform.ts";
 import { BufferPool } from "./pool.ts";
-import { Queue } from "./queue.ts";
+import { Queue, refusedWork } from "./queue.ts";
 import type { Binding, LaunchListener } from "./types.ts";
 import { MAX_DISPATCH_WORK } from "./work.ts";
 
@@ -35,9 +45,27 @@ export interface DeviceOptions extends AdapterOptions {
   readonly without?: readonly string[];
   /** Capabilities of the null device. */
   readonly capabilities?: Capabilities;
+  /**
+   * For debugging and tests: out-of-range ids (embedding, gather, indexSelect, scatter, targets of losses, …) are an `ArgumentError` at the next
+   * `sync()` or read-back. It costs a launch for each such input, and a small read-back for each synchronisation. Without it such an id has the
+   * effect that its op documents: a row of zeros, or no effect.
+   */
+  readonly checks?: boolean;
   /** For tests: fill every new storage with NaN bits, so that an element no kernel wrote is seen. */
   readonly poison?: boolean;
 }
+
+const DEVICE_OPTIONS: readonly (keyof DeviceOptions)[] = [
+  "adapter",
+  "backend",
+  "memoryBudget",
+  "maxDispatchWork",
+  "limits",
+  "without",
+  "capabilities",
+  "checks",
+  "poison",
+];
 
 /** Counts since the device began; a steady loop must not raise the first three. */
 export interface DeviceStats {
@@ -85,12 +113,16 @@ export class Device {
   /** The GPU's own device; null on the null device. */
   readonly gpu: GPUDevice | null;
   readonly poison: boolean;
+  /** What checks of values found, on a device with `checks`; else null. */
+  readonly faults: Faults | null;
   /** Operations that one dispatch may have. */
   readonly maxDispatchWork: number;
   private readonly pipelines: Pipelines;
   private readonly allocations: Allocations | null;
   /** What went wrong and was not thrown yet. */
   private errors: JanusError[] = [];
+  /** Verdicts on submitted work that are not known yet. */
+  private readonly verdicts = new Set<Promise<void>>();
   private gone: JanusError | null = null;
   private leaks = 0;
 
@@ -123,10 +155,12 @@ export class Device {
       capabilities.limits.maxBufferSize,
     );
     if (gpu) this.watch(gpu);
+    this.faults = options.checks ? new Faults(this) : null;
   }
 
   /** Opens a device and loads all kernels declared so far; it becomes the default device if there is none. */
   static async create(options: DeviceOptions = {}): Promise<Device> {
+    knownOptions("Device.create", options, DEVICE_OPTIONS);
     await loadKernels();
     const device =
       options.backend === "null"
@@ -148,17 +182,19 @@ export class Device {
         k.startsWith("min") ? v : Math.max(v, options.limits ? DEFAULT_LIMITS[k as keyof Limits] : v),
       ]),
     );
-    const gpu = await adapter.requestDevice({ requiredFeatures: features as GPUFeatureName[], requiredLimits });
+    const gpu = await adapter
+      .requestDevice({ requiredFeatures: features as GPUFeatureName[], requiredLimits })
+      .catch((error: unknown) => {
+        throw new DeviceError(
+          `Device.create: the adapter must give a device; got a refusal of ${adapter.info.description || adapter.info.vendor}: ${messageOf(error)}. Ask for fewer limits, or name another adapter.`,
+        );
+      });
     return new Device(gpu, capabilitiesOf(adapter, features, limits), options);
   }
 
   private watch(gpu: GPUDevice): void {
     gpu.addEventListener("uncapturederror", ({ error }) => {
-      this.errors.push(
-        error instanceof GPUOutOfMemoryError
-          ? new OutOfMemoryError(error.message)
-          : new KernelError(`the GPU refused work: ${error.message}`),
-      );
+      this.errors.push(error instanceof GPUOutOfMemoryError ? new OutOfMemoryError(error.message) : refusedWork(error));
     });
     void gpu.lost.then((info) => {
       this.gone ??= new DeviceLostError(
@@ -231,8 +267,8 @@ export class Device {
   }
 
   /**
-   * Flushes, waits until the GPU is done, and throws what went wrong since the last call: `KernelError`, or `OutOfMemoryError` with a table of
-   * what was alive.
+   * Flushes, waits until the GPU is done, and throws what went wrong since the last call: `KernelError`, `OutOfMemoryError` with a table of
+   * what was alive, or with `checks` `ArgumentError` for the first out-of-range id.
    */
   async sync(): Promise<void> {
     // Buffers that the GPU refused are created once more as long as nothing refers to them, so their verdicts come first.
@@ -241,9 +277,23 @@ export class Device {
     this.check();
     await this.pipelines.settled();
     await this.queue.done();
+    await Promise.all(this.verdicts);
     await this.allocated();
     this.check();
+    const fault = this.faults?.isPending && !this.queue.isCapturing ? await this.faults.take() : null;
+    if (fault) this.errors.push(fault);
     this.raise();
+  }
+
+  /** Watches a verdict that comes later, for the queue; an error it gives is thrown at the next synchronisation. */
+  expectVerdict(verdict: Promise<JanusError | null>): void {
+    const seen: Promise<void> = verdict
+      .then((error) => {
+        if (error) this.errors.push(error);
+      })
+      .catch(() => undefined) // the device is lost: its own error reports it
+      .finally(() => this.verdicts.delete(seen));
+    this.verdicts.add(seen);
   }
 
   private async allocated(): Promise<void> {
@@ -293,7 +343,14 @@ export class Device {
       await this.sync(); // an error that explains it comes first
       throw new DeviceError(`reading back failed: ${String(cause)}`);
     });
-    if (this.pipelines.isPending || this.errors.length || this.allocations?.isPending) await this.sync();
+    if (
+      this.pipelines.isPending ||
+      this.errors.length ||
+      this.allocations?.isPending ||
+      this.faults?.isPending ||
+      this.verdicts.size
+    )
+      await this.sync();
     return bytes;
   }
 

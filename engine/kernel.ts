@@ -21,6 +21,8 @@ export interface Library {
   readonly url: URL | null;
   /** The libraries that its text names. */
   readonly libraries: readonly Library[];
+  /** How often the name was declared before, each time with another source. */
+  readonly version: number;
 }
 
 /** What fills each slot of a kernel: a library, or the name of a dtype for the one of that name among the kernel's libraries. */
@@ -34,6 +36,8 @@ export interface Kernel<B extends string = string, P extends string = string> {
   readonly params: Readonly<Record<P, ParamType>>;
   /** The libraries that its text names. */
   readonly libraries: readonly Library[];
+  /** How often the name was declared before, each time with another source. */
+  readonly version: number;
   /** Byte offset of each parameter in the uniform struct `Params`, and its whole size. */
   readonly layout: { readonly offsets: Readonly<Record<P, number>>; readonly bytes: number };
 }
@@ -48,6 +52,8 @@ const texts = new Map<Kernel | Library, string | null>();
 /**
  * Declares a kernel. Binding i of group 0 is the i-th name of `bindings`; the uniform struct `Params`, if there are parameters,
  * comes after them. The entry point has the kernel's name.
+ * The same declaration again gives the same kernel; one with another source replaces it under its name, so that a module can be loaded again
+ * (hot reload): launches of the new kernel compile, those of the old one stay as they are.
  * @param name unique; equal to the file's name and its entry point
  * @param source `new URL("./name.wgsl", import.meta.url)`, or the WGSL text itself
  * @param included the libraries that the text names in `//#use`
@@ -59,7 +65,14 @@ export function kernel<B extends string, P extends string = never>(
   params: Readonly<Record<P, ParamType>> = {} as Record<P, ParamType>,
   included: readonly Library[] = [],
 ): Kernel<B, P> {
-  if (kernels.has(name)) throw new KernelError(`kernel "${name}" is declared twice; names are unique`);
+  const known = kernels.get(name);
+  if (
+    known &&
+    isSame(known, source, included) &&
+    sameEntries(known.bindings, bindings) &&
+    sameEntries(known.params, params)
+  )
+    return known as unknown as Kernel<B, P>;
   const offsets = {} as Record<P, number>;
   let words = 0;
   for (const key of Object.keys(params) as P[]) {
@@ -70,25 +83,52 @@ export function kernel<B extends string, P extends string = never>(
   }
   const url = typeof source === "string" ? null : source;
   const layout = { offsets, bytes: Math.ceil(words / 4) * 16 };
-  const declared: Kernel<B, P> = { name, url, bindings, params, libraries: included, layout };
+  const declared: Kernel<B, P> = {
+    name,
+    url,
+    bindings,
+    params,
+    libraries: included,
+    version: versionAfter(known),
+    layout,
+  };
   kernels.set(name, declared as unknown as Kernel);
   texts.set(declared as unknown as Kernel, typeof source === "string" ? source : null);
   return declared;
 }
 
 /**
- * Declares a library for `//#use`.
+ * Declares a library for `//#use`. The same declaration again gives the same library, one with another source replaces it.
  * @param name unique; what `//#use` lines say
  * @param source its file's URL, or the WGSL text itself
  * @param included the libraries that the text names in `//#use`
  */
 export function library(name: string, source: URL | string, included: readonly Library[] = []): Library {
-  if (libraries.has(name)) throw new KernelError(`library "${name}" is declared twice; names are unique`);
-  const declared = { name, url: typeof source === "string" ? null : source, libraries: included };
+  const known = libraries.get(name);
+  if (known && isSame(known, source, included)) return known;
+  const declared: Library = {
+    name,
+    url: typeof source === "string" ? null : source,
+    libraries: included,
+    version: versionAfter(known),
+  };
   libraries.set(name, declared);
   texts.set(declared, typeof source === "string" ? source : null);
   return declared;
 }
+
+/** Whether a declaration has this source and these libraries. */
+function isSame(known: Kernel | Library, source: URL | string, included: readonly Library[]): boolean {
+  const isSource =
+    typeof source === "string" ? !known.url && texts.get(known) === source : known.url?.href === source.href;
+  return isSource && known.libraries.length === included.length && known.libraries.every((l, i) => l === included[i]);
+}
+
+const versionAfter = (known: Kernel | Library | undefined): number => (known ? known.version + 1 : 0);
+
+/** Whether two records have the same names in the same order, with the same values. */
+const sameEntries = (a: object, b: object): boolean =>
+  JSON.stringify(Object.entries(a)) === JSON.stringify(Object.entries(b));
 
 /** Every kernel declared so far, for tests and tools. */
 export const declaredKernels = (): readonly Kernel[] => [...kernels.values()];
@@ -204,14 +244,17 @@ export function packParams(
 
 /** Name of a variant: equal keys, equal code. */
 export function variantKey(kernel: Kernel, constants: Constants | undefined, uses: Uses | undefined): string {
-  let key = kernel.name;
+  let key = named(kernel);
   for (const slot in uses) {
     const use = uses[slot]!;
-    key += ` ${slot}:${typeof use === "string" ? use : use.name}`;
+    key += ` ${slot}:${typeof use === "string" ? use : named(use)}`;
   }
   for (const name in constants) key += ` ${name}=${constants[name]}`;
   return key;
 }
+
+/** The name of a declaration, with its version if it replaced another. */
+const named = ({ name, version }: Kernel | Library): string => (version ? `${name}#${version}` : name);
 
 /** What a compiler says of a kernel, with the WGSL lines around each mistake. */
 export function describeErrors(

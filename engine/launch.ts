@@ -3,6 +3,7 @@
  */
 import { DeviceError, DisposedError, KernelError } from "./errors.ts";
 import type { Device } from "./device.ts";
+import { knownOptions } from "./options.ts";
 import { packParams } from "./kernel.ts";
 import type { Constants, Kernel, Uses } from "./kernel.ts";
 import { Tensor } from "./tensor.ts";
@@ -25,14 +26,18 @@ export interface LaunchOptions<B extends string, P extends string> {
  * storage alignment. A launch whose grid has a zero does nothing.
  */
 export function launch<B extends string, P extends string>(kernel: Kernel<B, P>, options: LaunchOptions<B, P>): void {
+  checkOptions(kernel, options);
   let device: Device | null = null;
   const bindings: Binding[] = [];
   const read: Storage[] = [];
   const written: Storage[] = [];
   for (const name in kernel.bindings) {
     const bound = options.buffers[name];
-    if (bound === undefined) throw new KernelError(`kernel "${kernel.name}": binding "${name}" was not given`);
-    const tensor = bound instanceof Tensor ? bound : bound.of;
+    const tensor = bound instanceof Tensor ? bound : bound?.of;
+    if (!(tensor instanceof Tensor))
+      throw new KernelError(
+        `kernel "${kernel.name}": buffer "${name}" must be a tensor, or { of, start, elements }; got ${typeof bound}. Pass it in buffers.`,
+      );
     if (tensor.disposed)
       throw new DisposedError(`kernel "${kernel.name}": the tensor bound to "${name}" ${tensor} was disposed`);
     device ??= tensor.device;
@@ -65,6 +70,27 @@ export function launch<B extends string, P extends string>(kernel: Kernel<B, P>,
     cost: options.cost ?? null,
   });
   for (const storage of written) storage.markWritten();
+}
+
+const OPTIONS = ["buffers", "params", "constants", "use", "grid", "cost"] as const;
+
+/** What plain JavaScript gets wrong: names that are not known or not there, and grids that are no whole numbers. */
+function checkOptions(kernel: Kernel, options: LaunchOptions<string, string>): void {
+  const op = `kernel "${kernel.name}"`;
+  knownOptions(op, options, OPTIONS);
+  const { buffers, grid } = options as Partial<LaunchOptions<string, string>>;
+  for (const name in kernel.bindings) {
+    if (buffers?.[name]) continue;
+    const needed = Object.keys(kernel.bindings);
+    const missing = needed.filter((other) => !buffers?.[other]);
+    throw new KernelError(
+      `${op}: buffers must have ${needed.join(", ")}; got none for ${missing.join(", ")}. Pass a tensor for each.`,
+    );
+  }
+  if (!Array.isArray(grid) || grid.length < 1 || grid.length > 3 || !grid.every((n) => Number.isInteger(n) && n! >= 0))
+    throw new KernelError(
+      `${op}: grid must be one to three whole numbers of at least 0; got ${grid === undefined ? "none" : JSON.stringify(grid)}. Use grid1d(workgroups).`,
+    );
 }
 
 /**

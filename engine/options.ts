@@ -34,19 +34,25 @@ function isPlain(value: object): boolean {
 }
 
 function shown(value: unknown): string {
+  if (value === undefined) return "nothing";
   if (Array.isArray(value)) return "an array";
   if (typeof value === "object" && value !== null)
     return value.constructor.name === "Tensor" ? String(value) : `an object of class ${value.constructor.name}`;
   return typeof value === "function" ? "a function" : String(value);
 }
 
-/** The name in `known` nearest to `name`, compared without case and underscores; null if none is near. */
+/**
+ * The name in `known` nearest to `name`, compared without case and underscores, or one of which `name` is the beginning or that is the beginning of
+ * `name`; null if there is none.
+ */
 export function nearestName(name: string, known: readonly string[]): string | null {
   const plain = (text: string): string => text.toLowerCase().replaceAll("_", "");
   const target = plain(name);
   const distances = known.map((other) => editDistance(target, plain(other)));
   const best = Math.min(...distances);
-  return best <= Math.max(2, target.length / 3) ? known[distances.indexOf(best)]! : null;
+  if (best <= Math.max(2, target.length / 3)) return known[distances.indexOf(best)]!;
+  const begins = (long: string, short: string): boolean => short.length >= 3 && long.startsWith(short);
+  return known.find((other) => begins(plain(other), target) || begins(target, plain(other))) ?? null;
 }
 
 /** Levenshtein distance. */

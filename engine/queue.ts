@@ -27,8 +27,13 @@ export interface QueueOwner {
   readonly maxDispatchWork: number;
   /** Throws if the device is lost or destroyed. */
   check(): void;
+  /** Watches a verdict that comes later; an error it gives is thrown at the next synchronisation. */
+  expectVerdict(verdict: Promise<KernelError | null>): void;
   toString(): string;
 }
+
+/** What the GPU said of work that it did not do. */
+export const refusedWork = (error: GPUError): KernelError => new KernelError(`the GPU refused work: ${error.message}`);
 
 /** Encodes one launch into a pass of its own. */
 type EncodeOne = (pass: GPUComputePassEncoder, launch: Launch) => void;
@@ -68,6 +73,8 @@ export class Queue {
   private readonly slot: number;
   private timer: LaunchTimer | null = null;
   private pending: Launch[] = [];
+  /** The pipeline of a launch that waits was not launched before: the GPU may refuse it. */
+  private isUnproven = false;
   /** Serial of the next launch, and of the first that waits. */
   private serial = 0;
   private flushed = 0;
@@ -129,6 +136,7 @@ export class Queue {
     for (const listener of anyLaunch) listener(launch);
     for (const listener of this.listeners) listener(launch);
     this.push(launch);
+    this.isUnproven ||= !known;
     // A pipeline may turn out not to compile: its first launch goes alone, so that it cannot take others with it.
     if (!known) this.flush();
   }
@@ -184,8 +192,20 @@ export class Queue {
     const launches = this.pending;
     this.pending = [];
     for (let at = 0; at < launches.length; at += FLUSH_LAUNCHES)
-      this.encode(this.gpu, launches.slice(at, at + FLUSH_LAUNCHES));
+      this.encodeWatched(this.gpu, launches.slice(at, at + FLUSH_LAUNCHES));
+    this.isUnproven = false;
     this.flushed = this.serial;
+  }
+
+  /** Errors of first launches are caught here: Dawn prints those that nothing catches to the terminal by itself. */
+  private encodeWatched(gpu: GPUDevice, launches: readonly Launch[]): void {
+    if (!this.isUnproven) return this.encode(gpu, launches);
+    gpu.pushErrorScope("validation");
+    try {
+      this.encode(gpu, launches);
+    } finally {
+      this.owner.expectVerdict(gpu.popErrorScope().then((error) => error && refusedWork(error)));
+    }
   }
 
   private encode(gpu: GPUDevice, launches: readonly Launch[]): void {

@@ -101,7 +101,7 @@ export const allDraws = (): ReadonlyMap<Device, DefaultDraws> => defaults;
 /** State of the draws of `device` without a generator; seed 0 at first. */
 export const defaultDraws = (device: Device): DefaultDraws => defaults.get(device) ?? { seed: 0, calls: 0 };
 
-/** Sets the seed of the numbers that random ops draw without a generator, and starts them afresh. */
+/** Sets the seed of the numbers that random ops draw without a generator, and starts at the first of them again. */
 export function manualSeed(seed: number, device = getDevice()): void {
   seedWords(seed);
   putDraws(device, { seed, calls: 0 });

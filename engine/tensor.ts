@@ -16,6 +16,7 @@ import {
 import { getDevice } from "./device.ts";
 import type { Device } from "./device.ts";
 import { currentLabel } from "./label.ts";
+import { knownOptions } from "./options.ts";
 import { checkShape, contiguousStrides, normalizeDim, sameShape, sizeOf } from "./shape.ts";
 import type { Shape } from "./shape.ts";
 import { adoptIntoScope, leaveScopes, noteKept } from "./scope.ts";
@@ -382,6 +383,7 @@ export function tensor(
   values: Nested | HostArray | Float64Array,
   options: TensorOptions & { shape?: Shape } = {},
 ): Tensor {
+  knownOptions("tensor", options, ["dtype", "device", "requiresGrad", "shape"]);
   const typed = ArrayBuffer.isView(values);
   const shape = options.shape ?? (typed ? [values.length] : nestedShape(values));
   const flat = typed
@@ -420,12 +422,19 @@ export function tensorFromBytes(bytes: Uint8Array, shape: Shape, dtype: DType, d
   return out;
 }
 
+const describe = (value: unknown): string =>
+  value === undefined ? "nothing" : typeof value === "object" ? "an object or array" : String(value);
+
 /** Throws unless all tensors are alive and on one device, which it returns. */
-export function checkTensors(op: string, ...tensors: readonly (Tensor | null | undefined)[]): Device {
+export function checkTensors(op: string, ...tensors: readonly (Tensor | null)[]): Device {
   let device: Device | null = null;
-  for (const t of tensors) {
-    if (!t) continue;
-    if (!(t instanceof Tensor)) throw new ArgumentError(`${op}: expected a Tensor, got ${typeof t}`);
+  for (const [i, t] of tensors.entries()) {
+    if (t === null) continue;
+    // Plain JavaScript leaves arguments out, or passes numbers and arrays.
+    if (!(t instanceof Tensor))
+      throw new ArgumentError(
+        `${op}: tensor ${i + 1} of ${tensors.length} must be a Tensor; got ${describe(t)}. Make one by tensor(values).`,
+      );
     if (t.disposed) throw new DisposedError(`${op}: ${t} was disposed; keep it out of the scope, or return it from it`);
     device ??= t.device;
     if (t.device !== device) throw new DeviceError(`${op}: tensors on ${device} and ${t.device}; move one of them`);

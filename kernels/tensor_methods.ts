@@ -4,6 +4,13 @@ import * as activations from "./pointwise/activations.ts";
 import * as elementwise from "./pointwise/elementwise.ts";
 import * as finite from "./pointwise/finite.ts";
 import * as reduce from "./reduce/reduce.ts";
+import { cumsum } from "./reduce/cumsum.ts";
+import { logsumexp } from "./reduce/logsumexp.ts";
+import { std, variance } from "./reduce/moments.ts";
+import { flip } from "./embedding/flip.ts";
+import { scatter, scatterAdd } from "./embedding/scatter.ts";
+import { sort, topk } from "./sort/sort.ts";
+import * as triangles from "./views/triangles.ts";
 import { softmax } from "./norm/softmax.ts";
 import * as views from "./views/views.ts";
 
@@ -47,6 +54,18 @@ const METHODS = {
   min: reduce.min,
   argmax: reduce.argmax,
   argmin: reduce.argmin,
+  sort,
+  topk,
+  cumsum,
+  logsumexp,
+  var: variance,
+  std,
+  scatter,
+  scatterAdd,
+  tril: triangles.tril,
+  triu: triangles.triu,
+  repeat: triangles.repeat,
+  flip,
   contiguous: views.contiguous,
   clone: views.clone,
   cast: views.cast,

@@ -9,6 +9,9 @@ import { samplingCases } from "./cases/sampling.ts";
 import { elementwiseCases } from "./cases/elementwise.ts";
 import { rowCases } from "./cases/rows.ts";
 import { matmulCases } from "./cases/matmul.ts";
+import { matricesCases } from "./cases/matrices.ts";
+import { sortingCases } from "./cases/sorting.ts";
+import { statisticsCases } from "./cases/statistics.ts";
 import { imageCases } from "./cases/image.ts";
 import { viewCases } from "./cases/views.ts";
 
@@ -22,8 +25,11 @@ export const families = {
   index: indexCases,
   loss: lossCases,
   matmul: matmulCases,
+  matrices: matricesCases,
   rows: rowCases,
   sampling: samplingCases,
+  sorting: sortingCases,
+  statistics: statisticsCases,
   views: viewCases,
 } as const satisfies Readonly<Record<string, readonly Case[]>>;
 export type Family = keyof typeof families;

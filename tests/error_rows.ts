@@ -1,5 +1,5 @@
-/** Rows of errors.test.ts: what ops of networks refuse. */
-import { ArgumentError, Generator, DTypeError, empty, F, ShapeError } from "../index.ts";
+/** Rows of errors.test.ts: what ops of networks refuse, and what plain JavaScript gets wrong. */
+import { ArgumentError, Generator, DTypeError, empty, F, ShapeError, tensor } from "../index.ts";
 import type { DType, Tensor } from "../index.ts";
 
 export type ErrorKind = new (...args: never[]) => Error;
@@ -207,4 +207,66 @@ export const networks: readonly ErrorRow[] = [
   ],
   ["l2Normalize: integers", DTypeError, ["l2Normalize", "i32", "cast"], () => F.l2Normalize(t([2, 3], "i32"))],
   ["globalGradNorm: bf16", DTypeError, ["globalGradNorm", "bf16"], () => F.globalGradNorm([t([4], "bf16")])],
+];
+
+/** What plain JavaScript gets wrong: options that are not known, arguments that are missing or of another kind. */
+// prettier-ignore
+export const mistakes: readonly ErrorRow[] = [
+  ...(
+    [
+      ["attention", "casual", "causal", () => F.attention(t([1, 1, 2, 4]), t([1, 1, 2, 4]), t([1, 1, 2, 4]), wrong({ casual: true }))],
+      ["embedding", "dType", "dtype", () => F.embedding(t([4, 2]), t([1], "i32"), wrong({ dType: "f32" }))],
+      ["crossEntropy", "ignore_index", "ignoreIndex", () => F.crossEntropy(t([1, 4]), t([1], "i32"), wrong({ ignore_index: 0 }))],
+      ["linearCrossEntropy", "chunks", "chunk", () => F.linearCrossEntropy(t([1, 4]), t([5, 4]), t([1], "i32"), wrong({ chunks: 2 }))],
+      ["rope", "tetha", "theta", () => F.rope(t([2, 4]), t([2], "i32"), wrong({ tetha: 5e5 }))],
+      ["linear", "activations", "activation", () => F.linear(t([2, 3]), t([4, 3]), null, wrong({ activations: "gelu" }))],
+      ["matmul", "dtypes", "dtype", () => F.matmul(t([2, 3]), t([3, 2]), wrong({ dtypes: "f16" }))],
+      ["gemm", "trans_a", "transA", () => F.gemm(wrong({ a: t([2, 3]), b: t([3, 2]), trans_a: true }))],
+      ["conv2d", "strides", "stride", () => F.conv2d(t([1, 1, 4, 4]), t([1, 1, 3, 3]), null, wrong({ strides: 2 }))],
+      ["groupNorm", "epsilon", "eps", () => F.groupNorm(t([1, 4, 2]), 2, null, null, wrong({ epsilon: 1e-6 }))],
+      ["sampleTokens", "top_k", "topK", () => F.sampleTokens(t([1, 4]), wrong({ top_k: 3 }))],
+      ["dropout", "train", "training", () => F.dropout(t([2]), 0.5, wrong({ train: false }))],
+      ["randn", "generater", "generator", () => F.randn([2], wrong({ generater: 1 }))],
+      ["full", "dType", "dtype", () => F.zeros([2], wrong({ dType: "f16" }))],
+      ["arange", "dtypes", "dtype", () => F.arange(0, 2, 1, wrong({ dtypes: "f16" }))],
+      ["tensor", "requires_grad", "requiresGrad", () => tensor([1], wrong({ requires_grad: true }))],
+      ["nanToNum", "posInf", "posinf", () => F.nanToNum(t([2]), wrong({ posInf: 0 }))],
+      ["var", "keepDim", "keepdim", () => F.var(t([2]), 0, wrong({ keepDim: true }))],
+      ["mseLoss", "reductions", "reduction", () => F.mseLoss(t([2]), t([2]), wrong({ reductions: "sum" }))],
+      ["maxPool2d", "pading", "padding", () => F.maxPool2d(t([1, 4, 4]), 2, wrong({ pading: 1 }))],
+      ["adamwStep", "weight_decay", "weightDecay", () => {
+        const x = t([4]);
+        F.adamwStep({ master: x, m: x, v: x, grad: x }, t([12]), wrong({ weight_decay: 0.1 }));
+      }],
+    ] as const
+  ).map(
+    ([op, got, known, provoke]): ErrorRow => [
+      `${op}: option ${got}`,
+      ArgumentError,
+      [`${op}: options must be`, `got ${got}.`, `Did you mean ${known}?`],
+      provoke,
+    ],
+  ),
+  ["a mask for the options of attention", ArgumentError, ["attention", "options must be an object", "Tensor"], () => F.attention(t([1, 1, 2, 4]), t([1, 1, 2, 4]), t([1, 1, 2, 4]), wrong(t([2, 2])))],
+  ["dropout: a site without a generator", ArgumentError, ["dropout", "generator and site"], () => F.dropout(t([2]), 0.5, { site: 3 })],
+  ["randn: a site without a generator", ArgumentError, ["randn", "site 3 alone"], () => F.randn([2], { site: 3 })],
+  ["matmul: one operand", ArgumentError, ["matmul", "tensor 2 of 2", "got nothing"], () => F.matmul(t([2, 3]), wrong(undefined))],
+  ["softmax: an array", ArgumentError, ["softmax", "must be a Tensor", "array"], () => F.softmax(wrong([1, 2]))],
+  ["sort: a dimension that is not there", ShapeError, ["sort", "dimension 2"], () => F.sort(t([3]), 2)],
+  ["topk: k above the dimension", ArgumentError, ["topk", "from 0 to 3", "got 4"], () => F.topk(t([3]), 4)],
+  ["cumsum: a scalar", ShapeError, ["cumsum", "[..., N]"], () => F.cumsum(t([]))],
+  ["scatter: a source of another dtype", DTypeError, ["scatter", "dtype of x"], () => F.scatter(t([3]), 0, t([1], "i32"), t([1], "f16"))],
+  ["scatter: a source that is too short", ShapeError, ["scatter", "as long as the index"], () => F.scatter(t([3]), 0, t([2], "i32"), t([1]))],
+  ["flip: a dimension twice", ArgumentError, ["flip", "each dimension once"], () => F.flip(t([2, 3]), [1, -1])],
+  ["repeat: too few sizes", ShapeError, ["repeat", "each dimension"], () => F.repeat(t([2, 3]), [2])],
+  ["tril: a vector", ShapeError, ["tril", "[..., R, C]"], () => F.tril(t([3]))],
+  ["eye: a fraction", ArgumentError, ["eye", "whole numbers", "2.5"], () => F.eye(2.5)],
+  ["std: integers", DTypeError, ["std", "i32", "Cast"], () => F.std(t([3], "i32"))],
+  ["mseLoss: shapes that broadcast", ShapeError, ["mseLoss", "[3, 1]", "[3]"], () => F.mseLoss(t([3, 1]), t([3]))],
+  ["einsum: an equation without sense", ArgumentError, ["einsum", "i>j"], () => F.einsum("i>j", t([2, 3, 4]))],
+  ["einsum: an operand without a term", ArgumentError, ["einsum", "2 operands"], () => F.einsum("ij->i", t([2, 3]), t([2]))],
+  ["einsum: a rank that does not fit", ShapeError, ["einsum", '"ijk"', "[2, 3]"], () => F.einsum("ijk->i", t([2, 3]))],
+  ["einsum: sizes", ShapeError, ["einsum", "dimensions j", "3 and 4"], () => F.einsum("ij,jk->ik", t([2, 3]), t([4, 5]))],
+  ["avgPool2d: padding beyond half the kernel", ArgumentError, ["avgPool2d", "at most half", "F.pad"], () => F.avgPool2d(t([1, 4, 4]), 2, { padding: 2 })],
+  ["maxPool2d: a kernel larger than the image", ShapeError, ["maxPool2d", "[1, 2, 2]", "smaller"], () => F.maxPool2d(t([1, 2, 2]), 3)],
 ];

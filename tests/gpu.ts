@@ -3,12 +3,12 @@ import { afterAll, afterEach, beforeAll, beforeEach, expect } from "vitest";
 import { Device, setDevice } from "../index.ts";
 import type { DeviceOptions } from "../engine/device.ts";
 
-/** Opens a device before the tests of the file and makes it the default one; outputs are poisoned with NaN. */
+/** Opens a device before the tests of the file and makes it the default one; outputs are poisoned with NaN, out-of-range ids are errors. */
 export function useDevice(options: DeviceOptions = {}): () => Device {
   let device: Device;
   let live = 0;
   beforeAll(async () => {
-    device = await Device.create({ poison: true, ...options });
+    device = await Device.create({ poison: true, checks: true, ...options });
     setDevice(device);
   });
   beforeEach(() => {
@@ -32,9 +32,10 @@ export let small: Device;
 /** Opens `device` and `small` before the tests of the file, and says the seed that repeats them. */
 export function useDevices(): void {
   beforeAll(async () => {
-    device = await Device.create({ poison: true });
+    device = await Device.create({ poison: true, checks: true });
     small = await Device.create({
       poison: true,
+      checks: true,
       limits: { maxStorageBufferBindingSize: 4096, minStorageBufferOffsetAlignment: 256 },
     });
     console.log(`seed ${seed} (JANUS_TEST_SEED=${seed} repeats the inputs)`);

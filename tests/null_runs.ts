@@ -90,7 +90,7 @@ export async function launchesOf(
   capabilities: Capabilities,
   see: (launch: Launch, row: Case) => void,
 ): Promise<string[]> {
-  const device = await Device.create({ backend: "null", capabilities });
+  const device = await Device.create({ backend: "null", capabilities, checks: true });
   const problems: string[] = [];
   for (const row of rows) {
     const listener = (launch: Launch): void => see(launch, row);

@@ -16,6 +16,7 @@ import {
   record,
   scope,
   shapeText,
+  knownOptions,
 } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { grid, standard } from "../core/libraries.ts";
@@ -77,7 +78,8 @@ interface Masks {
  * each 128 of their columns.
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
-  checkTensors("attention", q, k, v, options.starts, options.documents);
+  knownOptions("attention", options, ["scale", "causal", "starts", "documents"]);
+  checkTensors("attention", q, k, v, options.starts ?? null, options.documents ?? null);
   checkHeads("attention", q, k, v);
   checkMasks(q, k, options);
   const d = q.shape[3]!;

@@ -20,8 +20,10 @@ import {
   scope,
   shapeText,
   storageBytes,
+  knownOptions,
 } from "../../engine/index.ts";
 import type { DType, Tensor } from "../../engine/index.ts";
+import { checkIdRange } from "../core/check_ids.ts";
 import { finite, standard } from "../core/libraries.ts";
 import { contiguousCopy } from "../core/map.ts";
 import { chooseVariant } from "../core/variants.ts";
@@ -95,7 +97,8 @@ export function attentionDecode(
   options: DecodeOptions = {},
 ): Tensor {
   const op = "attentionDecode";
-  checkTensors(op, q, keys, values, length, options.starts);
+  knownOptions(op, options, ["scale", "starts"]);
+  checkTensors(op, q, keys, values, length, options.starts ?? null);
   if (q.rank !== 4) throw new ShapeError(`${op}: q ${q}; takes [B, Hq, Tq, D]`);
   const [b, hq, tq, d] = q.shape as [number, number, number, number];
   const [hkv, capacity] = checkCaches(op, keys, values, length, b, d);
@@ -160,7 +163,7 @@ export function attentionDecode(
 
 /**
  * keys[:, :, length + t] = k[:, :, t] and likewise values, in place: k, v [B, H, T, D] into caches [B, H, capacity, D] (cast to their dtype).
- * Tokens beyond the capacity are dropped: check the length on the host. The length is not changed, see `advance`.
+ * Tokens beyond the capacity are dropped, and reported by a device with `checks`: check the length on the host. The length is not changed, see `advance`.
  * @param length u32 [1] or [B]: tokens in the cache so far
  */
 export function cacheWrite(keys: Tensor, values: Tensor, k: Tensor, v: Tensor, length: Tensor): void {
@@ -174,6 +177,7 @@ export function cacheWrite(keys: Tensor, values: Tensor, k: Tensor, v: Tensor, l
     throw new ShapeError(`${op}: ${h} heads of k for ${heads} heads of the cache ${shapeText(keys.shape)}`);
   if (t > capacity) throw new ShapeError(`${op}: ${t} tokens for a cache of ${capacity}; make the cache larger`);
   refuseGradient(op, k, v);
+  checkIdRange(op, "length", length, capacity - t + 1);
   scope(() => {
     const [newKeys, newValues] = [contiguousCopy(k), contiguousCopy(v)];
     // The new tokens are few: bound whole if they fit, so that only the cache decides on the windows.

@@ -17,6 +17,7 @@ import {
   sameShape,
   scope,
   shapeText,
+  knownOptions,
 } from "../../engine/index.ts";
 import type { DType, Tensor } from "../../engine/index.ts";
 import { fillInto } from "../core/copy.ts";
@@ -41,6 +42,7 @@ export interface Conv2dOptions {
  */
 export function conv2d(x: Tensor, weight: Tensor, bias: Tensor | null = null, options: Conv2dOptions = {}): Tensor {
   checkTensors("conv2d", x, weight, bias);
+  knownOptions("conv2d", options, ["stride", "padding"]);
   const g = geometry(x, weight, bias, options);
   const reach = (count: number, size: number): number => (count - 1) * g.stride + size;
   const padded =

@@ -19,11 +19,12 @@ import {
   shapeText,
 } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
+import { checkIdRange } from "../core/check_ids.ts";
 import { grid } from "../core/libraries.ts";
 import { cast } from "../views/views.ts";
 import { square, sub } from "../pointwise/elementwise.ts";
 import { expression, map } from "../core/map.ts";
-import { embedding } from "./embedding.ts";
+import { checkIds, rowsAt } from "./embedding.ts";
 import { l2Normalize, l2NormalizeGradient, unitRows } from "../norm/l2_normalize.ts";
 import { mean } from "../reduce/reduce.ts";
 
@@ -137,11 +138,13 @@ function checkCodes(op: string, z: Tensor, codebook: Tensor): void {
     throw new ShapeError(`${op}: codes of ${columns} numbers; takes 1 to ${MAX_COLUMNS}`);
 }
 
-function checkIndices(op: string, z: Tensor, indices: Tensor): void {
+function checkIndices(op: string, z: Tensor, indices: Tensor, codes: number): void {
+  checkIds(op, indices);
   if (!sameShape(indices.shape, [z.shape[0]!]))
     throw new ShapeError(
       `${op}: indices ${shapeText(indices.shape)} for z ${shapeText(z.shape)}; pass one index a row, [${z.shape[0]}]`,
     );
+  checkIdRange(op, "indices", indices, codes);
 }
 
 /**
@@ -150,15 +153,12 @@ function checkIndices(op: string, z: Tensor, indices: Tensor): void {
  * @param indices those of `codebookLookup`, if they are known
  */
 export function quantize(z: Tensor, codebook: Tensor, indices?: Tensor): Tensor {
-  checkTensors("quantize", z, codebook, indices);
+  checkTensors("quantize", z, codebook, indices ?? null);
   checkCodes("quantize", z, codebook);
-  if (indices) checkIndices("quantize", z, indices);
+  if (indices) checkIndices("quantize", z, indices, codebook.shape[0]!);
   const codes = scope(() =>
     noGrad(() => {
-      const unit = l2Normalize(
-        embedding(codebook, indices ?? codebookLookup(z, codebook).indices, { dtype: "f32" }),
-        EPS,
-      );
+      const unit = l2Normalize(rowsAt(codebook, indices ?? codebookLookup(z, codebook).indices, "f32"), EPS);
       // A row of z that is NaN stays so, whatever its code.
       const own = l2Normalize(cast(z, "f32"), EPS);
       return map(keepNaN, [unit, own], { dtype: z.dtype });
@@ -178,10 +178,10 @@ export interface CodebookLosses {
 export function codebookLosses(z: Tensor, codebook: Tensor, indices: Tensor): CodebookLosses {
   checkTensors("codebookLosses", z, codebook, indices);
   checkCodes("codebookLosses", z, codebook);
-  checkIndices("codebookLosses", z, indices);
+  checkIndices("codebookLosses", z, indices, codebook.shape[0]!);
   return scope(() => {
     const rows = l2Normalize(cast(z, "f32"), EPS);
-    const codes = l2Normalize(embedding(codebook, indices, { dtype: "f32" }), EPS);
+    const codes = l2Normalize(rowsAt(codebook, indices, "f32"), EPS);
     return { commitment: mean(square(sub(rows, codes.detach()))), codebook: mean(square(sub(codes, rows.detach()))) };
   });
 }

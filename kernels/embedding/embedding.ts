@@ -17,8 +17,10 @@ import {
   scope,
   shapeText,
   sizeOf,
+  knownOptions,
 } from "../../engine/index.ts";
 import type { DType, Library, Tensor } from "../../engine/index.ts";
+import { checkIdRange } from "../core/check_ids.ts";
 import { fillInto } from "../core/copy.ts";
 import { grid, rowLibrary, standard } from "../core/libraries.ts";
 import { asDType, contiguousCopy, copy, map } from "../core/map.ts";
@@ -79,11 +81,13 @@ export interface EmbeddingOptions {
 
 /**
  * Rows of a table: weight [V, C], ids i32 or u32 [...] → [..., C].
- * An id outside 0 … V − 1 (a negative one too) gives a row of zeros and no gradient: check ids on the host, where they come from.
+ * An id outside 0 … V − 1 (a negative one too) gives a row of zeros and no gradient; a device with `checks` reports it as an error. Check ids
+ * on the host, where they come from.
  * The gradient is f32 [V, C]; rows of one id are added in the order of their positions.
  */
 export function embedding(weight: Tensor, ids: Tensor, options: EmbeddingOptions = {}): Tensor {
   checkTensors("embedding", weight, ids);
+  knownOptions("embedding", options, ["dtype"]);
   checkIds("embedding", ids);
   if (weight.rank !== 2)
     throw new ShapeError(`embedding: the weight ${weight} has ${weight.rank} dimensions; a table is [V, C]`);
@@ -94,6 +98,12 @@ export function embedding(weight: Tensor, ids: Tensor, options: EmbeddingOptions
     );
   if (dtype !== weight.dtype && !isFloat(weight.dtype))
     throw new DTypeError(`embedding: ${weight} is not of a floating dtype; cast the result`);
+  checkIdRange("embedding", "ids", ids, weight.shape[0]!);
+  return rowsAt(weight, ids, dtype);
+}
+
+/** `embedding` without its checks: an id outside the table is meant, or cannot be. */
+export function rowsAt(weight: Tensor, ids: Tensor, dtype: DType): Tensor {
   const [vocabulary, columns] = weight.shape as [number, number];
   const shape = [...ids.shape, columns];
   const y = scope(() => viewAs(lookUp(weight, contiguousCopy(ids), dtype), shape));
@@ -199,7 +209,8 @@ function addBlock(
 }
 
 /**
- * Entries of dimension `dim`: x [A, N, B], index i32 or u32 [K] → [A, K, B]. An index outside 0 … N − 1 gives zeros and no gradient.
+ * Entries of dimension `dim`: x [A, N, B], index i32 or u32 [K] → [A, K, B]. An index outside 0 … N − 1 (a negative one too) gives zeros
+ * and no gradient; a device with `checks` reports it as an error.
  * Gradients of entries taken twice are added in the order of `index`.
  */
 export function indexSelect(x: Tensor, dim: number, index: Tensor): Tensor {
@@ -208,11 +219,17 @@ export function indexSelect(x: Tensor, dim: number, index: Tensor): Tensor {
   const d = normalizeDim(dim, x.rank, "indexSelect");
   if (index.rank !== 1)
     throw new ShapeError(`indexSelect: the index ${index} has shape ${shapeText(index.shape)}; it has one dimension`);
+  checkIdRange("indexSelect", "index", index, x.shape[d]!);
+  return entriesAt(x, d, index);
+}
+
+/** `indexSelect` without its checks. */
+export function entriesAt(x: Tensor, d: number, index: Tensor): Tensor {
   const rest = x.shape.toSpliced(d, 1);
   const order = [d, ...x.shape.keys()].filter((k, i) => i === 0 || k !== d);
   const back = [...x.shape.keys()].map((k) => order.indexOf(k));
   return scope(() => {
     const table = reshape(permute(x, order), [x.shape[d]!, sizeOf(rest)]);
-    return permute(reshape(embedding(table, index), [index.size, ...rest]), back);
+    return permute(reshape(rowsAt(table, index, table.dtype), [index.size, ...rest]), back);
   });
 }

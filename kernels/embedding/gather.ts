@@ -14,6 +14,7 @@ import {
   sizeOf,
 } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
+import { checkIdRange } from "../core/check_ids.ts";
 import { grid } from "../core/libraries.ts";
 import { arange, full } from "../views/create.ts";
 import { BLOCK, checkIds, scatterRows } from "./embedding.ts";
@@ -43,7 +44,8 @@ const element = expression("gather.element", "select(V4_y(0xffffffffu), V4_y(a) 
 
 /**
  * y[…, k, …] = x[…, index[…, k, …], …] along dimension `dim`, as in PyTorch: index i32 or u32 of x's rank, no longer than x in the other
- * dimensions; y has the index's shape and x's dtype. An index outside the dimension gives 0 and no gradient.
+ * dimensions; y has the index's shape and x's dtype. An index outside the dimension (a negative one too) gives 0 and no gradient; a device with
+ * `checks` reports it as an error.
  * Gradients of an element picked more than once are added in the order of its picks.
  */
 export function gather(x: Tensor, dim: number, index: Tensor): Tensor {
@@ -55,6 +57,12 @@ export function gather(x: Tensor, dim: number, index: Tensor): Tensor {
       `gather: index ${index} for ${x}; ranks must agree, and the index must not be longer except in dimension ${dim}`,
     );
   }
+  checkIdRange("gather", "index", index, x.shape[d]!);
+  return pick(x, d, index);
+}
+
+/** `gather` without its checks: an index outside the dimension is meant. */
+export function pick(x: Tensor, d: number, index: Tensor): Tensor {
   const order = [...[...x.shape.keys()].filter((k) => k !== d), d];
   const back = [...x.shape.keys()].map((k) => order.indexOf(k));
   return scope(() => {
@@ -98,9 +106,13 @@ function gatherRows(x: Tensor, index: Tensor): Tensor {
     return asDType(out, x.dtype);
   });
   return record("gather", [x], y, [index], (g, [saved]) => {
-    const from = contiguousCopy(asDType(g, "f32"));
-    return [picks > BLOCK && n > 0 ? scatterPicks(from, saved!, n) : gradientOfRows(from, saved!, n)];
+    return [addPicks(contiguousCopy(asDType(g, "f32")), saved!, n)];
   });
+}
+
+/** Σ over k of g [R, k] (f32, bindable) into the elements of [R, n] that index [R, k] (bindable) names, in the order of k. */
+export function addPicks(g: Tensor, index: Tensor, n: number): Tensor {
+  return index.shape[1]! > BLOCK && n > 0 ? scatterPicks(g, index, n) : gradientOfRows(g, index, n);
 }
 
 /** dx [R, n] for g and index [R, k]: each element walks the k indices of its row, so this is for few of them. */

@@ -15,9 +15,11 @@ import {
   launch,
   record,
   scope,
+  knownOptions,
 } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { product } from "../core/arithmetic.ts";
+import { checkIdRange } from "../core/check_ids.ts";
 import { fillInto } from "../core/copy.ts";
 import { grid, opaque, rowLibrary, standard } from "../core/libraries.ts";
 import { asDType, contiguousCopy, expression, map } from "../core/map.ts";
@@ -191,16 +193,19 @@ export function checkTargets(op: string, rows: number, targets: Tensor, ignoreIn
 /**
  * Cross-entropy: logits [M, V], targets i32 or u32 [M] → −log softmax(logits)[target], f32: summed or averaged [] (the default is the
  * mean), or each row's [M]. Statistics are f32 whatever the logits' dtype; the gradient has the logits' dtype.
- * A target that is neither `ignoreIndex` (default −100) nor a class 0 … V − 1 is ignored too: check labels on the host.
+ * A target that is neither `ignoreIndex` (default −100) nor a class 0 … V − 1 is ignored too, a device with `checks` reports it as an
+ * error: check labels on the host.
  */
 export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntropyOptions = {}): Tensor {
   checkTensors("crossEntropy", logits, targets);
+  knownOptions("crossEntropy", options, ["ignoreIndex", "reduction"]);
   const { ignoreIndex = -100, reduction = "mean" } = options;
   if (!isFloat(logits.dtype)) throw new DTypeError(`crossEntropy: the logits ${logits} are not of a floating dtype`);
   if (logits.rank !== 2 || logits.shape[1] === 0)
     throw new ShapeError(`crossEntropy: logits ${logits}; they are [M, V] with V ≥ 1, flatten the dimensions before V`);
   const [rows, classes] = logits.shape as [number, number];
   checkTargets("crossEntropy", rows, targets, ignoreIndex, reduction);
+  checkIdRange("crossEntropy", "targets", targets, classes, ignoreIndex);
   const dtype = logits.dtype;
   const [loss, saved, mean] = scope(() => {
     if (rows === 0) return [zero(reduction === "none" ? [0] : [], logits), [], false] as const;

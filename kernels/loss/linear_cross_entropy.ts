@@ -11,8 +11,10 @@ import {
   isFloat,
   record,
   scope,
+  knownOptions,
 } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
+import { checkIdRange } from "../core/check_ids.ts";
 import { sumPair } from "../core/arithmetic.ts";
 import { copyInto, fillInto } from "../core/copy.ts";
 import {
@@ -85,6 +87,7 @@ export function linearCrossEntropy(
   targets: Tensor,
   options: LinearCrossEntropyOptions = {},
 ): Tensor {
+  knownOptions("linearCrossEntropy", options, ["bias", "ignoreIndex", "reduction", "chunk"]);
   const { bias = null, ignoreIndex = -100, reduction = "mean" } = options;
   checkTensors("linearCrossEntropy", x, weight, targets, bias);
   for (const t of [x, weight, bias])
@@ -106,6 +109,7 @@ export function linearCrossEntropy(
   if (!Number.isInteger(chunk) || chunk < 1)
     throw new ArgumentError(`linearCrossEntropy: chunk ${chunk}; a whole number ≥ 1`);
 
+  checkIdRange("linearCrossEntropy", "targets", targets, classes, ignoreIndex);
   const [loss, saved] = scope(() => {
     if (rows === 0) return [zeros([], x), []] as const;
     const labels = contiguousCopy(targets);

@@ -1,5 +1,5 @@
 /** The linear layer: a matrix product with bias, activation and residual in its epilogue, and its gradient. */
-import { ShapeError, checkTensors, gradEnabled, record, scope, shapeText } from "../../engine/index.ts";
+import { ShapeError, checkTensors, gradEnabled, record, scope, shapeText, knownOptions } from "../../engine/index.ts";
 import type { DType, Tensor } from "../../engine/index.ts";
 import { contiguousCopy, expression, map } from "../core/map.ts";
 import { asMatrix, product, resultDType } from "./matmul.ts";
@@ -39,6 +39,7 @@ const FORMULAS = {
  * Gradients of weight and bias are f32, that of x has x's dtype. Throws `ShapeError` if sizes do not fit.
  */
 export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null, options: LinearOptions = {}): Tensor {
+  knownOptions("linear", options, ["activation", "residual", "dtype"]);
   const { activation = null, residual = null } = options;
   checkTensors("linear", x, weight, bias, residual);
   if (x.rank === 0 || weight.rank !== 2)

@@ -28,6 +28,7 @@ import {
   sameShape,
   scope,
   shapeText,
+  knownOptions,
 } from "../../engine/index.ts";
 import type { DType, Tensor } from "../../engine/index.ts";
 import { copyInto } from "../core/copy.ts";
@@ -35,6 +36,20 @@ import { contiguousCopy, copy, map } from "../core/map.ts";
 import { ACTIVATIONS, productShape, runProduct } from "./launch.ts";
 import type { Activation } from "./launch.ts";
 import { sumTo } from "../reduce/reduce.ts";
+
+const GEMM_OPTIONS: readonly (keyof GemmOptions)[] = [
+  "a",
+  "b",
+  "transA",
+  "transB",
+  "out",
+  "accumulate",
+  "alpha",
+  "bias",
+  "activation",
+  "residual",
+  "dtype",
+];
 
 export interface GemmOptions {
   readonly a: Tensor;
@@ -55,6 +70,7 @@ export interface GemmOptions {
 
 /** The product at the head of this file; not recorded on the tape. Throws `ShapeError`, `DTypeError` or `ArgumentError` before any work. */
 export function gemm(options: GemmOptions): Tensor {
+  knownOptions("gemm", options, GEMM_OPTIONS);
   return product("gemm", options);
 }
 
@@ -72,7 +88,7 @@ export function product(op: string, options: GemmOptions): Tensor {
     accumulate = false,
     alpha = 1,
   } = options;
-  const device = checkTensors(op, a, b, out, bias, residual);
+  const device = checkTensors(op, a, b, out ?? null, bias, residual);
   for (const t of [a, b, out, bias, residual]) {
     if (t && !isFloat(t.dtype)) throw new DTypeError(`${op}: ${t} is not of a floating dtype; cast it to f32 first`);
   }
@@ -140,6 +156,7 @@ export const resultDType = (a: Tensor, b: Tensor): DType => (a.dtype === b.dtype
  * Transposed views are read through their strides. Throws `ShapeError` if the inner sizes or the batch dimensions do not fit.
  */
 export function matmul(a: Tensor, b: Tensor, options: { readonly dtype?: DType } = {}): Tensor {
+  knownOptions("matmul", options, ["dtype"]);
   checkTensors("matmul", a, b);
   if (a.rank === 0 || b.rank === 0)
     throw new ShapeError(`matmul: ${a} and ${b}; both need one dimension or more, use mul for scalars`);

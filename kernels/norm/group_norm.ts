@@ -16,6 +16,7 @@ import {
   scope,
   shapeText,
   sizeOf,
+  knownOptions,
 } from "../../engine/index.ts";
 import type { DType, Tensor } from "../../engine/index.ts";
 import { product } from "../core/arithmetic.ts";
@@ -113,6 +114,7 @@ export function groupNorm(
   options: GroupNormOptions = {},
 ): Tensor {
   checkTensors("groupNorm", x, weight, bias);
+  knownOptions("groupNorm", options, ["eps", "swish"]);
   const g = geometry(x, groups, weight, bias, options);
   if (x.size === 0)
     return record(

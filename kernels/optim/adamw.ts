@@ -16,6 +16,7 @@ import {
   scope,
   storageBytes,
   tensor,
+  knownOptions,
 } from "../../engine/index.ts";
 import type { Device, Tensor } from "../../engine/index.ts";
 import { complement, grid, standard } from "../core/libraries.ts";
@@ -100,6 +101,9 @@ export interface LossScaling {
   readonly growthInterval?: number;
 }
 
+/** `initScale` is of optimizers, which begin the state with it and hand on the whole of their option. */
+const LOSS_SCALING = ["growthFactor", "backoffFactor", "growthInterval", "initScale"] as const;
+
 export interface AdamWPrepareSettings extends AdamWBetas {
   /** Gradients are scaled down together to at most this norm, by min(1, maxNorm / (norm + 1e-6)); the default is no bound. */
   readonly maxNorm?: number;
@@ -115,6 +119,8 @@ export interface AdamWPrepareSettings extends AdamWBetas {
  * @param norm of the scaled gradients, what `globalGradNorm` gives (f32 [1]); if it is not finite the step is skipped and not counted
  */
 export function adamwPrepare(state: Tensor, norm: Tensor | null, settings: AdamWPrepareSettings = {}): void {
+  knownOptions("adamwPrepare", settings, ["beta1", "beta2", "maxNorm", "lossScaling", "watched"]);
+  knownOptions("adamwPrepare", settings.lossScaling ?? {}, LOSS_SCALING);
   const { beta1 = 0.9, beta2 = 0.999, maxNorm = Infinity, lossScaling = null, watched = null } = settings;
   const { growthFactor = 2, backoffFactor = 0.5, growthInterval = 2000 } = lossScaling ?? {};
   checkTensors("adamwPrepare", state, norm, watched);
@@ -187,13 +193,9 @@ export function checkSteps(op: string, steps: Tensor, first: number, count: numb
  * Counts the step that `adamwPrepare` began in `state` for parameters `first` to `first + count − 1`, those that have a gradient, in place in their
  * rows of `steps`: f32 [parameters, 3], step count and bias corrections of each, zeros at the start. A skipped step is not counted.
  */
-export function adamwCount(
-  steps: Tensor,
-  state: Tensor,
-  first: number,
-  count: number,
-  { beta1 = 0.9, beta2 = 0.999 }: AdamWBetas = {},
-): void {
+export function adamwCount(steps: Tensor, state: Tensor, first: number, count: number, betas: AdamWBetas = {}): void {
+  knownOptions("adamwCount", betas, ["beta1", "beta2"]);
+  const { beta1 = 0.9, beta2 = 0.999 } = betas;
   checkTensors("adamwCount", steps, state);
   checkBetas("adamwCount", beta1, beta2);
   checkState("adamwCount", state);
@@ -254,7 +256,7 @@ export function checkStep(
   { emaDecay = 0 }: AdamWSettings,
 ): void {
   const { master, m, v, grad, copy = null, ema = null } = tensors;
-  checkTensors(op, master, m, v, grad, copy, ema, state);
+  checkTensors(op, master, m ?? null, v ?? null, grad, copy, ema, state);
   checkState(op, state);
   if (!(emaDecay >= 0 && emaDecay <= 1))
     throw new ArgumentError(`${op}: decay ${emaDecay} of the moving average; from 0 to 1`);
@@ -284,6 +286,7 @@ export function checkStep(
  */
 export function adamwStep(tensors: AdamWTensors, state: Tensor, settings: AdamWSettings = {}): void {
   const { master, m, v, grad, copy = null, ema = null, steps = null } = tensors;
+  knownOptions("adamwStep", settings, ["beta1", "beta2", "epsilon", "weightDecay", "emaDecay"]);
   const { beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weightDecay = 0, emaDecay = 0 } = settings;
   if (!(epsilon >= 1e-37) || !(weightDecay >= 0))
     throw new ArgumentError(

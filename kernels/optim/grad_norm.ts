@@ -41,7 +41,7 @@ const FOLD = 64;
  * @param into f32 [1] to write instead of a new tensor
  */
 export function globalGradNorm(grads: readonly Tensor[], into?: Tensor): Tensor {
-  const device = checkTensors("globalGradNorm", ...grads, into);
+  const device = checkTensors("globalGradNorm", ...grads, into ?? null);
   if (into && (into.dtype !== "f32" || into.size !== 1 || !into.isBindable))
     throw new DTypeError(`globalGradNorm: cannot write to ${into}; f32 [1] with a storage of its own`);
   for (const g of grads)

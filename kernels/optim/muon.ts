@@ -14,6 +14,7 @@ import {
   noGrad,
   sameShape,
   scope,
+  knownOptions,
 } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { standard } from "../core/libraries.ts";
@@ -88,6 +89,7 @@ export interface MuonSettings {
  * orthogonalised, times 0.2 · √max(R, C), so that learning rate and decay are those of AdamW. Arithmetic is f32.
  */
 export function muonStep(matrices: readonly MuonTensors[], state: Tensor, settings: MuonSettings = {}): void {
+  knownOptions("muonStep", settings, ["momentum", "weightDecay", "emaDecay"]);
   const { momentum = 0.95, weightDecay = 0, emaDecay = 0 } = settings;
   const [first] = matrices;
   if (!first) return;

@@ -39,7 +39,7 @@ export const silu = (x: Tensor): Tensor => activation("silu", x);
  * @throws ShapeError if the shapes differ or a single tensor's last dimension is odd; DTypeError for integers
  */
 export function swiglu(gate: Tensor, up?: Tensor): Tensor {
-  checkTensors("swiglu", gate, up);
+  checkTensors("swiglu", gate, up ?? null);
   if (!up) {
     if (gate.rank === 0 || gate.shape.at(-1)! % 2)
       throw new ShapeError(`swiglu: ${gate} does not split into gate and up; takes [..., 2F], or two tensors`);

@@ -1,5 +1,5 @@
 /** What is NaN or infinite, by the bits, and numbers in its place. */
-import { ArgumentError, DTypeError, LARGEST, checkTensors, isFloat, record } from "../../engine/index.ts";
+import { ArgumentError, DTypeError, LARGEST, checkTensors, isFloat, record, knownOptions } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { expression, map } from "../core/map.ts";
 
@@ -51,6 +51,7 @@ export interface NanToNumOptions {
  */
 export function nanToNum(x: Tensor, options: NanToNumOptions = {}): Tensor {
   checkFloat("nanToNum", x);
+  knownOptions("nanToNum", options, ["nan", "posinf", "neginf"]);
   const largest = LARGEST[x.dtype]!;
   const scalars = [options.nan ?? 0, options.posinf ?? largest, options.neginf ?? -largest];
   for (const v of scalars)

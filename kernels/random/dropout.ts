@@ -4,11 +4,13 @@ import {
   DTypeError,
   checkSite,
   checkTensors,
+  defaultDraw,
   elementBytes,
   empty,
   grid1d,
   isFloat,
   kernel,
+  knownOptions,
   launch,
   record,
   scope,
@@ -27,10 +29,13 @@ const drop = kernel(
 );
 
 export interface DropoutOptions {
-  /** Seed and step of the mask, read from the GPU: a captured step draws afresh after `setStep`. */
-  readonly generator: Generator;
-  /** Which op of the program draws: give every dropout of a model its own number, else their masks are the same. */
-  readonly site: number;
+  /**
+   * Seed and step of the mask, read from the GPU: a captured step draws other numbers after `setStep`. Default: the numbers of the device, see
+   * `manualSeed`, other ones each call.
+   */
+  readonly generator?: Generator;
+  /** Which op of the program draws: give every dropout of a model its own number, else their masks are the same. Needed with a generator. */
+  readonly site?: number;
   /** False: `x` comes back as it is. The default is true. */
   readonly training?: boolean;
 }
@@ -40,14 +45,28 @@ export interface DropoutOptions {
  * site and the element's index; backward recomputes it. `x` itself for p = 0 or without training. Srivastava et al. 2014.
  * @throws ArgumentError for p outside [0, 1) or a site that is no whole number ≥ 0; DTypeError for integers
  */
-export function dropout(x: Tensor, p: number, { generator, site, training = true }: DropoutOptions): Tensor {
-  checkTensors("dropout", x, generator.state);
+export function dropout(x: Tensor, p = 0.5, options: DropoutOptions = {}): Tensor {
+  checkTensors("dropout", x);
+  knownOptions("dropout", options, ["generator", "site", "training"]);
+  const { training = true } = options;
   if (!(p >= 0 && p < 1)) throw new ArgumentError(`dropout: p ${p}; a probability from 0 to below 1`);
-  checkSite("dropout", site);
   if (!isFloat(x.dtype)) throw new DTypeError(`dropout: ${x} is not of a floating dtype; cast it to f32 first`);
+  const own = options.generator;
+  if (own ? options.site === undefined : options.site !== undefined)
+    throw new ArgumentError(
+      `dropout: generator and site must be given together; got ${own ? "a generator" : "a site"} alone. Give each dropout of a model its own site, or leave both out.`,
+    );
+  if (own) {
+    checkTensors("dropout", x, own.state);
+    checkSite("dropout", options.site!);
+  }
   if (!training || p === 0) return x;
-  const y = scope(() => masked(x, generator.state, p, site));
-  return record("dropout", [x], y, [generator.state], (g, [state]) => [masked(g, state!, p, site)]);
+  const { generator, site } = own ? { generator: own, site: options.site! } : defaultDraw(x.device);
+  const { state } = generator;
+  const y = scope(() => masked(x, state, p, site));
+  const result = record("dropout", [x], y, [state], (g, [saved]) => [masked(g, saved!, p, site)]);
+  if (!own) generator.dispose();
+  return result;
 }
 
 function masked(x: Tensor, state: Tensor, p: number, site: number): Tensor {

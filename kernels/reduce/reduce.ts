@@ -22,7 +22,7 @@ import {
   sizeOf,
   storageBytes,
 } from "../../engine/index.ts";
-import type { DType, Shape, Tensor, WindowOperand } from "../../engine/index.ts";
+import type { DType, Library, Shape, Tensor, WindowOperand } from "../../engine/index.ts";
 import { product, scaled, sumPair } from "../core/arithmetic.ts";
 import { f32x1, finite, grid, standard } from "../core/libraries.ts";
 import { copyInto, fillInto } from "../core/copy.ts";
@@ -206,7 +206,8 @@ function reduceLong(kind: Kind, x: Tensor, outer: number, n: number, inner: numb
   return y;
 }
 
-function dimsOf(op: string, x: Tensor, dims: number | readonly number[] | undefined): number[] {
+/** The dimensions that `dims` names, ascending; all if it is left out. */
+export function dimsOf(op: string, x: Tensor, dims: number | readonly number[] | undefined): number[] {
   if (dims === undefined) return x.shape.map((_, d) => d);
   const list = (typeof dims === "number" ? [dims] : dims).map((d) => normalizeDim(d, x.rank, op));
   if (new Set(list).size !== list.length)
@@ -215,7 +216,7 @@ function dimsOf(op: string, x: Tensor, dims: number | readonly number[] | undefi
 }
 
 /** The gradient of a reduced tensor, seen in the shape of its input (no copy). */
-function spread(g: Tensor, shape: Shape, dims: readonly number[]): Tensor {
+export function spread(g: Tensor, shape: Shape, dims: readonly number[]): Tensor {
   const strides = contiguousStrides(shape.map((n, d) => (dims.includes(d) ? 1 : n)));
   return contiguousCopy(g).strided(
     shape,
@@ -298,7 +299,7 @@ function extreme(
 }
 
 // The rank of a value in the order of all, as u32. A NaN comes first.
-const rankFloat = library(
+export const rankFloat = library(
   "rank_float",
   "//#use finite\nfn rank_T(v: f32, lowest: bool) -> u32 {\n  let u = select(bitcast<u32>(v), 0u, v == 0.0);\n  let rank = select(u | 0x80000000u, ~u, u >= 0x80000000u);\n  return select(select(rank, ~rank, lowest), 0xffffffffu, is_nan(v));\n}",
   [finite],
@@ -308,6 +309,9 @@ const rankI32 = library(
   "fn rank_T(v: i32, lowest: bool) -> u32 { let rank = bitcast<u32>(v) ^ 0x80000000u; return select(rank, ~rank, lowest); }",
 );
 const rankU32 = library("rank_u32", "fn rank_T(v: u32, lowest: bool) -> u32 { return select(v, ~v, lowest); }");
+
+/** The library that ranks values of `dtype` as u32 (slot `r`): equal values, and −0 and 0, have one rank. */
+export const rankOf = (dtype: DType): Library => (isFloat(dtype) ? rankFloat : dtype === "i32" ? rankI32 : rankU32);
 
 const argStage = kernel(
   "arg_reduce",
@@ -343,7 +347,7 @@ function argRows(op: "argmax" | "argmin", x: Tensor, d: number, keepdim: boolean
   const y = empty(keepdim ? x.shape.with(d, 1) : kept, { dtype: "u32", device: x.device });
   for (const { count, buffers } of windowsOf(op, rows, { x: last, y })) {
     launch(argStage, {
-      use: { x: last.dtype, r: isFloat(last.dtype) ? rankFloat : last.dtype === "i32" ? rankI32 : rankU32 },
+      use: { x: last.dtype, r: rankOf(last.dtype) },
       constants: { LOWEST: op === "argmin" },
       buffers,
       params: { rows: count, columns: n },

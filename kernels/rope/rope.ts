@@ -23,6 +23,7 @@ import {
   sameShape,
   scope,
   shapeText,
+  knownOptions,
 } from "../../engine/index.ts";
 import type { Device, Tensor } from "../../engine/index.ts";
 import { philox, rowLibrary, standard } from "../core/libraries.ts";
@@ -54,7 +55,9 @@ export interface RopeOptions {
  * i32, or u32 below 2^31. x may be strided as long as its last dimension is not. Gradient: the turn back.
  * @throws ShapeError if D is odd or positions do not fit; DTypeError for integer x or other positions
  */
-export function rope(x: Tensor, positions: Tensor, { theta = 10000, dim = -2 }: RopeOptions = {}): Tensor {
+export function rope(x: Tensor, positions: Tensor, options: RopeOptions = {}): Tensor {
+  knownOptions("rope", options, ["theta", "dim"]);
+  const { theta = 10000, dim = -2 } = options;
   checkTensors("rope", x, positions);
   if (!isFloat(x.dtype)) throw new DTypeError(`rope: ${x} is not of a floating dtype; cast it to f32 first`);
   if (positions.dtype !== "i32" && positions.dtype !== "u32")

@@ -15,6 +15,7 @@ import {
   library,
   record,
   scope,
+  knownOptions,
 } from "../../engine/index.ts";
 import type { Generator, Tensor } from "../../engine/index.ts";
 import { mul } from "../pointwise/elementwise.ts";
@@ -121,6 +122,8 @@ export function guidance(logits: Tensor, weight: number): Tensor {
   ]);
 }
 
+const SAMPLE_OPTIONS = ["temperature", "topK", "topP", "generator", "site", "seeds", "position", "flagged"] as const;
+
 export interface SampleOptions {
   /** Divides the logits; 0 takes the most probable token, the lowest index among equals. Default 1. */
   readonly temperature?: number;
@@ -152,9 +155,9 @@ const MAX_FILTERED = 2 ** 24;
 /** Throws for what `sampleTokens` does not take, before any work. */
 function checkSample(
   logits: Tensor,
-  { temperature = 1, topK, topP, seeds, position, generator, site = 0 }: SampleOptions,
+  { temperature = 1, topK, topP, seeds, position, generator, site }: SampleOptions,
 ): void {
-  checkTensors("sampleTokens", logits, generator?.state, seeds, position);
+  checkTensors("sampleTokens", logits, generator?.state ?? null, seeds ?? null, position ?? null);
   if (!isFloat(logits.dtype)) throw new DTypeError(`sampleTokens: the logits ${logits} are not of a floating dtype`);
   if (logits.rank !== 2 || logits.shape[1] === 0)
     throw new ShapeError(`sampleTokens: logits ${logits}; they are [N, V] with V ≥ 1`);
@@ -164,7 +167,11 @@ function checkSample(
   if (topK !== undefined && (!Number.isInteger(topK) || topK < 1))
     throw new ArgumentError(`sampleTokens: topK ${topK}; a whole number ≥ 1`);
   if (topP !== undefined && !(topP > 0 && topP <= 1)) throw new ArgumentError(`sampleTokens: topP ${topP}; 0 < p ≤ 1`);
-  checkSite("sampleTokens", site);
+  checkSite("sampleTokens", site ?? 0);
+  if (site !== undefined && !generator)
+    throw new ArgumentError(
+      `sampleTokens: site must come with a generator; got site ${site} alone. Pass generator, or leave site out.`,
+    );
   if (classes > MAX_FILTERED && (topK !== undefined || topP !== undefined))
     throw new ShapeError(
       `sampleTokens: topK and topP take at most ${MAX_FILTERED} tokens; got ${logits}. Leave them out`,
@@ -185,6 +192,7 @@ function checkSample(
  * Passes over the logits: 1; with topK 4 more, with topP 5 more, with both 8 more (see `limitsOf`).
  */
 export function sampleTokens(logits: Tensor, options: SampleOptions = {}): Tensor {
+  knownOptions("sampleTokens", options, SAMPLE_OPTIONS);
   checkSample(logits, options);
   const { temperature = 1, topK, topP, seeds, position, flagged = false } = options;
   const [rows, classes] = logits.shape as [number, number];

@@ -14,12 +14,15 @@ import {
   isFloat,
   kernel,
   launch,
+  scope,
   DTypeError,
+  knownOptions,
 } from "../../engine/index.ts";
 import type { DType, Generator, Shape, Tensor, TensorOptions } from "../../engine/index.ts";
 import { fillInto } from "../core/copy.ts";
 
 export { manualSeed } from "../../engine/index.ts";
+import { expression, map } from "../core/map.ts";
 import { philox, standard, trig } from "../core/libraries.ts";
 import { windowsOf } from "../core/windows.ts";
 
@@ -39,10 +42,13 @@ const range = kernel(
   standard,
 );
 
+const TENSOR_OPTIONS = ["dtype", "device", "requiresGrad"] as const;
+
 /** A tensor with `value` everywhere. An integer dtype refuses a number that it does not represent. */
 export function full(shape: Shape, value: number, options: TensorOptions = {}): Tensor {
   const dtype = options.dtype ?? "f32";
   checkDType(dtype);
+  knownOptions("full", options, TENSOR_OPTIONS);
   checkNumber("full", value, dtype);
   const y = empty(shape, options);
   fillInto(y, value);
@@ -60,6 +66,7 @@ export const zerosLike = (x: Tensor, options: TensorOptions = {}): Tensor =>
  * else f32. Integers are exact, whole numbers of i32 in a float dtype rounded once; a value beyond the dtype is refused.
  */
 export function arange(start: number, end?: number, step = 1, options: TensorOptions = {}): Tensor {
+  knownOptions("arange", options, TENSOR_OPTIONS);
   const [from, to] = end === undefined ? [0, start] : [start, end];
   if (step === 0 || ![from, to, step].every(Number.isFinite))
     throw new ArgumentError(`arange: start ${from}, end ${to}, step ${step}; finite numbers, step not 0`);
@@ -114,6 +121,25 @@ function isWholeRange(from: number, step: number, count: number): boolean {
 const bitsOf = (value: number, isWhole: boolean): number =>
   !isWhole ? new Uint32Array(Float32Array.of(value).buffer)[0]! : value >>> 0;
 
+const isEqual = expression("eye", "select(V4_y(), V4_y(1), a == b)");
+
+/** The identity: ones on the diagonal of [rows, columns], zeros elsewhere; square if `columns` is left out. */
+export function eye(rows: number, columns = rows, options: TensorOptions = {}): Tensor {
+  knownOptions("eye", options, TENSOR_OPTIONS);
+  const dtype = options.dtype ?? "f32";
+  checkDType(dtype);
+  for (const n of [rows, columns])
+    if (!Number.isInteger(n) || n < 0)
+      throw new ArgumentError(`eye: rows and columns must be whole numbers of at least 0; got ${n}. Change it.`);
+  const y = scope(() => {
+    const at = { dtype: "i32", ...(options.device && { device: options.device }) } as const;
+    const row = arange(0, rows, 1, at).strided([rows, 1], [1, 1]);
+    return map(isEqual, [row, arange(0, columns, 1, at)], { dtype, shape: [rows, columns] });
+  });
+  y.requiresGrad = options.requiresGrad ?? false;
+  return y;
+}
+
 export interface RandomOptions extends TensorOptions {
   /** Source of the numbers (default: a generator of the device with seed 0 whose step rises with every call). */
   readonly generator?: Generator;
@@ -149,10 +175,15 @@ function interval(low: number, high: number, dtype: DType): Interval {
 }
 
 function draw(op: string, shape: Shape, bounds: readonly [number, number] | null, options: RandomOptions): Tensor {
+  knownOptions(op, options, [...TENSOR_OPTIONS, "generator", "site"]);
   const dtype = options.dtype ?? "f32";
   checkDType(dtype);
   if (!isFloat(dtype)) throw new DTypeError(`${op}: dtype ${dtype}; random numbers are f32, f16 or bf16`);
   checkSite(op, options.site ?? 0);
+  if (options.site !== undefined && !options.generator)
+    throw new ArgumentError(
+      `${op}: site must come with a generator; got site ${options.site} alone. Pass generator, or leave site out.`,
+    );
   const held = bounds ? interval(...bounds, dtype) : STANDARD_NORMAL;
   const y = empty(shape, options);
   const { generator, site } = options.generator

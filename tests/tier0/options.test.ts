@@ -25,6 +25,8 @@ describe("knownOptions", () => {
       "op: options must be lr, weightDecay, beta1, guidance; got weight_decay. Did you mean weightDecay?",
     );
     expect(refused({ guidence: 3 })).toMatch(/got guidence\. Did you mean guidance\?$/);
+    expect(refused({ guid: 3 })).toMatch(/Did you mean guidance\?$/);
+    expect(refused({ lrOfStep: 3, weight: 1 })).toMatch(/got lrOfStep\. Remove it\.$/);
     expect(refused({ BETA1: 3 })).toMatch(/Did you mean beta1\?$/);
   });
 

@@ -1,7 +1,8 @@
 /** Declaring kernels and specialising their source: constants, aliases, libraries, and what is refused. */
 import { describe, expect, it } from "vitest";
 import { ArgumentError, KernelError, declaredKernels, kernel, library, loadKernels, specialise } from "../../index.ts";
-import { packParams } from "../../engine/kernel.ts";
+import type { Kernel, Library } from "../../index.ts";
+import { packParams, variantKey } from "../../engine/kernel.ts";
 
 const scale = library("test_scale", "const FACTOR_T = 2.0;\nfn scale_T(v: f32) -> f32 { return v * FACTOR_T; }");
 const common = library("test_common", "fn common(v: f32) -> f32 { return v; }");
@@ -162,10 +163,33 @@ describe("libraries", () => {
 });
 
 describe("declarations", () => {
-  it("are unique by name", () => {
-    expect(() => kernel("test_kernel", "", { y: "write" })).toThrow('kernel "test_kernel" is declared twice');
-    expect(() => library("f32", "")).toThrow('library "f32" is declared twice');
-    expect(declaredKernels().filter((d) => d.name === "test_kernel")).toEqual([k]);
+  it("are the same if they are repeated, and replace each other under a name if they differ", () => {
+    const named = (): unknown => declaredKernels().filter((d) => d.name === "test_again");
+    const declare = (source: string, included: readonly Library[] = []): Kernel =>
+      kernel("test_again", source, { y: "write" }, { n: "u32" }, included);
+    const first = declare("const A = 1;");
+    expect(declare("const A = 1;")).toBe(first);
+    expect(variantKey(first, { A: 2 }, undefined)).toBe("test_again A=2");
+
+    const second = declare("const A = 3;");
+    expect(second).not.toBe(first);
+    expect(named()).toEqual([second]);
+    expect(specialise(second)).toContain("const A = 3;");
+    expect(specialise(first)).toContain("const A = 1;");
+    expect(variantKey(second, { A: 2 }, undefined)).toBe("test_again#1 A=2");
+
+    // What a library says, and what a kernel binds, is of the source too.
+    const part = library("test_part", "const B = 1;");
+    expect(library("test_part", "const B = 1;")).toBe(part);
+    const including = declare("//#use test_part", [part]);
+    const other = library("test_part", "const B = 2;");
+    expect(other).not.toBe(part);
+    expect(specialise(including)).toContain("const B = 1;");
+    expect(specialise(declare("//#use test_part", [other]))).toContain("const B = 2;");
+    expect(variantKey(first, {}, { x: other })).toBe("test_again x:test_part#1");
+    expect(kernel("test_again", "//#use test_part", { z: "write" }, { n: "u32" }, [other]).bindings).toEqual({
+      z: "write",
+    });
   });
   it("lay out their parameters as WGSL does", () => {
     const laid = kernel(

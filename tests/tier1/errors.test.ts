@@ -26,7 +26,7 @@ import {
   tensorFromBytes,
 } from "../../index.ts";
 import type { Tensor } from "../../index.ts";
-import { networks, t, wrong } from "../error_rows.ts";
+import { mistakes, networks, t, wrong } from "../error_rows.ts";
 import type { ErrorKind, ErrorRow } from "../error_rows.ts";
 import { errorOf, useDevice } from "../gpu.ts";
 
@@ -199,7 +199,7 @@ const lifetime: ErrorRow[] = [
   ["an op's result beyond the budget", OutOfMemoryError, ["40.0 MiB", "budget", "Alive:"], () => F.exp(t([10 << 20]))],
   ["an asynchronous scope", ArgumentError, ["scope()", "synchronous", "await outside"], () => scope(async () => 1)],
   ["an asynchronous noGrad", ArgumentError, ["noGrad()", "synchronous"], () => noGrad(async () => 1)],
-  ["something else for a tensor", ArgumentError, ["exp", "expected a Tensor", "number"], () => F.exp(wrong(3))],
+  ["something else for a tensor", ArgumentError, ["exp", "must be a Tensor", "got 3"], () => F.exp(wrong(3))],
   ["no tensor at all", ArgumentError, ["cat", "no tensor was given"], () => F.cat([])],
   ["nothing to check", ArgumentError, ["op", "no tensor"], () => checkTensors("op", null)],
 ];
@@ -361,9 +361,33 @@ const kernels: ErrorRow[] = [
   [
     "a missing binding",
     KernelError,
-    ["errors_test_fits", '"y" was not given'],
+    ["errors_test_fits", "buffers must have x, y; got none for y"],
     () => launch(fits, { buffers: wrong({ x: t([1]) }), params: { n: 1 }, grid: [1] }),
   ],
+  [
+    "no buffers at all",
+    KernelError,
+    ["errors_test_fits", "buffers must have x, y; got none for x, y"],
+    () => launch(fits, wrong({ params: { n: 1 }, grid: [1] })),
+  ],
+  [
+    "a number for a buffer",
+    KernelError,
+    ["errors_test_fits", '"x" must be a tensor', "got number"],
+    () => launch(fits, { buffers: wrong({ x: 3, y: t([1]) }), params: { n: 1 }, grid: [1] }),
+  ],
+  [
+    "an unknown option of a launch",
+    ArgumentError,
+    ["errors_test_fits", "got uses", "Did you mean use?"],
+    () => launch(fits, wrong({ buffers: { x: t([1]), y: t([1]) }, params: { n: 1 }, grid: [1], uses: {} })),
+  ],
+  ...[undefined, 1, [1.5], [-1], [1, 1, 1, 1]].map((grid): ErrorRow => [
+    `a grid of ${JSON.stringify(grid)}`,
+    KernelError,
+    ["errors_test_fits", "grid must be one to three whole numbers"],
+    () => launch(fits, { buffers: { x: t([1]), y: t([1]) }, params: { n: 1 }, grid: wrong(grid) }),
+  ]),
   [
     "a missing parameter",
     KernelError,
@@ -489,7 +513,7 @@ async function stillComputes(): Promise<void> {
   x.dispose();
 }
 
-const groups = { creation, lifetime, autograd, elementwise, views, reductions, networks, kernels };
+const groups = { creation, lifetime, autograd, elementwise, views, reductions, networks, mistakes, kernels };
 
 describe.each(Object.entries(groups))("%s", (_, rows) => {
   it.each(rows)("%s", async (_name, kind, mentions, provoke) => {

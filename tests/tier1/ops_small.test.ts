@@ -1,4 +1,15 @@
 /** Rows of all other families. */
 import { testOps } from "../ops_suite.ts";
 
-testOps(["activations", "elementwise", "index", "loss", "rows", "sampling", "views"]);
+testOps([
+  "activations",
+  "elementwise",
+  "index",
+  "loss",
+  "matrices",
+  "rows",
+  "sampling",
+  "sorting",
+  "statistics",
+  "views",
+]);

@@ -98,7 +98,7 @@ export class Optimizer {
     const twice = names.find((n, i) => names.indexOf(n) < i);
     if (twice !== undefined)
       throw new ArgumentError(`Optimizer: names must be unique; got two parameters named "${twice}". Rename one.`);
-    const device = checkTensors("Optimizer", ...parameters.flatMap((p) => [p.tensor, p.master]));
+    const device = checkTensors("Optimizer", ...parameters.flatMap((p) => [p.tensor, p.master ?? null]));
     requireApart(parameters.map(({ tensor }, i) => [names[i]!, tensor]));
     for (const { tensor, master, rule, lrScale = 1 } of parameters) {
       rule.check?.(tensor);

@@ -1,0 +1,47 @@
+/** Out-of-range ids, found on devices with `checks`: the next synchronisation throws for them. Other devices launch nothing here. */
+import { emptyForHost, grid1d, kernel, launch, scope } from "../../engine/index.ts";
+import type { Tensor } from "../../engine/index.ts";
+import { contiguousCopy } from "./map.ts";
+import { windowsOf } from "./windows.ts";
+
+const check = kernel(
+  "check_ids",
+  new URL("./check_ids.wgsl", import.meta.url),
+  { ids: "read", faults: "read_write" },
+  { count: "u32", position: "u32", limit: "u32", ignored: "u32", has_ignored: "u32", site: "u32" },
+);
+
+/**
+ * On a device with `checks`: notes that `ids` (i32 or u32) of `op` must be from 0 to `limit` − 1, or `ignored`. `device.sync()`, or the next
+ * read-back, throws `ArgumentError` with the op, the input, the id and its position.
+ */
+export function checkIdRange(
+  op: string,
+  input: string,
+  ids: Tensor,
+  limit: number,
+  ignored: number | null = null,
+): void {
+  const { device } = ids;
+  const { faults } = device;
+  if (!faults || ids.size === 0) return;
+  const site = faults.siteOf({ op, input, limit, isSigned: ids.dtype === "i32", ignored });
+  const record = faults.recordOf(() => emptyForHost([4], { dtype: "u32", device, label: "faults" }));
+  scope(() => {
+    for (const { start, count, buffers } of windowsOf("checkIdRange", ids.size, { ids: contiguousCopy(ids) })) {
+      launch(check, {
+        buffers: { ...buffers, faults: record },
+        params: {
+          count,
+          position: start,
+          limit,
+          ignored: (ignored ?? 0) >>> 0,
+          has_ignored: Number(ignored !== null),
+          site,
+        },
+        grid: grid1d(1),
+        cost: { flops: count, bytes: 4 * count },
+      });
+    }
+  });
+}
