@@ -31,7 +31,7 @@ const LibraryInterpreter = Interpreter as unknown as new (environment: object) =
   run(program: unknown): Value;
 };
 
-const ADVICE = "remove the template to use DeepSeek's format";
+const ADVICE = "Remove the template to use DeepSeek's format";
 
 /** Thrown inside the interpreter, which passes it on. */
 class BudgetError extends Error {}

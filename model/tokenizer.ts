@@ -57,14 +57,14 @@ function parsed(value: unknown, file: string): Json {
 
 /** Keys of tokenizer_config.json that are read, and those without effect on a byte-level tokenizer as tokenizer.json declares it. */
 const CONFIG_KEYS: ReadonlySet<string> = new Set([
-  ...["bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token", "additional_special_tokens"],
-  ...["image_token", "boi_token", "eoi_token", "extra_special_tokens", "added_tokens_decoder", "model_specific_special_tokens"],
-  ...["model_max_length", "max_length", "padding_side", "truncation_side", "pad_to_multiple_of", "pad_token_type_id", "stride"],
-  ...["truncation_strategy", "add_bos_token", "add_eos_token", "add_prefix_space", "clean_up_tokenization_spaces", "legacy"],
-  ...["sp_model_kwargs", "spaces_between_special_tokens", "use_default_system_prompt", "chat_template", "split_special_tokens"],
-  ...["tokenizer_class", "processor_class", "auto_map", "tokenizer_file", "name_or_path", "backend", "is_local", "errors"],
-  ...["model_input_names", "special_tokens_map_file", "transformers_version", "local_files_only", "from_slow", "trim_offsets"],
-  ...["_commit_hash", "do_lower_case", "use_fast", "response_schema", "bos_token_id", "eos_token_id", "pad_token_id"],
+  "bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token", "additional_special_tokens",
+  "image_token", "boi_token", "eoi_token", "extra_special_tokens", "added_tokens_decoder", "model_specific_special_tokens",
+  "model_max_length", "max_length", "padding_side", "truncation_side", "pad_to_multiple_of", "pad_token_type_id", "stride",
+  "truncation_strategy", "add_bos_token", "add_eos_token", "add_prefix_space", "clean_up_tokenization_spaces", "legacy",
+  "sp_model_kwargs", "spaces_between_special_tokens", "use_default_system_prompt", "chat_template", "split_special_tokens",
+  "tokenizer_class", "processor_class", "auto_map", "tokenizer_file", "name_or_path", "backend", "is_local", "errors",
+  "model_input_names", "special_tokens_map_file", "transformers_version", "local_files_only", "from_slow", "trim_offsets",
+  "_commit_hash", "do_lower_case", "use_fast", "response_schema", "bos_token_id", "eos_token_id", "pad_token_id",
 ]); // prettier-ignore
 
 /** Names the keys of tokenizer_config.json that are not known. */

@@ -26,11 +26,11 @@ export interface PreprocessConfig {
 
 /** Keys that are obeyed or checked below, and those without effect: names of classes, how transformers computes and what it returns. */
 const KNOWN_KEYS: ReadonlySet<string> = new Set([
-  ...["image_size", "size", "min_size", "resample", "do_resize", "do_pad", "do_rescale", "rescale_factor", "do_normalize"],
-  ...["image_mean", "image_std", "background_color", "do_center_crop", "do_crop", "do_convert_rgb", "do_flip_channel_order"],
-  ...["image_processor_type", "processor_class", "_processor_class", "feature_extractor_type", "auto_map", "image_processor"],
-  ...["crop_size", "pad_size", "model_input_names", "data_format", "input_data_format", "return_tensors", "device"],
-  ...["disable_grouping", "image_seq_length", "default_to_square", "transformers_version", "_valid_processor_keys"],
+  "image_size", "size", "min_size", "resample", "do_resize", "do_pad", "do_rescale", "rescale_factor", "do_normalize",
+  "image_mean", "image_std", "background_color", "do_center_crop", "do_crop", "do_convert_rgb", "do_flip_channel_order",
+  "image_processor_type", "processor_class", "_processor_class", "feature_extractor_type", "auto_map", "image_processor",
+  "crop_size", "pad_size", "model_input_names", "data_format", "input_data_format", "return_tensors", "device",
+  "disable_grouping", "image_seq_length", "default_to_square", "transformers_version", "_valid_processor_keys",
 ]); // prettier-ignore
 /** Settings that must be as the vision tower needs them: squares of one size, in RGB. null counts as absent. */
 const NEEDED: readonly (readonly [key: string, allowed: readonly unknown[], why: string])[] = [

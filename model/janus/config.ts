@@ -71,16 +71,16 @@ export type Shapes = (hfName: string) => readonly number[] | undefined;
 
 /** Keys without effect here, at any level: names, where values came from, how transformers computes, ids (the tokenizer has them). */
 const HARMLESS: ReadonlySet<string> = new Set([
-  ...["architectures", "auto_map", "_name_or_path", "name_or_path", "transformers_version", "torch_dtype", "dtype"],
-  ...["model_type", "cls", "_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "use_cache"],
-  ...["initializer_range", "initializer_factor", "gradient_checkpointing", "pretraining_tp", "head_dim", "num_patches"],
-  ...["image_token_id", "image_token_index", "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "unk_token_id"],
-  ...["decoder_start_token_id", "tokenizer_class", "prefix", "return_dict", "output_hidden_states", "output_attentions"],
-  ...["torchscript", "use_bfloat16", "tf_legacy_loss", "pruned_heads", "chunk_size_feed_forward", "is_encoder_decoder"],
-  ...["is_decoder", "cross_attention_hidden_size", "add_cross_attention", "tie_encoder_decoder", "id2label", "label2id"],
-  ...["finetuning_task", "problem_type", "task_specific_params", "output_scores", "return_dict_in_generate"],
-  ...["max_length", "min_length", "remove_invalid_values", "begin_suppress_tokens", "typical_p", "base_model_tp_plan"],
-  ...["ignore_keys_at_rope_validation", "use_return_dict", "_commit_hash", "rope_interleaved", "tie_word_embeddings"],
+  "architectures", "auto_map", "_name_or_path", "name_or_path", "transformers_version", "torch_dtype", "dtype",
+  "model_type", "cls", "_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "use_cache",
+  "initializer_range", "initializer_factor", "gradient_checkpointing", "pretraining_tp", "head_dim", "num_patches",
+  "image_token_id", "image_token_index", "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "unk_token_id",
+  "decoder_start_token_id", "tokenizer_class", "prefix", "return_dict", "output_hidden_states", "output_attentions",
+  "torchscript", "use_bfloat16", "tf_legacy_loss", "pruned_heads", "chunk_size_feed_forward", "is_encoder_decoder",
+  "is_decoder", "cross_attention_hidden_size", "add_cross_attention", "tie_encoder_decoder", "id2label", "label2id",
+  "finetuning_task", "problem_type", "task_specific_params", "output_scores", "return_dict_in_generate",
+  "max_length", "min_length", "remove_invalid_values", "begin_suppress_tokens", "typical_p", "base_model_tp_plan",
+  "ignore_keys_at_rope_validation", "use_return_dict", "_commit_hash", "rope_interleaved", "tie_word_embeddings",
 ]); // prettier-ignore
 /** Keys that have no effect at these values. Training here has no dropout. */
 const ZERO = [
@@ -144,7 +144,7 @@ function requireUnquantised(section: ConfigSection, file: string): void {
     const method = json.get("quant_method") ?? (json.has("load_in_4bit") || json.has("load_in_8bit") ? "bitsandbytes" : "an unnamed method"); // prettier-ignore
     const bits = json.get("load_in_4bit") === true ? 4 : json.get("load_in_8bit") === true ? 8 : json.get("bits");
     throw new ConfigError(
-      `${file}: ${key} must be absent, quantised weights are not supported; got ${String(method)}${typeof bits === "number" ? ` of ${bits} bits` : ""}. Use the checkpoint in bf16, f16 or f32`,
+      `${file}: ${key} must be absent, quantised weights are not supported; got ${typeof method === "string" ? method : "an unnamed method"}${typeof bits === "number" ? ` of ${bits} bits` : ""}. Use the checkpoint in bf16, f16 or f32`,
     );
   }
 }
@@ -218,8 +218,9 @@ function parseHf(top: ConfigSection): JanusConfig {
   const hidden = vision.whole("hidden_size", 1024);
   const [imageSize, patchSize] = [vision.whole("image_size", 384), vision.whole("patch_size", 16)];
   vision.require("projection_dim", [language.hidden], 2048);
-  vision.require("num_image_tokens", [Math.floor(imageSize / patchSize) ** 2, null]);
-  vq.require("num_patches", [Math.floor(imageSize / patchSize), null]);
+  const grid = imageSize / patchSize; // sizes that do not divide are refused later, as such
+  if (Number.isInteger(grid)) vq.require("num_patches", [grid, null]);
+  vision.require("num_image_tokens", [Number.isInteger(grid) ? grid ** 2 : vision.value("num_image_tokens"), null]);
   vq.require("projection_dim", [language.hidden], 2048);
   vq.require("image_token_embed_dim", [language.hidden], 2048);
   const multipliers = vq.wholes("channel_multiplier", VQ_16.multipliers);

@@ -96,9 +96,9 @@ const TAGS = [
 /** The other known keys: those obeyed or checked in `promptConfig`, and those that only training in the original or loading in transformers reads. */
 const KNOWN_KEYS: ReadonlySet<string> = new Set([
   ...TAGS.map(([key]) => key),
-  ...["num_image_tokens", "use_default_system_prompt", "sft_format", "add_special_token", "chat_template", "image_processor"],
-  ...["ignore_id", "mask_prompt", "processor_class", "auto_map", "transformers_version", "generation_mode", "tokenizer"],
-  ...["system_prompt"],
+  "num_image_tokens", "use_default_system_prompt", "sft_format", "add_special_token", "chat_template", "image_processor",
+  "ignore_id", "mask_prompt", "processor_class", "auto_map", "transformers_version", "generation_mode", "tokenizer",
+  "system_prompt",
 ]); // prettier-ignore
 
 /** Names the keys of processor_config.json that are not known. */
