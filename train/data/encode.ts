@@ -67,7 +67,8 @@ export class RecordEncoder {
 
   constructor(processor: Processor, options: EncoderOptions) {
     const { drop = 0.1, maxTokens = Infinity } = options;
-    if (!(drop >= 0 && drop <= 1)) throw new ArgumentError(`RecordEncoder: drop must be a share from 0 to 1; got ${drop}`);
+    if (!(drop >= 0 && drop <= 1))
+      throw new ArgumentError(`RecordEncoder: drop must be a share from 0 to 1; got ${drop}`);
     if (!(maxTokens >= 2)) throw new ArgumentError(`RecordEncoder: maxTokens must be at least 2; got ${maxTokens}`);
     this.processor = processor;
     this.options = options;
@@ -110,7 +111,8 @@ export class RecordEncoder {
 
   private readImage(path: string): Promise<RgbImage> {
     const { readImage } = this.options;
-    if (!readImage) throw new ArgumentError("RecordEncoder: images of the task und need a reader; give one as `readImage`");
+    if (!readImage)
+      throw new ArgumentError("RecordEncoder: images of the task und need a reader; give one as `readImage`");
     return readImage(path);
   }
 
