@@ -7,15 +7,7 @@ import type { AdapterOptions, WantedLimits } from "./adapters.ts";
 import { Allocations } from "./allocation.ts";
 import { DEFAULT_LIMITS, capabilitiesOf, nullCapabilities } from "./capabilities.ts";
 import type { Capabilities, Limits } from "./capabilities.ts";
-import {
-  ArgumentError,
-  DeviceError,
-  DeviceLostError,
-  DisposedError,
-  KernelError,
-  OutOfMemoryError,
-  messageOf,
-} from "./errors.ts";
+import { ArgumentError, DeviceError, DeviceLostError, DisposedError, OutOfMemoryError, messageOf } from "./errors.ts";
 import type { JanusError } from "./errors.ts";
 import { Faults } from "./faults.ts";
 import { loadKernels } from "./kernel.ts";

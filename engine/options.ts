@@ -33,12 +33,12 @@ function isPlain(value: object): boolean {
   return prototype === null || prototype === Object.prototype || Object.getPrototypeOf(prototype) === null;
 }
 
-function shown(value: unknown): string {
+/** What came in place of an object or a tensor, in a word or two. */
+export function shown(value: unknown): string {
   if (value === undefined) return "nothing";
   if (Array.isArray(value)) return "an array";
-  if (typeof value === "object" && value !== null)
-    return value.constructor.name === "Tensor" ? String(value) : `an object of class ${value.constructor.name}`;
-  return typeof value === "function" ? "a function" : String(value);
+  if (typeof value === "object" && value !== null) return `an object of class ${value.constructor.name}`;
+  return typeof value === "function" ? "a function" : String(value as number | string | null);
 }
 
 /**

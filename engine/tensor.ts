@@ -16,7 +16,7 @@ import {
 import { getDevice } from "./device.ts";
 import type { Device } from "./device.ts";
 import { currentLabel } from "./label.ts";
-import { knownOptions } from "./options.ts";
+import { knownOptions, shown } from "./options.ts";
 import { checkShape, contiguousStrides, normalizeDim, sameShape, sizeOf } from "./shape.ts";
 import type { Shape } from "./shape.ts";
 import { adoptIntoScope, leaveScopes, noteKept } from "./scope.ts";
@@ -422,9 +422,6 @@ export function tensorFromBytes(bytes: Uint8Array, shape: Shape, dtype: DType, d
   return out;
 }
 
-const describe = (value: unknown): string =>
-  value === undefined ? "nothing" : typeof value === "object" ? "an object or array" : String(value);
-
 /** Throws unless all tensors are alive and on one device, which it returns. */
 export function checkTensors(op: string, ...tensors: readonly (Tensor | null)[]): Device {
   let device: Device | null = null;
@@ -433,7 +430,7 @@ export function checkTensors(op: string, ...tensors: readonly (Tensor | null)[])
     // Plain JavaScript leaves arguments out, or passes numbers and arrays.
     if (!(t instanceof Tensor))
       throw new ArgumentError(
-        `${op}: tensor ${i + 1} of ${tensors.length} must be a Tensor; got ${describe(t)}. Make one by tensor(values).`,
+        `${op}: tensor ${i + 1} of ${tensors.length} must be a Tensor; got ${shown(t)}. Make one by tensor(values).`,
       );
     if (t.disposed) throw new DisposedError(`${op}: ${t} was disposed; keep it out of the scope, or return it from it`);
     device ??= t.device;

@@ -27,10 +27,13 @@ fn check_ids(@builtin(local_invocation_index) lane: u32) {
     workgroupBarrier();
     if (lane < half) { first[lane] = min(first[lane], first[lane + half]); }
   }
-  if (lane == 0u && first[0] != 0xffffffffu && faults[3] == 0u) {
-    faults[0] = params.site;
-    faults[1] = params.position + first[0];
-    faults[2] = ids[first[0]];
-    faults[3] = 1u;
+  if (lane == 0u) {
+    let at = first[0];
+    if (at != 0xffffffffu && faults[3] == 0u) {
+      faults[0] = params.site;
+      faults[1] = params.position + at;
+      faults[2] = ids[at];
+      faults[3] = 1u;
+    }
   }
 }

@@ -2,21 +2,28 @@
 import { eachIndex, ref, stridesOf } from "../reference.ts";
 import type { Ref } from "../reference.ts";
 
-/** Σ over all labels that `equation` has on its right not; letters alone. */
+/** The sum over the labels that are not on the right of `equation` (letters alone); more than two operands are contracted from left to right. */
 export function einsumRef(equation: string, inputs: readonly Ref[]): Ref {
   const [left, right] = equation.split("->") as [string, string];
   const terms = left.split(",");
+  if (terms.length > 2) {
+    const [a, b, ...others] = terms as [string, string, ...string[]];
+    const later = new Set((right + others.join("")).split(""));
+    const kept = [...new Set((a + b).split(""))].filter((label) => later.has(label)).join("");
+    const first = einsumRef(`${a},${b}->${kept}`, inputs.slice(0, 2));
+    return einsumRef(`${[kept, ...others].join(",")}->${right}`, [first, ...inputs.slice(2)]);
+  }
   const sizes = new Map<string, number>();
   terms.forEach((term, i) =>
-    [...term].forEach((label, d) => {
+    term.split("").forEach((label, d) => {
       if ((sizes.get(label) ?? 1) === 1) sizes.set(label, inputs[i]!.shape[d]!);
     }),
   );
-  const labels = [...new Set([...right, ...left.replaceAll(",", "")])];
-  const out = ref([...right].map((label) => sizes.get(label)!));
+  const labels = [...new Set((right + left.replaceAll(",", "")).split(""))];
+  const out = ref(right.split("").map((label) => sizes.get(label)!));
   const place = (term: string, shape: readonly number[], at: readonly number[]): number => {
     const strides = stridesOf(shape);
-    return [...term].reduce((sum, l, d) => sum + (shape[d] === 1 ? 0 : at[labels.indexOf(l)]! * strides[d]!), 0);
+    return term.split("").reduce((sum, l, d) => sum + (shape[d] === 1 ? 0 : at[labels.indexOf(l)]! * strides[d]!), 0);
   };
   eachIndex(
     labels.map((label) => sizes.get(label)!),
