@@ -1,4 +1,4 @@
-/** What a dry run says before the step, against what the step then takes on this device. */
+/** The estimate of a dry run against the measured cost of the step on this device. */
 import { mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -9,7 +9,8 @@ import { checkConfig, checkTokenizerConfig } from "../../train/config.ts";
 import type { TrainConfig } from "../../train/config.ts";
 import type { StepEstimate } from "../../train/estimate.ts";
 import { dryRun, dryRunTokenizer } from "../../train/node/dry_run.ts";
-import { runCli } from "../cli.ts";
+import { addTrain } from "../../cli/train.ts";
+import { runCli, runHere } from "../cli.ts";
 import { errorOf } from "../gpu.ts";
 import { isLong } from "../long.ts";
 
@@ -48,7 +49,7 @@ const WAYS = [
 
 describe.each([1, 2, 3] as const)("stage %i", (stage) => {
   // In the short form each way in one stage.
-  it.each(WAYS.filter((_, at) => isLong || at % 3 === stage % 3))("with %j takes what was said", async (more) => {
+  it.each(WAYS.filter((_, at) => isLong || at % 3 === stage % 3))("with %j takes what was estimated", async (more) => {
     const live = device.pool.stats.liveBytes;
     device.pool.trim();
     const { estimate, measured } = await dryRun({ model, config: settings({ stage, ...more }), device });
@@ -67,7 +68,7 @@ describe("stage 0", () => {
     { batch: 4, microBatch: 4 },
     { batch: 5, microBatch: 2, reseed: { every: 0 } },
     { batch: 3, microBatch: 2, adversarial: { weight: 0.5, from: 0 } },
-  ])("with %j takes what was said", async (more) => {
+  ])("with %j takes what was estimated", async (more) => {
     const config = checkTokenizerConfig({ stage: 0, steps: 10, optimizer: { lr: 1e-3 }, rateWeight: 0.01, ...more });
     const live = device.pool.stats.liveBytes;
     device.pool.trim();
@@ -84,7 +85,7 @@ describe("stage 0", () => {
   });
 });
 
-it("memory that the device does not have is said before the model is loaded", async () => {
+it("a step that does not fit into the memory of the device is refused before the model is loaded", async () => {
   const config = settings({ stage: 3 });
   const narrow = await Device.create({ memoryBudget: 24 << 20 });
   const told: StepEstimate[] = [];
@@ -113,7 +114,7 @@ it("janus train --dry-run estimates, takes a step if asked, and leaves the run a
   const { peak } = (estimate as unknown as { memory: { peak: number } }).memory; // a table of tables
   expect(measured!["peak"]! / peak).toBeCloseTo(1, 3);
   expect(readdirSync(home)).toEqual(["model"]);
-  const text = await runCli([...command, ...changes], { cwd: home });
+  const text = await runHere(addTrain, [...command, ...changes]);
   expect(text.stdout).toMatch(
     /parameters\n +trained +frozen\n(.|\n)*memory at its highest(.|\n)*the longest step: 10 samples in 7 rows of 224 tokens\n(.|\n)*the run: at most 30 such steps\n(.|\n)*no step was taken; --measure-step/,
   );

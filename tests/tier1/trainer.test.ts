@@ -17,6 +17,7 @@ import { Injected, injecting, spread } from "../failures.ts";
 import { fill } from "../fixtures.ts";
 import { useDevice } from "../gpu.ts";
 import { round } from "../harness.ts";
+import { isLong } from "../long.ts";
 import { SMALL } from "../small_model.ts";
 
 useDevice();
@@ -200,7 +201,7 @@ describe("gradients", () => {
     expect(worst(await gradients(m, packed, ROW, 2), whole), "packed").toBeLessThan(1e-5);
   });
 
-  it("are bit-equal with layers computed anew in backward", async () => {
+  it("are bit-equal if layers are recomputed in backward", async () => {
     const m = model();
     const rows = packSamples(someSamples(), ROW);
     const kept = await gradients(m, rows, ROW, 2);
@@ -228,9 +229,11 @@ describe("a step", () => {
     }
   });
 
-  it("with Muon moves by it the matrices of the layers of the Llama, and of SigLIP where that trains, and nothing else", async () => {
+  it("with Muon moves by it the matrices of the layers of the Llama, and of SigLIP if that trains, and nothing else", async () => {
     for (const stage of STAGES) {
-      const steps = [{}, { muon: true }, { muon: true, momentum: 0.5 }].map(async (more) => {
+      // That the momentum counts shows in the stage with the most matrices.
+      const ways = [{}, { muon: true }, ...(isLong || stage === 3 ? [{ muon: true, momentum: 0.5 }] : [])];
+      const steps = ways.map(async (more) => {
         const trainer = newTrainer({ stage, optimizer: { lr: 1e-3, ...more } });
         await trainer.take(someSamples());
         return { weights: await weightsOf(trainer), moments: Object.keys(trainer.optimizer.stateDict()) };
@@ -241,7 +244,7 @@ describe("a step", () => {
         const isMatrix = /\.layers\.\d+\..*(proj|fc\d|projection_layer)\.weight$/.test(name);
         const isMoved = isTrained && isMatrix;
         expect(muon!.moments.includes(`${name}.v`), name).toBe(isTrained && !isMatrix);
-        for (const other of [adamw!, slower!])
+        for (const other of [adamw!, ...(slower ? [slower] : [])])
           expect(Buffer.compare(Buffer.from(values.buffer), Buffer.from(other.weights.get(name)!.buffer)) !== 0, name).toBe(isMoved); // prettier-ignore
       }
     }
@@ -301,7 +304,7 @@ describe("a step", () => {
     expect(changed(before, await weightsOf(trainer))).toEqual([]);
   });
 
-  it("of stage 1 with nothing but texts changes nothing, not even after a skipped one, and the next goes on", async () => {
+  it("of stage 1 with nothing but texts changes nothing, not even after a skipped one, and the next one trains", async () => {
     const trainer = newTrainer({ stage: 1 });
     const samples = someSamples();
     const poisoned = samples.map((s) => ({ ...s, images: s.images.map((pixels) => pixels.map(() => NaN)) }));
