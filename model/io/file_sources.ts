@@ -167,7 +167,7 @@ async function openUrl(url: URL): Promise<RandomAccess | null> {
     throw new IoError(
       `${url.href} must answer; got HTTP ${response.status}. Check the address and the rights to read it.`,
     );
-  if (/^text\/html/.test(response.headers.get("content-type") ?? "")) {
+  if (response.headers.get("content-type")?.startsWith("text/html")) {
     await response.body?.cancel();
     return null; // a page for everything that is not there, as servers of single-page applications give
   }

@@ -190,7 +190,7 @@ describe("code cache", () => {
       const codes = opened.source(encode);
       expect(Array.from(await codes(url))).toEqual((await online(2))[1]);
       expect(Array.from(await codes(picture(1)))).toEqual((await online(2))[1]);
-      await expect(codes("data:;base64,AAAA")).rejects.toThrow(/^the image in the record is no picture/);
+      await expect(codes("data:;base64,AAAA")).rejects.toThrow(/^the image in the record is not an image/);
       await opened.close();
     }
     expect(batches).toEqual([1]);

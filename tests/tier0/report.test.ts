@@ -159,7 +159,7 @@ describe("charts", () => {
     expect(bands.map(([, from, width]) => [Number(from), Number(width)])).toEqual([[0, 15], [15, 45], [60, 30]]); // prettier-ignore
     for (const [, , , inside] of bands) expect(inside).toContain(`class="value" visibility="hidden"`);
     const [, top] = pathOf(new Html(svg), "#123456", 2)[1]!;
-    expect(bands[1]![3]).toContain(`<circle cx="30" cy="${top!.toFixed(1)}" r="3.5" fill="#123456"/>`);
+    expect(bands[1]![3]).toContain(`<circle cx="30" cy="${top!.toFixed(1)}" r="3.5" fill="#123456" />`);
     const share = await lineChart({ title: "t", format: "~%", series: [{ name: "a", points: [[1, 0.125]] }] });
     expect(share.text).toContain("12.5 %");
   });

@@ -266,7 +266,7 @@ describe.skipIf(!hasFixtures)("a golden folder that is wrong", () => {
       () => undefined,
       (f) => writeFileSync(join(f, "image1.png"), "no picture"),
       ImageError,
-      /image1\.png is no picture/,
+      /image1\.png is not an image/,
     ],
     [
       "JSON cut off",
