@@ -1,5 +1,5 @@
 /** Adapters: which there are, which one is meant, and the limits that a device on it has. */
-import { DEFAULT_LIMITS } from "./capabilities.ts";
+import { DEFAULT_LIMITS, withGranules } from "./capabilities.ts";
 import type { Limits } from "./capabilities.ts";
 import { ArgumentError, DeviceError } from "./errors.ts";
 import { requestAdapter, requestGPU } from "./platform.ts";
@@ -78,5 +78,5 @@ export function heldLimits(has: Limits, asked: WantedLimits | undefined, name: s
 export function limitsOf(limits: GPUSupportedLimits): Limits {
   const out: Record<string, number> = {};
   for (const key of Object.keys(DEFAULT_LIMITS)) out[key] = (limits as unknown as Record<string, number>)[key]!;
-  return out as unknown as Limits;
+  return withGranules(out as unknown as Limits);
 }

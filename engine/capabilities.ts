@@ -33,6 +33,15 @@ export const DEFAULT_LIMITS: Limits = {
   maxComputeWorkgroupsPerDimension: 65535,
 };
 
+/** Bytes of the vectors in which kernels read: a view may start where one starts. */
+const GRANULE = 16;
+
+/** The limits to work with: AMD's drivers let a binding start at each fourth byte, where its last vector would be cut off and refused. */
+export const withGranules = (limits: Limits): Limits => ({
+  ...limits,
+  minStorageBufferOffsetAlignment: Math.max(GRANULE, limits.minStorageBufferOffsetAlignment),
+});
+
 export interface Capabilities {
   /** The adapter's own name, e.g. `llvmpipe: Mesa 25.0.7 …`; results of benches are kept under it. */
   readonly name: string;
@@ -158,6 +167,11 @@ export function nullCapabilities(
     memoryBytes: null,
     features: [],
     ...overrides,
-    limits: { ...DEFAULT_LIMITS, maxStorageBufferBindingSize: 2147483644, maxBufferSize: 2 ** 40, ...overrides.limits },
+    limits: withGranules({
+      ...DEFAULT_LIMITS,
+      maxStorageBufferBindingSize: 2147483644,
+      maxBufferSize: 2 ** 40,
+      ...overrides.limits,
+    }),
   };
 }

@@ -314,8 +314,8 @@ describe("hooks", () => {
 
 describe("checkpoint", () => {
   const make = (): { x: Tensor; w: Tensor[] } => ({
-    x: F.randn([32, 64], { requiresGrad: true, site: 1 }),
-    w: [...Array(8).keys()].map((i) => F.randn([64], { requiresGrad: true, site: 2 + i })),
+    x: F.randn([32, 64], { requiresGrad: true }),
+    w: Array.from({ length: 8 }, () => F.randn([64], { requiresGrad: true })),
   });
   const block = (x: Tensor, w: Tensor): Tensor => x.mul(w).sin().exp().tanh().add(x);
   const run = async (
