@@ -1,9 +1,11 @@
 /** What every command is given. A command's file exports one function that adds it to the program. */
+import type { Readable } from "node:stream";
 import type { Command } from "commander";
 import type { Output } from "./console.ts";
 
 export interface Context {
   readonly out: Output;
+  readonly stdin: Readable;
   /** Aborted by the first Ctrl-C (or SIGTERM), and when nobody reads stdout any more. Pass it on to all that takes long. */
   readonly signal: AbortSignal;
   /** What the command ends with when nothing is thrown; `EXIT.checkFailed` for a check that did not pass. */

@@ -1,5 +1,5 @@
 /** `janus generate`: images of prompts, as PNG files that say how they were made; and what such a file says, made again. */
-import { text as readInput } from "node:stream/consumers";
+import { addAbortSignal } from "node:stream";
 import { Option } from "commander";
 import { rm } from "node:fs/promises";
 import { basename, extname, join } from "node:path";
@@ -76,12 +76,16 @@ export const addGenerate: AddCommand = (program, context) => {
       return again(flags.from, flags, context);
     }
     if (flags.check) throw new UsageError("--check needs --from and an image that this command wrote");
-    await draw(await promptsOf(prompt, flags.prompts), flags, context);
+    await draw(await promptsOf(prompt, flags.prompts, context), flags, context);
   });
 };
 
 /** The prompts of the command line, of standard input (`-`), or of a file: one a line, empty lines left out. */
-async function promptsOf(prompt: string | undefined, file: string | undefined): Promise<readonly string[]> {
+async function promptsOf(
+  prompt: string | undefined,
+  file: string | undefined,
+  context: Context,
+): Promise<readonly string[]> {
   if (prompt !== undefined && file !== undefined)
     throw new UsageError("a prompt and --prompts were given; give one of the two");
   const { PromptError } = await import("../model/request.ts");
@@ -92,7 +96,7 @@ async function promptsOf(prompt: string | undefined, file: string | undefined): 
     if (prompt.trim() === "") throw new PromptError("the prompt is empty; say what the image should show");
     return [prompt];
   }
-  const text = from === "-" ? await readInput(process.stdin) : await readPrompts(from);
+  const text = from === "-" ? await readInput(context) : await readPrompts(from);
   const lines = text.replace(/^\ufeff/, "").split(/\r\n|\n|\r/).filter((line) => line.trim() !== ""); // prettier-ignore
   const name = from === "-" ? "standard input" : from;
   if (lines.length === 0) throw new PromptError(`${name}: at least one prompt is required, one a line; got none`);
@@ -100,6 +104,27 @@ async function promptsOf(prompt: string | undefined, file: string | undefined): 
 }
 
 const MAX_PROMPTS = 16 * 2 ** 20; // bytes
+
+/** Standard input to its end. Throws `PromptError` if it is too long, and what the signal says if it is aborted. */
+async function readInput({ stdin, signal }: Context): Promise<string> {
+  const { PromptError } = await import("../model/request.ts");
+  const chunks: Uint8Array[] = [];
+  let size = 0;
+  try {
+    for await (const chunk of addAbortSignal(signal, stdin) as AsyncIterable<Uint8Array>) {
+      size += chunk.length;
+      if (size > MAX_PROMPTS)
+        throw new PromptError(
+          `standard input: prompts must be at most ${MAX_PROMPTS} bytes; got more. Draw them in parts`,
+        );
+      chunks.push(chunk);
+    }
+  } catch (error) {
+    signal.throwIfAborted();
+    throw error;
+  }
+  return Buffer.concat(chunks).toString("utf8");
+}
 
 async function readPrompts(path: string): Promise<string> {
   const { openFile } = await import("../model/node/files.ts");

@@ -67,7 +67,7 @@ async function run(args: readonly string[]): Promise<number> {
   });
   // Set to nothing, it means the same as not set; commander would take "" for the name of a model.
   if (!process.env["JANUS_MODEL"]?.trim()) delete process.env["JANUS_MODEL"];
-  const context: Context = { out, signal: controller.signal, exitCode: EXIT.done };
+  const context: Context = { out, stdin: process.stdin, signal: controller.signal, exitCode: EXIT.done };
   const program = buildProgram(context);
   let code: number;
   try {

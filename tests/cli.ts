@@ -4,7 +4,7 @@ import type { ChildProcess, StdioOptions } from "node:child_process";
 import { EventEmitter } from "node:events";
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
-import { PassThrough } from "node:stream";
+import { PassThrough, Readable } from "node:stream";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { Command, CommanderError } from "commander";
 import { Output } from "../cli/console.ts";
@@ -104,7 +104,7 @@ export async function runHere(
   const { out, text } = openOutput({ json: args.includes("--json") });
   const controller = new AbortController();
   listenForSignals(signals, controller, out, () => controller.abort(new Error("a second signal came")));
-  const context: Context = { out, signal: controller.signal, exitCode: EXIT.done };
+  const context: Context = { out, stdin: Readable.from([]), signal: controller.signal, exitCode: EXIT.done };
   const program = new Command("janus").exitOverride().configureOutput({ outputError: () => undefined });
   program.hook("preAction", (_, command) => {
     out.json = command.opts<{ json?: boolean }>().json === true;

@@ -186,7 +186,7 @@ describe.skipIf(!hasFixtures)("convert", () => {
     const stop = (): void => undefined;
     out.progress = () => ({ report: () => (reports++, controller.abort(new Interrupted("interrupted", EXIT.interrupted))), stop, [Symbol.dispose]: stop }); // prettier-ignore
     const program = new Command();
-    addConvert(program, { out, signal: controller.signal, exitCode: 0 });
+    addConvert(program, { out, stdin: process.stdin, signal: controller.signal, exitCode: 0 });
     const converting = program.parseAsync(["convert", from, join(parent, "out"), "--layout", "hf"], { from: "user" });
     await expect(converting).rejects.toThrow(Interrupted);
     expect(reports).toBe(1);

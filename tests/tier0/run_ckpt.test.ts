@@ -24,7 +24,7 @@ const folder = (step: number): string => join(path, `step-${String(step).padStar
 async function ckpt(...args: string[]): Promise<CliResult> {
   const { out, text } = openOutput({ json: args.includes("--json") });
   const controller = new AbortController();
-  const context = { out, signal: controller.signal, exitCode: EXIT.done as number };
+  const context = { out, stdin: process.stdin, signal: controller.signal, exitCode: EXIT.done as number };
   const program = new Command().exitOverride().configureOutput({ outputError: () => undefined });
   addCkpt(program, context);
   try {

@@ -252,7 +252,7 @@ describe.skipIf(!hasFixtures)("the fixtures' training", () => {
       /1 pictures from picture 1 on; there are 1/,
     ],
     ["another stage", (json) => (json.train = { 4: json.train["1"]! }), /there is no stage 4/],
-    ["a rate below 0", (json) => (json.train["1"]!.lr = -1), /learning rate -1/],
+    ["a rate below 0", (json) => (json.train["1"]!.lr = -1), /lr must be a finite number of at least 0; got -1/],
   ])("%s: all rows fail and say why", async (_, change, message) => {
     const rows = await changed([1], (json, tensors) => {
       for (const name of tensors.keys()) if (name.startsWith("train")) tensors.delete(name);

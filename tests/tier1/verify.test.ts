@@ -60,7 +60,7 @@ async function runVerify(
   open = (): Promise<Device> => Device.create({ poison: true }),
 ): Promise<Run> {
   const { out, text } = openOutput({ json });
-  const context: Context = { out, signal: new AbortController().signal, exitCode: EXIT.done };
+  const context: Context = { out, stdin: process.stdin, signal: new AbortController().signal, exitCode: EXIT.done };
   await verify({ model, golden }, context, open);
   await out.flush();
   return {
