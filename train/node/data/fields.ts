@@ -100,6 +100,7 @@ export function fieldsOf(record: Readonly<Record<string, unknown>>, kind: Record
   add(record, "");
   if (kind === "text" || kind === "pairs")
     for (const name of IMAGE_FIELDS) if (isEmpty(record[name])) found.delete(name);
+  if (kind === "pairs") for (const name of SAME.flat()) if (isEmpty(record[name])) found.delete(name);
   // Of two fields that mean the same, the second one is not used.
   if (kind === "pairs")
     for (const [first, second] of SAME)
