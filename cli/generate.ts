@@ -1,5 +1,5 @@
 /** `janus generate`: images of prompts, as PNG files that say how they were made; and what such a file says, made again. */
-import { text as readInput } from "node:stream/consumers";
+import { addAbortSignal } from "node:stream";
 import { Option } from "commander";
 import { rm } from "node:fs/promises";
 import { basename, extname, join } from "node:path";
@@ -76,15 +76,20 @@ export const addGenerate: AddCommand = (program, context) => {
       return again(flags.from, flags, context);
     }
     if (flags.check) throw new UsageError("--check needs --from and an image that this command wrote");
-    await draw(await promptsOf(prompt, flags.prompts), flags, context);
+    await draw(await promptsOf(prompt, flags.prompts, context), flags, context);
   });
 };
 
 /** The prompts of the command line, of standard input (`-`), or of a file: one a line, empty lines left out. */
-async function promptsOf(prompt: string | undefined, file: string | undefined): Promise<readonly string[]> {
+async function promptsOf(
+  prompt: string | undefined,
+  file: string | undefined,
+  context: Context,
+): Promise<readonly string[]> {
   if (prompt !== undefined && file !== undefined)
     throw new UsageError("a prompt and --prompts were given; give one of the two");
   const { PromptError } = await import("../model/request.ts");
+  const { requireContent } = await import("../model/io/small_file.ts");
   const from = file ?? (prompt === "-" ? "-" : undefined);
   if (from === undefined) {
     if (prompt === undefined)
@@ -92,21 +97,49 @@ async function promptsOf(prompt: string | undefined, file: string | undefined): 
     if (prompt.trim() === "") throw new PromptError("the prompt is empty; say what the image should show");
     return [prompt];
   }
-  const text = from === "-" ? await readInput(process.stdin) : await readPrompts(from);
-  const lines = text.replace(/^\ufeff/, "").split(/\r\n|\n|\r/).filter((line) => line.trim() !== ""); // prettier-ignore
   const name = from === "-" ? "standard input" : from;
+  const bytes = from === "-" ? await readInput(name, context) : await readPrompts(from);
+  requireContent(bytes, name);
+  let text: string;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
+    throw new PromptError(`${name}: prompts must be text in UTF-8; got other bytes. Save the text as UTF-8`);
+  }
+  const lines = text.split(/\r\n|\n|\r/).filter((line) => line.trim() !== "");
   if (lines.length === 0) throw new PromptError(`${name}: at least one prompt is required, one a line; got none`);
   return lines;
 }
 
 const MAX_PROMPTS = 16 * 2 ** 20; // bytes
 
-async function readPrompts(path: string): Promise<string> {
+/** All of standard input, until a signal comes. */
+async function readInput(name: string, { out, signal }: Context): Promise<Uint8Array> {
+  const { PromptError } = await import("../model/request.ts");
+  const { fileError } = await import("../model/node/files.ts");
+  if (process.stdin.isTTY) out.note("type prompts, one a line; Ctrl-D ends them");
+  const chunks: Uint8Array[] = [];
+  let bytes = 0;
+  try {
+    for await (const chunk of addAbortSignal(signal, process.stdin) as AsyncIterable<Uint8Array>) {
+      bytes += chunk.length;
+      if (bytes > MAX_PROMPTS)
+        throw new PromptError(`${name}: prompts must have at most ${MAX_PROMPTS} bytes; got more. Draw them in parts`);
+      chunks.push(chunk);
+    }
+  } catch (error) {
+    signal.throwIfAborted();
+    throw fileError(error, name);
+  }
+  return Buffer.concat(chunks);
+}
+
+async function readPrompts(path: string): Promise<Uint8Array> {
   const { openFile } = await import("../model/node/files.ts");
   const { readWhole } = await import("../model/io/bytes.ts");
   const file = await openFile(path);
   try {
-    return new TextDecoder().decode(await readWhole(file, MAX_PROMPTS));
+    return await readWhole(file, MAX_PROMPTS);
   } finally {
     await file.close?.();
   }
