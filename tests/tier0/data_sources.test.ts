@@ -162,10 +162,12 @@ describe("sources", () => {
     });
     const url = "data:image/png;base64,iVBORw0K";
     const part = [
-      { type: "image_url", image_url: { url } },
+      { type: "image_url", image_url: { url, detail: "low" } },
       { type: "text", text: "What?" },
     ];
-    expect(parse({ messages: [{ role: "user", content: part }, talk[1]] })).toMatchObject({ images: [url] });
+    const newer = [{ type: "input_image", image_url: url, detail: "low" }, { type: "input_text", text: "What?" }]; // prettier-ignore
+    for (const content of [part, newer])
+      expect(parse({ messages: [{ role: "user", content }, talk[1]] })).toMatchObject({ images: [url] });
     const union = [{ type: "image", image: null, path: "a.png", text: null }, { type: "text", text: "What?", image: null }]; // prettier-ignore
     expect(parse({ messages: [{ role: "user", content: union }, talk[1]] })).toMatchObject({
       images: ["/pictures/a.png"],
@@ -253,6 +255,8 @@ describe("sources", () => {
       /only files and base64 data URLs/,
     ],
     ["a prompt of another type", { prompt: 3, image: "a.png" }, /prompt must be a string, got "3"/],
+    ["an empty caption", { text: " ", image: "a.png" }, /^text is empty/],
+    ["a caption that is not there", { text: "", image: "a.png" }, /^text is empty/],
     ["an empty text", { text: "\n" }, /text is empty/],
     ["no image", { prompt: "x", image: null }, /image must be the path/],
     ["messages that are none", { messages: [] }, /messages must be a list/],

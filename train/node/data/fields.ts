@@ -52,6 +52,9 @@ const HARMLESS: ReadonlySet<string> = new Set([
   "height",
   "sha256",
   "md5",
+  // The resolution that OpenAI's models take an image in; here there is one.
+  "messages[].content[].detail",
+  "messages[].content[].image_url.detail",
   "token_count",
   "num_tokens",
 ]);
