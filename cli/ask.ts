@@ -55,6 +55,8 @@ async function ask(words: readonly string[], flags: AskFlags, context: Context):
     const { PromptError } = await import("../model/request.ts");
     throw new PromptError("the prompt is empty; write a question or give an image");
   }
+  if (question.trim() === "-")
+    throw new UsageError("- is no question; write it as one quoted word, or send questions to janus chat, which reads standard input"); // prettier-ignore
   const { readImage } = await import("../model/node/image_file.ts");
   const { ImageError } = await import("../model/image/image.ts");
   const { checkContext } = await import("../model/request.ts");

@@ -21,6 +21,7 @@ import { formatBytes, formatCount, indent, table } from "./format.ts";
 import { MODEL_ARGUMENT, resolveModel } from "./model_folder.ts";
 import { adapter, wholeNumber } from "./options.ts";
 import { plainOption } from "./session.ts";
+import { requireUsed, specOf } from "./train.ts";
 
 interface SourceFlags {
   readonly task?: Task;
@@ -130,22 +131,21 @@ const modelOptions = (command: Command): Command =>
     )
     .addOption(plainOption());
 
-const specOf = (path: string, { task, images, classes, ignoreField }: SourceFlags): SourceSpec => ({
-  path,
-  ...(task && { task }),
-  ...(images !== undefined && { images }),
-  ...(classes !== undefined && { classes }),
-  ...(ignoreField && { ignoredFields: ignoreField }),
-});
+/** Sources of a command. Throws `UsageError` for an option that none of them uses. */
+function specsOf(paths: readonly string[], { task, ...flags }: SourceFlags): SourceSpec[] {
+  const specs = paths.map((path) => ({ ...specOf(path, flags), ...(task && { task }) }));
+  requireUsed(specs, flags);
+  return specs;
+}
 
-async function openSource(path: string, flags: SourceFlags, cache: string, context: Context): Promise<SourceIndex> {
+async function openSource(spec: SourceSpec, cache: string, context: Context): Promise<SourceIndex> {
   const { indexSource } = await import("../train/node/data/index_file.ts");
   using progress = context.out.progress("bytes");
-  return await indexSource(specOf(path, flags), cache, {
+  return await indexSource(spec, cache, {
     signal: context.signal,
     onNotice: (message) => context.out.warn(message),
     onProgress: ({ bytes, totalBytes }) =>
-      progress.report({ done: bytes, total: totalBytes, label: `reading ${path}` }),
+      progress.report({ done: bytes, total: totalBytes, label: `reading ${spec.path}` }),
   });
 }
 
@@ -191,12 +191,14 @@ interface Indexed extends Partial<Pick<TokenCounts, "longest" | "bad">> {
 async function indexSources(paths: readonly string[], flags: IndexFlags, context: Context): Promise<void> {
   if (flags.model === undefined && flags.system !== undefined)
     throw new UsageError("--system is for counting tokens; name the --model that counts them");
+  const specs = specsOf(paths, flags);
   const count = flags.model === undefined ? null : await tokenCounter(flags.model, flags, context);
   const { requireIgnoredFields } = await import("../train/node/data/index_file.ts");
   const sources: Indexed[] = [];
   const opened: Pick<SourceIndex, "spec" | "fields">[] = [];
-  for (const path of paths) {
-    const index = await openSource(path, flags, flags.cache, context);
+  for (const spec of specs) {
+    const { path } = spec;
+    const index = await openSource(spec, flags.cache, context);
     try {
       opened.push(index);
       const { kind, task, count: records, bytes, hash, fields, skipped } = index;
@@ -277,13 +279,14 @@ async function openModel(name: string, context: Context): Promise<{ folder: stri
 }
 
 async function preview(path: string, flags: PreviewFlags, context: Context): Promise<void> {
+  const [spec] = specsOf([path], flags);
   const { folder, checkpoint } = await openModel(flags.model, context);
   const cache = flags.cache ?? (await mkdtemp(join(tmpdir(), "janus-data-")));
   const close: (() => unknown)[] = [() => checkpoint.close()];
   if (flags.cache === undefined) close.push(() => rm(cache, { recursive: true, force: true }));
   try {
     const { noticesOf } = await import("../train/node/data/index_file.ts");
-    const index = await openSource(path, flags, cache, context);
+    const index = await openSource(spec!, cache, context);
     close.push(() => index.close());
     for (const notice of noticesOf(index)) context.out.warn(notice);
     if (flags.from >= index.count)
@@ -357,11 +360,12 @@ const visible = (text: string): string => text.replace(/[\u0000-\u0008\u000b-\u0
 
 async function tokenize(path: string, flags: TokenizeFlags, context: Context): Promise<void> {
   const { out, signal } = context;
+  const [spec] = specsOf([path], flags);
   const { checkpoint } = await openModel(flags.model, context);
   const close: (() => unknown)[] = [() => checkpoint.close()];
   try {
     const { requireKnownFields } = await import("../train/node/data/index_file.ts");
-    const index = await openSource(path, flags, flags.cache, context);
+    const index = await openSource(spec!, flags.cache, context);
     close.push(() => index.close());
     if (index.task !== "gen")
       throw new UsageError(`${path} is a source for ${index.task}; only images of the task gen have codes`);

@@ -89,6 +89,7 @@ async function promptsOf(
   if (prompt !== undefined && file !== undefined)
     throw new UsageError("a prompt and --prompts were given; give one of the two");
   const { PromptError } = await import("../model/request.ts");
+  const { requireContent } = await import("../model/io/small_file.ts");
   const from = file ?? (prompt === "-" ? "-" : undefined);
   if (from === undefined) {
     if (prompt === undefined)
@@ -96,42 +97,49 @@ async function promptsOf(
     if (prompt.trim() === "") throw new PromptError("the prompt is empty; say what the image should show");
     return [prompt];
   }
-  const text = from === "-" ? await readInput(context) : await readPrompts(from);
-  const lines = text.replace(/^\ufeff/, "").split(/\r\n|\n|\r/).filter((line) => line.trim() !== ""); // prettier-ignore
   const name = from === "-" ? "standard input" : from;
+  const bytes = from === "-" ? await readInput(name, context) : await readPrompts(from);
+  requireContent(bytes, name);
+  let text: string;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
+    throw new PromptError(`${name}: prompts must be text in UTF-8; got other bytes. Save the text as UTF-8`);
+  }
+  const lines = text.split(/\r\n|\n|\r/).filter((line) => line.trim() !== "");
   if (lines.length === 0) throw new PromptError(`${name}: at least one prompt is required, one a line; got none`);
   return lines;
 }
 
 const MAX_PROMPTS = 16 * 2 ** 20; // bytes
 
-/** Standard input to its end. Throws `PromptError` if it is too long, and what the signal says if it is aborted. */
-async function readInput({ stdin, signal }: Context): Promise<string> {
+/** All of standard input, until a signal comes. */
+async function readInput(name: string, { out, stdin, signal }: Context): Promise<Uint8Array> {
   const { PromptError } = await import("../model/request.ts");
+  const { fileError } = await import("../model/node/files.ts");
+  if (stdin === process.stdin && process.stdin.isTTY) out.note("type prompts, one a line; Ctrl-D ends them");
   const chunks: Uint8Array[] = [];
-  let size = 0;
+  let bytes = 0;
   try {
     for await (const chunk of addAbortSignal(signal, stdin) as AsyncIterable<Uint8Array>) {
-      size += chunk.length;
-      if (size > MAX_PROMPTS)
-        throw new PromptError(
-          `standard input: prompts must be at most ${MAX_PROMPTS} bytes; got more. Draw them in parts`,
-        );
+      bytes += chunk.length;
+      if (bytes > MAX_PROMPTS)
+        throw new PromptError(`${name}: prompts must have at most ${MAX_PROMPTS} bytes; got more. Draw them in parts`);
       chunks.push(chunk);
     }
   } catch (error) {
     signal.throwIfAborted();
-    throw error;
+    throw fileError(error, name);
   }
-  return Buffer.concat(chunks).toString("utf8");
+  return Buffer.concat(chunks);
 }
 
-async function readPrompts(path: string): Promise<string> {
+async function readPrompts(path: string): Promise<Uint8Array> {
   const { openFile } = await import("../model/node/files.ts");
   const { readWhole } = await import("../model/io/bytes.ts");
   const file = await openFile(path);
   try {
-    return new TextDecoder().decode(await readWhole(file, MAX_PROMPTS));
+    return await readWhole(file, MAX_PROMPTS);
   } finally {
     await file.close?.();
   }

@@ -53,6 +53,8 @@ async function folderHere(nameOrPath: string, { revision, cacheDir }: HubFlags):
   if (folder !== undefined && useless !== null)
     throw new UsageError(`${useless} is for models on the hub; ${nameOrPath} is on this machine. Leave it out`);
   if (folder !== undefined) return folder;
+  if (cacheDir?.trim() === "")
+    throw new UsageError('--cache-dir: a folder is required; got "". Leave it out for that of HF_HUB_CACHE or HF_HOME');
   if (!stats && isHubName(nameOrPath)) return null;
   const { FileError } = await import("../model/node/files.ts");
   throw stats

@@ -71,32 +71,41 @@ export const addTrain: AddCommand = (program, context) => {
   addHubOptions(command).action((settings: string, flags: TrainFlags) => run(settings, flags, context));
 };
 
-type SourceFlags = Pick<TrainFlags, "data" | "images" | "classes" | "ignoreField">;
+type SourceFlags = Pick<TrainFlags, "images" | "classes" | "ignoreField">;
 
-/** `und=a.jsonl` or `a.jsonl`. `images` applies to files, `classes` to folders. */
-function sourceOf(text: string, { images, classes, ignoreField }: Omit<SourceFlags, "data">): SourceSpec {
-  const named = /^(und|text|gen)=(.+)$/.exec(text);
-  if (!named && /^\w+=/.test(text)) throw new UsageError(`--data ${text}: the task must be und, text or gen`);
-  const path = named ? named[2]! : text;
+/** A source as the options say: `images` applies to files, `classes` to folders. */
+export function specOf(path: string, { images, classes, ignoreField }: SourceFlags): SourceSpec {
   const isFolder = statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
   return {
     path,
-    ...(named && { task: named[1] as "und" | "text" | "gen" }),
     ...(!isFolder && images !== undefined && { images }),
     ...(isFolder && classes !== undefined && { classes }),
     ...(!isFolder && ignoreField && { ignoredFields: ignoreField }),
   };
 }
 
+/** `und=a.jsonl` or `a.jsonl`. */
+function sourceOf(text: string, flags: SourceFlags): SourceSpec {
+  const named = /^(und|text|gen)=(.+)$/.exec(text);
+  if (!named && /^\w+=/.test(text)) throw new UsageError(`--data ${text}: the task must be und, text or gen`);
+  return { ...specOf(named?.[2] ?? text, flags), ...(named && { task: named[1] as "und" | "text" | "gen" }) };
+}
+
+/** Throws `UsageError` for an option that no source uses. */
+export function requireUsed(sources: readonly SourceSpec[], { images, classes, ignoreField }: SourceFlags): void {
+  const has = (name: keyof SourceSpec): boolean => sources.some((source) => source[name] !== undefined);
+  if (classes !== undefined && !has("classes"))
+    throw new UsageError("--classes is for folders of images by class, and no source is a folder");
+  if (images !== undefined && !has("images"))
+    throw new UsageError("--images is for files that name images, and all sources are folders");
+  if (ignoreField && !has("ignoredFields"))
+    throw new UsageError("--ignore-field is for records of files, and all sources are folders");
+}
+
 /** What `--data`, `--images` and `--classes` say. Throws `UsageError` if one of them has no effect. */
-export function sourcesOf({ data, ...rest }: SourceFlags): SourceSpec[] {
+export function sourcesOf({ data, ...rest }: SourceFlags & Pick<TrainFlags, "data">): SourceSpec[] {
   const sources = data.map((text) => sourceOf(text, rest));
-  if (rest.classes !== undefined && !sources.some(({ classes }) => classes))
-    throw new UsageError("--classes is for folders of images by class, and --data has no folder");
-  if (rest.images !== undefined && !sources.some(({ images }) => images))
-    throw new UsageError("--images is for files that name images, and --data has only folders");
-  if (rest.ignoreField && !sources.some(({ ignoredFields }) => ignoredFields))
-    throw new UsageError("--ignore-field is for records of files, and --data has only folders");
+  requireUsed(sources, rest);
   return sources;
 }
 

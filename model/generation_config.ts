@@ -3,7 +3,7 @@
  * transformers' meaning: each is obeyed, without effect here, or refused by its name. A file with none of them changes nothing.
  */
 import { ConfigError } from "./io/errors.ts";
-import { showJson, unknownNames } from "./io/unknown.ts";
+import { isObject, showJson, unknownKeys, unknownNames } from "./io/unknown.ts";
 
 /** Settings of answers that a caller's options replace one by one. Absent: the default of `AnswerOptions`. */
 export interface AnswerDefaults {
@@ -207,7 +207,7 @@ export function generationConfig(json: Json, where: string, vocabulary: number):
       ...(isSampling && filters),
     }),
     ids: idsOf(keys),
-    notices,
+    notices: [...notices, ...kwargsNotices(json, where)],
   };
 }
 
@@ -234,9 +234,14 @@ function idsOf(keys: Keys): GenerationConfig["ids"] {
   const inner = new Keys(kwargs as Json, "generation_kwargs");
   return defined({
     bos: keys.ids("bos_token_id")?.[0],
-    pad: keys.ids("pad_token_id")?.[0],
+    pad: keys.json["pad_token_id"] === -1 ? undefined : keys.ids("pad_token_id")?.[0], // older Llama configs say so
     beginOfImage: (inner.ids("boi_token_id") ?? keys.ids("boi_token_id"))?.[0],
   });
+}
+
+/** transformers reads one key of `generation_kwargs`. */
+function kwargsNotices({ generation_kwargs: kwargs }: Json, where: string): string[] {
+  return isObject(kwargs) ? unknownKeys(kwargs, new Set(["boi_token_id"]), `${where}: generation_kwargs`) : [];
 }
 
 /** `suppress_tokens`, and the words of `bad_words_ids` that are one token. */

@@ -111,7 +111,7 @@ function preTokenizer(declared: unknown, depth = 0): Json | null {
     }
     case "Split":
       if (declared.behavior !== "Isolated" || declared.invert === true || !isObject(declared.pattern)) {
-        return fail(`a Split with behavior ${quote(String(declared.behavior))}, invert ${String(declared.invert)}`);
+        return fail(`a Split with behavior ${showJson(declared.behavior)}, invert ${showJson(declared.invert)}`);
       }
       // The same matches, but not tried from every space of a run: that takes minutes for 100,000 of them.
       if (declared.pattern.Regex === "\\s+$") return { ...declared, pattern: { Regex: "(?<!\\s)\\s+$" } };
@@ -120,7 +120,7 @@ function preTokenizer(declared: unknown, depth = 0): Json | null {
     case "ByteLevel":
       return declared;
     default:
-      return fail(`a pre-tokenizer of type ${quote(String(declared.type))}`);
+      return fail(`a pre-tokenizer of type ${showJson(declared.type)}`);
   }
 }
 
@@ -171,7 +171,7 @@ function checkModel(json: Json): number {
   };
   const { model, decoder, added_tokens: added } = json;
   if (!isObject(model) || (model.type !== "BPE" && model.type !== undefined)) {
-    fail(`the model is ${isObject(model) ? quote(String(model.type)) : "missing"}; only byte-level BPE is supported`);
+    fail(`the model is ${isObject(model) ? showJson(model.type) : "missing"}; only byte-level BPE is supported`);
   }
   if (!isObject(decoder) || decoder.type !== "ByteLevel")
     fail("the decoder is not ByteLevel; only byte-level BPE is supported");
@@ -183,7 +183,7 @@ function checkModel(json: Json): number {
   };
   const { vocab, merges } = model as Json;
   if (!isObject(vocab) || !Array.isArray(merges)) return fail("the model has no vocab or no merges");
-  for (const [token, id] of Object.entries(vocab)) if (!isId(id)) fail(`the id of ${quote(token)} is ${String(id)}`);
+  for (const [token, id] of Object.entries(vocab)) if (!isId(id)) fail(`the id of ${quote(token)} is ${showJson(id)}`);
   // One kind throughout: the library looks at the first and takes the others to be alike.
   const asText = typeof merges[0] === "string";
   for (const merge of merges as unknown[]) {
@@ -193,13 +193,12 @@ function checkModel(json: Json): number {
         : !asText && Array.isArray(merge)
           ? (merge as unknown[])
           : [];
-    if (pair.length !== 2 || !pair.every((part) => typeof part === "string"))
-      fail(`${quote(JSON.stringify(merge))} is not a merge`);
+    if (pair.length !== 2 || !pair.every((part) => typeof part === "string")) fail(`${showJson(merge)} is not a merge`);
   }
   if (!Array.isArray(added)) return fail("added_tokens is missing");
   for (const token of added as unknown[]) {
     if (!isObject(token) || typeof token.content !== "string" || token.content === "" || !isId(token.id)) {
-      fail(`${quote(JSON.stringify(token))} is not an added token`);
+      fail(`${showJson(token)} is not an added token`);
     }
   }
   return last;

@@ -5,10 +5,24 @@ export const isObject = (value: unknown): value is Record<string, unknown> =>
   typeof value === "object" && value !== null && !Array.isArray(value);
 
 const MAX_SHOWN = 80; // characters
+/** Levels of a value that messages show: `JSON.stringify` runs out of stack on a value nested 10,000 deep. */
+const SHOWN_DEPTH = 3;
+const SHOWN_ITEMS = 8;
+
+/** A value for `JSON.stringify`, with its long texts, lists and objects cut. */
+export function cutJson(value: unknown, depth = SHOWN_DEPTH): unknown {
+  if (typeof value === "string") return value.length > 200 ? `${value.slice(0, 200)}…` : value;
+  if (Array.isArray(value))
+    return depth === 0 ? "[…]" : (value as unknown[]).slice(0, SHOWN_ITEMS).map((item) => cutJson(item, depth - 1));
+  if (!isObject(value)) return value;
+  if (depth === 0) return "{…}";
+  const entries = Object.entries(value).slice(0, SHOWN_ITEMS);
+  return Object.fromEntries(entries.map(([key, item]) => [key, cutJson(item, depth - 1)]));
+}
 
 /** A value for a message, on one line and cut. */
 export function showJson(value: unknown): string {
-  const text = JSON.stringify(value) ?? "undefined";
+  const text = JSON.stringify(cutJson(value)) ?? "undefined";
   return text.length > MAX_SHOWN ? `${text.slice(0, MAX_SHOWN)}…` : text;
 }
 

@@ -119,6 +119,9 @@ export function readConfig(json: JsonObject, shapes: Shapes = () => undefined, f
 export const parseConfig = (json: JsonObject, shapes?: Shapes, file?: string): JanusConfig =>
   readConfig(json, shapes, file).config;
 
+/** Parts of both layouts besides the language model. */
+const OTHER_PARTS = ["vision_config", "vq_config", "aligner_config", "gen_vision_config", "gen_head_config", "gen_aligner_config"]; // prettier-ignore
+
 function parseTop(top: ConfigSection, shapes: Shapes, file: string): JanusConfig {
   const type = top.text("model_type", "");
   if (type !== "multi_modality" && type !== "janus") {
@@ -127,7 +130,8 @@ function parseTop(top: ConfigSection, shapes: Shapes, file: string): JanusConfig
     );
   }
   const language = top.section(type === "janus" ? "text_config" : "language_config");
-  for (const section of [top, language]) if (section) requireUnquantised(section, file);
+  for (const section of [top, language, ...OTHER_PARTS.map((key) => top.section(key))])
+    if (section) requireUnquantised(section, file);
   requireArchitecture(top, file);
   const config = type === "janus" ? parseHf(top) : parseDeepseek(top, shapes);
   checkConfig(config, file);
@@ -185,9 +189,9 @@ function parseLanguage(
   section.require("model_type", ["llama", null]);
   section.require("hidden_act", ["silu", null]);
   for (const key of ["attention_bias", "mlp_bias"]) section.require(key, [false, null]);
-  const rope = section.section("rope_parameters") ?? section.section("rope_scaling");
-  rope?.require("rope_type", ["default", null]);
-  rope?.require("type", ["default", null]);
+  const ropes = ["rope_parameters", "rope_scaling"].map((key) => section.section(key));
+  for (const each of ropes) for (const key of ["rope_type", "type"]) each?.require(key, ["default", null]);
+  const rope = ropes[0] ?? ropes[1];
   for (const part of [section, rope]) part?.require("partial_rotary_factor", [1, null]);
   section.require("sliding_window", [null]);
   return {

@@ -27,6 +27,7 @@ export function imagesOf(
   listed: readonly ImageInput[],
   placeholder: string,
 ): ImageInput[] {
+  checkQuestion(question, listed);
   if (typeof question === "string") return [...listed];
   const images: ImageInput[] = [];
   let next = 0;
@@ -51,8 +52,20 @@ export function imagesOf(
   return [...images, ...listed.slice(next)];
 }
 
+/** Plain JavaScript may pass anything. */
+function checkQuestion(question: unknown, listed: unknown): void {
+  if (!Array.isArray(listed))
+    throw new PromptError(`images must be a list; got ${typeof listed === "string" ? showJson(listed) : typeof listed}. Put one image into a list too`); // prettier-ignore
+  if (typeof question === "string") return;
+  if (!Array.isArray(question))
+    throw new PromptError(`the question must be a text or a list of messages; got ${showJson(question)}`);
+  const strange = question.findIndex((message) => !isObject(message));
+  if (strange >= 0)
+    throw new PromptError(`message ${strange} must be an object with role and content; got ${showJson(question[strange])}`); // prettier-ignore
+}
+
 function checkFields(part: Record<string, unknown>, where: string): void {
-  const known = FIELDS[String(part.type)];
+  const known = typeof part.type === "string" && Object.hasOwn(FIELDS, part.type) ? FIELDS[part.type] : undefined;
   const strange = known && Object.keys(part).find((key) => !known.includes(key));
   if (strange !== undefined)
     throw new PromptError(

@@ -137,7 +137,7 @@ async function readPrompt(
     tagOf: (id) => tokenizer.tokenOf(tokenizer.specials[id]!),
   });
   // Without a number of its own the processor follows the model.
-  const declares = isObject(processor) && processor.num_image_tokens !== undefined;
+  const declares = isObject(processor) && (processor.num_image_tokens ?? undefined) !== undefined;
   if (declares && prompt.imageTokens !== imageTokens(config)) {
     throw new ConfigError(
       `${files.name}/processor_config.json: num_image_tokens is ${prompt.imageTokens}, the vision tower gives ${imageTokens(config)}; they must agree`,
@@ -157,12 +157,15 @@ async function readImages(
   const settings: unknown = nested ? processor : (preprocessor ?? { image_size: config.vision.imageSize });
   const where = `${files.name}/${nested ? "processor_config.json" : "preprocessor_config.json"}`;
   const images = preprocessConfig(settings, where);
+  const notices = preprocessNotices(settings, where);
+  if (nested && preprocessor !== undefined)
+    notices.push(`${files.name}/preprocessor_config.json has no effect: ${where} has the image processor`);
   if (images.imageSize !== config.vision.imageSize) {
     throw new ConfigError(
       `${files.name}: the processor makes images of ${images.imageSize} pixels, the vision tower takes ${config.vision.imageSize}; they must agree`,
     );
   }
-  return { config: withInputNorm(images, config.inputNorm), notices: preprocessNotices(settings, where) };
+  return { config: withInputNorm(images, config.inputNorm), notices };
 }
 
 /**
@@ -189,10 +192,10 @@ async function readGeneration(files: SideFiles, config: JanusConfig): Promise<Ge
   return { ...found, notices: [...found.notices, notice] };
 }
 
-/** Settings of generation in a config.json: not its lengths, which older files have at values that nobody chose. */
+/** Settings of generation in a config.json: not `max_length`, which older files have at a value that nobody chose. */
 const olderKeys = (json: Record<string, unknown>): Record<string, unknown> =>
   Object.fromEntries(
-    Object.entries(json).filter(([key, value]) => isGenerationKey(key) && !/^(max|min)_/.test(key) && value !== null),
+    Object.entries(json).filter(([key, value]) => isGenerationKey(key) && key !== "max_length" && value !== null),
   );
 
 function idNotices(ids: GenerationConfig["ids"], { specials }: Tokenizer, where: string): string[] {

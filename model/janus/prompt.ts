@@ -124,7 +124,7 @@ export function promptConfig({
   const imageTokens = json.num_image_tokens ?? 576;
   if (typeof imageTokens !== "number" || !Number.isInteger(imageTokens) || imageTokens < 1 || imageTokens > 65536)
     return fail("num_image_tokens", "a whole number from 1 to 65536");
-  const format = json.sft_format;
+  const format = json.sft_format ?? undefined;
   if (format !== undefined && format !== "deepseek") fail("sft_format", '"deepseek", the only format that is known');
   if (![undefined, null, false].includes(json.add_special_token as null))
     fail("add_special_token", "false: prompts have no placeholder besides the image tokens");
@@ -137,13 +137,28 @@ export function promptConfig({
   if (flag !== undefined && typeof flag !== "boolean") fail("use_default_system_prompt", "true or false");
   const own = json.system_prompt ?? undefined;
   if (own !== undefined && typeof own !== "string") return fail("system_prompt", "a string");
-  const inJson = isObject(chatTemplateJson) ? chatTemplateJson.chat_template : json.chat_template;
-  const template = chatTemplate ?? (typeof inJson === "string" ? inJson : undefined);
+  const template =
+    chatTemplate ??
+    (isObject(chatTemplateJson)
+      ? templateIn(chatTemplateJson.chat_template, "chat_template.json")
+      : templateIn(json.chat_template, "processor_config.json"));
   return {
     imageTokens,
     chatTemplate: format === undefined ? template : undefined,
     system: own ?? ((flag ?? (format !== undefined || processor === undefined)) ? DEFAULT_SYSTEM_PROMPT : ""),
   };
+}
+
+/** A template, or that of the name `default` where there are several by name: `{name: template}` or `[{name, template}]`, as transformers has them. */
+function templateIn(value: unknown, file: string): string | undefined {
+  if (value === undefined || value === null || typeof value === "string") return value ?? undefined;
+  const list = Array.isArray(value) ? (value as unknown[]) : [];
+  const named = list.find((one): one is Record<string, unknown> => isObject(one) && one.name === "default");
+  const found = isObject(value) ? value.default : named?.template;
+  if (typeof found === "string") return found;
+  throw new ConfigError(
+    `${file}: chat_template must be a text, or several by name with one named "default"; got ${showJson(value)}. Remove it to use DeepSeek's format`,
+  );
 }
 
 // What Python's str.strip() takes: other than trim() also U+001C to U+001F and U+0085, but not U+FEFF.

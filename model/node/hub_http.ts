@@ -270,6 +270,10 @@ function redirected(at: URL, location: string): URL {
   const next = new URL(location, at);
   if (!/^https?:$/.test(next.protocol) || (at.protocol === "https:" && next.protocol !== "https:"))
     throw new HubError(`${at.href} redirects to ${next.protocol}//${next.host}, which is not safe`);
+  if (next.username || next.password)
+    throw new HubError(
+      `${at.host} redirects to an address of ${next.host} with a name and password; check HF_ENDPOINT`,
+    );
   return next;
 }
 

@@ -56,6 +56,10 @@ export async function hubSettings(env: Environment, cache?: string): Promise<Hub
   const endpoint = (env.HF_ENDPOINT || "https://huggingface.co").replace(/\/+$/, "");
   if (!/^https?:\/\/[^/]/.test(endpoint) || !URL.canParse(endpoint))
     throw new HubError(`HF_ENDPOINT is ${quote(endpoint)}; it must be an address that begins with http:// or https://`);
+  if (new URL(endpoint).username || new URL(endpoint).password)
+    throw new HubError(
+      "HF_ENDPOINT must have no name and password; got an address with them. Give a token by HF_TOKEN",
+    );
   const home =
     pathOf(env, "HF_HOME") ?? join(pathOf(env, "XDG_CACHE_HOME") ?? join(homedir(), ".cache"), "huggingface");
   const given = cache === undefined ? undefined : expandPath(cache, env, "the cache folder");

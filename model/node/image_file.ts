@@ -85,7 +85,8 @@ export function inlineBytes(url: string): Uint8Array {
   return Buffer.from(text, "base64");
 }
 
-async function fileBytes(path: string, maxBytes: number): Promise<Uint8Array> {
+/** The bytes of an image file, not decoded. Throws as `readImage` does. */
+export async function imageBytes(path: string, maxBytes = MAX_BYTES): Promise<Uint8Array> {
   try {
     // Without waiting for the other end of a pipe, which is refused below.
     await using file = await open(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
@@ -149,7 +150,7 @@ export async function readImage(source: string | Uint8Array, options: ReadImageO
   const bytes = isInline
     ? inlineBytes(source)
     : typeof source === "string"
-      ? await fileBytes(source, maxBytes)
+      ? await imageBytes(source, maxBytes)
       : source;
   if (bytes.length > maxBytes) throw tooManyBytes(name, bytes.length, maxBytes);
   const format = formatOf(bytes);

@@ -44,6 +44,10 @@ describe("generation_config.json", () => {
     expect((await read({ "config.json": config })).answers.stopIds).toEqual([EOS, 9]);
     expect((await read({ "config.json": config })).answers.maxLength).toBeUndefined();
     expect((await read({ "config.json": { eos_token_id: 8, ...config } })).answers.stopIds).toEqual([8]);
+    await expect(read({ "config.json": { min_length: 5 } })).rejects.toThrow(
+      /config\.json: min_length must be 0 or absent/,
+    );
+    expect((await read({ "config.json": { max_new_tokens: 5 } })).answers.maxNewTokens).toBe(5);
     const both = await read({ "config.json": config, "generation_config.json": { eos_token_id: EOS } });
     expect(both.answers.stopIds).toEqual([EOS]);
     expect(both.notices.join()).toMatch(/config\.json: eos_token_id names 9 too/);
@@ -100,6 +104,12 @@ describe("generation_config.json", () => {
     expect(notices.join("\n")).toMatch(/min_p is not supported and has no effect[^]*no effect: "top_kk"/);
     const ids = await read({ "generation_config.json": { pad_token_id: 5, generation_kwargs: { boi_token_id: 260 } } });
     expect(ids.notices).toEqual(["tiny/generation_config.json: pad_token_id is 5; the tokenizer's 258 is used"]);
+    const kwargs = await read({ "generation_config.json": { generation_kwargs: { num_beams: 4 } } });
+    expect(kwargs.notices.join()).toMatch(/json: generation_kwargs: a key is not known and has no effect: "num_beams"/);
+  });
+  it("takes the pad_token_id of older configs, -1 for none", async () => {
+    expect((await read({ "config.json": { text_config: { pad_token_id: -1 } } })).notices).toEqual([]);
+    await expect(answers({ pad_token_id: -2 })).rejects.toThrow(/pad_token_id must be a token id/);
   });
 });
 
@@ -139,6 +149,9 @@ describe("the image processor", () => {
     });
     expect(found.mean).toEqual([0, 0, 0]);
     expect(notices.join()).toMatch(/processor_config\.json: a key is not known and has no effect: "sharpen"/);
+    expect(notices.join()).toMatch(
+      /preprocessor_config\.json has no effect: tiny\/processor_config\.json has the image/,
+    );
   });
 });
 
@@ -182,6 +195,32 @@ describe("the default system prompt", () => {
   });
 });
 
+describe("chat_template", () => {
+  const asked = async (files: object): Promise<string> =>
+    (await read({ ...files })).prompts.conversation([{ role: "user", content: "Hi" }], { system: "" });
+
+  it("may be several by name, of which the default is used", async () => {
+    const several = [{ name: "tool_use", template: "no" }, { name: "default", template: "yes" }]; // prettier-ignore
+    expect(await asked({ "chat_template.json": { chat_template: several } })).toBe("yes");
+    expect(await asked({ "processor_config.json": { chat_template: { default: "yes", rag: "no" } } })).toBe("yes");
+    expect(await asked({ "processor_config.json": { chat_template: null, sft_format: null } })).toMatch(/Hi/);
+  });
+  it.each([[[{ name: "rag", template: "no" }]], [{ rag: "no" }], [["no"]], [3]])("of another form is refused: %j", async (chat_template) => {
+    const opened = asked({ "chat_template.json": { chat_template } });
+    await expect(opened).rejects.toThrow(ConfigError);
+    await expect(asked({ "processor_config.json": { chat_template } })).rejects.toThrow(/processor_config\.json: chat_template must be a text, or several by name with one named "default"/);
+  }); // prettier-ignore
+});
+
+it.each([
+  ["generation_config.json", "eos_token_id"], ["generation_config.json", "num_beams"], ["config.json", "eos_token_id"],
+  ["preprocessor_config.json", "size"], ["processor_config.json", "sft_format"], ["chat_template.json", "chat_template"],
+])("a value of %s that is nested 20,000 deep is refused by name: %s", async (file, key) => {
+  const json = `{"${key}": ${'{"a":['.repeat(10_000)}1${"]}".repeat(10_000)}}`;
+  await expect(read({ [file]: json })).rejects.toThrow(ConfigError);
+  await expect(read({ [file]: json })).rejects.toThrow(`${key} must be`);
+}); // prettier-ignore
+
 describe.skipIf(!hasFixtures)("the files of a folder", () => {
   const hf = hasFixtures ? tinyFiles("hf") : new Map<string, Uint8Array>();
   const open = (files: Files) => openCheckpoint(sourceOfFiles(files));
@@ -207,6 +246,8 @@ describe.skipIf(!hasFixtures)("the files of a folder", () => {
   it.each<[string, (json: Record<string, Record<string, unknown>>) => void, RegExp]>([
     ["bitsandbytes", (json) => (json["quantization_config"] = { quant_method: "bitsandbytes", load_in_4bit: true }), /quantization_config must be absent.*got bitsandbytes of 4 bits/],
     ["quantised weights of another kind", (json) => (json["text_config"]!["quantization_config"] = { quant_method: "gptq", bits: 8 }), /got gptq of 8 bits/],
+    ["a quantised vision tower", (json) => (json["vision_config"]!["quantization_config"] = { quant_method: "awq", bits: 4 }), /got awq of 4 bits/],
+    ["scaled rotary positions beside others", (json) => Object.assign(json["text_config"]!, { rope_parameters: { rope_theta: 1e4 }, rope_scaling: { type: "linear", factor: 4 } }), /rope_scaling\.type must be "default".*got "linear"/],
     ["JanusFlow", (json) => (json["architectures"] = ["JanusFlow"] as never), /got JanusFlow, which is another model/],
     ["partial rotary positions", (json) => (json["text_config"]!["partial_rotary_factor"] = 0.5), /partial_rotary_factor must be 1.*got 0\.5/],
     ["another number of image tokens", (json) => (json["vision_config"]!["num_image_tokens"] = 32), /num_image_tokens must be 64.*got 32/],

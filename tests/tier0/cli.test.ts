@@ -11,18 +11,21 @@ import {
   rmSync,
   writeFileSync,
 } from "node:fs";
+import { EventEmitter } from "node:events";
 import { createServer } from "node:net";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { PassThrough } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { Command } from "commander";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
 import { addConvert } from "../../cli/convert.ts";
+import { addGenerate } from "../../cli/generate.ts";
 import { EXIT, Interrupted } from "../../cli/errors.ts";
 import { HubServer } from "../checkpoint/hub_server.ts";
 import { tinyFiles, tinyFolder } from "../checkpoint/tiny.ts";
-import { openOutput, runCli, startCli } from "../cli.ts";
+import { openOutput, runCli, runHere, startCli } from "../cli.ts";
 import type { CliResult } from "../cli.ts";
 import { hasFixtures } from "../fixtures.ts";
 
@@ -324,6 +327,46 @@ describe("streams", () => {
     expect(result.status).toBe(EXIT.input);
     expect(JSON.parse(String(result.stdout))).toMatchObject({
       error: { name: "ConfigError", message: expect.stringMatching(/no config\.json/) },
+    });
+  });
+});
+
+describe("prompts of generate", () => {
+  it("must be text: an image is no list of prompts", async () => {
+    const path = join(temporary, "photo.png");
+    writeFileSync(path, Uint8Array.of(0x89, 0x50, 0x4e, 0x47, 0x0a, 0xff));
+    const result = await runHere(addGenerate, ["generate", "--prompts", path]);
+    expect([result.code, result.stderr]).toEqual([
+      EXIT.input,
+      expect.stringMatching(/photo\.png: prompts must be text in UTF-8; got other bytes/),
+    ]);
+  });
+  const typed = (signals = new EventEmitter()): { stdin: PassThrough; result: Promise<CliResult> } => {
+    const stdin = new PassThrough();
+    vi.spyOn(process, "stdin", "get").mockReturnValue(stdin as never);
+    return { stdin, result: runHere(addGenerate, ["generate", "-"], signals) };
+  };
+  afterEach(() => void vi.restoreAllMocks());
+  it("are read from standard input until a signal comes", async () => {
+    const signals = new EventEmitter();
+    const { stdin, result } = typed(signals);
+    stdin.write("a red circle\n");
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    signals.emit("SIGTERM");
+    expect((await result).code).toBe(EXIT.terminated);
+  });
+  it("are refused if standard input has no end, or holds a pointer of Git LFS", async () => {
+    const endless = typed();
+    endless.stdin.end(new Uint8Array(17 * 2 ** 20).fill(0x61));
+    expect(await endless.result).toMatchObject({
+      code: EXIT.input,
+      stderr: expect.stringMatching(/standard input: prompts must have at most 16777216 bytes/),
+    });
+    const pointer = typed();
+    pointer.stdin.end("version https://git-lfs.github.com/spec/v1\noid sha256:0\n");
+    expect(await pointer.result).toMatchObject({
+      code: EXIT.input,
+      stderr: expect.stringMatching(/standard input is a pointer of Git LFS/),
     });
   });
 });

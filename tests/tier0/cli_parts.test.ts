@@ -13,6 +13,7 @@ import { FileError } from "../../model/node/files.ts";
 import { PackageError } from "../../model/node/image_file.ts";
 import { ImageFormatError } from "../../model/image/image.ts";
 import { PromptError } from "../../model/request.ts";
+import { addData } from "../../cli/data.ts";
 import { sourcesOf } from "../../cli/train.ts";
 import { SaveError } from "../../train/node/run/errors.ts";
 import { EXIT, Interrupted, UsageError, exitCodeOf, reportError } from "../../cli/errors.ts";
@@ -24,7 +25,7 @@ import { checkConfig } from "../../train/config.ts";
 import type { TrainConfig } from "../../train/config.ts";
 import { adviceOn } from "../../train/node/advice.ts";
 import { listenForSignals } from "../../cli/signals.ts";
-import { openOutput } from "../cli.ts";
+import { openOutput, runHere } from "../cli.ts";
 
 const temporary = mkdtempSync(join(tmpdir(), "janus-cli-parts-"));
 afterAll(() => rmSync(temporary, { recursive: true, force: true }));
@@ -71,6 +72,16 @@ describe("sources of janus train", () => {
       expect(() => sourcesOf(wrong)).toThrow(message);
     }
   });
+});
+
+it.each<[string[], RegExp]>([
+  [["--classes", "names.txt"], /--classes is for folders of images by class, and no source is a folder/],
+  [["--images", "i", "folder"], /--images is for files/],
+  [["--ignore-field", "score", "folder"], /--ignore-field is for records of files/],
+])("janus data index refuses an option that no source uses: %j", async ([flag, value, kind], message) => {
+  const path = kind === "folder" ? temporary : join(temporary, "a.jsonl");
+  const result = await runHere(addData, ["data", "index", path, "--cache", temporary, flag!, value!]);
+  expect([result.code, result.stderr]).toEqual([EXIT.usage, expect.stringMatching(message)]);
 });
 
 describe("what people type", () => {

@@ -1,6 +1,8 @@
 /** The cache of codes: found again, computed once, kept through crashes and damage, apart for other tokenizers. */
+import { spawnSync } from "node:child_process";
 import {
   appendFileSync,
+  existsSync,
   mkdtempSync,
   readFileSync,
   readdirSync,
@@ -63,6 +65,18 @@ async function read(cache: string, n: number): Promise<{ codes: (number[] | null
   await opened.close();
   return { codes, stats: opened.stats };
 }
+
+it.skipIf(!existsSync("/dev/zero"))("of a pipe and a device are refused, which would be read for ever", async () => {
+  const pipe = join(temporary, "pipe.png");
+  spawnSync("mkfifo", [pipe]);
+  const opened = await CodeCache.open(newCache(), about);
+  const codes = opened.source(encoder().encode);
+  for (const path of [pipe, "/dev/zero"]) {
+    await expect(codes(path)).rejects.toThrow(ImageError);
+    await expect(codes(path)).rejects.toThrow(`${path} is not a file`);
+  }
+  await opened.close();
+});
 
 describe("code cache", () => {
   it("computes a picture once, in batches, and gives the same codes as computing them each time", async () => {

@@ -19,6 +19,7 @@ import { FileError } from "../../model/node/files.ts";
 import { RecordError, SourceChangedError, SourceError } from "../../train/data/errors.ts";
 import { indexSource, noticesOf, openIndex, requireKnownFields } from "../../train/node/data/index_file.ts";
 import type { SourceIndex } from "../../train/node/data/index_file.ts";
+import { countTokens } from "../../train/node/data/token_counts.ts";
 import type { SourceSpec } from "../../train/node/data/sources.ts";
 
 const temporary = mkdtempSync(join(tmpdir(), "janus-index-"));
@@ -236,6 +237,43 @@ describe("index of a file", () => {
   });
 });
 
+it("counts of tokens are those of the fields that are allowed", async () => {
+  const path = file('{"text":"a","score":1}\n{"text":"b"}\n');
+  const cache = folder();
+  const counted = (ignoredFields: string[]): Promise<[number, number]> =>
+    using(indexSource({ path, ignoredFields }, cache), async (index) => {
+      const { total, bad } = await countTokens(index, { tokens: async () => 3 }, "tokenizer", cache);
+      return [total, bad];
+    });
+  expect(await counted([])).toEqual([3, 1]);
+  expect(await counted(["score"])).toEqual([6, 0]);
+});
+
+it("files may begin with a byte order mark", async () => {
+  const path = file('\ufeff{"text":"a","score":1}\n', "marked.jsonl");
+  await using(indexSource({ path, ignoredFields: ["score"] }, folder()), async (index) => {
+    expect([index.kind, await index.read(0)]).toEqual(["text", { task: "text", text: "a" }]);
+    expect(index.fields.map(({ field }) => field)).toEqual(["text", "score"]);
+  });
+  const root = folder();
+  mkdirSync(join(root, "n02"));
+  writeFileSync(join(root, "n02", "1.png"), "");
+  const classes = file("\ufeffn02 tench\n", "names.txt");
+  await using(indexSource({ path: root, classes }, folder()), async (index) =>
+    expect(await index.read(0)).toMatchObject({ prompt: "tench" }),
+  );
+});
+
+it.each<[string, Uint8Array, RegExp]>([
+  ["gzip", Uint8Array.of(0x1f, 0x8b, 8, 0, 10), /must be JSONL; it is compressed by gzip: unpack it with gunzip/],
+  ["Parquet", Buffer.from("PAR1\x15"), /must be JSONL; it is Parquet/],
+  ["UTF-16", Buffer.from('\ufeff{"text":"a"}\n', "utf16le"), /is text in UTF-16; save it as UTF-8/],
+  ["Git LFS", Buffer.from("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"), /is a pointer of Git LFS/],
+])("files of %s are refused as such", async (_, content, message) => {
+  await expect(indexSource({ path: file(content) }, folder())).rejects.toThrow(SourceError);
+  await expect(indexSource({ path: file(content) }, folder())).rejects.toThrow(message);
+});
+
 describe("index of a folder of classes", () => {
   function classes(): string {
     const root = folder();
@@ -329,6 +367,25 @@ describe("index of a folder of classes", () => {
     mkdirSync(join(path, "val/cat"), { recursive: true });
     writeFileSync(join(path, "val/cat/1.png"), "");
     await expect(indexSource({ path }, cache)).rejects.toThrow(/contains the splits train and val.*Give .*train$/);
+  });
+
+  it("are of one split, at any depth, and no split is a class", async () => {
+    const root = folder();
+    const image = (name: string): void => {
+      mkdirSync(join(root, name), { recursive: true });
+      writeFileSync(join(root, name, "1.png"), "");
+    };
+    for (const name of ["images/train/cat", "images/test/cat"]) image(name);
+    await expect(indexSource({ path: root }, folder())).rejects.toThrow(
+      /images contains the splits test and train.*Give .*images.train$/,
+    );
+    rmSync(join(root, "images"), { recursive: true });
+    for (const name of ["cat/train", "cat/test"]) image(name);
+    await expect(indexSource({ path: root }, folder())).rejects.toThrow(
+      /cat has images in the folders test and train, which are names of splits/,
+    );
+    const classes = file("train a train\ntest a test\n", "names.txt");
+    await using(indexSource({ path: root, classes }, folder()), (index) => expect(index.count).toBe(2));
   });
 
   it("notices an image that was overwritten, with and without the cache", async () => {

@@ -148,6 +148,8 @@ describe("sources", () => {
       { file_name: "a.png", text: "a red square" },
       { file_name: "a.png", prompt: "a red square", text: null },
       { file_name: "a.png", image: "", text: "a red square" },
+      { image: "a.png", prompt: "a red square", text: "" },
+      { image: "a.png", prompt: "", text: "a red square" },
       { image: { path: "a.png", bytes: null }, text: "a red square" },
     ])
       expect(parse(record)).toEqual(square);
@@ -160,10 +162,16 @@ describe("sources", () => {
     });
     const url = "data:image/png;base64,iVBORw0K";
     const part = [
-      { type: "image_url", image_url: { url } },
+      { type: "image_url", image_url: { url, detail: "low" } },
       { type: "text", text: "What?" },
     ];
-    expect(parse({ messages: [{ role: "user", content: part }, talk[1]] })).toMatchObject({ images: [url] });
+    const newer = [{ type: "input_image", image_url: url, detail: "low" }, { type: "input_text", text: "What?" }]; // prettier-ignore
+    for (const content of [part, newer])
+      expect(parse({ messages: [{ role: "user", content }, talk[1]] })).toMatchObject({ images: [url] });
+    const union = [{ type: "image", image: null, path: "a.png", text: null }, { type: "text", text: "What?", image: null }]; // prettier-ignore
+    expect(parse({ messages: [{ role: "user", content: union }, talk[1]] })).toMatchObject({
+      images: ["/pictures/a.png"],
+    });
     for (const empty of [{ image: "" }, { images: [] }, { image: null, images: null }])
       expect(parse({ id: 1, ...empty, messages: talk })).toMatchObject({ images: [], messages: talk });
     expect(parse({ text: "x", image: "", url: "https://a.b" })).toEqual({ task: "text", text: "x" });
@@ -200,6 +208,7 @@ describe("sources", () => {
   const switched = (change: object, i = 1): unknown => ({
     messages: talk.map((turn, at) => (at === i ? { ...turn, ...change } : turn)),
   });
+  const asking = (part: object): unknown => ({ messages: [{ role: "user", content: [part] }, talk[1]] });
   const bad: [string, unknown, RegExp, Task?][] = [
     ["a weight that is a part", switched({ weight: 0.5 }), /messages\[1\]\.weight is "0\.5"; 0, 1, false and true/],
     ["switches that differ", switched({ loss: true, weight: 0 }), /has loss and weight, which differ/],
@@ -246,10 +255,32 @@ describe("sources", () => {
       /only files and base64 data URLs/,
     ],
     ["a prompt of another type", { prompt: 3, image: "a.png" }, /prompt must be a string, got "3"/],
+    ["an empty caption", { text: " ", image: "a.png" }, /^text is empty/],
+    ["a caption that is not there", { text: "", image: "a.png" }, /^text is empty/],
     ["an empty text", { text: "\n" }, /text is empty/],
     ["no image", { prompt: "x", image: null }, /image must be the path/],
     ["messages that are none", { messages: [] }, /messages must be a list/],
     ["an unknown part", { messages: [{ role: "user", content: [{ type: "audio" }] }] }, /content\[0\]\.type is/],
+    [
+      "an image in a part of text",
+      asking({ type: "text", text: "a", image: "a.png" }),
+      /\.image is not used in a part of type "\\"text\\"/,
+    ],
+    [
+      "a text in a part of an image",
+      asking({ type: "image", path: "a.png", text: "a" }),
+      /content\[0\]\.text is not used in a part/,
+    ],
+    [
+      "two images in a part",
+      asking({ type: "image", path: "a.png", image: "b.png" }),
+      /content\[0\] has image and path; leave one/,
+    ],
+    [
+      "two images in OpenAI's part",
+      asking({ type: "image_url", image_url: { url: "a" }, image: "b" }),
+      /has image_url and image/,
+    ],
     ["images in text", { image: "a", conversations: llava("<image>", "x") }, /its source is for text/, "text"],
   ];
   it.each(bad)("refuses %s", (_, record, reason, task) => {

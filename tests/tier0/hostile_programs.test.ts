@@ -10,6 +10,7 @@ import { slowness } from "../../model/tokenizer_patterns.ts";
 
 const text = new TextDecoder().decode(byteTokenizerFiles().get("tokenizer.json"));
 const tokenizer = new Tokenizer({ tokenizer: text });
+type Json = Record<string, Record<string, unknown>>;
 const render = (chatTemplate: string, content = "hi"): string =>
   new PromptFormat(tokenizer, { imageTokens: 4, chatTemplate }).conversation([{ role: "user", content }], {
     system: "",
@@ -108,4 +109,18 @@ describe("patterns of a tokenizer", () => {
     const plain = { type: "Replace", pattern: { String: " " }, content: "▁" };
     expect(() => new Tokenizer({ tokenizer: withNormalizer(plain) })).not.toThrow();
   });
+});
+
+it.each<[string, (json: Json, value: unknown) => void]>([
+  ["the model's type", (json, value) => (json["model"]!["type"] = value)],
+  ["a merge", (json, value) => (json["model"]!["merges"] = [value])],
+  ["an id", (json, value) => (json["model"]!["vocab"] = { a: value })],
+  ["an added token", (json, value) => (json["added_tokens"] = [value] as never)],
+  ["a pre-tokenizer", (json, value) => (json["pre_tokenizer"] = { type: value })],
+])("%s of tokenizer.json that no message can show is refused", (_, change) => {
+  for (const value of [JSON.parse("[".repeat(20_000) + "]".repeat(20_000)), { toString: 1, valueOf: 1 }]) {
+    const json = JSON.parse(text) as Json;
+    change(json, value);
+    expect(errorOf(() => new Tokenizer({ tokenizer: json }))).toBeInstanceOf(TokenizerError);
+  }
 });

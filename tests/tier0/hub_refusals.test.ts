@@ -66,6 +66,7 @@ describe("refusals", () => {
     [404, { "x-error-code": "RevisionNotFound" }, HubNotFoundError, /no such revision/],
     [403, { "x-error-message": "fine-grained tokens only" }, HubAccessError, /refused \(HTTP 403, "fine-grained tokens only"\)/],
     [302, { location: "http://[bad" }, HubError, /redirects to "http:\/\/\[bad", which is no address/],
+    [302, { location: "http://me:secret@127.0.0.1/x" }, HubError, /redirects to an address of 127\.0\.0\.1 with a name and password/],
     [302, {}, HubError, /redirects \(HTTP 302\) to no address/],
     [200, { "content-type": "text/html" }, HubError, /answers with a web page.*log in to the network/],
     [501, {}, HubError, /the server answers HTTP 501/],
@@ -92,6 +93,14 @@ describe("refusals", () => {
       expect(notices[0]).toContain("using the copy of someone/Janus-tiny in the cache, commit 01234567");
     },
   );
+  it("a name and password in HF_ENDPOINT, which no request can have, are refused without showing them", async () => {
+    const url = hub.url.replace("//", "//me:secret@");
+    await failure(download({ env: env({ HF_ENDPOINT: url }) }), HubError, /^HF_ENDPOINT must have no name and password; got an address/);
+  }); // prettier-ignore
+  it("an answer for another commit than the one that was asked for is refused", async () => {
+    const revision = "f".repeat(40);
+    await failure(download({ revision }), HubError, /must answer for this commit; it answers for 0123456/);
+  });
   it("a host that is not found is named", async () => {
     const url = "http://no-such-host.invalid";
     await failure(download({ env: env({ HF_ENDPOINT: url }) }), HubNetworkError, /no-such-host\.invalid/);

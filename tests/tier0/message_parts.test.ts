@@ -81,10 +81,26 @@ describe("the images of a conversation", () => {
     [[{ type: "input_image", file_id: "f" }], /the field "file_id" of type "input_image" is not supported/],
     [[{ type: "text", text: "a", cache_control: {} }], /the field "cache_control" of type "text" is not supported/],
     [[{ type: "image", image, path: "a" }], /must have one of image, url and path; got image, path/],
+    [[{ type: "text", text: "a", image }], /the field "image" of type "text" is not supported/],
   ])("are refused by name: %j", (content, message) => {
     expect(() => images(content)).toThrow(PromptError);
     expect(() => images(content)).toThrow(message);
   }); // prettier-ignore
+  it.each(["constructor", "toString", "__proto__"])("names of an object's own are no type: %s", (type) => {
+    expect(() => imagesOf(asked([{ type, text: "a" }]), [], TAG)).not.toThrow(); // the text's check refuses it
+    expect(() => written([{ type, text: "a" }])).toThrow(`type "${type}" is not supported`);
+  });
+  it.each<[unknown, unknown, RegExp]>([
+    [[null], [], /message 0 must be an object with role and content; got null/],
+    [["hi"], [], /message 0 must be an object with role and content; got "hi"/],
+    [undefined, [], /the question must be a text or a list of messages; got undefined/],
+    [{ role: "user", content: "a" }, [], /the question must be a text or a list of messages; got \{/],
+    ["hi", "photo.jpg", /images must be a list; got "photo\.jpg"/],
+    ["hi", new Uint8Array(3), /images must be a list; got object/],
+  ])("are refused if %j with %j is no list", (question, listed, message) => {
+    expect(() => imagesOf(question as never, listed as never, TAG)).toThrow(PromptError);
+    expect(() => imagesOf(question as never, listed as never, TAG)).toThrow(message);
+  });
   it("and fields of a message that are not known are refused in a question", () => {
     const processor = { prompts, tokenizer } as Processor;
     const named = [{ role: "user", content: "a", weight: 0 }] as unknown as Message[];

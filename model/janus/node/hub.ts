@@ -278,6 +278,8 @@ async function fetchListing(repo: string, { revision, settings, transport, retri
   const siblings = json.get("siblings");
   if (typeof commit !== "string" || !isCommit(commit) || !Array.isArray(siblings))
     throw new HubError(`${what}: ${settings.endpoint} does not answer like the hub; check HF_ENDPOINT`);
+  if (isCommit(revision) && commit !== revision)
+    throw new HubError(`${what}: the hub must answer for this commit; it answers for ${commit}. Check HF_ENDPOINT`);
   const files = new Map<string, HubFile>();
   for (const entry of siblings) {
     const file = listedFile(entry, `${settings.endpoint}/${repo}/resolve/${commit}`);

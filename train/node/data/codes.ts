@@ -8,13 +8,12 @@
  * `codes/<key>/sorted.idx`: the lists, sorted for searching (code_index.ts).
  */
 import { createHash } from "node:crypto";
-import { mkdir, open, readFile, stat } from "node:fs/promises";
+import { mkdir, open, stat } from "node:fs/promises";
 import type { FileHandle } from "node:fs/promises";
 import { join, resolve } from "node:path";
-import { ImageLimitError } from "../../../model/image/image.ts";
 import { generationPixels } from "../../../model/image/preprocess.ts";
 import { fileError, writeFileAtomic } from "../../../model/node/files.ts";
-import { inlineBytes, notReadable, readImage } from "../../../model/node/image_file.ts";
+import { imageBytes, inlineBytes, notReadable, readImage } from "../../../model/node/image_file.ts";
 import type { ReadImageOptions } from "../../../model/node/image_file.ts";
 import type { CodeSource } from "../../data/encode.ts";
 import { ENCODED_AT_ONCE } from "../../stage0/image_tokenizer.ts";
@@ -44,7 +43,6 @@ export interface CodesAbout {
 const PREPROCESSING = 1;
 const ROWS_OF_PART = 65_536;
 const SUM_BYTES = 4;
-const MAX_BYTES = 128 * 2 ** 20; // limit for a picture file, as in readImage
 
 const digest = (...parts: (string | Uint8Array)[]): Buffer => {
   const hash = createHash("sha256");
@@ -160,7 +158,7 @@ export class CodeCache {
     if (isInline(path)) return { image: shortHash(inlineBytes(path)), isNew: true, seen: null };
     const seen = await seenFile(path);
     const known = await this.index.imageOf(stampOf(seen));
-    return { image: known ?? shortHash(await this.bytesOf(seen)), isNew: known === undefined, seen };
+    return { image: known ?? shortHash(await imageBytes(seen.path)), isNew: known === undefined, seen };
   }
 
   /** Codes from here, else computed by `encode` and kept. Pictures that are asked for at the same time are computed together. */
@@ -175,7 +173,7 @@ export class CodeCache {
         return cached;
       }
       const seen = isInline(path) ? null : await seenFile(path);
-      const bytes = seen ? await this.bytesOf(seen) : inlineBytes(path);
+      const bytes = seen ? await imageBytes(seen.path) : inlineBytes(path);
       const image = shortHash(bytes);
       const compute = async (): Promise<Uint16Array> => {
         const pixels = generationPixels(
@@ -203,14 +201,6 @@ export class CodeCache {
     await this.writer?.codes.close();
     await this.writer?.list.close();
     this.writer = null;
-  }
-
-  private async bytesOf({ path, bytes }: Seen): Promise<Uint8Array> {
-    if (bytes > MAX_BYTES)
-      throw new ImageLimitError(`${path} has ${bytes} bytes; at most ${MAX_BYTES} are read. Save it smaller`);
-    return readFile(path).catch((error: unknown) => {
-      throw notReadable(path, error);
-    });
   }
 
   /** The codes of a picture by its hash; null if they are not here or damaged. */

@@ -52,6 +52,9 @@ const HARMLESS: ReadonlySet<string> = new Set([
   "height",
   "sha256",
   "md5",
+  // The resolution that OpenAI's models take an image in; here there is one.
+  "messages[].content[].detail",
+  "messages[].content[].image_url.detail",
   "token_count",
   "num_tokens",
 ]);
@@ -100,6 +103,7 @@ export function fieldsOf(record: Readonly<Record<string, unknown>>, kind: Record
   add(record, "");
   if (kind === "text" || kind === "pairs")
     for (const name of IMAGE_FIELDS) if (isEmpty(record[name])) found.delete(name);
+  if (kind === "pairs") for (const name of SAME.flat()) if (isEmpty(record[name])) found.delete(name);
   // Of two fields that mean the same, the second one is not used.
   if (kind === "pairs")
     for (const [first, second] of SAME)

@@ -43,7 +43,10 @@ const classesText = (path: string): Promise<string> =>
 /** Names of classes by folder, of lines `folder name of the class`, as ImageNet's synset file has them. */
 async function readClasses(path: string): Promise<Map<string, string>> {
   const names = new Map<string, string>();
-  for (const [i, line] of (await classesText(path)).split(/\r?\n/).entries()) {
+  for (const [i, line] of (await classesText(path))
+    .replace(/^\ufeff/, "")
+    .split(/\r?\n/)
+    .entries()) {
     if (line.trim() === "") continue;
     const [, folder, name] = /^(\S+)\s+(\S.*?)\s*$/.exec(line) ?? [];
     if (folder === undefined || name === undefined)
@@ -111,7 +114,7 @@ class FolderLister {
     const folders: Folder[] = [];
     for await (const { name } of this.images("", folders))
       this.skip("in the root, without the folder of a class", name);
-    await this.requireOneSplit(folders);
+    await this.requireOneSplit("", folders);
     const above = await statsOf(this.spec.path);
     for (const { name, id } of folders) yield* this.folder(name, [...(above ? [idOf(above)] : []), id]);
   }
@@ -125,6 +128,7 @@ class FolderLister {
       yield `${JSON.stringify({ class: className, image: `${path}/${name}`, bytes })}\n`;
     }
     if (folders.length === 0) this.classOf(path); // an empty class has to have a name too
+    await this.requireOneSplit(path, folders);
     for (const { name, id } of folders) {
       if (above.includes(id)) this.skip("link to a folder above it", `${path}/${name}`);
       else yield* this.folder(`${path}/${name}`, [...above, id]);
@@ -176,20 +180,27 @@ class FolderLister {
   }
 
   /** Training on `train` and `test` together is never meant. */
-  private async requireOneSplit(folders: readonly Folder[]): Promise<void> {
-    const splits: string[] = [];
+  private async requireOneSplit(path: string, folders: readonly Folder[]): Promise<void> {
+    const parent = join(this.spec.path, path);
+    const [splits, named]: [string[], string[]] = [[], []];
     for (const { name } of folders) {
       if (!SPLITS.has(name.toLowerCase())) continue;
+      if (this.classes?.has(name) || this.classes?.has(join(path, name))) continue; // a class by the user's word
       let [hasImages, hasFolders] = [false, false];
-      for await (const entry of entriesOf(join(this.spec.path, name))) {
-        if (entry.type === "d") hasFolders = true;
-        else if (IMAGES.test(entry.name)) hasImages = true;
+      for await (const entry of entriesOf(join(parent, name))) {
+        if (IMAGES.test(entry.name)) hasImages = true;
+        else if (entry.type !== "f") hasFolders = true; // a link may be one
       }
-      if (!hasImages && hasFolders) splits.push(name);
+      if (hasFolders) splits.push(name);
+      else if (hasImages) named.push(name);
     }
-    if (splits.length > 1)
+    if (named.length > 1)
       throw new SourceError(
-        `${this.spec.path} contains the splits ${splits.join(" and ")}; a source is one of them. Give ${join(this.spec.path, splits.find((name) => /^train/i.test(name)) ?? splits[0]!)}`,
+        `${parent} has images in the folders ${named.join(" and ")}, which are names of splits, not of classes; each class needs a folder in one of them. If they are classes, say so with --classes`,
+      );
+    if (splits.length + named.length > 1)
+      throw new SourceError(
+        `${parent} contains the splits ${[...splits, ...named].join(" and ")}; a source is one of them. Give ${join(parent, splits.find((name) => /^train/i.test(name)) ?? splits[0]!)}`,
       );
   }
 

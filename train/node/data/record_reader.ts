@@ -2,7 +2,7 @@
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { quote } from "../../../model/io/errors.ts";
-import { isObject } from "../../../model/io/unknown.ts";
+import { cutJson, isObject } from "../../../model/io/unknown.ts";
 import type { ContentPart, Message } from "../../../model/janus/prompt.ts";
 import { LOSS_FIELDS, SAME, isAbsent, isEmpty } from "./fields.ts";
 
@@ -33,6 +33,12 @@ const LLAVA_ROLES: Readonly<Record<string, string>> = {
 };
 /** An image inside a record, as `readImage` takes it. */
 const INLINE = /^data:(image\/[a-z0-9.+-]+)?;base64,/i;
+
+/** Types of parts, OpenAI's among them. */
+const TEXT_PARTS: readonly unknown[] = ["text", "input_text"];
+const IMAGE_PARTS: readonly unknown[] = ["image", "image_url", "input_image"];
+/** Fields of a part that name its image. */
+const PART_IMAGES = ["image_url", "image", "path"] as const;
 
 export class RecordReader {
   private readonly json: Json;
@@ -87,7 +93,10 @@ export class RecordReader {
 
   /** `{prompt or text, image or file_name}`. */
   pair(): { readonly prompt: string; readonly image: string } {
-    const [prompt, image] = SAME.map((names) => names.find((name) => !isEmpty(this.json[name])) ?? names[0]);
+    const [prompt, image] = SAME.map(
+      (names) =>
+        names.find((name) => !isEmpty(this.json[name])) ?? names.find((name) => !isAbsent(this.json[name])) ?? names[0],
+    );
     return { prompt: this.text(prompt!), image: this.path(this.json[image!], image!) };
   }
 
@@ -139,15 +148,28 @@ export class RecordReader {
   /** A part of a message: text, or an image as `{image_url: {url}}`, `{image_url}`, `{image}` or `{path}`. */
   private part(part: unknown, at: string): Turn["parts"][number] {
     if (!isObject(part)) return this.fail(`${at} must be an object with a type, got ${shown(part)}`);
-    if (part.type === "text") {
+    const isText = TEXT_PARTS.includes(part.type);
+    if (!isText && !IMAGE_PARTS.includes(part.type))
+      return this.fail(
+        `${at}.type is ${shown(part.type)}; ${[...TEXT_PARTS, ...IMAGE_PARTS].map((type) => `"${String(type)}"`).join(", ")} are known`,
+      );
+    this.requireOneContent(part, isText, at);
+    if (isText) {
       if (typeof part.text !== "string") return this.fail(`${at}.text must be a string, got ${shown(part.text)}`);
       return { type: "text", text: part.text };
     }
-    if (part.type !== "image_url" && part.type !== "image")
-      return this.fail(`${at}.type is ${shown(part.type)}; "text", "image_url" and "image" are known`);
     const url = (isObject(part.image_url) ? part.image_url.url : part.image_url) ?? part.image ?? part.path;
     if (url === undefined && part.type === "image") return { type: "image" }; // one of those that the record lists
     return { type: "image", path: this.path(url, at) };
+  }
+
+  /** A part is one text or one image: of two, the second would be dropped. */
+  private requireOneContent(part: Json, isText: boolean, at: string): void {
+    const images = PART_IMAGES.filter((name) => !isEmpty(part[name]));
+    const [strange] = isText ? images : isEmpty(part.text) ? [] : ["text"];
+    if (strange !== undefined)
+      this.fail(`${at}.${strange} is not used in a part of type ${shown(part.type)}; make it a part of its own`);
+    if (images.length > 1) this.fail(`${at} has ${images.join(" and ")}; leave one of them`);
   }
 
   private list(name: string): unknown[] {
@@ -249,19 +271,4 @@ export class RecordReader {
 
 const joined = (parts: Turn["parts"]): string => parts.map((part) => (part.type === "text" ? part.text : "")).join("");
 
-/** Levels of a value that messages show: `JSON.stringify` runs out of stack on a value nested 10,000 deep. */
-const SHOWN_DEPTH = 3;
-const SHOWN_ITEMS = 8;
-
-function cut(value: unknown, depth: number): unknown {
-  if (typeof value === "string") return value.length > 200 ? `${value.slice(0, 200)}…` : value;
-  if (Array.isArray(value))
-    return depth === 0 ? "[…]" : (value as unknown[]).slice(0, SHOWN_ITEMS).map((item) => cut(item, depth - 1));
-  if (!isObject(value)) return value;
-  if (depth === 0) return "{…}";
-  const entries = Object.entries(value).slice(0, SHOWN_ITEMS);
-  return Object.fromEntries(entries.map(([key, item]) => [key, cut(item, depth - 1)]));
-}
-
-const shown = (value: unknown): string =>
-  value === undefined ? "nothing" : quote(JSON.stringify(cut(value, SHOWN_DEPTH)));
+const shown = (value: unknown): string => (value === undefined ? "nothing" : quote(JSON.stringify(cutJson(value))));

@@ -1,6 +1,7 @@
 /** One pass over a JSONL file: its hash and the positions of its lines, a chunk at a time. */
 import { createHash } from "node:crypto";
 import type { ByteSink } from "../../../model/io/bytes.ts";
+import { notContent } from "../../../model/io/small_file.ts";
 import { openFile } from "../../../model/node/files.ts";
 import { SourceError } from "../../data/errors.ts";
 import { FieldCounter, kindOf } from "./fields.ts";
@@ -131,7 +132,7 @@ class Lines {
   /** Finds the kind by one of the first records, and counts the fields of all. */
   private look(): void {
     if (!this.parts) return;
-    const text = Buffer.concat(this.parts).toString("utf8");
+    const text = new TextDecoder().decode(Buffer.concat(this.parts)); // without a byte order mark
     if (this.count === 0 && text.trimStart().startsWith("["))
       throw new SourceError(`${this.path} is not JSONL: it begins with a list.${this.asArray()}`);
     let record: unknown;
@@ -154,6 +155,24 @@ class Lines {
   }
 }
 
+/** First bytes of files that are often given for JSONL. */
+const OTHER_FORMATS: readonly (readonly [head: string, name: string, todo: string])[] = [
+  ["\x1f\x8b", "compressed by gzip", "unpack it with gunzip"],
+  ["\x28\xb5\x2f\xfd", "compressed by zstd", "unpack it with unzstd"],
+  ["PAR1", "Parquet", "write its rows as JSONL, one record a line"],
+  ["ARROW1", "Arrow", "write its rows as JSONL, one record a line"],
+  ["PK\x03\x04", "a zip archive", "unpack it"],
+];
+
+/** Throws `SourceError` if a file begins as one of another format. */
+function requireLines(chunk: Uint8Array, path: string): void {
+  const problem = notContent(chunk);
+  if (problem !== null) throw new SourceError(`${path} ${problem}`);
+  const head = String.fromCharCode(...chunk.subarray(0, 8));
+  const other = OTHER_FORMATS.find(([start]) => head.startsWith(start));
+  if (other) throw new SourceError(`${path} must be JSONL; it is ${other[1]}: ${other[2]}`);
+}
+
 /**
  * Writes a record for each line of `path` that is not blank. `kind` if it is known (default: that of the first records).
  * Throws `SourceError` for files of no known kind or without records.
@@ -163,6 +182,7 @@ export async function scan(path: string, sink: ByteSink, options: ScanOptions, k
   const lines = new Lines(path, sink, kind);
   let bytes = 0;
   for await (const chunk of chunksOf(path, options)) {
+    if (bytes === 0) requireLines(chunk, path);
     hash.update(chunk);
     await lines.push(chunk);
     bytes += chunk.length;

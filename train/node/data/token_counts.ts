@@ -38,7 +38,10 @@ export async function countTokens(
   cache: string,
   { signal, onProgress }: Pick<ScanOptions, "signal"> & { onProgress?: (records: number) => void } = {},
 ): Promise<TokenCounts> {
-  const key = createHash("sha256").update(`${VERSION} ${index.task} ${by}`).digest("hex");
+  const ignored = [...new Set(index.spec.ignoredFields)].sort(); // a record with another field is a bad one
+  const key = createHash("sha256")
+    .update(`${VERSION} ${index.task} ${by} ${JSON.stringify(ignored)}`)
+    .digest("hex");
   const path = join(cache, "index", `${index.hash.slice(0, 32)}-${key.slice(0, 32)}.tokens`);
   const known = await readFile(path).catch(() => null);
   if (known?.length === 4 * index.count) {
