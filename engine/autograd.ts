@@ -3,8 +3,9 @@
  * `backward()` walks the entries from the last to the first. Gradients of leaves accumulate in f32, those between ops are passed on.
  * No double backward.
  */
-import { AutogradError, DTypeError, ShapeError, shapeText } from "./errors.ts";
+import { ArgumentError, AutogradError, DTypeError, ShapeError, shapeText } from "./errors.ts";
 import { currentLabel, withLabel } from "./label.ts";
+import { requireFunction, shown } from "./options.ts";
 import { refusePromise } from "./promise.ts";
 import { madeHere, scope } from "./scope.ts";
 import { encode, isFloat } from "./dtype.ts";
@@ -37,6 +38,7 @@ export const noGradDepth = (): number => noGrads;
 
 /** Runs `fn` (synchronous) without recording. */
 export function noGrad<T>(fn: () => T): T {
+  requireFunction("noGrad", fn);
   noGrads++;
   try {
     return withGrad(false, fn, "noGrad()");
@@ -129,6 +131,8 @@ const one = (device: Device): Tensor =>
  * @param grad gradient of `loss`, of its shape; may be left out for a loss of one element
  */
 export function backward(loss: Tensor, grad?: Tensor): void {
+  if (typeof (loss as Partial<Tensor> | undefined)?.check !== "function")
+    throw new ArgumentError(`backward: the loss must be a Tensor; got ${shown(loss)}. Pass the result of a loss.`);
   loss.check();
   if (!loss.requiresGrad)
     throw new AutogradError(
@@ -319,11 +323,12 @@ function reachable(root: TapeNode): TapeNode[] {
 /**
  * Activation checkpointing: runs `fn(...inputs)` without a tape, and again during backward. Parameters used inside get their gradients.
  * `fn` must compute the same both times and return one tensor: draws without a generator are repeated, and backward throws `AutogradError` if
- * anything that `fn` read (a parameter, a generator) has changed since, or if it launches something else (another number, module mode or tensor).
+ * anything that `fn` read (a parameter, a generator; not in `sideEffect`) has changed since, or if it launches something else (another number, module mode or tensor).
  * Host data that it uploads itself must be the same: that is not compared. Results of other ops that need a gradient must come in as inputs, not
  * by closure: backward refuses them.
  */
 export function checkpoint<T extends readonly Tensor[]>(fn: (...inputs: T) => Tensor, ...inputs: T): Tensor {
+  requireFunction("checkpoint", fn);
   if (!enabled) return fn(...inputs);
   const draws = allDraws();
   const first = new Footprint();
@@ -348,7 +353,7 @@ export function checkpoint<T extends readonly Tensor[]>(fn: (...inputs: T) => Te
           const from = nextTapeId();
           const second = new Footprint();
           const result = watchLeaves(seen, () =>
-            withDraws(draws, () => scope(() => second.during(() => fn(...(again as unknown as T))))),
+            recomputing(() => withDraws(draws, () => scope(() => second.during(() => fn(...(again as unknown as T)))))),
           );
           first.requireSame(second);
           if (result.requiresGrad) withFirst(from, () => backward(result, grad));
@@ -369,6 +374,36 @@ export function checkpoint<T extends readonly Tensor[]>(fn: (...inputs: T) => Te
   );
 }
 
+/** `checkpoint` runs its function once more, in backward. */
+let isRecomputing = false;
+/** `sideEffect` runs: its launches are not compared. */
+let isUncompared = false;
+
+function recomputing<T>(fn: () => T): T {
+  const before = isRecomputing;
+  isRecomputing = true;
+  try {
+    return fn();
+  } finally {
+    isRecomputing = before;
+  }
+}
+
+/**
+ * Runs `fn` (synchronous), which changes tensors that no result depends on, e.g. running statistics, without recording. In a function that
+ * `checkpoint` calls it runs the first time only, not in backward.
+ */
+export function sideEffect(fn: () => void): void {
+  if (isRecomputing) return;
+  const before = isUncompared;
+  isUncompared = true;
+  try {
+    noGrad(fn);
+  } finally {
+    isUncompared = before;
+  }
+}
+
 /** What a function launches: the storages older than it that it reads, with their versions, and a hash of its kernels and parameters. */
 class Footprint {
   private readonly versions = new Map<Storage, number>();
@@ -378,6 +413,7 @@ class Footprint {
   during<T>(fn: () => T): T {
     const first = nextStorageSerial();
     const note = (launch: Launch): void => {
+      if (isUncompared) return;
       const { bindings, pipeline } = launch;
       const access = Object.values(pipeline.kernel.bindings);
       for (const [i, { storage }] of bindings.entries()) {
@@ -430,6 +466,10 @@ class Footprint {
 
 /** Drops the gradients of `leaves`. */
 export function zeroGradients(leaves: Iterable<Tensor>): void {
+  if (typeof (leaves as Partial<Iterable<Tensor>> | undefined)?.[Symbol.iterator] !== "function")
+    throw new ArgumentError(
+      `zeroGradients: leaves must be an array of tensors; got ${shown(leaves)}. Pass model.parameters().`,
+    );
   for (const leaf of leaves) {
     if (leaf.grad) holdGradient(leaf);
     leaf.grad?.dispose();

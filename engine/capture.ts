@@ -7,6 +7,7 @@ import { CaptureError, DisposedError } from "./errors.ts";
 import { getDevice } from "./device.ts";
 import type { Device } from "./device.ts";
 import type { PoolBuffer } from "./pool.ts";
+import { knownOptions, requireFunction } from "./options.ts";
 import { refusePromise } from "./promise.ts";
 import { scope, tensorsIn } from "./scope.ts";
 import { nextStorageSerial } from "./storage.ts";
@@ -106,6 +107,8 @@ export class Captured<T> {
  * Host data and read-backs inside `fn` are refused with `CaptureError`.
  */
 export async function capture<T>(fn: () => T, options: CaptureOptions = {}): Promise<Captured<T>> {
+  knownOptions("capture", options, ["device", "verify"]);
+  requireFunction("capture", fn);
   const device = options.device ?? getDevice();
   if (device.queue.isCapturing) throw new CaptureError("capture() inside capture(); capture the outer function only");
   device.check();

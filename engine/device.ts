@@ -12,7 +12,7 @@ import type { JanusError } from "./errors.ts";
 import { Faults } from "./faults.ts";
 import { loadKernels } from "./kernel.ts";
 import type { Constants, Kernel, Uses } from "./kernel.ts";
-import { knownOptions } from "./options.ts";
+import { knownOptions, requireBoolean, shown } from "./options.ts";
 import { Pipelines } from "./pipelines.ts";
 import { memoryBytes, settle } from "./platform.ts";
 import { BufferPool } from "./pool.ts";
@@ -92,6 +92,10 @@ export function getDevice(): Device {
 
 /** Makes `device` the one that tensors are created on when none is named. */
 export function setDevice(device: Device | null): void {
+  if (device !== null && !(device instanceof Device))
+    throw new ArgumentError(
+      `setDevice: the device must be a Device or null; got ${shown(device)}. Pass what Device.create() resolves to.`,
+    );
   defaultDevice = device;
 }
 
@@ -153,6 +157,12 @@ export class Device {
   /** Opens a device and loads all kernels declared so far; it becomes the default device if there is none. */
   static async create(options: DeviceOptions = {}): Promise<Device> {
     knownOptions("Device.create", options, DEVICE_OPTIONS);
+    for (const name of ["checks", "poison"] as const) requireBoolean("Device.create", name, options[name] ?? false);
+    const { memoryBudget = Infinity } = options;
+    if (typeof memoryBudget !== "number" || !(memoryBudget > 0))
+      throw new ArgumentError(
+        `Device.create: memoryBudget must be a number of bytes above 0; got ${String(memoryBudget)}. Change it.`,
+      );
     await loadKernels();
     const device =
       options.backend === "null"

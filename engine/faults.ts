@@ -44,6 +44,7 @@ export class Faults {
     const { pool } = this.device;
     const record = pool.outsideCaptures(() => make().escape());
     pool.exempt(record.storage.bytes, record.storage.label);
+    record.storage.markConstant(); // no result depends on it: checkpoint() may find it written
     this.record = record;
     this.clear(record);
     return record;

@@ -15,11 +15,19 @@ export type { Access, Constants, Kernel, Library, ParamType, Uses } from "./kern
 export { currentLabel, withLabel } from "./label.ts";
 export { grid1d, launch, traceOf } from "./launch.ts";
 export type { Bound, LaunchOptions } from "./launch.ts";
-export { knownOptions, nearestName, optionNames } from "./options.ts";
+export {
+  knownOptions,
+  nearestName,
+  optionNames,
+  requireArray,
+  requireBoolean,
+  requireFunction,
+  shown,
+} from "./options.ts";
 export { now, sleep } from "./platform.ts";
 export * from "./profile.ts";
 export * from "./random.ts";
-export { broadcastShapes, contiguousStrides, normalizeDim, sameShape, sizeOf } from "./shape.ts";
+export { broadcastShapes, contiguousStrides, dimArray, normalizeDim, sameShape, sizeOf } from "./shape.ts";
 export type { Shape } from "./shape.ts";
 export { construct, openScope, scope, tensorsIn } from "./scope.ts";
 export { TapeNode } from "./tape.ts";

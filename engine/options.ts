@@ -22,6 +22,29 @@ export function knownOptions(op: string, options: object, known: readonly string
   }
 }
 
+/**
+ * Throws `ArgumentError` unless `value` is true or false: F.sort(x, -1, { descending: false }) would sort in descending order, since an object
+ * counts as true.
+ */
+export function requireBoolean(op: string, name: string, value: boolean): void {
+  if (typeof value !== "boolean")
+    throw new ArgumentError(
+      `${op}: ${name} must be true or false; got ${shown(value)}. It is a value of its own, not an options object.`,
+    );
+}
+
+/** Throws `ArgumentError` unless `value` is an array: x.permute(1, 0) passes a number. */
+export function requireArray(op: string, name: string, value: readonly unknown[]): void {
+  if (!Array.isArray(value))
+    throw new ArgumentError(`${op}: ${name} must be an array; got ${shown(value)}. Put square brackets around it.`);
+}
+
+/** Throws `ArgumentError` unless `value` is a function. */
+export function requireFunction(op: string, value: unknown): void {
+  if (typeof value !== "function")
+    throw new ArgumentError(`${op}: the first argument must be a function; got ${shown(value)}. Pass () => ….`);
+}
+
 /** The names of the options type `T`, for `knownOptions`: a name that is missing does not compile. */
 export const optionNames = <T>(names: Readonly<Record<keyof Required<T>, true>>): string[] => Object.keys(names);
 

@@ -5,6 +5,7 @@
 import { ArgumentError } from "./errors.ts";
 import { getDevice } from "./device.ts";
 import type { Device } from "./device.ts";
+import { knownOptions } from "./options.ts";
 import { tensor } from "./tensor.ts";
 import type { Tensor } from "./tensor.ts";
 
@@ -51,6 +52,7 @@ export class Generator {
 
   /** @param seed a whole number from 0 to 2^53 − 1 */
   constructor(seed: number, options: { device?: Device } = {}) {
+    knownOptions("Generator", options, ["device"]);
     this.words = [...seedWords(seed), 0, 0];
     this.state = tensor(Uint32Array.from(this.words), options).keep();
   }

@@ -2,6 +2,7 @@
  * Who frees what: every tensor made inside a scope is disposed when the scope ends, except those that it returns. What the tape
  * saved stays alive by the tape's own handles.
  */
+import { requireFunction } from "./options.ts";
 import { refusePromise } from "./promise.ts";
 import type { Tensor } from "./tensor.ts";
 
@@ -28,6 +29,7 @@ export function leaveScopes(tensor: Tensor): void {
  * which belong to the surrounding scope from then on. `fn` must be synchronous.
  */
 export function scope<T>(fn: () => T): T {
+  requireFunction("scope", fn);
   const at = stack.push(new Set()) - 1;
   let result: T;
   try {

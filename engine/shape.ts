@@ -1,5 +1,6 @@
 /** Arithmetic of shapes: sizes, strides, dimensions, broadcasting. */
-import { ShapeError, shapeText } from "./errors.ts";
+import { ArgumentError, ShapeError, shapeText } from "./errors.ts";
+import { shown } from "./options.ts";
 
 export type Shape = readonly number[];
 
@@ -30,6 +31,15 @@ export function normalizeDim(dim: number, rank: number, op: string): number {
   if (!Number.isInteger(dim) || dim < -rank || dim >= rank)
     throw new ShapeError(`${op}: dimension ${dim} of a tensor of rank ${rank}; use ${-rank} to ${rank - 1}`);
   return dim < 0 ? dim + rank : dim;
+}
+
+/** `dims` as an array; throws `ArgumentError` if it is neither a number nor an array. */
+export function dimArray(op: string, dims: number | readonly number[]): readonly number[] {
+  if (typeof dims === "number") return [dims];
+  if (Array.isArray(dims)) return dims as readonly number[];
+  throw new ArgumentError(
+    `${op}: dims must be a dimension or an array of dimensions; got ${shown(dims)}. Pass e.g. [0, 1].`,
+  );
 }
 
 /** The shape that broadcasting gives; throws `ShapeError` naming the op and both shapes. */

@@ -385,6 +385,10 @@ export function tensor(
 ): Tensor {
   knownOptions("tensor", options, ["dtype", "device", "requiresGrad", "shape"]);
   const typed = ArrayBuffer.isView(values);
+  if (!typed && !Array.isArray(values) && typeof values !== "number")
+    throw new ArgumentError(
+      `tensor: values must be a number, an array or a typed array; got ${shown(values)}. Pass e.g. [[1, 2], [3, 4]].`,
+    );
   const shape = options.shape ?? (typed ? [values.length] : nestedShape(values));
   const flat = typed
     ? values

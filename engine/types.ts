@@ -15,7 +15,7 @@ export interface Storage {
   readonly label: string;
   /** Storages are numbered in the order of creation, over all devices. */
   readonly serial: number;
-  /** A constant of its device: every function that reads it finds the same values. */
+  /** A constant of its device: every function that reads it finds the same values, or no result depends on them. */
   readonly isConstant: boolean;
   /** Number of writes; the tape recognises by it that a saved tensor was changed in place. */
   readonly version: number;

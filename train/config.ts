@@ -4,6 +4,7 @@
  */
 import { z } from "zod";
 import { JanusError } from "../engine/errors.ts";
+import { nearestName } from "../engine/options.ts";
 import { constantSchedule } from "../model/nn/optim/schedules.ts";
 
 /** Settings that cannot be used; each line of the message is one problem with its path. */
@@ -192,25 +193,9 @@ function typeAt(schema: unknown, path: readonly PropertyKey[]): unknown {
   return type;
 }
 
-/** Levenshtein distance, for the nearest known key. */
-function distance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j++)
-      next[j] = Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + Number(a[i - 1] !== b[j - 1]));
-    row = next;
-  }
-  return row[b.length]!;
-}
-
 function suggestion(key: string, known: readonly string[]): string {
-  const [best] = [...known].sort(
-    (a, b) => distance(key.toLowerCase(), a.toLowerCase()) - distance(key.toLowerCase(), b.toLowerCase()),
-  );
-  return best !== undefined && distance(key.toLowerCase(), best.toLowerCase()) <= Math.max(2, key.length / 3)
-    ? `; did you mean ${best}?`
-    : `; known: ${known.join(", ")}`;
+  const nearest = nearestName(key, known);
+  return nearest === null ? `; known: ${known.join(", ")}` : `; did you mean ${nearest}?`;
 }
 
 /** Checks settings of stages 1 to 3 and fills in what is left out. Throws `TrainConfigError` that lists every problem. */

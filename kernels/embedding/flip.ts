@@ -1,5 +1,5 @@
 /** Elements in the opposite order along dimensions. */
-import { ArgumentError, checkTensors, noGrad, normalizeDim, record, scope } from "../../engine/index.ts";
+import { ArgumentError, checkTensors, dimArray, noGrad, normalizeDim, record, scope } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { arange } from "../views/create.ts";
 import { clone } from "../views/views.ts";
@@ -8,7 +8,7 @@ import { entriesAt } from "./embedding.ts";
 /** x with its elements in the opposite order along `dims`, a copy of x's shape and dtype. */
 export function flip(x: Tensor, dims: number | readonly number[]): Tensor {
   checkTensors("flip", x);
-  const list = (typeof dims === "number" ? [dims] : dims).map((d) => normalizeDim(d, x.rank, "flip"));
+  const list = dimArray("flip", dims).map((d) => normalizeDim(d, x.rank, "flip"));
   if (new Set(list).size !== list.length)
     throw new ArgumentError(
       `flip: dims must name each dimension once; got ${JSON.stringify(dims)} for ${x}. Leave one out.`,

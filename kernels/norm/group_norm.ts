@@ -84,7 +84,7 @@ const CHUNK = 64;
 const BLOCK = 256;
 
 export interface GroupNormOptions {
-  /** Added to the variance; 1e-6 by default. */
+  /** Added to the variance; 1e-5 by default, as in PyTorch. */
   readonly eps?: number;
   /** The result z is replaced by z · sigmoid(z). */
   readonly swish?: boolean;
@@ -146,7 +146,7 @@ function geometry(
   groups: number,
   weight: Tensor | null,
   bias: Tensor | null,
-  { eps = 1e-6, swish = false }: GroupNormOptions,
+  { eps = 1e-5, swish = false }: GroupNormOptions,
 ): Geometry {
   for (const t of [x, weight, bias])
     if (t && !isFloat(t.dtype))

@@ -63,10 +63,10 @@ export function rmsNorm(x: Tensor, weight: Tensor | null = null, eps = 1e-6): Te
 
 /**
  * x [..., C], weight [C], bias [C] → (x − mean) / √(variance + eps) · weight + bias over the last dimension (variance with divisor C), of
- * x's dtype and shape. Weight and bias may be null. Gradients: x in its dtype, weight and bias in f32. Ba et al. 2016, arXiv:1607.06450.
+ * x's dtype and shape. Weight and bias may be null; the default eps is PyTorch's. Gradients: x in its dtype, weight and bias in f32. Ba et al. 2016, arXiv:1607.06450.
  * @throws ShapeError if `weight` or `bias` is not [C]; DTypeError for integers
  */
-export function layerNorm(x: Tensor, weight: Tensor | null = null, bias: Tensor | null = null, eps = 1e-6): Tensor {
+export function layerNorm(x: Tensor, weight: Tensor | null = null, bias: Tensor | null = null, eps = 1e-5): Tensor {
   return normalise("layerNorm", "layer_norm", x, weight, bias, eps);
 }
 

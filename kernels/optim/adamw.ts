@@ -213,6 +213,7 @@ export function adamwCount(steps: Tensor, state: Tensor, first: number, count: n
  * unless the step that `adamwPrepare` began in `state` is skipped.
  */
 export function emaStep(average: Tensor, parameter: Tensor, state: Tensor, emaDecay: number): void {
+  checkTensors("emaStep", average, parameter, state);
   checkState("emaStep", state);
   checkStep("emaStep", { master: parameter, m: average, grad: average }, state, { emaDecay });
   for (const { count, buffers } of windowsOf("emaStep", average.size, { average, p: parameter })) {
@@ -247,6 +248,17 @@ export interface AdamWSettings extends AdamWBetas {
   /** Decay of `ema`, from 0 to 1. */
   readonly emaDecay?: number;
 }
+
+/** Names of `AdamWTensors`. */
+export const STEP_TENSORS = [
+  "master",
+  "m",
+  "v",
+  "grad",
+  "copy",
+  "ema",
+  "steps",
+] as const satisfies readonly (keyof AdamWTensors)[];
 
 /** What the step of any optimizer asks of its tensors: f32 of one shape but for the copy, and storages that granules of 4 may be written to. */
 export function checkStep(
@@ -285,7 +297,9 @@ export function checkStep(
  * Loshchilov and Hutter, "Decoupled weight decay regularization" (2019). Arithmetic is f32.
  */
 export function adamwStep(tensors: AdamWTensors, state: Tensor, settings: AdamWSettings = {}): void {
+  knownOptions("adamwStep tensors", tensors, STEP_TENSORS);
   const { master, m, v, grad, copy = null, ema = null, steps = null } = tensors;
+  checkTensors("adamwStep", master, m, v, grad);
   knownOptions("adamwStep", settings, ["beta1", "beta2", "epsilon", "weightDecay", "emaDecay"]);
   const { beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weightDecay = 0, emaDecay = 0 } = settings;
   if (!(epsilon >= 1e-37) || !(weightDecay >= 0))

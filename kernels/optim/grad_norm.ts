@@ -7,6 +7,7 @@ import {
   grid1d,
   kernel,
   launch,
+  requireArray,
   rowWindows,
   scope,
 } from "../../engine/index.ts";
@@ -41,6 +42,7 @@ const FOLD = 64;
  * @param into f32 [1] to write instead of a new tensor
  */
 export function globalGradNorm(grads: readonly Tensor[], into?: Tensor): Tensor {
+  requireArray("globalGradNorm", "grads", grads);
   const device = checkTensors("globalGradNorm", ...grads, into ?? null);
   if (into && (into.dtype !== "f32" || into.size !== 1 || !into.isBindable))
     throw new DTypeError(`globalGradNorm: cannot write to ${into}; f32 [1] with a storage of its own`);

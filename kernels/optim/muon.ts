@@ -11,6 +11,7 @@ import {
   grid1d,
   kernel,
   launch,
+  requireArray,
   noGrad,
   sameShape,
   scope,
@@ -91,6 +92,7 @@ export interface MuonSettings {
 export function muonStep(matrices: readonly MuonTensors[], state: Tensor, settings: MuonSettings = {}): void {
   knownOptions("muonStep", settings, ["momentum", "weightDecay", "emaDecay"]);
   const { momentum = 0.95, weightDecay = 0, emaDecay = 0 } = settings;
+  requireArray("muonStep", "matrices", matrices);
   const [first] = matrices;
   if (!first) return;
   const { shape } = first.master;

@@ -7,7 +7,7 @@ import type { Tensor } from "../../engine/index.ts";
 import { standard } from "../core/libraries.ts";
 import { contiguousCopy } from "../core/map.ts";
 import { windowsOf } from "../core/windows.ts";
-import { checkStep, checkSteps } from "./adamw.ts";
+import { STEP_TENSORS, checkStep, checkSteps } from "./adamw.ts";
 import type { AdamWTensors } from "./adamw.ts";
 
 const update = kernel(
@@ -42,6 +42,11 @@ const SETTINGS = ["momentum", "dampening", "nesterov", "weightDecay", "emaDecay"
  * @throws ArgumentError for settings out of range or unknown ones, DTypeError and ShapeError for tensors that do not fit
  */
 export function sgdStep(tensors: SgdTensors, state: Tensor, settings: SgdSettings = {}): void {
+  knownOptions(
+    "sgdStep tensors",
+    tensors,
+    STEP_TENSORS.filter((name) => name !== "v"),
+  );
   knownOptions("sgdStep", settings, SETTINGS);
   const { master, m = null, grad, copy = null, ema = null, steps = null } = tensors;
   const { momentum = 0, dampening = 0, nesterov = false, weightDecay = 0, emaDecay = 0 } = settings;
@@ -99,7 +104,7 @@ function checkSettings(settings: SgdSettings, hasBuffer: boolean): void {
   if (
     !(momentum >= 0 && momentum < Infinity) ||
     !(dampening > -Infinity && dampening < Infinity) ||
-    !(weightDecay >= 0)
+    !(weightDecay >= 0 && weightDecay < Infinity)
   )
     throw new ArgumentError(
       `sgdStep: momentum and weight decay must be at least 0 and finite, dampening finite; got ${momentum}, ${weightDecay}, ${dampening}. Change them.`,

@@ -12,6 +12,7 @@ import {
   knownOptions,
   launch,
   record,
+  requireBoolean,
   scope,
 } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
@@ -102,6 +103,8 @@ function pool(
   if (!isFloat(x.dtype)) throw new DTypeError(`${op}: x must be of a floating dtype; got ${x}. Cast it to f32 first.`);
   if (x.rank !== 3 && x.rank !== 4)
     throw new ShapeError(`${op}: x must be [N, C, H, W] or [C, H, W]; got ${x}. Reshape it.`);
+  requireBoolean(op, "ceilMode", options.ceilMode ?? false);
+  if (includePad !== null) requireBoolean(op, "countIncludePad", includePad);
   const geometry = geometryOf(op, x, kernelSize, options);
   const constants = { AVERAGE: includePad !== null, OWN: includePad === false };
   const shape = [...x.shape.slice(0, -2), geometry.out_height, geometry.out_width];

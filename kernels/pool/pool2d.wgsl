@@ -40,7 +40,7 @@ fn pool2d(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: 
   let top = place / params.out_width * params.stride_height;
   let left = place % params.out_width * params.stride_width;
   var sum = 0.0;
-  var best = 0.0;
+  var best = infinity_of4(vec4f(-1.0)).x; // of a window without elements of the plane
   var index = 0xffffffffu;
   var count = 0u;
   for (var j = 0u; j < params.kernel_height; j++) {

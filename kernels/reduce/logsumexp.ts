@@ -1,5 +1,15 @@
 /** The logarithm of a sum of exponentials over any dimensions, without overflow. */
-import { DTypeError, ShapeError, checkTensors, isFloat, library, noGrad, record, scope } from "../../engine/index.ts";
+import {
+  DTypeError,
+  ShapeError,
+  checkTensors,
+  isFloat,
+  library,
+  noGrad,
+  record,
+  requireBoolean,
+  scope,
+} from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { finite } from "../core/libraries.ts";
 import { expression, map } from "../core/map.ts";
@@ -16,6 +26,7 @@ const slope = expression("logsumexp.backward", "a * lse_slope4(b, c)", powers); 
  */
 export function logsumexp(x: Tensor, dims?: number | readonly number[], keepdim = false): Tensor {
   checkTensors("logsumexp", x);
+  requireBoolean("logsumexp", "keepdim", keepdim);
   if (!isFloat(x.dtype))
     throw new DTypeError(`logsumexp: x must be of a floating dtype; got ${x}. Cast it to f32 first.`);
   const list = dimsOf("logsumexp", x, dims);

@@ -2,11 +2,13 @@
 import {
   ArgumentError,
   DTypeError,
+  ShapeError,
   checkTensors,
   isFloat,
   knownOptions,
   noGrad,
   record,
+  requireBoolean,
   scope,
 } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
@@ -18,7 +20,7 @@ const squaredDifference = expression("var.square", "(a - b) * (a - b)");
 // Σ divided by s.x; for s.x = 0, 0 / 0 is NaN and the rest infinite, made from bits.
 const divided = expression(
   "var.forward",
-  "select(a / max(s.x, 1.0), select(infinity_of4(abs(a)), nan_of4(a), (a == vec4f()) | is_nan4(a)), vec4<bool>(s.x == 0.0))",
+  "select(a / select(s.x, 1.0, s.x == 0.0), select(infinity_of4(abs(a)), nan_of4(a), (a == vec4f()) | is_nan4(a)), vec4<bool>(s.x == 0.0))",
   finite,
 );
 const root = expression("std.forward", "sqrt(a)");
@@ -55,11 +57,16 @@ function spreadOf(
   checkTensors(op, x);
   knownOptions(op, options, ["correction", "keepdim"]);
   const { correction = 1, keepdim = false } = options;
+  requireBoolean(op, "keepdim", keepdim);
   if (!isFloat(x.dtype)) throw new DTypeError(`${op}: x must be of a floating dtype; got ${x}. Cast it to f32 first.`);
-  if (!(correction >= 0 && correction < Infinity))
+  if (typeof correction !== "number" || !(correction >= 0 && correction < Infinity))
     throw new ArgumentError(`${op}: correction must be a number of at least 0; got ${correction}. Use 0 or 1.`);
   const list = dimsOf(op, x, dims);
   const n = list.reduce((p, d) => p * x.shape[d]!, 1);
+  if (n === 0)
+    throw new ShapeError(
+      `${op}: the dimensions must have elements; got ${x}, dimensions [${list.join(", ")}]. Leave it out.`,
+    );
   const rest = Math.max(0, n - correction);
   const [y, average] = noGrad(() =>
     scope(() => {

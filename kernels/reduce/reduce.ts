@@ -6,6 +6,7 @@ import {
   ShapeError,
   checkTensors,
   contiguousStrides,
+  dimArray,
   elementBytes,
   empty,
   grid1d,
@@ -15,6 +16,7 @@ import {
   library,
   normalizeDim,
   record,
+  requireBoolean,
   rowWindows,
   sameShape,
   scope,
@@ -209,7 +211,7 @@ function reduceLong(kind: Kind, x: Tensor, outer: number, n: number, inner: numb
 /** The dimensions that `dims` names, ascending; all if it is left out. */
 export function dimsOf(op: string, x: Tensor, dims: number | readonly number[] | undefined): number[] {
   if (dims === undefined) return x.shape.map((_, d) => d);
-  const list = (typeof dims === "number" ? [dims] : dims).map((d) => normalizeDim(d, x.rank, op));
+  const list = dimArray(op, dims).map((d) => normalizeDim(d, x.rank, op));
   if (new Set(list).size !== list.length)
     throw new ShapeError(`${op}: dimensions ${JSON.stringify(dims)} of ${x} name one twice`);
   return list.sort((a, b) => a - b);
@@ -227,12 +229,14 @@ export function spread(g: Tensor, shape: Shape, dims: readonly number[]): Tensor
 /** x [...] → sum over `dims` (default: all), f32, or exact for integers. An empty sum is 0. */
 export function sum(x: Tensor, dims?: number | readonly number[], keepdim = false): Tensor {
   checkTensors("sum", x);
+  requireBoolean("sum", "keepdim", keepdim);
   return linearReduction("sum", x, dimsOf("sum", x, dims), keepdim, 1);
 }
 
 /** x [...] → mean over `dims` (all if left out), f32; of integers their exact sum, divided. */
 export function mean(x: Tensor, dims?: number | readonly number[], keepdim = false): Tensor {
   checkTensors("mean", x);
+  requireBoolean("mean", "keepdim", keepdim);
   const list = dimsOf("mean", x, dims);
   const n = list.reduce((p, d) => p * x.shape[d]!, 1);
   if (n === 0)
@@ -285,6 +289,7 @@ function extreme(
   keepdim: boolean,
 ): Tensor {
   checkTensors(kind, x);
+  requireBoolean(kind, "keepdim", keepdim);
   const list = dimsOf(kind, x, dims);
   if (list.some((d) => x.shape[d] === 0))
     throw new ShapeError(
@@ -333,6 +338,7 @@ export function argmin(x: Tensor, dim = -1, keepdim = false): Tensor {
 
 function argReduce(op: "argmax" | "argmin", x: Tensor, dim: number, keepdim: boolean): Tensor {
   checkTensors(op, x);
+  requireBoolean(op, "keepdim", keepdim);
   const d = normalizeDim(dim, x.rank, op);
   if (x.shape[d] === 0) throw new ShapeError(`${op}: ${x} has no elements along dimension ${dim}`);
   return scope(() => argRows(op, x, d, keepdim));

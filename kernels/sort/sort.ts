@@ -9,6 +9,7 @@ import {
   kernel,
   launch,
   normalizeDim,
+  requireBoolean,
   scope,
 } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
@@ -49,6 +50,7 @@ export interface Sorted {
  * value, as in PyTorch: last in ascending order, first in descending.
  */
 export function sort(x: Tensor, dim = -1, descending = false): Sorted {
+  requireBoolean("sort", "descending", descending);
   return sorted("sort", x, dim, descending, null);
 }
 
@@ -58,6 +60,7 @@ export function sort(x: Tensor, dim = -1, descending = false): Sorted {
  * @throws ArgumentError unless 0 ≤ k ≤ the size of the dimension
  */
 export function topk(x: Tensor, k: number, dim = -1, largest = true): Sorted {
+  requireBoolean("topk", "largest", largest);
   return sorted("topk", x, dim, largest, k);
 }
 

@@ -3,7 +3,7 @@ import { ArgumentError, ShapeError, checkTensors, record, scope } from "../../en
 import type { Tensor } from "../../engine/index.ts";
 import { expression, map } from "../core/map.ts";
 import { arange } from "./create.ts";
-import { expand, reshape } from "./views.ts";
+import { contiguous, expand, reshape } from "./views.ts";
 
 // a: the matrix, b: its rows' indices, c: those of its columns.
 const lower = expression("tril", "select(V4_y(), V4_y(a), c - b <= V4_c(i32(s.x)))");
@@ -47,17 +47,25 @@ export function repeat(x: Tensor, sizes: readonly number[]): Tensor {
     );
   const shape = [...new Array<number>(sizes.length - x.rank).fill(1), ...x.shape];
   return scope(() => {
-    const apart = reshape(
-      x,
-      shape.flatMap((n) => [1, n]),
-    );
-    const wide = expand(
-      apart,
-      shape.flatMap((n, d) => [sizes[d]!, n]),
-    );
-    return reshape(
-      wide,
-      shape.map((n, d) => n * sizes[d]!),
-    );
+    const repeated = [...sizes.keys()].filter((d) => sizes[d] !== 1);
+    // Three dimensions at a time, of contiguous ones: a copy takes views of eight dimensions at most.
+    let y = reshape(repeated.length + x.rank > 8 ? contiguous(x) : x, shape);
+    for (let at = 0; at < repeated.length; at += 3) {
+      const now = repeated.slice(at, at + 3);
+      const times = (d: number): number => (now.includes(d) ? sizes[d]! : 1);
+      const apart = reshape(
+        y,
+        y.shape.flatMap((n) => [1, n]),
+      );
+      const wide = expand(
+        apart,
+        y.shape.flatMap((n, d) => [times(d), n]),
+      );
+      y = reshape(
+        wide,
+        y.shape.map((n, d) => n * times(d)),
+      );
+    }
+    return y;
   });
 }

@@ -13,6 +13,7 @@ import {
   isFloat,
   normalizeDim,
   record,
+  requireArray,
   sameShape,
   scope,
   shapeText,
@@ -100,6 +101,7 @@ export function flatten(x: Tensor, start = 0, end = -1): Tensor {
 /** Dimensions in another order: `permute(x, [0, 2, 1])`. */
 export function permute(x: Tensor, dims: readonly number[]): Tensor {
   checkTensors("permute", x);
+  requireArray("permute", "dims", dims);
   const order = dims.map((d) => normalizeDim(d, x.rank, "permute"));
   if (order.length !== x.rank || new Set(order).size !== x.rank)
     throw new ShapeError(`permute: [${dims.join(", ")}] does not name each dimension of ${x} once`);
@@ -144,6 +146,7 @@ export function squeeze(x: Tensor, dim?: number): Tensor {
 /** `x` repeated without a copy: dimensions of size 1 take the size in `shape`, new ones may come in front; −1 keeps a size. */
 export function expand(x: Tensor, shape: Shape): Tensor {
   checkTensors("expand", x);
+  requireArray("expand", "shape", shape);
   const extra = shape.length - x.rank;
   const full = shape.map((n, d) => (n === -1 ? (x.shape[d - extra] ?? -1) : n));
   const fits =
@@ -191,6 +194,7 @@ export function select(x: Tensor, dim: number, index: number): Tensor {
 /** Cuts dimension `dim` into parts of `size` (the last may be smaller), or of the sizes given. */
 export function split(x: Tensor, size: number | readonly number[], dim = 0): Tensor[] {
   checkTensors("split", x);
+  if (typeof size !== "number") requireArray("split", "sizes", size);
   const d = normalizeDim(dim, x.rank, "split");
   const n = x.shape[d]!;
   if (typeof size === "number" && !(Number.isInteger(size) && size > 0))
@@ -215,6 +219,7 @@ export function chunk(x: Tensor, chunks: number, dim = 0): Tensor[] {
 
 /** Tensors one after the other along `dim`; the other sizes must agree. */
 export function cat(tensors: readonly Tensor[], dim = 0): Tensor {
+  requireArray("cat", "tensors", tensors);
   checkTensors("cat", ...tensors);
   const first = tensors[0]!;
   const d = normalizeDim(dim, first.rank, "cat");
@@ -239,6 +244,7 @@ export function cat(tensors: readonly Tensor[], dim = 0): Tensor {
 
 /** Tensors of one shape along a new dimension `dim`. */
 export function stack(tensors: readonly Tensor[], dim = 0): Tensor {
+  requireArray("stack", "tensors", tensors);
   checkTensors("stack", ...tensors);
   return scope(() =>
     cat(
@@ -251,6 +257,7 @@ export function stack(tensors: readonly Tensor[], dim = 0): Tensor {
 /** `x` with `value` around it: `pads` holds [before, after] for the last dimensions, the first pair for the first of them. */
 export function pad(x: Tensor, pads: readonly (readonly [number, number])[], value = 0): Tensor {
   checkTensors("pad", x);
+  requireArray("pad", "pads", pads);
   checkNumber("pad", value, x.dtype);
   const lead = x.rank - pads.length;
   if (lead < 0 || !pads.flat().every((n) => Number.isInteger(n) && n >= 0))

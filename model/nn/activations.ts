@@ -1,5 +1,5 @@
 /** Activations and other layers without parameters, as modules for `Sequential`: x [...] → [...]. */
-import { ArgumentError, defaultDraw, knownOptions, scope } from "../../engine/index.ts";
+import { ArgumentError, knownOptions } from "../../engine/index.ts";
 import type { Generator, Tensor } from "../../engine/index.ts";
 import * as F from "../../kernels/index.ts";
 import { Module } from "./module.ts";
@@ -155,14 +155,6 @@ export class Dropout extends Module {
 
   forward(x: Tensor): Tensor {
     if (!this.training || this.p === 0) return x;
-    if (this.source) return F.dropout(x, this.p, this.source);
-    return scope(() => {
-      const { generator, site } = defaultDraw(x.device);
-      try {
-        return F.dropout(x, this.p, { generator, site });
-      } finally {
-        generator.dispose();
-      }
-    });
+    return F.dropout(x, this.p, this.source ?? {});
   }
 }

@@ -1,5 +1,5 @@
 /** Batch normalisation with running statistics (Ioffe and Szegedy 2015), as PyTorch's BatchNorm1d and BatchNorm2d. */
-import { ArgumentError, ShapeError, knownOptions, noGrad, scope } from "../../engine/index.ts";
+import { ArgumentError, ShapeError, checkTensors, knownOptions, scope, sideEffect } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import * as F from "../../kernels/index.ts";
 import { LAYER_OPTIONS, constant, own } from "./layers.ts";
@@ -20,7 +20,7 @@ export interface BatchNormOptions extends LayerOptions {
 
 /**
  * x [N, C, ...] → (x − mean) / √(variance + eps) · weight + bias for each channel. In training mean and variance (divisor: the number of values) are those
- * of the batch, and the running statistics move towards them (the variance there with divisor values − 1); after `eval()` they are the running ones.
+ * of the batch, and the running statistics move towards them (the variance there with divisor values − 1; once inside `checkpoint()`); after `eval()` they are the running ones.
  * Arithmetic is f32; the result has x's dtype.
  */
 abstract class BatchNorm extends Module {
@@ -86,7 +86,7 @@ abstract class BatchNorm extends Module {
   private track(batchMean: Tensor, batchVariance: Tensor, count: number): void {
     const { running_mean: mean, running_var: variance, num_batches_tracked: batches } = this;
     if (!mean || !variance || !batches) return;
-    noGrad(() =>
+    sideEffect(() =>
       scope(() => {
         F.copyInto(batches, F.add(batches, 1));
         const share = this.momentum ?? F.reciprocal(F.cast(batches, "f32"));
@@ -101,6 +101,7 @@ abstract class BatchNorm extends Module {
 
   private check(x: Tensor): void {
     const op = this.constructor.name;
+    checkTensors(op, x);
     if (!this.behind.some(({ length }) => x.rank === length + 2) || x.dim(1) !== this.channels) {
       const shapes = this.behind.map((dims) => `[${["N", this.channels, ...dims].join(", ")}]`);
       throw new ShapeError(`${op}: x must be ${shapes.join(" or ")}; got ${x}. Reshape it.`);

@@ -1,5 +1,5 @@
 /** Modules in a row, in a list and under names. Their keys in the state dict are PyTorch's: `0.weight`, `head.weight`. */
-import { ArgumentError } from "../../engine/index.ts";
+import { ArgumentError, shown } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { Module } from "./module.ts";
 import type { AnyModule } from "./module.ts";
@@ -18,32 +18,37 @@ abstract class Indexed<M extends AnyModule, Args extends readonly unknown[], Res
   implements Iterable<M>
 {
   readonly [index: number]: M;
-  private count = 0;
+  // Names with # cannot meet the fields of subclasses, also in plain JavaScript.
+  #count = 0;
 
   constructor(modules: Iterable<M>) {
     super();
+    if (typeof (modules as Partial<Iterable<M>> | null)?.[Symbol.iterator] !== "function")
+      throw new ArgumentError(
+        `${this.constructor.name}: modules must be an array of Module objects; got ${shown(modules)}. Pass [first, second].`,
+      );
     for (const module of modules) this.append(module);
   }
 
   get length(): number {
-    return this.count;
+    return this.#count;
   }
 
   /** Adds a module at the end. Throws `ArgumentError` for what is no module. */
   append(module: M): this {
     requireModule(this.constructor.name, module);
-    this.setChild(String(this.count), module);
-    this.count++;
+    this.setChild(String(this.#count), module);
+    this.#count++;
     return this;
   }
 
   /** The module at a position; −1 is the last. */
   at(position: number): M | undefined {
-    return this[position < 0 ? this.count + position : position];
+    return this[position < 0 ? this.#count + position : position];
   }
 
   *[Symbol.iterator](): Generator<M> {
-    for (let i = 0; i < this.count; i++) yield this[i]!;
+    for (let i = 0; i < this.#count; i++) yield this[i]!;
   }
 }
 
@@ -80,9 +85,13 @@ export class ModuleDict<M extends AnyModule = Module>
   extends Module<readonly [], never>
   implements Iterable<[string, M]>
 {
-  constructor(modules: Readonly<Record<string, M>> = {}) {
+  constructor(modules: Readonly<Record<string, M>> | ReadonlyMap<string, M> = {}) {
     super();
-    for (const [name, module] of Object.entries(modules)) this.set(name, module);
+    if (typeof modules !== "object" || modules === null || Array.isArray(modules) || modules instanceof Module)
+      throw new ArgumentError(
+        `ModuleDict: modules must be an object or a Map of Module objects by name; got ${shown(modules)}. Pass { name: module }.`,
+      );
+    for (const [name, module] of modules instanceof Map ? modules : Object.entries(modules)) this.set(name, module);
   }
 
   protected override get isPassive(): boolean {

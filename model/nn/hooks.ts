@@ -8,9 +8,9 @@ interface HookTypes<M, Args, Result> {
   after(module: M, args: Args, result: Result): Result | void;
 }
 
-/** Returns the arguments to use instead, or nothing. */
+/** Returns the arguments to use instead, or nothing (null is nothing too). */
 export type ForwardPreHook<M, Args> = HookTypes<M, Args, unknown>["before"];
-/** Returns the result to use instead, or nothing. */
+/** Returns the result to use instead, or nothing (null is nothing too). */
 export type ForwardHook<M, Args, Result> = HookTypes<M, Args, Result>["after"];
 
 /** Removes a hook: by `remove()`, which may be called twice, or at the end of a block with `using`. */
@@ -24,7 +24,7 @@ type AnyHook = (module: unknown, args: unknown, result: unknown) => unknown;
 /** The base of modules that keeps their hooks. */
 export abstract class Hookable<Before, After> {
   // An object around each hook, since one may be registered twice; null without hooks. A run goes over a copy: a hook may remove itself.
-  private hooks: Readonly<Record<"before" | "after", { readonly hook: AnyHook }[]>> | null = null;
+  #hooks: Readonly<Record<"before" | "after", { readonly hook: AnyHook }[]>> | null = null;
 
   /**
    * Calls `hook(module, args)` before each forward. An array that it returns replaces the arguments. It runs inside the scope of the call, and
@@ -45,7 +45,7 @@ export abstract class Hookable<Before, After> {
   private addHook(when: "before" | "after", hook: unknown): RemovableHandle {
     if (typeof hook !== "function")
       throw new ArgumentError(`forward hook: a hook must be a function; got ${String(hook)}. Pass (module, args) => …`);
-    const list = (this.hooks ??= { before: [], after: [] })[when];
+    const list = (this.#hooks ??= { before: [], after: [] })[when];
     const entry = { hook: hook as AnyHook };
     list.push(entry);
     const remove = (): void => {
@@ -57,21 +57,21 @@ export abstract class Hookable<Before, After> {
 
   /** Runs `forward` between the hooks. Throws `ArgumentError` if a hook before it returns arguments that are not an array. */
   protected withHooks<Args extends readonly unknown[], Result>(args: Args, forward: (...args: Args) => Result): Result {
-    if (!this.hooks) return forward(...args);
+    if (!this.#hooks) return forward(...args);
     let given = args;
-    for (const { hook } of this.hooks.before.slice()) {
+    for (const { hook } of this.#hooks.before.slice()) {
       const replaced = hook(this, given, undefined);
-      if (replaced === undefined) continue;
+      if (replaced === undefined || replaced === null) continue;
       if (!Array.isArray(replaced))
         throw new ArgumentError(
-          `forward pre-hook: it must return the arguments as an array, or nothing; got ${replaced === null ? "null" : typeof replaced}. Return [x].`,
+          `forward pre-hook: it must return the arguments as an array, or nothing; got ${typeof replaced}. Return [x].`,
         );
       given = replaced as unknown as Args; // as the type of the hook says
     }
     let result = forward(...given);
-    for (const { hook } of this.hooks.after.slice()) {
+    for (const { hook } of this.#hooks.after.slice()) {
       const replaced = hook(this, given, result);
-      if (replaced !== undefined) result = replaced as Result;
+      if (replaced !== undefined && replaced !== null) result = replaced as Result;
     }
     return result;
   }

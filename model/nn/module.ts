@@ -12,6 +12,7 @@ import {
   scope,
   sameShape,
   shapeText,
+  shown,
   watchLeaves,
   withLabel,
   zeroGradients,
@@ -22,7 +23,7 @@ import { Hookable } from "./hooks.ts";
 import type { ForwardHook, ForwardPreHook } from "./hooks.ts";
 import { Buffer, Parameter, isOwned } from "./parameter.ts";
 import type { Owned } from "./parameter.ts";
-import { StateDictError, haveSameBits, isSameView, problemsOf } from "./state_dict.ts";
+import { StateDictError, haveSameBits, isSameView, problemsOf, requireState } from "./state_dict.ts";
 import type { StateDict } from "./state_dict.ts";
 
 export { Buffer, Parameter } from "./parameter.ts";
@@ -51,9 +52,10 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
 > {
   /** False after `eval()`: dropout and the like are off. */
   training = true;
-  private label = "";
-  private named = false;
-  private entered = false;
+  // Names with # cannot meet the fields of subclasses, also in plain JavaScript.
+  #label = "";
+  #named = false;
+  #entered = false;
 
   abstract forward(...args: Args): Result;
 
@@ -64,10 +66,10 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
    * teacher is another model.
    */
   call(...args: Args): Result {
-    if (!this.named) this.nameChildren("");
+    if (!this.#named) this.#nameChildren("");
     const run = (): Result => scope(() => this.withHooks(args, (...given) => this.forward(...given)));
-    const labelled = (): Result => (this.label ? withLabel(this.label, run) : run());
-    if (!outermost) return this.callOutermost(args, labelled);
+    const labelled = (): Result => (this.#label ? withLabel(this.#label, run) : run());
+    if (!outermost) return this.#callOutermost(args, labelled);
     requireModule(outermost, this as AnyModule);
     return labelled();
   }
@@ -89,7 +91,7 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
    */
   *namedParameters(prefix = ""): Generator<[string, Parameter]> {
     const seen = new Set<Owned>();
-    for (const [name, , first] of this.allNames(prefix)) {
+    for (const [name, , first] of this.#allNames(prefix)) {
       if (seen.has(first) || first instanceof Buffer) continue;
       seen.add(first);
       yield [name, first];
@@ -99,7 +101,7 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
   /** All buffers below this module with their paths, each once, in the order of the fields. */
   *namedBuffers(prefix = ""): Generator<[string, Buffer]> {
     const seen = new Set<Owned>();
-    for (const [name, , first] of this.allNames(prefix)) {
+    for (const [name, , first] of this.#allNames(prefix)) {
       if (seen.has(first) || !(first instanceof Buffer)) continue;
       seen.add(first);
       yield [name, first];
@@ -113,7 +115,7 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
 
   /** The parameters and buffers by path, tied ones under each of their paths, as in PyTorch. They are the module's own, not copies. */
   stateDict(): Record<string, Owned> {
-    return Object.fromEntries([...this.allNames("")].map(([name, owned]) => [name, owned]));
+    return Object.fromEntries([...this.#allNames("")].map(([name, owned]) => [name, owned]));
   }
 
   /**
@@ -124,12 +126,13 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
    */
   loadStateDict(state: StateDict, options: { strict?: boolean } = {}): Promise<void> {
     knownOptions("loadStateDict", options, ["strict"]);
+    requireState(state);
     const paths = new Map<Owned, string[]>();
-    for (const [name, , first] of this.allNames("")) paths.set(first, [...(paths.get(first) ?? []), name]);
+    for (const [name, , first] of this.#allNames("")) paths.set(first, [...(paths.get(first) ?? []), name]);
     const { strict = true } = options;
     const known = new Set([...paths.values()].flat());
     const unexpected = Object.keys(state).filter((k) => strict && !known.has(k));
-    this.refuse([
+    this.#refuse([
       ...[...paths].flatMap(([parameter, names]) => problemsOf(parameter, names, state, strict)),
       ...unexpected.map((k) => `unexpected: ${k} ${shapeText(state[k]!.shape)}`),
     ]);
@@ -143,20 +146,20 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
     const twins = given.flatMap(([, [first, ...others]]) =>
       others.filter((k) => !isSameView(state[k]!, state[first!]!)).map((k) => [first!, k] as const),
     );
-    if (twins.length) return this.compare(state, twins).then(copy);
+    if (twins.length) return this.#compare(state, twins).then(copy);
     copy();
     return Promise.resolve();
   }
 
   /** Sets training mode here and below. */
   train(on = true): this {
-    if (this.entered) return this; // by a field that leads back here
-    this.entered = true;
+    if (this.#entered) return this; // by a field that leads back here
+    this.#entered = true;
     try {
       this.training = on;
       for (const [, child] of this.children()) child.train(on);
     } finally {
-      this.entered = false;
+      this.#entered = false;
     }
     return this;
   }
@@ -168,7 +171,7 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
 
   /** Freezes (false) or unfreezes the parameters here and below; drops the gradients of frozen ones. */
   setRequiresGrad(on: boolean): this {
-    for (const [, parameter] of this.allNames("")) {
+    for (const [, parameter] of this.#allNames("")) {
       if (parameter instanceof Buffer) continue;
       parameter.requiresGrad = on;
       if (!on) zeroGradients([parameter]);
@@ -183,7 +186,29 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
 
   /** Frees the parameters and buffers. */
   dispose(): void {
-    for (const [, owned] of this.allNames("")) owned.dispose();
+    for (const [, owned] of this.#allNames("")) owned.dispose();
+  }
+
+  /**
+   * Puts `module` in the place of the module at `path` (`layers.0.mlp`) and returns that one, not disposed: the new module may contain it. Labels
+   * follow. A module with several paths is replaced at this one alone. Throws `ArgumentError` if there is no module at `path`.
+   */
+  replace(path: string, module: AnyModule): AnyModule {
+    if (!(module instanceof Module))
+      throw new ArgumentError(`replace: the module must be a Module object; got ${shown(module)}. Pass it second.`);
+    const keys = typeof path === "string" ? path.split(".") : [];
+    const last = keys.pop() ?? "";
+    const holders = keys.reduce<unknown[]>((found, key) => [...found, itemAt(found.at(-1), key)], [this]);
+    const holder = holders.at(-1);
+    const old = itemAt(holder, last);
+    if (!(old instanceof Module))
+      throw new ArgumentError(
+        `replace: the path must be one of a module of ${this.constructor.name}; got ${JSON.stringify(path)}. Use a path like ${[...this.children()][0]?.[0] ?? "layers.0"}.`,
+      );
+    if (holder instanceof Map) holder.set(last, module);
+    else Object.assign(holder as object, { [last]: module });
+    (holders.findLast((item) => item instanceof Module) as AnyModule).#labelAgain();
+    return old;
   }
 
   /** True for a container that is not called itself: the labels of its modules include its own. */
@@ -194,40 +219,44 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
   /** Puts `module` into the field `name`, with its label if this module has given labels before. */
   protected setChild(name: string, module: AnyModule): void {
     Object.assign(this, { [name]: module });
-    if (this.named) this.nameChildren(this.isPassive && this.label ? `${this.label}.` : "");
+    this.#labelAgain();
   }
 
-  private nameChildren(prefix: string): void {
-    this.named = true;
+  #labelAgain(): void {
+    if (this.#named) this.#nameChildren(this.isPassive && this.#label ? `${this.#label}.` : "");
+  }
+
+  #nameChildren(prefix: string): void {
+    this.#named = true;
     for (const [name, child] of this.children()) {
-      child.label = prefix + name;
-      if (child.isPassive) child.nameChildren(`${child.label}.`);
+      child.#label = prefix + name;
+      if (child.isPassive) child.#nameChildren(`${child.#label}.`);
     }
   }
 
   /** Every path of every parameter and buffer below this module, the one there, and the first one of the same view: most often itself. */
-  private *allNames(prefix: string): Generator<[string, Owned, Owned]> {
+  *#allNames(prefix: string): Generator<[string, Owned, Owned]> {
     const views = new Views();
     for (const [name, parameter] of pathsBelow(this as AnyModule, prefix))
       yield [name, parameter, views.first(name, parameter)];
   }
 
-  private refuse(problems: readonly string[]): void {
+  #refuse(problems: readonly string[]): void {
     if (problems.length)
       throw new StateDictError(
         `loadStateDict: ${problems.length} keys do not fit ${this.constructor.name}:\n  ${problems.join("\n  ")}`,
       );
   }
 
-  private async compare(state: StateDict, twins: readonly (readonly [string, string])[]): Promise<void> {
+  async #compare(state: StateDict, twins: readonly (readonly [string, string])[]): Promise<void> {
     const problems: string[] = [];
     for (const [a, b] of twins)
       if (!(await haveSameBits(state[a]!, state[b]!)))
         problems.push(`tied: ${a} and ${b} are one parameter here and have different values; give one of them`);
-    this.refuse(problems);
+    this.#refuse(problems);
   }
 
-  private callOutermost(args: Args, run: () => Result): Result {
+  #callOutermost(args: Args, run: () => Result): Result {
     const call: OutermostCall = {
       module: this as AnyModule,
       args,
@@ -428,6 +457,14 @@ function entriesOf(value: object): Iterable<readonly [unknown, unknown]> | null 
   if (value instanceof Set) return [...value].map((item) => [undefined, item] as const);
   const prototype: unknown = Object.getPrototypeOf(value);
   return prototype === Object.prototype || prototype === null ? ownEntries(value) : null;
+}
+
+/** What is under `key` in a module, an array, a plain object or a Map; undefined if nothing is. */
+function itemAt(holder: unknown, key: string): unknown {
+  if (typeof holder !== "object" || holder === null) return undefined;
+  if (holder instanceof Map) return holder.get(key);
+  const isSearched = holder instanceof Module || entriesOf(holder) !== null;
+  return isSearched && Object.hasOwn(holder, key) ? (holder as Record<string, unknown>)[key] : undefined;
 }
 
 /** Enumerable own properties, those under symbols too. */

@@ -1,12 +1,34 @@
 /** State dicts: tensors by field path, and what does not fit when one is loaded. */
-import { JanusError, elementBytes, noGrad, sameShape, scope, shapeText } from "../../engine/index.ts";
-import type { Tensor } from "../../engine/index.ts";
+import {
+  ArgumentError,
+  JanusError,
+  Tensor,
+  elementBytes,
+  noGrad,
+  sameShape,
+  scope,
+  shapeText,
+  shown,
+} from "../../engine/index.ts";
 import { cast, contiguous } from "../../kernels/index.ts";
 
 /** Keys or shapes of a state dict that do not fit the module; nothing was loaded. */
 export class StateDictError extends JanusError {}
 
 export type StateDict = Record<string, Tensor>;
+
+/** Throws `ArgumentError` unless `state` is an object of tensors. */
+export function requireState(state: StateDict): void {
+  if (typeof state !== "object" || state === null || state instanceof Map || Array.isArray(state))
+    throw new ArgumentError(
+      `loadStateDict: the state must be an object of tensors by path; got ${shown(state)}. Pass what stateDict() gives.`,
+    );
+  for (const [key, value] of Object.entries(state))
+    if (!(value instanceof Tensor))
+      throw new ArgumentError(
+        `loadStateDict: "${key}" must be a Tensor; got ${shown(value)}. Make one by tensor(values).`,
+      );
+}
 
 /** What of `state` does not fit a parameter with these paths. */
 export function problemsOf(parameter: Tensor, paths: readonly string[], state: StateDict, strict: boolean): string[] {

@@ -1,4 +1,5 @@
 /** Modules and optimizers as safetensors files on disk. */
+import { ArgumentError, shown } from "../../engine/index.ts";
 import { load as loadBytes, save as saveBytes, writeState } from "../nn/state_file.ts";
 import type { LoadStateOptions, Stateful } from "../nn/state_file.ts";
 import { openFile, writeFileAtomic } from "./files.ts";
@@ -10,6 +11,8 @@ import { openFile, writeFileAtomic } from "./files.ts";
 export function save(holder: Stateful, file: string): Promise<void>;
 export function save(holder: Stateful): Promise<Uint8Array>;
 export function save(holder: Stateful, file?: string): Promise<void | Uint8Array> {
+  if (file !== undefined && typeof file !== "string")
+    throw new ArgumentError(`save: the file must be a path; got ${shown(file)}. The module or optimizer comes first.`);
   return file === undefined ? saveBytes(holder) : writeFileAtomic(file, (sink) => writeState(holder, sink));
 }
 

@@ -106,6 +106,8 @@ const repetitions: readonly (readonly [Place, readonly number[]])[] = [
   [{ shape: [2, 4], dtype: "bf16" }, [1, 3]],
   [{ shape: [6, 5], layout: "reversed" }, [2, 2]],
   [{ shape: [3, 5], layout: "inside" }, [1, 2]],
+  [{ shape: [2, 3, 2, 3, 2] }, [2, 2, 2, 2, 2]],
+  [{ shape: [2, 3, 2, 2, 2, 2], layout: "reversed" }, [2, 1, 2, 1, 2, 1]],
 ];
 const repeatCases = repetitions.map(([place, sizes]): Case => ({
   op: "repeat",

@@ -10,6 +10,7 @@ const rows: readonly (readonly [Place, readonly number[], number, boolean, boole
   [{ shape: [2] }, [0], 1, false],
   [{ shape: [0, 4] }, [1], 1, true],
   [{ shape: [33] }, [0], 0, false],
+  [{ shape: [5, 2] }, [1], 1.5, false],
   [{ shape: [5, 7] }, [0], 1, true],
   [{ shape: [3, 70] }, [1], 1, false],
   [{ shape: [2, 3, 5] }, [0, 2], 0, false],

@@ -72,9 +72,94 @@ describe("containers", () => {
     );
     expect(() => new nn.ModuleDict({ training: linear })).toThrow(/"training" is the name of a field/);
     expect(() => new nn.ModuleDict({ "a.b": linear })).toThrow(/without a dot/);
+    expect(() => new nn.ModuleList(linear as never)).toThrow(
+      /ModuleList: modules must be an array of Module objects; got an object of class Linear/,
+    );
+    expect(() => new nn.ModuleDict([["a", linear]] as never)).toThrow(/ModuleDict: modules must be an object or a Map/);
+    expect(new nn.ModuleDict(new Map([["a", linear]])).keys()).toEqual(["a"]);
     const list = new nn.ModuleList([linear]);
     expect(() => list.call()).toThrow(/no forward/);
     linear.dispose();
+  });
+});
+
+describe("replace", () => {
+  /** A layer beside another one, as adapters are. */
+  class Beside extends nn.Module {
+    readonly base: nn.Module;
+    readonly more = new nn.Linear(2, 2);
+    constructor(base: nn.Module) {
+      super();
+      this.base = base;
+    }
+    forward(x: Tensor): Tensor {
+      return F.add(this.base.call(x), this.more.call(x));
+    }
+  }
+  const inner = (): nn.Module => new nn.Sequential(new nn.Linear(2, 2), new nn.ReLU());
+  class Net extends nn.Module {
+    readonly layers = new nn.ModuleList([inner(), inner()]);
+    readonly heads = new Map([["a", new nn.Linear(2, 2) as nn.Module]]);
+    forward(x: Tensor): Tensor {
+      const y = [...this.layers].reduce((h, layer) => layer.call(h), x);
+      return this.heads.get("a")!.call(y);
+    }
+  }
+  const labelsOf = (net: nn.Module): string[] => {
+    const labels: string[] = [];
+    const note = ({ label }: { readonly label: string }): void => void labels.push(label);
+    device.onLaunch(note);
+    scope(() => void net.call(F.ones([1, 2])));
+    device.offLaunch(note);
+    return [...new Set(labels)].filter((label) => label !== "");
+  };
+
+  it("puts a module in the place of another one, whose labels and keys it takes", () => {
+    const net = new Net();
+    expect(labelsOf(net)).toContain("layers.1.0");
+    for (const path of ["layers.1.0", "heads.a"]) {
+      const old = (path === "heads.a" ? net.heads.get("a") : net.layers[1]![0 as never]) as nn.Module;
+      expect(net.replace(path, new Beside(old))).toBe(old);
+    }
+    expect(labelsOf(net)).toEqual(expect.arrayContaining(["layers.0.0", "layers.1.0.base", "layers.1.0.more", "layers.1.0", "layers.1.1", "heads.a.base"])); // prettier-ignore
+    expect(Object.keys(net.stateDict())).toContain("layers.1.0.base.weight");
+    const whole = inner();
+    const before = net.replace("layers.1", whole);
+    expect(net.layers.at(-1)).toBe(whole);
+    expect(labelsOf(net)).toContain("layers.1.0");
+    for (const m of [net, before]) m.dispose();
+  });
+
+  it("refuses paths without a module, and what is no module", () => {
+    const net = new Net();
+    for (const path of ["", "layer.1", "layers.2", "layers.1.0.weight", "training", "heads.b", "layers.length"])
+      expect(() => net.replace(path, net)).toThrow(
+        /replace: the path must be one of a module of Net; got ".*Use a path like layers/,
+      );
+    expect(() => net.replace("layers.1", F.relu as never)).toThrow(
+      /replace: the module must be a Module object; got a function/,
+    );
+    net.dispose();
+  });
+});
+
+describe("fields of modules", () => {
+  it("may have the names that Module uses itself", () => {
+    class Net extends nn.Module {
+      constructor() {
+        super();
+        for (const name of ["label", "named", "hooks", "compare", "refuse"])
+          Object.assign(this, { [name]: new nn.Linear(2, 2) });
+      }
+      forward(x: Tensor): Tensor {
+        return [...this.children()].reduce((y, [, layer]) => (layer as nn.Module).call(y), x);
+      }
+    }
+    const net = new nn.Sequential(new Net());
+    for (const _ of [1, 2]) scope(() => expect(net.call(F.ones([1, 2])).shape).toEqual([1, 2]));
+    expect(net.parameters().length).toBe(10);
+    expect(Object.keys(net.stateDict())).toContain("0.label.weight");
+    net.dispose();
   });
 });
 
@@ -99,6 +184,14 @@ describe("forward hooks", () => {
       expect(linear.call(x).shape).toEqual([4, 3]);
     });
     expect(seen).toEqual(["true 4,2", "5,2 5,3"]);
+    linear.dispose();
+  });
+
+  it("may return null for nothing", () => {
+    const linear = new nn.Linear(2, 3);
+    linear.registerForwardPreHook(() => null as never);
+    linear.registerForwardHook(() => null as never);
+    scope(() => expect(linear.call(F.zeros([4, 2])).shape).toEqual([4, 3]));
     linear.dispose();
   });
 
@@ -159,6 +252,27 @@ describe("options", () => {
     net.dispose();
   });
 
+  it("of optimizers must be in range, and parameters leaves of a floating dtype", () => {
+    const linear = new nn.Linear(2, 2);
+    for (const maxNorm of [0, NaN, "1"])
+      expect(() => new nn.SGD(linear.parameters(), { maxNorm: maxNorm as number })).toThrow(/maxNorm must be a number/);
+    const rule = "adamw" as never;
+    expect(() => new nn.Optimizer([{ tensor: linear.weight, rule }])).toThrow(/a rule must be made by adamw/);
+    scope(() => {
+      const [ids, scaled] = [F.zeros([2], { dtype: "i32" }), F.mul(linear.weight, 2)];
+      expect(() => new nn.SGD([ids])).toThrow(/must be a leaf of a floating dtype; got .*i32/);
+      expect(() => new nn.SGD([scaled])).toThrow(/must be a leaf of a floating dtype; got .*made by mul/);
+    });
+    linear.dispose();
+  });
+
+  it("of state dicts: what is no object of tensors is refused", () => {
+    const linear = new nn.Linear(2, 2);
+    expect(() => linear.loadStateDict(undefined as never)).toThrow(/must be an object of tensors by path; got nothing/);
+    expect(() => linear.loadStateDict({ weight: [1, 2] } as never)).toThrow(/"weight" must be a Tensor; got an array/);
+    linear.dispose();
+  });
+
   it("of layers must be in range", () => {
     expect(() => new nn.Dropout(1)).toThrow(/Dropout: p must be .* got 1/);
     expect(() => new nn.Dropout(0.5, { site: 1 })).toThrow(/site needs a generator/);
@@ -195,6 +309,7 @@ describe("learning-rate schedules", () => {
     expect(values(nn.linearSchedule({ lr: 1, warmup: 2, steps: 6, end: 0.5 }), 8)).toEqual([0.5, 1, 1, 0.875, 0.75, 0.625, 0.5, 0.5]); // prettier-ignore
     expect(values(nn.cosineSchedule({ lr: 1, warmup: 2, steps: 4 }), 5)).toEqual([0.5, 1, 1, 0.5, 0]);
     expect(values(nn.constantSchedule({ lr: 1, warmup: 4, cooldown: 1, steps: 4 }), 4)).toEqual([0.25, 0.5, 0.75, 0.5]);
+    expect(values(nn.constantSchedule({ lr: 1, cooldown: 1, steps: 2 }), 4)).toEqual([1, 0.5, 0, 0]);
   });
 
   it("refuse what makes no sense", () => {

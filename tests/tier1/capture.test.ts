@@ -252,6 +252,11 @@ describe("what it refuses", () => {
     expect(await values(y)).toEqual([2, 3]);
   };
 
+  it("unknown options, and what is no function", async () => {
+    const unknown = await errorOf(() => capture(() => 1, { verfy: true } as never));
+    expect(unknown.message).toMatch(/capture: options must be .*got verfy\. Did you mean verify\?/);
+    expect((await errorOf(() => capture(undefined as never))).message).toMatch(/must be a function; got nothing/);
+  });
   it("host data", () =>
     refused(() => tensor([1, 2]).mul(2), /host data was uploaded inside capture\(\); create the tensor/));
   it("random numbers without a generator", () => refused(() => F.randn([4]), /inside capture\(\)/));

@@ -1,6 +1,6 @@
 /** Out-of-range ids on a device with checks: an error at the next synchronisation; and what happens without. */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { ArgumentError, Device, F, capture, scope, setDevice, tensor } from "../../index.ts";
+import { ArgumentError, Device, F, backward, capture, checkpoint, scope, setDevice, tensor } from "../../index.ts";
 import type { Tensor } from "../../index.ts";
 import { errorOf, useDevice } from "../gpu.ts";
 
@@ -56,6 +56,17 @@ describe("a device with checks", () => {
       for (const y of [F.flip(x, 0), F.sort(x).values, F.topk(x, 2).values]) void y;
     });
     await device().sync();
+  });
+
+  it("recomputes functions of checkpoint() that have ids", async () => {
+    using table = F.ones([4, 2], { requiresGrad: true });
+    using x = F.ones([2, 2], { requiresGrad: true });
+    scope(() => {
+      const once = (t: Tensor): Tensor => checkpoint((s) => F.mul(s, F.embedding(table, ids([1, 3]))), t);
+      backward(F.sum(once(once(x))));
+    });
+    expect([...(await table.grad!.data())]).toEqual([0, 0, 2, 2, 0, 0, 2, 2]);
+    for (const t of [table, x]) t.grad!.dispose();
   });
 
   it("checks the launches of a replay", async () => {

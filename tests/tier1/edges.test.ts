@@ -26,6 +26,13 @@ const values = async (t: Tensor): Promise<number[]> => Array.from(await t.data()
 const first = (n: number, count: number, value: number): number[] =>
   Array.from({ length: n }, (_, i) => (i < count ? value : 0));
 
+describe("windows of maxPool2d", () => {
+  it("without an element of the image are −∞, as in PyTorch", async () => {
+    using y = scope(() => F.maxPool2d(F.full([1, 4, 4], 5), 2, { dilation: 5, padding: 1, stride: 1 }));
+    expect(await values(y)).toEqual([-Infinity]);
+  });
+});
+
 describe("a write through a view leaves its neighbours alone", () => {
   it.each<[string, (view: Tensor) => void]>([
     ["addInto", (view) => F.addInto(view, F.full([5], 3))],

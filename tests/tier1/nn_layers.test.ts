@@ -3,7 +3,19 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { Generator, backward, load, manualSeed, nn, save, scope, tensor, zeroGradients } from "../../index.node.ts";
+import {
+  F,
+  Generator,
+  backward,
+  checkpoint,
+  load,
+  manualSeed,
+  nn,
+  save,
+  scope,
+  tensor,
+  zeroGradients,
+} from "../../index.node.ts";
 import type { Tensor } from "../../index.node.ts";
 import { SafetensorsError } from "../../model/io/errors.ts";
 import { errorOf, useDevice } from "../gpu.ts";
@@ -75,6 +87,26 @@ describe("batch normalisation", () => {
     });
   }
 
+  it("inside checkpoint() moves the running statistics once", async () => {
+    const [layer, other] = [new nn.BatchNorm1d(3), new nn.BatchNorm1d(3)];
+    const x = tensor(wave(12), { shape: [4, 3], requiresGrad: true });
+    scope(() =>
+      backward(
+        checkpoint((t) => layer.call(t), x)
+          .square()
+          .sum(),
+      ),
+    );
+    const found = [...(await x.grad!.data())];
+    zeroGradients([x]);
+    scope(() => backward(other.call(x).square().sum()));
+    expect(found).toEqual([...(await x.grad!.data())]);
+    expect(await layer.num_batches_tracked!.item()).toBe(1);
+    for (const name of ["running_mean", "running_var"] as const)
+      expect([...(await layer[name]!.data())]).toEqual([...(await other[name]!.data())]);
+    for (const t of [x, layer, other]) t.dispose();
+  });
+
   it("with momentum null averages over all batches", async () => {
     const layer = new nn.BatchNorm1d(3, { momentum: null });
     const x = tensor(wave(12), { shape: [4, 3] });
@@ -100,7 +132,10 @@ describe("layers", () => {
     const [a, b] = [layer.call(x), group.call(x)];
     await near(a, values.ln, "LayerNorm");
     await near(b, values.gn, "GroupNorm");
-    for (const t of [x, a, b, layer, group]) t.dispose();
+    const [c, d] = [F.layerNorm(x), F.groupNorm(x, 2)];
+    await near(c, values.ln, "F.layerNorm");
+    await near(d, values.gn, "F.groupNorm");
+    for (const t of [x, a, b, c, d, layer, group]) t.dispose();
   });
 
   const makers: Readonly<Record<string, () => nn.Module>> = {

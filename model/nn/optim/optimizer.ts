@@ -2,7 +2,17 @@
  * What all optimizers share: f32 masters of 16-bit parameters, clipping by the norm of all gradients, loss scaling, moving averages, skipped
  * steps, the state dict. How a parameter moves is its rule (rules.ts). A step reads nothing back.
  */
-import { ArgumentError, Tensor, checkTensors, encode, knownOptions, scope, tensor } from "../../../engine/index.ts";
+import {
+  ArgumentError,
+  Tensor,
+  checkTensors,
+  encode,
+  isFloat,
+  knownOptions,
+  scope,
+  shown,
+  tensor,
+} from "../../../engine/index.ts";
 import {
   ADAMW_STATE,
   adamwCount,
@@ -101,6 +111,14 @@ export class Optimizer {
     const device = checkTensors("Optimizer", ...parameters.flatMap((p) => [p.tensor, p.master ?? null]));
     requireApart(parameters.map(({ tensor }, i) => [names[i]!, tensor]));
     for (const { tensor, master, rule, lrScale = 1 } of parameters) {
+      if (typeof (rule as Partial<Rule> | undefined)?.step !== "function")
+        throw new ArgumentError(
+          `Optimizer: a rule must be made by adamw(), sgd() or muon(); got ${shown(rule)}. Pass one.`,
+        );
+      if (!isFloat(tensor.dtype) || tensor.node)
+        throw new ArgumentError(
+          `Optimizer: a parameter must be a leaf of a floating dtype; got ${tensor}${tensor.node ? `, made by ${tensor.node.name}` : ""}. Pass model.parameters().`,
+        );
       rule.check?.(tensor);
       if (!(lrScale >= 0 && lrScale < Infinity))
         throw new ArgumentError(
@@ -113,7 +131,11 @@ export class Optimizer {
       }
     }
     this.rate = checkRate(options.lr ?? 1e-3);
-    const { lossScaling, emaDecay } = options;
+    const { lossScaling, emaDecay, maxNorm = Infinity } = options;
+    if (typeof maxNorm !== "number" || !(maxNorm > 0))
+      throw new ArgumentError(
+        `Optimizer: maxNorm must be a number above 0; got ${String(maxNorm)}. Leave it out for none.`,
+      );
     const { initScale: scale = 2 ** 16 } = lossScaling ?? { initScale: 1 };
     if (!(scale >= 1 && scale <= 1e38))
       throw new ArgumentError(`Optimizer: initScale must be from 1 to 1e38, which f32 holds; got ${scale}. Change it.`);
@@ -159,6 +181,7 @@ export class Optimizer {
 
   /** The loss to call `backward` with: multiplied by the scale if there is `lossScaling`. `step` takes it out of the gradients again. */
   scale(loss: Tensor): Tensor {
+    checkTensors("Optimizer.scale", loss);
     return this.options.lossScaling ? loss.mul(this.state.strided([], [], ADAMW_STATE.scale)) : loss;
   }
 
@@ -310,9 +333,6 @@ export function entriesOf<P extends { readonly tensor: Tensor }>(
     return entry;
   });
 }
-
-const shown = (value: unknown): string =>
-  typeof value === "object" && value !== null ? `an object of class ${value.constructor?.name}` : String(value);
 
 interface Run {
   readonly first: number;

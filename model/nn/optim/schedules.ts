@@ -37,7 +37,7 @@ export function constantSchedule(options: ConstantScheduleOptions): Schedule {
     );
   return (step) => {
     const rate = warm(lr, warmup, step);
-    const left = steps - step;
+    const left = Math.max(0, steps - step);
     return left <= cooldown ? (rate * left) / (cooldown + 1) : rate;
   };
 }
