@@ -314,7 +314,7 @@ describe.skipIf(!hasFixtures)("tokenizer files", () => {
     ["a split without pattern", () => change((d) => void delete d.pre_tokenizer.pretokenizers[0]!.pattern), /Split/],
     ["a pattern that is none", () => change((d) => void (d.pre_tokenizer.pretokenizers[0]!.pattern = { Regex: "(" })), /has a group without an end/],
     ["a circle of steps", () => change((d) => { for (let i = 0; i < 99; i++) d.pre_tokenizer = { type: "Sequence", pretokenizers: [d.pre_tokenizer] }; }), /malformed/],
-    ["an id of text", () => change((d) => void (d.model.vocab.x = "1" as unknown as number)), /the id of "x" is 1/],
+    ["an id of text", () => change((d) => void (d.model.vocab.x = "1" as unknown as number)), /the id of "x" is "1"/],
     ["a negative id", () => change((d) => void (d.model.vocab.x = -1)), /the id of "x" is -1/],
     ["a huge id", () => change((d) => void (d.added_tokens[0]!.id = 2 ** 30)), /not an added token/],
     ["a merge of three", () => change((d) => void d.model.merges.push(["a", "b", "c"] as unknown as [string, string])), /is not a merge/],
