@@ -80,7 +80,11 @@ function spreadOf(
   const result = record(op, [x], y!, [x, average!, y!], (g, [input, center, found]) => {
     const scaled = op === "std" ? map(scaledByRoot, [g, found!]) : g;
     return [
-      map(varianceBackward, [spread(scaled, shape, list), input!, center!], { dtype: "f32", shape, scalars: [rest] }),
+      map(varianceBackward, [spread(scaled, shape, list), input!, center!], {
+        dtype: "f32",
+        shape,
+        scalars: [n - correction], // not clamped, as in PyTorch
+      }),
     ];
   });
   average!.dispose();

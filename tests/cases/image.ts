@@ -138,7 +138,7 @@ const normCases: Case[] = normRows.flatMap((row) =>
             affine === "bias" ? null : (a ?? null),
             affine === "bias" ? a! : (b ?? null),
             row.groups,
-            1e-6,
+            1e-5,
             swish,
           ),
         terms: row.shape.reduce((p, n) => p * n, 1) / Math.min(C, row.groups),

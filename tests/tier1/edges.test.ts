@@ -26,6 +26,21 @@ const values = async (t: Tensor): Promise<number[]> => Array.from(await t.data()
 const first = (n: number, count: number, value: number): number[] =>
   Array.from({ length: n }, (_, i) => (i < count ? value : 0));
 
+describe("gradients of var and std", () => {
+  it("with a correction above the number of values are finite, as in PyTorch", async () => {
+    for (const [op, expected] of [
+      [F.var, [1, 0, -1]],
+      [F.std, [0, 0, 0]],
+    ] as const) {
+      const x = tensor([1, 2, 3], { requiresGrad: true });
+      scope(() => backward(op(x, 0, { correction: 5 })));
+      expect((await values(x.grad!)).map((v) => v + 0)).toEqual(expected);
+      x.grad!.dispose();
+      x.dispose();
+    }
+  });
+});
+
 describe("windows of maxPool2d", () => {
   it("without an element of the image are −∞, as in PyTorch", async () => {
     using y = scope(() => F.maxPool2d(F.full([1, 4, 4], 5), 2, { dilation: 5, padding: 1, stride: 1 }));
