@@ -9,13 +9,19 @@ const WATCHDOG_MS = 20 * 60_000;
 /** Files that take longest, so that none of them is left alone at the end. */
 const SLOW = [
   "ops_large",
-  "nonfinite",
-  "train_run",
-  "examples",
   "ops_small",
-  "train_command",
+  "examples",
+  "train_run",
   "train_tokenizer",
   "commands",
+  "train_command",
+  "dry_run",
+  "export",
+  "limits",
+  "nonfinite",
+  "resume",
+  "training_golden",
+  "dispatch_work",
 ];
 
 class SlowFirst extends BaseSequencer {

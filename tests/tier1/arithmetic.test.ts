@@ -1,4 +1,5 @@
 /** Arithmetic at its edges: powers, division by numbers, promotion of dtypes, integers beyond 2^24, infinities of activations. */
+import "../quick_compile.ts";
 import { describe, expect, it } from "vitest";
 import { ArgumentError, DTypeError, F, backward, scope, tensor } from "../../index.ts";
 import type { DType, Tensor } from "../../index.ts";

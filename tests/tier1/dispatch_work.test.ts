@@ -1,4 +1,5 @@
 /** Ops that are cut to bound the work of a dispatch give the same bits as in one launch. */
+import "../quick_compile.ts";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { Device, F, backward, scope, tally, tensor } from "../../index.ts";
 import type { DType, HostArray, Tensor } from "../../index.ts";

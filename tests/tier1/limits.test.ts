@@ -1,4 +1,5 @@
 /** A sample of rows of every op on devices that can do less: WebGPU's default limits, no optional features, bindings of a few KiB. */
+import "../quick_compile.ts";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { DEFAULT_LIMITS, Device } from "../../index.ts";
 import { cases } from "../cases.ts";

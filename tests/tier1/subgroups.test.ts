@@ -1,4 +1,5 @@
 /** Kernels that use subgroups, at the sizes 4, 8 and 16: software Vulkan takes its vector width from the environment, once a process. */
+import "../quick_compile.ts";
 import { execFile } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
