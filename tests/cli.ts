@@ -93,18 +93,21 @@ export function openOutput(options: OpenOptions = {}): { out: Output; text: { st
 /**
  * Runs one command in this process, which takes a few milliseconds instead of seconds: parsing, the command, its errors and exit code as in
  * `cli/main.ts`. A file of tests that uses it runs each command in a process of its own at least once.
- * @param signals emits the signals that the process would get
+ * @param options `signals` emits the signals that the process would get; standard input is at its end unless given
  */
 export async function runHere(
   add: AddCommand,
   args: readonly string[],
-  signals = new EventEmitter(),
+  {
+    stdin = Readable.from([]),
+    signals = new EventEmitter(),
+  }: { readonly stdin?: Readable; readonly signals?: EventEmitter } = {},
 ): Promise<CliResult> {
   // prettier-ignore
   const { out, text } = openOutput({ json: args.includes("--json") });
   const controller = new AbortController();
   listenForSignals(signals, controller, out, () => controller.abort(new Error("a second signal came")));
-  const context: Context = { out, stdin: Readable.from([]), signal: controller.signal, exitCode: EXIT.done };
+  const context: Context = { out, stdin, signal: controller.signal, exitCode: EXIT.done };
   const program = new Command("janus").exitOverride().configureOutput({ outputError: () => undefined });
   program.hook("preAction", (_, command) => {
     out.json = command.opts<{ json?: boolean }>().json === true;

@@ -19,7 +19,7 @@ import { join } from "node:path";
 import { PassThrough } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { Command } from "commander";
-import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { addConvert } from "../../cli/convert.ts";
 import { addGenerate } from "../../cli/generate.ts";
 import { EXIT, Interrupted } from "../../cli/errors.ts";
@@ -343,10 +343,8 @@ describe("prompts of generate", () => {
   });
   const typed = (signals = new EventEmitter()): { stdin: PassThrough; result: Promise<CliResult> } => {
     const stdin = new PassThrough();
-    vi.spyOn(process, "stdin", "get").mockReturnValue(stdin as never);
-    return { stdin, result: runHere(addGenerate, ["generate", "-"], signals) };
+    return { stdin, result: runHere(addGenerate, ["generate", "-"], { stdin, signals }) };
   };
-  afterEach(() => void vi.restoreAllMocks());
   it("are read from standard input until a signal comes", async () => {
     const signals = new EventEmitter();
     const { stdin, result } = typed(signals);

@@ -98,7 +98,7 @@ const stepsIn = (text: string): number => text.match(/^step \d+\//gm)?.length ??
 async function interrupted(signal: NodeJS.Signals, own: boolean): Promise<CliResult> {
   const args = command(signal, "stage1", "batch=4", "steps=1000");
   const signals = new EventEmitter();
-  const { child, result } = own ? startCli(args) : { child: null, result: runHere(addTrain, args, signals) };
+  const { child, result } = own ? startCli(args) : { child: null, result: runHere(addTrain, args, { signals }) };
   const log = at(signal, "log.jsonl");
   const wait = setInterval(() => {
     if (!existsSync(log) || readFileSync(log, "utf8").split("\n").length <= 2) return;
