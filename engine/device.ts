@@ -151,7 +151,7 @@ export class Device {
       capabilities.limits.maxBufferSize,
     );
     if (gpu) this.watch(gpu);
-    this.faults = options.checks ? new Faults(this) : null;
+    this.faults = options.checks ? new Faults(this.pool, this.queue) : null;
   }
 
   /** Opens a device and loads all kernels declared so far; it becomes the default device if there is none. */
@@ -212,6 +212,11 @@ export class Device {
   /** It was destroyed, or lost. */
   get isGone(): boolean {
     return this.gone !== null;
+  }
+
+  /** Ids were checked since the last look; the null device computes nothing. */
+  private get hasChecked(): boolean {
+    return !this.isNull && (this.faults?.isPending ?? false);
   }
 
   get isNull(): boolean {
@@ -282,7 +287,7 @@ export class Device {
     await Promise.all(this.verdicts);
     await this.allocated();
     this.check();
-    const fault = this.faults?.isPending && !this.queue.isCapturing ? await this.faults.take() : null;
+    const fault = this.hasChecked && !this.queue.isCapturing ? await this.faults!.take() : null;
     if (fault) this.errors.push(fault);
     this.raise();
   }
@@ -349,7 +354,7 @@ export class Device {
       this.pipelines.isPending ||
       this.errors.length ||
       this.allocations?.isPending ||
-      this.faults?.isPending ||
+      this.hasChecked ||
       this.verdicts.size
     )
       await this.sync();

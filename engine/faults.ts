@@ -2,9 +2,10 @@
  * What the kernels of a device with `checks` found wrong in the values of tensors: out-of-range ids. A launch cannot throw, so it writes a record
  * of four words, which the device reads at its next synchronisation.
  */
-import type { Device } from "./device.ts";
 import { ArgumentError } from "./errors.ts";
-import type { Tensor } from "./tensor.ts";
+import type { BufferPool } from "./pool.ts";
+import type { Queue } from "./queue.ts";
+import type { Storage } from "./types.ts";
 
 /** A check of ids: they must be from 0 to `limit` − 1, or `ignored`. */
 export interface IdCheck {
@@ -19,40 +20,36 @@ export interface IdCheck {
 const BYTES = 16;
 
 export class Faults {
-  private record: Tensor | null = null;
-  private readonly device: Device;
+  private record: Storage | null = null;
+  private readonly pool: BufferPool;
+  private readonly queue: Queue;
   /** The checks by their numbers, and the numbers by what they say. */
   private readonly checks: IdCheck[] = [];
   private readonly numbers = new Map<string, number>();
   private pending = false;
 
-  constructor(device: Device) {
-    this.device = device;
+  constructor(pool: BufferPool, queue: Queue) {
+    this.pool = pool;
+    this.queue = queue;
     // Replays of captures launch checks too.
-    device.onLaunch(({ bindings }) => {
-      this.pending ||= bindings.some(({ storage }) => storage === this.record?.storage);
+    queue.onLaunch(({ bindings }) => {
+      this.pending ||= bindings.some(({ storage }) => storage === this.record);
     });
   }
 
   /**
-   * u32 [4] that checks write: number of the check, position of the first wrong id, the id, 1 if there is one; the first fault stays. It lives as
-   * long as the device.
-   * @param make an uninitialised u32 [4], called once
+   * Takes the storage that checks write: number of the check, position of the first wrong id, the id, 1 if there is one, u32 each; the first fault
+   * stays. It lives as long as the device.
    */
-  recordOf(make: () => Tensor): Tensor {
-    if (this.record) return this.record;
-    const { pool } = this.device;
-    const record = pool.outsideCaptures(() => make().escape());
-    pool.exempt(record.storage.bytes, record.storage.label);
-    record.storage.markConstant(); // no result depends on it: checkpoint() may find it written
+  readFrom(record: Storage): void {
+    this.pool.exempt(record.bytes, record.label);
     this.record = record;
     this.clear(record);
-    return record;
   }
 
-  /** Checks ran since the last look; never on the null device, which computes nothing. */
+  /** Checks ran since the last look. */
   get isPending(): boolean {
-    return this.pending && !this.device.isNull;
+    return this.pending;
   }
 
   /** Number of a check, the same for equal checks. */
@@ -66,10 +63,10 @@ export class Faults {
 
   /** The fault that the checks so far found, or null; forgets it. */
   async take(): Promise<ArgumentError | null> {
-    const { queue } = this.device;
+    const { queue } = this;
     this.pending = false;
     if (!this.record) return null;
-    const { storage } = this.record;
+    const storage = this.record;
     const parts = queue.startRead({ storage, offset: 0, size: BYTES });
     this.clear(this.record); // after the copy, before later launches
     const bytes = await queue.finishRead(parts);
@@ -83,7 +80,7 @@ export class Faults {
     );
   }
 
-  private clear(record: Tensor): void {
-    this.device.queue.upload(record.storage.live(), 0, new Uint8Array(BYTES));
+  private clear(record: Storage): void {
+    this.queue.upload(record.live(), 0, new Uint8Array(BYTES));
   }
 }

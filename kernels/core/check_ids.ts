@@ -1,6 +1,6 @@
 /** Out-of-range ids, found on devices with `checks`: the next synchronisation throws for them. Other devices launch nothing here. */
 import { emptyForHost, grid1d, kernel, launch, scope } from "../../engine/index.ts";
-import type { Tensor } from "../../engine/index.ts";
+import type { Device, Tensor } from "../../engine/index.ts";
 import { contiguousCopy } from "./map.ts";
 import { windowsOf } from "./windows.ts";
 
@@ -10,6 +10,21 @@ const check = kernel(
   { ids: "read", faults: "read_write" },
   { count: "u32", position: "u32", limit: "u32", ignored: "u32", has_ignored: "u32", site: "u32" },
 );
+
+/** What the checks of a device write, u32 [4]; it lives as long as the device. */
+const records = new WeakMap<Device, Tensor>();
+
+function recordOf(device: Device): Tensor {
+  const known = records.get(device);
+  if (known) return known;
+  const record = device.pool.outsideCaptures(() =>
+    emptyForHost([4], { dtype: "u32", device, label: "faults" }).escape(),
+  );
+  record.storage.markConstant(); // no result depends on it: checkpoint() may find it written
+  device.faults?.readFrom(record.storage);
+  records.set(device, record);
+  return record;
+}
 
 /**
  * On a device with `checks`: notes that `ids` (i32 or u32) of `op` must be from 0 to `limit` − 1, or `ignored`. `device.sync()`, or the next
@@ -26,7 +41,7 @@ export function checkIdRange(
   const { faults } = device;
   if (!faults || ids.size === 0) return;
   const site = faults.siteOf({ op, input, limit, isSigned: ids.dtype === "i32", ignored });
-  const record = faults.recordOf(() => emptyForHost([4], { dtype: "u32", device, label: "faults" }));
+  const record = recordOf(device);
   scope(() => {
     for (const { start, count, buffers } of windowsOf("checkIdRange", ids.size, { ids: contiguousCopy(ids) })) {
       launch(check, {
