@@ -11,6 +11,7 @@ import {
   kernel,
   knownOptions,
   launch,
+  library,
   record,
   requireBoolean,
   scope,
@@ -35,19 +36,20 @@ const params = {
   dilation_height: "u32",
   dilation_width: "u32",
 } as const;
+const window = library("pool2d_window", new URL("./lib/pool2d_window.wgsl", import.meta.url));
 const forward = kernel(
   "pool2d",
   new URL("./pool2d.wgsl", import.meta.url),
   { x: "read", y: "write", indices: "write" },
   params,
-  [...standard, finite],
+  [...standard, finite, window],
 );
 const backward = kernel(
   "pool2d_backward",
   new URL("./pool2d_backward.wgsl", import.meta.url),
   { g: "read", indices: "read", dx: "write" },
   params,
-  standard,
+  [...standard, window],
 );
 
 /** One number for both, or [height, width]. */

@@ -3,26 +3,10 @@
 // the window's size with padding (without what is beyond it), or with OWN by the number of elements in the plane.
 // One invocation an element of y. Grid: flat over ceil(planes · out / WORKGROUP) workgroups, folded.
 //#use grid
+//#use pool2d_window
 //#use finite
 //#use f32 as x
 const WORKGROUP = 64u; // invocations
-const AVERAGE = false;
-const OWN = false;
-struct Params {
-  planes: u32, // in the window
-  height: u32,
-  width: u32,
-  out_height: u32,
-  out_width: u32,
-  kernel_height: u32,
-  kernel_width: u32,
-  stride_height: u32,
-  stride_width: u32,
-  pad_height: u32,
-  pad_width: u32,
-  dilation_height: u32,
-  dilation_width: u32,
-}
 @group(0) @binding(0) var<storage, read> x: array<Word_x>;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
 @group(0) @binding(2) var<storage, read_write> indices: array<u32>; // of y; not used with AVERAGE
@@ -60,9 +44,7 @@ fn pool2d(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: 
     }
   }
   if (AVERAGE) {
-    let bottom = min(top + params.kernel_height, params.height + 2u * params.pad_height);
-    let right = min(left + params.kernel_width, params.width + 2u * params.pad_width);
-    y[at] = sum / f32(select((bottom - top) * (right - left), count, OWN));
+    y[at] = sum / f32(select(padded_size(top, left), count, OWN));
   } else {
     y[at] = best;
     indices[at] = index;

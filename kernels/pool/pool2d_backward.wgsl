@@ -2,25 +2,9 @@
 // by what the window was divided by (OWN as there). Windows are added in row-major order. One invocation an element of dx.
 // Grid: flat over ceil(planes · height · width / WORKGROUP) workgroups, folded.
 //#use grid
+//#use pool2d_window
 //#use f32 as g
 const WORKGROUP = 64u; // invocations
-const AVERAGE = false;
-const OWN = false;
-struct Params {
-  planes: u32, // in the window
-  height: u32,
-  width: u32,
-  out_height: u32,
-  out_width: u32,
-  kernel_height: u32,
-  kernel_width: u32,
-  stride_height: u32,
-  stride_width: u32,
-  pad_height: u32,
-  pad_width: u32,
-  dilation_height: u32,
-  dilation_width: u32,
-}
 @group(0) @binding(0) var<storage, read> g: array<Word_g>;
 @group(0) @binding(1) var<storage, read> indices: array<u32>; // of y; not used with AVERAGE
 @group(0) @binding(2) var<storage, read_write> dx: array<f32>;
@@ -56,11 +40,9 @@ fn pool2d_backward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups)
       if (AVERAGE) {
         let top = j * params.stride_height;
         let left = k * params.stride_width;
-        let bottom = min(top + params.kernel_height, params.height + 2u * params.pad_height);
-        let right = min(left + params.kernel_width, params.width + 2u * params.pad_width);
         let own = inside(top, params.kernel_height, params.pad_height, params.height) *
           inside(left, params.kernel_width, params.pad_width, params.width);
-        sum += v / f32(select((bottom - top) * (right - left), own, OWN));
+        sum += v / f32(select(padded_size(top, left), own, OWN));
       } else if (indices[i] == place) {
         sum += v;
       }

@@ -3,6 +3,8 @@ import { createHash } from "node:crypto";
 import { createServer } from "node:http";
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
+import { expect } from "vitest";
+import { IoError } from "../../model/io/errors.ts";
 
 export const sha256 = (bytes: Uint8Array): string => createHash("sha256").update(bytes).digest("hex");
 export const gitSha = (bytes: Uint8Array): string =>
@@ -126,4 +128,16 @@ export function breakOff(response: ServerResponse, bytes: Uint8Array, after: num
   });
   response.write(bytes.subarray(start, start + after), () => setTimeout(() => response.destroy(), 20));
   return true;
+}
+
+/** Fails unless `promise` rejects with an error of this class and message. */
+export async function expectHubError(
+  promise: Promise<unknown>,
+  kind: abstract new (...args: never[]) => Error,
+  message: RegExp,
+): Promise<void> {
+  const error: unknown = await promise.then(() => null, (e: unknown) => e); // prettier-ignore
+  expect(error).toBeInstanceOf(kind);
+  expect(error).toBeInstanceOf(IoError);
+  expect((error as Error).message).toMatch(message);
 }

@@ -30,7 +30,7 @@ import {
   modelFolder,
 } from "../../model/janus/node/hub.ts";
 import type { DownloadOptions, DownloadProgress } from "../../model/janus/node/hub.ts";
-import { HubServer, breakOff, gitSha, send, sha256 } from "../checkpoint/hub_server.ts";
+import { HubServer, breakOff, gitSha, send, sha256, expectHubError as failure } from "../checkpoint/hub_server.ts";
 import { random } from "../checkpoint/files.ts";
 import { tinyFiles } from "../checkpoint/tiny.ts";
 
@@ -76,16 +76,6 @@ const download = (options: DownloadOptions = {}): Promise<string> =>
   downloadModel(REPO, { env: env(), backoffMs: 1, retries: 2, ...options });
 const root = (): string => join(home, "hub", "models--someone--Janus-tiny");
 const blob = (): string => join(root(), "blobs", sha256(weights));
-const failure = async (
-  promise: Promise<unknown>,
-  kind: abstract new (...args: never[]) => Error,
-  message: RegExp,
-): Promise<void> => {
-  const error: unknown = await promise.then(() => null, (e: unknown) => e); // prettier-ignore
-  expect(error).toBeInstanceOf(kind);
-  expect(error).toBeInstanceOf(IoError);
-  expect((error as Error).message).toMatch(message);
-};
 
 describe("a good hub", () => {
   it("fills the cache as the hub's own tools do", async () => {

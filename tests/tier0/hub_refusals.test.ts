@@ -16,7 +16,7 @@ import {
   modelSource,
 } from "../../model/janus/node/hub.ts";
 import type { DownloadOptions } from "../../model/janus/node/hub.ts";
-import { HubServer, send, sha256 } from "../checkpoint/hub_server.ts";
+import { HubServer, send, sha256, expectHubError as failure } from "../checkpoint/hub_server.ts";
 import { tinyFiles } from "../checkpoint/tiny.ts";
 import { hasFixtures } from "../fixtures.ts";
 
@@ -50,15 +50,6 @@ const download = (options: DownloadOptions = {}): Promise<string> =>
   downloadModel(REPO, { env: env(), backoffMs: 1, retries: 2, ...options });
 const root = (): string => join(home, "hub", "models--someone--Janus-tiny");
 const blob = (): string => join(root(), "blobs", sha256(weights));
-const failure = async (
-  promise: Promise<unknown>,
-  kind: abstract new (...args: never[]) => Error,
-  message: RegExp,
-): Promise<void> => {
-  const error: unknown = await promise.then(() => null, (e: unknown) => e); // prettier-ignore
-  expect(error).toBeInstanceOf(kind);
-  expect((error as Error).message).toMatch(message);
-};
 
 describe("refusals", () => {
   const refusals: [number, Record<string, string>, abstract new (...args: never[]) => Error, RegExp][] = [

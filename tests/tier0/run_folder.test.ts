@@ -21,7 +21,7 @@ import { Checkpoints } from "../../train/node/run/checkpoints.ts";
 import { RunFolderError, RunLockedError, SaveError, StepExistsError } from "../../train/node/run/errors.ts";
 import { nodeFileSystem } from "../../train/node/run/file_system.ts";
 import { isAlive } from "../../train/node/run/lock.ts";
-import type { LockHolder } from "../../train/node/run/lock.ts";
+import type { LockHolder } from "../../train/node/run/errors.ts";
 import { encodeManifest, parseManifest, stepName, stepOf } from "../../train/node/run/manifest.ts";
 import { RunFolder } from "../../train/node/run/run_folder.ts";
 import { stepsToPrune } from "../../train/node/run/staged_folder.ts";

@@ -205,7 +205,7 @@ export async function openIndex(spec: SourceSpec, cache: string, options: ScanOp
   }
 }
 
-/** Of a folder only that it is one: its listing tells whether it has changed. */
+/** What shows whether a source has changed: size and time of a file; of a folder only its kind, since its listing is read at every start. */
 async function stampOf(path: string): Promise<Stamp> {
   const stats = await stat(path, { bigint: true }).catch((error: unknown) => {
     throw fileError(error, path);

@@ -1,6 +1,23 @@
 /** The errors of run folders: what failed, where, and what to do. */
 import { IoError } from "../../../model/io/errors.ts";
-import type { LockHolder } from "./lock.ts";
+
+/** The trainer that has a run folder, as its lock names it. */
+export interface LockHolder {
+  readonly pid: number;
+  readonly host: string;
+  /** When it took the lock, ISO 8601. */
+  readonly started: string;
+  /** Distinguishes this lock from every other. */
+  readonly token: string;
+  /** When the process began, as Linux counts; null elsewhere. Distinguishes a process from a later one of the same number. */
+  readonly processStart: string | null;
+  /** Start of the machine, as Linux names it; null elsewhere. Hosts may share a name. */
+  readonly bootId: string | null;
+  /** Namespace of the process's number, as Linux names it; null elsewhere. Containers may share the name of their host. */
+  readonly pidNamespace: string | null;
+  /** Time between heartbeats; 0 for none. */
+  readonly heartbeatMs: number;
+}
 
 /** A run folder that cannot be opened, read or written. Base of the errors below. */
 export class RunFolderError extends IoError {}

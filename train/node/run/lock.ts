@@ -15,6 +15,7 @@ import { readWhole } from "../../../model/io/bytes.ts";
 import { parseJsonObject } from "../../../model/io/json.ts";
 import { FileError } from "../../../model/node/files.ts";
 import { RunFolderError, RunLockedError } from "./errors.ts";
+import type { LockHolder } from "./errors.ts";
 import { removeTree, writeSynced } from "./file_system.ts";
 import type { FileSystem } from "./file_system.ts";
 import { messageOf } from "../../../engine/errors.ts";
@@ -28,23 +29,6 @@ const BEAT = "beat-";
 const HEARTBEAT_MS = 5000;
 /** A trainer is gone after so many heartbeats without one: a step on software Vulkan may block its process for 20 s. */
 const SILENT_BEATS = 12;
-
-export interface LockHolder {
-  readonly pid: number;
-  readonly host: string;
-  /** When it took the lock, ISO 8601. */
-  readonly started: string;
-  /** Distinguishes this lock from every other. */
-  readonly token: string;
-  /** When the process began, as Linux counts; null elsewhere. Distinguishes a process from a later one of the same number. */
-  readonly processStart: string | null;
-  /** Start of the machine, as Linux names it; null elsewhere. Hosts may share a name. */
-  readonly bootId: string | null;
-  /** Namespace of the process's number, as Linux names it; null elsewhere. Containers may share the name of their host. */
-  readonly pidNamespace: string | null;
-  /** Time between heartbeats; 0 for none. */
-  readonly heartbeatMs: number;
-}
 
 function textOf(read: () => string): string | null {
   try {

@@ -11,7 +11,7 @@ import { RunFolderError, SaveError, StepExistsError, systemCode } from "./errors
 import { makeFolders, nodeFileSystem, removeTree } from "./file_system.ts";
 import type { FileSystem } from "./file_system.ts";
 import { LOCK_LEFTOVER, RunLock } from "./lock.ts";
-import type { LockHolder } from "./lock.ts";
+import type { LockHolder } from "./errors.ts";
 import { requireStep, stepName } from "./manifest.ts";
 import { StagedFolder, hide, isLeftover, prune, requireKeep, stepsToPrune } from "./staged_folder.ts";
 import type { Keep } from "./staged_folder.ts";
