@@ -6,6 +6,7 @@ import { watchGradients, zeroGradients } from "./autograd.ts";
 import { CaptureError, DisposedError } from "./errors.ts";
 import { getDevice } from "./device.ts";
 import type { Device } from "./device.ts";
+import { joinLaunches } from "./fusion.ts";
 import type { PoolBuffer } from "./pool.ts";
 import { knownOptions, requireFunction } from "./options.ts";
 import { refusePromise } from "./promise.ts";
@@ -16,6 +17,8 @@ import type { Launch, Storage } from "./types.ts";
 
 export interface CaptureOptions {
   readonly device?: Device;
+  /** Join neighbouring elementwise launches to one, with the same bits (default true). */
+  readonly fuse?: boolean;
   /**
    * Check the capture: go back to the state before it, replay, go back again, run `fn` eagerly, and compare every result and every changed tensor
    * of the three runs bit for bit. `CaptureError` says what differs.
@@ -107,7 +110,7 @@ export class Captured<T> {
  * Host data and read-backs inside `fn` are refused with `CaptureError`.
  */
 export async function capture<T>(fn: () => T, options: CaptureOptions = {}): Promise<Captured<T>> {
-  knownOptions("capture", options, ["device", "verify"]);
+  knownOptions("capture", options, ["device", "fuse", "verify"]);
   requireFunction("capture", fn);
   const device = options.device ?? getDevice();
   if (device.queue.isCapturing) throw new CaptureError("capture() inside capture(); capture the outer function only");
@@ -116,7 +119,7 @@ export async function capture<T>(fn: () => T, options: CaptureOptions = {}): Pro
   const recorder = new CaptureRecorder(device, options.verify ?? false);
   try {
     const result = recorder.run(fn);
-    const captured = recorder.finish(result);
+    const captured = recorder.finish(result, options.fuse ?? true);
     try {
       recorder.check();
       if (options.verify && device.gpu) await verify(device, captured, recorder.before, fn);
@@ -171,8 +174,7 @@ class CaptureRecorder {
         return result;
       });
     } catch (error) {
-      for (const storage of this.older) storage.release();
-      this.release();
+      this.abandon();
       throw error;
     } finally {
       device.queue.endCapture(listener);
@@ -180,13 +182,14 @@ class CaptureRecorder {
     }
   }
 
-  finish<T>(result: T): Captured<T> {
+  finish<T>(result: T, fuse: boolean): Captured<T> {
+    const launches = this.prepared(fuse);
     for (const { buffer, words } of this.chunks)
       this.device.gpu!.queue.writeBuffer(buffer, 0, words as Uint32Array<ArrayBuffer>);
     const pinned = new Set<Storage>(this.older);
     for (const storage of this.storages) if (storage.isLive && !pinned.has(storage)) pinned.add(storage.retain());
     for (const buffer of this.buffers) buffer.setHome(this.lists);
-    return new Captured(this.device, result, this.launches, this.steps, pinned, this.written, () => this.release());
+    return new Captured(this.device, result, launches, this.steps, pinned, this.written, () => this.release());
   }
 
   /** Throws for state that is gone, or a gradient that stays: a replay would do something else than the next eager run. */
@@ -211,6 +214,23 @@ class CaptureRecorder {
     for (const t of tensorsIn(result)) if (t.storage.serial >= this.firstSerial) t.dispose();
   }
 
+  /** The launches to keep, each with its bind group and its parameters in place. */
+  private prepared(fuse: boolean): readonly Launch[] {
+    try {
+      const launches = fuse ? joinLaunches(this.device, this.launches) : this.launches;
+      for (const launch of launches) this.prepare(launch);
+      return launches;
+    } catch (error) {
+      this.abandon();
+      throw error;
+    }
+  }
+
+  private abandon(): void {
+    for (const storage of this.older) storage.release();
+    this.release();
+  }
+
   private release(): void {
     this.device.flush();
     for (const buffer of this.buffers) buffer.setHome(null);
@@ -223,10 +243,10 @@ class CaptureRecorder {
   private dropOnFailure(): void {
     if (!this.device.queue.isAtomic || this.inAtomic) return;
     this.inAtomic = true;
-    const [launches, steps] = [this.launches.length, this.steps.length];
+    const launches = this.launches.length;
     this.device.queue.atEnd((failed) => {
       this.inAtomic = false;
-      if (failed) [this.launches.length, this.steps.length] = [launches, steps];
+      if (failed) this.launches.length = launches;
     });
   }
 
@@ -245,6 +265,10 @@ class CaptureRecorder {
       if (names[i] !== "read" && !this.before.has(storage))
         this.before.set(storage, this.saves ? copyOf(this.device, storage) : null);
     }
+  }
+
+  /** Gives a launch its bind group, and its parameters a place. */
+  private prepare(launch: Launch): void {
     const gpu = this.device.gpu;
     if (!gpu) return;
     const bytes = launch.params?.byteLength ?? 0;

@@ -331,7 +331,7 @@ export class Device {
 
   /** Compiles one variant now and waits for the verdict; throws `KernelError` with the lines around the mistake. */
   async compile(kernel: Kernel, constants?: Constants, uses?: Uses): Promise<void> {
-    if (!this.pipelines.find(kernel, constants, uses)) this.pipelines.compile(kernel, constants, uses);
+    this.queue.pipelineOf(kernel, constants, uses);
     await this.sync();
   }
 

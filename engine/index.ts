@@ -10,6 +10,8 @@ export { Device, getDevice, setDevice } from "./device.ts";
 export type { DeviceOptions, DeviceStats } from "./device.ts";
 export * from "./dtype.ts";
 export * from "./errors.ts";
+export { fuseLaunches } from "./fusion.ts";
+export type { Fused, FusionRule } from "./fusion.ts";
 export { declaredKernels, declaredLibraries, kernel, library, loadKernels, specialise } from "./kernel.ts";
 export type { Access, Constants, Kernel, Library, ParamType, Uses } from "./kernel.ts";
 export { currentLabel, withLabel } from "./label.ts";

@@ -5,6 +5,7 @@
 import { BindGroups } from "./bind_groups.ts";
 import type { Capabilities, Limits } from "./capabilities.ts";
 import { CaptureError, DeviceError, KernelError } from "./errors.ts";
+import type { Constants, Kernel, Uses } from "./kernel.ts";
 import { currentLabel } from "./label.ts";
 import type { Pipelines } from "./pipelines.ts";
 import { settle } from "./platform.ts";
@@ -164,6 +165,11 @@ export class Queue {
   private compile({ kernel, constants, uses }: LaunchRequest): Pipeline {
     this.flush();
     return this.pipelines.compile(kernel, constants, uses);
+  }
+
+  /** The pipeline of a variant, for launches that are recorded elsewhere. */
+  pipelineOf(kernel: Kernel, constants?: Constants, uses?: Uses): Pipeline {
+    return this.pipelines.find(kernel, constants, uses) ?? this.pipelines.compile(kernel, constants, uses);
   }
 
   private push(launch: Launch): void {

@@ -9,6 +9,7 @@ import {
   contiguousStrides,
   elementBytes,
   empty,
+  fuseLaunches,
   grid1d,
   isFloat,
   kernel,
@@ -21,6 +22,7 @@ import {
 import type { DType, Library, Shape, Tensor } from "../../engine/index.ts";
 import { collapse } from "./collapse.ts";
 import { copyWords } from "./copy_words.ts";
+import { fusionRule } from "./fuse.ts";
 import { standard } from "./libraries.ts";
 import { windowsOf } from "./windows.ts";
 
@@ -31,6 +33,9 @@ export interface Expression {
   readonly library: Library;
 }
 
+/** The function `apply_T` of each expression. */
+const formulas = new WeakMap<Library, string>();
+
 /**
  * An elementwise formula in WGSL over `a`, `b`, `c` (vec4 of the inputs' arithmetic types) and `s` (vec4f of scalars). The result is
  * converted to the output's type.
@@ -39,8 +44,10 @@ export interface Expression {
  */
 export function expression(name: string, wgsl: string, ...libraries: readonly Library[]): Expression {
   const uses = libraries.map((l) => `//#use ${l.name}\n`).join("");
-  const text = `${uses}fn apply_T(a: V4_a, b: V4_b, c: V4_c, s: vec4f) -> V4_y { return V4_y(${wgsl}); }`;
-  return { name, library: library(name, text, libraries) };
+  const text = `fn apply_T(a: V4_a, b: V4_b, c: V4_c, s: vec4f) -> V4_y { return V4_y(${wgsl}); }`;
+  const declared = library(name, uses + text, libraries);
+  formulas.set(declared, text);
+  return { name, library: declared };
 }
 
 /** The values as they are, converted to the result's dtype. */
@@ -54,6 +61,8 @@ const flat = kernel(
   { granules: "u32", scalars: "vec4f" },
   [...standard, copy.library],
 );
+
+fuseLaunches(flat, fusionRule(formulas));
 
 const strided = kernel(
   "map_strided",

@@ -33,9 +33,16 @@ describe("replay", () => {
     using x = tensor([1, 2, 3]);
     const fn = (): Tensor => x.exp().add(1).sum();
     const eager = tally(() => scope(() => void fn()));
-    using c = await capture(fn, { verify: true });
+    using c = await capture(fn, { verify: true, fuse: false });
     expect(tally(() => c.replay())).toEqual(eager);
     expect(c.launches).toHaveLength(eager.launches);
+    c.result.dispose();
+  });
+
+  it("counts launches that it joined as the one that runs", async () => {
+    using x = tensor([1, 2, 3]);
+    using c = await capture(() => x.exp().add(1).sum(), { verify: true });
+    expect(tally(() => c.replay()).launches).toBe(2);
     c.result.dispose();
   });
 

@@ -1,0 +1,236 @@
+/**
+ * Neighbouring launches of `map` in a capture as one launch: each invocation computes all formulas for its granules, values pass on in
+ * registers, and what nothing reads afterwards is not stored. The bits are those of the single launches: each value is rounded to its dtype,
+ * and passes through an integer operation with a zero that the compiler does not know, so that no multiplication and addition of two
+ * formulas become one rounding.
+ */
+import { grid1d, kernel, library } from "../../engine/index.ts";
+import type { Binding, DType, Fused, FusionRule, Kernel, Launch, Library, Storage } from "../../engine/index.ts";
+import { standard } from "./libraries.ts";
+
+/**
+ * How much of a kernel a formula is, by the dtype of its result, and how much one kernel may hold. Software Vulkan compiles 100 formulas of f32 in
+ * 0.5 s, of bf16 in 1.2 s; its rounding to f16 is long code, and compiling it takes the square of the number: 12 in 0.7 s, 100 in 21 s.
+ */
+const WEIGHT: Readonly<Record<DType, number>> = { f32: 1, i32: 1, u32: 1, u8: 1, bf16: 2, f16: 8 };
+const MAX_WEIGHT = 128;
+const OPERANDS = ["a", "b", "c", "y"] as const;
+/** Granules that one workgroup computes. */
+const GRANULES_A_GROUP = 256;
+
+/** A value as it lies in memory, back as it is read, behind the zero that the compiler does not know; integers need none. */
+const KEEP: Readonly<Partial<Record<DType, string>>> = {
+  f32: "bitcast<vec4f>(bitcast<vec4u>(v) ^ vec4u(params.zero))",
+  f16: "keep_f16(v, params.zero)",
+  bf16: "unpack_bf16(pack_bf16(v) ^ vec2u(params.zero))",
+  u8: "unpack_u8(pack_u8(v))",
+};
+
+/** `unpack_f16(pack_f16(v))` without its branch, which would be compiled once a formula. */
+const ROUND_F16 = library(
+  "keep_f16",
+  `fn keep_f16(v: vec4f, zero: u32) -> vec4f {
+  let u = bitcast<vec4u>(v);
+  let size = u & vec4u(0x7fffffffu);
+  let beyond = size >= vec4u(0x477ff000u); // as in pack_f16
+  let c = select(v, vec4f(), beyond);
+  let inside = vec4f(unpack2x16float(pack2x16float(c.xy) ^ zero), unpack2x16float(pack2x16float(c.zw) ^ zero));
+  let not_finite = (u & vec4u(0x80000000u)) | select(vec4u(0x7f800000u), vec4u(0x7fc00000u), size > vec4u(0x7f800000u));
+  return bitcast<vec4f>(select(bitcast<vec4u>(inside), not_finite ^ vec4u(zero), beyond));
+}`,
+);
+
+/** A range of a buffer that the formulas read or write. */
+interface Operand {
+  readonly binding: Binding;
+  readonly buffer: Launch["buffers"][number];
+  readonly dtype: DType;
+  /** Read before the launch writes it. */
+  isRead: boolean;
+  /** The storage that was written last in its place, and the value. */
+  written: { readonly storage: Storage; readonly value: string } | null;
+}
+
+/** The formulas of a run as far as they go together. */
+class Chain {
+  /** Lines of the kernel's loop. */
+  readonly body: string[] = [];
+  readonly functions = new Map<string, string>();
+  readonly libraries = new Set<Library>();
+  readonly scalars: number[][] = [];
+  readonly operands = new Map<string, Operand>();
+  private readonly formulas: WeakMap<Library, string>;
+
+  constructor(formulas: WeakMap<Library, string>) {
+    this.formulas = formulas;
+  }
+
+  /** Adds a launch; false if it uses a buffer otherwise than those before it. */
+  add(launch: Launch): boolean {
+    const places = OPERANDS.map((slot, i) => this.place(launch, slot, i));
+    if (places.some((place) => place === null)) return false;
+    const [a, b, c] = places.slice(0, 3).map((place) => this.read(place!));
+    const y = places[3]!;
+    const value = `v${this.body.length}`;
+    const scalars = [...new Float32Array(launch.params!.buffer, launch.params!.byteOffset + 16, 4)];
+    this.scalars.push(scalars);
+    this.body.push(`let ${value} = ${this.functionOf(launch)}(${a}, ${b}, ${c}, params.s${this.body.length});`);
+    y.written = { storage: launch.bindings[3]!.storage, value };
+    return true;
+  }
+
+  /** The operands that the launch must bind if it ends here. */
+  bound(isNeeded: (storage: Storage) => boolean): Operand[] {
+    return [...this.operands.values()].filter((o) => o.isRead || (o.written && isNeeded(o.written.storage)));
+  }
+
+  private place(launch: Launch, slot: (typeof OPERANDS)[number], i: number): Operand | null {
+    const binding = launch.bindings[i]!;
+    const buffer = launch.buffers[i]!;
+    const dtype = launch.pipeline.uses[slot] as DType;
+    const writes = slot === "y";
+    for (const other of this.operands.values()) {
+      if (other.buffer !== buffer) continue;
+      if (other.binding.offset === binding.offset && other.binding.size === binding.size && other.dtype === dtype)
+        return other;
+      if (writes || other.written) return null;
+    }
+    const operand: Operand = { binding, buffer, dtype, isRead: false, written: null };
+    this.operands.set(`${this.operands.size}`, operand);
+    return operand;
+  }
+
+  private read(operand: Operand): string {
+    if (operand.written) return operand.written.value;
+    operand.isRead = true;
+    return `x${[...this.operands.values()].indexOf(operand)}`;
+  }
+
+  /** The name of the launch's formula for its dtypes. */
+  private functionOf({ pipeline: { uses } }: Launch): string {
+    const formula = uses.f as Library;
+    const types = OPERANDS.map((slot) => uses[slot] as DType);
+    const key = `${formula.name}#${formula.version} ${types.join()}`;
+    const known = [...this.functions.keys()].indexOf(key);
+    if (known >= 0) return `f${known}`;
+    const name = `f${this.functions.size}`;
+    const typed = this.formulas
+      .get(formula)!
+      .replace(/_(a|b|c|y)\b/g, (_, slot: "a" | "b" | "c" | "y") => `_${uses[slot] as DType}`);
+    const result = types[3]!;
+    const kept = KEEP[result];
+    this.functions.set(
+      key,
+      `${typed.replace("apply_T", `${name}_of`)}
+fn ${name}(a: V4_${types[0]!}, b: V4_${types[1]!}, c: V4_${types[2]!}, s: vec4f) -> V4_${result} {
+  let v = ${name}_of(a, b, c, s);
+  return ${kept ?? "v"};
+}`,
+    );
+    for (const included of formula.libraries) this.libraries.add(included);
+    if (result === "f16") this.libraries.add(ROUND_F16);
+    return name;
+  }
+}
+
+/** The rule of launches of `map`, whose slots are a, b, c, y and f, and whose parameters are granules and scalars. */
+export function fusionRule(formulas: WeakMap<Library, string>): FusionRule {
+  const chainOf = (run: readonly Launch[], maxWork: number): { chain: Chain; count: number } => {
+    const chain = new Chain(formulas);
+    const granules = run[0]!.params![0]!;
+    const most = Math.min(run.length, Math.floor(maxWork / (4 * granules)));
+    let count = 0;
+    let weight = 0;
+    while (count < most && run[count]!.params![0] === granules) {
+      weight += WEIGHT[run[count]!.pipeline.uses.y as DType];
+      if (weight > MAX_WEIGHT || !chain.add(run[count]!)) break;
+      count++;
+    }
+    return { chain, count };
+  };
+  return (run, isNeeded, device) => {
+    let { chain, count } = chainOf(run, device.maxDispatchWork);
+    // Fewer launches until the buffers fit: values that die within the chain need none.
+    const limit = device.limits.maxStorageBuffersPerShaderStage;
+    while (count > 1 && chain.bound((storage) => isNeeded(storage, count)).length > limit)
+      ({ chain, count } = chainOf(run.slice(0, count - 1), device.maxDispatchWork));
+    return count > 1 ? fused(run.slice(0, count), chain, (storage) => isNeeded(storage, count)) : null;
+  };
+}
+
+function fused(run: readonly Launch[], chain: Chain, isNeeded: (storage: Storage) => boolean): Fused {
+  const operands = chain.bound(isNeeded);
+  const all = [...chain.operands.values()];
+  const stores = operands.filter((o) => o.written && isNeeded(o.written.storage));
+  const name = (o: Operand): string => `m${all.indexOf(o)}`;
+  const access = (o: Operand): "read" | "write" | "read_write" =>
+    stores.includes(o) ? (o.isRead ? "read_write" : "write") : "read";
+  const bindings = Object.fromEntries(operands.map((o) => [name(o), access(o)]));
+  const dtypes = new Set(run.flatMap((l) => OPERANDS.map((slot) => l.pipeline.uses[slot] as DType)));
+  const granules = run[0]!.params![0]!;
+  const text = (
+    entry: string,
+  ): string => `// Formulas of neighbouring elementwise launches in one; written by kernels/core/fuse.ts. Grid: flat over ceil(granules / 256), folded.
+//#use grid
+${[...dtypes].map((dtype) => `//#use ${dtype} as ${dtype}`).join("\n")}
+${[...chain.libraries].map((l) => `//#use ${l.name}`).join("\n")}
+struct Params {
+  granules: u32,
+  zero: u32,
+${run.map((_, i) => `  s${i}: vec4f,`).join("\n")}
+}
+${operands.map((o, i) => `@group(0) @binding(${i}) var<storage, ${stores.includes(o) ? "read_write" : "read"}> ${name(o)}: array<Pack_${o.dtype}>;`).join("\n")}
+@group(0) @binding(${operands.length}) var<uniform> params: Params;
+${[...chain.functions.values()].join("\n")}
+
+@compute @workgroup_size(64)
+fn ${entry}(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let first = flat_group(group, groups) * ${GRANULES_A_GROUP}u;
+  let end = min(params.granules, first + ${GRANULES_A_GROUP}u);
+  for (var i = first + lane; i < end; i += 64u) {
+${operands
+  .filter((o) => o.isRead)
+  .map((o) => `    let x${all.indexOf(o)} = unpack_${o.dtype}(${name(o)}[i]);`)
+  .join("\n")}
+${chain.body.map((line) => `    ${line}`).join("\n")}
+${stores.map((o) => `    ${name(o)}[i] = pack_${o.dtype}(${o.written!.value});`).join("\n")}
+  }
+}
+`;
+  const joint = declare(text, bindings, run.length, [...new Set([...standard, ...chain.libraries])]);
+  return {
+    count: run.length,
+    kernel: joint,
+    bindings: operands.map((o) => (stores.includes(o) ? { ...o.binding, storage: o.written!.storage } : o.binding)),
+    buffers: operands.map((o) => o.buffer),
+    params: { granules, zero: 0, ...Object.fromEntries(chain.scalars.map((s, i) => [`s${i}`, s])) },
+    grid: grid1d(Math.ceil(granules / GRANULES_A_GROUP)),
+    label: labelOf(run),
+    cost: {
+      flops: run.reduce((sum, l) => sum + (l.cost?.flops ?? 0), 0),
+      bytes: operands.reduce((sum, o) => sum + o.binding.size * (access(o) === "read_write" ? 2 : 1), 0),
+    },
+  };
+}
+
+/** Equal texts are one kernel: a chain that comes again, in another layer or capture, is compiled once. */
+const declared = new Map<string, Kernel>();
+
+function declare(
+  text: (entry: string) => string,
+  bindings: Readonly<Record<string, "read" | "write" | "read_write">>,
+  formulas: number,
+  libraries: readonly Library[],
+): Kernel {
+  const key = text("");
+  const known = declared.get(key);
+  if (known) return known;
+  const name = `map_fused_${declared.size}`;
+  const scalars = Object.fromEntries(Array.from({ length: formulas }, (_, i) => [`s${i}`, "vec4f" as const]));
+  const made = kernel(name, text(name), bindings, { granules: "u32", zero: "u32", ...scalars }, libraries) as Kernel;
+  declared.set(key, made);
+  return made;
+}
+
+/** The labels of the launches that became one: the first, and how many follow. */
+const labelOf = (run: readonly Launch[]): string => `${run[0]!.label} and ${run.length - 1} more`;
