@@ -8,7 +8,7 @@ import { ImageGeneration } from "../model/janus/generate_images.ts";
 import { textDecoder } from "../model/generate.ts";
 import type { JanusForConditionalGeneration } from "../model/janus/janus.ts";
 
-/** Tokens of the long prompt: a picture and a short question. */
+/** Tokens of the long prompt: an image and a short question. */
 export const PREFILL_TOKENS = 600;
 /** Tokens of a short description. */
 const PROMPT_TOKENS = 20;
@@ -20,7 +20,7 @@ export interface Workload {
 
 export interface Workloads extends Disposable {
   readonly list: readonly Workload[];
-  /** Decoders whose next step can be replayed: two rows of a guided picture, one row of text behind the long prompt. */
+  /** Decoders whose next step can be replayed: two rows of a guided image, one row of text behind the long prompt. */
   readonly image: TokenDecoder;
   readonly text: TokenDecoder;
 }

@@ -1,4 +1,4 @@
-/** `janus data`: looks at training data and prepares it: indexes, a preview of what is trained, the codes of pictures. */
+/** `janus data`: looks at training data and prepares it: indexes, a preview of what is trained, the codes of images. */
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

@@ -243,7 +243,7 @@ class Preview {
     this.side = janus.model.model.vqmodel.side;
   }
 
-  /** Every quarter of the rows: a preview costs as much as decoding a picture. */
+  /** Every quarter of the rows: a preview costs as much as decoding an image. */
   async update(done: number, total: number): Promise<void> {
     const rows = Math.floor(done / this.side);
     if (done === total || rows < this.shown + Math.ceil(this.side / 4)) return;
@@ -260,7 +260,7 @@ class Preview {
   }
 }
 
-/** `--from`: the picture of the token ids in a file, and with `--check` the tokens of its prompt and seed redrawn. */
+/** `--from`: the image of the token ids in a file, and with `--check` the tokens of its prompt and seed redrawn. */
 async function again(file: string, flags: GenerateFlags, context: Context): Promise<void> {
   const { out, signal } = context;
   const { readPicture, encodePicture } = await import("../model/janus/node/janus.ts");

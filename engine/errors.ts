@@ -36,8 +36,8 @@ export class OutOfMemoryError extends JanusError {}
 export class DeviceLostError extends JanusError {}
 
 /**
- * NaN or infinity when a model computes an answer, a picture or codes. What follows from them would look like a result, so none is given.
- * Tokens, codes and pictures are counted from 0.
+ * NaN or infinity when a model computes an answer, an image or codes. What follows from them would look like a result, so none is given.
+ * Tokens, codes and images are counted from 0.
  */
 export class NotFiniteError extends JanusError {
   /** What computed them, e.g. `language head (lm_head)`. */

@@ -2,7 +2,7 @@
  * `npm run demo [-- --full | --quick | --smoke]`: a Janus-Pro that learns in front of you. It draws a data set of coloured shapes, trains a small model
  * from random weights through stages 0 to 3, then draws from prompts and answers questions that training never held; a judge that reads the
  * pixels counts, beside what the full recipe learned (the model `shapes`). Writes everything to demo/<length>/, the page of the default length and
- * its pictures to demo/, those of the others to demo/<length>/ too: a quick look does not overwrite the report of a longer run.
+ * its images to demo/, those of the others to demo/<length>/ too: a quick look does not overwrite the report of a longer run.
  * `--model NAME` shows a model that is there already.
  */
 import { mkdirSync, rmSync } from "node:fs";

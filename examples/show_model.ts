@@ -8,7 +8,7 @@ import { encodePng, writeFileAtomic } from "../model/node/index.ts";
 const PROMPT = "a red circle on the left of a blue square";
 const QUESTION = "What is in this picture?";
 
-/** Pictures side by side. */
+/** Images side by side. */
 export function row(pictures: readonly RgbImage[]): RgbImage {
   const { width, height } = pictures[0]!;
   const data = new Uint8Array(3 * width * height * pictures.length);
@@ -20,9 +20,9 @@ export function row(pictures: readonly RgbImage[]): RgbImage {
 }
 
 export interface ShowOptions {
-  /** Pictures go here. */
+  /** Images go here. */
   readonly folder: string;
-  /** Pictures of the prompt. */
+  /** Images of the prompt. */
   readonly n: number;
   readonly seed: number;
   readonly device: Device;

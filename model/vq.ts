@@ -228,7 +228,7 @@ class Quantizer extends Module {
   }
 }
 
-/** The tokenizer: pictures to codes and back. Source: janus-pro's VQ-16 (LlamaGen, Sun et al. 2024). */
+/** The tokenizer: images to codes and back. Source: janus-pro's VQ-16 (LlamaGen, Sun et al. 2024). */
 export class VqModel extends Module {
   readonly encoder: VqEncoder;
   readonly quant_conv: Conv2d;
@@ -251,12 +251,12 @@ export class VqModel extends Module {
     this.decoder = new VqDecoder(config, options);
   }
 
-  /** Pixels of a side of the picture. */
+  /** Pixels of a side of the image. */
   get imageSize(): number {
     return this.config.imageSize;
   }
 
-  /** Codes of a side of the picture: imageSize / 2^(levels − 1). */
+  /** Codes of a side of the image: imageSize / 2^(levels − 1). */
   get side(): number {
     return this.config.imageSize / 2 ** (this.config.multipliers.length - 1);
   }

@@ -45,7 +45,7 @@ const save = z
   .strictObject({ every: whole(1).default(1000), keep: whole(1).default(2), keepEvery: whole(1).optional() })
   .prefault({});
 
-/** Bad samples (damaged pictures, wrong JSON, empty or too long texts) are set aside; a run with more of them than `allowed` of quarantine.ts ends. */
+/** Bad samples (damaged images, wrong JSON, empty or too long texts) are set aside; a run with more of them than `allowed` of quarantine.ts ends. */
 const bad = z
   .strictObject({
     /** Most bad samples, as a share of all samples seen. */
@@ -59,7 +59,7 @@ const bad = z
 const page = z.strictObject({
   /** Steps between two writings; 0 for no page. */
   every: whole(0).default(100),
-  /** Training pictures that are shown beside what the image tokenizer makes of them; 0 for none. */
+  /** Training images that are shown beside what the image tokenizer makes of them; 0 for none. */
   reconstructions: whole(0).default(4),
 });
 
@@ -109,7 +109,7 @@ const fields = z.strictObject({
       truncate: z.boolean().default(false),
       /** System message of conversations that have none of their own (default: the original's), "" for none. */
       system: z.string().optional(),
-      /** Pictures as the original takes them: stored pixels, no EXIF rotation, alpha dropped. */
+      /** Images as the original takes them: stored pixels, no EXIF rotation, alpha dropped. */
       plain: z.boolean().default(false),
     })
     .prefault({}),
@@ -117,7 +117,7 @@ const fields = z.strictObject({
   save,
   report: page
     .extend({
-      /** A picture of each is drawn during training. */
+      /** An image of each is drawn during training. */
       prompts: z.array(z.string().min(1)).default([]),
       /** Steps between two samples (default: `every`). */
       sampleEvery: whole(1).optional(),
@@ -141,9 +141,9 @@ export type TrainConfig = z.infer<typeof schema>;
 const tokenizerFields = z.strictObject({
   /** The image tokenizer trains, and nothing else does. */
   stage: z.literal(0),
-  /** Pictures of a step. */
+  /** Images of a step. */
   batch: whole(1),
-  /** Pictures that go through the tokenizer at once; gradients of the others of a step are added up. */
+  /** Images that go through the tokenizer at once; gradients of the others of a step are added up. */
   microBatch: whole(1).default(1),
   steps: whole(1),
   /** Ends the run here, if that is before `steps`. */

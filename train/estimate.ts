@@ -75,8 +75,8 @@ const someIds = (count: number, vocabulary: number): number[] =>
 
 /**
  * The samples of the longest step that the settings allow, by task, of each task as many as any step takes. Answers and texts fill a row
- * each, with as many images as fit; pictures to be drawn share rows, as many as fit, and their prompts fill them. All that may be trained is.
- * Throws `ArgumentError` if a row does not hold a picture.
+ * each, with as many images as fit; images to be drawn share rows, as many as fit, and their prompts fill them. All that may be trained is.
+ * Throws `ArgumentError` if a row does not hold an image.
  */
 export function longestBatch(sizes: JanusConfig, config: TrainConfig): Record<Task, Sample[]> {
   const { ratios, batch } = config;
@@ -263,7 +263,7 @@ async function countOn<T>(
 
 /**
  * Launches a step and, while its gradients are alive, what a run may launch between the rows of a step: the image tokenizer, over as many
- * pictures as the loader gives it at once. The caller disposes the losses.
+ * images as the loader gives it at once. The caller disposes the losses.
  */
 export async function launchStep(
   trainer: Trainer,
@@ -283,7 +283,7 @@ export async function launchStep(
   return step;
 }
 
-/** Launches a step of stage 0, on pictures that are noise. */
+/** Launches a step of stage 0, on images that are noise. */
 export async function launchTokenizerStep(
   training: VqTraining,
   { vq }: JanusConfig,

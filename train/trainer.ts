@@ -288,7 +288,7 @@ export class Trainer {
     }
   }
 
-  /** False if no parameter has a gradient, e.g. a stage-1 batch without pictures. */
+  /** False if no parameter has a gradient, e.g. a stage-1 batch without images. */
   private get isTrained(): boolean {
     return [...this.trained.values()].some(({ grad }) => grad !== null);
   }

@@ -14,7 +14,7 @@ import type { GoldenInputs, Ids } from "./inputs.ts";
 import type { Embedded, ForcedCodes, GoldenModel } from "./model.ts";
 import { isTrainEntry, parseBatch, parseStages } from "./train_file.ts";
 
-/** Pictures that differ by less than this (relative L2) are meant to be the same one. */
+/** Images that differ by less than this (relative L2) are meant to be the same one. */
 const SAME_PICTURE = 0.1;
 
 /** How an entry of golden.safetensors becomes a row. `i` is the number in its name. */
@@ -229,9 +229,9 @@ export class Verification {
     return equalTokens(entry, golden, { shape: [1, ids.length], data: Int32Array.from(ids) });
   }
 
-  // ---- questions about pictures
+  // ---- questions about images
 
-  /** Verified if each of them is a picture of the folder; else they are inputs. */
+  /** Verified if each of them is an image of the folder; else they are inputs. */
   async questionPixels(entry: string, golden: Values): Promise<Comparison> {
     const pixels = (await this.inputs.pixelsOf(entry))!;
     const size = pixels.data.length / pixels.shape[0]!;
@@ -311,13 +311,13 @@ export class Verification {
     );
   }
 
-  // ---- pictures of prompts
+  // ---- images of prompts
 
   private freeDrawing(i: number): Promise<number[]> {
     return this.once("drawing", i, async () => this.model.drawn(await this.inputs.prompt(i)));
   }
 
-  /** The file's codes of picture i, else our own: [1, tokens]. */
+  /** The file's codes of image i, else our own: [1, tokens]. */
   async drawnCodes(i: number): Promise<Ids> {
     const found = await this.inputs.codes(`gen${i}.tokens`);
     if (found && found.shape[0] !== 1)

@@ -1,5 +1,5 @@
 /**
- * What the computations of `janus verify` start from: the golden folder's own inputs if it has them, else what its prompts and pictures
+ * What the computations of `janus verify` start from: the golden folder's own inputs if it has them, else what its prompts and images
  * give. Everything is checked here, so that a strange value fails the rows that need it and nothing else.
  */
 import { ArgumentError, ShapeError, shapeText } from "../engine/errors.ts";
@@ -35,7 +35,7 @@ export interface Questions {
   readonly length: number;
   /** First real token of each row. */
   readonly starts: Int32Array;
-  /** Pictures [N, 3, S, S], in the order of the placeholders; null for none. */
+  /** Images [N, 3, S, S], in the order of the placeholders; null for none. */
   readonly pixels: Values | null;
 }
 
@@ -57,7 +57,7 @@ export class GoldenInputs {
 
   // ---- text
 
-  /** `text` as ids; it says itself how many pictures it has. */
+  /** `text` as ids; it says itself how many images it has. */
   encode(text: string): number[] {
     const { tokenizer, prompts } = this.processor;
     return prompts.encode(
@@ -102,7 +102,7 @@ export class GoldenInputs {
     return Array.from(data);
   }
 
-  // ---- pictures and codes
+  // ---- images and codes
 
   /** What the vision tower sees of `image{i}.png`. */
   picture(i: number): Values {
@@ -117,7 +117,7 @@ export class GoldenInputs {
     return values;
   }
 
-  /** The first `count` pictures of the folder, or all. */
+  /** The first `count` images of the folder, or all. */
   firstPictures(count?: number): Values {
     return this.stack([...this.golden.pictures.keys()].slice(0, count));
   }
@@ -134,7 +134,7 @@ export class GoldenInputs {
     return (await this.pixelsOf("vision.pixels")) ?? this.firstPictures();
   }
 
-  /** Pictures [N, 3, S, S] of the file; those of a batch [B, n, 3, S, S] one after the other. */
+  /** Images [N, 3, S, S] of the file; those of a batch [B, n, 3, S, S] one after the other. */
   async pixelsOf(name: string): Promise<Values | null> {
     const found = await this.golden.read(name);
     if (!found) return null;
@@ -163,7 +163,7 @@ export class GoldenInputs {
     );
   }
 
-  // ---- questions about pictures
+  // ---- questions about images
 
   async questions(): Promise<Questions> {
     const prompts = this.promptBatch();

@@ -7,23 +7,23 @@ import type { GoldenInputs } from "./inputs.ts";
 import { parseBatch } from "./train_file.ts";
 import type { TrainRow } from "./train_file.ts";
 
-/** The samples with one choice of pictures for the rows that have some. */
+/** The samples with one choice of images for the rows that have some. */
 export interface GoldenBatch {
   readonly samples: readonly Sample[];
   /** Which of `vision.pixels` they are, in the order of the rows. */
   readonly pictures: readonly number[];
 }
 
-/** Which of `vision.pixels` picture `k` of the batch is, `inRow` being its position in its own row. */
+/** Which of `vision.pixels` image `k` of the batch is, `inRow` being its position in its own row. */
 type Choice = (inRow: number, k: number) => number;
 
 /**
- * The README names picture 1 for one row with one picture. Which ones several of them have, no file says: each row from 1, all of the
+ * The README names image 1 for one row with one image. Which ones several of them have, no file says: each row from 1, all of the
  * batch from 1 on, all of it from 0 on. Only one of these can give the golden loss.
  */
 const CHOICES: readonly Choice[] = [(inRow) => 1 + inRow, (_, k) => 1 + k, (_, k) => k];
 
-/** The batch with each choice of pictures that differs from the others, the likeliest first. Throws `UnusableInput`. */
+/** The batch with each choice of images that differs from the others, the likeliest first. Throws `UnusableInput`. */
 export async function goldenBatches(inputs: GoldenInputs): Promise<GoldenBatch[]> {
   const rows = parseBatch(inputs.golden);
   if (!rows?.length) throw new UnusableInput("golden.json has no train_rows");

@@ -20,7 +20,7 @@ import { StageRun, forward, read } from "./train_stage.ts";
 import type { Outcome as StageOutcome } from "./train_stage.ts";
 
 interface Outcome extends StageOutcome {
-  /** Pictures of the batch, if the files leave open which ones. */
+  /** Images of the batch, if the files leave open which ones. */
   readonly pictures: string | undefined;
 }
 
@@ -84,7 +84,7 @@ export class Training {
     }
   }
 
-  /** If no file says which pictures the batch has, those whose first loss is nearest; whether they are right shows in all that follows. */
+  /** If no file says which images the batch has, those whose first loss is nearest; whether they are right shows in all that follows. */
   private async choose(model: JanusForConditionalGeneration, batches: readonly GoldenBatch[]): Promise<GoldenBatch> {
     const step = this.stages.flatMap(({ steps }) => steps.slice(0, 1)).at(0);
     const und = step?.tasks.get("und")?.loss ?? null;

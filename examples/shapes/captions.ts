@@ -38,7 +38,7 @@ export interface Clause {
   readonly position?: readonly [Relation, number];
 }
 
-/** As a line of GenEval's metadata: the picture must show every `include` and no `exclude`. */
+/** As a line of GenEval's metadata: the image must show every `include` and no `exclude`. */
 export interface Prompt {
   readonly kind: Kind;
   readonly text: string;
@@ -172,11 +172,11 @@ export const heldOutPrompts = (kind: Kind): Prompt[] =>
     wordings.map((text) => ({ kind, text, include, exclude })),
   );
 
-/** How clear a position is in pictures that are made to show it; GenEval asks for 0.5. */
+/** How clear a position is in images that are made to show it; GenEval asks for 0.5. */
 export const CLEAR = 0.65;
 
 /**
- * A picture of the prompt and of nothing else. What the prompt leaves open is random, and its layout is for training; for the evaluation
+ * An image of the prompt and of nothing else. What the prompt leaves open is random, and its layout is for training; for the evaluation
  * (`heldOut`) the layout is one of those held out, and nothing is held out in it but what the prompt asks for.
  */
 export function sceneFor(dice: Dice, prompt: Prompt, options: LayoutOptions & { heldOut?: boolean } = {}): Scene {

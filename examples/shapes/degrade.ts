@@ -1,4 +1,4 @@
-/** What a small image tokenizer does to a picture, imitated: to measure the judge before there is a tokenizer. */
+/** What a small image tokenizer does to an image, imitated: to measure the judge before there is a tokenizer. */
 import type { RgbImage } from "../../model/image/image.ts";
 import type { Dice } from "./dice.ts";
 
@@ -7,7 +7,7 @@ export interface Degradation {
   readonly blur?: number;
   /** Largest change of a block's level, of 255. 8. */
   readonly block?: number;
-  /** Largest change of a channel of the whole picture, of 255. 10. */
+  /** Largest change of a channel of the whole image, of 255. 10. */
   readonly shift?: number;
   /** Largest change of each value, as a share of 255. 0.12. */
   readonly noise?: number;
@@ -15,7 +15,7 @@ export interface Degradation {
 
 const BLOCK = 8;
 
-/** The picture, blurred in blocks, shifted in colour and noisy. JPEG is the caller's to add. */
+/** The image, blurred in blocks, shifted in colour and noisy. JPEG is the caller's to add. */
 export function degrade(image: RgbImage, dice: Dice, options: Degradation = {}): RgbImage {
   const { blur = 2, block = 8, shift = 10, noise = 0.12 } = options;
   const { width, height } = image;

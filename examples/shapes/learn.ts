@@ -31,7 +31,7 @@ const ROWS = 12;
 const WEIGHT_DECAY = 0.1;
 /** Version of the data: raised when the same settings make another world. */
 const VERSION = 4;
-/** Questions to a picture, in one conversation: a picture takes 64 tokens, a question ten. */
+/** Questions to an image, in one conversation: an image takes 64 tokens, a question ten. */
 const QUESTIONS = 12;
 /** λ of stage 0. Without it flat background took half of the codes; with a fifth of it the code of a patch still said more about distant pixels than about the patch. */
 const RATE_WEIGHT = 0.08;
@@ -94,7 +94,7 @@ export async function learn(folder: string, options: LearnOptions): Promise<stri
       seed,
       save: { every: 200, keep: 1 },
     }),
-    sources: [source("und")], // every picture once
+    sources: [source("und")], // every image once
     onStep: (report) => onTokenizer?.(report),
   });
   if (tokenizer.stopped) return null;

@@ -1,4 +1,4 @@
-/** The page of the demo: the pictures and answers of its models, their scores, and the curves of the training. */
+/** The page of the demo: the images and answers of its models, their scores, and the curves of the training. */
 import { getDevice } from "../../engine/index.ts";
 import { Janus, encodePng } from "../../model/janus/node/index.ts";
 import {
@@ -36,7 +36,7 @@ export interface ReportOptions {
   readonly trained: string;
 }
 
-/** Pictures shown of each kind, by the full recipe and by another, and questions of each kind in each half. */
+/** Images shown of each kind, by the full recipe and by another, and questions of each kind in each half. */
 const SHOWN = 6;
 const SHOWN_SMALL = 5;
 const ASKED = 4;
@@ -59,7 +59,7 @@ const drawnPicture = async ({ prompt, picture: { image }, verdict }: Drawn): Pro
 export async function reportPage(options: ReportOptions): Promise<string> {
   const { length, recipe, device, minutes, columns, folder, trained } = options;
   const { stages } = recipe;
-  // The full recipe is the last column; its pictures come first and are large.
+  // The full recipe is the last column; its images come first and are large.
   const [best, ...others] = columns.toReversed() as [Column, ...Column[]];
   const { pairs, psnr } = await reconstructions(trained);
   return page({
@@ -112,7 +112,7 @@ function scores(columns: readonly Column[]): Html {
   ]);
 }
 
-/** Pictures of each kind below its name. */
+/** Images of each kind below its name. */
 const drawnByKind = ({ results }: Column, most: number): Promise<Html[]> =>
   Promise.all(
     KINDS.map(async (kind) => {
@@ -122,7 +122,7 @@ const drawnByKind = ({ results }: Column, most: number): Promise<Html[]> =>
     }),
   );
 
-/** Questions about held-out pictures, or those that name held-out combinations: a picture, its question, the answer of each model and the truth. */
+/** Questions about held-out images, or those that name held-out combinations: an image, its question, the answer of each model and the truth. */
 async function answers(columns: readonly Column[], heldOut: boolean): Promise<Html> {
   const of = ({ results }: Column): readonly Answered[] =>
     QUESTION_KINDS.flatMap((kind) =>
@@ -140,7 +140,7 @@ async function answers(columns: readonly Column[], heldOut: boolean): Promise<Ht
     ${table(["picture", "question", ...names, "truth"], await Promise.all(rows))}`;
 }
 
-/** Unseen pictures with their reconstructions, and the mean PSNR in dB. */
+/** Unseen images with their reconstructions, and the mean PSNR in dB. */
 async function reconstructions(model: string): Promise<{ pairs: Parameters<typeof picturePairs>[0]; psnr: number }> {
   using janus = await Janus.fromPretrained(model, { device: getDevice() });
   const all = [];

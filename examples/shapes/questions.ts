@@ -169,7 +169,7 @@ export function askAbout(dice: Dice, scene: Scene, kind: QuestionKind, options: 
   return undefined;
 }
 
-/** Questions of each kind in one conversation: what a picture shows on its face is learned from few, what compares takes many (docs/log/demo.md). */
+/** Questions of each kind in one conversation: what an image shows on its face is learned from few, what compares takes many (docs/log/demo.md). */
 const TIMES: Readonly<Record<QuestionKind, number>> = {
   shape: 1,
   colour: 1,
@@ -179,7 +179,7 @@ const TIMES: Readonly<Record<QuestionKind, number>> = {
   relation: 6,
 };
 const ASKED = QUESTION_KINDS.flatMap((kind) => Array<QuestionKind>(TIMES[kind]).fill(kind));
-/** To each object of the picture: more would follow from those before. */
+/** To each object of the image: more would follow from those before. */
 const MAX_EACH = 4;
 
 /** Up to `most` questions in random order, none of them about what is held out. */

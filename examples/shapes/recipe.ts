@@ -1,4 +1,4 @@
-/** Four lengths of the demo's recipe, which differ in steps, samples a step, and pictures. `smoke` shows only that every part works. */
+/** Four lengths of the demo's recipe, which differ in steps, samples a step, and images. `smoke` shows only that every part works. */
 import type { Stage } from "../../train/stages.ts";
 
 export const LENGTHS = ["smoke", "quick", "default", "full"] as const;
@@ -15,14 +15,14 @@ export interface StageRecipe {
 }
 
 export interface Recipe {
-  /** Pictures of the data set. */
+  /** Images of the data set. */
   readonly pictures: number;
   /** Stage 0. */
   readonly tokenizer: StageRecipe;
   readonly stages: Readonly<Record<Stage, StageRecipe>>;
   /** Default temperature of drawing; chosen with prompts of another seed than those that are counted. What has learned little draws nothing at a low one. */
   readonly temperature: number;
-  /** Size of the evaluation: prompts a kind, and questions a kind about held-out pictures; as many again are about held-out combinations. */
+  /** Size of the evaluation: prompts a kind, and questions a kind about held-out images; as many again are about held-out combinations. */
   readonly prompts: number;
   readonly questions: number;
 }

@@ -156,7 +156,7 @@ const labDistance = (a: Rgb, b: Rgb): number => {
   return length(LIGHTNESS_WEIGHT * (first[0] - second[0]), first[1] - second[1], first[2] - second[2]);
 };
 
-/** The objects of a picture of any size, seen at 64×64. */
+/** The objects of an image of any size, seen at 64×64. */
 export function segment(image: RgbImage): Segmentation {
   const pixels = smoothed(image);
   const frame: number[] = [];

@@ -97,7 +97,7 @@ function vector(p: MatmulProblem, by: Lanes | null): MatmulChoice {
   };
 }
 
-/** 16 guided pictures at once. Beyond 8 rows the weights are read again for each 8; tiles of 64 rows would be mostly empty. Not yet measured. */
+/** 16 guided images at once. Beyond 8 rows the weights are read again for each 8; tiles of 64 rows would be mostly empty. Not yet measured. */
 const MAX_VECTOR_ROWS = 32;
 
 /** Work (m · n · k) up to which a product that would have to be packed first takes the naive kernel: one launch instead of three. */

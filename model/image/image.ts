@@ -1,4 +1,4 @@
-/** Pictures on the host: 8-bit RGB, and what can be wrong with them. */
+/** Images on the host: 8-bit RGB, and what can be wrong with them. */
 import { ArgumentError, JanusError } from "../../engine/errors.ts";
 
 /** 8-bit RGB, interleaved, row by row from the top: `data` [height, width, 3]. */
@@ -8,13 +8,13 @@ export interface RgbImage {
   readonly data: Uint8Array;
 }
 
-/** A picture that cannot be used. Base of the two below. */
+/** An image that cannot be used. Base of the two below. */
 export class ImageError extends JanusError {}
 
 /** More bytes or pixels than the limits allow. Nothing was decoded. */
 export class ImageLimitError extends ImageError {}
 
-/** Bytes that are no picture of a known format, or a damaged one. */
+/** Bytes that are no image of a known format, or a damaged one. */
 export class ImageFormatError extends ImageError {}
 
 /** Throws `ArgumentError` unless the sizes are positive integers and the data is as long as they say. */

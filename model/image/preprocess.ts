@@ -1,5 +1,5 @@
 /**
- * From pictures to the model's pixels and back, as DeepSeek's processor computes it: what SigLIP sees (long side fitted, padded), what the VQ tokenizer sees (short side fitted, cropped), and generated pixels as 8-bit RGB.
+ * From images to the model's pixels and back, as DeepSeek's processor computes it: what SigLIP sees (long side fitted, padded), what the VQ tokenizer sees (short side fitted, cropped), and generated pixels as 8-bit RGB.
  * Decoding files is model/node/image_file.ts.
  */
 import { ArgumentError } from "../../engine/errors.ts";
@@ -11,7 +11,7 @@ import { isObject, showJson, unknownKeys } from "../io/unknown.ts";
 
 type Rgb = readonly [number, number, number];
 
-/** The picture half of a checkpoint's processor. */
+/** The image half of a checkpoint's processor. */
 export interface PreprocessConfig {
   /** Side of the square that the model takes, pixels. */
   readonly imageSize: number;
@@ -20,7 +20,7 @@ export interface PreprocessConfig {
   readonly rescaleFactor: number;
   readonly mean: Rgb;
   readonly std: Rgb;
-  /** Fills what the picture does not cover, 0 to 255. */
+  /** Fills what the image does not cover, 0 to 255. */
   readonly background: Rgb;
 }
 
@@ -141,7 +141,7 @@ function planes(image: RgbImage, value: (level: number, channel: number) => numb
   return pixels;
 }
 
-/** A picture on a square canvas, centred; if the rest is odd, the extra pixel goes to the bottom or right. */
+/** An image on a square canvas, centred; if the rest is odd, the extra pixel goes to the bottom or right. */
 function padToSquare(image: RgbImage, side: number, background: Rgb): RgbImage {
   if (image.width === side && image.height === side) return image;
   const data = new Uint8Array(side * side * 3);
@@ -179,7 +179,7 @@ export function generationPixels(image: RgbImage, imageSize: number): Float32Arr
   const [width, height] = [fit(image.width), fit(image.height)];
   const left = Math.floor((width - imageSize) / 2);
   const top = Math.floor((height - imageSize) / 2);
-  // Only the crop is computed: a picture of 3000×1 would become 1,152,000×384 first.
+  // Only the crop is computed: an image of 3000×1 would become 1,152,000×384 first.
   const crop = resizeWindow(image, width, height, { left, top, width: imageSize, height: imageSize });
   return planes(crop, (level) => level / 127.5 - 1);
 }

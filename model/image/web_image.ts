@@ -89,7 +89,7 @@ function drawn(source: unknown, width: number, height: number): RgbImage {
   return fromImageData(context.getImageData(0, 0, width, height));
 }
 
-/** An image, or a picture that `generate` made, as `ImageData` for `putImageData`; an object like it if there is no ImageData (Node). */
+/** An image, or an image that `generate` made, as `ImageData` for `putImageData`; an object like it if there is no ImageData (Node). */
 export function toImageData(image: RgbImage | { readonly image: RgbImage }): ImageData {
   const { width, height, data } = "image" in image ? image.image : image;
   checkImage("toImageData", { width, height, data });

@@ -365,8 +365,8 @@ function checkConfig({ vision, vq, language }: JanusConfig, file: string): void 
   if (vq.multipliers.some((m) => m * vq.baseChannels > 2 ** 20)) fail("the image tokenizer is too wide");
 }
 
-/** Side of the picture's grid of codes, 24 in the published models. */
+/** Side of the image's grid of codes, 24 in the published models. */
 export const gridSize = ({ vision }: JanusConfig): number => vision.imageSize / vision.patchSize;
 
-/** Image tokens of a picture: its positions in a prompt, and the codes that are generated for one. */
+/** Image tokens of an image: its positions in a prompt, and the codes that are generated for one. */
 export const imageTokens = (config: JanusConfig): number => gridSize(config) ** 2;

@@ -1,5 +1,5 @@
 /**
- * Images out of the model: all codes of a batch of pictures without a read-back, with classifier-free guidance, then the VQ decoder.
+ * Images out of the model: all codes of a batch of images without a read-back, with classifier-free guidance, then the VQ decoder.
  * Source: janus-pro's generation loop; rows alternate conditional and unconditional, as in the original.
  */
 import { ArgumentError, DTypeError, construct, isFloat } from "../../engine/index.ts";
@@ -18,15 +18,15 @@ import { DRAWING_DEFAULTS } from "./processor.ts";
 
 export interface ImageOptions extends SamplingOptions, DecodingOptions {
   /**
-   * Pictures of each prompt (default: 1). Picture k of all, those of a prompt next to each other, draws as the only one with seed `seed` + k would:
-   * no two share their draws. It is the same token for token as long as all pictures of the batch are at most 16 (32 without guidance; software devices have no such bound): beyond, sums are rounded otherwise.
+   * Images of each prompt (default: 1). Image k of all, those of a prompt next to each other, draws as the only one with seed `seed` + k would:
+   * no two share their draws. It is the same token for token as long as all images of the batch are at most 16 (32 without guidance; software devices have no such bound): beyond, sums are rounded otherwise.
    */
   readonly n?: number;
   /** Weight w of u + w · (c − u) over the logits with and without the prompt; 1 for none (default: 5; in `Janus.generate` the model's own). */
   readonly guidance?: number;
 }
 
-/** Most pictures of one prompt in one batch; the caches of more fit no device. */
+/** Most images of one prompt in one batch; the caches of more fit no device. */
 const MAX_PICTURES = 4096;
 
 class ImageHead implements Head {
@@ -75,15 +75,15 @@ class ImageHead implements Head {
   }
 }
 
-/** Pictures on their way: `n` of each prompt, those of one prompt next to each other. Dispose it when done. */
+/** Images on their way: `n` of each prompt, those of one prompt next to each other. Dispose it when done. */
 export class ImageGeneration {
-  /** Pictures. */
+  /** Images. */
   readonly count: number;
-  /** Codes of a picture. */
+  /** Codes of an image. */
   readonly tokens: number;
-  /** Seed of each picture, in the order of the pictures. */
+  /** Seed of each image, in the order of the images. */
   readonly seeds: readonly number[];
-  /** Codes of each picture that are sampled and enqueued. */
+  /** Codes of each image that are sampled and enqueued. */
   done = 0;
   readonly decoder: TokenDecoder;
   private readonly head: ImageHead;
@@ -133,7 +133,7 @@ export class ImageGeneration {
   }
 
   /**
-   * Samples all codes; gives how many of each picture the device has computed, after each that it is known of. Throws `NotFiniteError` after
+   * Samples all codes; gives how many of each image the device has computed, after each that it is known of. Throws `NotFiniteError` after
    * the first code, where most damaged weights show; for the others `codes` does.
    */
   async *run(): AsyncGenerator<number> {
@@ -165,7 +165,7 @@ export class ImageGeneration {
     }
   }
 
-  /** The codes sampled so far, one array a picture. Throws `NotFiniteError` if the logits of one are not finite. */
+  /** The codes sampled so far, one array an image. Throws `NotFiniteError` if the logits of one are not finite. */
   async codes(): Promise<number[][]> {
     const done = this.done;
     const all = await this.head.codes.data();

@@ -1,5 +1,5 @@
 /**
- * The small files of a checkpoint that say how text and pictures become its inputs: tokenizer, prompt format, image preprocessing, defaults of
+ * The small files of a checkpoint that say how text and images become its inputs: tokenizer, prompt format, image preprocessing, defaults of
  * generation, read from a folder of either layout and checked against the model's config.
  */
 import type { FileSource } from "../io/bytes.ts";

@@ -1,6 +1,6 @@
 /**
  * Prompts: conversations and image descriptions as the text that Janus was trained on, that text as token ids with every image expanded,
- * and rows of ids as padded batches. The original's `VLChatProcessor` without pictures (those are image/preprocess.ts) and tensors.
+ * and rows of ids as padded batches. The original's `VLChatProcessor` without images (those are image/preprocess.ts) and tensors.
  */
 import { PromptError } from "../request.ts";
 import { ConfigError } from "../io/errors.ts";

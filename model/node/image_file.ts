@@ -1,5 +1,5 @@
 /**
- * Picture files, by `sharp`: decoding to 8-bit RGB with limits that hold before anything is decoded, and PNG files with text chunks.
+ * Image files, by `sharp`: decoding to 8-bit RGB with limits that hold before anything is decoded, and PNG files with text chunks.
  * Sizes are not changed here: resize.ts does that as Pillow does, which sharp does not.
  */
 import { constants } from "node:fs";
@@ -16,14 +16,14 @@ import { shortage } from "./files.ts";
 export interface ReadImageOptions {
   /**
    * Take the stored pixels as they are, like the original's `Image.open(file).convert("RGB")`: no EXIF rotation, alpha dropped.
-   * By default the picture is taken as a person sees it: turned upright, and what is transparent shows white.
+   * By default the image is taken as a person sees it: turned upright, and what is transparent shows white.
    */
   readonly plain?: boolean;
   /** The largest file, bytes. */
   readonly maxBytes?: number;
-  /** The most pixels a picture may have. */
+  /** The most pixels an image may have. */
   readonly maxPixels?: number;
-  /** The name of the picture in messages, if it comes as bytes. */
+  /** The name of the image in messages, if it comes as bytes. */
   readonly name?: string;
 }
 
@@ -34,7 +34,7 @@ const MAX_TEXT_BYTES = 16 * 2 ** 20; // limit for one compressed PNG text
 
 const ascii = (bytes: Uint8Array, from: number, to: number): string => String.fromCharCode(...bytes.subarray(from, to));
 
-/** The format that a file's first bytes announce. sharp would also read SVG and PDF, which are programs rather than pictures. */
+/** The format that a file's first bytes announce. sharp would also read SVG and PDF, which are programs rather than images. */
 function formatOf(bytes: Uint8Array): string | undefined {
   const head = ascii(bytes, 0, 4);
   if (head.startsWith("\xff\xd8\xff")) return "jpeg";
@@ -107,7 +107,7 @@ export async function imageBytes(path: string, maxBytes = MAX_BYTES): Promise<Ui
   }
 }
 
-/** What an error of the file system means for a picture: `ImageError`, or `FileError` if the machine is short of something. */
+/** What an error of the file system means for an image: `ImageError`, or `FileError` if the machine is short of something. */
 export const notReadable = (path: string, error: unknown): Error =>
   shortage(error, path) ?? new ImageError(`cannot read the picture ${path}: ${messageOf(error)}`);
 
@@ -198,7 +198,7 @@ export async function readImage(source: string | Uint8Array, options: ReadImageO
   return { width: info.width, height: info.height, data: rgb };
 }
 
-/** A PNG file of the picture, with one text chunk for each entry of `text`. Throws `ArgumentError` for keys and texts that PNG cannot hold. */
+/** A PNG file of the image, with one text chunk for each entry of `text`. Throws `ArgumentError` for keys and texts that PNG cannot hold. */
 export async function encodePng(image: RgbImage, text: Readonly<Record<string, string>> = {}): Promise<Uint8Array> {
   checkImage("encodePng", image);
   const sharp = await loadSharp();

@@ -115,7 +115,7 @@ export interface Stage<Sample, Event extends LoopEvent> {
   state(loader: LoaderState): object;
   /** Writes weights and moments. `newest` is the folder of the last checkpoint, else of the model that the run began with. */
   save(sink: FolderSink, newest: string): Promise<void>;
-  /** Makers of the pictures that the page shows; null if no page is due. */
+  /** Makers of the images that the page shows; null if no page is due. */
   pictures(due: Due): readonly (() => Promise<void>)[] | null;
 }
 

@@ -209,7 +209,7 @@ class JanusStage implements Stage<Sample, StepEvent> {
     if (trainer.config.ema) await saveTensors(sink, EMA_FILE, trainer.optimizer.averages());
   }
 
-  /** Samples of the prompts, if they are due, and once the first training pictures through the image tokenizer. */
+  /** Samples of the prompts, if they are due, and once the first training images through the image tokenizer. */
   pictures({ at, signal }: Due): (() => Promise<void>)[] | null {
     const { run, sizes, processor, trainer, sources } = this.parts;
     const { every, sampleEvery = every, reconstructions, ...how } = trainer.config.report;

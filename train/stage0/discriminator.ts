@@ -1,5 +1,5 @@
 /**
- * The adversarial part of stage 0: a discriminator that distinguishes pictures from their reconstructions, patch by patch (PatchGAN; Isola et al. 2017),
+ * The adversarial part of stage 0: a discriminator that distinguishes images from their reconstructions, patch by patch (PatchGAN; Isola et al. 2017),
  * as LlamaGen has it, and what it and the tokenizer want of each other (hinge losses; Lim and Ye 2017).
  */
 import { ArgumentError, Generator, backward, noGrad, scope, zeroGradients } from "../../engine/index.ts";
@@ -14,10 +14,10 @@ const STRIDES = [2, 2, 2, 1] as const;
 const SLOPE = 0.2; // slope of the leaky relu
 const DEVIATION = 0.02; // standard deviation of the initial weights
 
-/** Logits a side of pictures of `side` pixels; 24 is the least that leaves one. */
+/** Logits a side of images of `side` pixels; 24 is the least that leaves one. */
 const patchesOf = (side: number): number => STRIDES.reduce((s, stride) => Math.floor((s - 2) / stride) + 1, side) - 1;
 
-/** Throws `ArgumentError` for pictures that are too small to be judged; `side` in pixels. */
+/** Throws `ArgumentError` for images that are too small to be judged; `side` in pixels. */
 export function requireJudged(side: number): void {
   if (patchesOf(side) < 1)
     throw new ArgumentError(
@@ -41,7 +41,7 @@ class BatchNorm2d extends Module {
     this.bias = new Parameter(bias);
   }
 
-  /** A group for each channel, over all pictures as if they were one below the other. */
+  /** A group for each channel, over all images as if they were one below the other. */
   forward(x: Tensor): Tensor {
     const [n, c, h, w] = x.shape as [number, number, number, number];
     const one = x.permute([1, 0, 2, 3]).reshape([1, c, n * h, w]);
@@ -57,7 +57,7 @@ export interface DiscriminatorOptions {
   readonly channels?: number;
 }
 
-/** pixels [B, 3, S, S] → logits [B, 1, s, s], above 0 if a patch of up to 70 × 70 pixels seems to be of a picture and no reconstruction. */
+/** pixels [B, 3, S, S] → logits [B, 1, s, s], above 0 if a patch of up to 70 × 70 pixels seems to be of an image and no reconstruction. */
 export class PatchDiscriminator extends Module {
   readonly convs: readonly Conv2d[];
   readonly norms: readonly BatchNorm2d[];
@@ -138,7 +138,7 @@ export class Adversary {
 
   /**
    * Adds the gradients of ½ · mean(relu(1 − D(x)) + relu(1 + D(x̂))), times `share` of the batch and the weight, to the discriminator's, and
-   * returns that loss without either. Pictures and reconstructions are normalised apart; none of it reaches the tokenizer.
+   * returns that loss without either. Images and reconstructions are normalised apart; none of it reaches the tokenizer.
    */
   accumulate(pixels: Tensor, rebuilt: Tensor, share: number): Tensor {
     this.learns(true);

@@ -158,7 +158,7 @@ export interface VqUsage {
   readonly used: number;
   /** Codes that were moved. */
   readonly moved: number;
-  /** exp of the entropy of the codes' use: how many codes the pictures spread over. */
+  /** exp of the entropy of the codes' use: how many codes the images spread over. */
   readonly perplexity: number;
 }
 

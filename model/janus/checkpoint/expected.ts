@@ -106,7 +106,7 @@ function addVq({ vq }: JanusConfig, add: Add): void {
   conv(`${at}.post_quant_conv`, codeDim, latentChannels, 1);
   conv(`${at}.decoder.conv_in`, latentChannels, last, 3);
   middle(`${at}.decoder.mid`, last);
-  // The decoder's levels are in the order in which they run, from the smallest picture on.
+  // The decoder's levels are in the order in which they run, from the smallest image on.
   const reversed = [...widths].reverse();
   for (const [i, width] of reversed.entries()) {
     const level = `${at}.decoder.up.${i}`;

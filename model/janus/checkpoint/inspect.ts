@@ -57,7 +57,7 @@ const STAGE_3: Part[] = [...STAGE_2, "vision tower"];
 
 /** 16-bit weights and gradients, f32 master weights and two moments. */
 const TRAINED_BYTES = 16;
-/** Tokens of a prompt beside the picture, for estimates. */
+/** Tokens of a prompt beside the image, for estimates. */
 const PROMPT = 32;
 
 export interface TrainingNeed {
@@ -71,11 +71,11 @@ export interface Needs {
   readonly weightBytes: { readonly all: number; readonly understanding: number; readonly generation: number };
   /** Keys and values of one token in one row, 16 bits each. */
   readonly cacheBytesPerToken: number;
-  /** Keys and values of one guided picture: two rows. */
+  /** Keys and values of one guided image: two rows. */
   readonly imageCacheBytes: number;
   /** The image decoder's widest feature maps: three at a time, f32. */
   readonly decoderBytes: number;
-  /** All of the above: the whole model and one picture at a time. */
+  /** All of the above: the whole model and one image at a time. */
   readonly runBytes: number;
   readonly training: { readonly stage1: TrainingNeed; readonly stage2: TrainingNeed; readonly stage3: TrainingNeed };
 }

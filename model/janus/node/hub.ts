@@ -356,7 +356,7 @@ async function fetchSnapshot(
   }
 }
 
-/** Config, tokenizer, processors, template; not the pictures and papers of a repository. */
+/** Config, tokenizer, processors, template; not the images and papers of a repository. */
 const isSmall = (name: string): boolean => /\.(json|jinja|txt)$|^LICEN[CS]E/i.test(name);
 
 async function missingBytes(names: readonly string[], listing: Listing, cache: RepoCache): Promise<number> {

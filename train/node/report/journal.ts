@@ -82,8 +82,8 @@ export class Journal {
   }
 
   /**
-   * Makes pictures, then writes the page. What goes wrong is said and ends nothing: a run does not stop for its report.
-   * @param pictures each is tried, whatever becomes of the others
+   * Makes images, then writes the page. What goes wrong is said and ends nothing: a run does not stop for its report.
+   * @param images each is tried, whatever becomes of the others
    */
   async write(pictures: readonly (() => Promise<void>)[], { isEnd, signal }: Standing): Promise<void> {
     for (const make of pictures) {

@@ -14,7 +14,7 @@ interface StepCost {
   /** Time of the whole step, ms, and its part spent waiting for samples. */
   readonly ms: number;
   readonly waitingMs: number;
-  /** Pictures that were seen and pictures that were learned to be drawn. */
+  /** Images that were seen and images that were learned to be drawn. */
   readonly imagesPerSecond: number;
   /** Bytes of the buffers on the device, in use or kept for the next step. */
   readonly memoryBytes: number;

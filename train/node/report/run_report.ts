@@ -1,4 +1,4 @@
-/** The report of a training run: one page with its curves, its samples over time, what the image tokenizer keeps of pictures, and its events. */
+/** The report of a training run: one page with its curves, its samples over time, what the image tokenizer keeps of images, and its events. */
 import { basename, join, resolve } from "node:path";
 import { writeFileAtomic } from "../../../model/node/files.ts";
 import { TASKS } from "../../samples.ts";
@@ -108,11 +108,11 @@ export class RunCurves {
   }
 }
 
-/** Pictures of samples in a page. */
+/** Images of samples in a page. */
 const MAX_PICTURES = 48;
 /** Events in a page: the last ones. */
 const MAX_EVENTS = 200;
-/** Pictures in a row of the page: of one prompt, and pairs of an original and its reconstruction. */
+/** Images in a row of the page: of one prompt, and pairs of an original and its reconstruction. */
 const SAMPLES_IN_ROW = 8;
 const PAIRS_IN_ROW = 4;
 
@@ -174,7 +174,7 @@ function lastStep({ last, trained }: RunCurves): Content {
   return table([`step ${count(last.step + 1)}`, "loss", "trained tokens", "trained tokens so far"], rows, [1, 2, 3]);
 }
 
-/** The pictures of each prompt over the steps, from left to right. */
+/** The images of each prompt over the steps, from left to right. */
 function samplesSection(steps: Awaited<ReturnType<typeof readSamples>>): Section[] {
   const newest = steps.at(-1);
   if (!newest) return [];

@@ -9,7 +9,7 @@ import { CODES_LABEL } from "../../stage0/image_tokenizer.ts";
 const AGAIN = /^backward:(?:[^:]*\/)?checkpoint\.(?!backward:)/;
 
 /**
- * Adds up the FLOPs that launches state, between `start` and `stop`. The codes of pictures for later steps are not counted, and what is
+ * Adds up the FLOPs that launches state, between `start` and `stop`. The codes of images for later steps are not counted, and what is
  * recomputed in backward is counted once: the model's FLOPs, not those spent.
  */
 export class FlopMeter {

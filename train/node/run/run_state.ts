@@ -55,7 +55,7 @@ const FREE: readonly string[] = [
 const endsOtherwise = (config: AnyConfig): boolean =>
   config.optimizer.cooldown > 0 || ("rateWeight" in config && config.rateWeight > 0);
 
-/** Whether pictures that go through together bear on each other: the discriminator normalises by batches. */
+/** Whether images that go through together bear on each other: the discriminator normalises by batches. */
 const isBatched = (config: AnyConfig): boolean => "adversarial" in config && config.adversarial.weight > 0;
 
 /** The settings that may not, by name. */

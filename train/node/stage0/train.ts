@@ -79,7 +79,7 @@ async function loadStage(start: Start<TokenizerConfig>): Promise<TokenizerStage>
   return new TokenizerStage({ start, vq, training, loader, sources, step: state?.step ?? 0 });
 }
 
-/** All pictures alike: each task has the share of its records. */
+/** All images alike: each task has the share of its records. */
 function loaderOf(
   { config, quarantine }: Start<TokenizerConfig>,
   sources: readonly SourceIndex[],
@@ -162,7 +162,7 @@ class TokenizerStage implements Stage<Picture, TokenizerStepEvent> {
     return event;
   }
 
-  /** A step on the pictures, a few at a time, and behind it the look at the codes if that is due. */
+  /** A step on the images, a few at a time, and behind it the look at the codes if that is due. */
   private async train(
     pictures: readonly Picture[],
   ): Promise<Omit<VqStep, "losses" | "vectors"> & VqLosses & { readonly reseed?: VqUsage }> {
@@ -222,7 +222,7 @@ class TokenizerStage implements Stage<Picture, TokenizerStepEvent> {
     for (const [name, tensors] of Object.entries(trained(this.parts.training))) await saveTensors(sink, name, tensors);
   }
 
-  /** The first pictures of the data as the tokenizer holds them by now. */
+  /** The first images of the data as the tokenizer holds them by now. */
   pictures({ at }: Due): (() => Promise<void>)[] | null {
     const { vq, sources, start } = this.parts;
     const { every, reconstructions } = start.config.report;
