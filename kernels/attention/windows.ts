@@ -117,12 +117,12 @@ export function overHeads<N extends string>(
     } else {
       if (work > maxDispatchWork) {
         throw new ShapeError(
-          `${op}: one head takes ${work.toExponential(1)} operations, at most ${maxDispatchWork.toExponential(0)} are allowed in one dispatch; use fewer tokens`,
+          `${op}: one head must take at most ${maxDispatchWork.toExponential(0)} operations, the limit of a dispatch; got ${work.toExponential(1)}. Use fewer tokens.`,
         );
       }
       const most = names.map((n) => operands[n].tensor).reduce((a, b) => (sizeOf(a.shape) > sizeOf(b.shape) ? a : b));
       throw new ShapeError(
-        `${op}: one head of ${most} does not fit a binding of ${most.device.limits.maxStorageBufferBindingSize} bytes; use fewer tokens`,
+        `${op}: one head must fit a binding of ${most.device.limits.maxStorageBufferBindingSize} bytes; got ${most}. Use fewer tokens.`,
       );
     }
   };

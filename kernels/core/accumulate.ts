@@ -18,7 +18,9 @@ const accumulate = kernel(
 /** x += y; `x` is bindable, shapes agree, both are of float dtypes. */
 export function accumulateInto(x: Tensor, y: Tensor): void {
   if (!sameShape(x.shape, y.shape) || !isFloat(x.dtype) || !isFloat(y.dtype))
-    throw new ShapeError(`addInto: ${y} into ${x}; two float tensors of one shape`);
+    throw new ShapeError(
+      `addInto: both tensors must be float tensors of the same shape; got ${y} into ${x}. Change one of them.`,
+    );
   if (!x.isWritable) {
     // The last granule belongs to others too: add beside it and write word by word.
     scope(() => copyInto(x, map(add, [x, y], { dtype: x.dtype })));

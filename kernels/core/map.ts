@@ -159,7 +159,7 @@ function mapStrided(
   );
   if (shape.length > MAX_DIMENSIONS) {
     throw new ShapeError(
-      `${use.f.name}: a view of shape ${shapeText(y.shape)} has ${shape.length} dimensions that cannot be joined, at most ${MAX_DIMENSIONS}; make the input contiguous first`,
+      `${use.f.name}: a view must have at most ${MAX_DIMENSIONS} dimensions that cannot be merged; got ${shape.length} in ${shapeText(y.shape)}. Make the input contiguous first.`,
     );
   }
   split(
@@ -194,7 +194,7 @@ function mapStrided(
     else head += head % 4 && head + 4 - (head % 4) < part[d]! ? 4 - (head % 4) : 0;
     if (d < 0 || head >= part[d]!) {
       throw new ShapeError(
-        `${use.f.name}: a view of shape ${shapeText(y.shape)} cannot be cut into parts that fit a binding of ${limit} bytes; make the input contiguous along its last dimension first`,
+        `${use.f.name}: a view must split into parts that fit a binding of ${limit} bytes; got ${shapeText(y.shape)}. Make the input contiguous along its last dimension first.`,
       );
     }
     for (const [first, count] of [

@@ -71,7 +71,10 @@ export function codebookLookup(z: Tensor, codebook: Tensor): CodebookLookup {
   checkCodes("codebookLookup", z, codebook);
   const [rows, columns] = z.shape as [number, number];
   const codes = codebook.shape[0]!;
-  if (codes === 0) throw new ShapeError(`codebookLookup: the codebook ${shapeText(codebook.shape)} is empty`);
+  if (codes === 0)
+    throw new ShapeError(
+      `codebookLookup: the codebook must have at least one code; got ${shapeText(codebook.shape)}. Check its shape.`,
+    );
   return scope(() => {
     const device = z.device;
     const depth = Math.ceil(columns / 4);
@@ -127,22 +130,23 @@ export function codebookLookup(z: Tensor, codebook: Tensor): CodebookLookup {
 
 function checkCodes(op: string, z: Tensor, codebook: Tensor): void {
   for (const t of [z, codebook])
-    if (!isFloat(t.dtype)) throw new DTypeError(`${op}: ${t} is not of a floating dtype; cast it to f32 first`);
+    if (!isFloat(t.dtype))
+      throw new DTypeError(`${op}: every tensor must have a floating dtype; got ${t}. Cast it to f32 first.`);
   if (z.rank !== 2 || codebook.rank !== 2 || z.shape[1] !== codebook.shape[1]) {
     throw new ShapeError(
-      `${op}: z ${shapeText(z.shape)}, codebook ${shapeText(codebook.shape)}; takes rows z [M, D] and codes [K, D] (permute channels to the end first)`,
+      `${op}: z must be [M, D] and the codebook [K, D]; got ${shapeText(z.shape)} and ${shapeText(codebook.shape)}. Permute the channels to the end first.`,
     );
   }
   const columns = z.shape[1]!;
   if (columns < 1 || columns > MAX_COLUMNS)
-    throw new ShapeError(`${op}: codes of ${columns} numbers; takes 1 to ${MAX_COLUMNS}`);
+    throw new ShapeError(`${op}: codes must have 1 to ${MAX_COLUMNS} numbers; got ${columns}. Use shorter codes.`);
 }
 
 function checkIndices(op: string, z: Tensor, indices: Tensor, codes: number): void {
   checkIds(op, indices);
   if (!sameShape(indices.shape, [z.shape[0]!]))
     throw new ShapeError(
-      `${op}: indices ${shapeText(indices.shape)} for z ${shapeText(z.shape)}; pass one index a row, [${z.shape[0]}]`,
+      `${op}: indices must be [${z.shape[0]}], one per row of z; got ${shapeText(indices.shape)}. Reshape them.`,
     );
   checkIdRange(op, "indices", indices, codes);
 }

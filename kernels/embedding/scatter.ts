@@ -62,7 +62,7 @@ export function scatter(x: Tensor, dim: number, index: Tensor, source: Tensor | 
 export function scatterAdd(x: Tensor, dim: number, index: Tensor, source: Tensor): Tensor {
   const d = check("scatterAdd", x, dim, index, source);
   if (!isFloat(x.dtype))
-    throw new DTypeError(`scatterAdd: x must be of a floating dtype; got ${x}. Cast it and the source to f32 first.`);
+    throw new DTypeError(`scatterAdd: x must have a floating dtype; got ${x}. Cast it and the source to f32 first.`);
   return scope(() => cast(add(x, widen(sumPicks(narrow(source, index.shape), d, index, x.shape[d]!), x)), x.dtype));
 }
 

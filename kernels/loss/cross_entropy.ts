@@ -181,13 +181,15 @@ export function columnsBackward(
 /** Throws unless `targets` are i32 or u32 [M] and the options are known ones. */
 export function checkTargets(op: string, rows: number, targets: Tensor, ignoreIndex: number, reduction: string): void {
   if (targets.dtype !== "i32" && targets.dtype !== "u32")
-    throw new DTypeError(`${op}: the targets ${targets} are not i32 or u32; cast them`);
+    throw new DTypeError(`${op}: the targets must be i32 or u32; got ${targets}. Cast them.`);
   if (targets.rank !== 1 || targets.size !== rows)
-    throw new ShapeError(`${op}: targets ${targets} for ${rows} rows; one class index a row`);
+    throw new ShapeError(
+      `${op}: targets must have one class index for each of the ${rows} rows; got ${targets}. Reshape them.`,
+    );
   if (!["sum", "mean", "none"].includes(reduction))
-    throw new ArgumentError(`${op}: reduction "${reduction}"; "sum", "mean" or "none"`);
+    throw new ArgumentError(`${op}: reduction must be "sum", "mean" or "none"; got "${reduction}". Change it.`);
   if (!Number.isInteger(ignoreIndex) || Math.abs(ignoreIndex) > 2 ** 31 - 1)
-    throw new ArgumentError(`${op}: ignoreIndex ${ignoreIndex} is not a 32-bit integer`);
+    throw new ArgumentError(`${op}: ignoreIndex must be a 32-bit integer; got ${ignoreIndex}. Change it.`);
 }
 
 /**
@@ -200,9 +202,12 @@ export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntr
   checkTensors("crossEntropy", logits, targets);
   knownOptions("crossEntropy", options, ["ignoreIndex", "reduction"]);
   const { ignoreIndex = -100, reduction = "mean" } = options;
-  if (!isFloat(logits.dtype)) throw new DTypeError(`crossEntropy: the logits ${logits} are not of a floating dtype`);
+  if (!isFloat(logits.dtype))
+    throw new DTypeError(`crossEntropy: the logits must have a floating dtype; got ${logits}. Cast it to f32 first.`);
   if (logits.rank !== 2 || logits.shape[1] === 0)
-    throw new ShapeError(`crossEntropy: logits ${logits}; they are [M, V] with V ≥ 1, flatten the dimensions before V`);
+    throw new ShapeError(
+      `crossEntropy: logits must be [M, V] with V ≥ 1; got ${logits}. Flatten the dimensions before V.`,
+    );
   const [rows, classes] = logits.shape as [number, number];
   checkTargets("crossEntropy", rows, targets, ignoreIndex, reduction);
   checkIdRange("crossEntropy", "targets", targets, classes, ignoreIndex);

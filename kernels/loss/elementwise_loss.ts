@@ -57,7 +57,7 @@ function loss(op: keyof typeof LOSSES, input: Tensor, target: Tensor, options: L
     throw new ArgumentError(`${op}: reduction must be "sum", "mean" or "none"; got ${String(reduction)}. Change it.`);
   for (const t of [input, target])
     if (!isFloat(t.dtype))
-      throw new DTypeError(`${op}: input and target must be of a floating dtype; got ${t}. Cast it to f32 first.`);
+      throw new DTypeError(`${op}: input and target must have a floating dtype; got ${t}. Cast it to f32 first.`);
   if (!sameShape(input.shape, target.shape))
     throw new ShapeError(
       `${op}: input and target must have one shape; got ${input} and ${target}. Expand one of them.`,

@@ -91,23 +91,28 @@ export function linearCrossEntropy(
   const { bias = null, ignoreIndex = -100, reduction = "mean" } = options;
   checkTensors("linearCrossEntropy", x, weight, targets, bias);
   for (const t of [x, weight, bias])
-    if (t && !isFloat(t.dtype)) throw new DTypeError(`linearCrossEntropy: ${t} is not of a floating dtype`);
+    if (t && !isFloat(t.dtype))
+      throw new DTypeError(
+        `linearCrossEntropy: every tensor must have a floating dtype; got ${t}. Cast it to f32 first.`,
+      );
   if (x.rank !== 2 || weight.rank !== 2 || x.shape[1] !== weight.shape[1] || weight.shape[0] === 0) {
     throw new ShapeError(
-      `linearCrossEntropy: x ${x} and weight ${weight}; they are [M, K] and [V, K] with V ≥ 1, flatten the dimensions before K`,
+      `linearCrossEntropy: x must be [M, K] and weight [V, K] with V ≥ 1; got ${x} and ${weight}. Flatten the dimensions before K.`,
     );
   }
   const [rows, k] = x.shape as [number, number];
   const classes = weight.shape[0]!;
   if (bias && (bias.rank !== 1 || bias.size !== classes))
-    throw new ShapeError(`linearCrossEntropy: bias ${bias} for ${classes} classes; one a class`);
+    throw new ShapeError(
+      `linearCrossEntropy: bias must be [${classes}], one value per class; got ${bias}. Reshape it.`,
+    );
   checkTargets("linearCrossEntropy", rows, targets, ignoreIndex, reduction);
   if ((reduction as string) === "none")
     throw new ArgumentError('linearCrossEntropy: reduction "none"; "sum" or "mean"');
   const most = Math.max(1024, Math.min(MAX_CLASSES, RUN_LOGITS / Math.max(1, Math.min(rows, RUN_ROWS))));
   const chunk = options.chunk ?? Math.floor(most / 64) * 64;
   if (!Number.isInteger(chunk) || chunk < 1)
-    throw new ArgumentError(`linearCrossEntropy: chunk ${chunk}; a whole number ≥ 1`);
+    throw new ArgumentError(`linearCrossEntropy: chunk must be a whole number ≥ 1; got ${chunk}. Change it.`);
 
   checkIdRange("linearCrossEntropy", "targets", targets, classes, ignoreIndex);
   const [loss, saved] = scope(() => {

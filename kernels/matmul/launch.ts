@@ -93,7 +93,7 @@ export function productShape(
   const [inner, n] = [b.shape.at(transB ? -1 : -2)!, b.shape.at(transB ? -2 : -1)!];
   if (k !== inner) {
     throw new ShapeError(
-      `${op}: ${shapeText(a.shape)}${transA ? " transposed" : ""} and ${shapeText(b.shape)}${transB ? " transposed" : ""}: the sums run over ${k} and ${inner} terms; make them equal`,
+      `${op}: the inner dimensions must be equal; got ${k} and ${inner} in ${shapeText(a.shape)}${transA ? " transposed" : ""} and ${shapeText(b.shape)}${transB ? " transposed" : ""}. Reshape or transpose one of them.`,
     );
   }
   return { batch: broadcastShapes(op, a.shape.slice(0, -2), b.shape.slice(0, -2)), m, n, k };

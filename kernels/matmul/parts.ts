@@ -39,7 +39,9 @@ export function partsOf(
       const reach = counts.map((n, i) => (n > granules[i]! ? (n - 1) * large.steps[i]! : 0));
       d = reach.indexOf(Math.max(...reach));
       if (reach[d] === 0)
-        throw new ShapeError(`${op}: ${large.tensor} cannot be cut into parts that fit a binding of ${limit} bytes`);
+        throw new ShapeError(
+          `${op}: operands must split into parts that fit a binding of ${limit} bytes; got ${large.tensor}. Use smaller dimensions.`,
+        );
     }
     const unit = granules[d]!;
     const head = Math.ceil(counts[d]! / 2 / unit) * unit;

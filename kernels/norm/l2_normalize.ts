@@ -40,9 +40,11 @@ const backward = kernel(
  */
 export function l2Normalize(x: Tensor, eps = 1e-12): Tensor {
   checkTensors("l2Normalize", x);
-  if (!isFloat(x.dtype)) throw new DTypeError(`l2Normalize: ${x} is not of a floating dtype; cast it to f32 first`);
-  if (x.rank === 0) throw new ShapeError(`l2Normalize: ${x} has no dimension; takes x [..., D]`);
-  if (!(eps > 0)) throw new ArgumentError(`l2Normalize: eps ${eps}; a number > 0`);
+  if (!isFloat(x.dtype))
+    throw new DTypeError(`l2Normalize: x must have a floating dtype; got ${x}. Cast it to f32 first.`);
+  if (x.rank === 0) throw new ShapeError(`l2Normalize: x must be [..., D]; got ${x}. Reshape it.`);
+  if (!(eps > 0))
+    throw new ArgumentError(`l2Normalize: eps must be a number above 0; got ${eps}. Choose one like 1e-12.`);
   const y = scope(() => {
     const wide = viewAs(unitRows(x, x.dim(-1), eps), x.shape);
     return asDType(wide, x.dtype);

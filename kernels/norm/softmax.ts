@@ -47,8 +47,8 @@ export const logSoftmax = (x: Tensor, dim = -1): Tensor => alongRows("logSoftmax
 
 function alongRows(op: string, x: Tensor, dim: number, log: boolean): Tensor {
   checkTensors(op, x);
-  if (!isFloat(x.dtype)) throw new DTypeError(`${op}: ${x} is not of a floating dtype; cast it to f32 first`);
-  if (x.rank === 0) throw new ShapeError(`${op}: ${x} has no dimension; takes x [..., C]`);
+  if (!isFloat(x.dtype)) throw new DTypeError(`${op}: x must have a floating dtype; got ${x}. Cast it to f32 first.`);
+  if (x.rank === 0) throw new ShapeError(`${op}: x must be [..., C]; got ${x}. Reshape it.`);
   const d = normalizeDim(dim, x.rank, op);
   if (d !== x.rank - 1) return scope(() => transpose(alongRows(op, transpose(x, d, -1), -1, log), d, -1));
   const y = scope(() => run(x, log));

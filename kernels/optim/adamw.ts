@@ -125,7 +125,7 @@ export function adamwPrepare(state: Tensor, norm: Tensor | null, settings: AdamW
   const { growthFactor = 2, backoffFactor = 0.5, growthInterval = 2000 } = lossScaling ?? {};
   checkTensors("adamwPrepare", state, norm, watched);
   checkBetas("adamwPrepare", beta1, beta2);
-  if (!(maxNorm > 0)) throw new ArgumentError(`adamwPrepare: norm of at most ${maxNorm}; more than 0`);
+  if (!(maxNorm > 0)) throw new ArgumentError(`adamwPrepare: maxNorm must be above 0; got ${maxNorm}. Change it.`);
   if (!(
     growthFactor >= 1 &&
     growthFactor < Infinity &&
@@ -135,14 +135,16 @@ export function adamwPrepare(state: Tensor, norm: Tensor | null, settings: AdamW
     growthInterval >= 1
   )) {
     throw new ArgumentError(
-      `adamwPrepare: growth by ${growthFactor} every ${growthInterval} steps, backoff by ${backoffFactor}; a factor ≥ 1, a whole number ≥ 1, a factor in (0, 1]`,
+      `adamwPrepare: growthFactor must be ≥ 1, growthInterval a whole number ≥ 1, backoffFactor in (0, 1]; got ${growthFactor}, ${growthInterval} and ${backoffFactor}. Change them.`,
     );
   }
   checkState("adamwPrepare", state);
   if (norm && (norm.dtype !== "f32" || norm.size !== 1))
-    throw new DTypeError(`adamwPrepare: the norm ${norm} is not one f32; pass what globalGradNorm gives`);
+    throw new DTypeError(
+      `adamwPrepare: the norm must be one f32 element; got ${norm}. Pass the result of globalGradNorm.`,
+    );
   if (watched && watched.dtype !== "f32")
-    throw new DTypeError(`adamwPrepare: ${watched} is watched and not f32; cast it`);
+    throw new DTypeError(`adamwPrepare: the watched tensor must be f32; got ${watched}. Cast it.`);
   scope(() => {
     const unused = (): Tensor => empty([1], { device: state.device });
     launch(prepareKernel, {
@@ -169,12 +171,13 @@ export function adamwPrepare(state: Tensor, norm: Tensor | null, settings: AdamW
 }
 
 function checkBetas(op: string, ...betas: readonly number[]): void {
-  for (const beta of betas) if (!(beta > 0 && beta < 1)) throw new ArgumentError(`${op}: β ${beta}; between 0 and 1`);
+  for (const beta of betas)
+    if (!(beta > 0 && beta < 1)) throw new ArgumentError(`${op}: β must be between 0 and 1; got ${beta}. Change it.`);
 }
 
 function checkState(op: string, state: Tensor): void {
   if (state.dtype !== "f32" || state.size !== 12)
-    throw new ShapeError(`${op}: the state ${state} is not f32 [12]; make it by adamwState`);
+    throw new ShapeError(`${op}: the state must be f32 [12]; got ${state}. Create it with adamwState.`);
 }
 
 /** Throws unless `steps` is a table as `adamwCount` moves it, with rows `first` to `first + count − 1`. */
@@ -185,7 +188,7 @@ export function checkSteps(op: string, steps: Tensor, first: number, count: numb
     );
   if (!Number.isInteger(first) || !Number.isInteger(count) || first < 0 || count < 0 || first + count > steps.dim(0))
     throw new ArgumentError(
-      `${op}: rows ${first} to ${first + count - 1} must be in ${steps}, which has ${steps.dim(0)}`,
+      `${op}: the rows must be in steps, which has ${steps.dim(0)}; got ${first} to ${first + count - 1} of ${steps}. Make steps larger.`,
     );
 }
 
@@ -271,22 +274,27 @@ export function checkStep(
   checkTensors(op, master, m ?? null, v ?? null, grad, copy, ema, state);
   checkState(op, state);
   if (!(emaDecay >= 0 && emaDecay <= 1))
-    throw new ArgumentError(`${op}: decay ${emaDecay} of the moving average; from 0 to 1`);
+    throw new ArgumentError(`${op}: emaDecay must be from 0 to 1; got ${emaDecay}. Change it.`);
   for (const t of [master, m, v, grad, ema]) {
-    if (t && t.dtype !== "f32") throw new DTypeError(`${op}: ${t} is not f32; only the copy may be of 16 bits`);
+    if (t && t.dtype !== "f32")
+      throw new DTypeError(
+        `${op}: master, moments, gradient and average must be f32; got ${t}. Only the copy may have a 16-bit dtype.`,
+      );
     if (t && !sameShape(t.shape, master.shape))
       throw new ShapeError(
-        `${op}: ${t} for a parameter ${master}; master, moments, gradient and average have one shape`,
+        `${op}: master, moments, gradient and average must have the same shape; got ${t} for a parameter ${master}. Change one of them.`,
       );
   }
   if (copy && ((copy.dtype !== "f16" && copy.dtype !== "bf16") || !sameShape(copy.shape, master.shape))) {
-    throw new DTypeError(`${op}: copy ${copy} of ${master}; f16 or bf16 of the same shape`);
+    throw new DTypeError(
+      `${op}: copy must be f16 or bf16 with the shape of the parameter; got ${copy} for ${master}. Change it.`,
+    );
   }
   for (const t of [master, m, v, copy, ema]) {
     // The last granule is written whole: what is behind the tensor must be padding.
     if (t && (!t.isBindable || (t.size % 4 !== 0 && t.storage.bytes !== storageBytes(t.dtype, t.size)))) {
       throw new ArgumentError(
-        `${op}: ${t} is a view that cannot be written in granules of 4; use a tensor with a storage of its own`,
+        `${op}: tensors that are written must consist of whole granules of 4 elements; got ${t}, a view. Use a tensor with its own storage.`,
       );
     }
   }
@@ -304,7 +312,7 @@ export function adamwStep(tensors: AdamWTensors, state: Tensor, settings: AdamWS
   const { beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weightDecay = 0, emaDecay = 0 } = settings;
   if (!(epsilon >= 1e-37) || !(weightDecay >= 0))
     throw new ArgumentError(
-      `adamwStep: ε ${epsilon}, weight decay ${weightDecay}; ε ≥ 1e-37 (less is 0 in f32), decay ≥ 0`,
+      `adamwStep: ε must be ≥ 1e-37 (less is 0 in f32) and weightDecay ≥ 0; got ${epsilon} and ${weightDecay}. Change them.`,
     );
   checkStep("adamwStep", tensors, state, settings);
   if (steps) checkSteps("adamwStep", steps.table, steps.row, 1);

@@ -26,7 +26,8 @@ function test(op: keyof typeof TESTS, x: Tensor): Tensor {
 
 function checkFloat(op: string, x: Tensor): void {
   checkTensors(op, x);
-  if (!isFloat(x.dtype)) throw new DTypeError(`${op}: ${x} is not of a floating dtype; integers are always finite`);
+  if (!isFloat(x.dtype))
+    throw new DTypeError(`${op}: x must have a floating dtype; got ${x}. Integers are always finite.`);
 }
 
 /** x [...] → 1 if x is NaN, else 0, as u32. */

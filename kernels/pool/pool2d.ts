@@ -102,7 +102,7 @@ function pool(
   includePad: boolean | null,
 ): Tensor {
   checkTensors(op, x);
-  if (!isFloat(x.dtype)) throw new DTypeError(`${op}: x must be of a floating dtype; got ${x}. Cast it to f32 first.`);
+  if (!isFloat(x.dtype)) throw new DTypeError(`${op}: x must have a floating dtype; got ${x}. Cast it to f32 first.`);
   if (x.rank !== 3 && x.rank !== 4)
     throw new ShapeError(`${op}: x must be [N, C, H, W] or [C, H, W]; got ${x}. Reshape it.`);
   requireBoolean(op, "ceilMode", options.ceilMode ?? false);

@@ -28,7 +28,7 @@ export function logsumexp(x: Tensor, dims?: number | readonly number[], keepdim 
   checkTensors("logsumexp", x);
   requireBoolean("logsumexp", "keepdim", keepdim);
   if (!isFloat(x.dtype))
-    throw new DTypeError(`logsumexp: x must be of a floating dtype; got ${x}. Cast it to f32 first.`);
+    throw new DTypeError(`logsumexp: x must have a floating dtype; got ${x}. Cast it to f32 first.`);
   const list = dimsOf("logsumexp", x, dims);
   if (list.some((d) => x.shape[d] === 0))
     throw new ShapeError(

@@ -55,7 +55,7 @@ export function multinomial(weights: Tensor, count: number, options: Multinomial
   const { replacement = false, ...source } = options;
   requireBoolean("multinomial", "replacement", replacement);
   if (!isFloat(weights.dtype))
-    throw new DTypeError(`multinomial: weights must be of a floating dtype; got ${weights}. Cast them to f32 first.`);
+    throw new DTypeError(`multinomial: weights must have a floating dtype; got ${weights}. Cast them to f32 first.`);
   if ((weights.rank !== 1 && weights.rank !== 2) || weights.shape.at(-1) === 0)
     throw new ShapeError(
       `multinomial: weights must be [C] or [N, C] with C of at least 1; got ${weights}. Reshape them.`,

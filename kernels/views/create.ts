@@ -69,7 +69,9 @@ export function arange(start: number, end?: number, step = 1, options: TensorOpt
   knownOptions("arange", options, TENSOR_OPTIONS);
   const [from, to] = end === undefined ? [0, start] : [start, end];
   if (step === 0 || ![from, to, step].every(Number.isFinite))
-    throw new ArgumentError(`arange: start ${from}, end ${to}, step ${step}; finite numbers, step not 0`);
+    throw new ArgumentError(
+      `arange: start, end and step must be finite, and step not 0; got ${from}, ${to} and ${step}. Change them.`,
+    );
   const count = Math.max(0, Math.ceil((to - from) / step));
   const whole = Number.isInteger(from) && Number.isInteger(step);
   const dtype = options.dtype ?? (whole ? "i32" : "f32");
@@ -178,7 +180,7 @@ function draw(op: string, shape: Shape, bounds: readonly [number, number] | null
   knownOptions(op, options, [...TENSOR_OPTIONS, "generator", "site"]);
   const dtype = options.dtype ?? "f32";
   checkDType(dtype);
-  if (!isFloat(dtype)) throw new DTypeError(`${op}: dtype ${dtype}; random numbers are f32, f16 or bf16`);
+  if (!isFloat(dtype)) throw new DTypeError(`${op}: dtype must be f32, f16 or bf16; got ${dtype}. Change it.`);
   checkSite(op, options.site ?? 0);
   if (options.site !== undefined && !options.generator)
     throw new ArgumentError(
