@@ -307,7 +307,7 @@ describe("hooks", () => {
   });
   it("are for results of ops", () => {
     const x = leaf([1]);
-    expect(() => onGrad(x, () => undefined)).toThrow(/onGrad.*is a leaf/);
+    expect(() => onGrad(x, () => undefined)).toThrow(/onGrad: the tensor must be the result of an op/);
     dispose(x);
   });
 });
@@ -404,8 +404,8 @@ describe("what it refuses", () => {
       const [a, b] = [y.sum(), y.mul(3).sum()];
       a.backward();
       expect(() => a.backward()).toThrow(AutogradError);
-      expect(() => a.backward()).toThrow(/was used already and is freed; run the forward again/);
-      expect(() => b.backward()).toThrow(/"square" was used already/);
+      expect(() => a.backward()).toThrow(/must not have been used before.*Run the forward again/);
+      expect(() => b.backward()).toThrow(/must not have been used before; got one through "square"/);
     });
     dispose(x);
   });
@@ -442,7 +442,7 @@ describe("what it refuses", () => {
     scope(() => {
       x.square().sum().backward();
       expect(x.grad!.requiresGrad).toBe(false);
-      expect(() => x.grad!.sum().backward()).toThrow(/does not depend on any tensor that requires a gradient/);
+      expect(() => x.grad!.sum().backward()).toThrow(/must depend on a tensor that requires a gradient/);
     });
     dispose(x);
   });
@@ -467,11 +467,11 @@ describe("what it refuses", () => {
   });
   it("gradients for integers, and taking them from results", () => {
     using i = tensor([1, 2], { dtype: "i32" });
-    expect(() => (i.requiresGrad = true)).toThrow(/not of a floating dtype/);
+    expect(() => (i.requiresGrad = true)).toThrow(/must be f32, f16 or bf16/);
     const x = leaf([1]);
     scope(() => {
       const y = x.mul(2);
-      expect(() => (y.requiresGrad = false)).toThrow(/use detach\(\)/);
+      expect(() => (y.requiresGrad = false)).toThrow(/Use detach\(\)/);
     });
     dispose(x);
   });

@@ -136,7 +136,7 @@ describe("adamwPrepare", () => {
     F.adamwPrepare(state, fine);
     expect((await state.data())[good], "without scaling").toBe(0);
     for (const wrong of [{ growthFactor: 0.5 }, { backoffFactor: 0 }, { backoffFactor: 2 }, { growthInterval: 1.5 }]) {
-      expect(() => F.adamwPrepare(state, fine, { lossScaling: wrong })).toThrow(/growth by/);
+      expect(() => F.adamwPrepare(state, fine, { lossScaling: wrong })).toThrow(/growthFactor must be/);
     }
   });
 });
