@@ -80,7 +80,7 @@ export const addGenerate: AddCommand = (program, context) => {
   });
 };
 
-/** The prompts of the command line, of standard input (`-`), or of a file: one a line, empty lines left out. */
+/** The prompts of the command line, of standard input (`-`), or of a file: one per line, empty lines left out. */
 async function promptsOf(
   prompt: string | undefined,
   file: string | undefined,

@@ -1,4 +1,4 @@
-/** `janus train`: a stage of training from a preset or a YAML file, a line a step; resumes a run that was stopped. */
+/** `janus train`: a stage of training from a preset or a YAML file, a line per step; resumes a run that was stopped. */
 import { existsSync, statSync } from "node:fs";
 import { Option } from "commander";
 import type { SourceSpec } from "../train/node/data/sources.ts";

@@ -103,7 +103,7 @@ function ownDType({ parameters }: Checkpoint): FloatDType {
 
 const short = (value: number | null): string => (value === null ? "" : value === 0 ? "0" : value.toExponential(1));
 
-/** A line a row, but one for each stage of training and its rows that fail; then what it comes to. */
+/** A line per row, but one for each stage of training and its rows that fail; then what it comes to. */
 function text(
   rows: readonly Comparison[],
   stageOf: (row: Comparison) => string | null,

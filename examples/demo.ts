@@ -51,7 +51,7 @@ function nowAndThen(): (line: string, always?: boolean) => void {
 
 const percent = ({ right, of }: Score): string => `${Math.round((100 * right) / of)} %`;
 
-/** The table of the end: a row a kind, a column a model. */
+/** The table of the end: a row per kind, a column a model. */
 function table(columns: readonly { readonly name: string; readonly results: Results }[]): string {
   const rows = [
     ["", ...columns.map(({ name }) => name)],

@@ -14,7 +14,7 @@ export interface DecodingOptions {
   readonly cacheDType?: DType;
   /** Run every step eagerly instead of replaying a captured one: slower, the same bits. */
   readonly eager?: boolean;
-  /** Check the captured step bit for bit against a run of its own before it is used. */
+  /** Compare the captured step bit for bit with a separate run before it is used. */
   readonly verify?: boolean;
   readonly signal?: AbortSignal;
 }
@@ -26,7 +26,7 @@ export const isFlagged = (token: number): boolean => token >= NOT_FINITE_FLAG;
 export interface Head {
   /**
    * hidden [R, hidden] (after the last norm), step u32 [1] → the next tokens, u32 [N], with `NOT_FINITE_FLAG` in those of rows that are not
-   * finite. May change tensors of its own.
+   * finite. May change its own tensors.
    */
   sample(hidden: Tensor, step: Tensor): Tensor;
   /** tokens u32 [N] → embeddings [R, 1, hidden]. */
@@ -34,7 +34,7 @@ export interface Head {
   dispose(): void;
 }
 
-/** What a decoder runs on. */
+/** Model and device that a decoder uses. */
 export interface DecodingBatch {
   readonly prompts: readonly PromptRow[];
   /** Which prompt each row of the cache continues; several rows may share one. */
@@ -91,8 +91,8 @@ export class TokenDecoder {
   }
 
   /**
-   * Runs the prompts, one after the other: a row computes the same bits whatever stands beside it, and none is padded. Call it in
-   * `construct`, so that nothing is left when memory does not suffice.
+   * Runs the prompts one after the other: a row computes the same bits whatever the other rows are, and none is padded.
+   * Call it in `construct`, so that nothing is left when memory does not suffice.
    */
   static prefill(model: CausalModel, head: Head, batch: DecodingBatch, options: DecodingOptions = {}): TokenDecoder {
     const { device, language: config } = model;
@@ -105,7 +105,7 @@ export class TokenDecoder {
         const last = prompts.map((prompt, p) =>
           scope(() => {
             const length = prompt.ids.length;
-            // A single prompt is written straight into its cache, others through a cache of their own.
+            // A single prompt is written directly into its cache, several prompts through a separate cache each.
             const own = order.length === 1 ? cache : new KvCache(config, 1, length, placed);
             const states = model.hidden(embedRow(model, prompt), {
               positions: arange(0, length, 1, { device }),
@@ -156,7 +156,7 @@ export class TokenDecoder {
       this.captured = await capture(() => this.step(), { device: this.device, verify: this.options.verify ?? false });
   }
 
-  /** One step as it is captured: for counting and timing. */
+  /** One captured step, for counting and timing. */
   step(): void {
     const { cache, hidden, head, position } = this;
     noGrad(() =>

@@ -55,7 +55,7 @@ export class Once<Event, Result> implements AsyncIterable<Event> {
       throw error;
     } finally {
       await this.run.return(undefined as Result);
-      this.end.reject(new ArgumentError("the stream was left before its end; there is no result, ask again")); // unless it has ended
+      this.end.reject(new ArgumentError("the stream was closed before its end, so there is no result; ask again")); // unless it has ended
     }
   }
 

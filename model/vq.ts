@@ -20,7 +20,7 @@ export interface VqConfig {
 const GROUPS = 32;
 const EPS = 1e-6;
 
-/** What `module` makes of h, which nobody else needs: its memory serves what follows. The tape has handles of its own. */
+/** Applies `module` to h and disposes h, so that its memory can be reused. The tape has its own handles. */
 function pass(h: Tensor, module: Module): Tensor {
   const next = module.call(h);
   h.dispose();

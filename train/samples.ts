@@ -116,7 +116,7 @@ export interface PackedRows {
   readonly places: Int32Array;
   /** From 0 in each sample. */
   readonly positions: Int32Array;
-  /** Which sample of its row a token belongs to; padding has an id of its own. */
+  /** Which sample of its row per token belongs to; padding has an id of its own. */
   readonly documents: Int32Array;
   readonly images: readonly Float32Array[];
   /** Targets of each task: which tokens (flat indices) are trained, and what they predict. */

@@ -45,7 +45,7 @@ export interface Asking {
 }
 
 export interface EvaluateOptions {
-  /** Prompts a kind, and questions a kind in each half. */
+  /** Prompts a kind, and questions per kind in each half. */
   readonly prompts: number;
   readonly questions: number;
   readonly seed?: number;

@@ -64,7 +64,7 @@ function nearMiss({ kind, include }: Prompt): Pick<Prompt, "include" | "exclude"
   }
 }
 
-/** `count` prompts a kind, half of them held out, each with its own image, with that of the one before it, and with a prompt that it just misses. */
+/** `count` prompts per kind, half of them held out, each with its own image, with that of the one before it, and with a prompt that it just misses. */
 export async function measure(
   seed: number,
   count: number,

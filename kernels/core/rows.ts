@@ -1,6 +1,6 @@
 /**
  * What kernels over rows share: how many invocations work on a row, operands whose rows split into granules, and bindings of a
- * table with four numbers a row.
+ * table with four numbers per row.
  */
 import { contiguousStrides, library, sizeOf } from "../../engine/index.ts";
 import type { Bound, Capabilities, DType, Library, Tensor } from "../../engine/index.ts";

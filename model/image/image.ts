@@ -17,7 +17,7 @@ export class ImageLimitError extends ImageError {}
 /** Bytes that are no image of a known format, or a damaged one. */
 export class ImageFormatError extends ImageError {}
 
-/** Throws `ArgumentError` unless the sizes are positive integers and the data is as long as they say. */
+/** Throws `ArgumentError` if the sizes are not positive integers, or if the data has another length than they require. */
 export function checkImage(op: string, { width, height, data }: RgbImage): void {
   if (!(Number.isInteger(width) && Number.isInteger(height) && width > 0 && height > 0)) {
     throw new ArgumentError(`${op}: width and height must be positive integers, got ${width}×${height}`);

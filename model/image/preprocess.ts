@@ -1,6 +1,7 @@
 /**
- * From images to the model's pixels and back, as DeepSeek's processor computes it: what SigLIP sees (long side fitted, padded), what the VQ tokenizer sees (short side fitted, cropped), and generated pixels as 8-bit RGB.
- * Decoding files is model/node/image_file.ts.
+ * From images to the model's pixels and back, as DeepSeek's processor computes them: inputs of SigLIP (long side
+ * fitted, padded), inputs of the VQ tokenizer (short side fitted, cropped), and generated pixels as 8-bit RGB. Decoding
+ * files is model/node/image_file.ts.
  */
 import { ArgumentError } from "../../engine/errors.ts";
 import { ConfigError } from "../io/errors.ts";
@@ -20,11 +21,11 @@ export interface PreprocessConfig {
   readonly rescaleFactor: number;
   readonly mean: Rgb;
   readonly std: Rgb;
-  /** Fills what the image does not cover, 0 to 255. */
+  /** Colour of the area that the image does not cover, 0 to 255. */
   readonly background: Rgb;
 }
 
-/** Keys that are obeyed or checked below, and those without effect: names of classes, how transformers computes and what it returns. */
+/** Keys that are used or checked below, and those without effect: names of classes, how transformers computes and what it returns. */
 const KNOWN_KEYS: ReadonlySet<string> = new Set([
   "image_size", "size", "min_size", "resample", "do_resize", "do_pad", "do_rescale", "rescale_factor", "do_normalize",
   "image_mean", "image_std", "background_color", "do_center_crop", "do_crop", "do_convert_rgb", "do_flip_channel_order",

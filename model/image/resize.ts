@@ -76,7 +76,7 @@ function tapsOf(inputs: number, { from, count: outputs, total }: Range): Taps {
   return { first, start, weights };
 }
 
-// `Uint8ClampedArray` clamps as the original does; what is stored in it here is an integer.
+// `Uint8ClampedArray` clamps as the original does; the values stored here are integers.
 function resizeRows({ width, height, data }: RgbImage, { first, start, weights }: Taps): RgbImage {
   const newWidth = first.length;
   const out = new Uint8ClampedArray(newWidth * height * 3);

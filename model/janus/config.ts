@@ -92,7 +92,7 @@ const ZERO = [
   "layerdrop",
 ];
 
-/** A config, and the names of the keys that nobody reads. */
+/** A config, and the names of its unused keys. */
 export interface ReadConfig {
   readonly config: JanusConfig;
   readonly notices: readonly string[];

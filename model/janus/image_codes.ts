@@ -24,7 +24,7 @@ export interface Reconstruction {
 export async function decodePicture(
   vq: VqModel,
   codes: readonly number[],
-  name = "the picture",
+  name = "the image",
 ): Promise<RgbImage | null> {
   const { side: rowCodes, imageSize: side } = vq;
   const { weight } = vq.quantize.embedding;
@@ -68,7 +68,7 @@ export async function encodePictures(vq: VqModel, pixels: Tensor): Promise<numbe
       throw new NotFiniteError(
         "encodePictures",
         "VQ encoder",
-        pixels.dim(0) === 1 ? "the picture" : `a batch of ${pixels.dim(0)} pictures`,
+        pixels.dim(0) === 1 ? "the image" : `a batch of ${pixels.dim(0)} images`,
       );
     return codes;
   } finally {

@@ -33,7 +33,7 @@ const CHUNK_BYTES = 16 * 2 ** 20;
  * taken (at most 128 MiB, see `Device.throttle`). Throws what the checkpoint's reader throws; then nothing of the model is left on the device.
  *
  * Tensors with values that are not finite are loaded as they are and reported to `onNotice`, once, by name. The device counts them while the
- * next tensors are uploaded: it reads each weight once, three launches a tensor, and one number a tensor is read back at the end. Of loading
+ * next tensors are uploaded: it reads each weight once, three launches per tensor, and one number per tensor is read back at the end. Of loading
  * the 1B model (4.15 GB, 964 tensors) on lavapipe that is 13 %.
  */
 export async function loadModel(

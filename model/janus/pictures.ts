@@ -1,4 +1,4 @@
-/** Images as a stream that runs once, and what it takes to make one again. */
+/** Generated images as a stream that runs once, with the data to generate them again. */
 import type { RgbImage } from "../image/image.ts";
 import { Once } from "../streams.ts";
 

@@ -40,7 +40,8 @@ export type { ImageInput } from "./message_images.ts";
 
 export interface AskOptions extends AnswerOptions {
   /**
-   * In the order of their placeholders and of the image parts that have no image of their own; without either they stand before the question.
+   * In the order of their placeholders and of image parts without their own image; without either, they come before the
+   * question.
    */
   readonly images?: readonly ImageInput[];
   /** System message (default: the original's), "" for none. */
@@ -133,8 +134,8 @@ export class Janus {
   }
 
   /**
-   * Answers a question about images, or without any. Takes the most probable tokens unless `temperature` is above 0, here or in the checkpoint's
-   * generation_config.json, whose settings hold if the options do not say otherwise.
+   * Answers a question, with or without images. Takes the most probable tokens if `temperature` is not above 0, here or
+   * in the checkpoint's generation_config.json, whose settings hold if the options do not say otherwise.
    * @param question text, in which `<image_placeholder>` may stand for images; or the messages of a conversation, the last of the user
    */
   ask(question: string | readonly Message[], options: AskOptions = {}): Answer {
@@ -296,7 +297,7 @@ export class Janus {
     const pictures: Picture[] = [];
     for (const [index, tokenIds] of codes.entries()) {
       options.signal?.throwIfAborted();
-      const image = (await decodePicture(this.model.model.vqmodel, tokenIds, `picture ${index}`))!;
+      const image = (await decodePicture(this.model.model.vqmodel, tokenIds, `image ${index}`))!;
       const picture: Picture = {
         image,
         prompt: prompts[Math.floor(index / n)]!,
@@ -327,7 +328,7 @@ export function answerOptions({ answers }: Processor, given: AnswerOptions, prom
   if (answers.maxNewTokens !== undefined) return { ...options, maxNewTokens };
   if (promptTokens >= maxLength)
     throw new PromptError(
-      `the prompt has ${promptTokens} tokens; the context holds ${maxLength} by max_length of generation_config.json. Shorten the prompt, or give maxNewTokens`,
+      `the prompt has ${promptTokens} tokens; the context is limited to ${maxLength} by max_length of generation_config.json. Shorten the prompt, or pass maxNewTokens`,
     );
   return { ...options, maxNewTokens: Math.min(maxNewTokens, maxLength - promptTokens) };
 }

@@ -37,7 +37,7 @@ export interface Message {
   readonly content: string | readonly (ContentPart | OpenAiPart)[];
 }
 
-/** Parts after they are checked: what a template is given. */
+/** Checked parts, the input of a template. */
 type PlainPart = { readonly type: "text"; readonly text: string } | { readonly type: "image" };
 interface Turn {
   readonly role: Message["role"];
@@ -47,7 +47,7 @@ interface Turn {
 const IMAGE_TYPES: readonly unknown[] = ["image", "image_url", "input_image"];
 const TEXT_TYPES: readonly unknown[] = ["text", "input_text"];
 
-/** Throws `PromptError` with message, part and type unless each part is one of `ContentPart` and `OpenAiPart`. */
+/** Throws `PromptError` with message, part and type if a part is neither a `ContentPart` nor an `OpenAiPart`. */
 function plainContent(content: unknown, message: number): string | readonly PlainPart[] {
   if (typeof content === "string") return content;
   if (!Array.isArray(content))
@@ -166,7 +166,7 @@ const SPACE = "[\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029
 const LEADING_SPACE = new RegExp(`^${SPACE}`);
 const strip = (text: string): string => {
   const rest = text.replace(LEADING_SPACE, "");
-  let end = rest.length; // by hand from the back: `${SPACE}$` would be quadratic in long runs
+  let end = rest.length; // a loop from the end: `${SPACE}$` would be quadratic in long runs
   while (end > 0 && LEADING_SPACE.test(rest[end - 1]!)) end--;
   return rest.slice(0, end);
 };
@@ -208,7 +208,8 @@ export class PromptFormat {
 
   /**
    * The text of a conversation, without the begin-of-sentence token. An empty last message of the assistant counts as none.
-   * Throws `PromptError` unless messages alternate from the user's on, their parts are known and the last question has content.
+   * Throws `PromptError` if messages do not alternate, beginning with the user, if a part is unknown, or if the last
+   * question is empty.
    */
   conversation(
     messages: readonly Message[],
@@ -270,7 +271,7 @@ export class PromptFormat {
     return this.tokenizer.tokenOf(id)!;
   }
 
-  /** Content as one text; an image stands on a line of its own. */
+  /** Joins content to one text; each image is on its own line. */
   private written(content: Turn["content"]): string {
     if (typeof content === "string") return content;
     let text = "";

@@ -18,21 +18,24 @@ import type { StoredDType } from "../io/stored.ts";
 import type { JanusConfig } from "./config.ts";
 import type { JanusForConditionalGeneration } from "./janus.ts";
 
-/** Those of a conversion; without a layout it is the hf layout, without a dtype each tensor keeps its own. */
+/** Options of a conversion. Defaults: the hf layout, and for each tensor its own dtype. */
 export interface SaveOptions extends Omit<ConvertOptions, "layout"> {
   readonly layout?: Layout;
   /** Tensors that the model does not have and the folder is to carry, by their names in DeepSeek's layout: `readUnused` of what was loaded. */
   readonly unused?: ReadonlyMap<string, StoredContent>;
 }
 
-/** A tensor in host memory, as it is stored. */
+/** A tensor in host memory, as stored bytes. */
 export interface StoredContent {
   readonly dtype: StoredDType;
   readonly shape: readonly number[];
   readonly bytes: Uint8Array;
 }
 
-/** What a checkpoint holds and the model does not read (SigLIP's pooling head, the use of the codes), to be saved again with the model. */
+/**
+ * Tensors of a checkpoint that the model does not read (SigLIP's pooling head, the usage counts of the codes), to be
+ * saved with the model.
+ */
 export async function readUnused(checkpoint: Checkpoint): Promise<Map<string, StoredContent>> {
   const unused = new Map<string, StoredContent>();
   for (const [name, tensor] of checkpoint.unused) {
@@ -184,7 +187,7 @@ function weightsFile(weights: Weights): RandomAccess {
   return file;
 }
 
-/** Reads of a tensor as it is now: a later write to it shows in the version of its storage. */
+/** Reads the present contents of a tensor; the version of its storage reveals later writes. */
 function reader(name: string, tensor: Tensor): Weight["read"] {
   const { version } = tensor.storage;
   return (offset, length) => {

@@ -18,7 +18,7 @@ export interface RemovableHandle extends Disposable {
   remove(): void;
 }
 
-/** A hook, whatever its module. */
+/** A hook of any module. */
 type AnyHook = (module: unknown, args: unknown, result: unknown) => unknown;
 
 /** The base of modules that keeps their hooks. */

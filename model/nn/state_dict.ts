@@ -17,7 +17,7 @@ export class StateDictError extends JanusError {}
 
 export type StateDict = Record<string, Tensor>;
 
-/** Throws `ArgumentError` unless `state` is an object of tensors. */
+/** Throws `ArgumentError` if `state` is not an object of tensors. */
 export function requireState(state: StateDict): void {
   if (typeof state !== "object" || state === null || state instanceof Map || Array.isArray(state))
     throw new ArgumentError(

@@ -33,7 +33,10 @@ export interface LoadStateOptions {
 
 const CHUNK_BYTES = 16 * 2 ** 20;
 
-/** Writes the state dict of `holder` as a safetensors file; tied parameters once, under their first name. Throws `SafetensorsError` if it changes meanwhile. */
+/**
+ * Writes the state dict of `holder` as a safetensors file; tied parameters once, under their first name. Throws
+ * `SafetensorsError` if it changes during the write.
+ */
 export async function writeState(holder: Stateful, sink: ByteSink): Promise<void> {
   await writeSafetensors(sink, contentsOf(holder));
 }

@@ -40,10 +40,10 @@ export function fileError(error: unknown, path: string): unknown {
   return new FileError(`${path} ${REASONS[error.code] ?? `cannot be used (${error.message})`}`, error.code, error);
 }
 
-/** What is short on this machine, whatever a file holds: a trainer must not set the file aside for it. */
+/** A shortage of this machine, independent of the file: a trainer must not quarantine the file because of it. */
 const SHORT = new Set(["EMFILE", "ENFILE", "ENOMEM"]);
 
-/** The error if a file could not be read because the machine is short of something; undefined for what is wrong with the file. */
+/** Returns the error if a file could not be read because of a shortage of the machine; undefined if the file itself is at fault. */
 export function shortage(error: unknown, path: string): FileError | undefined {
   const found = fileError(error, path);
   return found instanceof FileError && SHORT.has(found.code) ? found : undefined;
@@ -192,8 +192,8 @@ async function throughTemporary(
 }
 
 /**
- * Fills a folder that must not exist yet, or be empty: written beside it, synced, then renamed. Nothing stays behind when `fill` fails.
- * `bytes` is what it will take; throws `FileError` at once when the disk has less.
+ * Fills a folder that must not exist yet, or be empty: written beside it, synced, then renamed. Nothing remains if
+ * `fill` fails. `bytes` is what it will take; throws `FileError` at once when the disk has less.
  */
 export async function writeFolderAtomic(
   path: string,

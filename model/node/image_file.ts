@@ -15,8 +15,8 @@ import { shortage } from "./files.ts";
 
 export interface ReadImageOptions {
   /**
-   * Take the stored pixels as they are, like the original's `Image.open(file).convert("RGB")`: no EXIF rotation, alpha dropped.
-   * By default the image is taken as a person sees it: turned upright, and what is transparent shows white.
+   * Use the stored pixels unchanged, like the original's `Image.open(file).convert("RGB")`: no EXIF rotation, alpha
+   * dropped. By default the image is rotated upright, with transparent pixels over white.
    */
   readonly plain?: boolean;
   /** The largest file, bytes. */
@@ -73,7 +73,7 @@ async function loadSharp(): Promise<(input: Uint8Array, options: SharpOptions) =
     return (await import("sharp")).default;
   } catch (error) {
     throw new PackageError(
-      `the package "sharp" that reads and writes pictures does not load here: ${String(error)}; run npm install sharp`,
+      `the package "sharp", which reads and writes images, does not load: ${String(error)}; run npm install sharp`,
     );
   }
 }
@@ -109,7 +109,7 @@ export async function imageBytes(path: string, maxBytes = MAX_BYTES): Promise<Ui
 
 /** What an error of the file system means for an image: `ImageError`, or `FileError` if the machine is short of something. */
 export const notReadable = (path: string, error: unknown): Error =>
-  shortage(error, path) ?? new ImageError(`cannot read the picture ${path}: ${messageOf(error)}`);
+  shortage(error, path) ?? new ImageError(`cannot read the image ${path}: ${messageOf(error)}`);
 
 const tooManyBytes = (name: string, bytes: number, maxBytes: number): ImageLimitError =>
   new ImageLimitError(`${name} has ${bytes} bytes; at most ${maxBytes} are read (maxBytes). Save it smaller`);
@@ -146,7 +146,7 @@ function fromChannels(levels: Uint8Array, channels: number, rgb: Uint8Array, dro
 export async function readImage(source: string | Uint8Array, options: ReadImageOptions = {}): Promise<RgbImage> {
   const { plain = false, maxBytes = MAX_BYTES, maxPixels = MAX_PIXELS } = options;
   const isInline = typeof source === "string" && source.startsWith("data:");
-  const name = options.name ?? (typeof source === "string" && !isInline ? source : "the picture");
+  const name = options.name ?? (typeof source === "string" && !isInline ? source : "the image");
   const bytes = isInline
     ? inlineBytes(source)
     : typeof source === "string"
@@ -209,7 +209,7 @@ export async function encodePng(image: RgbImage, text: Readonly<Record<string, s
   return insertTextChunks(png, text);
 }
 
-/** The texts of a PNG file by key, compressed ones too. Throws `ImageFormatError` for what is no PNG or is damaged. */
+/** Returns the texts of a PNG file by key, including compressed ones. Throws `ImageFormatError` if it is not a PNG or is damaged. */
 export function readPngText(png: Uint8Array): Map<string, string> {
   return readTextChunks(png, (bytes) => inflateSync(bytes, { maxOutputLength: MAX_TEXT_BYTES }));
 }

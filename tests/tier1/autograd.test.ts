@@ -191,7 +191,7 @@ describe("recording", () => {
       }),
     ).toThrow("x");
     expect(gradEnabled()).toBe(true);
-    expect(() => noGrad(async () => undefined)).toThrow(/noGrad\(\) takes a synchronous function/);
+    expect(() => noGrad(async () => undefined)).toThrow(/noGrad\(\): the function must be synchronous/);
     expect(gradEnabled()).toBe(true);
   });
   it("is cut by detach", async () => {

@@ -1,4 +1,4 @@
-/** Which tensors a config asks for, under the names and shapes of either layout, and whether those of a checkpoint are they. */
+/** The tensors that a config requires, with the names and shapes of either layout, and their comparison with a checkpoint. */
 import { shapeText } from "../../../engine/errors.ts";
 import { EMBEDDING, HEAD } from "../config.ts";
 import type { JanusConfig } from "../config.ts";
@@ -210,7 +210,7 @@ export function tensorProblems(
   return problems;
 }
 
-/** Throws `TensorMismatchError` unless the tensors are those of the config. `where` names the checkpoint. */
+/** Throws `TensorMismatchError` if the tensors are not those that the config requires. `where` names the checkpoint. */
 export function requireTensors(
   config: JanusConfig,
   layout: Layout,

@@ -63,7 +63,7 @@ export function convertSideFiles(
   );
 }
 
-/** The `files` that stay as they are when the others are rewritten. */
+/** The `files` that are copied unchanged when the others are rewritten. */
 const kept = (files: Files): Map<string, Uint8Array> =>
   new Map([...files].filter(([name]) => isSideFile(name) && !REWRITTEN.includes(name)));
 
@@ -192,7 +192,10 @@ export function hfSideFiles(
     );
 }
 
-/** DeepSeek's config.json. Sizes that its code keeps by itself are left to it; others get keys of their own beside the model's name. */
+/**
+ * Returns DeepSeek's config.json. It leaves out sizes that the original's code contains; others get separate keys
+ * beside the model's name.
+ */
 export function deepseekConfig(config: JanusConfig, torchDtype: string): Json {
   const { vision, vq, language } = config;
   const h = language.hidden;
@@ -344,7 +347,7 @@ function differences(a: object, b: object, path = ""): string[] {
   });
 }
 
-/** Ids of the special tokens; null without a tokenizer (transformers then takes its defaults, those of the 1B model). */
+/** Ids of the special tokens; null without a tokenizer (transformers then uses its defaults, those of the 1B model). */
 function specialIds(tokenizer: Uint8Array | undefined, where: string): Ids | null {
   if (!tokenizer) return null;
   const ids = new Map<JsonValue | undefined, JsonValue | undefined>();

@@ -137,7 +137,7 @@ interface Located {
   readonly revision: string;
   readonly cache: RepoCache;
   readonly listing: Listing;
-  /** Folder of the copy in the cache; null if there is none. */
+  /** Returns the folder of the copy in the cache; null if there is none. */
   readonly cached: string | null;
   readonly transport: Transport;
 }
@@ -156,7 +156,7 @@ async function locate(repo: string, options: DownloadOptions): Promise<Located |
   if (cached !== null && (settings.offline || isSettled)) return { revision, cache, listing: null, cached };
   try {
     const transport = new Transport({ settings, env, retries, backoffMs, signal, onNotice });
-    // With a copy at hand, nobody wants to wait long for the answer that it is still the newest.
+    // If there is a copy, the check for a newer version must not take long.
     const listing = await fetchListing(repo, { revision, settings, transport, retries: cached ? 1 : retries });
     return { revision, cache, transport, listing, cached };
   } catch (error) {
@@ -166,7 +166,10 @@ async function locate(repo: string, options: DownloadOptions): Promise<Located |
 
 const UNWRITABLE = ["EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT"];
 
-/** The copy in the cache, with a notice why; throws `error` if there is none, or if the error is no reason to use it. */
+/**
+ * Returns the copy in the cache, with a notice of the reason. Throws `error` if there is none, or if the error does not
+ * justify using it.
+ */
 function orCached(error: unknown, repo: string, cached: string | null, { onNotice }: DownloadOptions): string {
   const isReason =
     (error instanceof HubError && !(error instanceof HubIntegrityError)) ||

@@ -60,7 +60,7 @@ export class Janus extends AnyJanus {
 
 let opening: Promise<Device> | null = null;
 
-/** The default device; opened if there is none, once however many ask. */
+/** Returns the default device; creates it if there is none, only once for simultaneous callers. */
 async function anyDevice(): Promise<Device> {
   try {
     return getDevice();
@@ -87,7 +87,7 @@ export async function savePicture(path: string, picture: Picture): Promise<void>
 /** How an image was made, from its file (path or bytes). Throws `ImageFormatError` if the file does not say. */
 export async function readPicture(source: string | Uint8Array): Promise<Omit<Picture, "image">> {
   const bytes = typeof source === "string" ? await wholeFile(source) : source;
-  const name = typeof source === "string" ? source : "the picture";
+  const name = typeof source === "string" ? source : "the image";
   const text = readPngText(bytes).get(KEY);
   if (text === undefined)
     throw new ImageFormatError(

@@ -288,7 +288,7 @@ export class Optimizer {
     return indexSelect(dict["steps"]!, 0, tensor(Int32Array.from(places), { device: this.steps.device }));
   }
 
-  /** Gives every parameter the step count that is in `state`: earlier versions had that one for all. */
+  /** Sets the step count of every parameter to that in `state`: earlier versions had one count for all. */
   spreadSteps(): void {
     scope(() => {
       const count = this.state.slice(0, ADAMW_STATE.step, ADAMW_STATE.step + 1).reshape([1, 1]);

@@ -32,9 +32,9 @@ export interface StepContext {
 }
 
 export interface Rule {
-  /** Names of what it keeps of each parameter, as in the state dict. */
+  /** Names of its state tensors of each parameter, as in the state dict. */
   readonly moments: readonly string[];
-  /** Those of the bias corrections in the table of step counts. */
+  /** Columns of the bias corrections in the table of step counts. */
   readonly betas: AdamWBetas;
   /** Throws `ArgumentError` for a parameter that it cannot move. */
   readonly check?: (parameter: Tensor) => void;

@@ -1,6 +1,6 @@
 /**
  * How many tokens each record of a source is, for a tokenizer: counted once, without a look at images, and kept beside the index of the source
- * as `index/<source>-<task and tokenizer>.tokens`, a u32 a record (little-endian), 0 for a record that cannot be a sample.
+ * as `index/<source>-<task and tokenizer>.tokens`, a u32 per record (little-endian), 0 for a record that cannot be a sample.
  */
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";

@@ -1,5 +1,5 @@
 /**
- * What a run writes down as it goes: `log.jsonl`, a line a step, and `events.jsonl`, what happened besides. Both are JSON, a line each, and
+ * What a run writes down as it goes: `log.jsonl`, a line per step, and `events.jsonl`, what happened besides. Both are JSON, a line each, and
  * lines that a crash has cut off or damaged are passed over.
  */
 import { appendFileSync } from "node:fs";
