@@ -19,7 +19,7 @@ export const addAsk: AddCommand = (program, context) => {
   const command = program
     .command("ask")
     .summary("ask about images")
-    .description("Ask a question about images, or without any. The answer is printed as it is generated.")
+    .description("Ask a question, with or without images. The answer is printed while it is generated.")
     .argument("<words...>", "image files, then the question as the last argument")
     .addOption(
       new Option("--max-new-tokens <n>", "most tokens of the answer (default: the model's, else 512)").argParser(
@@ -72,7 +72,7 @@ async function ask(words: readonly string[], flags: AskFlags, context: Context):
     pictures.push(await readImage(image, { plain: flags.plain ?? false }));
   }
   if (isFile || IMAGE_NAME.test(question)) {
-    if (isFile) await readImage(question); // what is wrong with the file comes first
+    if (isFile) await readImage(question); // an error in the file is reported first
     throw new UsageError(`what about ${question}? The question comes after the images, as one quoted word`);
   }
   const sampling = { ...samplingOf(flags), seed: flags.seed ?? anySeed() };

@@ -6,7 +6,7 @@ import type { Output } from "./console.ts";
 export interface Context {
   readonly out: Output;
   readonly stdin: Readable;
-  /** Aborted by the first Ctrl-C (or SIGTERM), and when nobody reads stdout any more. Pass it on to all that takes long. */
+  /** Aborted by the first Ctrl-C (or SIGTERM), and when stdout is closed. Pass it to every long operation. */
   readonly signal: AbortSignal;
   /** What the command ends with when nothing is thrown; `EXIT.checkFailed` for a check that did not pass. */
   exitCode: number;

@@ -13,7 +13,7 @@ export interface Check {
   readonly ms: number;
 }
 
-/** What a check found; a failed one throws. */
+/** Result of a check; a failed check throws. */
 type Run = (device: Device) => Promise<string>;
 
 const CHECKS: readonly [string, Run][] = [

@@ -81,9 +81,9 @@ const packedShown = ({ samples, rows, tokens, targets }: StepEstimate, { length 
 });
 
 const tokenizerShown = ({ batch, microBatch }: TokenizerConfig): Shown => ({
-  step: `a step: ${formatCount(batch)} pictures, ${formatCount(Math.min(batch, microBatch))} at once`,
+  step: `a step: ${formatCount(batch)} images, ${formatCount(Math.min(batch, microBatch))} at once`,
   ofStep: [],
-  ofRun: (steps) => [["pictures", formatCount(batch * steps)]],
+  ofRun: (steps) => [["images", formatCount(batch * steps)]],
 });
 
 /** `1,800 (und 600, text 900, gen 300)` */

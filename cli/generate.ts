@@ -1,4 +1,4 @@
-/** `janus generate`: images of prompts, as PNG files that say how they were made; and what such a file says, made again. */
+/** `janus generate`: generates images from prompts, as PNG files that record how they were made, and regenerates images from such files. */
 import { addAbortSignal } from "node:stream";
 import { Option } from "commander";
 import { rm } from "node:fs/promises";
@@ -189,7 +189,7 @@ interface DrawOptions {
   readonly seed: number;
   readonly sampling: ReturnType<typeof samplingOf>;
   readonly context: Context;
-  /** Begins what is shown: which of several prompts. */
+  /** Prefix of the progress display: which of several prompts is running. */
   readonly which: string;
 }
 

@@ -11,7 +11,7 @@ const SIGNALS = {
 
 /**
  * One key press may arrive twice: the terminal sends it to npm and to us, and npm forwards its own to us.
- * Nobody presses twice in so short a time.
+ * A person does not press the keys twice in such a short time.
  */
 const SAME_PRESS_MS = 100;
 

@@ -50,7 +50,7 @@ const bad = z
   .strictObject({
     /** Most bad samples, as a share of all samples seen. */
     share: z.number().min(0).max(1).default(0.001),
-    /** So many are allowed in any case. */
+    /** This many are allowed in any case. */
     least: whole(0).default(100),
   })
   .prefault({});
@@ -59,7 +59,7 @@ const bad = z
 const page = z.strictObject({
   /** Steps between two writings; 0 for no page. */
   every: whole(0).default(100),
-  /** Training images that are shown beside what the image tokenizer makes of them; 0 for none. */
+  /** Number of training images that the report shows beside their reconstructions; 0 for none. */
   reconstructions: whole(0).default(4),
 });
 
@@ -67,7 +67,7 @@ const fields = z.strictObject({
   /** What trains: 1 adaptors and image head, 2 all but SigLIP, 3 SigLIP too. The image tokenizer never does. */
   stage: z.union(
     [z.literal(1), z.literal(2), z.literal(3)],
-    "1, 2 or 3; stage 0, the image tokenizer, has settings of its own (the preset stage0)",
+    "1, 2 or 3; stage 0, the image tokenizer, has separate settings (the preset stage0)",
   ),
   /** Samples of a step, over all accumulation. */
   batch: whole(1),
@@ -107,7 +107,7 @@ const fields = z.strictObject({
     .strictObject({
       /** Too long for a row: plain texts are cut, conversations lose whole turns at their end. Without it they are bad samples. */
       truncate: z.boolean().default(false),
-      /** System message of conversations that have none of their own (default: the original's), "" for none. */
+      /** System message of conversations without one (default: the original's); "" for none. */
       system: z.string().optional(),
       /** Images as the original takes them: stored pixels, no EXIF rotation, alpha dropped. */
       plain: z.boolean().default(false),
@@ -198,7 +198,7 @@ function suggestion(key: string, known: readonly string[]): string {
   return nearest === null ? `; known: ${known.join(", ")}` : `; did you mean ${nearest}?`;
 }
 
-/** Checks settings of stages 1 to 3 and fills in what is left out. Throws `TrainConfigError` that lists every problem. */
+/** Checks the settings of stages 1 to 3 and fills in defaults. Throws a `TrainConfigError` that lists every problem. */
 export const checkConfig = (settings: unknown, where?: string): TrainConfig => checked(schema, settings, where);
 
 /** Checks settings of stage 0, as `checkConfig` does those of the others. */

@@ -37,17 +37,17 @@ export interface StepMemory {
   /** What forward keeps for backward, and temporaries. */
   readonly activations: number;
   readonly peak: number;
-  /** Bytes of the GPU's buffers after the step: the pool rounds sizes up and keeps what is freed. Steps with other shapes add to them. */
+  /** Bytes of the GPU's buffers after the step: the pool rounds sizes up and keeps freed buffers. Steps with other shapes add to them. */
   readonly buffers: number;
 }
 
-/** What a step of any stage takes. */
+/** Costs of a step of any stage. */
 export interface StepCounts {
   /** Elements of each part of the model. */
   readonly parts: Readonly<Partial<Record<Part, { readonly trained: number; readonly frozen: number }>>>;
   readonly parameters: { readonly trained: number; readonly frozen: number };
   readonly memory: StepMemory;
-  /** Whether the device's budget of memory holds it. */
+  /** True if it fits the memory budget of the device. */
   readonly fits: boolean;
   readonly launches: number;
   /** As the kernels state them: two a multiply-add; attention as if a row were one sample. */
@@ -88,7 +88,7 @@ export function longestBatch(sizes: JanusConfig, config: TrainConfig): Record<Ta
   const repeat = (n: number, sample: () => Sample): Sample[] => (n ? new Array<Sample>(n).fill(sample()) : []);
 
   const answer = (): Sample => {
-    const images = Math.floor((length - 2) / (places + 2)); // an image stands between two tokens of its own
+    const images = Math.floor((length - 2) / (places + 2)); // an image is enclosed in two special tokens
     const placeholder = vocabulary - 1;
     const pixels = new Float32Array(3 * sizes.vision.imageSize ** 2).map((_, i) => ((i * 7) % 256) / 128 - 1);
     const ids = someIds(length, vocabulary);
@@ -111,13 +111,13 @@ export function longestBatch(sizes: JanusConfig, config: TrainConfig): Record<Ta
     const most = Math.floor(length / (places + 1)); // a prompt has two tokens, the last code is no input
     if (n && !most)
       throw new ArgumentError(
-        `length ${length}: a picture to be drawn takes ${places + 1} tokens and more; raise length, or set ratios.gen to 0`,
+        `length ${length}: an image to generate takes at least ${places + 1} tokens; raise length, or set ratios.gen to 0`,
       );
     const codes = Array.from({ length: places }, (_, i) => (37 * i) % sizes.vq.codes);
     return Array.from({ length: n }, (_, i) => {
       const together = Math.min(most, n - Math.floor(i / most) * most); // in its row
       const tokens = Math.floor(length / together) + Number(i % most < length % together);
-      return imageSample(someIds(tokens - places + 1, vocabulary), codes, null, "a picture in a full row");
+      return imageSample(someIds(tokens - places + 1, vocabulary), codes, null, "an image in a full row");
     });
   };
   return {

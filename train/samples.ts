@@ -34,7 +34,7 @@ export interface Sample {
 export const trainedTokens = ({ textTargets, codeTargets }: Pick<Sample, "textTargets" | "codeTargets">): number =>
   textTargets.reduce((n, t) => n + Number(t !== IGNORE), 0) + codeTargets.reduce((n, t) => n + Number(t !== IGNORE), 0);
 
-/** Throws `ArgumentError` unless every image of `samples` has 3 × `side` × `side` values. */
+/** Throws `ArgumentError` if an image of `samples` does not have 3 × `side` × `side` values. */
 export function requireImages(samples: readonly Pick<Sample, "name" | "images">[], side: number): void {
   for (const { name, images } of samples) {
     const bad = images.find(({ length }) => length !== 3 * side ** 2);
@@ -116,7 +116,7 @@ export interface PackedRows {
   readonly places: Int32Array;
   /** From 0 in each sample. */
   readonly positions: Int32Array;
-  /** Which sample of its row per token belongs to; padding has an id of its own. */
+  /** Which sample of its row per token belongs to; padding has a separate id. */
   readonly documents: Int32Array;
   readonly images: readonly Float32Array[];
   /** Targets of each task: which tokens (flat indices) are trained, and what they predict. */

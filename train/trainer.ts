@@ -47,7 +47,7 @@ export interface StepReport {
   readonly cause?: NotFiniteCause;
   /** With f16: what losses of the next step are multiplied by. */
   readonly lossScale?: number;
-  /** All tokens of all rows, and those of them that are padding. */
+  /** Number of tokens of all rows, and of padding tokens. */
   readonly tokens: number;
   readonly padding: number;
 }
@@ -225,7 +225,7 @@ export class Trainer {
     }
   }
 
-  /** Those of `suspects` whose loss in a row of its own is not finite; all of them if none is. */
+  /** Returns the `suspects` whose loss alone in a row is not finite; all suspects if there is none. */
   private async badAlone(suspects: readonly Sample[]): Promise<readonly Sample[]> {
     const { config, sizes } = this;
     const { device } = this;

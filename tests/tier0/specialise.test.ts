@@ -110,7 +110,7 @@ describe("libraries", () => {
     expect(source.match(/fn common/g)).toHaveLength(1);
   });
   it("not known, or for a slot that is not there, are refused", () => {
-    expect(() => specialise(k, {}, { u: scale })).toThrow('slots must be among s, t; got u.');
+    expect(() => specialise(k, {}, { u: scale })).toThrow("slots must be among s, t; got u.");
   });
   it("that the kernel was not handed are refused, by what it has", () => {
     expect(() => specialise(k, {}, { s: "f32" })).toThrow(

@@ -390,7 +390,7 @@ describe("checkpoint", () => {
       const h = x.mul(1);
       const y = checkpoint((t) => t.exp(), h);
       F.addInto(h, h.mul(1));
-      expect(() => y.sum().backward()).toThrow(/saved by "checkpoint" was changed in place/);
+      expect(() => y.sum().backward()).toThrow(/saved by "checkpoint" must be unchanged.*changed in place/);
     });
     dispose(x);
   });
@@ -415,12 +415,12 @@ describe("what it refuses", () => {
       const y = x.exp();
       const loss = y.sum();
       F.fillInto(y, 0);
-      expect(() => loss.backward()).toThrow(/saved by "exp" was changed in place/);
+      expect(() => loss.backward()).toThrow(/saved by "exp" must be unchanged.*changed in place/);
     });
     scope(() => {
       const loss = x.square().sum();
       F.addInto(x, F.ones([2]));
-      expect(() => loss.backward()).toThrow(/saved by "square" was changed in place/);
+      expect(() => loss.backward()).toThrow(/saved by "square" must be unchanged.*changed in place/);
     });
     dispose(x);
   });
@@ -450,10 +450,8 @@ describe("what it refuses", () => {
     const x = leaf([1, 2]);
     scope(() => {
       expect(() => x.square().backward()).toThrow(ShapeError);
-      expect(() => x.square().backward()).toThrow(
-        /is not one element and no gradient was given; pass a gradient of shape \[2\]/,
-      );
-      expect(() => backward(x.square(), F.ones([3]))).toThrow(/\[3\].*pass a gradient of shape \[2\]/);
+      expect(() => x.square().backward()).toThrow(/must have the shape of the loss, \[2\]; got none/);
+      expect(() => backward(x.square(), F.ones([3]))).toThrow(/must have the shape of the loss, \[2\]; got .*\[3\]/);
     });
     dispose(x);
   });
@@ -461,7 +459,9 @@ describe("what it refuses", () => {
     const x = leaf([1, 2]);
     scope(() => {
       const y = record("wrong", [x], x.detach(), [], () => [F.ones([3])]);
-      expect(() => y.sum().backward()).toThrow(/backward of "wrong": gradient 0 has shape \[3\], its input \[2\]/);
+      expect(() => y.sum().backward()).toThrow(
+        /backward of "wrong": gradient 0 must have the shape of its input, \[2\]; got \[3\]/,
+      );
     });
     dispose(x);
   });

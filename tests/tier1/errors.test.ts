@@ -467,7 +467,7 @@ const later: readonly (readonly [
   [
     "one number of many",
     ShapeError,
-    ["item", "[2]", "2 elements", "data()"],
+    ["item", "[2]", "one element", "data()"],
     async () => {
       using x = t([2]);
       await x.item();

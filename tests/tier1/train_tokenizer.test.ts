@@ -216,7 +216,7 @@ it("with a discriminator from step 1 on: 3 steps equal 2 and 1 more, bit for bit
   expect(other.message).toMatch(/other settings \(microBatch\)/);
   const small = await errorOf(() => go("small", judged()));
   expect(small).toBeInstanceOf(ArgumentError);
-  expect(small.message).toMatch(/24 pixels a side and more, these have 8/);
+  expect(small.message).toMatch(/at least 24 × 24 pixels; got a side of 8/);
   expect(readdirSync(at("small"))).toEqual([]);
 });
 

@@ -132,7 +132,7 @@ export class RecordEncoder {
       throw new ArgumentError("RecordEncoder: images of the task gen need their codes; give a CodeSource as `codes`");
     const codes = await source(image);
     const tokens = ids.length + codes.length - 1;
-    if (tokens > this.maxTokens) throw this.tooLong("prompt with its picture", tokens);
+    if (tokens > this.maxTokens) throw this.tooLong("prompt with its image", tokens);
     return imageSample(ids, codes, isDropped(seed, of, drop) ? tokenizer.specials.pad : null, of.name);
   }
 

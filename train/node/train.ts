@@ -40,7 +40,7 @@ export interface RunOptions extends LoopOptions<TrainConfig, StepEvent> {
 
 type Tokens = Partial<Record<Task, number>>;
 
-/** What a checkpoint holds of these stages besides weights and moments; JSON. */
+/** State of these stages in a checkpoint, besides weights and moments; JSON. */
 interface JanusState {
   readonly step: number;
   readonly skipped: number;

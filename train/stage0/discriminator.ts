@@ -1,6 +1,6 @@
 /**
  * The adversarial part of stage 0: a discriminator that distinguishes images from their reconstructions, patch by patch (PatchGAN; Isola et al. 2017),
- * as LlamaGen has it, and what it and the tokenizer want of each other (hinge losses; Lim and Ye 2017).
+ * as in LlamaGen, and the losses of the discriminator and the tokenizer (hinge losses; Lim and Ye 2017).
  */
 import { ArgumentError, Generator, backward, noGrad, scope, zeroGradients } from "../../engine/index.ts";
 import type { Device, Tensor } from "../../engine/index.ts";
@@ -21,7 +21,7 @@ const patchesOf = (side: number): number => STRIDES.reduce((s, stride) => Math.f
 export function requireJudged(side: number): void {
   if (patchesOf(side) < 1)
     throw new ArgumentError(
-      `the discriminator judges pictures of 24 pixels a side and more, these have ${side}; set adversarial.weight=0, or train a tokenizer of larger pictures`,
+      `the discriminator needs images of at least 24 × 24 pixels; got a side of ${side}. Set adversarial.weight=0, or train a tokenizer of larger images`,
     );
 }
 
@@ -71,7 +71,7 @@ export class PatchDiscriminator extends Module {
     [this.convs, this.norms] = noGrad(() =>
       scope(() => {
         const convs = widths.slice(1).map((width, i) => {
-          // The first has no norm behind it, nor has the last; the norms have a bias of their own.
+          // Neither the first nor the last convolution has a norm after it; the norms have their own bias.
           const bias = i === 0 || i === STRIDES.length;
           const conv = new Conv2d(widths[i]!, width, 4, {
             stride: STRIDES[i] ?? 1,
@@ -81,7 +81,7 @@ export class PatchDiscriminator extends Module {
             init: false,
           });
           castInto(conv.weight, normal(conv.weight.shape));
-          const bound = 1 / Math.sqrt(16 * widths[i]!); // PyTorch's, which LlamaGen leaves as it is
+          const bound = 1 / Math.sqrt(16 * widths[i]!); // PyTorch's default, as in LlamaGen
           if (conv.bias) castInto(conv.bias, uniform([width], -bound, bound, { generator, site: site++, device }));
           return conv;
         });

@@ -9,7 +9,7 @@ import { VqModel } from "../../model/vq.ts";
 
 /** Prefix of the names of the tokenizer's weights in the model. */
 export const PREFIX = "model.vqmodel.";
-/** Label of the launches that compute codes, beside whatever else the device does. */
+/** Label of the launches that compute codes, which run between other work of the device. */
 export const CODES_LABEL = "codes";
 
 /** Images that the image tokenizer gets at once, by default. */

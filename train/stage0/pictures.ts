@@ -30,7 +30,7 @@ export class PictureEncoder implements SampleEncoder<Picture> {
   async encode(raw: RawSample, { epoch, name }: SampleId): Promise<Picture> {
     const images = raw.task === "gen" ? [raw.image] : raw.task === "und" ? raw.images : [];
     const path = images[epoch % images.length];
-    if (path === undefined) throw new SampleError("it has no picture");
+    if (path === undefined) throw new SampleError("it has no image");
     return { pixels: generationPixels(await this.readImage(path), this.imageSize), name };
   }
 }

@@ -111,7 +111,7 @@ export interface VqLosses {
 /** In the order in which a part returns them. */
 const LOSSES = ["reconstruction", "codebook", "commitment", "adversarial", "discriminator"] as const;
 
-/** What a step did. */
+/** Results of a step. */
 export interface VqStep {
   /** Means over the batch. */
   readonly losses: VqLosses;

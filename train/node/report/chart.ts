@@ -37,7 +37,7 @@ export interface LineChartOptions {
   /** Size of the plot, pixels without axes (default: 330 × 190, legible on a phone and three to a row on a desktop). */
   readonly width?: number;
   readonly height?: number;
-  /** Draws the chart twice, for the whole width of the page and for a phone; the page shows the one that fits. */
+  /** Draws the chart twice, for the full width of the page and for a phone; the page shows the one that fits. */
   readonly isWide?: boolean;
 }
 

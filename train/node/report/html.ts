@@ -3,7 +3,7 @@
  * escaped unless it is `Html` already, and a content policy in the page forbids scripts and the net should something slip through.
  */
 
-/** Finished HTML: `html` and the functions below make it. The constructor takes its text as it is. */
+/** Finished HTML, made by `html` and the functions below. The constructor does not escape its text. */
 export class Html {
   readonly text: string;
   constructor(text: string) {
@@ -14,7 +14,7 @@ export class Html {
   }
 }
 
-/** What a page can hold: text, which is escaped, finished HTML, or several of them. Null is nothing. */
+/** Contents of a page: text, which is escaped, finished HTML, or several of them. Null is empty. */
 export type Content = string | number | Html | null | readonly Content[];
 
 const ENTITIES: Readonly<Record<string, string>> = {
@@ -49,7 +49,7 @@ export interface PageOptions {
   /** Below the title. */
   readonly summary?: Content;
   readonly sections: readonly Section[];
-  /** The browser loads the page again every so many seconds (default: never). */
+  /** Interval in seconds at which the browser reloads the page (default: never). */
   readonly refresh?: number;
 }
 

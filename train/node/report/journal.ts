@@ -26,7 +26,7 @@ export interface Standing {
 
 /** Asks whether something is due after the last step. */
 export interface Due extends Standing {
-  /** Whether something is due that comes every so many steps (0 for never), and at the end of the run. */
+  /** True if work is due that comes every `every` steps (0: never) and at the end of the run. */
   readonly at: (every: number) => boolean;
 }
 
@@ -76,22 +76,21 @@ export class Journal {
     this.about.onNotice(message);
   }
 
-  /** Whether something is due that comes every so many steps (0 for never), and at the end of the run. */
+  /** True if work is due that comes every `every` steps (0: never) and at the end of the run. */
   isDue(every: number, isEnd: boolean): boolean {
     return every > 0 && (isEnd || this.steps % every === 0);
   }
 
   /**
    * Makes images, then writes the page. What goes wrong is said and ends nothing: a run does not stop for its report.
-   * @param images each is tried, whatever becomes of the others
+   * @param images each is tried, even if others fail
    */
   async write(pictures: readonly (() => Promise<void>)[], { isEnd, signal }: Standing): Promise<void> {
     for (const make of pictures) {
       try {
         await make();
       } catch (error) {
-        if (!signal?.aborted || error !== signal.reason)
-          this.passOver(`no pictures for the report: ${messageOf(error)}`);
+        if (!signal?.aborted || error !== signal.reason) this.passOver(`no images for the report: ${messageOf(error)}`);
       }
     }
     try {

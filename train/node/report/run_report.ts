@@ -32,7 +32,7 @@ const MEASURES = {
   gradNorm: { title: "Norm of the gradients, before clipping", of: (line: LogLine) => line.gradNorm, scale: "log" },
   lossScale: { title: "Loss scale", of: (line: LogLine) => line.lossScale, format: "~s", scale: "log", smooth: false },
   tokens: { title: "Tokens per second", of: (line: LogLine) => line.tokensPerSecond, format: "~s", zero: true },
-  images: { title: "Pictures per second", of: (line: LogLine) => line.imagesPerSecond, zero: true },
+  images: { title: "Images per second", of: (line: LogLine) => line.imagesPerSecond, zero: true },
   mfu: { title: "FLOPs of the model, share of the ceiling (MFU)", of: (line: LogLine) => line.mfu, format: "~%", zero: true }, // prettier-ignore
   memory: {
     title: "Device memory, MB",
@@ -58,7 +58,7 @@ export class RunCurves {
   private readonly marks: Mark[] = [];
   private before = 0;
 
-  /** From here on lines are those of another run, e.g. the next stage: its steps are counted on, and a mark says where it begins. */
+  /** The following lines are those of another run, e.g. the next stage: its steps continue the count, and a mark shows its beginning. */
   begin(label: string): void {
     if (this.last) this.before += this.last.step + 1;
     this.last = null;
@@ -119,13 +119,13 @@ const PAIRS_IN_ROW = 4;
 const count = (n: number): string => n.toLocaleString("en-US");
 
 export interface RunReportOptions {
-  /** The browser loads the page again every so many seconds: during the run. */
+  /** Interval in seconds at which the browser reloads the page, during the run. */
   readonly refresh?: number;
   /** Curves of the log, if at hand; else the log is read. */
   readonly curves?: RunCurves;
 }
 
-/** Writes `report.html` into a run folder, at once, from what the folder holds. Returns its path. */
+/** Writes `report.html` into a run folder atomically, from the contents of the folder. Returns its path. */
 export async function runReport(run: string, options: RunReportOptions = {}): Promise<string> {
   const { refresh } = options;
   const events = await readEvents(run);
@@ -202,7 +202,7 @@ function reconstructionsSection(found: Awaited<ReturnType<typeof readReconstruct
     {
       title: "Reconstructions of the image tokenizer",
       content: [
-        "Pictures of the training data, encoded and decoded by the image tokenizer. Generated pictures cannot be sharper.",
+        "Images of the training data, encoded and decoded by the image tokenizer. Generated images cannot be sharper.",
         picturePairs(pairs, { columns: PAIRS_IN_ROW }),
       ],
     },

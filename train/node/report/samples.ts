@@ -46,7 +46,7 @@ export interface SampleOptions {
   readonly signal?: AbortSignal;
 }
 
-/** Draws an image of each prompt with the model as it is after `step` steps. Draws from generators of its own; nothing of the model changes. */
+/** Generates an image of each prompt with the model after `step` steps. It uses its own random generators and does not change the model. */
 export async function drawSamples(janus: Janus, run: string, step: number, options: SampleOptions): Promise<void> {
   const { prompts, seed, guidance, temperature, ...rest } = options;
   const how = {

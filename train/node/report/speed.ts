@@ -5,7 +5,10 @@ import type { Launch } from "../../../engine/types.ts";
 import { matmul, uniform } from "../../../kernels/index.ts";
 import { CODES_LABEL } from "../../stage0/image_tokenizer.ts";
 
-/** Launches in backward of a `checkpoint` that recompute its forward; those of its own backward have the word once more. */
+/**
+ * Matches launches in backward of a `checkpoint` that recompute its forward; the labels of its own backward contain the
+ * word a second time.
+ */
 const AGAIN = /^backward:(?:[^:]*\/)?checkpoint\.(?!backward:)/;
 
 /**

@@ -1,4 +1,4 @@
-/** What runs of every stage have in common: their start, and what a checkpoint contains for resuming besides weights and moments. */
+/** Common parts of runs of every stage: their start, and the state for resuming besides weights and moments. */
 import { createHash } from "node:crypto";
 import { ArgumentError } from "../../../engine/errors.ts";
 import type { FileSource } from "../../../model/io/bytes.ts";
@@ -39,7 +39,7 @@ export async function newestOf(
   return newest?.path ?? null;
 }
 
-/** Settings that may be others when a run is resumed: they change when it ends and what it costs, not what it computes. */
+/** Settings that may change when a run resumes: they affect its end and its costs, not what it computes. */
 const FREE: readonly string[] = [
   "bad",
   "save",
