@@ -1,7 +1,7 @@
 /** A question about an image: `npx tsx examples/ask.ts MODEL PICTURE QUESTION`. MODEL is a folder, or a name on the Hugging Face hub. */
 import { Janus } from "../index.node.ts";
 
-const [model = "deepseek-ai/Janus-Pro-1B", picture = "photo.jpg", question = "What is in this picture?"] =
+const [model = "deepseek-ai/Janus-Pro-1B", picture = "photo.jpg", question = "What is in this image?"] =
   process.argv.slice(2);
 
 using janus = await Janus.fromPretrained(model);

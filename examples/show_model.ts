@@ -1,4 +1,4 @@
-/** `npm run demo -- --model NAME`: what a model that is there already draws and answers. */
+/** `npm run demo -- --model NAME`: shows images and answers of an existing model. */
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { Janus, encodePicture, savePicture } from "../index.node.ts";
@@ -6,7 +6,7 @@ import type { Device, RgbImage } from "../index.node.ts";
 import { encodePng, writeFileAtomic } from "../model/node/index.ts";
 
 const PROMPT = "a red circle on the left of a blue square";
-const QUESTION = "What is in this picture?";
+const QUESTION = "What is in this image?";
 
 /** Images side by side. */
 export function row(pictures: readonly RgbImage[]): RgbImage {
@@ -38,7 +38,7 @@ export async function showModel(model: string, { folder, n, seed, device, say }:
   const pictures = await janus.generate(PROMPT, { n, seed }).images();
   for (const [k, picture] of pictures.entries()) await savePicture(join(folder, `picture-${k}.png`), picture);
   await writeFileAtomic(join(folder, "pictures.png"), await encodePng(row(pictures.map(({ image }) => image))));
-  say(`drew ${pictures.length} pictures of "${PROMPT}": ${join(folder, "pictures.png")}`);
+  say(`drew ${pictures.length} images of "${PROMPT}": ${join(folder, "pictures.png")}`);
 
   const { text, promptTokenIds, tokenIds } = await janus
     .ask(QUESTION, { images: [await encodePicture(pictures[0]!)], maxNewTokens: 48 })

@@ -72,7 +72,7 @@ export function checkGolden(golden: Golden, config: JanusConfig): void {
   const tokens = imageTokens(config);
   if (json.imageTokens !== null && json.imageTokens !== tokens) {
     throw new GoldenError(
-      `${name}/golden.json: num_image_tokens is ${json.imageTokens}, pictures of this model have ${tokens}; it is the golden folder of another model`,
+      `${name}/golden.json: num_image_tokens is ${json.imageTokens}, but images of this model have ${tokens}; it is the golden folder of another model`,
     );
   }
   for (const entry of tensors.keys()) {
@@ -83,7 +83,7 @@ export function checkGolden(golden: Golden, config: JanusConfig): void {
   parseBatch(golden);
   const trains = parseStages(golden).length > 0;
   if (!trains && json.tokenizer.length === 0 && ![...tensors.keys()].some((entry) => kindOf(entry) >= 0)) {
-    throw new GoldenError(`${name}: it holds nothing that is computed here; is it a golden folder?`);
+    throw new GoldenError(`${name}: it contains no entry that is computed here; is it a golden folder?`);
   }
 }
 
@@ -100,7 +100,7 @@ export class Verification {
   readonly inputs: GoldenInputs;
   readonly model: GoldenModel;
   private readonly golden: Golden;
-  /** The last value computed, by what it is. */
+  /** The last computed value, with its kind. */
   private readonly memo = new Map<string, { readonly i: number; readonly value: Promise<unknown> }>();
 
   constructor(inputs: GoldenInputs, model: GoldenModel) {
@@ -119,7 +119,7 @@ export class Verification {
     for (const { entry, shape, compute } of this.tasks()) yield await this.guard(entry, shape, compute);
   }
 
-  /** Rows of what is neither computed here nor a value of training. */
+  /** Rows of entries that are neither computed here nor values of training. */
   others(): Comparison[] {
     const { json, tensors } = this.golden;
     return [
@@ -244,7 +244,7 @@ export class Verification {
       }));
       const best = distances.sort((a, b) => a.distance - b.distance)[0];
       if (!best || !(best.distance < SAME_PICTURE))
-        return notComputed(entry, golden.shape, `input: its picture ${at} is none of the folder's`);
+        return notComputed(entry, golden.shape, `input: its image ${at} is not in the folder`);
       nearest.push(best.i);
     }
     return close(
@@ -321,7 +321,7 @@ export class Verification {
   async drawnCodes(i: number): Promise<Ids> {
     const found = await this.inputs.codes(`gen${i}.tokens`);
     if (found && found.shape[0] !== 1)
-      throw new GoldenError(`gen${i}.tokens holds ${found.shape[0]} pictures; one is drawn of a prompt`);
+      throw new GoldenError(`gen${i}.tokens contains ${found.shape[0]} images; a prompt has one`);
     if (found) return found;
     const own = await this.freeDrawing(i);
     return { shape: [1, own.length], data: Int32Array.from(own) };
@@ -385,7 +385,7 @@ export class Verification {
     );
   }
 
-  /** What is decoded again: the file's codes, else our own. */
+  /** Codes to decode: those of the file, else our own. */
   async codesToDecode(): Promise<Values> {
     return (await this.inputs.codes("vq.codes")) ?? this.model.codes(await this.inputs.pixels());
   }

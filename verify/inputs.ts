@@ -16,7 +16,7 @@ import type { Golden, Values } from "./file.ts";
 /** A value that another one is computed from cannot be used. It fails the row, not the run. */
 export class UnusableInput extends GoldenError {}
 
-/** What golden values themselves make impossible is a failed row, with this note. Whatever is wrong with the device or with us ends the run. */
+/** Golden values that make a computation impossible give a failed row with this note. Errors of the device, or our own, end the run. */
 export function whyImpossible(error: unknown): string {
   const isTheirs = [GoldenError, PromptError, ShapeError, ArgumentError].some((kind) => error instanceof kind);
   if (!isTheirs) throw error;
@@ -143,7 +143,7 @@ export class GoldenInputs {
     const isPictures =
       (shape.length === 4 || shape.length === 5) && shape.slice(-3).join() === `3,${side},${side}` && data.length > 0;
     if (!isPictures)
-      throw new UnusableInput(`${name} is ${shapeText(shape)}; it must be [pictures, 3, ${side}, ${side}]`);
+      throw new UnusableInput(`${name} is ${shapeText(shape)}; it must be [images, 3, ${side}, ${side}]`);
     return { shape: [shape.slice(0, -3).reduce((a, b) => a * b, 1), 3, side, side], data };
   }
 
@@ -158,7 +158,7 @@ export class GoldenInputs {
         found,
         this.config.vq.codes,
         (shape) => shape.length === 2 && shape[0]! > 0 && shape[1] === tokens,
-        `[pictures, ${tokens}]`,
+        `[images, ${tokens}]`,
       )
     );
   }
@@ -194,13 +194,13 @@ export class GoldenInputs {
     const places = rows.map((ids) => ids.filter((id) => id === imagePlaceholder).length);
     if (!places.every((n) => n % tokens === 0))
       throw new UnusableInput(
-        `und.input_ids has ${places.join(", ")} image placeholders in its rows; a picture takes ${tokens}`,
+        `und.input_ids has ${places.join(", ")} image placeholders in its rows; an image takes ${tokens}`,
       );
     const wanted = places.reduce((a, b) => a + b, 0) / tokens;
     if (wanted === 0) return null;
     const pixels = (await this.pixelsOf("und.pixels")) ?? this.firstPictures(wanted);
     if (pixels.shape[0] !== wanted)
-      throw new UnusableInput(`und.input_ids names ${wanted} pictures, there are ${pixels.shape[0]}`);
+      throw new UnusableInput(`und.input_ids names ${wanted} images, there are ${pixels.shape[0]}`);
     return pixels;
   }
 }

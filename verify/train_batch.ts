@@ -1,4 +1,7 @@
-/** The batch of golden training: `train_rows` as samples of the trainer, each a row of its own. Everything is checked here, as in inputs.ts. */
+/**
+ * The batch of golden training: `train_rows` as samples of the trainer, each in its own row. Everything is checked
+ * here, as in inputs.ts.
+ */
 import { imageTokens } from "../model/janus/config.ts";
 import { IGNORE, imageSample, layRows, textSample } from "../train/samples.ts";
 import type { PackedRows, Sample } from "../train/samples.ts";
@@ -33,7 +36,7 @@ export async function goldenBatches(inputs: GoldenInputs): Promise<GoldenBatch[]
   const counts = rows.map(({ task, ids }, r) => {
     const places = task === "gen" ? 0 : ids.filter((id) => id === placeholder).length;
     if (places % tokens)
-      throw new UnusableInput(`train_rows[${r}] has ${places} image placeholders; a picture takes ${tokens}`);
+      throw new UnusableInput(`train_rows[${r}] has ${places} image placeholders; an image takes ${tokens}`);
     return places / tokens;
   });
   const all = counts.reduce((a, b) => a + b, 0);
@@ -57,7 +60,7 @@ export async function goldenBatches(inputs: GoldenInputs): Promise<GoldenBatch[]
     });
   }
   if (!batches.length)
-    throw new UnusableInput(`train_rows have ${all} pictures from picture 1 on; there are ${pixels!.shape[0]}`);
+    throw new UnusableInput(`train_rows have ${all} images from image 1 on; there are ${pixels!.shape[0]}`);
   return batches;
 }
 

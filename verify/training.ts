@@ -76,7 +76,7 @@ export class Training {
     try {
       const batch = await this.choose(model, batches);
       const run = new StageRun(model, number, separateRows(batch, this.inputs), stage, this.inputs, this.signal);
-      const pictures = batches.length > 1 ? `of pictures ${batch.pictures.join(", ")}` : undefined;
+      const pictures = batches.length > 1 ? `of images ${batch.pictures.join(", ")}` : undefined;
       return { ...(await run.outcome()), pictures };
     } finally {
       zeroGradients(model.parameters());

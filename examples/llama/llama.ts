@@ -84,7 +84,7 @@ export class LlamaForCausalLM extends nn.Module<readonly [Tensor, Sequence]> imp
   }
 }
 
-/** The model and the tokenizer of a folder. Names and shapes of all tensors must be those of the config. */
+/** Loads the model and the tokenizer of a folder. Names and shapes of all tensors must match the config. */
 export async function loadLlama(folder: string, device: Device) {
   const read = (name: string): Promise<Buffer> => readFile(join(folder, name));
   const config = readConfig(await read("config.json"));

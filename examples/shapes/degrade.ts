@@ -1,4 +1,4 @@
-/** What a small image tokenizer does to an image, imitated: to measure the judge before there is a tokenizer. */
+/** Imitates the degradation by a small image tokenizer, to measure the judge before there is a tokenizer. */
 import type { RgbImage } from "../../model/image/image.ts";
 import type { Dice } from "./dice.ts";
 

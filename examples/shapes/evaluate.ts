@@ -1,4 +1,4 @@
-/** What a model of the shapes can do, judged by reading pixels and words: GenEval's six rows, and questions about images. */
+/** Evaluates a model of the shapes by its pixels and words: the six categories of GenEval, and questions about images. */
 import type { Janus, Picture } from "../../index.node.ts";
 import { KINDS } from "./captions.ts";
 import type { Kind, Prompt } from "./captions.ts";

@@ -26,7 +26,7 @@ export interface Coloured {
   readonly shape: Shape;
 }
 
-/** What is said of an object. */
+/** Mention of an object in a text. */
 export type Mention = Partial<Coloured>;
 
 export const isHeldOutColour = ({ colour, shape }: Coloured): boolean =>
@@ -59,7 +59,7 @@ export function isHeldOutLayout({ background, objects }: Scene): boolean {
   return ((hash ^ (hash >>> 16)) & 7) === 0;
 }
 
-/** What is held out among objects, as far as they are named and wherever they lie: counts, colours, pairs, attributes. */
+/** Returns what is held out among the named objects, wherever they are: counts, colours, pairs, attributes. */
 export function heldOutAmong(objects: readonly Mention[]): string[] {
   const found: string[] = [];
   for (const shape of SHAPES) {

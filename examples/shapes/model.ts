@@ -1,4 +1,4 @@
-/** The model of the demo before it has learned anything: the whole of Janus-Pro, small, and a tokenizer whose words are those of the shapes. */
+/** The untrained model of the demo: the whole of Janus-Pro at a small size, and a tokenizer with the words of the shapes. */
 import { byteTokenizerFiles } from "../../model/byte_tokenizer.ts";
 import type { JanusConfig } from "../../model/janus/config.ts";
 import { tinyConfig } from "../../model/janus/create.ts";

@@ -66,7 +66,7 @@ export async function reportPage(options: ReportOptions): Promise<string> {
     title: "Janus-Pro learns shapes",
     summary: `The ${length} recipe on ${device}: ${minutes.toFixed(1)} minutes from random weights to this page. Stage 0 took ${recipe.tokenizer.steps} steps of ${recipe.tokenizer.batch} pictures, stages 1 to 3 took ${stages[1].steps}, ${stages[2].steps} and ${stages[3].steps} steps of ${stages[3].batch} samples.`,
     sections: [
-      { title: `Pictures by the ${best.name}`, content: await drawnByKind(best, SHOWN) },
+      { title: `Images by the ${best.name}`, content: await drawnByKind(best, SHOWN) },
       {
         title: "Scores",
         content: [
@@ -76,18 +76,18 @@ export async function reportPage(options: ReportOptions): Promise<string> {
       },
       ...(await Promise.all(
         others.map(async (column) => ({
-          title: `Pictures by the ${column.name}`,
+          title: `Images by the ${column.name}`,
           content: [sideBySide(await drawnByKind(column, SHOWN_SMALL))],
         })),
       )),
       {
-        title: "Questions about pictures",
+        title: "Questions about images",
         content: [sideBySide([await answers(columns, false), await answers(columns, true)])],
       },
       {
         title: "The image tokenizer",
         content: [
-          `Pictures that training did not contain, each beside its reconstruction from 64 codes. Mean PSNR: ${psnr.toFixed(1)} dB.`,
+          `Images that training did not contain, each beside its reconstruction from 64 codes. Mean PSNR: ${psnr.toFixed(1)} dB.`,
           picturePairs(pairs, { columns: PAIRS_IN_ROW }),
         ],
       },
@@ -106,8 +106,8 @@ function scores(columns: readonly Column[]): Html {
   const names = columns.map(({ name }) => name);
   const drawing = KINDS.map((kind) => [KIND_NAMES[kind], ...columns.map(({ results }) => share(results.drawing[kind]))]); // prettier-ignore
   return sideBySide([
-    table(["pictures", ...names], drawing, right),
-    table(["questions", ...names], asked("held-out pictures", "questions"), right),
+    table(["images", ...names], drawing, right),
+    table(["questions", ...names], asked("held-out images", "questions"), right),
     table(["questions", ...names], asked("held-out combinations", "heldOut"), right),
   ]);
 }
@@ -136,8 +136,8 @@ async function answers(columns: readonly Column[], heldOut: boolean): Promise<Ht
     asked.answer,
   ]);
   const names = columns.length > 1 ? columns.map(({ name }) => `answer (${name})`) : ["answer"];
-  return html`<h3>${heldOut ? "About held-out combinations" : "About held-out pictures"}</h3>
-    ${table(["picture", "question", ...names, "truth"], await Promise.all(rows))}`;
+  return html`<h3>${heldOut ? "About held-out combinations" : "About held-out images"}</h3>
+    ${table(["image", "question", ...names, "truth"], await Promise.all(rows))}`;
 }
 
 /** Unseen images with their reconstructions, and the mean PSNR in dB. */

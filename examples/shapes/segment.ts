@@ -12,7 +12,7 @@ export interface Blob {
   readonly cover: Float32Array;
   readonly area: number;
   readonly rgb: Rgb;
-  /** Undefined if the colour is none of the palette's. */
+  /** Undefined if the colour is not in the palette. */
   readonly colour: Colour | undefined;
 }
 
@@ -177,7 +177,7 @@ export function segment(image: RgbImage): Segmentation {
   return { blobs: blobs.filter(({ area }) => area >= MIN_AREA) };
 }
 
-/** What `share` of a part holds of its colour: its connected pieces that are more than half of it, with their soft edges. */
+/** Returns the connected pieces of a part that consist of its colour by more than half, with their soft edges. */
 function blobsOf(
   share: readonly number[],
   part: readonly number[],

@@ -1,4 +1,4 @@
-/** GenEval's rule on what is known to be in a scene: the truth that the judge, which sees pixels only, is held against. */
+/** GenEval's rule applied to the known contents of a scene: the truth with which the judge, which sees only pixels, is compared. */
 import type { Prompt } from "./captions.ts";
 import { boxOf, relations } from "./scene.ts";
 import type { Scene } from "./scene.ts";

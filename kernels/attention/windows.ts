@@ -70,7 +70,7 @@ export function emptyHeads(shape: Shape, dtype: DType, like: Tensor, headMajor =
 /** As `emptyHeads`, with heads and tokens in the order in which `x` has them. */
 export const emptyLike = (x: Tensor): Tensor => emptyHeads(x.shape, x.dtype, x, x.strides[1]! > x.strides[2]!);
 
-/** What is walked: `rows` batch rows of `heads` key heads. */
+/** Part of the attention: `rows` batch rows of `heads` key heads. */
 export interface HeadRange {
   readonly op: string;
   readonly rows: number;

@@ -78,7 +78,7 @@ export function copyWords(dst: Tensor, src: Tensor): void {
     ): { bound: { of: Tensor; start: number; elements: number }; inside: number } => {
       const first = Math.floor(at / align) * align;
       const words = t.strided([t.storage.bytes / 4], [1], 0);
-      // Counted in words whatever the dtype: a flat view of the storage, `per` elements to a word.
+      // Counted in words for every dtype: a flat view of the storage with `per` elements per word.
       return {
         bound: { of: words, start: first * per, elements: (at - first + reach(strides)) * per },
         inside: at - first,

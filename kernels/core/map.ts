@@ -43,7 +43,7 @@ export function expression(name: string, wgsl: string, ...libraries: readonly Li
   return { name, library: library(name, text, libraries) };
 }
 
-/** The values as they are, converted to the result's dtype. */
+/** The identity, with conversion to the dtype of the result. */
 export const copy = expression("copy", "a");
 const truncate = expression("truncate", "truncate_y(a)");
 
@@ -94,7 +94,7 @@ export function map(formula: Expression, inputs: readonly Tensor[], options: Map
   const shape =
     options.shape ?? inputs.slice(1).reduce((s: Shape, t) => broadcastShapes(formula.name, s, t.shape), a!.shape);
   if (options.into && !options.into.isWritable) {
-    // The granules at its ends belong to others too: made beside it and copied word by word.
+    // Other tensors share the granules at its ends: compute in a temporary and copy word by word.
     const { into, ...rest } = options;
     const own = map(formula, inputs, { ...rest, dtype: into.dtype, shape: into.shape });
     copyWords(into, own);

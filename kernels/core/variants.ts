@@ -5,10 +5,10 @@
 import { ArgumentError } from "../../engine/index.ts";
 import type { Capabilities } from "../../engine/index.ts";
 
-/** One row of a family's table: a way to compute problems `P`, and what a launch of it needs, `C`. Its functions are pure. */
+/** One row of a family's table: a way to compute problems `P`, and the choice `C` that a launch needs. Its functions are pure. */
 export interface Variant<P, C> {
   readonly name: string;
-  /** False if the device lacks what it needs, or the problem is of another kind; default: always. */
+  /** False if the device lacks a requirement, or if the problem is of another kind; default: always true. */
   readonly runs?: (capabilities: Capabilities, problem: P) => boolean;
   /** True if no later row of the table is better; default: always. `false` for variants that are only forced. */
   readonly preferred?: false | ((capabilities: Capabilities, problem: P) => boolean);

@@ -154,7 +154,7 @@ function checkIndices(op: string, z: Tensor, indices: Tensor, codes: number): vo
 /**
  * Every row replaced by its nearest code, both scaled to length 1: z [M, D], codebook [K, D] → ê [M, D] of z's dtype. The gradient goes straight
  * through to the scaled row, z_q = ẑ + stopgrad(ê − ẑ), and from there to z; the codebook gets none (see `codebookLosses`).
- * @param indices those of `codebookLookup`, if they are known
+ * @param indices results of `codebookLookup`, if known
  */
 export function quantize(z: Tensor, codebook: Tensor, indices?: Tensor): Tensor {
   checkTensors("quantize", z, codebook, indices ?? null);
@@ -163,7 +163,7 @@ export function quantize(z: Tensor, codebook: Tensor, indices?: Tensor): Tensor 
   const codes = scope(() =>
     noGrad(() => {
       const unit = l2Normalize(rowsAt(codebook, indices ?? codebookLookup(z, codebook).indices, "f32"), EPS);
-      // A row of z that is NaN stays so, whatever its code.
+      // A row of z that is NaN stays NaN for any code.
       const own = l2Normalize(cast(z, "f32"), EPS);
       return map(keepNaN, [unit, own], { dtype: z.dtype });
     }),

@@ -68,7 +68,7 @@ const GRANULES = 4;
  */
 export const BLOCK = 512;
 
-/** Throws unless `ids` holds 32-bit integers. */
+/** Throws `DTypeError` if `ids` is not i32 or u32. */
 export function checkIds(op: string, ids: Tensor): void {
   if (ids.dtype !== "i32" && ids.dtype !== "u32")
     throw new DTypeError(`${op}: the indices must be i32 or u32; got ${ids}. Cast them.`);
@@ -101,7 +101,7 @@ export function embedding(weight: Tensor, ids: Tensor, options: EmbeddingOptions
   return rowsAt(weight, ids, dtype);
 }
 
-/** `embedding` without its checks: an id outside the table is meant, or cannot be. */
+/** `embedding` without its checks: ids outside the table are intended, or impossible. */
 export function rowsAt(weight: Tensor, ids: Tensor, dtype: DType): Tensor {
   const [vocabulary, columns] = weight.shape as [number, number];
   const shape = [...ids.shape, columns];

@@ -61,7 +61,7 @@ export function gather(x: Tensor, dim: number, index: Tensor): Tensor {
   return pick(x, d, index);
 }
 
-/** `gather` without its checks: an index outside the dimension is meant. */
+/** `gather` without its checks: indices outside the dimension are intended. */
 export function pick(x: Tensor, d: number, index: Tensor): Tensor {
   const order = [...[...x.shape.keys()].filter((k) => k !== d), d];
   const back = [...x.shape.keys()].map((k) => order.indexOf(k));

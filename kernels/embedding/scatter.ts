@@ -75,7 +75,10 @@ function sumPicks(source: Tensor, d: number, index: Tensor, n: number): Tensor {
   return record("scatterAdd", [source], y, [index], (g, [saved]) => [pick(g, d, saved!)]);
 }
 
-/** Number of the last pick of each place, counted from 1, 0 if there is none: u32 of the index's shape, but `n` long along dimension `d`. */
+/**
+ * Number of the last pick of each position, counted from 1, 0 if there is none: u32 of the index's shape, but `n` long
+ * along dimension `d`.
+ */
 function lastPicks(n: number, d: number, index: Tensor): Tensor {
   const picks = index.shape[d]!;
   const rows = sizeOf(index.shape.toSpliced(d, 1));

@@ -75,7 +75,7 @@ export interface CrossEntropyOptions {
   readonly reduction?: LossReduction;
 }
 
-/** What is known of each row so far: state f32 [M, 4]. Begun by `joinColumns` with column 0. */
+/** Running statistics of each row: state f32 [M, 4]. `joinColumns` initialises them with column 0. */
 export const newState = (rows: number, like: Tensor): Tensor => empty([rows, 4], { device: like.device });
 
 /**
@@ -133,7 +133,7 @@ export function finishRows(state: Tensor, targets: Tensor, classes: number, igno
   return { losses, lse, counted };
 }
 
-/** Rows' losses put together, and the number of rows that count (f32 []) if the reduction is the mean. */
+/** Combined losses of the rows, and the number of rows that count (f32 []) if the reduction is the mean. */
 export function reduceLosses(
   { losses, counted }: RowLosses,
   reduction: LossReduction,
@@ -178,7 +178,7 @@ export function columnsBackward(
   }
 }
 
-/** Throws unless `targets` are i32 or u32 [M] and the options are known ones. */
+/** Throws if `targets` are not i32 or u32 [M], or if an option is unknown or out of range. */
 export function checkTargets(op: string, rows: number, targets: Tensor, ignoreIndex: number, reduction: string): void {
   if (targets.dtype !== "i32" && targets.dtype !== "u32")
     throw new DTypeError(`${op}: the targets must be i32 or u32; got ${targets}. Cast them.`);
@@ -194,9 +194,9 @@ export function checkTargets(op: string, rows: number, targets: Tensor, ignoreIn
 
 /**
  * Cross-entropy: logits [M, V], targets i32 or u32 [M] → −log softmax(logits)[target], f32: summed or averaged [] (the default is the
- * mean), or each row's [M]. Statistics are f32 whatever the logits' dtype; the gradient has the logits' dtype.
- * A target that is neither `ignoreIndex` (default −100) nor a class 0 … V − 1 is ignored too, a device with `checks` reports it as an
- * error: check labels on the host.
+ * mean), or each row's [M]. Statistics are f32 for any dtype of the logits; the gradient has the dtype of the logits. A
+ * target that is neither `ignoreIndex` (default −100) nor a class 0 … V − 1 is ignored too, a device with `checks`
+ * reports it as an error: check labels on the host.
  */
 export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntropyOptions = {}): Tensor {
   checkTensors("crossEntropy", logits, targets);

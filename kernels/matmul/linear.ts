@@ -16,7 +16,7 @@ export interface LinearOptions {
   readonly dtype?: DType;
 }
 
-/** What a launch of its own computes of an activation. */
+/** Activations as separate launches. */
 const formulas = (name: Activation) => {
   const kind = ACTIVATIONS[name];
   return {
@@ -35,8 +35,8 @@ const FORMULAS = {
 /**
  * y = activation(x · weightᵗ + bias) + residual: x [..., K], weight [N, K], bias [N] → [..., N]. `gelu` is the exact one (erf), `geluTanh`
  * its tanh form. All of f32, f16, bf16, also mixed; sums are f32. The weight may be larger than a binding.
- * One launch without gradients; with them the value before the activation is kept and the activation is a launch of its own.
- * Gradients of weight and bias are f32, that of x has x's dtype. Throws `ShapeError` if sizes do not fit.
+ * One launch without gradients; with them the value before the activation is kept and the activation is a separate
+ * launch. Gradients of weight and bias are f32, that of x has x's dtype. Throws `ShapeError` if sizes do not fit.
  */
 export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null, options: LinearOptions = {}): Tensor {
   knownOptions("linear", options, ["activation", "residual", "dtype"]);

@@ -107,7 +107,10 @@ const hasTerms = (_: Capabilities, p: MatmulProblem): boolean => p.k > 0;
 /** A lies [M, K] and B [N, K]. */
 const isDots = (_: Capabilities, p: MatmulProblem): boolean => p.k > 0 && !p.transA && p.transB;
 
-/** Kernels on subgroup matrices go first, for 16-bit operands on devices that have them; those of quantised weights by the dtype of b. */
+/**
+ * Kernels on subgroup matrices will come first, for 16-bit operands on devices that have them; kernels of quantised
+ * weights are selected by the dtype of b.
+ */
 const MATMUL: readonly Variant<MatmulProblem, MatmulChoice>[] = [
   {
     name: "naive",

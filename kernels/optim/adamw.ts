@@ -95,7 +95,7 @@ export interface AdamWBetas {
 export interface LossScaling {
   /** What the scale is multiplied by after `growthInterval` steps in a row whose gradients were finite: 2. */
   readonly growthFactor?: number;
-  /** What it is multiplied by after a step whose gradients were not: 0.5. It does not fall below 1. */
+  /** Factor after a step with gradients that were not finite: 0.5. The scale does not fall below 1. */
   readonly backoffFactor?: number;
   /** 2000. */
   readonly growthInterval?: number;
@@ -107,7 +107,7 @@ const LOSS_SCALING = ["growthFactor", "backoffFactor", "growthInterval", "initSc
 export interface AdamWPrepareSettings extends AdamWBetas {
   /** Gradients are scaled down together to at most this norm, by min(1, maxNorm / (norm + 1e-6)); the default is no bound. */
   readonly maxNorm?: number;
-  /** Without it the scale stays as it is. */
+  /** Without it the scale is constant. */
   readonly lossScaling?: LossScaling | null;
   /** f32 of any shape, such as losses: if one of them is not finite the step is skipped too. */
   readonly watched?: Tensor | null;
@@ -180,11 +180,11 @@ function checkState(op: string, state: Tensor): void {
     throw new ShapeError(`${op}: the state must be f32 [12]; got ${state}. Create it with adamwState.`);
 }
 
-/** Throws unless `steps` is a table as `adamwCount` moves it, with rows `first` to `first + count − 1`. */
+/** Throws if `steps` is not a table for `adamwCount`, or has no rows `first` to `first + count − 1`. */
 export function checkSteps(op: string, steps: Tensor, first: number, count: number): void {
   if (steps.dtype !== "f32" || steps.rank !== 2 || steps.dim(1) !== 3 || !steps.isBindable)
     throw new ShapeError(
-      `${op}: steps must be f32 [parameters, 3] with a storage of its own; got ${steps}. Make it by zeros.`,
+      `${op}: steps must be f32 [parameters, 3] with its own storage; got ${steps}. Create it with zeros.`,
     );
   if (!Number.isInteger(first) || !Number.isInteger(count) || first < 0 || count < 0 || first + count > steps.dim(0))
     throw new ArgumentError(
@@ -291,7 +291,7 @@ export function checkStep(
     );
   }
   for (const t of [master, m, v, copy, ema]) {
-    // The last granule is written whole: what is behind the tensor must be padding.
+    // The last granule is written completely: after the tensor there must be padding.
     if (t && (!t.isBindable || (t.size % 4 !== 0 && t.storage.bytes !== storageBytes(t.dtype, t.size)))) {
       throw new ArgumentError(
         `${op}: tensors that are written must consist of whole granules of 4 elements; got ${t}, a view. Use a tensor with its own storage.`,

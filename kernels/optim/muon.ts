@@ -53,8 +53,8 @@ const RMS = 0.2;
 const TOGETHER = 2 ** 21;
 
 /**
- * Near U Vᵀ of each matrix U Σ Vᵀ of m [N, R, C], f32: all singular values between 0.7 and 1.2 that are not next to nothing beside the
- * largest, or beside 1e-7. Not recorded on the tape.
+ * Near U Vᵀ of each matrix U Σ Vᵀ of m [N, R, C], f32: all singular values between 0.7 and 1.2 that are not negligible
+ * compared with the largest, or with 1e-7. Not recorded on the tape.
  */
 export function orthogonalize(m: Tensor): Tensor {
   checkTensors("orthogonalize", m);
@@ -146,7 +146,7 @@ export function muonStep(matrices: readonly MuonTensors[], state: Tensor, settin
   }
 }
 
-/** Moves `m` and returns what it would be a step later with the same gradient. */
+/** Updates `m` and returns its value after one more step with the same gradient. */
 function ahead(m: Tensor, grad: Tensor, state: Tensor, momentum: number): Tensor {
   const from = contiguousCopy(grad);
   const u = empty(m.shape, { device: m.device });

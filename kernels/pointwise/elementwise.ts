@@ -25,7 +25,7 @@ import { sumTo } from "../reduce/reduce.ts";
 
 interface UnaryRow {
   readonly forward: string;
-  /** d/da: an expression over the gradient `a` and what is saved, `b`; null if the op has no gradient. */
+  /** d/da: an expression over the gradient `a` and the saved tensor `b`; null if the op has no gradient. */
   readonly backward: string | null;
   readonly saves?: "input" | "result";
   /** Library whose functions the expressions call. */

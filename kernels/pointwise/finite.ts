@@ -1,4 +1,4 @@
-/** What is NaN or infinite, by the bits, and numbers in its place. */
+/** Tests for NaN and infinity on the bits of values, and their replacement by numbers. */
 import { ArgumentError, DTypeError, LARGEST, checkTensors, isFloat, record, knownOptions } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { expression, map } from "../core/map.ts";

@@ -36,7 +36,7 @@ export interface DropoutOptions {
   readonly generator?: Generator;
   /** Which op of the program draws: give every dropout of a model its own number, else their masks are the same. Needed with a generator. */
   readonly site?: number;
-  /** False: `x` comes back as it is. The default is true. */
+  /** If false, the result is `x` unchanged. Default: true. */
   readonly training?: boolean;
 }
 

@@ -92,8 +92,8 @@ const guidanceKernel = kernel(
 );
 
 /**
- * Classifier-free guidance: logits [2N, V], rows in turn conditional and unconditional → u + weight · (c − u), [N, V] of the same dtype.
- * Ho and Salimans, "Classifier-free diffusion guidance" (2022).
+ * Classifier-free guidance: logits [2N, V], rows alternating conditional and unconditional → u + weight · (c − u), [N,
+ * V] of the same dtype. Ho and Salimans, "Classifier-free diffusion guidance" (2022).
  */
 export function guidance(logits: Tensor, weight: number): Tensor {
   checkTensors("guidance", logits);
@@ -191,7 +191,7 @@ function checkSample(
 
 /**
  * One token a row, drawn from softmax(logits / temperature): logits [N, V] → u32 [N]. Nothing is read back. The same seed, step, sample,
- * site and logits give the same tokens; rows without seeds of their own draw as samples `sample + row`.
+ * site and logits give the same tokens; rows without their own seeds draw as samples `sample + row`.
  *
  * A token is always below V. −Inf masks a token. A row with a NaN or +Inf logit, or with −Inf alone, is not finite: its token is 0, with
  * `flagged` that and `NOT_FINITE_FLAG`. Logits beyond ±3e38 · temperature count as equal.
@@ -217,7 +217,7 @@ export function sampleTokens(logits: Tensor, options: SampleOptions = {}): Tenso
     const granules = granulesOf(classes);
     const chunks = Math.min(MAX_CHUNKS, Math.ceil(granules / CHUNK_GRANULES));
     const best = empty([rows, chunks, 2], { dtype: "u32", device: x.device });
-    // What a variant does not read is bound to the logits again.
+    // Bindings that a variant does not read are filled with the logits.
     for (const { start, count, buffers } of windowsOf("sampleTokens", rows, { x })) {
       launch(sampleKernel, {
         use: { x: rowLibrary(x.dtype, classes) },

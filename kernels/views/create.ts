@@ -93,7 +93,7 @@ export function arange(start: number, end?: number, step = 1, options: TensorOpt
   return y;
 }
 
-/** Throws unless all `count` values are of the dtype: their first, their last and, for integers, the step between them. */
+/** Throws `ArgumentError` if the dtype does not represent the first and the last of `count` values and, for integers, the step. */
 function checkRange(from: number, step: number, count: number, dtype: DType): void {
   const last = from + Math.max(0, count - 1) * step;
   if (isFloat(dtype)) {
@@ -159,7 +159,10 @@ interface Interval {
 }
 const STANDARD_NORMAL: Interval = { low: 0, high: 1, least: 0, most: 0, scale: 1 };
 
-/** What the kernel takes for [low, high); throws unless both are finite in the dtype and it has a value between them. */
+/**
+ * Returns the kernel's parameters for [low, high). Throws `ArgumentError` if a bound is not finite in the dtype, or if
+ * no value is in the interval.
+ */
 function interval(low: number, high: number, dtype: DType): Interval {
   const largest = LARGEST[dtype]!;
   if (!(Math.abs(low) <= largest && Math.abs(high) <= largest && low < high)) {

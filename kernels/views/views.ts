@@ -32,7 +32,7 @@ export function contiguous(x: Tensor): Tensor {
   return record("contiguous", [x], contiguousCopy(x), [], (g) => [g]);
 }
 
-/** A copy in a storage of its own. */
+/** Returns a copy with its own storage. */
 export function clone(x: Tensor): Tensor {
   checkTensors("clone", x);
   return record("clone", [x], map(copy, [x]), [], (g) => [g]);
@@ -266,7 +266,7 @@ export function stack(tensors: readonly Tensor[], dim = 0): Tensor {
   );
 }
 
-/** `x` with `value` around it: `pads` holds [before, after] for the last dimensions, the first pair for the first of them. */
+/** Pads `x` with `value`: `pads` has [before, after] for each of the last dimensions, in their order. */
 export function pad(x: Tensor, pads: readonly (readonly [number, number])[], value = 0): Tensor {
   checkTensors("pad", x);
   requireArray("pad", "pads", pads);
