@@ -174,7 +174,7 @@ async function tokenCounter(name: string, { cache, system }: IndexFlags, context
   };
 }
 
-/** What `janus data index` says of a source. */
+/** Prints the result of `janus data index` for a source. */
 interface Indexed extends Partial<Pick<TokenCounts, "longest" | "bad">> {
   readonly path: string;
   readonly kind: string;

@@ -8,7 +8,7 @@ import { messageOf } from "../engine/errors.ts";
 export interface Check {
   readonly name: string;
   readonly passed: boolean;
-  /** What was compared, or what went wrong. */
+  /** The compared values, or the failure. */
   readonly detail: string;
   readonly ms: number;
 }

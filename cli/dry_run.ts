@@ -10,7 +10,7 @@ import { formatBytes, formatCount, formatDuration, indent, table } from "./forma
 type AnyConfig = TrainConfig | TokenizerConfig;
 type Rows = readonly (readonly string[])[];
 
-/** What the estimates of the stages do not have in common: the step in words, and lines about it and about the whole run. */
+/** Parts of an estimate that differ between the stages: a description of the step, and lines about the step and the whole run. */
 interface Shown {
   readonly step: string;
   readonly ofStep: Rows;

@@ -116,7 +116,7 @@ export async function reportError(thrown: unknown, out: Output, signal: AbortSig
   return exitCode;
 }
 
-/** The same for what commander found. It has printed help and the version by itself; they come here to end the run. */
+/** The same for errors of commander. Commander prints help and version itself; they arrive here to end the run. */
 export function reportUsage(error: CommanderError, out: Output, command: string): number {
   if (error.exitCode === 0) return EXIT.done;
   if (error.code !== "commander.help") {

@@ -1,4 +1,4 @@
-/** What the commands that run a model share: their flags, opening the device and the model, and the paths of images. */
+/** Common parts of the commands that run a model: flags, opening the device and the model, and paths of images. */
 import { access, constants, mkdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { Option } from "commander";

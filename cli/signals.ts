@@ -15,7 +15,7 @@ const SIGNALS = {
  */
 const SAME_PRESS_MS = 100;
 
-/** What of the process is used, so that tests can put something else in its place. */
+/** The part of `process` that is used, so that tests can replace it. */
 export interface SignalSource {
   on(signal: keyof typeof SIGNALS, listener: () => void): unknown;
 }

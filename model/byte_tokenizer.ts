@@ -6,9 +6,9 @@ import { ArgumentError } from "../engine/errors.ts";
 import { byteOfCharacter } from "./tokenizer.ts";
 
 export interface ByteTokenizerOptions {
-  /** What merges are learned from; without them every byte is a token. */
+  /** Texts from which merges are learned; without them every byte is a token. */
   readonly texts?: readonly string[];
-  /** How many merges are learned at most (256); fewer if no pair of tokens is there twice. */
+  /** Maximum number of merges (default: 256); fewer if no pair of tokens occurs twice. */
   readonly merges?: number;
 }
 

@@ -22,7 +22,7 @@ export interface DecodingOptions {
 /** True for a token of a row whose logits are not finite. Its embedding is zero: it is no token. */
 export const isFlagged = (token: number): boolean => token >= NOT_FINITE_FLAG;
 
-/** What makes tokens of hidden states, and inputs of tokens. Belongs to the decoder that it is given to. */
+/** Converts hidden states to tokens, and tokens to inputs. Owned by the decoder that it is passed to. */
 export interface Head {
   /**
    * hidden [R, hidden] (after the last norm), step u32 [1] → the next tokens, u32 [N], with `NOT_FINITE_FLAG` in those of rows that are not
@@ -37,7 +37,7 @@ export interface Head {
 /** Model and device that a decoder uses. */
 export interface DecodingBatch {
   readonly prompts: readonly PromptRow[];
-  /** Which prompt each row of the cache continues; several rows may share one. */
+  /** Index of the prompt that each row of the cache continues; several rows may share one. */
   readonly order: readonly number[];
   /** N: tokens of a step. */
   readonly samples: number;

@@ -61,7 +61,7 @@ export class KvCache {
   }
 }
 
-/** What places a batch of rows among each other and in time. */
+/** Positions and masks of a batch of rows. */
 export interface Sequence {
   /** i32 or u32 [T] or [B, T]: position of each token in its row. */
   readonly positions: Tensor;

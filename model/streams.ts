@@ -2,12 +2,12 @@
 import { ArgumentError } from "../engine/errors.ts";
 
 export interface AnswerResult {
-  /** As decoded: answers of Janus begin with a space. */
+  /** The decoded text; answers of Janus begin with a space. */
   readonly text: string;
   /** Without the end token. */
   readonly tokenIds: readonly number[];
   readonly promptTokenIds: readonly number[];
-  /** What ended the answer: an end token, a stop string, or `maxNewTokens`. */
+  /** Reason for the end of the answer: an end token, a stop string, or `maxNewTokens`. */
   readonly finish: "end" | "stop" | "length";
   readonly timings: { readonly prefillMs: number; readonly decodeMs: number };
 }

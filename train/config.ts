@@ -64,7 +64,10 @@ const page = z.strictObject({
 });
 
 const fields = z.strictObject({
-  /** What trains: 1 adaptors and image head, 2 all but SigLIP, 3 SigLIP too. The image tokenizer never does. */
+  /**
+   * Stage, which selects the trained parameters: 1 adaptors and image head, 2 all except SigLIP, 3 also SigLIP; never
+   * the image tokenizer.
+   */
   stage: z.union(
     [z.literal(1), z.literal(2), z.literal(3)],
     "1, 2 or 3; stage 0, the image tokenizer, has separate settings (the preset stage0)",

@@ -31,10 +31,10 @@ import { VqTraining, vqOptions } from "./stage0/trainer.ts";
 /** Bytes of tensors at the moment when most are alive; the kinds add up to `peak`. */
 export interface StepMemory {
   readonly weights: number;
-  /** What the optimizer keeps from step to step, f32: masters of 16-bit weights, moments, averages; in stage 0 a discriminator too. */
+  /** State of the optimizer, f32: master weights of 16-bit weights, moments, averages; in stage 0 also a discriminator. */
   readonly optimizer: number;
   readonly gradients: number;
-  /** What forward keeps for backward, and temporaries. */
+  /** Tensors saved for backward, and temporaries. */
   readonly activations: number;
   readonly peak: number;
   /** Bytes of the GPU's buffers after the step: the pool rounds sizes up and keeps freed buffers. Steps with other shapes add to them. */
@@ -50,7 +50,7 @@ export interface StepCounts {
   /** True if it fits the memory budget of the device. */
   readonly fits: boolean;
   readonly launches: number;
-  /** As the kernels state them: two a multiply-add; attention as if a row were one sample. */
+  /** FLOPs stated by the kernels: two per multiply-add; attention as if a row were one sample. */
   readonly flops: number;
   /** Read and written by kernels. */
   readonly bytes: number;

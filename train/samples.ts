@@ -18,7 +18,7 @@ export interface Sample {
   readonly ids: Int32Array;
   /** Image codes that are inputs, −1 elsewhere. */
   readonly codes: Int32Array;
-  /** Which of the sample's image embeddings stands here (counted over all its images), −1 elsewhere. */
+  /** Index of the sample's image embedding at this position (counted over all its images); −1 elsewhere. */
   readonly places: Int32Array;
   /** The text token that follows this one, if it is trained. */
   readonly textTargets: Int32Array;
@@ -116,7 +116,7 @@ export interface PackedRows {
   readonly places: Int32Array;
   /** From 0 in each sample. */
   readonly positions: Int32Array;
-  /** Which sample of its row per token belongs to; padding has a separate id. */
+  /** Sample of its row that each token belongs to; padding has a separate id. */
   readonly documents: Int32Array;
   readonly images: readonly Float32Array[];
   /** Targets of each task: which tokens (flat indices) are trained, and what they predict. */

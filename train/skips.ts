@@ -22,14 +22,14 @@ export class SkipLimit {
 export interface Skip {
   readonly text: string;
   readonly advice: string;
-  /** Whether the step tried a larger loss scale, which is how that scale is found. Such a step does not count. */
+  /** True if the step tried a larger loss scale, which is how the scale is found. Such a step does not count. */
   readonly isSearch?: boolean;
 }
 
 export interface SkippedStep {
   /** From 0; messages count from 1, as checkpoints do. */
   readonly step: number;
-  /** What was not finite. */
+  /** The values that were not finite. */
   readonly what: string;
   readonly samples: readonly string[];
   /** The cause, if one was found. */

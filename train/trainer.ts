@@ -52,7 +52,7 @@ export interface StepReport {
   readonly padding: number;
 }
 
-/** What forward and backward of a step leave, besides gradients. */
+/** Results of forward and backward of a step, besides gradients. */
 export interface Accumulated {
   /** f32 [parts]: sums of cross-entropies. The caller disposes it. */
   readonly losses: Tensor;
@@ -73,7 +73,7 @@ const namesOf = (samples: readonly Sample[]): string[] => samples.map(({ name })
 /** A model in training: what trains, and the optimizer. */
 export class Trainer {
   readonly optimizer: AdamW;
-  /** What the stage trains, by name. */
+  /** Parameters that the stage trains, by name. */
   readonly trained: ReadonlyMap<string, Parameter>;
   readonly model: JanusForConditionalGeneration;
   readonly config: TrainConfig;

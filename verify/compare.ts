@@ -115,7 +115,7 @@ const norm = (values: ArrayLike<number>): number =>
 
 const minus = (a: Values["data"], b: Values["data"]): Float64Array => Float64Array.from(a, (x, i) => x - b[i]!);
 
-/** Whether the gradient of a parameter is nothing but rounding. @param total the norm of all gradients */
+/** True if the gradient of a parameter is only rounding error. @param total the norm of all gradients */
 export const isNoise = (gradient: ArrayLike<number>, total: number): boolean =>
   norm(gradient) <= BOUNDS.gradientNoise * total;
 
@@ -131,7 +131,7 @@ export interface Stepped {
   readonly after: Values;
   readonly steps: number;
   readonly lr: number;
-  /** Its gradient is nothing but rounding: the direction of its steps is chance. */
+  /** True if its gradient is only rounding error, so that the direction of its steps is random. */
   readonly isNoise: boolean;
 }
 
@@ -271,7 +271,7 @@ export async function greedy(entry: string, golden: Values, rows: readonly Conti
   };
 }
 
-/** Whether `token` is the best one of row t, up to the bound. Never if there is a NaN. */
+/** True if `token` is the best one of row t, within the bound; always false if there is a NaN. */
 function isAsGood({ shape, data }: Values, t: number, token: number): boolean {
   const row = data.subarray(t * shape[1]!, (t + 1) * shape[1]!);
   let best = -Infinity;

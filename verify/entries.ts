@@ -1,6 +1,6 @@
 /**
- * What each entry of a golden folder means and how it is recomputed: one row of `janus verify` each. Shapes and counts come from the
- * files. Source: the README of the fixtures.
+ * The meaning of each entry of a golden folder, and its recomputation: one row of `janus verify` each. Shapes and
+ * counts come from the files. Source: the README of the fixtures.
  */
 import { quote } from "../model/io/errors.ts";
 import { imageTokens } from "../model/janus/config.ts";
@@ -17,7 +17,7 @@ import { isTrainEntry, parseBatch, parseStages } from "./train_file.ts";
 /** Images that differ by less than this (relative L2) are meant to be the same one. */
 const SAME_PICTURE = 0.1;
 
-/** How an entry of golden.safetensors becomes a row. `i` is the number in its name. */
+/** Computes the row of an entry of golden.safetensors. `i` is the number in its name. */
 type Compute = (run: Verification, entry: string, golden: Values, i: number) => Comparison | Promise<Comparison>;
 
 /** In the order of the rows. */
@@ -109,7 +109,7 @@ export class Verification {
     this.model = model;
   }
 
-  /** How many rows are computed. */
+  /** Number of computed rows. */
   get count(): number {
     return this.tasks().length;
   }

@@ -33,7 +33,7 @@ export interface TokenizerCase {
   readonly decoded: string;
 }
 
-/** What the entries of golden.json are when they are there; the rest of it is in `others`. */
+/** Known entries of golden.json, if present; the rest is in `others`. */
 export interface GoldenJson {
   readonly tokenizer: readonly TokenizerCase[];
   readonly specialIds: ReadonlyMap<string, number> | null;
@@ -163,7 +163,7 @@ const KNOWN = [
   "generate_prompts",
   "train",
 ];
-/** What the folder is, and the batch of the trainer. */
+/** Identification of the folder, and the batch of the trainer. */
 const INPUTS = ["kind", "train_rows"];
 const MARGIN = /^gen(0|[1-9]\d*)_top2_margin_min$/;
 

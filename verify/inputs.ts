@@ -104,7 +104,7 @@ export class GoldenInputs {
 
   // ---- images and codes
 
-  /** What the vision tower sees of `image{i}.png`. */
+  /** Returns the vision tower's input for `image{i}.png`. */
   picture(i: number): Values {
     const found = this.preprocessed.get(i);
     if (found) return found;
@@ -129,7 +129,7 @@ export class GoldenInputs {
     return { shape: [pictures.length, 3, side, side], data };
   }
 
-  /** What the rows of the vision tower and the image tokenizer start from. */
+  /** Returns the inputs of the rows of the vision tower and the image tokenizer. */
   async pixels(): Promise<Values> {
     return (await this.pixelsOf("vision.pixels")) ?? this.firstPictures();
   }

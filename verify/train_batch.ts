@@ -13,11 +13,11 @@ import type { TrainRow } from "./train_file.ts";
 /** The samples with one choice of images for the rows that have some. */
 export interface GoldenBatch {
   readonly samples: readonly Sample[];
-  /** Which of `vision.pixels` they are, in the order of the rows. */
+  /** Their indices in `vision.pixels`, in the order of the rows. */
   readonly pictures: readonly number[];
 }
 
-/** Which of `vision.pixels` image `k` of the batch is, `inRow` being its position in its own row. */
+/** Returns the index in `vision.pixels` of image `k` of the batch; `inRow` is its position in its row. */
 type Choice = (inRow: number, k: number) => number;
 
 /**

@@ -58,7 +58,7 @@ export interface TrainStage {
 
 const TENSOR = /^train(\d+)\.(?:grad|after(\d+))\.(.+)$/s;
 
-/** Whether an entry of golden.safetensors is a value of training. */
+/** True if an entry of golden.safetensors is a value of training. */
 export const isTrainEntry = (name: string): boolean => TENSOR.test(name);
 
 /** The stages of a folder; throws `GoldenError` if an entry of a known name has another form than it should. */

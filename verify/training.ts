@@ -45,7 +45,7 @@ export class Training {
     this.stages = parseStages(inputs.golden);
   }
 
-  /** How many rows are computed. */
+  /** Number of computed rows. */
   get count(): number {
     return this.stages.reduce((sum, stage) => sum + wanted(stage).length, 0);
   }
@@ -153,7 +153,7 @@ function wanted(stage: TrainStage): Wanted[] {
 /** The stage that a row belongs to, for printing; null for rows of other things. */
 export const trainStage = ({ entry }: Comparison): string | null => /^train\d+(?=\.)/.exec(entry)?.[0] ?? null;
 
-/** How far the rows of a stage are off at most; for stages that pass. */
+/** Largest deviation of the rows of a stage that passes. */
 export function worst(rows: readonly Comparison[]): string {
   const most = (kind: RegExp, of: "maxAbs" | "relativeL2"): string[] => {
     const values = rows.filter(({ entry }) => kind.test(entry)).flatMap((row) => row[of] ?? []);

@@ -38,7 +38,7 @@ export interface Clause {
   readonly position?: readonly [Relation, number];
 }
 
-/** As a line of GenEval's metadata: the image must show every `include` and no `exclude`. */
+/** A prompt in the form of GenEval's metadata: the image must show every `include` and no `exclude`. */
 export interface Prompt {
   readonly kind: Kind;
   readonly text: string;
@@ -172,7 +172,7 @@ export const heldOutPrompts = (kind: Kind): Prompt[] =>
     wordings.map((text) => ({ kind, text, include, exclude })),
   );
 
-/** How clear a position is in images that are made to show it; GenEval asks for 0.5. */
+/** Minimum clearness of a position in images that are made to show it; GenEval requires 0.5. */
 export const CLEAR = 0.65;
 
 /**
@@ -197,7 +197,7 @@ export function sceneFor(dice: Dice, prompt: Prompt, options: LayoutOptions & { 
   throw new RangeError(`sceneFor: no scene found for "${prompt.text}"`);
 }
 
-/** Whether nothing is held out in the scene but what the prompt asks for. */
+/** True if nothing is held out in the scene except what the prompt requires. */
 function onlyAsked(scene: Scene, { kind, include }: Prompt): boolean {
   const found = heldOutIn(scene);
   if (kind === "position") {

@@ -169,9 +169,9 @@ export interface EvaluationOptions extends LayoutOptions {
 }
 
 /**
- * What the trained model is judged by: prompts of every kind that training never held, in an order of the seed, and questions about
- * images whose layouts it never saw. A question with `heldOut` asks for a combination that no question of training names; the others are about scenes
- * without any.
+ * The evaluation of the trained model: prompts of every kind that are not in the training data, in an order given by
+ * the seed, and questions about images whose layouts it never saw. A question with `heldOut` asks for a combination
+ * that no question of training names; the others are about scenes without any.
  */
 export function evaluation(seed: number, options: EvaluationOptions = {}): Evaluation {
   const { prompts = 100, questions = 50 } = options;

@@ -3,7 +3,7 @@ import type { RgbImage } from "../../model/image/image.ts";
 import type { Dice } from "./dice.ts";
 
 export interface Degradation {
-  /** How often each 8×8 block is blurred by weights 1 2 1 within itself: block edges do not bleed, so that seams show. 2. */
+  /** Number of times that each 8×8 block is blurred with weights 1 2 1 (default: 2). Blocks are blurred separately, so that seams show. */
   readonly blur?: number;
   /** Largest change of a block's level, of 255. 8. */
   readonly block?: number;

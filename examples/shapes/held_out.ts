@@ -18,7 +18,7 @@ import type { Colour, Relation, Scene, Shape } from "./scene.ts";
 const shapeNumber = Object.fromEntries(SHAPES.map((shape, i) => [shape, i])) as Record<Shape, number>;
 const colourNumber = Object.fromEntries(COLOURS.map((colour, i) => [colour, i])) as Record<Colour, number>;
 
-/** How far shape `b` stands behind shape `a`, around the list. */
+/** Cyclic distance from shape `a` to shape `b` in the list. */
 const step = (a: Shape, b: Shape): number => (shapeNumber[b] - shapeNumber[a] + SHAPES.length) % SHAPES.length;
 
 export interface Coloured {
@@ -44,11 +44,11 @@ export function isHeldOutAttributes(a: Coloured, b: Coloured): boolean {
   return (colourNumber[a.colour] + colourNumber[b.colour] + shapeNumber[a.shape] + shapeNumber[b.shape]) % 5 === 0;
 }
 
-/** Whether a wording of a single object is held out. */
+/** True if a wording of a single object is held out. */
 export const isHeldOutWording = (opening: number, article: number, shape: Shape): boolean =>
   (opening + article + shapeNumber[shape]) % 4 === 0;
 
-/** Whether the layout belongs to the evaluation; training shows all others. FNV-1a over all that the scene holds. */
+/** True if the layout belongs to the evaluation; training shows all others. FNV-1a over the contents of the scene. */
 export function isHeldOutLayout({ background, objects }: Scene): boolean {
   let hash = 0x811c9dc5;
   const parts = objects.map(({ shape, colour, size, x, y }) => `${shape} ${colour} ${size} ${x} ${y}`).sort(); // their order does not show

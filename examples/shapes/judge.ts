@@ -15,14 +15,14 @@ export interface Seen extends Box {
   /** Undefined if it resembles none enough. */
   readonly shape: Shape | undefined;
   readonly colour: Colour | undefined;
-  /** How well the shape fits: overlap over union with the drawn shape, soft at the edges. */
+  /** Fit of the shape: intersection over union with the drawn shape, soft at the edges. */
   readonly fit: number;
   /** The shape that fits best, however badly, and how much less well the next one does. */
   readonly nearest: Shape;
   readonly margin: number;
   /** The worst place: mean difference from the drawn shape over 5×5 pixels, 0 to 1. A piece that is missing or too much stands out here. */
   readonly flaw: number;
-  /** How much longer it is one way than the shape would be, as a ratio of 1 and more. */
+  /** Stretch relative to the shape, as a ratio of at least 1. */
   readonly stretch: number;
 }
 

@@ -1,7 +1,8 @@
 /**
- * How well the judge sees, on images whose content is known: `npx tsx examples/shapes/measure.ts [--count N] [--seed N] [--sheets FOLDER]`.
- * Prints accuracy and false positives by kind and the confusion tables of shapes and colours, for clean and for degraded images;
- * with --sheets it writes images of each kind with their captions to look at.
+ * Measures the accuracy of the judge on images with known contents: `npx tsx examples/shapes/measure.ts [--count N]
+ * [--seed N] [--sheets FOLDER]`. Prints accuracy and false positives by kind and the confusion tables of shapes and
+ * colours, for clean and for degraded images; with --sheets it writes images of each kind with their captions to look
+ * at.
  */
 import { mkdir, writeFile } from "node:fs/promises";
 import { pathToFileURL } from "node:url";
@@ -100,7 +101,7 @@ export async function measure(
   return { accuracy, falsePositives, mistakes } as Figures;
 }
 
-/** How often each shape (row) is seen as each (column), and colours likewise; the last column is "none". */
+/** Confusion matrices of shapes and of colours: true (row) and recognised (column); the last column is "none". */
 export async function confusions(
   seed: number,
   count: number,

@@ -24,7 +24,7 @@ export interface Question {
   readonly answer: string;
   /** Subject of the question, independent of its wording: the answer to another one with the same subject would reveal this answer. */
   readonly about: string;
-  /** Whether question and answer together name a combination that is held out. */
+  /** True if question and answer together name a held-out combination. */
   readonly heldOut: boolean;
 }
 
@@ -149,7 +149,7 @@ const MAKERS: Readonly<Record<QuestionKind, Make>> = {
 };
 
 export interface AskOptions {
-  /** Whether the question shall name a held-out combination. Default: false. */
+  /** If true, the question names a held-out combination (default: false). */
   readonly heldOut?: boolean;
   /** The answer wanted if it is yes or no (default: either). */
   readonly yes?: boolean;

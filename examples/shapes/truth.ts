@@ -3,7 +3,7 @@ import type { Prompt } from "./captions.ts";
 import { boxOf, relations } from "./scene.ts";
 import type { Scene } from "./scene.ts";
 
-/** Whether the scene meets the prompt; every object of a shape counts, while GenEval takes the best recognised. */
+/** True if the scene satisfies the prompt; every object of a shape counts, whereas GenEval uses the best recognised one. */
 export function holds({ objects }: Scene, { include, exclude }: Pick<Prompt, "include" | "exclude">): boolean {
   const of = (shape: string): Scene["objects"] => objects.filter((object) => object.shape === shape);
   return (

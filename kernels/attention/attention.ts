@@ -57,7 +57,7 @@ export interface AttentionOptions {
   readonly documents?: Tensor;
 }
 
-/** Which masks a launch applies, and their position. */
+/** The masks that a launch applies, and their position. */
 interface Masks {
   /** CAUSAL 1, STARTS 2, DOCUMENTS 4, as in `lib/attention_keys.wgsl`. */
   readonly flags: number;

@@ -165,7 +165,7 @@ const CONV: readonly Variant<ConvProblem, ConvVariant>[] = [
   ...DIRECT,
 ];
 
-/** What computes a convolution. */
+/** The kernels that compute a convolution. */
 export const convVariant = (capabilities: Capabilities, problem: ConvProblem): ConvVariant =>
   chooseVariant("conv2d", CONV, capabilities, problem);
 

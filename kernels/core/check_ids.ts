@@ -11,7 +11,7 @@ const check = kernel(
   { count: "u32", position: "u32", limit: "u32", ignored: "u32", has_ignored: "u32", site: "u32" },
 );
 
-/** What the checks of a device write, u32 [4]; it lives as long as the device. */
+/** The record that the checks of a device write, u32 [4]; it lives as long as the device. */
 const records = new WeakMap<Device, Tensor>();
 
 function recordOf(device: Device): Tensor {

@@ -26,10 +26,13 @@ const i32 = library("i32", new URL("./lib/i32.wgsl", import.meta.url), [finite])
 const u32 = library("u32", new URL("./lib/u32.wgsl", import.meta.url), [finite]);
 const u8 = library("u8", new URL("./lib/u8.wgsl", import.meta.url), [finite]);
 
-/** What nearly every kernel includes: the storage of each dtype, and the folded grid. */
+/** Libraries that nearly every kernel includes: the storage of each dtype, and the folded grid. */
 export const standard: readonly Library[] = [grid, f32, f16, bf16, i32, u32, u8];
 
-/** What fills the slot of an operand of `dtype` with rows of `columns` elements: one element a granule (f32 only) if rows do not split into fours. */
+/**
+ * Returns the library for an operand of `dtype` with rows of `columns` elements: one element per granule (f32 only) if
+ * the length is not a multiple of 4.
+ */
 export function rowLibrary(dtype: DType, columns: number): Library | DType {
   return dtype === "f32" && columns % 4 !== 0 ? f32x1 : dtype;
 }

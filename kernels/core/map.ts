@@ -26,7 +26,7 @@ import { windowsOf } from "./windows.ts";
 
 /** An elementwise formula; `expression()` makes it, `map()` applies it. */
 export interface Expression {
-  /** What launches, traces and messages call it. */
+  /** Name in launches, traces and messages. */
   readonly name: string;
   readonly library: Library;
 }

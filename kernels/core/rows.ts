@@ -1,6 +1,6 @@
 /**
- * What kernels over rows share: how many invocations work on a row, operands whose rows split into granules, and bindings of a
- * table with four numbers per row.
+ * Common parts of kernels over rows: how many invocations work on a row, operands whose rows split into granules, and
+ * bindings of a table with four numbers per row.
  */
 import { contiguousStrides, library, sizeOf } from "../../engine/index.ts";
 import type { Bound, Capabilities, DType, Library, Tensor } from "../../engine/index.ts";
@@ -69,7 +69,7 @@ export function rowOperand(x: Tensor, columns: number): Tensor {
 /** Granules of a row of `columns` elements. */
 export const granulesOf = (columns: number): number => (columns % 4 === 0 ? columns / 4 : columns);
 
-/** What fills the slots of operands with rows of `columns` elements: slot → tensor. */
+/** Returns the libraries for operands with rows of `columns` elements: slot → tensor. */
 export function rowUses(columns: number, operands: Readonly<Record<string, Tensor>>): Record<string, Library | DType> {
   return Object.fromEntries(Object.entries(operands).map(([slot, t]) => [slot, rowLibrary(t.dtype, columns)]));
 }

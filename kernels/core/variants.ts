@@ -1,6 +1,7 @@
 /**
- * Which variant of a kernel runs: each family has one table of them, and the first that runs on the device and is preferred for the problem
- * is taken. What comes next (subgroup matrices, quantised weights) is a row more. Tests and the bench force a variant by name, here alone.
+ * Choice of kernel variants: each family has one table of variants, and the first that runs on the device and is
+ * preferred for the problem is taken. What comes next (subgroup matrices, quantised weights) is a row more. Tests and
+ * the bench force a variant by name, here alone.
  */
 import { ArgumentError } from "../../engine/index.ts";
 import type { Capabilities } from "../../engine/index.ts";
@@ -18,7 +19,7 @@ export interface Variant<P, C> {
   readonly instead?: string;
 }
 
-/** What the table of `family` has for `problem`. Throws `ArgumentError` if a variant is forced that the table does not have. */
+/** Returns the choice of the table of `family` for `problem`. Throws `ArgumentError` if a forced variant is not in the table. */
 export function chooseVariant<P, C>(
   family: string,
   table: readonly Variant<P, C>[],

@@ -130,7 +130,7 @@ function gradientOfRows(g: Tensor, index: Tensor, n: number): Tensor {
   return dx;
 }
 
-/** The same for many picks per row, added by blocks of them. */
+/** The same for many picks per row, added in blocks. */
 function scatterPicks(g: Tensor, index: Tensor, n: number): Tensor {
   const [rows, picks] = g.shape as [number, number];
   if (rows * n >= 2 ** 32)

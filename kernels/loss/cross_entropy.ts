@@ -71,7 +71,7 @@ export type LossReduction = "sum" | "mean" | "none";
 export interface CrossEntropyOptions {
   /** Rows with this target count nowhere. */
   readonly ignoreIndex?: number;
-  /** What becomes of the rows' losses; `"mean"` divides by the number of rows that count (by 1 if none does). */
+  /** Reduction of the rows' losses; `"mean"` divides by the number of rows that count (by 1 if none does). */
   readonly reduction?: LossReduction;
 }
 
@@ -145,7 +145,7 @@ export function reduceLosses(
   return { loss: map(meanOf, [total, count]), count };
 }
 
-/** What multiplies each row's gradient: f32 [M], 0 for rows that do not count. `g` is the gradient of the loss, [] or [M]. */
+/** Returns the factor of each row's gradient: f32 [M], 0 for rows that do not count. `g` is the gradient of the loss, [] or [M]. */
 export function rowCoefficients(g: Tensor, counted: Tensor, count: Tensor | null): Tensor {
   const options = { dtype: "f32", shape: counted.shape } as const;
   return count ? map(coefficientOf, [counted, g, count], options) : map(product, [counted, g], options);

@@ -19,7 +19,7 @@ import { mean, sum } from "../reduce/reduce.ts";
 import type { LossReduction } from "./cross_entropy.ts";
 
 export interface LossOptions {
-  /** What becomes of the elements' losses (default: "mean"). */
+  /** Reduction of the elements' losses (default: "mean"). */
   readonly reduction?: LossReduction;
 }
 

@@ -1,4 +1,4 @@
-/** How a product larger than a binding or a grid is cut into launches, and how operands are bound. Used by `launch.ts`. */
+/** Splits a product larger than a binding or a grid into launches, and binds the operands. Used by `launch.ts`. */
 import { DTYPES, ShapeError, elementBytes } from "../../engine/index.ts";
 import type { Bound, Device, Tensor } from "../../engine/index.ts";
 

@@ -1,4 +1,4 @@
-/** Which matmul kernel runs for which problem, and with which constants: a pure function over a committed table. */
+/** Choice of the matmul kernel and its constants for a problem: a pure function over a committed table. */
 import type { Capabilities, Constants, DType, Library, Uses } from "../../engine/index.ts";
 import { chooseVariant } from "../core/variants.ts";
 import type { Variant } from "../core/variants.ts";

@@ -91,9 +91,9 @@ export interface AdamWBetas {
   readonly beta2?: number;
 }
 
-/** How the scale of the losses changes, in the words of PyTorch's `GradScaler`. */
+/** Updates of the loss scale, with the names of PyTorch's `GradScaler`. */
 export interface LossScaling {
-  /** What the scale is multiplied by after `growthInterval` steps in a row whose gradients were finite: 2. */
+  /** Factor of the scale after `growthInterval` consecutive steps with finite gradients: 2. */
   readonly growthFactor?: number;
   /** Factor after a step with gradients that were not finite: 0.5. The scale does not fall below 1. */
   readonly backoffFactor?: number;
@@ -263,7 +263,7 @@ export const STEP_TENSORS = [
   "steps",
 ] as const satisfies readonly (keyof AdamWTensors)[];
 
-/** What the step of any optimizer asks of its tensors: f32 of one shape but for the copy, and storages that granules of 4 may be written to. */
+/** Checks the tensors of an optimizer step: f32 of the same shape (except the copy), and storages that can be written in granules of 4. */
 export function checkStep(
   op: string,
   tensors: Omit<AdamWTensors, "m" | "v"> & { readonly m?: Tensor | null; readonly v?: Tensor },

@@ -171,7 +171,7 @@ function formula(op: string, part: string, wgsl: string, row: { readonly library
   return expression(`${op}.${part}`, wgsl, ...(row.library ? [row.library] : []));
 }
 
-/** What `make` gives for each row of a table. */
+/** Applies `make` to each row of a table. */
 function formulas<K extends string, Row, Result>(
   table: Readonly<Record<K, Row>>,
   make: (op: K, row: Row) => Result,
@@ -329,7 +329,7 @@ export function castInto(dst: Tensor, src: Tensor): void {
     throw new ArgumentError(
       `castInto: source and destination must not share a storage; got ${src} and ${dst}. Clone the source first.`,
     );
-  // What can be written by whole granules takes any source and any row length; other views are written word by word.
+  // Destinations of whole granules accept any source and any row length; other views are written word by word.
   if (dst.isWritable) {
     map(copy, [src], { into: dst, shape: dst.shape });
     return;

@@ -90,7 +90,7 @@ export function avgPool2d(x: Tensor, kernelSize: Size2d, options: AvgPool2dOptio
   return pool("avgPool2d", x, kernelSize, options, options.countIncludePad ?? true);
 }
 
-/** What the kernels take. */
+/** Parameters of the kernels. */
 type Geometry = Readonly<Record<Exclude<keyof typeof params, "planes">, number>>;
 
 /** @param includePad null for the maximum */

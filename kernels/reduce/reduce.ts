@@ -65,7 +65,7 @@ const integerStage = kernel(
 /** Granules that one invocation combines in a stage. */
 const CHUNK = 64;
 
-/** How two parts are combined: in a stage, and part by part. */
+/** Combination of two parts: within a stage, and of partial results. */
 const COMBINE = {
   sum: { library: reduceSum, pair: sumPair },
   max: { library: reduceMax, pair: expression("max_pair", "max_a(a, b)") },

@@ -110,7 +110,7 @@ function checkRange(from: number, step: number, count: number, dtype: DType): vo
   checkNumber("arange", last, dtype);
 }
 
-/** Whether all `count` values are whole numbers of i32: then they are computed as such, and rounded once. */
+/** True if all `count` values are whole numbers of i32: they are then computed in i32 and rounded once. */
 function isWholeRange(from: number, step: number, count: number): boolean {
   const [least, most] = integerRange("i32")!;
   return (
@@ -149,7 +149,7 @@ export interface RandomOptions extends TensorOptions {
   readonly site?: number;
 }
 
-/** What the kernel takes for a draw: the interval of a uniform one, mean and standard deviation of a normal one as `low` and `high`. */
+/** Parameters of a draw: the interval of a uniform one; mean and standard deviation of a normal one as `low` and `high`. */
 interface Interval {
   readonly low: number;
   readonly high: number;

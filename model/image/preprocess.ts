@@ -155,7 +155,7 @@ function padToSquare(image: RgbImage, side: number, background: Rgb): RgbImage {
   return { width: side, height: side, data };
 }
 
-/** What the understanding tower sees of `image`: float32 [3, S, S] with S = `imageSize`; the long side fills S, the rest is background. */
+/** Returns the input of the understanding tower: float32 [3, S, S] with S = `imageSize`; the long side fills S, the rest is background. */
 export function understandingPixels(image: RgbImage, config: PreprocessConfig): Float32Array {
   checkImage("understandingPixels", image);
   const { imageSize, minSize, rescaleFactor, mean, std } = config;
@@ -170,8 +170,8 @@ export function understandingPixels(image: RgbImage, config: PreprocessConfig): 
 }
 
 /**
- * What the VQ encoder sees of `image`: float32 [3, S, S] in [−1, 1]; the short side fills S, the long side is cropped in the middle.
- * The original's crop is not published; this is the project's choice.
+ * Returns the input of the VQ encoder: float32 [3, S, S] in [−1, 1]; the short side fills S, the long side is cropped
+ * in the middle. The original's crop is not published; this is the project's choice.
  */
 export function generationPixels(image: RgbImage, imageSize: number): Float32Array {
   checkImage("generationPixels", image);

@@ -22,7 +22,10 @@ export interface JanusConfig {
   readonly generation: { readonly depth: number };
   /** The image tokenizer. */
   readonly vq: VqConfig;
-  /** What the vision tower of some older checkpoints does to its input first, after the processor: (x − mean) / std by channel. */
+  /**
+   * Normalisation (x − mean) / std per channel that the vision tower of some older checkpoints applies to its input,
+   * after the processor.
+   */
   readonly inputNorm?: { readonly mean: readonly number[]; readonly std: readonly number[] };
   readonly language: LlamaConfig & {
     readonly maxPositions: number;

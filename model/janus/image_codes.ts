@@ -8,7 +8,7 @@ import type { VqModel } from "../vq.ts";
 
 export interface Reconstruction {
   readonly tokenIds: readonly number[];
-  /** What the image tokenizer saw: short side fitted, cropped to a square. */
+  /** Input of the image tokenizer: short side fitted, cropped to a square. */
   readonly original: RgbImage;
   readonly image: RgbImage;
   /** Peak signal-to-noise ratio of the 8-bit pixels, dB; infinite for equal images. */

@@ -23,7 +23,7 @@ export interface Processor {
   readonly prompts: PromptFormat;
   readonly images: PreprocessConfig;
   readonly drawing: DrawingDefaults;
-  /** What the checkpoint says about answers; options replace it one by one. */
+  /** The checkpoint's settings of answers; options override them one by one. */
   readonly answers: AnswerDefaults;
   /** Things worth saying about the files: keys that are not known and have no effect, ids that differ from the tokenizer's. */
   readonly notices: readonly string[];

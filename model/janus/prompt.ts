@@ -8,7 +8,7 @@ import type { Tokenizer } from "./tokenizer.ts";
 import { isObject, showJson, unknownKeys } from "../io/unknown.ts";
 import { ChatTemplate } from "../chat_template.ts";
 
-/** What the original puts before questions. Image generation has no system prompt. */
+/** The original's system prompt, which precedes questions. Image generation has none. */
 export const DEFAULT_SYSTEM_PROMPT =
   "You are a helpful language and vision assistant. You are able to understand the visual content that the user provides, " +
   "and assist the user with a variety of tasks using natural language.";
@@ -72,7 +72,7 @@ export interface PromptConfig {
   readonly imageTokens: number;
   /** Jinja source; without it the conversation format of the original is used. */
   readonly chatTemplate?: string | undefined;
-  /** What stands before a conversation that gives no system prompt; "" for nothing (default: the original's). */
+  /** System prompt of conversations without one; "" for none (default: the original's). */
   readonly system?: string;
 }
 
@@ -177,7 +177,7 @@ export const PLAIN_ROLES: Readonly<Record<Message["role"], string>> = { user: "U
 export interface ConversationOptions {
   /** Stands before the conversation; "" for none (default: the checkpoint's, see `PromptConfig`). */
   readonly system?: string;
-  /** Whether the text ends where the assistant's answer begins (default), or behind the last message, as training needs it. */
+  /** If true (default), the text ends where the assistant's answer begins; else after the last message, for training. */
   readonly answer?: boolean;
 }
 
@@ -201,7 +201,7 @@ export class PromptFormat {
     if (config.chatTemplate !== undefined && roles === undefined) this.template = new ChatTemplate(config.chatTemplate);
   }
 
-  /** What stands before a conversation that gives no system prompt; "" for nothing. */
+  /** System prompt of conversations without one; "" for none. */
   get system(): string {
     return this.config.system ?? DEFAULT_SYSTEM_PROMPT;
   }

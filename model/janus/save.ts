@@ -86,7 +86,7 @@ export async function saveOver(
   return convertCheckpoint(checkpoint, sink, convert);
 }
 
-/** What `saveModel` will write, and how many bytes. Throws as it does. */
+/** Returns the plan of `saveModel`, with its number of bytes. Throws as `saveModel` does. */
 export async function planSave(
   model: JanusForConditionalGeneration,
   config: JanusConfig,

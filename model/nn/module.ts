@@ -445,7 +445,7 @@ class Views {
   }
 }
 
-/** Whether the spans of two views of one storage have bytes in common. */
+/** True if two views of one storage overlap. */
 function spansMeet(a: Tensor, b: Tensor): boolean {
   const [[start, end], [from, to]] = [a, b].map((t) => {
     const last = t.shape.reduce((sum, n, i) => sum + (n - 1) * t.strides[i]!, t.offset);

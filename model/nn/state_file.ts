@@ -20,7 +20,7 @@ import { storedElementBytes } from "../io/stored.ts";
 import type { StoredDType, StoredTensor } from "../io/stored.ts";
 import { isSameView } from "./state_dict.ts";
 
-/** What `save` and `load` take: modules and optimizers. */
+/** Arguments of `save` and `load`: modules and optimizers. */
 export interface Stateful {
   stateDict(): Readonly<Record<string, Tensor>>;
   loadStateDict(state: Record<string, Tensor>, options?: LoadStateOptions): Promise<void>;

@@ -151,7 +151,7 @@ export async function writeFileAtomic(
   await throughTemporary(path, write, (temporary) => rename(temporary, path));
 }
 
-/** The same for a file that must not be there yet, even if two write at once: false, and nothing written, if it is there. */
+/** The same for a file that must not exist yet, even with two concurrent writers: returns false, and writes nothing, if it exists. */
 export async function writeNewFile(
   path: string,
   write: Uint8Array | ((sink: ByteSink) => Promise<void>),
@@ -230,7 +230,7 @@ export async function requireNewFolder(path: string): Promise<void> {
   if (entries.length) throw new FileError(`${path} exists and is not empty; name a new folder`, "EEXIST");
 }
 
-/** What this user may still write to the disk of `folder`, bytes; infinite if the file system does not count (some network ones). */
+/** Bytes that this user may still write to the disk of `folder`; infinite if the file system does not report them (some network ones). */
 export async function freeBytes(folder: string): Promise<number> {
   const { blocks, bavail, bsize } = await named(folder, statfs(folder));
   return blocks === 0 ? Infinity : bavail * bsize;

@@ -55,7 +55,7 @@ export class Transport {
   /** A name that is not found may pass once the host has answered. */
   private hasAnswered = false;
   private isRefusalNoticed = false;
-  /** What the hub said when it refused the token; from then on requests go without it. */
+  /** Message of the hub that refused the token; later requests do not send it. */
   private refusal: string | null = null;
 
   /** Throws `HubError` for proxies and tokens that cannot be used. */

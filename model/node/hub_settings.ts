@@ -16,7 +16,7 @@ export class HubAccessError extends HubError {}
 /** The hub cannot be reached, or the connection broke and did not come back. What was received is kept for the next try. */
 export class HubNetworkError extends HubError {}
 
-/** What came is not what the hub announced: another length or another hash. It was removed. */
+/** The download differs from the hub's listing, in length or hash. It was removed. */
 export class HubIntegrityError extends HubError {}
 
 /** Offline mode is on and the model is not, or not wholly, in the cache. */

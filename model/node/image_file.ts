@@ -107,7 +107,7 @@ export async function imageBytes(path: string, maxBytes = MAX_BYTES): Promise<Ui
   }
 }
 
-/** What an error of the file system means for an image: `ImageError`, or `FileError` if the machine is short of something. */
+/** Converts an error of the file system: to `FileError` for a shortage of the machine, else to `ImageError`. */
 export const notReadable = (path: string, error: unknown): Error =>
   shortage(error, path) ?? new ImageError(`cannot read the image ${path}: ${messageOf(error)}`);
 

@@ -87,7 +87,7 @@ export interface Start<Config extends AnyConfig> {
   /** The newest checkpoint of the run, else the model to begin with. */
   readonly source: FileSource;
   readonly checkpoint: Checkpoint;
-  /** What `Stage.state` gave at the newest checkpoint; null in a new run. */
+  /** Result of `Stage.state` at the newest checkpoint; null in a new run. */
   readonly state: unknown;
   readonly sideFiles: ReadonlyMap<string, Uint8Array>;
   readonly quarantine: Quarantine;

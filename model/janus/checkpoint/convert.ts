@@ -41,7 +41,7 @@ export interface ConvertPlan {
   readonly files: readonly PlannedFile[];
   /** Bytes of all weight files. */
   readonly bytes: number;
-  /** Which tensor is in which file, when the weights are in several. */
+  /** File of each tensor, if the weights are in several files. */
   readonly index: Uint8Array | null;
 }
 

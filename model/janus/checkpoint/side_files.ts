@@ -31,7 +31,7 @@ const SPECIAL = {
 const TOKENIZER_LIMITS = { keys: 2 ** 20, elements: 2 ** 22 };
 type Ids = Partial<Record<keyof typeof SPECIAL, number>>;
 
-/** Whether a file of a model's folder is one that a conversion should be given: neither weights nor their index nor hidden. */
+/** True for files of a model's folder that a conversion needs: neither weights nor their index nor hidden files. */
 export const isSideFile = (name: string): boolean =>
   !name.startsWith(".") &&
   !/^(MANIFEST|state)\.json$/.test(name) && // a training checkpoint's own
@@ -131,7 +131,7 @@ function ownSettings(
   return Object.entries(settings).every(([name, value]) => usual[name] === value) ? null : settings;
 }
 
-/** Whether questions have the original's system prompt: as the given processor says, else as the original does. */
+/** True if questions have the original's system prompt: according to the given processor, else as in the original. */
 function usesSystemPrompt(files: Files, where: string): boolean {
   const given = read(files, "processor_config.json", where);
   const flag = given?.get("use_default_system_prompt");

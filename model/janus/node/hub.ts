@@ -142,7 +142,7 @@ interface Located {
   readonly transport: Transport;
 }
 
-/** What there is of a model: the hub's listing, or a copy in the cache that is used without it. */
+/** Source of a model: the hub's listing, or a copy in the cache that is used without it. */
 async function locate(repo: string, options: DownloadOptions): Promise<Located | Copy> {
   const { env = process.env, retries = 5, backoffMs = 1000, revision = "main", signal, onNotice } = options;
   const settings = await hubSettings(env, options.cache);
@@ -220,7 +220,7 @@ async function noteAbsent({ commit, files }: Listing, cache: RepoCache): Promise
   }
 }
 
-/** Whether nothing that readers look for is missing from the copy of a commit. */
+/** True if the copy of a commit has all files that readers need. */
 async function isWhole(cache: RepoCache, commit: string): Promise<boolean> {
   const known = new Set([...(await namesIn(cache.snapshot(commit))), ...(await namesIn(cache.absent(commit)))]);
   return READ_FILES.every((name) => known.has(name));

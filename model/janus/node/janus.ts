@@ -23,7 +23,7 @@ export interface PretrainedOptions extends LoadOptions {
   readonly onDownload?: DownloadOptions["onProgress"];
   /** Things worth saying: the cache was used because the hub did not answer; tensors with values that are not finite, by name. */
   readonly onNotice?: (message: string) => void;
-  /** How image files are taken (default: as a person sees them). */
+  /** Options for reading image files (default: as a person sees them). */
   readonly pictures?: ReadImageOptions;
 }
 
@@ -84,7 +84,7 @@ export async function savePicture(path: string, picture: Picture): Promise<void>
   await writeFileAtomic(path, await encodePicture(picture));
 }
 
-/** How an image was made, from its file (path or bytes). Throws `ImageFormatError` if the file does not say. */
+/** Reads how an image was generated from its file (path or bytes). Throws `ImageFormatError` if the file does not say. */
 export async function readPicture(source: string | Uint8Array): Promise<Omit<Picture, "image">> {
   const bytes = typeof source === "string" ? await wholeFile(source) : source;
   const name = typeof source === "string" ? source : "the image";

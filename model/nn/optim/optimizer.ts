@@ -40,7 +40,7 @@ export interface OptimizerParameter {
   readonly tensor: Tensor;
   /** Initial value of the master (f32), if not the tensor's rounded values; copied. */
   readonly master?: Tensor;
-  /** How it moves: parameters of one rule are a parameter group. */
+  /** Update rule: parameters with the same rule are a parameter group. */
   readonly rule: Rule;
   /** Factor of the learning rate for this parameter (default: 1), e.g. 10 for a new head. */
   readonly lrScale?: number;
@@ -65,7 +65,7 @@ export const OPTIMIZER_OPTIONS = [
   "emaDecay",
 ] as const satisfies readonly (keyof OptimizerOptions)[];
 
-/** What the device knows of the last step; reading it waits for the GPU. */
+/** State of the last step on the device; reading it waits for the GPU. */
 export interface OptimizerReport {
   /** Steps taken, without those skipped. */
   readonly step: number;
@@ -74,7 +74,7 @@ export interface OptimizerReport {
   readonly gradNorm: number;
   /** Steps skipped so far. */
   readonly skipped: number;
-  /** What the next step's losses are multiplied by; 1 without `lossScaling`. */
+  /** Factor of the next step's losses; 1 without `lossScaling`. */
   readonly scale: number;
 }
 

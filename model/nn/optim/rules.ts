@@ -1,4 +1,4 @@
-/** How parameters move: AdamW and SGD for all, Muon for the matrices inside a model. A rule is given to the parameters of its group. */
+/** Update rules: AdamW and SGD for all parameters, Muon for the matrices inside a model. Each parameter group has one rule. */
 import { ArgumentError, knownOptions } from "../../../engine/index.ts";
 import type { Tensor } from "../../../engine/index.ts";
 import { adamwStep, muonStep, sgdStep } from "../../../kernels/index.ts";
@@ -18,7 +18,7 @@ export interface Moving {
   readonly tensor: Tensor;
   /** f32; the tensor itself if that is f32. */
   readonly master: Tensor;
-  /** What its rule keeps, f32 of its shape, zeros at the start. */
+  /** State tensors of its rule, f32 of its shape, initially zeros. */
   readonly moments: Readonly<Record<string, Tensor>>;
   readonly ema: Tensor | null;
 }

@@ -28,7 +28,7 @@ export interface LineChartOptions {
   readonly marks?: readonly Mark[];
   /** Scale of the y axis. "log" omits values that are not above 0, and is linear if the others differ less than tenfold. */
   readonly scale?: "linear" | "log";
-  /** Whether the y axis begins at 0 (default: at the lowest value). */
+  /** If true, the y axis begins at 0 (default: at the lowest value). */
   readonly zero?: boolean;
   /** False draws the values without smoothing, for values without noise. */
   readonly smooth?: boolean;

@@ -24,7 +24,7 @@ export interface ValuesOptions {
   /** Name of the positions, before the number: "step". */
   readonly xName: string;
   readonly lines: readonly Line[];
-  /** Whether values are shares, written as percentages. */
+  /** If true, values are shares, formatted as percentages. */
   readonly isShare: boolean;
   /** Size of the plot, pixels. */
   readonly width: number;

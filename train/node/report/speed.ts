@@ -1,4 +1,4 @@
-/** How fast a run is: FLOPs of a step, and what the device can do at best. */
+/** Speed of a run: FLOPs of a step, and the peak rate of the device. */
 import { Generator, now, scope } from "../../../engine/index.ts";
 import type { DType, Device, Tensor } from "../../../engine/index.ts";
 import type { Launch } from "../../../engine/types.ts";

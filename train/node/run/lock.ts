@@ -52,7 +52,7 @@ function processStat(pid: number): { state: string; start: string } | null {
   }
 }
 
-/** Whether a holder may still run. It may on another host. Null: on this host, but where its process cannot be asked about. */
+/** Returns whether a holder may still run; always true on another host. Null: on this host, but its process cannot be checked. */
 export function isAlive({ pid, host, processStart, ...holder }: LockHolder): boolean | null {
   if (host !== hostname()) return true;
   const isElsewhere = (theirs: string | null, ours: string | null): boolean => theirs !== null && theirs !== ours;

@@ -23,7 +23,7 @@ export interface OpenRunOptions {
   /** Called for a lock taken over, and for leftovers that were removed or could not be. */
   readonly onNotice?: (message: string) => void;
   readonly fileSystem?: FileSystem;
-  /** Whether the process of a lock still runs, null if it cannot be known (default: ask the system). */
+  /** Returns whether the process of a lock still runs; null if unknown (default: ask the system). */
   readonly isAlive?: (holder: LockHolder) => boolean | null;
   /** Time between heartbeats of the lock; 0 for none (default: 5000). */
   readonly heartbeatMs?: number;

@@ -51,11 +51,11 @@ const FREE: readonly string[] = [
   "report",
 ] satisfies (keyof TrainConfig | keyof TokenizerConfig)[];
 
-/** Whether the last steps are others than those before: the learning rate falls, or codes retire. */
+/** True if the last steps of a run differ from earlier ones: the learning rate decays, or codes are retired. */
 const endsOtherwise = (config: AnyConfig): boolean =>
   config.optimizer.cooldown > 0 || ("rateWeight" in config && config.rateWeight > 0);
 
-/** Whether images that go through together bear on each other: the discriminator normalises by batches. */
+/** True if images of one micro-batch affect each other: the discriminator has batch norm. */
 const isBatched = (config: AnyConfig): boolean => "adversarial" in config && config.adversarial.weight > 0;
 
 /** The settings that may not, by name. */

@@ -24,7 +24,7 @@ const hidden = (run: string, prefix: string, step: number): string =>
 
 export class StagedFolder implements FolderSink {
   readonly step: number;
-  /** What has been written, by path in the folder. */
+  /** Written files, by path in the folder. */
   readonly files = new Map<string, ManifestEntry>();
   private readonly fileSystem: FileSystem;
   private readonly run: string;
