@@ -65,7 +65,7 @@ let building: Set<Tensor> | null = null;
 export const noteKept = (tensor: Tensor): void => void building?.add(tensor);
 
 /**
- * Runs `make`, which builds an owner of tensors (a model, a cache). If it throws half-way, the tensors kept so far are
+ * Runs `make`, which builds an owner of tensors (a model, a cache). If it throws, the tensors kept so far are
  * disposed, rather than left to the garbage collector. `make` must be synchronous.
  */
 export function construct<T>(make: () => T): T {

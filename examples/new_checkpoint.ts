@@ -47,7 +47,7 @@ export async function newCheckpoint(out: string, options: NewCheckpointOptions =
     onStep = () => undefined,
   } = options;
   const sideFiles = byteTokenizerFiles({ texts, merges: texts.length ? 512 : 0 });
-  // A tiny model has no rows without a token, so that whatever it samples is text.
+  // A tiny model has no rows without a token, so that it can only sample text.
   const vocabulary = new Tokenizer({ tokenizer: new TextDecoder().decode(sideFiles.get("tokenizer.json")) }).size;
   if (size !== "tiny" && options.changes)
     throw new ArgumentError(`sizes of the ${size} model cannot be changed; leave changes out`);

@@ -27,8 +27,9 @@ export interface TensorFileOptions {
 }
 
 /**
- * Writes `tensors` to the file `name`, sorted by name, byte for byte as they are on the device. They must not change meanwhile: a step taken
- * between two chunks throws `CheckpointError`. Throws `ArgumentError` for a tensor that is not contiguous, before anything is written.
+ * Writes `tensors` to the file `name`, sorted by name, byte for byte as on the device. They must not change during the
+ * write: a step taken between two chunks throws `CheckpointError`. Throws `ArgumentError` for a tensor that is not
+ * contiguous, before anything is written.
  */
 export async function saveTensors(
   sink: FolderSink,

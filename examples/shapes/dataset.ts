@@ -1,6 +1,6 @@
 /**
  * The data of the demo: training files in the formats that the trainer reads, and the evaluation's prompts and questions. Sample n of a seed
- * is a function of both, whatever was made before it. Training and evaluation are kept apart by held_out.ts.
+ * depends only on these two. held_out.ts separates training and evaluation.
  */
 import { mkdir, open, writeFile } from "node:fs/promises";
 import { join } from "node:path";

@@ -6,11 +6,12 @@
  * - positions: shape s left of shape s + 1, and shape s above shape s + 2, mod 6 (12 of 96 between shapes that may be named together; named
  *   from the other side, "a square right of a circle", they are for training);
  * - attributes: two objects of different shape and colour with c1 + c2 + s1 + s2 divisible by 5 (a fifth of them);
- * - layouts: an eighth of all scenes, by a hash of everything in them, whatever they show. Images of the evaluation are of these only.
- * Images of training may show such a combination, and are described with less: a red circle is "a circle" or "a red shape"; the questions of a
- * conversation, each free of it, may name its parts. (Images without red circles teach that there are none: docs/log/demo.md.) Every shape and
- * every colour is still named with most others. A single object cannot be held out: there the evaluation's wordings are, as (opening + article +
- * shape) mod 4 = 0 (captions.ts), besides the layouts.
+ * - layouts: an eighth of all scenes, by a hash of their contents. Only these are used for images of the evaluation.
+ *   Images of training may show such a combination, and are described with less: a red circle is "a circle" or "a red
+ *   shape"; the questions of a conversation, each free of it, may name its parts. (Images without red circles teach
+ *   that there are none: docs/log/demo.md.) Every shape and every colour is still named with most others. A single
+ *   object cannot be held out: there the evaluation's wordings are, as (opening + article + shape) mod 4 = 0
+ *   (captions.ts), besides the layouts.
  */
 import { COLOURS, SHAPES, boxOf, relations } from "./scene.ts";
 import type { Colour, Relation, Scene, Shape } from "./scene.ts";

@@ -263,7 +263,7 @@ async function main(): Promise<void> {
       await sheet(`${values.sheets}/${name}.png`, seed, 6, wear);
     }
   }
-  console.log("\na shape named where there is none:", nonsense(seed, Math.min(count, 200)));
+  console.log("\na shape recognised although there is none:", nonsense(seed, Math.min(count, 200)));
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) await main();

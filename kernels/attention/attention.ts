@@ -70,12 +70,13 @@ interface Masks {
 
 /**
  * softmax(scale · q kᵀ + mask) v: q [B, Hq, Tq, D], k, v [B, Hkv, Tk, D] → [B, Hq, Tq, D] of q's dtype. Hq is a multiple of Hkv: query
- * head h reads key head ⌊h · Hkv / Hq⌋. k and v may have another dtype than q. A query that sees no key gives zeros.
+ * head h reads key head ⌊h · Hkv / Hq⌋. k and v may have another dtype than q. A query without visible keys gives
+ * zeros.
  *
- * Inputs may be views: rows of D elements in one piece are read where they lie (a permuted [B, T, H, D] is not copied). The result is a
- * permuted view of [B, Tq, Hq, D] in memory, so that `permute(y, [0, 2, 1, 3])` then `reshape` to [B, Tq, Hq · D] copies nothing;
- * gradients lie in memory as their inputs do. D is best a multiple of 4; others are padded. Heads above 128 recompute their scores for
- * each 128 of their columns.
+ * Inputs may be views: contiguous rows of D elements are read in place (a permuted [B, T, H, D] is not copied). The
+ * result is a permuted view of [B, Tq, Hq, D] in memory, so that `permute(y, [0, 2, 1, 3])` then `reshape` to [B, Tq,
+ * Hq · D] copies nothing; gradients have the memory layout of their inputs. D should be a multiple of 4; others are
+ * padded. Heads above 128 recompute their scores for each 128 of their columns.
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
   knownOptions("attention", options, ["scale", "causal", "starts", "documents"]);

@@ -85,9 +85,9 @@ export interface DecodeOptions {
 
 /**
  * softmax(scale · q kᵀ) v over a cache: q [B, Hq, Tq, D], keys and values [B, Hkv, capacity, D] → [B, Hq, Tq, D] of q's dtype, a permuted
- * view of [B, Tq, Hq, D]. Query t sees the keys from `starts` to length + t, both ends included: write the new tokens first
- * (`cacheWrite`), raise the length after all layers (`advance`). Hq is a multiple of Hkv, D of 4. No gradient.
- * @param length u32 [1], or [B] for rows of their own lengths: tokens in the cache before these
+ * view of [B, Tq, Hq, D]. Query t attends to the keys from `starts` to length + t, inclusive: write the new tokens
+ * first (`cacheWrite`), raise the length after all layers (`advance`). Hq is a multiple of Hkv, D of 4. No gradient.
+ * @param length u32 [1], or [B] for rows of different lengths: tokens in the cache before these
  */
 export function attentionDecode(
   q: Tensor,

@@ -15,7 +15,7 @@ const accumulate = kernel(
   standard,
 );
 
-/** x += y; `x` is bindable, shapes agree, both are of float dtypes. */
+/** x += y; `x` is bindable, the shapes are equal, both have float dtypes. */
 export function accumulateInto(x: Tensor, y: Tensor): void {
   if (!sameShape(x.shape, y.shape) || !isFloat(x.dtype) || !isFloat(y.dtype))
     throw new ShapeError(

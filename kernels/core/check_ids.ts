@@ -27,8 +27,8 @@ function recordOf(device: Device): Tensor {
 }
 
 /**
- * On a device with `checks`: notes that `ids` (i32 or u32) of `op` must be from 0 to `limit` − 1, or `ignored`. `device.sync()`, or the next
- * read-back, throws `ArgumentError` with the op, the input, the id and its position.
+ * On a device with `checks`: checks that `ids` (i32 or u32) of `op` are in 0 … `limit` − 1, or equal `ignored`.
+ * `device.sync()`, or the next read-back, throws `ArgumentError` with the op, the input, the id and its position.
  */
 export function checkIdRange(
   op: string,

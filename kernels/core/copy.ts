@@ -52,7 +52,7 @@ export function copyInto(dst: Tensor, src: Tensor): void {
   if (source !== src) source.dispose();
 }
 
-/** y = value everywhere, in place; `y` may be a view (rows of 16-bit and 8-bit elements on whole words). */
+/** Fills y with `value` in place; `y` may be a view (rows of 16-bit and 8-bit elements on whole words). */
 export function fillInto(y: Tensor, value: number): void {
   checkNumber("fillInto", value, y.dtype);
   if (y.size === 0) return;

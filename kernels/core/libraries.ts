@@ -18,7 +18,7 @@ export const activations = library("activations", new URL("./lib/activations.wgs
 ]);
 
 const f32 = library("f32", new URL("./lib/f32.wgsl", import.meta.url), [finite]);
-/** f32, one element a granule: for rows that do not split into fours. */
+/** f32, one element per granule: for rows whose length is not a multiple of 4. */
 export const f32x1 = library("f32x1", new URL("./lib/f32x1.wgsl", import.meta.url), [finite]);
 const f16 = library("f16", new URL("./lib/f16.wgsl", import.meta.url), [finite]);
 const bf16 = library("bf16", new URL("./lib/bf16.wgsl", import.meta.url), [finite]);

@@ -35,7 +35,7 @@ export interface Expression {
  * An elementwise formula in WGSL over `a`, `b`, `c` (vec4 of the inputs' arithmetic types) and `s` (vec4f of scalars). The result is
  * converted to the output's type.
  * @param name unique
- * @param libraries those whose functions the formula calls
+ * @param libraries the libraries of the functions that the formula calls
  */
 export function expression(name: string, wgsl: string, ...libraries: readonly Library[]): Expression {
   const uses = libraries.map((l) => `//#use ${l.name}\n`).join("");
@@ -276,5 +276,5 @@ export function contiguousCopy(x: Tensor): Tensor {
   return x.isBindable ? x : map(copy, [x]);
 }
 
-/** `x` of `dtype`: itself if it is, else a copy. Not recorded on the tape. */
+/** Returns `x` itself if it has the dtype, else a cast copy. Not recorded on the tape. */
 export const asDType = (x: Tensor, dtype: DType): Tensor => (x.dtype === dtype ? x : map(copy, [x], { dtype }));

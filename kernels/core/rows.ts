@@ -61,7 +61,10 @@ export const rowVariant = (family: string, capabilities: Capabilities, granules:
 const workgroupSize = (granules: number): number =>
   Math.min(256, Math.max(32, 2 ** Math.floor(Math.log2(Math.max(1, granules / 2)))));
 
-/** `x` as kernels over rows of `columns` elements bind it: contiguous, and f32 if 16-bit rows would not split into fours. Not recorded. */
+/**
+ * Prepares `x` for kernels over rows of `columns` elements: contiguous, and f32 if it has 16-bit rows whose length is
+ * not a multiple of 4. Not recorded.
+ */
 export function rowOperand(x: Tensor, columns: number): Tensor {
   return columns % 4 !== 0 && x.dtype !== "f32" ? map(copy, [x], { dtype: "f32" }) : contiguousCopy(x);
 }

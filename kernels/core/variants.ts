@@ -43,7 +43,7 @@ export function chooseVariant<P, C>(
 
 const forced = new Map<string, string>();
 
-/** Runs `fn` (synchronous) with the kernel family `family` held to `variant`. */
+/** Runs `fn` (synchronous) with the kernel family `family` restricted to `variant`. */
 export function forceVariant<T>(family: string, variant: string, fn: () => T): T {
   const before = forced.get(family);
   forced.set(family, variant);

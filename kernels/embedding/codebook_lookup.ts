@@ -63,8 +63,9 @@ export interface CodebookLookup {
 }
 
 /**
- * The nearest code of every row once both are scaled to length 1 (lengths count as 1e-12 at least): z [M, D], codebook [K, D], D ≤ 64
- * → indices u32 [M], squared distances f32 [M]. The K distances of a row are never stored. Without gradient.
+ * Finds the nearest code of every row, both scaled to length 1 (with lengths of at least 1e-12): z [M, D], codebook [K,
+ * D], D ≤ 64 → indices u32 [M], squared distances f32 [M]. The K distances of a row are never stored. It has no
+ * gradient.
  */
 export function codebookLookup(z: Tensor, codebook: Tensor): CodebookLookup {
   checkTensors("codebookLookup", z, codebook);
@@ -152,8 +153,9 @@ function checkIndices(op: string, z: Tensor, indices: Tensor, codes: number): vo
 }
 
 /**
- * Every row replaced by its nearest code, both scaled to length 1: z [M, D], codebook [K, D] → ê [M, D] of z's dtype. The gradient goes straight
- * through to the scaled row, z_q = ẑ + stopgrad(ê − ẑ), and from there to z; the codebook gets none (see `codebookLosses`).
+ * Replaces every row by its nearest code, both scaled to length 1: z [M, D], codebook [K, D] → ê [M, D] of z's dtype.
+ * The gradient passes straight through to the scaled row, z_q = ẑ + stopgrad(ê − ẑ), and from there to z; the codebook
+ * gets none (see `codebookLosses`).
  * @param indices results of `codebookLookup`, if known
  */
 export function quantize(z: Tensor, codebook: Tensor, indices?: Tensor): Tensor {

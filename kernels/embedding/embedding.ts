@@ -52,7 +52,7 @@ const backwardKernel = kernel(
   standard,
 );
 
-// One 32-bit integer per granule, copied as it is.
+// One 32-bit integer per granule, copied unchanged.
 const word = library(
   "word",
   "alias Pack_T = u32;\nalias V4_T = vec4u;\nconst W_T = 1u;\nfn unpack_T(p: Pack_T) -> V4_T { return vec4u(p, 0u, 0u, 0u); }\nfn pack_T(v: V4_T) -> Pack_T { return v.x; }",

@@ -39,9 +39,10 @@ const lastKernel = kernel(
 const before = expression("scatter.before", "a - V4_a(1)");
 
 /**
- * y = x, but y[…, index[…, k, …], …] = source[…, k, …] along dimension `dim`, as in PyTorch: index i32 or u32 of x's rank, no longer than the
- * source, nor (but along `dim`) than x; the source has x's dtype, or is a number. If an index repeats the last of them counts, and it alone has a
- * gradient. An index outside the dimension (a negative one too) writes nothing; a device with `checks` reports it as an error.
+ * y = x, except y[…, index[…, k, …], …] = source[…, k, …] along dimension `dim`, as in PyTorch: index i32 or u32 of x's
+ * rank, no longer than the source, nor (but along `dim`) than x; the source has x's dtype, or is a number. If an index
+ * repeats, the last one counts, and only that one has a gradient. An index outside the dimension (a negative one too)
+ * writes nothing; a device with `checks` reports it as an error.
  */
 export function scatter(x: Tensor, dim: number, index: Tensor, source: Tensor | number): Tensor {
   const isNumber = typeof source === "number";

@@ -77,17 +77,18 @@ function loss(op: keyof typeof LOSSES, input: Tensor, target: Tensor, options: L
   });
 }
 
-/** (input − target)² of tensors of one shape, averaged (default), added up, or each: f32. */
+/** (input − target)² of tensors of the same shape, averaged (default), summed, or per element: f32. */
 export const mseLoss = (input: Tensor, target: Tensor, options: LossOptions = {}): Tensor =>
   loss("mseLoss", input, target, options);
 
 /**
- * −(t log p + (1 − t) log(1 − p)) of probabilities p and targets t from 0 to 1, of one shape: f32. Logarithms count as −100 at least, as in PyTorch;
- * a p outside 0 … 1 gives NaN. Prefer `binaryCrossEntropyWithLogits`, which has no such bounds.
+ * −(t log p + (1 − t) log(1 − p)) of probabilities p and targets t from 0 to 1, of one shape: f32. Logarithms are at
+ * least −100, as in PyTorch; a p outside 0 … 1 gives NaN. Prefer `binaryCrossEntropyWithLogits`, which has no such
+ * bounds.
  */
 export const binaryCrossEntropy = (input: Tensor, target: Tensor, options: LossOptions = {}): Tensor =>
   loss("binaryCrossEntropy", input, target, options);
 
-/** `binaryCrossEntropy(sigmoid(input), target)` without its loss of digits: f32. */
+/** `binaryCrossEntropy(sigmoid(input), target)` without its loss of precision: f32. */
 export const binaryCrossEntropyWithLogits = (input: Tensor, target: Tensor, options: LossOptions = {}): Tensor =>
   loss("binaryCrossEntropyWithLogits", input, target, options);

@@ -1,6 +1,6 @@
 /**
  * Cross-entropy of x · weightᵗ without its logits: they are made for a run of classes and rows at a time, joined into the rows'
- * statistics, and made again in backward. Memory is that of one run, whatever the vocabulary.
+ * statistics, and recomputed in backward. Memory is that of one run for any vocabulary size.
  */
 import {
   ArgumentError,
@@ -78,8 +78,8 @@ function logitsOf(x: Tensor, weight: Tensor, bias: Tensor | null, run: Run): Ten
 
 /**
  * Cross-entropy of linear logits: x [M, K], weight [V, K], targets i32 or u32 [M] → the loss of logits x · weightᵗ (+ bias) as by
- * `crossEntropy`, f32 [], summed or averaged (the default). The logits [M, V] are never held. Rows whose target is ignored have a
- * gradient of exactly 0; the gradients are f32.
+ * `crossEntropy`, f32 [], summed or averaged (the default). The logits [M, V] are never stored. Rows whose target is
+ * ignored have a gradient of exactly 0; the gradients are f32.
  */
 export function linearCrossEntropy(
   x: Tensor,

@@ -186,7 +186,7 @@ function overOuter(p: Product, shape: readonly number[], o: Operands, m: number,
 function runMatrices(p: Product, counts: readonly number[], o: Operands, m: number, n: number, k: number): void {
   const aligned = (x: Matrix, step: number, length: number): boolean =>
     x.offset % 4 === 0 && (length === 1 || step % 4 === 0) && x.batches.every((s, d) => counts[d] === 1 || s % 4 === 0);
-  // How each operand lies, and whether granules of four of it can be loaded as they are.
+  // Memory layout of each operand, and whether its granules of four can be loaded directly.
   let transA = o.a.column !== 1 && o.a.row === 1;
   let transB = o.b.column !== 1 && o.b.row === 1;
   let direct = {

@@ -74,7 +74,7 @@ export function gemm(options: GemmOptions): Tensor {
   return product("gemm", options);
 }
 
-/** As `gemm`, under the name of the op that messages should carry. */
+/** Like `gemm`, with the name of the op for messages. */
 export function product(op: string, options: GemmOptions): Tensor {
   const {
     a,

@@ -15,8 +15,8 @@ export interface Part {
 }
 
 /**
- * Cuts a problem of `sizes` in two, again and again, until the part of every operand fits one binding, and `tooLong` names no dimension.
- * Parts come in order along every dimension.
+ * Halves a problem of `sizes` repeatedly until the part of every operand fits one binding and `tooLong` names no
+ * dimension. Parts come in order along every dimension.
  * @param granules parts of dimension d start at multiples of `granules[d]`
  */
 export function partsOf(

@@ -102,9 +102,10 @@ interface Geometry {
 }
 
 /**
- * Group normalisation (Wu and He 2018): x [N, C, ...] is normalised to mean 0 and variance 1 over each of `groups` runs of C / groups channels of
- * an image, then multiplied by weight [C] and added to bias [C] (either may be null), then passed through swish if asked → x's shape and dtype.
- * The variance is the biased one. Gradients: of x in its dtype, of weight and bias in f32.
+ * Group normalisation (Wu and He 2018): x [N, C, ...] is normalised to mean 0 and variance 1 over each of `groups`
+ * groups of C / groups channels of an image, then multiplied by weight [C] and added to bias [C] (either may be null),
+ * and optionally passed through swish → x's shape and dtype. The variance is the biased one. Gradients: of x in its
+ * dtype, of weight and bias in f32.
  */
 export function groupNorm(
   x: Tensor,

@@ -35,8 +35,8 @@ const backward = kernel(
 );
 
 /**
- * x [..., D] → x / max(‖x‖₂, eps) along the last dimension, of x's dtype; arithmetic in f32. Meant for short rows (an invocation works on a whole
- * one). A row shorter than eps is divided by eps, and its gradient too.
+ * x [..., D] → x / max(‖x‖₂, eps) along the last dimension, of x's dtype; arithmetic in f32. Intended for short rows
+ * (an invocation works on a whole one). A row shorter than eps is divided by eps, and its gradient too.
  */
 export function l2Normalize(x: Tensor, eps = 1e-12): Tensor {
   checkTensors("l2Normalize", x);

@@ -212,8 +212,8 @@ export function adamwCount(steps: Tensor, state: Tensor, first: number, count: n
 }
 
 /**
- * Moves the average of a parameter that a step leaves as it is: average ← emaDecay · average + (1 − emaDecay) · parameter, both f32 of one shape,
- * unless the step that `adamwPrepare` began in `state` is skipped.
+ * Updates the average of a parameter that a step does not change: average ← emaDecay · average + (1 − emaDecay) ·
+ * parameter, both f32 of one shape, unless the step that `adamwPrepare` began in `state` is skipped.
  */
 export function emaStep(average: Tensor, parameter: Tensor, state: Tensor, emaDecay: number): void {
   checkTensors("emaStep", average, parameter, state);

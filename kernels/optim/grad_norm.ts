@@ -37,8 +37,8 @@ const MAX_PARTS = 8192;
 const FOLD = 64;
 
 /**
- * The L2 norm of all elements of `grads` (f32) together: f32 [1]; NaN if any of them, or the sum of squares, is not finite. Partial sums of
- * fixed places are added in a fixed order: the same gradients give the same bits.
+ * The L2 norm of all elements of `grads` (f32): f32 [1]; NaN if any of them, or the sum of squares, is not finite.
+ * Partial sums of fixed ranges are added in a fixed order: the same gradients give the same bits.
  * @param into f32 [1] to write instead of a new tensor
  */
 export function globalGradNorm(grads: readonly Tensor[], into?: Tensor): Tensor {

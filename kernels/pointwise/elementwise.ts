@@ -268,7 +268,7 @@ export const mul = (a: Tensor, b: Tensor | number): Tensor =>
 /** a / b, with broadcasting. */
 export const div = (a: Tensor, b: Tensor | number): Tensor =>
   typeof b === "number" && isFloat(a.dtype) ? unary("divScalar", a, [b]) : binary("div", a, b);
-/** a to the power b, as IEEE 754 has it: NaN for a < 0 and a fractional b, x⁰ = 1 for every x. */
+/** a to the power b, as in IEEE 754: NaN for a < 0 and a fractional b, x⁰ = 1 for every x. */
 export function pow(a: Tensor, b: Tensor | number): Tensor {
   if (typeof b !== "number") return binary("pow", a, b);
   if (b === 2) return square(a);
@@ -297,7 +297,7 @@ export const sin = (x: Tensor): Tensor => unary("sin", x);
 export const cos = (x: Tensor): Tensor => unary("cos", x);
 /** max(x, 0); the gradient at 0 is 0. */
 export const relu = (x: Tensor): Tensor => unary("relu", x);
-/** x held between `low` and `high`; the gradient is 0 outside. */
+/** x clamped to [low, high]; the gradient is 0 outside. */
 export function clamp(x: Tensor, low: number, high: number): Tensor {
   if (!(low <= high)) throw new ArgumentError(`clamp: low must not exceed high; got ${low} and ${high}. Swap them.`);
   checkTensors("clamp", x);

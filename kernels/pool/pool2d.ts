@@ -76,8 +76,8 @@ export interface AvgPool2dOptions extends Pool2dOptions {
 
 /**
  * x [N, C, H, W] or [C, H, W] → the largest value of each window, of x's dtype, [..., H', W'] with
- * H' = ⌊(H + 2 · padding − dilation · (kernel − 1) − 1) / stride⌋ + 1. NaN counts as the largest. The gradient goes to the element taken, the first
- * of equal ones.
+ * H' = ⌊(H + 2 · padding − dilation · (kernel − 1) − 1) / stride⌋ + 1. NaN counts as the largest. The gradient goes to
+ * the largest element, the first of equal ones.
  */
 export function maxPool2d(x: Tensor, kernelSize: Size2d, options: MaxPool2dOptions = {}): Tensor {
   knownOptions("maxPool2d", options, ["stride", "padding", "dilation", "ceilMode"]);

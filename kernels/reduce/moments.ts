@@ -43,7 +43,7 @@ export function variance(x: Tensor, dims?: number | readonly number[], options: 
   return spreadOf("var", x, dims, options);
 }
 
-/** x [...] → standard deviation over `dims` (default: all), f32, the root of `var`. The gradient is 0 where it is 0. */
+/** x [...] → standard deviation over `dims` (default: all), f32, the root of `var`. The gradient is 0 if the deviation is 0. */
 export function std(x: Tensor, dims?: number | readonly number[], options: VarianceOptions = {}): Tensor {
   return spreadOf("std", x, dims, options);
 }

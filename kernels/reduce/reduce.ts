@@ -367,7 +367,7 @@ function argRows(op: "argmax" | "argmin", x: Tensor, d: number, keepdim: boolean
   return y;
 }
 
-/** Sums `g` down to `shape`: what undoes broadcasting. `g` itself if the shapes agree. Not recorded on the tape. */
+/** Sums `g` down to `shape`, the inverse of broadcasting. `g` itself if the shapes agree. Not recorded on the tape. */
 export function sumTo(g: Tensor, shape: Shape): Tensor {
   if (sameShape(g.shape, shape)) return g;
   const lead = g.rank - shape.length;

@@ -51,8 +51,9 @@ export interface RopeOptions {
 
 /**
  * x [B, H, T, D] (or [B, T, H, D] with `dim: -3`; leading dimensions may be missing), positions [T] or [B, T] → x of the same shape and
- * dtype with each pair (i, i + D/2) of a head turned by position · theta^(−2i/D). Positions are read on the GPU and need not be in order;
- * i32, or u32 below 2^31. x may be strided as long as its last dimension is not. Gradient: the turn back.
+ * dtype with each pair (i, i + D/2) of a head rotated by position · theta^(−2i/D). Positions are read on the GPU and
+ * need not be in order; i32, or u32 below 2^31. x may be strided as long as its last dimension is not. Gradient: the
+ * inverse rotation.
  * @throws ShapeError if D is odd or positions do not fit; DTypeError for integer x or other positions
  */
 export function rope(x: Tensor, positions: Tensor, options: RopeOptions = {}): Tensor {

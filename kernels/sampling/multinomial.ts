@@ -46,7 +46,7 @@ export interface MultinomialOptions {
 /**
  * `count` draws of indices for each row of weights [C] or [N, C], which need not add up to 1 → u32 [count] or [N, count]. Without replacement the
  * draws of a row are different. Weights must be finite, not negative, with a positive, finite sum; without replacement at least `count` of them
- * positive. That is not checked, for it would need a read-back: the indices are below C whatever the weights.
+ * positive. This is not checked, because it would need a read-back; the indices are below C for any weights.
  * @throws ArgumentError for a count below 1, or above C without replacement
  */
 export function multinomial(weights: Tensor, count: number, options: MultinomialOptions = {}): Tensor {

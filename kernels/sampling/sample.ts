@@ -190,11 +190,12 @@ function checkSample(
 }
 
 /**
- * One token a row, drawn from softmax(logits / temperature): logits [N, V] → u32 [N]. Nothing is read back. The same seed, step, sample,
- * site and logits give the same tokens; rows without their own seeds draw as samples `sample + row`.
+ * Draws one token per row from softmax(logits / temperature): logits [N, V] → u32 [N]. Nothing is read back. The same
+ * seed, step, sample, site and logits give the same tokens; rows without their own seeds draw as samples `sample +
+ * row`.
  *
- * A token is always below V. −Inf masks a token. A row with a NaN or +Inf logit, or with −Inf alone, is not finite: its token is 0, with
- * `flagged` that and `NOT_FINITE_FLAG`. Logits beyond ±3e38 · temperature count as equal.
+ * A token is always below V. −Inf masks a token. A row with a NaN or +Inf logit, or with −Inf alone, is not finite: its
+ * token is 0, and with `flagged` also has `NOT_FINITE_FLAG`. Logits beyond ±3e38 · temperature count as equal.
  *
  * Passes over the logits: 1; with topK 4 more, with topP 5 more, with both 8 more (see `limitsOf`).
  */

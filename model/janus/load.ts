@@ -32,9 +32,9 @@ const CHUNK_BYTES = 16 * 2 ** 20;
  * The model of a checkpoint with its weights on the device. On the host is one chunk of 16 MiB at a time, beside what the device has not yet
  * taken (at most 128 MiB, see `Device.throttle`). Throws what the checkpoint's reader throws; then nothing of the model is left on the device.
  *
- * Tensors with values that are not finite are loaded as they are and reported to `onNotice`, once, by name. The device counts them while the
- * next tensors are uploaded: it reads each weight once, three launches per tensor, and one number per tensor is read back at the end. Of loading
- * the 1B model (4.15 GB, 964 tensors) on lavapipe that is 13 %.
+ * Tensors with values that are not finite are loaded unchanged and reported once to `onNotice`, by name. The device
+ * counts them while the next tensors are uploaded: it reads each weight once, three launches per tensor, and one number
+ * per tensor is read back at the end. Of loading the 1B model (4.15 GB, 964 tensors) on lavapipe that is 13 %.
  */
 export async function loadModel(
   checkpoint: Checkpoint,

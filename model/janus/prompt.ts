@@ -149,7 +149,7 @@ export function promptConfig({
   };
 }
 
-/** A template, or that of the name `default` where there are several by name: `{name: template}` or `[{name, template}]`, as transformers has them. */
+/** Returns a template, or the one named `default` if there are several: `{name: template}` or `[{name, template}]`, as in transformers. */
 function templateIn(value: unknown, file: string): string | undefined {
   if (value === undefined || value === null || typeof value === "string") return value ?? undefined;
   const list = Array.isArray(value) ? (value as unknown[]) : [];

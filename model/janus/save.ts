@@ -52,9 +52,9 @@ const NAME = "the model";
 /**
  * Writes `model` to a folder: weights (in shards with an index above `shardBytes`), config.json, what the processors read, and the given
  * side files (the tokenizer's). The bytes of a tensor are those on the device, or cast to `dtype`. On the host are a few chunks of 16 MiB at
- * a time. The model must not change meanwhile: a step taken between two chunks throws `CheckpointError`, and the sink has half a folder
- * (`writeFolderAtomic` leaves none). Throws `TensorMismatchError` for a config that is not the model's, `ConfigError` for one that
- * config.json cannot hold; both before anything is written.
+ * a time. The model must not change during the write: a step taken between two chunks throws `CheckpointError`, and the
+ * sink has half a folder (`writeFolderAtomic` leaves none). Throws `TensorMismatchError` for a config that is not the
+ * model's, `ConfigError` for one that config.json cannot hold; both before anything is written.
  */
 export async function saveModel(
   model: JanusForConditionalGeneration,

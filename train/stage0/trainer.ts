@@ -365,7 +365,7 @@ export class VqTraining {
     return argmax(cosines.mul(2).add(tensor(rates, { device: this.device })), 1);
   }
 
-  /** Adds the gradients of pixels [b, 3, S, S], `share` of the batch. Returns their losses as they are, codes and vectors. */
+  /** Adds the gradients of pixels [b, 3, S, S], `share` of the batch. Returns their unscaled losses, codes and vectors. */
   private accumulate(
     pixels: Tensor,
     share: number,

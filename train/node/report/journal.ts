@@ -110,13 +110,13 @@ export class Journal {
     this.about.onNotice(message);
   }
 
-  /** Notes why the run ended before its time, on the page too. Never throws: the error that is on its way counts. */
+  /** Records why the run ended early, also on the page. Never throws: the original error is more important. */
   async failed(error: unknown): Promise<void> {
     try {
       this.append("error", messageOf(error));
       if (this.hasBegun && this.about.config.report.every > 0) await this.page(true);
     } catch {
-      // the disk, most likely, and the error on its way says so
+      // probably the disk, which the original error reports
     }
   }
 

@@ -93,8 +93,9 @@ export class RunFolder extends Checkpoints {
   /**
    * Saves a checkpoint: `fill` writes its files, about `bytes` together. When this returns, the checkpoint is durable, and what `keep` does not keep
    * of the older ones has been removed. Throws `SaveError` for a full disk (also one that has less than `bytes` free: then nothing is written)
-   * or an I/O error, `RunLockedError` if another trainer has taken the folder over, `StepExistsError` for a step that is there and verifies, and whatever `fill` throws; then no part of it is left, and the
-   * other checkpoints are as they were. A step that is there and does not verify is replaced.
+   * or an I/O error, `RunLockedError` if another trainer has taken the folder over, `StepExistsError` for a step that
+   * already has a valid checkpoint, and any error of `fill`; then no part of it remains, and the other checkpoints are
+   * unchanged. A checkpoint of the step that does not verify is replaced.
    */
   async save(step: number, fill: (sink: FolderSink) => Promise<void>, keep: Keep, bytes = 0): Promise<Saved> {
     requireStep(step);

@@ -1,7 +1,7 @@
 /**
- * One checkpoint on its way to disk: files written into a hidden folder, hashed on the way and synced; the manifest; the name. And pruning,
- * which takes the name away first. Each step is a function of its own, so that tests can put them in a wrong order; the right one is
- * `RunFolder.save`.
+ * Writing one checkpoint: files go into a hidden folder, hashed during the write and synced; then the manifest; then
+ * the rename. And pruning, which removes the name first. Each step is a separate function, so that tests can run them
+ * in a wrong order; the right one is `RunFolder.save`.
  */
 import { createHash, randomUUID } from "node:crypto";
 import { join } from "node:path";
