@@ -22,9 +22,9 @@ export interface LlamaConfig {
 export type CacheConfig = Pick<LlamaConfig, "layers" | "kvHeads" | "headDim">;
 
 /**
- * Keys and values of the positions seen so far, for every layer. How many a row has is on the GPU, so that a captured step replays; rows
- * have separate lengths, so that prompts of different lengths need no padding, and a row computes the same bits
- * whatever the other rows are.
+ * Keys and values of the positions so far, for every layer. The length of each row is on the GPU, so that a captured
+ * step can be replayed; rows have separate lengths, so that prompts of different lengths need no padding, and a row
+ * computes the same bits whatever the other rows are.
  */
 export class KvCache {
   /** [B, kvHeads, capacity, headDim], one per layer. */
@@ -153,7 +153,7 @@ class LlamaLayer extends Module<readonly [Tensor, Sequence]> {
   }
 }
 
-/** embeddings [B, T, hidden] → hidden states [B, T, hidden] after the last norm. Heads are applied by the model around it. */
+/** embeddings [B, T, hidden] → hidden states [B, T, hidden] after the last norm. The surrounding model applies the heads. */
 export class LlamaModel extends Module<readonly [Tensor, Sequence]> {
   readonly embed_tokens: Embedding;
   readonly layers: readonly LlamaLayer[];

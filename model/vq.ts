@@ -228,7 +228,7 @@ class Quantizer extends Module {
   }
 }
 
-/** The tokenizer: images to codes and back. Source: janus-pro's VQ-16 (LlamaGen, Sun et al. 2024). */
+/** The image tokenizer: images to codes and back. Source: Janus-Pro's VQ-16 (LlamaGen, Sun et al. 2024). */
 export class VqModel extends Module {
   readonly encoder: VqEncoder;
   readonly quant_conv: Conv2d;

@@ -55,7 +55,7 @@ export function hiddenStates(model: JanusForConditionalGeneration, rows: PackedR
   });
 }
 
-/** The sums of cross-entropies of packed rows, by task. The logits of text are never held whole. */
+/** The sums of cross-entropies of packed rows, by task. The complete logits of text are never stored. */
 export function taskLosses(model: JanusForConditionalGeneration, rows: PackedRows, imageSize: number): TaskLosses {
   const { device } = model.lm_head.weight;
   return scope(() => {

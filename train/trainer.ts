@@ -70,7 +70,7 @@ const TOKENIZER = "model.vqmodel.";
 
 const namesOf = (samples: readonly Sample[]): string[] => samples.map(({ name }) => name);
 
-/** A model in training: what trains, and the optimizer. */
+/** A model in training, with its trained parameters and the optimizer. */
 export class Trainer {
   readonly optimizer: AdamW;
   /** Parameters that the stage trains, by name. */

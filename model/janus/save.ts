@@ -51,10 +51,11 @@ const NAME = "the model";
 
 /**
  * Writes `model` to a folder: weights (in shards with an index above `shardBytes`), config.json, what the processors read, and the given
- * side files (the tokenizer's). The bytes of a tensor are those on the device, or cast to `dtype`. On the host are a few chunks of 16 MiB at
- * a time. The model must not change during the write: a step taken between two chunks throws `CheckpointError`, and the
- * sink has half a folder (`writeFolderAtomic` leaves none). Throws `TensorMismatchError` for a config that is not the
- * model's, `ConfigError` for one that config.json cannot hold; both before anything is written.
+ * side files (the tokenizer's). The bytes of a tensor are those on the device, or cast to `dtype`. Host memory contains
+ * a few chunks of 16 MiB at a time. The model must not change during the write: a step taken between two chunks throws
+ * `CheckpointError`, and the sink has half a folder (`writeFolderAtomic` leaves none). Throws `TensorMismatchError` for
+ * a config that is not the model's, `ConfigError` for one that config.json cannot represent; both before anything is
+ * written.
  */
 export async function saveModel(
   model: JanusForConditionalGeneration,
@@ -67,8 +68,9 @@ export async function saveModel(
 }
 
 /**
- * Writes the model of `base` as `saveModel` does, with `parameters` (by their names in the model) instead of its own: for a part of a
- * model that was trained without the rest. The other weights, and what `base` holds besides them, are copied byte by byte.
+ * Writes the model of `base` as `saveModel` does, with `parameters` (by their names in the model) instead of its own:
+ * for a part of a model that was trained without the rest. The other weights, and all other tensors of `base`, are
+ * copied byte by byte.
  */
 export async function saveOver(
   base: Checkpoint,

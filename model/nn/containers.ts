@@ -52,7 +52,7 @@ abstract class Indexed<M extends AnyModule, Args extends readonly unknown[], Res
   }
 }
 
-/** Modules called one after the other, each with the result of the one before: x → … → y. Without modules the result is x. */
+/** Calls its modules in order, each with the result of the previous one: x → … → y. Without modules the result is x. */
 export class Sequential extends Indexed<Module, readonly [Tensor], Tensor> {
   constructor(...modules: readonly Module[]) {
     super(modules);

@@ -13,7 +13,7 @@ export type ForwardPreHook<M, Args> = HookTypes<M, Args, unknown>["before"];
 /** Returns the result to use instead, or nothing (null is nothing too). */
 export type ForwardHook<M, Args, Result> = HookTypes<M, Args, Result>["after"];
 
-/** Removes a hook: by `remove()`, which may be called twice, or at the end of a block with `using`. */
+/** Removes a hook with `remove()`, which may be called twice, or at the end of a block with `using`. */
 export interface RemovableHandle extends Disposable {
   remove(): void;
 }

@@ -14,7 +14,7 @@ export interface LayerOptions {
 /** Names of `LayerOptions`. */
 export const LAYER_OPTIONS = ["dtype", "device", "init"] as const satisfies readonly (keyof LayerOptions)[];
 
-/** Makes a tensor of a module: outside the tape, and owned by no scope. */
+/** Creates a tensor of a module: outside the tape and all scopes. */
 export const own = <T extends Tensor>(make: () => T): T => noGrad(() => scope(make).keep());
 
 function initial(shape: readonly number[], options: LayerOptions, make: (placed: TensorOptions) => Tensor): Parameter {

@@ -42,8 +42,8 @@ export async function writeState(holder: Stateful, sink: ByteSink): Promise<void
 }
 
 /**
- * The state dict of a module or an optimizer as the bytes of a safetensors file; tied parameters once, under their first name. In Node
- * `save(holder, file)` of janus-webgpu writes a file.
+ * Returns the state dict of a module or an optimizer as the bytes of a safetensors file; tied parameters once, under
+ * their first name. In Node, `save(holder, file)` of janus-webgpu writes a file.
  */
 export async function save(holder: Stateful): Promise<Uint8Array> {
   const contents = contentsOf(holder);
@@ -59,7 +59,8 @@ export async function save(holder: Stateful): Promise<Uint8Array> {
 
 /**
  * Copies the tensors of a safetensors file into a module or an optimizer, cast to the dtypes there. f64 becomes f32; bool and other
- * integers become i32 if they fit. Throws `SafetensorsError` for a damaged file, `StateDictError` for names and shapes that do not fit; then nothing is changed.
+ * integers become i32 if they fit. Throws `SafetensorsError` for a damaged file, `StateDictError` for names and shapes
+ * that do not fit; in both cases nothing changes.
  */
 export async function load(
   holder: Stateful,

@@ -86,8 +86,9 @@ interface Slot extends Moving {
 }
 
 /**
- * Moves parameters by the rule of each, all at one learning rate. Step count, learning rate, clipping factor, scale of the losses and the flag
- * that skips a step with gradients that are not finite live in a GPU buffer, so that `step()` may be captured and replayed.
+ * Updates each parameter with its rule, all with one learning rate. Step count, learning rate, clipping factor, loss
+ * scale and the flag that skips a step with gradients that are not finite are in a GPU buffer, so that `step()` can be
+ * captured and replayed.
  */
 export class Optimizer {
   /** f32 [12], see `ADAMW_STATE`. */

@@ -77,7 +77,10 @@ export interface MuonRuleOptions extends AdamWBetas {
   readonly weightDecay?: number;
 }
 
-/** Muon (Jordan et al. 2024), for matrices: no embedding and no head. Learning rate and weight decay are of AdamW's size (`muonStep`). */
+/**
+ * Muon (Jordan et al. 2024), for matrices except embeddings and heads. Learning rates and weight decays are comparable
+ * with AdamW's (`muonStep`).
+ */
 export function muon(options: MuonRuleOptions = {}): Rule {
   knownOptions("muon", options, ["momentum", "weightDecay", "beta1", "beta2"]);
   const { momentum = 0.95, weightDecay = 0, beta1 = 0.9, beta2 = 0.999 } = options;
@@ -114,7 +117,7 @@ export interface SgdRuleOptions {
 
 export const SGD_OPTIONS = ["momentum", "dampening", "nesterov", "weightDecay"] as const;
 
-/** Stochastic gradient descent with momentum, by the rules of torch.optim.SGD. */
+/** Stochastic gradient descent with momentum, with the updates of torch.optim.SGD. */
 export function sgd(options: SgdRuleOptions = {}): Rule {
   knownOptions("sgd", options, SGD_OPTIONS);
   const { momentum = 0, dampening = 0, nesterov = false, weightDecay = 0 } = options;
