@@ -63,13 +63,13 @@ async function ask(words: readonly string[], flags: AskFlags, context: Context):
   const { answerOptions, questionIds } = await import("../model/janus/pipeline.ts");
   // Bad images are refused before the model is loaded.
   const isFile = await isThere(question);
-  const pictures = [];
+  const decoded = [];
   for (const image of images) {
     if (!(await isThere(image)))
       throw new ImageError(
         `there is no image ${image}; images come first, then the question as one quoted word: janus ask ${isFile ? question : "photo.jpg"} "${isFile ? image : "What is it?"}"`,
       );
-    pictures.push(await readImage(image, { plain: flags.plain ?? false }));
+    decoded.push(await readImage(image, { plain: flags.plain ?? false }));
   }
   if (isFile || IMAGE_NAME.test(question)) {
     if (isFile) await readImage(question); // an error in the file is reported first
@@ -83,7 +83,7 @@ async function ask(words: readonly string[], flags: AskFlags, context: Context):
   });
   const { janus, loadMs } = session;
   const answer = janus.ask(question, {
-    images: pictures,
+    images: decoded,
     ...limit,
     ...(flags.system !== undefined && { system: flags.system }),
     ...(flags.repetitionPenalty !== undefined && { repetitionPenalty: flags.repetitionPenalty }),

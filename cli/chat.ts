@@ -177,7 +177,7 @@ class Chat {
   private async requireImages(): Promise<void> {
     if (this.missing.length === 0) return;
     const { ImageError } = await import("../model/image/image.ts");
-    const todo = this.isTerminal ? "give the right path with /image, or forget it with /reset" : "mend its path; /reset forgets it"; // prettier-ignore
+    const todo = this.isTerminal ? "give the right path with /image, or remove it with /reset" : "correct its path, or remove it with /reset"; // prettier-ignore
     throw new ImageError(`the question is not answered without the image ${this.missing.join(", ")}, which could not be read; ${todo}`); // prettier-ignore
   }
 

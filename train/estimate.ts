@@ -107,7 +107,7 @@ export function longestBatch(sizes: JanusConfig, config: TrainConfig): Record<Ta
     const ids = someIds(length, vocabulary);
     return textSample("text", ids, ids, [], -1, "the longest text");
   };
-  const pictures = (n: number): Sample[] => {
+  const imageSamples = (n: number): Sample[] => {
     const most = Math.floor(length / (places + 1)); // a prompt has two tokens, the last code is no input
     if (n && !most)
       throw new ArgumentError(
@@ -123,7 +123,7 @@ export function longestBatch(sizes: JanusConfig, config: TrainConfig): Record<Ta
   return {
     und: repeat(count("und"), answer),
     text: repeat(count("text"), text),
-    gen: pictures(count("gen")),
+    gen: imageSamples(count("gen")),
   };
 }
 
@@ -271,9 +271,9 @@ export async function launchStep(
   samples: readonly Sample[],
 ): Promise<Accumulated> {
   const step = await trainer.accumulate(samples);
-  const pictures = samples.filter(({ task }) => task === "gen").length;
-  if (pictures) {
-    const shape = [Math.min(ENCODED_AT_ONCE, pictures), 3, vq.imageSize, vq.imageSize];
+  const images = samples.filter(({ task }) => task === "gen").length;
+  if (images) {
+    const shape = [Math.min(ENCODED_AT_ONCE, images), 3, vq.imageSize, vq.imageSize];
     const { device } = trainer.model.lm_head.weight;
     withLabel(CODES_LABEL, () =>
       noGrad(() => scope(() => void trainer.model.model.vqmodel.encode(full(shape, 0.1, { device })))),

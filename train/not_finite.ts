@@ -45,7 +45,7 @@ export function causeText(
       return {
         found: `weights not finite: ${someNames(cause.tensors)} (${cause.tensors.length} of ${cause.of} tensors)`,
         advice:
-          "Steps cannot mend these weights: begin with a checkpoint in which they are finite; if steps of this run made them so, with a lower optimizer.lr", // prettier-ignore
+          "Training cannot repair these weights: begin with a checkpoint in which they are finite, and with a lower optimizer.lr if steps of this run caused it", // prettier-ignore
       };
     case "images":
       return {

@@ -77,9 +77,9 @@ function logitsOf(x: Tensor, weight: Tensor, bias: Tensor | null, run: Run): Ten
 }
 
 /**
- * Cross-entropy of linear logits: x [M, K], weight [V, K], targets i32 or u32 [M] → the loss of logits x · weightᵗ (+ bias) as by
- * `crossEntropy`, f32 [], summed or averaged (the default). The logits [M, V] are never stored. Rows whose target is
- * ignored have a gradient of exactly 0; the gradients are f32.
+ * Cross-entropy of linear logits: x [M, K], weight [V, K], targets i32 or u32 [M] → the loss of logits x · weightᵗ (+
+ * bias) as in `crossEntropy`, f32 [], summed or averaged (the default). The logits [M, V] are never stored. Rows whose
+ * target is ignored have a gradient of exactly 0; the gradients are f32.
  */
 export function linearCrossEntropy(
   x: Tensor,

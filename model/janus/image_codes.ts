@@ -76,7 +76,7 @@ export async function encodePictures(vq: VqModel, pixels: Tensor): Promise<numbe
   }
 }
 
-/** An image through the image tokenizer and back. */
+/** An image and its reconstruction by the image tokenizer. */
 export async function reconstruct(vq: VqModel, picture: RgbImage): Promise<Reconstruction> {
   const side = vq.imageSize;
   const { device } = vq.quantize.embedding.weight;

@@ -183,7 +183,7 @@ export class Janus {
     return picture;
   }
 
-  /** An image through the image tokenizer and back. */
+  /** Encodes and decodes an image with the image tokenizer. */
   async reconstruct(input: ImageInput): Promise<Reconstruction> {
     return reconstruct(this.model.model.vqmodel, await this.image(input));
   }

@@ -18,7 +18,7 @@ const NOTICED_MS = 500;
 const REDIRECTS = [301, 302, 303, 307, 308];
 const MAY_PASS = [408, 425, 429, 500, 502, 503, 504];
 
-/** A failure that another try may mend. */
+/** A failure for which a retry may help. */
 export class Retry extends Error {
   readonly waitMs: number | undefined;
   constructor(message: string, waitMs?: number) {

@@ -195,7 +195,7 @@ describe("AdamW with matrices by Muon", () => {
       [[{ ...a, m: b.m }], {}, /same shape/],
       [[{ ...a, copy: b.m }], {}, /f16 or bf16/],
       [[a], { momentum: 1 }, /momentum/],
-      [[a], { weightDecay: -1 }, /decay/],
+      [[a], { weightDecay: -1 }, /weightDecay/],
     ] as const) {
       expect(() => F.muonStep(given, state, settings)).toThrow(message);
     }

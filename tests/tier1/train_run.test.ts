@@ -312,7 +312,7 @@ it("weights that are not finite are named, and how many they are, by each notice
     `: the loss of und, text, gen was not finite \\(weights not finite: ${name} \\(1 of \\d+ tensors\\); the step's samples: .*\\); nothing was changed`,
   );
   expect(error.message).toMatch(said);
-  expect(error.message).toMatch(/the run ends\. Steps cannot mend these weights/);
+  expect(error.message).toMatch(/the run ends\. Training cannot repair these weights/);
   const [loading, ...steps] = notices;
   expect(loading).toContain(name);
   expect(steps).toHaveLength(3);

@@ -82,11 +82,11 @@ export class Journal {
   }
 
   /**
-   * Makes images, then writes the page. What goes wrong is said and ends nothing: a run does not stop for its report.
-   * @param images each is tried, even if others fail
+   * Makes images, then writes the page. Errors are reported but do not end the run.
+   * @param makers each is called, even if others fail
    */
-  async write(pictures: readonly (() => Promise<void>)[], { isEnd, signal }: Standing): Promise<void> {
-    for (const make of pictures) {
+  async write(makers: readonly (() => Promise<void>)[], { isEnd, signal }: Standing): Promise<void> {
+    for (const make of makers) {
       try {
         await make();
       } catch (error) {

@@ -1,6 +1,6 @@
 /**
  * Images of a run, as small PNG files in its folder: `samples/step-…/` drawn from the same prompts and seeds during training, and
- * `samples/reconstructions/`, images of the training data through the image tokenizer and back.
+ * `samples/reconstructions/`, images of the training data with their reconstructions by the image tokenizer.
  */
 import { mkdir, readFile, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
@@ -72,7 +72,7 @@ export async function cutSamples(run: string, steps: number): Promise<void> {
     if (/^step-\d+$/.test(name) && stepOf(name) > steps) await rm(samplesFolder(run, name), { recursive: true });
 }
 
-/** Takes images through the image tokenizer and back, in place of those that were there before. */
+/** Saves reconstructions of images by the image tokenizer, replacing earlier ones. */
 export async function saveReconstructions(vq: VqModel, run: string, images: readonly RgbImage[]): Promise<void> {
   const folder = samplesFolder(run, RECONSTRUCTIONS);
   if (images.length) await mkdir(folder, { recursive: true });
