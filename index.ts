@@ -1,4 +1,7 @@
-/** janus-webgpu: the engine and what makes tensors, under one name; `F` holds the ops and `nn` the layers, as in PyTorch; `Janus` the model. */
+/**
+ * janus-webgpu: the engine and the functions that create tensors; `F` has the ops and `nn` the layers, as in PyTorch;
+ * `Janus` is the model.
+ */
 export * from "./engine/index.ts";
 export { arange, full, manualSeed, ones, randn, uniform, zeros, zerosLike } from "./kernels/index.ts";
 export * as F from "./kernels/index.ts";

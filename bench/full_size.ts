@@ -1,6 +1,6 @@
 /**
- * `node scripts/run.mjs bench/full_size.ts DIR [--whole]`: a checkpoint of full size on this machine: time to load, a question and a picture
- * as a person asks for them, the most memory that takes, and seconds for each piece of work. Of the picture only the first tokens are sampled
+ * `node scripts/run.mjs bench/full_size.ts DIR [--whole]`: a checkpoint of full size on this machine: time to load, a question and an image
+ * as a person asks for them, the most memory that takes, and seconds for each piece of work. Of the image only the first tokens are sampled
  * unless `--whole`. `examples/new_checkpoint.ts DIR --size 1B --layout deepseek` makes a checkpoint of random weights.
  */
 import { readFileSync, statSync } from "node:fs";

@@ -8,7 +8,7 @@ import { ImageGeneration } from "../model/janus/generate_images.ts";
 import { textDecoder } from "../model/generate.ts";
 import type { JanusForConditionalGeneration } from "../model/janus/janus.ts";
 
-/** Tokens of the long prompt: a picture and a short question. */
+/** Tokens of the long prompt: an image and a short question. */
 export const PREFILL_TOKENS = 600;
 /** Tokens of a short description. */
 const PROMPT_TOKENS = 20;
@@ -20,7 +20,7 @@ export interface Workload {
 
 export interface Workloads extends Disposable {
   readonly list: readonly Workload[];
-  /** Decoders whose next step can be replayed: two rows of a guided picture, one row of text behind the long prompt. */
+  /** Decoders whose next step can be replayed: two rows of a guided image, one row of text behind the long prompt. */
   readonly image: TokenDecoder;
   readonly text: TokenDecoder;
 }
@@ -49,9 +49,9 @@ export function workloads(model: JanusForConditionalGeneration, config: JanusCon
       { name: "guided image token (two rows)", run: () => image.step() },
       { name: `text token behind ${PREFILL_TOKENS}`, run: () => text.step() },
       { name: `prefill of ${PREFILL_TOKENS} tokens`, run: prefill },
-      { name: "vision tower and aligner, one picture", run: quietly(() => model.model.call(pixels)) },
-      { name: "VQ encoder, one picture", run: quietly(() => model.model.vqmodel.encode(pixels)) },
-      { name: "VQ decoder, one picture", run: quietly(() => model.model.vqmodel.decode(codes)) },
+      { name: "vision tower and aligner, one image", run: quietly(() => model.model.call(pixels)) },
+      { name: "VQ encoder, one image", run: quietly(() => model.model.vqmodel.encode(pixels)) },
+      { name: "VQ decoder, one image", run: quietly(() => model.model.vqmodel.decode(codes)) },
     ],
     image,
     text,

@@ -19,7 +19,7 @@ export const addAsk: AddCommand = (program, context) => {
   const command = program
     .command("ask")
     .summary("ask about images")
-    .description("Ask a question about images, or without any. The answer is printed as it is generated.")
+    .description("Ask a question, with or without images. The answer is printed while it is generated.")
     .argument("<words...>", "image files, then the question as the last argument")
     .addOption(
       new Option("--max-new-tokens <n>", "most tokens of the answer (default: the model's, else 512)").argParser(
@@ -63,16 +63,16 @@ async function ask(words: readonly string[], flags: AskFlags, context: Context):
   const { answerOptions, questionIds } = await import("../model/janus/pipeline.ts");
   // Bad images are refused before the model is loaded.
   const isFile = await isThere(question);
-  const pictures = [];
+  const decoded = [];
   for (const image of images) {
     if (!(await isThere(image)))
       throw new ImageError(
         `there is no image ${image}; images come first, then the question as one quoted word: janus ask ${isFile ? question : "photo.jpg"} "${isFile ? image : "What is it?"}"`,
       );
-    pictures.push(await readImage(image, { plain: flags.plain ?? false }));
+    decoded.push(await readImage(image, { plain: flags.plain ?? false }));
   }
   if (isFile || IMAGE_NAME.test(question)) {
-    if (isFile) await readImage(question); // what is wrong with the file comes first
+    if (isFile) await readImage(question); // an error in the file is reported first
     throw new UsageError(`what about ${question}? The question comes after the images, as one quoted word`);
   }
   const sampling = { ...samplingOf(flags), seed: flags.seed ?? anySeed() };
@@ -83,7 +83,7 @@ async function ask(words: readonly string[], flags: AskFlags, context: Context):
   });
   const { janus, loadMs } = session;
   const answer = janus.ask(question, {
-    images: pictures,
+    images: decoded,
     ...limit,
     ...(flags.system !== undefined && { system: flags.system }),
     ...(flags.repetitionPenalty !== undefined && { repetitionPenalty: flags.repetitionPenalty }),

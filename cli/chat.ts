@@ -68,7 +68,7 @@ class Chat {
   /** Files that could not be read: the next question is about them too, and is not answered without them. */
   private missing: string[] = [];
   private seed: number;
-  /** Ends what is being computed; null while nothing is. */
+  /** Stops the running computation; null if there is none. */
   private running: AbortController | null = null;
 
   constructor(janus: Janus, flags: ChatFlags, context: Context) {
@@ -86,7 +86,7 @@ class Chat {
       terminal: this.isTerminal,
       prompt: "> ",
     });
-    // In a terminal readline takes Ctrl-C: it ends an answer, or the conversation if there is none.
+    // In a terminal, readline handles Ctrl-C: it stops the answer, or ends the conversation if there is none.
     lines.on("SIGINT", () => (this.running ? this.running.abort() : lines.close()));
     signal.addEventListener("abort", () => {
       this.running?.abort(signal.reason);
@@ -122,7 +122,7 @@ class Chat {
         this.context.out.error(error.message);
         if (error instanceof NotFiniteError)
           this.context.exitCode = EXIT.notFinite; // the next answers will be no better
-        else if (!this.isTerminal) this.context.exitCode ||= await exitCodeOf(error); // nobody reads the message
+        else if (!this.isTerminal) this.context.exitCode ||= await exitCodeOf(error); // no one reads the message
         if (/context holds/.test(error.message) && this.messages.length)
           this.context.out.note("/reset forgets the conversation so far");
       } else throw error;
@@ -177,7 +177,7 @@ class Chat {
   private async requireImages(): Promise<void> {
     if (this.missing.length === 0) return;
     const { ImageError } = await import("../model/image/image.ts");
-    const todo = this.isTerminal ? "give the right path with /image, or forget it with /reset" : "mend its path; /reset forgets it"; // prettier-ignore
+    const todo = this.isTerminal ? "give the right path with /image, or remove it with /reset" : "correct its path, or remove it with /reset"; // prettier-ignore
     throw new ImageError(`the question is not answered without the image ${this.missing.join(", ")}, which could not be read; ${todo}`); // prettier-ignore
   }
 

@@ -20,12 +20,12 @@ export interface OutputOptions {
   readonly onBroken?: (error: Error) => void;
 }
 
-/** What is shown of a long run. */
+/** Progress display of a long run. */
 export interface ProgressState {
   readonly done: number;
   /** 0 if it is not known. */
   readonly total: number;
-  /** What is being done, or to what. */
+  /** The current activity, or its subject. */
   readonly label: string;
 }
 
@@ -97,7 +97,7 @@ export class Output {
     }
   }
 
-  /** A line on stderr, e.g. what is being waited for. */
+  /** Prints a line to stderr, e.g. the reason for a wait. */
   note(text: string): void {
     this.line(printable(text));
   }
@@ -110,14 +110,14 @@ export class Output {
     this.line(`${this.colours.red("error:")} ${printable(text)}`);
   }
 
-  /** An error as the JSON result, unless there is one already. */
+  /** Prints an error as the JSON result, if there was no result yet. */
   errorResult(error: { readonly name: string; readonly message: string; readonly exitCode: number }): void {
     if (this.json && !this.hasResult) this.result({ error });
   }
 
   /**
    * A bar on a terminal; elsewhere a line now and then. `unit` "bytes" shows sizes, any other word counts (`tokens`).
-   * `using progress = out.progress("bytes")` takes it away at the end of the block, whatever happens there.
+   * `using progress = out.progress("bytes")` removes it at the end of the block, even if the block throws.
    */
   progress(unit: string): Progress {
     this.bar?.stop();
@@ -126,7 +126,7 @@ export class Output {
     return bar;
   }
 
-  /** Leaves the terminal as it was. */
+  /** Restores the terminal. */
   close(): void {
     this.bar?.stop();
     this.bar = null;
@@ -157,7 +157,7 @@ class Bar implements Progress {
   private readonly say: (line: string) => void;
   private readonly started = Date.now();
   private said = Date.now();
-  /** Bytes of the first report: a download may begin half-way. */
+  /** Bytes of the first report: a resumed download does not begin at 0. */
   private first: number | null = null;
   private state: ProgressState | null = null;
   private bar: SingleBar | null = null;

@@ -1,4 +1,4 @@
-/** What every command is given. A command's file exports one function that adds it to the program. */
+/** Context of every command. The file of a command exports one function that adds it to the program. */
 import type { Readable } from "node:stream";
 import type { Command } from "commander";
 import type { Output } from "./console.ts";
@@ -6,9 +6,9 @@ import type { Output } from "./console.ts";
 export interface Context {
   readonly out: Output;
   readonly stdin: Readable;
-  /** Aborted by the first Ctrl-C (or SIGTERM), and when nobody reads stdout any more. Pass it on to all that takes long. */
+  /** Aborted by the first Ctrl-C (or SIGTERM), and when stdout is closed. Pass it to every long operation. */
   readonly signal: AbortSignal;
-  /** What the command ends with when nothing is thrown; `EXIT.checkFailed` for a check that did not pass. */
+  /** Exit code if the command does not throw; `EXIT.checkFailed` for a check that did not pass. */
   exitCode: number;
 }
 

@@ -53,7 +53,7 @@ async function convert(from: string, to: string, flags: ConvertFlags & HubFlags,
   await convertFolder(await resolveModel(from, context, flags), to, flags, context);
 }
 
-/** Writes the model of a folder to a new one and says what it wrote. */
+/** Writes the model of a folder to a new folder and prints a summary. */
 export async function convertFolder(from: string, to: string, flags: ConvertFlags, context: Context): Promise<void> {
   const { out, signal } = context;
   const { layout, ema = false } = flags;
@@ -71,7 +71,7 @@ export async function convertFolder(from: string, to: string, flags: ConvertFlag
     const plan = planConversion(checkpoint, options);
     const small = [...sideFiles.values(), ...(plan.index ? [plan.index] : [])];
     using progress = out.progress("bytes");
-    // Looks at the room on the disk first, and leaves nothing behind when the inside throws.
+    // Checks the disk space first, and leaves no files behind if the function throws.
     await writeFolderAtomic(to, plan.bytes + small.reduce((sum, file) => sum + file.length, 0), async (sink) => {
       await convertCheckpoint(checkpoint, sink, {
         ...options,

@@ -1,4 +1,4 @@
-/** `janus data`: looks at training data and prepares it: indexes, a preview of what is trained, the codes of pictures. */
+/** `janus data`: inspects and prepares training data: indexes, a preview of the trained tokens, image codes. */
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -66,8 +66,8 @@ const SYSTEM_FLAG = [
 export const addData: AddCommand = (program, context) => {
   const data = program
     .command("data")
-    .summary("look at training data and prepare it")
-    .description("Look at training data and prepare it.");
+    .summary("inspect and prepare training data")
+    .description("Inspect and prepare training data.");
   sourceOptions(
     data
       .command("index")
@@ -95,12 +95,12 @@ export const addData: AddCommand = (program, context) => {
     .action((source: string, flags: PreviewFlags) => preview(source, flags, context));
   modelOptions(
     sourceOptions(
-      data.command("tokenize").description("Compute the codes of a source's pictures; resumes where it stopped."),
+      data.command("tokenize").description("Compute the image codes of a source; resumes if it was stopped."),
     ),
   )
     .argument("<source>", SOURCE)
     .requiredOption("--cache <folder>", "folder of indexes and image codes")
-    .addOption(new Option("--batch <n>", "pictures at a time").argParser(wholeNumber(1, 1024)).default(8))
+    .addOption(new Option("--batch <n>", "images at a time").argParser(wholeNumber(1, 1024)).default(8))
     .option(...JSON_FLAG)
     .action((source: string, flags: TokenizeFlags) => tokenize(source, flags, context));
 };
@@ -174,7 +174,7 @@ async function tokenCounter(name: string, { cache, system }: IndexFlags, context
   };
 }
 
-/** What `janus data index` says of a source. */
+/** Prints the result of `janus data index` for a source. */
 interface Indexed extends Partial<Pick<TokenCounts, "longest" | "bad">> {
   readonly path: string;
   readonly kind: string;
@@ -306,7 +306,7 @@ async function preview(path: string, flags: PreviewFlags, context: Context): Pro
     }
     const encoder = new RecordEncoder(processor, {
       seed: 0,
-      drop: 0, // what is dropped differs by run and epoch
+      drop: 0, // dropped prompts differ by run and epoch
       pictures: { plain: flags.plain ?? false },
       ...(codes && { codes }),
       ...(flags.system !== undefined && { system: flags.system }),
@@ -322,7 +322,7 @@ async function preview(path: string, flags: PreviewFlags, context: Context): Pro
   }
 }
 
-/** Prints a sample, or why it is none. */
+/** Prints a sample, or the reason why a record is not a sample. */
 async function previewOf(
   index: SourceIndex,
   i: number,
@@ -380,7 +380,7 @@ async function tokenize(path: string, flags: TokenizeFlags, context: Context): P
     close.push(() => cache.close());
     const codes = cache.source(tokenizer.encode, { batch: flags.batch });
     const quarantine = new Quarantine({ file: join(flags.cache, "bad.jsonl") });
-    using progress = out.progress("pictures");
+    using progress = out.progress("images");
     let [next, done, bad] = [0, 0, 0];
     let isFailed = false;
     const work = async (): Promise<void> => {

@@ -24,7 +24,7 @@ export async function openDevice(adapter: string | number | undefined, { out }: 
 export const softwareWarning = (name: string): string =>
   `${name} is a software adapter: it runs on the CPU, with right results and without the speed of a GPU`;
 
-/** What Dawn and its loader throw while a device is opened is about the machine, not a mistake of ours. */
+/** Errors of Dawn and its loader while a device is opened concern the machine; they are not bugs of this package. */
 export function deviceError(error: unknown): unknown {
   if (error instanceof JanusError || error instanceof TypeError || error instanceof ReferenceError) return error;
   const message = messageOf(error);

@@ -83,7 +83,7 @@ interface Machine {
   readonly cpus: number;
   readonly memoryBytes: number;
   readonly freeBytes: number;
-  /** What a container lets this process have; null if that is all. */
+  /** Memory limit of the container; null if there is none. */
   readonly allowedBytes: number | null;
   readonly packages: Readonly<Record<string, string | null>>;
 }

@@ -8,12 +8,12 @@ import { messageOf } from "../engine/errors.ts";
 export interface Check {
   readonly name: string;
   readonly passed: boolean;
-  /** What was compared, or what went wrong. */
+  /** The compared values, or the failure. */
   readonly detail: string;
   readonly ms: number;
 }
 
-/** What a check found; a failed one throws. */
+/** Result of a check; a failed check throws. */
 type Run = (device: Device) => Promise<string>;
 
 const CHECKS: readonly [string, Run][] = [

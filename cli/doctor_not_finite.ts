@@ -1,6 +1,6 @@
 /**
  * NaN and infinity on the device: a part of the self-test of `janus doctor`. WGSL lets a device compute as if there were neither (fast math), so
- * each family of ops is asked what it makes of them. What is right is PyTorch's result: NaN comes out of everything that NaN goes into.
+ * each family of ops is tested with them. The correct result is that of PyTorch: NaN propagates through every op.
  */
 import { scope, tensor } from "../engine/index.ts";
 import type { DType, Device, Nested, Tensor } from "../engine/index.ts";
@@ -8,7 +8,7 @@ import * as F from "../kernels/index.ts";
 
 type Make = (values: Nested, dtype?: DType) => Tensor;
 
-/** An op, what it is asked, and what it must give; finite numbers are compared within 1e-3. */
+/** An op, its inputs, and its correct results; finite numbers are compared within 1e-3. */
 interface Probe {
   readonly op: string;
   readonly run: (make: Make) => Tensor;

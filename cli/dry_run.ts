@@ -10,7 +10,7 @@ import { formatBytes, formatCount, formatDuration, indent, table } from "./forma
 type AnyConfig = TrainConfig | TokenizerConfig;
 type Rows = readonly (readonly string[])[];
 
-/** What the estimates of the stages do not have in common: the step in words, and lines about it and about the whole run. */
+/** Parts of an estimate that differ between the stages: a description of the step, and lines about the step and the whole run. */
 interface Shown {
   readonly step: string;
   readonly ofStep: Rows;
@@ -81,9 +81,9 @@ const packedShown = ({ samples, rows, tokens, targets }: StepEstimate, { length 
 });
 
 const tokenizerShown = ({ batch, microBatch }: TokenizerConfig): Shown => ({
-  step: `a step: ${formatCount(batch)} pictures, ${formatCount(Math.min(batch, microBatch))} at once`,
+  step: `a step: ${formatCount(batch)} images, ${formatCount(Math.min(batch, microBatch))} at once`,
   ofStep: [],
-  ofRun: (steps) => [["pictures", formatCount(batch * steps)]],
+  ofRun: (steps) => [["images", formatCount(batch * steps)]],
 });
 
 /** `1,800 (und 600, text 900, gen 300)` */

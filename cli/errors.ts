@@ -1,6 +1,6 @@
 /**
- * How a command ends: the exit codes, which error means which, and what is said about it. Errors that the package raises on purpose are
- * one message; anything else is a mistake in the package and comes with its stack.
+ * The end of a command: exit codes, the exit code of each error, and its message. Errors that the package throws on
+ * purpose are one message; anything else is a mistake in the package and comes with its stack.
  */
 import type { CommanderError } from "commander";
 import { JanusError, messageOf } from "../engine/errors.ts";
@@ -59,7 +59,7 @@ export class Interrupted extends JanusError {
 const isFileSystemError = (error: unknown): error is NodeJS.ErrnoException & { path: string } =>
   error instanceof Error && "errno" in error && "syscall" in error && "path" in error && typeof error.path === "string";
 
-/** An error as it is shown: those of the file system get this package's words. */
+/** Formats an error for the user; errors of the file system get messages of this package. */
 async function translated(error: unknown): Promise<unknown> {
   if (!isFileSystemError(error)) return error;
   const { fileError } = await import("../model/node/files.ts");
@@ -92,7 +92,7 @@ export async function exitCodeOf(error: unknown): Promise<number> {
     [[engine.NotFiniteError], EXIT.notFinite],
     [[engine.DeviceError, engine.DeviceLostError, engine.OutOfMemoryError, engine.KernelError], EXIT.device],
   ];
-  // What is left (shapes, dtypes, the tape, captures) no command line can cause.
+  // The other errors (shapes, dtypes, the tape, captures) cannot be caused by a command line.
   return codes.find(([classes]) => classes.some((kind) => error instanceof kind))?.[1] ?? EXIT.bug;
 }
 
@@ -116,7 +116,7 @@ export async function reportError(thrown: unknown, out: Output, signal: AbortSig
   return exitCode;
 }
 
-/** The same for what commander found. It has printed help and the version by itself; they come here to end the run. */
+/** The same for errors of commander. Commander prints help and version itself; they arrive here to end the run. */
 export function reportUsage(error: CommanderError, out: Output, command: string): number {
   if (error.exitCode === 0) return EXIT.done;
   if (error.code !== "commander.help") {

@@ -1,4 +1,4 @@
-/** `janus generate`: images of prompts, as PNG files that say how they were made; and what such a file says, made again. */
+/** `janus generate`: generates images from prompts, as PNG files that record how they were made, and regenerates images from such files. */
 import { addAbortSignal } from "node:stream";
 import { Option } from "commander";
 import { rm } from "node:fs/promises";
@@ -80,7 +80,7 @@ export const addGenerate: AddCommand = (program, context) => {
   });
 };
 
-/** The prompts of the command line, of standard input (`-`), or of a file: one a line, empty lines left out. */
+/** The prompts of the command line, of standard input (`-`), or of a file: one per line, empty lines left out. */
 async function promptsOf(
   prompt: string | undefined,
   file: string | undefined,
@@ -189,7 +189,7 @@ interface DrawOptions {
   readonly seed: number;
   readonly sampling: ReturnType<typeof samplingOf>;
   readonly context: Context;
-  /** Begins what is shown: which of several prompts. */
+  /** Prefix of the progress display: which of several prompts is running. */
   readonly which: string;
 }
 
@@ -243,7 +243,7 @@ class Preview {
     this.side = janus.model.model.vqmodel.side;
   }
 
-  /** Every quarter of the rows: a preview costs as much as decoding a picture. */
+  /** Every quarter of the rows: a preview costs as much as decoding an image. */
   async update(done: number, total: number): Promise<void> {
     const rows = Math.floor(done / this.side);
     if (done === total || rows < this.shown + Math.ceil(this.side / 4)) return;
@@ -260,7 +260,7 @@ class Preview {
   }
 }
 
-/** `--from`: the picture of the token ids in a file, and with `--check` the tokens of its prompt and seed redrawn. */
+/** `--from`: the image of the token ids in a file, and with `--check` the tokens of its prompt and seed redrawn. */
 async function again(file: string, flags: GenerateFlags, context: Context): Promise<void> {
   const { out, signal } = context;
   const { readPicture, encodePicture } = await import("../model/janus/node/janus.ts");

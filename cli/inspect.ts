@@ -1,4 +1,4 @@
-/** `janus inspect`: what a checkpoint contains and what it takes to run and to train it. Opens no GPU and reads no weights. */
+/** `janus inspect`: shows the contents of a checkpoint, and the memory to run and train it. Opens no GPU and reads no weights. */
 import type { JanusConfig } from "../model/janus/config.ts";
 import type { Inspection } from "../model/janus/checkpoint/inspect.ts";
 import type { AddCommand, Context } from "./context.ts";
@@ -9,7 +9,7 @@ import type { HubFlags } from "./model_folder.ts";
 export const addInspect: AddCommand = (program, context) => {
   const command = program
     .command("inspect")
-    .summary("show what a checkpoint contains and needs")
+    .summary("show the contents of a checkpoint and the memory that it needs")
     .description(
       "Show a checkpoint's config, tensors, parameters by part, and the memory to run and to train it. Needs no GPU. Of a model on the hub, a few megabytes are read: configs and headers.",
     )
@@ -57,7 +57,7 @@ function inspectionText(found: Inspection): string {
     "parameters by part",
     indent(table(partRows(found), [1, 2])),
     "",
-    "memory to run (weights as they are stored, one image at a time)",
+    "memory to run (weights in their stored dtype, one image at a time)",
     indent(table(runRows(found), [1])),
     "",
     "memory to train (16 bytes a trained parameter, the rest frozen in 16 bits; activations come on top)",

@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-/** The `janus` command: puts the commands together, runs the one that is asked for, and ends the process with its exit code. */
+/** The `janus` command: registers the commands, runs the requested one, and exits with its exit code. */
 import { Command, CommanderError } from "commander";
 import { addAsk } from "./ask.ts";
 import { addChat } from "./chat.ts";
@@ -81,7 +81,7 @@ async function run(args: readonly string[]): Promise<number> {
   }
   out.close();
   await out.flush();
-  // A reader that has gone (`| head`) has had enough, and all is well. A full disk is not.
+  // If the reader has closed the pipe (`| head`), this is not an error. A full disk is.
   if (out.broken && code === EXIT.done && !isBrokenPipe(out.broken)) {
     out.error(`standard output cannot be written: ${out.broken.message}`);
     return EXIT.input;

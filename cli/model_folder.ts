@@ -1,4 +1,4 @@
-/** From what a person names to a model: a folder on this machine, the package's own model, or one on the hub, fetched with a bar. */
+/** Resolves the name of a model: a folder on this machine, the package's own model, or one on the hub, downloaded with a progress bar. */
 import { stat } from "node:fs/promises";
 import type { Command } from "commander";
 import type { FileSource } from "../model/io/bytes.ts";
@@ -28,7 +28,7 @@ const isHubName = (text: string): boolean => /^[^./~\\][^/\\]*\/[^/\\]+$/.test(t
 const SILENT_MS = 3000;
 const WITHOUT_NETWORK = "the demo's model needs no network: --model shapes";
 
-/** The folder of a model. Throws `FileError` for a path that is none, `HubError` for a model that cannot be fetched. */
+/** Returns the folder of a model. Throws `FileError` if the path is not a folder, `HubError` if the model cannot be downloaded. */
 export async function resolveModel(nameOrPath: string, context: Context, flags: HubFlags = {}): Promise<string> {
   return (
     (await folderHere(nameOrPath, flags)) ??
@@ -36,7 +36,7 @@ export async function resolveModel(nameOrPath: string, context: Context, flags: 
   );
 }
 
-/** The files of a model, for reading headers: those of a model on the hub are not fetched as a whole. Throws as `resolveModel` does. */
+/** Returns the files of a model for reading headers: files on the hub are not downloaded completely. Throws as `resolveModel` does. */
 export async function resolveSource(nameOrPath: string, context: Context, flags: HubFlags = {}): Promise<FileSource> {
   const folder = await folderHere(nameOrPath, flags);
   if (folder === null)

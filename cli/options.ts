@@ -1,4 +1,4 @@
-/** Checks of option values, for commander: what they refuse is shown with the name of the option. */
+/** Checks of option values, for commander, which shows their errors with the name of the option. */
 import { InvalidArgumentError, Option } from "commander";
 
 const range = (min: number, max: number): string =>

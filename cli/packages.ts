@@ -1,4 +1,4 @@
-/** Packages beside the command: their versions, and loading one at the moment it is needed. */
+/** Packages that the command uses: their versions, and loading them on demand. */
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";

@@ -1,4 +1,4 @@
-/** `janus reconstruct`: an image through the image tokenizer and back, to see what its codes keep. */
+/** `janus reconstruct`: encodes and decodes an image with the image tokenizer, to show what its codes preserve. */
 import { basename, extname } from "node:path";
 import type { AddCommand, Context } from "./context.ts";
 import { addModelOptions, writeFree, openJanus, pictureFolder, plainOption } from "./session.ts";
@@ -11,7 +11,7 @@ interface ReconstructFlags extends ModelFlags {
 export const addReconstruct: AddCommand = (program, context) => {
   const command = program
     .command("reconstruct")
-    .summary("encode and decode an image by the image tokenizer")
+    .summary("encode and decode an image with the image tokenizer")
     .description(
       "Encode an image (short side scaled to the model's size, cropped to a square) as tokens, decode them, and print the PSNR between both.",
     )
@@ -24,11 +24,11 @@ export const addReconstruct: AddCommand = (program, context) => {
 
 async function reconstruct(file: string, flags: ReconstructFlags, context: Context): Promise<void> {
   const { encodePng, readImage } = await import("../model/node/image_file.ts");
-  const picture = await readImage(file, { plain: flags.plain ?? false });
+  const input = await readImage(file, { plain: flags.plain ?? false });
   await pictureFolder(flags.out);
   using session = await openJanus(flags, context);
   const started = performance.now();
-  const { tokenIds, image, psnr } = await session.janus.reconstruct(picture);
+  const { tokenIds, image, psnr } = await session.janus.reconstruct(input);
   const path = await writeFree(flags.out, `${basename(file, extname(file))}-reconstructed`, await encodePng(image));
   const timings = { loadMs: session.loadMs, reconstructMs: performance.now() - started };
   context.out.result(

@@ -1,4 +1,4 @@
-/** What the commands that run a model share: their flags, opening the device and the model, and the paths of pictures. */
+/** Common parts of the commands that run a model: flags, opening the device and the model, and paths of images. */
 import { access, constants, mkdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { Option } from "commander";
@@ -138,7 +138,7 @@ export function slug(prompt: string): string {
   );
 }
 
-/** Makes the folder for pictures; throws `FileError` before any work when nothing can be written there. */
+/** Makes the folder for images; throws `FileError` before any work when nothing can be written there. */
 export async function pictureFolder(folder: string): Promise<void> {
   if (folder === "") throw new UsageError('--out: a folder is required; got "". Use . for the current one');
   const { FileError, fileError, requireRoom } = await import("../model/node/files.ts");
@@ -163,7 +163,7 @@ export async function writeFree(folder: string, name: string, content: Uint8Arra
   }
 }
 
-/** Writes a picture under a name made of its prompt and seed. */
+/** Writes an image under a name made of its prompt and seed. */
 export async function savePictureIn(folder: string, picture: Picture): Promise<string> {
   const { encodePicture } = await import("../model/janus/node/janus.ts");
   return writeFree(folder, `${slug(picture.prompt)}-${picture.seed}`, await encodePicture(picture));

@@ -11,11 +11,11 @@ const SIGNALS = {
 
 /**
  * One key press may arrive twice: the terminal sends it to npm and to us, and npm forwards its own to us.
- * Nobody presses twice in so short a time.
+ * A person does not press the keys twice in such a short time.
  */
 const SAME_PRESS_MS = 100;
 
-/** What of the process is used, so that tests can put something else in its place. */
+/** The part of `process` that is used, so that tests can replace it. */
 export interface SignalSource {
   on(signal: keyof typeof SIGNALS, listener: () => void): unknown;
 }

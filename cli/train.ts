@@ -1,4 +1,4 @@
-/** `janus train`: a stage of training from a preset or a YAML file, a line a step; resumes a run that was stopped. */
+/** `janus train`: a stage of training from a preset or a YAML file, a line per step; resumes a run that was stopped. */
 import { existsSync, statSync } from "node:fs";
 import { Option } from "commander";
 import type { SourceSpec } from "../train/node/data/sources.ts";
@@ -102,7 +102,7 @@ export function requireUsed(sources: readonly SourceSpec[], { images, classes, i
     throw new UsageError("--ignore-field is for records of files, and all sources are folders");
 }
 
-/** What `--data`, `--images` and `--classes` say. Throws `UsageError` if one of them has no effect. */
+/** Parses `--data`, `--images` and `--classes`. Throws `UsageError` if one of them has no effect. */
 export function sourcesOf({ data, ...rest }: SourceFlags & Pick<TrainFlags, "data">): SourceSpec[] {
   const sources = data.map((text) => sourceOf(text, rest));
   requireUsed(sources, rest);

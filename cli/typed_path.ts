@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 
 const exists = (path: string): Promise<boolean> => access(path).then(() => true, () => false); // prettier-ignore
 
-/** The path that is meant: as it stands if there is such a file, else without quotes and escapes; `~` is the home folder. */
+/** Interprets a typed path: unchanged if there is such a file, else without quotes and escapes; `~` is the home folder. */
 export async function typedPath(typed: string): Promise<string> {
   const text = typed.trim();
   if (await exists(text)) return text;

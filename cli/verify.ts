@@ -83,7 +83,7 @@ export async function verify(flags: VerifyFlags, context: Context, open: () => P
       }
     };
     await take(run.rows(), "verifying");
-    model.dispose(); // training has models of its own
+    model.dispose(); // training uses its own models
     await take(training.rows(), "training");
     rows.push(...run.others());
     progress.stop();
@@ -103,7 +103,7 @@ function ownDType({ parameters }: Checkpoint): FloatDType {
 
 const short = (value: number | null): string => (value === null ? "" : value === 0 ? "0" : value.toExponential(1));
 
-/** A line a row, but one for each stage of training and its rows that fail; then what it comes to. */
+/** Prints a line per row, except for training, which has one line per stage and one per failed row; then the summary. */
 function text(
   rows: readonly Comparison[],
   stageOf: (row: Comparison) => string | null,

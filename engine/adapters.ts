@@ -1,21 +1,21 @@
-/** Adapters: which there are, which one is meant, and the limits that a device on it has. */
+/** Adapters: lists them, chooses one, and derives the limits of a device on it. */
 import { DEFAULT_LIMITS, withGranules } from "./capabilities.ts";
 import type { Limits } from "./capabilities.ts";
 import { ArgumentError, DeviceError } from "./errors.ts";
 import { requestAdapter, requestGPU } from "./platform.ts";
 
-/** Which adapter is wanted. */
+/** Options that select an adapter. */
 export interface AdapterOptions {
-  /** Part of the adapter's name, or its index in `listAdapters()`; the default is the fastest one. */
+  /** Part of the adapter's name, or its index in `listAdapters()`; default: the fastest one. */
   readonly adapter?: string | number;
   /** `"null"`: no GPU, shapes and counts only. */
   readonly backend?: "null" | "vulkan" | "metal" | "d3d12";
 }
 
-/** Limits to hold instead of the adapter's (never above it); `"default"` for those that every WebGPU device has. */
+/** Limits to use instead of the adapter's (never above them); `"default"`: the limits that every WebGPU device has. */
 export type WantedLimits = Partial<Limits> | "default";
 
-/** The adapters that this machine offers, most capable first, one row each. */
+/** Lists the adapters of this machine, most capable first. */
 export async function listAdapters(
   backend?: AdapterOptions["backend"],
 ): Promise<{ adapter: GPUAdapter; name: string }[]> {
@@ -36,14 +36,14 @@ export async function listAdapters(
   return found;
 }
 
-/** The adapter that `options` ask for. Throws `DeviceError` if there is none, `ArgumentError` if none has the name. */
+/** Returns the adapter that `options` select. Throws `DeviceError` if there is no adapter, `ArgumentError` if none matches. */
 export async function chooseAdapter(options: AdapterOptions): Promise<GPUAdapter> {
   if (options.adapter === undefined) {
     const gpu = await requestGPU(options.backend);
     const adapter = await requestAdapter(gpu, { powerPreference: "high-performance" });
     if (adapter) return adapter;
     throw new DeviceError(
-      "no WebGPU adapter found; run `npm run setup` in a checkout, or install a Vulkan driver (Debian: mesa-vulkan-drivers)",
+      "Device.create: a WebGPU adapter is required; got none. Run `npm run setup` in a checkout, or install a Vulkan driver (Debian: mesa-vulkan-drivers).",
     );
   }
   const all = await listAdapters(options.backend);
@@ -52,22 +52,23 @@ export async function chooseAdapter(options: AdapterOptions): Promise<GPUAdapter
     typeof wanted === "number" ? all[wanted] : all.find((a) => a.name.toLowerCase().includes(wanted.toLowerCase()));
   if (!found) {
     throw new ArgumentError(
-      `no adapter ${JSON.stringify(wanted)}; there are: ${all.map((a, i) => `${i} ${a.name}`).join("; ") || "none"}`,
+      `Device.create: adapter must name one of the adapters (${all.map((a, i) => `${i} ${a.name}`).join("; ") || "none"}); got ${JSON.stringify(wanted)}. Pass part of a name, or an index.`,
     );
   }
-  // An adapter gives one device only: ask for a fresh one of the same kind.
+  // An adapter creates only one device; `listAdapters` requested fresh ones.
   return found.adapter;
 }
 
-/** The limits to hold: the adapter's, or less if `asked` says so; throws if it asks for more. */
+/** Returns the limits to use: the adapter's, or lower ones if `asked` has them. Throws `DeviceError` if it asks for more. */
 export function heldLimits(has: Limits, asked: WantedLimits | undefined, name: string): Limits {
   if (asked === "default") return DEFAULT_LIMITS;
   for (const [key, value] of Object.entries(asked ?? {})) {
-    if (!(key in has)) throw new ArgumentError(`unknown limit "${key}"; known: ${Object.keys(has).join(", ")}`);
+    if (!(key in has))
+      throw new ArgumentError(`limits: keys must be among ${Object.keys(has).join(", ")}; got ${key}. Remove it.`);
     const most = has[key as keyof Limits];
     if (key.startsWith("min") ? value < most : value > most) {
       throw new DeviceError(
-        `limits: ${key} ${value} was asked for, the adapter ${name} has ${most}; ask for no more than it has`,
+        `limits: ${key} must be within the adapter's limit of ${most} (${name}); got ${value}. Request no more than the adapter has.`,
       );
     }
   }

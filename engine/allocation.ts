@@ -1,24 +1,26 @@
 /**
- * Buffers of a GPU that may run out of memory. WebGPU reports that only later: `createBuffer` returns a buffer that may turn out to be
- * invalid, and the verdict of its error scope comes with a turn of the event loop. What can be had then:
- * - The pool gives up its free buffers, and its budget becomes less than the bytes that were just too many.
- * - A buffer that nothing on the GPU refers to yet (no bind group, no upload) is created once more. If that succeeds, nothing happened.
- * - Otherwise the next `sync()` or read rejects with `OutOfMemoryError`: the size, its label, and what was alive. Launches that used the
- *   buffer did not run, so the results of that step are lost; all other tensors and the device stay usable. The same step taken again either
- *   fits after the trim, or the budget refuses it before any work.
+ * Buffers of a GPU that may run out of memory. WebGPU reports this late: `createBuffer` may return an invalid buffer,
+ * and its error scope resolves a turn of the event loop later. If the GPU had no memory:
+ * - The pool frees its unused buffers, and its budget drops below the number of bytes that failed.
+ * - A buffer that nothing on the GPU refers to yet (no bind group, no upload) is created a second time. If that
+ *   succeeds, the failure has no effect.
+ * - Otherwise the next `sync()` or read rejects with `OutOfMemoryError`, which has the size, the label, and a table of
+ *   live tensors. Launches that used the buffer did not run, so the results of that step are lost; all other tensors
+ *   and the device stay usable. If the step is repeated, either it fits after the trim, or the budget refuses it before
+ *   any work.
  */
 import { OutOfMemoryError } from "./errors.ts";
 import { mib } from "./pool.ts";
 import type { BufferPool, PoolBuffer } from "./pool.ts";
 
-/** From this size on the table of what is alive is kept with the request; for smaller ones it is that of the verdict. */
+/** Bytes from which a request keeps the table of live tensors of its own time; smaller ones report the table at the time of the verdict. */
 const TABLE_BYTES = 2 ** 20;
 
-/** A buffer that was asked for. */
+/** A requested buffer. */
 interface Request {
   readonly label: string;
   readonly bytes: number;
-  /** Bytes that the pool held when it was asked for, without it. */
+  /** Bytes reserved by the pool at the time of the request, without this buffer. */
   readonly held: number;
   readonly table: string | null;
 }
@@ -31,7 +33,7 @@ export class Allocations {
 
   /**
    * @param poolOf returns the pool, which needs this object first
-   * @param fail called with each request that failed for good
+   * @param fail called with each request that failed on the second attempt, too
    */
   constructor(gpu: GPUDevice, poolOf: () => BufferPool, fail: (error: OutOfMemoryError) => void) {
     this.gpu = gpu;
@@ -43,13 +45,13 @@ export class Allocations {
     return this.poolOf();
   }
 
-  /** A storage buffer for `buffer`. */
+  /** Creates the storage buffer of `buffer`. */
   create(buffer: PoolBuffer, label: string): GPUBuffer {
     const request = this.request(label, buffer.size);
     return this.scoped(storageBuffer(buffer.size), () => this.refused(buffer, request));
   }
 
-  /** A buffer outside the pool, e.g. for a read-back. */
+  /** Creates a buffer outside the pool, e.g. for a read-back. */
   createOther(descriptor: GPUBufferDescriptor, label: string): GPUBuffer {
     const request = this.request(label, descriptor.size);
     return this.scoped(descriptor, () => {
@@ -58,12 +60,12 @@ export class Allocations {
     });
   }
 
-  /** The verdict of some buffer is not known yet. */
+  /** True while the verdict on some buffer is not known. */
   get isPending(): boolean {
     return this.pending.size > 0;
   }
 
-  /** Resolves when all verdicts are known, those of second attempts too. */
+  /** Resolves when all verdicts are known, including those on second attempts. */
   async settled(): Promise<void> {
     while (this.pending.size) await Promise.all(this.pending);
   }
@@ -93,7 +95,7 @@ export class Allocations {
 
   private refused(buffer: PoolBuffer, request: Request): void {
     const isHeld = this.pool.refuse(buffer, request.held);
-    if (!isHeld) return; // freed meanwhile: nobody waits for it
+    if (!isHeld) return; // freed in the meantime: nothing waits for it
     if (buffer.isBound) return this.fail(this.error(request));
     const held = this.pool.stats.reservedBytes;
     const second = this.scoped(storageBuffer(buffer.size), () => {
@@ -105,8 +107,8 @@ export class Allocations {
 
   private error({ label, bytes, held, table }: Request): OutOfMemoryError {
     return new OutOfMemoryError(
-      `${label}: ${mib(bytes)} asked for, the GPU has no more memory; ${mib(held)} were held, the budget is ${mib(this.pool.budget)} from now on. ` +
-        `What was computed since the last sync() may be lost: run it again with fewer tensors alive (scope, dispose), a smaller batch or checkpoint(). Alive:\n${table ?? this.pool.table()}`,
+      `${label}: the GPU must have ${mib(bytes)} of free memory; got an out-of-memory error with ${mib(held)} in use. The budget is now ${mib(this.pool.budget)}. ` +
+        `Results since the last sync() may be lost: compute them again with fewer live tensors (scope, dispose), a smaller batch or checkpoint(). Alive:\n${table ?? this.pool.table()}`,
     );
   }
 }

@@ -1,7 +1,7 @@
 /**
  * Reverse-mode differentiation: a tape of {inputs, saved, backward}. Ops call `record` after they have computed their result;
- * `backward()` walks the entries from the last to the first. Gradients of leaves accumulate in f32, those between ops are passed on.
- * No double backward.
+ * `backward()` walks the entries from the last to the first. Gradients of leaves accumulate in f32; gradients between
+ * ops keep their dtype. There is no double backward.
  */
 import { ArgumentError, AutogradError, DTypeError, ShapeError, shapeText } from "./errors.ts";
 import { currentLabel, withLabel } from "./label.ts";
@@ -26,14 +26,14 @@ let accumulator: ((into: Tensor | null, grad: Tensor, inPlace: boolean, leaf: bo
 /** True unless inside `noGrad`. */
 export const gradEnabled = (): boolean => enabled;
 
-/** How gradients are added and made f32 for leaves; `kernels/` sets it once. */
+/** Sets the function that adds gradients, and casts them to f32 for leaves; `kernels/` calls it once. */
 export function setGradientAccumulator(fn: NonNullable<typeof accumulator>): void {
   accumulator = fn;
 }
 
 let noGrads = 0;
 
-/** How many `noGrad` are open, those of `checkpoint` apart. */
+/** Number of open `noGrad` calls, without those of `checkpoint`. */
 export const noGradDepth = (): number => noGrads;
 
 /** Runs `fn` (synchronous) without recording. */
@@ -66,7 +66,10 @@ function withGrad<T>(value: boolean, fn: () => T, what: string): T {
 
 let watcher: ((leaf: Tensor) => void) | null = null;
 
-/** Runs `fn` (synchronous); `seen` gets each leaf that requires a gradient when an op on it is recorded, in a later recomputation by `checkpoint` too. */
+/**
+ * Runs `fn` (synchronous); `seen` gets each leaf that requires a gradient when an op on it is recorded, also in later
+ * recomputations by `checkpoint`.
+ */
 export function watchLeaves<T>(seen: (leaf: Tensor) => void, fn: () => T): T {
   const before = watcher;
   watcher = before
@@ -85,9 +88,9 @@ export function watchLeaves<T>(seen: (leaf: Tensor) => void, fn: () => T): T {
 /**
  * Puts an op on the tape and returns its result.
  * @param inputs the op's tensor inputs, in the order in which `backward` returns their gradients
- * @param output a new tensor that no one else holds
- * @param saved tensors that `backward` reads; the tape keeps handles of its own, so scopes may dispose the originals.
- *   They are kept as views outside the tape: gradients do not flow through them
+ * @param output a new tensor that has no other owner
+ * @param saved tensors that `backward` reads; the tape keeps its own handles, so scopes may dispose the originals. The
+ *   handles are views outside the tape: gradients do not flow through them
  * @param force record even if no input requires a gradient (parameters reached inside, as in `checkpoint`)
  */
 export function record(
@@ -113,22 +116,27 @@ export function record(
   return output;
 }
 
-/** Calls `fn` with the gradient of `t` when backward reaches it; what it returns replaces the gradient. `t` is a result of an op. */
+/**
+ * Calls `fn` with the gradient of `t`, the result of an op, when backward reaches it. A tensor that `fn` returns
+ * replaces the gradient. Throws `AutogradError` for a leaf.
+ */
 export function onGrad(t: Tensor, fn: (grad: Tensor) => Tensor | void): void {
   if (!t.node)
     throw new AutogradError(
-      `onGrad: ${t} is a leaf or needs no gradient; hooks are for results of ops, a leaf's gradient is in .grad`,
+      `onGrad: the tensor must be the result of an op that needs a gradient; got ${t}. Read the gradient of a leaf from .grad.`,
     );
   t.node.hooks.push(fn);
 }
 
-/** The 1 that `backward()` starts from. */
+/** The gradient 1 with which `backward()` starts. */
 const one = (device: Device): Tensor =>
   deviceConstant(device, "one", () => ({ shape: [], dtype: "f32", bytes: encode([1], "f32") }));
 
 /**
- * Differentiates `loss` with respect to every leaf that requires a gradient, adding to their `.grad` (f32). Frees the tape as it goes.
- * @param grad gradient of `loss`, of its shape; may be left out for a loss of one element
+ * Differentiates `loss` with respect to every leaf that requires a gradient, and adds to their `.grad` (f32). Frees the
+ * tape on the way.
+ * @param grad gradient of `loss`, of its shape; optional for a loss of one element
+ * @throws AutogradError if `loss` needs no gradient, or if its graph was freed or changed in place
  */
 export function backward(loss: Tensor, grad?: Tensor): void {
   if (typeof (loss as Partial<Tensor> | undefined)?.check !== "function")
@@ -136,16 +144,17 @@ export function backward(loss: Tensor, grad?: Tensor): void {
   loss.check();
   if (!loss.requiresGrad)
     throw new AutogradError(
-      `backward: ${loss} does not depend on any tensor that requires a gradient (or was made inside noGrad)`,
+      `backward: the loss must depend on a tensor that requires a gradient; got ${loss}. Set requiresGrad on a leaf, and compute the loss outside noGrad.`,
     );
   if (grad && !isFloat(grad.dtype))
-    throw new DTypeError(`backward: the gradient ${grad} is not of a floating dtype; cast it to f32`);
+    throw new DTypeError(`backward: the gradient must have a floating dtype; got ${grad}. Cast it to f32.`);
   if (grad ? !sameShape(grad.shape, loss.shape) : loss.size !== 1) {
     throw new ShapeError(
-      `backward: ${loss} ${grad ? `and its gradient ${grad}` : "is not one element and no gradient was given"}; pass a gradient of shape ${shapeText(loss.shape)}`,
+      `backward: the gradient must have the shape of the loss, ${shapeText(loss.shape)}; got ${grad ? String(grad) : "none, and a loss of several elements"}. Pass one of this shape.`,
     );
   }
-  if (!accumulator) throw new AutogradError("backward: no gradient accumulator; import janus-webgpu/kernels");
+  if (!accumulator)
+    throw new AutogradError("backward: a gradient accumulator must be set; got none. Import janus-webgpu/kernels.");
   noGrad(() => {
     const seed = grad ?? one(loss.device);
     const start = seed.strided(loss.shape, grad ? grad.strides : loss.shape.map(() => 1));
@@ -154,7 +163,7 @@ export function backward(loss: Tensor, grad?: Tensor): void {
   });
 }
 
-// Entries older than this belong to the graph around a checkpoint, whose own backward is under way.
+// Entries older than this belong to the graph around a checkpoint, whose own backward is running.
 let firstId = 0;
 
 function withFirst(id: number, fn: () => void): void {
@@ -172,12 +181,12 @@ function walk(root: TapeNode, seed: Tensor): void {
   for (const node of order) {
     if (node.id < firstId) {
       throw new AutogradError(
-        `checkpoint: the function uses a result of "${node.name}" that was made outside it; pass that tensor as an input of checkpoint(), so that its gradient has a way back`,
+        `checkpoint: the function must get results of other ops as inputs; got one of "${node.name}" from a closure. Pass that tensor to checkpoint() as an input, so that it gets a gradient.`,
       );
     }
     if (!node.backward)
       throw new AutogradError(
-        `backward: the graph through "${node.name}" was used already and is freed; run the forward again (there is no double backward, no retained graph)`,
+        `backward: the graph must not have been used before; got one through "${node.name}" that backward has freed. Run the forward again (there is no double backward and no retained graph).`,
       );
   }
   const grads = new Map<TapeNode, Tensor>([[root, seed]]);
@@ -199,7 +208,7 @@ function walk(root: TapeNode, seed: Tensor): void {
   }
 }
 
-/** What a hook makes of `grad`, as a view of our own: the tensor that it returns may be the user's. */
+/** Applies the hooks to `grad`. The result is a view of our own, because a hook may return a tensor that the user keeps. */
 function replace(node: TapeNode, grad: Tensor, hook: (grad: Tensor) => Tensor | void): Tensor {
   const by = scope(() => {
     const given = hook(grad);
@@ -207,7 +216,7 @@ function replace(node: TapeNode, grad: Tensor, hook: (grad: Tensor) => Tensor | 
     if (!given || given === grad) return null;
     if (!sameShape(given.shape, node.shape))
       throw new ShapeError(
-        `onGrad: a hook on a result of "${node.name}" gave ${given} for a gradient of shape ${shapeText(node.shape)}`,
+        `onGrad: a hook on a result of "${node.name}" must return a gradient of shape ${shapeText(node.shape)}; got ${given}. Return one of that shape, or nothing.`,
       );
     return given.strided(given.shape, given.strides);
   });
@@ -220,12 +229,12 @@ function step(node: TapeNode, grad: Tensor, grads: Map<TapeNode, Tensor>): void 
   for (const { tensor: saved, version } of node.saved) {
     if (saved.storage.version !== version) {
       throw new AutogradError(
-        `backward: a tensor ${saved} saved by "${node.name}" was changed in place after the forward; change a copy, or after backward`,
+        `backward: tensors saved by "${node.name}" must be unchanged since the forward; got ${saved}, which was changed in place. Change a copy, or change it after backward.`,
       );
     }
   }
   const needs = node.edges.map((edge) => edge !== null);
-  // The result of each backward outlives its scope; what it made on the way does not.
+  // The results of each backward outlive its scope; its temporaries do not.
   const results = scope(() => {
     const given = node.backward!(
       grad,
@@ -234,7 +243,8 @@ function step(node: TapeNode, grad: Tensor, grads: Map<TapeNode, Tensor>): void 
     );
     return given.map((g, i) => {
       if (!g || !needs[i]) return null;
-      // Only what this backward made may be taken over; anything else (the gradient itself, a saved or a foreign tensor) gets a view.
+      // Only tensors that this backward made may be taken over; others (the gradient itself, a saved or a foreign
+      // tensor) get a view.
       return madeHere(g) && given.indexOf(g) === i ? g : g.strided(g.shape, g.strides);
     });
   });
@@ -245,7 +255,7 @@ function step(node: TapeNode, grad: Tensor, grads: Map<TapeNode, Tensor>): void 
     if (!sameShape(result.shape, edge.shape)) {
       for (const t of results) t?.dispose();
       throw new ShapeError(
-        `backward of "${node.name}": gradient ${i} has shape ${shapeText(result.shape)}, its input ${shapeText(edge.shape)}`,
+        `backward of "${node.name}": gradient ${i} must have the shape of its input, ${shapeText(edge.shape)}; got ${shapeText(result.shape)}. Correct the backward of the op.`,
       );
     }
     try {
@@ -255,7 +265,7 @@ function step(node: TapeNode, grad: Tensor, grads: Map<TapeNode, Tensor>): void 
         if (before) disposeUnless(grads.get(edge)!, before, result);
       } else addToLeaf(edge, result);
     } catch (error) {
-      result.dispose(); // no scope has it any more
+      result.dispose(); // no scope owns it any more
       throw error;
     }
   }
@@ -263,7 +273,7 @@ function step(node: TapeNode, grad: Tensor, grads: Map<TapeNode, Tensor>): void 
 
 let gradientWatcher: ((leaf: Tensor) => void) | null = null;
 
-/** Runs `fn`; `seen` gets each leaf whose first gradient is made in it. */
+/** Runs `fn`; `seen` gets each leaf that gets its first gradient in it. */
 export function watchGradients<T>(seen: (leaf: Tensor) => void, fn: () => T): T {
   const before = gradientWatcher;
   gradientWatcher = seen;
@@ -274,7 +284,7 @@ export function watchGradients<T>(seen: (leaf: Tensor) => void, fn: () => T): T 
   }
 }
 
-/** Adds to a leaf's `.grad` in f32; takes `grad` over when it can. */
+/** Adds to a leaf's `.grad` in f32; takes over `grad` if possible. */
 function addToLeaf(leaf: Tensor, grad: Tensor): void {
   holdGradient(leaf);
   const before = leaf.grad;
@@ -285,7 +295,10 @@ function addToLeaf(leaf: Tensor, grad: Tensor): void {
   disposeUnless(sum, before, grad);
 }
 
-/** Inside `atomic`: sees to it that the leaf has the gradient of now if `atomic` throws. What the launches added in place is not there then. */
+/**
+ * Inside `atomic`: restores the present gradient of the leaf if `atomic` throws. In that case the launches that add to
+ * it in place do not run.
+ */
 function holdGradient(leaf: Tensor): void {
   const { device, grad } = leaf;
   if (!device.queue.isAtomic) return;
@@ -305,7 +318,7 @@ function disposeUnless(kept: Tensor, ...others: readonly (Tensor | null)[]): voi
   kept.escape();
 }
 
-/** The entries that `root` depends on, last recorded first. */
+/** Returns the entries that `root` depends on, last recorded first. */
 function reachable(root: TapeNode): TapeNode[] {
   const seen = new Set<TapeNode>([root]);
   const open = [root];
@@ -321,18 +334,19 @@ function reachable(root: TapeNode): TapeNode[] {
 }
 
 /**
- * Activation checkpointing: runs `fn(...inputs)` without a tape, and again during backward. Parameters used inside get their gradients.
- * `fn` must compute the same both times and return one tensor: draws without a generator are repeated, and backward throws `AutogradError` if
- * anything that `fn` read (a parameter, a generator; not in `sideEffect`) has changed since, or if it launches something else (another number, module mode or tensor).
- * Host data that it uploads itself must be the same: that is not compared. Results of other ops that need a gradient must come in as inputs, not
- * by closure: backward refuses them.
+ * Activation checkpointing: runs `fn(...inputs)` without a tape, and recomputes it during backward. Parameters used
+ * inside get their gradients. `fn` must compute the same both times and return one tensor. Draws without a generator
+ * are repeated. Backward throws `AutogradError` if anything that `fn` read (a parameter, a generator; not in
+ * `sideEffect`) has changed, or if `fn` makes other launches (another number, module mode or tensor). Host data that it
+ * uploads must be the same; this is not checked. Results of other ops that need a gradient must be inputs: backward
+ * refuses them if they come from a closure.
  */
 export function checkpoint<T extends readonly Tensor[]>(fn: (...inputs: T) => Tensor, ...inputs: T): Tensor {
   requireFunction("checkpoint", fn);
   if (!enabled) return fn(...inputs);
   const draws = allDraws();
   const first = new Footprint();
-  // The result may be an input, or a tensor that fn only refers to: the tape needs one of its own.
+  // The result may be an input, or a tensor that fn only refers to: the tape needs its own.
   const own = first.during(() => withGrad(false, () => scope(() => fn(...inputs).detach()), "checkpoint()"));
   const seen = watcher ?? (() => undefined);
   return record(
@@ -349,7 +363,7 @@ export function checkpoint<T extends readonly Tensor[]>(fn: (...inputs: T) => Te
       first.requireUnchanged();
       try {
         enableGrad(() => {
-          // A scope of its own: during backward only what the tape saved is alive.
+          // A separate scope: during backward, only tensors that the tape saved are alive.
           const from = nextTapeId();
           const second = new Footprint();
           const result = watchLeaves(seen, () =>
@@ -374,9 +388,9 @@ export function checkpoint<T extends readonly Tensor[]>(fn: (...inputs: T) => Te
   );
 }
 
-/** `checkpoint` runs its function once more, in backward. */
+/** True while `checkpoint` recomputes its function in backward. */
 let isRecomputing = false;
-/** `sideEffect` runs: its launches are not compared. */
+/** True while `sideEffect` runs: its launches are not compared. */
 let isUncompared = false;
 
 function recomputing<T>(fn: () => T): T {
@@ -390,8 +404,8 @@ function recomputing<T>(fn: () => T): T {
 }
 
 /**
- * Runs `fn` (synchronous), which changes tensors that no result depends on, e.g. running statistics, without recording. In a function that
- * `checkpoint` calls it runs the first time only, not in backward.
+ * Runs `fn` (synchronous) without recording. `fn` changes tensors that no result depends on, e.g. running statistics.
+ * In a function of `checkpoint`, it runs only in the forward, not in the recomputation.
  */
 export function sideEffect(fn: () => void): void {
   if (isRecomputing) return;
@@ -404,12 +418,12 @@ export function sideEffect(fn: () => void): void {
   }
 }
 
-/** What a function launches: the storages older than it that it reads, with their versions, and a hash of its kernels and parameters. */
+/** Record of a function's launches: the older storages that it reads, with their versions, and a hash of its kernels and parameters. */
 class Footprint {
   private readonly versions = new Map<Storage, number>();
   private hash = 0x811c9dc5;
 
-  /** Runs `fn` and notes its launches, on whatever device. */
+  /** Runs `fn` and records its launches, on any device. */
   during<T>(fn: () => T): T {
     const first = nextStorageSerial();
     const note = (launch: Launch): void => {
@@ -420,7 +434,7 @@ class Footprint {
         if (access[i] !== "write" && !storage.isConstant && storage.serial < first && !this.versions.has(storage))
           this.versions.set(storage, storage.version);
       }
-      // A linear layer with an activation is fused without gradients, and two launches with them.
+      // A linear layer with an activation is one launch without gradients, and two with them.
       if (!/^matmul| f:linear\./.test(pipeline.key)) this.mix(pipeline.key, launch.params);
     };
     onAnyLaunch(note);
@@ -431,18 +445,18 @@ class Footprint {
     }
   }
 
-  /** Throws `AutogradError` if something that was read has been written since. */
+  /** Throws `AutogradError` if a storage that was read has been written since. */
   requireUnchanged(): void {
     for (const [storage, version] of this.versions) {
       if (storage.isLive && storage.version !== version) {
         throw new AutogradError(
-          `checkpoint: the function read a tensor (${storage.label}, ${storage.used} bytes) that was changed in place before backward; recomputation would give another gradient. Change it after backward`,
+          `checkpoint: tensors that the function reads must be unchanged until backward; got one that was changed in place (${storage.label}, ${storage.used} bytes), which would change the gradient. Change it after backward.`,
         );
       }
     }
   }
 
-  /** Throws `AutogradError` if the recomputation `other` launched something else, or on other tensors. */
+  /** Throws `AutogradError` if the recomputation `other` made other launches, or used other tensors. */
   requireSame(other: Footprint): void {
     const isSame =
       this.hash === other.hash &&
@@ -450,7 +464,7 @@ class Footprint {
       [...this.versions.keys()].every((storage) => other.versions.has(storage));
     if (!isSame) {
       throw new AutogradError(
-        "checkpoint: the function did not compute the same again in backward; a number, a module's mode or a tensor that it uses has changed since. Change it after backward, or pass it as an input",
+        "checkpoint: the function must compute the same again in backward; got other launches, because a number, a module's mode or a tensor that it uses has changed. Change it after backward, or pass it as an input.",
       );
     }
   }
@@ -464,7 +478,7 @@ class Footprint {
   }
 }
 
-/** Drops the gradients of `leaves`. */
+/** Disposes the gradients of `leaves` and sets `.grad` to null. */
 export function zeroGradients(leaves: Iterable<Tensor>): void {
   if (typeof (leaves as Partial<Iterable<Tensor>> | undefined)?.[Symbol.iterator] !== "function")
     throw new ArgumentError(

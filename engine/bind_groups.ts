@@ -1,9 +1,12 @@
-/** The cache of bind groups: a steady loop finds those of its first steps again. */
+/** The cache of bind groups: a steady loop reuses those of its first steps. */
 import { collectGarbage } from "./platform.ts";
 import type { Launch } from "./types.ts";
 
 const MAX_BIND_GROUPS = 16384;
-/** Force a garbage collection after this many evicted bind groups. Each is a mapping of lavapipe's, and Linux gives a process 65,530. */
+/**
+ * Force a garbage collection after this many evicted bind groups. On lavapipe each is a memory mapping, and Linux
+ * allows a process 65,530.
+ */
 const MAX_EVICTED = 4096;
 
 export class BindGroups {
@@ -17,19 +20,19 @@ export class BindGroups {
     this.gpu = gpu;
   }
 
-  /** Bind groups created since the device began. */
+  /** Bind groups created since the device was created. */
   get created(): number {
     return this.count;
   }
 
-  /** The bind group of a launch with `arena` as its uniform buffer. `arenaName` is the same for the same buffer. */
+  /** Returns the bind group of a launch with `arena` as its uniform buffer. Equal `arenaName`s mean the same buffer. */
   get(launch: Launch, arena: GPUBuffer, arenaName = ""): GPUBindGroup {
     let key = `${arenaName}${launch.pipeline.id}`;
     for (const [i, b] of launch.bindings.entries()) key += `,${launch.buffers[i]!.id}.${b.offset}.${b.size}`;
     const known = this.known.get(key);
     if (known) return known;
     const group = this.create(launch, arena);
-    // Programs whose sizes keep changing would fill the cache without bound: the oldest quarter goes.
+    // Programs whose sizes keep changing would grow the cache without bound: evict the oldest quarter.
     if (this.known.size >= MAX_BIND_GROUPS) this.evict([...this.known.keys()].slice(0, MAX_BIND_GROUPS / 4));
     this.known.set(key, group);
     return group;

@@ -1,4 +1,4 @@
-/** What a device can do: read once from the adapter, then plain data, so that variants are a pure function of it. */
+/** Capabilities of a device: read once from the adapter, then plain data, so that the choice of variants is a pure function of it. */
 
 export interface SubgroupMatrixConfig {
   readonly M: number;
@@ -33,26 +33,29 @@ export const DEFAULT_LIMITS: Limits = {
   maxComputeWorkgroupsPerDimension: 65535,
 };
 
-/** Bytes of the vectors in which kernels read: a view may start where one starts. */
+/** Bytes of the vectors that kernels read: a view may start only at a multiple of it. */
 const GRANULE = 16;
 
-/** The limits to work with: AMD's drivers let a binding start at each fourth byte, where its last vector would be cut off and refused. */
+/**
+ * Raises the offset alignment to a vector: drivers of AMD allow a binding at every fourth byte, where its last vector
+ * would be cut off and refused.
+ */
 export const withGranules = (limits: Limits): Limits => ({
   ...limits,
   minStorageBufferOffsetAlignment: Math.max(GRANULE, limits.minStorageBufferOffsetAlignment),
 });
 
 export interface Capabilities {
-  /** The adapter's own name, e.g. `llvmpipe: Mesa 25.0.7 …`; results of benches are kept under it. */
+  /** Name of the adapter, e.g. `llvmpipe: Mesa 25.0.7 …`; benchmark results are stored under it. */
   readonly name: string;
   readonly vendor: string;
   readonly architecture: string;
-  /** A CPU pretends to be a GPU (lavapipe, SwiftShader): kernels without workgroup memory win there. */
+  /** True if the GPU is emulated on the CPU (lavapipe, SwiftShader), where kernels without workgroup memory are faster. */
   readonly software: boolean;
   readonly f16: boolean;
-  /** Subgroups with a size that kernels can rely on: [min, max]; null without the feature. */
+  /** Smallest and largest subgroup size that kernels can rely on; null without the feature. */
   readonly subgroups: readonly [number, number] | null;
-  /** `@subgroup_size(n)` may be asked for. */
+  /** True if `@subgroup_size(n)` is supported. */
   readonly subgroupSizeControl: boolean;
   readonly subgroupMatrix: readonly SubgroupMatrixConfig[];
   readonly timestamps: boolean;
@@ -70,21 +73,21 @@ interface MemoryHeap {
   readonly properties: number;
 }
 
-/** What implementations report beyond the specification. */
+/** Fields that implementations report beyond the specification. */
 interface InfoWithExtensions extends GPUAdapterInfo {
   readonly subgroupMatrixConfigs?: readonly SubgroupMatrixConfig[];
   readonly memoryHeaps?: readonly MemoryHeap[];
-  /** As older versions have it, in words. */
+  /** Adapter type as a text (older versions). */
   readonly adapterType?: string;
   readonly type?: string;
 }
 
-/** Names of rasterizers that run on the CPU: Mesa's, Google's, Microsoft's (WARP), and the words that drivers use for themselves. */
+/** Matches the names of rasterizers on the CPU: those of Mesa, Google, Microsoft (WARP), and generic words that drivers use. */
 const SOFTWARE_NAMES = /llvmpipe|lavapipe|softpipe|swiftshader|swrast|basic render|\bwarp\b|\bsoftware\b/i;
 
 /**
- * True for an adapter whose GPU is the CPU. It is one if the platform says so (`isFallbackAdapter`, an adapter type) or if a name is that of a
- * software rasterizer; browsers hide some of these, so one sign is enough.
+ * True for an adapter that runs on the CPU: the platform says so (`isFallbackAdapter`, an adapter type), or a name is
+ * that of a software rasterizer. Browsers hide some of these, so one sign is enough.
  * @param adapter has `isFallbackAdapter` in browsers older than `info.isFallbackAdapter`
  */
 export function isSoftware(
@@ -115,7 +118,7 @@ const isVendor = (vendor: string, name: string, id: number): boolean =>
 /** `GPUHeapProperty.DEVICE_LOCAL` */
 const DEVICE_LOCAL = 1;
 
-/** Bytes of the GPU's own memory if the platform reports it (Chromium's `memoryHeaps`), else null. */
+/** Returns the bytes of the GPU's own memory if the platform reports them (`memoryHeaps` in Chromium), else null. */
 export function heapBytes(info: Partial<GPUAdapterInfo>): number | null {
   const own = ((info as Partial<InfoWithExtensions>).memoryHeaps ?? []).filter(
     ({ properties }) => properties & DEVICE_LOCAL,
@@ -123,7 +126,7 @@ export function heapBytes(info: Partial<GPUAdapterInfo>): number | null {
   return own.length ? Math.max(...own.map(({ size }) => size)) : null;
 }
 
-/** Capabilities of a device that was created from `adapter`, or from one with this `info`, with `features` and `limits`. */
+/** Returns the capabilities of a device created from `adapter`, or from one with this `info`, with `features` and `limits`. */
 export function capabilitiesOf(
   adapter: GPUAdapter | GPUAdapterInfo,
   features: readonly string[],
@@ -150,7 +153,7 @@ export function capabilitiesOf(
   };
 }
 
-/** Capabilities of a device that exists on paper only; `overrides` make it look like a given GPU. */
+/** Returns the capabilities of the null device; `overrides` imitate a given GPU. */
 export function nullCapabilities(
   overrides: Partial<Omit<Capabilities, "limits">> & { limits?: Partial<Limits> } = {},
 ): Capabilities {

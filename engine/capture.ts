@@ -1,6 +1,7 @@
 /**
- * Capture and replay: the launches of a function, kept with their pipelines, bind groups and parameters, run again without the
- * function. Nothing that changes between replays may be a host number: it must live in a tensor that a kernel reads.
+ * Capture and replay: the launches of a function are recorded with their pipelines, bind groups and parameters, and run
+ * again without the function. Values that change between replays must not be host numbers: they must be in tensors that
+ * kernels read.
  */
 import { watchGradients, zeroGradients } from "./autograd.ts";
 import { CaptureError, DisposedError } from "./errors.ts";
@@ -20,8 +21,8 @@ export interface CaptureOptions {
   /** Join neighbouring elementwise launches to one, with the same bits (default true). */
   readonly fuse?: boolean;
   /**
-   * Check the capture: go back to the state before it, replay, go back again, run `fn` eagerly, and compare every result and every changed tensor
-   * of the three runs bit for bit. `CaptureError` says what differs.
+   * Check the capture: restore the state before it, replay, restore it, run `fn` eagerly, and compare every result and
+   * every changed tensor of the three runs bit for bit. A `CaptureError` names what differs.
    */
   readonly verify?: boolean;
 }
@@ -37,14 +38,14 @@ interface Step {
 const CHUNK_BYTES = 65536;
 
 export class Captured<T> {
-  /** What `fn` returned; its tensors are written again by each replay. */
+  /** The result of `fn`; each replay overwrites its tensors. */
   readonly result: T;
   /** The launches, in order. */
   readonly launches: readonly Launch[];
   private readonly device: Device;
   private readonly steps: readonly Step[];
   private readonly pinned: ReadonlySet<Storage>;
-  /** What its launches write. */
+  /** Storages that the launches write. */
   private readonly written: ReadonlySet<Storage>;
   private free: (() => void) | null;
 
@@ -68,7 +69,10 @@ export class Captured<T> {
 
   /** Runs the launches again, in one submit. */
   replay(): void {
-    if (!this.free) throw new DisposedError("replay: the capture was disposed");
+    if (!this.free)
+      throw new DisposedError(
+        "replay: the capture must not be disposed; got a disposed one. Capture the function again.",
+      );
     const device = this.device;
     device.check();
     for (const storage of this.written) storage.markWritten();
@@ -91,7 +95,7 @@ export class Captured<T> {
     device.queue.submit(encoder);
   }
 
-  /** Releases the buffers; the result's tensors stay until they are disposed. Calling it twice is allowed. */
+  /** Releases the buffers; the tensors of the result live until they are disposed. Calling it twice is allowed. */
   dispose(): void {
     if (!this.free) return;
     this.free();
@@ -105,15 +109,18 @@ export class Captured<T> {
 }
 
 /**
- * Runs `fn` once and keeps its launches. Temporaries keep their buffers for the capture's life.
- * What is read after a replay is in the result, or was made before the capture and is changed in it.
- * Host data and read-backs inside `fn` are refused with `CaptureError`.
+ * Runs `fn` (synchronous) once and records its launches. Temporaries keep their buffers until the capture is disposed.
+ * After a replay, read tensors of the result, or tensors made before the capture that `fn` changes. Uploads of host
+ * data and read-backs inside `fn` throw `CaptureError`.
  */
 export async function capture<T>(fn: () => T, options: CaptureOptions = {}): Promise<Captured<T>> {
   knownOptions("capture", options, ["device", "fuse", "verify"]);
   requireFunction("capture", fn);
   const device = options.device ?? getDevice();
-  if (device.queue.isCapturing) throw new CaptureError("capture() inside capture(); capture the outer function only");
+  if (device.queue.isCapturing)
+    throw new CaptureError(
+      "capture: must not be called inside capture(); got a nested call. Capture only the outer function.",
+    );
   device.check();
   device.flush();
   const recorder = new CaptureRecorder(device, options.verify ?? false);
@@ -135,17 +142,20 @@ export async function capture<T>(fn: () => T, options: CaptureOptions = {}): Pro
 }
 
 class CaptureRecorder {
-  /** Storages made before the capture that it writes, its state; to verify, with copies of what they held before. */
+  /** Storages made before the capture that it writes (its state); with `verify`, with copies of their earlier contents. */
   readonly before = new Map<Storage, GPUBuffer | null>();
   private readonly device: Device;
   private readonly launches: Launch[] = [];
   private readonly steps: Step[] = [];
   private readonly storages = new Set<Storage>();
-  /** Buffers made before the capture. They are held from the first launch on: freed in the capture, their buffers would be reused in it. */
+  /**
+   * Buffers made before the capture. They are retained from the first launch on; otherwise one freed in the capture
+   * would be reused in it.
+   */
   private readonly older = new Set<Storage>();
   private readonly saves: boolean;
   private readonly written = new Set<Storage>();
-  /** Buffers of what it made: they come back to the capture's lists, whoever frees them. */
+  /** Buffers of tensors made in the capture: they return to the capture's lists, whoever frees them. */
   private readonly buffers = new Set<PoolBuffer>();
   /** Leaves that had no gradient before the capture and got one in it. */
   private readonly leaves = new Set<Tensor>();
@@ -192,24 +202,24 @@ class CaptureRecorder {
     return new Captured(this.device, result, launches, this.steps, pinned, this.written, () => this.release());
   }
 
-  /** Throws for state that is gone, or a gradient that stays: a replay would do something else than the next eager run. */
+  /** Throws if state was freed or a gradient remains: a replay would then differ from the next eager run. */
   check(): void {
     for (const leaf of this.leaves) {
       if (leaf.disposed || !leaf.grad || leaf.storage.serial >= this.firstSerial) continue;
       zeroGradients(this.leaves);
       throw new CaptureError(
-        `capture: the gradient of ${leaf} was made in the capture and stays: replays would write it, where eager runs add to it. Drop it in the function (zeroGradients), or give the leaf a gradient before the capture`,
+        `capture: gradients made in the function must be dropped in it; got one left on ${leaf}, which replays would overwrite but eager runs add to. Call zeroGradients in the function, or give the leaf a gradient before the capture.`,
       );
     }
     for (const storage of this.before.keys()) {
       if (storage.exclusive)
         throw new CaptureError(
-          `capture: a tensor made before the capture (${storage.label}, ${storage.bytes} bytes) was changed in it and then freed; free it before the capture, or keep it`,
+          `capture: tensors made before the capture that it changes must stay alive; got one freed in it (${storage.label}, ${storage.bytes} bytes). Free it before the capture, or keep it.`,
         );
     }
   }
 
-  /** Disposes the tensors of a result that the capture made. */
+  /** Disposes those tensors of a result that the capture made. */
   disposeNew(result: unknown): void {
     for (const t of tensorsIn(result)) if (t.storage.serial >= this.firstSerial) t.dispose();
   }
@@ -239,7 +249,7 @@ class CaptureRecorder {
     for (const { buffer } of this.chunks) buffer.destroy();
   }
 
-  /** Inside `atomic`: forgets what was recorded in it if it throws, since it does not run. */
+  /** Inside `atomic`: drops the launches recorded in it if it throws, since they do not run. */
   private dropOnFailure(): void {
     if (!this.device.queue.isAtomic || this.inAtomic) return;
     this.inAtomic = true;
@@ -296,7 +306,7 @@ class CaptureRecorder {
 
 let nextCapture = 1;
 
-/** What `storage` holds now, in a buffer outside the pool; null on the null device. */
+/** Copies the present contents of `storage` to a buffer outside the pool; null on the null device. */
 function copyOf(device: Device, storage: Storage): GPUBuffer | null {
   const gpu = device.gpu;
   if (!gpu) return null;
@@ -345,8 +355,8 @@ async function verify<T>(
   const eagerTensors = [...tensorsIn(again)];
   const eager = await read(eagerTensors);
   for (const t of eagerTensors) if (!results.includes(t)) t.dispose();
-  compare(replayed, "the captured run and its replay differ");
-  compare(eager, "the captured and an eager run differ");
+  compare(replayed, "a difference between the captured run and its replay");
+  compare(eager, "a difference between the captured and an eager run");
 }
 
 function requireEqual(what: string, first: ArrayBufferView, other: ArrayBufferView | undefined): void {
@@ -355,7 +365,7 @@ function requireEqual(what: string, first: ArrayBufferView, other: ArrayBufferVi
   const at = a.length === b.length ? a.findIndex((v, i) => v !== b[i]) : 0;
   if (at >= 0) {
     throw new CaptureError(
-      `capture: ${what} at byte ${at}; something that changes between runs is a host number; it must live in a tensor`,
+      `capture: every run must give the same bits; got ${what} at byte ${at}. Keep values that change between runs in tensors, not in host numbers.`,
     );
   }
 }

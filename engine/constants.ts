@@ -1,4 +1,4 @@
-/** Constants that live as long as a device: made once, in buffers that no capture recycles. */
+/** Constants that live as long as their device: made once, in buffers that no capture reuses. */
 import type { Device } from "./device.ts";
 import type { DType } from "./dtype.ts";
 import { emptyForHost } from "./tensor.ts";
@@ -7,7 +7,7 @@ import type { Tensor } from "./tensor.ts";
 
 const constants = new WeakMap<Device, Map<string, Tensor>>();
 
-/** What a constant is made of. `bytes` are stored bytes of its dtype. */
+/** Contents of a constant. `bytes` are the stored bytes of its dtype. */
 export interface ConstantSource {
   readonly shape: Shape;
   readonly dtype: DType;
@@ -15,8 +15,9 @@ export interface ConstantSource {
 }
 
 /**
- * The constant of `device` with the name `key`, made by `make` on the first call. It is the one way to upload host data inside `capture()`: its
- * buffer never holds anything else, so that replays need not write it. It is not counted as live, and nobody disposes it.
+ * Returns the constant of `device` with the name `key`; `make` creates it on the first call. This is the only way to
+ * upload host data inside `capture()`: the buffer is never reused, so replays need not write it. The tensor is not
+ * counted as live and is not disposed by callers.
  */
 export function deviceConstant(device: Device, key: string, make: () => ConstantSource): Tensor {
   const own = constants.get(device) ?? new Map<string, Tensor>();

@@ -1,6 +1,6 @@
 /**
- * A device: what it can do, how it ends, and what went wrong on it. Its memory is the pool, its launches the queue, its compiled kernels
- * the pipelines. The null device runs the same program without a GPU and counts.
+ * A device: its capabilities, lifetime and errors. The pool manages its memory, the queue its launches, and the
+ * pipelines its compiled kernels. The null device runs the same program without a GPU and counts.
  */
 import { chooseAdapter, heldLimits, limitsOf } from "./adapters.ts";
 import type { AdapterOptions, WantedLimits } from "./adapters.ts";
@@ -22,28 +22,30 @@ import { MAX_DISPATCH_WORK } from "./work.ts";
 
 export interface DeviceOptions extends AdapterOptions {
   /**
-   * Bytes that buffers may take in all. Default: 80 % of main memory on a software adapter, 90 % of the GPU's own memory if the platform
-   * reports its size (`capabilities.memoryBytes`), no bound elsewhere. There the GPU's first out-of-memory error sets it.
+   * Bytes that all buffers together may take. Default: 80 % of main memory on a software adapter, 90 % of the GPU's own
+   * memory if the platform reports its size (`capabilities.memoryBytes`), otherwise no limit until the first
+   * out-of-memory error of the GPU sets one.
    */
   readonly memoryBudget?: number;
   /**
-   * Operations that one dispatch may have; the default is 10¹¹. Matrix products, convolutions and attention with more are cut into several
-   * launches, which changes no bit; any other launch with more is refused.
+   * Maximum operations of one dispatch (default: 10¹¹). Matrix products, convolutions and attention with more are split
+   * into several launches with the same bits; any other launch with more is refused.
    */
   readonly maxDispatchWork?: number;
-  /** Limits to hold instead of the adapter's (never above it); `"default"` for those that every WebGPU device has. */
+  /** Limits to use instead of the adapter's (never above them); `"default"`: the limits that every WebGPU device has. */
   readonly limits?: WantedLimits;
-  /** Features not to use, e.g. `["subgroups"]`; kernels then take another variant. */
+  /** Features to leave out, e.g. `["subgroups"]`; kernels then use another variant. */
   readonly without?: readonly string[];
   /** Capabilities of the null device. */
   readonly capabilities?: Capabilities;
   /**
-   * For debugging and tests: out-of-range ids (embedding, gather, indexSelect, scatter, targets of losses, …) are an `ArgumentError` at the next
-   * `sync()` or read-back. It costs a launch for each such input, and a small read-back for each synchronisation. Without it such an id has the
-   * effect that its op documents: a row of zeros, or no effect.
+   * For debugging and tests: out-of-range ids (embedding, gather, indexSelect, scatter, targets of losses, …) cause an
+   * `ArgumentError` at the next `sync()` or read-back. This costs a launch for each such input, and a small read-back
+   * for each synchronisation. Without `checks` such an id has the effect that its op documents: a row of zeros, or
+   * none.
    */
   readonly checks?: boolean;
-  /** For tests: fill every new storage with NaN bits, so that an element no kernel wrote is seen. */
+  /** For tests: fill every new storage with NaN bits, to expose elements that no kernel wrote. */
   readonly poison?: boolean;
 }
 
@@ -59,16 +61,16 @@ const DEVICE_OPTIONS: readonly (keyof DeviceOptions)[] = [
   "poison",
 ];
 
-/** Counts since the device began; a steady loop must not raise the first three. */
+/** Counts since the device was created; a steady loop must not raise the first three. */
 export interface DeviceStats {
   readonly buffersCreated: number;
   readonly bindGroupsCreated: number;
   readonly pipelinesCreated: number;
   readonly launches: number;
   readonly submits: number;
-  /** Tensors that the garbage collector found undisposed: leaks that a scope would have freed. */
+  /** Tensors that were garbage-collected without `dispose()`: leaks that a scope would have freed. */
   readonly caughtByCollector: number;
-  /** Bytes of uploads that wait in host memory, and the most that ever did. */
+  /** Bytes of uploads that wait in host memory, and their maximum so far. */
   readonly queuedUploadBytes: number;
   readonly peakQueuedUploadBytes: number;
 }
@@ -84,13 +86,14 @@ const WANTED_FEATURES = [
 let defaultDevice: Device | null = null;
 let nextDevice = 0;
 
-/** The device that tensors are created on when none is named: the first one created, or the one set. */
+/** Returns the default device: the one that was set, or else the first one created. Throws `DeviceError` if there is none. */
 export function getDevice(): Device {
-  if (!defaultDevice) throw new DeviceError("no device yet; call `await Device.create()` first");
+  if (!defaultDevice)
+    throw new DeviceError("getDevice: a device must exist; got none. Call `await Device.create()` first.");
   return defaultDevice;
 }
 
-/** Makes `device` the one that tensors are created on when none is named. */
+/** Sets the default device, on which tensors are created if the call names none. */
 export function setDevice(device: Device | null): void {
   if (device !== null && !(device instanceof Device))
     throw new ArgumentError(
@@ -100,24 +103,24 @@ export function setDevice(device: Device | null): void {
 }
 
 export class Device {
-  /** Counts devices, to distinguish two of one adapter. */
+  /** Number of the device, to distinguish two of one adapter. */
   readonly id = nextDevice++;
   readonly capabilities: Capabilities;
   readonly pool: BufferPool;
-  /** What the engine itself does on the device: launches, captures, uploads. Programs call the device's own methods. */
+  /** Launches, captures and uploads of the engine itself. Programs call the methods of the device. */
   readonly queue: Queue;
-  /** The GPU's own device; null on the null device. */
+  /** The `GPUDevice`; null on the null device. */
   readonly gpu: GPUDevice | null;
   readonly poison: boolean;
-  /** What checks of values found, on a device with `checks`; else null. */
+  /** Results of the checks of values, on a device with `checks`; else null. */
   readonly faults: Faults | null;
-  /** Operations that one dispatch may have. */
+  /** Maximum operations of one dispatch. */
   readonly maxDispatchWork: number;
   private readonly pipelines: Pipelines;
   private readonly allocations: Allocations | null;
-  /** What went wrong and was not thrown yet. */
+  /** Errors that were not thrown yet. */
   private errors: JanusError[] = [];
-  /** Verdicts on submitted work that are not known yet. */
+  /** Pending verdicts on submitted work. */
   private readonly verdicts = new Set<Promise<void>>();
   private gone: JanusError | null = null;
   private leaks = 0;
@@ -128,8 +131,10 @@ export class Device {
     this.poison = options.poison ?? false;
     this.maxDispatchWork = options.maxDispatchWork ?? MAX_DISPATCH_WORK;
     if (!(this.maxDispatchWork > 0))
-      throw new ArgumentError(`maxDispatchWork must be a number of operations above 0; got ${this.maxDispatchWork}`);
-    // A kernel that does not compile explains what else went wrong: it comes first.
+      throw new ArgumentError(
+        `Device.create: maxDispatchWork must be a number of operations above 0; got ${this.maxDispatchWork}. Change it.`,
+      );
+    // A kernel that does not compile explains the other errors, so its error comes first.
     this.pipelines = new Pipelines(gpu, capabilities, (error) => this.errors.unshift(error));
     const allocations =
       gpu &&
@@ -154,7 +159,10 @@ export class Device {
     this.faults = options.checks ? new Faults(this.pool, this.queue) : null;
   }
 
-  /** Opens a device and loads all kernels declared so far; it becomes the default device if there is none. */
+  /**
+   * Creates a device and loads all kernels declared so far. It becomes the default device if there is none. Throws `DeviceError` if there is no
+   * adapter, or if the adapter refuses; `ArgumentError` for options that are unknown or out of range.
+   */
   static async create(options: DeviceOptions = {}): Promise<Device> {
     knownOptions("Device.create", options, DEVICE_OPTIONS);
     for (const name of ["checks", "poison"] as const) requireBoolean("Device.create", name, options[name] ?? false);
@@ -177,7 +185,7 @@ export class Device {
     const without = options.without ?? [];
     const features = WANTED_FEATURES.filter((f) => adapter.features.has(f as GPUFeatureName) && !without.includes(f));
     const limits = heldLimits(limitsOf(adapter.limits), options.limits, adapter.info.description);
-    // An artificially small binding limit is held by us; the GPU's own device keeps at least the defaults.
+    // An artificially small binding limit is enforced by us; the `GPUDevice` keeps at least the defaults.
     const requiredLimits = Object.fromEntries(
       Object.entries(limits).map(([k, v]) => [
         k,
@@ -188,7 +196,7 @@ export class Device {
       .requestDevice({ requiredFeatures: features as GPUFeatureName[], requiredLimits })
       .catch((error: unknown) => {
         throw new DeviceError(
-          `Device.create: the adapter must give a device; got a refusal of ${adapter.info.description || adapter.info.vendor}: ${messageOf(error)}. Ask for fewer limits, or name another adapter.`,
+          `Device.create: the adapter must create a device; got a refusal from ${adapter.info.description || adapter.info.vendor}: ${messageOf(error)}. Request lower limits, or name another adapter.`,
         );
       });
     return new Device(gpu, capabilitiesOf(adapter, features, limits), options);
@@ -200,7 +208,7 @@ export class Device {
     });
     void gpu.lost.then((info) => {
       this.gone ??= new DeviceLostError(
-        `${this.name}: the device was lost (${info.message || info.reason}); create a new one and load the last checkpoint`,
+        `${this.name}: the device must be alive; got a loss of the device (${info.message || info.reason}). Create a new one and load the last checkpoint.`,
       );
     });
   }
@@ -209,12 +217,12 @@ export class Device {
     return this.capabilities.name;
   }
 
-  /** It was destroyed, or lost. */
+  /** True if it was destroyed or lost. */
   get isGone(): boolean {
     return this.gone !== null;
   }
 
-  /** Ids were checked since the last look; the null device computes nothing. */
+  /** True if ids were checked since the last read; never on the null device, which computes nothing. */
   private get hasChecked(): boolean {
     return !this.isNull && (this.faults?.isPending ?? false);
   }
@@ -245,12 +253,12 @@ export class Device {
     if (this.gone) throw this.gone;
   }
 
-  /** Counts a tensor that the garbage collector found undisposed. */
+  /** Counts a tensor that was garbage-collected without `dispose()`. */
   noteLeak(): void {
     this.leaks++;
   }
 
-  /** Calls `listener` with every launch before it is queued, those of replays too. */
+  /** Calls `listener` with every launch before it is queued, including those of replays. */
   onLaunch(listener: LaunchListener): void {
     this.queue.onLaunch(listener);
   }
@@ -261,24 +269,25 @@ export class Device {
   }
 
   /**
-   * Runs `fn` (synchronous): if it throws, none of its launches runs, and what they would have changed in place is as before. The launches wait on
-   * the host until it returns; reading back, replaying a capture, and uploading to what they use are refused in it with `DeviceError`.
+   * Runs `fn` (synchronous). If it throws, none of its launches runs, and tensors that they would have changed in place
+   * are unchanged. The launches wait on the host until it returns. Inside it, read-backs, replays of captures, and
+   * uploads to storages that they use throw `DeviceError`.
    */
   atomic<T>(fn: () => T): T {
     return this.queue.atomic(fn);
   }
 
-  /** Submits every launch so far; inside `atomic`, none. */
+  /** Submits the pending launches; inside `atomic`, none. */
   flush(): void {
     this.queue.flush();
   }
 
   /**
-   * Flushes, waits until the GPU is done, and throws what went wrong since the last call: `KernelError`, `OutOfMemoryError` with a table of
-   * what was alive, or with `checks` `ArgumentError` for the first out-of-range id.
+   * Flushes, waits until the GPU is done, and throws the first error since the last call: `KernelError`,
+   * `OutOfMemoryError` with a table of live tensors, or with `checks` an `ArgumentError` for the first out-of-range id.
    */
   async sync(): Promise<void> {
-    // Buffers that the GPU refused are created once more as long as nothing refers to them, so their verdicts come first.
+    // Buffers that the GPU refused are created again as long as nothing refers to them, so their verdicts come first.
     await this.allocated();
     this.queue.flush();
     this.check();
@@ -292,7 +301,7 @@ export class Device {
     this.raise();
   }
 
-  /** Watches a verdict that comes later, for the queue; an error it gives is thrown at the next synchronisation. */
+  /** Watches a verdict for the queue; if it is an error, the next synchronisation throws it. */
   expectVerdict(verdict: Promise<JanusError | null>): void {
     const seen: Promise<void> = verdict
       .then((error) => {
@@ -307,11 +316,11 @@ export class Device {
     if (this.allocations?.isPending) await settle(this.allocations.settled(), this.capabilities.software);
   }
 
-  /** Throws the first error so far, and forgets all. */
+  /** Throws the first error so far, and clears all. */
   private raise(): void {
     const all = this.errors;
     this.errors = [];
-    // Whatever used a buffer that does not exist was refused, too: that says nothing more.
+    // Work on a buffer that does not exist was refused, too: those errors add no information.
     const outOfMemory = all.filter((error) => error instanceof OutOfMemoryError);
     const [first, ...rest] = outOfMemory.length ? outOfMemory : all;
     if (!first) return;
@@ -320,16 +329,17 @@ export class Device {
   }
 
   /**
-   * Waits until no more than 128 MiB of uploads are in host memory. `writeBuffer` copies its data at once and WebGPU keeps the copy until the
-   * GPU has taken it: call it between the parts of a large upload, and between the steps of a loop that reads nothing back. Throws as `sync`
-   * what has gone wrong so far, e.g. that the GPU has no memory for what is being uploaded.
+   * Waits until at most 128 MiB of uploads are in host memory. `writeBuffer` copies its data at once, and WebGPU keeps
+   * the copy until the GPU has taken it. Call `throttle` between the parts of a large upload, and between the steps of
+   * a loop that reads nothing back. Throws the errors so far, as `sync` does, e.g. if the GPU has no memory for the
+   * upload.
    */
   async throttle(): Promise<void> {
     if (this.errors.length) await this.sync();
     await this.queue.throttle();
   }
 
-  /** Compiles one variant now and waits for the verdict; throws `KernelError` with the lines around the mistake. */
+  /** Compiles one variant now and waits for the verdict. Throws `KernelError` with the lines around the mistake. */
   async compile(kernel: Kernel, constants?: Constants, uses?: Uses): Promise<void> {
     this.queue.pipelineOf(kernel, constants, uses);
     await this.sync();
@@ -341,14 +351,16 @@ export class Device {
     this.queue.write(binding, bytes);
   }
 
-  /** Reads bytes back. Offset and size are multiples of 4. Rejects with whatever went wrong before it. */
+  /** Reads bytes back. Offset and size are multiples of 4. Rejects with the first error before it. */
   async read(binding: Binding): Promise<Uint8Array> {
     this.check();
     const parts = this.queue.startRead(binding);
     const bytes = await this.queue.finishRead(parts).catch(async (cause: unknown) => {
       this.check();
       await this.sync(); // an error that explains it comes first
-      throw new DeviceError(`reading back failed: ${String(cause)}`);
+      throw new DeviceError(
+        `Device.read: the GPU must return the data; got ${String(cause)}. Read it again, or create a new device.`,
+      );
     });
     if (
       this.pipelines.isPending ||
@@ -361,9 +373,11 @@ export class Device {
     return bytes;
   }
 
-  /** Frees everything; tensors of the device cannot be used any more. */
+  /** Frees everything; tensors of the device can no longer be used. */
   destroy(): void {
-    this.gone ??= new DisposedError(`${this.name}: the device was destroyed`);
+    this.gone ??= new DisposedError(
+      `${this.name}: the device must be alive; got one that was destroyed. Create a new one.`,
+    );
     if (defaultDevice === this) defaultDevice = null;
     this.queue.close();
     this.gpu?.destroy();

@@ -1,7 +1,7 @@
 /**
  * Element types: their size, their host arrays, and conversion between host numbers and stored bytes.
  * f16 and bf16 are stored two to a 32-bit word (even element in the low half), u8 four to a word; no GPU feature is needed for
- * any of them. Storage-only types of less than a byte (int4) fit the table through `bits`.
+ * any of them. Storage-only types of less than a byte (int4) would fit the table through `bits`.
  */
 import { ArgumentError, DTypeError } from "./errors.ts";
 
@@ -30,10 +30,12 @@ export const storageBytes = (dtype: DType, count: number): number =>
 /** Bytes of `count` elements without padding. */
 export const elementBytes = (dtype: DType, count: number): number => (count * DTYPES[dtype].bits) / 8;
 
-/** Throws `DTypeError` unless `dtype` is one of the table's names. */
+/** Throws `DTypeError` if `dtype` is not in the table. */
 export function checkDType(dtype: string): asserts dtype is DType {
   if (!Object.hasOwn(DTYPES, dtype)) {
-    throw new DTypeError(`unknown dtype "${dtype}"; known: ${Object.keys(DTYPES).join(", ")}`);
+    throw new DTypeError(
+      `dtype must be one of ${Object.keys(DTYPES).join(", ")}; got ${JSON.stringify(dtype)}. Use one of them.`,
+    );
   }
 }
 
@@ -64,7 +66,7 @@ export function bf16Value(bits: number): number {
   return scratchF32[0]!;
 }
 
-/** The f16 bits nearest to `value` (ties to even; beyond 65504 infinity). */
+/** The f16 bits nearest to `value` (ties to even; infinity beyond 65504). */
 export function f16Bits(value: number): number {
   scratchF32[0] = value;
   const u = scratchU32[0]!;
@@ -98,7 +100,7 @@ export const LARGEST: Readonly<Partial<Record<DType, number>>> = {
   bf16: (2 - 2 ** -7) * 2 ** 127,
 };
 
-/** A number as a floating dtype stores it; beyond its largest infinity. Integer dtypes leave it as it is. */
+/** Rounds a number to a floating dtype (to infinity beyond its largest); returns it unchanged for integer dtypes. */
 export function roundTo(value: number, dtype: DType): number {
   if (dtype === "f16") return f16Value(f16Bits(value));
   if (dtype === "bf16") return bf16Value(bf16Bits(value));
@@ -113,8 +115,9 @@ export function integerRange(dtype: DType): readonly [number, number] | null {
 }
 
 /**
- * Throws `ArgumentError` if `value` meets an integer dtype that does not represent it exactly. Floating dtypes round their numbers, so any
- * number passes. Every op that takes a host number for a tensor calls it before it allocates or launches anything.
+ * Throws `ArgumentError` if `dtype` is an integer dtype that does not represent `value` exactly. Floating dtypes round,
+ * so they accept any number. Every op that takes a host number for a tensor calls this before it allocates or launches
+ * anything.
  */
 export function checkNumber(op: string, value: number, dtype: DType): void {
   const range = integerRange(dtype);
@@ -125,8 +128,8 @@ export function checkNumber(op: string, value: number, dtype: DType): void {
 }
 
 /**
- * The smallest and the largest value of a floating dtype in [low, high); null if the dtype has none there. Devices may take a subnormal
- * f32 or bf16 for 0, so 0 is the only value that counts below 2^−126.
+ * Returns the smallest and the largest value of a floating dtype in [low, high); null if there is none. Devices may
+ * treat a subnormal f32 or bf16 as 0, so 0 is the only value below 2^−126 that counts.
  */
 export function halfOpenRange(dtype: DType, low: number, high: number): readonly [number, number] | null {
   // Bit patterns in the order of their values: key 0 is zero, −key the negative of key.
@@ -153,7 +156,7 @@ const isSubnormal = (value: number): boolean => value !== 0 && Math.abs(value) <
 
 export type HostArray = Float32Array | Int32Array | Uint32Array | Uint8Array;
 
-/** Host numbers as stored bytes. Integers out of range are refused rather than wrapped. */
+/** Converts host numbers to stored bytes. Throws `ArgumentError` for integers out of range. */
 export function encode(values: ArrayLike<number>, dtype: DType): Uint8Array {
   const n = values.length;
   switch (dtype) {
@@ -174,7 +177,7 @@ export function encode(values: ArrayLike<number>, dtype: DType): Uint8Array {
         out[i] = values[i]!;
         if (out[i] !== values[i])
           throw new ArgumentError(
-            `value ${values[i]} at index ${i} does not fit dtype ${dtype}, which takes whole numbers from ${integerRange(dtype)!.join(" to ")}`,
+            `values for dtype ${dtype} must be whole numbers from ${integerRange(dtype)!.join(" to ")}; got ${values[i]} at index ${i}. Use another dtype, or convert the values.`,
           );
       }
       return bytesOf(out);
@@ -182,7 +185,7 @@ export function encode(values: ArrayLike<number>, dtype: DType): Uint8Array {
   }
 }
 
-/** Stored bytes as host numbers: f16 and bf16 come as Float32Array. */
+/** Converts `count` elements of stored bytes to host numbers; f16 and bf16 become a Float32Array. */
 export function decode(bytes: Uint8Array, dtype: DType, count: number): HostArray {
   const copy = bytes.slice();
   switch (dtype) {

@@ -1,9 +1,9 @@
 /**
- * The errors of the engine. Each says what failed (the op), what was required, what came, and what to do.
- * An error is raised before any work of the failing call starts: nothing is lost and the device stays usable.
+ * The errors of the engine. Each message names the op, what was required, what it got, and what to do. An error is
+ * thrown before any work of the failing call starts: nothing is lost and the device stays usable.
  */
 
-/** Base of every error this package raises on purpose. */
+/** Base class of every error that this package throws on purpose. */
 export class JanusError extends Error {
   override name = this.constructor.name;
 }
@@ -11,43 +11,43 @@ export class JanusError extends Error {
 /** Shapes that do not fit the op. */
 export class ShapeError extends JanusError {}
 
-/** A dtype the op does not take. */
+/** A dtype that the op does not accept. */
 export class DTypeError extends JanusError {}
 
-/** A value outside its range, or an option that is not known. */
+/** A value outside its range, or an unknown option. */
 export class ArgumentError extends JanusError {}
 
 /** Use of a tensor, device or capture after `dispose()`. */
 export class DisposedError extends JanusError {}
 
-/** Tensors of different devices in one call, or a device that cannot do what was asked. */
+/** Tensors of different devices in one call, or a request that the device cannot fulfil. */
 export class DeviceError extends JanusError {}
 
 /** A misuse of the tape: backward twice, no graph, a saved tensor changed in place. */
 export class AutogradError extends JanusError {}
 
-/** Something that a capture cannot hold (host data, a read-back), or a replay that does not agree with eager. */
+/** An operation that a capture cannot record (uploading host data, a read-back), or a replay that differs from an eager run. */
 export class CaptureError extends JanusError {}
 
 /** An allocation beyond the device's byte budget; nothing was allocated. */
 export class OutOfMemoryError extends JanusError {}
 
-/** The GPU went away; every tensor of the device is gone with it. */
+/** The GPU was lost, and with it every tensor of the device. */
 export class DeviceLostError extends JanusError {}
 
 /**
- * NaN or infinity when a model computes an answer, a picture or codes. What follows from them would look like a result, so none is given.
- * Tokens, codes and pictures are counted from 0.
+ * NaN or infinity while a model computes an answer, an image or codes. Further results would look valid, so none are
+ * returned. Tokens, codes and images are counted from 0.
  */
 export class NotFiniteError extends JanusError {
-  /** What computed them, e.g. `language head (lm_head)`. */
+  /** Part of the model that computed them, e.g. `language head (lm_head)`. */
   readonly part: string;
   /** The token or code of the first NaN or infinity; null if there are no steps. */
   readonly step: number | null;
   /** @param place position in the result, e.g. `token 5 of the answer` */
   constructor(op: string, part: string, place: string, step: number | null = null) {
     super(
-      `${op}: values must be finite; got values that are not finite (NaN or infinity) from the ${part}, ${place}. The weights are damaged, or their dtype is too narrow: load the model again, look at it with \`janus verify\`, or take another dtype.`,
+      `${op}: values must be finite; got values that are not finite (NaN or infinity) from the ${part}, ${place}. The weights are damaged, or their dtype is too narrow: load the model again, check it with \`janus verify\`, or use another dtype.`,
     );
     this.part = part;
     this.step = step;
@@ -64,8 +64,8 @@ export class KernelError extends JanusError {
   }
 }
 
-/** `[2,3]` as people write shapes in messages. */
+/** Formats a shape for messages: `[2, 3]`. */
 export const shapeText = (shape: readonly number[]): string => `[${shape.join(", ")}]`;
 
-/** The message of whatever was thrown. */
+/** Message of any thrown value. */
 export const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));

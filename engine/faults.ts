@@ -1,18 +1,18 @@
 /**
- * What the kernels of a device with `checks` found wrong in the values of tensors: out-of-range ids. A launch cannot throw, so it writes a record
- * of four words, which the device reads at its next synchronisation.
+ * Faults that kernels find in the values of tensors on a device with `checks`: out-of-range ids. A launch cannot throw,
+ * so it writes a record of four words, which the device reads at its next synchronisation.
  */
 import { ArgumentError } from "./errors.ts";
 import type { BufferPool } from "./pool.ts";
 import type { Queue } from "./queue.ts";
 import type { Storage } from "./types.ts";
 
-/** A check of ids: they must be from 0 to `limit` − 1, or `ignored`. */
+/** A check of ids: each must be in 0 … `limit` − 1, or equal `ignored`. */
 export interface IdCheck {
   readonly op: string;
   readonly input: string;
   readonly limit: number;
-  /** The ids are i32. */
+  /** True if the ids are i32. */
   readonly isSigned: boolean;
   readonly ignored: number | null;
 }
@@ -23,7 +23,7 @@ export class Faults {
   private record: Storage | null = null;
   private readonly pool: BufferPool;
   private readonly queue: Queue;
-  /** The checks by their numbers, and the numbers by what they say. */
+  /** The checks by number, and the numbers by content. */
   private readonly checks: IdCheck[] = [];
   private readonly numbers = new Map<string, number>();
   private pending = false;
@@ -38,8 +38,8 @@ export class Faults {
   }
 
   /**
-   * Takes the storage that checks write: number of the check, position of the first wrong id, the id, 1 if there is one, u32 each; the first fault
-   * stays. It lives as long as the device.
+   * Creates the storage that checks write, four u32: number of the check, position of the first wrong id, the id, 1 if
+   * there is a fault. The first fault stays. The storage lives as long as the device.
    */
   readFrom(record: Storage): void {
     this.pool.exempt(record.bytes, record.label);
@@ -47,12 +47,12 @@ export class Faults {
     this.clear(record);
   }
 
-  /** Checks ran since the last look. */
+  /** True if checks ran since the last `take`. */
   get isPending(): boolean {
     return this.pending;
   }
 
-  /** Number of a check, the same for equal checks. */
+  /** Returns the number of a check; equal checks have equal numbers. */
   siteOf(check: IdCheck): number {
     const key = JSON.stringify(check);
     const known = this.numbers.get(key);
@@ -61,7 +61,7 @@ export class Faults {
     return this.checks.push(check) - 1;
   }
 
-  /** The fault that the checks so far found, or null; forgets it. */
+  /** Returns the first fault found so far, or null, and clears it. */
   async take(): Promise<ArgumentError | null> {
     const { queue } = this;
     this.pending = false;

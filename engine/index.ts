@@ -1,5 +1,5 @@
 /// <reference lib="esnext.disposable" preserve="true" />
-/** The engine: devices, tensors, autograd, kernels and launches. Imports nothing of the other folders. */
+/** The engine: devices, tensors, autograd, kernels and launches. Imports no other folder of the project. */
 export * from "./autograd.ts";
 export * from "./capabilities.ts";
 export * from "./capture.ts";

@@ -1,10 +1,11 @@
 /**
- * Kernels: a WGSL file, its bindings and its parameters, and how the file is specialised.
+ * Kernels: WGSL files with their bindings and parameters, and the specialisation of these files.
  *
  * Specialisation replaces the right-hand side of top-level `const` and `alias` lines by name, and swaps which library a
- * `//#use LIBRARY as SLOT` line names; nothing else. A library is WGSL text whose names end in `_T`; for slot `x` they end in `_x`.
- * `//#use LIBRARY` without a slot includes the library as it is, once. A file names the libraries in its text and gets them when it is
- * declared: `kernel(…, [grid, finite])`, `library(name, url, [finite])`. A library may hold a family's `Params` and bindings.
+ * `//#use LIBRARY as SLOT` line names; nothing else. A library is WGSL text whose names end in `_T`; for slot `x` they
+ * end in `_x`. `//#use LIBRARY` without a slot includes the library unchanged, once. A file names its libraries in the
+ * text, and its declaration passes them: `kernel(…, [grid, finite])`, `library(name, url, [finite])`. A library may
+ * contain the `Params` and bindings of a family.
  */
 import type { DType } from "./dtype.ts";
 import { ArgumentError, KernelError, messageOf } from "./errors.ts";
@@ -14,18 +15,18 @@ export type Access = "read" | "write" | "read_write";
 export type ParamType = "u32" | "i32" | "f32" | "vec4u" | "vec4f";
 export type Constants = Readonly<Record<string, number | boolean | string>>;
 
-/** WGSL that kernels, and other libraries, include by `//#use`. */
+/** WGSL that kernels and other libraries include with `//#use`. */
 export interface Library {
   readonly name: string;
   /** Path of the WGSL, for messages. */
   readonly url: URL | null;
-  /** The libraries that its text names. */
+  /** The libraries that the text names in `//#use`. */
   readonly libraries: readonly Library[];
-  /** How often the name was declared before, each time with another source. */
+  /** Number of earlier declarations of the name with another source. */
   readonly version: number;
 }
 
-/** What fills each slot of a kernel: a library, or the name of a dtype for the one of that name among the kernel's libraries. */
+/** Library for each slot of a kernel. The name of a dtype selects the library of that name from the kernel's libraries. */
 export type Uses = Readonly<Record<string, Library | DType>>;
 
 export interface Kernel<B extends string = string, P extends string = string> {
@@ -34,11 +35,11 @@ export interface Kernel<B extends string = string, P extends string = string> {
   readonly url: URL | null;
   readonly bindings: Readonly<Record<B, Access>>;
   readonly params: Readonly<Record<P, ParamType>>;
-  /** The libraries that its text names. */
+  /** The libraries that the text names in `//#use`. */
   readonly libraries: readonly Library[];
-  /** How often the name was declared before, each time with another source. */
+  /** Number of earlier declarations of the name with another source. */
   readonly version: number;
-  /** Byte offset of each parameter in the uniform struct `Params`, and its whole size. */
+  /** Byte offset of each parameter in the uniform struct `Params`, and the size of the struct. */
   readonly layout: { readonly offsets: Readonly<Record<P, number>>; readonly bytes: number };
 }
 
@@ -46,14 +47,14 @@ const ENTRY_WORDS: Readonly<Record<ParamType, number>> = { u32: 1, i32: 1, f32: 
 
 const kernels = new Map<string, Kernel>();
 const libraries = new Map<string, Library>();
-/** The text of each, null until it is read. */
+/** Source text of each declaration; null until it is read. */
 const texts = new Map<Kernel | Library, string | null>();
 
 /**
  * Declares a kernel. Binding i of group 0 is the i-th name of `bindings`; the uniform struct `Params`, if there are parameters,
- * comes after them. The entry point has the kernel's name.
- * The same declaration again gives the same kernel; one with another source replaces it under its name, so that a module can be loaded again
- * (hot reload): launches of the new kernel compile, those of the old one stay as they are.
+ * comes after them. The entry point has the kernel's name. Repeating a declaration returns the same kernel. A
+ * declaration with another source replaces the kernel of that name, so that a module can be reloaded (hot reload): the
+ * new kernel is compiled at its launches, and the old one still works.
  * @param name unique; equal to the file's name and its entry point
  * @param source `new URL("./name.wgsl", import.meta.url)`, or the WGSL text itself
  * @param included the libraries that the text names in `//#use`
@@ -98,8 +99,8 @@ export function kernel<B extends string, P extends string = never>(
 }
 
 /**
- * Declares a library for `//#use`. The same declaration again gives the same library, one with another source replaces it.
- * @param name unique; what `//#use` lines say
+ * Declares a library for `//#use`. Repeating a declaration returns the same library; another source replaces it.
+ * @param name unique; the name in `//#use` lines
  * @param source its file's URL, or the WGSL text itself
  * @param included the libraries that the text names in `//#use`
  */
@@ -117,7 +118,7 @@ export function library(name: string, source: URL | string, included: readonly L
   return declared;
 }
 
-/** Whether a declaration has this source and these libraries. */
+/** True if a declaration has this source and these libraries. */
 function isSame(known: Kernel | Library, source: URL | string, included: readonly Library[]): boolean {
   const isSource =
     typeof source === "string" ? !known.url && texts.get(known) === source : known.url?.href === source.href;
@@ -126,17 +127,20 @@ function isSame(known: Kernel | Library, source: URL | string, included: readonl
 
 const versionAfter = (known: Kernel | Library | undefined): number => (known ? known.version + 1 : 0);
 
-/** Whether two records have the same names in the same order, with the same values. */
+/** True if two records have the same names in the same order, with the same values. */
 const sameEntries = (a: object, b: object): boolean =>
   JSON.stringify(Object.entries(a)) === JSON.stringify(Object.entries(b));
 
-/** Every kernel declared so far, for tests and tools. */
+/** Returns every kernel declared so far, for tests and tools. */
 export const declaredKernels = (): readonly Kernel[] => [...kernels.values()];
 
-/** Every library declared so far, for tests and tools. */
+/** Returns every library declared so far, for tests and tools. */
 export const declaredLibraries = (): readonly Library[] => [...libraries.values()];
 
-/** Loads the text of every kernel and library declared so far. `Device.create` calls it; call it again after later declarations in a browser. */
+/**
+ * Loads the text of every kernel and library declared so far. `Device.create` calls it; in a browser, call it again
+ * after later declarations.
+ */
 export async function loadKernels(): Promise<void> {
   await Promise.all(
     [...texts].map(async ([declared, text]) => {
@@ -144,7 +148,9 @@ export async function loadKernels(): Promise<void> {
       try {
         texts.set(declared, await readText(declared.url));
       } catch (error) {
-        throw new KernelError(`the WGSL of "${declared.name}" cannot be read: ${messageOf(error)}`);
+        throw new KernelError(
+          `loadKernels: the WGSL of "${declared.name}" must be readable; got ${messageOf(error)}. Check its URL.`,
+        );
       }
     }),
   );
@@ -152,7 +158,8 @@ export async function loadKernels(): Promise<void> {
 
 function textOf(declared: Kernel | Library, what: string): string {
   const text = texts.get(declared) ?? (declared.url && readTextSync(declared.url));
-  if (text === null) throw new KernelError(`${what} is not loaded yet; await loadKernels() after declaring it`);
+  if (text === null)
+    throw new KernelError(`${what} must be loaded before use; got no text. Await loadKernels() after declaring it.`);
   texts.set(declared, text);
   return text;
 }
@@ -161,7 +168,7 @@ const USE = /^[ \t]*\/\/#use[ \t]+(\S+)(?:[ \t]+as[ \t]+(\w+))?[ \t]*$/gm;
 const DECLARATION = /^(const|alias)[ \t]+(\w+)([ \t]*:[ \t]*[\w<>, ]+)?[ \t]*=[ \t]*([^;]*);/gm;
 const DIRECTIVE = /^(enable|requires|diagnostic)\b[^;]*;[ \t]*\n?/gm;
 
-/** The WGSL of `kernel` with its libraries in place and its constants replaced. Throws `KernelError` for a name it does not have. */
+/** Returns the WGSL of a kernel with its libraries included and its constants replaced. Throws `KernelError` for an unknown name. */
 export function specialise(target: Kernel, constants: Constants = {}, uses: Uses = {}): string {
   const where = `kernel "${target.name}"`;
   const slots = new Set<string>();
@@ -170,7 +177,7 @@ export function specialise(target: Kernel, constants: Constants = {}, uses: Uses
     const found = owner.libraries.find((l) => l.name === name);
     if (found) return found;
     throw new KernelError(
-      `${where}: ${use} must be one of the libraries of "${owner.name}"; got ${owner.libraries.map((l) => l.name).join(", ") || "none"}. Pass it where "${owner.name}" is declared.`,
+      `${where}: ${use} must be one of the libraries of "${owner.name}"; got ${owner.libraries.map((l) => l.name).join(", ") || "none"}. Pass it in the declaration of "${owner.name}".`,
     );
   };
   const include = (owner: Kernel | Library, body: string): string =>
@@ -190,7 +197,9 @@ export function specialise(target: Kernel, constants: Constants = {}, uses: Uses
   let body = include(target, textOf(target, where));
   for (const slot of Object.keys(uses)) {
     if (!slots.has(slot))
-      throw new KernelError(`${where} has no slot "${slot}"; it has: ${[...slots].join(", ") || "none"}`);
+      throw new KernelError(
+        `${where}: slots must be among ${[...slots].join(", ") || "none"}; got ${slot}. Correct "use".`,
+      );
   }
   const seen = new Set<string>();
   body = body.replace(DECLARATION, (line, word: string, name: string, type: string | undefined, old: string) => {
@@ -200,7 +209,8 @@ export function specialise(target: Kernel, constants: Constants = {}, uses: Uses
     return `${word} ${name}${type?.trimEnd() ?? ""} = ${literal(value, old, type, `${where}: constant ${name}`)};`;
   });
   for (const name of Object.keys(constants)) {
-    if (!seen.has(name)) throw new KernelError(`${where} has no constant or alias "${name}" at top level`);
+    if (!seen.has(name))
+      throw new KernelError(`${where}: constants must name a top-level const or alias; got ${name}. Correct the name.`);
   }
   const directives = new Set<string>();
   body = body.replace(DIRECTIVE, (line) => {
@@ -210,19 +220,22 @@ export function specialise(target: Kernel, constants: Constants = {}, uses: Uses
   return [...directives, body].join("\n");
 }
 
-/** `value` as WGSL in place of `old`: an unsigned literal if `old` is one, a float if `old` is one. */
+/** Formats `value` as WGSL to replace `old`: unsigned or float, as `old` is. */
 function literal(value: number | boolean | string, old: string, type: string | undefined, where: string): string {
   if (typeof value !== "number") return String(value);
-  if (!Number.isFinite(value)) throw new ArgumentError(`${where}: ${value} is not a finite number`);
+  if (!Number.isFinite(value))
+    throw new ArgumentError(`${where}: constants must be finite; got ${value}. Change the value.`);
   const isFloat = type?.includes("f32") || /^-?(\d*\.\d|\d+\.|\d[\d.]*e[+-]?\d|[\d.]+f$)/i.test(old.trim());
   if (isFloat) return /[.e]/.test(String(value)) ? String(value) : `${value}.0`;
-  if (!Number.isInteger(value)) throw new ArgumentError(`${where}: ${value} is not an integer`);
+  if (!Number.isInteger(value))
+    throw new ArgumentError(`${where}: an integer constant must be whole; got ${value}. Change the value.`);
   if (!(type?.includes("u32") || /^(0x[\da-f]+|\d+)u$/i.test(old.trim()))) return String(value);
-  if (value < 0) throw new ArgumentError(`${where}: ${value} is negative, the constant is unsigned`);
+  if (value < 0)
+    throw new ArgumentError(`${where}: an unsigned constant must be at least 0; got ${value}. Change the value.`);
   return `${value}u`;
 }
 
-/** The numbers of a launch as the bytes of the kernel's `Params`. */
+/** Packs the numbers of a launch into the kernel's `Params`. */
 export function packParams(
   target: Kernel,
   values: Readonly<Record<string, number | readonly number[]>>,
@@ -233,7 +246,10 @@ export function packParams(
   const floats = new Float32Array(words.buffer);
   for (const name in target.params) {
     const value = values[name];
-    if (value === undefined) throw new KernelError(`kernel "${target.name}": parameter "${name}" was not given`);
+    if (value === undefined)
+      throw new KernelError(
+        `kernel "${target.name}": params must have ${Object.keys(target.params).join(", ")}; got none for ${name}. Pass a number.`,
+      );
     const at = offsets[name]! / 4;
     const into = target.params[name] === "f32" || target.params[name] === "vec4f" ? floats : words;
     if (typeof value === "number") into[at] = value;
@@ -242,7 +258,7 @@ export function packParams(
   return words;
 }
 
-/** Name of a variant: equal keys, equal code. */
+/** Key of a variant: equal keys mean equal code. */
 export function variantKey(kernel: Kernel, constants: Constants | undefined, uses: Uses | undefined): string {
   let key = named(kernel);
   for (const slot in uses) {
@@ -253,10 +269,10 @@ export function variantKey(kernel: Kernel, constants: Constants | undefined, use
   return key;
 }
 
-/** The name of a declaration, with its version if it replaced another. */
+/** Name of a declaration, with its version if it replaced another. */
 const named = ({ name, version }: Kernel | Library): string => (version ? `${name}#${version}` : name);
 
-/** What a compiler says of a kernel, with the WGSL lines around each mistake. */
+/** Formats a compiler's messages about a kernel, with the WGSL lines around each mistake. */
 export function describeErrors(
   kernel: Kernel,
   key: string,

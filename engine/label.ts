@@ -2,7 +2,7 @@
 
 let label = "";
 
-/** The path that a launch made now would carry. */
+/** Returns the current path, which launches record. */
 export const currentLabel = (): string => label;
 
 /** Runs `fn` with `name` appended to the path. */

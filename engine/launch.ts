@@ -1,5 +1,6 @@
 /**
- * Launches as plain data, and the one path that records them: encoded, captured, profiled and counted are the same records.
+ * Launches as plain data, and the only function that records them. The same records are encoded, captured, profiled and
+ * counted.
  */
 import { DeviceError, DisposedError, KernelError } from "./errors.ts";
 import type { Device } from "./device.ts";
@@ -9,7 +10,7 @@ import type { Constants, Kernel, Uses } from "./kernel.ts";
 import { Tensor } from "./tensor.ts";
 import type { Binding, Cost, Launch, Storage } from "./types.ts";
 
-/** What a launch binds: a contiguous tensor, whole, or a window of `elements` from element `start`. */
+/** Operand of a launch: a whole contiguous tensor, or a window of `elements` from element `start`. */
 export type Bound = Tensor | { readonly of: Tensor; readonly start: number; readonly elements: number };
 
 export interface LaunchOptions<B extends string, P extends string> {
@@ -22,8 +23,9 @@ export interface LaunchOptions<B extends string, P extends string> {
 }
 
 /**
- * Records one launch of `kernel` on the device of its tensors. Tensors must be contiguous; a window must start on the device's
- * storage alignment. A launch whose grid has a zero does nothing.
+ * Records one launch of `kernel` on the device of its tensors. Tensors must be contiguous; a window must start at a
+ * multiple of the device's storage alignment. A launch whose grid contains a zero does nothing. Throws `KernelError`
+ * for buffers, parameters or a grid that do not fit.
  */
 export function launch<B extends string, P extends string>(kernel: Kernel<B, P>, options: LaunchOptions<B, P>): void {
   checkOptions(kernel, options);
@@ -39,14 +41,18 @@ export function launch<B extends string, P extends string>(kernel: Kernel<B, P>,
         `kernel "${kernel.name}": buffer "${name}" must be a tensor, or { of, start, elements }; got ${typeof bound}. Pass it in buffers.`,
       );
     if (tensor.disposed)
-      throw new DisposedError(`kernel "${kernel.name}": the tensor bound to "${name}" ${tensor} was disposed`);
+      throw new DisposedError(
+        `kernel "${kernel.name}": buffer "${name}" must be alive; got ${tensor}. Keep it out of the scope.`,
+      );
     device ??= tensor.device;
     if (tensor.device !== device)
       throw new DeviceError(
-        `kernel "${kernel.name}": "${name}" is on ${tensor.device}, the others on ${device as Device}`,
+        `kernel "${kernel.name}": buffers must be on one device, ${device as Device}; got "${name}" on ${tensor.device}. Move it.`,
       );
     if (!tensor.isContiguous)
-      throw new KernelError(`kernel "${kernel.name}": "${name}" ${tensor} is not contiguous; pass contiguous(x)`);
+      throw new KernelError(
+        `kernel "${kernel.name}": buffer "${name}" must be contiguous; got ${tensor}. Pass contiguous(x).`,
+      );
     bindings.push(
       bound instanceof Tensor ? tensor.binding(0, tensor.size) : tensor.binding(bound.start, bound.elements),
     );
@@ -55,7 +61,7 @@ export function launch<B extends string, P extends string>(kernel: Kernel<B, P>,
   for (const storage of written) {
     if (read.includes(storage))
       throw new KernelError(
-        `kernel "${kernel.name}" reads and writes one storage (${storage.label}, ${storage.bytes} bytes); WebGPU forbids both in one launch: clone(x) first`,
+        `kernel "${kernel.name}": a launch must not read and write the same storage; got ${storage.label}, ${storage.bytes} bytes, for both. Pass clone(x).`,
       );
   }
   const [x, y = 1, z = 1] = options.grid;
@@ -74,7 +80,7 @@ export function launch<B extends string, P extends string>(kernel: Kernel<B, P>,
 
 const OPTIONS = ["buffers", "params", "constants", "use", "grid", "cost"] as const;
 
-/** What plain JavaScript gets wrong: names that are not known or not there, and grids that are no whole numbers. */
+/** Checks for mistakes of plain JavaScript: unknown or missing names, and grids that are not whole numbers. */
 function checkOptions(kernel: Kernel, options: LaunchOptions<string, string>): void {
   const op = `kernel "${kernel.name}"`;
   knownOptions(op, options, OPTIONS);
@@ -94,8 +100,8 @@ function checkOptions(kernel: Kernel, options: LaunchOptions<string, string>): v
 }
 
 /**
- * A grid of `groups` workgroups folded into two dimensions if one dimension does not hold them; kernels read their flat index
- * by `flat_group` of library `grid` and guard the tail.
+ * Returns a grid of `groups` workgroups, folded into two dimensions if they exceed one dimension. Kernels get their
+ * flat index from `flat_group` of library `grid`, and must guard the tail.
  */
 export function grid1d(groups: number, perDimension = 65535): [number, number, number] {
   if (groups <= perDimension) return [groups, 1, 1];
@@ -103,7 +109,7 @@ export function grid1d(groups: number, perDimension = 65535): [number, number, n
   return [Math.ceil(groups / y), y, 1];
 }
 
-/** A launch as text without addresses: buffers by order of first appearance. For golden traces. */
+/** Formats launches without addresses, numbering buffers by first appearance. For golden traces. */
 export function traceOf(launches: readonly Launch[]): string[] {
   const names = new Map<Storage, number>();
   return launches.map((l) => {

@@ -1,12 +1,13 @@
 /**
- * Keeps lines that Dawn prints by itself away from a user's terminal. Dawn writes them from native code to file descriptor 2, past
- * `process.stderr`, and offers no setting for it. Node only; imported on demand by platform.ts, so that browser bundles never see it.
+ * Removes lines that Dawn prints to the user's terminal. Dawn writes them from native code to file descriptor 2,
+ * bypassing `process.stderr`, and has no setting for it. Node only; platform.ts imports this on demand, so browser
+ * bundles do not contain it.
  */
 
-/** Lines about limits that nothing here uses: dynamic offsets beyond 16 a layout. */
+/** Matches lines about limits that we do not use: dynamic offsets beyond 16 per layout. */
 const DROPPED = /^Warning: maxDynamic(?:Uniform|Storage)BuffersPerPipelineLayout artificially reduced from .*\r?\n?/gm;
 
-/** What `text` leaves for the terminal. */
+/** Returns `text` without Dawn's notices. */
 export const withoutDawnNotices = (text: string): string => text.replace(DROPPED, "");
 
 type Filter = <T>(call: () => T) => T;
@@ -14,8 +15,9 @@ type Filter = <T>(call: () => T) => T;
 let filter: Promise<Filter> | null = null;
 
 /**
- * Resolves to a function that runs a synchronous native call, holds back what is written to stderr meanwhile, and then writes all of it but
- * Dawn's notices. Without koffi (an optional package), on Windows, or without a writable temporary folder the call runs as it is.
+ * Resolves to a function that runs a synchronous native call, buffers the output to stderr during the call, and then
+ * writes it without Dawn's notices. Without koffi (an optional package), on Windows, or without a writable temporary
+ * folder, the call runs unfiltered.
  */
 export function stderrFilter(): Promise<Filter> {
   filter ??= openFilter().catch(() => (call) => call());
@@ -34,7 +36,7 @@ async function openFilter(): Promise<Filter> {
   const libc = koffi.load(null);
   const dup = libc.func("int dup(int)") as (fd: number) => number;
   const dup2 = libc.func("int dup2(int, int)") as (from: number, to: number) => number;
-  // A file rather than a pipe: a pipe that nobody reads meanwhile would block the writer once it is full.
+  // A file rather than a pipe: a full pipe would block the writer, since nothing reads it during the call.
   return (call) => {
     const folder = fs.mkdtempSync(nodePath.join(tmpdir(), "janus-stderr-"));
     const path = nodePath.join(folder, "log");

@@ -1,10 +1,10 @@
-/** Options objects of ops, layers and optimizers: a name that is not known is refused, never ignored. */
+/** Checks of options objects of ops, layers and optimizers: an unknown name is refused, never ignored. */
 import { ArgumentError } from "./errors.ts";
 
 /**
- * Throws unless every own key of `options` is one of `known`; a nearest known name is suggested. Call it first, before any work.
- * @param op what the message begins with, e.g. `attention`
- * @throws ArgumentError if `options` is not a plain options object, or names an option that is not known
+ * Checks that every own key of `options` is in `known`, and suggests the nearest known name. Call it before any work.
+ * @param op beginning of the message, e.g. `attention`
+ * @throws ArgumentError if `options` is not a plain options object, or has an unknown option
  */
 export function knownOptions(op: string, options: object, known: readonly string[]): void {
   // Plain JavaScript passes anything: F.dropout(x, 0.1, 3), F.attention(q, k, v, mask).
@@ -23,29 +23,29 @@ export function knownOptions(op: string, options: object, known: readonly string
 }
 
 /**
- * Throws `ArgumentError` unless `value` is true or false: F.sort(x, -1, { descending: false }) would sort in descending order, since an object
- * counts as true.
+ * Throws `ArgumentError` if `value` is not a boolean: F.sort(x, -1, { descending: false }) would sort in descending
+ * order, since an object counts as true.
  */
 export function requireBoolean(op: string, name: string, value: boolean): void {
   if (typeof value !== "boolean")
     throw new ArgumentError(
-      `${op}: ${name} must be true or false; got ${shown(value)}. It is a value of its own, not an options object.`,
+      `${op}: ${name} must be true or false; got ${shown(value)}. Pass it as a plain argument, not in an options object.`,
     );
 }
 
-/** Throws `ArgumentError` unless `value` is an array: x.permute(1, 0) passes a number. */
+/** Throws `ArgumentError` if `value` is not an array: x.permute(1, 0) passes a number. */
 export function requireArray(op: string, name: string, value: readonly unknown[]): void {
   if (!Array.isArray(value))
     throw new ArgumentError(`${op}: ${name} must be an array; got ${shown(value)}. Put square brackets around it.`);
 }
 
-/** Throws `ArgumentError` unless `value` is a function. */
+/** Throws `ArgumentError` if `value` is not a function. */
 export function requireFunction(op: string, value: unknown): void {
   if (typeof value !== "function")
     throw new ArgumentError(`${op}: the first argument must be a function; got ${shown(value)}. Pass () => ….`);
 }
 
-/** The names of the options type `T`, for `knownOptions`: a name that is missing does not compile. */
+/** Names of the options of type `T`, for `knownOptions`: a missing name does not compile. */
 export const optionNames = <T>(names: Readonly<Record<keyof Required<T>, true>>): string[] => Object.keys(names);
 
 const allOf = (known: readonly string[]): string =>
@@ -56,7 +56,7 @@ function isPlain(value: object): boolean {
   return prototype === null || prototype === Object.prototype || Object.getPrototypeOf(prototype) === null;
 }
 
-/** What came in place of an object or a tensor, in a word or two. */
+/** Describes a wrong argument in a word or two, for messages. */
 export function shown(value: unknown): string {
   if (value === undefined) return "nothing";
   if (Array.isArray(value)) return "an array";
@@ -65,8 +65,8 @@ export function shown(value: unknown): string {
 }
 
 /**
- * The name in `known` nearest to `name`, compared without case and underscores, or one of which `name` is the beginning or that is the beginning of
- * `name`; null if there is none.
+ * Returns the name in `known` that is nearest to `name`, or of which one is a prefix of the other, compared without
+ * case and underscores; null if there is none.
  */
 export function nearestName(name: string, known: readonly string[]): string | null {
   const plain = (text: string): string => text.toLowerCase().replaceAll("_", "");

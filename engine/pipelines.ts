@@ -1,4 +1,4 @@
-/** The compiled variants of kernels on one device: compile, cache, and the errors of the WGSL compiler. */
+/** The compiled variants of kernels on one device: compilation, cache, and errors of the WGSL compiler. */
 import type { Capabilities } from "./capabilities.ts";
 import { KernelError } from "./errors.ts";
 import { describeErrors, specialise, variantKey } from "./kernel.ts";
@@ -13,19 +13,19 @@ export class Pipelines {
   private readonly compiling = new Set<Promise<void>>();
   private count = 0;
 
-  /** @param fail called with each kernel that turned out not to compile */
+  /** @param fail called with the error of each kernel that does not compile */
   constructor(gpu: GPUDevice | null, capabilities: Capabilities, fail: (error: KernelError) => void) {
     this.gpu = gpu;
     this.capabilities = capabilities;
     this.fail = fail;
   }
 
-  /** Pipelines created since the device began. */
+  /** Pipelines created since the device was created. */
   get created(): number {
     return this.count;
   }
 
-  /** The compiler's verdict on some pipeline is not known yet. */
+  /** True while the compiler's verdict on some pipeline is not known. */
   get isPending(): boolean {
     return this.compiling.size > 0;
   }
@@ -35,12 +35,12 @@ export class Pipelines {
     await Promise.all(this.compiling);
   }
 
-  /** The pipeline of a variant; undefined if it has not been compiled. */
+  /** Returns the pipeline of a variant; undefined if it was not compiled. */
   find(kernel: Kernel, constants: Constants | undefined, uses: Uses | undefined): Pipeline | undefined {
     return this.known.get(variantKey(kernel, constants, uses));
   }
 
-  /** Compiles a variant. Errors in its WGSL are known later: `fail` gets them. */
+  /** Compiles a variant. Errors in its WGSL are known later and go to `fail`. */
   compile(kernel: Kernel, constants: Constants = {}, uses: Uses = {}): Pipeline {
     const key = variantKey(kernel, constants, uses);
     const source = specialise(kernel, constants, uses);
@@ -48,7 +48,7 @@ export class Pipelines {
     const { maxStorageBuffersPerShaderStage: most } = this.capabilities.limits;
     if (bindings > most) {
       throw new KernelError(
-        `kernel "${kernel.name}" binds ${bindings} storage buffers, the device allows ${most}`,
+        `kernel "${kernel.name}": must bind at most ${most} storage buffers, the device's limit; got ${bindings}. Use fewer bindings.`,
         source,
       );
     }
@@ -79,7 +79,7 @@ export class Pipelines {
   }
 }
 
-/** The kernel's storage buffers, then its parameters. */
+/** Layout: the kernel's storage buffers, then its parameters. */
 function layoutEntries(kernel: Kernel): GPUBindGroupLayoutEntry[] {
   const visibility = GPUShaderStage.COMPUTE;
   const entries: GPUBindGroupLayoutEntry[] = Object.values(kernel.bindings).map((access, binding) => ({

@@ -1,6 +1,6 @@
 /**
- * The one place of the engine that knows where it runs: how to reach a GPU and how to read a text file, in Node and in browsers.
- * Node's modules are reached at run time only, so that a bundler for browsers never sees them.
+ * The only part of the engine that depends on the platform: it finds a GPU and reads text files, in Node and in
+ * browsers. Node modules are loaded at run time only, so that bundlers for browsers never see them.
  */
 import { DeviceError } from "./errors.ts";
 
@@ -9,30 +9,33 @@ const inNode =
   process.versions?.node !== undefined &&
   typeof process.getBuiltinModule === "function";
 
-/** The text of a file beside a module, at once. Browsers cannot, see `readText`. */
+/** Reads a text file beside a module synchronously; null in browsers, see `readText`. */
 export function readTextSync(url: URL): string | null {
   if (!inNode || url.protocol !== "file:") return null;
   return process.getBuiltinModule("node:fs").readFileSync(url, "utf8");
 }
 
-/** The text of a file beside a module. */
+/** Reads a text file beside a module. Throws `DeviceError` if it cannot be fetched. */
 export async function readText(url: URL): Promise<string> {
   const text = readTextSync(url);
   if (text !== null) return text;
   const response = await fetch(url);
-  if (!response.ok) throw new DeviceError(`cannot load ${url.href}: HTTP ${response.status}`);
+  if (!response.ok)
+    throw new DeviceError(
+      `loadKernels: ${url.href} must be served; got HTTP ${response.status}. Check the bundle's assets.`,
+    );
   return response.text();
 }
 
-/** Milliseconds of a monotonic clock. */
+/** Monotonic time in milliseconds. */
 export const now = (): number => performance.now();
 
-/** Gives the event loop `ms` milliseconds; Dawn in Node polls for completion from the loop and would burn a core otherwise. */
+/** Sleeps for `ms` milliseconds. Dawn in Node polls from the event loop, which would otherwise occupy a core. */
 export const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
-// Dawn dies with the process if the object that create() returned is collected: keep each for good.
+// Dawn crashes the process if the object that create() returned is collected: keep each one.
 const instances = new Set<GPU>();
-// Instances by backend; promises, so that two callers at once get one instance.
+// Instances by backend; promises, so that simultaneous callers get one instance.
 const requested = new Map<string, Promise<GPU>>();
 
 const TOGGLES = [
@@ -45,7 +48,7 @@ export async function requestGPU(backend?: "null" | "vulkan" | "metal" | "d3d12"
   if (!inNode) {
     if (typeof navigator === "undefined" || !navigator.gpu) {
       throw new DeviceError(
-        "this browser has no WebGPU (navigator.gpu is absent); use a browser that has it, over HTTPS or localhost",
+        "Device.create: the browser must support WebGPU; got no navigator.gpu. Use a browser that has it, over HTTPS or localhost.",
       );
     }
     return navigator.gpu;
@@ -59,7 +62,7 @@ export async function requestGPU(backend?: "null" | "vulkan" | "metal" | "d3d12"
   return opening;
 }
 
-/** `gpu.requestAdapter(options)`, without the notices that Dawn prints from native code while it looks for adapters. */
+/** Calls `gpu.requestAdapter(options)` and suppresses the notices that Dawn prints while it looks for adapters. */
 export async function requestAdapter(gpu: GPU, options?: GPURequestAdapterOptions): Promise<GPUAdapter | null> {
   if (!inNode) return gpu.requestAdapter(options);
   const { stderrFilter } = await import("./native_log.ts");
@@ -85,14 +88,14 @@ async function openDawn(backend: string | undefined): Promise<GPU> {
   return (await preloadSoftwareVulkan()) ? create() : gpu;
 }
 
-/** Bytes of main memory; null if a program cannot know (browsers). */
+/** Bytes of main memory; null if unknown (browsers). */
 export const memoryBytes = (): number | null => (inNode ? process.getBuiltinModule("node:os").totalmem() : null);
 
 const cell = inNode ? new Int32Array(new SharedArrayBuffer(4)) : null;
 
 /**
- * Waits for a promise of the GPU. In Node, Dawn polls from the event loop and would take a whole core from a software device:
- * for one of those (`gently`) each turn of the loop sleeps a little, up to a millisecond.
+ * Waits for a promise of the GPU. In Node, Dawn polls from the event loop, which would take a whole core from a
+ * software device. For such a device (`gently`), each turn of the loop sleeps up to a millisecond.
  */
 export async function settle<T>(promise: Promise<T>, gently: boolean): Promise<T> {
   if (!gently || !cell) return promise;
@@ -114,8 +117,8 @@ export async function settle<T>(promise: Promise<T>, gently: boolean): Promise<T
 let collect: (() => void) | null = null;
 
 /**
- * Has JavaScript free unreachable objects, if a program may ask for that (Node). Handles of GPU objects are a few bytes to JavaScript, which
- * lets tens of thousands of them lie; what stands behind each is not small to the driver.
+ * Forces a garbage collection if possible (Node). To JavaScript, handles of GPU objects are only a few bytes, so tens
+ * of thousands of them stay uncollected, although each is large to the driver.
  */
 export function collectGarbage(): void {
   if (!inNode) return;

@@ -1,17 +1,19 @@
 /**
- * The buffer pool: GPU buffers by size class, the lowest number first, so that a steady loop gives the same buffers to the same ops
- * step after step (and finds their bind groups in the cache): what a step gets depends on which buffers are free, not on the order in
- * which they were freed. Last freed first would permute them at every step. Work on a device runs in order, so a freed buffer may be
- * reused at once.
+ * The buffer pool: GPU buffers by size class, reused by lowest number first. In a steady loop the same ops get the same
+ * buffers at every step, and find their bind groups in the cache, because the choice depends on which buffers are free,
+ * not on the order in which they were freed. Reusing the last freed buffer first would permute them at every step. Work
+ * on a device runs in order, so a freed buffer may be reused at once.
  *
- * How much is held: programs whose sizes keep changing would pile up buffers of every class. The pool counts cycles (bytes in use rise to
- * half of the recent peak or more and fall below a quarter of it: a step, or the forward and backward of one micro-batch), and keeps
- *     reservedBytes ≤ max(1.25 · recent peak of bytes in use + 16 MiB, bytes of the buffers used in this cycle or the 4 before).
- * at the end of every cycle: what is beyond goes, longest unused first. Within a cycle, beyond the slack, a free buffer of up to twice the
- * size is taken before a new one is created. A loop that repeats within 4 cycles finds all its buffers again and creates none.
- * "In use" are buffers that storages hold and those of captures; neither is ever trimmed. "Recent" are 16 to 32 cycles.
+ * How much the pool keeps: programs whose sizes keep changing would accumulate buffers of every class. The pool counts
+ * cycles (bytes in use rise to at least half of the recent peak and fall below a quarter of it: a step, or the forward
+ * and backward of one micro-batch), and enforces
+ *     reservedBytes ≤ max(1.25 · recent peak of bytes in use + 16 MiB, bytes of the buffers used in this cycle or the 4
+ *     before). at the end of every cycle by destroying the buffers that are unused for longest. Within a cycle, beyond
+ *     the slack, a free buffer of up to twice the size is reused before a new one is created. A loop that repeats
+ *     within 4 cycles reuses all its buffers and creates none. Buffers "in use" are those of storages and captures;
+ *     they are never trimmed. "Recent" means the last 16 to 32 cycles.
  *
- * A byte budget refuses before it allocates: software Vulkan never reports out-of-memory, it dies.
+ * A byte budget refuses requests before they allocate: software Vulkan does not report out-of-memory, it crashes.
  */
 import { OutOfMemoryError } from "./errors.ts";
 
@@ -20,9 +22,9 @@ export class PoolBuffer {
   readonly id: number;
   readonly size: number;
   gpu: GPUBuffer | null;
-  /** The pool's cycle in which it was freed last. */
+  /** Cycle of the pool in which the buffer was last freed. */
   lastCycle = 0;
-  /** The GPU had no memory for it: `gpu` is invalid, and it is not reused. */
+  /** True if the GPU had no memory for it: `gpu` is invalid, and the buffer is not reused. */
   isRefused = false;
   private use = -1;
   private bound = false;
@@ -34,17 +36,17 @@ export class PoolBuffer {
     this.gpu = gpu;
   }
 
-  /** Serial of the last launch that uses it; uploads wait for that launch. */
+  /** Serial number of the last launch that uses it; uploads wait for that launch. */
   get lastUse(): number {
     return this.use;
   }
 
-  /** A bind group or an upload refers to `gpu`. */
+  /** True if a bind group or an upload refers to `gpu`. */
   get isBound(): boolean {
     return this.bound;
   }
 
-  /** Lists of the capture whose launches write it: a freed buffer waits there until the capture is disposed. */
+  /** Free lists of the capture whose launches write it: a freed buffer stays there until the capture is disposed. */
   get home(): FreeLists | null {
     return this.lists;
   }
@@ -63,14 +65,14 @@ export class PoolBuffer {
 }
 
 export interface PoolStats {
-  /** Bytes of storages that tensors hold (padded to 16 each). */
+  /** Bytes of the storages of tensors (each padded to 16). */
   liveBytes: number;
   liveCount: number;
-  /** Highest `liveBytes` since the device began or `resetPeak()`. */
+  /** Highest `liveBytes` since the device was created, or since `resetPeak()`. */
   peakBytes: number;
-  /** Bytes of GPU buffers that exist, in use or free. */
+  /** Bytes of existing GPU buffers, in use or free. */
   reservedBytes: number;
-  /** GPU buffers created since the device began. */
+  /** GPU buffers created since the device was created. */
   created: number;
 }
 
@@ -85,46 +87,52 @@ export interface PoolBackend {
   destroy(buffer: PoolBuffer): void;
 }
 
-/** Kept beyond the recent peak of bytes in use: a share of it, and a little for small programs. */
+/** Slack beyond the recent peak of bytes in use: a share of it, plus some bytes for small programs. */
 const SLACK_SHARE = 1.25;
 const SLACK_BYTES = 16 * 2 ** 20;
-/** Buffers used in so many finished cycles are kept whatever they take: tasks of a training step that follow one another have sizes of their own. */
+/** Number of finished cycles whose buffers are kept at any size: consecutive tasks of a training step use different sizes. */
 const KEPT_CYCLES = 4;
-/** Beyond the slack a free buffer up to so many times as large as needed is taken rather than a new one; it may then be held for good. */
+/**
+ * Beyond the slack, a free buffer of up to this many times the needed size is used rather than a new one; its new owner
+ * may keep it for good.
+ */
 const MAX_WASTE = 2;
-/** Cycles over which a peak is recent: at least so many, at most twice. */
+/** Cycles for which a peak counts as recent: at least this many, at most twice as many. */
 const RECENT_CYCLES = 16;
-/** Buffers acquired after which a cycle ends in any case: a long decode behind a large prompt never rises to half of the prompt's peak. */
+/**
+ * A cycle ends after this many acquired buffers in any case: a long decode after a large prompt never reaches half of
+ * the prompt's peak.
+ */
 const MAX_CYCLE_ACQUIRES = 16384;
 
-/** Free lists, the lowest number last. A capture brings its own, so that what it recorded stays its own. */
+/** Free lists, with the lowest number last. A capture has its own, so that other work does not use its buffers. */
 export type FreeLists = Map<number, PoolBuffer[]>;
 
 export class BufferPool {
-  /** Bytes that buffers may take in all; `refuse` lowers it. */
+  /** Maximum bytes of all buffers; `refuse` lowers it. */
   budget: number;
   readonly maxBufferSize: number;
   readonly stats: PoolStats = { liveBytes: 0, liveCount: 0, peakBytes: 0, reservedBytes: 0, created: 0 };
   private readonly backend: PoolBackend;
   private readonly shared: FreeLists = new Map();
   private free: FreeLists = this.shared;
-  /** Bytes of the buffers in the shared lists, and in the lists of captures. */
+  /** Bytes of the free buffers in the shared lists, and in the lists of captures. */
   private freeBytes = 0;
   private capturedBytes = 0;
-  /** Bytes of the size classes that live storages need. */
+  /** Bytes of the size classes of live storages. */
   private inUse = 0;
   private nextId = 0;
   private cycle = 0;
   /** Buffers acquired in this cycle. */
   private acquires = 0;
-  /** Highest and lowest bytes in use of this span of cycles and of the one before. */
+  /** Highest and lowest bytes in use, of this span of cycles and of the previous one. */
   private peak = 0;
   private low = 0;
   private olderPeak = 0;
   private olderLow = 0;
-  /** Bytes in use have come near the peak in this cycle. */
+  /** True if the bytes in use came near the peak in this cycle. */
   private isHigh = false;
-  /** What is alive, for the out-of-memory table: label → [count, bytes]. */
+  /** Live storages for the out-of-memory table: label → [count, bytes]. */
   private readonly labels = new Map<string, { count: number; bytes: number }>();
 
   constructor(backend: PoolBackend, budget: number, maxBufferSize: number) {
@@ -133,7 +141,7 @@ export class BufferPool {
     this.maxBufferSize = maxBufferSize;
   }
 
-  /** A buffer of at least `bytes`, contents undefined. Throws `OutOfMemoryError` beyond the budget, before it allocates. */
+  /** Returns a buffer of at least `bytes` with undefined contents. Throws `OutOfMemoryError` beyond the budget, before it allocates. */
   acquire(bytes: number, label: string): PoolBuffer {
     const size = sizeClass(bytes);
     const buffer = this.take(this.free, size) ?? this.take(this.shared, size) ?? this.create(size, bytes, label);
@@ -146,7 +154,7 @@ export class BufferPool {
     return buffer;
   }
 
-  /** Gives a buffer back. `bytes` and `label` as in `acquire`. */
+  /** Returns a buffer to the free lists. `bytes` and `label` are those of `acquire`. */
   release(buffer: PoolBuffer, bytes: number, label: string): void {
     this.stats.liveBytes -= bytes;
     this.stats.liveCount--;
@@ -167,7 +175,7 @@ export class BufferPool {
     return buffer?.isRefused ? this.take(lists, size) : buffer;
   }
 
-  /** The smallest free buffer that is larger than `size`, within reason. */
+  /** Returns the smallest free buffer that is larger than `size`, up to a bound. */
   private takeLarger(size: number): PoolBuffer | undefined {
     let best = Infinity;
     for (const [other, list] of this.shared)
@@ -178,7 +186,7 @@ export class BufferPool {
   private create(size: number, bytes: number, label: string): PoolBuffer {
     if (size > this.maxBufferSize) {
       throw new OutOfMemoryError(
-        `${label}: ${mib(bytes)} asked for in one buffer, the device allows ${mib(this.maxBufferSize)}; split the tensor`,
+        `${label}: one buffer must have at most ${mib(this.maxBufferSize)}, the device's limit; got ${mib(bytes)}. Split the tensor.`,
       );
     }
     const kept = this.keptBytes(this.inUse + size) - size;
@@ -188,8 +196,8 @@ export class BufferPool {
     if (this.stats.reservedBytes + size > this.budget) this.evict(this.budget - size, Infinity);
     if (this.stats.reservedBytes + size > this.budget) {
       throw new OutOfMemoryError(
-        `${label}: ${mib(bytes)} asked for, ${mib(this.stats.reservedBytes)} of the budget of ${mib(this.budget)} in use; ` +
-          `free tensors (scope, dispose), use a smaller batch or checkpoint(), or raise memoryBudget. Alive:\n${this.table()}`,
+        `${label}: buffers must fit the budget of ${mib(this.budget)}; got a request for ${mib(bytes)} with ${mib(this.stats.reservedBytes)} in use. ` +
+          `Free tensors (scope, dispose), use a smaller batch or checkpoint(), or raise memoryBudget. Alive:\n${this.table()}`,
       );
     }
     const buffer = new PoolBuffer(this.nextId++, size, null);
@@ -199,12 +207,12 @@ export class BufferPool {
     return buffer;
   }
 
-  /** Bytes that may be held for the recent peak, or for `inUse` if that is higher, beside what captures hold. */
+  /** Returns the bytes to keep for the recent peak, or for `inUse` if that is higher, in addition to those of captures. */
   private keptBytes(inUse: number): number {
     return SLACK_SHARE * Math.max(this.peak, this.olderPeak, inUse) + SLACK_BYTES + this.capturedBytes;
   }
 
-  /** Destroys free buffers last used in `lastCycle` or before, longest unused first, until no more than `target` bytes are reserved. */
+  /** Destroys free buffers last used in `lastCycle` or before, longest unused first, until at most `target` bytes are reserved. */
   private evict(target: number, lastCycle: number): void {
     if (this.stats.reservedBytes <= target || this.freeBytes === 0) return;
     const old = [...this.shared.values()].flat().filter((buffer) => buffer.lastCycle <= lastCycle);
@@ -222,7 +230,7 @@ export class BufferPool {
     }
   }
 
-  /** Follows the bytes in use upwards. */
+  /** Updates the peaks when the bytes in use rise. */
   private rise(): void {
     const { inUse } = this;
     this.peak = Math.max(this.peak, inUse);
@@ -233,7 +241,7 @@ export class BufferPool {
     this.endCycle();
   }
 
-  /** Follows the bytes in use downwards. */
+  /** Updates the cycle when the bytes in use fall. */
   private fall(): void {
     const { inUse } = this;
     this.low = Math.min(this.low, inUse);
@@ -255,8 +263,9 @@ export class BufferPool {
   }
 
   /**
-   * Takes note that the GPU had no memory for `buffer` beside the `held` bytes of then: frees what nothing uses, and lowers the budget below
-   * the sum, so that the next attempt fits or is refused before it allocates. Returns whether a storage holds the buffer.
+   * Handles that the GPU had no memory for `buffer` in addition to `held` bytes: frees unused buffers, and lowers the
+   * budget below the sum, so that the next attempt fits or is refused before it allocates. Returns true if a storage
+   * owns the buffer.
    */
   refuse(buffer: PoolBuffer, held: number): boolean {
     this.stats.reservedBytes -= buffer.size;
@@ -267,25 +276,25 @@ export class BufferPool {
     return !isFree;
   }
 
-  /** Replaces a refused allocation by a second attempt. */
+  /** Replaces a refused allocation with a second attempt. */
   restore(buffer: PoolBuffer, gpu: GPUBuffer | null): void {
     this.stats.reservedBytes += buffer.size;
     buffer.isRefused = false;
     buffer.gpu = gpu;
   }
 
-  /** From now on freed buffers go to lists of their own (a capture's), which are drawn from first; returns them. */
+  /** Begins private free lists (for a capture): freed buffers go there, and are reused from there first. Returns the lists. */
   beginPrivate(): FreeLists {
     this.free = new Map();
     return this.free;
   }
 
-  /** Back to the shared lists; the private ones keep their buffers until `adopt`. */
+  /** Returns to the shared lists; the private ones keep their buffers until `adopt`. */
   endPrivate(): void {
     this.free = this.shared;
   }
 
-  /** Runs `fn` with the shared lists, also inside a capture: what it acquires is never a buffer that the capture reuses. */
+  /** Runs `fn` with the shared lists, also inside a capture: it never acquires a buffer that the capture reuses. */
   outsideCaptures<T>(fn: () => T): T {
     const before = this.free;
     this.free = this.shared;
@@ -296,7 +305,7 @@ export class BufferPool {
     }
   }
 
-  /** Takes the buffers of a finished capture back. */
+  /** Returns the buffers of a finished capture to the shared lists. */
   adopt(lists: FreeLists): void {
     for (const list of lists.values())
       for (const buffer of list) {
@@ -306,7 +315,7 @@ export class BufferPool {
     lists.clear();
   }
 
-  /** Takes a constant of the engine out of the count of live bytes. */
+  /** Excludes a constant of the engine from the count of live bytes. */
   exempt(bytes: number, label: string): void {
     this.stats.liveBytes -= bytes;
     this.stats.liveCount--;
@@ -317,7 +326,7 @@ export class BufferPool {
     this.stats.peakBytes = this.stats.liveBytes;
   }
 
-  /** What is alive, largest first. */
+  /** Formats the live storages, largest first. */
   table(rows = 12): string {
     const sorted = [...this.labels].filter(([, v]) => v.count > 0).sort((a, b) => b[1].bytes - a[1].bytes);
     const lines = sorted

@@ -1,6 +1,7 @@
 /**
- * The profiler: GPU time by kernel and by module from timestamps around every launch, with the FLOPs and bytes that each op states.
- * While it runs each launch has a compute pass of its own, so whole times are longer than without it; shares are right.
+ * The profiler: GPU time by kernel and by module from timestamps around every launch, with the FLOPs and bytes that
+ * each op states. While it runs, each launch has its own compute pass, so total times are longer than without it; the
+ * shares are right.
  */
 import { DeviceError } from "./errors.ts";
 import { getDevice } from "./device.ts";
@@ -14,7 +15,7 @@ export interface ProfiledLaunch {
   readonly label: string;
   readonly kernel: string;
   readonly variant: string;
-  /** Start on the GPU's clock, from the first launch of the profile. */
+  /** Start time on the GPU's clock, relative to the first launch of the profile. */
   readonly startMs: number;
   readonly ms: number;
   readonly flops: number;
@@ -52,7 +53,7 @@ export class Profile {
     return this.rows((l) => l.label.split(".").slice(0, depth).join(".") || "(top)");
   }
 
-  /** A table for people. */
+  /** Formats the rows as a text table. */
   table(rows = this.byKernel()): string {
     const head = ["name", "launches", "ms", "share", "GFLOP/s", "GB/s"];
     const body = rows.map((r) => [
@@ -69,7 +70,7 @@ export class Profile {
       .join("\n");
   }
 
-  /** Events for chrome://tracing or Perfetto. */
+  /** Returns events for chrome://tracing or Perfetto. */
   chromeTrace(): { traceEvents: object[] } {
     return {
       traceEvents: this.launches.map((l) => ({
@@ -111,12 +112,15 @@ export class Profile {
   }
 }
 
-/** Runs `fn` (may be asynchronous) with every launch timed. Needs timestamps; `capture`d replays are not seen. */
+/**
+ * Runs `fn` (may be asynchronous) with every launch timed, except those of replays. Throws `DeviceError` if the device has no timestamps, or if another
+ * profile is running.
+ */
 export async function profile(fn: () => unknown, device: Device = getDevice()): Promise<Profile> {
   const gpu = device.gpu;
   if (!gpu || !device.capabilities.timestamps)
     throw new DeviceError(
-      `profile: ${device} has no timestamps (feature timestamp-query); use wall time around sync()`,
+      `profile: the device must have timestamps (feature timestamp-query); got ${device} without them. Measure wall time around sync().`,
     );
   const batches: Promise<{ launches: readonly Launch[]; times: BigUint64Array }>[] = [];
   device.queue.startTiming((encoder, launches, encodeOne) => {
@@ -169,7 +173,7 @@ export async function profile(fn: () => unknown, device: Device = getDevice()): 
   );
 }
 
-/** Totals of what a synchronous function launches, without running anything when the device is the null device. */
+/** Totals of the launches of a synchronous function. On the null device, nothing runs. */
 export interface Tally {
   launches: number;
   flops: number;

@@ -1,11 +1,11 @@
-/** The one check of functions that must be synchronous. */
+/** Check of functions that must be synchronous. */
 import { ArgumentError } from "./errors.ts";
 
-/** Throws `ArgumentError` if `result` is a promise: what an async function does after its first `await` would not be covered. */
+/** Throws `ArgumentError` if `result` is a promise: the code of an async function after its first `await` would run outside. */
 export function refusePromise(result: unknown, what: string): void {
   if (typeof result === "object" && result !== null && "then" in result) {
     throw new ArgumentError(
-      `${what} takes a synchronous function: what an async one does after its first await would not be covered; await outside`,
+      `${what}: the function must be synchronous; got one that returned a promise, whose code after the first await would run outside. Await outside.`,
     );
   }
 }

@@ -1,6 +1,7 @@
 /**
- * The queue of a device: launches wait here as plain data and are encoded many to a compute pass and a submit. Parameters go through one
- * uniform arena with dynamic offsets. Uploads and read-backs keep their order with the launches. The null device only counts.
+ * The queue of a device: launches wait here as plain data and are encoded together, many per compute pass and submit.
+ * Parameters go into one uniform arena with dynamic offsets. Uploads and read-backs keep their order relative to the
+ * launches. The null device only counts.
  */
 import { BindGroups } from "./bind_groups.ts";
 import type { Capabilities, Limits } from "./capabilities.ts";
@@ -21,27 +22,30 @@ const ARENA_BYTES = 1 << 20;
 /** One `writeBuffer` takes at most this many bytes. */
 const UPLOAD_BYTES = 32 << 20;
 
-/** What a queue needs of its device. */
+/** Interface to the device that a queue needs. */
 export interface QueueOwner {
   readonly gpu: GPUDevice | null;
   readonly capabilities: Capabilities;
   readonly maxDispatchWork: number;
   /** Throws if the device is lost or destroyed. */
   check(): void;
-  /** Watches a verdict that comes later; an error it gives is thrown at the next synchronisation. */
+  /** Watches a verdict that comes later; if it is an error, the next synchronisation throws it. */
   expectVerdict(verdict: Promise<KernelError | null>): void;
   toString(): string;
 }
 
-/** What the GPU said of work that it did not do. */
-export const refusedWork = (error: GPUError): KernelError => new KernelError(`the GPU refused work: ${error.message}`);
+/** Error for work that the GPU refused. */
+export const refusedWork = (error: GPUError): KernelError =>
+  new KernelError(
+    `Device.sync: the GPU must accept the work; got ${error.message}. Check the launches since the last sync().`,
+  );
 
-/** Encodes one launch into a pass of its own. */
+/** Encodes one launch into its own pass. */
 type EncodeOne = (pass: GPUComputePassEncoder, launch: Launch) => void;
-/** Encodes the launches of one submit, each in a compute pass of its own with timestamps around it. */
+/** Encodes the launches of one submit, each in its own compute pass with timestamps around it. */
 export type LaunchTimer = (encoder: GPUCommandEncoder, launches: readonly Launch[], encodeOne: EncodeOne) => void;
 
-/** The queue on which a capture records: launches elsewhere would be missing from the capture. */
+/** The queue on which a capture records: launches on other queues would be missing from the capture. */
 let recording: Queue | null = null;
 const setRecording = (queue: Queue | null): void => {
   recording = queue;
@@ -74,16 +78,16 @@ export class Queue {
   private readonly slot: number;
   private timer: LaunchTimer | null = null;
   private pending: Launch[] = [];
-  /** The pipeline of a launch that waits was not launched before: the GPU may refuse it. */
+  /** True if a pending launch is the first of its pipeline: the GPU may refuse it. */
   private isUnproven = false;
-  /** Serial of the next launch, and of the first that waits. */
+  /** Serial numbers of the next launch, and of the first pending one. */
   private serial = 0;
   private flushed = 0;
   private launches = 0;
   private submits = 0;
-  /** While `atomic` runs, in which launches wait: destroys buffers that they use, to be called at its end. */
+  /** While `atomic` runs: functions that destroy buffers of its pending launches, called at its end. Null outside. */
   private held: (() => void)[] | null = null;
-  /** The functions that `atEnd` was given. */
+  /** The functions passed to `atEnd`. */
   private ends: ((failed: boolean) => void)[] = [];
 
   /** @param createStaging makes the buffer of a read-back */
@@ -102,7 +106,7 @@ export class Queue {
       gpu?.createBuffer({ size: ARENA_BYTES, usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST }) ?? null;
   }
 
-  /** Counts since the device began, and bytes of uploads in host memory. */
+  /** Counts since the device was created, and bytes of uploads in host memory. */
   get stats(): {
     bindGroupsCreated: number;
     launches: number;
@@ -121,7 +125,7 @@ export class Queue {
 
   // Launches
 
-  /** Enqueues a launch; `launch()` is the checked way to call it. */
+  /** Enqueues a launch; `launch()` calls it after its checks. */
   enqueue(request: LaunchRequest): void {
     this.owner.check();
     this.checkRequest(request);
@@ -132,13 +136,13 @@ export class Queue {
     const launch: Launch = { pipeline, bindings, buffers, params, grid, label: currentLabel(), cost };
     if (recording && recording !== this)
       throw new CaptureError(
-        `kernel "${kernel.name}": launched on ${this.owner} inside a capture of ${recording.owner}; a replay would leave it out. Capture one device`,
+        `kernel "${kernel.name}": launches inside a capture must be on ${recording.owner}; got one on ${this.owner}, which a replay would miss. Capture one device.`,
       );
     for (const listener of anyLaunch) listener(launch);
     for (const listener of this.listeners) listener(launch);
     this.push(launch);
     this.isUnproven ||= !known;
-    // A pipeline may turn out not to compile: its first launch goes alone, so that it cannot take others with it.
+    // A pipeline may fail to compile: its first launch is submitted alone, so that it cannot invalidate others.
     if (!known) this.flush();
   }
 
@@ -148,17 +152,17 @@ export class Queue {
     for (const { size } of bindings) {
       if (size > bytes)
         throw new KernelError(
-          `kernel "${kernel.name}": a binding of ${size} bytes, the device allows ${bytes}; launch it on windows`,
+          `kernel "${kernel.name}": a binding must have at most ${bytes} bytes, the device's limit; got ${size}. Launch it on windows.`,
         );
     }
     if (grid[0] > groups || grid[1] > groups || grid[2] > groups)
       throw new KernelError(
-        `kernel "${kernel.name}": grid ${grid.join("×")}, the device allows ${groups} workgroups a dimension; fold it with grid1d()`,
+        `kernel "${kernel.name}": a grid must have at most ${groups} workgroups per dimension, the device's limit; got ${grid.join("×")}. Fold it with grid1d().`,
       );
     const work = workOf(cost, bindings);
     if (work > maxDispatchWork)
       throw new KernelError(
-        `kernel "${kernel.name}": a dispatch must have at most ${maxDispatchWork.toExponential(1)} operations; got ${work.toExponential(1)}. Cut it into several launches`,
+        `kernel "${kernel.name}": a dispatch must have at most ${maxDispatchWork.toExponential(1)} operations; got ${work.toExponential(1)}. Split it into several launches.`,
       );
   }
 
@@ -181,7 +185,7 @@ export class Queue {
     if (this.pending.length >= FLUSH_LAUNCHES) this.flush();
   }
 
-  /** Calls `listener` with every launch before it is queued, those of replays too. */
+  /** Calls `listener` with every launch before it is queued, including those of replays. */
   onLaunch(listener: LaunchListener): void {
     this.listeners.add(listener);
   }
@@ -203,7 +207,7 @@ export class Queue {
     this.flushed = this.serial;
   }
 
-  /** Errors of first launches are caught here: Dawn prints those that nothing catches to the terminal by itself. */
+  /** Catches errors of first launches: Dawn prints uncaught ones to the terminal. */
   private encodeWatched(gpu: GPUDevice, launches: readonly Launch[]): void {
     if (!this.isUnproven) return this.encode(gpu, launches);
     gpu.pushErrorScope("validation");
@@ -256,19 +260,19 @@ export class Queue {
     return offsets;
   }
 
-  /** Submits an encoder: those of launches, of captures, and of read-backs. */
+  /** Submits an encoder (of launches, captures or read-backs). */
   submit(encoder: GPUCommandEncoder): void {
     this.gpu!.queue.submit([encoder.finish()]);
     this.submits++;
     this.uploads?.submitted();
   }
 
-  /** Resolves when the GPU has done what was submitted. */
+  /** Resolves when the GPU has completed the submitted work. */
   async done(): Promise<void> {
     if (this.gpu) await settle(this.gpu.queue.onSubmittedWorkDone(), this.isSoftware);
   }
 
-  /** The bind group of a launch with `arena` as its uniform buffer, from the cache. `arenaName` is the same for the same buffer. */
+  /** Returns the bind group of a launch with `arena` as its uniform buffer, from the cache. Equal `arenaName`s mean the same buffer. */
   bindGroup(launch: Launch, arena: GPUBuffer, arenaName?: string): GPUBindGroup {
     return this.bindGroups!.get(launch, arena, arenaName);
   }
@@ -278,9 +282,10 @@ export class Queue {
     this.bindGroups?.drop(arenaName);
   }
 
-  /** From now on `timer` encodes the launches. Throws `DeviceError` if launches are timed already. */
+  /** Lets `timer` encode the launches from now on. Throws `DeviceError` if launches are already timed. */
   startTiming(timer: LaunchTimer): void {
-    if (this.timer) throw new DeviceError("profile: a profile is running already");
+    if (this.timer)
+      throw new DeviceError("profile: must not be called inside profile(); got a second call. Wait for the first one.");
     this.flush();
     this.timer = timer;
   }
@@ -295,12 +300,12 @@ export class Queue {
 
   // Captures
 
-  /** A capture records here: host data and read-backs are refused, and launches on other devices. */
+  /** True while a capture records: host data, read-backs, and launches on other devices are refused. */
   get isCapturing(): boolean {
     return recording === this;
   }
 
-  /** Has `listener` see each launch until `endCapture(listener)`. */
+  /** Passes each launch to `listener` until `endCapture(listener)`. */
   beginCapture(listener: LaunchListener): void {
     setRecording(this);
     this.onLaunch(listener);
@@ -313,7 +318,7 @@ export class Queue {
 
   /** Counts launches that a capture is about to run again. */
   beginReplay(launches: readonly Launch[]): void {
-    this.refuseAtomic("a capture was replayed");
+    this.refuseAtomic("replay");
     this.flush();
     this.launches += launches.length;
     if (this.listeners.size) for (const launch of launches) for (const listener of this.listeners) listener(launch);
@@ -326,23 +331,23 @@ export class Queue {
     return this.held !== null;
   }
 
-  /** True if launches that wait for the end of `atomic` use the buffer: host data cannot be written to it before. */
+  /** True if launches that wait for the end of `atomic` use the buffer: host data cannot be written to it until then. */
   isWaiting(buffer: PoolBuffer): boolean {
     return this.held !== null && buffer.lastUse >= this.flushed;
   }
 
-  /** Inside `atomic`: calls `fn` at its end, with true if it threw; the last one given is called first. */
+  /** Inside `atomic`: calls `fn` at its end, with true if it threw. The last `fn` is called first. */
   atEnd(fn: (failed: boolean) => void): void {
     if (!this.held)
       throw new DeviceError(
-        "atEnd: must be called inside atomic(); got a call outside. Call it in the function that atomic() runs",
+        "atEnd: must be called inside atomic(); got a call outside. Call it in the function that atomic() runs.",
       );
     this.ends.push(fn);
   }
 
   /** See `Device.atomic`. */
   atomic<T>(fn: () => T): T {
-    if (this.held) return fn(); // the outer one decides
+    if (this.held) return fn(); // the outer call decides
     this.flush();
     const doomed: (() => void)[] = (this.held = []);
     try {
@@ -367,7 +372,9 @@ export class Queue {
 
   private refuseAtomic(what: string): void {
     if (this.held)
-      throw new DeviceError(`${what} inside atomic(), whose launches have not run yet; do it before or after`);
+      throw new DeviceError(
+        `${what}: must not be called inside atomic(), whose launches have not run yet; got such a call. Do it before or after.`,
+      );
   }
 
   // Host data
@@ -376,17 +383,17 @@ export class Queue {
   write({ storage, offset }: Binding, bytes: Uint8Array): void {
     if (this.isCapturing)
       throw new CaptureError(
-        "host data was uploaded inside capture(); create the tensor (or the Generator of random ops) before it and change it by a kernel",
+        "upload: host data must be uploaded outside capture(); got an upload inside. Create the tensor (or the Generator of random ops) before, and change it with a kernel.",
       );
     this.upload(storage.live(), offset, bytes);
     storage.markWritten();
   }
 
-  /** Writes without asking whether a capture is running (poison, constants). The tail of the last word becomes 0. */
+  /** Writes even if a capture is running (poison, constants). The rest of the last word becomes 0. */
   upload(buffer: PoolBuffer, offset: number, bytes: Uint8Array): void {
     if (!this.gpu) return;
     if (buffer.lastUse >= this.flushed) {
-      this.refuseAtomic("host data was uploaded");
+      this.refuseAtomic("upload");
       this.flush();
     }
     buffer.markBound();
@@ -404,7 +411,7 @@ export class Queue {
     }
   }
 
-  /** Submits the uploads so far, so that it can take them from host memory. */
+  /** Submits the uploads so far, so that the GPU can take them from host memory. */
   private submitUploads(): void {
     this.flush();
     this.gpu!.queue.submit([]);
@@ -424,9 +431,10 @@ export class Queue {
   /** Submits the copies of a read-back; offset and size are multiples of 4. `finishRead` awaits them. */
   startRead({ storage, offset, size }: Binding): readonly ReadbackPart[] {
     if (!this.gpu || !this.readbacks)
-      throw new DeviceError("the null device computes nothing: there is no data to read; run on a GPU device");
-    if (this.isCapturing) throw new CaptureError("data was read back inside capture(); read after replay()");
-    this.refuseAtomic("data was read back");
+      throw new DeviceError("read: needs a device that computes; got the null device. Run on a GPU device.");
+    if (this.isCapturing)
+      throw new CaptureError("read: data must be read outside capture(); got a read-back inside. Read after replay().");
+    this.refuseAtomic("read");
     this.flush();
     const buffer = storage.live();
     buffer.markBound();
@@ -442,11 +450,11 @@ export class Queue {
 
   // Lifetime
 
-  /** Destroys a buffer of the pool after the launches that use it. */
+  /** Destroys a pool buffer after the launches that use it. */
   destroyBuffer(buffer: PoolBuffer): void {
     const { gpu } = buffer;
     if (buffer.lastUse >= this.flushed && this.held) {
-      // The pool drops it now, so that the launches that wait get their bind groups before.
+      // The pool drops it now, so the pending launches need their bind groups first.
       for (const launch of this.pending) if (launch.buffers.includes(buffer)) this.bindGroup(launch, this.arena!);
       this.held.push(() => gpu?.destroy());
       return;
@@ -455,7 +463,7 @@ export class Queue {
     gpu?.destroy();
   }
 
-  /** Drops the launches that wait and all bind groups. */
+  /** Drops the pending launches and all bind groups. */
   close(): void {
     this.pending = [];
     this.bindGroups?.clear();

@@ -1,6 +1,7 @@
 /**
- * Counter-based random numbers (Philox 4×32-10, Salmon et al. 2011): a value is a function of seed, step, site and index, so there is no
- * state to save, and any value can be had again. The kernels compute the same in `kernels/core/lib/philox.wgsl`.
+ * Counter-based random numbers (Philox 4×32-10, Salmon et al. 2011): each value is a function of seed, step, site and
+ * index, so there is no state to save, and any value can be computed again. The kernels compute the same values in
+ * `kernels/core/lib/philox.wgsl`.
  */
 import { ArgumentError } from "./errors.ts";
 import { getDevice } from "./device.ts";
@@ -9,7 +10,7 @@ import { knownOptions } from "./options.ts";
 import { tensor } from "./tensor.ts";
 import type { Tensor } from "./tensor.ts";
 
-/** Four 32-bit words for a 128-bit counter and a 64-bit key. */
+/** Returns four 32-bit words for a 128-bit counter and a 64-bit key. */
 export function philox(
   counter: readonly [number, number, number, number],
   key: readonly [number, number],
@@ -38,12 +39,12 @@ function mulWide(a: number, b: number): [number, number] {
   return [high >>> 0, ((mid2 << 16) | (low & 0xffff)) >>> 0];
 }
 
-/** A 32-bit word as a number in [0, 1): its upper 24 bits. */
+/** Converts the upper 24 bits of a 32-bit word to a number in [0, 1). */
 export const unitFloat = (word: number): number => (word >>> 8) / 16777216;
 
 /**
- * Source of random numbers for ops: a seed and a step that live in a GPU buffer, so that captured programs can advance to the
- * next step by a write to it. Ops add a `site` (which op of the program) and the element's index.
+ * Source of random numbers for ops: a seed and a step in a GPU buffer, so that captured programs advance to the next
+ * step with a write to it. Ops add a `site` (the number of the op in the program) and the index of the element.
  */
 export class Generator {
   /** u32 [4]: seed low, seed high, step, sample. */
@@ -65,18 +66,25 @@ export class Generator {
     return this.words[2];
   }
 
-  /** Moves to a step of the program; the same seed and step give the same numbers again. */
+  /**
+   * Sets the step, and the sample within it; the same seed, step and sample give the same numbers. Throws
+   * `ArgumentError` if one is not a 32-bit word.
+   */
   setStep(step: number, sample = 0): void {
     if (!isWord(step))
-      throw new ArgumentError(`Generator.setStep: step ${step} is not a whole number from 0 to 2^32 − 1`);
+      throw new ArgumentError(
+        `Generator.setStep: step must be a whole number from 0 to 2^32 − 1; got ${step}. Change it.`,
+      );
     if (!isWord(sample))
-      throw new ArgumentError(`Generator.setStep: sample ${sample} is not a whole number from 0 to 2^32 − 1`);
+      throw new ArgumentError(
+        `Generator.setStep: sample must be a whole number from 0 to 2^32 − 1; got ${sample}. Change it.`,
+      );
     const words: [number, number, number, number] = [this.words[0], this.words[1], step, sample];
     this.state.device.write(
       { storage: this.state.storage, offset: 0, size: 16 },
       new Uint8Array(Uint32Array.from(words).buffer),
     );
-    this.words = words; // a refused write has thrown by now
+    this.words = words; // after the write: a refused one throws
   }
 
   dispose(): void {
@@ -84,7 +92,7 @@ export class Generator {
   }
 }
 
-/** State of the draws without a generator: their seed and how many there were. */
+/** State of the draws without a generator: their seed and number so far. */
 export interface DefaultDraws {
   readonly seed: number;
   readonly calls: number;
@@ -92,32 +100,35 @@ export interface DefaultDraws {
 
 let defaults: ReadonlyMap<Device, DefaultDraws> = new Map();
 
-/** Sets the state of the draws of `device`; a device that is gone is forgotten. */
+/** Sets the state of the draws of `device`; removes it if the device is destroyed. */
 function putDraws(device: Device, draws: DefaultDraws): void {
   defaults = new Map([...defaults].filter(([other]) => !other.isGone)).set(device, draws);
 }
 
-/** State of the draws of all devices. */
+/** Returns the state of the draws of all devices. */
 export const allDraws = (): ReadonlyMap<Device, DefaultDraws> => defaults;
 
-/** State of the draws of `device` without a generator; seed 0 at first. */
+/** Returns the state of the draws of `device` without a generator; initially seed 0. */
 export const defaultDraws = (device: Device): DefaultDraws => defaults.get(device) ?? { seed: 0, calls: 0 };
 
-/** Sets the seed of the numbers that random ops draw without a generator, and starts at the first of them again. */
+/** Seeds the draws of random ops without a generator, and restarts them. */
 export function manualSeed(seed: number, device = getDevice()): void {
   seedWords(seed);
   putDraws(device, { seed, calls: 0 });
 }
 
-/** What an op without a generator draws from: the default seed, another site each time. The caller disposes the generator. */
+/** Returns the generator for an op without one: the default seed, and a new site each time. The caller disposes it. */
 export function defaultDraw(device: Device): { generator: Generator; site: number } {
   const { seed, calls } = defaultDraws(device);
-  const generator = new Generator(seed, { device }); // may be refused: then nothing was drawn
+  const generator = new Generator(seed, { device }); // may throw, and then nothing was drawn
   putDraws(device, { seed, calls: calls + 1 });
   return { generator, site: calls };
 }
 
-/** Runs `fn` with the draws without a generator reset to `from`, so that it repeats the draws made from there. Restores their state afterwards. */
+/**
+ * Runs `fn` with the state of the draws without a generator set to `from`, so that it repeats those draws. Restores the
+ * state afterwards.
+ */
 export function withDraws<T>(from: ReadonlyMap<Device, DefaultDraws>, fn: () => T): T {
   const before = defaults;
   defaults = from;
@@ -130,14 +141,15 @@ export function withDraws<T>(from: ReadonlyMap<Device, DefaultDraws>, fn: () => 
 
 const isWord = (value: number): boolean => Number.isInteger(value) && value >= 0 && value <= 0xffffffff;
 
-/** Throws `ArgumentError` unless `site`, which says what op of the program draws, is a 32-bit word. */
+/** Throws `ArgumentError` if `site`, the number of the op in the program, is not a 32-bit word. */
 export function checkSite(op: string, site: number): void {
-  if (!isWord(site)) throw new ArgumentError(`${op}: site ${site}; a whole number from 0 to 2^32 − 1`);
+  if (!isWord(site))
+    throw new ArgumentError(`${op}: site must be a whole number from 0 to 2^32 − 1; got ${site}. Change it.`);
 }
 
-/** A seed as two 32-bit words, low first. */
+/** Splits a seed into two 32-bit words, low word first. Throws `ArgumentError` if it is not a whole number from 0 to 2^53 − 1. */
 export function seedWords(seed: number): [number, number] {
   if (!Number.isSafeInteger(seed) || seed < 0)
-    throw new ArgumentError(`seed ${seed} is not a whole number from 0 to 2^53 − 1`);
+    throw new ArgumentError(`seed must be a whole number from 0 to 2^53 − 1; got ${seed}. Change it.`);
   return [seed % 2 ** 32, Math.floor(seed / 2 ** 32)];
 }

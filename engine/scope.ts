@@ -1,6 +1,6 @@
 /**
- * Who frees what: every tensor made inside a scope is disposed when the scope ends, except those that it returns. What the tape
- * saved stays alive by the tape's own handles.
+ * Scopes: every tensor made inside a scope is disposed when the scope ends, except those that it returns. The tape
+ * keeps its own handles of saved tensors.
  */
 import { requireFunction } from "./options.ts";
 import { refusePromise } from "./promise.ts";
@@ -25,8 +25,9 @@ export function leaveScopes(tensor: Tensor): void {
 }
 
 /**
- * Runs `fn` and disposes every tensor made in it, except those in its result (a tensor, or arrays and plain objects of them),
- * which belong to the surrounding scope from then on. `fn` must be synchronous.
+ * Runs `fn` and disposes every tensor made in it, except those in its result (a tensor, or arrays and plain objects of
+ * tensors), which then belong to the surrounding scope. `fn` must be synchronous; throws `ArgumentError` if it returns
+ * a promise.
  */
 export function scope<T>(fn: () => T): T {
   requireFunction("scope", fn);
@@ -48,7 +49,7 @@ export function scope<T>(fn: () => T): T {
   return result;
 }
 
-/** Takes a scope off the stack, and with it those that were opened in it and never closed: their tensors are its own. */
+/** Pops a scope, and with it the scopes that were opened in it and not closed: it takes over their tensors. */
 function close(at: number): Set<Tensor> {
   const [own, ...forgotten] = stack.splice(at) as [Set<Tensor>, ...Set<Tensor>[]];
   for (const tensors of forgotten) {
@@ -64,8 +65,8 @@ let building: Set<Tensor> | null = null;
 export const noteKept = (tensor: Tensor): void => void building?.add(tensor);
 
 /**
- * Runs `make`, which builds something that owns tensors (a model, a cache). If it throws half-way, the tensors that it has kept so far are
- * disposed: nothing waits for the garbage collector. `make` must be synchronous.
+ * Runs `make`, which builds an owner of tensors (a model, a cache). If it throws, the tensors kept so far are
+ * disposed, rather than left to the garbage collector. `make` must be synchronous.
  */
 export function construct<T>(make: () => T): T {
   const around = building;
@@ -83,7 +84,10 @@ export function construct<T>(make: () => T): T {
   }
 }
 
-/** A scope for `using`: `using s = openScope()` frees at the end of the block whatever was made in it and not passed to `s.keep`. */
+/**
+ * A scope for `using`: `using s = openScope()` disposes, at the end of the block, the tensors made in it that were not
+ * passed to `s.keep`.
+ */
 export function openScope(): Disposable & { keep<T extends Tensor>(tensor: T): T } {
   const tensors = new Set<Tensor>();
   stack.push(tensors);
@@ -104,7 +108,10 @@ export function openScope(): Disposable & { keep<T extends Tensor>(tensor: T): T
   };
 }
 
-/** The tensors in a value: itself, or those in its arrays, sets, maps and plain objects. Class instances are not searched. */
+/**
+ * Returns the tensors in a value: the value itself, or those in its arrays, sets, maps and plain objects. Class
+ * instances are not searched.
+ */
 export function tensorsIn(value: unknown, found: Set<Tensor> = new Set(), seen: Set<unknown> = new Set()): Set<Tensor> {
   if (typeof value !== "object" || value === null || seen.has(value)) return found;
   seen.add(value);

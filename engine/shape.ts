@@ -26,14 +26,16 @@ export function sameShape(a: Shape, b: Shape): boolean {
   return a.length === b.length && a.every((n, i) => n === b[i]);
 }
 
-/** `dim` counted from the front; throws `ShapeError` outside −rank … rank − 1. */
+/** Returns `dim` counted from the front. Throws `ShapeError` outside −rank … rank − 1. */
 export function normalizeDim(dim: number, rank: number, op: string): number {
   if (!Number.isInteger(dim) || dim < -rank || dim >= rank)
-    throw new ShapeError(`${op}: dimension ${dim} of a tensor of rank ${rank}; use ${-rank} to ${rank - 1}`);
+    throw new ShapeError(
+      `${op}: the dimension must be from ${-rank} to ${rank - 1} for rank ${rank}; got ${dim}. Change it.`,
+    );
   return dim < 0 ? dim + rank : dim;
 }
 
-/** `dims` as an array; throws `ArgumentError` if it is neither a number nor an array. */
+/** Returns `dims` as an array. Throws `ArgumentError` if it is neither a number nor an array. */
 export function dimArray(op: string, dims: number | readonly number[]): readonly number[] {
   if (typeof dims === "number") return [dims];
   if (Array.isArray(dims)) return dims as readonly number[];
@@ -42,7 +44,7 @@ export function dimArray(op: string, dims: number | readonly number[]): readonly
   );
 }
 
-/** The shape that broadcasting gives; throws `ShapeError` naming the op and both shapes. */
+/** Returns the broadcast shape. Throws `ShapeError` with both shapes if they do not broadcast. */
 export function broadcastShapes(op: string, a: Shape, b: Shape): number[] {
   const rank = Math.max(a.length, b.length);
   return Array.from({ length: rank }, (_, i) => {
@@ -50,17 +52,19 @@ export function broadcastShapes(op: string, a: Shape, b: Shape): number[] {
     const y = b[b.length - rank + i] ?? 1;
     if (x !== y && x !== 1 && y !== 1) {
       throw new ShapeError(
-        `${op}: shapes ${shapeText(a)} and ${shapeText(b)} do not broadcast: dimension ${i - rank} is ${x} and ${y}; make them equal, or one of them 1`,
+        `${op}: shapes must broadcast; got ${shapeText(a)} and ${shapeText(b)}, where dimension ${i - rank} is ${x} and ${y}. Make them equal, or one of them 1.`,
       );
     }
     return x === 1 ? y : x;
   });
 }
 
-/** Throws `ShapeError` unless `shape` is a list of whole numbers of at least 0. */
+/** Throws `ShapeError` if `shape` is not an array of whole numbers ≥ 0. */
 export function checkShape(shape: Shape, op: string): void {
   if (!Array.isArray(shape))
-    throw new ShapeError(`${op}: ${String(shape)} is not a shape; shapes are arrays, e.g. [2, 3]`);
+    throw new ShapeError(`${op}: the shape must be an array; got ${String(shape)}. Pass e.g. [2, 3].`);
   if (!shape.every((n) => Number.isInteger(n) && n >= 0))
-    throw new ShapeError(`${op}: ${shapeText(shape)} is not a shape; dimensions are whole numbers ≥ 0`);
+    throw new ShapeError(
+      `${op}: the dimensions of a shape must be whole numbers ≥ 0; got ${shapeText(shape)}. Pass e.g. [2, 3].`,
+    );
 }

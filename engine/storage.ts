@@ -6,10 +6,10 @@ import type { Storage } from "./types.ts";
 
 let nextSerial = 0;
 
-/** Serial of the next storage of any device: what has a lower one is older. */
+/** Returns the serial number of the next storage on any device: older storages have lower numbers. */
 export const nextStorageSerial = (): number => nextSerial;
 
-/** One buffer of the pool, counted by its users. */
+/** A reference-counted buffer of the pool. */
 export class DeviceStorage implements Storage {
   readonly device: Device;
   readonly bytes: number;
@@ -18,7 +18,7 @@ export class DeviceStorage implements Storage {
   readonly serial = nextSerial++;
   private constant = false;
   private writes = 0;
-  /** Integers that the host wrote, and the version that they are of. */
+  /** Integers that the host wrote, and the version of the storage with these contents. */
   private host: { readonly values: ArrayLike<number>; readonly version: number } | null = null;
   private buffer: PoolBuffer | null;
   private users = 1;
@@ -50,7 +50,10 @@ export class DeviceStorage implements Storage {
   }
 
   live(): PoolBuffer {
-    if (!this.buffer) throw new DisposedError(`a storage of ${this.bytes} bytes (${this.label}) was freed`);
+    if (!this.buffer)
+      throw new DisposedError(
+        `a storage must be alive; got one that was freed (${this.label}, ${this.bytes} bytes). Keep its tensor out of the scope.`,
+      );
     return this.buffer;
   }
 
@@ -62,12 +65,12 @@ export class DeviceStorage implements Storage {
     this.constant = true;
   }
 
-  /** Keeps what the host wrote, for costs that depend on it (which keys a query sees). */
+  /** Remembers integers that the host wrote, for costs that depend on them (which keys a query attends to). */
   rememberHost(values: ArrayLike<number>): void {
     this.host = { values, version: this.writes };
   }
 
-  /** What the host wrote, if nothing has been written since. */
+  /** Returns the integers that the host wrote, if nothing was written since. */
   get hostValues(): ArrayLike<number> | null {
     return this.host?.version === this.writes ? this.host.values : null;
   }

@@ -1,7 +1,7 @@
-/** The tape's entries. `autograd.ts` puts ops on the tape and walks it. */
+/** Entries of the tape. `autograd.ts` puts ops on the tape and walks it. */
 import type { Tensor } from "./tensor.ts";
 
-/** Gradients of the inputs for the gradient of the result; null if none is needed. `saved` come back as they were saved. */
+/** Maps the gradient of the result to the gradients of the inputs; null if none is needed. `saved` are the saved tensors. */
 export type Backward = (
   grad: Tensor,
   saved: readonly Tensor[],
@@ -10,10 +10,10 @@ export type Backward = (
 
 let nextId = 0;
 
-/** Number of the next entry: those with a lower one were recorded before. */
+/** Returns the number of the next entry: earlier entries have lower numbers. */
 export const nextTapeId = (): number => nextId;
 
-/** What an entry of the tape is made of; `saved` are handles that the entry disposes. */
+/** Parts of an entry of the tape; the entry disposes the handles in `saved`. */
 interface TapeEntry {
   readonly name: string;
   readonly label: string;
@@ -23,12 +23,12 @@ interface TapeEntry {
   readonly backward: Backward;
 }
 
-/** One entry of the tape. It lives as long as its result, or an entry made from its result. */
+/** One entry of the tape. It lives as long as its result, or as an entry made from its result. */
 export class TapeNode {
   readonly id: number;
   readonly name: string;
   readonly label: string;
-  /** Per input: the entry that made it, the leaf itself, or null when it needs no gradient. */
+  /** Per input: the entry that made it, the leaf itself, or null if it needs no gradient. */
   readonly edges: readonly (TapeNode | Tensor | null)[];
   readonly shape: readonly number[];
   readonly hooks: ((grad: Tensor) => Tensor | void)[] = [];
@@ -47,7 +47,7 @@ export class TapeNode {
     for (const edge of edges) if (edge instanceof TapeNode) edge.users++;
   }
 
-  /** Removes a user; the last one frees what was saved and releases the inputs' entries. */
+  /** Removes a user; the last one frees the saved tensors and releases the entries of the inputs. */
   release(): void {
     // A list, not recursion: chains may be longer than the call stack.
     const open: TapeNode[] = [this];
@@ -58,7 +58,7 @@ export class TapeNode {
     }
   }
 
-  /** Frees what was saved: after it, the entry cannot be used again. */
+  /** Frees the saved tensors; the entry cannot be used afterwards. */
   free(): void {
     for (const { tensor: saved } of this.saved) saved.dispose();
     this.saved = [];

@@ -1,6 +1,6 @@
 /**
- * Tensors: a strided view (shape, strides, offset in elements) of a storage, and reading them back. No arithmetic: ops are functions
- * in `kernels/`, which also attach the fluent methods.
+ * Tensors: strided views (shape, strides, offset in elements) of a storage, and read-backs. No arithmetic: ops are
+ * functions in `kernels/`, which also attach the methods.
  */
 import { DTYPES, checkDType, decode, elementBytes, encode, isFloat, storageBytes } from "./dtype.ts";
 import type { DType, HostArray } from "./dtype.ts";
@@ -25,20 +25,20 @@ import type { TapeNode } from "./tape.ts";
 import type { Binding } from "./types.ts";
 import { writeWithinWord } from "./write_word.ts";
 
-/** Integers that a tensor made from host data remembers at most: the documents of a batch of 256 rows of 4096 tokens. */
+/** Maximum number of host integers that a tensor remembers: the document ids of a batch of 256 rows of 4096 tokens. */
 const MAX_REMEMBERED = 2 ** 20;
 
-/** Nested arrays of numbers, one level a dimension. */
+/** Nested arrays of numbers, one level per dimension. */
 export type Nested = number | readonly Nested[];
 
-// The safety net: a tensor that is collected undisposed gives its storage back, and is counted as a leak.
+// The safety net: a tensor that is garbage-collected without dispose() releases its storage and is counted as a leak.
 const collected = new FinalizationRegistry<Held>(({ storage, node }) => {
   storage.device.noteLeak();
   storage.release();
   node?.release();
 });
 
-/** What a tensor must release; kept apart from the tensor, so that the safety net can hold it. */
+/** Resources that a tensor must release; separate from the tensor, so that the safety net can refer to them. */
 interface Held {
   readonly storage: DeviceStorage;
   node: TapeNode | null;
@@ -51,14 +51,14 @@ export interface TensorOptions {
 }
 
 export class Tensor {
-  // First what consoles of browsers show of an object: they have no `inspect`.
+  // First, the fields that consoles of browsers show: they have no `inspect`.
   readonly shape: Shape;
   readonly dtype: DType;
   readonly device: Device;
   readonly storage: DeviceStorage;
-  /** Elements to step for the next index of each dimension. */
+  /** Stride of each dimension, in elements. */
   readonly strides: readonly number[];
-  /** Elements from the start of the storage. */
+  /** Offset from the start of the storage, in elements. */
   readonly offset: number;
   /** Number of elements. */
   readonly size: number;
@@ -70,7 +70,7 @@ export class Tensor {
   private watched = false;
   private cached: HostArray | null = null;
 
-  /** Takes over one use of `storage`. Use `tensor()`, `empty()` or the creation ops instead. */
+  /** Takes over one reference to `storage`. Use `tensor()`, `empty()` or the creation ops instead. */
   constructor(
     storage: DeviceStorage,
     shape: Shape,
@@ -106,7 +106,7 @@ export class Tensor {
     return this.gone;
   }
 
-  /** Elements lie in row-major order without gaps. */
+  /** True if the elements are in row-major order without gaps. */
   get isContiguous(): boolean {
     let expected = 1;
     for (let i = this.shape.length - 1; i >= 0; i--) {
@@ -117,7 +117,7 @@ export class Tensor {
     return true;
   }
 
-  /** Contiguous and starting where a binding may start: kernels can take it as it is. */
+  /** True if it is contiguous and starts where a binding may start: kernels can bind it directly. */
   get isBindable(): boolean {
     return (
       this.isContiguous &&
@@ -126,26 +126,26 @@ export class Tensor {
   }
 
   /**
-   * Kernels write whole granules of 16 bytes: true if none of this view's granules holds elements of another view, so that it can be
-   * written in place as it is.
+   * True if the view can be written in place: kernels write whole granules of 16 bytes, so no granule of this view may
+   * contain elements of another view.
    */
   get isWritable(): boolean {
     const end = elementBytes(this.dtype, this.offset + this.size);
     return this.isBindable && (end % 16 === 0 || end === this.storage.used);
   }
 
-  /** A leaf that asks for a gradient, or a result of one. */
+  /** True for a leaf that requires a gradient, and for results of such leaves. Throws `AutogradError` if set on a result or on integers. */
   get requiresGrad(): boolean {
     return this.wantsGrad || this.node !== null;
   }
 
   set requiresGrad(value: boolean) {
     if (value && !DTYPES[this.dtype].float)
-      throw new AutogradError(
-        `requiresGrad: ${this} is not of a floating dtype; only f32, f16 and bf16 have gradients`,
-      );
+      throw new AutogradError(`requiresGrad: the tensor must be f32, f16 or bf16; got ${this}. Cast it first.`);
     if (!value && this.node)
-      throw new AutogradError(`requiresGrad: ${this} is a result of an op; use detach() instead`);
+      throw new AutogradError(
+        `requiresGrad: must be set to false on a leaf; got ${this}, the result of an op. Use detach().`,
+      );
     this.wantsGrad = value;
   }
 
@@ -153,29 +153,29 @@ export class Tensor {
     return this.node === null;
   }
 
-  /** Size of dimension `dim`; negative counts from the end. */
+  /** Returns the size of dimension `dim`; negative values count from the end. */
   dim(dim: number): number {
     return this.shape[normalizeDim(dim, this.rank, "dim")]!;
   }
 
-  /** Another view of the same storage; not recorded on the tape (the differentiable views are ops). */
+  /** Returns another view of the same storage, not recorded on the tape (the differentiable views are ops). */
   strided(shape: Shape, strides: readonly number[], offset = this.offset): Tensor {
     this.check();
     return new Tensor(this.storage.retain(), shape, this.dtype, strides, offset);
   }
 
-  /** The same values cut off from the tape. */
+  /** Returns a view of the same values that is not on the tape. */
   detach(): Tensor {
     return this.strided(this.shape, this.strides);
   }
 
-  /** The byte range of `elements` from element `start` of a contiguous tensor, as launches bind it. */
+  /** Returns the byte range of `elements` from element `start` of a contiguous tensor, for a launch. */
   binding(start: number, elements: number): Binding {
     const offset = elementBytes(this.dtype, this.offset + start);
     const align = this.device.limits.minStorageBufferOffsetAlignment;
     if (offset % align !== 0) {
       throw new KernelError(
-        `${this} starts at byte ${offset} of its storage, bindings start at multiples of ${align}; pass contiguous(x), or windows of whole alignments`,
+        `a binding must start at a multiple of ${align} bytes; got ${this} at byte ${offset} of its storage. Pass contiguous(x), or windows that start at such multiples.`,
       );
     }
     return {
@@ -185,11 +185,11 @@ export class Tensor {
     };
   }
 
-  /** Reads the values back, in row-major order: Float32Array for f32, f16 and bf16, the integer array otherwise. */
+  /** Reads the values back in row-major order: a Float32Array for f32, f16 and bf16, else the integer array of the dtype. */
   async data(): Promise<HostArray> {
     this.check();
     if (this.size === 0) return decode(new Uint8Array(0), this.dtype, 0);
-    // The span of the storage that the view touches, from a multiple of 4 bytes.
+    // The range of the storage that the view covers, from a multiple of 4 bytes.
     let last = this.offset;
     for (let i = 0; i < this.rank; i++) last += (this.shape[i]! - 1) * this.strides[i]!;
     const perWord = 32 / DTYPES[this.dtype].bits;
@@ -206,16 +206,18 @@ export class Tensor {
   }
 
   /**
-   * Reads stored bytes `offset` to `offset + length` of a contiguous tensor, in its own dtype and without conversion: how a tensor too large
-   * for the host is read in parts. Throws `ShapeError` for one that is not contiguous, `ArgumentError` for a range outside it.
+   * Reads the stored bytes `offset` to `offset + length` of a contiguous tensor, in its dtype without conversion, e.g.
+   * to read a large tensor in parts. Throws `ShapeError` if it is not contiguous, `ArgumentError` for a range outside
+   * it.
    */
   async readBytes(offset = 0, length = elementBytes(this.dtype, this.size) - offset): Promise<Uint8Array> {
     this.check();
-    if (!this.isContiguous) throw new ShapeError(`readBytes: ${this} is not contiguous; pass contiguous(x)`);
+    if (!this.isContiguous)
+      throw new ShapeError(`readBytes: the tensor must be contiguous; got ${this}. Pass contiguous(x).`);
     const all = elementBytes(this.dtype, this.size);
     if (![offset, length].every(Number.isInteger) || offset < 0 || length < 0 || offset + length > all) {
       throw new ArgumentError(
-        `readBytes: ${length} bytes at ${offset} of ${this}, which has ${all}; ask for a range inside it`,
+        `readBytes: the range must be within the ${all} bytes of ${this}; got ${length} bytes at ${offset}. Read a range inside it.`,
       );
     }
     if (length === 0) return new Uint8Array(0);
@@ -226,23 +228,25 @@ export class Tensor {
   }
 
   /**
-   * Writes stored bytes from byte `offset` of a contiguous tensor on, in its own dtype and without conversion: the inverse of `readBytes`. Any
-   * offset and length within the tensor; bytes beside the range stay as they are. Throws `ShapeError` for a tensor that is not contiguous,
-   * `ArgumentError` for a range outside it.
+   * Writes stored bytes from byte `offset` of a contiguous tensor on, in its dtype without conversion: the inverse of
+   * `readBytes`. Any offset and length within the tensor are allowed; other bytes do not change. Throws `ShapeError` if
+   * the tensor is not contiguous, `ArgumentError` for a range outside it.
    */
   writeBytes(bytes: Uint8Array, offset = 0): void {
     this.check();
-    if (!this.isContiguous) throw new ShapeError(`writeBytes: ${this} is not contiguous; write to a tensor of its own`);
+    if (!this.isContiguous)
+      throw new ShapeError(`writeBytes: the tensor must be contiguous; got ${this}. Write to a separate tensor.`);
     const all = elementBytes(this.dtype, this.size);
     if (!Number.isInteger(offset) || offset < 0 || offset + bytes.length > all) {
       throw new ArgumentError(
-        `writeBytes: ${bytes.length} bytes at ${offset} of ${this}, which has ${all}; pass a range inside it`,
+        `writeBytes: the range must be within the ${all} bytes of ${this}; got ${bytes.length} bytes at ${offset}. Write to a range inside it.`,
       );
     }
     const { device, storage } = this;
     const start = elementBytes(this.dtype, this.offset) + offset;
     const end = start + bytes.length;
-    // Uploads move whole words. Behind the storage's last element is padding, which may become 0; other partial words are merged.
+    // Uploads move whole words. The padding after the storage's last element may become 0; other partial words are
+    // merged.
     const first = Math.min(Math.ceil(start / 4) * 4, end);
     const last = Math.max(first, end === storage.used ? end : Math.floor(end / 4) * 4);
     device.write({ storage, offset: first, size: last - first }, bytes.subarray(first - start, last - start));
@@ -250,14 +254,14 @@ export class Tensor {
     if (last < end) writeWithinWord(storage, last, bytes.subarray(last - start));
   }
 
-  /** The value of a tensor of one element. */
+  /** Reads the value of a tensor with one element. Throws `ShapeError` for any other size. */
   async item(): Promise<number> {
     if (this.size !== 1)
-      throw new ShapeError(`item: ${this} has ${this.size} elements; only one can be read as a number, use data()`);
+      throw new ShapeError(`item: the tensor must have one element; got ${this} with ${this.size}. Use data().`);
     return (await this.data())[0]!;
   }
 
-  /** The values as nested arrays. */
+  /** Reads the values back as nested arrays. */
   async array(): Promise<Nested> {
     const flat = await this.data();
     const nest = (dim: number, at: number): Nested => {
@@ -268,7 +272,7 @@ export class Tensor {
     return nest(0, 0);
   }
 
-  /** Reads the values so that `toString` shows them, prints, and returns the tensor. */
+  /** Reads the values back, prints the tensor with them, and returns it. */
   async print(): Promise<this> {
     this.cached = await this.data();
     console.log(this.toString());
@@ -280,12 +284,12 @@ export class Tensor {
     return this.cached ? `${head} ${format(this.cached, this.shape)}` : head;
   }
 
-  /** What `console.log` of Node shows. */
+  /** Text for `console.log` in Node. */
   [Symbol.for("nodejs.util.inspect.custom")](): string {
     return this.description();
   }
 
-  /** Shape, dtype, device, and what else a person wants to see of it. */
+  /** Describes the tensor: shape, dtype, device, gradient state, and the values if they were read. */
   private description(): string {
     const state = this.gone ? ", disposed" : "";
     const grad = this.wantsGrad ? ", requiresGrad" : this.node ? `, made by ${this.node.name}` : "";
@@ -293,7 +297,7 @@ export class Tensor {
     return this.cached ? `${head} ${format(this.cached, this.shape)}` : head;
   }
 
-  /** Gives the storage back (when no view or tape entry uses it). Calling it twice is allowed. */
+  /** Releases the storage (it is freed once no view or tape entry uses it). Calling it twice is allowed. */
   dispose(): void {
     if (this.gone) return;
     this.gone = true;
@@ -309,7 +313,7 @@ export class Tensor {
     this.dispose();
   }
 
-  /** Takes the tensor out of every scope: it lives until `dispose()`. */
+  /** Removes the tensor from every scope: it lives until `dispose()`. */
   keep(): this {
     this.escape();
     this.watch();
@@ -317,7 +321,7 @@ export class Tensor {
     return this;
   }
 
-  /** As `keep`, without the safety net: for an owner that is sure to dispose it. */
+  /** Like `keep`, without the safety net: for an owner that always disposes it. */
   escape(): this {
     leaveScopes(this);
     return this;
@@ -330,17 +334,17 @@ export class Tensor {
     collected.register(this, this.held, this);
   }
 
-  /** Throws if the tensor was disposed. */
+  /** Throws `DisposedError` if the tensor was disposed. */
   check(): void {
     if (this.gone)
       throw new DisposedError(
-        `${this} was disposed${currentLabel() ? ` (in ${currentLabel()})` : ""}; keep it out of the scope, or return it from it`,
+        `a tensor must not be disposed; got ${this}${currentLabel() ? ` (in ${currentLabel()})` : ""}, which was disposed. Keep it out of the scope, or return it from the scope.`,
       );
     this.device.check();
   }
 }
 
-/** A tensor whose contents are undefined. `label` names it in the out-of-memory table. */
+/** Creates a tensor with undefined contents. `label` names it in the out-of-memory table. */
 export function empty(shape: Shape, options: TensorOptions & { label?: string } = {}): Tensor {
   const dtype = options.dtype ?? "f32";
   checkDType(dtype);
@@ -361,7 +365,7 @@ export function empty(shape: Shape, options: TensorOptions & { label?: string } 
   return out;
 }
 
-/** `empty` for data of the host: inside `atomic`, it passes over the buffers of freed tensors whose launches wait. */
+/** `empty` for host data: inside `atomic`, it does not reuse buffers of freed tensors whose launches are pending. */
 export function emptyForHost(shape: Shape, options: TensorOptions & { label?: string }): Tensor {
   const passed: Tensor[] = [];
   try {
@@ -376,8 +380,9 @@ export function emptyForHost(shape: Shape, options: TensorOptions & { label?: st
 }
 
 /**
- * A tensor from nested arrays, or from a typed array with a `shape`. The default dtype follows the data: Int32Array i32, Uint32Array u32,
- * Uint8Array u8, anything else f32.
+ * Creates a tensor from nested arrays, or from a typed array with a `shape`. The default dtype depends on the data: i32
+ * for Int32Array, u32 for Uint32Array, u8 for Uint8Array, else f32. Throws `ArgumentError` for other values,
+ * `ShapeError` if their number does not fit the shape.
  */
 export function tensor(
   values: Nested | HostArray | Float64Array,
@@ -398,12 +403,16 @@ export function tensor(
   checkShape(shape, "tensor");
   if (!typed && !flat.every((v) => typeof v === "number"))
     throw new ArgumentError(
-      "tensor: values are numbers, nested arrays of numbers or typed arrays; convert booleans, strings and BigInts first",
+      "tensor: values must be numbers, nested arrays of numbers or typed arrays; got an element that is not a number. Convert booleans, strings and BigInts first.",
     );
   if (typed && (values instanceof BigInt64Array || values instanceof BigUint64Array))
-    throw new ArgumentError("tensor: BigInt arrays have no dtype here; convert them to Int32Array or numbers");
+    throw new ArgumentError(
+      "tensor: values must have a dtype; got a BigInt array. Convert it to Int32Array or numbers.",
+    );
   if (flat.length !== sizeOf(shape))
-    throw new ShapeError(`tensor: ${flat.length} values for shape ${shapeText(shape)}, which holds ${sizeOf(shape)}`);
+    throw new ShapeError(
+      `tensor: shape ${shapeText(shape)} must have as many elements as there are values; got ${sizeOf(shape)} and ${flat.length}. Change one of them.`,
+    );
   const dtype = options.dtype ?? dtypeOf(values);
   checkDType(dtype);
   const bytes = encode(flat, dtype);
@@ -413,12 +422,12 @@ export function tensor(
   return out;
 }
 
-/** A tensor of stored bytes as they are (a checkpoint's), without conversion. */
+/** Creates a tensor from stored bytes (e.g. of a checkpoint) without conversion. Throws `ShapeError` if their number does not fit. */
 export function tensorFromBytes(bytes: Uint8Array, shape: Shape, dtype: DType, device?: Device): Tensor {
   checkShape(shape, "tensorFromBytes");
   if (bytes.byteLength !== elementBytes(dtype, sizeOf(shape))) {
     throw new ShapeError(
-      `tensorFromBytes: ${bytes.byteLength} bytes for ${shapeText(shape)} ${dtype}, which takes ${elementBytes(dtype, sizeOf(shape))}`,
+      `tensorFromBytes: ${shapeText(shape)} ${dtype} must have ${elementBytes(dtype, sizeOf(shape))} bytes; got ${bytes.byteLength}. Check the shape and dtype.`,
     );
   }
   const out = emptyForHost(shape, device ? { dtype, device } : { dtype });
@@ -426,7 +435,10 @@ export function tensorFromBytes(bytes: Uint8Array, shape: Shape, dtype: DType, d
   return out;
 }
 
-/** Throws unless all tensors are alive and on one device, which it returns. */
+/**
+ * Checks that all tensors are alive and on one device, and returns the device. Throws `ArgumentError`, `DisposedError`
+ * or `DeviceError`.
+ */
 export function checkTensors(op: string, ...tensors: readonly (Tensor | null)[]): Device {
   let device: Device | null = null;
   for (const [i, t] of tensors.entries()) {
@@ -434,13 +446,17 @@ export function checkTensors(op: string, ...tensors: readonly (Tensor | null)[])
     // Plain JavaScript leaves arguments out, or passes numbers and arrays.
     if (!(t instanceof Tensor))
       throw new ArgumentError(
-        `${op}: tensor ${i + 1} of ${tensors.length} must be a Tensor; got ${shown(t)}. Make one by tensor(values).`,
+        `${op}: tensor ${i + 1} of ${tensors.length} must be a Tensor; got ${shown(t)}. Create one with tensor(values).`,
       );
-    if (t.disposed) throw new DisposedError(`${op}: ${t} was disposed; keep it out of the scope, or return it from it`);
+    if (t.disposed)
+      throw new DisposedError(
+        `${op}: tensor ${i + 1} must not be disposed; got ${t}. Keep it out of the scope, or return it from the scope.`,
+      );
     device ??= t.device;
-    if (t.device !== device) throw new DeviceError(`${op}: tensors on ${device} and ${t.device}; move one of them`);
+    if (t.device !== device)
+      throw new DeviceError(`${op}: tensors must be on one device; got ${device} and ${t.device}. Move one of them.`);
   }
-  if (!device) throw new ArgumentError(`${op}: no tensor was given`);
+  if (!device) throw new ArgumentError(`${op}: at least one tensor is required; got none. Pass one.`);
   device.check();
   return device;
 }
@@ -452,7 +468,7 @@ function nestedShape(values: Nested): number[] {
   for (const [i, s] of inner.entries()) {
     if (!sameShape(s, first))
       throw new ShapeError(
-        `tensor: ragged nested arrays: element 0 has shape ${shapeText(first)}, element ${i} ${shapeText(s)}`,
+        `tensor: nested arrays must have equal lengths; got shape ${shapeText(first)} for element 0 and ${shapeText(s)} for element ${i}. Pad or split them.`,
       );
   }
   return [values.length, ...first];

@@ -1,16 +1,16 @@
 /**
- * Bytes between host and GPU: how much of an upload waits in host memory, and the staging buffers of read-backs.
- * WebGPU copies what `writeBuffer` is given into staging memory at once and frees it when the GPU has done the submit that follows; a loop
- * that uploads faster than the GPU works would queue all of its data there.
+ * Transfers between host and GPU: the bytes of uploads that wait in host memory, and the staging buffers of read-backs.
+ * `writeBuffer` copies its data into staging memory at once; WebGPU frees it after the following submit. A loop that
+ * uploads faster than the GPU works would queue all of its data there.
  */
 import { settle } from "./platform.ts";
 
-/** Uploads that may wait in host memory before `Device.throttle()` waits for the GPU. */
+/** Bytes of uploads in host memory above which `Device.throttle()` waits for the GPU. */
 export const MAX_QUEUED_UPLOAD_BYTES = 128 * 2 ** 20;
-/** Uploaded bytes from which a submit is watched for its end; a watch costs a promise, smaller uploads join the next one. */
+/** Uploaded bytes above which a submit is watched until its end. A watch costs a promise, so smaller uploads are added to the next one. */
 const WATCHED_BYTES = 8 * 2 ** 20;
 
-/** Counts the uploaded bytes that the GPU has not taken yet. */
+/** Counts the uploaded bytes that are still in host memory. */
 export class Uploads {
   /** Bytes in host memory. */
   queuedBytes = 0;
@@ -25,7 +25,7 @@ export class Uploads {
     this.gpu = gpu;
   }
 
-  /** Counts an upload. Returns true if the bound is reached: submit then, so that the GPU can begin to take them. */
+  /** Counts an upload. Returns true if the limit is reached: the caller then submits, so that the GPU can take the data. */
   add(bytes: number): boolean {
     this.queuedBytes += bytes;
     this.openBytes += bytes;
@@ -42,23 +42,23 @@ export class Uploads {
       this.watched.delete(watch);
       this.queuedBytes -= bytes;
     };
-    // A lost device rejects: its memory is gone, too.
+    // A lost device rejects; its memory is lost, too.
     const watch: Promise<void> = this.gpu.queue.onSubmittedWorkDone().then(done, done);
     this.watched.add(watch);
   }
 
   /**
    * Resolves when the GPU has taken at least one more watched submit.
-   * @param gently the device is a software one, see `settle`
+   * @param gently true for a software device, see `settle`
    */
   async next(gently: boolean): Promise<void> {
     await settle(Promise.race(this.watched), gently);
   }
 }
 
-/** One buffer of a read-back takes at most so many bytes: copies of a GiB and more fail on some drivers. */
+/** Maximum bytes of one buffer of a read-back: copies of a GiB and more fail on some drivers. */
 const MAX_READ_BYTES = 512 * 2 ** 20;
-/** Staging buffers up to this size are kept for the next read, in powers of two. */
+/** Staging buffers up to this size, in powers of two, are kept for the next read. */
 const MAX_KEPT_BYTES = 32 * 2 ** 20;
 
 /** One copy of a read-back. */
@@ -74,13 +74,13 @@ export class Readbacks {
   private readonly create: (size: number) => GPUBuffer;
   private readonly maxBytes: number;
 
-  /** @param maxBufferSize of the device: larger reads go in parts */
+  /** @param maxBufferSize limit of the device: larger reads are split */
   constructor(create: (size: number) => GPUBuffer, maxBufferSize: number) {
     this.create = create;
     this.maxBytes = Math.floor(Math.min(maxBufferSize, MAX_READ_BYTES) / 4) * 4;
   }
 
-  /** Encodes the copies of `size` bytes from `offset`, both multiples of 4. Larger ones than a buffer become several copies. */
+  /** Encodes the copies of `size` bytes from `offset`, both multiples of 4. A read larger than a buffer becomes several copies. */
   encode(encoder: GPUCommandEncoder, source: GPUBuffer, offset: number, size: number): ReadbackPart[] {
     const parts: ReadbackPart[] = [];
     for (let at = 0; at < size; at += this.maxBytes) {
@@ -92,7 +92,7 @@ export class Readbacks {
     return parts;
   }
 
-  /** The bytes of `parts`, once the encoder was submitted; the buffers are free again afterwards. */
+  /** Resolves to the bytes of `parts` after the encoder was submitted, and frees their buffers. */
   async read(parts: readonly ReadbackPart[], gently: boolean): Promise<Uint8Array> {
     try {
       await settle(Promise.all(parts.map(({ staging, size }) => staging.mapAsync(GPUMapMode.READ, 0, size))), gently);
@@ -108,7 +108,7 @@ export class Readbacks {
   }
 
   private take(bytes: number): GPUBuffer {
-    // A power of two above the limit would exceed it for sizes that it allows: large buffers have their exact size.
+    // Rounding up to a power of two could exceed the limit: large buffers have their exact size.
     const size =
       bytes > MAX_KEPT_BYTES ? bytes : Math.min(this.maxBytes, Math.max(256, 2 ** Math.ceil(Math.log2(bytes))));
     return this.kept.get(size)?.pop() ?? this.create(size);

@@ -7,24 +7,24 @@ import type { PoolBuffer } from "./pool.ts";
 
 /** The memory of one or more tensors, as launches see it. `DeviceStorage` is the class. */
 export interface Storage {
-  /** Size with padding. */
+  /** Bytes with padding. */
   readonly bytes: number;
-  /** Bytes of elements. */
+  /** Bytes of the elements. */
   readonly used: number;
   /** Name in the out-of-memory table. */
   readonly label: string;
-  /** Storages are numbered in the order of creation, over all devices. */
+  /** Number in the order of creation, over all devices. */
   readonly serial: number;
-  /** A constant of its device: every function that reads it finds the same values, or no result depends on them. */
+  /** True for a constant of its device: every function that reads it gets the same values, or no result depends on them. */
   readonly isConstant: boolean;
-  /** Number of writes; the tape recognises by it that a saved tensor was changed in place. */
+  /** Number of writes; the tape uses it to detect in-place changes of saved tensors. */
   readonly version: number;
   readonly isLive: boolean;
-  /** Only one tensor or tape entry uses it: it may be written in place. */
+  /** True if only one tensor or tape entry uses it: it may be written in place. */
   readonly exclusive: boolean;
-  /** The buffer; throws `DisposedError` if the storage was freed. */
+  /** Returns the buffer. Throws `DisposedError` if the storage was freed. */
   live(): PoolBuffer;
-  /** Notes a write. */
+  /** Counts a write. */
   markWritten(): void;
   /** Adds a user. */
   retain(): this;
@@ -57,7 +57,7 @@ export interface Pipeline {
   readonly layout: GPUBindGroupLayout | null;
 }
 
-/** What to launch; the queue finds its pipeline and buffers. */
+/** A launch before the queue finds its pipeline and buffers. */
 export interface LaunchRequest {
   readonly kernel: Kernel;
   readonly constants: Constants | undefined;

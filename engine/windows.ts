@@ -1,13 +1,13 @@
 /**
- * Windows: how an op walks a tensor larger than one binding. A window is a run of rows that fits a binding for every operand and
- * starts where a binding may start.
+ * Windows: parts of tensors that are larger than one binding. A window is a range of rows that fits a binding for every
+ * operand and starts where a binding may start.
  */
 import { elementBytes, storageBytes } from "./dtype.ts";
 import type { DType } from "./dtype.ts";
 import type { Device } from "./device.ts";
 import { ShapeError } from "./errors.ts";
 
-/** One operand of a windowed loop: elements that one row takes in it. */
+/** One operand of a windowed loop, with its elements per row. */
 export interface WindowOperand {
   readonly rowElements: number;
   readonly dtype: DType;
@@ -21,10 +21,11 @@ export interface Window {
 const gcd = (a: number, b: number): number => (b === 0 ? a : gcd(b, a % b));
 
 /**
- * Splits rows 0 … `rows` − 1 into the fewest windows such that each operand's part fits one binding and starts on the storage alignment.
- * One window when everything fits, as for all but the largest tensors. Leave out operands that fit one binding whole when the kernel
- * takes the offset of the window in them: their alignment would only widen the step.
- * @param granule windows other than the last have a multiple of this many rows
+ * Splits rows 0 … `rows` − 1 into the fewest windows for which each operand's part fits one binding and starts at a
+ * multiple of the storage alignment. All but the largest tensors need one window. Leave out operands that fit one
+ * binding as a whole if the kernel takes the offset of the window: their alignment would only increase the step. Throws
+ * `ShapeError` if a step does not fit.
+ * @param granule the number of rows of all windows except the last is a multiple of this
  */
 export function rowWindows(
   device: Device,
@@ -49,7 +50,7 @@ export function rowWindows(
   const count = Math.floor(most / step) * step;
   if (count < 1) {
     throw new ShapeError(
-      `${op}: ${step} rows of ${operands.map((o) => `${o.rowElements} ${o.dtype}`).join(", ")} do not fit one binding of ${limit} bytes; make the last dimension smaller or a multiple of ${align} bytes`,
+      `${op}: ${step} rows must fit one binding of ${limit} bytes; got rows of ${operands.map((o) => `${o.rowElements} ${o.dtype}`).join(", ")}. Make the last dimension smaller, or a multiple of ${align} bytes.`,
     );
   }
   const windows: Window[] = [];

@@ -1,4 +1,4 @@
-/** Writes of less than a 32-bit word: `writeBuffer` moves whole words, so the bytes beside are merged on the GPU. */
+/** Writes of less than a 32-bit word: `writeBuffer` moves whole words, so the GPU merges the other bytes of the word. */
 import { kernel, packParams } from "./kernel.ts";
 import type { DeviceStorage } from "./storage.ts";
 
@@ -9,7 +9,10 @@ const merge = kernel(
   { word: "u32", mask: "u32", value: "u32" },
 );
 
-/** Writes `bytes` at byte `offset` of `storage`, all within one word; its other bytes stay. Runs in order with the launches around it. */
+/**
+ * Writes `bytes`, all within one word, at byte `offset` of `storage`; the other bytes of the word do not change. Keeps
+ * its order with other launches.
+ */
 export function writeWithinWord(storage: DeviceStorage, offset: number, bytes: Uint8Array): void {
   const { device } = storage;
   const align = device.limits.minStorageBufferOffsetAlignment;

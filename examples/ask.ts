@@ -1,10 +1,10 @@
-/** A question about a picture: `npx tsx examples/ask.ts MODEL PICTURE QUESTION`. MODEL is a folder, or a name on the Hugging Face hub. */
+/** A question about an image: `npx tsx examples/ask.ts MODEL PICTURE QUESTION`. MODEL is a folder, or a name on the Hugging Face hub. */
 import { Janus } from "../index.node.ts";
 
-const [model = "deepseek-ai/Janus-Pro-1B", picture = "photo.jpg", question = "What is in this picture?"] =
+const [model = "deepseek-ai/Janus-Pro-1B", image = "photo.jpg", question = "What is in this image?"] =
   process.argv.slice(2);
 
 using janus = await Janus.fromPretrained(model);
-for await (const piece of janus.ask(question, { images: [picture], maxNewTokens: 64 })) process.stdout.write(piece);
+for await (const piece of janus.ask(question, { images: [image], maxNewTokens: 64 })) process.stdout.write(piece);
 process.stdout.write("\n");
 janus.device.destroy();

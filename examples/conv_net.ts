@@ -1,6 +1,6 @@
 /**
  * A small convolutional net (strided convolutions, group norm with swish: the blocks of the VQ tokenizer) that distinguishes discs, squares and
- * crosses apart in noisy 16×16 pictures. Run: `npx tsx examples/conv_net.ts`
+ * crosses apart in noisy 16×16 images. Run: `npx tsx examples/conv_net.ts`
  */
 import { pathToFileURL } from "node:url";
 import { Device, F, backward, manualSeed, nn, scope, tensor, zeroGradients } from "../index.ts";
@@ -10,7 +10,7 @@ import { AdamW } from "../model/nn/optim/index.ts";
 const SIDE = 16;
 const CLASSES = 3;
 
-/** pictures [N, 1, 16, 16] → logits [N, 3] */
+/** images [N, 1, 16, 16] → logits [N, 3] */
 export class ConvNet extends nn.Module {
   readonly conv_in = new nn.Conv2d(1, 16, 3, { padding: 1 });
   readonly norm1 = new nn.GroupNorm(4, 16, { swish: true });

@@ -1,9 +1,9 @@
 /**
  * `npm run demo [-- --full | --quick | --smoke]`: a Janus-Pro that learns in front of you. It draws a data set of coloured shapes, trains a small model
  * from random weights through stages 0 to 3, then draws from prompts and answers questions that training never held; a judge that reads the
- * pixels counts, beside what the full recipe learned (the model `shapes`). Writes everything to demo/<length>/, the page of the default length and
- * its pictures to demo/, those of the others to demo/<length>/ too: a quick look does not overwrite the report of a longer run.
- * `--model NAME` shows a model that is there already.
+ * pixels counts, next to the model of the full recipe (`shapes`). Writes everything to demo/<length>/; the page and
+ * images of the default length go to demo/, those of the others to demo/<length>/, so that a short run does not
+ * overwrite the report of a longer one. `--model NAME` shows a model that is there already.
  */
 import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
@@ -51,7 +51,7 @@ function nowAndThen(): (line: string, always?: boolean) => void {
 
 const percent = ({ right, of }: Score): string => `${Math.round((100 * right) / of)} %`;
 
-/** The table of the end: a row a kind, a column a model. */
+/** The table of the end: a row per kind, a column a model. */
 function table(columns: readonly { readonly name: string; readonly results: Results }[]): string {
   const rows = [
     ["", ...columns.map(({ name }) => name)],
@@ -88,7 +88,7 @@ async function demo(device: Device): Promise<void> {
     onNotice: say,
     onStage: (name, count) => {
       steps = count;
-      sometimes(name === "data" ? `drawing ${count} pictures` : `${name}: ${count} steps`, true);
+      sometimes(name === "data" ? `drawing ${count} images` : `${name}: ${count} steps`, true);
     },
     onTokenizer: (report) => {
       sometimes(`stage 0  step ${report.step + 1}/${steps}  reconstruction ${report.reconstruction.toFixed(4)}`);
@@ -118,10 +118,10 @@ async function demo(device: Device): Promise<void> {
   const minutes = (performance.now() - started) / 60_000;
   const page = await reportPage({ length, recipe, device: device.name, minutes, columns, folder, trained });
   await writeFileAtomic(join(shownIn, "report.html"), new TextEncoder().encode(page));
-  say(`done: ${join(shownIn, "report.html")}, pictures beside it, the model in ${trained}\n`);
+  say(`done: ${join(shownIn, "report.html")}, images beside it, the model in ${trained}\n`);
   console.log(table(columns));
   console.log(
-    `\n${recipe.prompts} prompts and ${recipe.questions} questions a kind; training had none of these prompts and none of the pictures asked about. Held-out questions, as many again, also name combinations that training never does.`,
+    `\n${recipe.prompts} prompts and ${recipe.questions} questions per kind; training had none of these prompts and none of the images asked about. Held-out questions, as many again, also name combinations that training never does.`,
   );
 }
 

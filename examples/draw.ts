@@ -1,4 +1,4 @@
-/** Four pictures of a prompt, drawn at once: `npx tsx examples/draw.ts MODEL PROMPT FOLDER`. MODEL is a folder, or a name on the hub. */
+/** Four images of a prompt, drawn at once: `npx tsx examples/draw.ts MODEL PROMPT FOLDER`. MODEL is a folder, or a name on the hub. */
 import { mkdirSync } from "node:fs";
 import { Janus, savePicture } from "../index.node.ts";
 

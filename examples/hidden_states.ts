@@ -1,6 +1,6 @@
 /**
- * The bare model below `Janus`: which words does each position of a prompt expect next, and how surprised is the model by the one that comes?
- * `npx tsx examples/hidden_states.ts MODEL TEXT`
+ * The bare model below `Janus`: prints the most probable next words at each position of a prompt, and the surprise of
+ * the actual next word. `npx tsx examples/hidden_states.ts MODEL TEXT`
  */
 import { F, Janus, noGrad, scope, tensor } from "../index.node.ts";
 
@@ -11,7 +11,7 @@ const { model } = janus;
 const { tokenizer } = janus.processor;
 const ids = tokenizer.encode(text);
 
-// Modules are called with tensors; what is made in a scope is freed at its end, except what it returns.
+// Modules are called with tensors; a scope frees its tensors at its end, except those that it returns.
 const { logProbabilities, best } = noGrad(() =>
   scope(() => {
     const embeddings = model.embedText(tensor(Int32Array.from(ids), { shape: [1, ids.length] })); // [1, T, hidden]

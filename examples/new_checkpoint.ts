@@ -26,7 +26,7 @@ export interface NewCheckpointOptions {
   readonly changes?: ConfigChanges;
   readonly seed?: number;
   readonly layout?: Layout;
-  /** What the tokenizer learns merges from; without them every byte is a token. */
+  /** Texts from which the tokenizer learns merges; without them every byte is a token. */
   readonly texts?: readonly string[];
   readonly device?: Device;
   readonly onStep?: (line: string) => void;
@@ -47,7 +47,7 @@ export async function newCheckpoint(out: string, options: NewCheckpointOptions =
     onStep = () => undefined,
   } = options;
   const sideFiles = byteTokenizerFiles({ texts, merges: texts.length ? 512 : 0 });
-  // A tiny model has no rows without a token, so that whatever it samples is text.
+  // A tiny model has no rows without a token, so that it can only sample text.
   const vocabulary = new Tokenizer({ tokenizer: new TextDecoder().decode(sideFiles.get("tokenizer.json")) }).size;
   if (size !== "tiny" && options.changes)
     throw new ArgumentError(`sizes of the ${size} model cannot be changed; leave changes out`);
@@ -79,7 +79,7 @@ export async function newCheckpoint(out: string, options: NewCheckpointOptions =
   return bytes;
 }
 
-/** What the published files carry besides the model, as zeros: it is never read. */
+/** Tensors of the published files that the model never reads, as zeros. */
 function neverRead(config: JanusConfig): Map<string, StoredContent> {
   const content = (shape: readonly number[]): StoredContent => ({
     dtype: "bf16",

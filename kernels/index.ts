@@ -73,5 +73,5 @@ export { codebookLookup, codebookLosses, quantize } from "./embedding/codebook_l
 export type { CodebookLookup, CodebookLosses } from "./embedding/codebook_lookup.ts";
 export { l2Normalize } from "./norm/l2_normalize.ts";
 export { upsampleNearest2x } from "./conv/upsample.ts";
-/** The WGSL libraries that kernels of one's own include. */
+/** The WGSL libraries for custom kernels. */
 export * as libraries from "./core/libraries.ts";

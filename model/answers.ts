@@ -15,7 +15,7 @@ export interface AnswerOptions extends TextOptions {
   readonly stopIds?: readonly number[];
 }
 
-/** Prompts to answer, of which what is expensive comes last. */
+/** Prompts to answer, ordered so that the most expensive comes last. */
 export interface AnswerBatch {
   /** Token ids, checked before `rows` is called. */
   readonly prompts: readonly PromptRow[];

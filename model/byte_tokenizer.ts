@@ -6,13 +6,13 @@ import { ArgumentError } from "../engine/errors.ts";
 import { byteOfCharacter } from "./tokenizer.ts";
 
 export interface ByteTokenizerOptions {
-  /** What merges are learned from; without them every byte is a token. */
+  /** Texts from which merges are learned; without them every byte is a token. */
   readonly texts?: readonly string[];
-  /** How many merges are learned at most (256); fewer if no pair of tokens is there twice. */
+  /** Maximum number of merges (default: 256); fewer if no pair of tokens occurs twice. */
   readonly merges?: number;
 }
 
-/** In the order of their ids, which follow those of the bytes and merges. */
+/** The special tokens in the order of their ids, which follow the ids of the bytes and merges. */
 const SPECIALS = [
   "<｜begin▁of▁sentence｜>",
   "<｜end▁of▁sentence｜>",
@@ -43,7 +43,7 @@ const utf8 = new TextEncoder();
 
 /**
  * tokenizer.json, tokenizer_config.json and special_tokens_map.json. Ids: bytes (in the order of their characters), merges, special tokens.
- * The same texts give the same files. Throws `ArgumentError` for a number of merges that is none.
+ * The same texts give the same files. Throws `ArgumentError` if the number of merges is not a whole number.
  */
 export function byteTokenizerFiles({ texts = [], merges = 256 }: ByteTokenizerOptions = {}): Map<string, Uint8Array> {
   if (!Number.isInteger(merges) || merges < 0 || merges > 100_000)
@@ -97,7 +97,7 @@ export function byteTokenizerFiles({ texts = [], merges = 256 }: ByteTokenizerOp
     ...NAMED,
     clean_up_tokenization_spaces: false,
     padding_side: "left",
-    // Not LlamaTokenizerFast, as published: newer libraries put a splitter of their own in its place.
+    // Not LlamaTokenizerFast, as in the published files: newer libraries replace its splitter with their own.
     tokenizer_class: "PreTrainedTokenizerFast",
   };
   const files = { "tokenizer.json": tokenizer, "tokenizer_config.json": config, "special_tokens_map.json": NAMED };

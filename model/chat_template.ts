@@ -85,18 +85,19 @@ class BudgetedInterpreter extends LibraryInterpreter {
     if (!(this.left >= 0)) throw new BudgetError();
   }
 
-  /** A text counts its characters, a list its elements and theirs: a list that holds another twice counts it twice. */
+  /** Size of a value: characters of a text; elements of a list plus their sizes. A list that contains another one twice counts it twice. */
   private sizeOf(value: Value): number {
     const { type } = value;
     if (type === "StringValue") return this.long((value.value as string).length);
-    // A namespace changes, so its size is not kept; what it holds may be another one.
+    // A namespace changes, so its size is not cached; it may contain another one.
     if (type === "NamespaceValue") return this.sum((value.value as ReadonlyMap<string, Value>).values());
     const isList = type === "ArrayValue" || type === "TupleValue";
     if (!isList && type !== "ObjectValue" && type !== "KeywordArgumentsValue") return 0;
     const known = this.sizes.get(value);
     if (known !== undefined) return known;
     const items = isList ? (value.value as Value[]) : [...(value.value as ReadonlyMap<string, Value>).values()];
-    if (items.some((item) => item.type === "NamespaceValue")) throw new Error("a list or a mapping holds a namespace");
+    if (items.some((item) => item.type === "NamespaceValue"))
+      throw new Error("a list or a mapping contains a namespace");
     const size = 8 * this.long(items.length) + this.sum(items);
     this.sizes.set(value, size);
     return size;
@@ -186,7 +187,7 @@ const GLOBALS: Readonly<Record<string, unknown>> = {
   raise_exception: (message: unknown) => {
     throw new Error(String(message));
   },
-  // The library does not export this one; a template of its own is the way to it.
+  // The library does not export this class; we get it from a template.
   strftime_now: (format: unknown) => new Template("{{ strftime_now(format) }}").render({ format: String(format) }),
   range: (start: number, stop?: number, step = 1) => {
     const [from, to] = stop === undefined ? [0, start] : [start, stop];
@@ -196,7 +197,7 @@ const GLOBALS: Readonly<Record<string, unknown>> = {
   },
 };
 
-/** Characters in what a template is given. */
+/** Characters in the input of a template. */
 function charactersOf(value: unknown): number {
   if (typeof value === "string") return value.length;
   if (typeof value !== "object" || value === null) return 1;

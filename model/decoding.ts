@@ -14,7 +14,7 @@ export interface DecodingOptions {
   readonly cacheDType?: DType;
   /** Run every step eagerly instead of replaying a captured one: slower, the same bits. */
   readonly eager?: boolean;
-  /** Check the captured step bit for bit against a run of its own before it is used. */
+  /** Compare the captured step bit for bit with a separate run before it is used. */
   readonly verify?: boolean;
   readonly signal?: AbortSignal;
 }
@@ -22,11 +22,11 @@ export interface DecodingOptions {
 /** True for a token of a row whose logits are not finite. Its embedding is zero: it is no token. */
 export const isFlagged = (token: number): boolean => token >= NOT_FINITE_FLAG;
 
-/** What makes tokens of hidden states, and inputs of tokens. Belongs to the decoder that it is given to. */
+/** Converts hidden states to tokens, and tokens to inputs. Owned by the decoder that it is passed to. */
 export interface Head {
   /**
    * hidden [R, hidden] (after the last norm), step u32 [1] → the next tokens, u32 [N], with `NOT_FINITE_FLAG` in those of rows that are not
-   * finite. May change tensors of its own.
+   * finite. May change its own tensors.
    */
   sample(hidden: Tensor, step: Tensor): Tensor;
   /** tokens u32 [N] → embeddings [R, 1, hidden]. */
@@ -34,10 +34,10 @@ export interface Head {
   dispose(): void;
 }
 
-/** What a decoder runs on. */
+/** Model and device that a decoder uses. */
 export interface DecodingBatch {
   readonly prompts: readonly PromptRow[];
-  /** Which prompt each row of the cache continues; several rows may share one. */
+  /** Index of the prompt that each row of the cache continues; several rows may share one. */
   readonly order: readonly number[];
   /** N: tokens of a step. */
   readonly samples: number;
@@ -91,8 +91,8 @@ export class TokenDecoder {
   }
 
   /**
-   * Runs the prompts, one after the other: a row computes the same bits whatever stands beside it, and none is padded. Call it in
-   * `construct`, so that nothing is left when memory does not suffice.
+   * Runs the prompts one after the other: a row computes the same bits whatever the other rows are, and none is padded.
+   * Call it in `construct`, so that nothing is left when memory does not suffice.
    */
   static prefill(model: CausalModel, head: Head, batch: DecodingBatch, options: DecodingOptions = {}): TokenDecoder {
     const { device, language: config } = model;
@@ -105,7 +105,7 @@ export class TokenDecoder {
         const last = prompts.map((prompt, p) =>
           scope(() => {
             const length = prompt.ids.length;
-            // A single prompt is written straight into its cache, others through a cache of their own.
+            // A single prompt is written directly into its cache, several prompts through a separate cache each.
             const own = order.length === 1 ? cache : new KvCache(config, 1, length, placed);
             const states = model.hidden(embedRow(model, prompt), {
               positions: arange(0, length, 1, { device }),
@@ -156,7 +156,7 @@ export class TokenDecoder {
       this.captured = await capture(() => this.step(), { device: this.device, verify: this.options.verify ?? false });
   }
 
-  /** One step as it is captured: for counting and timing. */
+  /** One captured step, for counting and timing. */
   step(): void {
     const { cache, hidden, head, position } = this;
     noGrad(() =>

@@ -79,7 +79,7 @@ class TextHead implements Head {
   }
 }
 
-/** Throws `PromptError`, `ArgumentError` and `DTypeError` for what `generateText` would not take. */
+/** Checks the arguments of `generateText`. Throws `PromptError`, `ArgumentError` or `DTypeError`. */
 export function checkText(config: CausalConfig, prompts: readonly PromptRow[], options: TextOptions): void {
   const { maxNewTokens = 512, repetitionPenalty = 1, suppressTokens = [], cacheDType = "f32" } = options;
   const { vocabulary, maxPositions } = config;
@@ -112,10 +112,10 @@ export function checkText(config: CausalConfig, prompts: readonly PromptRow[], o
 }
 
 /**
- * Token ids as they are sampled: each step gives one for each of the B prompts, up to `maxNewTokens` of them. It knows no end: stop asking when
- * the rows are done. Throws `PromptError` and `ArgumentError` before any work, `NotFiniteError` at the step of a row whose logits are not
- * finite.
- * @param isDone rows whose tokens no longer matter: they may cease to be finite, and give 0 then
+ * Yields token ids as they are sampled: each step yields one for each of the B prompts, up to `maxNewTokens` steps. It
+ * has no stop condition: stop iterating when the rows are done. Throws `PromptError` and `ArgumentError` before any
+ * work, `NotFiniteError` at the step of a row whose logits are not finite.
+ * @param isDone rows whose tokens no longer matter: they may become non-finite, and are then 0
  */
 export async function* generateText(
   model: CausalModel,
@@ -172,7 +172,7 @@ async function checkedTokens(
   );
 }
 
-/** The decoder below `generateText`, whose step can be run, counted and timed by itself. Options are taken as they are. */
+/** The decoder used by `generateText`, whose step can be run, counted and timed separately. Options are not checked. */
 export function textDecoder(
   model: CausalModel,
   prompts: readonly PromptRow[],

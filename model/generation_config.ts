@@ -21,7 +21,7 @@ export interface AnswerDefaults {
   readonly maxLength?: number;
 }
 
-/** Settings of drawing. Absent: those of the paper's code. */
+/** Settings of image generation. Absent ones have the values of the paper's code. */
 export interface DrawingSettings {
   readonly guidance?: number;
   readonly temperature?: number;
@@ -40,7 +40,7 @@ export interface GenerationConfig {
 /** transformers samples from the 50 most probable tokens if `do_sample` is true and `top_k` is not said. */
 const DEFAULT_TOP_K = 50;
 
-/** Keys that would change what is generated, with the values that do not. null and empty lists never do. */
+/** Keys that would change the output, with the values that do not change it. null and empty lists never do. */
 const NEUTRAL: ReadonlyMap<string, readonly unknown[]> = new Map<string, readonly unknown[]>([
   ["num_beams", [1]],
   ["num_beam_groups", [1]],
@@ -73,7 +73,7 @@ const NEUTRAL_SAMPLING: ReadonlyMap<string, readonly unknown[]> = new Map<string
   ["epsilon_cutoff", [0]],
   ["eta_cutoff", [0]],
 ]);
-/** Keys without effect on the tokens: how transformers computes, what it returns, where a value came from. */
+/** Keys without effect on the tokens: how transformers computes, what it returns, the origin of a value. */
 const HARMLESS: ReadonlySet<string> = new Set([
   "_from_model_config",
   "transformers_version",
@@ -130,7 +130,7 @@ export const isGenerationKey = (key: string): boolean =>
 
 type Json = Readonly<Record<string, unknown>>;
 
-/** Looks values up and says in one line what is wrong with one. */
+/** Reads values, and reports a wrong one in one line. */
 class Keys {
   readonly json: Json;
   private readonly where: string;
@@ -261,7 +261,7 @@ function suppressed(keys: Keys, vocabulary: number): readonly number[] | undefin
 const isNeutral = (value: unknown, allowed: readonly unknown[]): boolean =>
   value === null || (Array.isArray(value) && value.length === 0) || allowed.includes(value);
 
-/** Refuses what is not supported; returns what is to be said about the other keys. */
+/** Refuses keys that are not supported; returns notices about the other keys. */
 function checkKeys(keys: Keys, isSampling: boolean, where: string): string[] {
   const notices: string[] = [];
   for (const [key, value] of Object.entries(keys.json)) {
@@ -270,7 +270,7 @@ function checkKeys(keys: Keys, isSampling: boolean, where: string): string[] {
     if (always && !isNeutral(value, always)) keys.fail(key, `${[...always, "absent"].map(String).join(" or ")}, the only values that are supported`); // prettier-ignore
     if (sampling && !isNeutral(value, sampling)) {
       if (isSampling) keys.fail(key, `${[...sampling, "absent"].map(String).join(" or ")}, the only values that are supported`); // prettier-ignore
-      notices.push(`${where}: ${key} is not supported and has no effect, also when a temperature is asked for`);
+      notices.push(`${where}: ${key} is not supported and has no effect, even if a temperature is set`);
     }
   }
   const strange = Object.keys(keys.json).filter((key) => !isGenerationKey(key));

@@ -1,4 +1,4 @@
-/** The model and what is around it, for research: modules, configs, loading and saving, prompts, pictures, generation. Loads in browsers. */
+/** The model and its parts, for research: modules, configs, loading and saving, prompts, images, generation. Loads in browsers. */
 export * from "./byte_tokenizer.ts";
 export * from "./janus/config.ts";
 export * from "./janus/create.ts";

@@ -22,11 +22,12 @@ export interface LlamaConfig {
 export type CacheConfig = Pick<LlamaConfig, "layers" | "kvHeads" | "headDim">;
 
 /**
- * Keys and values of the positions seen so far, for every layer. How many a row has is on the GPU, so that a captured step replays; rows
- * have lengths of their own, so that prompts of different lengths need no padding and a row computes the same bits whatever stands beside it.
+ * Keys and values of the positions so far, for every layer. The length of each row is on the GPU, so that a captured
+ * step can be replayed; rows have separate lengths, so that prompts of different lengths need no padding, and a row
+ * computes the same bits whatever the other rows are.
  */
 export class KvCache {
-  /** [B, kvHeads, capacity, headDim], one a layer. */
+  /** [B, kvHeads, capacity, headDim], one per layer. */
   readonly keys: readonly Tensor[];
   readonly values: readonly Tensor[];
   /** u32 [B]: positions that are filled. */
@@ -43,7 +44,7 @@ export class KvCache {
     this.capacity = capacity;
   }
 
-  /** Fills row `row` with the positions that row `from` of `other` holds; `tokens` is how many those are. */
+  /** Copies the first `tokens` positions of row `from` of `other` to row `row`. */
   copyRow(row: number, other: KvCache, from: number, tokens: number): void {
     scope(() => {
       const part = (t: Tensor, at: number): Tensor => t.slice(0, at, at + 1).slice(2, 0, tokens);
@@ -60,7 +61,7 @@ export class KvCache {
   }
 }
 
-/** What places a batch of rows among each other and in time. */
+/** Positions and masks of a batch of rows. */
 export interface Sequence {
   /** i32 or u32 [T] or [B, T]: position of each token in its row. */
   readonly positions: Tensor;
@@ -152,7 +153,7 @@ class LlamaLayer extends Module<readonly [Tensor, Sequence]> {
   }
 }
 
-/** embeddings [B, T, hidden] → hidden states [B, T, hidden] after the last norm. Heads are applied by the model around it. */
+/** embeddings [B, T, hidden] → hidden states [B, T, hidden] after the last norm. The surrounding model applies the heads. */
 export class LlamaModel extends Module<readonly [Tensor, Sequence]> {
   readonly embed_tokens: Embedding;
   readonly layers: readonly LlamaLayer[];

@@ -1,4 +1,4 @@
-/** What is asked of a causal model (a prompt, how to sample) and what it must satisfy. Loads neither kernels nor model. */
+/** A request to a causal model (a prompt, how to sample), and its checks. Loads neither kernels nor model. */
 import { ArgumentError, JanusError } from "../engine/errors.ts";
 
 export interface SamplingOptions {
@@ -29,7 +29,7 @@ export function checkSampling(
   checkSeeds(seed, rows);
 }
 
-/** Throws `ArgumentError` unless `seed` and the `count` − 1 seeds after it are whole numbers of 32 bits. */
+/** Throws `ArgumentError` if `seed` or one of the `count` − 1 seeds after it is not a whole number of 32 bits. */
 export function checkSeeds(seed: number, count: number): void {
   if (!Number.isInteger(seed) || seed < 0 || seed + count - 1 > 0xffffffff) {
     throw new ArgumentError(
@@ -41,17 +41,17 @@ export function checkSeeds(seed: number, count: number): void {
 /** A prompt that cannot be asked: empty, too long, or with other images than it names. */
 export class PromptError extends JanusError {}
 
-/** Throws `PromptError` unless there are ids and each has a row in the embedding. */
+/** Throws `PromptError` if there are no ids, or if one has no row in the embedding. */
 export function checkIds(ids: readonly number[], vocabulary: number): void {
   if (ids.length === 0) throw new PromptError("the prompt is empty; it needs at least one token");
   const strange = Array.from(ids).findIndex((id) => !Number.isInteger(id) || id < 0 || id >= vocabulary);
   if (strange >= 0) throw new PromptError(`token id ${ids[strange]} is not in the vocabulary of ${vocabulary}`);
 }
 
-/** Throws `PromptError` unless `ids` and the tokens to come fit the model's context. */
+/** Throws `PromptError` if `ids` and the new tokens do not fit the model's context. */
 export function checkContext(ids: readonly number[], newTokens: number, context: number): void {
   if (ids.length + newTokens <= context) return;
   throw new PromptError(
-    `the prompt has ${ids.length} tokens and ${newTokens} are to follow; the context holds ${context}. Shorten the prompt${newTokens > 1 ? " or ask for fewer" : ""}`,
+    `the prompt has ${ids.length} tokens and ${newTokens} are to follow; the context has ${context}. Shorten the prompt${newTokens > 1 ? " or ask for fewer" : ""}`,
   );
 }

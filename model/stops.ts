@@ -38,7 +38,7 @@ export class Stops {
     return text.slice(0, text.length - keep);
   }
 
-  /** What was held back, once nothing follows. */
+  /** Returns the text that was held back, at the end of the stream. */
   flush(): string {
     const text = this.held;
     this.held = "";

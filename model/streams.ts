@@ -2,12 +2,12 @@
 import { ArgumentError } from "../engine/errors.ts";
 
 export interface AnswerResult {
-  /** As decoded: answers of Janus begin with a space. */
+  /** The decoded text; answers of Janus begin with a space. */
   readonly text: string;
   /** Without the end token. */
   readonly tokenIds: readonly number[];
   readonly promptTokenIds: readonly number[];
-  /** What ended the answer: an end token, a stop string, or `maxNewTokens`. */
+  /** Reason for the end of the answer: an end token, a stop string, or `maxNewTokens`. */
   readonly finish: "end" | "stop" | "length";
   readonly timings: { readonly prefillMs: number; readonly decodeMs: number };
 }
@@ -55,7 +55,7 @@ export class Once<Event, Result> implements AsyncIterable<Event> {
       throw error;
     } finally {
       await this.run.return(undefined as Result);
-      this.end.reject(new ArgumentError("the stream was left before its end; there is no result, ask again")); // unless it has ended
+      this.end.reject(new ArgumentError("the stream was closed before its end, so there is no result; ask again")); // unless it has ended
     }
   }
 

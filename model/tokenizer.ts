@@ -184,7 +184,7 @@ function checkModel(json: Json): number {
   const { vocab, merges } = model as Json;
   if (!isObject(vocab) || !Array.isArray(merges)) return fail("the model has no vocab or no merges");
   for (const [token, id] of Object.entries(vocab)) if (!isId(id)) fail(`the id of ${quote(token)} is ${showJson(id)}`);
-  // One kind throughout: the library looks at the first and takes the others to be alike.
+  // All of one kind: the library checks the first and assumes the same of the others.
   const asText = typeof merges[0] === "string";
   for (const merge of merges as unknown[]) {
     const pair =
@@ -328,7 +328,7 @@ export class TextTokenizer {
    * those tokens. Halves of surrogate pairs count as U+FFFD.
    */
   encode(text: string, { bos = true }: { bos?: boolean } = {}): number[] {
-    // A half is a code point of its own to the library, and becomes U+FFFD only after the text was split.
+    // To the library a lone surrogate is a separate code point, which becomes U+FFFD only after the text was split.
     const { ids } = this.bpe.encode(text.replace(/\p{Surrogate}/gu, "\ufffd"), { add_special_tokens: false });
     return bos ? [this.specials.bos, ...ids] : ids;
   }
@@ -379,7 +379,7 @@ export class TextStream {
     return this.decoder.decode(Uint8Array.from(this.bytesOf(id)), { stream: true });
   }
 
-  /** What is left at the end: U+FFFD for a character that was begun and not finished. */
+  /** Returns the rest at the end: U+FFFD for an incomplete character. */
   flush(): string {
     return this.decoder.decode();
   }

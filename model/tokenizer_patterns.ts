@@ -6,9 +6,9 @@
 
 /** An alternative of a pattern, as far as time is concerned. */
 interface Form {
-  /** It can match nothing. */
+  /** True if it can match the empty string. */
   readonly isNullable: boolean;
-  /** It can match any number of characters. */
+  /** True if it can match any number of characters. */
   readonly isUnbounded: boolean;
   /** Ways in which its bounded parts can match one text: what backtracking may try. */
   readonly ways: number;

@@ -20,7 +20,7 @@ export interface VqConfig {
 const GROUPS = 32;
 const EPS = 1e-6;
 
-/** What `module` makes of h, which nobody else needs: its memory serves what follows. The tape has handles of its own. */
+/** Applies `module` to h and disposes h, so that its memory can be reused. The tape has its own handles. */
 function pass(h: Tensor, module: Module): Tensor {
   const next = module.call(h);
   h.dispose();
@@ -228,7 +228,7 @@ class Quantizer extends Module {
   }
 }
 
-/** The tokenizer: pictures to codes and back. Source: janus-pro's VQ-16 (LlamaGen, Sun et al. 2024). */
+/** The image tokenizer: images to codes and back. Source: Janus-Pro's VQ-16 (LlamaGen, Sun et al. 2024). */
 export class VqModel extends Module {
   readonly encoder: VqEncoder;
   readonly quant_conv: Conv2d;
@@ -251,12 +251,12 @@ export class VqModel extends Module {
     this.decoder = new VqDecoder(config, options);
   }
 
-  /** Pixels of a side of the picture. */
+  /** Pixels of a side of the image. */
   get imageSize(): number {
     return this.config.imageSize;
   }
 
-  /** Codes of a side of the picture: imageSize / 2^(levels − 1). */
+  /** Codes of a side of the image: imageSize / 2^(levels − 1). */
   get side(): number {
     return this.config.imageSize / 2 ** (this.config.multipliers.length - 1);
   }

@@ -1,4 +1,5 @@
-// `npm run build`: dist/ afresh, compiled by tsc, with every .wgsl file copied beside the module that loads it, and the demo's model.
+// `npm run build`: rebuilds dist/ with tsc, copies every .wgsl file beside the module that loads it, and adds the
+// demo's model.
 
 import { spawnSync } from "node:child_process";
 import { cpSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
@@ -11,7 +12,8 @@ const tsc = tool("typescript", "tsc");
 const { status } = spawnSync(process.execPath, [tsc, "-p", "tsconfig.build.json"], { cwd: root, stdio: "inherit" });
 if (status !== 0) process.exit(status ?? 1);
 
-// TypeScript 6.0 leaves the extension of import() as it is in functions with `using`, which it rewrites for older targets.
+// TypeScript 6.0 does not change the extension of import() in functions with `using`, which it rewrites for older
+// targets.
 for (const path of readdirSync(join(root, "dist"), { recursive: true })) {
   if (!path.endsWith(".js")) continue;
   const file = join(root, "dist", path);

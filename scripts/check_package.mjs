@@ -14,7 +14,7 @@ import * as engine from "janus-webgpu/engine";
 import * as kernels from "janus-webgpu/kernels";
 import * as nn from "janus-webgpu/nn";
 
-if (engine.Device !== Device || kernels.square !== F.square) throw new Error("an entry has a copy of its own");
+if (engine.Device !== Device || kernels.square !== F.square) throw new Error("an entry has its own copy of a module");
 if (Object.keys(nn).length === 0) throw new Error("janus-webgpu/nn is empty");
 setDevice(await Device.create());
 `;
@@ -59,7 +59,8 @@ const typesConfigs = {
   // TypeScript 6 with its default libraries: the DOM brings the WebGPU types. Every declaration is checked, ours too.
   dom: { ...compilerOptions, types: [] },
   // Without the DOM (or before TypeScript 6) a consumer names the WebGPU types, which are installed with the package.
-  // The package may not do that for him: they clash with those of the DOM. They name things of the DOM, hence skipLibCheck.
+  // The package cannot do this for the user: the types clash with those of the DOM. They refer to the DOM, hence
+  // skipLibCheck.
   "no dom": {
     ...compilerOptions,
     lib: ["es2023", "esnext.disposable"],
@@ -88,7 +89,7 @@ const viteConfig = `export default {
   build: { target: "es2023", assetsInlineLimit: 0, rollupOptions: { input: ["consumer.js", "training.js"] } },
 };`;
 
-/** Runs a Node script and returns what it printed; throws with that when it fails. */
+/** Runs a Node script and returns its output; if it fails, throws an error with the output. */
 function node(title, script, args, options) {
   return finish(title, spawnSync(process.execPath, [script, ...args], { encoding: "utf8", ...options }));
 }
@@ -118,7 +119,7 @@ function checkCommand(home, env) {
   // The model that comes with the package speaks without a download.
   const drawn = janus("generate", "circle", "--model", "shapes", "--out", "pictures", "--json");
   const { images } = JSON.parse(drawn.slice(drawn.indexOf("{"), drawn.lastIndexOf("\n}") + 2));
-  if (!existsSync(join(home, images[0].path))) throw new Error("janus generate --model shapes wrote no picture");
+  if (!existsSync(join(home, images[0].path))) throw new Error("janus generate --model shapes wrote no image");
 }
 
 /** Compiles the TypeScript blocks of README.md against the installed package. */
@@ -176,7 +177,7 @@ function checkPackage(temporary) {
   }
   checkReadme(home);
 
-  // What is imported late is missed by an import of the entries.
+  // An import of the entries does not reach modules that are imported on demand.
   const installed = join(home, "node_modules", "janus-webgpu");
   const late = filesIn(installed, ".js").filter((path) => /\bimport\("\.[^"]*\.ts"\)/.test(readFileSync(join(installed, path), "utf8"))); // prettier-ignore
   if (late.length > 0) throw new Error(`these import TypeScript, which is not published: ${late.join(", ")}`);

@@ -1,5 +1,5 @@
 // `node scripts/run.mjs FILE.ts [arguments]`: set-up, then the TypeScript program. Behind `npm run demo`, `bench` and `janus`.
-// The program runs in this process: stdin, stdout, signals and the exit code are its own, with nobody in between.
+// The program runs in this process and has its stdin, stdout, signals and exit code directly.
 
 import { existsSync } from "node:fs";
 import { join } from "node:path";

@@ -1,5 +1,5 @@
-// Makes a bare machine ready: installs node_modules, and a software Vulkan driver where there is no WebGPU adapter.
-// Plain Node without dependencies, safe to run again: what is there already is left alone. Every command calls
+// Prepares a bare machine: installs node_modules, and a software Vulkan driver if there is no WebGPU adapter.
+// Plain Node without dependencies, safe to run again: existing installations are not changed. Every command calls
 // `ensureSetup()` first; `npm run setup` runs it by itself. It leaves the use of the driver to engine/.
 
 import { spawnSync } from "node:child_process";
@@ -32,8 +32,8 @@ const swiftShader = {
 let isQuiet = false;
 
 /**
- * Installs what is missing. `adapter: false` stops after node_modules, for work that needs no GPU; `quiet: true` says nothing where nothing is
- * missing.
+ * Installs what is missing. `adapter: false` stops after node_modules, for work that needs no GPU; `quiet: true` prints
+ * nothing if nothing is missing.
  */
 export function ensureSetup({ adapter = true, quiet = false } = {}) {
   isQuiet = quiet;
@@ -57,7 +57,7 @@ export function npm(args, options = {}) {
     : spawnSync("npm", args, { cwd: root, shell: process.platform === "win32", ...options });
 }
 
-/** On stderr, where those of its children go too: stdout belongs to the program that comes after the set-up. */
+/** Prints to stderr, as child processes do: stdout belongs to the program that runs after the set-up. */
 function say(text) {
   console.error(`setup: ${text}`);
 }
@@ -72,7 +72,7 @@ function installDependencies() {
   if (status !== 0) throw new Error(`"npm ci" failed${error ? `: ${error.message}` : ""}`);
 }
 
-/** Why node_modules does not hold what package-lock.json asks for, or null. npm keeps a list of what it installed. */
+/** Returns the reason why node_modules differs from package-lock.json, or null. npm keeps a list of installed packages. */
 function staleDependencies() {
   const installedList = join(root, "node_modules", ".package-lock.json");
   if (!existsSync(installedList)) return "node_modules is absent";
@@ -176,7 +176,7 @@ function installByApt() {
   return false;
 }
 
-/** Adds bookworm-backports in a file of its own, as a copy of the entry the machine already has for bookworm. */
+/** Adds bookworm-backports in a separate file, as a copy of the existing entry for bookworm. */
 function addBackports(asRoot) {
   const entries = aptEntries();
   if (entries.some((entry) => entry.suites.includes("bookworm-backports"))) return true;
@@ -214,7 +214,7 @@ function oneLineEntries(text) {
   );
 }
 
-/** Stanzas of `Field: value` lines; a value goes on in indented lines (`Signed-By` may hold a whole key). */
+/** Parses stanzas of `Field: value` lines; a value continues in indented lines (`Signed-By` may contain a complete key). */
 function deb822Entries(text) {
   const stanzas = text.replace(/^#.*\n?/gm, "").split(/\n\s*\n/);
   return stanzas.flatMap((stanza) => {

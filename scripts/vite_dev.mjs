@@ -23,7 +23,7 @@ vm.runInContext("globalThis.self = globalThis;", context);
 
 const modules = new Map();
 
-/** The module at an address of the server, with what it imports; each once. */
+/** Returns the module at a URL of the server, with its imports; each once. */
 function load(url) {
   if (!modules.has(url)) modules.set(url, fetchModule(url));
   return modules.get(url);

@@ -31,11 +31,11 @@ export const networks: readonly ErrorRow[] = [
   [
     "matmul: inner sizes",
     ShapeError,
-    ["matmul", "[2, 3]", "[4, 5]", "3 and 4", "equal"],
+    ["matmul", "[2, 3]", "[4, 5]", "got 3 and 4", "must be equal"],
     () => F.matmul(t([2, 3]), t([4, 5])),
   ],
-  ["matmul: integers", DTypeError, ["matmul", "i32", "cast"], () => F.matmul(t([2, 3], "i32"), t([3, 2], "i32"))],
-  ["matmul: scalars", ShapeError, ["matmul", "[]", "use mul"], () => F.matmul(t([]), t([3, 2]))],
+  ["matmul: integers", DTypeError, ["matmul", "i32", "Cast"], () => F.matmul(t([2, 3], "i32"), t([3, 2], "i32"))],
+  ["matmul: scalars", ShapeError, ["matmul", "[]", "Use mul"], () => F.matmul(t([]), t([3, 2]))],
   [
     "matmul: batches that do not broadcast",
     ShapeError,
@@ -75,21 +75,21 @@ export const networks: readonly ErrorRow[] = [
     () => F.attention(t([1, 2, 2, 8]), t([1, 2, 2, 8]), t([1, 2, 2, 8]), { documents: t([1, 2]) }),
   ],
   ["rmsNorm: weight", ShapeError, ["rmsNorm", "weight", "[3]", "[2, 4]"], () => F.rmsNorm(t([2, 4]), t([3]))],
-  ["layerNorm: eps", ArgumentError, ["layerNorm", "eps 0"], () => F.layerNorm(t([2, 4]), null, null, 0)],
-  ["softmax: integers", DTypeError, ["softmax", "i32", "cast"], () => F.softmax(t([2], "i32"))],
+  ["layerNorm: eps", ArgumentError, ["layerNorm", "eps must be", "got 0"], () => F.layerNorm(t([2, 4]), null, null, 0)],
+  ["softmax: integers", DTypeError, ["softmax", "i32", "Cast"], () => F.softmax(t([2], "i32"))],
   [
     "logSoftmax: a dimension that is not there",
     ShapeError,
-    ["logSoftmax", "dimension 2"],
+    ["logSoftmax", "dimension must be", "got 2"],
     () => F.logSoftmax(t([2]), 2),
   ],
-  ["rope: an odd head", ShapeError, ["rope", "[2, 3]", "odd"], () => F.rope(t([2, 3]), t([2], "i32"))],
+  ["rope: an odd head", ShapeError, ["rope", "[2, 3]", "must be even"], () => F.rope(t([2, 3]), t([2], "i32"))],
   ["rope: positions", ShapeError, ["rope", "positions", "[3]"], () => F.rope(t([2, 4]), t([3], "i32"))],
   ["swiglu: an odd half", ShapeError, ["swiglu", "[2, 3]", "[..., 2F]"], () => F.swiglu(t([2, 3]))],
   [
     "dropout: a probability of 1",
     ArgumentError,
-    ["dropout", "p 1"],
+    ["dropout", "p must be", "got 1"],
     () => {
       const generator = new Generator(1);
       try {
@@ -118,7 +118,7 @@ export const networks: readonly ErrorRow[] = [
     ["gather", "[3, 2]", "[2, 4]"],
     () => F.gather(t([2, 4]), 1, t([3, 2], "i32")),
   ],
-  ["where: a mask of floats", DTypeError, ["where", "mask", "compare"], () => F.where(t([2]), t([2]), t([2]))],
+  ["where: a mask of floats", DTypeError, ["where", "mask", "Compare"], () => F.where(t([2]), t([2]), t([2]))],
   [
     "maskedFill: a fraction for i32",
     ArgumentError,
@@ -154,19 +154,19 @@ export const networks: readonly ErrorRow[] = [
   [
     "conv2d: channels",
     ShapeError,
-    ["conv2d", "[1, 3, 4, 4]", "[2, 5, 3, 3]", "equal"],
+    ["conv2d", "[1, 3, 4, 4]", "[2, 5, 3, 3]", "Make them equal"],
     () => F.conv2d(t([1, 3, 4, 4]), t([2, 5, 3, 3])),
   ],
   [
     "conv2d: a stride of 0",
     ArgumentError,
-    ["conv2d", "stride 0"],
+    ["conv2d", "stride must be", "got 0"],
     () => F.conv2d(t([1, 3, 4, 4]), t([2, 3, 3, 3]), null, { stride: 0 }),
   ],
   [
     "conv2d: a kernel larger than the image",
     ShapeError,
-    ["conv2d", "5 × 5", "4 × 4", "pad more"],
+    ["conv2d", "5 × 5", "4 × 4", "Pad more"],
     () => F.conv2d(t([1, 3, 4, 4]), t([2, 3, 5, 5])),
   ],
   [
@@ -190,20 +190,20 @@ export const networks: readonly ErrorRow[] = [
   [
     "sampleTokens: topP of 0",
     ArgumentError,
-    ["sampleTokens", "topP 0"],
+    ["sampleTokens", "topP must be", "got 0"],
     () => F.sampleTokens(t([1, 4]), wrong({ topP: 0 })),
   ],
   [
     "sampleTokens: a tiny temperature",
     ArgumentError,
-    ["sampleTokens", "temperature -1"],
+    ["sampleTokens", "temperature must be", "got -1"],
     () => F.sampleTokens(t([1, 4]), wrong({ temperature: -1 })),
   ],
   ["guidance: an odd number of rows", ShapeError, ["guidance", "[3, 4]", "[2N, V]"], () => F.guidance(t([3, 4]), 5)],
   [
     "groupNorm: groups that do not divide",
     ShapeError,
-    ["groupNorm", "3 groups", "4 channels", "divide"],
+    ["groupNorm", "got 3", "4 channels", "divide"],
     () => F.groupNorm(t([1, 4, 2]), 3),
   ],
   [
@@ -218,7 +218,7 @@ export const networks: readonly ErrorRow[] = [
     ["codebookLookup", "[4, 8]", "[16, 4]"],
     () => F.codebookLookup(t([4, 8]), t([16, 4])),
   ],
-  ["l2Normalize: integers", DTypeError, ["l2Normalize", "i32", "cast"], () => F.l2Normalize(t([2, 3], "i32"))],
+  ["l2Normalize: integers", DTypeError, ["l2Normalize", "i32", "Cast"], () => F.l2Normalize(t([2, 3], "i32"))],
   ["globalGradNorm: bf16", DTypeError, ["globalGradNorm", "bf16"], () => F.globalGradNorm([t([4], "bf16")])],
 ];
 
@@ -266,7 +266,7 @@ export const mistakes: readonly ErrorRow[] = [
   ["randn: a site without a generator", ArgumentError, ["randn", "site 3 alone"], () => F.randn([2], { site: 3 })],
   ["matmul: one operand", ArgumentError, ["matmul", "tensor 2 of 2", "got nothing"], () => F.matmul(t([2, 3]), wrong(undefined))],
   ["softmax: an array", ArgumentError, ["softmax", "must be a Tensor", "array"], () => F.softmax(wrong([1, 2]))],
-  ["sort: a dimension that is not there", ShapeError, ["sort", "dimension 2"], () => F.sort(t([3]), 2)],
+  ["sort: a dimension that is not there", ShapeError, ["sort", "dimension must be", "got 2"], () => F.sort(t([3]), 2)],
   ["topk: k above the dimension", ArgumentError, ["topk", "from 0 to 3", "got 4"], () => F.topk(t([3]), 4)],
   ["cumsum: a scalar", ShapeError, ["cumsum", "[..., N]"], () => F.cumsum(t([]))],
   ["scatter: a source of another dtype", DTypeError, ["scatter", "dtype of x"], () => F.scatter(t([3]), 0, t([1], "i32"), t([1], "f16"))],

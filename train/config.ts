@@ -45,12 +45,12 @@ const save = z
   .strictObject({ every: whole(1).default(1000), keep: whole(1).default(2), keepEvery: whole(1).optional() })
   .prefault({});
 
-/** Bad samples (damaged pictures, wrong JSON, empty or too long texts) are set aside; a run with more of them than `allowed` of quarantine.ts ends. */
+/** Bad samples (damaged images, wrong JSON, empty or too long texts) are set aside; a run with more of them than `allowed` of quarantine.ts ends. */
 const bad = z
   .strictObject({
     /** Most bad samples, as a share of all samples seen. */
     share: z.number().min(0).max(1).default(0.001),
-    /** So many are allowed in any case. */
+    /** This many are allowed in any case. */
     least: whole(0).default(100),
   })
   .prefault({});
@@ -59,15 +59,18 @@ const bad = z
 const page = z.strictObject({
   /** Steps between two writings; 0 for no page. */
   every: whole(0).default(100),
-  /** Training pictures that are shown beside what the image tokenizer makes of them; 0 for none. */
+  /** Number of training images that the report shows beside their reconstructions; 0 for none. */
   reconstructions: whole(0).default(4),
 });
 
 const fields = z.strictObject({
-  /** What trains: 1 adaptors and image head, 2 all but SigLIP, 3 SigLIP too. The image tokenizer never does. */
+  /**
+   * Stage, which selects the trained parameters: 1 adaptors and image head, 2 all except SigLIP, 3 also SigLIP; never
+   * the image tokenizer.
+   */
   stage: z.union(
     [z.literal(1), z.literal(2), z.literal(3)],
-    "1, 2 or 3; stage 0, the image tokenizer, has settings of its own (the preset stage0)",
+    "1, 2 or 3; stage 0, the image tokenizer, has separate settings (the preset stage0)",
   ),
   /** Samples of a step, over all accumulation. */
   batch: whole(1),
@@ -107,9 +110,9 @@ const fields = z.strictObject({
     .strictObject({
       /** Too long for a row: plain texts are cut, conversations lose whole turns at their end. Without it they are bad samples. */
       truncate: z.boolean().default(false),
-      /** System message of conversations that have none of their own (default: the original's), "" for none. */
+      /** System message of conversations without one (default: the original's); "" for none. */
       system: z.string().optional(),
-      /** Pictures as the original takes them: stored pixels, no EXIF rotation, alpha dropped. */
+      /** Images as the original takes them: stored pixels, no EXIF rotation, alpha dropped. */
       plain: z.boolean().default(false),
     })
     .prefault({}),
@@ -117,7 +120,7 @@ const fields = z.strictObject({
   save,
   report: page
     .extend({
-      /** A picture of each is drawn during training. */
+      /** An image of each is drawn during training. */
       prompts: z.array(z.string().min(1)).default([]),
       /** Steps between two samples (default: `every`). */
       sampleEvery: whole(1).optional(),
@@ -141,9 +144,9 @@ export type TrainConfig = z.infer<typeof schema>;
 const tokenizerFields = z.strictObject({
   /** The image tokenizer trains, and nothing else does. */
   stage: z.literal(0),
-  /** Pictures of a step. */
+  /** Images of a step. */
   batch: whole(1),
-  /** Pictures that go through the tokenizer at once; gradients of the others of a step are added up. */
+  /** Images that go through the tokenizer at once; gradients of the others of a step are added up. */
   microBatch: whole(1).default(1),
   steps: whole(1),
   /** Ends the run here, if that is before `steps`. */
@@ -198,7 +201,7 @@ function suggestion(key: string, known: readonly string[]): string {
   return nearest === null ? `; known: ${known.join(", ")}` : `; did you mean ${nearest}?`;
 }
 
-/** Checks settings of stages 1 to 3 and fills in what is left out. Throws `TrainConfigError` that lists every problem. */
+/** Checks the settings of stages 1 to 3 and fills in defaults. Throws a `TrainConfigError` that lists every problem. */
 export const checkConfig = (settings: unknown, where?: string): TrainConfig => checked(schema, settings, where);
 
 /** Checks settings of stage 0, as `checkConfig` does those of the others. */

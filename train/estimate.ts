@@ -31,26 +31,26 @@ import { VqTraining, vqOptions } from "./stage0/trainer.ts";
 /** Bytes of tensors at the moment when most are alive; the kinds add up to `peak`. */
 export interface StepMemory {
   readonly weights: number;
-  /** What the optimizer keeps from step to step, f32: masters of 16-bit weights, moments, averages; in stage 0 a discriminator too. */
+  /** State of the optimizer, f32: master weights of 16-bit weights, moments, averages; in stage 0 also a discriminator. */
   readonly optimizer: number;
   readonly gradients: number;
-  /** What forward keeps for backward, and temporaries. */
+  /** Tensors saved for backward, and temporaries. */
   readonly activations: number;
   readonly peak: number;
-  /** Bytes of the GPU's buffers after the step: the pool rounds sizes up and keeps what is freed. Steps with other shapes add to them. */
+  /** Bytes of the GPU's buffers after the step: the pool rounds sizes up and keeps freed buffers. Steps with other shapes add to them. */
   readonly buffers: number;
 }
 
-/** What a step of any stage takes. */
+/** Costs of a step of any stage. */
 export interface StepCounts {
   /** Elements of each part of the model. */
   readonly parts: Readonly<Partial<Record<Part, { readonly trained: number; readonly frozen: number }>>>;
   readonly parameters: { readonly trained: number; readonly frozen: number };
   readonly memory: StepMemory;
-  /** Whether the device's budget of memory holds it. */
+  /** True if it fits the memory budget of the device. */
   readonly fits: boolean;
   readonly launches: number;
-  /** As the kernels state them: two a multiply-add; attention as if a row were one sample. */
+  /** FLOPs stated by the kernels: two per multiply-add; attention as if a row were one sample. */
   readonly flops: number;
   /** Read and written by kernels. */
   readonly bytes: number;
@@ -75,8 +75,8 @@ const someIds = (count: number, vocabulary: number): number[] =>
 
 /**
  * The samples of the longest step that the settings allow, by task, of each task as many as any step takes. Answers and texts fill a row
- * each, with as many images as fit; pictures to be drawn share rows, as many as fit, and their prompts fill them. All that may be trained is.
- * Throws `ArgumentError` if a row does not hold a picture.
+ * each, with as many images as fit; images to be drawn share rows, as many as fit, and their prompts fill them. All that may be trained is.
+ * Throws `ArgumentError` if a row does not hold an image.
  */
 export function longestBatch(sizes: JanusConfig, config: TrainConfig): Record<Task, Sample[]> {
   const { ratios, batch } = config;
@@ -88,7 +88,7 @@ export function longestBatch(sizes: JanusConfig, config: TrainConfig): Record<Ta
   const repeat = (n: number, sample: () => Sample): Sample[] => (n ? new Array<Sample>(n).fill(sample()) : []);
 
   const answer = (): Sample => {
-    const images = Math.floor((length - 2) / (places + 2)); // an image stands between two tokens of its own
+    const images = Math.floor((length - 2) / (places + 2)); // an image is enclosed in two special tokens
     const placeholder = vocabulary - 1;
     const pixels = new Float32Array(3 * sizes.vision.imageSize ** 2).map((_, i) => ((i * 7) % 256) / 128 - 1);
     const ids = someIds(length, vocabulary);
@@ -107,23 +107,23 @@ export function longestBatch(sizes: JanusConfig, config: TrainConfig): Record<Ta
     const ids = someIds(length, vocabulary);
     return textSample("text", ids, ids, [], -1, "the longest text");
   };
-  const pictures = (n: number): Sample[] => {
+  const imageSamples = (n: number): Sample[] => {
     const most = Math.floor(length / (places + 1)); // a prompt has two tokens, the last code is no input
     if (n && !most)
       throw new ArgumentError(
-        `length ${length}: a picture to be drawn takes ${places + 1} tokens and more; raise length, or set ratios.gen to 0`,
+        `length ${length}: an image to generate takes at least ${places + 1} tokens; raise length, or set ratios.gen to 0`,
       );
     const codes = Array.from({ length: places }, (_, i) => (37 * i) % sizes.vq.codes);
     return Array.from({ length: n }, (_, i) => {
       const together = Math.min(most, n - Math.floor(i / most) * most); // in its row
       const tokens = Math.floor(length / together) + Number(i % most < length % together);
-      return imageSample(someIds(tokens - places + 1, vocabulary), codes, null, "a picture in a full row");
+      return imageSample(someIds(tokens - places + 1, vocabulary), codes, null, "an image in a full row");
     });
   };
   return {
     und: repeat(count("und"), answer),
     text: repeat(count("text"), text),
-    gen: pictures(count("gen")),
+    gen: imageSamples(count("gen")),
   };
 }
 
@@ -263,7 +263,7 @@ async function countOn<T>(
 
 /**
  * Launches a step and, while its gradients are alive, what a run may launch between the rows of a step: the image tokenizer, over as many
- * pictures as the loader gives it at once. The caller disposes the losses.
+ * images as the loader gives it at once. The caller disposes the losses.
  */
 export async function launchStep(
   trainer: Trainer,
@@ -271,9 +271,9 @@ export async function launchStep(
   samples: readonly Sample[],
 ): Promise<Accumulated> {
   const step = await trainer.accumulate(samples);
-  const pictures = samples.filter(({ task }) => task === "gen").length;
-  if (pictures) {
-    const shape = [Math.min(ENCODED_AT_ONCE, pictures), 3, vq.imageSize, vq.imageSize];
+  const images = samples.filter(({ task }) => task === "gen").length;
+  if (images) {
+    const shape = [Math.min(ENCODED_AT_ONCE, images), 3, vq.imageSize, vq.imageSize];
     const { device } = trainer.model.lm_head.weight;
     withLabel(CODES_LABEL, () =>
       noGrad(() => scope(() => void trainer.model.model.vqmodel.encode(full(shape, 0.1, { device })))),
@@ -283,7 +283,7 @@ export async function launchStep(
   return step;
 }
 
-/** Launches a step of stage 0, on pictures that are noise. */
+/** Launches a step of stage 0, on images that are noise. */
 export async function launchTokenizerStep(
   training: VqTraining,
   { vq }: JanusConfig,

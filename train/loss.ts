@@ -1,6 +1,7 @@
 /**
  * The one forward of training: packed rows of all three tasks through one Llama, cross-entropy summed over the trained tokens of each task.
- * Divided by the number of trained tokens of the whole step, whatever the accumulation or the ranks, the sum is the same.
+ * Divided by the number of trained tokens of the whole step, the sum is the same for any accumulation and any number of
+ * ranks.
  */
 import { noGrad, scope, tensor } from "../engine/index.ts";
 import type { Device, Tensor } from "../engine/index.ts";
@@ -54,7 +55,7 @@ export function hiddenStates(model: JanusForConditionalGeneration, rows: PackedR
   });
 }
 
-/** The sums of cross-entropies of packed rows, by task. The logits of text are never held whole. */
+/** The sums of cross-entropies of packed rows, by task. The complete logits of text are never stored. */
 export function taskLosses(model: JanusForConditionalGeneration, rows: PackedRows, imageSize: number): TaskLosses {
   const { device } = model.lm_head.weight;
   return scope(() => {

@@ -35,7 +35,7 @@ export async function namesNotFinite(tensors: Iterable<readonly [string, Tensor]
 
 export const isFiniteArray = (values: Float32Array): boolean => values.every((v) => Number.isFinite(v));
 
-/** What a message says of a cause, and what to do. `lossScale` is the one that gradients in f16 have overflowed with. */
+/** Returns the text for a cause, and the advice. `lossScale` is the scale at which gradients in f16 overflowed. */
 export function causeText(
   cause: NotFiniteCause,
   lossScale?: number,
@@ -45,7 +45,7 @@ export function causeText(
       return {
         found: `weights not finite: ${someNames(cause.tensors)} (${cause.tensors.length} of ${cause.of} tensors)`,
         advice:
-          "Steps cannot mend these weights: begin with a checkpoint in which they are finite; if steps of this run made them so, with a lower optimizer.lr", // prettier-ignore
+          "Training cannot repair these weights: begin with a checkpoint in which they are finite, and with a lower optimizer.lr if steps of this run caused it", // prettier-ignore
       };
     case "images":
       return {
@@ -55,7 +55,7 @@ export function causeText(
     case "samples":
       return {
         found: `samples: ${someNames(cause.samples)}`,
-        advice: "The weights are finite: look at these samples; if they are as they should be, lower optimizer.lr",
+        advice: "The weights are finite: check these samples; if they are correct, lower optimizer.lr",
       };
     case "overflow":
       return {

@@ -27,8 +27,9 @@ export interface TensorFileOptions {
 }
 
 /**
- * Writes `tensors` to the file `name`, sorted by name, byte for byte as they are on the device. They must not change meanwhile: a step taken
- * between two chunks throws `CheckpointError`. Throws `ArgumentError` for a tensor that is not contiguous, before anything is written.
+ * Writes `tensors` to the file `name`, sorted by name, byte for byte as on the device. They must not change during the
+ * write: a step taken between two chunks throws `CheckpointError`. Throws `ArgumentError` for a tensor that is not
+ * contiguous, before anything is written.
  */
 export async function saveTensors(
   sink: FolderSink,
@@ -69,7 +70,7 @@ export const tensorFileBytes = (tensors: Tensors): number =>
 /**
  * Fills given tensors (all of a `stateDict`) from the file `name`, straight to the device. Throws `TensorMismatchError` before any of them
  * changes if the file lacks one, has another, or one differs in dtype or shape; an error in reading after that leaves them half filled.
- * @param options.optional names that the file may lack; those tensors stay as they are
+ * @param options.optional names that may be missing in the file; those tensors do not change
  * @returns the names that it lacks
  */
 export async function loadTensorsInto(
@@ -147,7 +148,9 @@ function requireSame(file: string, stored: ReadonlyMap<string, StoredTensor>, te
     else if (specText(found) !== wanted) problems.push(`${quote(name)} is ${specText(found)}, it must be ${wanted}`);
     tensor.check();
     if (!tensor.isContiguous || tensor.offset !== 0)
-      throw new ArgumentError(`${file}: ${quote(name)} is to go to a view, ${tensor}; give a tensor of its own`);
+      throw new ArgumentError(
+        `${file}: ${quote(name)} must be loaded into a contiguous tensor; got a view, ${tensor}. Pass a separate tensor.`,
+      );
   }
   if (problems.length)
     throw new TensorMismatchError(`${file} does not fit; resume with the config that it was saved with:`, problems);

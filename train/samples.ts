@@ -8,17 +8,17 @@ import { ArgumentError } from "../engine/index.ts";
 export const TASKS = ["und", "text", "gen"] as const;
 export type Task = (typeof TASKS)[number];
 
-/** No target: the token is not trained. */
+/** Target of tokens that are not trained. */
 export const IGNORE = -100;
 
-/** All arrays are of one length: the tokens of the sample in order. */
+/** All arrays have the same length: the tokens of the sample, in order. */
 export interface Sample {
   readonly task: Task;
   /** Text ids; at the places of images their placeholder, at image codes 0. */
   readonly ids: Int32Array;
   /** Image codes that are inputs, −1 elsewhere. */
   readonly codes: Int32Array;
-  /** Which of the sample's image embeddings stands here (counted over all its images), −1 elsewhere. */
+  /** Index of the sample's image embedding at this position (counted over all its images); −1 elsewhere. */
   readonly places: Int32Array;
   /** The text token that follows this one, if it is trained. */
   readonly textTargets: Int32Array;
@@ -30,11 +30,11 @@ export interface Sample {
   readonly name: string;
 }
 
-/** Tokens of a sample that are trained. */
+/** Number of trained tokens of a sample. */
 export const trainedTokens = ({ textTargets, codeTargets }: Pick<Sample, "textTargets" | "codeTargets">): number =>
   textTargets.reduce((n, t) => n + Number(t !== IGNORE), 0) + codeTargets.reduce((n, t) => n + Number(t !== IGNORE), 0);
 
-/** Throws `ArgumentError` unless every image of `samples` has 3 × `side` × `side` values. */
+/** Throws `ArgumentError` if an image of `samples` does not have 3 × `side` × `side` values. */
 export function requireImages(samples: readonly Pick<Sample, "name" | "images">[], side: number): void {
   for (const { name, images } of samples) {
     const bad = images.find(({ length }) => length !== 3 * side ** 2);
@@ -47,8 +47,8 @@ export function requireImages(samples: readonly Pick<Sample, "name" | "images">[
 
 /**
  * A text or an answer about images.
- * @param labels for each id the id itself if it is trained, else `IGNORE`: they line up with the ids, the shift is made here
- * @param placeholder id that stands for each piece of an image
+ * @param labels for each id the id itself if it is trained, else `IGNORE`: aligned with the ids; the shift is done here
+ * @param placeholder id of each position of an image
  */
 export function textSample(
   task: "und" | "text",
@@ -74,9 +74,9 @@ export function textSample(
 }
 
 /**
- * An image to be drawn: a prompt that ends in begin-of-image, then codes. Begin-of-image predicts the first code, each code the next one; the
- * last code predicts nothing and so is no input. With `drop` (an id) the prompt's inner tokens become that id, as in the unconditional row
- * of guidance.
+ * An image to generate: a prompt that ends with begin-of-image, then codes. Begin-of-image predicts the first code,
+ * each code the next one; the last code predicts nothing and so is no input. With `drop` (an id) the prompt's inner
+ * tokens become that id, as in the unconditional row of guidance.
  */
 export function imageSample(
   prompt: readonly number[],
@@ -106,7 +106,7 @@ export function imageSample(
   return sample;
 }
 
-/** Samples one after the other in rows of equal length; each sees itself alone, from position 0. */
+/** Samples packed into rows of equal length; each attends only to itself, from position 0. */
 export interface PackedRows {
   readonly rows: number;
   readonly length: number;
@@ -116,7 +116,7 @@ export interface PackedRows {
   readonly places: Int32Array;
   /** From 0 in each sample. */
   readonly positions: Int32Array;
-  /** Which sample of its row a token belongs to; padding has an id of its own. */
+  /** Sample of its row that each token belongs to; padding has a separate id. */
   readonly documents: Int32Array;
   readonly images: readonly Float32Array[];
   /** Targets of each task: which tokens (flat indices) are trained, and what they predict. */
@@ -127,8 +127,8 @@ export interface PackedRows {
 }
 
 /**
- * Lays rows of samples out. Each row's samples must fit `length`; `packSamples` finds such rows.
- * @param pad id of the tokens behind the last sample of a row
+ * Builds rows of samples. The samples of each row must fit `length`; `packSamples` finds such rows.
+ * @param pad id of the tokens after the last sample of a row
  * @param imagePlaces image embeddings of one image
  */
 export function layRows(
@@ -196,7 +196,7 @@ export function layRows(
   };
 }
 
-/** Samples in as few rows of `length` tokens as first-fit finds, in their order; one that is longer than a row is refused. */
+/** Packs samples into rows of `length` tokens with first-fit, in their order. Throws `ArgumentError` for a sample longer than a row. */
 export function packSamples(samples: readonly Sample[], length: number): Sample[][] {
   const rows: { left: number; samples: Sample[] }[] = [];
   for (const sample of samples) {

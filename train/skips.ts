@@ -3,7 +3,7 @@ import { JanusError } from "../engine/errors.ts";
 import { causeText, someNames } from "./not_finite.ts";
 import type { NotFiniteCause } from "./not_finite.ts";
 
-/** Training cannot continue: several steps in a row had gradients that are not finite. The last checkpoint is whole. */
+/** Training cannot continue: several steps in a row had gradients that are not finite. The last checkpoint is valid. */
 export class TrainingError extends JanusError {}
 
 /** Steps in a row that are skipped before the run ends. */
@@ -22,14 +22,14 @@ export class SkipLimit {
 export interface Skip {
   readonly text: string;
   readonly advice: string;
-  /** Whether the step tried a larger loss scale, which is how that scale is found. Such a step does not count. */
+  /** True if the step tried a larger loss scale, which is how the scale is found. Such a step does not count. */
   readonly isSearch?: boolean;
 }
 
 export interface SkippedStep {
   /** From 0; messages count from 1, as checkpoints do. */
   readonly step: number;
-  /** What was not finite. */
+  /** The values that were not finite. */
   readonly what: string;
   readonly samples: readonly string[];
   /** The cause, if one was found. */
@@ -50,7 +50,7 @@ export function skipOf({
 }: SkippedStep): Skip {
   const all = someNames(samples);
   if (!cause)
-    return { text: `step ${step + 1}: ${what} (${all}); ${unchanged}`, advice: "Lower optimizer.lr, or look at these samples" }; // prettier-ignore
+    return { text: `step ${step + 1}: ${what} (${all}); ${unchanged}`, advice: "Lower optimizer.lr, or check these samples" }; // prettier-ignore
   const { found, advice } = causeText(cause, lossScale);
   const others = "samples" in cause ? "" : `; the step's samples: ${all}`;
   return { text: `step ${step + 1}: ${what} (${found}${others}); ${unchanged}`, advice };

@@ -1,4 +1,4 @@
-/** What each of the three stages trains. Source: the report's section on training, and janus-pro.md 9.1. */
+/** The parameters that each of the three stages trains, from the report's section on training. */
 import type { JanusForConditionalGeneration } from "../model/janus/janus.ts";
 import type { Parameter } from "../model/nn/module.ts";
 

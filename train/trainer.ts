@@ -47,12 +47,12 @@ export interface StepReport {
   readonly cause?: NotFiniteCause;
   /** With f16: what losses of the next step are multiplied by. */
   readonly lossScale?: number;
-  /** All tokens of all rows, and those of them that are padding. */
+  /** Number of tokens of all rows, and of padding tokens. */
   readonly tokens: number;
   readonly padding: number;
 }
 
-/** What forward and backward of a step leave, besides gradients. */
+/** Results of forward and backward of a step, besides gradients. */
 export interface Accumulated {
   /** f32 [parts]: sums of cross-entropies. The caller disposes it. */
   readonly losses: Tensor;
@@ -70,10 +70,10 @@ const TOKENIZER = "model.vqmodel.";
 
 const namesOf = (samples: readonly Sample[]): string[] => samples.map(({ name }) => name);
 
-/** A model in training: what trains, and the optimizer. */
+/** A model in training, with its trained parameters and the optimizer. */
 export class Trainer {
   readonly optimizer: AdamW;
-  /** What the stage trains, by name. */
+  /** Parameters that the stage trains, by name. */
   readonly trained: ReadonlyMap<string, Parameter>;
   readonly model: JanusForConditionalGeneration;
   readonly config: TrainConfig;
@@ -225,7 +225,7 @@ export class Trainer {
     }
   }
 
-  /** Those of `suspects` whose loss in a row of its own is not finite; all of them if none is. */
+  /** Returns the `suspects` whose loss alone in a row is not finite; all suspects if there is none. */
   private async badAlone(suspects: readonly Sample[]): Promise<readonly Sample[]> {
     const { config, sizes } = this;
     const { device } = this;
@@ -288,7 +288,7 @@ export class Trainer {
     }
   }
 
-  /** False if no parameter has a gradient, e.g. a stage-1 batch without pictures. */
+  /** False if no parameter has a gradient, e.g. a stage-1 batch without images. */
   private get isTrained(): boolean {
     return [...this.trained.values()].some(({ grad }) => grad !== null);
   }

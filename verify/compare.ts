@@ -2,7 +2,7 @@
 import { shapeText } from "../engine/errors.ts";
 import type { Values } from "./file.ts";
 
-/** What a float32 implementation meets, from the README of the fixtures. Weights in 16 bits are held to the same. */
+/** Bounds for a float32 implementation, from the README of the fixtures. They also apply to 16-bit weights. */
 export const BOUNDS = {
   /** Activations, logits, pixels, vectors. */
   activations: { maxAbs: 2e-3, relativeL2: 1e-4 },
@@ -15,13 +15,14 @@ export const BOUNDS = {
   /** Gradients of a parameter; of their norm too, which cannot be further off than they are. */
   gradients: { maxAbs: Infinity, relativeL2: 1e-3 },
   /**
-   * Noise as a share of the norm of all gradients: nobody computes in float32 what is smaller than its last place. The gradient of a key's bias is such: softmax
-   * does not see it, mathematically it is 0, and what implementations report is the rounding of sums of terms that cancel.
+   * Noise as a share of the norm of all gradients: float32 cannot represent values below its last place. The gradient
+   * of a key's bias is such: softmax does not see it, mathematically it is 0, and what implementations report is the
+   * rounding of sums of terms that cancel.
    */
   gradientNoise: 2 ** -23,
   /** Losses, before and after steps of AdamW. */
   losses: { maxAbs: 2e-4, relativeL2: Infinity },
-  /** Parameters after steps of AdamW. The README has no bound of their own: that of activations. */
+  /** Parameters after steps of AdamW. The README has no bound for them; this is that of activations. */
   parameters: { maxAbs: 2e-3, relativeL2: 1e-4 },
   /**
    * Bound on what AdamW has changed, as relative L1, in addition to `parameters`: a step is so small beside its parameter that an error of several percent
@@ -73,7 +74,7 @@ function shapeProblem(entry: string, golden: Values, ours: readonly number[]): C
   if (golden.shape.join() !== ours.join())
     return failed(entry, golden.shape, `the shape is ${shapeText(golden.shape)}, computed is ${shapeText(ours)}`);
   // Nothing differs in nothing: that must not count as checked.
-  return golden.data.length === 0 ? failed(entry, golden.shape, "it holds no values") : null;
+  return golden.data.length === 0 ? failed(entry, golden.shape, "it contains no values") : null;
 }
 
 /** Numbers that should be near each other. NaN and infinities fail, on either side. */
@@ -114,7 +115,7 @@ const norm = (values: ArrayLike<number>): number =>
 
 const minus = (a: Values["data"], b: Values["data"]): Float64Array => Float64Array.from(a, (x, i) => x - b[i]!);
 
-/** Whether the gradient of a parameter is nothing but rounding. @param total the norm of all gradients */
+/** True if the gradient of a parameter is only rounding error. @param total the norm of all gradients */
 export const isNoise = (gradient: ArrayLike<number>, total: number): boolean =>
   norm(gradient) <= BOUNDS.gradientNoise * total;
 
@@ -130,7 +131,7 @@ export interface Stepped {
   readonly after: Values;
   readonly steps: number;
   readonly lr: number;
-  /** Its gradient is nothing but rounding: the direction of its steps is chance. */
+  /** True if its gradient is only rounding error, so that the direction of its steps is random. */
   readonly isNoise: boolean;
 }
 
@@ -178,7 +179,7 @@ export function equal(
   note?: string,
 ): Comparison {
   const count = Math.max(golden.length, ours.length);
-  if (count === 0) return failed(entry, shape, "it holds no values");
+  if (count === 0) return failed(entry, shape, "it contains no values");
   let same = 0;
   for (let i = 0; i < count; i++) if (i < golden.length && i < ours.length && golden[i] === ours[i]) same++;
   return { entry, shape, ...none, equalShare: same / count, pass: same === count, ...(note && { note }) };
@@ -270,7 +271,7 @@ export async function greedy(entry: string, golden: Values, rows: readonly Conti
   };
 }
 
-/** Whether `token` is the best one of row t, up to the bound. Never if there is a NaN. */
+/** True if `token` is the best one of row t, within the bound; always false if there is a NaN. */
 function isAsGood({ shape, data }: Values, t: number, token: number): boolean {
   const row = data.subarray(t * shape[1]!, (t + 1) * shape[1]!);
   let best = -Infinity;

@@ -1,6 +1,6 @@
 /**
- * What each entry of a golden folder means and how it is recomputed: one row of `janus verify` each. Shapes and counts come from the
- * files. Source: the README of the fixtures.
+ * The meaning of each entry of a golden folder, and its recomputation: one row of `janus verify` each. Shapes and
+ * counts come from the files. Source: the README of the fixtures.
  */
 import { quote } from "../model/io/errors.ts";
 import { imageTokens } from "../model/janus/config.ts";
@@ -14,10 +14,10 @@ import type { GoldenInputs, Ids } from "./inputs.ts";
 import type { Embedded, ForcedCodes, GoldenModel } from "./model.ts";
 import { isTrainEntry, parseBatch, parseStages } from "./train_file.ts";
 
-/** Pictures that differ by less than this (relative L2) are meant to be the same one. */
+/** Images that differ by less than this (relative L2) are meant to be the same one. */
 const SAME_PICTURE = 0.1;
 
-/** How an entry of golden.safetensors becomes a row. `i` is the number in its name. */
+/** Computes the row of an entry of golden.safetensors. `i` is the number in its name. */
 type Compute = (run: Verification, entry: string, golden: Values, i: number) => Comparison | Promise<Comparison>;
 
 /** In the order of the rows. */
@@ -72,7 +72,7 @@ export function checkGolden(golden: Golden, config: JanusConfig): void {
   const tokens = imageTokens(config);
   if (json.imageTokens !== null && json.imageTokens !== tokens) {
     throw new GoldenError(
-      `${name}/golden.json: num_image_tokens is ${json.imageTokens}, pictures of this model have ${tokens}; it is the golden folder of another model`,
+      `${name}/golden.json: num_image_tokens is ${json.imageTokens}, but images of this model have ${tokens}; it is the golden folder of another model`,
     );
   }
   for (const entry of tensors.keys()) {
@@ -83,7 +83,7 @@ export function checkGolden(golden: Golden, config: JanusConfig): void {
   parseBatch(golden);
   const trains = parseStages(golden).length > 0;
   if (!trains && json.tokenizer.length === 0 && ![...tensors.keys()].some((entry) => kindOf(entry) >= 0)) {
-    throw new GoldenError(`${name}: it holds nothing that is computed here; is it a golden folder?`);
+    throw new GoldenError(`${name}: it contains no entry that is computed here; is it a golden folder?`);
   }
 }
 
@@ -100,7 +100,7 @@ export class Verification {
   readonly inputs: GoldenInputs;
   readonly model: GoldenModel;
   private readonly golden: Golden;
-  /** The last value computed, by what it is. */
+  /** The last computed value, with its kind. */
   private readonly memo = new Map<string, { readonly i: number; readonly value: Promise<unknown> }>();
 
   constructor(inputs: GoldenInputs, model: GoldenModel) {
@@ -109,7 +109,7 @@ export class Verification {
     this.model = model;
   }
 
-  /** How many rows are computed. */
+  /** Number of computed rows. */
   get count(): number {
     return this.tasks().length;
   }
@@ -119,7 +119,7 @@ export class Verification {
     for (const { entry, shape, compute } of this.tasks()) yield await this.guard(entry, shape, compute);
   }
 
-  /** Rows of what is neither computed here nor a value of training. */
+  /** Rows of entries that are neither computed here nor values of training. */
   others(): Comparison[] {
     const { json, tensors } = this.golden;
     return [
@@ -229,9 +229,9 @@ export class Verification {
     return equalTokens(entry, golden, { shape: [1, ids.length], data: Int32Array.from(ids) });
   }
 
-  // ---- questions about pictures
+  // ---- questions about images
 
-  /** Verified if each of them is a picture of the folder; else they are inputs. */
+  /** Verified if each of them is an image of the folder; else they are inputs. */
   async questionPixels(entry: string, golden: Values): Promise<Comparison> {
     const pixels = (await this.inputs.pixelsOf(entry))!;
     const size = pixels.data.length / pixels.shape[0]!;
@@ -244,7 +244,7 @@ export class Verification {
       }));
       const best = distances.sort((a, b) => a.distance - b.distance)[0];
       if (!best || !(best.distance < SAME_PICTURE))
-        return notComputed(entry, golden.shape, `input: its picture ${at} is none of the folder's`);
+        return notComputed(entry, golden.shape, `input: its image ${at} is not in the folder`);
       nearest.push(best.i);
     }
     return close(
@@ -311,17 +311,17 @@ export class Verification {
     );
   }
 
-  // ---- pictures of prompts
+  // ---- images of prompts
 
   private freeDrawing(i: number): Promise<number[]> {
     return this.once("drawing", i, async () => this.model.drawn(await this.inputs.prompt(i)));
   }
 
-  /** The file's codes of picture i, else our own: [1, tokens]. */
+  /** The file's codes of image i, else our own: [1, tokens]. */
   async drawnCodes(i: number): Promise<Ids> {
     const found = await this.inputs.codes(`gen${i}.tokens`);
     if (found && found.shape[0] !== 1)
-      throw new GoldenError(`gen${i}.tokens holds ${found.shape[0]} pictures; one is drawn of a prompt`);
+      throw new GoldenError(`gen${i}.tokens contains ${found.shape[0]} images; a prompt has one`);
     if (found) return found;
     const own = await this.freeDrawing(i);
     return { shape: [1, own.length], data: Int32Array.from(own) };
@@ -385,7 +385,7 @@ export class Verification {
     );
   }
 
-  /** What is decoded again: the file's codes, else our own. */
+  /** Codes to decode: those of the file, else our own. */
   async codesToDecode(): Promise<Values> {
     return (await this.inputs.codes("vq.codes")) ?? this.model.codes(await this.inputs.pixels());
   }

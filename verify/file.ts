@@ -33,7 +33,7 @@ export interface TokenizerCase {
   readonly decoded: string;
 }
 
-/** What the entries of golden.json are when they are there; the rest of it is in `others`. */
+/** Known entries of golden.json, if present; the rest is in `others`. */
 export interface GoldenJson {
   readonly tokenizer: readonly TokenizerCase[];
   readonly specialIds: ReadonlyMap<string, number> | null;
@@ -43,7 +43,7 @@ export interface GoldenJson {
   readonly generatePrompts: readonly string[];
   /** `gen{i}_top2_margin_min`, by i. */
   readonly margins: ReadonlyMap<number, number>;
-  /** What is in these two is train_file.ts. */
+  /** train_file.ts has the contents of these two. */
   readonly train: JsonObject | null;
   readonly trainRows: JsonValue | undefined;
   /** Keys that describe, or are inputs. */
@@ -61,7 +61,7 @@ export class Golden {
   readonly name: string;
   readonly json: GoldenJson;
   readonly tensors: ReadonlyMap<string, StoredTensor>;
-  /** `image{i}.png` by i, in order, with its stored pixels as they are (as the original's `Image.open(file).convert("RGB")`). */
+  /** `image{i}.png` by i, in order, with unchanged stored pixels (as in the original's `Image.open(file).convert("RGB")`). */
   readonly pictures: ReadonlyMap<number, RgbImage>;
   private readonly file: RandomAccess;
 
@@ -85,7 +85,7 @@ export class Golden {
     for (const name of [TENSORS, JSON_FILE]) {
       if (!names.includes(name))
         throw new GoldenError(
-          `${source.name}: there is no ${name}; a golden folder holds ${TENSORS}, ${JSON_FILE} and image0.png, …`,
+          `${source.name}: there is no ${name}; a golden folder contains ${TENSORS}, ${JSON_FILE} and image0.png, …`,
         );
     }
     const json = parseGolden(
@@ -147,7 +147,7 @@ function numbersOf(bytes: Uint8Array, stored: StoredTensor): Values["data"] {
   if (dtype === "i64") {
     return Int32Array.from(new BigInt64Array(buffer), (value) => {
       if (BigInt.asIntN(32, value) !== value)
-        throw new GoldenError(`${name} holds ${value}, which is no token and no code`);
+        throw new GoldenError(`${name} contains ${value}, which is neither a token nor a code`);
       return Number(value);
     });
   }
@@ -163,7 +163,7 @@ const KNOWN = [
   "generate_prompts",
   "train",
 ];
-/** What the folder is, and the batch of the trainer. */
+/** Identification of the folder, and the batch of the trainer. */
 const INPUTS = ["kind", "train_rows"];
 const MARGIN = /^gen(0|[1-9]\d*)_top2_margin_min$/;
 

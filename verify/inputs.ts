@@ -1,5 +1,5 @@
 /**
- * What the computations of `janus verify` start from: the golden folder's own inputs if it has them, else what its prompts and pictures
+ * What the computations of `janus verify` start from: the golden folder's own inputs if it has them, else what its prompts and images
  * give. Everything is checked here, so that a strange value fails the rows that need it and nothing else.
  */
 import { ArgumentError, ShapeError, shapeText } from "../engine/errors.ts";
@@ -16,7 +16,7 @@ import type { Golden, Values } from "./file.ts";
 /** A value that another one is computed from cannot be used. It fails the row, not the run. */
 export class UnusableInput extends GoldenError {}
 
-/** What golden values themselves make impossible is a failed row, with this note. Whatever is wrong with the device or with us ends the run. */
+/** Golden values that make a computation impossible give a failed row with this note. Errors of the device, or our own, end the run. */
 export function whyImpossible(error: unknown): string {
   const isTheirs = [GoldenError, PromptError, ShapeError, ArgumentError].some((kind) => error instanceof kind);
   if (!isTheirs) throw error;
@@ -35,7 +35,7 @@ export interface Questions {
   readonly length: number;
   /** First real token of each row. */
   readonly starts: Int32Array;
-  /** Pictures [N, 3, S, S], in the order of the placeholders; null for none. */
+  /** Images [N, 3, S, S], in the order of the placeholders; null for none. */
   readonly pixels: Values | null;
 }
 
@@ -57,7 +57,7 @@ export class GoldenInputs {
 
   // ---- text
 
-  /** `text` as ids; it says itself how many pictures it has. */
+  /** `text` as ids; it says itself how many images it has. */
   encode(text: string): number[] {
     const { tokenizer, prompts } = this.processor;
     return prompts.encode(
@@ -102,9 +102,9 @@ export class GoldenInputs {
     return Array.from(data);
   }
 
-  // ---- pictures and codes
+  // ---- images and codes
 
-  /** What the vision tower sees of `image{i}.png`. */
+  /** Returns the vision tower's input for `image{i}.png`. */
   picture(i: number): Values {
     const found = this.preprocessed.get(i);
     if (found) return found;
@@ -117,7 +117,7 @@ export class GoldenInputs {
     return values;
   }
 
-  /** The first `count` pictures of the folder, or all. */
+  /** The first `count` images of the folder, or all. */
   firstPictures(count?: number): Values {
     return this.stack([...this.golden.pictures.keys()].slice(0, count));
   }
@@ -129,12 +129,12 @@ export class GoldenInputs {
     return { shape: [pictures.length, 3, side, side], data };
   }
 
-  /** What the rows of the vision tower and the image tokenizer start from. */
+  /** Returns the inputs of the rows of the vision tower and the image tokenizer. */
   async pixels(): Promise<Values> {
     return (await this.pixelsOf("vision.pixels")) ?? this.firstPictures();
   }
 
-  /** Pictures [N, 3, S, S] of the file; those of a batch [B, n, 3, S, S] one after the other. */
+  /** Images [N, 3, S, S] of the file; those of a batch [B, n, 3, S, S] one after the other. */
   async pixelsOf(name: string): Promise<Values | null> {
     const found = await this.golden.read(name);
     if (!found) return null;
@@ -143,7 +143,7 @@ export class GoldenInputs {
     const isPictures =
       (shape.length === 4 || shape.length === 5) && shape.slice(-3).join() === `3,${side},${side}` && data.length > 0;
     if (!isPictures)
-      throw new UnusableInput(`${name} is ${shapeText(shape)}; it must be [pictures, 3, ${side}, ${side}]`);
+      throw new UnusableInput(`${name} is ${shapeText(shape)}; it must be [images, 3, ${side}, ${side}]`);
     return { shape: [shape.slice(0, -3).reduce((a, b) => a * b, 1), 3, side, side], data };
   }
 
@@ -158,12 +158,12 @@ export class GoldenInputs {
         found,
         this.config.vq.codes,
         (shape) => shape.length === 2 && shape[0]! > 0 && shape[1] === tokens,
-        `[pictures, ${tokens}]`,
+        `[images, ${tokens}]`,
       )
     );
   }
 
-  // ---- questions about pictures
+  // ---- questions about images
 
   async questions(): Promise<Questions> {
     const prompts = this.promptBatch();
@@ -194,13 +194,13 @@ export class GoldenInputs {
     const places = rows.map((ids) => ids.filter((id) => id === imagePlaceholder).length);
     if (!places.every((n) => n % tokens === 0))
       throw new UnusableInput(
-        `und.input_ids has ${places.join(", ")} image placeholders in its rows; a picture takes ${tokens}`,
+        `und.input_ids has ${places.join(", ")} image placeholders in its rows; an image takes ${tokens}`,
       );
     const wanted = places.reduce((a, b) => a + b, 0) / tokens;
     if (wanted === 0) return null;
     const pixels = (await this.pixelsOf("und.pixels")) ?? this.firstPictures(wanted);
     if (pixels.shape[0] !== wanted)
-      throw new UnusableInput(`und.input_ids names ${wanted} pictures, there are ${pixels.shape[0]}`);
+      throw new UnusableInput(`und.input_ids names ${wanted} images, there are ${pixels.shape[0]}`);
     return pixels;
   }
 }

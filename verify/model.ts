@@ -17,10 +17,10 @@ import { unpadded } from "./inputs.ts";
 import type { Questions } from "./inputs.ts";
 import { forcedSteps } from "./steps.ts";
 
-/** Guidance weight of all golden pictures. */
+/** Guidance weight of all golden images. */
 export const GUIDANCE = 5;
 
-/** Logits after each golden prefix of a picture. */
+/** Logits after each golden prefix of an image. */
 export interface ForcedCodes {
   /** [2, codes]: conditional and unconditional logits of the first step. */
   readonly first: Values;
@@ -28,7 +28,7 @@ export interface ForcedCodes {
   readonly guided: Values;
 }
 
-/** Questions with the embeddings [N, places, hidden] of their pictures, in the order of the placeholders; null for none. */
+/** Questions with the embeddings [N, places, hidden] of their images, in the order of the placeholders; null for none. */
 export interface Embedded extends Omit<Questions, "pixels"> {
   readonly images: Values | null;
 }
@@ -209,7 +209,7 @@ export class GoldenModel {
     return logits;
   }
 
-  /** The codes of the picture of a prompt, as the product draws it: captured steps, guidance, the best code of each step. */
+  /** The codes of the image of a prompt, as the product draws it: captured steps, guidance, the best code of each step. */
   async drawn(prompt: readonly number[]): Promise<number[]> {
     const options = { temperature: 0, guidance: GUIDANCE, ...(this.signal && { signal: this.signal }) };
     const generation = new ImageGeneration(
@@ -266,7 +266,7 @@ export class GoldenModel {
     return { shape: [codes.length, this.config.vq.codes], data };
   }
 
-  /** ids with picture embeddings in the places of their placeholders → [B, T, hidden]. In a scope. */
+  /** ids with image embeddings in the places of their placeholders → [B, T, hidden]. In a scope. */
   private embedded(ids: Int32Array, shape: readonly number[], images: Values | null): Tensor {
     const input = tensor(ids, { shape, device: this.device });
     if (!images) return this.model.embedText(input);

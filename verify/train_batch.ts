@@ -1,4 +1,7 @@
-/** The batch of golden training: `train_rows` as samples of the trainer, each a row of its own. Everything is checked here, as in inputs.ts. */
+/**
+ * The batch of golden training: `train_rows` as samples of the trainer, each in its own row. Everything is checked
+ * here, as in inputs.ts.
+ */
 import { imageTokens } from "../model/janus/config.ts";
 import { IGNORE, imageSample, layRows, textSample } from "../train/samples.ts";
 import type { PackedRows, Sample } from "../train/samples.ts";
@@ -7,23 +10,23 @@ import type { GoldenInputs } from "./inputs.ts";
 import { parseBatch } from "./train_file.ts";
 import type { TrainRow } from "./train_file.ts";
 
-/** The samples with one choice of pictures for the rows that have some. */
+/** The samples with one choice of images for the rows that have some. */
 export interface GoldenBatch {
   readonly samples: readonly Sample[];
-  /** Which of `vision.pixels` they are, in the order of the rows. */
+  /** Their indices in `vision.pixels`, in the order of the rows. */
   readonly pictures: readonly number[];
 }
 
-/** Which of `vision.pixels` picture `k` of the batch is, `inRow` being its position in its own row. */
+/** Returns the index in `vision.pixels` of image `k` of the batch; `inRow` is its position in its row. */
 type Choice = (inRow: number, k: number) => number;
 
 /**
- * The README names picture 1 for one row with one picture. Which ones several of them have, no file says: each row from 1, all of the
+ * The README names image 1 for one row with one image. Which ones several of them have, no file says: each row from 1, all of the
  * batch from 1 on, all of it from 0 on. Only one of these can give the golden loss.
  */
 const CHOICES: readonly Choice[] = [(inRow) => 1 + inRow, (_, k) => 1 + k, (_, k) => k];
 
-/** The batch with each choice of pictures that differs from the others, the likeliest first. Throws `UnusableInput`. */
+/** The batch with each choice of images that differs from the others, the likeliest first. Throws `UnusableInput`. */
 export async function goldenBatches(inputs: GoldenInputs): Promise<GoldenBatch[]> {
   const rows = parseBatch(inputs.golden);
   if (!rows?.length) throw new UnusableInput("golden.json has no train_rows");
@@ -33,7 +36,7 @@ export async function goldenBatches(inputs: GoldenInputs): Promise<GoldenBatch[]
   const counts = rows.map(({ task, ids }, r) => {
     const places = task === "gen" ? 0 : ids.filter((id) => id === placeholder).length;
     if (places % tokens)
-      throw new UnusableInput(`train_rows[${r}] has ${places} image placeholders; a picture takes ${tokens}`);
+      throw new UnusableInput(`train_rows[${r}] has ${places} image placeholders; an image takes ${tokens}`);
     return places / tokens;
   });
   const all = counts.reduce((a, b) => a + b, 0);
@@ -57,7 +60,7 @@ export async function goldenBatches(inputs: GoldenInputs): Promise<GoldenBatch[]
     });
   }
   if (!batches.length)
-    throw new UnusableInput(`train_rows have ${all} pictures from picture 1 on; there are ${pixels!.shape[0]}`);
+    throw new UnusableInput(`train_rows have ${all} images from image 1 on; there are ${pixels!.shape[0]}`);
   return batches;
 }
 

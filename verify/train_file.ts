@@ -1,6 +1,7 @@
 /**
- * What a golden folder says of training: of golden.json `train` (settings and results by stage) and `train_rows` (the batch), of
- * golden.safetensors `train{s}.grad.*` and `train{s}.after{n}.*`. Only form is checked here. Source: the README of the fixtures.
+ * The training part of a golden folder: of golden.json `train` (settings and results by stage) and `train_rows` (the
+ * batch), of golden.safetensors `train{s}.grad.*` and `train{s}.after{n}.*`. Only form is checked here. Source: the
+ * README of the fixtures.
  */
 import { isJsonObject } from "../model/io/json.ts";
 import type { JsonObject, JsonValue } from "../model/io/json.ts";
@@ -29,7 +30,7 @@ export interface TrainSettings {
 export interface TrainStep {
   readonly loss: number | null;
   readonly gradNorm: number | null;
-  /** Means over the trained tokens of a task, and how many those are; by whatever the file calls a task. */
+  /** Means over the trained tokens of a task, and their number, by the file's name of the task. */
   readonly tasks: ReadonlyMap<string, { readonly loss: number | null; readonly tokens: number | null }>;
 }
 
@@ -57,7 +58,7 @@ export interface TrainStage {
 
 const TENSOR = /^train(\d+)\.(?:grad|after(\d+))\.(.+)$/s;
 
-/** Whether an entry of golden.safetensors is a value of training. */
+/** True if an entry of golden.safetensors is a value of training. */
 export const isTrainEntry = (name: string): boolean => TENSOR.test(name);
 
 /** The stages of a folder; throws `GoldenError` if an entry of a known name has another form than it should. */

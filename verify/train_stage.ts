@@ -1,4 +1,4 @@
-/** One stage of golden training: steps of AdamW on the golden batch as the trainer makes them, and what they come to. */
+/** One stage of golden training: AdamW steps on the golden batch, as the trainer does them, and their results. */
 import { backward, noGrad, scope, zeroGradients } from "../engine/index.ts";
 import type { Tensor } from "../engine/index.ts";
 import { globalGradNorm } from "../kernels/index.ts";
@@ -23,7 +23,7 @@ export interface Losses {
   readonly tasks: Readonly<Record<Task, number>>;
 }
 
-/** What a stage has come to. */
+/** Results of a stage. */
 export interface Outcome {
   /** Before each step, and after the last one. */
   readonly losses: readonly Losses[];
@@ -149,7 +149,7 @@ export class StageRun {
     };
   }
 
-  /** Compares what is asked for with `compare`; if the model cannot have it, the row says why. */
+  /** Compares the requested values with `compare`; if the model cannot have them, the row says why. */
   private async each(
     tensors: readonly TrainTensor[],
     compare: (golden: Values, parameter: Parameter, name: string, entry: string) => Promise<Comparison>,

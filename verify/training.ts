@@ -20,7 +20,7 @@ import { StageRun, forward, read } from "./train_stage.ts";
 import type { Outcome as StageOutcome } from "./train_stage.ts";
 
 interface Outcome extends StageOutcome {
-  /** Pictures of the batch, if the files leave open which ones. */
+  /** Images of the batch, if the files leave open which ones. */
   readonly pictures: string | undefined;
 }
 
@@ -45,7 +45,7 @@ export class Training {
     this.stages = parseStages(inputs.golden);
   }
 
-  /** How many rows are computed. */
+  /** Number of computed rows. */
   get count(): number {
     return this.stages.reduce((sum, stage) => sum + wanted(stage).length, 0);
   }
@@ -76,7 +76,7 @@ export class Training {
     try {
       const batch = await this.choose(model, batches);
       const run = new StageRun(model, number, separateRows(batch, this.inputs), stage, this.inputs, this.signal);
-      const pictures = batches.length > 1 ? `of pictures ${batch.pictures.join(", ")}` : undefined;
+      const pictures = batches.length > 1 ? `of images ${batch.pictures.join(", ")}` : undefined;
       return { ...(await run.outcome()), pictures };
     } finally {
       zeroGradients(model.parameters());
@@ -84,7 +84,7 @@ export class Training {
     }
   }
 
-  /** If no file says which pictures the batch has, those whose first loss is nearest; whether they are right shows in all that follows. */
+  /** If no file says which images the batch has, those whose first loss is nearest; whether they are right shows in all that follows. */
   private async choose(model: JanusForConditionalGeneration, batches: readonly GoldenBatch[]): Promise<GoldenBatch> {
     const step = this.stages.flatMap(({ steps }) => steps.slice(0, 1)).at(0);
     const und = step?.tasks.get("und")?.loss ?? null;
@@ -153,7 +153,7 @@ function wanted(stage: TrainStage): Wanted[] {
 /** The stage that a row belongs to, for printing; null for rows of other things. */
 export const trainStage = ({ entry }: Comparison): string | null => /^train\d+(?=\.)/.exec(entry)?.[0] ?? null;
 
-/** How far the rows of a stage are off at most; for stages that pass. */
+/** Largest deviation of the rows of a stage that passes. */
 export function worst(rows: readonly Comparison[]): string {
   const most = (kind: RegExp, of: "maxAbs" | "relativeL2"): string[] => {
     const values = rows.filter(({ entry }) => kind.test(entry)).flatMap((row) => row[of] ?? []);

@@ -17,7 +17,7 @@ import { TextTokenizer } from "../../model/tokenizer.ts";
 
 export type Config = LlamaConfig & CausalConfig;
 
-/** What this file computes; another value of a key is refused. */
+/** Supported values of config keys; other values are refused. */
 const EXPECTED = { model_type: "llama", hidden_act: "silu", attention_bias: false, attention_dropout: 0, mlp_bias: false, pretraining_tp: 1, tie_word_embeddings: false, rope_type: "default" }; // prettier-ignore
 /** Keys that change nothing here; the tokenizer says which tokens begin and end a text. */
 const HARMLESS = ["architectures", "bos_token_id", "dtype", "eos_token_id", "initializer_range", "pad_token_id", "rope_parameters", "rope_scaling", "torch_dtype", "transformers_version", "use_cache"]; // prettier-ignore
@@ -84,7 +84,7 @@ export class LlamaForCausalLM extends nn.Module<readonly [Tensor, Sequence]> imp
   }
 }
 
-/** The model and the tokenizer of a folder. Names and shapes of all tensors must be those of the config. */
+/** Loads the model and the tokenizer of a folder. Names and shapes of all tensors must match the config. */
 export async function loadLlama(folder: string, device: Device) {
   const read = (name: string): Promise<Buffer> => readFile(join(folder, name));
   const config = readConfig(await read("config.json"));

@@ -38,7 +38,7 @@ export interface Clause {
   readonly position?: readonly [Relation, number];
 }
 
-/** As a line of GenEval's metadata: the picture must show every `include` and no `exclude`. */
+/** A prompt in the form of GenEval's metadata: the image must show every `include` and no `exclude`. */
 export interface Prompt {
   readonly kind: Kind;
   readonly text: string;
@@ -166,17 +166,17 @@ const promptOf = ({ kind, include, exclude = [], wordings }: Idea, dice: Dice): 
 export const randomPrompt = (dice: Dice, kind: Kind, { heldOut = false }: { heldOut?: boolean } = {}): Prompt =>
   promptOf(dice.pick(ideasOf(kind, heldOut)), dice);
 
-/** Every held-out text of a kind with what it asks for. */
+/** Every held-out text of a kind, with its contents. */
 export const heldOutPrompts = (kind: Kind): Prompt[] =>
   ideasOf(kind, true).flatMap(({ include, exclude = [], wordings }) =>
     wordings.map((text) => ({ kind, text, include, exclude })),
   );
 
-/** How clear a position is in pictures that are made to show it; GenEval asks for 0.5. */
+/** Minimum clearness of a position in images that are made to show it; GenEval requires 0.5. */
 export const CLEAR = 0.65;
 
 /**
- * A picture of the prompt and of nothing else. What the prompt leaves open is random, and its layout is for training; for the evaluation
+ * An image of the prompt and of nothing else. What the prompt leaves open is random, and its layout is for training; for the evaluation
  * (`heldOut`) the layout is one of those held out, and nothing is held out in it but what the prompt asks for.
  */
 export function sceneFor(dice: Dice, prompt: Prompt, options: LayoutOptions & { heldOut?: boolean } = {}): Scene {
@@ -197,7 +197,7 @@ export function sceneFor(dice: Dice, prompt: Prompt, options: LayoutOptions & { 
   throw new RangeError(`sceneFor: no scene found for "${prompt.text}"`);
 }
 
-/** Whether nothing is held out in the scene but what the prompt asks for. */
+/** True if nothing is held out in the scene except what the prompt requires. */
 function onlyAsked(scene: Scene, { kind, include }: Prompt): boolean {
   const found = heldOutIn(scene);
   if (kind === "position") {
@@ -208,7 +208,10 @@ function onlyAsked(scene: Scene, { kind, include }: Prompt): boolean {
   return found.length <= (kind === "single_object" ? 0 : 1);
 }
 
-/** The positions that the prompt asks for, each clear; what it lists without one is in reading order. The objects stand in the order of the clauses. */
+/**
+ * Positions for the objects in the order of the clauses: those that the prompt requires, each clear; objects without
+ * one are in reading order.
+ */
 function fits({ objects }: Scene, { include }: Prompt): boolean {
   const isList = include.length > 1 && include.every(({ position }) => !position);
   if (isList && inReadingOrder(objects).some((object, i) => object !== objects[i])) return false;
@@ -220,8 +223,9 @@ function fits({ objects }: Scene, { include }: Prompt): boolean {
 }
 
 /**
- * What a scene shows, in reading order: "a red circle, two blue squares and a shape", or of two objects half of the time the position of one: "a blue
- * square below a circle". A quarter of the objects are described by colour or shape alone, and more if the text would name what is held out.
+ * Describes a scene in reading order: "a red circle, two blue squares and a shape", or of two objects half of the time
+ * the position of one: "a blue square below a circle". A quarter of the objects are described by colour or shape alone,
+ * and more if the text would name what is held out.
  */
 export function describe(dice: Dice, { objects }: Scene): string {
   const ordered = inReadingOrder(objects);
@@ -257,7 +261,7 @@ export function describe(dice: Dice, { objects }: Scene): string {
 export const phrase = ({ colour, shape }: Mention, form: (noun: Shape | "shape") => string = (noun) => noun): string =>
   `${colour ? `${colour} ` : ""}${form(shape ?? "shape")}`;
 
-/** What is said of each object so that nothing held out is named; as much as that allows, of three quarters of them. */
+/** Mentions of the objects that name nothing held out; three quarters of them are as specific as this allows. */
 function tell(dice: Dice, objects: readonly Coloured[]): Mention[] {
   const less = ({ shape, colour }: Mention): Mention[] => (shape && colour ? [{ shape }, { colour }] : shape || colour ? [{}] : []); // prettier-ignore
   let told: Mention[] = objects.map(({ shape, colour }) => (dice.chance(0.25) ? dice.pick(less({ shape, colour })) : { shape, colour })); // prettier-ignore

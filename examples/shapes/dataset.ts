@@ -1,6 +1,6 @@
 /**
  * The data of the demo: training files in the formats that the trainer reads, and the evaluation's prompts and questions. Sample n of a seed
- * is a function of both, whatever was made before it. Training and evaluation are kept apart by held_out.ts.
+ * depends only on these two. held_out.ts separates training and evaluation.
  */
 import { mkdir, open, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -19,20 +19,20 @@ const TRAINING = 1; // streams of random numbers
 const EVALUATION = 2;
 const QUESTIONS = 3;
 
-/** A picture of training with all that is said about it. */
+/** An image of training with all that is said about it. */
 export interface Sample {
   readonly scene: Scene;
-  /** Undefined for pictures of several objects that are only asked about. */
+  /** Undefined for images of several objects that are only asked about. */
   readonly prompt: Prompt | undefined;
   readonly questions: readonly Question[];
-  /** All that the picture shows, most objects with their colour, and nothing that is held out; a prompt too. */
+  /** All that the image shows, most objects with their colour, and nothing that is held out; a prompt too. */
   readonly description: string;
-  /** Sentences about the picture that need no picture. */
+  /** Sentences about the image that need no image. */
   readonly text: string;
 }
 
 export interface SampleOptions extends LayoutOptions {
-  /** Questions to a picture (default: 2), 16 at most. Some pictures offer fewer. */
+  /** Questions to an image (default: 2), 16 at most. Some images offer fewer. */
   readonly questions?: number;
 }
 
@@ -55,9 +55,9 @@ export function trainingSample(seed: number, index: number, options: SampleOptio
 
 export interface DatasetOptions extends SampleOptions {
   readonly seed?: number;
-  /** Pictures to make (default: 10,000). Each has a description, eight of eleven a prompt of one of the kinds. */
+  /** Images to make (default: 10,000). Each has a description, eight of eleven a prompt of one of the kinds. */
   readonly pictures?: number;
-  /** Side of the pictures, pixels (default: 64). */
+  /** Side of the images, pixels (default: 64). */
   readonly side?: number;
   readonly onProgress?: (pictures: number) => void;
 }
@@ -70,8 +70,8 @@ export interface DatasetCounts {
 }
 
 /**
- * Writes `und.jsonl` (OpenAI's `messages`: a conversation of all questions to a picture, which is an `image_url` part), `gen.jsonl` (`{prompt, image}`, a line for each prompt), `text.jsonl` (`{text}`) and
- * the pictures, `images/0000000.png` and on, to a folder that is made if need be. Paths of pictures are relative to the folder.
+ * Writes `und.jsonl` (OpenAI's `messages`: a conversation of all questions to an image, which is an `image_url` part), `gen.jsonl` (`{prompt, image}`, a line for each prompt), `text.jsonl` (`{text}`) and
+ * the images, `images/0000000.png` and on, to a folder that is made if need be. Paths of images are relative to the folder.
  */
 export async function writeDataset(folder: string, options: DatasetOptions = {}): Promise<DatasetCounts> {
   const { seed = 0, pictures = 10_000, side = SIDE, onProgress } = options;
@@ -81,7 +81,7 @@ export async function writeDataset(folder: string, options: DatasetOptions = {})
   await using generation = await open(join(folder, "gen.jsonl"), "w");
   await using text = await open(join(folder, "text.jsonl"), "w");
   const line = (value: unknown): string => `${JSON.stringify(value)}\n`;
-  const AT_ONCE = 64; // pictures in memory
+  const AT_ONCE = 64; // images in memory
   for (let from = 0; from < pictures; from += AT_ONCE) {
     const lines = { und: "", gen: "", text: "" };
     const writes: Promise<void>[] = [];
@@ -116,7 +116,7 @@ export async function writeDataset(folder: string, options: DatasetOptions = {})
   return counts;
 }
 
-/** A PNG file without filters and with light compression: flat pictures shrink to a hundredth all the same, ten times sooner than by sharp. */
+/** A PNG file without filters and with light compression: flat images shrink to a hundredth all the same, ten times sooner than by sharp. */
 export function png({ width, height, data }: RgbImage): Uint8Array {
   const row = width * 3;
   const rows = new Uint8Array((row + 1) * height); // each row begins with its filter, 0
@@ -151,7 +151,7 @@ function crc32(bytes: Uint8Array): number {
   return (crc ^ 0xffffffff) >>> 0;
 }
 
-/** A question of the evaluation with its picture. */
+/** A question of the evaluation with its image. */
 export interface AskedScene extends Question {
   readonly scene: Scene;
 }
@@ -169,9 +169,9 @@ export interface EvaluationOptions extends LayoutOptions {
 }
 
 /**
- * What the trained model is judged by: prompts of every kind that training never held, in an order of the seed, and questions about
- * pictures whose layouts it never saw. A question with `heldOut` asks for a combination that no question of training names; the others are about scenes
- * without any.
+ * The evaluation of the trained model: prompts of every kind that are not in the training data, in an order given by
+ * the seed, and questions about images whose layouts it never saw. A question with `heldOut` asks for a combination
+ * that no question of training names; the others are about scenes without any.
  */
 export function evaluation(seed: number, options: EvaluationOptions = {}): Evaluation {
   const { prompts = 100, questions = 50 } = options;

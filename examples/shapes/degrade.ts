@@ -1,13 +1,13 @@
-/** What a small image tokenizer does to a picture, imitated: to measure the judge before there is a tokenizer. */
+/** Imitates the degradation by a small image tokenizer, to measure the judge before there is a tokenizer. */
 import type { RgbImage } from "../../model/image/image.ts";
 import type { Dice } from "./dice.ts";
 
 export interface Degradation {
-  /** How often each 8×8 block is blurred by weights 1 2 1 within itself: block edges do not bleed, so that seams show. 2. */
+  /** Number of times that each 8×8 block is blurred with weights 1 2 1 (default: 2). Blocks are blurred separately, so that seams show. */
   readonly blur?: number;
   /** Largest change of a block's level, of 255. 8. */
   readonly block?: number;
-  /** Largest change of a channel of the whole picture, of 255. 10. */
+  /** Largest change of a channel of the whole image, of 255. 10. */
   readonly shift?: number;
   /** Largest change of each value, as a share of 255. 0.12. */
   readonly noise?: number;
@@ -15,7 +15,7 @@ export interface Degradation {
 
 const BLOCK = 8;
 
-/** The picture, blurred in blocks, shifted in colour and noisy. JPEG is the caller's to add. */
+/** The image, blurred in blocks, shifted in colour and noisy. JPEG is the caller's to add. */
 export function degrade(image: RgbImage, dice: Dice, options: Degradation = {}): RgbImage {
   const { blur = 2, block = 8, shift = 10, noise = 0.12 } = options;
   const { width, height } = image;

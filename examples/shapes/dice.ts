@@ -1,7 +1,7 @@
 /** Random numbers of the shapes: counter-based, so that sample n of a seed is the same whichever samples were made before it. */
 import { philox, seedWords, unitFloat } from "../../engine/random.ts";
 
-/** A run of random numbers that is a function of seed, stream (what it is for) and index (which sample). */
+/** A sequence of random numbers that depends only on seed, stream (purpose) and index (sample). */
 export class Dice {
   private readonly key: readonly [number, number];
   private readonly stream: number;

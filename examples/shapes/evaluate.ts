@@ -1,4 +1,4 @@
-/** What a model of the shapes can do, judged by reading pixels and words: GenEval's six rows, and questions about pictures. */
+/** Evaluates a model of the shapes by its pixels and words: the six categories of GenEval, and questions about images. */
 import type { Janus, Picture } from "../../index.node.ts";
 import { KINDS } from "./captions.ts";
 import type { Kind, Prompt } from "./captions.ts";
@@ -32,7 +32,7 @@ export interface Results {
   readonly drawn: readonly Drawn[];
   readonly answered: readonly Answered[];
   readonly drawing: Readonly<Record<Kind, Score>>;
-  /** Score on questions about pictures that training did not contain. */
+  /** Score on questions about images that training did not contain. */
   readonly questions: Asking;
   /** Score on as many others, which with their answers also name a combination that no sentence or question of training does. */
   readonly heldOut: Asking;
@@ -45,7 +45,7 @@ export interface Asking {
 }
 
 export interface EvaluateOptions {
-  /** Prompts a kind, and questions a kind in each half. */
+  /** Prompts a kind, and questions per kind in each half. */
   readonly prompts: number;
   readonly questions: number;
   readonly seed?: number;
@@ -60,7 +60,7 @@ export interface EvaluateOptions {
  */
 export const APART: QuestionKind = "relation";
 
-/** Pictures and questions that go through the model at once. */
+/** Images and questions that go through the model at once. */
 const DRAWN_AT_ONCE = 60;
 const ASKED_AT_ONCE = 50;
 

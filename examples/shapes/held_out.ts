@@ -6,11 +6,12 @@
  * - positions: shape s left of shape s + 1, and shape s above shape s + 2, mod 6 (12 of 96 between shapes that may be named together; named
  *   from the other side, "a square right of a circle", they are for training);
  * - attributes: two objects of different shape and colour with c1 + c2 + s1 + s2 divisible by 5 (a fifth of them);
- * - layouts: an eighth of all scenes, by a hash of everything in them, whatever they show. Pictures of the evaluation are of these only.
- * Pictures of training may show such a combination, and are described with less: a red circle is "a circle" or "a red shape"; the questions of a
- * conversation, each free of it, may name its parts. (Pictures without red circles teach that there are none: docs/log/demo.md.) Every shape and
- * every colour is still named with most others. A single object cannot be held out: there the evaluation's wordings are, as (opening + article +
- * shape) mod 4 = 0 (captions.ts), besides the layouts.
+ * - layouts: an eighth of all scenes, by a hash of their contents. Only these are used for images of the evaluation.
+ *   Images of training may show such a combination, and are described with less: a red circle is "a circle" or "a red
+ *   shape"; the questions of a conversation, each free of it, may name its parts. (Images without red circles teach
+ *   that there are none: docs/log/demo.md.) Every shape and every colour is still named with most others. A single
+ *   object cannot be held out: there the evaluation's wordings are, as (opening + article + shape) mod 4 = 0
+ *   (captions.ts), besides the layouts.
  */
 import { COLOURS, SHAPES, boxOf, relations } from "./scene.ts";
 import type { Colour, Relation, Scene, Shape } from "./scene.ts";
@@ -18,7 +19,7 @@ import type { Colour, Relation, Scene, Shape } from "./scene.ts";
 const shapeNumber = Object.fromEntries(SHAPES.map((shape, i) => [shape, i])) as Record<Shape, number>;
 const colourNumber = Object.fromEntries(COLOURS.map((colour, i) => [colour, i])) as Record<Colour, number>;
 
-/** How far shape `b` stands behind shape `a`, around the list. */
+/** Cyclic distance from shape `a` to shape `b` in the list. */
 const step = (a: Shape, b: Shape): number => (shapeNumber[b] - shapeNumber[a] + SHAPES.length) % SHAPES.length;
 
 export interface Coloured {
@@ -26,7 +27,7 @@ export interface Coloured {
   readonly shape: Shape;
 }
 
-/** What is said of an object. */
+/** Mention of an object in a text. */
 export type Mention = Partial<Coloured>;
 
 export const isHeldOutColour = ({ colour, shape }: Coloured): boolean =>
@@ -44,11 +45,11 @@ export function isHeldOutAttributes(a: Coloured, b: Coloured): boolean {
   return (colourNumber[a.colour] + colourNumber[b.colour] + shapeNumber[a.shape] + shapeNumber[b.shape]) % 5 === 0;
 }
 
-/** Whether a wording of a single object is held out. */
+/** True if a wording of a single object is held out. */
 export const isHeldOutWording = (opening: number, article: number, shape: Shape): boolean =>
   (opening + article + shapeNumber[shape]) % 4 === 0;
 
-/** Whether the layout belongs to the evaluation; training shows all others. FNV-1a over all that the scene holds. */
+/** True if the layout belongs to the evaluation; training shows all others. FNV-1a over the contents of the scene. */
 export function isHeldOutLayout({ background, objects }: Scene): boolean {
   let hash = 0x811c9dc5;
   const parts = objects.map(({ shape, colour, size, x, y }) => `${shape} ${colour} ${size} ${x} ${y}`).sort(); // their order does not show
@@ -59,7 +60,7 @@ export function isHeldOutLayout({ background, objects }: Scene): boolean {
   return ((hash ^ (hash >>> 16)) & 7) === 0;
 }
 
-/** What is held out among objects, as far as they are named and wherever they lie: counts, colours, pairs, attributes. */
+/** Returns what is held out among the named objects, wherever they are: counts, colours, pairs, attributes. */
 export function heldOutAmong(objects: readonly Mention[]): string[] {
   const found: string[] = [];
   for (const shape of SHAPES) {

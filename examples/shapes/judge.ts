@@ -1,6 +1,6 @@
 /**
- * The judge: reads the pixels of a picture, names the objects in it, and says by GenEval's rules whether a prompt is met. It knows nothing of
- * how the picture was made. How well it sees is measured in measure.ts.
+ * The judge: reads the pixels of an image, names the objects in it, and says by GenEval's rules whether a prompt is met. It knows nothing of
+ * how the image was made. How well it sees is measured in measure.ts.
  */
 import type { RgbImage } from "../../model/image/image.ts";
 import { NUMBER_WORDS, plural } from "./captions.ts";
@@ -10,26 +10,26 @@ import type { Box, Colour, Shape } from "./scene.ts";
 import { segment } from "./segment.ts";
 import type { Blob } from "./segment.ts";
 
-/** An object seen in a picture; its box is in pixels of 64×64. */
+/** An object seen in an image; its box is in pixels of 64×64. */
 export interface Seen extends Box {
   /** Undefined if it resembles none enough. */
   readonly shape: Shape | undefined;
   readonly colour: Colour | undefined;
-  /** How well the shape fits: overlap over union with the drawn shape, soft at the edges. */
+  /** Fit of the shape: intersection over union with the drawn shape, soft at the edges. */
   readonly fit: number;
   /** The shape that fits best, however badly, and how much less well the next one does. */
   readonly nearest: Shape;
   readonly margin: number;
   /** The worst place: mean difference from the drawn shape over 5×5 pixels, 0 to 1. A piece that is missing or too much stands out here. */
   readonly flaw: number;
-  /** How much longer it is one way than the shape would be, as a ratio of 1 and more. */
+  /** Stretch relative to the shape, as a ratio of at least 1. */
   readonly stretch: number;
 }
 
 export interface Verdict {
   /** Verdict by GenEval's rule: every clause holds, none of the excluded does. */
   readonly correct: boolean;
-  /** Correct, and nothing else is in the picture. */
+  /** Correct, and nothing else is in the image. */
   readonly exact: boolean;
   readonly reason: string;
   readonly seen: readonly Seen[];
@@ -197,7 +197,7 @@ function look(blob: Blob): Seen {
   };
 }
 
-/** The objects of a picture of any size, the best recognised first, and why there are none if nothing can be recognised. */
+/** The objects of an image of any size, the best recognised first, and why there are none if nothing can be recognised. */
 export function detect(image: RgbImage): { seen: Seen[]; problem?: string } {
   const { blobs, problem } = segment(image);
   const seen = blobs.map(look).sort((a, b) => b.fit - a.fit);
@@ -209,7 +209,7 @@ const says = (count: number, shape: Shape): string =>
 
 /**
  * GenEval's judgement: for each clause the `count` best recognised objects of the shape are taken; too few, another colour among them, or
- * one of them elsewhere than asked for as seen from any of the target's, and the picture is wrong. So it is when an excluded count is there.
+ * one of them elsewhere than asked for as seen from any of the target's, and the image is wrong. So it is when an excluded count is there.
  */
 export function judge(image: RgbImage, prompt: Pick<Prompt, "include" | "exclude">): Verdict {
   const { seen, problem } = detect(image);

@@ -31,11 +31,11 @@ const ROWS = 12;
 const WEIGHT_DECAY = 0.1;
 /** Version of the data: raised when the same settings make another world. */
 const VERSION = 4;
-/** Questions to a picture, in one conversation: a picture takes 64 tokens, a question ten. */
+/** Questions to an image, in one conversation: an image takes 64 tokens, a question ten. */
 const QUESTIONS = 12;
 /** λ of stage 0. Without it flat background took half of the codes; with a fifth of it the code of a patch still said more about distant pixels than about the patch. */
 const RATE_WEIGHT = 0.08;
-/** Steps of stage 0 between looks at which codes are used. */
+/** Steps of stage 0 between updates of unused codes. */
 const RESEED = 20;
 /** Share of stage 0's steps in which codes are moved; codes without use in the rest retire. */
 const MOVED_UNTIL = 0.75;
@@ -54,14 +54,14 @@ export interface LearnOptions {
   readonly stop?: AbortSignal;
 }
 
-/** Runs what is not yet done of the recipe in `folder`. Returns the folder of the trained model; null if `stop` came first. */
+/** Runs the remaining parts of the recipe in `folder`. Returns the folder of the trained model; null if `stop` aborted it. */
 export async function learn(folder: string, options: LearnOptions): Promise<string | null> {
   const { recipe, seed, device, onStage, onTokenizer, onStep, onNotice, stop } = options;
   const data = join(folder, "data");
   const done = join(data, "done");
   const about = JSON.stringify({ version: VERSION, ...LAYOUT, seed, pictures: recipe.pictures });
   if (existsSync(done) && (await readFile(done, "utf8")) !== about)
-    throw new ArgumentError(`${folder} holds a run of other data than this version's; --fresh begins anew`);
+    throw new ArgumentError(`${folder} contains a run on the data of another version; pass --fresh to start over`);
   if (!existsSync(done)) {
     onStage?.("data", recipe.pictures);
     await writeDataset(data, { ...LAYOUT, seed, pictures: recipe.pictures, side: PICTURE, questions: QUESTIONS });
@@ -94,7 +94,7 @@ export async function learn(folder: string, options: LearnOptions): Promise<stri
       seed,
       save: { every: 200, keep: 1 },
     }),
-    sources: [source("und")], // every picture once
+    sources: [source("und")], // every image once
     onStep: (report) => onTokenizer?.(report),
   });
   if (tokenizer.stopped) return null;

@@ -1,7 +1,8 @@
 /**
- * How well the judge sees, on pictures whose content is known: `npx tsx examples/shapes/measure.ts [--count N] [--seed N] [--sheets FOLDER]`.
- * Prints accuracy and false positives by kind and the confusion tables of shapes and colours, for clean and for degraded pictures;
- * with --sheets it writes pictures of each kind with their captions to look at.
+ * Measures the accuracy of the judge on images with known contents: `npx tsx examples/shapes/measure.ts [--count N]
+ * [--seed N] [--sheets FOLDER]`. Prints accuracy and false positives by kind and the confusion tables of shapes and
+ * colours, for clean and for degraded images; with --sheets it writes images of each kind with their captions to look
+ * at.
  */
 import { mkdir, writeFile } from "node:fs/promises";
 import { pathToFileURL } from "node:url";
@@ -30,12 +31,12 @@ export const worn = (image: RgbImage, dice: Dice): Promise<RgbImage> => jpeg(deg
 
 export interface Figures {
   readonly accuracy: Readonly<Record<Kind, number>>;
-  /** Share judged correct of the pictures made for another prompt, near or far, that do not fit this one. */
+  /** Share judged correct of the images made for another prompt, near or far, that do not fit this one. */
   readonly falsePositives: Readonly<Record<Kind, number>>;
   readonly mistakes: readonly string[];
 }
 
-/** A prompt that the picture of this one just misses: another shape, one more or fewer, the next colour, the other side, colours swapped. */
+/** A prompt that the image of this one just misses: another shape, one more or fewer, the next colour, the other side, colours swapped. */
 function nearMiss({ kind, include }: Prompt): Pick<Prompt, "include" | "exclude"> {
   const next = <T>(list: readonly T[], item: T): T => list[(list.indexOf(item) + 1) % list.length]!;
   const [first, second] = include as readonly [Clause, Clause];
@@ -64,7 +65,7 @@ function nearMiss({ kind, include }: Prompt): Pick<Prompt, "include" | "exclude"
   }
 }
 
-/** `count` prompts a kind, half of them held out, each with its own picture, with that of the one before it, and with a prompt that it just misses. */
+/** `count` prompts per kind, half of them held out, each with its own image, with that of the one before it, and with a prompt that it just misses. */
 export async function measure(
   seed: number,
   count: number,
@@ -100,7 +101,7 @@ export async function measure(
   return { accuracy, falsePositives, mistakes } as Figures;
 }
 
-/** How often each shape (row) is seen as each (column), and colours likewise; the last column is "none". */
+/** Confusion matrices of shapes and of colours: true (row) and recognised (column); the last column is "none". */
 export async function confusions(
   seed: number,
   count: number,
@@ -159,7 +160,7 @@ export function stranger(dice: Dice, inside: (x: number, y: number) => boolean):
   return base;
 }
 
-/** Shares of pictures of noise, of nothing, of random blocks and of strangers in which any shape is named. */
+/** Shares of images of noise, of nothing, of random blocks and of strangers in which any shape is named. */
 export function nonsense(seed: number, count: number): Record<string, number> {
   const flat = (dice: Dice): RgbImage => {
     const rgb = [dice.int(256), dice.int(256), dice.int(256)];
@@ -202,7 +203,7 @@ function printTable(names: readonly string[], rows: readonly (readonly number[])
   });
 }
 
-/** Rows of `perKind` pictures with what they show written below. */
+/** Rows of `perKind` images with what they show written below. */
 async function sheet(
   path: string,
   seed: number,
@@ -262,7 +263,7 @@ async function main(): Promise<void> {
       await sheet(`${values.sheets}/${name}.png`, seed, 6, wear);
     }
   }
-  console.log("\na shape named where there is none:", nonsense(seed, Math.min(count, 200)));
+  console.log("\na shape recognised although there is none:", nonsense(seed, Math.min(count, 200)));
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) await main();

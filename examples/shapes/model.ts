@@ -1,4 +1,4 @@
-/** The model of the demo before it has learned anything: the whole of Janus-Pro, small, and a tokenizer whose words are those of the shapes. */
+/** The untrained model of the demo: the whole of Janus-Pro at a small size, and a tokenizer with the words of the shapes. */
 import { byteTokenizerFiles } from "../../model/byte_tokenizer.ts";
 import type { JanusConfig } from "../../model/janus/config.ts";
 import { tinyConfig } from "../../model/janus/create.ts";
@@ -7,7 +7,7 @@ import { Tokenizer } from "../../model/janus/tokenizer.ts";
 import { trainingSample } from "./dataset.ts";
 import type { LayoutOptions } from "./scene.ts";
 
-/** Side of the demo's pictures, pixels: 8 × 8 codes of 4 × 4 pixels. */
+/** Side of the demo's images, pixels: 8 × 8 codes of 4 × 4 pixels. */
 export const PICTURE = 32;
 /** On one background a small image tokenizer learns colours in half the steps, and spends fewer codes on nothing. */
 export const LAYOUT: LayoutOptions = { grid: 16, origin: 8, backgrounds: ["black"] };
@@ -20,7 +20,7 @@ const GUIDANCE = 1.5;
 
 /**
  * The files beside the weights: the tokenizer, learned from the system prompt and from what some training samples say, so that a word is a
- * token, and how pictures are drawn.
+ * token, and how images are drawn.
  */
 export function shapesFiles(seed: number, temperature: number): Map<string, Uint8Array> {
   const said = Array.from({ length: SAMPLES }, (_, i) => {

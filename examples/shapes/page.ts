@@ -1,4 +1,4 @@
-/** The page of the demo: the pictures and answers of its models, their scores, and the curves of the training. */
+/** The page of the demo: the images and answers of its models, their scores, and the curves of the training. */
 import { getDevice } from "../../engine/index.ts";
 import { Janus, encodePng } from "../../model/janus/node/index.ts";
 import {
@@ -36,7 +36,7 @@ export interface ReportOptions {
   readonly trained: string;
 }
 
-/** Pictures shown of each kind, by the full recipe and by another, and questions of each kind in each half. */
+/** Images shown of each kind, by the full recipe and by another, and questions of each kind in each half. */
 const SHOWN = 6;
 const SHOWN_SMALL = 5;
 const ASKED = 4;
@@ -59,14 +59,14 @@ const drawnPicture = async ({ prompt, picture: { image }, verdict }: Drawn): Pro
 export async function reportPage(options: ReportOptions): Promise<string> {
   const { length, recipe, device, minutes, columns, folder, trained } = options;
   const { stages } = recipe;
-  // The full recipe is the last column; its pictures come first and are large.
+  // The full recipe is the last column; its images come first and are large.
   const [best, ...others] = columns.toReversed() as [Column, ...Column[]];
   const { pairs, psnr } = await reconstructions(trained);
   return page({
     title: "Janus-Pro learns shapes",
     summary: `The ${length} recipe on ${device}: ${minutes.toFixed(1)} minutes from random weights to this page. Stage 0 took ${recipe.tokenizer.steps} steps of ${recipe.tokenizer.batch} pictures, stages 1 to 3 took ${stages[1].steps}, ${stages[2].steps} and ${stages[3].steps} steps of ${stages[3].batch} samples.`,
     sections: [
-      { title: `Pictures by the ${best.name}`, content: await drawnByKind(best, SHOWN) },
+      { title: `Images by the ${best.name}`, content: await drawnByKind(best, SHOWN) },
       {
         title: "Scores",
         content: [
@@ -76,18 +76,18 @@ export async function reportPage(options: ReportOptions): Promise<string> {
       },
       ...(await Promise.all(
         others.map(async (column) => ({
-          title: `Pictures by the ${column.name}`,
+          title: `Images by the ${column.name}`,
           content: [sideBySide(await drawnByKind(column, SHOWN_SMALL))],
         })),
       )),
       {
-        title: "Questions about pictures",
+        title: "Questions about images",
         content: [sideBySide([await answers(columns, false), await answers(columns, true)])],
       },
       {
         title: "The image tokenizer",
         content: [
-          `Pictures that training did not contain, each beside its reconstruction from 64 codes. Mean PSNR: ${psnr.toFixed(1)} dB.`,
+          `Images that training did not contain, each beside its reconstruction from 64 codes. Mean PSNR: ${psnr.toFixed(1)} dB.`,
           picturePairs(pairs, { columns: PAIRS_IN_ROW }),
         ],
       },
@@ -106,13 +106,13 @@ function scores(columns: readonly Column[]): Html {
   const names = columns.map(({ name }) => name);
   const drawing = KINDS.map((kind) => [KIND_NAMES[kind], ...columns.map(({ results }) => share(results.drawing[kind]))]); // prettier-ignore
   return sideBySide([
-    table(["pictures", ...names], drawing, right),
-    table(["questions", ...names], asked("held-out pictures", "questions"), right),
+    table(["images", ...names], drawing, right),
+    table(["questions", ...names], asked("held-out images", "questions"), right),
     table(["questions", ...names], asked("held-out combinations", "heldOut"), right),
   ]);
 }
 
-/** Pictures of each kind below its name. */
+/** Images of each kind below its name. */
 const drawnByKind = ({ results }: Column, most: number): Promise<Html[]> =>
   Promise.all(
     KINDS.map(async (kind) => {
@@ -122,7 +122,7 @@ const drawnByKind = ({ results }: Column, most: number): Promise<Html[]> =>
     }),
   );
 
-/** Questions about held-out pictures, or those that name held-out combinations: a picture, its question, the answer of each model and the truth. */
+/** Questions about held-out images, or those that name held-out combinations: an image, its question, the answer of each model and the truth. */
 async function answers(columns: readonly Column[], heldOut: boolean): Promise<Html> {
   const of = ({ results }: Column): readonly Answered[] =>
     QUESTION_KINDS.flatMap((kind) =>
@@ -136,11 +136,11 @@ async function answers(columns: readonly Column[], heldOut: boolean): Promise<Ht
     asked.answer,
   ]);
   const names = columns.length > 1 ? columns.map(({ name }) => `answer (${name})`) : ["answer"];
-  return html`<h3>${heldOut ? "About held-out combinations" : "About held-out pictures"}</h3>
-    ${table(["picture", "question", ...names, "truth"], await Promise.all(rows))}`;
+  return html`<h3>${heldOut ? "About held-out combinations" : "About held-out images"}</h3>
+    ${table(["image", "question", ...names, "truth"], await Promise.all(rows))}`;
 }
 
-/** Unseen pictures with their reconstructions, and the mean PSNR in dB. */
+/** Unseen images with their reconstructions, and the mean PSNR in dB. */
 async function reconstructions(model: string): Promise<{ pairs: Parameters<typeof picturePairs>[0]; psnr: number }> {
   using janus = await Janus.fromPretrained(model, { device: getDevice() });
   const all = [];

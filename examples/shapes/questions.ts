@@ -22,9 +22,9 @@ export interface Question {
   readonly kind: QuestionKind;
   readonly question: string;
   readonly answer: string;
-  /** What it asks for, in whatever words: the answer of one with the same would give this one away. */
+  /** Subject of the question, independent of its wording: the answer to another one with the same subject would reveal this answer. */
   readonly about: string;
-  /** Whether question and answer together name a combination that is held out. */
+  /** True if question and answer together name a held-out combination. */
   readonly heldOut: boolean;
 }
 
@@ -35,7 +35,7 @@ const distinct = <T>(list: readonly T[]): T[] => [...new Set(list)];
 const unique = ({ objects }: Scene): SceneObject[] =>
   objects.filter((object) => objects.every((other) => other === object || other.shape !== object.shape));
 
-/** What is said of an object. */
+/** Mention of an object in a text. */
 interface By {
   readonly shape: boolean;
   readonly colour: boolean;
@@ -46,7 +46,7 @@ const told = ({ shape, colour }: Coloured, by: By): Mention => ({
   ...(by.colour && { colour }),
 });
 
-/** What is counted: a shape, a colour, both, or all. Were it most often shapes, a number would become a habit of their names. */
+/** Subject of the count: a shape, a colour, both, or all. If it were mostly shapes, the model would associate numbers with shape names. */
 const COUNTED: readonly By[] = [
   { shape: true, colour: false },
   { shape: true, colour: true },
@@ -54,7 +54,7 @@ const COUNTED: readonly By[] = [
   { shape: false, colour: false },
 ];
 
-/** What is looked for. One word alone is the easier to find, and all that may be asked of a red circle. */
+/** Subject of the search. A single word is easier to find, and is all that a question about a red circle may name. */
 const LOOKED_FOR: readonly By[] = [
   { shape: true, colour: true },
   { shape: true, colour: true },
@@ -149,7 +149,7 @@ const MAKERS: Readonly<Record<QuestionKind, Make>> = {
 };
 
 export interface AskOptions {
-  /** Whether the question shall name a held-out combination. Default: false. */
+  /** If true, the question names a held-out combination (default: false). */
   readonly heldOut?: boolean;
   /** The answer wanted if it is yes or no (default: either). */
   readonly yes?: boolean;
@@ -169,7 +169,7 @@ export function askAbout(dice: Dice, scene: Scene, kind: QuestionKind, options: 
   return undefined;
 }
 
-/** Questions of each kind in one conversation: what a picture shows on its face is learned from few, what compares takes many (docs/log/demo.md). */
+/** Questions of each kind in one conversation: what an image shows on its face is learned from few, what compares takes many (docs/log/demo.md). */
 const TIMES: Readonly<Record<QuestionKind, number>> = {
   shape: 1,
   colour: 1,
@@ -179,10 +179,10 @@ const TIMES: Readonly<Record<QuestionKind, number>> = {
   relation: 6,
 };
 const ASKED = QUESTION_KINDS.flatMap((kind) => Array<QuestionKind>(TIMES[kind]).fill(kind));
-/** To each object of the picture: more would follow from those before. */
+/** To each object of the image: more would follow from those before. */
 const MAX_EACH = 4;
 
-/** Up to `most` questions in random order, none of them about what is held out. */
+/** Returns up to `most` questions in random order; none of them names anything held out. */
 export function questionsAbout(dice: Dice, scene: Scene, most: number): Question[] {
   const isCountable = unique(scene).length < scene.objects.length;
   const found: Question[] = [];

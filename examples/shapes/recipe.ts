@@ -1,4 +1,4 @@
-/** Four lengths of the demo's recipe, which differ in steps, samples a step, and pictures. `smoke` shows only that every part works. */
+/** Four lengths of the demo's recipe, which differ in steps, samples per step, and images. `smoke` shows only that every part works. */
 import type { Stage } from "../../train/stages.ts";
 
 export const LENGTHS = ["smoke", "quick", "default", "full"] as const;
@@ -15,14 +15,14 @@ export interface StageRecipe {
 }
 
 export interface Recipe {
-  /** Pictures of the data set. */
+  /** Images of the data set. */
   readonly pictures: number;
   /** Stage 0. */
   readonly tokenizer: StageRecipe;
   readonly stages: Readonly<Record<Stage, StageRecipe>>;
   /** Default temperature of drawing; chosen with prompts of another seed than those that are counted. What has learned little draws nothing at a low one. */
   readonly temperature: number;
-  /** Size of the evaluation: prompts a kind, and questions a kind about held-out pictures; as many again are about held-out combinations. */
+  /** Size of the evaluation: prompts per kind, and questions per kind about held-out images; as many again are about held-out combinations. */
   readonly prompts: number;
   readonly questions: number;
 }
@@ -52,7 +52,7 @@ const stages = (one: number, two: number, three: number, batch: number, lr: numb
   3: { steps: three, batch, lr, warmup: Math.min(40, Math.ceil(three / 4)), cooldown: three },
 });
 
-/** Short runs take half the samples a step at three times the rate, and learn twice as much in the same time (docs/log/demo.md). */
+/** Short runs take half the samples per step at three times the rate, and learn twice as much in the same time (docs/log/demo.md). */
 export const RECIPES: Readonly<Record<Length, Recipe>> = {
   smoke: {
     pictures: 60,

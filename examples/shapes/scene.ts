@@ -1,5 +1,5 @@
 /**
- * The world of the demo: pictures of one to four coloured shapes on a plain background. Owns what a scene is, how objects find their places,
+ * The world of the demo: images of one to four coloured shapes on a plain background. Owns what a scene is, how objects find their places,
  * how positions relate, and the rasteriser. What is kept from training is held_out.ts, words are captions.ts.
  */
 import type { RgbImage } from "../../model/image/image.ts";
@@ -29,13 +29,13 @@ export const COLOURS = Object.keys(PALETTE) as readonly Colour[];
 export const BACKGROUNDS = { white: [248, 248, 248], black: [14, 14, 14] } as const satisfies Record<string, Rgb>;
 export type Background = keyof typeof BACKGROUNDS;
 
-/** Side of the picture that sizes and places of objects are in. `render` scales to any other. */
+/** Side of the image that sizes and places of objects are in. `render` scales to any other. */
 export const SIDE = 64;
 
 export interface SceneObject {
   readonly shape: Shape;
   readonly colour: Colour;
-  /** Side of the square box around it, pixels of a picture of 64×64; `x`, `y` its centre, from the left and from the top. */
+  /** Side of the square box around it, pixels of an image of 64×64; `x`, `y` its centre, from the left and from the top. */
   readonly size: number;
   readonly x: number;
   readonly y: number;
@@ -188,7 +188,7 @@ export function edgeDistance(shape: Shape, size: number, x: number, y: number): 
   }
 }
 
-/** The picture of a scene, its edges smoothed over one pixel, at any size. */
+/** The image of a scene, its edges smoothed over one pixel, at any size. */
 export function render(scene: Scene, side = SIDE): RgbImage {
   const data = new Uint8Array(side * side * 3);
   const background: Rgb = BACKGROUNDS[scene.background];

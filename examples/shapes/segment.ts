@@ -12,7 +12,7 @@ export interface Blob {
   readonly cover: Float32Array;
   readonly area: number;
   readonly rgb: Rgb;
-  /** Undefined if the colour is none of the palette's. */
+  /** Undefined if the colour is not in the palette. */
   readonly colour: Colour | undefined;
 }
 
@@ -156,7 +156,7 @@ const labDistance = (a: Rgb, b: Rgb): number => {
   return length(LIGHTNESS_WEIGHT * (first[0] - second[0]), first[1] - second[1], first[2] - second[2]);
 };
 
-/** The objects of a picture of any size, seen at 64×64. */
+/** The objects of an image of any size, seen at 64×64. */
 export function segment(image: RgbImage): Segmentation {
   const pixels = smoothed(image);
   const frame: number[] = [];
@@ -177,7 +177,7 @@ export function segment(image: RgbImage): Segmentation {
   return { blobs: blobs.filter(({ area }) => area >= MIN_AREA) };
 }
 
-/** What `share` of a part holds of its colour: its connected pieces that are more than half of it, with their soft edges. */
+/** Returns the connected pieces of a part that consist of its colour by more than half, with their soft edges. */
 function blobsOf(
   share: readonly number[],
   part: readonly number[],

@@ -1,9 +1,9 @@
-/** GenEval's rule on what is known to be in a scene: the truth that the judge, which sees pixels only, is held against. */
+/** GenEval's rule applied to the known contents of a scene: the truth with which the judge, which sees only pixels, is compared. */
 import type { Prompt } from "./captions.ts";
 import { boxOf, relations } from "./scene.ts";
 import type { Scene } from "./scene.ts";
 
-/** Whether the scene meets the prompt; every object of a shape counts, while GenEval takes the best recognised. */
+/** True if the scene satisfies the prompt; every object of a shape counts, whereas GenEval uses the best recognised one. */
 export function holds({ objects }: Scene, { include, exclude }: Pick<Prompt, "include" | "exclude">): boolean {
   const of = (shape: string): Scene["objects"] => objects.filter((object) => object.shape === shape);
   return (

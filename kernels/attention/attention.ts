@@ -57,7 +57,7 @@ export interface AttentionOptions {
   readonly documents?: Tensor;
 }
 
-/** Which masks a launch applies, and their position. */
+/** The masks that a launch applies, and their position. */
 interface Masks {
   /** CAUSAL 1, STARTS 2, DOCUMENTS 4, as in `lib/attention_keys.wgsl`. */
   readonly flags: number;
@@ -70,12 +70,13 @@ interface Masks {
 
 /**
  * softmax(scale · q kᵀ + mask) v: q [B, Hq, Tq, D], k, v [B, Hkv, Tk, D] → [B, Hq, Tq, D] of q's dtype. Hq is a multiple of Hkv: query
- * head h reads key head ⌊h · Hkv / Hq⌋. k and v may have another dtype than q. A query that sees no key gives zeros.
+ * head h reads key head ⌊h · Hkv / Hq⌋. k and v may have another dtype than q. A query without visible keys gives
+ * zeros.
  *
- * Inputs may be views: rows of D elements in one piece are read where they lie (a permuted [B, T, H, D] is not copied). The result is a
- * permuted view of [B, Tq, Hq, D] in memory, so that `permute(y, [0, 2, 1, 3])` then `reshape` to [B, Tq, Hq · D] copies nothing;
- * gradients lie in memory as their inputs do. D is best a multiple of 4; others are padded. Heads above 128 recompute their scores for
- * each 128 of their columns.
+ * Inputs may be views: contiguous rows of D elements are read in place (a permuted [B, T, H, D] is not copied). The
+ * result is a permuted view of [B, Tq, Hq, D] in memory, so that `permute(y, [0, 2, 1, 3])` then `reshape` to [B, Tq,
+ * Hq · D] copies nothing; gradients have the memory layout of their inputs. D should be a multiple of 4; others are
+ * padded. Heads above 128 recompute their scores for each 128 of their columns.
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
   knownOptions("attention", options, ["scale", "causal", "starts", "documents"]);
@@ -269,33 +270,38 @@ function backward(s: Saved, scale: number, masks: Masks, needs: readonly boolean
   return [dq, needs[1] ? dk : null, needs[2] ? dv : null];
 }
 
-/** Shapes and dtypes of queries and keys; shared with decoding. */
+/** Checks the shapes [B, H, T, D] and dtypes of q, k and v; also used for decoding. Throws `ShapeError` or `DTypeError`. */
 export function checkHeads(op: string, q: Tensor, k: Tensor, v: Tensor): void {
-  const say = `${op}: q ${q}, k ${k}, v ${v}`;
+  const got = `got q ${q}, k ${k}, v ${v}`;
   if (q.rank !== 4 || k.rank !== 4 || v.rank !== 4)
-    throw new ShapeError(`${say}; each must have the four dimensions [B, H, T, D]`);
-  if (shapeText(k.shape) !== shapeText(v.shape)) throw new ShapeError(`${say}; k and v must have one shape`);
+    throw new ShapeError(`${op}: q, k and v must be [B, H, T, D]; ${got}. Reshape them.`);
+  if (shapeText(k.shape) !== shapeText(v.shape))
+    throw new ShapeError(`${op}: k and v must have the same shape; ${got}. Make them equal.`);
   if (q.shape[0] !== k.shape[0] || q.shape[3] !== k.shape[3])
-    throw new ShapeError(`${say}; batch and head size of q and k must agree`);
+    throw new ShapeError(`${op}: batch and head size of q and k must be equal; ${got}. Change one of them.`);
   if (k.shape[1] === 0 ? q.shape[1] !== 0 : q.shape[1]! % k.shape[1]! !== 0)
-    throw new ShapeError(`${say}; the heads of q must be a multiple of those of k`);
-  if (q.shape[3] === 0) throw new ShapeError(`${say}; heads have at least one element`);
+    throw new ShapeError(
+      `${op}: the number of heads of q must be a multiple of that of k; ${got}. Change one of them.`,
+    );
+  if (q.shape[3] === 0) throw new ShapeError(`${op}: the head size must be at least 1; ${got}. Check the shapes.`);
   if (!isFloat(q.dtype) || !isFloat(k.dtype) || k.dtype !== v.dtype)
-    throw new DTypeError(`${say}; dtypes must be f32, f16 or bf16, the same for k and v; cast one of them`);
+    throw new DTypeError(`${op}: dtypes must be f32, f16 or bf16, and the same for k and v; ${got}. Cast one of them.`);
 }
 
-/** The scale asked for, or D^−0.5. */
+/** Returns the given scale, or D^−0.5. Throws `ArgumentError` if it is not finite. */
 export function scaleOf(op: string, scale: number | undefined, d: number): number {
   const value = scale ?? d ** -0.5;
-  if (!Number.isFinite(value)) throw new ArgumentError(`${op}: scale ${value} is not a finite number`);
+  if (!Number.isFinite(value))
+    throw new ArgumentError(`${op}: scale must be a finite number; got ${value}. Change it.`);
   return value;
 }
 
-/** Throws unless `t` holds whole numbers of shape `shape`. */
+/** Checks that `t` has the shape `shape` and the dtype i32 or u32. Throws `ShapeError` or `DTypeError`. */
 export function checkIntegers(op: string, name: string, t: Tensor, shape: readonly number[]): void {
   if (shapeText(t.shape) !== shapeText(shape))
-    throw new ShapeError(`${op}: ${name} ${t} must have shape ${shapeText(shape)}`);
-  if (t.dtype !== "i32" && t.dtype !== "u32") throw new DTypeError(`${op}: ${name} ${t} must be i32 or u32; cast it`);
+    throw new ShapeError(`${op}: ${name} must have shape ${shapeText(shape)}; got ${t}. Reshape it.`);
+  if (t.dtype !== "i32" && t.dtype !== "u32")
+    throw new DTypeError(`${op}: ${name} must be i32 or u32; got ${t}. Cast it.`);
 }
 
 function checkMasks(q: Tensor, k: Tensor, { starts, documents }: AttentionOptions): void {
@@ -303,7 +309,7 @@ function checkMasks(q: Tensor, k: Tensor, { starts, documents }: AttentionOption
   if (!documents) return;
   if (q.shape[2] !== k.shape[2])
     throw new ShapeError(
-      `attention: documents need as many queries as keys, q ${q} and k ${k} have ${q.shape[2]} and ${k.shape[2]}`,
+      `attention: documents need as many queries as keys; got ${q.shape[2]} in q ${q} and ${k.shape[2]} in k ${k}. Leave documents out.`,
     );
   checkIntegers("attention", "documents", documents, [q.shape[0]!, q.shape[2]!]);
 }

@@ -85,9 +85,9 @@ export interface DecodeOptions {
 
 /**
  * softmax(scale · q kᵀ) v over a cache: q [B, Hq, Tq, D], keys and values [B, Hkv, capacity, D] → [B, Hq, Tq, D] of q's dtype, a permuted
- * view of [B, Tq, Hq, D]. Query t sees the keys from `starts` to length + t, both ends included: write the new tokens first
- * (`cacheWrite`), raise the length after all layers (`advance`). Hq is a multiple of Hkv, D of 4. No gradient.
- * @param length u32 [1], or [B] for rows of their own lengths: tokens in the cache before these
+ * view of [B, Tq, Hq, D]. Query t attends to the keys from `starts` to length + t, inclusive: write the new tokens
+ * first (`cacheWrite`), raise the length after all layers (`advance`). Hq is a multiple of Hkv, D of 4. No gradient.
+ * @param length u32 [1], or [B] for rows of different lengths: tokens in the cache before these
  */
 export function attentionDecode(
   q: Tensor,
@@ -99,16 +99,19 @@ export function attentionDecode(
   const op = "attentionDecode";
   knownOptions(op, options, ["scale", "starts"]);
   checkTensors(op, q, keys, values, length, options.starts ?? null);
-  if (q.rank !== 4) throw new ShapeError(`${op}: q ${q}; takes [B, Hq, Tq, D]`);
+  if (q.rank !== 4) throw new ShapeError(`${op}: q must be [B, Hq, Tq, D]; got ${q}. Reshape it.`);
   const [b, hq, tq, d] = q.shape as [number, number, number, number];
   const [hkv, capacity] = checkCaches(op, keys, values, length, b, d);
   if (hq % hkv)
-    throw new ShapeError(`${op}: ${hq} heads of q do not share ${hkv} heads of the cache; a multiple is needed`);
-  if (!isFloat(q.dtype)) throw new DTypeError(`${op}: q ${q} is not of a floating dtype`);
+    throw new ShapeError(
+      `${op}: the number of heads of q must be a multiple of the cache's ${hkv}; got ${hq}. Change one of them.`,
+    );
+  if (!isFloat(q.dtype)) throw new DTypeError(`${op}: q must have a floating dtype; got ${q}. Cast it to f32 first.`);
   const { starts, scale = d ** -0.5 } = options;
   if (starts && (starts.shape.join() !== String(b) || (starts.dtype !== "i32" && starts.dtype !== "u32")))
-    throw new ShapeError(`${op}: starts ${starts}; takes i32 or u32 [${b}]`);
-  if (!Number.isFinite(scale)) throw new ArgumentError(`${op}: scale ${scale} is not a finite number`);
+    throw new ShapeError(`${op}: starts must be i32 or u32 [${b}]; got ${starts}. Cast or reshape it.`);
+  if (!Number.isFinite(scale))
+    throw new ArgumentError(`${op}: scale must be a finite number; got ${scale}. Change it.`);
   refuseGradient(op, q, keys, values);
   return scope(() => {
     const y = empty([b, tq, hq, d], { dtype: q.dtype, device: q.device });
@@ -170,12 +173,17 @@ export function cacheWrite(keys: Tensor, values: Tensor, k: Tensor, v: Tensor, l
   const op = "cacheWrite";
   checkTensors(op, keys, values, k, v, length);
   if (k.rank !== 4 || k.shape.join() !== v.shape.join() || k.dtype !== v.dtype || !isFloat(k.dtype))
-    throw new ShapeError(`${op}: k ${k} and v ${v}; two float tensors [B, H, T, D] of one shape and dtype`);
+    throw new ShapeError(
+      `${op}: k and v must be float tensors [B, H, T, D] of the same shape and dtype; got ${k} and ${v}. Change one of them.`,
+    );
   const [b, h, t, d] = k.shape as [number, number, number, number];
   const [heads, capacity] = checkCaches(op, keys, values, length, b, d);
   if (heads !== h)
-    throw new ShapeError(`${op}: ${h} heads of k for ${heads} heads of the cache ${shapeText(keys.shape)}`);
-  if (t > capacity) throw new ShapeError(`${op}: ${t} tokens for a cache of ${capacity}; make the cache larger`);
+    throw new ShapeError(
+      `${op}: k must have the cache's ${heads} heads; got ${h} for a cache of ${shapeText(keys.shape)}. Use a cache for ${h} heads.`,
+    );
+  if (t > capacity)
+    throw new ShapeError(`${op}: the tokens must fit the cache of ${capacity}; got ${t}. Make the cache larger.`);
   refuseGradient(op, k, v);
   checkIdRange(op, "length", length, capacity - t + 1);
   scope(() => {
@@ -219,10 +227,12 @@ export function cacheWrite(keys: Tensor, values: Tensor, k: Tensor, v: Tensor, l
 /** x += by in place, for u32 or i32 lengths and positions on the device. */
 export function advance(x: Tensor, by: number): void {
   checkTensors("advance", x);
-  if (x.dtype !== "u32" && x.dtype !== "i32") throw new DTypeError(`advance: ${x}; takes u32 or i32`);
+  if (x.dtype !== "u32" && x.dtype !== "i32") throw new DTypeError(`advance: x must be u32 or i32; got ${x}. Cast it.`);
   checkNumber("advance", by, "u32");
   if (!x.isBindable || x.size > 65535 * 64)
-    throw new ShapeError(`advance: ${x}; takes a contiguous tensor of at most ${65535 * 64} elements`);
+    throw new ShapeError(
+      `advance: x must be contiguous with at most ${65535 * 64} elements; got ${x}. Use a smaller tensor.`,
+    );
   launch(advanceKernel, {
     buffers: { x },
     params: { count: x.size, by },
@@ -247,21 +257,25 @@ function checkCaches(
     !isFloat(keys.dtype)
   ) {
     throw new ShapeError(
-      `${op}: caches ${keys} and ${values}; two float tensors [B, H, capacity, D] of one shape and dtype`,
+      `${op}: the caches must be float tensors [B, H, capacity, D] of the same shape and dtype; got ${keys} and ${values}. Change one of them.`,
     );
   }
   if (keys.dim(0) !== batch || keys.dim(3) !== d || d % 4)
     throw new ShapeError(
-      `${op}: caches ${shapeText(keys.shape)} for batch ${batch} and head size ${d}; they must agree, and the head size be a multiple of 4`,
+      `${op}: the caches must have batch ${batch} and head size ${d}, a multiple of 4; got ${shapeText(keys.shape)}. Make new caches.`,
     );
   if (!keys.isBindable || !values.isBindable)
-    throw new ShapeError(`${op}: caches must be contiguous tensors of their own`);
+    throw new ShapeError(
+      `${op}: the caches must be contiguous, each with its own storage; got ${keys} and ${values}. Make them with zeros().`,
+    );
   if (length.dtype !== "u32" || !(length.size === 1 || length.size === batch) || length.rank !== 1)
-    throw new ShapeError(`${op}: length ${length}; takes u32 [1] or [${batch}]`);
+    throw new ShapeError(`${op}: length must be u32 [1] or [${batch}]; got ${length}. Cast or reshape it.`);
   return [keys.dim(1), keys.dim(2)];
 }
 
 function refuseGradient(op: string, ...tensors: readonly Tensor[]): void {
   if (gradEnabled() && tensors.some((t) => t.requiresGrad))
-    throw new AutogradError(`${op}: it has no gradient; call it inside noGrad()`);
+    throw new AutogradError(
+      `${op}: the inputs must not need gradients, as the op has none; got one that does. Call it inside noGrad().`,
+    );
 }

@@ -95,7 +95,7 @@ interface Kernels {
   readonly key: typeof naive.key;
 }
 
-/** How the work of one kernel is cut up. */
+/** Division of the work of one kernel. */
 export interface Split {
   readonly constants: Constants;
   /** Workgroups that share a tile of rows, each computing a part of the columns. */

@@ -70,7 +70,7 @@ export function emptyHeads(shape: Shape, dtype: DType, like: Tensor, headMajor =
 /** As `emptyHeads`, with heads and tokens in the order in which `x` has them. */
 export const emptyLike = (x: Tensor): Tensor => emptyHeads(x.shape, x.dtype, x, x.strides[1]! > x.strides[2]!);
 
-/** What is walked: `rows` batch rows of `heads` key heads. */
+/** Part of the attention: `rows` batch rows of `heads` key heads. */
 export interface HeadRange {
   readonly op: string;
   readonly rows: number;
@@ -117,12 +117,12 @@ export function overHeads<N extends string>(
     } else {
       if (work > maxDispatchWork) {
         throw new ShapeError(
-          `${op}: one head takes ${work.toExponential(1)} operations, at most ${maxDispatchWork.toExponential(0)} are allowed in one dispatch; use fewer tokens`,
+          `${op}: one head must take at most ${maxDispatchWork.toExponential(0)} operations, the limit of a dispatch; got ${work.toExponential(1)}. Use fewer tokens.`,
         );
       }
       const most = names.map((n) => operands[n].tensor).reduce((a, b) => (sizeOf(a.shape) > sizeOf(b.shape) ? a : b));
       throw new ShapeError(
-        `${op}: one head of ${most} does not fit a binding of ${most.device.limits.maxStorageBufferBindingSize} bytes; use fewer tokens`,
+        `${op}: one head must fit a binding of ${most.device.limits.maxStorageBufferBindingSize} bytes; got ${most}. Use fewer tokens.`,
       );
     }
   };

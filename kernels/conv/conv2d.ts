@@ -70,35 +70,39 @@ export function conv2d(x: Tensor, weight: Tensor, bias: Tensor | null = null, op
 function geometry(x: Tensor, weight: Tensor, bias: Tensor | null, options: Conv2dOptions): ConvGeometry {
   const { stride = 1, padding = 0 } = options;
   for (const t of [x, weight, bias])
-    if (t && !isFloat(t.dtype)) throw new DTypeError(`conv2d: ${t} is not of a floating dtype; cast it to f32 first`);
+    if (t && !isFloat(t.dtype))
+      throw new DTypeError(`conv2d: every tensor must have a floating dtype; got ${t}. Cast it to f32 first.`);
   if (x.rank !== 4 || weight.rank !== 4)
     throw new ShapeError(
-      `conv2d: x ${shapeText(x.shape)}, weight ${shapeText(weight.shape)}; takes x [N, C, H, W] and weight [O, C, kh, kw]`,
+      `conv2d: x must be [N, C, H, W] and weight [O, C, kh, kw]; got ${shapeText(x.shape)} and ${shapeText(weight.shape)}. Reshape them.`,
     );
   const [images, channels, height, width] = x.shape as [number, number, number, number];
   const [outputs, inner, kernelHeight, kernelWidth] = weight.shape as [number, number, number, number];
   if (inner !== channels)
     throw new ShapeError(
-      `conv2d: x ${shapeText(x.shape)} has ${channels} channels, weight ${shapeText(weight.shape)} takes ${inner}; make them equal`,
+      `conv2d: x must have the weight's ${inner} channels; got ${channels} in x ${shapeText(x.shape)} for weight ${shapeText(weight.shape)}. Make them equal.`,
     );
   if (bias && !sameShape(bias.shape, [outputs]))
     throw new ShapeError(
-      `conv2d: bias ${shapeText(bias.shape)}, the weight gives ${outputs} channels; pass [${outputs}]`,
+      `conv2d: bias must be [${outputs}], one value per output channel; got ${shapeText(bias.shape)}. Change it.`,
     );
   const [top, right, bottom, left] = typeof padding === "number" ? [padding, padding, padding, padding] : padding;
   if (![top, right, bottom, left].every((n) => Number.isInteger(n) && n >= 0)) {
     throw new ArgumentError(
-      `conv2d: padding ${JSON.stringify(padding)}; a whole number ≥ 0, or [top, right, bottom, left]`,
+      `conv2d: padding must be a whole number ≥ 0, or [top, right, bottom, left]; got ${JSON.stringify(padding)}. Change it.`,
     );
   }
-  if (!Number.isInteger(stride) || stride < 1) throw new ArgumentError(`conv2d: stride ${stride}; a whole number ≥ 1`);
+  if (!Number.isInteger(stride) || stride < 1)
+    throw new ArgumentError(`conv2d: stride must be a whole number ≥ 1; got ${stride}. Change it.`);
   if (kernelHeight < 1 || kernelWidth < 1)
-    throw new ShapeError(`conv2d: weight ${shapeText(weight.shape)} has an empty kernel`);
+    throw new ShapeError(
+      `conv2d: the kernel of weight must not be empty; got ${shapeText(weight.shape)}. Check its shape.`,
+    );
   const outHeight = Math.floor((height + top + bottom - kernelHeight) / stride) + 1;
   const outWidth = Math.floor((width + left + right - kernelWidth) / stride) + 1;
   if (outHeight < 1 || outWidth < 1) {
     throw new ShapeError(
-      `conv2d: a kernel of ${kernelHeight} × ${kernelWidth} does not fit ${height} × ${width} pixels with padding ${JSON.stringify(padding)}; pad more, or take a smaller kernel`,
+      `conv2d: the kernel must fit ${height} × ${width} pixels with padding ${JSON.stringify(padding)}; got ${kernelHeight} × ${kernelWidth}. Pad more, or use a smaller kernel.`,
     );
   }
   return {

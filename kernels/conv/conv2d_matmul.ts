@@ -20,7 +20,7 @@ const addBias = kernel(
   standard,
 );
 
-/** How a convolution is a product, or null if it is none. */
+/** Returns the matrix product that computes a convolution, or null if there is none. */
 export function productOf(g: ConvGeometry, padded: boolean): "pixels" | "patches" | null {
   if (padded || g.images * g.channels * g.outputs === 0) return null;
   if (g.kernelHeight === 1 && g.kernelWidth === 1 && g.stride === 1) return "pixels";

@@ -60,7 +60,9 @@ function range(t: Tensor, start: number, count: number): { bound: Bound; inside:
 /** 0 … `total` in ranges of at most `most`; none crosses a multiple of `multiple` but those that start on one. */
 function ranges(op: string, total: number, most: number, multiple = 1): { first: number; end: number }[] {
   if (most < 1)
-    throw new ShapeError(`${op}: one channel of an image does not fit a binding of the device; use smaller images`);
+    throw new ShapeError(
+      `${op}: one channel of an image must fit a binding of the device; got a larger one. Use smaller images.`,
+    );
   const out: { first: number; end: number }[] = [];
   for (let first = 0; first < total;) {
     const end = Math.min(total, first + most);

@@ -38,8 +38,8 @@ const backward = kernel(
 export function upsampleNearest2x(x: Tensor): Tensor {
   checkTensors("upsampleNearest2x", x);
   if (!isFloat(x.dtype))
-    throw new DTypeError(`upsampleNearest2x: ${x} is not of a floating dtype; cast it to f32 first`);
-  if (x.rank !== 4) throw new ShapeError(`upsampleNearest2x: ${x}; takes x [N, C, H, W]`);
+    throw new DTypeError(`upsampleNearest2x: x must have a floating dtype; got ${x}. Cast it to f32 first.`);
+  if (x.rank !== 4) throw new ShapeError(`upsampleNearest2x: x must be [N, C, H, W]; got ${x}. Reshape it.`);
   const y = scope(() => resize(x, true));
   return record("upsampleNearest2x", [x], y, [], (g) => [resize(g, false)]);
 }

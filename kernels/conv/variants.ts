@@ -60,11 +60,11 @@ const weightNaive = weightKernel("conv2d_weight", new URL("./conv2d_weight.wgsl"
 const weightThreeByThree = weightKernel("conv2d_weight_3x3", new URL("./conv2d_weight_3x3.wgsl", import.meta.url));
 const weightTiled = weightKernel("conv2d_weight_tiled", new URL("./conv2d_weight_tiled.wgsl", import.meta.url));
 
-/** What is computed: the convolution of `g`, of an input of dtype `x`. */
+/** The problem: the convolution of `g`, of an input of dtype `x`. */
 export interface ConvProblem {
   readonly g: ConvGeometry;
   readonly x: DType;
-  /** How it is a matrix product; null if it is none, or the kernels of its own are asked for. */
+  /** The equivalent matrix product; null if there is none, or if direct kernels are requested. */
   readonly product?: "pixels" | "patches" | null;
 }
 
@@ -165,10 +165,10 @@ const CONV: readonly Variant<ConvProblem, ConvVariant>[] = [
   ...DIRECT,
 ];
 
-/** What computes a convolution. */
+/** The kernels that compute a convolution. */
 export const convVariant = (capabilities: Capabilities, problem: ConvProblem): ConvVariant =>
   chooseVariant("conv2d", CONV, capabilities, problem);
 
-/** The kernels of its own for a convolution that is not computed as a product. */
+/** The direct kernels for a convolution that is not computed as a product. */
 export const directVariant = (capabilities: Capabilities, { g, x }: ConvProblem): Direct =>
   convVariant(capabilities, { g, x }) as Direct; // without `product` no other row runs

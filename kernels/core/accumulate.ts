@@ -15,12 +15,14 @@ const accumulate = kernel(
   standard,
 );
 
-/** x += y; `x` is bindable, shapes agree, both are of float dtypes. */
+/** x += y; `x` is bindable, the shapes are equal, both have float dtypes. */
 export function accumulateInto(x: Tensor, y: Tensor): void {
   if (!sameShape(x.shape, y.shape) || !isFloat(x.dtype) || !isFloat(y.dtype))
-    throw new ShapeError(`addInto: ${y} into ${x}; two float tensors of one shape`);
+    throw new ShapeError(
+      `addInto: both tensors must be float tensors of the same shape; got ${y} into ${x}. Change one of them.`,
+    );
   if (!x.isWritable) {
-    // The last granule belongs to others too: add beside it and write word by word.
+    // Other tensors share the last granule: add in a temporary and write it word by word.
     scope(() => copyInto(x, map(add, [x, y], { dtype: x.dtype })));
     return;
   }
@@ -38,7 +40,7 @@ export function accumulateInto(x: Tensor, y: Tensor): void {
   if (from !== y) from.dispose();
 }
 
-/** The sum of a gradient with what is there: leaves accumulate in f32; between ops the sum overwrites the first if it may. */
+/** Adds a gradient to the existing one: leaves accumulate in f32; between ops the sum overwrites the first if allowed. */
 export function accumulateGradient(into: Tensor | null, grad: Tensor, inPlace: boolean, leaf: boolean): Tensor {
   if (!into) return leaf ? map(copy, [grad], { dtype: "f32" }) : contiguousCopy(grad);
   if (inPlace && into.isBindable) {

@@ -11,7 +11,7 @@ const check = kernel(
   { count: "u32", position: "u32", limit: "u32", ignored: "u32", has_ignored: "u32", site: "u32" },
 );
 
-/** What the checks of a device write, u32 [4]; it lives as long as the device. */
+/** The record that the checks of a device write, u32 [4]; it lives as long as the device. */
 const records = new WeakMap<Device, Tensor>();
 
 function recordOf(device: Device): Tensor {
@@ -27,8 +27,8 @@ function recordOf(device: Device): Tensor {
 }
 
 /**
- * On a device with `checks`: notes that `ids` (i32 or u32) of `op` must be from 0 to `limit` − 1, or `ignored`. `device.sync()`, or the next
- * read-back, throws `ArgumentError` with the op, the input, the id and its position.
+ * On a device with `checks`: checks that `ids` (i32 or u32) of `op` are in 0 … `limit` − 1, or equal `ignored`.
+ * `device.sync()`, or the next read-back, throws `ArgumentError` with the op, the input, the id and its position.
  */
 export function checkIdRange(
   op: string,

@@ -1,7 +1,7 @@
 /** Shape arithmetic of strided walks. */
 import type { Shape } from "../../engine/index.ts";
 
-/** Joins neighbouring dimensions that all operands (and a row-major result) walk as one, and drops those of size 1. */
+/** Merges adjacent dimensions that are contiguous in all operands (and in a row-major result), and drops those of size 1. */
 export function collapse(
   shape: Shape,
   strides: readonly (readonly number[])[],

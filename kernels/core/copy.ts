@@ -39,16 +39,20 @@ export function fitsWords(dst: Tensor, src: Tensor): boolean {
  */
 export function copyInto(dst: Tensor, src: Tensor): void {
   if (!sameShape(dst.shape, src.shape) || dst.dtype !== src.dtype)
-    throw new ShapeError(`copyInto: ${src} into ${dst}; shape and dtype must agree`);
+    throw new ShapeError(
+      `copyInto: shape and dtype must be equal; got ${src} into ${dst}. Cast or reshape the source.`,
+    );
   if (dst.storage === src.storage)
-    throw new ArgumentError(`copyInto: ${src} and ${dst} share a storage; clone the source first`);
+    throw new ArgumentError(
+      `copyInto: source and destination must not share a storage; got ${src} and ${dst}. Clone the source first.`,
+    );
   if (dst.size === 0) return;
   const source = wordView(src, 32 / DTYPES[src.dtype].bits) ? src : contiguousCopy(src);
   copyWords(dst, source);
   if (source !== src) source.dispose();
 }
 
-/** y = value everywhere, in place; `y` may be a view (rows of 16-bit and 8-bit elements on whole words). */
+/** Fills y with `value` in place; `y` may be a view (rows of 16-bit and 8-bit elements on whole words). */
 export function fillInto(y: Tensor, value: number): void {
   checkNumber("fillInto", value, y.dtype);
   if (y.size === 0) return;

@@ -41,17 +41,19 @@ export function wordView(t: Tensor, per: number): { shape: number[]; strides: nu
 export function copyWords(dst: Tensor, src: Tensor): void {
   if (dst.strides.some((s, d) => s === 0 && dst.shape[d]! > 1))
     throw new ArgumentError(
-      `copyInto: ${dst} is expanded: several elements share a place; write to the tensor that was expanded`,
+      `copyInto: the destination must not be expanded, so that no elements share memory; got ${dst}. Write to the tensor that was expanded.`,
     );
   const per = 32 / DTYPES[dst.dtype].bits;
   const [to, from] = [wordView(dst, per), wordView(src, per)];
   if (!to || !from)
     throw new ShapeError(
-      `copyInto: rows of ${to ? src : dst} do not fall on whole 32-bit words; use an even number of elements a row, or f32`,
+      `copyInto: rows must consist of whole 32-bit words; got ${to ? src : dst}. Use an even number of elements per row, or f32.`,
     );
   const joined = collapse(to.shape, [to.strides, from.strides]);
   if (joined.shape.length > 8)
-    throw new ShapeError(`copyInto: ${dst} has ${joined.shape.length} dimensions that cannot be joined, at most 8`);
+    throw new ShapeError(
+      `copyInto: the destination must have at most 8 dimensions that cannot be merged; got ${joined.shape.length} in ${dst}. Make it contiguous.`,
+    );
   const limit = dst.device.limits.maxStorageBufferBindingSize;
   const align = dst.device.limits.minStorageBufferOffsetAlignment / 4;
 
@@ -76,7 +78,7 @@ export function copyWords(dst: Tensor, src: Tensor): void {
     ): { bound: { of: Tensor; start: number; elements: number }; inside: number } => {
       const first = Math.floor(at / align) * align;
       const words = t.strided([t.storage.bytes / 4], [1], 0);
-      // Counted in words whatever the dtype: a flat view of the storage, `per` elements to a word.
+      // Counted in words for every dtype: a flat view of the storage with `per` elements per word.
       return {
         bound: { of: words, start: first * per, elements: (at - first + reach(strides)) * per },
         inside: at - first,

@@ -18,7 +18,7 @@ export const activations = library("activations", new URL("./lib/activations.wgs
 ]);
 
 const f32 = library("f32", new URL("./lib/f32.wgsl", import.meta.url), [finite]);
-/** f32, one element a granule: for rows that do not split into fours. */
+/** f32, one element per granule: for rows whose length is not a multiple of 4. */
 export const f32x1 = library("f32x1", new URL("./lib/f32x1.wgsl", import.meta.url), [finite]);
 const f16 = library("f16", new URL("./lib/f16.wgsl", import.meta.url), [finite]);
 const bf16 = library("bf16", new URL("./lib/bf16.wgsl", import.meta.url), [finite]);
@@ -26,10 +26,13 @@ const i32 = library("i32", new URL("./lib/i32.wgsl", import.meta.url), [finite])
 const u32 = library("u32", new URL("./lib/u32.wgsl", import.meta.url), [finite]);
 const u8 = library("u8", new URL("./lib/u8.wgsl", import.meta.url), [finite]);
 
-/** What nearly every kernel includes: the storage of each dtype, and the folded grid. */
+/** Libraries that nearly every kernel includes: the storage of each dtype, and the folded grid. */
 export const standard: readonly Library[] = [grid, f32, f16, bf16, i32, u32, u8];
 
-/** What fills the slot of an operand of `dtype` with rows of `columns` elements: one element a granule (f32 only) if rows do not split into fours. */
+/**
+ * Returns the library for an operand of `dtype` with rows of `columns` elements: one element per granule (f32 only) if
+ * the length is not a multiple of 4.
+ */
 export function rowLibrary(dtype: DType, columns: number): Library | DType {
   return dtype === "f32" && columns % 4 !== 0 ? f32x1 : dtype;
 }

@@ -28,7 +28,7 @@ import { windowsOf } from "./windows.ts";
 
 /** An elementwise formula; `expression()` makes it, `map()` applies it. */
 export interface Expression {
-  /** What launches, traces and messages call it. */
+  /** Name in launches, traces and messages. */
   readonly name: string;
   readonly library: Library;
 }
@@ -40,7 +40,7 @@ const formulas = new WeakMap<Library, string>();
  * An elementwise formula in WGSL over `a`, `b`, `c` (vec4 of the inputs' arithmetic types) and `s` (vec4f of scalars). The result is
  * converted to the output's type.
  * @param name unique
- * @param libraries those whose functions the formula calls
+ * @param libraries the libraries of the functions that the formula calls
  */
 export function expression(name: string, wgsl: string, ...libraries: readonly Library[]): Expression {
   const uses = libraries.map((l) => `//#use ${l.name}\n`).join("");
@@ -50,7 +50,7 @@ export function expression(name: string, wgsl: string, ...libraries: readonly Li
   return { name, library: declared };
 }
 
-/** The values as they are, converted to the result's dtype. */
+/** The identity, with conversion to the dtype of the result. */
 export const copy = expression("copy", "a");
 const truncate = expression("truncate", "truncate_y(a)");
 
@@ -103,7 +103,7 @@ export function map(formula: Expression, inputs: readonly Tensor[], options: Map
   const shape =
     options.shape ?? inputs.slice(1).reduce((s: Shape, t) => broadcastShapes(formula.name, s, t.shape), a!.shape);
   if (options.into && !options.into.isWritable) {
-    // The granules at its ends belong to others too: made beside it and copied word by word.
+    // Other tensors share the granules at its ends: compute in a temporary and copy word by word.
     const { into, ...rest } = options;
     const own = map(formula, inputs, { ...rest, dtype: into.dtype, shape: into.shape });
     copyWords(into, own);
@@ -168,7 +168,7 @@ function mapStrided(
   );
   if (shape.length > MAX_DIMENSIONS) {
     throw new ShapeError(
-      `${use.f.name}: a view of shape ${shapeText(y.shape)} has ${shape.length} dimensions that cannot be joined, at most ${MAX_DIMENSIONS}; make the input contiguous first`,
+      `${use.f.name}: a view must have at most ${MAX_DIMENSIONS} dimensions that cannot be merged; got ${shape.length} in ${shapeText(y.shape)}. Make the input contiguous first.`,
     );
   }
   split(
@@ -203,7 +203,7 @@ function mapStrided(
     else head += head % 4 && head + 4 - (head % 4) < part[d]! ? 4 - (head % 4) : 0;
     if (d < 0 || head >= part[d]!) {
       throw new ShapeError(
-        `${use.f.name}: a view of shape ${shapeText(y.shape)} cannot be cut into parts that fit a binding of ${limit} bytes; make the input contiguous along its last dimension first`,
+        `${use.f.name}: a view must split into parts that fit a binding of ${limit} bytes; got ${shapeText(y.shape)}. Make the input contiguous along its last dimension first.`,
       );
     }
     for (const [first, count] of [
@@ -285,5 +285,5 @@ export function contiguousCopy(x: Tensor): Tensor {
   return x.isBindable ? x : map(copy, [x]);
 }
 
-/** `x` of `dtype`: itself if it is, else a copy. Not recorded on the tape. */
+/** Returns `x` itself if it has the dtype, else a cast copy. Not recorded on the tape. */
 export const asDType = (x: Tensor, dtype: DType): Tensor => (x.dtype === dtype ? x : map(copy, [x], { dtype }));

@@ -1,6 +1,6 @@
 /**
- * What kernels over rows share: how many invocations work on a row, operands whose rows split into granules, and bindings of a
- * table with four numbers a row.
+ * Common parts of kernels over rows: how many invocations work on a row, operands whose rows split into granules, and
+ * bindings of a table with four numbers per row.
  */
 import { contiguousStrides, library, sizeOf } from "../../engine/index.ts";
 import type { Bound, Capabilities, DType, Library, Tensor } from "../../engine/index.ts";
@@ -61,7 +61,10 @@ export const rowVariant = (family: string, capabilities: Capabilities, granules:
 const workgroupSize = (granules: number): number =>
   Math.min(256, Math.max(32, 2 ** Math.floor(Math.log2(Math.max(1, granules / 2)))));
 
-/** `x` as kernels over rows of `columns` elements bind it: contiguous, and f32 if 16-bit rows would not split into fours. Not recorded. */
+/**
+ * Prepares `x` for kernels over rows of `columns` elements: contiguous, and f32 if it has 16-bit rows whose length is
+ * not a multiple of 4. Not recorded.
+ */
 export function rowOperand(x: Tensor, columns: number): Tensor {
   return columns % 4 !== 0 && x.dtype !== "f32" ? map(copy, [x], { dtype: "f32" }) : contiguousCopy(x);
 }
@@ -69,7 +72,7 @@ export function rowOperand(x: Tensor, columns: number): Tensor {
 /** Granules of a row of `columns` elements. */
 export const granulesOf = (columns: number): number => (columns % 4 === 0 ? columns / 4 : columns);
 
-/** What fills the slots of operands with rows of `columns` elements: slot → tensor. */
+/** Returns the libraries for operands with rows of `columns` elements: slot → tensor. */
 export function rowUses(columns: number, operands: Readonly<Record<string, Tensor>>): Record<string, Library | DType> {
   return Object.fromEntries(Object.entries(operands).map(([slot, t]) => [slot, rowLibrary(t.dtype, columns)]));
 }

@@ -1,14 +1,15 @@
 /**
- * Which variant of a kernel runs: each family has one table of them, and the first that runs on the device and is preferred for the problem
- * is taken. What comes next (subgroup matrices, quantised weights) is a row more. Tests and the bench force a variant by name, here alone.
+ * Choice of kernel variants: each family has one table of variants, and the first that runs on the device and is
+ * preferred for the problem is taken. What comes next (subgroup matrices, quantised weights) is a row more. Tests and
+ * the bench force a variant by name, here alone.
  */
 import { ArgumentError } from "../../engine/index.ts";
 import type { Capabilities } from "../../engine/index.ts";
 
-/** One row of a family's table: a way to compute problems `P`, and what a launch of it needs, `C`. Its functions are pure. */
+/** One row of a family's table: a way to compute problems `P`, and the choice `C` that a launch needs. Its functions are pure. */
 export interface Variant<P, C> {
   readonly name: string;
-  /** False if the device lacks what it needs, or the problem is of another kind; default: always. */
+  /** False if the device lacks a requirement, or if the problem is of another kind; default: always true. */
   readonly runs?: (capabilities: Capabilities, problem: P) => boolean;
   /** True if no later row of the table is better; default: always. `false` for variants that are only forced. */
   readonly preferred?: false | ((capabilities: Capabilities, problem: P) => boolean);
@@ -18,7 +19,7 @@ export interface Variant<P, C> {
   readonly instead?: string;
 }
 
-/** What the table of `family` has for `problem`. Throws `ArgumentError` if a variant is forced that the table does not have. */
+/** Returns the choice of the table of `family` for `problem`. Throws `ArgumentError` if a forced variant is not in the table. */
 export function chooseVariant<P, C>(
   family: string,
   table: readonly Variant<P, C>[],
@@ -42,7 +43,7 @@ export function chooseVariant<P, C>(
 
 const forced = new Map<string, string>();
 
-/** Runs `fn` (synchronous) with the kernel family `family` held to `variant`. */
+/** Runs `fn` (synchronous) with the kernel family `family` restricted to `variant`. */
 export function forceVariant<T>(family: string, variant: string, fn: () => T): T {
   const before = forced.get(family);
   forced.set(family, variant);

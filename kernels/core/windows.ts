@@ -1,4 +1,4 @@
-/** Windows over operands larger than one binding, and what a launch binds of each. */
+/** Windows over operands larger than one binding, with the bindings of a launch for each window. */
 import { rowWindows } from "../../engine/index.ts";
 import type { Bound, Tensor, Window } from "../../engine/index.ts";
 

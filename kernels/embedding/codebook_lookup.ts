@@ -63,15 +63,19 @@ export interface CodebookLookup {
 }
 
 /**
- * The nearest code of every row once both are scaled to length 1 (lengths count as 1e-12 at least): z [M, D], codebook [K, D], D ≤ 64
- * → indices u32 [M], squared distances f32 [M]. The K distances of a row are never stored. Without gradient.
+ * Finds the nearest code of every row, both scaled to length 1 (with lengths of at least 1e-12): z [M, D], codebook [K,
+ * D], D ≤ 64 → indices u32 [M], squared distances f32 [M]. The K distances of a row are never stored. It has no
+ * gradient.
  */
 export function codebookLookup(z: Tensor, codebook: Tensor): CodebookLookup {
   checkTensors("codebookLookup", z, codebook);
   checkCodes("codebookLookup", z, codebook);
   const [rows, columns] = z.shape as [number, number];
   const codes = codebook.shape[0]!;
-  if (codes === 0) throw new ShapeError(`codebookLookup: the codebook ${shapeText(codebook.shape)} is empty`);
+  if (codes === 0)
+    throw new ShapeError(
+      `codebookLookup: the codebook must have at least one code; got ${shapeText(codebook.shape)}. Check its shape.`,
+    );
   return scope(() => {
     const device = z.device;
     const depth = Math.ceil(columns / 4);
@@ -127,30 +131,32 @@ export function codebookLookup(z: Tensor, codebook: Tensor): CodebookLookup {
 
 function checkCodes(op: string, z: Tensor, codebook: Tensor): void {
   for (const t of [z, codebook])
-    if (!isFloat(t.dtype)) throw new DTypeError(`${op}: ${t} is not of a floating dtype; cast it to f32 first`);
+    if (!isFloat(t.dtype))
+      throw new DTypeError(`${op}: every tensor must have a floating dtype; got ${t}. Cast it to f32 first.`);
   if (z.rank !== 2 || codebook.rank !== 2 || z.shape[1] !== codebook.shape[1]) {
     throw new ShapeError(
-      `${op}: z ${shapeText(z.shape)}, codebook ${shapeText(codebook.shape)}; takes rows z [M, D] and codes [K, D] (permute channels to the end first)`,
+      `${op}: z must be [M, D] and the codebook [K, D]; got ${shapeText(z.shape)} and ${shapeText(codebook.shape)}. Permute the channels to the end first.`,
     );
   }
   const columns = z.shape[1]!;
   if (columns < 1 || columns > MAX_COLUMNS)
-    throw new ShapeError(`${op}: codes of ${columns} numbers; takes 1 to ${MAX_COLUMNS}`);
+    throw new ShapeError(`${op}: codes must have 1 to ${MAX_COLUMNS} numbers; got ${columns}. Use shorter codes.`);
 }
 
 function checkIndices(op: string, z: Tensor, indices: Tensor, codes: number): void {
   checkIds(op, indices);
   if (!sameShape(indices.shape, [z.shape[0]!]))
     throw new ShapeError(
-      `${op}: indices ${shapeText(indices.shape)} for z ${shapeText(z.shape)}; pass one index a row, [${z.shape[0]}]`,
+      `${op}: indices must be [${z.shape[0]}], one per row of z; got ${shapeText(indices.shape)}. Reshape them.`,
     );
   checkIdRange(op, "indices", indices, codes);
 }
 
 /**
- * Every row replaced by its nearest code, both scaled to length 1: z [M, D], codebook [K, D] → ê [M, D] of z's dtype. The gradient goes straight
- * through to the scaled row, z_q = ẑ + stopgrad(ê − ẑ), and from there to z; the codebook gets none (see `codebookLosses`).
- * @param indices those of `codebookLookup`, if they are known
+ * Replaces every row by its nearest code, both scaled to length 1: z [M, D], codebook [K, D] → ê [M, D] of z's dtype.
+ * The gradient passes straight through to the scaled row, z_q = ẑ + stopgrad(ê − ẑ), and from there to z; the codebook
+ * gets none (see `codebookLosses`).
+ * @param indices results of `codebookLookup`, if known
  */
 export function quantize(z: Tensor, codebook: Tensor, indices?: Tensor): Tensor {
   checkTensors("quantize", z, codebook, indices ?? null);
@@ -159,7 +165,7 @@ export function quantize(z: Tensor, codebook: Tensor, indices?: Tensor): Tensor 
   const codes = scope(() =>
     noGrad(() => {
       const unit = l2Normalize(rowsAt(codebook, indices ?? codebookLookup(z, codebook).indices, "f32"), EPS);
-      // A row of z that is NaN stays so, whatever its code.
+      // A row of z that is NaN stays NaN for any code.
       const own = l2Normalize(cast(z, "f32"), EPS);
       return map(keepNaN, [unit, own], { dtype: z.dtype });
     }),

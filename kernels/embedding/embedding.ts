@@ -52,7 +52,7 @@ const backwardKernel = kernel(
   standard,
 );
 
-// One 32-bit integer a granule, copied as it is.
+// One 32-bit integer per granule, copied unchanged.
 const word = library(
   "word",
   "alias Pack_T = u32;\nalias V4_T = vec4u;\nconst W_T = 1u;\nfn unpack_T(p: Pack_T) -> V4_T { return vec4u(p, 0u, 0u, 0u); }\nfn pack_T(v: V4_T) -> Pack_T { return v.x; }",
@@ -68,10 +68,10 @@ const GRANULES = 4;
  */
 export const BLOCK = 512;
 
-/** Throws unless `ids` holds 32-bit integers. */
+/** Throws `DTypeError` if `ids` is not i32 or u32. */
 export function checkIds(op: string, ids: Tensor): void {
   if (ids.dtype !== "i32" && ids.dtype !== "u32")
-    throw new DTypeError(`${op}: the indices ${ids} are not i32 or u32; cast them`);
+    throw new DTypeError(`${op}: the indices must be i32 or u32; got ${ids}. Cast them.`);
 }
 
 export interface EmbeddingOptions {
@@ -89,20 +89,19 @@ export function embedding(weight: Tensor, ids: Tensor, options: EmbeddingOptions
   checkTensors("embedding", weight, ids);
   knownOptions("embedding", options, ["dtype"]);
   checkIds("embedding", ids);
-  if (weight.rank !== 2)
-    throw new ShapeError(`embedding: the weight ${weight} has ${weight.rank} dimensions; a table is [V, C]`);
+  if (weight.rank !== 2) throw new ShapeError(`embedding: the weight must be [V, C]; got ${weight}. Reshape it.`);
   const dtype = options.dtype ?? weight.dtype;
   if (dtype !== weight.dtype && dtype !== "f32")
     throw new ArgumentError(
-      `embedding: dtype ${dtype} for a weight of ${weight.dtype}; the result is f32 or of the weight's dtype`,
+      `embedding: dtype must be f32 or that of the weight, ${weight.dtype}; got ${dtype}. Change it.`,
     );
   if (dtype !== weight.dtype && !isFloat(weight.dtype))
-    throw new DTypeError(`embedding: ${weight} is not of a floating dtype; cast the result`);
+    throw new DTypeError(`embedding: weight must have a floating dtype; got ${weight}. Cast it to f32 first.`);
   checkIdRange("embedding", "ids", ids, weight.shape[0]!);
   return rowsAt(weight, ids, dtype);
 }
 
-/** `embedding` without its checks: an id outside the table is meant, or cannot be. */
+/** `embedding` without its checks: ids outside the table are intended, or impossible. */
 export function rowsAt(weight: Tensor, ids: Tensor, dtype: DType): Tensor {
   const [vocabulary, columns] = weight.shape as [number, number];
   const shape = [...ids.shape, columns];
@@ -218,7 +217,7 @@ export function indexSelect(x: Tensor, dim: number, index: Tensor): Tensor {
   checkIds("indexSelect", index);
   const d = normalizeDim(dim, x.rank, "indexSelect");
   if (index.rank !== 1)
-    throw new ShapeError(`indexSelect: the index ${index} has shape ${shapeText(index.shape)}; it has one dimension`);
+    throw new ShapeError(`indexSelect: the index must have one dimension; got ${index}. Flatten it.`);
   checkIdRange("indexSelect", "index", index, x.shape[d]!);
   return entriesAt(x, d, index);
 }

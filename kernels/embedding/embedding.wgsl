@@ -1,6 +1,7 @@
-// y[i, :] = weight[ids[i], :] for the rows that a window of the weight holds; rows of other windows are left as they are, but the window
-// from row 0 writes zeros for every id that it does not hold. ids count from position `position`; a negative id is a large one.
-// An invocation copies GRANULES granules of one row, `steps` apart. Grid: flat over ceil(rows · steps / WORKGROUP) workgroups, folded.
+// y[i, :] = weight[ids[i], :] for the rows in a window of the weight; rows of other windows are not changed, but the
+// window from row 0 writes zeros for every id that it does not hold. ids count from position `position`; a negative id
+// is a large one. An invocation copies GRANULES granules of one row, `steps` apart. Grid: flat over ceil(rows · steps /
+// WORKGROUP) workgroups, folded.
 //#use grid
 //#use f32 as w
 //#use f32 as y

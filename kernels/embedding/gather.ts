@@ -54,14 +54,14 @@ export function gather(x: Tensor, dim: number, index: Tensor): Tensor {
   const d = normalizeDim(dim, x.rank, "gather");
   if (index.rank !== x.rank || index.shape.some((n, i) => i !== d && n > x.shape[i]!)) {
     throw new ShapeError(
-      `gather: index ${index} for ${x}; ranks must agree, and the index must not be longer except in dimension ${dim}`,
+      `gather: the index must have the rank of x and must not be longer, except in dimension ${dim}; got ${index} for x ${x}. Reshape or slice it.`,
     );
   }
   checkIdRange("gather", "index", index, x.shape[d]!);
   return pick(x, d, index);
 }
 
-/** `gather` without its checks: an index outside the dimension is meant. */
+/** `gather` without its checks: indices outside the dimension are intended. */
 export function pick(x: Tensor, d: number, index: Tensor): Tensor {
   const order = [...[...x.shape.keys()].filter((k) => k !== d), d];
   const back = [...x.shape.keys()].map((k) => order.indexOf(k));
@@ -130,12 +130,12 @@ function gradientOfRows(g: Tensor, index: Tensor, n: number): Tensor {
   return dx;
 }
 
-/** The same for many picks a row, added by blocks of them. */
+/** The same for many picks per row, added in blocks. */
 function scatterPicks(g: Tensor, index: Tensor, n: number): Tensor {
   const [rows, picks] = g.shape as [number, number];
   if (rows * n >= 2 ** 32)
     throw new ShapeError(
-      `gather: the gradient of rows with more than ${BLOCK} picks takes at most 2^32 − 1 elements; got ${rows} rows of ${n}. Gather from fewer rows at a time.`,
+      `gather: for a gradient with more than ${BLOCK} picks per row, the rows must have at most 2^32 − 1 elements in all; got ${rows} rows of ${n}. Gather from fewer rows at a time.`,
     );
   const { device } = g;
   const starts = arange(0, rows * n, n, { dtype: "u32", device });

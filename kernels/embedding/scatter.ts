@@ -39,9 +39,10 @@ const lastKernel = kernel(
 const before = expression("scatter.before", "a - V4_a(1)");
 
 /**
- * y = x, but y[…, index[…, k, …], …] = source[…, k, …] along dimension `dim`, as in PyTorch: index i32 or u32 of x's rank, no longer than the
- * source, nor (but along `dim`) than x; the source has x's dtype, or is a number. If an index repeats the last of them counts, and it alone has a
- * gradient. An index outside the dimension (a negative one too) writes nothing; a device with `checks` reports it as an error.
+ * y = x, except y[…, index[…, k, …], …] = source[…, k, …] along dimension `dim`, as in PyTorch: index i32 or u32 of x's
+ * rank, no longer than the source, nor (but along `dim`) than x; the source has x's dtype, or is a number. If an index
+ * repeats, the last one counts, and only that one has a gradient. An index outside the dimension (a negative one too)
+ * writes nothing; a device with `checks` reports it as an error.
  */
 export function scatter(x: Tensor, dim: number, index: Tensor, source: Tensor | number): Tensor {
   const isNumber = typeof source === "number";
@@ -62,7 +63,7 @@ export function scatter(x: Tensor, dim: number, index: Tensor, source: Tensor | 
 export function scatterAdd(x: Tensor, dim: number, index: Tensor, source: Tensor): Tensor {
   const d = check("scatterAdd", x, dim, index, source);
   if (!isFloat(x.dtype))
-    throw new DTypeError(`scatterAdd: x must be of a floating dtype; got ${x}. Cast it and the source to f32 first.`);
+    throw new DTypeError(`scatterAdd: x must have a floating dtype; got ${x}. Cast it and the source to f32 first.`);
   return scope(() => cast(add(x, widen(sumPicks(narrow(source, index.shape), d, index, x.shape[d]!), x)), x.dtype));
 }
 
@@ -75,7 +76,10 @@ function sumPicks(source: Tensor, d: number, index: Tensor, n: number): Tensor {
   return record("scatterAdd", [source], y, [index], (g, [saved]) => [pick(g, d, saved!)]);
 }
 
-/** Number of the last pick of each place, counted from 1, 0 if there is none: u32 of the index's shape, but `n` long along dimension `d`. */
+/**
+ * Number of the last pick of each position, counted from 1, 0 if there is none: u32 of the index's shape, but `n` long
+ * along dimension `d`.
+ */
 function lastPicks(n: number, d: number, index: Tensor): Tensor {
   const picks = index.shape[d]!;
   const rows = sizeOf(index.shape.toSpliced(d, 1));

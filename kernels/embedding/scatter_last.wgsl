@@ -1,5 +1,6 @@
-// last[o, i] = 1 + the largest k with index[o, k] = i; it stays as it is (0) if there is none. The largest is the same in whatever order the
-// invocations come. One element of index an invocation. Grid: flat over ceil(rows · picks / WORKGROUP) workgroups, folded.
+// last[o, i] = 1 + the largest k with index[o, k] = i; it is not changed (0) if there is none. The largest is the same
+// in whatever order the invocations come. One element of index an invocation. Grid: flat over ceil(rows · picks /
+// WORKGROUP) workgroups, folded.
 //#use grid
 const WORKGROUP = 64u; // invocations
 struct Params {

@@ -71,11 +71,11 @@ export type LossReduction = "sum" | "mean" | "none";
 export interface CrossEntropyOptions {
   /** Rows with this target count nowhere. */
   readonly ignoreIndex?: number;
-  /** What becomes of the rows' losses; `"mean"` divides by the number of rows that count (by 1 if none does). */
+  /** Reduction of the rows' losses; `"mean"` divides by the number of rows that count (by 1 if none does). */
   readonly reduction?: LossReduction;
 }
 
-/** What is known of each row so far: state f32 [M, 4]. Begun by `joinColumns` with column 0. */
+/** Running statistics of each row: state f32 [M, 4]. `joinColumns` initialises them with column 0. */
 export const newState = (rows: number, like: Tensor): Tensor => empty([rows, 4], { device: like.device });
 
 /**
@@ -133,7 +133,7 @@ export function finishRows(state: Tensor, targets: Tensor, classes: number, igno
   return { losses, lse, counted };
 }
 
-/** Rows' losses put together, and the number of rows that count (f32 []) if the reduction is the mean. */
+/** Combined losses of the rows, and the number of rows that count (f32 []) if the reduction is the mean. */
 export function reduceLosses(
   { losses, counted }: RowLosses,
   reduction: LossReduction,
@@ -145,7 +145,7 @@ export function reduceLosses(
   return { loss: map(meanOf, [total, count]), count };
 }
 
-/** What multiplies each row's gradient: f32 [M], 0 for rows that do not count. `g` is the gradient of the loss, [] or [M]. */
+/** Returns the factor of each row's gradient: f32 [M], 0 for rows that do not count. `g` is the gradient of the loss, [] or [M]. */
 export function rowCoefficients(g: Tensor, counted: Tensor, count: Tensor | null): Tensor {
   const options = { dtype: "f32", shape: counted.shape } as const;
   return count ? map(coefficientOf, [counted, g, count], options) : map(product, [counted, g], options);
@@ -178,31 +178,36 @@ export function columnsBackward(
   }
 }
 
-/** Throws unless `targets` are i32 or u32 [M] and the options are known ones. */
+/** Throws if `targets` are not i32 or u32 [M], or if an option is unknown or out of range. */
 export function checkTargets(op: string, rows: number, targets: Tensor, ignoreIndex: number, reduction: string): void {
   if (targets.dtype !== "i32" && targets.dtype !== "u32")
-    throw new DTypeError(`${op}: the targets ${targets} are not i32 or u32; cast them`);
+    throw new DTypeError(`${op}: the targets must be i32 or u32; got ${targets}. Cast them.`);
   if (targets.rank !== 1 || targets.size !== rows)
-    throw new ShapeError(`${op}: targets ${targets} for ${rows} rows; one class index a row`);
+    throw new ShapeError(
+      `${op}: targets must have one class index for each of the ${rows} rows; got ${targets}. Reshape them.`,
+    );
   if (!["sum", "mean", "none"].includes(reduction))
-    throw new ArgumentError(`${op}: reduction "${reduction}"; "sum", "mean" or "none"`);
+    throw new ArgumentError(`${op}: reduction must be "sum", "mean" or "none"; got "${reduction}". Change it.`);
   if (!Number.isInteger(ignoreIndex) || Math.abs(ignoreIndex) > 2 ** 31 - 1)
-    throw new ArgumentError(`${op}: ignoreIndex ${ignoreIndex} is not a 32-bit integer`);
+    throw new ArgumentError(`${op}: ignoreIndex must be a 32-bit integer; got ${ignoreIndex}. Change it.`);
 }
 
 /**
  * Cross-entropy: logits [M, V], targets i32 or u32 [M] → −log softmax(logits)[target], f32: summed or averaged [] (the default is the
- * mean), or each row's [M]. Statistics are f32 whatever the logits' dtype; the gradient has the logits' dtype.
- * A target that is neither `ignoreIndex` (default −100) nor a class 0 … V − 1 is ignored too, a device with `checks` reports it as an
- * error: check labels on the host.
+ * mean), or each row's [M]. Statistics are f32 for any dtype of the logits; the gradient has the dtype of the logits. A
+ * target that is neither `ignoreIndex` (default −100) nor a class 0 … V − 1 is ignored too, a device with `checks`
+ * reports it as an error: check labels on the host.
  */
 export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntropyOptions = {}): Tensor {
   checkTensors("crossEntropy", logits, targets);
   knownOptions("crossEntropy", options, ["ignoreIndex", "reduction"]);
   const { ignoreIndex = -100, reduction = "mean" } = options;
-  if (!isFloat(logits.dtype)) throw new DTypeError(`crossEntropy: the logits ${logits} are not of a floating dtype`);
+  if (!isFloat(logits.dtype))
+    throw new DTypeError(`crossEntropy: the logits must have a floating dtype; got ${logits}. Cast it to f32 first.`);
   if (logits.rank !== 2 || logits.shape[1] === 0)
-    throw new ShapeError(`crossEntropy: logits ${logits}; they are [M, V] with V ≥ 1, flatten the dimensions before V`);
+    throw new ShapeError(
+      `crossEntropy: logits must be [M, V] with V ≥ 1; got ${logits}. Flatten the dimensions before V.`,
+    );
   const [rows, classes] = logits.shape as [number, number];
   checkTargets("crossEntropy", rows, targets, ignoreIndex, reduction);
   checkIdRange("crossEntropy", "targets", targets, classes, ignoreIndex);

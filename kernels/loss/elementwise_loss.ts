@@ -19,7 +19,7 @@ import { mean, sum } from "../reduce/reduce.ts";
 import type { LossReduction } from "./cross_entropy.ts";
 
 export interface LossOptions {
-  /** What becomes of the elements' losses (default: "mean"). */
+  /** Reduction of the elements' losses (default: "mean"). */
   readonly reduction?: LossReduction;
 }
 
@@ -57,7 +57,7 @@ function loss(op: keyof typeof LOSSES, input: Tensor, target: Tensor, options: L
     throw new ArgumentError(`${op}: reduction must be "sum", "mean" or "none"; got ${String(reduction)}. Change it.`);
   for (const t of [input, target])
     if (!isFloat(t.dtype))
-      throw new DTypeError(`${op}: input and target must be of a floating dtype; got ${t}. Cast it to f32 first.`);
+      throw new DTypeError(`${op}: input and target must have a floating dtype; got ${t}. Cast it to f32 first.`);
   if (!sameShape(input.shape, target.shape))
     throw new ShapeError(
       `${op}: input and target must have one shape; got ${input} and ${target}. Expand one of them.`,
@@ -77,17 +77,18 @@ function loss(op: keyof typeof LOSSES, input: Tensor, target: Tensor, options: L
   });
 }
 
-/** (input − target)² of tensors of one shape, averaged (default), added up, or each: f32. */
+/** (input − target)² of tensors of the same shape, averaged (default), summed, or per element: f32. */
 export const mseLoss = (input: Tensor, target: Tensor, options: LossOptions = {}): Tensor =>
   loss("mseLoss", input, target, options);
 
 /**
- * −(t log p + (1 − t) log(1 − p)) of probabilities p and targets t from 0 to 1, of one shape: f32. Logarithms count as −100 at least, as in PyTorch;
- * a p outside 0 … 1 gives NaN. Prefer `binaryCrossEntropyWithLogits`, which has no such bounds.
+ * −(t log p + (1 − t) log(1 − p)) of probabilities p and targets t from 0 to 1, of one shape: f32. Logarithms are at
+ * least −100, as in PyTorch; a p outside 0 … 1 gives NaN. Prefer `binaryCrossEntropyWithLogits`, which has no such
+ * bounds.
  */
 export const binaryCrossEntropy = (input: Tensor, target: Tensor, options: LossOptions = {}): Tensor =>
   loss("binaryCrossEntropy", input, target, options);
 
-/** `binaryCrossEntropy(sigmoid(input), target)` without its loss of digits: f32. */
+/** `binaryCrossEntropy(sigmoid(input), target)` without its loss of precision: f32. */
 export const binaryCrossEntropyWithLogits = (input: Tensor, target: Tensor, options: LossOptions = {}): Tensor =>
   loss("binaryCrossEntropyWithLogits", input, target, options);

@@ -1,6 +1,6 @@
 /**
  * Cross-entropy of x · weightᵗ without its logits: they are made for a run of classes and rows at a time, joined into the rows'
- * statistics, and made again in backward. Memory is that of one run, whatever the vocabulary.
+ * statistics, and recomputed in backward. Memory is that of one run for any vocabulary size.
  */
 import {
   ArgumentError,
@@ -77,9 +77,9 @@ function logitsOf(x: Tensor, weight: Tensor, bias: Tensor | null, run: Run): Ten
 }
 
 /**
- * Cross-entropy of linear logits: x [M, K], weight [V, K], targets i32 or u32 [M] → the loss of logits x · weightᵗ (+ bias) as by
- * `crossEntropy`, f32 [], summed or averaged (the default). The logits [M, V] are never held. Rows whose target is ignored have a
- * gradient of exactly 0; the gradients are f32.
+ * Cross-entropy of linear logits: x [M, K], weight [V, K], targets i32 or u32 [M] → the loss of logits x · weightᵗ (+
+ * bias) as in `crossEntropy`, f32 [], summed or averaged (the default). The logits [M, V] are never stored. Rows whose
+ * target is ignored have a gradient of exactly 0; the gradients are f32.
  */
 export function linearCrossEntropy(
   x: Tensor,
@@ -91,23 +91,28 @@ export function linearCrossEntropy(
   const { bias = null, ignoreIndex = -100, reduction = "mean" } = options;
   checkTensors("linearCrossEntropy", x, weight, targets, bias);
   for (const t of [x, weight, bias])
-    if (t && !isFloat(t.dtype)) throw new DTypeError(`linearCrossEntropy: ${t} is not of a floating dtype`);
+    if (t && !isFloat(t.dtype))
+      throw new DTypeError(
+        `linearCrossEntropy: every tensor must have a floating dtype; got ${t}. Cast it to f32 first.`,
+      );
   if (x.rank !== 2 || weight.rank !== 2 || x.shape[1] !== weight.shape[1] || weight.shape[0] === 0) {
     throw new ShapeError(
-      `linearCrossEntropy: x ${x} and weight ${weight}; they are [M, K] and [V, K] with V ≥ 1, flatten the dimensions before K`,
+      `linearCrossEntropy: x must be [M, K] and weight [V, K] with V ≥ 1; got ${x} and ${weight}. Flatten the dimensions before K.`,
     );
   }
   const [rows, k] = x.shape as [number, number];
   const classes = weight.shape[0]!;
   if (bias && (bias.rank !== 1 || bias.size !== classes))
-    throw new ShapeError(`linearCrossEntropy: bias ${bias} for ${classes} classes; one a class`);
+    throw new ShapeError(
+      `linearCrossEntropy: bias must be [${classes}], one value per class; got ${bias}. Reshape it.`,
+    );
   checkTargets("linearCrossEntropy", rows, targets, ignoreIndex, reduction);
   if ((reduction as string) === "none")
     throw new ArgumentError('linearCrossEntropy: reduction "none"; "sum" or "mean"');
   const most = Math.max(1024, Math.min(MAX_CLASSES, RUN_LOGITS / Math.max(1, Math.min(rows, RUN_ROWS))));
   const chunk = options.chunk ?? Math.floor(most / 64) * 64;
   if (!Number.isInteger(chunk) || chunk < 1)
-    throw new ArgumentError(`linearCrossEntropy: chunk ${chunk}; a whole number ≥ 1`);
+    throw new ArgumentError(`linearCrossEntropy: chunk must be a whole number ≥ 1; got ${chunk}. Change it.`);
 
   checkIdRange("linearCrossEntropy", "targets", targets, classes, ignoreIndex);
   const [loss, saved] = scope(() => {

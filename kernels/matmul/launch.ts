@@ -93,7 +93,7 @@ export function productShape(
   const [inner, n] = [b.shape.at(transB ? -1 : -2)!, b.shape.at(transB ? -2 : -1)!];
   if (k !== inner) {
     throw new ShapeError(
-      `${op}: ${shapeText(a.shape)}${transA ? " transposed" : ""} and ${shapeText(b.shape)}${transB ? " transposed" : ""}: the sums run over ${k} and ${inner} terms; make them equal`,
+      `${op}: the inner dimensions must be equal; got ${k} and ${inner} in ${shapeText(a.shape)}${transA ? " transposed" : ""} and ${shapeText(b.shape)}${transB ? " transposed" : ""}. Reshape or transpose one of them.`,
     );
   }
   return { batch: broadcastShapes(op, a.shape.slice(0, -2), b.shape.slice(0, -2)), m, n, k };
@@ -186,7 +186,7 @@ function overOuter(p: Product, shape: readonly number[], o: Operands, m: number,
 function runMatrices(p: Product, counts: readonly number[], o: Operands, m: number, n: number, k: number): void {
   const aligned = (x: Matrix, step: number, length: number): boolean =>
     x.offset % 4 === 0 && (length === 1 || step % 4 === 0) && x.batches.every((s, d) => counts[d] === 1 || s % 4 === 0);
-  // How each operand lies, and whether granules of four of it can be loaded as they are.
+  // Memory layout of each operand, and whether its granules of four can be loaded directly.
   let transA = o.a.column !== 1 && o.a.row === 1;
   let transB = o.b.column !== 1 && o.b.row === 1;
   let direct = {

@@ -6,7 +6,7 @@ export const activation = library("matmul_activation", new URL("./lib/matmul_act
   activations,
 ]);
 export const io = library("matmul_io", new URL("./lib/matmul_io.wgsl", import.meta.url), [...standard, activation]);
-/** Values of neighbouring invocations: there are none, or those of the subgroup. */
+/** Values of other invocations: none, or those of the subgroup. */
 export const lanesNone = library("lanes_none", new URL("./lib/lanes_none.wgsl", import.meta.url));
 export const lanesSubgroup = library("lanes_subgroup", new URL("./lib/lanes_subgroup.wgsl", import.meta.url));
 /** Sums over the invocations that share columns. */

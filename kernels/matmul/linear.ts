@@ -16,7 +16,7 @@ export interface LinearOptions {
   readonly dtype?: DType;
 }
 
-/** What a launch of its own computes of an activation. */
+/** Activations as separate launches. */
 const formulas = (name: Activation) => {
   const kind = ACTIVATIONS[name];
   return {
@@ -35,8 +35,8 @@ const FORMULAS = {
 /**
  * y = activation(x · weightᵗ + bias) + residual: x [..., K], weight [N, K], bias [N] → [..., N]. `gelu` is the exact one (erf), `geluTanh`
  * its tanh form. All of f32, f16, bf16, also mixed; sums are f32. The weight may be larger than a binding.
- * One launch without gradients; with them the value before the activation is kept and the activation is a launch of its own.
- * Gradients of weight and bias are f32, that of x has x's dtype. Throws `ShapeError` if sizes do not fit.
+ * One launch without gradients; with them the value before the activation is kept and the activation is a separate
+ * launch. Gradients of weight and bias are f32, that of x has x's dtype. Throws `ShapeError` if sizes do not fit.
  */
 export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null, options: LinearOptions = {}): Tensor {
   knownOptions("linear", options, ["activation", "residual", "dtype"]);
@@ -44,11 +44,11 @@ export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null, op
   checkTensors("linear", x, weight, bias, residual);
   if (x.rank === 0 || weight.rank !== 2)
     throw new ShapeError(
-      `linear: x ${shapeText(x.shape)} and weight ${shapeText(weight.shape)}; pass x [..., K] and weight [N, K]`,
+      `linear: x must be [..., K] and weight [N, K]; got ${shapeText(x.shape)} and ${shapeText(weight.shape)}. Reshape them.`,
     );
   if (x.shape.at(-1) !== weight.shape[1])
     throw new ShapeError(
-      `linear: x ${shapeText(x.shape)} has ${x.shape.at(-1)} columns, weight ${shapeText(weight.shape)} takes ${weight.shape[1]}; the last dimensions must be equal`,
+      `linear: the last dimension of x must be the weight's ${weight.shape[1]}; got ${x.shape.at(-1)} in x ${shapeText(x.shape)} for weight ${shapeText(weight.shape)}. Make them equal.`,
     );
   const inputs = [x, weight, bias, residual];
   const recorded = gradEnabled() && inputs.some((t) => t?.requiresGrad);
@@ -65,7 +65,7 @@ export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null, op
   const shape = [...x.shape.slice(0, -1), weight.shape[0]!];
   if (residual && residual.shape.join() !== shape.join())
     throw new ShapeError(
-      `linear: residual ${shapeText(residual.shape)}, the result is ${shapeText(shape)}; they must be equal`,
+      `linear: residual must have the shape of the result, ${shapeText(shape)}; got ${shapeText(residual.shape)}. Make them equal.`,
     );
   return scope(() => {
     const before = forward({});

@@ -74,7 +74,7 @@ export function gemm(options: GemmOptions): Tensor {
   return product("gemm", options);
 }
 
-/** As `gemm`, under the name of the op that messages should carry. */
+/** Like `gemm`, with the name of the op for messages. */
 export function product(op: string, options: GemmOptions): Tensor {
   const {
     a,
@@ -90,23 +90,28 @@ export function product(op: string, options: GemmOptions): Tensor {
   } = options;
   const device = checkTensors(op, a, b, out ?? null, bias, residual);
   for (const t of [a, b, out, bias, residual]) {
-    if (t && !isFloat(t.dtype)) throw new DTypeError(`${op}: ${t} is not of a floating dtype; cast it to f32 first`);
+    if (t && !isFloat(t.dtype))
+      throw new DTypeError(`${op}: every tensor must have a floating dtype; got ${t}. Cast it to f32 first.`);
   }
-  if (a.rank < 2 || b.rank < 2) throw new ShapeError(`${op}: ${a} and ${b}; both need two dimensions or more`);
+  if (a.rank < 2 || b.rank < 2)
+    throw new ShapeError(`${op}: both operands must have at least two dimensions; got ${a} and ${b}. Reshape them.`);
   if (activation && !(activation in ACTIVATIONS))
-    throw new ArgumentError(`${op}: activation "${activation}"; one of ${Object.keys(ACTIVATIONS).join(", ")}`);
+    throw new ArgumentError(
+      `${op}: activation must be one of ${Object.keys(ACTIVATIONS).join(", ")}; got "${activation}". Change it.`,
+    );
   const { batch, m, n } = productShape(op, a, b, transA, transB);
   const shape = [...batch, m, n];
   if (bias && !sameShape(bias.shape, [n]))
-    throw new ShapeError(`${op}: bias ${shapeText(bias.shape)}, the product has ${n} columns; pass [${n}]`);
+    throw new ShapeError(`${op}: bias must be [${n}], one value per column; got ${shapeText(bias.shape)}. Change it.`);
   if (residual && !sameShape(residual.shape, shape))
     throw new ShapeError(
-      `${op}: residual ${shapeText(residual.shape)}, the product is ${shapeText(shape)}; they must be equal`,
+      `${op}: residual must have the shape of the product, ${shapeText(shape)}; got ${shapeText(residual.shape)}. Make them equal.`,
     );
   if (out) checkOut(op, out, shape, [a, b, bias, residual]);
-  if (accumulate && !out) throw new ArgumentError(`${op}: accumulate needs an out to add to`);
+  if (accumulate && !out) throw new ArgumentError(`${op}: accumulate needs an out to add to; got none. Pass out.`);
   const y = out ?? empty(shape, { dtype: options.dtype ?? resultDType(a, b), device });
-  if (!isFloat(y.dtype)) throw new DTypeError(`${op}: a result of dtype ${y.dtype}; use f32, f16 or bf16`);
+  if (!isFloat(y.dtype))
+    throw new DTypeError(`${op}: the result must be f32, f16 or bf16; got ${y.dtype}. Change the dtype.`);
   scope(() => {
     // 16-bit rows that do not split into granules of four share words: they are made in f32 and cast.
     const direct =
@@ -138,13 +143,17 @@ export function product(op: string, options: GemmOptions): Tensor {
 
 function checkOut(op: string, out: Tensor, shape: readonly number[], others: readonly (Tensor | null)[]): void {
   if (!sameShape(out.shape, shape))
-    throw new ShapeError(`${op}: out ${shapeText(out.shape)}, the product is ${shapeText(shape)}; they must be equal`);
+    throw new ShapeError(
+      `${op}: out must have the shape of the product, ${shapeText(shape)}; got ${shapeText(out.shape)}. Make them equal.`,
+    );
   if (out.shape.at(-1)! > 1 && out.strides.at(-1) !== 1)
     throw new ArgumentError(
-      `${op}: out ${out} has strides [${out.strides.join(", ")}]; its columns must lie next to each other`,
+      `${op}: the columns of out must be adjacent in memory; got ${out} with strides [${out.strides.join(", ")}]. Pass a contiguous tensor.`,
     );
   if (others.some((t) => t?.storage === out.storage))
-    throw new ArgumentError(`${op}: out ${out} shares a storage with an operand; write elsewhere`);
+    throw new ArgumentError(
+      `${op}: out must not share a storage with an operand; got ${out}. Write to another tensor.`,
+    );
 }
 
 /** f32, or the 16-bit dtype of both. */
@@ -159,7 +168,9 @@ export function matmul(a: Tensor, b: Tensor, options: { readonly dtype?: DType }
   knownOptions("matmul", options, ["dtype"]);
   checkTensors("matmul", a, b);
   if (a.rank === 0 || b.rank === 0)
-    throw new ShapeError(`matmul: ${a} and ${b}; both need one dimension or more, use mul for scalars`);
+    throw new ShapeError(
+      `matmul: both operands must have at least one dimension; got ${a} and ${b}. Use mul for scalars.`,
+    );
   const dtype = options.dtype ?? resultDType(a, b);
   const y = scope(() => {
     const whole = product("matmul", { a: asRow(a), b: asColumn(b), dtype });

@@ -1,4 +1,4 @@
-/** How a product larger than a binding or a grid is cut into launches, and how operands are bound. Used by `launch.ts`. */
+/** Splits a product larger than a binding or a grid into launches, and binds the operands. Used by `launch.ts`. */
 import { DTYPES, ShapeError, elementBytes } from "../../engine/index.ts";
 import type { Bound, Device, Tensor } from "../../engine/index.ts";
 
@@ -15,8 +15,8 @@ export interface Part {
 }
 
 /**
- * Cuts a problem of `sizes` in two, again and again, until the part of every operand fits one binding, and `tooLong` names no dimension.
- * Parts come in order along every dimension.
+ * Halves a problem of `sizes` repeatedly until the part of every operand fits one binding and `tooLong` names no
+ * dimension. Parts come in order along every dimension.
  * @param granules parts of dimension d start at multiples of `granules[d]`
  */
 export function partsOf(
@@ -39,7 +39,9 @@ export function partsOf(
       const reach = counts.map((n, i) => (n > granules[i]! ? (n - 1) * large.steps[i]! : 0));
       d = reach.indexOf(Math.max(...reach));
       if (reach[d] === 0)
-        throw new ShapeError(`${op}: ${large.tensor} cannot be cut into parts that fit a binding of ${limit} bytes`);
+        throw new ShapeError(
+          `${op}: operands must split into parts that fit a binding of ${limit} bytes; got ${large.tensor}. Use smaller dimensions.`,
+        );
     }
     const unit = granules[d]!;
     const head = Math.ceil(counts[d]! / 2 / unit) * unit;

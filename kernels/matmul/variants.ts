@@ -1,4 +1,4 @@
-/** Which matmul kernel runs for which problem, and with which constants: a pure function over a committed table. */
+/** Choice of the matmul kernel and its constants for a problem: a pure function over a committed table. */
 import type { Capabilities, Constants, DType, Library, Uses } from "../../engine/index.ts";
 import { chooseVariant } from "../core/variants.ts";
 import type { Variant } from "../core/variants.ts";
@@ -97,7 +97,7 @@ function vector(p: MatmulProblem, by: Lanes | null): MatmulChoice {
   };
 }
 
-/** 16 guided pictures at once. Beyond 8 rows the weights are read again for each 8; tiles of 64 rows would be mostly empty. Not yet measured. */
+/** 16 guided images at once. Beyond 8 rows the weights are read again for each 8; tiles of 64 rows would be mostly empty. Not yet measured. */
 const MAX_VECTOR_ROWS = 32;
 
 /** Work (m · n · k) up to which a product that would have to be packed first takes the naive kernel: one launch instead of three. */
@@ -107,7 +107,10 @@ const hasTerms = (_: Capabilities, p: MatmulProblem): boolean => p.k > 0;
 /** A lies [M, K] and B [N, K]. */
 const isDots = (_: Capabilities, p: MatmulProblem): boolean => p.k > 0 && !p.transA && p.transB;
 
-/** Kernels on subgroup matrices go first, for 16-bit operands on devices that have them; those of quantised weights by the dtype of b. */
+/**
+ * Kernels on subgroup matrices will come first, for 16-bit operands on devices that have them; kernels of quantised
+ * weights are selected by the dtype of b.
+ */
 const MATMUL: readonly Variant<MatmulProblem, MatmulChoice>[] = [
   {
     name: "naive",

@@ -102,9 +102,10 @@ interface Geometry {
 }
 
 /**
- * Group normalisation (Wu and He 2018): x [N, C, ...] is normalised to mean 0 and variance 1 over each of `groups` runs of C / groups channels of
- * an image, then multiplied by weight [C] and added to bias [C] (either may be null), then passed through swish if asked → x's shape and dtype.
- * The variance is the biased one. Gradients: of x in its dtype, of weight and bias in f32.
+ * Group normalisation (Wu and He 2018): x [N, C, ...] is normalised to mean 0 and variance 1 over each of `groups`
+ * groups of C / groups channels of an image, then multiplied by weight [C] and added to bias [C] (either may be null),
+ * and optionally passed through swish → x's shape and dtype. The variance is the biased one. Gradients: of x in its
+ * dtype, of weight and bias in f32.
  */
 export function groupNorm(
   x: Tensor,
@@ -150,18 +151,20 @@ function geometry(
 ): Geometry {
   for (const t of [x, weight, bias])
     if (t && !isFloat(t.dtype))
-      throw new DTypeError(`groupNorm: ${t} is not of a floating dtype; cast it to f32 first`);
-  if (x.rank < 2) throw new ShapeError(`groupNorm: ${x}; takes x [N, C, ...]`);
+      throw new DTypeError(`groupNorm: every tensor must have a floating dtype; got ${t}. Cast it to f32 first.`);
+  if (x.rank < 2) throw new ShapeError(`groupNorm: x must be [N, C, ...]; got ${x}. Reshape it.`);
   const [images, channels] = x.shape as [number, number];
   if (!Number.isInteger(groups) || groups < 1 || channels % groups !== 0)
     throw new ShapeError(
-      `groupNorm: ${groups} groups of the ${channels} channels of x ${shapeText(x.shape)}; the groups must divide the channels`,
+      `groupNorm: the number of groups must divide the ${channels} channels of x ${shapeText(x.shape)}; got ${groups}. Change one of them.`,
     );
   for (const [name, t] of Object.entries({ weight, bias })) {
     if (t && !sameShape(t.shape, [channels]))
-      throw new ShapeError(`groupNorm: ${name} ${shapeText(t.shape)} for x ${shapeText(x.shape)}; pass [${channels}]`);
+      throw new ShapeError(
+        `groupNorm: ${name} must be [${channels}], one value per channel of x ${shapeText(x.shape)}; got ${shapeText(t.shape)}. Change it.`,
+      );
   }
-  if (!(eps > 0)) throw new ArgumentError(`groupNorm: eps ${eps}; a number > 0`);
+  if (!(eps > 0)) throw new ArgumentError(`groupNorm: eps must be a number above 0; got ${eps}. Choose one like 1e-5.`);
   const pixels = sizeOf(x.shape.slice(2));
   return { images, channels, pixels, groups, width: pixels % 4 === 0 ? 4 : 1, eps, swish };
 }

@@ -35,14 +35,16 @@ const backward = kernel(
 );
 
 /**
- * x [..., D] → x / max(‖x‖₂, eps) along the last dimension, of x's dtype; arithmetic in f32. Meant for short rows (an invocation works on a whole
- * one). A row shorter than eps is divided by eps, and its gradient too.
+ * x [..., D] → x / max(‖x‖₂, eps) along the last dimension, of x's dtype; arithmetic in f32. Intended for short rows
+ * (an invocation works on a whole one). A row shorter than eps is divided by eps, and its gradient too.
  */
 export function l2Normalize(x: Tensor, eps = 1e-12): Tensor {
   checkTensors("l2Normalize", x);
-  if (!isFloat(x.dtype)) throw new DTypeError(`l2Normalize: ${x} is not of a floating dtype; cast it to f32 first`);
-  if (x.rank === 0) throw new ShapeError(`l2Normalize: ${x} has no dimension; takes x [..., D]`);
-  if (!(eps > 0)) throw new ArgumentError(`l2Normalize: eps ${eps}; a number > 0`);
+  if (!isFloat(x.dtype))
+    throw new DTypeError(`l2Normalize: x must have a floating dtype; got ${x}. Cast it to f32 first.`);
+  if (x.rank === 0) throw new ShapeError(`l2Normalize: x must be [..., D]; got ${x}. Reshape it.`);
+  if (!(eps > 0))
+    throw new ArgumentError(`l2Normalize: eps must be a number above 0; got ${eps}. Choose one like 1e-12.`);
   const y = scope(() => {
     const wide = viewAs(unitRows(x, x.dim(-1), eps), x.shape);
     return asDType(wide, x.dtype);

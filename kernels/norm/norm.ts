@@ -79,7 +79,7 @@ function normalise(
   eps: number,
 ): Tensor {
   checkTensors(op, x, weight, bias);
-  if (x.rank === 0) throw new ShapeError(`${op}: ${x} has no dimension to normalise over; takes x [..., C]`);
+  if (x.rank === 0) throw new ShapeError(`${op}: x must be [..., C]; got ${x}. Reshape it.`);
   const { rows, columns } = rowsOf(x);
   for (const [name, t] of [
     ["x", x],
@@ -87,11 +87,12 @@ function normalise(
     ["bias", bias],
   ] as const) {
     if (t && !isFloat(t.dtype))
-      throw new DTypeError(`${op}: ${name} ${t} is not of a floating dtype; cast it to f32 first`);
+      throw new DTypeError(`${op}: ${name} must have a floating dtype; got ${t}. Cast it to f32 first.`);
     if (t && t !== x && !sameShape(t.shape, [columns]))
-      throw new ShapeError(`${op}: ${name} ${t} for x ${shapeText(x.shape)}; takes ${name} [${columns}]`);
+      throw new ShapeError(`${op}: ${name} must be [${columns}] for x ${shapeText(x.shape)}; got ${t}. Reshape it.`);
   }
-  if (!(eps > 0) || !Number.isFinite(eps)) throw new ArgumentError(`${op}: eps ${eps}; a finite number above 0`);
+  if (!(eps > 0) || !Number.isFinite(eps))
+    throw new ArgumentError(`${op}: eps must be a finite number above 0; got ${eps}. Choose one like 1e-5.`);
   const [y, statistics] = scope(() => run(family, x, weight, bias, eps, rows, columns));
   const saved = [x, statistics, ...(weight ? [weight] : [])];
   const result = record(op, [x, weight, bias], y, saved, (g, [input, table, factor], needs) => {

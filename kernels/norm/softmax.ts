@@ -36,19 +36,19 @@ const backward = kernel(
 );
 
 /**
- * x [...] → exp(x − max) / Σ exp(x − max) along `dim`, of x's dtype and shape. Masked places hold a finite low value such as −3e38; their
- * result is 0. Dimensions other than the last go through a copy in another order.
+ * x [...] → exp(x − max) / Σ exp(x − max) along `dim`, of x's dtype and shape. Masked positions have a finite low value
+ * such as −3e38; their result is 0. Dimensions other than the last go through a copy in another order.
  * @throws ShapeError for a dimension that x does not have; DTypeError for integers
  */
 export const softmax = (x: Tensor, dim = -1): Tensor => alongRows("softmax", x, dim, false);
 
-/** x [...] → log(softmax(x)) along `dim`, without the detour through small numbers; otherwise as `softmax`. */
+/** x [...] → log(softmax(x)) along `dim`, computed without small intermediate values; otherwise like `softmax`. */
 export const logSoftmax = (x: Tensor, dim = -1): Tensor => alongRows("logSoftmax", x, dim, true);
 
 function alongRows(op: string, x: Tensor, dim: number, log: boolean): Tensor {
   checkTensors(op, x);
-  if (!isFloat(x.dtype)) throw new DTypeError(`${op}: ${x} is not of a floating dtype; cast it to f32 first`);
-  if (x.rank === 0) throw new ShapeError(`${op}: ${x} has no dimension; takes x [..., C]`);
+  if (!isFloat(x.dtype)) throw new DTypeError(`${op}: x must have a floating dtype; got ${x}. Cast it to f32 first.`);
+  if (x.rank === 0) throw new ShapeError(`${op}: x must be [..., C]; got ${x}. Reshape it.`);
   const d = normalizeDim(dim, x.rank, op);
   if (d !== x.rank - 1) return scope(() => transpose(alongRows(op, transpose(x, d, -1), -1, log), d, -1));
   const y = scope(() => run(x, log));

@@ -91,11 +91,11 @@ export interface AdamWBetas {
   readonly beta2?: number;
 }
 
-/** How the scale of the losses changes, in the words of PyTorch's `GradScaler`. */
+/** Updates of the loss scale, with the names of PyTorch's `GradScaler`. */
 export interface LossScaling {
-  /** What the scale is multiplied by after `growthInterval` steps in a row whose gradients were finite: 2. */
+  /** Factor of the scale after `growthInterval` consecutive steps with finite gradients: 2. */
   readonly growthFactor?: number;
-  /** What it is multiplied by after a step whose gradients were not: 0.5. It does not fall below 1. */
+  /** Factor after a step with gradients that were not finite: 0.5. The scale does not fall below 1. */
   readonly backoffFactor?: number;
   /** 2000. */
   readonly growthInterval?: number;
@@ -107,7 +107,7 @@ const LOSS_SCALING = ["growthFactor", "backoffFactor", "growthInterval", "initSc
 export interface AdamWPrepareSettings extends AdamWBetas {
   /** Gradients are scaled down together to at most this norm, by min(1, maxNorm / (norm + 1e-6)); the default is no bound. */
   readonly maxNorm?: number;
-  /** Without it the scale stays as it is. */
+  /** Without it the scale is constant. */
   readonly lossScaling?: LossScaling | null;
   /** f32 of any shape, such as losses: if one of them is not finite the step is skipped too. */
   readonly watched?: Tensor | null;
@@ -125,7 +125,7 @@ export function adamwPrepare(state: Tensor, norm: Tensor | null, settings: AdamW
   const { growthFactor = 2, backoffFactor = 0.5, growthInterval = 2000 } = lossScaling ?? {};
   checkTensors("adamwPrepare", state, norm, watched);
   checkBetas("adamwPrepare", beta1, beta2);
-  if (!(maxNorm > 0)) throw new ArgumentError(`adamwPrepare: norm of at most ${maxNorm}; more than 0`);
+  if (!(maxNorm > 0)) throw new ArgumentError(`adamwPrepare: maxNorm must be above 0; got ${maxNorm}. Change it.`);
   if (!(
     growthFactor >= 1 &&
     growthFactor < Infinity &&
@@ -135,14 +135,16 @@ export function adamwPrepare(state: Tensor, norm: Tensor | null, settings: AdamW
     growthInterval >= 1
   )) {
     throw new ArgumentError(
-      `adamwPrepare: growth by ${growthFactor} every ${growthInterval} steps, backoff by ${backoffFactor}; a factor ≥ 1, a whole number ≥ 1, a factor in (0, 1]`,
+      `adamwPrepare: growthFactor must be ≥ 1, growthInterval a whole number ≥ 1, backoffFactor in (0, 1]; got ${growthFactor}, ${growthInterval} and ${backoffFactor}. Change them.`,
     );
   }
   checkState("adamwPrepare", state);
   if (norm && (norm.dtype !== "f32" || norm.size !== 1))
-    throw new DTypeError(`adamwPrepare: the norm ${norm} is not one f32; pass what globalGradNorm gives`);
+    throw new DTypeError(
+      `adamwPrepare: the norm must be one f32 element; got ${norm}. Pass the result of globalGradNorm.`,
+    );
   if (watched && watched.dtype !== "f32")
-    throw new DTypeError(`adamwPrepare: ${watched} is watched and not f32; cast it`);
+    throw new DTypeError(`adamwPrepare: the watched tensor must be f32; got ${watched}. Cast it.`);
   scope(() => {
     const unused = (): Tensor => empty([1], { device: state.device });
     launch(prepareKernel, {
@@ -169,23 +171,24 @@ export function adamwPrepare(state: Tensor, norm: Tensor | null, settings: AdamW
 }
 
 function checkBetas(op: string, ...betas: readonly number[]): void {
-  for (const beta of betas) if (!(beta > 0 && beta < 1)) throw new ArgumentError(`${op}: β ${beta}; between 0 and 1`);
+  for (const beta of betas)
+    if (!(beta > 0 && beta < 1)) throw new ArgumentError(`${op}: β must be between 0 and 1; got ${beta}. Change it.`);
 }
 
 function checkState(op: string, state: Tensor): void {
   if (state.dtype !== "f32" || state.size !== 12)
-    throw new ShapeError(`${op}: the state ${state} is not f32 [12]; make it by adamwState`);
+    throw new ShapeError(`${op}: the state must be f32 [12]; got ${state}. Create it with adamwState.`);
 }
 
-/** Throws unless `steps` is a table as `adamwCount` moves it, with rows `first` to `first + count − 1`. */
+/** Throws if `steps` is not a table for `adamwCount`, or has no rows `first` to `first + count − 1`. */
 export function checkSteps(op: string, steps: Tensor, first: number, count: number): void {
   if (steps.dtype !== "f32" || steps.rank !== 2 || steps.dim(1) !== 3 || !steps.isBindable)
     throw new ShapeError(
-      `${op}: steps must be f32 [parameters, 3] with a storage of its own; got ${steps}. Make it by zeros.`,
+      `${op}: steps must be f32 [parameters, 3] with its own storage; got ${steps}. Create it with zeros.`,
     );
   if (!Number.isInteger(first) || !Number.isInteger(count) || first < 0 || count < 0 || first + count > steps.dim(0))
     throw new ArgumentError(
-      `${op}: rows ${first} to ${first + count - 1} must be in ${steps}, which has ${steps.dim(0)}`,
+      `${op}: the rows must be in steps, which has ${steps.dim(0)}; got ${first} to ${first + count - 1} of ${steps}. Make steps larger.`,
     );
 }
 
@@ -209,8 +212,8 @@ export function adamwCount(steps: Tensor, state: Tensor, first: number, count: n
 }
 
 /**
- * Moves the average of a parameter that a step leaves as it is: average ← emaDecay · average + (1 − emaDecay) · parameter, both f32 of one shape,
- * unless the step that `adamwPrepare` began in `state` is skipped.
+ * Updates the average of a parameter that a step does not change: average ← emaDecay · average + (1 − emaDecay) ·
+ * parameter, both f32 of one shape, unless the step that `adamwPrepare` began in `state` is skipped.
  */
 export function emaStep(average: Tensor, parameter: Tensor, state: Tensor, emaDecay: number): void {
   checkTensors("emaStep", average, parameter, state);
@@ -260,7 +263,7 @@ export const STEP_TENSORS = [
   "steps",
 ] as const satisfies readonly (keyof AdamWTensors)[];
 
-/** What the step of any optimizer asks of its tensors: f32 of one shape but for the copy, and storages that granules of 4 may be written to. */
+/** Checks the tensors of an optimizer step: f32 of the same shape (except the copy), and storages that can be written in granules of 4. */
 export function checkStep(
   op: string,
   tensors: Omit<AdamWTensors, "m" | "v"> & { readonly m?: Tensor | null; readonly v?: Tensor },
@@ -271,22 +274,27 @@ export function checkStep(
   checkTensors(op, master, m ?? null, v ?? null, grad, copy, ema, state);
   checkState(op, state);
   if (!(emaDecay >= 0 && emaDecay <= 1))
-    throw new ArgumentError(`${op}: decay ${emaDecay} of the moving average; from 0 to 1`);
+    throw new ArgumentError(`${op}: emaDecay must be from 0 to 1; got ${emaDecay}. Change it.`);
   for (const t of [master, m, v, grad, ema]) {
-    if (t && t.dtype !== "f32") throw new DTypeError(`${op}: ${t} is not f32; only the copy may be of 16 bits`);
+    if (t && t.dtype !== "f32")
+      throw new DTypeError(
+        `${op}: master, moments, gradient and average must be f32; got ${t}. Only the copy may have a 16-bit dtype.`,
+      );
     if (t && !sameShape(t.shape, master.shape))
       throw new ShapeError(
-        `${op}: ${t} for a parameter ${master}; master, moments, gradient and average have one shape`,
+        `${op}: master, moments, gradient and average must have the same shape; got ${t} for a parameter ${master}. Change one of them.`,
       );
   }
   if (copy && ((copy.dtype !== "f16" && copy.dtype !== "bf16") || !sameShape(copy.shape, master.shape))) {
-    throw new DTypeError(`${op}: copy ${copy} of ${master}; f16 or bf16 of the same shape`);
+    throw new DTypeError(
+      `${op}: copy must be f16 or bf16 with the shape of the parameter; got ${copy} for ${master}. Change it.`,
+    );
   }
   for (const t of [master, m, v, copy, ema]) {
-    // The last granule is written whole: what is behind the tensor must be padding.
+    // The last granule is written completely: after the tensor there must be padding.
     if (t && (!t.isBindable || (t.size % 4 !== 0 && t.storage.bytes !== storageBytes(t.dtype, t.size)))) {
       throw new ArgumentError(
-        `${op}: ${t} is a view that cannot be written in granules of 4; use a tensor with a storage of its own`,
+        `${op}: tensors that are written must consist of whole granules of 4 elements; got ${t}, a view. Use a tensor with its own storage.`,
       );
     }
   }
@@ -304,7 +312,7 @@ export function adamwStep(tensors: AdamWTensors, state: Tensor, settings: AdamWS
   const { beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weightDecay = 0, emaDecay = 0 } = settings;
   if (!(epsilon >= 1e-37) || !(weightDecay >= 0))
     throw new ArgumentError(
-      `adamwStep: ε ${epsilon}, weight decay ${weightDecay}; ε ≥ 1e-37 (less is 0 in f32), decay ≥ 0`,
+      `adamwStep: ε must be ≥ 1e-37 (less is 0 in f32) and weightDecay ≥ 0; got ${epsilon} and ${weightDecay}. Change them.`,
     );
   checkStep("adamwStep", tensors, state, settings);
   if (steps) checkSteps("adamwStep", steps.table, steps.row, 1);

@@ -12,7 +12,7 @@ const COPY = false;
 const EMA = false;
 const OWN = false; // a step count of the parameter's own
 struct Params {
-  elements: u32, // in the window; what is behind the last stays as it is
+  elements: u32, // in the window; elements after the last are not changed
   rest1: f32, // 1 − β1
   rest2: f32, // 1 − β2
   epsilon: f32,

@@ -1,10 +1,11 @@
-// average ← average + (1 − γ)(p − average), in place: the moving average of a parameter that a step leaves as it is. Nothing changes if `state` (see
-// adamw_prepare.wgsl) says "skip". An invocation updates GRANULES granules of 4. Grid: flat over ceil(granules / (WORKGROUP · GRANULES)) workgroups, folded.
+// average ← average + (1 − γ)(p − average), in place: the moving average of a parameter that a step does not change.
+// Nothing changes if `state` (see adamw_prepare.wgsl) says "skip". An invocation updates GRANULES granules of 4. Grid:
+// flat over ceil(granules / (WORKGROUP · GRANULES)) workgroups, folded.
 //#use grid
 const WORKGROUP = 64u; // invocations
 const GRANULES = 2u; // granules an invocation, a workgroup apart
 struct Params {
-  elements: u32, // in the window; what is behind the last stays as it is
+  elements: u32, // in the window; elements after the last are not changed
   fresh: f32, // 1 − γ
 }
 @group(0) @binding(0) var<storage, read_write> average: array<vec4f>;

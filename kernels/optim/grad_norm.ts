@@ -37,17 +37,20 @@ const MAX_PARTS = 8192;
 const FOLD = 64;
 
 /**
- * The L2 norm of all elements of `grads` (f32) together: f32 [1]; NaN if any of them, or the sum of squares, is not finite. Partial sums of
- * fixed places are added in a fixed order: the same gradients give the same bits.
+ * The L2 norm of all elements of `grads` (f32): f32 [1]; NaN if any of them, or the sum of squares, is not finite.
+ * Partial sums of fixed ranges are added in a fixed order: the same gradients give the same bits.
  * @param into f32 [1] to write instead of a new tensor
  */
 export function globalGradNorm(grads: readonly Tensor[], into?: Tensor): Tensor {
   requireArray("globalGradNorm", "grads", grads);
   const device = checkTensors("globalGradNorm", ...grads, into ?? null);
   if (into && (into.dtype !== "f32" || into.size !== 1 || !into.isBindable))
-    throw new DTypeError(`globalGradNorm: cannot write to ${into}; f32 [1] with a storage of its own`);
+    throw new DTypeError(
+      `globalGradNorm: the result must be f32 [1] with its own storage; got ${into}. Create it with zeros([1]).`,
+    );
   for (const g of grads)
-    if (g.dtype !== "f32") throw new DTypeError(`globalGradNorm: ${g} is not f32; gradients of leaves are`);
+    if (g.dtype !== "f32")
+      throw new DTypeError(`globalGradNorm: gradients must be f32; got ${g}. Pass the gradients of leaves.`);
   return scope(() => {
     const norm = into ?? empty([1], { device });
     const windows = grads.flatMap((g) => {
@@ -63,7 +66,9 @@ export function globalGradNorm(grads: readonly Tensor[], into?: Tensor): Tensor 
       Math.floor((device.limits.maxStorageBufferBindingSize - 16) / 8 / Math.max(1, windows.length)),
     );
     if (most < 1)
-      throw new ArgumentError(`globalGradNorm: ${windows.length} gradients, more than partial sums in one binding`);
+      throw new ArgumentError(
+        `globalGradNorm: the partial sums must fit one binding; got ${windows.length} gradients. Pass fewer.`,
+      );
     const pieces = windows.map((w) => ({ ...w, parts: Math.min(most, Math.ceil(w.count / 4 / PART_GRANULES)) }));
     const total = pieces.reduce((sum, p) => sum + p.parts, 0);
     let partial = empty([Math.max(1, total), 2], { device });

@@ -53,12 +53,13 @@ const RMS = 0.2;
 const TOGETHER = 2 ** 21;
 
 /**
- * Near U Vᵀ of each matrix U Σ Vᵀ of m [N, R, C], f32: all singular values between 0.7 and 1.2 that are not next to nothing beside the
- * largest, or beside 1e-7. Not recorded on the tape.
+ * Near U Vᵀ of each matrix U Σ Vᵀ of m [N, R, C], f32: all singular values between 0.7 and 1.2 that are not negligible
+ * compared with the largest, or with 1e-7. Not recorded on the tape.
  */
 export function orthogonalize(m: Tensor): Tensor {
   checkTensors("orthogonalize", m);
-  if (m.rank !== 3 || m.dtype !== "f32") throw new ShapeError(`orthogonalize: ${m}; f32 [N, R, C], N matrices`);
+  if (m.rank !== 3 || m.dtype !== "f32")
+    throw new ShapeError(`orthogonalize: m must be f32 [N, R, C], N matrices; got ${m}. Cast or reshape it.`);
   const isTall = m.dim(1) > m.dim(2); // the product of the short side is the smaller one
   return noGrad(() =>
     scope(() => {
@@ -97,15 +98,18 @@ export function muonStep(matrices: readonly MuonTensors[], state: Tensor, settin
   if (!first) return;
   const { shape } = first.master;
   const [rows = 0, columns = 0] = shape;
-  if (shape.length !== 2) throw new ShapeError(`muonStep: ${first.master} is not a matrix; others are AdamW's`);
+  if (shape.length !== 2)
+    throw new ShapeError(`muonStep: parameters must be matrices; got ${first.master}. Use AdamW for others.`);
   if (!(momentum >= 0 && momentum < 1) || !(weightDecay >= 0))
     throw new ArgumentError(
-      `muonStep: momentum ${momentum}, weight decay ${weightDecay}; momentum from 0 and below 1, decay ≥ 0`,
+      `muonStep: momentum must be in [0, 1) and weightDecay ≥ 0; got ${momentum} and ${weightDecay}. Change them.`,
     );
   for (const matrix of matrices) {
     checkStep("muonStep", matrix, state, settings);
     if (!sameShape(matrix.master.shape, shape))
-      throw new ShapeError(`muonStep: ${matrix.master} beside ${first.master}; all are of one shape`);
+      throw new ShapeError(
+        `muonStep: all matrices must have the same shape; got ${matrix.master} and ${first.master}. Call it once per shape.`,
+      );
   }
   const atOnce = Math.max(1, Math.floor(TOGETHER / (rows * columns)));
   for (let from = 0; from < matrices.length; from += atOnce) {
@@ -142,7 +146,7 @@ export function muonStep(matrices: readonly MuonTensors[], state: Tensor, settin
   }
 }
 
-/** Moves `m` and returns what it would be a step later with the same gradient. */
+/** Updates `m` and returns its value after one more step with the same gradient. */
 function ahead(m: Tensor, grad: Tensor, state: Tensor, momentum: number): Tensor {
   const from = contiguousCopy(grad);
   const u = empty(m.shape, { device: m.device });

@@ -9,7 +9,7 @@ const GRANULES = 2u; // granules an invocation, a workgroup apart
 const COPY = false;
 const EMA = false;
 struct Params {
-  elements: u32, // in the window; what is behind the last stays as it is
+  elements: u32, // in the window; elements after the last are not changed
   scale: f32, // s
   decay: f32, // λ
   fresh: f32, // 1 − γ

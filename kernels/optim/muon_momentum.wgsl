@@ -6,7 +6,7 @@
 const WORKGROUP = 64u; // invocations
 const GRANULES = 2u; // granules an invocation, a workgroup apart
 struct Params {
-  elements: u32, // in the window; what is behind the last stays as it is
+  elements: u32, // in the window; elements after the last are not changed
   momentum: f32, // μ
 }
 @group(0) @binding(0) var<storage, read_write> m: array<Pack_p>;

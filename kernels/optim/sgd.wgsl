@@ -14,7 +14,7 @@ const COPY = false;
 const EMA = false;
 const OWN = false; // a step count of the parameter's own
 struct Params {
-  elements: u32, // in the window; what is behind the last stays as it is
+  elements: u32, // in the window; elements after the last are not changed
   momentum: f32, // μ
   fresh: f32, // 1 − τ, τ the dampening
   decay: f32, // λ

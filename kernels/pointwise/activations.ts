@@ -19,7 +19,7 @@ const upBackward = formula("swiglu.backward1", "a * silu4(b)");
 
 function activation(op: keyof typeof ACTIVATIONS, x: Tensor): Tensor {
   checkTensors(op, x);
-  if (!isFloat(x.dtype)) throw new DTypeError(`${op}: ${x} is not of a floating dtype; cast it to f32 first`);
+  if (!isFloat(x.dtype)) throw new DTypeError(`${op}: x must have a floating dtype; got ${x}. Cast it to f32 first.`);
   const [forward, backward] = ACTIVATIONS[op];
   return record(op, [x], map(forward, [x]), [x], (g, [input]) => [map(backward, [g, input!], { dtype: g.dtype })]);
 }
@@ -42,13 +42,16 @@ export function swiglu(gate: Tensor, up?: Tensor): Tensor {
   checkTensors("swiglu", gate, up ?? null);
   if (!up) {
     if (gate.rank === 0 || gate.shape.at(-1)! % 2)
-      throw new ShapeError(`swiglu: ${gate} does not split into gate and up; takes [..., 2F], or two tensors`);
+      throw new ShapeError(
+        `swiglu: a single tensor must be [..., 2F], gate and up; got ${gate}. Pass two tensors otherwise.`,
+      );
     return scope(() => swiglu(...(chunk(gate, 2, -1) as [Tensor, Tensor])));
   }
   for (const t of [gate, up])
-    if (!isFloat(t.dtype)) throw new DTypeError(`swiglu: ${t} is not of a floating dtype; cast it to f32 first`);
+    if (!isFloat(t.dtype))
+      throw new DTypeError(`swiglu: every tensor must have a floating dtype; got ${t}. Cast it to f32 first.`);
   if (!sameShape(gate.shape, up.shape))
-    throw new ShapeError(`swiglu: gate ${gate} and up ${up}; takes two tensors of one shape`);
+    throw new ShapeError(`swiglu: gate and up must have the same shape; got ${gate} and ${up}. Make them equal.`);
   const y = map(gated, [gate, up], { dtype: gate.dtype === up.dtype ? gate.dtype : "f32" });
   return record("swiglu", [gate, up], y, [gate, up], (g, [a, b], needs) => [
     needs[0] ? map(gateBackward, [g, a!, b!], { dtype: g.dtype }) : null,

@@ -25,7 +25,7 @@ import { sumTo } from "../reduce/reduce.ts";
 
 interface UnaryRow {
   readonly forward: string;
-  /** d/da: an expression over the gradient `a` and what is saved, `b`; null if the op has no gradient. */
+  /** d/da: an expression over the gradient `a` and the saved tensor `b`; null if the op has no gradient. */
   readonly backward: string | null;
   readonly saves?: "input" | "result";
   /** Library whose functions the expressions call. */
@@ -171,7 +171,7 @@ function formula(op: string, part: string, wgsl: string, row: { readonly library
   return expression(`${op}.${part}`, wgsl, ...(row.library ? [row.library] : []));
 }
 
-/** What `make` gives for each row of a table. */
+/** Applies `make` to each row of a table. */
 function formulas<K extends string, Row, Result>(
   table: Readonly<Record<K, Row>>,
   make: (op: K, row: Row) => Result,
@@ -183,7 +183,7 @@ function formulas<K extends string, Row, Result>(
 function unary(op: keyof typeof UNARY, x: Tensor, scalars: readonly number[] = []): Tensor {
   checkTensors(op, x);
   const row: UnaryRow = UNARY[op];
-  if (!isFloat(x.dtype)) throw new DTypeError(`${op}: ${x} is not of a floating dtype; cast it to f32 first`);
+  if (!isFloat(x.dtype)) throw new DTypeError(`${op}: x must have a floating dtype; got ${x}. Cast it to f32 first.`);
   const { forward, backward } = UNARY_FORMULAS[op];
   const y = map(forward, [x], { scalars });
   const saved = row.saves === "input" ? [x] : row.saves === "result" ? [y] : [];
@@ -215,19 +215,21 @@ function resultDType(op: string, a: Tensor, b: Tensor, integers: boolean): DType
   if (a.dtype === b.dtype && (isFloat(a.dtype) || (integers && a.dtype !== "u8"))) return a.dtype;
   if (isFloat(a.dtype) && isFloat(b.dtype)) return "f32";
   throw new DTypeError(
-    `${op}: ${a} and ${b}; takes two float tensors${integers ? ", or two of the same of i32 and u32" : ""}; cast one of them`,
+    `${op}: dtypes must be two float dtypes${integers ? ", or i32 or u32 for both" : ""}; got ${a} and ${b}. Cast one of them.`,
   );
 }
 
 function requireTensor(op: string, value: unknown): void {
   if (!(value instanceof Tensor))
-    throw new ArgumentError(`${op}: the second operand is ${String(value)}; a tensor or a number is needed`);
+    throw new ArgumentError(`${op}: the second operand must be a tensor or a number; got ${String(value)}. Pass one.`);
 }
 
-/** Throws when a number meets an integer tensor that cannot hold it. */
+/** Throws `ArgumentError` if the dtype of an integer tensor does not represent the number. */
 function checkScalar(op: string, a: Tensor, value: number): void {
   if (!isFloat(a.dtype) && (!Number.isInteger(value) || (a.dtype !== "i32" && value < 0)))
-    throw new ArgumentError(`${op}: ${value} for ${a}; it does not fit its dtype, cast the tensor to f32 first`);
+    throw new ArgumentError(
+      `${op}: a number must fit the dtype of the tensor; got ${value} for ${a}. Cast the tensor to f32 first.`,
+    );
 }
 
 /** `value` as a tensor of one element that broadcasts with `like`, rounded to its dtype as in PyTorch: 0.1 equals an f16 0.1. */
@@ -247,7 +249,9 @@ const compare =
       requireTensor(op, other);
       checkTensors(op, a, other);
       if (isFloat(a.dtype) !== isFloat(other.dtype) || (!isFloat(a.dtype) && a.dtype !== other.dtype))
-        throw new DTypeError(`${op}: ${a} and ${other}; cast one of them`);
+        throw new DTypeError(
+          `${op}: both operands must have float dtypes, or the same integer dtype; got ${a} and ${other}. Cast one of them.`,
+        );
       return map(COMPARE_FORMULAS[op], [a, other], { dtype: "u32" });
     });
   };
@@ -264,7 +268,7 @@ export const mul = (a: Tensor, b: Tensor | number): Tensor =>
 /** a / b, with broadcasting. */
 export const div = (a: Tensor, b: Tensor | number): Tensor =>
   typeof b === "number" && isFloat(a.dtype) ? unary("divScalar", a, [b]) : binary("div", a, b);
-/** a to the power b, as IEEE 754 has it: NaN for a < 0 and a fractional b, x⁰ = 1 for every x. */
+/** a to the power b, as in IEEE 754: NaN for a < 0 and a fractional b, x⁰ = 1 for every x. */
 export function pow(a: Tensor, b: Tensor | number): Tensor {
   if (typeof b !== "number") return binary("pow", a, b);
   if (b === 2) return square(a);
@@ -293,9 +297,9 @@ export const sin = (x: Tensor): Tensor => unary("sin", x);
 export const cos = (x: Tensor): Tensor => unary("cos", x);
 /** max(x, 0); the gradient at 0 is 0. */
 export const relu = (x: Tensor): Tensor => unary("relu", x);
-/** x held between `low` and `high`; the gradient is 0 outside. */
+/** x clamped to [low, high]; the gradient is 0 outside. */
 export function clamp(x: Tensor, low: number, high: number): Tensor {
-  if (!(low <= high)) throw new ArgumentError(`clamp: bounds ${low} and ${high}; the first must not exceed the second`);
+  if (!(low <= high)) throw new ArgumentError(`clamp: low must not exceed high; got ${low} and ${high}. Swap them.`);
   checkTensors("clamp", x);
   return unary("clampTo", x, [roundTo(low, x.dtype), roundTo(high, x.dtype)]);
 }
@@ -318,10 +322,14 @@ export function castInto(dst: Tensor, src: Tensor): void {
   checkTensors("castInto", dst, src);
   const lead = dst.rank - src.rank;
   if (lead < 0 || !src.shape.every((n, d) => n === 1 || n === dst.shape[lead + d]))
-    throw new ShapeError(`castInto: ${src} does not broadcast to ${dst}; make its dimensions equal, or 1`);
+    throw new ShapeError(
+      `castInto: the source must broadcast to the destination; got ${src} and ${dst}. Make its dimensions equal, or 1.`,
+    );
   if (dst.storage === src.storage)
-    throw new ArgumentError(`castInto: ${src} and ${dst} share a storage; clone the source first`);
-  // What can be written by whole granules takes any source and any row length; other views are written word by word.
+    throw new ArgumentError(
+      `castInto: source and destination must not share a storage; got ${src} and ${dst}. Clone the source first.`,
+    );
+  // Destinations of whole granules accept any source and any row length; other views are written word by word.
   if (dst.isWritable) {
     map(copy, [src], { into: dst, shape: dst.shape });
     return;

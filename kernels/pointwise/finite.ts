@@ -1,4 +1,4 @@
-/** What is NaN or infinite, by the bits, and numbers in its place. */
+/** Tests for NaN and infinity on the bits of values, and their replacement by numbers. */
 import { ArgumentError, DTypeError, LARGEST, checkTensors, isFloat, record, knownOptions } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { expression, map } from "../core/map.ts";
@@ -26,7 +26,8 @@ function test(op: keyof typeof TESTS, x: Tensor): Tensor {
 
 function checkFloat(op: string, x: Tensor): void {
   checkTensors(op, x);
-  if (!isFloat(x.dtype)) throw new DTypeError(`${op}: ${x} is not of a floating dtype; integers are always finite`);
+  if (!isFloat(x.dtype))
+    throw new DTypeError(`${op}: x must have a floating dtype; got ${x}. Integers are always finite.`);
 }
 
 /** x [...] → 1 if x is NaN, else 0, as u32. */

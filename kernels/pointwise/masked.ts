@@ -29,7 +29,7 @@ const chosenBackward = [
 
 function checkMask(op: string, mask: Tensor): void {
   if (isFloat(mask.dtype))
-    throw new DTypeError(`${op}: the mask ${mask} is of a floating dtype; compare it (\`ne(mask, 0)\`)`);
+    throw new DTypeError(`${op}: the mask must have an integer dtype; got ${mask}. Compare it: \`ne(mask, 0)\`.`);
 }
 
 /**
@@ -40,10 +40,12 @@ export function maskedFill(x: Tensor, mask: Tensor, value: number): Tensor {
   checkTensors("maskedFill", x, mask);
   checkMask("maskedFill", mask);
   if (!Number.isFinite(Math.fround(value)))
-    throw new ArgumentError(`maskedFill: value ${value} is not finite in f32; use −3e38 for −∞`);
+    throw new ArgumentError(`maskedFill: value must be finite in f32; got ${value}. Use −3e38 for −∞.`);
   checkNumber("maskedFill", value, x.dtype);
   if (!sameShape(broadcastShapes("maskedFill", x.shape, mask.shape), x.shape))
-    throw new ShapeError(`maskedFill: the mask ${mask} does not broadcast to ${x}; the result has the shape of x`);
+    throw new ShapeError(
+      `maskedFill: the mask must broadcast to x; got ${mask} for ${x}. The result has the shape of x.`,
+    );
   const y = isFloat(x.dtype)
     ? map(filled, [x, mask], { scalars: [value], shape: x.shape })
     : map(filledInteger, [x, mask], { scalars: [value & 0xffff, (value >>> 16) & 0xffff], shape: x.shape });
@@ -57,7 +59,9 @@ export function where(mask: Tensor, a: Tensor, b: Tensor): Tensor {
   checkTensors("where", mask, a, b);
   checkMask("where", mask);
   if (a.dtype !== b.dtype && !(isFloat(a.dtype) && isFloat(b.dtype)))
-    throw new DTypeError(`where: ${a} and ${b}; two float tensors, or two of one dtype; cast one of them`);
+    throw new DTypeError(
+      `where: both values must have float dtypes, or the same dtype; got ${a} and ${b}. Cast one of them.`,
+    );
   const shape = broadcastShapes("where", mask.shape, broadcastShapes("where", a.shape, b.shape));
   const y = map(chosen, [mask, a, b], { dtype: a.dtype === b.dtype ? a.dtype : "f32", shape });
   const shapes = [a.shape, b.shape];

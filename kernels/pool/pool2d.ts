@@ -76,8 +76,8 @@ export interface AvgPool2dOptions extends Pool2dOptions {
 
 /**
  * x [N, C, H, W] or [C, H, W] → the largest value of each window, of x's dtype, [..., H', W'] with
- * H' = ⌊(H + 2 · padding − dilation · (kernel − 1) − 1) / stride⌋ + 1. NaN counts as the largest. The gradient goes to the element taken, the first
- * of equal ones.
+ * H' = ⌊(H + 2 · padding − dilation · (kernel − 1) − 1) / stride⌋ + 1. NaN counts as the largest. The gradient goes to
+ * the largest element, the first of equal ones.
  */
 export function maxPool2d(x: Tensor, kernelSize: Size2d, options: MaxPool2dOptions = {}): Tensor {
   knownOptions("maxPool2d", options, ["stride", "padding", "dilation", "ceilMode"]);
@@ -90,7 +90,7 @@ export function avgPool2d(x: Tensor, kernelSize: Size2d, options: AvgPool2dOptio
   return pool("avgPool2d", x, kernelSize, options, options.countIncludePad ?? true);
 }
 
-/** What the kernels take. */
+/** Parameters of the kernels. */
 type Geometry = Readonly<Record<Exclude<keyof typeof params, "planes">, number>>;
 
 /** @param includePad null for the maximum */
@@ -102,7 +102,7 @@ function pool(
   includePad: boolean | null,
 ): Tensor {
   checkTensors(op, x);
-  if (!isFloat(x.dtype)) throw new DTypeError(`${op}: x must be of a floating dtype; got ${x}. Cast it to f32 first.`);
+  if (!isFloat(x.dtype)) throw new DTypeError(`${op}: x must have a floating dtype; got ${x}. Cast it to f32 first.`);
   if (x.rank !== 3 && x.rank !== 4)
     throw new ShapeError(`${op}: x must be [N, C, H, W] or [C, H, W]; got ${x}. Reshape it.`);
   requireBoolean(op, "ceilMode", options.ceilMode ?? false);

@@ -36,7 +36,7 @@ export interface DropoutOptions {
   readonly generator?: Generator;
   /** Which op of the program draws: give every dropout of a model its own number, else their masks are the same. Needed with a generator. */
   readonly site?: number;
-  /** False: `x` comes back as it is. The default is true. */
+  /** If false, the result is `x` unchanged. Default: true. */
   readonly training?: boolean;
 }
 
@@ -49,8 +49,8 @@ export function dropout(x: Tensor, p = 0.5, options: DropoutOptions = {}): Tenso
   checkTensors("dropout", x);
   knownOptions("dropout", options, ["generator", "site", "training"]);
   const { training = true } = options;
-  if (!(p >= 0 && p < 1)) throw new ArgumentError(`dropout: p ${p}; a probability from 0 to below 1`);
-  if (!isFloat(x.dtype)) throw new DTypeError(`dropout: ${x} is not of a floating dtype; cast it to f32 first`);
+  if (!(p >= 0 && p < 1)) throw new ArgumentError(`dropout: p must be a probability in [0, 1); got ${p}. Change it.`);
+  if (!isFloat(x.dtype)) throw new DTypeError(`dropout: x must have a floating dtype; got ${x}. Cast it to f32 first.`);
   const own = options.generator;
   if (own ? options.site === undefined : options.site !== undefined)
     throw new ArgumentError(

@@ -1,4 +1,4 @@
-/** How many elements of a tensor are infinite or NaN: what a loader, a sampler and a training step that failed ask of the device. */
+/** Counts the infinite and NaN elements of tensors, for loaders, samplers and failed training steps. */
 import {
   DTypeError,
   checkTensors,

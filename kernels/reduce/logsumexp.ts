@@ -21,14 +21,14 @@ const logarithm = expression("logsumexp.forward", "lse_log4(a, b)", powers);
 const slope = expression("logsumexp.backward", "a * lse_slope4(b, c)", powers); // a: gradient, b: x, c: result
 
 /**
- * x [...] → log Σ e^x over `dims` (default: all), f32. The largest value is taken out first, so that nothing overflows; of −∞ alone it is −∞, with
- * an ∞ it is ∞.
+ * x [...] → log Σ e^x over `dims` (default: all), f32. The largest value is subtracted first, so that nothing
+ * overflows; of −∞ alone it is −∞, with an ∞ it is ∞.
  */
 export function logsumexp(x: Tensor, dims?: number | readonly number[], keepdim = false): Tensor {
   checkTensors("logsumexp", x);
   requireBoolean("logsumexp", "keepdim", keepdim);
   if (!isFloat(x.dtype))
-    throw new DTypeError(`logsumexp: x must be of a floating dtype; got ${x}. Cast it to f32 first.`);
+    throw new DTypeError(`logsumexp: x must have a floating dtype; got ${x}. Cast it to f32 first.`);
   const list = dimsOf("logsumexp", x, dims);
   if (list.some((d) => x.shape[d] === 0))
     throw new ShapeError(

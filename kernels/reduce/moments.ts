@@ -43,7 +43,7 @@ export function variance(x: Tensor, dims?: number | readonly number[], options: 
   return spreadOf("var", x, dims, options);
 }
 
-/** x [...] → standard deviation over `dims` (default: all), f32, the root of `var`. The gradient is 0 where it is 0. */
+/** x [...] → standard deviation over `dims` (default: all), f32, the root of `var`. The gradient is 0 if the deviation is 0. */
 export function std(x: Tensor, dims?: number | readonly number[], options: VarianceOptions = {}): Tensor {
   return spreadOf("std", x, dims, options);
 }
@@ -58,7 +58,7 @@ function spreadOf(
   knownOptions(op, options, ["correction", "keepdim"]);
   const { correction = 1, keepdim = false } = options;
   requireBoolean(op, "keepdim", keepdim);
-  if (!isFloat(x.dtype)) throw new DTypeError(`${op}: x must be of a floating dtype; got ${x}. Cast it to f32 first.`);
+  if (!isFloat(x.dtype)) throw new DTypeError(`${op}: x must have a floating dtype; got ${x}. Cast it to f32 first.`);
   if (typeof correction !== "number" || !(correction >= 0 && correction < Infinity))
     throw new ArgumentError(`${op}: correction must be a number of at least 0; got ${correction}. Use 0 or 1.`);
   const list = dimsOf(op, x, dims);

@@ -65,7 +65,7 @@ const integerStage = kernel(
 /** Granules that one invocation combines in a stage. */
 const CHUNK = 64;
 
-/** How two parts are combined: in a stage, and part by part. */
+/** Combination of two parts: within a stage, and of partial results. */
 const COMBINE = {
   sum: { library: reduceSum, pair: sumPair },
   max: { library: reduceMax, pair: expression("max_pair", "max_a(a, b)") },
@@ -213,7 +213,9 @@ export function dimsOf(op: string, x: Tensor, dims: number | readonly number[] |
   if (dims === undefined) return x.shape.map((_, d) => d);
   const list = dimArray(op, dims).map((d) => normalizeDim(d, x.rank, op));
   if (new Set(list).size !== list.length)
-    throw new ShapeError(`${op}: dimensions ${JSON.stringify(dims)} of ${x} name one twice`);
+    throw new ShapeError(
+      `${op}: dims must name each dimension at most once; got ${JSON.stringify(dims)} for ${x}. Remove the second.`,
+    );
   return list.sort((a, b) => a - b);
 }
 
@@ -241,7 +243,7 @@ export function mean(x: Tensor, dims?: number | readonly number[], keepdim = fal
   const n = list.reduce((p, d) => p * x.shape[d]!, 1);
   if (n === 0)
     throw new ShapeError(
-      `mean: ${x} has no elements along dimensions ${shapeText(list)}; the mean of nothing is not defined`,
+      `mean: x must have elements along dimensions ${shapeText(list)}; got ${x}. The mean of nothing is not defined.`,
     );
   return linearReduction("mean", x, list, keepdim, 1 / n);
 }
@@ -293,7 +295,7 @@ function extreme(
   const list = dimsOf(kind, x, dims);
   if (list.some((d) => x.shape[d] === 0))
     throw new ShapeError(
-      `${kind}: ${x} has no elements along dimensions ${shapeText(list)}; the ${kind} of nothing is not defined`,
+      `${kind}: x must have elements along dimensions ${shapeText(list)}; got ${x}. The ${kind} of nothing is not defined.`,
     );
   const y = scope(() => reduceDims(kind, x, list, keepdim));
   return record(kind, [x], y, [x, y], (g, [input, best]) => {
@@ -340,7 +342,8 @@ function argReduce(op: "argmax" | "argmin", x: Tensor, dim: number, keepdim: boo
   checkTensors(op, x);
   requireBoolean(op, "keepdim", keepdim);
   const d = normalizeDim(dim, x.rank, op);
-  if (x.shape[d] === 0) throw new ShapeError(`${op}: ${x} has no elements along dimension ${dim}`);
+  if (x.shape[d] === 0)
+    throw new ShapeError(`${op}: x must have elements along dimension ${dim}; got ${x}. Check its shape.`);
   return scope(() => argRows(op, x, d, keepdim));
 }
 
@@ -364,7 +367,7 @@ function argRows(op: "argmax" | "argmin", x: Tensor, d: number, keepdim: boolean
   return y;
 }
 
-/** Sums `g` down to `shape`: what undoes broadcasting. `g` itself if the shapes agree. Not recorded on the tape. */
+/** Sums `g` down to `shape`, the inverse of broadcasting. `g` itself if the shapes agree. Not recorded on the tape. */
 export function sumTo(g: Tensor, shape: Shape): Tensor {
   if (sameShape(g.shape, shape)) return g;
   const lead = g.rank - shape.length;

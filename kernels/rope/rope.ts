@@ -51,31 +51,35 @@ export interface RopeOptions {
 
 /**
  * x [B, H, T, D] (or [B, T, H, D] with `dim: -3`; leading dimensions may be missing), positions [T] or [B, T] → x of the same shape and
- * dtype with each pair (i, i + D/2) of a head turned by position · theta^(−2i/D). Positions are read on the GPU and need not be in order;
- * i32, or u32 below 2^31. x may be strided as long as its last dimension is not. Gradient: the turn back.
+ * dtype with each pair (i, i + D/2) of a head rotated by position · theta^(−2i/D). Positions are read on the GPU and
+ * need not be in order; i32, or u32 below 2^31. x may be strided as long as its last dimension is not. Gradient: the
+ * inverse rotation.
  * @throws ShapeError if D is odd or positions do not fit; DTypeError for integer x or other positions
  */
 export function rope(x: Tensor, positions: Tensor, options: RopeOptions = {}): Tensor {
   knownOptions("rope", options, ["theta", "dim"]);
   const { theta = 10000, dim = -2 } = options;
   checkTensors("rope", x, positions);
-  if (!isFloat(x.dtype)) throw new DTypeError(`rope: ${x} is not of a floating dtype; cast it to f32 first`);
+  if (!isFloat(x.dtype)) throw new DTypeError(`rope: x must have a floating dtype; got ${x}. Cast it to f32 first.`);
   if (positions.dtype !== "i32" && positions.dtype !== "u32")
-    throw new DTypeError(`rope: positions ${positions}; takes i32 or u32`);
+    throw new DTypeError(`rope: positions must be i32 or u32; got ${positions}. Cast them.`);
   if (dim !== -2 && dim !== -3)
-    throw new ArgumentError(`rope: dim ${String(dim)}; −2 for [B, H, T, D], −3 for [B, T, H, D]`);
-  if (!(theta > 0) || !Number.isFinite(theta)) throw new ArgumentError(`rope: theta ${theta}; a finite number above 0`);
+    throw new ArgumentError(
+      `rope: dim must be −2 for [B, H, T, D] or −3 for [B, T, H, D]; got ${String(dim)}. Change it.`,
+    );
+  if (!(theta > 0) || !Number.isFinite(theta))
+    throw new ArgumentError(`rope: theta must be a finite number above 0; got ${theta}. Change it.`);
   if (x.rank < -dim || x.rank > 4)
     throw new ShapeError(
-      `rope: ${x}; takes ${dim === -2 ? "[B, H, T, D], [B, T, D] or [T, D]" : "[B, T, H, D] or [T, H, D]"}`,
+      `rope: x must be ${dim === -2 ? "[B, H, T, D], [B, T, D] or [T, D]" : "[B, T, H, D] or [T, H, D]"}; got ${x}. Reshape it.`,
     );
   if (x.shape.at(-1)! % 2)
-    throw new ShapeError(`rope: ${x} has an odd last dimension; pairs (i, i + D/2) need an even one`);
+    throw new ShapeError(`rope: the last dimension must be even for pairs (i, i + D/2); got ${x}. Change it.`);
   const tokens = x.shape.at(dim)!;
   const batches = x.rank > -dim ? x.shape[0]! : 1;
   if (!sameShape(positions.shape, [tokens]) && !sameShape(positions.shape, [batches, tokens])) {
     throw new ShapeError(
-      `rope: positions ${positions} for x ${shapeText(x.shape)}; takes [${tokens}] or [${batches}, ${tokens}]`,
+      `rope: positions must be [${tokens}] or [${batches}, ${tokens}] for x ${shapeText(x.shape)}; got ${positions}. Reshape them.`,
     );
   }
   const y = scope(() => rotated(x, positions, theta, dim, 1));

@@ -46,7 +46,7 @@ export interface MultinomialOptions {
 /**
  * `count` draws of indices for each row of weights [C] or [N, C], which need not add up to 1 → u32 [count] or [N, count]. Without replacement the
  * draws of a row are different. Weights must be finite, not negative, with a positive, finite sum; without replacement at least `count` of them
- * positive. That is not checked, for it would need a read-back: the indices are below C whatever the weights.
+ * positive. This is not checked, because it would need a read-back; the indices are below C for any weights.
  * @throws ArgumentError for a count below 1, or above C without replacement
  */
 export function multinomial(weights: Tensor, count: number, options: MultinomialOptions = {}): Tensor {
@@ -55,7 +55,7 @@ export function multinomial(weights: Tensor, count: number, options: Multinomial
   const { replacement = false, ...source } = options;
   requireBoolean("multinomial", "replacement", replacement);
   if (!isFloat(weights.dtype))
-    throw new DTypeError(`multinomial: weights must be of a floating dtype; got ${weights}. Cast them to f32 first.`);
+    throw new DTypeError(`multinomial: weights must have a floating dtype; got ${weights}. Cast them to f32 first.`);
   if ((weights.rank !== 1 && weights.rank !== 2) || weights.shape.at(-1) === 0)
     throw new ShapeError(
       `multinomial: weights must be [C] or [N, C] with C of at least 1; got ${weights}. Reshape them.`,

@@ -92,15 +92,18 @@ const guidanceKernel = kernel(
 );
 
 /**
- * Classifier-free guidance: logits [2N, V], rows in turn conditional and unconditional → u + weight · (c − u), [N, V] of the same dtype.
- * Ho and Salimans, "Classifier-free diffusion guidance" (2022).
+ * Classifier-free guidance: logits [2N, V], rows alternating conditional and unconditional → u + weight · (c − u), [N,
+ * V] of the same dtype. Ho and Salimans, "Classifier-free diffusion guidance" (2022).
  */
 export function guidance(logits: Tensor, weight: number): Tensor {
   checkTensors("guidance", logits);
-  if (!isFloat(logits.dtype)) throw new DTypeError(`guidance: the logits ${logits} are not of a floating dtype`);
+  if (!isFloat(logits.dtype))
+    throw new DTypeError(`guidance: the logits must have a floating dtype; got ${logits}. Cast it to f32 first.`);
   if (logits.rank !== 2 || logits.shape[0]! % 2)
-    throw new ShapeError(`guidance: logits ${logits}; they are [2N, V], conditional and unconditional rows in turn`);
-  if (!Number.isFinite(weight)) throw new ArgumentError(`guidance: weight ${weight} is not finite`);
+    throw new ShapeError(
+      `guidance: logits must be [2N, V], alternating conditional and unconditional rows; got ${logits}. Reshape them.`,
+    );
+  if (!Number.isFinite(weight)) throw new ArgumentError(`guidance: weight must be finite; got ${weight}. Change it.`);
   const [rows, columns] = logits.shape as [number, number];
   const y = scope(() => {
     const x = rowOperand(logits, columns);
@@ -158,15 +161,17 @@ function checkSample(
   { temperature = 1, topK, topP, seeds, position, generator, site }: SampleOptions,
 ): void {
   checkTensors("sampleTokens", logits, generator?.state ?? null, seeds ?? null, position ?? null);
-  if (!isFloat(logits.dtype)) throw new DTypeError(`sampleTokens: the logits ${logits} are not of a floating dtype`);
+  if (!isFloat(logits.dtype))
+    throw new DTypeError(`sampleTokens: the logits must have a floating dtype; got ${logits}. Cast it to f32 first.`);
   if (logits.rank !== 2 || logits.shape[1] === 0)
-    throw new ShapeError(`sampleTokens: logits ${logits}; they are [N, V] with V ≥ 1`);
+    throw new ShapeError(`sampleTokens: logits must be [N, V] with V ≥ 1; got ${logits}. Reshape them.`);
   const [rows, classes] = logits.shape as [number, number];
   if (temperature !== 0 && !(temperature >= 1e-6 && temperature < Infinity))
-    throw new ArgumentError(`sampleTokens: temperature ${temperature}; 0, or at least 1e-6`);
+    throw new ArgumentError(`sampleTokens: temperature must be 0, or at least 1e-6; got ${temperature}. Change it.`);
   if (topK !== undefined && (!Number.isInteger(topK) || topK < 1))
-    throw new ArgumentError(`sampleTokens: topK ${topK}; a whole number ≥ 1`);
-  if (topP !== undefined && !(topP > 0 && topP <= 1)) throw new ArgumentError(`sampleTokens: topP ${topP}; 0 < p ≤ 1`);
+    throw new ArgumentError(`sampleTokens: topK must be a whole number ≥ 1; got ${topK}. Change it.`);
+  if (topP !== undefined && !(topP > 0 && topP <= 1))
+    throw new ArgumentError(`sampleTokens: topP must be above 0 and at most 1; got ${topP}. Change it.`);
   checkSite("sampleTokens", site ?? 0);
   if (site !== undefined && !generator)
     throw new ArgumentError(
@@ -174,20 +179,23 @@ function checkSample(
     );
   if (classes > MAX_FILTERED && (topK !== undefined || topP !== undefined))
     throw new ShapeError(
-      `sampleTokens: topK and topP take at most ${MAX_FILTERED} tokens; got ${logits}. Leave them out`,
+      `sampleTokens: topK and topP need logits of at most ${MAX_FILTERED} tokens; got ${logits}. Leave them out.`,
     );
   if (seeds && (seeds.dtype !== "u32" || seeds.rank !== 1 || seeds.size !== rows))
-    throw new ShapeError(`sampleTokens: seeds ${seeds} for ${rows} rows; u32, one a row`);
+    throw new ShapeError(`sampleTokens: seeds must be u32 [${rows}], one per row; got ${seeds}. Cast or reshape them.`);
   if (position && ((position.dtype !== "u32" && position.dtype !== "i32") || position.size !== 1))
-    throw new ShapeError(`sampleTokens: position ${position}; u32 or i32 of one element`);
+    throw new ShapeError(
+      `sampleTokens: position must be u32 or i32 with one element; got ${position}. Cast or reshape it.`,
+    );
 }
 
 /**
- * One token a row, drawn from softmax(logits / temperature): logits [N, V] → u32 [N]. Nothing is read back. The same seed, step, sample,
- * site and logits give the same tokens; rows without seeds of their own draw as samples `sample + row`.
+ * Draws one token per row from softmax(logits / temperature): logits [N, V] → u32 [N]. Nothing is read back. The same
+ * seed, step, sample, site and logits give the same tokens; rows without their own seeds draw as samples `sample +
+ * row`.
  *
- * A token is always below V. −Inf masks a token. A row with a NaN or +Inf logit, or with −Inf alone, is not finite: its token is 0, with
- * `flagged` that and `NOT_FINITE_FLAG`. Logits beyond ±3e38 · temperature count as equal.
+ * A token is always below V. −Inf masks a token. A row with a NaN or +Inf logit, or with −Inf alone, is not finite: its
+ * token is 0, and with `flagged` also has `NOT_FINITE_FLAG`. Logits beyond ±3e38 · temperature count as equal.
  *
  * Passes over the logits: 1; with topK 4 more, with topP 5 more, with both 8 more (see `limitsOf`).
  */
@@ -210,7 +218,7 @@ export function sampleTokens(logits: Tensor, options: SampleOptions = {}): Tenso
     const granules = granulesOf(classes);
     const chunks = Math.min(MAX_CHUNKS, Math.ceil(granules / CHUNK_GRANULES));
     const best = empty([rows, chunks, 2], { dtype: "u32", device: x.device });
-    // What a variant does not read is bound to the logits again.
+    // Bindings that a variant does not read are filled with the logits.
     for (const { start, count, buffers } of windowsOf("sampleTokens", rows, { x })) {
       launch(sampleKernel, {
         use: { x: rowLibrary(x.dtype, classes) },

@@ -69,7 +69,9 @@ export function arange(start: number, end?: number, step = 1, options: TensorOpt
   knownOptions("arange", options, TENSOR_OPTIONS);
   const [from, to] = end === undefined ? [0, start] : [start, end];
   if (step === 0 || ![from, to, step].every(Number.isFinite))
-    throw new ArgumentError(`arange: start ${from}, end ${to}, step ${step}; finite numbers, step not 0`);
+    throw new ArgumentError(
+      `arange: start, end and step must be finite, and step not 0; got ${from}, ${to} and ${step}. Change them.`,
+    );
   const count = Math.max(0, Math.ceil((to - from) / step));
   const whole = Number.isInteger(from) && Number.isInteger(step);
   const dtype = options.dtype ?? (whole ? "i32" : "f32");
@@ -91,7 +93,7 @@ export function arange(start: number, end?: number, step = 1, options: TensorOpt
   return y;
 }
 
-/** Throws unless all `count` values are of the dtype: their first, their last and, for integers, the step between them. */
+/** Throws `ArgumentError` if the dtype does not represent the first and the last of `count` values and, for integers, the step. */
 function checkRange(from: number, step: number, count: number, dtype: DType): void {
   const last = from + Math.max(0, count - 1) * step;
   if (isFloat(dtype)) {
@@ -108,7 +110,7 @@ function checkRange(from: number, step: number, count: number, dtype: DType): vo
   checkNumber("arange", last, dtype);
 }
 
-/** Whether all `count` values are whole numbers of i32: then they are computed as such, and rounded once. */
+/** True if all `count` values are whole numbers of i32: they are then computed in i32 and rounded once. */
 function isWholeRange(from: number, step: number, count: number): boolean {
   const [least, most] = integerRange("i32")!;
   return (
@@ -147,7 +149,7 @@ export interface RandomOptions extends TensorOptions {
   readonly site?: number;
 }
 
-/** What the kernel takes for a draw: the interval of a uniform one, mean and standard deviation of a normal one as `low` and `high`. */
+/** Parameters of a draw: the interval of a uniform one; mean and standard deviation of a normal one as `low` and `high`. */
 interface Interval {
   readonly low: number;
   readonly high: number;
@@ -157,7 +159,10 @@ interface Interval {
 }
 const STANDARD_NORMAL: Interval = { low: 0, high: 1, least: 0, most: 0, scale: 1 };
 
-/** What the kernel takes for [low, high); throws unless both are finite in the dtype and it has a value between them. */
+/**
+ * Returns the kernel's parameters for [low, high). Throws `ArgumentError` if a bound is not finite in the dtype, or if
+ * no value is in the interval.
+ */
 function interval(low: number, high: number, dtype: DType): Interval {
   const largest = LARGEST[dtype]!;
   if (!(Math.abs(low) <= largest && Math.abs(high) <= largest && low < high)) {
@@ -178,7 +183,7 @@ function draw(op: string, shape: Shape, bounds: readonly [number, number] | null
   knownOptions(op, options, [...TENSOR_OPTIONS, "generator", "site"]);
   const dtype = options.dtype ?? "f32";
   checkDType(dtype);
-  if (!isFloat(dtype)) throw new DTypeError(`${op}: dtype ${dtype}; random numbers are f32, f16 or bf16`);
+  if (!isFloat(dtype)) throw new DTypeError(`${op}: dtype must be f32, f16 or bf16; got ${dtype}. Change it.`);
   checkSite(op, options.site ?? 0);
   if (options.site !== undefined && !options.generator)
     throw new ArgumentError(

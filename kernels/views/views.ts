@@ -32,7 +32,7 @@ export function contiguous(x: Tensor): Tensor {
   return record("contiguous", [x], contiguousCopy(x), [], (g) => [g]);
 }
 
-/** A copy in a storage of its own. */
+/** Returns a copy with its own storage. */
 export function clone(x: Tensor): Tensor {
   checkTensors("clone", x);
   return record("clone", [x], map(copy, [x]), [], (g) => [g]);
@@ -54,12 +54,14 @@ export function cast(x: Tensor, dtype: DType): Tensor {
 export function reshape(x: Tensor, shape: Shape): Tensor {
   checkTensors("reshape", x);
   if (!Array.isArray(shape))
-    throw new ShapeError(`reshape: ${String(shape)} is not a shape; shapes are arrays, e.g. [2, -1]`);
+    throw new ShapeError(`reshape: the shape must be an array; got ${String(shape)}. Pass e.g. [2, -1].`);
   const known = shape.reduce((p, n) => (n === -1 ? p : p * n), 1);
   const unknown = shape.filter((n) => n === -1).length;
   const full = shape.map((n) => (n === -1 ? x.size / known : n));
   if (unknown > 1 || !full.every((n) => Number.isInteger(n) && n >= 0) || sizeOf(full) !== x.size) {
-    throw new ShapeError(`reshape: ${x} has ${x.size} elements, shape ${shapeText(shape)} does not hold them`);
+    throw new ShapeError(
+      `reshape: the shape must have the ${x.size} elements of ${x}; got ${shapeText(shape)}. Change it.`,
+    );
   }
   const from = x.shape;
   const strides = viewStrides(x, full);
@@ -94,7 +96,8 @@ export function flatten(x: Tensor, start = 0, end = -1): Tensor {
   if (x.rank === 0) return reshape(x, [1]);
   const a = normalizeDim(start, x.rank, "flatten");
   const b = normalizeDim(end, x.rank, "flatten");
-  if (a > b) throw new ShapeError(`flatten: dimension ${a} comes after ${b}`);
+  if (a > b)
+    throw new ShapeError(`flatten: the first dimension must not come after the last; got ${a} and ${b}. Swap them.`);
   return reshape(x, [...x.shape.slice(0, a), sizeOf(x.shape.slice(a, b + 1)), ...x.shape.slice(b + 1)]);
 }
 
@@ -104,7 +107,7 @@ export function permute(x: Tensor, dims: readonly number[]): Tensor {
   requireArray("permute", "dims", dims);
   const order = dims.map((d) => normalizeDim(d, x.rank, "permute"));
   if (order.length !== x.rank || new Set(order).size !== x.rank)
-    throw new ShapeError(`permute: [${dims.join(", ")}] does not name each dimension of ${x} once`);
+    throw new ShapeError(`permute: dims must name each dimension of ${x} once; got [${dims.join(", ")}]. Change it.`);
   const back = order.map((_, i) => order.indexOf(i));
   const y = x.strided(
     order.map((d) => x.shape[d]!),
@@ -139,7 +142,9 @@ export function squeeze(x: Tensor, dim?: number): Tensor {
     );
   const d = normalizeDim(dim, x.rank, "squeeze");
   if (x.shape[d] !== 1)
-    throw new ShapeError(`squeeze: dimension ${dim} of ${x} has size ${x.shape[d]}, only size 1 can be dropped`);
+    throw new ShapeError(
+      `squeeze: the dimension must have size 1; got dimension ${dim} of ${x}, with size ${x.shape[d]}. Choose another.`,
+    );
   return reshape(x, x.shape.toSpliced(d, 1));
 }
 
@@ -153,7 +158,7 @@ export function expand(x: Tensor, shape: Shape): Tensor {
     extra >= 0 && full.every((n, d) => n >= 0 && (d < extra || x.shape[d - extra] === n || x.shape[d - extra] === 1));
   if (!fits)
     throw new ShapeError(
-      `expand: ${x} does not expand to ${shapeText(shape)}; only dimensions of size 1 grow, new ones come in front`,
+      `expand: only dimensions of size 1 can grow, and new ones must come first; got ${x} to ${shapeText(shape)}. Change the shape.`,
     );
   const strides = full.map((n, d) => (d < extra || (x.shape[d - extra] === 1 && n !== 1) ? 0 : x.strides[d - extra]!));
   const from = x.shape;
@@ -168,7 +173,9 @@ export function slice(x: Tensor, dim: number, start = 0, end?: number, step = 1)
   const clampTo = (i: number): number => Math.min(n, Math.max(0, i < 0 ? i + n : i));
   const [a, b] = [clampTo(start), clampTo(end ?? n)];
   if (!Number.isInteger(step) || step < 1 || !Number.isInteger(start) || !Number.isInteger(b))
-    throw new ArgumentError(`slice: start ${start}, end ${end}, step ${step}: whole numbers, step ≥ 1`);
+    throw new ArgumentError(
+      `slice: start, end and step must be whole numbers, and step ≥ 1; got ${start}, ${end} and ${step}. Change them.`,
+    );
   const count = Math.max(0, Math.ceil((b - a) / step));
   const y = x.strided(
     x.shape.with(d, count),
@@ -198,13 +205,15 @@ export function split(x: Tensor, size: number | readonly number[], dim = 0): Ten
   const d = normalizeDim(dim, x.rank, "split");
   const n = x.shape[d]!;
   if (typeof size === "number" && !(Number.isInteger(size) && size > 0))
-    throw new ArgumentError(`split: parts of ${size}; a whole number ≥ 1`);
+    throw new ArgumentError(`split: the size of the parts must be a whole number ≥ 1; got ${size}. Change it.`);
   const sizes =
     typeof size === "number"
       ? Array.from({ length: Math.ceil(n / size) }, (_, i) => Math.min(size, n - i * size))
       : size;
   if (sizes.reduce((a, b) => a + b, 0) !== n || !sizes.every((s) => Number.isInteger(s) && s >= 0)) {
-    throw new ShapeError(`split: parts of ${JSON.stringify(size)} do not make up dimension ${dim} of ${x}`);
+    throw new ShapeError(
+      `split: the parts must add up to dimension ${dim} of ${x}; got ${JSON.stringify(size)}. Change them.`,
+    );
   }
   let at = 0;
   return sizes.map((s) => slice(x, d, at, (at += s)));
@@ -213,7 +222,8 @@ export function split(x: Tensor, size: number | readonly number[], dim = 0): Ten
 /** Cuts dimension `dim` into `chunks` equal parts (the last may be smaller). */
 export function chunk(x: Tensor, chunks: number, dim = 0): Tensor[] {
   checkTensors("chunk", x);
-  if (!Number.isInteger(chunks) || chunks < 1) throw new ArgumentError(`chunk: ${chunks} parts; a whole number ≥ 1`);
+  if (!Number.isInteger(chunks) || chunks < 1)
+    throw new ArgumentError(`chunk: the number of chunks must be a whole number ≥ 1; got ${chunks}. Change it.`);
   return split(x, Math.max(1, Math.ceil(x.dim(dim) / chunks)), dim);
 }
 
@@ -225,7 +235,9 @@ export function cat(tensors: readonly Tensor[], dim = 0): Tensor {
   const d = normalizeDim(dim, first.rank, "cat");
   for (const t of tensors) {
     if (t.dtype !== first.dtype || !sameShape(t.shape.with(d, 0), first.shape.with(d, 0))) {
-      throw new ShapeError(`cat: ${first} and ${t} differ in more than dimension ${dim}`);
+      throw new ShapeError(
+        `cat: tensors must have the same dtype and the same shape except in dimension ${dim}; got ${first} and ${t}. Cast or reshape one of them.`,
+      );
     }
   }
   const sizes = tensors.map((t) => t.shape[d]!);
@@ -254,7 +266,7 @@ export function stack(tensors: readonly Tensor[], dim = 0): Tensor {
   );
 }
 
-/** `x` with `value` around it: `pads` holds [before, after] for the last dimensions, the first pair for the first of them. */
+/** Pads `x` with `value`: `pads` has [before, after] for each of the last dimensions, in their order. */
 export function pad(x: Tensor, pads: readonly (readonly [number, number])[], value = 0): Tensor {
   checkTensors("pad", x);
   requireArray("pad", "pads", pads);
@@ -262,7 +274,7 @@ export function pad(x: Tensor, pads: readonly (readonly [number, number])[], val
   const lead = x.rank - pads.length;
   if (lead < 0 || !pads.flat().every((n) => Number.isInteger(n) && n >= 0))
     throw new ShapeError(
-      `pad: ${JSON.stringify(pads)} for ${x}; one pair of whole numbers ≥ 0 for each of the last dimensions`,
+      `pad: pads must be pairs of whole numbers ≥ 0, one pair for each of the last dimensions; got ${JSON.stringify(pads)} for ${x}. Change them.`,
     );
   const shape = x.shape.map((n, d) => (d < lead ? n : n + pads[d - lead]![0] + pads[d - lead]![1]));
   const inner = (t: Tensor): Tensor =>

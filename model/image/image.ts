@@ -1,4 +1,4 @@
-/** Pictures on the host: 8-bit RGB, and what can be wrong with them. */
+/** Images on the host: 8-bit RGB, and what can be wrong with them. */
 import { ArgumentError, JanusError } from "../../engine/errors.ts";
 
 /** 8-bit RGB, interleaved, row by row from the top: `data` [height, width, 3]. */
@@ -8,16 +8,16 @@ export interface RgbImage {
   readonly data: Uint8Array;
 }
 
-/** A picture that cannot be used. Base of the two below. */
+/** An image that cannot be used. Base of the two below. */
 export class ImageError extends JanusError {}
 
 /** More bytes or pixels than the limits allow. Nothing was decoded. */
 export class ImageLimitError extends ImageError {}
 
-/** Bytes that are no picture of a known format, or a damaged one. */
+/** Bytes that are no image of a known format, or a damaged one. */
 export class ImageFormatError extends ImageError {}
 
-/** Throws `ArgumentError` unless the sizes are positive integers and the data is as long as they say. */
+/** Throws `ArgumentError` if the sizes are not positive integers, or if the data has another length than they require. */
 export function checkImage(op: string, { width, height, data }: RgbImage): void {
   if (!(Number.isInteger(width) && Number.isInteger(height) && width > 0 && height > 0)) {
     throw new ArgumentError(`${op}: width and height must be positive integers, got ${width}×${height}`);

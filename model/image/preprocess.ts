@@ -1,6 +1,7 @@
 /**
- * From pictures to the model's pixels and back, as DeepSeek's processor computes it: what SigLIP sees (long side fitted, padded), what the VQ tokenizer sees (short side fitted, cropped), and generated pixels as 8-bit RGB.
- * Decoding files is model/node/image_file.ts.
+ * From images to the model's pixels and back, as DeepSeek's processor computes them: inputs of SigLIP (long side
+ * fitted, padded), inputs of the VQ tokenizer (short side fitted, cropped), and generated pixels as 8-bit RGB. Decoding
+ * files is model/node/image_file.ts.
  */
 import { ArgumentError } from "../../engine/errors.ts";
 import { ConfigError } from "../io/errors.ts";
@@ -11,7 +12,7 @@ import { isObject, showJson, unknownKeys } from "../io/unknown.ts";
 
 type Rgb = readonly [number, number, number];
 
-/** The picture half of a checkpoint's processor. */
+/** The image half of a checkpoint's processor. */
 export interface PreprocessConfig {
   /** Side of the square that the model takes, pixels. */
   readonly imageSize: number;
@@ -20,11 +21,11 @@ export interface PreprocessConfig {
   readonly rescaleFactor: number;
   readonly mean: Rgb;
   readonly std: Rgb;
-  /** Fills what the picture does not cover, 0 to 255. */
+  /** Colour of the area that the image does not cover, 0 to 255. */
   readonly background: Rgb;
 }
 
-/** Keys that are obeyed or checked below, and those without effect: names of classes, how transformers computes and what it returns. */
+/** Keys that are used or checked below, and those without effect: names of classes, how transformers computes and what it returns. */
 const KNOWN_KEYS: ReadonlySet<string> = new Set([
   "image_size", "size", "min_size", "resample", "do_resize", "do_pad", "do_rescale", "rescale_factor", "do_normalize",
   "image_mean", "image_std", "background_color", "do_center_crop", "do_crop", "do_convert_rgb", "do_flip_channel_order",
@@ -141,7 +142,7 @@ function planes(image: RgbImage, value: (level: number, channel: number) => numb
   return pixels;
 }
 
-/** A picture on a square canvas, centred; if the rest is odd, the extra pixel goes to the bottom or right. */
+/** An image on a square canvas, centred; if the rest is odd, the extra pixel goes to the bottom or right. */
 function padToSquare(image: RgbImage, side: number, background: Rgb): RgbImage {
   if (image.width === side && image.height === side) return image;
   const data = new Uint8Array(side * side * 3);
@@ -154,7 +155,7 @@ function padToSquare(image: RgbImage, side: number, background: Rgb): RgbImage {
   return { width: side, height: side, data };
 }
 
-/** What the understanding tower sees of `image`: float32 [3, S, S] with S = `imageSize`; the long side fills S, the rest is background. */
+/** Returns the input of the understanding tower: float32 [3, S, S] with S = `imageSize`; the long side fills S, the rest is background. */
 export function understandingPixels(image: RgbImage, config: PreprocessConfig): Float32Array {
   checkImage("understandingPixels", image);
   const { imageSize, minSize, rescaleFactor, mean, std } = config;
@@ -169,8 +170,8 @@ export function understandingPixels(image: RgbImage, config: PreprocessConfig): 
 }
 
 /**
- * What the VQ encoder sees of `image`: float32 [3, S, S] in [−1, 1]; the short side fills S, the long side is cropped in the middle.
- * The original's crop is not published; this is the project's choice.
+ * Returns the input of the VQ encoder: float32 [3, S, S] in [−1, 1]; the short side fills S, the long side is cropped
+ * in the middle. The original's crop is not published; this is the project's choice.
  */
 export function generationPixels(image: RgbImage, imageSize: number): Float32Array {
   checkImage("generationPixels", image);
@@ -179,7 +180,7 @@ export function generationPixels(image: RgbImage, imageSize: number): Float32Arr
   const [width, height] = [fit(image.width), fit(image.height)];
   const left = Math.floor((width - imageSize) / 2);
   const top = Math.floor((height - imageSize) / 2);
-  // Only the crop is computed: a picture of 3000×1 would become 1,152,000×384 first.
+  // Only the crop is computed: an image of 3000×1 would become 1,152,000×384 first.
   const crop = resizeWindow(image, width, height, { left, top, width: imageSize, height: imageSize });
   return planes(crop, (level) => level / 127.5 - 1);
 }

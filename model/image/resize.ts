@@ -1,6 +1,6 @@
 /**
  * Bicubic resizing with antialias, equal to Pillow's to the last bit (its `Resample.c`, filter BICUBIC, 8-bit channels):
- * two passes, horizontal first, each with fixed-point weights of 22 bits and a result rounded to 8 bits. (From 12.2 on, Pillow takes pictures
+ * two passes, horizontal first, each with fixed-point weights of 22 bits and a result rounded to 8 bits. (From 12.2 on, Pillow takes images
  * more than 100 times as tall as wide vertically first; the original was made with the older order, which is kept.)
  */
 import { ArgumentError } from "../../engine/errors.ts";
@@ -13,7 +13,7 @@ const HALF = 1 << (PRECISION_BITS - 1);
 const A = -0.5; // the kernel's free parameter
 const RADIUS = 2; // radius of the kernel
 
-/** Part of a picture, pixels. */
+/** Part of an image, pixels. */
 export interface Window {
   readonly left: number;
   readonly top: number;
@@ -76,7 +76,7 @@ function tapsOf(inputs: number, { from, count: outputs, total }: Range): Taps {
   return { first, start, weights };
 }
 
-// `Uint8ClampedArray` clamps as the original does; what is stored in it here is an integer.
+// `Uint8ClampedArray` clamps as the original does; the values stored here are integers.
 function resizeRows({ width, height, data }: RgbImage, { first, start, weights }: Taps): RgbImage {
   const newWidth = first.length;
   const out = new Uint8ClampedArray(newWidth * height * 3);
@@ -117,14 +117,14 @@ function resizeColumns({ width, data }: RgbImage, { first, start, weights }: Tap
   return { width, height: newHeight, data: new Uint8Array(out.buffer) };
 }
 
-/** Rows `from` … `to` of a picture, without a copy. */
+/** Rows `from` … `to` of an image, without a copy. */
 const rowsOf = ({ width, data }: RgbImage, from: number, to: number): RgbImage => ({
   width,
   height: to - from,
   data: data.subarray(from * width * 3, to * width * 3),
 });
 
-/** Columns of a picture. */
+/** Columns of an image. */
 function columnsOf({ width, height, data }: RgbImage, from: number, count: number): RgbImage {
   const out = new Uint8Array(count * height * 3);
   for (let y = 0; y < height; y++)

@@ -32,7 +32,10 @@ export const isCanvas = (value: unknown): value is CanvasLike =>
 const isObject = (value: unknown): value is Readonly<Record<string, unknown>> =>
   typeof value === "object" && value !== null;
 
-/** RGBA as RGB: what is transparent shows white. Throws `ArgumentError` if the data is not as long as width and height say. */
+/**
+ * Converts RGBA to RGB, with transparent pixels over white. Throws `ArgumentError` if the length of the data does not
+ * match width and height.
+ */
 export function fromImageData({ width, height, data }: ImageDataLike): RgbImage {
   if (data.length !== 4 * width * height)
     throw new ArgumentError(
@@ -62,7 +65,10 @@ export function fromCanvas(canvas: CanvasLike): RgbImage {
   }
 }
 
-/** Decodes the bytes of an image file by the browser, upright and without colour profiles. Throws `ImageFormatError` for what it cannot decode. */
+/**
+ * Decodes an image file with the browser, upright and without colour profiles. Throws `ImageFormatError` if the browser
+ * cannot decode it.
+ */
 export async function decodeByBrowser(file: Blob): Promise<RgbImage> {
   if (typeof createImageBitmap !== "function" || typeof OffscreenCanvas !== "function")
     throw new ArgumentError(
@@ -89,7 +95,7 @@ function drawn(source: unknown, width: number, height: number): RgbImage {
   return fromImageData(context.getImageData(0, 0, width, height));
 }
 
-/** An image, or a picture that `generate` made, as `ImageData` for `putImageData`; an object like it if there is no ImageData (Node). */
+/** Converts an image, or a result of `generate`, to `ImageData` for `putImageData`; to a similar object if there is no ImageData (Node). */
 export function toImageData(image: RgbImage | { readonly image: RgbImage }): ImageData {
   const { width, height, data } = "image" in image ? image.image : image;
   checkImage("toImageData", { width, height, data });

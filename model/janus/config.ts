@@ -22,7 +22,10 @@ export interface JanusConfig {
   readonly generation: { readonly depth: number };
   /** The image tokenizer. */
   readonly vq: VqConfig;
-  /** What the vision tower of some older checkpoints does to its input first, after the processor: (x − mean) / std by channel. */
+  /**
+   * Normalisation (x − mean) / std per channel that the vision tower of some older checkpoints applies to its input,
+   * after the processor.
+   */
   readonly inputNorm?: { readonly mean: readonly number[]; readonly std: readonly number[] };
   readonly language: LlamaConfig & {
     readonly maxPositions: number;
@@ -92,7 +95,7 @@ const ZERO = [
   "layerdrop",
 ];
 
-/** A config, and the names of the keys that nobody reads. */
+/** A config, and the names of its unused keys. */
 export interface ReadConfig {
   readonly config: JanusConfig;
   readonly notices: readonly string[];
@@ -365,8 +368,8 @@ function checkConfig({ vision, vq, language }: JanusConfig, file: string): void 
   if (vq.multipliers.some((m) => m * vq.baseChannels > 2 ** 20)) fail("the image tokenizer is too wide");
 }
 
-/** Side of the picture's grid of codes, 24 in the published models. */
+/** Side of the image's grid of codes, 24 in the published models. */
 export const gridSize = ({ vision }: JanusConfig): number => vision.imageSize / vision.patchSize;
 
-/** Image tokens of a picture: its positions in a prompt, and the codes that are generated for one. */
+/** Image tokens of an image: its positions in a prompt, and the codes that are generated for one. */
 export const imageTokens = (config: JanusConfig): number => gridSize(config) ** 2;

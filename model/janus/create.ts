@@ -8,7 +8,7 @@ import type { JanusConfig } from "./config.ts";
 import { JanusForConditionalGeneration } from "./janus.ts";
 
 /**
- * The whole structure of Janus-Pro in 2.65 M parameters: 64×64 pictures, 64 image tokens, three Llama layers. Widths of the image tokenizer
+ * The whole structure of Janus-Pro in 2.65 M parameters: 64×64 images, 64 image tokens, three Llama layers. Widths of the image tokenizer
  * are multiples of 32, the groups of its norms.
  */
 export const JANUS_TINY: JanusConfig = {
@@ -38,7 +38,7 @@ export const JANUS_TINY: JanusConfig = {
   },
 };
 
-/** Sizes to change, part by part. That of the image tokenizer's pictures follows from the others. */
+/** Sizes to change, part by part. That of the image tokenizer's images follows from the others. */
 export interface ConfigChanges {
   readonly vision?: Partial<JanusConfig["vision"]>;
   readonly aligner?: Partial<JanusConfig["aligner"]>;
@@ -51,7 +51,7 @@ export interface ConfigChanges {
 export function tinyConfig(changes: ConfigChanges = {}): JanusConfig {
   const vision = { ...JANUS_TINY.vision, ...changes.vision };
   const vq = { ...JANUS_TINY.vq, ...changes.vq };
-  // Each level but the last halves the picture, down to one code for a patch of the vision tower.
+  // Each level but the last halves the image, down to one code for a patch of the vision tower.
   const imageSize = Math.floor(vision.imageSize / vision.patchSize) * 2 ** (vq.multipliers.length - 1);
   const config = {
     vision,

@@ -1,6 +1,7 @@
 /**
- * Images out of the model: all codes of a batch of pictures without a read-back, with classifier-free guidance, then the VQ decoder.
- * Source: janus-pro's generation loop; rows alternate conditional and unconditional, as in the original.
+ * Image generation: samples all codes of a batch of images without a read-back, with classifier-free guidance, then
+ * runs the VQ decoder. Source: janus-pro's generation loop; rows alternate conditional and unconditional, as in the
+ * original.
  */
 import { ArgumentError, DTypeError, construct, isFloat } from "../../engine/index.ts";
 import type { Device, Tensor } from "../../engine/index.ts";
@@ -18,15 +19,17 @@ import { DRAWING_DEFAULTS } from "./processor.ts";
 
 export interface ImageOptions extends SamplingOptions, DecodingOptions {
   /**
-   * Pictures of each prompt (default: 1). Picture k of all, those of a prompt next to each other, draws as the only one with seed `seed` + k would:
-   * no two share their draws. It is the same token for token as long as all pictures of the batch are at most 16 (32 without guidance; software devices have no such bound): beyond, sums are rounded otherwise.
+   * Images per prompt (default: 1). Images of a prompt are adjacent. Image k of the whole batch uses the same draws as
+   * a single image with seed `seed` + k: no two share their draws. It is the same token for token as long as all images
+   * of the batch are at most 16 (32 without guidance; software devices have no such bound): beyond, sums are rounded
+   * otherwise.
    */
   readonly n?: number;
   /** Weight w of u + w · (c − u) over the logits with and without the prompt; 1 for none (default: 5; in `Janus.generate` the model's own). */
   readonly guidance?: number;
 }
 
-/** Most pictures of one prompt in one batch; the caches of more fit no device. */
+/** Maximum images of one prompt in one batch; the caches of more do not fit any device. */
 const MAX_PICTURES = 4096;
 
 class ImageHead implements Head {
@@ -75,15 +78,15 @@ class ImageHead implements Head {
   }
 }
 
-/** Pictures on their way: `n` of each prompt, those of one prompt next to each other. Dispose it when done. */
+/** Generation of `n` images of each prompt; images of one prompt are adjacent. Dispose it when done. */
 export class ImageGeneration {
-  /** Pictures. */
+  /** Images. */
   readonly count: number;
-  /** Codes of a picture. */
+  /** Codes of an image. */
   readonly tokens: number;
-  /** Seed of each picture, in the order of the pictures. */
+  /** Seed of each image, in the order of the images. */
   readonly seeds: readonly number[];
-  /** Codes of each picture that are sampled and enqueued. */
+  /** Codes of each image that are sampled and enqueued. */
   done = 0;
   readonly decoder: TokenDecoder;
   private readonly head: ImageHead;
@@ -133,7 +136,7 @@ export class ImageGeneration {
   }
 
   /**
-   * Samples all codes; gives how many of each picture the device has computed, after each that it is known of. Throws `NotFiniteError` after
+   * Samples all codes; gives how many of each image the device has computed, after each that it is known of. Throws `NotFiniteError` after
    * the first code, where most damaged weights show; for the others `codes` does.
    */
   async *run(): AsyncGenerator<number> {
@@ -165,7 +168,7 @@ export class ImageGeneration {
     }
   }
 
-  /** The codes sampled so far, one array a picture. Throws `NotFiniteError` if the logits of one are not finite. */
+  /** The codes sampled so far, one array per image. Throws `NotFiniteError` if the logits of one are not finite. */
   async codes(): Promise<number[][]> {
     const done = this.done;
     const all = await this.head.codes.data();
@@ -181,7 +184,7 @@ export class ImageGeneration {
     const steps = codes.map((row) => row.findIndex(isFlagged));
     const step = Math.min(...steps.filter((at) => at >= 0));
     if (step === Infinity) return;
-    const place = `code ${step} of picture ${steps.indexOf(step)}`;
+    const place = `code ${step} of image ${steps.indexOf(step)}`;
     throw await this.decoder.notFinite({ op: "generate", head: "image head (gen_head)", place, step });
   }
 

@@ -1,4 +1,4 @@
-/** Pictures on the host to codes of the image tokenizer and back. It needs nothing else of the model. */
+/** Images on the host to codes of the image tokenizer and back. It needs nothing else of the model. */
 import { ArgumentError, NotFiniteError, noGrad, scope, tensor } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { cat, countNonFinite } from "../../kernels/index.ts";
@@ -8,23 +8,23 @@ import type { VqModel } from "../vq.ts";
 
 export interface Reconstruction {
   readonly tokenIds: readonly number[];
-  /** What the image tokenizer saw: short side fitted, cropped to a square. */
+  /** Input of the image tokenizer: short side fitted, cropped to a square. */
   readonly original: RgbImage;
   readonly image: RgbImage;
-  /** Peak signal-to-noise ratio of the 8-bit pixels, dB; infinite for equal pictures. */
+  /** Peak signal-to-noise ratio of the 8-bit pixels, dB; infinite for equal images. */
   readonly psnr: number;
 }
 
 /**
- * The picture of `codes`, in raster order. Of the first codes of a picture it shows the whole rows that they make; the decoder
+ * The image of `codes`, in raster order. Of the first codes of an image it shows the whole rows that they make; the decoder
  * sees the rest as copies of the last one, and what it shows near the lower edge will still change. Null below one row. Throws
  * `NotFiniteError` if a pixel is not finite.
- * @param name of the picture, for that error
+ * @param name of the image, for that error
  */
 export async function decodePicture(
   vq: VqModel,
   codes: readonly number[],
-  name = "the picture",
+  name = "the image",
 ): Promise<RgbImage | null> {
   const { side: rowCodes, imageSize: side } = vq;
   const { weight } = vq.quantize.embedding;
@@ -51,7 +51,7 @@ export async function decodePicture(
 }
 
 /**
- * pixels [B, 3, S, S] in −1 … 1 → the codes of all pictures, one after the other. Throws `NotFiniteError` if the encoder's vectors are not
+ * pixels [B, 3, S, S] in −1 … 1 → the codes of all images, one after the other. Throws `NotFiniteError` if the encoder's vectors are not
  * finite: each would have some nearest code all the same.
  */
 export async function encodePictures(vq: VqModel, pixels: Tensor): Promise<number[]> {
@@ -68,7 +68,7 @@ export async function encodePictures(vq: VqModel, pixels: Tensor): Promise<numbe
       throw new NotFiniteError(
         "encodePictures",
         "VQ encoder",
-        pixels.dim(0) === 1 ? "the picture" : `a batch of ${pixels.dim(0)} pictures`,
+        pixels.dim(0) === 1 ? "the image" : `a batch of ${pixels.dim(0)} images`,
       );
     return codes;
   } finally {
@@ -76,7 +76,7 @@ export async function encodePictures(vq: VqModel, pixels: Tensor): Promise<numbe
   }
 }
 
-/** A picture through the image tokenizer and back. */
+/** An image and its reconstruction by the image tokenizer. */
 export async function reconstruct(vq: VqModel, picture: RgbImage): Promise<Reconstruction> {
   const side = vq.imageSize;
   const { device } = vq.quantize.embedding.weight;

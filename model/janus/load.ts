@@ -29,12 +29,13 @@ export interface LoadOptions {
 const CHUNK_BYTES = 16 * 2 ** 20;
 
 /**
- * The model of a checkpoint with its weights on the device. On the host is one chunk of 16 MiB at a time, beside what the device has not yet
- * taken (at most 128 MiB, see `Device.throttle`). Throws what the checkpoint's reader throws; then nothing of the model is left on the device.
+ * Loads the model of a checkpoint with its weights onto the device. Host memory contains one chunk of 16 MiB at a time,
+ * in addition to pending uploads (at most 128 MiB, see `Device.throttle`). Throws the errors of the checkpoint's
+ * reader; then nothing of the model remains on the device.
  *
- * Tensors with values that are not finite are loaded as they are and reported to `onNotice`, once, by name. The device counts them while the
- * next tensors are uploaded: it reads each weight once, three launches a tensor, and one number a tensor is read back at the end. Of loading
- * the 1B model (4.15 GB, 964 tensors) on lavapipe that is 13 %.
+ * Tensors with values that are not finite are loaded unchanged and reported once to `onNotice`, by name. The device
+ * counts them while the next tensors are uploaded: it reads each weight once, three launches per tensor, and one number
+ * per tensor is read back at the end. Of loading the 1B model (4.15 GB, 964 tensors) on lavapipe that is 13 %.
  */
 export async function loadModel(
   checkpoint: Checkpoint,
@@ -105,7 +106,8 @@ const SAMPLE_BYTES = 256;
 
 /**
  * Distinguishes weights without reading all of them: SHA-256 over names (those of the hf layout), shapes and 16 evenly spaced pieces of 256
- * bytes of every tensor, in hex. The same for a checkpoint in either layout, sharded or not; another one for other dtypes.
+ * bytes of every tensor, in hex. It is the same for a checkpoint in either layout, sharded or not, but differs between
+ * dtypes.
  */
 export async function fingerprint(checkpoint: Checkpoint): Promise<string> {
   const parts: Uint8Array[] = [];

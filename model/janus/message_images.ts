@@ -1,4 +1,4 @@
-/** The images of a conversation: those that its parts bring along, and those of a list, in the order in which the model sees them. */
+/** The images of a conversation: those in its parts, and those of a list, in the order in which the model sees them. */
 import type { RgbImage } from "../image/image.ts";
 import type { CanvasLike, ImageDataLike } from "../image/web_image.ts";
 import { isObject, showJson } from "../io/unknown.ts";
@@ -36,7 +36,7 @@ export function imagesOf(
     next += count;
   };
   for (const [m, { content }] of question.entries()) {
-    // What is no list of parts is refused with the text.
+    // Content that is not a list of parts is refused with the text.
     for (const [p, part] of Array.isArray(content)
       ? content.entries()
       : [[0, { type: "text", text: content }] as const]) {
@@ -80,7 +80,7 @@ function imageOf(part: Record<string, unknown>, where: string): ImageInput | und
     if (given.length > 1)
       throw new PromptError(`${where} must have one of image, url and path; got ${given.join(", ")}`);
     if (part.url !== undefined) return fromUrl(part.url, `${where}: url`);
-    return (part.image ?? part.path) as ImageInput | undefined; // `Janus` says what it does not take
+    return (part.image ?? part.path) as ImageInput | undefined; // `Janus` refuses unknown kinds
   }
   if (part.type !== "image_url" && part.type !== "input_image") return undefined;
   const url = isObject(part.image_url) ? part.image_url.url : part.image_url;

@@ -1,8 +1,8 @@
-/** Pictures as a stream that runs once, and what it takes to make one again. */
+/** Generated images as a stream that runs once, with the data to generate them again. */
 import type { RgbImage } from "../image/image.ts";
 import { Once } from "../streams.ts";
 
-/** A generated picture and all that it takes to make it again. */
+/** A generated image and all that it takes to make it again. */
 export interface Picture {
   readonly image: RgbImage;
   readonly prompt: string;
@@ -21,7 +21,7 @@ export type GenerateEvent =
   | { readonly type: "progress"; readonly done: number; readonly total: number }
   | { readonly type: "picture"; readonly index: number; readonly picture: Picture };
 
-/** Pictures as they come. */
+/** Images as they come. */
 export class Pictures extends Once<GenerateEvent, Picture[]> {
   private readonly look: () => Promise<(RgbImage | null)[]>;
 
@@ -35,8 +35,8 @@ export class Pictures extends Once<GenerateEvent, Picture[]> {
   }
 
   /**
-   * The rows so far of each picture (null before its first row); empty while no codes are sampled, before and after. Costs as much as
-   * decoding whole pictures.
+   * The rows so far of each image (null before its first row); empty while no codes are sampled, before and after. Costs as much as
+   * decoding whole images.
    */
   preview(): Promise<(RgbImage | null)[]> {
     return this.look();

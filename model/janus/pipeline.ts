@@ -1,5 +1,5 @@
 /**
- * `Janus`: a checkpoint ready to be used. Questions about pictures and pictures of prompts, as streams for those who watch and as promises
+ * `Janus`: a checkpoint ready to be used. Questions about images and images of prompts, as streams for those who watch and as promises
  * for those who wait; below it the bare model. Works on files from anywhere; the names of the hub and paths of Node are in `node/`.
  */
 import { ArgumentError, getDevice, knownOptions, noGrad, optionNames, scope, tensor } from "../../engine/index.ts";
@@ -40,7 +40,8 @@ export type { ImageInput } from "./message_images.ts";
 
 export interface AskOptions extends AnswerOptions {
   /**
-   * In the order of their placeholders and of the image parts that have no image of their own; without either they stand before the question.
+   * In the order of their placeholders and of image parts without their own image; without either, they come before the
+   * question.
    */
   readonly images?: readonly ImageInput[];
   /** System message (default: the original's), "" for none. */
@@ -133,9 +134,9 @@ export class Janus {
   }
 
   /**
-   * Answers a question about images, or without any. Takes the most probable tokens unless `temperature` is above 0, here or in the checkpoint's
-   * generation_config.json, whose settings hold if the options do not say otherwise.
-   * @param question text, in which `<image_placeholder>` may stand for pictures; or the messages of a conversation, the last of the user
+   * Answers a question, with or without images. Takes the most probable tokens if `temperature` is not above 0, here or
+   * in the checkpoint's generation_config.json, whose settings hold if the options do not say otherwise.
+   * @param question text, in which `<image_placeholder>` may stand for images; or the messages of a conversation, the last of the user
    */
   ask(question: string | readonly Message[], options: AskOptions = {}): Answer {
     knownOptions("ask", options, ["images", ...ANSWER_OPTIONS]);
@@ -159,7 +160,7 @@ export class Janus {
     }
   }
 
-  /** Pictures of a prompt, or `n` of each of several. */
+  /** Images of a prompt, or `n` of each of several. */
   generate(prompt: string | readonly string[], options: GenerateOptions = {}): Pictures {
     knownOptions("generate", options, GENERATE_OPTIONS);
     const state: { generation: ImageGeneration | null } = { generation: null };
@@ -171,7 +172,7 @@ export class Janus {
     });
   }
 
-  /** The picture of image codes in raster order. */
+  /** The image of image codes in raster order. */
   async decodeImage(tokenIds: readonly number[]): Promise<RgbImage> {
     const { vqmodel } = this.model.model;
     const picture = tokenIds.length === vqmodel.side ** 2 ? await decodePicture(vqmodel, tokenIds) : null;
@@ -182,7 +183,7 @@ export class Janus {
     return picture;
   }
 
-  /** A picture through the image tokenizer and back. */
+  /** Encodes and decodes an image with the image tokenizer. */
   async reconstruct(input: ImageInput): Promise<Reconstruction> {
     return reconstruct(this.model.model.vqmodel, await this.image(input));
   }
@@ -211,7 +212,7 @@ export class Janus {
     );
   }
 
-  /** A question as token ids and the pixels of its pictures. */
+  /** A question as token ids and the pixels of its images. */
   private async encode(question: string | readonly Message[], { images = [], system }: AskOptions): Promise<Asked> {
     const settings = this.processor.images;
     const inputs = imagesOf(question, images, this.placeholder);
@@ -254,7 +255,7 @@ export class Janus {
     }
   }
 
-  /** pixels of N pictures → embeddings [N · P, hidden], one picture at a time. */
+  /** pixels of N images → embeddings [N · P, hidden], one image at a time. */
   private embedImages(pixels: readonly Float32Array[]): Tensor {
     const side = this.config.vision.imageSize;
     return noGrad(() =>
@@ -296,7 +297,7 @@ export class Janus {
     const pictures: Picture[] = [];
     for (const [index, tokenIds] of codes.entries()) {
       options.signal?.throwIfAborted();
-      const image = (await decodePicture(this.model.model.vqmodel, tokenIds, `picture ${index}`))!;
+      const image = (await decodePicture(this.model.model.vqmodel, tokenIds, `image ${index}`))!;
       const picture: Picture = {
         image,
         prompt: prompts[Math.floor(index / n)]!,
@@ -327,7 +328,7 @@ export function answerOptions({ answers }: Processor, given: AnswerOptions, prom
   if (answers.maxNewTokens !== undefined) return { ...options, maxNewTokens };
   if (promptTokens >= maxLength)
     throw new PromptError(
-      `the prompt has ${promptTokens} tokens; the context holds ${maxLength} by max_length of generation_config.json. Shorten the prompt, or give maxNewTokens`,
+      `the prompt has ${promptTokens} tokens; the context is limited to ${maxLength} by max_length of generation_config.json. Shorten the prompt, or pass maxNewTokens`,
     );
   return { ...options, maxNewTokens: Math.min(maxNewTokens, maxLength - promptTokens) };
 }

@@ -1,5 +1,5 @@
 /**
- * The small files of a checkpoint that say how text and pictures become its inputs: tokenizer, prompt format, image preprocessing, defaults of
+ * The small files of a checkpoint that say how text and images become its inputs: tokenizer, prompt format, image preprocessing, defaults of
  * generation, read from a folder of either layout and checked against the model's config.
  */
 import type { FileSource } from "../io/bytes.ts";
@@ -23,13 +23,13 @@ export interface Processor {
   readonly prompts: PromptFormat;
   readonly images: PreprocessConfig;
   readonly drawing: DrawingDefaults;
-  /** What the checkpoint says about answers; options replace it one by one. */
+  /** The checkpoint's settings of answers; options override them one by one. */
   readonly answers: AnswerDefaults;
   /** Things worth saying about the files: keys that are not known and have no effect, ids that differ from the tokenizer's. */
   readonly notices: readonly string[];
 }
 
-/** Defaults of drawing: `guidance_scale` and `temperature` of generation_config.json, else those of the paper's code. */
+/** Defaults of image generation: `guidance_scale` and `temperature` of generation_config.json, else those of the paper's code. */
 export interface DrawingDefaults {
   readonly guidance: number;
   readonly temperature: number;
@@ -136,7 +136,7 @@ async function readPrompt(
     chatTemplateJson: await files.json("chat_template.json"),
     tagOf: (id) => tokenizer.tokenOf(tokenizer.specials[id]!),
   });
-  // Without a number of its own the processor follows the model.
+  // Without its own number, the processor uses that of the model.
   const declares = isObject(processor) && (processor.num_image_tokens ?? undefined) !== undefined;
   if (declares && prompt.imageTokens !== imageTokens(config)) {
     throw new ConfigError(
@@ -192,7 +192,7 @@ async function readGeneration(files: SideFiles, config: JanusConfig): Promise<Ge
   return { ...found, notices: [...found.notices, notice] };
 }
 
-/** Settings of generation in a config.json: not `max_length`, which older files have at a value that nobody chose. */
+/** Generation settings in a config.json, without `max_length`, for which older files have a meaningless default. */
 const olderKeys = (json: Record<string, unknown>): Record<string, unknown> =>
   Object.fromEntries(
     Object.entries(json).filter(([key, value]) => isGenerationKey(key) && key !== "max_length" && value !== null),
@@ -206,7 +206,7 @@ function idNotices(ids: GenerationConfig["ids"], { specials }: Tokenizer, where:
   });
 }
 
-/** What a checkpoint says about generating, in lines for a person: stop ids and settings of answers, settings of drawing. */
+/** Describes the generation settings of a checkpoint in lines of text: stop ids and settings of answers, settings of image generation. */
 export function describeGeneration({ answers, drawing, tokenizer, prompts }: Processor): string[] {
   const token = (id: number): string => `${id} ${JSON.stringify(tokenizer.tokenOf(id) ?? "")}`;
   const { stopIds = [tokenizer.specials.eos], ...settings } = answers;

@@ -1,6 +1,6 @@
 /**
  * Prompts: conversations and image descriptions as the text that Janus was trained on, that text as token ids with every image expanded,
- * and rows of ids as padded batches. The original's `VLChatProcessor` without pictures (those are image/preprocess.ts) and tensors.
+ * and rows of ids as padded batches. The original's `VLChatProcessor` without images (those are image/preprocess.ts) and tensors.
  */
 import { PromptError } from "../request.ts";
 import { ConfigError } from "../io/errors.ts";
@@ -8,7 +8,7 @@ import type { Tokenizer } from "./tokenizer.ts";
 import { isObject, showJson, unknownKeys } from "../io/unknown.ts";
 import { ChatTemplate } from "../chat_template.ts";
 
-/** What the original puts before questions. Image generation has no system prompt. */
+/** The original's system prompt, which precedes questions. Image generation has none. */
 export const DEFAULT_SYSTEM_PROMPT =
   "You are a helpful language and vision assistant. You are able to understand the visual content that the user provides, " +
   "and assist the user with a variety of tasks using natural language.";
@@ -37,7 +37,7 @@ export interface Message {
   readonly content: string | readonly (ContentPart | OpenAiPart)[];
 }
 
-/** Parts after they are checked: what a template is given. */
+/** Checked parts, the input of a template. */
 type PlainPart = { readonly type: "text"; readonly text: string } | { readonly type: "image" };
 interface Turn {
   readonly role: Message["role"];
@@ -47,7 +47,7 @@ interface Turn {
 const IMAGE_TYPES: readonly unknown[] = ["image", "image_url", "input_image"];
 const TEXT_TYPES: readonly unknown[] = ["text", "input_text"];
 
-/** Throws `PromptError` with message, part and type unless each part is one of `ContentPart` and `OpenAiPart`. */
+/** Throws `PromptError` with message, part and type if a part is neither a `ContentPart` nor an `OpenAiPart`. */
 function plainContent(content: unknown, message: number): string | readonly PlainPart[] {
   if (typeof content === "string") return content;
   if (!Array.isArray(content))
@@ -72,7 +72,7 @@ export interface PromptConfig {
   readonly imageTokens: number;
   /** Jinja source; without it the conversation format of the original is used. */
   readonly chatTemplate?: string | undefined;
-  /** What stands before a conversation that gives no system prompt; "" for nothing (default: the original's). */
+  /** System prompt of conversations without one; "" for none (default: the original's). */
   readonly system?: string;
 }
 
@@ -149,7 +149,7 @@ export function promptConfig({
   };
 }
 
-/** A template, or that of the name `default` where there are several by name: `{name: template}` or `[{name, template}]`, as transformers has them. */
+/** Returns a template, or the one named `default` if there are several: `{name: template}` or `[{name, template}]`, as in transformers. */
 function templateIn(value: unknown, file: string): string | undefined {
   if (value === undefined || value === null || typeof value === "string") return value ?? undefined;
   const list = Array.isArray(value) ? (value as unknown[]) : [];
@@ -166,7 +166,7 @@ const SPACE = "[\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029
 const LEADING_SPACE = new RegExp(`^${SPACE}`);
 const strip = (text: string): string => {
   const rest = text.replace(LEADING_SPACE, "");
-  let end = rest.length; // by hand from the back: `${SPACE}$` would be quadratic in long runs
+  let end = rest.length; // a loop from the end: `${SPACE}$` would be quadratic in long runs
   while (end > 0 && LEADING_SPACE.test(rest[end - 1]!)) end--;
   return rest.slice(0, end);
 };
@@ -177,7 +177,7 @@ export const PLAIN_ROLES: Readonly<Record<Message["role"], string>> = { user: "U
 export interface ConversationOptions {
   /** Stands before the conversation; "" for none (default: the checkpoint's, see `PromptConfig`). */
   readonly system?: string;
-  /** Whether the text ends where the assistant's answer begins (default), or behind the last message, as training needs it. */
+  /** If true (default), the text ends where the assistant's answer begins; else after the last message, for training. */
   readonly answer?: boolean;
 }
 
@@ -201,14 +201,15 @@ export class PromptFormat {
     if (config.chatTemplate !== undefined && roles === undefined) this.template = new ChatTemplate(config.chatTemplate);
   }
 
-  /** What stands before a conversation that gives no system prompt; "" for nothing. */
+  /** System prompt of conversations without one; "" for none. */
   get system(): string {
     return this.config.system ?? DEFAULT_SYSTEM_PROMPT;
   }
 
   /**
    * The text of a conversation, without the begin-of-sentence token. An empty last message of the assistant counts as none.
-   * Throws `PromptError` unless messages alternate from the user's on, their parts are known and the last question has content.
+   * Throws `PromptError` if messages do not alternate, beginning with the user, if a part is unknown, or if the last
+   * question is empty.
    */
   conversation(
     messages: readonly Message[],
@@ -270,7 +271,7 @@ export class PromptFormat {
     return this.tokenizer.tokenOf(id)!;
   }
 
-  /** Content as one text; an image stands on a line of its own. */
+  /** Joins content to one text; each image is on its own line. */
   private written(content: Turn["content"]): string {
     if (typeof content === "string") return content;
     let text = "";

@@ -18,21 +18,24 @@ import type { StoredDType } from "../io/stored.ts";
 import type { JanusConfig } from "./config.ts";
 import type { JanusForConditionalGeneration } from "./janus.ts";
 
-/** Those of a conversion; without a layout it is the hf layout, without a dtype each tensor keeps its own. */
+/** Options of a conversion. Defaults: the hf layout, and for each tensor its own dtype. */
 export interface SaveOptions extends Omit<ConvertOptions, "layout"> {
   readonly layout?: Layout;
   /** Tensors that the model does not have and the folder is to carry, by their names in DeepSeek's layout: `readUnused` of what was loaded. */
   readonly unused?: ReadonlyMap<string, StoredContent>;
 }
 
-/** A tensor in host memory, as it is stored. */
+/** A tensor in host memory, as stored bytes. */
 export interface StoredContent {
   readonly dtype: StoredDType;
   readonly shape: readonly number[];
   readonly bytes: Uint8Array;
 }
 
-/** What a checkpoint holds and the model does not read (SigLIP's pooling head, the use of the codes), to be saved again with the model. */
+/**
+ * Tensors of a checkpoint that the model does not read (SigLIP's pooling head, the usage counts of the codes), to be
+ * saved with the model.
+ */
 export async function readUnused(checkpoint: Checkpoint): Promise<Map<string, StoredContent>> {
   const unused = new Map<string, StoredContent>();
   for (const [name, tensor] of checkpoint.unused) {
@@ -48,10 +51,11 @@ const NAME = "the model";
 
 /**
  * Writes `model` to a folder: weights (in shards with an index above `shardBytes`), config.json, what the processors read, and the given
- * side files (the tokenizer's). The bytes of a tensor are those on the device, or cast to `dtype`. On the host are a few chunks of 16 MiB at
- * a time. The model must not change meanwhile: a step taken between two chunks throws `CheckpointError`, and the sink has half a folder
- * (`writeFolderAtomic` leaves none). Throws `TensorMismatchError` for a config that is not the model's, `ConfigError` for one that
- * config.json cannot hold; both before anything is written.
+ * side files (the tokenizer's). The bytes of a tensor are those on the device, or cast to `dtype`. Host memory contains
+ * a few chunks of 16 MiB at a time. The model must not change during the write: a step taken between two chunks throws
+ * `CheckpointError`, and the sink has half a folder (`writeFolderAtomic` leaves none). Throws `TensorMismatchError` for
+ * a config that is not the model's, `ConfigError` for one that config.json cannot represent; both before anything is
+ * written.
  */
 export async function saveModel(
   model: JanusForConditionalGeneration,
@@ -64,8 +68,9 @@ export async function saveModel(
 }
 
 /**
- * Writes the model of `base` as `saveModel` does, with `parameters` (by their names in the model) instead of its own: for a part of a
- * model that was trained without the rest. The other weights, and what `base` holds besides them, are copied byte by byte.
+ * Writes the model of `base` as `saveModel` does, with `parameters` (by their names in the model) instead of its own:
+ * for a part of a model that was trained without the rest. The other weights, and all other tensors of `base`, are
+ * copied byte by byte.
  */
 export async function saveOver(
   base: Checkpoint,
@@ -83,7 +88,7 @@ export async function saveOver(
   return convertCheckpoint(checkpoint, sink, convert);
 }
 
-/** What `saveModel` will write, and how many bytes. Throws as it does. */
+/** Returns the plan of `saveModel`, with its number of bytes. Throws as `saveModel` does. */
 export async function planSave(
   model: JanusForConditionalGeneration,
   config: JanusConfig,
@@ -184,7 +189,7 @@ function weightsFile(weights: Weights): RandomAccess {
   return file;
 }
 
-/** Reads of a tensor as it is now: a later write to it shows in the version of its storage. */
+/** Reads the present contents of a tensor; the version of its storage reveals later writes. */
 function reader(name: string, tensor: Tensor): Weight["read"] {
   const { version } = tensor.storage;
   return (offset, length) => {

@@ -1,4 +1,4 @@
-/** The tokenizer of Janus: that of a text model with tokens for pictures and roles. */
+/** The tokenizer of Janus: that of a text model with tokens for images and roles. */
 import { TextTokenizer } from "../tokenizer.ts";
 import type { SpecialTokens, TextSpecialIds } from "../tokenizer.ts";
 

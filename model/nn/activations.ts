@@ -11,7 +11,7 @@ export class ReLU extends Module {
   }
 }
 
-/** x → x above 0, x · negativeSlope elsewhere. */
+/** x → x if x > 0, else x · negativeSlope. */
 export class LeakyReLU extends Module {
   readonly negativeSlope: number;
 
@@ -136,7 +136,10 @@ export interface DropoutModuleOptions {
   readonly site?: number;
 }
 
-/** In training sets elements to 0 with probability p and scales the rest by 1 / (1 − p); after `eval()` the result is x. Srivastava et al. 2014. */
+/**
+ * In training mode, sets elements to 0 with probability p and scales the rest by 1 / (1 − p); after `eval()` the result
+ * is x. Srivastava et al. 2014.
+ */
 export class Dropout extends Module {
   readonly p: number;
   private readonly source: { readonly generator: Generator; readonly site: number } | null;

@@ -82,7 +82,7 @@ abstract class BatchNorm extends Module {
     return F.cast(this.bias ? F.add(y, shaped(this.bias)) : y, x.dtype);
   }
 
-  /** Moves the running statistics towards those of a batch with `count` values a channel. */
+  /** Updates the running statistics with those of a batch with `count` values per channel. */
   private track(batchMean: Tensor, batchVariance: Tensor, count: number): void {
     const { running_mean: mean, running_var: variance, num_batches_tracked: batches } = this;
     if (!mean || !variance || !batches) return;

@@ -4,7 +4,7 @@ import type { Tensor } from "../../engine/index.ts";
 import { Module } from "./module.ts";
 import type { AnyModule } from "./module.ts";
 
-/** Throws `ArgumentError` unless `value` is a module. */
+/** Throws `ArgumentError` if `value` is not a module. */
 function requireModule(op: string, value: unknown): void {
   if (value instanceof Module) return;
   const got = Array.isArray(value) ? "an array" : typeof value === "function" ? "a function" : String(value);
@@ -34,7 +34,7 @@ abstract class Indexed<M extends AnyModule, Args extends readonly unknown[], Res
     return this.#count;
   }
 
-  /** Adds a module at the end. Throws `ArgumentError` for what is no module. */
+  /** Appends a module. Throws `ArgumentError` if it is not a module. */
   append(module: M): this {
     requireModule(this.constructor.name, module);
     this.setChild(String(this.#count), module);
@@ -52,7 +52,7 @@ abstract class Indexed<M extends AnyModule, Args extends readonly unknown[], Res
   }
 }
 
-/** Modules called one after the other, each with the result of the one before: x → … → y. Without modules the result is x. */
+/** Calls its modules in order, each with the result of the previous one: x → … → y. Without modules the result is x. */
 export class Sequential extends Indexed<Module, readonly [Tensor], Tensor> {
   constructor(...modules: readonly Module[]) {
     super(modules);
@@ -65,7 +65,7 @@ export class Sequential extends Indexed<Module, readonly [Tensor], Tensor> {
   }
 }
 
-/** A list of modules that a `forward` calls itself. It has no forward of its own. */
+/** A list of modules for a `forward` to call. It has no forward itself. */
 export class ModuleList<M extends AnyModule = Module> extends Indexed<M, readonly [], never> {
   constructor(modules: Iterable<M> = []) {
     super(modules);
@@ -80,7 +80,7 @@ export class ModuleList<M extends AnyModule = Module> extends Indexed<M, readonl
   }
 }
 
-/** Modules by name that a `forward` calls itself. It has no forward of its own. */
+/** Named modules for a `forward` to call. It has no forward itself. */
 export class ModuleDict<M extends AnyModule = Module>
   extends Module<readonly [], never>
   implements Iterable<[string, M]>
@@ -106,15 +106,15 @@ export class ModuleDict<M extends AnyModule = Module>
     return this.get(name) !== undefined;
   }
 
-  /** The module of a name; undefined if there is none. */
+  /** Returns the module with a name; undefined if there is none. */
   get(name: string): M | undefined {
     const value = Object.hasOwn(this, name) ? (this as Record<string, unknown>)[name] : undefined;
     return value instanceof Module ? (value as AnyModule as M) : undefined;
   }
 
   /**
-   * Adds a module, or puts it in the place of the one of that name. Throws `ArgumentError` for what is no module, for a name that is empty or has a dot,
-   * and for the name of a field or method of ModuleDict.
+   * Adds a module, or replaces the one with that name. Throws `ArgumentError` if it is not a module, for a name that is
+   * empty or has a dot, and for the name of a field or method of ModuleDict.
    */
   set(name: string, module: M): this {
     requireModule("ModuleDict", module);

@@ -13,12 +13,12 @@ export type ForwardPreHook<M, Args> = HookTypes<M, Args, unknown>["before"];
 /** Returns the result to use instead, or nothing (null is nothing too). */
 export type ForwardHook<M, Args, Result> = HookTypes<M, Args, Result>["after"];
 
-/** Removes a hook: by `remove()`, which may be called twice, or at the end of a block with `using`. */
+/** Removes a hook with `remove()`, which may be called twice, or at the end of a block with `using`. */
 export interface RemovableHandle extends Disposable {
   remove(): void;
 }
 
-/** A hook, whatever its module. */
+/** A hook of any module. */
 type AnyHook = (module: unknown, args: unknown, result: unknown) => unknown;
 
 /** The base of modules that keeps their hooks. */

@@ -14,7 +14,7 @@ export interface LayerOptions {
 /** Names of `LayerOptions`. */
 export const LAYER_OPTIONS = ["dtype", "device", "init"] as const satisfies readonly (keyof LayerOptions)[];
 
-/** Makes a tensor of a module: outside the tape, and owned by no scope. */
+/** Creates a tensor of a module: outside the tape and all scopes. */
 export const own = <T extends Tensor>(make: () => T): T => noGrad(() => scope(make).keep());
 
 function initial(shape: readonly number[], options: LayerOptions, make: (placed: TensorOptions) => Tensor): Parameter {
@@ -58,7 +58,10 @@ export class Linear extends Module {
   }
 }
 
-/** Rows of a table: ids [...] (i32 or u32) → f32 [..., dimension] whatever the weight's dtype; weight [count, dimension], initially N(0, 1). */
+/**
+ * Looks up rows of a table: ids [...] (i32 or u32) → f32 [..., dimension] for any dtype of the weight; weight [count,
+ * dimension], initially N(0, 1).
+ */
 export class Embedding extends Module {
   readonly weight: Parameter;
 
@@ -112,7 +115,7 @@ export class LayerNorm extends Module {
   }
 }
 
-/** Group normalisation over x [N, channels, ...] (Wu and He 2018), with swish fused if asked for. `eps` is 1e-5 by default, as in PyTorch. */
+/** Group normalisation over x [N, channels, ...] (Wu and He 2018), optionally fused with swish. `eps` is 1e-5 by default, as in PyTorch. */
 export class GroupNorm extends Module {
   readonly weight: Parameter;
   readonly bias: Parameter;

@@ -30,10 +30,10 @@ export { Buffer, Parameter } from "./parameter.ts";
 export { StateDictError } from "./state_dict.ts";
 export type { StateDict } from "./state_dict.ts";
 
-/** A module, whatever it takes and returns. */
+/** A module with any arguments and result. */
 export type AnyModule = Module<never, unknown>;
 
-/** A `call` that is not inside another one, and what it may use. */
+/** An outermost `call`, and the modules and parameters that it may use. */
 interface OutermostCall {
   readonly module: AnyModule;
   readonly args: readonly unknown[];
@@ -60,10 +60,10 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
   abstract forward(...args: Args): Result;
 
   /**
-   * Runs `forward` in a scope of its own: what it made is freed, except its result and what the tape saved. Launches carry the module's path.
-   * Throws `ArgumentError` if `forward` called a module or recorded a parameter that is neither below the outermost called module nor in its
-   * `args`: it would be neither trained nor saved, nor reached by `train` and `eval`. Inside `noGrad` within a forward any module may be called: a
-   * teacher is another model.
+   * Runs `forward` in its own scope: its tensors are freed, except the result and those saved by the tape. Launches
+   * record the module's path. Throws `ArgumentError` if `forward` called a module or recorded a parameter that is
+   * neither below the outermost called module nor in its `args`: it would be neither trained nor saved, nor reached by
+   * `train` and `eval`. Inside `noGrad` within a forward any module may be called: a teacher is another model.
    */
   call(...args: Args): Result {
     if (!this.#named) this.#nameChildren("");
@@ -287,7 +287,11 @@ function requireModule(call: OutermostCall, used: AnyModule): void {
   if (call.below.modules.has(used) || call.given.has(used)) return;
   const [first] = used.namedParameters();
   const what = `${used.constructor.name}${first ? ` with ${first[0]} ${shapeText(first[1].shape)}` : ""}`;
-  refuseHidden(call, what, "train() and eval() do not reach it, and what it has would be neither trained nor saved");
+  refuseHidden(
+    call,
+    what,
+    " train() and eval() do not reach it, and its parameters would be neither trained nor saved",
+  );
 }
 
 /** The same for a parameter that `forward` recorded for backward. */
@@ -332,7 +336,7 @@ const parametersIn = (args: readonly unknown[]): Parameter[] =>
 class Search {
   readonly modules: ReadonlySet<AnyModule>;
   private readonly module: AnyModule;
-  /** Each module, array, plain object, Map and Set that the search read, with its keys and values in turn. */
+  /** Each module, array, plain object, Map and Set that the search read, with its alternating keys and values. */
   private readonly entries = new Map<object, readonly unknown[]>();
   private views: ReadonlyMap<Owned, Owned> | null = null;
   private static readonly last = new WeakMap<AnyModule, Search>();
@@ -400,7 +404,7 @@ const isSameItem = (value: unknown, before: unknown): boolean =>
 
 const isObject = (value: unknown): boolean => typeof value === "object" && value !== null;
 
-/** Keys and values, in turn, of what a search reads; null for anything else. */
+/** Returns alternating keys and values of a value that a search reads; null for anything else. */
 function flatEntries(holder: object): unknown[] | null {
   if (isOwned(holder)) return null;
   const entries = holder instanceof Module ? ownEntries(holder) : entriesOf(holder);
@@ -441,7 +445,7 @@ class Views {
   }
 }
 
-/** Whether the spans of two views of one storage have bytes in common. */
+/** True if two views of one storage overlap. */
 function spansMeet(a: Tensor, b: Tensor): boolean {
   const [[start, end], [from, to]] = [a, b].map((t) => {
     const last = t.shape.reduce((sum, n, i) => sum + (n - 1) * t.strides[i]!, t.offset);
@@ -450,7 +454,7 @@ function spansMeet(a: Tensor, b: Tensor): boolean {
   return start < to && from < end;
 }
 
-/** Keys and values of what is searched for modules: arrays, plain objects, Maps, Sets; null for anything else. */
+/** Returns keys and values of a value that is searched for modules (array, plain object, Map, Set); null for anything else. */
 function entriesOf(value: object): Iterable<readonly [unknown, unknown]> | null {
   if (Array.isArray(value)) return value.map((item, i) => [String(i), item] as const);
   if (value instanceof Map) return value;
@@ -459,7 +463,7 @@ function entriesOf(value: object): Iterable<readonly [unknown, unknown]> | null 
   return prototype === Object.prototype || prototype === null ? ownEntries(value) : null;
 }
 
-/** What is under `key` in a module, an array, a plain object or a Map; undefined if nothing is. */
+/** Returns the value of `key` in a module, an array, a plain object or a Map; undefined if there is none. */
 function itemAt(holder: unknown, key: string): unknown {
   if (typeof holder !== "object" || holder === null) return undefined;
   if (holder instanceof Map) return holder.get(key);
@@ -506,7 +510,7 @@ function requireKey(key: unknown, where: string | null, item: object): string {
   );
 }
 
-/** Throws unless `n` is a whole number of at least 1. */
+/** Throws `ArgumentError` if `n` is not a whole number of at least 1. */
 export function requirePositive(op: string, values: Readonly<Record<string, number>>): void {
   for (const [name, n] of Object.entries(values)) {
     if (!Number.isInteger(n) || n < 1)

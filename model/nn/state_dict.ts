@@ -17,7 +17,7 @@ export class StateDictError extends JanusError {}
 
 export type StateDict = Record<string, Tensor>;
 
-/** Throws `ArgumentError` unless `state` is an object of tensors. */
+/** Throws `ArgumentError` if `state` is not an object of tensors. */
 export function requireState(state: StateDict): void {
   if (typeof state !== "object" || state === null || state instanceof Map || Array.isArray(state))
     throw new ArgumentError(
@@ -30,7 +30,7 @@ export function requireState(state: StateDict): void {
       );
 }
 
-/** What of `state` does not fit a parameter with these paths. */
+/** Describes the mismatch between `state` and a parameter with these paths. */
 export function problemsOf(parameter: Tensor, paths: readonly string[], state: StateDict, strict: boolean): string[] {
   const given = paths.filter((k) => k in state);
   if (!given.length) return strict ? [`missing: ${paths.join(" or ")} ${shapeText(parameter.shape)}`] : [];
@@ -44,7 +44,7 @@ export const isSameView = (a: Tensor, b: Tensor): boolean =>
 
 const COMPARED_BYTES = 16 * 2 ** 20;
 
-/** Whether two tensors of one shape have the same bits, both as f32 if their dtypes differ. Reads them back, a part at a time. */
+/** Resolves to true if two tensors of one shape have the same bits (both as f32 if their dtypes differ). Reads them back in parts. */
 export async function haveSameBits(a: Tensor, b: Tensor): Promise<boolean> {
   const [left, right] = noGrad(() =>
     scope(() => [a, b].map((t) => contiguous(a.dtype === b.dtype ? t.detach() : cast(t.detach(), "f32")))),

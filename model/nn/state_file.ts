@@ -20,7 +20,7 @@ import { storedElementBytes } from "../io/stored.ts";
 import type { StoredDType, StoredTensor } from "../io/stored.ts";
 import { isSameView } from "./state_dict.ts";
 
-/** What `save` and `load` take: modules and optimizers. */
+/** Arguments of `save` and `load`: modules and optimizers. */
 export interface Stateful {
   stateDict(): Readonly<Record<string, Tensor>>;
   loadStateDict(state: Record<string, Tensor>, options?: LoadStateOptions): Promise<void>;
@@ -33,14 +33,17 @@ export interface LoadStateOptions {
 
 const CHUNK_BYTES = 16 * 2 ** 20;
 
-/** Writes the state dict of `holder` as a safetensors file; tied parameters once, under their first name. Throws `SafetensorsError` if it changes meanwhile. */
+/**
+ * Writes the state dict of `holder` as a safetensors file; tied parameters once, under their first name. Throws
+ * `SafetensorsError` if it changes during the write.
+ */
 export async function writeState(holder: Stateful, sink: ByteSink): Promise<void> {
   await writeSafetensors(sink, contentsOf(holder));
 }
 
 /**
- * The state dict of a module or an optimizer as the bytes of a safetensors file; tied parameters once, under their first name. In Node
- * `save(holder, file)` of janus-webgpu writes a file.
+ * Returns the state dict of a module or an optimizer as the bytes of a safetensors file; tied parameters once, under
+ * their first name. In Node, `save(holder, file)` of janus-webgpu writes a file.
  */
 export async function save(holder: Stateful): Promise<Uint8Array> {
   const contents = contentsOf(holder);
@@ -56,7 +59,8 @@ export async function save(holder: Stateful): Promise<Uint8Array> {
 
 /**
  * Copies the tensors of a safetensors file into a module or an optimizer, cast to the dtypes there. f64 becomes f32; bool and other
- * integers become i32 if they fit. Throws `SafetensorsError` for a damaged file, `StateDictError` for names and shapes that do not fit; then nothing is changed.
+ * integers become i32 if they fit. Throws `SafetensorsError` for a damaged file, `StateDictError` for names and shapes
+ * that do not fit; in both cases nothing changes.
  */
 export async function load(
   holder: Stateful,

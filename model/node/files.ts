@@ -40,10 +40,10 @@ export function fileError(error: unknown, path: string): unknown {
   return new FileError(`${path} ${REASONS[error.code] ?? `cannot be used (${error.message})`}`, error.code, error);
 }
 
-/** What is short on this machine, whatever a file holds: a trainer must not set the file aside for it. */
+/** A shortage of this machine, independent of the file: a trainer must not quarantine the file because of it. */
 const SHORT = new Set(["EMFILE", "ENFILE", "ENOMEM"]);
 
-/** The error if a file could not be read because the machine is short of something; undefined for what is wrong with the file. */
+/** Returns the error if a file could not be read because of a shortage of the machine; undefined if the file itself is at fault. */
 export function shortage(error: unknown, path: string): FileError | undefined {
   const found = fileError(error, path);
   return found instanceof FileError && SHORT.has(found.code) ? found : undefined;
@@ -151,7 +151,7 @@ export async function writeFileAtomic(
   await throughTemporary(path, write, (temporary) => rename(temporary, path));
 }
 
-/** The same for a file that must not be there yet, even if two write at once: false, and nothing written, if it is there. */
+/** The same for a file that must not exist yet, even with two concurrent writers: returns false, and writes nothing, if it exists. */
 export async function writeNewFile(
   path: string,
   write: Uint8Array | ((sink: ByteSink) => Promise<void>),
@@ -192,8 +192,8 @@ async function throughTemporary(
 }
 
 /**
- * Fills a folder that must not exist yet, or be empty: written beside it, synced, then renamed. Nothing stays behind when `fill` fails.
- * `bytes` is what it will take; throws `FileError` at once when the disk has less.
+ * Fills a folder that must not exist yet, or be empty: written beside it, synced, then renamed. Nothing remains if
+ * `fill` fails. `bytes` is what it will take; throws `FileError` at once when the disk has less.
  */
 export async function writeFolderAtomic(
   path: string,
@@ -230,7 +230,7 @@ export async function requireNewFolder(path: string): Promise<void> {
   if (entries.length) throw new FileError(`${path} exists and is not empty; name a new folder`, "EEXIST");
 }
 
-/** What this user may still write to the disk of `folder`, bytes; infinite if the file system does not count (some network ones). */
+/** Bytes that this user may still write to the disk of `folder`; infinite if the file system does not report them (some network ones). */
 export async function freeBytes(folder: string): Promise<number> {
   const { blocks, bavail, bsize } = await named(folder, statfs(folder));
   return blocks === 0 ? Infinity : bavail * bsize;

@@ -18,7 +18,7 @@ const NOTICED_MS = 500;
 const REDIRECTS = [301, 302, 303, 307, 308];
 const MAY_PASS = [408, 425, 429, 500, 502, 503, 504];
 
-/** A failure that another try may mend. */
+/** A failure for which a retry may help. */
 export class Retry extends Error {
   readonly waitMs: number | undefined;
   constructor(message: string, waitMs?: number) {
@@ -40,7 +40,7 @@ export interface TransportOptions {
 }
 
 export interface RequestOptions {
-  /** What is asked for; begins messages. */
+  /** Name of the request; begins messages. */
   readonly what: string;
   readonly headers?: Readonly<Record<string, string>>;
   /** Statuses besides 2xx that `use` gets instead of an error. */
@@ -55,7 +55,7 @@ export class Transport {
   /** A name that is not found may pass once the host has answered. */
   private hasAnswered = false;
   private isRefusalNoticed = false;
-  /** What the hub said when it refused the token; from then on requests go without it. */
+  /** Message of the hub that refused the token; later requests do not send it. */
   private refusal: string | null = null;
 
   /** Throws `HubError` for proxies and tokens that cannot be used. */
@@ -277,7 +277,7 @@ function redirected(at: URL, location: string): URL {
   return next;
 }
 
-/** Networks that want a login, and proxies, answer with a page of their own. The hub's files that are fetched are never HTML. */
+/** Networks with a login page, and proxies, answer with HTML. The hub's files that are fetched are never HTML. */
 function requireNoPage(response: Response, what: string): void {
   if (!/^\s*text\/html/i.test(response.headers.get("content-type") ?? "")) return;
   throw new HubError(
@@ -311,7 +311,7 @@ const inBrackets = ({ message, code }: ReturnType<typeof causeOf>): string =>
 
 const UNTRUSTED = /CERT|SELF_SIGNED|UNABLE_TO_(GET|VERIFY)|ERR_TLS|ERR_SSL/;
 
-/** What a connection that did not come about means: `Retry` if it may pass. */
+/** Converts the error of a failed connection; `Retry` if it may be temporary. */
 function connectionError(
   error: unknown,
   at: URL,
@@ -332,6 +332,6 @@ function connectionError(
   if (cause.code === "ENOTFOUND" && !mayPass)
     return new HubNetworkError(`${at.host}: no host of this name is found${inBrackets(cause)}${through}; check the network and HF_ENDPOINT`); // prettier-ignore
   if (UNTRUSTED.test(cause.code))
-    return new HubNetworkError(`${at.host}: its certificate is not trusted${inBrackets(cause)}; if a proxy signs certificates, set NODE_EXTRA_CA_CERTS to the file of its own`); // prettier-ignore
+    return new HubNetworkError(`${at.host}: its certificate is not trusted${inBrackets(cause)}; if a proxy signs certificates, set NODE_EXTRA_CA_CERTS to the file with its certificate`); // prettier-ignore
   return new Retry(`no answer from ${at.host}${through}${inBrackets(cause)}`);
 }

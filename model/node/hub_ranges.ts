@@ -7,7 +7,7 @@ import type { Transport } from "./hub_http.ts";
 import { HubError, HubIntegrityError } from "./hub_settings.ts";
 import type { HubFile } from "./hub_transfer.ts";
 
-/** A file of at most so many bytes is read whole, with one request. */
+/** A file of at most this many bytes is read with one request. */
 const SMALL_BYTES = 2 ** 20;
 /** Bytes of the request for the head of a file: headers of safetensors have about 100 kB. */
 const FIRST_BYTES = 2 ** 18;

@@ -16,7 +16,7 @@ export class HubAccessError extends HubError {}
 /** The hub cannot be reached, or the connection broke and did not come back. What was received is kept for the next try. */
 export class HubNetworkError extends HubError {}
 
-/** What came is not what the hub announced: another length or another hash. It was removed. */
+/** The download differs from the hub's listing, in length or hash. It was removed. */
 export class HubIntegrityError extends HubError {}
 
 /** Offline mode is on and the model is not, or not wholly, in the cache. */
@@ -24,7 +24,7 @@ export class HubOfflineError extends HubError {}
 
 export type Environment = Readonly<Record<string, string | undefined>>;
 
-/** Proxies by the scheme of the address that is asked for; "" for none. */
+/** Proxies by the scheme of the requested URL; "" for none. */
 export interface Proxies {
   readonly http: string;
   readonly https: string;
@@ -81,7 +81,7 @@ function secondsOf(env: Environment, name: string, otherwise: number): number {
   return seconds;
 }
 
-/** The path in a variable, with `~` and variables expanded; undefined if there is none. */
+/** Returns the path in a variable, with `~` and variables expanded; undefined if there is none. */
 const pathOf = (env: Environment, name: string): string | undefined =>
   env[name] ? expandPath(env[name], env, name) : undefined;
 
@@ -125,7 +125,7 @@ export function requireToken({ token, tokenFrom }: Pick<HubSettings, "token" | "
   );
 }
 
-/** Proxies from HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY. Throws `HubError` for an address that is none, and for SOCKS. */
+/** Proxies from HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY. Throws `HubError` for an invalid URL, and for SOCKS. */
 export function proxiesOf(env: Environment): Proxies {
   const [http, https] = (["http", "https"] as const).map((scheme) => {
     const names = [`${scheme}_proxy`, `${scheme.toUpperCase()}_PROXY`, "all_proxy", "ALL_PROXY"];
@@ -145,7 +145,7 @@ function proxyOf(name: string, text: string): string {
   return address;
 }
 
-/** The text of a small file; null if there is none. */
+/** Returns the text of a small file; null if there is none. */
 export async function readText(path: string): Promise<string | null> {
   return readFile(path, "utf8").catch(() => null);
 }
@@ -164,7 +164,7 @@ export interface RepoCache {
   absent(commit: string): string;
 }
 
-/** Throws `HubError` for a name or revision that is none: they become parts of paths. */
+/** Throws `HubError` for an invalid name or revision: they become parts of paths. */
 export function repoCache(cache: string, repo: string, revision: string): RepoCache {
   const isName = /^[\w.-]+(\/[\w.-]+)?$/.test(repo) && !/\.\.|--/.test(repo) && !/(^|\/)[.-]/.test(repo);
   if (!isName || repo.length > 96)

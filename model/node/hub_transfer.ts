@@ -24,7 +24,7 @@ export interface HubFile {
 const newHash = (file: HubFile): Hash =>
   file.hash.length === 64 ? createHash("sha256") : createHash("sha1").update(`blob ${file.bytes}\0`);
 
-/** What is on the disk of a file that is not whole yet, and the hash of it so far. */
+/** The part of an incomplete file that is on disk, and its hash so far. */
 class Partial {
   readonly path: string;
   private readonly file: HubFile;
@@ -39,7 +39,7 @@ class Partial {
     this.hash = newHash(file);
   }
 
-  /** Takes up what an earlier run left, unless that is too long. */
+  /** Resumes the partial file of an earlier run, if it is not too long. */
   static async open(path: string, file: HubFile): Promise<Partial> {
     const size = (await fileSize(path)) ?? 0;
     const partial = new Partial(path, file, await open(path, size > 0 ? "r+" : "w"));
@@ -181,7 +181,7 @@ function checkContinuation(response: Response, file: HubFile, start: number): vo
 
 const LOCK_MS = 2000;
 
-/** Keeps two processes from writing one file. Whoever holds the lock touches it now and then; one that is not touched is nobody's. */
+/** Prevents two processes from writing the same file. The holder touches the lock regularly; a lock that is not touched has no holder. */
 async function lock(path: string, signal: AbortSignal | undefined): Promise<() => Promise<void>> {
   for (;;) {
     const handle = await open(path, "wx").catch((error: unknown) => {

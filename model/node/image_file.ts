@@ -1,5 +1,5 @@
 /**
- * Picture files, by `sharp`: decoding to 8-bit RGB with limits that hold before anything is decoded, and PNG files with text chunks.
+ * Image files, by `sharp`: decoding to 8-bit RGB with limits that hold before anything is decoded, and PNG files with text chunks.
  * Sizes are not changed here: resize.ts does that as Pillow does, which sharp does not.
  */
 import { constants } from "node:fs";
@@ -15,15 +15,15 @@ import { shortage } from "./files.ts";
 
 export interface ReadImageOptions {
   /**
-   * Take the stored pixels as they are, like the original's `Image.open(file).convert("RGB")`: no EXIF rotation, alpha dropped.
-   * By default the picture is taken as a person sees it: turned upright, and what is transparent shows white.
+   * Use the stored pixels unchanged, like the original's `Image.open(file).convert("RGB")`: no EXIF rotation, alpha
+   * dropped. By default the image is rotated upright, with transparent pixels over white.
    */
   readonly plain?: boolean;
   /** The largest file, bytes. */
   readonly maxBytes?: number;
-  /** The most pixels a picture may have. */
+  /** The most pixels an image may have. */
   readonly maxPixels?: number;
-  /** The name of the picture in messages, if it comes as bytes. */
+  /** The name of the image in messages, if it comes as bytes. */
   readonly name?: string;
 }
 
@@ -34,7 +34,7 @@ const MAX_TEXT_BYTES = 16 * 2 ** 20; // limit for one compressed PNG text
 
 const ascii = (bytes: Uint8Array, from: number, to: number): string => String.fromCharCode(...bytes.subarray(from, to));
 
-/** The format that a file's first bytes announce. sharp would also read SVG and PDF, which are programs rather than pictures. */
+/** The format that a file's first bytes announce. sharp would also read SVG and PDF, which are programs rather than images. */
 function formatOf(bytes: Uint8Array): string | undefined {
   const head = ascii(bytes, 0, 4);
   if (head.startsWith("\xff\xd8\xff")) return "jpeg";
@@ -73,7 +73,7 @@ async function loadSharp(): Promise<(input: Uint8Array, options: SharpOptions) =
     return (await import("sharp")).default;
   } catch (error) {
     throw new PackageError(
-      `the package "sharp" that reads and writes pictures does not load here: ${String(error)}; run npm install sharp`,
+      `the package "sharp", which reads and writes images, does not load: ${String(error)}; run npm install sharp`,
     );
   }
 }
@@ -107,9 +107,9 @@ export async function imageBytes(path: string, maxBytes = MAX_BYTES): Promise<Ui
   }
 }
 
-/** What an error of the file system means for a picture: `ImageError`, or `FileError` if the machine is short of something. */
+/** Converts an error of the file system: to `FileError` for a shortage of the machine, else to `ImageError`. */
 export const notReadable = (path: string, error: unknown): Error =>
-  shortage(error, path) ?? new ImageError(`cannot read the picture ${path}: ${messageOf(error)}`);
+  shortage(error, path) ?? new ImageError(`cannot read the image ${path}: ${messageOf(error)}`);
 
 const tooManyBytes = (name: string, bytes: number, maxBytes: number): ImageLimitError =>
   new ImageLimitError(`${name} has ${bytes} bytes; at most ${maxBytes} are read (maxBytes). Save it smaller`);
@@ -146,7 +146,7 @@ function fromChannels(levels: Uint8Array, channels: number, rgb: Uint8Array, dro
 export async function readImage(source: string | Uint8Array, options: ReadImageOptions = {}): Promise<RgbImage> {
   const { plain = false, maxBytes = MAX_BYTES, maxPixels = MAX_PIXELS } = options;
   const isInline = typeof source === "string" && source.startsWith("data:");
-  const name = options.name ?? (typeof source === "string" && !isInline ? source : "the picture");
+  const name = options.name ?? (typeof source === "string" && !isInline ? source : "the image");
   const bytes = isInline
     ? inlineBytes(source)
     : typeof source === "string"
@@ -198,7 +198,7 @@ export async function readImage(source: string | Uint8Array, options: ReadImageO
   return { width: info.width, height: info.height, data: rgb };
 }
 
-/** A PNG file of the picture, with one text chunk for each entry of `text`. Throws `ArgumentError` for keys and texts that PNG cannot hold. */
+/** A PNG file of the image, with one text chunk for each entry of `text`. Throws `ArgumentError` for keys and texts that PNG cannot hold. */
 export async function encodePng(image: RgbImage, text: Readonly<Record<string, string>> = {}): Promise<Uint8Array> {
   checkImage("encodePng", image);
   const sharp = await loadSharp();
@@ -209,7 +209,7 @@ export async function encodePng(image: RgbImage, text: Readonly<Record<string, s
   return insertTextChunks(png, text);
 }
 
-/** The texts of a PNG file by key, compressed ones too. Throws `ImageFormatError` for what is no PNG or is damaged. */
+/** Returns the texts of a PNG file by key, including compressed ones. Throws `ImageFormatError` if it is not a PNG or is damaged. */
 export function readPngText(png: Uint8Array): Map<string, string> {
   return readTextChunks(png, (bytes) => inflateSync(bytes, { maxOutputLength: MAX_TEXT_BYTES }));
 }

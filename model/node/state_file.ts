@@ -5,8 +5,9 @@ import type { LoadStateOptions, Stateful } from "../nn/state_file.ts";
 import { openFile, writeFileAtomic } from "./files.ts";
 
 /**
- * Writes the state dict of a module or an optimizer to a safetensors file, at once: a file of that name stays as it is until the new one is
- * complete. Without a file it returns the bytes. Tied parameters are written once, under their first name. Throws `FileError`.
+ * Writes the state dict of a module or an optimizer to a safetensors file, atomically: an existing file does not change
+ * until the new one is complete. Without a file it returns the bytes. Tied parameters are written once, under their
+ * first name. Throws `FileError`.
  */
 export function save(holder: Stateful, file: string): Promise<void>;
 export function save(holder: Stateful): Promise<Uint8Array>;

@@ -286,7 +286,7 @@ describe("folders", () => {
   const wrong: [string, () => Files, abstract new (...args: never[]) => Error, RegExp][] = [
     ["nothing", () => new Map(), ConfigError, /no config\.json.*it is empty/],
     ["no config", () => without(hf, "config.json"), ConfigError, /no config\.json/],
-    ["no weights", () => without(hf, "model.safetensors"), CheckpointError, /no weights in it .*it holds "chat_template\.jinja"/],
+    ["no weights", () => without(hf, "model.safetensors"), CheckpointError, /no weights in it .*it contains "chat_template\.jinja"/],
     ["two unknown weight files", () => without(hf, "model.safetensors").set("a.bin", text("")).set("b.bin", text("")), CheckpointError, /several other weight files: "a\.bin", "b\.bin"/],
     ["a pointer of Git LFS", () => new Map(hf).set("model.safetensors", text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 1\n")), CheckpointError, /pointer of Git LFS/],
     ["a web page", () => new Map(hf).set("model.safetensors", text("<!DOCTYPE html><html></html>")), CheckpointError, /web page/],

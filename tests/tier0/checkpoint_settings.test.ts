@@ -82,7 +82,9 @@ describe("generation_config.json", () => {
       topP: 1,
       maxNewTokens: 200,
     });
-    expect(() => answerOptions(processor, {}, 100)).toThrow(/has 100 tokens; the context holds 100 by max_length/);
+    expect(() => answerOptions(processor, {}, 100)).toThrow(
+      /has 100 tokens; the context is limited to 100 by max_length/,
+    );
   });
   it.each<[object, RegExp]>([
     [{ num_beams: 4 }, /num_beams must be 1 or absent.*got 4/],

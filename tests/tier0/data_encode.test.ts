@@ -183,7 +183,7 @@ describe.skipIf(!hasFixtures).each(["deepseek", "hf"])("samples of the %s layout
     expect([...ids]).toEqual([...(await encode(text)).ids].slice(0, 5));
     const codes = async (): Promise<number[]> => Array.from({ length: 64 }, () => 1);
     const gen: RawSample = { task: "gen", prompt: "a circle", image: "x" };
-    await expect(encode(gen, { codes, maxTokens: 50, truncate: true })).rejects.toThrow(/with its picture has/);
+    await expect(encode(gen, { codes, maxTokens: 50, truncate: true })).rejects.toThrow(/with its image has/);
   });
 
   it("does not train the answers that a record switches off", async () => {

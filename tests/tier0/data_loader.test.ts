@@ -389,7 +389,7 @@ describe.skipIf(!hasFixtures)("loader of real files", () => {
     expect(reasons.length).toBe(5);
     for (const [pattern, place] of [
       [/broken\.png cannot be decoded/, `${und}:10: `],
-      [/cannot read the picture .*none\.png/, `${und}:11: `],
+      [/cannot read the image .*none\.png/, `${und}:11: `],
       [/the line is not JSON/, `${und}:12: `],
       [/text is empty/, `${text}:8: `],
       [/4\.png is damaged/, join(temporary, "classes")],

@@ -115,12 +115,12 @@ describe.each(Object.entries(PROFILES))("on a device like %s", (_, capabilities)
     const attention = await errorOf(() => F.attention(q, q, q));
     expect(attention).toBeInstanceOf(ShapeError);
     expect(attention.message).toMatch(
-      /^attention: one head takes 8\.2e\+11 operations, at most 1e\+11 are allowed in one dispatch; use fewer tokens/,
+      /^attention: one head must take at most 1e\+11 operations, the limit of a dispatch; got 8\.2e\+11\. Use fewer tokens/,
     );
     const own = await errorOf(() => launch(noop, { buffers: { y: q }, grid: [1], cost: { flops: 1.1e11, bytes: 0 } }));
     expect(own).toBeInstanceOf(KernelError);
     expect(own.message).toMatch(
-      /kernel "dispatch_work_noop": a dispatch must have at most 1\.0e\+11 operations; got 1\.1e\+11\. Cut it/,
+      /kernel "dispatch_work_noop": a dispatch must have at most 1\.0e\+11 operations; got 1\.1e\+11\. Split it/,
     );
     expect(device.stats.launches).toBe(before);
     q.dispose();

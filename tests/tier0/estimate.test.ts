@@ -58,7 +58,7 @@ describe("the longest batch", () => {
     ).toEqual([]);
     const short = settings({ length: 64 });
     expect(() => longestBatch(JANUS_TINY, short)).toThrow(ArgumentError);
-    expect((await errorOf(() => estimateStep(JANUS_TINY, short))).message).toMatch(/length 64: a picture .* 65 tokens/);
+    expect((await errorOf(() => estimateStep(JANUS_TINY, short))).message).toMatch(/length 64: an image .* 65 tokens/);
   });
 });
 

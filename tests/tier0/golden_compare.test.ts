@@ -29,7 +29,7 @@ describe("what counts as equal", () => {
     expect(close("x", row(1, NaN), row(1, NaN))).toMatchObject({ pass: false, note: "1 of 2 values are not finite" });
     expect(close("x", row(Infinity), row(Infinity)).pass).toBe(false);
     expect(close("x", row(1, 2), { shape: [2, 1], data: Float32Array.of(1, 2) }).pass).toBe(false);
-    expect(close("x", row(), row())).toMatchObject({ pass: false, note: "it holds no values" });
+    expect(close("x", row(), row())).toMatchObject({ pass: false, note: "it contains no values" });
     expect(equal("x", [0], [], []).pass).toBe(false);
     expect(equal("x", [2], ["a", "b"], ["a"])).toMatchObject({ pass: false, equalShare: 0.5 });
   });

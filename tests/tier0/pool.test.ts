@@ -126,7 +126,7 @@ describe("the budget", () => {
     const before = { ...p.stats };
     expect(() => p.acquire(8192, "logits")).toThrow(OutOfMemoryError);
     expect(() => p.acquire(8192, "logits")).toThrow(
-      /logits: 8\.0 KiB asked for, 4\.0 KiB of the budget of 9\.8 KiB in use.*\n.*4\.0 KiB +1 × weights/,
+      /logits: .* budget of 9\.8 KiB; got a request for 8\.0 KiB with 4\.0 KiB in use.*\n.*4\.0 KiB +1 × weights/,
     );
     expect(created).toHaveLength(buffers);
     expect(p.stats).toEqual(before);
@@ -142,7 +142,7 @@ describe("the budget", () => {
   it("refuses what no buffer of the device holds, and says so", () => {
     const { pool: p, created } = pool(Infinity, 1 << 20);
     expect(() => p.acquire((1 << 20) + 1, "embedding")).toThrow(
-      /embedding: 1\.0 MiB asked for in one buffer, the device allows 1\.0 MiB; split/,
+      /embedding: one buffer must have at most 1\.0 MiB, the device's limit; got 1\.0 MiB\. Split/,
     );
     expect(created).toEqual([]);
   });

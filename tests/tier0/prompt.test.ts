@@ -152,7 +152,7 @@ describe.skipIf(!hasFixtures).each(["deepseek", "hf"])("prompts of the %s layout
       [() => format.encode("no image", 1), /names 0 images and 1 came; <image_placeholder> stands once for each/],
       [() => format.encode("<image_placeholder><image_placeholder>", 1), /names 2 images and 1 came/],
       [() => format.encode("<image_placeholder>"), /names 1 image and 0 came/],
-      [() => checkContext([1, 2, 3], 14, 16), /the prompt has 3 tokens and 14 are to follow; the context holds 16/],
+      [() => checkContext([1, 2, 3], 14, 16), /the prompt has 3 tokens and 14 are to follow; the context has 16/],
     ];
     for (const [run, message] of wrong) {
       expect(run).toThrow(PromptError);

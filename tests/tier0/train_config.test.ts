@@ -45,9 +45,7 @@ describe("presets", () => {
       /reseed\.evry is not known; did you mean every\?[^]*lenght is not known/,
     );
     expect(() => loadAnyConfig("stage0", ["dtype=bf16"])).toThrow(/dtype: f32; the image tokenizer trains in no other/);
-    expect(() => loadConfig("stage0")).toThrow(
-      /stage: 1, 2 or 3; stage 0, the image tokenizer, has settings of its own/,
-    );
+    expect(() => loadConfig("stage0")).toThrow(/stage: 1, 2 or 3; stage 0, the image tokenizer, has separate settings/);
     expect(() => checkTokenizerConfig({ ...loadAnyConfig("stage0"), stage: 1 })).toThrow(TrainConfigError);
     const judged = (steps: number): unknown => checkTokenizerConfig({ ...loadAnyConfig("stage0"), steps, adversarial: { weight: 0.5 } }); // prettier-ignore
     expect(judged(20_001)).toMatchObject({ adversarial: { weight: 0.5, from: 20_000 } });

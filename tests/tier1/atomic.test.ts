@@ -68,12 +68,12 @@ describe("atomic", () => {
     const reading: Promise<Error>[] = [];
     device.atomic(() => void reading.push(errorOf(() => x.data())));
     expect(await reading[0]).toBeInstanceOf(DeviceError);
-    expect(() => device.atomic(() => loop.replay())).toThrow(/replayed inside atomic/);
+    expect(() => device.atomic(() => loop.replay())).toThrow(/replay: must not be called inside atomic/);
     const upload = (): void => {
       scope(() => F.addInto(x, F.ones([3], { device })));
       x.writeBytes(new Uint8Array(12));
     };
-    expect(() => device.atomic(upload)).toThrow(/uploaded inside atomic/);
+    expect(() => device.atomic(upload)).toThrow(/upload: must not be called inside atomic/);
     expect(() => device.atomic(async () => undefined)).toThrow(/synchronous/);
     expect([...(await x.data())]).toEqual([1, 1, 1]);
     loop.dispose();

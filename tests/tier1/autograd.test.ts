@@ -191,7 +191,7 @@ describe("recording", () => {
       }),
     ).toThrow("x");
     expect(gradEnabled()).toBe(true);
-    expect(() => noGrad(async () => undefined)).toThrow(/noGrad\(\) takes a synchronous function/);
+    expect(() => noGrad(async () => undefined)).toThrow(/noGrad\(\): the function must be synchronous/);
     expect(gradEnabled()).toBe(true);
   });
   it("is cut by detach", async () => {
@@ -307,7 +307,7 @@ describe("hooks", () => {
   });
   it("are for results of ops", () => {
     const x = leaf([1]);
-    expect(() => onGrad(x, () => undefined)).toThrow(/onGrad.*is a leaf/);
+    expect(() => onGrad(x, () => undefined)).toThrow(/onGrad: the tensor must be the result of an op/);
     dispose(x);
   });
 });
@@ -390,7 +390,7 @@ describe("checkpoint", () => {
       const h = x.mul(1);
       const y = checkpoint((t) => t.exp(), h);
       F.addInto(h, h.mul(1));
-      expect(() => y.sum().backward()).toThrow(/saved by "checkpoint" was changed in place/);
+      expect(() => y.sum().backward()).toThrow(/saved by "checkpoint" must be unchanged.*changed in place/);
     });
     dispose(x);
   });
@@ -404,8 +404,8 @@ describe("what it refuses", () => {
       const [a, b] = [y.sum(), y.mul(3).sum()];
       a.backward();
       expect(() => a.backward()).toThrow(AutogradError);
-      expect(() => a.backward()).toThrow(/was used already and is freed; run the forward again/);
-      expect(() => b.backward()).toThrow(/"square" was used already/);
+      expect(() => a.backward()).toThrow(/must not have been used before.*Run the forward again/);
+      expect(() => b.backward()).toThrow(/must not have been used before; got one through "square"/);
     });
     dispose(x);
   });
@@ -415,12 +415,12 @@ describe("what it refuses", () => {
       const y = x.exp();
       const loss = y.sum();
       F.fillInto(y, 0);
-      expect(() => loss.backward()).toThrow(/saved by "exp" was changed in place/);
+      expect(() => loss.backward()).toThrow(/saved by "exp" must be unchanged.*changed in place/);
     });
     scope(() => {
       const loss = x.square().sum();
       F.addInto(x, F.ones([2]));
-      expect(() => loss.backward()).toThrow(/saved by "square" was changed in place/);
+      expect(() => loss.backward()).toThrow(/saved by "square" must be unchanged.*changed in place/);
     });
     dispose(x);
   });
@@ -442,7 +442,7 @@ describe("what it refuses", () => {
     scope(() => {
       x.square().sum().backward();
       expect(x.grad!.requiresGrad).toBe(false);
-      expect(() => x.grad!.sum().backward()).toThrow(/does not depend on any tensor that requires a gradient/);
+      expect(() => x.grad!.sum().backward()).toThrow(/must depend on a tensor that requires a gradient/);
     });
     dispose(x);
   });
@@ -450,10 +450,8 @@ describe("what it refuses", () => {
     const x = leaf([1, 2]);
     scope(() => {
       expect(() => x.square().backward()).toThrow(ShapeError);
-      expect(() => x.square().backward()).toThrow(
-        /is not one element and no gradient was given; pass a gradient of shape \[2\]/,
-      );
-      expect(() => backward(x.square(), F.ones([3]))).toThrow(/\[3\].*pass a gradient of shape \[2\]/);
+      expect(() => x.square().backward()).toThrow(/must have the shape of the loss, \[2\]; got none/);
+      expect(() => backward(x.square(), F.ones([3]))).toThrow(/must have the shape of the loss, \[2\]; got .*\[3\]/);
     });
     dispose(x);
   });
@@ -461,17 +459,19 @@ describe("what it refuses", () => {
     const x = leaf([1, 2]);
     scope(() => {
       const y = record("wrong", [x], x.detach(), [], () => [F.ones([3])]);
-      expect(() => y.sum().backward()).toThrow(/backward of "wrong": gradient 0 has shape \[3\], its input \[2\]/);
+      expect(() => y.sum().backward()).toThrow(
+        /backward of "wrong": gradient 0 must have the shape of its input, \[2\]; got \[3\]/,
+      );
     });
     dispose(x);
   });
   it("gradients for integers, and taking them from results", () => {
     using i = tensor([1, 2], { dtype: "i32" });
-    expect(() => (i.requiresGrad = true)).toThrow(/not of a floating dtype/);
+    expect(() => (i.requiresGrad = true)).toThrow(/must be f32, f16 or bf16/);
     const x = leaf([1]);
     scope(() => {
       const y = x.mul(2);
-      expect(() => (y.requiresGrad = false)).toThrow(/use detach\(\)/);
+      expect(() => (y.requiresGrad = false)).toThrow(/Use detach\(\)/);
     });
     dispose(x);
   });

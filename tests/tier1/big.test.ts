@@ -42,7 +42,7 @@ describe("a tensor of 144 MB", () => {
       launch(kernel, { buffers: { y: x }, params: { granules: 1, value: 0 }, grid: [1] }),
     );
     expect(error.message).toMatch(
-      /kernel "fill": a binding of 143904000 bytes, the device allows 134217728; launch it on windows/,
+      /kernel "fill": a binding must have at most 134217728 bytes, the device's limit; got 143904000\. Launch it on windows/,
     );
     x.dispose();
   });

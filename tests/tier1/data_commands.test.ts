@@ -29,7 +29,7 @@ describe.skipIf(!hasFixtures)("janus data", () => {
     expect(await tokenize()).toMatchObject({ records: 3, computed: 3, known: 0, bad: 0 });
     write([...[0, 1, 2, 3].map((i) => fixture(`image${i}.png`)), "none.png"]);
     expect(await tokenize()).toMatchObject({ records: 5, computed: 1, known: 3, bad: 1 });
-    expect(readFileSync(join(cache, "bad.jsonl"), "utf8")).toContain(`${path}:5: cannot read the picture`);
+    expect(readFileSync(join(cache, "bad.jsonl"), "utf8")).toContain(`${path}:5: cannot read the image`);
     const result = await runCli(["data", "preview", path, "--model", fixture("hf"), "--cache", cache, "--n", "1"]);
     expect(result.code, result.stderr).toBe(EXIT.done);
     const codes = [...golden("vq.codes").data].slice(0, 4).join(" "); // their margins are wide

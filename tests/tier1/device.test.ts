@@ -53,9 +53,7 @@ describe("adapters", () => {
   it.each(["no such GPU", 99, -1])("%s is refused with the list of those there are", async (adapter) => {
     const error = await errorOf(() => Device.create({ adapter }));
     expect(error).toBeInstanceOf(ArgumentError);
-    expect(error.message).toContain(
-      `no adapter ${JSON.stringify(adapter)}; there are: 0 ${(await listAdapters())[0]!.name}`,
-    );
+    expect(error.message).toContain(`one of the adapters (0 ${(await listAdapters())[0]!.name}`);
   });
 });
 
@@ -96,10 +94,10 @@ describe("capabilities", () => {
   it("beyond the adapter are refused by name", async () => {
     const error = await errorOf(() => Device.create({ limits: { maxBufferSize: 2 ** 52 } }));
     expect(error).toBeInstanceOf(DeviceError);
-    expect(error.message).toMatch(/maxBufferSize.*4503599627370496.*adapter.*has/);
+    expect(error.message).toMatch(/maxBufferSize must be within the adapter's limit.*got 4503599627370496/);
     const unknown = await errorOf(() => Device.create({ limits: { maxFun: 3 } as never }));
     expect(unknown).toBeInstanceOf(ArgumentError);
-    expect(unknown.message).toMatch(/unknown limit "maxFun"; known: maxStorageBufferBindingSize/);
+    expect(unknown.message).toMatch(/keys must be among maxStorageBufferBindingSize.*got maxFun/);
   });
   it("of the null device may be those of any GPU", async () => {
     const device = await open({
@@ -115,7 +113,7 @@ describe("capabilities", () => {
 describe("the default device", () => {
   it("is the first one made, or the one that was set", async () => {
     setDevice(null);
-    expect(() => getDevice()).toThrow(/no device yet; call `await Device\.create\(\)` first/);
+    expect(() => getDevice()).toThrow(/a device must exist; got none\. Call `await Device\.create\(\)` first/);
     expect(() => tensor([1])).toThrow(DeviceError);
     const first = await open();
     const second = await open();
@@ -135,7 +133,9 @@ describe("two devices", () => {
     using x = tensor([1, 2], { device: a });
     using y = tensor([3, 4], { device: b });
     expect(() => F.add(x, y)).toThrow(DeviceError);
-    expect(() => F.add(x, y)).toThrow(/add: tensors on Device\(.*\) and Device\(.*\); move one of them/);
+    expect(() => F.add(x, y)).toThrow(
+      /add: tensors must be on one device; got Device\(.*\) and Device\(.*\)\. Move one of them/,
+    );
     using s = x.add(x);
     using t = y.add(y);
     expect([...(await s.data()), ...(await t.data())]).toEqual([2, 4, 6, 8]);
@@ -151,7 +151,7 @@ describe("a memory budget", () => {
     const error = await errorOf(() => empty([1 << 18], { device, label: "logits" }));
     expect(error).toBeInstanceOf(OutOfMemoryError);
     expect(error.message).toMatch(
-      /logits: 1\.0 MiB asked for, .* of the budget of 1\.0 MiB.*memoryBudget.*\n +512\.0 KiB +1 × activations/,
+      /logits: .*budget of 1\.0 MiB; got a request for 1\.0 MiB.*memoryBudget.*\n +512\.0 KiB +1 × activations/,
     );
     expect(device.pool.stats).toEqual(before);
     expect(held.disposed).toBe(false);
@@ -172,7 +172,7 @@ describe("destroy()", () => {
     device.destroy();
     await expect(reading).rejects.toThrow(DisposedError);
     expect(() => x.add(1)).toThrow(DisposedError);
-    expect(() => x.add(1)).toThrow(/the device was destroyed/);
+    expect(() => x.add(1)).toThrow(/got one that was destroyed/);
     expect(() => tensor([1], { device })).toThrow(DisposedError);
     await expect(x.data()).rejects.toThrow(DisposedError);
     await expect(device.sync()).rejects.toThrow(DisposedError);

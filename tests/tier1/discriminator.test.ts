@@ -179,7 +179,7 @@ describe("the discriminator", () => {
   it("says which pictures are too small to be judged", () => {
     expect(() => requireJudged(24)).not.toThrow();
     expect(() => requireJudged(23)).toThrow(ArgumentError);
-    expect(() => requireJudged(8)).toThrow(/24 pixels a side and more, these have 8; set adversarial\.weight=0/);
+    expect(() => requireJudged(8)).toThrow(/at least 24 × 24 pixels; got a side of 8\. Set adversarial\.weight=0/);
   });
 });
 

@@ -55,14 +55,14 @@ it("gives the same as one JSON object, with a warning for a software adapter", a
 it("an adapter that is not there is wrong usage, and those that are there are named", async () => {
   const { code, stdout, stderr } = await runCli(["doctor", "--adapter", "no such GPU", "--json"]);
   expect(code).toBe(2);
-  expect(stderr).toMatch(/error: no adapter "no such GPU"; there are: 0 \S/);
+  expect(stderr).toMatch(/error: .*one of the adapters \(0 \S.*got "no such GPU"/);
   expect(JSON.parse(stdout)).toMatchObject({ error: { name: "ArgumentError", exitCode: 2 } });
 });
 
 it.skipIf(process.platform !== "linux")("no driver ends with 5, and the report is given all the same", async () => {
   const { code, stdout, stderr } = await runCli(["doctor", "--json"], { env: { JANUS_VULKAN_DIR: "/nowhere", VK_ICD_FILENAMES: "/nowhere", VK_DRIVER_FILES: "/nowhere" } }); // prettier-ignore
   expect(code).toBe(5);
-  expect(stderr).toMatch(/error: the GPU cannot be opened: JANUS_VULKAN_DIR=\/nowhere holds no/);
+  expect(stderr).toMatch(/error: the GPU cannot be opened: JANUS_VULKAN_DIR must be a folder with .*got \/nowhere/);
   expect(JSON.parse(stdout)).toMatchObject({
     passed: false,
     device: null,

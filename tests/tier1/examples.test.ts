@@ -150,7 +150,7 @@ describe("the demo", () => {
 
   it("shows a given model", () => {
     expect(run("--model", join(folder, `demo/${LENGTH}/stage0/step-000000${isLong ? 24 : "06"}`), "--n", "2")).toMatch(
-      /drew 2 pictures/,
+      /drew 2 images/,
     );
     expect(readdirSync(join(folder, "demo"))).toEqual(
       expect.arrayContaining(["picture-0.png", "picture-1.png", "pictures.png", "reconstruction.png"]),

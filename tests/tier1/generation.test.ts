@@ -301,7 +301,7 @@ describe.skipIf(!hasFixtures)("generation", () => {
   it("a stream runs once: who iterates has it, who waits gets what it comes to", async () => {
     const left = janus.ask("hello", { maxNewTokens: 50 });
     for await (const piece of left) if (piece) break;
-    expect((await errorOf(() => left.result())).message).toMatch(/left before its end/);
+    expect((await errorOf(() => left.result())).message).toMatch(/closed before its end/);
     expect(await errorOf(() => left[Symbol.asyncIterator]())).toBeInstanceOf(ArgumentError);
     const whole = janus.ask("hello", { maxNewTokens: 9 });
     const text = whole.text();
@@ -411,8 +411,8 @@ describe.skipIf(!hasFixtures)("generation", () => {
         PromptError,
         /names 1 image/,
       ],
-      ["a prompt beyond the context", () => janus.ask("word ".repeat(3000)).text(), PromptError, /context holds/],
-      ["too many new tokens", () => janus.ask("hi", { maxNewTokens: 1e6 }).text(), PromptError, /context holds/],
+      ["a prompt beyond the context", () => janus.ask("word ".repeat(3000)).text(), PromptError, /the context has/],
+      ["too many new tokens", () => janus.ask("hi", { maxNewTokens: 1e6 }).text(), PromptError, /the context has/],
       [
         "no new tokens",
         () => janus.ask("hi", { maxNewTokens: 0 }).text(),

@@ -190,12 +190,12 @@ describe("AdamW with matrices by Muon", () => {
     });
     const [a, b, flat] = [matrix(3, 4), matrix(4, 3), matrix(12)];
     for (const [given, settings, message] of [
-      [[a, b], {}, /one shape/],
-      [[flat], {}, /not a matrix/],
-      [[{ ...a, m: b.m }], {}, /one shape/],
+      [[a, b], {}, /same shape/],
+      [[flat], {}, /must be matrices/],
+      [[{ ...a, m: b.m }], {}, /same shape/],
       [[{ ...a, copy: b.m }], {}, /f16 or bf16/],
       [[a], { momentum: 1 }, /momentum/],
-      [[a], { weightDecay: -1 }, /decay/],
+      [[a], { weightDecay: -1 }, /weightDecay/],
     ] as const) {
       expect(() => F.muonStep(given, state, settings)).toThrow(message);
     }

@@ -137,7 +137,7 @@ describe.skipIf(!hasFixtures)("a damaged model", () => {
             events += Number(event.type !== "progress");
         };
         for (const options of [{}, { temperature: 0 }, { topP: 0.9 }, { n: 3, guidance: 1, topK: 7 }])
-          await expectNotFinite(() => draw(options), /^image head \(gen_head\)$/, /code 0 of picture 0/, 0);
+          await expectNotFinite(() => draw(options), /^image head \(gen_head\)$/, /code 0 of image 0/, 0);
         expect(events).toBe(0);
       },
     );
@@ -169,14 +169,14 @@ describe.skipIf(!hasFixtures)("a damaged model", () => {
     await damaged(
       ({ model }) => model.model.vqmodel.decoder.conv_out.weight,
       async (janus) => {
-        await expectNotFinite(() => janus.generate("hi").images(), /^VQ decoder$/, /picture 0/, null);
+        await expectNotFinite(() => janus.generate("hi").images(), /^VQ decoder$/, /image 0/, null);
         await expectNotFinite(
           () => janus.decodeImage(new Array<number>(64).fill(3)),
           /^VQ decoder$/,
-          /the picture/,
+          /the image/,
           null,
         );
-        await expectNotFinite(() => janus.reconstruct(IMAGE), /^VQ decoder$/, /the picture/, null);
+        await expectNotFinite(() => janus.reconstruct(IMAGE), /^VQ decoder$/, /the image/, null);
       },
     );
   });
@@ -185,7 +185,7 @@ describe.skipIf(!hasFixtures)("a damaged model", () => {
     await damaged(
       ({ model }) => model.model.vqmodel.encoder.conv_in.weight,
       async (janus) => {
-        await expectNotFinite(() => janus.reconstruct(IMAGE), /^VQ encoder$/, /the picture/, null);
+        await expectNotFinite(() => janus.reconstruct(IMAGE), /^VQ encoder$/, /the image/, null);
         using two = tensor(new Float32Array(2 * 3 * 64 * 64), { shape: [2, 3, 64, 64] });
         await expectNotFinite(
           () => encodePictures(janus.model.model.vqmodel, two),

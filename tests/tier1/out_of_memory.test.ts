@@ -31,7 +31,7 @@ it("the next sync() rejects with the size, its label and the table of what was a
   const error = await errorOf(() => device.sync());
   expect(error).toBeInstanceOf(OutOfMemoryError);
   expect(error.message).toMatch(
-    /^logits: 48\.0 MiB asked for, the GPU has no more memory; 64\.0 MiB were held, the budget is 112\.0 MiB from now on\..*smaller batch.*Alive:\n +64\.0 MiB +1 × /s,
+    /^logits: the GPU must have 48\.0 MiB of free memory; got an out-of-memory error with 64\.0 MiB in use\. The budget is now 112\.0 MiB\..*smaller batch.*Alive:\n +64\.0 MiB +1 × /s,
   );
   expect(error.message).not.toContain("previous error");
   logits.dispose();
@@ -49,7 +49,7 @@ it("a read rejects with it, too", async () => {
   using x = F.full([8 * MiB], 1, { device });
   const error = await errorOf(() => x.data());
   expect(error).toBeInstanceOf(OutOfMemoryError);
-  expect(error.message).toContain("32.0 MiB asked for");
+  expect(error.message).toContain("must have 32.0 MiB of free memory");
 });
 
 it("a read-back for whose copy there is no memory rejects with it, and a smaller one works", async () => {
@@ -59,7 +59,7 @@ it("a read-back for whose copy there is no memory rejects with it, and a smaller
   memory.limitBytes = 70 * MiB;
   const error = await errorOf(() => x.data());
   expect(error).toBeInstanceOf(OutOfMemoryError);
-  expect(error.message).toMatch(/^read-back: 64\.0 MiB asked for/);
+  expect(error.message).toMatch(/^read-back: the GPU must have 64\.0 MiB of free memory/);
   using few = x.slice(0, 0, 2);
   expect([...(await few.data())]).toEqual([1, 1]);
 });
@@ -78,7 +78,7 @@ it("afterwards the budget is what the GPU held: the same step is refused at once
   using part = again.slice(0, 0, 1);
   expect(await part.item()).toBe(1);
   const { refused } = memory;
-  expect(() => step(40)).toThrow(/40\.0 MiB asked for, 48\.0 MiB of the budget of 76\.0 MiB in use/);
+  expect(() => step(40)).toThrow(/budget of 76\.0 MiB; got a request for 40\.0 MiB with 48\.0 MiB in use/);
   expect(memory.refused, "refused before it asks the GPU").toBe(refused);
 });
 

@@ -389,12 +389,12 @@ it("says what is wrong", () => {
   using logits = F.zeros([2, 4], { device });
   using ids = tensor(Int32Array.of(1, 2), { device });
   const bad: [SampleOptions, RegExp][] = [
-    [{ temperature: -1 }, /temperature -1/],
-    [{ temperature: NaN }, /temperature NaN/],
-    [{ topK: 0 }, /topK 0/],
-    [{ topK: 2.5 }, /topK 2.5/],
-    [{ topP: 0 }, /topP 0/],
-    [{ topP: 1.5 }, /topP 1.5/],
+    [{ temperature: -1 }, /temperature must be .*got -1/],
+    [{ temperature: NaN }, /temperature must be .*got NaN/],
+    [{ topK: 0 }, /topK must be .*got 0/],
+    [{ topK: 2.5 }, /topK must be .*got 2.5/],
+    [{ topP: 0 }, /topP must be .*got 0/],
+    [{ topP: 1.5 }, /topP must be .*got 1.5/],
     [{ seeds: ids }, /seeds/],
     [{ position: ids }, /position/],
   ];

@@ -129,7 +129,9 @@ describe("scope()", () => {
   it("takes no asynchronous function, and frees what it began with", () => {
     const before = live();
     expect(() => scope(async () => void F.ones([1]))).toThrow(ArgumentError);
-    expect(() => scope(async () => void F.ones([1]))).toThrow(/scope\(\) takes a synchronous function.*await outside/);
+    expect(() => scope(async () => void F.ones([1]))).toThrow(
+      /scope\(\): the function must be synchronous.*Await outside/,
+    );
     expect(live()).toBe(before);
   });
 
@@ -207,7 +209,7 @@ describe("a disposed tensor", () => {
     x.dispose();
     expect(() => F.exp(x)).toThrow(DisposedError);
     expect(() => F.exp(x)).toThrow(
-      /exp: Tensor\(\[2, 3\] f32, disposed\) was disposed; keep it out of the scope, or return it/,
+      /exp: tensor 1 must not be disposed; got Tensor\(\[2, 3\] f32, disposed\)\. Keep it out of the scope, or return it/,
     );
     await expect(x.data()).rejects.toThrow(DisposedError);
     expect(() => withLabel("block", () => x.strided([1], [1]))).toThrow(/\(in block\)/);

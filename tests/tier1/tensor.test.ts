@@ -304,27 +304,27 @@ describe("what is refused", () => {
       "ragged arrays",
       () => tensor([[1, 2], [3]]),
       ShapeError,
-      /ragged nested arrays: element 0 has shape \[2\], element 1 \[1\]/,
+      /nested arrays must have equal lengths; got shape \[2\] for element 0 and \[1\] for element 1/,
     ],
     [
       "a shape that does not hold the values",
       () => tensor([1, 2, 3], { shape: [2, 2] }),
       ShapeError,
-      /3 values for shape \[2, 2\], which holds 4/,
+      /shape \[2, 2\] must have as many elements as there are values; got 4 and 3/,
     ],
-    ["a negative size", () => empty([2, -1]), ShapeError, /\[2, -1\] is not a shape/],
-    ["a fraction as a size", () => empty([1.5]), ShapeError, /\[1\.5\] is not a shape/],
+    ["a negative size", () => empty([2, -1]), ShapeError, /must be whole numbers ≥ 0; got \[2, -1\]/],
+    ["a fraction as a size", () => empty([1.5]), ShapeError, /must be whole numbers ≥ 0; got \[1\.5\]/],
     [
       "bytes that do not fill the shape",
       () => tensorFromBytes(new Uint8Array(7), [2], "f32"),
       ShapeError,
-      /7 bytes for \[2\] f32, which takes 8/,
+      /\[2\] f32 must have 8 bytes; got 7/,
     ],
     [
       "values outside the dtype",
       () => tensor([300], { dtype: "u8" }),
       ArgumentError,
-      /value 300 at index 0 does not fit dtype u8/,
+      /dtype u8 must be whole numbers .*got 300 at index 0/,
     ],
   ])("%s", (_, fn, kind, message) => {
     expect(fn).toThrow(kind);

@@ -57,7 +57,7 @@ it("trains to the end; its checkpoints are listed, verified, exported and drawn 
       /^step \d\/3  loss \d\.\d{4}  und \d\.\d{3} text \d\.\d{3} gen \d\.\d{3}  norm \d+\.\d{3}  lr 4\.0e-5  [\d,]+ tokens\/s  \d+\.\d images\/s  MFU \d+ %  memory [\d.]+ MB  padding \d+ %  waiting \d+ %  [\d.]+ m?s$/,
     );
   const page = readFileSync(at("whole", "report.html"), "utf8");
-  const charts = ["Loss by task", "Learning rate", "Norm of the gradients", "Tokens per second", "Pictures per second", "MFU", "Device memory", "Share of the time spent waiting"]; // prettier-ignore
+  const charts = ["Loss by task", "Learning rate", "Norm of the gradients", "Tokens per second", "Images per second", "MFU", "Device memory", "Share of the time spent waiting"]; // prettier-ignore
   for (const title of charts) expect(page).toContain(title);
   expect((await runHere(addCkpt, ["ckpt", "ls", at("whole")])).stdout).toMatch(/^2 .*verified\n3 .*verified\n$/);
   expect((await runHere(addCkpt, ["ckpt", "verify", at("whole")])).code).toBe(0);

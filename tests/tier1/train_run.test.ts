@@ -312,7 +312,7 @@ it("weights that are not finite are named, and how many they are, by each notice
     `: the loss of und, text, gen was not finite \\(weights not finite: ${name} \\(1 of \\d+ tensors\\); the step's samples: .*\\); nothing was changed`,
   );
   expect(error.message).toMatch(said);
-  expect(error.message).toMatch(/the run ends\. Steps cannot mend these weights/);
+  expect(error.message).toMatch(/the run ends\. Training cannot repair these weights/);
   const [loading, ...steps] = notices;
   expect(loading).toContain(name);
   expect(steps).toHaveLength(3);
@@ -557,7 +557,7 @@ it("a prompt that cannot be drawn is a notice, and the rest of the report is the
   const notices: string[] = [];
   const report = { prompts: ["red ".repeat(2000)], reconstructions: 1 };
   await go("prompt", settings({ steps: 1, report }), { onNotice: (message) => notices.push(message) });
-  expect(notices).toEqual([expect.stringMatching(/no pictures for the report: the prompt has \d+ tokens/)]);
+  expect(notices).toEqual([expect.stringMatching(/no images for the report: the prompt has \d+ tokens/)]);
   expect(readdirSync(at("prompt", "samples", "reconstructions"))).toEqual(["000-original.png", "000.png"]);
   expect(readFileSync(at("prompt", "report.html"), "utf8")).toMatch(/the prompt has \d+ tokens/);
 });

@@ -161,7 +161,7 @@ it("4 steps equal 3 and, after a stop, 1 more, bit for bit; all weights but the 
   expect(logOf("straight").every(({ used, gradNorm }) => used! > 0 && used! <= 32 && gradNorm! > 0)).toBe(true);
   const bad = readFileSync(at("straight", "quarantine.jsonl"), "utf8");
   expect(bad).toMatch(/missing\.png/);
-  expect(bad).toMatch(/seen\.jsonl:3: it has no picture/);
+  expect(bad).toMatch(/seen\.jsonl:3: it has no image/);
   expect((await readEvents(at("broken"))).map(({ kind, step }) => [kind, step])).toEqual([
     ["start", 0],
     ["save", 3],
@@ -216,7 +216,7 @@ it("with a discriminator from step 1 on: 3 steps equal 2 and 1 more, bit for bit
   expect(other.message).toMatch(/other settings \(microBatch\)/);
   const small = await errorOf(() => go("small", judged()));
   expect(small).toBeInstanceOf(ArgumentError);
-  expect(small.message).toMatch(/24 pixels a side and more, these have 8/);
+  expect(small.message).toMatch(/at least 24 × 24 pixels; got a side of 8/);
   expect(readdirSync(at("small"))).toEqual([]);
 });
 
@@ -278,7 +278,7 @@ it("other settings, runs of other stages and sources of texts are refused before
   expect(stage.message).toMatch(/other settings \(stage, /);
   const text = await errorOf(() => go("text", settings(), { sources: [...sources, { path: at("data", "text.jsonl") }] })); // prettier-ignore
   expect(text).toBeInstanceOf(SourceError);
-  expect(text.message).toMatch(/text\.jsonl is a source of texts, and stage 0 trains on pictures/);
+  expect(text.message).toMatch(/text\.jsonl is a source of texts, but stage 0 trains on images/);
   expect(readdirSync(at("text"))).toEqual([]);
   const step1 = at("short", "step-00000001");
   const bytes = readdirSync(step1).reduce((sum, name) => sum + statSync(join(step1, name)).size, 0);
@@ -297,7 +297,7 @@ it("runs as a command, a line a step, with a page at its end; a dry run writes n
   const dry = await runHere(addTrain, [...command, ...data, "--dry-run", "--measure-step"]);
   expect(dry.code, dry.stderr).toBe(0);
   expect(dry.stdout).toMatch(
-    /image decoder +[\d,]+ +0\n(.|\n)*\na step: 2 pictures, 2 at once\n(.|\n)*at most 2 such steps\n +pictures +4\n(.|\n)*measured: one such step\n/,
+    /image decoder +[\d,]+ +0\n(.|\n)*\na step: 2 images, 2 at once\n(.|\n)*at most 2 such steps\n +images +4\n(.|\n)*measured: one such step\n/,
   );
   expect(readdirSync(home)).not.toContain("typed");
   const run = await runCli([...command, ...data, "reseed.every=1"]);

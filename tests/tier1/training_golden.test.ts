@@ -244,12 +244,12 @@ describe.skipIf(!hasFixtures)("the fixtures' training", () => {
     [
       "half a picture",
       (json) => json.train_rows[0]!.input_ids.splice(30, 1) && json.train_rows[0]!.labels.pop(),
-      /63 image placeholders; a picture takes 64/,
+      /63 image placeholders; an image takes 64/,
     ],
     [
       "one picture where the second is meant",
       (_, tensors) => tensors.set("vision.pixels", whole("vision.pixels", [1, 3, 64, 64], new Float32Array(12288))),
-      /1 pictures from picture 1 on; there are 1/,
+      /1 images from image 1 on; there are 1/,
     ],
     ["another stage", (json) => (json.train = { 4: json.train["1"]! }), /there is no stage 4/],
     ["a rate below 0", (json) => (json.train["1"]!.lr = -1), /lr must be a finite number of at least 0; got -1/],

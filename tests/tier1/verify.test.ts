@@ -302,7 +302,7 @@ describe.skipIf(!hasFixtures)("a golden folder that is wrong", () => {
       (_, json) => (json.num_image_tokens = 576),
       null,
       GoldenError,
-      /num_image_tokens is 576, pictures of this model have 64/,
+      /num_image_tokens is 576, but images of this model have 64/,
     ],
     [
       "a learning rate that is a text",
@@ -341,7 +341,7 @@ describe.skipIf(!hasFixtures)("a golden folder that is wrong", () => {
       },
       null,
       GoldenError,
-      /nothing that is computed/,
+      /no entry that is computed/,
     ],
   ])("%s: a clear error before the device is opened", async (_, change, after, kind, message) => {
     const folder = await changed(change);

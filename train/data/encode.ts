@@ -1,6 +1,6 @@
 /**
  * From a raw sample to tokens with what is trained: of conversations the assistant's texts and the end token behind each, of plain texts all
- * but the first token, of pictures their codes. Says why if a sample cannot be one. Packing is train/samples.ts.
+ * but the first token, of images their codes. Says why if a sample cannot be one. Packing is train/samples.ts.
  */
 import { ArgumentError } from "../../engine/errors.ts";
 import { philox, seedWords, unitFloat } from "../../engine/random.ts";
@@ -102,7 +102,7 @@ export class RecordEncoder {
     return textSample(raw.task, ids, labels, pixels, placeholder, of.name);
   }
 
-  /** Tokens of the sample that `encode` would make, without a look at its pictures. Throws `SampleError` or `PromptError` if its texts cannot be one. */
+  /** Tokens of the sample that `encode` would make, without a look at its images. Throws `SampleError` or `PromptError` if its texts cannot be one. */
   async tokens(raw: RawSample): Promise<number> {
     if (raw.task === "gen") return this.promptIds(raw.prompt).length + this.processor.prompts.config.imageTokens - 1;
     if ("text" in raw) return (await this.textIds(raw.text)).length;
@@ -132,7 +132,7 @@ export class RecordEncoder {
       throw new ArgumentError("RecordEncoder: images of the task gen need their codes; give a CodeSource as `codes`");
     const codes = await source(image);
     const tokens = ids.length + codes.length - 1;
-    if (tokens > this.maxTokens) throw this.tooLong("prompt with its picture", tokens);
+    if (tokens > this.maxTokens) throw this.tooLong("prompt with its image", tokens);
     return imageSample(ids, codes, isDropped(seed, of, drop) ? tokenizer.specials.pad : null, of.name);
   }
 

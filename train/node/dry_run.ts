@@ -104,7 +104,7 @@ interface Product {
   readonly outer: number;
 }
 
-/** What the stages have of their own. */
+/** Parts that differ between the stages. */
 interface Kind<Options, Estimate extends StepCounts> {
   readonly estimate: (checkpoint: Checkpoint, options: Options) => Promise<Estimate>;
   readonly product: (checkpoint: Checkpoint, options: Options) => Product;
@@ -163,7 +163,7 @@ const RATE_SECONDS = 0.2;
 async function matmulRate(device: Device, dtype: DType, { rows, inner, outer }: Product): Promise<number> {
   using a = full([rows, inner], 0.5, { device });
   using b = full([outer, inner], 0.5, { dtype, device });
-  /** Seconds of so many products. */
+  /** Seconds for this many products. */
   const run = async (times: number): Promise<number> => {
     const started = now();
     for (let i = 0; i < times; i++) gemm({ a, b, transB: true }).dispose();

@@ -1,5 +1,5 @@
 /**
- * The loop of every training run: its start, the step, and what is done once in a while. What a step computes, and what a checkpoint
+ * The loop of every training run: its start, the step, and periodic work. What a step computes, and what a checkpoint
  * contains besides, is the stage's (train.ts for stages 1 to 3, stage0/train.ts). Checkpoints are models by themselves
  * (`janus generate --model run/step-…`), and a run resumes from them bit for bit.
  */
@@ -34,7 +34,7 @@ type AnyConfig = TrainConfig | TokenizerConfig;
 export interface LoopOptions<Config extends AnyConfig, Event> {
   /** Folder of the model to begin with; a run that is resumed begins with its own. */
   readonly model: string;
-  /** Folder of the run; made if there is none. */
+  /** Folder of the run; created if needed. */
   readonly run: string;
   readonly config: Config;
   readonly sources: readonly SourceSpec[];
@@ -44,7 +44,7 @@ export interface LoopOptions<Config extends AnyConfig, Event> {
   /** Called for every step, with its line of `log.jsonl`. */
   readonly onStep?: (event: Event) => void;
   readonly onNotice?: (message: string) => void;
-  /** Ends the run after the current step; what is done is saved. Before the first step the run throws its reason. */
+  /** Ends the run after the current step, and saves. Before the first step, the run throws the reason. */
   readonly stop?: AbortSignal;
   /** File system of the run folder (default: that of this machine). */
   readonly fileSystem?: FileSystem;
@@ -73,10 +73,10 @@ export interface RunResult {
   readonly stopped: boolean;
 }
 
-/** What a step of any stage says of itself. */
+/** Results of a step of any stage. */
 export type LoopEvent = LogLine & { readonly step: number };
 
-/** What a stage is loaded from. */
+/** Inputs for loading a stage. */
 export interface Start<Config extends AnyConfig> {
   readonly config: Config;
   readonly device: Device;
@@ -87,7 +87,7 @@ export interface Start<Config extends AnyConfig> {
   /** The newest checkpoint of the run, else the model to begin with. */
   readonly source: FileSource;
   readonly checkpoint: Checkpoint;
-  /** What `Stage.state` gave at the newest checkpoint; null in a new run. */
+  /** Result of `Stage.state` at the newest checkpoint; null in a new run. */
   readonly state: unknown;
   readonly sideFiles: ReadonlyMap<string, Uint8Array>;
   readonly quarantine: Quarantine;
@@ -109,13 +109,13 @@ export interface Stage<Sample, Event extends LoopEvent> {
   readonly checkpointBytes: number;
   /** Takes a step; `timing` is when it began and how long it waited for samples, ms. */
   take(samples: readonly Sample[], timing: { readonly started: number; readonly waitingMs: number }): Promise<Event>;
-  /** What is said of a step that changed nothing, or not all; null for any other. */
+  /** Returns the message for a step that was skipped completely or in part; null for any other. */
   skipOf(event: Event, samples: readonly Sample[]): Skip | null;
-  /** What it takes to resume besides weights and moments and the state of the data, in the order of the file; JSON. */
+  /** State for resuming, besides weights, moments and the state of the data, in the order of the file; JSON. */
   state(loader: LoaderState): object;
   /** Writes weights and moments. `newest` is the folder of the last checkpoint, else of the model that the run began with. */
   save(sink: FolderSink, newest: string): Promise<void>;
-  /** Makers of the pictures that the page shows; null if no page is due. */
+  /** Makers of the images that the page shows; null if no page is due. */
   pictures(due: Due): readonly (() => Promise<void>)[] | null;
 }
 
@@ -218,7 +218,7 @@ interface RunParts<Sample, Event extends LoopEvent> {
   readonly sideFiles: ReadonlyMap<string, Uint8Array>;
 }
 
-/** A run on its way: a stage, the folder that it is saved in, and what is written about it. */
+/** A running training: a stage, its run folder, and its logs and reports. */
 class Run<Sample, Event extends LoopEvent> {
   private readonly options: LoopOptions<AnyConfig, Event>;
   private readonly parts: RunParts<Sample, Event>;
@@ -249,7 +249,7 @@ class Run<Sample, Event extends LoopEvent> {
     return this.parts.stage.step < this.lastStep;
   }
 
-  /** What is said of a run that has no steps left. */
+  /** Returns the message for a run that has no steps left. */
   get finished(): string {
     const { folder, stage } = this.parts;
     return `${folder.path}: all ${this.lastStep} steps are done already (${stage.step} in its newest checkpoint), and none is trained. To train more, raise steps or stopAt, or name another run folder`;
@@ -296,7 +296,7 @@ class Run<Sample, Event extends LoopEvent> {
     if (!skip?.isSearch) this.skips.count(skip);
   }
 
-  /** Keeps what is done, and throws the error of the data: also if the save fails. Null if the run was stopped and has something to keep. */
+  /** Saves, and throws the error of the data, even if the save fails. Returns null if the run was stopped and has steps to save. */
   private async dataFailed(error: unknown): Promise<null> {
     const { stop } = this.options;
     if (stop?.aborted && error === stop.reason && this.parts.stage.step > 0) return null;

@@ -30,7 +30,7 @@ export function readSettings(presetOrFile: string): Record<string, unknown> {
   return settings as Record<string, unknown>;
 }
 
-/** `settings` with changes of the form `optimizer.lr=2e-5`, whose values are YAML. Throws `TrainConfigError` for one that is none. */
+/** Applies changes of the form `optimizer.lr=2e-5` to `settings`; values are YAML. Throws `TrainConfigError` for a malformed one. */
 export function withChanges(
   settings: Readonly<Record<string, unknown>>,
   changes: readonly string[],

@@ -40,7 +40,7 @@ export interface RunOptions extends LoopOptions<TrainConfig, StepEvent> {
 
 type Tokens = Partial<Record<Task, number>>;
 
-/** What a checkpoint holds of these stages besides weights and moments; JSON. */
+/** State of these stages in a checkpoint, besides weights and moments; JSON. */
 interface JanusState {
   readonly step: number;
   readonly skipped: number;
@@ -209,7 +209,7 @@ class JanusStage implements Stage<Sample, StepEvent> {
     if (trainer.config.ema) await saveTensors(sink, EMA_FILE, trainer.optimizer.averages());
   }
 
-  /** Samples of the prompts, if they are due, and once the first training pictures through the image tokenizer. */
+  /** Samples of the prompts, if they are due, and once the first training images through the image tokenizer. */
   pictures({ at, signal }: Due): (() => Promise<void>)[] | null {
     const { run, sizes, processor, trainer, sources } = this.parts;
     const { every, sampleEvery = every, reconstructions, ...how } = trainer.config.report;

@@ -1,6 +1,6 @@
 /**
- * The adversarial part of stage 0: a discriminator that distinguishes pictures from their reconstructions, patch by patch (PatchGAN; Isola et al. 2017),
- * as LlamaGen has it, and what it and the tokenizer want of each other (hinge losses; Lim and Ye 2017).
+ * The adversarial part of stage 0: a discriminator that distinguishes images from their reconstructions, patch by patch (PatchGAN; Isola et al. 2017),
+ * as in LlamaGen, and the losses of the discriminator and the tokenizer (hinge losses; Lim and Ye 2017).
  */
 import { ArgumentError, Generator, backward, noGrad, scope, zeroGradients } from "../../engine/index.ts";
 import type { Device, Tensor } from "../../engine/index.ts";
@@ -14,14 +14,14 @@ const STRIDES = [2, 2, 2, 1] as const;
 const SLOPE = 0.2; // slope of the leaky relu
 const DEVIATION = 0.02; // standard deviation of the initial weights
 
-/** Logits a side of pictures of `side` pixels; 24 is the least that leaves one. */
+/** Logits a side of images of `side` pixels; 24 is the least that leaves one. */
 const patchesOf = (side: number): number => STRIDES.reduce((s, stride) => Math.floor((s - 2) / stride) + 1, side) - 1;
 
-/** Throws `ArgumentError` for pictures that are too small to be judged; `side` in pixels. */
+/** Throws `ArgumentError` for images that are too small to be judged; `side` in pixels. */
 export function requireJudged(side: number): void {
   if (patchesOf(side) < 1)
     throw new ArgumentError(
-      `the discriminator judges pictures of 24 pixels a side and more, these have ${side}; set adversarial.weight=0, or train a tokenizer of larger pictures`,
+      `the discriminator needs images of at least 24 × 24 pixels; got a side of ${side}. Set adversarial.weight=0, or train a tokenizer of larger images`,
     );
 }
 
@@ -41,7 +41,7 @@ class BatchNorm2d extends Module {
     this.bias = new Parameter(bias);
   }
 
-  /** A group for each channel, over all pictures as if they were one below the other. */
+  /** A group for each channel, over all images as if they were one below the other. */
   forward(x: Tensor): Tensor {
     const [n, c, h, w] = x.shape as [number, number, number, number];
     const one = x.permute([1, 0, 2, 3]).reshape([1, c, n * h, w]);
@@ -57,7 +57,7 @@ export interface DiscriminatorOptions {
   readonly channels?: number;
 }
 
-/** pixels [B, 3, S, S] → logits [B, 1, s, s], above 0 if a patch of up to 70 × 70 pixels seems to be of a picture and no reconstruction. */
+/** pixels [B, 3, S, S] → logits [B, 1, s, s], above 0 if a patch of up to 70 × 70 pixels seems to be of an image and no reconstruction. */
 export class PatchDiscriminator extends Module {
   readonly convs: readonly Conv2d[];
   readonly norms: readonly BatchNorm2d[];
@@ -71,7 +71,7 @@ export class PatchDiscriminator extends Module {
     [this.convs, this.norms] = noGrad(() =>
       scope(() => {
         const convs = widths.slice(1).map((width, i) => {
-          // The first has no norm behind it, nor has the last; the norms have a bias of their own.
+          // Neither the first nor the last convolution has a norm after it; the norms have their own bias.
           const bias = i === 0 || i === STRIDES.length;
           const conv = new Conv2d(widths[i]!, width, 4, {
             stride: STRIDES[i] ?? 1,
@@ -81,7 +81,7 @@ export class PatchDiscriminator extends Module {
             init: false,
           });
           castInto(conv.weight, normal(conv.weight.shape));
-          const bound = 1 / Math.sqrt(16 * widths[i]!); // PyTorch's, which LlamaGen leaves as it is
+          const bound = 1 / Math.sqrt(16 * widths[i]!); // PyTorch's default, as in LlamaGen
           if (conv.bias) castInto(conv.bias, uniform([width], -bound, bound, { generator, site: site++, device }));
           return conv;
         });
@@ -138,7 +138,7 @@ export class Adversary {
 
   /**
    * Adds the gradients of ½ · mean(relu(1 − D(x)) + relu(1 + D(x̂))), times `share` of the batch and the weight, to the discriminator's, and
-   * returns that loss without either. Pictures and reconstructions are normalised apart; none of it reaches the tokenizer.
+   * returns that loss without either. Images and reconstructions are normalised apart; none of it reaches the tokenizer.
    */
   accumulate(pixels: Tensor, rebuilt: Tensor, share: number): Tensor {
     this.learns(true);

@@ -9,12 +9,12 @@ import { VqModel } from "../../model/vq.ts";
 
 /** Prefix of the names of the tokenizer's weights in the model. */
 export const PREFIX = "model.vqmodel.";
-/** Label of the launches that compute codes, beside whatever else the device does. */
+/** Label of the launches that compute codes, which run between other work of the device. */
 export const CODES_LABEL = "codes";
 
-/** Pictures that the image tokenizer gets at once, by default. */
+/** Images that the image tokenizer gets at once, by default. */
 export const ENCODED_AT_ONCE = 8;
-/** Pixels [3, S, S] of some pictures → the codes of each. */
+/** Pixels [3, S, S] of some images → the codes of each. */
 export type EncodeCodes = (pixels: Float32Array[]) => Promise<number[][]>;
 
 /** Dtype of the tokenizer's weights in the checkpoint. */
@@ -51,7 +51,7 @@ export async function loadTokenizer(
   return vq.eval();
 }
 
-/** The codes of pictures [3, S, S] by a tokenizer. A picture has the same codes in any batch. Throws `NotFiniteError` as `encodePictures`. */
+/** The codes of images [3, S, S] by a tokenizer. An image has the same codes in any batch. Throws `NotFiniteError` as `encodePictures`. */
 export function vqEncoder(vq: VqModel, imageSize: number): EncodeCodes {
   return async (pixels) => {
     const all = new Float32Array(pixels.length * 3 * imageSize ** 2);

@@ -1,4 +1,4 @@
-/** Pictures alone, as the image tokenizer takes them: of a pair its picture, of a conversation one of those that it shows. */
+/** Images alone, as the image tokenizer takes them: of a pair its image, of a conversation one of those that it shows. */
 import type { RgbImage } from "../../model/image/image.ts";
 import { generationPixels } from "../../model/image/preprocess.ts";
 import type { SampleEncoder, SampleId } from "../data/encode.ts";
@@ -12,7 +12,7 @@ export interface Picture {
   readonly name: string;
 }
 
-/** A record is one picture: of several, each epoch takes the next one. */
+/** A record is one image: of several, each epoch takes the next one. */
 export class PictureEncoder implements SampleEncoder<Picture> {
   private readonly imageSize: number;
   private readonly readImage: (path: string) => Promise<RgbImage>;
@@ -26,11 +26,11 @@ export class PictureEncoder implements SampleEncoder<Picture> {
     this.readImage = readImage;
   }
 
-  /** Throws `SampleError` for a record without a picture, `ImageError` for one that cannot be read. */
+  /** Throws `SampleError` for a record without an image, `ImageError` for one that cannot be read. */
   async encode(raw: RawSample, { epoch, name }: SampleId): Promise<Picture> {
     const images = raw.task === "gen" ? [raw.image] : raw.task === "und" ? raw.images : [];
     const path = images[epoch % images.length];
-    if (path === undefined) throw new SampleError("it has no picture");
+    if (path === undefined) throw new SampleError("it has no image");
     return { pixels: generationPixels(await this.readImage(path), this.imageSize), name };
   }
 }

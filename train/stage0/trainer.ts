@@ -81,7 +81,7 @@ const OPTIONS = optionNames<VqTrainingOptions>({
   ranks: true,
 });
 
-/** What the settings of a run of stage 0 say of it. */
+/** Options of stage 0 from the settings of a run. */
 export function vqOptions(config: TokenizerConfig): VqTrainingOptions {
   const { optimizer, commitment, rateWeight, adversarial, seed } = config;
   const { lr, beta1, beta2, epsilon, weightDecay, clip: maxNorm } = optimizer;
@@ -111,7 +111,7 @@ export interface VqLosses {
 /** In the order in which a part returns them. */
 const LOSSES = ["reconstruction", "codebook", "commitment", "adversarial", "discriminator"] as const;
 
-/** What a step did. */
+/** Results of a step. */
 export interface VqStep {
   /** Means over the batch. */
   readonly losses: VqLosses;
@@ -129,7 +129,7 @@ export interface VqStep {
   readonly vectors: Tensor;
 }
 
-/** What the launches of a step leave; the caller disposes the tensors. */
+/** Results of the launches of a step; the caller disposes the tensors. */
 export interface VqLaunched {
   /** f32 [parts · 3]: reconstruction, codebook and commitment of each part; [parts · 5] with those of generator and discriminator. */
   readonly losses: Tensor;
@@ -158,7 +158,7 @@ export interface VqUsage {
   readonly used: number;
   /** Codes that were moved. */
   readonly moved: number;
-  /** exp of the entropy of the codes' use: how many codes the pictures spread over. */
+  /** exp of the entropy of the codes' use: how many codes the images spread over. */
   readonly perplexity: number;
 }
 
@@ -186,7 +186,7 @@ export class VqTraining {
   readonly optimizer: AdamW;
   /** Null if the adversarial losses have no weight. */
   readonly adversary: Adversary | null;
-  /** Whether the next steps have adversarial losses, if there is a weight for them. */
+  /** True if the next steps have adversarial losses, if their weight is set. */
   isAdversarial = true;
   private readonly vq: VqModel;
   private readonly options: VqTrainingOptions;
@@ -365,7 +365,7 @@ export class VqTraining {
     return argmax(cosines.mul(2).add(tensor(rates, { device: this.device })), 1);
   }
 
-  /** Adds the gradients of pixels [b, 3, S, S], `share` of the batch. Returns their losses as they are, codes and vectors. */
+  /** Adds the gradients of pixels [b, 3, S, S], `share` of the batch. Returns their unscaled losses, codes and vectors. */
   private accumulate(
     pixels: Tensor,
     share: number,

@@ -75,7 +75,7 @@ fn turn(w: ptr<function, array<vec4f, 8>>) {
   (*w)[6] = (*w)[6].yzwx;
   (*w)[7] = (*w)[7].yzwx;
 }
-// Variables in a loop are cleared by hand: software Vulkan was seen to clear arrays in the first round only.
+// Variables in a loop are cleared explicitly: software Vulkan clears arrays only in the first iteration.
 fn clear(s: ptr<function, array<vec4f, 8>>) {
   (*s)[0] = vec4f();
   (*s)[1] = vec4f();

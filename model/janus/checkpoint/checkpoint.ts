@@ -17,7 +17,7 @@ import { MAX_TENSORS } from "../../io/stored.ts";
 import type { StoredTensor } from "../../io/stored.ts";
 import { readTorchZip } from "../../io/torch_zip.ts";
 
-/** Tensors that the hf layout has no place for, kept beside it. Names are those of the original. */
+/** Tensors that the hf layout has no names for, stored in a separate file under the names of the original. */
 export const EXTRA_FILE = "extra.safetensors";
 /** Moving averages of the weights that a training run keeps in its checkpoints, under the names of those weights. */
 export const EMA_FILE = "ema.safetensors";
@@ -34,7 +34,10 @@ const WEIGHT_FILES = [
 
 export type Format = "safetensors" | "torch";
 
-/** Which of a folder's files holds the weights or their index. Throws `CheckpointError` when there is none, or no telling which. */
+/**
+ * Returns the file of a folder that contains the weights or their index. Throws `CheckpointError` if there is none, or
+ * more than one candidate.
+ */
 export function chooseWeights(files: readonly string[], where: string): string {
   const known = WEIGHT_FILES.find((name) => files.includes(name));
   if (known) return known;
@@ -54,7 +57,7 @@ export function chooseWeights(files: readonly string[], where: string): string {
       `${where}: none of ${WEIGHT_FILES.join(", ")}, but several other weight files: ${someOf(others)}; keep one, or add an index`,
     );
   throw new CheckpointError(
-    `${where}: no weights in it (${WEIGHT_FILES.join(", ")}); ${files.length ? `it holds ${someOf(files)}` : "it is empty"}`,
+    `${where}: no weights in it (${WEIGHT_FILES.join(", ")}); ${files.length ? `it contains ${someOf(files)}` : "it is empty"}`,
   );
 }
 
@@ -92,7 +95,7 @@ export async function openWeights(source: FileSource): Promise<Weights> {
   }
 }
 
-/** The tensors of one file; its first bytes give the format, whatever its name. */
+/** Reads the tensors of one file; its first bytes determine the format, not its name. */
 async function readTensors(
   file: RandomAccess,
   name: string,
@@ -153,7 +156,7 @@ async function openShards(
       const planned = map.get(name);
       if (tensors.has(name)) twice.push(`${quote(name)} is in two shards, ${tensors.get(name)!.file} and ${shard}`);
       else if (planned === undefined) {
-        // Buffers that older versions of transformers saved, and that nobody reads, are often not in the index.
+        // Unused buffers that older versions of transformers saved are often not in the index.
         if (!isUnused(name)) misplaced.push(`${quote(name)} is in ${shard} but not in the index`);
       } else if (planned !== shard) misplaced.push(`${quote(name)} is in ${shard}, the index says ${planned}`);
       tensors.set(name, tensor);
@@ -170,7 +173,7 @@ async function openShards(
   return { format, tensors };
 }
 
-/** A checked checkpoint. Its bytes are those of its files; `close` it when all is read. */
+/** A checked checkpoint. It reads bytes from its files; `close` it after use. */
 export class Checkpoint {
   /** Name of its folder. */
   readonly name: string;
@@ -183,11 +186,11 @@ export class Checkpoint {
   readonly json: JsonObject;
   /** Everything in the weight files, under the names there. */
   readonly tensors: ReadonlyMap<string, StoredTensor>;
-  /** Those of them that a copy of the checkpoint has: a tied tensor once, as the text embedding. */
+  /** The tensors that a copy of the checkpoint has: a tied tensor once, as the text embedding. */
   readonly kept: readonly StoredTensor[];
-  /** What the model reads, under the names of its modules (those of the hf layout). */
+  /** Tensors that the model reads, under the names of its modules (those of the hf layout). */
   readonly parameters: ReadonlyMap<string, TensorSource>;
-  /** What it does not read and an export keeps, under the names in the file. */
+  /** Tensors that the model does not read but an export keeps, under the names in the file. */
   readonly unused: ReadonlyMap<string, StoredTensor>;
   private readonly weights: Weights;
   /** The tied text head, if the files have it besides the embedding. */
@@ -273,7 +276,7 @@ export class Checkpoint {
         yield chunk;
       }
     } finally {
-      await next?.catch(() => undefined); // nobody may close the file under it
+      await next?.catch(() => undefined); // the file must not be closed during the read
     }
   }
 
@@ -384,7 +387,7 @@ export async function openCheckpoint(source: FileSource, options: OpenOptions = 
   const names = await source.list();
   if (!names.includes("config.json")) {
     throw new ConfigError(
-      `${source.name}: there is no config.json; a model's folder needs one (${names.length ? `it holds ${someOf(names)}` : "it is empty"})`,
+      `${source.name}: there is no config.json; a model's folder needs one (${names.length ? `it contains ${someOf(names)}` : "it is empty"})`,
     );
   }
   const json = parseJsonObject(await readTextFile(source, "config.json", MAX_CONFIG), `${source.name}/config.json`);

@@ -1,7 +1,8 @@
 /**
  * Writes a checkpoint in either layout of names and any float dtype, as safetensors, in chunks. Tensors whose dtype stays are copied
- * byte by byte. What the hf layout has no place for (SigLIP's pooling head, the use of the codes) goes to `extra.safetensors` beside it,
- * under the original's names, and comes back from there: deepseek → hf → deepseek gives the same bytes.
+ * byte by byte. Tensors that the hf layout has no names for (SigLIP's pooling head, the usage counts of the codes) go
+ * to `extra.safetensors` beside it, under the original's names, and comes back from there: deepseek → hf → deepseek
+ * gives the same bytes.
  */
 import { ArgumentError } from "../../../engine/errors.ts";
 import type { ByteSink, FolderSink } from "../../io/bytes.ts";
@@ -40,11 +41,11 @@ export interface ConvertPlan {
   readonly files: readonly PlannedFile[];
   /** Bytes of all weight files. */
   readonly bytes: number;
-  /** Which tensor is in which file, when the weights are in several. */
+  /** File of each tensor, if the weights are in several files. */
   readonly index: Uint8Array | null;
 }
 
-/** What a conversion will write. Throws before anything is written when it cannot be done. */
+/** Plan of a conversion. Throws before anything is written if the conversion is not possible. */
 export function planConversion(checkpoint: Checkpoint, options: ConvertOptions): ConvertPlan {
   const { layout, dtype, shardBytes = 5e9 } = options;
   if (!LAYOUTS.includes(layout))

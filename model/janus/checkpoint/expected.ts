@@ -1,4 +1,4 @@
-/** Which tensors a config asks for, under the names and shapes of either layout, and whether those of a checkpoint are they. */
+/** The tensors that a config requires, with the names and shapes of either layout, and their comparison with a checkpoint. */
 import { shapeText } from "../../../engine/errors.ts";
 import { EMBEDDING, HEAD } from "../config.ts";
 import type { JanusConfig } from "../config.ts";
@@ -106,7 +106,7 @@ function addVq({ vq }: JanusConfig, add: Add): void {
   conv(`${at}.post_quant_conv`, codeDim, latentChannels, 1);
   conv(`${at}.decoder.conv_in`, latentChannels, last, 3);
   middle(`${at}.decoder.mid`, last);
-  // The decoder's levels are in the order in which they run, from the smallest picture on.
+  // The decoder's levels are in the order in which they run, from the smallest image on.
   const reversed = [...widths].reverse();
   for (const [i, width] of reversed.entries()) {
     const level = `${at}.decoder.up.${i}`;
@@ -210,7 +210,7 @@ export function tensorProblems(
   return problems;
 }
 
-/** Throws `TensorMismatchError` unless the tensors are those of the config. `where` names the checkpoint. */
+/** Throws `TensorMismatchError` if the tensors are not those that the config requires. `where` names the checkpoint. */
 export function requireTensors(
   config: JanusConfig,
   layout: Layout,

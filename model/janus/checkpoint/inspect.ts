@@ -1,4 +1,4 @@
-/** What a checkpoint holds and what it takes to run and to train it: numbers from headers and config alone, no GPU needed. */
+/** Contents of a checkpoint, and the memory to run and train it: computed from headers and config alone, without a GPU. */
 import { gridSize } from "../config.ts";
 import type { JanusConfig } from "../config.ts";
 import type { Checkpoint } from "./checkpoint.ts";
@@ -57,7 +57,7 @@ const STAGE_3: Part[] = [...STAGE_2, "vision tower"];
 
 /** 16-bit weights and gradients, f32 master weights and two moments. */
 const TRAINED_BYTES = 16;
-/** Tokens of a prompt beside the picture, for estimates. */
+/** Tokens of a prompt in addition to the image, for estimates. */
 const PROMPT = 32;
 
 export interface TrainingNeed {
@@ -71,11 +71,11 @@ export interface Needs {
   readonly weightBytes: { readonly all: number; readonly understanding: number; readonly generation: number };
   /** Keys and values of one token in one row, 16 bits each. */
   readonly cacheBytesPerToken: number;
-  /** Keys and values of one guided picture: two rows. */
+  /** Keys and values of one guided image: two rows. */
   readonly imageCacheBytes: number;
   /** The image decoder's widest feature maps: three at a time, f32. */
   readonly decoderBytes: number;
-  /** All of the above: the whole model and one picture at a time. */
+  /** All of the above: the whole model and one image at a time. */
   readonly runBytes: number;
   readonly training: { readonly stage1: TrainingNeed; readonly stage2: TrainingNeed; readonly stage3: TrainingNeed };
 }

@@ -31,7 +31,7 @@ const SPECIAL = {
 const TOKENIZER_LIMITS = { keys: 2 ** 20, elements: 2 ** 22 };
 type Ids = Partial<Record<keyof typeof SPECIAL, number>>;
 
-/** Whether a file of a model's folder is one that a conversion should be given: neither weights nor their index nor hidden. */
+/** True for files of a model's folder that a conversion needs: neither weights nor their index nor hidden files. */
 export const isSideFile = (name: string): boolean =>
   !name.startsWith(".") &&
   !/^(MANIFEST|state)\.json$/.test(name) && // a training checkpoint's own
@@ -63,7 +63,7 @@ export function convertSideFiles(
   );
 }
 
-/** The `files` that stay as they are when the others are rewritten. */
+/** The `files` that are copied unchanged when the others are rewritten. */
 const kept = (files: Files): Map<string, Uint8Array> =>
   new Map([...files].filter(([name]) => isSideFile(name) && !REWRITTEN.includes(name)));
 
@@ -131,7 +131,7 @@ function ownSettings(
   return Object.entries(settings).every(([name, value]) => usual[name] === value) ? null : settings;
 }
 
-/** Whether questions have the original's system prompt: as the given processor says, else as the original does. */
+/** True if questions have the original's system prompt: according to the given processor, else as in the original. */
 function usesSystemPrompt(files: Files, where: string): boolean {
   const given = read(files, "processor_config.json", where);
   const flag = given?.get("use_default_system_prompt");
@@ -192,7 +192,10 @@ export function hfSideFiles(
     );
 }
 
-/** DeepSeek's config.json. Sizes that its code keeps by itself are left to it; others get keys of their own beside the model's name. */
+/**
+ * Returns DeepSeek's config.json. It leaves out sizes that the original's code contains; others get separate keys
+ * beside the model's name.
+ */
 export function deepseekConfig(config: JanusConfig, torchDtype: string): Json {
   const { vision, vq, language } = config;
   const h = language.hidden;
@@ -344,7 +347,7 @@ function differences(a: object, b: object, path = ""): string[] {
   });
 }
 
-/** Ids of the special tokens; null without a tokenizer (transformers then takes its defaults, those of the 1B model). */
+/** Ids of the special tokens; null without a tokenizer (transformers then uses its defaults, those of the 1B model). */
 function specialIds(tokenizer: Uint8Array | undefined, where: string): Ids | null {
   if (!tokenizer) return null;
   const ids = new Map<JsonValue | undefined, JsonValue | undefined>();

@@ -137,12 +137,12 @@ interface Located {
   readonly revision: string;
   readonly cache: RepoCache;
   readonly listing: Listing;
-  /** Folder of the copy in the cache; null if there is none. */
+  /** Returns the folder of the copy in the cache; null if there is none. */
   readonly cached: string | null;
   readonly transport: Transport;
 }
 
-/** What there is of a model: the hub's listing, or a copy in the cache that is used without it. */
+/** Source of a model: the hub's listing, or a copy in the cache that is used without it. */
 async function locate(repo: string, options: DownloadOptions): Promise<Located | Copy> {
   const { env = process.env, retries = 5, backoffMs = 1000, revision = "main", signal, onNotice } = options;
   const settings = await hubSettings(env, options.cache);
@@ -156,7 +156,7 @@ async function locate(repo: string, options: DownloadOptions): Promise<Located |
   if (cached !== null && (settings.offline || isSettled)) return { revision, cache, listing: null, cached };
   try {
     const transport = new Transport({ settings, env, retries, backoffMs, signal, onNotice });
-    // With a copy at hand, nobody wants to wait long for the answer that it is still the newest.
+    // If there is a copy, the check for a newer version must not take long.
     const listing = await fetchListing(repo, { revision, settings, transport, retries: cached ? 1 : retries });
     return { revision, cache, transport, listing, cached };
   } catch (error) {
@@ -166,7 +166,10 @@ async function locate(repo: string, options: DownloadOptions): Promise<Located |
 
 const UNWRITABLE = ["EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT"];
 
-/** The copy in the cache, with a notice why; throws `error` if there is none, or if the error is no reason to use it. */
+/**
+ * Returns the copy in the cache, with a notice of the reason. Throws `error` if there is none, or if the error does not
+ * justify using it.
+ */
 function orCached(error: unknown, repo: string, cached: string | null, { onNotice }: DownloadOptions): string {
   const isReason =
     (error instanceof HubError && !(error instanceof HubIntegrityError)) ||
@@ -217,7 +220,7 @@ async function noteAbsent({ commit, files }: Listing, cache: RepoCache): Promise
   }
 }
 
-/** Whether nothing that readers look for is missing from the copy of a commit. */
+/** True if the copy of a commit has all files that readers need. */
 async function isWhole(cache: RepoCache, commit: string): Promise<boolean> {
   const known = new Set([...(await namesIn(cache.snapshot(commit))), ...(await namesIn(cache.absent(commit)))]);
   return READ_FILES.every((name) => known.has(name));
@@ -356,7 +359,7 @@ async function fetchSnapshot(
   }
 }
 
-/** Config, tokenizer, processors, template; not the pictures and papers of a repository. */
+/** Config, tokenizer, processors, template; not the images and papers of a repository. */
 const isSmall = (name: string): boolean => /\.(json|jinja|txt)$|^LICEN[CS]E/i.test(name);
 
 async function missingBytes(names: readonly string[], listing: Listing, cache: RepoCache): Promise<number> {

@@ -1,4 +1,4 @@
-/** `Janus` in Node: models from folders and from the hub, pictures from files and to PNG files that say how they were made. */
+/** `Janus` in Node: models from folders and from the hub, images from files and to PNG files that say how they were made. */
 import { Device, DeviceError, getDevice, knownOptions } from "../../../engine/index.ts";
 import { ImageFormatError } from "../../image/image.ts";
 import type { RgbImage } from "../../image/image.ts";
@@ -23,7 +23,7 @@ export interface PretrainedOptions extends LoadOptions {
   readonly onDownload?: DownloadOptions["onProgress"];
   /** Things worth saying: the cache was used because the hub did not answer; tensors with values that are not finite, by name. */
   readonly onNotice?: (message: string) => void;
-  /** How picture files are taken (default: as a person sees them). */
+  /** Options for reading image files (default: as a person sees them). */
   readonly pictures?: ReadImageOptions;
 }
 
@@ -60,7 +60,7 @@ export class Janus extends AnyJanus {
 
 let opening: Promise<Device> | null = null;
 
-/** The default device; opened if there is none, once however many ask. */
+/** Returns the default device; creates it if there is none, only once for simultaneous callers. */
 async function anyDevice(): Promise<Device> {
   try {
     return getDevice();
@@ -73,7 +73,7 @@ async function anyDevice(): Promise<Device> {
 
 const KEY = "janus-webgpu";
 
-/** The picture as a PNG file that carries, in the text `janus-webgpu`, the prompt and all that it takes to make it again (JSON). */
+/** The image as a PNG file that carries, in the text `janus-webgpu`, the prompt and all that it takes to make it again (JSON). */
 export async function encodePicture(picture: Picture): Promise<Uint8Array> {
   const { image, ...how } = picture;
   return encodePng(image, { [KEY]: JSON.stringify(how) });
@@ -84,10 +84,10 @@ export async function savePicture(path: string, picture: Picture): Promise<void>
   await writeFileAtomic(path, await encodePicture(picture));
 }
 
-/** How a picture was made, from its file (path or bytes). Throws `ImageFormatError` if the file does not say. */
+/** Reads how an image was generated from its file (path or bytes). Throws `ImageFormatError` if the file does not say. */
 export async function readPicture(source: string | Uint8Array): Promise<Omit<Picture, "image">> {
   const bytes = typeof source === "string" ? await wholeFile(source) : source;
-  const name = typeof source === "string" ? source : "the picture";
+  const name = typeof source === "string" ? source : "the image";
   const text = readPngText(bytes).get(KEY);
   if (text === undefined)
     throw new ImageFormatError(

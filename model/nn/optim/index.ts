@@ -1,4 +1,4 @@
-/** Optimizers: what moves the parameters of a model, and schedules of their learning rate. */
+/** Optimizers, and schedules of the learning rate. */
 export * from "./adamw.ts";
 export { Optimizer } from "./optimizer.ts";
 export type { OptimizerOptions, OptimizerParameter, OptimizerReport } from "./optimizer.ts";

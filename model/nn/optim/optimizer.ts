@@ -40,7 +40,7 @@ export interface OptimizerParameter {
   readonly tensor: Tensor;
   /** Initial value of the master (f32), if not the tensor's rounded values; copied. */
   readonly master?: Tensor;
-  /** How it moves: parameters of one rule are a parameter group. */
+  /** Update rule: parameters with the same rule are a parameter group. */
   readonly rule: Rule;
   /** Factor of the learning rate for this parameter (default: 1), e.g. 10 for a new head. */
   readonly lrScale?: number;
@@ -65,7 +65,7 @@ export const OPTIMIZER_OPTIONS = [
   "emaDecay",
 ] as const satisfies readonly (keyof OptimizerOptions)[];
 
-/** What the device knows of the last step; reading it waits for the GPU. */
+/** State of the last step on the device; reading it waits for the GPU. */
 export interface OptimizerReport {
   /** Steps taken, without those skipped. */
   readonly step: number;
@@ -74,7 +74,7 @@ export interface OptimizerReport {
   readonly gradNorm: number;
   /** Steps skipped so far. */
   readonly skipped: number;
-  /** What the next step's losses are multiplied by; 1 without `lossScaling`. */
+  /** Factor of the next step's losses; 1 without `lossScaling`. */
   readonly scale: number;
 }
 
@@ -86,8 +86,9 @@ interface Slot extends Moving {
 }
 
 /**
- * Moves parameters by the rule of each, all at one learning rate. Step count, learning rate, clipping factor, scale of the losses and the flag
- * that skips a step with gradients that are not finite live in a GPU buffer, so that `step()` may be captured and replayed.
+ * Updates each parameter with its rule, all with one learning rate. Step count, learning rate, clipping factor, loss
+ * scale and the flag that skips a step with gradients that are not finite are in a GPU buffer, so that `step()` can be
+ * captured and replayed.
  */
 export class Optimizer {
   /** f32 [12], see `ADAMW_STATE`. */
@@ -288,7 +289,7 @@ export class Optimizer {
     return indexSelect(dict["steps"]!, 0, tensor(Int32Array.from(places), { device: this.steps.device }));
   }
 
-  /** Gives every parameter the step count that is in `state`: earlier versions had that one for all. */
+  /** Sets the step count of every parameter to that in `state`: earlier versions had one count for all. */
   spreadSteps(): void {
     scope(() => {
       const count = this.state.slice(0, ADAMW_STATE.step, ADAMW_STATE.step + 1).reshape([1, 1]);

@@ -1,4 +1,4 @@
-/** How parameters move: AdamW and SGD for all, Muon for the matrices inside a model. A rule is given to the parameters of its group. */
+/** Update rules: AdamW and SGD for all parameters, Muon for the matrices inside a model. Each parameter group has one rule. */
 import { ArgumentError, knownOptions } from "../../../engine/index.ts";
 import type { Tensor } from "../../../engine/index.ts";
 import { adamwStep, muonStep, sgdStep } from "../../../kernels/index.ts";
@@ -18,7 +18,7 @@ export interface Moving {
   readonly tensor: Tensor;
   /** f32; the tensor itself if that is f32. */
   readonly master: Tensor;
-  /** What its rule keeps, f32 of its shape, zeros at the start. */
+  /** State tensors of its rule, f32 of its shape, initially zeros. */
   readonly moments: Readonly<Record<string, Tensor>>;
   readonly ema: Tensor | null;
 }
@@ -32,9 +32,9 @@ export interface StepContext {
 }
 
 export interface Rule {
-  /** Names of what it keeps of each parameter, as in the state dict. */
+  /** Names of its state tensors of each parameter, as in the state dict. */
   readonly moments: readonly string[];
-  /** Those of the bias corrections in the table of step counts. */
+  /** Columns of the bias corrections in the table of step counts. */
   readonly betas: AdamWBetas;
   /** Throws `ArgumentError` for a parameter that it cannot move. */
   readonly check?: (parameter: Tensor) => void;
@@ -77,7 +77,10 @@ export interface MuonRuleOptions extends AdamWBetas {
   readonly weightDecay?: number;
 }
 
-/** Muon (Jordan et al. 2024), for matrices: no embedding and no head. Learning rate and weight decay are of AdamW's size (`muonStep`). */
+/**
+ * Muon (Jordan et al. 2024), for matrices except embeddings and heads. Learning rates and weight decays are comparable
+ * with AdamW's (`muonStep`).
+ */
 export function muon(options: MuonRuleOptions = {}): Rule {
   knownOptions("muon", options, ["momentum", "weightDecay", "beta1", "beta2"]);
   const { momentum = 0.95, weightDecay = 0, beta1 = 0.9, beta2 = 0.999 } = options;
@@ -114,7 +117,7 @@ export interface SgdRuleOptions {
 
 export const SGD_OPTIONS = ["momentum", "dampening", "nesterov", "weightDecay"] as const;
 
-/** Stochastic gradient descent with momentum, by the rules of torch.optim.SGD. */
+/** Stochastic gradient descent with momentum, with the updates of torch.optim.SGD. */
 export function sgd(options: SgdRuleOptions = {}): Rule {
   knownOptions("sgd", options, SGD_OPTIONS);
   const { momentum = 0, dampening = 0, nesterov = false, weightDecay = 0 } = options;

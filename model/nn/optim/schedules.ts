@@ -25,7 +25,7 @@ export interface DecayScheduleOptions extends WarmupOptions {
   readonly end?: number;
 }
 
-/** Warm-up, a constant rate, and a linear fall over the last `cooldown` steps, whose last has lr / (cooldown + 1). */
+/** Warm-up, a constant learning rate, and a linear decay over the last `cooldown` steps; the last step has lr / (cooldown + 1). */
 export function constantSchedule(options: ConstantScheduleOptions): Schedule {
   knownOptions("constantSchedule", options, ["lr", "warmup", "cooldown", "steps"]);
   const { lr, warmup = 0, cooldown = 0, steps = Infinity } = options;
@@ -42,11 +42,14 @@ export function constantSchedule(options: ConstantScheduleOptions): Schedule {
   };
 }
 
-/** Warm-up, then a linear fall to `end`: torch.optim.lr_scheduler.LinearLR without warm-up. */
+/** Warm-up, then a linear decay to `end`. Without warm-up it equals torch.optim.lr_scheduler.LinearLR. */
 export const linearSchedule = (options: DecayScheduleOptions): Schedule =>
   decay("linearSchedule", options, (progress) => 1 - progress);
 
-/** Warm-up, then half a cosine down to `end`: torch.optim.lr_scheduler.CosineAnnealingLR without warm-up. Loshchilov and Hutter 2017. */
+/**
+ * Warm-up, then a cosine decay to `end`. Without warm-up it equals torch.optim.lr_scheduler.CosineAnnealingLR.
+ * Loshchilov and Hutter 2017.
+ */
 export const cosineSchedule = (options: DecayScheduleOptions): Schedule =>
   decay("cosineSchedule", options, (progress) => (1 + Math.cos(Math.PI * progress)) / 2);
 

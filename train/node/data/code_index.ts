@@ -1,9 +1,9 @@
 /**
- * Where the codes of pictures are: from a picture's hash to its row, and from a file's path, size and time to the picture that it contains. The
+ * Where the codes of images are: from an image's hash to its row, and from a file's path, size and time to the image that it contains. The
  * lists of the parts say it; what of them was sorted is in `sorted.idx`, so that opening a cache reads only what came since, and memory does
- * not depend on the number of pictures. A cache without that file, as earlier releases left it, is sorted when it is opened.
+ * not depend on the number of images. A cache without that file, as earlier releases left it, is sorted when it is opened.
  *
- * Entries of `sorted.idx` (sorted_store.ts): the picture's hash, last bit 0 → part u32, row u32; the stamp's hash, last bit 1 → the picture's hash.
+ * Entries of `sorted.idx` (sorted_store.ts): the image's hash, last bit 0 → part u32, row u32; the stamp's hash, last bit 1 → the image's hash.
  * Its JSON: `{covered: {part: bytes of its list that are sorted}, pictures}`.
  */
 import { open, readdir, stat } from "node:fs/promises";
@@ -12,7 +12,7 @@ import { isObject } from "../../../model/io/unknown.ts";
 import { openFile, writeFileAtomic } from "../../../model/node/files.ts";
 import { EntryBuckets, SortedFile, SortedStore, toBytes, toText, writeSorted } from "./sorted_store.ts";
 
-/** A line of a part's list. Without `row` it says only that a file contains a picture that is known. */
+/** A line of a part's list. Without `row` it says only that a file contains an image that is known. */
 export interface Line {
   readonly image: string;
   readonly row?: number;
@@ -21,17 +21,17 @@ export interface Line {
   readonly modified: string;
 }
 
-/** Position of a picture's codes. */
+/** Position of an image's codes. */
 export interface Position {
   readonly part: number;
   readonly row: number;
 }
 
 const FILE = "sorted.idx";
-/** Lists that are not sorted are read into memory up to here: about 300,000 pictures. */
+/** Lists that are not sorted are read into memory up to here: about 300,000 images. */
 const MAX_UNSORTED = 64 * 2 ** 20; // bytes
 const CHUNK_BYTES = 2 ** 20;
-/** Value of a picture whose codes were found damaged. */
+/** Value of an image whose codes were found damaged. */
 const NONE = "\xff".repeat(16);
 
 const withBit = (hash: string, bit: 0 | 1): string =>
@@ -70,7 +70,7 @@ export const partFile = (folder: string, part: number, kind: "codes" | "jsonl"):
   join(folder, `part-${String(part).padStart(5, "0")}.${kind}`);
 
 export class CodeIndex {
-  /** Pictures whose codes are here; one that two writers computed at once counts twice. */
+  /** Images whose codes are here; one that two writers computed at once counts twice. */
   pictures = 0;
   /** The first part number that nobody has used. */
   nextPart = 0;
@@ -106,7 +106,7 @@ export class CodeIndex {
     return index;
   }
 
-  /** The picture that a file contains; undefined if that is not known. `stamp` and the result are 22 characters of base64url. */
+  /** The image that a file contains; undefined if that is not known. `stamp` and the result are 22 characters of base64url. */
   async imageOf(stamp: string): Promise<string | undefined> {
     const value = await this.store.get(withBit(rawHash(stamp)!, 1));
     return value && toBytes(value).toString("base64url");
@@ -125,7 +125,7 @@ export class CodeIndex {
     return this.enter(line, part, (key, value) => this.put(key, value));
   }
 
-  /** Forgets a picture whose codes are damaged. */
+  /** Forgets an image whose codes are damaged. */
   remove(image: string): Promise<void> {
     this.pictures--;
     return this.store.set(withBit(rawHash(image)!, 0), NONE);
@@ -156,7 +156,7 @@ export class CodeIndex {
       try {
         line = JSON.parse(text) as Line;
       } catch {
-        continue; // torn by a crash; its picture is computed again
+        continue; // torn by a crash; its image is computed again
       }
       const isWhole =
         isObject(line) && typeof line.image === "string" && (line.row === undefined || line.row < list.rows);

@@ -1,6 +1,6 @@
 /**
- * The codes of pictures that are to be drawn, computed once by the image tokenizer and kept. A cache belongs to one tokenizer's weights and
- * one way of taking pictures; another one lies in another folder. Files of a writer are appended to by nobody else, so several may write.
+ * The codes of images that are to be drawn, computed once by the image tokenizer and kept. A cache belongs to one tokenizer's weights and
+ * one way of taking images; another one lies in another folder. Files of a writer are appended to by nobody else, so several may write.
  *
  * `codes/<key>/part-N.codes`: rows of u16 codes, little-endian, and 4 bytes of a hash over image and codes.
  * `codes/<key>/part-N.jsonl`: for each row the image's hash, and the path, size and time by which it is found without being read. A row is on
@@ -23,7 +23,7 @@ import { CodesError } from "../../data/errors.ts";
 import { CodeIndex, partFile, readRow } from "./code_index.ts";
 import type { Line } from "./code_index.ts";
 
-/** All that codes depend on, besides the picture. */
+/** All that codes depend on, besides the image. */
 export interface CodesAbout {
   /** Hash of the tokenizer's weights, see `tokenizerHash`. */
   readonly weights: string;
@@ -31,7 +31,7 @@ export interface CodesAbout {
   readonly dtype: string;
   /** Side of the square that the tokenizer takes, pixels. */
   readonly imageSize: number;
-  /** Codes of a picture. */
+  /** Codes of an image. */
   readonly tokens: number;
   /** Size of the codebook. */
   readonly codes: number;
@@ -61,28 +61,28 @@ export function codesKey({ weights, dtype, imageSize, tokens, codes, plain }: Co
   return digest(JSON.stringify(all)).toString("hex").slice(0, 32);
 }
 
-/** A picture file as it is now. */
+/** An image file as it is now. */
 interface Seen {
   readonly path: string;
   readonly bytes: number;
   readonly modified: string;
 }
 
-/** Whether a name is the picture itself, as a data URL. Its codes are found by its content alone. */
+/** Whether a name is the image itself, as a data URL. Its codes are found by its content alone. */
 const isInline = (path: string): boolean => path.startsWith("data:");
 
 const stampOf = ({ path, bytes, modified }: Pick<Seen, "path" | "bytes" | "modified">): string =>
   shortHash(`${path}\0${bytes}\0${modified}`);
 
-/** A picture whose codes are known. */
+/** An image whose codes are known. */
 interface Entry {
   readonly image: string;
   readonly codes: Uint16Array;
-  /** Null for a picture in a record. */
+  /** Null for an image in a record. */
   readonly seen: Seen | null;
 }
 
-/** What the list says in place of a file for a picture in a record. */
+/** What the list says in place of a file for an image in a record. */
 const inlineSeen = (image: string): Seen => ({ path: `data:${image}`, bytes: 0, modified: "0" });
 
 export interface OpenOptions {
@@ -136,7 +136,7 @@ export class CodeCache {
     return opened;
   }
 
-  /** Pictures whose codes are here. */
+  /** Images whose codes are here. */
   get count(): number {
     return this.index.pictures;
   }
@@ -145,7 +145,7 @@ export class CodeCache {
     return this.about.tokens * 2 + SUM_BYTES;
   }
 
-  /** The codes of a picture file; null if they are not here. Throws `ImageError` for files that cannot be read, `FileError` if too many are open. */
+  /** The codes of an image file; null if they are not here. Throws `ImageError` for files that cannot be read, `FileError` if too many are open. */
   async get(path: string): Promise<Uint16Array | null> {
     const { image, isNew, seen } = await this.lookUp(path);
     const codes = await this.read(image);
@@ -153,7 +153,7 @@ export class CodeCache {
     return codes;
   }
 
-  /** The hash of a picture, by its file's path, size and time if those are known; else by its bytes. */
+  /** The hash of an image, by its file's path, size and time if those are known; else by its bytes. */
   private async lookUp(path: string): Promise<{ image: string; isNew: boolean; seen: Seen | null }> {
     if (isInline(path)) return { image: shortHash(inlineBytes(path)), isNew: true, seen: null };
     const seen = await seenFile(path);
@@ -161,11 +161,11 @@ export class CodeCache {
     return { image: known ?? shortHash(await imageBytes(seen.path)), isNew: known === undefined, seen };
   }
 
-  /** Codes from here, else computed by `encode` and kept. Pictures that are asked for at the same time are computed together. */
+  /** Codes from here, else computed by `encode` and kept. Images that are asked for at the same time are computed together. */
   source(encode: EncodeCodes, options: { batch?: number; pictures?: ReadImageOptions } = {}): CodeSource {
     const pictures = { ...options.pictures, plain: this.about.plain };
     const batcher = new Batcher<Float32Array, number[]>(encode, options.batch ?? ENCODED_AT_ONCE);
-    const running = new Map<string, Promise<Uint16Array>>(); // by picture: the same one may be asked for twice at once
+    const running = new Map<string, Promise<Uint16Array>>(); // by image: the same one may be asked for twice at once
     return async (path) => {
       const cached = await this.get(path);
       if (cached) {
@@ -203,7 +203,7 @@ export class CodeCache {
     this.writer = null;
   }
 
-  /** The codes of a picture by its hash; null if they are not here or damaged. */
+  /** The codes of an image by its hash; null if they are not here or damaged. */
   private async read(image: string): Promise<Uint16Array | null> {
     const position = await this.index.positionOf(image);
     if (!position) return null;

@@ -2,7 +2,7 @@
  * The index of a source: the position of each of its records, so that any of them is read without those before it. Made in one pass that never
  * has more than a line in memory, kept in a cache folder under the hash of what it indexes, and found again by path, size and time.
  *
- * `index/<hash>.idx`: 16 bytes a record (offset u64, length u32, line u32, little-endian), then a JSON footer, its length u32, and "JIX1".
+ * `index/<hash>.idx`: 16 bytes per record (offset u64, length u32, line u32, little-endian), then a JSON footer, its length u32, and "JIX1".
  * `index/<hash>.jsonl`: the listing of a folder, one `{class, image, bytes}` a line, which is indexed like any JSONL.
  * `index/at-<hash of the path>.json`: what was last found there. A folder is listed at each start, because nothing else says that an image
  * was overwritten; its listing is written only if it is another.

@@ -1,6 +1,6 @@
 /**
- * How many tokens each record of a source is, for a tokenizer: counted once, without a look at pictures, and kept beside the index of the source
- * as `index/<source>-<task and tokenizer>.tokens`, a u32 a record (little-endian), 0 for a record that cannot be a sample.
+ * How many tokens each record of a source is, for a tokenizer: counted once, without a look at images, and kept beside the index of the source
+ * as `index/<source>-<task and tokenizer>.tokens`, a u32 per record (little-endian), 0 for a record that cannot be a sample.
  */
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
@@ -15,7 +15,7 @@ import type { ScanOptions } from "./scan.ts";
 const VERSION = 2;
 
 export interface TokenCounts {
-  /** Tokens of each record; 0 if its text cannot be a sample. Its pictures may still be bad. */
+  /** Tokens of each record; 0 if its text cannot be a sample. Its images may still be bad. */
   readonly counts: Uint32Array;
   readonly total: number;
   readonly longest: number;

@@ -28,7 +28,7 @@ export interface LineChartOptions {
   readonly marks?: readonly Mark[];
   /** Scale of the y axis. "log" omits values that are not above 0, and is linear if the others differ less than tenfold. */
   readonly scale?: "linear" | "log";
-  /** Whether the y axis begins at 0 (default: at the lowest value). */
+  /** If true, the y axis begins at 0 (default: at the lowest value). */
   readonly zero?: boolean;
   /** False draws the values without smoothing, for values without noise. */
   readonly smooth?: boolean;
@@ -37,7 +37,7 @@ export interface LineChartOptions {
   /** Size of the plot, pixels without axes (default: 330 × 190, legible on a phone and three to a row on a desktop). */
   readonly width?: number;
   readonly height?: number;
-  /** Draws the chart twice, for the whole width of the page and for a phone; the page shows the one that fits. */
+  /** Draws the chart twice, for the full width of the page and for a phone; the page shows the one that fits. */
   readonly isWide?: boolean;
 }
 

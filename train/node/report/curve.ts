@@ -16,8 +16,8 @@ export type Point = readonly [x: number, y: number];
 const MOST = 500;
 
 /**
- * Takes points in the order of their x, one by one. Up to 500 are kept as they are; then neighbours are put together, two by two, whenever
- * there are too many. Values that are none (null, NaN, infinite) are left out.
+ * Takes points in the order of their x, one by one. Up to 500 are kept unchanged; beyond that, neighbours are merged in
+ * pairs whenever there are too many. Invalid values (null, NaN, infinite) are left out.
  */
 export class Curve {
   private readonly buckets: Bucket[] = [];

@@ -7,7 +7,7 @@ import { Html, html } from "./html.ts";
 
 /** Height of a line of text below the plot, pixels. */
 export const LINE = 18;
-/** Narrowest band, pixels: what a finger or a mouse can hit, and a bound on the size of the page. */
+/** Minimum width of a band in pixels, so that a finger or a mouse can hit it; it also bounds the size of the page. */
 const BAND = 6;
 /** Width of an average character at 12 pixels. */
 const CHARACTER = 6.2;
@@ -24,7 +24,7 @@ export interface ValuesOptions {
   /** Name of the positions, before the number: "step". */
   readonly xName: string;
   readonly lines: readonly Line[];
-  /** Whether values are shares, written as percentages. */
+  /** If true, values are shares, formatted as percentages. */
   readonly isShare: boolean;
   /** Size of the plot, pixels. */
   readonly width: number;
@@ -36,7 +36,7 @@ interface Scales {
   readonly y: (value: number) => number;
 }
 
-/** Room of the axis beside the plot, which the text below may use too. */
+/** Width of the axis beside the plot, which the text below may use, too. */
 const MARGIN = 48;
 
 /** Lines of text below the plot that the values of one position take at most. */

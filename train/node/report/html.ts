@@ -1,9 +1,9 @@
 /**
- * A page of its own: one HTML file with its style and its pictures inside, nothing from elsewhere and no script. What is put into a page is
+ * A page of its own: one HTML file with its style and its images inside, nothing from elsewhere and no script. What is put into a page is
  * escaped unless it is `Html` already, and a content policy in the page forbids scripts and the net should something slip through.
  */
 
-/** Finished HTML: `html` and the functions below make it. The constructor takes its text as it is. */
+/** Finished HTML, made by `html` and the functions below. The constructor does not escape its text. */
 export class Html {
   readonly text: string;
   constructor(text: string) {
@@ -14,7 +14,7 @@ export class Html {
   }
 }
 
-/** What a page can hold: text, which is escaped, finished HTML, or several of them. Null is nothing. */
+/** Contents of a page: text, which is escaped, finished HTML, or several of them. Null is empty. */
 export type Content = string | number | Html | null | readonly Content[];
 
 const ENTITIES: Readonly<Record<string, string>> = {
@@ -49,7 +49,7 @@ export interface PageOptions {
   /** Below the title. */
   readonly summary?: Content;
   readonly sections: readonly Section[];
-  /** The browser loads the page again every so many seconds (default: never). */
+  /** Interval in seconds at which the browser reloads the page (default: never). */
   readonly refresh?: number;
 }
 
@@ -136,7 +136,7 @@ function body(content: readonly Content[]): Html[] {
   return parts;
 }
 
-/** Rows of cells, which may be pictures; columns whose index is in `right` (numbers) are flush right. */
+/** Rows of cells, which may be images; columns whose index is in `right` (numbers) are flush right. */
 export function table(
   head: readonly Content[],
   rows: readonly (readonly Content[])[],
@@ -166,22 +166,22 @@ export function table(
 export interface PagePicture {
   /** A PNG file. */
   readonly png: Uint8Array;
-  /** Below the picture. */
+  /** Below the image. */
   readonly caption: string;
-  /** Shown on hover, and read if the picture cannot be seen (default: the caption). */
+  /** Shown on hover, and read if the image cannot be seen (default: the caption). */
   readonly about?: string;
 }
 
-/** Pictures up to this many pixels wide are enlarged without smoothing. */
+/** Images up to this many pixels wide are enlarged without smoothing. */
 const MAX_PIXELS = 64;
-/** Narrowest picture of a grid, CSS pixels: three in a row on a phone. */
+/** Narrowest image of a grid, CSS pixels: three in a row on a phone. */
 const LEAST = 92;
 const GAP = 12;
 
 /** Width of a PNG file, pixels, from its header. */
 const pngWidth = (png: Uint8Array): number => new DataView(png.buffer, png.byteOffset).getUint32(16);
 
-/** One picture, inside the page. @param width of CSS pixels (default: its own) */
+/** One image, inside the page. @param width of CSS pixels (default: its own) */
 export function picture({ png, caption, about = caption }: PagePicture, width?: number): Html {
   const data = `data:image/png;base64,${Buffer.from(png).toString("base64")}`;
   return html`<img
@@ -204,7 +204,7 @@ function grid(cells: readonly Html[], columns: number, least = LEAST): Html {
   </div>`;
 }
 
-/** Pictures with captions over the whole width, at most `columns` in a row (default: 4); on a phone three. */
+/** Images with captions over the whole width, at most `columns` in a row (default: 4); on a phone three. */
 export function pictureGrid(
   pictures: readonly PagePicture[],
   { columns = 4 }: { readonly columns?: number } = {},
@@ -219,7 +219,7 @@ export function pictureGrid(
   return grid(cells, columns);
 }
 
-/** Two pictures side by side with one caption, e.g. an original and its reconstruction; at most `columns` pairs in a row (default: 4). */
+/** Two images side by side with one caption, e.g. an original and its reconstruction; at most `columns` pairs in a row (default: 4). */
 export function picturePairs(
   pairs: readonly { readonly pictures: readonly [PagePicture, PagePicture]; readonly caption: string }[],
   { columns = 4 }: { readonly columns?: number } = {},

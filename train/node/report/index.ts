@@ -1,4 +1,4 @@
-/** Pages of their own: text, tables, charts and pictures in one HTML file; on it the report of a training run. */
+/** Self-contained pages (text, tables, charts and images in one HTML file), and the report of a training run. */
 export { TASK_COLOURS, lineChart } from "./chart.ts";
 export type { LineChartOptions, Mark, Series } from "./chart.ts";
 export { Curve } from "./curve.ts";

@@ -26,7 +26,7 @@ export interface Standing {
 
 /** Asks whether something is due after the last step. */
 export interface Due extends Standing {
-  /** Whether something is due that comes every so many steps (0 for never), and at the end of the run. */
+  /** True if work is due that comes every `every` steps (0: never) and at the end of the run. */
   readonly at: (every: number) => boolean;
 }
 
@@ -76,22 +76,21 @@ export class Journal {
     this.about.onNotice(message);
   }
 
-  /** Whether something is due that comes every so many steps (0 for never), and at the end of the run. */
+  /** True if work is due that comes every `every` steps (0: never) and at the end of the run. */
   isDue(every: number, isEnd: boolean): boolean {
     return every > 0 && (isEnd || this.steps % every === 0);
   }
 
   /**
-   * Makes pictures, then writes the page. What goes wrong is said and ends nothing: a run does not stop for its report.
-   * @param pictures each is tried, whatever becomes of the others
+   * Makes images, then writes the page. Errors are reported but do not end the run.
+   * @param makers each is called, even if others fail
    */
-  async write(pictures: readonly (() => Promise<void>)[], { isEnd, signal }: Standing): Promise<void> {
-    for (const make of pictures) {
+  async write(makers: readonly (() => Promise<void>)[], { isEnd, signal }: Standing): Promise<void> {
+    for (const make of makers) {
       try {
         await make();
       } catch (error) {
-        if (!signal?.aborted || error !== signal.reason)
-          this.passOver(`no pictures for the report: ${messageOf(error)}`);
+        if (!signal?.aborted || error !== signal.reason) this.passOver(`no images for the report: ${messageOf(error)}`);
       }
     }
     try {
@@ -111,13 +110,13 @@ export class Journal {
     this.about.onNotice(message);
   }
 
-  /** Notes why the run ended before its time, on the page too. Never throws: the error that is on its way counts. */
+  /** Records why the run ended early, also on the page. Never throws: the original error is more important. */
   async failed(error: unknown): Promise<void> {
     try {
       this.append("error", messageOf(error));
       if (this.hasBegun && this.about.config.report.every > 0) await this.page(true);
     } catch {
-      // the disk, most likely, and the error on its way says so
+      // probably the disk, which the original error reports
     }
   }
 

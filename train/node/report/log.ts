@@ -1,6 +1,6 @@
 /**
- * What a run writes down as it goes: `log.jsonl`, a line a step, and `events.jsonl`, what happened besides. Both are JSON, a line each, and
- * lines that a crash has cut off or damaged are passed over.
+ * The logs of a run: `log.jsonl` has a line per step, and `events.jsonl` has all other events. Both contain one JSON
+ * object per line, and lines that a crash has cut off or damaged are passed over.
  */
 import { appendFileSync } from "node:fs";
 import { appendFile, open, truncate } from "node:fs/promises";
@@ -9,18 +9,18 @@ import { fileError } from "../../../model/node/files.ts";
 import type { StepReport } from "../../trainer.ts";
 import type { VqLosses, VqStep, VqUsage } from "../../stage0/trainer.ts";
 
-/** What a step of any stage takes. */
+/** Time and memory of a step of any stage. */
 interface StepCost {
   /** Time of the whole step, ms, and its part spent waiting for samples. */
   readonly ms: number;
   readonly waitingMs: number;
-  /** Pictures that were seen and pictures that were learned to be drawn. */
+  /** Images that were seen and images that were learned to be drawn. */
   readonly imagesPerSecond: number;
   /** Bytes of the buffers on the device, in use or kept for the next step. */
   readonly memoryBytes: number;
 }
 
-/** A line of the log of stages 1 to 3. What is not finite is null in the file. */
+/** A line of the log of stages 1 to 3. Values that are not finite are null in the file. */
 export interface StepEvent extends StepReport, StepCost {
   /** Without padding. */
   readonly tokensPerSecond: number;
@@ -40,7 +40,7 @@ export interface TokenizerStepEvent extends VqLosses, Omit<VqStep, "losses" | "v
 }
 
 type Loose<T> = T extends number ? number | null : T extends object ? { readonly [K in keyof T]?: Loose<T[K]> } : T;
-/** A step of any stage as it is read back: anything may be missing but its number. */
+/** A step of any stage, as read from the log: only its number is always present. */
 export type LogLine = Loose<Omit<StepEvent & TokenizerStepEvent, "step">> & { readonly step: number };
 
 /** Something that happened in a run. */
@@ -113,7 +113,10 @@ export async function readEvents(run: string): Promise<RunEvent[]> {
   return events;
 }
 
-/** Keeps the lines of a file up to the first that `isKept` refuses, without what a crash has left behind the last whole one; counts those it cuts. */
+/**
+ * Truncates a file before the first line that `isKept` refuses, and removes an incomplete last line after a crash.
+ * Returns the number of removed lines.
+ */
 async function keepLines(path: string, isKept: (json: Record<string, unknown>) => boolean): Promise<number> {
   let [end, cut] = [0, 0];
   for await (const { json, end: behind } of jsonLines(path))
@@ -148,7 +151,7 @@ export async function appendStep(run: string, event: { readonly step: number }):
   }
 }
 
-/** At once, so that events are there, and in order, whatever ends the run. */
+/** Writes synchronously, so that events are on disk, in order, however the run ends. */
 export function appendEvent(run: string, event: RunEvent): void {
   const path = join(run, EVENTS);
   try {

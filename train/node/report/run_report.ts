@@ -1,4 +1,4 @@
-/** The report of a training run: one page with its curves, its samples over time, what the image tokenizer keeps of pictures, and its events. */
+/** The report of a training run: one page with its curves, its samples over time, what the image tokenizer keeps of images, and its events. */
 import { basename, join, resolve } from "node:path";
 import { writeFileAtomic } from "../../../model/node/files.ts";
 import { TASKS } from "../../samples.ts";
@@ -32,7 +32,7 @@ const MEASURES = {
   gradNorm: { title: "Norm of the gradients, before clipping", of: (line: LogLine) => line.gradNorm, scale: "log" },
   lossScale: { title: "Loss scale", of: (line: LogLine) => line.lossScale, format: "~s", scale: "log", smooth: false },
   tokens: { title: "Tokens per second", of: (line: LogLine) => line.tokensPerSecond, format: "~s", zero: true },
-  images: { title: "Pictures per second", of: (line: LogLine) => line.imagesPerSecond, zero: true },
+  images: { title: "Images per second", of: (line: LogLine) => line.imagesPerSecond, zero: true },
   mfu: { title: "FLOPs of the model, share of the ceiling (MFU)", of: (line: LogLine) => line.mfu, format: "~%", zero: true }, // prettier-ignore
   memory: {
     title: "Device memory, MB",
@@ -58,7 +58,7 @@ export class RunCurves {
   private readonly marks: Mark[] = [];
   private before = 0;
 
-  /** From here on lines are those of another run, e.g. the next stage: its steps are counted on, and a mark says where it begins. */
+  /** The following lines are those of another run, e.g. the next stage: its steps continue the count, and a mark shows its beginning. */
   begin(label: string): void {
     if (this.last) this.before += this.last.step + 1;
     this.last = null;
@@ -108,24 +108,24 @@ export class RunCurves {
   }
 }
 
-/** Pictures of samples in a page. */
+/** Images of samples in a page. */
 const MAX_PICTURES = 48;
 /** Events in a page: the last ones. */
 const MAX_EVENTS = 200;
-/** Pictures in a row of the page: of one prompt, and pairs of an original and its reconstruction. */
+/** Images in a row of the page: of one prompt, and pairs of an original and its reconstruction. */
 const SAMPLES_IN_ROW = 8;
 const PAIRS_IN_ROW = 4;
 
 const count = (n: number): string => n.toLocaleString("en-US");
 
 export interface RunReportOptions {
-  /** The browser loads the page again every so many seconds: during the run. */
+  /** Interval in seconds at which the browser reloads the page, during the run. */
   readonly refresh?: number;
   /** Curves of the log, if at hand; else the log is read. */
   readonly curves?: RunCurves;
 }
 
-/** Writes `report.html` into a run folder, at once, from what the folder holds. Returns its path. */
+/** Writes `report.html` into a run folder atomically, from the contents of the folder. Returns its path. */
 export async function runReport(run: string, options: RunReportOptions = {}): Promise<string> {
   const { refresh } = options;
   const events = await readEvents(run);
@@ -174,7 +174,7 @@ function lastStep({ last, trained }: RunCurves): Content {
   return table([`step ${count(last.step + 1)}`, "loss", "trained tokens", "trained tokens so far"], rows, [1, 2, 3]);
 }
 
-/** The pictures of each prompt over the steps, from left to right. */
+/** The images of each prompt over the steps, from left to right. */
 function samplesSection(steps: Awaited<ReturnType<typeof readSamples>>): Section[] {
   const newest = steps.at(-1);
   if (!newest) return [];
@@ -202,7 +202,7 @@ function reconstructionsSection(found: Awaited<ReturnType<typeof readReconstruct
     {
       title: "Reconstructions of the image tokenizer",
       content: [
-        "Pictures of the training data, encoded and decoded by the image tokenizer. Generated pictures cannot be sharper.",
+        "Images of the training data, encoded and decoded by the image tokenizer. Generated images cannot be sharper.",
         picturePairs(pairs, { columns: PAIRS_IN_ROW }),
       ],
     },

@@ -1,6 +1,6 @@
 /**
- * Pictures of a run, as small PNG files in its folder: `samples/step-…/` drawn from the same prompts and seeds during training, and
- * `samples/reconstructions/`, pictures of the training data through the image tokenizer and back.
+ * Images of a run, as small PNG files in its folder: `samples/step-…/` drawn from the same prompts and seeds during training, and
+ * `samples/reconstructions/`, images of the training data with their reconstructions by the image tokenizer.
  */
 import { mkdir, readFile, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
@@ -17,9 +17,9 @@ import type { SourceIndex } from "../data/index_file.ts";
 import { isBadSample } from "../data/loader.ts";
 import { stepName } from "../run/manifest.ts";
 
-/** Longest side of a picture that is kept, pixels. */
+/** Longest side of an image that is kept, pixels. */
 const SIDE = 192;
-/** Pictures that are drawn at once: the caches of more take gigabytes. */
+/** Images that are drawn at once: the caches of more take gigabytes. */
 const AT_ONCE = 4;
 const RECONSTRUCTIONS = "reconstructions";
 const PSNR = "psnr";
@@ -38,15 +38,15 @@ function small(image: RgbImage): RgbImage {
 
 export interface SampleOptions {
   readonly prompts: readonly string[];
-  /** Seed of the first picture; each next picture has the next seed. */
+  /** Seed of the first image; each next image has the next seed. */
   readonly seed: number;
-  /** Guidance of the pictures (default: the model's own). */
+  /** Guidance of the images (default: the model's own). */
   readonly guidance?: number | undefined;
   readonly temperature?: number | undefined;
   readonly signal?: AbortSignal;
 }
 
-/** Draws a picture of each prompt with the model as it is after `step` steps. Draws from generators of its own; nothing of the model changes. */
+/** Generates an image of each prompt with the model after `step` steps. It uses its own random generators and does not change the model. */
 export async function drawSamples(janus: Janus, run: string, step: number, options: SampleOptions): Promise<void> {
   const { prompts, seed, guidance, temperature, ...rest } = options;
   const how = {
@@ -72,7 +72,7 @@ export async function cutSamples(run: string, steps: number): Promise<void> {
     if (/^step-\d+$/.test(name) && stepOf(name) > steps) await rm(samplesFolder(run, name), { recursive: true });
 }
 
-/** Takes pictures through the image tokenizer and back, in place of those that were there before. */
+/** Saves reconstructions of images by the image tokenizer, replacing earlier ones. */
 export async function saveReconstructions(vq: VqModel, run: string, images: readonly RgbImage[]): Promise<void> {
   const folder = samplesFolder(run, RECONSTRUCTIONS);
   if (images.length) await mkdir(folder, { recursive: true });
@@ -95,7 +95,7 @@ export interface SampledStep {
   readonly pictures: readonly { readonly png: Uint8Array; readonly prompt: string; readonly seed: number }[];
 }
 
-/** The samples of at most `most` pictures in all, from steps spread over the run, the first and the last of them included. */
+/** The samples of at most `most` images in all, from steps spread over the run, the first and the last of them included. */
 export async function readSamples(run: string, most: number): Promise<SampledStep[]> {
   const steps = (await namesIn(samplesFolder(run))).filter((name) => /^step-\d+$/.test(name));
   const last = steps.at(-1);
@@ -123,7 +123,7 @@ async function picturesIn(run: string, name: string): Promise<SampledStep["pictu
   );
 }
 
-/** Original, reconstruction and their peak signal-to-noise ratio in dB, of each picture that was taken. */
+/** Original, reconstruction and their peak signal-to-noise ratio in dB, of each image that was taken. */
 export async function readReconstructions(
   run: string,
 ): Promise<{ readonly original: Uint8Array; readonly png: Uint8Array; readonly psnr: string }[]> {
@@ -139,7 +139,7 @@ export async function readReconstructions(
   );
 }
 
-/** The first pictures that are seen or drawn; those that cannot be read are passed over. */
+/** The first images that are seen or drawn; those that cannot be read are passed over. */
 export async function firstPictures(
   sources: readonly SourceIndex[],
   most: number,

@@ -1,15 +1,18 @@
-/** How fast a run is: FLOPs of a step, and what the device can do at best. */
+/** Speed of a run: FLOPs of a step, and the peak rate of the device. */
 import { Generator, now, scope } from "../../../engine/index.ts";
 import type { DType, Device, Tensor } from "../../../engine/index.ts";
 import type { Launch } from "../../../engine/types.ts";
 import { matmul, uniform } from "../../../kernels/index.ts";
 import { CODES_LABEL } from "../../stage0/image_tokenizer.ts";
 
-/** Launches in backward of a `checkpoint` that recompute its forward; those of its own backward have the word once more. */
+/**
+ * Matches launches in backward of a `checkpoint` that recompute its forward; the labels of its own backward contain the
+ * word a second time.
+ */
 const AGAIN = /^backward:(?:[^:]*\/)?checkpoint\.(?!backward:)/;
 
 /**
- * Adds up the FLOPs that launches state, between `start` and `stop`. The codes of pictures for later steps are not counted, and what is
+ * Adds up the FLOPs that launches state, between `start` and `stop`. The codes of images for later steps are not counted, and what is
  * recomputed in backward is counted once: the model's FLOPs, not those spent.
  */
 export class FlopMeter {

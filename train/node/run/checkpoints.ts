@@ -19,7 +19,7 @@ export interface Verdict {
   /** Path of the checkpoint's folder. */
   readonly path: string;
   readonly verified: boolean;
-  /** What is wrong, a line each. */
+  /** Problems, one line each. */
   readonly problems: readonly string[];
   /** Bytes of all files by the manifest, without the manifest itself; 0 if that cannot be read. */
   readonly bytes: number;
@@ -27,7 +27,7 @@ export interface Verdict {
 }
 
 export interface VerifyOptions {
-  /** False looks at the manifest and the sizes only, not at the bytes. */
+  /** If false, only the manifest and the sizes are checked, not the bytes. */
   readonly hashes?: boolean;
   readonly onProgress?: (done: { step: number; bytes: number; totalBytes: number }) => void;
   readonly signal?: AbortSignal;
@@ -84,7 +84,7 @@ export class Checkpoints {
     return { step, path, verified: problems.length === 0, problems, bytes: totalBytes, files: files.size };
   }
 
-  /** Walks back from the newest checkpoint to one that is whole; `skipped` says what was wrong with those on the way. */
+  /** Searches from the newest checkpoint back to a valid one; `skipped` has the problems of the others. */
   async newestVerified(options: VerifyOptions = {}): Promise<{ newest: Verdict | null; skipped: Verdict[] }> {
     const skipped: Verdict[] = [];
     for (const step of (await this.list()).reverse()) {
@@ -95,7 +95,7 @@ export class Checkpoints {
     return { newest: null, skipped };
   }
 
-  /** Throws `FileError`, `JsonError` or `RunFolderError` if there is none that can be read. */
+  /** Reads the manifest. Throws `FileError`, `JsonError` or `RunFolderError` if it is missing or cannot be read. */
   async manifest(step: number): Promise<Manifest> {
     const path = join(this.folder(step), MANIFEST);
     const file = await this.fileSystem.open(path);
@@ -148,7 +148,7 @@ async function hashOf(file: RandomAccess, onRead: (bytes: number) => void, signa
     hash.update(chunk);
     onRead(chunk.length);
     if (signal?.aborted) {
-      await next.catch(() => undefined); // nobody may close the file under it
+      await next.catch(() => undefined); // the file must not be closed during the read
       signal.throwIfAborted();
     }
   }

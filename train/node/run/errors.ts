@@ -31,7 +31,7 @@ export class RunLockedError extends RunFolderError {
   }
 }
 
-/** A checkpoint of a step that the run has already. It stays as it is; nothing was written. */
+/** The run already has a checkpoint of the step. It does not change; nothing was written. */
 export class StepExistsError extends RunFolderError {
   readonly step: number;
   constructor(message: string, step: number) {
@@ -40,7 +40,7 @@ export class StepExistsError extends RunFolderError {
   }
 }
 
-/** A checkpoint that could not be saved: a full disk, an I/O error. The checkpoints before it are as they were. */
+/** A checkpoint could not be saved: a full disk, an I/O error. Earlier checkpoints are unchanged. */
 export class SaveError extends RunFolderError {
   readonly step: number;
   /** Error code of the system: ENOSPC, EIO, … */

@@ -41,7 +41,7 @@ export interface FileSystem {
   open(path: string): Promise<RandomAccess>;
   /** Null if there is nothing. Links are not followed. */
   kind(path: string): Promise<EntryKind | null>;
-  /** What this user may still write to the disk of a folder. */
+  /** Bytes that this user may still write to the disk of a folder. */
   freeBytes(folder: string): Promise<number>;
 }
 

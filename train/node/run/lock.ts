@@ -27,7 +27,7 @@ export const LOCK_LEFTOVER = ".lock-";
 const ATTEMPTS = 5;
 const BEAT = "beat-";
 const HEARTBEAT_MS = 5000;
-/** A trainer is gone after so many heartbeats without one: a step on software Vulkan may block its process for 20 s. */
+/** Missing heartbeats after which a trainer counts as ended: a step on software Vulkan may block its process for 20 s. */
 const SILENT_BEATS = 12;
 
 function textOf(read: () => string): string | null {
@@ -52,7 +52,7 @@ function processStat(pid: number): { state: string; start: string } | null {
   }
 }
 
-/** Whether a holder may still run. It may on another host. Null: on this host, but where its process cannot be asked about. */
+/** Returns whether a holder may still run; always true on another host. Null: on this host, but its process cannot be checked. */
 export function isAlive({ pid, host, processStart, ...holder }: LockHolder): boolean | null {
   if (host !== hostname()) return true;
   const isElsewhere = (theirs: string | null, ours: string | null): boolean => theirs !== null && theirs !== ours;
@@ -147,7 +147,7 @@ export class RunLock {
 
   /** Throws `RunLockedError` if another trainer has taken the folder over: this process was stopped for so long that it seemed dead. */
   async requireHeld(): Promise<void> {
-    if (this.holder.heartbeatMs === 0) return; // nobody takes over a lock without a heartbeat
+    if (this.holder.heartbeatMs === 0) return; // a lock without a heartbeat is never taken over
     const held = await readHolder(this.files, join(this.run, LOCK)).catch(() => null);
     if (held !== null && held.token !== this.holder.token) throw lockedError(this.run, held);
   }

@@ -24,14 +24,14 @@ export interface Manifest {
   readonly files: ReadonlyMap<string, ManifestEntry>;
 }
 
-/** The same files give the same bytes, whatever the order they were written in. */
+/** Formats a manifest. The same files give the same bytes, in whatever order they were written. */
 export function encodeManifest({ step, files }: Manifest): Uint8Array {
   const sorted = [...files].sort(([a], [b]) => (a < b ? -1 : 1));
   const json = { format: FORMAT, version: VERSION, step, files: Object.fromEntries(sorted) };
   return new TextEncoder().encode(`${JSON.stringify(json, null, 2)}\n`);
 }
 
-/** Throws `JsonError` or `RunFolderError` for what is no manifest of this version. `name` stands in front of messages. */
+/** Parses a manifest. Throws `JsonError` or `RunFolderError` if it is not a manifest of this version. `name` begins messages. */
 export function parseManifest(bytes: Uint8Array, name: string): Manifest {
   const json = parseJsonObject(bytes, name);
   const fail = (message: string): never => {
@@ -81,7 +81,7 @@ export function requireStep(step: number): number {
 /** `step-00000020` */
 export const stepName = (step: number): string => `step-${String(step).padStart(8, "0")}`;
 
-/** The step of a checkpoint's folder; null for a name that is none. */
+/** Returns the step of a checkpoint's folder; null if the name is not that of a checkpoint. */
 export function stepOf(name: string): number | null {
   const step = /^step-(\d{8,})$/.test(name) ? Number(name.slice(5)) : NaN;
   return isWhole(step) && stepName(step) === name ? step : null;

@@ -1,7 +1,7 @@
 /**
  * The folder of a training run, held by one trainer: `step-00000020/` for each checkpoint, with a manifest of sizes and hashes. A checkpoint is
  * there whole or not at all, through kills and power failures, and no older one is removed before the new one is durable. Reading alone is `Checkpoints`.
- * What the trainer writes beside them (logs, reports) is its own.
+ * The trainer manages its other files (logs, reports).
  */
 import { dirname, join, resolve } from "node:path";
 import type { FolderSink } from "../../../model/io/bytes.ts";
@@ -23,7 +23,7 @@ export interface OpenRunOptions {
   /** Called for a lock taken over, and for leftovers that were removed or could not be. */
   readonly onNotice?: (message: string) => void;
   readonly fileSystem?: FileSystem;
-  /** Whether the process of a lock still runs, null if it cannot be known (default: ask the system). */
+  /** Returns whether the process of a lock still runs; null if unknown (default: ask the system). */
   readonly isAlive?: (holder: LockHolder) => boolean | null;
   /** Time between heartbeats of the lock; 0 for none (default: 5000). */
   readonly heartbeatMs?: number;
@@ -93,8 +93,9 @@ export class RunFolder extends Checkpoints {
   /**
    * Saves a checkpoint: `fill` writes its files, about `bytes` together. When this returns, the checkpoint is durable, and what `keep` does not keep
    * of the older ones has been removed. Throws `SaveError` for a full disk (also one that has less than `bytes` free: then nothing is written)
-   * or an I/O error, `RunLockedError` if another trainer has taken the folder over, `StepExistsError` for a step that is there and verifies, and whatever `fill` throws; then no part of it is left, and the
-   * other checkpoints are as they were. A step that is there and does not verify is replaced.
+   * or an I/O error, `RunLockedError` if another trainer has taken the folder over, `StepExistsError` for a step that
+   * already has a valid checkpoint, and any error of `fill`; then no part of it remains, and the other checkpoints are
+   * unchanged. A checkpoint of the step that does not verify is replaced.
    */
   async save(step: number, fill: (sink: FolderSink) => Promise<void>, keep: Keep, bytes = 0): Promise<Saved> {
     requireStep(step);

@@ -1,4 +1,4 @@
-/** What runs of every stage have in common: their start, and what a checkpoint contains for resuming besides weights and moments. */
+/** Common parts of runs of every stage: their start, and the state for resuming besides weights and moments. */
 import { createHash } from "node:crypto";
 import { ArgumentError } from "../../../engine/errors.ts";
 import type { FileSource } from "../../../model/io/bytes.ts";
@@ -39,7 +39,7 @@ export async function newestOf(
   return newest?.path ?? null;
 }
 
-/** Settings that may be others when a run is resumed: they change when it ends and what it costs, not what it computes. */
+/** Settings that may change when a run resumes: they affect its end and its costs, not what it computes. */
 const FREE: readonly string[] = [
   "bad",
   "save",
@@ -51,11 +51,11 @@ const FREE: readonly string[] = [
   "report",
 ] satisfies (keyof TrainConfig | keyof TokenizerConfig)[];
 
-/** Whether the last steps are others than those before: the learning rate falls, or codes retire. */
+/** True if the last steps of a run differ from earlier ones: the learning rate decays, or codes are retired. */
 const endsOtherwise = (config: AnyConfig): boolean =>
   config.optimizer.cooldown > 0 || ("rateWeight" in config && config.rateWeight > 0);
 
-/** Whether pictures that go through together bear on each other: the discriminator normalises by batches. */
+/** True if images of one micro-batch affect each other: the discriminator has batch norm. */
 const isBatched = (config: AnyConfig): boolean => "adversarial" in config && config.adversarial.weight > 0;
 
 /** The settings that may not, by name. */

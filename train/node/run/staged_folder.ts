@@ -1,7 +1,7 @@
 /**
- * One checkpoint on its way to disk: files written into a hidden folder, hashed on the way and synced; the manifest; the name. And pruning,
- * which takes the name away first. Each step is a function of its own, so that tests can put them in a wrong order; the right one is
- * `RunFolder.save`.
+ * Writing one checkpoint: files go into a hidden folder, hashed during the write and synced; then the manifest; then
+ * the rename. And pruning, which removes the name first. Each step is a separate function, so that tests can run them
+ * in a wrong order; the right one is `RunFolder.save`.
  */
 import { createHash, randomUUID } from "node:crypto";
 import { join } from "node:path";
@@ -16,7 +16,7 @@ import type { ManifestEntry } from "./manifest.ts";
 const SAVING = ".saving-";
 const REMOVING = ".removing-";
 
-/** Whether a folder is what a save or a pruning that broke off has left. */
+/** True for a folder left by an interrupted save or pruning. */
 export const isLeftover = (name: string): boolean => name.startsWith(SAVING) || name.startsWith(REMOVING);
 
 const hidden = (run: string, prefix: string, step: number): string =>
@@ -24,7 +24,7 @@ const hidden = (run: string, prefix: string, step: number): string =>
 
 export class StagedFolder implements FolderSink {
   readonly step: number;
-  /** What has been written, by path in the folder. */
+  /** Written files, by path in the folder. */
   readonly files = new Map<string, ManifestEntry>();
   private readonly fileSystem: FileSystem;
   private readonly run: string;
@@ -68,7 +68,7 @@ export class StagedFolder implements FolderSink {
     }
   }
 
-  /** Fsyncs the folders below, so that their names are durable. Throws what a write threw, even if its caller has caught that. */
+  /** Fsyncs the folders below, so that their names are durable. Throws the error of a failed write, even if its caller caught it. */
   async syncFolders(): Promise<void> {
     if (this.writing)
       throw new ArgumentError(
@@ -152,7 +152,7 @@ export async function prune(files: FileSystem, run: string, steps: readonly numb
 }
 
 export interface Keep {
-  /** The newest so many are kept; at least 1. */
+  /** Number of newest checkpoints to keep; at least 1. */
   readonly last: number;
   /** Steps divisible by it are kept for good. */
   readonly every?: number;

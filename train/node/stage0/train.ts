@@ -35,7 +35,7 @@ import type { Picture } from "./pictures.ts";
 
 export type TokenizerRunOptions = LoopOptions<TokenizerConfig, TokenizerStepEvent>;
 
-/** What a checkpoint holds of stage 0 besides weights and moments; JSON. */
+/** State of stage 0 in a checkpoint, besides weights and moments; JSON. */
 interface TokenizerState {
   readonly step: number;
   readonly loader: LoaderState;
@@ -79,7 +79,7 @@ async function loadStage(start: Start<TokenizerConfig>): Promise<TokenizerStage>
   return new TokenizerStage({ start, vq, training, loader, sources, step: state?.step ?? 0 });
 }
 
-/** All pictures alike: each task has the share of its records. */
+/** All images alike: each task has the share of its records. */
 function loaderOf(
   { config, quarantine }: Start<TokenizerConfig>,
   sources: readonly SourceIndex[],
@@ -89,7 +89,7 @@ function loaderOf(
   const texts = sources.find(({ task }) => task === "text");
   if (texts)
     throw new SourceError(
-      `${texts.spec.path} is a source of texts, and stage 0 trains on pictures: give pairs, folders of classes, or conversations about pictures`,
+      `${texts.spec.path} is a source of texts, but stage 0 trains on images: pass pairs, folders of classes, or conversations about images`,
     );
   const [und, gen] = (["und", "gen"] as const).map((task) => sources.filter((source) => source.task === task));
   const count = (indexes: readonly SourceIndex[]): number => indexes.reduce((sum, index) => sum + index.count, 0);
@@ -98,7 +98,7 @@ function loaderOf(
   return new Loader({ und: und!, gen: gen! }, encoder, { seed, batch, ratios, quarantine }, state);
 }
 
-/** What a checkpoint holds besides the model, by file. */
+/** Files of a checkpoint besides the model. */
 const trained = ({ optimizer, adversary }: VqTraining): Record<string, Record<string, Tensor>> => ({
   [OPTIMIZER]: optimizer.stateDict(),
   ...(adversary && { [DISCRIMINATOR]: adversary.stateDict() }),
@@ -162,7 +162,7 @@ class TokenizerStage implements Stage<Picture, TokenizerStepEvent> {
     return event;
   }
 
-  /** A step on the pictures, a few at a time, and behind it the look at the codes if that is due. */
+  /** A step on the images, a few at a time, followed by the update of unused codes if it is due. */
   private async train(
     pictures: readonly Picture[],
   ): Promise<Omit<VqStep, "losses" | "vectors"> & VqLosses & { readonly reseed?: VqUsage }> {
@@ -222,7 +222,7 @@ class TokenizerStage implements Stage<Picture, TokenizerStepEvent> {
     for (const [name, tensors] of Object.entries(trained(this.parts.training))) await saveTensors(sink, name, tensors);
   }
 
-  /** The first pictures of the data as the tokenizer holds them by now. */
+  /** Reconstructs the first images of the data with the present tokenizer. */
   pictures({ at }: Due): (() => Promise<void>)[] | null {
     const { vq, sources, start } = this.parts;
     const { every, reconstructions } = start.config.report;
