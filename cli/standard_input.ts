@@ -11,7 +11,7 @@ const MAX_LINE = 2 ** 20; // characters
 
 /** Throws `FileError` if standard input is a folder (`janus chat < photos`): Node takes it for an empty file. */
 export function requireInput({ stdin }: Pick<Context, "stdin">): void {
-  if (stdin === process.stdin && fstatSync(0, { throwIfNoEntry: false })?.isDirectory())
+  if (stdin === process.stdin && fstatSync(0).isDirectory())
     throw new FileError(`${STANDARD_INPUT} is a folder, not a file; pipe text in`, "EISDIR");
 }
 

@@ -288,8 +288,12 @@ describe.skipIf(!hasFixtures)("the files of a folder", () => {
       t.set(name, { name, dtype: "f32", shape: [1], data: new Uint8Array(4) });
     });
     await expect(open(tensors)).rejects.toThrow(/got quantised ones \(".*absmax"\)/);
+    const named = config((json) => (json["quantization_config"] = { load_in_4bit: true })).get("config.json")!;
+    await expect(open(new Map(tensors).set("config.json", named))).rejects.toThrow(/got bitsandbytes of 4 bits/);
     const adapter = new Map(hf).set("adapter_config.json", bytes({})).set("adapter_model.safetensors", bytes(""));
     adapter.delete("model.safetensors");
+    await expect(open(adapter)).rejects.toThrow(/got an adapter .* Merge it into its base model/);
+    adapter.delete("config.json");
     await expect(open(adapter)).rejects.toThrow(/got an adapter .* Merge it into its base model/);
   });
   it("takes rotary buffers of older versions, in the index or not", async () => {
