@@ -1,6 +1,5 @@
 /** `janus chat`: a conversation with images in both directions. Reads lines from a terminal or a pipe. */
 import { createInterface } from "node:readline";
-import type { Interface } from "node:readline";
 import { UsageError } from "./errors.ts";
 import { typedPath } from "./typed_path.ts";
 import type { RgbImage } from "../model/image/image.ts";
@@ -49,6 +48,8 @@ export const addChat: AddCommand = (program, context) => {
     addModelOptions(command),
     "divide the logits of answers by t; 0 takes the most probable token (default: 0)",
   ).action(async (flags: ChatFlags) => {
+    const { requireInput } = await import("./standard_input.ts");
+    requireInput(context);
     await pictureFolder(flags.out);
     samplingOf(flags);
     using session = await openJanus(flags, context);
@@ -80,31 +81,28 @@ class Chat {
 
   async run(): Promise<void> {
     const { signal } = this.context;
-    const lines = createInterface({
-      input: process.stdin,
-      ...(this.isTerminal && { output: process.stdout }),
-      terminal: this.isTerminal,
-      prompt: "> ",
-    });
-    // In a terminal, readline handles Ctrl-C: it stops the answer, or ends the conversation if there is none.
-    lines.on("SIGINT", () => (this.running ? this.running.abort() : lines.close()));
-    signal.addEventListener("abort", () => {
-      this.running?.abort(signal.reason);
-      lines.close();
-    });
-    if (this.isTerminal) this.context.out.note(`${HELP}\n`);
-    this.ask(lines);
-    for await (const line of lines) {
+    const { inputLines } = await import("./standard_input.ts");
+    signal.addEventListener("abort", () => this.running?.abort(signal.reason));
+    for await (const line of this.isTerminal ? this.typedLines() : inputLines(this.context)) {
       signal.throwIfAborted();
       if (!(await this.answer(line.trim()))) break;
-      this.ask(lines);
     }
-    lines.close();
     signal.throwIfAborted();
   }
 
-  private ask(lines: Interface): void {
-    if (this.isTerminal) lines.prompt();
+  private async *typedLines(): AsyncGenerator<string> {
+    const { out, signal } = this.context;
+    const lines = createInterface({ input: process.stdin, output: process.stdout, terminal: true, prompt: "> " });
+    // In a terminal readline takes Ctrl-C: it ends an answer, or the conversation if there is none.
+    lines.on("SIGINT", () => (this.running ? this.running.abort() : lines.close()));
+    signal.addEventListener("abort", () => lines.close());
+    out.note(`${HELP}\n`);
+    lines.prompt();
+    for await (const line of lines) {
+      yield line;
+      lines.prompt();
+    }
+    lines.close();
   }
 
   /** Takes a line; false to leave. What goes wrong with one line does not end the conversation. */

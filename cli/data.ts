@@ -18,7 +18,8 @@ import type { AddCommand, Context } from "./context.ts";
 import { openDevice } from "./device.ts";
 import { UsageError } from "./errors.ts";
 import { formatBytes, formatCount, indent, table } from "./format.ts";
-import { MODEL_ARGUMENT, resolveModel } from "./model_folder.ts";
+import { MODEL_ARGUMENT, addHubOptions, resolveModel } from "./model_folder.ts";
+import type { HubFlags } from "./model_folder.ts";
 import { adapter, wholeNumber } from "./options.ts";
 import { plainOption } from "./session.ts";
 import { requireUsed, specOf } from "./train.ts";
@@ -30,13 +31,13 @@ interface SourceFlags {
   readonly ignoreField?: readonly string[];
 }
 
-interface IndexFlags extends SourceFlags {
+interface IndexFlags extends SourceFlags, HubFlags {
   readonly cache: string;
   readonly model?: string;
   readonly system?: string;
 }
 
-interface ModelFlags {
+interface ModelFlags extends HubFlags {
   readonly model: string;
   readonly dtype: FloatDType;
   readonly adapter?: string | number;
@@ -68,12 +69,14 @@ export const addData: AddCommand = (program, context) => {
     .command("data")
     .summary("inspect and prepare training data")
     .description("Inspect and prepare training data.");
-  sourceOptions(
-    data
-      .command("index")
-      .description(
-        "Find every record of sources, so that any of them can be read, and list the fields of records that are used, ignored and refused.",
-      ),
+  addHubOptions(
+    sourceOptions(
+      data
+        .command("index")
+        .description(
+          "Find every record of sources, so that any of them can be read, and list the fields of records that are used, ignored and refused.",
+        ),
+    ),
   )
     .argument("<sources...>", SOURCE)
     .requiredOption("--cache <folder>", "folder of indexes and image codes")
@@ -119,7 +122,7 @@ const sourceOptions = (command: Command): Command =>
     );
 
 const modelOptions = (command: Command): Command =>
-  command
+  addHubOptions(command)
     .requiredOption("--model <model>", MODEL_ARGUMENT)
     .addOption(
       new Option("--adapter <adapter>", "number in the list of janus doctor, or a part of the name").argParser(adapter),
@@ -152,8 +155,9 @@ async function openSource(spec: SourceSpec, cache: string, context: Context): Pr
 /** Counts the tokens of a source's records with a model's tokenizer and prompts. */
 type Counter = (index: SourceIndex) => Promise<Pick<TokenCounts, "total" | "longest" | "bad">>;
 
-async function tokenCounter(name: string, { cache, system }: IndexFlags, context: Context): Promise<Counter> {
-  const { folder, checkpoint } = await openModel(name, context);
+async function tokenCounter(name: string, flags: IndexFlags, context: Context): Promise<Counter> {
+  const { cache, system } = flags;
+  const { folder, checkpoint } = await openModel(name, flags, context);
   await checkpoint.close();
   const { readProcessor } = await import("../model/janus/processor.ts");
   const { folderSource } = await import("../model/node/files.ts");
@@ -189,10 +193,12 @@ interface Indexed extends Partial<Pick<TokenCounts, "longest" | "bad">> {
 }
 
 async function indexSources(paths: readonly string[], flags: IndexFlags, context: Context): Promise<void> {
-  if (flags.model === undefined && flags.system !== undefined)
-    throw new UsageError("--system is for counting tokens; name the --model that counts them");
+  const { model, system, revision, cacheDir } = flags;
+  const useless = Object.entries({ system, revision, "cache-dir": cacheDir }).find(([, value]) => value !== undefined);
+  if (model === undefined && useless)
+    throw new UsageError(`--${useless[0]} is for counting tokens; name the --model that counts them`);
   const specs = specsOf(paths, flags);
-  const count = flags.model === undefined ? null : await tokenCounter(flags.model, flags, context);
+  const count = model === undefined ? null : await tokenCounter(model, flags, context);
   const { requireIgnoredFields } = await import("../train/node/data/index_file.ts");
   const sources: Indexed[] = [];
   const opened: Pick<SourceIndex, "spec" | "fields">[] = [];
@@ -271,8 +277,12 @@ async function openTokenizer(checkpoint: Checkpoint, flags: ModelFlags, context:
   }
 }
 
-async function openModel(name: string, context: Context): Promise<{ folder: string; checkpoint: Checkpoint }> {
-  const folder = await resolveModel(name, context);
+async function openModel(
+  name: string,
+  flags: HubFlags,
+  context: Context,
+): Promise<{ folder: string; checkpoint: Checkpoint }> {
+  const folder = await resolveModel(name, context, flags);
   const { openCheckpoint } = await import("../model/janus/checkpoint/checkpoint.ts");
   const { folderSource } = await import("../model/node/files.ts");
   return { folder, checkpoint: await openCheckpoint(folderSource(folder)) };
@@ -280,7 +290,7 @@ async function openModel(name: string, context: Context): Promise<{ folder: stri
 
 async function preview(path: string, flags: PreviewFlags, context: Context): Promise<void> {
   const [spec] = specsOf([path], flags);
-  const { folder, checkpoint } = await openModel(flags.model, context);
+  const { folder, checkpoint } = await openModel(flags.model, flags, context);
   const cache = flags.cache ?? (await mkdtemp(join(tmpdir(), "janus-data-")));
   const close: (() => unknown)[] = [() => checkpoint.close()];
   if (flags.cache === undefined) close.push(() => rm(cache, { recursive: true, force: true }));
@@ -361,7 +371,7 @@ const visible = (text: string): string => text.replace(/[\u0000-\u0008\u000b-\u0
 async function tokenize(path: string, flags: TokenizeFlags, context: Context): Promise<void> {
   const { out, signal } = context;
   const [spec] = specsOf([path], flags);
-  const { checkpoint } = await openModel(flags.model, context);
+  const { checkpoint } = await openModel(flags.model, flags, context);
   const close: (() => unknown)[] = [() => checkpoint.close()];
   try {
     const { requireKnownFields } = await import("../train/node/data/index_file.ts");

@@ -1,5 +1,4 @@
 /** `janus generate`: generates images from prompts, as PNG files that record how they were made, and regenerates images from such files. */
-import { addAbortSignal } from "node:stream";
 import { Option } from "commander";
 import { rm } from "node:fs/promises";
 import { basename, extname, join } from "node:path";
@@ -100,12 +99,8 @@ async function promptsOf(
   const name = from === "-" ? "standard input" : from;
   const bytes = from === "-" ? await readInput(name, context) : await readPrompts(from);
   requireContent(bytes, name);
-  let text: string;
-  try {
-    text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-  } catch {
-    throw new PromptError(`${name}: prompts must be text in UTF-8; got other bytes. Save the text as UTF-8`);
-  }
+  const { decodeText } = await import("./standard_input.ts");
+  const text = decodeText(bytes, name);
   const lines = text.split(/\r\n|\n|\r/).filter((line) => line.trim() !== "");
   if (lines.length === 0) throw new PromptError(`${name}: at least one prompt is required, one a line; got none`);
   return lines;
@@ -114,22 +109,18 @@ async function promptsOf(
 const MAX_PROMPTS = 16 * 2 ** 20; // bytes
 
 /** All of standard input, until a signal comes. */
-async function readInput(name: string, { out, stdin, signal }: Context): Promise<Uint8Array> {
+async function readInput(name: string, context: Context): Promise<Uint8Array> {
   const { PromptError } = await import("../model/request.ts");
-  const { fileError } = await import("../model/node/files.ts");
-  if (stdin === process.stdin && process.stdin.isTTY) out.note("type prompts, one a line; Ctrl-D ends them");
+  const { inputBytes } = await import("./standard_input.ts");
+  if (context.stdin === process.stdin && process.stdin.isTTY)
+    context.out.note("type prompts, one a line; Ctrl-D ends them");
   const chunks: Uint8Array[] = [];
   let bytes = 0;
-  try {
-    for await (const chunk of addAbortSignal(signal, stdin) as AsyncIterable<Uint8Array>) {
-      bytes += chunk.length;
-      if (bytes > MAX_PROMPTS)
-        throw new PromptError(`${name}: prompts must have at most ${MAX_PROMPTS} bytes; got more. Draw them in parts`);
-      chunks.push(chunk);
-    }
-  } catch (error) {
-    signal.throwIfAborted();
-    throw fileError(error, name);
+  for await (const chunk of inputBytes(context)) {
+    bytes += chunk.length;
+    if (bytes > MAX_PROMPTS)
+      throw new PromptError(`${name}: prompts must have at most ${MAX_PROMPTS} bytes; got more. Draw them in parts`);
+    chunks.push(chunk);
   }
   return Buffer.concat(chunks);
 }

@@ -1,5 +1,5 @@
 /**
- * Faults that kernels find in the values of tensors on a device with `checks`: out-of-range ids. A launch cannot throw,
+ * Faults that kernels find in the values of tensors on a device with `checks`: out-of-range ids, and weights that are no probabilities. A launch cannot throw,
  * so it writes a record of four words, which the device reads at its next synchronisation.
  */
 import { ArgumentError } from "./errors.ts";
@@ -7,14 +7,32 @@ import type { BufferPool } from "./pool.ts";
 import type { Queue } from "./queue.ts";
 import type { Storage } from "./types.ts";
 
-/** A check of ids: each must be in 0 … `limit` − 1, or equal `ignored`. */
+/** A check of words: each must be in 0 … `limit` − 1, or equal `ignored`. */
 export interface IdCheck {
   readonly op: string;
   readonly input: string;
   readonly limit: number;
-  /** True if the ids are i32. */
-  readonly isSigned: boolean;
+  /** How the words are read. */
+  readonly dtype: "i32" | "u32" | "f32";
   readonly ignored: number | null;
+  /** Of words that are no ids: what they must be, and what stands behind "got", with `{value}` and `{position}`. */
+  readonly text?: { readonly required: string; readonly got: string };
+}
+
+/** A word as a number of a dtype. */
+function numberOf(word: number, dtype: IdCheck["dtype"]): number {
+  if (dtype === "f32") return new Float32Array(Uint32Array.of(word).buffer)[0]!;
+  return dtype === "i32" ? word | 0 : word;
+}
+
+function messageOf({ op, input, limit, dtype, ignored, text }: IdCheck, word: number, position: number): string {
+  const value = String(numberOf(word, dtype));
+  if (text) {
+    const got = text.got.replace("{value}", value).replace("{position}", String(position));
+    return `${op}: ${input} must be ${text.required}; got ${got}. Check them on the host, where they come from.`;
+  }
+  const allowed = limit === 0 ? "empty, as there is nothing to choose from" : `from 0 to ${limit - 1}`;
+  return `${op}: ${input} must be ${allowed}${ignored === null ? "" : ` or ${ignored}`}; got ${value} at position ${position}. Check the ids on the host, where they come from.`;
 }
 
 const BYTES = 16;
@@ -73,11 +91,7 @@ export class Faults {
     const [site, position, word, isSet] = new Uint32Array(bytes.buffer, bytes.byteOffset, 4);
     const check = this.checks[site!];
     if (!isSet || !check) return null;
-    const { op, input, limit, isSigned, ignored } = check;
-    const allowed = limit === 0 ? "empty, as there is nothing to choose from" : `from 0 to ${limit - 1}`;
-    return new ArgumentError(
-      `${op}: ${input} must be ${allowed}${ignored === null ? "" : ` or ${ignored}`}; got ${isSigned ? word! | 0 : word} at position ${position}. Check the ids on the host, where they come from.`,
-    );
+    return new ArgumentError(messageOf(check, word!, position!));
   }
 
   private clear(record: Storage): void {

@@ -8,6 +8,7 @@ export type { ConstantSource } from "./constants.ts";
 export { listAdapters } from "./adapters.ts";
 export { Device, getDevice, setDevice } from "./device.ts";
 export type { DeviceOptions, DeviceStats } from "./device.ts";
+export type { IdCheck } from "./faults.ts";
 export * from "./dtype.ts";
 export * from "./errors.ts";
 export { fuseLaunches } from "./fusion.ts";

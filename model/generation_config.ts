@@ -39,6 +39,8 @@ export interface GenerationConfig {
 
 /** transformers samples from the 50 most probable tokens if `do_sample` is true and `top_k` is not said. */
 const DEFAULT_TOP_K = 50;
+/** transformers' `max_length` if nobody chose one, which old files have: it bounds nothing there. */
+const DEFAULT_MAX_LENGTH = 20;
 
 /** Keys that would change the output, with the values that do not change it. null and empty lists never do. */
 const NEUTRAL: ReadonlyMap<string, readonly unknown[]> = new Map<string, readonly unknown[]>([
@@ -160,13 +162,14 @@ class Keys {
     return value === undefined || typeof value === "boolean" ? value : this.fail(key, "true or false");
   }
 
-  /** One id or a list of ids, below `vocabulary`. */
+  /** One id or a list of at least one, below `vocabulary`. */
   ids(key: string, vocabulary = Infinity): readonly number[] | undefined {
     const value = this.json[key] ?? undefined;
     if (value === undefined) return undefined;
     const list: unknown[] = Array.isArray(value) ? value : [value];
     const isId = (id: unknown): id is number => typeof id === "number" && Number.isInteger(id) && id >= 0;
-    if (!list.every(isId)) return this.fail(key, "a token id or a list of them");
+    if (!list.every(isId) || (list.length === 0 && key === "eos_token_id"))
+      return this.fail(key, "a token id or a list of them");
     return list.every((id) => id < vocabulary) ? list : this.fail(key, `ids below the model's ${vocabulary} rows`);
   }
 
@@ -188,17 +191,20 @@ export function generationConfig(json: Json, where: string, vocabulary: number):
   const isSampling = keys.flag("do_sample");
   const notices = checkKeys(keys, isSampling === true, where);
   const stopIds = keys.ids("eos_token_id", vocabulary);
+  const maxLength = keys.whole("max_length", 1);
+  if (maxLength === DEFAULT_MAX_LENGTH)
+    notices.push(`${where}: max_length is ${maxLength}, the default of transformers, and bounds nothing, as there`);
   const { temperature, filters } = samplingOf(keys, isSampling === true);
   return {
     answers: defined({
-      stopIds: stopIds?.length ? stopIds : undefined,
+      stopIds,
       ...(isSampling && { temperature }),
       ...filters, // without do_sample they wait for a caller's temperature
       repetitionPenalty: keys.number("repetition_penalty", "a number above 0", isPositive),
-      suppressTokens: suppressed(keys, vocabulary),
+      suppressTokens: suppressed(keys, vocabulary, stopIds),
       stop: keys.strings("stop_strings"),
       maxNewTokens: keys.whole("max_new_tokens", 1),
-      maxLength: keys.whole("max_length", 1),
+      maxLength: maxLength === DEFAULT_MAX_LENGTH ? undefined : maxLength,
     }),
     drawing: defined({
       guidance: keys.number("guidance_scale", "a number from 0", isFromZero),
@@ -222,8 +228,7 @@ function samplingOf(
   const temperature = isSampling
     ? (keys.number("temperature", "a number above 0, as do_sample is true", isPositive) ?? 1)
     : keys.number("temperature", "a number from 0", isFromZero);
-  const isDefault = isSampling && !("top_k" in keys.json);
-  const topK = keys.whole("top_k", 0) ?? (isDefault ? DEFAULT_TOP_K : 0);
+  const topK = keys.whole("top_k", 0) ?? (isSampling ? DEFAULT_TOP_K : 0);
   const topP = keys.number("top_p", "a number above 0, at most 1", (value) => value > 0 && value <= 1) ?? 1;
   return { temperature, filters: { ...(topK > 0 && { topK }), ...(topP < 1 && { topP }) } };
 }
@@ -244,8 +249,8 @@ function kwargsNotices({ generation_kwargs: kwargs }: Json, where: string): stri
   return isObject(kwargs) ? unknownKeys(kwargs, new Set(["boi_token_id"]), `${where}: generation_kwargs`) : [];
 }
 
-/** `suppress_tokens`, and the words of `bad_words_ids` that are one token. */
-function suppressed(keys: Keys, vocabulary: number): readonly number[] | undefined {
+/** `suppress_tokens`, and the words of `bad_words_ids` that are one token; of these transformers spares the ids that end an answer. */
+function suppressed(keys: Keys, vocabulary: number, stopIds: readonly number[] = []): readonly number[] | undefined {
   const words = keys.json["bad_words_ids"] ?? [];
   const needed = "lists of one token id each (longer words are not supported)";
   if (!Array.isArray(words)) return keys.fail("bad_words_ids", needed);
@@ -254,7 +259,7 @@ function suppressed(keys: Keys, vocabulary: number): readonly number[] | undefin
       ? (word[0] as number)
       : keys.fail("bad_words_ids", needed),
   );
-  const all = [...(keys.ids("suppress_tokens", vocabulary) ?? []), ...ids];
+  const all = [...(keys.ids("suppress_tokens", vocabulary) ?? []), ...ids.filter((id) => !stopIds.includes(id))];
   return all.length ? all : undefined;
 }
 

@@ -1,6 +1,6 @@
 /** Out-of-range ids, found on devices with `checks`: the next synchronisation throws for them. Other devices launch nothing here. */
 import { emptyForHost, grid1d, kernel, launch, scope } from "../../engine/index.ts";
-import type { Device, Tensor } from "../../engine/index.ts";
+import type { Device, IdCheck, Tensor } from "../../engine/index.ts";
 import { contiguousCopy } from "./map.ts";
 import { windowsOf } from "./windows.ts";
 
@@ -37,10 +37,15 @@ export function checkIdRange(
   limit: number,
   ignored: number | null = null,
 ): void {
+  checkWords(ids, { op, input, limit, dtype: ids.dtype === "i32" ? "i32" : "u32", ignored });
+}
+
+/** On a device with `checks`: notes that the words of `ids` must pass a check. */
+export function checkWords(ids: Tensor, { op, input, limit, ignored, ...kind }: IdCheck): void {
   const { device } = ids;
   const { faults } = device;
   if (!faults || ids.size === 0) return;
-  const site = faults.siteOf({ op, input, limit, isSigned: ids.dtype === "i32", ignored });
+  const site = faults.siteOf({ op, input, limit, ignored, ...kind });
   const record = recordOf(device);
   scope(() => {
     for (const { start, count, buffers } of windowsOf("checkIdRange", ids.size, { ids: contiguousCopy(ids) })) {

@@ -79,10 +79,9 @@ export const ADAMW_STATE = {
 } as const;
 
 /** The state of an optimizer before its first step; losses are to be multiplied by `scale`. */
-export function adamwState(
-  lr: number,
-  { scale = 1, device }: { readonly scale?: number; readonly device?: Device } = {},
-): Tensor {
+export function adamwState(lr: number, options: { readonly scale?: number; readonly device?: Device } = {}): Tensor {
+  knownOptions("adamwState", options, ["scale", "device"]);
+  const { scale = 1, device } = options;
   return tensor(Float32Array.of(0, lr, 0, 0, 1, 0, 0, 0, scale, 0, 0, 0), device ? { device } : {});
 }
 

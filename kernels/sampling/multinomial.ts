@@ -15,10 +15,12 @@ import {
   scope,
 } from "../../engine/index.ts";
 import type { Generator, Tensor } from "../../engine/index.ts";
+import { checkWords } from "../core/check_ids.ts";
 import { grid } from "../core/libraries.ts";
 import { asDType, contiguousCopy, expression, map } from "../core/map.ts";
 import { windowsOf } from "../core/windows.ts";
 import { cumsum } from "../reduce/cumsum.ts";
+import { sum } from "../reduce/reduce.ts";
 import { topk } from "../sort/sort.ts";
 import { uniform } from "../views/create.ts";
 import { reshape } from "../views/views.ts";
@@ -34,6 +36,25 @@ const search = kernel(
 // A weight divided by an exponential number −log u: the k largest are k draws without replacement (Efraimidis and Spirakis 2006).
 const race = expression("multinomial.race", "a / -log(b)");
 
+// For devices with checks.
+const isPositive = expression("multinomial.positive", "select(V4_a(0.0), V4_a(1.0), a > V4_a(0.0))");
+const tooFew = expression("multinomial.too_few", "max(s.x - a, V4_a(0.0))");
+
+/** Bits of infinity: from there on f32 words are infinite, NaN or negative. */
+const INFINITE = 0x7f800000;
+const MINUS_ZERO = 0x80000000;
+
+/** On a device with `checks`: notes that rows of weights [N, C] must be finite and not negative, `needed` of each row above 0. */
+function checkWeights(weights: Tensor, needed: number): void {
+  if (!weights.device.faults) return;
+  const check = { op: "multinomial", input: "weights" };
+  const each = { required: "finite and not negative", got: "{value} at position {position}" };
+  checkWords(weights, { ...check, limit: INFINITE, ignored: MINUS_ZERO, dtype: "f32", text: each });
+  const few = asDType(map(tooFew, [sum(map(isPositive, [weights]), 1)], { scalars: [needed] }), "u32");
+  const row = { required: `above 0 at ${needed} or more places of a row`, got: "{value} too few in row {position}" };
+  checkWords(few, { ...check, limit: 1, ignored: null, dtype: "u32", text: row });
+}
+
 export interface MultinomialOptions {
   /** An index may be drawn more than once. Default: false, as in PyTorch. */
   readonly replacement?: boolean;
@@ -46,7 +67,7 @@ export interface MultinomialOptions {
 /**
  * `count` draws of indices for each row of weights [C] or [N, C], which need not add up to 1 → u32 [count] or [N, count]. Without replacement the
  * draws of a row are different. Weights must be finite, not negative, with a positive, finite sum; without replacement at least `count` of them
- * positive. This is not checked, because it would need a read-back; the indices are below C for any weights.
+ * positive. A device with `checks` reports other weights as an error; the indices are below C for any weights.
  * @throws ArgumentError for a count below 1, or above C without replacement
  */
 export function multinomial(weights: Tensor, count: number, options: MultinomialOptions = {}): Tensor {
@@ -71,6 +92,7 @@ export function multinomial(weights: Tensor, count: number, options: Multinomial
   return noGrad(() =>
     scope(() => {
       const all = reshape(asDType(weights, "f32"), [rows, columns]);
+      checkWeights(all, replacement ? 1 : count);
       if (!replacement) {
         const numbers = uniform([rows, columns], 2 ** -24, 1, drawn);
         return reshape(topk(map(race, [all, numbers]), count).indices, shape);

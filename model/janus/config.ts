@@ -133,8 +133,7 @@ function parseTop(top: ConfigSection, shapes: Shapes, file: string): JanusConfig
     );
   }
   const language = top.section(type === "janus" ? "text_config" : "language_config");
-  for (const section of [top, language, ...OTHER_PARTS.map((key) => top.section(key))])
-    if (section) requireUnquantised(section, file);
+  requireUnquantised(top, file);
   requireArchitecture(top, file);
   const config = type === "janus" ? parseHf(top) : parseDeepseek(top, shapes);
   checkConfig(config, file);
@@ -142,8 +141,13 @@ function parseTop(top: ConfigSection, shapes: Shapes, file: string): JanusConfig
   return isTied ? { ...config, language: { ...config.language, tied: true } } : config;
 }
 
-/** Throws `ConfigError` that names the method of quantised weights. */
-function requireUnquantised(section: ConfigSection, file: string): void {
+/** Throws `ConfigError` that names the method of quantised weights, of the whole model or of a part. */
+export function requireUnquantised(top: ConfigSection, file: string): void {
+  const parts = ["text_config", "language_config", ...OTHER_PARTS].map((key) => top.section(key));
+  for (const section of [top, ...parts]) if (section) requireNoMethod(section, file);
+}
+
+function requireNoMethod(section: ConfigSection, file: string): void {
   const found = ["quantization_config", "compression_config"].map((key) => [key, section.value(key)] as const);
   for (const [key, value] of found) {
     if (value === null) continue;

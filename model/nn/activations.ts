@@ -15,8 +15,8 @@ export class ReLU extends Module {
 export class LeakyReLU extends Module {
   readonly negativeSlope: number;
 
-  constructor(negativeSlope = 0.01) {
-    super();
+  constructor(negativeSlope = 0.01, ...none: readonly never[]) {
+    super(...none);
     if (!Number.isFinite(negativeSlope))
       throw new ArgumentError(
         `LeakyReLU: negativeSlope must be a finite number; got ${String(negativeSlope)}. Change it.`,
@@ -74,8 +74,8 @@ export class Sigmoid extends Module {
 export class Softmax extends Module {
   readonly dim: number;
 
-  constructor(dim = -1) {
-    super();
+  constructor(dim = -1, ...none: readonly never[]) {
+    super(...none);
     this.dim = requireDim("Softmax", dim);
   }
 
@@ -88,8 +88,8 @@ export class Softmax extends Module {
 export class LogSoftmax extends Module {
   readonly dim: number;
 
-  constructor(dim = -1) {
-    super();
+  constructor(dim = -1, ...none: readonly never[]) {
+    super(...none);
     this.dim = requireDim("LogSoftmax", dim);
   }
 
@@ -110,8 +110,8 @@ export class Flatten extends Module {
   readonly start: number;
   readonly end: number;
 
-  constructor(start = 1, end = -1) {
-    super();
+  constructor(start = 1, end = -1, ...none: readonly never[]) {
+    super(...none);
     this.start = requireDim("Flatten", start);
     this.end = requireDim("Flatten", end);
   }

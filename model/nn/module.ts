@@ -57,6 +57,14 @@ export abstract class Module<Args extends readonly unknown[] = readonly [Tensor]
   #named = false;
   #entered = false;
 
+  /** @throws ArgumentError for an argument: `new nn.ReLU({ inplace: true })` comes here, as ReLU has no constructor of its own */
+  constructor(...none: readonly never[]) {
+    super();
+    const [extra] = none as readonly unknown[];
+    if (none.length)
+      throw new ArgumentError(`${new.target.name}: there must be no further argument; got ${shown(extra)}. Remove it.`);
+  }
+
   abstract forward(...args: Args): Result;
 
   /**

@@ -6,6 +6,7 @@ import {
   knownOptions,
   noGrad,
   scope,
+  shown,
   tensor,
   tensorFromBytes,
 } from "../../engine/index.ts";
@@ -45,7 +46,12 @@ export async function writeState(holder: Stateful, sink: ByteSink): Promise<void
  * Returns the state dict of a module or an optimizer as the bytes of a safetensors file; tied parameters once, under
  * their first name. In Node, `save(holder, file)` of janus-webgpu writes a file.
  */
-export async function save(holder: Stateful): Promise<Uint8Array> {
+export async function save(holder: Stateful, ...none: readonly never[]): Promise<Uint8Array> {
+  const [extra] = none as readonly unknown[];
+  if (none.length)
+    throw new ArgumentError(
+      `save: only a module or an optimizer is taken here, and its bytes are returned; got ${shown(extra)} too. Files are for save of janus-webgpu in Node.`,
+    );
   const contents = contentsOf(holder);
   const bytes = new Uint8Array(layoutSafetensors(contents).fileBytes);
   let at = 0;

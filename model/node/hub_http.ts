@@ -1,15 +1,10 @@
 /** Requests to the hub: proxies, the token, redirects, what each status means, and retries of what may pass. */
 import { setTimeout as delay } from "node:timers/promises";
 import type { Dispatcher, Response } from "undici";
-import {
-  HubAccessError,
-  HubError,
-  HubNetworkError,
-  HubNotFoundError,
-  proxiesOf,
-  requireToken,
-} from "./hub_settings.ts";
-import type { Environment, HubSettings, Proxies } from "./hub_settings.ts";
+import { HubAccessError, HubError, HubNetworkError, HubNotFoundError, requireToken } from "./hub_settings.ts";
+import type { Environment, HubSettings } from "./hub_settings.ts";
+import { proxiesOf, proxyFor } from "./proxies.ts";
+import type { Proxies } from "./proxies.ts";
 
 const MAX_REDIRECTS = 8;
 const MAX_WAIT_MS = 60_000;
@@ -51,7 +46,8 @@ export class Transport {
   readonly signal: AbortSignal | undefined;
   private readonly options: TransportOptions;
   private readonly proxies: Proxies;
-  private dispatcher: Dispatcher | null = null;
+  /** By the address of the proxy, "" for none. */
+  private readonly dispatchers = new Map<string, Dispatcher>();
   /** A name that is not found may pass once the host has answered. */
   private hasAnswered = false;
   private isRefusalNoticed = false;
@@ -191,17 +187,18 @@ export class Transport {
 
   private async send(at: URL, headers: Readonly<Record<string, string>>, signal: AbortSignal): Promise<Response> {
     // Node's own fetch has no proxies; a proxy needs the dispatcher of the same package.
-    const { EnvHttpProxyAgent, fetch } = await import("undici");
-    const { http, https, none } = this.proxies;
-    this.dispatcher ??= new EnvHttpProxyAgent({ httpProxy: http, httpsProxy: https, noProxy: none });
+    const { Agent, ProxyAgent, fetch } = await import("undici");
+    const proxy = proxyFor(at, this.proxies);
+    const dispatcher = this.dispatchers.get(proxy) ?? (proxy ? new ProxyAgent(proxy) : new Agent());
+    this.dispatchers.set(proxy, dispatcher);
     const own = { "accept-encoding": "identity", "user-agent": "janus-webgpu", ...headers };
     try {
-      const response = await fetch(at, { headers: own, redirect: "manual", signal, dispatcher: this.dispatcher });
+      const response = await fetch(at, { headers: own, redirect: "manual", signal, dispatcher });
       this.hasAnswered = true;
       return response;
     } catch (error) {
       if (signal.aborted) throw error;
-      throw connectionError(error, at, { proxies: this.proxies, mayPass: this.hasAnswered });
+      throw connectionError(error, at, { proxy, mayPass: this.hasAnswered });
     }
   }
 
@@ -315,10 +312,9 @@ const UNTRUSTED = /CERT|SELF_SIGNED|UNABLE_TO_(GET|VERIFY)|ERR_TLS|ERR_SSL/;
 function connectionError(
   error: unknown,
   at: URL,
-  { proxies, mayPass }: { readonly proxies: Proxies; readonly mayPass: boolean },
+  { proxy, mayPass }: { readonly proxy: string; readonly mayPass: boolean },
 ): Error {
   const cause = causeOf(error);
-  const proxy = at.protocol === "https:" ? proxies.https || proxies.http : proxies.http;
   const through = proxy ? ` through the proxy ${new URL(proxy).host}, unless NO_PROXY names the host` : "";
   const refused = /Proxy response \((\d+)\)/.exec(cause.message)?.[1];
   if (refused === "407")

@@ -24,14 +24,6 @@ export class HubOfflineError extends HubError {}
 
 export type Environment = Readonly<Record<string, string | undefined>>;
 
-/** Proxies by the scheme of the requested URL; "" for none. */
-export interface Proxies {
-  readonly http: string;
-  readonly https: string;
-  /** Hosts that are asked directly, separated by commas. */
-  readonly none: string;
-}
-
 export interface HubSettings {
   /** Without a slash at its end. */
   readonly endpoint: string;
@@ -123,26 +115,6 @@ export function requireToken({ token, tokenFrom }: Pick<HubSettings, "token" | "
   throw new HubAccessError(
     `${tokenFrom}: a token has printable ASCII characters only; got U+${code} at position ${strange.index + 1}. Copy the token again`,
   );
-}
-
-/** Proxies from HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY. Throws `HubError` for an invalid URL, and for SOCKS. */
-export function proxiesOf(env: Environment): Proxies {
-  const [http, https] = (["http", "https"] as const).map((scheme) => {
-    const names = [`${scheme}_proxy`, `${scheme.toUpperCase()}_PROXY`, "all_proxy", "ALL_PROXY"];
-    const name = names.find((one) => env[one]);
-    return name === undefined ? "" : proxyOf(name, env[name]!);
-  }) as [string, string];
-  return { http, https, none: env.no_proxy || env.NO_PROXY || "" };
-}
-
-/** The address of a proxy; `host:port` stands for `http://host:port`. Its text may contain a password, so messages leave it out. */
-function proxyOf(name: string, text: string): string {
-  const address = /^[a-z][a-z0-9+.-]*:\/\//i.test(text) ? text : `http://${text}`;
-  if (!URL.canParse(address)) throw new HubError(`${name} is not the address of a proxy; write http://host:port`);
-  const { protocol } = new URL(address);
-  if (!/^https?:$/.test(protocol))
-    throw new HubError(`${name} names a proxy of the kind ${protocol}//; http:// and https:// are supported`);
-  return address;
 }
 
 /** Returns the text of a small file; null if there is none. */

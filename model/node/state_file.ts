@@ -11,7 +11,9 @@ import { openFile, writeFileAtomic } from "./files.ts";
  */
 export function save(holder: Stateful, file: string): Promise<void>;
 export function save(holder: Stateful): Promise<Uint8Array>;
-export function save(holder: Stateful, file?: string): Promise<void | Uint8Array> {
+export function save(holder: Stateful, file?: string, ...none: readonly unknown[]): Promise<void | Uint8Array> {
+  if (none.length)
+    throw new ArgumentError(`save: at most a holder and a file must be given; got ${shown(none[0])} too. Remove it.`);
   if (file !== undefined && typeof file !== "string")
     throw new ArgumentError(`save: the file must be a path; got ${shown(file)}. The module or optimizer comes first.`);
   return file === undefined ? saveBytes(holder) : writeFileAtomic(file, (sink) => writeState(holder, sink));

@@ -86,7 +86,33 @@ describe("generation_config.json", () => {
       /has 100 tokens; the context is limited to 100 by max_length/,
     );
   });
+  // What transformers 5.18 makes of the same file, in its own words: the processors of the logits, and the most new tokens of 5 in the prompt.
+  it.each<[object, object]>([
+    [
+      { do_sample: true, top_k: null, top_p: null },
+      { temperature: 1, topK: 50 },
+    ], // TopK 50
+    [{ max_length: 20 }, {}], // its default, of old files: no bound
+    [{ max_length: 21 }, { maxNewTokens: 16 }],
+    [{ max_new_tokens: 3, max_length: 4 }, { maxNewTokens: 3 }],
+    [
+      { eos_token_id: [7, 9], bad_words_ids: [[7], [8]] },
+      { stopIds: [7, 9], suppressTokens: [8] },
+    ], // NoBadWords spares the ends
+    [
+      { eos_token_id: 7, suppress_tokens: [7] },
+      { stopIds: [7], suppressTokens: [7] },
+    ], // SuppressTokens does not
+    [{ prompt_lookup_num_tokens: 3, guidance_scale: 3, pad_token_id: -1 }, {}], // the same tokens
+  ])("is taken as transformers takes it: %j", async (json, expected) => {
+    const processor = await read({ "generation_config.json": json });
+    expect(answerOptions(processor, {}, 5)).toEqual({ maxNewTokens: 512, ...expected });
+    expect(processor.notices.join()).toMatch(
+      "max_length" in json && json.max_length === 20 ? /max_length is 20/ : /^$/,
+    );
+  });
   it.each<[object, RegExp]>([
+    [{ eos_token_id: [] }, /eos_token_id must be a token id or a list of them; got \[\]/],
     [{ num_beams: 4 }, /num_beams must be 1 or absent.*got 4/],
     [{ do_sample: true, min_p: 0.1 }, /min_p must be 0 or absent.*got 0\.1/],
     [{ no_repeat_ngram_size: 3 }, /no_repeat_ngram_size/],
@@ -264,8 +290,12 @@ describe.skipIf(!hasFixtures)("the files of a folder", () => {
       t.set(name, { name, dtype: "f32", shape: [1], data: new Uint8Array(4) });
     });
     await expect(open(tensors)).rejects.toThrow(/got quantised ones \(".*absmax"\)/);
+    const named = config((json) => (json["quantization_config"] = { load_in_4bit: true })).get("config.json")!;
+    await expect(open(new Map(tensors).set("config.json", named))).rejects.toThrow(/got bitsandbytes of 4 bits/);
     const adapter = new Map(hf).set("adapter_config.json", bytes({})).set("adapter_model.safetensors", bytes(""));
     adapter.delete("model.safetensors");
+    await expect(open(adapter)).rejects.toThrow(/got an adapter .* Merge it into its base model/);
+    adapter.delete("config.json");
     await expect(open(adapter)).rejects.toThrow(/got an adapter .* Merge it into its base model/);
   });
   it("takes rotary buffers of older versions, in the index or not", async () => {

@@ -16,13 +16,15 @@ import { createServer } from "node:net";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { PassThrough } from "node:stream";
+import { PassThrough, Readable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { Command } from "commander";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { addConvert } from "../../cli/convert.ts";
+import { addData } from "../../cli/data.ts";
 import { addGenerate } from "../../cli/generate.ts";
 import { EXIT, Interrupted } from "../../cli/errors.ts";
+import { inputLines } from "../../cli/standard_input.ts";
 import { HubServer } from "../checkpoint/hub_server.ts";
 import { tinyFiles, tinyFolder } from "../checkpoint/tiny.ts";
 import { openOutput, runCli, runHere, startCli } from "../cli.ts";
@@ -264,6 +266,11 @@ describe("the hub", () => {
     await runCli(fetched, { env: env() });
     expect(hub.requests.some(({ path }) => path === "/api/models/a/b/revision/v1.0")).toBe(true);
     expect(readdirSync(cache)).toEqual(["models--a--b"]);
+    const data = ["preview", "x.jsonl", "--model=a/data", `--cache-dir=${cache}-2`, "--revision=v2.0"];
+    vi.stubEnv("HF_ENDPOINT", hub.url);
+    await runHere(addData, ["data", ...data]);
+    vi.unstubAllEnvs();
+    expect(hub.requests.some(({ path }) => path === "/api/models/a/data/revision/v2.0")).toBe(true);
     const useless = await runCli(["inspect", "shapes", "--revision", "x"], { env: env() });
     expect([useless.code, useless.stderr]).toEqual([
       EXIT.usage,
@@ -331,6 +338,38 @@ describe("streams", () => {
   });
 });
 
+describe("lines of standard input", () => {
+  const linesOf = async (...chunks: readonly (string | Uint8Array)[]): Promise<string[]> => {
+    const lines: string[] = [];
+    const stdin = Readable.from(chunks.map((chunk) => Buffer.from(chunk)));
+    for await (const line of inputLines({ stdin, signal: new AbortController().signal })) lines.push(line);
+    return lines;
+  };
+  it("come whole, whatever the chunks", async () => {
+    const euro = Buffer.from("€");
+    expect(await linesOf("a\r\nb", "c\n\nd", euro.subarray(0, 1), euro.subarray(1))).toEqual(["a", "bc", "", "d€"]);
+    expect(await linesOf("\ufeffa\n")).toEqual(["a"]);
+    expect(await linesOf()).toEqual([]);
+  });
+  const wrong: [string, (string | Uint8Array)[], RegExp][] = [
+    ["of an image", ["hi\n", Uint8Array.of(0x89, 0x50, 0xff)], /standard input: text in UTF-8 is required; got other/],
+    ["with zero bytes", ["a\0b\n"], /text in UTF-8 is required/],
+    ["cut inside a character", [Uint8Array.of(0x61, 0xe2)], /text in UTF-8 is required/],
+    ["in UTF-16", [Uint8Array.of(0xff, 0xfe, 0x61, 0)], /standard input is text in UTF-16; save it as UTF-8/],
+    ["without an end", ["x".repeat(2 ** 20 + 1)], /a line must have at most 1048576 characters/],
+  ];
+  it.each(wrong)("are refused %s", async (_, chunks, message) => {
+    await expect(linesOf(...chunks)).rejects.toThrow(message);
+  });
+  it("are refused if standard input is a folder", async () => {
+    const result = await runCli(["generate", "-"], { stdio: [openSync(temporary, "r"), "pipe", "pipe"] });
+    expect([result.code, result.stderr]).toEqual([
+      EXIT.input,
+      "error: standard input is a folder, not a file; pipe text in\n",
+    ]);
+  });
+});
+
 describe("prompts of generate", () => {
   it("must be text: an image is no list of prompts", async () => {
     const path = join(temporary, "photo.png");
@@ -338,7 +377,7 @@ describe("prompts of generate", () => {
     const result = await runHere(addGenerate, ["generate", "--prompts", path]);
     expect([result.code, result.stderr]).toEqual([
       EXIT.input,
-      expect.stringMatching(/photo\.png: prompts must be text in UTF-8; got other bytes/),
+      expect.stringMatching(/photo\.png: text in UTF-8 is required; got other bytes/),
     ]);
   });
   const typed = (signals = new EventEmitter()): { stdin: PassThrough; result: Promise<CliResult> } => {

@@ -249,6 +249,22 @@ it("counts of tokens are those of the fields that are allowed", async () => {
   expect(await counted(["score"])).toEqual([6, 0]);
 });
 
+it("token counts of many records are written and read in parts, and an interrupted count leaves nothing", async () => {
+  const [cache, records] = [folder(), 2 ** 16 + 3];
+  mkdirSync(join(cache, "index"));
+  const index = { spec: {}, task: "text", hash: "a".repeat(64), count: records, read: async (i: number) => i };
+  const tokens = async (raw: unknown): Promise<number> => 1 + (Number(raw) % 7);
+  const counted = (stop?: AbortSignal): ReturnType<typeof countTokens> =>
+    countTokens(index as unknown as SourceIndex, { tokens }, "t", cache, stop ? { signal: stop } : {}); // what it uses of an index
+  await expect(counted(AbortSignal.abort(new Error("stopped")))).rejects.toThrow("stopped");
+  expect(readdirSync(join(cache, "index"))).toEqual([]);
+  const wanted = Uint32Array.from({ length: records }, (_, i) => 1 + (i % 7));
+  const sums = { total: wanted.reduce((sum, count) => sum + count), longest: 7, bad: 0 };
+  for (let pass = 0; pass < 2; pass++) expect({ ...(await counted()) }).toEqual(sums); // none of them with a number a record
+  const [name] = readdirSync(join(cache, "index"));
+  expect(Buffer.compare(readFileSync(join(cache, "index", name!)), Buffer.from(wanted.buffer))).toBe(0);
+});
+
 it("files may begin with a byte order mark", async () => {
   const path = file('\ufeff{"text":"a","score":1}\n', "marked.jsonl");
   await using(indexSource({ path, ignoredFields: ["score"] }, folder()), async (index) => {

@@ -172,7 +172,14 @@ describe("sources", () => {
     expect(parse({ messages: [{ role: "user", content: union }, talk[1]] })).toMatchObject({
       images: ["/pictures/a.png"],
     });
-    for (const empty of [{ image: "" }, { images: [] }, { image: null, images: null }])
+    const nothing = { path: null, bytes: null };
+    for (const empty of [
+      { image: "" },
+      { images: [] },
+      { image: null, images: null },
+      { image: nothing },
+      { images: [nothing] },
+    ])
       expect(parse({ id: 1, ...empty, messages: talk })).toMatchObject({ images: [], messages: talk });
     expect(parse({ text: "x", image: "", url: "https://a.b" })).toEqual({ task: "text", text: "x" });
   });

@@ -1,10 +1,11 @@
 /** What people have in place of a good hub and an empty cache: refusals, tokens, proxies, caches that are partly there or may only be read. */
-import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { Device } from "../../engine/index.ts";
 import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
 import {
   HubAccessError,
@@ -15,7 +16,10 @@ import {
   hubSettings,
   modelSource,
 } from "../../model/janus/node/hub.ts";
+import { Janus } from "../../model/janus/node/janus.ts";
+import { proxiesOf, proxyFor } from "../../model/node/proxies.ts";
 import type { DownloadOptions } from "../../model/janus/node/hub.ts";
+import { CheckpointError } from "../../model/io/errors.ts";
 import { HubServer, send, sha256, expectHubError as failure } from "../checkpoint/hub_server.ts";
 import { tinyFiles } from "../checkpoint/tiny.ts";
 import { hasFixtures } from "../fixtures.ts";
@@ -227,7 +231,61 @@ describe("a model that is only looked at", () => {
   });
 });
 
+describe("fromPretrained", () => {
+  it("takes a revision and a cache folder for models of the hub, and refuses them for a folder", async () => {
+    vi.stubEnv("HF_ENDPOINT", hub.url);
+    const cacheDir = join(home, "elsewhere");
+    const device = await Device.create({ backend: "null" });
+    // It is fetched; what was fetched is no model.
+    await expect(Janus.fromPretrained(REPO, { device, cacheDir, revision: "v1" })).rejects.toThrow(CheckpointError);
+    vi.unstubAllEnvs();
+    expect(hub.requests[0]!.path).toBe(`/api/models/${REPO}/revision/v1`);
+    expect(readdirSync(cacheDir)).toEqual(["models--someone--Janus-tiny"]);
+    for (const option of [{ cacheDir }, { revision: "v1" }, { revision: "" }, { onDownload: () => undefined }]) {
+      const refused =
+        "onDownload" in option
+          ? /config\.json/
+          : /(revision|the cache folder) is for models of the hub; .* is a folder/;
+      await expect(Janus.fromPretrained(home, { device, ...option })).rejects.toThrow(refused);
+    }
+    await expect(Janus.fromPretrained(REPO, { device, revision: "" })).rejects.toThrow(/not the name of a revision/);
+  });
+});
+
 describe("a proxy", () => {
+  it.each([
+    ["HTTP_PROXY", "http://hub.example", "a"],
+    ["HTTP_PROXY", "https://hub.example", ""], // as for curl and Python: https goes through HTTPS_PROXY alone
+    ["HTTPS_PROXY", "https://hub.example", "a"],
+    ["HTTPS_PROXY", "http://hub.example", ""],
+    ["ALL_PROXY", "https://hub.example", "a"],
+  ])("of %s is used for %s: %j", (name, url, host) => {
+    expect(proxyFor(new URL(url), proxiesOf({ [name]: "http://a:1" }))).toBe(host && `http://${host}:1`);
+  });
+  it.each([
+    ["hub.example", "https://hub.example", true],
+    ["hub.example", "https://cdn.hub.example", true],
+    [".hub.example", "https://hub.example", true],
+    ["*.hub.example", "https://cdn.hub.example", true],
+    ["hub.example", "https://nothub.example", false],
+    ["HUB.example:8080", "https://hub.example:8080", true],
+    ["hub.example:8080", "https://hub.example", false],
+    ["*", "https://hub.example", true],
+    ["localhost, 10.0.0.0/8", "http://10.1.2.3", true],
+    ["10.0.0.0/8", "http://11.1.2.3", false],
+    ["10.0.0.0/8", "http://10.example", false],
+    ["192.168.1.7", "http://192.168.1.7:80", true],
+    ["fd00::/8", "http://[fd00::1]", true],
+    ["[::1]", "http://[::1]:8080", true],
+    ["::1", "http://[::1]:8080", true],
+    ["fd00::/8", "http://[fe80::1]", false],
+  ])("is not used if NO_PROXY is %s and the address %s: %s", (none, url, isDirect) => {
+    const proxies = proxiesOf({ ALL_PROXY: "http://a:1", NO_PROXY: none });
+    expect(proxyFor(new URL(url), proxies)).toBe(isDirect ? "" : "http://a:1");
+  });
+  it.each(["10.0.0.0/33", "10.0.0/8", "fd00::/129", "hub.example/8"])("refuses %s in NO_PROXY", (none) => {
+    expect(() => proxiesOf({ NO_PROXY: none })).toThrow(/NO_PROXY: .* is no range of addresses/);
+  });
   it("is asked for what NO_PROXY does not name, and named if it refuses", async () => {
     const seen: string[] = [];
     const proxy = createServer();

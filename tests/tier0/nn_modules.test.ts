@@ -1,6 +1,7 @@
 /** Containers, hooks, options and learning-rate schedules: what needs no numbers from a device. */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { ArgumentError, Device, F, ShapeError, nn, scope, setDevice } from "../../index.ts";
+import { ArgumentError, Device, F, ShapeError, nn, save as saveBytes, scope, setDevice } from "../../index.ts";
+import { save } from "../../index.node.ts";
 import type { Tensor } from "../../index.ts";
 
 let device: Device;
@@ -9,6 +10,32 @@ beforeAll(async () => {
   setDevice(device);
 });
 afterAll(() => device.destroy());
+
+describe("arguments that no layer has", () => {
+  const rows: [string, () => unknown][] = [
+    ["ReLU: there must be no further argument; got an object", () => new nn.ReLU({ inplace: true } as never)],
+    ["Identity: there must be no further argument; got 54", () => new nn.Identity(54 as never)],
+    ["LeakyReLU: there must be no further argument; got true", () => new nn.LeakyReLU(0.1, true as never)],
+    ["Softmax: there must be no further argument; got 2", () => new nn.Softmax(1, 2 as never)],
+    ["Flatten: there must be no further argument; got 3", () => new nn.Flatten(1, 2, 3 as never)],
+    ["adamwState: options must be scale, device; got lr", () => F.adamwState(0.1, { lr: 1 } as never)],
+    ["adamwState: options must be an object", () => F.adamwState(0.1, 2 as never)],
+  ];
+  it.each(rows)("are refused: %s", (message, call) => {
+    expect(call).toThrow(ArgumentError);
+    expect(call).toThrow(message);
+  });
+  it("are refused by save", async () => {
+    const net = new nn.Linear(1, 1);
+    expect(() => (save as (...given: unknown[]) => unknown)(net, "x.safetensors", { dtype: "f16" })).toThrow(
+      /save: .*got an object of class Object too/,
+    );
+    await expect(saveBytes(net, "x.safetensors" as never)).rejects.toThrow(
+      /Files are for save of janus-webgpu in Node/,
+    );
+    net.dispose();
+  });
+});
 
 describe("containers", () => {
   it("have PyTorch's keys", () => {

@@ -2,10 +2,12 @@
 import { spawnSync } from "node:child_process";
 import {
   existsSync,
+  linkSync,
   mkdirSync,
   mkdtempSync,
   readFileSync,
   readdirSync,
+  renameSync,
   rmSync,
   symlinkSync,
   writeFileSync,
@@ -250,7 +252,7 @@ describe("the lock", () => {
     mkdirSync(join(path, ".lock"), { recursive: true });
     writeFileSync(join(path, ".lock/holder.json"), JSON.stringify({ ...holder, ...change }));
   };
-  const unknown = { bootId: null, pidNamespace: null, heartbeatMs: 0 };
+  const unknown = { bootId: null, pidNamespace: null, heartbeatMs: 0, socket: null };
   const deadPid = (): number => spawnSync(process.execPath, ["-e", ""]).pid;
 
   it("a second trainer is refused, with the holder named, and has it after the first has closed", async () => {
@@ -338,6 +340,34 @@ describe("the lock", () => {
     expect(notices[1]).toMatch(/is gone; this one takes over its lock/);
     await run.close();
   });
+
+  it.skipIf(process.platform !== "linux")(
+    "is known at once to be held or stale if its holder was on this machine, also from another PID namespace",
+    async () => {
+      const path = join(newPath(), "a".repeat(150)); // longer than a socket's address
+      const run = await RunFolder.open(path, { create: true });
+      const { bootId, socket, token } = holderIn(path);
+      const there = { ...inContainer, bootId, socket };
+      setHolder(path, there);
+      const notices: string[] = [];
+      const onNotice = (notice: string): void => void notices.push(notice);
+      await expect(RunFolder.open(path, { onNotice })).rejects.toThrow(RunLockedError);
+      expect(notices).toEqual([]);
+      linkSync(join(path, ".lock/alive"), join(path, "kept")); // what a killed process leaves
+      setHolder(path, { token });
+      await run.close();
+      mkdirSync(join(path, ".lock"), { recursive: true });
+      renameSync(join(path, "kept"), join(path, ".lock/alive"));
+      setHolder(path, there);
+      const next = await RunFolder.open(path, { onNotice });
+      expect(notices).toEqual([expect.stringMatching(/is gone; this one takes over its lock/)]);
+      await next.close();
+      // A socket on another mount says nothing.
+      setHolder(path, { ...there, socket: "1:1", token: "01fe" });
+      await (await RunFolder.open(path, { onNotice })).close();
+      expect(notices[1]).toMatch(/waiting up to 1 s for its heartbeat/);
+    },
+  );
 
   it("is not taken over from another PID namespace without a heartbeat: there is no knowing", async () => {
     const path = newPath();

@@ -1,7 +1,10 @@
 /** The settings of training: presets equal to the published recipe, changes on top, refusals with paths and suggestions. */
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { TrainConfigError, checkConfig, checkTokenizerConfig, learningRate } from "../../train/config.ts";
-import { PRESETS, loadAnyConfig, loadConfig } from "../../train/node/settings.ts";
+import { PRESETS, loadAnyConfig, loadConfig, readSettings } from "../../train/node/settings.ts";
 import { trainTokenizer } from "../../train/node/stage0/train.ts";
 import { train } from "../../train/node/train.ts";
 import { VqTraining } from "../../train/stage0/trainer.ts";
@@ -130,6 +133,20 @@ describe("changes", () => {
       /stage9 is neither a preset \(stage0, stage1, stage2, stage3, stage3-7b\) nor a file/,
     );
     expect(() => checkConfig("x")).toThrow(TrainConfigError);
+  });
+
+  it("a YAML file in another encoding is named", () => {
+    const folder = mkdtempSync(join(tmpdir(), "janus-yaml-"));
+    const settings = (content: Uint8Array): unknown => {
+      writeFileSync(join(folder, "a.yaml"), content);
+      return readSettings(join(folder, "a.yaml"));
+    };
+    expect(settings(Buffer.from("\ufeffstage: 3\n"))).toEqual({ stage: 3 });
+    expect(() => settings(Buffer.from("\ufeffstage: 3\n", "utf16le"))).toThrow(
+      /a\.yaml is text in UTF-16; save it as UTF-8/,
+    );
+    expect(() => settings(Uint8Array.of(0x61, 0xe9, 0x0a))).toThrow(/a\.yaml is not text in UTF-8; save it so/);
+    rmSync(folder, { recursive: true });
   });
 
   it("trainers and runs refuse settings and options that they do not know before they touch a model", async () => {

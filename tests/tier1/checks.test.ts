@@ -7,6 +7,9 @@ import { errorOf, useDevice } from "../gpu.ts";
 const device = useDevice();
 const ids = (values: readonly number[], shape = [values.length]): Tensor => tensor(Int32Array.from(values), { shape });
 
+const weights = (values: readonly number[], shape = [values.length]): Tensor =>
+  tensor(Float32Array.from(values), { shape });
+
 /** The op, the input, what is allowed, what comes, and the call. */
 const ROWS: readonly (readonly [op: string, input: string, allowed: string, got: string, call: () => unknown])[] = [
   ["embedding", "ids", "from 0 to 3", "got 4 at position 2", () => F.embedding(F.ones([4, 2]), ids([0, 3, 4, 9]))],
@@ -19,6 +22,11 @@ const ROWS: readonly (readonly [op: string, input: string, allowed: string, got:
   ["crossEntropy", "targets", "from 0 to 2 or -100", "got 3 at position 2", () => F.crossEntropy(F.ones([3, 3]), ids([-100, 2, 3]))],
   ["linearCrossEntropy", "targets", "from 0 to 4 or 9", "got -100", () => F.linearCrossEntropy(F.ones([2, 3]), F.ones([5, 3]), ids([9, -100]), { ignoreIndex: 9 })],
   ["quantize", "indices", "from 0 to 3", "got 4", () => F.quantize(F.ones([1, 2]), F.ones([4, 2]), ids([4]))],
+  ["multinomial", "weights", "finite and not negative", "got -1 at position 4", () => F.multinomial(weights([1, 0, 2, 3, -1, -2], [2, 3]), 1)],
+  ["multinomial", "weights", "finite and not negative", "got NaN at position 1", () => F.multinomial(weights([1, NaN]), 1, { replacement: true })],
+  ["multinomial", "weights", "finite and not negative", "got Infinity at position 0", () => F.multinomial(weights([Infinity, 1]), 1)],
+  ["multinomial", "weights", "above 0 at 1 or more places of a row", "got 1 too few in row 1", () => F.multinomial(weights([1, 0, 0, -0], [2, 2]), 1, { replacement: true })],
+  ["multinomial", "weights", "above 0 at 2 or more places of a row", "got 1 too few in row 0", () => F.multinomial(weights([0, 3, 0]), 2)],
   ["cacheWrite", "length", "from 0 to 2", "got 3", () => {
     const [keys, values, k] = [F.zeros([1, 1, 4, 4]), F.zeros([1, 1, 4, 4]), F.ones([1, 1, 2, 4])];
     F.cacheWrite(keys, values, k, k, tensor(Uint32Array.of(3)));
@@ -53,6 +61,7 @@ describe("a device with checks", () => {
       F.embedding(x, ids([0, 2]));
       F.crossEntropy(x, ids([-100, 0, 4]));
       F.scatter(x, 1, ids([0, 4, 2], [3, 1]), 0);
+      F.multinomial(weights([0, -0, 1e-40, 3e38]), 1);
       for (const y of [F.flip(x, 0), F.sort(x).values, F.topk(x, 2).values]) void y;
     });
     await device().sync();

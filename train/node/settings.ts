@@ -1,8 +1,10 @@
 /** Settings from presets and YAML files that a person can read, with changes on top of them. */
+import { isUtf8 } from "node:buffer";
 import { readFileSync } from "node:fs";
 import { parse } from "yaml";
 import { TrainConfigError, checkAnyConfig, checkConfig } from "../config.ts";
 import type { TokenizerConfig, TrainConfig } from "../config.ts";
+import { notContent } from "../../model/io/small_file.ts";
 import { messageOf } from "../../engine/errors.ts";
 
 export const PRESETS = ["stage0", "stage1", "stage2", "stage3", "stage3-7b"] as const;
@@ -11,17 +13,19 @@ export type Preset = (typeof PRESETS)[number];
 /** Settings of a preset or a YAML file, not yet checked. */
 export function readSettings(presetOrFile: string): Record<string, unknown> {
   const isPreset = (PRESETS as readonly string[]).includes(presetOrFile);
-  let text: string;
+  let bytes: Uint8Array;
   try {
-    text = readFileSync(isPreset ? new URL(`../presets/${presetOrFile}.yaml`, import.meta.url) : presetOrFile, "utf8");
+    bytes = readFileSync(isPreset ? new URL(`../presets/${presetOrFile}.yaml`, import.meta.url) : presetOrFile);
   } catch (error) {
     throw new TrainConfigError(
       `${presetOrFile} is neither a preset (${PRESETS.join(", ")}) nor a file that can be read: ${messageOf(error)}`,
     );
   }
+  const problem = notContent(bytes) ?? (isUtf8(bytes) ? null : "is not text in UTF-8; save it so");
+  if (problem) throw new TrainConfigError(`${presetOrFile} ${problem}`);
   let settings: unknown;
   try {
-    settings = parse(text);
+    settings = parse(new TextDecoder().decode(bytes));
   } catch (error) {
     throw new TrainConfigError(`${presetOrFile} is not YAML: ${messageOf(error)}`);
   }

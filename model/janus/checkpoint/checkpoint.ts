@@ -2,7 +2,8 @@
  * A checkpoint: the weights of a model in one file or several, safetensors or `torch.save`, in either layout of names, with its config.
  * Opening one reads headers only and checks all of them against the config; bytes are read when they are asked for.
  */
-import { EMBEDDING, HEAD, readConfig } from "../config.ts";
+import { ConfigSection } from "../../io/config_section.ts";
+import { EMBEDDING, HEAD, readConfig, requireUnquantised } from "../config.ts";
 import type { JanusConfig } from "../config.ts";
 import type { FileSource, RandomAccess } from "../../io/bytes.ts";
 import { CheckpointError, ConfigError, ShardIndexError, TensorMismatchError, quote, someOf } from "../../io/errors.ts";
@@ -41,10 +42,7 @@ export type Format = "safetensors" | "torch";
 export function chooseWeights(files: readonly string[], where: string): string {
   const known = WEIGHT_FILES.find((name) => files.includes(name));
   if (known) return known;
-  if (files.some((name) => /^adapter_(config\.json|model\.)/.test(name)))
-    throw new CheckpointError(
-      `${where}: it must hold a model's weights; got an adapter (adapter_config.json, adapter_model). Merge it into its base model first`,
-    );
+  requireNoAdapter(files, where);
   const others = files.filter(
     (name) =>
       /\.(safetensors|bin)$/.test(name) &&
@@ -59,6 +57,13 @@ export function chooseWeights(files: readonly string[], where: string): string {
   throw new CheckpointError(
     `${where}: no weights in it (${WEIGHT_FILES.join(", ")}); ${files.length ? `it contains ${someOf(files)}` : "it is empty"}`,
   );
+}
+
+function requireNoAdapter(files: readonly string[], where: string): void {
+  if (files.some((name) => /^adapter_(config\.json|model\.)/.test(name)))
+    throw new CheckpointError(
+      `${where}: it must hold a model's weights; got an adapter (adapter_config.json, adapter_model). Merge it into its base model first`,
+    );
 }
 
 /** The weight files of a folder, opened, with the tensors of all of them under the names they are stored by. */
@@ -203,6 +208,7 @@ export class Checkpoint {
         `${name}: not the weights of a Janus model: of language_model.model.norm.weight (DeepSeek's layout) and model.language_model.norm.weight (transformers') just one must be there; found ${someOf(weights.tensors.keys(), 3) || "no tensors"}`,
       );
     }
+    requireUnquantised(new ConfigSection(json, `${name}/config.json`), `${name}/config.json`); // by its name, if the config has it
     requirePlain(weights.tensors.keys(), name);
     const all = arrange(weights.tensors.values(), layout, "hf").placed;
     const { config, notices } = readConfig(json, (hf) => all.get(hf)?.shape, `${name}/config.json`);
@@ -386,6 +392,7 @@ async function averaged(source: FileSource, names: readonly string[], weights: W
 export async function openCheckpoint(source: FileSource, options: OpenOptions = {}): Promise<Checkpoint> {
   const names = await source.list();
   if (!names.includes("config.json")) {
+    requireNoAdapter(names, source.name);
     throw new ConfigError(
       `${source.name}: there is no config.json; a model's folder needs one (${names.length ? `it contains ${someOf(names)}` : "it is empty"})`,
     );

@@ -4,7 +4,7 @@
  */
 import { copyFile, mkdir, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { basename, dirname, join, relative } from "node:path";
-import { messageOf } from "../../../engine/errors.ts";
+import { ArgumentError, messageOf } from "../../../engine/errors.ts";
 import { chooseWeights, EXTRA_FILE, parseIndex } from "../checkpoint/checkpoint.ts";
 import { isJsonObject, parseJsonObject } from "../../io/json.ts";
 import type { JsonObject, JsonValue } from "../../io/json.ts";
@@ -68,18 +68,25 @@ const MAX_SIDE_FILE = 64 * 2 ** 20;
 
 /**
  * A model's folder: `nameOrPath` itself if that is a folder, that of the model that comes with the package for `shapes`, else the snapshot
- * of the model of that name from the hub.
+ * of the model of that name from the hub. Throws `ArgumentError` for a folder with a revision or a cache.
  */
 export async function modelFolder(nameOrPath: string, options: DownloadOptions = {}): Promise<string> {
-  return (await localFolder(nameOrPath)) ?? downloadModel(nameOrPath, options);
+  return (await localFolder(nameOrPath, options)) ?? downloadModel(nameOrPath, options);
 }
 
-async function localFolder(nameOrPath: string): Promise<string | undefined> {
+/** Undefined for a model of the hub. Throws `ArgumentError` for a folder with options that only a model of the hub has. */
+async function localFolder(nameOrPath: string, options: DownloadOptions): Promise<string | undefined> {
   const isFolder = await stat(nameOrPath).then(
     (stats) => stats.isDirectory(),
     () => false,
   );
-  return isFolder ? nameOrPath : shippedModel(nameOrPath);
+  const folder = isFolder ? nameOrPath : shippedModel(nameOrPath);
+  const useless = options.revision !== undefined ? "revision" : options.cache !== undefined ? "the cache folder" : null;
+  if (folder !== undefined && useless !== null)
+    throw new ArgumentError(
+      `fromPretrained: ${useless} is for models of the hub; ${nameOrPath} is a folder. Remove it.`,
+    );
+  return folder;
 }
 
 /**
@@ -107,7 +114,7 @@ export async function downloadModel(repo: string, options: DownloadOptions = {})
  * read by ranges. Nothing is written. Throws as `downloadModel` does.
  */
 export async function modelSource(nameOrPath: string, options: DownloadOptions = {}): Promise<FileSource> {
-  const folder = await localFolder(nameOrPath);
+  const folder = await localFolder(nameOrPath, options);
   if (folder !== undefined) return folderSource(folder);
   const located = await locate(nameOrPath, options);
   if (!located.listing) return folderSource(located.cached);

@@ -20,6 +20,8 @@ import type { ReadImageOptions } from "../../node/image_file.ts";
 export interface PretrainedOptions extends LoadOptions {
   /** Branch, tag or commit of a model on the hub. */
   readonly revision?: string;
+  /** Cache folder of models of the hub (default: HF_HUB_CACHE, else HF_HOME/hub). */
+  readonly cacheDir?: string;
   readonly onDownload?: DownloadOptions["onProgress"];
   /** Things worth saying: the cache was used because the hub did not answer; tensors with values that are not finite, by name. */
   readonly onNotice?: (message: string) => void;
@@ -35,10 +37,11 @@ export class Janus extends AnyJanus {
    * Throws subclasses of `IoError` (`CheckpointError`: the files are at fault, `HubError`: the hub, `FileError`: the system), `OutOfMemoryError`, `DeviceError`.
    */
   static override async fromPretrained(directoryOrName: string, options: PretrainedOptions = {}): Promise<Janus> {
-    knownOptions("fromPretrained", options, [...LOAD_OPTIONS, "revision", "onDownload", "pictures"]);
-    const { revision, onDownload: onProgress, onNotice, signal } = options;
+    knownOptions("fromPretrained", options, [...LOAD_OPTIONS, "revision", "cacheDir", "onDownload", "pictures"]);
+    const { revision, cacheDir, onDownload: onProgress, onNotice, signal } = options;
     const folder = await modelFolder(directoryOrName, {
-      ...(revision && { revision }),
+      ...(revision !== undefined && { revision }),
+      ...(cacheDir !== undefined && { cache: cacheDir }),
       ...(onProgress && { onProgress }),
       ...(onNotice && { onNotice }),
       ...(signal && { signal }),

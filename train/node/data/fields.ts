@@ -68,7 +68,14 @@ export function fieldUse(kind: RecordKind, field: string, ignored: readonly stri
 /** Whether a value says nothing: tables written as JSONL have null, "" or [] where a record lacks an image. */
 export const isAbsent = (value: unknown): boolean => value === undefined || value === null;
 export const isEmpty = (value: unknown): boolean =>
-  isAbsent(value) || value === "" || (Array.isArray(value) && value.length === 0);
+  isAbsent(value) || value === "" || isEmptyImage(value) || (Array.isArray(value) && value.every(isEmptyImage));
+/** `{path: null, bytes: null}`: how Hugging Face's datasets write that there is no image. */
+const isEmptyImage = (value: unknown): boolean =>
+  isObject(value) &&
+  Object.hasOwn(value, "path") &&
+  Object.entries(value).every(
+    ([name, part]) => (name === "path" || name === "bytes") && (isAbsent(part) || part === ""),
+  );
 
 /** Fields of a pair that mean the same. */
 export const SAME = [

@@ -3,9 +3,8 @@
  * as `index/<source>-<task and tokenizer>.tokens`, a u32 per record (little-endian), 0 for a record that cannot be a sample.
  */
 import { createHash } from "node:crypto";
-import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { writeFileAtomic } from "../../../model/node/files.ts";
+import { openFile, writeFileAtomic } from "../../../model/node/files.ts";
 import type { RecordEncoder } from "./encode.ts";
 import type { SourceIndex } from "./index_file.ts";
 import { isBadSample } from "./loader.ts";
@@ -14,14 +13,16 @@ import type { ScanOptions } from "./scan.ts";
 /** Raised when records become other samples. */
 const VERSION = 2;
 
+/** Sums over the records of a source. The numbers themselves stay in the file: sources have 100 million records. */
 export interface TokenCounts {
-  /** Tokens of each record; 0 if its text cannot be a sample. Its images may still be bad. */
-  readonly counts: Uint32Array;
   readonly total: number;
   readonly longest: number;
-  /** Records that cannot be samples. */
+  /** Records whose text cannot be a sample. Its images may still be bad. */
   readonly bad: number;
 }
+
+/** Records that are written and read at once. */
+const AT_ONCE = 2 ** 16;
 
 /** Names the files that tokens depend on, and the system prompt. */
 export function tokenizerHash(sideFiles: ReadonlyMap<string, Uint8Array>, system: string | undefined): string {
@@ -43,30 +44,57 @@ export async function countTokens(
     .update(`${VERSION} ${index.task} ${by} ${JSON.stringify(ignored)}`)
     .digest("hex");
   const path = join(cache, "index", `${index.hash.slice(0, 32)}-${key.slice(0, 32)}.tokens`);
-  const known = await readFile(path).catch(() => null);
-  if (known?.length === 4 * index.count) {
-    const view = new DataView(known.buffer, known.byteOffset, known.length);
-    return summary(Uint32Array.from({ length: index.count }, (_, i) => view.getUint32(4 * i, true)));
-  }
-  const counts = new Uint32Array(index.count);
-  for (let i = 0; i < index.count; i++) {
-    signal?.throwIfAborted();
+  const known = await readCounts(path, index.count);
+  if (known) return known;
+  const sums = new Sums();
+  const tokensOf = async (i: number): Promise<number> => {
     try {
-      counts[i] = await encoder.tokens(await index.read(i));
+      return await encoder.tokens(await index.read(i));
     } catch (error) {
       if (!isBadSample(error)) throw error;
+      return 0;
     }
-    onProgress?.(i + 1);
-  }
-  const bytes = new DataView(new ArrayBuffer(4 * index.count));
-  for (const [i, count] of counts.entries()) bytes.setUint32(4 * i, count, true);
-  await writeFileAtomic(path, new Uint8Array(bytes.buffer));
-  return summary(counts);
+  };
+  await writeFileAtomic(path, async (sink) => {
+    for (let first = 0; first < index.count; first += AT_ONCE) {
+      const part = new DataView(new ArrayBuffer(4 * Math.min(AT_ONCE, index.count - first)));
+      for (let i = 0; i < part.byteLength / 4; i++) {
+        signal?.throwIfAborted();
+        part.setUint32(4 * i, sums.add(await tokensOf(first + i)), true);
+        onProgress?.(first + i + 1);
+      }
+      await sink.write(new Uint8Array(part.buffer));
+    }
+  });
+  return sums;
 }
 
-const summary = (counts: Uint32Array): TokenCounts => ({
-  counts,
-  total: counts.reduce((sum, count) => sum + count, 0),
-  longest: counts.reduce((most, count) => Math.max(most, count), 0),
-  bad: counts.reduce((sum, count) => sum + (count === 0 ? 1 : 0), 0),
-});
+/** Null if nothing was counted yet, or the file is of another number of records. */
+async function readCounts(path: string, count: number): Promise<TokenCounts | null> {
+  const file = await openFile(path).catch(() => null);
+  try {
+    if (file?.size !== 4 * count) return null;
+    const sums = new Sums();
+    for (let first = 0; first < count; first += AT_ONCE) {
+      const bytes = await file.read(4 * first, 4 * Math.min(AT_ONCE, count - first));
+      const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+      for (let at = 0; at < bytes.length; at += 4) sums.add(view.getUint32(at, true));
+    }
+    return sums;
+  } finally {
+    await file?.close?.();
+  }
+}
+
+class Sums implements TokenCounts {
+  total = 0;
+  longest = 0;
+  bad = 0;
+
+  add(tokens: number): number {
+    this.total += tokens;
+    this.longest = Math.max(this.longest, tokens);
+    if (tokens === 0) this.bad++;
+    return tokens;
+  }
+}

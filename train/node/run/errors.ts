@@ -17,6 +17,8 @@ export interface LockHolder {
   readonly pidNamespace: string | null;
   /** Time between heartbeats; 0 for none. */
   readonly heartbeatMs: number;
+  /** Device and inode of the socket beside the lock's file that answers while the process lives; null if there is none. */
+  readonly socket: string | null;
 }
 
 /** A run folder that cannot be opened, read or written. Base of the errors below. */

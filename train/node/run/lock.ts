@@ -1,8 +1,8 @@
 /**
  * The lock of a run folder: `.lock/holder.json` says which process has it. The folder is filled under another name and then renamed, which
  * fails if there is a lock: a lock is never seen half-written, and no more than that is needed of the file system. The lock of a dead process
- * is moved to a name made of its token, which only one of several that saw it dead can do; that name stays until the next trainer. A holder that
- * this process cannot ask the system about (another container, or this machine before it was started again) is alive while its heartbeat, a file
+ * is moved to a name made of its token, which only one of several that saw it dead can do; that name stays until the next trainer. A holder whose
+ * number means nothing here (in another container) is asked at its socket. If that is impossible (this machine before it was started again) it is alive while its heartbeat, a file
  * `beat-N` beside holder.json, changes. A file's times are no heartbeat: clocks differ, and network disks keep their own.
  */
 import { randomUUID } from "node:crypto";
@@ -16,7 +16,8 @@ import { parseJsonObject } from "../../../model/io/json.ts";
 import { FileError } from "../../../model/node/files.ts";
 import { RunFolderError, RunLockedError } from "./errors.ts";
 import type { LockHolder } from "./errors.ts";
-import { removeTree, writeSynced } from "./file_system.ts";
+import { nodeFileSystem, removeTree, writeSynced } from "./file_system.ts";
+import { LockSocket, hasListener } from "./lock_socket.ts";
 import type { FileSystem } from "./file_system.ts";
 import { messageOf } from "../../../engine/errors.ts";
 
@@ -77,6 +78,12 @@ export interface LockOptions {
   readonly signal?: AbortSignal;
 }
 
+interface Taken {
+  readonly holder: LockHolder;
+  readonly stale: string | null;
+  readonly socket: LockSocket | null;
+}
+
 export class RunLock {
   readonly holder: LockHolder;
   /** Path to which a dead process's lock was moved. */
@@ -87,9 +94,11 @@ export class RunLock {
   private beats = 0;
   /** The beat that is being written. */
   private beating: Promise<void> = Promise.resolve();
+  private readonly socket: LockSocket | null;
 
-  private constructor(files: FileSystem, run: string, holder: LockHolder, stale: string | null) {
+  private constructor(files: FileSystem, run: string, { holder, stale, socket }: Taken) {
     this.files = files;
+    this.socket = socket;
     this.run = run;
     this.holder = holder;
     this.stale = stale;
@@ -103,21 +112,18 @@ export class RunLock {
   /** Throws `RunLockedError` when another trainer has the folder. */
   static async take(files: FileSystem, run: string, options: LockOptions = {}): Promise<RunLock> {
     const alive = options.isAlive ?? isAlive;
-    const holder: LockHolder = {
-      pid: process.pid,
-      host: hostname(),
-      started: new Date().toISOString(),
-      token: randomUUID(),
-      processStart: processStat(process.pid)?.start ?? null,
-      bootId: bootId(),
-      pidNamespace: pidNamespace(),
-      heartbeatMs: options.heartbeatMs ?? HEARTBEAT_MS,
-    };
+    const token = randomUUID();
     const lock = join(run, LOCK);
-    const prepared = join(run, `${LOCK_LEFTOVER}${holder.token}`);
+    const prepared = join(run, `${LOCK_LEFTOVER}${token}`);
     let stale: string | null = null;
+    let socket: LockSocket | null = null;
     try {
       await files.makeFolder(prepared);
+      if (files === nodeFileSystem) socket = await LockSocket.open(prepared);
+      const holder = holderHere(token, {
+        heartbeatMs: options.heartbeatMs ?? HEARTBEAT_MS,
+        socket: socket?.id ?? null,
+      });
       const text = new TextEncoder().encode(`${JSON.stringify(holder)}\n`);
       await writeSynced(files, join(prepared, HOLDER), (file) => file.write(text));
       for (let attempt = 1; ; attempt++) {
@@ -125,9 +131,10 @@ export class RunLock {
           () => null,
           (error: unknown) => (error instanceof Error ? error : new RunFolderError(String(error))),
         );
-        if (refused === null) return new RunLock(files, run, holder, stale);
+        if (refused === null) return new RunLock(files, run, { holder, stale, socket });
         const other = await readHolder(files, lock);
-        if (other && (alive(other) ?? (await hasHeartbeat(files, run, other, options)))) throw lockedError(run, other);
+        const isHeld = other && (alive(other) ?? (await answers(lock, other)) ?? (await hasHeartbeat(files, run, other, options))); // prettier-ignore
+        if (isHeld) throw lockedError(run, other);
         if (attempt === ATTEMPTS) throw other ? stuckError(lock, other) : refused;
         if (!other || (await readHolder(files, lock))?.token !== other.token) continue; // released in between
         const moved = join(run, `${LOCK_LEFTOVER}stale-${other.token}`);
@@ -140,6 +147,7 @@ export class RunLock {
         }
       }
     } catch (error) {
+      await socket?.close();
       await removeTree(files, prepared).catch(() => undefined);
       throw error;
     }
@@ -158,10 +166,14 @@ export class RunLock {
     await this.beating;
     const lock = join(this.run, LOCK);
     const held = await readHolder(this.files, lock).catch(() => null);
-    if (held?.token !== this.holder.token) return;
-    const moved = join(this.run, `${LOCK_LEFTOVER}${this.holder.token}`);
-    await this.files.rename(lock, moved);
-    await removeTree(this.files, moved);
+    try {
+      if (held?.token !== this.holder.token) return;
+      const moved = join(this.run, `${LOCK_LEFTOVER}${this.holder.token}`);
+      await this.files.rename(lock, moved);
+      await removeTree(this.files, moved);
+    } finally {
+      await this.socket?.close();
+    }
   }
 
   /** Replaces the file of the last beat by the next one. A lock that has been taken over has no place for it. */
@@ -174,6 +186,24 @@ export class RunLock {
       // A disk that is full or away for a while: the next beat may pass.
     }
   }
+}
+
+/** This process as the holder of a lock. */
+const holderHere = (token: string, lock: Pick<LockHolder, "heartbeatMs" | "socket">): LockHolder => ({
+  pid: process.pid,
+  host: hostname(),
+  started: new Date().toISOString(),
+  token,
+  processStart: processStat(process.pid)?.start ?? null,
+  bootId: bootId(),
+  pidNamespace: pidNamespace(),
+  ...lock,
+});
+
+/** Whether a holder answers at its socket; null if that cannot be known, as on another start of the machine. */
+async function answers(lock: string, { socket, bootId: theirs }: LockHolder): Promise<boolean | null> {
+  const isHere = socket !== null && theirs !== null && theirs === bootId();
+  return isHere ? await hasListener(lock, socket).catch(() => null) : null;
 }
 
 /** Waits for the next heartbeat of a holder. False if none came in time, or the lock was released. */
@@ -248,6 +278,7 @@ async function readHolder(files: FileSystem, lock: string): Promise<LockHolder |
         processStart: text("processStart"),
         bootId: text("bootId"),
         pidNamespace: text("pidNamespace"),
+        socket: text("socket"),
         heartbeatMs: typeof beat === "number" && beat > 0 && beat < 2 ** 31 ? beat : 0,
       };
     } finally {
