@@ -122,9 +122,14 @@ fn matmul_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(local_in
   }
   // Elements of subgroup matrices are reached through memory alone: a row of matrices of each subgroup at a time, for the epilogue.
   for (var i = 0u; i < ROWS; i++) {
-    for (var j = 0u; j < COLUMNS; j++) {
-      let at = subgroup / ACROSS * CM * STEP_SUMS + (left + j * CN) / 4u * FOUR_c;
-      subgroupMatrixStore<row_major>(&tile, at, sums[i * COLUMNS + j], STEP_SUMS);
+    // Compilers unroll this loop, and not the outer one: with a computed index the sums would lie in memory from the start.
+    for (var r = 0u; r < ROWS; r++) {
+      if (r == i) {
+        for (var j = 0u; j < COLUMNS; j++) {
+          let at = subgroup / ACROSS * CM * STEP_SUMS + (left + j * CN) / 4u * FOUR_c;
+          subgroupMatrixStore<row_major>(&tile, at, sums[r * COLUMNS + j], STEP_SUMS);
+        }
+      }
     }
     workgroupBarrier();
     for (var e = lane; e < DOWN * CM * BN / 4u; e += WORKGROUP) {

@@ -6,8 +6,7 @@ import type { MatmulChoice, MatmulProblem } from "./variants.ts";
 /** Matrices that the subgroups of a device multiply. */
 export interface MatrixUnit {
   readonly config: SubgroupMatrixConfig;
-  /** Library of what components are. */
-  readonly components: Library;
+  readonly component: "f16" | "f32";
   /** Invocations of a subgroup, and the library that asks for them. */
   readonly lanes: number;
   readonly size: Library;
@@ -30,13 +29,13 @@ export function matrixUnit(capabilities: Capabilities, dtypes: readonly DType[])
   if (!config) return null;
   return {
     config,
-    components: half ? matrixF16 : matrixF32,
+    component: half ? "f16" : "f32",
     lanes: subgroupSizeControl ? Math.min(Math.max(32, subgroups[0]), subgroups[1]) : subgroups[0],
     size: subgroupSizeControl ? sizeFixed : sizeAny,
   };
 }
 
-interface Tile {
+export interface Tile {
   readonly rows: number;
   readonly columns: number;
   readonly terms: number;
@@ -70,7 +69,7 @@ function divided(
 }
 
 /** Constants of `matmul_subgroup_matrix.wgsl`; null if the tile does not fit the device. */
-function constantsOf(
+export function constantsOf(
   capabilities: Capabilities,
   unit: MatrixUnit,
   p: MatmulProblem,
@@ -88,7 +87,7 @@ function constantsOf(
   const [down, across] = split;
   const [lineA, widthA] = p.transA ? [tile.terms, tile.rows] : [tile.rows, tile.terms];
   const [lineB, widthB] = p.transB ? [tile.columns, tile.terms] : [tile.terms, tile.columns];
-  const componentBytes = unit.components === matrixF16 ? 2 : 4;
+  const componentBytes = unit.component === "f16" ? 2 : 4;
   const tileBytes = (lines: number, width: number): number => lines * (width * componentBytes + 16);
   const bytes = Math.max(tileBytes(lineA, widthA) + tileBytes(lineB, widthB), down * M * (tile.columns + 4) * 4);
   if (bytes > limits.maxComputeWorkgroupStorageSize) return null;
@@ -121,7 +120,13 @@ export function matrixProduct(capabilities: Capabilities, p: MatmulProblem, larg
     const constants = constantsOf(capabilities, unit, p, tile);
     if (!constants) continue;
     const { rows, columns } = tile;
-    choice = { kernel: "matrix", constants, use: { c: unit.components, z: unit.size }, rows, columns };
+    choice = {
+      kernel: "matrix",
+      constants,
+      use: { c: unit.component === "f16" ? matrixF16 : matrixF32, z: unit.size },
+      rows,
+      columns,
+    };
     if (largest || p.batches * Math.ceil(p.m / rows) * Math.ceil(p.n / columns) >= FILLS_DEVICE) break;
   }
   return choice;
