@@ -51,6 +51,7 @@ export interface Reflection {
 /** Kernels that are the subgroup variant of another and nothing else: launched only if subgroups of their size are. */
 export const SUBGROUPS_ONLY: Readonly<Record<string, string>> = {
   conv2d_3x3: "subgroup variant of conv2d",
+  conv2d_subgroup_matrix: "subgroup-matrix variant of conv2d",
   conv2d_weight_3x3: "subgroup variant of conv2d_weight",
   attention_subgroup_matrix: "subgroup-matrix variant of attention",
   attention_subgroup_matrix_key: "subgroup-matrix variant of attention's gradients of k and v",

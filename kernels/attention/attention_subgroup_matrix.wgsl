@@ -34,14 +34,8 @@ fn attention_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(num_w
   let own = i0 + lane / SHARE;
   let first = lane / SHARE * STEP_SCORES;
   let part = lane % SHARE;
-  var rows: array<Left, DEPTH / CK>;
-  for (var piece = 0u; piece < ROWS; piece += COLUMNS) {
-    stage_q(0u, q_head, i0 + piece, lane);
-    workgroupBarrier();
-    rows_at(&rows, piece, subgroup);
-    workgroupBarrier();
-  }
-  var sums: array<Sums, PART / CN>;
+  for (var piece = 0u; piece < ROWS; piece += COLUMNS) { stage_q(piece * STEP, q_head, i0 + piece, lane); }
+  var sums: Results;
   var top = -3e38; // what powers of the row are relative to
   var total = 0.0; // this invocation's share of the sum of powers
   var round = 0u;
@@ -49,11 +43,11 @@ fn attention_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(num_w
     j0 = next_tile(b, j0, end, ids);
     if (j0 >= end) { break; }
     round++;
-    stage_k(0u, k_head, j0, lane);
+    stage_k(AT_BLOCK, k_head, j0, lane);
     workgroupBarrier();
-    score(&rows, 0u, subgroup);
+    score(0u, AT_BLOCK, subgroup);
     workgroupBarrier();
-    stage_v(0u, v_head, j0, lane);
+    stage_v(AT_BLOCK, v_head, j0, lane);
     var s: array<vec4f, QUADS>;
     var high = top;
     for (var e = 0u; e < QUADS; e++) {
@@ -90,7 +84,7 @@ fn attention_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(num_w
       scores[first + e * SHARE + part] = unit_c(p);
     }
     workgroupBarrier();
-    weigh(&sums, 0u, subgroup);
+    weigh(&sums, AT_BLOCK, subgroup);
     workgroupBarrier();
   }
   shares[lane] = total;

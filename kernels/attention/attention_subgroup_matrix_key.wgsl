@@ -41,20 +41,12 @@ fn attention_subgroup_matrix_key(@builtin(workgroup_id) group: vec3u, @builtin(n
   let own = j0 + lane / SHARE;
   let first = lane / SHARE * STEP_SCORES;
   let part = lane % SHARE;
-  var rows: array<Left, DEPTH / CK>;
-  var rows_v: array<Left, DEPTH / CK>;
   for (var piece = 0u; piece < ROWS; piece += COLUMNS) {
-    stage_k(0u, k_head, j0 + piece, lane);
-    workgroupBarrier();
-    rows_at(&rows, piece, subgroup);
-    workgroupBarrier();
-    stage_v(0u, v_head, j0 + piece, lane);
-    workgroupBarrier();
-    rows_at(&rows_v, piece, subgroup);
-    workgroupBarrier();
+    stage_k(piece * STEP, k_head, j0 + piece, lane);
+    stage_v(OWN + piece * STEP, v_head, j0 + piece, lane);
   }
-  var sums_k: array<Sums, PART / CN>;
-  var sums_v: array<Sums, PART / CN>;
+  var sums_k: Results;
+  var sums_v: Results;
   for (var e = 0u; e < params.group; e++) {
     let at = vec3u(1u, b, h * params.group + e);
     let q_head = dot(params.q.xyz, at);
@@ -63,10 +55,10 @@ fn attention_subgroup_matrix_key(@builtin(workgroup_id) group: vec3u, @builtin(n
     for (var i0 = first_i - first_i % COLUMNS; i0 < end; i0 += COLUMNS) {
       i0 = next_tile(b, i0, end, ids);
       if (i0 >= end) { break; }
-      stage_q(0u, q_head, i0, lane);
-      stage_g(BLOCK, g_head, i0, lane);
+      stage_q(AT_BLOCK, q_head, i0, lane);
+      stage_g(AT_BLOCK + BLOCK, g_head, i0, lane);
       workgroupBarrier();
-      score(&rows, 0u, subgroup);
+      score(0u, AT_BLOCK, subgroup);
       workgroupBarrier();
       var p: array<vec4f, QUADS>;
       var s: array<vec4f, QUADS>;
@@ -79,7 +71,7 @@ fn attention_subgroup_matrix_key(@builtin(workgroup_id) group: vec3u, @builtin(n
         p[r] = select(vec4f(), powers_of(four_at(first + quad * FOUR_c) * params.scale, lse), seen);
       }
       workgroupBarrier();
-      score(&rows_v, BLOCK, subgroup);
+      score(OWN, AT_BLOCK + BLOCK, subgroup);
       workgroupBarrier();
       for (var r = 0u; r < QUADS; r++) {
         let quad = r * SHARE + part;
@@ -91,11 +83,11 @@ fn attention_subgroup_matrix_key(@builtin(workgroup_id) group: vec3u, @builtin(n
       workgroupBarrier();
       for (var r = 0u; r < QUADS; r++) { scores[first + r * SHARE + part] = unit_c(p[r]); }
       workgroupBarrier();
-      weigh(&sums_v, BLOCK + slice_at, subgroup);
+      weigh(&sums_v, AT_BLOCK + BLOCK + slice_at, subgroup);
       workgroupBarrier();
       for (var r = 0u; r < QUADS; r++) { scores[first + r * SHARE + part] = unit_c(s[r]); }
       workgroupBarrier();
-      weigh(&sums_k, slice_at, subgroup);
+      weigh(&sums_k, AT_BLOCK + slice_at, subgroup);
       workgroupBarrier();
     }
   }

@@ -35,26 +35,18 @@ fn attention_subgroup_matrix_query(@builtin(workgroup_id) group: vec3u, @builtin
   let stat_at = dot(params.stats.xyz, at) + min(own, params.queries - 1u) * params.stats.w;
   let lse = vec4f(stats[stat_at]);
   let delta = stats[stat_at + 1u];
-  var rows: array<Left, DEPTH / CK>;
-  var rows_g: array<Left, DEPTH / CK>;
   for (var piece = 0u; piece < ROWS; piece += COLUMNS) {
-    stage_q(0u, q_head, i0 + piece, lane);
-    workgroupBarrier();
-    rows_at(&rows, piece, subgroup);
-    workgroupBarrier();
-    stage_g(0u, g_head, i0 + piece, lane);
-    workgroupBarrier();
-    rows_at(&rows_g, piece, subgroup);
-    workgroupBarrier();
+    stage_q(piece * STEP, q_head, i0 + piece, lane);
+    stage_g(OWN + piece * STEP, g_head, i0 + piece, lane);
   }
-  var sums: array<Sums, PART / CN>;
+  var sums: Results;
   for (var j0 = begin - begin % COLUMNS; j0 < end; j0 += COLUMNS) {
     j0 = next_tile(b, j0, end, ids);
     if (j0 >= end) { break; }
-    stage_k(0u, k_head, j0, lane);
-    stage_v(BLOCK, v_head, j0, lane);
+    stage_k(AT_BLOCK, k_head, j0, lane);
+    stage_v(AT_BLOCK + BLOCK, v_head, j0, lane);
     workgroupBarrier();
-    score(&rows, 0u, subgroup);
+    score(0u, AT_BLOCK, subgroup);
     workgroupBarrier();
     var s: array<vec4f, QUADS>;
     for (var e = 0u; e < QUADS; e++) {
@@ -64,7 +56,7 @@ fn attention_subgroup_matrix_query(@builtin(workgroup_id) group: vec3u, @builtin
       s[e] = select(vec4f(), powers_of(four_at(first + quad * FOUR_c) * params.scale, lse), seen);
     }
     workgroupBarrier();
-    score(&rows_g, BLOCK, subgroup);
+    score(OWN, AT_BLOCK + BLOCK, subgroup);
     workgroupBarrier();
     for (var e = 0u; e < QUADS; e++) {
       let quad = e * SHARE + part;
@@ -75,7 +67,7 @@ fn attention_subgroup_matrix_query(@builtin(workgroup_id) group: vec3u, @builtin
     workgroupBarrier();
     for (var e = 0u; e < QUADS; e++) { scores[first + e * SHARE + part] = unit_c(s[e]); }
     workgroupBarrier();
-    weigh(&sums, 0u, subgroup);
+    weigh(&sums, AT_BLOCK, subgroup);
     workgroupBarrier();
   }
   let dq_row = dot(params.dq.xyz, at) + own * params.dq.w;

@@ -228,8 +228,9 @@ interface MatrixPass {
 }
 
 /**
- * A pass over heads with matrices; null if the device or the heads do not fit them.
- * @param blocks operands whose tiles lie in workgroup memory together
+ * A pass over heads with matrices; null if the device or the heads do not fit them. The rows' operands lie in workgroup memory for the whole walk:
+ * kept in registers those of 128 elements spill on AMD. The largest workgroup whose tiles fit the memory is taken.
+ * @param blocks operands that rows have, and columns
  * @param slices workgroups that share rows, each computing a part of the head
  */
 function matrixPass(
@@ -241,26 +242,30 @@ function matrixPass(
 ): MatrixPass | null {
   const { M, N, K } = unit.config;
   const { limits } = capabilities;
-  // Software Vulkan has few lanes a subgroup: half the workgroup keeps its tile of rows in 32 KiB.
-  const workgroup = Math.max(unit.lanes <= 8 ? 64 : 128, unit.lanes);
-  const rows = (workgroup / unit.lanes) * M;
   const share = unit.lanes / M;
-  const part = d / slices;
-  const bytes =
-    blocks * COLUMNS * (d * (unit.component === "f16" ? 2 : 4) + 16) + rows * (COLUMNS + 4) * 4 + 4 * workgroup + 16;
   const divides = (n: number, ...by: readonly number[]): boolean => by.every((m) => n % m === 0);
   const fits =
     divides(d, 16, K) &&
-    divides(part, N) &&
+    divides(d / slices, N) &&
     divides(COLUMNS, M, N, K) &&
     divides(unit.lanes, M) &&
-    divides(COLUMNS, 4 * share) &&
-    divides((COLUMNS * d) / 4, workgroup) &&
-    workgroup <= Math.min(limits.maxComputeInvocationsPerWorkgroup, limits.maxComputeWorkgroupSizeX) &&
-    bytes <= limits.maxComputeWorkgroupStorageSize;
-  if (!fits) return null;
-  const sizes = { CM: M, CN: N, CK: K, LANES: unit.lanes, WORKGROUP: workgroup, DEPTH: d, PART: part };
-  const tasks = (heads: number, tokens: number): number => heads * Math.ceil(tokens / rows) * slices;
+    divides(COLUMNS, 4 * share);
+  const line = d * (unit.component === "f16" ? 2 : 4) + 16;
+  const rowsOf = (workgroup: number): number => (workgroup / unit.lanes) * M;
+  const bytes = (workgroup: number): number =>
+    blocks * (Math.max(rowsOf(workgroup), COLUMNS) + COLUMNS) * line +
+    rowsOf(workgroup) * (COLUMNS + 4) * 4 +
+    4 * workgroup +
+    16;
+  const workgroup = [128, 64, 32].find(
+    (n) =>
+      n % unit.lanes === 0 &&
+      n <= Math.min(limits.maxComputeInvocationsPerWorkgroup, limits.maxComputeWorkgroupSizeX) &&
+      bytes(n) <= limits.maxComputeWorkgroupStorageSize,
+  );
+  if (!fits || workgroup === undefined) return null;
+  const sizes = { CM: M, CN: N, CK: K, LANES: unit.lanes, WORKGROUP: workgroup, DEPTH: d, PART: d / slices };
+  const tasks = (heads: number, tokens: number): number => heads * Math.ceil(tokens / rowsOf(workgroup)) * slices;
   return {
     use: { c: unit.component === "f16" ? matrixF16 : matrixF32, z: unit.size },
     split: {

@@ -98,12 +98,12 @@ fn matmul_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(local_in
   for (var e = 0u; e < EACH_B; e++) { next_b[e] = load_b(first_b, 0u, group.y * BN, e * WORKGROUP + lane); }
   for (var term = 0u; term < params.size.z; term += BK) {
     for (var e = 0u; e < EACH_A; e++) {
-      let i = e * WORKGROUP + lane;
-      tile[i / (WIDTH_A / 4u) * STEP_A + i % (WIDTH_A / 4u)] = next_a[e];
+      let unit = e * WORKGROUP + lane;
+      tile[unit / (WIDTH_A / 4u) * STEP_A + unit % (WIDTH_A / 4u)] = next_a[e];
     }
     for (var e = 0u; e < EACH_B; e++) {
-      let i = e * WORKGROUP + lane;
-      tile[AT_B + i / (WIDTH_B / 4u) * STEP_B + i % (WIDTH_B / 4u)] = next_b[e];
+      let unit = e * WORKGROUP + lane;
+      tile[AT_B + unit / (WIDTH_B / 4u) * STEP_B + unit % (WIDTH_B / 4u)] = next_b[e];
     }
     workgroupBarrier();
     for (var e = 0u; e < EACH_A; e++) { next_a[e] = load_a(first_a, group.x * BM, term + BK, e * WORKGROUP + lane); }
@@ -132,11 +132,11 @@ fn matmul_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(local_in
       }
     }
     workgroupBarrier();
-    for (var e = lane; e < DOWN * CM * BN / 4u; e += WORKGROUP) {
-      let line = e / (BN / 4u);
-      let at = line * STEP_SUMS + e % (BN / 4u) * FOUR_c;
+    for (var four = lane; four < DOWN * CM * BN / 4u; four += WORKGROUP) {
+      let line = four / (BN / 4u);
+      let at = line * STEP_SUMS + four % (BN / 4u) * FOUR_c;
       let row = group.x * BM + line / CM * (BM / DOWN) + i * CM + line % CM;
-      let column = group.y * BN + e % (BN / 4u) * 4u;
+      let column = group.y * BN + four % (BN / 4u) * 4u;
       if (row < params.size.x && column < params.size.y) { finish(batch, row, column, sums_c(tile[at], tile[at + FOUR_c - 1u])); }
     }
     workgroupBarrier();

@@ -19,6 +19,7 @@ const UNRACED: Readonly<Record<string, string>> = {
   attention_subgroup_matrix: MATRICES,
   attention_subgroup_matrix_key: MATRICES,
   attention_subgroup_matrix_query: MATRICES,
+  conv2d_subgroup_matrix: MATRICES,
   sample_histogram:
     "its workgroup memory is atomics alone, in which the detector sees no races, with barriers or without",
   matmul_subgroup_matrix: MATRICES,

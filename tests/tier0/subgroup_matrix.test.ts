@@ -4,7 +4,7 @@
  */
 import { beforeAll, describe, expect, it } from "vitest";
 import { DEFAULT_LIMITS, capabilitiesOf, declaredKernels, nullCapabilities, specialise } from "../../index.ts";
-import type { Capabilities, Constants, Kernel, SubgroupMatrixConfig, Uses } from "../../index.ts";
+import type { Capabilities, Constants, Kernel, Limits, SubgroupMatrixConfig, Uses } from "../../index.ts";
 import { matricesText } from "../../cli/doctor.ts";
 import { requestGPU } from "../../engine/platform.ts";
 import { attentionVariant } from "../../kernels/attention/variants.ts";
@@ -26,6 +26,11 @@ const config = (
   componentType,
   resultComponentType,
 });
+const limits = {
+  maxComputeInvocationsPerWorkgroup: 1024,
+  maxComputeWorkgroupSizeX: 1024,
+  maxComputeWorkgroupStorageSize: 32768,
+};
 const gpu = (
   subgroups: readonly [number, number],
   configs: readonly SubgroupMatrixConfig[],
@@ -36,11 +41,7 @@ const gpu = (
     subgroups,
     subgroupSizeControl: true,
     subgroupMatrix: configs,
-    limits: {
-      maxComputeInvocationsPerWorkgroup: 1024,
-      maxComputeWorkgroupSizeX: 1024,
-      maxComputeWorkgroupStorageSize: 32768,
-    },
+    limits,
     ...overrides,
   });
 
@@ -55,6 +56,7 @@ const DEVICES = {
       config(16, 8, 8),
       config(16, 16, 32, "i8", "i32"),
     ],
+    { limits: { ...limits, maxComputeWorkgroupStorageSize: 49152 } as Limits },
   ),
   AMD: gpu([32, 64], [config(16, 16, 16, "f16", "f16"), config(16, 16, 16)]),
   "AMD, waves of 64": gpu([64, 64], [config(16, 16, 16)]),
@@ -139,7 +141,8 @@ describe("attention", () => {
   it("takes tiles backward if the two results do not split, the memory is too small, or g has another dtype", () => {
     const forward = [matrices[0], ...tiles.slice(1)];
     expect(names(DEVICES.NVIDIA, { d: 80 })).toEqual(forward);
-    expect(names(DEVICES.Apple, { d: 128 })).toEqual(forward);
+    expect(names(DEVICES.AMD, { d: 128 })).toEqual(forward);
+    expect(names(DEVICES.Apple, { d: 64 })).toEqual(forward);
     expect(names(DEVICES.NVIDIA, { g: "f32" })).toEqual(forward);
   });
   it("takes tiles for operands that f16 would cut short", () => {
@@ -171,10 +174,20 @@ describe("tiles", () => {
       }
   });
   it("are the small ones if the large ones exceed the device's limits or leave it idle", () => {
-    const tight = gpu([32, 32], [config(16, 16, 16)], { limits: DEFAULT_LIMITS });
-    expect(forced(tight, "subgroup-matrix-128", problem({ m: 4096, n: 4096 })).rows).toBe(64);
-    expect(forced(DEVICES.NVIDIA, "subgroup-matrix", problem({ m: 4096, n: 4096 })).rows).toBe(128);
-    expect(forced(DEVICES.NVIDIA, "subgroup-matrix", problem()).rows).toBe(64);
+    const tight = gpu([32, 32], [config(16, 16, 16)], {
+      limits: { ...limits, maxComputeWorkgroupStorageSize: 16384 } as Limits,
+    });
+    const sides = (c: Capabilities, name: string, p: Partial<MatmulProblem> = {}): number[] => {
+      const { rows, columns } = forced(c, name, problem({ m: 4096, n: 4096, ...p }));
+      return [rows, columns];
+    };
+    expect(sides(tight, "subgroup-matrix-128")).toEqual([128, 64]);
+    expect(sides(gpu([32, 32], [config(16, 16, 16)], { limits: DEFAULT_LIMITS }), "subgroup-matrix-128")).toEqual([
+      128, 64,
+    ]);
+    expect(sides(DEVICES.NVIDIA, "subgroup-matrix")).toEqual([128, 128]);
+    expect(sides(DEVICES.NVIDIA, "subgroup-matrix", { transA: true, transB: false })).toEqual([128, 64]);
+    expect(sides(DEVICES.NVIDIA, "subgroup-matrix", { m: 512, n: 512 })).toEqual([64, 64]);
   });
 });
 

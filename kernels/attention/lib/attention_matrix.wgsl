@@ -7,20 +7,24 @@ const LANES = 32u; // invocations of a subgroup, a multiple of CM
 const WORKGROUP = 128u; // a multiple of LANES
 const DEPTH = 32u; // elements of a head: a multiple of 16, CN and CK
 const PART = 32u; // elements of a head that a workgroup computes of a result: DEPTH, or a half of it
-const BLOCKS = 2u; // operands whose rows lie in workgroup memory together
+const BLOCKS = 2u; // operands whose rows lie in workgroup memory, and as many whose columns do
 const COLUMNS = 32u; // a multiple of CM, CN and CK
 const ROWS = WORKGROUP / LANES * CM;
 const SHARE = LANES / CM; // invocations that share a row of scores
 const QUADS = COLUMNS / 4u / SHARE; // granules of its scores that one of them has
-// Units from one line to the next: of rows of a head; of scores, and of the probabilities that replace them.
+// Units from one line to the next: of a head; of scores, and of the probabilities that replace them.
 const STEP = DEPTH / 4u + PAD_c;
 const STEP_SCORES = (COLUMNS / 4u + 1u) * FOUR_c;
 alias Left = subgroup_matrix_left<Component_c, CK, CM>;
 alias Right = subgroup_matrix_right<Component_c, CN, CK>;
 alias Sums = subgroup_matrix_result<f32, CN, CM>;
+alias Results = array<Sums, PART / CN>;
 
+// Units of the rows of an operand, and of its columns in a tile; the columns come after the rows.
+const OWN = max(ROWS, COLUMNS) * STEP;
 const BLOCK = COLUMNS * STEP;
-var<workgroup> block: array<Unit_c, BLOCKS * BLOCK>; // rows of one or two operands
+const AT_BLOCK = BLOCKS * OWN;
+var<workgroup> block: array<Unit_c, BLOCKS * OWN + BLOCKS * BLOCK>;
 var<workgroup> scores: array<Unit_c, ROWS * STEP_SCORES>;
 // COLUMNS rows of a head from `first` into `block` from `to`; those beyond the last are 0.
 fn stage_q(to: u32, head: u32, first: u32, lane: u32) {
@@ -59,27 +63,20 @@ fn set_four(at: u32, v: vec4f) {
   scores[at] = low_c(v);
   scores[at + FOUR_c - 1u] = high_c(v);
 }
-// The rows of the subgroup among COLUMNS rows in `block`, if they are there, as left operands.
-fn rows_at(rows: ptr<function, array<Left, DEPTH / CK>>, piece: u32, subgroup: u32) {
-  if (subgroup * CM / COLUMNS * COLUMNS == piece) {
-    for (var c = 0u; c < DEPTH / CK; c++) {
-      (*rows)[c] = subgroupMatrixLoad<Left, row_major>(&block, subgroup * CM % COLUMNS * STEP + c * CK / 4u, STEP);
-    }
-  }
-}
-// Products of the subgroup's rows with the COLUMNS rows in `block` from `from`, into `scores`.
-fn score(rows: ptr<function, array<Left, DEPTH / CK>>, start: u32, subgroup: u32) {
+// Products of the subgroup's rows, of the operand at `own`, with the columns at `start` in `block`, into `scores`.
+fn score(own: u32, start: u32, subgroup: u32) {
   for (var j = 0u; j < COLUMNS / CN; j++) {
     var s = Sums();
     for (var c = 0u; c < DEPTH / CK; c++) {
+      let rows = subgroupMatrixLoad<Left, row_major>(&block, own + subgroup * CM * STEP + c * CK / 4u, STEP);
       let columns = subgroupMatrixLoad<Right, col_major>(&block, start + j * CN * STEP + c * CK / 4u, STEP);
-      s = subgroupMatrixMultiplyAccumulate((*rows)[c], columns, s);
+      s = subgroupMatrixMultiplyAccumulate(rows, columns, s);
     }
     subgroupMatrixStore<row_major>(&scores, subgroup * CM * STEP_SCORES + j * CN / 4u * FOUR_c, s, STEP_SCORES);
   }
 }
 // sums += weights in `scores` · the PART elements of COLUMNS rows that are in `block` from `from`.
-fn weigh(sums: ptr<function, array<Sums, PART / CN>>, start: u32, subgroup: u32) {
+fn weigh(sums: ptr<function, Results>, start: u32, subgroup: u32) {
   for (var t = 0u; t < COLUMNS / CK; t++) {
     let weights = subgroupMatrixLoad<Left, row_major>(&scores, subgroup * CM * STEP_SCORES + t * CK / 4u, STEP_SCORES);
     for (var c = 0u; c < PART / CN; c++) {
@@ -90,7 +87,7 @@ fn weigh(sums: ptr<function, array<Sums, PART / CN>>, start: u32, subgroup: u32)
 }
 // COLUMNS elements of the subgroup's rows of sums, from matrix `start` on, into `scores`; and back. Compilers unroll the loops over all matrices: with a
 // computed index the sums would lie in memory from the start.
-fn show(sums: ptr<function, array<Sums, PART / CN>>, start: u32, subgroup: u32) {
+fn show(sums: ptr<function, Results>, start: u32, subgroup: u32) {
   for (var c = 0u; c < PART / CN; c++) {
     if (c - c % (COLUMNS / CN) == start) {
       let at = subgroup * CM * STEP_SCORES + c % (COLUMNS / CN) * CN / 4u * FOUR_c;
@@ -98,7 +95,7 @@ fn show(sums: ptr<function, array<Sums, PART / CN>>, start: u32, subgroup: u32) 
     }
   }
 }
-fn take(sums: ptr<function, array<Sums, PART / CN>>, start: u32, subgroup: u32) {
+fn take(sums: ptr<function, Results>, start: u32, subgroup: u32) {
   for (var c = 0u; c < PART / CN; c++) {
     if (c - c % (COLUMNS / CN) == start) {
       let at = subgroup * CM * STEP_SCORES + c % (COLUMNS / CN) * CN / 4u * FOUR_c;
