@@ -159,11 +159,17 @@ function deviceText(device: Capabilities, budgetBytes: number | null): string {
     ["memory budget", budgetBytes === null ? "none" : formatBytes(budgetBytes)],
     ["f16", yes(device.f16)],
     ["subgroups", subgroups ? `${subgroups[0]} to ${subgroups[1]}` : "no"],
-    ["subgroup matrices", subgroupMatrix.length ? `${subgroupMatrix.length} kinds` : "no"],
+    ["subgroup matrices", matricesText(subgroupMatrix)],
     ["timestamps", yes(device.timestamps)],
     ...Object.entries(limits).map(([name, value]: [string, number]) => [name, formatCount(value)]),
   ]);
 }
+
+/** Shape and types of each kind, e.g. 16×16×16 f16→f32. */
+export const matricesText = (kinds: Capabilities["subgroupMatrix"]): string =>
+  kinds
+    .map(({ M, N, K, componentType, resultComponentType }) => `${M}×${N}×${K} ${componentType}→${resultComponentType}`)
+    .join(", ") || "no";
 
 function checkText({ name, passed, detail, ms }: Check, colours: Output["resultColours"]): string {
   return `${passed ? colours.green("pass") : colours.red("FAIL")}  ${name}: ${detail} (${formatDuration(ms)})`;

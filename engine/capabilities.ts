@@ -1,5 +1,6 @@
 /** Capabilities of a device: read once from the adapter, then plain data, so that the choice of variants is a pure function of it. */
 
+/** A kind of product that subgroups compute: M × K by K × N, of components such as "f16", with sums such as "f32". */
 export interface SubgroupMatrixConfig {
   readonly M: number;
   readonly N: number;
@@ -126,6 +127,12 @@ export function heapBytes(info: Partial<GPUAdapterInfo>): number | null {
   return own.length ? Math.max(...own.map(({ size }) => size)) : null;
 }
 
+/** The kinds of subgroup matrices as plain data: the platform's objects have accessors only, which neither JSON nor copies keep. */
+const configsOf = (info: GPUAdapterInfo): SubgroupMatrixConfig[] =>
+  [...((info as InfoWithExtensions).subgroupMatrixConfigs ?? [])].map(
+    ({ M, N, K, componentType, resultComponentType }) => ({ M, N, K, componentType, resultComponentType }),
+  );
+
 /** Returns the capabilities of a device created from `adapter`, or from one with this `info`, with `features` and `limits`. */
 export function capabilitiesOf(
   adapter: GPUAdapter | GPUAdapterInfo,
@@ -143,9 +150,7 @@ export function capabilitiesOf(
     f16: has("shader-f16"),
     subgroups: has("subgroups") ? [info.subgroupMinSize ?? 4, info.subgroupMaxSize ?? 128] : null,
     subgroupSizeControl: has("subgroup-size-control"),
-    subgroupMatrix: has("chromium-experimental-subgroup-matrix")
-      ? [...((info as InfoWithExtensions).subgroupMatrixConfigs ?? [])]
-      : [],
+    subgroupMatrix: has("chromium-experimental-subgroup-matrix") ? configsOf(info) : [],
     timestamps: has("timestamp-query"),
     memoryBytes: heapBytes(info),
     features,

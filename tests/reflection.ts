@@ -51,7 +51,12 @@ export interface Reflection {
 /** Kernels that are the subgroup variant of another and nothing else: launched only if subgroups of their size are. */
 export const SUBGROUPS_ONLY: Readonly<Record<string, string>> = {
   conv2d_3x3: "subgroup variant of conv2d",
+  conv2d_subgroup_matrix: "subgroup-matrix variant of conv2d",
   conv2d_weight_3x3: "subgroup variant of conv2d_weight",
+  attention_subgroup_matrix: "subgroup-matrix variant of attention",
+  attention_subgroup_matrix_key: "subgroup-matrix variant of attention's gradients of k and v",
+  attention_subgroup_matrix_query: "subgroup-matrix variant of attention's gradient of q",
+  matmul_subgroup_matrix: "subgroup-matrix variant of matmul",
 };
 
 /** True if the source calls for subgroups. */
@@ -59,8 +64,13 @@ export const usesSubgroups = (source: string): boolean => /^enable\s+subgroups|\
 
 const spelled = (type: TypeInfo): string => type.getTypeName().replace(/^vec([234])<([fiu])32>$/, "vec$1$2");
 
+/** In the parser's words: it knows no subgroup matrices, which stand as vectors, and their loads and stores as calls without a type. */
 const parsable = (source: string): string =>
-  source.replace(/\bblock\b/g, "block_").replace(/\bvec4<bool>\((\w+) >= (\w+)\)/g, "vec4<bool>($2 <= $1)");
+  source
+    .replace(/\bsubgroup_matrix_\w+<[^<>]*>/g, "vec4f")
+    .replace(/\b(subgroupMatrix\w+)<[^<>]*>\(/g, "$1(")
+    .replace(/\bblock\b/g, "block_")
+    .replace(/\bvec4<bool>\((\w+) >= (\w+)\)/g, "vec4<bool>($2 <= $1)");
 
 /** Reads names, bindings, layout and workgroup memory out of WGSL. */
 export function reflect(wgsl: string): Reflection {

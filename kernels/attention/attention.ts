@@ -186,7 +186,7 @@ function backward(s: Saved, scale: number, masks: Masks, needs: readonly boolean
   const [batch, kvHeads, keys, d] = s.k.shape as [number, number, number, number];
   const queries = s.q.shape[2]!;
   const group = s.q.shape[1]! / kvHeads;
-  const variant = attentionVariant(s.q.device.capabilities, { d, q: s.q.dtype, k: s.k.dtype });
+  const variant = attentionVariant(s.q.device.capabilities, { d, q: s.q.dtype, k: s.k.dtype, g: s.g.dtype });
   const granules = (tensor: Tensor, perHead: number): { tensor: Tensor; perHead: number; unit: number } => ({
     tensor,
     perHead,
@@ -221,7 +221,7 @@ function backward(s: Saved, scale: number, masks: Masks, needs: readonly boolean
     g,
     stats,
   };
-  const use = { q: s.q.dtype, k: s.k.dtype, g: s.g.dtype, ...variant.use };
+  const use = { q: s.q.dtype, k: s.k.dtype, g: s.g.dtype, ...variant.gradientUse };
   const numbers = {
     queries,
     keys,
@@ -237,12 +237,12 @@ function backward(s: Saved, scale: number, masks: Masks, needs: readonly boolean
   const dq = needs[0] ? emptyLike(s.q) : null;
   if (dq) {
     overHeads(walk(3), { ...inputs, dq: granules(dq, group) }, ({ first, rows, heads, buffers, at }) => {
-      const { rows: work, groups } = variant.split.work(rows * heads * group, queries);
+      const { rows: work, groups } = variant.querySplit.work(rows * heads * group, queries);
       launch(variant.query, {
         use,
-        constants: variant.split.constants,
+        constants: variant.querySplit.constants,
         buffers: { ...buffers, mask: masks.words ?? buffers.q },
-        params: { ...numbers, slices: variant.split.slices, rows: work, heads: heads * group, first, ...at },
+        params: { ...numbers, slices: variant.querySplit.slices, rows: work, heads: heads * group, first, ...at },
         grid: grid1d(groups),
         cost: {
           flops: flopsOf(3, s.q, masks.pairs) * share(rows, heads),

@@ -7,6 +7,9 @@ import type { Capabilities, Constants, DType, Library, Uses } from "../../engine
 import { finite, standard } from "../core/libraries.ts";
 import { chooseVariant } from "../core/variants.ts";
 import type { Variant } from "../core/variants.ts";
+import { sizeAny } from "../matmul/libraries.ts";
+import { matrixUnit } from "../matmul/subgroup_matrix.ts";
+import type { MatrixUnit } from "../matmul/subgroup_matrix.ts";
 
 const lib = (name: string, url: URL, ...included: readonly Library[]): Library =>
   library(`attention_${name}`, url, included);
@@ -16,6 +19,10 @@ const range = lib("range", new URL("./lib/attention_range.wgsl", import.meta.url
 const block = lib("block", new URL("./lib/attention_block.wgsl", import.meta.url));
 const blockGradient = lib("block_gradient", new URL("./lib/attention_block_gradient.wgsl", import.meta.url));
 const tile = lib("tile", new URL("./lib/attention_tile.wgsl", import.meta.url));
+const matrixF16 = lib("matrix_f16", new URL("./lib/attention_matrix_f16.wgsl", import.meta.url));
+const matrixF32 = lib("matrix_f32", new URL("./lib/attention_matrix_f32.wgsl", import.meta.url));
+const matrix = lib("matrix", new URL("./lib/attention_matrix.wgsl", import.meta.url));
+const matrixGradient = lib("matrix_gradient", new URL("./lib/attention_matrix_gradient.wgsl", import.meta.url));
 const lanesNone = lib("lanes_none", new URL("./lib/attention_lanes_none.wgsl", import.meta.url));
 const lanesSubgroup = lib("lanes_subgroup", new URL("./lib/attention_lanes_subgroup.wgsl", import.meta.url));
 const pass = [...standard, keys, power];
@@ -89,6 +96,27 @@ const tiled = {
   key: key("attention_tiled_key", new URL("./attention_tiled_key.wgsl", import.meta.url), ...tiles32, blockGradient),
 };
 
+const withMatrices = [range, matrixF32, matrix, sizeAny];
+const matrices = {
+  forward: forward(
+    "attention_subgroup_matrix",
+    new URL("./attention_subgroup_matrix.wgsl", import.meta.url),
+    ...withMatrices,
+  ),
+  query: query(
+    "attention_subgroup_matrix_query",
+    new URL("./attention_subgroup_matrix_query.wgsl", import.meta.url),
+    ...withMatrices,
+    matrixGradient,
+  ),
+  key: key(
+    "attention_subgroup_matrix_key",
+    new URL("./attention_subgroup_matrix_key.wgsl", import.meta.url),
+    ...withMatrices,
+    matrixGradient,
+  ),
+};
+
 interface Kernels {
   readonly forward: typeof naive.forward;
   readonly query: typeof naive.query;
@@ -105,9 +133,12 @@ export interface Split {
 }
 
 export interface AttentionVariant extends Kernels {
+  /** Slots of the forward kernel, and of those of the gradients. */
   readonly use: Uses;
-  /** Split of the forward and the query kernel; `keySplit`: of the key kernel, which has two results. */
+  readonly gradientUse: Uses;
+  /** Splits of the forward, the query and the key kernel, of which the last has two results. */
   readonly split: Split;
+  readonly querySplit: Split;
   readonly keySplit: Split;
 }
 
@@ -158,20 +189,119 @@ function tiledSplit(d: number, most: number): Split {
   };
 }
 
-/** Heads of `d` elements, and how their operands are stored. */
+/** Heads of `d` elements, and how their operands are stored; `g`: the gradient of the result, if gradients are computed. */
 export interface AttentionProblem {
   readonly d: number;
   readonly q: DType;
   readonly k: DType;
+  readonly g?: DType;
 }
 
 // A fixed subgroup size makes a workgroup of that size one subgroup.
 const registers = (d: number, lanes: number): AttentionVariant => ({
   ...register,
   use: { s: lanes === 1 ? lanesNone : lanesSubgroup },
+  gradientUse: { s: lanes === 1 ? lanesNone : lanesSubgroup },
   split: registerSplit(d, lanes, 4),
+  querySplit: registerSplit(d, lanes, 4),
   keySplit: registerSplit(d, lanes, 2),
 });
+
+const byTiles = (d: number): AttentionVariant => ({
+  ...tiled,
+  use: {},
+  gradientUse: {},
+  split: tiledSplit(d, 4),
+  querySplit: tiledSplit(d, 4),
+  keySplit: tiledSplit(d, 2),
+});
+
+/** Elements of a head up to which the sums of a row of matrices fit registers; two such rows: half as many. */
+const MAX_DEPTH = 128;
+/** Columns (keys, or queries) of a tile. */
+const COLUMNS = 32;
+
+/** One of the kernels on subgroup matrices: constants and slots, and the split of its work. */
+interface MatrixPass {
+  readonly use: Uses;
+  readonly split: Split;
+}
+
+/**
+ * A pass over heads with matrices; null if the device or the heads do not fit them. The rows' operands lie in workgroup memory for the whole walk:
+ * kept in registers those of 128 elements spill on AMD. The largest workgroup whose tiles fit the memory is taken.
+ * @param blocks operands that rows have, and columns
+ * @param slices workgroups that share rows, each computing a part of the head
+ */
+function matrixPass(
+  capabilities: Capabilities,
+  unit: MatrixUnit,
+  d: number,
+  blocks: number,
+  slices: number,
+): MatrixPass | null {
+  const { M, N, K } = unit.config;
+  const { limits } = capabilities;
+  const share = unit.lanes / M;
+  const divides = (n: number, ...by: readonly number[]): boolean => by.every((m) => n % m === 0);
+  const fits =
+    divides(d, 16, K) &&
+    divides(d / slices, N) &&
+    divides(COLUMNS, M, N, K) &&
+    divides(unit.lanes, M) &&
+    divides(COLUMNS, 4 * share);
+  const line = d * (unit.component === "f16" ? 2 : 4) + 16;
+  const rowsOf = (workgroup: number): number => (workgroup / unit.lanes) * M;
+  const bytes = (workgroup: number): number =>
+    blocks * (Math.max(rowsOf(workgroup), COLUMNS) + COLUMNS) * line +
+    rowsOf(workgroup) * (COLUMNS + 4) * 4 +
+    4 * workgroup +
+    16;
+  const workgroup = [128, 64, 32].find(
+    (n) =>
+      n % unit.lanes === 0 &&
+      n <= Math.min(limits.maxComputeInvocationsPerWorkgroup, limits.maxComputeWorkgroupSizeX) &&
+      bytes(n) <= limits.maxComputeWorkgroupStorageSize,
+  );
+  if (!fits || workgroup === undefined) return null;
+  const sizes = { CM: M, CN: N, CK: K, LANES: unit.lanes, WORKGROUP: workgroup, DEPTH: d, PART: d / slices };
+  const tasks = (heads: number, tokens: number): number => heads * Math.ceil(tokens / rowsOf(workgroup)) * slices;
+  return {
+    use: { c: unit.component === "f16" ? matrixF16 : matrixF32, z: unit.size },
+    split: {
+      constants: { ...sizes, BLOCKS: blocks, COLUMNS },
+      slices,
+      work: (heads, tokens) => ({ rows: tasks(heads, tokens), groups: tasks(heads, tokens) }),
+    },
+  };
+}
+
+function matrixForward(capabilities: Capabilities, { d, q, k }: AttentionProblem): MatrixPass | null {
+  const unit = d <= MAX_DEPTH ? matrixUnit(capabilities, [q, k]) : null;
+  return unit && matrixPass(capabilities, unit, d, 1, 1);
+}
+
+/** On subgroup matrices; a backward that does not fit them (g of another dtype, too little workgroup memory) in tiles. */
+function byMatrices(capabilities: Capabilities, problem: AttentionProblem): AttentionVariant {
+  const { d, q, k, g } = problem;
+  const { use, split } = matrixForward(capabilities, problem)!;
+  const inTiles = byTiles(d);
+  const { forward: kernelForward, query: kernelQuery, key: kernelKey } = matrices;
+  const unit = g === q ? matrixUnit(capabilities, [q, k]) : null;
+  const forQuery = unit && matrixPass(capabilities, unit, d, 2, 1);
+  const forKey = unit && matrixPass(capabilities, unit, d, 2, Math.ceil((2 * d) / MAX_DEPTH));
+  if (!forQuery || !forKey) return { ...inTiles, forward: kernelForward, use, split };
+  return {
+    forward: kernelForward,
+    query: kernelQuery,
+    key: kernelKey,
+    use,
+    gradientUse: forQuery.use,
+    split,
+    querySplit: forQuery.split,
+    keySplit: forKey.split,
+  };
+}
 
 const ATTENTION: readonly Variant<AttentionProblem, AttentionVariant>[] = [
   {
@@ -185,9 +315,22 @@ const ATTENTION: readonly Variant<AttentionProblem, AttentionVariant>[] = [
   {
     name: "naive",
     preferred: false,
-    choose: (_, { d }) => ({ ...naive, use: {}, split: rowSplit(d), keySplit: rowSplit(d) }),
+    choose: (_, { d }) => ({
+      ...naive,
+      use: {},
+      gradientUse: {},
+      split: rowSplit(d),
+      querySplit: rowSplit(d),
+      keySplit: rowSplit(d),
+    }),
   },
-  { name: "tiled", choose: (_, { d }) => ({ ...tiled, use: {}, split: tiledSplit(d, 4), keySplit: tiledSplit(d, 2) }) },
+  {
+    name: "subgroup-matrix",
+    runs: (c, p) => matrixForward(c, p) !== null,
+    preferred: ({ software }) => !software,
+    choose: (c, p) => byMatrices(c, p),
+  },
+  { name: "tiled", choose: (_, { d }) => byTiles(d) },
 ];
 
 /** The kernels of attention for a problem. */

@@ -50,7 +50,7 @@ export function conv2d(x: Tensor, weight: Tensor, bias: Tensor | null = null, op
     g.left > 0 ||
     reach(g.outHeight, g.kernelHeight) > g.height ||
     reach(g.outWidth, g.kernelWidth) > g.width;
-  const problem = { g, x: x.dtype, product: productOf(g, padded) };
+  const problem = { g, x: x.dtype, w: weight.dtype, product: productOf(g, padded) };
   const { product: kind } = convVariant(x.device.capabilities, problem);
   const y = scope(() => {
     const wide = bias && contiguousCopy(asDType(bias, "f32"));

@@ -22,11 +22,17 @@ const pack = kernel(
   standard,
 );
 
+/** A weight as the kernels read it, and the dtype that it had. */
+export interface PackedWeight {
+  readonly tensor: Tensor;
+  readonly dtype: DType;
+}
+
 /**
  * weight [O, C, kh, kw] of any float dtype → [tiles of 32 outputs, inputs, kh · kw, 32] f32, the order in which the kernels read it. With `flip`
  * outputs are C, inputs O and the taps reversed: the convolution that gives the gradient of the input.
  */
-export function packWeight(weight: Tensor, flip: boolean): Tensor {
+export function packWeight(weight: Tensor, flip: boolean): PackedWeight {
   const [outer, inner, kh, kw] = weight.shape as [number, number, number, number];
   const taps = kh * kw;
   const [outputs, inputs] = flip ? [inner, outer] : [outer, inner];
@@ -41,7 +47,7 @@ export function packWeight(weight: Tensor, flip: boolean): Tensor {
       cost: { flops: 0, bytes: elementBytes(weight.dtype, weight.size) + buffers.w.elements * 4 },
     });
   }
-  return w;
+  return { tensor: w, dtype: weight.dtype };
 }
 
 /** Elements of `dtype` that a range may have: a binding less the alignment that its start may lose. */
@@ -77,8 +83,9 @@ function ranges(op: string, total: number, most: number, multiple = 1): { first:
  * x [N, C, H, W] (bindable), packed weight, bias [O] f32 → [N, O, OH, OW] of `dtype`. Accumulates in f32; if one image's channels exceed a
  * binding they are summed over several launches in an f32 result.
  */
-export function convolve(x: Tensor, packed: Tensor, bias: Tensor | null, dtype: DType, g: ConvGeometry): Tensor {
+export function convolve(x: Tensor, weight: PackedWeight, bias: Tensor | null, dtype: DType, g: ConvGeometry): Tensor {
   const device = x.device;
+  const packed = weight.tensor;
   const area = g.height * g.width;
   const pixels = g.outHeight * g.outWidth;
   const taps = g.kernelHeight * g.kernelWidth;
@@ -103,7 +110,7 @@ export function convolve(x: Tensor, packed: Tensor, bias: Tensor | null, dtype: 
   const channelRanges =
     whole || g.channels === 0 ? [{ first: 0, end: g.channels }] : ranges("conv2d", g.channels, mostChannels);
   const outputRanges = ranges("conv2d", g.outputs, mostOutputs, TILE);
-  const variant = directVariant(device.capabilities, { g, x: x.dtype }).forward;
+  const variant = directVariant(device.capabilities, { g, x: x.dtype, w: weight.dtype }).forward;
   // Granules of four if the contiguous part that a kernel stores splits into fours, else elements (in f32).
   const granular = variant.run % 4 === 0;
   const wide = dtype !== "f32" && (!granular || channelRanges.length > 1);
@@ -129,7 +136,7 @@ export function convolve(x: Tensor, packed: Tensor, bias: Tensor | null, dtype: 
           ((tiles - 1) * g.channels + channels) * taps * TILE,
         );
         launch(variant.kernel, {
-          use: { x: x.dtype, y: granular ? y.dtype : f32x1 },
+          use: { x: x.dtype, y: granular ? y.dtype : f32x1, ...variant.use },
           constants: variant.constants,
           buffers: { x: xr.bound, w: wr.bound, bias: bias ?? wr.bound, y: yr.bound },
           // prettier-ignore
@@ -197,7 +204,7 @@ export function weightGradient(x: Tensor, grad: Tensor, g: ConvGeometry): Tensor
     ? [{ first: 0, end: g.channels }]
     : ranges("conv2d", g.channels, Math.floor(room(device, x.dtype) / area));
   const p = empty([parts, ...shape], { device });
-  const { weight: variant } = directVariant(device.capabilities, { g, x: x.dtype });
+  const { weight: variant } = directVariant(device.capabilities, { g, x: x.dtype, w: grad.dtype });
   for (const n of imageRanges) {
     for (const o of outputRanges) {
       for (const c of channelRanges) {

@@ -3,10 +3,12 @@
  * memory) on software Vulkan, "tiled" (workgroup memory) on GPUs, "naive" as the reference.
  */
 import { kernel, library } from "../../engine/index.ts";
-import type { Capabilities, Constants, DType, Kernel, Library } from "../../engine/index.ts";
+import type { Capabilities, Constants, DType, Kernel, Library, Uses } from "../../engine/index.ts";
 import { standard } from "../core/libraries.ts";
 import { chooseVariant } from "../core/variants.ts";
 import type { Variant } from "../core/variants.ts";
+import { sizeAny } from "../matmul/libraries.ts";
+import { matrixUnit } from "../matmul/subgroup_matrix.ts";
 
 /** Sizes of one convolution; `up` − 1 zeros stand between the pixels of the input (gradient of a stride), `top` and `left` may be negative. */
 export interface ConvGeometry {
@@ -29,6 +31,8 @@ const lib = (name: string, url: URL, ...included: readonly Library[]): Library =
   library(`conv2d_${name}`, url, included);
 const forwardPass = lib("forward", new URL("./lib/conv2d_forward.wgsl", import.meta.url), ...standard);
 const place = lib("place", new URL("./lib/conv2d_place.wgsl", import.meta.url));
+const matrixF16 = lib("matrix_f16", new URL("./lib/conv2d_matrix_f16.wgsl", import.meta.url));
+const matrixF32 = lib("matrix_f32", new URL("./lib/conv2d_matrix_f32.wgsl", import.meta.url));
 const weightPart = lib("weight_part", new URL("./lib/conv2d_weight_part.wgsl", import.meta.url), ...standard);
 
 const FORWARD_BINDINGS = { x: "read", w: "read", bias: "read", y: "read_write" } as const;
@@ -45,6 +49,13 @@ const naive = forwardKernel("conv2d", new URL("./conv2d.wgsl", import.meta.url),
 const registers = forwardKernel("conv2d_registers", new URL("./conv2d_registers.wgsl", import.meta.url), place);
 const threeByThree = forwardKernel("conv2d_3x3", new URL("./conv2d_3x3.wgsl", import.meta.url));
 const tiled = forwardKernel("conv2d_tiled", new URL("./conv2d_tiled.wgsl", import.meta.url), place);
+const matrices = forwardKernel(
+  "conv2d_subgroup_matrix",
+  new URL("./conv2d_subgroup_matrix.wgsl", import.meta.url),
+  place,
+  matrixF32,
+  sizeAny,
+);
 
 const WEIGHT_BINDINGS = { x: "read", g: "read", p: "read_write" } as const;
 // prettier-ignore
@@ -60,10 +71,11 @@ const weightNaive = weightKernel("conv2d_weight", new URL("./conv2d_weight.wgsl"
 const weightThreeByThree = weightKernel("conv2d_weight_3x3", new URL("./conv2d_weight_3x3.wgsl", import.meta.url));
 const weightTiled = weightKernel("conv2d_weight_tiled", new URL("./conv2d_weight_tiled.wgsl", import.meta.url));
 
-/** The problem: the convolution of `g`, of an input of dtype `x`. */
+/** The problem: the convolution of `g`, of an input of dtype `x` with a weight (for its gradient: with a gradient) of dtype `w`. */
 export interface ConvProblem {
   readonly g: ConvGeometry;
   readonly x: DType;
+  readonly w: DType;
   /** The equivalent matrix product; null if there is none, or if direct kernels are requested. */
   readonly product?: "pixels" | "patches" | null;
 }
@@ -72,6 +84,8 @@ export interface ConvProblem {
 interface Forward {
   readonly kernel: ForwardKernel;
   readonly constants: Constants;
+  /** Slots beside those of x and y. */
+  readonly use?: Uses;
   /** Elements that it stores in a run. */
   readonly run: number;
   readonly groups: (size: { readonly images: number; readonly tiles: number; readonly granules: number }) => number;
@@ -122,6 +136,49 @@ function bySubgroup(g: ConvGeometry): Direct {
   };
 }
 
+/** A tile of 64 output channels × 64 pixels on subgroup matrices; null if the device or the dtypes have none. */
+function byMatrices(capabilities: Capabilities, { g, x, w }: ConvProblem): Direct | null {
+  const unit = matrixUnit(capabilities, [x, w]);
+  if (!unit) return null;
+  const { limits } = capabilities;
+  const { M, N, K } = unit.config;
+  const workgroup = Math.max(128, unit.lanes);
+  const subgroups = workgroup / unit.lanes;
+  const down = 2 ** Math.floor(Math.log2(subgroups) / 2);
+  const across = subgroups / down;
+  const terms = Math.max(K, workgroup / 16, 32);
+  const line = 64 * (unit.component === "f16" ? 2 : 4) + 16;
+  const bytes = Math.max(2 * terms * line, down * M * 68 * 4);
+  const fits =
+    64 % (down * M) === 0 &&
+    64 % (across * N) === 0 &&
+    terms % K === 0 &&
+    workgroup <= Math.min(limits.maxComputeInvocationsPerWorkgroup, limits.maxComputeWorkgroupSizeX) &&
+    bytes <= limits.maxComputeWorkgroupStorageSize;
+  if (!fits) return null;
+  const constants = { CM: M, CN: N, CK: K, LANES: unit.lanes, WORKGROUP: workgroup, DOWN: down, ACROSS: across };
+  const forward = general(matrices, g, byPairs(g));
+  return {
+    product: null,
+    forward: {
+      ...forward,
+      constants: { ...forward.constants, ...constants, BK: terms },
+      use: { c: unit.component === "f16" ? matrixF16 : matrixF32, z: unit.size },
+    },
+    weight: tiledWeight,
+  };
+}
+
+/** Workgroups of 64 pixels × two tiles of output channels. */
+const byPairs =
+  (g: ConvGeometry): Forward["groups"] =>
+  ({ images, tiles }) =>
+    Math.ceil(pixelsOf(g) / 64) * images * Math.ceil(tiles / 2);
+const tiledWeight: Weight = { kernel: weightTiled, taps: 1, across: 64, down: 64 };
+
+/** Terms of a sum from which matrices are worth their tiles; not measured. */
+const MIN_MATRIX_TERMS = 64;
+
 /** Software Vulkan pays dearly for workgroup memory and barriers: it takes registers, with subgroups of 8 broadcasting values. */
 const DIRECT: readonly Variant<ConvProblem, Direct>[] = [
   {
@@ -146,12 +203,16 @@ const DIRECT: readonly Variant<ConvProblem, Direct>[] = [
     }),
   },
   {
+    name: "subgroup-matrix",
+    runs: (c, p) => byMatrices(c, p) !== null,
+    preferred: ({ software }, { g }) =>
+      !software && g.outputs >= 32 && g.channels * g.kernelHeight * g.kernelWidth >= MIN_MATRIX_TERMS,
+    choose: (c, p) => byMatrices(c, p)!,
+    instead: "tiled",
+  },
+  {
     name: "tiled",
-    choose: (_, { g }) => ({
-      product: null,
-      forward: general(tiled, g, ({ images, tiles }) => Math.ceil(pixelsOf(g) / 64) * images * Math.ceil(tiles / 2)),
-      weight: { kernel: weightTiled, taps: 1, across: 64, down: 64 },
-    }),
+    choose: (_, { g }) => ({ product: null, forward: general(tiled, g, byPairs(g)), weight: tiledWeight }),
   },
 ];
 
@@ -170,5 +231,5 @@ export const convVariant = (capabilities: Capabilities, problem: ConvProblem): C
   chooseVariant("conv2d", CONV, capabilities, problem);
 
 /** The direct kernels for a convolution that is not computed as a product. */
-export const directVariant = (capabilities: Capabilities, { g, x }: ConvProblem): Direct =>
-  convVariant(capabilities, { g, x }) as Direct; // without `product` no other row runs
+export const directVariant = (capabilities: Capabilities, { g, x, w }: ConvProblem): Direct =>
+  convVariant(capabilities, { g, x, w }) as Direct; // without `product` no other row runs

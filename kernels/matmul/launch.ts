@@ -8,7 +8,7 @@ import { copyInto, fillInto } from "../core/copy.ts";
 import { collapse } from "../core/collapse.ts";
 import { copy, map } from "../core/map.ts";
 import { f32x1, standard } from "../core/libraries.ts";
-import { io, lanesNone, sizeAny, sumWorkgroup } from "./libraries.ts";
+import { io, lanesNone, matrixF16, sizeAny, sumWorkgroup } from "./libraries.ts";
 import { bindPart, partsOf } from "./parts.ts";
 import type { Operand } from "./parts.ts";
 import { matmulVariant } from "./variants.ts";
@@ -40,6 +40,13 @@ const kernels = {
     lanesNone,
     sizeAny,
   ]),
+  matrix: kernel(
+    "matmul_subgroup_matrix",
+    new URL("./matmul_subgroup_matrix.wgsl", import.meta.url),
+    bindings,
+    params,
+    [...standard, io, matrixF16, sizeAny],
+  ),
 } satisfies Record<MatmulKernel, unknown>;
 
 const packKernel = kernel(

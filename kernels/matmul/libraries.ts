@@ -15,3 +15,6 @@ export const sumSubgroup = library("sum_subgroup", new URL("./lib/sum_subgroup.w
 /** The subgroup size: any, or LANES asked for. */
 export const sizeAny = library("size_any", new URL("./lib/size_any.wgsl", import.meta.url));
 export const sizeFixed = library("size_fixed", new URL("./lib/size_fixed.wgsl", import.meta.url));
+/** Components of subgroup matrices: f16 operands as they are, or any operands as f32. */
+export const matrixF16 = library("matrix_f16", new URL("./lib/matrix_f16.wgsl", import.meta.url));
+export const matrixF32 = library("matrix_f32", new URL("./lib/matrix_f32.wgsl", import.meta.url));

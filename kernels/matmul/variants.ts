@@ -2,6 +2,7 @@
 import type { Capabilities, Constants, DType, Library, Uses } from "../../engine/index.ts";
 import { chooseVariant } from "../core/variants.ts";
 import type { Variant } from "../core/variants.ts";
+import { matrixProduct } from "./subgroup_matrix.ts";
 import { lanesSubgroup, sizeAny, sizeFixed, sumSubgroup } from "./libraries.ts";
 
 /** A product of m × k by k × n as its operands lie: `transA`: a lies [K, M]; `transB`: b lies [N, K]. */
@@ -19,7 +20,7 @@ export interface MatmulProblem {
   readonly packs: boolean;
 }
 
-export type MatmulKernel = "naive" | "register" | "tiled" | "vector";
+export type MatmulKernel = "naive" | "register" | "tiled" | "vector" | "matrix";
 
 export interface MatmulChoice {
   readonly kernel: MatmulKernel;
@@ -107,10 +108,7 @@ const hasTerms = (_: Capabilities, p: MatmulProblem): boolean => p.k > 0;
 /** A lies [M, K] and B [N, K]. */
 const isDots = (_: Capabilities, p: MatmulProblem): boolean => p.k > 0 && !p.transA && p.transB;
 
-/**
- * Kernels on subgroup matrices will come first, for 16-bit operands on devices that have them; kernels of quantised
- * weights are selected by the dtype of b.
- */
+/** Kernels of quantised weights will come first, selected by the dtype of b. */
 const MATMUL: readonly Variant<MatmulProblem, MatmulChoice>[] = [
   {
     name: "naive",
@@ -123,6 +121,19 @@ const MATMUL: readonly Variant<MatmulProblem, MatmulChoice>[] = [
     preferred: (c, p) => !c.software && p.m <= MAX_VECTOR_ROWS,
     choose: (c, p) => vector(p, lanesOf(c)),
     instead: "register-lanes",
+  },
+  {
+    name: "subgroup-matrix",
+    runs: (c, p) => matrixProduct(c, p) !== null,
+    preferred: (c, p) =>
+      !c.software && p.m > MAX_VECTOR_ROWS && p.n > MAX_VECTOR_ROWS && p.batches * p.m * p.n * p.k > SMALL,
+    choose: (c, p) => matrixProduct(c, p)!,
+  },
+  {
+    name: "subgroup-matrix-128",
+    runs: (c, p) => matrixProduct(c, p) !== null,
+    preferred: false,
+    choose: (c, p) => matrixProduct(c, p, true)!,
   },
   { name: "vector", runs: isDots, preferred: false, choose: (_, p) => vector(p, null), instead: "register-lanes" },
   {

@@ -13,10 +13,16 @@ import { SUBGROUPS_ONLY, races, usesSubgroups } from "../reflection.ts";
 
 const kernels = declaredKernels();
 
+const MATRICES = "the detector knows no subgroup matrices, whose loads and stores are those that barriers part";
 /** Kernels with workgroup memory that the race detector cannot run, and why. */
 const UNRACED: Readonly<Record<string, string>> = {
+  attention_subgroup_matrix: MATRICES,
+  attention_subgroup_matrix_key: MATRICES,
+  attention_subgroup_matrix_query: MATRICES,
+  conv2d_subgroup_matrix: MATRICES,
   sample_histogram:
     "its workgroup memory is atomics alone, in which the detector sees no races, with barriers or without",
+  matmul_subgroup_matrix: MATRICES,
 };
 
 /** Per profile: its pipelines by key, and what went wrong. */

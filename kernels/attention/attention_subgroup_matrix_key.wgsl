@@ -1,0 +1,114 @@
+// Gradients of k and v, as in attention_naive_key.wgsl, on subgroup matrices as in attention_subgroup_matrix.wgsl with keys as rows and queries as
+// columns, over all query heads of the group. Probabilities and the gradients of the scores are rounded to the components' type.
+// Grid: flat over key heads · ceil(keys / ROWS) · slices workgroups, folded; a slice has PART elements of both results.
+enable subgroups;
+enable chromium_experimental_subgroup_matrix;
+//#use grid
+//#use attention_key
+//#use attention_range
+//#use attention_matrix_f32 as c
+//#use attention_matrix
+//#use attention_matrix_gradient
+
+// Whether key j is seen by the four queries `query` with the ids `id`.
+fn seen_by(b: u32, j: u32, query: vec4u, id: vec4u, begin: u32) -> vec4<bool> {
+  let end = vec4u(end_key(query.x), end_key(query.y), end_key(query.z), end_key(query.w));
+  let yes = (query < vec4u(params.queries)) & (vec4u(j) < end) & (vec4u(j) >= vec4u(begin));
+  if (!masked_by(DOCUMENTS)) { return yes; }
+  return yes & (id == vec4u(document(b, min(j, params.keys - 1u))));
+}
+
+//#use size_any as z
+@compute @workgroup_size(WORKGROUP)
+fn attention_subgroup_matrix_key(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32, @builtin(subgroup_id) subgroup: u32) {
+  let task = flat_group(group, groups);
+  if (task >= params.rows) { return; }
+  let count = (params.keys + ROWS - 1u) / ROWS;
+  let slice_at = task % params.slices * PART / 4u;
+  let j0 = ROWS * alternate((task / params.slices) % count, count);
+  let b = task / (params.slices * count * params.heads);
+  let h = (task / (params.slices * count)) % params.heads;
+  let at_key = vec3u(1u, b, h);
+  let last_query = params.queries - 1u;
+  let ids = id_range(b, j0, ROWS, params.keys);
+  let begin = first_key(b);
+  // Keys before the first one that counts have no queries.
+  let end = select(0u, params.queries, j0 + ROWS > begin);
+  let first_i = first_query(j0);
+  let k_head = dot(params.k.xyz, at_key);
+  let v_head = dot(params.v.xyz, at_key);
+  // The row of scores that this invocation shares, and its first granule there.
+  let own = j0 + lane / SHARE;
+  let first = lane / SHARE * STEP_SCORES;
+  let part = lane % SHARE;
+  for (var piece = 0u; piece < ROWS; piece += COLUMNS) {
+    stage_k(piece * STEP, k_head, j0 + piece, lane);
+    stage_v(OWN + piece * STEP, v_head, j0 + piece, lane);
+  }
+  var sums_k: Results;
+  var sums_v: Results;
+  for (var e = 0u; e < params.group; e++) {
+    let at = vec3u(1u, b, h * params.group + e);
+    let q_head = dot(params.q.xyz, at);
+    let g_head = dot(params.g.xyz, at);
+    let stats_head = dot(params.stats.xyz, at);
+    for (var i0 = first_i - first_i % COLUMNS; i0 < end; i0 += COLUMNS) {
+      i0 = next_tile(b, i0, end, ids);
+      if (i0 >= end) { break; }
+      stage_q(AT_BLOCK, q_head, i0, lane);
+      stage_g(AT_BLOCK + BLOCK, g_head, i0, lane);
+      workgroupBarrier();
+      score(0u, AT_BLOCK, subgroup);
+      workgroupBarrier();
+      var p: array<vec4f, QUADS>;
+      var s: array<vec4f, QUADS>;
+      for (var r = 0u; r < QUADS; r++) {
+        let quad = r * SHARE + part;
+        let query = i0 + 4u * quad + vec4u(0u, 1u, 2u, 3u);
+        let stat_at = stats_head + min(query, vec4u(last_query)) * params.stats.w;
+        let lse = vec4f(stats[stat_at.x], stats[stat_at.y], stats[stat_at.z], stats[stat_at.w]);
+        let seen = seen_by(b, own, query, documents(b, min(query, vec4u(last_query))), begin);
+        p[r] = select(vec4f(), powers_of(four_at(first + quad * FOUR_c) * params.scale, lse), seen);
+      }
+      workgroupBarrier();
+      score(OWN, AT_BLOCK + BLOCK, subgroup);
+      workgroupBarrier();
+      for (var r = 0u; r < QUADS; r++) {
+        let quad = r * SHARE + part;
+        let query = i0 + 4u * quad + vec4u(0u, 1u, 2u, 3u);
+        let stat_at = stats_head + min(query, vec4u(last_query)) * params.stats.w + vec4u(1u);
+        let delta = vec4f(stats[stat_at.x], stats[stat_at.y], stats[stat_at.z], stats[stat_at.w]);
+        s[r] = p[r] * (four_at(first + quad * FOUR_c) - delta);
+      }
+      workgroupBarrier();
+      for (var r = 0u; r < QUADS; r++) { scores[first + r * SHARE + part] = unit_c(p[r]); }
+      workgroupBarrier();
+      weigh(&sums_v, AT_BLOCK + BLOCK + slice_at, subgroup);
+      workgroupBarrier();
+      for (var r = 0u; r < QUADS; r++) { scores[first + r * SHARE + part] = unit_c(s[r]); }
+      workgroupBarrier();
+      weigh(&sums_k, AT_BLOCK + slice_at, subgroup);
+      workgroupBarrier();
+    }
+  }
+  let dk_row = dot(params.dk.xyz, at_key) + own * params.dk.w + slice_at;
+  let dv_row = dot(params.dv.xyz, at_key) + own * params.dv.w + slice_at;
+  for (var start = 0u; start < PART / CN; start += COLUMNS / CN) {
+    show(&sums_k, start, subgroup);
+    workgroupBarrier();
+    for (var r = 0u; r < QUADS; r++) {
+      let quad = r * SHARE + part;
+      let granule = start * CN / 4u + quad;
+      if (own < params.keys && granule < PART / 4u) { dk[dk_row + granule] = pack_k(four_at(first + quad * FOUR_c) * params.slope); }
+    }
+    workgroupBarrier();
+    show(&sums_v, start, subgroup);
+    workgroupBarrier();
+    for (var r = 0u; r < QUADS; r++) {
+      let quad = r * SHARE + part;
+      let granule = start * CN / 4u + quad;
+      if (own < params.keys && granule < PART / 4u) { dv[dv_row + granule] = pack_k(four_at(first + quad * FOUR_c)); }
+    }
+    workgroupBarrier();
+  }
+}

@@ -1,0 +1,144 @@
+// y[z] = epilogue(A[z] [M, K] · B[z] [K, N]) on subgroup matrices (tensor cores), each CM × CN × CK. A workgroup computes a tile of BM × BN, BK
+// terms at a time through workgroup memory; its DOWN × ACROSS subgroups own a rectangle of it each. The tiles in workgroup memory lie as the
+// operands do (TRANS_A: A lies [K, M]; TRANS_B: B lies [N, K]): the loads of matrices are row_major or col_major, nothing is transposed.
+// Sums are f32 and run over the terms in their order, CK at a time, whatever the number of rows. K is a multiple of 4 unless A lies [K, M] and
+// B [K, N]. Grid: (ceil(M / BM), ceil(N / BN), batches).
+enable subgroups;
+enable chromium_experimental_subgroup_matrix;
+//#use matmul_io
+//#use f16 as a
+//#use f16 as b
+//#use matrix_f16 as c
+const CM = 16u; // rows, columns, terms of a subgroup matrix: as the device lists them
+const CN = 16u;
+const CK = 16u;
+const LANES = 32u; // invocations of a subgroup
+const WORKGROUP = 128u; // LANES · DOWN · ACROSS
+const DOWN = 2u; // subgroups along M
+const ACROSS = 2u; // subgroups along N
+const BM = 64u;
+const BN = 64u;
+const BK = 32u;
+const TRANS_A = false;
+const TRANS_B = false;
+// Lines of the tiles in workgroup memory and elements of each: BM × BK, or BK × BM with TRANS_A; BK × BN, or BN × BK with TRANS_B.
+const LINES_A = 64u;
+const WIDTH_A = 32u;
+const LINES_B = 32u;
+const WIDTH_B = 64u;
+alias Left = subgroup_matrix_left<Component_c, CK, CM>;
+alias Right = subgroup_matrix_right<Component_c, CN, CK>;
+alias Sums = subgroup_matrix_result<f32, CN, CM>;
+// Matrices of a subgroup.
+const ROWS = BM / DOWN / CM;
+const COLUMNS = BN / ACROSS / CN;
+// Units from one line to the next.
+const STEP_A = WIDTH_A / 4u + PAD_c;
+const STEP_B = WIDTH_B / 4u + PAD_c;
+const STEP_SUMS = (BN / 4u + 1u) * FOUR_c;
+// Units that an invocation loads.
+const EACH_A = LINES_A * WIDTH_A / 4u / WORKGROUP;
+const EACH_B = LINES_B * WIDTH_B / 4u / WORKGROUP;
+// The tile of B; the sums of DOWN · CM rows, once both tiles are done with, lie from 0.
+const AT_B = LINES_A * STEP_A;
+@group(0) @binding(0) var<storage, read> a: array<Pack_a>;
+@group(0) @binding(1) var<storage, read> b: array<Pack_b>;
+var<workgroup> tile: array<Unit_c, max(AT_B + LINES_B * STEP_B, DOWN * CM * STEP_SUMS)>;
+
+// Unit i of the tile of A from (row, term); zero beyond the last term, rows beyond the last repeat it.
+fn load_a(first: u32, row: u32, term: u32, i: u32) -> Unit_c {
+  let line = i / (WIDTH_A / 4u);
+  let along = i % (WIDTH_A / 4u) * 4u;
+  let down = select(row + line, row + along, TRANS_A);
+  let k = select(term + along, term + line, TRANS_A);
+  let x = min(down, params.size.x - 1u);
+  let t = min(k, params.size.z - 1u);
+  let at = first + select(x * (params.a.y / 4u) + t / 4u, t * (params.a.z / 4u) + x / 4u, TRANS_A);
+  return select(Unit_c(), left_c(a[at]), k < params.size.z);
+}
+
+// The same of B from (term, column).
+fn load_b(first: u32, term: u32, column: u32, i: u32) -> Unit_c {
+  let line = i / (WIDTH_B / 4u);
+  let along = i % (WIDTH_B / 4u) * 4u;
+  let across = select(column + along, column + line, TRANS_B);
+  let k = select(term + line, term + along, TRANS_B);
+  let x = min(across, params.size.y - 1u);
+  let t = min(k, params.size.z - 1u);
+  let at = first + select(t * (params.b.y / 4u) + x / 4u, x * (params.b.z / 4u) + t / 4u, TRANS_B);
+  return select(Unit_c(), right_c(b[at]), k < params.size.z);
+}
+
+// The matrix of A whose first element is (row, term) of the tile.
+fn left_at(row: u32, term: u32) -> Left {
+  if (TRANS_A) { return subgroupMatrixLoad<Left, col_major>(&tile, term * STEP_A + row / 4u, STEP_A); }
+  return subgroupMatrixLoad<Left, row_major>(&tile, row * STEP_A + term / 4u, STEP_A);
+}
+
+// The matrix of B whose first element is (term, column) of the tile.
+fn right_at(term: u32, column: u32) -> Right {
+  if (TRANS_B) { return subgroupMatrixLoad<Right, col_major>(&tile, AT_B + column * STEP_B + term / 4u, STEP_B); }
+  return subgroupMatrixLoad<Right, row_major>(&tile, AT_B + term * STEP_B + column / 4u, STEP_B);
+}
+
+//#use size_any as z
+@compute @workgroup_size(WORKGROUP)
+fn matmul_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32, @builtin(subgroup_id) subgroup: u32) {
+  let batch = batch_of(group.z);
+  let first_a = (params.a.x + along(batch, params.batches.x, params.batches.y)) / 4u;
+  let first_b = (params.b.x + along(batch, params.batches.z, params.batches.w)) / 4u;
+  // Of the subgroup's rectangle, in the tile.
+  let top = subgroup / ACROSS * (BM / DOWN);
+  let left = subgroup % ACROSS * (BN / ACROSS);
+  var sums: array<Sums, ROWS * COLUMNS>;
+  // The next tiles are loaded while the matrices of these are multiplied.
+  var next_a: array<Unit_c, EACH_A>;
+  var next_b: array<Unit_c, EACH_B>;
+  for (var e = 0u; e < EACH_A; e++) { next_a[e] = load_a(first_a, group.x * BM, 0u, e * WORKGROUP + lane); }
+  for (var e = 0u; e < EACH_B; e++) { next_b[e] = load_b(first_b, 0u, group.y * BN, e * WORKGROUP + lane); }
+  for (var term = 0u; term < params.size.z; term += BK) {
+    for (var e = 0u; e < EACH_A; e++) {
+      let unit = e * WORKGROUP + lane;
+      tile[unit / (WIDTH_A / 4u) * STEP_A + unit % (WIDTH_A / 4u)] = next_a[e];
+    }
+    for (var e = 0u; e < EACH_B; e++) {
+      let unit = e * WORKGROUP + lane;
+      tile[AT_B + unit / (WIDTH_B / 4u) * STEP_B + unit % (WIDTH_B / 4u)] = next_b[e];
+    }
+    workgroupBarrier();
+    for (var e = 0u; e < EACH_A; e++) { next_a[e] = load_a(first_a, group.x * BM, term + BK, e * WORKGROUP + lane); }
+    for (var e = 0u; e < EACH_B; e++) { next_b[e] = load_b(first_b, term + BK, group.y * BN, e * WORKGROUP + lane); }
+    for (var k = 0u; k < BK; k += CK) {
+      var rights: array<Right, COLUMNS>;
+      for (var j = 0u; j < COLUMNS; j++) { rights[j] = right_at(k, left + j * CN); }
+      for (var i = 0u; i < ROWS; i++) {
+        let x = left_at(top + i * CM, k);
+        for (var j = 0u; j < COLUMNS; j++) {
+          sums[i * COLUMNS + j] = subgroupMatrixMultiplyAccumulate(x, rights[j], sums[i * COLUMNS + j]);
+        }
+      }
+    }
+    workgroupBarrier();
+  }
+  // Elements of subgroup matrices are reached through memory alone: a row of matrices of each subgroup at a time, for the epilogue.
+  for (var i = 0u; i < ROWS; i++) {
+    // Compilers unroll this loop, and not the outer one: with a computed index the sums would lie in memory from the start.
+    for (var r = 0u; r < ROWS; r++) {
+      if (r == i) {
+        for (var j = 0u; j < COLUMNS; j++) {
+          let at = subgroup / ACROSS * CM * STEP_SUMS + (left + j * CN) / 4u * FOUR_c;
+          subgroupMatrixStore<row_major>(&tile, at, sums[r * COLUMNS + j], STEP_SUMS);
+        }
+      }
+    }
+    workgroupBarrier();
+    for (var four = lane; four < DOWN * CM * BN / 4u; four += WORKGROUP) {
+      let line = four / (BN / 4u);
+      let at = line * STEP_SUMS + four % (BN / 4u) * FOUR_c;
+      let row = group.x * BM + line / CM * (BM / DOWN) + i * CM + line % CM;
+      let column = group.y * BN + four % (BN / 4u) * 4u;
+      if (row < params.size.x && column < params.size.y) { finish(batch, row, column, sums_c(tile[at], tile[at + FOUR_c - 1u])); }
+    }
+    workgroupBarrier();
+  }
+}

@@ -1,0 +1,289 @@
+/**
+ * Kernels on subgroup matrices without a device that has them: which configuration and tile a device gets, that every pair of them compiles, and
+ * that only kernels with subgroup matrices ask for the feature.
+ */
+import { beforeAll, describe, expect, it } from "vitest";
+import { DEFAULT_LIMITS, capabilitiesOf, declaredKernels, nullCapabilities, specialise } from "../../index.ts";
+import type { Capabilities, Constants, Kernel, Limits, SubgroupMatrixConfig, Uses } from "../../index.ts";
+import { matricesText } from "../../cli/doctor.ts";
+import { requestGPU } from "../../engine/platform.ts";
+import { attentionVariant } from "../../kernels/attention/variants.ts";
+import type { AttentionProblem, AttentionVariant } from "../../kernels/attention/variants.ts";
+import { forceVariant } from "../../kernels/core/variants.ts";
+import { matmulVariant } from "../../kernels/matmul/variants.ts";
+import type { MatmulChoice, MatmulProblem } from "../../kernels/matmul/variants.ts";
+
+const config = (
+  M: number,
+  N: number,
+  K: number,
+  componentType = "f16",
+  resultComponentType = "f32",
+): SubgroupMatrixConfig => ({
+  M,
+  N,
+  K,
+  componentType,
+  resultComponentType,
+});
+const limits = {
+  maxComputeInvocationsPerWorkgroup: 1024,
+  maxComputeWorkgroupSizeX: 1024,
+  maxComputeWorkgroupStorageSize: 32768,
+};
+const gpu = (
+  subgroups: readonly [number, number],
+  configs: readonly SubgroupMatrixConfig[],
+  overrides: Partial<Capabilities> = {},
+): Capabilities =>
+  nullCapabilities({
+    f16: true,
+    subgroups,
+    subgroupSizeControl: true,
+    subgroupMatrix: configs,
+    limits,
+    ...overrides,
+  });
+
+/** What devices list. */
+const DEVICES = {
+  NVIDIA: gpu(
+    [32, 32],
+    [
+      config(16, 16, 16, "f16", "f16"),
+      config(16, 16, 16),
+      config(16, 8, 16),
+      config(16, 8, 8),
+      config(16, 16, 32, "i8", "i32"),
+    ],
+    { limits: { ...limits, maxComputeWorkgroupStorageSize: 49152 } as Limits },
+  ),
+  AMD: gpu([32, 64], [config(16, 16, 16, "f16", "f16"), config(16, 16, 16)]),
+  "AMD, waves of 64": gpu([64, 64], [config(16, 16, 16)]),
+  Intel: gpu([16, 32], [config(8, 16, 16)]),
+  "Intel, subgroups of 16": gpu([16, 16], [config(8, 16, 16)]),
+  Apple: gpu([32, 32], [config(8, 8, 8, "f32", "f32"), config(8, 8, 8, "f16", "f16")]),
+  lavapipe: gpu([8, 8], [config(8, 8, 8, "f16", "f16"), config(8, 8, 8), config(8, 8, 8, "u8", "u32")], {
+    software: true,
+  }),
+} as const;
+
+const problem = (p: Partial<MatmulProblem> = {}): MatmulProblem => ({
+  batches: 1,
+  m: 512,
+  n: 512,
+  k: 512,
+  transA: false,
+  transB: true,
+  a: "f16",
+  b: "f16",
+  packs: false,
+  ...p,
+});
+
+describe("the configuration", () => {
+  const shape = (c: Capabilities, p: Partial<MatmulProblem> = {}): string => {
+    const { kernel, constants, use } = forceVariant("matmul", "subgroup-matrix", () => matmulVariant(c, problem(p)));
+    return kernel === "matrix"
+      ? `${constants.CM}×${constants.CN}×${constants.CK} ${(use.c as { name: string }).name}`
+      : kernel;
+  };
+  it("is the largest with f32 sums that keeps the operands' values", () => {
+    expect(shape(DEVICES.NVIDIA)).toBe("16×16×16 matrix_f16");
+    expect(shape(DEVICES.Intel)).toBe("8×16×16 matrix_f16");
+    expect(shape(DEVICES.Apple)).toBe("8×8×8 matrix_f32");
+    expect(shape(DEVICES.lavapipe)).toBe("8×8×8 matrix_f16");
+  });
+  it("is none for operands that f16 would cut short", () => {
+    for (const dtype of ["f32", "bf16"] as const) {
+      expect(shape(DEVICES.NVIDIA, { a: dtype })).not.toContain("matrix");
+      expect(shape(DEVICES.NVIDIA, { b: dtype })).not.toContain("matrix");
+      expect(shape(DEVICES.Apple, { a: dtype })).toBe("8×8×8 matrix_f32");
+    }
+  });
+  it("is none without a subgroup size to rely on, without f16, or with f16 sums alone", () => {
+    const matrices = [config(16, 16, 16)];
+    expect(shape(gpu([8, 32], matrices, { subgroupSizeControl: false }))).not.toContain("matrix");
+    expect(shape(gpu([32, 32], matrices, { subgroups: null }))).not.toContain("matrix");
+    expect(shape(gpu([32, 32], matrices, { f16: false }))).not.toContain("matrix");
+    expect(shape(gpu([32, 32], [config(8, 8, 8, "f16", "f16")]))).not.toContain("matrix");
+  });
+});
+
+describe("the place in the table", () => {
+  const chosen = (c: Capabilities, p: Partial<MatmulProblem> = {}): string => matmulVariant(c, problem(p)).kernel;
+  it("is the first for large products of f16 on a GPU", () => {
+    expect(chosen(DEVICES.NVIDIA)).toBe("matrix");
+    expect(chosen(DEVICES.NVIDIA, { transA: true, transB: false })).toBe("matrix");
+    expect(chosen(DEVICES.NVIDIA, { a: "bf16", b: "bf16" })).toBe("tiled");
+  });
+  it("is not for few rows or columns, whose bits must not depend on their number, nor for small products", () => {
+    for (const m of [1, 2, 8, 32]) expect(chosen(DEVICES.NVIDIA, { m })).toBe("vector");
+    expect(chosen(DEVICES.NVIDIA, { n: 8 })).toBe("tiled");
+    expect(chosen(DEVICES.NVIDIA, { m: 40, n: 40, k: 32 })).toBe("tiled");
+  });
+  it("is never the default on software Vulkan", () => {
+    expect(chosen(DEVICES.lavapipe)).toBe("register");
+  });
+});
+
+describe("attention", () => {
+  const names = (c: Capabilities, p: Partial<AttentionProblem> = {}): string[] => {
+    const v = heads(c, p);
+    return [v.forward, v.query, v.key].map(({ name }) => name.replace("attention_", ""));
+  };
+  const matrices = ["subgroup_matrix", "subgroup_matrix_query", "subgroup_matrix_key"];
+  const tiles = ["tiled", "tiled_query", "tiled_key"];
+  it("takes them for heads of 16 to 128 elements", () => {
+    for (const d of [16, 64, 96, 128]) expect(names(DEVICES.NVIDIA, { d })).toEqual(matrices);
+    for (const d of [8, 36, 72, 256]) expect(names(DEVICES.NVIDIA, { d })).toEqual(tiles);
+  });
+  it("takes tiles backward if the two results do not split, the memory is too small, or g has another dtype", () => {
+    const forward = [matrices[0], ...tiles.slice(1)];
+    expect(names(DEVICES.NVIDIA, { d: 80 })).toEqual(forward);
+    expect(names(DEVICES.AMD, { d: 128 })).toEqual(forward);
+    expect(names(DEVICES.Apple, { d: 64 })).toEqual(forward);
+    expect(names(DEVICES.NVIDIA, { g: "f32" })).toEqual(forward);
+  });
+  it("takes tiles for operands that f16 would cut short", () => {
+    expect(names(DEVICES.NVIDIA, { q: "bf16", g: "bf16" })).toEqual(tiles);
+    expect(names(DEVICES.NVIDIA, { k: "f32" })).toEqual(tiles);
+  });
+  it("prefers them on GPUs and not on software Vulkan", () => {
+    expect(attentionVariant(DEVICES.AMD, { d: 64, q: "f16", k: "f16" }).forward.name).toBe("attention_subgroup_matrix");
+    expect(attentionVariant(DEVICES.lavapipe, { d: 64, q: "f16", k: "f16" }).forward.name).toBe("attention_register");
+  });
+  it.each(Object.entries(DEVICES))("%s: a subgroup has whole rows, and shares each among its invocations", (_, c) => {
+    const { CM, LANES, WORKGROUP, COLUMNS, DEPTH, PART } = heads(c).split.constants as Readonly<Record<string, number>>;
+    expect([LANES! % CM!, WORKGROUP! % LANES!, COLUMNS! % ((4 * LANES!) / CM!), DEPTH! % PART!]).toEqual([0, 0, 0, 0]);
+  });
+});
+
+describe("tiles", () => {
+  it.each(Object.entries(DEVICES))("%s: subgroups share a tile evenly, within the limits", (_, capabilities) => {
+    for (const size of [40, 512, 4096])
+      for (const p of layouts({ m: size, n: size })) {
+        const { kernel, constants, rows, columns } = forced(capabilities, "subgroup-matrix", p);
+        expect(kernel).toBe("matrix");
+        const { BM, BN, BK, DOWN, ACROSS, CM, CN, CK, LANES, WORKGROUP } = constants as Readonly<
+          Record<string, number>
+        >;
+        expect([BM, BN]).toEqual([rows, columns]);
+        expect(DOWN! * ACROSS! * LANES!).toBe(WORKGROUP);
+        expect([BM! % (DOWN! * CM!), BN! % (ACROSS! * CN!), BK! % CK!]).toEqual([0, 0, 0]);
+      }
+  });
+  it("are the small ones if the large ones exceed the device's limits or leave it idle", () => {
+    const tight = gpu([32, 32], [config(16, 16, 16)], {
+      limits: { ...limits, maxComputeWorkgroupStorageSize: 16384 } as Limits,
+    });
+    const sides = (c: Capabilities, name: string, p: Partial<MatmulProblem> = {}): number[] => {
+      const { rows, columns } = forced(c, name, problem({ m: 4096, n: 4096, ...p }));
+      return [rows, columns];
+    };
+    expect(sides(tight, "subgroup-matrix-128")).toEqual([128, 64]);
+    expect(sides(gpu([32, 32], [config(16, 16, 16)], { limits: DEFAULT_LIMITS }), "subgroup-matrix-128")).toEqual([
+      128, 64,
+    ]);
+    expect(sides(DEVICES.NVIDIA, "subgroup-matrix")).toEqual([128, 128]);
+    expect(sides(DEVICES.NVIDIA, "subgroup-matrix", { transA: true, transB: false })).toEqual([128, 64]);
+    expect(sides(DEVICES.NVIDIA, "subgroup-matrix", { m: 512, n: 512 })).toEqual([64, 64]);
+  });
+});
+
+const heads = (c: Capabilities, p: Partial<AttentionProblem> = {}): AttentionVariant =>
+  forceVariant("attention", "subgroup-matrix", () =>
+    attentionVariant(c, { d: 64, q: "f16", k: "f16", g: "f16", ...p }),
+  );
+const forced = (c: Capabilities, name: string, p: MatmulProblem): MatmulChoice =>
+  forceVariant("matmul", name, () => matmulVariant(c, p));
+const layouts = (p: Partial<MatmulProblem>): MatmulProblem[] =>
+  [false, true].flatMap((transA) => [false, true].map((transB) => problem({ ...p, transA, transB })));
+
+describe("templates compile", () => {
+  let device: GPUDevice;
+  beforeAll(async () => {
+    const adapter = await (await requestGPU("null")).requestAdapter();
+    device = await adapter!.requestDevice({ requiredFeatures: [...adapter!.features] as GPUFeatureName[] });
+  });
+
+  /** What the compiler has against a kernel; the null back end's device has the limits of every device, which large tiles exceed. */
+  async function complaint(kernel: Kernel, constants: Constants, uses: Uses): Promise<string | null> {
+    const code = specialise(kernel, constants, uses);
+    device.pushErrorScope("validation");
+    const module = device.createShaderModule({ code });
+    device.createComputePipeline({ layout: "auto", compute: { module, entryPoint: kernel.name } });
+    const error = await device.popErrorScope();
+    return !error || /larger than the maximum allowed|exceeds the maximum allowed/.test(error.message)
+      ? null
+      : error.message;
+  }
+
+  it.each(Object.entries(DEVICES))("matmul on %s", async (_, capabilities) => {
+    const kernel = declaredKernels().find(({ name }) => name === "matmul_subgroup_matrix")!;
+    for (const name of ["subgroup-matrix", "subgroup-matrix-128"])
+      for (const p of layouts({ m: 64, n: 64 })) {
+        const { constants, use } = forced(capabilities, name, p);
+        const epilogue = { BIAS: true, ACTIVATION: 1 };
+        const said = await complaint(kernel, { ...constants, ...epilogue }, { ...use, a: "f16", b: "f16", y: "f16" });
+        expect(said, JSON.stringify(constants)).toBeNull();
+      }
+  });
+  it.each(Object.entries(DEVICES))("attention on %s", async (device, capabilities) => {
+    for (const d of [16, 64, 80, 128]) {
+      const v = heads(capabilities, { d });
+      const stored = { q: "f16", k: "f16" } as const;
+      expect(v.forward.name).toBe("attention_subgroup_matrix");
+      expect(
+        await complaint(v.forward, v.split.constants, { ...v.use, ...stored, o: "f16" }),
+        `${device} ${d}`,
+      ).toBeNull();
+      for (const [k, split] of [[v.query, v.querySplit] as const, [v.key, v.keySplit] as const])
+        if (k.name.includes("matrix"))
+          expect(
+            await complaint(k, split.constants, { ...v.gradientUse, ...stored, g: "f16" }),
+            `${device} ${d}`,
+          ).toBeNull();
+    }
+  });
+  it("no other kernel asks for the feature", () => {
+    const asking = declaredKernels().filter((k) =>
+      specialise(k).includes("enable chromium_experimental_subgroup_matrix;"),
+    );
+    for (const { name } of asking) expect(name).toMatch(/_subgroup_matrix/);
+    expect(asking.length).toBeGreaterThan(0);
+  });
+});
+
+describe("an adapter's kinds of matrices", () => {
+  // As Dawn reports them: accessors on a prototype, no own property.
+  class Reported {
+    get M(): number {
+      return 16;
+    }
+    get N(): number {
+      return 8;
+    }
+    get K(): number {
+      return 16;
+    }
+    get componentType(): string {
+      return "f16";
+    }
+    get resultComponentType(): string {
+      return "f32";
+    }
+  }
+  const info = { vendor: "nvidia", subgroupMatrixConfigs: [new Reported()] } as unknown as GPUAdapterInfo;
+  const { subgroupMatrix } = capabilitiesOf(info, ["chromium-experimental-subgroup-matrix"], DEFAULT_LIMITS);
+  it("are plain data", () => {
+    expect(JSON.parse(JSON.stringify(subgroupMatrix))).toEqual([config(16, 8, 16)]);
+  });
+  it("are none without the feature", () => {
+    expect(capabilitiesOf(info, [], DEFAULT_LIMITS).subgroupMatrix).toEqual([]);
+  });
+  it("are listed by doctor", () => {
+    expect(matricesText([...subgroupMatrix, config(8, 8, 8, "f32", "f32")])).toBe("16×8×16 f16→f32, 8×8×8 f32→f32");
+    expect(matricesText([])).toBe("no");
+  });
+});
