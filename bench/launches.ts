@@ -2,7 +2,7 @@
 import { capture, now } from "../engine/index.ts";
 import type { Device } from "../engine/index.ts";
 import { addInto, full } from "../kernels/index.ts";
-import { percentile } from "./harness.ts";
+import { median } from "./stats.ts";
 
 export interface LaunchCost {
   /** µs of a launch: the op's TypeScript and the record. */
@@ -48,10 +48,5 @@ export async function measureLaunches(device: Device): Promise<LaunchCost> {
   captured.dispose();
   a.dispose();
   b.dispose();
-  const median = (v: number[]): number =>
-    percentile(
-      v.sort((x, y) => x - y),
-      0.5,
-    );
   return { recordUs: median(record), encodeUs: median(encode), replayUs: median(replay) };
 }

@@ -2,6 +2,7 @@
 /** The `janus` command: registers the commands, runs the requested one, and exits with its exit code. */
 import { Command, CommanderError } from "commander";
 import { addAsk } from "./ask.ts";
+import { addBench } from "./bench.ts";
 import { addChat } from "./chat.ts";
 import { addCkpt } from "./ckpt.ts";
 import { Output } from "./console.ts";
@@ -31,6 +32,7 @@ const COMMANDS: readonly AddCommand[] = [
   addCkpt,
   addData,
   addDoctor,
+  addBench,
 ];
 
 /** Before the command line is read for good: an error in it must come as JSON too. */

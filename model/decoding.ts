@@ -56,6 +56,9 @@ function embedRow(model: CausalModel, { ids, images }: PromptRow): Tensor {
   return embedMixed(model, input, images.embeddings.unsqueeze(0), tensor(places, { shape, device }));
 }
 
+/** In u32, which wraps around. */
+const MINUS_ONE = 2 ** 32 - 1;
+
 /** Prompts in a cache, and a step that continues from there. */
 export class TokenDecoder {
   /** u32 [N]: the tokens sampled last, flagged if not finite. */
@@ -173,6 +176,11 @@ export class TokenDecoder {
         copyInto(this.tokens, head.sample(hidden, position));
       }),
     );
+  }
+
+  /** Takes the last step back: the next one is the same again. For timing, where so many steps would fill the cache. */
+  stepBack(): void {
+    for (const count of [this.cache.length, this.position]) advance(count, MINUS_ONE);
   }
 
   dispose(): void {

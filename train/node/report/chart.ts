@@ -115,6 +115,17 @@ interface ChartData {
   readonly spans: readonly Row[];
 }
 
+/** A chart of any kind as SVG, in the style of the pages. @param spec without `config` and `background` */
+export async function specChart(spec: Readonly<Record<string, unknown>>): Promise<Html> {
+  // Vega-Lite's types do not follow specifications that are built in parts.
+  const view = await viewOf({ ...spec, background: null, config: CONFIG } as unknown as TopLevelSpec);
+  try {
+    return new Html(await view.toSVG());
+  } finally {
+    view.finalize();
+  }
+}
+
 async function viewOf(spec: TopLevelSpec): Promise<import("vega").View> {
   const [{ View, parse }, { compile }] = await Promise.all([import("vega"), import("vega-lite")]);
   return new View(parse(compile(spec).spec), { renderer: "none" }).runAsync();

@@ -1,5 +1,5 @@
 /** Self-contained pages (text, tables, charts and images in one HTML file), and the report of a training run. */
-export { TASK_COLOURS, lineChart } from "./chart.ts";
+export { TASK_COLOURS, lineChart, specChart } from "./chart.ts";
 export type { LineChartOptions, Mark, Series } from "./chart.ts";
 export { Curve } from "./curve.ts";
 export { Html, definitions, html, page, picture, pictureGrid, picturePairs, sideBySide, table } from "./html.ts";

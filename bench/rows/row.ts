@@ -1,0 +1,119 @@
+/** What a row of the bench is, how its inputs are made, and how its results are checked before anything is timed. */
+import { tensor } from "../../index.ts";
+import type { DType, Device, Tensor } from "../../index.ts";
+import { uniform } from "../../kernels/index.ts";
+import { relativeL2, round, tolerance } from "../../tests/harness.ts";
+import { ref, sizeOf } from "../../tests/reference.ts";
+import type { Ref } from "../../tests/reference.ts";
+import { randomFrom } from "../stats.ts";
+
+/** An input: uniform in [−scale, scale) around `mean`, or whole numbers below `below`. */
+export interface InputSpec {
+  readonly shape: readonly number[];
+  readonly dtype?: DType;
+  readonly scale?: number;
+  readonly mean?: number;
+  readonly below?: number;
+  /** The values themselves. */
+  readonly values?: readonly number[];
+}
+
+/** Part of a result against float64. */
+export interface Part {
+  readonly name: string;
+  readonly got: ArrayLike<number>;
+  readonly expected: ArrayLike<number>;
+  /** Length of the longest sum behind an element. */
+  readonly terms: number;
+}
+
+/** Rows that are measured by default; one row for each op of the table of tests; the ops of Janus-Pro-1B at its shapes. */
+export const ROW_SETS = ["table", "ops", "1B"] as const;
+export type RowSet = (typeof ROW_SETS)[number];
+
+export interface Row {
+  /** Op, sizes and dtype, e.g. `matmul 1024³ f32`: the key under which baselines find it. */
+  readonly name: string;
+  readonly op: string;
+  readonly set: RowSet;
+  readonly inputs: readonly InputSpec[];
+  /** Called in a scope that frees what it makes but the results. */
+  readonly run: (inputs: readonly Tensor[]) => readonly Tensor[];
+  /** Positions of inputs whose gradients are results too; the last input then is the gradient of the first result. */
+  readonly gradients?: readonly number[];
+  /** False if `run` changes its inputs or may not be captured. */
+  readonly isPure?: boolean;
+  /**
+   * Results against float64: all elements if that takes about a second, else slices that no other slice has a part in (rows, heads, channels),
+   * drawn by `random`. `outputs` are the results and then the gradients.
+   */
+  readonly check: (inputs: readonly Ref[], outputs: readonly Ref[], random: () => number) => readonly Part[];
+  /** Instead of `inputs` and `check`, for rows of the table of tests: how they lie in memory, and their own check. */
+  readonly fromCase?: {
+    readonly inputs: (device: Device, seed: number) => Tensor[];
+    readonly failures: (device: Device, seed: number) => Promise<readonly string[]>;
+  };
+}
+
+/** dtype of a row: that of its narrowest floating-point input. */
+export function dtypeOf({ inputs }: Row): DType {
+  const dtypes = inputs.map(({ dtype = "f32" }) => dtype);
+  return dtypes.find((d) => d === "f16" || d === "bf16") ?? "f32";
+}
+
+/** Elements up to which inputs are drawn on the host, where other engines get the same ones; larger ones are drawn by the device. */
+const ON_HOST = 1 << 23;
+
+/** Values of an input, rounded to its dtype. */
+export function drawInput(
+  { shape, dtype = "f32", scale = 1, mean = 0, below, values: given }: InputSpec,
+  seed: number,
+): Float32Array {
+  if (given) return Float32Array.from(given);
+  const random = randomFrom(seed);
+  const values = new Float32Array(sizeOf(shape));
+  for (let i = 0; i < values.length; i++)
+    values[i] = below === undefined ? round(mean + scale * (2 * random() - 1), dtype) : Math.floor(below * random());
+  return values;
+}
+
+/** The tensors of a row, kept until the caller disposes them. */
+export function makeInputs(row: Row, device: Device, seed: number): Tensor[] {
+  if (row.fromCase) return row.fromCase.inputs(device, seed).map((t) => t.keep());
+  return row.inputs.map((spec, i) => {
+    const { shape, dtype = spec.below === undefined ? "f32" : "i32", scale = 1, mean = 0 } = spec;
+    if (spec.below === undefined && sizeOf(shape) > ON_HOST)
+      return uniform(shape, mean - scale, mean + scale, { device, dtype }).keep();
+    return tensor(drawInput(spec, seed + i), { shape, dtype, device }).keep();
+  });
+}
+
+/** What lies in a tensor, for the references. */
+export const readRef = async (t: Tensor): Promise<Ref> => ref(t.shape, new Float64Array(await t.data()));
+
+/** The parts that are not right, as sentences; none if all are. The bounds are those of the tests. */
+export function wrongParts(parts: readonly Part[], dtypes: readonly DType[], isGradient: boolean): string[] {
+  return parts.flatMap(({ name, got, expected, terms }) => {
+    const error = relativeL2(got, expected);
+    const allowed = tolerance(isGradient ? "gradient" : "forward", dtypes, terms);
+    return error <= allowed
+      ? []
+      : [`${name}: relative L2 error ${error.toExponential(1)}, at most ${allowed.toExponential(1)} is right`];
+  });
+}
+
+/** `count` different whole numbers below `n`, in order; all of them if there are no more. The first and the last are among them. */
+export function someOf(n: number, count: number, random: () => number): number[] {
+  if (n <= count) return Array.from({ length: n }, (_, i) => i);
+  const chosen = new Set([0, n - 1]);
+  while (chosen.size < count) chosen.add(Math.floor(random() * n));
+  return [...chosen].sort((a, b) => a - b);
+}
+
+/** Slices of the first dimension. */
+export function slices(x: Ref, at: readonly number[]): Ref {
+  const step = sizeOf(x.shape.slice(1));
+  const data = new Float64Array(at.length * step);
+  for (const [i, k] of at.entries()) data.set(x.data.subarray(k * step, (k + 1) * step), i * step);
+  return ref([at.length, ...x.shape.slice(1)], data);
+}
