@@ -1,5 +1,6 @@
 /** Which runs of the table's rows the short form of the suite makes: a few of each op that together launch all that its rows would. */
 import { Device } from "../index.ts";
+import type { Constants } from "../engine/index.ts";
 import type { Launch } from "../index.ts";
 import type { Case, Input } from "./harness.ts";
 import { runOnNull } from "./null_runs.ts";
@@ -23,25 +24,33 @@ type Place = Pick<Input, "shape" | "dtype" | "layout">;
 
 const NARROW = new Set(["f16", "bf16"]);
 const isNarrow = ({ inputs }: Case): boolean => inputs.some(({ dtype }) => NARROW.has(dtype ?? "f32"));
+const isOdd = ({ inputs }: Case): boolean => inputs.some(({ shape }) => shape.some((n) => n > 4 && n % 4 > 0));
 const kind = ({ dtype = "f32" }: Place): string => (NARROW.has(dtype) ? "16-bit" : dtype);
 const outline = ({ shape }: Place): string => shape.map((n) => (n > 1 ? "n" : n)).join("");
 
 /** What distinguishes a row from the others of its op, but for sizes: dtypes, outlines of shapes, layouts, options, which inputs have gradients. */
-function rowTraits({ inputs, note }: Case, result: Place): string[] {
+function rowTraits({ inputs, note = "" }: Case, result: Place): string[] {
   return [
     `dtypes ${inputs.map(kind).join()} ${kind(result)}`,
     `shapes ${inputs.map(outline).join()} ${outline(result)}`,
-    `note ${note}`,
+    `note ${note.replaceAll(/\d\d+/g, "n")}`,
     `constant ${inputs.map(({ constant = false }) => constant).join()}`,
     ...inputs.map(({ layout = "contiguous" }) => `layout ${layout}`),
-    ...(inputs.some(({ shape }) => shape.some((n) => n > 4 && n % 4)) ? ["odd"] : []),
   ];
 }
 
-/** What a launch adds: its kernel with the constants of its variant, with 16-bit inputs, in windows, on a folded grid. */
-function launchTraits({ pipeline: { kernel, constants }, grid }: Launch, { row, windows }: Run): string[] {
+/** Constants by which a kernel takes other paths: 0, 1 or more of something. How many more is a matter of sizes. */
+const paths = (constants: Constants): string =>
+  Object.entries(constants)
+    .map(([name, value]) => `${name} ${value > 1 ? "n" : value}`)
+    .join();
+
+/** What a launch adds: its kernel with its paths or for a forced variant, and each of these with odd shapes; with 16-bit inputs, in windows, on a folded grid. */
+function launchTraits({ pipeline: { kernel, constants }, grid }: Launch, { row, force, windows }: Run): string[] {
+  const variant = force ? `${kernel.name} for ${force.name}` : `${kernel.name} ${paths(constants)}`;
   return [
-    `${kernel.name} ${JSON.stringify(constants)}`,
+    variant,
+    ...(isOdd(row) ? [`${variant} odd`] : []),
     ...(isNarrow(row) ? [`${kernel.name} 16-bit`] : []),
     ...(windows ? [`${kernel.name} windows`] : []),
     ...(grid[1] > 1 ? [`${kernel.name} folded`] : []),
@@ -55,6 +64,8 @@ const ELEMENTS = 1000;
 function cover(traits: ReadonlyMap<Run, ReadonlySet<string>>): Run[] {
   const cost = ({ row }: Run): number => 1 + row.inputs.reduce((sum, { shape }) => sum + sizeOf(shape), 0) / ELEMENTS;
   const missing = new Set([...traits.values()].flatMap((of) => [...of]));
+  // What runs with odd shapes need not run with even ones too.
+  for (const trait of missing) if (missing.has(`${trait} odd`)) missing.delete(trait);
   const chosen: Run[] = [];
   while (missing.size) {
     let best: { run: Run; worth: number } | undefined;
