@@ -42,7 +42,7 @@ function rowTraits({ inputs, note = "" }: Case, result: Place): string[] {
 /** Constants by which a kernel takes other paths: 0, 1 or more of something. How many more is a matter of sizes. */
 const paths = (constants: Constants): string =>
   Object.entries(constants)
-    .map(([name, value]) => `${name} ${value > 1 ? "n" : value}`)
+    .map(([name, value]) => `${name} ${typeof value === "number" && value > 1 ? "n" : value}`)
     .join();
 
 /** What a launch adds: its kernel with its paths or for a forced variant, and each of these with odd shapes; with 16-bit inputs, in windows, on a folded grid. */
