@@ -36,12 +36,14 @@ function share(text: string): number {
   return Number(found[1]) / (found[2] ? 100 : 1);
 }
 
-const words = (choices: readonly string[]) => (text: string): string[] => {
-  const found = text.split(",").map((word) => word.trim());
-  const unknown = found.find((word) => !choices.includes(word));
-  if (unknown !== undefined) throw new InvalidArgumentError(`It must be one or several of ${choices.join(", ")}, separated by commas.`); // prettier-ignore
-  return found;
-};
+const words =
+  (choices: readonly string[]) =>
+  (text: string): string[] => {
+    const found = text.split(",").map((word) => word.trim());
+    const unknown = found.find((word) => !choices.includes(word));
+    if (unknown !== undefined) throw new InvalidArgumentError(`It must be one or several of ${choices.join(", ")}, separated by commas.`); // prettier-ignore
+    return found;
+  };
 
 interface Sizes {
   readonly choices: readonly string[];
@@ -78,7 +80,11 @@ function addOptions(command: Command): Command {
     .option("--html <file>", "write the results as a page with the roofline"); // prettier-ignore
 }
 
-function addQuestion(bench: Command, question: "kernels" | "model" | "train", texts: { summary: string; description: string }): Command {
+function addQuestion(
+  bench: Command,
+  question: "kernels" | "model" | "train",
+  texts: { summary: string; description: string },
+): Command {
   const { choices, help } = SHAPES[question];
   return addOptions(bench.command(question).summary(texts.summary).description(texts.description))
     .addOption(new Option("--shapes <names>", help).argParser(words(choices)))

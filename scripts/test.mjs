@@ -1,9 +1,10 @@
-// `npm test`: set-up, types, lint, format, tier 0 (no GPU), tier 1 (software Vulkan or a GPU), the package.
+// `npm test`: set-up; types, lint, format and the package; tier 0 (no GPU) and tier 1 (software Vulkan or a GPU).
 // `npm run test:fast`: tier 0 alone, without a driver. `npm run test:long`: proofs that have a short form in `npm test` in their long one.
 // Further arguments go to vitest (a file name, `-t`).
 // The last line is always "N passed, N failed".
 
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
 import { existsSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { ensureSetup, root, tool } from "./setup.mjs";
@@ -26,10 +27,19 @@ function run(title, script, args = []) {
   return status === 0;
 }
 
-/** A check that counts as one. */
-function check(title, script, args) {
-  if (run(title, script, args)) passed++;
-  else failed++;
+/** Runs checks one after the other, each of which counts as one; their output comes when they end, for other checks run beside them. */
+async function runChecks(checks) {
+  for (const [title, script, args = []] of checks) {
+    const started = performance.now();
+    const child = spawn(process.execPath, [script, ...args], { cwd: root, stdio: ["ignore", "pipe", "pipe"] });
+    let said = "";
+    for (const stream of [child.stdout, child.stderr]) stream.setEncoding("utf8").on("data", (text) => (said += text));
+    const [status] = await once(child, "close");
+    const seconds = ((performance.now() - started) / 1000).toFixed(1);
+    console.log(`\n— ${title}\n${said}— ${title}: ${status === 0 ? "ok" : "FAILED"} (${seconds} s)`);
+    if (status === 0) passed++;
+    else failed++;
+  }
 }
 
 function runVitest() {
@@ -55,12 +65,17 @@ function runVitest() {
 try {
   ensureSetup({ adapter: !fast });
   if (!fast) {
-    check("types", tool("typescript", "tsc"), ["-p", "tsconfig.json"]);
-    check("lint", tool("oxlint"), ["--type-aware", "--deny-warnings"]);
-    check("format", tool("prettier"), ["--check", "--log-level", "warn", "."]);
+    // The checks use one core each, for the most part.
+    await Promise.all([
+      runChecks([["package", join(root, "scripts", "check_package.mjs")]]),
+      runChecks([
+        ["types", tool("typescript", "tsc"), ["-p", "tsconfig.json"]],
+        ["lint", tool("oxlint"), ["--type-aware", "--deny-warnings"]],
+        ["format", tool("prettier"), ["--check", "--log-level", "warn", "."]],
+      ]),
+    ]);
   }
   runVitest();
-  if (!fast) check("package", join(root, "scripts", "check_package.mjs"));
 } catch (error) {
   console.error(error.message);
   failed++;

@@ -63,22 +63,27 @@ function place(input: Input, device: Device): Tensor {
   );
 }
 
-/** Runs one row, forward and backward, with `force` held if it is given. */
-export function runOnNull(c: Case, device: Device, force?: { readonly family: string; readonly name: string }): void {
-  const run = (): void => {
+/** Runs one row, forward and backward, with `force` held if it is given; gives dtype and shape of its result. */
+export function runOnNull(
+  c: Case,
+  device: Device,
+  force?: { readonly family: string; readonly name: string },
+): Pick<Input, "shape" | "dtype"> {
+  const run = (): Pick<Input, "shape" | "dtype"> => {
     const inputs = c.inputs.map((input) => {
       const t = place(input, device);
       t.requiresGrad = c.gradient !== false && !input.constant && isFloat(t.dtype);
       return t;
     });
-    scope(() => {
+    const result = scope(() => {
       const y = c.run(inputs);
       if (y.requiresGrad && y.size > 0) backward(y, empty(y.shape, { dtype: y.dtype, device }));
+      return { shape: y.shape, dtype: y.dtype };
     });
     for (const t of inputs) t.dispose();
+    return result;
   };
-  if (force) forceVariant(force.family, force.name, run);
-  else run();
+  return force ? forceVariant(force.family, force.name, run) : run();
 }
 
 /**

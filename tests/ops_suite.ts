@@ -1,12 +1,13 @@
-/** Every row of some families of the table of cases, forward and gradients, on the GPU of this machine. */
+/** The rows of some families of the table of cases, forward and gradients, on the GPU of this machine. */
 import "./quick_compile.ts";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, describe, expect, it } from "vitest";
 import { Device } from "../index.ts";
 import { families } from "./cases.ts";
 import type { Family } from "./cases.ts";
 import { caseName, runCase } from "./harness.ts";
 import type { Case } from "./harness.ts";
-import { isLong, variantsInTurn } from "./long.ts";
+import { isLong } from "./long.ts";
+import { chooseRuns, runsOf } from "./short_form.ts";
 
 /** The same inputs every time, so that a change is judged and not chance; JANUS_TEST_SEED asks for others (docs/kernels.md). */
 const seed = Number(process.env["JANUS_TEST_SEED"] ?? 1);
@@ -22,38 +23,35 @@ function rowsInTurn(rows: readonly Case[], turn: number): readonly Case[] {
   return rows.filter((row) => has(row, kept) || !has(row, left));
 }
 
-export function testOps(names: readonly Family[]): void {
+export async function testOps(names: readonly Family[]): Promise<void> {
   const byOp = new Map<string, Case[]>();
   for (const c of names.flatMap((name) => families[name])) byOp.set(c.op, [...(byOp.get(c.op) ?? []), c]);
-  let device: Device;
-  let small: Device;
-  let checks = 0;
-
-  beforeAll(async () => {
-    device = await Device.create({ poison: true });
-    small = await Device.create({
-      poison: true,
-      limits: { maxStorageBufferBindingSize: 4096, minStorageBufferOffsetAlignment: 256 },
-    });
-    console.log(`seed ${seed} (JANUS_TEST_SEED=${seed} repeats the inputs)`);
+  const device = await Device.create({ poison: true });
+  const small = await Device.create({
+    poison: true,
+    limits: { maxStorageBufferBindingSize: 4096, minStorageBufferOffsetAlignment: 256 },
   });
-  afterAll(() => console.log(`${checks} checks of ${byOp.size} ops`));
+  console.log(`seed ${seed} (JANUS_TEST_SEED=${seed} repeats the inputs)`);
+  let checks = 0;
+  afterAll(() => {
+    console.log(`${checks} checks of ${byOp.size} ops`);
+    device.destroy();
+    small.destroy();
+  });
 
   for (const [turn, [op, all]] of [...byOp].entries()) {
-    const rows = rowsInTurn(all, turn);
-    const varied = rows.filter(({ variants }) => variants?.length);
+    const runs = isLong ? all.flatMap(runsOf) : await chooseRuns(rowsInTurn(all, turn), [device, small]);
+    const byRow = all.map((row) => runs.filter((run) => run.row === row)).filter((some) => some.length);
     describe(op, () => {
-      it.each(rows.map((row) => [caseName(row), row] as const))("%s", async (name, row) => {
+      it.each(byRow.map((some) => [caseName(some[0]!.row), some] as const))("%s", async (name, some) => {
         const live = device.pool.stats.liveBytes;
         const problems: string[] = [];
-        const note = (where: string, result: Awaited<ReturnType<typeof runCase>>): void => {
+        for (const { row, force, windows } of some) {
+          const result = await runCase(row, windows ? small : device, seed, force);
           checks += result.checks;
-          problems.push(...result.failures.map((f) => `${where}: ${f}`));
-        };
-        note("default", await runCase(row, device, seed));
-        for (const v of variantsInTurn(row.variants, varied.indexOf(row), varied.length))
-          note(`${v.family} ${v.name}`, await runCase(row, device, seed, v));
-        if (row.windows) note("windows", await runCase(row, small, seed));
+          const where = windows ? "windows" : force ? `${force.family} ${force.name}` : "default";
+          problems.push(...result.failures.map((failure) => `${where}: ${failure}`));
+        }
         await device.sync();
         await small.sync();
         expect(problems, `${name}, seed ${seed}`).toEqual([]);

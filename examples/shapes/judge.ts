@@ -26,6 +26,12 @@ export interface Seen extends Box {
   readonly stretch: number;
 }
 
+/** What is on a picture; `problem` says why nothing can be seen. */
+export interface Detection {
+  readonly seen: Seen[];
+  readonly problem?: string;
+}
+
 export interface Verdict {
   /** Verdict by GenEval's rule: every clause holds, none of the excluded does. */
   readonly correct: boolean;
@@ -198,7 +204,7 @@ function look(blob: Blob): Seen {
 }
 
 /** The objects of an image of any size, the best recognised first, and why there are none if nothing can be recognised. */
-export function detect(image: RgbImage): { seen: Seen[]; problem?: string } {
+export function detect(image: RgbImage): Detection {
   const { blobs, problem } = segment(image);
   const seen = blobs.map(look).sort((a, b) => b.fit - a.fit);
   return problem === undefined ? { seen } : { seen, problem };
@@ -211,8 +217,11 @@ const says = (count: number, shape: Shape): string =>
  * GenEval's judgement: for each clause the `count` best recognised objects of the shape are taken; too few, another colour among them, or
  * one of them elsewhere than asked for as seen from any of the target's, and the image is wrong. So it is when an excluded count is there.
  */
-export function judge(image: RgbImage, prompt: Pick<Prompt, "include" | "exclude">): Verdict {
-  const { seen, problem } = detect(image);
+export const judge = (image: RgbImage, prompt: Pick<Prompt, "include" | "exclude">): Verdict =>
+  judgeSeen(detect(image), prompt);
+
+/** `judge` for an image that was looked at already. */
+export function judgeSeen({ seen, problem }: Detection, prompt: Pick<Prompt, "include" | "exclude">): Verdict {
   const wrong = (reason: string): Verdict => ({ correct: false, exact: false, reason, seen });
   if (problem) return wrong(problem);
   const taken: Seen[][] = [];

@@ -14,7 +14,8 @@ import { KINDS, randomPrompt, randomScene, sceneFor } from "./captions.ts";
 import type { Clause, Kind, Prompt } from "./captions.ts";
 import { degrade } from "./degrade.ts";
 import { Dice } from "./dice.ts";
-import { detect, judge } from "./judge.ts";
+import { detect, judge, judgeSeen } from "./judge.ts";
+import type { Detection } from "./judge.ts";
 import { COLOURS, OPPOSITE, PALETTE, SHAPES, render } from "./scene.ts";
 import type { Scene } from "./scene.ts";
 import { holds } from "./truth.ts";
@@ -76,24 +77,24 @@ export async function measure(
   const mistakes: string[] = [];
   for (const [k, kind] of KINDS.entries()) {
     let [right, wrongly, others] = [0, 0, 0];
-    let before: { scene: Scene; image: RgbImage } | undefined;
+    let before: { scene: Scene; seen: Detection } | undefined;
     for (let n = 0; n < count; n++) {
       const dice = new Dice(seed, 100 + k, n);
       const heldOut = n % 2 === 1;
       const prompt = randomPrompt(dice, kind, { heldOut });
       const scene = sceneFor(dice, prompt, { heldOut, grid: n % 3 ? 4 : 1 });
-      const image = await wear(render(scene), dice);
-      const verdict = judge(image, prompt);
+      const seen = detect(await wear(render(scene), dice));
+      const verdict = judgeSeen(seen, prompt);
       if (verdict.exact) right++;
       else mistakes.push(`${kind} "${prompt.text}": ${verdict.reason}; ${JSON.stringify(scene)}`);
-      const wrong = [{ scene, image, asked: nearMiss(prompt) }];
+      const wrong = [{ scene, seen, asked: nearMiss(prompt) }];
       if (before) wrong.push({ ...before, asked: prompt });
-      for (const { scene: shown, image: seen, asked } of wrong) {
+      for (const { scene: shown, seen: found, asked } of wrong) {
         if (holds(shown, asked)) continue;
         others++;
-        if (judge(seen, asked).correct) wrongly++;
+        if (judgeSeen(found, asked).correct) wrongly++;
       }
-      before = { scene, image };
+      before = { scene, seen };
     }
     accuracy[kind] = right / count;
     falsePositives[kind] = others ? wrongly / others : 0;

@@ -23,6 +23,8 @@ import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { addConvert } from "../../cli/convert.ts";
 import { addData } from "../../cli/data.ts";
 import { addGenerate } from "../../cli/generate.ts";
+import { addInspect } from "../../cli/inspect.ts";
+import { addTrain } from "../../cli/train.ts";
 import { EXIT, Interrupted } from "../../cli/errors.ts";
 import { inputLines } from "../../cli/standard_input.ts";
 import { HubServer } from "../checkpoint/hub_server.ts";
@@ -63,7 +65,8 @@ describe("usage", () => {
     ["a wrong choice", ["convert", "a", "b", "--layout", "gguf"], /'--layout <layout>' argument 'gguf' is invalid.*hf, deepseek/, "janus convert"],
   ]; // prettier-ignore
   it.each(wrong)("%s ends with 2 and says what and where to look", async (_, args, message, command) => {
-    const result = await runCli(args);
+    const add = { inspect: addInspect, convert: addConvert }[args[0]!];
+    const result = await (add ? runHere(add, args) : runCli(args));
     expect([result.code, result.stdout]).toEqual([EXIT.usage, ""]);
     const [first, ...rest] = result.stderr.split("\n");
     expect(first).toMatch(/^error: [^:]/);
@@ -81,7 +84,7 @@ describe("usage", () => {
     );
   });
   it("says that an option with several values took the argument behind it", async () => {
-    const result = await runCli(["train", "--model", "m", "--run", "r", "--data", "a.jsonl", "stage3"]);
+    const result = await runHere(addTrain, ["train", "--model", "m", "--run", "r", "--data", "a.jsonl", "stage3"]);
     expect([result.code, result.stderr]).toEqual([
       EXIT.usage,
       expect.stringMatching(/missing required argument 'settings'\n--data and --set take all words/),
@@ -111,7 +114,7 @@ describe("errors", () => {
     ["an empty folder", () => (mkdirSync(join(temporary, "empty"), { recursive: true }), ["inspect", join(temporary, "empty")]), /no config\.json.*it is empty/, EXIT.input],
   ]; // prettier-ignore
   it.each(cases)("%s: one message, no stack, and the same as JSON", async (_, args, message, code) => {
-    const result = await runCli([...args(), "--json"]);
+    const result = await runHere(addInspect, [...args(), "--json"]);
     expect(result.code).toBe(code);
     expect(result.stderr).toMatch(/^error: /);
     expect(result.stderr).toMatch(message);
@@ -121,7 +124,13 @@ describe("errors", () => {
     expect([error.name, error.exitCode]).toEqual([expect.stringMatching(/Error$/), code]);
   });
   it("leave stdout empty without --json", async () => {
-    const { code, stdout, stderr } = await runCli(["convert", "absent", join(temporary, "x"), "--layout", "hf"]);
+    const { code, stdout, stderr } = await runHere(addConvert, [
+      "convert",
+      "absent",
+      join(temporary, "x"),
+      "--layout",
+      "hf",
+    ]);
     expect([code, stdout, stderr]).toEqual([
       EXIT.input,
       "",
@@ -178,10 +187,12 @@ describe.skipIf(!hasFixtures)("convert", () => {
   });
   it("changes the dtype, and prints a table", async () => {
     const to = join(temporary, "f16");
-    const { code, stdout } = await runCli(["convert", from, to, "--layout", "deepseek", "--dtype", "f16"]);
+    const { code, stdout } = await runHere(addConvert, ["convert", from, to, "--layout", "deepseek", "--dtype", "f16"]);
     expect(code).toBe(0);
     expect(stdout).toMatch(/deepseek layout in f16, 5\.\d+ MB, written in/);
-    expect(json(await runCli(["inspect", to, "--json"]))["dtypes"]).toMatchObject({ f16: { tensors: 370 } });
+    expect(json(await runHere(addInspect, ["inspect", to, "--json"]))["dtypes"]).toMatchObject({
+      f16: { tensors: 370 },
+    });
   });
   it("stops when told in the middle, and leaves nothing behind", async () => {
     const parent = join(temporary, "stopped");
@@ -201,7 +212,7 @@ describe.skipIf(!hasFixtures)("convert", () => {
     const to = join(temporary, "full");
     mkdirSync(to);
     writeFileSync(join(to, "mine"), "x");
-    const { code, stderr } = await runCli(["convert", from, to, "--layout", "hf"]);
+    const { code, stderr } = await runHere(addConvert, ["convert", from, to, "--layout", "hf"]);
     expect(code).toBe(EXIT.input);
     expect(stderr).toMatch(/full exists and is not empty; name a new folder/);
     expect(readdirSync(to)).toEqual(["mine"]);

@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, it } from "vitest";
+import { addData } from "../../cli/data.ts";
 import { EXIT } from "../../cli/errors.ts";
 import { byteTokenizerFiles } from "../../model/byte_tokenizer.ts";
 import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
@@ -13,7 +14,7 @@ import { DEFAULT_SYSTEM_PROMPT } from "../../model/janus/prompt.ts";
 import { Tokenizer } from "../../model/janus/tokenizer.ts";
 import { samplePieces } from "../../train/data/preview.ts";
 import { IGNORE, imageSample, textSample } from "../../train/samples.ts";
-import { runCli } from "../cli.ts";
+import { runCli, runHere } from "../cli.ts";
 import { hasFixtures } from "../fixtures.ts";
 
 const temporary = mkdtempSync(join(tmpdir(), "janus-preview-"));
@@ -88,7 +89,7 @@ describe("janus data", () => {
     mkdirSync(join(classes, "cat"), { recursive: true });
     for (const name of ["1.png", "2.bmp"]) writeFileSync(join(classes, "cat", name), name);
     const args = ["data", "index", text, classes, "--cache", join(temporary, "cache")];
-    const shown = await runCli(args);
+    const shown = await runHere(addData, args);
     expect(shown.code, shown.stderr).toBe(EXIT.done);
     expect(shown.stdout.split("\n").map((line) => line.trim().replace(/ {2,}/g, " | "))).toEqual(
       expect.arrayContaining([
@@ -98,11 +99,11 @@ describe("janus data", () => {
         "an image of a format that is not read | 1 files | ignored, e.g. cat/2.bmp",
       ]),
     );
-    const allowed = await runCli([...args, "--json", "--ignore-field", "score"]);
+    const allowed = await runHere(addData, [...args, "--json", "--ignore-field", "score"]);
     expect(JSON.parse(allowed.stdout)).toMatchObject({
       sources: [{ fields: [{ use: "used" }, { use: "ignored" }, { field: "score", records: 2, use: "ignored" }] }, {}],
     });
-    const absent = await runCli([...args, "--ignore-field", "scores"]);
+    const absent = await runHere(addData, [...args, "--ignore-field", "scores"]);
     expect([absent.code === EXIT.done, absent.stderr]).toEqual([
       false,
       expect.stringMatching(/"scores": no record has this field/),
@@ -122,11 +123,11 @@ describe("janus data", () => {
     const cache = join(temporary, "counts");
     const index = async (...more: string[]): Promise<{ tokens: number; longest: number; bad: number }[]> => {
       const args = ["data", "index", talk, pairs, "--cache", cache, "--model", fixture("hf"), "--json", ...more];
-      const result = await runCli(args);
+      const result = await runHere(addData, args);
       expect(result.code, result.stderr).toBe(EXIT.done);
       return (JSON.parse(result.stdout) as { sources: { tokens: number; longest: number; bad: number }[] }).sources;
     };
-    const shown = await runCli(["data", "preview", talk, "--model", fixture("hf"), "--system", "", "--json"]);
+    const shown = await runHere(addData, ["data", "preview", talk, "--model", fixture("hf"), "--system", "", "--json"]);
     const { samples } = JSON.parse(shown.stdout) as { samples: { tokens?: number }[] };
     const lengths = samples.map(({ tokens = 0 }) => tokens);
     const [talked, drawn] = await index("--system", "");

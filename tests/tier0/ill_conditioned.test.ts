@@ -37,7 +37,7 @@ it("and those whose gradients cancel", () => {
 it("are at most one case in a hundred of the table", () => {
   const small = cases.filter((c) => c.inputs.every(({ shape }) => shape.reduce((a, b) => a * b, 1) <= 512));
   expect(small.length).toBeGreaterThan(2000);
-  const drawn = small.map((c, i) => [c, 1000 + i] as const).filter((_, i) => isLong || i % 3 === 0);
+  const drawn = small.map((c, i) => [c, 1000 + i] as const).filter((_, i) => isLong || i % 6 === 0);
   const found = drawn.filter(([c, seed]) => illConditioned(c, seed).size > 0);
   expect(found.length / drawn.length).toBeLessThan(0.01);
 });

@@ -50,8 +50,15 @@ interface Import {
   typeOnly: boolean;
 }
 
+const parsed = new Map<string, ts.SourceFile>();
+
+/** Each text is parsed once, as several tests look at all of the project. */
 function parse(path: string, text: string): ts.SourceFile {
-  return ts.createSourceFile(path, text, ts.ScriptTarget.Latest, true);
+  const known = parsed.get(path);
+  if (known?.text === text) return known;
+  const file = ts.createSourceFile(path, text, ts.ScriptTarget.Latest, true);
+  parsed.set(path, file);
+  return file;
 }
 
 function visit(node: ts.Node, see: (node: ts.Node) => void): void {

@@ -39,7 +39,7 @@ interface Generated {
 describe.skipIf(!hasFixtures)("generate", () => {
   it("writes pictures that say how they were made; --from decodes and --check draws them again", async () => {
     const out = newFolder();
-    const result = await runCli([
+    const result = await runHere(addGenerate, [
       "generate",
       "A red circle!",
       ...MODEL,
@@ -118,7 +118,7 @@ describe.skipIf(!hasFixtures)("generate", () => {
     const list = join(out, "prompts.txt");
     writeFileSync(list, "\ufeffa circle\r\n\r\ntwo squares\n");
     const args = ["generate", ...MODEL, "--seed", "2", "--out", out, "--temperature", "0"];
-    const result = await runCli([...args, "--prompts", list, "--json"]);
+    const result = await runHere(addGenerate, [...args, "--prompts", list, "--json"]);
     expect(result.code, result.stderr).toBe(EXIT.done);
     const { images } = json<{ images: { prompt: string; path: string; seed: number }[] }>(result);
     expect(images).toMatchObject([

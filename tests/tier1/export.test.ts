@@ -7,13 +7,15 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { addCkpt } from "../../cli/ckpt.ts";
+import { addInspect } from "../../cli/inspect.ts";
 import { Device } from "../../index.ts";
 import { openCheckpoint, sourceOf } from "../../model/janus/checkpoint/checkpoint.ts";
 import { folderSource } from "../../model/node/files.ts";
 import { checkConfig } from "../../train/config.ts";
 import { TRAINED } from "../../train/stages.ts";
 import { train } from "../../train/node/train.ts";
-import { runCli } from "../cli.ts";
+import { runCli, runHere } from "../cli.ts";
 import { hasFixtures } from "../fixtures.ts";
 import { isLong } from "../long.ts";
 
@@ -59,9 +61,9 @@ async function trainedAndExported(from: string, run: string, weight: number, dty
   const folders = [checkpoint];
   for (const layout of LAYOUTS) {
     const out = at(`${run}-${layout}`);
-    const exported = await runCli(["ckpt", "export", at(run), "2", out, "--layout", layout, ...(dtype === "bf16" ? [] : ["--dtype", "bf16"])]); // prettier-ignore
+    const exported = await runHere(addCkpt, ["ckpt", "export", at(run), "2", out, "--layout", layout, ...(dtype === "bf16" ? [] : ["--dtype", "bf16"])]); // prettier-ignore
     expect(exported).toMatchObject({ code: 0, stderr: "" });
-    expect((await runCli(["inspect", out, "--json"])).stdout).toMatch(new RegExp(`"${layout}"`));
+    expect((await runHere(addInspect, ["inspect", out, "--json"])).stdout).toMatch(new RegExp(`"${layout}"`));
     folders.push(out);
   }
   return folders;

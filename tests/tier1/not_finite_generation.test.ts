@@ -9,12 +9,15 @@ import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Device, NotFiniteError, setDevice, tensor } from "../../index.ts";
 import type { Tensor } from "../../index.ts";
+import { addAsk } from "../../cli/ask.ts";
 import { EXIT } from "../../cli/errors.ts";
+import { addGenerate } from "../../cli/generate.ts";
+import { addReconstruct } from "../../cli/reconstruct.ts";
 import { generateText } from "../../model/generate.ts";
 import { encodePictures } from "../../model/janus/image_codes.ts";
 import { Janus } from "../../model/janus/node/index.ts";
 import { changedHf } from "../checkpoint/tiny.ts";
-import { runCli } from "../cli.ts";
+import { runCli, runHere } from "../cli.ts";
 import { hasFixtures } from "../fixtures.ts";
 import { errorOf } from "../gpu.ts";
 
@@ -249,18 +252,18 @@ describe.skipIf(!hasFixtures)("a checkpoint with values that are not finite", ()
       /warning: a tensor has values that are not finite \(NaN or infinity\): lm_head\.weight \(64 of 163840\)/,
     );
     expect(asked.stderr).toMatch(/error: generateText: .* language head \(lm_head\), token 0 of the answer/);
-    const structured = await runCli(["ask", "hi", "--top-p", "0.9", "--temperature", "1", "--model", head, "--json"]);
+    const structured = await runHere(addAsk, ["ask", "hi", "--top-p", "0.9", "--temperature", "1", "--model", head, "--json"]); // prettier-ignore
     expect(structured.code).toBe(EXIT.notFinite);
     expect(JSON.parse(structured.stdout)).toMatchObject({
       error: { name: "NotFiniteError", exitCode: EXIT.notFinite },
     });
     const chat = await runCli(["chat", "--model", head, "--out", out], { input: "hi\n/help\n" });
     expect([chat.code, chat.stdout.trim()]).toEqual([EXIT.notFinite, ""]);
-    for (const args of [
-      ["reconstruct", IMAGE],
-      ["generate", "hi", "--n", "2", "--preview"],
-    ]) {
-      const result = await runCli([...args, "--model", decoder, "--out", out]);
+    for (const [add, ...args] of [
+      [addReconstruct, "reconstruct", IMAGE],
+      [addGenerate, "generate", "hi", "--n", "2", "--preview"],
+    ] as const) {
+      const result = await runHere(add, [...args, "--model", decoder, "--out", out]);
       expect([result.code, result.stdout]).toEqual([EXIT.notFinite, ""]);
       expect(result.stderr).toMatch(/VQ decoder/);
     }

@@ -1,7 +1,7 @@
 /** Rows of all other families. */
 import { testOps } from "../ops_suite.ts";
 
-testOps([
+await testOps([
   "activations",
   "elementwise",
   "index",
