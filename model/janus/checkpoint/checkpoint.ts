@@ -1,6 +1,6 @@
 /**
  * A checkpoint: the weights of a model in one file or several, safetensors or `torch.save`, in either layout of names, with its config.
- * Opening one reads headers only and checks all of them against the config; bytes are read when they are asked for.
+ * Opening one reads headers only and checks all of them against the config; bytes are read on demand.
  */
 import { EMBEDDING, HEAD, readConfig } from "../config.ts";
 import type { JanusConfig } from "../config.ts";
