@@ -22,15 +22,16 @@ export const addAsk: AddCommand = (program, context) => {
     .description("Ask a question, with or without images. The answer is printed while it is generated.")
     .argument("<words...>", "image files, then the question as the last argument")
     .addOption(
-      new Option("--max-new-tokens <n>", "most tokens of the answer (default: the model's, else 512)").argParser(
-        wholeNumber(1, 1e6),
-      ),
+      new Option(
+        "--max-new-tokens <n>",
+        "maximum number of tokens of the answer (default: the model's, else 512)",
+      ).argParser(wholeNumber(1, 1e6)),
     )
     .option("--system <text>", 'system prompt; "" for none (default: that of the checkpoint)')
     .addOption(
       new Option(
         "--repetition-penalty <p>",
-        "divide the logits of tokens seen before by p; above 1 for fewer repetitions",
+        "divide the logits of earlier tokens by p; use a value above 1 for fewer repetitions",
       ).argParser(numberIn(0.01, 100)),
     )
     .option("--stop <text>", "end the answer before this text; may be given several times", collect)

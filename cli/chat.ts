@@ -40,9 +40,13 @@ export const addChat: AddCommand = (program, context) => {
     .description(
       `Talk with the model. Ctrl-C stops an answer. Lines from a pipe are answered one after another; an error in one is reported by the exit code.\n\n${HELP}`,
     )
-    .option("--max-new-tokens <n>", "most tokens of an answer (default: the model's, else 512)", wholeNumber(1, 1e6))
+    .option(
+      "--max-new-tokens <n>",
+      "maximum number of tokens of an answer (default: the model's, else 512)",
+      wholeNumber(1, 1e6),
+    )
     .option("--system <text>", 'system prompt; "" for none (default: that of the checkpoint)')
-    .option("--out <folder>", "folder for drawn images", ".")
+    .option("--out <folder>", "folder for generated images", ".")
     .addOption(plainOption());
   addSamplingOptions(
     addModelOptions(command),

@@ -14,7 +14,7 @@ const SHOWN = 20; // tensors that differ
 
 export const addCkpt: AddCommand = (program, context) => {
   const ckpt = program.command("ckpt").summary("list, verify, export and compare the checkpoints of a run").description(
-    "List, verify, export and compare the checkpoints of a training run. The run may be training at the time.",
+    "List, verify, export and compare the checkpoints of a training run. This is safe while the run is training.",
   ); // prettier-ignore
   ckpt
     .command("ls")
@@ -40,7 +40,7 @@ export const addCkpt: AddCommand = (program, context) => {
     .description("Verify a checkpoint and write its model to a new folder, in the layout of transformers (hf) or of the original (deepseek).")
     .argument("<run>", RUN_ARGUMENT)
     .argument("<step>", "step of the checkpoint", wholeNumber())
-    .argument("<out>", "output folder, which must not exist or be empty")
+    .argument("<out>", "output folder; it must be empty or not exist")
     .addOption(new Option("--layout <layout>", "names of tensors and configs").choices(["hf", "deepseek"]).default("hf"))
     .addOption(
       new Option("--dtype <dtype>", "dtype of all weights (default: each keeps its own)").choices(["f32", "f16", "bf16"]),
@@ -55,7 +55,7 @@ export const addCkpt: AddCommand = (program, context) => {
     .summary("compare two checkpoints tensor by tensor")
     .description("Compare all safetensors files of two folders, e.g. run/step-00000020 of two runs, tensor by tensor: equal bytes, or the relative L2 distance of the values. Exits with 1 if they differ.")
     .argument("<a>", "folder of a checkpoint or a model")
-    .argument("<b>", "folder of another one")
+    .argument("<b>", "folder of the other checkpoint or model")
     .option("--json", "print one JSON object")
     .action((a: string, b: string) => diff(a, b, context)); // prettier-ignore
 };

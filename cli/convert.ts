@@ -28,7 +28,7 @@ export const addConvert: AddCommand = (program, context) => {
       "Write a checkpoint to a new folder as safetensors, in the layout of transformers (hf) or of the original (deepseek), with its config, processor and tokenizer files.",
     )
     .argument("<in>", MODEL_ARGUMENT)
-    .argument("<out>", "output folder, which must not exist or be empty")
+    .argument("<out>", "output folder; it must be empty or not exist")
     .addOption(
       new Option("--layout <layout>", "names of tensors and configs: transformers (hf) or the original (deepseek)")
         .choices(["hf", "deepseek"])

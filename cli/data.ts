@@ -74,25 +74,25 @@ export const addData: AddCommand = (program, context) => {
       data
         .command("index")
         .description(
-          "Find every record of sources, so that any of them can be read, and list the fields of records that are used, ignored and refused.",
+          "Index the records of sources for random access, and list the fields of records that are used, ignored and refused.",
         ),
     ),
   )
     .argument("<sources...>", SOURCE)
     .requiredOption("--cache <folder>", "folder of indexes and image codes")
-    .option("--model <model>", `count tokens too, as this one reads them: ${MODEL_ARGUMENT}`)
+    .option("--model <model>", `also count tokens, with the tokenizer of this model: ${MODEL_ARGUMENT}`)
     .option(...SYSTEM_FLAG)
     .option(...JSON_FLAG)
     .action((sources: string[], flags: IndexFlags) => indexSources(sources, flags, context));
   modelOptions(
     sourceOptions(
-      data.command("preview").description("Show samples as the model gets them, and what of them is trained."),
+      data.command("preview").description("Show samples as the model gets them, and which tokens are trained."),
     ),
   )
     .argument("<source>", SOURCE)
     .addOption(new Option("--n <n>", "number of samples").argParser(wholeNumber(1, 10_000)).default(3))
     .addOption(new Option("--from <record>", "first record, counted from 0").argParser(wholeNumber(0)).default(0))
-    .option("--cache <folder>", "folder of indexes and image codes (default: none is kept)")
+    .option("--cache <folder>", "folder of indexes and image codes (default: nothing is stored)")
     .option(...SYSTEM_FLAG)
     .option(...JSON_FLAG)
     .action((source: string, flags: PreviewFlags) => preview(source, flags, context));
@@ -114,10 +114,10 @@ const sourceOptions = (command: Command): Command =>
       new Option("--task <task>", "task of the samples (default: by the kind of the records)").choices([...TASKS]),
     )
     .option("--images <folder>", "folder that image paths are relative to (default: that of the file)")
-    .option("--classes <file>", "for a folder of images: a file of lines with a folder's name and its class")
+    .option("--classes <file>", "for a folder of images: a file with a folder name and its class on each line")
     .option(
       "--ignore-field <field>",
-      "accept records with this field, which is not used; may be repeated. Fields are named as janus data index lists them",
+      "accept records with this field and ignore it; may be repeated. Use the names that janus data index lists",
       (name: string, names?: readonly string[]) => [...(names ?? []), name],
     );
 
@@ -125,10 +125,10 @@ const modelOptions = (command: Command): Command =>
   addHubOptions(command)
     .requiredOption("--model <model>", MODEL_ARGUMENT)
     .addOption(
-      new Option("--adapter <adapter>", "number in the list of janus doctor, or a part of the name").argParser(adapter),
+      new Option("--adapter <adapter>", "number in the list of janus doctor, or part of the name").argParser(adapter),
     )
     .addOption(
-      new Option("--dtype <dtype>", "dtype of the image tokenizer; the codes are for training with the same dtype")
+      new Option("--dtype <dtype>", "dtype of the image tokenizer; use the codes for training with the same dtype")
         .choices(["f32", "bf16", "f16"])
         .default("f32"),
     )

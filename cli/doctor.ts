@@ -20,12 +20,12 @@ export const addDoctor: AddCommand = (program, context) => {
     .command("doctor")
     .summary("show the GPUs of this machine and test one")
     .description(
-      "Show adapters, limits, features, memory and versions, then run a self-test on a device: results are compared with those of the host.",
+      "Show adapters, limits, features, memory and versions, then run a self-test on a device, comparing its results with those of the host.",
     )
     .addOption(
       new Option(
         "--adapter <adapter>",
-        "adapter to test: its number in the list, or a part of its name (default: the fastest)",
+        "adapter to test: its number in the list, or part of its name (default: the fastest)",
       ).argParser(adapter),
     )
     .option("--json", "print one JSON object")

@@ -34,17 +34,17 @@ interface GenerateFlags extends ModelFlags, SamplingFlags {
 export const addGenerate: AddCommand = (program, context) => {
   const command = program
     .command("generate")
-    .summary("draw images of a prompt")
+    .summary("generate images from a prompt")
     .description(
-      "Draw images of a prompt. Each is written as a PNG file with the prompt, seed, settings, the model's fingerprint and its token ids in it; --from decodes it again from them.",
+      "Generate images from a prompt. Each is written as a PNG file that contains the prompt, seed, settings, the model's fingerprint and the token ids; --from decodes the image from them.",
     )
-    .argument("[prompt]", "what the image shows; - reads prompts from standard input, one a line")
+    .argument("[prompt]", "what the image shows; - reads prompts from standard input, one per line")
     .option(
       "--prompts <file>",
-      "read prompts from a file, one a line, instead of the argument; each is drawn with the same seeds",
+      "read prompts from a file, one per line, instead of the argument; each uses the same seeds",
     )
     .addOption(
-      new Option("--n <n>", "images of each prompt, drawn at once; image k has the seed --seed + k")
+      new Option("--n <n>", "images per prompt, generated together; image k has the seed --seed + k")
         .argParser(wholeNumber(1, 1024))
         .default(1),
     )
@@ -55,9 +55,9 @@ export const addGenerate: AddCommand = (program, context) => {
       ).argParser(numberIn()),
     )
     .option("--out <folder>", "folder for the images", ".")
-    .option("--preview", "write the rows drawn so far to a file that ends in -preview.png")
-    .option("--from <file>", "decode the token ids of an image that this command wrote, instead of drawing")
-    .option("--check", "with --from: draw the image again and report the first token that differs")
+    .option("--preview", "write the rows generated so far to a file that ends in -preview.png")
+    .option("--from <file>", "decode the token ids of an image that this command wrote, instead of generating one")
+    .option("--check", "with --from: generate the image again and report the first token that differs")
     .option("--json", "print one JSON object");
   addSamplingOptions(
     addModelOptions(command),

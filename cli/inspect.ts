@@ -11,7 +11,7 @@ export const addInspect: AddCommand = (program, context) => {
     .command("inspect")
     .summary("show the contents of a checkpoint and the memory that it needs")
     .description(
-      "Show a checkpoint's config, tensors, parameters by part, and the memory to run and to train it. Needs no GPU. Of a model on the hub, a few megabytes are read: configs and headers.",
+      "Show a checkpoint's config, tensors, parameters by part, and the memory to run and to train it. Needs no GPU. For a model on the hub, it reads only a few megabytes: configs and headers.",
     )
     .argument("<model>", MODEL_ARGUMENT)
     .option("--json", "print one JSON object");
@@ -60,7 +60,7 @@ function inspectionText(found: Inspection): string {
     "memory to run (weights in their stored dtype, one image at a time)",
     indent(table(runRows(found), [1])),
     "",
-    "memory to train (16 bytes a trained parameter, the rest frozen in 16 bits; activations come on top)",
+    "memory to train (16 bytes per trained parameter, the rest frozen in 16 bits; plus activations)",
     indent(table(trainRows(found), [1, 2])),
   ].join("\n");
 }

@@ -43,7 +43,7 @@ function asksForJson(args: readonly string[]): boolean {
 
 function buildProgram(context: Context): Command {
   const program = new Command("janus")
-    .description("Janus-Pro on any GPU: draw images, ask about images, train, and look after checkpoints.")
+    .description("Janus-Pro on any GPU: generate images, ask about images, train, and manage checkpoints.")
     .version(ownVersion(), "--version", "print the version")
     .helpOption("-h, --help", "show help")
     .helpCommand("help [command]", "show help for a command")

@@ -32,13 +32,13 @@ export const numberIn =
 /** For an option that may be given several times, with one value each: one with several values would take the arguments behind it too. */
 export const collect = (text: string, before: readonly string[] = []): readonly string[] => [...before, text];
 
-/** An adapter: its position in the list of `janus doctor`, or a part of its name. */
+/** An adapter: its position in the list of `janus doctor`, or part of its name. */
 export const adapter = (text: string): string | number => (/^\d+$/.test(text) ? Number(text) : text);
 
 export const adapterOption = (): Option =>
   new Option(
     "--adapter <adapter>",
-    "GPU adapter: its number in the list of janus doctor, or a part of its name (default: the fastest)",
+    "GPU adapter: its number in the list of janus doctor, or part of its name (default: the fastest)",
   ).argParser(adapter);
 
 export const dtypeOption = (): Option =>

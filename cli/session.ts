@@ -31,11 +31,11 @@ export function addModelOptions(command: Command): Command {
     .addOption(new Option("--model <model>", MODEL_ARGUMENT).env("JANUS_MODEL").default(DEFAULT_MODEL))
     .addOption(dtypeOption())
     .addOption(adapterOption())
-    .option("--verbose", "say which settings of generation the model's files gave");
+    .option("--verbose", "print which generation settings come from the model's files");
 }
 
 export const plainOption = (): Option =>
-  new Option("--plain", "read images as the original does: stored pixels, without EXIF rotation, alpha dropped");
+  new Option("--plain", "read images as the original does: stored pixels without EXIF rotation, alpha dropped");
 
 export interface SamplingFlags {
   readonly temperature?: number;
@@ -47,14 +47,14 @@ export interface SamplingFlags {
 export function addSamplingOptions(command: Command, temperature: string): Command {
   return command
     .addOption(new Option("--temperature <t>", temperature).argParser(numberIn(0, 1000)))
-    .addOption(new Option("--top-k <k>", "sample from the k most probable tokens only").argParser(wholeNumber(1)))
+    .addOption(new Option("--top-k <k>", "sample only from the k most probable tokens").argParser(wholeNumber(1)))
     .addOption(
-      new Option("--top-p <p>", "sample from the fewest tokens whose probabilities add up to p").argParser(
+      new Option("--top-p <p>", "sample from the smallest set of tokens whose probabilities add up to p").argParser(
         numberIn(0, 1),
       ),
     )
     .addOption(
-      new Option("--seed <n>", "seed of the random draws (default: another one in each run)").argParser(
+      new Option("--seed <n>", "seed of the random draws (default: a different one in each run)").argParser(
         wholeNumber(0, MAX_SEED),
       ),
     );

@@ -38,20 +38,17 @@ export const addTrain: AddCommand = (program, context) => {
     .requiredOption("--model <model>", `${MODEL_ARGUMENT}; a new run starts from it`)
     .requiredOption(
       "--run <folder>",
-      "run folder: checkpoints, log, report and quarantine; each checkpoint is a model by itself",
+      "run folder: checkpoints, log, report and quarantine; each checkpoint is a complete model",
     )
     .requiredOption("--data <source...>", "files and folders to train on; a task may be named: gen=images.jsonl")
     .option(
       "--images <folder>",
       "folder that paths of images in the files are relative to (default: the folder of each file)",
     )
-    .option(
-      "--classes <file>",
-      "names of classes, for folders of images by class: lines with a folder's name and its class",
-    )
+    .option("--classes <file>", "for folders of images by class: a file with a folder name and its class on each line")
     .option(
       "--ignore-field <field>",
-      "accept records with this field, which is not used; may be repeated. Fields are named as janus data index lists them",
+      "accept records with this field and ignore it; may be repeated. Use the names that janus data index lists",
       (name: string, names?: readonly string[]) => [...(names ?? []), name],
     )
     .option("--set <change...>", "change settings, e.g. optimizer.lr=2e-5 ratios.text=0")
@@ -66,7 +63,7 @@ export const addTrain: AddCommand = (program, context) => {
     )
     .addOption(adapterOption())
     .option("--dry-run", "estimate parameters, memory, tokens and time; train and write nothing")
-    .option("--measure-step", "with --dry-run: take the longest step once, and compare it with the estimate")
+    .option("--measure-step", "with --dry-run: run the longest step once, and compare it with the estimate")
     .option("--json", "print one JSON object at the end");
   addHubOptions(command).action((settings: string, flags: TrainFlags) => run(settings, flags, context));
 };

@@ -1,4 +1,4 @@
-/** A question about an image: `npx tsx examples/ask.ts MODEL PICTURE QUESTION`. MODEL is a folder, or a name on the Hugging Face hub. */
+/** Asks a question about an image: `npx tsx examples/ask.ts MODEL IMAGE QUESTION`. MODEL is a folder, or a name on the Hugging Face hub. */
 import { Janus } from "../index.node.ts";
 
 const [model = "deepseek-ai/Janus-Pro-1B", image = "photo.jpg", question = "What is in this image?"] =

@@ -1,6 +1,6 @@
 /**
- * A small convolutional net (strided convolutions, group norm with swish: the blocks of the VQ tokenizer) that distinguishes discs, squares and
- * crosses apart in noisy 16×16 images. Run: `npx tsx examples/conv_net.ts`
+ * A small convolutional net (strided convolutions, group norm with swish: the blocks of the VQ tokenizer) that
+ * distinguishes discs, squares and crosses in noisy 16×16 images. Run: `npx tsx examples/conv_net.ts`
  */
 import { pathToFileURL } from "node:url";
 import { Device, F, backward, manualSeed, nn, scope, tensor, zeroGradients } from "../index.ts";

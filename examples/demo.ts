@@ -1,9 +1,10 @@
 /**
- * `npm run demo [-- --full | --quick | --smoke]`: a Janus-Pro that learns in front of you. It draws a data set of coloured shapes, trains a small model
- * from random weights through stages 0 to 3, then draws from prompts and answers questions that training never held; a judge that reads the
- * pixels counts, next to the model of the full recipe (`shapes`). Writes everything to demo/<length>/; the page and
- * images of the default length go to demo/, those of the others to demo/<length>/, so that a short run does not
- * overwrite the report of a longer one. `--model NAME` shows a model that is there already.
+ * `npm run demo [-- --full | --quick | --smoke]`: trains a small Janus-Pro. It draws a data set of coloured shapes,
+ * trains a small model from random weights through stages 0 to 3, then draws from prompts and answers questions that
+ * are not in the training data; a judge that reads the pixels counts, next to the model of the full recipe (`shapes`).
+ * Writes everything to demo/<length>/; the page and images of the default length go to demo/, those of the others to
+ * demo/<length>/, so that a short run does not overwrite the report of a longer one. `--model NAME` shows an existing
+ * model.
  */
 import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";

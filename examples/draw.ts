@@ -1,4 +1,4 @@
-/** Four images of a prompt, drawn at once: `npx tsx examples/draw.ts MODEL PROMPT FOLDER`. MODEL is a folder, or a name on the hub. */
+/** Generates four images of a prompt together: `npx tsx examples/draw.ts MODEL PROMPT FOLDER`. MODEL is a folder, or a name on the hub. */
 import { mkdirSync } from "node:fs";
 import { Janus, savePicture } from "../index.node.ts";
 

@@ -1,4 +1,4 @@
-/** The fluent methods that people know from PyTorch (`a.add(b)`, `x.reshape([2, -1])`) of `Tensor`, with their types. */
+/** The methods of `Tensor`, as in PyTorch (`a.add(b)`, `x.reshape([2, -1])`) of `Tensor`, with their types. */
 import { Tensor, backward } from "../engine/index.ts";
 import * as activations from "./pointwise/activations.ts";
 import * as elementwise from "./pointwise/elementwise.ts";

@@ -1,6 +1,7 @@
 /**
- * The files of a small byte-level BPE tokenizer for models made from nothing: the 256 bytes, merges learned from a few texts, and the
- * special tokens of Janus. They are of the published tokenizers' form, and tokenizer.ts and the libraries of others read them like those.
+ * The files of a small byte-level BPE tokenizer for new models: the 256 bytes, merges learned from a few texts, and the
+ * special tokens of Janus. They are of the published tokenizers' form, and tokenizer.ts and the libraries of others
+ * read them like those.
  */
 import { ArgumentError } from "../engine/errors.ts";
 import { byteOfCharacter } from "./tokenizer.ts";

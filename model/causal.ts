@@ -1,4 +1,4 @@
-/** A causal language model as decoding and generation see it. */
+/** The interface of a causal language model for decoding and generation. */
 import { ShapeError, checkTensors, scope } from "../engine/index.ts";
 import type { Device, Tensor } from "../engine/index.ts";
 import { indexSelect, where } from "../kernels/index.ts";

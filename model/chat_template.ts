@@ -1,7 +1,7 @@
 /**
- * A checkpoint's chat template, run under a budget. A template is a program out of a file that somebody else wrote; `@huggingface/jinja` runs it as
- * long as it likes. Here every step, and every character and element of what a step makes, is counted, and the count has an end: the same one on
- * every machine, in browsers too.
+ * A checkpoint's chat template, run under a budget. A template is a program from an untrusted file;
+ * `@huggingface/jinja` runs it as long as it likes. Here every step, and every character and element of what a step
+ * makes, is counted, and the count has an end: the same one on every machine, in browsers too.
  */
 import { Environment, Interpreter, Template } from "@huggingface/jinja";
 import { messageOf } from "../engine/errors.ts";

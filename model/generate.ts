@@ -1,4 +1,4 @@
-/** Text out of any causal model: prompts in a batch, sampling on the device, tokens read back a few steps behind. */
+/** Text generation with any causal model: prompts in a batch, sampling on the device, tokens read back a few steps behind. */
 import { ArgumentError, DTypeError, construct, isFloat, tensor } from "../engine/index.ts";
 import type { Tensor } from "../engine/index.ts";
 import { arange, copyInto, expression, map } from "../kernels/index.ts";

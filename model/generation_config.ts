@@ -1,6 +1,7 @@
 /**
- * generation_config.json: what ends an answer, and how tokens are sampled if the caller does not say. One reader for all of its keys, with
- * transformers' meaning: each is obeyed, without effect here, or refused by its name. A file with none of them changes nothing.
+ * generation_config.json: stop conditions of answers, and sampling settings that the caller does not override. One
+ * reader for all of its keys, with transformers' meaning: each is obeyed, without effect here, or refused by its name.
+ * A file with none of them changes nothing.
  */
 import { ConfigError } from "./io/errors.ts";
 import { isObject, showJson, unknownKeys, unknownNames } from "./io/unknown.ts";

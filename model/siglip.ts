@@ -1,4 +1,7 @@
-/** The understanding encoder: SigLIP, a vision transformer whose 576 patch features are all kept (janus-pro: no class token, no pooling). */
+/**
+ * The understanding encoder: SigLIP, a vision transformer whose 576 patch features are all used (in Janus-Pro without
+ * class token and pooling).
+ */
 import { checkpoint, checkTensors, ShapeError, shapeText } from "../engine/index.ts";
 import type { Tensor } from "../engine/index.ts";
 import { attention, gelu } from "../kernels/index.ts";

@@ -1,6 +1,6 @@
 /**
- * Stop strings in a text that comes in pieces: what may be the beginning of one is held back until it is clear. The text ends before the stop
- * string that is the first to be complete, however the text is cut into pieces.
+ * Stop strings in a streamed text: a possible beginning of one is held back until it is decided. The text ends before
+ * the stop string that is the first to be complete, however the text is cut into pieces.
  */
 import { ArgumentError } from "../engine/errors.ts";
 

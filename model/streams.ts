@@ -1,4 +1,4 @@
-/** Streams that run once, answers among them: iterate to watch, or await the result. */
+/** Streams that run once, e.g. answers: iterate over them, or await the result. */
 import { ArgumentError } from "../engine/errors.ts";
 
 export interface AnswerResult {

@@ -1,7 +1,8 @@
 /**
- * Which regular expressions of a tokenizer.json are run. JavaScript's engine backtracks: a pattern out of a file can take time that grows with the
- * square of a text or doubles with each letter, and nothing can stop it. So only patterns are run whose form shows that they take linear time; the
- * published byte-level tokenizers (DeepSeek's, GPT-2's, Llama 3's, Qwen's) have no others.
+ * The check of regular expressions in a tokenizer.json. JavaScript's engine backtracks: a pattern from a file can take
+ * time that grows with the square of a text or doubles with each letter, and nothing can stop it. So only patterns are
+ * run whose form shows that they take linear time; the published byte-level tokenizers (DeepSeek's, GPT-2's, Llama 3's,
+ * Qwen's) have no others.
  */
 
 /** An alternative of a pattern, as far as time is concerned. */

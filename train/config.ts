@@ -1,6 +1,6 @@
 /**
  * The settings of a training run, checked before any device work. An unknown key, a wrong type or a number out of range is refused with its path
- * and, if there is one, the key that was meant. Presets and YAML files are node/settings.ts.
+ * and, if there is one, the nearest known key. Presets and YAML files are node/settings.ts.
  */
 import { z } from "zod";
 import { JanusError } from "../engine/errors.ts";

@@ -1,6 +1,6 @@
 /**
- * What a step of training takes before it is taken: parameters, memory, launches, FLOPs and bytes, counted on a null device that is made
- * like the real one, so that it picks the same kernels. The step is the longest that the settings allow.
+ * Estimates a training step before it runs: parameters, memory, launches, FLOPs and bytes, counted on a null device
+ * that is made like the real one, so that it picks the same kernels. The step is the longest that the settings allow.
  */
 import {
   ArgumentError,

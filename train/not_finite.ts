@@ -1,4 +1,4 @@
-/** Why a step was not finite: weights, images, samples or gradients, looked for only when it has happened, and in that order. */
+/** Finds the cause of a step that was not finite, in this order: weights, images, samples, gradients. It runs only after such a step. */
 import { isFloat, scope } from "../engine/index.ts";
 import type { Tensor } from "../engine/index.ts";
 import { countNonFinite, stack } from "../kernels/index.ts";

@@ -1,6 +1,7 @@
 /**
- * Tensors by name (`AdamW.stateDict()`, an EMA) as a safetensors file of a checkpoint, and back, in chunks: on the host is one chunk at a time,
- * beside what the device has not yet taken (`Device.throttle`). Names, dtypes and shapes are held to strictly before a byte is written or read.
+ * Tensors by name (`AdamW.stateDict()`, an EMA) as a safetensors file of a checkpoint, and back, in chunks: host memory
+ * contains one chunk at a time, beside what the device has not yet taken (`Device.throttle`). Names, dtypes and shapes
+ * are checked strictly before a byte is written or read.
  */
 import { ArgumentError, elementBytes, empty } from "../engine/index.ts";
 import type { DType, Device, Tensor } from "../engine/index.ts";

@@ -1,6 +1,6 @@
 /**
- * The processes that train one model together, as trainers and the run loop see them: who writes, and how counts and gradients are summed.
- * Neither knows how many there are.
+ * The processes that train one model together, as an interface for trainers and the run loop: who writes, and how
+ * counts and gradients are summed. Neither knows how many there are.
  */
 import type { Tensor } from "../engine/index.ts";
 

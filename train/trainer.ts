@@ -1,6 +1,7 @@
 /**
- * One optimizer step of any stage: samples packed into rows, a few rows at a time through the model, gradients added up, one step of the optimizer. Losses are
- * sums over trained tokens divided by the number of trained tokens of the whole step, so accumulation changes nothing but memory.
+ * One optimizer step of any stage: samples packed into rows, a few rows at a time through the model, gradients
+ * accumulated, one step of the optimizer. Losses are sums over trained tokens divided by the number of trained tokens
+ * of the whole step, so accumulation affects only memory.
  */
 import { OutOfMemoryError, backward, noGrad, scope, zeroGradients } from "../engine/index.ts";
 import type { Device, Tensor } from "../engine/index.ts";

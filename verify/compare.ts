@@ -1,4 +1,4 @@
-/** One row of `janus verify`: how what was computed is held against a golden value, and all the bounds that decide. */
+/** One row of `janus verify`: the comparison of a computed value with a golden value, and all bounds. */
 import { shapeText } from "../engine/errors.ts";
 import type { Values } from "./file.ts";
 

@@ -1,6 +1,6 @@
 /**
  * A golden folder as files: `golden.safetensors`, `golden.json` and `image{i}.png`, read strictly and checked for form before anything is
- * computed. What the entries mean is entries.ts.
+ * computed. entries.ts has the meaning of the entries.
  */
 import { f16Value } from "../engine/dtype.ts";
 import { readWhole } from "../model/io/bytes.ts";

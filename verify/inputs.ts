@@ -1,6 +1,7 @@
 /**
- * What the computations of `janus verify` start from: the golden folder's own inputs if it has them, else what its prompts and images
- * give. Everything is checked here, so that a strange value fails the rows that need it and nothing else.
+ * Inputs of the computations of `janus verify`: the golden folder's own inputs if it has them, else those derived from
+ * its prompts and images. Everything is checked here, so that a strange value fails the rows that need it and
+ * nothing else.
  */
 import { ArgumentError, ShapeError, shapeText } from "../engine/errors.ts";
 import { imageTokens } from "../model/janus/config.ts";

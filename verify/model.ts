@@ -1,6 +1,7 @@
 /**
- * What the model computes for a golden folder, each piece once. Pieces start from golden inputs, so that one wrong value shows in its own
- * row and not in all that follow; if the product has a path of its own (generation), that path runs.
+ * The computations of the model for a golden folder, each piece once. Pieces start from golden inputs, so that one
+ * wrong value shows in its own row and not in all later ones; if the product has a separate path (generation), that
+ * path runs.
  */
 import { noGrad, scope, tensor } from "../engine/index.ts";
 import type { Device, Tensor } from "../engine/index.ts";

@@ -1,6 +1,6 @@
 /**
- * The product's decoder fed with golden codes: what generation itself thinks at each step (prefill, cache, captured steps, guidance), while
- * a free run would only show which code it chose.
+ * Runs the product's decoder on golden codes, to get the logits of generation at each step (prefill, cache, captured
+ * steps, guidance); while a free run would only show which code it chose.
  */
 import { tensor } from "../engine/index.ts";
 import type { Tensor } from "../engine/index.ts";

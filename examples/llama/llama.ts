@@ -1,4 +1,4 @@
-/** A second model on the same floor: a plain Llama in the layout of transformers, in f32. Generation takes it as any `CausalModel`. */
+/** A second model on the same base: a plain Llama in the layout of transformers, in f32. Generation accepts any `CausalModel`. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { F, construct, nn, scope, tensor, tensorFromBytes } from "../../index.node.ts";

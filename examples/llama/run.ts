@@ -1,4 +1,7 @@
-/** A plain Llama continues a text, or learns it: `npx tsx examples/llama/run.ts FOLDER "A text" [STEPS]`. FOLDER is in the layout of transformers. */
+/**
+ * Continues a text with a plain Llama, or trains the Llama on the text: `npx tsx examples/llama/run.ts FOLDER "A text"
+ * [STEPS]`. FOLDER is in the layout of transformers.
+ */
 import { Device, backward, nn, scope, zeroGradients } from "../../index.node.ts";
 import { generateAnswers } from "../../model/answers.ts";
 import { loadLlama } from "./llama.ts";

@@ -1,6 +1,6 @@
 /**
- * GenEval's six kinds of prompts about shapes: what each asks for, its wordings, and a scene that it fits exactly. Training takes what
- * held_out.ts leaves it, the evaluation what that keeps back. Questions are questions.ts.
+ * GenEval's six kinds of prompts about shapes: their contents, wordings, and scenes that fit exactly. Training uses
+ * what held_out.ts leaves it, the evaluation what that keeps back. Questions are questions.ts.
  */
 import type { Dice } from "./dice.ts";
 import {

@@ -1,5 +1,6 @@
 /**
- * What no prompt, description or question of training names, by a fixed rule (numbers are positions in `SHAPES` and `COLOURS`, counted from 0):
+ * Combinations that no prompt, description or question of training names, by a fixed rule (numbers are positions in
+ * `SHAPES` and `COLOURS`, counted from 0):
  * - colours: colour c on shape c mod 6 (8 of 48: red circle, orange square, …, purple circle, pink square);
  * - shape pairs: shapes s and s + 3 together (3 of 15: circle and cross, square and ring, triangle and diamond);
  * - counts, 2 to 4: exactly 2 + s mod 3 of shape s (6 of 18: two circles, three squares, four triangles, two crosses, …);

@@ -1,6 +1,6 @@
 /**
- * The judge: reads the pixels of an image, names the objects in it, and says by GenEval's rules whether a prompt is met. It knows nothing of
- * how the image was made. How well it sees is measured in measure.ts.
+ * The judge: reads the pixels of an image, names the objects in it, and decides by GenEval's rules whether a prompt is
+ * satisfied. It knows nothing of how the image was made. measure.ts measures its accuracy.
  */
 import type { RgbImage } from "../../model/image/image.ts";
 import { NUMBER_WORDS, plural } from "./captions.ts";

@@ -1,6 +1,6 @@
 /**
  * The demo's training, from nothing: data, a model of random weights, stage 0 (the image tokenizer), then the three stages of Janus-Pro as
- * `janus train` runs them. Everything lies in one folder; what is finished there is not done again, so an interrupted run resumes.
+ * `janus train` runs them. Everything is in one folder; finished parts are not repeated, so an interrupted run resumes.
  */
 import { existsSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";

@@ -1,6 +1,6 @@
 /**
- * The world of the demo: images of one to four coloured shapes on a plain background. Owns what a scene is, how objects find their places,
- * how positions relate, and the rasteriser. What is kept from training is held_out.ts, words are captions.ts.
+ * The world of the demo: images of one to four coloured shapes on a plain background. Defines scenes, the placement of
+ * objects, how positions relate, and the rasteriser. What is kept from training is held_out.ts, words are captions.ts.
  */
 import type { RgbImage } from "../../model/image/image.ts";
 import type { Dice } from "./dice.ts";

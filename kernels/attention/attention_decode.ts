@@ -1,6 +1,6 @@
 /**
  * Decoding: attention of a few new tokens to a cache of keys and values whose length lives on the GPU, so that a captured step replays. The
- * grid is that of the full cache; parts beyond the length leave at once. None of this is on the tape.
+ * grid is that of the full cache; parts beyond the length return at once. None of this is on the tape.
  */
 import {
   ArgumentError,

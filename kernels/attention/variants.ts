@@ -1,6 +1,6 @@
 /**
- * The kernels of attention and which of them run: "tiled" (workgroup memory) on GPUs, "register" (no workgroup memory, one subgroup a
- * tile) on software Vulkan, "naive" (one invocation a row) as the reference.
+ * The kernels of attention and which of them run: "tiled" (workgroup memory) on GPUs, "register" (no workgroup memory,
+ * one subgroup per tile) on software Vulkan, "naive" (one invocation per row) as the reference.
  */
 import { kernel, library } from "../../engine/index.ts";
 import type { Capabilities, Constants, DType, Library, Uses } from "../../engine/index.ts";

@@ -1,6 +1,6 @@
 /**
- * How the attention kernels meet memory: rows of a head read and written through strides, and windows of batch rows and heads if a
- * tensor is larger than one binding.
+ * Memory access of the attention kernels: rows of a head read and written through strides, and windows of batch rows
+ * and heads if a tensor is larger than one binding.
  */
 import { DTYPES, ShapeError, empty, sizeOf, storageBytes } from "../../engine/index.ts";
 import type { Bound, DType, Shape, Tensor } from "../../engine/index.ts";

@@ -1,4 +1,4 @@
-/** x += y in place: how gradients add up. */
+/** x += y in place, for the accumulation of gradients. */
 import { ShapeError, elementBytes, grid1d, isFloat, kernel, launch, sameShape, scope } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { add } from "./arithmetic.ts";

@@ -15,7 +15,6 @@ import {
   normalizeDim,
   record,
   scope,
-  shapeText,
   sizeOf,
   knownOptions,
 } from "../../engine/index.ts";

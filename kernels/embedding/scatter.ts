@@ -1,4 +1,4 @@
-/** Elements written to, or added at, indices along a dimension: the same every time, also if indices repeat. */
+/** Elements written to, or added at, indices along a dimension: deterministic, also if indices repeat. */
 import {
   DTypeError,
   ShapeError,

@@ -1,6 +1,6 @@
 /**
- * From a product of views to launches: batch dimensions joined, operands packed if their rows do not split into fours, the variant
- * chosen, large tensors cut into parts. `matmul.ts` states what callers may ask for.
+ * Turns a product of views into launches: merges batch dimensions, packs operands whose rows are not multiples of four
+ * elements, chooses the variant, and splits large tensors. `matmul.ts` documents the arguments.
  */
 import { broadcastShapes, elementBytes, empty, kernel, launch, shapeText, ShapeError } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";

@@ -11,8 +11,8 @@
  * - Operands are any views: a row range of w [V, C] is `w.strided([rows, C], w.strides, w.offset + first * C)`, a column range of x [T, C] is
  *   `x.strided([T, columns], x.strides, x.offset + first)`. Transposing by `transA`/`transB` or by strides is the same, neither copies.
  *   Views whose rows do not start on multiples of 4 elements, or with no dimension of stride 1, are packed by a copy first.
- * - `out` is a view too (columns next to each other, f32, or 16-bit with rows on multiples of 4), in a storage of its own; without it a new
- *   contiguous tensor of `dtype` is made. `accumulate` adds to it.
+ * - `out` is a view too (with adjacent columns, f32, or 16-bit with rows on multiples of 4), in a separate storage;
+ *   without it a new contiguous tensor of `dtype` is made. `accumulate` adds to it.
  * - `a`, `b`, `residual` are f32, f16 or bf16, each its own; sums are f32. Tensors may be larger than a binding.
  * - Call it inside `scope(() => …)` or a backward: it frees its own temporaries, the result belongs to the caller's scope.
  */

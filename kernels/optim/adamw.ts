@@ -1,6 +1,7 @@
 /**
- * The AdamW update in place, from a state that lives in a GPU buffer, so that a captured training step replays. One launch a tensor:
- * WebGPU's eight bindings hold one parameter with its moments, gradient, 16-bit copy, moving average and step count.
+ * The AdamW update in place, from a state in a GPU buffer, so that a captured training step can be replayed. One launch
+ * per tensor: WebGPU's eight bindings hold one parameter with its moments, gradient, 16-bit copy, moving average and
+ * step count.
  */
 import {
   ArgumentError,

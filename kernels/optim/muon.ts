@@ -1,6 +1,7 @@
 /**
  * Muon (Jordan et al. 2024) for matrices: the step is the momentum with its singular values made equal, by Newton–Schulz iterations. Matrices of
- * one shape go through them together. What begins the step, clips and skips is AdamW's (`adamwPrepare`), whose state the kernels read.
+ * one shape go through them together. `adamwPrepare` of AdamW begins the step, clips and skips; the kernels read its
+ * state.
  */
 import {
   ArgumentError,

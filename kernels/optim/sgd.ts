@@ -1,6 +1,7 @@
 /**
- * Stochastic gradient descent with momentum, in place, by the rules of torch.optim.SGD. What begins the step, clips and skips is AdamW's
- * (`adamwPrepare`), whose state the kernel reads; the weight decay is coupled: a part of the gradient.
+ * Stochastic gradient descent with momentum, in place, with the updates of torch.optim.SGD. `adamwPrepare` of AdamW
+ * begins the step, clips and skips; the kernel reads its state. The weight decay is coupled: it is added to the
+ * gradient.
  */
 import { ArgumentError, elementBytes, empty, grid1d, kernel, knownOptions, launch, scope } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";

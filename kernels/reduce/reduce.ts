@@ -1,6 +1,6 @@
 /**
  * Reductions over any dimensions: sum, mean, max, min, argmax, argmin, and the sum that undoes a broadcast. Results are f32; sums and extremes of
- * i32 and u32 are exact and of their dtype (of u8: u32), sums beyond its range the nearest of it. NaN comes out if it goes in.
+ * i32 and u32 are exact and keep their dtype (u8 becomes u32); sums beyond its range saturate. NaN propagates.
  */
 import {
   ShapeError,

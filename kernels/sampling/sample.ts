@@ -1,4 +1,7 @@
-/** Next tokens from logits, on the GPU: guidance, and sampling whose random numbers live in GPU buffers, so that a captured loop replays. */
+/**
+ * Next tokens from logits, on the GPU: guidance, and sampling with random state in GPU buffers, so that a captured loop
+ * can be replayed.
+ */
 import {
   ArgumentError,
   DTypeError,

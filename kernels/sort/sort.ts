@@ -1,4 +1,4 @@
-/** Sorting along a dimension, stable and the same every time, with the indices of the elements; `topk` is its beginning. */
+/** Sorting along a dimension, stable and deterministic, with the indices of the elements; `topk` returns the first ones. */
 import {
   ArgumentError,
   ShapeError,

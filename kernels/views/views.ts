@@ -1,6 +1,6 @@
 /**
- * Views that are on the tape: other shapes and strides of the same storage, and the copies that make a view contiguous or put
- * tensors together. Backward of a view is the reverse view, or a sum or a scatter of the gradient.
+ * Views that are on the tape: other shapes and strides of the same storage, and the copies that make a view contiguous
+ * or concatenate tensors. Backward of a view is the reverse view, or a sum or a scatter of the gradient.
  */
 import {
   ArgumentError,

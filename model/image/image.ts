@@ -1,4 +1,4 @@
-/** Images on the host: 8-bit RGB, and what can be wrong with them. */
+/** Images on the host: 8-bit RGB, and their errors. */
 import { ArgumentError, JanusError } from "../../engine/errors.ts";
 
 /** 8-bit RGB, interleaved, row by row from the top: `data` [height, width, 3]. */

@@ -1,6 +1,7 @@
 /**
  * The text chunks of PNG files (tEXt, zTXt, iTXt; PNG specification, 11.3.3): inserted into a finished file and read back.
- * Every chunk's bounds are checked, and the checksum of those that are read. Making and decoding the image itself is not done here.
+ * Every chunk's bounds are checked, and the checksum of those that are read. This module does not encode or decode the
+ * image itself.
  */
 import { ArgumentError } from "../../engine/errors.ts";
 import { ImageFormatError } from "./image.ts";

@@ -1,7 +1,7 @@
 /**
  * The sizes of a Janus model, in one form for both kinds of config.json: DeepSeek's original (`multi_modality`), which leaves much to
  * the defaults of its code, and the transformers port's (`janus`). Token ids are not here: they come from the tokenizer.
- * Source: janus-pro.md 1.2 and 2.3, transformers' configuration_janus.py and configuration_llama.py for the defaults.
+ * The defaults are those of transformers' configuration_janus.py and configuration_llama.py.
  */
 import { ConfigSection } from "../io/config_section.ts";
 import { isJsonObject } from "../io/json.ts";

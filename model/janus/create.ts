@@ -1,4 +1,4 @@
-/** Models made from nothing: fresh weights as their training starts from, and a small config for demos and tests. */
+/** New models: initial weights for training from scratch, and a small config for demos and tests. */
 import { construct, getDevice, noGrad, scope } from "../../engine/index.ts";
 import type { Device, Tensor } from "../../engine/index.ts";
 import { castInto, l2Normalize, manualSeed, mul, randn, uniform } from "../../kernels/index.ts";

@@ -1,4 +1,4 @@
-/** Images on the host to codes of the image tokenizer and back. It needs nothing else of the model. */
+/** Converts images on the host to codes of the image tokenizer and back. It uses no other part of the model. */
 import { ArgumentError, NotFiniteError, noGrad, scope, tensor } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { cat, countNonFinite } from "../../kernels/index.ts";

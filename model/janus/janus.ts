@@ -1,6 +1,7 @@
 /**
- * Janus-Pro: one Llama that understands images through SigLIP and draws them as VQ codes. Field paths are the tensor names of the
- * Hugging Face layout. Heads and embeddings of the two directions share nothing but the Llama between them.
+ * Janus-Pro: one Llama that understands images through SigLIP and generates them as VQ codes. Field paths are the
+ * tensor names of the Hugging Face layout. Heads and embeddings of the two directions share nothing but the Llama
+ * between them.
  */
 import { scope } from "../../engine/index.ts";
 import type { Device, Tensor } from "../../engine/index.ts";

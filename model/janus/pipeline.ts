@@ -1,6 +1,7 @@
 /**
- * `Janus`: a checkpoint ready to be used. Questions about images and images of prompts, as streams for those who watch and as promises
- * for those who wait; below it the bare model. Works on files from anywhere; the names of the hub and paths of Node are in `node/`.
+ * `Janus`: a checkpoint ready to be used. Answers about images, and images from prompts, as streams and as promises for
+ * those who wait; below it the bare model. Works on files from anywhere; the names of the hub and paths of Node are in
+ * `node/`.
  */
 import { ArgumentError, getDevice, knownOptions, noGrad, optionNames, scope, tensor } from "../../engine/index.ts";
 import type { Device, Tensor } from "../../engine/index.ts";

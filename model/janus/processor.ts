@@ -1,6 +1,7 @@
 /**
- * The small files of a checkpoint that say how text and images become its inputs: tokenizer, prompt format, image preprocessing, defaults of
- * generation, read from a folder of either layout and checked against the model's config.
+ * The small files of a checkpoint that define the conversion of text and images to inputs: tokenizer, prompt format,
+ * image preprocessing, defaults of generation, read from a folder of either layout and checked against the model's
+ * config.
  */
 import type { FileSource } from "../io/bytes.ts";
 import { CheckpointError, ConfigError } from "../io/errors.ts";

@@ -1,4 +1,4 @@
-/** Modules in a row, in a list and under names. Their keys in the state dict are PyTorch's: `0.weight`, `head.weight`. */
+/** Modules in sequence, in a list and by name. Their keys in the state dict are PyTorch's: `0.weight`, `head.weight`. */
 import { ArgumentError, shown } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { Module } from "./module.ts";

@@ -1,6 +1,7 @@
 /**
  * Modules: objects whose fields are parameters and other modules. The path of a field (`layers.0.mlp.up_proj.weight`) is its key in the
- * state dict, so fields carry the names of the checkpoint. A parameter may have several paths (tied weights): it is one all the same.
+ * state dict, so fields carry the names of the checkpoint. A parameter may have several paths (tied weights), but it is
+ * one parameter.
  */
 import {
   ArgumentError,

@@ -1,4 +1,4 @@
-/** Files of Node for the checkpoint readers: random access, folders, and writing that leaves nothing half-done behind. */
+/** Files of Node for the checkpoint readers: random access, folders, and atomic writes. */
 import { constants } from "node:fs";
 import { link, mkdir, open, readdir, rename, rm, rmdir, stat, statfs } from "node:fs/promises";
 import type { FileHandle } from "node:fs/promises";

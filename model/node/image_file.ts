@@ -1,6 +1,6 @@
 /**
- * Image files, by `sharp`: decoding to 8-bit RGB with limits that hold before anything is decoded, and PNG files with text chunks.
- * Sizes are not changed here: resize.ts does that as Pillow does, which sharp does not.
+ * Image files, with `sharp`: decoding to 8-bit RGB with limits that are checked before decoding, and PNG files with
+ * text chunks. Sizes are not changed here: resize.ts does that as Pillow does, which sharp does not.
  */
 import { constants } from "node:fs";
 import { open } from "node:fs/promises";

@@ -80,7 +80,7 @@ describe("usage", () => {
       "auto: resume from the newest valid checkpoint of the run folder, if it has one. never: fail if the run folder has a checkpoint",
     );
     expect(help).toMatch(
-      /--dry-run estimate .*; train and write nothing --measure-step with --dry-run: take the longest step once/,
+      /--dry-run estimate .*; train and write nothing --measure-step with --dry-run: run the longest step once/,
     );
   });
   it("says that an option with several values took the argument behind it", async () => {

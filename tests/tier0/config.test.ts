@@ -1,4 +1,4 @@
-/** Configs of both layouts at the published sizes, the tensors they ask for, and the figures that follow. Numbers: janus-pro.md 1.2, 2.1, 11. */
+/** Configs of both layouts at the published sizes, the tensors they ask for, and the figures that follow. */
 import { describe, expect, it } from "vitest";
 import { ConfigError } from "../../model/io/errors.ts";
 import { expectedTensors, tensorProblems } from "../../model/janus/checkpoint/expected.ts";

@@ -1,4 +1,4 @@
-/** Settings that make a run useless though each is valid: a person is warned before the first step. */
+/** Warnings, before the first step, about settings that are valid but make a run useless. */
 import type { TokenizerConfig, TrainConfig } from "../config.ts";
 
 /** Warnings about settings, a line each; none for settings that fit together. */

@@ -1,4 +1,7 @@
-/** A training run tried out: an estimate of its longest step, and if asked for one such step on the device, measured. Nothing is written. */
+/**
+ * The dry run of a training run: an estimate of its longest step and, optionally, a measurement of one such step on the
+ * device. Nothing is written.
+ */
 import { OutOfMemoryError, now } from "../../engine/index.ts";
 import type { DType, Device } from "../../engine/index.ts";
 import { full, gemm } from "../../kernels/index.ts";

@@ -1,6 +1,6 @@
 /**
  * The loop of every training run: its start, the step, and periodic work. What a step computes, and what a checkpoint
- * contains besides, is the stage's (train.ts for stages 1 to 3, stage0/train.ts). Checkpoints are models by themselves
+ * contains besides, is the stage's (train.ts for stages 1 to 3, stage0/train.ts). Checkpoints are complete models
  * (`janus generate --model run/step-…`), and a run resumes from them bit for bit.
  */
 import { basename, join } from "node:path";

@@ -1,7 +1,8 @@
 /**
- * Stage 0: training the image tokenizer itself, for those who start from nothing. LlamaGen's losses (reconstruction, codebook, commitment with
- * weight 0.25, the adversarial one if it has a weight) without its perceptual one, which needs a trained VGG16; unused codes are moved to
- * close to vectors. Janus never trains the tokenizer: its three stages keep it frozen.
+ * Stage 0: training the image tokenizer itself, for training from scratch. LlamaGen's losses (reconstruction, codebook,
+ * commitment with weight 0.25, the adversarial one if it has a weight) without its perceptual one, which needs a
+ * trained VGG16; unused codes are moved close to vectors. Janus never trains the tokenizer: its three stages keep it
+ * frozen.
  */
 import {
   ArgumentError,

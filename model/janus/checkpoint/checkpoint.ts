@@ -1,6 +1,6 @@
 /**
  * A checkpoint: the weights of a model in one file or several, safetensors or `torch.save`, in either layout of names, with its config.
- * Opening one reads headers only and checks all of them against the config; bytes are read when they are asked for.
+ * Opening one reads headers only and checks all of them against the config; bytes are read on demand.
  */
 import { ConfigSection } from "../../io/config_section.ts";
 import { EMBEDDING, HEAD, readConfig, requireUnquantised } from "../config.ts";

@@ -1,7 +1,7 @@
 /**
  * The names of the two layouts: the transformers port's (`hf`), which the modules carry, and DeepSeek's original (`deepseek`).
  * Between them lie names, the vision tower's q, k and v (one matrix in the original, split by rows in the port), and a leading
- * dimension of 1 of its positions. Nothing is transposed. Source: janus-pro.md 2.3.
+ * dimension of 1 of its positions. Nothing is transposed.
  */
 import { quote } from "../../io/errors.ts";
 import { specText } from "../../io/stored.ts";

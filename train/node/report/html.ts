@@ -1,6 +1,7 @@
 /**
- * A page of its own: one HTML file with its style and its images inside, nothing from elsewhere and no script. What is put into a page is
- * escaped unless it is `Html` already, and a content policy in the page forbids scripts and the net should something slip through.
+ * A self-contained page: one HTML file with its style and images, no external content and no script. Content is escaped
+ * unless it is `Html` already, and a content policy in the page forbids scripts and the net as a second line of
+ * defence.
  */
 
 /** Finished HTML, made by `html` and the functions below. The constructor does not escape its text. */

@@ -1,4 +1,4 @@
-/** The log, the events and the page of a run, written as it goes. */
+/** Writes the log, the events and the page of a run while it trains. */
 
 import { cutSamples } from "./samples.ts";
 import { appendEvent, appendStep, cutLog } from "./log.ts";

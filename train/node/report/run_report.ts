@@ -1,4 +1,7 @@
-/** The report of a training run: one page with its curves, its samples over time, what the image tokenizer keeps of images, and its events. */
+/**
+ * The report of a training run: one page with its curves, its samples over time, reconstructions by the image
+ * tokenizer, and its events.
+ */
 import { basename, join, resolve } from "node:path";
 import { writeFileAtomic } from "../../../model/node/files.ts";
 import { TASKS } from "../../samples.ts";

@@ -46,7 +46,7 @@ const BATCH_MS = 100;
 
 /**
  * FLOP/s of square matrix products in `dtype` at their best: sizes double until one product takes 20 ms, then products run for `seconds`. Wall
- * time, so a device that others use too gives less. Draws from a generator of its own and leaves nothing on the device.
+ * time, so a device that others use too gives less. Uses its own random generator and leaves nothing on the device.
  */
 export async function matmulCeiling(device: Device, dtype: DType, seconds = 1): Promise<number> {
   const most = Math.min(8192, Math.sqrt(device.limits.maxStorageBufferBindingSize / 4));

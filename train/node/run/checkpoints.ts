@@ -1,6 +1,6 @@
 /**
- * The checkpoints of a run folder, read only: which there are, whether each is whole, and the newest that is. Needs no lock, so that a person
- * may look at a run while it trains.
+ * Read-only access to the checkpoints of a run folder: lists them, verifies them, and finds the newest valid one. It
+ * needs no lock, so that a person may look at a run while it trains.
  */
 import { createHash } from "node:crypto";
 import { join } from "node:path";

@@ -1,7 +1,8 @@
 /**
- * The few file operations that run folders are made of, as an interface: tests put a file system in its place that records, fails or
- * crashes. Each operation is one that the system does at once or not at all, save `write`; a write or a name is durable through a power failure once
- * `sync` (a file's bytes) and `syncFolder` (the names in a folder) has returned.
+ * The few file operations that run folders use, as an interface: tests replace it with a file system that records,
+ * fails or crashes. Each operation is one that the system does at once or not at all, save `write`; a write or a name
+ * is durable through a power failure once `sync` (a file's bytes) and `syncFolder` (the names in a folder) has
+ * returned.
  */
 import { constants } from "node:fs";
 import { lstat, mkdir, open, readdir, rename, rmdir, unlink } from "node:fs/promises";

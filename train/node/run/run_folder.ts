@@ -1,7 +1,7 @@
 /**
- * The folder of a training run, held by one trainer: `step-00000020/` for each checkpoint, with a manifest of sizes and hashes. A checkpoint is
- * there whole or not at all, through kills and power failures, and no older one is removed before the new one is durable. Reading alone is `Checkpoints`.
- * The trainer manages its other files (logs, reports).
+ * The folder of a training run, held by one trainer: `step-00000020/` for each checkpoint, with a manifest of sizes and
+ * hashes. A checkpoint is either complete or absent, even after kills and power failures, and no older one is removed
+ * before the new one is durable. Reading alone is `Checkpoints`. The trainer manages its other files (logs, reports).
  */
 import { dirname, join, resolve } from "node:path";
 import type { FolderSink } from "../../../model/io/bytes.ts";
