@@ -109,9 +109,10 @@ export function sourcesOf({ data, ...rest }: SourceFlags & Pick<TrainFlags, "dat
 async function run(settings: string, flags: TrainFlags, context: Context): Promise<void> {
   const { loadAnyConfig } = await import("../train/node/settings.ts");
   const config = loadAnyConfig(settings, flags.set ?? []);
-  const { adviceOn } = await import("../train/node/advice.ts");
+  const { adviceOn, adviceOnSources } = await import("../train/node/advice.ts");
   for (const message of adviceOn(config)) context.out.warn(message);
   const sources = sourcesOf(flags);
+  for (const message of adviceOnSources(sources)) context.out.warn(message);
   if (flags.resume === "never" && existsSync(flags.run)) await requireNoCheckpoints(flags.run);
   if (flags.measureStep && !flags.dryRun)
     throw new UsageError("--measure-step needs --dry-run; a run measures every step");

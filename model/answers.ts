@@ -1,5 +1,5 @@
 /** Tokens of `generateText` as answers: text that grows by whole characters and ends at the end token, a stop string or a number of tokens. */
-import { ArgumentError, now } from "../engine/index.ts";
+import { ArgumentError, now, requireArray, shown } from "../engine/index.ts";
 import type { CausalModel, PromptRow } from "./causal.ts";
 import { checkText, generateText } from "./generate.ts";
 import type { TextOptions } from "./generate.ts";
@@ -31,6 +31,8 @@ export async function* generateAnswers(
   options: AnswerOptions = {},
 ): AsyncGenerator<string, AnswerResult[]> {
   const { maxNewTokens = 512, stop = [], stopIds = [tokenizer.specials.eos], signal } = options;
+  checkStops(stop);
+  requireArray("generateAnswers", "stopIds", stopIds);
   const strange = stopIds.find((id) => !Number.isInteger(id) || id < 0 || id >= model.language.vocabulary);
   if (strange !== undefined)
     throw new ArgumentError(
@@ -60,6 +62,14 @@ export async function* generateAnswers(
     finish: finish!,
     timings,
   }));
+}
+
+/** Throws `ArgumentError` unless `stop` is a list of texts: others would never end an answer. */
+export function checkStops(stop: readonly string[]): void {
+  requireArray("generateAnswers", "stop", stop);
+  const strange = stop.findIndex((text) => typeof text !== "string");
+  if (strange >= 0)
+    throw new ArgumentError(`generateAnswers: stop must be a list of texts; got ${shown(stop[strange])} in it`);
 }
 
 /** One row's answer as it grows. */

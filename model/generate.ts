@@ -1,5 +1,5 @@
 /** Text generation with any causal model: prompts in a batch, sampling on the device, tokens read back a few steps behind. */
-import { ArgumentError, DTypeError, construct, isFloat, tensor } from "../engine/index.ts";
+import { ArgumentError, DTypeError, construct, isFloat, requireArray, shown, tensor } from "../engine/index.ts";
 import type { Tensor } from "../engine/index.ts";
 import { arange, copyInto, expression, map } from "../kernels/index.ts";
 import type { CausalConfig, CausalModel, PromptRow } from "./causal.ts";
@@ -85,10 +85,11 @@ export function checkText(config: CausalConfig, prompts: readonly PromptRow[], o
   const { vocabulary, maxPositions } = config;
   if (!Number.isInteger(maxNewTokens) || maxNewTokens < 1)
     throw new ArgumentError(`generateText: maxNewTokens must be a whole number from 1; got ${maxNewTokens}`);
-  if (!(repetitionPenalty > 0 && repetitionPenalty < Infinity))
+  if (!(typeof repetitionPenalty === "number" && repetitionPenalty > 0 && repetitionPenalty < Infinity))
     throw new ArgumentError(
-      `generateText: repetitionPenalty must be a number above 0 (1: none); got ${repetitionPenalty}`,
+      `generateText: repetitionPenalty must be a number above 0 (1: none); got ${shown(repetitionPenalty)}`,
     );
+  requireArray("generateText", "suppressTokens", suppressTokens);
   if (!isFloat(cacheDType))
     throw new DTypeError(`generateText: cacheDType must be f32, f16 or bf16; got ${cacheDType}`);
   const strange = Array.from(suppressTokens).findIndex((id) => !Number.isInteger(id) || id < 0 || id >= vocabulary);

@@ -1,5 +1,6 @@
 /** A request to a causal model (a prompt, how to sample), and its checks. Loads neither kernels nor model. */
 import { ArgumentError, JanusError } from "../engine/errors.ts";
+import { shown } from "../engine/options.ts";
 
 export interface SamplingOptions {
   /** Divides the logits; 0 takes the most probable token. */
@@ -12,20 +13,29 @@ export interface SamplingOptions {
   readonly seed?: number;
 }
 
+const isNumber = (value: unknown): boolean => typeof value === "number";
+
+/** Throws `ArgumentError` for what is no AbortSignal: an AbortController was meant, or it would fail only when it is asked. */
+export function checkSignal(op: string, signal: AbortSignal | undefined): void {
+  if (signal !== undefined && typeof signal?.throwIfAborted !== "function")
+    throw new ArgumentError(`${op}: signal must be an AbortSignal; got ${shown(signal)}. Pass controller.signal`);
+}
+
 /** Throws `ArgumentError` for sampling options out of range, before work starts. */
 export function checkSampling(
   op: string,
   { temperature = 0, topK, topP, seed = 0 }: SamplingOptions,
   rows: number,
 ): void {
-  if (temperature !== 0 && !(temperature >= 1e-6 && temperature < Infinity))
+  // A text like "0.5" compares as the number and would reach the records of how an image was made.
+  if (temperature !== 0 && !(isNumber(temperature) && temperature >= 1e-6 && temperature < Infinity))
     throw new ArgumentError(
-      `${op}: temperature must be 0 (the most probable token) or at least 1e-6; got ${temperature}`,
+      `${op}: temperature must be 0 (the most probable token) or a number of at least 1e-6; got ${shown(temperature)}`,
     );
   if (topK !== undefined && (!Number.isInteger(topK) || topK < 1))
     throw new ArgumentError(`${op}: topK must be a whole number from 1; got ${topK}`);
-  if (topP !== undefined && !(topP > 0 && topP <= 1))
-    throw new ArgumentError(`${op}: topP must be above 0, at most 1; got ${topP}`);
+  if (topP !== undefined && !(isNumber(topP) && topP > 0 && topP <= 1))
+    throw new ArgumentError(`${op}: topP must be a number above 0, at most 1; got ${shown(topP)}`);
   checkSeeds(seed, rows);
 }
 

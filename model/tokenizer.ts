@@ -181,7 +181,8 @@ function checkModel(json: Json): number {
     last = Math.max(last, id);
     return true;
   };
-  const { vocab, merges } = model as Json;
+  const { vocab, merges, dropout = null } = model as Json;
+  if (dropout !== null && dropout !== 0) fail(`the model's dropout must be 0 or absent, as the same text is always split alike; got ${showJson(dropout)}`); // prettier-ignore
   if (!isObject(vocab) || !Array.isArray(merges)) return fail("the model has no vocab or no merges");
   for (const [token, id] of Object.entries(vocab)) if (!isId(id)) fail(`the id of ${quote(token)} is ${showJson(id)}`);
   // All of one kind: the library checks the first and assumes the same of the others.

@@ -41,6 +41,11 @@ const NEEDED: readonly (readonly [key: string, allowed: readonly unknown[], why:
   ["do_crop", [false], "images are padded, not cropped"],
   ["do_flip_channel_order", [false], "the vision tower takes RGB"],
   ["resample", [3, "bicubic"], "only bicubic resizing is supported"],
+  [
+    "image_processor_type",
+    [undefined, "VLMImageProcessor", "JanusImageProcessor", "JanusImageProcessorFast", "JanusImageProcessorPil"],
+    "others crop and pad differently",
+  ],
 ];
 
 /** The settings in a parsed file: those under `image_processor` in transformers' layout. */
@@ -75,7 +80,14 @@ export function preprocessConfig(json: unknown, file = "preprocessor_config.json
   };
   for (const [name, allowed, why] of NEEDED) {
     const value = keys[name] ?? allowed[0];
-    if (!allowed.includes(value)) fail(`${name} must be ${allowed.map(showJson).join(" or ")}, as ${why}`, value);
+    if (!allowed.includes(value))
+      fail(
+        `${name} must be ${allowed
+          .filter((one) => one !== undefined)
+          .map(showJson)
+          .join(" or ")}, as ${why}`,
+        value,
+      );
   }
   const imageSize = number("image_size", sideOf(keys, fail), 1, 8192, true);
   const mean = three("image_mean", keys.image_mean ?? 0.5, -10, 10);

@@ -31,7 +31,8 @@ import type { Message } from "./prompt.ts";
 import { imagesOf } from "./message_images.ts";
 import type { ImageInput } from "./message_images.ts";
 import { defined } from "../generation_config.ts";
-import { PromptError } from "../request.ts";
+import { showJson } from "../io/unknown.ts";
+import { PromptError, checkSignal } from "../request.ts";
 import { Pictures } from "./pictures.ts";
 import type { GenerateEvent, Picture } from "./pictures.ts";
 import { Answer } from "../streams.ts";
@@ -141,6 +142,7 @@ export class Janus {
    */
   ask(question: string | readonly Message[], options: AskOptions = {}): Answer {
     knownOptions("ask", options, ["images", ...ANSWER_OPTIONS]);
+    checkSignal("ask", options.signal);
     return new Answer(this.answer(question, options));
   }
 
@@ -150,6 +152,7 @@ export class Janus {
     options: Omit<AskOptions, "images"> = {},
   ): Promise<AnswerResult[]> {
     knownOptions("askAll", options, ANSWER_OPTIONS);
+    checkSignal("askAll", options.signal);
     for (const [i, one] of questions.entries()) knownOptions(`askAll: question ${i}`, one, ["question", "images"]);
     const asked = await Promise.all(
       questions.map(({ question, images }) => this.encode(question, { ...options, images: images ?? [] })),
@@ -164,8 +167,12 @@ export class Janus {
   /** Images of a prompt, or `n` of each of several. */
   generate(prompt: string | readonly string[], options: GenerateOptions = {}): Pictures {
     knownOptions("generate", options, GENERATE_OPTIONS);
+    checkSignal("generate", options.signal);
+    const prompts = typeof prompt === "string" ? [prompt] : prompt;
+    if (!Array.isArray(prompts) || !prompts.every((one) => typeof one === "string"))
+      throw new PromptError(`generate: the prompt must be a text or a list of texts; got ${showJson(prompt)}`);
     const state: { generation: ImageGeneration | null } = { generation: null };
-    return new Pictures(this.draw(typeof prompt === "string" ? [prompt] : prompt, options, state), async () => {
+    return new Pictures(this.draw(prompts, options, state), async () => {
       const codes = (await state.generation?.codes()) ?? [];
       const pictures: (RgbImage | null)[] = [];
       for (const so of codes) pictures.push(await decodePicture(this.model.model.vqmodel, so));

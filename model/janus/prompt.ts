@@ -215,6 +215,8 @@ export class PromptFormat {
     messages: readonly Message[],
     { system = this.system, answer = true }: ConversationOptions = {},
   ): string {
+    if (typeof system !== "string")
+      throw new PromptError(`system must be a text, "" for none; got ${showJson(system)}`);
     const turns = messages.map(({ role, content }, i): Turn => {
       const plain = plainContent(content, i);
       return { role, content: typeof plain === "string" ? strip(plain) : plain };

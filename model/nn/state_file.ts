@@ -5,6 +5,7 @@ import {
   elementBytes,
   knownOptions,
   noGrad,
+  requireBoolean,
   scope,
   shown,
   tensor,
@@ -74,6 +75,7 @@ export async function load(
   options: LoadStateOptions = {},
 ): Promise<void> {
   knownOptions("load", options, ["strict"]);
+  requireBoolean("load", "strict", options.strict ?? true);
   const file = fileOf(source);
   const { tensors } = await readSafetensors(file);
   const [first] = Object.values(checkedState("load", holder));

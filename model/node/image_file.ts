@@ -6,7 +6,8 @@ import { constants } from "node:fs";
 import { open } from "node:fs/promises";
 import { inflateSync } from "node:zlib";
 import type { Metadata, Sharp, SharpOptions } from "sharp";
-import { JanusError, messageOf } from "../../engine/errors.ts";
+import { ArgumentError, JanusError, messageOf } from "../../engine/errors.ts";
+import { knownOptions, requireBoolean, shown } from "../../engine/options.ts";
 import { ImageError, ImageFormatError, ImageLimitError, checkImage } from "../image/image.ts";
 import type { RgbImage } from "../image/image.ts";
 import { insertTextChunks, readTextChunks } from "../image/png_text.ts";
@@ -137,6 +138,16 @@ function fromChannels(levels: Uint8Array, channels: number, rgb: Uint8Array, dro
   }
 }
 
+/** Throws `ArgumentError` for options of `readImage` that are not known, or of another kind: a limit that is no number would limit nothing. */
+export function checkReadOptions(op: string, options: ReadImageOptions): void {
+  knownOptions(op, options, ["plain", "maxBytes", "maxPixels", "name"]);
+  const { plain = false, maxBytes = MAX_BYTES, maxPixels = MAX_PIXELS } = options;
+  requireBoolean(op, "plain", plain);
+  for (const [name, limit] of Object.entries({ maxBytes, maxPixels }))
+    if (typeof limit !== "number" || !(limit > 0))
+      throw new ArgumentError(`${op}: ${name} must be a number above 0; got ${shown(limit)}`);
+}
+
 /**
  * Decodes a file (its path, its bytes or a base64 data URL): JPEG, PNG, WebP, GIF, TIFF, AVIF; of an animation the first frame. 16 bits become 8 by their high
  * byte, grey becomes three equal channels, CMYK is converted like Pillow does; embedded colour profiles are not applied, as in the original.
@@ -144,7 +155,10 @@ function fromChannels(levels: Uint8Array, channels: number, rgb: Uint8Array, dro
  * `FileError` if the machine is short of open files or memory, `PackageError` if sharp does not load.
  */
 export async function readImage(source: string | Uint8Array, options: ReadImageOptions = {}): Promise<RgbImage> {
+  checkReadOptions("readImage", options);
   const { plain = false, maxBytes = MAX_BYTES, maxPixels = MAX_PIXELS } = options;
+  if (typeof source !== "string" && !(source instanceof Uint8Array))
+    throw new ArgumentError(`readImage: the path of a file or its bytes must be given; got ${shown(source)}`);
   const isInline = typeof source === "string" && source.startsWith("data:");
   const name = options.name ?? (typeof source === "string" && !isInline ? source : "the image");
   const bytes = isInline

@@ -157,6 +157,7 @@ describe("the image processor", () => {
   it.each<[object, RegExp]>([
     [{ resample: 2 }, /resample must be 3 or "bicubic".*got 2/],
     [{ do_pad: false }, /do_pad must be true/],
+    [{ image_processor_type: "CLIPImageProcessor" }, /image_processor_type must be "VLMImageProcessor" or .*got "CLIP/],
     [{ do_resize: false }, /do_resize must be true/],
     [{ do_center_crop: true }, /do_center_crop must be false/],
     [{ do_rescale: "no" }, /do_rescale must be true or false; got "no"/],

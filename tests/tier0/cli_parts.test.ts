@@ -23,7 +23,7 @@ import { slug } from "../../cli/session.ts";
 import { typedPath } from "../../cli/typed_path.ts";
 import { checkConfig } from "../../train/config.ts";
 import type { TrainConfig } from "../../train/config.ts";
-import { adviceOn } from "../../train/node/advice.ts";
+import { adviceOn, adviceOnSources } from "../../train/node/advice.ts";
 import { listenForSignals } from "../../cli/signals.ts";
 import { openOutput, runHere } from "../cli.ts";
 
@@ -120,6 +120,9 @@ describe("settings of a run", () => {
     ]);
     expect(adviceOn(config(100, { warmup: 60, cooldown: 60 }))).toEqual([expect.stringMatching(/120 steps together/)]);
     expect(adviceOn(config(100, { warmup: 10, cooldown: 20 }))).toEqual([]);
+    const again = [{ path: "a.jsonl" }, { path: "./a.jsonl" }, { path: "a.jsonl", task: "und" as const }];
+    expect(adviceOnSources(again)).toEqual([expect.stringMatching(/^\.\/a\.jsonl is listed more than once/)]);
+    expect(adviceOnSources(again.slice(1))).toEqual([]);
   });
 });
 

@@ -242,6 +242,7 @@ describe.skipIf(!hasFixtures).each(["deepseek", "hf"])("samples of the %s layout
       { task: "gen", prompt: "<begin_of_image>", image: "x" } as const,
     ];
     for (const raw of bad) await expect(encode(raw)).rejects.toThrow(/a special token of the model/);
+    await expect(encode({ task: "text", text: "a\ud800b" })).rejects.toThrow(/half of a surrogate pair/);
     const messages: Message[] = [
       { role: "user", content: [image] },
       { role: "assistant", content: "x" },

@@ -305,6 +305,11 @@ describe("sources", () => {
 
   it("refuses lines that are no JSON or no UTF-8", () => {
     expect(() => parseLine(new TextEncoder().encode("{"), place)).toThrow(/data\.jsonl:7: the line is not JSON/);
+    const line = (json: string): unknown => parseLine(new TextEncoder().encode(json), place);
+    for (const json of ['{"text":"a","text":"b"}', '{"a":[{"role":1,"r\\u006fle":2}]}', '{"a":{"b":1},"c":":","a":2}'])
+      expect(() => line(json)).toThrow(/data\.jsonl:7: the key "(text|role|a)" stands twice in one object/);
+    const often = '{"a":[{"a":"a\\"b:{"},{"a":[["a","a"]]}],"b":{"a":"\\\\"}}';
+    expect(line(often)).toEqual(JSON.parse(often));
     expect(() => parseLine(Uint8Array.of(0x22, 0xff, 0x22), place)).toThrow(/data\.jsonl:7: the line is not UTF-8/);
     expect(() => parseRecord([], "text", "text", place)).toThrow(/must be a JSON object/);
   });

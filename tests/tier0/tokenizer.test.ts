@@ -317,6 +317,7 @@ describe.skipIf(!hasFixtures)("tokenizer files", () => {
     ["an id of text", () => change((d) => void (d.model.vocab.x = "1" as unknown as number)), /the id of "x" is "1"/],
     ["a negative id", () => change((d) => void (d.model.vocab.x = -1)), /the id of "x" is -1/],
     ["a huge id", () => change((d) => void (d.added_tokens[0]!.id = 2 ** 30)), /not an added token/],
+    ["dropout", () => change((d) => void Object.assign(d.model, { dropout: 0.1 })), /dropout must be 0 or absent.*got 0\.1/],
     ["a merge of three", () => change((d) => void d.model.merges.push(["a", "b", "c"] as unknown as [string, string])), /is not a merge/],
     ["merges of two kinds", () => change((d) => void d.model.merges.push("a b" as unknown as [string, string])), /is not a merge/],
     ["an added token without text", () => change((d) => void (d.added_tokens[0]!.content = "")), /not an added token/],

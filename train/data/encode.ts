@@ -3,6 +3,7 @@
  * but the first token, of images their codes. Says why if a sample cannot be one. Packing is train/samples.ts.
  */
 import { ArgumentError } from "../../engine/errors.ts";
+import { knownOptions, optionNames } from "../../engine/options.ts";
 import { philox, seedWords, unitFloat } from "../../engine/random.ts";
 import { quote } from "../../model/io/errors.ts";
 import { understandingPixels } from "../../model/image/preprocess.ts";
@@ -36,6 +37,16 @@ export interface EncoderOptions {
   readonly readImage?: (path: string) => Promise<RgbImage>;
 }
 
+const ENCODER_OPTIONS = optionNames<EncoderOptions>({
+  seed: true,
+  codes: true,
+  drop: true,
+  maxTokens: true,
+  truncate: true,
+  system: true,
+  readImage: true,
+});
+
 /** Which sample it is: an id that stays the same on every machine, the epoch, and a name for messages. */
 export interface SampleId {
   readonly id: string;
@@ -66,6 +77,7 @@ export class RecordEncoder {
   private readonly specials: readonly string[];
 
   constructor(processor: Processor, options: EncoderOptions) {
+    knownOptions("RecordEncoder", options, ENCODER_OPTIONS);
     const { drop = 0.1, maxTokens = Infinity } = options;
     if (!(drop >= 0 && drop <= 1))
       throw new ArgumentError(`RecordEncoder: drop must be a share from 0 to 1; got ${drop}`);
@@ -239,6 +251,8 @@ export class RecordEncoder {
   }
 
   private requirePlain(text: string): void {
+    if (/\p{Surrogate}/u.test(text))
+      throw new SampleError("its text contains half of a surrogate pair (\\ud800 to \\udfff alone), which is no character; take that out"); // prettier-ignore
     const found = this.specials.find((special) => text.includes(special));
     if (found !== undefined)
       throw new SampleError(`its text contains ${quote(found)}, a special token of the model; take that out`);

@@ -1,5 +1,17 @@
-/** Warnings, before the first step, about settings that are valid but make a run useless. */
+/** Warnings, before the first step, about settings and sources that are valid but make a run useless or not the intended one. */
+import { resolve } from "node:path";
+import type { SourceSpec } from "./data/sources.ts";
 import type { TokenizerConfig, TrainConfig } from "../config.ts";
+
+/** Warnings about sources that are listed twice, as by overlapping patterns of a shell: their records come twice as often. */
+export function adviceOnSources(sources: readonly SourceSpec[]): string[] {
+  const keys = sources.map(({ path, task = "" }) => `${task} ${resolve(path)}`);
+  const repeated = sources.filter((_, i) => keys.indexOf(keys[i]!) !== i);
+  return [...new Set(repeated.map(({ path }) => path))].map(
+    (path) =>
+      `${path} is listed more than once: its records come that much more often. List it once if that is not meant`,
+  );
+}
 
 /** Warnings about settings, a line each; none for settings that fit together. */
 export function adviceOn(config: TrainConfig | TokenizerConfig): string[] {

@@ -5,6 +5,7 @@
 import { copyFile, mkdir, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { basename, dirname, join, relative } from "node:path";
 import { ArgumentError, messageOf } from "../../../engine/errors.ts";
+import { knownOptions, optionNames } from "../../../engine/options.ts";
 import { chooseWeights, EXTRA_FILE, parseIndex } from "../checkpoint/checkpoint.ts";
 import { isJsonObject, parseJsonObject } from "../../io/json.ts";
 import type { JsonObject, JsonValue } from "../../io/json.ts";
@@ -62,6 +63,16 @@ export interface DownloadOptions {
   readonly backoffMs?: number;
 }
 
+const DOWNLOAD_OPTIONS = optionNames<DownloadOptions>({
+  revision: true,
+  cache: true,
+  onProgress: true,
+  onNotice: true,
+  signal: true,
+  env: true,
+  retries: true,
+  backoffMs: true,
+});
 const MAX_LISTING = 16 * 2 ** 20; // bytes
 const MAX_INDEX = 16 * 2 ** 20;
 const MAX_SIDE_FILE = 64 * 2 ** 20;
@@ -151,6 +162,7 @@ interface Located {
 
 /** Source of a model: the hub's listing, or a copy in the cache that is used without it. */
 async function locate(repo: string, options: DownloadOptions): Promise<Located | Copy> {
+  knownOptions("downloadModel", options, DOWNLOAD_OPTIONS);
   const { env = process.env, retries = 5, backoffMs = 1000, revision = "main", signal, onNotice } = options;
   const settings = await hubSettings(env, options.cache);
   const cache = repoCache(settings.cache, repo, revision);

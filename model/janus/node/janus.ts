@@ -1,5 +1,5 @@
 /** `Janus` in Node: models from folders and from the hub, images from files and to PNG files that say how they were made. */
-import { Device, DeviceError, getDevice, knownOptions } from "../../../engine/index.ts";
+import { ArgumentError, Device, DeviceError, getDevice, knownOptions, shown } from "../../../engine/index.ts";
 import { ImageFormatError } from "../../image/image.ts";
 import type { RgbImage } from "../../image/image.ts";
 import type { LoadOptions } from "../load.ts";
@@ -14,7 +14,8 @@ import type { Processor } from "../processor.ts";
 import { folderSource, openFile, writeFileAtomic } from "../../node/files.ts";
 import { modelFolder } from "./hub.ts";
 import type { DownloadOptions } from "./hub.ts";
-import { encodePng, readImage, readPngText } from "../../node/image_file.ts";
+import { checkSignal } from "../../request.ts";
+import { checkReadOptions, encodePng, readImage, readPngText } from "../../node/image_file.ts";
 import type { ReadImageOptions } from "../../node/image_file.ts";
 
 export interface PretrainedOptions extends LoadOptions {
@@ -38,6 +39,7 @@ export class Janus extends AnyJanus {
    */
   static override async fromPretrained(directoryOrName: string, options: PretrainedOptions = {}): Promise<Janus> {
     knownOptions("fromPretrained", options, [...LOAD_OPTIONS, "revision", "cacheDir", "onDownload", "pictures"]);
+    checkPretrained(directoryOrName, options);
     const { revision, cacheDir, onDownload: onProgress, onNotice, signal } = options;
     const folder = await modelFolder(directoryOrName, {
       ...(revision !== undefined && { revision }),
@@ -61,6 +63,22 @@ export class Janus extends AnyJanus {
   }
 }
 
+/** Plain JavaScript may pass anything, and what is of no use at once would be ignored. */
+function checkPretrained(name: unknown, { device, signal, pictures, ...options }: PretrainedOptions): void {
+  const op = "fromPretrained";
+  if (typeof name !== "string" || name === "")
+    throw new ArgumentError(
+      `${op}: a folder or the name of a model must be given first; got ${name === "" ? '""' : shown(name)}`,
+    );
+  if (device !== undefined && !(device instanceof Device))
+    throw new ArgumentError(`${op}: device must be a Device; got ${shown(device)}. Pass await Device.create()`);
+  checkSignal(op, signal);
+  if (pictures !== undefined) checkReadOptions(`${op}: pictures`, pictures);
+  for (const key of ["onDownload", "onProgress", "onNotice"] as const)
+    if (options[key] !== undefined && typeof options[key] !== "function")
+      throw new ArgumentError(`${op}: ${key} must be a function; got ${shown(options[key])}`);
+}
+
 let opening: Promise<Device> | null = null;
 
 /** Returns the default device; creates it if there is none, only once for simultaneous callers. */
@@ -78,6 +96,10 @@ const KEY = "janus-webgpu";
 
 /** The image as a PNG file that carries, in the text `janus-webgpu`, the prompt and all that it takes to make it again (JSON). */
 export async function encodePicture(picture: Picture): Promise<Uint8Array> {
+  if (typeof picture?.prompt !== "string" || typeof picture.image !== "object")
+    throw new ArgumentError(
+      `encodePicture: a picture of generate must be given; got ${shown(picture)}. For other images use encodePng`,
+    );
   const { image, ...how } = picture;
   return encodePng(image, { [KEY]: JSON.stringify(how) });
 }

@@ -7,6 +7,8 @@
  * `index/at-<hash of the path>.json`: what was last found there. A folder is listed at each start, because nothing else says that an image
  * was overwritten; its listing is written only if it is another.
  */
+import { ArgumentError } from "../../../engine/errors.ts";
+import { knownOptions, requireArray, shown } from "../../../engine/options.ts";
 import { createHash } from "node:crypto";
 import { mkdir, readFile, rename, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
@@ -162,6 +164,7 @@ export function noticesOf({ spec, skipped }: Pick<SourceIndex, "spec" | "skipped
 
 /** Indexes a source, or finds the index that there is. A source that has changed gets a new one. */
 export async function indexSource(spec: SourceSpec, cache: string, options: ScanOptions = {}): Promise<SourceIndex> {
+  checkSpec(spec);
   const { folder, found } = places(spec, cache);
   const known = await readFound(found);
   const stamp = await stampOf(spec.path);
@@ -181,8 +184,18 @@ export async function indexSource(spec: SourceSpec, cache: string, options: Scan
   return opened;
 }
 
+/** Throws `ArgumentError` for what a source cannot have: plain JavaScript and configs may pass anything. */
+function checkSpec(spec: SourceSpec): void {
+  knownOptions("a source", spec, ["path", "task", "images", "classes", "ignoredFields"]);
+  for (const key of ["path", "images", "classes"] as const)
+    if (typeof (spec[key] ?? "") !== "string" || (key === "path" && !spec.path))
+      throw new ArgumentError(`a source: ${key} must be a path; got ${shown(spec[key])}`);
+  if (spec.ignoredFields) requireArray("a source", "ignoredFields", spec.ignoredFields);
+}
+
 /** Opens the index of a source that has one. Throws `SourceError` if there is none, `SourceChangedError` if the source is another. */
 export async function openIndex(spec: SourceSpec, cache: string, options: ScanOptions = {}): Promise<SourceIndex> {
+  checkSpec(spec);
   const { folder, found } = places(spec, cache);
   const known = await readFound(found);
   const stamp = await stampOf(spec.path);

@@ -61,6 +61,25 @@ export interface RecordPlace {
   readonly ignoredFields?: readonly string[];
 }
 
+/** A key that stands twice in one object of valid JSON, of which `JSON.parse` would drop the first; null if there is none. */
+function repeatedKey(text: string): string | null {
+  const open: (Set<string> | null)[] = []; // keys of each open object, null for a list
+  let last = "";
+  for (const [token] of text.matchAll(/"[^"\\]*(?:\\.[^"\\]*)*"|[{}[\]:]/gs)) {
+    if (token === "{") open.push(new Set());
+    else if (token === "[") open.push(null);
+    else if (token === "}" || token === "]") open.pop();
+    else if (token !== ":") last = token;
+    else {
+      const key = last.includes("\\") ? (JSON.parse(last) as string) : last.slice(1, -1);
+      const keys = open.at(-1)!;
+      if (keys?.has(key)) return key;
+      keys?.add(key);
+    }
+  }
+  return null;
+}
+
 /** The JSON of a line. Throws `RecordError`. */
 export function parseLine(bytes: Uint8Array, place: RecordPlace): unknown {
   let text: string;
@@ -70,8 +89,12 @@ export function parseLine(bytes: Uint8Array, place: RecordPlace): unknown {
     throw new RecordError(place.file, place.line, "the line is not UTF-8; write the file in UTF-8");
   }
   try {
-    return JSON.parse(text) as unknown;
+    const json = JSON.parse(text) as unknown;
+    const twice = repeatedKey(text);
+    if (twice === null) return json;
+    throw new RecordError(place.file, place.line, `the key ${quote(twice)} stands twice in one object; leave one`);
   } catch (error) {
+    if (error instanceof RecordError) throw error;
     const why = messageOf(error);
     throw new RecordError(place.file, place.line, `the line is not JSON (${quote(why)}); write one record a line`);
   }
