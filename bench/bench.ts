@@ -8,7 +8,7 @@ import { benchKernels } from "./kernels.ts";
 import { measureLaunches } from "./launches.ts";
 import type { MeasureOptions } from "./measure.ts";
 import type { ReportOptions } from "./reports.ts";
-import type { Question, Results, RowResult, WrongRow } from "./results.ts";
+import type { Question, Results, RowResult } from "./results.ts";
 import { selectRows } from "./rows/index.ts";
 import type { RowFilter } from "./rows/index.ts";
 import { adapterOf, coldBytesOf, runInfo } from "./run_info.ts";
@@ -29,7 +29,7 @@ export type Measurement = (
   device: Device,
   probes: Probes | null,
   options: BenchOptions & { readonly coldBytes: number },
-) => Promise<{ rows: RowResult[]; wrong: WrongRow[] }>;
+) => Promise<Omit<Results, "run">>;
 
 export interface Outcome {
   readonly results: Results;
@@ -60,7 +60,8 @@ export async function runBench(
   using probes = device.capabilities.timestamps ? new Probes(device) : null;
   await probes?.measure(6);
   const launch = await measureLaunches(device);
-  const { rows, wrong } = await measurement(device, probes, { ...options, coldBytes });
+  const found = await measurement(device, probes, { ...options, coldBytes });
+  const { rows } = found;
   const { rounds, seconds, seed } = options;
   const run = runInfo(device, {
     question,
@@ -69,11 +70,11 @@ export async function runBench(
     launch,
     coldBytes: rows.some(({ cold }) => cold) ? coldBytes : null,
   });
-  if (!baseline) return { results: { run, rows, wrong }, report: {}, failed: [], missing: 0 };
+  if (!baseline) return { results: { run, ...found }, report: {}, failed: [], missing: 0 };
   const compared = compareResults(rows, baseline);
   const { failAbove } = options;
   return {
-    results: { run, rows: compared.rows, wrong },
+    results: { run, ...found, rows: compared.rows },
     report: {
       failAbove,
       baseline: { name: options.baseline!, run: baseline.run, runNoise: compared.runNoise },
@@ -96,7 +97,11 @@ export async function compareWithItself(
   device: Device,
   measurement: Measurement,
   options: BenchOptions,
-  { count, share, question = "kernels" }: { readonly count: number; readonly share: number; readonly question?: Question },
+  {
+    count,
+    share,
+    question = "kernels",
+  }: { readonly count: number; readonly share: number; readonly question?: Question },
 ): Promise<{ alarms: Alarm[]; comparisons: number }> {
   const alarms: Alarm[] = [];
   let comparisons = 0;

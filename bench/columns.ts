@@ -1,6 +1,7 @@
 /** The table of results: what its columns are called and mean, and how numbers are written. One table for the terminal, Markdown and HTML. */
 import { failsAbove } from "./stats.ts";
 import type { Comparison, Spread } from "./stats.ts";
+import { wallOf } from "./results.ts";
 import type { Flag, RowResult } from "./results.ts";
 
 export interface Column {
@@ -54,8 +55,8 @@ const FLAG_COLUMN: Column = {
   isText: true,
 };
 
-const spread = ({ eager, captured }: RowResult): string => {
-  const { p20Ms, p80Ms } = captured && captured.medianMs < eager.medianMs ? captured : eager;
+const spread = (row: RowResult): string => {
+  const { p20Ms, p80Ms } = wallOf(row);
   return `${number(p20Ms)}–${number(p80Ms)}`;
 };
 

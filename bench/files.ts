@@ -5,19 +5,24 @@ import { dirname, join } from "node:path";
 import { ArgumentError } from "../index.ts";
 import { IoError } from "../model/io/errors.ts";
 import { fileError } from "../model/node/files.ts";
+import type { PeerResults } from "./peers.ts";
 import { FORMAT } from "./results.ts";
 import type { AdapterId, Results, RowResult, RunInfo, WrongRow } from "./results.ts";
 import { adapterText } from "./run_info.ts";
 
-export const toJsonLines = ({ run, rows, wrong }: Results): string =>
-  [run, ...rows, ...wrong].map((line) => `${JSON.stringify(line)}\n`).join("");
+export const toJsonLines = ({ run, rows, wrong, peers }: Results): string =>
+  [run, ...rows, ...wrong, ...(peers ? [{ kind: "peers", ...peers }] : [])]
+    .map((line) => `${JSON.stringify(line)}\n`)
+    .join("");
+
+type PeerLine = { readonly kind: "peers" } & PeerResults;
 
 /** Reads what `toJsonLines` wrote. Throws `IoError` for anything else, with its line. */
 export function fromJsonLines(text: string, file: string): Results {
   const lines = text.split("\n").flatMap((line, i) => {
     if (!line.trim()) return [];
     try {
-      return [JSON.parse(line) as RunInfo | RowResult | WrongRow];
+      return [JSON.parse(line) as RunInfo | RowResult | WrongRow | PeerLine];
     } catch {
       throw new IoError(`bench: ${file}: line ${i + 1} must be JSON; got ${JSON.stringify(line.slice(0, 40))}. Name a file of --json or a baseline.`); // prettier-ignore
     }
@@ -27,13 +32,15 @@ export function fromJsonLines(text: string, file: string): Results {
     throw new IoError(`bench: ${file} must begin with the line of a run; got something else. Name a file of --json or a baseline.`); // prettier-ignore
   if (run.format !== FORMAT)
     throw new IoError(`bench: ${file} must have format ${FORMAT}; got format ${String(run.format)}. Measure it again with this release.`); // prettier-ignore
-  const unknown = rest.find(({ kind }) => kind !== "row" && kind !== "wrong");
+  const unknown = rest.find(({ kind }) => !["row", "wrong", "peers"].includes(kind));
+  const peers = rest.find((line): line is PeerLine => line.kind === "peers");
   if (unknown)
     throw new IoError(`bench: ${file}: lines must be rows; got kind ${JSON.stringify(unknown.kind)}. Measure it again with this release.`); // prettier-ignore
   return {
     run,
     rows: rest.filter((line): line is RowResult => line.kind === "row"),
     wrong: rest.filter((line): line is WrongRow => line.kind === "wrong"),
+    ...(peers && { peers }),
   };
 }
 
@@ -49,9 +56,12 @@ export function writeWhole(file: string, content: string | Uint8Array): void {
   }
 }
 
+/** The user's cache of this package: what belongs to a machine and its adapters. */
+export const userCache = (env: NodeJS.ProcessEnv = process.env): string =>
+  join(env["XDG_CACHE_HOME"] || join(homedir(), ".cache"), "janus-webgpu");
+
 /** Folder of baselines: that of the user, so that checkouts and installed packages share it. */
-export const baselineFolder = (env: NodeJS.ProcessEnv = process.env): string =>
-  join(env["JANUS_CACHE"] || join(env["XDG_CACHE_HOME"] || join(homedir(), ".cache"), "janus-webgpu"), "bench");
+const baselineFolder = (): string => join(userCache(), "bench");
 
 /** A name for files: letters, digits and dashes of the adapter and its driver. */
 export const adapterFolder = ({ name, driver }: AdapterId): string =>

@@ -141,7 +141,8 @@ async function jobOf(row: Row, inputs: readonly Tensor[], device: Device, coldBy
     ...work,
     eager,
     replay: captured && (() => captured.replay()),
-    rotate: () => (row.fromCase || row.isPure === false || !coldBytes ? null : rotation(row, inputs, device, coldBytes)),
+    rotate: () =>
+      row.fromCase || row.isPure === false || !coldBytes ? null : rotation(row, inputs, device, coldBytes),
     [Symbol.dispose]: () => {
       captured?.dispose();
       for (const t of inputs) t.dispose();
@@ -152,8 +153,7 @@ async function jobOf(row: Row, inputs: readonly Tensor[], device: Device, coldBy
 /** The capture of a call; null if a call reads host data. A replay that differs from the eager run is a wrong result. */
 async function capturedCall(row: Row, inputs: readonly Tensor[], device: Device): Promise<Captured<unknown> | null> {
   try {
-    if (row.fromCase || row.gradients || row.isPure === false)
-      return await capture(callOf(row, inputs), { device });
+    if (row.fromCase || row.gradients || row.isPure === false) return await capture(callOf(row, inputs), { device });
     using eager = disposing(resultsOf(row, inputs));
     const captured = await capture(() => [...row.run(inputs)], { device });
     captured.replay();
@@ -209,4 +209,3 @@ function rotation(row: Row, inputs: readonly Tensor[], device: Device, coldBytes
     },
   };
 }
-

@@ -6,7 +6,7 @@ import { profile, tally } from "../engine/index.ts";
 import type { Device } from "../engine/index.ts";
 import type { Ceilings, Probes } from "./ceilings.ts";
 import { sampleWall } from "./harness.ts";
-import { flagsOf, ratesOf } from "./results.ts";
+import { flagsOf, ratesOf, wallOf } from "./results.ts";
 import type { RowResult, Settings } from "./results.ts";
 import { median, spreadOf } from "./stats.ts";
 import type { Spread } from "./stats.ts";
@@ -41,6 +41,8 @@ export interface MeasureOptions extends Settings {
 /** Calls are put behind each other until they take so long, then the device is waited for: the wait itself is up to a millisecond. */
 const BURST_MS = { software: 20, hardware: 5 };
 const MAX_BURST = 500;
+/** A round goes on taking GPU times for so long. */
+const GPU_SAMPLING_MS = 50;
 
 /** Launches, FLOPs and bytes of a call. */
 export function workOfCall(run: () => unknown, device: Device): { launches: number; flops: number; bytes: number } {
@@ -109,13 +111,19 @@ async function measureRound(device: Device, times: Times, { rounds, seconds }: S
     const ms = await sampleWall(job.name, burst(device, call, calls), { seconds: seconds / rounds });
     return ms.map((one) => one / calls);
   };
-  if (device.capabilities.timestamps) times.gpu.push([await gpuMs(device, job.eager)]);
+  if (device.capabilities.timestamps) times.gpu.push(await gpuMs(device, job.eager));
   times.eager.push(await wall(job.eager));
   if (job.replay) times.captured.push(await wall(job.replay));
 }
 
-const gpuMs = async (device: Device, call: () => unknown): Promise<number> =>
-  (await profile(call, device)).totalMs;
+/** GPU times of a few calls: up to five, of long ones one. */
+async function gpuMs(device: Device, call: () => unknown): Promise<number[]> {
+  const found: number[] = [];
+  const begin = performance.now();
+  while (found.length === 0 || (found.length < 5 && performance.now() - begin < GPU_SAMPLING_MS))
+    found.push((await profile(call, device)).totalMs);
+  return found;
+}
 
 /** Calls with cold caches, after the rounds: other buffers in every call, which take more memory than all jobs together may. */
 async function measureCold(device: Device, job: Job, calls: number, settings: Settings): Promise<Spread | null> {
@@ -135,7 +143,7 @@ async function finish(device: Device, times: Times, probes: Probes | null, setti
   const eager = spreadOf(times.eager);
   const captured = times.captured.length ? spreadOf(times.captured) : null;
   const gpu = times.gpu.length ? spreadOf(times.gpu) : null;
-  const wall = captured && captured.medianMs < eager.medianMs ? captured : eager;
+  const wall = wallOf({ eager, captured });
   const row: Omit<RowResult, "rates"> = {
     kind: "row",
     name,

@@ -105,9 +105,7 @@ const modelOf = (
 
 /** With the reference variants of the hot kernels, which the tests hold to float64. */
 const withReferenceKernels = <T>(fn: () => T): T =>
-  forceVariant("matmul", "naive", () =>
-    forceVariant("attention", "naive", () => forceVariant("conv2d", "naive", fn)),
-  );
+  forceVariant("matmul", "naive", () => forceVariant("attention", "naive", () => forceVariant("conv2d", "naive", fn)));
 
 /** Against the same computation by the reference variants; tokens must be equal. */
 async function check(workload: Workload, dtype: "f32" | "f16" | "bf16"): Promise<string[]> {

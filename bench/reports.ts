@@ -1,10 +1,10 @@
 /** Results for people: lines for a terminal, Markdown, and a page with the roofline. */
 import { definitions, html, page, table as htmlTable } from "../train/node/report/index.ts";
-import type { Html } from "../train/node/report/index.ts";
 import { columnsOf, number } from "./columns.ts";
 import type { Column } from "./columns.ts";
 import { table } from "./harness.ts";
-import type { Results, RunInfo } from "./results.ts";
+import { peerMarkdown, peerSection, peerText } from "./peer_reports.ts";
+import type { Results, RowResult, RunInfo } from "./results.ts";
 import { rooflineSvg } from "./roofline.ts";
 import { adapterText } from "./run_info.ts";
 
@@ -40,13 +40,15 @@ const wrongText = ({ wrong }: Results): string[] =>
   wrong.map(({ name, reasons }) => `NOT TIMED ${name}: ${reasons.join("; ")}`);
 
 export function textReport(results: Results, options: ReportOptions = {}): string {
-  const { run, rows } = results;
+  const { run, peers } = results;
+  const rows = shownRows(results);
   const columns = columnsOf(rows, options.failAbove);
   return [
     adapterText(run.adapter),
     ...ceilingsText(run),
     ...baselineText(options),
     "",
+    ...(peers ? [peerText(peers)] : []),
     ...(rows.length
       ? [
           table(
@@ -60,13 +62,25 @@ export function textReport(results: Results, options: ReportOptions = {}): strin
   ].join("\n");
 }
 
+/** Rows of the table: those of engines have a table of their own, and are rows only to be compared with a baseline. */
+const shownRows = ({ rows, peers }: Results): readonly RowResult[] =>
+  peers ? rows.filter(({ comparison }) => comparison) : rows;
+
 const escaped = (cell: string): string => cell.replaceAll("|", "\\|");
 const markdownRow = (cells: readonly string[]): string => `| ${cells.map(escaped).join(" | ")} |`;
 const align = ({ isText }: Column): string => (isText ? "---" : "---:");
 
 export function markdownReport(results: Results, options: ReportOptions = {}): string {
-  const { run, rows } = results;
+  const { run, peers } = results;
+  const rows = shownRows(results);
   const columns = columnsOf(rows, options.failAbove);
+  const tableLines = [
+    markdownRow(columns.map(({ head }) => head)),
+    markdownRow(columns.map(align)),
+    ...rows.map((row) => markdownRow(columns.map(({ cell }) => cell(row)))),
+    "",
+    ...columns.map(({ head, meaning }) => `- **${head}**: ${meaning}`),
+  ];
   const lines = [
     `# janus bench ${run.question}`,
     "",
@@ -74,12 +88,9 @@ export function markdownReport(results: Results, options: ReportOptions = {}): s
       (line) => `- ${line}`,
     ),
     "",
-    markdownRow(columns.map(({ head }) => head)),
-    markdownRow(columns.map(align)),
-    ...rows.map((row) => markdownRow(columns.map(({ cell }) => cell(row)))),
-    "",
+    ...(peers ? [peerMarkdown(peers), ""] : []),
     ...wrongText(results).map((line) => `- ${line}`),
-    ...columns.map(({ head, meaning }) => `- **${head}**: ${meaning}`),
+    ...(rows.length ? tableLines : []),
   ];
   return `${lines.join("\n")}\n`;
 }
@@ -101,13 +112,10 @@ function facts(run: RunInfo): [string, string][] {
   ];
 }
 
-/** One HTML file; further sections (of peers) come first. */
-export async function htmlReport(
-  results: Results,
-  options: ReportOptions = {},
-  first: readonly { readonly title: string; readonly content: readonly (string | Html)[] }[] = [],
-): Promise<string> {
-  const { run, rows } = results;
+/** One HTML file. */
+export async function htmlReport(results: Results, options: ReportOptions = {}): Promise<string> {
+  const { run, peers } = results;
+  const rows = shownRows(results);
   const columns = columnsOf(rows, options.failAbove);
   const right = columns.flatMap(({ isText }, i) => (isText ? [] : [i]));
   const svg = rows.length ? await rooflineSvg(results) : null;
@@ -126,7 +134,7 @@ export async function htmlReport(
     title: `janus bench ${run.question}`,
     summary: adapterText(run.adapter),
     sections: [
-      ...first,
+      ...(peers ? [peerSection(peers)] : []),
       ...(wrong.length ? [{ title: "Not timed", content: wrong }] : []),
       ...(svg ? [{ title: "Roofline", content: [svg, ...ceilingsText(run)] }] : []),
       ...(tables.length ? [{ title: "Rows", content: [...baselineText(options), ...tables] }] : []),

@@ -2,6 +2,8 @@
 import type { Limits } from "../index.ts";
 import type { Ceilings } from "./ceilings.ts";
 import type { LaunchCost } from "./launches.ts";
+import type { PeerResults } from "./peers.ts";
+import { compareRounds } from "./stats.ts";
 import type { Comparison, Spread } from "./stats.ts";
 
 export const QUESTIONS = ["kernels", "model", "train", "peers"] as const;
@@ -99,21 +101,29 @@ export interface Results {
   readonly run: RunInfo;
   readonly rows: readonly RowResult[];
   readonly wrong: readonly WrongRow[];
+  /** Of `peers`: which engines were measured and what each did; its times are rows too. */
+  readonly peers?: PeerResults;
 }
 
-const DISPUTED = 1.02; // clocks of GPU and host differ by less
+/** Clocks of GPU and host differ by less. */
+const DISPUTED = 1.02;
 const HOST_BOUND = 1.5;
 
 /** The time that a row is known by: on the GPU if there are timestamps that can be, else the shortest wall time of a call. */
 export function timeOf({ gpu, eager, captured, flags }: Omit<RowResult, "rates">): Spread {
-  const wall = captured && captured.medianMs < eager.medianMs ? captured : eager;
-  return gpu && gpu.medianMs > 0 && !flags.includes("gpu>wall") ? gpu : wall;
+  return gpu && gpu.medianMs > 0 && !flags.includes("gpu>wall") ? gpu : wallOf({ eager, captured });
 }
 
+/** Wall time of a call in the shorter of its two ways. */
+export const wallOf = ({ eager, captured }: Pick<RowResult, "eager" | "captured">): Spread =>
+  captured && captured.medianMs < eager.medianMs ? captured : eager;
+
+/** Whether GPU time and wall time of the same rounds contradict each other, or show that the host is the bound: beyond noise. */
 export function flagsOf(gpu: Spread | null, wall: Spread): Flag[] {
   if (!gpu || gpu.medianMs === 0) return [];
-  if (gpu.medianMs > DISPUTED * wall.medianMs) return ["gpu>wall"];
-  return wall.medianMs > HOST_BOUND * gpu.medianMs ? ["host-bound"] : [];
+  const { ratio, verdict } = compareRounds(wall.rounds, gpu.rounds, { isPaired: true });
+  if (verdict === "slower" && ratio > DISPUTED) return ["gpu>wall"];
+  return verdict === "faster" && ratio < 1 / HOST_BOUND ? ["host-bound"] : [];
 }
 
 /** Rates of a row from its GPU time, or without timestamps from its wall time; null if the two contradict each other. */

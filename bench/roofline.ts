@@ -14,10 +14,11 @@ interface Point {
 
 const COLOURS = { products: "#3d85d9", attention: "#d97b1f", convolution: "#1f9e7a", "all else": "#9065d6" } as const;
 const GREY = "#8a8f98";
-/** Names beside points; more would cover each other. */
-const MAX_LABELS = 14;
-/** Distance below which two names would overlap, in tenths of a decade across and along. */
-const APART = { x: 0.9, y: 0.14 };
+const SIZE = { width: 1040, height: 460 };
+const MAX_LABELS = 24;
+/** Pixels of an average character and of a line of names. */
+const CHARACTER = 5.8;
+const LINE = 13;
 
 const familyOf = ({ op }: RowResult): keyof typeof COLOURS =>
   /matmul|linear|gemm|einsum/i.test(op)
@@ -28,25 +29,111 @@ const familyOf = ({ op }: RowResult): keyof typeof COLOURS =>
         ? "convolution"
         : "all else";
 
-/** Names of the points with most work, none next to another one. */
-function labelled(points: readonly Point[]): Point[] {
-  const chosen: Point[] = [];
+/** A name beside its point: right of it, or left of it near the right edge. */
+interface Label extends Point {
+  readonly align: "left" | "right";
+}
+
+/**
+ * Names of points, those of most GFLOP/s first, none over another one or beyond the plot: places are pixels, widths those of an average
+ * character.
+ */
+function labelled(points: readonly Point[], place: (p: Point) => { x: number; y: number }): Label[] {
+  const chosen: Label[] = [];
+  const boxes: { from: number; to: number; y: number }[] = [];
   for (const point of points.toSorted((a, b) => b.y - a.y)) {
-    const isFree = chosen.every(
-      (other) =>
-        Math.abs(Math.log10(other.x / point.x)) > APART.x || Math.abs(Math.log10(other.y / point.y)) > APART.y,
-    );
-    if (isFree && chosen.length < MAX_LABELS) chosen.push(point);
+    const { x, y } = place(point);
+    const width = CHARACTER * point.name.length + 12;
+    const align = x + width > SIZE.width ? "right" : "left";
+    const [from, to] = align === "left" ? [x, x + width] : [x - width, x];
+    if (from < 0 || boxes.some((box) => box.from < to && from < box.to && Math.abs(box.y - y) < LINE)) continue;
+    boxes.push({ from, to, y });
+    chosen.push({ ...point, align });
+    if (chosen.length === MAX_LABELS) break;
   }
   return chosen;
 }
 
+type Domain = readonly [number, number];
+
 /** Axes a little wider than what they hold. */
-function domainOf(values: readonly number[]): [number, number] {
-  return [Math.min(...values) / 1.6, Math.max(...values) * 1.9];
+const domainOf = (values: readonly number[]): Domain => [Math.min(...values) / 1.6, Math.max(...values) * 1.9];
+
+/** 1, 2 and 5 of each decade. */
+function ticks([from, to]: Domain): number[] {
+  const decades = Array.from({ length: Math.ceil(Math.log10(to / from)) + 2 }, (_, i) => 10 ** (Math.floor(Math.log10(from)) + i)); // prettier-ignore
+  return decades.flatMap((ten) => [ten, 2 * ten, 5 * ten]).filter((v) => v >= from && v <= to);
 }
 
-/** The picture as SVG. Rows without FLOPs or rates are left out. */
+interface Frame {
+  readonly x: Domain;
+  readonly y: Domain;
+  readonly encoding: Readonly<Record<string, object>>;
+}
+
+function frameOf(points: readonly Point[], tops: readonly number[], ridge: number): Frame {
+  const x = domainOf([...points.map((p) => p.x), ridge]);
+  const y = domainOf([...points.map((p) => p.y), ...tops]);
+  const along = (field: string, domain: Domain, title: string): object => ({
+    field,
+    type: "quantitative",
+    scale: { type: "log", domain, nice: false, clamp: true },
+    axis: { title, values: ticks(domain), labelExpr: 'format(datum.value, "~r")' },
+  });
+  return { x, y, encoding: { x: along("x", x, "FLOP a byte"), y: along("y", y, "GFLOP/s") } };
+}
+
+/** The line below which memory of `gbs` keeps a row, up to that of multiply-adds, from where it enters the plot; with its name above or below it. */
+function roof({ x, y, encoding }: Frame, name: string, { gbs, gflops, isAbove }: { gbs: number; gflops: number; isAbove: boolean }): object[] {
+  const begin = Math.max(x[0], y[0] / gbs);
+  const ridge = gflops / gbs;
+  const at = begin * (ridge / begin) ** 0.45;
+  const line = [begin, ridge, x[1]].map((v) => ({ x: v, y: Math.min(gflops, v * gbs) }));
+  return [
+    {
+      data: { values: line },
+      mark: { type: "line", strokeWidth: 2, color: GREY, strokeDash: isAbove ? [5, 4] : [1, 0] },
+      encoding,
+    },
+    text({ encoding }, [{ x: at, y: at * gbs, name: `${name} ${gbs.toFixed(1)} GB/s` }], { align: isAbove ? "right" : "left", dx: isAbove ? -10 : 12, dy: isAbove ? -6 : 8, color: GREY }),
+  ];
+} // prettier-ignore
+
+const text = ({ encoding }: Pick<Frame, "encoding">, values: readonly object[], mark: object): object => ({
+  data: { values },
+  mark: { type: "text", fontSize: 11, ...mark },
+  encoding: { ...encoding, text: { field: "name", type: "nominal" } },
+});
+
+/** The line of a ceiling of arithmetic, with its name. */
+const top = (frame: Frame, name: string, gflops: number): object[] => [
+  { data: { values: frame.x.map((x) => ({ x, y: gflops })) }, mark: { type: "line", strokeWidth: 2, strokeDash: [2, 3], color: GREY }, encoding: frame.encoding },
+  topName(frame, name, gflops),
+]; // prettier-ignore
+const topName = (frame: Frame, name: string, gflops: number): object =>
+  text(frame, [{ x: frame.x[1], y: gflops, name: `${name} ${gflops.toFixed(0)} GFLOP/s` }], { align: "right", dx: -4, dy: -9, color: GREY }); // prettier-ignore
+
+/** Where a point lies, pixels. */
+const placeIn =
+  ({ x, y }: Frame) =>
+  (p: Point): { x: number; y: number } => ({
+    x: (SIZE.width * Math.log(p.x / x[0])) / Math.log(x[1] / x[0]),
+    y: SIZE.height * (1 - Math.log(p.y / y[0]) / Math.log(y[1] / y[0])),
+  });
+
+function dots({ encoding }: Frame, points: readonly Point[]): object {
+  const families = (Object.keys(COLOURS) as (keyof typeof COLOURS)[]).filter((name) => points.some((p) => p.family === name)); // prettier-ignore
+  const color = {
+    field: "family",
+    type: "nominal",
+    scale: { domain: families, range: families.map((name) => COLOURS[name]) },
+    legend: { orient: "top", title: null, symbolType: "circle", offset: 4 },
+  };
+  const tooltip = { field: "name", type: "nominal" };
+  return { data: { values: points }, mark: { type: "point", filled: true, size: 60, opacity: 0.9 }, encoding: { ...encoding, color, tooltip } }; // prettier-ignore
+}
+
+/** The picture as SVG. Rows without FLOPs or rates are left out; null if none is left. */
 export async function rooflineSvg({ rows, run }: Results): Promise<Html | null> {
   const points = rows.flatMap((row): Point[] =>
     row.rates && row.flops > 0 && row.bytes > 0
@@ -55,71 +142,26 @@ export async function rooflineSvg({ rows, run }: Results): Promise<Html | null> 
   );
   if (!points.length) return null;
   const { gflops, readGbs, copyGbs, matrices } = run.ceilings;
-  const x = domainOf([...points.map((p) => p.x), gflops / readGbs]);
-  const tops: [string, number][] = [["multiply-add", gflops], ...Object.entries(matrices)];
-  const y = domainOf([...points.map((p) => p.y), ...tops.map(([, value]) => value)]);
-  const roof = (name: string, gbs: number): { x: number; y: number; name: string }[] => {
-    const ridge = gflops / gbs;
-    const at = [x[0], Math.max(x[0], y[0] / gbs), ridge, x[1]].filter((v) => v >= x[0] && v <= x[1]);
-    return at
-      .map((v) => ({ x: v, y: Math.min(gflops, v * gbs), name }))
-      .filter((p) => p.y >= y[0])
-      .sort((a, b) => a.x - b.x);
-  };
-  const roofs = [...roof("read", readGbs), ...roof("copy", copyGbs)];
-  const axis = (title: string) => ({ title, grid: true, tickCount: 6, labelExpr: 'format(datum.value, "~r")' });
-  const scale = (domain: readonly number[]) => ({ type: "log", domain, nice: false, clamp: true });
-  const encoding = {
-    x: { field: "x", type: "quantitative", scale: scale(x), axis: axis("FLOP a byte") },
-    y: { field: "y", type: "quantitative", scale: scale(y), axis: axis("GFLOP/s") },
-  };
-  const families = [...new Set(points.map(({ family }) => family))];
-  const corner = (name: string, gbs: number, dy: number) => {
-    const at = Math.max(x[0], y[0] / gbs) * 1.1;
-    return { x: at, y: at * gbs, name, dy };
-  };
-  const text = (values: readonly object[], mark: object, field = "name") => ({
-    data: { values },
-    mark: { type: "text", fontSize: 11, ...mark },
-    encoding: { ...encoding, text: { field, type: "nominal" } },
-  });
+  const others = Object.entries(matrices);
+  const frame = frameOf(points, [gflops, ...others.map(([, value]) => value)], gflops / Math.min(readGbs, copyGbs));
+  const labels = labelled(points, placeIn(frame));
+  const isCopyAbove = copyGbs > readGbs;
+  const of = (align: Label["align"]): Label[] => labels.filter((label) => label.align === align);
   return specChart({
-    width: 1040,
-    height: 440,
+    ...SIZE,
     padding: { left: 4, top: 4, right: 12, bottom: 6 },
     title: { text: "Roofline: each row under what this machine allows", anchor: "start", frame: "group", fontSize: 14 },
     description: `Arithmetic intensity and GFLOP/s of ${points.length} rows, with the ceilings of the run`,
     layer: [
-      {
-        data: { values: roofs },
-        mark: { type: "line", strokeWidth: 2, color: GREY },
-        encoding: { ...encoding, detail: { field: "name", type: "nominal" }, strokeDash: { field: "name", type: "nominal", scale: { domain: ["read", "copy"], range: [[1, 0], [5, 4]] }, legend: null } },
-      },
-      ...tops.slice(1).map(([, value]) => ({
-        data: { values: [{ x: x[0], y: value }, { x: x[1], y: value }] },
-        mark: { type: "line", strokeWidth: 2, strokeDash: [2, 3], color: GREY },
-        encoding,
-      })),
-      {
-        data: { values: points },
-        mark: { type: "point", filled: true, size: 60, opacity: 0.9 },
-        encoding: {
-          ...encoding,
-          color: {
-            field: "family",
-            type: "nominal",
-            scale: { domain: families, range: families.map((name) => COLOURS[name as keyof typeof COLOURS]) },
-            legend: { orient: "top", title: null, symbolType: "circle", offset: 4 },
-          },
-          tooltip: { field: "name", type: "nominal" },
-        },
-      },
-      text(labelled(points), { align: "left", dx: 7, dy: 4 }),
-      text(tops.map(([name, value]) => ({ x: x[1], y: value, name: `${name} ${value.toFixed(0)} GFLOP/s` })), { align: "right", dy: -8, color: GREY }),
-      text([corner(`read ${readGbs.toFixed(1)} GB/s`, readGbs, 0)], { align: "left", dy: -14, color: GREY }),
-      text([corner(`copy ${copyGbs.toFixed(1)} GB/s`, copyGbs, 0)], { align: "left", dx: 10, dy: 12, color: GREY }),
+      ...roof(frame, "streaming read", { gbs: readGbs, gflops, isAbove: !isCopyAbove }),
+      ...roof(frame, "streaming copy", { gbs: copyGbs, gflops, isAbove: isCopyAbove }),
+      topName(frame, "multiply-add", gflops),
+      ...others.flatMap(([name, value]) => top(frame, `subgroup matrices ${name}`, value)),
+      dots(frame, points),
+      text(frame, of("left"), { align: "left", dx: 7, dy: 1 }),
+      text(frame, of("right"), { align: "right", dx: -7, dy: 1 }),
     ],
-  }); // prettier-ignore
+  });
 }
 
 /** The picture as a PNG file on white, twice the size for sharp screens. */

@@ -22,6 +22,7 @@ interface BenchFlags {
   readonly failAbove?: number;
   readonly aa?: number;
   readonly list?: boolean;
+  readonly engines?: readonly (typeof ENGINES)[number][];
   readonly adapter?: string | number;
   readonly json?: true | string;
   readonly md?: string;
@@ -37,12 +38,11 @@ function share(text: string): number {
 }
 
 const words =
-  (choices: readonly string[]) =>
-  (text: string): string[] => {
+  <T extends string>(choices: readonly T[]) =>
+  (text: string): T[] => {
     const found = text.split(",").map((word) => word.trim());
-    const unknown = found.find((word) => !choices.includes(word));
-    if (unknown !== undefined) throw new InvalidArgumentError(`It must be one or several of ${choices.join(", ")}, separated by commas.`); // prettier-ignore
-    return found;
+    if (!found.every((word) => (choices as readonly string[]).includes(word))) throw new InvalidArgumentError(`It must be one or several of ${choices.join(", ")}, separated by commas.`); // prettier-ignore
+    return found as T[];
   };
 
 interface Sizes {
@@ -127,7 +127,23 @@ export const addBench: AddCommand = (program, context) => {
   })
     .addOption(modelDtype())
     .action((flags: BenchFlags) => train(flags, context));
+  addOptions(
+    bench
+      .command("peers")
+      .summary("this engine beside others; only in a checkout")
+      .description(
+        "Measure this engine beside others on the same rows: each in a process of its own, in turn, round by round. Every result is checked before it is timed. Needs a checkout and the packages of bench/peers: npm ci --ignore-scripts --prefix bench/peers.",
+      ),
+  )
+    .addOption(
+      new Option("--engines <names>", `engines to measure, separated by commas: ${ENGINES.join(", ")} (default: all)`).argParser(words(ENGINES)),
+    )
+    .option("--list", "print the names of the rows, and measure nothing")
+    .action((flags: BenchFlags) => peers(flags, context)); // prettier-ignore
 };
+
+/** As `PEERS` of bench/peers.ts, which loads only when it is used; a test compares them. */
+export const ENGINES = ["janus", "janus-captured", "jax-js", "tfjs", "ort-web", "ort-node", "torch", "torchlette", "hf-kernels"] as const; // prettier-ignore
 
 const modelDtype = (): Option =>
   new Option("--dtype <dtype>", "dtype of the weights (default: f32 for tiny, bf16 for the others)").choices(["f32", "f16", "bf16"]); // prettier-ignore
@@ -202,6 +218,23 @@ async function train(flags: BenchFlags, context: Context): Promise<void> {
   }
   const measurement: Measurement = (device, probes, options) => benchTrain(device, probes, { ...options, ...chosen });
   await measure("train", measurement, { ...flags, cold: false, rowFilter: chosen.filter }, context);
+}
+
+async function peers(flags: BenchFlags, context: Context): Promise<void> {
+  checkFlags(flags);
+  const { benchPeers, peerRowResults, peerRows, requirePeers } = await import("../bench/peers.ts");
+  requirePeers(); // refused before a device is opened
+  const names = peerRows(flags.filter).map(({ name }) => name);
+  if (flags.list) return context.out.result({ rows: names }, names.join("\n"));
+  const measurement: Measurement = async (_, __, options) => {
+    const found = await benchPeers({
+      ...options,
+      filter: flags.filter,
+      ...(flags.engines && { engines: flags.engines }),
+    });
+    return { ...peerRowResults(found), peers: found };
+  };
+  await measure("peers", measurement, { ...flags, cold: false, rowFilter: { filter: flags.filter } }, context);
 }
 
 type MeasureFlags = BenchFlags & { readonly rowFilter: BenchOptions["filter"] };

@@ -16,7 +16,10 @@ export function matmulParts(a: Ref, b: Ref, y: Ref, random: () => number): Part[
   const [m, k] = a.shape as [number, number];
   const n = b.shape[1]!;
   const at = someOf(m, Math.max(2, Math.floor(MAX_MACS / (k * n))), random);
-  const vector = ref([n, 1], Float64Array.from({ length: n }, () => (random() < 0.5 ? -1 : 1)));
+  const vector = ref(
+    [n, 1],
+    Float64Array.from({ length: n }, () => (random() < 0.5 ? -1 : 1)),
+  );
   return [
     { name: "rows", got: slices(y, at).data, expected: matmulRef(slices(a, at), b).data, terms: k },
     {

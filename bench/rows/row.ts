@@ -31,6 +31,22 @@ export interface Part {
 export const ROW_SETS = ["table", "ops", "1B"] as const;
 export type RowSet = (typeof ROW_SETS)[number];
 
+/** What other engines compute for a comparison; their inputs are those of the row, in its order. */
+export const PEER_OPS = [
+  "matmul",
+  "linear",
+  "layerNorm",
+  "rmsNorm",
+  "softmax",
+  "attention",
+  "attentionTrain",
+  "conv",
+  "mlp",
+  "mlpTrain",
+  "chain",
+] as const;
+export type PeerOp = (typeof PEER_OPS)[number];
+
 export interface Row {
   /** Op, sizes and dtype, e.g. `matmul 1024³ f32`: the key under which baselines find it. */
   readonly name: string;
@@ -41,6 +57,8 @@ export interface Row {
   readonly run: (inputs: readonly Tensor[]) => readonly Tensor[];
   /** Positions of inputs whose gradients are results too; the last input then is the gradient of the first result. */
   readonly gradients?: readonly number[];
+  /** What other engines know it by (bench/peers); rows without it are ours alone. */
+  readonly peer?: PeerOp;
   /** False if `run` changes its inputs or may not be captured. */
   readonly isPure?: boolean;
   /**

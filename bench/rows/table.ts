@@ -31,15 +31,20 @@ const all = (got: ArrayLike<number>, expected: ArrayLike<number>, terms = 1): Pa
   { name: "result", got, expected, terms },
 ];
 
-function matmulRow(name: string, a: readonly number[], b: readonly number[], { dtype = "f32" as DType, ta = false, tb = false } = {}): Row {
+function matmulRow(
+  name: string,
+  a: readonly number[],
+  b: readonly number[],
+  { dtype = "f32" as DType, ta = false, tb = false } = {},
+): Row {
   const turn = (x: Tensor, yes: boolean): Tensor => (yes ? F.transpose(x, -1, -2) : x);
   return table({
     name: `matmul ${name}`,
     op: "matmul",
+    ...(dtype === "f32" && !ta && !tb && { peer: "matmul" as const }),
     inputs: [spec(a, dtype), spec(b, dtype)],
     run: ([x, y]: Values) => [F.matmul(turn(x!, ta), turn(y!, tb))],
-    check: ([x, y], [z], random) =>
-      matmulParts(ta ? transposedRef(x!) : x!, tb ? transposedRef(y!) : y!, z!, random),
+    check: ([x, y], [z], random) => matmulParts(ta ? transposedRef(x!) : x!, tb ? transposedRef(y!) : y!, z!, random),
   });
 }
 
@@ -59,6 +64,7 @@ const linearRow = (name: string, m: number, k: number, n: number, dtype: DType):
   table({
     name: `linear ${name} ${m}×${k}→${n} ${dtype}`.replace("  ", " "),
     op: "linear",
+    ...(dtype === "f32" && { peer: "linear" as const }),
     inputs: [spec([m, k]), spec([n, k], dtype)],
     run: ([x, w]: Values) => [F.linear(x!, w!)],
     check: ([x, w], [y], random) => linearParts(x!, w!, y!, random),
@@ -82,6 +88,7 @@ const rowwise: Row[] = [
   table({
     name: "layerNorm 1024×2048 f32",
     op: "layerNorm",
+    peer: "layerNorm",
     inputs: [spec([1024, 2048]), spec([2048]), spec([2048])],
     run: ([x, w, b]: Values) => [F.layerNorm(x!, w!, b!)],
     check: ([x, w, b], [y]) => all(y!.data, layerNormRef(x!, w!, b!, 1e-5).data, 2048),
@@ -89,6 +96,7 @@ const rowwise: Row[] = [
   table({
     name: "rmsNorm 1024×2048 f32",
     op: "rmsNorm",
+    peer: "rmsNorm",
     inputs: [spec([1024, 2048]), spec([2048])],
     run: ([x, w]: Values) => [F.rmsNorm(x!, w!, 1e-6)],
     check: ([x, w], [y]) => all(y!.data, rmsNormRef(x!, w!, 1e-6).data, 2048),
@@ -96,6 +104,7 @@ const rowwise: Row[] = [
   table({
     name: "softmax 1024×1024 f32",
     op: "softmax",
+    peer: "softmax",
     inputs: [spec([1024, 1024], "f32", { scale: 4 })],
     run: ([x]: Values) => [F.softmax(x!)],
     check: ([x], [y]) => all(y!.data, softmaxRef(x!, 1, false).data, 1024),
@@ -114,6 +123,7 @@ const attentionRow = (name: string, shape: readonly number[], isCausal: boolean)
   table({
     name: `attention ${name}`,
     op: "attention",
+    ...(isCausal && { peer: "attention" as const }),
     inputs: [spec(shape), spec(shape), spec(shape)],
     run: ([q, k, v]: Values) => [F.attention(q!, k!, v!, { causal: isCausal })],
     check: (inputs, [y], random) => attentionParts(inputs, y!, isCausal, random),
@@ -123,6 +133,7 @@ const attention: Row[] = [
   table({
     name: "attention causal B1 H16 T512 D128 f32, forward and backward",
     op: "attention",
+    peer: "attentionTrain",
     inputs: [spec(QKV), spec(QKV), spec(QKV), spec(QKV)],
     run: ([q, k, v]: Values) => [F.attention(q!, k!, v!, { causal: true })],
     gradients: [0, 1, 2],
@@ -142,6 +153,7 @@ function convRow(name: string, c: number, o: number, side: number, kernel = 3, s
   return table({
     name: `conv2d ${name}`,
     op: "conv2d",
+    ...(stride === 1 && kernel === 3 && { peer: "conv" as const }),
     inputs: [spec([1, c, side, side]), spec([o, c, kernel, kernel]), spec([o])],
     run: ([x, w, b]: Values) => [F.conv2d(x!, w!, b!, { stride, padding: [...padding] })],
     check: (inputs, [y], random) => convParts(inputs, y!, { stride, padding }, random),
@@ -165,6 +177,7 @@ const networks: Row[] = [
   table({
     name: "MLP 512×1024→4096→1024 gelu f32",
     op: "linear",
+    peer: "mlp",
     inputs: MLP,
     run: mlp,
     check: (inputs, [y], random) => mlpParts(inputs, y!, random),
@@ -172,6 +185,7 @@ const networks: Row[] = [
   table({
     name: "MLP 512×1024→4096→1024 gelu f32, forward and backward",
     op: "linear",
+    peer: "mlpTrain",
     inputs: [...MLP, spec([512, 1024])],
     run: mlp,
     gradients: [0, 1, 2, 3, 4],
@@ -183,6 +197,7 @@ const networks: Row[] = [
   table({
     name: `${CHAINED} chained ops [4096] f32`,
     op: "mul",
+    peer: "chain",
     inputs: [spec([4096])],
     run: ([x]: Values) => {
       let y = x!;
@@ -205,7 +220,11 @@ const pointwise: Row[] = [
     op: "add",
     inputs: [spec([1024, 2048]), spec([1024, 2048])],
     run: ([a, b]: Values) => [F.add(a!, b!)],
-    check: ([a, b], [y]) => all(y!.data, a!.data.map((v, i) => v + b!.data[i]!)),
+    check: ([a, b], [y]) =>
+      all(
+        y!.data,
+        a!.data.map((v, i) => v + b!.data[i]!),
+      ),
   }),
   table({
     name: "gelu 576×4096 f32",
@@ -219,7 +238,11 @@ const pointwise: Row[] = [
     op: "swiglu",
     inputs: [spec([640, 5632]), spec([640, 5632])],
     run: ([g, u]: Values) => [F.swiglu(g!, u!)],
-    check: ([g, u], [y]) => all(y!.data, g!.data.map((v, i) => siluRef(v) * u!.data[i]!)),
+    check: ([g, u], [y]) =>
+      all(
+        y!.data,
+        g!.data.map((v, i) => siluRef(v) * u!.data[i]!),
+      ),
   }),
   table({
     name: "rope 1×16×640×128 f32",
@@ -274,7 +297,10 @@ const tables: Row[] = [
       // Codes that are equally near within rounding may be taken instead: only clear cases are compared.
       const clear = at.filter((_, i) => nearest[i]!.margin > 1e-5);
       const expected = clear.map((k) => nearest[at.indexOf(k)]!.index);
-      return all(clear.map((k) => indices!.data[k]!), expected);
+      return all(
+        clear.map((k) => indices!.data[k]!),
+        expected,
+      );
     },
   }),
   table({
@@ -298,7 +324,10 @@ const tables: Row[] = [
     run: ([x]: Values) => [F.sampleTokens(x!, { temperature: 0 })],
     check: ([x], [y]) => {
       const rows = [0, 1, 2, 3, 4].map((i) => slices(x!, [i]).data);
-      return all(y!.data, rows.map((row) => row.indexOf(row.reduce((a, b) => Math.max(a, b)))));
+      return all(
+        y!.data,
+        rows.map((row) => row.indexOf(row.reduce((a, b) => Math.max(a, b)))),
+      );
     },
   }),
   table({

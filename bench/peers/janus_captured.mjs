@@ -1,0 +1,3 @@
+import { openJanus } from "./janus.mjs";
+
+export const open = () => openJanus(true);
