@@ -2,6 +2,8 @@
  * Kernels on subgroup matrices without a device that has them: which configuration and tile a device gets, that every pair of them compiles, and
  * that only kernels with subgroup matrices ask for the feature.
  */
+import { spawnSync } from "node:child_process";
+import { fileURLToPath } from "node:url";
 import { beforeAll, describe, expect, it } from "vitest";
 import { DEFAULT_LIMITS, capabilitiesOf, declaredKernels, nullCapabilities, specialise } from "../../index.ts";
 import type { Capabilities, Constants, Kernel, Limits, SubgroupMatrixConfig, Uses } from "../../index.ts";
@@ -286,4 +288,14 @@ describe("an adapter's kinds of matrices", () => {
     expect(matricesText([...subgroupMatrix, config(8, 8, 8, "f32", "f32")])).toBe("16×8×16 f16→f32, 8×8×8 f32→f32");
     expect(matricesText([])).toBe("no");
   });
+});
+
+it("the lane says why it did not run, with an exit code of its own", () => {
+  const script = fileURLToPath(new URL("../../scripts/test_subgroup_matrix.mjs", import.meta.url));
+  const env = { ...process.env, JANUS_MESA_DIR: "/nowhere" };
+  const { status, stdout } = spawnSync(process.execPath, [script], { encoding: "utf8", env });
+  expect(stdout).toBe(
+    "subgroup-matrix lane: did not run: JANUS_MESA_DIR=/nowhere has no libvulkan_lvp.so in usr/lib/x86_64-linux-gnu\n",
+  );
+  expect(status).toBe(77);
 });
