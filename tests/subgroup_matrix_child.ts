@@ -18,7 +18,10 @@ type Force = NonNullable<Case["variants"]>[number];
 
 /** The variants that are forced on the rows of an op. */
 const FORCED: Readonly<Record<string, readonly Force[]>> = {
-  matmul: ["subgroup-matrix", "subgroup-matrix-128"].map((name) => ({ family: "matmul", name })),
+  matmul: ["subgroup-matrix", "subgroup-matrix-128", "subgroup-matrix-turned"].map((name) => ({
+    family: "matmul",
+    name,
+  })),
   linear: [{ family: "matmul", name: "subgroup-matrix" }],
   gemm: [{ family: "matmul", name: "subgroup-matrix" }],
   attention: [{ family: "attention", name: "subgroup-matrix" }],
@@ -74,7 +77,7 @@ async function brokenProperties(device: Device): Promise<string[]> {
   const expectEqual = (what: string, x: HostArray, y: HostArray): void => {
     if (x.length !== y.length || x.some((v, i) => !Object.is(v, y[i]))) broken.push(what);
   };
-  for (const name of ["subgroup-matrix", "subgroup-matrix-128"]) {
+  for (const name of ["subgroup-matrix", "subgroup-matrix-128", "subgroup-matrix-turned"]) {
     const whole = await matmulForced(a, b, name).data();
     expectEqual(`${name}: not the same bits twice`, whole, await matmulForced(a, b, name).data());
     const first = await matmulForced(a.slice(0, 0, 41), b, name).data();

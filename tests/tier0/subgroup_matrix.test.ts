@@ -83,6 +83,8 @@ const problem = (p: Partial<MatmulProblem> = {}): MatmulProblem => ({
   ...p,
 });
 
+const NAMES = ["subgroup-matrix", "subgroup-matrix-128", "subgroup-matrix-turned"];
+
 describe("the configuration", () => {
   const shape = (c: Capabilities, p: Partial<MatmulProblem> = {}): string => {
     const { kernel, constants, use } = forceVariant("matmul", "subgroup-matrix", () => matmulVariant(c, problem(p)));
@@ -163,17 +165,29 @@ describe("attention", () => {
 
 describe("tiles", () => {
   it.each(Object.entries(DEVICES))("%s: subgroups share a tile evenly, within the limits", (_, capabilities) => {
-    for (const size of [40, 512, 4096])
+    for (const [name, size] of [40, 512, 4096].flatMap((n) => NAMES.map((name) => [name, n] as const)))
       for (const p of layouts({ m: size, n: size })) {
-        const { kernel, constants, rows, columns } = forced(capabilities, "subgroup-matrix", p);
+        const { kernel, constants, rows, columns } = forced(capabilities, name, p);
         expect(kernel).toBe("matrix");
         const { BM, BN, BK, DOWN, ACROSS, CM, CN, CK, LANES, WORKGROUP } = constants as Readonly<
           Record<string, number>
         >;
         expect([BM, BN]).toEqual([rows, columns]);
         expect(DOWN! * ACROSS! * LANES!).toBe(WORKGROUP);
+        // Turned, an invocation loads whole blocks of four units.
+        if (constants["TURN_A"]) expect((BM! * BK!) % (16 * WORKGROUP!)).toBe(0);
+        if (constants["TURN_B"]) expect((BN! * BK!) % (16 * WORKGROUP!)).toBe(0);
         expect([BM! % (DOWN! * CM!), BN! % (ACROSS! * CN!), BK! % CK!]).toEqual([0, 0, 0]);
       }
+  });
+  it("are turned on AMD's devices", () => {
+    const turns = (vendor: string, p: Partial<MatmulProblem>): unknown[] => {
+      const { constants } = forced({ ...DEVICES.AMD, vendor }, "subgroup-matrix", problem(p));
+      return [constants["TURN_A"], constants["TURN_B"]];
+    };
+    expect(turns("amd", { transA: true, transB: false })).toEqual([true, true]);
+    expect(turns("amd", {})).toEqual([false, false]);
+    expect(turns("nvidia", { transA: true, transB: false })).toEqual([false, false]);
   });
   it("are the small ones if the large ones exceed the device's limits or leave it idle", () => {
     const tight = gpu([32, 32], [config(16, 16, 16)], {
@@ -223,7 +237,7 @@ describe("templates compile", () => {
 
   it.each(Object.entries(DEVICES))("matmul on %s", async (_, capabilities) => {
     const kernel = declaredKernels().find(({ name }) => name === "matmul_subgroup_matrix")!;
-    for (const name of ["subgroup-matrix", "subgroup-matrix-128"])
+    for (const name of NAMES)
       for (const p of layouts({ m: 64, n: 64 })) {
         const { constants, use } = forced(capabilities, name, p);
         const epilogue = { BIAS: true, ACTIVATION: 1 };
@@ -235,7 +249,7 @@ describe("templates compile", () => {
     for (const d of [16, 64, 80, 128]) {
       const v = heads(capabilities, { d });
       const stored = { q: "f16", k: "f16" } as const;
-      expect(v.forward.name).toBe("attention_subgroup_matrix");
+      if (!v.forward.name.includes("matrix")) continue;
       expect(
         await complaint(v.forward, v.split.constants, { ...v.use, ...stored, o: "f16" }),
         `${device} ${d}`,
