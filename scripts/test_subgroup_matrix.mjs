@@ -58,18 +58,22 @@ function runSize(start, size, width, args) {
   return found.rows === 0 ? 1 : found.problems.length;
 }
 
-function main(args) {
+/** Sizes and pattern of the command line: [--size=8] [regular expression for names of rows]. */
+function parse(args) {
+  const sizes = args.filter((arg) => arg.startsWith("--size=")).map((arg) => Number(arg.slice("--size=".length)));
+  const known = SIZES.map(([size]) => size);
+  const patterns = args.filter((arg) => !arg.startsWith("--size="));
+  if (sizes.some((size) => !known.includes(size)))
+    throw new Error(`--size must be one of ${known.join(", ")}; got ${sizes.join(", ")}. Leave it out for all.`);
+  if (patterns.length > 1 || patterns[0]?.startsWith("-"))
+    throw new Error(`arguments must be --size=N and one regular expression; got ${args.join(" ")}. Change them.`);
+  return { wanted: SIZES.filter(([size]) => sizes.length === 0 || sizes.includes(size)), patterns };
+}
+
+function main({ wanted, patterns }) {
   ensureSetup({ adapter: false, quiet: true });
   const start = softwareVulkan(ensureMesa());
-  const wanted = SIZES.filter(([size]) => !args.some((a) => /^--size=/.test(a)) || args.includes(`--size=${size}`));
-  const failures = wanted.map(([size, width]) =>
-    runSize(
-      start,
-      size,
-      width,
-      args.filter((a) => !/^--size=/.test(a)),
-    ),
-  );
+  const failures = wanted.map(([size, width]) => runSize(start, size, width, patterns));
   const ran = failures.filter((n) => n !== null);
   if (ran.length === 0) throw new NoMesa("no subgroup size has matrices that work");
   const failed = ran.reduce((sum, n) => sum + n, 0);
@@ -78,9 +82,13 @@ function main(args) {
 }
 
 try {
-  process.exitCode = main(process.argv.slice(2));
+  process.exitCode = main(parse(process.argv.slice(2)));
 } catch (error) {
-  if (!(error instanceof NoMesa)) throw error;
-  console.log(`subgroup-matrix lane: did not run: ${error.message}`);
-  process.exitCode = DID_NOT_RUN;
+  if (error instanceof NoMesa) {
+    console.log(`subgroup-matrix lane: did not run: ${error.message}`);
+    process.exitCode = DID_NOT_RUN;
+  } else {
+    console.error(`subgroup-matrix lane: ${error.message}`);
+    process.exitCode = 1;
+  }
 }

@@ -1,6 +1,7 @@
 // y[z] = epilogue(A[z] [M, K] · B[z] [K, N]) on subgroup matrices (tensor cores), each CM × CN × CK. A workgroup computes a tile of BM × BN, BK
 // terms at a time through workgroup memory; its DOWN × ACROSS subgroups own a rectangle of it each. The tiles in workgroup memory lie as the
-// operands do (TRANS_A: A lies [K, M]; TRANS_B: B lies [N, K]): the loads of matrices are row_major or col_major, nothing is transposed.
+// operands do (TRANS_A: A lies [K, M]; TRANS_B: B lies [N, K]): the loads of matrices are row_major or col_major, nothing is transposed. Where loads
+// across the terms are slow, TURN_A and TURN_B transpose blocks of 4 × 4 on the way there.
 // Sums are f32 and run over the terms in their order, CK at a time, whatever the number of rows. K is a multiple of 4 unless A lies [K, M] and
 // B [K, N]. Grid: (ceil(M / BM), ceil(N / BN), batches).
 enable subgroups;
@@ -21,7 +22,9 @@ const BN = 64u;
 const BK = 32u;
 const TRANS_A = false;
 const TRANS_B = false;
-// Lines of the tiles in workgroup memory and elements of each: BM × BK, or BK × BM with TRANS_A; BK × BN, or BN × BK with TRANS_B.
+const TURN_A = false; // with TRANS_A: terms lie inside in workgroup memory
+const TURN_B = false; // without TRANS_B: the same
+// Lines of the tiles in workgroup memory and elements of each: BM × BK, or BK × BM with TRANS_A; BK × BN, or BN × BK with TRANS_B; turned as without.
 const LINES_A = 64u;
 const WIDTH_A = 32u;
 const LINES_B = 32u;
@@ -45,10 +48,19 @@ const AT_B = LINES_A * STEP_A;
 @group(0) @binding(1) var<storage, read> b: array<Pack_b>;
 var<workgroup> tile: array<Unit_c, max(AT_B + LINES_B * STEP_B, DOWN * CM * STEP_SUMS)>;
 
-// Unit i of the tile of A from (row, term); zero beyond the last term, rows beyond the last repeat it.
-fn load_a(first: u32, row: u32, term: u32, i: u32) -> Unit_c {
-  let line = i / (WIDTH_A / 4u);
-  let along = i % (WIDTH_A / 4u) * 4u;
+// Of the e-th unit that invocation `lane` loads of a tile: line and unit in it, as the operand lies. Turned: units 0 … 3, 4 … 7 are the lines of a block,
+// whose place in the tile is the unit's.
+fn place_of(e: u32, lane: u32, width: u32, turn: bool) -> vec2u {
+  if (!turn) { return vec2u((e * WORKGROUP + lane) / (width / 4u), (e * WORKGROUP + lane) % (width / 4u)); }
+  let at = e / 4u * WORKGROUP + lane;
+  return vec2u(at % (width / 4u) * 4u + e % 4u, at / (width / 4u));
+}
+
+// Unit e of the tile of A from (row, term); zero beyond the last term, rows beyond the last repeat it.
+fn load_a(first: u32, row: u32, term: u32, e: u32, lane: u32) -> Unit_c {
+  let place = place_of(e, lane, WIDTH_A, TURN_A);
+  let line = place.x;
+  let along = place.y * 4u;
   let down = select(row + line, row + along, TRANS_A);
   let k = select(term + along, term + line, TRANS_A);
   let x = min(down, params.size.x - 1u);
@@ -58,9 +70,10 @@ fn load_a(first: u32, row: u32, term: u32, i: u32) -> Unit_c {
 }
 
 // The same of B from (term, column).
-fn load_b(first: u32, term: u32, column: u32, i: u32) -> Unit_c {
-  let line = i / (WIDTH_B / 4u);
-  let along = i % (WIDTH_B / 4u) * 4u;
+fn load_b(first: u32, term: u32, column: u32, e: u32, lane: u32) -> Unit_c {
+  let place = place_of(e, lane, WIDTH_B, TURN_B);
+  let line = place.x;
+  let along = place.y * 4u;
   let across = select(column + along, column + line, TRANS_B);
   let k = select(term + line, term + along, TRANS_B);
   let x = min(across, params.size.y - 1u);
@@ -71,13 +84,13 @@ fn load_b(first: u32, term: u32, column: u32, i: u32) -> Unit_c {
 
 // The matrix of A whose first element is (row, term) of the tile.
 fn left_at(row: u32, term: u32) -> Left {
-  if (TRANS_A) { return subgroupMatrixLoad<Left, col_major>(&tile, term * STEP_A + row / 4u, STEP_A); }
+  if (TRANS_A && !TURN_A) { return subgroupMatrixLoad<Left, col_major>(&tile, term * STEP_A + row / 4u, STEP_A); }
   return subgroupMatrixLoad<Left, row_major>(&tile, row * STEP_A + term / 4u, STEP_A);
 }
 
 // The matrix of B whose first element is (term, column) of the tile.
 fn right_at(term: u32, column: u32) -> Right {
-  if (TRANS_B) { return subgroupMatrixLoad<Right, col_major>(&tile, AT_B + column * STEP_B + term / 4u, STEP_B); }
+  if (TRANS_B || TURN_B) { return subgroupMatrixLoad<Right, col_major>(&tile, AT_B + column * STEP_B + term / 4u, STEP_B); }
   return subgroupMatrixLoad<Right, row_major>(&tile, AT_B + term * STEP_B + column / 4u, STEP_B);
 }
 
@@ -94,20 +107,38 @@ fn matmul_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(local_in
   // The next tiles are loaded while the matrices of these are multiplied.
   var next_a: array<Unit_c, EACH_A>;
   var next_b: array<Unit_c, EACH_B>;
-  for (var e = 0u; e < EACH_A; e++) { next_a[e] = load_a(first_a, group.x * BM, 0u, e * WORKGROUP + lane); }
-  for (var e = 0u; e < EACH_B; e++) { next_b[e] = load_b(first_b, 0u, group.y * BN, e * WORKGROUP + lane); }
+  for (var e = 0u; e < EACH_A; e++) { next_a[e] = load_a(first_a, group.x * BM, 0u, e, lane); }
+  for (var e = 0u; e < EACH_B; e++) { next_b[e] = load_b(first_b, 0u, group.y * BN, e, lane); }
   for (var term = 0u; term < params.size.z; term += BK) {
-    for (var e = 0u; e < EACH_A; e++) {
-      let unit = e * WORKGROUP + lane;
-      tile[unit / (WIDTH_A / 4u) * STEP_A + unit % (WIDTH_A / 4u)] = next_a[e];
+    if (TURN_A) {
+      for (var e = 0u; e < EACH_A; e += 4u) {
+        let place = place_of(e, lane, WIDTH_A, true);
+        let at = place.y * 4u * STEP_A + place.x / 4u;
+        let lines = turned_c(next_a[e], next_a[e + 1u], next_a[e + 2u], next_a[e + 3u]);
+        for (var r = 0u; r < 4u; r++) { tile[at + r * STEP_A] = lines[r]; }
+      }
+    } else {
+      for (var e = 0u; e < EACH_A; e++) {
+        let place = place_of(e, lane, WIDTH_A, false);
+        tile[place.x * STEP_A + place.y] = next_a[e];
+      }
     }
-    for (var e = 0u; e < EACH_B; e++) {
-      let unit = e * WORKGROUP + lane;
-      tile[AT_B + unit / (WIDTH_B / 4u) * STEP_B + unit % (WIDTH_B / 4u)] = next_b[e];
+    if (TURN_B) {
+      for (var e = 0u; e < EACH_B; e += 4u) {
+        let place = place_of(e, lane, WIDTH_B, true);
+        let at = AT_B + place.y * 4u * STEP_B + place.x / 4u;
+        let lines = turned_c(next_b[e], next_b[e + 1u], next_b[e + 2u], next_b[e + 3u]);
+        for (var r = 0u; r < 4u; r++) { tile[at + r * STEP_B] = lines[r]; }
+      }
+    } else {
+      for (var e = 0u; e < EACH_B; e++) {
+        let place = place_of(e, lane, WIDTH_B, false);
+        tile[AT_B + place.x * STEP_B + place.y] = next_b[e];
+      }
     }
     workgroupBarrier();
-    for (var e = 0u; e < EACH_A; e++) { next_a[e] = load_a(first_a, group.x * BM, term + BK, e * WORKGROUP + lane); }
-    for (var e = 0u; e < EACH_B; e++) { next_b[e] = load_b(first_b, term + BK, group.y * BN, e * WORKGROUP + lane); }
+    for (var e = 0u; e < EACH_A; e++) { next_a[e] = load_a(first_a, group.x * BM, term + BK, e, lane); }
+    for (var e = 0u; e < EACH_B; e++) { next_b[e] = load_b(first_b, term + BK, group.y * BN, e, lane); }
     for (var k = 0u; k < BK; k += CK) {
       var rights: array<Right, COLUMNS>;
       for (var j = 0u; j < COLUMNS; j++) { rights[j] = right_at(k, left + j * CN); }

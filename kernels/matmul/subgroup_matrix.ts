@@ -40,8 +40,8 @@ export interface Tile {
   readonly columns: number;
   readonly terms: number;
   readonly invocations: number;
-  /** Problems that it is for; default: all. */
-  readonly only?: (p: MatmulProblem) => boolean;
+  /** Problems that it is for, `turned`: whether tiles are turned; default: all. */
+  readonly only?: (p: MatmulProblem, turned: boolean) => boolean;
 }
 
 /**
@@ -51,8 +51,8 @@ export interface Tile {
  * spills on AMD and holds 8 of 48 warps on NVIDIA.
  */
 const TILES: readonly Tile[] = [
-  { rows: 128, columns: 128, terms: 32, invocations: 256, only: (p) => !p.transA && p.transB },
-  { rows: 128, columns: 64, terms: 32, invocations: 256 },
+  { rows: 128, columns: 128, terms: 32, invocations: 256, only: (p, turned) => turned || (!p.transA && p.transB) },
+  { rows: 128, columns: 64, terms: 32, invocations: 256, only: (_, turned) => !turned },
   { rows: 64, columns: 64, terms: 32, invocations: 128 },
 ];
 
@@ -82,6 +82,7 @@ export function constantsOf(
   unit: MatrixUnit,
   p: MatmulProblem,
   tile: Tile,
+  turned: boolean,
 ): Record<string, number | boolean> | null {
   const split = divided(tile, unit);
   const { limits } = capabilities;
@@ -93,8 +94,9 @@ export function constantsOf(
     return null;
   const { M, N, K } = unit.config;
   const [down, across] = split;
-  const [lineA, widthA] = p.transA ? [tile.terms, tile.rows] : [tile.rows, tile.terms];
-  const [lineB, widthB] = p.transB ? [tile.columns, tile.terms] : [tile.terms, tile.columns];
+  const [turnA, turnB] = [turned && p.transA, turned && !p.transB];
+  const [lineA, widthA] = p.transA && !turnA ? [tile.terms, tile.rows] : [tile.rows, tile.terms];
+  const [lineB, widthB] = p.transB || turnB ? [tile.columns, tile.terms] : [tile.terms, tile.columns];
   const componentBytes = unit.component === "f16" ? 2 : 4;
   const tileBytes = (lines: number, width: number): number => lines * (width * componentBytes + 16);
   const bytes = Math.max(tileBytes(lineA, widthA) + tileBytes(lineB, widthB), down * M * (tile.columns + 4) * 4);
@@ -112,6 +114,8 @@ export function constantsOf(
     BK: tile.terms,
     TRANS_A: p.transA,
     TRANS_B: p.transB,
+    TURN_A: turnA,
+    TURN_B: turnB,
     LINES_A: lineA,
     WIDTH_A: widthA,
     LINES_B: lineB,
@@ -119,22 +123,31 @@ export function constantsOf(
   };
 }
 
-/** What a product on subgroup matrices takes; null if the device or the operands have no matrices. `largest`: the largest tile, however few there are. */
-export function matrixProduct(capabilities: Capabilities, p: MatmulProblem, largest = false): MatmulChoice | null {
+/**
+ * AMD's compiler loads matrices across the terms from workgroup memory by 2 bytes: Aᵗ · B has 200 loads for 16 products, turned 32. NVIDIA's has a
+ * transposing load.
+ */
+const isTurned = ({ vendor }: Capabilities): boolean => vendor.toLowerCase() === "amd";
+
+/**
+ * What a product on subgroup matrices takes; null if the device or the operands have no matrices.
+ * @param largest the largest tile, however few workgroups it makes
+ * @param turned tiles are transposed on their way into workgroup memory, if their terms lie outside
+ */
+export function matrixProduct(
+  capabilities: Capabilities,
+  p: MatmulProblem,
+  { largest = false, turned = isTurned(capabilities) }: { readonly largest?: boolean; readonly turned?: boolean } = {},
+): MatmulChoice | null {
   const unit = matrixUnit(capabilities, [p.a, p.b]);
   if (!unit || p.k === 0) return null;
   let choice: MatmulChoice | null = null;
   for (const tile of TILES) {
-    const constants = tile.only?.(p) === false ? null : constantsOf(capabilities, unit, p, tile);
+    const constants = tile.only?.(p, turned) === false ? null : constantsOf(capabilities, unit, p, tile, turned);
     if (!constants) continue;
     const { rows, columns } = tile;
-    choice = {
-      kernel: "matrix",
-      constants,
-      use: { c: unit.component === "f16" ? matrixF16 : matrixF32, z: unit.size },
-      rows,
-      columns,
-    };
+    const use = { c: unit.component === "f16" ? matrixF16 : matrixF32, z: unit.size };
+    choice = { kernel: "matrix", constants, use, rows, columns };
     if (largest || p.batches * Math.ceil(p.m / rows) * Math.ceil(p.n / columns) >= FILLS_DEVICE) break;
   }
   return choice;

@@ -133,7 +133,13 @@ const MATMUL: readonly Variant<MatmulProblem, MatmulChoice>[] = [
     name: "subgroup-matrix-128",
     runs: (c, p) => matrixProduct(c, p) !== null,
     preferred: false,
-    choose: (c, p) => matrixProduct(c, p, true)!,
+    choose: (c, p) => matrixProduct(c, p, { largest: true })!,
+  },
+  {
+    name: "subgroup-matrix-turned",
+    runs: (c, p) => matrixProduct(c, p, { turned: true }) !== null,
+    preferred: false,
+    choose: (c, p) => matrixProduct(c, p, { turned: true })!,
   },
   { name: "vector", runs: isDots, preferred: false, choose: (_, p) => vector(p, null), instead: "register-lanes" },
   {

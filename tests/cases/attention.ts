@@ -9,7 +9,7 @@ import type { AttentionMasks } from "../reference/attention.ts";
 const variant = (name: string): { family: string; name: string } => ({ family: "attention", name });
 const all = ["naive", "register-single", "tiled"].map(variant);
 
-interface Row {
+export interface Row {
   /** B, Hq, Hkv, Tq, Tk, D. */
   readonly sizes: readonly [number, number, number, number, number, number];
   readonly note?: string;
@@ -35,7 +35,8 @@ interface Row {
 const ids = (lengths: readonly number[]): number[] =>
   lengths.flatMap((n, i) => new Array<number>(n).fill((i * 7 + 3) % 5));
 
-function row(r: Row): Case {
+/** A case of attention. */
+export function row(r: Row): Case {
   const [b, hq, hkv, tq, tk, d] = r.sizes;
   const { causal = false, dtype = "f32", kv = dtype, masks: integers = "i32", layout = "contiguous", range = 1 } = r;
   const shape = (h: number, t: number): number[] => (r.tokensFirst ? [b, t, h, d] : [b, h, t, d]);

@@ -2,6 +2,8 @@
  * Kernels on subgroup matrices without a device that has them: which configuration and tile a device gets, that every pair of them compiles, and
  * that only kernels with subgroup matrices ask for the feature.
  */
+import { spawnSync } from "node:child_process";
+import { fileURLToPath } from "node:url";
 import { beforeAll, describe, expect, it } from "vitest";
 import { DEFAULT_LIMITS, capabilitiesOf, declaredKernels, nullCapabilities, specialise } from "../../index.ts";
 import type { Capabilities, Constants, Kernel, Limits, SubgroupMatrixConfig, Uses } from "../../index.ts";
@@ -80,6 +82,8 @@ const problem = (p: Partial<MatmulProblem> = {}): MatmulProblem => ({
   packs: false,
   ...p,
 });
+
+const NAMES = ["subgroup-matrix", "subgroup-matrix-128", "subgroup-matrix-turned"];
 
 describe("the configuration", () => {
   const shape = (c: Capabilities, p: Partial<MatmulProblem> = {}): string => {
@@ -161,17 +165,29 @@ describe("attention", () => {
 
 describe("tiles", () => {
   it.each(Object.entries(DEVICES))("%s: subgroups share a tile evenly, within the limits", (_, capabilities) => {
-    for (const size of [40, 512, 4096])
+    for (const [name, size] of [40, 512, 4096].flatMap((n) => NAMES.map((name) => [name, n] as const)))
       for (const p of layouts({ m: size, n: size })) {
-        const { kernel, constants, rows, columns } = forced(capabilities, "subgroup-matrix", p);
+        const { kernel, constants, rows, columns } = forced(capabilities, name, p);
         expect(kernel).toBe("matrix");
         const { BM, BN, BK, DOWN, ACROSS, CM, CN, CK, LANES, WORKGROUP } = constants as Readonly<
           Record<string, number>
         >;
         expect([BM, BN]).toEqual([rows, columns]);
         expect(DOWN! * ACROSS! * LANES!).toBe(WORKGROUP);
+        // Turned, an invocation loads whole blocks of four units.
+        if (constants["TURN_A"]) expect((BM! * BK!) % (16 * WORKGROUP!)).toBe(0);
+        if (constants["TURN_B"]) expect((BN! * BK!) % (16 * WORKGROUP!)).toBe(0);
         expect([BM! % (DOWN! * CM!), BN! % (ACROSS! * CN!), BK! % CK!]).toEqual([0, 0, 0]);
       }
+  });
+  it("are turned on AMD's devices", () => {
+    const turns = (vendor: string, p: Partial<MatmulProblem>): unknown[] => {
+      const { constants } = forced({ ...DEVICES.AMD, vendor }, "subgroup-matrix", problem(p));
+      return [constants["TURN_A"], constants["TURN_B"]];
+    };
+    expect(turns("amd", { transA: true, transB: false })).toEqual([true, true]);
+    expect(turns("amd", {})).toEqual([false, false]);
+    expect(turns("nvidia", { transA: true, transB: false })).toEqual([false, false]);
   });
   it("are the small ones if the large ones exceed the device's limits or leave it idle", () => {
     const tight = gpu([32, 32], [config(16, 16, 16)], {
@@ -221,7 +237,7 @@ describe("templates compile", () => {
 
   it.each(Object.entries(DEVICES))("matmul on %s", async (_, capabilities) => {
     const kernel = declaredKernels().find(({ name }) => name === "matmul_subgroup_matrix")!;
-    for (const name of ["subgroup-matrix", "subgroup-matrix-128"])
+    for (const name of NAMES)
       for (const p of layouts({ m: 64, n: 64 })) {
         const { constants, use } = forced(capabilities, name, p);
         const epilogue = { BIAS: true, ACTIVATION: 1 };
@@ -233,7 +249,7 @@ describe("templates compile", () => {
     for (const d of [16, 64, 80, 128]) {
       const v = heads(capabilities, { d });
       const stored = { q: "f16", k: "f16" } as const;
-      expect(v.forward.name).toBe("attention_subgroup_matrix");
+      if (!v.forward.name.includes("matrix")) continue;
       expect(
         await complaint(v.forward, v.split.constants, { ...v.use, ...stored, o: "f16" }),
         `${device} ${d}`,
@@ -286,4 +302,14 @@ describe("an adapter's kinds of matrices", () => {
     expect(matricesText([...subgroupMatrix, config(8, 8, 8, "f32", "f32")])).toBe("16×8×16 f16→f32, 8×8×8 f32→f32");
     expect(matricesText([])).toBe("no");
   });
+});
+
+it("the lane says why it did not run, with an exit code of its own", () => {
+  const script = fileURLToPath(new URL("../../scripts/test_subgroup_matrix.mjs", import.meta.url));
+  const env = { ...process.env, JANUS_MESA_DIR: "/nowhere" };
+  const { status, stdout } = spawnSync(process.execPath, [script], { encoding: "utf8", env });
+  expect(stdout).toBe(
+    "subgroup-matrix lane: did not run: JANUS_MESA_DIR=/nowhere has no libvulkan_lvp.so in usr/lib/x86_64-linux-gnu\n",
+  );
+  expect(status).toBe(77);
 });
