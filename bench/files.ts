@@ -1,13 +1,13 @@
 /** Files of results: JSON lines, first the run, then a line for each row; and the baselines that are kept of them, by adapter. */
 import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, writeFileSync } from "node:fs";
-import { homedir } from "node:os";
 import { dirname, join } from "node:path";
-import { ArgumentError } from "../index.ts";
+import { ArgumentError, adapterFolder, userCache } from "../index.ts";
 import { IoError } from "../model/io/errors.ts";
 import { fileError } from "../model/node/files.ts";
 import type { PeerResults } from "./peers.ts";
 import { FORMAT } from "./results.ts";
-import type { AdapterId, Results, RowResult, RunInfo, WrongRow } from "./results.ts";
+import type { AdapterId } from "../index.ts";
+import type { Results, RowResult, RunInfo, WrongRow } from "./results.ts";
 import { adapterText } from "./run_info.ts";
 
 export const toJsonLines = ({ run, rows, wrong, peers }: Results): string =>
@@ -56,20 +56,8 @@ export function writeWhole(file: string, content: string | Uint8Array): void {
   }
 }
 
-/** The user's cache of this package: what belongs to a machine and its adapters. */
-export const userCache = (env: NodeJS.ProcessEnv = process.env): string =>
-  join(env["XDG_CACHE_HOME"] || join(homedir(), ".cache"), "janus-webgpu");
-
 /** Folder of baselines: that of the user, so that checkouts and installed packages share it. */
-const baselineFolder = (): string => join(userCache(), "bench");
-
-/** A name for files: letters, digits and dashes of the adapter and its driver. */
-export const adapterFolder = ({ name, driver }: AdapterId): string =>
-  `${name === driver ? name : `${name} ${driver}`}`
-    .toLowerCase()
-    .replace(/[^a-z0-9.]+/g, "-")
-    .replace(/^-|-$/g, "")
-    .slice(0, 120);
+const baselineFolder = (): string => join(userCache()!, "bench");
 
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 

@@ -65,7 +65,7 @@ function inGroups(rows: readonly Row[]): Row[][] {
 }
 
 /** A call of a row: forward, and if the row has gradients backward from its last input. Gradients are dropped. */
-function callOf(row: Row, inputs: readonly Tensor[]): () => void {
+export function callOf(row: Row, inputs: readonly Tensor[]): () => void {
   const leaves = (row.gradients ?? []).map((i) => inputs[i]!);
   return () => {
     scope(() => {
@@ -114,11 +114,17 @@ class WrongResult extends Error {
   }
 }
 
-/** What is not right about the results of a row; nothing if all is. */
-async function check(row: Row, inputs: readonly Tensor[], device: Device, seed: number): Promise<readonly string[]> {
+/** What is not right about the results of a row, which are computed `under` a function such as one that forces a variant; nothing if all is. */
+export async function check(
+  row: Row,
+  inputs: readonly Tensor[],
+  device: Device,
+  seed: number,
+  under: <T>(fn: () => T) => T = (fn) => fn(),
+): Promise<readonly string[]> {
   if (row.fromCase) return row.fromCase.failures(device, seed);
   const before = await Promise.all(inputs.map(readRef)); // some rows change their inputs
-  const outputs = resultsOf(row, inputs);
+  const outputs = under(() => resultsOf(row, inputs));
   try {
     const refs = await Promise.all(outputs.map(readRef));
     const parts = row.check(before, refs, randomFrom(seed ^ 0x5bd1e995));

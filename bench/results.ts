@@ -1,4 +1,5 @@
 /** What a run of the bench found, as plain data: what the reports show, files keep and baselines compare. */
+import type { AdapterId } from "../index.ts";
 import type { Limits } from "../index.ts";
 import type { Ceilings } from "./ceilings.ts";
 import type { LaunchCost } from "./launches.ts";
@@ -11,14 +12,6 @@ export type Question = (typeof QUESTIONS)[number];
 
 /** Format of the files; a reader refuses others. */
 export const FORMAT = 1;
-
-/** An adapter with its driver. Results of two that differ in any field are not compared. */
-export interface AdapterId {
-  readonly name: string;
-  readonly vendor: string;
-  readonly architecture: string;
-  readonly driver: string;
-}
 
 /** The first line of a file of results. */
 export interface RunInfo {

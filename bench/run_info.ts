@@ -5,11 +5,12 @@ import { availableParallelism, release } from "node:os";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import type { Device } from "../index.ts";
+import { adapterId } from "../index.ts";
+import type { AdapterId, Device } from "../index.ts";
 import type { Ceilings } from "./ceilings.ts";
 import type { LaunchCost } from "./launches.ts";
 import { FORMAT } from "./results.ts";
-import type { AdapterId, Question, RunInfo, Settings } from "./results.ts";
+import type { Question, RunInfo, Settings } from "./results.ts";
 
 const require = createRequire(import.meta.url);
 
@@ -19,11 +20,10 @@ export function checkoutFolder(): string | null {
   return existsSync(join(root, "tsconfig.build.json")) ? root : null;
 }
 
-/** On Vulkan Dawn's `device` is the GPU and its `description` the driver with its version. */
+/** The adapter of a device; the null device has only a name. */
 export function adapterOf(device: Device): AdapterId {
   const { name, vendor, architecture } = device.capabilities;
-  const info = device.gpu?.adapterInfo;
-  return { name: info?.device || name, vendor, architecture, driver: info?.description || name };
+  return device.gpu ? adapterId(device.gpu.adapterInfo) : { name, vendor, architecture, driver: name };
 }
 
 export const adapterText = ({ name, driver }: AdapterId): string =>

@@ -1,14 +1,17 @@
 /** Opening the device of a command. */
-import type { Device } from "../engine/device.ts";
+import type { Device, DeviceOptions } from "../engine/device.ts";
 import { DeviceError, JanusError, messageOf } from "../engine/errors.ts";
 import type { Context } from "./context.ts";
 
 /** Opens the adapter that was asked for, or the fastest one. The caller destroys the device. Throws `DeviceError`, `ArgumentError`. */
-export async function createDevice(adapter?: string | number): Promise<Device> {
+export async function createDevice(
+  adapter?: string | number,
+  options: Pick<DeviceOptions, "tuned"> = {},
+): Promise<Device> {
   const { Device: Opened } = await import("../engine/index.ts");
   await import("../kernels/index.ts");
   try {
-    return await Opened.create(adapter === undefined ? {} : { adapter });
+    return await Opened.create(adapter === undefined ? options : { ...options, adapter });
   } catch (error) {
     throw deviceError(error);
   }

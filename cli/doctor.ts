@@ -4,6 +4,7 @@ import { Option } from "commander";
 import type { Capabilities } from "../engine/capabilities.ts";
 import type { Device } from "../engine/device.ts";
 import { JanusError } from "../engine/errors.ts";
+import type { FoundTable } from "../engine/tuned.ts";
 import type { Output } from "./console.ts";
 import type { AddCommand, Context } from "./context.ts";
 import { createDevice, deviceError, softwareWarning } from "./device.ts";
@@ -49,7 +50,8 @@ export async function doctor(context: Context, open: () => Promise<Device>): Pro
   }
   try {
     const budgetBytes = Number.isFinite(device.pool.budget) ? device.pool.budget : null;
-    out.text(`device\n${indent(deviceText(device.capabilities, budgetBytes))}\n\n`);
+    const tuned = await tunedTable(device);
+    out.text(`device\n${indent(deviceText(device.capabilities, budgetBytes, tuned))}\n\n`);
     const warnings = warningsFor(device.capabilities, machine, budgetBytes);
     for (const warning of warnings) out.warn(warning);
     const { runChecks } = await import("./doctor_checks.ts");
@@ -61,7 +63,14 @@ export async function doctor(context: Context, open: () => Promise<Device>): Pro
     }
     const passed = checks.every((check) => check.passed);
     if (!passed) context.exitCode = EXIT.checkFailed;
-    out.result({ passed, machine, adapters, device: { ...device.capabilities, budgetBytes }, warnings, checks });
+    out.result({
+      passed,
+      machine,
+      adapters,
+      device: { ...device.capabilities, budgetBytes, tunedFrom: tuned?.from ?? null },
+      warnings,
+      checks,
+    });
   } finally {
     device.destroy();
   }
@@ -150,7 +159,19 @@ const adaptersText = (adapters: readonly Adapter[]): string =>
       )
     : "none";
 
-function deviceText(device: Capabilities, budgetBytes: number | null): string {
+/** The table of measured kernel variants that the device uses; null if there is none. */
+async function tunedTable(device: Device): Promise<FoundTable | null> {
+  const { findTuned } = await import("../engine/index.ts");
+  return device.gpu ? findTuned(device.gpu.adapterInfo) : null;
+}
+
+function tunedText(found: FoundTable | null): string {
+  if (!found) return "the package's preferences (janus tune measures them on this device)";
+  const classes = Object.values(found.table.variants).reduce((n, names) => n + Object.keys(names).length, 0);
+  return `${formatCount(classes)} measured choices of ${found.table.date.slice(0, 10)}, from ${found.from}`;
+}
+
+function deviceText(device: Capabilities, budgetBytes: number | null, tuned: FoundTable | null): string {
   const { subgroups, subgroupMatrix, limits } = device;
   const yes = (has: boolean): string => (has ? "yes" : "no");
   return table([
@@ -161,6 +182,7 @@ function deviceText(device: Capabilities, budgetBytes: number | null): string {
     ["subgroups", subgroups ? `${subgroups[0]} to ${subgroups[1]}` : "no"],
     ["subgroup matrices", matricesText(subgroupMatrix)],
     ["timestamps", yes(device.timestamps)],
+    ["kernel variants", tunedText(tuned)],
     ...Object.entries(limits).map(([name, value]: [string, number]) => [name, formatCount(value)]),
   ]);
 }

@@ -17,6 +17,7 @@ import { ownVersion } from "./packages.ts";
 import { addReconstruct } from "./reconstruct.ts";
 import { listenForSignals } from "./signals.ts";
 import { addTrain } from "./train.ts";
+import { addTune } from "./tune.ts";
 import { addVerify } from "./verify.ts";
 
 // In the order of `janus --help`. A new command: its own file, one line here, and one in scripts/run.mjs if it needs no GPU.
@@ -33,6 +34,7 @@ const COMMANDS: readonly AddCommand[] = [
   addData,
   addDoctor,
   addBench,
+  addTune,
 ];
 
 /** Before the command line is read for good: an error in it must come as JSON too. */

@@ -1,5 +1,7 @@
 /** Capabilities of a device: read once from the adapter, then plain data, so that the choice of variants is a pure function of it. */
 
+import type { TunedVariants } from "./tuned.ts";
+
 /** A kind of product that subgroups compute: M × K by K × N, of components such as "f16", with sums such as "f32". */
 export interface SubgroupMatrixConfig {
   readonly M: number;
@@ -63,6 +65,8 @@ export interface Capabilities {
   /** Bytes of the GPU's own memory; null if the platform does not report it. */
   readonly memoryBytes: number | null;
   readonly features: readonly string[];
+  /** Variants measured on this device, by kernel family and class of problem (`janus tune`); they come before our own preferences. */
+  readonly tuned: TunedVariants;
   readonly limits: Limits;
 }
 
@@ -138,6 +142,7 @@ export function capabilitiesOf(
   adapter: GPUAdapter | GPUAdapterInfo,
   features: readonly string[],
   limits: Limits,
+  tuned: TunedVariants = {},
 ): Capabilities {
   const info = "info" in adapter ? adapter.info : adapter;
   const name = info.description || info.device || info.vendor || "unknown adapter";
@@ -154,6 +159,7 @@ export function capabilitiesOf(
     timestamps: has("timestamp-query"),
     memoryBytes: heapBytes(info),
     features,
+    tuned,
     limits,
   };
 }
@@ -174,6 +180,7 @@ export function nullCapabilities(
     timestamps: false,
     memoryBytes: null,
     features: [],
+    tuned: {},
     ...overrides,
     limits: withGranules({
       ...DEFAULT_LIMITS,

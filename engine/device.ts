@@ -17,6 +17,8 @@ import { Pipelines } from "./pipelines.ts";
 import { memoryBytes, settle } from "./platform.ts";
 import { BufferPool } from "./pool.ts";
 import { Queue, refusedWork } from "./queue.ts";
+import { checkVariants, findTuned } from "./tuned.ts";
+import type { TunedVariants } from "./tuned.ts";
 import type { Binding, LaunchListener } from "./types.ts";
 import { MAX_DISPATCH_WORK } from "./work.ts";
 
@@ -45,6 +47,11 @@ export interface DeviceOptions extends AdapterOptions {
    * none.
    */
   readonly checks?: boolean;
+  /**
+   * Kernel variants to use, by family and class of problem; `false` for the package's own preferences only. Default: the table that `janus tune`
+   * wrote into the user's cache for this adapter and driver (Node), else one that comes with the package for this family of adapters.
+   */
+  readonly tuned?: TunedVariants | false;
   /** For tests: fill every new storage with NaN bits, to expose elements that no kernel wrote. */
   readonly poison?: boolean;
 }
@@ -58,8 +65,18 @@ const DEVICE_OPTIONS: readonly (keyof DeviceOptions)[] = [
   "without",
   "capabilities",
   "checks",
+  "tuned",
   "poison",
 ];
+
+function checkTuned(tuned: DeviceOptions["tuned"]): void {
+  if (tuned === undefined || tuned === false) return;
+  checkVariants(tuned, (got) => {
+    throw new ArgumentError(
+      `Device.create: tuned must be false or have names of variants by family and class; got ${got}. Pass variants of a table of janus tune.`,
+    );
+  });
+}
 
 /** Counts since the device was created; a steady loop must not raise the first three. */
 export interface DeviceStats {
@@ -171,6 +188,7 @@ export class Device {
       throw new ArgumentError(
         `Device.create: memoryBudget must be a number of bytes above 0; got ${String(memoryBudget)}. Change it.`,
       );
+    checkTuned(options.tuned);
     await loadKernels();
     const device =
       options.backend === "null"
@@ -199,7 +217,8 @@ export class Device {
           `Device.create: the adapter must create a device; got a refusal from ${adapter.info.description || adapter.info.vendor}: ${messageOf(error)}. Request lower limits, or name another adapter.`,
         );
       });
-    return new Device(gpu, capabilitiesOf(adapter, features, limits), options);
+    const tuned = options.tuned ?? findTuned(adapter.info)?.table.variants;
+    return new Device(gpu, capabilitiesOf(adapter, features, limits, tuned || {}), options);
   }
 
   private watch(gpu: GPUDevice): void {

@@ -27,7 +27,7 @@ export {
   requireFunction,
   shown,
 } from "./options.ts";
-export { now, sleep } from "./platform.ts";
+export { now, sleep, userCache } from "./platform.ts";
 export * from "./profile.ts";
 export * from "./random.ts";
 export { broadcastShapes, contiguousStrides, dimArray, normalizeDim, sameShape, sizeOf } from "./shape.ts";
@@ -36,6 +36,8 @@ export { construct, openScope, scope, tensorsIn } from "./scope.ts";
 export { TapeNode } from "./tape.ts";
 export type { Backward } from "./tape.ts";
 export * from "./tensor.ts";
+export { adapterFolder, adapterId, findTuned, parseTuned, tunedFile } from "./tuned.ts";
+export type { AdapterId, FoundTable, TunedTable, TunedVariants } from "./tuned.ts";
 export type { Binding, Cost, Launch, LaunchListener, Pipeline, Storage } from "./types.ts";
 export * from "./windows.ts";
 export { MAX_DISPATCH_WORK, workOf } from "./work.ts";

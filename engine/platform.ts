@@ -15,6 +15,23 @@ export function readTextSync(url: URL): string | null {
   return process.getBuiltinModule("node:fs").readFileSync(url, "utf8");
 }
 
+/** The user's cache of this package, for what belongs to a machine and its adapters; null in browsers. */
+export function userCache(): string | null {
+  if (!inNode) return null;
+  const { join } = process.getBuiltinModule("node:path");
+  const { homedir } = process.getBuiltinModule("node:os");
+  return join(process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache"), "janus-webgpu");
+}
+
+/** Reads a file of the user's cache; null if there is none, and in browsers. */
+export function readUserFile(name: string): { readonly path: string; readonly text: string } | null {
+  const folder = userCache();
+  if (folder === null) return null;
+  const path = process.getBuiltinModule("node:path").join(folder, name);
+  const { existsSync, readFileSync } = process.getBuiltinModule("node:fs");
+  return existsSync(path) ? { path, text: readFileSync(path, "utf8") } : null;
+}
+
 /** Reads a text file beside a module. Throws `DeviceError` if it cannot be fetched. */
 export async function readText(url: URL): Promise<string> {
   const text = readTextSync(url);

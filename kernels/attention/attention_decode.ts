@@ -27,7 +27,7 @@ import { checkIdRange } from "../core/check_ids.ts";
 import { finite, standard } from "../core/libraries.ts";
 import { contiguousCopy } from "../core/map.ts";
 import { chooseVariant } from "../core/variants.ts";
-import type { Variant } from "../core/variants.ts";
+import type { Family } from "../core/variants.ts";
 
 const partialKernel = kernel(
   "attention_decode",
@@ -74,7 +74,12 @@ const DECODE = [
     // `chunk` keys of one part; also the invocations of its workgroup.
     choose: () => ({ part: partialKernel, combine: combineKernel, chunk: 64 }),
   },
-] as const satisfies readonly Variant<DecodeProblem, unknown>[];
+] as const;
+const FAMILY = {
+  name: "attention_decode",
+  table: DECODE,
+  classOf: ({ d, q, keys }: DecodeProblem) => `${q}·${keys} d${d}`,
+} satisfies Family<DecodeProblem, ReturnType<(typeof DECODE)[0]["choose"]>>;
 
 export interface DecodeOptions {
   /** Multiplies the scores; D^−0.5 by default. */
@@ -121,7 +126,7 @@ export function attentionDecode(
       q.strided([b, tq, hq, d], [q.strides[0]!, q.strides[2]!, q.strides[1]!, q.strides[3]!]),
     );
     const problem: DecodeProblem = { d, q: q.dtype, keys: keys.dtype };
-    const { part, combine, chunk } = chooseVariant("attention_decode", DECODE, q.device.capabilities, problem);
+    const { part, combine, chunk } = chooseVariant(FAMILY, q.device.capabilities, problem);
     const chunks = Math.ceil(capacity / chunk);
     const parts = empty([b * tq * hq, chunks, d + 4], { device: q.device });
     const width = d / 4;

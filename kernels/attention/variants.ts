@@ -6,7 +6,7 @@ import { kernel, library } from "../../engine/index.ts";
 import type { Capabilities, Constants, DType, Library, Uses } from "../../engine/index.ts";
 import { finite, standard } from "../core/libraries.ts";
 import { chooseVariant } from "../core/variants.ts";
-import type { Variant } from "../core/variants.ts";
+import type { Family, Variant } from "../core/variants.ts";
 import { sizeAny } from "../matmul/libraries.ts";
 import { matrixUnit } from "../matmul/subgroup_matrix.ts";
 import type { MatrixUnit } from "../matmul/subgroup_matrix.ts";
@@ -333,6 +333,13 @@ const ATTENTION: readonly Variant<AttentionProblem, AttentionVariant>[] = [
   { name: "tiled", choose: (_, { d }) => byTiles(d) },
 ];
 
+/** The forward and the gradients are two classes: any variant of the one fits any of the other. */
+const FAMILY: Family<AttentionProblem, AttentionVariant> = {
+  name: "attention",
+  table: ATTENTION,
+  classOf: ({ d, q, k, g }) => `${g ? "gradients" : "forward"} ${q}·${k}${g ? `·${g}` : ""} d${d}`,
+};
+
 /** The kernels of attention for a problem. */
 export const attentionVariant = (capabilities: Capabilities, problem: AttentionProblem): AttentionVariant =>
-  chooseVariant("attention", ATTENTION, capabilities, problem);
+  chooseVariant(FAMILY, capabilities, problem);

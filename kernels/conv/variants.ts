@@ -5,8 +5,8 @@
 import { kernel, library } from "../../engine/index.ts";
 import type { Capabilities, Constants, DType, Kernel, Library, Uses } from "../../engine/index.ts";
 import { standard } from "../core/libraries.ts";
-import { chooseVariant } from "../core/variants.ts";
-import type { Variant } from "../core/variants.ts";
+import { bucket, chooseVariant } from "../core/variants.ts";
+import type { Family, Variant } from "../core/variants.ts";
 import { sizeAny } from "../matmul/libraries.ts";
 import { matrixUnit } from "../matmul/subgroup_matrix.ts";
 
@@ -226,9 +226,16 @@ const CONV: readonly Variant<ConvProblem, ConvVariant>[] = [
   ...DIRECT,
 ];
 
+const FAMILY: Family<ConvProblem, ConvVariant> = {
+  name: "conv2d",
+  table: CONV,
+  classOf: ({ g, x, w, product }) =>
+    `${x}·${w}${product ? ` ${product}` : ""} ${g.kernelHeight}×${g.kernelWidth} stride ${g.stride}${g.up > 1 ? ` up ${g.up}` : ""} ${bucket(g.channels)}→${bucket(g.outputs)} ${bucket(g.images * g.outHeight * g.outWidth, 1 << 18)}`,
+};
+
 /** The kernels that compute a convolution. */
 export const convVariant = (capabilities: Capabilities, problem: ConvProblem): ConvVariant =>
-  chooseVariant("conv2d", CONV, capabilities, problem);
+  chooseVariant(FAMILY, capabilities, problem);
 
 /** The direct kernels for a convolution that is not computed as a product. */
 export const directVariant = (capabilities: Capabilities, { g, x, w }: ConvProblem): Direct =>

@@ -6,7 +6,7 @@ import { contiguousStrides, library, sizeOf } from "../../engine/index.ts";
 import type { Bound, Capabilities, DType, Library, Tensor } from "../../engine/index.ts";
 import { rowLibrary } from "./libraries.ts";
 import { contiguousCopy, copy, map } from "./map.ts";
-import { chooseVariant } from "./variants.ts";
+import { bucket, chooseVariant } from "./variants.ts";
 import type { Variant } from "./variants.ts";
 
 /** Fills slot `r` of kernels whose rows may be shared. */
@@ -55,7 +55,7 @@ const ROWS: readonly Variant<number, RowVariant>[] = [
 
 /** The variant of family `family` (`softmax`, `rms_norm`, `layer_norm`) for rows of `granules` granules. */
 export const rowVariant = (family: string, capabilities: Capabilities, granules: number): RowVariant =>
-  chooseVariant(family, ROWS, capabilities, granules);
+  chooseVariant({ name: family, table: ROWS, classOf: (n) => `${bucket(n)} granules` }, capabilities, granules);
 
 /** A power of two that gives each invocation about 4 granules, 32 to 256. */
 const workgroupSize = (granules: number): number =>

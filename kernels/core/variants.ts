@@ -19,34 +19,77 @@ export interface Variant<P, C> {
   readonly instead?: string;
 }
 
-/** Returns the choice of the table of `family` for `problem`. Throws `ArgumentError` if a forced variant is not in the table. */
-export function chooseVariant<P, C>(
-  family: string,
-  table: readonly Variant<P, C>[],
-  capabilities: Capabilities,
-  problem: P,
-): C {
+/** A family of kernels: its variants, of which the last always runs, and how its problems are classed for measurements. */
+export interface Family<P, C> {
+  readonly name: string;
+  readonly table: readonly Variant<P, C>[];
+  /** Problems of one class have the same best variant on a device; `bucket` rounds sizes for it. */
+  readonly classOf: (problem: P) => string;
+}
+
+/** Returns the choice of `family` for `problem`. Throws `ArgumentError` if a forced variant is not in the table. */
+export function chooseVariant<P, C>(family: Family<P, C>, capabilities: Capabilities, problem: P): C {
+  const { name: of, table } = family;
   const runs = (v: Variant<P, C>): boolean => v.runs?.(capabilities, problem) ?? true;
-  let name = forced.get(family);
+  const wantedBy = forced.get(of);
+  const isForced = wantedBy && (wantedBy.problem === undefined || wantedBy.problem === family.classOf(problem));
+  let name = isForced ? wantedBy.variant : undefined;
   while (name !== undefined) {
     const wanted = table.find((v) => v.name === name);
     if (!wanted)
       throw new ArgumentError(
-        `${family}: the variant must be one of ${table.map((v) => v.name).join(", ")}; got "${name}". Force one of these.`,
+        `${of}: the variant must be one of ${table.map((v) => v.name).join(", ")}; got "${name}". Force one of these.`,
       );
     if (runs(wanted)) return wanted.choose(capabilities, problem);
     name = wanted.instead;
   }
-  const best = table.find((v) => v.preferred !== false && runs(v) && (v.preferred?.(capabilities, problem) ?? true));
-  return best!.choose(capabilities, problem); // the last row of a table always runs
+  const tuned = capabilities.tuned[of]?.[family.classOf(problem)];
+  // A table may be of another release, whose variants have other names: then our preference holds.
+  const best =
+    table.find((v) => v.name === tuned && runs(v)) ??
+    table.find((v) => v.preferred !== false && runs(v) && (v.preferred?.(capabilities, problem) ?? true))!;
+  observer?.({
+    family: of,
+    problem: family.classOf(problem),
+    chosen: best.name,
+    candidates: table.filter(runs).map((v) => v.name),
+  });
+  return best.choose(capabilities, problem);
 }
 
-const forced = new Map<string, string>();
+/** `n` rounded up to a power of two, at most `most`: problems of like sizes are of one class. */
+export const bucket = (n: number, most = 8192): number => Math.min(most, 2 ** Math.ceil(Math.log2(Math.max(1, n))));
 
-/** Runs `fn` (synchronous) with the kernel family `family` restricted to `variant`. */
-export function forceVariant<T>(family: string, variant: string, fn: () => T): T {
+/** A choice that a call made. */
+export interface Choice {
+  readonly family: string;
+  /** Class of the problem. */
+  readonly problem: string;
+  readonly chosen: string;
+  /** The variants that run. */
+  readonly candidates: readonly string[];
+}
+
+let observer: ((choice: Choice) => void) | null = null;
+
+/** Runs `fn` (synchronous) and returns the choices of variants that it made, each once. */
+export function observeVariants(fn: () => void): Choice[] {
+  const found = new Map<string, Choice>();
+  observer = (choice) => void found.set(`${choice.family} ${choice.problem}`, choice);
+  try {
+    fn();
+  } finally {
+    observer = null;
+  }
+  return [...found.values()];
+}
+
+const forced = new Map<string, { readonly variant: string; readonly problem: string | undefined }>();
+
+/** Runs `fn` (synchronous) with the kernel family `family` restricted to `variant`; with `problem`, for problems of that class only. */
+export function forceVariant<T>(family: string, variant: string, fn: () => T, problem?: string): T {
   const before = forced.get(family);
-  forced.set(family, variant);
+  forced.set(family, { variant, problem });
   try {
     return fn();
   } finally {

@@ -1,7 +1,7 @@
 /** Choice of the matmul kernel and its constants for a problem: a pure function over a committed table. */
 import type { Capabilities, Constants, DType, Library, Uses } from "../../engine/index.ts";
-import { chooseVariant } from "../core/variants.ts";
-import type { Variant } from "../core/variants.ts";
+import { bucket, chooseVariant } from "../core/variants.ts";
+import type { Family, Variant } from "../core/variants.ts";
 import { matrixProduct } from "./subgroup_matrix.ts";
 import { lanesSubgroup, sizeAny, sizeFixed, sumSubgroup } from "./libraries.ts";
 
@@ -159,6 +159,14 @@ const MATMUL: readonly Variant<MatmulProblem, MatmulChoice>[] = [
   { name: "tiled", runs: hasTerms, choose: (_, p) => tiled(p, 8) },
 ];
 
+/** Few rows are one class whatever their number: a decoding step must have the same bits in a batch of any size. */
+const FAMILY: Family<MatmulProblem, MatmulChoice> = {
+  name: "matmul",
+  table: MATMUL,
+  classOf: ({ batches, m, n, k, transA, transB, a, b, packs }) =>
+    `${a}${transA ? "ᵀ" : ""}·${b}${transB ? "ᵀ" : ""}${packs ? " packed" : ""} ${batches > 1 ? "batched " : ""}${m <= MAX_VECTOR_ROWS ? `≤${MAX_VECTOR_ROWS}` : bucket(m, 2048)}×${bucket(n)}×${bucket(k)}`,
+};
+
 /** The kernel of a product; variants whose names end in `-lanes` share loads in a subgroup if there is one. */
 export const matmulVariant = (capabilities: Capabilities, p: MatmulProblem): MatmulChoice =>
-  chooseVariant("matmul", MATMUL, capabilities, p);
+  chooseVariant(FAMILY, capabilities, p);

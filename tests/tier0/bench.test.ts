@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { compareResults } from "../../bench/compare.ts";
-import { adapterFolder, fromJsonLines, loadBaseline, saveBaseline, toJsonLines } from "../../bench/files.ts";
+import { fromJsonLines, loadBaseline, saveBaseline, toJsonLines } from "../../bench/files.ts";
 import { PEERS, requirePeers } from "../../bench/peers.ts";
 import type { PeerResults } from "../../bench/peers.ts";
 import { peerTable } from "../../bench/peer_reports.ts";
@@ -16,7 +16,7 @@ import { ROW_SETS, selectRows } from "../../bench/rows/index.ts";
 import { PEER_OPS, wrongParts } from "../../bench/rows/row.ts";
 import { compareRounds, failsAbove, median, noiseBetweenRuns, randomFrom, spreadOf } from "../../bench/stats.ts";
 import { ENGINES, addBench } from "../../cli/bench.ts";
-import { DEFAULT_LIMITS } from "../../index.ts";
+import { DEFAULT_LIMITS, adapterFolder } from "../../index.ts";
 import { runHere } from "../cli.ts";
 
 const temporary = mkdtempSync(join(tmpdir(), "janus-bench-"));

@@ -4,8 +4,8 @@ import { ArgumentError, nullCapabilities } from "../../index.ts";
 import type { Capabilities } from "../../index.ts";
 import { attentionVariant } from "../../kernels/attention/variants.ts";
 import { rowVariant } from "../../kernels/core/rows.ts";
-import { chooseVariant, forceVariant } from "../../kernels/core/variants.ts";
-import type { Variant } from "../../kernels/core/variants.ts";
+import { bucket, chooseVariant, forceVariant, observeVariants } from "../../kernels/core/variants.ts";
+import type { Family, Variant } from "../../kernels/core/variants.ts";
 import { matmulVariant } from "../../kernels/matmul/variants.ts";
 import { PROFILES } from "../null_runs.ts";
 
@@ -19,7 +19,8 @@ const table: readonly Variant<number, string>[] = [
   { name: "forced", preferred: false, choose: () => "forced" },
   { name: "last", choose: () => "last" },
 ];
-const choose = (capabilities: Capabilities, n: number): string => chooseVariant("test", table, capabilities, n);
+const family: Family<number, string> = { name: "test", table, classOf: (n) => `${bucket(n, 64)} rows` };
+const choose = (capabilities: Capabilities, n: number): string => chooseVariant(family, capabilities, n);
 const force = (name: string, n: number): string => forceVariant("test", name, () => choose(plain, n));
 
 describe("a table", () => {
@@ -48,6 +49,34 @@ describe("a table", () => {
       'test: the variant must be one of small, soft, picky, forced, last; got "other". Force one of these.',
     );
     expect(choose(plain, 1), "nothing stays forced").toBe("small 1");
+  });
+});
+
+describe("a measured table", () => {
+  const tuned: Capabilities = nullCapabilities({
+    tuned: { test: { "8 rows": "last", "16 rows": "gone", "64 rows": "picky" } },
+  });
+  it("comes before our preferences, for its classes", () => {
+    expect([choose(tuned, 5), choose(tuned, 8), choose(tuned, 4)]).toEqual(["last", "last", "small 4"]);
+  });
+  it("is ignored where it names what does not exist or does not run", () => {
+    expect([choose(tuned, 9), choose(tuned, 60)]).toEqual(["small 9", "last"]);
+  });
+  it("gives way to a forced row", () => {
+    expect(forceVariant("test", "forced", () => choose(tuned, 8))).toBe("forced");
+  });
+  it("is made of what calls choose, with the rows that run", () => {
+    const choices = observeVariants(() => [1, 7, 8, 8, 100].forEach((n) => choose(plain, n)));
+    expect(choices.map(({ problem, chosen }) => `${problem} ${chosen}`)).toEqual([
+      "1 rows small",
+      "8 rows small",
+      "64 rows last",
+    ]);
+    expect(choices[0]!.candidates).toEqual(["small", "soft", "forced", "last"]);
+  });
+  it("can be forced for one class of problems", () => {
+    const both = forceVariant("test", "forced", () => [choose(plain, 8), choose(plain, 2)], "8 rows");
+    expect(both).toEqual(["forced", "small 2"]);
   });
 });
 

@@ -1,0 +1,101 @@
+/** `janus tune`: measures which variants of kernels are fastest on this device, and keeps the choice in the user's cache. */
+import { Option } from "commander";
+import type { AddCommand, Context } from "./context.ts";
+import { createDevice, softwareWarning } from "./device.ts";
+import { UsageError } from "./errors.ts";
+import { table } from "./format.ts";
+import { adapterOption, numberIn, wholeNumber } from "./options.ts";
+import { ownVersion } from "./packages.ts";
+import type { Measured, TuneResult } from "../bench/tune.ts";
+
+interface TuneFlags {
+  readonly seconds: number;
+  readonly family?: readonly string[];
+  readonly filter: string;
+  readonly seed: number;
+  readonly submit?: boolean;
+  readonly adapter?: string | number;
+}
+
+/** The families of kernels that have variants; a test compares them with the tables. */
+export const FAMILIES = ["matmul", "attention", "conv2d", "softmax", "rms_norm", "layer_norm"] as const;
+
+export const addTune: AddCommand = (program, context) => {
+  program
+    .command("tune")
+    .summary("find the fastest kernels for this device")
+    .description(
+      "Time the variants of each kernel on this device, for the shapes of janus bench kernels. Every result is checked against float64 first. The fastest variants are kept in the user's cache for this adapter and driver, and every later command on it uses them. Results may differ in their last bits from those before.",
+    )
+    .addOption(new Option("--seconds <n>", "time to search; what was measured by then is kept").argParser(numberIn(1, 86400)).default(120))
+    .addOption(new Option("--family <name...>", "search only these families").choices(FAMILIES))
+    .option("--filter <text>", "use only rows of the bench whose name contains this, in any case", "")
+    .addOption(new Option("--seed <n>", "seed of the inputs").argParser(wholeNumber(0, 4294967295)).default(1))
+    .addOption(adapterOption())
+    .option("--submit", "print the table as JSON, to be offered to the project in a pull request; the cache stays as it is")
+    .option("--json", "print one JSON object")
+    .action((flags: TuneFlags) => tuneDevice(flags, context)); // prettier-ignore
+};
+
+async function tuneDevice(flags: TuneFlags, context: Context): Promise<void> {
+  const { out, signal } = context;
+  if (flags.submit && out.json) throw new UsageError("--submit prints JSON by itself: leave --json out");
+  const { selectRows } = await import("../bench/rows/index.ts");
+  const { mergedVariants, tune } = await import("../bench/tune.ts");
+  const { adapterId, findTuned, tunedFile, userCache } = await import("../engine/index.ts");
+  const rows = selectRows({ filter: flags.filter, sets: ["table", "1B"] }); // refused before a device is opened
+  const device = await createDevice(flags.adapter, { tuned: false });
+  try {
+    if (device.capabilities.software) out.note(softwareWarning(device.name));
+    const progress = out.progress("rows");
+    const result = await tune(device, rows, {
+      seconds: flags.seconds,
+      seed: flags.seed,
+      ...(flags.family && { families: flags.family }),
+      signal,
+      onProgress: (done, total, label) => progress.report({ done, total, label }),
+    });
+    out.close();
+    const info = device.gpu!.adapterInfo;
+    const found = findTuned(info);
+    const before = found && found.from !== "the package" ? found.table.variants : {};
+    const made = {
+      format: 1,
+      adapter: adapterId(info),
+      date: new Date().toISOString(),
+      version: ownVersion(),
+      variants: mergedVariants(before, result.measured),
+    };
+    const text = `${JSON.stringify(made, null, 2)}\n`;
+    if (flags.submit) return out.result(made, text.trimEnd());
+    const { join } = await import("node:path");
+    const { writeWhole } = await import("../bench/files.ts");
+    const file = join(userCache()!, tunedFile(made.adapter));
+    writeWhole(file, text);
+    out.result({ file, ...made, ...result }, `${tuneText(result)}\n${file}`);
+  } finally {
+    device.destroy();
+  }
+}
+
+function tuneText({ measured, left }: TuneResult): string {
+  const ms = (m: Measured, variant: string): string =>
+    m.candidates.find((c) => c.variant === variant)?.ms?.toPrecision(3) ?? "-";
+  const rows = measured.map((m) => [
+    m.family,
+    m.problem,
+    m.preferred,
+    ms(m, m.preferred),
+    m.best === m.preferred ? "" : m.best,
+    m.best === m.preferred ? "" : ms(m, m.best),
+  ]);
+  const wrong = measured.flatMap((m) =>
+    m.candidates.filter((c) => c.problem).map((c) => `${m.family} ${c.variant}, ${m.problem}: ${c.problem!}`),
+  );
+  const unmeasured = left ? [`${left} classes of problems were not measured: give --seconds more`] : [];
+  return [
+    table([["family", "problem", "preferred", "ms", "faster", "ms"], ...rows]),
+    ...wrong.map((line) => `not used: ${line}`),
+    ...unmeasured,
+  ].join("\n");
+}
