@@ -45,17 +45,21 @@ function labelled(points: readonly Point[], frame: Frame): Label[] {
   const place = placeIn(frame);
   const chosen: Label[] = [];
   const dots = points.map(place);
-  const boxes = dots.map(({ x, y }) => ({ from: x - DOT, to: x + DOT, y }));
+  const boxes = dots.map(({ x, y }) => ({ from: x - DOT, to: x + DOT, y, room: (LINE + DOT) / 3 }));
   for (const point of points.toSorted((a, b) => b.y - a.y)) {
     const { x, y } = place(point);
     const width = CHARACTER * point.name.length + DOT;
     const free = (["left", "right"] as const).find((align) => {
       const [from, to] = align === "left" ? [x + DOT, x + DOT + width] : [x - DOT - width, x - DOT];
       if (from < 0 || to > frame.size.width) return false;
-      return !boxes.some((box) => box.from < to && from < box.to && Math.abs(box.y - y) < LINE);
+      return !boxes.some((box) => box.from < to && from < box.to && Math.abs(box.y - y) < box.room);
     });
     if (!free || chosen.length === MAX_LABELS) continue;
-    boxes.push({ ...(free === "left" ? { from: x, to: x + DOT + width } : { from: x - DOT - width, to: x }), y });
+    boxes.push({
+      ...(free === "left" ? { from: x, to: x + DOT + width } : { from: x - DOT - width, to: x }),
+      y,
+      room: LINE,
+    });
     chosen.push({ ...point, align: free });
   }
   return chosen;
