@@ -1,6 +1,6 @@
 /** How fast is the model: a step of decoding, prefill, vision tower, image tokenizer, each eager and captured. */
-import { ArgumentError, Device, capture } from "../index.ts";
-import type { Captured } from "../index.ts";
+import { ArgumentError, capture } from "../index.ts";
+import type { Captured, Device } from "../index.ts";
 import { forceVariant } from "../kernels/core/variants.ts";
 import { JANUS_PRO_1B, JANUS_PRO_7B } from "../model/janus/config.ts";
 import type { JanusConfig } from "../model/janus/config.ts";

@@ -3,10 +3,12 @@ import { html, table as htmlTable } from "../train/node/report/index.ts";
 import type { Html } from "../train/node/report/index.ts";
 import { number } from "./columns.ts";
 import { table } from "./harness.ts";
-import type { PeerCell, PeerResults } from "./peers.ts";
+import type { PeerCell, PeerInfo, PeerResults } from "./peers.ts";
 
 const OURS = ["janus", "janus-captured"];
-const LAST = "best peer / ours";
+/** PyTorch and builds without WebGPU compute with the CPU's own kernels: shown, not the engines to be compared with. */
+const LAST = "best WebGPU peer / ours";
+const isOnCpu = ({ engine, adapter }: PeerInfo): boolean => engine === "torch" || adapter === "cpu";
 
 export interface PeerTable {
   readonly head: readonly string[];
@@ -20,9 +22,12 @@ export interface PeerTable {
 export function peerTable({ engines, rows, cells, skipped }: PeerResults): PeerTable {
   const at = (row: string, engine: string): PeerCell | undefined =>
     cells.find((cell) => cell.row === row && cell.engine === engine);
+  const onCpu = engines.filter(isOnCpu).map(({ engine }) => engine);
   const shortest = (row: string, isOurs: boolean): number | null => {
     const times = cells.flatMap((cell) =>
-      cell.row === row && cell.time && OURS.includes(cell.engine) === isOurs ? [cell.time.medianMs] : [],
+      cell.row === row && cell.time && OURS.includes(cell.engine) === isOurs && !onCpu.includes(cell.engine)
+        ? [cell.time.medianMs]
+        : [],
     );
     return times.length ? Math.min(...times) : null;
   };

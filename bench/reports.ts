@@ -1,11 +1,11 @@
 /** Results for people: lines for a terminal, Markdown, and a page with the roofline. */
-import { definitions, html, page, table as htmlTable } from "../train/node/report/index.ts";
+import { html, page, table as htmlTable } from "../train/node/report/index.ts";
 import { columnsOf, number } from "./columns.ts";
 import type { Column } from "./columns.ts";
 import { table } from "./harness.ts";
 import { peerMarkdown, peerSection, peerText } from "./peer_reports.ts";
 import type { Results, RowResult, RunInfo } from "./results.ts";
-import { rooflineSvg } from "./roofline.ts";
+import { rooflineCharts } from "./roofline.ts";
 import { adapterText } from "./run_info.ts";
 
 export interface ReportOptions {
@@ -118,7 +118,7 @@ export async function htmlReport(results: Results, options: ReportOptions = {}):
   const rows = shownRows(results);
   const columns = columnsOf(rows, options.failAbove);
   const right = columns.flatMap(({ isText }, i) => (isText ? [] : [i]));
-  const svg = rows.length ? await rooflineSvg(results) : null;
+  const svg = rows.length ? await rooflineCharts(results) : null;
   const wrong = wrongText(results);
   const tables = rows.length
     ? [
@@ -127,7 +127,10 @@ export async function htmlReport(results: Results, options: ReportOptions = {}):
           rows.map((row) => columns.map(({ cell }) => cell(row))),
           right,
         ),
-        definitions(columns.map(({ head, meaning }) => [head, meaning] as const)),
+        htmlTable(
+          ["column", "meaning"],
+          columns.map(({ head, meaning }) => [head, meaning]),
+        ),
       ]
     : [];
   return page({
@@ -138,7 +141,7 @@ export async function htmlReport(results: Results, options: ReportOptions = {}):
       ...(wrong.length ? [{ title: "Not timed", content: wrong }] : []),
       ...(svg ? [{ title: "Roofline", content: [svg, ...ceilingsText(run)] }] : []),
       ...(tables.length ? [{ title: "Rows", content: [...baselineText(options), ...tables] }] : []),
-      { title: "Circumstances", content: [definitions(facts(run))] },
+      { title: "Circumstances", content: [htmlTable(["", ""], facts(run))] },
     ],
   });
 }

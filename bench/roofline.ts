@@ -1,6 +1,5 @@
 /** The roofline of a run: each row at its arithmetic intensity, under the lines that memory and multiply-adds allow on this machine. */
-import { specChart } from "../train/node/report/index.ts";
-import type { Html } from "../train/node/report/index.ts";
+import { Html, specChart } from "../train/node/report/index.ts";
 import type { Results, RowResult } from "./results.ts";
 
 interface Point {
@@ -14,11 +13,15 @@ interface Point {
 
 const COLOURS = { products: "#3d85d9", attention: "#d97b1f", convolution: "#1f9e7a", "all else": "#9065d6" } as const;
 const GREY = "#8a8f98";
-const SIZE = { width: 1040, height: 460 };
+/** Sizes of the plot, pixels: for a page and a file, and for a phone. */
+const WIDE = { width: 1040, height: 460 };
+const NARROW = { width: 400, height: 380 };
 const MAX_LABELS = 24;
 /** Pixels of an average character and of a line of names. */
 const CHARACTER = 5.8;
 const LINE = 13;
+/** Half of a dot and its distance to a name. */
+const DOT = 6;
 
 const familyOf = ({ op }: RowResult): keyof typeof COLOURS =>
   /matmul|linear|gemm|einsum/i.test(op)
@@ -29,27 +32,35 @@ const familyOf = ({ op }: RowResult): keyof typeof COLOURS =>
         ? "convolution"
         : "all else";
 
-/** A name beside its point: right of it, or left of it near the right edge. */
+/** A name beside its point: right of it (aligned left), or left of it. */
 interface Label extends Point {
   readonly align: "left" | "right";
 }
 
 /**
- * Names of points, those of most GFLOP/s first, none over another one or beyond the plot: places are pixels, widths those of an average
- * character.
+ * Names of points, those of most GFLOP/s first, none over a point, over another name or beyond the plot: places are pixels, widths those of an
+ * average character.
  */
-function labelled(points: readonly Point[], place: (p: Point) => { x: number; y: number }): Label[] {
+function labelled(points: readonly Point[], frame: Frame): Label[] {
+  const place = placeIn(frame);
   const chosen: Label[] = [];
-  const boxes: { from: number; to: number; y: number }[] = [];
+  const dots = points.map(place);
+  const boxes = dots.map(({ x, y }) => ({ from: x - DOT, to: x + DOT, y, room: (LINE + DOT) / 3 }));
   for (const point of points.toSorted((a, b) => b.y - a.y)) {
     const { x, y } = place(point);
-    const width = CHARACTER * point.name.length + 12;
-    const align = x + width > SIZE.width ? "right" : "left";
-    const [from, to] = align === "left" ? [x, x + width] : [x - width, x];
-    if (from < 0 || boxes.some((box) => box.from < to && from < box.to && Math.abs(box.y - y) < LINE)) continue;
-    boxes.push({ from, to, y });
-    chosen.push({ ...point, align });
-    if (chosen.length === MAX_LABELS) break;
+    const width = CHARACTER * point.name.length + DOT;
+    const free = (["left", "right"] as const).find((align) => {
+      const [from, to] = align === "left" ? [x + DOT, x + DOT + width] : [x - DOT - width, x - DOT];
+      if (from < 0 || to > frame.size.width) return false;
+      return !boxes.some((box) => box.from < to && from < box.to && Math.abs(box.y - y) < box.room);
+    });
+    if (!free || chosen.length === MAX_LABELS) continue;
+    boxes.push({
+      ...(free === "left" ? { from: x, to: x + DOT + width } : { from: x - DOT - width, to: x }),
+      y,
+      room: LINE,
+    });
+    chosen.push({ ...point, align: free });
   }
   return chosen;
 }
@@ -66,12 +77,13 @@ function ticks([from, to]: Domain): number[] {
 }
 
 interface Frame {
+  readonly size: typeof WIDE;
   readonly x: Domain;
   readonly y: Domain;
   readonly encoding: Readonly<Record<string, object>>;
 }
 
-function frameOf(points: readonly Point[], tops: readonly number[], ridge: number): Frame {
+function frameOf(points: readonly Point[], tops: readonly number[], ridge: number, size: typeof WIDE): Frame {
   const x = domainOf([...points.map((p) => p.x), ridge]);
   const y = domainOf([...points.map((p) => p.y), ...tops]);
   const along = (field: string, domain: Domain, title: string): object => ({
@@ -80,14 +92,14 @@ function frameOf(points: readonly Point[], tops: readonly number[], ridge: numbe
     scale: { type: "log", domain, nice: false, clamp: true },
     axis: { title, values: ticks(domain), labelExpr: 'format(datum.value, "~r")' },
   });
-  return { x, y, encoding: { x: along("x", x, "FLOP a byte"), y: along("y", y, "GFLOP/s") } };
+  return { size, x, y, encoding: { x: along("x", x, "FLOP a byte"), y: along("y", y, "GFLOP/s") } };
 }
 
 /** The line below which memory of `gbs` keeps a row, up to that of multiply-adds, from where it enters the plot; with its name above or below it. */
 function roof({ x, y, encoding }: Frame, name: string, { gbs, gflops, isAbove }: { gbs: number; gflops: number; isAbove: boolean }): object[] {
   const begin = Math.max(x[0], y[0] / gbs);
   const ridge = gflops / gbs;
-  const at = begin * (ridge / begin) ** 0.45;
+  const at = begin * (ridge / begin) ** (isAbove ? 0.45 : 0.8); // most rows are below the line of read, left of its middle
   const line = [begin, ridge, x[1]].map((v) => ({ x: v, y: Math.min(gflops, v * gbs) }));
   return [
     {
@@ -115,10 +127,10 @@ const topName = (frame: Frame, name: string, gflops: number): object =>
 
 /** Where a point lies, pixels. */
 const placeIn =
-  ({ x, y }: Frame) =>
+  ({ x, y, size }: Frame) =>
   (p: Point): { x: number; y: number } => ({
-    x: (SIZE.width * Math.log(p.x / x[0])) / Math.log(x[1] / x[0]),
-    y: SIZE.height * (1 - Math.log(p.y / y[0]) / Math.log(y[1] / y[0])),
+    x: (size.width * Math.log(p.x / x[0])) / Math.log(x[1] / x[0]),
+    y: size.height * (1 - Math.log(p.y / y[0]) / Math.log(y[1] / y[0])),
   });
 
 function dots({ encoding }: Frame, points: readonly Point[]): object {
@@ -134,7 +146,7 @@ function dots({ encoding }: Frame, points: readonly Point[]): object {
 }
 
 /** The picture as SVG. Rows without FLOPs or rates are left out; null if none is left. */
-export async function rooflineSvg({ rows, run }: Results): Promise<Html | null> {
+async function draw({ rows, run }: Results, size: typeof WIDE): Promise<Html | null> {
   const points = rows.flatMap((row): Point[] =>
     row.rates && row.flops > 0 && row.bytes > 0
       ? [{ x: row.flops / row.bytes, y: row.rates.gflops, name: row.name, family: familyOf(row) }]
@@ -143,12 +155,17 @@ export async function rooflineSvg({ rows, run }: Results): Promise<Html | null> 
   if (!points.length) return null;
   const { gflops, readGbs, copyGbs, matrices } = run.ceilings;
   const others = Object.entries(matrices);
-  const frame = frameOf(points, [gflops, ...others.map(([, value]) => value)], gflops / Math.min(readGbs, copyGbs));
-  const labels = labelled(points, placeIn(frame));
+  const frame = frameOf(
+    points,
+    [gflops, ...others.map(([, value]) => value)],
+    gflops / Math.min(readGbs, copyGbs),
+    size,
+  );
+  const labels = labelled(points, frame);
   const isCopyAbove = copyGbs > readGbs;
   const of = (align: Label["align"]): Label[] => labels.filter((label) => label.align === align);
   return specChart({
-    ...SIZE,
+    ...size,
     padding: { left: 4, top: 4, right: 12, bottom: 6 },
     title: { text: "Roofline: each row under what this machine allows", anchor: "start", frame: "group", fontSize: 14 },
     description: `Arithmetic intensity and GFLOP/s of ${points.length} rows, with the ceilings of the run`,
@@ -164,9 +181,16 @@ export async function rooflineSvg({ rows, run }: Results): Promise<Html | null> 
   });
 }
 
+/** For a page, which shows the one of the two pictures that fits. */
+export async function rooflineCharts(results: Results): Promise<Html | null> {
+  const [wide, narrow] = [await draw(results, WIDE), await draw(results, NARROW)];
+  const named = (svg: Html, name: string): string => svg.text.replace('class="marks"', `class="marks ${name}"`);
+  return wide && narrow && new Html(named(wide, "wide") + named(narrow, "narrow"));
+}
+
 /** The picture as a PNG file on white, twice the size for sharp screens. */
 export async function rooflinePng(results: Results): Promise<Uint8Array | null> {
-  const svg = await rooflineSvg(results);
+  const svg = await draw(results, WIDE);
   if (!svg) return null;
   const { default: sharp } = await import("sharp");
   return sharp(Buffer.from(svg.text), { density: 144 }).flatten({ background: "#ffffff" }).png().toBuffer();

@@ -1,7 +1,7 @@
 /** The pieces of work that using Janus-Pro is made of, each as a function that can be counted on the null device and timed on others. */
 import { noGrad, scope, tensor } from "../index.ts";
 import type { Tensor } from "../index.ts";
-import { full } from "../kernels/index.ts";
+import { copyInto, full } from "../kernels/index.ts";
 import type { TokenDecoder } from "../model/decoding.ts";
 import { imageTokens } from "../model/janus/config.ts";
 import type { JanusConfig } from "../model/janus/config.ts";
@@ -69,9 +69,12 @@ export function workloads(model: JanusForConditionalGeneration, config: JanusCon
     name,
     run: () => decoder.step(),
     result: () => {
+      using before = decoder.tokens.clone();
       decoder.step();
       decoder.stepBack();
-      return decoder.tokens.clone().keep();
+      const tokens = decoder.tokens.clone().keep();
+      copyInto(decoder.tokens, before);
+      return tokens;
     },
     tokens: 1,
     isCapturable: true,

@@ -7,7 +7,23 @@ import { versionOf } from "./versions.mjs";
 
 const dist = new URL("node_modules/onnxruntime-web/dist/", import.meta.url);
 
+/** Dawn's bindings for Node take no view of a SharedArrayBuffer, which is what ONNX Runtime's memory is: such data is copied first. */
+async function copySharedData() {
+  const adapter = await navigator.gpu.requestAdapter();
+  const device = await adapter.requestDevice();
+  const queue = Object.getPrototypeOf(device.queue);
+  const { writeBuffer } = queue;
+  queue.writeBuffer = function (buffer, offset, data, from = 0, size = undefined) {
+    const view = ArrayBuffer.isView(data) ? data : new Uint8Array(data);
+    if (!(view.buffer instanceof SharedArrayBuffer)) return Reflect.apply(writeBuffer, this, arguments);
+    const end = size === undefined ? undefined : from + size;
+    return Reflect.apply(writeBuffer, this, [buffer, offset, view.slice(from, end)]);
+  };
+  device.destroy();
+}
+
 export async function open() {
+  await copySharedData();
   ort.env.wasm.numThreads = 1;
   ort.env.wasm.wasmPaths = { mjs: new URL("ort-wasm-simd-threaded.asyncify.mjs", dist).href };
   ort.env.wasm.wasmBinary = readFileSync(fileURLToPath(new URL("ort-wasm-simd-threaded.asyncify.wasm", dist)));

@@ -1,7 +1,12 @@
 // TensorFlow.js on its WebGPU backend. Convolutions are NHWC there: inputs and results are transposed on the host.
 import * as tf from "@tensorflow/tfjs-core";
 import "@tensorflow/tfjs-backend-webgpu";
+import { createRequire } from "node:module";
 import { versionOf } from "./versions.mjs";
+
+// Gradients are not in the bundle for Node. These files are of bundlers' making (imports of folders): tsx, which runs this process, reads them by
+// `require`. They register in what is global to the process, so a second copy of the library's code does no harm.
+createRequire(import.meta.url)("@tensorflow/tfjs-core/dist/register_all_gradients.js");
 
 const CHAINED = 100;
 
@@ -32,7 +37,7 @@ export async function open() {
         run: () => tf.tidy(() => [fn(...tensors)].flat()),
         read: (results) => Promise.all(results.map(async (x) => after({ shape: x.shape, data: await x.data() }).data)),
         finish: async (all) => {
-          const one = tf.tidy(() => all.at(-1)[0].flatten().slice([0], [1]));
+          const one = tf.tidy(() => tf.slice(tf.reshape(all.at(-1)[0], [-1]), [0], [1]));
           await one.data();
           one.dispose();
         },
@@ -46,7 +51,7 @@ export async function open() {
     const t = q.shape[2];
     const scores = tf.mul(tf.matMul(q, k, false, true), 1 / Math.sqrt(q.shape[3]));
     const positions = tf.range(0, t);
-    const mask = tf.greaterEqual(positions.expandDims(1), positions.expandDims(0)).expandDims(0).expandDims(0);
+    const mask = tf.greaterEqual(tf.reshape(positions, [1, 1, t, 1]), tf.reshape(positions, [1, 1, 1, t]));
     return tf.matMul(tf.softmax(tf.where(mask, scores, tf.fill(scores.shape, -1e30))), v);
   };
   const mlp = (x, w1, b1, w2, b2) => tf.add(linear(gelu(tf.add(linear(x, w1), b1)), w2), b2);
@@ -54,9 +59,8 @@ export async function open() {
     (fn) =>
     (...args) => {
       const dy = args.pop();
-      let y;
-      const gradients = tf.grads((...xs) => (y = fn(...xs)))(args, dy);
-      return [tf.keep(y), ...gradients];
+      const { value, grads } = tf.valueAndGrads(fn)(args, dy);
+      return [value, ...grads];
     };
   const pixels = {
     before: ([x, w, b]) => [permute(x, [0, 2, 3, 1]), permute(w, [2, 3, 1, 0]), b],

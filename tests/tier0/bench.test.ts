@@ -186,7 +186,7 @@ describe("baselines", () => {
     const file = saveBaseline("main", stored, folder);
     expect(() => loadBaseline(file, { ...RUN, question: "train" }, folder)).toThrow(/of train; got one of kernels/);
     expect(() => loadBaseline("absent", RUN, folder)).toThrow(/got "absent".*Save one with --save-baseline absent/);
-    expect(() => loadBaseline("../main", RUN, folder)).toThrow();
+    expect(() => loadBaseline("../main", RUN, folder)).toThrow(/main/);
     expect(() => saveBaseline("a/b", stored, folder)).toThrow(/letters, digits/);
   });
   it.each([
@@ -262,17 +262,23 @@ describe("reports", () => {
     });
     const info = (engine: (typeof PEERS)[number]) => ({ engine, name: engine, version: "1", adapter: null });
     const peers: PeerResults = {
-      engines: [info("janus"), info("janus-captured"), info("jax-js"), info("tfjs")],
-      skipped: [{ engine: "torch", reason: "no python3" }],
+      engines: [info("janus"), info("janus-captured"), info("jax-js"), info("tfjs"), info("torch")],
+      skipped: [{ engine: "torchlette", reason: "not on npm" }],
       rows: ["matmul"],
-      cells: [cell("janus", 2), cell("janus-captured", 1), cell("jax-js", 8), cell("tfjs", null, "wrong: far off")],
+      cells: [
+        cell("janus", 2),
+        cell("janus-captured", 1),
+        cell("jax-js", 8),
+        cell("tfjs", null, "wrong: far off"),
+        cell("torch", 0.5),
+      ],
     };
     const { rows, notes } = peerTable(peers);
-    expect(rows).toEqual([["matmul", "2.00", "1.00", "8.00 (8.00×)", "wrong", "8.00×"]]);
-    expect(notes).toEqual(["torch: skipped, no python3", "tfjs, matmul: wrong: far off"]);
+    expect(rows).toEqual([["matmul", "2.00", "1.00", "8.00 (8.00×)", "wrong", "0.500 (0.50×)", "8.00×"]]);
+    expect(notes).toEqual(["torchlette: skipped, not on npm", "tfjs, matmul: wrong: far off"]);
     const shown: Results = { ...results([]), run: { ...RUN, question: "peers" }, peers };
     expect(fromJsonLines(toJsonLines(shown), "f")).toMatchObject({ peers: { rows: ["matmul"] } });
-    expect(markdownReport(shown)).toContain("| matmul | 2.00 | 1.00 | 8.00 (8.00×) | wrong | 8.00× |");
+    expect(markdownReport(shown)).toContain("| matmul | 2.00 | 1.00 | 8.00 (8.00×) | wrong | 0.500 (0.50×) | 8.00× |");
   });
 });
 
