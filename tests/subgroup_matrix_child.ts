@@ -11,6 +11,7 @@ import { families } from "./cases.ts";
 import { row as attentionRow } from "./cases/attention.ts";
 import { caseName, randomFrom, runCase } from "./harness.ts";
 import type { Case } from "./harness.ts";
+import { conv2dRef } from "./reference/image.ts";
 import { runOnNull } from "./null_runs.ts";
 import { bareProduct } from "./subgroup_matrix_probe.ts";
 
@@ -31,10 +32,18 @@ const FORCED: Readonly<Record<string, readonly Force[]>> = {
   ],
 };
 
-/** Rows for what the table has no other use for: maxima of scores that grow from tile to tile, heads in two slices. */
+/** Rows for what the table has no other use for: maxima of scores that grow from tile to tile, heads in two slices, a wide convolution. */
 const MORE: readonly Case[] = [
   attentionRow({ sizes: [1, 2, 1, 40, 130, 32], range: 6 }),
   attentionRow({ sizes: [1, 2, 1, 70, 70, 96], causal: true }),
+  {
+    op: "conv2d",
+    note: "many channels",
+    inputs: [{ shape: [2, 5, 9, 10] }, { shape: [100, 5, 3, 3] }, { shape: [100] }],
+    run: ([x, weight, bias]) => F.conv2d(x!, weight!, bias!, { padding: 1 }),
+    reference: ([x, weight, bias]) => conv2dRef(x!, weight!, bias!, 1, [1, 1, 1, 1]),
+    terms: 180,
+  },
 ];
 
 const seed = Number(process.env["JANUS_TEST_SEED"] ?? 1);

@@ -1,6 +1,6 @@
-// The sums of conv2d_tiled.wgsl on subgroup matrices (tensor cores): weight [o, (c, tap)] · pixels [(c, tap), pixel], a workgroup computing 64 output
+// The sums of conv2d_tiled.wgsl on subgroup matrices (tensor cores): weight [o, (c, tap)] · pixels [(c, tap), pixel], a workgroup computing OUTPUTS
 // channels × 64 pixels of an image in steps of BK along (c, tap). Both tiles lie in workgroup memory with (c, tap) outside.
-// Grid: flat over (blocks of 64 pixels fastest, images, pairs of tiles of o), folded.
+// Grid: flat over (blocks of 64 pixels fastest, images, blocks of OUTPUTS channels), folded.
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;
 //#use grid
@@ -14,19 +14,22 @@ const LANES = 32u; // invocations of a subgroup
 const WORKGROUP = 128u; // LANES · DOWN · ACROSS, a multiple of 16
 const DOWN = 2u; // subgroups along the output channels
 const ACROSS = 2u; // subgroups along the pixels
+const OUTPUTS = 64u; // 64 or 128 output channels: twice as many products for each pixel that is loaded
 const BK = 16u; // a multiple of CK and WORKGROUP / 16
 alias Left = subgroup_matrix_left<Component_c, CK, CM>;
 alias Right = subgroup_matrix_right<Component_c, CN, CK>;
 alias Sums = subgroup_matrix_result<f32, CN, CM>;
-const ROWS = 64u / DOWN / CM; // matrices of a subgroup
+const ROWS = OUTPUTS / DOWN / CM; // matrices of a subgroup
 const COLUMNS = 64u / ACROSS / CN;
-const STEP = 16u + PAD_c; // units from one line of a tile to the next
+const STEP = 16u + PAD_c; // units from one line of the tile of pixels to the next
+const STEP_WEIGHTS = OUTPUTS / 4u + PAD_c;
 const STEP_SUMS = 17u * FOUR_c;
-const LINES = WORKGROUP / 16u; // that the workgroup loads at once
-const EACH = BK / LINES; // units that an invocation loads of each tile
+const LINES = WORKGROUP / 16u; // lines of pixels that the workgroup loads at once
+const EACH = BK / LINES; // units of pixels that an invocation loads
+const EACH_WEIGHTS = BK * OUTPUTS / 4u / WORKGROUP;
 // The tile of weights, then that of pixels; in the end the sums of DOWN · CM output channels.
-const AT_PIXELS = BK * STEP;
-var<workgroup> tile: array<Unit_c, max(2u * BK * STEP, DOWN * CM * STEP_SUMS)>;
+const AT_PIXELS = BK * STEP_WEIGHTS;
+var<workgroup> tile: array<Unit_c, max(AT_PIXELS + BK * STEP, DOWN * CM * STEP_SUMS)>;
 
 //#use size_any as z
 @compute @workgroup_size(WORKGROUP)
@@ -36,15 +39,14 @@ fn conv2d_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(num_work
   let task = flat_group(group, groups);
   let first = task % blocks * 64u;
   let image = task / blocks % params.images;
-  let pair = task / (blocks * params.images);
-  let o_pair = (params.o_first / 32u + pair * 2u) * 32u;
+  // In tiles of 32 output channels, as the weight is packed.
+  let o_tile = task / (blocks * params.images) * (OUTPUTS / 32u);
+  let o_first = (params.o_first / 32u + o_tile) * 32u;
   let taps = params.kernel_height * params.kernel_width;
   let depth = params.channels * taps;
-  // This invocation loads unit `column` of every LINES-th line of both tiles: four output channels, four pixels.
+  // This invocation loads unit `column` (four pixels) of every LINES-th line of the tile of pixels.
   let column = lane % 16u;
   let line = lane / 16u;
-  let w_base = params.w_first + (pair * 2u + column / 8u) * params.w_tile + column % 8u;
-  let w_exists = o_pair + column * 4u < params.o_end;
   var r: vec4i;
   var q: vec4i;
   for (var e = 0u; e < 4u; e++) {
@@ -54,13 +56,20 @@ fn conv2d_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(num_work
     q[e] = i32(at % params.out_width * params.stride) - params.left;
   }
   // Of the subgroup's rectangle, in the tile.
-  let top = subgroup / ACROSS * (64u / DOWN);
+  let top = subgroup / ACROSS * (OUTPUTS / DOWN);
   let left = subgroup % ACROSS * (64u / ACROSS);
   var sums: array<Sums, ROWS * COLUMNS>;
   // Its (c, tap), carried along instead of divided for.
   var c = line / taps;
   var tap = line % taps;
   for (var k0 = 0u; k0 < depth; k0 += BK) {
+    for (var e = 0u; e < EACH_WEIGHTS; e++) {
+      let unit = (e * WORKGROUP + lane) % (OUTPUTS / 4u);
+      let row = (e * WORKGROUP + lane) / (OUTPUTS / 4u);
+      let exists = k0 + row < depth && o_first + unit * 4u < params.o_end;
+      let at = params.w_first + (o_tile + unit / 8u) * params.w_tile + (k0 + row) * 8u + unit % 8u;
+      tile[row * STEP_WEIGHTS + unit] = unit_c(select(vec4f(), w[select(params.w_first, at, exists)], exists));
+    }
     for (var e = 0u; e < EACH; e++) {
       let exists = c < params.channels;
       let down = i32(tap / params.kernel_width);
@@ -68,9 +77,6 @@ fn conv2d_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(num_work
       let base = params.x_first + image * params.x_image + min(c, params.channels - 1u) * params.height * params.width;
       var values: vec4f;
       for (var p = 0u; p < 4u; p++) { values[p] = pixel(base, select(-1, place(r[p] + down, q[p] + over), exists)); }
-      let term = k0 + e * LINES + line;
-      let weights = w[select(params.w_first, w_base + term * 8u, exists && w_exists)];
-      tile[(e * LINES + line) * STEP + column] = unit_c(select(vec4f(), weights, exists && w_exists));
       tile[AT_PIXELS + (e * LINES + line) * STEP + column] = unit_c(values);
       c += LINES / taps;
       tap += LINES % taps;
@@ -85,7 +91,7 @@ fn conv2d_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(num_work
         rights[n] = subgroupMatrixLoad<Right, row_major>(&tile, AT_PIXELS + k * STEP + (left + n * CN) / 4u, STEP);
       }
       for (var m = 0u; m < ROWS; m++) {
-        let x = subgroupMatrixLoad<Left, col_major>(&tile, k * STEP + (top + m * CM) / 4u, STEP);
+        let x = subgroupMatrixLoad<Left, col_major>(&tile, k * STEP_WEIGHTS + (top + m * CM) / 4u, STEP_WEIGHTS);
         for (var n = 0u; n < COLUMNS; n++) {
           sums[m * COLUMNS + n] = subgroupMatrixMultiplyAccumulate(x, rights[n], sums[m * COLUMNS + n]);
         }
@@ -107,7 +113,7 @@ fn conv2d_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(num_work
     for (var four = lane; four < DOWN * CM * 16u; four += WORKGROUP) {
       let row = four / 16u;
       let at = row * STEP_SUMS + four % 16u * FOUR_c;
-      let o = o_pair + row / CM * (64u / DOWN) + m * CM + row % CM;
+      let o = o_first + row / CM * (OUTPUTS / DOWN) + m * CM + row % CM;
       let start = first + four % 16u * 4u;
       if (start < pixels) { store(image, o, start, pixels - start, sums_c(tile[at], tile[at + FOUR_c - 1u])); }
     }

@@ -136,44 +136,45 @@ function bySubgroup(g: ConvGeometry): Direct {
   };
 }
 
-/** A tile of 64 output channels × 64 pixels on subgroup matrices; null if the device or the dtypes have none. */
+/** A tile of 64 or 128 output channels × 64 pixels on subgroup matrices; null if the device or the dtypes have none. */
 function byMatrices(capabilities: Capabilities, { g, x, w }: ConvProblem): Direct | null {
   const unit = matrixUnit(capabilities, [x, w]);
   if (!unit) return null;
   const { limits } = capabilities;
   const { M, N, K } = unit.config;
-  const workgroup = Math.max(128, unit.lanes);
+  const outputs = g.outputs > 64 ? 128 : 64;
+  const workgroup = Math.max(2 * outputs, unit.lanes);
   const subgroups = workgroup / unit.lanes;
   const down = 2 ** Math.floor(Math.log2(subgroups) / 2);
   const across = subgroups / down;
   const terms = Math.max(K, workgroup / 16, 32);
-  const line = 64 * (unit.component === "f16" ? 2 : 4) + 16;
-  const bytes = Math.max(2 * terms * line, down * M * 68 * 4);
+  const component = unit.component === "f16" ? 2 : 4;
+  const bytes = Math.max(terms * ((outputs + 64) * component + 32), down * M * 68 * 4);
   const fits =
-    64 % (down * M) === 0 &&
+    outputs % (down * M) === 0 &&
     64 % (across * N) === 0 &&
     terms % K === 0 &&
     workgroup <= Math.min(limits.maxComputeInvocationsPerWorkgroup, limits.maxComputeWorkgroupSizeX) &&
     bytes <= limits.maxComputeWorkgroupStorageSize;
   if (!fits) return null;
   const constants = { CM: M, CN: N, CK: K, LANES: unit.lanes, WORKGROUP: workgroup, DOWN: down, ACROSS: across };
-  const forward = general(matrices, g, byPairs(g));
+  const forward = general(matrices, g, byBlocks(g, outputs));
   return {
     product: null,
     forward: {
       ...forward,
-      constants: { ...forward.constants, ...constants, BK: terms },
+      constants: { ...forward.constants, ...constants, BK: terms, OUTPUTS: outputs },
       use: { c: unit.component === "f16" ? matrixF16 : matrixF32, z: unit.size },
     },
     weight: tiledWeight,
   };
 }
 
-/** Workgroups of 64 pixels × two tiles of output channels. */
-const byPairs =
-  (g: ConvGeometry): Forward["groups"] =>
+/** Workgroups of 64 pixels × `outputs` channels. */
+const byBlocks =
+  (g: ConvGeometry, outputs: number): Forward["groups"] =>
   ({ images, tiles }) =>
-    Math.ceil(pixelsOf(g) / 64) * images * Math.ceil(tiles / 2);
+    Math.ceil(pixelsOf(g) / 64) * images * Math.ceil((32 * tiles) / outputs);
 const tiledWeight: Weight = { kernel: weightTiled, taps: 1, across: 64, down: 64 };
 
 /** Terms of a sum from which matrices are worth their tiles; not measured. */
@@ -212,7 +213,7 @@ const DIRECT: readonly Variant<ConvProblem, Direct>[] = [
   },
   {
     name: "tiled",
-    choose: (_, { g }) => ({ product: null, forward: general(tiled, g, byPairs(g)), weight: tiledWeight }),
+    choose: (_, { g }) => ({ product: null, forward: general(tiled, g, byBlocks(g, 64)), weight: tiledWeight }),
   },
 ];
 
