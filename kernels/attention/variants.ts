@@ -150,9 +150,9 @@ function registerSplit(d: number, lanes: number, most: number): Split {
 }
 
 function tiledSplit(d: number, most: number): Split {
-  const { chunks, slices, of } = tiles(d, 32, 8, most);
+  const { chunks, slices, of } = tiles(d, 32, 16, most);
   return {
-    constants: { CHUNKS: chunks },
+    constants: most > 1 ? { PARTS: chunks } : {},
     slices,
     work: (heads, tokens) => ({ rows: of(heads, tokens), groups: of(heads, tokens) }),
   };
@@ -187,7 +187,7 @@ const ATTENTION: readonly Variant<AttentionProblem, AttentionVariant>[] = [
     preferred: false,
     choose: (_, { d }) => ({ ...naive, use: {}, split: rowSplit(d), keySplit: rowSplit(d) }),
   },
-  { name: "tiled", choose: (_, { d }) => ({ ...tiled, use: {}, split: tiledSplit(d, 4), keySplit: tiledSplit(d, 2) }) },
+  { name: "tiled", choose: (_, { d }) => ({ ...tiled, use: {}, split: tiledSplit(d, 2), keySplit: tiledSplit(d, 1) }) },
 ];
 
 /** The kernels of attention for a problem. */
