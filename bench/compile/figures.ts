@@ -140,6 +140,18 @@ function warps({ groups, kib, reserved }: Chip, { invocations, shared, statistic
   return each * Math.min(groups!, byRegisters, byMemory);
 }
 
+/** Workgroup memory of a pair of compute units, whose four SIMDs share it. */
+const AMD_SHARED = 128 * 1024;
+
+/** Waves that a SIMD of AMD's holds, as its driver counts them. */
+function waves({ pool, most }: Chip, { invocations, shared, subgroup, statistics }: Pipeline): number {
+  const each = subgroup! / 32;
+  if (pool === undefined) return statistics!["Subgroups per SIMD"]! / each;
+  const byRegisters = Math.floor((pool * 2) / each / statistics!["VGPRs"]!);
+  const groups = shared ? Math.floor(AMD_SHARED / shared) : Infinity;
+  return Math.min(most, byRegisters, Math.ceil((groups * Math.ceil(invocations / subgroup!)) / 4));
+}
+
 export function figuresOf(chip: Chip, pipeline: Pipeline): Figures {
   const s = pipeline.statistics ?? {};
   const isAmd = chip.vendor === "amd";
@@ -154,7 +166,7 @@ export function figuresOf(chip: Chip, pipeline: Pipeline): Figures {
     scalarSpills: of("Spilled SGPRs", "Spills to reg"),
     scratch: of("Scratch size", "SLM size"),
     shared: pipeline.shared,
-    waves: isAmd ? s["Subgroups per SIMD"]! / (pipeline.subgroup! / 32) : warps(chip, pipeline),
+    waves: (isAmd ? waves : warps)(chip, pipeline),
     loop: loop.length,
     fma: loop.length ? Math.round((100 * count(loop, FMA)) / loop.length) : 0,
     div: count(all, DIVISION),

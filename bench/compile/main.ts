@@ -10,7 +10,7 @@ import { parseArgs } from "node:util";
 import { CHIPS, startOn } from "./chips.ts";
 import type { Chip } from "./chips.ts";
 import type { Request } from "./child.ts";
-import { compare, faultsOf, textOf } from "./table.ts";
+import { compare, faultsOf, parseTable, printTable, textOf } from "./table.ts";
 import type { Table } from "./table.ts";
 import { figuresOf } from "./figures.ts";
 import type { Pipeline } from "./figures.ts";
@@ -91,24 +91,13 @@ async function main(): Promise<boolean> {
     faults.push(...failed.map((p) => `${chip.name} ${p.label}: does not compile (${p.result})`));
     faults.push(...problems.map((p) => `${chip.name} ${p}`), ...faultsOf(chip, figures));
   }
-  const before = existsSync(COMMITTED) ? (JSON.parse(readFileSync(COMMITTED, "utf8")) as Table) : {};
+  const before = existsSync(COMMITTED) ? parseTable(readFileSync(COMMITTED, "utf8")) : {};
   const { worse, notes } = compare(before, table);
   for (const line of notes) console.log(line);
   for (const line of [...faults, ...worse]) console.log(`FAULT ${line}`);
   if (values.json) writeFileSync(values.json, JSON.stringify(table, null, 1));
-  if (values.save) writeFileSync(COMMITTED, rowsOfLines({ ...before, ...table }));
+  if (values.save) writeFileSync(COMMITTED, printTable({ ...before, ...table }));
   return faults.length === 0 && (values.save || worse.length === 0);
-}
-
-/** JSON with a line for each kernel, so that a change shows as a change of its line. */
-function rowsOfLines(table: Table): string {
-  const chips = Object.entries(table).map(([name, rows]) => {
-    const lines = Object.keys(rows)
-      .toSorted()
-      .map((label) => `  ${JSON.stringify(label)}: ${JSON.stringify(rows[label])}`);
-    return ` ${JSON.stringify(name)}: {\n${lines.join(",\n")}\n }`;
-  });
-  return `{\n${chips.join(",\n")}\n}\n`;
 }
 
 try {

@@ -5,6 +5,41 @@ import type { Figures } from "./figures.ts";
 /** Chip → label of a kernel's variant → figures. */
 export type Table = Record<string, Record<string, Figures>>;
 
+const COLUMNS = [
+  "lanes",
+  "registers",
+  "spills",
+  "scalarSpills",
+  "scratch",
+  "shared",
+  "waves",
+  "loop",
+  "fma",
+  "div",
+  "matrix",
+] as const satisfies readonly (keyof Figures)[];
+
+/** The committed form: a line for each kernel, so that a change shows as a change of its line. */
+export function printTable(table: Table): string {
+  const chips = Object.entries(table).map(([name, rows]) => {
+    const lines = Object.keys(rows)
+      .toSorted()
+      .map((label) => `   ${JSON.stringify(label)}: ${JSON.stringify(COLUMNS.map((c) => rows[label]![c]))}`);
+    return `  ${JSON.stringify(name)}: {\n${lines.join(",\n")}\n  }`;
+  });
+  return `{\n "columns": ${JSON.stringify(COLUMNS)},\n "chips": {\n${chips.join(",\n")}\n }\n}\n`;
+}
+
+export function parseTable(text: string): Table {
+  const { columns, chips } = JSON.parse(text) as { columns: string[]; chips: Record<string, Record<string, number[]>> };
+  const figures = (row: number[]): Figures =>
+    Object.fromEntries(columns.map((c, i) => [c, row[i]])) as unknown as Figures;
+  return mapValues(chips, (rows) => mapValues(rows, figures));
+}
+
+const mapValues = <A, B>(of: Record<string, A>, fn: (value: A) => B): Record<string, B> =>
+  Object.fromEntries(Object.entries(of).map(([key, value]) => [key, fn(value)]));
+
 /** Kernels that must fill the machine. */
 const WIDE = /^(matmul_|attention_)/;
 /**
