@@ -10,6 +10,12 @@ export interface AdapterOptions {
   readonly adapter?: string | number;
   /** `"null"`: no GPU, shapes and counts only. */
   readonly backend?: "null" | "vulkan" | "metal" | "d3d12";
+  /**
+   * Whether the GPU's compiler checks each index of a kernel against its binding; the default is true. Without these checks the kernels of this
+   * package compute the same (tests prove that they stay within their bindings), faster on some devices and slower on others: measure. A kernel of
+   * your own that leaves its bindings then reads and writes other memory. Node only.
+   */
+  readonly boundsChecks?: boolean;
 }
 
 /** Limits to use instead of the adapter's (never above them); `"default"`: the limits that every WebGPU device has. */
@@ -18,8 +24,9 @@ export type WantedLimits = Partial<Limits> | "default";
 /** Lists the adapters of this machine, most capable first. */
 export async function listAdapters(
   backend?: AdapterOptions["backend"],
+  boundsChecks = true,
 ): Promise<{ adapter: GPUAdapter; name: string }[]> {
-  const gpu = await requestGPU(backend);
+  const gpu = await requestGPU(backend, boundsChecks);
   const found: { adapter: GPUAdapter; name: string }[] = [];
   const tries: GPURequestAdapterOptions[] = [
     { powerPreference: "high-performance" },
@@ -39,14 +46,14 @@ export async function listAdapters(
 /** Returns the adapter that `options` select. Throws `DeviceError` if there is no adapter, `ArgumentError` if none matches. */
 export async function chooseAdapter(options: AdapterOptions): Promise<GPUAdapter> {
   if (options.adapter === undefined) {
-    const gpu = await requestGPU(options.backend);
+    const gpu = await requestGPU(options.backend, options.boundsChecks);
     const adapter = await requestAdapter(gpu, { powerPreference: "high-performance" });
     if (adapter) return adapter;
     throw new DeviceError(
       "Device.create: a WebGPU adapter is required; got none. Run `npm run setup` in a checkout, or install a Vulkan driver (Debian: mesa-vulkan-drivers).",
     );
   }
-  const all = await listAdapters(options.backend);
+  const all = await listAdapters(options.backend, options.boundsChecks);
   const wanted = options.adapter;
   const found =
     typeof wanted === "number" ? all[wanted] : all.find((a) => a.name.toLowerCase().includes(wanted.toLowerCase()));

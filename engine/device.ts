@@ -59,6 +59,7 @@ export interface DeviceOptions extends AdapterOptions {
 const DEVICE_OPTIONS: readonly (keyof DeviceOptions)[] = [
   "adapter",
   "backend",
+  "boundsChecks",
   "memoryBudget",
   "maxDispatchWork",
   "limits",
@@ -182,7 +183,8 @@ export class Device {
    */
   static async create(options: DeviceOptions = {}): Promise<Device> {
     knownOptions("Device.create", options, DEVICE_OPTIONS);
-    for (const name of ["checks", "poison"] as const) requireBoolean("Device.create", name, options[name] ?? false);
+    for (const name of ["checks", "poison", "boundsChecks"] as const)
+      requireBoolean("Device.create", name, options[name] ?? false);
     const { memoryBudget = Infinity } = options;
     if (typeof memoryBudget !== "number" || !(memoryBudget > 0))
       throw new ArgumentError(

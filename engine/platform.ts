@@ -2,7 +2,7 @@
  * The only part of the engine that depends on the platform: it finds a GPU and reads text files, in Node and in
  * browsers. Node modules are loaded at run time only, so that bundlers for browsers never see them.
  */
-import { DeviceError } from "./errors.ts";
+import { ArgumentError, DeviceError } from "./errors.ts";
 
 const inNode =
   typeof process !== "undefined" &&
@@ -55,14 +55,21 @@ const instances = new Set<GPU>();
 // Instances by backend; promises, so that simultaneous callers get one instance.
 const requested = new Map<string, Promise<GPU>>();
 
-const TOGGLES = [
-  "enable-dawn-features=allow_unsafe_apis,vulkan_enable_f16_on_nvidia",
+const toggles = (boundsChecks: boolean): string[] => [
+  `enable-dawn-features=allow_unsafe_apis,vulkan_enable_f16_on_nvidia${boundsChecks ? "" : ",disable_robustness"}`,
   "disable-dawn-features=timestamp_quantization",
 ];
 
-/** The `GPU` object: the browser's, or Dawn's in Node. `backend: "null"` (Node only) compiles everything and computes nothing. */
-export async function requestGPU(backend?: "null" | "vulkan" | "metal" | "d3d12"): Promise<GPU> {
+/**
+ * The `GPU` object: the browser's, or Dawn's in Node. `backend: "null"` (Node only) compiles everything and computes nothing. Without
+ * `boundsChecks` (Node only; else `ArgumentError`) shaders are compiled without checks of their indices.
+ */
+export async function requestGPU(backend?: "null" | "vulkan" | "metal" | "d3d12", boundsChecks = true): Promise<GPU> {
   if (!inNode) {
+    if (!boundsChecks)
+      throw new ArgumentError(
+        "Device.create: boundsChecks must be true in a browser, which always checks; got false. Leave it out.",
+      );
     if (typeof navigator === "undefined" || !navigator.gpu) {
       throw new DeviceError(
         "Device.create: the browser must support WebGPU; got no navigator.gpu. Use a browser that has it, over HTTPS or localhost.",
@@ -70,10 +77,10 @@ export async function requestGPU(backend?: "null" | "vulkan" | "metal" | "d3d12"
     }
     return navigator.gpu;
   }
-  const key = backend ?? "default";
+  const key = `${backend ?? "default"} ${boundsChecks}`;
   const known = requested.get(key);
   if (known) return known;
-  const opening = openDawn(backend);
+  const opening = openDawn(backend, boundsChecks);
   requested.set(key, opening);
   opening.catch(() => requested.delete(key));
   return opening;
@@ -87,7 +94,7 @@ export async function requestAdapter(gpu: GPU, options?: GPURequestAdapterOption
   return filtered(() => gpu.requestAdapter(options));
 }
 
-async function openDawn(backend: string | undefined): Promise<GPU> {
+async function openDawn(backend: string | undefined, boundsChecks: boolean): Promise<GPU> {
   const name = "webgpu";
   const dawn = (await import(/* @vite-ignore */ name)) as typeof import("webgpu");
   for (const [global, value] of Object.entries(dawn.globals)) {
@@ -95,7 +102,8 @@ async function openDawn(backend: string | undefined): Promise<GPU> {
       Object.defineProperty(globalThis, global, { value, configurable: true, writable: true });
   }
   const create = (): GPU => {
-    const gpu = dawn.create(backend ? [`backend=${backend}`, ...TOGGLES] : TOGGLES);
+    const flags = toggles(boundsChecks);
+    const gpu = dawn.create(backend ? [`backend=${backend}`, ...flags] : flags);
     instances.add(gpu);
     return gpu;
   };

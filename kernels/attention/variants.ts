@@ -181,9 +181,9 @@ function registerSplit(d: number, lanes: number, most: number): Split {
 }
 
 function tiledSplit(d: number, most: number): Split {
-  const { chunks, slices, of } = tiles(d, 32, 8, most);
+  const { chunks, slices, of } = tiles(d, 32, 16, most);
   return {
-    constants: { CHUNKS: chunks },
+    constants: most > 1 ? { PARTS: chunks } : {},
     slices,
     work: (heads, tokens) => ({ rows: of(heads, tokens), groups: of(heads, tokens) }),
   };
@@ -211,9 +211,9 @@ const byTiles = (d: number): AttentionVariant => ({
   ...tiled,
   use: {},
   gradientUse: {},
-  split: tiledSplit(d, 4),
-  querySplit: tiledSplit(d, 4),
-  keySplit: tiledSplit(d, 2),
+  split: tiledSplit(d, 2),
+  querySplit: tiledSplit(d, 2),
+  keySplit: tiledSplit(d, 1),
 });
 
 /** Elements of a head up to which the sums of a row of matrices fit registers; two such rows: half as many. */

@@ -1,5 +1,5 @@
 // y[n, o, r, q] = bias[o] + sum over c, i, j of X[n, c, r · stride + i - top, q · stride + j - left] · weight[o, c, i, j], where X is x with
-// up - 1 zeros between its pixels and zeros around it. x, y NCHW; w is the weight packed by conv2d_pack: [tile of 32 o, c, tap, 32 o] in f32.
+// UP - 1 zeros between its pixels and zeros around it. x, y NCHW; w is the weight packed by conv2d_pack: [tile of 32 o, c, tap, 32 o] in f32.
 // The plain form that the others are measured against: an invocation computes one granule of y, element by element.
 // Grid: flat over ceil(images · stored channels · granules of a channel / WORKGROUP) workgroups, folded.
 //#use grid

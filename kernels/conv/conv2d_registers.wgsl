@@ -1,5 +1,5 @@
 // y[n, o, r, q] = bias[o] + sum over c, i, j of X[n, c, r · stride + i - top, q · stride + j - left] · weight[o, c, i, j], where X is x with
-// up - 1 zeros between its pixels and zeros around it. x, y NCHW; w is the weight packed by conv2d_pack: [tile of 32 o, c, tap, 32 o] in f32.
+// UP - 1 zeros between its pixels and zeros around it. x, y NCHW; w is the weight packed by conv2d_pack: [tile of 32 o, c, tap, 32 o] in f32.
 // Any kernel size, no subgroups, no workgroup memory. An invocation owns 4 output channels of 8 consecutive pixels of an image; a workgroup of 8
 // the 32 channels of a tile, so that x is read at addresses they share. Taps outside, channels inside: pixels are located once per tap, and a
 // tap that reads nothing but zeros is skipped. Grid: flat over (blocks of 8 pixels fastest, images, tiles of o), folded.

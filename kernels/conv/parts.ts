@@ -142,7 +142,7 @@ export function convolve(x: Tensor, weight: PackedWeight, bias: Tensor | null, d
           // prettier-ignore
           params: {
             images, channels, height: g.height, width: g.width, out_height: g.outHeight, out_width: g.outWidth,
-            kernel_height: g.kernelHeight, kernel_width: g.kernelWidth, stride: g.stride, up: g.up, top: g.top, left: g.left,
+            kernel_height: g.kernelHeight, kernel_width: g.kernelWidth, stride: g.stride, top: g.top, left: g.left,
             o_first: o.first, o_end: o.end, x_first: xr.inside, x_image: g.channels * area, y_first: yr.inside, y_image: g.outputs * pixels,
             w_first: wr.inside / 4, w_tile: g.channels * taps * (TILE / 4),
             biased: bias && c.first === 0 ? 1 : 0, accumulate: c.first === 0 ? 0 : 1,

@@ -39,7 +39,7 @@ const FORWARD_BINDINGS = { x: "read", w: "read", bias: "read", y: "read_write" }
 // prettier-ignore
 const FORWARD_PARAMS = {
   images: "u32", channels: "u32", height: "u32", width: "u32", out_height: "u32", out_width: "u32", kernel_height: "u32", kernel_width: "u32",
-  stride: "u32", up: "i32", top: "i32", left: "i32", o_first: "u32", o_end: "u32", x_first: "u32", x_image: "u32", y_first: "u32", y_image: "u32", w_first: "u32", w_tile: "u32",
+  stride: "u32", top: "i32", left: "i32", o_first: "u32", o_end: "u32", x_first: "u32", x_image: "u32", y_first: "u32", y_image: "u32", w_first: "u32", w_tile: "u32",
   biased: "u32", accumulate: "u32",
 } as const;
 type ForwardKernel = Kernel<keyof typeof FORWARD_BINDINGS, keyof typeof FORWARD_PARAMS>;
@@ -114,7 +114,7 @@ const isThreeByThree = (g: ConvGeometry, mostStride: number): boolean =>
 const pixelsOf = (g: ConvGeometry): number => g.outHeight * g.outWidth;
 const general = (kernel: ForwardKernel, g: ConvGeometry, groups: Forward["groups"]): Forward => ({
   kernel,
-  constants: { DILATED: g.up > 1 },
+  constants: { UP: g.up },
   run: pixelsOf(g),
   groups,
 });
@@ -213,7 +213,7 @@ const DIRECT: readonly Variant<ConvProblem, Direct>[] = [
   },
   {
     name: "tiled",
-    choose: (_, { g }) => ({ product: null, forward: general(tiled, g, byBlocks(g, 64)), weight: tiledWeight }),
+    choose: (_, { g }) => ({ product: null, forward: general(tiled, g, byBlocks(g, 128)), weight: tiledWeight }),
   },
 ];
 

@@ -49,21 +49,26 @@ fn locate(index: u32) -> vec3u {
 fn map_strided(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
   let granule = flat_group(group, groups) * WORKGROUP + lane;
   if (granule * 4u >= params.elements) { return; }
-  // The first element's position takes divisions; the others follow it by strides if the last dimension does not end between them.
+  // A position takes divisions: they are for the first element of the granule and the first of each row that begins in it; the others
+  // follow by strides. The loop's bound is one that compilers do not know, or they would write all those divisions out four times.
   let first = params.start + granule * 4u;
-  let isInRow = first % params.shape0.x + 4u <= params.shape0.x;
+  let count = params.elements - granule * 4u;
   let step = vec3u(params.a0.x, params.b0.x, params.c0.x);
-  let count = min(4u, params.elements - granule * 4u);
   var at = vec3u();
+  var left = 0u; // elements of the row
   var va = V4_a();
   var vb = V4_b();
   var vc = V4_c();
-  for (var e = 0u; e < count; e++) {
+  for (var e = 0u; e < count - (max(count, 4u) - 4u); e++) {
     at += step;
-    if (e == 0u || !isInRow) { at = locate(first + e); }
-    va[e] = pick_a(a[at.x / PER_a], at.x);
-    vb[e] = pick_b(b[at.y / PER_b], at.y);
-    vc[e] = pick_c(c[at.z / PER_c], at.z);
+    if (left == 0u) {
+      at = locate(first + e);
+      left = params.shape0.x - (first + e) % params.shape0.x;
+    }
+    left--;
+    va[e % 4u] = pick_a(a[at.x / PER_a], at.x);
+    vb[e % 4u] = pick_b(b[at.y / PER_b], at.y);
+    vc[e % 4u] = pick_c(c[at.z / PER_c], at.z);
   }
   y[granule] = pack_y(V4_y(apply_f(va, vb, vc, params.scalars)));
 }

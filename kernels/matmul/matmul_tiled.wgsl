@@ -18,6 +18,12 @@ const QUADS_N = ACROSS_N * 2u;
 var<workgroup> tile_a: array<vec4f, BK * QUADS_M>;
 var<workgroup> tile_b: array<vec4f, BK * QUADS_N>;
 
+// Loads are made at an index that is always good and then left out: `if (…) { load }` makes compilers wait for each load before the next.
+fn among(block: mat4x4f, term: u32) -> mat4x4f {
+  let counts = term < params.size.z;
+  return mat4x4f(select(vec4f(), block[0], counts), select(vec4f(), block[1], counts), select(vec4f(), block[2], counts), select(vec4f(), block[3], counts));
+}
+
 // Four rows by four terms of A from (row, term), terms outside; zero beyond the last term, rows beyond the last are those of the last.
 fn block_a(first: u32, row: u32, term: u32) -> mat4x4f {
   let rows = vec4u(row) + vec4u(0u, 1u, 2u, 3u);
@@ -26,13 +32,13 @@ fn block_a(first: u32, row: u32, term: u32) -> mat4x4f {
     let step = params.a.z / 4u;
     var block = mat4x4f();
     for (var i = 0u; i < 4u; i++) {
-      if (term + i < params.size.z) { block[i] = unpack_a(a[at + (term + i) * step]); }
+      let x = unpack_a(a[at + min(term + i, params.size.z - 1u) * step]);
+      block[i] = select(vec4f(), x, term + i < params.size.z);
     }
     return block;
   }
-  if (term >= params.size.z) { return mat4x4f(); }
-  let at = vec4u(first + term / 4u) + min(rows, vec4u(params.size.x - 1u)) * (params.a.y / 4u);
-  return transpose(mat4x4f(unpack_a(a[at.x]), unpack_a(a[at.y]), unpack_a(a[at.z]), unpack_a(a[at.w])));
+  let at = vec4u(first + min(term, params.size.z - 1u) / 4u) + min(rows, vec4u(params.size.x - 1u)) * (params.a.y / 4u);
+  return among(transpose(mat4x4f(unpack_a(a[at.x]), unpack_a(a[at.y]), unpack_a(a[at.z]), unpack_a(a[at.w]))), term);
 }
 
 // The same of four columns of B.
@@ -43,13 +49,13 @@ fn block_b(first: u32, column: u32, term: u32) -> mat4x4f {
     let step = params.b.y / 4u;
     var block = mat4x4f();
     for (var i = 0u; i < 4u; i++) {
-      if (term + i < params.size.z) { block[i] = unpack_b(b[at + (term + i) * step]); }
+      let x = unpack_b(b[at + min(term + i, params.size.z - 1u) * step]);
+      block[i] = select(vec4f(), x, term + i < params.size.z);
     }
     return block;
   }
-  if (term >= params.size.z) { return mat4x4f(); }
-  let at = vec4u(first + term / 4u) + min(columns, vec4u(params.size.y - 1u)) * (params.b.z / 4u);
-  return transpose(mat4x4f(unpack_b(b[at.x]), unpack_b(b[at.y]), unpack_b(b[at.z]), unpack_b(b[at.w])));
+  let at = vec4u(first + min(term, params.size.z - 1u) / 4u) + min(columns, vec4u(params.size.y - 1u)) * (params.b.z / 4u);
+  return among(transpose(mat4x4f(unpack_b(b[at.x]), unpack_b(b[at.y]), unpack_b(b[at.z]), unpack_b(b[at.w]))), term);
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -103,11 +109,19 @@ fn matmul_tiled(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_i
     }
     workgroupBarrier();
   }
-  var sums = array<vec4f, 16>(l0, l1, l2, l3, l4, l5, l6, l7, r0, r1, r2, r3, r4, r5, r6, r7);
+  // Quarter by quarter: an array of all sums with an index that is not known when compiling would lie in memory.
+  var quarter = mat4x4f(l0, l1, l2, l3);
+  var next = mat4x4f(l4, l5, l6, l7);
+  var third = mat4x4f(r0, r1, r2, r3);
   // A bound that compilers do not know: unrolled, the epilogue would be there 16 times.
-  for (var i = 0u; i < min(16u, params.size.x * 16u); i++) {
-    let row = (group.x * QUADS_M + (i / 4u % 2u) * ACROSS_M + down) * 4u + i % 4u;
-    let column = (group.y * QUADS_N + (i / 8u) * ACROSS_N + across) * 4u;
-    if (row < params.size.x && column < params.size.y) { finish(batch, row, column, sums[i]); }
+  for (var i = 0u; i < min(4u, params.size.x * 4u); i++) {
+    let row = (group.x * QUADS_M + (i % 2u) * ACROSS_M + down) * 4u;
+    let column = (group.y * QUADS_N + (i / 2u) * ACROSS_N + across) * 4u;
+    for (var e = 0u; e < 4u; e++) {
+      if (row + e < params.size.x && column < params.size.y) { finish(batch, row + e, column, quarter[e]); }
+    }
+    quarter = next;
+    next = third;
+    third = mat4x4f(r4, r5, r6, r7);
   }
 }

@@ -67,19 +67,23 @@ function register(p: MatmulProblem, by: Lanes | null, software: boolean): Matmul
   };
 }
 
-/** For GPUs: tiles of 8 · `side` rows and columns. */
-function tiled(p: MatmulProblem, side: 8 | 16): MatmulChoice {
+/** For GPUs: tiles of `rows` × `columns`. */
+function tiled(p: MatmulProblem, rows: 64 | 128, columns: 64 | 128): MatmulChoice {
   return {
     kernel: "tiled",
-    constants: { ACROSS_M: side, ACROSS_N: side, TRANS_A: p.transA, TRANS_B: p.transB },
+    constants: { ACROSS_M: rows / 8, ACROSS_N: columns / 8, TRANS_A: p.transA, TRANS_B: p.transB },
     use: {},
-    rows: 8 * side,
-    columns: 8 * side,
+    rows,
+    columns,
   };
 }
 
-/** Tiles of 128 × 128 that make enough workgroups to fill a large device. */
-const fillsDevice = (p: MatmulProblem): boolean => p.batches * Math.ceil(p.m / 128) * Math.ceil(p.n / 128) >= 128;
+/** True if tiles of this size make enough workgroups to fill a large device. */
+const fillsDevice = (p: MatmulProblem, rows: number, columns: number): boolean =>
+  p.batches * Math.ceil(p.m / rows) * Math.ceil(p.n / columns) >= 128;
+
+/** Workgroups of fewer invocations leave multiprocessors half empty, which hold 16 to 32 workgroups. */
+const VECTOR_INVOCATIONS = 128;
 
 /**
  * Few rows against B [N, K] on GPUs: the invocations of a subgroup (or of a workgroup of 64) share four columns. A row has the same bits in any
@@ -88,13 +92,14 @@ const fillsDevice = (p: MatmulProblem): boolean => p.batches * Math.ceil(p.m / 1
  */
 function vector(p: MatmulProblem, by: Lanes | null): MatmulChoice {
   const lanes = by?.lanes ?? 64;
+  const shares = by ? Math.max(1, VECTOR_INVOCATIONS / lanes) : 1;
   const rows = Math.min(lanes, p.m <= 1 ? 1 : p.m <= 2 ? 2 : p.m <= 4 ? 4 : 8);
   return {
     kernel: "vector",
-    constants: { WORKGROUP: lanes, LANES: lanes, ROWS: rows },
+    constants: { WORKGROUP: lanes * shares, LANES: lanes, ROWS: rows },
     use: by ? { s: sumSubgroup, z: by.z } : {},
     rows,
-    columns: 4,
+    columns: 4 * shares,
   };
 }
 
@@ -155,8 +160,20 @@ const MATMUL: readonly Variant<MatmulProblem, MatmulChoice>[] = [
     preferred: (_, p) => p.m <= 8,
     choose: (c, p) => register(p, null, c.software),
   },
-  { name: "tiled-128", runs: hasTerms, preferred: (_, p) => fillsDevice(p), choose: (_, p) => tiled(p, 16) },
-  { name: "tiled", runs: hasTerms, choose: (_, p) => tiled(p, 8) },
+  {
+    name: "tiled-128",
+    runs: hasTerms,
+    preferred: (_, p) => fillsDevice(p, 128, 128),
+    choose: (_, p) => tiled(p, 128, 128),
+  },
+  // Two thirds of the loads of 64 × 64; two waves of 64 share them.
+  {
+    name: "tiled-128x64",
+    runs: hasTerms,
+    preferred: (_, p) => fillsDevice(p, 128, 64),
+    choose: (_, p) => tiled(p, 128, 64),
+  },
+  { name: "tiled", runs: hasTerms, choose: (_, p) => tiled(p, 64, 64) },
 ];
 
 /** Few rows are one class whatever their number: a decoding step must have the same bits in a batch of any size. */

@@ -1,5 +1,5 @@
 /** Devices: finding and choosing adapters, capabilities, several at once, and their end. */
-import { afterAll, describe, expect, it } from "vitest";
+import { afterAll, describe, expect, it, vi } from "vitest";
 import {
   ArgumentError,
   DEFAULT_LIMITS,
@@ -33,6 +33,39 @@ const add = async (device: Device): Promise<number> => {
   using y = x.add(1);
   return (await y.data())[2]!;
 };
+
+describe("bounds checks", () => {
+  it("are left out if asked, and change no bit", async () => {
+    const values = async (device: Device): Promise<ArrayLike<number>> => {
+      using x = tensor(
+        Float32Array.from({ length: 35 }, (_, i) => Math.sin(i)),
+        { shape: [5, 7], device },
+      );
+      using y = F.softmax(x);
+      return y.data();
+    };
+    expect(await values(await open({ boundsChecks: false }))).toEqual(await values(await open()));
+  });
+  it("must be true or false", async () => {
+    const error = await errorOf(() => Device.create({ boundsChecks: 0 as unknown as boolean }));
+    expect(error).toBeInstanceOf(ArgumentError);
+    expect(error.message).toMatch(/Device.create: boundsChecks must be /);
+  });
+  it("cannot be left out in a browser", async () => {
+    vi.stubGlobal("process", { ...process, getBuiltinModule: undefined });
+    try {
+      vi.resetModules();
+      const { requestGPU } = await import("../../engine/platform.ts");
+      const error = await errorOf(() => requestGPU(undefined, false));
+      expect(error.name).toBe("ArgumentError");
+      expect(error.message).toBe(
+        "Device.create: boundsChecks must be true in a browser, which always checks; got false. Leave it out.",
+      );
+    } finally {
+      vi.unstubAllGlobals();
+    }
+  });
+});
 
 describe("adapters", () => {
   it("are listed by name, each once", async () => {

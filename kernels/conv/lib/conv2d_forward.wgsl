@@ -12,7 +12,6 @@ struct Params {
   kernel_height: u32,
   kernel_width: u32,
   stride: u32,
-  up: i32, // zeros inserted between the pixels of x, plus 1: the stride whose gradient this is
   top: i32, // padding, may be negative
   left: i32,
   o_first: u32, // output channels that are stored, from
