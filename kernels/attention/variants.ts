@@ -227,6 +227,18 @@ interface MatrixPass {
   readonly split: Split;
 }
 
+/** Whether rows, columns and terms of heads of `d` elements, cut into `slices`, are whole matrices, and a subgroup's rows its own. */
+function dividesIntoMatrices({ config: { M, N, K }, lanes }: MatrixUnit, d: number, slices: number): boolean {
+  const divides = (n: number, ...by: readonly number[]): boolean => by.every((m) => n % m === 0);
+  return (
+    divides(d, 16, K) &&
+    divides(d / slices, N) &&
+    divides(COLUMNS, M, N, K) &&
+    divides(lanes, M) &&
+    divides(COLUMNS, (4 * lanes) / M)
+  );
+}
+
 /**
  * A pass over heads with matrices; null if the device or the heads do not fit them. The rows' operands lie in workgroup memory for the whole walk:
  * kept in registers those of 128 elements spill on AMD. The largest workgroup whose tiles fit the memory is taken.
@@ -242,14 +254,6 @@ function matrixPass(
 ): MatrixPass | null {
   const { M, N, K } = unit.config;
   const { limits } = capabilities;
-  const share = unit.lanes / M;
-  const divides = (n: number, ...by: readonly number[]): boolean => by.every((m) => n % m === 0);
-  const fits =
-    divides(d, 16, K) &&
-    divides(d / slices, N) &&
-    divides(COLUMNS, M, N, K) &&
-    divides(unit.lanes, M) &&
-    divides(COLUMNS, 4 * share);
   const line = d * (unit.component === "f16" ? 2 : 4) + 16;
   const rowsOf = (workgroup: number): number => (workgroup / unit.lanes) * M;
   const bytes = (workgroup: number): number =>
@@ -263,7 +267,7 @@ function matrixPass(
       n <= Math.min(limits.maxComputeInvocationsPerWorkgroup, limits.maxComputeWorkgroupSizeX) &&
       bytes(n) <= limits.maxComputeWorkgroupStorageSize,
   );
-  if (!fits || workgroup === undefined) return null;
+  if (workgroup === undefined || !dividesIntoMatrices(unit, d, slices)) return null;
   const sizes = { CM: M, CN: N, CK: K, LANES: unit.lanes, WORKGROUP: workgroup, DEPTH: d, PART: d / slices };
   const tasks = (heads: number, tokens: number): number => heads * Math.ceil(tokens / rowsOf(workgroup)) * slices;
   return {
