@@ -35,58 +35,87 @@ const reached = (buffer: GPUBuffer, end: number): void => {
   if (g) g.end = Math.max(g.end, end);
 };
 
-function guardBuffers({ GPUDevice: D, GPUBuffer: B }: typeof globalThis): void {
-  const { createBuffer } = D.prototype;
-  const { destroy } = B.prototype;
-  D.prototype.createBuffer = function (descriptor) {
-    if (!(descriptor.usage & 0x80)) return createBuffer.call(this, descriptor); // not GPUBufferUsage.STORAGE
-    const size = descriptor.size + BAND;
-    const buffer = createBuffer.call(this, { ...descriptor, size });
-    writeBuffer.call(this.queue, buffer, 0, new Uint32Array(Math.floor(size / 4)).fill(pattern));
-    guarded.set(buffer, { gpu: this, size, pattern, end: 0 });
-    return buffer;
-  };
-  B.prototype.destroy = function () {
-    guarded.delete(this);
-    return destroy.call(this);
-  };
+/** Puts `by(original)` in the place of a method. */
+function wrap<T extends object, K extends keyof T>(prototype: T, name: K, by: (original: T[K]) => T[K]): void {
+  prototype[name] = by(prototype[name]);
 }
 
-let writeBuffer: GPUQueue["writeBuffer"];
+function guardBuffers({ GPUDevice: D, GPUBuffer: B, GPUQueue: Q }: typeof globalThis): void {
+  const fill = Object.getOwnPropertyDescriptor(Q.prototype, "writeBuffer")!.value as GPUQueue["writeBuffer"];
+  wrap(
+    D.prototype,
+    "createBuffer",
+    (create) =>
+      function (this: GPUDevice, descriptor) {
+        if (!(descriptor.usage & 0x80)) return create.call(this, descriptor); // not GPUBufferUsage.STORAGE
+        const size = descriptor.size + BAND;
+        const buffer = create.call(this, { ...descriptor, size });
+        fill.call(this.queue, buffer, 0, new Uint32Array(Math.floor(size / 4)).fill(pattern));
+        guarded.set(buffer, { gpu: this, size, pattern, end: 0 });
+        return buffer;
+      },
+  );
+  wrap(
+    B.prototype,
+    "destroy",
+    (destroy) =>
+      function (this: GPUBuffer) {
+        guarded.delete(this);
+        return destroy.call(this);
+      },
+  );
+}
 
 function followHost({ GPUQueue: Q, GPUCommandEncoder: E }: typeof globalThis): void {
-  writeBuffer = Q.prototype.writeBuffer;
-  Q.prototype.writeBuffer = function (buffer, offset, data, from = 0, size?: number) {
-    const unit = "BYTES_PER_ELEMENT" in data ? (data.BYTES_PER_ELEMENT as number) : 1;
-    reached(buffer, offset + (size === undefined ? data.byteLength - from * unit : size * unit));
-    return writeBuffer.call(this, buffer, offset, data as GPUAllowSharedBufferSource, from, size);
-  };
-  const { copyBufferToBuffer, clearBuffer } = E.prototype;
-  E.prototype.copyBufferToBuffer = function (...args: unknown[]) {
-    const [, , to, at, bytes] = args as [GPUBuffer, number, GPUBuffer, number, number];
-    reached(to, at + bytes);
-    return (copyBufferToBuffer as (...a: unknown[]) => undefined).apply(this, args);
-  };
-  E.prototype.clearBuffer = function (buffer, offset = 0, size = Infinity) {
-    reached(buffer, Math.min(offset + size, (guarded.get(buffer)?.size ?? 0) - BAND));
-    return clearBuffer.call(this, buffer, offset, size === Infinity ? undefined : size);
-  };
+  wrap(
+    Q.prototype,
+    "writeBuffer",
+    (write) =>
+      function (this: GPUQueue, buffer, offset, data, from = 0, size?: number) {
+        const unit = "BYTES_PER_ELEMENT" in data ? (data.BYTES_PER_ELEMENT as number) : 1;
+        reached(buffer, offset + (size === undefined ? data.byteLength - from * unit : size * unit));
+        return write.call(this, buffer, offset, data as GPUAllowSharedBufferSource, from, size);
+      },
+  );
+  wrap(
+    E.prototype,
+    "copyBufferToBuffer",
+    (copy) =>
+      function (this: GPUCommandEncoder, ...args: unknown[]) {
+        const [, , to, at, bytes] = args as [GPUBuffer, number, GPUBuffer, number, number];
+        reached(to, at + bytes);
+        return (copy as (...a: unknown[]) => undefined).apply(this, args);
+      },
+  );
+  wrap(
+    E.prototype,
+    "clearBuffer",
+    (clear) =>
+      function (this: GPUCommandEncoder, buffer, offset = 0, size = Infinity) {
+        reached(buffer, Math.min(offset + size, (guarded.get(buffer)?.size ?? 0) - BAND));
+        return clear.call(this, buffer, offset, size === Infinity ? undefined : size);
+      },
+  );
 }
 
 function widenBindings({ GPUDevice: D }: typeof globalThis): void {
-  const { createBindGroup } = D.prototype;
-  D.prototype.createBindGroup = function (descriptor) {
-    const buffers = [...descriptor.entries].map((e) => (e.resource as GPUBufferBinding).buffer);
-    const entries = [...descriptor.entries].map((e) => {
-      const { buffer, offset = 0, size = 0 } = e.resource as GPUBufferBinding;
-      const g = guarded.get(buffer);
-      reached(buffer, offset + size);
-      // Bindings of one buffer may not overlap if one is written: those stay as they are.
-      const isAlone = buffers.filter((b) => b === buffer).length === 1;
-      return g && isAlone ? { ...e, resource: { buffer, offset, size: g.size - offset } } : e;
-    });
-    return createBindGroup.call(this, { ...descriptor, entries });
-  };
+  wrap(
+    D.prototype,
+    "createBindGroup",
+    (create) =>
+      function (this: GPUDevice, descriptor) {
+        const buffers = [...descriptor.entries].map((e) => (e.resource as GPUBufferBinding).buffer);
+        const entries = [...descriptor.entries].map((e) => {
+          const { buffer, offset = 0, size = 0 } = e.resource as GPUBufferBinding;
+          const g = guarded.get(buffer);
+          reached(buffer, offset + size);
+          // Bindings of one buffer may not overlap if one is written: those stay as they are.
+          const isAlone = buffers.filter((b) => b === buffer).length === 1;
+          return g && isAlone ? { ...e, resource: { buffer, offset, size: g.size - offset } } : e;
+        });
+        return create.call(this, { ...descriptor, entries });
+      },
+  );
 }
 
 /** Call this before the first device of the process. */
@@ -98,10 +127,10 @@ export async function guard(): Promise<void> {
   };
   const { create } = dawn;
   // The package takes `create` from this object when it is loaded.
-  dawn.create = (flags) => create([...flags.map(withClamps)]);
+  dawn.create = (flags) => create(flags.map(withClamps));
   const { globals } = (await import("webgpu")) as unknown as { globals: typeof globalThis };
-  followHost(globals);
   guardBuffers(globals);
+  followHost(globals);
   widenBindings(globals);
 }
 

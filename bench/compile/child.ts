@@ -18,10 +18,12 @@ export interface Request {
 
 /** The layer learns a pipeline's label by the environment: pipelines are compiled on this thread, one after the other. */
 function labelPipelines(): void {
-  const { createComputePipeline } = GPUDevice.prototype;
-  GPUDevice.prototype.createComputePipeline = function (descriptor) {
+  const { prototype } = GPUDevice;
+  const create = Object.getOwnPropertyDescriptor(prototype, "createComputePipeline")!
+    .value as GPUDevice["createComputePipeline"];
+  prototype.createComputePipeline = function (descriptor) {
     process.env["COMPILE_LABEL"] = descriptor.label ?? "";
-    return createComputePipeline.call(this, descriptor);
+    return create.call(this, descriptor);
   };
 }
 

@@ -28,15 +28,12 @@ const amd = (code: string, lanes?: 32 | 64): Chip => ({
   least: 4,
   ...(lanes && { lanes }),
 });
-const nvidia = (name: string, code: string, most: number, groups: number, kib: number, reserved: number): Chip => ({
+const nvidia = (name: string, code: string, of: Pick<Chip, "most" | "groups" | "kib" | "reserved">): Chip => ({
   name,
   vendor: "nvidia",
   code,
-  most,
-  least: Math.floor(most / 3),
-  groups,
-  kib,
-  reserved,
+  least: Math.floor(of.most / 3),
+  ...of,
 });
 
 export const CHIPS: readonly Chip[] = [
@@ -46,10 +43,10 @@ export const CHIPS: readonly Chip[] = [
   { ...amd("gfx1201"), pool: 768 },
   amd("navi31", 32),
   amd("navi31", 64),
-  nvidia("tu102", "162", 32, 16, 64, 0),
-  nvidia("ga102", "172", 48, 16, 100, 1),
-  nvidia("ad102", "192", 48, 24, 100, 1),
-  nvidia("gb202", "1b2", 48, 24, 100, 1),
+  nvidia("tu102", "162", { most: 32, groups: 16, kib: 64, reserved: 0 }),
+  nvidia("ga102", "172", { most: 48, groups: 16, kib: 100, reserved: 1 }),
+  nvidia("ad102", "192", { most: 48, groups: 24, kib: 100, reserved: 1 }),
+  nvidia("gb202", "1b2", { most: 48, groups: 24, kib: 100, reserved: 1 }),
 ];
 
 export interface Start {

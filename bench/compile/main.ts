@@ -56,35 +56,34 @@ function writeCode(folder: string, chip: Chip, pipelines: readonly Pipeline[]): 
     writeFileSync(join(folder, `${chip.name}-${i}.s`), `; ${p.label}\n${p.code ?? ""}`);
 }
 
+const OPTIONS = {
+  chips: { type: "string", default: CHIPS.map((c) => c.name).join(",") },
+  filter: { type: "string", default: "" },
+  rows: { type: "string", default: "20" },
+  json: { type: "string" },
+  code: { type: "string" },
+  save: { type: "boolean", default: false },
+  help: { type: "boolean", default: false },
+} as const;
+
+const chipNamed = (name: string): Chip => {
+  const chip = CHIPS.find((c) => c.name === name);
+  if (!chip) throw new Error(`--chips: must be of ${CHIPS.map((c) => c.name).join(", ")}; got "${name}".`);
+  return chip;
+};
+
 async function main(): Promise<boolean> {
-  const { values } = parseArgs({
-    options: {
-      chips: { type: "string", default: CHIPS.map((c) => c.name).join(",") },
-      filter: { type: "string", default: "" },
-      rows: { type: "string", default: "20" },
-      json: { type: "string" },
-      code: { type: "string" },
-      save: { type: "boolean", default: false },
-      help: { type: "boolean", default: false },
-    },
-  });
+  const { values } = parseArgs({ options: OPTIONS });
   if (values.help) {
     console.log(HELP);
     return true;
   }
-  const chips = values.chips.split(",").map((name) => {
-    const chip = CHIPS.find((c) => c.name === name);
-    if (!chip) throw new Error(`--chips: must be of ${CHIPS.map((c) => c.name).join(", ")}; got "${name}".`);
-    return chip;
-  });
   const table: Table = {};
   const faults: string[] = [];
-  for (const chip of chips) {
+  for (const chip of values.chips.split(",").map(chipNamed)) {
     const [pipelines, problems] = await compileOn(chip, values.filter);
-    const failed = pipelines.filter((p) => p.result !== 0);
-    const figures = Object.fromEntries(
-      pipelines.filter((p) => p.result === 0).map((p) => [p.label, figuresOf(chip, p)]),
-    );
+    const [made, failed] = [pipelines.filter((p) => p.result === 0), pipelines.filter((p) => p.result !== 0)];
+    const figures = Object.fromEntries(made.map((p) => [p.label, figuresOf(chip, p)]));
     table[chip.name] = figures;
     console.log(textOf(chip, figures, Number(values.rows)));
     if (values.code) writeCode(values.code, chip, pipelines);

@@ -40,12 +40,8 @@ function call(command: string, args: readonly string[], cwd: string, env: Record
   return done.stdout;
 }
 
-/** Mesa in the cache, fetched there the first time (about 65 MB from the mirror that apt uses; no root, nothing is installed). */
-export function findMesa(vendor: keyof typeof RELEASES): Mesa {
-  const { suite, packages: wanted } = RELEASES[vendor];
-  const folder = join(cache, `mesa-${vendor}`);
-  if (existsSync(folder)) return mesaIn(folder);
-  const apt = join(cache, "apt");
+/** A state of apt of its own in `apt`, on the mirror that this system uses; nothing counts as installed, so that all libraries come along. */
+function aptState(apt: string, suite: string): Record<string, string> {
   rmSync(apt, { recursive: true, force: true });
   for (const name of ["lists/partial", "archives/partial", "packages", "root"])
     mkdirSync(join(apt, name), { recursive: true });
@@ -53,11 +49,9 @@ export function findMesa(vendor: keyof typeof RELEASES): Mesa {
   const mirror = listed.find((uri) => /\/debian\/?$/.test(uri));
   if (!mirror) throw new MissingError("apt has no mirror of Debian");
   const keys = "/usr/share/keyrings/debian-archive-keyring.gpg";
-  writeFileSync(
-    join(apt, "sources.list"),
-    ["trixie", "trixie-backports"].map((s) => `deb [signed-by=${keys}] ${mirror} ${s} main\n`).join(""),
-  );
-  writeFileSync(join(apt, "status"), ""); // as if nothing were installed, so that all libraries come along
+  const sources = ["trixie", "trixie-backports"].map((s) => `deb [signed-by=${keys}] ${mirror} ${s} main\n`);
+  writeFileSync(join(apt, "sources.list"), sources.join(""));
+  writeFileSync(join(apt, "status"), "");
   const settings = {
     "Dir::Etc::sourcelist": join(apt, "sources.list"),
     "Dir::Etc::sourceparts": "/dev/null",
@@ -70,8 +64,18 @@ export function findMesa(vendor: keyof typeof RELEASES): Mesa {
   };
   const lines = Object.entries(settings).map(([key, value]) => `${key} "${value}";\n`);
   writeFileSync(join(apt, "conf"), lines.join(""));
-  const env = { APT_CONFIG: join(apt, "conf") };
+  return { APT_CONFIG: join(apt, "conf") };
+}
+
+/** Mesa in the cache, fetched there the first time (about 65 MB from the mirror that apt uses; no root, nothing is installed). */
+export function findMesa(vendor: keyof typeof RELEASES): Mesa {
+  const { suite, packages: wanted } = RELEASES[vendor];
+  const folder = join(cache, `mesa-${vendor}`);
+  if (existsSync(folder)) return mesaIn(folder);
+  const apt = join(cache, "apt");
   const packages = join(apt, "packages");
+  mkdirSync(cache, { recursive: true });
+  const env = aptState(apt, suite);
   call("apt-get", ["update"], apt, env);
   const plan = call("apt-get", ["install", "--yes", "--no-install-recommends", "--print-uris", ...wanted], apt, env);
   const names = [...plan.matchAll(/^'\S+' ([^_\s]+)_/gm)].map((m) => m[1]!);
