@@ -1,4 +1,5 @@
 /** `janus tune`: measures which variants of kernels are fastest on this device, and keeps the choice in the user's cache. */
+import { join } from "node:path";
 import { Option } from "commander";
 import type { AddCommand, Context } from "./context.ts";
 import { createDevice, softwareWarning } from "./device.ts";
@@ -68,7 +69,6 @@ async function tuneDevice(flags: TuneFlags, context: Context): Promise<void> {
     };
     const text = `${JSON.stringify(made, null, 2)}\n`;
     if (flags.submit) return out.result(made, text.trimEnd());
-    const { join } = await import("node:path");
     const { writeWhole } = await import("../bench/files.ts");
     const file = join(userCache()!, tunedFile(made.adapter));
     writeWhole(file, text);

@@ -18,9 +18,9 @@ export function readTextSync(url: URL): string | null {
 /** The user's cache of this package, for what belongs to a machine and its adapters; null in browsers. */
 export function userCache(): string | null {
   if (!inNode) return null;
-  const { join } = process.getBuiltinModule("node:path");
+  const path = process.getBuiltinModule("node:path");
   const { homedir } = process.getBuiltinModule("node:os");
-  return join(process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache"), "janus-webgpu");
+  return path.join(process.env["XDG_CACHE_HOME"] || path.join(homedir(), ".cache"), "janus-webgpu");
 }
 
 /** Reads a file of the user's cache; null if there is none, and in browsers. */

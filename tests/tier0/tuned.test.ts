@@ -11,7 +11,9 @@ import { ArgumentError, Device, DeviceError, empty, findTuned, scope, tunedFile 
 import { observeVariants } from "../../kernels/core/variants.ts";
 import { PROFILES } from "../null_runs.ts";
 
-const INFO = { vendor: "acme", architecture: "a1", device: "Card A", description: "driver 1.0" } as GPUAdapterInfo;
+const infoOf = (description: string): GPUAdapterInfo =>
+  ({ vendor: "acme", architecture: "a1", device: "Card A", description }) as GPUAdapterInfo;
+const INFO = infoOf("driver 1.0");
 const TABLE = { format: 1, adapter: { name: "Card A" }, variants: { matmul: { "f32·f32 ≤32×1×1": "tiled" } } };
 
 const folder = mkdtempSync(join(tmpdir(), "tuned-"));
@@ -32,7 +34,7 @@ describe("the table of an adapter", () => {
   it("is that of the user's cache, for this adapter and driver only", () => {
     writeFileSync(file, JSON.stringify(TABLE));
     expect(findTuned(INFO)).toEqual({ from: file, table: TABLE });
-    expect(findTuned({ ...INFO, description: "driver 1.1" })).toBeNull();
+    expect(findTuned(infoOf("driver 1.1"))).toBeNull();
   });
   it.each([
     ["{", "a text that is not JSON"],

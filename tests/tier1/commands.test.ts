@@ -269,7 +269,7 @@ describe.skipIf(!hasFixtures)("ask", () => {
     ],
     ["an empty question", [""], EXIT.input, /the prompt is empty/],
     ["a temperature below 0", ["hi", "--temperature", "-1"], EXIT.usage, /--temperature/],
-    ["a prompt beyond the context", ["word ".repeat(3000)], EXIT.input, /the context has/],
+    ["a prompt beyond the context", ["word ".repeat(3000)], EXIT.input, /the context is limited to 1024/],
   ];
   it.each(refused)("refuses %s", async (_, args, code, message) => {
     const result = await runHere(addAsk, ["ask", ...args, ...MODEL]);

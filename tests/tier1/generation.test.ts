@@ -411,7 +411,12 @@ describe.skipIf(!hasFixtures)("generation", () => {
         PromptError,
         /names 1 image/,
       ],
-      ["a prompt beyond the context", () => janus.ask("word ".repeat(3000)).text(), PromptError, /the context has/],
+      [
+        "a prompt beyond the context",
+        () => janus.ask("word ".repeat(3000)).text(),
+        PromptError,
+        /the context is limited to 1024/,
+      ],
       ["too many new tokens", () => janus.ask("hi", { maxNewTokens: 1e6 }).text(), PromptError, /the context has/],
       [
         "no new tokens",

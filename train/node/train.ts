@@ -222,7 +222,7 @@ class JanusStage implements Stage<Sample, StepEvent> {
     const reconstructOnce = async (): Promise<void> => {
       if (reconstructions === 0 || (await readReconstructions(run)).length > 0) return;
       const drawn = sources.filter(({ task }) => task === "gen");
-      const images = await firstPictures(drawn, reconstructions, trainer.config.data);
+      const images = await firstPictures(drawn, reconstructions, { plain: trainer.config.data.plain });
       await saveReconstructions(trainer.model.model.vqmodel, run, images);
     };
     return [...(isSampled ? [draw] : []), reconstructOnce];
