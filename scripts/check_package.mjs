@@ -94,8 +94,9 @@ function node(title, script, args, options) {
   return finish(title, spawnSync(process.execPath, [script, ...args], { encoding: "utf8", ...options }));
 }
 
-function finish(title, { status, stdout, stderr, error }) {
-  if (status !== 0) throw new Error(`${title} failed\n${stdout}${stderr}${error ?? ""}`);
+function finish(title, { status, signal, stdout, stderr, error }) {
+  if (status !== 0)
+    throw new Error(`${title} failed (${signal ?? `exit code ${status}`})\n${stdout}${stderr}${error ?? ""}`);
   console.log(`package: ${title}: ok`);
   return stdout + stderr;
 }

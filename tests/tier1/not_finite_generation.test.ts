@@ -161,7 +161,7 @@ describe.skipIf(!hasFixtures)("a damaged model", () => {
         expectNotFinite(
           () => one.generate("a red circle", options).images(),
           /language model/,
-          new RegExp(`code ${step + 1} of picture 1`),
+          new RegExp(`code ${step + 1} of image 1`),
           step + 1,
         ),
       { from: 8 * drawn[1]![step]!, count: 8 },

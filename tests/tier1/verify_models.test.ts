@@ -120,8 +120,10 @@ describe.skipIf(!hasFixtures)("a model that is wrong", () => {
     type Spoil = Parameters<typeof spoiled>[0];
     const decoder: Spoil = ({ model: { vqmodel } }) => swap(vqmodel.decoder.mid, "block_1", "block_2");
     const encoder: Spoil = ({ model: { vqmodel } }) => swap(vqmodel.encoder.mid, "block_1", "block_2");
-    const vision: Spoil = ({ model }) =>
-      void Object.assign(model.aligner.fc1, { bias: model.aligner.hidden_layers[0]!.bias });
+    const vision: Spoil = ({ model: { aligner } }) => {
+      aligner.fc1.bias!.dispose(); // the model no longer finds it
+      Object.assign(aligner.fc1, { bias: aligner.hidden_layers[0]!.bias });
+    };
     const drawn = ["gen0.pixels", "gen1.pixels", "vq.reconstruction"];
     const coded = ["vq.codes", "vq.margin", "vq.z"];
     const both = await spoiled((model, processor) => [decoder, encoder].forEach((spoil) => spoil(model, processor)));
