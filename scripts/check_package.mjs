@@ -193,7 +193,7 @@ function checkPackage(temporary) {
 
   writeFileSync(join(home, "node_only.js"), nodeOnly);
   node("the entry for Node", "node_only.js", [], { cwd: home });
-  writeFileSync(join(home, "consumer.js"), `${consumer}\nprocess.exit(0);\n`);
+  writeFileSync(join(home, "consumer.js"), `${consumer}\nengine.getDevice().destroy();\nprocess.exit(0);\n`);
   node("import in Node", "consumer.js", [], { cwd: home, env });
 
   writeFileSync(join(home, "training.js"), training);

@@ -174,7 +174,7 @@ describe("another model, several rows of a task, other settings", () => {
     const found = await rowsOf(await goldenOf(3, settings, 2, rows, pictures), source, device);
     expect(failures(found)).toEqual([]);
     expect(found.find(({ entry }) => entry === "train3.final_loss")!.note).toBe(
-      `of pictures ${pictures.flat().join(", ")}`,
+      `of images ${pictures.flat().join(", ")}`,
     );
     expect(found.filter(({ entry }) => entry.startsWith("train3.after2.")).length).toBeGreaterThan(40);
   });
