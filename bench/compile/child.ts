@@ -31,7 +31,8 @@ function runRow(device: Device, row: Row): void {
   const inputs = makeInputs(row, device, 1);
   try {
     scope(() => {
-      for (const t of inputs) if (isFloat(t.dtype)) t.requiresGrad = row.isPure !== false;
+      for (const [i, t] of inputs.entries())
+        t.requiresGrad = row.fromCase?.leaves.includes(i) ?? (isFloat(t.dtype) && row.isPure !== false);
       const y = row.run(inputs)[0]!;
       if (y.requiresGrad && y.size > 0) backward(y, F.ones(y.shape, { dtype: y.dtype, device }));
     });

@@ -1,4 +1,5 @@
 /** A row for each op of the table of tests, at the largest shape that it has there: small, so these rows show the cost of a call. */
+import { isFloat } from "../../index.ts";
 import { cases } from "../../tests/cases.ts";
 import { makeInput, runCase } from "../../tests/harness.ts";
 import type { Case } from "../../tests/harness.ts";
@@ -22,6 +23,9 @@ export function opRows(): Row[] {
     check: () => [],
     fromCase: {
       inputs: (device, seed) => c.inputs.map((input, i) => makeInput(input, device, seed + i)),
+      leaves: c.inputs.flatMap(({ dtype = "f32", constant }, i) =>
+        c.gradient !== false && isFloat(dtype) && !constant ? [i] : [],
+      ),
       failures: async (device, seed) => (await runCase(c, device, seed)).failures,
     },
   }));

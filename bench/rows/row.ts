@@ -70,6 +70,8 @@ export interface Row {
   readonly fromCase?: {
     readonly inputs: (device: Device, seed: number) => Tensor[];
     readonly failures: (device: Device, seed: number) => Promise<readonly string[]>;
+    /** Positions of the inputs that may need gradients. */
+    readonly leaves: readonly number[];
   };
 }
 

@@ -4,6 +4,7 @@ import { F, tensor, zeroGradients } from "../../index.ts";
 import type { Tensor } from "../../index.ts";
 import { AdamW } from "../../model/nn/optim/index.ts";
 import { device, seed, small, useDevices } from "../gpu.ts";
+import { isLong } from "../long.ts";
 import { randomFrom, relativeL2, round, tolerance } from "../harness.ts";
 import { referenceStep, setGradient, sizeOf, uniform } from "../reference/optimizer.ts";
 import type { Reference, Shaped } from "../reference/optimizer.ts";
@@ -209,10 +210,14 @@ describe("AdamW with matrices by Muon", () => {
   });
 
   // No two matrices of the second shape go through the iterations together.
-  it.each([
-    [6, 10],
-    [2, 1_100_000],
-  ])("moves each matrix [%i, %i] the same among others and alone", async (...shape) => {
+  it.each(
+    isLong
+      ? [
+          [6, 10],
+          [2, 1_100_000],
+        ]
+      : [[6, 10]],
+  )("moves each matrix [%i, %i] the same among others and alone", async (...shape) => {
     const random = randomFrom(seed);
     const starts = [0, 1, 2].map(() => uniform(sizeOf(shape), random));
     const run = async (which: readonly number[]): Promise<Buffer[]> => {

@@ -22,6 +22,7 @@ import { memorySink, sourceOfFiles, tinyFiles } from "../checkpoint/tiny.ts";
 import type { Files } from "../checkpoint/tiny.ts";
 import { hasFixtures } from "../fixtures.ts";
 import { errorOf, useDevice } from "../gpu.ts";
+import { isLong } from "../long.ts";
 
 const device = useDevice();
 const temporary = mkdtempSync(join(tmpdir(), "janus-save-"));
@@ -174,16 +175,19 @@ describe("a new model", () => {
 });
 
 describe("saving", () => {
-  it.each(["f32", "bf16", "f16"] as const)("a new model of %s keeps every bit, and it loads again", async (dtype) => {
-    const model = keep(createModel(JANUS_TINY, { seed: 5, dtype }));
-    const files = await saved(model, { chunkBytes: 1000 });
-    expect([...files.keys()].sort()).toEqual(["config.json", "generation_config.json", "model.safetensors", "preprocessor_config.json", "processor_config.json"]); // prettier-ignore
-    const checkpoint = await openCheckpoint(sourceOfFiles(files));
-    expect(checkpoint.config).toEqual(JANUS_TINY);
-    expect(await differing(model, checkpoint)).toEqual([]);
-    const again = await loaded(files, dtype);
-    same(await saved(again), files);
-  });
+  it.each(isLong ? (["f32", "bf16", "f16"] as const) : (["bf16"] as const))(
+    "a new model of %s keeps every bit, and it loads again",
+    async (dtype) => {
+      const model = keep(createModel(JANUS_TINY, { seed: 5, dtype }));
+      const files = await saved(model, { chunkBytes: 1000 });
+      expect([...files.keys()].sort()).toEqual(["config.json", "generation_config.json", "model.safetensors", "preprocessor_config.json", "processor_config.json"]); // prettier-ignore
+      const checkpoint = await openCheckpoint(sourceOfFiles(files));
+      expect(checkpoint.config).toEqual(JANUS_TINY);
+      expect(await differing(model, checkpoint)).toEqual([]);
+      const again = await loaded(files, dtype);
+      same(await saved(again), files);
+    },
+  );
   it("goes to DeepSeek's layout and back with the same bytes, files of the tokenizer included", async () => {
     const model = keep(createModel(JANUS_TINY, { seed: 6, dtype: "bf16" }));
     const sideFiles = byteTokenizerFiles({ texts: ["a picture of a red circle, a red circle"] }).set("note.txt", Uint8Array.of(1, 2)); // prettier-ignore

@@ -400,32 +400,36 @@ describe("a step that fails", () => {
   const left = (trainer: Trainer): string[] =>
     [...trainer.model.namedParameters()].flatMap(([name, { grad }]) => (grad ? [name] : []));
 
-  it.each([
-    ["f32, averages", { ema: { decay: 0.5 } }],
+  const failing: [string, Parameters<typeof newTrainer>[0]][] = [
     ["f16, Muon, recomputed", { dtype: "f16", optimizer: { lr: 1e-3, muon: true }, recompute: true, microRows: 2 }],
-  ])("at any launch or allocation leaves everything as it was (%s)", async (_, more) => {
-    const [clean, trainer] = [newTrainer(more), newTrainer(more)];
-    for (const one of [clean, trainer]) await one.take(someSamples());
-    const { device } = trainer.optimizer.state;
-    const { counts } = await injecting(device, {}, () => clean.take(someSamples().reverse()));
-    const before = await stateOf(trainer);
-    const { lr } = trainer.optimizer;
-    const live = device.pool.stats.liveBytes;
-    for (const kind of ["launches", "allocations"] as const) {
-      for (const at of spread(counts[kind], 5)) {
-        await expect(injecting(device, { [kind]: at }, () => trainer.take(someSamples().reverse()))).rejects.toThrow(Injected); // prettier-ignore
-        expect(left(trainer), `gradients after ${kind} ${at}`).toEqual([]);
-        expect(device.pool.stats.liveBytes, `${kind} ${at}:\n${device.pool.table()}`).toBe(live);
-        expect([trainer.step, trainer.skipped, trainer.optimizer.lr]).toEqual([1, 0, lr]);
+    ["f32, averages", { ema: { decay: 0.5 } }],
+  ];
+  it.each(isLong ? failing : failing.slice(0, 1))(
+    "at any launch or allocation leaves everything as it was (%s)",
+    async (_, more) => {
+      const [clean, trainer] = [newTrainer(more), newTrainer(more)];
+      for (const one of [clean, trainer]) await one.take(someSamples());
+      const { device } = trainer.optimizer.state;
+      const { counts } = await injecting(device, {}, () => clean.take(someSamples().reverse()));
+      const before = await stateOf(trainer);
+      const { lr } = trainer.optimizer;
+      const live = device.pool.stats.liveBytes;
+      for (const kind of ["launches", "allocations"] as const) {
+        for (const at of spread(counts[kind], 5)) {
+          await expect(injecting(device, { [kind]: at }, () => trainer.take(someSamples().reverse()))).rejects.toThrow(Injected); // prettier-ignore
+          expect(left(trainer), `gradients after ${kind} ${at}`).toEqual([]);
+          expect(device.pool.stats.liveBytes, `${kind} ${at}:\n${device.pool.table()}`).toBe(live);
+          expect([trainer.step, trainer.skipped, trainer.optimizer.lr]).toEqual([1, 0, lr]);
+        }
+        expect(changed(before, await stateOf(trainer)), kind).toEqual([]);
       }
-      expect(changed(before, await stateOf(trainer)), kind).toEqual([]);
-    }
-    await trainer.take(someSamples().reverse());
-    expect(
-      changed(await stateOf(clean), await stateOf(trainer)),
-      "the next step is that of a run without failures",
-    ).toEqual([]);
-  });
+      await trainer.take(someSamples().reverse());
+      expect(
+        changed(await stateOf(clean), await stateOf(trainer)),
+        "the next step is that of a run without failures",
+      ).toEqual([]);
+    },
+  );
 
   it("for an image of the wrong size computes nothing, and says which", async () => {
     const trainer = newTrainer();
