@@ -25,7 +25,7 @@ function ceilingsText({ ceilings, launch, isSoftware }: RunInfo): string[] {
     lines.push(
       `a launch: ${number(launch.recordUs)} µs recorded, ${number(launch.encodeUs)} µs encoded and submitted, ${number(launch.replayUs)} µs replayed`,
     );
-  if (isSoftware) lines.push("a software adapter: read the shares, not the times");
+  if (isSoftware) lines.push("software adapter: compare the shares of the ceilings, not the times");
   return lines;
 }
 

@@ -57,7 +57,7 @@ async function ask(words: readonly string[], flags: AskFlags, context: Context):
     throw new PromptError("the prompt is empty; write a question or give an image");
   }
   if (question.trim() === "-")
-    throw new UsageError("- is no question; write it as one quoted word, or send questions to janus chat, which reads standard input"); // prettier-ignore
+    throw new UsageError("- is no question; write it as one quoted argument, or send questions to janus chat, which reads standard input"); // prettier-ignore
   const { readImage } = await import("../model/node/image_file.ts");
   const { ImageError } = await import("../model/image/image.ts");
   const { checkContext } = await import("../model/request.ts");
@@ -68,13 +68,13 @@ async function ask(words: readonly string[], flags: AskFlags, context: Context):
   for (const image of images) {
     if (!(await isThere(image)))
       throw new ImageError(
-        `there is no image ${image}; images come first, then the question as one quoted word: janus ask ${isFile ? question : "photo.jpg"} "${isFile ? image : "What is it?"}"`,
+        `there is no image ${image}; images come first, then the question as one quoted argument: janus ask ${isFile ? question : "photo.jpg"} "${isFile ? image : "What is it?"}"`,
       );
     decoded.push(await readImage(image, { plain: flags.plain ?? false }));
   }
   if (isFile || IMAGE_NAME.test(question)) {
     if (isFile) await readImage(question); // an error in the file is reported first
-    throw new UsageError(`what about ${question}? The question comes after the images, as one quoted word`);
+    throw new UsageError(`what about ${question}? The question comes after the images, as one quoted argument`);
   }
   const sampling = { ...samplingOf(flags), seed: flags.seed ?? anySeed() };
   const limit = flags.maxNewTokens === undefined ? {} : { maxNewTokens: flags.maxNewTokens };

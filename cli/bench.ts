@@ -56,11 +56,11 @@ const SHAPES: Readonly<Record<"kernels" | "model" | "train", Sizes>> = {
   },
   model: {
     choices: ["tiny", "1B", "7B"],
-    help: "sizes of the model, separated by commas; refused if the device does not hold one (default: tiny)",
+    help: "sizes of the model, separated by commas; refused if one does not fit the device (default: tiny)",
   },
   train: {
     choices: ["tiny", "1B"],
-    help: "sizes of the model, separated by commas; refused if the device does not hold one (default: tiny)",
+    help: "sizes of the model, separated by commas; refused if one does not fit the device (default: tiny)",
   },
 };
 
@@ -73,7 +73,7 @@ function addOptions(command: Command): Command {
     .addOption(new Option("--seed <n>", "seed of the inputs").argParser(wholeNumber(0, 4294967295)).default(1))
     .addOption(adapterOption())
     .option("--save-baseline <name>", "keep the results under this name in the user's cache, by adapter and driver")
-    .option("--baseline <name>", "compare with the results of this name, or with a file of --json; refused if they are of another adapter or driver")
+    .option("--baseline <name>", "compare with the results of this name, or with a file of --json; refused if they come from another adapter or driver")
     .addOption(new Option("--fail-above <percent>", "exit with 1 if a row is slower than the baseline beyond noise and by more than this, e.g. 5%").argParser(share))
     .option("--json [file]", "print one JSON object, or write JSON lines to a file: the run, then each row")
     .option("--md <file>", "write the results as Markdown")
@@ -88,7 +88,7 @@ function addQuestion(
   const { choices, help } = SHAPES[question];
   return addOptions(bench.command(question).summary(texts.summary).description(texts.description))
     .addOption(new Option("--shapes <names>", help).argParser(words(choices)))
-    .option("--png <file>", "write the roofline as a picture")
+    .option("--png <file>", "write the roofline as a PNG file")
     .option("--list", "print the names of the rows, and measure nothing"); // prettier-ignore
 }
 
@@ -116,7 +116,7 @@ export const addBench: AddCommand = (program, context) => {
   addQuestion(bench, "model", {
     summary: "decoding, prefill, vision and image tokenizer",
     description:
-      "Measure the pieces of work that using the model is made of, on random weights: steps of decoding, prefill, vision tower, image tokenizer. At the tiny size each result is compared with that of the reference kernels before it is timed.",
+      "Measure the parts of inference on random weights: decoding steps, prefill, vision tower, image tokenizer. At the tiny size, each result is compared with that of the reference kernels before it is timed.",
   })
     .addOption(modelDtype())
     .action((flags: BenchFlags) => model(flags, context));

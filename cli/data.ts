@@ -73,6 +73,7 @@ export const addData: AddCommand = (program, context) => {
     sourceOptions(
       data
         .command("index")
+        .summary("index the records of sources, and list their fields")
         .description(
           "Index the records of sources for random access, and list the fields of records that are used, ignored and refused.",
         ),
@@ -80,13 +81,19 @@ export const addData: AddCommand = (program, context) => {
   )
     .argument("<sources...>", SOURCE)
     .requiredOption("--cache <folder>", "folder of indexes and image codes")
-    .option("--model <model>", `also count tokens, with the tokenizer of this model: ${MODEL_ARGUMENT}`)
+    .option(
+      "--model <model>",
+      "also count tokens with the tokenizer of this model: a folder, a name on the hub (owner/name), or shapes",
+    )
     .option(...SYSTEM_FLAG)
     .option(...JSON_FLAG)
     .action((sources: string[], flags: IndexFlags) => indexSources(sources, flags, context));
   modelOptions(
     sourceOptions(
-      data.command("preview").description("Show samples as the model gets them, and which tokens are trained."),
+      data
+        .command("preview")
+        .summary("show samples, and which tokens are trained")
+        .description("Show samples as the model gets them, and which tokens are trained."),
     ),
   )
     .argument("<source>", SOURCE)
@@ -98,7 +105,10 @@ export const addData: AddCommand = (program, context) => {
     .action((source: string, flags: PreviewFlags) => preview(source, flags, context));
   modelOptions(
     sourceOptions(
-      data.command("tokenize").description("Compute the image codes of a source; resumes if it was stopped."),
+      data
+        .command("tokenize")
+        .summary("compute the image codes of a source")
+        .description("Compute the image codes of a source. The same command resumes if it was stopped."),
     ),
   )
     .argument("<source>", SOURCE)
@@ -113,7 +123,7 @@ const sourceOptions = (command: Command): Command =>
     .addOption(
       new Option("--task <task>", "task of the samples (default: by the kind of the records)").choices([...TASKS]),
     )
-    .option("--images <folder>", "folder that image paths are relative to (default: that of the file)")
+    .option("--images <folder>", "base folder of the image paths in the file (default: the folder of the file)")
     .option("--classes <file>", "for a folder of images: a file with a folder name and its class on each line")
     .option(
       "--ignore-field <field>",
@@ -125,7 +135,10 @@ const modelOptions = (command: Command): Command =>
   addHubOptions(command)
     .requiredOption("--model <model>", MODEL_ARGUMENT)
     .addOption(
-      new Option("--adapter <adapter>", "number in the list of janus doctor, or part of the name").argParser(adapter),
+      new Option(
+        "--adapter <adapter>",
+        "GPU adapter: its number in the list of janus doctor, or part of its name (default: the fastest)",
+      ).argParser(adapter),
     )
     .addOption(
       new Option("--dtype <dtype>", "dtype of the image tokenizer; use the codes for training with the same dtype")

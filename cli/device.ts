@@ -25,7 +25,7 @@ export async function openDevice(adapter: string | number | undefined, { out }: 
 }
 
 export const softwareWarning = (name: string): string =>
-  `${name} is a software adapter: it runs on the CPU, with right results and without the speed of a GPU`;
+  `${name} is a software adapter: it runs on the CPU; results are correct, but it is much slower than a GPU`;
 
 /** Errors of Dawn and its loader while a device is opened concern the machine; they are not bugs of this package. */
 export function deviceError(error: unknown): unknown {

@@ -166,7 +166,7 @@ async function tunedTable(device: Device): Promise<FoundTable | null> {
 }
 
 function tunedText(found: FoundTable | null): string {
-  if (!found) return "the package's preferences (janus tune measures them on this device)";
+  if (!found) return "defaults of the package (janus tune finds the fastest on this device)";
   const classes = Object.values(found.table.variants).reduce((n, names) => n + Object.keys(names).length, 0);
   return `${formatCount(classes)} measured choices of ${found.table.date.slice(0, 10)}, from ${found.from}`;
 }
@@ -179,7 +179,7 @@ function deviceText(device: Capabilities, budgetBytes: number | null, tuned: Fou
     ["kind", device.software ? "software" : [device.vendor, device.architecture].filter(Boolean).join(" ")],
     ["memory budget", budgetBytes === null ? "none" : formatBytes(budgetBytes)],
     ["f16", yes(device.f16)],
-    ["subgroups", subgroups ? `${subgroups[0]} to ${subgroups[1]}` : "no"],
+    ["subgroups", subgroups ? [...new Set(subgroups)].join(" to ") : "no"],
     ["subgroup matrices", matricesText(subgroupMatrix)],
     ["timestamps", yes(device.timestamps)],
     ["kernel variants", tunedText(tuned)],

@@ -113,7 +113,7 @@ function estimateText(estimate: Timed<StepCounts>, shown: Shown, config: AnyConf
       table(
         [
           ["", "trained", "frozen"],
-          ...Object.entries({ ...parts, "in all": parameters }).map(([part, { trained, frozen }]) => [
+          ...Object.entries({ ...parts, total: parameters }).map(([part, { trained, frozen }]) => [
             part,
             formatCount(trained),
             formatCount(frozen),
@@ -131,7 +131,7 @@ function estimateText(estimate: Timed<StepCounts>, shown: Shown, config: AnyConf
           ["masters, moments, averages", formatBytes(memory.optimizer)],
           ["gradients", formatBytes(memory.gradients)],
           ["activations and temporaries", formatBytes(memory.activations)],
-          ["in all", formatBytes(memory.peak)],
+          ["total", formatBytes(memory.peak)],
           ["in buffers of the pool", formatBytes(memory.buffers)],
         ],
         [1],

@@ -24,7 +24,7 @@ export const EXIT = {
 
 const MEANINGS: readonly [number, string][] = [
   [EXIT.done, "done"],
-  [EXIT.checkFailed, "a check did not pass, or training cannot continue"],
+  [EXIT.checkFailed, "a check failed, or training cannot continue"],
   [EXIT.usage, "wrong usage: an unknown command, option or value"],
   [EXIT.input, "bad input: a checkpoint, config, image, prompt or file"],
   [EXIT.hub, "the hub or the network"],
@@ -33,10 +33,10 @@ const MEANINGS: readonly [number, string][] = [
     EXIT.notFinite,
     "the model computes values that are not finite (NaN or infinity): damaged weights, or a dtype too narrow",
   ],
-  [EXIT.bug, "a mistake in this program"],
+  [EXIT.bug, "a bug in janus"],
   [
     EXIT.interrupted,
-    `interrupted by Ctrl-C (${EXIT.terminated} by SIGTERM, ${EXIT.wentAway} by SIGUSR1, ${EXIT.hangUp} by a terminal that closed)`,
+    `interrupted by Ctrl-C (${EXIT.terminated} by SIGTERM, ${EXIT.wentAway} by SIGUSR1, ${EXIT.hangUp} if the terminal closes)`,
   ],
 ];
 

@@ -96,11 +96,11 @@ function runRows({ needs }: Inspection): string[][] {
   return [
     ["weights, all", formatBytes(weightBytes.all)],
     ["weights to understand images", formatBytes(weightBytes.understanding)],
-    ["weights to draw images", formatBytes(weightBytes.generation)],
-    ["keys and values of a token", formatBytes(cacheBytesPerToken)],
-    ["keys and values of an image", formatBytes(imageCacheBytes)],
-    ["the image decoder", formatBytes(decoderBytes)],
-    ["in all", formatBytes(runBytes)],
+    ["weights to generate images", formatBytes(weightBytes.generation)],
+    ["KV cache of a token", formatBytes(cacheBytesPerToken)],
+    ["KV cache of an image", formatBytes(imageCacheBytes)],
+    ["image decoder", formatBytes(decoderBytes)],
+    ["total", formatBytes(runBytes)],
   ];
 }
 

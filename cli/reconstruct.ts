@@ -13,7 +13,7 @@ export const addReconstruct: AddCommand = (program, context) => {
     .command("reconstruct")
     .summary("encode and decode an image with the image tokenizer")
     .description(
-      "Encode an image (short side scaled to the model's size, cropped to a square) as tokens, decode them, and print the PSNR between both.",
+      "Encode an image (short side scaled to the model's size, cropped to a square) as tokens, decode them, and print the PSNR of the result.",
     )
     .argument("<image>", "image file")
     .option("--out <folder>", "folder for the decoded image", ".")

@@ -35,7 +35,7 @@ export function addModelOptions(command: Command): Command {
 }
 
 export const plainOption = (): Option =>
-  new Option("--plain", "read images as the original does: stored pixels without EXIF rotation, alpha dropped");
+  new Option("--plain", "read images as the original code does: stored pixels without EXIF rotation, alpha dropped");
 
 export interface SamplingFlags {
   readonly temperature?: number;

@@ -41,10 +41,7 @@ export const addTrain: AddCommand = (program, context) => {
       "run folder: checkpoints, log, report and quarantine; each checkpoint is a complete model",
     )
     .requiredOption("--data <source...>", "files and folders to train on; a task may be named: gen=images.jsonl")
-    .option(
-      "--images <folder>",
-      "folder that paths of images in the files are relative to (default: the folder of each file)",
-    )
+    .option("--images <folder>", "base folder of the image paths in the files (default: the folder of each file)")
     .option("--classes <file>", "for folders of images by class: a file with a folder name and its class on each line")
     .option(
       "--ignore-field <field>",

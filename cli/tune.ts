@@ -26,14 +26,14 @@ export const addTune: AddCommand = (program, context) => {
     .command("tune")
     .summary("find the fastest kernels for this device")
     .description(
-      "Time the variants of each kernel on this device, for the shapes of janus bench kernels. Every result is checked against float64 first. The fastest variants are kept in the user's cache for this adapter and driver, and every later command on it uses them. Results may differ in their last bits from those before.",
+      "Time the variants of each kernel on this device, for the shapes of janus bench kernels. Every result is checked against float64 first. The fastest variants are kept in the user's cache for this adapter and driver, and every later command on it uses them. Results may differ in their last bits from those before tuning.",
     )
-    .addOption(new Option("--seconds <n>", "time to search; what was measured by then is kept").argParser(numberIn(1, 86400)).default(120))
+    .addOption(new Option("--seconds <n>", "time limit of the search; results measured by then are kept").argParser(numberIn(1, 86400)).default(120))
     .addOption(new Option("--family <name...>", "search only these families").choices(FAMILIES))
     .option("--filter <text>", "use only rows of the bench whose name contains this, in any case", "")
     .addOption(new Option("--seed <n>", "seed of the inputs").argParser(wholeNumber(0, 4294967295)).default(1))
     .addOption(adapterOption())
-    .option("--submit", "print the table as JSON, to be offered to the project in a pull request; the cache stays as it is")
+    .option("--submit", "print the table as JSON, for a pull request to the project; the cache is not changed")
     .option("--json", "print one JSON object")
     .action((flags: TuneFlags) => tuneDevice(flags, context)); // prettier-ignore
 };
@@ -86,13 +86,13 @@ function tuneText({ measured, left }: TuneResult): string {
     m.problem,
     m.preferred,
     ms(m, m.preferred),
-    m.best === m.preferred ? "" : m.best,
+    m.best === m.preferred ? "none" : m.best,
     m.best === m.preferred ? "" : ms(m, m.best),
   ]);
   const wrong = measured.flatMap((m) =>
     m.candidates.filter((c) => c.problem).map((c) => `${m.family} ${c.variant}, ${m.problem}: ${c.problem!}`),
   );
-  const unmeasured = left ? [`${left} classes of problems were not measured: give --seconds more`] : [];
+  const unmeasured = left ? [`${left} classes of problems were not measured: raise --seconds`] : [];
   return [
     table([["family", "problem", "preferred", "ms", "faster", "ms"], ...rows]),
     ...wrong.map((line) => `not used: ${line}`),

@@ -25,7 +25,7 @@ export const addVerify: AddCommand = (program, context) => {
     .command("verify")
     .summary("compare a model with golden values")
     .description(
-      "Recompute every value of a golden folder (golden.safetensors, golden.json, image0.png, …) and compare: preprocessing, prompts, both encoders, logits, greedy text and images, and losses, gradients and steps of training, these always in f32. The bounds are those of float32 for every dtype of weights.",
+      "Recompute every value of a golden folder (golden.safetensors, golden.json, image0.png, …) and compare: preprocessing, prompts, both encoders, logits, greedy text and images, and the losses, gradients and optimizer steps of training (always in f32). The tolerances are those of f32, whatever the dtype of the weights.",
     )
     .requiredOption("--model <model>", MODEL_ARGUMENT)
     .requiredOption("--golden <folder>", "the golden folder")

@@ -326,7 +326,7 @@ function connectionError(
       : new HubNetworkError(`${at.host}: ${message}; check HTTPS_PROXY and NO_PROXY`);
   }
   if (cause.code === "ENOTFOUND" && !mayPass)
-    return new HubNetworkError(`${at.host}: no host of this name is found${inBrackets(cause)}${through}; check the network and HF_ENDPOINT`); // prettier-ignore
+    return new HubNetworkError(`${at.host}: host not found${inBrackets(cause)}${through}; check the network and HF_ENDPOINT`); // prettier-ignore
   if (UNTRUSTED.test(cause.code))
     return new HubNetworkError(`${at.host}: its certificate is not trusted${inBrackets(cause)}; if a proxy signs certificates, set NODE_EXTRA_CA_CERTS to the file with its certificate`); // prettier-ignore
   return new Retry(`no answer from ${at.host}${through}${inBrackets(cause)}`);

@@ -259,7 +259,7 @@ describe.skipIf(!hasFixtures)("ask", () => {
       "a question without quotes",
       ["what", "is", "this"],
       EXIT.input,
-      /there is no image what; images come first, then the question as one quoted word/,
+      /there is no image what; images come first, then the question as one quoted argument/,
     ],
     [
       "the question first",
