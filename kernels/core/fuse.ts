@@ -4,7 +4,7 @@
  * and passes through an integer operation with a zero that the compiler does not know, so that no multiplication and addition of two
  * formulas become one rounding.
  */
-import { grid1d, kernel, library } from "../../engine/index.ts";
+import { grid1d, isFloat, kernel, library } from "../../engine/index.ts";
 import type { Binding, DType, Fused, FusionRule, Kernel, Launch, Library, Storage } from "../../engine/index.ts";
 import { standard } from "./libraries.ts";
 
@@ -20,7 +20,7 @@ const GRANULES_A_GROUP = 256;
 
 /** A value as it lies in memory, back as it is read, behind the zero that the compiler does not know; integers need none. */
 const KEEP: Readonly<Partial<Record<DType, string>>> = {
-  f32: "bitcast<vec4f>(bitcast<vec4u>(v) ^ vec4u(params.zero))",
+  f32: "hidden(v, params.zero)",
   f16: "keep_f16(v, params.zero)",
   bf16: "unpack_bf16(pack_bf16(v) ^ vec2u(params.zero))",
   u8: "unpack_u8(pack_u8(v))",
@@ -65,11 +65,17 @@ class Chain {
     this.formulas = formulas;
   }
 
-  /** Adds a launch; false if it uses a buffer otherwise than those before it. */
+  /** Adds a launch; false if it uses a buffer or a library otherwise than those before it. */
   add(launch: Launch): boolean {
+    const included = (launch.pipeline.uses.f as Library).libraries;
+    if (included.some((l) => [...this.libraries].some((other) => other.name === l.name && other !== l))) return false;
     const places = OPERANDS.map((slot, i) => this.place(launch, slot, i));
     if (places.some((place) => place === null)) return false;
-    const [a, b, c] = places.slice(0, 3).map((place) => this.read(place!));
+    const [a, b, c] = places.slice(0, 3).map((place, i) => {
+      const value = this.read(place!);
+      // A compiler that sees x - x may make 0 of it, which is wrong for infinities: single launches read x twice.
+      return places.indexOf(place!) < i && isFloat(place!.dtype) ? `hidden(${value}, params.zero)` : value;
+    });
     const y = places[3]!;
     const value = `v${this.body.length}`;
     const scalars = [...new Float32Array(launch.params!.buffer, launch.params!.byteOffset + 16, 4)];
@@ -89,12 +95,14 @@ class Chain {
     const buffer = launch.buffers[i]!;
     const dtype = launch.pipeline.uses[slot] as DType;
     const writes = slot === "y";
+    let known: Operand | null = null;
     for (const other of this.operands.values()) {
       if (other.buffer !== buffer) continue;
       if (other.binding.offset === binding.offset && other.binding.size === binding.size && other.dtype === dtype)
-        return other;
-      if (writes || other.written) return null;
+        known = other;
+      else if (writes || other.written) return null; // WebGPU refuses a dispatch that writes a buffer and binds another range of it
     }
+    if (known) return known;
     const operand: Operand = { binding, buffer, dtype, isRead: false, written: null };
     this.operands.set(`${this.operands.size}`, operand);
     return operand;
@@ -112,8 +120,8 @@ class Chain {
     const types = OPERANDS.map((slot) => uses[slot] as DType);
     const key = `${formula.name}#${formula.version} ${types.join()}`;
     const known = [...this.functions.keys()].indexOf(key);
-    if (known >= 0) return `f${known}`;
-    const name = `f${this.functions.size}`;
+    if (known >= 0) return `formula${known}`;
+    const name = `formula${this.functions.size}`;
     const typed = this.formulas
       .get(formula)!
       .replace(/_(a|b|c|y)\b/g, (_, slot: "a" | "b" | "c" | "y") => `_${uses[slot] as DType}`);
@@ -181,6 +189,7 @@ ${run.map((_, i) => `  s${i}: vec4f,`).join("\n")}
 }
 ${operands.map((o, i) => `@group(0) @binding(${i}) var<storage, ${stores.includes(o) ? "read_write" : "read"}> ${name(o)}: array<Pack_${o.dtype}>;`).join("\n")}
 @group(0) @binding(${operands.length}) var<uniform> params: Params;
+fn hidden(v: vec4f, zero: u32) -> vec4f { return bitcast<vec4f>(bitcast<vec4u>(v) ^ vec4u(zero)); }
 ${[...chain.functions.values()].join("\n")}
 
 @compute @workgroup_size(64)
@@ -213,7 +222,7 @@ ${stores.map((o) => `    ${name(o)}[i] = pack_${o.dtype}(${o.written!.value});`)
   };
 }
 
-/** Equal texts are one kernel: a chain that comes again, in another layer or capture, is compiled once. */
+/** Equal texts and libraries are one kernel: a chain that comes again, in another layer or capture, is compiled once. */
 const declared = new Map<string, Kernel>();
 
 function declare(
@@ -222,7 +231,7 @@ function declare(
   formulas: number,
   libraries: readonly Library[],
 ): Kernel {
-  const key = text("");
+  const key = text("") + libraries.map(versions).join();
   const known = declared.get(key);
   if (known) return known;
   const name = `map_fused_${declared.size}`;
@@ -231,6 +240,10 @@ function declare(
   declared.set(key, made);
   return made;
 }
+
+/** A library and what it includes, with the versions: a reloaded library has the name of the one before. */
+const versions = ({ name, version, libraries }: Library): string =>
+  `${name}#${version}(${libraries.map(versions).join()})`;
 
 /** The labels of the launches that became one: the first, and how many follow. */
 const labelOf = (run: readonly Launch[]): string => `${run[0]!.label} and ${run.length - 1} more`;
