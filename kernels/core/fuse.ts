@@ -5,7 +5,17 @@
  * formulas become one rounding.
  */
 import { grid1d, isFloat, kernel, library } from "../../engine/index.ts";
-import type { Binding, DType, Fused, FusionRule, Kernel, Launch, Library, Storage } from "../../engine/index.ts";
+import type {
+  Binding,
+  DType,
+  Device,
+  Fused,
+  FusionRule,
+  Kernel,
+  Launch,
+  Library,
+  Storage,
+} from "../../engine/index.ts";
 import { standard } from "./libraries.ts";
 
 /**
@@ -143,27 +153,37 @@ fn ${name}(a: V4_${types[0]!}, b: V4_${types[1]!}, c: V4_${types[2]!}, s: vec4f)
 
 /** The rule of launches of `map`, whose slots are a, b, c, y and f, and whose parameters are granules and scalars. */
 export function fusionRule(formulas: WeakMap<Library, string>): FusionRule {
-  const chainOf = (run: readonly Launch[], maxWork: number): { chain: Chain; count: number } => {
-    const chain = new Chain(formulas);
-    const granules = run[0]!.params![0]!;
-    const most = Math.min(run.length, Math.floor(maxWork / (4 * granules)));
-    let count = 0;
-    let weight = 0;
-    while (count < most && run[count]!.params![0] === granules) {
-      weight += WEIGHT[run[count]!.pipeline.uses.y as DType];
-      if (weight > MAX_WEIGHT || !chain.add(run[count]!)) break;
-      count++;
-    }
-    return { chain, count };
-  };
   return (run, isNeeded, device) => {
-    let { chain, count } = chainOf(run, device.maxDispatchWork);
-    // Fewer launches until the buffers fit: values that die within the chain need none.
-    const limit = device.limits.maxStorageBuffersPerShaderStage;
-    while (count > 1 && chain.bound((storage) => isNeeded(storage, count)).length > limit)
-      ({ chain, count } = chainOf(run.slice(0, count - 1), device.maxDispatchWork));
-    return count > 1 ? fused(run.slice(0, count), chain, (storage) => isNeeded(storage, count)) : null;
+    const count = longest(new Chain(formulas), run, isNeeded, device);
+    if (count < 2) return null;
+    const joint = run.slice(0, count);
+    const chain = new Chain(formulas);
+    for (const launch of joint) chain.add(launch);
+    return fused(joint, chain, (storage) => isNeeded(storage, count));
   };
+}
+
+/** How many launches of `run` go together. Values that die within the chain need no buffer, so a longer chain may need fewer buffers. */
+function longest(
+  chain: Chain,
+  run: Parameters<FusionRule>[0],
+  isNeeded: Parameters<FusionRule>[1],
+  device: Device,
+): number {
+  const limit = device.limits.maxStorageBuffersPerShaderStage;
+  const granules = run[0]!.params![0]!;
+  const most = Math.min(run.length, Math.floor(device.maxDispatchWork / (4 * granules)));
+  let weight = 0;
+  let fitting = 0;
+  for (let count = 1; count <= most; count++) {
+    const launch = run[count - 1]!;
+    weight += WEIGHT[launch.pipeline.uses.y as DType];
+    if (launch.params![0] !== granules || weight > MAX_WEIGHT || !chain.add(launch)) break;
+    // What is read, or lives on, stays bound however long the chain is.
+    if (chain.bound((storage) => storage.isLive).length > limit) break;
+    if (chain.bound((storage) => isNeeded(storage, count)).length <= limit) fitting = count;
+  }
+  return fitting;
 }
 
 function fused(run: readonly Launch[], chain: Chain, isNeeded: (storage: Storage) => boolean): Fused {

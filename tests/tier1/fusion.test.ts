@@ -107,6 +107,19 @@ describe("fused elementwise launches", () => {
     for (const t of [...inputs, c.result]) t.dispose();
   });
 
+  it("take no long time to find where a chain of results that all live must end", async () => {
+    const inputs = Array.from({ length: 400 }, (_, i) => tensor([i, 1]));
+    const milliseconds = async (fuse: boolean): Promise<number> => {
+      const start = performance.now();
+      using c = await capture(() => inputs.map((x) => x.mul(2)), { fuse });
+      for (const t of c.result) t.dispose();
+      return performance.now() - start;
+    };
+    await milliseconds(true); // compiles
+    expect(await milliseconds(true)).toBeLessThan(5 * (await milliseconds(false)) + 300);
+    for (const t of inputs) t.dispose();
+  });
+
   it("keep what is read after the chain, and write a freed value's buffer again", async () => {
     using x = F.arange(0, 64, 1);
     using c = await capture(
