@@ -58,7 +58,7 @@ const GAIN = 0.95;
 export async function tune(device: Device, rows: readonly Row[], options: TuneOptions): Promise<TuneResult> {
   const end = now() + 1000 * options.seconds;
   const measured = new Map<string, Measured>();
-  let left = 0;
+  const left = new Set<string>();
   for (const [i, row] of rows.entries()) {
     options.signal?.throwIfAborted();
     options.onProgress?.(i, rows.length, row.name);
@@ -69,7 +69,7 @@ export async function tune(device: Device, rows: readonly Row[], options: TuneOp
       for (const choice of choicesOf(row, inputs, options.families)) {
         const key = `${choice.family} ${choice.problem}`;
         if (measured.has(key)) continue;
-        if (now() > end) left++;
+        if (now() > end) left.add(key);
         else measured.set(key, await measure(device, row, inputs, choice, options));
       }
     } finally {
@@ -77,7 +77,7 @@ export async function tune(device: Device, rows: readonly Row[], options: TuneOp
       device.pool.trim();
     }
   }
-  return { measured: [...measured.values()], left };
+  return { measured: [...measured.values()], left: left.size };
 }
 
 /** The choices of a call that have an alternative. */

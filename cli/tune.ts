@@ -1,5 +1,6 @@
 /** `janus tune`: measures which variants of kernels are fastest on this device, and keeps the choice in the user's cache. */
-import { join } from "node:path";
+import { accessSync, constants, mkdirSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { Option } from "commander";
 import type { AddCommand, Context } from "./context.ts";
 import { createDevice, softwareWarning } from "./device.ts";
@@ -7,6 +8,7 @@ import { UsageError } from "./errors.ts";
 import { table } from "./format.ts";
 import { adapterOption, numberIn, wholeNumber } from "./options.ts";
 import { ownVersion } from "./packages.ts";
+import type { TunedVariants } from "../engine/index.ts";
 import type { Measured, TuneResult } from "../bench/tune.ts";
 
 interface TuneFlags {
@@ -43,11 +45,15 @@ async function tuneDevice(flags: TuneFlags, context: Context): Promise<void> {
   if (flags.submit && out.json) throw new UsageError("--submit prints JSON by itself: leave --json out");
   const { selectRows } = await import("../bench/rows/index.ts");
   const { mergedVariants, tune } = await import("../bench/tune.ts");
-  const { adapterId, findTuned, tunedFile, userCache } = await import("../engine/index.ts");
+  const { adapterId, tunedFile, userCache } = await import("../engine/index.ts");
   const rows = selectRows({ filter: flags.filter, sets: ["table", "1B"] }); // refused before a device is opened
   const device = await createDevice(flags.adapter, { tuned: false });
   try {
     if (device.capabilities.software) out.note(softwareWarning(device.name));
+    const info = device.gpu!.adapterInfo;
+    const file = join(userCache()!, tunedFile(adapterId(info)));
+    if (!flags.submit) await requireFolder(dirname(file)); // before the search, whose result would be lost
+    const before = await variantsBefore(info, context);
     const progress = out.progress("rows");
     const result = await tune(device, rows, {
       seconds: flags.seconds,
@@ -57,9 +63,6 @@ async function tuneDevice(flags: TuneFlags, context: Context): Promise<void> {
       onProgress: (done, total, label) => progress.report({ done, total, label }),
     });
     out.close();
-    const info = device.gpu!.adapterInfo;
-    const found = findTuned(info);
-    const before = found && found.from !== "the package" ? found.table.variants : {};
     const made = {
       format: 1,
       adapter: adapterId(info),
@@ -70,11 +73,34 @@ async function tuneDevice(flags: TuneFlags, context: Context): Promise<void> {
     const text = `${JSON.stringify(made, null, 2)}\n`;
     if (flags.submit) return out.result(made, text.trimEnd());
     const { writeWhole } = await import("../bench/files.ts");
-    const file = join(userCache()!, tunedFile(made.adapter));
     writeWhole(file, text);
     out.result({ file, ...made, ...result }, `${tuneText(result)}\n${file}`);
   } finally {
     device.destroy();
+  }
+}
+
+/** Creates the folder of a table. Throws `FileError` if nothing can be written there. */
+async function requireFolder(folder: string): Promise<void> {
+  const { fileError } = await import("../model/node/files.ts");
+  try {
+    mkdirSync(folder, { recursive: true });
+    accessSync(folder, constants.W_OK);
+  } catch (error) {
+    throw fileError(error, folder);
+  }
+}
+
+/** The variants of the user's table. A file that is no table is replaced, as its error advises. */
+export async function variantsBefore(info: GPUAdapterInfo, { out }: Pick<Context, "out">): Promise<TunedVariants> {
+  const { DeviceError, findTuned } = await import("../engine/index.ts");
+  try {
+    const found = findTuned(info);
+    return found && found.from !== "the package" ? found.table.variants : {};
+  } catch (error) {
+    if (!(error instanceof DeviceError)) throw error;
+    out.warn(`the old table is not used: ${error.message}`);
+    return {};
   }
 }
 

@@ -212,6 +212,7 @@ export class Device {
         k.startsWith("min") ? v : Math.max(v, options.limits ? DEFAULT_LIMITS[k as keyof Limits] : v),
       ]),
     );
+    const tuned = options.tuned ?? findTuned(adapter.info)?.table.variants;
     const gpu = await adapter
       .requestDevice({ requiredFeatures: features as GPUFeatureName[], requiredLimits })
       .catch((error: unknown) => {
@@ -219,7 +220,6 @@ export class Device {
           `Device.create: the adapter must create a device; got a refusal from ${adapter.info.description || adapter.info.vendor}: ${messageOf(error)}. Request lower limits, or name another adapter.`,
         );
       });
-    const tuned = options.tuned ?? findTuned(adapter.info)?.table.variants;
     return new Device(gpu, capabilitiesOf(adapter, features, limits, tuned || {}), options);
   }
 

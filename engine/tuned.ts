@@ -2,7 +2,7 @@
  * Tables of kernel variants that were measured on a device (`janus tune`): plain data, chosen by adapter and driver when a device is created.
  * Nothing is searched at run time. A user's own table comes before those of this file.
  */
-import { DeviceError } from "./errors.ts";
+import { DeviceError, messageOf } from "./errors.ts";
 import { readUserFile } from "./platform.ts";
 
 /** Names of variants by kernel family and class of problem, as the families of `kernels/` name them. */
@@ -58,12 +58,22 @@ export const tunedFile = (id: Pick<AdapterId, "name" | "driver">): string => `tu
 /** The table for an adapter: the user's, or one of the package; null if there is none. Throws `DeviceError` for a file that is no such table. */
 export function findTuned(info: GPUAdapterInfo): FoundTable | null {
   const id = adapterId(info);
-  const file = readUserFile(tunedFile(id));
+  const file = readTable(tunedFile(id));
   if (file) return { from: file.path, table: parseTuned(file.text, file.path) };
   const known = COMMITTED.find(
     ({ adapter }) => adapter.vendor === id.vendor && adapter.architecture === id.architecture,
   );
   return known ? { from: "the package", table: known } : null;
+}
+
+function readTable(name: string): ReturnType<typeof readUserFile> {
+  try {
+    return readUserFile(name);
+  } catch (error) {
+    throw new DeviceError(
+      `Device.create: the table of janus tune, ${name} in the user's cache, must be readable; got ${messageOf(error)}. Remove it, or pass tuned: false.`,
+    );
+  }
 }
 
 /** Reads a table. Throws `DeviceError` with what is wrong and what to do. */

@@ -4,8 +4,18 @@
  * and passes through an integer operation with a zero that the compiler does not know, so that no multiplication and addition of two
  * formulas become one rounding.
  */
-import { grid1d, kernel, library } from "../../engine/index.ts";
-import type { Binding, DType, Fused, FusionRule, Kernel, Launch, Library, Storage } from "../../engine/index.ts";
+import { grid1d, isFloat, kernel, library } from "../../engine/index.ts";
+import type {
+  Binding,
+  DType,
+  Device,
+  Fused,
+  FusionRule,
+  Kernel,
+  Launch,
+  Library,
+  Storage,
+} from "../../engine/index.ts";
 import { standard } from "./libraries.ts";
 
 /**
@@ -20,7 +30,7 @@ const GRANULES_A_GROUP = 256;
 
 /** A value as it lies in memory, back as it is read, behind the zero that the compiler does not know; integers need none. */
 const KEEP: Readonly<Partial<Record<DType, string>>> = {
-  f32: "bitcast<vec4f>(bitcast<vec4u>(v) ^ vec4u(params.zero))",
+  f32: "hidden(v, params.zero)",
   f16: "keep_f16(v, params.zero)",
   bf16: "unpack_bf16(pack_bf16(v) ^ vec2u(params.zero))",
   u8: "unpack_u8(pack_u8(v))",
@@ -65,11 +75,17 @@ class Chain {
     this.formulas = formulas;
   }
 
-  /** Adds a launch; false if it uses a buffer otherwise than those before it. */
+  /** Adds a launch; false if it uses a buffer or a library otherwise than those before it. */
   add(launch: Launch): boolean {
+    const included = (launch.pipeline.uses.f as Library).libraries;
+    if (included.some((l) => [...this.libraries].some((other) => other.name === l.name && other !== l))) return false;
     const places = OPERANDS.map((slot, i) => this.place(launch, slot, i));
     if (places.some((place) => place === null)) return false;
-    const [a, b, c] = places.slice(0, 3).map((place) => this.read(place!));
+    const [a, b, c] = places.slice(0, 3).map((place, i) => {
+      const value = this.read(place!);
+      // A compiler that sees x - x may make 0 of it, which is wrong for infinities: single launches read x twice.
+      return places.indexOf(place!) < i && isFloat(place!.dtype) ? `hidden(${value}, params.zero)` : value;
+    });
     const y = places[3]!;
     const value = `v${this.body.length}`;
     const scalars = [...new Float32Array(launch.params!.buffer, launch.params!.byteOffset + 16, 4)];
@@ -89,12 +105,14 @@ class Chain {
     const buffer = launch.buffers[i]!;
     const dtype = launch.pipeline.uses[slot] as DType;
     const writes = slot === "y";
+    let known: Operand | null = null;
     for (const other of this.operands.values()) {
       if (other.buffer !== buffer) continue;
       if (other.binding.offset === binding.offset && other.binding.size === binding.size && other.dtype === dtype)
-        return other;
-      if (writes || other.written) return null;
+        known = other;
+      else if (writes || other.written) return null; // WebGPU refuses a dispatch that writes a buffer and binds another range of it
     }
+    if (known) return known;
     const operand: Operand = { binding, buffer, dtype, isRead: false, written: null };
     this.operands.set(`${this.operands.size}`, operand);
     return operand;
@@ -112,8 +130,8 @@ class Chain {
     const types = OPERANDS.map((slot) => uses[slot] as DType);
     const key = `${formula.name}#${formula.version} ${types.join()}`;
     const known = [...this.functions.keys()].indexOf(key);
-    if (known >= 0) return `f${known}`;
-    const name = `f${this.functions.size}`;
+    if (known >= 0) return `formula${known}`;
+    const name = `formula${this.functions.size}`;
     const typed = this.formulas
       .get(formula)!
       .replace(/_(a|b|c|y)\b/g, (_, slot: "a" | "b" | "c" | "y") => `_${uses[slot] as DType}`);
@@ -135,27 +153,37 @@ fn ${name}(a: V4_${types[0]!}, b: V4_${types[1]!}, c: V4_${types[2]!}, s: vec4f)
 
 /** The rule of launches of `map`, whose slots are a, b, c, y and f, and whose parameters are granules and scalars. */
 export function fusionRule(formulas: WeakMap<Library, string>): FusionRule {
-  const chainOf = (run: readonly Launch[], maxWork: number): { chain: Chain; count: number } => {
-    const chain = new Chain(formulas);
-    const granules = run[0]!.params![0]!;
-    const most = Math.min(run.length, Math.floor(maxWork / (4 * granules)));
-    let count = 0;
-    let weight = 0;
-    while (count < most && run[count]!.params![0] === granules) {
-      weight += WEIGHT[run[count]!.pipeline.uses.y as DType];
-      if (weight > MAX_WEIGHT || !chain.add(run[count]!)) break;
-      count++;
-    }
-    return { chain, count };
-  };
   return (run, isNeeded, device) => {
-    let { chain, count } = chainOf(run, device.maxDispatchWork);
-    // Fewer launches until the buffers fit: values that die within the chain need none.
-    const limit = device.limits.maxStorageBuffersPerShaderStage;
-    while (count > 1 && chain.bound((storage) => isNeeded(storage, count)).length > limit)
-      ({ chain, count } = chainOf(run.slice(0, count - 1), device.maxDispatchWork));
-    return count > 1 ? fused(run.slice(0, count), chain, (storage) => isNeeded(storage, count)) : null;
+    const count = longest(new Chain(formulas), run, isNeeded, device);
+    if (count < 2) return null;
+    const joint = run.slice(0, count);
+    const chain = new Chain(formulas);
+    for (const launch of joint) chain.add(launch);
+    return fused(joint, chain, (storage) => isNeeded(storage, count));
   };
+}
+
+/** How many launches of `run` go together. Values that die within the chain need no buffer, so a longer chain may need fewer buffers. */
+function longest(
+  chain: Chain,
+  run: Parameters<FusionRule>[0],
+  isNeeded: Parameters<FusionRule>[1],
+  device: Device,
+): number {
+  const limit = device.limits.maxStorageBuffersPerShaderStage;
+  const granules = run[0]!.params![0]!;
+  const most = Math.min(run.length, Math.floor(device.maxDispatchWork / (4 * granules)));
+  let weight = 0;
+  let fitting = 0;
+  for (let count = 1; count <= most; count++) {
+    const launch = run[count - 1]!;
+    weight += WEIGHT[launch.pipeline.uses.y as DType];
+    if (launch.params![0] !== granules || weight > MAX_WEIGHT || !chain.add(launch)) break;
+    // What is read, or lives on, stays bound however long the chain is.
+    if (chain.bound((storage) => storage.isLive).length > limit) break;
+    if (chain.bound((storage) => isNeeded(storage, count)).length <= limit) fitting = count;
+  }
+  return fitting;
 }
 
 function fused(run: readonly Launch[], chain: Chain, isNeeded: (storage: Storage) => boolean): Fused {
@@ -181,6 +209,7 @@ ${run.map((_, i) => `  s${i}: vec4f,`).join("\n")}
 }
 ${operands.map((o, i) => `@group(0) @binding(${i}) var<storage, ${stores.includes(o) ? "read_write" : "read"}> ${name(o)}: array<Pack_${o.dtype}>;`).join("\n")}
 @group(0) @binding(${operands.length}) var<uniform> params: Params;
+fn hidden(v: vec4f, zero: u32) -> vec4f { return bitcast<vec4f>(bitcast<vec4u>(v) ^ vec4u(zero)); }
 ${[...chain.functions.values()].join("\n")}
 
 @compute @workgroup_size(64)
@@ -213,7 +242,7 @@ ${stores.map((o) => `    ${name(o)}[i] = pack_${o.dtype}(${o.written!.value});`)
   };
 }
 
-/** Equal texts are one kernel: a chain that comes again, in another layer or capture, is compiled once. */
+/** Equal texts and libraries are one kernel: a chain that comes again, in another layer or capture, is compiled once. */
 const declared = new Map<string, Kernel>();
 
 function declare(
@@ -222,7 +251,7 @@ function declare(
   formulas: number,
   libraries: readonly Library[],
 ): Kernel {
-  const key = text("");
+  const key = text("") + libraries.map(versions).join();
   const known = declared.get(key);
   if (known) return known;
   const name = `map_fused_${declared.size}`;
@@ -231,6 +260,10 @@ function declare(
   declared.set(key, made);
   return made;
 }
+
+/** A library and what it includes, with the versions: a reloaded library has the name of the one before. */
+const versions = ({ name, version, libraries }: Library): string =>
+  `${name}#${version}(${libraries.map(versions).join()})`;
 
 /** The labels of the launches that became one: the first, and how many follow. */
 const labelOf = (run: readonly Launch[]): string => `${run[0]!.label} and ${run.length - 1} more`;

@@ -2,10 +2,10 @@
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { bestOf, mergedVariants } from "../../bench/tune.ts";
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
+import { bestOf, mergedVariants, tune } from "../../bench/tune.ts";
 import type { Measured } from "../../bench/tune.ts";
-import { FAMILIES } from "../../cli/tune.ts";
+import { FAMILIES, variantsBefore } from "../../cli/tune.ts";
 import { tableRows } from "../../bench/rows/table.ts";
 import { ArgumentError, Device, DeviceError, empty, findTuned, scope, tunedFile } from "../../index.ts";
 import { observeVariants } from "../../kernels/core/variants.ts";
@@ -23,7 +23,7 @@ beforeAll(() => {
   process.env["XDG_CACHE_HOME"] = folder;
   mkdirSync(join(file, ".."), { recursive: true });
 });
-afterEach(() => rmSync(file, { force: true }));
+afterEach(() => rmSync(file, { force: true, recursive: true }));
 afterAll(() => {
   if (before === undefined) delete process.env["XDG_CACHE_HOME"];
   else process.env["XDG_CACHE_HOME"] = before;
@@ -47,6 +47,20 @@ describe("the table of an adapter", () => {
     writeFileSync(file, text);
     expect(() => findTuned(INFO)).toThrow(DeviceError);
     expect(() => findTuned(INFO)).toThrow(`got ${got}. Remove it, or run janus tune.`);
+  });
+  it("is refused if it cannot be read", () => {
+    mkdirSync(file);
+    expect(() => findTuned(INFO)).toThrow(DeviceError);
+    expect(() => findTuned(INFO)).toThrow("must be readable");
+  });
+  it("is replaced by janus tune if it is none", async () => {
+    const warn = vi.fn<(text: string) => void>();
+    writeFileSync(file, JSON.stringify(TABLE));
+    expect(await variantsBefore(INFO, { out: { warn } as never })).toEqual(TABLE.variants);
+    expect(warn).not.toHaveBeenCalled();
+    writeFileSync(file, "{");
+    expect(await variantsBefore(INFO, { out: { warn } as never })).toEqual({});
+    expect(warn).toHaveBeenCalledWith(expect.stringContaining("not JSON"));
   });
   it("is refused as an option if it is none", async () => {
     const create = Device.create({ backend: "null", tuned: { matmul: "tiled" } as never });
@@ -85,6 +99,16 @@ describe("the result of a search", () => {
     });
     expect(mergedVariants({ matmul: { a: "old" } }, [measured("a", "own")])).toEqual({});
   });
+});
+
+it("a search without time counts each class that it left once", async () => {
+  const device = await Device.create({ backend: "null", capabilities: PROFILES["software Vulkan"]! });
+  const row = tableRows().find(({ op, isPure }) => op === "softmax" && isPure !== false)!;
+  const once = await tune(device, [row], { seconds: -1, seed: 1 });
+  const twice = await tune(device, [row, row], { seconds: -1, seed: 1 });
+  expect(once.left).toBeGreaterThan(0);
+  expect(twice.left).toBe(once.left);
+  device.destroy();
 });
 
 it("the command knows the families whose problems have several variants", async () => {

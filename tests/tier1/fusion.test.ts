@@ -1,8 +1,9 @@
 /** Elementwise launches that a capture joins: the same bits as the single launches, whatever is kept, freed, shared or written in place. */
 import "../quick_compile.ts";
 import { describe, expect, it } from "vitest";
-import { F, Generator, capture, scope, tensor, withLabel } from "../../index.ts";
+import { F, Generator, capture, library, scope, tensor, withLabel } from "../../index.ts";
 import type { DType, Tensor } from "../../index.ts";
+import { expression, map } from "../../kernels/core/map.ts";
 import { useDevice } from "../gpu.ts";
 
 const device = useDevice();
@@ -106,6 +107,19 @@ describe("fused elementwise launches", () => {
     for (const t of [...inputs, c.result]) t.dispose();
   });
 
+  it("take no long time to find where a chain of results that all live must end", async () => {
+    const inputs = Array.from({ length: 400 }, (_, i) => tensor([i, 1]));
+    const milliseconds = async (fuse: boolean): Promise<number> => {
+      const start = performance.now();
+      using c = await capture(() => inputs.map((x) => x.mul(2)), { fuse });
+      for (const t of c.result) t.dispose();
+      return performance.now() - start;
+    };
+    await milliseconds(true); // compiles
+    expect(await milliseconds(true)).toBeLessThan(5 * (await milliseconds(false)) + 300);
+    for (const t of inputs) t.dispose();
+  });
+
   it("keep what is read after the chain, and write a freed value's buffer again", async () => {
     using x = F.arange(0, 64, 1);
     using c = await capture(
@@ -136,6 +150,55 @@ describe("fused elementwise launches", () => {
       expect(Number.isNaN((await c.result.data())[0])).toBe(true);
       c.result.dispose();
     }
+  });
+
+  it("read an operand that occurs twice as two: infinity minus itself is NaN", async () => {
+    for (const dtype of ["f32", "f16", "bf16"] as const) {
+      using x = scope(() => F.cast(tensor([Infinity, NaN, 0, 3]), dtype));
+      using c = await capture(() => [x.sub(x).add(1), x.div(x).add(1), F.cast(x.ne(x), dtype)], { verify: true });
+      expect(c.launches).toHaveLength(1);
+      expect([...(await c.result[0]!.data())]).toEqual([NaN, NaN, 1, 1]);
+      for (const t of c.result) t.dispose();
+    }
+  });
+
+  it("stop before a write to a buffer of which another range is read", async () => {
+    using x = tensor(Float32Array.from({ length: 192 }, (_, i) => i));
+    using a = x.slice(0, 0, 128);
+    for (const start of [64, 128]) {
+      using b = x.slice(0, start, start + 64);
+      using c = await capture(
+        () => {
+          const y = b.mul(0.5).add(a.slice(0, 0, 64));
+          F.castInto(a, F.cat([y, y], 0).mul(2));
+          F.castInto(a.slice(0, 0, 64), y);
+          return b.add(1);
+        },
+        { verify: true },
+      );
+      c.result.dispose();
+    }
+    using low = x.slice(0, 0, 64);
+    using high = x.slice(0, 64, 128);
+    using c = await capture(() => F.castInto(low, low.mul(0.5).add(high)), { verify: true });
+    expect(c.launches).toHaveLength(2);
+  });
+
+  it("use the libraries of each formula, also after a reload", async () => {
+    using x = tensor([1, 2]);
+    const times = (factor: number) => {
+      const scale = library("scale_for_tests", `fn scale_for_tests(v: vec4f) -> vec4f { return v * ${factor}.0; }`);
+      return expression("scaled", "scale_for_tests(a)", scale);
+    };
+    const double = times(2);
+    using before = await capture(() => map(double, [map(double, [x])]), { verify: true });
+    const triple = times(3);
+    using after = await capture(() => map(triple, [map(triple, [x])]), { verify: true });
+    using both = await capture(() => map(triple, [map(double, [x])]), { verify: true });
+    expect([...(await before.result.data())]).toEqual([4, 8]);
+    expect([...(await after.result.data())]).toEqual([9, 18]);
+    expect([...(await both.result.data())]).toEqual([6, 12]);
+    for (const c of [before, after, both]) c.result.dispose();
   });
 
   it.each([1, 2, 3, 4, 5, 6])("equals the single launches in random programs (%i)", async (seed) => {
