@@ -79,6 +79,10 @@ function checkTuned(tuned: DeviceOptions["tuned"]): void {
   });
 }
 
+function nullDeviceCapabilities({ capabilities = nullCapabilities(), tuned }: DeviceOptions): Capabilities {
+  return tuned === undefined ? capabilities : { ...capabilities, tuned: tuned || {} };
+}
+
 /** Counts since the device was created; a steady loop must not raise the first three. */
 export interface DeviceStats {
   readonly buffersCreated: number;
@@ -194,7 +198,7 @@ export class Device {
     await loadKernels();
     const device =
       options.backend === "null"
-        ? new Device(null, options.capabilities ?? nullCapabilities(), options)
+        ? new Device(null, nullDeviceCapabilities(options), options)
         : await Device.open(options);
     defaultDevice ??= device;
     return device;

@@ -62,6 +62,11 @@ describe("the table of an adapter", () => {
     expect(await variantsBefore(INFO, { out: { warn } as never })).toEqual({});
     expect(warn).toHaveBeenCalledWith(expect.stringContaining("not JSON"));
   });
+  it("is used as an option, also by the null device", async () => {
+    const device = await Device.create({ backend: "null", tuned: TABLE.variants });
+    expect(device.capabilities.tuned).toEqual(TABLE.variants);
+    device.destroy();
+  });
   it("is refused as an option if it is none", async () => {
     const create = Device.create({ backend: "null", tuned: { matmul: "tiled" } as never });
     await expect(create).rejects.toThrow(ArgumentError);
