@@ -9,6 +9,7 @@ const WATCHDOG_MS = 20 * 60_000;
 /** Files that take longest, so that none of them is left alone at the end. */
 const SLOW = [
   "examples",
+  "trainer",
   "train_run",
   "ops_large",
   "ops_small",
@@ -24,6 +25,9 @@ const SLOW = [
   "shapes_judge",
   "vq_training",
   "discriminator",
+  "save",
+  "sampling",
+  "muon",
   "not_finite_generation",
   "resume",
   "export",
@@ -49,6 +53,7 @@ const shared = { testTimeout: WATCHDOG_MS, hookTimeout: WATCHDOG_MS, maxWorkers:
 export default defineConfig({
   test: {
     pool: "forks",
+    teardownTimeout: 120_000, // a worker on a loaded machine takes long to end
     sequence: { sequencer: SlowFirst },
     projects: [
       { extends: true, test: { ...shared, name: "tier0", include: ["tests/tier0/**/*.test.ts"] } },

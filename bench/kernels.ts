@@ -8,7 +8,7 @@ import type { Probes } from "./ceilings.ts";
 import type { RowResult, WrongRow } from "./results.ts";
 import { dtypeOf, makeInputs, readRef, wrongParts } from "./rows/row.ts";
 import type { Row } from "./rows/row.ts";
-import { randomFrom } from "./stats.ts";
+import { randomFrom } from "../tests/random.ts";
 
 /** Bytes of inputs of rows that are measured together, interleaved. */
 const GROUP_BYTES = 512e6;

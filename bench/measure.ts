@@ -7,19 +7,12 @@ import type { Device } from "../engine/index.ts";
 import type { Ceilings, Probes } from "./ceilings.ts";
 import { sampleWall } from "./harness.ts";
 import { flagsOf, ratesOf, wallOf } from "./results.ts";
-import type { RowResult, Settings } from "./results.ts";
+import type { RowResult, RowWork, Settings } from "./results.ts";
 import { median, spreadOf } from "./stats.ts";
 import type { Spread } from "./stats.ts";
 
 /** Something to be timed, checked already. */
-export interface Job extends Disposable {
-  readonly name: string;
-  readonly op: string;
-  readonly set: string;
-  readonly dtype: string;
-  readonly launches: number;
-  readonly flops: number;
-  readonly bytes: number;
+export interface Job extends RowWork, Disposable {
   /** Records the launches of a call; what it frees it frees itself. */
   readonly eager: () => unknown;
   /** Records them from a capture. */

@@ -19,8 +19,9 @@ import { drawInput, wrongParts } from "./rows/row.ts";
 import type { Row } from "./rows/row.ts";
 import { checkoutFolder } from "./run_info.ts";
 import type { RowResult, WrongRow } from "./results.ts";
-import { spreadOf, randomFrom } from "./stats.ts";
+import { spreadOf } from "./stats.ts";
 import type { Spread } from "./stats.ts";
+import { randomFrom } from "../tests/random.ts";
 
 /** Engines, ours first. */
 export const PEERS = [

@@ -57,8 +57,8 @@ export type Flag =
   /** Calls take 1.5 times the GPU time or more: the host bounds them. */
   | "host-bound";
 
-export interface RowResult {
-  readonly kind: "row";
+/** A row and the work of one call. */
+export interface RowWork {
   readonly name: string;
   readonly op: string;
   readonly set: string;
@@ -67,6 +67,10 @@ export interface RowResult {
   /** As the launches state them. */
   readonly flops: number;
   readonly bytes: number;
+}
+
+export interface RowResult extends RowWork {
+  readonly kind: "row";
   /** GPU time of all launches of a call, by timestamps; null without them. */
   readonly gpu: Spread | null;
   /** Wall time of a call: run op by op; replayed from a capture (null if it cannot be captured); op by op with cold caches. */
@@ -94,7 +98,7 @@ export interface Results {
   readonly run: RunInfo;
   readonly rows: readonly RowResult[];
   readonly wrong: readonly WrongRow[];
-  /** Of `peers`: which engines were measured and what each did; its times are rows too. */
+  /** Set for `peers`: the engines that were measured, and the outcome of each; their times are also in `rows`. */
   readonly peers?: PeerResults;
 }
 

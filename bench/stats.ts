@@ -2,6 +2,7 @@
  * Statistics of the bench: medians and spreads, and whether one set of rounds is slower than another beyond noise. Robust throughout: a
  * machine that is shared has samples ten times as long as others, and no mean survives those.
  */
+import { randomFrom } from "../tests/random.ts";
 
 /** Times of a call, ms. The spread is that of all samples; the median is that of the medians of the rounds. */
 export interface Spread {
@@ -113,17 +114,6 @@ export function noiseBetweenRuns(ratios: readonly number[]): number {
 /** Whether a row is slower beyond noise, and by more than `share` (0.05: 5 %). */
 export const failsAbove = ({ ratio, verdict }: Comparison, share: number): boolean =>
   verdict === "slower" && ratio > 1 + share;
-
-/** A small fast generator (mulberry32): the same seed gives the same intervals. */
-export function randomFrom(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), state | 1);
-    t = (t + Math.imul(t ^ (t >>> 7), t | 61)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
-  };
-}
 
 /** A normal deviate (Box and Muller). */
 const gauss = (random: () => number): number =>

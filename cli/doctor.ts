@@ -52,7 +52,13 @@ export async function doctor(context: Context, open: () => Promise<Device>): Pro
     const budgetBytes = Number.isFinite(device.pool.budget) ? device.pool.budget : null;
     const tuned = await tunedTable(device);
     out.text(`device\n${indent(deviceText(device.capabilities, budgetBytes, tuned))}\n\n`);
+    const { unknownChoices } = await import("../kernels/families.ts");
+    const unknown = unknownChoices(device.capabilities.tuned);
     const warnings = warningsFor(device.capabilities, machine, budgetBytes);
+    if (unknown.length)
+      warnings.push(
+        `the table of kernel variants names what this release does not have, which has no effect: ${unknown.join(", ")}. Run janus tune again`,
+      );
     for (const warning of warnings) out.warn(warning);
     const { runChecks } = await import("./doctor_checks.ts");
     const checks: Check[] = [];

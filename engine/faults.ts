@@ -15,7 +15,7 @@ export interface IdCheck {
   /** How the words are read. */
   readonly dtype: "i32" | "u32" | "f32";
   readonly ignored: number | null;
-  /** Of words that are no ids: what they must be, and what stands behind "got", with `{value}` and `{position}`. */
+  /** Set if the words are not ids: the parts of the message after "must be" and "got", with `{value}` and `{position}`. */
   readonly text?: { readonly required: string; readonly got: string };
 }
 

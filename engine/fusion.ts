@@ -4,7 +4,7 @@
  */
 import type { Device } from "./device.ts";
 import { packParams } from "./kernel.ts";
-import type { Constants, Kernel, Uses } from "./kernel.ts";
+import type { Kernel } from "./kernel.ts";
 import type { PoolBuffer } from "./pool.ts";
 import type { Binding, Cost, Launch, Storage } from "./types.ts";
 
@@ -12,8 +12,6 @@ import type { Binding, Cost, Launch, Storage } from "./types.ts";
 export interface Fused {
   readonly count: number;
   readonly kernel: Kernel;
-  readonly constants?: Constants;
-  readonly uses?: Uses;
   readonly bindings: readonly Binding[];
   readonly buffers: readonly PoolBuffer[];
   readonly params: Readonly<Record<string, number | readonly number[]>>;
@@ -66,7 +64,7 @@ export function joinLaunches(device: Device, launches: readonly Launch[]): Launc
   return joined;
 }
 
-function launchOf(device: Device, { bindings, buffers, grid, label, cost, ...fused }: Fused): Launch {
-  const pipeline = device.queue.pipelineOf(fused.kernel, fused.constants, fused.uses);
-  return { pipeline, params: packParams(fused.kernel, fused.params), bindings, buffers, grid, label, cost };
+function launchOf(device: Device, { kernel, params, bindings, buffers, grid, label, cost }: Fused): Launch {
+  const pipeline = device.queue.pipelineOf(kernel);
+  return { pipeline, params: packParams(kernel, params), bindings, buffers, grid, label, cost };
 }

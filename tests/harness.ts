@@ -8,6 +8,7 @@ import { forceVariant } from "../kernels/core/variants.ts";
 import { eachIndex, ref, sizeOf, stridesOf } from "./reference.ts";
 import type { Ref } from "./reference.ts";
 import { isLong } from "./long.ts";
+import { randomFrom } from "./random.ts";
 
 export interface Input {
   readonly shape: readonly number[];
@@ -57,17 +58,6 @@ const C = { forward: 8, gradient: 16 } as const;
 export function tolerance(kind: keyof typeof C, dtypes: readonly DType[], terms: number): number {
   const widest = Math.max(...dtypes.map((d) => EPSILON[d]), EPSILON.f32);
   return C[kind] * (widest + EPSILON.f32 * Math.sqrt(terms));
-}
-
-/** A small fast generator for test inputs (mulberry32). */
-export function randomFrom(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), state | 1);
-    t = (t + Math.imul(t ^ (t >>> 7), t | 61)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
-  };
 }
 
 export const caseName = (c: Case): string =>

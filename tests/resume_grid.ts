@@ -21,7 +21,7 @@ import { STAGES } from "../train/stages.ts";
 import type { Stage } from "../train/stages.ts";
 import { Checkpoints } from "../train/node/run/checkpoints.ts";
 import { startCli } from "./cli.ts";
-import { seeded } from "./run_model_fs.ts";
+import { randomFrom } from "./random.ts";
 
 export interface Cell {
   readonly stage: Stage;
@@ -214,7 +214,7 @@ async function main(): Promise<void> {
   });
   const { dtype, muon } = values;
   if (!(dtype === "f32" || dtype === "bf16" || dtype === "f16")) throw new Error(`--dtype ${dtype}; f32, bf16 or f16`);
-  const options = { steps: Number(values.steps), dtype, muon, random: seeded(Number(values.seed)) } as const;
+  const options = { steps: Number(values.steps), dtype, muon, random: randomFrom(Number(values.seed)) } as const;
   const home = mkdtempSync(join(tmpdir(), "janus-resume-"));
   try {
     const device = await Device.create();

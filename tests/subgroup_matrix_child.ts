@@ -9,11 +9,12 @@ import type { HostArray, Launch, Tensor } from "../index.ts";
 import { forceVariant } from "../kernels/core/variants.ts";
 import { families } from "./cases.ts";
 import { row as attentionRow } from "./cases/attention.ts";
-import { caseName, randomFrom, runCase } from "./harness.ts";
+import { caseName, runCase } from "./harness.ts";
 import type { Case } from "./harness.ts";
 import { conv2dRef } from "./reference/image.ts";
 import { runOnNull } from "./null_runs.ts";
 import { bareProduct } from "./subgroup_matrix_probe.ts";
+import { randomFrom } from "./random.ts";
 
 type Force = NonNullable<Case["variants"]>[number];
 

@@ -24,7 +24,7 @@ export interface Figures {
   readonly shared: number;
   /** Waves a SIMD, warps a multiprocessor. */
   readonly waves: number;
-  /** Of the innermost loop with most arithmetic: instructions, and FMAs in a hundred of them; 0: there is no loop. */
+  /** Instructions of the innermost loop with the most arithmetic, and FMAs per 100 of them; 0 without a loop. */
   readonly loop: number;
   readonly fma: number;
   /** In the whole pipeline: divisions of integers, matrix instructions. */

@@ -5,7 +5,7 @@ import { uniform } from "../../kernels/index.ts";
 import { relativeL2, round, tolerance } from "../../tests/harness.ts";
 import { ref, sizeOf } from "../../tests/reference.ts";
 import type { Ref } from "../../tests/reference.ts";
-import { randomFrom } from "../stats.ts";
+import { randomFrom } from "../../tests/random.ts";
 
 /** An input: uniform in [−scale, scale) around `mean`, or whole numbers below `below`. */
 export interface InputSpec {

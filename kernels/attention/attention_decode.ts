@@ -75,7 +75,7 @@ const DECODE = [
     choose: () => ({ part: partialKernel, combine: combineKernel, chunk: 64 }),
   },
 ] as const;
-const FAMILY = {
+export const DECODE_FAMILY = {
   name: "attention_decode",
   table: DECODE,
   classOf: ({ d, q, keys }: DecodeProblem) => `${q}·${keys} d${d}`,
@@ -126,7 +126,7 @@ export function attentionDecode(
       q.strided([b, tq, hq, d], [q.strides[0]!, q.strides[2]!, q.strides[1]!, q.strides[3]!]),
     );
     const problem: DecodeProblem = { d, q: q.dtype, keys: keys.dtype };
-    const { part, combine, chunk } = chooseVariant(FAMILY, q.device.capabilities, problem);
+    const { part, combine, chunk } = chooseVariant(DECODE_FAMILY, q.device.capabilities, problem);
     const chunks = Math.ceil(capacity / chunk);
     const parts = empty([b * tq * hq, chunks, d + 4], { device: q.device });
     const width = d / 4;

@@ -82,7 +82,7 @@ fn attention_tiled(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups)
     }
     let key = j0 + x + vec4u(0u, 16u, 32u, 48u);
     let id = documents(b, min(key, vec4u(last_key)));
-    for (var r = 0u; r < 4u; r++) { s[r] = select(vec4f(-3e38), s[r] * params.scale, seen(b, own + r, key, id, begin)); }
+    for (var r = 0u; r < 4u; r++) { s[r] = select(vec4f(-3e38), s[r] * params.scale, sees(b, own + r, key, id, begin)); }
     shares[lane] = vec4f(hmax4(s[0]), hmax4(s[1]), hmax4(s[2]), hmax4(s[3]));
     workgroupBarrier();
     var high = top;

@@ -94,7 +94,7 @@ fn attention_tiled_query(@builtin(workgroup_id) group: vec3u, @builtin(num_workg
     let delta = vec4f(stats[stat_at.x + 1u], stats[stat_at.y + 1u], stats[stat_at.z + 1u], stats[stat_at.w + 1u]);
     for (var r = 0u; r < 4u; r++) {
       let p = powers_of(s[r] * params.scale, vec4f(lse[r]));
-      put_weight(lane, r, select(vec4f(), p * (slope[r] - delta[r]), seen(b, own + r, key, id, begin)));
+      put_weight(lane, r, select(vec4f(), p * (slope[r] - delta[r]), sees(b, own + r, key, id, begin)));
     }
     add_keys(&sums0, k_head, j0, slice * PARTS, lane);
     if (PARTS > 1u) { add_keys(&sums1, k_head, j0, slice * PARTS + 1u, lane); }

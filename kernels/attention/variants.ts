@@ -338,7 +338,7 @@ const ATTENTION: readonly Variant<AttentionProblem, AttentionVariant>[] = [
 ];
 
 /** The forward and the gradients are two classes: any variant of the one fits any of the other. */
-const FAMILY: Family<AttentionProblem, AttentionVariant> = {
+export const ATTENTION_FAMILY: Family<AttentionProblem, AttentionVariant> = {
   name: "attention",
   table: ATTENTION,
   classOf: ({ d, q, k, g }) => `${g ? "gradients" : "forward"} ${q}·${k}${g ? `·${g}` : ""} d${d}`,
@@ -346,4 +346,4 @@ const FAMILY: Family<AttentionProblem, AttentionVariant> = {
 
 /** The kernels of attention for a problem. */
 export const attentionVariant = (capabilities: Capabilities, problem: AttentionProblem): AttentionVariant =>
-  chooseVariant(FAMILY, capabilities, problem);
+  chooseVariant(ATTENTION_FAMILY, capabilities, problem);

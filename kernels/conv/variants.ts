@@ -227,7 +227,7 @@ const CONV: readonly Variant<ConvProblem, ConvVariant>[] = [
   ...DIRECT,
 ];
 
-const FAMILY: Family<ConvProblem, ConvVariant> = {
+export const CONV_FAMILY: Family<ConvProblem, ConvVariant> = {
   name: "conv2d",
   table: CONV,
   classOf: ({ g, x, w, product }) =>
@@ -236,7 +236,7 @@ const FAMILY: Family<ConvProblem, ConvVariant> = {
 
 /** The kernels that compute a convolution. */
 export const convVariant = (capabilities: Capabilities, problem: ConvProblem): ConvVariant =>
-  chooseVariant(FAMILY, capabilities, problem);
+  chooseVariant(CONV_FAMILY, capabilities, problem);
 
 /** The direct kernels for a convolution that is not computed as a product. */
 export const directVariant = (capabilities: Capabilities, { g, x, w }: ConvProblem): Direct =>

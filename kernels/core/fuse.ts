@@ -26,7 +26,7 @@ const WEIGHT: Readonly<Record<DType, number>> = { f32: 1, i32: 1, u32: 1, u8: 1,
 const MAX_WEIGHT = 128;
 const OPERANDS = ["a", "b", "c", "y"] as const;
 /** Granules that one workgroup computes. */
-const GRANULES_A_GROUP = 256;
+const GRANULES_PER_GROUP = 256;
 
 /** A value as it lies in memory, back as it is read, behind the zero that the compiler does not know; integers need none. */
 const KEEP: Readonly<Partial<Record<DType, string>>> = {
@@ -68,7 +68,7 @@ class Chain {
   readonly functions = new Map<string, string>();
   readonly libraries = new Set<Library>();
   readonly scalars: number[][] = [];
-  readonly operands = new Map<string, Operand>();
+  readonly operands: Operand[] = [];
   private readonly formulas: WeakMap<Library, string>;
 
   constructor(formulas: WeakMap<Library, string>) {
@@ -97,7 +97,7 @@ class Chain {
 
   /** The operands that the launch must bind if it ends here. */
   bound(isNeeded: (storage: Storage) => boolean): Operand[] {
-    return [...this.operands.values()].filter((o) => o.isRead || (o.written && isNeeded(o.written.storage)));
+    return this.operands.filter((o) => o.isRead || (o.written && isNeeded(o.written.storage)));
   }
 
   private place(launch: Launch, slot: (typeof OPERANDS)[number], i: number): Operand | null {
@@ -106,7 +106,7 @@ class Chain {
     const dtype = launch.pipeline.uses[slot] as DType;
     const writes = slot === "y";
     let known: Operand | null = null;
-    for (const other of this.operands.values()) {
+    for (const other of this.operands) {
       if (other.buffer !== buffer) continue;
       if (other.binding.offset === binding.offset && other.binding.size === binding.size && other.dtype === dtype)
         known = other;
@@ -114,14 +114,14 @@ class Chain {
     }
     if (known) return known;
     const operand: Operand = { binding, buffer, dtype, isRead: false, written: null };
-    this.operands.set(`${this.operands.size}`, operand);
+    this.operands.push(operand);
     return operand;
   }
 
   private read(operand: Operand): string {
     if (operand.written) return operand.written.value;
     operand.isRead = true;
-    return `x${[...this.operands.values()].indexOf(operand)}`;
+    return `x${this.operands.indexOf(operand)}`;
   }
 
   /** The name of the launch's formula for its dtypes. */
@@ -188,7 +188,7 @@ function longest(
 
 function fused(run: readonly Launch[], chain: Chain, isNeeded: (storage: Storage) => boolean): Fused {
   const operands = chain.bound(isNeeded);
-  const all = [...chain.operands.values()];
+  const all = chain.operands;
   const stores = operands.filter((o) => o.written && isNeeded(o.written.storage));
   const name = (o: Operand): string => `m${all.indexOf(o)}`;
   const access = (o: Operand): "read" | "write" | "read_write" =>
@@ -214,8 +214,8 @@ ${[...chain.functions.values()].join("\n")}
 
 @compute @workgroup_size(64)
 fn ${entry}(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let first = flat_group(group, groups) * ${GRANULES_A_GROUP}u;
-  let end = min(params.granules, first + ${GRANULES_A_GROUP}u);
+  let first = flat_group(group, groups) * ${GRANULES_PER_GROUP}u;
+  let end = min(params.granules, first + ${GRANULES_PER_GROUP}u);
   for (var i = first + lane; i < end; i += 64u) {
 ${operands
   .filter((o) => o.isRead)
@@ -233,7 +233,7 @@ ${stores.map((o) => `    ${name(o)}[i] = pack_${o.dtype}(${o.written!.value});`)
     bindings: operands.map((o) => (stores.includes(o) ? { ...o.binding, storage: o.written!.storage } : o.binding)),
     buffers: operands.map((o) => o.buffer),
     params: { granules, zero: 0, ...Object.fromEntries(chain.scalars.map((s, i) => [`s${i}`, s])) },
-    grid: grid1d(Math.ceil(granules / GRANULES_A_GROUP)),
+    grid: grid1d(Math.ceil(granules / GRANULES_PER_GROUP)),
     label: labelOf(run),
     cost: {
       flops: run.reduce((sum, l) => sum + (l.cost?.flops ?? 0), 0),

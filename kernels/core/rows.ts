@@ -7,7 +7,7 @@ import type { Bound, Capabilities, DType, Library, Tensor } from "../../engine/i
 import { rowLibrary } from "./libraries.ts";
 import { contiguousCopy, copy, map } from "./map.ts";
 import { bucket, chooseVariant } from "./variants.ts";
-import type { Variant } from "./variants.ts";
+import type { Family, Variant } from "./variants.ts";
 
 /** Fills slot `r` of kernels whose rows may be shared. */
 export const rowWorkgroup = library("row_workgroup", new URL("./lib/row_workgroup.wgsl", import.meta.url));
@@ -53,9 +53,25 @@ const ROWS: readonly Variant<number, RowVariant>[] = [
   { name: "workgroup", choose: (_, granules) => shared(rowWorkgroup, workgroupSize(granules)) },
 ];
 
-/** The variant of family `family` (`softmax`, `rms_norm`, `layer_norm`) for rows of `granules` granules. */
-export const rowVariant = (family: string, capabilities: Capabilities, granules: number): RowVariant =>
-  chooseVariant({ name: family, table: ROWS, classOf: (n) => `${bucket(n)} granules` }, capabilities, granules);
+const rowFamily = (name: string): Family<number, RowVariant> => ({
+  name,
+  table: ROWS,
+  classOf: (granules) => `${bucket(granules)} granules`,
+});
+
+/** One table for several families, each of which can be measured and forced by itself. */
+export const ROW_FAMILIES = {
+  softmax: rowFamily("softmax"),
+  rms_norm: rowFamily("rms_norm"),
+  layer_norm: rowFamily("layer_norm"),
+} as const;
+
+/** The variant of a family for rows of `granules` granules. */
+export const rowVariant = (
+  family: keyof typeof ROW_FAMILIES,
+  capabilities: Capabilities,
+  granules: number,
+): RowVariant => chooseVariant(ROW_FAMILIES[family], capabilities, granules);
 
 /** A power of two that gives each invocation about 4 granules, 32 to 256. */
 const workgroupSize = (granules: number): number =>

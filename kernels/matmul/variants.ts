@@ -177,7 +177,7 @@ const MATMUL: readonly Variant<MatmulProblem, MatmulChoice>[] = [
 ];
 
 /** Few rows are one class whatever their number: a decoding step must have the same bits in a batch of any size. */
-const FAMILY: Family<MatmulProblem, MatmulChoice> = {
+export const MATMUL_FAMILY: Family<MatmulProblem, MatmulChoice> = {
   name: "matmul",
   table: MATMUL,
   classOf: ({ batches, m, n, k, transA, transB, a, b, packs }) =>
@@ -186,4 +186,4 @@ const FAMILY: Family<MatmulProblem, MatmulChoice> = {
 
 /** The kernel of a product; variants whose names end in `-lanes` share loads in a subgroup if there is one. */
 export const matmulVariant = (capabilities: Capabilities, p: MatmulProblem): MatmulChoice =>
-  chooseVariant(FAMILY, capabilities, p);
+  chooseVariant(MATMUL_FAMILY, capabilities, p);

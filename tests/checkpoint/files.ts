@@ -1,5 +1,6 @@
 // Small checkpoint files made by hand, right and wrong ones: safetensors, zip, pickle. Shares nothing with the readers.
 import type { RandomAccess } from "../../model/io/bytes.ts";
+import { randomFrom } from "../random.ts";
 
 export const ascii = (text: string): Uint8Array => new TextEncoder().encode(text);
 
@@ -254,13 +255,8 @@ export function torchFile(tensors: readonly TorchTensor[], options: ZipOptions =
   return zip(torchItems(P.whole(P.dict(...items)), storages), options);
 }
 
-/** Deterministic numbers below `n` (mulberry32). */
+/** Deterministic whole numbers below `n`. */
 export function random(seed: number): (n: number) => number {
-  let a = seed >>> 0;
-  return (n) => {
-    a = (a + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(a ^ (a >>> 15), 1 | a);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return Math.floor((((t ^ (t >>> 14)) >>> 0) / 2 ** 32) * n);
-  };
+  const next = randomFrom(seed);
+  return (n) => Math.floor(next() * n);
 }

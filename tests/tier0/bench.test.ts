@@ -14,10 +14,11 @@ import type { Results, RowResult, RunInfo } from "../../bench/results.ts";
 import { rooflinePng } from "../../bench/roofline.ts";
 import { ROW_SETS, selectRows } from "../../bench/rows/index.ts";
 import { PEER_OPS, wrongParts } from "../../bench/rows/row.ts";
-import { compareRounds, failsAbove, median, noiseBetweenRuns, randomFrom, spreadOf } from "../../bench/stats.ts";
+import { compareRounds, failsAbove, median, noiseBetweenRuns, spreadOf } from "../../bench/stats.ts";
 import { ENGINES, addBench } from "../../cli/bench.ts";
 import { DEFAULT_LIMITS, adapterFolder } from "../../index.ts";
 import { runHere } from "../cli.ts";
+import { randomFrom } from "../random.ts";
 
 const temporary = mkdtempSync(join(tmpdir(), "janus-bench-"));
 afterAll(() => rmSync(temporary, { recursive: true, force: true }));

@@ -15,9 +15,10 @@ import { RunFolder } from "../../train/node/run/run_folder.ts";
 import { StagedFolder, prune, stepsToPrune } from "../../train/node/run/staged_folder.ts";
 import type { Keep } from "../../train/node/run/staged_folder.ts";
 import type { ManifestEntry } from "../../train/node/run/manifest.ts";
-import { ModelFileSystem, crashStates, seeded } from "../run_model_fs.ts";
+import { ModelFileSystem, crashStates } from "../run_model_fs.ts";
 import type { Enumeration, Operation } from "../run_model_fs.ts";
 import { compile, killRepeatedly } from "../run_kills.ts";
+import { randomFrom } from "../random.ts";
 
 const SEED = Number(process.env["JANUS_TEST_SEED"] ?? Math.floor(Math.random() * 2 ** 31));
 const temporary = mkdtempSync(join(tmpdir(), "janus-crash-"));
@@ -55,7 +56,7 @@ interface Found extends Enumeration, Violations {
 async function enumerate(model: ModelFileSystem, limit = 2 ** 14): Promise<Found> {
   const found: Found = { states: 0, sampled: 0, distinct: 0, older: 0, broken: 0, first: "" };
   const known = new Map<string, { newest: number; broken: string }>();
-  for (const { at, marked, fileSystem, key } of crashStates(model, found, seeded(SEED), limit)) {
+  for (const { at, marked, fileSystem, key } of crashStates(model, found, randomFrom(SEED), limit)) {
     let seen = known.get(key);
     if (!seen) {
       const checkpoints = new Checkpoints(RUN, fileSystem);
@@ -217,7 +218,7 @@ describe(`crash states (seed ${SEED})`, () => {
     const model = await record([10, 20, 30], { last: 1 });
     const counts: Enumeration = { states: 0, sampled: 0 };
     const seen = new Set<string>();
-    for (const { fileSystem, key, marked } of crashStates(model, counts, seeded(SEED))) {
+    for (const { fileSystem, key, marked } of crashStates(model, counts, randomFrom(SEED))) {
       if (marked === null || seen.has(key)) continue;
       seen.add(key);
       const run = await openModel(fileSystem);
@@ -338,7 +339,7 @@ describe(`SIGKILL while saving (seed ${SEED})`, () => {
   it("the newest checkpoint that verifies is never older than the last acknowledged one", async () => {
     const script = compile("tests/run_crash_child.ts", join(temporary, "js"));
     const lanes = Array.from({ length: LANES }, (_, lane) =>
-      killRepeatedly(script, join(temporary, `run${lane}`), KILLS, seeded(SEED + lane)),
+      killRepeatedly(script, join(temporary, `run${lane}`), KILLS, randomFrom(SEED + lane)),
     );
     const results = await Promise.all(lanes);
     const sum = (of: (kills: (typeof results)[number]) => number): number =>

@@ -6,8 +6,8 @@ import { fileSet } from "../../model/io/bytes.ts";
 import type { FileSource } from "../../model/io/bytes.ts";
 import { encodeSafetensors } from "../../model/io/safetensors.ts";
 import { loadTensors, loadTensorsInto, saveTensors } from "../../train/optimizer_file.ts";
-import { seeded } from "../run_model_fs.ts";
 import { memorySink } from "../checkpoint/tiny.ts";
+import { randomFrom } from "../random.ts";
 
 const SEED = Number(process.env["JANUS_TEST_SEED"] ?? Math.floor(Math.random() * 2 ** 31));
 const FILE = "optimizer.safetensors";
@@ -35,7 +35,7 @@ afterAll(() => device.destroy());
 
 /** Odd sizes, every dtype, a scalar and an empty one. */
 function someTensors(): Record<string, Tensor> {
-  const random = seeded(SEED);
+  const random = randomFrom(SEED);
   const shapes: [string, DType, number[]][] = [
     ["state", "f32", [8]], ["w.m", "f32", [33, 7]], ["w.v", "f32", [33, 7]], ["b.master", "f32", [1]], ["h", "f16", [3, 5]],
     ["g", "bf16", [257]], ["codes", "i32", [70]], ["count", "u32", []], ["mask", "u8", [13]], ["none", "f32", [0, 4]],

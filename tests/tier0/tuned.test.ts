@@ -8,6 +8,7 @@ import type { Measured } from "../../bench/tune.ts";
 import { FAMILIES, variantsBefore } from "../../cli/tune.ts";
 import { tableRows } from "../../bench/rows/table.ts";
 import { ArgumentError, Device, DeviceError, empty, findTuned, scope, tunedFile } from "../../index.ts";
+import { unknownChoices } from "../../kernels/families.ts";
 import { observeVariants } from "../../kernels/core/variants.ts";
 import { PROFILES } from "../null_runs.ts";
 
@@ -71,6 +72,15 @@ describe("the table of an adapter", () => {
     const create = Device.create({ backend: "null", tuned: { matmul: "tiled" } as never });
     await expect(create).rejects.toThrow(ArgumentError);
   });
+});
+
+it("what a table names and no family has is listed", () => {
+  const known = { matmul: { a: "tiled" }, softmax: { b: "subgroup" } };
+  expect(unknownChoices(known)).toEqual([]);
+  expect(unknownChoices({ ...known, matmul: { a: "tiled-256", b: "tiled-256" }, matmull: { c: "tiled" } })).toEqual([
+    'matmul "tiled-256"',
+    'family "matmull"',
+  ]);
 });
 
 describe("a variant", () => {

@@ -5,9 +5,10 @@ import type { Tensor } from "../../index.ts";
 import { AdamW } from "../../model/nn/optim/index.ts";
 import { device, seed, small, useDevices } from "../gpu.ts";
 import { isLong } from "../long.ts";
-import { randomFrom, relativeL2, round, tolerance } from "../harness.ts";
+import { relativeL2, round, tolerance } from "../harness.ts";
 import { referenceStep, setGradient, sizeOf, uniform } from "../reference/optimizer.ts";
 import type { Reference, Shaped } from "../reference/optimizer.ts";
+import { randomFrom } from "../random.ts";
 
 useDevices();
 

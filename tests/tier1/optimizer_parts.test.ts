@@ -3,8 +3,9 @@ import { describe, expect, it } from "vitest";
 import { F, tensor } from "../../index.ts";
 import type { Tensor } from "../../index.ts";
 import { device, seed, small, useDevices } from "../gpu.ts";
-import { randomFrom, tolerance } from "../harness.ts";
+import { tolerance } from "../harness.ts";
 import { sizeOf, uniform } from "../reference/optimizer.ts";
+import { randomFrom } from "../random.ts";
 
 useDevices();
 

@@ -4,8 +4,9 @@ import { F, Generator, capture, seedWords, tensor } from "../../index.ts";
 import type { DType, Tensor } from "../../index.ts";
 import type { SampleOptions } from "../../kernels/index.ts";
 import { device, seed, small, useDevices } from "../gpu.ts";
-import { randomFrom, round } from "../harness.ts";
+import { round } from "../harness.ts";
 import { drawRef } from "../reference/sampling.ts";
+import { randomFrom } from "../random.ts";
 
 useDevices();
 

@@ -3,8 +3,9 @@ import { describe, expect, it } from "vitest";
 import { ArgumentError, F, ShapeError, tensor } from "../../index.ts";
 import type { Tensor } from "../../index.ts";
 import { device, seed, small, useDevices } from "../gpu.ts";
-import { randomFrom, relativeL2, round, tolerance } from "../harness.ts";
+import { relativeL2, round, tolerance } from "../harness.ts";
 import { referenceSgd, uniform } from "../reference/optimizer.ts";
+import { randomFrom } from "../random.ts";
 
 useDevices();
 

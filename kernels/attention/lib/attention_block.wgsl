@@ -66,9 +66,3 @@ fn granule_v(head: u32, t: u32, last: u32, g: u32) -> vec4f {
   let x = unpack_k(v[head + min(t, last) * params.v.w + min(g, params.granules - 1u)]);
   return select(vec4f(), x, g < params.granules && t <= last);
 }
-// Whether query i sees the four keys `key` with the ids `id`.
-fn seen(b: u32, i: u32, key: vec4u, id: vec4u, begin: u32) -> vec4<bool> {
-  let yes = (key >= vec4u(begin)) & (key < vec4u(end_key(i)));
-  if (!masked_by(DOCUMENTS)) { return yes; }
-  return yes & (id == vec4u(document(b, min(i, params.queries - 1u))));
-}

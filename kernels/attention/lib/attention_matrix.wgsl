@@ -51,12 +51,6 @@ fn stage_v(to: u32, head: u32, first: u32, lane: u32) {
     block[to + i / (DEPTH / 4u) * STEP + i % (DEPTH / 4u)] = select(Unit_c(), x, row < params.keys);
   }
 }
-// Whether query i sees the four keys `key` with the ids `id`.
-fn sees(b: u32, i: u32, key: vec4u, id: vec4u, begin: u32) -> vec4<bool> {
-  let yes = (key >= vec4u(begin)) & (key < vec4u(end_key(i)));
-  if (!masked_by(DOCUMENTS)) { return yes; }
-  return yes & (id == vec4u(document(b, min(i, params.queries - 1u))));
-}
 // Four sums of a row of `scores`, and back.
 fn four_at(at: u32) -> vec4f { return sums_c(scores[at], scores[at + FOUR_c - 1u]); }
 fn set_four(at: u32, v: vec4f) {

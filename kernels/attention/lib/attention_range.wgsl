@@ -24,3 +24,9 @@ fn next_tile(b: u32, t0: u32, end: u32, ids: vec2u) -> u32 {
 }
 // Document ids of four positions.
 fn documents(b: u32, at: vec4u) -> vec4u { return vec4u(document(b, at.x), document(b, at.y), document(b, at.z), document(b, at.w)); }
+// Whether query i sees the four keys `key` with the ids `id`.
+fn sees(b: u32, i: u32, key: vec4u, id: vec4u, begin: u32) -> vec4<bool> {
+  let yes = (key >= vec4u(begin)) & (key < vec4u(end_key(i)));
+  if (!masked_by(DOCUMENTS)) { return yes; }
+  return yes & (id == vec4u(document(b, min(i, params.queries - 1u))));
+}

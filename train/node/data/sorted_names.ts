@@ -6,7 +6,7 @@ import { join } from "node:path";
 
 /** Names in memory before they are written: about 30 MB. */
 const MAX_NAMES = 200_000;
-/** Of each run at a time: 100 million names are 500 runs. */
+/** Bytes read of each run at a time: 100 million names are 500 runs. */
 const READ_BYTES = 2 ** 14;
 
 let files = 0;
