@@ -4,6 +4,7 @@ import type { Command } from "commander";
 import type { FloatDType } from "../model/io/cast.ts";
 import type { BenchOptions, Measurement, Outcome } from "../bench/bench.ts";
 import type { Question } from "../bench/results.ts";
+import type { RowSet } from "../bench/rows/index.ts";
 import type { AddCommand, Context } from "./context.ts";
 import { createDevice, softwareWarning } from "./device.ts";
 import { EXIT, UsageError } from "./errors.ts";
@@ -51,8 +52,8 @@ interface Sizes {
 }
 const SHAPES: Readonly<Record<"kernels" | "model" | "train", Sizes>> = {
   kernels: {
-    choices: ["table", "ops", "1B"],
-    help: "rows to measure, separated by commas. table: the shapes that comparisons ask about. ops: a small row for each op. 1B: shapes of Janus-Pro-1B (default: table)",
+    choices: ["table", "ops", "1B", "large"] satisfies RowSet[],
+    help: "rows to measure, separated by commas. table: the shapes that comparisons ask about. ops: a small row for each op. 1B: shapes of Janus-Pro-1B. large: sizes that fill a GPU (default: table)",
   },
   model: {
     choices: ["tiny", "1B", "7B"],
@@ -179,7 +180,7 @@ async function kernels(flags: BenchFlags, context: Context): Promise<void> {
   const filter = {
     filter: flags.filter,
     ...(flags.dtype && { dtype: flags.dtype }),
-    sets: (flags.shapes ?? ["table"]) as ("table" | "ops" | "1B")[],
+    sets: (flags.shapes ?? ["table"]) as RowSet[],
   };
   const rows = selectRows(filter); // refused before a device is opened
   if (flags.list) {

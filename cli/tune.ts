@@ -9,6 +9,7 @@ import { table } from "./format.ts";
 import { adapterOption, numberIn, wholeNumber } from "./options.ts";
 import { ownVersion } from "./packages.ts";
 import type { TunedVariants } from "../engine/index.ts";
+import type { Row, RowSet } from "../bench/rows/index.ts";
 import type { Measured, TuneResult } from "../bench/tune.ts";
 
 interface TuneFlags {
@@ -46,10 +47,13 @@ async function tuneDevice(flags: TuneFlags, context: Context): Promise<void> {
   const { selectRows } = await import("../bench/rows/index.ts");
   const { mergedVariants, tune } = await import("../bench/tune.ts");
   const { adapterId, tunedFile, userCache } = await import("../engine/index.ts");
-  const rows = selectRows({ filter: flags.filter, sets: ["table", "1B"] }); // refused before a device is opened
+  const rowsFor = (...sets: RowSet[]): Row[] => selectRows({ filter: flags.filter, sets });
+  rowsFor("table", "1B", "large"); // refused before a device is opened
   const device = await createDevice(flags.adapter, { tuned: false });
   try {
-    if (device.capabilities.software) out.note(softwareWarning(device.name));
+    const { software } = device.capabilities;
+    if (software) out.note(softwareWarning(device.name));
+    const rows = software ? rowsFor("table", "1B") : rowsFor("table", "1B", "large");
     const info = device.gpu!.adapterInfo;
     const file = join(userCache()!, tunedFile(adapterId(info)));
     if (!flags.submit) await requireFolder(dirname(file)); // before the search, whose result would be lost

@@ -44,6 +44,8 @@ export interface Case {
   readonly variants?: readonly { readonly family: string; readonly name: string }[];
   /** Also run on a device whose bindings hold a few KiB, so that every window is walked. */
   readonly windows?: boolean;
+  /** Its result has several tiles in a way of its own: the short form runs it with all its variants. */
+  readonly crossesTiles?: boolean;
 }
 
 /** Unit roundoff of a stored dtype. */

@@ -14,12 +14,12 @@ const seed = Number(process.env["JANUS_TEST_SEED"] ?? 1);
 
 /**
  * The rows of an op. In the short form those with 16-bit inputs are of one 16-bit type if the op has rows of both: f16 and bf16 turn about, op by
- * op, for what differs between them is how a kernel loads and stores, and all kernels do that by the same libraries.
+ * op, for what differs between them is how a kernel loads and stores, and all kernels do that by the same libraries. Subgroup matrices take f16 alone.
  */
-function rowsInTurn(rows: readonly Case[], turn: number): readonly Case[] {
+function rowsInTurn(rows: readonly Case[], turn: number, { capabilities }: Device): readonly Case[] {
   const [kept, left] = turn % 2 ? (["f16", "bf16"] as const) : (["bf16", "f16"] as const);
   const has = ({ inputs }: Case, dtype: string): boolean => inputs.some((input) => input.dtype === dtype);
-  if (isLong || !rows.some((row) => has(row, kept))) return rows;
+  if (isLong || capabilities.subgroupMatrix.length || !rows.some((row) => has(row, kept))) return rows;
   return rows.filter((row) => has(row, kept) || !has(row, left));
 }
 
@@ -40,7 +40,7 @@ export async function testOps(names: readonly Family[]): Promise<void> {
   });
 
   for (const [turn, [op, all]] of [...byOp].entries()) {
-    const runs = isLong ? all.flatMap(runsOf) : await chooseRuns(rowsInTurn(all, turn), [device, small]);
+    const runs = isLong ? all.flatMap(runsOf) : await chooseRuns(rowsInTurn(all, turn, device), [device, small]);
     const byRow = all.map((row) => runs.filter((run) => run.row === row)).filter((some) => some.length);
     describe(op, () => {
       it.each(byRow.map((some) => [caseName(some[0]!.row), some] as const))("%s", async (name, some) => {

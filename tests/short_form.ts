@@ -96,6 +96,7 @@ export async function chooseRuns(rows: readonly Case[], devices: readonly [Devic
     const result = runOnNull(run.row, device, run.force);
     device.offLaunch(listener);
     rowTraits(run.row, result).forEach((trait) => own.add(trait));
+    if (run.row.crossesTiles) own.add(`tiles of ${rows.indexOf(run.row)} for ${run.force?.name}`);
     traits.set(run, own);
   }
   whole!.destroy();

@@ -49,7 +49,7 @@ if (request.lanes)
     value: [request.lanes, request.lanes] satisfies Capabilities["subgroups"],
   });
 labelPipelines();
-const rows = selectRows({ sets: ["ops", "1B"] }).filter(({ name }) => new RegExp(request.filter).test(name));
+const rows = selectRows({ sets: ["ops", "1B", "large"] }).filter(({ name }) => new RegExp(request.filter).test(name));
 for (const row of rows) {
   try {
     runRow(device, row);

@@ -4,7 +4,7 @@ import { modelShapeRows } from "./model_shapes.ts";
 import { opRows } from "./ops.ts";
 import { ROW_SETS, dtypeOf } from "./row.ts";
 import type { Row, RowSet } from "./row.ts";
-import { tableRows } from "./table.ts";
+import { largeRows, tableRows } from "./table.ts";
 
 export { ROW_SETS } from "./row.ts";
 export type { Row, RowSet } from "./row.ts";
@@ -16,7 +16,12 @@ export interface RowFilter {
   readonly sets?: readonly RowSet[];
 }
 
-const MAKERS: Readonly<Record<RowSet, () => Row[]>> = { table: tableRows, ops: opRows, "1B": modelShapeRows };
+const MAKERS: Readonly<Record<RowSet, () => Row[]>> = {
+  table: tableRows,
+  ops: opRows,
+  "1B": modelShapeRows,
+  large: largeRows,
+};
 
 /** Rows that fit. Throws `ArgumentError` if none does. */
 export function selectRows({ filter = "", dtype, sets = ["table"] }: RowFilter): Row[] {

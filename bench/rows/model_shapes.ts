@@ -3,7 +3,7 @@ import { F } from "../../index.ts";
 import type { DType } from "../../index.ts";
 import { groupNormRef } from "../../tests/reference/image.ts";
 import { embeddingRef } from "../../tests/reference/indexing.ts";
-import { convParts, linearParts, matmulParts } from "./checks.ts";
+import { convParts, linearParts } from "./checks.ts";
 import type { Row } from "./row.ts";
 
 const row = (rest: Omit<Row, "set">): Row => ({ ...rest, set: "1B" });
@@ -23,16 +23,6 @@ export const modelShapeRows = (): Row[] => [
   linearRow("decode, two rows", 2, 2048, 5632, "bf16"),
   linearRow("decode, text head", 1, 2048, 102_400, "bf16"),
   linearRow("decode, image head", 2, 2048, 16_384, "bf16"),
-  row({
-    name: "matmul 4096³ f16",
-    op: "matmul",
-    inputs: [
-      { shape: [4096, 4096], dtype: "f16" },
-      { shape: [4096, 4096], dtype: "f16" },
-    ],
-    run: ([a, b]) => [F.matmul(a!, b!)],
-    check: ([a, b], [y], random) => matmulParts(a!, b!, y!, random),
-  }),
   row({
     name: "conv2d 3×3 128→128 192² f32 (VQ decoder)",
     op: "conv2d",

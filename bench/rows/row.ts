@@ -27,8 +27,8 @@ export interface Part {
   readonly terms: number;
 }
 
-/** Rows that are measured by default; one row for each op of the table of tests; the ops of Janus-Pro-1B at its shapes. */
-export const ROW_SETS = ["table", "ops", "1B"] as const;
+/** Rows that are measured by default; one row for each op of the table of tests; the ops of Janus-Pro-1B at its shapes; sizes that fill a GPU. */
+export const ROW_SETS = ["table", "ops", "1B", "large"] as const;
 export type RowSet = (typeof ROW_SETS)[number];
 
 /** What other engines compute for a comparison; their inputs are those of the row, in its order. */

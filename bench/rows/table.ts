@@ -2,6 +2,7 @@
 import { F } from "../../index.ts";
 import type { DType, Tensor } from "../../index.ts";
 import { ref } from "../../tests/reference.ts";
+import type { Ref } from "../../tests/reference.ts";
 import { nearestCodes, groupNormRef, upsampleRef } from "../../tests/reference/image.ts";
 import { embeddingRef } from "../../tests/reference/indexing.ts";
 import { crossEntropyRef, linearCrossEntropyRef } from "../../tests/reference/loss.ts";
@@ -22,6 +23,7 @@ import type { InputSpec, Part, Row } from "./row.ts";
 
 type Values = readonly Tensor[];
 const table = (row: Omit<Row, "set">): Row => ({ ...row, set: "table" });
+const large = ({ peer: _, ...row }: Row): Row => ({ ...row, set: "large" });
 const spec = (shape: readonly number[], dtype: DType = "f32", rest: Partial<InputSpec> = {}): InputSpec => ({
   shape,
   dtype,
@@ -119,31 +121,33 @@ const rowwise: Row[] = [
 ];
 
 const QKV = [1, 16, 512, 128];
-const attentionRow = (name: string, shape: readonly number[], isCausal: boolean): Row =>
+const attentionRow = (name: string, shape: readonly number[], isCausal: boolean, dtype: DType = "f32"): Row =>
   table({
-    name: `attention ${name}`,
+    name: `attention ${name} ${dtype}`,
     op: "attention",
     ...(isCausal && { peer: "attention" as const }),
-    inputs: [spec(shape), spec(shape), spec(shape)],
+    inputs: Array.from({ length: 3 }, () => spec(shape, dtype)),
     run: ([q, k, v]: Values) => [F.attention(q!, k!, v!, { causal: isCausal })],
     check: (inputs, [y], random) => attentionParts(inputs, y!, isCausal, random),
   });
-const attention: Row[] = [
-  attentionRow("causal B1 H16 T512 D128 f32", QKV, true),
+const attentionTrainRow = (name: string, shape: readonly number[], dtype: DType = "f32"): Row =>
   table({
-    name: "attention causal B1 H16 T512 D128 f32, forward and backward",
+    name: `attention ${name} ${dtype}, forward and backward`,
     op: "attention",
     peer: "attentionTrain",
-    inputs: [spec(QKV), spec(QKV), spec(QKV), spec(QKV)],
+    inputs: Array.from({ length: 4 }, () => spec(shape, dtype)),
     run: ([q, k, v]: Values) => [F.attention(q!, k!, v!, { causal: true })],
     gradients: [0, 1, 2],
     check: (inputs, [y, ...gradients], random) => [
       ...attentionParts(inputs, y!, true, random),
       ...attentionGradientParts(inputs, gradients, random),
     ],
-  }),
-  attentionRow("SigLIP B1 H16 T576 D64 f32", [1, 16, 576, 64], false),
-  attentionRow("VQ B1 H1 T576 D512 f32", [1, 1, 576, 512], false),
+  });
+const attention: Row[] = [
+  attentionRow("causal B1 H16 T512 D128", QKV, true),
+  attentionTrainRow("causal B1 H16 T512 D128", QKV),
+  attentionRow("SigLIP B1 H16 T576 D64", [1, 16, 576, 64], false),
+  attentionRow("VQ B1 H1 T576 D512", [1, 1, 576, 512], false),
 ];
 
 function convRow(name: string, c: number, o: number, side: number, kernel = 3, stride = 1): Row {
@@ -357,3 +361,55 @@ export const tableRows = (): Row[] => [
   ...pointwise,
   ...tables,
 ];
+
+const LONG = [1, 32, 2048, 128];
+const normRow = (row: Omit<Row, "set" | "op" | "inputs">, shape: readonly number[]): Row =>
+  table({ ...row, op: row.name.split(" ")[0]!, inputs: [spec(shape), spec(shape.slice(-1)), spec(shape.slice(-1))] });
+
+/** Sizes that fill a large GPU. */
+export const largeRows = (): Row[] =>
+  [
+    matmulRow("4096³ f32", [4096, 4096], [4096, 4096]),
+    matmulRow("4096³ f16", [4096, 4096], [4096, 4096], { dtype: "f16" }),
+    matmulRow("4096³ f16 A·Bᵗ", [4096, 4096], [4096, 4096], { dtype: "f16", tb: true }),
+    matmulRow("4096³ f16 Aᵗ·B", [4096, 4096], [4096, 4096], { dtype: "f16", ta: true }),
+    matmulRow("4096×2048×5632 bf16 A·Bᵗ", [4096, 2048], [5632, 2048], { dtype: "bf16", tb: true }),
+    linearRow("two rows", 2, 4096, 11008, "bf16"),
+    linearRow("two rows", 2, 4096, 11008, "f16"),
+    attentionRow("causal B1 H32 T2048 D128", LONG, true, "f16"),
+    attentionTrainRow("causal B1 H32 T2048 D128", LONG, "f16"),
+    attentionRow("causal B1 H32 T2048 D128", LONG, true),
+    attentionTrainRow("causal B1 H32 T2048 D128", LONG),
+    convRow("3×3 256→256 192² f32", 256, 256, 192),
+    convRow("3×3 512→512 96² f32", 512, 512, 96),
+    normRow(
+      {
+        name: "layerNorm 8192×4096 f32",
+        run: ([x, w, b]: Values) => [F.layerNorm(x!, w!, b!)],
+        check: ([x, w, b], [y], random) => rowsOf(x!, y!, random, (some) => layerNormRef(some, w!, b!, 1e-5)),
+      },
+      [8192, 4096],
+    ),
+    normRow(
+      {
+        name: "rmsNorm 8192×4096 f32",
+        run: ([x, w]: Values) => [F.rmsNorm(x!, w!, 1e-6)],
+        check: ([x, w], [y], random) => rowsOf(x!, y!, random, (some) => rmsNormRef(some, w!, 1e-6)),
+      },
+      [8192, 4096],
+    ),
+    normRow(
+      {
+        name: "softmax 8192×4096 f32",
+        run: ([x]: Values) => [F.softmax(x!)],
+        check: ([x], [y], random) => rowsOf(x!, y!, random, (some) => softmaxRef(some, 1, false)),
+      },
+      [8192, 4096],
+    ),
+  ].map(large);
+
+/** 64 rows of a result that is computed row by row. */
+function rowsOf(x: Ref, y: Ref, random: () => number, expected: (some: Ref) => Ref): Part[] {
+  const at = someOf(x.shape[0]!, 64, random);
+  return [{ name: "rows", got: slices(y, at).data, expected: expected(slices(x, at)).data, terms: x.shape[1]! }];
+}

@@ -158,7 +158,7 @@ function byMatrices(capabilities: Capabilities, { g, x, w }: ConvProblem): Direc
     bytes <= limits.maxComputeWorkgroupStorageSize;
   if (!fits) return null;
   const constants = { CM: M, CN: N, CK: K, LANES: unit.lanes, WORKGROUP: workgroup, DOWN: down, ACROSS: across };
-  const forward = general(matrices, g, byBlocks(g, outputs));
+  const forward = general(matrices, g, byBlocks(g, 64, outputs));
   return {
     product: null,
     forward: {
@@ -170,11 +170,11 @@ function byMatrices(capabilities: Capabilities, { g, x, w }: ConvProblem): Direc
   };
 }
 
-/** Workgroups of 64 pixels × `outputs` channels. */
+/** Workgroups that compute blocks of `pixels` pixels × `outputs` channels. */
 const byBlocks =
-  (g: ConvGeometry, outputs: number): Forward["groups"] =>
+  (g: ConvGeometry, pixels: number, outputs: number): Forward["groups"] =>
   ({ images, tiles }) =>
-    Math.ceil(pixelsOf(g) / 64) * images * Math.ceil((32 * tiles) / outputs);
+    Math.ceil(pixelsOf(g) / pixels) * images * Math.ceil((32 * tiles) / outputs);
 const tiledWeight: Weight = { kernel: weightTiled, taps: 1, across: 64, down: 64 };
 
 /** Terms of a sum from which matrices are worth their tiles; not measured. */
@@ -213,7 +213,7 @@ const DIRECT: readonly Variant<ConvProblem, Direct>[] = [
   },
   {
     name: "tiled",
-    choose: (_, { g }) => ({ product: null, forward: general(tiled, g, byBlocks(g, 128)), weight: tiledWeight }),
+    choose: (_, { g }) => ({ product: null, forward: general(tiled, g, byBlocks(g, 128, 64)), weight: tiledWeight }),
   },
 ];
 

@@ -19,6 +19,8 @@ interface ConvRow {
   readonly bias?: boolean;
   readonly layout?: Input["layout"];
   readonly windows?: boolean;
+  /** See `Case.crossesTiles`. */
+  readonly tiles?: boolean;
   readonly dtypes?: readonly DType[];
   readonly note?: string;
 }
@@ -28,6 +30,8 @@ const convRows: readonly ConvRow[] = [
   { x: [1, 1, 1, 1], k: [1, 3, 3], padding: 1 },
   { x: [0, 2, 4, 4], k: [3, 3, 3], padding: 1 },
   { x: [2, 3, 5, 7], k: [4, 3, 3], padding: 1, dtypes: FLOATS },
+  { x: [2, 2, 5, 7], k: [130, 3, 3], padding: 1, tiles: true, note: "fewer pixels and more channels than a tile" },
+  { x: [1, 2, 12, 13], k: [100, 2, 2], tiles: true, note: "more of both" },
   { x: [1, 4, 8, 8], k: [3, 3, 3], padding: 1, dtypes: FLOATS },
   { x: [1, 8, 3, 17], k: [33, 3, 3], padding: 1, bias: false },
   { x: [1, 33, 5, 5], k: [8, 3, 3], padding: 1 },
@@ -79,6 +83,7 @@ const convCases: Case[] = convRows.flatMap((row) =>
         .filter(() => dtype === "f32" || O === 4)
         .map((name) => ({ family: "conv2d", name })),
       ...(row.windows ? { windows: true } : {}),
+      ...(row.tiles ? { crossesTiles: true } : {}),
     };
   }),
 );
