@@ -26,7 +26,7 @@ const FORCED: Readonly<Record<string, readonly Force[]>> = {
   })),
   linear: [{ family: "matmul", name: "subgroup-matrix" }],
   gemm: [{ family: "matmul", name: "subgroup-matrix" }],
-  attention: [{ family: "attention", name: "subgroup-matrix" }],
+  attention: ["subgroup-matrix", "subgroup-matrix-held"].map((name) => ({ family: "attention", name })),
   conv2d: [
     { family: "conv2d", name: "subgroup-matrix" },
     { family: "matmul", name: "subgroup-matrix" },

@@ -10,12 +10,11 @@ enable chromium_experimental_subgroup_matrix;
 //#use attention_matrix
 const SLACK = 8.0; // powers of 2 by which a maximum may be outgrown
 
-var<workgroup> shares: array<f32, WORKGROUP>;
 var<workgroup> grown: atomic<u32>; // the last round in which a row outgrew its maximum
 
 //#use size_any as z
 @compute @workgroup_size(WORKGROUP)
-fn attention_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32, @builtin(subgroup_id) subgroup: u32) {
+fn attention_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32, @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) place: u32) {
   let task = flat_group(group, groups);
   if (task >= params.rows) { return; }
   let count = (params.queries + ROWS - 1u) / ROWS;
@@ -30,32 +29,39 @@ fn attention_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(num_w
   let q_head = dot(params.q.xyz, at);
   let k_head = dot(params.k.xyz, at_key);
   let v_head = dot(params.v.xyz, at_key);
-  // The row of scores that this invocation shares, and its first granule there.
-  let own = i0 + lane / SHARE;
-  let first = lane / SHARE * STEP_SCORES;
-  let part = lane % SHARE;
-  stage_q(0u, q_head, i0, ROWS, lane);
+  // The row of scores that this invocation shares with its neighbours in the subgroup.
+  let line = subgroup * CM + place / SHARE;
+  let own = i0 + line;
+  let first = line * STEP_SCORES;
+  let part = place % SHARE;
   var held: Held;
   if (HOLD) {
-    workgroupBarrier();
-    for (var c = 0u; c < DEPTH / CK; c++) { //#unroll
-      held[c] = rows_at(0u, c, subgroup);
+    for (var piece = 0u; piece < ROWS / PIECE; piece++) {
+      stage_q(0u, q_head, i0 + piece * PIECE, PIECE, lane);
+      workgroupBarrier();
+      hold(&held, piece, subgroup);
+      workgroupBarrier();
     }
-    workgroupBarrier();
+  } else {
+    stage_q(AT_ROWS, q_head, i0, ROWS, lane);
   }
+  var j0 = next_tile(b, begin - begin % COLUMNS, end, ids);
+  if (j0 < end) {
+    stage_k(0u, k_head, j0, COLUMNS, lane);
+    stage_v(SECOND, v_head, j0, COLUMNS, lane);
+  }
+  workgroupBarrier();
   var sums: Results;
   var top = -3e38; // what powers of the row are relative to
   var total = 0.0; // this invocation's share of the sum of powers
   var round = 0u;
-  for (var j0 = begin - begin % COLUMNS; j0 < end; j0 += COLUMNS) {
-    j0 = next_tile(b, j0, end, ids);
-    if (j0 >= end) { break; }
+  // The next tile is loaded as soon as this one is done with.
+  while (j0 < end) {
     round++;
-    stage_k(AT_BLOCK, k_head, j0, COLUMNS, lane);
+    score(&held, AT_ROWS, 0u, 0u, subgroup);
     workgroupBarrier();
-    if (HOLD) { score_held(&held, AT_BLOCK, subgroup); } else { score(0u, AT_BLOCK, subgroup); }
-    workgroupBarrier();
-    stage_v(AT_BLOCK, v_head, j0, COLUMNS, lane);
+    let next = next_tile(b, j0 + COLUMNS, end, ids);
+    if (next < end) { stage_k(0u, k_head, next, COLUMNS, lane); }
     var s: array<vec4f, QUADS>;
     var high = top;
     for (var e = 0u; e < QUADS; e++) { //#unroll
@@ -65,14 +71,17 @@ fn attention_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(num_w
       s[e] = select(vec4f(-3e38), sums_c(scores[first + quad]) * params.scale, seen);
       high = max(high, hmax4(s[e]));
     }
-    shares[lane] = high;
-    workgroupBarrier();
-    for (var e = 0u; e < SHARE; e++) { high = max(high, shares[lane / SHARE * SHARE + e]); }
-    let next = select(top, high, high > top + SLACK);
-    let shrink = exp2(max(top - next, -126.0));
-    atomicMax(&grown, select(0u, round, next != top));
-    top = next;
+    for (var mask = 1u; mask < SHARE; mask *= 2u) { high = max(high, subgroupShuffleXor(high, mask)); }
+    let outgrown = high > top + SLACK;
+    atomicMax(&grown, select(0u, round, outgrown));
+    let shrink = select(1.0, exp2(max(top - high, -126.0)), outgrown);
+    top = select(top, high, outgrown);
     total *= shrink;
+    for (var e = 0u; e < QUADS; e++) { //#unroll
+      s[e] = powers(s[e], top);
+      total += (s[e].x + s[e].y) + (s[e].z + s[e].w);
+    }
+    put_weights(line * STEP_WEIGHTS, part, s);
     if (workgroupUniformLoad(&grown) == round) {
       for (var start = 0u; start < PART / CN; start += COLUMNS / CN) {
         show(&sums, start, subgroup);
@@ -86,21 +95,12 @@ fn attention_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(num_w
         workgroupBarrier();
       }
     }
-    for (var e = 0u; e < QUADS; e++) { //#unroll
-      s[e] = powers(s[e], top);
-      total += (s[e].x + s[e].y) + (s[e].z + s[e].w);
-    }
-    for (var e = 0u; e < QUADS / PAIR; e++) { //#unroll
-      scores[first + e * SHARE + part] = unit_c(s[PAIR * e], s[PAIR * e + PAIR - 1u]);
-    }
+    weigh(&sums, 0u, SECOND, subgroup);
     workgroupBarrier();
-    weigh(&sums, AT_BLOCK, subgroup);
-    workgroupBarrier();
+    if (next < end) { stage_v(SECOND, v_head, next, COLUMNS, lane); }
+    j0 = next;
   }
-  shares[lane] = total;
-  workgroupBarrier();
-  total = 0.0;
-  for (var e = 0u; e < SHARE; e++) { total += shares[lane / SHARE * SHARE + e]; }
+  for (var mask = 1u; mask < SHARE; mask *= 2u) { total += subgroupShuffleXor(total, mask); }
   let share = share_of(total, begin, own);
   if (part == 0u && own < params.queries) { lse[dot(params.lse, vec4u(at, own))] = log_sum(top, total, begin, own); }
   let o_row = dot(params.o.xyz, at) + own * params.o.w;

@@ -20,7 +20,7 @@ fn seen_by(b: u32, j: u32, query: vec4u, id: vec4u, begin: u32) -> vec4<bool> {
 
 //#use size_any as z
 @compute @workgroup_size(WORKGROUP)
-fn attention_subgroup_matrix_key(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32, @builtin(subgroup_id) subgroup: u32) {
+fn attention_subgroup_matrix_key(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32, @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) place: u32) {
   let task = flat_group(group, groups);
   if (task >= params.rows) { return; }
   let count = (params.keys + ROWS - 1u) / ROWS;
@@ -37,12 +37,28 @@ fn attention_subgroup_matrix_key(@builtin(workgroup_id) group: vec3u, @builtin(n
   let first_i = first_query(j0);
   let k_head = dot(params.k.xyz, at_key);
   let v_head = dot(params.v.xyz, at_key);
-  // The row of scores that this invocation shares, and its first granule there.
-  let own = j0 + lane / SHARE;
-  let first = lane / SHARE * STEP_SCORES;
-  let part = lane % SHARE;
-  stage_k(0u, k_head, j0, ROWS, lane);
-  stage_v(OWN, v_head, j0, ROWS, lane);
+  // The row of scores that this invocation shares with its neighbours in the subgroup.
+  let line = subgroup * CM + place / SHARE;
+  let own = j0 + line;
+  let first = line * STEP_SCORES;
+  let part = place % SHARE;
+  var held_k: Held;
+  var held_v: Held;
+  if (HOLD) {
+    for (var piece = 0u; piece < ROWS / PIECE; piece++) {
+      stage_k(0u, k_head, j0 + piece * PIECE, PIECE, lane);
+      workgroupBarrier();
+      hold(&held_k, piece, subgroup);
+      workgroupBarrier();
+      stage_v(0u, v_head, j0 + piece * PIECE, PIECE, lane);
+      workgroupBarrier();
+      hold(&held_v, piece, subgroup);
+      workgroupBarrier();
+    }
+  } else {
+    stage_k(AT_ROWS, k_head, j0, ROWS, lane);
+    stage_v(AT_ROWS + OWN, v_head, j0, ROWS, lane);
+  }
   var sums_k: Results;
   var sums_v: Results;
   for (var e = 0u; e < params.group; e++) {
@@ -53,10 +69,11 @@ fn attention_subgroup_matrix_key(@builtin(workgroup_id) group: vec3u, @builtin(n
     for (var i0 = first_i - first_i % COLUMNS; i0 < end; i0 += COLUMNS) {
       i0 = next_tile(b, i0, end, ids);
       if (i0 >= end) { break; }
-      stage_q(AT_BLOCK, q_head, i0, COLUMNS, lane);
-      stage_g(AT_BLOCK + BLOCK, g_head, i0, COLUMNS, lane);
+      stage_q(0u, q_head, i0, COLUMNS, lane);
+      stage_g(SECOND, g_head, i0, COLUMNS, lane);
       workgroupBarrier();
-      score(0u, AT_BLOCK, subgroup);
+      score(&held_k, AT_ROWS, 0u, 0u, subgroup);
+      score(&held_v, AT_ROWS + OWN, SECOND, SECOND_SCORES, subgroup);
       workgroupBarrier();
       var p: array<vec4f, QUADS>;
       var s: array<vec4f, QUADS>;
@@ -65,31 +82,16 @@ fn attention_subgroup_matrix_key(@builtin(workgroup_id) group: vec3u, @builtin(n
         let query = i0 + 4u * quad + vec4u(0u, 1u, 2u, 3u);
         let stat_at = stats_head + min(query, vec4u(last_query)) * params.stats.w;
         let lse = vec4f(stats[stat_at.x], stats[stat_at.y], stats[stat_at.z], stats[stat_at.w]);
+        let delta = vec4f(stats[stat_at.x + 1u], stats[stat_at.y + 1u], stats[stat_at.z + 1u], stats[stat_at.w + 1u]);
         let seen = seen_by(b, own, query, documents(b, min(query, vec4u(last_query))), begin);
         p[r] = select(vec4f(), powers_of(sums_c(scores[first + quad]) * params.scale, lse), seen);
+        s[r] = p[r] * (sums_c(scores[SECOND_SCORES + first + quad]) - delta);
       }
+      put_weights(line * STEP_WEIGHTS, part, p);
+      put_weights(SECOND_WEIGHTS + line * STEP_WEIGHTS, part, s);
       workgroupBarrier();
-      score(OWN, AT_BLOCK + BLOCK, subgroup);
-      workgroupBarrier();
-      for (var r = 0u; r < QUADS; r++) { //#unroll
-        let quad = quad_of(r, part);
-        let query = i0 + 4u * quad + vec4u(0u, 1u, 2u, 3u);
-        let stat_at = stats_head + min(query, vec4u(last_query)) * params.stats.w + vec4u(1u);
-        let delta = vec4f(stats[stat_at.x], stats[stat_at.y], stats[stat_at.z], stats[stat_at.w]);
-        s[r] = p[r] * (sums_c(scores[first + quad]) - delta);
-      }
-      workgroupBarrier();
-      for (var r = 0u; r < QUADS / PAIR; r++) { //#unroll
-        scores[first + r * SHARE + part] = unit_c(p[PAIR * r], p[PAIR * r + PAIR - 1u]);
-      }
-      workgroupBarrier();
-      weigh(&sums_v, AT_BLOCK + BLOCK + slice_at / PER_c, subgroup);
-      workgroupBarrier();
-      for (var r = 0u; r < QUADS / PAIR; r++) { //#unroll
-        scores[first + r * SHARE + part] = unit_c(s[PAIR * r], s[PAIR * r + PAIR - 1u]);
-      }
-      workgroupBarrier();
-      weigh(&sums_k, AT_BLOCK + slice_at / PER_c, subgroup);
+      weigh(&sums_v, 0u, SECOND + slice_at / PER_c, subgroup);
+      weigh(&sums_k, SECOND_WEIGHTS, slice_at / PER_c, subgroup);
       workgroupBarrier();
     }
   }

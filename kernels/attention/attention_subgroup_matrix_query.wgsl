@@ -11,7 +11,7 @@ enable chromium_experimental_subgroup_matrix;
 
 //#use size_any as z
 @compute @workgroup_size(WORKGROUP)
-fn attention_subgroup_matrix_query(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32, @builtin(subgroup_id) subgroup: u32) {
+fn attention_subgroup_matrix_query(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32, @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) place: u32) {
   let task = flat_group(group, groups);
   if (task >= params.rows) { return; }
   let count = (params.queries + ROWS - 1u) / ROWS;
@@ -28,46 +28,52 @@ fn attention_subgroup_matrix_query(@builtin(workgroup_id) group: vec3u, @builtin
   let g_head = dot(params.g.xyz, at);
   let k_head = dot(params.k.xyz, at_key);
   let v_head = dot(params.v.xyz, at_key);
-  // The row of scores that this invocation shares, and its first granule there.
-  let own = i0 + lane / SHARE;
-  let first = lane / SHARE * STEP_SCORES;
-  let part = lane % SHARE;
+  // The row of scores that this invocation shares with its neighbours in the subgroup.
+  let line = subgroup * CM + place / SHARE;
+  let own = i0 + line;
+  let first = line * STEP_SCORES;
+  let part = place % SHARE;
   let stat_at = dot(params.stats.xyz, at) + min(own, params.queries - 1u) * params.stats.w;
   let lse = vec4f(stats[stat_at]);
   let delta = stats[stat_at + 1u];
-  stage_q(0u, q_head, i0, ROWS, lane);
-  stage_g(OWN, g_head, i0, ROWS, lane);
+  var held_q: Held;
+  var held_g: Held;
+  if (HOLD) {
+    for (var piece = 0u; piece < ROWS / PIECE; piece++) {
+      stage_q(0u, q_head, i0 + piece * PIECE, PIECE, lane);
+      workgroupBarrier();
+      hold(&held_q, piece, subgroup);
+      workgroupBarrier();
+      stage_g(0u, g_head, i0 + piece * PIECE, PIECE, lane);
+      workgroupBarrier();
+      hold(&held_g, piece, subgroup);
+      workgroupBarrier();
+    }
+  } else {
+    stage_q(AT_ROWS, q_head, i0, ROWS, lane);
+    stage_g(AT_ROWS + OWN, g_head, i0, ROWS, lane);
+  }
   var sums: Results;
   for (var j0 = begin - begin % COLUMNS; j0 < end; j0 += COLUMNS) {
     j0 = next_tile(b, j0, end, ids);
     if (j0 >= end) { break; }
-    stage_k(AT_BLOCK, k_head, j0, COLUMNS, lane);
-    stage_v(AT_BLOCK + BLOCK, v_head, j0, COLUMNS, lane);
+    stage_k(0u, k_head, j0, COLUMNS, lane);
+    stage_v(SECOND, v_head, j0, COLUMNS, lane);
     workgroupBarrier();
-    score(0u, AT_BLOCK, subgroup);
+    score(&held_q, AT_ROWS, 0u, 0u, subgroup);
+    score(&held_g, AT_ROWS + OWN, SECOND, SECOND_SCORES, subgroup);
     workgroupBarrier();
     var s: array<vec4f, QUADS>;
     for (var e = 0u; e < QUADS; e++) { //#unroll
       let quad = quad_of(e, part);
       let key = j0 + 4u * quad + vec4u(0u, 1u, 2u, 3u);
       let seen = sees(b, own, key, documents(b, min(key, vec4u(last_key))), begin);
-      s[e] = select(vec4f(), powers_of(sums_c(scores[first + quad]) * params.scale, lse), seen);
+      let p = select(vec4f(), powers_of(sums_c(scores[first + quad]) * params.scale, lse), seen);
+      s[e] = select(vec4f(), p * (sums_c(scores[SECOND_SCORES + first + quad]) - delta), seen);
     }
+    put_weights(line * STEP_WEIGHTS, part, s);
     workgroupBarrier();
-    score(OWN, AT_BLOCK + BLOCK, subgroup);
-    workgroupBarrier();
-    for (var e = 0u; e < QUADS; e++) { //#unroll
-      let quad = quad_of(e, part);
-      let key = j0 + 4u * quad + vec4u(0u, 1u, 2u, 3u);
-      let seen = sees(b, own, key, documents(b, min(key, vec4u(last_key))), begin);
-      s[e] = select(vec4f(), s[e] * (sums_c(scores[first + quad]) - delta), seen);
-    }
-    workgroupBarrier();
-    for (var e = 0u; e < QUADS / PAIR; e++) { //#unroll
-      scores[first + e * SHARE + part] = unit_c(s[PAIR * e], s[PAIR * e + PAIR - 1u]);
-    }
-    workgroupBarrier();
-    weigh(&sums, AT_BLOCK, subgroup);
+    weigh(&sums, 0u, 0u, subgroup);
     workgroupBarrier();
   }
   let dq_row = dot(params.dq.xyz, at) + own * params.dq.w;

@@ -229,6 +229,17 @@ interface MatrixPass {
   readonly split: Split;
 }
 
+interface MatrixWork {
+  /** Operands whose rows are multiplied with columns. */
+  readonly operands: number;
+  /** Weights of columns that are summed up. */
+  readonly weights: number;
+  /** Workgroups that share rows, each computing a part of the head. */
+  readonly slices: number;
+  /** Rows lie in registers. */
+  readonly hold: boolean;
+}
+
 /** Whether rows, columns and terms of heads of `d` elements, cut into `slices`, are whole matrices, and a subgroup's rows its own. */
 function dividesIntoMatrices(
   { config: { M, N, K }, lanes, component }: MatrixUnit,
@@ -246,26 +257,22 @@ function dividesIntoMatrices(
 }
 
 /**
- * A pass over heads with matrices; null if the device or the heads do not fit them. The rows' operands lie in workgroup memory for the whole walk:
- * kept in registers those of 128 elements spill on AMD. The largest workgroup whose tiles fit the memory is taken.
- * @param blocks operands that rows have, and columns
- * @param slices workgroups that share rows, each computing a part of the head
+ * A pass over heads with matrices; null if the device or the heads do not fit them. The largest workgroup whose tiles fit the memory is taken.
  */
-function matrixPass(
+export function matrixPass(
   capabilities: Capabilities,
   unit: MatrixUnit,
   d: number,
-  blocks: number,
-  slices: number,
+  { operands, weights, slices, hold }: MatrixWork,
 ): MatrixPass | null {
   const { M, N, K } = unit.config;
   const { limits } = capabilities;
-  const line = d * (unit.component === "f16" ? 2 : 4) + 16;
+  const component = 16 / PER[unit.component];
+  const line = d * component + 16;
   const rowsOf = (workgroup: number): number => (workgroup / unit.lanes) * M;
   const bytes = (workgroup: number): number =>
-    blocks * (Math.max(rowsOf(workgroup), COLUMNS) + COLUMNS) * line +
-    rowsOf(workgroup) * (COLUMNS + 4) * 4 +
-    4 * workgroup +
+    ((hold ? 0 : operands * rowsOf(workgroup)) + 2 * COLUMNS) * line +
+    rowsOf(workgroup) * (operands * (COLUMNS + 4) * 4 + weights * (COLUMNS * component + 16)) +
     16;
   const workgroup = [128, 64, 32].find(
     (n) =>
@@ -279,27 +286,28 @@ function matrixPass(
   return {
     use: { c: unit.component === "f16" ? matrixF16 : matrixF32, z: unit.size },
     split: {
-      constants: { ...sizes, BLOCKS: blocks, COLUMNS },
+      constants: { ...sizes, OPERANDS: operands, WEIGHTS: weights, COLUMNS, HOLD: hold },
       slices,
       work: (heads, tokens) => ({ rows: tasks(heads, tokens), groups: tasks(heads, tokens) }),
     },
   };
 }
 
-function matrixForward(capabilities: Capabilities, { d, q, k }: AttentionProblem): MatrixPass | null {
+function matrixForward(capabilities: Capabilities, { d, q, k }: AttentionProblem, hold: boolean): MatrixPass | null {
   const unit = d <= MAX_DEPTH ? matrixUnit(capabilities, [q, k]) : null;
-  return unit && matrixPass(capabilities, unit, d, 1, 1);
+  return unit && matrixPass(capabilities, unit, d, { operands: 1, weights: 1, slices: 1, hold });
 }
 
 /** On subgroup matrices; a backward that does not fit them (g of another dtype, too little workgroup memory) in tiles. */
-function byMatrices(capabilities: Capabilities, problem: AttentionProblem): AttentionVariant {
+function byMatrices(capabilities: Capabilities, problem: AttentionProblem, hold: boolean): AttentionVariant {
   const { d, q, k, g } = problem;
-  const { use, split } = matrixForward(capabilities, problem)!;
+  const { use, split } = matrixForward(capabilities, problem, hold)!;
   const inTiles = byTiles(d);
   const { forward: kernelForward, query: kernelQuery, key: kernelKey } = matrices;
   const unit = g === q ? matrixUnit(capabilities, [q, k]) : null;
-  const forQuery = unit && matrixPass(capabilities, unit, d, 2, 1);
-  const forKey = unit && matrixPass(capabilities, unit, d, 2, Math.ceil((2 * d) / MAX_DEPTH));
+  const forQuery = unit && matrixPass(capabilities, unit, d, { operands: 2, weights: 1, slices: 1, hold });
+  const slices = Math.ceil((2 * d) / MAX_DEPTH);
+  const forKey = unit && matrixPass(capabilities, unit, d, { operands: 2, weights: 2, slices, hold });
   if (!forQuery || !forKey) return { ...inTiles, forward: kernelForward, use, split };
   return {
     forward: kernelForward,
@@ -334,11 +342,18 @@ const ATTENTION: readonly Variant<AttentionProblem, AttentionVariant>[] = [
       keySplit: rowSplit(d),
     }),
   },
+  // AMD's registers do not hold the rows of 128 elements.
+  {
+    name: "subgroup-matrix-held",
+    runs: (c, p) => matrixForward(c, p, true) !== null,
+    preferred: ({ software, vendor }) => !software && vendor.toLowerCase() === "nvidia",
+    choose: (c, p) => byMatrices(c, p, true),
+  },
   {
     name: "subgroup-matrix",
-    runs: (c, p) => matrixForward(c, p) !== null,
+    runs: (c, p) => matrixForward(c, p, false) !== null,
     preferred: ({ software }) => !software,
-    choose: (c, p) => byMatrices(c, p),
+    choose: (c, p) => byMatrices(c, p, false),
   },
   { name: "tiled", choose: (_, { d }) => byTiles(d) },
 ];

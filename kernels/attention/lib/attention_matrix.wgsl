@@ -7,28 +7,34 @@ const LANES = 32u; // invocations of a subgroup, a multiple of CM
 const WORKGROUP = 128u; // a multiple of LANES
 const DEPTH = 16u; // elements of a head: a multiple of 16, CN and CK
 const PART = 16u; // elements of a head that a workgroup computes of a result: DEPTH, or a half of it
-const BLOCKS = 2u; // operands whose rows lie in workgroup memory, and as many whose columns do
+const OPERANDS = 2u; // operands whose rows are multiplied with columns: of the scores, and of their gradients
+const WEIGHTS = 2u; // weights of columns that are summed up
 const COLUMNS = 32u; // a multiple of CM, CN, CK and PER · SHARE
-const HOLD = false; // the matrices of the rows lie in registers; with one operand
+const HOLD = false; // the rows lie in registers, not in workgroup memory
 const ROWS = WORKGROUP / LANES * CM;
 const SHARE = LANES / CM; // invocations that share a row of scores
 const QUADS = COLUMNS / 4u / SHARE; // granules of its scores that one of them has
 const PAIR = PER_c / 4u; // granules of components that make a unit; an invocation has as many next to each other
-// Units from one line to the next: of a head; of scores, and of the probabilities that replace them. One more than the line has, for the banks.
+// Units from one line to the next: of a head, of scores, of weights. One more than the line has, for the banks.
 const STEP = DEPTH / PER_c + 1u;
 const STEP_SCORES = COLUMNS / 4u + 1u;
+const STEP_WEIGHTS = COLUMNS / PER_c + 1u;
 alias Left = subgroup_matrix_left<Component_c, CK, CM>;
 alias Right = subgroup_matrix_right<Component_c, CN, CK>;
 alias Sums = subgroup_matrix_result<f32, CN, CM>;
 alias Held = array<Left, DEPTH / CK>;
 alias Results = array<Sums, PART / CN>;
 
-// Units of the rows of an operand, and of its columns in a tile; the columns come after the rows, or in their place.
-const OWN = max(ROWS, COLUMNS) * STEP;
-const BLOCK = COLUMNS * STEP;
-const AT_BLOCK = select(BLOCKS * OWN, 0u, HOLD);
-var<workgroup> block: array<Unit_c, max(BLOCKS * OWN, AT_BLOCK + BLOCKS * BLOCK)>;
-var<workgroup> scores: array<Unit_c, ROWS * STEP_SCORES>;
+// The columns of two operands in `block`, then the rows if they are not held. Rows come through the columns' place to where they are held, by pieces.
+const SECOND = COLUMNS * STEP;
+const AT_ROWS = 2u * SECOND;
+const OWN = ROWS * STEP; // rows of an operand
+const PIECE = min(ROWS, COLUMNS);
+const SECOND_SCORES = ROWS * STEP_SCORES;
+const SECOND_WEIGHTS = ROWS * STEP_WEIGHTS;
+var<workgroup> block: array<Unit_c, AT_ROWS + select(OPERANDS * OWN, 0u, HOLD)>;
+var<workgroup> scores: array<Unit_c, OPERANDS * SECOND_SCORES>;
+var<workgroup> weights: array<Unit_c, WEIGHTS * SECOND_WEIGHTS>;
 // `count` rows of a head from `first` into `block` from `to`; those beyond the last are 0.
 fn stage_q(to: u32, head: u32, first: u32, count: u32, lane: u32) {
   for (var i = lane; i < count * DEPTH / PER_c; i += WORKGROUP) {
@@ -51,47 +57,48 @@ fn stage_v(to: u32, head: u32, first: u32, count: u32, lane: u32) {
     block[to + i / (DEPTH / PER_c) * STEP + i % (DEPTH / PER_c)] = select(Unit_c(), key_c(v[at], v[at + PAIR - 1u]), row < params.keys);
   }
 }
-// The e-th granule of a row of scores that the invocation with share `part` has.
-fn quad_of(e: u32, part: u32) -> u32 { return (e / PAIR * SHARE + part) * PAIR + e % PAIR; }
-// Matrix c of the subgroup's rows of the operand at `own`, and of rows j of the columns at `start` in `block`.
+// Matrix c of a subgroup's rows in `block` from `own`.
 fn rows_at(own: u32, c: u32, subgroup: u32) -> Left {
   return subgroupMatrixLoad<Left, row_major>(&block, own + subgroup * CM * STEP + c * CK / PER_c, STEP);
 }
-fn columns_at(start: u32, j: u32, c: u32) -> Right {
-  return subgroupMatrixLoad<Right, col_major>(&block, start + j * CN * STEP + c * CK / PER_c, STEP);
-}
-// Products of the subgroup's rows, of the operand at `own`, with the columns at `start` in `block`, into `scores`.
-fn score(own: u32, start: u32, subgroup: u32) {
-  var s: array<Sums, COLUMNS / CN>;
-  for (var c = 0u; c < DEPTH / CK; c++) {
-    let rows = rows_at(own, c, subgroup);
-    for (var j = 0u; j < COLUMNS / CN; j++) { //#unroll
-      s[j] = subgroupMatrixMultiplyAccumulate(rows, columns_at(start, j, c), s[j]);
+// Takes the subgroup's rows, if they are of this piece of the workgroup's, which lies in `block` from 0.
+fn hold(held: ptr<function, Held>, piece: u32, subgroup: u32) {
+  if (subgroup * CM / PIECE == piece) {
+    for (var c = 0u; c < DEPTH / CK; c++) { //#unroll
+      (*held)[c] = rows_at(0u, c, subgroup - piece * (PIECE / CM));
     }
   }
-  for (var j = 0u; j < COLUMNS / CN; j++) { //#unroll
-    subgroupMatrixStore<row_major>(&scores, subgroup * CM * STEP_SCORES + j * CN / 4u, s[j], STEP_SCORES);
-  }
 }
-// The same of rows that are held in registers.
-fn score_held(held: ptr<function, Held>, start: u32, subgroup: u32) {
+// Products of the subgroup's rows, held or in `block` from `own`, with the columns in `block` from `start`, into `scores` from `to`.
+fn score(held: ptr<function, Held>, own: u32, start: u32, to: u32, subgroup: u32) {
   var s: array<Sums, COLUMNS / CN>;
   for (var c = 0u; c < DEPTH / CK; c++) { //#unroll
+    var rows = (*held)[c];
+    if (!HOLD) { rows = rows_at(own, c, subgroup); }
     for (var j = 0u; j < COLUMNS / CN; j++) { //#unroll
-      s[j] = subgroupMatrixMultiplyAccumulate((*held)[c], columns_at(start, j, c), s[j]);
+      let columns = subgroupMatrixLoad<Right, col_major>(&block, start + j * CN * STEP + c * CK / PER_c, STEP);
+      s[j] = subgroupMatrixMultiplyAccumulate(rows, columns, s[j]);
     }
   }
   for (var j = 0u; j < COLUMNS / CN; j++) { //#unroll
-    subgroupMatrixStore<row_major>(&scores, subgroup * CM * STEP_SCORES + j * CN / 4u, s[j], STEP_SCORES);
+    subgroupMatrixStore<row_major>(&scores, to + subgroup * CM * STEP_SCORES + j * CN / 4u, s[j], STEP_SCORES);
   }
 }
-// sums += weights in `scores` · the PART elements of COLUMNS rows that are in `block` from `from`.
-fn weigh(sums: ptr<function, Results>, start: u32, subgroup: u32) {
+// The e-th granule of a row of scores that the invocation with share `part` has.
+fn quad_of(e: u32, part: u32) -> u32 { return (e / PAIR * SHARE + part) * PAIR + e % PAIR; }
+// Stores the weights of these granules, of the row that begins at `first` in `weights`.
+fn put_weights(first: u32, part: u32, w: array<vec4f, QUADS>) {
+  for (var e = 0u; e < QUADS / PAIR; e++) { //#unroll
+    weights[first + e * SHARE + part] = unit_c(w[PAIR * e], w[PAIR * e + PAIR - 1u]);
+  }
+}
+// sums += weights from `first` · the PART elements of COLUMNS rows that are in `block` from `start`.
+fn weigh(sums: ptr<function, Results>, first: u32, start: u32, subgroup: u32) {
   for (var t = 0u; t < COLUMNS / CK; t++) {
-    let weights = subgroupMatrixLoad<Left, row_major>(&scores, subgroup * CM * STEP_SCORES + t * CK / PER_c, STEP_SCORES);
+    let left = subgroupMatrixLoad<Left, row_major>(&weights, first + subgroup * CM * STEP_WEIGHTS + t * CK / PER_c, STEP_WEIGHTS);
     for (var c = 0u; c < PART / CN; c++) { //#unroll
       let values = subgroupMatrixLoad<Right, row_major>(&block, start + t * CK * STEP + c * CN / PER_c, STEP);
-      (*sums)[c] = subgroupMatrixMultiplyAccumulate(weights, values, (*sums)[c]);
+      (*sums)[c] = subgroupMatrixMultiplyAccumulate(left, values, (*sums)[c]);
     }
   }
 }
