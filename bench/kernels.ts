@@ -36,8 +36,11 @@ export async function benchKernels(
         options.signal?.throwIfAborted();
         options.onProgress?.(found.length + wrong.length, rows.length, `${row.name}: checking`);
         const made = await prepare(row, device, options);
-        if ("kind" in made) wrong.push(made);
-        else jobs.push(made);
+        if (!("kind" in made)) jobs.push(made);
+        else {
+          wrong.push(made);
+          options.onRow?.(made);
+        }
       }
       found.push(...(await measureJobs(device, jobs, probes, options)));
     } finally {
