@@ -24,7 +24,10 @@ import type { InputSpec, Part, Row } from "./row.ts";
 
 type Values = readonly Tensor[];
 const table = (row: Omit<Row, "set">): Row => ({ ...row, set: "table" });
-const large = ({ peer: _, ...row }: Row): Row => ({ ...row, set: "large" });
+const large = (row: Row): Row => {
+  const { peer: _, ...rest } = row;
+  return { ...rest, set: "large" };
+};
 const spec = (shape: readonly number[], dtype: DType = "f32", rest: Partial<InputSpec> = {}): InputSpec => ({
   shape,
   dtype,

@@ -17,28 +17,32 @@ beforeEach(async () => {
   setDevice(other);
 });
 afterEach(() => {
-  expect([getDevice() === other, other.pool.stats.peakBytes]).toEqual([true, 0]);
   device.destroy();
   other.destroy();
 });
+
+const requireUnused = (): void => expect([getDevice() === other, other.pool.stats.peakBytes]).toEqual([true, 0]);
 
 const options = { isCold: false, failAbove: null, rounds: 1, seconds: 0.01, seed: 1 };
 
 it("model: all work of the tiny model", () => {
   using work = workloads(createModel(JANUS_TINY, { device }), JANUS_TINY);
   for (const { run } of work.list) run();
+  requireUnused();
 });
 
 it("model: a row of the 1B model, measured", async () => {
   await requireRoom(device, ["1B"]);
   const filter = { filter: "vision tower" };
   expect((await benchModel(device, null, { ...options, sizes: ["1B"], filter })).rows).toHaveLength(1);
+  requireUnused();
 });
 
 // The null device takes the whole step; only the loss cannot be read.
 it.each(["tiny", "1B"] as const)("train: a step of the %s model", async (size) => {
   const measured = benchTrain(device, null, { ...options, sizes: [size], filter: { filter: "stage 1" } });
   await expect(measured).rejects.toThrow(/^read: needs a device that computes/);
+  requireUnused();
 });
 
 it("kernels: launches and all rows", async () => {
@@ -52,4 +56,5 @@ it("kernels: launches and all rows", async () => {
     callOf(row, inputs)();
     for (const t of inputs) t.dispose();
   }
+  requireUnused();
 });
