@@ -8,7 +8,7 @@ import { benchKernels } from "./kernels.ts";
 import { measureLaunches } from "./launches.ts";
 import type { MeasureOptions } from "./measure.ts";
 import type { ReportOptions } from "./reports.ts";
-import type { Question, Results, RowResult } from "./results.ts";
+import type { Found, Question, Results, RowResult, RunInfo, WrongRow } from "./results.ts";
 import { selectRows } from "./rows/index.ts";
 import type { RowFilter } from "./rows/index.ts";
 import { adapterOf, coldBytesOf, runInfo } from "./run_info.ts";
@@ -22,14 +22,16 @@ export interface BenchOptions extends MeasureOptions {
   readonly baseline?: string;
   /** Rows that are slower by more than this share fail; null if none does. */
   readonly failAbove: number | null;
+  /** Called with all that was measured so far: after each row, and once more before an error is thrown that ends the run. */
+  readonly onResults?: (results: Results) => void;
 }
 
 /** What a question measures, after the ceilings. */
 export type Measurement = (
   device: Device,
   probes: Probes | null,
-  options: BenchOptions & { readonly coldBytes: number },
-) => Promise<Omit<Results, "run">>;
+  options: BenchOptions & { readonly coldBytes: number; readonly onFound: (found: Found) => void },
+) => Promise<Found>;
 
 export interface Outcome {
   readonly results: Results;
@@ -60,16 +62,24 @@ export async function runBench(
   using probes = device.capabilities.timestamps ? new Probes(device) : null;
   await probes?.measure(6);
   const launch = await measureLaunches(device);
-  const found = await measurement(device, probes, { ...options, coldBytes });
-  const { rows } = found;
   const { rounds, seconds, seed } = options;
-  const run = runInfo(device, {
+  const about = runInfo(device, {
     question,
     settings: { rounds, seconds, seed },
-    ceilings: probes?.ceilings ?? UNKNOWN,
+    ceilings: UNKNOWN,
     launch,
+    coldBytes,
+  });
+  const runOf = ({ rows }: Found): RunInfo => ({
+    ...about,
+    ceilings: probes?.ceilings ?? UNKNOWN,
     coldBytes: rows.some(({ cold }) => cold) ? coldBytes : null,
   });
+  const found = await reporting(options, runOf, (reports) =>
+    measurement(device, probes, { ...options, ...reports, coldBytes }),
+  );
+  const { rows } = found;
+  const run = runOf(found);
   if (!baseline) return { results: { run, ...found }, report: {}, failed: [], missing: 0 };
   const compared = compareResults(rows, baseline);
   const { failAbove } = options;
@@ -82,6 +92,37 @@ export async function runBench(
     failed: compared.rows.filter(({ comparison: c }) => c && failAbove !== null && failsAbove(c, failAbove)),
     missing: compared.missing,
   };
+}
+
+type Reports = Required<Pick<BenchOptions, "onRow">> & { readonly onFound: (found: Found) => void };
+
+/** Calls `measure` with what it is to report to, and hands all reports of a run on to `onResults`, marked as incomplete. */
+async function reporting(
+  { onResults }: BenchOptions,
+  runOf: (found: Found) => RunInfo,
+  measure: (reports: Reports) => Promise<Found>,
+): Promise<Found> {
+  const rows: RowResult[] = [];
+  const wrong: WrongRow[] = [];
+  let latest: Found | null = null;
+  const show = (incomplete: string): void => {
+    if (latest) onResults?.({ run: { ...runOf(latest), incomplete }, ...latest });
+  };
+  const onFound = (found: Found): void => {
+    latest = found;
+    show("the run had not ended");
+  };
+  const onRow = (row: RowResult | WrongRow): void => {
+    if (row.kind === "row") rows.push(row);
+    else wrong.push(row);
+    onFound({ rows, wrong });
+  };
+  try {
+    return await measure({ onRow, onFound });
+  } catch (error) {
+    show(error instanceof Error ? error.message.split("\n")[0]! : String(error));
+    throw error;
+  }
 }
 
 export interface Alarm {

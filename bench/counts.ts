@@ -2,7 +2,7 @@
  * `node scripts/run.mjs bench/counts.ts`: launches, FLOPs and bytes of the 1B and the 7B model's work, and memory of a step of their training,
  * from the null device: no GPU, no weights.
  */
-import { Device, setDevice, tally } from "../index.ts";
+import { Device, tally } from "../index.ts";
 import { JANUS_PRO_1B, JANUS_PRO_7B } from "../model/janus/config.ts";
 import type { JanusConfig } from "../model/janus/config.ts";
 import { JanusForConditionalGeneration } from "../model/janus/janus.ts";
@@ -26,7 +26,6 @@ export interface Count {
 /** Counts with bf16 weights and an f32 cache. */
 export async function countWork(config: JanusConfig): Promise<Count[]> {
   const device = await Device.create({ backend: "null" });
-  setDevice(device);
   const model = new JanusForConditionalGeneration(config, { dtype: "bf16", init: false, device }).setRequiresGrad(
     false,
   );

@@ -7,7 +7,7 @@ import type { Device } from "../engine/index.ts";
 import type { Ceilings, Probes } from "./ceilings.ts";
 import { sampleWall } from "./harness.ts";
 import { flagsOf, ratesOf, wallOf } from "./results.ts";
-import type { RowResult, RowWork, Settings } from "./results.ts";
+import type { RowResult, RowWork, Settings, WrongRow } from "./results.ts";
 import { median, spreadOf } from "./stats.ts";
 import type { Spread } from "./stats.ts";
 
@@ -29,6 +29,8 @@ export interface Rotation extends Disposable {
 export interface MeasureOptions extends Settings {
   readonly signal?: AbortSignal;
   readonly onProgress?: (done: number, total: number, label: string) => void;
+  /** Called with each row once it is measured, or known to be wrong; when the run is stopped, with those that were measured in some rounds. */
+  readonly onRow?: (row: RowResult | WrongRow) => void;
 }
 
 /** Calls are put behind each other until they take so long, then the device is waited for: the wait itself is up to a millisecond. */
@@ -52,6 +54,7 @@ interface Times {
   readonly probes: Ceilings[];
 }
 
+/** Measures jobs together. If that is stopped or fails, the rows of the rounds so far are reported before the error is thrown. */
 export async function measureJobs(
   device: Device,
   jobs: readonly Job[],
@@ -59,19 +62,41 @@ export async function measureJobs(
   options: MeasureOptions,
 ): Promise<RowResult[]> {
   const all: Times[] = [];
-  for (const job of jobs) all.push(await warmUp(device, job));
+  const rows: RowResult[] = [];
+  const add = (times: Times, cold: Spread | null): void => {
+    const row = rowOf(times, probes, cold);
+    rows.push(row);
+    options.onRow?.(row);
+  };
+  try {
+    for (const job of jobs) all.push(await warmUp(device, job));
+    await measureRounds(device, all, probes, options);
+    for (const times of all) {
+      options.signal?.throwIfAborted();
+      add(times, await measureCold(device, times, options));
+    }
+  } catch (error) {
+    for (const times of all.slice(rows.length)) if (times.eager.length) add(times, null);
+    throw error;
+  }
+  return rows;
+}
+
+async function measureRounds(
+  device: Device,
+  all: readonly Times[],
+  probes: Probes | null,
+  options: MeasureOptions,
+): Promise<void> {
   for (let round = 0; round < options.rounds; round++) {
     const now = await probes?.measure();
     for (const [i, times] of all.entries()) {
       options.signal?.throwIfAborted();
-      options.onProgress?.(round * jobs.length + i, options.rounds * jobs.length, times.job.name);
-      if (now) times.probes.push(now);
+      options.onProgress?.(round * all.length + i, options.rounds * all.length, times.job.name);
       await measureRound(device, times, options);
+      if (now) times.probes.push(now);
     }
   }
-  const rows: RowResult[] = [];
-  for (const times of all) rows.push(await finish(device, times, probes, options));
-  return rows;
 }
 
 /** A burst of calls and the wait for them. */
@@ -98,15 +123,19 @@ async function warmUp(device: Device, job: Job): Promise<Times> {
   return { job, calls, gpu: [], eager: [], captured: [], probes: [] };
 }
 
+/** Adds a round to the times, or if it fails nothing. */
 async function measureRound(device: Device, times: Times, { rounds, seconds }: Settings): Promise<void> {
   const { job, calls } = times;
   const wall = async (call: () => unknown): Promise<number[]> => {
     const ms = await sampleWall(job.name, burst(device, call, calls), { seconds: seconds / rounds });
     return ms.map((one) => one / calls);
   };
-  if (device.capabilities.timestamps) times.gpu.push(await gpuMs(device, job.eager));
-  times.eager.push(await wall(job.eager));
-  if (job.replay) times.captured.push(await wall(job.replay));
+  const gpu = device.capabilities.timestamps ? await gpuMs(device, job.eager) : null;
+  const eager = await wall(job.eager);
+  const captured = job.replay ? await wall(job.replay) : null;
+  if (gpu) times.gpu.push(gpu);
+  times.eager.push(eager);
+  if (captured) times.captured.push(captured);
 }
 
 /** GPU times of a few calls: up to five, of long ones one. */
@@ -119,7 +148,7 @@ async function gpuMs(device: Device, call: () => unknown): Promise<number[]> {
 }
 
 /** Calls with cold caches, after the rounds: other buffers in every call, which take more memory than all jobs together may. */
-async function measureCold(device: Device, job: Job, calls: number, settings: Settings): Promise<Spread | null> {
+async function measureCold(device: Device, { job, calls }: Times, settings: Settings): Promise<Spread | null> {
   using rotation = job.rotate?.() ?? null;
   if (!rotation) return null;
   const few = Math.min(calls, 8);
@@ -130,8 +159,8 @@ async function measureCold(device: Device, job: Job, calls: number, settings: Se
   return spreadOf([samples.map((ms) => ms / few)]);
 }
 
-async function finish(device: Device, times: Times, probes: Probes | null, settings: Settings): Promise<RowResult> {
-  const { job, calls } = times;
+function rowOf(times: Times, probes: Probes | null, cold: Spread | null): RowResult {
+  const { job } = times;
   const { name, op, set, dtype, launches, flops, bytes } = job;
   const eager = spreadOf(times.eager);
   const captured = times.captured.length ? spreadOf(times.captured) : null;
@@ -149,7 +178,7 @@ async function finish(device: Device, times: Times, probes: Probes | null, setti
     gpu,
     eager,
     captured,
-    cold: await measureCold(device, job, calls, settings),
+    cold,
     probes: { gflops: times.probes.map((p) => p.gflops), readGbs: times.probes.map((p) => p.readGbs) },
     flags: flagsOf(gpu, wall),
     ...(job.extraOf && { extra: job.extraOf(median(wall.rounds)) }),

@@ -80,8 +80,10 @@ async function benchSize(
       if (!name.toLowerCase().includes(wanted)) continue;
       options.onProgress?.(0, work.list.length, `${name}: checking`);
       const reasons = size === "tiny" ? await check(workload, dtype) : [];
-      if (reasons.length) wrong.push({ kind: "wrong", name, reasons });
-      else jobs.push(await jobOf(workload, name, { size, dtype, device, work }));
+      if (reasons.length) {
+        wrong.push({ kind: "wrong", name, reasons });
+        options.onRow?.(wrong.at(-1)!);
+      } else jobs.push(await jobOf(workload, name, { size, dtype, device, work }));
     }
     return { rows: await measureJobs(device, jobs, probes, options), wrong };
   } finally {

@@ -56,6 +56,8 @@ export interface PeerOptions {
   readonly seed: number;
   readonly signal?: AbortSignal;
   readonly onProgress?: (done: number, total: number, label: string) => void;
+  /** Called after each row with all that was measured so far. */
+  readonly onPeers?: (found: PeerResults) => void;
 }
 
 export interface PeerInfo {
@@ -235,12 +237,14 @@ export async function benchPeers(options: PeerOptions): Promise<PeerResults> {
   options.signal?.addEventListener("abort", closeAll, { once: true });
   try {
     const cells: PeerCell[] = [];
+    const engines = running.map(({ info }) => info!);
     for (const [i, row] of rows.entries()) {
       options.signal?.throwIfAborted();
       options.onProgress?.(i, rows.length, row.name);
       cells.push(...(await measureRow(row, running, temporary, options)));
+      options.onPeers?.({ engines, skipped, rows: rows.slice(0, i + 1).map(({ name }) => name), cells });
     }
-    return { engines: running.map(({ info }) => info!), skipped, rows: rows.map(({ name }) => name), cells };
+    return { engines, skipped, rows: rows.map(({ name }) => name), cells };
   } finally {
     options.signal?.removeEventListener("abort", closeAll);
     closeAll();

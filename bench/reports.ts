@@ -36,6 +36,9 @@ const baselineText = ({ baseline }: ReportOptions): string[] =>
       ]
     : [];
 
+const incompleteText = ({ incomplete }: RunInfo): string[] =>
+  incomplete === undefined ? [] : [`INCOMPLETE, rows or rounds are missing: ${incomplete}`];
+
 const wrongText = ({ wrong }: Results): string[] =>
   wrong.map(({ name, reasons }) => `NOT TIMED ${name}: ${reasons.join("; ")}`);
 
@@ -45,6 +48,7 @@ export function textReport(results: Results, options: ReportOptions = {}): strin
   const columns = columnsOf(rows, options.failAbove);
   return [
     adapterText(run.adapter),
+    ...incompleteText(run),
     ...ceilingsText(run),
     ...baselineText(options),
     "",
@@ -84,9 +88,12 @@ export function markdownReport(results: Results, options: ReportOptions = {}): s
   const lines = [
     `# janus bench ${run.question}`,
     "",
-    ...[...facts(run).map(([name, value]) => `${name}: ${value}`), ...ceilingsText(run), ...baselineText(options)].map(
-      (line) => `- ${line}`,
-    ),
+    ...[
+      ...incompleteText(run),
+      ...facts(run).map(([name, value]) => `${name}: ${value}`),
+      ...ceilingsText(run),
+      ...baselineText(options),
+    ].map((line) => `- ${line}`),
     "",
     ...(peers ? [peerMarkdown(peers), ""] : []),
     ...wrongText(results).map((line) => `- ${line}`),
@@ -135,7 +142,7 @@ export async function htmlReport(results: Results, options: ReportOptions = {}):
     : [];
   return page({
     title: `janus bench ${run.question}`,
-    summary: adapterText(run.adapter),
+    summary: [adapterText(run.adapter), ...incompleteText(run)].join(". "),
     sections: [
       ...(peers ? [peerSection(peers)] : []),
       ...(wrong.length ? [{ title: "Not timed", content: wrong }] : []),

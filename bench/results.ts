@@ -33,6 +33,8 @@ export interface RunInfo {
   readonly launch: LaunchCost | null;
   /** Bytes that cold calls rotate through; null if no row was measured cold. */
   readonly coldBytes: number | null;
+  /** Why rows or rounds are missing; left out if the run is complete. */
+  readonly incomplete?: string;
 }
 
 export interface Settings {
@@ -94,12 +96,16 @@ export interface WrongRow {
   readonly reasons: readonly string[];
 }
 
-export interface Results {
-  readonly run: RunInfo;
+/** What was measured. */
+export interface Found {
   readonly rows: readonly RowResult[];
   readonly wrong: readonly WrongRow[];
   /** Set for `peers`: the engines that were measured, and the outcome of each; their times are also in `rows`. */
   readonly peers?: PeerResults;
+}
+
+export interface Results extends Found {
+  readonly run: RunInfo;
 }
 
 /** Clocks of GPU and host differ by less. */

@@ -64,8 +64,10 @@ export async function benchTrain(
     if (!estimate.fits)
       throw new ArgumentError(`bench: ${name} needs ${(estimate.memory.peak / 1e9).toFixed(1)} GB of the device; its budget is ${(device.pool.budget / 1e9).toFixed(1)} GB. Leave --shapes ${size} out.`); // prettier-ignore
     using job = await stepJob(device, probes, { size, config, name, estimate });
-    if ("reasons" in job) wrong.push(job.reasons);
-    else rows.push(...(await measureJobs(device, [job], probes, options)));
+    if ("reasons" in job) {
+      wrong.push(job.reasons);
+      options.onRow?.(job.reasons);
+    } else rows.push(...(await measureJobs(device, [job], probes, options)));
   }
   return { rows, wrong };
 }

@@ -45,12 +45,14 @@ export const WORK_NAMES: readonly string[] = Object.values(NAMES);
 
 const ids = (count: number): number[] => Array.from({ length: count }, (_, i) => i % 256);
 
+/** Work of a model, on its device. */
 export function workloads(model: JanusForConditionalGeneration, config: JanusConfig): Workloads {
   const side = config.vq.imageSize;
-  const pixels = full([1, 3, side, side], 0.1).keep();
+  const { device } = model;
+  const pixels = full([1, 3, side, side], 0.1, { device }).keep();
   const codes = tensor(
     Int32Array.from({ length: imageTokens(config) }, (_, i) => (37 * i) % config.vq.codes),
-    { shape: [1, imageTokens(config)] },
+    { shape: [1, imageTokens(config)], device },
   ).keep();
   const image = new ImageGeneration(model, config, [ids(PROMPT_TOKENS)], 0, { seed: 1 }).decoder;
   const text = textDecoder(model, [{ ids: ids(PREFILL_TOKENS) }], { maxNewTokens: 64 });

@@ -3,7 +3,7 @@ import { InvalidArgumentError, Option } from "commander";
 import type { Command } from "commander";
 import type { FloatDType } from "../model/io/cast.ts";
 import type { BenchOptions, Measurement, Outcome } from "../bench/bench.ts";
-import type { Question } from "../bench/results.ts";
+import type { Question, Results } from "../bench/results.ts";
 import type { RowSet } from "../bench/rows/index.ts";
 import type { AddCommand, Context } from "./context.ts";
 import { createDevice, softwareWarning } from "./device.ts";
@@ -230,6 +230,7 @@ async function peers(flags: BenchFlags, context: Context): Promise<void> {
   const measurement: Measurement = async (_, __, options) => {
     const found = await benchPeers({
       ...options,
+      onPeers: (some) => options.onFound({ ...peerRowResults(some), peers: some }),
       filter: flags.filter,
       ...(flags.engines && { engines: flags.engines }),
     });
@@ -242,17 +243,31 @@ type MeasureFlags = BenchFlags & { readonly rowFilter: BenchOptions["filter"] };
 
 /** Opens the device, measures, writes what was asked for and says whether a row fails. */
 async function measure(question: Question, measurement: Measurement, flags: MeasureFlags, context: Context): Promise<void> {
-  const { requireBaselineName } = await import("../bench/files.ts");
+  const { requireBaselineName, toJsonLines, writeWhole } = await import("../bench/files.ts");
+  const reports = await import("../bench/reports.ts"); // now: the loader of a checkout may be stopped by the signal that stops the run
   const { runBench } = await import("../bench/bench.ts");
   if (flags.saveBaseline !== undefined) requireBaselineName(flags.saveBaseline);
   const device = await createDevice(flags.adapter);
   try {
     if (device.capabilities.software) context.out.note(softwareWarning(device.name));
-    const options: BenchOptions = { ...optionsOf(flags, context), filter: flags.rowFilter, isCold: flags.cold };
+    let measured: Results | null = null;
+    const onResults = (results: Results): void => {
+      measured = results;
+      if (typeof flags.json === "string") writeWhole(flags.json, toJsonLines(results));
+    };
+    const options: BenchOptions = {
+      ...optionsOf(flags, context),
+      filter: flags.rowFilter,
+      isCold: flags.cold,
+      onResults,
+    };
     if (flags.aa !== undefined) return await againstItself(question, measurement, options, flags, context, device);
-    const outcome = await runBench(question, device, measurement, options);
+    const outcome = await runBench(question, device, measurement, options).catch(async (error: unknown) => {
+      if (measured) await writeFiles(measured, {}, flags, reports);
+      throw error;
+    });
     context.out.close();
-    await report(outcome, flags, context);
+    await report(outcome, flags, context, reports);
   } finally {
     device.destroy();
   }
@@ -277,26 +292,39 @@ async function againstItself(
   out.result({ comparisons, allowed, alarms: lines }, [...lines, text].join("\n"));
 }
 
-async function report(outcome: Outcome, flags: BenchFlags, context: Context): Promise<void> {
-  const { saveBaseline, toJsonLines, writeWhole } = await import("../bench/files.ts");
-  const { htmlReport, markdownReport, textReport } = await import("../bench/reports.ts");
+type Reports = typeof import("../bench/reports.ts");
+
+async function report(outcome: Outcome, flags: BenchFlags, context: Context, reports: Reports): Promise<void> {
+  const { saveBaseline } = await import("../bench/files.ts");
   const { out } = context;
   const { results, report: options, failed, missing } = outcome;
-  if (typeof flags.json === "string") writeWhole(flags.json, toJsonLines(results));
-  if (flags.md !== undefined) writeWhole(flags.md, markdownReport(results, options));
-  if (flags.html !== undefined) writeWhole(flags.html, await htmlReport(results, options));
-  if (flags.png !== undefined) await writePng(flags.png, results);
+  await writeFiles(results, options, flags, reports);
   if (flags.saveBaseline !== undefined) out.note(`baseline: ${saveBaseline(flags.saveBaseline, results)}`);
   if (missing) out.warn(`${missing} rows of the baseline were not measured`);
   for (const { name, comparison } of failed) out.error(`${name} is ${comparison!.ratio.toFixed(2)}× slower than the baseline`); // prettier-ignore
   if (failed.length || results.wrong.length) context.exitCode = EXIT.checkFailed;
-  out.result(results, () => textReport(results, options));
+  out.result(results, () => reports.textReport(results, options));
+}
+
+/** Writes the files that were asked for. */
+async function writeFiles(
+  results: Results,
+  options: Outcome["report"],
+  { json, md, html, png }: BenchFlags,
+  { htmlReport, markdownReport }: Reports,
+): Promise<void> {
+  const { toJsonLines, writeWhole } = await import("../bench/files.ts");
+  if (typeof json === "string") writeWhole(json, toJsonLines(results));
+  if (md !== undefined) writeWhole(md, markdownReport(results, options));
+  if (html !== undefined) writeWhole(html, await htmlReport(results, options));
+  if (png !== undefined) await writePng(png, results);
 }
 
 async function writePng(file: string, results: Outcome["results"]): Promise<void> {
   const { writeWhole } = await import("../bench/files.ts");
   const { rooflinePng } = await import("../bench/roofline.ts");
   const png = await rooflinePng(results);
+  if (!png && results.run.incomplete !== undefined) return;
   if (!png) throw new UsageError("--png: no row has a rate to be drawn; leave it out");
   writeWhole(file, png);
 }

@@ -185,6 +185,18 @@ export function encode(values: ArrayLike<number>, dtype: DType): Uint8Array {
   }
 }
 
+const tables = new Map<DType, Float32Array>();
+
+/** The numbers of all 65,536 bit patterns of a 16-bit dtype, computed once. */
+function valuesOf(dtype: "f16" | "bf16"): Float32Array {
+  let table = tables.get(dtype);
+  if (!table) {
+    const valueOf = dtype === "f16" ? f16Value : bf16Value;
+    tables.set(dtype, (table = Float32Array.from({ length: 2 ** 16 }, (_, bits) => valueOf(bits))));
+  }
+  return table;
+}
+
 /** Converts `count` elements of stored bytes to host numbers; f16 and bf16 become a Float32Array. */
 export function decode(bytes: Uint8Array, dtype: DType, count: number): HostArray {
   const copy = bytes.slice();
@@ -199,7 +211,10 @@ export function decode(bytes: Uint8Array, dtype: DType, count: number): HostArra
       return new Uint8Array(copy.buffer, 0, count);
     default: {
       const half = new Uint16Array(copy.buffer, 0, count);
-      return Float32Array.from(half, dtype === "f16" ? f16Value : bf16Value);
+      const values = valuesOf(dtype);
+      const out = new Float32Array(count);
+      for (let i = 0; i < count; i++) out[i] = values[half[i]!]!;
+      return out;
     }
   }
 }

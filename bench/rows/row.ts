@@ -3,9 +3,9 @@ import { tensor } from "../../index.ts";
 import type { DType, Device, Tensor } from "../../index.ts";
 import { uniform } from "../../kernels/index.ts";
 import { relativeL2, round, tolerance } from "../../tests/harness.ts";
-import { ref, sizeOf } from "../../tests/reference.ts";
-import type { Ref } from "../../tests/reference.ts";
+import { sizeOf } from "../../tests/reference.ts";
 import { randomFrom } from "../../tests/random.ts";
+import type { Host } from "./products.ts";
 
 /** An input: uniform in [−scale, scale) around `mean`, or whole numbers below `below`. */
 export interface InputSpec {
@@ -62,10 +62,10 @@ export interface Row {
   /** False if `run` changes its inputs or may not be captured. */
   readonly isPure?: boolean;
   /**
-   * Results against float64: all elements if that takes about a second, else slices that no other slice has a part in (rows, heads, channels),
+   * Results against float64: all elements if that takes about a second, else slices that no other slice has a part in (rows, queries, channels),
    * drawn by `random`. `outputs` are the results and then the gradients.
    */
-  readonly check: (inputs: readonly Ref[], outputs: readonly Ref[], random: () => number) => readonly Part[];
+  readonly check: (inputs: readonly Host[], outputs: readonly Host[], random: () => number) => readonly Part[];
   /** Instead of `inputs` and `check`, for rows of the table of tests: how they lie in memory, and their own check. */
   readonly fromCase?: {
     readonly inputs: (device: Device, seed: number) => Tensor[];
@@ -108,8 +108,8 @@ export function makeInputs(row: Row, device: Device, seed: number): Tensor[] {
   });
 }
 
-/** What lies in a tensor, for the references. */
-export const readRef = async (t: Tensor): Promise<Ref> => ref(t.shape, new Float64Array(await t.data()));
+/** What lies in a tensor. */
+export const readHost = async (t: Tensor): Promise<Host> => ({ shape: t.shape, data: await t.data() });
 
 /** The parts that are not right, as sentences; none if all are. The bounds are those of the tests. */
 export function wrongParts(parts: readonly Part[], dtypes: readonly DType[], isGradient: boolean): string[] {
@@ -122,18 +122,15 @@ export function wrongParts(parts: readonly Part[], dtypes: readonly DType[], isG
   });
 }
 
-/** `count` different whole numbers below `n`, in order; all of them if there are no more. The first and the last are among them. */
+/**
+ * `count` different whole numbers below `n`, in order; all of them if there are no more. One of each of `count` equal runs: the first of the
+ * first, the last of the last, any of the others.
+ */
 export function someOf(n: number, count: number, random: () => number): number[] {
   if (n <= count) return Array.from({ length: n }, (_, i) => i);
-  const chosen = new Set([0, n - 1]);
-  while (chosen.size < count) chosen.add(Math.floor(random() * n));
-  return [...chosen].sort((a, b) => a - b);
-}
-
-/** Slices of the first dimension. */
-export function slices(x: Ref, at: readonly number[]): Ref {
-  const step = sizeOf(x.shape.slice(1));
-  const data = new Float64Array(at.length * step);
-  for (const [i, k] of at.entries()) data.set(x.data.subarray(k * step, (k + 1) * step), i * step);
-  return ref([at.length, ...x.shape.slice(1)], data);
+  const begin = (i: number): number => Math.floor((i * n) / count);
+  return Array.from({ length: count }, (_, i) => {
+    if (count > 1 && (i === 0 || i === count - 1)) return i && n - 1;
+    return begin(i) + Math.floor(random() * (begin(i + 1) - begin(i)));
+  });
 }
