@@ -14,7 +14,7 @@ var<workgroup> grown: atomic<u32>; // the last round in which a row outgrew its 
 
 //#use size_any as z
 @compute @workgroup_size(WORKGROUP)
-fn attention_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32, @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) place: u32) {
+fn attention_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32, @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) within: u32) {
   let task = flat_group(group, groups);
   if (task >= params.rows) { return; }
   let count = (params.queries + ROWS - 1u) / ROWS;
@@ -30,38 +30,35 @@ fn attention_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(num_w
   let k_head = dot(params.k.xyz, at_key);
   let v_head = dot(params.v.xyz, at_key);
   // The row of scores that this invocation shares with its neighbours in the subgroup.
-  let line = subgroup * CM + place / SHARE;
+  let line = subgroup * CM + within / SHARE;
   let own = i0 + line;
   let first = line * STEP_SCORES;
-  let part = place % SHARE;
+  let part = within % SHARE;
   var held: Held;
-  if (HOLD) {
-    for (var piece = 0u; piece < ROWS / PIECE; piece++) {
-      stage_q(0u, q_head, i0 + piece * PIECE, PIECE, lane);
+  for (var piece = 0u; piece < PIECES; piece++) {
+    place(fetch_q(q_head, i0 + piece * COLUMNS, lane), select(AT_ROWS + piece * SECOND, 0u, HOLD), lane);
+    if (HOLD) {
       workgroupBarrier();
-      hold(&held, piece, subgroup);
+      hold(&held, piece, 0u, subgroup);
       workgroupBarrier();
     }
-  } else {
-    stage_q(AT_ROWS, q_head, i0, ROWS, lane);
   }
   var j0 = next_tile(b, begin - begin % COLUMNS, end, ids);
-  if (j0 < end) {
-    stage_k(0u, k_head, j0, COLUMNS, lane);
-    stage_v(SECOND, v_head, j0, COLUMNS, lane);
-  }
+  place(fetch_k(k_head, j0, lane), 0u, lane);
+  place(fetch_v(v_head, j0, lane), SECOND, lane);
   workgroupBarrier();
   var sums: Results;
   var top = -3e38; // what powers of the row are relative to
   var total = 0.0; // this invocation's share of the sum of powers
   var round = 0u;
-  // The next tile is loaded as soon as this one is done with.
+  // The next tile is fetched while this one is multiplied, and placed as soon as this one is done with.
   while (j0 < end) {
     round++;
+    let next = next_tile(b, j0 + COLUMNS, end, ids);
+    let next_k = fetch_k(k_head, next, lane);
     score(&held, AT_ROWS, 0u, 0u, subgroup);
     workgroupBarrier();
-    let next = next_tile(b, j0 + COLUMNS, end, ids);
-    if (next < end) { stage_k(0u, k_head, next, COLUMNS, lane); }
+    let next_v = fetch_v(v_head, next, lane);
     var s: array<vec4f, QUADS>;
     var high = top;
     for (var e = 0u; e < QUADS; e++) { //#unroll
@@ -82,6 +79,7 @@ fn attention_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(num_w
       total += (s[e].x + s[e].y) + (s[e].z + s[e].w);
     }
     put_weights(line * STEP_WEIGHTS, part, s);
+    place(next_k, 0u, lane);
     if (workgroupUniformLoad(&grown) == round) {
       for (var start = 0u; start < PART / CN; start += COLUMNS / CN) {
         show(&sums, start, subgroup);
@@ -97,7 +95,7 @@ fn attention_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(num_w
     }
     weigh(&sums, 0u, SECOND, subgroup);
     workgroupBarrier();
-    if (next < end) { stage_v(SECOND, v_head, next, COLUMNS, lane); }
+    place(next_v, SECOND, lane);
     j0 = next;
   }
   for (var mask = 1u; mask < SHARE; mask *= 2u) { total += subgroupShuffleXor(total, mask); }

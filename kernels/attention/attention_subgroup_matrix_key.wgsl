@@ -20,7 +20,7 @@ fn seen_by(b: u32, j: u32, query: vec4u, id: vec4u, begin: u32) -> vec4<bool> {
 
 //#use size_any as z
 @compute @workgroup_size(WORKGROUP)
-fn attention_subgroup_matrix_key(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32, @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) place: u32) {
+fn attention_subgroup_matrix_key(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32, @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) within: u32) {
   let task = flat_group(group, groups);
   if (task >= params.rows) { return; }
   let count = (params.keys + ROWS - 1u) / ROWS;
@@ -38,26 +38,23 @@ fn attention_subgroup_matrix_key(@builtin(workgroup_id) group: vec3u, @builtin(n
   let k_head = dot(params.k.xyz, at_key);
   let v_head = dot(params.v.xyz, at_key);
   // The row of scores that this invocation shares with its neighbours in the subgroup.
-  let line = subgroup * CM + place / SHARE;
+  let line = subgroup * CM + within / SHARE;
   let own = j0 + line;
   let first = line * STEP_SCORES;
-  let part = place % SHARE;
+  let part = within % SHARE;
   var held_k: Held;
   var held_v: Held;
-  if (HOLD) {
-    for (var piece = 0u; piece < ROWS / PIECE; piece++) {
-      stage_k(0u, k_head, j0 + piece * PIECE, PIECE, lane);
+  for (var piece = 0u; piece < PIECES; piece++) {
+    let one = fetch_k(k_head, j0 + piece * COLUMNS, lane);
+    let two = fetch_v(v_head, j0 + piece * COLUMNS, lane);
+    place(one, select(AT_ROWS + piece * SECOND, 0u, HOLD), lane);
+    place(two, select(AT_ROWS + OWN + piece * SECOND, SECOND, HOLD), lane);
+    if (HOLD) {
       workgroupBarrier();
-      hold(&held_k, piece, subgroup);
-      workgroupBarrier();
-      stage_v(0u, v_head, j0 + piece * PIECE, PIECE, lane);
-      workgroupBarrier();
-      hold(&held_v, piece, subgroup);
+      hold(&held_k, piece, 0u, subgroup);
+      hold(&held_v, piece, SECOND, subgroup);
       workgroupBarrier();
     }
-  } else {
-    stage_k(AT_ROWS, k_head, j0, ROWS, lane);
-    stage_v(AT_ROWS + OWN, v_head, j0, ROWS, lane);
   }
   var sums_k: Results;
   var sums_v: Results;
@@ -66,12 +63,16 @@ fn attention_subgroup_matrix_key(@builtin(workgroup_id) group: vec3u, @builtin(n
     let q_head = dot(params.q.xyz, at);
     let g_head = dot(params.g.xyz, at);
     let stats_head = dot(params.stats.xyz, at);
-    for (var i0 = first_i - first_i % COLUMNS; i0 < end; i0 += COLUMNS) {
-      i0 = next_tile(b, i0, end, ids);
-      if (i0 >= end) { break; }
-      stage_q(0u, q_head, i0, COLUMNS, lane);
-      stage_g(SECOND, g_head, i0, COLUMNS, lane);
+    var i0 = next_tile(b, first_i - first_i % COLUMNS, end, ids);
+    var next_q = fetch_q(q_head, i0, lane);
+    var next_g = fetch_g(g_head, i0, lane);
+    while (i0 < end) {
+      place(next_q, 0u, lane);
+      place(next_g, SECOND, lane);
       workgroupBarrier();
+      let next = next_tile(b, i0 + COLUMNS, end, ids);
+      next_q = fetch_q(q_head, next, lane);
+      next_g = fetch_g(g_head, next, lane);
       score(&held_k, AT_ROWS, 0u, 0u, subgroup);
       score(&held_v, AT_ROWS + OWN, SECOND, SECOND_SCORES, subgroup);
       workgroupBarrier();
@@ -93,6 +94,7 @@ fn attention_subgroup_matrix_key(@builtin(workgroup_id) group: vec3u, @builtin(n
       weigh(&sums_v, 0u, SECOND + slice_at / PER_c, subgroup);
       weigh(&sums_k, SECOND_WEIGHTS, slice_at / PER_c, subgroup);
       workgroupBarrier();
+      i0 = next;
     }
   }
   let dk_row = dot(params.dk.xyz, at_key) + own * params.dk.w + slice_at / 4u;

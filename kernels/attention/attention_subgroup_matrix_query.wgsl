@@ -11,7 +11,7 @@ enable chromium_experimental_subgroup_matrix;
 
 //#use size_any as z
 @compute @workgroup_size(WORKGROUP)
-fn attention_subgroup_matrix_query(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32, @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) place: u32) {
+fn attention_subgroup_matrix_query(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32, @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) within: u32) {
   let task = flat_group(group, groups);
   if (task >= params.rows) { return; }
   let count = (params.queries + ROWS - 1u) / ROWS;
@@ -29,37 +29,38 @@ fn attention_subgroup_matrix_query(@builtin(workgroup_id) group: vec3u, @builtin
   let k_head = dot(params.k.xyz, at_key);
   let v_head = dot(params.v.xyz, at_key);
   // The row of scores that this invocation shares with its neighbours in the subgroup.
-  let line = subgroup * CM + place / SHARE;
+  let line = subgroup * CM + within / SHARE;
   let own = i0 + line;
   let first = line * STEP_SCORES;
-  let part = place % SHARE;
+  let part = within % SHARE;
   let stat_at = dot(params.stats.xyz, at) + min(own, params.queries - 1u) * params.stats.w;
   let lse = vec4f(stats[stat_at]);
   let delta = stats[stat_at + 1u];
   var held_q: Held;
   var held_g: Held;
-  if (HOLD) {
-    for (var piece = 0u; piece < ROWS / PIECE; piece++) {
-      stage_q(0u, q_head, i0 + piece * PIECE, PIECE, lane);
+  for (var piece = 0u; piece < PIECES; piece++) {
+    let one = fetch_q(q_head, i0 + piece * COLUMNS, lane);
+    let two = fetch_g(g_head, i0 + piece * COLUMNS, lane);
+    place(one, select(AT_ROWS + piece * SECOND, 0u, HOLD), lane);
+    place(two, select(AT_ROWS + OWN + piece * SECOND, SECOND, HOLD), lane);
+    if (HOLD) {
       workgroupBarrier();
-      hold(&held_q, piece, subgroup);
-      workgroupBarrier();
-      stage_g(0u, g_head, i0 + piece * PIECE, PIECE, lane);
-      workgroupBarrier();
-      hold(&held_g, piece, subgroup);
+      hold(&held_q, piece, 0u, subgroup);
+      hold(&held_g, piece, SECOND, subgroup);
       workgroupBarrier();
     }
-  } else {
-    stage_q(AT_ROWS, q_head, i0, ROWS, lane);
-    stage_g(AT_ROWS + OWN, g_head, i0, ROWS, lane);
   }
   var sums: Results;
-  for (var j0 = begin - begin % COLUMNS; j0 < end; j0 += COLUMNS) {
-    j0 = next_tile(b, j0, end, ids);
-    if (j0 >= end) { break; }
-    stage_k(0u, k_head, j0, COLUMNS, lane);
-    stage_v(SECOND, v_head, j0, COLUMNS, lane);
+  var j0 = next_tile(b, begin - begin % COLUMNS, end, ids);
+  var next_k = fetch_k(k_head, j0, lane);
+  var next_v = fetch_v(v_head, j0, lane);
+  while (j0 < end) {
+    place(next_k, 0u, lane);
+    place(next_v, SECOND, lane);
     workgroupBarrier();
+    let next = next_tile(b, j0 + COLUMNS, end, ids);
+    next_k = fetch_k(k_head, next, lane);
+    next_v = fetch_v(v_head, next, lane);
     score(&held_q, AT_ROWS, 0u, 0u, subgroup);
     score(&held_g, AT_ROWS + OWN, SECOND, SECOND_SCORES, subgroup);
     workgroupBarrier();
@@ -75,6 +76,7 @@ fn attention_subgroup_matrix_query(@builtin(workgroup_id) group: vec3u, @builtin
     workgroupBarrier();
     weigh(&sums, 0u, 0u, subgroup);
     workgroupBarrier();
+    j0 = next;
   }
   let dq_row = dot(params.dq.xyz, at) + own * params.dq.w;
   for (var start = 0u; start < PART / CN; start += COLUMNS / CN) {

@@ -271,7 +271,7 @@ export function matrixPass(
   const line = d * component + 16;
   const rowsOf = (workgroup: number): number => (workgroup / unit.lanes) * M;
   const bytes = (workgroup: number): number =>
-    ((hold ? 0 : operands * rowsOf(workgroup)) + 2 * COLUMNS) * line +
+    ((hold ? 0 : operands * Math.max(rowsOf(workgroup), COLUMNS)) + 2 * COLUMNS) * line +
     rowsOf(workgroup) * (operands * (COLUMNS + 4) * 4 + weights * (COLUMNS * component + 16)) +
     16;
   const workgroup = [128, 64, 32].find(

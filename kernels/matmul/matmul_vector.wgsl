@@ -8,6 +8,7 @@
 const WORKGROUP = 64u; // invocations
 const LANES = 64u;
 const ROWS = 1u; // 1, 2, 4 or 8, at most LANES
+const AHEAD = 1u; // granules of each column that are on their way at once
 @group(0) @binding(0) var<storage, read> a: array<Pack_a>;
 @group(0) @binding(1) var<storage, read> b: array<Pack_b>;
 
@@ -43,24 +44,31 @@ fn matmul_vector(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_
   var c5 = vec4f();
   var c6 = vec4f();
   var c7 = vec4f();
-  // All invocations go through as many rounds, as the sums at the end need them all; in the last some add a granule that does not count.
-  for (var round = 0u; round < granules; round += LANES) {
-    let k = min(round + lane, granules - 1u);
-    let counts = round + lane < granules;
-    let w = transpose(mat4x4f(unpack_b(b[at_b.x + k]), unpack_b(b[at_b.y + k]), unpack_b(b[at_b.z + k]), unpack_b(b[at_b.w + k])));
-    c0 = select(c0, add_terms(c0, unpack_a(a[a0 + k]), w), counts);
-    if (ROWS > 1u) {
-      c1 = select(c1, add_terms(c1, unpack_a(a[a1 + k]), w), counts);
+  // All invocations go through as many rounds, as the sums at the end need them all; in the last some add granules that do not count.
+  for (var round = 0u; round < granules; round += LANES * AHEAD) {
+    var loaded: array<array<Pack_b, 4>, AHEAD>;
+    for (var e = 0u; e < AHEAD; e++) { //#unroll
+      let k = min(round + e * LANES + lane, granules - 1u);
+      loaded[e] = array<Pack_b, 4>(b[at_b.x + k], b[at_b.y + k], b[at_b.z + k], b[at_b.w + k]);
     }
-    if (ROWS > 2u) {
-      c2 = select(c2, add_terms(c2, unpack_a(a[a2 + k]), w), counts);
-      c3 = select(c3, add_terms(c3, unpack_a(a[a3 + k]), w), counts);
-    }
-    if (ROWS > 4u) {
-      c4 = select(c4, add_terms(c4, unpack_a(a[a4 + k]), w), counts);
-      c5 = select(c5, add_terms(c5, unpack_a(a[a5 + k]), w), counts);
-      c6 = select(c6, add_terms(c6, unpack_a(a[a6 + k]), w), counts);
-      c7 = select(c7, add_terms(c7, unpack_a(a[a7 + k]), w), counts);
+    for (var e = 0u; e < AHEAD; e++) { //#unroll
+      let k = min(round + e * LANES + lane, granules - 1u);
+      let counts = round + e * LANES + lane < granules;
+      let w = transpose(mat4x4f(unpack_b(loaded[e][0]), unpack_b(loaded[e][1]), unpack_b(loaded[e][2]), unpack_b(loaded[e][3])));
+      c0 = select(c0, add_terms(c0, unpack_a(a[a0 + k]), w), counts);
+      if (ROWS > 1u) {
+        c1 = select(c1, add_terms(c1, unpack_a(a[a1 + k]), w), counts);
+      }
+      if (ROWS > 2u) {
+        c2 = select(c2, add_terms(c2, unpack_a(a[a2 + k]), w), counts);
+        c3 = select(c3, add_terms(c3, unpack_a(a[a3 + k]), w), counts);
+      }
+      if (ROWS > 4u) {
+        c4 = select(c4, add_terms(c4, unpack_a(a[a4 + k]), w), counts);
+        c5 = select(c5, add_terms(c5, unpack_a(a[a5 + k]), w), counts);
+        c6 = select(c6, add_terms(c6, unpack_a(a[a6 + k]), w), counts);
+        c7 = select(c7, add_terms(c7, unpack_a(a[a7 + k]), w), counts);
+      }
     }
   }
   let sum = sum_s(array<vec4f, 8>(c0, c1, c2, c3, c4, c5, c6, c7), lane);

@@ -90,13 +90,13 @@ const VECTOR_INVOCATIONS = 128;
  * number of rows. Software devices take register instead: a decode step of 8 layers of Janus-Pro-1B in bf16 on lavapipe takes 156 ms for
  * 1 row (vector 155), 134 for 2 (153), and vector is far behind from 4 on (2048 → 5632 f32: 10.6 ms to 7.9, at 8 rows 17.9 to 8.4).
  */
-function vector(p: MatmulProblem, by: Lanes | null): MatmulChoice {
+function vector(p: MatmulProblem, by: Lanes | null, software: boolean): MatmulChoice {
   const lanes = by?.lanes ?? 64;
   const shares = by ? Math.max(1, VECTOR_INVOCATIONS / lanes) : 1;
   const rows = Math.min(lanes, p.m <= 1 ? 1 : p.m <= 2 ? 2 : p.m <= 4 ? 4 : 8);
   return {
     kernel: "vector",
-    constants: { WORKGROUP: lanes * shares, LANES: lanes, ROWS: rows },
+    constants: { WORKGROUP: lanes * shares, LANES: lanes, ROWS: rows, AHEAD: software ? 2 : 4 },
     use: by ? { s: sumSubgroup, z: by.z } : {},
     rows,
     columns: 4 * shares,
@@ -124,7 +124,7 @@ const MATMUL: readonly Variant<MatmulProblem, MatmulChoice>[] = [
     name: "vector-lanes",
     runs: isDots,
     preferred: (c, p) => !c.software && p.m <= MAX_VECTOR_ROWS,
-    choose: (c, p) => vector(p, lanesOf(c)),
+    choose: (c, p) => vector(p, lanesOf(c), c.software),
     instead: "register-lanes",
   },
   {
@@ -146,7 +146,13 @@ const MATMUL: readonly Variant<MatmulProblem, MatmulChoice>[] = [
     preferred: false,
     choose: (c, p) => matrixProduct(c, p, { turned: true })!,
   },
-  { name: "vector", runs: isDots, preferred: false, choose: (_, p) => vector(p, null), instead: "register-lanes" },
+  {
+    name: "vector",
+    runs: isDots,
+    preferred: false,
+    choose: (c, p) => vector(p, null, c.software),
+    instead: "register-lanes",
+  },
   {
     name: "register-lanes",
     runs: hasTerms,
@@ -159,6 +165,13 @@ const MATMUL: readonly Variant<MatmulProblem, MatmulChoice>[] = [
     // Few rows against B [K, N]: a granule of columns each, and no tile that is mostly empty.
     preferred: (_, p) => p.m <= 8,
     choose: (c, p) => register(p, null, c.software),
+  },
+  // On an H200, 4096³ f32: 32, 29 and 33 TFLOP/s for A·B, A·Bᵗ and Aᵗ·B; 128 × 128 30, 29 and 33, 128 × 64 29, 27 and 31.
+  {
+    name: "tiled-64x128",
+    runs: hasTerms,
+    preferred: (c, p) => c.vendor.toLowerCase() === "nvidia" && fillsDevice(p, 64, 128),
+    choose: (_, p) => tiled(p, 64, 128),
   },
   {
     name: "tiled-128",

@@ -28,44 +28,61 @@ alias Results = array<Sums, PART / CN>;
 // The columns of two operands in `block`, then the rows if they are not held. Rows come through the columns' place to where they are held, by pieces.
 const SECOND = COLUMNS * STEP;
 const AT_ROWS = 2u * SECOND;
-const OWN = ROWS * STEP; // rows of an operand
-const PIECE = min(ROWS, COLUMNS);
+const OWN = max(ROWS, COLUMNS) * STEP; // rows of an operand
+const PIECES = max(ROWS / COLUMNS, 1u); // of COLUMNS rows each
 const SECOND_SCORES = ROWS * STEP_SCORES;
 const SECOND_WEIGHTS = ROWS * STEP_WEIGHTS;
 var<workgroup> block: array<Unit_c, AT_ROWS + select(OPERANDS * OWN, 0u, HOLD)>;
 var<workgroup> scores: array<Unit_c, OPERANDS * SECOND_SCORES>;
 var<workgroup> weights: array<Unit_c, WEIGHTS * SECOND_WEIGHTS>;
-// `count` rows of a head from `first` into `block` from `to`; those beyond the last are 0.
-fn stage_q(to: u32, head: u32, first: u32, count: u32, lane: u32) {
-  for (var i = lane; i < count * DEPTH / PER_c; i += WORKGROUP) {
-    let row = first + i / (DEPTH / PER_c);
-    let at = head + min(row, params.queries - 1u) * params.q.w + i % (DEPTH / PER_c) * PAIR;
-    block[to + i / (DEPTH / PER_c) * STEP + i % (DEPTH / PER_c)] = select(Unit_c(), query_c(q[at], q[at + PAIR - 1u]), row < params.queries);
+
+// COLUMNS rows of a head from `first`, of which each invocation loads some units, all at once: one after the other, each would wait for the one before.
+// Rows beyond the last are 0. `place` stores them in `block` from `to`.
+const LINE = DEPTH / PER_c; // units
+const EACH = (COLUMNS * LINE + WORKGROUP - 1u) / WORKGROUP;
+alias Fetched = array<Unit_c, EACH>;
+fn fetch_q(head: u32, first: u32, lane: u32) -> Fetched {
+  var units: Fetched;
+  for (var e = 0u; e < EACH; e++) { //#unroll
+    let row = first + (e * WORKGROUP + lane) / LINE;
+    let at = head + min(row, params.queries - 1u) * params.q.w + (e * WORKGROUP + lane) % LINE * PAIR;
+    units[e] = select(Unit_c(), query_c(q[at], q[at + PAIR - 1u]), row < params.queries);
   }
+  return units;
 }
-fn stage_k(to: u32, head: u32, first: u32, count: u32, lane: u32) {
-  for (var i = lane; i < count * DEPTH / PER_c; i += WORKGROUP) {
-    let row = first + i / (DEPTH / PER_c);
-    let at = head + min(row, params.keys - 1u) * params.k.w + i % (DEPTH / PER_c) * PAIR;
-    block[to + i / (DEPTH / PER_c) * STEP + i % (DEPTH / PER_c)] = select(Unit_c(), key_c(k[at], k[at + PAIR - 1u]), row < params.keys);
+fn fetch_k(head: u32, first: u32, lane: u32) -> Fetched {
+  var units: Fetched;
+  for (var e = 0u; e < EACH; e++) { //#unroll
+    let row = first + (e * WORKGROUP + lane) / LINE;
+    let at = head + min(row, params.keys - 1u) * params.k.w + (e * WORKGROUP + lane) % LINE * PAIR;
+    units[e] = select(Unit_c(), key_c(k[at], k[at + PAIR - 1u]), row < params.keys);
   }
+  return units;
 }
-fn stage_v(to: u32, head: u32, first: u32, count: u32, lane: u32) {
-  for (var i = lane; i < count * DEPTH / PER_c; i += WORKGROUP) {
-    let row = first + i / (DEPTH / PER_c);
-    let at = head + min(row, params.keys - 1u) * params.v.w + i % (DEPTH / PER_c) * PAIR;
-    block[to + i / (DEPTH / PER_c) * STEP + i % (DEPTH / PER_c)] = select(Unit_c(), key_c(v[at], v[at + PAIR - 1u]), row < params.keys);
+fn fetch_v(head: u32, first: u32, lane: u32) -> Fetched {
+  var units: Fetched;
+  for (var e = 0u; e < EACH; e++) { //#unroll
+    let row = first + (e * WORKGROUP + lane) / LINE;
+    let at = head + min(row, params.keys - 1u) * params.v.w + (e * WORKGROUP + lane) % LINE * PAIR;
+    units[e] = select(Unit_c(), key_c(v[at], v[at + PAIR - 1u]), row < params.keys);
+  }
+  return units;
+}
+fn place(units: Fetched, to: u32, lane: u32) {
+  for (var e = 0u; e < EACH; e++) { //#unroll
+    let i = e * WORKGROUP + lane;
+    if (i < COLUMNS * LINE) { block[to + i / LINE * STEP + i % LINE] = units[e]; }
   }
 }
 // Matrix c of a subgroup's rows in `block` from `own`.
 fn rows_at(own: u32, c: u32, subgroup: u32) -> Left {
   return subgroupMatrixLoad<Left, row_major>(&block, own + subgroup * CM * STEP + c * CK / PER_c, STEP);
 }
-// Takes the subgroup's rows, if they are of this piece of the workgroup's, which lies in `block` from 0.
-fn hold(held: ptr<function, Held>, piece: u32, subgroup: u32) {
-  if (subgroup * CM / PIECE == piece) {
+// Takes the subgroup's rows, if they are of this piece of the workgroup's, which lies in `block` from `at`.
+fn hold(held: ptr<function, Held>, piece: u32, at: u32, subgroup: u32) {
+  if (subgroup * CM / COLUMNS == piece) {
     for (var c = 0u; c < DEPTH / CK; c++) { //#unroll
-      (*held)[c] = rows_at(0u, c, subgroup - piece * (PIECE / CM));
+      (*held)[c] = rows_at(at, c, subgroup - piece * (COLUMNS / CM));
     }
   }
 }
