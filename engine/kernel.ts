@@ -2,7 +2,7 @@
  * Kernels: WGSL files with their bindings and parameters, and the specialisation of these files.
  *
  * Specialisation replaces the right-hand side of top-level `const` and `alias` lines by name, and swaps which library a
- * `//#use LIBRARY as SLOT` line names; nothing else. A library is WGSL text whose names end in `_T`; for slot `x` they
+ * `//#use LIBRARY as SLOT` line names, and writes out loops marked `//#unroll` (unroll.ts); nothing else. A library is WGSL text whose names end in `_T`; for slot `x` they
  * end in `_x`. `//#use LIBRARY` without a slot includes the library unchanged, once. A file names its libraries in the
  * text, and its declaration passes them: `kernel(…, [grid, finite])`, `library(name, url, [finite])`. A library may
  * contain the `Params` and bindings of a family.
@@ -10,6 +10,7 @@
 import type { DType } from "./dtype.ts";
 import { ArgumentError, KernelError, messageOf } from "./errors.ts";
 import { readText, readTextSync } from "./platform.ts";
+import { unrolled } from "./unroll.ts";
 
 export type Access = "read" | "write" | "read_write";
 export type ParamType = "u32" | "i32" | "f32" | "vec4u" | "vec4f";
@@ -168,7 +169,7 @@ const USE = /^[ \t]*\/\/#use[ \t]+(\S+)(?:[ \t]+as[ \t]+(\w+))?[ \t]*$/gm;
 const DECLARATION = /^(const|alias)[ \t]+(\w+)([ \t]*:[ \t]*[\w<>, ]+)?[ \t]*=[ \t]*([^;]*);/gm;
 const DIRECTIVE = /^(enable|requires|diagnostic)\b[^;]*;[ \t]*\n?/gm;
 
-/** Returns the WGSL of a kernel with its libraries included and its constants replaced. Throws `KernelError` for an unknown name. */
+/** Returns the WGSL of a kernel with its libraries included, its constants replaced and its marked loops written out. Throws `KernelError` for an unknown name. */
 export function specialise(target: Kernel, constants: Constants = {}, uses: Uses = {}): string {
   const where = `kernel "${target.name}"`;
   const slots = new Set<string>();
@@ -217,7 +218,11 @@ export function specialise(target: Kernel, constants: Constants = {}, uses: Uses
     directives.add(line.trim());
     return "";
   });
-  return [...directives, body].join("\n");
+  try {
+    return unrolled([...directives, body].join("\n"));
+  } catch (error) {
+    throw new KernelError(`${where}: ${messageOf(error)}. Correct the loop.`);
+  }
 }
 
 /** Formats `value` as WGSL to replace `old`: unsigned or float, as `old` is. */

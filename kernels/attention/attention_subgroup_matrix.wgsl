@@ -34,7 +34,15 @@ fn attention_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(num_w
   let own = i0 + lane / SHARE;
   let first = lane / SHARE * STEP_SCORES;
   let part = lane % SHARE;
-  for (var piece = 0u; piece < ROWS; piece += COLUMNS) { stage_q(piece * STEP, q_head, i0 + piece, lane); }
+  stage_q(0u, q_head, i0, ROWS, lane);
+  var held: Held;
+  if (HOLD) {
+    workgroupBarrier();
+    for (var c = 0u; c < DEPTH / CK; c++) { //#unroll
+      held[c] = rows_at(0u, c, subgroup);
+    }
+    workgroupBarrier();
+  }
   var sums: Results;
   var top = -3e38; // what powers of the row are relative to
   var total = 0.0; // this invocation's share of the sum of powers
@@ -43,18 +51,18 @@ fn attention_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(num_w
     j0 = next_tile(b, j0, end, ids);
     if (j0 >= end) { break; }
     round++;
-    stage_k(AT_BLOCK, k_head, j0, lane);
+    stage_k(AT_BLOCK, k_head, j0, COLUMNS, lane);
     workgroupBarrier();
-    score(0u, AT_BLOCK, subgroup);
+    if (HOLD) { score_held(&held, AT_BLOCK, subgroup); } else { score(0u, AT_BLOCK, subgroup); }
     workgroupBarrier();
-    stage_v(AT_BLOCK, v_head, j0, lane);
+    stage_v(AT_BLOCK, v_head, j0, COLUMNS, lane);
     var s: array<vec4f, QUADS>;
     var high = top;
-    for (var e = 0u; e < QUADS; e++) {
-      let quad = e * SHARE + part;
+    for (var e = 0u; e < QUADS; e++) { //#unroll
+      let quad = quad_of(e, part);
       let key = j0 + 4u * quad + vec4u(0u, 1u, 2u, 3u);
       let seen = sees(b, own, key, documents(b, min(key, vec4u(params.keys - 1u))), begin);
-      s[e] = select(vec4f(-3e38), four_at(first + quad * FOUR_c) * params.scale, seen);
+      s[e] = select(vec4f(-3e38), sums_c(scores[first + quad]) * params.scale, seen);
       high = max(high, hmax4(s[e]));
     }
     shares[lane] = high;
@@ -69,19 +77,21 @@ fn attention_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(num_w
       for (var start = 0u; start < PART / CN; start += COLUMNS / CN) {
         show(&sums, start, subgroup);
         workgroupBarrier();
-        for (var e = 0u; e < QUADS; e++) {
-          let quad = first + (e * SHARE + part) * FOUR_c;
-          set_four(quad, four_at(quad) * shrink);
+        for (var e = 0u; e < QUADS; e++) { //#unroll
+          let quad = first + quad_of(e, part);
+          scores[quad] = four_c(sums_c(scores[quad]) * shrink);
         }
         workgroupBarrier();
         take(&sums, start, subgroup);
         workgroupBarrier();
       }
     }
-    for (var e = 0u; e < QUADS; e++) {
-      let p = powers(s[e], top);
-      total += (p.x + p.y) + (p.z + p.w);
-      scores[first + e * SHARE + part] = unit_c(p);
+    for (var e = 0u; e < QUADS; e++) { //#unroll
+      s[e] = powers(s[e], top);
+      total += (s[e].x + s[e].y) + (s[e].z + s[e].w);
+    }
+    for (var e = 0u; e < QUADS / PAIR; e++) { //#unroll
+      scores[first + e * SHARE + part] = unit_c(s[PAIR * e], s[PAIR * e + PAIR - 1u]);
     }
     workgroupBarrier();
     weigh(&sums, AT_BLOCK, subgroup);
@@ -97,10 +107,10 @@ fn attention_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(num_w
   for (var start = 0u; start < PART / CN; start += COLUMNS / CN) {
     show(&sums, start, subgroup);
     workgroupBarrier();
-    for (var e = 0u; e < QUADS; e++) {
-      let quad = e * SHARE + part;
+    for (var e = 0u; e < QUADS; e++) { //#unroll
+      let quad = quad_of(e, part);
       let granule = start * CN / 4u + quad;
-      if (own < params.queries && granule < PART / 4u) { o[o_row + granule] = pack_o(four_at(first + quad * FOUR_c) * share); }
+      if (own < params.queries && granule < PART / 4u) { o[o_row + granule] = pack_o(sums_c(scores[first + quad]) * share); }
     }
     workgroupBarrier();
   }

@@ -24,7 +24,7 @@ fn attention_subgroup_matrix_key(@builtin(workgroup_id) group: vec3u, @builtin(n
   let task = flat_group(group, groups);
   if (task >= params.rows) { return; }
   let count = (params.keys + ROWS - 1u) / ROWS;
-  let slice_at = task % params.slices * PART / 4u;
+  let slice_at = task % params.slices * PART;
   let j0 = ROWS * alternate((task / params.slices) % count, count);
   let b = task / (params.slices * count * params.heads);
   let h = (task / (params.slices * count)) % params.heads;
@@ -41,10 +41,8 @@ fn attention_subgroup_matrix_key(@builtin(workgroup_id) group: vec3u, @builtin(n
   let own = j0 + lane / SHARE;
   let first = lane / SHARE * STEP_SCORES;
   let part = lane % SHARE;
-  for (var piece = 0u; piece < ROWS; piece += COLUMNS) {
-    stage_k(piece * STEP, k_head, j0 + piece, lane);
-    stage_v(OWN + piece * STEP, v_head, j0 + piece, lane);
-  }
+  stage_k(0u, k_head, j0, ROWS, lane);
+  stage_v(OWN, v_head, j0, ROWS, lane);
   var sums_k: Results;
   var sums_v: Results;
   for (var e = 0u; e < params.group; e++) {
@@ -55,59 +53,63 @@ fn attention_subgroup_matrix_key(@builtin(workgroup_id) group: vec3u, @builtin(n
     for (var i0 = first_i - first_i % COLUMNS; i0 < end; i0 += COLUMNS) {
       i0 = next_tile(b, i0, end, ids);
       if (i0 >= end) { break; }
-      stage_q(AT_BLOCK, q_head, i0, lane);
-      stage_g(AT_BLOCK + BLOCK, g_head, i0, lane);
+      stage_q(AT_BLOCK, q_head, i0, COLUMNS, lane);
+      stage_g(AT_BLOCK + BLOCK, g_head, i0, COLUMNS, lane);
       workgroupBarrier();
       score(0u, AT_BLOCK, subgroup);
       workgroupBarrier();
       var p: array<vec4f, QUADS>;
       var s: array<vec4f, QUADS>;
-      for (var r = 0u; r < QUADS; r++) {
-        let quad = r * SHARE + part;
+      for (var r = 0u; r < QUADS; r++) { //#unroll
+        let quad = quad_of(r, part);
         let query = i0 + 4u * quad + vec4u(0u, 1u, 2u, 3u);
         let stat_at = stats_head + min(query, vec4u(last_query)) * params.stats.w;
         let lse = vec4f(stats[stat_at.x], stats[stat_at.y], stats[stat_at.z], stats[stat_at.w]);
         let seen = seen_by(b, own, query, documents(b, min(query, vec4u(last_query))), begin);
-        p[r] = select(vec4f(), powers_of(four_at(first + quad * FOUR_c) * params.scale, lse), seen);
+        p[r] = select(vec4f(), powers_of(sums_c(scores[first + quad]) * params.scale, lse), seen);
       }
       workgroupBarrier();
       score(OWN, AT_BLOCK + BLOCK, subgroup);
       workgroupBarrier();
-      for (var r = 0u; r < QUADS; r++) {
-        let quad = r * SHARE + part;
+      for (var r = 0u; r < QUADS; r++) { //#unroll
+        let quad = quad_of(r, part);
         let query = i0 + 4u * quad + vec4u(0u, 1u, 2u, 3u);
         let stat_at = stats_head + min(query, vec4u(last_query)) * params.stats.w + vec4u(1u);
         let delta = vec4f(stats[stat_at.x], stats[stat_at.y], stats[stat_at.z], stats[stat_at.w]);
-        s[r] = p[r] * (four_at(first + quad * FOUR_c) - delta);
+        s[r] = p[r] * (sums_c(scores[first + quad]) - delta);
       }
       workgroupBarrier();
-      for (var r = 0u; r < QUADS; r++) { scores[first + r * SHARE + part] = unit_c(p[r]); }
+      for (var r = 0u; r < QUADS / PAIR; r++) { //#unroll
+        scores[first + r * SHARE + part] = unit_c(p[PAIR * r], p[PAIR * r + PAIR - 1u]);
+      }
       workgroupBarrier();
-      weigh(&sums_v, AT_BLOCK + BLOCK + slice_at, subgroup);
+      weigh(&sums_v, AT_BLOCK + BLOCK + slice_at / PER_c, subgroup);
       workgroupBarrier();
-      for (var r = 0u; r < QUADS; r++) { scores[first + r * SHARE + part] = unit_c(s[r]); }
+      for (var r = 0u; r < QUADS / PAIR; r++) { //#unroll
+        scores[first + r * SHARE + part] = unit_c(s[PAIR * r], s[PAIR * r + PAIR - 1u]);
+      }
       workgroupBarrier();
-      weigh(&sums_k, AT_BLOCK + slice_at, subgroup);
+      weigh(&sums_k, AT_BLOCK + slice_at / PER_c, subgroup);
       workgroupBarrier();
     }
   }
-  let dk_row = dot(params.dk.xyz, at_key) + own * params.dk.w + slice_at;
-  let dv_row = dot(params.dv.xyz, at_key) + own * params.dv.w + slice_at;
+  let dk_row = dot(params.dk.xyz, at_key) + own * params.dk.w + slice_at / 4u;
+  let dv_row = dot(params.dv.xyz, at_key) + own * params.dv.w + slice_at / 4u;
   for (var start = 0u; start < PART / CN; start += COLUMNS / CN) {
     show(&sums_k, start, subgroup);
     workgroupBarrier();
-    for (var r = 0u; r < QUADS; r++) {
-      let quad = r * SHARE + part;
+    for (var r = 0u; r < QUADS; r++) { //#unroll
+      let quad = quad_of(r, part);
       let granule = start * CN / 4u + quad;
-      if (own < params.keys && granule < PART / 4u) { dk[dk_row + granule] = pack_k(four_at(first + quad * FOUR_c) * params.slope); }
+      if (own < params.keys && granule < PART / 4u) { dk[dk_row + granule] = pack_k(sums_c(scores[first + quad]) * params.slope); }
     }
     workgroupBarrier();
     show(&sums_v, start, subgroup);
     workgroupBarrier();
-    for (var r = 0u; r < QUADS; r++) {
-      let quad = r * SHARE + part;
+    for (var r = 0u; r < QUADS; r++) { //#unroll
+      let quad = quad_of(r, part);
       let granule = start * CN / 4u + quad;
-      if (own < params.keys && granule < PART / 4u) { dv[dv_row + granule] = pack_k(four_at(first + quad * FOUR_c)); }
+      if (own < params.keys && granule < PART / 4u) { dv[dv_row + granule] = pack_k(sums_c(scores[first + quad])); }
     }
     workgroupBarrier();
   }

@@ -35,37 +35,37 @@ fn attention_subgroup_matrix_query(@builtin(workgroup_id) group: vec3u, @builtin
   let stat_at = dot(params.stats.xyz, at) + min(own, params.queries - 1u) * params.stats.w;
   let lse = vec4f(stats[stat_at]);
   let delta = stats[stat_at + 1u];
-  for (var piece = 0u; piece < ROWS; piece += COLUMNS) {
-    stage_q(piece * STEP, q_head, i0 + piece, lane);
-    stage_g(OWN + piece * STEP, g_head, i0 + piece, lane);
-  }
+  stage_q(0u, q_head, i0, ROWS, lane);
+  stage_g(OWN, g_head, i0, ROWS, lane);
   var sums: Results;
   for (var j0 = begin - begin % COLUMNS; j0 < end; j0 += COLUMNS) {
     j0 = next_tile(b, j0, end, ids);
     if (j0 >= end) { break; }
-    stage_k(AT_BLOCK, k_head, j0, lane);
-    stage_v(AT_BLOCK + BLOCK, v_head, j0, lane);
+    stage_k(AT_BLOCK, k_head, j0, COLUMNS, lane);
+    stage_v(AT_BLOCK + BLOCK, v_head, j0, COLUMNS, lane);
     workgroupBarrier();
     score(0u, AT_BLOCK, subgroup);
     workgroupBarrier();
     var s: array<vec4f, QUADS>;
-    for (var e = 0u; e < QUADS; e++) {
-      let quad = e * SHARE + part;
+    for (var e = 0u; e < QUADS; e++) { //#unroll
+      let quad = quad_of(e, part);
       let key = j0 + 4u * quad + vec4u(0u, 1u, 2u, 3u);
       let seen = sees(b, own, key, documents(b, min(key, vec4u(last_key))), begin);
-      s[e] = select(vec4f(), powers_of(four_at(first + quad * FOUR_c) * params.scale, lse), seen);
+      s[e] = select(vec4f(), powers_of(sums_c(scores[first + quad]) * params.scale, lse), seen);
     }
     workgroupBarrier();
     score(OWN, AT_BLOCK + BLOCK, subgroup);
     workgroupBarrier();
-    for (var e = 0u; e < QUADS; e++) {
-      let quad = e * SHARE + part;
+    for (var e = 0u; e < QUADS; e++) { //#unroll
+      let quad = quad_of(e, part);
       let key = j0 + 4u * quad + vec4u(0u, 1u, 2u, 3u);
       let seen = sees(b, own, key, documents(b, min(key, vec4u(last_key))), begin);
-      s[e] = select(vec4f(), s[e] * (four_at(first + quad * FOUR_c) - delta), seen);
+      s[e] = select(vec4f(), s[e] * (sums_c(scores[first + quad]) - delta), seen);
     }
     workgroupBarrier();
-    for (var e = 0u; e < QUADS; e++) { scores[first + e * SHARE + part] = unit_c(s[e]); }
+    for (var e = 0u; e < QUADS / PAIR; e++) { //#unroll
+      scores[first + e * SHARE + part] = unit_c(s[PAIR * e], s[PAIR * e + PAIR - 1u]);
+    }
     workgroupBarrier();
     weigh(&sums, AT_BLOCK, subgroup);
     workgroupBarrier();
@@ -74,10 +74,10 @@ fn attention_subgroup_matrix_query(@builtin(workgroup_id) group: vec3u, @builtin
   for (var start = 0u; start < PART / CN; start += COLUMNS / CN) {
     show(&sums, start, subgroup);
     workgroupBarrier();
-    for (var e = 0u; e < QUADS; e++) {
-      let quad = e * SHARE + part;
+    for (var e = 0u; e < QUADS; e++) { //#unroll
+      let quad = quad_of(e, part);
       let granule = start * CN / 4u + quad;
-      if (own < params.queries && granule < PART / 4u) { dq[dq_row + granule] = pack_q(four_at(first + quad * FOUR_c) * params.slope); }
+      if (own < params.queries && granule < PART / 4u) { dq[dq_row + granule] = pack_q(sums_c(scores[first + quad]) * params.slope); }
     }
     workgroupBarrier();
   }

@@ -220,6 +220,8 @@ const byTiles = (d: number): AttentionVariant => ({
 const MAX_DEPTH = 128;
 /** Columns (keys, or queries) of a tile. */
 const COLUMNS = 32;
+/** Components in 16 bytes. */
+const PER = { f16: 8, f32: 4 } as const;
 
 /** One of the kernels on subgroup matrices: constants and slots, and the split of its work. */
 interface MatrixPass {
@@ -228,14 +230,18 @@ interface MatrixPass {
 }
 
 /** Whether rows, columns and terms of heads of `d` elements, cut into `slices`, are whole matrices, and a subgroup's rows its own. */
-function dividesIntoMatrices({ config: { M, N, K }, lanes }: MatrixUnit, d: number, slices: number): boolean {
+function dividesIntoMatrices(
+  { config: { M, N, K }, lanes, component }: MatrixUnit,
+  d: number,
+  slices: number,
+): boolean {
   const divides = (n: number, ...by: readonly number[]): boolean => by.every((m) => n % m === 0);
   return (
     divides(d, 16, K) &&
     divides(d / slices, N) &&
     divides(COLUMNS, M, N, K) &&
     divides(lanes, M) &&
-    divides(COLUMNS, (4 * lanes) / M)
+    divides(COLUMNS, (PER[component] * lanes) / M)
   );
 }
 

@@ -21,11 +21,12 @@ alias Right = subgroup_matrix_right<Component_c, CN, CK>;
 alias Sums = subgroup_matrix_result<f32, CN, CM>;
 const ROWS = OUTPUTS / DOWN / CM; // matrices of a subgroup
 const COLUMNS = 64u / ACROSS / CN;
-const STEP = 16u + PAD_c; // units from one line of the tile of pixels to the next
-const STEP_WEIGHTS = OUTPUTS / 4u + PAD_c;
-const STEP_SUMS = 17u * FOUR_c;
+const PAIR = PER_c / 4u; // fours that make a unit
+const STEP = 64u / PER_c + 1u; // units from one line of the tile of pixels to the next
+const STEP_WEIGHTS = OUTPUTS / PER_c + 1u;
+const STEP_SUMS = 17u;
 const LINES = WORKGROUP / 16u; // lines of pixels that the workgroup loads at once
-const EACH = BK / LINES; // units of pixels that an invocation loads
+const EACH = BK / LINES; // fours of pixels that an invocation loads
 const EACH_WEIGHTS = BK * OUTPUTS / 4u / WORKGROUP;
 // The tile of weights, then that of pixels; in the end the sums of DOWN · CM output channels.
 const AT_PIXELS = BK * STEP_WEIGHTS;
@@ -44,7 +45,7 @@ fn conv2d_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(num_work
   let o_first = (params.o_first / 32u + o_tile) * 32u;
   let taps = params.kernel_height * params.kernel_width;
   let depth = params.channels * taps;
-  // This invocation loads unit `column` (four pixels) of every LINES-th line of the tile of pixels.
+  // This invocation loads four `column` (of pixels) of every LINES-th line of the tile of pixels.
   let column = lane % 16u;
   let line = lane / 16u;
   var r: vec4i;
@@ -64,11 +65,11 @@ fn conv2d_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(num_work
   var tap = line % taps;
   for (var k0 = 0u; k0 < depth; k0 += BK) {
     for (var e = 0u; e < EACH_WEIGHTS; e++) {
-      let unit = (e * WORKGROUP + lane) % (OUTPUTS / 4u);
+      let four = (e * WORKGROUP + lane) % (OUTPUTS / 4u);
       let row = (e * WORKGROUP + lane) / (OUTPUTS / 4u);
-      let exists = k0 + row < depth && o_first + unit * 4u < params.o_end;
-      let at = params.w_first + (o_tile + unit / 8u) * params.w_tile + (k0 + row) * 8u + unit % 8u;
-      tile[row * STEP_WEIGHTS + unit] = unit_c(select(vec4f(), w[select(params.w_first, at, exists)], exists));
+      let exists = k0 + row < depth && o_first + four * 4u < params.o_end;
+      let at = params.w_first + (o_tile + four / 8u) * params.w_tile + (k0 + row) * 8u + four % 8u;
+      put_c(row * STEP_WEIGHTS * PAIR + four, select(vec4f(), w[select(params.w_first, at, exists)], exists));
     }
     for (var e = 0u; e < EACH; e++) {
       let exists = c < params.channels;
@@ -77,7 +78,7 @@ fn conv2d_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(num_work
       let base = params.x_first + image * params.x_image + min(c, params.channels - 1u) * params.height * params.width;
       var values: vec4f;
       for (var p = 0u; p < 4u; p++) { values[p] = pixel(base, select(-1, place(r[p] + down, q[p] + over), exists)); }
-      tile[AT_PIXELS + (e * LINES + line) * STEP + column] = unit_c(values);
+      put_c((AT_PIXELS + (e * LINES + line) * STEP) * PAIR + column, values);
       c += LINES / taps;
       tap += LINES % taps;
       let carry = u32(tap >= taps);
@@ -87,12 +88,12 @@ fn conv2d_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(num_work
     workgroupBarrier();
     for (var k = 0u; k < BK; k += CK) {
       var rights: array<Right, COLUMNS>;
-      for (var n = 0u; n < COLUMNS; n++) {
-        rights[n] = subgroupMatrixLoad<Right, row_major>(&tile, AT_PIXELS + k * STEP + (left + n * CN) / 4u, STEP);
+      for (var n = 0u; n < COLUMNS; n++) { //#unroll
+        rights[n] = subgroupMatrixLoad<Right, row_major>(&tile, AT_PIXELS + k * STEP + (left + n * CN) / PER_c, STEP);
       }
-      for (var m = 0u; m < ROWS; m++) {
-        let x = subgroupMatrixLoad<Left, col_major>(&tile, k * STEP_WEIGHTS + (top + m * CM) / 4u, STEP_WEIGHTS);
-        for (var n = 0u; n < COLUMNS; n++) {
+      for (var m = 0u; m < ROWS; m++) { //#unroll
+        let x = subgroupMatrixLoad<Left, col_major>(&tile, k * STEP_WEIGHTS + (top + m * CM) / PER_c, STEP_WEIGHTS);
+        for (var n = 0u; n < COLUMNS; n++) { //#unroll
           sums[m * COLUMNS + n] = subgroupMatrixMultiplyAccumulate(x, rights[n], sums[m * COLUMNS + n]);
         }
       }
@@ -100,11 +101,11 @@ fn conv2d_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(num_work
     workgroupBarrier();
   }
   for (var m = 0u; m < ROWS; m++) {
-    // Compilers unroll this loop, and not the outer one: with a computed index the sums would lie in memory from the start.
-    for (var i = 0u; i < ROWS; i++) {
+    // Not sums[m · COLUMNS + n]: with a computed index the sums would lie in memory from the start.
+    for (var i = 0u; i < ROWS; i++) { //#unroll
       if (i == m) {
-        for (var n = 0u; n < COLUMNS; n++) {
-          let at = subgroup / ACROSS * CM * STEP_SUMS + (left + n * CN) / 4u * FOUR_c;
+        for (var n = 0u; n < COLUMNS; n++) { //#unroll
+          let at = subgroup / ACROSS * CM * STEP_SUMS + (left + n * CN) / 4u;
           subgroupMatrixStore<row_major>(&tile, at, sums[i * COLUMNS + n], STEP_SUMS);
         }
       }
@@ -112,10 +113,10 @@ fn conv2d_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(num_work
     workgroupBarrier();
     for (var four = lane; four < DOWN * CM * 16u; four += WORKGROUP) {
       let row = four / 16u;
-      let at = row * STEP_SUMS + four % 16u * FOUR_c;
+      let at = row * STEP_SUMS + four % 16u;
       let o = o_first + row / CM * (OUTPUTS / DOWN) + m * CM + row % CM;
       let start = first + four % 16u * 4u;
-      if (start < pixels) { store(image, o, start, pixels - start, sums_c(tile[at], tile[at + FOUR_c - 1u])); }
+      if (start < pixels) { store(image, o, start, pixels - start, sums_c(tile[at])); }
     }
     workgroupBarrier();
   }

@@ -35,11 +35,12 @@ alias Sums = subgroup_matrix_result<f32, CN, CM>;
 // Matrices of a subgroup.
 const ROWS = BM / DOWN / CM;
 const COLUMNS = BN / ACROSS / CN;
-// Units from one line to the next.
-const STEP_A = WIDTH_A / 4u + PAD_c;
-const STEP_B = WIDTH_B / 4u + PAD_c;
-const STEP_SUMS = (BN / 4u + 1u) * FOUR_c;
-// Units that an invocation loads.
+// Units from one line to the next: one more than the line has, for the banks of the memory.
+const STEP_A = WIDTH_A / PER_c + 1u;
+const STEP_B = WIDTH_B / PER_c + 1u;
+const STEP_SUMS = BN / 4u + 1u;
+// Fours that make a unit, and that an invocation loads.
+const PAIR = PER_c / 4u;
 const EACH_A = LINES_A * WIDTH_A / 4u / WORKGROUP;
 const EACH_B = LINES_B * WIDTH_B / 4u / WORKGROUP;
 // The tile of B; the sums of DOWN · CM rows, once both tiles are done with, lie from 0.
@@ -48,16 +49,19 @@ const AT_B = LINES_A * STEP_A;
 @group(0) @binding(1) var<storage, read> b: array<Pack_b>;
 var<workgroup> tile: array<Unit_c, max(AT_B + LINES_B * STEP_B, DOWN * CM * STEP_SUMS)>;
 
-// Of the e-th unit that invocation `lane` loads of a tile: line and unit in it, as the operand lies. Turned: units 0 … 3, 4 … 7 are the lines of a block,
-// whose place in the tile is the unit's.
+// Of the e-th four that invocation `lane` loads of a tile: line and four in it, as the operand lies. PAIR in turn make a unit. Turned: 0 … 3, 4 … 7 are
+// the lines of a block, whose place in the tile is the four's.
 fn place_of(e: u32, lane: u32, width: u32, turn: bool) -> vec2u {
-  if (!turn) { return vec2u((e * WORKGROUP + lane) / (width / 4u), (e * WORKGROUP + lane) % (width / 4u)); }
+  if (!turn) {
+    let unit = e / PAIR * WORKGROUP + lane;
+    return vec2u(unit / (width / PER_c), unit % (width / PER_c) * PAIR + e % PAIR);
+  }
   let at = e / 4u * WORKGROUP + lane;
   return vec2u(at % (width / 4u) * 4u + e % 4u, at / (width / 4u));
 }
 
-// Unit e of the tile of A from (row, term); zero beyond the last term, rows beyond the last repeat it.
-fn load_a(first: u32, row: u32, term: u32, e: u32, lane: u32) -> Unit_c {
+// Four e of the tile of A from (row, term); zero beyond the last term, rows beyond the last repeat it.
+fn load_a(first: u32, row: u32, term: u32, e: u32, lane: u32) -> Four_c {
   let place = place_of(e, lane, WIDTH_A, TURN_A);
   let line = place.x;
   let along = place.y * 4u;
@@ -66,11 +70,11 @@ fn load_a(first: u32, row: u32, term: u32, e: u32, lane: u32) -> Unit_c {
   let x = min(down, params.size.x - 1u);
   let t = min(k, params.size.z - 1u);
   let at = first + select(x * (params.a.y / 4u) + t / 4u, t * (params.a.z / 4u) + x / 4u, TRANS_A);
-  return select(Unit_c(), left_c(a[at]), k < params.size.z);
+  return select(Four_c(), left_c(a[at]), k < params.size.z);
 }
 
 // The same of B from (term, column).
-fn load_b(first: u32, term: u32, column: u32, e: u32, lane: u32) -> Unit_c {
+fn load_b(first: u32, term: u32, column: u32, e: u32, lane: u32) -> Four_c {
   let place = place_of(e, lane, WIDTH_B, TURN_B);
   let line = place.x;
   let along = place.y * 4u;
@@ -79,19 +83,19 @@ fn load_b(first: u32, term: u32, column: u32, e: u32, lane: u32) -> Unit_c {
   let x = min(across, params.size.y - 1u);
   let t = min(k, params.size.z - 1u);
   let at = first + select(t * (params.b.y / 4u) + x / 4u, x * (params.b.z / 4u) + t / 4u, TRANS_B);
-  return select(Unit_c(), right_c(b[at]), k < params.size.z);
+  return select(Four_c(), right_c(b[at]), k < params.size.z);
 }
 
 // The matrix of A whose first element is (row, term) of the tile.
 fn left_at(row: u32, term: u32) -> Left {
-  if (TRANS_A && !TURN_A) { return subgroupMatrixLoad<Left, col_major>(&tile, term * STEP_A + row / 4u, STEP_A); }
-  return subgroupMatrixLoad<Left, row_major>(&tile, row * STEP_A + term / 4u, STEP_A);
+  if (TRANS_A && !TURN_A) { return subgroupMatrixLoad<Left, col_major>(&tile, term * STEP_A + row / PER_c, STEP_A); }
+  return subgroupMatrixLoad<Left, row_major>(&tile, row * STEP_A + term / PER_c, STEP_A);
 }
 
 // The matrix of B whose first element is (term, column) of the tile.
 fn right_at(term: u32, column: u32) -> Right {
-  if (TRANS_B || TURN_B) { return subgroupMatrixLoad<Right, col_major>(&tile, AT_B + column * STEP_B + term / 4u, STEP_B); }
-  return subgroupMatrixLoad<Right, row_major>(&tile, AT_B + term * STEP_B + column / 4u, STEP_B);
+  if (TRANS_B || TURN_B) { return subgroupMatrixLoad<Right, col_major>(&tile, AT_B + column * STEP_B + term / PER_c, STEP_B); }
+  return subgroupMatrixLoad<Right, row_major>(&tile, AT_B + term * STEP_B + column / PER_c, STEP_B);
 }
 
 //#use size_any as z
@@ -105,46 +109,60 @@ fn matmul_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(local_in
   let left = subgroup % ACROSS * (BN / ACROSS);
   var sums: array<Sums, ROWS * COLUMNS>;
   // The next tiles are loaded while the matrices of these are multiplied.
-  var next_a: array<Unit_c, EACH_A>;
-  var next_b: array<Unit_c, EACH_B>;
-  for (var e = 0u; e < EACH_A; e++) { next_a[e] = load_a(first_a, group.x * BM, 0u, e, lane); }
-  for (var e = 0u; e < EACH_B; e++) { next_b[e] = load_b(first_b, 0u, group.y * BN, e, lane); }
+  var next_a: array<Four_c, EACH_A>;
+  var next_b: array<Four_c, EACH_B>;
+  for (var e = 0u; e < EACH_A; e++) { //#unroll
+    next_a[e] = load_a(first_a, group.x * BM, 0u, e, lane);
+  }
+  for (var e = 0u; e < EACH_B; e++) { //#unroll
+    next_b[e] = load_b(first_b, 0u, group.y * BN, e, lane);
+  }
   for (var term = 0u; term < params.size.z; term += BK) {
     if (TURN_A) {
-      for (var e = 0u; e < EACH_A; e += 4u) {
-        let place = place_of(e, lane, WIDTH_A, true);
-        let at = place.y * 4u * STEP_A + place.x / 4u;
-        let lines = turned_c(next_a[e], next_a[e + 1u], next_a[e + 2u], next_a[e + 3u]);
-        for (var r = 0u; r < 4u; r++) { tile[at + r * STEP_A] = lines[r]; }
+      for (var e = 0u; e < EACH_A / 4u; e++) { //#unroll
+        let place = place_of(4u * e, lane, WIDTH_A, true);
+        let at = place.y * 4u * STEP_A * PAIR + place.x / 4u;
+        let lines = turned_c(next_a[4u * e], next_a[4u * e + 1u], next_a[4u * e + 2u], next_a[4u * e + 3u]);
+        for (var r = 0u; r < 4u; r++) { //#unroll
+          put_c(at + r * STEP_A * PAIR, lines[r]);
+        }
       }
     } else {
-      for (var e = 0u; e < EACH_A; e++) {
-        let place = place_of(e, lane, WIDTH_A, false);
-        tile[place.x * STEP_A + place.y] = next_a[e];
+      for (var e = 0u; e < EACH_A / PAIR; e++) { //#unroll
+        let place = place_of(PAIR * e, lane, WIDTH_A, false);
+        tile[place.x * STEP_A + place.y / PAIR] = unit_c(next_a[PAIR * e], next_a[PAIR * e + PAIR - 1u]);
       }
     }
     if (TURN_B) {
-      for (var e = 0u; e < EACH_B; e += 4u) {
-        let place = place_of(e, lane, WIDTH_B, true);
-        let at = AT_B + place.y * 4u * STEP_B + place.x / 4u;
-        let lines = turned_c(next_b[e], next_b[e + 1u], next_b[e + 2u], next_b[e + 3u]);
-        for (var r = 0u; r < 4u; r++) { tile[at + r * STEP_B] = lines[r]; }
+      for (var e = 0u; e < EACH_B / 4u; e++) { //#unroll
+        let place = place_of(4u * e, lane, WIDTH_B, true);
+        let at = (AT_B + place.y * 4u * STEP_B) * PAIR + place.x / 4u;
+        let lines = turned_c(next_b[4u * e], next_b[4u * e + 1u], next_b[4u * e + 2u], next_b[4u * e + 3u]);
+        for (var r = 0u; r < 4u; r++) { //#unroll
+          put_c(at + r * STEP_B * PAIR, lines[r]);
+        }
       }
     } else {
-      for (var e = 0u; e < EACH_B; e++) {
-        let place = place_of(e, lane, WIDTH_B, false);
-        tile[AT_B + place.x * STEP_B + place.y] = next_b[e];
+      for (var e = 0u; e < EACH_B / PAIR; e++) { //#unroll
+        let place = place_of(PAIR * e, lane, WIDTH_B, false);
+        tile[AT_B + place.x * STEP_B + place.y / PAIR] = unit_c(next_b[PAIR * e], next_b[PAIR * e + PAIR - 1u]);
       }
     }
     workgroupBarrier();
-    for (var e = 0u; e < EACH_A; e++) { next_a[e] = load_a(first_a, group.x * BM, term + BK, e, lane); }
-    for (var e = 0u; e < EACH_B; e++) { next_b[e] = load_b(first_b, term + BK, group.y * BN, e, lane); }
+    for (var e = 0u; e < EACH_A; e++) { //#unroll
+      next_a[e] = load_a(first_a, group.x * BM, term + BK, e, lane);
+    }
+    for (var e = 0u; e < EACH_B; e++) { //#unroll
+      next_b[e] = load_b(first_b, term + BK, group.y * BN, e, lane);
+    }
     for (var k = 0u; k < BK; k += CK) {
       var rights: array<Right, COLUMNS>;
-      for (var j = 0u; j < COLUMNS; j++) { rights[j] = right_at(k, left + j * CN); }
-      for (var i = 0u; i < ROWS; i++) {
+      for (var j = 0u; j < COLUMNS; j++) { //#unroll
+        rights[j] = right_at(k, left + j * CN);
+      }
+      for (var i = 0u; i < ROWS; i++) { //#unroll
         let x = left_at(top + i * CM, k);
-        for (var j = 0u; j < COLUMNS; j++) {
+        for (var j = 0u; j < COLUMNS; j++) { //#unroll
           sums[i * COLUMNS + j] = subgroupMatrixMultiplyAccumulate(x, rights[j], sums[i * COLUMNS + j]);
         }
       }
@@ -153,11 +171,11 @@ fn matmul_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(local_in
   }
   // Elements of subgroup matrices are reached through memory alone: a row of matrices of each subgroup at a time, for the epilogue.
   for (var i = 0u; i < ROWS; i++) {
-    // Compilers unroll this loop, and not the outer one: with a computed index the sums would lie in memory from the start.
-    for (var r = 0u; r < ROWS; r++) {
+    // Not sums[i · COLUMNS + j]: with a computed index the sums would lie in memory from the start.
+    for (var r = 0u; r < ROWS; r++) { //#unroll
       if (r == i) {
-        for (var j = 0u; j < COLUMNS; j++) {
-          let at = subgroup / ACROSS * CM * STEP_SUMS + (left + j * CN) / 4u * FOUR_c;
+        for (var j = 0u; j < COLUMNS; j++) { //#unroll
+          let at = subgroup / ACROSS * CM * STEP_SUMS + (left + j * CN) / 4u;
           subgroupMatrixStore<row_major>(&tile, at, sums[r * COLUMNS + j], STEP_SUMS);
         }
       }
@@ -165,10 +183,9 @@ fn matmul_subgroup_matrix(@builtin(workgroup_id) group: vec3u, @builtin(local_in
     workgroupBarrier();
     for (var four = lane; four < DOWN * CM * BN / 4u; four += WORKGROUP) {
       let line = four / (BN / 4u);
-      let at = line * STEP_SUMS + four % (BN / 4u) * FOUR_c;
       let row = group.x * BM + line / CM * (BM / DOWN) + i * CM + line % CM;
       let column = group.y * BN + four % (BN / 4u) * 4u;
-      if (row < params.size.x && column < params.size.y) { finish(batch, row, column, sums_c(tile[at], tile[at + FOUR_c - 1u])); }
+      if (row < params.size.x && column < params.size.y) { finish(batch, row, column, sums_c(tile[line * STEP_SUMS + four % (BN / 4u)])); }
     }
     workgroupBarrier();
   }

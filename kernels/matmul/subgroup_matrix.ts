@@ -98,6 +98,10 @@ export function constantsOf(
   const [lineA, widthA] = p.transA && !turnA ? [tile.terms, tile.rows] : [tile.rows, tile.terms];
   const [lineB, widthB] = p.transB || turnB ? [tile.columns, tile.terms] : [tile.terms, tile.columns];
   const componentBytes = unit.component === "f16" ? 2 : 4;
+  const fours = (lines: number, width: number): number => (lines * width) / 4 / tile.invocations;
+  // Whole units of 16 bytes, or whole blocks of 4 × 4, for each invocation.
+  const each = (turn: boolean): number => (turn ? 4 : 4 / componentBytes);
+  if (fours(lineA, widthA) % each(turnA) !== 0 || fours(lineB, widthB) % each(turnB) !== 0) return null;
   const tileBytes = (lines: number, width: number): number => lines * (width * componentBytes + 16);
   const bytes = Math.max(tileBytes(lineA, widthA) + tileBytes(lineB, widthB), down * M * (tile.columns + 4) * 4);
   if (bytes > limits.maxComputeWorkgroupStorageSize) return null;

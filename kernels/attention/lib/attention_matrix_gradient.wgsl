@@ -1,9 +1,8 @@
 // What the gradient kernels on subgroup matrices add to attention_matrix: rows of g, which has q's dtype.
-fn stage_g(to: u32, head: u32, first: u32, lane: u32) {
-  for (var e = 0u; e < COLUMNS * DEPTH / 4u / WORKGROUP; e++) {
-    let i = e * WORKGROUP + lane;
-    let row = first + i / (DEPTH / 4u);
-    let x = query_c(g[head + min(row, params.queries - 1u) * params.g.w + i % (DEPTH / 4u)]);
-    block[to + i / (DEPTH / 4u) * STEP + i % (DEPTH / 4u)] = select(Unit_c(), x, row < params.queries);
+fn stage_g(to: u32, head: u32, first: u32, count: u32, lane: u32) {
+  for (var i = lane; i < count * DEPTH / PER_c; i += WORKGROUP) {
+    let row = first + i / (DEPTH / PER_c);
+    let at = head + min(row, params.queries - 1u) * params.g.w + i % (DEPTH / PER_c) * PAIR;
+    block[to + i / (DEPTH / PER_c) * STEP + i % (DEPTH / PER_c)] = select(Unit_c(), query_c(g[at], g[at + PAIR - 1u]), row < params.queries);
   }
 }
