@@ -46,7 +46,9 @@ class SlowFirst extends BaseSequencer {
   }
 }
 
-const shared = { testTimeout: WATCHDOG_MS, hookTimeout: WATCHDOG_MS, maxWorkers: 2 };
+/** Tests choose kernels as a GPU would; `npm run test:long` runs some files so. */
+const setupFiles = process.env["JANUS_TEST_AS_GPU"] ? ["tests/as_gpu.ts"] : [];
+const shared = { setupFiles, testTimeout: WATCHDOG_MS, hookTimeout: WATCHDOG_MS, maxWorkers: 2 };
 
 // Forks, not worker threads: Dawn and the Vulkan drivers are not made to be loaded by several threads of one process.
 // Two workers: software Vulkan uses every core by itself, and more would only take memory.

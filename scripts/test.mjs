@@ -1,5 +1,6 @@
 // `npm test`: set-up; types, lint, format and the package; tier 0 (no GPU) and tier 1 (software Vulkan or a GPU).
-// `npm run test:fast`: tier 0 alone, without a driver. `npm run test:long`: proofs that have a short form in `npm test` in their long one.
+// `npm run test:fast`: tier 0 alone, without a driver. `npm run test:long`: proofs that have a short form in `npm test` in their long one, then
+// files that train and generate with the kernels that a GPU would choose.
 // Further arguments go to vitest (a file name, `-t`).
 // The last line is always "N passed, N failed".
 
@@ -42,16 +43,29 @@ async function runChecks(checks) {
   }
 }
 
-function runVitest() {
+/** Files that run a second time with JANUS_TEST_AS_GPU (tests/as_gpu.ts): together they launch every kernel that models and training need. */
+const AS_GPU = [
+  "trainer",
+  "discriminator",
+  "vq_training",
+  "training_golden",
+  "training_golden_models",
+  "verify",
+  "verify_models",
+  "generation",
+  "not_finite_generation",
+  "sampling",
+  "model",
+  "llama",
+  "export",
+  "modules",
+  "nn",
+].map((name) => `tests/tier1/${name}.test.ts`);
+
+function runVitest(title, projects, files = []) {
   rmSync(report, { force: true });
   const reporters = ["--reporter=default", "--reporter=json", `--outputFile.json=${report}`];
-  const projects = fast ? ["--project", "tier0"] : [];
-  const ok = run(fast ? "tier 0" : "tier 0 and tier 1", tool("vitest"), [
-    "run",
-    ...reporters,
-    ...projects,
-    ...vitestArguments,
-  ]);
+  const ok = run(title, tool("vitest"), ["run", ...reporters, ...projects, ...files, ...vitestArguments]);
   const result = existsSync(report) ? JSON.parse(readFileSync(report, "utf8")) : { numPassedTests: 0, testResults: [] };
   passed += result.numPassedTests;
   const failedTests = result.numFailedTests ?? 0;
@@ -75,7 +89,13 @@ try {
       ]),
     ]);
   }
-  runVitest();
+  if (fast) runVitest("tier 0", ["--project", "tier0"]);
+  else runVitest("tier 0 and tier 1", []);
+  if (long) {
+    delete process.env.JANUS_TEST_LONG;
+    process.env.JANUS_TEST_AS_GPU = "1";
+    runVitest("as on a GPU", ["--project", "tier1"], vitestArguments.length ? [] : AS_GPU);
+  }
 } catch (error) {
   console.error(error.message);
   failed++;

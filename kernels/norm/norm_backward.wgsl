@@ -45,7 +45,8 @@ fn norm_backward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) g
   let means = row_sum_r(vec2f(select(0.0, hsum_g(sum), CENTRED), hsum_g(along)), invocation) * params.scale;
   for (var i = lane; i < end; i += LANES) {
     var d = unpack_g(g[first + i]);
-    if (WEIGHT) { d *= unpack_w(weight[i]); }
+    // Rounded as in the sums: contracted with the difference it would not be, and leave a rest where all cancels (rows of one element).
+    if (WEIGHT) { d = opaque4(d * unpack_w(weight[i])); }
     let v = (opaque4(unpack_x(x[first + i]) - known.x) - known.y) * known.z;
     dx[first + i] = pack_dx(known.z * (d - means.x - v * means.y));
   }

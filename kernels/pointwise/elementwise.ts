@@ -16,7 +16,7 @@ import {
 } from "../../engine/index.ts";
 import type { DType, Library } from "../../engine/index.ts";
 import { add as addition } from "../core/arithmetic.ts";
-import { power, trig } from "../core/libraries.ts";
+import { opaque, power, trig } from "../core/libraries.ts";
 import { accumulateInto } from "../core/accumulate.ts";
 import { copyInto, fillInto } from "../core/copy.ts";
 import { copy, expression, map } from "../core/map.ts";
@@ -104,7 +104,8 @@ const BINARY = {
   add: { forward: "a + b", backward: ["a", "a"], integers: true },
   sub: { forward: "a - b", backward: ["a", "-a"], integers: true },
   mul: { forward: "a * b", backward: ["a * c", "a * b"], integers: true },
-  div: { forward: "a / b", backward: ["a / c", "-a * ((b / c) / c)"] },
+  // Divided twice, and multiplied in the end: a compiler that divides by c² instead overflows or underflows where the slope does not.
+  div: { forward: "a / b", backward: ["a / c", "-a * opaque4(opaque4(b / c) / c)"], library: opaque },
   // Equal ones share the gradient; if one is NaN both get it whole, as in PyTorch.
   maximum: {
     forward: "max(a, b)",

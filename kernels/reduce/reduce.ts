@@ -26,7 +26,7 @@ import {
 } from "../../engine/index.ts";
 import type { DType, Library, Shape, Tensor, WindowOperand } from "../../engine/index.ts";
 import { product, scaled, sumPair } from "../core/arithmetic.ts";
-import { f32x1, finite, grid, standard } from "../core/libraries.ts";
+import { f32x1, finite, grid, opaque, standard } from "../core/libraries.ts";
 import { copyInto, fillInto } from "../core/copy.ts";
 import { contiguousCopy, copy, expression, map } from "../core/map.ts";
 import { windowsOf } from "../core/windows.ts";
@@ -59,7 +59,7 @@ const integerStage = kernel(
   new URL("./reduce_integer.wgsl", import.meta.url),
   { x: "read", y: "write" },
   { outer: "u32", n: "u32", inner: "u32", chunk: "u32", chunks: "u32", divisor: "f32" },
-  [grid],
+  [grid, opaque],
 );
 
 /** Granules that one invocation combines in a stage. */

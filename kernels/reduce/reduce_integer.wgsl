@@ -3,6 +3,7 @@
 // LAST y has them: what does not fit is the nearest that does, or with MEAN the bits of the sum / divisor in f32. One invocation an element of y.
 // Grid: flat over ceil(outer · chunks · inner / WORKGROUP) workgroups, folded.
 //#use grid
+//#use opaque
 const WORKGROUP = 64u; // invocations
 const KIND = 0u; // 0 sum, 1 max, 2 min
 const SIGNED = false; // i32, else u32
@@ -53,6 +54,20 @@ fn float_of(v: vec2u) -> f32 {
   let f = f32(size.y) * 4294967296.0 + f32(size.x);
   return select(f, -f, isNegative);
 }
+// The upper 12 digits; what they leave has 12 as well, so products of such parts are exact.
+fn upper(v: f32) -> f32 { return bitcast<f32>(bitcast<u32>(v) & 0xfffff000u); }
+// a / b rounded to the nearest: WGSL's own may be 2.5 units of the last place off. The product of quotient and divisor is computed with its
+// rounding error (Dekker), and what it lacks of a is divided once more.
+fn divide(a: f32, b: f32) -> f32 {
+  let q = opaque(a / b);
+  let p = opaque(q * b);
+  let qh = upper(q);
+  let bh = upper(b);
+  let ql = opaque(q - qh);
+  let bl = opaque(b - bh);
+  let error = opaque(opaque(opaque(opaque(qh * bh) - p) + opaque(qh * bl)) + opaque(ql * bh)) + opaque(ql * bl);
+  return q + (opaque(a - p) - opaque(error)) / b;
+}
 
 @compute @workgroup_size(WORKGROUP)
 fn reduce_integer(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -66,7 +81,7 @@ fn reduce_integer(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) 
   var value = load((base + first) * params.inner + column);
   for (var i = first + 1u; i < last; i++) { value = combine(value, load((base + i) * params.inner + column)); }
   if (LAST) {
-    y[index] = select(saturate_word(value), bitcast<u32>(float_of(value) / params.divisor), MEAN);
+    y[index] = select(saturate_word(value), bitcast<u32>(divide(float_of(value), params.divisor)), MEAN);
   } else {
     y[2u * index] = value.x;
     y[2u * index + 1u] = value.y;
