@@ -109,6 +109,10 @@ async function brokenProperties(device: Device): Promise<string[]> {
   return broken;
 }
 
+/** Held rows of large heads: software Vulkan compiles what is written out for minutes. */
+const isTooLarge = ({ inputs }: Case, { name }: Force): boolean =>
+  name === "subgroup-matrix-held" && inputs[0]!.shape.at(-1)! > 32;
+
 async function runRows(device: Device, only: RegExp): Promise<object> {
   const paper = await Device.create({ backend: "null", capabilities: device.capabilities });
   const limits = { maxStorageBufferBindingSize: 4096, minStorageBufferOffsetAlignment: 256 };
@@ -119,7 +123,7 @@ async function runRows(device: Device, only: RegExp): Promise<object> {
   const rows = new Map(ours.map((row) => [caseName(row), row]));
   for (const [name, row] of rows)
     for (const force of FORCED[row.op] ?? []) {
-      if (!only.test(name)) continue;
+      if (!only.test(name) || isTooLarge(row, force)) continue;
       const launched = matrixKernels(row, paper, force);
       if (launched.length === 0) continue;
       const count = (ops[`${row.op} (${force.family} ${force.name})`] ??= { rows: 0, passed: 0, checks: 0 });

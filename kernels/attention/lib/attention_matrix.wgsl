@@ -78,6 +78,10 @@ fn place(units: Fetched, to: u32, lane: u32) {
 fn rows_at(own: u32, c: u32, subgroup: u32) -> Left {
   return subgroupMatrixLoad<Left, row_major>(&block, own + subgroup * CM * STEP + c * CK / PER_c, STEP);
 }
+// Matrix c of rows j of the columns in `block` from `start`.
+fn columns_at(start: u32, j: u32, c: u32) -> Right {
+  return subgroupMatrixLoad<Right, col_major>(&block, start + j * CN * STEP + c * CK / PER_c, STEP);
+}
 // Takes the subgroup's rows, if they are of this piece of the workgroup's, which lies in `block` from `at`.
 fn hold(held: ptr<function, Held>, piece: u32, at: u32, subgroup: u32) {
   if (subgroup * CM / COLUMNS == piece) {
@@ -89,12 +93,18 @@ fn hold(held: ptr<function, Held>, piece: u32, at: u32, subgroup: u32) {
 // Products of the subgroup's rows, held or in `block` from `own`, with the columns in `block` from `start`, into `scores` from `to`.
 fn score(held: ptr<function, Held>, own: u32, start: u32, to: u32, subgroup: u32) {
   var s: array<Sums, COLUMNS / CN>;
-  for (var c = 0u; c < DEPTH / CK; c++) { //#unroll
-    var rows = (*held)[c];
-    if (!HOLD) { rows = rows_at(own, c, subgroup); }
-    for (var j = 0u; j < COLUMNS / CN; j++) { //#unroll
-      let columns = subgroupMatrixLoad<Right, col_major>(&block, start + j * CN * STEP + c * CK / PER_c, STEP);
-      s[j] = subgroupMatrixMultiplyAccumulate(rows, columns, s[j]);
+  if (HOLD) {
+    for (var c = 0u; c < DEPTH / CK; c++) { //#unroll
+      for (var j = 0u; j < COLUMNS / CN; j++) { //#unroll
+        s[j] = subgroupMatrixMultiplyAccumulate((*held)[c], columns_at(start, j, c), s[j]);
+      }
+    }
+  } else {
+    for (var c = 0u; c < DEPTH / CK; c++) {
+      let rows = rows_at(own, c, subgroup);
+      for (var j = 0u; j < COLUMNS / CN; j++) { //#unroll
+        s[j] = subgroupMatrixMultiplyAccumulate(rows, columns_at(start, j, c), s[j]);
+      }
     }
   }
   for (var j = 0u; j < COLUMNS / CN; j++) { //#unroll
