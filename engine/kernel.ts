@@ -243,7 +243,7 @@ export function packParams(
   const { offsets, bytes } = target.layout;
   if (bytes === 0) return null;
   const words = new Uint32Array(bytes / 4);
-  const floats = new Float32Array(words.buffer);
+  let floats: Float32Array | null = null;
   for (const name in target.params) {
     const value = values[name];
     if (value === undefined)
@@ -251,9 +251,10 @@ export function packParams(
         `kernel "${target.name}": params must have ${Object.keys(target.params).join(", ")}; got none for ${name}. Pass a number.`,
       );
     const at = offsets[name]! / 4;
-    const into = target.params[name] === "f32" || target.params[name] === "vec4f" ? floats : words;
+    const isFloat = target.params[name] === "f32" || target.params[name] === "vec4f";
+    const into = isFloat ? (floats ??= new Float32Array(words.buffer)) : words;
     if (typeof value === "number") into[at] = value;
-    else into.set(value, at);
+    else for (let i = 0; i < value.length; i++) into[at + i] = value[i]!;
   }
   return words;
 }
