@@ -254,7 +254,13 @@ export function packParams(
     const isFloat = target.params[name] === "f32" || target.params[name] === "vec4f";
     const into = isFloat ? (floats ??= new Float32Array(words.buffer)) : words;
     if (typeof value === "number") into[at] = value;
-    else for (let i = 0; i < value.length; i++) into[at + i] = value[i]!;
+    else {
+      if (value.length > ENTRY_WORDS[target.params[name]!])
+        throw new KernelError(
+          `kernel "${target.name}": ${name} must have at most ${ENTRY_WORDS[target.params[name]!]} numbers, it is a ${target.params[name]}; got ${value.length}. Shorten it.`,
+        );
+      for (let i = 0; i < value.length; i++) into[at + i] = value[i]!;
+    }
   }
   return words;
 }
