@@ -248,7 +248,7 @@ export function packParams(
   const { offsets, bytes } = target.layout;
   if (bytes === 0) return null;
   const words = new Uint32Array(bytes / 4);
-  const floats = new Float32Array(words.buffer);
+  let floats: Float32Array | null = null;
   for (const name in target.params) {
     const value = values[name];
     if (value === undefined)
@@ -256,9 +256,16 @@ export function packParams(
         `kernel "${target.name}": params must have ${Object.keys(target.params).join(", ")}; got none for ${name}. Pass a number.`,
       );
     const at = offsets[name]! / 4;
-    const into = target.params[name] === "f32" || target.params[name] === "vec4f" ? floats : words;
+    const isFloat = target.params[name] === "f32" || target.params[name] === "vec4f";
+    const into = isFloat ? (floats ??= new Float32Array(words.buffer)) : words;
     if (typeof value === "number") into[at] = value;
-    else into.set(value, at);
+    else {
+      if (value.length > ENTRY_WORDS[target.params[name]!])
+        throw new KernelError(
+          `kernel "${target.name}": ${name} must have at most ${ENTRY_WORDS[target.params[name]!]} numbers, it is a ${target.params[name]}; got ${value.length}. Shorten it.`,
+        );
+      for (let i = 0; i < value.length; i++) into[at + i] = value[i]!;
+    }
   }
   return words;
 }

@@ -5,11 +5,30 @@ import { describeErrors, specialise, variantKey } from "./kernel.ts";
 import type { Constants, Kernel, Uses } from "./kernel.ts";
 import type { Pipeline } from "./types.ts";
 
+/** Variants of a kernel that are remembered by their choices. */
+const RECENT = 8;
+
+interface Recent {
+  /** Names and values of the uses, then of the constants, in their order. */
+  readonly choices: readonly unknown[];
+  readonly pipeline: Pipeline;
+}
+
+/** True if these are the choices, in the same order: then the keys are equal, too. */
+function areChoices(choices: readonly unknown[], constants: Constants | undefined, uses: Uses | undefined): boolean {
+  let at = 0;
+  for (const name in uses) if (choices[at++] !== name || choices[at++] !== uses[name]) return false;
+  for (const name in constants) if (choices[at++] !== name || choices[at++] !== constants[name]) return false;
+  return at === choices.length;
+}
+
 export class Pipelines {
   private readonly gpu: GPUDevice | null;
   private readonly capabilities: Capabilities;
   private readonly fail: (error: KernelError) => void;
   private readonly known = new Map<string, Pipeline>();
+  /** The variants of each kernel that were found last: they are found again without making their key. */
+  private readonly recent = new Map<Kernel, Recent[]>();
   private readonly compiling = new Set<Promise<void>>();
   private count = 0;
 
@@ -37,7 +56,14 @@ export class Pipelines {
 
   /** Returns the pipeline of a variant; undefined if it was not compiled. */
   find(kernel: Kernel, constants: Constants | undefined, uses: Uses | undefined): Pipeline | undefined {
-    return this.known.get(variantKey(kernel, constants, uses));
+    let recent = this.recent.get(kernel);
+    if (!recent) this.recent.set(kernel, (recent = []));
+    for (const { choices, pipeline } of recent) if (areChoices(choices, constants, uses)) return pipeline;
+    const pipeline = this.known.get(variantKey(kernel, constants, uses));
+    if (!pipeline) return undefined;
+    if (recent.length === RECENT) recent.pop();
+    recent.unshift({ choices: [...Object.entries(uses ?? {}), ...Object.entries(constants ?? {})].flat(), pipeline });
+    return pipeline;
   }
 
   /** Compiles a variant. Errors in its WGSL are known later and go to `fail`. */

@@ -1,6 +1,6 @@
 /** Windows over operands larger than one binding, with the bindings of a launch for each window. */
 import { rowWindows } from "../../engine/index.ts";
-import type { Bound, Tensor, Window } from "../../engine/index.ts";
+import type { Bound, Tensor, Window, WindowOperand } from "../../engine/index.ts";
 
 /** Elements of a contiguous tensor, as a launch binds them. */
 export type BoundRows = Exclude<Bound, Tensor>;
@@ -18,11 +18,19 @@ export interface OperandWindow<O extends Operands> extends Window {
  * @param granule windows other than the last have a multiple of this many rows
  */
 export function windowsOf<O extends Operands>(op: string, rows: number, operands: O, granule = 1): OperandWindow<O>[] {
-  const all = Object.entries(operands).map(([name, of]) => ({ name, of, width: of ? of.size / rows : 0 }));
-  const some = all.flatMap(({ of, width }) => (of ? [{ of, rowElements: width, dtype: of.dtype }] : []));
+  const some: (WindowOperand & { readonly of: Tensor })[] = [];
+  for (const name in operands) {
+    const of: Tensor | null = operands[name]!;
+    if (of) some.push({ of, rowElements: of.size / rows, dtype: of.dtype });
+  }
   if (rows === 0 || some.every(({ rowElements }) => rowElements === 0)) return [];
   return rowWindows(some[0]!.of.device, rows, some, granule, op).map(({ start, count }) => {
-    const parts = all.map(({ name, of, width }) => [name, of && { of, start: start * width, elements: count * width }]);
-    return { start, count, buffers: Object.fromEntries(parts) as OperandWindow<O>["buffers"] };
+    const buffers: Record<string, BoundRows | null> = {};
+    for (const name in operands) {
+      const of: Tensor | null = operands[name]!;
+      const width = of ? of.size / rows : 0;
+      buffers[name] = of && { of, start: start * width, elements: count * width };
+    }
+    return { start, count, buffers: buffers as OperandWindow<O>["buffers"] };
   });
 }

@@ -214,6 +214,12 @@ describe("declarations", () => {
       ),
     ).toThrow('kernel "test_layout": params must have a, v, b, c, w, d; got none for v');
   });
+  it("refuse more numbers than a parameter has", () => {
+    const laid = declaredKernels().find((d) => d.name === "test_layout")!;
+    const all = { a: 1, v: [1, 2, 3, 4, 5], b: 0, c: 0, w: [5, 6, 7, 8], d: 9 };
+    expect(() => packParams(laid, all)).toThrow("v must have at most 4 numbers, it is a vec4f; got 5");
+    expect(() => packParams(laid, { ...all, v: [1], d: [1, 2] })).toThrow("d must have at most 1 numbers");
+  });
   it("whose file is not there say so", async () => {
     const missing = kernel("test_missing", new URL("./missing.wgsl", import.meta.url), { y: "write" });
     expect(() => specialise(missing)).toThrow(/missing\.wgsl/);
