@@ -53,6 +53,8 @@ export type { DropoutOptions } from "./random/dropout.ts";
 export { layerNorm, rmsNorm } from "./norm/norm.ts";
 export { rope } from "./rope/rope.ts";
 export type { RopeOptions } from "./rope/rope.ts";
+export { ropeCache } from "./rope/rope_cache.ts";
+export type { Caches } from "./rope/rope_cache.ts";
 export { logSoftmax, softmax } from "./norm/softmax.ts";
 export { gemm, matmul } from "./matmul/matmul.ts";
 export type { GemmOptions } from "./matmul/matmul.ts";

@@ -1,8 +1,8 @@
 /** The language model: a Llama (Touvron et al. 2023) with rotary positions and SwiGLU, over embeddings that may come from text or images. */
 import { checkpoint, scope } from "../engine/index.ts";
 import type { DType, Device, Tensor } from "../engine/index.ts";
-import { attention, attentionDecode, cacheWrite, copyInto, full, rope, swiglu } from "../kernels/index.ts";
-import { Embedding, Linear, RMSNorm } from "./nn/layers.ts";
+import { attention, attentionDecode, cacheWrite, copyInto, full, linear, rope, ropeCache, swiglu } from "../kernels/index.ts"; // prettier-ignore
+import { Embedding, Linear, RMSNorm, adjacentLinears, joined } from "./nn/layers.ts";
 import type { LayerOptions } from "./nn/layers.ts";
 import { Module } from "./nn/module.ts";
 
@@ -75,21 +75,21 @@ export interface Sequence {
   readonly decode?: boolean;
 }
 
+type Three = [Linear, Linear, Linear];
+
 class LlamaAttention extends Module<readonly [Tensor, Sequence]> {
   readonly q_proj: Linear;
   readonly k_proj: Linear;
   readonly v_proj: Linear;
   readonly o_proj: Linear;
-  private readonly config: LlamaConfig;
-  private readonly layer: number;
+  readonly config: LlamaConfig;
+  readonly layer: number;
 
   constructor(config: LlamaConfig, layer: number, options: LayerOptions) {
     super();
-    const bare = { ...options, bias: false };
-    this.q_proj = new Linear(config.hidden, config.heads * config.headDim, bare);
-    this.k_proj = new Linear(config.hidden, config.kvHeads * config.headDim, bare);
-    this.v_proj = new Linear(config.hidden, config.kvHeads * config.headDim, bare);
-    this.o_proj = new Linear(config.heads * config.headDim, config.hidden, bare);
+    const [queries, keys] = [config.heads * config.headDim, config.kvHeads * config.headDim];
+    [this.q_proj, this.k_proj, this.v_proj] = adjacentLinears(config.hidden, [queries, keys, keys], options) as Three;
+    this.o_proj = new Linear(queries, config.hidden, { ...options, bias: false });
     this.config = config;
     this.layer = layer;
   }
@@ -121,10 +121,8 @@ class LlamaMlp extends Module {
 
   constructor({ hidden, intermediate }: LlamaConfig, options: LayerOptions) {
     super();
-    const bare = { ...options, bias: false };
-    this.gate_proj = new Linear(hidden, intermediate, bare);
-    this.up_proj = new Linear(hidden, intermediate, bare);
-    this.down_proj = new Linear(intermediate, hidden, bare);
+    [this.gate_proj, this.up_proj] = adjacentLinears(hidden, [intermediate, intermediate], options) as [Linear, Linear];
+    this.down_proj = new Linear(intermediate, hidden, { ...options, bias: false });
   }
 
   forward(x: Tensor): Tensor {
@@ -148,8 +146,34 @@ class LlamaLayer extends Module<readonly [Tensor, Sequence]> {
   }
 
   forward(x: Tensor, sequence: Sequence): Tensor {
+    const fused = sequence.decode ? this.fused(x, sequence) : null;
+    if (fused) return fused;
     const h = x.add(this.self_attn.call(this.input_layernorm.call(x), sequence));
     return h.add(this.mlp.call(this.post_attention_layernorm.call(h)));
+  }
+
+  /**
+   * A decoding step in ten launches, with the same bits: weights that lie behind one another are one product, queries and keys are rotated on their way
+   * into the cache, and residuals are added in the epilogue of products. Null if a module inside has hooks or was replaced.
+   */
+  private fused(x: Tensor, { positions, starts, cache }: Sequence): Tensor | null {
+    const { self_attn: attn, mlp } = this;
+    const { q_proj, k_proj, v_proj, o_proj, layer, config } = attn;
+    const linears = [q_proj, k_proj, v_proj, o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj];
+    const isPlain = linears.every((m) => m.constructor === Linear && !m.bias) && attn.constructor === LlamaAttention;
+    if (!cache || !isPlain || mlp.constructor !== LlamaMlp || [attn, mlp, ...linears].some((m) => m.isHooked))
+      return null;
+    const [qkv, gateUp] = [joined([q_proj, k_proj, v_proj]), joined([mlp.gate_proj, mlp.up_proj])];
+    if (!qkv || !gateUp) return null;
+    const [b, t] = [x.dim(0), x.dim(1)];
+    const heads = linear(this.input_layernorm.call(x), qkv).reshape([b, t, -1, config.headDim]);
+    const { length } = cache;
+    const caches = { keys: cache.keys[layer]!, values: cache.values[layer]!, length };
+    const q = ropeCache(heads, positions, caches, { theta: config.ropeTheta });
+    const mixed = attentionDecode(q, caches.keys, caches.values, length, starts ? { starts } : {});
+    const h = linear(mixed.permute([0, 2, 1, 3]).reshape([b, t, -1]), o_proj.weight, null, { residual: x });
+    const gated = swiglu(linear(this.post_attention_layernorm.call(h), gateUp));
+    return linear(gated, mlp.down_proj.weight, null, { residual: h });
   }
 }
 

@@ -247,7 +247,8 @@ export function advance(x: Tensor, by: number): void {
 }
 
 /** Heads and capacity of a pair of caches. */
-function checkCaches(
+/** Heads and capacity of caches that are right for `batch` rows of heads of `d` elements. */
+export function checkCaches(
   op: string,
   keys: Tensor,
   values: Tensor,

@@ -29,7 +29,7 @@ import type { Device, Tensor } from "../../engine/index.ts";
 import { philox, rowLibrary, standard } from "../core/libraries.ts";
 import { asDType, contiguousCopy, copy, map } from "../core/map.ts";
 
-const turns = library("turns", new URL("./lib/turns.wgsl", import.meta.url), [philox]);
+export const turns = library("turns", new URL("./lib/turns.wgsl", import.meta.url), [philox]);
 
 const rotate = kernel(
   "rope",
@@ -40,7 +40,7 @@ const rotate = kernel(
 );
 
 /** Heads that one invocation rotates: few for parallelism on GPUs; on software devices all, since the angle costs as much as four heads. */
-const headsOf = (device: Device): number => (device.capabilities.software ? 16 : 4);
+export const headsOf = (device: Device): number => (device.capabilities.software ? 16 : 4);
 
 export interface RopeOptions {
   /** Base of the frequencies θ_i = theta^(−2i/D); the default is 10,000. */
@@ -174,7 +174,7 @@ function operand(x: Tensor, width: number): Tensor {
 }
 
 /** [D/2, 2] u32: theta^(−2i/D) / 2π as a 64-bit fraction, upper word first. A constant of the device. */
-function frequencies(device: Device, D: number, theta: number): Tensor {
+export function frequencies(device: Device, D: number, theta: number): Tensor {
   return deviceConstant(device, `rope frequencies ${D} ${theta}`, () => {
     const words = new Uint32Array(D);
     for (let i = 0; i < D / 2; i++) {

@@ -42,6 +42,11 @@ export abstract class Hookable<Before, After> {
     return this.addHook("after", hook);
   }
 
+  /** True if a call runs hooks: what computes several modules in one launch must then call each of them. */
+  get isHooked(): boolean {
+    return this.#hooks !== null && this.#hooks.before.length + this.#hooks.after.length > 0;
+  }
+
   private addHook(when: "before" | "after", hook: unknown): RemovableHandle {
     if (typeof hook !== "function")
       throw new ArgumentError(`forward hook: a hook must be a function; got ${String(hook)}. Pass (module, args) => …`);

@@ -59,6 +59,41 @@ export class Linear extends Module {
 }
 
 /**
+ * Linear layers without biases whose weights lie behind one another in memory, so that `joined` finds them as one: [outFeatures, …] of each.
+ */
+export function adjacentLinears(inFeatures: number, outFeatures: readonly number[], options: LayerOptions): Linear[] {
+  const { init, ...place } = options;
+  const total = outFeatures.reduce((sum, n) => sum + n, 0);
+  const whole = own(() => empty([total, inFeatures], { ...place, label: "parameter" }));
+  let first = 0;
+  const linears = outFeatures.map((count) => {
+    const rows = whole.strided([count, inFeatures], [inFeatures, 1], first * inFeatures);
+    first += count;
+    if (init !== false) {
+      const bound = 1 / Math.sqrt(inFeatures);
+      noGrad(() => scope(() => F.copyInto(rows, F.uniform([count, inFeatures], -bound, bound, place))));
+    }
+    return new Linear(inFeatures, count, { bias: false, weight: own(() => new Parameter(rows)) });
+  });
+  whole.dispose();
+  return linears;
+}
+
+/** The weights of layers without bias as one [sum of outFeatures, inFeatures], a view; null if they do not lie behind one another. */
+export function joined(linears: readonly Linear[]): Tensor | null {
+  const [first] = linears.map(({ weight }) => weight);
+  if (!first) return null;
+  const columns = first.dim(1);
+  let end = first.offset;
+  for (const { weight, bias } of linears) {
+    const isNext = weight.storage === first.storage && weight.dtype === first.dtype && weight.offset === end;
+    if (bias || !isNext || weight.strides.join() !== `${columns},1` || weight.dim(1) !== columns) return null;
+    end += weight.size;
+  }
+  return first.strided([(end - first.offset) / columns, columns], [columns, 1], first.offset);
+}
+
+/**
  * Looks up rows of a table: ids [...] (i32 or u32) → f32 [..., dimension] for any dtype of the weight; weight [count,
  * dimension], initially N(0, 1).
  */

@@ -2,8 +2,10 @@
 import { F } from "../../index.ts";
 import type { DType } from "../../index.ts";
 import type { Case, Input } from "../harness.ts";
-import { mapRef } from "../reference.ts";
+import { mapRef, ref } from "../reference.ts";
+import type { Ref } from "../reference.ts";
 import { cacheWriteRef, decodeRef } from "../reference/decode.ts";
+import { ropeRef } from "../reference/rows.ts";
 
 interface Row {
   /** [B, Hq, Hkv, Tq, capacity, D] */
@@ -78,6 +80,39 @@ export const decodeCases: Case[] = rows.flatMap(
             [...n!.data],
           );
           return { shape: [2 * b, hkv, capacity, d], data: Float64Array.from([...keys.data, ...values.data]) };
+        },
+        gradient: false,
+        windows,
+      },
+      {
+        op: "ropeCache",
+        note: `length ${lengths.join(",")}`,
+        inputs: [
+          { shape: [b, tq, hq + 2 * hkv, d], dtype, layout },
+          { shape: [b, hkv, capacity, d], dtype: cache },
+          constant("u32", lengths),
+          { ...constant("i32", Array.from({ length: b * tq }, (_, i) => 7 * i)), shape: [b, tq] },
+        ],
+        run: ([x, c, n, p]) => {
+          const [keys, values] = [F.clone(c!), F.zerosLike(c!)];
+          const q = F.ropeCache(x!, p!, { keys, values, length: n! });
+          return F.cat([q.contiguous(), keys, values].map((t) => F.cast(t, "f32").reshape([-1])));
+        },
+        reference: ([x, c, n, p]) => {
+          const heads = (from: number, count: number): Ref => {
+            const part = ref([b, count, tq, d]);
+            for (let at = 0; at < part.data.length; at++) {
+              const [i, t, h] = [at % d, Math.floor(at / d) % tq, Math.floor(at / (d * tq)) % count];
+              const row = Math.floor(at / (d * tq * count));
+              part.data[at] = x!.data[((row * tq + t) * (hq + 2 * hkv) + from + h) * d + i]!;
+            }
+            return part;
+          };
+          const [q, k] = [heads(0, hq), heads(hq, hkv)].map((part) => ropeRef(part, p!, 10000, 2));
+          const keys = cacheWriteRef(c!, k!, [...n!.data]);
+          const values = cacheWriteRef(mapRef(() => 0, c!), heads(hq + hkv, hkv), [...n!.data]); // prettier-ignore
+          const data = Float64Array.from([...q!.data, ...keys.data, ...values.data]);
+          return { shape: [data.length], data };
         },
         gradient: false,
         windows,
