@@ -283,6 +283,7 @@ async function measureRow(
       else reasons.set(engine.engine, error ?? "gave no times");
     }
   }
+  options.signal?.throwIfAborted(); // it ended the engines: what they answered is no result
   return engines.map(({ engine }): PeerCell => {
     const reason = reasons.get(engine);
     const base = { kind: "peer", row: row.name, engine } as const;
