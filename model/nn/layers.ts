@@ -1,5 +1,5 @@
 /** The layers that models are built of: parameters with PyTorch's names, shapes and initial values, and one op each. */
-import { ArgumentError, empty, knownOptions, noGrad, scope } from "../../engine/index.ts";
+import { ArgumentError, DTYPES, empty, knownOptions, noGrad, scope } from "../../engine/index.ts";
 import type { DType, Device, Tensor, TensorOptions } from "../../engine/index.ts";
 import * as F from "../../kernels/index.ts";
 import { Module, Parameter, requirePositive } from "./module.ts";
@@ -58,22 +58,31 @@ export class Linear extends Module {
   }
 }
 
+/** Bytes at which a tensor may begin inside a storage on any device. */
+const ALIGNMENT = 256;
+
 /**
- * Linear layers without biases whose weights lie behind one another in memory, so that `joined` finds them as one: [outFeatures, …] of each.
+ * Linear layers without bias, of these outFeatures. If their sizes allow it, the weights lie behind one another in memory, and `joined` finds them as
+ * one. The same random draws as for layers that are made one by one.
  */
 export function adjacentLinears(inFeatures: number, outFeatures: readonly number[], options: LayerOptions): Linear[] {
   const { init, ...place } = options;
+  const isAligned = (n: number): boolean =>
+    (n * inFeatures * (DTYPES[options.dtype ?? "f32"].bits / 8)) % ALIGNMENT === 0;
+  if (!outFeatures.every(isAligned))
+    return outFeatures.map((count) => new Linear(inFeatures, count, { ...options, bias: false }));
   const total = outFeatures.reduce((sum, n) => sum + n, 0);
   const whole = own(() => empty([total, inFeatures], { ...place, label: "parameter" }));
+  const bound = 1 / Math.sqrt(inFeatures);
   let first = 0;
   const linears = outFeatures.map((count) => {
-    const rows = whole.strided([count, inFeatures], [inFeatures, 1], first * inFeatures);
+    const weight = own(() => {
+      const rows = whole.strided([count, inFeatures], [inFeatures, 1], first * inFeatures);
+      if (init !== false) F.copyInto(rows, F.uniform([count, inFeatures], -bound, bound, place));
+      return new Parameter(rows);
+    });
     first += count;
-    if (init !== false) {
-      const bound = 1 / Math.sqrt(inFeatures);
-      noGrad(() => scope(() => F.copyInto(rows, F.uniform([count, inFeatures], -bound, bound, place))));
-    }
-    return new Linear(inFeatures, count, { bias: false, weight: own(() => new Parameter(rows)) });
+    return new Linear(inFeatures, count, { bias: false, weight });
   });
   whole.dispose();
   return linears;

@@ -91,7 +91,13 @@ export const decodeCases: Case[] = rows.flatMap(
           { shape: [b, tq, hq + 2 * hkv, d], dtype, layout },
           { shape: [b, hkv, capacity, d], dtype: cache },
           constant("u32", lengths),
-          { ...constant("i32", Array.from({ length: b * tq }, (_, i) => 7 * i)), shape: [b, tq] },
+          {
+            ...constant(
+              "i32",
+              Array.from({ length: b * tq }, (_, i) => 7 * i),
+            ),
+            shape: [b, tq],
+          },
         ],
         run: ([x, c, n, p]) => {
           const [keys, values] = [F.clone(c!), F.zerosLike(c!)];

@@ -354,18 +354,25 @@ function runsOf(slots: readonly Slot[]): Run[] {
   return runs;
 }
 
-/** Throws `ArgumentError` if two of the parameters are one tensor, or views of one storage: each would be stepped for the other. */
+/** Throws `ArgumentError` if two of the parameters have elements in common: each would be stepped for the other. Parts of one storage may be apart. */
 function requireApart(parameters: readonly (readonly [string, Tensor])[]): void {
-  const names = new Map<Tensor["storage"], string>();
-  for (const [name, { storage }] of parameters) {
-    const other = names.get(storage);
-    if (other !== undefined)
+  const known = new Map<Tensor["storage"], (readonly [string, Tensor])[]>();
+  for (const [name, t] of parameters) {
+    const others = known.get(t.storage) ?? [];
+    const other = others.find(([, o]) => !areApart(o, t));
+    if (other)
       throw new ArgumentError(
-        `Optimizer: parameters must be different tensors; "${other}" and "${name}" share one storage. Give a tied parameter once, as Module.parameters() does.`,
+        `Optimizer: parameters must be different tensors; "${other[0]}" and "${name}" share one storage. Give a tied parameter once, as Module.parameters() does.`,
       );
-    names.set(storage, name);
+    known.set(t.storage, [...others, [name, t]]);
   }
 }
+
+const areApart = (a: Tensor, b: Tensor): boolean =>
+  a.dtype === b.dtype &&
+  a.isContiguous &&
+  b.isContiguous &&
+  (a.offset + a.size <= b.offset || b.offset + b.size <= a.offset);
 
 function checkRate(rate: number): number {
   if (!(rate >= 0 && rate < Infinity))
