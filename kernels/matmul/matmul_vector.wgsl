@@ -46,15 +46,18 @@ fn matmul_vector(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_
   var c7 = vec4f();
   // All invocations go through as many rounds, as the sums at the end need them all; in the last some add granules that do not count.
   for (var round = 0u; round < granules; round += LANES * AHEAD) {
-    var loaded: array<array<Pack_b, 4>, AHEAD>;
+    var loaded: array<Pack_b, 4u * AHEAD>;
     for (var e = 0u; e < AHEAD; e++) { //#unroll
       let k = min(round + e * LANES + lane, granules - 1u);
-      loaded[e] = array<Pack_b, 4>(b[at_b.x + k], b[at_b.y + k], b[at_b.z + k], b[at_b.w + k]);
+      loaded[4u * e] = b[at_b.x + k];
+      loaded[4u * e + 1u] = b[at_b.y + k];
+      loaded[4u * e + 2u] = b[at_b.z + k];
+      loaded[4u * e + 3u] = b[at_b.w + k];
     }
     for (var e = 0u; e < AHEAD; e++) { //#unroll
       let k = min(round + e * LANES + lane, granules - 1u);
       let counts = round + e * LANES + lane < granules;
-      let w = transpose(mat4x4f(unpack_b(loaded[e][0]), unpack_b(loaded[e][1]), unpack_b(loaded[e][2]), unpack_b(loaded[e][3])));
+      let w = transpose(mat4x4f(unpack_b(loaded[4u * e]), unpack_b(loaded[4u * e + 1u]), unpack_b(loaded[4u * e + 2u]), unpack_b(loaded[4u * e + 3u])));
       c0 = select(c0, add_terms(c0, unpack_a(a[a0 + k]), w), counts);
       if (ROWS > 1u) {
         c1 = select(c1, add_terms(c1, unpack_a(a[a1 + k]), w), counts);

@@ -85,6 +85,7 @@ const WITHOUT_GRADIENT = [
   "lt",
   "ne",
   "ones",
+  "ropeCache",
   "sampleTokens",
   "zeros",
 ];

@@ -3,14 +3,14 @@
 const CM = 8u; // rows, columns, terms of a subgroup matrix: as the device lists them
 const CN = 8u;
 const CK = 8u;
-const LANES = 32u; // invocations of a subgroup, a multiple of CM
+const LANES = 64u; // invocations of a subgroup, a multiple of CM
 const WORKGROUP = 128u; // a multiple of LANES
 const DEPTH = 16u; // elements of a head: a multiple of 16, CN and CK
 const PART = 16u; // elements of a head that a workgroup computes of a result: DEPTH, or a half of it
 const OPERANDS = 2u; // operands whose rows are multiplied with columns: of the scores, and of their gradients
 const WEIGHTS = 2u; // weights of columns that are summed up
 const COLUMNS = 32u; // a multiple of CM, CN, CK and PER · SHARE
-const HOLD = false; // the rows lie in registers, not in workgroup memory
+const HOLD = true; // the rows lie in registers, not in workgroup memory
 const ROWS = WORKGROUP / LANES * CM;
 const SHARE = LANES / CM; // invocations that share a row of scores
 const QUADS = COLUMNS / 4u / SHARE; // granules of its scores that one of them has
