@@ -1,17 +1,17 @@
 /** Rotation of new queries and keys, and the entry of keys and values into their caches: one launch of a decoding step. */
 import {
+  AutogradError,
+  DTYPES,
   ShapeError,
   checkTensors,
   elementBytes,
   empty,
   gradEnabled,
-  AutogradError,
   grid1d,
   kernel,
   knownOptions,
   launch,
   scope,
-  storageBytes,
 } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import { cacheWrite, checkCaches } from "../attention/attention_decode.ts";
@@ -61,9 +61,11 @@ export function ropeCache(
   if (gradEnabled() && x.requiresGrad)
     throw new AutogradError(`${op}: x must not need gradients, as the op has none; got ${x}. Call it inside noGrad().`);
   const fits = [x, keys, values].every(
-    (s) => storageBytes(s.dtype, s.size) <= s.device.limits.maxStorageBufferBindingSize,
+    ({ storage, device }) => storage.bytes <= device.limits.maxStorageBufferBindingSize,
   );
-  const walks = x.strides[3] === 1 && [x.offset, ...x.strides.slice(0, 3)].every((n) => n % 4 === 0);
+  // Steps from one batch row, token and head to the next, in granules.
+  const steps = [0, 1, 2].map((dim) => (x.dim(dim) === 1 ? 0 : x.strides[dim]! / 4));
+  const walks = x.strides[3] === 1 && [x.offset / 4, ...steps].every(Number.isInteger);
   const isPlaced = positions.shape.join() === String(t) || positions.shape.join() === `${b},${t}`;
   const isWhole = positions.dtype === "i32" || positions.dtype === "u32";
   if (!fits || !walks || d % 8 !== 0 || t > capacity || x.size === 0 || !isPlaced || !isWhole)
@@ -73,12 +75,11 @@ export function ropeCache(
     const q = empty([b, t, hq, d], { dtype: x.dtype, device: x.device });
     const HEADS = headsOf(x.device);
     const half = d / 8;
-    const window = x.contiguous();
     launch(rotateInto, {
       use: { x: x.dtype, c: keys.dtype },
       constants: { HEADS, PER_ROW: length.size > 1 },
       buffers: {
-        x: window,
+        x: x.strided([(x.storage.bytes * 8) / DTYPES[x.dtype].bits], [1], 0),
         positions: contiguousCopy(positions),
         frequencies: frequencies(x.device, d, options.theta ?? 10000),
         lengths: contiguousCopy(length),
@@ -88,7 +89,7 @@ export function ropeCache(
       },
       params: {
         size: [b, t, hq, half],
-        src: [...window.strides.slice(0, 3).map((n) => n / 4), 0],
+        src: [...steps, x.offset / 4],
         cache: [hkv, capacity, 0, positions.rank === 2 ? t : 0],
       },
       grid: grid1d(Math.ceil((b * t * Math.ceil(heads / HEADS) * half) / 64)),

@@ -62,7 +62,7 @@ describe.each(["1B", "7B"] as const)("%s", (size) => {
     for (const name of ["guided", "text"]) {
       expect(of(name).bytes, name).toBeGreaterThan(known.layerBytes);
       expect(of(name).bytes, name).toBeLessThan(known.layerBytes * 1.3);
-      expect(of(name).launches, name).toBeLessThan(20 * known.config.language.layers);
+      expect(of(name).launches, name).toBeLessThan(13 * known.config.language.layers);
     }
     const weights = 2 * (size === "1B" ? 2_076_636_811 : 7_407_773_323);
     for (const { name, peakBytes } of rows) {

@@ -128,4 +128,41 @@ describe.skipIf(!hasFixtures).each([
     }
     cache.dispose();
   });
+
+  it("decodes a layer in fewer launches than its modules, with the same bits; modules with hooks are called", async () => {
+    const { data } = golden("text.input_ids");
+    const layers = [...janus.model.language_model.layers];
+    const decode = async (): Promise<{ logits: Float32Array; launches: number }> => {
+      const cache = new KvCache(language, 1, 3);
+      let launches = 0;
+      const count = (): void => void launches++;
+      janus.device.onLaunch(count);
+      const logits: number[] = [];
+      for (let t = 0; t < 3; t++) {
+        using one = noGrad(() =>
+          scope(() =>
+            janus.call(janus.embedText(tensor(data.slice(t, t + 1), { shape: [1, 1] })), {
+              positions: tensor(Int32Array.of(t)),
+              cache,
+              decode: true,
+            }),
+          ),
+        );
+        F.advance(cache.length, 1);
+        logits.push(...(await one.data()));
+      }
+      janus.device.offLaunch(count);
+      cache.dispose();
+      return { logits: Float32Array.from(logits), launches };
+    };
+    const fused = await decode();
+    let called = 0;
+    const hooks = layers.map((layer) => layer.mlp.registerForwardHook(() => void called++));
+    const apart = await decode();
+    for (const hook of hooks) hook.remove();
+    expect(apart.logits).toEqual(fused.logits);
+    expect(called).toBe(3 * layers.length);
+    expect(fused.launches).toBe(apart.launches - 3 * 7 * layers.length);
+    expect((await decode()).launches, "without hooks again").toBe(fused.launches);
+  });
 });
