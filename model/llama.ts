@@ -2,9 +2,10 @@
 import { checkpoint, scope } from "../engine/index.ts";
 import type { DType, Device, Tensor } from "../engine/index.ts";
 import { attention, attentionDecode, cacheWrite, copyInto, full, rope, swiglu } from "../kernels/index.ts";
-import { Embedding, Linear, RMSNorm } from "./nn/layers.ts";
-import type { LayerOptions } from "./nn/layers.ts";
+import { Embedding, RMSNorm } from "./nn/layers.ts";
 import { Module } from "./nn/module.ts";
+import { linearLayer } from "./nn/quantized_linear.ts";
+import type { AnyLinear, QuantizableOptions } from "./nn/quantized_linear.ts";
 
 export interface LlamaConfig {
   readonly vocabulary: number;
@@ -76,20 +77,20 @@ export interface Sequence {
 }
 
 class LlamaAttention extends Module<readonly [Tensor, Sequence]> {
-  readonly q_proj: Linear;
-  readonly k_proj: Linear;
-  readonly v_proj: Linear;
-  readonly o_proj: Linear;
+  readonly q_proj: AnyLinear;
+  readonly k_proj: AnyLinear;
+  readonly v_proj: AnyLinear;
+  readonly o_proj: AnyLinear;
   private readonly config: LlamaConfig;
   private readonly layer: number;
 
-  constructor(config: LlamaConfig, layer: number, options: LayerOptions) {
+  constructor(config: LlamaConfig, layer: number, options: QuantizableOptions) {
     super();
     const bare = { ...options, bias: false };
-    this.q_proj = new Linear(config.hidden, config.heads * config.headDim, bare);
-    this.k_proj = new Linear(config.hidden, config.kvHeads * config.headDim, bare);
-    this.v_proj = new Linear(config.hidden, config.kvHeads * config.headDim, bare);
-    this.o_proj = new Linear(config.heads * config.headDim, config.hidden, bare);
+    this.q_proj = linearLayer(config.hidden, config.heads * config.headDim, bare);
+    this.k_proj = linearLayer(config.hidden, config.kvHeads * config.headDim, bare);
+    this.v_proj = linearLayer(config.hidden, config.kvHeads * config.headDim, bare);
+    this.o_proj = linearLayer(config.heads * config.headDim, config.hidden, bare);
     this.config = config;
     this.layer = layer;
   }
@@ -115,16 +116,16 @@ class LlamaAttention extends Module<readonly [Tensor, Sequence]> {
 }
 
 class LlamaMlp extends Module {
-  readonly gate_proj: Linear;
-  readonly up_proj: Linear;
-  readonly down_proj: Linear;
+  readonly gate_proj: AnyLinear;
+  readonly up_proj: AnyLinear;
+  readonly down_proj: AnyLinear;
 
-  constructor({ hidden, intermediate }: LlamaConfig, options: LayerOptions) {
+  constructor({ hidden, intermediate }: LlamaConfig, options: QuantizableOptions) {
     super();
     const bare = { ...options, bias: false };
-    this.gate_proj = new Linear(hidden, intermediate, bare);
-    this.up_proj = new Linear(hidden, intermediate, bare);
-    this.down_proj = new Linear(intermediate, hidden, bare);
+    this.gate_proj = linearLayer(hidden, intermediate, bare);
+    this.up_proj = linearLayer(hidden, intermediate, bare);
+    this.down_proj = linearLayer(intermediate, hidden, bare);
   }
 
   forward(x: Tensor): Tensor {
@@ -138,9 +139,10 @@ class LlamaLayer extends Module<readonly [Tensor, Sequence]> {
   readonly post_attention_layernorm: RMSNorm;
   readonly mlp: LlamaMlp;
 
-  constructor(config: LlamaConfig, layer: number, options: LayerOptions) {
+  constructor(config: LlamaConfig, layer: number, options: QuantizableOptions) {
     super();
-    const norm = { ...options, eps: config.eps };
+    const { quantize: _, ...plain } = options;
+    const norm = { ...plain, eps: config.eps };
     this.input_layernorm = new RMSNorm(config.hidden, norm);
     this.self_attn = new LlamaAttention(config, layer, options);
     this.post_attention_layernorm = new RMSNorm(config.hidden, norm);
@@ -161,11 +163,13 @@ export class LlamaModel extends Module<readonly [Tensor, Sequence]> {
   /** In training, recompute each layer in backward instead of saving its activations; the bits are the same. Not with a cache. */
   recompute = false;
 
-  constructor(config: LlamaConfig, options: LayerOptions = {}) {
+  /** @param options.quantize of the linear layers; embedding and norms keep `dtype` */
+  constructor(config: LlamaConfig, options: QuantizableOptions = {}) {
     super();
-    this.embed_tokens = new Embedding(config.vocabulary, config.hidden, options);
+    const { quantize: _, ...plain } = options;
+    this.embed_tokens = new Embedding(config.vocabulary, config.hidden, plain);
     this.layers = Array.from({ length: config.layers }, (_, i) => new LlamaLayer(config, i, options));
-    this.norm = new RMSNorm(config.hidden, { ...options, eps: config.eps });
+    this.norm = new RMSNorm(config.hidden, { ...plain, eps: config.eps });
   }
 
   forward(embeddings: Tensor, sequence: Sequence): Tensor {
