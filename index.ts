@@ -5,6 +5,8 @@
 export * from "./engine/index.ts";
 export { arange, full, manualSeed, ones, randn, uniform, zeros, zerosLike } from "./kernels/index.ts";
 export * as F from "./kernels/index.ts";
+export { QuantizedWeight } from "./kernels/matmul/quantized.ts";
+export type { Quantization } from "./kernels/matmul/quantized_format.ts";
 export * as nn from "./model/nn/index.ts";
 export { load, save } from "./model/nn/state_file.ts";
 export type { LoadStateOptions, Stateful } from "./model/nn/state_file.ts";

@@ -3,6 +3,7 @@
  * from the null device: no GPU, no weights.
  */
 import { Device, tally } from "../index.ts";
+import type { Quantization } from "../index.ts";
 import { JANUS_PRO_1B, JANUS_PRO_7B } from "../model/janus/config.ts";
 import type { JanusConfig } from "../model/janus/config.ts";
 import { JanusForConditionalGeneration } from "../model/janus/janus.ts";
@@ -23,12 +24,11 @@ export interface Count {
   readonly peakBytes: number;
 }
 
-/** Counts with bf16 weights and an f32 cache. */
-export async function countWork(config: JanusConfig): Promise<Count[]> {
+/** Counts with bf16 weights, some of them quantised if `quantize` is given, and an f32 cache. */
+export async function countWork(config: JanusConfig, quantize?: Quantization): Promise<Count[]> {
   const device = await Device.create({ backend: "null" });
-  const model = new JanusForConditionalGeneration(config, { dtype: "bf16", init: false, device }).setRequiresGrad(
-    false,
-  );
+  const options = { dtype: "bf16", init: false, device, ...(quantize && { quantize }) } as const;
+  const model = new JanusForConditionalGeneration(config, options).setRequiresGrad(false);
   const counts: Count[] = [];
   {
     using work = workloads(model, config);
@@ -76,26 +76,27 @@ async function printTraining(config: JanusConfig): Promise<void> {
   console.log(table(head, rows));
 }
 
+function printWork(counts: readonly Count[]): void {
+  const rows = counts.map((r) => [
+    r.name,
+    String(r.launches),
+    (r.flops / 1e9).toFixed(1),
+    (r.bytes / 1e9).toFixed(2),
+    String(r.pipelines),
+    (r.peakBytes / 1e9).toFixed(2),
+  ]);
+  console.log(table(["work", "launches", "GFLOP", "GB", "pipelines", "peak GB"], rows));
+}
+
 export async function printCounts(): Promise<void> {
   for (const [size, config] of [
     ["1B", JANUS_PRO_1B],
     ["7B", JANUS_PRO_7B],
   ] as const) {
-    const rows = await countWork(config);
-    console.log(`\nJanus-Pro-${size}, bf16 weights, on the null device`);
-    console.log(
-      table(
-        ["work", "launches", "GFLOP", "GB", "pipelines", "peak GB"],
-        rows.map((r) => [
-          r.name,
-          String(r.launches),
-          (r.flops / 1e9).toFixed(1),
-          (r.bytes / 1e9).toFixed(2),
-          String(r.pipelines),
-          (r.peakBytes / 1e9).toFixed(2),
-        ]),
-      ),
-    );
+    for (const quantize of [undefined, "int8", "int4"] as const) {
+      console.log(`\nJanus-Pro-${size}, ${quantize ?? "bf16"} weights, on the null device`);
+      printWork(await countWork(config, quantize));
+    }
     console.log(`\nA step of its training: ten samples in rows of 4,096 tokens, one row at a time`);
     await printTraining(config);
   }

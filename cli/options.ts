@@ -41,6 +41,12 @@ export const adapterOption = (): Option =>
     "GPU adapter: its number in the list of janus doctor, or part of its name (default: the fastest)",
   ).argParser(adapter);
 
+export const quantizeOption = (): Option =>
+  new Option(
+    "--quantize <kind>",
+    "quantise the language model's layers and both heads while loading, to 8 or 4 bits a weight (default: no)",
+  ).choices(["int8", "int4"]);
+
 export const dtypeOption = (): Option =>
   new Option("--dtype <dtype>", "dtype of the weights on the device (default: that of the checkpoint)").choices([
     "f32",

@@ -3,6 +3,7 @@ import { access, constants, mkdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { Option } from "commander";
 import type { Command } from "commander";
+import type { Quantization } from "../kernels/matmul/quantized_format.ts";
 import type { FloatDType } from "../model/io/cast.ts";
 import type { JanusConfig } from "../model/janus/config.ts";
 import type { Janus } from "../model/janus/node/janus.ts";
@@ -13,7 +14,7 @@ import { openDevice } from "./device.ts";
 import { UsageError } from "./errors.ts";
 import { MODEL_ARGUMENT, addHubOptions, resolveModel } from "./model_folder.ts";
 import type { HubFlags } from "./model_folder.ts";
-import { adapterOption, dtypeOption, numberIn, wholeNumber } from "./options.ts";
+import { adapterOption, dtypeOption, numberIn, quantizeOption, wholeNumber } from "./options.ts";
 
 export const DEFAULT_MODEL = "deepseek-ai/Janus-Pro-1B";
 const MAX_SEED = 0xffffffff;
@@ -21,6 +22,7 @@ const MAX_SEED = 0xffffffff;
 export interface ModelFlags extends HubFlags {
   readonly model: string;
   readonly dtype?: FloatDType;
+  readonly quantize?: Quantization;
   readonly adapter?: string | number;
   readonly plain?: boolean;
   readonly verbose?: boolean;
@@ -30,6 +32,7 @@ export function addModelOptions(command: Command): Command {
   return addHubOptions(command)
     .addOption(new Option("--model <model>", MODEL_ARGUMENT).env("JANUS_MODEL").default(DEFAULT_MODEL))
     .addOption(dtypeOption())
+    .addOption(quantizeOption())
     .addOption(adapterOption())
     .option("--verbose", "print which generation settings come from the model's files");
 }
@@ -108,6 +111,7 @@ export async function openJanus(
       device,
       signal: context.signal,
       ...(flags.dtype && { dtype: flags.dtype }),
+      ...(flags.quantize && { quantize: flags.quantize }),
       pictures: { plain: flags.plain ?? false },
       onNotice: (message) => context.out.warn(message),
       onProgress: ({ bytes, totalBytes }) => progress.report({ done: bytes, total: totalBytes, label: "loading" }),

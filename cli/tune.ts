@@ -22,7 +22,15 @@ interface TuneFlags {
 }
 
 /** The families of kernels that have variants; a test compares them with the tables. */
-export const FAMILIES = ["matmul", "attention", "conv2d", "softmax", "rms_norm", "layer_norm"] as const;
+export const FAMILIES = [
+  "matmul",
+  "matmul_quantized",
+  "attention",
+  "conv2d",
+  "softmax",
+  "rms_norm",
+  "layer_norm",
+] as const;
 
 export const addTune: AddCommand = (program, context) => {
   program

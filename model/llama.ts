@@ -2,9 +2,10 @@
 import { checkpoint, scope } from "../engine/index.ts";
 import type { DType, Device, Tensor } from "../engine/index.ts";
 import { attention, attentionDecode, cacheWrite, copyInto, full, linear, rope, ropeCache, swiglu } from "../kernels/index.ts"; // prettier-ignore
-import { Embedding, Linear, RMSNorm, adjacentLinears, joined } from "./nn/layers.ts";
-import type { LayerOptions } from "./nn/layers.ts";
+import { Embedding, Linear, RMSNorm, joined } from "./nn/layers.ts";
 import { Module } from "./nn/module.ts";
+import { linearLayer, linearLayers } from "./nn/quantized_linear.ts";
+import type { AnyLinear, QuantizableOptions } from "./nn/quantized_linear.ts";
 
 export interface LlamaConfig {
   readonly vocabulary: number;
@@ -75,21 +76,21 @@ export interface Sequence {
   readonly decode?: boolean;
 }
 
-type Three = [Linear, Linear, Linear];
+type Three = [AnyLinear, AnyLinear, AnyLinear];
 
 class LlamaAttention extends Module<readonly [Tensor, Sequence]> {
-  readonly q_proj: Linear;
-  readonly k_proj: Linear;
-  readonly v_proj: Linear;
-  readonly o_proj: Linear;
+  readonly q_proj: AnyLinear;
+  readonly k_proj: AnyLinear;
+  readonly v_proj: AnyLinear;
+  readonly o_proj: AnyLinear;
   readonly config: LlamaConfig;
   readonly layer: number;
 
-  constructor(config: LlamaConfig, layer: number, options: LayerOptions) {
+  constructor(config: LlamaConfig, layer: number, options: QuantizableOptions) {
     super();
     const [queries, keys] = [config.heads * config.headDim, config.kvHeads * config.headDim];
-    [this.q_proj, this.k_proj, this.v_proj] = adjacentLinears(config.hidden, [queries, keys, keys], options) as Three;
-    this.o_proj = new Linear(queries, config.hidden, { ...options, bias: false });
+    [this.q_proj, this.k_proj, this.v_proj] = linearLayers(config.hidden, [queries, keys, keys], options) as Three;
+    this.o_proj = linearLayer(queries, config.hidden, { ...options, bias: false });
     this.config = config;
     this.layer = layer;
   }
@@ -115,14 +116,17 @@ class LlamaAttention extends Module<readonly [Tensor, Sequence]> {
 }
 
 class LlamaMlp extends Module {
-  readonly gate_proj: Linear;
-  readonly up_proj: Linear;
-  readonly down_proj: Linear;
+  readonly gate_proj: AnyLinear;
+  readonly up_proj: AnyLinear;
+  readonly down_proj: AnyLinear;
 
-  constructor({ hidden, intermediate }: LlamaConfig, options: LayerOptions) {
+  constructor({ hidden, intermediate }: LlamaConfig, options: QuantizableOptions) {
     super();
-    [this.gate_proj, this.up_proj] = adjacentLinears(hidden, [intermediate, intermediate], options) as [Linear, Linear];
-    this.down_proj = new Linear(intermediate, hidden, { ...options, bias: false });
+    [this.gate_proj, this.up_proj] = linearLayers(hidden, [intermediate, intermediate], options) as [
+      AnyLinear,
+      AnyLinear,
+    ];
+    this.down_proj = linearLayer(intermediate, hidden, { ...options, bias: false });
   }
 
   forward(x: Tensor): Tensor {
@@ -136,9 +140,10 @@ class LlamaLayer extends Module<readonly [Tensor, Sequence]> {
   readonly post_attention_layernorm: RMSNorm;
   readonly mlp: LlamaMlp;
 
-  constructor(config: LlamaConfig, layer: number, options: LayerOptions) {
+  constructor(config: LlamaConfig, layer: number, options: QuantizableOptions) {
     super();
-    const norm = { ...options, eps: config.eps };
+    const { quantize: _, ...plain } = options;
+    const norm = { ...plain, eps: config.eps };
     this.input_layernorm = new RMSNorm(config.hidden, norm);
     this.self_attn = new LlamaAttention(config, layer, options);
     this.post_attention_layernorm = new RMSNorm(config.hidden, norm);
@@ -158,12 +163,13 @@ class LlamaLayer extends Module<readonly [Tensor, Sequence]> {
    */
   private fused(x: Tensor, { positions, starts, cache }: Sequence): Tensor | null {
     const { self_attn: attn, mlp } = this;
-    const { q_proj, k_proj, v_proj, o_proj, layer, config } = attn;
-    const linears = [q_proj, k_proj, v_proj, o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj];
-    const isPlain = linears.every((m) => m.constructor === Linear && !m.bias) && attn.constructor === LlamaAttention;
-    if (!cache || !isPlain || mlp.constructor !== LlamaMlp || [attn, mlp, ...linears].some((m) => m.isHooked))
-      return null;
-    const [qkv, gateUp] = [joined([q_proj, k_proj, v_proj]), joined([mlp.gate_proj, mlp.up_proj])];
+    const { layer, config } = attn;
+    const inside = [attn.q_proj, attn.k_proj, attn.v_proj, attn.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj];
+    const linears = inside.filter((m): m is Linear => m.constructor === Linear && !m.bias && !m.isHooked);
+    const isOurs = attn.constructor === LlamaAttention && mlp.constructor === LlamaMlp;
+    if (!cache || !isOurs || attn.isHooked || mlp.isHooked || linears.length < inside.length) return null;
+    const [o_proj, down_proj] = [linears[3]!, linears[6]!];
+    const [qkv, gateUp] = [joined(linears.slice(0, 3)), joined(linears.slice(4, 6))];
     if (!qkv || !gateUp) return null;
     const [b, t] = [x.dim(0), x.dim(1)];
     const heads = linear(this.input_layernorm.call(x), qkv).reshape([b, t, -1, config.headDim]);
@@ -173,7 +179,7 @@ class LlamaLayer extends Module<readonly [Tensor, Sequence]> {
     const mixed = attentionDecode(q, caches.keys, caches.values, length, starts ? { starts } : {});
     const h = linear(mixed.permute([0, 2, 1, 3]).reshape([b, t, -1]), o_proj.weight, null, { residual: x });
     const gated = swiglu(linear(this.post_attention_layernorm.call(h), gateUp));
-    return linear(gated, mlp.down_proj.weight, null, { residual: h });
+    return linear(gated, down_proj.weight, null, { residual: h });
   }
 }
 
@@ -185,11 +191,13 @@ export class LlamaModel extends Module<readonly [Tensor, Sequence]> {
   /** In training, recompute each layer in backward instead of saving its activations; the bits are the same. Not with a cache. */
   recompute = false;
 
-  constructor(config: LlamaConfig, options: LayerOptions = {}) {
+  /** @param options.quantize of the linear layers; embedding and norms keep `dtype` */
+  constructor(config: LlamaConfig, options: QuantizableOptions = {}) {
     super();
-    this.embed_tokens = new Embedding(config.vocabulary, config.hidden, options);
+    const { quantize: _, ...plain } = options;
+    this.embed_tokens = new Embedding(config.vocabulary, config.hidden, plain);
     this.layers = Array.from({ length: config.layers }, (_, i) => new LlamaLayer(config, i, options));
-    this.norm = new RMSNorm(config.hidden, { ...options, eps: config.eps });
+    this.norm = new RMSNorm(config.hidden, { ...plain, eps: config.eps });
   }
 
   forward(embeddings: Tensor, sequence: Sequence): Tensor {

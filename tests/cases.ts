@@ -7,6 +7,7 @@ import { indexCases } from "./cases/indexing.ts";
 import { lossCases } from "./cases/loss.ts";
 import { samplingCases } from "./cases/sampling.ts";
 import { elementwiseCases } from "./cases/elementwise.ts";
+import { quantizedCases } from "./cases/quantized.ts";
 import { rowCases } from "./cases/rows.ts";
 import { matmulCases } from "./cases/matmul.ts";
 import { matricesCases } from "./cases/matrices.ts";
@@ -26,6 +27,7 @@ export const families = {
   loss: lossCases,
   matmul: matmulCases,
   matrices: matricesCases,
+  quantized: quantizedCases,
   rows: rowCases,
   sampling: samplingCases,
   sorting: sortingCases,

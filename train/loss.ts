@@ -45,7 +45,7 @@ function embedImages(
 
 /** Packed rows → hidden states [B, T, hidden], from which the heads make logits. A sample has the same in any row. */
 export function hiddenStates(model: JanusForConditionalGeneration, rows: PackedRows, imageSize: number): Tensor {
-  const { device } = model.lm_head.weight;
+  const { device } = model;
   return scope(() => {
     const shape = [rows.rows, rows.length];
     return model.hidden(embed(model, rows, imageSize, device), {
@@ -57,7 +57,7 @@ export function hiddenStates(model: JanusForConditionalGeneration, rows: PackedR
 
 /** The sums of cross-entropies of packed rows, by task. The complete logits of text are never stored. */
 export function taskLosses(model: JanusForConditionalGeneration, rows: PackedRows, imageSize: number): TaskLosses {
-  const { device } = model.lm_head.weight;
+  const { device } = model;
   return scope(() => {
     const upload = (values: Int32Array): Tensor => tensor(values, { shape: [values.length], device });
     const flat = hiddenStates(model, rows, imageSize).reshape([rows.rows * rows.length, -1]); // [B · T, hidden]

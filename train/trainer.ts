@@ -98,6 +98,7 @@ export class Trainer {
     ranks = ONE_PROCESS,
   ) {
     this.config = config = checkConfig(config, "Trainer");
+    model.requireUnquantized("Trainer");
     this.model = model.train();
     this.sizes = sizes;
     this.pad = pad;

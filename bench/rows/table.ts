@@ -1,11 +1,13 @@
 /** The rows that are measured by default: the ops and shapes that comparisons between engines ask about. */
-import { F } from "../../index.ts";
-import type { DType, Tensor } from "../../index.ts";
+import { F, QuantizedWeight, noGrad } from "../../index.ts";
+import type { DType, Quantization, Tensor } from "../../index.ts";
+import { GROUP, QUANTIZED_BITS } from "../../kernels/matmul/quantized_format.ts";
 import { ref } from "../../tests/reference.ts";
 import type { Ref } from "../../tests/reference.ts";
 import { nearestCodes, groupNormRef, upsampleRef } from "../../tests/reference/image.ts";
 import { crossEntropyRef } from "../../tests/reference/loss.ts";
 import { transposedRef } from "../../tests/reference/matmul.ts";
+import { dequantizedRef } from "../../tests/reference/quantize.ts";
 import { referenceStep } from "../../tests/reference/optimizer.ts";
 import { geluRef, layerNormRef, rmsNormRef, ropeRef, siluRef, softmaxRef } from "../../tests/reference/rows.ts";
 import {
@@ -79,6 +81,21 @@ const linearRow = (name: string, m: number, k: number, n: number, dtype: DType):
     check: ([x, w], [y], random) => linearParts(x!, w!, y!, random),
   });
 
+/** Random words are random weights of either kind. */
+const quantizedRow = (name: string, m: number, k: number, n: number, kind: Quantization): Row =>
+  table({
+    name: `linear ${name} ${m}×${k}→${n} ${kind}`,
+    op: "linear",
+    inputs: [
+      spec([m, k]),
+      { shape: [n, (k * QUANTIZED_BITS[kind]) / 32], dtype: "u32", below: 2 ** 32 - 256 },
+      spec([n, k / GROUP], "f16", { scale: 0.01 }),
+    ],
+    run: ([x, words, scales]: Values) => [noGrad(() => F.linear(x!, new QuantizedWeight(words!, scales!, k)))],
+    check: ([x, words, scales], [y], random) =>
+      linearParts(x!, dequantizedRef(exact(words!), exact(scales!), k), y!, random),
+  });
+
 const products: Row[] = [
   matmulRow("1024³ f32", [1024, 1024], [1024, 1024]),
   matmulRow("2048³ f32", [2048, 2048], [2048, 2048]),
@@ -91,6 +108,10 @@ const products: Row[] = [
   linearRow("matrix-vector", 1, 2048, 5632, "f32"),
   linearRow("matrix-vector", 1, 2048, 5632, "bf16"),
   linearRow("two rows", 2, 2048, 5632, "bf16"),
+  quantizedRow("matrix-vector", 1, 2048, 5632, "int8"),
+  quantizedRow("matrix-vector", 1, 2048, 5632, "int4"),
+  quantizedRow("two rows", 2, 2048, 5632, "int8"),
+  quantizedRow("two rows", 2, 2048, 5632, "int4"),
 ];
 
 const rowwise: Row[] = [

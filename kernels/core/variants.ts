@@ -1,7 +1,6 @@
 /**
  * Choice of kernel variants: each family has one table of variants, and the first that runs on the device and is
- * preferred for the problem is taken. Subgroup matrices and quantised weights will be additional rows. Only this module
- * lets tests and the bench force a variant by name.
+ * preferred for the problem is taken. Only this module lets tests and the bench force a variant by name.
  */
 import { ArgumentError } from "../../engine/index.ts";
 import type { Capabilities } from "../../engine/index.ts";

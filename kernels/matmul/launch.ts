@@ -8,7 +8,7 @@ import { copyInto, fillInto } from "../core/copy.ts";
 import { collapse } from "../core/collapse.ts";
 import { copy, map } from "../core/map.ts";
 import { f32x1, standard } from "../core/libraries.ts";
-import { io, lanesNone, matrixF16, sizeAny, sumWorkgroup } from "./libraries.ts";
+import { io, matmulBindings, lanesNone, matrixF16, sizeAny, sumWorkgroup } from "./libraries.ts";
 import { bindPart, partsOf } from "./parts.ts";
 import type { Operand } from "./parts.ts";
 import { matmulVariant } from "./variants.ts";
@@ -26,16 +26,26 @@ const params = {
 } as const;
 
 const kernels = {
-  naive: kernel("matmul_naive", new URL("./matmul_naive.wgsl", import.meta.url), bindings, params, [...standard, io]),
-  tiled: kernel("matmul_tiled", new URL("./matmul_tiled.wgsl", import.meta.url), bindings, params, [...standard, io]),
+  naive: kernel("matmul_naive", new URL("./matmul_naive.wgsl", import.meta.url), bindings, params, [
+    ...standard,
+    matmulBindings,
+    io,
+  ]),
+  tiled: kernel("matmul_tiled", new URL("./matmul_tiled.wgsl", import.meta.url), bindings, params, [
+    ...standard,
+    matmulBindings,
+    io,
+  ]),
   vector: kernel("matmul_vector", new URL("./matmul_vector.wgsl", import.meta.url), bindings, params, [
     ...standard,
+    matmulBindings,
     io,
     sumWorkgroup,
     sizeAny,
   ]),
   register: kernel("matmul_register", new URL("./matmul_register.wgsl", import.meta.url), bindings, params, [
     ...standard,
+    matmulBindings,
     io,
     lanesNone,
     sizeAny,
@@ -45,7 +55,7 @@ const kernels = {
     new URL("./matmul_subgroup_matrix.wgsl", import.meta.url),
     bindings,
     params,
-    [...standard, io, matrixF16, sizeAny],
+    [...standard, matmulBindings, io, matrixF16, sizeAny],
   ),
 } satisfies Record<MatmulKernel, unknown>;
 

@@ -18,3 +18,12 @@ export const sizeFixed = library("size_fixed", new URL("./lib/size_fixed.wgsl", 
 /** Components of subgroup matrices: f16 operands as they are, or any operands as f32. */
 export const matrixF16 = library("matrix_f16", new URL("./lib/matrix_f16.wgsl", import.meta.url));
 export const matrixF32 = library("matrix_f32", new URL("./lib/matrix_f32.wgsl", import.meta.url));
+/** Bindings of the kernels of plain and of quantised weights. */
+export const matmulBindings = library("matmul_bindings", new URL("./lib/matmul_bindings.wgsl", import.meta.url));
+export const quantizedBindings = library(
+  "quantized_bindings",
+  new URL("./lib/quantized_bindings.wgsl", import.meta.url),
+);
+/** Quantised weights of a word as floats. */
+export const quantizedInt8 = library("quantized_int8", new URL("./lib/quantized_int8.wgsl", import.meta.url));
+export const quantizedInt4 = library("quantized_int4", new URL("./lib/quantized_int4.wgsl", import.meta.url));

@@ -1,11 +1,24 @@
 /** The linear layer: a matrix product with bias, activation and residual in its epilogue, and its gradient. */
-import { ShapeError, checkTensors, gradEnabled, record, scope, shapeText, knownOptions } from "../../engine/index.ts";
+import {
+  AutogradError,
+  DTypeError,
+  contiguousStrides,
+  ShapeError,
+  checkTensors,
+  isFloat,
+  gradEnabled,
+  record,
+  scope,
+  shapeText,
+  knownOptions,
+} from "../../engine/index.ts";
 import type { DType, Tensor } from "../../engine/index.ts";
 import { contiguousCopy, expression, map } from "../core/map.ts";
-import { asMatrix, product, resultDType } from "./matmul.ts";
+import { asMatrix, checkEpilogue, product, resultDType } from "./matmul.ts";
 import { ACTIVATIONS } from "./launch.ts";
 import type { Activation } from "./launch.ts";
 import { activation as activationLibrary } from "./libraries.ts";
+import { QuantizedWeight, quantizedProduct } from "./quantized.ts";
 import { sumTo } from "../reduce/reduce.ts";
 
 export interface LinearOptions {
@@ -37,9 +50,16 @@ const FORMULAS = {
  * its tanh form. All of f32, f16, bf16, also mixed; sums are f32. The weight may be larger than a binding.
  * One launch without gradients; with them the value before the activation is kept and the activation is a separate
  * launch. Gradients of weight and bias are f32, that of x has x's dtype. Throws `ShapeError` if sizes do not fit.
+ * A quantised weight is for inference: `AutogradError` if anything requires a gradient. Its result has the dtype of x by default.
  */
-export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null, options: LinearOptions = {}): Tensor {
+export function linear(
+  x: Tensor,
+  weight: Tensor | QuantizedWeight,
+  bias: Tensor | null = null,
+  options: LinearOptions = {},
+): Tensor {
   knownOptions("linear", options, ["activation", "residual", "dtype"]);
+  if (weight instanceof QuantizedWeight) return quantizedLinear(x, weight, bias, options);
   const { activation = null, residual = null } = options;
   checkTensors("linear", x, weight, bias, residual);
   if (x.rank === 0 || weight.rank !== 2)
@@ -73,6 +93,41 @@ export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null, op
       ? map(FORMULAS[activation].forwardResidual, [before, residual], { dtype })
       : map(FORMULAS[activation].forward, [before], { dtype });
     return recordLinear(inputs, y, before, activation);
+  });
+}
+
+function quantizedLinear(x: Tensor, weight: QuantizedWeight, bias: Tensor | null, options: LinearOptions): Tensor {
+  const { activation = null, residual = null, dtype = x.dtype } = options;
+  const floats = [x, bias, residual];
+  checkTensors("linear", x, weight.words, weight.scales, bias, residual);
+  const [n, k] = weight.shape;
+  if (x.rank === 0 || x.shape.at(-1) !== k)
+    throw new ShapeError(
+      `linear: the last dimension of x must be the weight's ${k}; got x ${shapeText(x.shape)} for ${weight}. Make them equal.`,
+    );
+  for (const t of floats)
+    if (t && !isFloat(t.dtype))
+      throw new DTypeError(`linear: x, bias and residual must have a floating dtype; got ${t}. Cast it to f32 first.`);
+  if (!isFloat(dtype))
+    throw new DTypeError(`linear: the result must be f32, f16 or bf16; got ${dtype}. Change the dtype.`);
+  if (gradEnabled() && floats.some((t) => t?.requiresGrad))
+    throw new AutogradError(
+      `linear: a quantised weight must be used without gradients; got ${weight} with an input that requires one. Use noGrad(), or train a model that is not quantised.`,
+    );
+  const shape = [...x.shape.slice(0, -1), n];
+  checkEpilogue("linear", shape, { bias, activation, residual });
+  return scope(() => {
+    const flat = (t: Tensor): Tensor => asMatrix(t.rank === 1 ? t.strided([1, t.shape[0]!], [0, t.strides[0]!]) : t);
+    const y = quantizedProduct({
+      op: "linear",
+      x: flat(x),
+      weight,
+      bias,
+      activation,
+      residual: residual && flat(residual),
+      dtype,
+    });
+    return y.strided(shape, contiguousStrides(shape));
   });
 }
 

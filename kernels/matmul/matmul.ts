@@ -95,18 +95,9 @@ export function product(op: string, options: GemmOptions): Tensor {
   }
   if (a.rank < 2 || b.rank < 2)
     throw new ShapeError(`${op}: both operands must have at least two dimensions; got ${a} and ${b}. Reshape them.`);
-  if (activation && !(activation in ACTIVATIONS))
-    throw new ArgumentError(
-      `${op}: activation must be one of ${Object.keys(ACTIVATIONS).join(", ")}; got "${activation}". Change it.`,
-    );
   const { batch, m, n } = productShape(op, a, b, transA, transB);
   const shape = [...batch, m, n];
-  if (bias && !sameShape(bias.shape, [n]))
-    throw new ShapeError(`${op}: bias must be [${n}], one value per column; got ${shapeText(bias.shape)}. Change it.`);
-  if (residual && !sameShape(residual.shape, shape))
-    throw new ShapeError(
-      `${op}: residual must have the shape of the product, ${shapeText(shape)}; got ${shapeText(residual.shape)}. Make them equal.`,
-    );
+  checkEpilogue(op, shape, { bias, activation, residual });
   if (out) checkOut(op, out, shape, [a, b, bias, residual]);
   if (accumulate && !out) throw new ArgumentError(`${op}: accumulate needs an out to add to; got none. Pass out.`);
   const y = out ?? empty(shape, { dtype: options.dtype ?? resultDType(a, b), device });
@@ -139,6 +130,26 @@ export function product(op: string, options: GemmOptions): Tensor {
     else map(copy, [to], { into: y });
   });
   return y;
+}
+
+/** Throws if what is added to a product of `shape`, or its activation, is not of the kind that `gemm` describes. */
+export function checkEpilogue(
+  op: string,
+  shape: readonly number[],
+  { bias, activation, residual }: Required<Pick<GemmOptions, "bias" | "activation" | "residual">>,
+): void {
+  if (activation && !(activation in ACTIVATIONS))
+    throw new ArgumentError(
+      `${op}: activation must be one of ${Object.keys(ACTIVATIONS).join(", ")}; got "${activation}". Change it.`,
+    );
+  if (bias && !sameShape(bias.shape, [shape.at(-1)!]))
+    throw new ShapeError(
+      `${op}: bias must be [${shape.at(-1)}], one value per column; got ${shapeText(bias.shape)}. Change it.`,
+    );
+  if (residual && !sameShape(residual.shape, shape))
+    throw new ShapeError(
+      `${op}: residual must have the shape of the product, ${shapeText(shape)}; got ${shapeText(residual.shape)}. Make them equal.`,
+    );
 }
 
 function checkOut(op: string, out: Tensor, shape: readonly number[], others: readonly (Tensor | null)[]): void {

@@ -1,5 +1,6 @@
 // y[z] = epilogue(a[z] [M, K] · b[z] [K, N]) for operands with any steps: the reference variant, and the one for small odd shapes.
 // One invocation computes four columns of one row. Grid: (M, ceil(N / 4 / 64), batches).
+//#use matmul_bindings
 //#use matmul_io
 //#use f32 as a
 //#use f32 as b

@@ -4,6 +4,7 @@
 // K is a multiple of 4 unless A lies [K, M] and B [K, N]. Grid: (ceil(M / ROWS), ceil(N / 4 / WORKGROUP), batches): workgroups
 // that follow one another read the same columns of B.
 // The FMAs are written out: a loop over accumulators would put them in memory on software Vulkan.
+//#use matmul_bindings
 //#use matmul_io
 //#use f32 as a
 //#use f32 as b

@@ -6,6 +6,7 @@
 // B [K, N]. Grid: (ceil(M / BM), ceil(N / BN), batches).
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;
+//#use matmul_bindings
 //#use matmul_io
 //#use f16 as a
 //#use f16 as b

@@ -2,6 +2,7 @@
 // invocation owns 8 × 8 of it, as four blocks of 4 × 4 (halves of the tile apart: neighbours read neighbouring words). Both operands lie in
 // workgroup memory with the terms outside: [BK][BM / 4] and [BK][BN / 4] granules. TRANS_A: A lies [K, M]; TRANS_B: B lies [N, K].
 // K is a multiple of 4 unless A lies [K, M] and B [K, N]. Grid: (ceil(M / BM), ceil(N / BN), batches).
+//#use matmul_bindings
 //#use matmul_io
 //#use f32 as a
 //#use f32 as b

@@ -1,6 +1,7 @@
 // y[z] = epilogue(A[z] [M, K] · B[z]ᵗ), B lying [N, K], for a few rows: bound by reading B once. LANES invocations share four columns: each takes
 // every LANES-th granule of K, and they add up at the end (library sum_subgroup, or sum_workgroup with LANES = WORKGROUP).
 // K is a multiple of 4, A lies [M, K]. Grid: (ceil(M / ROWS), ceil(N / 4 / (WORKGROUP / LANES)), batches).
+//#use matmul_bindings
 //#use matmul_io
 //#use f32 as a
 //#use f32 as b

@@ -33,14 +33,14 @@ export interface MatmulChoice {
 
 const NAIVE: MatmulChoice = { kernel: "naive", constants: {}, use: {}, rows: 1, columns: 256 };
 
-interface Lanes {
+export interface Lanes {
   readonly lanes: number;
   /** Fills slot z. */
   readonly z: Library;
 }
 
 /** Invocations in a subgroup that a kernel may rely on, and the library that asks for it; null if there is none. */
-function lanesOf(capabilities: Capabilities): Lanes | null {
+export function lanesOf(capabilities: Capabilities): Lanes | null {
   const sizes = capabilities.subgroups;
   if (!sizes) return null;
   if (sizes[0] === sizes[1]) return { lanes: sizes[0], z: sizeAny };
@@ -83,7 +83,7 @@ const fillsDevice = (p: MatmulProblem, rows: number, columns: number): boolean =
   p.batches * Math.ceil(p.m / rows) * Math.ceil(p.n / columns) >= 128;
 
 /** Workgroups of fewer invocations leave multiprocessors half empty, which hold 16 to 32 workgroups. */
-const VECTOR_INVOCATIONS = 128;
+export const VECTOR_INVOCATIONS = 128;
 
 /**
  * Few rows against B [N, K] on GPUs: the invocations of a subgroup (or of a workgroup of 64) share four columns. A row has the same bits in any
@@ -104,7 +104,7 @@ function vector(p: MatmulProblem, by: Lanes | null, software: boolean): MatmulCh
 }
 
 /** 16 guided images at once. Beyond 8 rows the weights are read again for each 8; tiles of 64 rows would be mostly empty. Not yet measured. */
-const MAX_VECTOR_ROWS = 32;
+export const MAX_VECTOR_ROWS = 32;
 
 /** Work (m · n · k) up to which a product that would have to be packed first takes the naive kernel: one launch instead of three. */
 const SMALL = 1 << 18;
@@ -113,7 +113,7 @@ const hasTerms = (_: Capabilities, p: MatmulProblem): boolean => p.k > 0;
 /** A lies [M, K] and B [N, K]. */
 const isDots = (_: Capabilities, p: MatmulProblem): boolean => p.k > 0 && !p.transA && p.transB;
 
-/** Kernels of quantised weights will come first, selected by the dtype of b. */
+/** Products with quantised weights have a table of their own, `quantized_variants.ts`. */
 const MATMUL: readonly Variant<MatmulProblem, MatmulChoice>[] = [
   {
     name: "naive",

@@ -49,6 +49,9 @@ export class TensorMismatchError extends CheckpointError {
   }
 }
 
+/** A weight that cannot be quantised: not finite, or beyond the range of the scale. */
+export class QuantizationError extends CheckpointError {}
+
 /** A string out of a file as it may be shown: quoted, control characters escaped, cut to 120 characters. */
 export function quote(text: string): string {
   const cut = text.length > 120 ? `${text.slice(0, 117)}…` : text;

@@ -122,7 +122,7 @@ export class ImageGeneration {
     this.signal?.throwIfAborted();
     this.count = prompts.length * n;
     this.seeds = Array.from({ length: this.count }, (_, k) => seed + k);
-    const { device } = model.lm_head.weight;
+    const { device } = model;
     const pair = guidance === 1 ? 1 : 2;
     const rows = prompts.flatMap((ids) => [{ ids }, { ids: unconditionalRow(ids, pad) }].slice(0, pair));
     const order = prompts.flatMap((_, p) =>

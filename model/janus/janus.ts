@@ -3,7 +3,7 @@
  * tensor names of the Hugging Face layout. Heads and embeddings of the two directions share nothing but the Llama
  * between them.
  */
-import { scope } from "../../engine/index.ts";
+import { ArgumentError, scope } from "../../engine/index.ts";
 import type { Device, Tensor } from "../../engine/index.ts";
 import { gelu } from "../../kernels/index.ts";
 import { embedMixed } from "../causal.ts";
@@ -14,6 +14,9 @@ import type { LayerOptions } from "../nn/layers.ts";
 import { LlamaModel } from "../llama.ts";
 import type { Sequence } from "../llama.ts";
 import { Module } from "../nn/module.ts";
+import { QuantizedLinear, linearLayer } from "../nn/quantized_linear.ts";
+import type { AnyLinear, QuantizableOptions } from "../nn/quantized_linear.ts";
+import type { Quantization } from "../../kernels/matmul/quantized_format.ts";
 import { SiglipVisionModel } from "../siglip.ts";
 import { VqModel } from "../vq.ts";
 
@@ -35,13 +38,13 @@ class Aligner extends Module {
 
 /** hidden states [..., hidden] (after the Llama's last norm) → logits of the image codes [..., codes]. */
 class GenerationHead extends Module {
-  readonly proj_out: Linear;
-  readonly vision_head: Linear;
+  readonly proj_out: AnyLinear;
+  readonly vision_head: AnyLinear;
 
-  constructor(hidden: number, codes: number, options: LayerOptions) {
+  constructor(hidden: number, codes: number, options: QuantizableOptions) {
     super();
-    this.proj_out = new Linear(hidden, hidden, options);
-    this.vision_head = new Linear(hidden, codes, options);
+    this.proj_out = linearLayer(hidden, hidden, options);
+    this.vision_head = linearLayer(hidden, codes, options);
   }
 
   forward(x: Tensor): Tensor {
@@ -59,16 +62,17 @@ export class JanusModel extends Module {
   readonly generation_head: GenerationHead;
   readonly language_model: LlamaModel;
 
-  constructor(config: JanusConfig, options: LayerOptions) {
+  constructor(config: JanusConfig, quantizable: QuantizableOptions) {
     super();
+    const { quantize: _, ...options } = quantizable;
     const { hidden } = config.language;
     this.vision_model = new SiglipVisionModel(config.vision, options);
     this.aligner = new Aligner(config.vision.hidden, hidden, config.aligner.depth, options);
     this.vqmodel = new VqModel(config.vq, options);
     this.generation_embeddings = new Embedding(config.vq.codes, config.vq.codeDim, options);
     this.generation_aligner = new Aligner(config.vq.codeDim, hidden, config.generation.depth, options);
-    this.generation_head = new GenerationHead(hidden, config.vq.codes, options);
-    this.language_model = new LlamaModel(config.language, options);
+    this.generation_head = new GenerationHead(hidden, config.vq.codes, quantizable);
+    this.language_model = new LlamaModel(config.language, quantizable);
   }
 
   /** pixels [N, 3, S, S] → image embeddings [N, patches, hidden]. */
@@ -82,19 +86,33 @@ export class JanusForConditionalGeneration extends Module<readonly [Tensor, Sequ
   /** Sizes of the language model. */
   readonly language: JanusConfig["language"];
   readonly model: JanusModel;
-  readonly lm_head: Linear;
+  readonly lm_head: AnyLinear;
 
-  constructor(config: JanusConfig, options: LayerOptions = {}) {
+  /** @param options.quantize of the Llama's linear layers and both heads, for inference; all else keeps `dtype` */
+  constructor(config: JanusConfig, options: QuantizableOptions = {}) {
     super();
     this.language = config.language;
     this.model = new JanusModel(config, options);
     const { hidden, vocabulary, tied } = config.language;
     const weight = this.model.language_model.embed_tokens.weight;
-    this.lm_head = new Linear(hidden, vocabulary, { ...options, bias: false, ...(tied && { weight }) });
+    this.lm_head = linearLayer(hidden, vocabulary, { ...options, bias: false, ...(tied && { weight }) });
   }
 
   get device(): Device {
-    return this.lm_head.weight.device;
+    return this.model.language_model.norm.weight.device;
+  }
+
+  /** How the Llama's linear layers and both heads are quantised; null if they are not. */
+  get quantization(): Quantization | null {
+    return this.lm_head instanceof QuantizedLinear ? this.lm_head.kind : null;
+  }
+
+  /** Throws `ArgumentError` in the name of `op` if the model is quantised. */
+  requireUnquantized(op: string): void {
+    if (this.quantization)
+      throw new ArgumentError(
+        `${op}: the model must not be quantised; got one in ${this.quantization}, which is for inference. Load it without quantize.`,
+      );
   }
 
   /** embeddings [B, T, hidden] → text logits [B, T, vocabulary]. */

@@ -1,10 +1,17 @@
 /** Weights from a checkpoint to the device, a chunk at a time, and a fingerprint by which the same weights are recognised. */
-import { construct, empty, scope } from "../../engine/index.ts";
+import { ArgumentError, construct, empty, scope, shown } from "../../engine/index.ts";
 import type { DType, Device, Tensor } from "../../engine/index.ts";
 import { copyInto, countNonFinite } from "../../kernels/index.ts";
+import { isQuantization } from "../../kernels/matmul/quantized_format.ts";
+import type { Quantization } from "../../kernels/matmul/quantized_format.ts";
 import { castFloats } from "../io/cast.ts";
 import type { FloatDType } from "../io/cast.ts";
+import { quantizeRows } from "../io/quantize.ts";
+import { quantizedLayers } from "../nn/quantized_linear.ts";
+import type { QuantizedLinear } from "../nn/quantized_linear.ts";
+import { EMBEDDING } from "./config.ts";
 import type { Checkpoint } from "./checkpoint/checkpoint.ts";
+import type { TensorSource } from "./checkpoint/names.ts";
 import { mainDType } from "./checkpoint/side_files.ts";
 import { JanusForConditionalGeneration } from "./janus.ts";
 
@@ -20,6 +27,11 @@ export interface LoadOptions {
   readonly device?: Device;
   /** Dtype of the weights on the device (default: that of most of the checkpoint's weights, so bf16 stays bf16). */
   readonly dtype?: FloatDType;
+  /**
+   * Quantises the linear layers of the Llama and both heads while they are loaded (default: no). All other weights keep `dtype`: vision tower, image
+   * tokenizer, embeddings, aligners, norms. For inference alone.
+   */
+  readonly quantize?: Quantization;
   readonly onProgress?: (progress: LoadProgress) => void;
   /** Things worth saying: unknown keys of the checkpoint's files, tensors with values that are not finite, by name. Default: `console.warn`. */
   readonly onNotice?: (message: string) => void;
@@ -29,8 +41,8 @@ export interface LoadOptions {
 const CHUNK_BYTES = 16 * 2 ** 20;
 
 /**
- * Loads the model of a checkpoint with its weights onto the device. Host memory contains one chunk of 16 MiB at a time,
- * in addition to pending uploads (at most 128 MiB, see `Device.throttle`). Throws the errors of the checkpoint's
+ * Loads the model of a checkpoint with its weights onto the device. Host memory contains one chunk of 16 MiB at a time
+ * (of weights that are quantised, also as f32), in addition to pending uploads (at most 128 MiB, see `Device.throttle`). Throws the errors of the checkpoint's
  * reader; then nothing of the model remains on the device.
  *
  * Tensors with values that are not finite are loaded unchanged and reported once to `onNotice`, by name. The device
@@ -41,9 +53,15 @@ export async function loadModel(
   checkpoint: Checkpoint,
   options: LoadOptions = {},
 ): Promise<JanusForConditionalGeneration> {
+  const { quantize } = options;
+  if (quantize !== undefined && !isQuantization(quantize))
+    throw new ArgumentError(`loadModel: quantize must be "int8" or "int4"; got ${shown(quantize)}. Use one of them.`);
   const dtype = options.dtype ?? mainDType(checkpoint);
   const placed = { dtype: dtype as DType, ...(options.device && { device: options.device }) };
-  const model = construct(() => new JanusForConditionalGeneration(checkpoint.config, { ...placed, init: false }));
+  const model = construct(
+    () =>
+      new JanusForConditionalGeneration(checkpoint.config, { ...placed, ...(quantize && { quantize }), init: false }),
+  );
   try {
     await fill(model, checkpoint, dtype, options);
   } catch (error) {
@@ -61,9 +79,14 @@ async function fill(
 ): Promise<void> {
   await checkpoint.requireTied(options.signal);
   const parameters = [...model.namedParameters()];
-  using counts = empty([parameters.length], { dtype: "u32", device: model.lm_head.weight.device }).keep();
+  using counts = empty([parameters.length], { dtype: "u32", device: model.device }).keep();
   const totalBytes = [...checkpoint.parameters.values()].reduce((sum, source) => sum + source.bytes, 0);
   let done = 0;
+  const uploaded = async (chunk: Uint8Array, tensor: string): Promise<void> => {
+    done += chunk.length;
+    await model.device.throttle();
+    options.onProgress?.({ bytes: done, totalBytes, tensor });
+  };
   for (const [index, [name, parameter]] of parameters.entries()) {
     parameter.requiresGrad = false;
     const source = checkpoint.parameters.get(name)!; // the checkpoint was checked against the config that made the model
@@ -72,15 +95,46 @@ async function fill(
       const bytes = castFloats(chunk, source.dtype as FloatDType, dtype, source.name);
       parameter.writeBytes(bytes, at);
       at += bytes.length;
-      done += chunk.length;
-      await parameter.device.throttle();
-      options.onProgress?.({ bytes: done, totalBytes, tensor: name });
+      await uploaded(chunk, name);
     }
     scope(() => copyInto(counts.slice(0, index, index + 1), countNonFinite(parameter).reshape([1])));
   }
-  await model.lm_head.weight.device.sync();
+  for (const [path, layer] of quantizedLayers(model)) {
+    // A tied head is quantised, the embedding is not.
+    const source = checkpoint.parameters.get(`${path}.weight`) ?? checkpoint.parameters.get(EMBEDDING)!;
+    await fillQuantized(layer, checkpoint, source, options.signal, (chunk) => uploaded(chunk, `${path}.weight`));
+  }
+  await model.device.sync();
   options.signal?.throwIfAborted();
   await reportNotFinite(parameters, counts, options.onNotice ?? ((message) => console.warn(message)));
+}
+
+/** Quantises a weight, some whole rows at a time. Throws `QuantizationError` in the name of the stored tensor. */
+async function fillQuantized(
+  layer: QuantizedLinear,
+  checkpoint: Checkpoint,
+  source: TensorSource,
+  signal: AbortSignal | undefined,
+  uploaded: (chunk: Uint8Array) => Promise<void>,
+): Promise<void> {
+  const { inFeatures, kind, qweight, scales } = layer;
+  const rowBytes = source.bytes / layer.outFeatures;
+  let [atWords, atScales] = [0, 0];
+  for await (const chunk of checkpoint.chunks(
+    source,
+    Math.max(1, Math.floor(CHUNK_BYTES / rowBytes)) * rowBytes,
+    signal,
+  )) {
+    const bytes = castFloats(chunk, source.dtype as FloatDType, "f32", source.name);
+    const aligned = bytes.byteOffset % 4 ? bytes.slice() : bytes;
+    const values = new Float32Array(aligned.buffer, aligned.byteOffset, aligned.length / 4);
+    const rows = quantizeRows(values, inFeatures, kind, source.pieces[0]?.tensor.name ?? source.name);
+    qweight.writeBytes(new Uint8Array(rows.words.buffer), atWords);
+    scales.writeBytes(new Uint8Array(rows.scales.buffer), atScales);
+    atWords += rows.words.byteLength;
+    atScales += rows.scales.byteLength;
+    await uploaded(chunk);
+  }
 }
 
 /** Names that a notice gives. */

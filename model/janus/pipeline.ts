@@ -69,6 +69,7 @@ const GENERATE_OPTIONS = optionNames<GenerateOptions>({ ...SAMPLING, ...DECODING
 export const LOAD_OPTIONS = optionNames<LoadOptions>({
   device: true,
   dtype: true,
+  quantize: true,
   onProgress: true,
   onNotice: true,
   signal: true,
@@ -121,7 +122,7 @@ export class Janus {
     try {
       const processor = await readProcessor(source, checkpoint.config);
       options.signal?.throwIfAborted();
-      const hash = await fingerprint(checkpoint);
+      const hash = (await fingerprint(checkpoint)) + (options.quantize ? `-${options.quantize}` : "");
       const warn = options.onNotice ?? ((message: string) => console.warn(message));
       for (const notice of [...checkpoint.notices, ...processor.notices]) warn(notice);
       const model = await loadModel(checkpoint, { ...options, device: options.device ?? getDevice() });
@@ -132,7 +133,7 @@ export class Janus {
   }
 
   get device(): Device {
-    return this.model.lm_head.weight.device;
+    return this.model.device;
   }
 
   /**

@@ -107,7 +107,10 @@ interface Weight {
 
 type Weights = ReadonlyMap<string, Weight>;
 
-const weightsOf = (model: JanusForConditionalGeneration): Weights => onDevice(model.namedParameters());
+function weightsOf(model: JanusForConditionalGeneration): Weights {
+  model.requireUnquantized("saveModel");
+  return onDevice(model.namedParameters());
+}
 
 const onDevice = (parameters: Iterable<readonly [string, Tensor]>): Weights =>
   new Map(

@@ -6,4 +6,5 @@ export type { ForwardHook, ForwardPreHook, RemovableHandle } from "./hooks.ts";
 export * from "./layers.ts";
 export * from "./module.ts";
 export * from "./optim/index.ts";
+export { QuantizedLinear } from "./quantized_linear.ts";
 export * from "./state_file.ts";

@@ -4,13 +4,14 @@
  * is not the default on software Vulkan has few rows in the table of cases.
  */
 import { afterAll, describe, expect, it } from "vitest";
-import { Device, F, backward, declaredKernels, empty, nullCapabilities, scope } from "../../index.ts";
+import { Device, F, QuantizedWeight, backward, declaredKernels, empty, nullCapabilities, scope } from "../../index.ts";
 import type { Capabilities, Constants, Launch, Tensor } from "../../index.ts";
 import { DECODE_FAMILY } from "../../kernels/attention/attention_decode.ts";
 import { ATTENTION_FAMILY } from "../../kernels/attention/variants.ts";
 import { CONV_FAMILY } from "../../kernels/conv/variants.ts";
 import { ROW_FAMILIES } from "../../kernels/core/rows.ts";
 import { forceVariant } from "../../kernels/core/variants.ts";
+import { QUANTIZED_FAMILY } from "../../kernels/matmul/quantized_variants.ts";
 import { MATMUL_FAMILY } from "../../kernels/matmul/variants.ts";
 import { PROFILES } from "../null_runs.ts";
 
@@ -45,6 +46,11 @@ const GRIDS: Readonly<Record<string, (p: Numbers, c: Numbers) => readonly [numbe
   matmul_register: (p, c) => [ceil(p["size.0"]!, c["ROWS"]!), ceil(p["size.1"]!, 4 * c["WORKGROUP"]!)],
   matmul_vector: (p, c) => [ceil(p["size.0"]!, c["ROWS"]!), ceil(p["size.1"]!, (4 * c["WORKGROUP"]!) / c["LANES"]!)],
   matmul_tiled: (p, c) => [ceil(p["size.0"]!, 8 * c["ACROSS_M"]!), ceil(p["size.1"]!, 8 * c["ACROSS_N"]!)],
+  matmul_quantized_register: (p, c) => [ceil(p["size.0"]!, c["ROWS"]!), ceil(p["size.1"]!, 4 * c["WORKGROUP"]!)],
+  matmul_quantized_vector: (p, c) => [
+    ceil(p["size.0"]!, c["ROWS"]!),
+    ceil(p["size.1"]!, (4 * c["WORKGROUP"]!) / c["LANES"]!),
+  ],
   matmul_subgroup_matrix: (p, c) => [ceil(p["size.0"]!, c["BM"]!), ceil(p["size.1"]!, c["BN"]!)],
   conv2d: (p, c) => [ceil(p["images"]! * (p["o_end"]! - p["o_first"]!) * (pixels(p) / c["stored"]!), 64)],
   conv2d_registers: (p) => [ceil(pixels(p), 8) * p["images"]! * tiles(p)],
@@ -147,6 +153,15 @@ const products: Problem[] = pairs.flatMap(([m, n]) =>
   })),
 );
 
+const quantized: Problem[] = pairs.map(([m, n]) => ({
+  shapes: [[m, 64]],
+  run: (x: Tensor) => {
+    const { device } = x;
+    const parts = [empty([n, 8], { dtype: "u32", device }), empty([n, 2], { dtype: "f16", device })] as const;
+    return F.linear(x.detach(), new QuantizedWeight(...parts, 64));
+  },
+}));
+
 const convolutions: Problem[] = pairs.flatMap(([area, outputs]) =>
   [1, 3].flatMap((side) =>
     [
@@ -188,6 +203,7 @@ const rows = (run: (x: Tensor) => Tensor): Problem[] =>
 
 const FAMILIES = [
   [MATMUL_FAMILY, products],
+  [QUANTIZED_FAMILY, quantized],
   [CONV_FAMILY, convolutions],
   [ATTENTION_FAMILY, attentions],
   [DECODE_FAMILY, decodes],

@@ -7,6 +7,7 @@ await testOps([
   "index",
   "loss",
   "matrices",
+  "quantized",
   "rows",
   "sampling",
   "sorting",

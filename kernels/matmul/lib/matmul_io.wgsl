@@ -1,4 +1,4 @@
-// What the matmul kernels share: parameters, all bindings but a and b, and the epilogue
+// What the matmul kernels share: parameters and the epilogue (the bindings are those of library matmul_bindings or quantized_bindings)
 //   y = activation(alpha · sum [+ y] + bias) + residual.
 // Offsets and steps count elements. If y is stored in fours (W_y = 4) columns, steps and offsets of y and residual are multiples of 4.
 //#use matmul_activation
@@ -17,10 +17,6 @@ struct Params {
   batches_y: vec4u, // the same in y; in residual
   alpha: f32,
 }
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
-@group(0) @binding(3) var<storage, read> residual: array<Pack_r>;
-@group(0) @binding(4) var<storage, read_write> y: array<Pack_y>;
-@group(0) @binding(5) var<uniform> params: Params;
 
 // Outer and inner index of a batch; its offset for a pair of steps.
 fn batch_of(z: u32) -> vec2u {

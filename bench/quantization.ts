@@ -1,0 +1,143 @@
+/**
+ * `node scripts/run.mjs bench/quantization.ts FOLDER`: what quantising a model changes. Logits of int8 and int4 against those of bf16 weights: KL divergence
+ * and agreement of the most probable token, for text and for image codes along the codes that the bf16 model draws; codes that a quantised
+ * model draws from the same seed, and the difference of the images.
+ */
+import { Device, F, noGrad, scope, setDevice, tensor } from "../index.ts";
+import type { Quantization, Tensor } from "../index.ts";
+import { Janus } from "../model/janus/node/janus.ts";
+import { shippedModel } from "../model/janus/node/shipped.ts";
+import { table } from "./harness.ts";
+
+const PROMPTS = ["two red squares", "a blue circle left of a green ring", "a small yellow star"];
+
+/** What a model computes for the prompts. */
+interface Outputs {
+  /** Rows of logits. */
+  readonly text: readonly Float32Array[];
+  readonly codes: readonly Float32Array[];
+  readonly drawn: readonly (readonly number[])[];
+  readonly images: readonly Uint8Array[];
+  readonly weightBytes: number;
+}
+
+export interface QuantizationError {
+  readonly kind: Quantization;
+  /** Mean KL divergence from the bf16 model's distribution, in nats, and share of positions with the same most probable token. */
+  readonly textKl: number;
+  readonly textTop1: number;
+  readonly codesKl: number;
+  readonly codesTop1: number;
+  /** Share of equal codes of images drawn with the same seeds, and the PSNR of these images in dB. */
+  readonly drawnSame: number;
+  readonly psnr: number;
+  readonly weightBytes: number;
+  readonly bf16Bytes: number;
+}
+
+/**
+ * Errors of some kinds for the model of a folder.
+ * @param draw false: logits of the image codes are those along fixed codes, no image is drawn, and its figures are NaN
+ */
+export async function quantizationErrors(
+  folder: string,
+  device: Device,
+  kinds: readonly Quantization[] = ["int8", "int4"],
+  draw = true,
+): Promise<QuantizationError[]> {
+  const bf16 = await outputsOf(folder, device, { draw });
+  const errors: QuantizationError[] = [];
+  for (const kind of kinds) {
+    const own = await outputsOf(folder, device, { draw, quantize: kind, along: bf16.drawn });
+    const same = own.drawn.flatMap((codes, i) => codes.map((code, k) => Number(code === bf16.drawn[i]![k])));
+    errors.push({
+      kind,
+      textKl: mean(own.text.map((row, i) => klDivergence(bf16.text[i]!, row))),
+      textTop1: mean(own.text.map((row, i) => Number(argmax(row) === argmax(bf16.text[i]!)))),
+      codesKl: mean(own.codes.map((row, i) => klDivergence(bf16.codes[i]!, row))),
+      codesTop1: mean(own.codes.map((row, i) => Number(argmax(row) === argmax(bf16.codes[i]!)))),
+      drawnSame: mean(same),
+      psnr: psnr(bf16.images, own.images),
+      weightBytes: own.weightBytes,
+      bf16Bytes: bf16.weightBytes,
+    });
+  }
+  return errors;
+}
+
+async function outputsOf(
+  folder: string,
+  device: Device,
+  { draw, quantize, along }: { draw: boolean; quantize?: Quantization; along?: readonly (readonly number[])[] },
+): Promise<Outputs> {
+  const before = device.pool.stats.liveBytes;
+  const janus = await Janus.fromPretrained(folder, { device, dtype: "bf16", ...(quantize && { quantize }) });
+  const weightBytes = device.pool.stats.liveBytes - before;
+  const pictures = draw ? await janus.generate(PROMPTS, { seed: 1 }).images() : [];
+  const drawn = pictures.map(({ tokenIds }) => [...tokenIds]);
+  const text: Float32Array[] = [];
+  const codes: Float32Array[] = [];
+  for (const [i, prompt] of PROMPTS.entries()) {
+    const { model, processor } = janus;
+    const asked = processor.prompts.encode(processor.prompts.conversation([{ role: "user", content: prompt }]));
+    const ids = tensor(Int32Array.from(asked), { shape: [1, asked.length] });
+    text.push(...(await rowsOf(() => model.call(model.embedText(ids), { positions: F.arange(asked.length) }))));
+    const forced = (along ?? drawn)[i] ?? Array.from({ length: 24 }, (_, k) => (7 * k) % janus.config.vq.codes);
+    const positions = F.arange(asked.length + forced.length);
+    const codeRows = await rowsOf(() => {
+      const image = model.embedCodes(tensor(Int32Array.from(forced), { shape: [1, forced.length] }));
+      return model.codeLogits(model.hidden(F.cat([model.embedText(ids), image], 1), { positions }));
+    });
+    codes.push(...codeRows.slice(asked.length - 1, -1));
+    for (const t of [ids, positions]) t.dispose();
+  }
+  janus.dispose();
+  return { text, codes, drawn, images: pictures.map(({ image }) => Uint8Array.from(image.data)), weightBytes };
+}
+
+/** Rows of the last dimension. */
+async function rowsOf(run: () => Tensor): Promise<Float32Array[]> {
+  using y = noGrad(() => scope(run));
+  const data = (await y.data()) as Float32Array;
+  const width = y.dim(-1);
+  return Array.from({ length: data.length / width }, (_, i) => data.subarray(i * width, (i + 1) * width));
+}
+
+const mean = (values: readonly number[]): number => values.reduce((sum, v) => sum + v, 0) / values.length;
+const argmax = (row: Float32Array): number => row.reduce((best, v, i) => (v > row[best]! ? i : best), 0);
+
+function logSoftmax(row: Float32Array): Float64Array {
+  const most = row.reduce((a, b) => Math.max(a, b), -Infinity);
+  const sum = row.reduce((s, v) => s + Math.exp(v - most), 0);
+  return Float64Array.from(row, (v) => v - most - Math.log(sum));
+}
+
+/** Peak signal-to-noise ratio in dB over all images; Infinity for equal ones. */
+function psnr(images: readonly Uint8Array[], others: readonly Uint8Array[]): number {
+  const errors = images.flatMap((image, n) => Array.from(image, (v, i) => (v - others[n]![i]!) ** 2));
+  return 10 * Math.log10(255 ** 2 / mean(errors));
+}
+
+/** KL(softmax(p) ‖ softmax(q)) in nats. */
+export function klDivergence(p: Float32Array, q: Float32Array): number {
+  const [a, b] = [logSoftmax(p), logSoftmax(q)];
+  return a.reduce((sum, v, i) => sum + Math.exp(v) * (v - b[i]!), 0);
+}
+
+async function print(folder: string): Promise<void> {
+  const device = await Device.create();
+  setDevice(device);
+  const rows = (await quantizationErrors(folder, device)).map((e) => [
+    e.kind,
+    ...[e.textKl, e.codesKl].map((v) => v.toExponential(2)),
+    ...[e.textTop1, e.codesTop1, e.drawnSame].map((v) => `${(100 * v).toFixed(1)} %`),
+    e.psnr.toFixed(1),
+    (e.weightBytes / e.bf16Bytes).toFixed(3),
+  ]);
+  const head = ["weights", "KL text", "KL codes", "top-1 text", "top-1 codes", "codes drawn alike", "PSNR dB", "bytes / bf16"]; // prettier-ignore
+  console.log(table(head, rows));
+  device.destroy();
+}
+
+if (process.argv[1]?.endsWith("quantization.ts"))
+  await print(shippedModel(process.argv[2] ?? "shapes") ?? process.argv[2]!);

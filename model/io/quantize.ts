@@ -1,0 +1,102 @@
+/**
+ * Weights in 8 or 4 bits, on the host. The format, also that of files and of the device: rows of a matrix [N, K] in groups of 32 along K, each
+ * with one f16 scale; a weight is scale · q. int8: q from −127 to 127, a byte in two's complement. int4: q from −8 to 7, stored as q + 8 in four
+ * bits. Values lie in u32 words, the first in the lowest bits; a row is padded with zeros to whole groups, so every row starts on 16 bytes.
+ */
+import { f16Bits, f16Value } from "../../engine/dtype.ts";
+import { GROUP, QUANTIZED_BITS } from "../../kernels/matmul/quantized_format.ts";
+import type { Quantization } from "../../kernels/matmul/quantized_format.ts";
+import { QuantizationError } from "./errors.ts";
+
+/** Rows of a quantised matrix. */
+export interface QuantizedRows {
+  /** [rows, groups · 32 · bits / 32] */
+  readonly words: Uint32Array;
+  /** f16 bits [rows, groups] */
+  readonly scales: Uint16Array;
+}
+
+/** 1.5 · 2⁵²: adding it to a number of up to 2⁵¹ rounds it to a whole one, ties to even. */
+const ROUNDER = 6755399441055744;
+
+/**
+ * Quantises rows of `columns` weights. The scale of a group is its largest magnitude / 127 (int8), or its weight of the largest magnitude / −8
+ * (int4: that weight becomes −8, and the scale may be negative), rounded to f16. q is weight / scale rounded to the nearest, ties to even, within
+ * its range. A group of zeros, or one whose scale rounds to 0, has scale 0 and dequantises to zeros. Dequantising and quantising again gives the
+ * same bits if no scale is subnormal in f16 (below 2⁻¹⁴). Throws `QuantizationError` in the name of `name` for a weight that is not finite, or that is
+ * beyond the range of the scale.
+ */
+export function quantizeRows(
+  values: Float32Array,
+  columns: number,
+  kind: Quantization,
+  name = "the weight",
+): QuantizedRows {
+  const bits = QUANTIZED_BITS[kind];
+  const rows = values.length / columns;
+  const groups = Math.ceil(columns / GROUP);
+  const words = new Uint32Array((rows * groups * GROUP * bits) / 32);
+  const scales = new Uint16Array(rows * groups);
+  const wordsOfGroup = (GROUP * bits) / 32;
+  for (let group = 0; group < scales.length; group++) {
+    const inRow = (group % groups) * GROUP;
+    const first = Math.floor(group / groups) * columns + inRow;
+    const count = Math.min(GROUP, columns - inRow);
+    const largest = largestOf(values, first, count, name);
+    const wanted = bits === 8 ? Math.abs(largest) / 127 : largest / -8;
+    const scale = f16Bits(wanted);
+    if ((scale & 0x7fff) === 0x7c00)
+      throw new QuantizationError(
+        `${name}: weights must be at most ${bits === 8 ? "65504 · 127" : "65504 · 8"} to be quantised to ${kind}; got ${largest}. Load it without quantize.`,
+      );
+    scales[group] = scale & 0x7fff ? scale : 0;
+    packGroup(values.subarray(first, first + count), f16Value(scale), bits, words, group * wordsOfGroup);
+  }
+  return { words, scales };
+}
+
+/** The weight of the largest magnitude, the first of several. */
+function largestOf(values: Float32Array, first: number, count: number, name: string): number {
+  let largest = 0;
+  for (let i = first; i < first + count; i++) {
+    const v = values[i]!;
+    if (!(Math.abs(v) < Infinity))
+      throw new QuantizationError(
+        `${name}: weights must be finite to be quantised; got ${v}. Load the checkpoint again, or load it without quantize.`,
+      );
+    if (Math.abs(v) > Math.abs(largest)) largest = v;
+  }
+  return largest;
+}
+
+/** Writes the values of one group from word `at` on; those beyond the row are 0. */
+function packGroup(values: Float32Array, scale: number, bits: 4 | 8, words: Uint32Array, at: number): void {
+  const [low, high, zero] = bits === 8 ? [-127, 127, 0] : [-8, 7, 8];
+  const perWord = 32 / bits;
+  const mask = 2 ** bits - 1;
+  for (let i = 0; i < GROUP; i += perWord) {
+    let word = 0;
+    for (let j = 0; j < perWord; j++) {
+      const v = i + j < values.length && scale !== 0 ? values[i + j]! / scale : 0;
+      const q = Math.min(high, Math.max(low, v)) + ROUNDER - ROUNDER;
+      word |= ((q + zero) & mask) << (bits * j);
+    }
+    words[at + i / perWord] = word;
+  }
+}
+
+/** The weights of quantised rows, exact in f32. */
+export function dequantizeRows({ words, scales }: QuantizedRows, columns: number, kind: Quantization): Float32Array {
+  const bits = QUANTIZED_BITS[kind];
+  const perWord = 32 / bits;
+  const groups = Math.ceil(columns / GROUP);
+  const out = new Float32Array((scales.length / groups) * columns);
+  for (let i = 0; i < out.length; i++) {
+    const [row, k] = [Math.floor(i / columns), i % columns];
+    const at = row * groups * GROUP + k;
+    const shifted = words[Math.floor(at / perWord)]! >>> (bits * (at % perWord));
+    const q = bits === 8 ? (shifted << 24) >> 24 : (shifted & 15) - 8;
+    out[i] = q * f16Value(scales[Math.floor(at / GROUP)]!);
+  }
+  return out;
+}
