@@ -7,7 +7,14 @@ import { ROW_FAMILIES } from "./core/rows.ts";
 import { QUANTIZED_FAMILY } from "./matmul/quantized_variants.ts";
 import { MATMUL_FAMILY } from "./matmul/variants.ts";
 
-const FAMILIES = [MATMUL_FAMILY, QUANTIZED_FAMILY, ATTENTION_FAMILY, DECODE_FAMILY, CONV_FAMILY, ...Object.values(ROW_FAMILIES)];
+const FAMILIES = [
+  MATMUL_FAMILY,
+  QUANTIZED_FAMILY,
+  ATTENTION_FAMILY,
+  DECODE_FAMILY,
+  CONV_FAMILY,
+  ...Object.values(ROW_FAMILIES),
+];
 
 /** Names of variants by family. */
 export const VARIANT_NAMES: ReadonlyMap<string, readonly string[]> = new Map(

@@ -76,7 +76,10 @@ const plain = shapes.flatMap(({ a, b, note, windows, full, large }) =>
     reference: ([x, y]) => matmulRef(x!, y!),
     terms: Math.max(a.at(-1)!, a.at(-2) ?? 1, b.at(-1)!),
     windows: windows ?? false,
-    variants: dtype === "f32" ? [...(full ? all : []), ...(large ? variants("tiled-128", "tiled-128x64", "tiled-64x128") : [])] : [],
+    variants:
+      dtype === "f32"
+        ? [...(full ? all : []), ...(large ? variants("tiled-128", "tiled-128x64", "tiled-64x128") : [])]
+        : [],
   })),
 );
 

@@ -7,12 +7,14 @@ import {
   F,
   backward,
   checkpoint,
+  manualSeed,
   noGrad,
   nn,
   scope,
   tensor,
 } from "../../index.ts";
 import type { Tensor } from "../../index.ts";
+import { adjacentLinears, joined } from "../../model/nn/layers.ts";
 import { AdamW } from "../../train/node/index.ts";
 
 let device: Device;
@@ -423,6 +425,46 @@ describe("tied parameters", () => {
       expect(() => new AdamW(list, { lr: 0.1 })).toThrow(/"0" and "1" share one storage/);
     }
     p.dispose();
+  });
+
+  it("the optimizer steps parts of one storage as if they were apart", async () => {
+    const step = async (parameters: nn.Parameter[]): Promise<number[]> => {
+      const optimizer = new AdamW(parameters, { lr: 0.1 });
+      scope(() => backward(parameters[0]!.sum().add(F.mul(parameters[1]!, -2).sum())));
+      optimizer.step();
+      const found: number[] = [];
+      for (const p of parameters) found.push(...(await p.data()));
+      for (const one of [optimizer, ...parameters]) one.dispose();
+      return found;
+    };
+    const parts = scope(() => {
+      const whole = ones(128);
+      return [0, 64].map((first) => new nn.Parameter(whole.strided([64], [1], first)));
+    });
+    expect(await step(parts)).toEqual(await step([new nn.Parameter(ones(64)), new nn.Parameter(ones(64))]));
+  });
+
+  it("linear layers lie behind one another where sizes allow it, and are one product", async () => {
+    manualSeed(5);
+    const [a, b] = adjacentLinears(32, [64, 96], {}) as [nn.Linear, nn.Linear];
+    manualSeed(5);
+    const [c, d] = [nn.Linear, nn.Linear].map((L, i) => new L(32, [64, 96][i]!, { bias: false })) as [
+      nn.Linear,
+      nn.Linear,
+    ];
+    for (const [one, other] of [
+      [a, c],
+      [b, d],
+    ] as const)
+      expect(await one.weight.data()).toEqual(await other.weight.data());
+    const both = joined([a, b])!;
+    expect(both.shape).toEqual([160, 32]);
+    expect([...(await both.data())]).toEqual([...(await c.weight.data()), ...(await d.weight.data())]);
+    expect(joined([b, a])).toBeNull();
+    expect(joined([a, d])).toBeNull();
+    const odd = adjacentLinears(3, [5, 7], {});
+    expect(joined(odd)).toBeNull();
+    for (const one of [a, b, c, d, both, ...odd]) one.dispose();
   });
 
   it("load from either name or both, and refuse two values", async () => {
