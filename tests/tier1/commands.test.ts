@@ -170,7 +170,9 @@ describe.skipIf(!hasFixtures)("generate", () => {
     const out = newFolder();
     const { child, result } = startCli(["generate", "a red circle", ...MODEL, "--n", "16", "--preview", "--out", out]);
     const watch = setInterval(() => {
-      if (readdirSync(out).some((name) => name.includes("preview"))) child.kill("SIGINT");
+      if (!readdirSync(out).some((name) => name.includes("preview"))) return;
+      clearInterval(watch); // a second signal ends the process at once
+      child.kill("SIGINT");
     }, 10);
     const { code, stdout, stderr } = await result;
     clearInterval(watch);
