@@ -92,9 +92,11 @@ function partRows({ byPart, parameters }: Inspection): string[][] {
 }
 
 function runRows({ needs }: Inspection): string[][] {
-  const { weightBytes, imageCacheBytes, decoderBytes, runBytes, cacheBytesPerToken } = needs;
+  const { weightBytes, quantizedBytes, imageCacheBytes, decoderBytes, runBytes, cacheBytesPerToken } = needs;
   return [
     ["weights, all", formatBytes(weightBytes.all)],
+    ["weights with --quantize int8", formatBytes(quantizedBytes.int8)],
+    ["weights with --quantize int4", formatBytes(quantizedBytes.int4)],
     ["weights to understand images", formatBytes(weightBytes.understanding)],
     ["weights to generate images", formatBytes(weightBytes.generation)],
     ["KV cache of a token", formatBytes(cacheBytesPerToken)],

@@ -1,5 +1,9 @@
 /** The format of quantised weights: every group equals the float64 reference; round trips, padding, refusals. */
 import { describe, expect, it } from "vitest";
+import { Device } from "../../index.ts";
+import { needsOf } from "../../model/janus/checkpoint/inspect.ts";
+import { JANUS_PRO_7B } from "../../model/janus/config.ts";
+import { JanusForConditionalGeneration } from "../../model/janus/janus.ts";
 import { QuantizationError } from "../../model/io/errors.ts";
 import { dequantizeRows, quantizeRows } from "../../model/io/quantize.ts";
 import { quantizedBytes } from "../../kernels/matmul/quantized_format.ts";
@@ -80,4 +84,14 @@ it("stores the first value in the lowest bits", () => {
     words: new Uint32Array(8).fill(0x8102ff7f),
     scales: Uint16Array.of(0x3c00),
   });
+});
+
+it.each(KINDS)("the weights of the 7B model in %s take what inspect says", async (kind) => {
+  const device = await Device.create({ backend: "null" });
+  const model = new JanusForConditionalGeneration(JANUS_PRO_7B, { dtype: "bf16", init: false, device, quantize: kind });
+  const { liveBytes } = device.pool.stats;
+  expect(model.quantization).toBe(kind);
+  expect(liveBytes / needsOf(JANUS_PRO_7B).quantizedBytes[kind]).toBeCloseTo(1, 3);
+  if (kind === "int4") expect(liveBytes).toBeLessThan(6e9);
+  device.destroy();
 });

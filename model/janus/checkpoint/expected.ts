@@ -138,6 +138,10 @@ function addLanguage({ language }: JanusConfig, add: Add): void {
   if (!tied) add(HEAD, vocabulary, hidden);
 }
 
+/** True for the weights, by their hf names, that a quantised model has in 8 or 4 bits: the Llama's linear layers and both heads. */
+export const isQuantizable = (hf: string): boolean =>
+  /^(model\.language_model\.layers\.\d+\.\w+\.\w+_proj|model\.generation_head\.\w+|lm_head)\.weight$/.test(hf);
+
 /** The tensors of DeepSeek's files that the model never reads: SigLIP's pooling head and the use of the codes. */
 export function unusedTensors({ vision: { hidden, intermediate } }: JanusConfig): Map<string, readonly number[]> {
   const at = "vision_model.vision_tower.attn_pool";
