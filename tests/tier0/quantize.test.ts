@@ -1,10 +1,12 @@
 /** The format of quantised weights: every group equals the float64 reference; round trips, padding, refusals. */
 import { describe, expect, it } from "vitest";
 import { Device } from "../../index.ts";
+import { ConfigError, QuantizationError } from "../../model/io/errors.ts";
+import { parseJsonObject } from "../../model/io/json.ts";
+import { quantizationOf } from "../../model/janus/checkpoint/quantized.ts";
 import { needsOf } from "../../model/janus/checkpoint/inspect.ts";
 import { JANUS_PRO_7B } from "../../model/janus/config.ts";
 import { JanusForConditionalGeneration } from "../../model/janus/janus.ts";
-import { QuantizationError } from "../../model/io/errors.ts";
 import { dequantizeRows, quantizeRows } from "../../model/io/quantize.ts";
 import { quantizedBytes } from "../../kernels/matmul/quantized_format.ts";
 import { f16Number, quantizedGroup } from "../reference/quantize.ts";
@@ -94,4 +96,26 @@ it.each(KINDS)("the weights of the 7B model in %s take what inspect says", async
   expect(liveBytes / needsOf(JANUS_PRO_7B).quantizedBytes[kind]).toBeCloseTo(1, 3);
   if (kind === "int4") expect(liveBytes).toBeLessThan(6e9);
   device.destroy();
+});
+
+describe("quantization_config of a checkpoint", () => {
+  const read = (section: object): unknown =>
+    quantizationOf(
+      parseJsonObject(new TextEncoder().encode(JSON.stringify({ quantization_config: section })), "config.json"),
+      "config.json",
+    );
+
+  it("names one of our kinds, or a method that is not ours", () => {
+    expect(read({ quant_method: "janus-webgpu", bits: 8, group_size: 32 })).toBe("int8");
+    expect(read({ quant_method: "janus-webgpu", bits: 4, group_size: 32 })).toBe("int4");
+    expect(read({ quant_method: "gptq", bits: 4 })).toBeNull();
+  });
+
+  it.each([
+    { bits: 3, group_size: 32 },
+    { bits: 4, group_size: 64 },
+    { bits: 4, group_size: 32, zero: true },
+  ])("%j is refused", (rest) => {
+    expect(() => read({ quant_method: "janus-webgpu", ...rest })).toThrow(ConfigError);
+  });
 });

@@ -124,6 +124,8 @@ export interface Inspection {
   readonly layout: Checkpoint["layout"];
   readonly format: Checkpoint["format"];
   readonly config: JanusConfig;
+  /** How the language model's linear layers and both heads are quantised in the files; null if they are not. */
+  readonly quantization: Quantization | null;
   /** In the weight files, unused ones included. */
   readonly tensors: number;
   readonly bytes: number;
@@ -158,6 +160,7 @@ export function inspect(checkpoint: Checkpoint): Inspection {
     layout: checkpoint.layout,
     format: checkpoint.format,
     config,
+    quantization: checkpoint.quantization,
     tensors: stored.size,
     bytes,
     parameters,
