@@ -246,6 +246,14 @@ export class Checkpoint {
     this.weights = weights;
   }
 
+  /** Throws `CheckpointError` in the name of `op` if the weights are quantised. */
+  requireUnquantized(op: string): void {
+    if (this.quantization)
+      throw new CheckpointError(
+        `${op}: the checkpoint must not be quantised; got ${this.name} in ${this.quantization}. Use the full checkpoint.`,
+      );
+  }
+
   /** Bytes `offset` to `offset + length` of a tensor; in the front of `into` if that is given. */
   async read(source: TensorSource, offset = 0, length = source.bytes - offset, into?: Uint8Array): Promise<Uint8Array> {
     if (offset < 0 || length < 0 || offset + length > source.bytes)

@@ -88,12 +88,9 @@ export function planConversion(checkpoint: Checkpoint, options: ConvertOptions):
   };
 }
 
-/** Throws `ArgumentError` for a conversion to or from quantised weights that there is not. */
+/** Throws `ArgumentError` or `CheckpointError` for a conversion to or from quantised weights that there is not. */
 function checkQuantize(checkpoint: Checkpoint, { layout, quantize }: ConvertOptions): void {
-  if (checkpoint.quantization)
-    throw new ArgumentError(
-      `convert: the checkpoint must not be quantised; got ${checkpoint.name} in ${checkpoint.quantization}. Convert the full checkpoint.`,
-    );
+  checkpoint.requireUnquantized("convert");
   if (quantize !== undefined && !isQuantization(quantize))
     throw new ArgumentError(
       `convert: quantize must be "int8" or "int4"; got ${JSON.stringify(quantize)}. Use one of them.`,
