@@ -1,11 +1,13 @@
 /** `janus convert`: a checkpoint in the other layout of names, or in another dtype, in a new folder that appears whole or not at all. */
 import { join } from "node:path";
 import { Option } from "commander";
+import type { Quantization } from "../kernels/matmul/quantized_format.ts";
 import type { FloatDType } from "../model/io/cast.ts";
 import type { FileSource } from "../model/io/bytes.ts";
 import type { Layout } from "../model/janus/checkpoint/names.ts";
 import type { Output } from "./console.ts";
 import type { AddCommand, Context } from "./context.ts";
+import { UsageError } from "./errors.ts";
 import { formatBytes, formatDuration, indent, table } from "./format.ts";
 import { MODEL_ARGUMENT, addHubOptions, resolveModel } from "./model_folder.ts";
 import type { HubFlags } from "./model_folder.ts";
@@ -16,6 +18,7 @@ const MAX_SIDE_FILE = 64 * 2 ** 20;
 export interface ConvertFlags {
   readonly layout: Layout;
   readonly dtype?: FloatDType;
+  readonly quantize?: Quantization;
   /** Take the averages of a training run's checkpoint for the weights that have one, in the dtype of the weights. */
   readonly ema?: boolean;
 }
@@ -23,7 +26,7 @@ export interface ConvertFlags {
 export const addConvert: AddCommand = (program, context) => {
   const command = program
     .command("convert")
-    .summary("write a checkpoint in another layout or dtype")
+    .summary("write a checkpoint in another layout or dtype, or quantised")
     .description(
       "Write a checkpoint to a new folder as safetensors, in the layout of transformers (hf) or of the original (deepseek), with its config, processor and tokenizer files.",
     )
@@ -41,6 +44,12 @@ export const addConvert: AddCommand = (program, context) => {
         "bf16",
       ]),
     )
+    .addOption(
+      new Option(
+        "--quantize <kind>",
+        "quantise the language model's layers and both heads, to 8 or 4 bits a weight (only with --layout hf)",
+      ).choices(["int8", "int4"]),
+    )
     .option("--json", "print one JSON object");
   addHubOptions(command).action((from: string, to: string, flags: ConvertFlags & HubFlags) =>
     convert(from, to, flags, context),
@@ -48,6 +57,8 @@ export const addConvert: AddCommand = (program, context) => {
 };
 
 async function convert(from: string, to: string, flags: ConvertFlags & HubFlags, context: Context): Promise<void> {
+  if (flags.quantize && flags.layout !== "hf")
+    throw new UsageError(`--quantize must be used with --layout hf; got --layout ${flags.layout}`);
   const { requireNewFolder } = await import("../model/node/files.ts");
   await requireNewFolder(to); // before anything is fetched
   await convertFolder(await resolveModel(from, context, flags), to, flags, context);
@@ -56,7 +67,7 @@ async function convert(from: string, to: string, flags: ConvertFlags & HubFlags,
 /** Writes the model of a folder to a new folder and prints a summary. */
 export async function convertFolder(from: string, to: string, flags: ConvertFlags, context: Context): Promise<void> {
   const { out, signal } = context;
-  const { layout, ema = false } = flags;
+  const { layout, quantize, ema = false } = flags;
   const { openCheckpoint } = await import("../model/janus/checkpoint/checkpoint.ts");
   const { convertCheckpoint, planConversion } = await import("../model/janus/checkpoint/convert.ts");
   const { folderSource, writeFolderAtomic } = await import("../model/node/files.ts");
@@ -67,7 +78,7 @@ export async function convertFolder(from: string, to: string, flags: ConvertFlag
   for (const notice of checkpoint.notices) out.warn(notice);
   try {
     const sideFiles = await readSideFiles(source, out);
-    const options = dtype ? { layout, dtype } : { layout };
+    const options = { layout, ...(dtype && { dtype }), ...(quantize && { quantize }) };
     const plan = planConversion(checkpoint, options);
     const small = [...sideFiles.values(), ...(plan.index ? [plan.index] : [])];
     using progress = out.progress("bytes");
@@ -88,11 +99,13 @@ export async function convertFolder(from: string, to: string, flags: ConvertFlag
   const ms = Date.now() - started;
   const bytes = files.reduce((sum, file) => sum + file.bytes, 0);
   const input = { path: checkpoint.name, layout: checkpoint.layout, format: checkpoint.format };
-  out.result({ input, output: { path: to, layout, dtype: dtype ?? null, bytes, files }, ms }, () =>
-    [
-      `${to}: ${layout} layout${dtype ? ` in ${dtype}` : ""}, ${formatBytes(bytes)}, written in ${formatDuration(ms)}`,
-      indent(table(files.map((file) => [file.name, formatBytes(file.bytes)]), [1])), // prettier-ignore
-    ].join("\n"),
+  out.result(
+    { input, output: { path: to, layout, dtype: dtype ?? null, quantize: quantize ?? null, bytes, files }, ms },
+    () =>
+      [
+        `${to}: ${layout} layout${dtype ? ` in ${dtype}` : ""}${quantize ? `, quantised to ${quantize}` : ""}, ${formatBytes(bytes)}, written in ${formatDuration(ms)}`,
+        indent(table(files.map((file) => [file.name, formatBytes(file.bytes)]), [1])), // prettier-ignore
+      ].join("\n"),
   );
 }
 

@@ -47,6 +47,7 @@ function inspectionText(found: Inspection): string {
         ["layout", LAYOUTS[found.layout]],
         ["format", FORMATS[found.format]],
         ["weights", dtypes.join("; ")],
+        ...(found.quantization ? [["quantised", `language model and heads in ${found.quantization}`]] : []),
         ["parameters", `${formatCount(found.parameters)}${unused}`],
       ]),
     ),
@@ -91,10 +92,13 @@ function partRows({ byPart, parameters }: Inspection): string[][] {
   return Object.entries(byPart).map(([part, count]) => [part, formatCount(count), formatShare(count, parameters)]);
 }
 
-function runRows({ needs }: Inspection): string[][] {
-  const { weightBytes, imageCacheBytes, decoderBytes, runBytes, cacheBytesPerToken } = needs;
+function runRows({ needs, quantization }: Inspection): string[][] {
+  const { weightBytes, quantizedBytes, imageCacheBytes, decoderBytes, runBytes, cacheBytesPerToken } = needs;
   return [
     ["weights, all", formatBytes(weightBytes.all)],
+    ...(quantization
+      ? []
+      : Object.entries(quantizedBytes).map(([kind, bytes]) => [`weights with --quantize ${kind}`, formatBytes(bytes)])),
     ["weights to understand images", formatBytes(weightBytes.understanding)],
     ["weights to generate images", formatBytes(weightBytes.generation)],
     ["KV cache of a token", formatBytes(cacheBytesPerToken)],

@@ -44,7 +44,11 @@ fn matmul_quantized_vector(@builtin(workgroup_id) group: vec3u, @builtin(local_i
     let p3 = b[at_b.w + k];
     let at = at_scale + vec4u(k / LOADS_b);
     let scale = vec4f(scale_at(at.x), scale_at(at.y), scale_at(at.z), scale_at(at.w));
+    // Set in each round: on software Vulkan, a variable without an initial value in a loop keeps that of the last round.
     var added: array<vec4f, ROWS>;
+    for (var r = 0u; r < ROWS; r++) { //#unroll
+      added[r] = vec4f();
+    }
     for (var part = 0u; part < GRANULES_b; part += AT_ONCE) {
       for (var i = 0u; i < AT_ONCE; i++) { //#unroll
         let word = (part + i) * 4u / VALUES_b;

@@ -141,17 +141,21 @@ function parseTop(top: ConfigSection, shapes: Shapes, file: string): JanusConfig
   return isTied ? { ...config, language: { ...config.language, tied: true } } : config;
 }
 
-/** Throws `ConfigError` that names the method of quantised weights, of the whole model or of a part. */
+/** `quant_method` of checkpoints in our own format (checkpoint/quantized.ts). */
+export const OWN_METHOD = "janus-webgpu";
+
+/** Throws `ConfigError` that names the method of quantised weights, of the whole model or of a part, if it is not ours. */
 export function requireUnquantised(top: ConfigSection, file: string): void {
   const parts = ["text_config", "language_config", ...OTHER_PARTS].map((key) => top.section(key));
-  for (const section of [top, ...parts]) if (section) requireNoMethod(section, file);
+  for (const section of [top, ...parts]) if (section) requireNoMethod(section, top, file);
 }
 
-function requireNoMethod(section: ConfigSection, file: string): void {
+function requireNoMethod(section: ConfigSection, top: ConfigSection, file: string): void {
   const found = ["quantization_config", "compression_config"].map((key) => [key, section.value(key)] as const);
   for (const [key, value] of found) {
     if (value === null) continue;
     const json = isJsonObject(value) ? value : new Map<string, JsonValue>();
+    if (section === top && key === "quantization_config" && json.get("quant_method") === OWN_METHOD) continue;
     const method = json.get("quant_method") ?? (json.has("load_in_4bit") || json.has("load_in_8bit") ? "bitsandbytes" : "an unnamed method"); // prettier-ignore
     const bits = json.get("load_in_4bit") === true ? 4 : json.get("load_in_8bit") === true ? 8 : json.get("bits");
     throw new ConfigError(

@@ -6,12 +6,11 @@ import { isQuantization } from "../../kernels/matmul/quantized_format.ts";
 import type { Quantization } from "../../kernels/matmul/quantized_format.ts";
 import { castFloats } from "../io/cast.ts";
 import type { FloatDType } from "../io/cast.ts";
-import { quantizeRows } from "../io/quantize.ts";
 import { quantizedLayers } from "../nn/quantized_linear.ts";
 import type { QuantizedLinear } from "../nn/quantized_linear.ts";
 import { EMBEDDING } from "./config.ts";
 import type { Checkpoint } from "./checkpoint/checkpoint.ts";
-import type { TensorSource } from "./checkpoint/names.ts";
+import { quantizedChunks } from "./checkpoint/quantized.ts";
 import { mainDType } from "./checkpoint/side_files.ts";
 import { JanusForConditionalGeneration } from "./janus.ts";
 
@@ -56,11 +55,16 @@ export async function loadModel(
   const { quantize } = options;
   if (quantize !== undefined && !isQuantization(quantize))
     throw new ArgumentError(`loadModel: quantize must be "int8" or "int4"; got ${shown(quantize)}. Use one of them.`);
+  if (checkpoint.quantization && quantize && quantize !== checkpoint.quantization)
+    throw new ArgumentError(
+      `loadModel: the checkpoint must not be quantised for quantize "${quantize}"; got one in ${checkpoint.quantization}. Leave quantize out, or load the full checkpoint.`,
+    );
+  const kind = checkpoint.quantization ?? quantize;
   const dtype = options.dtype ?? mainDType(checkpoint);
   const placed = { dtype: dtype as DType, ...(options.device && { device: options.device }) };
   const model = construct(
     () =>
-      new JanusForConditionalGeneration(checkpoint.config, { ...placed, ...(quantize && { quantize }), init: false }),
+      new JanusForConditionalGeneration(checkpoint.config, { ...placed, ...(kind && { quantize: kind }), init: false }),
   );
   try {
     await fill(model, checkpoint, dtype, options);
@@ -82,8 +86,8 @@ async function fill(
   using counts = empty([parameters.length], { dtype: "u32", device: model.device }).keep();
   const totalBytes = [...checkpoint.parameters.values()].reduce((sum, source) => sum + source.bytes, 0);
   let done = 0;
-  const uploaded = async (chunk: Uint8Array, tensor: string): Promise<void> => {
-    done += chunk.length;
+  const uploaded = async (bytes: number, tensor: string): Promise<void> => {
+    done += bytes;
     await model.device.throttle();
     options.onProgress?.({ bytes: done, totalBytes, tensor });
   };
@@ -95,45 +99,43 @@ async function fill(
       const bytes = castFloats(chunk, source.dtype as FloatDType, dtype, source.name);
       parameter.writeBytes(bytes, at);
       at += bytes.length;
-      await uploaded(chunk, name);
+      await uploaded(chunk.length, name);
     }
     scope(() => copyInto(counts.slice(0, index, index + 1), countNonFinite(parameter).reshape([1])));
   }
-  for (const [path, layer] of quantizedLayers(model)) {
-    // A tied head is quantised, the embedding is not.
-    const source = checkpoint.parameters.get(`${path}.weight`) ?? checkpoint.parameters.get(EMBEDDING)!;
-    await fillQuantized(layer, checkpoint, source, options.signal, (chunk) => uploaded(chunk, `${path}.weight`));
-  }
+  for (const layer of quantizedLayers(model)) await fillQuantized(layer, checkpoint, options.signal, uploaded);
   await model.device.sync();
   options.signal?.throwIfAborted();
   await reportNotFinite(parameters, counts, options.onNotice ?? ((message) => console.warn(message)));
 }
 
-/** Quantises a weight, some whole rows at a time. Throws `QuantizationError` in the name of the stored tensor. */
+/** Fills a quantised layer from a checkpoint that is quantised, byte by byte, or by quantising its weight. */
 async function fillQuantized(
-  layer: QuantizedLinear,
+  [path, layer]: readonly [string, QuantizedLinear],
   checkpoint: Checkpoint,
-  source: TensorSource,
   signal: AbortSignal | undefined,
-  uploaded: (chunk: Uint8Array) => Promise<void>,
+  uploaded: (bytes: number, tensor: string) => Promise<void>,
 ): Promise<void> {
-  const { inFeatures, kind, qweight, scales } = layer;
-  const rowBytes = source.bytes / layer.outFeatures;
+  if (checkpoint.quantization) {
+    for (const part of ["qweight", "scales"] as const) {
+      let at = 0;
+      for await (const chunk of checkpoint.chunks(checkpoint.parameters.get(`${path}.${part}`)!, CHUNK_BYTES, signal)) {
+        layer[part].writeBytes(chunk, at);
+        at += chunk.length;
+        await uploaded(chunk.length, `${path}.${part}`);
+      }
+    }
+    return;
+  }
+  // A tied head is quantised, the embedding is not.
+  const source = checkpoint.parameters.get(`${path}.weight`) ?? checkpoint.parameters.get(EMBEDDING)!;
   let [atWords, atScales] = [0, 0];
-  for await (const chunk of checkpoint.chunks(
-    source,
-    Math.max(1, Math.floor(CHUNK_BYTES / rowBytes)) * rowBytes,
-    signal,
-  )) {
-    const bytes = castFloats(chunk, source.dtype as FloatDType, "f32", source.name);
-    const aligned = bytes.byteOffset % 4 ? bytes.slice() : bytes;
-    const values = new Float32Array(aligned.buffer, aligned.byteOffset, aligned.length / 4);
-    const rows = quantizeRows(values, inFeatures, kind, source.pieces[0]?.tensor.name ?? source.name);
-    qweight.writeBytes(new Uint8Array(rows.words.buffer), atWords);
-    scales.writeBytes(new Uint8Array(rows.scales.buffer), atScales);
-    atWords += rows.words.byteLength;
-    atScales += rows.scales.byteLength;
-    await uploaded(chunk);
+  for await (const { words, scales, read } of quantizedChunks(checkpoint, source, layer.kind, signal)) {
+    layer.qweight.writeBytes(new Uint8Array(words.buffer), atWords);
+    layer.scales.writeBytes(new Uint8Array(scales.buffer), atScales);
+    atWords += words.byteLength;
+    atScales += scales.byteLength;
+    await uploaded(read, `${path}.weight`);
   }
 }
 

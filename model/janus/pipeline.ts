@@ -122,7 +122,8 @@ export class Janus {
     try {
       const processor = await readProcessor(source, checkpoint.config);
       options.signal?.throwIfAborted();
-      const hash = (await fingerprint(checkpoint)) + (options.quantize ? `-${options.quantize}` : "");
+      const hash =
+        (await fingerprint(checkpoint)) + (options.quantize && !checkpoint.quantization ? `-${options.quantize}` : "");
       const warn = options.onNotice ?? ((message: string) => console.warn(message));
       for (const notice of [...checkpoint.notices, ...processor.notices]) warn(notice);
       const model = await loadModel(checkpoint, { ...options, device: options.device ?? getDevice() });

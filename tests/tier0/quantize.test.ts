@@ -1,6 +1,12 @@
 /** The format of quantised weights: every group equals the float64 reference; round trips, padding, refusals. */
 import { describe, expect, it } from "vitest";
-import { QuantizationError } from "../../model/io/errors.ts";
+import { Device } from "../../index.ts";
+import { ConfigError, QuantizationError } from "../../model/io/errors.ts";
+import { parseJsonObject } from "../../model/io/json.ts";
+import { quantizationOf } from "../../model/janus/checkpoint/quantized.ts";
+import { needsOf } from "../../model/janus/checkpoint/inspect.ts";
+import { JANUS_PRO_7B } from "../../model/janus/config.ts";
+import { JanusForConditionalGeneration } from "../../model/janus/janus.ts";
 import { dequantizeRows, quantizeRows } from "../../model/io/quantize.ts";
 import { quantizedBytes } from "../../kernels/matmul/quantized_format.ts";
 import { f16Number, quantizedGroup } from "../reference/quantize.ts";
@@ -79,5 +85,37 @@ it("stores the first value in the lowest bits", () => {
   expect(quantizeRows(bytes, 32, "int8")).toEqual({
     words: new Uint32Array(8).fill(0x8102ff7f),
     scales: Uint16Array.of(0x3c00),
+  });
+});
+
+it.each(KINDS)("the weights of the 7B model in %s take what inspect says", async (kind) => {
+  const device = await Device.create({ backend: "null" });
+  const model = new JanusForConditionalGeneration(JANUS_PRO_7B, { dtype: "bf16", init: false, device, quantize: kind });
+  const { liveBytes } = device.pool.stats;
+  expect(model.quantization).toBe(kind);
+  expect(liveBytes / needsOf(JANUS_PRO_7B).quantizedBytes[kind]).toBeCloseTo(1, 3);
+  if (kind === "int4") expect(liveBytes).toBeLessThan(6e9);
+  device.destroy();
+});
+
+describe("quantization_config of a checkpoint", () => {
+  const read = (section: object): unknown =>
+    quantizationOf(
+      parseJsonObject(new TextEncoder().encode(JSON.stringify({ quantization_config: section })), "config.json"),
+      "config.json",
+    );
+
+  it("names one of our kinds, or a method that is not ours", () => {
+    expect(read({ quant_method: "janus-webgpu", bits: 8, group_size: 32 })).toBe("int8");
+    expect(read({ quant_method: "janus-webgpu", bits: 4, group_size: 32 })).toBe("int4");
+    expect(read({ quant_method: "gptq", bits: 4 })).toBeNull();
+  });
+
+  it.each([
+    { bits: 3, group_size: 32 },
+    { bits: 4, group_size: 64 },
+    { bits: 4, group_size: 32, zero: true },
+  ])("%j is refused", (rest) => {
+    expect(() => read({ quant_method: "janus-webgpu", ...rest })).toThrow(ConfigError);
   });
 });

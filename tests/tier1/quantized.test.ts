@@ -1,11 +1,19 @@
 /** Quantised weights as values and in the model: rows keep their bits, what is refused, loading, generation, errors against bf16. */
 import "../quick_compile.ts";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { ArgumentError, AutogradError, Device, DTypeError, F, QuantizedWeight, ShapeError, nn, noGrad, scope, setDevice, tensor } from "../../index.ts"; // prettier-ignore
 import type { Tensor } from "../../index.ts";
 import { quantizationErrors } from "../../bench/quantization.ts";
 import { dequantizeRows, quantizeRows } from "../../model/io/quantize.ts";
+import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
+import { convertCheckpoint, planConversion } from "../../model/janus/checkpoint/convert.ts";
+import { inspect } from "../../model/janus/checkpoint/inspect.ts";
+import { folderSource, writeFolderAtomic } from "../../model/node/files.ts";
 import { Janus } from "../../model/janus/node/janus.ts";
 import { loadConfig } from "../../train/node/settings.ts";
 import { Trainer } from "../../train/trainer.ts";
@@ -123,6 +131,49 @@ describe.skipIf(!hasFixtures)("the tiny model", () => {
       /Trainer: the model must not be quantised; got one in int4/,
     );
     janus.dispose();
+  });
+
+  it("loads a converted checkpoint with the bits of quantising while loading, and refuses what does not fit it", async () => {
+    const parent = await mkdtemp(join(tmpdir(), "janus-quantised-"));
+    const folder = join(parent, "out");
+    try {
+      const checkpoint = await openCheckpoint(folderSource(TINY));
+      const sideFiles = new Map(["config.json", "tokenizer.json", "processor_config.json", "preprocessor_config.json"].flatMap((name) => existsSync(join(TINY, name)) ? [[name, new Uint8Array(readFileSync(join(TINY, name)))] as const] : [])); // prettier-ignore
+      await writeFolderAtomic(
+        folder,
+        0,
+        async (sink) => void (await convertCheckpoint(checkpoint, sink, { layout: "hf", quantize: "int4", sideFiles })),
+      );
+      await checkpoint.close();
+      const [own, converted] = [
+        await Janus.fromPretrained(TINY, { quantize: "int4" }),
+        await Janus.fromPretrained(folder),
+      ];
+      expect(converted.model.quantization).toBe("int4");
+      const theirs = converted.model.stateDict();
+      for (const [name, t] of Object.entries(own.model.stateDict()))
+        expect(Buffer.compare(await t.readBytes(), await theirs[name]!.readBytes()), name).toBe(0);
+      own.dispose();
+      converted.dispose();
+      await expect(Janus.fromPretrained(folder, { quantize: "int8" })).rejects.toThrow(
+        /loadModel: the checkpoint must not be quantised for quantize "int8"; got one in int4/,
+      );
+      const again = await openCheckpoint(folderSource(folder));
+      expect(inspect(again).quantization).toBe("int4");
+      expect(() => planConversion(again, { layout: "hf" })).toThrow(/convert: the checkpoint must not be quantised/);
+      await again.close();
+      const config = JSON.parse(readFileSync(join(folder, "config.json"), "utf8")) as { quantization_config: object };
+      expect(config.quantization_config).toEqual({ quant_method: "janus-webgpu", bits: 4, group_size: 32 });
+      writeFileSync(
+        join(folder, "config.json"),
+        JSON.stringify({ ...config, quantization_config: { ...config.quantization_config, bits: 8 } }),
+      );
+      await expect(openCheckpoint(folderSource(folder))).rejects.toThrow(
+        /misshapen: model.language_model.layers.0.self_attn.q_proj.qweight, expected \[128, 32\], found \[128, 16\]/,
+      );
+    } finally {
+      await rm(parent, { recursive: true });
+    }
   });
 
   it("an unknown kind is refused before anything is loaded", async () => {

@@ -127,6 +127,7 @@ async function tryOut<Config extends { readonly dtype: string }, Estimate extend
   const { model: folder, config, device, onEstimate, signal } = options;
   const checkpoint = await openCheckpoint(folderSource(folder));
   try {
+    checkpoint.requireUnquantized("train");
     const counted = await kind.estimate(checkpoint, options);
     signal?.throwIfAborted();
     const flopsPerSecond = await matmulRate(device, config.dtype as DType, kind.product(checkpoint, options));

@@ -180,6 +180,7 @@ async function startOf<Config extends AnyConfig>(
   const source = folderSource(newest ?? options.model);
   const checkpoint = await openCheckpoint(source);
   atEnd(() => checkpoint.close());
+  checkpoint.requireUnquantized("train");
   const state = newest ? await readState(newest, config) : null;
   const file = join(folder.path, "quarantine.jsonl");
   return {

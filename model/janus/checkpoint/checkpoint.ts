@@ -7,7 +7,9 @@ import { EMBEDDING, HEAD, readConfig, requireUnquantised } from "../config.ts";
 import type { JanusConfig } from "../config.ts";
 import type { FileSource, RandomAccess } from "../../io/bytes.ts";
 import { CheckpointError, ConfigError, ShardIndexError, TensorMismatchError, quote, someOf } from "../../io/errors.ts";
-import { nameIn, requireTensors } from "./expected.ts";
+import { nameIn, partName, requireTensors } from "./expected.ts";
+import { quantizationOf } from "./quantized.ts";
+import type { Quantization } from "../../../kernels/matmul/quantized_format.ts";
 import { JsonReader, parseJsonObject } from "../../io/json.ts";
 import type { JsonObject } from "../../io/json.ts";
 import { arrange, detectLayout, isUnused } from "./names.ts";
@@ -184,6 +186,8 @@ export class Checkpoint {
   readonly name: string;
   readonly layout: Layout;
   readonly format: Format;
+  /** How the Llama's linear layers and both heads are quantised in the files; null if they are not. */
+  readonly quantization: Quantization | null;
   readonly config: JanusConfig;
   /** Things worth saying: keys of config.json that are not known and have no effect. */
   readonly notices: readonly string[];
@@ -209,14 +213,21 @@ export class Checkpoint {
       );
     }
     requireUnquantised(new ConfigSection(json, `${name}/config.json`), `${name}/config.json`); // by its name, if the config has it
-    requirePlain(weights.tensors.keys(), name);
+    const quantization = quantizationOf(json, `${name}/config.json`);
+    if (quantization && layout !== "hf")
+      throw new CheckpointError(
+        `${name}: quantised weights must be in the hf layout; got the ${layout} layout. Convert the full checkpoint again`,
+      );
+    if (!quantization) requirePlain(weights.tensors.keys(), name);
     const all = arrange(weights.tensors.values(), layout, "hf").placed;
-    const { config, notices } = readConfig(json, (hf) => all.get(hf)?.shape, `${name}/config.json`);
+    const shapeOf = (hf: string): readonly number[] | undefined =>
+      (all.get(hf) ?? (hf === HEAD && quantization ? all.get(partName(HEAD, "qweight")) : undefined))?.shape;
+    const { config, notices } = readConfig(json, shapeOf, `${name}/config.json`);
     this.config = config;
     this.notices = notices;
     const { kept, twin } = untied(this.config, layout, weights.tensors);
     const { placed, unused, problems } = arrange(kept, layout, "hf");
-    requireTensors(this.config, layout, weights.tensors, name);
+    requireTensors(this.config, layout, weights.tensors, name, quantization);
     if (problems.length)
       throw new TensorMismatchError(`${name}: ${problems.length} tensors do not fit the ${layout} layout:`, problems);
     const strange = [...weights.extra.keys()].filter((tensor) => !isUnused(tensor));
@@ -224,6 +235,7 @@ export class Checkpoint {
       throw new CheckpointError(`${name}/${EXTRA_FILE}: ${someOf(strange)} are not tensors that belong in it`);
     this.name = name;
     this.layout = layout;
+    this.quantization = quantization;
     this.format = weights.format;
     this.json = json;
     this.tensors = weights.tensors;
@@ -232,6 +244,14 @@ export class Checkpoint {
     this.parameters = placed;
     this.unused = new Map([...weights.extra.values(), ...unused].map((tensor) => [tensor.name, tensor]));
     this.weights = weights;
+  }
+
+  /** Throws `CheckpointError` in the name of `op` if the weights are quantised. */
+  requireUnquantized(op: string): void {
+    if (this.quantization)
+      throw new CheckpointError(
+        `${op}: the checkpoint must not be quantised; got ${this.name} in ${this.quantization}. Use the full checkpoint.`,
+      );
   }
 
   /** Bytes `offset` to `offset + length` of a tensor; in the front of `into` if that is given. */

@@ -11,6 +11,11 @@ import type { FloatDType } from "../../io/cast.ts";
 import { EXTRA_FILE, sourceOf } from "./checkpoint.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import { TensorMismatchError } from "../../io/errors.ts";
+import { isQuantization } from "../../../kernels/matmul/quantized_format.ts";
+import type { Quantization } from "../../../kernels/matmul/quantized_format.ts";
+import { EMBEDDING, HEAD } from "../config.ts";
+import { isQuantizable, partName } from "./expected.ts";
+import { KEY, partShapes, quantizationConfig, quantizedChunks } from "./quantized.ts";
 import { LAYOUTS, arrange } from "./names.ts";
 import type { Layout, TensorSource } from "./names.ts";
 import { layoutSafetensors, writeSafetensors } from "../../io/safetensors.ts";
@@ -22,6 +27,8 @@ export interface ConvertOptions {
   readonly layout: Layout;
   /** Dtype of all floating-point tensors (default: each keeps its own). */
   readonly dtype?: FloatDType;
+  /** Quantise the Llama's linear layers and both heads (hf layout only); `dtype` is that of all other tensors. */
+  readonly quantize?: Quantization;
   /** Weights of more bytes are written in several files with an index; 5 GB, as the published ones are. */
   readonly shardBytes?: number;
   /** Tokenizer, processor and other files of the folder, by name; see `convertSideFiles`. */
@@ -31,9 +38,18 @@ export interface ConvertOptions {
   readonly signal?: AbortSignal;
 }
 
+/** A tensor of the output; of a part of a quantised weight, its source and which part it is. */
+interface PlannedTensor extends TensorSource {
+  readonly quantized?: {
+    readonly source: TensorSource;
+    readonly kind: Quantization;
+    readonly part: "qweight" | "scales";
+  };
+}
+
 interface PlannedFile {
   readonly name: string;
-  readonly tensors: readonly TensorSource[];
+  readonly tensors: readonly PlannedTensor[];
   readonly bytes: number;
 }
 
@@ -47,7 +63,8 @@ export interface ConvertPlan {
 
 /** Plan of a conversion. Throws before anything is written if the conversion is not possible. */
 export function planConversion(checkpoint: Checkpoint, options: ConvertOptions): ConvertPlan {
-  const { layout, dtype, shardBytes = 5e9 } = options;
+  const { layout, dtype, quantize, shardBytes = 5e9 } = options;
+  checkQuantize(checkpoint, options);
   if (!LAYOUTS.includes(layout))
     throw new ArgumentError(`convert: layout must be ${LAYOUTS.join(" or ")}; got ${JSON.stringify(layout)}`);
   if (dtype !== undefined && !isFloatDType(dtype))
@@ -59,7 +76,8 @@ export function planConversion(checkpoint: Checkpoint, options: ConvertOptions):
     dtype && isFloatDType(tensor.dtype) ? { ...tensor, dtype } : tensor;
   const byName = (a: TensorSource, b: TensorSource): number => (a.name < b.name ? -1 : 1);
   const unused = [...checkpoint.unused.values()].map(sourceOf).map(retyped).sort(byName);
-  const main = [...placed.values()].map(retyped);
+  const plain = [...placed.values()].map(retyped);
+  const main = quantize ? quantizedTensors(checkpoint, plain, quantize) : plain;
   const weights = shards(layout === "deepseek" ? [...main, ...unused].sort(byName) : main.sort(byName), shardBytes);
   const extra = layout === "hf" && unused.length ? [planFile(EXTRA_FILE, unused)] : [];
   const files = [...weights, ...extra];
@@ -70,15 +88,48 @@ export function planConversion(checkpoint: Checkpoint, options: ConvertOptions):
   };
 }
 
+/** Throws `ArgumentError` or `CheckpointError` for a conversion to or from quantised weights that there is not. */
+function checkQuantize(checkpoint: Checkpoint, { layout, quantize }: ConvertOptions): void {
+  checkpoint.requireUnquantized("convert");
+  if (quantize !== undefined && !isQuantization(quantize))
+    throw new ArgumentError(
+      `convert: quantize must be "int8" or "int4"; got ${JSON.stringify(quantize)}. Use one of them.`,
+    );
+  if (quantize && layout !== "hf")
+    throw new ArgumentError(`convert: quantised weights must be in the hf layout; got ${layout}. Use layout "hf".`);
+}
+
+/** The tensors of the hf layout with the parts of quantised weights in their place; a tied head gets parts of its own. */
+function quantizedTensors(
+  checkpoint: Checkpoint,
+  tensors: readonly TensorSource[],
+  kind: Quantization,
+): PlannedTensor[] {
+  const embedding = tensors.find(({ name }) => name === EMBEDDING);
+  const head = checkpoint.config.language.tied && embedding ? [{ ...embedding, name: HEAD }] : [];
+  return [...tensors, ...head].flatMap((source): PlannedTensor[] => {
+    if (!isQuantizable(source.name)) return [source];
+    const shapes = partShapes(source.shape as [number, number], kind);
+    const part = (name: "qweight" | "scales", dtype: "u32" | "f16"): PlannedTensor => ({
+      ...source,
+      name: partName(source.name, name),
+      dtype,
+      shape: shapes[name],
+      quantized: { source, kind, part: name },
+    });
+    return [part("qweight", "u32"), part("scales", "f16")];
+  });
+}
+
 const tensorBytes = ({ shape, dtype }: TensorSource): number => elementCount(shape) * storedElementBytes(dtype);
-const planFile = (name: string, tensors: readonly TensorSource[]): PlannedFile => ({
+const planFile = (name: string, tensors: readonly PlannedTensor[]): PlannedFile => ({
   name,
   tensors,
   bytes: layoutSafetensors(tensors).fileBytes,
 });
 
-function shards(tensors: readonly TensorSource[], limit: number): PlannedFile[] {
-  const parts: TensorSource[][] = [[]];
+function shards(tensors: readonly PlannedTensor[], limit: number): PlannedFile[] {
+  const parts: PlannedTensor[][] = [[]];
   let bytes = 0;
   for (const tensor of tensors) {
     const size = tensorBytes(tensor);
@@ -118,23 +169,45 @@ export async function convertCheckpoint(
   await checkpoint.requireTied(options.signal);
   const side = convertSideFiles(checkpoint, options.layout, options.sideFiles ?? new Map(), options.dtype);
   let done = 0;
+  const report = (bytes: number, tensor: string): void => {
+    done += bytes;
+    options.onProgress?.({ bytes: done, totalBytes: inputBytes(plan), tensor });
+  };
   for (const file of plan.files) {
     const contents = file.tensors.map((tensor): TensorContent => ({ ...tensor, chunks: () => converted(tensor) }));
     await sink.write(file.name, (out: ByteSink) => writeSafetensors(out, contents));
   }
-  async function* converted(tensor: TensorSource): AsyncGenerator<Uint8Array> {
+  async function* converted(tensor: PlannedTensor): AsyncGenerator<Uint8Array> {
+    if (tensor.quantized) {
+      // Once for each part: both at a time would keep one of them in memory.
+      const { source, kind, part } = tensor.quantized;
+      for await (const { words, scales, read } of quantizedChunks(checkpoint, source, kind, options.signal)) {
+        yield new Uint8Array(part === "qweight" ? words.buffer : scales.buffer);
+        report(read, tensor.name);
+      }
+      return;
+    }
     const from = tensor.pieces[0]?.tensor.dtype ?? tensor.dtype;
     for await (const chunk of checkpoint.chunks(tensor, options.chunkBytes, options.signal)) {
       yield isFloatDType(from) && isFloatDType(tensor.dtype)
         ? castFloats(chunk, from, tensor.dtype, tensor.name)
         : chunk;
-      done += chunk.length;
-      options.onProgress?.({ bytes: done, totalBytes: inputBytes(plan), tensor: tensor.name });
+      report(chunk.length, tensor.name);
     }
   }
   if (plan.index) await sink.write("model.safetensors.index.json", plan.index);
-  for (const [name, content] of side) await sink.write(name, content);
+  for (const [name, content] of side)
+    await sink.write(
+      name,
+      options.quantize && name === "config.json" ? namingQuantization(content, options.quantize) : content,
+    );
   return plan;
+}
+
+/** config.json with the method of its quantised weights. */
+function namingQuantization(config: Uint8Array, kind: Quantization): Uint8Array {
+  const json = JSON.parse(new TextDecoder().decode(config)) as Record<string, unknown>;
+  return new TextEncoder().encode(`${JSON.stringify({ ...json, [KEY]: quantizationConfig(kind) }, null, 2)}\n`);
 }
 
 const inputBytes = (plan: ConvertPlan): number =>

@@ -3,6 +3,8 @@ import { shapeText } from "../../../engine/errors.ts";
 import { EMBEDDING, HEAD } from "../config.ts";
 import type { JanusConfig } from "../config.ts";
 import { TensorMismatchError, quote } from "../../io/errors.ts";
+import { partShapes } from "./quantized.ts";
+import type { Quantization } from "../../../kernels/matmul/quantized_format.ts";
 import { deepseekName, deepseekShape, isUnused } from "./names.ts";
 import type { Layout } from "./names.ts";
 import { specText } from "../../io/stored.ts";
@@ -138,6 +140,10 @@ function addLanguage({ language }: JanusConfig, add: Add): void {
   if (!tied) add(HEAD, vocabulary, hidden);
 }
 
+/** True for the weights, by their hf names, that a quantised model has in 8 or 4 bits: the Llama's linear layers and both heads. */
+export const isQuantizable = (hf: string): boolean =>
+  /^(model\.language_model\.layers\.\d+\.\w+\.\w+_proj|model\.generation_head\.\w+|lm_head)\.weight$/.test(hf);
+
 /** The tensors of DeepSeek's files that the model never reads: SigLIP's pooling head and the use of the codes. */
 export function unusedTensors({ vision: { hidden, intermediate } }: JanusConfig): Map<string, readonly number[]> {
   const at = "vision_model.vision_tower.attn_pool";
@@ -164,9 +170,10 @@ export function unusedTensors({ vision: { hidden, intermediate } }: JanusConfig)
 export function expectedTensors(
   config: JanusConfig,
   layout: Layout,
-  options: { unused?: boolean } = {},
+  options: { unused?: boolean; quantize?: Quantization | null } = {},
 ): Map<string, readonly number[]> {
   const hf = modelTensors(config);
+  if (options.quantize) return withQuantized(hf, config, options.quantize);
   if (layout === "hf") return hf;
   const found = new Map<string, readonly number[]>();
   for (const [hfName, shape] of hf) {
@@ -178,17 +185,41 @@ export function expectedTensors(
   return found;
 }
 
+/** The tensors of the hf layout with the parts of quantised weights in their place; a tied head has parts of its own. */
+function withQuantized(
+  hf: ReadonlyMap<string, readonly number[]>,
+  config: JanusConfig,
+  kind: Quantization,
+): Map<string, readonly number[]> {
+  const { tied, vocabulary, hidden } = config.language;
+  const all = [...hf, ...(tied ? [[HEAD, [vocabulary, hidden]] as const] : [])];
+  return new Map(
+    all.flatMap(([name, shape]): [string, readonly number[]][] =>
+      isQuantizable(name)
+        ? Object.entries(partShapes(shape as [number, number], kind)).map(([part, own]) => [partName(name, part), own])
+        : [[name, shape]],
+    ),
+  );
+}
+
+/** `X.weight` → `X.qweight` or `X.scales`. */
+export const partName = (name: string, part: string): string => name.replace(/weight$/, part);
+
 /** The name in `layout` of a tensor that both layouts have whole. */
 export const nameIn = (layout: Layout, hf: string): string => (layout === "hf" ? hf : deepseekName(hf)!.name);
+
+const dtypesOf = (name: string, quantize: Quantization | null): readonly string[] =>
+  quantize && name.endsWith(".qweight") ? ["u32"] : quantize && name.endsWith(".scales") ? ["f16"] : FLOATS;
 
 /** One line for each tensor that is missing, misshapen, of a dtype that is not computed with, or not of this model. */
 export function tensorProblems(
   config: JanusConfig,
   layout: Layout,
   tensors: ReadonlyMap<string, TensorSpec>,
+  quantize: Quantization | null = null,
 ): string[] {
-  const expected = expectedTensors(config, layout);
-  if (config.language.tied) {
+  const expected = expectedTensors(config, layout, { quantize });
+  if (config.language.tied && !quantize) {
     // Files have the tied tensor under either name, or both.
     const [embedding, head] = [EMBEDDING, HEAD].map((name) => nameIn(layout, name)) as [string, string];
     const shape = expected.get(embedding)!;
@@ -201,8 +232,8 @@ export function tensorProblems(
     if (!found) problems.push(`missing: ${name}, expected ${shapeText(shape)}`);
     else if (shapeText(found.shape) !== shapeText(shape))
       problems.push(`misshapen: ${name}, expected ${shapeText(shape)}, found ${shapeText(found.shape)}`);
-    else if (!FLOATS.includes(found.dtype))
-      problems.push(`dtype: ${name}, expected ${FLOATS.join(", ")}, found ${found.dtype}`);
+    else if (!dtypesOf(name, quantize).includes(found.dtype))
+      problems.push(`dtype: ${name}, expected ${dtypesOf(name, quantize).join(", ")}, found ${found.dtype}`);
   }
   for (const [name, spec] of tensors) {
     if (!expected.has(name) && !isUnused(name)) problems.push(`unexpected: ${quote(name)} ${specText(spec)}`);
@@ -216,8 +247,9 @@ export function requireTensors(
   layout: Layout,
   tensors: ReadonlyMap<string, TensorSpec>,
   where: string,
+  quantize: Quantization | null = null,
 ): void {
-  const problems = tensorProblems(config, layout, tensors);
+  const problems = tensorProblems(config, layout, tensors, quantize);
   if (problems.length)
     throw new TensorMismatchError(
       `${where}: ${problems.length} tensors do not fit config.json (${layout} layout):`,

@@ -2,7 +2,9 @@
 import { gridSize } from "../config.ts";
 import type { JanusConfig } from "../config.ts";
 import type { Checkpoint } from "./checkpoint.ts";
-import { expectedTensors } from "./expected.ts";
+import { expectedTensors, isQuantizable } from "./expected.ts";
+import { quantizedBytes } from "../../../kernels/matmul/quantized_format.ts";
+import type { Quantization } from "../../../kernels/matmul/quantized_format.ts";
 import { elementCount, storedElementBytes } from "../../io/stored.ts";
 import type { StoredDType } from "../../io/stored.ts";
 
@@ -69,6 +71,8 @@ export interface TrainingNeed {
 export interface Needs {
   /** Weights alone, in the dtype of the estimate. */
   readonly weightBytes: { readonly all: number; readonly understanding: number; readonly generation: number };
+  /** All weights if the model is quantised while it is loaded; the rest in the dtype of the estimate. */
+  readonly quantizedBytes: Readonly<Record<Quantization, number>>;
   /** Keys and values of one token in one row, 16 bits each. */
   readonly cacheBytesPerToken: number;
   /** Keys and values of one guided image: two rows. */
@@ -94,6 +98,10 @@ export function needsOf(config: JanusConfig, elementBytes = 2): Needs {
   const decoderBytes = 3 * 4 * vq.baseChannels * vq.imageSize ** 2;
   return {
     weightBytes: { all: weights(ALL), understanding: weights(UNDERSTANDING), generation: weights(GENERATION) },
+    quantizedBytes: {
+      int8: quantizedWeights(config, elementBytes, "int8"),
+      int4: quantizedWeights(config, elementBytes, "int4"),
+    },
     cacheBytesPerToken,
     imageCacheBytes,
     decoderBytes,
@@ -102,11 +110,22 @@ export function needsOf(config: JanusConfig, elementBytes = 2): Needs {
   };
 }
 
+function quantizedWeights(config: JanusConfig, elementBytes: number, kind: Quantization): number {
+  const { tied, vocabulary, hidden } = config.language;
+  const of = ([name, shape]: [string, readonly number[]]): number =>
+    isQuantizable(name) ? quantizedBytes(shape[0]!, shape[1]!, kind) : elementCount(shape) * elementBytes;
+  // A tied head is quantised beside the embedding.
+  const head = tied ? quantizedBytes(vocabulary, hidden, kind) : 0;
+  return [...expectedTensors(config, "hf")].reduce((total, tensor) => total + of(tensor), head);
+}
+
 export interface Inspection {
   readonly name: string;
   readonly layout: Checkpoint["layout"];
   readonly format: Checkpoint["format"];
   readonly config: JanusConfig;
+  /** How the language model's linear layers and both heads are quantised in the files; null if they are not. */
+  readonly quantization: Quantization | null;
   /** In the weight files, unused ones included. */
   readonly tensors: number;
   readonly bytes: number;
@@ -141,6 +160,7 @@ export function inspect(checkpoint: Checkpoint): Inspection {
     layout: checkpoint.layout,
     format: checkpoint.format,
     config,
+    quantization: checkpoint.quantization,
     tensors: stored.size,
     bytes,
     parameters,

@@ -389,7 +389,7 @@ function imageSettings(config: JanusConfig, files: Files, where: string): Record
 /** The dtype of most of the weights of a checkpoint, or of a model under its tensors' names. */
 export function mainDType({ parameters }: { parameters: ReadonlyMap<string, { dtype: string }> }): FloatDType {
   const counts = { bf16: 0, f16: 0, f32: 0 };
-  for (const { dtype } of parameters.values()) counts[dtype as FloatDType]++;
+  for (const [name, { dtype }] of parameters) if (!/\.(qweight|scales)$/.test(name)) counts[dtype as FloatDType]++;
   return (Object.keys(counts) as FloatDType[]).reduce((a, b) => (counts[b] > counts[a] ? b : a));
 }
 
