@@ -72,9 +72,9 @@ fn attention_subgroup_matrix_key(@builtin(workgroup_id) group: vec3u, @builtin(n
       workgroupBarrier();
       let next = next_tile(b, i0 + COLUMNS, end, ids);
       next_q = fetch_q(q_head, next, lane);
-      next_g = fetch_g(g_head, next, lane);
       score(&held_k, AT_ROWS, 0u, 0u, subgroup);
       score(&held_v, AT_ROWS + OWN, SECOND, SECOND_SCORES, subgroup);
+      next_g = fetch_g(g_head, next, lane); // not before: registers
       workgroupBarrier();
       var p: array<vec4f, QUADS>;
       var s: array<vec4f, QUADS>;

@@ -60,9 +60,9 @@ fn attention_subgroup_matrix_query(@builtin(workgroup_id) group: vec3u, @builtin
     workgroupBarrier();
     let next = next_tile(b, j0 + COLUMNS, end, ids);
     next_k = fetch_k(k_head, next, lane);
-    next_v = fetch_v(v_head, next, lane);
     score(&held_q, AT_ROWS, 0u, 0u, subgroup);
     score(&held_g, AT_ROWS + OWN, SECOND, SECOND_SCORES, subgroup);
+    next_v = fetch_v(v_head, next, lane); // not before: registers
     workgroupBarrier();
     var s: array<vec4f, QUADS>;
     for (var e = 0u; e < QUADS; e++) { //#unroll
