@@ -83,7 +83,7 @@ const params = {
   batches_y: "vec4u",
   alpha: "f32",
 } as const;
-const shared = [...standard, quantizedBindings, io, quantizedInt4, quantizedInt8];
+const shared = [...standard, quantizedBindings, io, quantizedInt4];
 const kernels = {
   register: kernel(
     "matmul_quantized_register",

@@ -31,6 +31,7 @@ const SHARING_LANES = 8;
 /** Few rows are bound by dequantising, whose shifts are then constants; of many rows, all granules would make a long kernel. */
 const atOnce = (kind: Quantization, rows: number): number => (rows > 2 ? 2 : kind === "int4" ? 8 : 4);
 
+/** On lavapipe, 2048 → 5632 in int4, 1 and 2 rows, ms of processor time: sharing loads of x by 8 lanes 3.8 and 5.0, without 6.6 and 17.8, `vector` 7.6 and 18.4. */
 function register(p: QuantizedProblem, by: Lanes | null, software: boolean): QuantizedChoice {
   const rows = [1, 2, 4, 8].find((count) => count >= p.m || (count === 8 && !by)) ?? 16;
   const workgroup = by ? SHARING_LANES : software ? 16 : 64;
