@@ -22,6 +22,8 @@ export interface Input {
   readonly values?: (random: () => number) => ArrayLike<number>;
   /** No gradient is asked for. */
   readonly constant?: boolean;
+  /** Finite by how it is made, such as the scales of quantised weights: no NaN or infinity is tried in it. */
+  readonly isFinite?: boolean;
   /** How the input lies in memory: dimensions stored in reverse order, or as the inside of a larger tensor. */
   readonly layout?: "contiguous" | "reversed" | "inside";
 }

@@ -79,7 +79,7 @@ export async function runSpecial(c: Case, device: Device, seed: number, form: Fo
   let checks = 0;
   for (const [i, input] of c.inputs.entries()) {
     // The reference of quantize has the offset to the codes as an input of its own, in place of the codes.
-    if (!isFloat(input.dtype ?? "f32") || (c.op === "quantize" && i > 0)) continue;
+    if (!isFloat(input.dtype ?? "f32") || input.isFinite || (c.op === "quantize" && i > 0)) continue;
     for (const special of SPECIAL) {
       const places = form === "short" && !Number.isNaN(special) ? (["middle"] as const) : PLACES;
       for (const place of values[i]!.length > 1 ? places : (["all"] as const)) {

@@ -53,7 +53,7 @@ const caseOf = (row: Row, kind: "int8" | "int4"): Case => {
   const inputs: Input[] = [
     x,
     { shape: [n, width], dtype: "u32", values: random32(n * width) },
-    { shape: [n, groups], values: scalesOf(n * groups) },
+    { shape: [n, groups], values: scalesOf(n * groups), isFinite: true },
     ...(bias ? [{ shape: [n] }] : []),
     ...(residual ? [{ shape: [...x.shape.slice(0, -1), n], dtype: x.dtype ?? "f32" }] : []),
   ];
