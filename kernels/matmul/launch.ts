@@ -15,7 +15,8 @@ import { matmulVariant } from "./variants.ts";
 import type { MatmulChoice, MatmulKernel } from "./variants.ts";
 
 const bindings = { a: "read", b: "read", bias: "read", residual: "read", y: "read_write" } as const;
-const params = {
+/** Parameters of all kernels of products, in library `matmul_io`. */
+export const params = {
   size: "vec4u",
   a: "vec4u",
   b: "vec4u",

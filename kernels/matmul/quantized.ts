@@ -15,7 +15,7 @@ import {
 import type { DType, Device, Tensor } from "../../engine/index.ts";
 import { contiguousCopy, copy, map } from "../core/map.ts";
 import { f32x1, standard } from "../core/libraries.ts";
-import { ACTIVATIONS } from "./launch.ts";
+import { ACTIVATIONS, params } from "./launch.ts";
 import type { Activation } from "./launch.ts";
 import { io, lanesNone, quantizedBindings, quantizedInt4, quantizedInt8, sizeAny, sumWorkgroup } from "./libraries.ts";
 import { bindPart, partsOf } from "./parts.ts";
@@ -74,15 +74,6 @@ export class QuantizedWeight {
 }
 
 const bindings = { a: "read", b: "read", scales: "read", bias: "read", residual: "read", y: "read_write" } as const;
-const params = {
-  size: "vec4u",
-  a: "vec4u",
-  b: "vec4u",
-  y: "vec4u",
-  batches: "vec4u",
-  batches_y: "vec4u",
-  alpha: "f32",
-} as const;
 const shared = [...standard, quantizedBindings, io, quantizedInt4];
 const kernels = {
   register: kernel(

@@ -90,7 +90,7 @@ export function ropeCache(
       params: {
         size: [b, t, hq, half],
         src: [...steps, x.offset / 4],
-        cache: [hkv, capacity, 0, positions.rank === 2 ? t : 0],
+        cache: [hkv, capacity, positions.rank === 2 ? t : 0, 0],
       },
       grid: grid1d(Math.ceil((b * t * Math.ceil(heads / HEADS) * half) / 64)),
       cost: {

@@ -12,7 +12,7 @@ const PER_ROW = false; // one length a batch row instead of one for all
 struct Params {
   size: vec4u, // batches, tokens, heads of queries, granules of half a head
   src: vec4u, // strides of batch, token and head in x, and its offset; granules
-  cache: vec4u, // heads of keys, capacity, first position, stride of the batch in positions
+  cache: vec4u, // heads of keys, capacity, stride of the batch in positions
 }
 @group(0) @binding(0) var<storage, read> x: array<Pack_x>;
 @group(0) @binding(1) var<storage, read> positions: array<u32>; // i32 or u32 below 2^31
@@ -36,7 +36,7 @@ fn rope_cache(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) grou
   let token = place % params.size.y;
   let batch = place / params.size.y;
   if (batch >= params.size.x) { return; }
-  let position = positions[params.cache.z + batch * params.cache.w + token];
+  let position = positions[batch * params.cache.z + token];
   var turns = vec4u();
   for (var k = 0u; k < 4u; k++) { turns[k] = turn(position, frequencies[i * 4u + k]); }
   let angle = sin_cos(turns);

@@ -103,22 +103,25 @@ describe.skipIf(!hasFixtures).each([
     }, "und.last_logits");
   });
 
+  /** Logits of token t of the text, behind those in the cache. */
+  const decodeToken = (t: number, cache: KvCache): Tensor =>
+    noGrad(() =>
+      scope(() =>
+        janus.call(janus.embedText(tensor(golden("text.input_ids").data.slice(t, t + 1), { shape: [1, 1] })), {
+          positions: tensor(Int32Array.of(t)),
+          cache,
+          decode: true,
+        }),
+      ),
+    );
+
   it("a token at a time against the cache gives the logits of the whole", async () => {
-    const { data, shape } = golden("text.input_ids");
-    const length = shape[1]!;
+    const length = golden("text.input_ids").shape[1]!;
     const cache = new KvCache(language, 1, length);
     const expected = golden("text.logits");
     const vocabulary = expected.shape[2]!;
     for (let t = 0; t < length; t++) {
-      const logits = noGrad(() =>
-        scope(() =>
-          janus.call(janus.embedText(tensor(data.slice(t, t + 1), { shape: [1, 1] })), {
-            positions: tensor(Int32Array.of(t)),
-            cache,
-            decode: true,
-          }),
-        ),
-      );
+      const logits = decodeToken(t, cache);
       F.advance(cache.length, 1);
       expect(
         relativeL2(await logits.data(), expected.data.subarray(t * vocabulary, (t + 1) * vocabulary)),
@@ -130,7 +133,6 @@ describe.skipIf(!hasFixtures).each([
   });
 
   it("decodes a layer in fewer launches than its modules, with the same bits; modules with hooks are called", async () => {
-    const { data } = golden("text.input_ids");
     const layers = [...janus.model.language_model.layers];
     const decode = async (): Promise<{ logits: Float32Array; launches: number }> => {
       const cache = new KvCache(language, 1, 3);
@@ -139,15 +141,7 @@ describe.skipIf(!hasFixtures).each([
       janus.device.onLaunch(count);
       const logits: number[] = [];
       for (let t = 0; t < 3; t++) {
-        using one = noGrad(() =>
-          scope(() =>
-            janus.call(janus.embedText(tensor(data.slice(t, t + 1), { shape: [1, 1] })), {
-              positions: tensor(Int32Array.of(t)),
-              cache,
-              decode: true,
-            }),
-          ),
-        );
+        using one = decodeToken(t, cache);
         F.advance(cache.length, 1);
         logits.push(...(await one.data()));
       }
