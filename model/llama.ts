@@ -2,9 +2,9 @@
 import { checkpoint, scope } from "../engine/index.ts";
 import type { DType, Device, Tensor } from "../engine/index.ts";
 import { attention, attentionDecode, cacheWrite, copyInto, full, linear, rope, ropeCache, swiglu } from "../kernels/index.ts"; // prettier-ignore
-import { Embedding, Linear, RMSNorm, joined } from "./nn/layers.ts";
+import { Embedding, Linear, RMSNorm } from "./nn/layers.ts";
 import { Module } from "./nn/module.ts";
-import { linearLayer, linearLayers } from "./nn/quantized_linear.ts";
+import { QuantizedLinear, joinedWeight, linearLayer, linearLayers } from "./nn/quantized_linear.ts";
 import type { AnyLinear, QuantizableOptions } from "./nn/quantized_linear.ts";
 
 export interface LlamaConfig {
@@ -134,6 +134,10 @@ class LlamaMlp extends Module {
   }
 }
 
+/** True if nothing but a product happens in a layer. */
+const isPlain = (layer: AnyLinear): boolean =>
+  (layer.constructor === Linear || layer.constructor === QuantizedLinear) && !layer.isHooked;
+
 class LlamaLayer extends Module<readonly [Tensor, Sequence]> {
   readonly input_layernorm: RMSNorm;
   readonly self_attn: LlamaAttention;
@@ -164,22 +168,20 @@ class LlamaLayer extends Module<readonly [Tensor, Sequence]> {
   private fused(x: Tensor, { positions, starts, cache }: Sequence): Tensor | null {
     const { self_attn: attn, mlp } = this;
     const { layer, config } = attn;
-    const inside = [attn.q_proj, attn.k_proj, attn.v_proj, attn.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj];
-    const linears = inside.filter((m): m is Linear => m.constructor === Linear && !m.bias && !m.isHooked);
     const isOurs = attn.constructor === LlamaAttention && mlp.constructor === LlamaMlp;
-    if (!cache || !isOurs || attn.isHooked || mlp.isHooked || linears.length < inside.length) return null;
-    const [o_proj, down_proj] = [linears[3]!, linears[6]!];
-    const [qkv, gateUp] = [joined(linears.slice(0, 3)), joined(linears.slice(4, 6))];
-    if (!qkv || !gateUp) return null;
+    const inside = [attn.q_proj, attn.k_proj, attn.v_proj, attn.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj];
+    if (!cache || !isOurs || attn.isHooked || mlp.isHooked || !inside.every(isPlain)) return null;
+    const [qkv, o_proj, gateUp, down_proj] = [inside.slice(0, 3), [attn.o_proj], inside.slice(4, 6), [mlp.down_proj]].map(joinedWeight); // prettier-ignore
+    if (!qkv || !o_proj || !gateUp || !down_proj) return null;
     const [b, t] = [x.dim(0), x.dim(1)];
     const heads = linear(this.input_layernorm.call(x), qkv).reshape([b, t, -1, config.headDim]);
     const { length } = cache;
     const caches = { keys: cache.keys[layer]!, values: cache.values[layer]!, length };
     const q = ropeCache(heads, positions, caches, { theta: config.ropeTheta });
     const mixed = attentionDecode(q, caches.keys, caches.values, length, starts ? { starts } : {});
-    const h = linear(mixed.permute([0, 2, 1, 3]).reshape([b, t, -1]), o_proj.weight, null, { residual: x });
+    const h = linear(mixed.permute([0, 2, 1, 3]).reshape([b, t, -1]), o_proj, null, { residual: x });
     const gated = swiglu(linear(this.post_attention_layernorm.call(h), gateUp));
-    return linear(gated, down_proj.weight, null, { residual: h });
+    return linear(gated, down_proj, null, { residual: h });
   }
 }
 

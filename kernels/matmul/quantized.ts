@@ -49,7 +49,7 @@ export class QuantizedWeight {
       throw new DTypeError(`${op}: words must be u32 and scales f16; got ${words} and ${scales}. Use quantizeRows.`);
     const [rows, groups] = [scales.shape[0] ?? 0, Math.ceil(columns / GROUP)];
     const kind = words.shape[1] === groups * QUANTIZED_BITS.int4 ? "int4" : "int8";
-    const isWhole = words.isContiguous && scales.isContiguous && words.offset === 0 && scales.offset === 0;
+    const isWhole = words.isContiguous && scales.isContiguous && words.offset % 4 === 0;
     if (
       !isWhole ||
       shapeText(scales.shape) !== shapeText([rows, groups]) ||
@@ -131,8 +131,8 @@ function launchParts(p: QuantizedProduct, y: Tensor): void {
   const [groups, words] = [weight.scales.shape[1]!, weight.words.shape[1]!];
   const operands = {
     a: { tensor: x, offset: x.offset, steps: [k, 0, 1, 0, 0] },
-    b: { tensor: weight.words, offset: 0, steps: [0, words, 0, 1, 0] },
-    scales: { tensor: weight.scales, offset: 0, steps: [0, groups, 0, 0, 1] },
+    b: { tensor: weight.words, offset: weight.words.offset, steps: [0, words, 0, 1, 0] },
+    scales: { tensor: weight.scales, offset: weight.scales.offset, steps: [0, groups, 0, 0, 1] },
     y: { tensor: y, offset: 0, steps: [n, 1, 0, 0, 0] },
     residual: residual && { tensor: residual, offset: residual.offset, steps: [n, 1, 0, 0, 0] },
   };
