@@ -15,9 +15,19 @@ import {
 import type { DType, Device, Tensor } from "../../engine/index.ts";
 import { contiguousCopy, copy, map } from "../core/map.ts";
 import { f32x1, standard } from "../core/libraries.ts";
-import { ACTIVATIONS, params } from "./launch.ts";
-import type { Activation } from "./launch.ts";
-import { io, lanesNone, quantizedBindings, quantizedInt4, quantizedInt8, sizeAny, sumWorkgroup } from "./libraries.ts";
+import { ACTIVATIONS, epilogueOf } from "./epilogue.ts";
+import type { Activation, Norm } from "./epilogue.ts";
+import { params } from "./launch.ts";
+import {
+  io,
+  lanesNone,
+  normNone,
+  quantizedBindings,
+  quantizedInt4,
+  quantizedInt8,
+  sizeAny,
+  sumWorkgroup,
+} from "./libraries.ts";
 import { bindPart, partsOf } from "./parts.ts";
 import { GROUP, QUANTIZED_BITS } from "./quantized_format.ts";
 import type { Quantization } from "./quantized_format.ts";
@@ -81,14 +91,14 @@ const kernels = {
     new URL("./matmul_quantized_register.wgsl", import.meta.url),
     bindings,
     params,
-    [...shared, lanesNone, sizeAny],
+    [...shared, normNone, lanesNone, sizeAny],
   ),
   vector: kernel(
     "matmul_quantized_vector",
     new URL("./matmul_quantized_vector.wgsl", import.meta.url),
     bindings,
     params,
-    [...shared, sumWorkgroup, sizeAny],
+    [...shared, normNone, sumWorkgroup, sizeAny],
   ),
 } satisfies Record<QuantizedChoice["kernel"], unknown>;
 const LIBRARIES = { int8: quantizedInt8, int4: quantizedInt4 } as const;
@@ -103,18 +113,21 @@ export interface QuantizedProduct {
   /** [M, N] */
   readonly residual: Tensor | null;
   readonly dtype: DType;
+  /** As in `Product`. */
+  readonly norm?: Norm;
+  readonly gated?: boolean;
 }
 
 /** The product as a new tensor [M, N]; not recorded. Runs inside a scope of the caller, which has checked the shapes. */
 export function quantizedProduct(p: QuantizedProduct): Tensor {
   const [n] = p.weight.shape;
   const m = p.x.shape[0]!;
-  const wide = n % 4 === 0;
+  const wide = n % 4 === 0 && !p.gated;
   const asF32 = (t: Tensor): Tensor => (t.dtype === "f32" ? t : map(copy, [t], { dtype: "f32" }));
-  const y = empty([m, n], { dtype: wide ? p.dtype : "f32", device: p.x.device });
+  const y = empty([m, p.gated ? n / 2 : n], { dtype: wide ? p.dtype : "f32", device: p.x.device });
   const residual = p.residual && contiguousCopy(wide ? p.residual : asF32(p.residual));
   const x = p.x.isContiguous && p.x.offset % 4 === 0 ? p.x : contiguousCopy(p.x);
-  launchParts({ ...p, x, bias: p.bias && contiguousCopy(asF32(p.bias)), residual }, y);
+  launchParts({ ...p, x, bias: p.bias && contiguousCopy(p.bias), residual }, y);
   return y.dtype === p.dtype ? y : map(copy, [y], { dtype: p.dtype });
 }
 
@@ -133,7 +146,7 @@ function launchParts(p: QuantizedProduct, y: Tensor): void {
     a: { tensor: x, offset: x.offset, steps: [k, 0, 1, 0, 0] },
     b: { tensor: weight.words, offset: weight.words.offset, steps: [0, words, 0, 1, 0] },
     scales: { tensor: weight.scales, offset: weight.scales.offset, steps: [0, groups, 0, 0, 1] },
-    y: { tensor: y, offset: 0, steps: [n, 1, 0, 0, 0] },
+    y: { tensor: y, offset: 0, steps: [y.dim(1), p.gated ? 0 : 1, 0, 0, 0] },
     residual: residual && { tensor: residual, offset: residual.offset, steps: [n, 1, 0, 0, 0] },
   };
   const tooLong = ([rows, columns]: readonly number[]): number => {
@@ -143,11 +156,13 @@ function launchParts(p: QuantizedProduct, y: Tensor): void {
     return rows! >= columns! ? 0 : 1;
   };
   const all = [operands.a, operands.b, operands.scales, operands.y, ...(operands.residual ? [operands.residual] : [])];
-  const wide = n % 4 === 0;
+  const wide = n % 4 === 0 && !p.gated;
+  const epilogue = epilogueOf(p);
   for (const part of partsOf(p.op, device, [m, n, k, words, groups], all, [1, 4, k, words, groups], tooLong)) {
     const [rows, columns] = part.sizes as [number, number, number, number, number];
     const bind = (operand: (typeof all)[number]): ReturnType<typeof bindPart> => bindPart(operand, part);
-    const [a, b, s, to] = [bind(operands.a), bind(operands.b), bind(operands.scales), bind(operands.y)];
+    const [a, b, s] = [bind(operands.a), bind(operands.b), bind(operands.scales)];
+    const to = p.gated ? { bound: y, offset: 0 } : bind(operands.y);
     const r = operands.residual && bind(operands.residual);
     const yLibrary = wide ? y.dtype : f32x1;
     launch(kernels[choice.kernel], {
@@ -157,18 +172,20 @@ function launchParts(p: QuantizedProduct, y: Tensor): void {
         b: LIBRARIES[weight.kind],
         y: yLibrary,
         r: r && wide ? residual!.dtype : wide ? "f32" : f32x1,
+        ...epilogue.use,
       },
       constants: {
         ...choice.constants,
         BIAS: p.bias !== null,
         RESIDUAL: r !== null,
         ACTIVATION: p.activation ? ACTIVATIONS[p.activation] : 0,
+        ...epilogue.constants,
       },
       buffers: {
         a: a.bound,
         b: b.bound,
         scales: s.bound,
-        bias: p.bias ?? a.bound,
+        bias: epilogue.bias ?? a.bound,
         residual: r?.bound ?? a.bound,
         y: to.bound,
       },
@@ -176,10 +193,11 @@ function launchParts(p: QuantizedProduct, y: Tensor): void {
         size: [rows, columns, k, 1],
         a: [a.offset, k, 1, s.offset],
         b: [b.offset, groups, words, part.starts[1]!],
-        y: [to.offset, r?.offset ?? 0, n, n],
+        y: [to.offset, r?.offset ?? 0, y.dim(1), n],
         batches: [0, 0, 0, 0],
         batches_y: [0, 0, 0, 0],
         alpha: 1,
+        ...epilogue.params,
       },
       grid: [Math.ceil(rows / choice.rows), Math.ceil(columns / choice.columns)],
       cost: {

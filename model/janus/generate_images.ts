@@ -5,7 +5,7 @@
  */
 import { ArgumentError, DTypeError, construct, isFloat } from "../../engine/index.ts";
 import type { Device, Tensor } from "../../engine/index.ts";
-import { arange, copyInto, full, guidance as guide, where } from "../../kernels/index.ts";
+import { full } from "../../kernels/index.ts";
 import { checkContext, checkIds, checkSampling } from "../request.ts";
 import { imageTokens } from "./config.ts";
 import type { JanusConfig } from "./config.ts";
@@ -38,7 +38,6 @@ class ImageHead implements Head {
   private readonly model: JanusForConditionalGeneration;
   private readonly sampler: Sampler;
   private readonly weight: number;
-  private readonly places: Tensor;
 
   constructor(
     model: JanusForConditionalGeneration,
@@ -55,26 +54,22 @@ class ImageHead implements Head {
       device,
     );
     this.codes = full([seeds.length, tokens], 0, { dtype: "u32", device }).keep();
-    this.places = arange(0, tokens, 1, { dtype: "u32", device }).keep();
   }
 
-  sample(hidden: Tensor, step: Tensor): Tensor {
+  sample(hidden: Tensor, step: Tensor, into: Tensor): Tensor {
     const logits = this.model.codeLogits(hidden); // [R, codes]
-    const tokens = this.sampler.sample(this.weight === 1 ? logits : guide(logits, this.weight), step);
-    copyInto(this.codes, where(this.places.eq(step), tokens.unsqueeze(1), this.codes));
-    return tokens;
+    const guided = this.weight === 1 ? {} : { guidance: this.weight };
+    return this.sampler.sample(logits, step, { into, history: this.codes, ...guided });
   }
 
   embed(tokens: Tensor): Tensor {
-    const rows = this.model.embedCodes(tokens).unsqueeze(1); // [N, 1, hidden]
-    if (this.weight === 1) return rows;
-    const [n, , hidden] = rows.shape as [number, number, number];
-    return rows.expand([n, 2, hidden]).reshape([2 * n, 1, hidden]); // both rows of a pair
+    const copies = this.weight === 1 ? 1 : 2; // both rows of a pair
+    return this.model.embedCodes(tokens, copies).reshape([copies * tokens.size, 1, -1]);
   }
 
   dispose(): void {
     this.sampler.dispose();
-    for (const t of [this.codes, this.places]) t.dispose();
+    this.codes.dispose();
   }
 }
 
