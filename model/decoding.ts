@@ -157,6 +157,17 @@ export class TokenDecoder {
   /** Feeds the last tokens and samples the next ones. Returns once the work is enqueued on the device. */
   async next(): Promise<void> {
     if (this.captured) return this.captured.replay();
+    await this.first();
+  }
+
+  /** `next`, up to `most` times in one submit. Returns how many; the first step and eager ones come alone. */
+  async several(most: number): Promise<number> {
+    if (!this.captured) return this.first().then(() => 1);
+    this.captured.replay(most);
+    return most;
+  }
+
+  private async first(): Promise<void> {
     const before = this.hidden;
     if (this.options.eager) this.hidden = this.feed().keep();
     else {

@@ -90,7 +90,7 @@ export interface Product {
   readonly activation: Activation | null;
   /** Residual of y's shape, contiguous. */
   readonly residual: Tensor | null;
-  /** RMS norm of the rows of `a`, instead of a bias: for choices that compute it (see `norm_linear.ts`). */
+  /** RMS norm of the rows of `a`, instead of a bias: for choices that compute it (see `normLinear`). */
   readonly norm?: Norm;
   /** y [M, N / 2], f32, is silu(gate) · up of the two halves of the columns; in one part. */
   readonly gated?: boolean;

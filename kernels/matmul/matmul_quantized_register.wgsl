@@ -16,12 +16,14 @@ const AT_ONCE = 2u; // granules of a load that are written out: 2, or all
 @group(0) @binding(1) var<storage, read> b: array<vec4u>;
 
 // Granule k of a row of A from granule `first` on; zeros beyond its end, where the last group of weights has zeros too.
-fn load_a(first: u32, k: u32, rstd: f32) -> vec4f {
+fn load_a(first: u32, k: u32, rstd: f32, gain: vec4f) -> vec4f {
   let last = params.size.z / 4u - 1u;
-  let at = min(k, last);
-  var v = unpack_a(a[first + at]);
-  if (NORM) { v = normed(v, rstd, gain_at(at)); }
-  return select(vec4f(), v, k <= last);
+  return select(vec4f(), normed(unpack_a(a[first + min(k, last)]), rstd, gain), k <= last);
+}
+// The norm's weights for granule k.
+fn load_gain(k: u32) -> vec4f {
+  if (NORM) { return gain_at(min(k, params.size.z / 4u - 1u)); }
+  return vec4f();
 }
 
 //#use size_any as z
@@ -47,8 +49,9 @@ fn matmul_quantized_register(@builtin(workgroup_id) group: vec3u, @builtin(local
   for (var k = 0u; k < params.b.z / (4u * LOADS_b); k++) {
     var held: array<vec4f, ROWS>;
     if (LANES > 1u) {
+      let gain = load_gain(k * 8u + lane % LANES);
       for (var r = 0u; r < ROWS; r++) { //#unroll
-        held[r] = load_a(at_a[r], k * 8u + lane % LANES, rstds[r]);
+        held[r] = load_a(at_a[r], k * 8u + lane % LANES, rstds[r], gain);
       }
     }
     let scale = vec4f(scale_at(at_scale.x), scale_at(at_scale.y), scale_at(at_scale.z), scale_at(at_scale.w));
@@ -69,9 +72,11 @@ fn matmul_quantized_register(@builtin(workgroup_id) group: vec3u, @builtin(local
           let w2 = w[2] * scale;
           let w3 = w[3] * scale;
           let granule = l * GRANULES_b + part + i;
+          var gain: vec4f;
+          if (LANES == 1u) { gain = load_gain(k * 8u + granule); }
           for (var r = 0u; r < ROWS; r++) { //#unroll
             var x: vec4f;
-            if (LANES > 1u) { x = share_s(held[r], granule); } else { x = load_a(at_a[r], k * 8u + granule, rstds[r]); }
+            if (LANES > 1u) { x = share_s(held[r], granule); } else { x = load_a(at_a[r], k * 8u + granule, rstds[r], gain); }
             sums[r] = fma(vec4f(x.w), w3, fma(vec4f(x.z), w2, fma(vec4f(x.y), w1, fma(vec4f(x.x), w0, sums[r]))));
           }
         }

@@ -15,12 +15,14 @@ const AT_ONCE = 2u; // granules of a load that are written out: 2, or all
 @group(0) @binding(1) var<storage, read> b: array<vec4u>;
 
 // Granule k of a row of A from granule `first` on; zeros beyond its end, where the last group of weights has zeros too.
-fn load_a(first: u32, k: u32, rstd: f32) -> vec4f {
+fn load_a(first: u32, k: u32, rstd: f32, gain: vec4f) -> vec4f {
   let last = params.size.z / 4u - 1u;
-  let at = min(k, last);
-  var v = unpack_a(a[first + at]);
-  if (NORM) { v = normed(v, rstd, gain_at(at)); }
-  return select(vec4f(), v, k <= last);
+  return select(vec4f(), normed(unpack_a(a[first + min(k, last)]), rstd, gain), k <= last);
+}
+// The norm's weights for granule k.
+fn load_gain(k: u32) -> vec4f {
+  if (NORM) { return gain_at(min(k, params.size.z / 4u - 1u)); }
+  return vec4f();
 }
 
 //#use size_any as z
@@ -65,8 +67,9 @@ fn matmul_quantized_vector(@builtin(workgroup_id) group: vec3u, @builtin(local_i
         let word = (part + i) * 4u / VALUES_b;
         let quad = i % (VALUES_b / 4u);
         let w = transpose(mat4x4f(values_b(p0[word], quad), values_b(p1[word], quad), values_b(p2[word], quad), values_b(p3[word], quad)));
+        let gain = load_gain(k * GRANULES_b + part + i);
         for (var r = 0u; r < ROWS; r++) { //#unroll
-          let x = load_a(at_a[r], k * GRANULES_b + part + i, rstds[r]);
+          let x = load_a(at_a[r], k * GRANULES_b + part + i, rstds[r], gain);
           added[r] = fma(vec4f(x.w), w[3], fma(vec4f(x.z), w[2], fma(vec4f(x.y), w[1], fma(vec4f(x.x), w[0], added[r]))));
         }
       }

@@ -106,7 +106,7 @@ function fusedStep(
       },
       params: {
         size: [b, hq, hkv, capacity],
-        src: [...steps.map((n) => n / 4), 0],
+        src: [...steps.map((n) => n / 4), d / 4],
         chunks,
         scale: scale ?? d ** -0.5,
       },

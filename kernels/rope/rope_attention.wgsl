@@ -10,12 +10,12 @@
 //#use f32 as c
 const CHUNK = 64u; // keys of a part
 const SHARES = 1u; // chunks at a time
-const WIDTH = 16u; // granules of a head, D / 4: a multiple of 2, at most CHUNK
+const WIDTH = 16u; // granules of a head, D / 4: a multiple of 2, at most CHUNK. Loops run to params.src.w, which is the same: compilers would write them out
 const PER_ROW = false; // one length a batch row instead of one for all
 const WORKGROUP = CHUNK * SHARES;
 struct Params {
   size: vec4u, // batches, heads of queries, heads of the cache, capacity
-  src: vec4u, // strides of batch and head in x, and its offset; granules
+  src: vec4u, // strides of batch and head in x, and its offset; granules of a head; all in granules
   chunks: u32,
   scale: f32,
 }
@@ -38,7 +38,7 @@ struct Pair {
 // Granule i of both halves of a head of x, rotated.
 fn rotated(head: u32, i: u32, angle: SinCos) -> Pair {
   let u = unpack_x(x[head + i]);
-  let v = unpack_x(x[head + WIDTH / 2u + i]);
+  let v = unpack_x(x[head + params.src.w / 2u + i]);
   return Pair(u * angle.cos - v * angle.sin, v * angle.cos + u * angle.sin);
 }
 
@@ -51,16 +51,17 @@ fn power(s: f32, top: f32) -> f32 {
 fn rope_attention(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) invocation: u32) {
   let cache_head = flat_group(group, groups);
   if (cache_head >= params.size.x * params.size.z) { return; }
-  let half = WIDTH / 2u;
+  let width = params.src.w;
+  let half = width / 2u;
   let capacity = params.size.w;
   let shared_by = params.size.y / params.size.z;
   let b = cache_head / params.size.z;
   let own = cache_head % params.size.z;
   let length = lengths[select(b, 0u, !PER_ROW)];
   let end = min(capacity, length + 1u);
-  let first = cache_head * capacity * WIDTH;
+  let first = cache_head * capacity * width;
   let source = b * params.src.x + params.src.z;
-  let at = first + length * WIDTH;
+  let at = first + length * width;
   var angle: SinCos;
   if (invocation < half) {
     var turns = vec4u();
@@ -81,7 +82,7 @@ fn rope_attention(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) 
   let used = (end + CHUNK - 1u) / CHUNK;
   for (var h = 0u; h < shared_by; h++) {
     let row = b * params.size.y + own * shared_by + h;
-    let base = row * params.chunks * (WIDTH + 1u);
+    let base = row * params.chunks * (width + 1u);
     if (invocation < half) {
       let q = rotated(source + (own * shared_by + h) * params.src.y, invocation, angle);
       query[invocation] = unpack_x(pack_x(q.low));
@@ -90,48 +91,48 @@ fn rope_attention(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) 
     workgroupBarrier();
     for (var round = 0u; round < used; round += SHARES) {
       let chunk = round + share;
+      let count = min(CHUNK, max(end, chunk * CHUNK) - chunk * CHUNK);
       let key = chunk * CHUNK + lane;
       var score = -3.0e38;
       if (key < end) {
         var sum = vec4f();
-        for (var c = 0u; c < WIDTH; c++) { sum += query[c] * unpack_c(keys[first + key * WIDTH + c]); }
+        for (var c = 0u; c < width; c++) { sum += query[c] * unpack_c(keys[first + key * width + c]); }
         score = ((sum.x + sum.y) + (sum.z + sum.w)) * params.scale;
       }
       scores[invocation] = score;
       workgroupBarrier();
       var most = -3.0e38;
-      for (var j = 0u; j < CHUNK; j++) { most = max(most, scores[share * CHUNK + j]); }
+      for (var j = 0u; j < count; j++) { most = max(most, scores[share * CHUNK + j]); }
       powers[invocation] = power(score, most);
       workgroupBarrier();
-      let count = min(CHUNK, max(end, chunk * CHUNK) - chunk * CHUNK);
-      if (lane < WIDTH && count > 0u) {
+      if (lane < width && count > 0u) {
         var acc = vec4f();
         var total = 0.0;
         for (var j = 0u; j < count; j++) {
           let p = powers[share * CHUNK + j];
           total += p;
-          acc += p * unpack_c(values[first + (chunk * CHUNK + j) * WIDTH + lane]);
+          acc += p * unpack_c(values[first + (chunk * CHUNK + j) * width + lane]);
         }
-        let out = base + chunk * (WIDTH + 1u);
+        let out = base + chunk * (width + 1u);
         parts[out + lane] = acc;
-        if (lane == 0u) { parts[out + WIDTH] = vec4f(most, total, 1.0, 0.0); }
+        if (lane == 0u) { parts[out + width] = vec4f(most, total, 1.0, 0.0); }
       }
     }
     storageBarrier();
-    if (invocation < WIDTH) {
+    if (invocation < width) {
       var most = -3.0e38;
-      for (var j = 0u; j < used; j++) { most = max(most, parts[base + j * (WIDTH + 1u) + WIDTH].x); }
+      for (var j = 0u; j < used; j++) { most = max(most, parts[base + j * (width + 1u) + width].x); }
       var sum = 0.0;
       var acc = vec4f();
       for (var j = 0u; j < used; j++) {
-        let out = base + j * (WIDTH + 1u);
-        let stats = parts[out + WIDTH];
+        let out = base + j * (width + 1u);
+        let stats = parts[out + width];
         let weight = exp(max(stats.x - most, -104.0));
         sum += weight * stats.y;
         acc += weight * parts[out + invocation];
       }
       // Without a sum all scores are −infinity.
-      y[row * WIDTH + invocation] = pack_x(acc * select(1.0 / sum, nan_of(sum), sum == 0.0));
+      y[row * width + invocation] = pack_x(acc * select(1.0 / sum, nan_of(sum), sum == 0.0));
     }
     workgroupBarrier();
   }

@@ -32,6 +32,10 @@ export interface ImageOptions extends SamplingOptions, DecodingOptions {
 /** Maximum images of one prompt in one batch; the caches of more do not fit any device. */
 const MAX_PICTURES = 4096;
 
+/** Steps of one submit, and submits that the host may be ahead of a GPU. */
+const STEPS = 4;
+const SUBMITS_AHEAD = 3;
+
 class ImageHead implements Head {
   /** u32 [N, tokens]: the codes so far, flagged if not finite; the rest is 0. */
   readonly codes: Tensor;
@@ -131,36 +135,34 @@ export class ImageGeneration {
   }
 
   /**
-   * Samples all codes; gives how many of each image the device has computed, after each that it is known of. Throws `NotFiniteError` after
-   * the first code, where most damaged weights show; for the others `codes` does.
+   * Samples all codes; yields how many of each image the device has computed, as it becomes known. Throws `NotFiniteError` if the first code shows
+   * that weights are damaged, as most do; for the others `codes` does.
    */
   async *run(): AsyncGenerator<number> {
     const { device } = this.decoder;
-    const waits: Promise<void>[] = [];
+    const waits: Promise<number>[] = [];
+    const ahead = stepsAhead(device, SUBMITS_AHEAD);
     try {
-      let computed = 0;
       while (this.done < this.tokens) {
         this.signal?.throwIfAborted();
-        if (this.done === 0) {
-          this.decoder.begin();
-          await this.checkCodes(Array.from(await this.decoder.tokens.data(), (code) => [code]));
-        } else await this.decoder.next();
-        this.done++;
-        const computedThis = device.sync();
-        computedThis.catch(() => undefined); // the error surfaces when it is awaited
-        waits.push(computedThis);
-        while (waits.length > stepsAhead(device, 8)) {
-          await waits.shift();
-          yield ++computed;
-        }
+        const isFirst = this.done === 0;
+        if (isFirst) this.decoder.begin();
+        this.done += isFirst ? 1 : await this.decoder.several(ahead ? Math.min(STEPS, this.tokens - this.done) : 1);
+        const { done } = this;
+        const computed = (isFirst ? this.checkFirst() : device.sync()).then(() => done);
+        computed.catch(() => undefined); // the error surfaces when it is awaited
+        waits.push(computed);
+        while (waits.length > ahead) yield await waits.shift()!;
       }
-      while (waits.length) {
-        await waits.shift();
-        yield ++computed;
-      }
+      while (waits.length) yield await waits.shift()!;
     } finally {
       await Promise.allSettled(waits);
     }
+  }
+
+  /** Checks the first codes while the next are computed. */
+  private async checkFirst(): Promise<void> {
+    await this.checkCodes(Array.from(await this.decoder.tokens.data(), (code) => [code]));
   }
 
   /** The codes sampled so far, one array per image. Throws `NotFiniteError` if the logits of one are not finite. */

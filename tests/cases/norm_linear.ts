@@ -64,7 +64,7 @@ const caseOf = ({ x, n, gated = false, gain = "f32", every = false }: Row, kind:
     },
     terms: k,
     gradient: false,
-    variants: every ? VARIANTS.map((name) => ({ family, name })) : [],
+    variants: [{ family: "norm_linear", name: "fused" }, ...(every ? VARIANTS.map((name) => ({ family, name })) : [])],
   };
 };
 

@@ -33,7 +33,12 @@ fn along(batch: vec2u, outer: u32, inner: u32) -> u32 { return batch.x * outer +
 
 fn bias_at(i: u32) -> f32 { return pick_h(bias[i / PER_h], i); }
 // A granule of the norm's weight, and a granule of A under the norm.
-fn gain_at(k: u32) -> vec4f { return vec4f(bias_at(4u * k), bias_at(4u * k + 1u), bias_at(4u * k + 2u), bias_at(4u * k + 3u)); }
+fn gain_at(k: u32) -> vec4f {
+  if (PER_h == 1u) { return vec4f(bias_at(4u * k), bias_at(4u * k + 1u), bias_at(4u * k + 2u), bias_at(4u * k + 3u)); }
+  let low = bias[2u * k];
+  let high = bias[2u * k + 1u];
+  return vec4f(pick_h(low, 0u), pick_h(low, 1u), pick_h(high, 0u), pick_h(high, 1u));
+}
 fn normed(v: vec4f, rstd: f32, gain: vec4f) -> vec4f {
   if (NORM) { return (v * rstd) * gain; }
   return v;
