@@ -4,7 +4,7 @@
  */
 import { NotFiniteError, capture, empty, noGrad, scope, tensor } from "../engine/index.ts";
 import type { Captured, DType, Device, Tensor } from "../engine/index.ts";
-import { NOT_FINITE_FLAG, advance, arange, cat, copyInto, full, indexSelect } from "../kernels/index.ts";
+import { NOT_FINITE_FLAG, advance, arange, cat, copyInto, indexSelect } from "../kernels/index.ts";
 import { embedMixed } from "./causal.ts";
 import type { CausalModel, PromptRow } from "./causal.ts";
 import { KvCache } from "./llama.ts";

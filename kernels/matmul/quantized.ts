@@ -8,8 +8,10 @@ import {
   ShapeError,
   elementBytes,
   empty,
+  grid1d,
   kernel,
   launch,
+  scope,
   shapeText,
 } from "../../engine/index.ts";
 import type { DType, Device, Tensor } from "../../engine/index.ts";
@@ -29,10 +31,11 @@ import {
   sumWorkgroup,
 } from "./libraries.ts";
 import { bindPart, partsOf } from "./parts.ts";
+import { product } from "./matmul.ts";
 import { GROUP, QUANTIZED_BITS } from "./quantized_format.ts";
 import type { Quantization } from "./quantized_format.ts";
 import { quantizedVariant } from "./quantized_variants.ts";
-import type { QuantizedChoice } from "./quantized_variants.ts";
+import type { RegisterChoice } from "./quantized_variants.ts";
 
 /** A quantised matrix [N, K] on a device. It does not own its tensors. */
 export class QuantizedWeight {
@@ -100,7 +103,14 @@ const kernels = {
     params,
     [...shared, normNone, sumWorkgroup, sizeAny],
   ),
-} satisfies Record<QuantizedChoice["kernel"], unknown>;
+} satisfies Record<RegisterChoice["kernel"], unknown>;
+const dequantizeKernel = kernel(
+  "dequantize",
+  new URL("./dequantize.wgsl", import.meta.url),
+  { b: "read", scales: "read", y: "write" },
+  { rows: "u32", loads: "u32", granules: "u32", scales: "u32", first_load: "u32", first_scale: "u32", first_y: "u32" },
+  [...standard, quantizedInt4],
+);
 const LIBRARIES = { int8: quantizedInt8, int4: quantizedInt4 } as const;
 
 export interface QuantizedProduct {
@@ -120,27 +130,81 @@ export interface QuantizedProduct {
 
 /** The product as a new tensor [M, N]; not recorded. Runs inside a scope of the caller, which has checked the shapes. */
 export function quantizedProduct(p: QuantizedProduct): Tensor {
-  const [n] = p.weight.shape;
+  const [n, k] = p.weight.shape;
   const m = p.x.shape[0]!;
+  const choice = quantizedVariant(p.x.device.capabilities, { m, n, k, a: p.x.dtype, kind: p.weight.kind });
+  if (choice.kernel === "staged") return staged(p);
   const wide = n % 4 === 0 && !p.gated;
   const asF32 = (t: Tensor): Tensor => (t.dtype === "f32" ? t : map(copy, [t], { dtype: "f32" }));
   const y = empty([m, p.gated ? n / 2 : n], { dtype: wide ? p.dtype : "f32", device: p.x.device });
   const residual = p.residual && contiguousCopy(wide ? p.residual : asF32(p.residual));
   const x = p.x.isContiguous && p.x.offset % 4 === 0 ? p.x : contiguousCopy(p.x);
-  launchParts({ ...p, x, bias: p.bias && contiguousCopy(p.bias), residual }, y);
+  launchParts({ ...p, x, bias: p.bias && contiguousCopy(p.bias), residual }, y, choice);
   return y.dtype === p.dtype ? y : map(copy, [y], { dtype: p.dtype });
+}
+
+/** Bytes of a weight that are dequantised at a time. */
+const STAGED_BYTES = 64 * 2 ** 20;
+
+/** Many rows: some rows of the weight at a time as f32, then a plain product. Where kernels add up in order, with the bits of dequantising in registers. */
+function staged({ op, x, weight, bias, activation, residual, dtype }: QuantizedProduct): Tensor {
+  const [n, k] = weight.shape;
+  const { device } = x;
+  const y = empty([x.dim(0), n], { dtype, device });
+  const most = Math.min(STAGED_BYTES, device.limits.maxStorageBufferBindingSize);
+  const step = Math.max(4, Math.floor(most / (16 * k)) * 4);
+  for (let first = 0; first < n; first += step) {
+    const count = Math.min(step, n - first);
+    const columns = (t: Tensor): Tensor => t.strided([t.dim(0), count], t.strides, t.offset + first);
+    scope(() =>
+      product(op, {
+        a: x,
+        b: dequantized(weight, first, count),
+        transB: true,
+        out: columns(y),
+        bias: bias && bias.strided([count], bias.strides, bias.offset + first),
+        activation,
+        residual: residual && columns(residual),
+      }),
+    );
+  }
+  return y;
+}
+
+/** f32 [count, K]: rows of a weight from row `first` on. */
+function dequantized(weight: QuantizedWeight, first: number, count: number): Tensor {
+  const { words, scales, device, kind } = weight;
+  const k = weight.shape[1];
+  const y = empty([count, k], { device });
+  const sizes = [count, words.dim(1), scales.dim(1), k];
+  const operands = [
+    { tensor: words, offset: words.offset + first * words.dim(1), steps: [words.dim(1), 1, 0, 0] },
+    { tensor: scales, offset: scales.offset + first * scales.dim(1), steps: [scales.dim(1), 0, 1, 0] },
+    { tensor: y, offset: 0, steps: [k, 0, 0, 1] },
+  ];
+  for (const part of partsOf("dequantize", device, sizes, operands, [1, ...sizes.slice(1)], () => -1)) {
+    const [b, s, to] = operands.map((operand) => bindPart(operand, part));
+    const rows = part.sizes[0]!;
+    launch(dequantizeKernel, {
+      use: { b: LIBRARIES[kind] },
+      buffers: { b: b!.bound, scales: s!.bound, y: to!.bound },
+      params: { rows, loads: words.dim(1) / 4, granules: k / 4, scales: scales.dim(1), first_load: b!.offset / 4, first_scale: s!.offset, first_y: to!.offset / 4 }, // prettier-ignore
+      grid: grid1d(Math.ceil((rows * words.dim(1)) / 4 / 64)),
+      cost: { flops: rows * k, bytes: rows * (4 * words.dim(1) + 2 * scales.dim(1) + 4 * k) },
+    });
+  }
+  return y;
 }
 
 const MAX_GROUPS = 65535;
 
 /** Rows and columns are split if a tensor is larger than a binding, or the work or the grid than a launch may have; sums stay whole. */
-function launchParts(p: QuantizedProduct, y: Tensor): void {
+function launchParts(p: QuantizedProduct, y: Tensor, choice: RegisterChoice): void {
   const { weight, residual, x } = p;
   const { device } = y;
   const [n, k] = weight.shape;
   const m = x.shape[0]!;
   if (m === 0 || n === 0) return;
-  const choice = quantizedVariant(device.capabilities, { m, n, k, a: x.dtype, kind: weight.kind });
   const [groups, words] = [weight.scales.shape[1]!, weight.words.shape[1]!];
   const operands = {
     a: { tensor: x, offset: x.offset, steps: [k, 0, 1, 0, 0] },
