@@ -55,6 +55,50 @@ export function quantizeRows(
   return { words, scales };
 }
 
+/**
+ * Quantises rows to int4 that are whole multiples of known steps, such as those of other formats of 4 bits: of each group, `steps` has the distance of
+ * its values. A group takes that scale, its negative or the usual one, whichever has the least squared error: most groups then lose nothing.
+ */
+export function requantizeInt4(
+  values: Float32Array,
+  columns: number,
+  steps: Float32Array,
+  name?: string,
+): QuantizedRows {
+  const { words, scales } = quantizeRows(values, columns, "int4", name);
+  const [candidate, best] = [new Uint32Array(4), new Uint32Array(4)];
+  for (let group = 0; group < scales.length; group++) {
+    const part = values.subarray(group * GROUP, (group + 1) * GROUP);
+    best.set(words.subarray(4 * group, 4 * group + 4));
+    let least = groupError(part, best, f16Value(scales[group]!));
+    for (const wanted of [steps[group]!, -steps[group]!]) {
+      const scale = f16Bits(wanted);
+      if ((scale & 0x7fff) === 0 || (scale & 0x7c00) === 0x7c00) continue;
+      packGroup(part, f16Value(scale), 4, candidate, 0);
+      const error = groupError(part, candidate, f16Value(scale));
+      if (error >= least) continue;
+      least = error;
+      scales[group] = scale;
+      words.set(candidate, 4 * group);
+    }
+  }
+  return { words, scales };
+}
+
+/** Squared error of a group of int4. */
+function groupError(values: Float32Array, words: Uint32Array, scale: number): number {
+  let sum = 0;
+  for (let i = 0; i < GROUP; i++) sum += (values[i]! - scale * (((words[i >> 3]! >>> (4 * (i & 7))) & 15) - 8)) ** 2;
+  return sum;
+}
+
+/** Groups of int4 as int8 with the same scales and values. */
+export function widenToInt8({ words, scales }: QuantizedRows): QuantizedRows {
+  const bytes = new Int8Array(words.length * 8);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = ((words[i >> 3]! >>> (4 * (i & 7))) & 15) - 8;
+  return { words: new Uint32Array(bytes.buffer), scales };
+}
+
 /** The weight of the largest magnitude, the first of several. */
 function largestOf(values: Float32Array, first: number, count: number, name: string): number {
   let largest = 0;
