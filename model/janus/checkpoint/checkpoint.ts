@@ -55,6 +55,11 @@ export function chooseWeights(files: readonly string[], where: string): string {
       !/^(training_args|optimizer|scheduler|(discriminator|ema)\.)/.test(name),
   );
   if (others.length === 1) return others[0]!;
+  const gguf = files.filter((name) => /\.gguf$/i.test(name));
+  if (gguf.length && !others.length)
+    throw new CheckpointError(
+      `${where}: weights to download must be safetensors or torch.save; got GGUF files: ${someOf(gguf)}. Download one of the language model (and the mmproj) into a folder, with the tokenizer.json of its model, and name that folder.`,
+    );
   if (others.length)
     throw new CheckpointError(
       `${where}: none of ${WEIGHT_FILES.join(", ")}, but several other weight files: ${someOf(others)}; keep one, or add an index`,

@@ -101,7 +101,7 @@ export async function* quantizedChunks(
     const count = values.length / columns;
     const steps = kind === "int4" && columns % GROUP === 0 ? await encoded?.steps?.(first, count) : undefined;
     const groups = steps
-      ? requantizeInt4(values, columns, steps, stored.name)
+      ? requantizeInt4(values, steps, stored.name)
       : quantizeRows(values, columns, kind, stored.name);
     yield { ...groups, read: chunk.length, ...(encoded && { error: errorOf(values, groups, columns, kind) }) };
     first += count;
