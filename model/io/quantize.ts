@@ -86,11 +86,12 @@ function fittingScale(values: Float32Array, step: number): number | null {
   let [low, high] = [0, 0];
   for (let i = 0; i < GROUP; i++) {
     const q = values[i]! / scale;
-    if (!(q >= low)) low = q;
-    if (!(q <= high)) high = q;
+    if (!(Math.abs(q) < 8.5)) return null;
+    if (q < low) low = q;
+    if (q > high) high = q;
   }
-  if (low > -8.5 && high < 7.5) return step;
-  return high < 8.5 && low > -7.5 ? step ^ 0x8000 : null;
+  if (high < 7.5) return step;
+  return low > -7.5 ? step ^ 0x8000 : null;
 }
 
 /** A group with the usual scale or one of `others` (f16 bits), whichever has the least error. */

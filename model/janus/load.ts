@@ -104,7 +104,8 @@ function replaceOthers(
   kinds: ReadonlyMap<string, Quantization | undefined>,
   placed: LayerOptions,
 ): void {
-  for (const [path, layer] of [...quantizedLayers(model)]) {
+  const layers = [...quantizedLayers(model)]; // all of them, before any is replaced
+  for (const [path, layer] of layers) {
     const kind = kinds.get(path);
     if (kind === layer.kind) continue;
     const { inFeatures, outFeatures } = layer;

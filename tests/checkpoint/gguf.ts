@@ -56,7 +56,9 @@ class Writer {
       this.u32(9);
       this.u32(typeof value[0] === "string" ? 8 : 6);
       this.u64(value.length);
-      for (const one of value) typeof one === "string" ? this.string(one) : this.f32(one);
+      for (const one of value)
+        if (typeof one === "string") this.string(one);
+        else this.f32(one);
     }
   }
 }

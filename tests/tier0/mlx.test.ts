@@ -1,6 +1,6 @@
 /** Checkpoints that MLX quantised: values, conversion, quantising again, and what is refused. */
 import { describe, expect, it } from "vitest";
-import { ConfigError, TensorMismatchError } from "../../model/io/errors.ts";
+import { ConfigError, QuantizationError, TensorMismatchError } from "../../model/io/errors.ts";
 import { dequantizeRows, quantizeRows, requantizeInt4 } from "../../model/io/quantize.ts";
 import { encodeSafetensors } from "../../model/io/safetensors.ts";
 import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
@@ -187,10 +187,20 @@ describe("int4 again", () => {
     }
   });
 
-  it("is never worse than plain int4", () => {
-    const values = Float32Array.from({ length: 64 * 32 }, () => step * Math.floor(random() * 16 - 10.5));
+  it.each([
+    ["17 multiples", () => Math.floor(random() * 16 - 10.5)],
+    ["one multiple beyond the range, often", () => (random() < 0.5 ? -9 : -2)],
+    ["a step that is too small", () => 100 * random() - 50],
+  ])("is never worse than plain int4: %s", (_, multiple) => {
+    const values = Float32Array.from({ length: 64 * 32 }, () => step * multiple());
     const plain = dequantizeRows(quantizeRows(values, 64, "int4"), 64, "int4");
     const again = dequantizeRows(requantizeInt4(values, steps), 64, "int4");
-    expect(relative(again, values)).toBeLessThan(relative(plain, values));
+    expect(relative(again, values)).toBeLessThanOrEqual(relative(plain, values));
+  });
+
+  it("refuses what is not finite, by name", () => {
+    const values = new Float32Array(64 * 32).fill(step).with(70, NaN);
+    expect(() => requantizeInt4(values, steps, "lm_head.weight")).toThrow(QuantizationError);
+    expect(() => requantizeInt4(values, steps, "lm_head.weight")).toThrow("lm_head.weight: weights must be finite");
   });
 });

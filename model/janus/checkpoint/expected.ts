@@ -253,7 +253,7 @@ export function tensorProblems(
   { quantize = null, missing = [] }: RequiredTensors = {},
 ): string[] {
   const expected = expectedTensors(config, layout, { quantize });
-  for (const name of [...expected.keys()]) if (isOfParts(name, missing)) expected.delete(name);
+  for (const name of expected.keys()) if (isOfParts(name, missing)) expected.delete(name);
   if (config.language.tied && !quantize) {
     // Files have the tied tensor under either name, or both.
     const [embedding, head] = [EMBEDDING, HEAD].map((name) => nameIn(layout, name)) as [string, string];

@@ -89,7 +89,9 @@ function mlxConfig(json: JsonObject, file: string): MlxConfig | null {
 }
 
 const plainOf = (value: JsonValue | undefined): unknown =>
-  isJsonObject(value ?? null) ? Object.fromEntries([...(value as JsonObject)].sort()) : value;
+  isJsonObject(value ?? null)
+    ? Object.fromEntries([...(value as JsonObject)].sort(([a], [b]) => (a < b ? -1 : 1)))
+    : value;
 
 /** The quantised weights of a checkpoint, and one line for each tensor or setting that does not fit. */
 function findWeights(
