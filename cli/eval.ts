@@ -71,7 +71,9 @@ export const addEval: AddCommand = (program, context) => {
   command
     .command("list")
     .summary("print the benchmarks and the files that they need")
-    .description("Print each benchmark with the file to download, its source, size, licence and MD5. Downloads nothing.")
+    .description(
+      "Print each benchmark with the file to download, its source, size, licence and MD5. Downloads nothing.",
+    )
     .option("--json", "print one JSON object")
     .action(() => list(context));
   command
@@ -111,7 +113,9 @@ async function scoresOf(texts: readonly string[] = []): Promise<Map<Benchmark, s
 function ownShard(): Shard {
   const { OMPI_COMM_WORLD_RANK: rank, OMPI_COMM_WORLD_SIZE: size, PMI_RANK: pmiRank, PMI_SIZE: pmiSize } = process.env;
   const [index, count] = [Number(rank ?? pmiRank ?? 0), Number(size ?? pmiSize ?? 1)];
-  return Number.isInteger(index) && Number.isInteger(count) && index < count ? { index, count } : { index: 0, count: 1 };
+  return Number.isInteger(index) && Number.isInteger(count) && index < count
+    ? { index, count }
+    : { index: 0, count: 1 };
 }
 
 /** Commit of the checkout that this file belongs to, with a + if it has changes; null in an installed package. */
@@ -170,11 +174,20 @@ async function run(names: readonly string[], flags: EvalFlags, context: Context)
   }
 }
 
-async function print(outcomes: readonly Outcome[], { folder, ms }: { folder: string; ms: number }, { out }: Context): Promise<void> { // prettier-ignore
+async function print(
+  outcomes: readonly Outcome[],
+  { folder, ms }: { folder: string; ms: number },
+  { out }: Context,
+): Promise<void> {
+  // prettier-ignore
   const { figureText } = await import("../eval/report/page.ts");
   const rows = outcomes.map(({ benchmark, result, next }) => {
     const places = benchmark === "geneval" ? 3 : 2;
-    return [benchmark, result ? figureText(result.score.headline, places) : "–", result ? result.score.headline.name : (next ?? "")];
+    return [
+      benchmark,
+      result ? figureText(result.score.headline, places) : "–",
+      result ? result.score.headline.name : (next ?? ""),
+    ];
   });
   for (const { benchmark, result, work } of outcomes) {
     for (const note of result?.score.notes ?? []) out.note(`${benchmark}: ${note}`);
@@ -219,4 +232,3 @@ function comparisonText({ benchmark, a, b, paired, onlyA, onlyB, p, difference, 
   if (flips.length > SHOWN_FLIPS) lines.push(`  ${flips.length - SHOWN_FLIPS} more with --json`);
   return lines.join("\n");
 }
-

@@ -87,7 +87,11 @@ export class Answerer implements Disposable {
     return first.map((result, i) => (open.includes(i) ? rest[open.indexOf(i)]! : result));
   }
 
-  private async try(questions: readonly Question[], maxNewTokens: number, signal: AbortSignal): Promise<AnswerResult[]> {
+  private async try(
+    questions: readonly Question[],
+    maxNewTokens: number,
+    signal: AbortSignal,
+  ): Promise<AnswerResult[]> {
     const { tokenizer } = this.processor;
     const joined: Tensor[] = [];
     const placeholder = tokenizer.specials.imagePlaceholder;
@@ -101,7 +105,12 @@ export class Answerer implements Disposable {
     });
     try {
       const options = { maxNewTokens, temperature: 0, stopIds: [tokenizer.specials.eos], signal };
-      const run = generateAnswers(this.janus.model, tokenizer, { prompts: questions.map(({ ids }) => ({ ids })), rows: () => rows }, options);
+      const run = generateAnswers(
+        this.janus.model,
+        tokenizer,
+        { prompts: questions.map(({ ids }) => ({ ids })), rows: () => rows },
+        options,
+      );
       for (;;) {
         const step = await run.next();
         if (step.done) return step.value;

@@ -181,7 +181,10 @@ export async function usable(
 ): Promise<{ predictions: readonly PredictionLine[]; bad: readonly BadRow[] }> {
   const rows = [...bad, ...lines.filter(isBad).map(({ at, id, bad: reason }) => ({ at, id, reason }))];
   if (rows.length > 0)
-    await writeFileAtomic(join(folder, "bad.jsonl"), Buffer.from(rows.map((row) => `${JSON.stringify(row)}\n`).join("")));
+    await writeFileAtomic(
+      join(folder, "bad.jsonl"),
+      Buffer.from(rows.map((row) => `${JSON.stringify(row)}\n`).join("")),
+    );
   const total = items.length + bad.length;
   if (rows.length > FEW_BAD && rows.length > MAX_BAD_SHARE * total)
     throw new EvalDataError(`${folder}/bad.jsonl: at most ${100 * MAX_BAD_SHARE} % of the rows may be bad; got ${rows.length} of ${total}, the first: row ${rows[0]!.at}, ${rows[0]!.reason}`); // prettier-ignore

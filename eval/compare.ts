@@ -9,6 +9,7 @@ import { readResults } from "./results.ts";
 import type { Result } from "./results.ts";
 import { bootstrap, mcnemar } from "./statistics.ts";
 import type { Interval } from "./statistics.ts";
+import { mean } from "./score/score.ts";
 import { scoreOf } from "./score/understanding.ts";
 
 export interface Flip {
@@ -50,7 +51,12 @@ export async function compareRuns(a: string, b: string): Promise<Comparison[]> {
   return comparisons;
 }
 
-async function compareOne(benchmark: Benchmark, folders: readonly [string, string], results: readonly [Result, Result]): Promise<Comparison> { // prettier-ignore
+async function compareOne(
+  benchmark: Benchmark,
+  folders: readonly [string, string],
+  results: readonly [Result, Result],
+): Promise<Comparison> {
+  // prettier-ignore
   const [a, b] = results;
   const differs = (["recipe", "file", "limit"] as const).filter((key) => JSON.stringify(a.about[key]) !== JSON.stringify(b.about[key])); // prettier-ignore
   const figures = { benchmark, a: a.score.headline.value, b: b.score.headline.value, differs };
@@ -100,28 +106,21 @@ const flipsOf = (units: readonly Unit[]): Flip[] =>
     }),
   );
 
-/** F1 and sums of kinds have no test of pairs: their difference is resampled. Shares too, for its interval. */
+/** 95 % interval of the difference of the headlines, by resampling units. */
 function differenceOf(benchmark: Benchmark, units: readonly Unit[]): Interval | null {
-  const recipe = loadRecipe(benchmark).recipe as AskRecipe; // kinds that draw have no predictions
-  const headline = (lines: readonly PredictionLine[]): number | null => quickHeadline(recipe, lines);
+  const recipe = loadRecipe(benchmark).recipe as AskRecipe; // benchmarks that draw have no predictions
+  const isShare = recipe.scorer.name !== "yes-no" && recipe.scorer.name !== "mme";
+  const right = units.map((unit) => unit.map((lines) => (lines.every(({ correct }) => correct) ? 100 : 0)));
+  const headline = (chosen: readonly number[], side: 0 | 1): number | null =>
+    isShare
+      ? mean(chosen.map((i) => right[i]![side]!))
+      : scoreOf(recipe, chosen.flatMap((i, k) => relabelled(units[i]![side], k)), undefined, false).headline.value; // prettier-ignore
   return bootstrap(units.length, (chosen) => {
-    const [a, b] = [0, 1].map((side) => headline(chosen.flatMap((i, k) => relabelled(units[i]![side as 0 | 1], k))));
-    return a === null || b === null || a === undefined || b === undefined ? null : b - a;
+    const [a, b] = [headline(chosen, 0), headline(chosen, 1)];
+    return a === null || b === null ? null : b - a;
   });
 }
 
-/** A unit that is drawn twice must count as two. */
+/** An image that is drawn twice must count as two. */
 const relabelled = (lines: readonly PredictionLine[], k: number): PredictionLine[] =>
-  lines.map((line) => (line.group === null ? line : { ...line, id: line.id === line.group ? `${k}` : `${k}-${line.id}`, group: `${k}` })); // prettier-ignore
-
-/** The headline without its interval, which would be resampled in each resample. */
-function quickHeadline(recipe: AskRecipe, lines: readonly PredictionLine[]): number | null {
-  const counted = recipe.scorer.name === "yes-no" || recipe.scorer.name === "mme" ? scoreOf(recipe, lines, undefined, false) : null; // prettier-ignore
-  if (counted) return counted.headline.value;
-  const units = new Map<string, boolean>();
-  for (const [i, { group, correct }] of lines.entries()) {
-    const key = group ?? `item ${i}`;
-    units.set(key, (units.get(key) ?? true) && correct === true);
-  }
-  return units.size === 0 ? null : (100 * [...units.values()].filter(Boolean).length) / units.size;
-}
+  lines.map((line) => (line.group === null ? line : { ...line, group: `${k}` }));

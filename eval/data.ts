@@ -3,7 +3,7 @@ import { createHash } from "node:crypto";
 import { readdir, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { EvalDataError } from "./errors.ts";
-import { openTable } from "./read/table.ts";
+import { openTable } from "./read/open.ts";
 import type { RawRow, Table } from "./read/table.ts";
 import type { AskRecipe, DataFile, Recipe } from "./recipe.ts";
 import { imageColumns } from "./items.ts";

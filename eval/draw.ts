@@ -63,7 +63,8 @@ export async function draw(run: DrawRun, layout: Layout): Promise<number> {
 
 /** GenEval: `NNNNN/metadata.jsonl` and `NNNNN/samples/KKKK.png`. */
 export function genevalLayout(images: string, recipe: DrawRecipe, metadata: readonly GenevalPrompt[]): Layout {
-  const sample = (name: string, k: number): string => join(images, name, "samples", `${String(k).padStart(4, "0")}.png`);
+  const sample = (name: string, k: number): string =>
+    join(images, name, "samples", `${String(k).padStart(4, "0")}.png`);
   const about = (name: string): string => join(images, name, "metadata.jsonl");
   return {
     files: ({ name }) => [about(name), ...Array.from({ length: recipe.imagesPerPrompt }, (_, k) => sample(name, k))],
@@ -84,7 +85,10 @@ export const dpgLayout = (images: string): Layout => ({
     await mkdir(images, { recursive: true });
     const { image: _, ...how } = pictures[0]!;
     const text = { "janus-webgpu": JSON.stringify({ ...how, seeds: pictures.map(({ seed }) => seed) }) };
-    await writeFileAtomic(join(images, `${name}.png`), await encodePng(tiled(pictures.map(({ image }) => image)), text));
+    await writeFileAtomic(
+      join(images, `${name}.png`),
+      await encodePng(tiled(pictures.map(({ image }) => image)), text),
+    );
   },
 });
 

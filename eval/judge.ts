@@ -53,7 +53,8 @@ export async function readScores(path: string): Promise<ReadonlyMap<string, numb
   } catch (error) {
     throw error instanceof SyntaxError ? new EvalDataError(`${path}: JSON is required; ${messageOf(error)}`) : fileError(error, path); // prettier-ignore
   }
-  if (!isObject(value) || Array.isArray(value)) throw new EvalDataError(`${path}: an object from id to score is required`);
+  if (!isObject(value) || Array.isArray(value))
+    throw new EvalDataError(`${path}: an object from id to score is required`);
   for (const [id, score] of Object.entries(value)) add(id, score, `${path}: ${id}`);
   return scores;
 }
@@ -77,7 +78,13 @@ export interface JudgedAnswer {
 const TRIES = 5;
 
 /** One request. Throws `EvalDataError` with the status. */
-async function complete({ url, model, key }: Judge, content: string, temperature: number, signal: AbortSignal): Promise<string> { // prettier-ignore
+async function complete(
+  { url, model, key }: Judge,
+  content: string,
+  temperature: number,
+  signal: AbortSignal,
+): Promise<string> {
+  // prettier-ignore
   const target = `${url.replace(/\/+$/, "")}/chat/completions`;
   const headers = { "content-type": "application/json", ...(key && { authorization: `Bearer ${key}` }) };
   const body = JSON.stringify({ model, temperature, messages: [{ role: "user", content }] });
@@ -96,7 +103,12 @@ async function complete({ url, model, key }: Judge, content: string, temperature
 }
 
 /** Judges all answers that `judge.jsonl` lacks. An answer whose score cannot be read in five tries gets 0, as in the official code. */
-export async function judge(folder: string, answers: readonly JudgedAnswer[], options: Judge & { signal: AbortSignal; onProgress: (done: number, total: number) => void }): Promise<string> { // prettier-ignore
+export async function judge(
+  folder: string,
+  answers: readonly JudgedAnswer[],
+  options: Judge & { signal: AbortSignal; onProgress: (done: number, total: number) => void },
+): Promise<string> {
+  // prettier-ignore
   const path = join(folder, "judge.jsonl");
   const known = (await fileSize(path)) === null ? new Map<string, number>() : await readScores(path);
   for (const [done, { id, question, expected, answer }] of answers.entries()) {

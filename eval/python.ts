@@ -24,9 +24,17 @@ export function length(text: string): number {
   return count;
 }
 
-/** `float(text)`, null where it raises ValueError. Takes "nan", "inf", "1_000" and white space around, as Python does; digits of other scripts are not taken. */
+/** Value of a decimal digit of any script: they come in runs of ten that begin at …0 or …6, but for the mathematical ones. */
+function digit(character: string): string {
+  const code = character.codePointAt(0)!;
+  if (code >= 0x1d7ce && code <= 0x1d7ff) return String((code - 0x1d7ce) % 10);
+  const low = code & 0xf;
+  return String(/\p{Nd}/u.test(String.fromCodePoint(code - low)) ? low : low - 6);
+}
+
+/** `float(text)`, null if it raises ValueError. Takes "nan", "inf", "1_000", digits of any script and white space around, as Python does. */
 export function float(text: string): number | null {
-  const t = strip(text);
+  const t = strip(text).replace(/\p{Nd}/gu, digit);
   const special = /^([+-]?)(nan|inf|infinity)$/i.exec(t);
   if (special) return special[2]!.toLowerCase() === "nan" ? NaN : special[1] === "-" ? -Infinity : Infinity;
   if (!/^[+-]?(\d+(_\d+)*\.?(\d+(_\d+)*)?|\.\d+(_\d+)*)(e[+-]?\d+(_\d+)*)?$/i.test(t)) return null;

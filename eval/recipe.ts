@@ -120,10 +120,7 @@ function parseMap(text: string, where: string): Settings {
 
 /** The recipe that ships with the package, unchecked. */
 const shipped = (benchmark: Benchmark): Settings =>
-  parseMap(
-    readFileSync(new URL(`./recipes/${benchmark}.yaml`, import.meta.url), "utf8"),
-    `the recipe of ${benchmark}`,
-  );
+  parseMap(readFileSync(new URL(`./recipes/${benchmark}.yaml`, import.meta.url), "utf8"), `the recipe of ${benchmark}`);
 
 /** A change of a recipe: its path, the shipped value (absent: undefined) and the new one. */
 export interface Change {
@@ -160,7 +157,9 @@ function parseSet(text: string): { benchmark: string | null; path: string[]; val
   const at = text.indexOf("=");
   const keys = text.slice(0, Math.max(0, at)).split(".");
   if (at < 1 || keys.some((key) => key === "" || key === "__proto__"))
-    throw new RecipeError(`--set ${text}: write key=value or benchmark.key=value, for example decoding.maxNewTokens=64`);
+    throw new RecipeError(
+      `--set ${text}: write key=value or benchmark.key=value, for example decoding.maxNewTokens=64`,
+    );
   const isNamed = (BENCHMARKS as readonly string[]).includes(keys[0]!);
   let value: unknown;
   try {

@@ -175,7 +175,12 @@ export async function evaluate(options: EvalOptions): Promise<Outcome[]> {
 
 type Model = Awaited<ReturnType<EvalOptions["load"]>>;
 
-const aboutOf = ({ limit, version, commit }: EvalOptions, { loaded, file, recipe }: Prepared, model: Model | null): About => ({ // prettier-ignore
+const aboutOf = (
+  { limit, version, commit }: EvalOptions,
+  { loaded, file, recipe }: Prepared,
+  model: Model | null,
+): About => ({
+  // prettier-ignore
   benchmark: recipe.benchmark,
   ...recipeParts(loaded),
   file,
@@ -187,7 +192,12 @@ const aboutOf = ({ limit, version, commit }: EvalOptions, { loaded, file, recipe
 
 const modelAbout = ({ janus, dtype }: Model): ModelAbout => ({ name: basename(janus.name), fingerprint: janus.fingerprint, dtype }); // prettier-ignore
 
-async function runAsk(options: EvalOptions, one: PreparedAsk, model: Model, notices: readonly string[]): Promise<Outcome> {
+async function runAsk(
+  options: EvalOptions,
+  one: PreparedAsk,
+  model: Model,
+  notices: readonly string[],
+): Promise<Outcome> {
   const { recipe, folder, items, table } = one;
   const { benchmark } = recipe;
   const about = aboutOf(options, one, model);
@@ -212,7 +222,12 @@ async function runAsk(options: EvalOptions, one: PreparedAsk, model: Model, noti
   return { benchmark, result: { about, score, counts, notices, predictions: hash }, next: null, work };
 }
 
-async function judgedScores(options: EvalOptions, { recipe, folder, items }: PreparedAsk, predictions: Parameters<typeof writeAnswers>[1]): Promise<ReadonlyMap<string, number> | undefined> { // prettier-ignore
+async function judgedScores(
+  options: EvalOptions,
+  { recipe, folder, items }: PreparedAsk,
+  predictions: Parameters<typeof writeAnswers>[1],
+): Promise<ReadonlyMap<string, number> | undefined> {
+  // prettier-ignore
   await writeAnswers(folder, predictions);
   let path = options.scores.get("mmvet");
   if (path === undefined && options.judge) {
@@ -225,7 +240,13 @@ async function judgedScores(options: EvalOptions, { recipe, folder, items }: Pre
   return path === undefined ? undefined : readScores(path);
 }
 
-async function runDraw(options: EvalOptions, one: PreparedDraw, model: Model | null, notices: readonly string[]): Promise<Outcome> { // prettier-ignore
+async function runDraw(
+  options: EvalOptions,
+  one: PreparedDraw,
+  model: Model | null,
+  notices: readonly string[],
+): Promise<Outcome> {
+  // prettier-ignore
   const { recipe, folder, prompts, metadata } = one;
   const { benchmark } = recipe;
   const file = options.scores.get(benchmark);
@@ -235,7 +256,12 @@ async function runDraw(options: EvalOptions, one: PreparedDraw, model: Model | n
     const onProgress = (done: number, total: number): void => options.onProgress(benchmark, done, total);
     await draw({ recipe, about: aboutOf(options, one, model), prompts, folder, janus: model!.janus, shard: options.shard, signal: options.signal, onProgress }, layout); // prettier-ignore
     const judge = benchmark === "geneval" ? "GenEval's evaluate_images.py on that folder (or a detector), then janus eval geneval --scores geneval=results.jsonl" : "DPG-Bench's compute_dpg_bench.py on that folder (or a VQA model), then janus eval dpg --scores dpg=…_detail.txt"; // prettier-ignore
-    return { benchmark, result: null, next: `${prompts.length} prompts are drawn in ${images}. Next: ${judge}`, work: null };
+    return {
+      benchmark,
+      result: null,
+      next: `${prompts.length} prompts are drawn in ${images}. Next: ${judge}`,
+      work: null,
+    };
   }
   const { score, items } = await scoreDrawn(one, file);
   await mkdir(folder, { recursive: true });
@@ -253,7 +279,11 @@ async function drawnBy(folder: string): Promise<Partial<Pick<About, "model">>> {
   return { model };
 }
 
-async function scoreDrawn({ recipe, metadata, questions }: PreparedDraw, file: string): Promise<{ score: Score; items: number }> { // prettier-ignore
+async function scoreDrawn(
+  { recipe, metadata, questions }: PreparedDraw,
+  file: string,
+): Promise<{ score: Score; items: number }> {
+  // prettier-ignore
   if (recipe.benchmark === "geneval") {
     const images = await readJudgedImages(file, metadata, recipe);
     return { score: scoreGeneval(images), items: images.length };

@@ -49,7 +49,7 @@ function cut(buffer: Buffer, from: number, delimiter: number, isLast: boolean): 
     const isQuoted = buffer[at] === QUOTE;
     if (isQuoted) {
       start = at + 1;
-      for (stop = buffer.indexOf(QUOTE, start); buffer[stop + 1] === QUOTE && stop >= 0; )
+      for (stop = buffer.indexOf(QUOTE, start); buffer[stop + 1] === QUOTE && stop >= 0;)
         stop = buffer.indexOf(QUOTE, stop + 2);
       // A quote as the last byte may be the first half of a pair.
       if (stop < 0 || (stop + 1 === end && !isLast)) return null;

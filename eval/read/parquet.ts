@@ -32,7 +32,10 @@ class Groups {
     this.metadata = metadata;
     this.columns = columns;
     let row = 0;
-    this.starts = [...metadata.row_groups.map((group) => (row += Number(group.num_rows)) - Number(group.num_rows)), row];
+    this.starts = [
+      ...metadata.row_groups.map((group) => (row += Number(group.num_rows)) - Number(group.num_rows)),
+      row,
+    ];
   }
 
   read(group: number, columns: readonly string[]): Promise<Record<string, unknown>[]> {
@@ -84,7 +87,8 @@ async function readRows(buffer: AsyncBuffer, images: readonly string[]): Promise
       const fields = new Map<string, string>();
       const cells: ImageCell[] = [];
       for (const [name, value] of Object.entries(values)) {
-        if (own.includes(name)) cells.push(...imageCells(value, async (k) => contents((await groups.images(group))[r]![name])[k]!)); // prettier-ignore
+        if (own.includes(name))
+          cells.push(...imageCells(value, async (k) => contents((await groups.images(group))[r]![name])[k]!)); // prettier-ignore
         else if (value !== null && value !== undefined) fields.set(name, text(value));
       }
       rows.push({ at: rows.length + 1, fields, images: cells });

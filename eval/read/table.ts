@@ -1,6 +1,5 @@
 /** Rows of the files that benchmarks come in, whatever their format: texts by column, and images that are read when they are needed. */
 import { createHash } from "node:crypto";
-import { EvalDataError } from "../errors.ts";
 
 /** One image of a row, not yet read. */
 export interface ImageCell {
@@ -58,11 +57,3 @@ const ESCAPES: Readonly<Record<string, string>> = { n: "\n", t: "\t", r: "\r" };
 
 const unescape = (text: string): string =>
   text.includes("\\") ? text.replace(/\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|([\s\S]))/gi, (_, x?: string, u?: string, c?: string) => x ?? u ? String.fromCharCode(Number.parseInt((x ?? u)!, 16)) : (ESCAPES[c!] ?? c!)) : text; // prettier-ignore
-
-/** Opens a file by the end of its name. Throws `EvalDataError`, `FileError`. */
-export async function openTable(path: string, options: TableOptions): Promise<Table> {
-  if (/\.tsv$/i.test(path)) return (await import("./tsv.ts")).openTsv(path, options);
-  if (/\.jsonl?$/i.test(path)) return (await import("./jsonl.ts")).openJsonl(path, options);
-  if (/\.parquet$/i.test(path)) return (await import("./parquet.ts")).openParquet(path, options);
-  throw new EvalDataError(`${path}: a benchmark's file must end in .tsv, .jsonl or .parquet; rename or convert it`);
-}

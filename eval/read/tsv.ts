@@ -15,7 +15,11 @@ export async function openTsv(path: string, { images, maxRecord }: TableOptions)
     const hash = createHash("md5");
     let columns: string[] | null = null;
     const rows: RawRow[] = [];
-    for await (const { at, cells } of delimitedRecords(file, { delimiter: "\t", hash, ...(maxRecord && { maxRecord }) })) {
+    for await (const { at, cells } of delimitedRecords(file, {
+      delimiter: "\t",
+      hash,
+      ...(maxRecord && { maxRecord }),
+    })) {
       const where = `${path}, row ${at - 1}`;
       if (!columns) {
         columns = header(path, cells);
@@ -36,7 +40,8 @@ export async function openTsv(path: string, { images, maxRecord }: TableOptions)
 function header(path: string, cells: readonly Cell[]): string[] {
   const columns = cells.map(({ bytes, isQuoted }) => cellText(bytes, isQuoted, path));
   const twice = columns.find((name, i) => columns.indexOf(name) !== i);
-  if (twice !== undefined) throw new EvalDataError(`${path}: column names must differ; got ${JSON.stringify(twice)} twice`);
+  if (twice !== undefined)
+    throw new EvalDataError(`${path}: column names must differ; got ${JSON.stringify(twice)} twice`);
   return columns;
 }
 

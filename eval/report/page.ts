@@ -54,7 +54,13 @@ function shownResults(results: Results): Shown[] {
       ...(about.limit === null ? [] : [`only the first ${about.limit} were evaluated; not comparable`]),
       ...(counts.bad > 0 ? [`${counts.bad} rows could not be used; see bad.jsonl`] : []),
     ];
-    return { benchmark, result, rows, comparison: `the report: Janus-Pro-1B ${oneB}, Janus-Pro-7B ${sevenB}`, warnings };
+    return {
+      benchmark,
+      result,
+      rows,
+      comparison: `the report: Janus-Pro-1B ${oneB}, Janus-Pro-7B ${sevenB}`,
+      warnings,
+    };
   });
 }
 

@@ -42,7 +42,8 @@ export function shownTables(results: Results): ShownTable[] {
     const ours = columns.map((column) => ourFigure(results, name, column));
     if (ours.every((value) => value === null)) return [];
     const digits = (column: string): number => (name === "understanding" ? 1 : name === "geneval" ? 2 : column === "" ? 0 : 2); // prettier-ignore
-    const cell = (value: number | null, i: number): string => (value === null ? "–" : value.toFixed(digits(columns[i]!)));
+    const cell = (value: number | null, i: number): string =>
+      value === null ? "–" : value.toFixed(digits(columns[i]!));
     const model = [...results.values()].find(({ about }) => about.model)?.about.model?.name ?? "these results";
     return [
       {

@@ -117,7 +117,12 @@ interface ItemScore {
 }
 
 /** Questions of one image by the dependency rule, in order: a question set to 0 sets those that depend on it to 0. Null: a parent has no answer. */
-function byRule(questions: readonly DpgQuestion[], answers: ReadonlyMap<number, boolean>, isStrict: boolean): Map<number, number> | null { // prettier-ignore
+function byRule(
+  questions: readonly DpgQuestion[],
+  answers: ReadonlyMap<number, boolean>,
+  isStrict: boolean,
+): Map<number, number> | null {
+  // prettier-ignore
   const scores = new Map(questions.map(({ id }) => [id, answers.get(id) ? 1 : 0]));
   for (const { id, parents } of questions) {
     // The official code stops at the first parent with a 0, before it meets one that is missing.

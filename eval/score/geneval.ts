@@ -83,7 +83,13 @@ export function relations(a: Box, b: Box, threshold: number): string[] {
 }
 
 /** Whether an image shows what its prompt asks for. Throws `EvalDataError` if a colour is asked for and the detections have none. */
-export function isRight(prompt: GenevalPrompt, detections: readonly Detection[], { scorer }: DrawRecipe, where: string): boolean { // prettier-ignore
+export function isRight(
+  prompt: GenevalPrompt,
+  detections: readonly Detection[],
+  { scorer }: DrawRecipe,
+  where: string,
+): boolean {
+  // prettier-ignore
   const threshold = prompt.tag === "counting" ? (scorer.countingThreshold ?? 0.9) : (scorer.threshold ?? 0.3);
   const objects = (name: string): Detection[] =>
     detections
@@ -131,7 +137,12 @@ function detectionsOf(value: unknown, where: string): Detection[] {
 }
 
 /** Judged images from the official evaluator (`correct`) or from detections (`detections`), one image per line. */
-export async function readJudgedImages(path: string, prompts: readonly GenevalPrompt[] | null, recipe: DrawRecipe): Promise<JudgedImage[]> { // prettier-ignore
+export async function readJudgedImages(
+  path: string,
+  prompts: readonly GenevalPrompt[] | null,
+  recipe: DrawRecipe,
+): Promise<JudgedImage[]> {
+  // prettier-ignore
   const file = await openFile(path);
   try {
     const images: JudgedImage[] = [];
@@ -141,7 +152,8 @@ export async function readJudgedImages(path: string, prompts: readonly GenevalPr
       const line = parseLine(bytes, where);
       const { filename, tag, prompt, correct, metadata, detections } = line;
       if (typeof filename !== "string") throw new EvalDataError(`${where}: a filename is required`);
-      if (seen.has(filename)) throw new EvalDataError(`${where}: each image must be judged once; got ${filename} again`);
+      if (seen.has(filename))
+        throw new EvalDataError(`${where}: each image must be judged once; got ${filename} again`);
       seen.add(filename);
       if (typeof correct === "boolean" && typeof tag === "string") {
         images.push({ tag, prompt: typeof metadata === "string" ? metadata : String(prompt), isRight: correct });

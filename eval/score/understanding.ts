@@ -191,7 +191,8 @@ function scoreMme(predictions: readonly Prediction[], resample: typeof bootstrap
 /** A sum of independent figures; half-widths of their intervals add in squares. */
 function sum(name: string, figures: readonly Figure[]): Figure {
   const value = figures.reduce((total, one) => total + one.value!, 0);
-  const spread = (side: "low" | "high"): number => Math.hypot(...figures.map((one) => one.interval![side] - one.value!));
+  const spread = (side: "low" | "high"): number =>
+    Math.hypot(...figures.map((one) => one.interval![side] - one.value!));
   const hasIntervals = figures.every((one) => one.interval !== null);
   const interval = hasIntervals ? { low: value - spread("low"), high: value + spread("high") } : null;
   return { name, value, interval, n: figures.reduce((total, one) => total + one.n, 0) };
@@ -227,10 +228,15 @@ function scoreMmvet(predictions: readonly Prediction[], judged?: ReadonlyMap<str
     const interval = bootstrap(of.length, (units) => 100 * mean(units.map((i) => scores[i]!)));
     return { name, value: of.length === 0 ? null : 100 * mean(scores), interval, n: of.length };
   };
-  const capabilities = CAPABILITIES.map((name) => [name, predictions.filter(({ category }) => category?.includes(name))] as const); // prettier-ignore
+  const capabilities = CAPABILITIES.map((name) => [name, predictions.filter(({ category }) => category?.includes(name))] as const).filter(([, of]) => of.length > 0); // prettier-ignore
+  // VLMEvalKit counts an item with one capability twice in the figure of this one.
+  const official = capabilities.map(([name, of]) => {
+    const alone = of.filter(({ category }) => category === name);
+    return alone.length === 0 ? null : { ...figure(name, [...of, ...alone]), name: `${name}, as VLMEvalKit counts`, interval: null };
+  }); // prettier-ignore
   return {
     headline: figure("score", predictions),
-    figures: capabilities.filter(([, of]) => of.length > 0).map(([name, of]) => figure(name, of)),
+    figures: [...capabilities.map(([name, of]) => figure(name, of)), ...official.filter((one) => one !== null)],
     notes: [],
   };
 }
