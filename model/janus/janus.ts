@@ -14,7 +14,7 @@ import type { LayerOptions } from "../nn/layers.ts";
 import { LlamaModel } from "../llama.ts";
 import type { Sequence } from "../llama.ts";
 import { Module } from "../nn/module.ts";
-import { linearLayer, quantizedLayers } from "../nn/quantized_linear.ts";
+import { QuantizedLinear, linearLayer, quantizedLayers } from "../nn/quantized_linear.ts";
 import { requirePart } from "./checkpoint/expected.ts";
 import type { OptionalPart } from "./checkpoint/expected.ts";
 import type { AnyLinear, QuantizableOptions } from "../nn/quantized_linear.ts";

@@ -169,7 +169,7 @@ describe("seeds and steps", () => {
     const [rows, classes, columns] = [3, 68, 5];
     using logits = tensor(randomLogits(2 * rows * classes, "f32", random), { shape: [2 * rows, classes] });
     using guided = F.guidance(logits, 5);
-    using generator = new Generator(4);
+    const generator = new Generator(4);
     const position = tensor(Uint32Array.of(2));
     const into = F.full([rows], 0, { dtype: "u32" });
     const history = F.full([rows, columns], 7, { dtype: "u32" });
@@ -187,7 +187,7 @@ describe("seeds and steps", () => {
     expect(() => F.sampleTokens(logits, { guidance: 5, history })).toThrow(
       /sampleTokens: history must be .* without one/,
     );
-    for (const t of [position, into, history]) t.dispose();
+    for (const t of [generator, position, into, history]) t.dispose();
   });
 
   it("draws other tokens each call without a generator", async () => {
