@@ -14,7 +14,9 @@ import type { LayerOptions } from "../nn/layers.ts";
 import { LlamaModel } from "../llama.ts";
 import type { Sequence } from "../llama.ts";
 import { Module } from "../nn/module.ts";
-import { QuantizedLinear, linearLayer } from "../nn/quantized_linear.ts";
+import { QuantizedLinear, linearLayer, quantizedLayers } from "../nn/quantized_linear.ts";
+import { requirePart } from "./checkpoint/expected.ts";
+import type { OptionalPart } from "./checkpoint/expected.ts";
 import type { AnyLinear, QuantizableOptions } from "../nn/quantized_linear.ts";
 import type { Quantization } from "../../kernels/matmul/quantized_format.ts";
 import { SiglipVisionModel } from "../siglip.ts";
@@ -98,6 +100,7 @@ export class JanusForConditionalGeneration extends Module<readonly [Tensor, Sequ
   readonly language: JanusConfig["language"];
   readonly model: JanusModel;
   readonly lm_head: AnyLinear;
+  private removed: readonly OptionalPart[] = [];
 
   /** @param options.quantize of the Llama's linear layers and both heads, for inference; all else keeps `dtype` */
   constructor(config: JanusConfig, options: QuantizableOptions = {}) {
@@ -113,9 +116,31 @@ export class JanusForConditionalGeneration extends Module<readonly [Tensor, Sequ
     return this.model.language_model.norm.weight.device;
   }
 
-  /** How the Llama's linear layers and both heads are quantised; null if they are not. */
+  /** How the Llama's linear layers and both heads are quantised, or the first of them that is; null if none is. */
   get quantization(): Quantization | null {
-    return this.lm_head instanceof QuantizedLinear ? this.lm_head.kind : null;
+    for (const [, layer] of quantizedLayers(this)) return layer.kind;
+    return null;
+  }
+
+  /** What the model cannot do because the checkpoint lacks its weights. */
+  get missing(): readonly OptionalPart[] {
+    return this.removed;
+  }
+
+  /** Frees the modules of parts that have no weights. */
+  removeParts(parts: readonly OptionalPart[]): void {
+    const { vision_model, aligner, vqmodel, generation_embeddings, generation_aligner, generation_head } = this.model;
+    const modules = {
+      "understand images": [vision_model, aligner],
+      "generate images": [vqmodel, generation_embeddings, generation_aligner, generation_head],
+    } satisfies Record<OptionalPart, unknown>;
+    for (const module of parts.flatMap((part): { dispose(): void }[] => modules[part])) module.dispose();
+    this.removed = parts;
+  }
+
+  /** Throws `MissingPartError` in the name of `op` if the model cannot do this. */
+  requirePart(op: string, part: OptionalPart): void {
+    requirePart(this.removed, op, part);
   }
 
   /** Throws `ArgumentError` in the name of `op` if the model is quantised. */
