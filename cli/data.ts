@@ -198,6 +198,7 @@ async function tokenCounter(name: string, flags: IndexFlags, context: Context): 
 /** Prints the result of `janus data index` for a source. */
 interface Indexed extends Partial<Pick<TokenCounts, "longest" | "bad">> {
   readonly path: string;
+  readonly format: string;
   readonly kind: string;
   readonly task: Task;
   readonly records: number;
@@ -224,10 +225,10 @@ async function indexSources(paths: readonly string[], flags: IndexFlags, context
     const index = await openSource(spec, flags.cache, context);
     try {
       opened.push(index);
-      const { kind, task, count: records, bytes, hash, fields, skipped } = index;
+      const { format, kind, task, count: records, bytes, hash, fields, skipped } = index;
       const counted = await count?.(index);
       const tokens = counted && { tokens: counted.total, longest: counted.longest, bad: counted.bad };
-      sources.push({ path, kind, task, records, bytes, hash, fields, skipped, ...tokens });
+      sources.push({ path, format, kind, task, records, bytes, hash, fields, skipped, ...tokens });
     } finally {
       await index.close();
     }

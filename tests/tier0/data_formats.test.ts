@@ -387,3 +387,17 @@ it("a shard that changed is noticed, by size and time and then by its content", 
   writeFileSync(path, bytes);
   await expect(openIndex({ path }, cache)).rejects.toThrow(SourceChangedError);
 });
+
+it("names of classes are a part of the data of a shard", async () => {
+  const [path, cache, classes] = [file("x.tar", content("classes.tar")), fresh(), file("names.txt", "dog a dog\n")];
+  const open = (): Promise<SourceIndex> => indexSource({ path, classes }, cache);
+  const first = await open();
+  expect(await first.read(1)).toMatchObject({ prompt: "a dog" });
+  await expect(first.read(0)).rejects.toThrow(/is the class "red ball", which has no name/);
+  writeFileSync(classes, "dog a brown dog\n");
+  const second = await open();
+  expect(await second.read(1)).toMatchObject({ prompt: "a brown dog" });
+  expect(second.hash).not.toBe(first.hash);
+  await first.close();
+  await second.close();
+});

@@ -25,13 +25,11 @@ import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
 import type { Checkpoint } from "../../model/janus/checkpoint/checkpoint.ts";
 import { encodeSafetensors, readSafetensors } from "../../model/io/safetensors.ts";
 import { FileError, folderSource, openFile } from "../../model/node/files.ts";
-import { inlineBytes } from "../../model/node/image_file.ts";
 import { Janus, encodePng, readPicture } from "../../model/janus/node/index.ts";
 import { checkConfig } from "../../train/config.ts";
 import type { TrainConfig } from "../../train/config.ts";
 import { QuarantineError } from "../../train/data/errors.ts";
 import { CODES_LABEL } from "../../train/stage0/image_tokenizer.ts";
-import { indexSource } from "../../train/node/data/index_file.ts";
 import { readEvents } from "../../train/node/report/index.ts";
 import type { StepEvent } from "../../train/node/report/index.ts";
 import { Checkpoints } from "../../train/node/run/checkpoints.ts";
@@ -46,7 +44,7 @@ import { TRAINED } from "../../train/stages.ts";
 import { tensorsOf } from "../checkpoint/tiny.ts";
 import { runHere } from "../cli.ts";
 import { errorOf } from "../gpu.ts";
-import { dataFile, dataRows } from "../data_files.ts";
+import { writeSameSamples } from "../data_files.ts";
 import { isLong } from "../long.ts";
 import { SMALL } from "../small_model.ts";
 
@@ -187,41 +185,13 @@ it.each([
 );
 
 it("the same samples from JSONL, tar shards and Parquet train to the same bits", async () => {
-  mkdirSync(at("formats"));
-  const write = (name: string, content: string | Uint8Array): string => {
-    writeFileSync(at("formats", name), content);
-    return at("formats", name);
-  };
-  const [talk, pairs] = [dataRows("json_records.tar"), dataRows("webdataset.tar")];
-  const shard = write("gen.tar", dataFile("webdataset.tar"));
-  const images = await indexSource({ path: shard }, at("cache"));
-  for (let i = 0; i < pairs.length; i++) {
-    const raw = await images.read(i);
-    write(`${i}.png`, inlineBytes(raw.task === "gen" ? raw.image : ""));
-  }
-  await images.close();
-  const lines = (records: readonly object[]): string => records.map((record) => `${JSON.stringify(record)}\n`).join("");
-  const spoken = talk.map(({ turns }, i) => ({
-    image: `${i}.png`,
-    messages: turns!.map(([role, content]) => ({ role, content: role === "user" ? `<image>\n${content}` : content })),
-  }));
-  const formats = {
-    jsonl: [
-      write("und.jsonl", lines(spoken)),
-      write("gen.jsonl", lines(pairs.map(({ prompt }, i) => ({ prompt, image: `${i}.png` })))),
-    ],
-    tar: [write("und.tar", dataFile("json_records.tar")), shard],
-    parquet: [
-      write("und.parquet", dataFile("conversations.parquet")),
-      write("gen.parquet", dataFile("zstd_v2_pages.parquet")),
-    ],
-  };
   // Which prompts are dropped depends on the hash of the file.
   const config = settings({ steps: isLong ? 3 : 1, conditioningDropout: 0 });
   const checkpoints: string[] = [];
-  for (const [name, paths] of Object.entries(formats)) {
+  for (const [name, paths] of Object.entries(await writeSameSamples(at("formats")))) {
     const sources = [...paths, at("data", "text.jsonl")].map((path) => ({ path }));
-    checkpoints.push((await go(`format ${name}`, config, { sources })).checkpoint);
+    const named = name === "jsonl" ? { ...config, data: { ...config.data, fields: { prompt: "TEXT" } } } : config;
+    checkpoints.push((await go(`format ${name}`, named, { sources })).checkpoint);
     expect(existsSync(at(`format ${name}`, "quarantine.jsonl")), name).toBe(false);
   }
   for (const file of ["model.safetensors", "optimizer.safetensors"]) {

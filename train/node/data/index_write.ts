@@ -21,10 +21,11 @@ const LARGE_PAGE = 16e6;
 
 const sha256 = (text: string): string => createHash("sha256").update(text).digest("hex");
 
-/** Where the index of a source is staged, and its name from its hash. */
+/** Where the index of a source is staged, its name from its hash, and its hash from that of the file. */
 interface Place {
   readonly folder: string;
   readonly nameOf: (hash: string) => string;
+  readonly hashOf: (fileHash: string) => string;
 }
 
 const stagedPath = (folder: string, spec: SourceSpec, what: string): string =>
@@ -126,7 +127,7 @@ async function indexShard(
 ): Promise<{ name: string; footer: Footer }> {
   // prettier-ignore
   const { listShard, requireSamples, sampleRecord } = await import("./webdataset.ts");
-  const hash = await hashFile(spec.path, options);
+  const hash = place.hashOf(await hashFile(spec.path, options));
   const { samples, skipped } = listShard(file, options.signal);
   const look = new RecordLook(spec.fields);
   const how = await sampleOptions(spec);

@@ -2,8 +2,8 @@
 import type { DataStats, Duplicates, ReasonCount } from "../data/stats.ts";
 import { TASKS } from "../../samples.ts";
 import { TASK_COLOURS, specChart } from "./chart.ts";
-import { Html, definitions, html, page, table } from "./html.ts";
-import type { Content, Section } from "./html.ts";
+import { definitions, html, page, table } from "./html.ts";
+import type { Content, Html, Section } from "./html.ts";
 
 /** A source on the page. */
 export interface StatsSource {
