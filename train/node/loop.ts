@@ -182,6 +182,7 @@ async function startOf<Config extends AnyConfig>(
   const checkpoint = await openCheckpoint(source);
   atEnd(() => checkpoint.close());
   checkpoint.requireUnquantized("train");
+  checkpoint.requireWhole("train");
   const state = newest ? await readState(newest, config) : null;
   const file = join(folder.path, "quarantine.jsonl");
   return {
