@@ -46,7 +46,12 @@ export interface EvalOptions {
   readonly version: string;
   readonly commit: string | null;
   /** Loads the model, once; it is not called if there is nothing to ask or draw. */
-  readonly load: (dtype: DrawRecipe["dtype"]) => Promise<{ readonly janus: Janus; readonly dtype: string }>;
+  readonly load: (dtype: DrawRecipe["dtype"]) => Promise<{
+    readonly janus: Janus;
+    /** Name for the pages. */
+    readonly name: string;
+    readonly dtype: string;
+  }>;
   readonly signal: AbortSignal;
   readonly onNotice: (message: string) => void;
   readonly onProgress: (benchmark: Benchmark, done: number, total: number) => void;
@@ -190,7 +195,7 @@ const aboutOf = (
   commit,
 });
 
-const modelAbout = ({ janus, dtype }: Model): ModelAbout => ({ name: basename(janus.name), fingerprint: janus.fingerprint, dtype }); // prettier-ignore
+const modelAbout = ({ janus, name, dtype }: Model): ModelAbout => ({ name, fingerprint: janus.fingerprint, dtype });
 
 async function runAsk(
   options: EvalOptions,
