@@ -14,7 +14,7 @@ import type { DrawPrompt, Layout } from "./draw.ts";
 import { EvalDataError, RecipeError, ResultsError } from "./errors.ts";
 import { itemsOf } from "./items.ts";
 import type { Items } from "./items.ts";
-import { judge, readScores, writeAnswers } from "./judge.ts";
+import { judge, plainId, readScores, writeAnswers } from "./judge.ts";
 import type { Judge } from "./judge.ts";
 import { loadRecipe } from "./recipe.ts";
 import type { AskRecipe, Benchmark, DrawRecipe, LoadedRecipe, RecipeChanges } from "./recipe.ts";
@@ -242,7 +242,9 @@ async function judgedScores(
     const { signal } = options;
     path = await judge(folder, answers, { ...options.judge, prompt: recipe.judgePrompt, signal, onProgress: (done, total) => options.onProgress("mmvet", done, total) }); // prettier-ignore
   }
-  return path === undefined ? undefined : readScores(path);
+  if (path === undefined) return undefined;
+  const scores = await readScores(path);
+  return new Map(predictions.flatMap(({ id }) => (scores.has(plainId(id)) ? [[id, scores.get(plainId(id))!]] : [])));
 }
 
 async function runDraw(
