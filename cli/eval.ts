@@ -1,5 +1,6 @@
 /** `janus eval`: the benchmarks of the report, from their files to tables; `list` says what to get, `compare` compares two runs. */
 import { spawnSync } from "node:child_process";
+import { basename, isAbsolute } from "node:path";
 import { fileURLToPath } from "node:url";
 import { InvalidArgumentError, Option } from "commander";
 import type { FloatDType } from "../model/io/cast.ts";
@@ -161,7 +162,12 @@ async function run(names: readonly string[], flags: EvalFlags, context: Context)
         const { dtype: _, ...rest } = flags;
         session = await openJanus(dtype === "checkpoint" ? rest : { ...rest, dtype: dtype as FloatDType }, context);
         const weights = session.janus.model.parameters()[0];
-        return { janus: session.janus, dtype: `${weights?.dtype ?? dtype}${flags.quantize ? `, ${flags.quantize}` : ""}` };
+        const isPath = isAbsolute(flags.model) || flags.model.startsWith(".");
+        return {
+          janus: session.janus,
+          name: isPath ? basename(flags.model) : flags.model,
+          dtype: `${weights?.dtype ?? dtype}${flags.quantize ? `, ${flags.quantize}` : ""}`,
+        };
       },
       signal,
       onNotice: (message) => out.warn(message),

@@ -43,7 +43,10 @@ export async function claimFolder(folder: string, about: About): Promise<void> {
     return;
   }
   const there = await readAbout(folder);
-  const differs = KEYS.filter((key) => JSON.stringify(there[key]) !== JSON.stringify(about[key]));
+  // The same model may have another name: a folder, or a link to it.
+  const value = (of: About, key: (typeof KEYS)[number]): string =>
+    JSON.stringify(key === "model" && of.model ? [of.model.fingerprint, of.model.dtype] : of[key]);
+  const differs = KEYS.filter((key) => value(there, key) !== value(about, key));
   if (differs.length > 0)
     throw new ResultsError(`${folder}: a run resumes only with the same ${differs.join(", ")}; got ${differs.map((key) => `${short(about[key])} instead of ${short(there[key])}`).join("; ")}. Use another --out, or remove the folder`); // prettier-ignore
 }

@@ -44,6 +44,9 @@ export const imageColumns = (recipe: AskRecipe): readonly string[] => recipe.col
 
 type Columns = AskRecipe["columns"];
 
+/** In a recipe: the number of the row, for files without a column of ids. */
+const ROW = "@row";
+
 /** Checks the rows of a table. Throws `EvalDataError` for a missing column or an id that two rows share. */
 export function itemsOf(table: Table, recipe: AskRecipe): Items {
   const need = ["id", "question", "answer"] as const;
@@ -83,7 +86,7 @@ export function itemsOf(table: Table, recipe: AskRecipe): Items {
 }
 
 function requireColumn({ path, columns }: Table, purpose: keyof Columns, names: readonly string[]): void {
-  if (names.some((name) => columns.includes(name))) return;
+  if (names.some((name) => name === ROW || columns.includes(name))) return;
   throw new EvalDataError(
     `${path}: a column for the ${purpose} is required (${names.join(" or ")}); got ${columns.join(", ")}. Use the file that the recipe names, or set columns.${purpose}`,
   );
@@ -102,12 +105,13 @@ class RowReader {
 
   /** The first of `names` that the file has. */
   name(names: readonly string[] = []): string | undefined {
-    return names.find((name) => this.table.columns.includes(name));
+    return names.find((name) => name === ROW || this.table.columns.includes(name));
   }
 
   /** A text of the row, null if it is absent by the recipe's rule. */
   value(row: RawRow, names?: readonly string[]): string | null {
     const name = this.name(names);
+    if (name === ROW) return String(row.at);
     const text = name === undefined ? undefined : row.fields.get(name);
     if (text === undefined || text === "") return null;
     return this.recipe.missing === "pandas" && NAN.has(text) ? null : text;

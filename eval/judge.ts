@@ -12,6 +12,8 @@ import { float } from "./python.ts";
 
 /** Ids as the official files have them: `v1_0` for row 0 of VLMEvalKit's TSV. */
 const officialId = (id: string): string => (/^\d+$/.test(id) ? `v1_${id}` : id);
+/** The same without the prefix, as `readScores` gives it. */
+export const plainId = (id: string): string => (/^v1_\d+$/.test(id) ? id.slice(3) : id);
 
 /** The predictions as the official evaluator reads them: a JSON object from id to answer. */
 export async function writeAnswers(folder: string, predictions: readonly PredictionLine[]): Promise<void> {
@@ -31,7 +33,7 @@ function scoreIn(value: unknown, where: string): number {
 export async function readScores(path: string): Promise<ReadonlyMap<string, number>> {
   const scores = new Map<string, number>();
   const add = (id: string, value: unknown, where: string): void => {
-    const plain = /^v1_\d+$/.test(id) ? id.slice(3) : id;
+    const plain = plainId(id);
     if (scores.has(plain)) throw new EvalDataError(`${where}: each answer must be judged once; got ${id} again`);
     scores.set(plain, scoreIn(value, where));
   };
@@ -113,7 +115,7 @@ export async function judge(
   const known = (await fileSize(path)) === null ? new Map<string, number>() : await readScores(path);
   for (const [done, { id, question, expected, answer }] of answers.entries()) {
     options.onProgress(done, answers.length);
-    if (known.has(id)) continue;
+    if (known.has(plainId(id))) continue;
     const values: Record<string, string> = { question, answer: expected, prediction: answer.trim() };
     const content = options.prompt.replace(/\{(question|answer|prediction)\}/g, (_, name: string) => values[name]!);
     let score: number | null = null;

@@ -14,7 +14,7 @@ import type { DrawPrompt, Layout } from "./draw.ts";
 import { EvalDataError, RecipeError, ResultsError } from "./errors.ts";
 import { itemsOf } from "./items.ts";
 import type { Items } from "./items.ts";
-import { judge, readScores, writeAnswers } from "./judge.ts";
+import { judge, plainId, readScores, writeAnswers } from "./judge.ts";
 import type { Judge } from "./judge.ts";
 import { loadRecipe } from "./recipe.ts";
 import type { AskRecipe, Benchmark, DrawRecipe, LoadedRecipe, RecipeChanges } from "./recipe.ts";
@@ -46,7 +46,12 @@ export interface EvalOptions {
   readonly version: string;
   readonly commit: string | null;
   /** Loads the model, once; it is not called if there is nothing to ask or draw. */
-  readonly load: (dtype: DrawRecipe["dtype"]) => Promise<{ readonly janus: Janus; readonly dtype: string }>;
+  readonly load: (dtype: DrawRecipe["dtype"]) => Promise<{
+    readonly janus: Janus;
+    /** Name for the pages. */
+    readonly name: string;
+    readonly dtype: string;
+  }>;
   readonly signal: AbortSignal;
   readonly onNotice: (message: string) => void;
   readonly onProgress: (benchmark: Benchmark, done: number, total: number) => void;
@@ -190,7 +195,7 @@ const aboutOf = (
   commit,
 });
 
-const modelAbout = ({ janus, dtype }: Model): ModelAbout => ({ name: basename(janus.name), fingerprint: janus.fingerprint, dtype }); // prettier-ignore
+const modelAbout = ({ janus, name, dtype }: Model): ModelAbout => ({ name, fingerprint: janus.fingerprint, dtype });
 
 async function runAsk(
   options: EvalOptions,
@@ -237,7 +242,9 @@ async function judgedScores(
     const { signal } = options;
     path = await judge(folder, answers, { ...options.judge, prompt: recipe.judgePrompt, signal, onProgress: (done, total) => options.onProgress("mmvet", done, total) }); // prettier-ignore
   }
-  return path === undefined ? undefined : readScores(path);
+  if (path === undefined) return undefined;
+  const scores = await readScores(path);
+  return new Map(predictions.flatMap(({ id }) => (scores.has(plainId(id)) ? [[id, scores.get(plainId(id))!]] : [])));
 }
 
 async function runDraw(

@@ -25,7 +25,7 @@ function* picks(n: number, stream: number): Generator<number, never> {
     for (const word of philox([block, stream, 0, 0xb007], key)) yield Math.floor(unitFloat(word) * n);
 }
 
-/** Percentile 2.5 and 97.5 of `statistic` over resamples with replacement of n units. Resamples without a value (null) are left out. */
+/** Percentile 2.5 and 97.5 of `statistic` over resamples with replacement of n units. Resamples without a value (null) are left out. Null if all are equal: units that do not differ say nothing about the spread. */
 export function bootstrap(n: number, statistic: (units: readonly number[]) => number | null): Interval | null {
   if (n === 0) return null;
   const values: number[] = [];
@@ -37,7 +37,8 @@ export function bootstrap(n: number, statistic: (units: readonly number[]) => nu
   if (values.length === 0) return null;
   values.sort((a, b) => a - b);
   const at = (share: number): number => values[Math.min(values.length - 1, Math.floor(share * values.length))]!;
-  return { low: at(0.025), high: at(0.975) };
+  const [low, high] = [at(0.025), at(0.975)];
+  return low === high ? null : { low, high };
 }
 
 /** Two-sided exact p of McNemar's test: `onlyA` items are right in A alone, `onlyB` in B alone. */

@@ -5,7 +5,7 @@ import type { DrawRecipe } from "../recipe.ts";
 import { openFile } from "../../model/node/files.ts";
 import { isObject } from "../../model/io/unknown.ts";
 import { bootstrap } from "../statistics.ts";
-import { groupBy, mean } from "./score.ts";
+import { groupBy, mean, spreadOf } from "./score.ts";
 import type { Figure, Score } from "./score.ts";
 
 export const TAGS = ["single_object", "two_object", "counting", "colors", "position", "color_attr"] as const;
@@ -184,10 +184,9 @@ export function scoreGeneval(images: readonly JudgedImage[]): Score {
   const missing = TAGS.filter((_, i) => !kinds[i]);
   const all = kinds.filter((one) => one !== undefined);
   const value = missing.length > 0 ? null : mean(all.map((one) => one.value!));
-  const spread = (side: "low" | "high"): number => Math.hypot(...all.map((one) => one.interval![side] - one.value!)) / TAGS.length; // prettier-ignore
   const prompts = groupBy(images, ({ prompt }) => prompt);
   return {
-    headline: { name: "overall", value, interval: value === null ? null : { low: value - spread("low"), high: value + spread("high") }, n: images.length, note: "mean of the six kinds" }, // prettier-ignore
+    headline: { name: "overall", value, interval: value === null ? null : spreadOf(value, all, 1 / TAGS.length), n: images.length, note: "mean of the six kinds" }, // prettier-ignore
     figures: [
       ...figures,
       { name: "images", value: rate(images), interval: null, n: images.length, note: "share of all images" },

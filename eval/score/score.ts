@@ -62,3 +62,11 @@ export function groupBy<T>(values: readonly T[], key: (value: T) => string | nul
 
 export const mean = (values: readonly number[]): number =>
   values.reduce((sum, value) => sum + value, 0) / values.length;
+
+/** Interval of `scale` times the sum of independent figures, whose half-widths add in squares. A figure without an interval adds none; null if all are. */
+export function spreadOf(value: number, figures: readonly Figure[], scale = 1): Interval | null {
+  if (figures.every(({ interval }) => interval === null)) return null;
+  const half = (side: "low" | "high"): number =>
+    scale * Math.hypot(...figures.map((one) => (one.interval?.[side] ?? one.value!) - one.value!));
+  return { low: value - half("low"), high: value + half("high") };
+}

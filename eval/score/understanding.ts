@@ -6,7 +6,7 @@ import { strip } from "../python.ts";
 import { pythonList } from "../read/table.ts";
 import { bootstrap } from "../statistics.ts";
 import { choice, isOpenAnswer, officialChoice, openAnswers, vqaText, yesNo } from "./answers.ts";
-import { groupBy, mean, share } from "./score.ts";
+import { groupBy, mean, share, spreadOf } from "./score.ts";
 import type { Figure, Prediction, Score } from "./score.ts";
 
 export interface Parsed {
@@ -191,11 +191,7 @@ function scoreMme(predictions: readonly Prediction[], resample: typeof bootstrap
 /** A sum of independent figures; half-widths of their intervals add in squares. */
 function sum(name: string, figures: readonly Figure[]): Figure {
   const value = figures.reduce((total, one) => total + one.value!, 0);
-  const spread = (side: "low" | "high"): number =>
-    Math.hypot(...figures.map((one) => one.interval![side] - one.value!));
-  const hasIntervals = figures.every((one) => one.interval !== null);
-  const interval = hasIntervals ? { low: value - spread("low"), high: value + spread("high") } : null;
-  return { name, value, interval, n: figures.reduce((total, one) => total + one.n, 0) };
+  return { name, value, interval: spreadOf(value, figures), n: figures.reduce((total, one) => total + one.n, 0) };
 }
 
 /** MMBench: a question is right if all its rotations are. */

@@ -159,6 +159,12 @@ describe("JSONL and Parquet", () => {
     await expect(failed).rejects.toBeInstanceOf(EvalDataError);
   });
 
+  it("MME as on the hub: no ids, question_id is the image", async () => {
+    const line = (q: number): string => JSON.stringify({ question_id: "OCR/1.png", image: BASE64, question: "q", answer: q ? "No" : "Yes", category: "OCR" }); // prettier-ignore
+    const { items } = await read(file([0, 1].map(line).join("\n"), ".jsonl"), "mme");
+    expect(items.map(({ id, group }) => [id, group])).toEqual([["1", "OCR/1.png"], ["2", "OCR/1.png"]]); // prettier-ignore
+  });
+
   it("refuses other files", async () => {
     await expect(openTable(file("", ".csv"), { images: [] })).rejects.toThrow(/must end in .tsv, .jsonl or .parquet/);
     await expect(read(file("<!doctype html>", ".tsv"))).rejects.toThrow(/is a web page/);

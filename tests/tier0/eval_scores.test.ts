@@ -13,7 +13,8 @@ import { choice, isOpenAnswer, officialChoice, openAnswers, vqaText, yesNo } fro
 import { readDpgAnswers, readDpgQuestions, scoreDpg } from "../../eval/score/dpg.ts";
 import { isRight, readGenevalPrompts, readJudgedImages, relations, scoreGeneval } from "../../eval/score/geneval.ts";
 import type { GenevalPrompt } from "../../eval/score/geneval.ts";
-import type { Prediction, Score } from "../../eval/score/score.ts";
+import { spreadOf } from "../../eval/score/score.ts";
+import type { Figure, Prediction, Score } from "../../eval/score/score.ts";
 import { parseAnswer, scoreOf } from "../../eval/score/understanding.ts";
 import { bootstrap, mcnemar, wilson } from "../../eval/statistics.ts";
 
@@ -295,6 +296,9 @@ describe("intervals and tests", () => {
     const mean = (units: readonly number[]): number => units.reduce((sum, i) => sum + (i % 2), 0) / units.length;
     const interval = bootstrap(100, mean)!;
     expect(interval).toEqual(bootstrap(100, mean));
+    expect(bootstrap(100, () => 1)).toBeNull();
+    const part = (value: number, half: number | null): Figure => ({ name: "", value, n: 1, interval: half === null ? null : { low: value - half, high: value + half } }); // prettier-ignore
+    expect(spreadOf(6, [part(1, 3), part(2, 4), part(3, null)])).toEqual({ low: 1, high: 11 });
     expect(interval.low).toBeGreaterThan(0.37);
     expect(interval.high).toBeLessThan(0.63);
   });

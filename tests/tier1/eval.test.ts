@@ -48,7 +48,7 @@ describe("evaluation", () => {
       judge: null,
       version: "0",
       commit: null,
-      load: () => Promise.resolve({ janus, dtype: "f32" }),
+      load: () => Promise.resolve({ janus, name: "shapes", dtype: "f32" }),
       signal: new AbortController().signal,
       onNotice: (message) => notices.push(message),
       onProgress: () => undefined,
