@@ -22,6 +22,15 @@ export interface Transport {
 /** An error in another process, or processes that do not do the same work. */
 export class RankError extends JanusError {}
 
+/** Throws `RankError`, in every process, if one of them has another value for one of these. */
+export async function requireSame(ranks: Ranks, own: Readonly<Record<string, string | number>>): Promise<void> {
+  const all = await ranks.gather(own);
+  for (const [name, first] of Object.entries(all[0]!))
+    for (const [rank, { [name]: other }] of all.entries())
+      if (other !== first)
+        throw new RankError(`train: all ranks must have the same ${name}; rank 0 has ${first}, rank ${rank} has ${other}. Start them all with the same command, files and release.`); // prettier-ignore
+}
+
 /** Elements of a bucket: 25 MB of f32, as PyTorch's DistributedDataParallel has. */
 const BUCKET = (25 * 2 ** 20) / 4;
 
