@@ -1,7 +1,7 @@
 /** The language model: a Llama (Touvron et al. 2023) with rotary positions and SwiGLU, over embeddings that may come from text or images. */
-import { checkpoint, scope } from "../engine/index.ts";
+import { checkpoint, lastOp, scope } from "../engine/index.ts";
 import type { DType, Device, Tensor } from "../engine/index.ts";
-import { attention, attentionDecode, cacheWrite, copyInto, full, linear, rope, ropeCache, swiglu } from "../kernels/index.ts"; // prettier-ignore
+import { attention, attentionDecode, cacheWrite, copyInto, full, joinedRows, jointLinear, linear, rope, ropeCache, rotaryAttention, swiglu } from "../kernels/index.ts"; // prettier-ignore
 import { Embedding, Linear, RMSNorm, joined } from "./nn/layers.ts";
 import { Module } from "./nn/module.ts";
 import { linearLayer, linearLayers } from "./nn/quantized_linear.ts";
@@ -74,6 +74,8 @@ export interface Sequence {
   readonly cache?: KvCache;
   /** The tokens continue those in the cache (a few at a time); else they begin the rows. */
   readonly decode?: boolean;
+  /** The layer is all that a `checkpoint` recomputes: its result is not read then. */
+  readonly isCheckpoint?: boolean;
 }
 
 type Three = [AnyLinear, AnyLinear, AnyLinear];
@@ -134,6 +136,8 @@ class LlamaMlp extends Module {
   }
 }
 
+const isPlain = (m: AnyLinear): m is Linear => m.constructor === Linear && !m.bias && !m.isHooked;
+
 class LlamaLayer extends Module<readonly [Tensor, Sequence]> {
   readonly input_layernorm: RMSNorm;
   readonly self_attn: LlamaAttention;
@@ -153,8 +157,33 @@ class LlamaLayer extends Module<readonly [Tensor, Sequence]> {
   forward(x: Tensor, sequence: Sequence): Tensor {
     const fused = sequence.decode ? this.fused(x, sequence) : null;
     if (fused) return fused;
+    const joint = this.training && !sequence.cache ? this.joint(x, sequence) : null;
+    if (joint) return joint;
     const h = x.add(this.self_attn.call(this.input_layernorm.call(x), sequence));
     return h.add(this.mlp.call(this.post_attention_layernorm.call(h)));
+  }
+
+  /**
+   * A layer in training with fewer launches and less traffic: products of one input are one, heads are rotated in place, and residuals are added in the
+   * epilogue of products. The same bits, except that bf16 weights have bf16 values between the products of the MLP. Null if the weights do not lie together, or a module inside has hooks or was replaced.
+   */
+  private joint(x: Tensor, { positions, starts, documents, isCheckpoint }: Sequence): Tensor | null {
+    const { self_attn: attn, mlp } = this;
+    const { heads, kvHeads, headDim, ropeTheta: theta } = attn.config;
+    const linears = [attn.q_proj, attn.k_proj, attn.v_proj, attn.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj].filter(isPlain); // prettier-ignore
+    const isOurs = attn.constructor === LlamaAttention && mlp.constructor === LlamaMlp;
+    if (!isOurs || attn.isHooked || mlp.isHooked || linears.length < 7 || headDim % 8) return null;
+    const [q, k, v, o, gate, up, down] = linears.map(({ weight }) => weight) as [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]; // prettier-ignore
+    if (!joinedRows([q, k, v]) || !joinedRows([gate, up])) return null;
+    const masks = { causal: true, ...(starts && { starts }), ...(documents && { documents }) };
+    const qkv = jointLinear(this.input_layernorm.call(x), [q, k, v]);
+    const mixed = rotaryAttention(qkv, positions, { heads, kvHeads, headDim, theta, overwrite: true, ...masks });
+    const h = linear(mixed, o, null, { residual: x });
+    // Between the products of the MLP values and gradients have the dtype of bf16 weights: they are a third of all traffic. f16 has too small a range.
+    const dtype = gate.dtype === "bf16" ? "bf16" : h.dtype;
+    const gated = swiglu(jointLinear(this.post_attention_layernorm.call(h), [gate, up], { dtype }));
+    const last = (): Tensor => linear(gated, down, null, { residual: h, dtype: h.dtype });
+    return isCheckpoint && !this.isHooked ? lastOp(last) : last();
   }
 
   /**
@@ -211,6 +240,7 @@ export class LlamaModel extends Module<readonly [Tensor, Sequence]> {
           const [from, of] = [starts && more[0], documents && more.at(-1)];
           return layer.call(x!, {
             positions: at!,
+            isCheckpoint: true,
             ...(from && { starts: from }),
             ...(of && { documents: of }),
           });

@@ -89,18 +89,8 @@ export function adjacentLinears(inFeatures: number, outFeatures: readonly number
 }
 
 /** The weights of layers without bias as one [sum of outFeatures, inFeatures], a view; null if they do not lie behind one another. */
-export function joined(linears: readonly Linear[]): Tensor | null {
-  const [first] = linears.map(({ weight }) => weight);
-  if (!first) return null;
-  const columns = first.dim(1);
-  let end = first.offset;
-  for (const { weight, bias } of linears) {
-    const isNext = weight.storage === first.storage && weight.dtype === first.dtype && weight.offset === end;
-    if (bias || !isNext || weight.strides.join() !== `${columns},1` || weight.dim(1) !== columns) return null;
-    end += weight.size;
-  }
-  return first.strided([(end - first.offset) / columns, columns], [columns, 1], first.offset);
-}
+export const joined = (linears: readonly Linear[]): Tensor | null =>
+  linears.some(({ bias }) => bias) ? null : F.joinedRows(linears.map(({ weight }) => weight));
 
 /**
  * Looks up rows of a table: ids [...] (i32 or u32) → f32 [..., dimension] for any dtype of the weight; weight [count,

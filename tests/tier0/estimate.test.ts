@@ -155,6 +155,7 @@ function arithmetic(
   const [isTrained, again] = [Number(stage > 1), Number(recompute)];
   // Through the Llama: forward, gradients of the inputs, and, if it is trained, of the weights. Attention's backward has seven products, its forward two.
   const linear = 2 * length * layers * (4 * hidden * heads * headDim + 3 * hidden * intermediate);
+  const repeated = linear - 2 * length * layers * hidden * intermediate; // a layer's last product is not repeated
   const pairs = documents.reduce((sum, n) => sum + (n * (n + 1)) / 2, 0);
   const attention = 4 * layers * pairs * heads * headDim;
   const textHead = (3 + isTrained) * 2 * vocabulary * hidden; // makes its logits again in backward
@@ -166,7 +167,7 @@ function arithmetic(
   const codes = 3 * 2 * length * (vq.codeDim * hidden + hidden ** 2); // at every place of the row
   const codeHead = 3 * 2 * places * (hidden ** 2 + hidden * vq.codes);
   return (
-    (targets.length + 1) * (2 + isTrained + again) * linear +
+    (targets.length + 1) * ((2 + isTrained) * linear + again * repeated) +
     (4.5 + again) * attention +
     textHead * targets.reduce((a, b) => a + b) +
     images * (seen + aligner) +
