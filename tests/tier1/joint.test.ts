@@ -89,6 +89,8 @@ describe("jointLinear", () => {
   it("refuses weights that lie apart", () => {
     scope(() => {
       const [x, a, b] = [random([2, 64]), random([4, 64]), random([4, 64])];
+      expect(F.joinedRows([a, b])).toBeNull();
+      expect(F.joinedRows([a.slice(0, 0, 2), a.slice(0, 2, 4)])!.shape).toEqual([4, 64]);
       expect(() => F.jointLinear(x, [a, b])).toThrow(ShapeError);
     });
   });
@@ -134,5 +136,32 @@ describe("rotaryAttention", () => {
       expect(() => F.rotaryAttention(x, positions, { ...sizes, kvHeads: 4 })).toThrow(ShapeError);
       expect(() => F.rotaryAttention(x, F.arange(4), sizes)).toThrow(/positions must be \[3\] or \[1, 3\]/);
     });
+  });
+});
+
+describe("the weight's gradient of a convolution of 1 × 1", () => {
+  it.each([
+    [8, "together", 3],
+    [368, "one by one", 2], // 2 · 368² values are too many to hold
+  ] as const)("of %i channels is that of its images, %s", async (channels, _, images) => {
+    const [x, weight] = [random([images, channels, 2, 2]).keep(), leaf(random([channels, channels, 1, 1]))];
+    const [all] = await gradients(() => F.conv2d(x, weight), [weight]);
+    const sum = new Float64Array(channels ** 2);
+    for (let n = 0; n < images; n++) {
+      // The slopes of `gradients` go by the element of the whole result.
+      const alone = (): Tensor => {
+        const part = F.conv2d(x.slice(0, n, n + 1), weight);
+        const zeros = (count: number): Tensor => F.zeros([count, channels, 2, 2]);
+        return F.cat(
+          [zeros(n), part, zeros(images - n - 1)].filter((t) => t.size > 0),
+          0,
+        );
+      };
+      for (const [i, v] of (await gradients(alone, [weight]))[0]!.entries()) sum[i]! += v;
+    }
+    const scale = Math.sqrt(sum.reduce((s, v) => s + v * v, 0));
+    const error = Math.sqrt(sum.reduce((s, v, i) => s + (v - all![i]!) ** 2, 0));
+    expect(error).toBeLessThan(1e-6 * scale);
+    for (const t of [x, weight]) t.dispose();
   });
 });
