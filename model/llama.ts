@@ -76,6 +76,8 @@ export interface Sequence {
   readonly decode?: boolean;
   /** The layer is all that a `checkpoint` recomputes: its result is not read then. */
   readonly isCheckpoint?: boolean;
+  /** As `LlamaModel.inner`. */
+  readonly inner?: DType;
 }
 
 type Three = [AnyLinear, AnyLinear, AnyLinear];
@@ -165,9 +167,9 @@ class LlamaLayer extends Module<readonly [Tensor, Sequence]> {
 
   /**
    * A layer in training with fewer launches and less traffic: products of one input are one, heads are rotated in place, and residuals are added in the
-   * epilogue of products. The same bits, except that bf16 weights have bf16 values between the products of the MLP. Null if the weights do not lie together, or a module inside has hooks or was replaced.
+   * epilogue of products. The same bits unless `inner` is given. Null if the weights do not lie together, or a module inside has hooks or was replaced.
    */
-  private joint(x: Tensor, { positions, starts, documents, isCheckpoint }: Sequence): Tensor | null {
+  private joint(x: Tensor, { positions, starts, documents, isCheckpoint, inner }: Sequence): Tensor | null {
     const { self_attn: attn, mlp } = this;
     const { heads, kvHeads, headDim, ropeTheta: theta } = attn.config;
     const linears = [attn.q_proj, attn.k_proj, attn.v_proj, attn.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj].filter(isPlain); // prettier-ignore
@@ -179,9 +181,7 @@ class LlamaLayer extends Module<readonly [Tensor, Sequence]> {
     const qkv = jointLinear(this.input_layernorm.call(x), [q, k, v]);
     const mixed = rotaryAttention(qkv, positions, { heads, kvHeads, headDim, theta, overwrite: true, ...masks });
     const h = linear(mixed, o, null, { residual: x });
-    // Between the products of the MLP values and gradients have the dtype of bf16 weights: they are a third of all traffic. f16 has too small a range.
-    const dtype = gate.dtype === "bf16" ? "bf16" : h.dtype;
-    const gated = swiglu(jointLinear(this.post_attention_layernorm.call(h), [gate, up], { dtype }));
+    const gated = swiglu(jointLinear(this.post_attention_layernorm.call(h), [gate, up], { dtype: inner ?? h.dtype }));
     const last = (): Tensor => linear(gated, down, null, { residual: h, dtype: h.dtype });
     return isCheckpoint && !this.isHooked ? lastOp(last) : last();
   }
@@ -219,6 +219,8 @@ export class LlamaModel extends Module<readonly [Tensor, Sequence]> {
   readonly norm: RMSNorm;
   /** In training, recompute each layer in backward instead of saving its activations; the bits are the same. Not with a cache. */
   recompute = false;
+  /** In training, the dtype of values and gradients between the products of the MLPs; null: that of the hidden states. Not with a cache. */
+  inner: DType | null = null;
 
   /** @param options.quantize of the linear layers; embedding and norms keep `dtype` */
   constructor(config: LlamaConfig, options: QuantizableOptions = {}) {
@@ -231,8 +233,9 @@ export class LlamaModel extends Module<readonly [Tensor, Sequence]> {
 
   forward(embeddings: Tensor, sequence: Sequence): Tensor {
     const { positions, starts, documents } = sequence;
+    const inner = this.inner && { inner: this.inner };
     const run = (layer: LlamaLayer, h: Tensor): Tensor => {
-      if (!this.recompute || sequence.cache) return layer.call(h, sequence);
+      if (!this.recompute || sequence.cache) return layer.call(h, inner ? { ...sequence, ...inner } : sequence);
       // What the layer reads besides h must outlive this call too: it goes through the tape as inputs.
       const rest = [...(starts ? [starts] : []), ...(documents ? [documents] : [])];
       return checkpoint(
@@ -241,6 +244,7 @@ export class LlamaModel extends Module<readonly [Tensor, Sequence]> {
           return layer.call(x!, {
             positions: at!,
             isCheckpoint: true,
+            ...inner,
             ...(from && { starts: from }),
             ...(of && { documents: of }),
           });

@@ -161,7 +161,8 @@ function arithmetic(
   const textHead = (3 + isTrained) * 2 * vocabulary * hidden; // makes its logits again in backward
   const tower = 2 * places * vision.layers * (4 * vision.hidden ** 2 + 2 * vision.hidden * vision.intermediate);
   const towerAttention = 4 * vision.layers * places ** 2 * vision.hidden;
-  const seen = stage === 3 ? (3 + again) * tower + (4.5 + again) * towerAttention : tower + towerAttention;
+  const towerAgain = tower - 2 * places * vision.layers * vision.hidden * vision.intermediate;
+  const seen = stage === 3 ? 3 * tower + again * towerAgain + (4.5 + again) * towerAttention : tower + towerAttention;
   const first = 2 * places * vision.hidden * hidden; // of the aligner's first layer: what comes before it gets gradients in stage 3 alone
   const aligner = 3 * (first + 2 * places * hidden ** 2) - (stage === 3 ? 0 : first);
   const codes = 3 * 2 * length * (vq.codeDim * hidden + hidden ** 2); // at every place of the row
