@@ -10,6 +10,7 @@ import type { AddCommand, Context } from "./context.ts";
 import { addConvert } from "./convert.ts";
 import { addData } from "./data.ts";
 import { addDoctor } from "./doctor.ts";
+import { addEval } from "./eval.ts";
 import { EXIT, Interrupted, exitCodeTable, reportError, reportUsage } from "./errors.ts";
 import { addGenerate } from "./generate.ts";
 import { addInspect } from "./inspect.ts";
@@ -29,6 +30,7 @@ const COMMANDS: readonly AddCommand[] = [
   addInspect,
   addConvert,
   addVerify,
+  addEval,
   addTrain,
   addCkpt,
   addData,

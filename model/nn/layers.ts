@@ -59,7 +59,7 @@ export class Linear extends Module {
 }
 
 /** Bytes at which a tensor may begin inside a storage on any device. */
-const ALIGNMENT = 256;
+export const ALIGNMENT = 256;
 
 /**
  * Linear layers without bias, of these outFeatures. If their sizes allow it, the weights lie behind one another in memory, and `joined` finds them as
