@@ -11,10 +11,10 @@ import { madeHere, scope } from "./scope.ts";
 import { encode, isFloat } from "./dtype.ts";
 import { deviceConstant } from "./constants.ts";
 import { sameShape } from "./shape.ts";
-import { offAnyLaunch, onAnyLaunch } from "./queue.ts";
+import { offAnyLaunch, onAnyLaunch, withoutLaunches } from "./queue.ts";
 import { nextStorageSerial } from "./storage.ts";
 import { TapeNode, nextTapeId } from "./tape.ts";
-import type { Backward } from "./tape.ts";
+import type { Backward, Prior } from "./tape.ts";
 import type { Tensor } from "./tensor.ts";
 import type { Device } from "./device.ts";
 import type { Launch, Storage } from "./types.ts";
@@ -234,23 +234,28 @@ function step(node: TapeNode, grad: Tensor, grads: Map<TapeNode, Tensor>): void 
     }
   }
   const needs = node.edges.map((edge) => edge !== null);
+  const taken = new Map<number, Tensor | null>();
+  const priors = { take: (i: number) => takePrior(node, i, grads, taken) };
   // The results of each backward outlive its scope; its temporaries do not.
   const results = scope(() => {
     const given = node.backward!(
       grad,
       node.saved.map((s) => s.tensor),
       needs,
+      priors,
     );
     return given.map((g, i) => {
       if (!g || !needs[i]) return null;
       // Only tensors that this backward made may be taken over; others (the gradient itself, a saved or a foreign
       // tensor) get a view.
-      return madeHere(g) && given.indexOf(g) === i ? g : g.strided(g.shape, g.strides);
+      const isOwn = g === taken.get(i) || (madeHere(g) && given.indexOf(g) === i);
+      return isOwn ? g : g.strided(g.shape, g.strides);
     });
   });
   for (const [i, edge] of node.edges.entries()) {
     const result = results[i];
     if (!edge || !result) continue;
+    if (result === taken.get(i)) continue; // the sum was changed in place
     result.escape();
     if (!sameShape(result.shape, edge.shape)) {
       for (const t of results) t?.dispose();
@@ -259,7 +264,8 @@ function step(node: TapeNode, grad: Tensor, grads: Map<TapeNode, Tensor>): void 
       );
     }
     try {
-      if (edge instanceof TapeNode) {
+      if (taken.has(i)) replaceSum(edge, result, grads);
+      else if (edge instanceof TapeNode) {
         const before = grads.get(edge);
         grads.set(edge, before ? accumulator!(before, result, before.storage.exclusive, false) : result);
         if (before) disposeUnless(grads.get(edge)!, before, result);
@@ -269,6 +275,35 @@ function step(node: TapeNode, grad: Tensor, grads: Map<TapeNode, Tensor>): void 
       throw error;
     }
   }
+}
+
+/** `Priors.take` of the backward of `node`; notes the sum in `taken`. */
+function takePrior(
+  node: TapeNode,
+  i: number,
+  grads: ReadonlyMap<TapeNode, Tensor>,
+  taken: Map<number, Tensor | null>,
+): Prior | null {
+  const edge = node.edges[i];
+  if (!edge || node.edges.some((other, j) => j !== i && other === edge)) return null;
+  const isNode = edge instanceof TapeNode;
+  if (!isNode) holdGradient(edge);
+  const sum = (isNode ? grads.get(edge) : edge.grad) ?? null;
+  taken.set(i, sum);
+  return { sum, inPlace: sum !== null && sum.isBindable && (!isNode || sum.storage.exclusive) };
+}
+
+/** Puts `sum`, complete, in the place of the gradient of `edge`. */
+function replaceSum(edge: TapeNode | Tensor, sum: Tensor, grads: Map<TapeNode, Tensor>): void {
+  if (edge instanceof TapeNode) {
+    grads.get(edge)?.dispose();
+    grads.set(edge, sum);
+    return;
+  }
+  const before = edge.grad;
+  if (!before) gradientWatcher?.(edge);
+  edge.grad = sum.keep();
+  before?.dispose();
 }
 
 let gradientWatcher: ((leaf: Tensor) => void) | null = null;
@@ -347,7 +382,9 @@ export function checkpoint<T extends readonly Tensor[]>(fn: (...inputs: T) => Te
   const draws = allDraws();
   const first = new Footprint();
   // The result may be an input, or a tensor that fn only refers to: the tape needs its own.
-  const own = first.during(() => withGrad(false, () => scope(() => fn(...inputs).detach()), "checkpoint()"));
+  const own = withUnread(false, () =>
+    first.during(() => withGrad(false, () => scope(() => fn(...inputs).detach()), "checkpoint()")),
+  );
   const seen = watcher ?? (() => undefined);
   return record(
     "checkpoint",
@@ -355,16 +392,14 @@ export function checkpoint<T extends readonly Tensor[]>(fn: (...inputs: T) => Te
     own,
     inputs,
     (grad, saved, needs) => {
-      const again = saved.map((t, i) => {
-        const leaf = t.detach();
-        if (needs[i]) leaf.requiresGrad = true;
-        return leaf;
-      });
+      const again = saved.map((t) => t.detach());
+      const sums: (Tensor | null)[] = saved.map(() => null);
       first.requireUnchanged();
       try {
         enableGrad(() => {
           // A separate scope: during backward, only tensors that the tape saved are alive.
           const from = nextTapeId();
+          for (const [i, t] of again.entries()) if (needs[i]) t.node = catchGradient(t, (sum) => (sums[i] = sum));
           const second = new Footprint();
           const result = watchLeaves(seen, () =>
             recomputing(() => withDraws(draws, () => scope(() => second.during(() => fn(...(again as unknown as T)))))),
@@ -372,20 +407,22 @@ export function checkpoint<T extends readonly Tensor[]>(fn: (...inputs: T) => Te
           first.requireSame(second);
           if (result.requiresGrad) withFirst(from, () => backward(result, grad));
         });
-      } catch (error) {
-        zeroGradients(again);
-        throw error;
+        return sums.map((sum) => sum?.detach());
+      } finally {
+        for (const sum of sums) sum?.dispose();
       }
-      return again.map((leaf) => {
-        const g = leaf.grad;
-        const mine = g?.detach();
-        g?.dispose();
-        leaf.grad = null;
-        return mine;
-      });
     },
     true,
   );
+}
+
+/** The tape's entry for an input of a recomputed function: `caught` gets its gradient, a handle that the caller disposes. */
+function catchGradient(input: Tensor, caught: (sum: Tensor) => void): TapeNode {
+  const backward: Backward = (sum) => {
+    caught(sum.strided(sum.shape, sum.strides).keep());
+    return [];
+  };
+  return new TapeNode({ name: "input", label: currentLabel(), edges: [], shape: input.shape, saved: [], backward });
 }
 
 /** True while `checkpoint` recomputes its function in backward. */
@@ -397,11 +434,30 @@ function recomputing<T>(fn: () => T): T {
   const before = isRecomputing;
   isRecomputing = true;
   try {
-    return fn();
+    return withUnread(true, fn);
   } finally {
     isRecomputing = before;
   }
 }
+
+/** True while the innermost `checkpoint` recomputes: nothing reads the values of its function's result. */
+let isResultUnread = false;
+
+function withUnread<T>(value: boolean, fn: () => T): T {
+  const before = isResultUnread;
+  isResultUnread = value;
+  try {
+    return fn();
+  } finally {
+    isResultUnread = before;
+  }
+}
+
+/**
+ * Runs `fn` (synchronous), which makes the result of a function of `checkpoint` with one op. The recomputation puts the op on the tape without
+ * its launches. The op's backward must not read the result, and no other code may.
+ */
+export const lastOp = (fn: () => Tensor): Tensor => (isResultUnread ? withoutLaunches(fn) : fn());
 
 /**
  * Runs `fn` (synchronous) without recording. `fn` changes tensors that no result depends on, e.g. running statistics.

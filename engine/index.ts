@@ -34,7 +34,7 @@ export { broadcastShapes, contiguousStrides, dimArray, normalizeDim, sameShape, 
 export type { Shape } from "./shape.ts";
 export { construct, openScope, scope, tensorsIn } from "./scope.ts";
 export { TapeNode } from "./tape.ts";
-export type { Backward } from "./tape.ts";
+export type { Backward, Prior, Priors } from "./tape.ts";
 export * from "./tensor.ts";
 export { adapterFolder, adapterId, findTuned, parseTuned, tunedFile } from "./tuned.ts";
 export type { AdapterId, FoundTable, TunedTable, TunedVariants } from "./tuned.ts";

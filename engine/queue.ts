@@ -69,6 +69,19 @@ export function offAnyLaunch(listener: LaunchListener): void {
   anyLaunch.delete(listener);
 }
 
+let isMuted = false;
+
+/** Runs `fn` (synchronous), whose launches are passed to `onAnyLaunch` and then left out. */
+export function withoutLaunches<T>(fn: () => T): T {
+  const before = isMuted;
+  isMuted = true;
+  try {
+    return fn();
+  } finally {
+    isMuted = before;
+  }
+}
+
 export class Queue {
   private readonly owner: QueueOwner;
   private readonly gpu: GPUDevice | null;
@@ -146,6 +159,7 @@ export class Queue {
         `kernel "${kernel.name}": launches inside a capture must be on ${recording.owner}; got one on ${this.owner}, which a replay would miss. Capture one device.`,
       );
     for (const listener of anyLaunch) listener(launch);
+    if (isMuted) return;
     for (const listener of this.listeners) listener(launch);
     this.push(launch);
     this.isUnproven ||= !known;

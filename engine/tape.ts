@@ -1,11 +1,29 @@
 /** Entries of the tape. `autograd.ts` puts ops on the tape and walks it. */
 import type { Tensor } from "./tensor.ts";
 
+/** The gradient of an input as far as it has been added up. */
+export interface Prior {
+  /** f32 if the input is a leaf; null if there is none yet. */
+  readonly sum: Tensor | null;
+  /** True if the sum may be overwritten. */
+  readonly inPlace: boolean;
+}
+
+/** For a backward that adds to the gradients of its inputs itself, in the launch that makes its own. */
+export interface Priors {
+  /**
+   * Takes over the adding for input `i`: what backward returns for it must then be the complete sum, in a new tensor, in `sum` itself, or in a
+   * part of a tensor of which nothing else writes this part. Null if the backward cannot do so (the input occurs twice, or needs no gradient).
+   */
+  take(i: number): Prior | null;
+}
+
 /** Maps the gradient of the result to the gradients of the inputs; null if none is needed. `saved` are the saved tensors. */
 export type Backward = (
   grad: Tensor,
   saved: readonly Tensor[],
   needs: readonly boolean[],
+  priors: Priors,
 ) => readonly (Tensor | null | undefined)[];
 
 let nextId = 0;

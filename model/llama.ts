@@ -1,7 +1,7 @@
 /** The language model: a Llama (Touvron et al. 2023) with rotary positions and SwiGLU, over embeddings that may come from text or images. */
-import { checkpoint, noGrad, scope } from "../engine/index.ts";
+import { checkpoint, lastOp, noGrad, scope } from "../engine/index.ts";
 import type { DType, Device, Tensor } from "../engine/index.ts";
-import { attention, attentionDecode, cacheWrite, copyInto, full, linear, normLinear, rope, ropeAttention, swiglu } from "../kernels/index.ts"; // prettier-ignore
+import { attention, attentionDecode, cacheWrite, copyInto, full, joinedRows, jointLinear, linear, normLinear, rope, ropeAttention, rotaryAttention, swiglu } from "../kernels/index.ts"; // prettier-ignore
 import { Embedding, Linear, RMSNorm } from "./nn/layers.ts";
 import { Module } from "./nn/module.ts";
 import { QuantizedLinear, joinedWeight, linearLayer, linearLayers } from "./nn/quantized_linear.ts";
@@ -84,6 +84,10 @@ export interface Sequence {
   readonly cache?: KvCache;
   /** The tokens continue those in the cache (a few at a time); else they begin the rows. */
   readonly decode?: boolean;
+  /** The layer is all that a `checkpoint` recomputes: its result is not read then. */
+  readonly isCheckpoint?: boolean;
+  /** As `LlamaModel.inner`. */
+  readonly inner?: DType;
 }
 
 type Three = [AnyLinear, AnyLinear, AnyLinear];
@@ -148,6 +152,10 @@ class LlamaMlp extends Module {
 const isPlain = (layer: AnyLinear): boolean =>
   (layer.constructor === Linear || layer.constructor === QuantizedLinear) && !layer.isHooked;
 
+/** True for a linear layer without bias, in which nothing else happens. */
+const isPlainMatrix = (layer: AnyLinear): layer is Linear =>
+  layer.constructor === Linear && !layer.bias && !layer.isHooked;
+
 class LlamaLayer extends Module<readonly [Tensor, Sequence]> {
   readonly input_layernorm: RMSNorm;
   readonly self_attn: LlamaAttention;
@@ -167,8 +175,31 @@ class LlamaLayer extends Module<readonly [Tensor, Sequence]> {
   forward(x: Tensor, sequence: Sequence): Tensor {
     const fused = sequence.decode ? this.fused(x, sequence) : null;
     if (fused) return fused;
+    const joint = this.training && !sequence.cache ? this.joint(x, sequence) : null;
+    if (joint) return joint;
     const h = x.add(this.self_attn.call(this.input_layernorm.call(x), sequence));
     return h.add(this.mlp.call(this.post_attention_layernorm.call(h)));
+  }
+
+  /**
+   * A layer in training with fewer launches and less traffic: products of one input are one, heads are rotated in place, and residuals are added in the
+   * epilogue of products. The same bits unless `inner` is given. Null if the weights do not lie together, or a module inside has hooks or was replaced.
+   */
+  private joint(x: Tensor, { positions, starts, documents, isCheckpoint, inner }: Sequence): Tensor | null {
+    const { self_attn: attn, mlp } = this;
+    const { heads, kvHeads, headDim, ropeTheta: theta } = attn.config;
+    const linears = [attn.q_proj, attn.k_proj, attn.v_proj, attn.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj].filter(isPlainMatrix); // prettier-ignore
+    const isOurs = attn.constructor === LlamaAttention && mlp.constructor === LlamaMlp;
+    if (!isOurs || attn.isHooked || mlp.isHooked || linears.length < 7 || headDim % 8) return null;
+    const [q, k, v, o, gate, up, down] = linears.map(({ weight }) => weight) as [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]; // prettier-ignore
+    if (!joinedRows([q, k, v]) || !joinedRows([gate, up])) return null;
+    const masks = { causal: true, ...(starts && { starts }), ...(documents && { documents }) };
+    const qkv = jointLinear(this.input_layernorm.call(x), [q, k, v]);
+    const mixed = rotaryAttention(qkv, positions, { heads, kvHeads, headDim, theta, overwrite: true, ...masks });
+    const h = linear(mixed, o, null, { residual: x });
+    const gated = swiglu(jointLinear(this.post_attention_layernorm.call(h), [gate, up], { dtype: inner ?? h.dtype }));
+    const last = (): Tensor => linear(gated, down, null, { residual: h, dtype: h.dtype });
+    return isCheckpoint && !this.isHooked ? lastOp(last) : last();
   }
 
   /**
@@ -203,6 +234,8 @@ export class LlamaModel extends Module<readonly [Tensor, Sequence]> {
   readonly norm: RMSNorm;
   /** In training, recompute each layer in backward instead of saving its activations; the bits are the same. Not with a cache. */
   recompute = false;
+  /** In training, the dtype of values and gradients between the products of the MLPs; null: that of the hidden states. Not with a cache. */
+  inner: DType | null = null;
 
   /** @param options.quantize of the linear layers; embedding and norms keep `dtype` */
   constructor(config: LlamaConfig, options: QuantizableOptions = {}) {
@@ -215,8 +248,9 @@ export class LlamaModel extends Module<readonly [Tensor, Sequence]> {
 
   forward(embeddings: Tensor, sequence: Sequence): Tensor {
     const { positions, starts, documents } = sequence;
+    const inner = this.inner && { inner: this.inner };
     const run = (layer: LlamaLayer, h: Tensor): Tensor => {
-      if (!this.recompute || sequence.cache) return layer.call(h, sequence);
+      if (!this.recompute || sequence.cache) return layer.call(h, inner ? { ...sequence, ...inner } : sequence);
       // What the layer reads besides h must outlive this call too: it goes through the tape as inputs.
       const rest = [...(starts ? [starts] : []), ...(documents ? [documents] : [])];
       return checkpoint(
@@ -224,6 +258,8 @@ export class LlamaModel extends Module<readonly [Tensor, Sequence]> {
           const [from, of] = [starts && more[0], documents && more.at(-1)];
           return layer.call(x!, {
             positions: at!,
+            isCheckpoint: true,
+            ...inner,
             ...(from && { starts: from }),
             ...(of && { documents: of }),
           });

@@ -2,9 +2,9 @@
  * The understanding encoder: SigLIP, a vision transformer whose 576 patch features are all used (in Janus-Pro without
  * class token and pooling).
  */
-import { checkpoint, checkTensors, ShapeError, shapeText } from "../engine/index.ts";
+import { checkpoint, checkTensors, lastOp, ShapeError, shapeText } from "../engine/index.ts";
 import type { Tensor } from "../engine/index.ts";
-import { attention, gelu } from "../kernels/index.ts";
+import { attention, gelu, linear } from "../kernels/index.ts";
 import { Conv2d, Embedding, LayerNorm, Linear } from "./nn/layers.ts";
 import type { LayerOptions } from "./nn/layers.ts";
 import { Module } from "./nn/module.ts";
@@ -52,9 +52,14 @@ class SelfAttention extends Module {
   }
 
   forward(x: Tensor): Tensor {
+    return this.projection_layer.call(this.mixed(x));
+  }
+
+  /** What the last product projects. */
+  mixed(x: Tensor): Tensor {
     const split = (t: Tensor): Tensor => t.reshape([t.dim(0), t.dim(1), this.heads, -1]).permute([0, 2, 1, 3]); // [B, H, T, D]
     const mixed = attention(split(this.q_proj.call(x)), split(this.k_proj.call(x)), split(this.v_proj.call(x)));
-    return this.projection_layer.call(mixed.permute([0, 2, 1, 3]).reshape(x.shape));
+    return mixed.permute([0, 2, 1, 3]).reshape(x.shape);
   }
 }
 
@@ -73,7 +78,8 @@ class Mlp extends Module {
   }
 }
 
-class EncoderLayer extends Module {
+/** @param isCheckpoint the layer is all that a `checkpoint` recomputes: its result is not read then */
+class EncoderLayer extends Module<readonly [Tensor, boolean?]> {
   readonly layer_norm1: LayerNorm;
   readonly self_attn: SelfAttention;
   readonly layer_norm2: LayerNorm;
@@ -88,9 +94,25 @@ class EncoderLayer extends Module {
     this.mlp = new Mlp(config, options);
   }
 
-  forward(x: Tensor): Tensor {
+  forward(x: Tensor, isCheckpoint = false): Tensor {
+    const joint = this.training ? this.joint(x, isCheckpoint) : null;
+    if (joint) return joint;
     const h = x.add(this.self_attn.call(this.layer_norm1.call(x)));
     return h.add(this.mlp.call(this.layer_norm2.call(h)));
+  }
+
+  /** A layer in training: residuals are added in the epilogue of products. Null if a module inside has hooks or was replaced. */
+  private joint(x: Tensor, isCheckpoint: boolean): Tensor | null {
+    const { self_attn: attn, mlp } = this;
+    const isOurs = attn.constructor === SelfAttention && mlp.constructor === Mlp && !attn.isHooked && !mlp.isHooked;
+    const last = [attn.projection_layer, mlp.fc2].filter((m) => m.constructor === Linear && !m.isHooked);
+    if (!isOurs || last.length < 2) return null;
+    const project = (t: Tensor, { weight, bias }: Linear, residual: Tensor): Tensor =>
+      linear(t, weight, bias, { residual });
+    const h = project(attn.mixed(this.layer_norm1.call(x)), last[0]!, x);
+    const inner = gelu(mlp.fc1.call(this.layer_norm2.call(h)));
+    const result = (): Tensor => project(inner, last[1]!, h);
+    return isCheckpoint && !this.isHooked ? lastOp(result) : result();
   }
 }
 
@@ -105,7 +127,10 @@ class SiglipEncoder extends Module {
   }
 
   forward(x: Tensor): Tensor {
-    return this.layers.reduce((h, layer) => (this.recompute ? checkpoint((t) => layer.call(t), h) : layer.call(h)), x);
+    return this.layers.reduce(
+      (h, layer) => (this.recompute ? checkpoint((t) => layer.call(t, true), h) : layer.call(h)),
+      x,
+    );
   }
 }
 

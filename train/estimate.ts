@@ -235,7 +235,8 @@ async function countOn<T>(
       }
       if (stats.peakBytes === peak) return;
       peak = stats.peakBytes;
-      gradients = sum([...trained.values()].map(({ grad }) => grad?.storage.bytes ?? 0));
+      const storages = new Set([...trained.values()].flatMap(({ grad }) => (grad ? [grad.storage] : [])));
+      gradients = sum([...storages].map(({ bytes }) => bytes));
     };
     device.onLaunch(watch);
     const result = await step();

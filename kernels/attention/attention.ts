@@ -58,7 +58,7 @@ export interface AttentionOptions {
 }
 
 /** The masks that a launch applies, and their position. */
-interface Masks {
+export interface Masks {
   /** CAUSAL 1, STARTS 2, DOCUMENTS 4, as in `lib/attention_keys.wgsl`. */
   readonly flags: number;
   /** Starts, then documents; null if there are none. */
@@ -127,7 +127,8 @@ function causalPairs(queries: number, keys: number): number {
 const bytesOf = (...tensors: readonly Tensor[]): number =>
   tensors.reduce((sum, t) => sum + elementBytes(t.dtype, t.size), 0);
 
-function forward(q: Tensor, k: Tensor, v: Tensor, y: Tensor, lse: Tensor, scale: number, masks: Masks): void {
+/** The launches of the forward: y [B, Hq, Tq, D] of q's dtype, lse f32 [B, Hq, Tq, 1]. */
+export function forward(q: Tensor, k: Tensor, v: Tensor, y: Tensor, lse: Tensor, scale: number, masks: Masks): void {
   const [batch, kvHeads, keys] = k.shape as [number, number, number];
   const [queries, d] = q.shape.slice(2) as [number, number];
   const group = q.shape[1]! / kvHeads;
@@ -182,7 +183,21 @@ interface Saved {
   readonly g: Tensor;
 }
 
-function backward(s: Saved, scale: number, masks: Masks, needs: readonly boolean[]): (Tensor | null)[] {
+/** Tensors in which gradients are written; others are made, in the memory layout of their inputs. */
+type Targets = Readonly<Partial<Record<"dq" | "dv", Tensor>>>;
+
+/** The launches of the backward of all inputs: writes the gradients of q and v to `into`, returns that of k. */
+export function attentionGradients(s: Saved, scale: number, masks: Masks, into: Required<Targets>): Tensor {
+  return backward(s, scale, masks, [true, true, true], into)[1]!;
+}
+
+function backward(
+  s: Saved,
+  scale: number,
+  masks: Masks,
+  needs: readonly boolean[],
+  into: Targets = {},
+): (Tensor | null)[] {
   const [batch, kvHeads, keys, d] = s.k.shape as [number, number, number, number];
   const queries = s.q.shape[2]!;
   const group = s.q.shape[1]! / kvHeads;
@@ -234,7 +249,7 @@ function backward(s: Saved, scale: number, masks: Masks, needs: readonly boolean
   };
   const share = (rows: number, heads: number): number => (rows * heads) / (batch * kvHeads);
 
-  const dq = needs[0] ? emptyLike(s.q) : null;
+  const dq = needs[0] ? (into.dq ?? emptyLike(s.q)) : null;
   if (dq) {
     overHeads(walk(3), { ...inputs, dq: granules(dq, group) }, ({ first, rows, heads, buffers, at }) => {
       const { rows: work, groups } = variant.querySplit.work(rows * heads * group, queries);
@@ -252,7 +267,7 @@ function backward(s: Saved, scale: number, masks: Masks, needs: readonly boolean
     });
   }
   if (!needs[1] && !needs[2]) return [dq, null, null];
-  const [dk, dv] = [emptyLike(s.k), emptyLike(s.v)];
+  const [dk, dv] = [emptyLike(s.k), into.dv ?? emptyLike(s.v)];
   overHeads(walk(4), { ...inputs, dk: granules(dk, 1), dv: granules(dv, 1) }, ({ first, rows, heads, buffers, at }) => {
     const { rows: work, groups } = variant.keySplit.work(rows * heads, keys);
     launch(variant.key, {
@@ -304,7 +319,8 @@ export function checkIntegers(op: string, name: string, t: Tensor, shape: readon
     throw new DTypeError(`${op}: ${name} must be i32 or u32; got ${t}. Cast it.`);
 }
 
-function checkMasks(q: Tensor, k: Tensor, { starts, documents }: AttentionOptions): void {
+/** Checks the shapes and dtypes of starts and documents. Throws `ShapeError` or `DTypeError`. */
+export function checkMasks(q: Tensor, k: Tensor, { starts, documents }: AttentionOptions): void {
   if (starts) checkIntegers("attention", "starts", starts, [q.shape[0]!]);
   if (!documents) return;
   if (q.shape[2] !== k.shape[2])
@@ -338,7 +354,8 @@ function documentPairs(documents: Tensor | undefined, causal: boolean): number |
   return pairs;
 }
 
-function masksOf(q: Tensor, k: Tensor, { causal = false, starts, documents }: AttentionOptions): Masks {
+/** The masks of the options for the kernels, and the pairs that they leave. */
+export function masksOf(q: Tensor, k: Tensor, { causal = false, starts, documents }: AttentionOptions): Masks {
   const flags = (causal ? 1 : 0) | (starts ? 2 : 0) | (documents ? 4 : 0);
   const most = mostPairs(q, k, causal);
   const counts = { flags, pairs: (starts ? null : documentPairs(documents, causal)) ?? most, mostPairs: most };

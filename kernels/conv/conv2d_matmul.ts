@@ -12,6 +12,7 @@ import { asDType, contiguousCopy } from "../core/map.ts";
 import { granulesOf, viewAs } from "../core/rows.ts";
 import { windowsOf } from "../core/windows.ts";
 import { gemm } from "../matmul/matmul.ts";
+import { sum } from "../reduce/reduce.ts";
 
 const addBias = kernel(
   "conv2d_bias",
@@ -72,14 +73,19 @@ export function inputGradientByProduct(
   return asDType(dx, dtype);
 }
 
+/** Elements up to which the weight's gradients of all images are made at once and then added up: two launches instead of one an image. */
+const BATCHED = 1 << 18;
+
 /** The gradient of the weight [O, C, kh, kw], f32. */
 export function weightGradientByProduct(kind: "pixels" | "patches", x: Tensor, dy: Tensor, g: ConvGeometry): Tensor {
   const shape = [g.outputs, g.channels, g.kernelHeight, g.kernelWidth];
   const width = g.channels * g.kernelHeight * g.kernelWidth;
   if (kind === "patches")
     return viewAs(gemm({ a: pixelsFirst(dy, g), transA: true, b: unfold(x, g), dtype: "f32" }), shape);
-  const out = empty([g.outputs, width], { device: x.device });
   const [a, b] = [rows(contiguousCopy(dy), g.outputs, g), rows(contiguousCopy(x), g.channels, g)];
+  if (g.images > 1 && g.images * g.outputs * width <= BATCHED)
+    return viewAs(sum(gemm({ a, b, transB: true, dtype: "f32" }), 0), shape);
+  const out = empty([g.outputs, width], { device: x.device });
   for (let n = 0; n < g.images; n++) gemm({ a: one(a, n), b: one(b, n), transB: true, out, accumulate: n > 0 });
   return viewAs(out, shape);
 }

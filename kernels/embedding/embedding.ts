@@ -18,7 +18,7 @@ import {
   sizeOf,
   knownOptions,
 } from "../../engine/index.ts";
-import type { DType, Library, Tensor } from "../../engine/index.ts";
+import type { DType, Device, Library, Prior, Tensor } from "../../engine/index.ts";
 import { checkIdRange } from "../core/check_ids.ts";
 import { fillInto } from "../core/copy.ts";
 import { grid, rowLibrary, standard } from "../core/libraries.ts";
@@ -105,8 +105,8 @@ export function rowsAt(weight: Tensor, ids: Tensor, dtype: DType): Tensor {
   const [vocabulary, columns] = weight.shape as [number, number];
   const shape = [...ids.shape, columns];
   const y = scope(() => viewAs(lookUp(weight, contiguousCopy(ids), dtype), shape));
-  return record("embedding", [weight], y, [ids], (g, [saved]) => [
-    scatterRows(g, contiguousCopy(saved!), vocabulary, columns),
+  return record("embedding", [weight], y, [ids], (g, [saved], _, priors) => [
+    scatterRows(g, contiguousCopy(saved!), vocabulary, columns, priors.take(0)),
   ]);
 }
 
@@ -151,13 +151,28 @@ function lookUp(weight: Tensor, ids: Tensor, dtype: DType): Tensor {
   return y;
 }
 
-/**
- * dweight [V, C], f32: the rows of `g` [ids, C] added to the rows that their ids name, in the order of the ids (contiguous). A launch takes a
- * block of positions, so that its work is bounded however many there are, and one id at all of them too. Not recorded on the tape.
- */
-export function scatterRows(g: Tensor, ids: Tensor, vocabulary: number, columns: number): Tensor {
-  const dweight = empty([vocabulary, columns], { device: g.device });
+/** The gradient so far, f32 [V, C], to be added to; zeros if there is none. */
+function beginRows(vocabulary: number, columns: number, prior: Prior | null, device: Device): Tensor {
+  const sum = prior?.sum ?? null;
+  if (sum) return prior!.inPlace && sum.isWritable && sum.dtype === "f32" ? sum : map(copy, [sum], { dtype: "f32" });
+  const dweight = empty([vocabulary, columns], { device });
   fillInto(dweight, 0);
+  return dweight;
+}
+
+/**
+ * dweight [V, C], f32: the rows of `g` [ids, C] added to the rows that their ids name, in the order of the ids (contiguous), and to the gradient
+ * so far. A launch takes a block of positions, so that its work is bounded however many there are, and one id at all of them too. Not recorded
+ * on the tape.
+ */
+export function scatterRows(
+  g: Tensor,
+  ids: Tensor,
+  vocabulary: number,
+  columns: number,
+  prior: Prior | null = null,
+): Tensor {
+  const dweight = beginRows(vocabulary, columns, prior, g.device);
   if (g.size === 0 || vocabulary === 0) return dweight;
   const from = rowOperand(g, columns);
   for (const rows of windowsOf("embedding backward", ids.size, { g: from })) {

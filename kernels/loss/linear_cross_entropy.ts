@@ -13,7 +13,7 @@ import {
   scope,
   knownOptions,
 } from "../../engine/index.ts";
-import type { Tensor } from "../../engine/index.ts";
+import type { Prior, Tensor } from "../../engine/index.ts";
 import { checkIdRange } from "../core/check_ids.ts";
 import { sumPair } from "../core/arithmetic.ts";
 import { copyInto, fillInto } from "../core/copy.ts";
@@ -27,7 +27,7 @@ import {
   rowCoefficients,
 } from "./cross_entropy.ts";
 import type { CrossEntropyOptions } from "./cross_entropy.ts";
-import { contiguousCopy, map } from "../core/map.ts";
+import { contiguousCopy, copy, map } from "../core/map.ts";
 import { gemm } from "../matmul/matmul.ts";
 import { sum } from "../reduce/reduce.ts";
 
@@ -133,11 +133,12 @@ export function linearCrossEntropy(
     [x, weight, bias],
     loss,
     [x, weight, ...(bias ? [bias] : []), ...saved],
-    (g, kept, needs) => {
+    (g, kept, needs, priors) => {
       const [xs, ws, ...rest] = kept as [Tensor, Tensor, ...Tensor[]];
       const b = bias ? rest.shift()! : null;
       const dx = needs[0] ? (rows ? empty([rows, k], { device: g.device }) : zeros([0, k], g)) : null;
-      const dweight = needs[1] ? (rows ? empty([classes, k], { device: g.device }) : zeros([classes, k], g)) : null;
+      const prior = needs[1] && rows ? priors.take(1) : null;
+      const dweight = needs[1] ? (rows ? begun(prior, [classes, k], g) : zeros([classes, k], g)) : null;
       const dbias = needs[2] ? zeros([classes], g) : null;
       if (!rows) return [dx, dweight, dbias];
       const [labels, lse, counted, count = null] = rest as [Tensor, Tensor, Tensor, Tensor?];
@@ -161,7 +162,7 @@ export function linearCrossEntropy(
               transA: true,
               b: rowsOf(xs, run.first, run.rows),
               out: rowsOf(dweight, run.column, run.classes),
-              accumulate,
+              accumulate: accumulate || !!prior?.sum,
             });
           if (dbias) addColumns(dbias.strided([run.classes], [1], run.column), dlogits, accumulate);
         });
@@ -172,6 +173,12 @@ export function linearCrossEntropy(
   for (const t of saved) if (t !== targets) t.dispose();
   return y;
 }
+
+/** What the weight's gradient is added to: the sum so far, f32, or undefined values of `shape`. */
+const begun = (prior: Prior | null, shape: readonly number[], { device }: Tensor): Tensor => {
+  if (!prior?.sum) return empty(shape, { device });
+  return prior.inPlace && prior.sum.dtype === "f32" ? prior.sum : map(copy, [prior.sum], { dtype: "f32" });
+};
 
 /** The sums of the columns of `dlogits` into a part of dbias, or added to it. */
 function addColumns(into: Tensor, dlogits: Tensor, accumulate: boolean): void {

@@ -344,7 +344,8 @@ function launchParts(
         bytes:
           elementBytes(o.a.tensor.dtype, z0 * z1 * rows * terms) +
           elementBytes(o.b.tensor.dtype, z0 * z1 * terms * columns) +
-          elementBytes(o.y.tensor.dtype, z0 * z1 * rows * columns),
+          elementBytes(o.y.tensor.dtype, (p.accumulate || !isFirst ? 2 : 1) * z0 * z1 * rows * columns) +
+          (r ? elementBytes(o.residual!.tensor.dtype, z0 * z1 * rows * columns) : 0),
       },
     });
   }

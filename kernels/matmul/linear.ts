@@ -12,7 +12,7 @@ import {
   shapeText,
   knownOptions,
 } from "../../engine/index.ts";
-import type { DType, Tensor } from "../../engine/index.ts";
+import type { DType, Prior, Priors, Shape, Tensor } from "../../engine/index.ts";
 import { contiguousCopy, expression, map } from "../core/map.ts";
 import { asMatrix, checkEpilogue, product, resultDType } from "./matmul.ts";
 import { ACTIVATIONS } from "./epilogue.ts";
@@ -143,22 +143,33 @@ function recordLinear(
   const shape = x.shape;
   const xDType = x.dtype;
   const columns = weight.shape[0]!;
-  return record("linear", inputs, y, saved, (g, kept, needs) => {
+  return record("linear", inputs, y, saved, (g, kept, needs, priors) => {
     const left = [...kept];
     const keptX = needs[1] ? left.shift()! : null;
     const keptWeight = needs[0] ? left.shift()! : null;
     const inner = activation ? map(FORMULAS[activation].backward, [g, left[0]!], { dtype: g.dtype }) : g;
     const flat = asMatrix(inner);
-    const dx = keptWeight && product("linear", { a: flat, b: keptWeight, dtype: xDType });
     return [
-      dx &&
-        dx.strided(
-          shape,
-          shape.map((_, d) => shape.slice(d + 1).reduce((p, n) => p * n, 1)),
-        ),
-      keptX && product("linear", { a: flat, b: asMatrix(keptX), transA: true, dtype: "f32" }),
+      keptWeight && inputGradient(flat, keptWeight, shape, xDType, priors),
+      keptX && weightGradient(flat, asMatrix(keptX), priors.take(1)),
       needs[2] ? contiguousCopy(sumTo(flat, [columns])) : null,
       needs[3] ? g : null,
     ];
   });
+}
+
+/** g · weight as the gradient of input 0, x of `shape`; the gradient so far is added by the product. */
+export function inputGradient(g: Tensor, weight: Tensor, shape: Shape, dtype: DType, priors: Priors): Tensor {
+  const prior = priors.take(0)?.sum ?? null;
+  const dx = product("linear", { a: g, b: weight, dtype, residual: prior && asMatrix(prior) });
+  return dx.strided(shape, contiguousStrides(shape));
+}
+
+/** gᵗ · x, f32 [N, K], added to the gradient so far by the product; in place if that is allowed. */
+export function weightGradient(g: Tensor, x: Tensor, prior: Prior | null): Tensor {
+  const sum = prior?.sum ?? null;
+  const operands = { a: g, b: x, transA: true } as const;
+  return sum && prior!.inPlace && sum.dtype === "f32"
+    ? product("linear", { ...operands, out: sum, accumulate: true })
+    : product("linear", { ...operands, dtype: "f32", residual: sum });
 }

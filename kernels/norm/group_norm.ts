@@ -19,10 +19,9 @@ import {
   knownOptions,
 } from "../../engine/index.ts";
 import type { DType, Tensor } from "../../engine/index.ts";
-import { product } from "../core/arithmetic.ts";
 import { fillInto } from "../core/copy.ts";
 import { activations, finite, grid, opaque, rowLibrary, standard } from "../core/libraries.ts";
-import { asDType, contiguousCopy, map } from "../core/map.ts";
+import { asDType, contiguousCopy } from "../core/map.ts";
 import { rowOperand } from "../core/rows.ts";
 import { windowsOf } from "../core/windows.ts";
 import { sum } from "../reduce/reduce.ts";
@@ -49,6 +48,15 @@ const stage = kernel(
   { rows: "u32", first: "u32", granules: "u32" },
   [...standard, opaque, finite],
 );
+const finish = kernel(
+  "group_norm_finish",
+  new URL("./group_norm_finish.wgsl", import.meta.url),
+  { sums: "read", weight: "read", totals: "write", dweight: "write", dbias: "write" },
+  { images: "u32", channels: "u32", per_group: "u32", chunks: "u32", weighted: "u32" },
+  [grid],
+);
+/** Chunks of a channel that one invocation of it adds; more are added first. */
+const MAX_CHUNKS = 16;
 const merge = kernel(
   "group_norm_merge",
   new URL("./group_norm_merge.wgsl", import.meta.url),
@@ -278,24 +286,17 @@ function gradients(
       },
     });
   }
-  const perChannel = sum(parts, [1]); // [N · C, 2]
-  const overImages =
-    needs[1] || needs[2] ? sum(perChannel.strided([g.images, g.channels, 2], [g.channels * 2, 2, 1]), [0]) : null; // [C, 2]
-  const column = (i: number): Tensor | null =>
-    overImages && overImages.strided([g.channels], [2], overImages.offset + i);
-  return [needs[0] ? inputGradient() : null, needs[1] ? column(1) : null, needs[2] ? column(0) : null];
+  const few = chunks <= MAX_CHUNKS ? parts : sum(parts, [1]); // [N · C, chunks, 2]
+  const { totals, dweight, dbias } = finishSums(few, weight, g);
+  return [needs[0] ? inputGradient() : null, needs[1] ? dweight : null, needs[2] ? dbias : null];
 
   function inputGradient(): Tensor {
-    const perGroup = g.channels / g.groups;
-    const seen = perChannel.strided([g.images, g.channels, 2], [g.channels * 2, 2, 1]);
-    const weighted = weight ? map(product, [seen, weight.strided([g.channels, 1], [1, 1])]) : seen;
-    const sums = sum(weighted.strided([g.images * g.groups, perGroup, 2], [perGroup * 2, 2, 1]), [1]);
     const dx = empty(input.shape, { dtype: g.width === 1 ? "f32" : input.dtype, device });
     for (const { start, count, buffers } of windowsOf("groupNorm", rows, { x, g: dy, dx })) {
       launch(backwardKernel, {
         use: { ...use, dx: rowLibrary(dx.dtype, g.pixels) },
         constants: { SWISH: g.swish },
-        buffers: { ...buffers, stats, sums, weight: weight ?? stats, bias: bias ?? stats },
+        buffers: { ...buffers, stats, sums: totals, weight: weight ?? stats, bias: bias ?? stats },
         params: channelParams(g, start, count, weight, bias),
         grid: grid1d(count * Math.ceil(g.pixels / g.width / BLOCK)),
         cost: {
@@ -306,6 +307,28 @@ function gradients(
     }
     return dx;
   }
+}
+
+/** Sums of each group for the gradient of x, f32 [N · groups, 2], and the gradients of weight and bias, f32 [C]. */
+function finishSums(sums: Tensor, weight: Tensor | null, g: Geometry): Record<"totals" | "dweight" | "dbias", Tensor> {
+  const { device } = sums;
+  const groups = g.images * g.groups;
+  const totals = empty([groups, 2], { device });
+  const [dweight, dbias] = [empty([g.channels], { device }), empty([g.channels], { device })];
+  const chunks = sums.size / (2 * g.images * g.channels);
+  launch(finish, {
+    buffers: { sums, weight: weight ?? sums, totals, dweight, dbias },
+    params: {
+      images: g.images,
+      channels: g.channels,
+      per_group: g.channels / g.groups,
+      chunks,
+      weighted: weight ? 1 : 0,
+    },
+    grid: grid1d(Math.ceil((groups + g.channels) / 64)),
+    cost: { flops: 3 * sums.size, bytes: 8 * sums.size },
+  });
+  return { totals, dweight, dbias };
 }
 
 /** Zeros: an input without elements. */

@@ -34,7 +34,7 @@ const forward = kernel(
 const backwardX = kernel(
   "norm_backward",
   new URL("./norm_backward.wgsl", import.meta.url),
-  { x: "read", weight: "read", g: "read", statistics: "read", dx: "write" },
+  { x: "read", weight: "read", g: "read", statistics: "read", prior: "read", dx: "write" },
   { rows: "u32", granules: "u32", scale: "f32", base: "u32" },
   [...standard, opaque, rowWorkgroup],
 );
@@ -95,10 +95,18 @@ function normalise(
     throw new ArgumentError(`${op}: eps must be a finite number above 0; got ${eps}. Choose one like 1e-5.`);
   const [y, statistics] = scope(() => run(family, x, weight, bias, eps, rows, columns));
   const saved = [x, statistics, ...(weight ? [weight] : [])];
-  const result = record(op, [x, weight, bias], y, saved, (g, [input, table, factor], needs) => {
+  const result = record(op, [x, weight, bias], y, saved, (g, [input, table, factor], needs, priors) => {
     const parts = needs[1] || needs[2] ? weightGradients(family, input!, g, table!, columns) : null;
     return [
-      needs[0] ? inputGradient(family, input!, factor ?? null, g, table!, columns) : null,
+      needs[0]
+        ? inputGradient(family, {
+            x: input!,
+            weight: factor ?? null,
+            g,
+            statistics: table!,
+            prior: priors.take(0)?.sum ?? null,
+          })
+        : null,
       needs[1] ? viewAs(parts!, [columns]) : null,
       needs[2] ? viewAs(parts!, [columns], parts!.offset + columns) : null,
     ];
@@ -151,31 +159,50 @@ function run(
   return [asDType(y, x.dtype), statistics];
 }
 
-function inputGradient(
-  family: Family,
-  x: Tensor,
-  weight: Tensor | null,
-  grad: Tensor,
-  statistics: Tensor,
-  columns: number,
-): Tensor {
+interface BackwardTensors {
+  readonly x: Tensor;
+  readonly weight: Tensor | null;
+  readonly g: Tensor;
+  /** Those that `run` returned. */
+  readonly statistics: Tensor;
+  /** Gradient of x so far. */
+  readonly prior: Tensor | null;
+}
+
+function inputGradient(family: Family, { x, weight, g: grad, statistics, prior: sum }: BackwardTensors): Tensor {
+  const { rows, columns } = rowsOf(x);
   const source = rowOperand(x, columns);
   const w = weight ? rowOperand(weight, columns) : source;
   const g = rowOperand(grad, columns);
+  const prior = sum && rowOperand(sum, columns);
   const dx = empty(x.shape, { dtype: source.dtype, device: x.device });
   const granules = granulesOf(columns);
   const variant = rowVariant(family, x.device.capabilities, granules);
-  for (const { start, count, buffers } of windowsOf(family, rowsOf(x).rows, { x: source, g, dx })) {
+  const operands = { x: source, g, dx, prior };
+  for (const { start, count, buffers } of windowsOf(family, rows, operands)) {
     const table = tableRows(statistics, start, count);
     launch(backwardX, {
-      use: { ...rowUses(columns, { x: source, w, g, dx }), r: variant.library },
-      constants: { ...variant.constants, CENTRED: family === "layer_norm", WEIGHT: weight !== null },
-      buffers: { ...buffers, weight: weight ? w : buffers.x, statistics: table.bound },
+      use: { ...rowUses(columns, { x: source, w, g, s: prior ?? source, dx }), r: variant.library },
+      constants: {
+        ...variant.constants,
+        CENTRED: family === "layer_norm",
+        WEIGHT: weight !== null,
+        PRIOR: prior !== null,
+      },
+      buffers: {
+        ...buffers,
+        weight: weight ? w : buffers.x,
+        prior: buffers.prior ?? buffers.x,
+        statistics: table.bound,
+      },
       params: { rows: count, granules, scale: 1 / columns, base: table.base },
       grid: grid1d(Math.ceil(count / variant.rows)),
       cost: {
         flops: 14 * count * columns,
-        bytes: elementBytes(source.dtype, 2 * count * columns) + elementBytes(g.dtype, count * columns),
+        bytes:
+          elementBytes(source.dtype, 2 * count * columns) +
+          elementBytes(g.dtype, count * columns) +
+          (prior ? elementBytes(prior.dtype, count * columns) : 0),
       },
     });
   }

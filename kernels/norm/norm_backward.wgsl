@@ -1,16 +1,18 @@
 // Gradient of norm.wgsl for x: with v = (x − mean) · rstd and d = g · weight, dx = rstd · (d − mean(d) − v · mean(d · v)); mean(d) only
-// with CENTRED. Rows as in norm.wgsl. Grid: flat over ceil(rows · LANES / WORKGROUP) workgroups, folded.
+// with CENTRED. With PRIOR the gradient so far is added. Rows as in norm.wgsl. Grid: flat over ceil(rows · LANES / WORKGROUP) workgroups, folded.
 //#use grid
 //#use opaque
 //#use f32 as x
 //#use f32 as w
 //#use f32 as g
+//#use f32 as s
 //#use f32 as dx
 //#use row_workgroup as r
 const WORKGROUP = 64u; // invocations
 const LANES = 64u; // invocations that share a row
 const CENTRED = true; // layer norm
 const WEIGHT = true;
+const PRIOR = false;
 struct Params {
   rows: u32, // in the window
   granules: u32, // a row
@@ -21,8 +23,9 @@ struct Params {
 @group(0) @binding(1) var<storage, read> weight: array<Pack_w>;
 @group(0) @binding(2) var<storage, read> g: array<Pack_g>;
 @group(0) @binding(3) var<storage, read> statistics: array<vec4f>;
-@group(0) @binding(4) var<storage, read_write> dx: array<Pack_dx>;
-@group(0) @binding(5) var<uniform> params: Params;
+@group(0) @binding(4) var<storage, read> prior: array<Pack_s>;
+@group(0) @binding(5) var<storage, read_write> dx: array<Pack_dx>;
+@group(0) @binding(6) var<uniform> params: Params;
 
 @compute @workgroup_size(WORKGROUP)
 fn norm_backward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) invocation: u32) {
@@ -48,6 +51,8 @@ fn norm_backward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) g
     // Rounded as in the sums: contracted with the difference it would not be, and leave a rest where all cancels (rows of one element).
     if (WEIGHT) { d = opaque4(d * unpack_w(weight[i])); }
     let v = (opaque4(unpack_x(x[first + i]) - known.x) - known.y) * known.z;
-    dx[first + i] = pack_dx(known.z * (d - means.x - v * means.y));
+    var value = known.z * (d - means.x - v * means.y);
+    if (PRIOR) { value = opaque4(value) + unpack_s(prior[first + i]); }
+    dx[first + i] = pack_dx(value);
   }
 }

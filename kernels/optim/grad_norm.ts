@@ -11,7 +11,7 @@ import {
   rowWindows,
   scope,
 } from "../../engine/index.ts";
-import type { Tensor } from "../../engine/index.ts";
+import type { Bound, Tensor } from "../../engine/index.ts";
 import { grid } from "../core/libraries.ts";
 import { contiguousCopy } from "../core/map.ts";
 
@@ -20,6 +20,15 @@ const partialKernel = kernel(
   new URL("./grad_norm.wgsl", import.meta.url),
   { x: "read", partial: "write" },
   { elements: "u32", parts: "u32", first: "u32" },
+  [grid],
+);
+/** Gradients of one launch of `grad_norm_many`. */
+const MANY = 7;
+const manyKernel = kernel(
+  "grad_norm_many",
+  new URL("./grad_norm_many.wgsl", import.meta.url),
+  { x0: "read", x1: "read", x2: "read", x3: "read", x4: "read", x5: "read", x6: "read", partial: "write" },
+  { elements0: "vec4u", elements1: "vec4u", ends0: "vec4u", ends1: "vec4u", firsts0: "vec4u", firsts1: "vec4u" },
   [grid],
 );
 const combineKernel = kernel(
@@ -33,6 +42,8 @@ const combineKernel = kernel(
 /** Granules that one invocation squares at least, and the most invocations for one gradient. */
 const PART_GRANULES = 16;
 const MAX_PARTS = 8192;
+/** Elements up to which gradients share a launch: small ones cost their launch more than their elements. */
+const SMALL = 1 << 15;
 /** Partial sums that one invocation of a later stage adds. */
 const FOLD = 64;
 
@@ -73,15 +84,21 @@ export function globalGradNorm(grads: readonly Tensor[], into?: Tensor): Tensor 
     const total = pieces.reduce((sum, p) => sum + p.parts, 0);
     let partial = empty([Math.max(1, total), 2], { device });
     let first = 0;
-    for (const { from, start, count, parts } of pieces) {
+    const placed = pieces.map((piece) => {
+      const at = { ...piece, first };
+      first += piece.parts;
+      return at;
+    });
+    for (const { from, start, count, parts, first } of placed.filter(({ count }) => count > SMALL)) {
       launch(partialKernel, {
         buffers: { x: { of: from, start, elements: count }, partial },
         params: { elements: count, parts, first },
         grid: grid1d(Math.ceil(parts / 64)),
         cost: { flops: 2 * count, bytes: 4 * count },
       });
-      first += parts;
     }
+    const small = placed.filter(({ count }) => count > 0 && count <= SMALL);
+    for (let i = 0; i < small.length; i += MANY) launchMany(small.slice(i, i + MANY), partial);
     for (let count = total, finished = false; !finished;) {
       const parts = Math.max(1, Math.ceil(count / FOLD));
       finished = parts === 1;
@@ -98,5 +115,33 @@ export function globalGradNorm(grads: readonly Tensor[], into?: Tensor): Tensor 
       count = parts;
     }
     return norm;
+  });
+}
+
+/** A window of a gradient, and where its partial sums go. */
+interface Piece {
+  readonly from: Tensor;
+  readonly start: number;
+  readonly count: number;
+  readonly parts: number;
+  readonly first: number;
+}
+
+/** The partial sums of up to `MANY` pieces. */
+function launchMany(pieces: readonly Piece[], partial: Tensor): void {
+  const all = Array.from({ length: MANY }, (_, i) => pieces[i] ?? { ...pieces[0]!, count: 0, parts: 0 });
+  const bound = ({ from, start }: Piece, elements: number): Bound => ({ of: from, start, elements });
+  const [x0, x1, x2, x3, x4, x5, x6] = all.map((piece) => bound(piece, piece.count || 4)) as [Bound, Bound, Bound, Bound, Bound, Bound, Bound]; // prettier-ignore
+  const ends = all.map((_, i) => all.slice(0, i + 1).reduce((sum, { parts }) => sum + parts, 0));
+  const halves = (values: readonly number[]): [number[], number[]] => [values.slice(0, 4), [...values.slice(4), 0]];
+  const [elements0, elements1] = halves(all.map(({ count }) => count));
+  const [ends0, ends1] = halves(ends);
+  const [firsts0, firsts1] = halves(all.map(({ first }) => first));
+  const elements = pieces.reduce((sum, { count }) => sum + count, 0);
+  launch(manyKernel, {
+    buffers: { x0, x1, x2, x3, x4, x5, x6, partial },
+    params: { elements0, elements1, ends0, ends1, firsts0, firsts1 },
+    grid: grid1d(Math.ceil(ends.at(-1)! / 64)),
+    cost: { flops: 2 * elements, bytes: 4 * elements },
   });
 }

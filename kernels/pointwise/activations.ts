@@ -5,6 +5,7 @@ import { activations } from "../core/libraries.ts";
 import { expression, map } from "../core/map.ts";
 import type { Expression } from "../core/map.ts";
 import { chunk } from "../views/views.ts";
+import { isJoint, swigluJoint } from "./swiglu.ts";
 
 // Backward expressions are over the gradient `a` and the input `b` (swiglu: the gate `b` and up `c`).
 const formula = (name: string, wgsl: string): Expression => expression(name, wgsl, activations);
@@ -45,7 +46,9 @@ export function swiglu(gate: Tensor, up?: Tensor): Tensor {
       throw new ShapeError(
         `swiglu: a single tensor must be [..., 2F], gate and up; got ${gate}. Pass two tensors otherwise.`,
       );
-    return scope(() => swiglu(...(chunk(gate, 2, -1) as [Tensor, Tensor])));
+    return isJoint(gate) && isFloat(gate.dtype) && gate.size > 0
+      ? swigluJoint(gate)
+      : scope(() => swiglu(...(chunk(gate, 2, -1) as [Tensor, Tensor])));
   }
   for (const t of [gate, up])
     if (!isFloat(t.dtype))

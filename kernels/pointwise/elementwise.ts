@@ -19,7 +19,7 @@ import { add as addition } from "../core/arithmetic.ts";
 import { opaque, power, trig } from "../core/libraries.ts";
 import { accumulateInto } from "../core/accumulate.ts";
 import { copyInto, fillInto } from "../core/copy.ts";
-import { copy, expression, map } from "../core/map.ts";
+import { asDType, copy, expression, map } from "../core/map.ts";
 import type { Expression } from "../core/map.ts";
 import { sumTo } from "../reduce/reduce.ts";
 
@@ -206,10 +206,14 @@ function binary(op: keyof typeof BINARY, a: Tensor, b: Tensor | number): Tensor 
   const y = map(forward, [a, b], { dtype });
   return record(op, [a, b], y, row.backward?.[0] === "a" ? [] : [a, b], (g, kept, needs) =>
     [a, b].map((input, i) =>
-      needs[i] ? sumTo(map(backward![i]!, [g, ...kept], { dtype: "f32", shape: g.shape }), input.shape) : null,
+      needs[i] ? sumTo(slopeOf(row.backward![i]!, backward![i]!, [g, ...kept]), input.shape) : null,
     ),
   );
 }
+
+/** The gradient by a formula over g and what was saved, f32: g itself if the formula is "a". */
+const slopeOf = (wgsl: string, formula: Expression, operands: readonly [Tensor, ...Tensor[]]): Tensor =>
+  wgsl === "a" ? asDType(operands[0], "f32") : map(formula, operands, { dtype: "f32", shape: operands[0].shape });
 
 /** The rule for two tensors: their common dtype, f32 for two different floats; integers do not mix with other dtypes. A number takes the tensor's dtype. */
 function resultDType(op: string, a: Tensor, b: Tensor, integers: boolean): DType {

@@ -82,18 +82,25 @@ export function rope(x: Tensor, positions: Tensor, options: RopeOptions = {}): T
       `rope: positions must be [${tokens}] or [${batches}, ${tokens}] for x ${shapeText(x.shape)}; got ${positions}. Reshape them.`,
     );
   }
-  const y = scope(() => rotated(x, positions, theta, dim, 1));
-  return record("rope", [x], y, [positions], (g, [places]) => [rotated(g, places!, theta, dim, -1)]);
+  const y = scope(() => rotated(x, positions, { theta, dim, sign: 1 }));
+  return record("rope", [x], y, [positions], (g, [places]) => [rotated(g, places!, { theta, dim, sign: -1 })]);
 }
 
 /** Sizes, or strides in elements, of [batch, token, head]. */
 type Triple = readonly [number, number, number];
 
-function rotated(x: Tensor, positions: Tensor, theta: number, dim: -2 | -3, sign: 1 | -1): Tensor {
+interface Rotation extends Required<RopeOptions> {
+  readonly sign: 1 | -1;
+  /** A view of the shape and dtype of x, of granules of 4; a new tensor without it. */
+  readonly into?: Tensor;
+}
+
+/** The launches of `rope`, or of its gradient with sign −1. */
+export function rotated(x: Tensor, positions: Tensor, { theta, dim, sign, into }: Rotation): Tensor {
   const D = x.shape.at(-1)!;
   const width = D % 8 === 0 ? 4 : 1;
   const source = operand(x, width);
-  const y = empty(x.shape, { dtype: source.dtype, device: x.device });
+  const y = into ?? empty(x.shape, { dtype: source.dtype, device: x.device });
   if (y.size === 0) return asDType(y, x.dtype);
   const places = contiguousCopy(positions);
   const HEADS = headsOf(x.device);

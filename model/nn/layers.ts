@@ -90,21 +90,7 @@ export function adjacentLinears(inFeatures: number, outFeatures: readonly number
 
 /** The weights of layers without bias as one [sum of outFeatures, inFeatures], a view; null if they do not lie behind one another. */
 export const joined = (linears: readonly Linear[]): Tensor | null =>
-  linears.some(({ bias }) => bias) ? null : adjacentRows(linears.map(({ weight }) => weight));
-
-/** Matrices of as many columns as one, a view; null if they do not lie behind one another. */
-export function adjacentRows(matrices: readonly Tensor[]): Tensor | null {
-  const [first] = matrices;
-  if (!first) return null;
-  const columns = first.dim(1);
-  let end = first.offset;
-  for (const m of matrices) {
-    const isNext = m.storage === first.storage && m.dtype === first.dtype && m.offset === end;
-    if (!isNext || m.strides.join() !== `${columns},1` || m.dim(1) !== columns) return null;
-    end += m.size;
-  }
-  return first.strided([(end - first.offset) / columns, columns], [columns, 1], first.offset);
-}
+  linears.some(({ bias }) => bias) ? null : F.joinedRows(linears.map(({ weight }) => weight));
 
 /**
  * Looks up rows of a table: ids [...] (i32 or u32) → f32 [..., dimension] for any dtype of the weight; weight [count,

@@ -5,7 +5,7 @@ import * as F from "../../kernels/index.ts";
 import { QuantizedWeight } from "../../kernels/matmul/quantized.ts";
 import { GROUP, QUANTIZED_BITS } from "../../kernels/matmul/quantized_format.ts";
 import type { Quantization } from "../../kernels/matmul/quantized_format.ts";
-import { ALIGNMENT, LAYER_OPTIONS, Linear, adjacentLinears, adjacentRows, constant, joined, own } from "./layers.ts";
+import { ALIGNMENT, LAYER_OPTIONS, Linear, adjacentLinears, constant, joined, own } from "./layers.ts";
 import type { LayerOptions } from "./layers.ts";
 import { Buffer, Module, requirePositive } from "./module.ts";
 import type { AnyModule, Parameter } from "./module.ts";
@@ -135,7 +135,7 @@ export function joinedWeight(layers: readonly AnyLinear[]): Tensor | QuantizedWe
   if (plain.length) return plain.length === layers.length ? joined(plain) : null;
   const quantized = layers as readonly QuantizedLinear[];
   if (quantized.some(({ bias }) => bias)) return null;
-  const [words, scales] = [adjacentRows(quantized.map((l) => l.qweight)), adjacentRows(quantized.map((l) => l.scales))];
+  const [words, scales] = [F.joinedRows(quantized.map((l) => l.qweight)), F.joinedRows(quantized.map((l) => l.scales))];
   if (!words || !scales) return null;
   return new QuantizedWeight(words, scales, quantized[0]!.inFeatures);
 }

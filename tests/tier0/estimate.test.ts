@@ -155,18 +155,20 @@ function arithmetic(
   const [isTrained, again] = [Number(stage > 1), Number(recompute)];
   // Through the Llama: forward, gradients of the inputs, and, if it is trained, of the weights. Attention's backward has seven products, its forward two.
   const linear = 2 * length * layers * (4 * hidden * heads * headDim + 3 * hidden * intermediate);
+  const repeated = linear - 2 * length * layers * hidden * intermediate; // a layer's last product is not repeated
   const pairs = documents.reduce((sum, n) => sum + (n * (n + 1)) / 2, 0);
   const attention = 4 * layers * pairs * heads * headDim;
   const textHead = (3 + isTrained) * 2 * vocabulary * hidden; // makes its logits again in backward
   const tower = 2 * places * vision.layers * (4 * vision.hidden ** 2 + 2 * vision.hidden * vision.intermediate);
   const towerAttention = 4 * vision.layers * places ** 2 * vision.hidden;
-  const seen = stage === 3 ? (3 + again) * tower + (4.5 + again) * towerAttention : tower + towerAttention;
+  const towerAgain = tower - 2 * places * vision.layers * vision.hidden * vision.intermediate;
+  const seen = stage === 3 ? 3 * tower + again * towerAgain + (4.5 + again) * towerAttention : tower + towerAttention;
   const first = 2 * places * vision.hidden * hidden; // of the aligner's first layer: what comes before it gets gradients in stage 3 alone
   const aligner = 3 * (first + 2 * places * hidden ** 2) - (stage === 3 ? 0 : first);
   const codes = 3 * 2 * length * (vq.codeDim * hidden + hidden ** 2); // at every place of the row
   const codeHead = 3 * 2 * places * (hidden ** 2 + hidden * vq.codes);
   return (
-    (targets.length + 1) * (2 + isTrained + again) * linear +
+    (targets.length + 1) * ((2 + isTrained) * linear + again * repeated) +
     (4.5 + again) * attention +
     textHead * targets.reduce((a, b) => a + b) +
     images * (seen + aligner) +

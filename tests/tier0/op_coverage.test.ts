@@ -15,6 +15,7 @@ const ELSEWHERE: Readonly<Record<string, readonly string[]>> = {
   "tier1/random.test.ts": ["randn", "uniform"],
   "tier1/optimizer.test.ts": ["adamwCount", "adamwPrepare", "adamwState", "adamwStep", "emaStep"],
   "tier1/optimizer_parts.test.ts": ["globalGradNorm"],
+  "tier1/joint.test.ts": ["jointLinear", "joinedRows", "rotaryAttention"],
   "tier1/multinomial.test.ts": ["multinomial"],
   "tier1/sgd.test.ts": ["sgdStep"],
   "tier1/muon.test.ts": ["muonStep", "orthogonalize"],

@@ -8,6 +8,7 @@ import {
   checkpoint,
   enableGrad,
   gradEnabled,
+  lastOp,
   noGrad,
   onGrad,
   record,
@@ -49,6 +50,37 @@ describe("gradients", () => {
       return g;
     };
     expect(await run()).toEqual(await run());
+  });
+
+  it("may be added up by a backward itself, for an input that occurs once", async () => {
+    const double = (a: Tensor, b: Tensor): Tensor =>
+      record(
+        "double",
+        [a, b],
+        scope(() => a.detach().add(b.detach())),
+        [],
+        (g, _, needs, priors) =>
+          [0, 1].map((i) => {
+            if (!needs[i]) return null;
+            const prior = priors.take(i);
+            seen.push(prior ? (prior.sum ? (prior.inPlace ? "in place" : "sum") : "none") : "refused");
+            return prior?.sum ? g.add(prior.sum) : g.mul(1);
+          }),
+      );
+    const seen: string[] = [];
+    const [x, y] = [leaf([1, 2]), leaf([3, 4])];
+    for (let i = 0; i < 2; i++) scope(() => double(x, y).sum().backward());
+    expect(seen.splice(0)).toEqual(["none", "none", "in place", "in place"]);
+    scope(() => double(x, x).sum().backward());
+    expect(seen.splice(0)).toEqual(["refused", "refused"]);
+    scope(() => {
+      const z = x.mul(2); // an op's result has a sum too, which its other gradient may share
+      double(z, y).add(z).sum().backward();
+    });
+    expect(seen.splice(0)).toEqual(["sum", "in place"]);
+    expect(await values(x.grad)).toEqual([8, 8]);
+    expect(await values(y.grad)).toEqual([3, 3]);
+    dispose(x, y);
   });
 
   it("accumulate in a leaf over several backward calls", async () => {
@@ -342,6 +374,21 @@ describe("checkpoint", () => {
     expect(saved.grads).toEqual(plain.grads);
     expect(saved.peak).toBeLessThan(0.65 * plain.peak);
   });
+  it("leaves out the launches of its function's last op when it recomputes, not those of a checkpoint inside", async () => {
+    const x = leaf([1, 2]);
+    const last = (t: Tensor): Tensor => lastOp(() => t.mul(3));
+    const launches = (fn: (t: Tensor) => Tensor): number =>
+      tally(() => scope(() => checkpoint(fn, x).sum().backward()), device()).launches;
+    launches((t) => t.exp()); // from here on there is a gradient to add to
+    const all = launches((t) => t.exp().mul(3));
+    expect(launches((t) => last(t.exp()))).toBe(all - 1);
+    const inside = (t: Tensor): Tensor => checkpoint((u) => last(u.exp()), t).mul(2);
+    expect(launches(inside)).toBe(launches((t) => checkpoint((u) => u.exp().mul(3), t).mul(2)) - 1);
+    const grad = await values(x.grad);
+    for (const [i, v] of [1, 2].entries()) expect(grad[i]).toBeCloseTo(19 * Math.exp(v), 2); // 1 + 3 + 3 + 6 + 6
+    dispose(x);
+  });
+
   it("may stand inside another", async () => {
     const plain = await run((fn, x) => fn(x));
     const nested = await run((fn, x) => checkpoint((t) => checkpoint((s) => fn(s), t), x));

@@ -24,6 +24,7 @@ describe("globalGradNorm", () => {
     [[257], [70, 33], [4, 4, 4]],
     [[100003]],
     [[1000, 70], [7], [513, 129]],
+    [[200, 200], ...Array.from({ length: 16 }, (_, i) => [3 * i + 1])], // small ones share launches
   ];
   for (const shapes of sets) {
     it(`of ${shapes.map((s) => `[${s.join(",")}]`).join(" ")}`, async () => {
@@ -54,7 +55,10 @@ describe("globalGradNorm", () => {
         values[at] = bad;
         using g = tensor(values, { device });
         using other = F.ones([5], { device });
-        expect(await valueOf(F.globalGradNorm([other, g]))).toBeNaN();
+        for (const place of [1, 6, 8]) {
+          const grads = Array.from({ length: 9 }, (_, i) => (i === place ? g : other));
+          expect(await valueOf(F.globalGradNorm(grads)), `gradient ${place}`).toBeNaN();
+        }
       }
     }
   });
