@@ -11,9 +11,11 @@ import { addConvert } from "./convert.ts";
 import { addData } from "./data.ts";
 import { addDoctor } from "./doctor.ts";
 import { EXIT, Interrupted, exitCodeTable, reportError, reportUsage } from "./errors.ts";
+import { addFinetune } from "./finetune.ts";
 import { addGenerate } from "./generate.ts";
 import { addInspect } from "./inspect.ts";
 import { ownVersion } from "./packages.ts";
+import { addMerge } from "./merge.ts";
 import { addReconstruct } from "./reconstruct.ts";
 import { listenForSignals } from "./signals.ts";
 import { addTrain } from "./train.ts";
@@ -28,8 +30,10 @@ const COMMANDS: readonly AddCommand[] = [
   addReconstruct,
   addInspect,
   addConvert,
+  addMerge,
   addVerify,
   addTrain,
+  addFinetune,
   addCkpt,
   addData,
   addDoctor,

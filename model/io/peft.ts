@@ -136,8 +136,12 @@ function layersOf(tensors: Iterable<StoredTensor>, { rank }: AdapterConfig, file
     else layers.set(path, { a, b, rank });
   }
   if (problems.length)
-    throw new TensorMismatchError(`${file}: it must have A and B of rank ${rank} for each layer, and nothing else:`, problems);
-  if (layers.size === 0) throw new TensorMismatchError(`${file}: at least one layer is required`, ["it has no tensors"]);
+    throw new TensorMismatchError(
+      `${file}: it must have A and B of rank ${rank} for each layer, and nothing else:`,
+      problems,
+    );
+  if (layers.size === 0)
+    throw new TensorMismatchError(`${file}: at least one layer is required`, ["it has no tensors"]);
   return layers;
 }
 

@@ -18,6 +18,7 @@ import { LoraLinear, addAdapter, linearLayersOf, loraLayersOf, removeAdapters } 
 import type { AnyModule } from "../nn/module.ts";
 import { QuantizedLinear } from "../nn/quantized_linear.ts";
 import { hfNames } from "./checkpoint/names.ts";
+import { sampledHash } from "./load.ts";
 
 export interface LoadAdapterOptions {
   /** Name by which it is switched (default: "default"). */
@@ -78,7 +79,10 @@ export async function reloadAdapter(model: AnyModule, source: FileSource, name: 
     ),
   ];
   if (problems.length)
-    throw new TensorMismatchError(`${source.name}: it must fit the adapter of the model; load it anew:`, problems);
+    throw new TensorMismatchError(
+      `${source.name}: it must have the layers of the adapter that trains; resume with the same settings:`,
+      problems,
+    );
   await fillAdapter(model, source, { name, layers: placed });
 }
 
@@ -147,6 +151,22 @@ async function fillAdapter(
   }
 }
 
+/** Distinguishes an adapter from others, as `fingerprint` does weights: by its settings and samples of its tensors. */
+export async function adapterFingerprint(source: FileSource): Promise<string> {
+  const { config, layers } = await readAdapter(source);
+  const file = await source.open(ADAPTER_WEIGHTS);
+  try {
+    const scale = `${config.alpha / (config.rslora ? Math.sqrt(config.rank) : config.rank)} `;
+    const tensors = [...layers.values()].flatMap(({ a, b }) => [a, b]);
+    return await sampledHash(
+      tensors.map((tensor) => [scale + tensor.name, tensor] as const),
+      (tensor, at, length) => file.read(tensor.offset + at, length),
+    );
+  } finally {
+    await file.close?.();
+  }
+}
+
 export interface SaveAdapterOptions {
   /** Name of the adapter on the model (default: "default"). */
   readonly name?: string;
@@ -155,11 +175,17 @@ export interface SaveAdapterOptions {
 }
 
 /** Tensors of the files of an adapter, by their names there. Throws `ArgumentError` if the model has no adapter `name`. */
-function tensorsOf(model: AnyModule, name: string): { config: Omit<AdapterConfig, "base">; paths: string[]; tensors: Map<string, Tensor> } { // prettier-ignore
+function tensorsOf(
+  model: AnyModule,
+  name: string,
+): { config: Omit<AdapterConfig, "base">; paths: string[]; tensors: Map<string, Tensor> } {
+  // prettier-ignore
   const layers = [...loraLayersOf(model)].filter(([, layer]) => layer.names.includes(name));
   const options = layers[0]?.[1].optionsOf(name);
   if (!options)
-    throw new ArgumentError(`saveAdapter: the model must have an adapter "${name}"; got none. Add it, or name another.`);
+    throw new ArgumentError(
+      `saveAdapter: the model must have an adapter "${name}"; got none. Add it, or name another.`,
+    );
   const tensors = new Map<string, Tensor>();
   for (const [path, layer] of layers) {
     const own = layer.optionsOf(name)!;

@@ -155,9 +155,7 @@ function requireBase(base: unknown): asserts base is AnyLinear {
 }
 
 const sizeOf = (base: AnyLinear): readonly [number, number] =>
-  base instanceof QuantizedLinear
-    ? [base.outFeatures, base.inFeatures]
-    : [base.weight.dim(0), base.weight.dim(1)];
+  base instanceof QuantizedLinear ? [base.outFeatures, base.inFeatures] : [base.weight.dim(0), base.weight.dim(1)];
 
 const deviceOf = (base: AnyLinear): NonNullable<LayerOptions["device"]> =>
   (base instanceof QuantizedLinear ? base.qweight : base.weight).device;
@@ -199,11 +197,7 @@ export function isTarget(path: string, pattern: string): boolean {
  * Puts an adapter on the linear layers at `paths` below `root`, each with its options. Nothing changes if it throws. New values of A come from the
  * device's draws, in the order of the paths.
  */
-export function addAdapter(
-  root: AnyModule,
-  name: string,
-  paths: Iterable<readonly [string, LoraOptions]>,
-): void {
+export function addAdapter(root: AnyModule, name: string, paths: Iterable<readonly [string, LoraOptions]>): void {
   const layers = new Map(linearLayersOf(root));
   const wanted = [...paths];
   for (const [path, options] of wanted) {
@@ -214,7 +208,9 @@ export function addAdapter(
         `addAdapter: every path must be one of a linear layer; got "${path}". Use a path like ${[...layers.keys()][0] ?? "layers.0"}.`,
       );
     if (layer instanceof LoraLinear && layer.names.includes(name))
-      throw new ArgumentError(`addAdapter: names of adapters must be unique; got "${name}" twice. Choose another name.`);
+      throw new ArgumentError(
+        `addAdapter: names of adapters must be unique; got "${name}" twice. Choose another name.`,
+      );
     if (!(layer instanceof LoraLinear)) requireBase(layer);
   }
   for (const [path, options] of wanted) {
@@ -244,13 +240,13 @@ export function setAdapters(root: AnyModule, weights: Readonly<Record<string, nu
     if (!Number.isFinite(weight))
       throw new ArgumentError(`setAdapters: weights must be finite numbers; got ${weight} for "${name}". Change it.`);
   }
-  for (const [, layer] of loraLayersOf(root))
-    for (const name of layer.names) layer.setWeight(name, weights[name] ?? 0);
+  for (const [, layer] of loraLayersOf(root)) for (const name of layer.names) layer.setWeight(name, weights[name] ?? 0);
 }
 
 /** Frees the adapter `name`, or all adapters, and puts plain layers back if they have none left. */
 export function removeAdapters(root: AnyModule, name?: string): void {
-  for (const [path, layer] of [...loraLayersOf(root)]) {
+  const layers = [...loraLayersOf(root)]; // all of them, before any is replaced
+  for (const [path, layer] of layers) {
     for (const own of layer.names) if (name === undefined || own === name) layer.removeAdapter(own);
     if (layer.names.length === 0) root.replace(path, layer.base);
   }
