@@ -161,10 +161,12 @@ const schema = fields
     message: "stage 1 learns nothing from texts alone; und or gen must be above 0",
   })
   .refine(
-    ({ dtype, optimizer: { masters, moments } }) => masters !== "bf16" || (moments === "int8" && dtype === "bf16"),
+    ({ dtype, lora: adapters, optimizer: { masters, moments } }) =>
+      masters !== "bf16" || (moments === "int8" && dtype === "bf16" && !adapters),
     {
       path: ["optimizer", "masters"],
-      message: "bf16 needs optimizer.moments=int8 and dtype=bf16; set them, or leave it out",
+      message:
+        "bf16 needs optimizer.moments=int8, dtype=bf16 and no lora, whose adapters are f32; change them, or leave it out",
     },
   )
   .refine(({ lora: adapters, optimizer: { muon } }) => !adapters || !muon, {

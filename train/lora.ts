@@ -54,6 +54,11 @@ export function setAdapter(
   model: JanusForConditionalGeneration,
   config: Targets & { readonly seed: number },
 ): Map<string, Parameter> {
+  const { quantize = null } = config.lora;
+  if (quantize !== model.quantization)
+    throw new TrainConfigError(
+      `lora.quantize: the model must be quantised as the setting says; got ${model.quantization ?? "one that is not quantised"} for ${quantize ?? "none"}. Load it with quantizedBase(config).`,
+    );
   const options = loraOptions(config.lora);
   const paths = targetsOf(model, config);
   model.setRequiresGrad(false);

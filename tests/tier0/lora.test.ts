@@ -146,6 +146,12 @@ describe("training", () => {
     expect(wrong(["model.vision_model.*"])).toThrow(/stage 2 does not train model.vision_model/);
     expect(nn.adapterNames(model)).toEqual([]);
     expect(() => settings({}, { optimizer: { lr: 1, muon: true } })).toThrow(/optimizer.muon: moves the matrices/);
+    expect(() => new Trainer(model, CONFIG, settings({ quantize: "int4" }), 0)).toThrow(
+      /lora.quantize: the model must be quantised as the setting says; got one that is not quantised for int4/,
+    );
+    expect(() => settings({}, { dtype: "bf16", optimizer: { lr: 1, moments: "int8", masters: "bf16" } })).toThrow(
+      /optimizer.masters: bf16 needs .* no lora/,
+    );
     expect(() => settings({ rnk: 1 })).toThrow(/lora.rnk is not known; did you mean rank/);
     const trainer = new Trainer(model, CONFIG, settings({ targets: ["q_proj"], rank: 1 }), 0);
     expect(trainer.trained.size).toBe(2 * CONFIG.language.layers);
