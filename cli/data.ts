@@ -2,7 +2,7 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Option } from "commander";
+import { InvalidArgumentError, Option } from "commander";
 import type { Command } from "commander";
 import type { FloatDType } from "../model/io/cast.ts";
 import type { Checkpoint } from "../model/janus/checkpoint/checkpoint.ts";
@@ -22,13 +22,15 @@ import { MODEL_ARGUMENT, addHubOptions, resolveModel } from "./model_folder.ts";
 import type { HubFlags } from "./model_folder.ts";
 import { adapter, wholeNumber } from "./options.ts";
 import { plainOption } from "./session.ts";
-import { requireUsed, specOf } from "./train.ts";
+import { CLASSES, requireUsed, specOf } from "./train.ts";
+import { expandShards } from "../train/node/data/shards.ts";
 
 interface SourceFlags {
   readonly task?: Task;
   readonly images?: string;
   readonly classes?: string;
   readonly ignoreField?: readonly string[];
+  readonly field?: Readonly<Record<string, readonly string[]>>;
 }
 
 interface IndexFlags extends SourceFlags, HubFlags {
@@ -57,7 +59,7 @@ interface TokenizeFlags extends SourceFlags, ModelFlags {
 }
 
 const SOURCE =
-  "a JSONL file (conversations, messages, prompt and image, image and text, text), or a folder with a folder of images for each class";
+  "a file of records (JSONL, JSON, CSV, TSV, Parquet, a tar shard of WebDataset; a range stands for several: 'shard-{000..127}.tar'), or a folder of images, with captions (photo.jpg and photo.txt) or with a folder for each class";
 const JSON_FLAG = ["--json", "print one JSON object"] as const;
 const SYSTEM_FLAG = [
   "--system <text>",
@@ -124,12 +126,25 @@ const sourceOptions = (command: Command): Command =>
       new Option("--task <task>", "task of the samples (default: by the kind of the records)").choices([...TASKS]),
     )
     .option("--images <folder>", "base folder of the image paths in the file (default: the folder of the file)")
-    .option("--classes <file>", "for a folder of images: a file with a folder name and its class on each line")
+    .option("--classes <file>", CLASSES)
+    .option(
+      "--field <use=name>",
+      "use the field or column NAME as prompt, image, text, …, e.g. prompt=TEXT; may be repeated. For training it is the setting data.fields",
+      fieldName,
+    )
     .option(
       "--ignore-field <field>",
       "accept records with this field and ignore it; may be repeated. Use the names that janus data index lists",
       (name: string, names?: readonly string[]) => [...(names ?? []), name],
     );
+
+/** Adds `use=name` to the names that were given before. */
+function fieldName(text: string, names: Readonly<Record<string, readonly string[]>> = {}): typeof names {
+  const [, use, name] = /^([^=]+)=(.+)$/.exec(text) ?? [];
+  if (use === undefined || name === undefined)
+    throw new InvalidArgumentError("Write what it is used as and its name, e.g. prompt=TEXT.");
+  return { ...names, [use]: [...(names[use] ?? []), name] };
+}
 
 const modelOptions = (command: Command): Command =>
   addHubOptions(command)
@@ -148,9 +163,10 @@ const modelOptions = (command: Command): Command =>
     .addOption(plainOption());
 
 /** Sources of a command. Throws `UsageError` for an option that none of them uses. */
-function specsOf(paths: readonly string[], { task, ...flags }: SourceFlags): SourceSpec[] {
-  const specs = paths.map((path) => ({ ...specOf(path, flags), ...(task && { task }) }));
-  requireUsed(specs, flags);
+function specsOf(paths: readonly string[], { task, field, ...flags }: SourceFlags): SourceSpec[] {
+  const given = { ...flags, ...(field && { fields: field }) };
+  const specs = expandShards(paths.map((path) => ({ ...specOf(path, given), ...(task && { task }) })));
+  requireUsed(specs, given);
   return specs;
 }
 
@@ -214,7 +230,7 @@ async function indexSources(paths: readonly string[], flags: IndexFlags, context
   const count = model === undefined ? null : await tokenCounter(model, flags, context);
   const { requireIgnoredFields } = await import("../train/node/data/index_file.ts");
   const sources: Indexed[] = [];
-  const opened: Pick<SourceIndex, "spec" | "fields">[] = [];
+  const opened: Pick<SourceIndex, "spec" | "fields" | "renamed">[] = [];
   for (const spec of specs) {
     const { path } = spec;
     const index = await openSource(spec, flags.cache, context);

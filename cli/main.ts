@@ -10,6 +10,7 @@ import type { AddCommand, Context } from "./context.ts";
 import { addConvert } from "./convert.ts";
 import { addData } from "./data.ts";
 import { addDoctor } from "./doctor.ts";
+import { addEval } from "./eval.ts";
 import { EXIT, Interrupted, exitCodeTable, reportError, reportUsage } from "./errors.ts";
 import { addFinetune } from "./finetune.ts";
 import { addGenerate } from "./generate.ts";
@@ -32,6 +33,7 @@ const COMMANDS: readonly AddCommand[] = [
   addConvert,
   addMerge,
   addVerify,
+  addEval,
   addTrain,
   addFinetune,
   addCkpt,

@@ -2,7 +2,8 @@
 import { existsSync, statSync } from "node:fs";
 import { Option } from "commander";
 import type { TokenizerConfig, TrainConfig } from "../train/config.ts";
-import type { SourceSpec } from "../train/node/data/sources.ts";
+import { expandShards } from "../train/node/data/shards.ts";
+import type { FieldNames, SourceSpec } from "../train/node/data/sources.ts";
 import type { StepEvent, TokenizerStepEvent } from "../train/node/report/log.ts";
 import type { RunOptions, RunResult } from "../train/node/train.ts";
 import type { AddCommand, Context } from "./context.ts";
@@ -41,9 +42,12 @@ export const addTrain: AddCommand = (program, context) => {
       "--run <folder>",
       "run folder: checkpoints, log, report and quarantine; each checkpoint is a complete model",
     )
-    .requiredOption("--data <source...>", "files and folders to train on; a task may be named: gen=images.jsonl")
+    .requiredOption(
+      "--data <source...>",
+      "files and folders to train on; a task may be named: gen=images.jsonl. A range stands for several files: 'shard-{000..127}.tar'",
+    )
     .option("--images <folder>", "base folder of the image paths in the files (default: the folder of each file)")
-    .option("--classes <file>", "for folders of images by class: a file with a folder name and its class on each line")
+    .option("--classes <file>", CLASSES)
     .option(
       "--ignore-field <field>",
       "accept records with this field and ignore it; may be repeated. Use the names that janus data index lists",
@@ -66,15 +70,21 @@ export const addTrain: AddCommand = (program, context) => {
   addHubOptions(command).action((settings: string, flags: TrainFlags) => run(settings, flags, context));
 };
 
-type SourceFlags = Pick<TrainFlags, "images" | "classes" | "ignoreField">;
+/** Help text of --classes. */
+export const CLASSES =
+  "a file with a class and its name on each line: for folders of images by class (the folder's name), and tar shards with .cls files";
 
-/** A source as the options say: `images` applies to files, `classes` to folders. */
-export function specOf(path: string, { images, classes, ignoreField }: SourceFlags): SourceSpec {
+type SourceFlags = Pick<TrainFlags, "images" | "classes" | "ignoreField"> & { readonly fields?: FieldNames };
+
+/** A source as the options say: `images` applies to files, `classes` to folders and tar shards. */
+export function specOf(path: string, { images, classes, ignoreField, fields }: SourceFlags): SourceSpec {
   const isFolder = statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
+  const hasClasses = isFolder || /\.tar$/i.test(path);
   return {
     path,
     ...(!isFolder && images !== undefined && { images }),
-    ...(isFolder && classes !== undefined && { classes }),
+    ...(hasClasses && classes !== undefined && { classes }),
+    ...(!isFolder && fields && { fields }),
     ...(!isFolder && ignoreField && { ignoredFields: ignoreField }),
   };
 }
@@ -87,10 +97,15 @@ function sourceOf(text: string, flags: SourceFlags): SourceSpec {
 }
 
 /** Throws `UsageError` for an option that no source uses. */
-export function requireUsed(sources: readonly SourceSpec[], { images, classes, ignoreField }: SourceFlags): void {
+export function requireUsed(
+  sources: readonly SourceSpec[],
+  { images, classes, ignoreField, fields }: SourceFlags,
+): void {
   const has = (name: keyof SourceSpec): boolean => sources.some((source) => source[name] !== undefined);
   if (classes !== undefined && !has("classes"))
-    throw new UsageError("--classes is for folders of images by class, and no source is a folder");
+    throw new UsageError("--classes is for folders of images by class and tar shards, and no source is one of them");
+  if (fields !== undefined && !has("fields"))
+    throw new UsageError("--field is for records of files, and all sources are folders");
   if (images !== undefined && !has("images"))
     throw new UsageError("--images is for files that name images, and all sources are folders");
   if (ignoreField && !has("ignoredFields"))
@@ -99,7 +114,7 @@ export function requireUsed(sources: readonly SourceSpec[], { images, classes, i
 
 /** Parses `--data`, `--images` and `--classes`. Throws `UsageError` if one of them has no effect. */
 export function sourcesOf({ data, ...rest }: SourceFlags & Pick<TrainFlags, "data">): SourceSpec[] {
-  const sources = data.map((text) => sourceOf(text, rest));
+  const sources = expandShards(data.map((text) => sourceOf(text, rest)));
   requireUsed(sources, rest);
   return sources;
 }

@@ -22,7 +22,7 @@ for (const path of readdirSync(join(root, "dist"), { recursive: true })) {
   if (mended !== code) writeFileSync(file, mended);
 }
 
-for (const folder of ["engine", "kernels", "model", "train", "bench"]) {
+for (const folder of ["engine", "kernels", "model", "train", "eval", "bench"]) {
   for (const path of readdirSync(join(root, folder), { recursive: true })) {
     if (/\.(wgsl|yaml)$/.test(path)) cpSync(join(root, folder, path), join(root, "dist", folder, path));
   }

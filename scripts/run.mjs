@@ -13,6 +13,7 @@ const WITHOUT_ADAPTER = ["help", "inspect", "convert", "doctor", "ckpt"];
 function needsAdapter(file, args) {
   if (file !== COMMAND) return true;
   const isHelp = args.length === 0 || args[0].startsWith("-") || args.includes("--help") || args.includes("-h");
+  if (args[0] === "eval" && ["list", "compare"].includes(args[1])) return false;
   return !isHelp && !WITHOUT_ADAPTER.includes(args[0]);
 }
 

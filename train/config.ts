@@ -84,6 +84,14 @@ const page = z.strictObject({
   reconstructions: whole(0).default(4),
 });
 
+/**
+ * Names of fields and columns of the sources, by what they are used as: `{ prompt: TEXT, image: [jpg, img] }`; of several names, the first that
+ * a record has.
+ */
+const fieldNames = z
+  .record(z.string().min(1), z.union([z.string().min(1), z.array(z.string().min(1)).min(1)]))
+  .optional();
+
 const fields = z.strictObject({
   /**
    * Stage, which selects the trained parameters: 1 adaptors and image head, 2 all except SigLIP, 3 also SigLIP; never
@@ -136,6 +144,7 @@ const fields = z.strictObject({
       system: z.string().optional(),
       /** Images as the original takes them: stored pixels, no EXIF rotation, alpha dropped. */
       plain: z.boolean().default(false),
+      fields: fieldNames,
     })
     .prefault({}),
   bad,
@@ -199,6 +208,7 @@ const tokenizerFields = z.strictObject({
   reseed: z.strictObject({ every: whole(0).default(200), until: whole(0).optional() }).prefault({}),
   dtype: z.literal("f32", "f32; the image tokenizer trains in no other").default("f32"),
   seed: whole(0).default(0),
+  data: z.strictObject({ fields: fieldNames }).optional(),
   bad,
   save,
   report: page.prefault({}),

@@ -43,8 +43,8 @@ export function quantizedInputGradient(dy: Tensor, weight: QuantizedWeight, dtyp
   const a = padded.isContiguous && padded.offset % 4 === 0 ? padded : contiguousCopy(padded);
   const operands = {
     a: { tensor: a, offset: a.offset, steps: [a.dim(1), 1, 0, 0, 0] },
-    b: { tensor: weight.words, offset: 0, steps: [0, weight.words.dim(1), 1, 0, 0] },
-    scales: { tensor: weight.scales, offset: 0, steps: [0, weight.scales.dim(1), 0, 1, 0] },
+    b: { tensor: weight.words, offset: weight.words.offset, steps: [0, weight.words.dim(1), 1, 0, 0] },
+    scales: { tensor: weight.scales, offset: weight.scales.offset, steps: [0, weight.scales.dim(1), 0, 1, 0] },
   };
   const constants = constantsOf(dy.device.capabilities, m);
   const parts = (y: Tensor): ReturnType<typeof partsOf> => {
@@ -103,6 +103,8 @@ function launchPart(
       batches: [0, 0, 0, 0],
       batches_y: [0, 0, 0, 0],
       alpha: 1,
+      scale: 0,
+      eps: 0,
     },
     grid: [Math.ceil(rows / constants.ROWS), Math.ceil(k / 8 / constants.WORKGROUP)],
     cost: {

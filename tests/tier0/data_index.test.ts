@@ -220,7 +220,8 @@ describe("index of a file", () => {
   });
 
   const bad: [string, string, RegExp][] = [
-    ["a JSON list", '[\n{"text":"a"}\n]', /not JSONL: it begins with a list.*jq -c/],
+    ["a JSON list that is cut off", '[\n{"text":"a"},\n{"te', /is cut off: its JSON list does not end/],
+    ["two JSON lists", '[{"text":"a"}]\n[]', /there is text behind its JSON list/],
     ["no records", "\n \n", /has no records/],
     ["records of no known kind", '{"a":1}\n{"b":1}\n', /no known kind/],
     ["a listing as if it were a source", '{"class":"a","image":"b"}\n', /no known kind/],
@@ -281,8 +282,8 @@ it("files may begin with a byte order mark", async () => {
 });
 
 it.each<[string, Uint8Array, RegExp]>([
-  ["gzip", Uint8Array.of(0x1f, 0x8b, 8, 0, 10), /must be JSONL; it is compressed by gzip: unpack it with gunzip/],
-  ["Parquet", Buffer.from("PAR1\x15"), /must be JSONL; it is Parquet/],
+  ["gzip", Uint8Array.of(0x1f, 0x8b, 8, 0, 10), /must be a file of records; it is compressed by gzip: unpack it with gunzip/],
+  ["Parquet", Buffer.from("PAR1\x15"), /is damaged or cut off: it does not end with PAR1/],
   ["UTF-16", Buffer.from('\ufeff{"text":"a"}\n', "utf16le"), /is text in UTF-16; save it as UTF-8/],
   ["Git LFS", Buffer.from("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"), /is a pointer of Git LFS/],
 ])("files of %s are refused as such", async (_, content, message) => {

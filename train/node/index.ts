@@ -10,7 +10,8 @@ export type { LoadedStep, LoaderOptions, LoaderSource, LoaderState } from "./dat
 export { PictureEncoder } from "./stage0/pictures.ts";
 export { Quarantine } from "./data/quarantine.ts";
 export type { BadSample } from "./data/quarantine.ts";
-export type { SourceSpec } from "./data/sources.ts";
+export { expandShards } from "./data/shards.ts";
+export type { FieldNames, SourceSpec } from "./data/sources.ts";
 export { dryRun, dryRunTokenizer } from "./dry_run.ts";
 export type { DryRun, DryRunOptions, MeasuredStep, Timed } from "./dry_run.ts";
 export * from "./report/index.ts";

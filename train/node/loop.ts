@@ -19,6 +19,7 @@ import { indexSource, noticesOf, requireKnownFields } from "./data/index_file.ts
 import type { SourceIndex } from "./data/index_file.ts";
 import type { Loader, LoaderState } from "./data/loader.ts";
 import { Quarantine } from "./data/quarantine.ts";
+import { expandShards } from "./data/shards.ts";
 import type { SourceSpec } from "./data/sources.ts";
 import { Journal } from "./report/journal.ts";
 import type { Due } from "./report/journal.ts";
@@ -184,6 +185,7 @@ async function startOf<Config extends AnyConfig>(
   const checkpoint = await openCheckpoint(source);
   atEnd(() => checkpoint.close());
   checkpoint.requireUnquantized("train");
+  checkpoint.requireWhole("train");
   const state = newest ? await readState(newest, config) : null;
   const file = join(folder.path, "quarantine.jsonl");
   return {
@@ -206,7 +208,9 @@ async function startOf<Config extends AnyConfig>(
       atEnd(async () => {
         for (const index of indexes) await index.close();
       });
-      for (const spec of options.sources) indexes.push(await indexSource(spec, cache, { ...signal, onNotice }));
+      const { fields } = config.data ?? {};
+      for (const spec of expandShards(options.sources.map((source) => ({ ...(fields && { fields }), ...source }))))
+        indexes.push(await indexSource(spec, cache, { ...signal, onNotice }));
       requireKnownFields(indexes);
       for (const notice of indexes.flatMap(noticesOf)) onNotice(notice);
       return indexes;

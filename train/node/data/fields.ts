@@ -10,23 +10,27 @@ export type FieldUse = "used" | "ignored" | "refused";
 /** Switches of the loss of a turn. */
 export const LOSS_FIELDS = ["loss", "weight", "loss_mask", "train"] as const;
 
-const CONVERSATION = ["image", "images", "system"];
+/** Fields of a pair that mean the same, the first that a record has is used: prompts and images. */
+export const SAME = [
+  ["prompt", "input_prompt", "caption", "text"],
+  ["image", "output_image", "file_name"],
+] as const;
+
 const USED: Readonly<Record<RecordKind, ReadonlySet<string>>> = {
-  conversations: new Set(["conversations", ...CONVERSATION, ...inside("conversations", ["from", "value"])]),
-  messages: new Set([
-    "messages",
-    ...CONVERSATION,
-    ...inside("messages", ["role", "content"]),
-    ...["type", "text", "image_url", "image", "path"].map((name) => `messages[].content[].${name}`),
-    "messages[].content[].image_url.url",
-  ]),
-  pairs: new Set(["prompt", "text", "image", "file_name"]),
+  conversations: new Set(conversation("conversations")),
+  messages: new Set(conversation("messages")),
+  pairs: new Set<string>(SAME.flat()),
   text: new Set(["text"]),
   folder: new Set(["class", "image", "bytes"]),
 };
 
-function inside(list: string, names: readonly string[]): string[] {
-  return [...names, ...LOSS_FIELDS].map((name) => `${list}[].${name}`);
+/** Fields of a record with a list of turns: ShareGPT's `from` and `value`, or OpenAI's `role` and `content`. */
+function conversation(list: string): string[] {
+  return [
+    ...[list, "image", "images", "system"],
+    ...["from", "value", "role", "content", ...LOSS_FIELDS].map((name) => `${list}[].${name}`),
+    ...["type", "text", "image_url", "image", "path", "image_url.url"].map((name) => `${list}[].content[].${name}`),
+  ];
 }
 
 /** Fields that published sets have beside the data: where a record is from, not what it means. */
@@ -53,10 +57,15 @@ const HARMLESS: ReadonlySet<string> = new Set([
   "sha256",
   "md5",
   // The resolution that OpenAI's models take an image in; here there is one.
-  "messages[].content[].detail",
-  "messages[].content[].image_url.detail",
+  ...["conversations", "messages"].flatMap((list) => [
+    `${list}[].content[].detail`,
+    `${list}[].content[].image_url.detail`,
+  ]),
+  // The size of an image, which its file says too.
+  "output_image_resolution",
   "token_count",
   "num_tokens",
+  "__index_level_0__", // the index of a table of pandas
 ]);
 
 /** The use of a field in records of a kind. `ignored` are fields that the user has allowed, as they are named in messages. */
@@ -77,13 +86,10 @@ const isEmptyImage = (value: unknown): boolean =>
     ([name, part]) => (name === "path" || name === "bytes") && (isAbsent(part) || part === ""),
   );
 
-/** Fields of a pair that mean the same. */
-export const SAME = [
-  ["prompt", "text"],
-  ["image", "file_name"],
-] as const;
+const [PROMPT_FIELDS, IMAGE_FIELDS] = SAME;
 
-const IMAGE_FIELDS = ["image", "images", "file_name"];
+/** Name of a field that is not used because another one with the same meaning is. */
+export const besideName = (unused: string, used: string): string => `${unused} beside ${used}`;
 
 /** The kind of a record by its fields; undefined if they say nothing. */
 export function kindOf(record: unknown): RecordKind | undefined {
@@ -91,8 +97,9 @@ export function kindOf(record: unknown): RecordKind | undefined {
   const has = (name: string): boolean => Object.hasOwn(record, name) && !isAbsent(record[name]);
   if (has("conversations")) return "conversations";
   if (has("messages")) return "messages";
-  if (has("prompt") && (Object.hasOwn(record, "image") || Object.hasOwn(record, "file_name"))) return "pairs";
-  if (has("text")) return isEmpty(record.image) && isEmpty(record.file_name) ? "text" : "pairs";
+  const hasPrompt = PROMPT_FIELDS.some((name) => name !== "text" && has(name));
+  if (hasPrompt && IMAGE_FIELDS.some((name) => Object.hasOwn(record, name))) return "pairs";
+  if (has("text")) return IMAGE_FIELDS.every((name) => isEmpty(record[name])) ? "text" : "pairs";
   if (has("class") && has("image")) return "folder";
   return undefined;
 }
@@ -109,23 +116,30 @@ export function fieldsOf(record: Readonly<Record<string, unknown>>, kind: Record
   };
   add(record, "");
   if (kind === "text" || kind === "pairs")
-    for (const name of IMAGE_FIELDS) if (isEmpty(record[name])) found.delete(name);
+    for (const name of [...IMAGE_FIELDS, "images"]) if (isEmpty(record[name])) found.delete(name);
   if (kind === "pairs") for (const name of SAME.flat()) if (isEmpty(record[name])) found.delete(name);
-  // Of two fields that mean the same, the second one is not used.
-  if (kind === "pairs")
-    for (const [first, second] of SAME)
-      if (found.has(first) && found.delete(second)) found.add(`${second} beside ${first}`);
-  const turns = kind === "conversations" ? record.conversations : kind === "messages" ? record.messages : null;
+  if (kind === "pairs") for (const names of SAME) onlyFirst(record, names, found);
+  const turns = kind === "conversations" || kind === "messages" ? record[kind] : null;
   if (!Array.isArray(turns)) return found;
   for (const turn of turns as unknown[]) {
     add(turn, `${kind}[].`);
-    if (kind !== "messages" || !isObject(turn) || !Array.isArray(turn.content)) continue;
+    if (!isObject(turn) || !Array.isArray(turn.content)) continue;
     for (const part of turn.content as unknown[]) {
-      add(part, "messages[].content[].");
-      if (isObject(part)) add(part.image_url, "messages[].content[].image_url.");
+      add(part, `${kind}[].content[].`);
+      if (isObject(part)) add(part.image_url, `${kind}[].content[].image_url.`);
     }
   }
   return found;
+}
+
+/** Of fields that mean the same, the first one is used. Another one that says something else is found as `text beside prompt`. */
+function onlyFirst(record: Readonly<Record<string, unknown>>, names: readonly string[], found: Set<string>): void {
+  const [first, ...others] = names.filter((name) => found.has(name));
+  for (const other of others) {
+    if (record[other] === record[first!]) continue;
+    found.delete(other);
+    found.add(besideName(other, first!));
+  }
 }
 
 /** Records of an index that have a field, by kind and field. */
@@ -142,14 +156,14 @@ const MAX_FIELDS = 1000;
 export class FieldCounter {
   private readonly counts = new Map<string, { kind: RecordKind; field: string; records: number }>();
 
-  add(record: unknown): void {
+  add(record: unknown, records = 1): void {
     const kind = kindOf(record);
     if (!kind || !isObject(record)) return;
     for (const field of fieldsOf(record, kind)) {
       const key = `${kind} ${field}`;
       const known = this.counts.get(key);
-      if (known) known.records++;
-      else if (this.counts.size < MAX_FIELDS) this.counts.set(key, { kind, field, records: 1 });
+      if (known) known.records += records;
+      else if (this.counts.size < MAX_FIELDS) this.counts.set(key, { kind, field, records });
     }
   }
 

@@ -1,6 +1,6 @@
 /**
- * Folders of images by class: their listing, and what of them is no sample. The class of an image is the folder that it lies in, at any depth
- * (`cat/1.png`, `train/cat/1.png`). Each start stats every image, so that one that was overwritten with another size is noticed, whether the
+ * Folders of images: their listing, and what of them is no sample. If images have a text file beside them (`photo.jpg`, `photo.txt`), that is
+ * their caption. Otherwise the class of an image is the folder that it lies in, at any depth (`cat/1.png`, `train/cat/1.png`). Each start stats every image, so that one that was overwritten with another size is noticed, whether the
  * listing is in the cache or not.
  */
 import { createHash } from "node:crypto";
@@ -9,11 +9,12 @@ import { opendir, readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { FileError, fileError } from "../../../model/node/files.ts";
 import { SourceError } from "../../data/errors.ts";
-import type { ScanOptions } from "./scan.ts";
+import type { ScanOptions } from "./index_format.ts";
 import { sortedNames } from "./sorted_names.ts";
 import type { SourceSpec } from "./sources.ts";
 
-const IMAGES = /\.(jpe?g|jpe|jfif|png|webp|gif|tiff?|avif)$/i;
+/** Names of image files that are read. */
+export const IMAGES = /\.(jpe?g|jpe|jfif|png|webp|gif|tiff?|avif)$/i;
 /** Images that are named in the report as such, because nothing here decodes them. */
 const OTHER_IMAGES = /\.(bmp|dib|heic|heif|jxl|jp2|j2k|ico|svg|psd|tga|exr|hdr|p[bgpn]m|dng|cr2|nef|arw)$/i;
 const SPLITS = new Set(["train", "training", "val", "valid", "validation", "dev", "test", "testing"]);
@@ -32,6 +33,8 @@ export interface SkippedFiles {
 export interface Listing {
   /** Hash of the lines, in hex. */
   readonly hash: string;
+  /** Whether images have captions in files of their own; else they have classes. */
+  readonly isCaptioned: boolean;
   readonly skipped: readonly SkippedFiles[];
 }
 
@@ -41,7 +44,7 @@ const classesText = (path: string): Promise<string> =>
   });
 
 /** Names of classes by folder, of lines `folder name of the class`, as ImageNet's synset file has them. */
-async function readClasses(path: string): Promise<Map<string, string>> {
+export async function readClasses(path: string): Promise<Map<string, string>> {
   const names = new Map<string, string>();
   for (const [i, line] of (await classesText(path))
     .replace(/^\ufeff/, "")
@@ -97,6 +100,22 @@ interface Folder {
   readonly id: string;
 }
 
+/** Images that are looked at to find whether they have captions. */
+const LOOKED_AT = 1000;
+/** Bytes of a caption. */
+const MAX_CAPTION = 2 ** 20;
+
+const captionOf = (image: string): string => image.replace(/\.[^.]+$/, ".txt");
+
+/** A line of the listing of captioned images: the caption itself, so that a change of one is a change of the data. */
+export interface CaptionedImage {
+  readonly image: string;
+  readonly bytes: number;
+  readonly text?: string;
+  /** Why it is a bad record. */
+  readonly bad?: string;
+}
+
 class FolderLister {
   readonly skipped = new Map<string, { count: number; example: string }>();
   private readonly spec: SourceSpec;
@@ -107,6 +126,60 @@ class FolderLister {
     this.spec = spec;
     this.classes = classes;
     this.signal = signal;
+  }
+
+  /** Whether one of the first images has a text file beside it. Images in hidden folders and behind links are not looked at. */
+  async isCaptioned(): Promise<boolean> {
+    let left = LOOKED_AT;
+    const look = async (path: string): Promise<boolean> => {
+      const folders: string[] = [];
+      for await (const { name, type } of entriesOf(join(this.spec.path, path))) {
+        if (name.startsWith(".")) continue;
+        if (type === "d") folders.push(name);
+        else if (IMAGES.test(name)) {
+          if (left-- <= 0) return false;
+          if ((await statsOf(join(this.spec.path, path, captionOf(name))))?.isFile()) return true;
+        }
+      }
+      for (const name of folders) if (left > 0 && (await look(join(path, name)))) return true;
+      return false;
+    };
+    return this.classes === null && (await look(""));
+  }
+
+  /** Lines of the listing of captioned images, at any depth. */
+  async *captioned(path = "", above: readonly string[] = []): AsyncGenerator<string> {
+    const folders: Folder[] = [];
+    const captions = new Set<string>();
+    for await (const { name, bytes } of this.images(path, folders, captions)) {
+      const image = join(path, name);
+      captions.delete(captionOf(name));
+      const line: CaptionedImage = { image, bytes, ...(await this.caption(image)) };
+      yield `${JSON.stringify(line)}\n`;
+    }
+    for (const name of captions) this.skip("a text without an image", join(path, name));
+    await this.requireOneSplit(path, folders);
+    for (const { name, id } of folders) {
+      if (above.includes(id)) this.skip("link to a folder above it", join(path, name));
+      else yield* this.captioned(join(path, name), [...above, id]);
+    }
+  }
+
+  private async caption(image: string): Promise<Pick<CaptionedImage, "text" | "bad">> {
+    const name = captionOf(image);
+    const path = join(this.spec.path, name);
+    const stats = await statsOf(path);
+    if (!stats?.isFile()) return { bad: `it has no caption: ${name} is not there` };
+    if (stats.size > MAX_CAPTION) return { bad: `its caption ${name} has ${stats.size} bytes; at most ${MAX_CAPTION} are read` }; // prettier-ignore
+    const bytes = await readFile(path).catch((error: unknown) => {
+      throw fileError(error, path);
+    });
+    try {
+      const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes).trim();
+      return text === "" ? { bad: `its caption ${name} is empty` } : { text };
+    } catch {
+      return { bad: `its caption ${name} is not UTF-8; save it in UTF-8` };
+    }
   }
 
   /** Lines of the listing. */
@@ -145,7 +218,11 @@ class FolderLister {
   }
 
   /** The images that lie directly in a folder; its folders are added to `folders`. */
-  private async *images(path: string, folders: Folder[]): AsyncGenerator<{ name: string; bytes: number }> {
+  private async *images(
+    path: string,
+    folders: Folder[],
+    captions?: Set<string>,
+  ): AsyncGenerator<{ name: string; bytes: number }> {
     let some: Entry[] = [];
     const use = async (entries: readonly Entry[]): Promise<{ name: string; bytes: number }[]> => {
       this.signal?.throwIfAborted();
@@ -161,6 +238,10 @@ class FolderLister {
       });
     };
     for await (const entry of entriesOf(join(this.spec.path, path))) {
+      if (captions && /\.txt$/.test(entry.name) && !entry.name.startsWith(".")) {
+        captions.add(entry.name);
+        continue;
+      }
       if (!this.isLookedAt(entry, path) || some.push(entry) < STATS_AT_ONCE) continue;
       yield* await use(some);
       some = [];
@@ -215,7 +296,7 @@ const reasonOf = (name: string): string =>
   OTHER_IMAGES.test(name) ? "an image of a format that is not read" : "not an image by its name";
 
 /**
- * Lists every image of a folder with its class, in order, as JSONL `{class, image, bytes}`; `write` gets the lines in parts; memory does not
+ * Lists every image of a folder, in order, as JSONL: with its class `{class, image, bytes}`, or its caption `{image, bytes, text}`; `write` gets the lines in parts; memory does not
  * depend on the number of images. Throws `SourceError` for folders without images, with several splits, and for classes without a name.
  */
 export async function listFolder(
@@ -225,6 +306,7 @@ export async function listFolder(
 ): Promise<Listing> {
   const classes = spec.classes === undefined ? null : await readClasses(spec.classes);
   const lister = new FolderLister(spec, classes, signal);
+  const isCaptioned = await lister.isCaptioned();
   const hash = createHash("sha256");
   let lines: string[] = [];
   let count = 0;
@@ -234,7 +316,7 @@ export async function listFolder(
     hash.update(bytes);
     await write(bytes);
   };
-  for await (const line of lister.lines()) {
+  for await (const line of isCaptioned ? lister.captioned() : lister.lines()) {
     count++;
     if (lines.push(line) === LINES_AT_ONCE) await flush();
   }
@@ -242,9 +324,9 @@ export async function listFolder(
   const skipped = [...lister.skipped].map(([reason, rest]) => ({ reason, ...rest }));
   if (count === 0)
     throw new SourceError(
-      `${spec.path} has no folders with images; give each class a folder with JPEG, PNG, WebP, GIF, TIFF or AVIF files${skipped.length ? `. Not used: ${skippedText(skipped)}` : ""}`,
+      `${spec.path} has no folders with images, and no images with captions (photo.jpg and photo.txt); give each class a folder with JPEG, PNG, WebP, GIF, TIFF or AVIF files${skipped.length ? `. Not used: ${skippedText(skipped)}` : ""}`,
     );
-  return { hash: hash.digest("hex"), skipped };
+  return { hash: hash.digest("hex"), skipped, isCaptioned };
 }
 
 /** `2 broken link (cat/3.png, …); 1 hidden (.DS_Store)`. */

@@ -1,19 +1,22 @@
 /**
  * The index of a source: the position of each of its records, so that any of them is read without those before it. Made in one pass that never
- * has more than a line in memory, kept in a cache folder under the hash of what it indexes, and found again by path, size and time.
+ * has more than a record in memory, kept in a cache folder under the hash of what it indexes, and found again by path, size and time.
  *
  * `index/<hash>.idx`: 16 bytes per record (offset u64, length u32, line u32, little-endian), then a JSON footer, its length u32, and "JIX1".
- * `index/<hash>.jsonl`: the listing of a folder, one `{class, image, bytes}` a line, which is indexed like any JSONL.
+ * `index/<hash>.jsonl`: the listing that the positions are in, for sources that are not text: of a folder `{class, image, bytes}` a line, of a
+ * tar shard the members of a sample (webdataset.ts), of Parquet the pages of a row group (parquet_pages.ts).
  * `index/at-<hash of the path>.json`: what was last found there. A folder is listed at each start, because nothing else says that an image
  * was overwritten; its listing is written only if it is another.
+ * With renamed fields, and classes for a shard, the name is `<hash>-<hash of these>`, because the fields of the index are others.
  */
 import { ArgumentError } from "../../../engine/errors.ts";
 import { knownOptions, requireArray, shown } from "../../../engine/options.ts";
 import { createHash } from "node:crypto";
-import { mkdir, readFile, rename, stat } from "node:fs/promises";
+import { mkdir, readFile, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import type { RandomAccess } from "../../../model/io/bytes.ts";
 import { quote } from "../../../model/io/errors.ts";
+import { isObject } from "../../../model/io/unknown.ts";
 import { fileError, openFile, writeFileAtomic } from "../../../model/node/files.ts";
 import type { Task } from "../../samples.ts";
 import { SourceChangedError, SourceError } from "../../data/errors.ts";
@@ -21,13 +24,14 @@ import { fieldUse } from "./fields.ts";
 import type { FieldCount, FieldUse } from "./fields.ts";
 import { listFolder, skippedText } from "./folder.ts";
 import type { Listing, SkippedFiles } from "./folder.ts";
-import { INDEX_VERSION, RECORD_BYTES, hashFile, scan } from "./scan.ts";
-import type { Footer, ScanOptions } from "./scan.ts";
-import { imageRoot, parseLine, parseRecord, sourceTask } from "./sources.ts";
+import { INDEX_VERSION, RECORD_BYTES, hashFile } from "./index_format.ts";
+import type { Footer, ScanOptions, SourceFormat } from "./index_format.ts";
+import { MAGIC, writeIndex } from "./index_write.ts";
+import { openRecords, requireRecord } from "./records.ts";
+import type { Records } from "./records.ts";
+import { imageRoot, parseRecord, sourceTask, withFieldNames } from "./sources.ts";
 import type { SourceKind, SourceSpec } from "./sources.ts";
 import type { RawSample } from "../../data/raw_sample.ts";
-
-const MAGIC = "JIX1";
 
 /** Size and time of a file: while they stay the same, so does the source. */
 interface Stamp {
@@ -47,6 +51,7 @@ interface Found {
 /** A source whose records can be read in any order. */
 export class SourceIndex {
   readonly spec: SourceSpec;
+  readonly format: SourceFormat;
   readonly kind: SourceKind;
   readonly task: Task;
   /** SHA-256 of the file or of the folder's listing, in hex: the same on every machine. */
@@ -56,18 +61,16 @@ export class SourceIndex {
   readonly bytes: number;
   /** Fields of the records of a file. */
   readonly fields: readonly (FieldCount & { readonly use: FieldUse })[];
+  /** Names of fields that `spec.fields` has renamed. */
+  readonly renamed: readonly string[];
   /** What of a folder is no sample. */
   readonly skipped: readonly SkippedFiles[];
-  private readonly index: RandomAccess;
-  private readonly data: RandomAccess;
+  private readonly records: Records;
   private readonly images: string;
 
-  constructor(
-    spec: SourceSpec,
-    footer: Footer,
-    { index, data, skipped }: { index: RandomAccess; data: RandomAccess; skipped: readonly SkippedFiles[] },
-  ) {
+  constructor(spec: SourceSpec, footer: Footer, records: Records, skipped: readonly SkippedFiles[]) {
     this.spec = spec;
+    this.format = footer.format;
     this.kind = footer.kind;
     this.task = sourceTask(spec, footer.kind);
     this.hash = footer.hash;
@@ -75,46 +78,30 @@ export class SourceIndex {
     this.bytes = footer.bytes;
     const ignored = spec.ignoredFields;
     this.fields = footer.fields.map((count) => ({ ...count, use: fieldUse(count.kind, count.field, ignored) }));
+    this.renamed = footer.renamed;
     this.skipped = skipped;
-    this.index = index;
-    this.data = data;
-    this.images = footer.kind === "folder" ? resolve(spec.path) : imageRoot(spec);
+    this.records = records;
+    this.images = footer.format === "folder" ? resolve(spec.path) : imageRoot(spec);
   }
 
   /** Record `i` (from 0). Throws `RecordError` if it is not what the source should hold. */
   async read(i: number): Promise<RawSample> {
-    const { bytes, line } = await this.record(i);
-    const { path: file, ignoredFields } = this.spec;
+    requireRecord(this.spec.path, i, this.count);
+    const { path: file, ignoredFields, fields } = this.spec;
+    const line = await this.records.numberOf(i);
     const place = { file, line, images: this.images, ...(ignoredFields && { ignoredFields }) };
-    return parseRecord(parseLine(bytes, place), this.kind, this.task, place);
+    const { json, images = this.images } = await this.records.read(i, place);
+    return parseRecord(withFieldNames(json, fields), this.kind, this.task, { ...place, images });
   }
 
   /** `file:line` of record `i`, for messages. */
   async nameOf(i: number): Promise<string> {
-    return `${this.spec.path}:${(await this.entry(i)).line}`;
+    requireRecord(this.spec.path, i, this.count);
+    return `${this.spec.path}:${await this.records.numberOf(i)}`;
   }
 
-  async close(): Promise<void> {
-    await this.index.close?.();
-    await this.data.close?.();
-  }
-
-  private async entry(i: number): Promise<{ offset: number; length: number; line: number }> {
-    if (!Number.isInteger(i) || i < 0 || i >= this.count)
-      throw new SourceError(`${this.spec.path}: record ${i} of ${this.count}`);
-    const bytes = await this.index.read(i * RECORD_BYTES, RECORD_BYTES);
-    const view = new DataView(bytes.buffer, bytes.byteOffset, RECORD_BYTES);
-    return {
-      offset: Number(view.getBigUint64(0, true)),
-      length: view.getUint32(8, true),
-      line: view.getUint32(12, true),
-    };
-  }
-
-  private async record(i: number): Promise<{ bytes: Uint8Array; line: number }> {
-    const { offset, length, line } = await this.entry(i);
-    if (offset + length > this.data.size) throw changed(this.spec, "it has become shorter");
-    return { bytes: await this.data.read(offset, length), line };
+  close(): Promise<void> {
+    return this.records.close();
   }
 }
 
@@ -125,12 +112,17 @@ const changed = (spec: SourceSpec, what: string): SourceChangedError =>
 
 const sha256 = (text: string): string => createHash("sha256").update(text).digest("hex");
 
-/** Path of an index in the cache. The classes file is part of the listing, so it is part of the path too. */
-function places(spec: SourceSpec, cache: string): { folder: string; found: string } {
+/** Paths of an index in the cache. What its fields depend on, besides the source, is part of them. */
+function places(spec: SourceSpec, cache: string): { folder: string; found: string; nameOf: (hash: string) => string } {
+  const { classes = "", fields } = spec;
   const folder = join(cache, "index");
+  const by = fields ? `\0${JSON.stringify(fields)}` : "";
+  const isShard = classes !== "" && /\.tar$/i.test(spec.path);
+  const suffix = by || isShard ? `-${sha256(`${isShard ? classes : ""}${by}`).slice(0, 16)}` : "";
   return {
     folder,
-    found: join(folder, `at-${sha256(`${resolve(spec.path)}\0${spec.classes ?? ""}`).slice(0, 32)}.json`),
+    found: join(folder, `at-${sha256(`${resolve(spec.path)}\0${classes}${by}`).slice(0, 32)}.json`),
+    nameOf: (hash) => hash + suffix,
   };
 }
 
@@ -138,7 +130,7 @@ function places(spec: SourceSpec, cache: string): { folder: string; found: strin
  * Throws `SourceError` that names the fields of sources that are not used, so that none is dropped without a word, and fields to be ignored
  * that no record has.
  */
-export function requireKnownFields(sources: readonly Pick<SourceIndex, "spec" | "fields">[]): void {
+export function requireKnownFields(sources: readonly Pick<SourceIndex, "spec" | "fields" | "renamed">[]): void {
   for (const { spec, fields } of sources) {
     const refused = fields.filter(({ use }) => use === "refused");
     if (refused.length === 0) continue;
@@ -149,8 +141,18 @@ export function requireKnownFields(sources: readonly Pick<SourceIndex, "spec" | 
   requireIgnoredFields(sources);
 }
 
-/** Throws `SourceError` for a field to be ignored that no record has. */
-export function requireIgnoredFields(sources: readonly Pick<SourceIndex, "spec" | "fields">[]): void {
+/** Throws `SourceError` for a field to be renamed that no record of any source has. */
+function requireRenamedFields(sources: readonly Pick<SourceIndex, "spec" | "renamed">[]): void {
+  const found = new Set(sources.flatMap(({ renamed }) => renamed));
+  for (const { spec } of sources)
+    for (const [name, given] of Object.entries(spec.fields ?? {}))
+      if (![given].flat().some((one) => found.has(one)))
+        throw new SourceError(`data.fields.${name} is ${[given].flat().map((one) => quote(one)).join(" or ")}: no record has this field; janus data index lists them`); // prettier-ignore
+}
+
+/** Throws `SourceError` for a field to be ignored, or to be renamed, that no record has. */
+export function requireIgnoredFields(sources: readonly Pick<SourceIndex, "spec" | "fields" | "renamed">[]): void {
+  requireRenamedFields(sources);
   const known = new Set(sources.flatMap(({ fields }) => fields.map(({ field }) => field)));
   const absent = sources.flatMap(({ spec }) => spec.ignoredFields ?? []).find((name) => !known.has(name));
   if (absent !== undefined)
@@ -165,42 +167,47 @@ export function noticesOf({ spec, skipped }: Pick<SourceIndex, "spec" | "skipped
 /** Indexes a source, or finds the index that there is. A source that has changed gets a new one. */
 export async function indexSource(spec: SourceSpec, cache: string, options: ScanOptions = {}): Promise<SourceIndex> {
   checkSpec(spec);
-  const { folder, found } = places(spec, cache);
+  const { folder, found, nameOf } = places(spec, cache);
   const known = await readFound(found);
   const stamp = await stampOf(spec.path);
   const listing = stamp.isFolder ? await listFolder(spec, options) : null;
   if (known && sameStamp(known.stamp, stamp) && (!listing || listing.hash === known.hash)) {
-    const opened = await openByHash(spec, folder, known.hash, listing);
+    const opened = await openByHash(spec, join(folder, nameOf(known.hash)), known.hash, listing);
     if (opened) return opened;
     options.onNotice?.(`${spec.path}: its index is damaged or of an earlier version; indexing it`);
   }
   await mkdir(folder, { recursive: true }).catch((error: unknown) => {
     throw fileError(error, folder);
   });
-  const hash = listing ? await indexFolder(spec, folder, options) : await indexFile(spec.path, folder, options);
-  await remember(found, { version: 1, path: resolve(spec.path), stamp, hash });
-  const opened = await openByHash(spec, folder, hash, listing);
+  const { name, footer } = await writeIndex(spec, stamp.isFolder, { folder, nameOf }, options);
+  await remember(found, { version: 1, path: resolve(spec.path), stamp, hash: footer.hash });
+  const opened = await openByHash(spec, join(folder, name), footer.hash, listing);
   if (!opened) throw new SourceError(`${folder}: the index of ${spec.path} cannot be read back; is the disk sound?`);
   return opened;
 }
 
 /** Throws `ArgumentError` for what a source cannot have: plain JavaScript and configs may pass anything. */
 function checkSpec(spec: SourceSpec): void {
-  knownOptions("a source", spec, ["path", "task", "images", "classes", "ignoredFields"]);
+  knownOptions("a source", spec, ["path", "task", "images", "classes", "fields", "ignoredFields"]);
   for (const key of ["path", "images", "classes"] as const)
     if (typeof (spec[key] ?? "") !== "string" || (key === "path" && !spec.path))
       throw new ArgumentError(`a source: ${key} must be a path; got ${shown(spec[key])}`);
   if (spec.ignoredFields) requireArray("a source", "ignoredFields", spec.ignoredFields);
+  const { fields } = spec as { fields?: unknown };
+  const isName = (name: unknown): boolean => typeof name === "string" && name !== "";
+  const isValid = isObject(fields) && Object.values(fields).every((given) => (Array.isArray(given) ? given.length > 0 && given.every(isName) : isName(given))); // prettier-ignore
+  if (fields !== undefined && !isValid)
+    throw new ArgumentError(`a source: fields must be names by what they are used as, { prompt: "TEXT" }; got ${shown(fields)}`); // prettier-ignore
 }
 
 /** Opens the index of a source that has one. Throws `SourceError` if there is none, `SourceChangedError` if the source is another. */
 export async function openIndex(spec: SourceSpec, cache: string, options: ScanOptions = {}): Promise<SourceIndex> {
   checkSpec(spec);
-  const { folder, found } = places(spec, cache);
+  const { folder, found, nameOf } = places(spec, cache);
   const known = await readFound(found);
   const stamp = await stampOf(spec.path);
   const listing = stamp.isFolder ? await listFolder(spec, options) : null;
-  const opened = known && (await openByHash(spec, folder, known.hash, listing));
+  const opened = known && (await openByHash(spec, join(folder, nameOf(known.hash)), known.hash, listing));
   if (!known || !opened)
     throw new SourceError(
       `${spec.path} has no index in ${cache} that this release reads; make it with janus data index`,
@@ -248,28 +255,23 @@ const remember = (path: string, found: Found): Promise<void> =>
 /** Null if there is no such index, or a damaged one. */
 async function openByHash(
   spec: SourceSpec,
-  folder: string,
+  base: string,
   hash: string,
   listing: Listing | null,
 ): Promise<SourceIndex | null> {
-  const path = join(folder, `${hash}.idx`);
   const isThere = async (file: string): Promise<boolean> => (await stat(file).catch(() => null)) !== null;
-  if (!(await isThere(path))) return null;
-  const index = await openFile(path);
-  let data: RandomAccess | null = null;
+  if (!(await isThere(`${base}.idx`))) return null;
+  const index = await openFile(`${base}.idx`);
+  const footer = await readFooter(index).finally(() => index.close?.());
+  const isListed = footer && ["folder", "tar", "parquet"].includes(footer.format);
+  if (footer?.hash !== hash || (isListed && !(await isThere(`${base}.jsonl`)))) return null;
+  const records = await openRecords(spec, footer, base);
   try {
-    const footer = await readFooter(index);
-    if (footer?.hash === hash && (footer.kind !== "folder" || (await isThere(join(folder, `${hash}.jsonl`))))) {
-      data = await openFile(footer.kind === "folder" ? join(folder, `${hash}.jsonl`) : spec.path);
-      return new SourceIndex(spec, footer, { index, data, skipped: listing?.skipped ?? [] });
-    }
+    return new SourceIndex(spec, footer, records, listing?.skipped ?? []);
   } catch (error) {
-    await data?.close?.();
-    await index.close?.();
+    await records.close();
     throw error;
   }
-  await index.close?.();
-  return null;
 }
 
 async function readFooter(index: RandomAccess): Promise<Footer | null> {
@@ -280,38 +282,10 @@ async function readFooter(index: RandomAccess): Promise<Footer | null> {
   if (length > index.size - 8) return null;
   try {
     const json = JSON.parse(new TextDecoder().decode(await index.read(index.size - 8 - length, length))) as Footer;
-    return json.version === INDEX_VERSION && json.count * RECORD_BYTES + length + 8 === index.size ? json : null;
+    return json.version === INDEX_VERSION && (json.entries ?? json.count) * RECORD_BYTES + length + 8 === index.size
+      ? json
+      : null;
   } catch {
     return null;
   }
-}
-
-/** Writes the listing of a folder and indexes it; returns its hash. */
-async function indexFolder(spec: SourceSpec, folder: string, options: ScanOptions): Promise<string> {
-  const staged = join(folder, `staged-listing-${process.pid}-${sha256(resolve(spec.path)).slice(0, 16)}`);
-  let hash = "";
-  await writeFileAtomic(staged, async (sink) => {
-    ({ hash } = await listFolder(spec, options, (bytes) => sink.write(bytes)));
-  });
-  const listing = join(folder, `${hash}.jsonl`);
-  await rename(staged, listing);
-  return indexFile(listing, folder, {}, "folder");
-}
-
-/** Writes the index of a JSONL file and returns the file's hash. That is the index's name and known at the end, so it is renamed then. */
-async function indexFile(path: string, folder: string, options: ScanOptions, kind?: SourceKind): Promise<string> {
-  const staged = join(folder, `staged-${process.pid}-${sha256(resolve(path)).slice(0, 16)}`);
-  let hash = "";
-  await writeFileAtomic(staged, async (sink) => {
-    const footer = await scan(path, sink, options, kind);
-    hash = footer.hash;
-    const json = new TextEncoder().encode(JSON.stringify(footer));
-    const tail = new Uint8Array(8);
-    new DataView(tail.buffer).setUint32(0, json.length, true);
-    tail.set(new TextEncoder().encode(MAGIC), 4);
-    await sink.write(json);
-    await sink.write(tail);
-  });
-  await rename(staged, join(folder, `${hash}.idx`));
-  return hash;
 }

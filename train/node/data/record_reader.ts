@@ -24,12 +24,13 @@ interface Turn {
 }
 
 const IMAGE_TAG = "<image>";
-const LLAVA_ROLES: Readonly<Record<string, string>> = {
+/** Names of the roles in published sets: ShareGPT's, LLaVA's, OpenAI's. */
+const ROLES: Readonly<Record<string, string>> = {
   human: "user",
   user: "user",
-  gpt: "assistant",
-  assistant: "assistant",
+  ...Object.fromEntries(["gpt", "assistant", "chatgpt", "bing", "bard", "model"].map((n) => [n, "assistant"])),
   system: "system",
+  developer: "system",
 };
 /** An image inside a record, as `readImage` takes it. */
 const INLINE = /^data:(image\/[a-z0-9.+-]+)?;base64,/i;
@@ -40,13 +41,15 @@ const IMAGE_PARTS: readonly unknown[] = ["image", "image_url", "input_image"];
 /** Fields of a part that name its image. */
 const PART_IMAGES = ["image_url", "image", "path"] as const;
 
+/** Folder of relative image paths, or the images of a sample by name; undefined for a name that is none of them. */
+export type ImageRoot = string | ((name: string) => string | undefined);
+
 export class RecordReader {
   private readonly json: Json;
-  private readonly images: string;
+  private readonly images: ImageRoot;
   private readonly fail: (reason: string) => never;
 
-  /** @param images folder of relative paths */
-  constructor(json: Json, images: string, fail: (reason: string) => never) {
+  constructor(json: Json, images: ImageRoot, fail: (reason: string) => never) {
     this.json = json;
     this.images = images;
     this.fail = fail;
@@ -65,6 +68,9 @@ export class RecordReader {
     if (isObject(value)) return this.inTable(value, where);
     if (typeof value !== "string" || value === "")
       return this.fail(`${where} must be the path of an image, got ${shown(value)}`);
+    if (INLINE.test(value)) return value;
+    if (typeof this.images === "function")
+      return this.images(value) ?? this.fail(`${where} is ${quote(value)}, which is no image of the sample`);
     if (value.startsWith("file://")) {
       try {
         return fileURLToPath(value);
@@ -72,7 +78,6 @@ export class RecordReader {
         return this.fail(`${where} is ${quote(value)}, no file of this machine; give a path`);
       }
     }
-    if (INLINE.test(value)) return value;
     if (/^[a-z][a-z0-9+.-]+:/i.test(value) && !/^[a-z]:[\\/]/i.test(value))
       return this.fail(
         `${where} is ${quote(value)}; only files and base64 data URLs are read: save the image and give its path, relative to ${this.images}`,
@@ -100,31 +105,37 @@ export class RecordReader {
     return { prompt: this.text(prompt!), image: this.path(this.json[image!], image!) };
   }
 
-  llava(): Conversation {
-    const turns = this.list("conversations").map((turn, i): Turn => {
-      const at = `conversations[${i}]`;
-      if (!isObject(turn) || typeof turn.from !== "string" || typeof turn.value !== "string")
-        return this.fail(`${at} must be {"from": "human" or "gpt", "value": text}, got ${shown(turn)}`);
-      const role = Object.hasOwn(LLAVA_ROLES, turn.from) ? LLAVA_ROLES[turn.from] : undefined;
-      if (!role) return this.fail(`${at}.from is ${quote(turn.from)}; "human", "gpt" and "system" are known`);
-      return { role, parts: this.tagged(turn.value, at), loss: this.lossOf(turn, role, at) };
-    });
-    return this.conversation(turns);
+  /** The turns of `conversations` or `messages`, each as `{from, value}` or `{role, content}`. */
+  turns(list: "conversations" | "messages"): Conversation {
+    return this.conversation(
+      this.list(list).map((turn, i): Turn => {
+        const at = `${list}[${i}]`;
+        const hasRole = isObject(turn) && !isAbsent(turn.role);
+        const hasFrom = isObject(turn) && !isAbsent(turn.from);
+        if (hasRole && hasFrom) return this.fail(`${at} has role and from; leave one of them`);
+        return hasRole || (list === "messages" && !hasFrom) ? this.openAi(turn, at) : this.shareGpt(turn, at);
+      }),
+    );
   }
 
-  openAi(): Conversation {
-    const turns = this.list("messages").map((turn, i): Turn => {
-      const at = `messages[${i}]`;
-      if (!isObject(turn) || typeof turn.role !== "string")
-        return this.fail(`${at} must be {"role": "user" or "assistant", "content": …}, got ${shown(turn)}`);
-      const { role, content } = turn;
-      const loss = this.lossOf(turn, role, at);
-      if (typeof content === "string") return { role, parts: this.tagged(content, at), loss };
-      if (!Array.isArray(content))
-        return this.fail(`${at}.content must be text or a list of parts, got ${shown(content)}`);
-      return { role, parts: (content as unknown[]).map((part, p) => this.part(part, `${at}.content[${p}]`)), loss };
-    });
-    return this.conversation(turns);
+  private shareGpt(turn: unknown, at: string): Turn {
+    if (!isObject(turn) || typeof turn.from !== "string" || typeof turn.value !== "string")
+      return this.fail(`${at} must be {"from": "human" or "gpt", "value": text}, got ${shown(turn)}`);
+    const role = Object.hasOwn(ROLES, turn.from) ? ROLES[turn.from] : undefined;
+    if (!role) return this.fail(`${at}.from is ${quote(turn.from)}; "human", "gpt" and "system" are known`);
+    return { role, parts: this.tagged(turn.value, at), loss: this.lossOf(turn, role, at) };
+  }
+
+  private openAi(turn: unknown, at: string): Turn {
+    if (!isObject(turn) || typeof turn.role !== "string")
+      return this.fail(`${at} must be {"role": "user" or "assistant", "content": …}, got ${shown(turn)}`);
+    const { content } = turn;
+    const role = Object.hasOwn(ROLES, turn.role) ? ROLES[turn.role]! : turn.role;
+    const loss = this.lossOf(turn, role, at);
+    if (typeof content === "string") return { role, parts: this.tagged(content, at), loss };
+    if (!Array.isArray(content))
+      return this.fail(`${at}.content must be text or a list of parts, got ${shown(content)}`);
+    return { role, parts: (content as unknown[]).map((part, p) => this.part(part, `${at}.content[${p}]`)), loss };
   }
 
   /** Whether a turn is trained, by one of `LOSS_FIELDS`: true, 1, false or 0. */

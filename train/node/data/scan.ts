@@ -1,198 +1,270 @@
-/** One pass over a JSONL file: its hash and the positions of its lines, a chunk at a time. */
+/**
+ * One pass over a file of text: its hash and the positions of its records, a chunk at a time. Records are lines (JSONL), the elements of a list
+ * (JSON), or lines of which those between quotes belong together (CSV).
+ */
 import { createHash } from "node:crypto";
 import type { ByteSink } from "../../../model/io/bytes.ts";
-import { notContent } from "../../../model/io/small_file.ts";
-import { openFile } from "../../../model/node/files.ts";
+import { notContent, withoutMark } from "../../../model/io/small_file.ts";
 import { SourceError } from "../../data/errors.ts";
-import { FieldCounter, kindOf } from "./fields.ts";
-import type { FieldCount } from "./fields.ts";
-import type { SourceKind } from "./sources.ts";
+import { isCsvName, readHeader } from "./csv.ts";
+import type { RecordKind } from "./fields.ts";
+import { EntryWriter, INDEX_VERSION, MAX_LINES, MAX_RECORD, RecordLook, chunksOf } from "./index_format.ts";
+import type { CsvHeader, Footer, ScanOptions, SourceFormat } from "./index_format.ts";
+import type { FieldNames } from "./sources.ts";
 
-export interface ScanOptions {
-  readonly onProgress?: (progress: { readonly bytes: number; readonly totalBytes: number }) => void;
-  readonly signal?: AbortSignal;
-  readonly onNotice?: (message: string) => void;
-}
+type TextFormat = Extract<SourceFormat, "jsonl" | "json" | "csv">;
 
-/** Version of an index. Version 1 had no `fields`; such an index is made a second time. */
-export const INDEX_VERSION = 2;
-
-/** What an index says of its source. */
-export interface Footer {
-  readonly version: typeof INDEX_VERSION;
-  readonly kind: SourceKind;
-  /** SHA-256 of the file, or of the listing, in hex. */
-  readonly hash: string;
-  readonly bytes: number;
-  readonly count: number;
-  /** Fields that records have; empty for the listing of a folder. */
-  readonly fields: readonly FieldCount[];
-}
-
-/** A record in an index: offset u64, length u32, line u32, little-endian. */
-export const RECORD_BYTES = 16;
-
-const CHUNK_BYTES = 2 ** 20;
-const MAX_LINE = 64 * 2 ** 20; // bytes; a text of a whole book has 1 MB
-const MAX_LINES = 2 ** 32 - 1;
-/** First records that may be broken before the file is refused. */
-const KIND_RECORDS = 1000;
-const NEWLINE = 0x0a;
+const [NEWLINE, QUOTE, BACKSLASH, COMMA] = [0x0a, 0x22, 0x5c, 0x2c];
+const [OPEN_LIST, CLOSE_LIST, OPEN_OBJECT, CLOSE_OBJECT] = [0x5b, 0x5d, 0x7b, 0x7d];
+/** Bytes of a byte order mark. */
+const MARK_BYTES = 3;
 const isSpace = (byte: number): boolean => byte === 0x20 || (byte >= 0x09 && byte <= 0x0d);
 
-/** Chunks of a file in order. A chunk is used before the next one is read into its place. */
-async function* chunksOf(path: string, { onProgress, signal }: ScanOptions): AsyncGenerator<Uint8Array> {
-  const file = await openFile(path);
-  try {
-    const buffer = new Uint8Array(CHUNK_BYTES);
-    for (let at = 0; at < file.size;) {
-      signal?.throwIfAborted();
-      const length = Math.min(CHUNK_BYTES, file.size - at);
-      yield await file.read(at, length, buffer);
-      at += length;
-      onProgress?.({ bytes: at, totalBytes: file.size });
+/** Finds the ends of records: is shown bytes in order and returns the index of the first one that ends a record, else −1. */
+interface Splitter {
+  end(chunk: Uint8Array, from: number): number;
+  /** Throws `SourceError` if the file must not end here. */
+  finish(): void;
+}
+
+const lines: Splitter = { end: (chunk, from) => chunk.indexOf(NEWLINE, from), finish: () => undefined };
+
+/** Position in a cell of CSV: at its start, in plain text, between quotes, behind a quote that may close it. */
+type CellState = "start" | "plain" | "quoted" | "closed";
+
+/** A quote opens a cell only at its start; a second quote behind a closing one is a quote in the text. */
+function nextState(state: CellState, byte: number, delimiter: number): CellState {
+  if (state === "quoted") return byte === QUOTE ? "closed" : "quoted";
+  if (byte === NEWLINE || byte === delimiter) return "start";
+  return byte === QUOTE && state !== "plain" ? "quoted" : "plain";
+}
+
+/** Line ends between quotes belong to a cell. */
+class CsvSplitter implements Splitter {
+  delimiter = COMMA;
+  private state: CellState = "start";
+
+  end(chunk: Uint8Array, from: number): number {
+    for (let i = from; i < chunk.length; i++) {
+      this.state = nextState(this.state, chunk[i]!, this.delimiter);
+      if (this.state === "start" && chunk[i] === NEWLINE) return i;
     }
-  } finally {
-    await file.close?.();
+    return -1;
+  }
+
+  finish(): void {}
+}
+
+/** The elements of one JSON list. The brackets and commas between them are no part of a record. */
+class ListSplitter implements Splitter {
+  private readonly path: string;
+  private depth = 0;
+  private isOpened = false;
+  private isText = false;
+  private isEscaped = false;
+
+  constructor(path: string) {
+    this.path = path;
+  }
+
+  end(chunk: Uint8Array, from: number): number {
+    for (let i = from; i < chunk.length; i++) {
+      const byte = chunk[i]!;
+      if (this.depth === 0 && this.isOpened && !isSpace(byte))
+        throw new SourceError(`${this.path}: there is text behind its JSON list; it must be one list`);
+      if (this.isText) {
+        if (this.isEscaped) this.isEscaped = false;
+        else if (byte === BACKSLASH) this.isEscaped = true;
+        else if (byte === QUOTE) this.isText = false;
+      } else if (byte === QUOTE) this.isText = true;
+      else if (byte === OPEN_LIST || byte === OPEN_OBJECT) {
+        this.isOpened = true;
+        if (this.depth++ === 0) return i;
+      } else if (byte === CLOSE_LIST || byte === CLOSE_OBJECT) {
+        if (--this.depth === 0) return i;
+      } else if (byte === COMMA && this.depth === 1) return i;
+    }
+    return -1;
+  }
+
+  finish(): void {
+    if (this.depth > 0) throw new SourceError(`${this.path} is cut off: its JSON list does not end. Load it again`);
   }
 }
 
-/** SHA-256 of a file, in hex. */
-export async function hashFile(path: string, options: ScanOptions): Promise<string> {
-  const hash = createHash("sha256");
-  for await (const chunk of chunksOf(path, options)) hash.update(chunk);
-  return hash.digest("hex");
-}
-
-/** Positions of lines that are not blank, and the fields of their records, gathered from chunks. */
-class Lines {
-  count = 0;
-  readonly fields = new FieldCounter();
-  kind: SourceKind | undefined;
+/** Positions of records that are not blank, and their fields, gathered from chunks. */
+class TextRecords {
+  header: CsvHeader | undefined;
+  readonly look: RecordLook;
+  readonly entries: EntryWriter;
   private readonly path: string;
-  private readonly sink: ByteSink;
-  private out = new Uint8Array(RECORD_BYTES * 4096);
-  private filled = 0;
+  private readonly splitter: Splitter;
+  private readonly isCsv: boolean;
+  private readonly isListing: boolean;
   private offset = 0;
   private start = 0;
   private line = 1;
-  private isBlank = true;
-  /** Chunks of the line; null for the listing of a folder, whose fields are known. */
-  private parts: Uint8Array[] | null;
-  private tried = 0;
+  /** Line of the record's first byte that is no space. */
+  private firstLine = 0;
+  private parts: Uint8Array[] = [];
 
-  constructor(path: string, sink: ByteSink, kind: SourceKind | undefined) {
+  constructor(path: string, format: TextFormat, sink: ByteSink, { names, kind }: TextOptions) {
     this.path = path;
-    this.sink = sink;
-    this.kind = kind;
-    this.parts = kind ? null : [];
+    this.entries = new EntryWriter(sink);
+    this.look = new RecordLook(names);
+    this.look.kind = kind;
+    this.isListing = kind !== undefined;
+    this.isCsv = format === "csv";
+    this.splitter = format === "csv" ? new CsvSplitter() : format === "json" ? new ListSplitter(path) : lines;
   }
 
   async push(chunk: Uint8Array): Promise<void> {
-    for (let at = 0; at < chunk.length;) {
-      const found = chunk.indexOf(NEWLINE, at);
+    const isMarked = this.offset === 0 && this.splitter instanceof ListSplitter && withoutMark(chunk) !== chunk;
+    if (isMarked) this.offset = this.start = MARK_BYTES;
+    for (let at = isMarked ? MARK_BYTES : 0; at < chunk.length;) {
+      const found = this.splitter.end(chunk, at);
       const end = found < 0 ? chunk.length : found;
-      for (let i = at; this.isBlank && i < end; i++) this.isBlank = isSpace(chunk[i]!);
-      this.parts?.push(chunk.slice(at, end));
-      if (this.offset + end - at - this.start > MAX_LINE)
+      this.passLines(chunk, at, end);
+      if (!this.isListing || this.isCsv) this.parts.push(chunk.slice(at, end));
+      if (this.offset + end - at - this.start > MAX_RECORD)
         throw new SourceError(
-          `${this.path}:${this.line}: the line is longer than ${MAX_LINE} bytes; is it one record a line?${this.asArray()}`,
+          `${this.path}:${this.firstLine || this.line}: the record is longer than ${MAX_RECORD} bytes; is it one record a line?`,
         );
       this.offset += end - at;
       if (found >= 0) {
-        await this.endLine();
+        await this.endRecord();
         this.offset++;
         this.start = this.offset;
+        if (chunk[found] === NEWLINE) this.line++;
       }
       at = end + 1;
     }
   }
 
   async finish(): Promise<void> {
-    await this.endLine();
-    await this.flush();
+    this.splitter.finish();
+    await this.endRecord();
+    await this.entries.flush();
   }
 
-  private async endLine(): Promise<void> {
-    if (!this.isBlank) {
-      this.look();
-      if (this.filled === this.out.length) await this.flush();
-      const view = new DataView(this.out.buffer, this.filled, RECORD_BYTES);
-      view.setBigUint64(0, BigInt(this.start), true);
-      view.setUint32(8, this.offset - this.start, true);
-      view.setUint32(12, this.line, true);
-      this.filled += RECORD_BYTES;
-      this.count++;
+  /** Counts the lines of a part of a record. */
+  private passLines(chunk: Uint8Array, from: number, end: number): void {
+    for (let i = from; i < end && this.firstLine === 0; i++) {
+      if (chunk[i] === NEWLINE) this.line++;
+      else if (!isSpace(chunk[i]!)) {
+        this.firstLine = this.line;
+        from = i;
+      }
     }
-    this.isBlank = true;
-    if (this.parts) this.parts = [];
-    if (++this.line > MAX_LINES) throw new SourceError(`${this.path} has more than ${MAX_LINES} lines; split it`);
+    if (this.firstLine === 0 || this.splitter === lines) return;
+    for (let i = chunk.indexOf(NEWLINE, from); i >= 0 && i < end; i = chunk.indexOf(NEWLINE, i + 1)) this.line++;
   }
 
-  /** Finds the kind by one of the first records, and counts the fields of all. */
-  private look(): void {
-    if (!this.parts) return;
-    const text = new TextDecoder().decode(Buffer.concat(this.parts)); // without a byte order mark
-    if (this.count === 0 && text.trimStart().startsWith("["))
-      throw new SourceError(`${this.path} is not JSONL: it begins with a list.${this.asArray()}`);
+  private async endRecord(): Promise<void> {
+    const line = this.firstLine;
+    const bytes = Buffer.concat(this.parts);
+    this.parts = [];
+    this.firstLine = 0;
+    if (line === 0) return;
+    if (this.line > MAX_LINES) throw new SourceError(`${this.path} has more than ${MAX_LINES} lines; split it`);
+    if (this.isCsv && !this.header) {
+      this.header = await readHeader(this.path, bytes);
+      (this.splitter as CsvSplitter).delimiter = this.header.delimiter.charCodeAt(0);
+      return;
+    }
+    this.see(bytes);
+    await this.entries.add({ offset: this.start, length: this.offset - this.start, line });
+  }
+
+  private see(bytes: Uint8Array): void {
+    if (this.isListing) return;
+    if (this.header) return this.seeCells(bytes, this.header);
     let record: unknown;
     try {
-      record = JSON.parse(text);
+      record = JSON.parse(new TextDecoder().decode(bytes)); // without a byte order mark
     } catch {
       // A bad record; reading it reports it.
     }
-    this.fields.add(record);
-    if (this.kind || ++this.tried > KIND_RECORDS) return;
-    const kind = kindOf(record);
-    this.kind = kind === "folder" ? undefined : kind; // listings are ours
+    this.look.add(record);
   }
 
-  private readonly asArray = (): string => ` Turn a JSON list into JSONL with: jq -c '.[]' FILE.json > FILE.jsonl`;
-
-  private async flush(): Promise<void> {
-    if (this.filled) await this.sink.write(this.out.subarray(0, this.filled));
-    this.filled = 0;
+  /** Which cells have something in them: enough to know the fields, and much quicker than their texts. */
+  private seeCells(bytes: Uint8Array, { columns, delimiter }: CsvHeader): void {
+    const record: Record<string, string> = {};
+    let [column, from, state] = [0, 0, "start" as CellState];
+    for (let i = 0; i <= bytes.length; i++) {
+      if (i < bytes.length) state = nextState(state, bytes[i]!, delimiter.charCodeAt(0));
+      if (i < bytes.length && state !== "start") continue;
+      const cell = String.fromCharCode(...bytes.subarray(from, Math.min(i, from + 3)));
+      if (!["", "\r", '""', '""\r'].includes(cell) && column < columns.length)
+        record[columns[column]!] = columns[column]!;
+      column++;
+      from = i + 1;
+    }
+    this.look.add(record);
   }
 }
 
-/** First bytes of files that are often given for JSONL. */
+/** First bytes of files that are often given for a source. */
 const OTHER_FORMATS: readonly (readonly [head: string, name: string, todo: string])[] = [
   ["\x1f\x8b", "compressed by gzip", "unpack it with gunzip"],
   ["\x28\xb5\x2f\xfd", "compressed by zstd", "unpack it with unzstd"],
-  ["PAR1", "Parquet", "write its rows as JSONL, one record a line"],
-  ["ARROW1", "Arrow", "write its rows as JSONL, one record a line"],
+  ["BZh", "compressed by bzip2", "unpack it with bunzip2"],
+  ["\xfd7zXZ", "compressed by xz", "unpack it with unxz"],
+  ["ARROW1", "Arrow", "write its rows as Parquet"],
   ["PK\x03\x04", "a zip archive", "unpack it"],
 ];
 
-/** Throws `SourceError` if a file begins as one of another format. */
-function requireLines(chunk: Uint8Array, path: string): void {
-  const problem = notContent(chunk);
+/** Bytes of a file's start that `formatOf` needs. */
+export const HEAD_BYTES = 512;
+
+/** The format of a file by its first bytes and its name. Throws `SourceError` for files that are not read. */
+export function formatOf(head: Uint8Array, path: string): Exclude<SourceFormat, "folder"> {
+  const problem = notContent(head);
   if (problem !== null) throw new SourceError(`${path} ${problem}`);
-  const head = String.fromCharCode(...chunk.subarray(0, 8));
-  const other = OTHER_FORMATS.find(([start]) => head.startsWith(start));
-  if (other) throw new SourceError(`${path} must be JSONL; it is ${other[1]}: ${other[2]}`);
+  const ascii = String.fromCharCode(...head);
+  const other = OTHER_FORMATS.find(([start]) => ascii.startsWith(start));
+  if (other) throw new SourceError(`${path} must be a file of records; it is ${other[1]}: ${other[2]}`);
+  if (ascii.startsWith("PAR1")) return "parquet";
+  if (ascii.slice(257, 262) === "ustar" || /\.tar$/i.test(path)) return "tar";
+  if (/\.parquet$/i.test(path))
+    throw new SourceError(`${path} is not a Parquet file: it does not begin with PAR1. Load it again`);
+  if (isCsvName(path)) return "csv";
+  return /^(\xef\xbb\xbf)?\s*\[/.test(ascii) ? "json" : "jsonl";
 }
 
-/**
- * Writes a record for each line of `path` that is not blank. `kind` if it is known (default: that of the first records).
- * Throws `SourceError` for files of no known kind or without records.
- */
-export async function scan(path: string, sink: ByteSink, options: ScanOptions, kind?: SourceKind): Promise<Footer> {
+export interface TextOptions {
+  readonly names?: FieldNames | undefined;
+  /** Kind of the records, if it is known: that of a listing, whose fields are known too. */
+  readonly kind?: RecordKind | undefined;
+}
+
+/** Writes the position of each record of a file of text. Throws `SourceError` for files of no known kind or without records. */
+export async function scanText(
+  path: string,
+  format: TextFormat,
+  sink: ByteSink,
+  options: ScanOptions & TextOptions,
+): Promise<Footer> {
   const hash = createHash("sha256");
-  const lines = new Lines(path, sink, kind);
+  const records = new TextRecords(path, format, sink, options);
   let bytes = 0;
   for await (const chunk of chunksOf(path, options)) {
-    if (bytes === 0) requireLines(chunk, path);
     hash.update(chunk);
-    await lines.push(chunk);
+    await records.push(chunk);
     bytes += chunk.length;
   }
-  await lines.finish();
-  if (lines.count === 0) throw new SourceError(`${path} has no records`);
-  if (!lines.kind)
-    throw new SourceError(
-      `${path}: its records are of no known kind; they have "conversations", "messages", "prompt" and "image", "text" and "image" or "file_name", or "text"`,
-    );
-  const { count, fields } = lines;
-  return { version: INDEX_VERSION, kind: lines.kind, hash: hash.digest("hex"), bytes, count, fields: fields.list };
+  await records.finish();
+  const { entries, look, header } = records;
+  const { count } = entries;
+  if (count === 0) throw new SourceError(`${path} has no records`);
+  return {
+    version: INDEX_VERSION,
+    format,
+    ...look.result(path, header?.columns),
+    hash: hash.digest("hex"),
+    bytes,
+    count,
+    ...(header && { csv: header }),
+  };
 }

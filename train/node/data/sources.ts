@@ -1,6 +1,6 @@
 /**
- * What the data may look like: JSONL of conversations (LLaVA's and OpenAI's), of prompts with images, of plain texts, and folders of images
- * by class. From a line to a raw sample; which bytes are a record is index_file.ts. Tar shards and parquet would be kinds here.
+ * What records may look like: conversations (LLaVA's, ShareGPT's and OpenAI's), prompts with images, plain texts, images by class. From a
+ * record to a raw sample. Where its bytes are depends on the format of the file: text (scan.ts), tar.ts, parquet.ts, folder.ts.
  */
 import { dirname, resolve } from "node:path";
 import { messageOf } from "../../../engine/errors.ts";
@@ -9,30 +9,56 @@ import { isObject } from "../../../model/io/unknown.ts";
 import { RecordError, SourceError } from "../../data/errors.ts";
 import type { RawSample } from "../../data/raw_sample.ts";
 import type { Task } from "../../samples.ts";
-import { fieldUse, fieldsOf, kindOf } from "./fields.ts";
+import { besideName, fieldUse, fieldsOf, isAbsent, kindOf } from "./fields.ts";
 import type { RecordKind } from "./fields.ts";
 import { RecordReader } from "./record_reader.ts";
+import type { ImageRoot } from "./record_reader.ts";
 
 export { kindOf } from "./fields.ts";
 
 /**
  * `conversations`: LLaVA's `{conversations: [{from, value}], image}`; `messages`: OpenAI's `{messages: [{role, content}]}`;
- * `pairs`: `{prompt or text, image or file_name}`; `text`: `{text}`; `folder`: images in a folder for each class.
+ * `pairs`: `{prompt or caption or text, image or file_name}`; `text`: `{text}`; `folder`: images in a folder for each class.
  */
 export const SOURCE_KINDS = ["conversations", "messages", "pairs", "text", "folder"] as const;
 export type SourceKind = RecordKind;
 
 export interface SourceSpec {
-  /** A JSONL file, or a folder with a folder of images for each class. */
+  /**
+   * A file of records (JSONL, a JSON list, CSV, TSV, Parquet, a tar shard), or a folder of images with captions or classes. A range in
+   * braces stands for several files: `shard-{000..127}.tar`.
+   */
   readonly path: string;
   /** Task of its samples (default: that of the kind, of conversations und). Conversations without images may be `text`. */
   readonly task?: Task;
   /** The folder that image paths are relative to (default: that of the file). */
   readonly images?: string;
-  /** For a folder: a file of lines `folder name of the class` (default: the folders' names, `_` as space). */
+  /** A file of lines `class its name`: for folders of classes (default: the folders' names, `_` as space) and `.cls` files in tar shards. */
   readonly classes?: string;
+  /** Names of fields or columns by what they are used as: `{ prompt: "TEXT", image: "jpg_bytes" }`; of several names, the first that a record has. */
+  readonly fields?: FieldNames;
   /** Fields that records may have though they are not used, as messages name them: `score`, `messages[].name`. */
   readonly ignoredFields?: readonly string[];
+}
+
+/** Fields by what they are used as. */
+export type FieldNames = Readonly<Record<string, string | readonly string[]>>;
+
+/**
+ * The record with its fields renamed as `names` says. A field that has the name already is not used then, and is renamed too: `text beside
+ * caption`, which is refused unless it is allowed.
+ */
+export function withFieldNames(json: unknown, names: FieldNames | undefined): unknown {
+  if (!names || !isObject(json)) return json;
+  const moved = new Map<string, string>();
+  for (const [name, given] of Object.entries(names)) {
+    const found = [given].flat().find((one) => !isAbsent(json[one]));
+    if (found === undefined || found === name) continue;
+    moved.set(found, name);
+    if (Object.hasOwn(json, name) && !moved.has(name)) moved.set(name, besideName(name, found));
+  }
+  if (moved.size === 0) return json;
+  return Object.fromEntries(Object.entries(json).map(([name, value]) => [moved.get(name) ?? name, value]));
 }
 
 const TASKS_OF: Readonly<Record<SourceKind, readonly Task[]>> = {
@@ -55,8 +81,8 @@ export function sourceTask(spec: SourceSpec, kind: SourceKind): Task {
 export interface RecordPlace {
   readonly file: string;
   readonly line: number;
-  /** The folder of relative image paths. */
-  readonly images: string;
+  /** The folder of relative image paths, or the images that the record can name. */
+  readonly images: ImageRoot;
   /** As in `SourceSpec`. */
   readonly ignoredFields?: readonly string[];
 }
@@ -127,7 +153,7 @@ export function parseRecord(json: unknown, kind: SourceKind, task: Task, place: 
       return { task: "gen", prompt: reader.text("class"), image: reader.path(json.image, "image") };
     case "conversations":
     case "messages": {
-      const { images, ...conversation } = own === "messages" ? reader.openAi() : reader.llava();
+      const { images, ...conversation } = reader.turns(own);
       if (task !== "text") return { task: "und", ...conversation, images };
       if (images.length)
         return fail("the record has images and its source is for text; list the source under und, or take it out");

@@ -8,7 +8,7 @@ import { openFile, writeFileAtomic } from "../../../model/node/files.ts";
 import type { RecordEncoder } from "./encode.ts";
 import type { SourceIndex } from "./index_file.ts";
 import { isBadSample } from "./loader.ts";
-import type { ScanOptions } from "./scan.ts";
+import type { ScanOptions } from "./index_format.ts";
 
 /** Raised when records become other samples. */
 const VERSION = 2;
@@ -40,8 +40,9 @@ export async function countTokens(
   { signal, onProgress }: Pick<ScanOptions, "signal"> & { onProgress?: (records: number) => void } = {},
 ): Promise<TokenCounts> {
   const ignored = [...new Set(index.spec.ignoredFields)].sort(); // a record with another field is a bad one
+  const names = index.spec.fields ? ` ${JSON.stringify(index.spec.fields)}` : "";
   const key = createHash("sha256")
-    .update(`${VERSION} ${index.task} ${by} ${JSON.stringify(ignored)}`)
+    .update(`${VERSION} ${index.task} ${by} ${JSON.stringify(ignored)}${names}`)
     .digest("hex");
   const path = join(cache, "index", `${index.hash.slice(0, 32)}-${key.slice(0, 32)}.tokens`);
   const known = await readCounts(path, index.count);

@@ -1,0 +1,65 @@
+/** What a number of a benchmark depends on, printed with it and compared on resuming. */
+import { createHash } from "node:crypto";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { fileSize, writeFileAtomic } from "../model/node/files.ts";
+import { ResultsError } from "./errors.ts";
+import { printedRecipe } from "./recipe.ts";
+import type { Change, LoadedRecipe } from "./recipe.ts";
+
+export interface ModelAbout {
+  readonly name: string;
+  readonly fingerprint: string;
+  /** dtype of the weights on the device. */
+  readonly dtype: string;
+}
+
+export interface About {
+  readonly benchmark: string;
+  readonly recipe: object;
+  readonly changes: readonly Change[];
+  /** The benchmark's file; `expectedMd5` is the recipe's of a file of this name, null if it is not known. */
+  readonly file: { readonly name: string; readonly md5: string; readonly expectedMd5: string | null };
+  /** Null for a score of files that no model of ours made. */
+  readonly model: ModelAbout | null;
+  /** Only the first items; null for all. */
+  readonly limit: number | null;
+  readonly version: string;
+  readonly commit: string | null;
+}
+
+export const RUN_FILE = "run.json";
+
+/** What must be equal to resume: the version may differ, but is then named. */
+const KEYS = ["benchmark", "recipe", "file", "model", "limit", "version", "commit"] as const;
+
+export const recipeParts = ({ recipe, changes }: LoadedRecipe): Pick<About, "recipe" | "changes"> => ({ recipe: printedRecipe(recipe), changes }); // prettier-ignore
+
+/** Writes the run's description, or checks that the folder's is the same. Throws `ResultsError` that names what differs. */
+export async function claimFolder(folder: string, about: About): Promise<void> {
+  const path = join(folder, RUN_FILE);
+  if ((await fileSize(path)) === null) {
+    await writeFileAtomic(path, Buffer.from(`${JSON.stringify(about, null, 2)}\n`));
+    return;
+  }
+  const there = await readAbout(folder);
+  const differs = KEYS.filter((key) => JSON.stringify(there[key]) !== JSON.stringify(about[key]));
+  if (differs.length > 0)
+    throw new ResultsError(`${folder}: a run resumes only with the same ${differs.join(", ")}; got ${differs.map((key) => `${short(about[key])} instead of ${short(there[key])}`).join("; ")}. Use another --out, or remove the folder`); // prettier-ignore
+}
+
+const short = (value: unknown): string => {
+  const text = JSON.stringify(value) ?? "nothing";
+  return text.length <= 120 ? text : `${text.slice(0, 117)}…`;
+};
+
+export async function readAbout(folder: string): Promise<About> {
+  const path = join(folder, RUN_FILE);
+  try {
+    return JSON.parse(await readFile(path, "utf8")) as About;
+  } catch (error) {
+    throw new ResultsError(`${path}: the description of an evaluation is required; ${error instanceof Error ? error.message : String(error)}`); // prettier-ignore
+  }
+}
+
+export const sha256 = (bytes: Uint8Array | string): string => createHash("sha256").update(bytes).digest("hex");

@@ -1,0 +1,114 @@
+/** All nine benchmarks from small files to pages with the shipped model: batches, resuming, parts of a run, and the layouts of drawn images. */
+import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { BENCHMARKS } from "../../eval/recipe.ts";
+import type { Benchmark } from "../../eval/recipe.ts";
+import { evaluate } from "../../eval/run.ts";
+import type { EvalOptions, Outcome } from "../../eval/run.ts";
+import { readPicture } from "../../model/janus/node/janus.ts";
+import { Janus } from "../../model/janus/node/janus.ts";
+import { readImage } from "../../model/node/image_file.ts";
+import { shippedModel } from "../../model/janus/node/shipped.ts";
+import { writeBenchmarks } from "../eval_files.ts";
+import { useDevice } from "../gpu.ts";
+
+const SHORT: Partial<Record<Benchmark, string>> = {
+  geneval: "geneval.imagesPerPrompt=1",
+  dpg: "dpg.imagesPerPrompt=2",
+};
+
+describe("evaluation", () => {
+  const device = useDevice();
+  const root = mkdtempSync(join(tmpdir(), "janus-eval-"));
+  const data = join(root, "data");
+  let janus: Janus;
+  beforeAll(async () => {
+    writeBenchmarks(data);
+    janus = await Janus.fromPretrained(shippedModel("shapes")!, { device: device() });
+  });
+  afterAll(() => {
+    janus.dispose();
+    rmSync(root, { recursive: true, force: true });
+  });
+
+  const notices: string[] = [];
+  const run = (out: string, benchmarks: readonly Benchmark[], changes: Partial<EvalOptions> = {}): Promise<Outcome[]> =>
+    evaluate({
+      benchmarks,
+      data,
+      out: join(root, out),
+      changes: { set: benchmarks.flatMap((name) => [`${name}.dtype=checkpoint`, SHORT[name] ?? `${name}.decoding.maxNewTokens=4`]) },
+      batch: 8,
+      limit: null,
+      shard: { index: 0, count: 1 },
+      canResume: true,
+      scores: new Map(),
+      judge: null,
+      version: "0",
+      commit: null,
+      load: () => Promise.resolve({ janus, dtype: "f32" }),
+      signal: new AbortController().signal,
+      onNotice: (message) => notices.push(message),
+      onProgress: () => undefined,
+      ...changes,
+    }); // prettier-ignore
+  const predictions = (out: string, benchmark: string): string => readFileSync(join(root, out, benchmark, "predictions.jsonl"), "utf8"); // prettier-ignore
+
+  it("runs all nine, with the recipe and its changes beside every number", async () => {
+    const outcomes = await run("all", BENCHMARKS, { limit: 1 });
+    expect(outcomes.map(({ benchmark, result }) => [benchmark, result?.counts.items ?? null])).toEqual([
+      ["pope", 1], ["mme", 2], ["mmbench", 2], ["seed", 1], ["gqa", 1], ["mmmu", 1], ["mmvet", 1], ["geneval", null], ["dpg", null],
+    ]); // prettier-ignore
+    expect(notices.join("\n")).toMatch(
+      /pope: POPE.tsv has the MD5 [0-9a-f]{32}; the recipe's is c12f5acb142f2ef1f85a26ba2fbe41d5/,
+    );
+    const image = join(root, "all", "geneval", "images", "00000");
+    expect(readdirSync(image).sort()).toEqual(["metadata.jsonl", "samples"]);
+    expect(await readPicture(join(image, "samples", "0000.png"))).toMatchObject({ seed: 0, prompt: "a red circle" });
+    const grid = await readImage(join(root, "all", "dpg", "images", "0.png"));
+    expect([grid.width, grid.height]).toEqual([64, 32]); // two images of 32 × 32
+    expect(JSON.parse(readFileSync(join(root, "all", "mmvet", "answers.json"), "utf8"))).toHaveProperty("v1_0");
+    const page = readFileSync(join(root, "all", "results.html"), "utf8");
+    for (const text of ["Table 3: understanding", "Janus-Pro-1B", "decoding.maxNewTokens: 4 instead of 2048", janus.fingerprint, "only the first 1 were evaluated"]) expect(page).toContain(text); // prettier-ignore
+  });
+
+  it("batches of 1 and 8, parts 1 and 2 of 2, and a run that was killed give the same bytes; an image is encoded once", async () => {
+    const [whole] = await run("a", ["pope"]);
+    expect(whole!.work).toEqual({ questions: 6, images: 6, encoded: 2 });
+    await run("b", ["pope"], { batch: 1 });
+    expect(predictions("b", "pope")).toBe(predictions("a", "pope"));
+    const [first] = await run("c", ["pope"], { shard: { index: 1, count: 2 } });
+    expect(first!.result).toBeNull();
+    await run("c", ["pope"], { shard: { index: 0, count: 2 } });
+    expect(predictions("c", "pope")).toBe(predictions("a", "pope"));
+    // Killed while it wrote the third line.
+    const text = predictions("a", "pope");
+    const lines = text.split("\n");
+    writeFileSync(join(root, "b", "pope", "predictions.jsonl"), `${lines.slice(0, 2).join("\n")}\n${lines[2]!.slice(0, 30)}`); // prettier-ignore
+    const results = readFileSync(join(root, "b", "results.json"), "utf8");
+    rmSync(join(root, "b", "results.json"));
+    const [resumed] = await run("b", ["pope"], { batch: 2 });
+    expect(resumed!.work!.questions).toBe(4);
+    expect(predictions("b", "pope")).toBe(text);
+    expect(readFileSync(join(root, "b", "results.json"), "utf8")).toBe(results);
+    const other = run("b", ["pope"], { changes: { set: ["decoding.maxNewTokens=3", "dtype=checkpoint"] } });
+    await expect(other).rejects.toThrow(/resumes only with the same recipe/);
+  });
+
+  it("a bad image is a counted row; scores come from files of others", async () => {
+    const [seed] = await run("d", ["seed"]);
+    expect(seed!.result!.counts).toEqual({ items: 2, scored: 1, bad: 1 });
+    expect(readFileSync(join(root, "d", "seed", "bad.jsonl"), "utf8")).toContain("its image must be base64");
+    const results = join(root, "results.jsonl");
+    const tags = ["single_object", "two_object", "counting", "colors", "position", "color_attr"];
+    writeFileSync(results, tags.map((tag, i) => JSON.stringify({ filename: `0000${i}/samples/0000.png`, tag, prompt: "p", correct: i < 3, metadata: tag })).join("\n")); // prettier-ignore
+    const answers = join(root, "answers.jsonl");
+    writeFileSync(answers, [1, 2].map((question) => JSON.stringify({ item: "0", image: 0, question, answer: question === 1 ? "yes" : "no" })).join("\n")); // prettier-ignore
+    const scores = new Map<Benchmark, string>([["geneval", results], ["dpg", answers]]); // prettier-ignore
+    const outcomes = await run("all", ["geneval", "dpg"], { scores, limit: 1 });
+    expect(outcomes.map(({ result }) => result!.score.headline.value)).toEqual([0.5, 50]);
+    expect(outcomes[0]!.result!.about.model!.fingerprint).toBe(janus.fingerprint); // of run.json: this model drew them
+  });
+});
