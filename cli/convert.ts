@@ -120,7 +120,7 @@ async function dtypeOf(source: FileSource): Promise<FloatDType> {
 }
 
 /** Tokenizer, processor and other small files of a checkpoint's folder. */
-async function readSideFiles(source: FileSource, out: Output): Promise<Map<string, Uint8Array>> {
+export async function readSideFiles(source: FileSource, out: Output): Promise<Map<string, Uint8Array>> {
   const { isSideFile } = await import("../model/janus/checkpoint/side_files.ts");
   const { requireContent } = await import("../model/io/small_file.ts");
   const found = new Map<string, Uint8Array>();
@@ -142,7 +142,7 @@ async function readSideFiles(source: FileSource, out: Output): Promise<Map<strin
   return found;
 }
 
-async function filesOf(folder: string): Promise<{ name: string; bytes: number }[]> {
+export async function filesOf(folder: string): Promise<{ name: string; bytes: number }[]> {
   const { fileSize, folderSource } = await import("../model/node/files.ts");
   const names = await folderSource(folder).list();
   return Promise.all(names.map(async (name) => ({ name, bytes: (await fileSize(join(folder, name))) ?? 0 })));

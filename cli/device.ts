@@ -6,7 +6,7 @@ import type { Context } from "./context.ts";
 /** Opens the adapter that was asked for, or the fastest one. The caller destroys the device. Throws `DeviceError`, `ArgumentError`. */
 export async function createDevice(
   adapter?: string | number,
-  options: Pick<DeviceOptions, "tuned"> = {},
+  options: Pick<DeviceOptions, "tuned" | "memoryBudget"> = {},
 ): Promise<Device> {
   const { Device: Opened } = await import("../engine/index.ts");
   await import("../kernels/index.ts");
@@ -17,9 +17,16 @@ export async function createDevice(
   }
 }
 
-/** The same for commands that work with it: warns about a software adapter. */
-export async function openDevice(adapter: string | number | undefined, { out }: Context): Promise<Device> {
-  const device = await createDevice(adapter);
+/**
+ * The same for commands that work with it: warns about a software adapter.
+ * @param memoryBudget bytes that tensors may take (default: the engine's)
+ */
+export async function openDevice(
+  adapter: string | number | undefined,
+  { out }: Context,
+  memoryBudget?: number,
+): Promise<Device> {
+  const device = await createDevice(adapter, memoryBudget === undefined ? {} : { memoryBudget });
   if (device.capabilities.software) out.warn(softwareWarning(device.name));
   return device;
 }

@@ -12,9 +12,11 @@ import { addData } from "./data.ts";
 import { addDoctor } from "./doctor.ts";
 import { addEval } from "./eval.ts";
 import { EXIT, Interrupted, exitCodeTable, reportError, reportUsage } from "./errors.ts";
+import { addFinetune } from "./finetune.ts";
 import { addGenerate } from "./generate.ts";
 import { addInspect } from "./inspect.ts";
 import { ownVersion } from "./packages.ts";
+import { addMerge } from "./merge.ts";
 import { addReconstruct } from "./reconstruct.ts";
 import { listenForSignals } from "./signals.ts";
 import { addTrain } from "./train.ts";
@@ -29,9 +31,11 @@ const COMMANDS: readonly AddCommand[] = [
   addReconstruct,
   addInspect,
   addConvert,
+  addMerge,
   addVerify,
   addEval,
   addTrain,
+  addFinetune,
   addCkpt,
   addData,
   addDoctor,

@@ -29,6 +29,17 @@ export const numberIn =
   (text) =>
     parse(text, `a number${range(min, max)}`, (n) => Number.isFinite(n) && n >= min && n <= max);
 
+const UNITS: Readonly<Record<string, number>> = { M: 1e6, G: 1e9, Mi: 2 ** 20, Gi: 2 ** 30 };
+
+/** A number of bytes: 12GB, 12 GiB, 800MB. */
+export function memorySize(text: string): number {
+  const [, number, unit] = /^(\d+\.?\d*)\s*([MG]i?)B$/i.exec(text.trim()) ?? [];
+  const factor = Object.entries(UNITS).find(([name]) => name.toLowerCase() === unit?.toLowerCase())?.[1];
+  if (number === undefined || !factor || !(Number(number) > 0))
+    throw new InvalidArgumentError("It must be a size such as 12GB, 12GiB or 800MB.");
+  return Math.floor(Number(number) * factor);
+}
+
 /** For an option that may be given several times, with one value each: one with several values would take the arguments behind it too. */
 export const collect = (text: string, before: readonly string[] = []): readonly string[] => [...before, text];
 
@@ -40,6 +51,25 @@ export const adapterOption = (): Option =>
     "--adapter <adapter>",
     "GPU adapter: its number in the list of janus doctor, or part of its name (default: the fastest)",
   ).argParser(adapter);
+
+/** An adapter on the command line: its folder, and the factor of its update. */
+export interface LoraFlag {
+  readonly folder: string;
+  readonly weight: number;
+}
+
+/** Parses `folder` or `folder:weight`. */
+export function parseLora(text: string, before: readonly LoraFlag[] = []): readonly LoraFlag[] {
+  const [, folder = text, weight] = /^(.+):([^:/\\]*)$/.exec(text) ?? [];
+  if (folder === "") throw new InvalidArgumentError("It must name a folder.");
+  return [...before, { folder, weight: weight === undefined ? 1 : parse(weight, "a folder, or a folder, : and a number", Number.isFinite) }]; // prettier-ignore
+}
+
+export const loraOption = (): Option =>
+  new Option(
+    "--lora <folder[:weight]>",
+    "apply a LoRA adapter (a folder in PEFT's layout, or a checkpoint of a run with lora), its update multiplied by the weight (default: 1); may be repeated",
+  ).argParser(parseLora);
 
 export const quantizeOption = (): Option =>
   new Option(

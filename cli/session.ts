@@ -12,7 +12,8 @@ import { openDevice } from "./device.ts";
 import { UsageError } from "./errors.ts";
 import { MODEL_ARGUMENT, addHubOptions, resolveModel } from "./model_folder.ts";
 import type { HubFlags } from "./model_folder.ts";
-import { adapterOption, dtypeOption, numberIn, quantizeOption, wholeNumber } from "./options.ts";
+import { adapterOption, dtypeOption, loraOption, numberIn, quantizeOption, wholeNumber } from "./options.ts";
+import type { LoraFlag } from "./options.ts";
 
 export const DEFAULT_MODEL = "deepseek-ai/Janus-Pro-1B";
 const MAX_SEED = 0xffffffff;
@@ -21,6 +22,7 @@ export interface ModelFlags extends HubFlags {
   readonly model: string;
   readonly dtype?: FloatDType;
   readonly quantize?: Quantization;
+  readonly lora?: readonly LoraFlag[];
   readonly adapter?: string | number;
   readonly plain?: boolean;
   readonly verbose?: boolean;
@@ -31,6 +33,7 @@ export function addModelOptions(command: Command): Command {
     .addOption(new Option("--model <model>", MODEL_ARGUMENT).env("JANUS_MODEL").default(DEFAULT_MODEL))
     .addOption(dtypeOption())
     .addOption(quantizeOption())
+    .addOption(loraOption())
     .addOption(adapterOption())
     .option("--verbose", "print which generation settings come from the model's files");
 }
@@ -100,6 +103,7 @@ export async function openJanus(
   const { checkReady, Janus } = await import("../model/janus/node/janus.ts");
   const { describeGeneration } = await import("../model/janus/processor.ts");
   const ready = await checkReady(folder);
+  await checkAdapters(flags.lora ?? []);
   check(ready); // what can be wrong with the folder is said before the device is opened
   if (flags.verbose) for (const line of describeGeneration(ready.processor)) context.out.note(line);
   const device = await openDevice(flags.adapter, context);
@@ -114,6 +118,8 @@ export async function openJanus(
       onNotice: (message) => context.out.warn(message),
       onProgress: ({ bytes, totalBytes }) => progress.report({ done: bytes, total: totalBytes, label: "loading" }),
     });
+    for (const [i, { folder: path, weight }] of (flags.lora ?? []).entries())
+      await janus.loadAdapter(path, { name: `adapter-${i + 1}`, weight });
     const close = (): void => {
       janus.dispose();
       device.destroy();
@@ -123,6 +129,13 @@ export async function openJanus(
     device.destroy();
     throw error;
   }
+}
+
+/** Throws for adapters that cannot be read. */
+async function checkAdapters(adapters: readonly LoraFlag[]): Promise<void> {
+  const { readAdapter } = await import("../model/io/peft.ts");
+  const { folderSource } = await import("../model/node/files.ts");
+  for (const { folder } of adapters) await readAdapter(folderSource(folder));
 }
 
 /** A prompt as the beginning of a file name. */

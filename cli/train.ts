@@ -1,6 +1,7 @@
 /** `janus train`: a stage of training from a preset or a YAML file, a line per step; resumes a run that was stopped. */
 import { existsSync, statSync } from "node:fs";
 import { Option } from "commander";
+import type { TokenizerConfig, TrainConfig } from "../train/config.ts";
 import { expandShards } from "../train/node/data/shards.ts";
 import type { FieldNames, SourceSpec } from "../train/node/data/sources.ts";
 import type { StepEvent, TokenizerStepEvent } from "../train/node/report/log.ts";
@@ -134,16 +135,32 @@ async function run(settings: string, flags: TrainFlags, context: Context, ranked
     throw new UsageError("--measure-step needs --dry-run; a run measures every step");
   const model = await resolveModel(flags.model, context, flags);
   if (flags.dryRun) return await (await import("./dry_run.ts")).dryRun(model, config, flags, context);
-  const given = { model, sources, run: flags.run, cache: flags.cache, ranks: ranked.ranks };
+  await runTraining(
+    config,
+    { model, sources, run: flags.run, cache: flags.cache, ranks: ranked.ranks },
+    { ...flags, adapter: ranked.adapter },
+    context,
+  );
+}
+
+type AnyConfig = TrainConfig | TokenizerConfig;
+
+/** Trains with settings of any stage, and shows the steps. */
+export async function runTraining(
+  config: AnyConfig,
+  given: Pick<RunOptions, "model" | "sources" | "run" | "cache" | "ranks">,
+  flags: FollowFlags,
+  context: Context,
+): Promise<void> {
   const total = Math.min(config.steps, config.stopAt ?? config.steps);
   if (config.stage === 0) {
     const { trainTokenizer } = await import("../train/node/stage0/train.ts");
-    await follow(total, ranked, context, (common, show) =>
+    await follow(total, flags, context, (common, show) =>
       trainTokenizer({ ...given, ...common, config, onStep: (event) => show(event, tokenizerLine(event, total)) }),
     );
   } else {
     const { train } = await import("../train/node/train.ts");
-    await follow(total, ranked, context, (common, show) =>
+    await follow(total, flags, context, (common, show) =>
       train({ ...given, ...common, config, onStep: (event) => show(event, line(event, total)) }),
     );
   }
@@ -156,10 +173,21 @@ async function requireNoCheckpoints(run: string): Promise<void> {
     throw new UsageError(`--resume never: ${run} has checkpoints (the newest of step ${steps.at(-1)}); name another folder, or leave it out to resume`); // prettier-ignore
 }
 
+export interface FollowFlags {
+  readonly adapter?: string | number;
+  /** Bytes of the device's memory that the run may use (default: no bound). */
+  readonly memory?: number;
+  /** Say once how long the run will take, by its first steps. */
+  readonly showsTimeLeft?: boolean;
+}
+
+/** Steps by which the time of a run is estimated; the first one compiles kernels and is left out. */
+const TIMED_STEPS = 4;
+
 /** Opens the device, runs a training on it to its end or to a signal, and shows its steps. */
 async function follow(
   total: number,
-  { adapter }: RankedRun,
+  flags: FollowFlags,
   context: Context,
   start: (
     common: Pick<RunOptions, "device" | "stop" | "onNotice">,
@@ -167,12 +195,17 @@ async function follow(
   ) => Promise<RunResult>,
 ): Promise<void> {
   const { out, signal } = context;
-  const device = await openDevice(adapter, context);
+  const device = await openDevice(flags.adapter, context, flags.memory);
   try {
     using progress = out.progress("steps");
     const onNotice = (message: string): void => out.warn(message);
+    const ends: number[] = [];
     const result = await start({ device, stop: signal, onNotice }, ({ step }, text) => {
       out.note(text);
+      const taken = ends.length < TIMED_STEPS ? ends.push(performance.now()) : Infinity;
+      const left = total - step - 1;
+      if (flags.showsTimeLeft && taken === TIMED_STEPS && left > 0)
+        out.note(`about ${formatDuration((left * (ends.at(-1)! - ends[0]!)) / (taken - 1))} left for ${formatCount(left)} steps, by the last ${taken - 1}`); // prettier-ignore
       if (out.isTerminal) progress.report({ done: step + 1, total, label: "training" });
     });
     if (result.stopped)

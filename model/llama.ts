@@ -164,7 +164,7 @@ class LlamaLayer extends Module<readonly [Tensor, Sequence]> {
 
   constructor(config: LlamaConfig, layer: number, options: QuantizableOptions) {
     super();
-    const { quantize: _, ...plain } = options;
+    const { quantize: _, quantizeHead: _head, ...plain } = options;
     const norm = { ...plain, eps: config.eps };
     this.input_layernorm = new RMSNorm(config.hidden, norm);
     this.self_attn = new LlamaAttention(config, layer, options);
@@ -240,7 +240,7 @@ export class LlamaModel extends Module<readonly [Tensor, Sequence]> {
   /** @param options.quantize of the linear layers; embedding and norms keep `dtype` */
   constructor(config: LlamaConfig, options: QuantizableOptions = {}) {
     super();
-    const { quantize: _, ...plain } = options;
+    const { quantize: _, quantizeHead: _head, ...plain } = options;
     this.embed_tokens = new Embedding(config.vocabulary, config.hidden, plain);
     this.layers = Array.from({ length: config.layers }, (_, i) => new LlamaLayer(config, i, options));
     this.norm = new RMSNorm(config.hidden, { ...plain, eps: config.eps });

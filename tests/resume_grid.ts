@@ -35,6 +35,10 @@ export interface CellOptions {
   readonly steps: number;
   readonly dtype: "f32" | "bf16" | "f16";
   readonly muon?: boolean;
+  /** Trains an adapter, on weights of `dtype` or on quantised ones, with dropout. */
+  readonly lora?: "plain" | "int4";
+  /** AdamW keeps moments of 8 bits and no f32 masters. */
+  readonly int8?: boolean;
   /** From 0 to 1. */
   readonly random: () => number;
 }
@@ -97,7 +101,7 @@ export async function prepare(home: string, device: Device): Promise<void> {
 export async function runCell(
   home: string,
   cell: Cell,
-  { steps, dtype, muon = false, random }: CellOptions,
+  { steps, dtype, muon = false, lora, int8 = false, random }: CellOptions,
 ): Promise<Outcome> {
   const started = performance.now();
   const folder = mkdtempSync(join(home, "cell-"));
@@ -108,7 +112,14 @@ export async function runCell(
     length: LENGTH,
     steps,
     ratios: { und: 1, text: 1, gen: 2 },
-    optimizer: { lr: 2e-3, warmup: 5, cooldown: 5, weightDecay: 0.01, muon },
+    optimizer: {
+      lr: 2e-3,
+      warmup: 5,
+      cooldown: 5,
+      weightDecay: 0.01,
+      muon,
+      ...(int8 && { moments: "int8", masters: "bf16" }),
+    },
     microRows: ROWS / cell.accumulation,
     recompute: cell.recompute,
     dtype,
@@ -116,6 +127,7 @@ export async function runCell(
     lossScaling: { growthInterval: 5 },
     save: { every: half, keep: 2 },
     report: { every: 0 },
+    ...(lora && { lora: { rank: 4, dropout: 0.1, ...(lora === "int4" && { quantize: lora }) } }),
   };
   writeFileSync(join(folder, "settings.yaml"), JSON.stringify(settings));
   const start = (run: string): ReturnType<typeof startCli> =>

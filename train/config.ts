@@ -33,6 +33,10 @@ const languageOptimizer = optimizer
   .extend({
     /** Muon moves the matrices of the layers, AdamW all else. The report uses AdamW alone. Stage 1 trains no layers. */
     muon: z.boolean().default(false),
+    /** int8: AdamW keeps its moments in 8 bits, in blocks of 256 elements, those of small parameters in f32. */
+    moments: z.enum(["f32", "int8"]).optional(),
+    /** bf16: with int8 moments and dtype bf16, no f32 masters; weights are rounded by chance, so that small steps add up. */
+    masters: z.enum(["f32", "bf16"]).optional(),
     /** Momentum of Muon. */
     momentum: z.number().min(0).lt(1).default(MOMENTUM),
   })
@@ -54,6 +58,23 @@ const bad = z
     least: whole(0).default(100),
   })
   .prefault({});
+
+/** Low-rank adapters are trained instead of weights, which are frozen. */
+const lora = z.strictObject({
+  rank: whole(1).default(16),
+  /** The update is scaled by alpha / rank, with `rslora` by alpha / √rank (default: the rank). */
+  alpha: z.number().positive().optional(),
+  /** Part of the inputs of the adapters that are 0 in training. */
+  dropout: z.number().min(0).lt(1).default(0),
+  /**
+   * Linear layers that get an adapter, by the end of their paths, `*` for any characters: q_proj, self_attn.*, model.aligner.* (default: all that the stage
+   * trains). The text head cannot have one.
+   */
+  targets: z.array(z.string().min(1)).min(1).optional(),
+  rslora: z.boolean().default(false),
+  /** Quantise the frozen layers of the Llama and the image head (QLoRA). */
+  quantize: z.enum(["int8", "int4"]).optional(),
+});
 
 /** Settings of the page `report.html` in the run folder. They do not change training. */
 const page = z.strictObject({
@@ -111,6 +132,7 @@ const fields = z.strictObject({
       growthInterval: whole(1).default(2000),
     })
     .prefault({}),
+  lora: lora.optional(),
   /** Moving averages of what trains, in f32: `janus ckpt export --ema`. */
   ema: z.strictObject({ decay: z.number().gt(0).lt(1) }).optional(),
   seed: whole(0).default(0),
@@ -142,13 +164,28 @@ const fields = z.strictObject({
     .prefault({}),
 });
 
-const schema = fields.refine(({ stage, ratios }) => stage > 1 || ratios.und + ratios.gen > 0, {
-  path: ["ratios"],
-  message: "stage 1 learns nothing from texts alone; und or gen must be above 0",
-});
+const schema = fields
+  .refine(({ stage, ratios }) => stage > 1 || ratios.und + ratios.gen > 0, {
+    path: ["ratios"],
+    message: "stage 1 learns nothing from texts alone; und or gen must be above 0",
+  })
+  .refine(
+    ({ dtype, lora: adapters, optimizer: { masters, moments } }) =>
+      masters !== "bf16" || (moments === "int8" && dtype === "bf16" && !adapters),
+    {
+      path: ["optimizer", "masters"],
+      message:
+        "bf16 needs optimizer.moments=int8, dtype=bf16 and no lora, whose adapters are f32; change them, or leave it out",
+    },
+  )
+  .refine(({ lora: adapters, optimizer: { muon } }) => !adapters || !muon, {
+    path: ["optimizer", "muon"],
+    message: "moves the matrices of the layers, which are frozen with lora; leave one of them out",
+  });
 
 /** Settings of stages 1 to 3. */
 export type TrainConfig = z.infer<typeof schema>;
+export type LoraConfig = z.infer<typeof lora>;
 
 const tokenizerFields = z.strictObject({
   /** The image tokenizer trains, and nothing else does. */

@@ -19,9 +19,12 @@ import type { Part } from "../model/janus/checkpoint/inspect.ts";
 import { imageTokens } from "../model/janus/config.ts";
 import type { JanusConfig } from "../model/janus/config.ts";
 import { JanusForConditionalGeneration } from "../model/janus/janus.ts";
+import { LoraLinear, linearLayersOf } from "../model/nn/lora.ts";
+import { QuantizedLinear } from "../model/nn/quantized_linear.ts";
 import { VqModel } from "../model/vq.ts";
 import type { TokenizerConfig, TrainConfig } from "./config.ts";
 import { CODES_LABEL, ENCODED_AT_ONCE, PREFIX } from "./stage0/image_tokenizer.ts";
+import { quantizedBase } from "./lora.ts";
 import { IGNORE, imageSample, textSample } from "./samples.ts";
 import type { Sample, Task } from "./samples.ts";
 import { Trainer } from "./trainer.ts";
@@ -137,10 +140,9 @@ export async function estimateStep(sizes: JanusConfig, config: TrainConfig, like
   // Rows with images take most; they come last, when the gradients of all others are alive.
   const samples = [...byTask.text, ...byTask.gen, ...byTask.und];
   const { result, ...counts } = await countStep(like, (device) => {
-    const model = new JanusForConditionalGeneration(sizes, { dtype: config.dtype, init: false, device });
-    const parameters = new Map(model.namedParameters());
+    const model = new JanusForConditionalGeneration(sizes, { dtype: config.dtype, init: false, device, ...quantizedBase(config) }); // prettier-ignore
     return {
-      parameters,
+      parameters: () => sizesOf(model),
       begin: () => {
         const trainer = new Trainer(model, sizes, config, 0);
         return { trained: trainer.trained, step: () => launchStep(trainer, sizes, samples) };
@@ -167,7 +169,7 @@ export async function estimateTokenizerStep(
     const vq = new VqModel(sizes.vq, { init: false, device });
     const parameters = new Map([...vq.namedParameters()].map(([name, parameter]) => [PREFIX + name, parameter]));
     return {
-      parameters,
+      parameters: () => parameters,
       begin: () => {
         const training = new VqTraining(vq, vqOptions(config));
         const other = training.adversary?.discriminator.namedParameters() ?? [];
@@ -181,10 +183,24 @@ export async function estimateTokenizerStep(
   return counts;
 }
 
+interface Sized {
+  readonly size: number;
+}
+
+/** The parameters of a model by name, its quantised weights too. */
+function sizesOf(model: JanusForConditionalGeneration): Map<string, Sized> {
+  const found = new Map<string, Sized>(model.namedParameters());
+  for (const [path, layer] of linearLayersOf(model)) {
+    const base = layer instanceof LoraLinear ? layer.base : layer;
+    if (base instanceof QuantizedLinear) found.set(`${path}.qweight`, { size: base.outFeatures * base.inFeatures });
+  }
+  return found;
+}
+
 /** A model on a device, and what trains it, made only after the model has been counted. */
 type Made<T> = (device: Device) => {
-  /** Under their names in the model. */
-  readonly parameters: ReadonlyMap<string, Tensor>;
+  /** Under their names in the model, at the moment. */
+  readonly parameters: () => ReadonlyMap<string, Sized>;
   readonly begin: () => {
     readonly trained: ReadonlyMap<string, Tensor>;
     readonly step: () => Promise<T>;
@@ -216,9 +232,12 @@ async function countOn<T>(
     const { stats } = device.pool;
     const made = construct(() => make(device));
     const parts: Partial<Record<Part, { trained: number; frozen: number }>> = {};
-    const weights = stats.liveBytes;
+    const [loaded, before] = [stats.liveBytes, made.parameters()];
     const { trained, step } = made.begin();
-    for (const [name, { size }] of made.parameters) {
+    const parameters = made.parameters();
+    const added = [...trained].filter(([name]) => parameters.has(name) && !before.has(name)); // adapters
+    const weights = loaded + sum(added.map(([, { storage }]) => storage.bytes));
+    for (const [name, { size }] of parameters) {
       const part = (parts[partOf(name)] ??= { trained: 0, frozen: 0 });
       part[trained.has(name) ? "trained" : "frozen"] += size;
     }
@@ -275,7 +294,7 @@ export async function launchStep(
   const images = samples.filter(({ task }) => task === "gen").length;
   if (images) {
     const shape = [Math.min(ENCODED_AT_ONCE, images), 3, vq.imageSize, vq.imageSize];
-    const { device } = trainer.model.lm_head.weight;
+    const { device } = trainer;
     withLabel(CODES_LABEL, () =>
       noGrad(() => scope(() => void trainer.model.model.vqmodel.encode(full(shape, 0.1, { device })))),
     );

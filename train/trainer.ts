@@ -20,7 +20,7 @@ import { ONE_PROCESS, ownShare, sumCounts } from "./ranks.ts";
 import type { Ranks } from "./ranks.ts";
 import { TASKS, layRows, packSamples, requireImages } from "./samples.ts";
 import type { Sample, Task } from "./samples.ts";
-import { setStage } from "./stages.ts";
+import { microDraws, setTrained } from "./lora.ts";
 
 export interface TaskReport {
   /** Cross-entropy per trained token, nats. */
@@ -121,7 +121,7 @@ export class Trainer {
     ranks = ONE_PROCESS,
   ) {
     this.config = config = checkConfig(config, "Trainer");
-    model.requireUnquantized("Trainer");
+    if (!config.lora) model.requireUnquantized("Trainer");
     this.model = model.train();
     this.sizes = sizes;
     this.pad = pad;
@@ -130,8 +130,8 @@ export class Trainer {
     // A third of the traffic of a step. f16 has too small a range for what is between the products of the MLPs.
     model.model.language_model.inner = config.dtype === "bf16" ? "bf16" : null;
     model.model.vision_model.encoder.recompute = config.recompute;
-    this.trained = setStage(model, config.stage);
-    const { beta1, beta2, epsilon, weightDecay, clip: maxNorm, muon, momentum } = config.optimizer;
+    this.trained = setTrained(model, config);
+    const { beta1, beta2, epsilon, weightDecay, clip: maxNorm, muon, momentum, moments = "f32", masters = "f32" } = config.optimizer; // prettier-ignore
     const inner = muon ? model.innerMatrices() : new Set<Tensor>();
     this.optimizer = new AdamW(
       [...this.trained].map(([name, tensor]) => ({
@@ -147,6 +147,8 @@ export class Trainer {
         epsilon,
         weightDecay,
         momentum,
+        moments,
+        masters,
         maxNorm,
         lossScaling: config.dtype === "f16" ? config.lossScaling : null,
         emaDecay: config.ema?.decay,
@@ -317,15 +319,17 @@ export class Trainer {
       for (const [g, batch] of batches.entries()) {
         await new Promise((resolve) => setTimeout(resolve)); // signals, and what reads the data, come in between
         await this.device.throttle(); // images of all rows would wait in host memory
-        scope(() => {
-          const losses = taskLosses(this.model, batch, sizes.vision.imageSize);
-          const loss = totalLoss(losses, trained, config.weights);
-          if (loss?.requiresGrad) backward(this.optimizer.scale(loss));
-          for (const task of TASKS) {
-            const part = losses[task]?.detach().clone().keep();
-            if (part) parts.push({ task, rows: groups[g]!, loss: part });
-          }
-        });
+        microDraws({ device: this.device, seed: config.seed, step: this.step, group: g }, () =>
+          scope(() => {
+            const losses = taskLosses(this.model, batch, sizes.vision.imageSize);
+            const loss = totalLoss(losses, trained, config.weights);
+            if (loss?.requiresGrad) backward(this.optimizer.scale(loss));
+            for (const task of TASKS) {
+              const part = losses[task]?.detach().clone().keep();
+              if (part) parts.push({ task, rows: groups[g]!, loss: part });
+            }
+          }),
+        );
       }
       return {
         parts,

@@ -1,6 +1,5 @@
 /** The linear layer: a matrix product with bias, activation and residual in its epilogue, and its gradient. */
 import {
-  AutogradError,
   DTypeError,
   contiguousStrides,
   ShapeError,
@@ -19,6 +18,7 @@ import { ACTIVATIONS } from "./epilogue.ts";
 import type { Activation } from "./epilogue.ts";
 import { activation as activationLibrary } from "./libraries.ts";
 import { QuantizedWeight, quantizedProduct } from "./quantized.ts";
+import { quantizedInputGradient } from "./quantized_gradient.ts";
 import { sumTo } from "../reduce/reduce.ts";
 
 export interface LinearOptions {
@@ -50,7 +50,7 @@ const FORMULAS = {
  * its tanh form. All of f32, f16, bf16, also mixed; sums are f32. The weight may be larger than a binding.
  * One launch without gradients; with them the value before the activation is kept and the activation is a separate
  * launch. Gradients of weight and bias are f32, that of x has x's dtype. Throws `ShapeError` if sizes do not fit.
- * A quantised weight is for inference: `AutogradError` if anything requires a gradient. Its result has the dtype of x by default.
+ * A quantised weight has no gradient; that of x goes through it (`quantized_gradient.ts`). Its result has the dtype of x by default.
  */
 export function linear(
   x: Tensor,
@@ -110,24 +110,44 @@ function quantizedLinear(x: Tensor, weight: QuantizedWeight, bias: Tensor | null
       throw new DTypeError(`linear: x, bias and residual must have a floating dtype; got ${t}. Cast it to f32 first.`);
   if (!isFloat(dtype))
     throw new DTypeError(`linear: the result must be f32, f16 or bf16; got ${dtype}. Change the dtype.`);
-  if (gradEnabled() && floats.some((t) => t?.requiresGrad))
-    throw new AutogradError(
-      `linear: a quantised weight must be used without gradients; got ${weight} with an input that requires one. Use noGrad(), or train a model that is not quantised.`,
-    );
   const shape = [...x.shape.slice(0, -1), n];
   checkEpilogue("linear", shape, { bias, activation, residual });
+  const flat = (t: Tensor): Tensor => asMatrix(t.rank === 1 ? t.strided([1, t.shape[0]!], [0, t.strides[0]!]) : t);
+  const forward = (epilogue: { activation: Activation | null; residual: Tensor | null }): Tensor =>
+    quantizedProduct({ op: "linear", x: flat(x), weight, bias, dtype, ...epilogue }).strided(
+      shape,
+      contiguousStrides(shape),
+    );
+  if (!gradEnabled() || !floats.some((t) => t?.requiresGrad))
+    return scope(() => forward({ activation, residual: residual && flat(residual) }));
   return scope(() => {
-    const flat = (t: Tensor): Tensor => asMatrix(t.rank === 1 ? t.strided([1, t.shape[0]!], [0, t.strides[0]!]) : t);
-    const y = quantizedProduct({
-      op: "linear",
-      x: flat(x),
-      weight,
-      bias,
-      activation,
-      residual: residual && flat(residual),
-      dtype,
-    });
-    return y.strided(shape, contiguousStrides(shape));
+    if (!activation) return recordQuantized(floats, weight, forward({ activation, residual: residual && flat(residual) }), null); // prettier-ignore
+    const before = forward({ activation: null, residual: null });
+    const y = residual
+      ? map(FORMULAS[activation].forwardResidual, [before, residual], { dtype })
+      : map(FORMULAS[activation].forward, [before], { dtype });
+    return recordQuantized(floats, weight, y, { before, activation });
+  });
+}
+
+/** Puts y on the tape, with the weight if x has a gradient; the weight has none. */
+function recordQuantized(
+  inputs: readonly (Tensor | null)[],
+  weight: QuantizedWeight,
+  y: Tensor,
+  inner: { readonly before: Tensor; readonly activation: Activation } | null,
+): Tensor {
+  const { shape, dtype } = inputs[0]!;
+  const saved = [weight.words, weight.scales, ...(inner ? [inner.before] : [])];
+  return record("linear", inputs, y, saved, (g, [words, scales, before], needs) => {
+    const dy = inner ? map(FORMULAS[inner.activation].backward, [g, before!], { dtype: g.dtype }) : g;
+    const flat = asMatrix(dy.rank === 1 ? dy.reshape([1, -1]) : dy);
+    const kept = new QuantizedWeight(words!, scales!, weight.shape[1]);
+    return [
+      needs[0] ? quantizedInputGradient(flat, kept, dtype).strided(shape, contiguousStrides(shape)) : null,
+      needs[1] ? contiguousCopy(sumTo(flat, [weight.shape[0]])) : null,
+      needs[2] ? g : null,
+    ];
   });
 }
 

@@ -1,6 +1,6 @@
 /**
  * Products with a quantised weight: y = activation(x · Wᵗ + bias) + residual, W [N, K] of 8 or 4 bits (`quantized_format.ts`). Kernels dequantise in
- * registers; sums are f32. The weight has no gradient, and none goes through it.
+ * registers; sums are f32. The weight has no gradient; that of x is `quantized_gradient.ts`.
  */
 import {
   ArgumentError,

@@ -13,8 +13,9 @@ import { Embedding, Linear } from "../nn/layers.ts";
 import type { LayerOptions } from "../nn/layers.ts";
 import { LlamaModel } from "../llama.ts";
 import type { Sequence } from "../llama.ts";
+import { LoraLinear, linearLayersOf } from "../nn/lora.ts";
 import { Module } from "../nn/module.ts";
-import { QuantizedLinear, linearLayer, quantizedLayers } from "../nn/quantized_linear.ts";
+import { QuantizedLinear, linearLayer } from "../nn/quantized_linear.ts";
 import { requirePart } from "./checkpoint/expected.ts";
 import type { OptionalPart } from "./checkpoint/expected.ts";
 import type { AnyLinear, QuantizableOptions } from "../nn/quantized_linear.ts";
@@ -77,7 +78,7 @@ export class JanusModel extends Module {
 
   constructor(config: JanusConfig, quantizable: QuantizableOptions) {
     super();
-    const { quantize: _, ...options } = quantizable;
+    const { quantize: _, quantizeHead: _head, ...options } = quantizable;
     const { hidden } = config.language;
     this.vision_model = new SiglipVisionModel(config.vision, options);
     this.aligner = new Aligner(config.vision.hidden, hidden, config.aligner.depth, options);
@@ -109,16 +110,21 @@ export class JanusForConditionalGeneration extends Module<readonly [Tensor, Sequ
     this.model = new JanusModel(config, options);
     const { hidden, vocabulary, tied } = config.language;
     const weight = this.model.language_model.embed_tokens.weight;
-    this.lm_head = linearLayer(hidden, vocabulary, { ...options, bias: false, ...(tied && { weight }) });
+    const { quantize, quantizeHead = true, ...rest } = options;
+    const head = { ...rest, ...(quantize && quantizeHead && { quantize }), bias: false, ...(tied && { weight }) };
+    this.lm_head = linearLayer(hidden, vocabulary, head);
   }
 
   get device(): Device {
     return this.model.language_model.norm.weight.device;
   }
 
-  /** How the Llama's linear layers and both heads are quantised, or the first of them that is; null if none is. */
+  /** How the Llama's linear layers and the heads are quantised; null if they are not. */
   get quantization(): Quantization | null {
-    for (const [, layer] of quantizedLayers(this)) return layer.kind;
+    for (const [, layer] of linearLayersOf(this)) {
+      const base = layer instanceof LoraLinear ? layer.base : layer;
+      if (base instanceof QuantizedLinear) return base.kind;
+    }
     return null;
   }
 

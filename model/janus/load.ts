@@ -34,6 +34,8 @@ export interface LoadOptions {
    * tokenizer, embeddings, aligners, norms. For inference alone.
    */
   readonly quantize?: Quantization;
+  /** With `quantize`, false: the text head keeps `dtype`. Default: true. */
+  readonly quantizeHead?: boolean;
   readonly onProgress?: (progress: LoadProgress) => void;
   /** Things worth saying: unknown keys of the checkpoint's files, tensors with values that are not finite, by name. Default: `console.warn`. */
   readonly onNotice?: (message: string) => void;
@@ -62,13 +64,20 @@ export async function loadModel(
     throw new ArgumentError(
       `loadModel: the checkpoint must not be quantised for quantize "${quantize}"; got one in ${checkpoint.quantization}. Leave quantize out, or load the full checkpoint.`,
     );
+  if (options.quantizeHead === false && (checkpoint.quantization || !quantize))
+    throw new ArgumentError(
+      `loadModel: quantizeHead needs quantize and a checkpoint that is not quantised; got ${checkpoint.quantization ? `one in ${checkpoint.quantization}` : "no quantize"}. Leave it out.`,
+    );
   const dtype = options.dtype ?? mainDType(checkpoint);
   const placed = { dtype: dtype as DType, ...(options.device && { device: options.device }), init: false };
   const one = checkpoint.quantization ?? quantize;
   const kinds = one ? null : ownKinds(checkpoint);
   const kind = one ?? mostCommon([...kinds!.values()]);
   const model = construct(() => {
-    const whole = new JanusForConditionalGeneration(checkpoint.config, { ...placed, ...(kind && { quantize: kind }) });
+    const whole = new JanusForConditionalGeneration(checkpoint.config, {
+      ...placed,
+      ...(kind && { quantize: kind, quantizeHead: options.quantizeHead ?? true }),
+    });
     if (kind && kinds) replaceOthers(whole, kinds, placed);
     whole.removeParts(checkpoint.missing);
     return whole;
@@ -223,16 +232,29 @@ const SAMPLE_BYTES = 256;
  * bytes of every tensor, in hex. It is the same for a checkpoint in either layout, sharded or not, but differs between
  * dtypes.
  */
-export async function fingerprint(checkpoint: Checkpoint): Promise<string> {
+export const fingerprint = (checkpoint: Checkpoint): Promise<string> =>
+  sampledHash(checkpoint.parameters, (source, at, length) => checkpoint.read(source, at, length));
+
+interface Sampled {
+  readonly dtype: string;
+  readonly shape: readonly number[];
+  readonly bytes: number;
+}
+
+/** The hash of `fingerprint`, for tensors by name. `read` must return bytes that stay as they are. */
+export async function sampledHash<T extends Sampled>(
+  tensors: Iterable<readonly [string, T]>,
+  read: (tensor: T, at: number, length: number) => Promise<Uint8Array>,
+): Promise<string> {
   const parts: Uint8Array[] = [];
-  for (const [name, source] of [...checkpoint.parameters].sort(([a], [b]) => (a < b ? -1 : 1))) {
+  for (const [name, source] of [...tensors].sort(([a], [b]) => (a < b ? -1 : 1))) {
     parts.push(new TextEncoder().encode(`${name} ${source.dtype} ${source.shape.join("x")}\n`));
     const length = Math.min(SAMPLE_BYTES, source.bytes);
     const whole = source.bytes <= SAMPLES * SAMPLE_BYTES;
-    if (whole) parts.push(await checkpoint.read(source));
+    if (whole) parts.push(await read(source, 0, source.bytes));
     else
       for (let i = 0; i < SAMPLES; i++)
-        parts.push(await checkpoint.read(source, Math.floor(((source.bytes - length) * i) / (SAMPLES - 1)), length));
+        parts.push(await read(source, Math.floor(((source.bytes - length) * i) / (SAMPLES - 1)), length));
   }
   const all = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
   let at = 0;

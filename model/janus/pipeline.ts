@@ -23,6 +23,9 @@ import { decodeByBrowser, fromCanvas, fromImageData, isCanvas, isImageData } fro
 import { decodePicture, reconstruct } from "./image_codes.ts";
 import type { Reconstruction } from "./image_codes.ts";
 import type { JanusForConditionalGeneration } from "./janus.ts";
+import { removeAdapters, setAdapters } from "../nn/lora.ts";
+import { adapterFingerprint, loadAdapter } from "./adapters.ts";
+import type { LoadAdapterOptions } from "./adapters.ts";
 import { fingerprint, loadModel } from "./load.ts";
 import type { LoadOptions } from "./load.ts";
 import { readProcessor } from "./processor.ts";
@@ -70,6 +73,7 @@ export const LOAD_OPTIONS = optionNames<LoadOptions>({
   device: true,
   dtype: true,
   quantize: true,
+  quantizeHead: true,
   onProgress: true,
   onNotice: true,
   signal: true,
@@ -82,8 +86,9 @@ export class Janus {
   /** The bare model: its submodules are callable with tensors. */
   readonly model: JanusForConditionalGeneration;
   readonly processor: Processor;
-  /** Distinguishes these weights from others, in either layout; see `fingerprint`. */
-  readonly fingerprint: string;
+  private readonly hash: string;
+  /** Adapters by name, with their fingerprints and the factors of their updates. */
+  private readonly loaded = new Map<string, { readonly hash: string; readonly weight: number }>();
 
   constructor(
     name: string,
@@ -96,7 +101,7 @@ export class Janus {
     this.config = config;
     this.model = model;
     this.processor = processor;
-    this.fingerprint = hash;
+    this.hash = hash;
   }
 
   /**
@@ -135,6 +140,40 @@ export class Janus {
 
   get device(): Device {
     return this.model.device;
+  }
+
+  /** Distinguishes these weights from others, in either layout (see `fingerprint`), with the adapters that are switched on. */
+  get fingerprint(): string {
+    const on = [...this.loaded.values()].filter(({ weight }) => weight !== 0);
+    return [this.hash, ...on.map(({ hash, weight }) => `${hash.slice(0, 16)}*${weight}`).sort()].join("+");
+  }
+
+  /** The loaded adapters by name, with the factors of their updates. */
+  get adapters(): Readonly<Record<string, number>> {
+    return Object.fromEntries([...this.loaded].map(([name, { weight }]) => [name, weight]));
+  }
+
+  /**
+   * Loads an adapter in PEFT's layout from its files, beside those that are loaded, and switches it on. Throws `ArgumentError` for a name that is taken,
+   * subclasses of `CheckpointError` for files that are damaged, not supported, or made for another model.
+   */
+  async loadAdapter(files: Files, options: LoadAdapterOptions = {}): Promise<void> {
+    const source = fileSourceOf("loadAdapter", files);
+    const hash = await adapterFingerprint(source);
+    const { name } = await loadAdapter(this.model, source, options);
+    this.loaded.set(name, { hash, weight: options.weight ?? 1 });
+  }
+
+  /** Sets the factors of the updates of the adapters; those that are not named are switched off. Throws `ArgumentError` for a name that is not loaded. */
+  setAdapters(weights: Readonly<Record<string, number>>): void {
+    setAdapters(this.model, weights);
+    for (const [name, one] of this.loaded) this.loaded.set(name, { ...one, weight: weights[name] ?? 0 });
+  }
+
+  /** Frees the adapter `name`, or all adapters. */
+  removeAdapters(name?: string): void {
+    removeAdapters(this.model, name);
+    for (const own of this.loaded.keys()) if (name === undefined || own === name) this.loaded.delete(own);
   }
 
   /**

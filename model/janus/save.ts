@@ -3,7 +3,9 @@
  * whose weight file is read off the device piece by piece; layouts, dtypes, shards and side files are then the conversion's work
  * (checkpoint/convert.ts), the same as for files. The other way round is load.ts.
  */
+import { ArgumentError } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
+import { adapterNames } from "../nn/lora.ts";
 import { checkRange, fileSet } from "../io/bytes.ts";
 import type { FileSource, FolderSink, RandomAccess } from "../io/bytes.ts";
 import { EXTRA_FILE, openCheckpoint, sourceOf } from "./checkpoint/checkpoint.ts";
@@ -109,6 +111,11 @@ type Weights = ReadonlyMap<string, Weight>;
 
 function weightsOf(model: JanusForConditionalGeneration): Weights {
   model.requireUnquantized("saveModel");
+  const adapters = adapterNames(model);
+  if (adapters.length)
+    throw new ArgumentError(
+      `saveModel: the model must have no adapters; got ${adapters.join(", ")}. Merge them into the weights, remove them, or save them with saveAdapter.`,
+    );
   return onDevice(model.namedParameters());
 }
 

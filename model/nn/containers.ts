@@ -130,6 +130,11 @@ export class ModuleDict<M extends AnyModule = Module>
     return this;
   }
 
+  /** Takes a module out of the dictionary, not disposed; false if there is none of that name. */
+  delete(name: string): boolean {
+    return this.has(name) && delete (this as Record<string, unknown>)[name];
+  }
+
   keys(): string[] {
     return [...this].map(([name]) => name);
   }

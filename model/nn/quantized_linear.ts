@@ -31,7 +31,8 @@ function weightParts(
 
 /**
  * y = x · weightᵀ + bias with a weight of 8 or 4 bits: x [..., inFeatures] → [..., outFeatures]. The weight is two buffers, u32 `qweight` and f16
- * `scales`, in the format of `model/io/quantize.ts`; their values are undefined until they are loaded. `inFeatures` is a multiple of 4. No gradient goes through it.
+ * `scales`, in the format of `model/io/quantize.ts`; their values are undefined until they are loaded. `inFeatures` is a multiple of 4. The
+ * weight has no gradient; that of x goes through it.
  */
 export class QuantizedLinear extends Module {
   readonly qweight: Buffer;
@@ -82,14 +83,17 @@ export type AnyLinear = Linear | QuantizedLinear;
 export interface QuantizableOptions extends LayerOptions {
   /** Default: the weights are of `dtype`. */
   readonly quantize?: Quantization;
+  /** False: the text head keeps `dtype`. Default: true. */
+  readonly quantizeHead?: boolean;
 }
 
 /** A linear layer, quantised if the options say so. */
 export function linearLayer(
   inFeatures: number,
   outFeatures: number,
-  { quantize, ...options }: QuantizableOptions & { bias?: boolean; weight?: Parameter },
+  { quantize, ...given }: QuantizableOptions & { bias?: boolean; weight?: Parameter },
 ): AnyLinear {
+  const { quantizeHead: _, ...options } = given;
   if (!quantize) return new Linear(inFeatures, outFeatures, options);
   const { weight: _tied, ...own } = options; // a quantised head is not tied to the embedding, which keeps its dtype
   return new QuantizedLinear(inFeatures, outFeatures, quantize, own);
@@ -111,7 +115,7 @@ export function linearLayers(
   outFeatures: readonly number[],
   options: QuantizableOptions,
 ): AnyLinear[] {
-  const { quantize: kind, ...plain } = options;
+  const { quantize: kind, quantizeHead: _, ...plain } = options;
   if (!kind) return adjacentLinears(inFeatures, outFeatures, plain);
   const scaleBytes = 2 * Math.ceil(inFeatures / GROUP);
   if (outFeatures.some((count) => (count * scaleBytes) % ALIGNMENT))

@@ -52,8 +52,8 @@ const caseOf = (row: Row, kind: "int8" | "int4"): Case => {
   const width = groups * (kind === "int8" ? 8 : 4);
   const inputs: Input[] = [
     x,
-    { shape: [n, width], dtype: "u32", values: random32(n * width) },
-    { shape: [n, groups], values: scalesOf(n * groups), isFinite: true },
+    { shape: [n, width], dtype: "u32", values: random32(n * width), constant: true },
+    { shape: [n, groups], values: scalesOf(n * groups), isFinite: true, constant: true },
     ...(bias ? [{ shape: [n] }] : []),
     ...(residual ? [{ shape: [...x.shape.slice(0, -1), n], dtype: x.dtype ?? "f32" }] : []),
   ];
@@ -67,18 +67,16 @@ const caseOf = (row: Row, kind: "int8" | "int4"): Case => {
     inputs,
     run: (t) => {
       const [b, r] = rest(t);
-      return noGrad(() =>
-        F.linear(t[0]!, new QuantizedWeight(t[1]!, F.cast(t[2]!, "f16"), k), b, {
-          activation,
-          residual: r,
-          ...(dtype && { dtype }),
-        }),
-      );
+      const scales = noGrad(() => F.cast(t[2]!, "f16"));
+      return F.linear(t[0]!, new QuantizedWeight(t[1]!, scales, k), b, {
+        activation,
+        residual: r,
+        ...(dtype && { dtype }),
+      });
     },
     reference: (r) =>
       linearRef(r[0]!, dequantizedRef(r[1]!, r[2]!, k), bias ? r[3]! : null, activation, residual ? r.at(-1)! : null),
-    terms: k,
-    gradient: false,
+    terms: Math.max(k, n),
     windows: row.windows ?? false,
     crossesTiles: row.crossesTiles ?? false,
     variants: row.every ? variants : [],

@@ -51,6 +51,7 @@ const GRIDS: Readonly<Record<string, (p: Numbers, c: Numbers) => readonly [numbe
     ceil(p["size.0"]!, c["ROWS"]!),
     ceil(p["size.1"]!, (4 * c["WORKGROUP"]!) / c["LANES"]!),
   ],
+  matmul_quantized_backward: (p, c) => [ceil(p["size.0"]!, c["ROWS"]!), ceil(p["size.1"]!, 8 * c["WORKGROUP"]!)],
   matmul_subgroup_matrix: (p, c) => [ceil(p["size.0"]!, c["BM"]!), ceil(p["size.1"]!, c["BN"]!)],
   conv2d: (p, c) => [ceil(p["images"]! * (p["o_end"]! - p["o_first"]!) * (pixels(p) / c["stored"]!), 64)],
   conv2d_registers: (p) => [ceil(pixels(p), 8) * p["images"]! * tiles(p)],
@@ -158,7 +159,7 @@ const quantized: Problem[] = pairs.map(([m, n]) => ({
   run: (x: Tensor) => {
     const { device } = x;
     const parts = [empty([n, 8], { dtype: "u32", device }), empty([n, 2], { dtype: "f16", device })] as const;
-    return F.linear(x.detach(), new QuantizedWeight(...parts, 64));
+    return F.linear(x, new QuantizedWeight(...parts, 64));
   },
 }));
 

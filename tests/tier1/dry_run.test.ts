@@ -52,6 +52,8 @@ const WAYS = [
   { dtype: "bf16", microRows: 2 },
   { dtype: "bf16", microRows: 3, recompute: true, ema: { decay: 0.99 } },
   { dtype: "f16", microRows: 2, recompute: true },
+  { dtype: "bf16", recompute: true, lora: { rank: 4 }, optimizer: { lr: 1e-3, moments: "int8" } },
+  { dtype: "bf16", microRows: 2, lora: { rank: 8, dropout: 0.1, quantize: "int4" } },
 ];
 
 describe.each([1, 2, 3] as const)("stage %i", (stage) => {

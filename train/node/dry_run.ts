@@ -11,6 +11,7 @@ import { loadModel } from "../../model/janus/load.ts";
 import { folderSource } from "../../model/node/files.ts";
 import type { TokenizerConfig, TrainConfig } from "../config.ts";
 import { loadTokenizer } from "../stage0/image_tokenizer.ts";
+import { quantizedBase } from "../lora.ts";
 import { estimateStep, estimateTokenizerStep, launchStep, launchTokenizerStep } from "../estimate.ts";
 import type { StepCounts, StepEstimate } from "../estimate.ts";
 import { Trainer } from "../trainer.ts";
@@ -64,7 +65,12 @@ export const dryRun = (options: DryRunOptions): Promise<DryRun> =>
     }),
     less: "recompute=true, a smaller length or microRows, and dtype=bf16 take less",
     begin: async (checkpoint, { config, device, signal }, { samples }) => {
-      const model = await loadModel(checkpoint, { device, dtype: config.dtype, ...(signal && { signal }) });
+      const model = await loadModel(checkpoint, {
+        device,
+        dtype: config.dtype,
+        ...quantizedBase(config),
+        ...(signal && { signal }),
+      });
       const trainer = new Trainer(model, checkpoint.config, config, 0);
       return {
         step: async () => (await launchStep(trainer, checkpoint.config, samples)).losses.dispose(),

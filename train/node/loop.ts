@@ -90,8 +90,10 @@ export interface Start<Config extends AnyConfig> {
   /** Folders of the run and of the cache. */
   readonly run: string;
   readonly cache: string;
-  /** The newest checkpoint of the run, else the model to begin with. */
+  /** The files of the model: the newest checkpoint of the run, else the model to begin with; with adapters always that. */
   readonly source: FileSource;
+  /** The newest checkpoint of the run; null in a new run. */
+  readonly resumed: FileSource | null;
   readonly checkpoint: Checkpoint;
   /** Result of `Stage.state` at the newest checkpoint; null in a new run. */
   readonly state: unknown;
@@ -181,7 +183,8 @@ async function startOf<Config extends AnyConfig>(
 ): Promise<Start<Config>> {
   const { config, device, cache, stop, onNotice = () => undefined } = options;
   const signal = stop ? { signal: stop } : {};
-  const source = folderSource(newest ?? options.model);
+  const hasAdapter = "lora" in config && config.lora !== undefined; // whose checkpoints are no models
+  const source = folderSource((hasAdapter ? null : newest) ?? options.model);
   const checkpoint = await openCheckpoint(source);
   atEnd(() => checkpoint.close());
   checkpoint.requireUnquantized("train");
@@ -195,12 +198,13 @@ async function startOf<Config extends AnyConfig>(
     run: folder.path,
     cache,
     source,
+    resumed: newest === null ? null : folderSource(newest),
     checkpoint,
     state,
     onNotice,
     signal,
     atEnd,
-    sideFiles: await sideFilesOf(source),
+    sideFiles: hasAdapter ? new Map() : await sideFilesOf(source),
     quarantine: new Quarantine({ ...file, ...config.bad, settings: "bad.share, bad.least" }),
     openSources: async () => {
       const indexes: SourceIndex[] = [];

@@ -65,6 +65,10 @@ export function withChanges(
 export const loadConfig = (presetOrFile: string, changes: readonly string[] = []): TrainConfig =>
   checkConfig(withChanges(readSettings(presetOrFile), changes), presetOrFile);
 
+/** Settings with changes on top, checked again. */
+export const changeSettings = (settings: TrainConfig, changes: readonly string[]): TrainConfig =>
+  checkConfig(withChanges(settings, changes), "--set");
+
 /** A preset or a YAML file of any stage with changes on top, checked. */
 export const loadAnyConfig = (presetOrFile: string, changes: readonly string[] = []): TrainConfig | TokenizerConfig =>
   checkAnyConfig(withChanges(readSettings(presetOrFile), changes), presetOrFile);

@@ -1,16 +1,18 @@
 /** Stages 1 to 3 as a run: understanding, text and images through one model, with the samples, checkpoints and report of those stages. */
-import { knownOptions, now } from "../../engine/index.ts";
+import { ArgumentError, knownOptions, now } from "../../engine/index.ts";
 import type { FolderSink } from "../../model/io/bytes.ts";
 import { EMA_FILE } from "../../model/janus/checkpoint/checkpoint.ts";
 import type { JanusConfig } from "../../model/janus/config.ts";
 import type { JanusForConditionalGeneration } from "../../model/janus/janus.ts";
-import { loadModel } from "../../model/janus/load.ts";
+import { adapterBytes, reloadAdapter, saveAdapter } from "../../model/janus/adapters.ts";
+import { fingerprint, loadModel } from "../../model/janus/load.ts";
 import { Janus } from "../../model/janus/pipeline.ts";
 import { readProcessor } from "../../model/janus/processor.ts";
 import type { Processor } from "../../model/janus/processor.ts";
 import { planSave, readUnused, saveModel } from "../../model/janus/save.ts";
 import type { SaveOptions } from "../../model/janus/save.ts";
 import type { TrainConfig } from "../config.ts";
+import { TRAINED_ADAPTER, quantizedBase } from "../lora.ts";
 import { loadOptimizer, loadTensorsInto, saveTensors, tensorFileBytes } from "../optimizer_file.ts";
 import type { Sample, Task } from "../samples.ts";
 import { skipOf } from "../skips.ts";
@@ -47,6 +49,8 @@ interface JanusState {
   readonly loader: LoaderState;
   /** Trained tokens so far. */
   readonly tokens: Readonly<Tokens>;
+  /** With adapters: the fingerprint of the model that they are for. */
+  readonly base?: string;
 }
 
 /** Trains stage 1, 2 or 3. Throws as `runLoop` does, and `ArgumentError` for an option that is not known. */
@@ -60,7 +64,12 @@ async function loadStage(start: Start<TrainConfig>, measured: number | undefined
   const state = start.state as JanusState | null;
   const processor = await readProcessor(source, checkpoint.config);
   for (const notice of [...checkpoint.notices, ...processor.notices]) onNotice(notice);
-  const unused = await readUnused(checkpoint);
+  const base = config.lora ? await fingerprint(checkpoint) : null;
+  if (state && base !== null && state.base !== base)
+    throw new ArgumentError(
+      `train: the model must be the one that the adapter of ${start.run} is for; got another one, ${source.name}. Pass the same model.`,
+    );
+  const unused = config.lora ? new Map() : await readUnused(checkpoint);
 
   // The data, before what takes longer.
   const sources = await start.openSources();
@@ -69,7 +78,7 @@ async function loadStage(start: Start<TrainConfig>, measured: number | undefined
   // The model.
   const ceiling = measured ?? (await matmulCeiling(device, config.dtype));
   const about = await codesAbout(checkpoint, config.data.plain, config.dtype);
-  const model = await loadModel(checkpoint, { device, dtype: config.dtype, onNotice, ...signal });
+  const model = await loadModel(checkpoint, { device, dtype: config.dtype, onNotice, ...quantizedBase(config), ...signal }); // prettier-ignore
   atEnd(() => model.dispose());
   await checkpoint.close();
   const trainer = new Trainer(model, checkpoint.config, config, processor.tokenizer.specials.pad, start.ranks);
@@ -85,15 +94,19 @@ async function loadStage(start: Start<TrainConfig>, measured: number | undefined
   atEnd(() => loader.dispose());
 
   // The optimizer, and its state.
-  if (state) {
-    await loadOptimizer(source, OPTIMIZER, trainer.optimizer, signal);
-    if (config.ema) await loadTensorsInto(source, EMA_FILE, trainer.optimizer.averages(), signal);
+  if (state && start.resumed) {
+    if (config.lora) await reloadAdapter(model, start.resumed, TRAINED_ADAPTER);
+    await loadOptimizer(start.resumed, OPTIMIZER, trainer.optimizer, signal);
+    if (config.ema) await loadTensorsInto(start.resumed, EMA_FILE, trainer.optimizer.averages(), signal);
     trainer.resume(state.step, state.skipped);
   }
   const extras = { sideFiles: start.sideFiles, unused };
-  const { bytes } = await planSave(model, checkpoint.config, extras);
+  const { bytes } = config.lora
+    ? { bytes: adapterBytes(model, TRAINED_ADAPTER) }
+    : await planSave(model, checkpoint.config, extras);
   const tokens = { ...state?.tokens };
-  return new JanusStage({ run: start.run, sizes: checkpoint.config, processor, trainer, loader, sources, ceiling, extras, bytes, tokens }); // prettier-ignore
+  const of = base === null ? null : { hash: base, name: source.name };
+  return new JanusStage({ run: start.run, base: of, sizes: checkpoint.config, processor, trainer, loader, sources, ceiling, extras, bytes, tokens }); // prettier-ignore
 }
 
 function byTask(sources: readonly SourceIndex[]): Partial<Record<Task, SourceIndex[]>> {
@@ -124,6 +137,8 @@ function encoderOf(
 interface StageParts {
   /** Folder of the run. */
   readonly run: string;
+  /** With adapters: the model that they are for. */
+  readonly base: { readonly hash: string; readonly name: string } | null;
   readonly sizes: JanusConfig;
   readonly processor: Processor;
   readonly trainer: Trainer;
@@ -132,7 +147,7 @@ interface StageParts {
   /** FLOP/s that MFU is a part of. */
   readonly ceiling: number;
   readonly extras: SaveOptions;
-  /** Bytes of the model's weights in a checkpoint. */
+  /** Bytes of the weights in a checkpoint: the model's, or an adapter's. */
   readonly bytes: number;
   /** Trained tokens so far; counted on. */
   readonly tokens: Tokens;
@@ -198,13 +213,14 @@ class JanusStage implements Stage<Sample, StepEvent> {
   }
 
   state(loader: LoaderState): JanusState {
-    const { trainer, tokens } = this.parts;
-    return { step: trainer.step, skipped: trainer.skipped, loader, tokens };
+    const { trainer, tokens, base } = this.parts;
+    return { step: trainer.step, skipped: trainer.skipped, loader, tokens, ...(base && { base: base.hash }) };
   }
 
   async save(sink: FolderSink): Promise<void> {
-    const { trainer, sizes, extras } = this.parts;
-    await saveModel(trainer.model, sizes, sink, extras);
+    const { trainer, sizes, extras, base } = this.parts;
+    if (base) await saveAdapter(trainer.model, sink, { name: TRAINED_ADAPTER, base: base.name });
+    else await saveModel(trainer.model, sizes, sink, extras);
     await saveTensors(sink, OPTIMIZER, trainer.optimizer.stateDict());
     if (trainer.config.ema) await saveTensors(sink, EMA_FILE, trainer.optimizer.averages());
   }
@@ -217,7 +233,10 @@ class JanusStage implements Stage<Sample, StepEvent> {
     if (!isSampled && !at(every)) return null;
     const draw = (): Promise<void> => {
       const janus = new Janus(run, sizes, trainer.model, processor, `${run}, step ${trainer.step}`);
-      return drawSamples(janus, run, trainer.step, { ...how, ...(signal && { signal }) });
+      trainer.model.eval(); // no dropout
+      return drawSamples(janus, run, trainer.step, { ...how, ...(signal && { signal }) }).finally(
+        () => void trainer.model.train(),
+      );
     };
     const reconstructOnce = async (): Promise<void> => {
       if (reconstructions === 0 || (await readReconstructions(run)).length > 0) return;

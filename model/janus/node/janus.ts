@@ -2,6 +2,8 @@
 import { ArgumentError, Device, DeviceError, getDevice, knownOptions, shown } from "../../../engine/index.ts";
 import { ImageFormatError } from "../../image/image.ts";
 import type { RgbImage } from "../../image/image.ts";
+import type { LoadAdapterOptions } from "../adapters.ts";
+import type { Files } from "../../io/file_sources.ts";
 import type { LoadOptions } from "../load.ts";
 import { Janus as AnyJanus, LOAD_OPTIONS } from "../pipeline.ts";
 import type { ImageInput } from "../pipeline.ts";
@@ -54,6 +56,11 @@ export class Janus extends AnyJanus {
     );
     janus.pictures = options.pictures ?? {};
     return janus;
+  }
+
+  /** Loads an adapter as `Janus.loadAdapter` of browsers does; a text is the path of its folder. */
+  override async loadAdapter(files: Files, options: LoadAdapterOptions = {}): Promise<void> {
+    await super.loadAdapter(typeof files === "string" ? folderSource(files) : files, options);
   }
 
   protected override async image(input: ImageInput): Promise<RgbImage> {

@@ -157,11 +157,14 @@ export class Optimizer {
     );
     this.slots = parameters.map(({ tensor, master, rule, lrScale = 1 }, i) => {
       const fresh = (): Tensor => zerosLike(tensor, { dtype: "f32" }).keep();
-      const own = tensor.dtype === "f32" ? tensor : fresh();
+      const own = tensor.dtype === "f32" || rule.isMasterless ? tensor : fresh();
       if (own !== tensor) scope(() => castInto(own, master ?? cast(tensor.detach(), "f32")));
       const ema = emaDecay === undefined ? null : fresh();
       if (ema) scope(() => castInto(ema, own.detach()));
-      const moments = Object.fromEntries(rule.moments.map((key) => [key, fresh()]));
+      const spec = rule.momentSpec?.(tensor);
+      const moment = (): Tensor =>
+        spec ? zeros(spec.shape, { dtype: spec.dtype, device: tensor.device }).keep() : fresh();
+      const moments = Object.fromEntries(rule.moments.map((key) => [key, moment()]));
       return { row: i, name: names[i]!, tensor, rule, lrScale, master: own, moments, ema };
     });
   }
@@ -219,7 +222,7 @@ export class Optimizer {
       if (rule.isJoint)
         for (const [lrScale, alike] of groupBy(slots, (slot) => slot.lrScale)) rule.step(alike, contextOf(lrScale));
     for (const { tensor, master, ema } of this.slots)
-      if (ema && !tensor.grad) emaStep(ema, master, this.state, emaDecay);
+      if (ema && !tensor.grad) emaStep(ema, master.dtype === "f32" ? master : cast(master.detach(), "f32"), this.state, emaDecay); // prettier-ignore
   }
 
   /** Reads what the last step did. */
@@ -267,14 +270,16 @@ export class Optimizer {
     if (isOld) delete own["steps"];
     for (const [name, into] of Object.entries(own)) {
       const from = dict[name];
-      if (from?.shape.join() !== into.shape.join())
+      if (from?.shape.join() !== into.shape.join() || (from.dtype === "u32") !== (into.dtype === "u32"))
         throw new ArgumentError(
           `Optimizer.loadStateDict: "${name}" must be ${into}; got ${from ? String(from) : "none"}. Load a state of the same parameters and rules.`,
         );
     }
     scope(() => {
       for (const [name, into] of Object.entries(own))
-        if (dict[name] !== into) castInto(into, name === "steps" ? this.stepsOf(dict) : dict[name]!);
+        if (into.dtype === "u32" && dict[name]!.dtype === "u32") {
+          if (dict[name] !== into) copyInto(into, dict[name]!); // bytes, no numbers
+        } else if (dict[name] !== into) castInto(into, name === "steps" ? this.stepsOf(dict) : dict[name]!);
       for (const { tensor, master } of this.slots) if (master !== tensor) castInto(tensor, master);
     });
     if (isOld) this.spreadSteps();

@@ -1,6 +1,7 @@
 /** Update rules: AdamW and SGD for all parameters, Muon for the matrices inside a model. Each parameter group has one rule. */
 import { ArgumentError, knownOptions } from "../../../engine/index.ts";
-import type { Tensor } from "../../../engine/index.ts";
+import type { DType, Tensor } from "../../../engine/index.ts";
+import { adamw8Step, moments8Shape } from "../../../kernels/optim/adamw8.ts";
 import { adamwStep, muonStep, sgdStep } from "../../../kernels/index.ts";
 import type { AdamWBetas } from "../../../kernels/index.ts";
 
@@ -34,6 +35,10 @@ export interface StepContext {
 export interface Rule {
   /** Names of its state tensors of each parameter, as in the state dict. */
   readonly moments: readonly string[];
+  /** Shape and dtype of its state tensors of a parameter (default: f32 of its shape). */
+  readonly momentSpec?: (parameter: Tensor) => { readonly shape: readonly number[]; readonly dtype: DType };
+  /** True if it rewrites a 16-bit parameter itself: the optimizer keeps no f32 master of it. */
+  readonly isMasterless?: boolean;
   /** Columns of the bias corrections in the table of step counts. */
   readonly betas: AdamWBetas;
   /** Throws `ArgumentError` for a parameter that it cannot move. */
@@ -66,6 +71,41 @@ export function adamw(options: AdamWRuleOptions = {}): Rule {
         const table = { table: steps, row: parameter.row };
         const tensors = { ...sharedOf(parameter), m: m!, v: v!, steps: table };
         adamwStep(tensors, state, { beta1, beta2, epsilon, weightDecay, emaDecay });
+      }
+    },
+  };
+}
+
+export interface AdamW8RuleOptions extends AdamWRuleOptions {
+  /** "bf16": parameters in bf16 have no f32 master and are rounded by chance (default: "f32"). */
+  readonly masters?: "f32" | "bf16";
+}
+
+/** AdamW with moments of 8 bits in blocks: m is u32 [blocks, 130] with both (`adamw8Step`). */
+export function adamw8(options: AdamW8RuleOptions = {}): Rule {
+  knownOptions("adamw8", options, [...ADAMW_OPTIONS, "masters"]);
+  const { beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weightDecay = 0, masters = "f32" } = options;
+  requireDecay("adamw8", weightDecay);
+  if (masters !== "f32" && masters !== "bf16")
+    throw new ArgumentError(`adamw8: masters must be "f32" or "bf16"; got ${String(masters)}. Use one of them.`);
+  return {
+    moments: ["m"],
+    isMasterless: masters === "bf16",
+    ...(masters === "bf16" && {
+      check: (parameter: Tensor) => {
+        if (parameter.dtype === "f16")
+          throw new ArgumentError(
+            `adamw8: a parameter without an f32 master must be bf16 or f32; got ${parameter}. Use masters "f32".`,
+          );
+      },
+    }),
+    momentSpec: ({ size }) => ({ shape: moments8Shape(size), dtype: "u32" }),
+    betas: { beta1, beta2 },
+    step: (parameters, { state, steps, emaDecay }) => {
+      for (const parameter of parameters) {
+        const table = { table: steps, row: parameter.row };
+        const tensors = { ...sharedOf(parameter), moments: parameter.moments["m"]!, steps: table };
+        adamw8Step(tensors, state, { beta1, beta2, epsilon, weightDecay, emaDecay });
       }
     },
   };

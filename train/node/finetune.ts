@@ -1,0 +1,79 @@
+/** What a fine-tuning is planned from: the records of the data, the model's sizes, and the settings of a run that is resumed. */
+import { knownOptions } from "../../engine/index.ts";
+import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
+import type { JanusConfig } from "../../model/janus/config.ts";
+import { readProcessor } from "../../model/janus/processor.ts";
+import { folderSource } from "../../model/node/files.ts";
+import { readWhole } from "../../model/io/bytes.ts";
+import { checkConfig } from "../config.ts";
+import type { TrainConfig } from "../config.ts";
+import type { Task } from "../samples.ts";
+import { RecordEncoder } from "./data/encode.ts";
+import { indexSource, requireKnownFields } from "./data/index_file.ts";
+import type { SourceIndex } from "./data/index_file.ts";
+import type { SourceSpec } from "./data/sources.ts";
+import { countTokens, tokenizerHash } from "./data/token_counts.ts";
+import { Checkpoints } from "./run/checkpoints.ts";
+import { STATE, sideFilesOf } from "./run/run_state.ts";
+
+export interface Survey {
+  readonly sizes: JanusConfig;
+  /** Good records of each task. */
+  readonly records: Readonly<Record<Task, number>>;
+  /** Tokens of the longest record. */
+  readonly longest: number;
+}
+
+export interface SurveyOptions {
+  /** Folder of the model, whose tokenizer counts. */
+  readonly model: string;
+  readonly sources: readonly SourceSpec[];
+  readonly cache: string;
+  readonly signal?: AbortSignal;
+  readonly onNotice?: (message: string) => void;
+}
+
+/** Reads the sources once and counts their records and tokens; the counts are kept in the cache. Throws what sources and models throw. */
+export async function surveyData(options: SurveyOptions): Promise<Survey> {
+  knownOptions("surveyData", options, ["model", "sources", "cache", "signal", "onNotice"]);
+  const { model, sources, cache, signal, onNotice = () => undefined } = options;
+  const source = folderSource(model);
+  const checkpoint = await openCheckpoint(source);
+  await checkpoint.close();
+  checkpoint.requireUnquantized("finetune");
+  const processor = await readProcessor(source, checkpoint.config);
+  const by = tokenizerHash(await sideFilesOf(source), undefined);
+  const encoder = new RecordEncoder(processor, { seed: 0 });
+  const records = { und: 0, text: 0, gen: 0 };
+  let longest = 0;
+  const stop = signal && { signal };
+  const indexes: SourceIndex[] = [];
+  try {
+    for (const spec of sources) indexes.push(await indexSource(spec, cache, { ...stop, onNotice }));
+    requireKnownFields(indexes);
+    for (const index of indexes) {
+      const counts = await countTokens(index, encoder, by, cache, { ...stop });
+      records[index.task] += index.count - counts.bad;
+      longest = Math.max(longest, counts.longest);
+    }
+  } finally {
+    for (const index of indexes) await index.close();
+  }
+  return { sizes: checkpoint.config, records, longest };
+}
+
+const MAX_STATE = 2 ** 28; // bytes
+
+/** Settings of the newest checkpoint of a run; null if it has none. */
+export async function settingsOfRun(run: string): Promise<TrainConfig | null> {
+  const checkpoints = new Checkpoints(run);
+  const { newest } = await checkpoints.newestVerified({ hashes: false }).catch(() => ({ newest: null }));
+  if (!newest) return null;
+  const file = await folderSource(newest.path).open(STATE);
+  try {
+    const state = JSON.parse(new TextDecoder().decode(await readWhole(file, MAX_STATE))) as { config: unknown };
+    return checkConfig(state.config, `${newest.path}/${STATE}`);
+  } finally {
+    await file.close?.();
+  }
+}
