@@ -75,7 +75,10 @@ describe("sources of janus train", () => {
 });
 
 it.each<[string[], RegExp]>([
-  [["--classes", "names.txt"], /--classes is for folders of images by class, and no source is a folder/],
+  [
+    ["--classes", "names.txt"],
+    /--classes is for folders of images by class and tar shards, and no source is one of them/,
+  ],
   [["--images", "i", "folder"], /--images is for files/],
   [["--ignore-field", "score", "folder"], /--ignore-field is for records of files/],
 ])("janus data index refuses an option that no source uses: %j", async ([flag, value, kind], message) => {

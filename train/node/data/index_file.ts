@@ -273,7 +273,7 @@ async function openByHash(
   const isThere = async (file: string): Promise<boolean> => (await stat(file).catch(() => null)) !== null;
   if (!(await isThere(`${base}.idx`))) return null;
   const index = await openFile(`${base}.idx`);
-  const footer = await readFooter(index).finally(async () => await index.close?.());
+  const footer = await footerOf(index);
   const isListed = footer && ["folder", "tar", "parquet"].includes(footer.format);
   if (footer?.hash !== hash || (isListed && !(await isThere(`${base}.jsonl`)))) return null;
   const records = await openRecords(spec, footer, base);
@@ -282,6 +282,15 @@ async function openByHash(
   } catch (error) {
     await records.close();
     throw error;
+  }
+}
+
+/** The footer of an index, which is closed then. */
+async function footerOf(index: RandomAccess): Promise<Footer | null> {
+  try {
+    return await readFooter(index);
+  } finally {
+    await index.close?.();
   }
 }
 
