@@ -1,14 +1,19 @@
 /**
- * `node scripts/run.mjs bench/quantization.ts FOLDER`: what quantising a model changes. Logits of int8 and int4 against those of bf16 weights: KL divergence
+ * `node scripts/run.mjs bench/quantization.ts FOLDER [PNG]`: what quantising a model changes. Logits of int8 and int4 against those of bf16 weights: KL divergence
  * and agreement of the most probable token, for text and for image codes along the codes that the bf16 model draws; codes that a quantised
- * model draws from the same seed, and the difference of the images.
+ * model draws from the same seed, and the difference of the images, which PNG shows side by side; the error of each layer's output.
  */
 import { Device, F, noGrad, scope, setDevice, tensor } from "../index.ts";
 import type { Quantization, Tensor } from "../index.ts";
 import { Janus } from "../model/janus/node/janus.ts";
 import { shippedModel } from "../model/janus/node/shipped.ts";
+import type { RgbImage } from "../model/image/image.ts";
+import { writeFileAtomic } from "../model/node/files.ts";
+import { encodePng } from "../model/node/image_file.ts";
 import { table } from "./harness.ts";
+import { layerErrors, layerTable } from "./quantization_layers.ts";
 
+const KINDS = ["int8", "int4"] as const;
 const PROMPTS = ["two red squares", "a blue circle left of a green ring", "a small yellow star"];
 
 /** What a model computes for the prompts. */
@@ -17,7 +22,7 @@ interface Outputs {
   readonly text: readonly Float32Array[];
   readonly codes: readonly Float32Array[];
   readonly drawn: readonly (readonly number[])[];
-  readonly images: readonly Uint8Array[];
+  readonly images: readonly RgbImage[];
   readonly weightBytes: number;
 }
 
@@ -44,11 +49,28 @@ export async function quantizationErrors(
   device: Device,
   kinds: readonly Quantization[] = ["int8", "int4"],
   draw = true,
-): Promise<QuantizationError[]> {
+): Promise<readonly QuantizationError[]> {
+  return (await compare(folder, device, kinds, draw)).errors;
+}
+
+interface Compared {
+  readonly errors: readonly QuantizationError[];
+  /** Images of the prompts: in bf16, then in each kind. */
+  readonly pictures: readonly (readonly RgbImage[])[];
+}
+
+async function compare(
+  folder: string,
+  device: Device,
+  kinds: readonly Quantization[],
+  draw: boolean,
+): Promise<Compared> {
   const bf16 = await outputsOf(folder, device, { draw });
   const errors: QuantizationError[] = [];
+  const pictures = [bf16.images];
   for (const kind of kinds) {
     const own = await outputsOf(folder, device, { draw, quantize: kind, along: bf16.drawn });
+    pictures.push(own.images);
     const same = own.drawn.flatMap((codes, i) => codes.map((code, k) => Number(code === bf16.drawn[i]![k])));
     errors.push({
       kind,
@@ -57,13 +79,15 @@ export async function quantizationErrors(
       codesKl: mean(own.codes.map((row, i) => klDivergence(bf16.codes[i]!, row))),
       codesTop1: mean(own.codes.map((row, i) => Number(argmax(row) === argmax(bf16.codes[i]!)))),
       drawnSame: mean(same),
-      psnr: psnr(bf16.images, own.images),
+      psnr: psnr(pixels(bf16.images), pixels(own.images)),
       weightBytes: own.weightBytes,
       bf16Bytes: bf16.weightBytes,
     });
   }
-  return errors;
+  return { errors, pictures };
 }
+
+const pixels = (images: readonly RgbImage[]): Uint8Array[] => images.map(({ data }) => Uint8Array.from(data));
 
 async function outputsOf(
   folder: string,
@@ -92,7 +116,7 @@ async function outputsOf(
     for (const t of [ids, positions]) t.dispose();
   }
   janus.dispose();
-  return { text, codes, drawn, images: pictures.map(({ image }) => Uint8Array.from(image.data)), weightBytes };
+  return { text, codes, drawn, images: pictures.map(({ image }) => image), weightBytes };
 }
 
 /** Rows of the last dimension. */
@@ -124,10 +148,28 @@ export function klDivergence(p: Float32Array, q: Float32Array): number {
   return a.reduce((sum, v, i) => sum + Math.exp(v) * (v - b[i]!), 0);
 }
 
-async function print(folder: string): Promise<void> {
+/** Images in a row for each prompt and a column for each model, 4 pixels apart; small ones are enlarged, pixel by pixel, to at least 128. */
+function sideBySide(pictures: readonly (readonly RgbImage[])[]): RgbImage {
+  const { width: side } = pictures[0]![0]!;
+  const [times, gap] = [Math.ceil(128 / side), 4];
+  const step = side * times + gap;
+  const [width, height] = [step * pictures.length - gap, step * pictures[0]!.length - gap];
+  const data = new Uint8Array(3 * width * height).fill(255);
+  for (const [column, images] of pictures.entries())
+    for (const [row, image] of images.entries())
+      for (let y = 0; y < side * times; y++)
+        for (let x = 0; x < side * times; x++) {
+          const from = 3 * (Math.floor(y / times) * side + Math.floor(x / times));
+          data.set(image.data.subarray(from, from + 3), 3 * ((row * step + y) * width + column * step + x));
+        }
+  return { width, height, data };
+}
+
+async function print(folder: string, png: string | undefined): Promise<void> {
   const device = await Device.create();
   setDevice(device);
-  const rows = (await quantizationErrors(folder, device)).map((e) => [
+  const { errors, pictures } = await compare(folder, device, KINDS, true);
+  const rows = errors.map((e) => [
     e.kind,
     ...[e.textKl, e.codesKl].map((v) => v.toExponential(2)),
     ...[e.textTop1, e.codesTop1, e.drawnSame].map((v) => `${(100 * v).toFixed(1)} %`),
@@ -136,8 +178,14 @@ async function print(folder: string): Promise<void> {
   ]);
   const head = ["weights", "KL text", "KL codes", "top-1 text", "top-1 codes", "codes drawn alike", "PSNR dB", "bytes / bf16"]; // prettier-ignore
   console.log(table(head, rows));
+  for (const [kind, layers] of await layerErrors(folder, device, PROMPTS, KINDS))
+    console.log(`\nrelative error of each layer's output in ${kind}, in percent\n${layerTable(layers)}`);
+  if (png !== undefined) {
+    await writeFileAtomic(png, await encodePng(sideBySide(pictures)));
+    console.log(`\n${png}: a prompt in each row; bf16, ${KINDS.join(", ")} from left to right`);
+  }
   device.destroy();
 }
 
 if (process.argv[1]?.endsWith("quantization.ts"))
-  await print(shippedModel(process.argv[2] ?? "shapes") ?? process.argv[2]!);
+  await print(shippedModel(process.argv[2] ?? "shapes") ?? process.argv[2]!, process.argv[3]);

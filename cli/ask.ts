@@ -78,7 +78,9 @@ async function ask(words: readonly string[], flags: AskFlags, context: Context):
   }
   const sampling = { ...samplingOf(flags), seed: flags.seed ?? anySeed() };
   const limit = flags.maxNewTokens === undefined ? {} : { maxNewTokens: flags.maxNewTokens };
-  using session = await openJanus(flags, context, ({ config, processor }) => {
+  const { requirePart } = await import("../model/janus/checkpoint/expected.ts");
+  using session = await openJanus(flags, context, ({ config, processor, missing }) => {
+    if (images.length) requirePart(missing, "ask", "understand images");
     const ids = questionIds(processor, question, images.length, flags.system);
     checkContext(ids, answerOptions(processor, limit, ids.length).maxNewTokens!, config.language.maxPositions);
   });

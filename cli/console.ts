@@ -55,6 +55,8 @@ export class Output {
   private readonly stderr: Stream;
   private bar: Bar | null = null;
   private hasResult = false;
+  /** Name of this process, if another one prints for both. */
+  private follower: string | null = null;
 
   constructor(options: OutputOptions = {}) {
     const { stdout = process.stdout, stderr = process.stderr, env = process.env } = options;
@@ -72,14 +74,19 @@ export class Output {
     stderr.on("error", () => undefined); // nobody reads the message
   }
 
+  /** Prints nothing but errors from here on, with `name` before them: another process of the same run prints the rest. */
+  follow(name: string): void {
+    this.follower = name;
+  }
+
   /** Whether notes and bars go to a terminal. */
   get isTerminal(): boolean {
-    return this.stderr.isTTY === true;
+    return this.stderr.isTTY === true && this.follower === null;
   }
 
   /** Text of the result, written as it comes; nothing with `--json`. */
   text(text: string): void {
-    if (this.json || this.broken) return;
+    if (this.json || this.broken || this.follower !== null) return;
     // A model's words and a folder's name must not reach the terminal as commands; a pipe gets what there is.
     this.around(this.stdout, this.stdout.isTTY ? printable(text) : text);
   }
@@ -88,7 +95,7 @@ export class Output {
   result(json: object, human?: string | (() => string)): void {
     if (this.hasResult) throw new Error("a command gave two results; it may give one");
     this.hasResult = true;
-    if (this.broken) return;
+    if (this.broken || this.follower !== null) return;
     if (this.json) {
       this.stdout.write(`${JSON.stringify(json, null, 2)}\n`);
     } else if (human !== undefined) {
@@ -99,15 +106,16 @@ export class Output {
 
   /** Prints a line to stderr, e.g. the reason for a wait. */
   note(text: string): void {
-    this.line(printable(text));
+    if (this.follower === null) this.line(printable(text));
   }
 
   warn(text: string): void {
-    this.line(`${this.colours.yellow("warning:")} ${printable(text)}`);
+    if (this.follower === null) this.line(`${this.colours.yellow("warning:")} ${printable(text)}`);
   }
 
   error(text: string): void {
-    this.line(`${this.colours.red("error:")} ${printable(text)}`);
+    const who = this.follower === null ? "" : `${this.follower}: `;
+    this.line(`${this.colours.red("error:")} ${printable(who + text)}`);
   }
 
   /** Prints an error as the JSON result, if there was no result yet. */

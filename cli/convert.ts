@@ -88,6 +88,7 @@ export async function convertFolder(from: string, to: string, flags: ConvertFlag
         ...options,
         sideFiles,
         signal,
+        onNotice: (message) => out.warn(message),
         onProgress: ({ bytes: done, totalBytes: total }) => progress.report({ done, total, label: "converting" }),
       });
       signal.throwIfAborted();

@@ -1,55 +1,29 @@
 /** `janus data`: inspects and prepares training data: indexes, a preview of the trained tokens, image codes. */
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { InvalidArgumentError, Option } from "commander";
 import type { Command } from "commander";
-import type { FloatDType } from "../model/io/cast.ts";
-import type { Checkpoint } from "../model/janus/checkpoint/checkpoint.ts";
-import type { CodesAbout } from "../train/node/data/codes.ts";
-import type { EncodeCodes } from "../train/stage0/image_tokenizer.ts";
-import type { CodeSource } from "../train/data/encode.ts";
 import type { SourceIndex } from "../train/node/data/index_file.ts";
 import type { TokenCounts } from "../train/node/data/token_counts.ts";
-import type { SourceSpec } from "../train/node/data/sources.ts";
 import { TASKS } from "../train/samples.ts";
 import type { Task } from "../train/samples.ts";
 import type { AddCommand, Context } from "./context.ts";
-import { openDevice } from "./device.ts";
+import { SourceSet, openModel, openSource, openTokenizer, specsOf, visible } from "./data_parts.ts";
+import type { ModelFlags, SourceFlags } from "./data_parts.ts";
+import { preview } from "./data_preview.ts";
+import type { PreviewFlags } from "./data_preview.ts";
+import { stats } from "./data_stats.ts";
+import type { StatsFlags } from "./data_stats.ts";
 import { UsageError } from "./errors.ts";
 import { formatBytes, formatCount, indent, table } from "./format.ts";
-import { MODEL_ARGUMENT, addHubOptions, resolveModel } from "./model_folder.ts";
+import { MODEL_ARGUMENT, addHubOptions } from "./model_folder.ts";
 import type { HubFlags } from "./model_folder.ts";
 import { adapter, wholeNumber } from "./options.ts";
 import { plainOption } from "./session.ts";
-import { CLASSES, requireUsed, specOf } from "./train.ts";
-import { expandShards } from "../train/node/data/shards.ts";
-
-interface SourceFlags {
-  readonly task?: Task;
-  readonly images?: string;
-  readonly classes?: string;
-  readonly ignoreField?: readonly string[];
-  readonly field?: Readonly<Record<string, readonly string[]>>;
-}
+import { CLASSES } from "./train.ts";
 
 interface IndexFlags extends SourceFlags, HubFlags {
   readonly cache: string;
   readonly model?: string;
-  readonly system?: string;
-}
-
-interface ModelFlags extends HubFlags {
-  readonly model: string;
-  readonly dtype: FloatDType;
-  readonly adapter?: string | number;
-  readonly plain?: boolean;
-}
-
-interface PreviewFlags extends SourceFlags, ModelFlags {
-  readonly n: number;
-  readonly from: number;
-  readonly cache?: string;
   readonly system?: string;
 }
 
@@ -102,9 +76,42 @@ export const addData: AddCommand = (program, context) => {
     .addOption(new Option("--n <n>", "number of samples").argParser(wholeNumber(1, 10_000)).default(3))
     .addOption(new Option("--from <record>", "first record, counted from 0").argParser(wholeNumber(0)).default(0))
     .option("--cache <folder>", "folder of indexes and image codes (default: nothing is stored)")
+    .addOption(
+      new Option("--length <tokens>", "tokens of a row, as the setting length: show where a sample is cut").argParser(
+        wholeNumber(16, 2 ** 20),
+      ),
+    )
+    .option("--truncate", "with --length: cut samples that are too long, as the setting data.truncate does")
+    .option("--html <file>", "write the samples as a page, with their images as the model gets them")
     .option(...SYSTEM_FLAG)
     .option(...JSON_FLAG)
     .action((source: string, flags: PreviewFlags) => preview(source, flags, context));
+  addHubOptions(
+    sourceOptions(
+      data
+        .command("stats")
+        .summary("count records, lengths, image sizes, duplicates, bad records")
+        .description(
+          "Read sources once and report: records and tokens by task, lengths, sizes of images, duplicates, and records that a run would put into quarantine, with the reasons.",
+        ),
+    ),
+  )
+    .argument("<sources...>", SOURCE)
+    .option(
+      "--model <model>",
+      "measure lengths in tokens of this model: a folder, a name on the hub (owner/name), or shapes (default: in characters)",
+    )
+    .option("--html <file>", "write the results as a page with charts")
+    .addOption(
+      new Option("--most <n>", "records to look at, spread over the sources")
+        .argParser(wholeNumber(1))
+        .default(100_000),
+    )
+    .option("--run <folder>", "also report the records that this run has put into quarantine")
+    .option("--cache <folder>", "folder of indexes (default: nothing is stored)")
+    .option(...SYSTEM_FLAG)
+    .option(...JSON_FLAG)
+    .action((sources: string[], flags: StatsFlags) => stats(sources, flags, context));
   modelOptions(
     sourceOptions(
       data
@@ -162,25 +169,6 @@ const modelOptions = (command: Command): Command =>
     )
     .addOption(plainOption());
 
-/** Sources of a command. Throws `UsageError` for an option that none of them uses. */
-function specsOf(paths: readonly string[], { task, field, ...flags }: SourceFlags): SourceSpec[] {
-  const given = { ...flags, ...(field && { fields: field }) };
-  const specs = expandShards(paths.map((path) => ({ ...specOf(path, given), ...(task && { task }) })));
-  requireUsed(specs, given);
-  return specs;
-}
-
-async function openSource(spec: SourceSpec, cache: string, context: Context): Promise<SourceIndex> {
-  const { indexSource } = await import("../train/node/data/index_file.ts");
-  using progress = context.out.progress("bytes");
-  return await indexSource(spec, cache, {
-    signal: context.signal,
-    onNotice: (message) => context.out.warn(message),
-    onProgress: ({ bytes, totalBytes }) =>
-      progress.report({ done: bytes, total: totalBytes, label: `reading ${spec.path}` }),
-  });
-}
-
 /** Counts the tokens of a source's records with a model's tokenizer and prompts. */
 type Counter = (index: SourceIndex) => Promise<Pick<TokenCounts, "total" | "longest" | "bad">>;
 
@@ -210,6 +198,7 @@ async function tokenCounter(name: string, flags: IndexFlags, context: Context): 
 /** Prints the result of `janus data index` for a source. */
 interface Indexed extends Partial<Pick<TokenCounts, "longest" | "bad">> {
   readonly path: string;
+  readonly format: string;
   readonly kind: string;
   readonly task: Task;
   readonly records: number;
@@ -236,10 +225,10 @@ async function indexSources(paths: readonly string[], flags: IndexFlags, context
     const index = await openSource(spec, flags.cache, context);
     try {
       opened.push(index);
-      const { kind, task, count: records, bytes, hash, fields, skipped } = index;
+      const { format, kind, task, count: records, bytes, hash, fields, skipped } = index;
       const counted = await count?.(index);
       const tokens = counted && { tokens: counted.total, longest: counted.longest, bad: counted.bad };
-      sources.push({ path, kind, task, records, bytes, hash, fields, skipped, ...tokens });
+      sources.push({ path, format, kind, task, records, bytes, hash, fields, skipped, ...tokens });
     } finally {
       await index.close();
     }
@@ -278,137 +267,19 @@ function fieldTable({ path, fields, skipped }: Indexed): string[] {
   return rows.length ? [`${path}\n${indent(table(rows, [1]))}`] : [];
 }
 
-/** The image tokenizer of a checkpoint on a device. */
-interface Tokenizer {
-  readonly encode: EncodeCodes;
-  readonly about: CodesAbout;
-  dispose(): void;
-}
-
-async function openTokenizer(checkpoint: Checkpoint, flags: ModelFlags, context: Context): Promise<Tokenizer> {
-  const { codesAbout } = await import("../train/node/data/codes_about.ts");
-  const { loadTokenizer, vqEncoder } = await import("../train/stage0/image_tokenizer.ts");
-  const about = await codesAbout(checkpoint, flags.plain ?? false, flags.dtype);
-  const device = await openDevice(flags.adapter, context);
-  try {
-    const vq = await loadTokenizer(checkpoint, device, flags.dtype);
-    return {
-      encode: vqEncoder(vq, about.imageSize),
-      about,
-      dispose: () => {
-        vq.dispose();
-        device.destroy();
-      },
-    };
-  } catch (error) {
-    device.destroy();
-    throw error;
-  }
-}
-
-async function openModel(
-  name: string,
-  flags: HubFlags,
-  context: Context,
-): Promise<{ folder: string; checkpoint: Checkpoint }> {
-  const folder = await resolveModel(name, context, flags);
-  const { openCheckpoint } = await import("../model/janus/checkpoint/checkpoint.ts");
-  const { folderSource } = await import("../model/node/files.ts");
-  return { folder, checkpoint: await openCheckpoint(folderSource(folder)) };
-}
-
-async function preview(path: string, flags: PreviewFlags, context: Context): Promise<void> {
-  const [spec] = specsOf([path], flags);
-  const { folder, checkpoint } = await openModel(flags.model, flags, context);
-  const cache = flags.cache ?? (await mkdtemp(join(tmpdir(), "janus-data-")));
-  const close: (() => unknown)[] = [() => checkpoint.close()];
-  if (flags.cache === undefined) close.push(() => rm(cache, { recursive: true, force: true }));
-  try {
-    const { noticesOf } = await import("../train/node/data/index_file.ts");
-    const index = await openSource(spec!, cache, context);
-    close.push(() => index.close());
-    for (const notice of noticesOf(index)) context.out.warn(notice);
-    if (flags.from >= index.count)
-      throw new UsageError(`--from ${flags.from}: ${path} has ${index.count} records, counted from 0`);
-    const { readProcessor } = await import("../model/janus/processor.ts");
-    const { folderSource } = await import("../model/node/files.ts");
-    const { RecordEncoder } = await import("../train/node/data/encode.ts");
-    const { CodeCache } = await import("../train/node/data/codes.ts");
-    const processor = await readProcessor(folderSource(folder), checkpoint.config);
-    let codes: CodeSource | undefined;
-    if (index.task === "gen") {
-      const tokenizer = await openTokenizer(checkpoint, flags, context);
-      close.push(() => tokenizer.dispose());
-      const kept = await CodeCache.open(cache, tokenizer.about);
-      close.push(() => kept.close());
-      codes = kept.source(tokenizer.encode);
-    }
-    const encoder = new RecordEncoder(processor, {
-      seed: 0,
-      drop: 0, // dropped prompts differ by run and epoch
-      pictures: { plain: flags.plain ?? false },
-      ...(codes && { codes }),
-      ...(flags.system !== undefined && { system: flags.system }),
-    });
-    const samples = [];
-    for (let i = flags.from; i < Math.min(flags.from + flags.n, index.count); i++) {
-      context.signal.throwIfAborted();
-      samples.push(await previewOf(index, i, encoder, processor.tokenizer, context));
-    }
-    context.out.result({ samples });
-  } finally {
-    for (const each of close.reverse()) await each();
-  }
-}
-
-/** Prints a sample, or the reason why a record is not a sample. */
-async function previewOf(
-  index: SourceIndex,
-  i: number,
-  encoder: import("../train/node/data/encode.ts").RecordEncoder,
-  tokenizer: import("../model/janus/tokenizer.ts").Tokenizer,
-  { out }: Context,
-): Promise<object> {
-  const { samplePieces } = await import("../train/data/preview.ts");
-  const { trainedTokens } = await import("../train/samples.ts");
-  const { isBadSample } = await import("../train/node/data/loader.ts");
-  const name = await index.nameOf(i);
-  const { bold, red, green } = out.resultColours;
-  try {
-    const sample = await encoder.encode(await index.read(i), { id: `${index.hash}:${i}`, epoch: 0, name });
-    const [tokens, trained] = [sample.ids.length, trainedTokens(sample)];
-    const pieces = samplePieces(sample, tokenizer);
-    const isColoured = green("x") !== "x";
-    const body = pieces.map(({ text, isTrained }) =>
-      !isTrained ? visible(text) : isColoured ? green(visible(text)) : `⟦${visible(text)}⟧`,
-    );
-    out.text(
-      `${bold(visible(name))}: ${sample.task}, ${formatCount(tokens)} tokens, ${formatCount(trained)} trained\n${body.join("")}\n\n`,
-    );
-    return { name, task: sample.task, tokens, trained, pieces };
-  } catch (error) {
-    if (!isBadSample(error)) throw error;
-    out.text(`${bold(visible(name))}: ${red("bad")}: ${visible(error.message)}\n\n`);
-    return { name, bad: error.message };
-  }
-}
-
-/** Escape sequences out of data must not reach the terminal. */
-// oxlint-disable-next-line no-control-regex
-const visible = (text: string): string => text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g, "\ufffd");
-
 async function tokenize(path: string, flags: TokenizeFlags, context: Context): Promise<void> {
   const { out, signal } = context;
-  const [spec] = specsOf([path], flags);
+  const specs = specsOf([path], flags);
   const { checkpoint } = await openModel(flags.model, flags, context);
   const close: (() => unknown)[] = [() => checkpoint.close()];
   try {
     const { requireKnownFields } = await import("../train/node/data/index_file.ts");
-    const index = await openSource(spec!, flags.cache, context);
-    close.push(() => index.close());
-    if (index.task !== "gen")
-      throw new UsageError(`${path} is a source for ${index.task}; only images of the task gen have codes`);
-    requireKnownFields([index]);
+    const sources = await SourceSet.open(specs, flags.cache, context);
+    close.push(() => sources.close());
+    const other = sources.indexes.find(({ task }) => task !== "gen");
+    if (other)
+      throw new UsageError(`${other.spec.path} is a source for ${other.task}; only images of the task gen have codes`);
+    requireKnownFields(sources.indexes);
     const tokenizer = await openTokenizer(checkpoint, flags, context);
     close.push(() => tokenizer.dispose());
     const { CodeCache } = await import("../train/node/data/codes.ts");
@@ -423,19 +294,19 @@ async function tokenize(path: string, flags: TokenizeFlags, context: Context): P
     let [next, done, bad] = [0, 0, 0];
     let isFailed = false;
     const work = async (): Promise<void> => {
-      while (next < index.count && !isFailed) {
+      while (next < sources.count && !isFailed) {
         signal.throwIfAborted();
-        const i = next++;
+        const { index, record } = sources.at(next++);
         try {
-          const raw = await index.read(i);
+          const raw = await index.read(record);
           if (raw.task === "gen") await codes(raw.image);
         } catch (error) {
           if (!isBadSample(error)) throw error;
-          const name = await index.nameOf(i);
+          const name = await index.nameOf(record);
           const reason = error.message.startsWith(name) ? error.message : `${name}: ${error.message}`;
-          await quarantine.add({ task: "gen", source: path, record: i, reason }, ++bad, done + 1);
+          await quarantine.add({ task: "gen", source: index.spec.path, record, reason }, ++bad, done + 1);
         }
-        progress.report({ done: ++done, total: index.count, label: "tokenizing" });
+        progress.report({ done: ++done, total: sources.count, label: "tokenizing" });
       }
     };
     const stopping = (error: unknown): never => {
@@ -448,9 +319,9 @@ async function tokenize(path: string, flags: TokenizeFlags, context: Context): P
     if (failed) throw failed.reason;
     progress.stop();
     const { hits, computed } = cache.stats;
-    out.result({ records: index.count, computed, known: hits, bad, folder: cache.folder }, () =>
+    out.result({ records: sources.count, computed, known: hits, bad, folder: cache.folder }, () =>
       [
-        `${formatCount(index.count)} records: ${formatCount(computed)} computed, ${formatCount(hits)} known already${bad ? `, ${formatCount(bad)} bad (${quarantine.file})` : ""}`,
+        `${formatCount(sources.count)} records: ${formatCount(computed)} computed, ${formatCount(hits)} known already${bad ? `, ${formatCount(bad)} bad (${quarantine.file})` : ""}`,
         cache.folder,
       ].join("\n"),
     );

@@ -152,7 +152,9 @@ async function draw(prompts: readonly string[], flags: GenerateFlags, context: C
   checkSeeds(seed, flags.n);
   const sampling = samplingOf(flags);
   await pictureFolder(flags.out);
-  using session = await openJanus(flags, context, ({ config, processor: { prompts: format } }) => {
+  const { requirePart } = await import("../model/janus/checkpoint/expected.ts");
+  using session = await openJanus(flags, context, ({ config, processor: { prompts: format }, missing }) => {
+    requirePart(missing, "generate", "generate images");
     for (const prompt of prompts)
       checkContext(format.encode(format.generation(prompt)), imageTokens(config) - 1, config.language.maxPositions);
   });
@@ -259,7 +261,8 @@ async function again(file: string, flags: GenerateFlags, context: Context): Prom
   const { ImageFormatError } = await import("../model/image/image.ts");
   const how = await readPicture(file);
   await pictureFolder(flags.out);
-  using session = await openJanus(flags, context);
+  const { requirePart } = await import("../model/janus/checkpoint/expected.ts");
+  using session = await openJanus(flags, context, ({ missing }) => requirePart(missing, "generate", "generate images"));
   const { janus, loadMs } = session;
   const isSame = janus.fingerprint === how.model;
   if (!isSame)

@@ -33,7 +33,7 @@ async function show(model: string, flags: HubFlags, context: Context): Promise<v
 }
 
 const LAYOUTS = { hf: "hf (transformers' names)", deepseek: "deepseek (the original's names)" } as const;
-const FORMATS = { safetensors: "safetensors", torch: "torch.save" } as const;
+const FORMATS = { safetensors: "safetensors", torch: "torch.save", gguf: "GGUF" } as const;
 
 function inspectionText(found: Inspection): string {
   const dtypes = Object.entries(found.dtypes).map(
@@ -48,6 +48,7 @@ function inspectionText(found: Inspection): string {
         ["format", FORMATS[found.format]],
         ["weights", dtypes.join("; ")],
         ...(found.quantization ? [["quantised", `language model and heads in ${found.quantization}`]] : []),
+        ...found.missing.map((part) => ["missing", `the weights to ${part}`]),
         ["parameters", `${formatCount(found.parameters)}${unused}`],
       ]),
     ),
@@ -60,11 +61,16 @@ function inspectionText(found: Inspection): string {
     "",
     "memory to run (weights in their stored dtype, one image at a time)",
     indent(table(runRows(found), [1])),
-    "",
-    "memory to train (16 bytes per trained parameter, the rest frozen in 16 bits; plus activations)",
-    indent(table(trainRows(found), [1, 2])),
+    ...(found.missing.length ? [] : trainingText(found)),
   ].join("\n");
 }
+
+/** What training needs; a model that lacks parts cannot be trained. */
+const trainingText = (found: Inspection): string[] => [
+  "",
+  "memory to train (16 bytes per trained parameter, the rest frozen in 16 bits; plus activations)",
+  indent(table(trainRows(found), [1, 2])),
+];
 
 function configRows({ vision, vq, language, aligner, generation }: JanusConfig): string[][] {
   const heads =
@@ -89,21 +95,30 @@ function configRows({ vision, vq, language, aligner, generation }: JanusConfig):
 }
 
 function partRows({ byPart, parameters }: Inspection): string[][] {
-  return Object.entries(byPart).map(([part, count]) => [part, formatCount(count), formatShare(count, parameters)]);
+  const found = Object.entries(byPart).filter(([, count]) => count > 0);
+  return found.map(([part, count]) => [part, formatCount(count), formatShare(count, parameters)]);
 }
 
-function runRows({ needs, quantization }: Inspection): string[][] {
+function runRows({ needs, quantization, missing }: Inspection): string[][] {
   const { weightBytes, quantizedBytes, imageCacheBytes, decoderBytes, runBytes, cacheBytesPerToken } = needs;
   return [
     ["weights, all", formatBytes(weightBytes.all)],
     ...(quantization
       ? []
       : Object.entries(quantizedBytes).map(([kind, bytes]) => [`weights with --quantize ${kind}`, formatBytes(bytes)])),
-    ["weights to understand images", formatBytes(weightBytes.understanding)],
-    ["weights to generate images", formatBytes(weightBytes.generation)],
+    ...(missing.includes("understand images")
+      ? []
+      : [["weights to understand images", formatBytes(weightBytes.understanding)]]),
+    ...(missing.includes("generate images")
+      ? []
+      : [["weights to generate images", formatBytes(weightBytes.generation)]]),
     ["KV cache of a token", formatBytes(cacheBytesPerToken)],
-    ["KV cache of an image", formatBytes(imageCacheBytes)],
-    ["image decoder", formatBytes(decoderBytes)],
+    ...(missing.includes("generate images")
+      ? []
+      : [
+          ["KV cache of an image", formatBytes(imageCacheBytes)],
+          ["image decoder", formatBytes(decoderBytes)],
+        ]),
     ["total", formatBytes(runBytes)],
   ];
 }

@@ -58,7 +58,12 @@ async function folderHere(nameOrPath: string, { revision, cacheDir }: HubFlags):
   if (!stats && isHubName(nameOrPath)) return null;
   const { FileError } = await import("../model/node/files.ts");
   throw stats
-    ? new FileError(`${nameOrPath} is not a folder; name the one with config.json and the weights`, "ENOTDIR")
+    ? new FileError(
+        /\.gguf$/i.test(nameOrPath)
+          ? `${nameOrPath} is not a folder; put it into one with the tokenizer.json of its model, and name that`
+          : `${nameOrPath} is not a folder; name the one with config.json and the weights`,
+        "ENOTDIR",
+      )
     : new FileError(
         `there is no folder ${nameOrPath}; models on the hub are named owner/name; shapes comes with the package`,
         "ENOENT",

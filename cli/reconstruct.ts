@@ -26,7 +26,10 @@ async function reconstruct(file: string, flags: ReconstructFlags, context: Conte
   const { encodePng, readImage } = await import("../model/node/image_file.ts");
   const input = await readImage(file, { plain: flags.plain ?? false });
   await pictureFolder(flags.out);
-  using session = await openJanus(flags, context);
+  const { requirePart } = await import("../model/janus/checkpoint/expected.ts");
+  using session = await openJanus(flags, context, ({ missing }) =>
+    requirePart(missing, "reconstruct", "generate images"),
+  );
   const started = performance.now();
   const { tokenIds, image, psnr } = await session.janus.reconstruct(input);
   const path = await writeFree(flags.out, `${basename(file, extname(file))}-reconstructed`, await encodePng(image));

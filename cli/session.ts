@@ -5,9 +5,7 @@ import { Option } from "commander";
 import type { Command } from "commander";
 import type { Quantization } from "../kernels/matmul/quantized_format.ts";
 import type { FloatDType } from "../model/io/cast.ts";
-import type { JanusConfig } from "../model/janus/config.ts";
-import type { Janus } from "../model/janus/node/janus.ts";
-import type { Processor } from "../model/janus/processor.ts";
+import type { Janus, Ready } from "../model/janus/node/janus.ts";
 import type { Picture } from "../model/janus/pictures.ts";
 import type { Context } from "./context.ts";
 import { openDevice } from "./device.ts";
@@ -95,7 +93,7 @@ export interface Session extends Disposable {
 export async function openJanus(
   flags: ModelFlags,
   context: Context,
-  check: (ready: { readonly config: JanusConfig; readonly processor: Processor }) => void = () => undefined,
+  check: (ready: Ready) => void = () => undefined,
 ): Promise<Session> {
   const folder = await resolveModel(flags.model, context, flags);
   const started = performance.now();

@@ -12,6 +12,8 @@ import { formatBytes, formatCount, formatDuration } from "./format.ts";
 import { MODEL_ARGUMENT, addHubOptions, resolveModel } from "./model_folder.ts";
 import type { HubFlags } from "./model_folder.ts";
 import { adapterOption } from "./options.ts";
+import { withRanks } from "./ranks.ts";
+import type { RankedRun } from "./ranks.ts";
 
 interface TrainFlags extends HubFlags {
   readonly model: string;
@@ -66,7 +68,9 @@ export const addTrain: AddCommand = (program, context) => {
     .option("--dry-run", "estimate parameters, memory, tokens and time; train and write nothing")
     .option("--measure-step", "with --dry-run: run the longest step once, and compare it with the estimate")
     .option("--json", "print one JSON object at the end");
-  addHubOptions(command).action((settings: string, flags: TrainFlags) => run(settings, flags, context));
+  addHubOptions(command).action((settings: string, flags: TrainFlags) =>
+    withRanks(context, flags.adapter, (ranked) => run(settings, flags, context, ranked)),
+  );
 };
 
 /** Help text of --classes. */
@@ -118,7 +122,7 @@ export function sourcesOf({ data, ...rest }: SourceFlags & Pick<TrainFlags, "dat
   return sources;
 }
 
-async function run(settings: string, flags: TrainFlags, context: Context): Promise<void> {
+async function run(settings: string, flags: TrainFlags, context: Context, ranked: RankedRun): Promise<void> {
   const { loadAnyConfig } = await import("../train/node/settings.ts");
   const config = loadAnyConfig(settings, flags.set ?? []);
   const { adviceOn, adviceOnSources } = await import("../train/node/advice.ts");
@@ -130,16 +134,16 @@ async function run(settings: string, flags: TrainFlags, context: Context): Promi
     throw new UsageError("--measure-step needs --dry-run; a run measures every step");
   const model = await resolveModel(flags.model, context, flags);
   if (flags.dryRun) return await (await import("./dry_run.ts")).dryRun(model, config, flags, context);
-  const given = { model, sources, run: flags.run, cache: flags.cache };
+  const given = { model, sources, run: flags.run, cache: flags.cache, ranks: ranked.ranks };
   const total = Math.min(config.steps, config.stopAt ?? config.steps);
   if (config.stage === 0) {
     const { trainTokenizer } = await import("../train/node/stage0/train.ts");
-    await follow(total, flags, context, (common, show) =>
+    await follow(total, ranked, context, (common, show) =>
       trainTokenizer({ ...given, ...common, config, onStep: (event) => show(event, tokenizerLine(event, total)) }),
     );
   } else {
     const { train } = await import("../train/node/train.ts");
-    await follow(total, flags, context, (common, show) =>
+    await follow(total, ranked, context, (common, show) =>
       train({ ...given, ...common, config, onStep: (event) => show(event, line(event, total)) }),
     );
   }
@@ -155,7 +159,7 @@ async function requireNoCheckpoints(run: string): Promise<void> {
 /** Opens the device, runs a training on it to its end or to a signal, and shows its steps. */
 async function follow(
   total: number,
-  flags: TrainFlags,
+  { adapter }: RankedRun,
   context: Context,
   start: (
     common: Pick<RunOptions, "device" | "stop" | "onNotice">,
@@ -163,7 +167,7 @@ async function follow(
   ) => Promise<RunResult>,
 ): Promise<void> {
   const { out, signal } = context;
-  const device = await openDevice(flags.adapter, context);
+  const device = await openDevice(adapter, context);
   try {
     using progress = out.progress("steps");
     const onNotice = (message: string): void => out.warn(message);

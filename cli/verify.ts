@@ -56,6 +56,7 @@ export async function verify(flags: VerifyFlags, context: Context, open: () => P
   let device: Device | null = null;
   try {
     const { config } = checkpoint;
+    checkpoint.requireWhole("verify");
     const processor = await readProcessor(source, config);
     checkGolden(golden, config);
     device = await open();

@@ -4,7 +4,7 @@
  * kernels read.
  */
 import { watchGradients, zeroGradients } from "./autograd.ts";
-import { CaptureError, DisposedError } from "./errors.ts";
+import { ArgumentError, CaptureError, DisposedError } from "./errors.ts";
 import { getDevice } from "./device.ts";
 import type { Device } from "./device.ts";
 import { joinLaunches } from "./fusion.ts";
@@ -68,8 +68,10 @@ export class Captured<T> {
     this.free = free;
   }
 
-  /** Runs the launches again, in one submit. */
-  replay(): void {
+  /** Runs the launches again, `times` over, in one submit. Throws `ArgumentError` for a number of times that is not whole or below 1. */
+  replay(times = 1): void {
+    if (!Number.isInteger(times) || times < 1)
+      throw new ArgumentError(`replay: times must be a whole number of at least 1; got ${times}. Change it.`);
     if (!this.free)
       throw new DisposedError(
         "replay: the capture must not be disposed; got a disposed one. Capture the function again.",
@@ -77,21 +79,22 @@ export class Captured<T> {
     const device = this.device;
     device.check();
     for (const storage of this.written) storage.markWritten();
-    device.queue.beginReplay(this.launches);
+    for (let i = 0; i < times; i++) device.queue.beginReplay(this.launches);
     if (!device.gpu) return;
     const encoder = device.gpu.createCommandEncoder();
     const pass = encoder.beginComputePass();
     const offset = [0]; // Dawn's binding reads an array faster than part of a Uint32Array
     let last: GPUComputePipeline | null = null;
-    for (const step of this.steps) {
-      if (step.pipeline !== last) pass.setPipeline(step.pipeline);
-      last = step.pipeline;
-      if (step.hasParams) {
-        offset[0] = step.offset;
-        pass.setBindGroup(0, step.group, offset);
-      } else pass.setBindGroup(0, step.group);
-      dispatch(pass, step.grid);
-    }
+    for (let i = 0; i < times; i++)
+      for (const step of this.steps) {
+        if (step.pipeline !== last) pass.setPipeline(step.pipeline);
+        last = step.pipeline;
+        if (step.hasParams) {
+          offset[0] = step.offset;
+          pass.setBindGroup(0, step.group, offset);
+        } else pass.setBindGroup(0, step.group);
+        dispatch(pass, step.grid);
+      }
     pass.end();
     device.queue.submit(encoder);
   }

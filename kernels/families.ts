@@ -4,12 +4,14 @@ import { DECODE_FAMILY } from "./attention/attention_decode.ts";
 import { ATTENTION_FAMILY } from "./attention/variants.ts";
 import { CONV_FAMILY } from "./conv/variants.ts";
 import { ROW_FAMILIES } from "./core/rows.ts";
+import { NORM_LINEAR_FAMILY } from "./norm/norm_linear.ts";
 import { QUANTIZED_FAMILY } from "./matmul/quantized_variants.ts";
 import { MATMUL_FAMILY } from "./matmul/variants.ts";
 
 const FAMILIES = [
   MATMUL_FAMILY,
   QUANTIZED_FAMILY,
+  NORM_LINEAR_FAMILY,
   ATTENTION_FAMILY,
   DECODE_FAMILY,
   CONV_FAMILY,

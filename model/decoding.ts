@@ -4,7 +4,7 @@
  */
 import { NotFiniteError, capture, empty, noGrad, scope, tensor } from "../engine/index.ts";
 import type { Captured, DType, Device, Tensor } from "../engine/index.ts";
-import { NOT_FINITE_FLAG, advance, arange, cat, copyInto, full, indexSelect } from "../kernels/index.ts";
+import { NOT_FINITE_FLAG, advance, arange, cat, copyInto, indexSelect } from "../kernels/index.ts";
 import { embedMixed } from "./causal.ts";
 import type { CausalModel, PromptRow } from "./causal.ts";
 import { KvCache } from "./llama.ts";
@@ -26,9 +26,9 @@ export const isFlagged = (token: number): boolean => token >= NOT_FINITE_FLAG;
 export interface Head {
   /**
    * hidden [R, hidden] (after the last norm), step u32 [1] → the next tokens, u32 [N], with `NOT_FINITE_FLAG` in those of rows that are not
-   * finite. May change its own tensors.
+   * finite. May write them into `into`, u32 [N], and return that. May change its own tensors.
    */
-  sample(hidden: Tensor, step: Tensor): Tensor;
+  sample(hidden: Tensor, step: Tensor, into: Tensor): Tensor;
   /** tokens u32 [N] → embeddings [R, 1, hidden]. */
   embed(tokens: Tensor): Tensor;
   dispose(): void;
@@ -67,12 +67,14 @@ export class TokenDecoder {
   private readonly model: CausalModel;
   private readonly head: Head;
   private readonly cache: KvCache;
-  /** [R, hidden] of each row's last position. */
-  private readonly hidden: Tensor;
+  /** [R, hidden] of each row's last position: of the prompts, then the result of the step that ran last. */
+  private hidden: Tensor;
   /** u32 [1]: tokens sampled before. */
   private readonly position: Tensor;
+  /** u32: the lengths of the cache, then the position: one launch advances them. */
+  private readonly counters: Tensor;
   private readonly options: DecodingOptions;
-  private captured: Captured<void> | null = null;
+  private captured: Captured<Tensor> | null = null;
 
   private constructor(
     model: CausalModel,
@@ -90,7 +92,8 @@ export class TokenDecoder {
     this.hidden = hidden;
     this.options = options;
     this.tokens = empty([samples], { dtype: "u32", device }).keep();
-    this.position = full([1], 0, { dtype: "u32", device }).keep();
+    this.counters = cache.counters;
+    this.position = cache.position;
   }
 
   /**
@@ -130,7 +133,7 @@ export class TokenDecoder {
 
   /** Samples the first tokens. */
   begin(): void {
-    noGrad(() => scope(() => copyInto(this.tokens, this.head.sample(this.hidden, this.position))));
+    noGrad(() => scope(() => this.draw(this.hidden)));
   }
 
   /**
@@ -153,41 +156,65 @@ export class TokenDecoder {
 
   /** Feeds the last tokens and samples the next ones. Returns once the work is enqueued on the device. */
   async next(): Promise<void> {
-    if (this.options.eager) return this.step();
-    if (this.captured) this.captured.replay();
-    else
-      this.captured = await capture(() => this.step(), { device: this.device, verify: this.options.verify ?? false });
+    if (this.captured) return this.captured.replay();
+    await this.first();
   }
 
-  /** One captured step, for counting and timing. */
+  /** `next`, up to `most` times in one submit. Returns how many; the first step and eager ones come alone. */
+  async several(most: number): Promise<number> {
+    if (!this.captured) return this.first().then(() => 1);
+    this.captured.replay(most);
+    return most;
+  }
+
+  private async first(): Promise<void> {
+    const before = this.hidden;
+    if (this.options.eager) this.hidden = this.feed().keep();
+    else {
+      const { device, options } = this;
+      const captured = await capture(() => this.feed(), { device, verify: options.verify ?? false });
+      this.captured = captured;
+      this.hidden = captured.result;
+    }
+    before.dispose();
+  }
+
+  /** One step, for counting and timing. */
   step(): void {
-    const { cache, hidden, head, position } = this;
-    noGrad(() =>
+    this.feed().dispose();
+  }
+
+  /** The step that is captured. Returns the hidden states [R, hidden]. */
+  private feed(): Tensor {
+    const { cache, head, counters } = this;
+    return noGrad(() =>
       scope(() => {
         const rows = cache.batch;
-        const states = this.model.hidden(head.embed(this.tokens), {
-          positions: cache.length.reshape([rows, 1]),
-          cache,
-          decode: true,
-        }); // [R, 1, hidden]
-        copyInto(hidden, states.reshape([rows, -1]));
-        advance(cache.length, 1);
-        advance(position, 1);
-        copyInto(this.tokens, head.sample(hidden, position));
+        const states = this.model
+          .hidden(head.embed(this.tokens), { positions: cache.length.reshape([rows, 1]), cache, decode: true })
+          .reshape([rows, -1]);
+        advance(counters, 1);
+        this.draw(states);
+        return states;
       }),
     );
   }
 
+  private draw(hidden: Tensor): void {
+    const drawn = this.head.sample(hidden, this.position, this.tokens);
+    if (drawn !== this.tokens) copyInto(this.tokens, drawn);
+  }
+
   /** Takes the last step back: the next one is the same again. For timing, where so many steps would fill the cache. */
   stepBack(): void {
-    for (const count of [this.cache.length, this.position]) advance(count, MINUS_ONE);
+    advance(this.counters, MINUS_ONE);
   }
 
   dispose(): void {
     this.captured?.dispose();
     this.head.dispose();
     this.cache.dispose();
-    for (const t of [this.tokens, this.hidden, this.position]) t.dispose();
+    for (const t of [this.tokens, this.hidden]) t.dispose();
   }
 }
 

@@ -53,11 +53,11 @@ class TextHead implements Head {
     }
   }
 
-  sample(hidden: Tensor, step: Tensor): Tensor {
+  sample(hidden: Tensor, step: Tensor, into: Tensor): Tensor {
     let logits = this.model.logits(hidden); // [B, V]
     if (this.seen) logits = map(penalised, [logits, this.seen], { scalars: [this.penalty] });
     if (this.bias) logits = logits.add(this.bias);
-    const tokens = this.sampler.sample(logits, step);
+    const tokens = this.sampler.sample(logits, step, { into });
     if (this.seen)
       copyInto(
         this.seen,

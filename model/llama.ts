@@ -1,10 +1,10 @@
 /** The language model: a Llama (Touvron et al. 2023) with rotary positions and SwiGLU, over embeddings that may come from text or images. */
-import { checkpoint, scope } from "../engine/index.ts";
+import { checkpoint, noGrad, scope } from "../engine/index.ts";
 import type { DType, Device, Tensor } from "../engine/index.ts";
-import { attention, attentionDecode, cacheWrite, copyInto, full, linear, rope, ropeCache, swiglu } from "../kernels/index.ts"; // prettier-ignore
-import { Embedding, Linear, RMSNorm, joined } from "./nn/layers.ts";
+import { attention, attentionDecode, cacheWrite, copyInto, full, linear, normLinear, rope, ropeAttention, swiglu } from "../kernels/index.ts"; // prettier-ignore
+import { Embedding, Linear, RMSNorm } from "./nn/layers.ts";
 import { Module } from "./nn/module.ts";
-import { linearLayer, linearLayers } from "./nn/quantized_linear.ts";
+import { QuantizedLinear, joinedWeight, linearLayer, linearLayers } from "./nn/quantized_linear.ts";
 import type { AnyLinear, QuantizableOptions } from "./nn/quantized_linear.ts";
 
 export interface LlamaConfig {
@@ -18,6 +18,9 @@ export interface LlamaConfig {
   readonly eps: number;
   readonly ropeTheta: number;
 }
+
+/** u32 numbers from one part of a tensor to the next that a launch may bind. */
+const COUNTERS = 64;
 
 /** Sizes of a cache of keys and values. */
 export type CacheConfig = Pick<LlamaConfig, "layers" | "kvHeads" | "headDim">;
@@ -33,6 +36,10 @@ export class KvCache {
   readonly values: readonly Tensor[];
   /** u32 [B]: positions that are filled. */
   readonly length: Tensor;
+  /** u32 [1]: steps of decoding, for who decodes; 0 at first. */
+  readonly position: Tensor;
+  /** u32: `length` and `position` are parts of it, so that one launch advances both. */
+  readonly counters: Tensor;
   readonly batch: number;
   readonly capacity: number;
 
@@ -40,7 +47,10 @@ export class KvCache {
     const make = (): Tensor => full([batch, config.kvHeads, capacity, config.headDim], 0, options).keep();
     this.keys = Array.from({ length: config.layers }, make);
     this.values = Array.from({ length: config.layers }, make);
-    this.length = full([batch], 0, { ...options, dtype: "u32" }).keep();
+    const behind = Math.ceil(batch / COUNTERS) * COUNTERS;
+    this.counters = full([behind + 1], 0, { ...options, dtype: "u32" }).keep();
+    const part = (at: number, count: number): Tensor => noGrad(() => scope(() => this.counters.slice(0, at, at + count)).keep()); // prettier-ignore
+    [this.length, this.position] = [part(0, batch), part(behind, 1)];
     this.batch = batch;
     this.capacity = capacity;
   }
@@ -58,7 +68,7 @@ export class KvCache {
   }
 
   dispose(): void {
-    for (const t of [...this.keys, ...this.values, this.length]) t.dispose();
+    for (const t of [...this.keys, ...this.values, this.length, this.position, this.counters]) t.dispose();
   }
 }
 
@@ -134,6 +144,10 @@ class LlamaMlp extends Module {
   }
 }
 
+/** True if nothing but a product happens in a layer. */
+const isPlain = (layer: AnyLinear): boolean =>
+  (layer.constructor === Linear || layer.constructor === QuantizedLinear) && !layer.isHooked;
+
 class LlamaLayer extends Module<readonly [Tensor, Sequence]> {
   readonly input_layernorm: RMSNorm;
   readonly self_attn: LlamaAttention;
@@ -158,28 +172,27 @@ class LlamaLayer extends Module<readonly [Tensor, Sequence]> {
   }
 
   /**
-   * A decoding step in ten launches, with the same bits: weights that lie behind one another are one product, queries and keys are rotated on their way
-   * into the cache, and residuals are added in the epilogue of products. Null if a module inside has hooks or was replaced.
+   * A decoding step in five launches, with the same bits: norm and products of queries, keys and values; rotation, cache and attention; output and residual;
+   * norm, gate and up, and SwiGLU; down and residual. Weights of one product lie behind one another. Null if a module inside has hooks or was replaced.
    */
   private fused(x: Tensor, { positions, starts, cache }: Sequence): Tensor | null {
     const { self_attn: attn, mlp } = this;
     const { layer, config } = attn;
+    const norms = [this.input_layernorm, this.post_attention_layernorm];
+    const isOurs = attn.constructor === LlamaAttention && mlp.constructor === LlamaMlp && norms.every((m) => m.constructor === RMSNorm && !m.isHooked); // prettier-ignore
     const inside = [attn.q_proj, attn.k_proj, attn.v_proj, attn.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj];
-    const linears = inside.filter((m): m is Linear => m.constructor === Linear && !m.bias && !m.isHooked);
-    const isOurs = attn.constructor === LlamaAttention && mlp.constructor === LlamaMlp;
-    if (!cache || !isOurs || attn.isHooked || mlp.isHooked || linears.length < inside.length) return null;
-    const [o_proj, down_proj] = [linears[3]!, linears[6]!];
-    const [qkv, gateUp] = [joined(linears.slice(0, 3)), joined(linears.slice(4, 6))];
-    if (!qkv || !gateUp) return null;
+    if (!cache || !isOurs || attn.isHooked || mlp.isHooked || !inside.every(isPlain)) return null;
+    const [qkv, o_proj, gateUp, down_proj] = [inside.slice(0, 3), [attn.o_proj], inside.slice(4, 6), [mlp.down_proj]].map(joinedWeight); // prettier-ignore
+    if (!qkv || !o_proj || !gateUp || !down_proj) return null;
     const [b, t] = [x.dim(0), x.dim(1)];
-    const heads = linear(this.input_layernorm.call(x), qkv).reshape([b, t, -1, config.headDim]);
+    const { input_layernorm: first, post_attention_layernorm: second } = this;
+    const heads = normLinear(x, first.weight, qkv, { eps: first.eps }).reshape([b, t, -1, config.headDim]);
     const { length } = cache;
     const caches = { keys: cache.keys[layer]!, values: cache.values[layer]!, length };
-    const q = ropeCache(heads, positions, caches, { theta: config.ropeTheta });
-    const mixed = attentionDecode(q, caches.keys, caches.values, length, starts ? { starts } : {});
-    const h = linear(mixed.permute([0, 2, 1, 3]).reshape([b, t, -1]), o_proj.weight, null, { residual: x });
-    const gated = swiglu(linear(this.post_attention_layernorm.call(h), gateUp));
-    return linear(gated, down_proj.weight, null, { residual: h });
+    const mixed = ropeAttention(heads, positions, caches, { theta: config.ropeTheta, ...(starts && { starts }) });
+    const h = linear(mixed.permute([0, 2, 1, 3]).reshape([b, t, -1]), o_proj, null, { residual: x });
+    const gated = normLinear(h, second.weight, gateUp, { eps: second.eps, gated: true });
+    return linear(gated, down_proj, null, { residual: h });
   }
 }
 

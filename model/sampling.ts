@@ -2,6 +2,7 @@
 import { Generator, tensor } from "../engine/index.ts";
 import type { Device, Tensor } from "../engine/index.ts";
 import { sampleTokens } from "../kernels/index.ts";
+import type { SampleOptions } from "../kernels/index.ts";
 import type { SamplingOptions } from "./request.ts";
 
 /** Draws of a batch of rows on the device. */
@@ -16,8 +17,8 @@ export class Sampler {
     this.seeds = tensor(Uint32Array.from(rowSeeds), { device }).keep();
   }
 
-  /** logits [N, V] → u32 [N], flagged if not finite. */
-  sample(logits: Tensor, step: Tensor): Tensor {
+  /** logits [N, V], with `guidance` [2N, V] → u32 [N], flagged if not finite. Options as for `sampleTokens`. */
+  sample(logits: Tensor, step: Tensor, more: Pick<SampleOptions, "guidance" | "into" | "history"> = {}): Tensor {
     const { temperature = 0, topK, topP } = this.options;
     return sampleTokens(logits, {
       temperature,
@@ -27,6 +28,7 @@ export class Sampler {
       seeds: this.seeds,
       position: step,
       flagged: true,
+      ...more,
     });
   }
 

@@ -10,6 +10,7 @@ import { elementwiseCases } from "./cases/elementwise.ts";
 import { quantizedCases } from "./cases/quantized.ts";
 import { rowCases } from "./cases/rows.ts";
 import { matmulCases } from "./cases/matmul.ts";
+import { normLinearCases } from "./cases/norm_linear.ts";
 import { matricesCases } from "./cases/matrices.ts";
 import { sortingCases } from "./cases/sorting.ts";
 import { statisticsCases } from "./cases/statistics.ts";
@@ -27,6 +28,7 @@ export const families = {
   loss: lossCases,
   matmul: matmulCases,
   matrices: matricesCases,
+  normLinear: normLinearCases,
   quantized: quantizedCases,
   rows: rowCases,
   sampling: samplingCases,

@@ -19,7 +19,7 @@ export type { TaskLosses } from "./loss.ts";
 export type { NotFiniteCause } from "./not_finite.ts";
 export { AdamW } from "../model/nn/optim/index.ts";
 export type { AdamWOptions, AdamWParameter, OptimizerReport } from "../model/nn/optim/index.ts";
-export { ONE_PROCESS } from "./ranks.ts";
+export { ONE_PROCESS, ownShare, sumCounts } from "./ranks.ts";
 export type { Ranks } from "./ranks.ts";
 export { IGNORE, TASKS, imageSample, layRows, packSamples, textSample, trainedTokens } from "./samples.ts";
 export type { PackedRows, Sample, Task } from "./samples.ts";

@@ -3,7 +3,7 @@
  * accumulated, one step of the optimizer. Losses are sums over trained tokens divided by the number of trained tokens
  * of the whole step, so accumulation affects only memory.
  */
-import { OutOfMemoryError, backward, noGrad, scope, zeroGradients } from "../engine/index.ts";
+import { OutOfMemoryError, backward, noGrad, scope, tensor, zeroGradients } from "../engine/index.ts";
 import type { Device, Tensor } from "../engine/index.ts";
 import { stack, zeros } from "../kernels/index.ts";
 import { imageTokens } from "../model/janus/config.ts";
@@ -16,7 +16,7 @@ import { taskLosses, totalLoss } from "./loss.ts";
 import { isFiniteArray, namesNotFinite } from "./not_finite.ts";
 import type { NotFiniteCause } from "./not_finite.ts";
 import { AdamW } from "../model/nn/optim/index.ts";
-import { ONE_PROCESS } from "./ranks.ts";
+import { ONE_PROCESS, ownShare, sumCounts } from "./ranks.ts";
 import type { Ranks } from "./ranks.ts";
 import { TASKS, layRows, packSamples, requireImages } from "./samples.ts";
 import type { Sample, Task } from "./samples.ts";
@@ -66,10 +66,33 @@ export interface Accumulated {
   readonly padding: number;
 }
 
+/** What each process tells the others of a step; losses that are not finite travel as null, as JSON has no name for them. */
+interface OwnPart {
+  readonly losses: readonly {
+    readonly task: Task;
+    readonly value: number | null;
+    readonly samples: readonly string[];
+  }[];
+  readonly counts: Readonly<Record<Task, number>>;
+  readonly tokens: number;
+  readonly padding: number;
+}
+
 /** Parameters that no stage's forward uses. */
 const TOKENIZER = "model.vqmodel.";
 
 const namesOf = (samples: readonly Sample[]): string[] => samples.map(({ name }) => name);
+
+/** The cause of a skipped step from what each process found: of the kind that comes first, with all its samples. */
+function joinCauses(found: readonly (NotFiniteCause | null)[]): NotFiniteCause | null {
+  const kinds: readonly NotFiniteCause["kind"][] = ["weights", "images", "samples", "overflow", "gradients"];
+  const causes = found.filter((cause) => cause !== null);
+  const kind = kinds.find((each) => causes.some((cause) => cause.kind === each));
+  const same = causes.filter((cause) => cause.kind === kind);
+  const first = same.find((cause) => cause.kind !== "gradients" || cause.tensors.length > 0) ?? same[0];
+  if (!first || !("samples" in first)) return first ?? null;
+  return { ...first, samples: same.flatMap((cause) => ("samples" in cause ? cause.samples : [])) };
+}
 
 /** A model in training, with its trained parameters and the optimizer. */
 export class Trainer {
@@ -130,13 +153,15 @@ export class Trainer {
   }
 
   /**
-   * Takes one optimizer step on all of `samples`. Throws `ArgumentError` for a sample longer than a row, or with an image of another size, before
-   * anything is computed. If it throws, weights, optimizer and counters are as before and no gradient is left.
+   * Takes one optimizer step on all of `samples`; several processes are given the same ones and share them. Throws `ArgumentError` for a sample
+   * longer than a row, or with an image of another size, before anything is computed. If it throws, weights, optimizer and counters are as before and
+   * no gradient is left.
    */
   async take(samples: readonly Sample[]): Promise<StepReport> {
-    const accumulated = await this.accumulate(samples);
+    const own = ownShare(samples, this.ranks);
+    const accumulated = await this.accumulate(own);
     try {
-      return await this.finish(samples, accumulated);
+      return await this.finish(own, accumulated, namesOf(samples));
     } finally {
       accumulated.losses.dispose();
       zeroGradients(this.trained.values());
@@ -147,35 +172,38 @@ export class Trainer {
     return this.model.device;
   }
 
+  /** @param names of all samples of the step, of which this process took `own` */
   private async finish(
-    samples: readonly Sample[],
-    { parts, losses, counts, tokens, padding }: Accumulated,
+    own: readonly Sample[],
+    accumulated: Accumulated,
+    names: readonly string[],
   ): Promise<StepReport> {
-    const { config } = this;
-    await this.ranks.sumGradients(this.trained.values());
-    await losses.device.sync(); // work that the GPU refused (memory) ends the step before weights change
+    const { config, ranks } = this;
+    await ranks.sumGradients(this.trained.values());
+    await this.device.sync(); // work that the GPU refused (memory) ends the step before weights change
+    const all = await this.gatherParts(accumulated);
+    const losses = all.flatMap((part) => part.losses);
     const { isTrained } = this;
-    const lr = this.update(losses);
+    const lr = this.updateWith(accumulated.losses, losses);
     const { gradNorm, skipped, scale } = await this.optimizer.report();
-    const values = await losses.data();
-    const trained = TASKS.reduce((sum, task) => sum + counts[task], 0);
+    const counts = TASKS.map((task) => all.reduce((sum, part) => sum + part.counts[task], 0));
+    const trained = counts.reduce((sum, count) => sum + count, 0);
     const tasks: Partial<Record<Task, TaskReport>> = {};
     let loss = 0;
-    for (const task of TASKS) {
-      if (counts[task] === 0) continue;
-      const sum = parts.reduce((all, part, i) => (part.task === task ? all + values[i]! : all), 0);
-      tasks[task] = { loss: sum / counts[task], tokens: counts[task] };
+    for (const [t, task] of TASKS.entries()) {
+      if (counts[t] === 0) continue;
+      const sum = losses.reduce((total, part) => (part.task === task ? total + (part.value ?? NaN) : total), 0);
+      tasks[task] = { loss: sum / counts[t]!, tokens: counts[t]! };
       loss += (config.weights[task] * sum) / trained;
     }
-    const bad = parts.filter((_, i) => !Number.isFinite(values[i]));
-    const named = bad.length ? bad.flatMap(({ task, rows }) => rows.flat().filter((s) => s.task === task)) : samples;
-    const notFinite = {
-      tasks: TASKS.filter((task) => bad.some((part) => part.task === task)),
-      samples: namesOf(named),
-    };
+    const bad = losses.filter(({ value }) => !Number.isFinite(value));
+    const named = bad.length ? bad.flatMap((part) => part.samples) : names;
+    const notFinite = { tasks: TASKS.filter((task) => bad.some((part) => part.task === task)), samples: named };
     const isSkipped = skipped > this.skipped;
-    const cause = isSkipped ? await this.causeOf(samples, bad.length ? named : null) : null;
+    const suspects = bad.length ? own.filter(({ name }) => named.includes(name)) : null;
+    const cause = isSkipped ? joinCauses(await ranks.gather(await this.causeOf(own, suspects))) : null;
     this.skipped = skipped;
+    const sumOf = (name: "tokens" | "padding"): number => all.reduce((sum, part) => sum + part[name], 0);
     return {
       step: this.step++,
       loss,
@@ -186,9 +214,30 @@ export class Trainer {
       ...(isSkipped && { notFinite }),
       ...(cause && { cause }),
       ...(config.dtype === "f16" && { lossScale: scale }),
-      tokens,
-      padding,
+      tokens: sumOf("tokens"),
+      padding: sumOf("padding"),
     };
+  }
+
+  private async gatherParts({ parts, losses, counts, tokens, padding }: Accumulated): Promise<readonly OwnPart[]> {
+    const values = await losses.data();
+    const own = parts.map(({ task, rows }, i) => ({
+      task,
+      value: values[i]!,
+      samples: namesOf(rows.flat().filter((sample) => sample.task === task)),
+    }));
+    return this.ranks.gather<OwnPart>({ losses: own, counts, tokens, padding });
+  }
+
+  /** `update` that skips the step if a loss of any process is not finite. */
+  private updateWith(own: Tensor, losses: OwnPart["losses"]): number {
+    if (this.ranks.size === 1) return this.update(own);
+    const all = tensor(losses.map(({ value }) => value ?? NaN), { device: this.device }); // prettier-ignore
+    try {
+      return this.update(all);
+    } finally {
+      all.dispose();
+    }
   }
 
   /**
@@ -208,6 +257,7 @@ export class Trainer {
       if (!suspects) return { kind: "gradients", ...(await this.badGradients(samples)) };
       const images = suspects.filter((sample) => !sample.images.every(isFiniteArray));
       if (images.length) return { kind: "images", samples: namesOf(images) };
+      if (!suspects.length) return null; // they are another process's
       return { kind: "samples", samples: namesOf(await this.badAlone(suspects)) };
     } catch (error) {
       if (error instanceof OutOfMemoryError) return null;
@@ -259,7 +309,7 @@ export class Trainer {
     const batches = groups.map((rows) => layRows(rows, config.length, this.pad, imageTokens(sizes)));
     const own = TASKS.map((task) => batches.reduce((sum, { targets }) => sum + targets[task].at.length, 0));
     const counts = Object.fromEntries(TASKS.map((task, i) => [task, own[i]])) as Record<Task, number>;
-    const trained = (await ranks.sumCounts(own)).reduce((sum, count) => sum + count, 0);
+    const trained = (await sumCounts(ranks, own)).reduce((sum, count) => sum + count, 0);
     const parts: { readonly task: Task; readonly rows: readonly Sample[][]; readonly loss: Tensor }[] = [];
     try {
       for (const [g, batch] of batches.entries()) {
@@ -277,7 +327,7 @@ export class Trainer {
       }
       return {
         parts,
-        losses: stack(parts.map((part) => part.loss)),
+        losses: parts.length ? stack(parts.map((part) => part.loss)) : zeros([1], { device: this.device }),
         counts,
         tokens: batches.reduce((sum, { ids }) => sum + ids.length, 0),
         padding: batches.reduce((sum, { padding }) => sum + padding, 0),

@@ -22,12 +22,12 @@ import {
   storageBytes,
   knownOptions,
 } from "../../engine/index.ts";
-import type { DType, Tensor } from "../../engine/index.ts";
+import type { Capabilities, DType, Tensor } from "../../engine/index.ts";
 import { checkIdRange } from "../core/check_ids.ts";
 import { finite, standard } from "../core/libraries.ts";
 import { contiguousCopy } from "../core/map.ts";
-import { chooseVariant } from "../core/variants.ts";
-import type { Family } from "../core/variants.ts";
+import { bucket, chooseVariant } from "../core/variants.ts";
+import type { Family, Variant } from "../core/variants.ts";
 
 const partialKernel = kernel(
   "attention_decode",
@@ -65,21 +65,39 @@ interface DecodeProblem {
   readonly d: number;
   readonly q: DType;
   readonly keys: DType;
+  /** Keys that the cache holds. */
+  readonly capacity: number;
 }
 
-/** Chunks of keys in parts, then their sums. Kernels for quantised caches go before it, by the dtype of the keys. */
-const DECODE = [
+interface DecodeChoice {
+  /** Chunks of keys that one workgroup takes at a time in `ropeAttention`, which joins their parts too; null: a launch for each of these. */
+  readonly shares: number | null;
+}
+
+/** Keys of one part; also the invocations of its workgroup. */
+export const CHUNK = 64;
+/**
+ * Keys up to which a workgroup takes those of a head alone on GPUs: two launches less a layer. Beyond, few rows would leave most of a GPU idle.
+ * Not yet measured on one.
+ */
+const MAX_WHOLE = 1024;
+
+/** Both have the same bits: chunks of keys in parts, then their sums. */
+const DECODE: readonly Variant<DecodeProblem, DecodeChoice>[] = [
   {
-    name: "chunks",
-    // `chunk` keys of one part; also the invocations of its workgroup.
-    choose: () => ({ part: partialKernel, combine: combineKernel, chunk: 64 }),
+    name: "whole",
+    preferred: (c, p) => c.software || p.capacity <= MAX_WHOLE,
+    choose: (c) => ({ shares: c.software ? 1 : Math.max(1, Math.min(4, Math.floor(c.limits.maxComputeInvocationsPerWorkgroup / CHUNK))) }), // prettier-ignore
   },
-] as const;
-export const DECODE_FAMILY = {
+  { name: "chunks", choose: () => ({ shares: null }) },
+];
+export const DECODE_FAMILY: Family<DecodeProblem, DecodeChoice> = {
   name: "attention_decode",
   table: DECODE,
-  classOf: ({ d, q, keys }: DecodeProblem) => `${q}·${keys} d${d}`,
-} satisfies Family<DecodeProblem, ReturnType<(typeof DECODE)[0]["choose"]>>;
+  classOf: ({ d, q, keys, capacity }) => `${q}·${keys} d${d} ${bucket(capacity)} keys`,
+};
+export const decodeVariant = (capabilities: Capabilities, problem: DecodeProblem): DecodeChoice =>
+  chooseVariant(DECODE_FAMILY, capabilities, problem);
 
 export interface DecodeOptions {
   /** Multiplies the scores; D^−0.5 by default. */
@@ -125,9 +143,7 @@ export function attentionDecode(
     const queries = contiguousCopy(
       q.strided([b, tq, hq, d], [q.strides[0]!, q.strides[2]!, q.strides[1]!, q.strides[3]!]),
     );
-    const problem: DecodeProblem = { d, q: q.dtype, keys: keys.dtype };
-    const { part, combine, chunk } = chooseVariant(DECODE_FAMILY, q.device.capabilities, problem);
-    const chunks = Math.ceil(capacity / chunk);
+    const chunks = Math.ceil(capacity / CHUNK);
     const parts = empty([b * tq * hq, chunks, d + 4], { device: q.device });
     const width = d / 4;
     const perHead = (hq / hkv) * tq;
@@ -141,7 +157,7 @@ export function attentionDecode(
       op,
     )) {
       const cache = { start: start * capacity * d, elements: count * capacity * d };
-      launch(part, {
+      launch(partialKernel, {
         use: { q: q.dtype, k: keys.dtype },
         constants: { STARTS: starts !== undefined, PER_ROW: perRow },
         buffers: {
@@ -157,7 +173,7 @@ export function attentionDecode(
         cost: { flops: 4 * count * perHead * capacity * d, bytes: 2 * elementBytes(keys.dtype, count * capacity * d) },
       });
     }
-    launch(combine, {
+    launch(combineKernel, {
       use: { y: y.dtype },
       constants: { PER_ROW: perRow },
       buffers: { parts, lengths, y },
@@ -246,7 +262,6 @@ export function advance(x: Tensor, by: number): void {
   });
 }
 
-/** Heads and capacity of a pair of caches. */
 /** Heads and capacity of caches that are right for `batch` rows of heads of `d` elements. */
 export function checkCaches(
   op: string,

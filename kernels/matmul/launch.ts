@@ -8,7 +8,9 @@ import { copyInto, fillInto } from "../core/copy.ts";
 import { collapse } from "../core/collapse.ts";
 import { copy, map } from "../core/map.ts";
 import { f32x1, standard } from "../core/libraries.ts";
-import { io, matmulBindings, lanesNone, matrixF16, sizeAny, sumWorkgroup } from "./libraries.ts";
+import { io, matmulBindings, lanesNone, matrixF16, normNone, sizeAny, sumWorkgroup } from "./libraries.ts";
+import { ACTIVATIONS, epilogueOf } from "./epilogue.ts";
+import type { Activation, Norm } from "./epilogue.ts";
 import { bindPart, partsOf } from "./parts.ts";
 import type { Operand } from "./parts.ts";
 import { matmulVariant } from "./variants.ts";
@@ -24,6 +26,8 @@ export const params = {
   batches: "vec4u",
   batches_y: "vec4u",
   alpha: "f32",
+  scale: "f32",
+  eps: "f32",
 } as const;
 
 const kernels = {
@@ -41,6 +45,7 @@ const kernels = {
     ...standard,
     matmulBindings,
     io,
+    normNone,
     sumWorkgroup,
     sizeAny,
   ]),
@@ -48,6 +53,7 @@ const kernels = {
     ...standard,
     matmulBindings,
     io,
+    normNone,
     lanesNone,
     sizeAny,
   ]),
@@ -68,10 +74,6 @@ const packKernel = kernel(
   standard,
 );
 
-/** Activations that an epilogue computes, by their number in library `matmul_activation`. */
-export const ACTIVATIONS = { gelu: 1, geluTanh: 2, silu: 3, relu: 4 } as const;
-export type Activation = keyof typeof ACTIVATIONS;
-
 export interface Product {
   readonly op: string;
   /** [..., M, K] and [..., K, N] once `transA`, `transB` have swapped their last two dimensions; any strides. */
@@ -83,11 +85,15 @@ export interface Product {
   readonly y: Tensor;
   readonly alpha: number;
   readonly accumulate: boolean;
-  /** [N] f32 */
+  /** [N] */
   readonly bias: Tensor | null;
   readonly activation: Activation | null;
   /** Residual of y's shape, contiguous. */
   readonly residual: Tensor | null;
+  /** RMS norm of the rows of `a`, instead of a bias: for choices that compute it (see `normLinear`). */
+  readonly norm?: Norm;
+  /** y [M, N / 2], f32, is silu(gate) · up of the two halves of the columns; in one part. */
+  readonly gated?: boolean;
 }
 
 /** A matrix operand: its steps along the rows and columns of the product, and along the batch dimensions (0 if it is broadcast). */
@@ -274,12 +280,13 @@ function launchParts(
   k: number,
 ): void {
   const { device } = p.y;
-  const wide = n % 4 === 0 && isGranular(o.y, counts, m) && (!o.residual || isGranular(o.residual, counts, m));
+  const wide =
+    !p.gated && n % 4 === 0 && isGranular(o.y, counts, m) && (!o.residual || isGranular(o.residual, counts, m));
   const sizes = [...counts, m, n, k];
   const operands = {
     a: { ...o.a, steps: [...o.a.batches, o.a.row, 0, o.a.column] },
     b: { ...o.b, steps: [...o.b.batches, 0, o.b.column, o.b.row] },
-    y: { ...o.y, steps: [...o.y.batches, o.y.row, 1, 0] },
+    y: { ...o.y, steps: [...o.y.batches, o.y.row, p.gated ? 0 : 1, 0] },
     residual: o.residual && { ...o.residual, steps: [...o.residual.batches, o.residual.row, 1, 0] },
   };
   const tooLong = ([z0, z1, rows, columns, terms]: readonly number[]): number => {
@@ -295,11 +302,13 @@ function launchParts(
   if (o.y.tensor.dtype !== "f32" && parts.some((part) => part.sizes[4]! < k))
     return throughF32(p, choice, counts, o, m, n, k);
   const yLibrary = wide ? o.y.tensor.dtype : f32x1;
+  const epilogue = epilogueOf(p);
   for (const part of parts) {
     const [z0, z1, rows, columns, terms] = part.sizes as [number, number, number, number, number];
     const isFirst = part.starts[4] === 0;
     const isLast = part.starts[4]! + terms === k;
-    const [a, b, y] = [bindPart(operands.a, part), bindPart(operands.b, part), bindPart(operands.y, part)];
+    const [a, b] = [bindPart(operands.a, part), bindPart(operands.b, part)];
+    const y = p.gated ? { bound: p.y, offset: 0 } : bindPart(operands.y, part);
     const r = operands.residual && isLast ? bindPart(operands.residual, part) : null;
     launch(kernels[choice.kernel], {
       use: {
@@ -308,6 +317,7 @@ function launchParts(
         b: o.b.tensor.dtype,
         y: yLibrary,
         r: r && wide ? o.residual!.tensor.dtype : wide ? "f32" : f32x1,
+        ...epilogue.use,
       },
       constants: {
         ...choice.constants,
@@ -315,8 +325,9 @@ function launchParts(
         RESIDUAL: r !== null,
         ACCUMULATE: p.accumulate || !isFirst,
         ACTIVATION: isLast && p.activation ? ACTIVATIONS[p.activation] : 0,
+        ...epilogue.constants,
       },
-      buffers: { a: a.bound, b: b.bound, bias: p.bias ?? a.bound, residual: r?.bound ?? a.bound, y: y.bound },
+      buffers: { a: a.bound, b: b.bound, bias: epilogue.bias ?? a.bound, residual: r?.bound ?? a.bound, y: y.bound },
       params: {
         size: [rows, columns, terms, z1],
         a: [a.offset, o.a.row, o.a.column, 0],
@@ -325,6 +336,7 @@ function launchParts(
         batches: [...o.a.batches, ...o.b.batches],
         batches_y: [...o.y.batches, ...(o.residual?.batches ?? [0, 0])],
         alpha: p.alpha,
+        ...epilogue.params,
       },
       grid: [Math.ceil(rows / choice.rows), Math.ceil(columns / choice.columns), z0 * z1],
       cost: {

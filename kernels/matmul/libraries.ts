@@ -12,6 +12,15 @@ export const lanesSubgroup = library("lanes_subgroup", new URL("./lib/lanes_subg
 /** Sums over the invocations that share columns. */
 export const sumWorkgroup = library("sum_workgroup", new URL("./lib/sum_workgroup.wgsl", import.meta.url));
 export const sumSubgroup = library("sum_subgroup", new URL("./lib/sum_subgroup.wgsl", import.meta.url));
+/** The norm of the rows of A: none, or by the invocations of a subgroup or of a workgroup. */
+export const normNone = library("norm_none", new URL("./lib/norm_none.wgsl", import.meta.url));
+const normSquares = library("norm_squares", new URL("./lib/norm_squares.wgsl", import.meta.url));
+export const normSubgroup = library("norm_subgroup", new URL("./lib/norm_subgroup.wgsl", import.meta.url), [
+  normSquares,
+]);
+export const normWorkgroup = library("norm_workgroup", new URL("./lib/norm_workgroup.wgsl", import.meta.url), [
+  normSquares,
+]);
 /** The subgroup size: any, or LANES asked for. */
 export const sizeAny = library("size_any", new URL("./lib/size_any.wgsl", import.meta.url));
 export const sizeFixed = library("size_fixed", new URL("./lib/size_fixed.wgsl", import.meta.url));

@@ -15,8 +15,8 @@ import {
 import type { DType, Tensor } from "../../engine/index.ts";
 import { contiguousCopy, expression, map } from "../core/map.ts";
 import { asMatrix, checkEpilogue, product, resultDType } from "./matmul.ts";
-import { ACTIVATIONS } from "./launch.ts";
-import type { Activation } from "./launch.ts";
+import { ACTIVATIONS } from "./epilogue.ts";
+import type { Activation } from "./epilogue.ts";
 import { activation as activationLibrary } from "./libraries.ts";
 import { QuantizedWeight, quantizedProduct } from "./quantized.ts";
 import { sumTo } from "../reduce/reduce.ts";

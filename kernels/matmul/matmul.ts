@@ -33,8 +33,9 @@ import {
 import type { DType, Tensor } from "../../engine/index.ts";
 import { copyInto } from "../core/copy.ts";
 import { contiguousCopy, copy, map } from "../core/map.ts";
-import { ACTIVATIONS, productShape, runProduct } from "./launch.ts";
-import type { Activation } from "./launch.ts";
+import { ACTIVATIONS } from "./epilogue.ts";
+import { productShape, runProduct } from "./launch.ts";
+import type { Activation } from "./epilogue.ts";
 import { sumTo } from "../reduce/reduce.ts";
 
 const GEMM_OPTIONS: readonly (keyof GemmOptions)[] = [
@@ -121,7 +122,7 @@ export function product(op: string, options: GemmOptions): Tensor {
       y: to,
       alpha,
       accumulate,
-      bias: bias && contiguousCopy(asF32(bias)),
+      bias: bias && contiguousCopy(bias),
       activation,
       residual: residual && contiguousCopy(n % 4 === 0 ? residual : asF32(residual)),
     });

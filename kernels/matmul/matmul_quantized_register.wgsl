@@ -6,6 +6,7 @@
 //#use matmul_io
 //#use f32 as a
 //#use quantized_int4 as b
+//#use norm_none as n
 //#use lanes_none as s
 const WORKGROUP = 64u; // invocations
 const LANES = 1u; // 1 or 8
@@ -15,9 +16,14 @@ const AT_ONCE = 2u; // granules of a load that are written out: 2, or all
 @group(0) @binding(1) var<storage, read> b: array<vec4u>;
 
 // Granule k of a row of A from granule `first` on; zeros beyond its end, where the last group of weights has zeros too.
-fn load_a(first: u32, k: u32) -> vec4f {
+fn load_a(first: u32, k: u32, rstd: f32, gain: vec4f) -> vec4f {
   let last = params.size.z / 4u - 1u;
-  return select(vec4f(), unpack_a(a[first + min(k, last)]), k <= last);
+  return select(vec4f(), normed(unpack_a(a[first + min(k, last)]), rstd, gain), k <= last);
+}
+// The norm's weights for granule k.
+fn load_gain(k: u32) -> vec4f {
+  if (NORM) { return gain_at(min(k, params.size.z / 4u - 1u)); }
+  return vec4f();
 }
 
 //#use size_any as z
@@ -25,7 +31,7 @@ fn load_a(first: u32, k: u32) -> vec4f {
 fn matmul_quantized_register(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
   let row = group.x * ROWS;
   let column = (group.y * WORKGROUP + lane) * 4u;
-  let columns = min(vec4u(column) + vec4u(0u, 1u, 2u, 3u), vec4u(params.size.y - 1u));
+  let columns = columns_from(column);
   var at_b = vec4u(params.b.x / 4u) + columns * (params.b.z / 4u);
   var at_scale = vec4u(params.a.w) + columns * params.b.y;
   var at_a: array<u32, ROWS>;
@@ -33,11 +39,19 @@ fn matmul_quantized_register(@builtin(workgroup_id) group: vec3u, @builtin(local
   for (var r = 0u; r < ROWS; r++) { //#unroll
     at_a[r] = (params.a.x + min(row + r, params.size.x - 1u) * params.a.y) / 4u;
   }
+  var rstds: array<f32, ROWS>;
+  if (NORM) {
+    for (var r = 0u; r < ROWS; r += 4u) {
+      let four = rstds_n((params.a.x + min(vec4u(row + r) + vec4u(0u, 1u, 2u, 3u), vec4u(params.size.x - 1u)) * params.a.y) / 4u, lane);
+      for (var j = 0u; j < min(4u, ROWS); j++) { rstds[r + j] = four[j]; }
+    }
+  }
   for (var k = 0u; k < params.b.z / (4u * LOADS_b); k++) {
     var held: array<vec4f, ROWS>;
     if (LANES > 1u) {
+      let gain = load_gain(k * 8u + lane % LANES);
       for (var r = 0u; r < ROWS; r++) { //#unroll
-        held[r] = load_a(at_a[r], k * 8u + lane % LANES);
+        held[r] = load_a(at_a[r], k * 8u + lane % LANES, rstds[r], gain);
       }
     }
     let scale = vec4f(scale_at(at_scale.x), scale_at(at_scale.y), scale_at(at_scale.z), scale_at(at_scale.w));
@@ -58,9 +72,11 @@ fn matmul_quantized_register(@builtin(workgroup_id) group: vec3u, @builtin(local
           let w2 = w[2] * scale;
           let w3 = w[3] * scale;
           let granule = l * GRANULES_b + part + i;
+          var gain: vec4f;
+          if (LANES == 1u) { gain = load_gain(k * 8u + granule); }
           for (var r = 0u; r < ROWS; r++) { //#unroll
             var x: vec4f;
-            if (LANES > 1u) { x = share_s(held[r], granule); } else { x = load_a(at_a[r], k * 8u + granule); }
+            if (LANES > 1u) { x = share_s(held[r], granule); } else { x = load_a(at_a[r], k * 8u + granule, rstds[r], gain); }
             sums[r] = fma(vec4f(x.w), w3, fma(vec4f(x.z), w2, fma(vec4f(x.y), w1, fma(vec4f(x.x), w0, sums[r]))));
           }
         }

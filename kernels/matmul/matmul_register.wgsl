@@ -8,6 +8,7 @@
 //#use matmul_io
 //#use f32 as a
 //#use f32 as b
+//#use norm_none as n
 //#use lanes_none as s
 const WORKGROUP = 64u; // invocations
 const LANES = 1u; // 1, or the subgroup size
@@ -59,7 +60,7 @@ fn matmul_register(@builtin(workgroup_id) group: vec3u, @builtin(local_invocatio
   let here = first_b + min(column, last) / 4u;
   var at_b = select(
     vec4u(here, here + term, here + 2u * term, here + 3u * term),
-    first_b + min(vec4u(column) + vec4u(0u, 1u, 2u, 3u), vec4u(last)) * (params.b.z / 4u),
+    first_b + columns_from(column) * (params.b.z / 4u),
     TRANS_B,
   );
   var c0 = vec4f();
@@ -78,25 +79,39 @@ fn matmul_register(@builtin(workgroup_id) group: vec3u, @builtin(local_invocatio
   var c13 = vec4f();
   var c14 = vec4f();
   var c15 = vec4f();
+  // With NORM: a factor for the row of each load.
+  var factors: array<f32, 16>;
+  if (NORM) {
+    for (var i = 0u; i < ROWS; i += 4u) {
+      let four = rstds_n(first_a + min(vec4u(row + i) + vec4u(0u, 1u, 2u, 3u), vec4u(params.size.x - 1u)) * (params.a.y / 4u), lane);
+      for (var j = 0u; j < min(4u, ROWS); j++) {
+        for (var l = 0u; l < max(1u, ROWS / LANES); l++) {
+          factors[l] = select(factors[l], four[j], (l * LANES + lane % LANES) % ROWS == i + j);
+        }
+      }
+    }
+  }
   var held: array<vec4f, 16>;
   for (var k = 0u; k < params.size.z / 4u; k++) {
-    held[0] = unpack_a(a[a0]);
+    var gain = vec4f();
+    if (NORM) { gain = gain_at(k); }
+    held[0] = normed(unpack_a(a[a0]), factors[0], gain);
     a0 += step_a;
-    if (ROWS / LANES > 1u) { held[1] = unpack_a(a[a1]); a1 += step_a; }
-    if (ROWS / LANES > 2u) { held[2] = unpack_a(a[a2]); a2 += step_a; }
-    if (ROWS / LANES > 3u) { held[3] = unpack_a(a[a3]); a3 += step_a; }
-    if (ROWS / LANES > 4u) { held[4] = unpack_a(a[a4]); a4 += step_a; }
-    if (ROWS / LANES > 5u) { held[5] = unpack_a(a[a5]); a5 += step_a; }
-    if (ROWS / LANES > 6u) { held[6] = unpack_a(a[a6]); a6 += step_a; }
-    if (ROWS / LANES > 7u) { held[7] = unpack_a(a[a7]); a7 += step_a; }
-    if (ROWS / LANES > 8u) { held[8] = unpack_a(a[a8]); a8 += step_a; }
-    if (ROWS / LANES > 9u) { held[9] = unpack_a(a[a9]); a9 += step_a; }
-    if (ROWS / LANES > 10u) { held[10] = unpack_a(a[a10]); a10 += step_a; }
-    if (ROWS / LANES > 11u) { held[11] = unpack_a(a[a11]); a11 += step_a; }
-    if (ROWS / LANES > 12u) { held[12] = unpack_a(a[a12]); a12 += step_a; }
-    if (ROWS / LANES > 13u) { held[13] = unpack_a(a[a13]); a13 += step_a; }
-    if (ROWS / LANES > 14u) { held[14] = unpack_a(a[a14]); a14 += step_a; }
-    if (ROWS / LANES > 15u) { held[15] = unpack_a(a[a15]); a15 += step_a; }
+    if (ROWS / LANES > 1u) { held[1] = normed(unpack_a(a[a1]), factors[1], gain); a1 += step_a; }
+    if (ROWS / LANES > 2u) { held[2] = normed(unpack_a(a[a2]), factors[2], gain); a2 += step_a; }
+    if (ROWS / LANES > 3u) { held[3] = normed(unpack_a(a[a3]), factors[3], gain); a3 += step_a; }
+    if (ROWS / LANES > 4u) { held[4] = normed(unpack_a(a[a4]), factors[4], gain); a4 += step_a; }
+    if (ROWS / LANES > 5u) { held[5] = normed(unpack_a(a[a5]), factors[5], gain); a5 += step_a; }
+    if (ROWS / LANES > 6u) { held[6] = normed(unpack_a(a[a6]), factors[6], gain); a6 += step_a; }
+    if (ROWS / LANES > 7u) { held[7] = normed(unpack_a(a[a7]), factors[7], gain); a7 += step_a; }
+    if (ROWS / LANES > 8u) { held[8] = normed(unpack_a(a[a8]), factors[8], gain); a8 += step_a; }
+    if (ROWS / LANES > 9u) { held[9] = normed(unpack_a(a[a9]), factors[9], gain); a9 += step_a; }
+    if (ROWS / LANES > 10u) { held[10] = normed(unpack_a(a[a10]), factors[10], gain); a10 += step_a; }
+    if (ROWS / LANES > 11u) { held[11] = normed(unpack_a(a[a11]), factors[11], gain); a11 += step_a; }
+    if (ROWS / LANES > 12u) { held[12] = normed(unpack_a(a[a12]), factors[12], gain); a12 += step_a; }
+    if (ROWS / LANES > 13u) { held[13] = normed(unpack_a(a[a13]), factors[13], gain); a13 += step_a; }
+    if (ROWS / LANES > 14u) { held[14] = normed(unpack_a(a[a14]), factors[14], gain); a14 += step_a; }
+    if (ROWS / LANES > 15u) { held[15] = normed(unpack_a(a[a15]), factors[15], gain); a15 += step_a; }
     var b0 = unpack_b(b[at_b.x]);
     var b1 = unpack_b(b[at_b.y]);
     var b2 = unpack_b(b[at_b.z]);

@@ -5,6 +5,7 @@
 //#use matmul_io
 //#use f32 as a
 //#use f32 as b
+//#use norm_none as n
 //#use sum_workgroup as s
 const WORKGROUP = 64u; // invocations
 const LANES = 64u;
@@ -25,9 +26,8 @@ fn matmul_vector(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_
   let lane = index % LANES;
   let row = group.x * ROWS;
   let column = (group.y * (WORKGROUP / LANES) + index / LANES) * 4u;
-  let last = vec4u(params.size.y - 1u);
   let granules = params.size.z / 4u;
-  let at_b = (params.b.x + along(batch, params.batches.z, params.batches.w)) / 4u + min(vec4u(column) + vec4u(0u, 1u, 2u, 3u), last) * (params.b.z / 4u);
+  let at_b = (params.b.x + along(batch, params.batches.z, params.batches.w)) / 4u + columns_from(column) * (params.b.z / 4u);
   let first_a = (params.a.x + along(batch, params.batches.x, params.batches.y)) / 4u;
   let a0 = first_a + min(row + 0u, params.size.x - 1u) * (params.a.y / 4u);
   let a1 = first_a + min(row + 1u, params.size.x - 1u) * (params.a.y / 4u);
@@ -37,6 +37,9 @@ fn matmul_vector(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_
   let a5 = first_a + min(row + 5u, params.size.x - 1u) * (params.a.y / 4u);
   let a6 = first_a + min(row + 6u, params.size.x - 1u) * (params.a.y / 4u);
   let a7 = first_a + min(row + 7u, params.size.x - 1u) * (params.a.y / 4u);
+  let rstd_low = rstds_n(vec4u(a0, a1, a2, a3), index);
+  var rstd_high = vec4f();
+  if (ROWS > 4u) { rstd_high = rstds_n(vec4u(a4, a5, a6, a7), index); }
   var c0 = vec4f();
   var c1 = vec4f();
   var c2 = vec4f();
@@ -59,19 +62,21 @@ fn matmul_vector(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_
       let k = min(round + e * LANES + lane, granules - 1u);
       let counts = round + e * LANES + lane < granules;
       let w = transpose(mat4x4f(unpack_b(loaded[4u * e]), unpack_b(loaded[4u * e + 1u]), unpack_b(loaded[4u * e + 2u]), unpack_b(loaded[4u * e + 3u])));
-      c0 = select(c0, add_terms(c0, unpack_a(a[a0 + k]), w), counts);
+      var gain = vec4f();
+      if (NORM) { gain = gain_at(k); }
+      c0 = select(c0, add_terms(c0, normed(unpack_a(a[a0 + k]), rstd_low.x, gain), w), counts);
       if (ROWS > 1u) {
-        c1 = select(c1, add_terms(c1, unpack_a(a[a1 + k]), w), counts);
+        c1 = select(c1, add_terms(c1, normed(unpack_a(a[a1 + k]), rstd_low.y, gain), w), counts);
       }
       if (ROWS > 2u) {
-        c2 = select(c2, add_terms(c2, unpack_a(a[a2 + k]), w), counts);
-        c3 = select(c3, add_terms(c3, unpack_a(a[a3 + k]), w), counts);
+        c2 = select(c2, add_terms(c2, normed(unpack_a(a[a2 + k]), rstd_low.z, gain), w), counts);
+        c3 = select(c3, add_terms(c3, normed(unpack_a(a[a3 + k]), rstd_low.w, gain), w), counts);
       }
       if (ROWS > 4u) {
-        c4 = select(c4, add_terms(c4, unpack_a(a[a4 + k]), w), counts);
-        c5 = select(c5, add_terms(c5, unpack_a(a[a5 + k]), w), counts);
-        c6 = select(c6, add_terms(c6, unpack_a(a[a6 + k]), w), counts);
-        c7 = select(c7, add_terms(c7, unpack_a(a[a7 + k]), w), counts);
+        c4 = select(c4, add_terms(c4, normed(unpack_a(a[a4 + k]), rstd_high.x, gain), w), counts);
+        c5 = select(c5, add_terms(c5, normed(unpack_a(a[a5 + k]), rstd_high.y, gain), w), counts);
+        c6 = select(c6, add_terms(c6, normed(unpack_a(a[a6 + k]), rstd_high.z, gain), w), counts);
+        c7 = select(c7, add_terms(c7, normed(unpack_a(a[a7 + k]), rstd_high.w, gain), w), counts);
       }
     }
   }

@@ -8,21 +8,34 @@ import {
   ShapeError,
   elementBytes,
   empty,
+  grid1d,
   kernel,
   launch,
+  scope,
   shapeText,
 } from "../../engine/index.ts";
 import type { DType, Device, Tensor } from "../../engine/index.ts";
 import { contiguousCopy, copy, map } from "../core/map.ts";
 import { f32x1, standard } from "../core/libraries.ts";
-import { ACTIVATIONS, params } from "./launch.ts";
-import type { Activation } from "./launch.ts";
-import { io, lanesNone, quantizedBindings, quantizedInt4, quantizedInt8, sizeAny, sumWorkgroup } from "./libraries.ts";
+import { ACTIVATIONS, epilogueOf } from "./epilogue.ts";
+import type { Activation, Norm } from "./epilogue.ts";
+import { params } from "./launch.ts";
+import {
+  io,
+  lanesNone,
+  normNone,
+  quantizedBindings,
+  quantizedInt4,
+  quantizedInt8,
+  sizeAny,
+  sumWorkgroup,
+} from "./libraries.ts";
 import { bindPart, partsOf } from "./parts.ts";
+import { product } from "./matmul.ts";
 import { GROUP, QUANTIZED_BITS } from "./quantized_format.ts";
 import type { Quantization } from "./quantized_format.ts";
 import { quantizedVariant } from "./quantized_variants.ts";
-import type { QuantizedChoice } from "./quantized_variants.ts";
+import type { RegisterChoice } from "./quantized_variants.ts";
 
 /** A quantised matrix [N, K] on a device. It does not own its tensors. */
 export class QuantizedWeight {
@@ -49,7 +62,7 @@ export class QuantizedWeight {
       throw new DTypeError(`${op}: words must be u32 and scales f16; got ${words} and ${scales}. Use quantizeRows.`);
     const [rows, groups] = [scales.shape[0] ?? 0, Math.ceil(columns / GROUP)];
     const kind = words.shape[1] === groups * QUANTIZED_BITS.int4 ? "int4" : "int8";
-    const isWhole = words.isContiguous && scales.isContiguous && words.offset === 0 && scales.offset === 0;
+    const isWhole = words.isContiguous && scales.isContiguous && words.offset % 4 === 0;
     if (
       !isWhole ||
       shapeText(scales.shape) !== shapeText([rows, groups]) ||
@@ -81,16 +94,23 @@ const kernels = {
     new URL("./matmul_quantized_register.wgsl", import.meta.url),
     bindings,
     params,
-    [...shared, lanesNone, sizeAny],
+    [...shared, normNone, lanesNone, sizeAny],
   ),
   vector: kernel(
     "matmul_quantized_vector",
     new URL("./matmul_quantized_vector.wgsl", import.meta.url),
     bindings,
     params,
-    [...shared, sumWorkgroup, sizeAny],
+    [...shared, normNone, sumWorkgroup, sizeAny],
   ),
-} satisfies Record<QuantizedChoice["kernel"], unknown>;
+} satisfies Record<RegisterChoice["kernel"], unknown>;
+const dequantizeKernel = kernel(
+  "dequantize",
+  new URL("./dequantize.wgsl", import.meta.url),
+  { b: "read", scales: "read", y: "write" },
+  { rows: "u32", loads: "u32", granules: "u32", scales: "u32", first_load: "u32", first_scale: "u32", first_y: "u32" },
+  [...standard, quantizedInt4],
+);
 const LIBRARIES = { int8: quantizedInt8, int4: quantizedInt4 } as const;
 
 export interface QuantizedProduct {
@@ -103,37 +123,94 @@ export interface QuantizedProduct {
   /** [M, N] */
   readonly residual: Tensor | null;
   readonly dtype: DType;
+  /** As in `Product`. */
+  readonly norm?: Norm;
+  readonly gated?: boolean;
 }
 
 /** The product as a new tensor [M, N]; not recorded. Runs inside a scope of the caller, which has checked the shapes. */
 export function quantizedProduct(p: QuantizedProduct): Tensor {
-  const [n] = p.weight.shape;
+  const [n, k] = p.weight.shape;
   const m = p.x.shape[0]!;
-  const wide = n % 4 === 0;
+  const choice = quantizedVariant(p.x.device.capabilities, { m, n, k, a: p.x.dtype, kind: p.weight.kind });
+  if (choice.kernel === "staged") return staged(p);
+  const wide = n % 4 === 0 && !p.gated;
   const asF32 = (t: Tensor): Tensor => (t.dtype === "f32" ? t : map(copy, [t], { dtype: "f32" }));
-  const y = empty([m, n], { dtype: wide ? p.dtype : "f32", device: p.x.device });
+  const y = empty([m, p.gated ? n / 2 : n], { dtype: wide ? p.dtype : "f32", device: p.x.device });
   const residual = p.residual && contiguousCopy(wide ? p.residual : asF32(p.residual));
   const x = p.x.isContiguous && p.x.offset % 4 === 0 ? p.x : contiguousCopy(p.x);
-  launchParts({ ...p, x, bias: p.bias && contiguousCopy(asF32(p.bias)), residual }, y);
+  launchParts({ ...p, x, bias: p.bias && contiguousCopy(p.bias), residual }, y, choice);
   return y.dtype === p.dtype ? y : map(copy, [y], { dtype: p.dtype });
+}
+
+/** Bytes of a weight that are dequantised at a time. */
+const STAGED_BYTES = 64 * 2 ** 20;
+
+/** Many rows: some rows of the weight at a time as f32, then a plain product. Where kernels add up in order, with the bits of dequantising in registers. */
+function staged({ op, x, weight, bias, activation, residual, dtype }: QuantizedProduct): Tensor {
+  const [n, k] = weight.shape;
+  const { device } = x;
+  const y = empty([x.dim(0), n], { dtype, device });
+  const most = Math.min(STAGED_BYTES, device.limits.maxStorageBufferBindingSize);
+  const step = Math.max(4, Math.floor(most / (16 * k)) * 4);
+  for (let first = 0; first < n; first += step) {
+    const count = Math.min(step, n - first);
+    const columns = (t: Tensor): Tensor => t.strided([t.dim(0), count], t.strides, t.offset + first);
+    scope(() =>
+      product(op, {
+        a: x,
+        b: dequantized(weight, first, count),
+        transB: true,
+        out: columns(y),
+        bias: bias && bias.strided([count], bias.strides, bias.offset + first),
+        activation,
+        residual: residual && columns(residual),
+      }),
+    );
+  }
+  return y;
+}
+
+/** f32 [count, K]: rows of a weight from row `first` on. */
+function dequantized(weight: QuantizedWeight, first: number, count: number): Tensor {
+  const { words, scales, device, kind } = weight;
+  const k = weight.shape[1];
+  const y = empty([count, k], { device });
+  const sizes = [count, words.dim(1), scales.dim(1), k];
+  const operands = [
+    { tensor: words, offset: words.offset + first * words.dim(1), steps: [words.dim(1), 1, 0, 0] },
+    { tensor: scales, offset: scales.offset + first * scales.dim(1), steps: [scales.dim(1), 0, 1, 0] },
+    { tensor: y, offset: 0, steps: [k, 0, 0, 1] },
+  ];
+  for (const part of partsOf("dequantize", device, sizes, operands, [1, ...sizes.slice(1)], () => -1)) {
+    const [b, s, to] = operands.map((operand) => bindPart(operand, part));
+    const rows = part.sizes[0]!;
+    launch(dequantizeKernel, {
+      use: { b: LIBRARIES[kind] },
+      buffers: { b: b!.bound, scales: s!.bound, y: to!.bound },
+      params: { rows, loads: words.dim(1) / 4, granules: k / 4, scales: scales.dim(1), first_load: b!.offset / 4, first_scale: s!.offset, first_y: to!.offset / 4 }, // prettier-ignore
+      grid: grid1d(Math.ceil((rows * words.dim(1)) / 4 / 64)),
+      cost: { flops: rows * k, bytes: rows * (4 * words.dim(1) + 2 * scales.dim(1) + 4 * k) },
+    });
+  }
+  return y;
 }
 
 const MAX_GROUPS = 65535;
 
 /** Rows and columns are split if a tensor is larger than a binding, or the work or the grid than a launch may have; sums stay whole. */
-function launchParts(p: QuantizedProduct, y: Tensor): void {
+function launchParts(p: QuantizedProduct, y: Tensor, choice: RegisterChoice): void {
   const { weight, residual, x } = p;
   const { device } = y;
   const [n, k] = weight.shape;
   const m = x.shape[0]!;
   if (m === 0 || n === 0) return;
-  const choice = quantizedVariant(device.capabilities, { m, n, k, a: x.dtype, kind: weight.kind });
   const [groups, words] = [weight.scales.shape[1]!, weight.words.shape[1]!];
   const operands = {
     a: { tensor: x, offset: x.offset, steps: [k, 0, 1, 0, 0] },
-    b: { tensor: weight.words, offset: 0, steps: [0, words, 0, 1, 0] },
-    scales: { tensor: weight.scales, offset: 0, steps: [0, groups, 0, 0, 1] },
-    y: { tensor: y, offset: 0, steps: [n, 1, 0, 0, 0] },
+    b: { tensor: weight.words, offset: weight.words.offset, steps: [0, words, 0, 1, 0] },
+    scales: { tensor: weight.scales, offset: weight.scales.offset, steps: [0, groups, 0, 0, 1] },
+    y: { tensor: y, offset: 0, steps: [y.dim(1), p.gated ? 0 : 1, 0, 0, 0] },
     residual: residual && { tensor: residual, offset: residual.offset, steps: [n, 1, 0, 0, 0] },
   };
   const tooLong = ([rows, columns]: readonly number[]): number => {
@@ -143,11 +220,13 @@ function launchParts(p: QuantizedProduct, y: Tensor): void {
     return rows! >= columns! ? 0 : 1;
   };
   const all = [operands.a, operands.b, operands.scales, operands.y, ...(operands.residual ? [operands.residual] : [])];
-  const wide = n % 4 === 0;
+  const wide = n % 4 === 0 && !p.gated;
+  const epilogue = epilogueOf(p);
   for (const part of partsOf(p.op, device, [m, n, k, words, groups], all, [1, 4, k, words, groups], tooLong)) {
     const [rows, columns] = part.sizes as [number, number, number, number, number];
     const bind = (operand: (typeof all)[number]): ReturnType<typeof bindPart> => bindPart(operand, part);
-    const [a, b, s, to] = [bind(operands.a), bind(operands.b), bind(operands.scales), bind(operands.y)];
+    const [a, b, s] = [bind(operands.a), bind(operands.b), bind(operands.scales)];
+    const to = p.gated ? { bound: y, offset: 0 } : bind(operands.y);
     const r = operands.residual && bind(operands.residual);
     const yLibrary = wide ? y.dtype : f32x1;
     launch(kernels[choice.kernel], {
@@ -157,18 +236,20 @@ function launchParts(p: QuantizedProduct, y: Tensor): void {
         b: LIBRARIES[weight.kind],
         y: yLibrary,
         r: r && wide ? residual!.dtype : wide ? "f32" : f32x1,
+        ...epilogue.use,
       },
       constants: {
         ...choice.constants,
         BIAS: p.bias !== null,
         RESIDUAL: r !== null,
         ACTIVATION: p.activation ? ACTIVATIONS[p.activation] : 0,
+        ...epilogue.constants,
       },
       buffers: {
         a: a.bound,
         b: b.bound,
         scales: s.bound,
-        bias: p.bias ?? a.bound,
+        bias: epilogue.bias ?? a.bound,
         residual: r?.bound ?? a.bound,
         y: to.bound,
       },
@@ -176,10 +257,11 @@ function launchParts(p: QuantizedProduct, y: Tensor): void {
         size: [rows, columns, k, 1],
         a: [a.offset, k, 1, s.offset],
         b: [b.offset, groups, words, part.starts[1]!],
-        y: [to.offset, r?.offset ?? 0, n, n],
+        y: [to.offset, r?.offset ?? 0, y.dim(1), n],
         batches: [0, 0, 0, 0],
         batches_y: [0, 0, 0, 0],
         alpha: 1,
+        ...epilogue.params,
       },
       grid: [Math.ceil(rows / choice.rows), Math.ceil(columns / choice.columns)],
       cost: {

@@ -74,15 +74,15 @@ const sampleKernel = kernel(
   "sample",
   new URL("./sample.wgsl", import.meta.url),
   { x: "read", limits: "read", state: "read", seeds: "read", position: "read", best: "write" },
-  { rows: "u32", first: "u32", granules: "u32", chunks: "u32", site: "u32", inverse_temperature: "f32" },
+  { rows: "u32", first: "u32", granules: "u32", chunks: "u32", site: "u32", inverse_temperature: "f32", guidance: "f32" }, // prettier-ignore
   [...standard, philox, sortable],
 );
 
 const combineKernel = kernel(
   "sample_combine",
   new URL("./sample_combine.wgsl", import.meta.url),
-  { best: "read", tokens: "write" },
-  { rows: "u32", chunks: "u32", mark: "u32" },
+  { best: "read", position: "read", tokens: "write", history: "read_write" },
+  { rows: "u32", chunks: "u32", mark: "u32", columns: "u32" },
   [grid],
 );
 
@@ -128,7 +128,19 @@ export function guidance(logits: Tensor, weight: number): Tensor {
   ]);
 }
 
-const SAMPLE_OPTIONS = ["temperature", "topK", "topP", "generator", "site", "seeds", "position", "flagged"] as const;
+const SAMPLE_OPTIONS = [
+  "temperature",
+  "topK",
+  "topP",
+  "generator",
+  "site",
+  "seeds",
+  "position",
+  "flagged",
+  "guidance",
+  "into",
+  "history",
+] as const;
 
 export interface SampleOptions {
   /** Divides the logits; 0 takes the most probable token, the lowest index among equals. Default 1. */
@@ -147,6 +159,12 @@ export interface SampleOptions {
   readonly position?: Tensor;
   /** Sets `NOT_FINITE_FLAG` in the token of a row that is not finite: a caller that reads the tokens learns of it by the same read. */
   readonly flagged?: boolean;
+  /** The logits are those of `guidance(logits, weight)`: [2N, V], rows alternating conditional and unconditional. */
+  readonly guidance?: number;
+  /** u32 [N] that the tokens are written into, instead of a new tensor. */
+  readonly into?: Tensor;
+  /** u32 [N, C]: the tokens are also written into column `position`, if it is below C. */
+  readonly history?: Tensor;
 }
 
 /** Set in the token of a row that is not finite, by `sampleTokens` with `flagged`. */
@@ -161,14 +179,15 @@ const MAX_FILTERED = 2 ** 24;
 /** Throws for what `sampleTokens` does not take, before any work. */
 function checkSample(
   logits: Tensor,
-  { temperature = 1, topK, topP, seeds, position, generator, site }: SampleOptions,
+  { temperature = 1, topK, topP, seeds, position, generator, site, guidance: weight, into, history }: SampleOptions,
 ): void {
-  checkTensors("sampleTokens", logits, generator?.state ?? null, seeds ?? null, position ?? null);
+  checkTensors("sampleTokens", logits, generator?.state ?? null, seeds ?? null, position ?? null, into ?? null, history ?? null); // prettier-ignore
   if (!isFloat(logits.dtype))
     throw new DTypeError(`sampleTokens: the logits must have a floating dtype; got ${logits}. Cast it to f32 first.`);
   if (logits.rank !== 2 || logits.shape[1] === 0)
     throw new ShapeError(`sampleTokens: logits must be [N, V] with V ≥ 1; got ${logits}. Reshape them.`);
-  const [rows, classes] = logits.shape as [number, number];
+  const [logitRows, classes] = logits.shape as [number, number];
+  const rows = weight === undefined ? logitRows : logitRows / 2;
   if (temperature !== 0 && !(temperature >= 1e-6 && temperature < Infinity))
     throw new ArgumentError(`sampleTokens: temperature must be 0, or at least 1e-6; got ${temperature}. Change it.`);
   if (topK !== undefined && (!Number.isInteger(topK) || topK < 1))
@@ -186,6 +205,18 @@ function checkSample(
     );
   if (seeds && (seeds.dtype !== "u32" || seeds.rank !== 1 || seeds.size !== rows))
     throw new ShapeError(`sampleTokens: seeds must be u32 [${rows}], one per row; got ${seeds}. Cast or reshape them.`);
+  if (into && (into.dtype !== "u32" || into.rank !== 1 || into.size !== rows || !into.isBindable))
+    throw new ShapeError(
+      `sampleTokens: into must be u32 [${rows}], contiguous; got ${into}. Pass a tensor of its own.`,
+    );
+  if (
+    history &&
+    (history.dtype !== "u32" || history.rank !== 2 || history.dim(0) !== rows || !history.isBindable || !position)
+  )
+    // prettier-ignore
+    throw new ShapeError(
+      `sampleTokens: history must be u32 [${rows}, C], contiguous, and come with a position; got ${history}${position ? "" : " without one"}. Change it.`,
+    );
   if (position && ((position.dtype !== "u32" && position.dtype !== "i32") || position.size !== 1))
     throw new ShapeError(
       `sampleTokens: position must be u32 or i32 with one element; got ${position}. Cast or reshape it.`,
@@ -204,12 +235,17 @@ function checkSample(
  */
 export function sampleTokens(logits: Tensor, options: SampleOptions = {}): Tensor {
   knownOptions("sampleTokens", options, SAMPLE_OPTIONS);
+  const { guidance: weight, ...unguided } = options;
+  // Filters read the logits several times, and 16-bit logits are guided in 16 bits.
+  const isDirect = logits.dtype === "f32" && logits.rank === 2 && logits.dim(0) % 2 === 0 && Number.isFinite(weight) && logits.isBindable && options.topK === undefined && options.topP === undefined; // prettier-ignore
+  if (weight !== undefined && !isDirect) return scope(() => sampleTokens(guidance(logits, weight), unguided));
   checkSample(logits, options);
   const { temperature = 1, topK, topP, seeds, position, flagged = false } = options;
-  const [rows, classes] = logits.shape as [number, number];
+  const [logitRows, classes] = logits.shape as [number, number];
+  const rows = weight === undefined ? logitRows : logitRows / 2;
   const random = temperature > 0;
   return scope(() => {
-    const tokens = empty([rows], { dtype: "u32", device: logits.device });
+    const tokens = options.into ?? empty([rows], { dtype: "u32", device: logits.device });
     if (rows === 0) return tokens;
     const x = rowOperand(logits, classes);
     const keep = topK !== undefined && topK < classes ? topK : 0;
@@ -222,7 +258,8 @@ export function sampleTokens(logits: Tensor, options: SampleOptions = {}): Tenso
     const chunks = Math.min(MAX_CHUNKS, Math.ceil(granules / CHUNK_GRANULES));
     const best = empty([rows, chunks, 2], { dtype: "u32", device: x.device });
     // Bindings that a variant does not read are filled with the logits.
-    for (const { start, count, buffers } of windowsOf("sampleTokens", rows, { x })) {
+    const pairs = weight === undefined ? x : x.strided([rows, 2 * classes], [2 * classes, 1]);
+    for (const { start, count, buffers } of windowsOf("sampleTokens", rows, { x: pairs })) {
       launch(sampleKernel, {
         use: { x: rowLibrary(x.dtype, classes) },
         constants: {
@@ -230,6 +267,7 @@ export function sampleTokens(logits: Tensor, options: SampleOptions = {}): Tenso
           FILTER: limits !== null,
           SEEDED: random && seeds !== undefined,
           MOVED: random && position !== undefined,
+          ...(weight !== undefined && { GUIDED: true }),
         },
         buffers: {
           ...buffers,
@@ -239,14 +277,29 @@ export function sampleTokens(logits: Tensor, options: SampleOptions = {}): Tenso
           position: position ? contiguousCopy(position) : buffers.x,
           best,
         },
-        params: { rows: count, first: start, granules, chunks, site, inverse_temperature: inverse },
+        params: {
+          rows: count,
+          first: start,
+          granules,
+          chunks,
+          site,
+          inverse_temperature: inverse,
+          guidance: weight ?? 1,
+        },
         grid: grid1d(Math.ceil((count * chunks) / 64)),
         cost: { flops: (random ? 100 : 1) * count * classes, bytes: elementBytes(x.dtype, count * classes) },
       });
     }
+    const { history } = options;
     launch(combineKernel, {
-      buffers: { best, tokens },
-      params: { rows, chunks, mark: flagged ? NOT_FINITE_FLAG : 0 },
+      ...(history && { constants: { HISTORY: true } }),
+      buffers: {
+        best,
+        position: history ? contiguousCopy(position!) : best,
+        tokens,
+        history: history ?? empty([1], { dtype: "u32", device: x.device }),
+      },
+      params: { rows, chunks, mark: flagged ? NOT_FINITE_FLAG : 0, columns: history?.dim(1) ?? 0 },
       grid: grid1d(Math.ceil(rows / 64)),
       cost: { flops: rows * chunks, bytes: 8 * rows * chunks },
     });

@@ -4,6 +4,7 @@
 // (token / 4, sample + r, step + position, site); with SEEDED row r has the key (seeds[r], 0) and the counter (token / 4, sample, …).
 // With FILTER only tokens that limits[r] allows take part. −Inf is a masked token and never does. NaN and +Inf are seen by the bits of the
 // logits as they were loaded (WGSL lets an implementation assume that there are none): the index is then NOT_FINITE.
+// With GUIDED the logits of row r are u + guidance · (c − u) of rows c = x[2r] and u = x[2r + 1], as guidance.wgsl makes them, in f32.
 // One invocation a (row, chunk), chunks ≤ granules.
 // Grid: flat over ceil(rows · chunks / WORKGROUP) workgroups, folded.
 //#use grid
@@ -15,6 +16,7 @@ const RANDOM = false;
 const FILTER = false;
 const SEEDED = false;
 const MOVED = false; // `position` is added to the step
+const GUIDED = false;
 const NONE = 0xffffffffu; // an index: no token takes part
 const NOT_FINITE = 0xfffffffeu; // an index: one of the logits is NaN or +Inf
 struct Params {
@@ -24,6 +26,7 @@ struct Params {
   chunks: u32,
   site: u32,
   inverse_temperature: f32,
+  guidance: f32,
 }
 @group(0) @binding(0) var<storage, read> x: array<Pack_x>;
 @group(0) @binding(1) var<storage, read> limits: array<vec4u>; // 2 a row; the first is (sortable key, index among equals)
@@ -64,7 +67,11 @@ fn sample(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: 
   var score = -3.4028234e38;
   var index = NONE;
   for (var g = chunk; g < params.granules; g += params.chunks) {
-    let v = unpack_x(x[window_row * params.granules + g]);
+    var v = unpack_x(x[select(1u, 2u, GUIDED) * window_row * params.granules + g]);
+    if (GUIDED) {
+      let u = unpack_x(x[(2u * window_row + 1u) * params.granules + g]);
+      v = u + params.guidance * (v - u);
+    }
     var scores = vec4f(v);
     if (RANDOM) {
       counter.x = (g * W_x) / 4u;

@@ -16,6 +16,9 @@ export class JsonError extends CheckpointError {}
 /** A file that is not a well-formed safetensors file. */
 export class SafetensorsError extends CheckpointError {}
 
+/** A file that is not a well-formed GGUF file, or has types that are not read. */
+export class GgufError extends CheckpointError {}
+
 /** A file that is not a zip archive as `torch.save` writes it. */
 export class ZipError extends CheckpointError {}
 
@@ -48,6 +51,9 @@ export class TensorMismatchError extends CheckpointError {
     this.problems = problems;
   }
 }
+
+/** The files lack a part of the model, e.g. a GGUF file that has only the language model. */
+export class MissingPartError extends CheckpointError {}
 
 /** A weight that cannot be quantised: not finite, or beyond the range of the scale. */
 export class QuantizationError extends CheckpointError {}

@@ -55,6 +55,77 @@ export function quantizeRows(
   return { words, scales };
 }
 
+/**
+ * Quantises rows of whole groups to int4 that are about whole multiples of known steps, such as those of other formats of 4 bits: of each group, `steps`
+ * has the distance of its values. A group whose values all are among the 16 multiples that one scale reaches takes the step or its negative and loses
+ * nothing; another one takes that or the usual scale, whichever has the least squared error.
+ */
+export function requantizeInt4(values: Float32Array, steps: Float32Array, name?: string): QuantizedRows {
+  const scales = new Uint16Array(steps.length);
+  const words = new Uint32Array(steps.length * 4);
+  for (let group = 0; group < steps.length; group++) {
+    const part = values.subarray(group * GROUP, (group + 1) * GROUP);
+    const step = f16Bits(steps[group]!);
+    const isUsable = (step & 0x7fff) !== 0 && (step & 0x7c00) !== 0x7c00;
+    const fitting = isUsable ? fittingScale(part, step) : null;
+    if (fitting !== null) {
+      scales[group] = fitting;
+      packGroup(part, f16Value(fitting), 4, words, 4 * group);
+    } else {
+      const best = leastError(part, isUsable ? [step, step ^ 0x8000] : [], name);
+      scales[group] = best.scale;
+      words.set(best.words, 4 * group);
+    }
+  }
+  return { words, scales };
+}
+
+/** f16 bits of the step or its negative if q is within its range for all values; null if it is for neither, or a value is not finite. */
+function fittingScale(values: Float32Array, step: number): number | null {
+  const scale = f16Value(step);
+  let [low, high] = [0, 0];
+  for (let i = 0; i < GROUP; i++) {
+    const q = values[i]! / scale;
+    if (!(Math.abs(q) < 8.5)) return null;
+    if (q < low) low = q;
+    if (q > high) high = q;
+  }
+  if (high < 7.5) return step;
+  return low > -7.5 ? step ^ 0x8000 : null;
+}
+
+/** A group with the usual scale or one of `others` (f16 bits), whichever has the least error. */
+function leastError(
+  values: Float32Array,
+  others: readonly number[],
+  name?: string,
+): { scale: number; words: Uint32Array } {
+  const usual = quantizeRows(values, GROUP, "int4", name);
+  let best = { scale: usual.scales[0]!, words: usual.words };
+  let least = groupError(values, best.words, f16Value(best.scale));
+  for (const scale of others) {
+    const words = new Uint32Array(4);
+    packGroup(values, f16Value(scale), 4, words, 0);
+    const error = groupError(values, words, f16Value(scale));
+    if (error < least) [least, best] = [error, { scale, words }];
+  }
+  return best;
+}
+
+/** Squared error of a group of int4. */
+function groupError(values: Float32Array, words: Uint32Array, scale: number): number {
+  let sum = 0;
+  for (let i = 0; i < GROUP; i++) sum += (values[i]! - scale * (((words[i >> 3]! >>> (4 * (i & 7))) & 15) - 8)) ** 2;
+  return sum;
+}
+
+/** Groups of int4 as int8 with the same scales and values. */
+export function widenToInt8({ words, scales }: QuantizedRows): QuantizedRows {
+  const bytes = new Int8Array(words.length * 8);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = ((words[i >> 3]! >>> (4 * (i & 7))) & 15) - 8;
+  return { words: new Uint32Array(bytes.buffer), scales };
+}
+
 /** The weight of the largest magnitude, the first of several. */
 function largestOf(values: Float32Array, first: number, count: number, name: string): number {
   let largest = 0;
@@ -91,12 +162,13 @@ export function dequantizeRows({ words, scales }: QuantizedRows, columns: number
   const perWord = 32 / bits;
   const groups = Math.ceil(columns / GROUP);
   const out = new Float32Array((scales.length / groups) * columns);
-  for (let i = 0; i < out.length; i++) {
-    const [row, k] = [Math.floor(i / columns), i % columns];
-    const at = row * groups * GROUP + k;
-    const shifted = words[Math.floor(at / perWord)]! >>> (bits * (at % perWord));
-    const q = bits === 8 ? (shifted << 24) >> 24 : (shifted & 15) - 8;
-    out[i] = q * f16Value(scales[Math.floor(at / GROUP)]!);
+  for (let group = 0, to = 0; group < scales.length; group++) {
+    const scale = f16Value(scales[group]!);
+    const count = Math.min(GROUP, columns - (group % groups) * GROUP);
+    for (let i = 0; i < count; i++, to++) {
+      const shifted = words[group * bits + Math.floor(i / perWord)]! >>> (bits * (i % perWord));
+      out[to] = scale * (bits === 8 ? (shifted << 24) >> 24 : (shifted & 15) - 8);
+    }
   }
   return out;
 }

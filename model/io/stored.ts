@@ -1,5 +1,7 @@
 /** A tensor as a checkpoint file holds it: its name, dtype, shape, and the position of its bytes. */
 import { shapeText } from "../../engine/errors.ts";
+import type { Quantization } from "../../kernels/matmul/quantized_format.ts";
+import type { FloatDType } from "./cast.ts";
 import { quote } from "./errors.ts";
 
 /** Bits of an element. The engine computes with f32, f16 and bf16; the others are carried unchanged. */
@@ -40,6 +42,26 @@ export interface StoredTensor extends TensorSpec {
   /** First byte in the file. */
   readonly offset: number;
   readonly bytes: number;
+  /** For a tensor that is decoded while it is read (`decoded.ts`): how its file stores it. */
+  readonly encoded?: Encoding;
+}
+
+/** How a file stores a tensor whose values are decoded to f32. */
+export interface Encoding {
+  /** For people: Q4_K, MLX 4-bit. */
+  readonly format: string;
+  /** In the file. */
+  readonly bytes: number;
+  /** Dtype of a copy if no other is asked for. */
+  readonly dtype: FloatDType;
+  /** The weights in our quantised format without a change of value, if there are such. */
+  readonly packed?: {
+    readonly kind: Quantization;
+    /** Words and scales of `count` rows from row `first` on. */
+    rows(first: number, count: number): Promise<{ readonly words: Uint32Array; readonly scales: Uint16Array }>;
+  };
+  /** Steps between the values of each group of 32 of these rows, as the file has them: scales that lose little in int4. */
+  readonly steps?: (first: number, count: number) => Promise<Float32Array>;
 }
 
 /** No checkpoint of this kind has more (7B: 1018); bounds what a hostile file can ask for. */

@@ -5,7 +5,7 @@
  */
 import { ArgumentError, DTypeError, construct, isFloat } from "../../engine/index.ts";
 import type { Device, Tensor } from "../../engine/index.ts";
-import { arange, copyInto, full, guidance as guide, where } from "../../kernels/index.ts";
+import { full } from "../../kernels/index.ts";
 import { checkContext, checkIds, checkSampling } from "../request.ts";
 import { imageTokens } from "./config.ts";
 import type { JanusConfig } from "./config.ts";
@@ -32,13 +32,16 @@ export interface ImageOptions extends SamplingOptions, DecodingOptions {
 /** Maximum images of one prompt in one batch; the caches of more do not fit any device. */
 const MAX_PICTURES = 4096;
 
+/** Steps of one submit, and submits that the host may be ahead of a GPU. */
+const STEPS = 4;
+const SUBMITS_AHEAD = 3;
+
 class ImageHead implements Head {
   /** u32 [N, tokens]: the codes so far, flagged if not finite; the rest is 0. */
   readonly codes: Tensor;
   private readonly model: JanusForConditionalGeneration;
   private readonly sampler: Sampler;
   private readonly weight: number;
-  private readonly places: Tensor;
 
   constructor(
     model: JanusForConditionalGeneration,
@@ -55,26 +58,22 @@ class ImageHead implements Head {
       device,
     );
     this.codes = full([seeds.length, tokens], 0, { dtype: "u32", device }).keep();
-    this.places = arange(0, tokens, 1, { dtype: "u32", device }).keep();
   }
 
-  sample(hidden: Tensor, step: Tensor): Tensor {
+  sample(hidden: Tensor, step: Tensor, into: Tensor): Tensor {
     const logits = this.model.codeLogits(hidden); // [R, codes]
-    const tokens = this.sampler.sample(this.weight === 1 ? logits : guide(logits, this.weight), step);
-    copyInto(this.codes, where(this.places.eq(step), tokens.unsqueeze(1), this.codes));
-    return tokens;
+    const guided = this.weight === 1 ? {} : { guidance: this.weight };
+    return this.sampler.sample(logits, step, { into, history: this.codes, ...guided });
   }
 
   embed(tokens: Tensor): Tensor {
-    const rows = this.model.embedCodes(tokens).unsqueeze(1); // [N, 1, hidden]
-    if (this.weight === 1) return rows;
-    const [n, , hidden] = rows.shape as [number, number, number];
-    return rows.expand([n, 2, hidden]).reshape([2 * n, 1, hidden]); // both rows of a pair
+    const copies = this.weight === 1 ? 1 : 2; // both rows of a pair
+    return this.model.embedCodes(tokens, copies).reshape([copies * tokens.size, 1, -1]);
   }
 
   dispose(): void {
     this.sampler.dispose();
-    for (const t of [this.codes, this.places]) t.dispose();
+    this.codes.dispose();
   }
 }
 
@@ -136,36 +135,34 @@ export class ImageGeneration {
   }
 
   /**
-   * Samples all codes; gives how many of each image the device has computed, after each that it is known of. Throws `NotFiniteError` after
-   * the first code, where most damaged weights show; for the others `codes` does.
+   * Samples all codes; yields how many of each image the device has computed, as it becomes known. Throws `NotFiniteError` if the first code shows
+   * that weights are damaged, as most do; for the others `codes` does.
    */
   async *run(): AsyncGenerator<number> {
     const { device } = this.decoder;
-    const waits: Promise<void>[] = [];
+    const waits: Promise<number>[] = [];
+    const ahead = stepsAhead(device, SUBMITS_AHEAD);
     try {
-      let computed = 0;
       while (this.done < this.tokens) {
         this.signal?.throwIfAborted();
-        if (this.done === 0) {
-          this.decoder.begin();
-          await this.checkCodes(Array.from(await this.decoder.tokens.data(), (code) => [code]));
-        } else await this.decoder.next();
-        this.done++;
-        const computedThis = device.sync();
-        computedThis.catch(() => undefined); // the error surfaces when it is awaited
-        waits.push(computedThis);
-        while (waits.length > stepsAhead(device, 8)) {
-          await waits.shift();
-          yield ++computed;
-        }
+        const isFirst = this.done === 0;
+        if (isFirst) this.decoder.begin();
+        this.done += isFirst ? 1 : await this.decoder.several(ahead ? Math.min(STEPS, this.tokens - this.done) : 1);
+        const { done } = this;
+        const computed = (isFirst ? this.checkFirst() : device.sync()).then(() => done);
+        computed.catch(() => undefined); // the error surfaces when it is awaited
+        waits.push(computed);
+        while (waits.length > ahead) yield await waits.shift()!;
       }
-      while (waits.length) {
-        await waits.shift();
-        yield ++computed;
-      }
+      while (waits.length) yield await waits.shift()!;
     } finally {
       await Promise.allSettled(waits);
     }
+  }
+
+  /** Checks the first codes while the next are computed. */
+  private async checkFirst(): Promise<void> {
+    await this.checkCodes(Array.from(await this.decoder.tokens.data(), (code) => [code]));
   }
 
   /** The codes sampled so far, one array per image. Throws `NotFiniteError` if the logits of one are not finite. */

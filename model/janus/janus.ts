@@ -3,9 +3,9 @@
  * tensor names of the Hugging Face layout. Heads and embeddings of the two directions share nothing but the Llama
  * between them.
  */
-import { ArgumentError, scope } from "../../engine/index.ts";
+import { ArgumentError, gradEnabled, scope } from "../../engine/index.ts";
 import type { Device, Tensor } from "../../engine/index.ts";
-import { gelu } from "../../kernels/index.ts";
+import { gelu, linear } from "../../kernels/index.ts";
 import { embedMixed } from "../causal.ts";
 import type { CausalModel } from "../causal.ts";
 import type { JanusConfig } from "./config.ts";
@@ -14,11 +14,21 @@ import type { LayerOptions } from "../nn/layers.ts";
 import { LlamaModel } from "../llama.ts";
 import type { Sequence } from "../llama.ts";
 import { Module } from "../nn/module.ts";
-import { QuantizedLinear, linearLayer } from "../nn/quantized_linear.ts";
+import { QuantizedLinear, linearLayer, quantizedLayers } from "../nn/quantized_linear.ts";
+import { requirePart } from "./checkpoint/expected.ts";
+import type { OptionalPart } from "./checkpoint/expected.ts";
 import type { AnyLinear, QuantizableOptions } from "../nn/quantized_linear.ts";
 import type { Quantization } from "../../kernels/matmul/quantized_format.ts";
 import { SiglipVisionModel } from "../siglip.ts";
 import { VqModel } from "../vq.ts";
+
+/** gelu(layer(x)); without gradients in the layer's launch, with the same bits. */
+function withGelu(layer: AnyLinear, x: Tensor): Tensor {
+  const isPlain = (layer.constructor === Linear || layer.constructor === QuantizedLinear) && !layer.isHooked;
+  if (gradEnabled() || !isPlain || x.dtype !== "f32") return gelu(layer.call(x));
+  const weight = layer instanceof QuantizedLinear ? layer.quantizedWeight : layer.weight;
+  return scope(() => linear(x, weight, layer.bias, { activation: "gelu" }));
+}
 
 /** x [..., inFeatures] → [..., hidden]: linear layers with exact GELU between them. */
 class Aligner extends Module {
@@ -32,7 +42,10 @@ class Aligner extends Module {
   }
 
   forward(x: Tensor): Tensor {
-    return this.hidden_layers.reduce((h, layer) => layer.call(gelu(h)), this.fc1.call(x));
+    const [first, ...rest] = [this.fc1, ...this.hidden_layers];
+    const last = rest.pop();
+    if (!last) return first!.call(x);
+    return last.call(rest.reduce((h, layer) => withGelu(layer, h), withGelu(first!, x)));
   }
 }
 
@@ -48,7 +61,7 @@ class GenerationHead extends Module {
   }
 
   forward(x: Tensor): Tensor {
-    return this.vision_head.call(gelu(this.proj_out.call(x)));
+    return this.vision_head.call(withGelu(this.proj_out, x));
   }
 }
 
@@ -87,6 +100,7 @@ export class JanusForConditionalGeneration extends Module<readonly [Tensor, Sequ
   readonly language: JanusConfig["language"];
   readonly model: JanusModel;
   readonly lm_head: AnyLinear;
+  private removed: readonly OptionalPart[] = [];
 
   /** @param options.quantize of the Llama's linear layers and both heads, for inference; all else keeps `dtype` */
   constructor(config: JanusConfig, options: QuantizableOptions = {}) {
@@ -102,9 +116,31 @@ export class JanusForConditionalGeneration extends Module<readonly [Tensor, Sequ
     return this.model.language_model.norm.weight.device;
   }
 
-  /** How the Llama's linear layers and both heads are quantised; null if they are not. */
+  /** How the Llama's linear layers and both heads are quantised, or the first of them that is; null if none is. */
   get quantization(): Quantization | null {
-    return this.lm_head instanceof QuantizedLinear ? this.lm_head.kind : null;
+    for (const [, layer] of quantizedLayers(this)) return layer.kind;
+    return null;
+  }
+
+  /** What the model cannot do because the checkpoint lacks its weights. */
+  get missing(): readonly OptionalPart[] {
+    return this.removed;
+  }
+
+  /** Frees the modules of parts that have no weights. */
+  removeParts(parts: readonly OptionalPart[]): void {
+    const { vision_model, aligner, vqmodel, generation_embeddings, generation_aligner, generation_head } = this.model;
+    const modules = {
+      "understand images": [vision_model, aligner],
+      "generate images": [vqmodel, generation_embeddings, generation_aligner, generation_head],
+    } satisfies Record<OptionalPart, unknown>;
+    for (const module of parts.flatMap((part): { dispose(): void }[] => modules[part])) module.dispose();
+    this.removed = parts;
+  }
+
+  /** Throws `MissingPartError` in the name of `op` if the model cannot do this. */
+  requirePart(op: string, part: OptionalPart): void {
+    requirePart(this.removed, op, part);
   }
 
   /** Throws `ArgumentError` in the name of `op` if the model is quantised. */
@@ -130,9 +166,14 @@ export class JanusForConditionalGeneration extends Module<readonly [Tensor, Sequ
     return this.model.language_model.embed_tokens.call(ids);
   }
 
-  /** code indices [...] → embeddings [..., hidden] as the Llama takes them. */
-  embedCodes(codes: Tensor): Tensor {
-    return scope(() => this.model.generation_aligner.call(this.model.generation_embeddings.call(codes)));
+  /** code indices [...] → embeddings [..., hidden] as the Llama takes them; with `copies` above 1 [..., copies, hidden], all alike. */
+  embedCodes(codes: Tensor, copies = 1): Tensor {
+    return scope(() => {
+      const table = this.model.generation_embeddings.call(codes); // [..., codeDim]
+      const { shape } = table;
+      const rows = copies === 1 ? table : table.unsqueeze(-2).expand([...shape.slice(0, -1), copies, shape.at(-1)!]);
+      return this.model.generation_aligner.call(rows);
+    });
   }
 
   /** ids [B, T] with image embeddings [N, P, hidden] in the positions of the image placeholders: see `embedMixed`. */

@@ -6,11 +6,14 @@ import { isQuantization } from "../../kernels/matmul/quantized_format.ts";
 import type { Quantization } from "../../kernels/matmul/quantized_format.ts";
 import { castFloats } from "../io/cast.ts";
 import type { FloatDType } from "../io/cast.ts";
-import { quantizedLayers } from "../nn/quantized_linear.ts";
-import type { QuantizedLinear } from "../nn/quantized_linear.ts";
+import { Linear } from "../nn/layers.ts";
+import type { LayerOptions } from "../nn/layers.ts";
+import { QuantizedLinear, quantizedLayers } from "../nn/quantized_linear.ts";
 import { EMBEDDING } from "./config.ts";
 import type { Checkpoint } from "./checkpoint/checkpoint.ts";
-import { quantizedChunks } from "./checkpoint/quantized.ts";
+import { isOfParts, isQuantizable } from "./checkpoint/expected.ts";
+import { RequantizationError, ownKind, quantizedChunks } from "./checkpoint/quantized.ts";
+import type { QuantizedChunk } from "./checkpoint/quantized.ts";
 import { mainDType } from "./checkpoint/side_files.ts";
 import { JanusForConditionalGeneration } from "./janus.ts";
 
@@ -27,7 +30,7 @@ export interface LoadOptions {
   /** Dtype of the weights on the device (default: that of most of the checkpoint's weights, so bf16 stays bf16). */
   readonly dtype?: FloatDType;
   /**
-   * Quantises the linear layers of the Llama and both heads while they are loaded (default: no). All other weights keep `dtype`: vision tower, image
+   * Quantises the linear layers of the Llama and both heads while they are loaded (default: no; layers that a GGUF file has in Q8_0 or Q4_0 keep its values). All other weights keep `dtype`: vision tower, image
    * tokenizer, embeddings, aligners, norms. For inference alone.
    */
   readonly quantize?: Quantization;
@@ -59,13 +62,17 @@ export async function loadModel(
     throw new ArgumentError(
       `loadModel: the checkpoint must not be quantised for quantize "${quantize}"; got one in ${checkpoint.quantization}. Leave quantize out, or load the full checkpoint.`,
     );
-  const kind = checkpoint.quantization ?? quantize;
   const dtype = options.dtype ?? mainDType(checkpoint);
-  const placed = { dtype: dtype as DType, ...(options.device && { device: options.device }) };
-  const model = construct(
-    () =>
-      new JanusForConditionalGeneration(checkpoint.config, { ...placed, ...(kind && { quantize: kind }), init: false }),
-  );
+  const placed = { dtype: dtype as DType, ...(options.device && { device: options.device }), init: false };
+  const one = checkpoint.quantization ?? quantize;
+  const kinds = one ? null : ownKinds(checkpoint);
+  const kind = one ?? mostCommon([...kinds!.values()]);
+  const model = construct(() => {
+    const whole = new JanusForConditionalGeneration(checkpoint.config, { ...placed, ...(kind && { quantize: kind }) });
+    if (kind && kinds) replaceOthers(whole, kinds, placed);
+    whole.removeParts(checkpoint.missing);
+    return whole;
+  });
   try {
     await fill(model, checkpoint, dtype, options);
   } catch (error) {
@@ -75,6 +82,48 @@ export async function loadModel(
   return model.eval();
 }
 
+/** The kinds in which the files have linear layers in our groups, by path: those of GGUF's Q8_0 and Q4_0. */
+function ownKinds(checkpoint: Checkpoint): Map<string, Quantization | undefined> {
+  const kinds = new Map<string, Quantization | undefined>();
+  const { parameters, config } = checkpoint;
+  for (const [name, source] of parameters)
+    if (isQuantizable(name)) kinds.set(name.replace(/\.weight$/, ""), ownKind(source));
+  if (config.language.tied) kinds.set("lm_head", ownKind(parameters.get(EMBEDDING)!));
+  return kinds;
+}
+
+function mostCommon(kinds: readonly (Quantization | undefined)[]): Quantization | undefined {
+  const count = (kind: Quantization): number => kinds.filter((one) => one === kind).length;
+  const [int8, int4] = [count("int8"), count("int4")];
+  return int8 + int4 === 0 ? undefined : int8 > int4 ? "int8" : "int4";
+}
+
+/** Puts layers of another kind, or plain ones, where a file has such: values stay those of the file. */
+function replaceOthers(
+  model: JanusForConditionalGeneration,
+  kinds: ReadonlyMap<string, Quantization | undefined>,
+  placed: LayerOptions,
+): void {
+  const layers = [...quantizedLayers(model)]; // all of them, before any is replaced
+  for (const [path, layer] of layers) {
+    const kind = kinds.get(path);
+    if (kind === layer.kind) continue;
+    const { inFeatures, outFeatures } = layer;
+    const isTied = path === "lm_head" && model.language.tied;
+    const options = { ...placed, bias: layer.bias !== null };
+    const other = kind
+      ? new QuantizedLinear(inFeatures, outFeatures, kind, options)
+      : new Linear(inFeatures, outFeatures, {
+          ...options,
+          ...(isTied && { weight: model.model.language_model.embed_tokens.weight }),
+        });
+    const keys = path.split(".");
+    const parent = keys.slice(0, -1).reduce<object>((at, key) => Reflect.get(at, key) as object, model);
+    Reflect.set(parent, keys.at(-1)!, other);
+    layer.dispose();
+  }
+}
+
 async function fill(
   model: JanusForConditionalGeneration,
   checkpoint: Checkpoint,
@@ -82,7 +131,7 @@ async function fill(
   options: LoadOptions,
 ): Promise<void> {
   await checkpoint.requireTied(options.signal);
-  const parameters = [...model.namedParameters()];
+  const parameters = [...model.namedParameters()].filter(([name]) => !isOfParts(name, checkpoint.missing));
   using counts = empty([parameters.length], { dtype: "u32", device: model.device }).keep();
   const totalBytes = [...checkpoint.parameters.values()].reduce((sum, source) => sum + source.bytes, 0);
   let done = 0;
@@ -103,19 +152,26 @@ async function fill(
     }
     scope(() => copyInto(counts.slice(0, index, index + 1), countNonFinite(parameter).reshape([1])));
   }
-  for (const layer of quantizedLayers(model)) await fillQuantized(layer, checkpoint, options.signal, uploaded);
+  const requantized = new RequantizationError();
+  for (const layer of quantizedLayers(model)) {
+    if (isOfParts(layer[0], checkpoint.missing)) continue;
+    for await (const chunk of filledQuantized(layer, checkpoint, options.signal, uploaded)) requantized.add(chunk);
+  }
   await model.device.sync();
   options.signal?.throwIfAborted();
-  await reportNotFinite(parameters, counts, options.onNotice ?? ((message) => console.warn(message)));
+  const onNotice = options.onNotice ?? ((message: string) => console.warn(message));
+  const notice = options.quantize && requantized.notice(options.quantize);
+  if (notice) onNotice(notice);
+  await reportNotFinite(parameters, counts, onNotice);
 }
 
-/** Fills a quantised layer from a checkpoint that is quantised, byte by byte, or by quantising its weight. */
-async function fillQuantized(
+/** Fills a quantised layer from a checkpoint that is quantised, byte by byte, or by quantising its weight; gives the pieces of the latter. */
+async function* filledQuantized(
   [path, layer]: readonly [string, QuantizedLinear],
   checkpoint: Checkpoint,
   signal: AbortSignal | undefined,
   uploaded: (bytes: number, tensor: string) => Promise<void>,
-): Promise<void> {
+): AsyncGenerator<QuantizedChunk> {
   if (checkpoint.quantization) {
     for (const part of ["qweight", "scales"] as const) {
       let at = 0;
@@ -130,12 +186,14 @@ async function fillQuantized(
   // A tied head is quantised, the embedding is not.
   const source = checkpoint.parameters.get(`${path}.weight`) ?? checkpoint.parameters.get(EMBEDDING)!;
   let [atWords, atScales] = [0, 0];
-  for await (const { words, scales, read } of quantizedChunks(checkpoint, source, layer.kind, signal)) {
+  for await (const chunk of quantizedChunks(checkpoint, source, layer.kind, signal)) {
+    const { words, scales, read } = chunk;
     layer.qweight.writeBytes(new Uint8Array(words.buffer), atWords);
     layer.scales.writeBytes(new Uint8Array(scales.buffer), atScales);
     atWords += words.byteLength;
     atScales += scales.byteLength;
     await uploaded(read, `${path}.weight`);
+    yield chunk;
   }
 }
 

@@ -170,6 +170,7 @@ export class Janus {
   generate(prompt: string | readonly string[], options: GenerateOptions = {}): Pictures {
     knownOptions("generate", options, GENERATE_OPTIONS);
     checkSignal("generate", options.signal);
+    this.model.requirePart("generate", "generate images");
     const prompts = typeof prompt === "string" ? [prompt] : prompt;
     if (!Array.isArray(prompts) || !prompts.every((one) => typeof one === "string"))
       throw new PromptError(`generate: the prompt must be a text or a list of texts; got ${showJson(prompt)}`);
@@ -184,6 +185,7 @@ export class Janus {
 
   /** The image of image codes in raster order. */
   async decodeImage(tokenIds: readonly number[]): Promise<RgbImage> {
+    this.model.requirePart("decodeImage", "generate images");
     const { vqmodel } = this.model.model;
     const picture = tokenIds.length === vqmodel.side ** 2 ? await decodePicture(vqmodel, tokenIds) : null;
     if (!picture)
@@ -195,6 +197,7 @@ export class Janus {
 
   /** Encodes and decodes an image with the image tokenizer. */
   async reconstruct(input: ImageInput): Promise<Reconstruction> {
+    this.model.requirePart("reconstruct", "generate images");
     return reconstruct(this.model.model.vqmodel, await this.image(input));
   }
 
@@ -226,6 +229,7 @@ export class Janus {
   private async encode(question: string | readonly Message[], { images = [], system }: AskOptions): Promise<Asked> {
     const settings = this.processor.images;
     const inputs = imagesOf(question, images, this.placeholder);
+    if (inputs.length) this.model.requirePart("ask", "understand images");
     const ids = questionIds(this.processor, question, inputs.length, system);
     const pixels: Float32Array[] = [];
     for (const input of inputs) pixels.push(understandingPixels(await this.image(input), settings));

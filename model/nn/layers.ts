@@ -59,7 +59,7 @@ export class Linear extends Module {
 }
 
 /** Bytes at which a tensor may begin inside a storage on any device. */
-const ALIGNMENT = 256;
+export const ALIGNMENT = 256;
 
 /**
  * Linear layers without bias, of these outFeatures. If their sizes allow it, the weights lie behind one another in memory, and `joined` finds them as
@@ -89,15 +89,19 @@ export function adjacentLinears(inFeatures: number, outFeatures: readonly number
 }
 
 /** The weights of layers without bias as one [sum of outFeatures, inFeatures], a view; null if they do not lie behind one another. */
-export function joined(linears: readonly Linear[]): Tensor | null {
-  const [first] = linears.map(({ weight }) => weight);
+export const joined = (linears: readonly Linear[]): Tensor | null =>
+  linears.some(({ bias }) => bias) ? null : adjacentRows(linears.map(({ weight }) => weight));
+
+/** Matrices of as many columns as one, a view; null if they do not lie behind one another. */
+export function adjacentRows(matrices: readonly Tensor[]): Tensor | null {
+  const [first] = matrices;
   if (!first) return null;
   const columns = first.dim(1);
   let end = first.offset;
-  for (const { weight, bias } of linears) {
-    const isNext = weight.storage === first.storage && weight.dtype === first.dtype && weight.offset === end;
-    if (bias || !isNext || weight.strides.join() !== `${columns},1` || weight.dim(1) !== columns) return null;
-    end += weight.size;
+  for (const m of matrices) {
+    const isNext = m.storage === first.storage && m.dtype === first.dtype && m.offset === end;
+    if (!isNext || m.strides.join() !== `${columns},1` || m.dim(1) !== columns) return null;
+    end += m.size;
   }
   return first.strided([(end - first.offset) / columns, columns], [columns, 1], first.offset);
 }

@@ -5,10 +5,29 @@ import * as F from "../../kernels/index.ts";
 import { QuantizedWeight } from "../../kernels/matmul/quantized.ts";
 import { GROUP, QUANTIZED_BITS } from "../../kernels/matmul/quantized_format.ts";
 import type { Quantization } from "../../kernels/matmul/quantized_format.ts";
-import { LAYER_OPTIONS, Linear, adjacentLinears, constant, own } from "./layers.ts";
+import { ALIGNMENT, LAYER_OPTIONS, Linear, adjacentLinears, adjacentRows, constant, joined, own } from "./layers.ts";
 import type { LayerOptions } from "./layers.ts";
 import { Buffer, Module, requirePositive } from "./module.ts";
 import type { AnyModule, Parameter } from "./module.ts";
+
+/** u32 and f16 tensors in the format of a quantised weight, or rows of larger ones. */
+interface WeightParts {
+  readonly qweight: Tensor;
+  readonly scales: Tensor;
+}
+
+/** Parts of a weight [outFeatures, inFeatures], whose values are undefined. */
+function weightParts(
+  inFeatures: number,
+  outFeatures: number,
+  kind: Quantization,
+  { device }: LayerOptions,
+): WeightParts {
+  const groups = Math.ceil(inFeatures / GROUP);
+  const make = (columns: number, dtype: "u32" | "f16"): Tensor =>
+    own(() => empty([outFeatures, columns], { ...(device && { device }), dtype, label: "parameter" }));
+  return { qweight: make(groups * QUANTIZED_BITS[kind], "u32"), scales: make(groups, "f16") };
+}
 
 /**
  * y = x · weightᵀ + bias with a weight of 8 or 4 bits: x [..., inFeatures] → [..., outFeatures]. The weight is two buffers, u32 `qweight` and f16
@@ -26,17 +45,14 @@ export class QuantizedLinear extends Module {
     inFeatures: number,
     outFeatures: number,
     kind: Quantization,
-    options: LayerOptions & { bias?: boolean } = {},
+    options: LayerOptions & { bias?: boolean; parts?: WeightParts } = {},
   ) {
     super();
-    knownOptions("QuantizedLinear", options, [...LAYER_OPTIONS, "bias"]);
+    knownOptions("QuantizedLinear", options, [...LAYER_OPTIONS, "bias", "parts"]);
     requirePositive("QuantizedLinear", { inFeatures, outFeatures });
-    const groups = Math.ceil(inFeatures / GROUP);
-    const device = options.device && { device: options.device };
-    const buffer = (columns: number, dtype: "u32" | "f16"): Buffer =>
-      own(() => new Buffer(empty([outFeatures, columns], { ...device, dtype, label: "parameter" })));
-    this.qweight = buffer(groups * QUANTIZED_BITS[kind], "u32");
-    this.scales = buffer(groups, "f16");
+    const { qweight, scales } = options.parts ?? weightParts(inFeatures, outFeatures, kind, options);
+    [this.qweight, this.scales] = [new Buffer(qweight), new Buffer(scales)];
+    for (const t of [qweight, scales]) t.dispose();
     this.bias = (options.bias ?? true) ? constant([outFeatures], 0, options) : null;
     this.kind = kind;
     this.inFeatures = inFeatures;
@@ -50,8 +66,13 @@ export class QuantizedLinear extends Module {
     );
   }
 
+  /** The weight as products take it, a view. */
+  get quantizedWeight(): QuantizedWeight {
+    return new QuantizedWeight(this.qweight, this.scales, this.inFeatures);
+  }
+
   forward(x: Tensor): Tensor {
-    return F.linear(x, new QuantizedWeight(this.qweight, this.scales, this.inFeatures), this.bias);
+    return F.linear(x, this.quantizedWeight, this.bias);
   }
 }
 
@@ -81,14 +102,40 @@ export function* quantizedLayers(module: AnyModule, prefix = ""): Generator<[str
     else yield* quantizedLayers(child, `${prefix}${name}.`);
 }
 
-/** Linear layers without bias of one input; weights that are not quantised lie behind one another in memory (`adjacentLinears`). */
-export const linearLayers = (
+/**
+ * Linear layers without bias of one input, of these outFeatures. If their sizes allow it, the weights lie behind one another in memory, and
+ * `joinedWeight` finds them as one.
+ */
+export function linearLayers(
   inFeatures: number,
   outFeatures: readonly number[],
   options: QuantizableOptions,
-): AnyLinear[] => {
-  const { quantize, ...plain } = options;
-  return quantize
-    ? outFeatures.map((count) => linearLayer(inFeatures, count, { ...options, bias: false }))
-    : adjacentLinears(inFeatures, outFeatures, plain);
-};
+): AnyLinear[] {
+  const { quantize: kind, ...plain } = options;
+  if (!kind) return adjacentLinears(inFeatures, outFeatures, plain);
+  const scaleBytes = 2 * Math.ceil(inFeatures / GROUP);
+  if (outFeatures.some((count) => (count * scaleBytes) % ALIGNMENT))
+    return outFeatures.map((count) => linearLayer(inFeatures, count, { ...options, bias: false }));
+  const total = outFeatures.reduce((sum, n) => sum + n, 0);
+  const whole = weightParts(inFeatures, total, kind, plain);
+  let first = 0;
+  const layers = outFeatures.map((count) => {
+    const rows = (t: Tensor): Tensor => t.strided([count, t.dim(1)], [t.dim(1), 1], first * t.dim(1));
+    const parts = { qweight: rows(whole.qweight), scales: rows(whole.scales) };
+    first += count;
+    return new QuantizedLinear(inFeatures, count, kind, { ...plain, bias: false, parts });
+  });
+  for (const t of [whole.qweight, whole.scales]) t.dispose();
+  return layers;
+}
+
+/** The weights of layers without bias as one [sum of outFeatures, inFeatures], a view; null if they do not lie behind one another. */
+export function joinedWeight(layers: readonly AnyLinear[]): Tensor | QuantizedWeight | null {
+  const plain = layers.filter((layer) => layer instanceof Linear);
+  if (plain.length) return plain.length === layers.length ? joined(plain) : null;
+  const quantized = layers as readonly QuantizedLinear[];
+  if (quantized.some(({ bias }) => bias)) return null;
+  const [words, scales] = [adjacentRows(quantized.map((l) => l.qweight)), adjacentRows(quantized.map((l) => l.scales))];
+  if (!words || !scales) return null;
+  return new QuantizedWeight(words, scales, quantized[0]!.inFeatures);
+}

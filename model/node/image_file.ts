@@ -148,6 +148,41 @@ export function checkReadOptions(op: string, options: ReadImageOptions): void {
       throw new ArgumentError(`${op}: ${name} must be a number above 0; got ${shown(limit)}`);
 }
 
+/** The format of an image. Throws `ImageFormatError` for one that is not read. */
+function requireFormat(bytes: Uint8Array, name: string): string {
+  const format = formatOf(bytes);
+  if (format) return format;
+  const problem = notContent(bytes);
+  if (problem) throw new ImageFormatError(`${name} ${problem}`);
+  const other = unreadFormat(bytes);
+  const what = other ? `is a ${other} file, which is not read` : "is not an image of a known format";
+  throw new ImageFormatError(`${name} ${what}; JPEG, PNG, WebP, GIF, TIFF and AVIF are read. Save it as one of these`);
+}
+
+function damagedImage(name: string, format: string, error: unknown): ImageFormatError {
+  const [why] = messageOf(error)
+    .replace(/^Input buffer has corrupt header:?/, "")
+    .trim()
+    .split("\n");
+  return new ImageFormatError(
+    `${name} cannot be decoded: its ${format} data is cut off or damaged (${why || "the header"})`,
+  );
+}
+
+/** Width and height of an image as it is seen, upright, from its header. Throws as `readImage` does. */
+export async function imageSize(
+  bytes: Uint8Array,
+  { name = "the image" }: Pick<ReadImageOptions, "name"> = {},
+): Promise<{ readonly width: number; readonly height: number }> {
+  const format = requireFormat(bytes, name);
+  const sharp = await loadSharp();
+  try {
+    return (await sharp(bytes, { limitInputPixels: false }).metadata()).autoOrient;
+  } catch (error) {
+    throw damagedImage(name, format, error);
+  }
+}
+
 /**
  * Decodes a file (its path, its bytes or a base64 data URL): JPEG, PNG, WebP, GIF, TIFF, AVIF; of an animation the first frame. 16 bits become 8 by their high
  * byte, grey becomes three equal channels, CMYK is converted like Pillow does; embedded colour profiles are not applied, as in the original.
@@ -167,26 +202,10 @@ export async function readImage(source: string | Uint8Array, options: ReadImageO
       ? await imageBytes(source, maxBytes)
       : source;
   if (bytes.length > maxBytes) throw tooManyBytes(name, bytes.length, maxBytes);
-  const format = formatOf(bytes);
-  if (!format) {
-    const problem = notContent(bytes);
-    if (problem) throw new ImageFormatError(`${name} ${problem}`);
-    const other = unreadFormat(bytes);
-    const what = other ? `is a ${other} file, which is not read` : "is not an image of a known format";
-    throw new ImageFormatError(
-      `${name} ${what}; JPEG, PNG, WebP, GIF, TIFF and AVIF are read. Save it as one of these`,
-    );
-  }
+  const format = requireFormat(bytes, name);
   const sharp = await loadSharp();
   const damaged = (error: unknown): never => {
-    const text = messageOf(error);
-    const [why] = text
-      .replace(/^Input buffer has corrupt header:?/, "")
-      .trim()
-      .split("\n");
-    throw new ImageFormatError(
-      `${name} cannot be decoded: its ${format} data is cut off or damaged (${why || "the header"})`,
-    );
+    throw damagedImage(name, format, error);
   };
   // The limit is checked below, once both numbers are known. `failOn: "error"`: broken data is an error, harmless oddities are not.
   const load = (): Sharp =>

@@ -39,6 +39,60 @@ const constant = (dtype: DType, values: readonly number[]): Input => ({
   constant: true,
 });
 
+/** Heads from `from` on of x [B, T, heads, D] as [B, count, T, D]. */
+function headsRef(x: Ref, from: number, count: number): Ref {
+  const [b, tq, heads, d] = x.shape as [number, number, number, number];
+  const part = ref([b, count, tq, d]);
+  for (let at = 0; at < part.data.length; at++) {
+    const [i, t, h] = [at % d, Math.floor(at / d) % tq, Math.floor(at / (d * tq)) % count];
+    const row = Math.floor(at / (d * tq * count));
+    part.data[at] = x.data[((row * tq + t) * heads + from + h) * d + i]!;
+  }
+  return part;
+}
+
+interface Sizes {
+  readonly b: number;
+  readonly hq: number;
+  readonly hkv: number;
+  readonly capacity: number;
+  readonly d: number;
+}
+
+/** One token a row, whose position is the length of the cache; in two launches and in one. */
+const ropeAttentionCase = (
+  { b, hq, hkv, capacity, d }: Sizes,
+  lengths: readonly number[],
+  dtype: DType,
+  cache: DType,
+): Case => ({
+  op: "ropeAttention",
+  note: `length ${lengths.join(",")}`,
+  inputs: [
+    { shape: [b, 1, hq + 2 * hkv, d], dtype },
+    { shape: [b, hkv, capacity, d], dtype: cache },
+    constant("u32", lengths),
+  ],
+  run: ([x, c, n]) => {
+    const [keys, values] = [F.clone(c!), F.clone(c!)];
+    const y = F.ropeAttention(x!, n!.reshape([b, 1]), { keys, values, length: n! });
+    return F.cat([y.contiguous(), keys, values].map((t) => F.cast(t, "f32").reshape([-1])));
+  },
+  reference: ([x, c, n]) => {
+    const positions = ref([b, 1]);
+    positions.data.set(n!.data);
+    const [q, k] = [headsRef(x!, 0, hq), headsRef(x!, hq, hkv)].map((part) => ropeRef(part, positions, 10000, 2));
+    const keys = cacheWriteRef(c!, k!, [...n!.data]);
+    const values = cacheWriteRef(c!, headsRef(x!, hq + hkv, hkv), [...n!.data]);
+    const y = decodeRef(q!, keys, values, [...n!.data], []);
+    const data = Float64Array.from([...y.data, ...keys.data, ...values.data]);
+    return { shape: [data.length], data };
+  },
+  terms: capacity * d,
+  gradient: false,
+  variants: ["whole", "chunks"].map((name) => ({ family: "attention_decode", name })),
+});
+
 export const decodeCases: Case[] = rows.flatMap(
   ({ sizes: [b, hq, hkv, tq, capacity, d], lengths, starts, cache = "f32", layout, windows = false }) =>
     (["f32", "bf16"] as const).flatMap((dtype): Case[] => [
@@ -105,15 +159,7 @@ export const decodeCases: Case[] = rows.flatMap(
           return F.cat([q.contiguous(), keys, values].map((t) => F.cast(t, "f32").reshape([-1])));
         },
         reference: ([x, c, n, p]) => {
-          const heads = (from: number, count: number): Ref => {
-            const part = ref([b, count, tq, d]);
-            for (let at = 0; at < part.data.length; at++) {
-              const [i, t, h] = [at % d, Math.floor(at / d) % tq, Math.floor(at / (d * tq)) % count];
-              const row = Math.floor(at / (d * tq * count));
-              part.data[at] = x!.data[((row * tq + t) * (hq + 2 * hkv) + from + h) * d + i]!;
-            }
-            return part;
-          };
+          const heads = (from: number, count: number): Ref => headsRef(x!, from, count);
           const [q, k] = [heads(0, hq), heads(hq, hkv)].map((part) => ropeRef(part, p!, 10000, 2));
           const keys = cacheWriteRef(c!, k!, [...n!.data]);
           const values = cacheWriteRef(mapRef(() => 0, c!), heads(hq + hkv, hkv), [...n!.data]); // prettier-ignore
@@ -123,6 +169,7 @@ export const decodeCases: Case[] = rows.flatMap(
         gradient: false,
         windows,
       },
+      ...(tq === 1 && !starts && lengths.length === b ? [ropeAttentionCase({ b, hq, hkv, capacity, d }, lengths, dtype, cache)] : []), // prettier-ignore
       {
         op: "advance",
         inputs: [constant("u32", lengths)],

@@ -6,7 +6,7 @@ import { linearRef } from "../reference/matmul.ts";
 import type { activationRefs } from "../reference/matmul.ts";
 import { dequantizedRef } from "../reference/quantize.ts";
 
-const variants = ["register", "register-lanes", "vector", "vector-lanes"].map((name) => ({
+const variants = ["register", "register-lanes", "vector", "vector-lanes", "staged"].map((name) => ({
   family: "matmul_quantized",
   name,
 }));
@@ -38,11 +38,11 @@ const rows: Row[] = [
   { x: { shape: [2, 2, 40], layout: "inside", dtype: "f16" }, n: 12 },
 ];
 
-const random32 = (n: number) => (random: () => number) =>
+export const random32 = (n: number) => (random: () => number) =>
   Float64Array.from({ length: n }, () => Math.floor(random() * 2 ** 32));
 
 /** Numbers that f16 has; a row with an f16 input would be left out of the short form in its turn. */
-const scalesOf = (n: number) => (random: () => number) =>
+export const scalesOf = (n: number) => (random: () => number) =>
   Float64Array.from({ length: n }, () => (Math.floor(random() * 512) - 256) / 4096);
 
 const caseOf = (row: Row, kind: "int8" | "int4"): Case => {

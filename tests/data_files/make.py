@@ -63,6 +63,9 @@ save("nested_v2_zstd.parquet", [talk(i) for i in range(40)], messages, data_page
 parts = [{"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "What?"}]}, {"role": "assistant", "content": [{"type": "text", "text": "That."}]}]
 save("parts_with_nulls.parquet", [{"turns": [["user", "What?"], ["assistant", "That."]], "images": [sha(png(3))]}], pa.table({"messages": [parts], "image": pa.array([struct(png(3))], IMAGE)}))
 
+spoken = lambda i: [{"from": "human", "value": f"<image>\nWhat is {i}?"}, {"from": "gpt", "value": "It is. " * (i % 5 + 1)}]
+save("conversations.parquet", [talk(i) for i in range(4)], pa.table({"conversations": [spoken(i) for i in range(4)], "image": pa.array([struct(png(i)) for i in range(4)], IMAGE)}))
+
 # Other writers.
 features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
 datasets.Dataset.from_dict({"image": [struct(png(i)) for i in range(N)], "text": CAPTIONS}, features=features).to_parquet("datasets.parquet")
@@ -80,8 +83,8 @@ frame = pandas.DataFrame({"text": ["a", "b"]}, index=["x", "y"])
 frame.to_parquet("pandas_index.parquet")
 save("pandas_index.parquet", [{"text": "a"}, {"text": "b"}])
 
-# A page of 300 MB in a file of 10 KB.
-pq.write_table(pa.table({"text": [b"\0" * 300_000_000]}), "bomb.parquet", compression="zstd", compression_level=19, use_dictionary=False, write_statistics=False)
+# A page of 1.2 GB in a file of 40 KB.
+pq.write_table(pa.table({"text": [b"\0" * 1_200_000_000]}), "bomb.parquet", compression="zstd", compression_level=19, use_dictionary=False, write_statistics=False)
 ROWS["bomb.parquet"] = []
 
 # Tar.
@@ -108,7 +111,7 @@ shard("pax_global.tar", of(keys), format=tarfile.PAX_FORMAT, pax_headers={"comme
 save("pax_global.tar", PAIRS)
 shard("ustar_prefix.tar", of([f"{'folder/' * 20}{k}" for k in keys]), format=tarfile.USTAR_FORMAT)
 save("ustar_prefix.tar", PAIRS)
-record = lambda i: {"conversations": [{"from": "human", "value": f"<image>\nWhat is {i}?"}, {"from": "gpt", "value": "It is. " * (i % 5 + 1)}], "id": i}
+record = lambda i: {"conversations": spoken(i), "id": i}
 shard("json_records.tar", [m for i in range(4) for m in ((f"s/{i}.json", json.dumps(record(i)).encode()), (f"s/{i}.PNG", png(i)))])
 save("json_records.tar", [talk(i) for i in range(4)])
 shard("classes.tar", [("0.cls", b"red ball"), ("0.webp", png(0)), ("1.jpg", png(1)), ("1.cls", b" dog\n")])

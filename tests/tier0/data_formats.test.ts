@@ -6,7 +6,6 @@ import { createHash } from "node:crypto";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { gunzipSync } from "node:zlib";
 import { afterAll, describe, expect, it } from "vitest";
 import { inlineBytes } from "../../model/node/image_file.ts";
 import { JanusError } from "../../engine/errors.ts";
@@ -17,6 +16,8 @@ import { indexSource, openIndex, requireKnownFields } from "../../train/node/dat
 import type { SourceIndex } from "../../train/node/data/index_file.ts";
 import { expandShards } from "../../train/node/data/shards.ts";
 import type { SourceSpec } from "../../train/node/data/sources.ts";
+import { dataFile as content, dataFileNames, dataRows } from "../data_files.ts";
+import type { Row } from "../data_files.ts";
 import { isLong } from "../long.ts";
 
 const temporary = mkdtempSync(join(tmpdir(), "janus-formats-"));
@@ -32,21 +33,6 @@ const file = (name: string, content: string | Uint8Array): string => {
   writeFileSync(path, content);
   return path;
 };
-
-/** A row as make.py writes it: images by the start of their hash, or by their path. */
-interface Row {
-  readonly prompt?: string;
-  readonly text?: string;
-  readonly image?: string;
-  readonly path?: string;
-  readonly turns?: readonly (readonly [role: string, text: string])[];
-  readonly images?: readonly string[];
-}
-
-const { files, rows } = JSON.parse(
-  gunzipSync(readFileSync(new URL("../data_files/files.json.gz", import.meta.url))).toString(),
-) as { files: Record<string, string>; rows: Record<string, Row[]> };
-const content = (name: string): Buffer => Buffer.from(files[name]!, "base64");
 
 const hashOf = (image: string): string => createHash("sha256").update(inlineBytes(image)).digest("hex").slice(0, 16);
 const textOf = ({ content: parts }: Message): string =>
@@ -85,8 +71,8 @@ const FIELDS: Readonly<Record<string, Pick<SourceSpec, "fields" | "ignoredFields
 };
 
 describe("files of other programs", () => {
-  it.each(Object.keys(files).filter((name) => name !== "bomb.parquet"))("%s", async (name) => {
-    expect(await rowsOf({ path: file(name, content(name)), ...FIELDS[name] })).toEqual(rows[name]);
+  it.each(dataFileNames.filter((name) => name !== "bomb.parquet"))("%s", async (name) => {
+    expect(await rowsOf({ path: file(name, content(name)), ...FIELDS[name] })).toEqual(dataRows(name));
   });
 });
 
@@ -245,9 +231,9 @@ describe("hostile and damaged files", () => {
     expect(await refusal({ path: file("x.parquet", encrypted) })).toMatch(/is an encrypted Parquet file/);
   });
 
-  it("a page of hundreds of megabytes is refused before it is unpacked", async () => {
+  it("a page of more than a gigabyte is refused before it is unpacked", async () => {
     expect(await refusal({ path: file("x.parquet", content("bomb.parquet")) })).toMatch(
-      /a page at byte 4 has 1 values in 300\d+ bytes; at most/,
+      /a page at byte 4 has 1 values in 1200\d+ bytes; at most/,
     );
   });
 
@@ -400,4 +386,18 @@ it("a shard that changed is noticed, by size and time and then by its content", 
   bytes[520]! ^= 1; // in the first image
   writeFileSync(path, bytes);
   await expect(openIndex({ path }, cache)).rejects.toThrow(SourceChangedError);
+});
+
+it("names of classes are a part of the data of a shard", async () => {
+  const [path, cache, classes] = [file("x.tar", content("classes.tar")), fresh(), file("names.txt", "dog a dog\n")];
+  const open = (): Promise<SourceIndex> => indexSource({ path, classes }, cache);
+  const first = await open();
+  expect(await first.read(1)).toMatchObject({ prompt: "a dog" });
+  await expect(first.read(0)).rejects.toThrow(/is the class "red ball", which has no name/);
+  writeFileSync(classes, "dog a brown dog\n");
+  const second = await open();
+  expect(await second.read(1)).toMatchObject({ prompt: "a brown dog" });
+  expect(second.hash).not.toBe(first.hash);
+  await first.close();
+  await second.close();
 });

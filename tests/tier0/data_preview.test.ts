@@ -1,5 +1,5 @@
 /** Samples as a person reads them, and the parts of `janus data` that need no device. */
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -9,6 +9,7 @@ import { EXIT } from "../../cli/errors.ts";
 import { byteTokenizerFiles } from "../../model/byte_tokenizer.ts";
 import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
 import { folderSource } from "../../model/node/files.ts";
+import { encodePng, readImage } from "../../model/node/image_file.ts";
 import { readProcessor } from "../../model/janus/processor.ts";
 import { DEFAULT_SYSTEM_PROMPT } from "../../model/janus/prompt.ts";
 import { Tokenizer } from "../../model/janus/tokenizer.ts";
@@ -166,5 +167,103 @@ describe("janus data", () => {
       "<|User|>: <begin_of_image><image_placeholder>×64<end_of_image>\nWhat?\n\n<|Assistant|>:⟦ A red\ufffd[31m circle.<｜end▁of▁sentence｜>⟧",
     );
     expect(result.stdout).toContain(`${path}:2: bad: ${path}:2: the conversation does not end with an answer`);
+  });
+});
+
+describe("pages of janus data", () => {
+  const decoded = (html: string): string =>
+    html.replace(/<[^>]+>/g, "").replace(/&quot;/g, '"').replace(/&lt;/g, "<").replace(/&gt;/g, ">").replace(/&amp;/g, "&"); // prettier-ignore
+
+  it.skipIf(!hasFixtures)(
+    "preview --html: images as the model gets them, trained and cut tokens, bad records",
+    async () => {
+      const turn = (question: string, answer: string): object[] => [{ from: "human", value: question }, { from: "gpt", value: answer }]; // prettier-ignore
+      const path = write("page.jsonl", [
+        { image: fixture("image0.png"), conversations: [...turn("<image>What?", "A <b>circle</b>."), ...turn("And?", "No more.")] }, // prettier-ignore
+        { conversations: [{ from: "human", value: "What?" }] },
+      ]);
+      const page = join(temporary, "page.html");
+      const args = [
+        "data",
+        "preview",
+        path,
+        "--model",
+        fixture("hf"),
+        "--system",
+        "",
+        "--length",
+        "100",
+        "--html",
+        page,
+      ];
+      const cut = await runHere(addData, [...args, "--truncate", "--json"]);
+      expect(cut.code, cut.stderr).toBe(EXIT.done);
+      const [first, second] = (JSON.parse(cut.stdout) as { samples: { kept?: number; tokens?: number; bad?: string }[] }).samples; // prettier-ignore
+      expect(first).toMatchObject({ images: 1, task: "und" });
+      expect(first!.kept).toBeLessThan(first!.tokens!);
+      expect(second!.bad).toMatch(/does not end with an answer/);
+      const html = readFileSync(page, "utf8");
+      expect(html).toMatch(/<span class="trained"[^>]*> A &lt;b&gt;circle&lt;\/b&gt;\.<｜end▁of▁sentence｜><\/span>|<span class="trained"[^>]*> A &lt;b&gt;circle/); // prettier-ignore
+      expect(html).toMatch(/<span class="cut"[^>]*>[^]*And\?[^]*<\/span><span class="cut"[^>]*>[^]*No more/);
+      expect(decoded(html)).toContain(`und · ${first!.tokens} tokens · `);
+      expect(decoded(html)).toContain("Goes into quarantine:");
+      const [, base64] = /src="data:image\/png;base64,([^"]+)"/.exec(html)!;
+      const shown = await readImage(Buffer.from(base64!, "base64"));
+      const wanted = await readImage(fixture("image0.png"));
+      const checkpoint = await openCheckpoint(folderSource(fixture("hf")));
+      const { images } = await readProcessor(folderSource(fixture("hf")), checkpoint.config);
+      await checkpoint.close();
+      expect([shown.width, shown.height]).toEqual([images.imageSize, images.imageSize]);
+      if (wanted.width === images.imageSize && wanted.height === images.imageSize)
+        expect(shown.data).toEqual(wanted.data);
+      const refused = await runHere(addData, args);
+      expect(refused.stdout).toMatch(/page\.jsonl:1: bad: the conversation has \d+ tokens, at most 100 fit/);
+      const alone = await runHere(addData, ["data", "preview", path, "--model", fixture("hf"), "--truncate"]);
+      expect(alone.stderr).toMatch(/--truncate needs --length/);
+    },
+  );
+
+  it("stats: counts, lengths, sizes, duplicates, bad records and a run's quarantine, as text and as a page", async () => {
+    const png = (side: number): Promise<Uint8Array> => encodePng({ width: side, height: 2, data: new Uint8Array(6 * side) }); // prettier-ignore
+    for (const side of [2, 3]) writeFileSync(join(temporary, `s${side}.png`), await png(side));
+    writeFileSync(join(temporary, "s4.png"), await png(3));
+    const pairs = write("stats.jsonl", [
+      { prompt: "a", image: "s2.png" },
+      { prompt: "bb", image: "s3.png" },
+      { prompt: "bb", image: "s4.png" }, // the same content in another file
+      { prompt: "c", image: "gone.png" },
+      { prompt: "", image: "s2.png" },
+    ]);
+    const texts = write("stats_texts.jsonl", [{ text: "12345678" }, { text: "1234" }]);
+    const run = join(temporary, "run");
+    mkdirSync(run);
+    writeFileSync(join(run, "quarantine.jsonl"), `${JSON.stringify({ source: "a.jsonl", record: 3, reason: "a.jsonl:4: the text is empty" })}\n{"cut off`); // prettier-ignore
+    const page = join(temporary, "stats.html");
+    const args = ["data", "stats", pairs, texts, "--run", run, "--html", page];
+    const json = await runHere(addData, [...args, "--json"]);
+    expect(json.code, json.stderr).toBe(EXIT.done);
+    expect(JSON.parse(json.stdout)).toMatchObject({
+      records: 7,
+      seen: 7,
+      bad: 2,
+      unit: "characters",
+      tasks: { gen: { records: 3, length: 5, longest: 2 }, text: { records: 2, length: 12, longest: 8 } },
+      images: 3,
+      sizes: [{ width: 2, height: 2, count: 1 }, { width: 3, height: 2, count: 2 }], // prettier-ignore
+      sameRecords: { count: 1, examples: [[`${pairs}:2`, `${pairs}:3`]] },
+      sameImages: { count: 1, examples: [[join(temporary, "s3.png"), join(temporary, "s4.png")]] },
+      reasons: [{ count: 1, reason: expect.stringContaining("cannot read the image") as string }, { count: 1, reason: expect.stringContaining("is empty") as string }], // prettier-ignore
+      quarantine: [{ reason: "the text is empty", count: 1, example: "a.jsonl:4: the text is empty" }],
+    });
+    const html = readFileSync(page, "utf8");
+    for (const title of ["Records by task", "Characters by task", "Length of samples, characters", "Images by size"])
+      expect(html).toMatch(new RegExp(`<svg[^]*${title}`));
+    expect(decoded(html)).toContain("1 of 5 records equal an earlier one");
+    const text = await runHere(addData, args);
+    expect(text.stdout).toMatch(/7 of 7 records; 2 bad \(28\.6 %\)/);
+    const some = await runHere(addData, ["data", "stats", pairs, texts, "--most", "2", "--json"]);
+    expect(JSON.parse(some.stdout)).toMatchObject({ seen: 2, records: 7 });
+    const none = await runHere(addData, ["data", "stats", texts, "--run", temporary]);
+    expect(none.stderr).toMatch(/there is no .*quarantine\.jsonl/);
   });
 });

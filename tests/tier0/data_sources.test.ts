@@ -30,6 +30,48 @@ describe("sources", () => {
     });
   });
 
+  it("reads ShareGPT's turns with any of its roles, and turns as OpenAI writes them in either list", () => {
+    const wanted = {
+      task: "und",
+      images: [],
+      messages: [
+        { role: "user", content: "Hi" },
+        { role: "assistant", content: "Hello." },
+      ],
+    };
+    for (const from of ["gpt", "chatgpt", "bing", "bard", "model"])
+      expect(parse({ conversations: [{ from: "human", value: "Hi" }, { from, value: "Hello." }] })).toEqual(wanted); // prettier-ignore
+    const roles = [
+      { role: "user", content: "Hi" },
+      { role: "assistant", content: "Hello." },
+    ];
+    expect(parse({ conversations: roles })).toEqual(wanted);
+    expect(parse({ messages: [{ from: "user", value: "Hi" }, { from: "gpt", value: "Hello." }] })).toEqual(wanted); // prettier-ignore
+    expect(parse({ messages: [{ role: "developer", content: "Be brief." }, ...roles] })).toEqual({ ...wanted, system: "Be brief." }); // prettier-ignore
+    expect(() => parse({ messages: [{ role: "user", from: "human", content: "Hi", value: "Hi" }, roles[1]] })).toThrow(/messages\[0\] has role and from; leave one of them/); // prettier-ignore
+  });
+
+  it("reads prompts and captions with images under the names of published sets", () => {
+    const wanted = { task: "gen", prompt: "a cat", image: "/pictures/1.png" };
+    const size = [1024, 1024];
+    for (const record of [
+      { input_prompt: "a cat", output_image: "1.png", output_image_resolution: size },
+      { caption: "a cat", file_name: "1.png" },
+      { caption: "a cat", text: "a cat", image: "1.png" }, // twice the same is no choice
+    ])
+      expect(parse(record)).toEqual(wanted);
+    expect(() => parse({ caption: "a cat", text: "a dog", image: "1.png" })).toThrow(
+      /"text beside caption" is not used/,
+    );
+    expect(() => parse({ input_prompt: "x", input_image: "0.png", output_image: "1.png" })).toThrow(/"input_image" is not used/); // prettier-ignore
+  });
+
+  it("reads images of OpenAI's messages as data URLs", () => {
+    const url = "data:image/png;base64,iVBORw0KGgo=";
+    const content = [{ type: "image_url", image_url: { url, detail: "low" } }, text("What?")];
+    expect(parse({ messages: [{ role: "user", content }, { role: "assistant", content: "That." }] })).toMatchObject({ images: [url] }); // prettier-ignore
+  });
+
   it("keeps the places and the order of several images, over several turns", () => {
     const record = {
       images: ["a.png", "/b.png", "c.png"],

@@ -62,13 +62,18 @@ describe.each(["1B", "7B"] as const)("%s", (size) => {
     for (const name of ["guided", "text"]) {
       expect(of(name).bytes, name).toBeGreaterThan(known.layerBytes);
       expect(of(name).bytes, name).toBeLessThan(known.layerBytes * 1.3);
-      expect(of(name).launches, name).toBeLessThan(13 * known.config.language.layers);
+      expect(of(name).launches, name).toBeLessThanOrEqual(5 * known.config.language.layers + 9);
     }
     const weights = 2 * (size === "1B" ? 2_076_636_811 : 7_407_773_323);
     for (const { name, peakBytes } of rows) {
       expect(peakBytes, name).toBeGreaterThan(weights);
       expect(peakBytes, name).toBeLessThan(weights * 1.36);
     }
+  });
+
+  it.each(["int8", "int4"] as const)("a token takes as many launches in %s", async (quantize) => {
+    for (const { name, launches } of (await countWork(known.config, quantize)).slice(0, 2))
+      expect(launches, name).toBeLessThanOrEqual(5 * known.config.language.layers + 9);
   });
 
   it("parameters, FLOPs and memory of a step of stage 2", async () => {

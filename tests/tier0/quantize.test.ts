@@ -5,7 +5,7 @@ import { ConfigError, QuantizationError } from "../../model/io/errors.ts";
 import { parseJsonObject } from "../../model/io/json.ts";
 import { quantizationOf } from "../../model/janus/checkpoint/quantized.ts";
 import { needsOf } from "../../model/janus/checkpoint/inspect.ts";
-import { JANUS_PRO_7B } from "../../model/janus/config.ts";
+import { JANUS_PRO_1B, JANUS_PRO_7B } from "../../model/janus/config.ts";
 import { JanusForConditionalGeneration } from "../../model/janus/janus.ts";
 import { dequantizeRows, quantizeRows } from "../../model/io/quantize.ts";
 import { quantizedBytes } from "../../kernels/matmul/quantized_format.ts";
@@ -88,13 +88,25 @@ it("stores the first value in the lowest bits", () => {
   });
 });
 
-it.each(KINDS)("the weights of the 7B model in %s take what inspect says", async (kind) => {
+/** Bytes of the weights on the null device, in GB: what the pool counts for the model with random weights. */
+const HELD = {
+  "1B": [JANUS_PRO_1B, { bf16: 4.15, int8: 2.77, int4: 2.02 }],
+  "7B": [JANUS_PRO_7B, { bf16: 14.82, int8: 8.65, int4: 5.36 }],
+} as const;
+
+it.each(Object.entries(HELD))("the weights of the %s model take what inspect says", async (_, [config, gigabytes]) => {
   const device = await Device.create({ backend: "null" });
-  const model = new JanusForConditionalGeneration(JANUS_PRO_7B, { dtype: "bf16", init: false, device, quantize: kind });
-  const { liveBytes } = device.pool.stats;
-  expect(model.quantization).toBe(kind);
-  expect(liveBytes / needsOf(JANUS_PRO_7B).quantizedBytes[kind]).toBeCloseTo(1, 3);
-  if (kind === "int4") expect(liveBytes).toBeLessThan(6e9);
+  const needs = needsOf(config);
+  for (const kind of ["bf16", "int8", "int4"] as const) {
+    const quantize = kind === "bf16" ? undefined : kind;
+    const model = new JanusForConditionalGeneration(config, { dtype: "bf16", init: false, device, ...(quantize && { quantize }) }); // prettier-ignore
+    const { liveBytes } = device.pool.stats;
+    expect(model.quantization).toBe(quantize ?? null);
+    expect(liveBytes / (quantize ? needs.quantizedBytes[quantize] : needs.weightBytes.all)).toBeCloseTo(1, 3);
+    expect(liveBytes / 1e9).toBeCloseTo(gigabytes[kind], 2);
+    if (kind === "int4") expect(liveBytes).toBeLessThan(6e9);
+    model.dispose();
+  }
   device.destroy();
 });
 

@@ -7,6 +7,7 @@ await testOps([
   "index",
   "loss",
   "matrices",
+  "normLinear",
   "quantized",
   "rows",
   "sampling",

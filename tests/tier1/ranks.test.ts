@@ -1,10 +1,10 @@
-/** The seam for ranks: two trainers that each take half of a step, with counts and gradients summed between them, do what one does alone. */
+/** The seam for ranks: two or three trainers that share a step, with counts and gradients summed between them, do what one does alone. */
 import { expect, it } from "vitest";
-import { scope, tensor } from "../../index.ts";
+import { tensor } from "../../index.ts";
 import type { Tensor } from "../../index.ts";
-import { copyInto } from "../../kernels/index.ts";
 import { createModel, tinyConfig } from "../../model/janus/create.ts";
 import { checkConfig } from "../../train/config.ts";
+import { RankGroup } from "../../train/rank_group.ts";
 import { ONE_PROCESS } from "../../train/ranks.ts";
 import type { Ranks } from "../../train/ranks.ts";
 import { textSample } from "../../train/samples.ts";
@@ -33,33 +33,21 @@ function text(name: string, first: number, trained: number): Sample {
   return textSample("text", ids, labels, [], -1, name);
 }
 
-/** Two ranks in this process: each passes on what it has and waits for the other. */
-function pairOfRanks(): Ranks[] {
-  const arrived: { values: unknown; resolve: (all: unknown[]) => void }[][] = [[], []];
-  const exchange = (rank: number, values: unknown): Promise<unknown[]> => {
-    const all = new Promise<unknown[]>((resolve) => arrived[rank]!.push({ values, resolve }));
-    while (arrived[0]!.length && arrived[1]!.length) {
-      const both = arrived.map((queue) => queue.shift()!);
-      for (const { resolve } of both) resolve(both.map(({ values: own }) => own));
+/** Ranks in this process: each passes on what it has and waits for the others. `bucket` is small, so that gradients are cut. */
+function ranksHere(size: number, bucket = 1000): RankGroup[] {
+  const arrived: { parts: readonly Uint8Array[]; resolve: (all: Uint8Array[]) => void }[][] = Array.from({ length: size }, () => []); // prettier-ignore
+  const exchange = (rank: number, parts: readonly Uint8Array[]): Promise<Uint8Array[]> => {
+    const all = new Promise<Uint8Array[]>((resolve) => arrived[rank]!.push({ parts, resolve }));
+    while (arrived.every((queue) => queue.length)) {
+      const round = arrived.map((queue) => queue.shift()!);
+      for (const [to, { resolve }] of round.entries()) resolve(round.map((from) => from.parts[to]!.slice()));
     }
     return all;
   };
-  return [0, 1].map((rank) => ({
-    once: (work) => work(),
-    sumCounts: async (counts) => {
-      const [a, b] = (await exchange(rank, counts)) as number[][];
-      return a!.map((count, i) => count + b![i]!);
-    },
-    sumGradients: async (parameters) => {
-      const grads = [...parameters].flatMap(({ grad }) => grad ?? []);
-      const own = await Promise.all(grads.map((grad) => grad.data()));
-      const [a, b] = (await exchange(rank, own)) as Float32Array[][];
-      const sum = (i: number): Float32Array => a![i]!.map((x, k) => x + b![i]![k]!);
-      scope(() => {
-        for (const [i, grad] of grads.entries()) copyInto(grad, tensor(sum(i), { shape: grad.shape }));
-      });
-    },
-  }));
+  return Array.from({ length: size }, (_, rank) => {
+    const allGather = (own: Uint8Array): Promise<Uint8Array[]> => exchange(rank, new Array(size).fill(own));
+    return new RankGroup({ rank, size, allGather, allToAll: (parts) => exchange(rank, parts) }, { bucket });
+  });
 }
 
 async function steps(
@@ -84,8 +72,29 @@ async function steps(
 it("two halves of a step with unequal numbers of trained tokens are the whole step, bit for bit", async () => {
   const samples = [text("a", 5, 20), text("b", 11, 3)];
   const whole = await steps(ONE_PROCESS, samples);
-  const halves = await Promise.all(pairOfRanks().map((ranks, rank) => steps(ranks, [samples[rank]!])));
+  const halves = await Promise.all(ranksHere(2).map((ranks) => steps(ranks, samples)));
   expect(whole.weights.size).toBeGreaterThan(20);
   for (const half of halves) expect(half).toEqual(whole);
   expect(await steps(ONE_PROCESS, samples.slice(0, 1))).not.toEqual(whole);
+});
+
+it("ranks without a sample take the step of the others, and all report the whole step", async () => {
+  const samples = [text("a", 5, 20), text("b", 11, 3)];
+  const whole = await steps(ONE_PROCESS, samples);
+  for (const own of await Promise.all(ranksHere(3).map((ranks) => steps(ranks, samples)))) expect(own).toEqual(whole);
+});
+
+it("gradients are sent once to their shard and once back: 2 (P - 1) / P of their bytes", async () => {
+  const [first, second] = ranksHere(2, 7);
+  const parameters = [1, 2].map(() => [3, 5].map((size) => tensor(new Float32Array(size), { requiresGrad: true })));
+  for (const [rank, own] of parameters.entries())
+    for (const [i, parameter] of own.entries())
+      if (rank + i < 2) parameter.grad = tensor(new Float32Array(parameter.size).fill(rank + 1)).keep();
+  await Promise.all([first!.sumGradients(parameters[0]!), second!.sumGradients(parameters[1]!)]);
+  for (const own of parameters) {
+    expect(await own[0]!.grad!.data()).toEqual(new Float32Array(3).fill(3));
+    expect(await own[1]!.grad!.data()).toEqual(new Float32Array(5).fill(1));
+  }
+  expect(first!.traffic.bytes + second!.traffic.bytes).toBe(2 * 2 * (1 / 2) * 8 * 4);
+  for (const parameter of parameters.flat()) parameter.dispose();
 });

@@ -164,6 +164,32 @@ describe("seeds and steps", () => {
     generator.dispose();
   });
 
+  it("draws from guided logits, into a tensor and a history, as without them", async () => {
+    const random = randomFrom(seed);
+    const [rows, classes, columns] = [3, 68, 5];
+    using logits = tensor(randomLogits(2 * rows * classes, "f32", random), { shape: [2 * rows, classes] });
+    using guided = F.guidance(logits, 5);
+    const generator = new Generator(4);
+    const position = tensor(Uint32Array.of(2));
+    const into = F.full([rows], 0, { dtype: "u32" });
+    const history = F.full([rows, columns], 7, { dtype: "u32" });
+    const expected = await draw(guided, { generator, position });
+    for (const options of [{}, { topK: classes }]) {
+      const tokens = F.sampleTokens(logits, { generator, position, guidance: 5, into, history, ...options });
+      expect(tokens).toBe(into);
+      expect([...(await into.data())]).toEqual(expected);
+      const written = Array.from({ length: rows * columns }, (_, i) => (i % columns === 2 ? expected[Math.floor(i / columns)] : 7)); // prettier-ignore
+      expect([...(await history.data())]).toEqual(written);
+    }
+    expect(() => F.sampleTokens(logits, { guidance: 5, into: history })).toThrow(
+      /sampleTokens: into must be u32 \[3\]/,
+    );
+    expect(() => F.sampleTokens(logits, { guidance: 5, history })).toThrow(
+      /sampleTokens: history must be .* without one/,
+    );
+    for (const t of [generator, position, into, history]) t.dispose();
+  });
+
   it("draws other tokens each call without a generator", async () => {
     using logits = F.zeros([8, 300], { device });
     expect(await draw(logits, {})).not.toEqual(await draw(logits, {}));

@@ -128,6 +128,7 @@ async function tryOut<Config extends { readonly dtype: string }, Estimate extend
   const checkpoint = await openCheckpoint(folderSource(folder));
   try {
     checkpoint.requireUnquantized("train");
+    checkpoint.requireWhole("train");
     const counted = await kind.estimate(checkpoint, options);
     signal?.throwIfAborted();
     const flopsPerSecond = await matmulRate(device, config.dtype as DType, kind.product(checkpoint, options));

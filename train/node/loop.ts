@@ -3,6 +3,7 @@
  * contains besides, is the stage's (train.ts for stages 1 to 3, stage0/train.ts). Checkpoints are complete models
  * (`janus generate --model run/step-…`), and a run resumes from them bit for bit.
  */
+import { createHash } from "node:crypto";
 import { basename, join } from "node:path";
 import { now, optionNames } from "../../engine/index.ts";
 import type { Device } from "../../engine/index.ts";
@@ -11,7 +12,8 @@ import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
 import type { Checkpoint } from "../../model/janus/checkpoint/checkpoint.ts";
 import { folderSource } from "../../model/node/files.ts";
 import type { TokenizerConfig, TrainConfig } from "../config.ts";
-import { ONE_PROCESS } from "../ranks.ts";
+import { requireSame } from "../rank_group.ts";
+import { ONE_PROCESS, firstRankFirst } from "../ranks.ts";
 import type { Ranks } from "../ranks.ts";
 import { SkipLimit } from "../skips.ts";
 import type { Skip } from "../skips.ts";
@@ -49,6 +51,8 @@ export interface LoopOptions<Config extends AnyConfig, Event> {
   readonly stop?: AbortSignal;
   /** File system of the run folder (default: that of this machine). */
   readonly fileSystem?: FileSystem;
+  /** The processes that train together; each is given the same options (default: this one alone). */
+  readonly ranks?: Ranks;
 }
 
 /** Names of `LoopOptions`. */
@@ -63,6 +67,7 @@ export const LOOP_OPTIONS = optionNames<LoopOptions<AnyConfig, unknown>>({
   onNotice: true,
   stop: true,
   fileSystem: true,
+  ranks: true,
 });
 
 export interface RunResult {
@@ -132,33 +137,31 @@ export type LoadStage<Sample, Event extends LoopEvent, Config extends AnyConfig>
 export async function runLoop<Sample, Event extends LoopEvent, Config extends AnyConfig>(
   options: LoopOptions<Config, Event>,
   load: LoadStage<Sample, Event, Config>,
-  ranks: Ranks = ONE_PROCESS,
 ): Promise<RunResult> {
-  const { onNotice = () => undefined, fileSystem = nodeFileSystem, stop } = options;
-  await using folder = await RunFolder.open(options.run, {
-    create: true,
-    onNotice,
-    fileSystem,
-    ...(stop && { signal: stop }),
-  });
+  const { onNotice = () => undefined, fileSystem = nodeFileSystem, stop, ranks = ONE_PROCESS } = options;
+  const signal = stop ? { signal: stop } : {};
+  await using folder = await firstRankFirst(ranks, () =>
+    RunFolder.open(options.run, { create: true, onNotice, fileSystem, isFollower: ranks.rank > 0, ...signal }),
+  );
   const releases: (() => void | Promise<void>)[] = [];
   let run: Run<Sample, Event> | null = null;
   try {
     // Once.
-    const newest = await newestOf(folder, { onNotice, ...(stop && { signal: stop }) });
+    const newest = await ranks.once(() => newestOf(folder, { onNotice, ...signal }));
     const start = await startOf(options, folder, { ranks, newest, atEnd: (release) => void releases.push(release) });
     const stage = await load(start);
     stop?.throwIfAborted();
     const ready = new Run(options, { folder, stage, ranks, newest, sideFiles: start.sideFiles });
+    await requireSame(ranks, { ...ready.identity, model: modelHash(start.checkpoint) });
     await ready.requireRoom();
     run = ready;
     await run.begin();
     if (!run.hasSteps) onNotice(run.finished);
-    while (run.hasSteps && !stop?.aborted) {
+    while (run.hasSteps && !(await run.isStopped())) {
       await run.step();
       // Once in a while.
       if (run.isSaveDue) await run.save();
-      if (run.hasSteps && !stop?.aborted) await run.report();
+      if (run.hasSteps && !(await run.isStopped())) await run.report();
     }
     // At the end.
     return await run.end();
@@ -182,8 +185,9 @@ async function startOf<Config extends AnyConfig>(
   const checkpoint = await openCheckpoint(source);
   atEnd(() => checkpoint.close());
   checkpoint.requireUnquantized("train");
+  checkpoint.requireWhole("train");
   const state = newest ? await readState(newest, config) : null;
-  const file = join(folder.path, "quarantine.jsonl");
+  const file = ranks.rank === 0 ? { file: join(folder.path, "quarantine.jsonl") } : {};
   return {
     config,
     device,
@@ -197,7 +201,7 @@ async function startOf<Config extends AnyConfig>(
     signal,
     atEnd,
     sideFiles: await sideFilesOf(source),
-    quarantine: new Quarantine({ file, ...config.bad, settings: "bad.share, bad.least" }),
+    quarantine: new Quarantine({ ...file, ...config.bad, settings: "bad.share, bad.least" }),
     openSources: async () => {
       const indexes: SourceIndex[] = [];
       atEnd(async () => {
@@ -205,12 +209,18 @@ async function startOf<Config extends AnyConfig>(
       });
       const { fields } = config.data ?? {};
       for (const spec of expandShards(options.sources.map((source) => ({ ...(fields && { fields }), ...source }))))
-        indexes.push(await indexSource(spec, cache, { ...signal, onNotice }));
+        indexes.push(await firstRankFirst(ranks, () => indexSource(spec, cache, { ...signal, onNotice })));
       requireKnownFields(indexes);
       for (const notice of indexes.flatMap(noticesOf)) onNotice(notice);
       return indexes;
     },
   };
+}
+
+/** Hash of the tensors' names, dtypes and shapes. */
+function modelHash({ parameters }: Checkpoint): string {
+  const all = [...parameters].map(([name, { dtype, shape }]) => `${name} ${dtype} ${shape.join("×")}`);
+  return createHash("sha256").update(all.sort().join("\n")).digest("hex").slice(0, 16);
 }
 
 interface RunParts<Sample, Event extends LoopEvent> {
@@ -280,6 +290,18 @@ class Run<Sample, Event extends LoopEvent> {
     if (this.hasSteps) await ranks.once(() => folder.requireRoom(this.bytes));
   }
 
+  /** What all processes must agree on before the first step. */
+  get identity(): Readonly<Record<string, string | number>> {
+    const { stage, newest } = this.parts;
+    const { step, data } = this.loaderState;
+    return { settings: configHash(this.options.config), "step of the run": stage.step, checkpoint: newest ?? "none", "data": data, "step of the data": step }; // prettier-ignore
+  }
+
+  /** Whether any process was told to stop. */
+  async isStopped(): Promise<boolean> {
+    return (await this.parts.ranks.gather(this.options.stop?.aborted ?? false)).includes(true);
+  }
+
   begin(): Promise<void> {
     return this.parts.ranks.once(() => this.journal.begin(this.from));
   }
@@ -288,7 +310,9 @@ class Run<Sample, Event extends LoopEvent> {
     const { stage, ranks } = this.parts;
     const started = now();
     const waited = stage.loader.waitingMs;
-    const loaded = await stage.loader.next(this.options.stop).catch((error: unknown) => this.dataFailed(error));
+    // All processes leave at the same step: a signal that came to one of them must not end its wait for samples.
+    const stop = ranks.size === 1 ? this.options.stop : undefined;
+    const loaded = await stage.loader.next(stop).catch((error: unknown) => this.dataFailed(error));
     if (!loaded) return; // stopped while bad samples came
     const { samples, state } = loaded;
     const event = await stage.take(samples, { started, waitingMs: stage.loader.waitingMs - waited });
@@ -304,7 +328,7 @@ class Run<Sample, Event extends LoopEvent> {
   private async dataFailed(error: unknown): Promise<null> {
     const { stop } = this.options;
     if (stop?.aborted && error === stop.reason && this.parts.stage.step > 0) return null;
-    const isKept = this.parts.stage.step === 0 || this.isSaved;
+    const isKept = this.parts.stage.step === 0 || this.isSaved || this.parts.ranks.size > 1;
     if (!isKept) await this.save().catch((problem: unknown) => this.journal.notice(`not saved: ${messageOf(problem)}`));
     throw error;
   }
@@ -350,7 +374,7 @@ class Run<Sample, Event extends LoopEvent> {
   }
 
   /** Notes why the run ends before its time. Never throws. */
-  failed(error: unknown): Promise<void> {
-    return this.journal.failed(error);
+  async failed(error: unknown): Promise<void> {
+    if (this.parts.ranks.rank === 0) await this.journal.failed(error);
   }
 }

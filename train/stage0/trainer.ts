@@ -38,7 +38,7 @@ import {
 import type { VqModel } from "../../model/vq.ts";
 import type { TokenizerConfig } from "../config.ts";
 import { Adversary } from "./discriminator.ts";
-import { ONE_PROCESS } from "../ranks.ts";
+import { ONE_PROCESS, sumCounts } from "../ranks.ts";
 import type { Ranks } from "../ranks.ts";
 import { namesNotFinite } from "../not_finite.ts";
 import type { NotFiniteCause } from "../not_finite.ts";
@@ -277,7 +277,7 @@ export class VqTraining {
   /** The launches of a step: nothing is read back, and no use of a code counted. If it throws, nothing changes and no gradient is left. */
   async launch(...parts: readonly Tensor[]): Promise<VqLaunched> {
     const own = parts.reduce((sum, pixels) => sum + pixels.dim(0), 0);
-    const total = (await this.ranks.sumCounts([own]))[0]!;
+    const total = (await sumCounts(this.ranks, [own]))[0]!;
     const shares = parts.map((pixels) => pixels.dim(0) / total);
     const adversary = this.isAdversarial ? this.adversary : null;
     const done: ReturnType<VqTraining["accumulate"]>[] = [];

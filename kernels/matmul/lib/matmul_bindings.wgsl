@@ -1,5 +1,5 @@
 // Bindings of the matmul kernels but a and b.
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
+@group(0) @binding(2) var<storage, read> bias: array<Word_h>; // or the weight of the norm
 @group(0) @binding(3) var<storage, read> residual: array<Pack_r>;
 @group(0) @binding(4) var<storage, read_write> y: array<Pack_y>;
 @group(0) @binding(5) var<uniform> params: Params;

@@ -6,12 +6,15 @@ import { ConfigSection } from "../../io/config_section.ts";
 import { EMBEDDING, HEAD, readConfig, requireUnquantised } from "../config.ts";
 import type { JanusConfig } from "../config.ts";
 import type { FileSource, RandomAccess } from "../../io/bytes.ts";
-import { CheckpointError, ConfigError, ShardIndexError, TensorMismatchError, quote, someOf } from "../../io/errors.ts";
+import { CheckpointError, ConfigError, MissingPartError, ShardIndexError, TensorMismatchError, quote, someOf } from "../../io/errors.ts"; // prettier-ignore
 import { nameIn, partName, requireTensors } from "./expected.ts";
+import type { OptionalPart } from "./expected.ts";
 import { quantizationOf } from "./quantized.ts";
 import type { Quantization } from "../../../kernels/matmul/quantized_format.ts";
 import { JsonReader, parseJsonObject } from "../../io/json.ts";
 import type { JsonObject } from "../../io/json.ts";
+import { openGguf } from "./gguf.ts";
+import { decodeMlx } from "./mlx.ts";
 import { arrange, detectLayout, isUnused } from "./names.ts";
 import type { Layout, TensorSource } from "./names.ts";
 import { readSafetensors } from "../../io/safetensors.ts";
@@ -35,7 +38,7 @@ const WEIGHT_FILES = [
   "pytorch_model.bin.index.json",
 ];
 
-export type Format = "safetensors" | "torch";
+export type Format = "safetensors" | "torch" | "gguf";
 
 /**
  * Returns the file of a folder that contains the weights or their index. Throws `CheckpointError` if there is none, or
@@ -52,6 +55,11 @@ export function chooseWeights(files: readonly string[], where: string): string {
       !/^(training_args|optimizer|scheduler|(discriminator|ema)\.)/.test(name),
   );
   if (others.length === 1) return others[0]!;
+  const gguf = files.filter((name) => /\.gguf$/i.test(name));
+  if (gguf.length && !others.length)
+    throw new CheckpointError(
+      `${where}: weights to download must be safetensors or torch.save; got GGUF files: ${someOf(gguf)}. Download one of the language model (and the mmproj) into a folder, with the tokenizer.json of its model, and name that folder.`,
+    );
   if (others.length)
     throw new CheckpointError(
       `${where}: none of ${WEIGHT_FILES.join(", ")}, but several other weight files: ${someOf(others)}; keep one, or add an index`,
@@ -75,6 +83,8 @@ export interface Weights {
   /** Tensors of `EXTRA_FILE`, if the folder has one. */
   readonly extra: ReadonlyMap<string, StoredTensor>;
   readonly files: ReadonlyMap<string, RandomAccess>;
+  /** Parts of the model that the files do not have, and need not have. */
+  readonly missing?: readonly OptionalPart[];
   close(): Promise<void>;
 }
 
@@ -188,6 +198,8 @@ export class Checkpoint {
   readonly format: Format;
   /** How the Llama's linear layers and both heads are quantised in the files; null if they are not. */
   readonly quantization: Quantization | null;
+  /** What the model cannot do because the files lack its tensors. */
+  readonly missing: readonly OptionalPart[];
   readonly config: JanusConfig;
   /** Things worth saying: keys of config.json that are not known and have no effect. */
   readonly notices: readonly string[];
@@ -225,9 +237,10 @@ export class Checkpoint {
     const { config, notices } = readConfig(json, shapeOf, `${name}/config.json`);
     this.config = config;
     this.notices = notices;
+    this.missing = weights.missing ?? [];
     const { kept, twin } = untied(this.config, layout, weights.tensors);
     const { placed, unused, problems } = arrange(kept, layout, "hf");
-    requireTensors(this.config, layout, weights.tensors, name, quantization);
+    requireTensors(this.config, layout, weights.tensors, name, { quantize: quantization, missing: this.missing });
     if (problems.length)
       throw new TensorMismatchError(`${name}: ${problems.length} tensors do not fit the ${layout} layout:`, problems);
     const strange = [...weights.extra.keys()].filter((tensor) => !isUnused(tensor));
@@ -251,6 +264,14 @@ export class Checkpoint {
     if (this.quantization)
       throw new CheckpointError(
         `${op}: the checkpoint must not be quantised; got ${this.name} in ${this.quantization}. Use the full checkpoint.`,
+      );
+  }
+
+  /** Throws `MissingPartError` in the name of `op` if the files lack a part of the model. */
+  requireWhole(op: string): void {
+    if (this.missing.length)
+      throw new MissingPartError(
+        `${op}: the checkpoint must have all parts of the model; got ${this.name} without those to ${this.missing.join(" and to ")}. Use the checkpoint in safetensors.`,
       );
   }
 
@@ -411,16 +432,43 @@ async function averaged(source: FileSource, names: readonly string[], weights: W
  */
 export async function openCheckpoint(source: FileSource, options: OpenOptions = {}): Promise<Checkpoint> {
   const names = await source.list();
+  if (isGgufFolder(names)) return openGgufCheckpoint(source, names, options);
   if (!names.includes("config.json")) {
     requireNoAdapter(names, source.name);
     throw new ConfigError(
       `${source.name}: there is no config.json; a model's folder needs one (${names.length ? `it contains ${someOf(names)}` : "it is empty"})`,
     );
   }
-  const json = parseJsonObject(await readTextFile(source, "config.json", MAX_CONFIG), `${source.name}/config.json`);
+  const json = await readConfigFile(source);
   const weights = await openWeights(source);
   try {
-    return new Checkpoint(source.name, json, options.ema ? await averaged(source, names, weights) : weights);
+    const plain = options.ema ? await averaged(source, names, weights) : weights;
+    const decoded = decodeMlx(json, plain, source.name);
+    return new Checkpoint(source.name, decoded.json, decoded.weights);
+  } catch (error) {
+    await weights.close();
+    throw error;
+  }
+}
+
+const readConfigFile = async (source: FileSource): Promise<JsonObject> =>
+  parseJsonObject(await readTextFile(source, "config.json", MAX_CONFIG), `${source.name}/config.json`);
+
+/** True for a folder whose weights are GGUF files: one that has no others. */
+const isGgufFolder = (names: readonly string[]): boolean =>
+  names.some((name) => /\.gguf$/i.test(name)) &&
+  !names.some((name) => WEIGHT_FILES.includes(name) || /\.(safetensors|bin)$/.test(name));
+
+async function openGgufCheckpoint(
+  source: FileSource,
+  names: readonly string[],
+  { ema }: OpenOptions,
+): Promise<Checkpoint> {
+  if (ema) throw new CheckpointError(`${source.name}: there is no ${EMA_FILE}; train with ema.decay to have averages`);
+  const json = names.includes("config.json") ? await readConfigFile(source) : null;
+  const weights = await openGguf(source, names);
+  try {
+    return new Checkpoint(source.name, weights.config(json), weights);
   } catch (error) {
     await weights.close();
     throw error;

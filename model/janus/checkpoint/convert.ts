@@ -15,7 +15,7 @@ import { isQuantization } from "../../../kernels/matmul/quantized_format.ts";
 import type { Quantization } from "../../../kernels/matmul/quantized_format.ts";
 import { EMBEDDING, HEAD } from "../config.ts";
 import { isQuantizable, partName } from "./expected.ts";
-import { KEY, partShapes, quantizationConfig, quantizedChunks } from "./quantized.ts";
+import { KEY, RequantizationError, partShapes, quantizationConfig, quantizedChunks } from "./quantized.ts";
 import { LAYOUTS, arrange } from "./names.ts";
 import type { Layout, TensorSource } from "./names.ts";
 import { layoutSafetensors, writeSafetensors } from "../../io/safetensors.ts";
@@ -35,6 +35,8 @@ export interface ConvertOptions {
   readonly sideFiles?: ReadonlyMap<string, Uint8Array>;
   readonly chunkBytes?: number;
   readonly onProgress?: (done: { bytes: number; totalBytes: number; tensor: string }) => void;
+  /** Things worth saying: the error of weights that were quantised in another format. */
+  readonly onNotice?: (message: string) => void;
   readonly signal?: AbortSignal;
 }
 
@@ -72,8 +74,10 @@ export function planConversion(checkpoint: Checkpoint, options: ConvertOptions):
   const { placed, problems } = arrange(checkpoint.kept, checkpoint.layout, layout);
   if (problems.length)
     throw new TensorMismatchError(`convert: ${checkpoint.name} does not fit the ${layout} layout:`, problems);
-  const retyped = (tensor: TensorSource): TensorSource =>
-    dtype && isFloatDType(tensor.dtype) ? { ...tensor, dtype } : tensor;
+  const retyped = (tensor: TensorSource): TensorSource => {
+    const own = dtype ?? tensor.pieces[0]?.tensor.encoded?.dtype;
+    return own && isFloatDType(tensor.dtype) ? { ...tensor, dtype: own } : tensor;
+  };
   const byName = (a: TensorSource, b: TensorSource): number => (a.name < b.name ? -1 : 1);
   const unused = [...checkpoint.unused.values()].map(sourceOf).map(retyped).sort(byName);
   const plain = [...placed.values()].map(retyped);
@@ -91,6 +95,7 @@ export function planConversion(checkpoint: Checkpoint, options: ConvertOptions):
 /** Throws `ArgumentError` or `CheckpointError` for a conversion to or from quantised weights that there is not. */
 function checkQuantize(checkpoint: Checkpoint, { layout, quantize }: ConvertOptions): void {
   checkpoint.requireUnquantized("convert");
+  checkpoint.requireWhole("convert");
   if (quantize !== undefined && !isQuantization(quantize))
     throw new ArgumentError(
       `convert: quantize must be "int8" or "int4"; got ${JSON.stringify(quantize)}. Use one of them.`,
@@ -168,6 +173,7 @@ export async function convertCheckpoint(
   const plan = planConversion(checkpoint, options);
   await checkpoint.requireTied(options.signal);
   const side = convertSideFiles(checkpoint, options.layout, options.sideFiles ?? new Map(), options.dtype);
+  const requantized = new RequantizationError();
   let done = 0;
   const report = (bytes: number, tensor: string): void => {
     done += bytes;
@@ -181,9 +187,10 @@ export async function convertCheckpoint(
     if (tensor.quantized) {
       // Once for each part: both at a time would keep one of them in memory.
       const { source, kind, part } = tensor.quantized;
-      for await (const { words, scales, read } of quantizedChunks(checkpoint, source, kind, options.signal)) {
-        yield new Uint8Array(part === "qweight" ? words.buffer : scales.buffer);
-        report(read, tensor.name);
+      for await (const chunk of quantizedChunks(checkpoint, source, kind, options.signal)) {
+        yield new Uint8Array(part === "qweight" ? chunk.words.buffer : chunk.scales.buffer);
+        if (part === "qweight") requantized.add(chunk);
+        report(chunk.read, tensor.name);
       }
       return;
     }
@@ -201,6 +208,8 @@ export async function convertCheckpoint(
       name,
       options.quantize && name === "config.json" ? namingQuantization(content, options.quantize) : content,
     );
+  const notice = options.quantize && requantized.notice(options.quantize);
+  if (notice) options.onNotice?.(notice);
   return plan;
 }
 

@@ -2,7 +2,7 @@
 import { shapeText } from "../../../engine/errors.ts";
 import { EMBEDDING, HEAD } from "../config.ts";
 import type { JanusConfig } from "../config.ts";
-import { TensorMismatchError, quote } from "../../io/errors.ts";
+import { MissingPartError, TensorMismatchError, quote } from "../../io/errors.ts";
 import { partShapes } from "./quantized.ts";
 import type { Quantization } from "../../../kernels/matmul/quantized_format.ts";
 import { deepseekName, deepseekShape, isUnused } from "./names.ts";
@@ -144,6 +144,34 @@ function addLanguage({ language }: JanusConfig, add: Add): void {
 export const isQuantizable = (hf: string): boolean =>
   /^(model\.language_model\.layers\.\d+\.\w+\.\w+_proj|model\.generation_head\.\w+|lm_head)\.weight$/.test(hf);
 
+/** Parts that a file may lack, by what the model cannot do without them, and the beginnings of their tensors' hf names. */
+export const OPTIONAL_PARTS = {
+  "understand images": ["model.vision_model.", "model.aligner."],
+  "generate images": [
+    "model.vqmodel.",
+    "model.generation_embeddings.",
+    "model.generation_aligner.",
+    "model.generation_head.",
+  ],
+} as const;
+export type OptionalPart = keyof typeof OPTIONAL_PARTS;
+
+/** Throws `MissingPartError` in the name of `op` if `part` is among those that a checkpoint lacks. */
+export function requirePart(missing: readonly OptionalPart[], op: string, part: OptionalPart): void {
+  if (!missing.includes(part)) return;
+  const advice =
+    part === "generate images"
+      ? "never have them. Use the checkpoint in safetensors, e.g. deepseek-ai/Janus-Pro-1B"
+      : "have them only with an mmproj file. Put that of this model beside the other file";
+  throw new MissingPartError(
+    `${op}: the checkpoint must have the weights to ${part}; got GGUF files, which ${advice}.`,
+  );
+}
+
+/** True for the hf names of tensors of one of `parts`. */
+export const isOfParts = (hf: string, parts: readonly OptionalPart[]): boolean =>
+  parts.some((part) => OPTIONAL_PARTS[part].some((prefix) => hf.startsWith(prefix)));
+
 /** The tensors of DeepSeek's files that the model never reads: SigLIP's pooling head and the use of the codes. */
 export function unusedTensors({ vision: { hidden, intermediate } }: JanusConfig): Map<string, readonly number[]> {
   const at = "vision_model.vision_tower.attn_pool";
@@ -211,14 +239,21 @@ export const nameIn = (layout: Layout, hf: string): string => (layout === "hf" ?
 const dtypesOf = (name: string, quantize: Quantization | null): readonly string[] =>
   quantize && name.endsWith(".qweight") ? ["u32"] : quantize && name.endsWith(".scales") ? ["f16"] : FLOATS;
 
+/** What else decides which tensors a checkpoint must have: its quantisation, and parts that it may lack (hf layout). */
+export interface RequiredTensors {
+  readonly quantize?: Quantization | null;
+  readonly missing?: readonly OptionalPart[];
+}
+
 /** One line for each tensor that is missing, misshapen, of a dtype that is not computed with, or not of this model. */
 export function tensorProblems(
   config: JanusConfig,
   layout: Layout,
   tensors: ReadonlyMap<string, TensorSpec>,
-  quantize: Quantization | null = null,
+  { quantize = null, missing = [] }: RequiredTensors = {},
 ): string[] {
   const expected = expectedTensors(config, layout, { quantize });
+  for (const name of expected.keys()) if (isOfParts(name, missing)) expected.delete(name);
   if (config.language.tied && !quantize) {
     // Files have the tied tensor under either name, or both.
     const [embedding, head] = [EMBEDDING, HEAD].map((name) => nameIn(layout, name)) as [string, string];
@@ -247,9 +282,9 @@ export function requireTensors(
   layout: Layout,
   tensors: ReadonlyMap<string, TensorSpec>,
   where: string,
-  quantize: Quantization | null = null,
+  required: RequiredTensors = {},
 ): void {
-  const problems = tensorProblems(config, layout, tensors, quantize);
+  const problems = tensorProblems(config, layout, tensors, required);
   if (problems.length)
     throw new TensorMismatchError(
       `${where}: ${problems.length} tensors do not fit config.json (${layout} layout):`,

@@ -2,11 +2,14 @@
 import { gridSize } from "../config.ts";
 import type { JanusConfig } from "../config.ts";
 import type { Checkpoint } from "./checkpoint.ts";
-import { expectedTensors, isQuantizable } from "./expected.ts";
+import { expectedTensors, isOfParts, isQuantizable } from "./expected.ts";
+import type { OptionalPart } from "./expected.ts";
+import type { TensorSource } from "./names.ts";
+import { ownKind } from "./quantized.ts";
+import { mainDType } from "./side_files.ts";
 import { quantizedBytes } from "../../../kernels/matmul/quantized_format.ts";
 import type { Quantization } from "../../../kernels/matmul/quantized_format.ts";
 import { elementCount, storedElementBytes } from "../../io/stored.ts";
-import type { StoredDType } from "../../io/stored.ts";
 
 /** Parts of the model by the first name that fits. */
 const PARTS = [
@@ -32,10 +35,11 @@ export function partOf(hfName: string): Part {
   return PARTS.find(([, prefix]) => hfName.startsWith(prefix))![0];
 }
 
-/** Elements of each part. */
-export function countParts(config: JanusConfig): Record<Part, number> {
+/** Elements of each part; 0 for those of `missing`. */
+export function countParts(config: JanusConfig, missing: readonly OptionalPart[] = []): Record<Part, number> {
   const counts = Object.fromEntries(PARTS.map(([part]) => [part, 0])) as Record<Part, number>;
-  for (const [name, shape] of expectedTensors(config, "hf")) counts[partOf(name)] += elementCount(shape);
+  for (const [name, shape] of expectedTensors(config, "hf"))
+    if (!isOfParts(name, missing)) counts[partOf(name)] += elementCount(shape);
   return counts;
 }
 
@@ -84,9 +88,9 @@ export interface Needs {
   readonly training: { readonly stage1: TrainingNeed; readonly stage2: TrainingNeed; readonly stage3: TrainingNeed };
 }
 
-/** Memory that a model of this config needs; `elementBytes` is that of a weight, 2 for bf16. */
-export function needsOf(config: JanusConfig, elementBytes = 2): Needs {
-  const counts = countParts(config);
+/** Memory that a model of this config, without the parts of `missing`, needs; `elementBytes` is that of a weight, 2 for bf16. */
+export function needsOf(config: JanusConfig, elementBytes = 2, missing: readonly OptionalPart[] = []): Needs {
+  const counts = countParts(config, missing);
   const { language, vq } = config;
   const weights = (parts: readonly Part[]): number => sum(counts, parts) * elementBytes;
   const train = (parts: readonly Part[]): TrainingNeed => {
@@ -94,13 +98,14 @@ export function needsOf(config: JanusConfig, elementBytes = 2): Needs {
     return { trainable, bytes: trainable * TRAINED_BYTES + (sum(counts, ALL) - trainable) * 2 };
   };
   const cacheBytesPerToken = 2 * language.layers * language.kvHeads * language.headDim * 2;
-  const imageCacheBytes = 2 * (gridSize(config) ** 2 + PROMPT) * cacheBytesPerToken;
-  const decoderBytes = 3 * 4 * vq.baseChannels * vq.imageSize ** 2;
+  const isDrawing = !missing.includes("generate images");
+  const imageCacheBytes = isDrawing ? 2 * (gridSize(config) ** 2 + PROMPT) * cacheBytesPerToken : 0;
+  const decoderBytes = isDrawing ? 3 * 4 * vq.baseChannels * vq.imageSize ** 2 : 0;
   return {
     weightBytes: { all: weights(ALL), understanding: weights(UNDERSTANDING), generation: weights(GENERATION) },
     quantizedBytes: {
-      int8: quantizedWeights(config, elementBytes, "int8"),
-      int4: quantizedWeights(config, elementBytes, "int4"),
+      int8: quantizedWeights(config, elementBytes, "int8", missing),
+      int4: quantizedWeights(config, elementBytes, "int4", missing),
     },
     cacheBytesPerToken,
     imageCacheBytes,
@@ -110,13 +115,19 @@ export function needsOf(config: JanusConfig, elementBytes = 2): Needs {
   };
 }
 
-function quantizedWeights(config: JanusConfig, elementBytes: number, kind: Quantization): number {
+function quantizedWeights(
+  config: JanusConfig,
+  elementBytes: number,
+  kind: Quantization,
+  missing: readonly OptionalPart[],
+): number {
   const { tied, vocabulary, hidden } = config.language;
   const of = ([name, shape]: [string, readonly number[]]): number =>
     isQuantizable(name) ? quantizedBytes(shape[0]!, shape[1]!, kind) : elementCount(shape) * elementBytes;
   // A tied head is quantised beside the embedding.
   const head = tied ? quantizedBytes(vocabulary, hidden, kind) : 0;
-  return [...expectedTensors(config, "hf")].reduce((total, tensor) => total + of(tensor), head);
+  const tensors = [...expectedTensors(config, "hf")].filter(([name]) => !isOfParts(name, missing));
+  return tensors.reduce((total, tensor) => total + of(tensor), head);
 }
 
 export interface Inspection {
@@ -134,27 +145,38 @@ export interface Inspection {
   readonly byPart: Record<Part, number>;
   /** Elements that it never reads: pooling head and statistics. */
   readonly unused: number;
-  readonly dtypes: Partial<Record<StoredDType, { tensors: number; bytes: number }>>;
+  /** Bytes in the files by dtype, or by the format of tensors that are decoded when they are read: Q4_K, MLX 4-bit. */
+  readonly dtypes: Readonly<Record<string, { tensors: number; bytes: number }>>;
+  /** What the model cannot do because the files lack its tensors. */
+  readonly missing: readonly OptionalPart[];
   readonly needs: Needs;
+}
+
+/** Bytes of a tensor on the device if it is loaded as the file has it. */
+function heldBytes(name: string, source: TensorSource): number {
+  const kind = isQuantizable(name) ? ownKind(source) : undefined;
+  if (kind) return quantizedBytes(source.shape[0]!, source.shape[1]!, kind);
+  return elementCount(source.shape) * storedElementBytes(source.pieces[0]?.tensor.encoded?.dtype ?? source.dtype);
 }
 
 /** Everything that `janus inspect` shows. */
 export function inspect(checkpoint: Checkpoint): Inspection {
   const { config } = checkpoint;
   const stored = new Map([...checkpoint.tensors, ...checkpoint.unused]);
-  const dtypes: Inspection["dtypes"] = {};
+  const dtypes: Record<string, { tensors: number; bytes: number }> = {};
   let bytes = 0;
-  for (const { dtype, bytes: size } of stored.values()) {
+  for (const { dtype, bytes: decoded, encoded } of stored.values()) {
+    const size = encoded?.bytes ?? decoded;
     bytes += size;
-    const of = (dtypes[dtype] ??= { tensors: 0, bytes: 0 });
+    const of = (dtypes[encoded?.format ?? dtype] ??= { tensors: 0, bytes: 0 });
     of.tensors++;
     of.bytes += size;
   }
-  const byPart = countParts(config);
+  const byPart = countParts(config, checkpoint.missing);
   const parameters = sum(byPart, ALL);
-  let weightBytes = 0;
-  for (const { dtype, shape } of checkpoint.parameters.values())
-    weightBytes += elementCount(shape) * storedElementBytes(dtype);
+  const weightBytes = [...checkpoint.parameters].reduce((total, [name, source]) => total + heldBytes(name, source), 0);
+  // The rest of a model that is quantised while loading has one dtype, whatever the files have.
+  const { quantizedBytes } = needsOf(config, storedElementBytes(mainDType(checkpoint)), checkpoint.missing);
   return {
     name: checkpoint.name,
     layout: checkpoint.layout,
@@ -167,6 +189,7 @@ export function inspect(checkpoint: Checkpoint): Inspection {
     byPart,
     unused: [...checkpoint.unused.values()].reduce((total, { shape }) => total + elementCount(shape), 0),
     dtypes,
-    needs: needsOf(config, weightBytes / parameters),
+    missing: checkpoint.missing,
+    needs: { ...needsOf(config, weightBytes / parameters, checkpoint.missing), quantizedBytes },
   };
 }

@@ -13,6 +13,7 @@ import { ConfigError } from "../../io/errors.ts";
 import { JsonReader, isJsonObject, parseJsonObject } from "../../io/json.ts";
 import type { JsonObject, JsonValue } from "../../io/json.ts";
 import type { Layout } from "./names.ts";
+import type { StoredTensor } from "../../io/stored.ts";
 
 type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json };
 
@@ -386,10 +387,17 @@ function imageSettings(config: JanusConfig, files: Files, where: string): Record
   };
 }
 
+/** A tensor of a model or of a checkpoint; of the latter, with the stored one that it is read from. */
+interface Typed {
+  readonly dtype: string;
+  readonly pieces?: readonly { readonly tensor: StoredTensor }[];
+}
+
 /** The dtype of most of the weights of a checkpoint, or of a model under its tensors' names. */
-export function mainDType({ parameters }: { parameters: ReadonlyMap<string, { dtype: string }> }): FloatDType {
+export function mainDType({ parameters }: { parameters: ReadonlyMap<string, Typed> }): FloatDType {
   const counts = { bf16: 0, f16: 0, f32: 0 };
-  for (const [name, { dtype }] of parameters) if (!/\.(qweight|scales)$/.test(name)) counts[dtype as FloatDType]++;
+  for (const [name, { dtype, pieces }] of parameters)
+    if (!/\.(qweight|scales)$/.test(name)) counts[pieces?.[0]?.tensor.encoded?.dtype ?? (dtype as FloatDType)]++;
   return (Object.keys(counts) as FloatDType[]).reduce((a, b) => (counts[b] > counts[a] ? b : a));
 }
 

@@ -8,6 +8,7 @@ import type { ImageInput } from "../pipeline.ts";
 import type { Picture } from "../pictures.ts";
 import { readWhole } from "../../io/bytes.ts";
 import { openCheckpoint } from "../checkpoint/checkpoint.ts";
+import type { OptionalPart } from "../checkpoint/expected.ts";
 import type { JanusConfig } from "../config.ts";
 import { readProcessor } from "../processor.ts";
 import type { Processor } from "../processor.ts";
@@ -161,15 +162,23 @@ function parsePicture(text: string, name: string): Omit<Picture, "image"> {
   };
 }
 
+/** What is known of a model before its weights are loaded. */
+export interface Ready {
+  readonly config: JanusConfig;
+  readonly processor: Processor;
+  /** What the model cannot do because its files lack the weights. */
+  readonly missing: readonly OptionalPart[];
+}
+
 /**
  * The config and processor of a folder. Throws what `fromPretrained` would throw for it before it loads weights; needs no device.
  */
-export async function checkReady(folder: string): Promise<{ config: JanusConfig; processor: Processor }> {
+export async function checkReady(folder: string): Promise<Ready> {
   const source = folderSource(folder);
   const checkpoint = await openCheckpoint(source);
   try {
-    const { config } = checkpoint;
-    return { config, processor: await readProcessor(source, config) };
+    const { config, missing } = checkpoint;
+    return { config, processor: await readProcessor(source, config), missing };
   } finally {
     await checkpoint.close();
   }

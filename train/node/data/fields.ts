@@ -27,7 +27,10 @@ const USED: Readonly<Record<RecordKind, ReadonlySet<string>>> = {
 /** Fields of a record with a list of turns: ShareGPT's `from` and `value`, or OpenAI's `role` and `content`. */
 function conversation(list: string): string[] {
   return [
-    ...[list, "image", "images", "system"],
+    list,
+    "image",
+    "images",
+    "system",
     ...["from", "value", "role", "content", ...LOSS_FIELDS].map((name) => `${list}[].${name}`),
     ...["type", "text", "image_url", "image", "path", "image_url.url"].map((name) => `${list}[].content[].${name}`),
   ];

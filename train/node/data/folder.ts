@@ -238,7 +238,7 @@ class FolderLister {
       });
     };
     for await (const entry of entriesOf(join(this.spec.path, path))) {
-      if (captions && /\.txt$/.test(entry.name) && !entry.name.startsWith(".")) {
+      if (captions && entry.name.endsWith(".txt") && !entry.name.startsWith(".")) {
         captions.add(entry.name);
         continue;
       }

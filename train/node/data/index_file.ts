@@ -7,7 +7,7 @@
  * tar shard the members of a sample (webdataset.ts), of Parquet the pages of a row group (parquet_pages.ts).
  * `index/at-<hash of the path>.json`: what was last found there. A folder is listed at each start, because nothing else says that an image
  * was overwritten; its listing is written only if it is another.
- * With renamed fields, and classes for a shard, the name is `<hash>-<hash of these>`, because the fields of the index are others.
+ * With renamed fields the name is `<hash>-<hash of these>`, because the fields of the index are others.
  */
 import { ArgumentError } from "../../../engine/errors.ts";
 import { knownOptions, requireArray, shown } from "../../../engine/options.ts";
@@ -22,7 +22,7 @@ import type { Task } from "../../samples.ts";
 import { SourceChangedError, SourceError } from "../../data/errors.ts";
 import { fieldUse } from "./fields.ts";
 import type { FieldCount, FieldUse } from "./fields.ts";
-import { listFolder, skippedText } from "./folder.ts";
+import { listFolder, readClasses, skippedText } from "./folder.ts";
 import type { Listing, SkippedFiles } from "./folder.ts";
 import { INDEX_VERSION, RECORD_BYTES, hashFile } from "./index_format.ts";
 import type { Footer, ScanOptions, SourceFormat } from "./index_format.ts";
@@ -112,17 +112,26 @@ const changed = (spec: SourceSpec, what: string): SourceChangedError =>
 
 const sha256 = (text: string): string => createHash("sha256").update(text).digest("hex");
 
-/** Paths of an index in the cache. What its fields depend on, besides the source, is part of them. */
-function places(spec: SourceSpec, cache: string): { folder: string; found: string; nameOf: (hash: string) => string } {
+/** Where an index is in the cache, and what the source's hash depends on besides its bytes. */
+interface Places {
+  readonly folder: string;
+  readonly found: string;
+  readonly nameOf: (hash: string) => string;
+  /** Hash of a file of this hash, with its classes. */
+  readonly hashOf: (fileHash: string) => string;
+}
+
+/** What the fields of an index depend on is part of its name. The classes of a folder are part of its listing, those of a shard are not. */
+async function placesOf(spec: SourceSpec, cache: string, { isFolder }: Stamp): Promise<Places> {
   const { classes = "", fields } = spec;
   const folder = join(cache, "index");
   const by = fields ? `\0${JSON.stringify(fields)}` : "";
-  const isShard = classes !== "" && /\.tar$/i.test(spec.path);
-  const suffix = by || isShard ? `-${sha256(`${isShard ? classes : ""}${by}`).slice(0, 16)}` : "";
+  const names = isFolder || classes === "" ? "" : JSON.stringify([...(await readClasses(classes))]);
   return {
     folder,
-    found: join(folder, `at-${sha256(`${resolve(spec.path)}\0${classes}${by}`).slice(0, 32)}.json`),
-    nameOf: (hash) => hash + suffix,
+    found: join(folder, `at-${sha256(`${resolve(spec.path)}\0${classes}${names}${by}`).slice(0, 32)}.json`),
+    nameOf: (hash) => (by ? `${hash}-${sha256(by).slice(0, 16)}` : hash),
+    hashOf: (fileHash) => (names ? sha256(`${fileHash}\0${names}`) : fileHash),
   };
 }
 
@@ -167,9 +176,10 @@ export function noticesOf({ spec, skipped }: Pick<SourceIndex, "spec" | "skipped
 /** Indexes a source, or finds the index that there is. A source that has changed gets a new one. */
 export async function indexSource(spec: SourceSpec, cache: string, options: ScanOptions = {}): Promise<SourceIndex> {
   checkSpec(spec);
-  const { folder, found, nameOf } = places(spec, cache);
-  const known = await readFound(found);
   const stamp = await stampOf(spec.path);
+  const places = await placesOf(spec, cache, stamp);
+  const { folder, found, nameOf } = places;
+  const known = await readFound(found);
   const listing = stamp.isFolder ? await listFolder(spec, options) : null;
   if (known && sameStamp(known.stamp, stamp) && (!listing || listing.hash === known.hash)) {
     const opened = await openByHash(spec, join(folder, nameOf(known.hash)), known.hash, listing);
@@ -179,7 +189,7 @@ export async function indexSource(spec: SourceSpec, cache: string, options: Scan
   await mkdir(folder, { recursive: true }).catch((error: unknown) => {
     throw fileError(error, folder);
   });
-  const { name, footer } = await writeIndex(spec, stamp.isFolder, { folder, nameOf }, options);
+  const { name, footer } = await writeIndex(spec, stamp.isFolder, places, options);
   await remember(found, { version: 1, path: resolve(spec.path), stamp, hash: footer.hash });
   const opened = await openByHash(spec, join(folder, name), footer.hash, listing);
   if (!opened) throw new SourceError(`${folder}: the index of ${spec.path} cannot be read back; is the disk sound?`);
@@ -203,9 +213,10 @@ function checkSpec(spec: SourceSpec): void {
 /** Opens the index of a source that has one. Throws `SourceError` if there is none, `SourceChangedError` if the source is another. */
 export async function openIndex(spec: SourceSpec, cache: string, options: ScanOptions = {}): Promise<SourceIndex> {
   checkSpec(spec);
-  const { folder, found, nameOf } = places(spec, cache);
-  const known = await readFound(found);
   const stamp = await stampOf(spec.path);
+  const places = await placesOf(spec, cache, stamp);
+  const { folder, found, nameOf } = places;
+  const known = await readFound(found);
   const listing = stamp.isFolder ? await listFolder(spec, options) : null;
   const opened = known && (await openByHash(spec, join(folder, nameOf(known.hash)), known.hash, listing));
   if (!known || !opened)
@@ -215,7 +226,7 @@ export async function openIndex(spec: SourceSpec, cache: string, options: ScanOp
   try {
     if (!listing && sameStamp(known.stamp, stamp)) return opened;
     // Copied or touched: the content decides.
-    const hash = listing?.hash ?? (await hashFile(spec.path, options));
+    const hash = listing?.hash ?? places.hashOf(await hashFile(spec.path, options));
     if (hash !== known.hash) throw changed(spec, "its content has another hash");
     if (!listing) await remember(found, { ...known, stamp });
     return opened;
@@ -262,7 +273,7 @@ async function openByHash(
   const isThere = async (file: string): Promise<boolean> => (await stat(file).catch(() => null)) !== null;
   if (!(await isThere(`${base}.idx`))) return null;
   const index = await openFile(`${base}.idx`);
-  const footer = await readFooter(index).finally(() => index.close?.());
+  const footer = await readFooter(index).finally(async () => await index.close?.());
   const isListed = footer && ["folder", "tar", "parquet"].includes(footer.format);
   if (footer?.hash !== hash || (isListed && !(await isThere(`${base}.jsonl`)))) return null;
   const records = await openRecords(spec, footer, base);

@@ -16,12 +16,16 @@ import type { SourceSpec } from "./sources.ts";
 
 export const MAGIC = "JIX1";
 
+/** Bytes of a page from which reading a row is slow: about 0.1 s. */
+const LARGE_PAGE = 16e6;
+
 const sha256 = (text: string): string => createHash("sha256").update(text).digest("hex");
 
-/** Where the index of a source is staged, and its name from its hash. */
+/** Where the index of a source is staged, its name from its hash, and its hash from that of the file. */
 interface Place {
   readonly folder: string;
   readonly nameOf: (hash: string) => string;
+  readonly hashOf: (fileHash: string) => string;
 }
 
 const stagedPath = (folder: string, spec: SourceSpec, what: string): string =>
@@ -123,7 +127,7 @@ async function indexShard(
 ): Promise<{ name: string; footer: Footer }> {
   // prettier-ignore
   const { listShard, requireSamples, sampleRecord } = await import("./webdataset.ts");
-  const hash = await hashFile(spec.path, options);
+  const hash = place.hashOf(await hashFile(spec.path, options));
   const { samples, skipped } = listShard(file, options.signal);
   const look = new RecordLook(spec.fields);
   const how = await sampleOptions(spec);
@@ -162,15 +166,33 @@ async function indexParquet(
   const metadata = await readFooter(file, parquet);
   const hash = await hashFile(spec.path, options);
   const groups: number[] = [];
+  let largest = 0; // page, bytes
   const look = new RecordLook(spec.fields);
   const { record, rows } = shapeOf(metadata, parquet);
   look.add(record, rows);
   const listed = async function* (): AsyncGenerator<object> {
     for await (const group of listGroups(file, parquet, metadata, options.signal)) {
       groups.push(group.first);
+      for (const [, bytes] of group.columns.flat()) largest = Math.max(largest, bytes);
       yield group;
     }
   };
   const columns = isObject(record) ? Object.keys(record) : [];
-  return indexListing(spec, place, listed(), async (entries) => ({ version: INDEX_VERSION, format: "parquet", ...look.result(spec.path, columns), hash, bytes: file.size, count: rows, entries, groups })); // prettier-ignore
+  return indexListing(spec, place, listed(), async (entries) => {
+    if (largest > LARGE_PAGE)
+      options.onNotice?.(
+        `${spec.path}: its pages have up to ${Math.round(largest / 1e6)} MB, which are unpacked to read one row; write it with smaller row groups or pages to train faster`,
+      );
+    const about = look.result(spec.path, columns);
+    return {
+      version: INDEX_VERSION,
+      format: "parquet",
+      ...about,
+      hash,
+      bytes: file.size,
+      count: rows,
+      entries,
+      groups,
+    };
+  });
 }

@@ -23,8 +23,8 @@ export async function loadParquet() {
 
 export type Parquet = Awaited<ReturnType<typeof loadParquet>>;
 
-/** Bytes of a page before it was compressed: pages have 1 MB, with large images some more. */
-const MAX_PAGE = 256 * 2 ** 20;
+/** Bytes of a page before it was compressed: usually 1 MB; pyarrow puts up to 1,024 images into one. */
+const MAX_PAGE = 2 ** 30;
 /** Values of a page; a column with one value throughout has all its rows in one. */
 const MAX_VALUES = 2 ** 24;
 /** Bytes that are read for a page's header; more only if it is longer. */

@@ -29,6 +29,8 @@ export interface OpenRunOptions {
   readonly heartbeatMs?: number;
   /** Ends the wait for another trainer's heartbeat. */
   readonly signal?: AbortSignal;
+  /** Another process of the same training holds the folder, and alone saves: this one only reads. */
+  readonly isFollower?: boolean;
 }
 
 export interface Saved {
@@ -43,12 +45,13 @@ export interface Saved {
 }
 
 export class RunFolder extends Checkpoints {
-  private readonly lock: RunLock;
+  /** Null in a process that only reads. */
+  private readonly lock: RunLock | null;
   private readonly onNotice: (message: string) => void;
   private isSaving = false;
   private isClosed = false;
 
-  private constructor(path: string, fileSystem: FileSystem, lock: RunLock, onNotice: (message: string) => void) {
+  private constructor(path: string, fileSystem: FileSystem, lock: RunLock | null, onNotice: (message: string) => void) {
     super(path, fileSystem);
     this.lock = lock;
     this.onNotice = onNotice;
@@ -66,6 +69,7 @@ export class RunFolder extends Checkpoints {
     if (kind !== null && kind !== "folder") throw new RunFolderError(`${run} is not a folder; name another one`);
     if (kind === null && !options.create)
       throw new RunFolderError(`there is no run folder ${run}; name the folder of a training run`);
+    if (options.isFollower) return new RunFolder(run, fileSystem, null, onNotice);
     if (kind === null) await makeFolders(fileSystem, run, dirname);
     const lock = await RunLock.take(fileSystem, run, { ...options, onNotice });
     const folder = new RunFolder(run, fileSystem, lock, onNotice);
@@ -116,7 +120,7 @@ export class RunFolder extends Checkpoints {
     if (this.isSaving) throw new RunFolderError(`${this.path}: a save has not ended; await it before closing`);
     if (this.isClosed) return;
     this.isClosed = true;
-    await this.lock.release();
+    await this.lock?.release();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -132,6 +136,8 @@ export class RunFolder extends Checkpoints {
     const staged = new StagedFolder(this.fileSystem, this.path, step);
     let damaged: string | null = null;
     try {
+      if (!this.lock)
+        throw new RunFolderError(`${this.path}: another process of this training saves; call save in rank 0`);
       await this.lock.requireHeld();
       await this.removeLeftovers(isLeftover);
       const isThere = (await this.fileSystem.kind(this.folder(step))) !== null;

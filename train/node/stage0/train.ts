@@ -2,7 +2,7 @@
  * Stage 0 as a run: the image tokenizer of a model trains alone on images. Its checkpoints are whole models, whose other weights are those of
  * the model to begin with, byte by byte.
  */
-import { knownOptions, now, tensor } from "../../../engine/index.ts";
+import { ArgumentError, knownOptions, now, tensor } from "../../../engine/index.ts";
 import type { Tensor } from "../../../engine/index.ts";
 import type { FolderSink } from "../../../model/io/bytes.ts";
 import { openCheckpoint } from "../../../model/janus/checkpoint/checkpoint.ts";
@@ -49,6 +49,8 @@ const retiredAfter = ({ steps, reseed: { every, until = steps } }: TokenizerConf
 /** Trains the image tokenizer. Throws as `runLoop` does, `SourceError` for a source without images, `ArgumentError` for an option that is not known. */
 export async function trainTokenizer(options: TokenizerRunOptions): Promise<RunResult> {
   knownOptions("trainTokenizer", options, LOOP_OPTIONS);
+  if ((options.ranks?.size ?? 1) > 1)
+    throw new ArgumentError(`trainTokenizer: stage 0 must run as one process; got ${options.ranks!.size} ranks. Start it without mpirun; stages 1 to 3 run on many.`); // prettier-ignore
   return runLoop(options, loadStage);
 }
 

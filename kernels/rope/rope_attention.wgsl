@@ -1,0 +1,139 @@
+// Attention of one new token a batch row, from the products of queries, keys and values to the result, in one launch: what rope_cache,
+// attention_decode and attention_decode_combine do one after the other, with their bits. x [B, heads, D] holds the heads of the queries, then those
+// of keys and values; positions are the lengths of the cache. One workgroup owns a head of the cache of one batch row and the heads of queries that
+// share it: it rotates, writes its key and value, takes SHARES chunks of CHUNK keys at a time, and joins their parts. A token beyond the capacity is dropped.
+// Grid: flat over batches · heads of the cache, folded.
+//#use grid
+//#use turns
+//#use finite
+//#use f32 as x
+//#use f32 as c
+const CHUNK = 64u; // keys of a part
+const SHARES = 1u; // chunks at a time
+const WIDTH = 16u; // granules of a head, D / 4: a multiple of 2, at most CHUNK. Loops run to params.src.w, which is the same: compilers would write them out
+const PER_ROW = false; // one length a batch row instead of one for all
+const WORKGROUP = CHUNK * SHARES;
+struct Params {
+  size: vec4u, // batches, heads of queries, heads of the cache, capacity
+  src: vec4u, // strides of batch and head in x, and its offset; granules of a head; all in granules
+  chunks: u32,
+  scale: f32,
+}
+@group(0) @binding(0) var<storage, read> x: array<Pack_x>;
+@group(0) @binding(1) var<storage, read> frequencies: array<vec2u>; // as in rope_cache.wgsl
+@group(0) @binding(2) var<storage, read> lengths: array<u32>;
+@group(0) @binding(3) var<storage, read_write> keys: array<Pack_c>; // [B, Hkv, capacity, D]
+@group(0) @binding(4) var<storage, read_write> values: array<Pack_c>;
+@group(0) @binding(5) var<storage, read_write> parts: array<vec4f>; // as in attention_decode.wgsl
+@group(0) @binding(6) var<storage, read_write> y: array<Pack_x>; // [B, Hq, D]
+@group(0) @binding(7) var<uniform> params: Params;
+var<workgroup> query: array<vec4f, WIDTH>;
+var<workgroup> scores: array<f32, WORKGROUP>;
+var<workgroup> powers: array<f32, WORKGROUP>;
+
+struct Pair {
+  low: vec4f,
+  high: vec4f,
+}
+// Granule i of both halves of a head of x, rotated.
+fn rotated(head: u32, i: u32, angle: SinCos) -> Pair {
+  let u = unpack_x(x[head + i]);
+  let v = unpack_x(x[head + params.src.w / 2u + i]);
+  return Pair(u * angle.cos - v * angle.sin, v * angle.cos + u * angle.sin);
+}
+
+// As in attention_decode.wgsl.
+fn power(s: f32, top: f32) -> f32 {
+  return select(select(0.0, exp(max(s - top, -104.0)), s > -1.0e38), nan_of(s), is_nan_or_top(s));
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn rope_attention(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) invocation: u32) {
+  let cache_head = flat_group(group, groups);
+  if (cache_head >= params.size.x * params.size.z) { return; }
+  let width = params.src.w;
+  let half = width / 2u;
+  let capacity = params.size.w;
+  let shared_by = params.size.y / params.size.z;
+  let b = cache_head / params.size.z;
+  let own = cache_head % params.size.z;
+  let length = lengths[select(b, 0u, !PER_ROW)];
+  let end = min(capacity, length + 1u);
+  let first = cache_head * capacity * width;
+  let source = b * params.src.x + params.src.z;
+  let at = first + length * width;
+  var angle: SinCos;
+  if (invocation < half) {
+    var turns = vec4u();
+    for (var k = 0u; k < 4u; k++) { turns[k] = turn(length, frequencies[invocation * 4u + k]); }
+    angle = sin_cos(turns);
+    if (length < capacity) {
+      let key = rotated(source + (params.size.y + own) * params.src.y, invocation, angle);
+      keys[at + invocation] = pack_c(unpack_x(pack_x(key.low)));
+      keys[at + half + invocation] = pack_c(unpack_x(pack_x(key.high)));
+      let value = source + (params.size.y + params.size.z + own) * params.src.y + invocation;
+      values[at + invocation] = pack_c(unpack_x(x[value]));
+      values[at + half + invocation] = pack_c(unpack_x(x[value + half]));
+    }
+  }
+  storageBarrier();
+  let lane = invocation % CHUNK;
+  let share = invocation / CHUNK;
+  let used = (end + CHUNK - 1u) / CHUNK;
+  for (var h = 0u; h < shared_by; h++) {
+    let row = b * params.size.y + own * shared_by + h;
+    let base = row * params.chunks * (width + 1u);
+    if (invocation < half) {
+      let q = rotated(source + (own * shared_by + h) * params.src.y, invocation, angle);
+      query[invocation] = unpack_x(pack_x(q.low));
+      query[half + invocation] = unpack_x(pack_x(q.high));
+    }
+    workgroupBarrier();
+    for (var round = 0u; round < used; round += SHARES) {
+      let chunk = round + share;
+      let count = min(CHUNK, max(end, chunk * CHUNK) - chunk * CHUNK);
+      let key = chunk * CHUNK + lane;
+      var score = -3.0e38;
+      if (key < end) {
+        var sum = vec4f();
+        for (var c = 0u; c < width; c++) { sum += query[c] * unpack_c(keys[first + key * width + c]); }
+        score = ((sum.x + sum.y) + (sum.z + sum.w)) * params.scale;
+      }
+      scores[invocation] = score;
+      workgroupBarrier();
+      var most = -3.0e38;
+      for (var j = 0u; j < count; j++) { most = max(most, scores[share * CHUNK + j]); }
+      powers[invocation] = power(score, most);
+      workgroupBarrier();
+      if (lane < width && count > 0u) {
+        var acc = vec4f();
+        var total = 0.0;
+        for (var j = 0u; j < count; j++) {
+          let p = powers[share * CHUNK + j];
+          total += p;
+          acc += p * unpack_c(values[first + (chunk * CHUNK + j) * width + lane]);
+        }
+        let out = base + chunk * (width + 1u);
+        parts[out + lane] = acc;
+        if (lane == 0u) { parts[out + width] = vec4f(most, total, 1.0, 0.0); }
+      }
+    }
+    storageBarrier();
+    if (invocation < width) {
+      var most = -3.0e38;
+      for (var j = 0u; j < used; j++) { most = max(most, parts[base + j * (width + 1u) + width].x); }
+      var sum = 0.0;
+      var acc = vec4f();
+      for (var j = 0u; j < used; j++) {
+        let out = base + j * (width + 1u);
+        let stats = parts[out + width];
+        let weight = exp(max(stats.x - most, -104.0));
+        sum += weight * stats.y;
+        acc += weight * parts[out + invocation];
+      }
+      // Without a sum all scores are −infinity.
+      y[row * width + invocation] = pack_x(acc * select(1.0 / sum, nan_of(sum), sum == 0.0));
+    }
+    workgroupBarrier();
+  }
+}

@@ -1,0 +1,101 @@
+/** Models of other programs' quantised files on a device: layers keep the values of the file, and what a file lacks is refused. */
+import "../quick_compile.ts";
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { Device, setDevice } from "../../index.ts";
+import { layerErrors, layerTable } from "../../bench/quantization_layers.ts";
+import { MissingPartError } from "../../model/io/errors.ts";
+import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
+import type { Checkpoint } from "../../model/janus/checkpoint/checkpoint.ts";
+import { loadModel } from "../../model/janus/load.ts";
+import { Janus } from "../../model/janus/pipeline.ts";
+import { quantizedLayers } from "../../model/nn/quantized_linear.ts";
+import { dequantizeRows } from "../../model/io/quantize.ts";
+import { TYPE, blocks, tinyGguf, tinyTensors } from "../checkpoint/gguf.ts";
+import { sourceOfFiles, tinyFiles } from "../checkpoint/tiny.ts";
+import type { Files } from "../checkpoint/tiny.ts";
+import { hasFixtures } from "../fixtures.ts";
+
+const TINY = fileURLToPath(new URL("../../../shared/fixtures/tiny/hf", import.meta.url));
+
+let device: Device;
+beforeAll(async () => {
+  device = await Device.create();
+  setDevice(device);
+});
+afterAll(() => device.destroy());
+
+/** The tiny checkpoint with q of each layer in Q8_0, o in Q4_0, and all else in bf16. */
+async function mixed(values: Map<string, Float32Array>): Promise<Files> {
+  const shapes = new Map([...(await tinyTensors())].map(([name, { shape }]) => [name, shape]));
+  const files = await tinyGguf({ mmproj: false }, (name) => {
+    const found = /language_model.*\.self_attn\.([qo])_proj/.exec(name);
+    if (!found) return undefined;
+    const type = found[1] === "q" ? "Q8_0" : "Q4_0";
+    const made = blocks(type, shapes.get(name)!.reduce((a, b) => a * b, 1) / 32);
+    values.set(name.replace(/\.weight$/, ""), made.values);
+    return { type: TYPE[type], data: made.data };
+  });
+  return files.set("config.json", tinyFiles("hf").get("config.json")!); // the files do not say the sizes of the vision tower
+}
+
+it.skipIf(!hasFixtures)("the error of each layer is printed in a table", async () => {
+  const errors = (await layerErrors(TINY, device, ["a red square"], ["int4"])).get("int4")!;
+  expect(errors.size).toBe(3 * 7 + 3);
+  for (const [path, error] of errors) {
+    expect(error, path).toBeGreaterThan(0.005);
+    expect(error, path).toBeLessThan(0.2);
+  }
+  const lines = layerTable(errors).split("\n");
+  expect(lines.map((line) => line.split(/\s+/)[0])).toEqual(["layer", "0", "1", "2", "heads", ""]);
+  expect(lines[1]!.split(/\s+/).length).toBe(8);
+});
+
+describe.skipIf(!hasFixtures)("a GGUF model with layers of several types", () => {
+  const values = new Map<string, Float32Array>();
+  let checkpoint: Checkpoint;
+  beforeAll(async () => {
+    checkpoint = await openCheckpoint(sourceOfFiles(await mixed(values)));
+  });
+  afterAll(() => checkpoint.close());
+
+  it("has each layer in the kind of the file, with its values, and answers", async () => {
+    const janus = await Janus.fromFiles(await mixed(new Map()));
+    const layers = [...quantizedLayers(janus.model)];
+    expect(layers.map(([path]) => path).sort()).toEqual([...values.keys()].sort());
+    for (const [path, layer] of layers) {
+      expect(layer.kind).toBe(path.endsWith("q_proj") ? "int8" : "int4");
+      const [words, scales] = [await layer.qweight.readBytes(), await layer.scales.readBytes()];
+      const rows = { words: new Uint32Array(words.slice().buffer), scales: new Uint16Array(scales.slice().buffer) };
+      const back = dequantizeRows(rows, 128, layer.kind);
+      expect(
+        Array.from(back, (v) => v + 0),
+        path,
+      ).toEqual(Array.from(values.get(path)!, (v) => v + 0));
+    }
+    expect(janus.model.quantization).not.toBeNull();
+    const { tokenIds } = await janus.ask("What is this?", { maxNewTokens: 3, temperature: 0 }).result();
+    expect(tokenIds.length).toBeGreaterThan(0);
+    expect(() => janus.generate("a red square")).toThrow(MissingPartError);
+    expect(() => janus.generate("a red square")).toThrow(
+      "generate: the checkpoint must have the weights to generate images; got GGUF files, which never have them. Use the checkpoint in safetensors, e.g. deepseek-ai/Janus-Pro-1B.",
+    );
+    const picture = { width: 1, height: 1, data: new Uint8Array(3) };
+    await expect(janus.reconstruct(picture)).rejects.toThrow(MissingPartError);
+    await expect(janus.ask("?", { images: [picture] }).result()).rejects.toThrow(/have them only with an mmproj file/);
+    janus.dispose();
+  });
+
+  it("is all in one kind if that is asked for, and frees everything", async () => {
+    const before = device.pool.stats.liveBytes;
+    const notices: string[] = [];
+    const model = await loadModel(checkpoint, { quantize: "int4", onNotice: (message) => void notices.push(message) });
+    expect(new Set([...quantizedLayers(model)].map(([, { kind }]) => kind))).toEqual(new Set(["int4"]));
+    // Of the files, only q is in another quantised format.
+    expect(notices).toEqual([
+      expect.stringMatching(/were quantised again to int4: their relative error .* is [\d.]+ %/),
+    ]);
+    model.dispose();
+    expect(device.pool.stats.liveBytes).toBe(before);
+  });
+});
