@@ -61,13 +61,14 @@ export class Answerer implements Disposable {
 
   /** Computes the features of images that are not in the cache. Throws `ImageError`, `RowError` for one that cannot be read. */
   async prepare(images: Question["images"]): Promise<void> {
-    for (const { key, load } of images) {
+    for (const image of images) {
+      const { key } = image;
       this.work.images++;
       let features = this.features.get(key);
       if (!features) {
         this.work.encoded++;
-        const image = await readImage(await load(), { plain: true });
-        features = this.embed(understandingPixels(image, this.processor.images));
+        const decoded = await readImage(await image.load(), { plain: true });
+        features = this.embed(understandingPixels(decoded, this.processor.images));
       }
       this.features.delete(key); // to the end of the order
       this.features.set(key, features);

@@ -3,7 +3,7 @@
  * `Buffer.indexOf`, some hundred times as fast as parsers that look at each character. Quoting as pandas reads it: a
  * cell is quoted if its first character is a quote; quotes inside other cells stand for themselves.
  */
-import { createHash } from "node:crypto";
+import type { Hash } from "node:crypto";
 import type { RandomAccess } from "../../model/io/bytes.ts";
 import { notContent } from "../../model/io/small_file.ts";
 import { EvalDataError } from "../errors.ts";
@@ -70,7 +70,7 @@ function cut(buffer: Buffer, from: number, delimiter: number, isLast: boolean): 
 export interface DelimitedOptions {
   readonly delimiter: "\t" | ",";
   /** Gets all bytes of the file in order. */
-  readonly hash?: ReturnType<typeof createHash>;
+  readonly hash?: Hash;
   readonly maxRecord?: number;
 }
 
