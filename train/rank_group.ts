@@ -59,17 +59,16 @@ export class RankGroup implements Ranks {
 
   async once<T>(work: () => Promise<T>): Promise<T> {
     let own: { value?: T; error?: string } = {};
-    let failure: unknown = null;
+    let done: Promise<T> | null = null;
     if (this.rank === 0) {
-      try {
-        own = { value: await work() };
-      } catch (error) {
-        failure = error;
-        own = { error: messageOf(error) };
-      }
+      done = work();
+      own = await done.then(
+        (value) => ({ value }),
+        (error: unknown) => ({ error: messageOf(error) }),
+      );
     }
     const [first] = await this.gather(own);
-    if (failure !== null) throw failure;
+    if (done) return done;
     if (first!.error !== undefined) throw new RankError(`rank 0: ${first!.error}`);
     return first!.value!;
   }

@@ -4,7 +4,15 @@ export * from "./batch_norm.ts";
 export * from "./containers.ts";
 export type { ForwardHook, ForwardPreHook, RemovableHandle } from "./hooks.ts";
 export * from "./layers.ts";
-export { LoraLinear, adapterNames, addAdapter, linearLayersOf, mergeAdapters, removeAdapters, setAdapters } from "./lora.ts";
+export {
+  LoraLinear,
+  adapterNames,
+  addAdapter,
+  linearLayersOf,
+  mergeAdapters,
+  removeAdapters,
+  setAdapters,
+} from "./lora.ts";
 export type { LoraOptions } from "./lora.ts";
 export * from "./module.ts";
 export * from "./optim/index.ts";

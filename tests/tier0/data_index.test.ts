@@ -282,7 +282,11 @@ it("files may begin with a byte order mark", async () => {
 });
 
 it.each<[string, Uint8Array, RegExp]>([
-  ["gzip", Uint8Array.of(0x1f, 0x8b, 8, 0, 10), /must be a file of records; it is compressed by gzip: unpack it with gunzip/],
+  [
+    "gzip",
+    Uint8Array.of(0x1f, 0x8b, 8, 0, 10),
+    /must be a file of records; it is compressed by gzip: unpack it with gunzip/,
+  ],
   ["Parquet", Buffer.from("PAR1\x15"), /is damaged or cut off: it does not end with PAR1/],
   ["UTF-16", Buffer.from('\ufeff{"text":"a"}\n', "utf16le"), /is text in UTF-16; save it as UTF-8/],
   ["Git LFS", Buffer.from("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"), /is a pointer of Git LFS/],

@@ -44,15 +44,13 @@ describe.skipIf(!has)("Open MPI", () => {
     `gen=${at("data", "gen.jsonl")}`,
     at("data", "text.jsonl"),
     "--set",
-    ...[
-      "length=300",
-      "report.prompts=[]",
-      "report.every=0",
-      "batch=10",
-      "optimizer.warmup=0",
-      "steps=3",
-      "save.every=2",
-    ],
+    "length=300",
+    "report.prompts=[]",
+    "report.every=0",
+    "batch=10",
+    "optimizer.warmup=0",
+    "steps=3",
+    "save.every=2",
     ...changes,
   ];
   const HERE = ["--allow-run-as-root", "--oversubscribe", "--mca", "mpi_yield_when_idle", "1"];

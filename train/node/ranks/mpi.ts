@@ -3,7 +3,7 @@
  * callbacks and signals come in between. MPI_COMM_WORLD and datatypes are addresses in Open MPI and numbers in MPICH; this binding is for the former.
  */
 import { hostname } from "node:os";
-import { now, sleep } from "../../../engine/index.ts";
+import { sleep } from "../../../engine/index.ts";
 import { messageOf } from "../../../engine/errors.ts";
 import { RankError } from "../../rank_group.ts";
 import type { Transport } from "../../rank_group.ts";
