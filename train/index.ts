@@ -24,6 +24,8 @@ export { AdamW } from "../model/nn/optim/index.ts";
 export type { AdamWOptions, AdamWParameter, OptimizerReport } from "../model/nn/optim/index.ts";
 export { ONE_PROCESS, ownShare, sumCounts } from "./ranks.ts";
 export type { Ranks } from "./ranks.ts";
+export { RankError, RankGroup } from "./rank_group.ts";
+export type { Transport } from "./rank_group.ts";
 export { IGNORE, TASKS, imageSample, layRows, packSamples, textSample, trainedTokens } from "./samples.ts";
 export type { PackedRows, Sample, Task } from "./samples.ts";
 export { STAGES, TRAINED, setStage } from "./stages.ts";

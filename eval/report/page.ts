@@ -16,7 +16,7 @@ export function figureText({ value, interval }: Figure, places: number): string 
   return `${value.toFixed(places)}${range}`;
 }
 
-const FOOTNOTE = "* transcribed from the report once and not compared with a second source. Ours: the figure of this folder; see its recipe below before comparing."; // prettier-ignore
+const FOOTNOTE = "* not compared with the report: look the figure up there before you quote it. Ours: the figure of this folder; see its recipe below before comparing."; // prettier-ignore
 
 /** All that the figure depends on, as names and values. */
 function recipeLines({ about, counts, predictions }: Result): [string, string][] {
