@@ -13,6 +13,8 @@ import { EXIT, exitCodeOf } from "./errors.ts";
 import { formatBytes, formatCount, formatDuration, indent, table } from "./format.ts";
 import { adapter } from "./options.ts";
 import { ownVersion, packageVersion } from "./packages.ts";
+import { measureLink, withRanks } from "./ranks.ts";
+import type { Transport } from "../train/rank_group.ts";
 
 const PACKAGES = ["webgpu", "koffi", "sharp", "@huggingface/tokenizers", "@huggingface/jinja"];
 
@@ -30,14 +32,36 @@ export const addDoctor: AddCommand = (program, context) => {
       ).argParser(adapter),
     )
     .option("--json", "print one JSON object")
-    .action((flags: { adapter?: string | number }) => doctor(context, () => createDevice(flags.adapter)));
+    .action((flags: { adapter?: string | number }) =>
+      withRanks(context, flags.adapter, ({ adapter: own, transport }) =>
+        doctor(context, () => createDevice(own), transport),
+      ),
+    );
 };
 
-/** The command. `open` opens the device to test. */
-export async function doctor(context: Context, open: () => Promise<Device>): Promise<void> {
+/**
+ * The command. `open` opens the device to test.
+ * @param transport between the processes that mpirun has started; their messages are measured
+ */
+export async function doctor(
+  context: Context,
+  open: () => Promise<Device>,
+  transport: Transport | null = null,
+): Promise<void> {
   const { out, signal } = context;
-  const machine = describeMachine();
+  const machine = { ...describeMachine(), mpi: await describeMpi() };
   out.text(`machine\n${indent(machineText(machine))}\n\n`);
+  const link = transport && (await measureLink(transport));
+  if (link)
+    out.text(
+      `ranks\n${indent(
+        table([
+          ["processes", String(transport.size)],
+          ["message", `${link.latencyMs.toFixed(2)} ms`],
+          ["gradients", `${formatBytes(link.bytesPerSecond)}/s from each`],
+        ]),
+      )}\n\n`,
+    );
   const adapters: Adapter[] = [];
   let device: Device;
   try {
@@ -72,6 +96,7 @@ export async function doctor(context: Context, open: () => Promise<Device>): Pro
     out.result({
       passed,
       machine,
+      ...(link && { ranks: { processes: transport.size, ...link } }),
       adapters,
       device: { ...device.capabilities, budgetBytes, tunedFrom: tuned?.from ?? null },
       warnings,
@@ -101,9 +126,20 @@ interface Machine {
   /** Memory limit of the container; null if there is none. */
   readonly allowedBytes: number | null;
   readonly packages: Readonly<Record<string, string | null>>;
+  /** Open MPI, for training on several processes. */
+  readonly mpi: string;
 }
 
-function describeMachine(): Machine {
+/** Version of Open MPI, or why it cannot be used. */
+async function describeMpi(): Promise<string> {
+  const { openMpiLibrary } = await import("../train/node/ranks/mpi.ts");
+  return openMpiLibrary().then(
+    ({ version, file }) => `${/v?\d+\.\d+\.\d+/.exec(version)?.[0] ?? version} (${file})`,
+    () => "no Open MPI found; only training on several processes needs it",
+  );
+}
+
+function describeMachine(): Omit<Machine, "mpi"> {
   const memoryBytes = totalmem();
   const allowed = process.constrainedMemory(); // 0, or larger than the machine, if nothing constrains it
   return {
@@ -155,6 +191,7 @@ function machineText(machine: Machine): string {
     ["platform", `${machine.platform}, ${machine.cpus} CPUs`],
     ["memory", `${formatBytes(memoryBytes)}, ${formatBytes(freeBytes)} free${allowed}`],
     ...Object.entries(machine.packages).map(([name, version]) => [name, version ?? "not installed"]),
+    ["Open MPI", machine.mpi],
   ]);
 }
 

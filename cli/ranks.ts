@@ -1,5 +1,6 @@
 /** Commands that several processes run together: those that mpirun or srun has started, each with its own GPU. Rank 0 alone prints. */
 import { DeviceError } from "../engine/errors.ts";
+import type { Transport } from "../train/rank_group.ts";
 import type { Ranks } from "../train/ranks.ts";
 import { launchedBy } from "../train/node/ranks/launched.ts";
 import type { Context } from "./context.ts";
@@ -10,6 +11,8 @@ import { ownVersion } from "./packages.ts";
 export interface RankedRun {
   readonly ranks: Ranks;
   readonly adapter: string | number | undefined;
+  /** What carries the messages; null for one process. */
+  readonly transport: Transport | null;
 }
 
 /**
@@ -23,7 +26,7 @@ export async function withRanks(
 ): Promise<void> {
   const launched = launchedBy();
   if (!launched || launched.size === 1)
-    return work({ ranks: (await import("../train/ranks.ts")).ONE_PROCESS, adapter });
+    return work({ ranks: (await import("../train/ranks.ts")).ONE_PROCESS, adapter, transport: null });
   const [{ Mpi }, { RankGroup, RankError, requireSame }] = await Promise.all([
     import("../train/node/ranks/mpi.ts"),
     import("../train/rank_group.ts"),
@@ -35,7 +38,7 @@ export async function withRanks(
   try {
     const ranks = new RankGroup(mpi);
     await requireSame(ranks, { "version of janus-webgpu": ownVersion() });
-    await work({ ranks, adapter: adapter ?? (await adapterOf(launched.localRank)) });
+    await work({ ranks, adapter: adapter ?? (await adapterOf(launched.localRank)), transport: mpi });
   } catch (error) {
     // All processes stopped for a signal together, after they had saved.
     if (context.signal.aborted && error === context.signal.reason) {
@@ -60,4 +63,37 @@ async function adapterOf(localRank: number): Promise<number | undefined> {
   if (gpu === undefined)
     throw new DeviceError(`mpi: each process of a machine must have a GPU of its own; got local rank ${localRank} and ${gpus.length} GPUs. Start at most ${gpus.length} processes on a machine, or name the GPU with --adapter.`); // prettier-ignore
   return gpu;
+}
+
+/** Speed of the messages between ranks. */
+export interface LinkSpeed {
+  /** Time until a few bytes of every rank are known to all, ms. */
+  readonly latencyMs: number;
+  /** Bytes that leave a rank per second while gradients are summed. */
+  readonly bytesPerSecond: number;
+}
+
+const LATENCY_ROUNDS = 21;
+const BANDWIDTH_ROUNDS = 5;
+const BUCKET_BYTES = 25 * 2 ** 20;
+
+/** Measures what summing gradients needs; every rank calls it. Medians. */
+export async function measureLink(transport: Transport): Promise<LinkSpeed> {
+  const median = async (rounds: number, round: () => Promise<unknown>): Promise<number> => {
+    const times: number[] = [];
+    for (let i = 0; i < rounds; i++) {
+      const started = performance.now();
+      await round();
+      times.push(performance.now() - started);
+    }
+    return times.sort((a, b) => a - b)[Math.floor(rounds / 2)]!;
+  };
+  const latencyMs = await median(LATENCY_ROUNDS, () => transport.allGather(Uint8Array.of(transport.rank)));
+  const part = new Uint8Array(Math.ceil(BUCKET_BYTES / transport.size));
+  const parts = new Array<Uint8Array>(transport.size).fill(part);
+  const bucketMs = await median(BANDWIDTH_ROUNDS, async () => {
+    await transport.allToAll(parts);
+    await transport.allGather(part);
+  });
+  return { latencyMs, bytesPerSecond: (2 * (transport.size - 1) * part.length * 1000) / bucketMs };
 }

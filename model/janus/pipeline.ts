@@ -209,10 +209,10 @@ export class Janus {
   generate(prompt: string | readonly string[], options: GenerateOptions = {}): Pictures {
     knownOptions("generate", options, GENERATE_OPTIONS);
     checkSignal("generate", options.signal);
-    this.model.requirePart("generate", "generate images");
     const prompts = typeof prompt === "string" ? [prompt] : prompt;
     if (!Array.isArray(prompts) || !prompts.every((one) => typeof one === "string"))
       throw new PromptError(`generate: the prompt must be a text or a list of texts; got ${showJson(prompt)}`);
+    this.model.requirePart("generate", "generate images");
     const state: { generation: ImageGeneration | null } = { generation: null };
     return new Pictures(this.draw(prompts, options, state), async () => {
       const codes = (await state.generation?.codes()) ?? [];

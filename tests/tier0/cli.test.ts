@@ -277,7 +277,9 @@ describe("the hub", () => {
     await runCli(fetched, { env: env() });
     expect(hub.requests.some(({ path }) => path === "/api/models/a/b/revision/v1.0")).toBe(true);
     expect(readdirSync(cache)).toEqual(["models--a--b"]);
-    const data = ["preview", "x.jsonl", "--model=a/data", `--cache-dir=${cache}-2`, "--revision=v2.0"];
+    const texts = join(temporary, "x.jsonl");
+    writeFileSync(texts, '{"text": "a"}\n');
+    const data = ["preview", texts, "--model=a/data", `--cache-dir=${cache}-2`, "--revision=v2.0"];
     vi.stubEnv("HF_ENDPOINT", hub.url);
     await runHere(addData, ["data", ...data]);
     vi.unstubAllEnvs();
