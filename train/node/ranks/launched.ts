@@ -10,7 +10,7 @@ export interface Launched {
 }
 
 /** Size of the world by launcher: Open MPI, PMIx and PMI. Slurm's own variables are there without MPI too (sbatch), so they are not taken. */
-const SIZES = { OMPI_COMM_WORLD_SIZE: "Open MPI", PMI_SIZE: "PMI", MPI_LOCALNRANKS: "MPI" } as const;
+const SIZES = { OMPI_COMM_WORLD_SIZE: "Open MPI", PMI_SIZE: "PMI" } as const;
 const LOCAL_RANKS = ["OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID", "MPI_LOCALRANKID", "PMI_LOCAL_RANK", "LOCAL_RANK"];
 
 type Environment = Readonly<Record<string, string | undefined>>;
