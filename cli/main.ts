@@ -11,7 +11,7 @@ import { addConvert } from "./convert.ts";
 import { addData } from "./data.ts";
 import { addDoctor } from "./doctor.ts";
 import { addEval } from "./eval.ts";
-import { EXIT, Interrupted, exitCodeTable, reportError, reportUsage } from "./errors.ts";
+import { EXIT, Interrupted, UsageError, exitCodeTable, reportError, reportUsage } from "./errors.ts";
 import { addFinetune } from "./finetune.ts";
 import { addGenerate } from "./generate.ts";
 import { addInspect } from "./inspect.ts";
@@ -22,6 +22,7 @@ import { listenForSignals } from "./signals.ts";
 import { addTrain } from "./train.ts";
 import { addTune } from "./tune.ts";
 import { addVerify } from "./verify.ts";
+import { launchedBy } from "../train/node/ranks/launched.ts";
 
 // In the order of `janus --help`. A new command: its own file, one line here, and one in scripts/run.mjs if it needs no GPU.
 const COMMANDS: readonly AddCommand[] = [
@@ -49,6 +50,16 @@ function asksForJson(args: readonly string[]): boolean {
   return args.slice(0, end < 0 ? args.length : end).includes("--json");
 }
 
+/** Commands that several processes may run together. */
+const SHARED = ["train", "eval", "doctor"];
+
+/** Throws `UsageError` if mpirun has started several processes of a command that would do the same work in each. */
+function requireOneProcess(command: string): void {
+  const launched = launchedBy();
+  if (launched && launched.size > 1 && !SHARED.includes(command))
+    throw new UsageError(`janus ${command} runs as one process; ${launched.by} started ${launched.size}. Start it without mpirun; several processes share: ${SHARED.join(", ")}`); // prettier-ignore
+}
+
 function buildProgram(context: Context): Command {
   const program = new Command("janus")
     .description("Janus-Pro on any GPU: generate images, ask about images, train, and manage checkpoints.")
@@ -60,6 +71,7 @@ function buildProgram(context: Context): Command {
     .addHelpText("after", `\n${exitCodeTable()}`)
     .hook("preAction", (_, command) => {
       context.out.json = command.opts<{ json?: boolean }>().json === true;
+      requireOneProcess(command.parent === program ? command.name() : (command.parent?.name() ?? ""));
     });
   for (const add of COMMANDS) add(program, context);
   return program;

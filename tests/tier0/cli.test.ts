@@ -95,6 +95,13 @@ describe("usage", () => {
     expect([result.code, result.stdout]).toEqual([EXIT.usage, ""]);
     expect(result.stderr).toMatch(/^Usage: janus/);
   });
+  it("a command that several processes cannot share is refused if mpirun started it", async () => {
+    const { code, stderr } = await runCli(["inspect", "shapes"], { env: { OMPI_COMM_WORLD_SIZE: "2" } });
+    expect([code, stderr]).toEqual([
+      EXIT.usage,
+      expect.stringMatching(/janus inspect runs as one process; Open MPI started 2/),
+    ]);
+  });
   it("an error of usage is JSON too where that was asked for, but not after --", async () => {
     const [asked, not] = await Promise.all([runCli(["inspect", "--json"]), runCli(["inspect", "a", "--", "--json"])]);
     expect(json<ErrorResult>(asked).error).toEqual({
