@@ -8,6 +8,7 @@ import type { Outcome } from "../eval/run.ts";
 import type { Comparison } from "../eval/compare.ts";
 import type { Benchmark } from "../eval/recipe.ts";
 import type { Shard } from "../eval/ask.ts";
+import { launchedBy } from "../train/node/ranks/launched.ts";
 import type { AddCommand, Context } from "./context.ts";
 import { UsageError } from "./errors.ts";
 import { formatCount, formatDuration, table } from "./format.ts";
@@ -54,7 +55,7 @@ export const addEval: AddCommand = (program, context) => {
     .addOption(
       new Option(
         "--shard <k/n>",
-        "run part k of n; the part that ends last scores all (default: rank and size of mpirun, else 1/1)",
+        "run part k of n; the part that ends last scores all (default: rank and size of mpirun or srun, else 1/1)",
       ).argParser(shard),
     )
     .addOption(
@@ -110,13 +111,10 @@ async function scoresOf(texts: readonly string[] = []): Promise<Map<Benchmark, s
   return scores;
 }
 
-/** The part that this process is of an `mpirun`, or all. */
+/** The part that this process is of those that were started together, or all. */
 function ownShard(): Shard {
-  const { OMPI_COMM_WORLD_RANK: rank, OMPI_COMM_WORLD_SIZE: size, PMI_RANK: pmiRank, PMI_SIZE: pmiSize } = process.env;
-  const [index, count] = [Number(rank ?? pmiRank ?? 0), Number(size ?? pmiSize ?? 1)];
-  return Number.isInteger(index) && Number.isInteger(count) && index < count
-    ? { index, count }
-    : { index: 0, count: 1 };
+  const { rank, size } = launchedBy() ?? { rank: 0, size: 1 };
+  return { index: rank, count: size };
 }
 
 /** Commit of the checkout that this file belongs to, with a + if it has changes; null in an installed package. */

@@ -319,7 +319,9 @@ export class Trainer {
       for (const [g, batch] of batches.entries()) {
         await new Promise((resolve) => setTimeout(resolve)); // signals, and what reads the data, come in between
         await this.device.throttle(); // images of all rows would wait in host memory
-        microDraws({ device: this.device, seed: config.seed, step: this.step, group: g }, () =>
+        // Each process draws numbers of its own.
+        const group = g * this.ranks.size + this.ranks.rank;
+        microDraws({ device: this.device, seed: config.seed, step: this.step, group }, () =>
           scope(() => {
             const losses = taskLosses(this.model, batch, sizes.vision.imageSize);
             const loss = totalLoss(losses, trained, config.weights);

@@ -96,7 +96,9 @@ describe("usage", () => {
     expect(result.stderr).toMatch(/^Usage: janus/);
   });
   it("a command that several processes cannot share is refused if mpirun started it", async () => {
-    const { code, stderr } = await runCli(["inspect", "shapes"], { env: { OMPI_COMM_WORLD_SIZE: "2" } });
+    const { code, stderr } = await runCli(["inspect", "shapes"], {
+      env: { OMPI_COMM_WORLD_SIZE: "2", OMPI_COMM_WORLD_RANK: "0" },
+    });
     expect([code, stderr]).toEqual([
       EXIT.usage,
       expect.stringMatching(/janus inspect runs as one process; Open MPI started 2/),

@@ -53,9 +53,10 @@ function ranksHere(size: number, bucket = 1000): RankGroup[] {
 async function steps(
   ranks: Ranks,
   samples: readonly Sample[],
+  settings = config,
 ): Promise<{ weights: Map<string, Float32Array>; norms: number[] }> {
   const model = createModel(SIZES, { seed: 3, dtype: "f32" });
-  const trainer = new Trainer(model, SIZES, config, 0, ranks);
+  const trainer = new Trainer(model, SIZES, settings, 0, ranks);
   try {
     const norms: number[] = [];
     for (let step = 0; step < 2; step++) norms.push((await trainer.take(samples)).gradNorm);
@@ -76,6 +77,13 @@ it("two halves of a step with unequal numbers of trained tokens are the whole st
   expect(whole.weights.size).toBeGreaterThan(20);
   for (const half of halves) expect(half).toEqual(whole);
   expect(await steps(ONE_PROCESS, samples.slice(0, 1))).not.toEqual(whole);
+});
+
+it("with adapters, dropout draws for each rank what it draws for its rows in one process", async () => {
+  const samples = [text("a", 5, 20), text("a", 5, 20)]; // the same row: only the numbers that are drawn distinguish them
+  const settings = checkConfig({ ...config, microRows: 1, lora: { rank: 2, dropout: 0.5 } });
+  const whole = await steps(ONE_PROCESS, samples, settings);
+  for (const half of await Promise.all(ranksHere(2).map((ranks) => steps(ranks, samples, settings)))) expect(half).toEqual(whole); // prettier-ignore
 });
 
 it("ranks without a sample take the step of the others, and all report the whole step", async () => {
