@@ -1,4 +1,5 @@
 /** What a fine-tuning is planned from: the records of the data, the model's sizes, and the settings of a run that is resumed. */
+import { existsSync } from "node:fs";
 import { knownOptions } from "../../engine/index.ts";
 import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
 import type { JanusConfig } from "../../model/janus/config.ts";
@@ -12,6 +13,7 @@ import { RecordEncoder } from "./data/encode.ts";
 import { indexSource, requireKnownFields } from "./data/index_file.ts";
 import type { SourceIndex } from "./data/index_file.ts";
 import type { SourceSpec } from "./data/sources.ts";
+import { expandShards } from "./data/shards.ts";
 import { countTokens, tokenizerHash } from "./data/token_counts.ts";
 import { Checkpoints } from "./run/checkpoints.ts";
 import { STATE, sideFilesOf } from "./run/run_state.ts";
@@ -49,7 +51,7 @@ export async function surveyData(options: SurveyOptions): Promise<Survey> {
   const stop = signal && { signal };
   const indexes: SourceIndex[] = [];
   try {
-    for (const spec of sources) indexes.push(await indexSource(spec, cache, { ...stop, onNotice }));
+    for (const spec of expandShards(sources)) indexes.push(await indexSource(spec, cache, { ...stop, onNotice }));
     requireKnownFields(indexes);
     for (const index of indexes) {
       const counts = await countTokens(index, encoder, by, cache, { ...stop });
@@ -66,8 +68,8 @@ const MAX_STATE = 2 ** 28; // bytes
 
 /** Settings of the newest checkpoint of a run; null if it has none. */
 export async function settingsOfRun(run: string): Promise<TrainConfig | null> {
-  const checkpoints = new Checkpoints(run);
-  const { newest } = await checkpoints.newestVerified({ hashes: false }).catch(() => ({ newest: null }));
+  if (!existsSync(run)) return null;
+  const { newest } = await new Checkpoints(run).newestVerified({ hashes: false });
   if (!newest) return null;
   const file = await folderSource(newest.path).open(STATE);
   try {
