@@ -298,7 +298,9 @@ class Run<Sample, Event extends LoopEvent> {
   get identity(): Readonly<Record<string, string | number>> {
     const { stage, newest } = this.parts;
     const { step, data } = this.loaderState;
-    return { settings: configHash(this.options.config), "step of the run": stage.step, checkpoint: newest ?? "none", "data": data, "step of the data": step }; // prettier-ignore
+    const { config } = this.options;
+    const sharding = ("sharding" in config && config.sharding) || "none"; // which no checkpoint depends on, but the messages do
+    return { settings: configHash(config), sharding, "step of the run": stage.step, checkpoint: newest ?? "none", "data": data, "step of the data": step }; // prettier-ignore
   }
 
   /** Whether any process was told to stop. */
