@@ -106,6 +106,12 @@ export function imageSample(
   return sample;
 }
 
+/** Stands for a sample that another process takes. */
+export function sampleElsewhere(task: Task, name: string): Sample {
+  const none = new Int32Array();
+  return { task, name, ids: none, codes: none, places: none, textTargets: none, codeTargets: none, images: [] };
+}
+
 /** Samples packed into rows of equal length; each attends only to itself, from position 0. */
 export interface PackedRows {
   readonly rows: number;

@@ -6,7 +6,6 @@ import type { Tensor } from "../../index.ts";
 import { createModel, tinyConfig } from "../../model/janus/create.ts";
 import { checkConfig } from "../../train/config.ts";
 import type { TrainConfig } from "../../train/config.ts";
-import { RankGroup } from "../../train/rank_group.ts";
 import { ONE_PROCESS } from "../../train/ranks.ts";
 import type { Ranks } from "../../train/ranks.ts";
 import { imageSample, textSample } from "../../train/samples.ts";
@@ -14,6 +13,7 @@ import type { Sample } from "../../train/samples.ts";
 import { Trainer } from "../../train/trainer.ts";
 import { useDevice } from "../gpu.ts";
 import { isLong } from "../long.ts";
+import { ranksHere } from "../ranks_here.ts";
 import { SMALL } from "../small_model.ts";
 
 useDevice();
@@ -44,23 +44,6 @@ function picture(name: string, first: number): Sample {
   );
   const pixels = Float32Array.from({ length: 3 * 32 * 32 }, (_, i) => ((i * 7 + first) % 256) / 128 - 1);
   return textSample("und", ids, ids.map((id, i) => (i > 18 ? id : -100)), [pixels], placeholder, name); // prettier-ignore
-}
-
-/** Ranks in this process: each passes on what it has and waits for the others. `bucket` is small, so that gradients are cut. */
-function ranksHere(size: number, bucket = 1000): RankGroup[] {
-  const arrived: { parts: readonly Uint8Array[]; resolve: (all: Uint8Array[]) => void }[][] = Array.from({ length: size }, () => []); // prettier-ignore
-  const exchange = (rank: number, parts: readonly Uint8Array[]): Promise<Uint8Array[]> => {
-    const all = new Promise<Uint8Array[]>((resolve) => arrived[rank]!.push({ parts, resolve }));
-    while (arrived.every((queue) => queue.length)) {
-      const round = arrived.map((queue) => queue.shift()!);
-      for (const [to, { resolve }] of round.entries()) resolve(round.map((from) => from.parts[to]!.slice()));
-    }
-    return all;
-  };
-  return Array.from({ length: size }, (_, rank) => {
-    const allGather = (own: Uint8Array): Promise<Uint8Array[]> => exchange(rank, new Array(size).fill(own));
-    return new RankGroup({ rank, size, allGather, allToAll: (parts) => exchange(rank, parts) }, { bucket });
-  });
 }
 
 async function steps(

@@ -140,7 +140,7 @@ export class Shards {
 
   /** The bytes of all ranks' pieces of some parameters, one after the other, by rank. */
   private gatherBytes(pieces: readonly Piece[]): Promise<Uint8Array[]> {
-    const own = Promise.all(pieces.map(({ tensor: piece }) => piece?.readBytes() ?? new Uint8Array()));
+    const own = Promise.all(pieces.flatMap(({ tensor: piece }) => piece?.readBytes() ?? []));
     own.catch(() => undefined);
     return this.ranks.inTurn(async (wire) => wire.allGather(joined(await own)));
   }

@@ -56,7 +56,7 @@ export class GradientSums {
       const parameter = this.order[this.final]!;
       if (this.aheadBytes < AHEAD_BYTES) {
         this.aheadBytes += 4 * parameter.size;
-        this.read(parameter);
+        void this.read(parameter);
       }
     }
     while (this.sent.length < this.buckets.length && this.isFinal(this.buckets[this.sent.length]!)) {
