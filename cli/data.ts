@@ -241,7 +241,11 @@ async function indexSources(
   // Each rank reads and counts its share of the sources; the cache then has all of them.
   for (const spec of ranks.size === 1 ? [] : ownShare(specs, ranks)) {
     const index = await openSource(spec, flags.cache, context);
-    await Promise.resolve(count?.(index)).finally(() => index.close());
+    try {
+      await count?.(index);
+    } finally {
+      await index.close();
+    }
   }
   await ranks.gather(null);
   if (ranks.rank > 0) return;

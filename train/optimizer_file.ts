@@ -19,7 +19,7 @@ const DEVICE_DTYPES: readonly string[] = ["f32", "f16", "bf16", "i32", "u32", "u
 type Tensors = Readonly<Record<string, Tensor>>;
 
 /** A tensor that is written: one on the device, or one whose bytes are read from several. */
-export type SavedTensor = Pick<Tensor, "dtype" | "shape" | "isContiguous"> & {
+export type SavedTensor = Pick<Tensor, "dtype" | "shape" | "isContiguous" | "toString"> & {
   readonly storage: { readonly version: number };
   check(): void;
   readBytes(offset: number, length: number): Promise<Uint8Array>;

@@ -81,12 +81,12 @@ const counting = (transport: Transport, traffic: Traffic): Wire => ({
   rank: transport.rank,
   size: transport.size,
   tell: (own) => transport.allGather(own),
-  allGather: (own) => {
+  allGather: (own, lengths) => {
     traffic.bytes += own.length * (transport.size - 1);
-    return transport.allGather(own);
+    return transport.allGather(own, lengths);
   },
-  allToAll: (parts) => {
+  allToAll: (parts, lengths) => {
     for (const [to, { length }] of parts.entries()) if (to !== transport.rank) traffic.bytes += length;
-    return transport.allToAll(parts);
+    return transport.allToAll(parts, lengths);
   },
 });

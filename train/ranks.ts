@@ -12,10 +12,16 @@ export class RankError extends JanusError {}
 export interface Transport {
   readonly rank: number;
   readonly size: number;
-  /** Gives `own` to all processes; resolves to what each has given, in rank order. */
-  allGather(own: Uint8Array): Promise<Uint8Array[]>;
-  /** Gives `parts[p]` to process p; resolves to what each has given this one, in rank order. */
-  allToAll(parts: readonly Uint8Array[]): Promise<Uint8Array[]>;
+  /**
+   * Gives `own` to all processes; resolves to what each has given, in rank order.
+   * @param lengths bytes that each gives, if all processes know them: it saves a message
+   */
+  allGather(own: Uint8Array, lengths?: readonly number[]): Promise<Uint8Array[]>;
+  /**
+   * Gives `parts[p]` to process p; resolves to what each has given this one, in rank order.
+   * @param lengths bytes that each gives this one, if all processes know what they get: it saves a message
+   */
+  allToAll(parts: readonly Uint8Array[], lengths?: readonly number[]): Promise<Uint8Array[]>;
 }
 
 /** A transport whose messages of gradients and weights are counted. */

@@ -24,6 +24,7 @@ export interface Machine {
   readonly shared: number;
   readonly network: number;
   readonly latency: number;
+  readonly message: number;
   readonly readback: number;
   readonly upload: number;
 }
@@ -66,8 +67,10 @@ export async function countForScale(sizes: JanusConfig, config: TrainConfig): Pr
     for (const task of TASKS) if (has(task)) flops += rowsOf(task) * (await oneRow(task, recompute)).flops;
     return flops;
   };
-  const ratios = { und: has("und"), text: has("text"), gen: has("gen") * perRow };
-  const batch = 2 * config.microRows * (ratios.und + ratios.text + ratios.gen);
+  // Two groups of the rows that take most memory: those of images that are drawn take less than texts and answers.
+  const isDrawn = !has("und") && !has("text");
+  const ratios = { und: has("und"), text: has("text"), gen: isDrawn ? perRow : 0 };
+  const batch = config.microRows * (isDrawn ? 2 * perRow : 2);
   const memoryOf = (recompute: boolean): Promise<StepEstimate> =>
     estimateStep(sizes, { ...config, recompute, batch, ratios });
   const [saved, recomputed] = [await memoryOf(false), await memoryOf(true)];
@@ -148,7 +151,7 @@ export function scaledStep(counts: ScaleCounts, machine: Machine, sharding: AnyS
   const gathered = { sent: gathers * weights * others, host: gathers * weights * (1 + 1 / ranks) };
   const collectives = 3 * Math.ceil(gradients / BUCKET_BYTES) + gathers * (layers + 1);
   const seconds = (sent: number, host: number): number => linkSeconds(machine, ranks, sent) + host / ((machine.readback + machine.upload) / 2); // prettier-ignore
-  const latency = collectives * (ranks - 1) * machine.latency;
+  const latency = collectives * (machine.latency + (ranks - 1) * machine.message);
   const ofSums = seconds(sums.sent, sums.host) + latency;
   const ofRounds = seconds(sharding === "parameters" ? gathered.sent : 0, waiting + (sharding === "parameters" ? gathered.host : 0)); // prettier-ignore
   const atEnd = sharding === "parameters" ? 0 : seconds(gathered.sent, gathered.host);

@@ -50,7 +50,7 @@ async function steps(
   ranks: Ranks,
   samples: readonly Sample[],
   settings = config,
-): Promise<{ weights: Map<string, string>; norms: number[] }> {
+): Promise<{ weights: Map<string, string>; norms: number[]; elements: number }> {
   const model = createModel(SIZES, { seed: 3, dtype: settings.dtype });
   const trainer = new Trainer(model, SIZES, settings, 0, ranks);
   try {
@@ -64,7 +64,8 @@ async function steps(
     await trainer.whole(async () => {
       for (const [name, weight] of trainer.trained) weights.set(name, await hash(weight));
     });
-    return { weights, norms };
+    const elements = [...trainer.trained.values()].reduce((sum, { size }) => sum + size, 0);
+    return { weights, norms, elements };
   } finally {
     trainer.dispose();
     model.dispose();
@@ -110,8 +111,13 @@ describe.each(isLong ? GRID : SHORT)("stage $stage, $dtype, $ranks ranks", ({ st
 
   it.each(SHARDINGS)("sharding: %s gives the bits of one process", async (sharding) => {
     whole ??= await steps(ONE_PROCESS, samples, settings("none"));
-    for (const own of await Promise.all(ranksHere(ranks).map((one) => steps(one, samples, settings(sharding)))))
+    const world = ranksHere(ranks);
+    for (const own of await Promise.all(world.map((one) => steps(one, samples, settings(sharding)))))
       expect(own).toEqual(whole);
+    // Of two steps; with all four tasks every parameter has a gradient.
+    const sent = world.reduce((sum, { traffic }) => sum + traffic.bytes, 0) / ranks / 2;
+    if (sharding === "none" && ranks === MIXED.length)
+      expect(sent / (((2 * (ranks - 1)) / ranks) * 4 * whole.elements)).toBeCloseTo(1, 2);
   });
 });
 

@@ -29,6 +29,7 @@ import type { LogLine } from "./report/log.ts";
 import { nodeFileSystem } from "./run/file_system.ts";
 import type { FileSystem } from "./run/file_system.ts";
 import { RunFolder } from "./run/run_folder.ts";
+import type { Saved } from "./run/run_folder.ts";
 import { SMALL_FILES, STATE, configHash, newestOf, readState, sideFilesOf, stateFile } from "./run/run_state.ts";
 import { messageOf } from "../../engine/errors.ts";
 
@@ -362,7 +363,12 @@ class Run<Sample, Event extends LoopEvent> {
     };
     const write = async (): Promise<string> => {
       const kept = { last: keep, ...(keepEvery && { every: keepEvery }) };
-      const saved = await folder.save(stage.step, fill, kept, this.bytes).finally(() => stage.endSaving?.());
+      let saved: Saved;
+      try {
+        saved = await folder.save(stage.step, fill, kept, this.bytes);
+      } finally {
+        await stage.endSaving?.();
+      }
       this.journal.event("save", basename(saved.path));
       if (saved.pruneProblem) this.journal.notice(saved.pruneProblem.message);
       return saved.path;

@@ -77,6 +77,7 @@ const machine = z.strictObject({
   shared: positive,
   network: positive,
   latency: z.number().min(0),
+  message: z.number().min(0),
   readback: positive,
   upload: positive,
 }) satisfies z.ZodType<Machine>;

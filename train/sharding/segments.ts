@@ -3,7 +3,7 @@
  * it: between layers the program waits for messages. Only the inputs of layers are kept, and each layer is recomputed in backward, as with
  * `recompute`. The bits are those of `taskLosses` and `backward`.
  */
-import { backward, noGrad, scope } from "../../engine/index.ts";
+import { backward, noGrad, scope, withLabel } from "../../engine/index.ts";
 import type { DType, Tensor } from "../../engine/index.ts";
 import type { JanusForConditionalGeneration } from "../../model/janus/janus.ts";
 import type { Parameter } from "../../model/nn/module.ts";
@@ -134,7 +134,9 @@ class Walk {
       return;
     }
     const input = this.leaf(layer > 0 ? stored : stored.detach());
-    scope(() => backward(this.layers[layer]!.call(input, this.sequence), gradient));
+    // Labelled as a recomputation in backward is, which MFU does not count.
+    const again = (): Tensor => withLabel("backward", () => withLabel("checkpoint", () => this.layers[layer]!.call(input, this.sequence), ":")); // prettier-ignore
+    scope(() => backward(again(), gradient));
     gradient.dispose();
     this.takeGradient(input);
   }

@@ -142,7 +142,12 @@ export class Shards {
   private gatherBytes(pieces: readonly Piece[]): Promise<Uint8Array[]> {
     const own = Promise.all(pieces.flatMap(({ tensor: piece }) => piece?.readBytes() ?? []));
     own.catch(() => undefined);
-    return this.ranks.inTurn(async (wire) => wire.allGather(joined(await own)));
+    const lengths = Array.from(
+      { length: this.ranks.size },
+      (_, rank) =>
+      pieces.reduce((sum, { parameter }) => sum + elementBytes(parameter.dtype, pieceOf(parameter.size, rank, this.ranks.size).count), 0), // prettier-ignore
+    );
+    return this.ranks.inTurn(async (wire) => wire.allGather(joined(await own), lengths));
   }
 
   private write(pieces: readonly Piece[], given: readonly Uint8Array[]): void {

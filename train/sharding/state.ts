@@ -36,7 +36,7 @@ export class ShardedState {
         if (!piece) return [key, tensor];
         const { shape } = piece.parameter;
         const readBytes = (at: number, length: number): Promise<Uint8Array> => this.ask({ key, at, length });
-        return [key, { dtype: tensor.dtype, shape, isContiguous: true, storage: tensor.storage, check: () => undefined, readBytes }]; // prettier-ignore
+        return [key, { dtype: tensor.dtype, shape, isContiguous: true, storage: tensor.storage, check: () => undefined, toString: () => key, readBytes }]; // prettier-ignore
       }),
     );
   }

@@ -115,10 +115,14 @@ export class GradientSums {
     const cuts = Array.from({ length: size }, (_, p) =>
       this.keep ? piecesOf(used, p, size) : evenPart(used, p, size),
     );
-    const parts = await wire.allToAll(cuts.map((cut) => joined(cut.map((segment) => bytesOf(held, segment)))));
+    const lengths = cuts.map((cut) => 4 * cut.reduce((sum, { count }) => sum + count, 0));
+    const parts = await wire.allToAll(
+      cuts.map((cut) => joined(cut.map((segment) => bytesOf(held, segment)))),
+      lengths.map(() => lengths[rank]!),
+    );
     const sum = await sumInOrder(parts, used[0]!.parameter.device);
     if (this.keep) return this.keepSums(cuts[rank]!, sum);
-    const sums = joined(await wire.allGather(sum));
+    const sums = joined(await wire.allGather(sum, lengths));
     let at = 0;
     for (const { parameter, start, count } of used) {
       settleGradient(parameter).writeBytes(sums.subarray(at, at + 4 * count), 4 * start);
