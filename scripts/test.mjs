@@ -81,7 +81,10 @@ try {
   if (!fast) {
     // The checks use one core each, for the most part.
     await Promise.all([
-      runChecks([["package", join(root, "scripts", "check_package.mjs")]]),
+      runChecks([
+        ["package", join(root, "scripts", "check_package.mjs")],
+        ["documentation", join(root, "scripts", "docs", "test.mjs"), ["--built"]], // dist/ is that of the package
+      ]),
       runChecks([
         ["types", tool("typescript", "tsc"), ["-p", "tsconfig.json"]],
         ["lint", tool("oxlint"), ["--type-aware", "--deny-warnings"]],
