@@ -1,4 +1,8 @@
-/** The ops: functions over tensors, each with its WGSL kernels and its gradient. */
+/**
+ * The ops: functions over tensors, each with its WGSL kernels and its gradient.
+ *
+ * @module janus-webgpu/kernels
+ */
 import { setGradientAccumulator } from "../engine/index.ts";
 import { accumulateGradient } from "./core/accumulate.ts";
 import { attachMethods } from "./tensor_methods.ts";

@@ -23,14 +23,14 @@ const WORK = join(ROOT, ".cache", "docs");
 const SOURCE = join(WORK, "src");
 export const SITE = join(WORK, "site");
 
-/** Entries of the package, by the name of their page. */
+/** Entries of the package. What several export is described at the first: the whole package comes last. */
 const ENTRIES = [
-  "index.node.ts",
   "engine/index.ts",
   "kernels/index.ts",
   "model/nn/index.ts",
   "model/index.ts",
   "train/node/index.ts",
+  "index.node.ts",
 ];
 
 function copyPages(): void {

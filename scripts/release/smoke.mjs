@@ -1,4 +1,4 @@
-// `node scripts/release/smoke.mjs [RUNTIME …]`: the packed package in an empty folder, on every runtime that it is made for, each
+// `node scripts/release/smoke.mjs [--built] [RUNTIME …]`: the packed package in an empty folder, on every runtime that it is made for, each
 // from npm: node 20, 22, 24 and 26, Deno, Bun. Computes on the adapter, draws with `shapes` by the command, trains a step on the null device.
 
 import { spawnSync } from "node:child_process";
@@ -69,11 +69,15 @@ function check(name, { install, file }, tarball, folder) {
 }
 
 ensureSetup({ quiet: true });
-const asked = process.argv.slice(2);
+const isBuilt = process.argv.includes("--built");
+const asked = process.argv.slice(2).filter((argument) => !argument.startsWith("--"));
 const temporary = mkdtempSync(join(tmpdir(), "janus-smoke-"));
 let failed = 0;
 try {
-  const packed = npm(["pack", "--pack-destination", temporary], { cwd: root, encoding: "utf8" });
+  const packed = npm(["pack", "--pack-destination", temporary, ...(isBuilt ? ["--ignore-scripts"] : [])], {
+    cwd: root,
+    encoding: "utf8",
+  });
   if (packed.status !== 0) throw new Error(`npm pack: ${packed.stderr}`);
   const tarball = join(
     temporary,
