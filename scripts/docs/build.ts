@@ -110,8 +110,10 @@ function writeLlms(): void {
     const first =
       text
         .split("\n\n")
-        .find((part) => /^[A-Z`*]/.test(part))
+        .find((part) => /^(?!```)[A-Z`*]/.test(part))
         ?.replace(/\s+/g, " ")
+
+        .replace(/\[([^\]]*)\]\([^)]*\)/g, "$1")
         .slice(0, 200) ?? "";
     cpSync(join(SOURCE, path), join(SITE, path));
     return `- [${title}](${path.split(sep).join("/")}): ${first}`;
