@@ -18,6 +18,7 @@ import { addInspect } from "./inspect.ts";
 import { ownVersion } from "./packages.ts";
 import { addMerge } from "./merge.ts";
 import { addReconstruct } from "./reconstruct.ts";
+import { addServe } from "./serve.ts";
 import { listenForSignals } from "./signals.ts";
 import { addTrain } from "./train.ts";
 import { addTune } from "./tune.ts";
@@ -30,6 +31,7 @@ const COMMANDS: readonly AddCommand[] = [
   addAsk,
   addChat,
   addReconstruct,
+  addServe,
   addInspect,
   addConvert,
   addMerge,

@@ -4,7 +4,7 @@
  */
 import { ArgumentError, Generator, capture, construct, noGrad, scope, tensor } from "../engine/index.ts";
 import type { Captured, Tensor } from "../engine/index.ts";
-import { advance, arange, full, rowSettings, sampleTokens } from "../kernels/index.ts";
+import { arange, full, rowSettings, sampleTokens } from "../kernels/index.ts";
 import type { CausalModel, PromptRow } from "./causal.ts";
 import { embedRow } from "./decoding.ts";
 import type { DecodingOptions } from "./decoding.ts";
@@ -57,10 +57,21 @@ class Row implements LiveRow {
 /** u32 words from one part of the control tensor to the next that a launch may bind. */
 const PART = 64;
 const SETTINGS = 4; // words of a row
+/** The cache has a multiple of this capacity: a row then begins where a launch may bind it. */
+const CAPACITY_STEP = 64;
 
 /** Numbers of rows for which a step is captured. The rows between are computed too, and nobody reads them. */
 const BUCKETS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
 export const MAX_ROWS = BUCKETS.at(-1)!;
+
+/** How the tokens of a step are drawn: each way costs more than the one before it, and gives the same tokens for rows that need less. */
+type Draws = "greedy" | "random" | "topP";
+
+function drawsOf(rows: readonly Row[]): Draws {
+  const random = rows.filter(({ options: { temperature = 0 } }) => temperature > 0);
+  if (random.length === 0) return "greedy";
+  return random.some(({ options: { topP = 1 } }) => topP < 1) ? "topP" : "random";
+}
 
 export class LiveText {
   readonly rows: number;
@@ -96,7 +107,10 @@ export class LiveText {
       const words = Math.ceil((2 * PART + SETTINGS * rows) / PART) * PART;
       const zeros = (count: number): Tensor => full([count], 0, { dtype: "u32", device }).keep();
       return [
-        new KvCache(model.language, rows, capacity, { device, ...(cacheDType && { dtype: cacheDType }) }),
+        new KvCache(model.language, rows, Math.ceil(capacity / CAPACITY_STEP) * CAPACITY_STEP, {
+          device,
+          ...(cacheDType && { dtype: cacheDType }),
+        }),
         new LogitRules(model, new Array<readonly number[]>(rows).fill([]), options),
         new Generator(0, { device }),
         zeros(words),
@@ -185,7 +199,7 @@ export class LiveText {
     if (count === 0) return { rows: [], tokens: Promise.resolve([]) };
     const active = this.slots.slice(0, count).flatMap((row) => (row && row.last !== null ? [row] : []));
     this.upload(active);
-    await this.run(bucket, active.some(hasTopP));
+    await this.run(bucket, drawsOf(active));
     const slots = active.map(({ slot }) => slot);
     for (const row of active) {
       row.length++;
@@ -222,26 +236,24 @@ export class LiveText {
 
   /** Keys and values of the prompt in the row's slot, and the first token, u32 [1]. */
   private prefill(prompt: PromptRow, row: Row): Tensor {
-    const { device, language } = this.model;
-    const { cacheDType } = this.options;
+    const { device } = this.model;
     const { ids } = prompt;
-    const own = new KvCache(language, 1, ids.length, { device, ...(cacheDType && { dtype: cacheDType }) });
     const rules = this.ownRules(ids);
     try {
       return noGrad(() =>
         scope(() => {
           const positions = arange(0, ids.length, 1, { device });
-          const states = this.model.hidden(embedRow(this.model, prompt), { positions, cache: own }); // [1, T, hidden]
-          advance(own.length, ids.length);
-          this.cache.copyRow(row.slot, own, 0, ids.length);
+          const place = (t: Tensor): Tensor => t.slice(0, row.slot, row.slot + 1);
+          const length = full([1], 0, { dtype: "u32", device });
+          const cache = { keys: this.cache.keys.map(place), values: this.cache.values.map(place), length };
+          const states = this.model.hidden(embedRow(this.model, prompt), { positions, cache }); // [1, T, hidden]
           const settings = tensor(Uint32Array.from(this.settingsOf(row, 0)), { shape: [1, SETTINGS], device });
-          const token = this.draw(states.select(1, -1), settings, rules ?? this.rules, hasTopP(row));
+          const token = this.draw(states.select(1, -1), settings, rules ?? this.rules, drawsOf([row]));
           if (rules) this.rules.copyRow(row.slot, rules, 0);
           return token;
         }),
       );
     } finally {
-      own.dispose();
       rules?.dispose();
     }
   }
@@ -252,11 +264,12 @@ export class LiveText {
   }
 
   /** hidden [R, hidden], settings u32 [R, 4] → tokens u32 [R]. */
-  private draw(hidden: Tensor, settings: Tensor, rules: LogitRules, filtered: boolean, into?: Tensor): Tensor {
+  private draw(hidden: Tensor, settings: Tensor, rules: LogitRules, draws: Draws, into?: Tensor): Tensor {
     const { topK } = this.options;
     const tokens = sampleTokens(rules.apply(this.model.logits(hidden)), {
-      generator: this.generator,
-      rows: { settings, hasTopP: filtered },
+      ...(draws === "greedy"
+        ? { temperature: 0 }
+        : { generator: this.generator, rows: { settings, hasTopP: draws === "topP" } }),
       flagged: true,
       ...(topK !== undefined && { topK }),
       ...(into && { into }),
@@ -291,17 +304,17 @@ export class LiveText {
     this.control.writeBytes(new Uint8Array(words.buffer));
   }
 
-  private async run(rows: number, filtered: boolean): Promise<void> {
-    const key = `${rows} ${filtered}`;
+  private async run(rows: number, draws: Draws): Promise<void> {
+    const key = `${rows} ${draws}`;
     const known = this.captures.get(key);
     if (known) return known.replay();
-    const step = (): null => this.feed(rows, filtered);
+    const step = (): null => this.feed(rows, draws);
     if (this.options.eager) step();
     else this.captures.set(key, await capture(step, { device: this.model.device }));
   }
 
   /** A step of the first `rows` slots. */
-  private feed(rows: number, filtered: boolean): null {
+  private feed(rows: number, draws: Draws): null {
     return noGrad(() =>
       scope(() => {
         const { model, cache, control } = this;
@@ -318,11 +331,9 @@ export class LiveText {
           })
           .reshape([rows, -1]);
         const settings = part(2 * PART, SETTINGS * rows).reshape([rows, SETTINGS]);
-        this.draw(states, settings, this.rules, filtered, first(this.sampled));
+        this.draw(states, settings, this.rules, draws, first(this.sampled));
         return null;
       }),
     );
   }
 }
-
-const hasTopP = ({ options: { temperature = 0, topP = 1 } }: Row): boolean => temperature > 0 && topP < 1;

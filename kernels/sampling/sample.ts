@@ -187,7 +187,9 @@ export function rowSettings(row: {
   readonly topP: number;
 }): [number, number, number, number] {
   const random = row.temperature > 0;
-  const [inverse, mass] = new Uint32Array(Float32Array.of(random ? 1 / row.temperature : 0, random ? row.topP : 1).buffer);
+  const [inverse, mass] = new Uint32Array(
+    Float32Array.of(random ? 1 / row.temperature : 0, random ? row.topP : 1).buffer,
+  );
   return [row.seed, row.position, inverse!, mass!];
 }
 
@@ -254,7 +256,9 @@ function checkRows(rows: number, options: SampleOptions): void {
   requireBoolean("sampleTokens", "rows.hasTopP", hasTopP);
   checkTensors("sampleTokens", settings);
   if (settings.dtype !== "u32" || settings.shape.join() !== `${rows},4`)
-    throw new ShapeError(`sampleTokens: rows.settings must be u32 [${rows}, 4]; got ${settings}. Write four words a row.`);
+    throw new ShapeError(
+      `sampleTokens: rows.settings must be u32 [${rows}, 4]; got ${settings}. Write four words a row.`,
+    );
   const replaced = (["temperature", "topP", "seeds", "position", "history", "guidance"] as const).find((name) => options[name] !== undefined); // prettier-ignore
   if (replaced !== undefined || !options.generator)
     throw new ArgumentError(`sampleTokens: rows must come with a generator and without ${replaced ?? "site"}; got ${replaced ? "both" : "no generator"}. Change the options.`); // prettier-ignore
