@@ -13,6 +13,7 @@ import { addGenerate } from "./generate.ts";
 import { addInspect } from "./inspect.ts";
 import { addMerge } from "./merge.ts";
 import { addReconstruct } from "./reconstruct.ts";
+import { addServe } from "./serve.ts";
 import { addTrain } from "./train.ts";
 import { addTune } from "./tune.ts";
 import { addVerify } from "./verify.ts";
@@ -27,6 +28,7 @@ const COMMANDS: readonly AddCommand[] = [
   addAsk,
   addChat,
   addReconstruct,
+  addServe,
   addInspect,
   addConvert,
   addMerge,
