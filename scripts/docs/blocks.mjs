@@ -1,7 +1,7 @@
 // Code blocks of README.md and the pages of docs/, with what the page says about running them. Plain Node: the check of the package uses it too.
 //
 // After a block, a page may say in italics why it does not run in the tests: `_Not run by the tests: REASON._`, or
-// `_Run by the long tests only: REASON._`. An info string with a name in brackets (```json [data.json]) is a file, which
+// `_Run by the long tests only: REASON._`. An info string with a name in brackets (```yaml [settings.yaml]) is a file, which
 // later blocks of the page may read. A `text` block directly after one that runs is its output: `…` stands for anything.
 
 import { readFileSync, readdirSync } from "node:fs";
@@ -53,7 +53,13 @@ export function blocksOf(page, text = readFileSync(join(root, page), "utf8")) {
       output: null,
     };
     const before = blocks.at(-1);
-    if (language === "text" && before && RUNNABLE.includes(before.language) && onlyBlank(lines.slice(before.end, i)))
+    if (
+      language === "text" &&
+      !file &&
+      before &&
+      RUNNABLE.includes(before.language) &&
+      onlyBlank(lines.slice(before.end, i))
+    )
       before.output = block.code;
     blocks.push({ ...block, end: end + 1 });
     i = end;
