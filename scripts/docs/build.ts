@@ -13,6 +13,7 @@ import { cliPage } from "./reference/cli.ts";
 import { errorsPage } from "./reference/errors.ts";
 import { formatsPage } from "./reference/formats.ts";
 import { kernelsPage } from "./reference/kernels.ts";
+import { licencesPage } from "./reference/licences.ts";
 import { resultsPage } from "./reference/results.ts";
 import { settingsPage } from "./reference/settings.ts";
 import { siteProblems } from "./site_links.ts";
@@ -59,10 +60,23 @@ async function writeReference(): Promise<void> {
     kernels: kernelsPage(),
     formats: formatsPage(),
     results: resultsPage(),
+    licences: licencesPage(),
   };
   for (const [name, text] of Object.entries(reference)) writeFileSync(join(folder, `${name}.md`), text);
   await writeApi(join(folder, "api"));
 }
+
+/** Options of typedoc-plugin-markdown. */
+const MARKDOWN = {
+  outputFileStrategy: "modules",
+  entryFileName: "index.md",
+  hideBreadcrumbs: true,
+  hidePageHeader: true,
+  sanitizeComments: true,
+  useHTMLAnchors: true, // headings of one name are counted in another way by VitePress
+  parametersFormat: "table",
+  propertiesFormat: "table",
+};
 
 /** The API from the sources and their comments: a page for each entry of the package. */
 async function writeApi(out: string): Promise<void> {
@@ -81,7 +95,7 @@ async function writeApi(out: string): Promise<void> {
     skipErrorChecking: true, // `npm test` has checked the types
     logLevel: "Error",
     validation: false,
-    ...{ outputFileStrategy: "modules", entryFileName: "index.md", hideBreadcrumbs: true, hidePageHeader: true, sanitizeComments: true, parametersFormat: "table", propertiesFormat: "table", useCodeBlocks: false }, // prettier-ignore
+    ...MARKDOWN,
   });
   const project = await app.convert();
   if (!project) throw new Error("typedoc: the sources could not be read");

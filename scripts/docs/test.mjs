@@ -148,7 +148,8 @@ problems.push(...brokenLinks());
 const queue = pages().filter((page) => only.length === 0 || only.some((name) => page.includes(name)));
 await Promise.all([0, 1].map(async () => { for (let page; (page = queue.shift()); ) await checkPage(page); })); // prettier-ignore
 
-for (const [reason, count] of [...reasons].toSorted()) console.log(`not run (${count}): ${reason}`);
+for (const [reason, count] of [...reasons].toSorted(([a], [b]) => (a < b ? -1 : 1)))
+  console.log(`not run (${count}): ${reason}`);
 for (const problem of problems) console.error(`\n${problem}`);
 console.log(
   `docs: ${counts.sh + counts.ts} blocks run (${counts.sh} of commands, ${counts.ts} programs), ${counts.output} outputs compared, ` +
