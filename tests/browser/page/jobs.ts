@@ -1,5 +1,7 @@
 /** What the browser tests compute, in the page and in a Worker. Results are plain data. */
-import { Device, Janus } from "../../../index.ts";
+import { Device, DeviceError, Janus, StorageError, modelStorage } from "../../../index.ts";
+import type { DeviceOptions, DownloadProgress, StoredModel, WebPretrainedOptions } from "../../../index.ts";
+import { HubIntegrityError, HubNetworkError, HubNotFoundError } from "../../../model/io/hub_errors.ts";
 import { decodeByBrowser } from "../../../model/image/web_image.ts";
 import type { FileSource } from "../../../model/io/bytes.ts";
 import { fileSet } from "../../../model/io/bytes.ts";
@@ -168,5 +170,56 @@ async function shapes({ model, prompt, question, seed }: ShapesOptions): Promise
   }
 }
 
-export const jobs = { adapter, ops, verify, shapes } as const;
+export interface PretrainedJob {
+  readonly name: string;
+  readonly options: Omit<WebPretrainedOptions, "device" | "onDownload" | "onNotice" | "signal">;
+  readonly device?: Pick<DeviceOptions, "memoryBudget" | "limits">;
+}
+
+export interface PretrainedReport {
+  /** Name and message of the error; undefined if the model was loaded. */
+  readonly error?: { readonly kind: string; readonly message: string };
+  readonly fingerprint?: string;
+  /** Bytes of the first and the last report of the download, and of all files. */
+  readonly progress?: readonly [number, number, number];
+  readonly notices: readonly string[];
+  readonly stored: readonly StoredModel[];
+}
+
+const KINDS = { StorageError, DeviceError, HubIntegrityError, HubNotFoundError, HubNetworkError };
+
+/** Loads a model from a hub. */
+async function pretrained(job: PretrainedJob): Promise<PretrainedReport> {
+  const device = await Device.create(job.device);
+  const notices: string[] = [];
+  const seen: DownloadProgress[] = [];
+  let outcome: Pick<PretrainedReport, "error" | "fingerprint">;
+  try {
+    const janus = await Janus.fromPretrained(job.name, {
+      ...job.options,
+      device,
+      onDownload: (progress) => seen.push(progress),
+      onNotice: (notice) => notices.push(notice),
+    });
+    outcome = { fingerprint: janus.fingerprint };
+  } catch (error) {
+    const kind = Object.entries(KINDS).find(([, one]) => error instanceof one)?.[0] ?? "another";
+    outcome = { error: { kind, message: error instanceof Error ? error.message : String(error) } };
+  } finally {
+    device.destroy();
+  }
+  const [first, last] = [seen[0], seen.at(-1)];
+  const progress = first && last ? ([first.bytes, last.bytes, last.totalBytes] as const) : undefined;
+  return { ...outcome, ...(progress && { progress }), notices, stored: await modelStorage.list() };
+}
+
+/** Removes a model from the browser's storage; returns whether it was there, what is left, and the bytes in use. */
+async function remove({ name }: { readonly name: string }): Promise<readonly [boolean, number, number]> {
+  const isRemoved = await modelStorage.delete(name);
+  await modelStorage.deleteUnfinished();
+  const { usedBytes } = await modelStorage.estimate();
+  return [isRemoved, (await modelStorage.list()).length, usedBytes];
+}
+
+export const jobs = { adapter, ops, verify, shapes, pretrained, remove } as const;
 export type JobName = keyof typeof jobs;
