@@ -273,6 +273,9 @@ const tokenizerSchema = tokenizerFields.refine(
   },
 );
 
+/** Schemas of the settings: of stages 1 to 3, and of stage 0. For the reference of the documentation. */
+export const settingsSchemas = { stages: schema, stage0: tokenizerSchema } as const;
+
 /** Settings of stage 0. */
 export type TokenizerConfig = z.infer<typeof tokenizerSchema>;
 

@@ -17,7 +17,7 @@ export const SAME = [
   ["image", "output_image", "file_name"],
 ] as const;
 
-const USED: Readonly<Record<RecordKind, ReadonlySet<string>>> = {
+export const USED: Readonly<Record<RecordKind, ReadonlySet<string>>> = {
   conversations: new Set(conversation("conversations")),
   messages: new Set(conversation("messages")),
   pairs: new Set<string>(SAME.flat()),
@@ -52,7 +52,7 @@ const TURN_LISTS: Readonly<Partial<Record<RecordKind, readonly string[]>>> = {
 };
 
 /** Fields that published sets have beside the data: where a record is from, not what it means. */
-const HARMLESS: ReadonlySet<string> = new Set([
+export const HARMLESS: ReadonlySet<string> = new Set([
   "id",
   "idx",
   "uuid",
