@@ -4,6 +4,9 @@ import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
 import { shippedModel } from "../../model/janus/node/shipped.ts";
 import { readProcessor } from "../../model/janus/processor.ts";
 import { folderSource } from "../../model/node/files.ts";
+import { tinyConfig } from "../../model/janus/create.ts";
+import { estimateStep } from "../../train/estimate.ts";
+import type { StepEstimate } from "../../train/estimate.ts";
 import { checkConfig } from "../../train/config.ts";
 import type { TrainConfig } from "../../train/config.ts";
 import { RecordEncoder } from "../../train/data/encode.ts";
@@ -18,6 +21,7 @@ import { RewardError } from "../../train/policy.ts";
 import { IGNORE, textSample, trainedTokens } from "../../train/samples.ts";
 import type { Sample, Task } from "../../train/samples.ts";
 import { errorOf } from "../gpu.ts";
+import { SMALL } from "../small_model.ts";
 
 function parse(record: unknown, task?: Task): RawSample {
   const kind = kindOf(record)!;
@@ -162,6 +166,24 @@ describe("settings", () => {
       grpo: { group: 8, reward: "./judge", clip: 0.2 },
     });
   });
+});
+
+it("the count of a step has the frozen copy, both parts of pairs, and the rows without words", async () => {
+  const sizes = tinyConfig(SMALL);
+  const of = (more: object): Promise<StepEstimate> =>
+    estimateStep(sizes, checkConfig({ stage: 2, batch: 2, length: 64, steps: 2, ratios: { und: 0, text: 0, gen: 1 }, optimizer: { lr: 1e-3 }, conditioningDropout: 0, ...more })); // prettier-ignore
+  const plain = await of({});
+  const lora = { rank: 2 };
+  const [full, adapted, drawn] = [
+    await of({ dpo: {} }),
+    await of({ dpo: {}, lora }),
+    await of({ grpo: { group: 2 }, lora }),
+  ];
+  expect(full.memory.weights).toBe(2 * plain.memory.weights);
+  expect(adapted.memory.weights).toBeLessThan(1.2 * plain.memory.weights);
+  expect([plain.targets.gen, full.targets.gen, drawn.targets.gen]).toEqual([32, 2, 64]); // codes, pairs, codes
+  expect([plain.samples.length, full.samples.length, drawn.samples.length]).toEqual([2, 2, 4]);
+  expect(full.rows).toBeGreaterThan(plain.rows);
 });
 
 it("advantages are standard deviations from the mean of a group; a group without a difference has none", () => {
