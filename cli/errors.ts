@@ -82,9 +82,10 @@ export async function exitCodeOf(error: unknown): Promise<number> {
   const config = await import("../train/config.ts");
   const { TrainingError } = await import("../train/skips.ts");
   const { RankError } = await import("../train/rank_group.ts");
+  const { RewardError } = await import("../train/policy.ts");
   const { SaveError } = await import("../train/node/run/errors.ts");
   const codes: readonly [readonly (abstract new (...args: never[]) => Error)[], number][] = [
-    [[TrainingError, RankError, SaveError], EXIT.checkFailed], // SaveError before its base, IoError
+    [[TrainingError, RewardError, RankError, SaveError], EXIT.checkFailed], // SaveError before its base, IoError
     [[UsageError, engine.ArgumentError, config.TrainConfigError], EXIT.usage],
     [[hub.HubError], EXIT.hub], // before its base, IoError
     [

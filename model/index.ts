@@ -23,6 +23,8 @@ export * from "./janus/processor.ts";
 export * from "./janus/prompt.ts";
 export type { AnswerDefaults, DrawingSettings } from "./generation_config.ts";
 export * from "./janus/save.ts";
+export { saveAdapter } from "./janus/adapters.ts";
+export type { SaveAdapterOptions } from "./janus/adapters.ts";
 export * from "./siglip.ts";
 export * from "./request.ts";
 export * from "./sampling.ts";

@@ -3,7 +3,7 @@
  * accumulated, one step of the optimizer. Losses are sums over trained tokens divided by the number of trained tokens
  * of the whole step, so accumulation affects only memory.
  */
-import { OutOfMemoryError, backward, noGrad, scope, tensor, zeroGradients } from "../engine/index.ts";
+import { ArgumentError, OutOfMemoryError, backward, knownOptions, noGrad, scope, tensor, zeroGradients } from "../engine/index.ts"; // prettier-ignore
 import type { Device, Tensor } from "../engine/index.ts";
 import { stack, zeros } from "../kernels/index.ts";
 import { imageTokens } from "../model/janus/config.ts";
@@ -12,19 +12,25 @@ import type { JanusForConditionalGeneration } from "../model/janus/janus.ts";
 import type { Parameter } from "../model/nn/module.ts";
 import { checkConfig, learningRate } from "./config.ts";
 import type { TrainConfig } from "./config.ts";
-import { taskLosses, totalLoss } from "./loss.ts";
+import { Preferences } from "./dpo.ts";
+import { RewardedImages } from "./grpo.ts";
+import type { Drawing } from "./grpo.ts";
+import { totalLoss } from "./loss.ts";
+import { NextTokens, needsReference } from "./objective.ts";
+import type { Objective } from "./objective.ts";
 import { isFiniteArray, namesNotFinite } from "./not_finite.ts";
 import type { NotFiniteCause } from "./not_finite.ts";
 import { AdamW } from "../model/nn/optim/index.ts";
 import { ONE_PROCESS, ownShare, sumCounts } from "./ranks.ts";
 import type { Ranks } from "./ranks.ts";
-import { TASKS, layRows, packSamples, requireImages } from "./samples.ts";
+import { TASKS, layRows, requireImages } from "./samples.ts";
 import type { Sample, Task } from "./samples.ts";
 import { microDraws, setTrained } from "./lora.ts";
 
 export interface TaskReport {
-  /** Cross-entropy per trained token, nats. */
+  /** Cross-entropy per trained token, nats; with dpo the loss per pair, with grpo per code. */
   readonly loss: number;
+  /** Trained tokens; with dpo pairs. */
   readonly tokens: number;
 }
 
@@ -51,15 +57,19 @@ export interface StepReport {
   /** Number of tokens of all rows, and of padding tokens. */
   readonly tokens: number;
   readonly padding: number;
+  /** With dpo `accuracy` and `margin`, per pair; with grpo `kl` and `clipped`, per code. */
+  readonly measures?: Readonly<Record<string, number>>;
 }
 
 /** Results of forward and backward of a step, besides gradients. */
 export interface Accumulated {
   /** f32 [parts]: sums of cross-entropies. The caller disposes it. */
   readonly losses: Tensor;
+  /** f32 [measures]: sums over all rows; null if the objective has none. The caller disposes it. */
+  readonly measures: Tensor | null;
   /** The losses, each with its task, and its rows. */
   readonly parts: readonly { readonly task: Task; readonly rows: readonly (readonly Sample[])[] }[];
-  /** Trained tokens of all rows. */
+  /** Trained tokens of all rows, or pairs. */
   readonly counts: Readonly<Record<Task, number>>;
   /** As in `StepReport`. */
   readonly tokens: number;
@@ -74,12 +84,43 @@ interface OwnPart {
     readonly samples: readonly string[];
   }[];
   readonly counts: Readonly<Record<Task, number>>;
+  readonly measures: readonly (number | null)[];
   readonly tokens: number;
   readonly padding: number;
 }
 
+export interface TrainerOptions {
+  /** The processes that train together (default: this one alone). */
+  readonly ranks?: Ranks;
+  /** With dpo, and grpo with a beta above 0, without lora: a second, frozen copy of the model as it is before its first step. */
+  readonly reference?: JanusForConditionalGeneration | null;
+  /** With grpo: how images are drawn. */
+  readonly drawing?: Drawing;
+}
+
 /** Parameters that no stage's forward uses. */
 const TOKENIZER = "model.vqmodel.";
+
+/** What steps minimise. Throws `ArgumentError` if what it needs is not given. */
+function objectiveOf(
+  model: JanusForConditionalGeneration,
+  config: TrainConfig,
+  { vision }: JanusConfig,
+  { reference = null, drawing }: TrainerOptions,
+): Objective {
+  const of = { model, imageSize: vision.imageSize, reference };
+  const { dpo, grpo } = config;
+  const isNeeded = needsReference(config);
+  if (isNeeded !== (reference !== null))
+    throw new ArgumentError(
+      `Trainer: reference must be ${isNeeded ? "a frozen copy of the model with dpo or grpo.beta" : "absent with lora, and without dpo and grpo.beta"}; got ${reference ? "a model" : "none"}.`,
+    );
+  reference?.eval().setRequiresGrad(false);
+  if (dpo) return new Preferences(of, dpo.beta);
+  if (!grpo) return new NextTokens(of);
+  if (!drawing) throw new ArgumentError("Trainer: drawing must be how images are drawn with grpo; got none. Pass guidance and temperature."); // prettier-ignore
+  return new RewardedImages(of, grpo, drawing);
+}
 
 const namesOf = (samples: readonly Sample[]): string[] => samples.map(({ name }) => name);
 
@@ -106,6 +147,7 @@ export class Trainer {
   private readonly sizes: JanusConfig;
   private readonly pad: number;
   private readonly ranks: Ranks;
+  private readonly objective: Objective;
   /** Steps whose gradients were not finite, since the beginning of the run. */
   skipped = 0;
 
@@ -118,14 +160,16 @@ export class Trainer {
     sizes: JanusConfig,
     config: TrainConfig,
     pad: number,
-    ranks = ONE_PROCESS,
+    options: TrainerOptions = {},
   ) {
+    knownOptions("Trainer", options, ["ranks", "reference", "drawing"]);
     this.config = config = checkConfig(config, "Trainer");
     if (!config.lora) model.requireUnquantized("Trainer");
     this.model = model.train();
     this.sizes = sizes;
     this.pad = pad;
-    this.ranks = ranks;
+    this.ranks = options.ranks ?? ONE_PROCESS;
+    this.objective = objectiveOf(model, config, sizes, options);
     model.model.language_model.recompute = config.recompute;
     // A third of the traffic of a step. f16 has too small a range for what is between the products of the MLPs.
     model.model.language_model.inner = config.dtype === "bf16" ? "bf16" : null;
@@ -163,11 +207,25 @@ export class Trainer {
    */
   async take(samples: readonly Sample[]): Promise<StepReport> {
     const own = ownShare(samples, this.ranks);
+    try {
+      let report = await this.pass(own, samples);
+      for (let more = this.config.grpo?.updates ?? 1; more > 1 && !report.skipped; more--)
+        report = await this.pass(own, samples);
+      this.step++;
+      return report;
+    } finally {
+      this.objective.endStep();
+    }
+  }
+
+  /** One step of the optimizer. */
+  private async pass(own: readonly Sample[], all: readonly Sample[]): Promise<StepReport> {
     const accumulated = await this.accumulate(own);
     try {
-      return await this.finish(own, accumulated, namesOf(samples));
+      return await this.finish(own, accumulated, namesOf(all));
     } finally {
       accumulated.losses.dispose();
+      accumulated.measures?.dispose();
       zeroGradients(this.trained.values());
     }
   }
@@ -208,8 +266,9 @@ export class Trainer {
     const cause = isSkipped ? joinCauses(await ranks.gather(await this.causeOf(own, suspects))) : null;
     this.skipped = skipped;
     const sumOf = (name: "tokens" | "padding"): number => all.reduce((sum, part) => sum + part[name], 0);
+    const measures = this.objective.measures.map((name, m) => [name, all.reduce((sum, part) => sum + (part.measures[m] ?? NaN), 0) / trained] as const); // prettier-ignore
     return {
-      step: this.step++,
+      step: this.step,
       loss,
       tasks,
       lr,
@@ -220,17 +279,20 @@ export class Trainer {
       ...(config.dtype === "f16" && { lossScale: scale }),
       tokens: sumOf("tokens"),
       padding: sumOf("padding"),
+      ...(measures.length > 0 && { measures: Object.fromEntries(measures) }),
     };
   }
 
-  private async gatherParts({ parts, losses, counts, tokens, padding }: Accumulated): Promise<readonly OwnPart[]> {
+  private async gatherParts(accumulated: Accumulated): Promise<readonly OwnPart[]> {
+    const { parts, losses, measures, counts, tokens, padding } = accumulated;
     const values = await losses.data();
+    const sums = measures ? Array.from(await measures.data()) : this.objective.measures.map(() => 0);
     const own = parts.map(({ task, rows }, i) => ({
       task,
       value: values[i]!,
       samples: namesOf(rows.flat().filter((sample) => sample.task === task)),
     }));
-    return this.ranks.gather<OwnPart>({ losses: own, counts, tokens, padding });
+    return this.ranks.gather<OwnPart>({ losses: own, counts, measures: sums, tokens, padding });
   }
 
   /** `update` that skips the step if a loss of any process is not finite. */
@@ -271,7 +333,8 @@ export class Trainer {
 
   /** Names of gradients of this process that are not finite, computed once more. */
   private async badGradients(samples: readonly Sample[]): Promise<{ readonly tensors: string[]; readonly of: number }> {
-    const { losses } = await this.accumulate(samples, ONE_PROCESS);
+    const { losses, measures } = await this.accumulate(samples, ONE_PROCESS);
+    measures?.dispose();
     try {
       const grads = [...this.trained].flatMap(([name, { grad }]) => (grad ? [[name, grad] as const] : []));
       return { tensors: await namesNotFinite(grads), of: grads.length };
@@ -286,8 +349,9 @@ export class Trainer {
     const { config, sizes } = this;
     const { device } = this;
     const lossOf = (sample: Sample): Tensor => {
-      const rows = layRows([[sample]], config.length, this.pad, imageTokens(sizes));
-      return scope(() => taskLosses(this.model, rows, sizes.vision.imageSize)[sample.task] ?? zeros([], { device }));
+      const [alone] = this.objective.groupsOf([sample], config);
+      const rows = layRows(alone!, config.length, this.pad, imageTokens(sizes));
+      return scope(() => this.objective.lossesOf(rows, null).losses[sample.task] ?? zeros([], { device }));
     };
     const losses = noGrad(() => scope(() => stack(suspects.map(lossOf))));
     try {
@@ -305,16 +369,16 @@ export class Trainer {
    * @param ranks whose trained tokens the losses are divided by
    */
   async accumulate(samples: readonly Sample[], ranks = this.ranks): Promise<Accumulated> {
-    const { config, sizes } = this;
+    const { config, sizes, objective } = this;
     requireImages(samples, sizes.vision.imageSize);
-    const packed = packSamples(samples, config.length);
-    const groups: Sample[][][] = [];
-    for (let r = 0; r < packed.length; r += config.microRows) groups.push(packed.slice(r, r + config.microRows));
+    const groups = objective.groupsOf(samples, config);
     const batches = groups.map((rows) => layRows(rows, config.length, this.pad, imageTokens(sizes)));
-    const own = TASKS.map((task) => batches.reduce((sum, { targets }) => sum + targets[task].at.length, 0));
+    const perBatch = batches.map((rows) => objective.countsOf(rows));
+    const own = TASKS.map((task) => perBatch.reduce((sum, found) => sum + found[task], 0));
     const counts = Object.fromEntries(TASKS.map((task, i) => [task, own[i]])) as Record<Task, number>;
     const trained = (await sumCounts(ranks, own)).reduce((sum, count) => sum + count, 0);
     const parts: { readonly task: Task; readonly rows: readonly Sample[][]; readonly loss: Tensor }[] = [];
+    const measured: Tensor[] = [];
     try {
       for (const [g, batch] of batches.entries()) {
         await new Promise((resolve) => setTimeout(resolve)); // signals, and what reads the data, come in between
@@ -323,7 +387,8 @@ export class Trainer {
         const group = g * this.ranks.size + this.ranks.rank;
         microDraws({ device: this.device, seed: config.seed, step: this.step, group }, () =>
           scope(() => {
-            const losses = taskLosses(this.model, batch, sizes.vision.imageSize);
+            const { losses, measures } = objective.lossesOf(batch, g);
+            if (measures) measured.push(measures.keep());
             const loss = totalLoss(losses, trained, config.weights);
             if (loss?.requiresGrad) backward(this.optimizer.scale(loss));
             for (const task of TASKS) {
@@ -336,6 +401,7 @@ export class Trainer {
       return {
         parts,
         losses: parts.length ? stack(parts.map((part) => part.loss)) : zeros([1], { device: this.device }),
+        measures: measured.length ? noGrad(() => scope(() => stack(measured).sum(0))) : null,
         counts,
         tokens: batches.reduce((sum, { ids }) => sum + ids.length, 0),
         padding: batches.reduce((sum, { padding }) => sum + padding, 0),
@@ -345,6 +411,7 @@ export class Trainer {
       throw error;
     } finally {
       for (const part of parts) part.loss.dispose();
+      for (const one of measured) one.dispose();
     }
   }
 

@@ -56,7 +56,7 @@ async function steps(
   settings = config,
 ): Promise<{ weights: Map<string, Float32Array>; norms: number[] }> {
   const model = createModel(SIZES, { seed: 3, dtype: "f32" });
-  const trainer = new Trainer(model, SIZES, settings, 0, ranks);
+  const trainer = new Trainer(model, SIZES, settings, 0, { ranks });
   try {
     const norms: number[] = [];
     for (let step = 0; step < 2; step++) norms.push((await trainer.take(samples)).gradNorm);

@@ -19,6 +19,7 @@ export type { FieldNames, SourceSpec } from "./data/sources.ts";
 export { dryRun, dryRunTokenizer } from "./dry_run.ts";
 export type { DryRun, DryRunOptions, MeasuredStep, Timed } from "./dry_run.ts";
 export * from "./report/index.ts";
+export { RewardProgram } from "./reward.ts";
 export { Checkpoints } from "./run/checkpoints.ts";
 export { RunFolderError, RunLockedError, SaveError, StepExistsError } from "./run/errors.ts";
 export type { FileSystem } from "./run/file_system.ts";
