@@ -1,12 +1,13 @@
 /** `janus data`: inspects and prepares training data: indexes, a preview of the trained tokens, image codes. */
 import { join } from "node:path";
-import { InvalidArgumentError, Option } from "commander";
+import { Option } from "commander";
 import type { Command } from "commander";
 import type { SourceIndex } from "../train/node/data/index_file.ts";
 import type { TokenCounts } from "../train/node/data/token_counts.ts";
 import type { BadSample } from "../train/node/data/quarantine.ts";
 import { firstRankFirst, ownShare } from "../train/ranks.ts";
 import type { Ranks } from "../train/ranks.ts";
+import type { RawSample } from "../train/data/raw_sample.ts";
 import { TASKS } from "../train/samples.ts";
 import type { Task } from "../train/samples.ts";
 import type { AddCommand, Context } from "./context.ts";
@@ -20,7 +21,7 @@ import { UsageError } from "./errors.ts";
 import { formatBytes, formatCount, indent, table } from "./format.ts";
 import { MODEL_ARGUMENT, addHubOptions } from "./model_folder.ts";
 import type { HubFlags } from "./model_folder.ts";
-import { adapter, wholeNumber } from "./options.ts";
+import { adapter, fieldOption, wholeNumber } from "./options.ts";
 import { withRanks } from "./ranks.ts";
 import { plainOption } from "./session.ts";
 import { CLASSES } from "./train.ts";
@@ -144,24 +145,12 @@ const sourceOptions = (command: Command): Command =>
     )
     .option("--images <folder>", "base folder of the image paths in the file (default: the folder of the file)")
     .option("--classes <file>", CLASSES)
-    .option(
-      "--field <use=name>",
-      "use the field or column NAME as prompt, image, text, …, e.g. prompt=TEXT; may be repeated. For training it is the setting data.fields",
-      fieldName,
-    )
+    .addOption(fieldOption("For training it is the setting data.fields"))
     .option(
       "--ignore-field <field>",
       "accept records with this field and ignore it; may be repeated. Use the names that janus data index lists",
       (name: string, names?: readonly string[]) => [...(names ?? []), name],
     );
-
-/** Adds `use=name` to the names that were given before. */
-function fieldName(text: string, names: Readonly<Record<string, readonly string[]>> = {}): typeof names {
-  const [, use, name] = /^([^=]+)=(.+)$/.exec(text) ?? [];
-  if (use === undefined || name === undefined)
-    throw new InvalidArgumentError("Write what it is used as and its name, e.g. prompt=TEXT.");
-  return { ...names, [use]: [...(names[use] ?? []), name] };
-}
 
 const modelOptions = (command: Command): Command =>
   addHubOptions(command)
@@ -296,6 +285,10 @@ function fieldTable({ path, fields, skipped }: Indexed): string[] {
   return rows.length ? [`${path}\n${indent(table(rows, [1]))}`] : [];
 }
 
+/** Images of a record that have codes; the second one of a preference is the worse. */
+const drawnImages = (raw: RawSample): string[] =>
+  raw.task === "gen" ? [raw.image, ...(raw.rejected === undefined ? [] : [raw.rejected])].filter(Boolean) : [];
+
 async function tokenize(path: string, flags: TokenizeFlags, context: Context, ranks: Ranks): Promise<void> {
   const { out, signal } = context;
   const specs = specsOf([path], flags);
@@ -331,7 +324,7 @@ async function tokenize(path: string, flags: TokenizeFlags, context: Context, ra
         next += ranks.size;
         try {
           const raw = await index.read(record);
-          if (raw.task === "gen") await codes(raw.image);
+          for (const image of drawnImages(raw)) await codes(image);
         } catch (error) {
           if (!isBadSample(error)) throw error;
           const name = await index.nameOf(record);

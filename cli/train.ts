@@ -38,7 +38,7 @@ export const addTrain: AddCommand = (program, context) => {
     .command("train")
     .summary("train a stage of Janus-Pro, or its image tokenizer")
     .description(
-      "Train a stage from a preset (stage1, stage2, stage3, for the 7B model stage3-7b; stage0 for the image tokenizer, on the images of the data) or a YAML file of settings. A run folder with checkpoints is resumed, bit for bit. Ctrl-C, SIGTERM and SIGUSR1 finish the step, save, and exit with the code of the signal; a second one exits at once.",
+      "Train a stage from a preset (stage1, stage2, stage3, for the 7B model stage3-7b; stage0 for the image tokenizer, on the images of the data; dpo on preferences; grpo on prompts, with a program that rewards images) or a YAML file of settings. A run folder with checkpoints is resumed, bit for bit. Ctrl-C, SIGTERM and SIGUSR1 finish the step, save, and exit with the code of the signal; a second one exits at once.",
     )
     .argument("<settings>", "a preset, or a YAML file")
     .requiredOption("--model <model>", `${MODEL_ARGUMENT}; a new run starts from it`)
@@ -247,6 +247,7 @@ function line(event: StepEvent, total: number): string {
     `step ${step + 1}/${total}`,
     `loss ${loss.toFixed(4)}`,
     parts.join(" "),
+    ...Object.entries(event.measures ?? {}).map(([name, value]) => `${name} ${value.toFixed(3)}`),
     skipped ? "not finite: skipped" : `norm ${gradNorm.toFixed(3)}`,
     `lr ${lr.toExponential(1)}`,
     `${formatCount(Math.round(event.tokensPerSecond))} tokens/s`,

@@ -55,14 +55,16 @@ export class KvCache {
     this.capacity = capacity;
   }
 
-  /** Copies the first `tokens` positions of row `from` of `other` to row `row`. */
+  /** Copies the first `tokens` positions of row `from` of `other` (or of this cache) to row `row`. */
   copyRow(row: number, other: KvCache, from: number, tokens: number): void {
     scope(() => {
       const part = (t: Tensor, at: number): Tensor => t.slice(0, at, at + 1).slice(2, 0, tokens);
+      const source = (t: Tensor): Tensor => (other === this ? part(t, from).clone() : part(t, from)); // never onto itself
       for (const [i, keys] of this.keys.entries()) {
-        copyInto(part(keys, row), part(other.keys[i]!, from));
-        copyInto(part(this.values[i]!, row), part(other.values[i]!, from));
+        copyInto(part(keys, row), source(other.keys[i]!));
+        copyInto(part(this.values[i]!, row), source(other.values[i]!));
       }
+      if (other === this) return;
       copyInto(this.length.slice(0, row, row + 1), other.length.slice(0, from, from + 1));
     });
   }
@@ -71,6 +73,9 @@ export class KvCache {
     for (const t of [...this.keys, ...this.values, this.length, this.position, this.counters]) t.dispose();
   }
 }
+
+/** The rows of a cache that a step reads and writes: all, or the first of them. */
+export type CachedRows = Pick<KvCache, "keys" | "values" | "length">;
 
 /** Positions and masks of a batch of rows. */
 export interface Sequence {
@@ -81,7 +86,7 @@ export interface Sequence {
   /** i32 or u32 [B, T]: document of each token in a packed row. */
   readonly documents?: Tensor;
   /** Write keys and values here. With `decode`, also read the earlier ones from it. */
-  readonly cache?: KvCache;
+  readonly cache?: CachedRows;
   /** The tokens continue those in the cache (a few at a time); else they begin the rows. */
   readonly decode?: boolean;
   /** The layer is all that a `checkpoint` recomputes: its result is not read then. */

@@ -3,7 +3,7 @@
  * accumulated, one step of the optimizer. Losses are sums over trained tokens divided by the number of trained tokens
  * of the whole step, so accumulation affects only memory.
  */
-import { OutOfMemoryError, backward, noGrad, scope, tensor, zeroGradients } from "../engine/index.ts";
+import { ArgumentError, OutOfMemoryError, backward, knownOptions, noGrad, scope, tensor, zeroGradients } from "../engine/index.ts"; // prettier-ignore
 import type { Device, Tensor } from "../engine/index.ts";
 import { stack, zeros } from "../kernels/index.ts";
 import { imageTokens } from "../model/janus/config.ts";
@@ -12,7 +12,13 @@ import type { JanusForConditionalGeneration } from "../model/janus/janus.ts";
 import type { Parameter } from "../model/nn/module.ts";
 import { checkConfig, learningRate } from "./config.ts";
 import type { TrainConfig } from "./config.ts";
-import { taskLosses, totalLoss } from "./loss.ts";
+import { Preferences } from "./dpo.ts";
+import { RewardedImages } from "./grpo.ts";
+import type { Drawing } from "./grpo.ts";
+import { totalLoss } from "./loss.ts";
+import type { TaskLosses } from "./loss.ts";
+import { NextTokens, needsReference } from "./objective.ts";
+import type { Objective, RowLosses } from "./objective.ts";
 import { isFiniteArray, namesNotFinite } from "./not_finite.ts";
 import type { NotFiniteCause } from "./not_finite.ts";
 import { AdamW } from "../model/nn/optim/index.ts";
@@ -22,14 +28,14 @@ import { runSegments, unitsOf } from "./sharding/segments.ts";
 import type { Between } from "./sharding/segments.ts";
 import { Shards } from "./sharding/shards.ts";
 import { GradientSums, readGradient } from "./sharding/sums.ts";
-import { TASKS, layRows, packSamples, requireImages } from "./samples.ts";
+import { TASKS, layRows, requireImages } from "./samples.ts";
 import type { PackedRows, Sample, Task } from "./samples.ts";
-import type { TaskLosses } from "./loss.ts";
 import { microDraws, setTrained } from "./lora.ts";
 
 export interface TaskReport {
-  /** Cross-entropy per trained token, nats. */
+  /** Cross-entropy per trained token, nats; with dpo the loss per pair, with grpo per code. */
   readonly loss: number;
+  /** Trained tokens; with dpo pairs. */
   readonly tokens: number;
 }
 
@@ -58,15 +64,19 @@ export interface StepReport {
   readonly padding: number;
   /** With several processes: how long this one waited for messages of the others, ms, and how many bytes it sent. */
   readonly communication?: { readonly ms: number; readonly bytes: number };
+  /** With dpo `accuracy` and `margin`, per pair; with grpo `kl` and `clipped`, per code. */
+  readonly measures?: Readonly<Record<string, number>>;
 }
 
 /** Results of forward and backward of a step, besides gradients. */
 export interface Accumulated {
   /** f32 [parts]: sums of cross-entropies. The caller disposes it. */
   readonly losses: Tensor;
+  /** f32 [measures]: sums over all rows; null if the objective has none. The caller disposes it. */
+  readonly measures: Tensor | null;
   /** The losses, each with its task, and its rows. */
   readonly parts: readonly { readonly task: Task; readonly rows: readonly (readonly Sample[])[] }[];
-  /** Trained tokens of all rows. */
+  /** Trained tokens of all rows, or pairs. */
   readonly counts: Readonly<Record<Task, number>>;
   /** As in `StepReport`. */
   readonly tokens: number;
@@ -83,7 +93,7 @@ interface Part {
 /** Groups of rows, and from the losses of one to what its backward starts from. */
 interface GroupRun {
   readonly batches: readonly PackedRows[];
-  readonly lossOf: (losses: TaskLosses, group: number) => Tensor | null;
+  readonly lossOf: (losses: RowLosses, group: number) => Tensor | null;
 }
 
 /** A step after backward. */
@@ -107,12 +117,43 @@ interface OwnPart {
     readonly samples: readonly string[];
   }[];
   readonly counts: Readonly<Record<Task, number>>;
+  readonly measures: readonly (number | null)[];
   readonly tokens: number;
   readonly padding: number;
 }
 
+export interface TrainerOptions {
+  /** The processes that train together (default: this one alone). */
+  readonly ranks?: Ranks;
+  /** With dpo, and grpo with a beta above 0, without lora: a second, frozen copy of the model as it is before its first step. */
+  readonly reference?: JanusForConditionalGeneration | null;
+  /** With grpo: how images are drawn. */
+  readonly drawing?: Drawing;
+}
+
 /** Parameters that no stage's forward uses. */
 const TOKENIZER = "model.vqmodel.";
+
+/** What steps minimise. Throws `ArgumentError` if what it needs is not given. */
+function objectiveOf(
+  model: JanusForConditionalGeneration,
+  config: TrainConfig,
+  { vision }: JanusConfig,
+  { reference = null, drawing }: TrainerOptions,
+): Objective {
+  const of = { model, imageSize: vision.imageSize, reference };
+  const { dpo, grpo } = config;
+  const isNeeded = needsReference(config);
+  if (isNeeded !== (reference !== null))
+    throw new ArgumentError(
+      `Trainer: reference must be ${isNeeded ? "a frozen copy of the model with dpo or grpo.beta" : "absent with lora, and without dpo and grpo.beta"}; got ${reference ? "a model" : "none"}.`,
+    );
+  reference?.eval().setRequiresGrad(false);
+  if (dpo) return new Preferences(of, dpo.beta);
+  if (!grpo) return new NextTokens(of);
+  if (!drawing) throw new ArgumentError("Trainer: drawing must be how images are drawn with grpo; got none. Pass guidance and temperature."); // prettier-ignore
+  return new RewardedImages(of, grpo, drawing);
+}
 
 const namesOf = (samples: readonly Sample[]): string[] => samples.map(({ name }) => name);
 
@@ -143,6 +184,7 @@ export class Trainer {
   private readonly units: readonly (readonly Parameter[])[];
   /** What this process keeps of weights, gradients and the optimizer; null: all of it. */
   readonly shards: Shards | null;
+  private readonly objective: Objective;
   /** Steps whose gradients were not finite, since the beginning of the run. */
   skipped = 0;
 
@@ -155,14 +197,16 @@ export class Trainer {
     sizes: JanusConfig,
     config: TrainConfig,
     pad: number,
-    ranks = ONE_PROCESS,
+    options: TrainerOptions = {},
   ) {
+    knownOptions("Trainer", options, ["ranks", "reference", "drawing"]);
     this.config = config = checkConfig(config, "Trainer");
     if (!config.lora) model.requireUnquantized("Trainer");
     this.model = model.train();
     this.sizes = sizes;
     this.pad = pad;
-    this.ranks = ranks;
+    this.ranks = options.ranks ?? ONE_PROCESS;
+    this.objective = objectiveOf(model, config, sizes, options);
     model.model.language_model.recompute = config.recompute;
     // A third of the traffic of a step. f16 has too small a range for what is between the products of the MLPs.
     model.model.language_model.inner = config.dtype === "bf16" ? "bf16" : null;
@@ -171,6 +215,7 @@ export class Trainer {
     const { beta1, beta2, epsilon, weightDecay, clip: maxNorm, muon, momentum, moments = "f32", masters = "f32" } = config.optimizer; // prettier-ignore
     const inner = muon ? model.innerMatrices() : new Set<Tensor>();
     this.units = unitsOf(model, this.trained);
+    const { ranks } = this;
     const { sharding: kind = "none" } = config;
     this.shards = kind === "none" || ranks.size === 1 ? null : new Shards(this.trained, { ranks, kind, units: this.units }); // prettier-ignore
     const own = this.shards?.pieces ?? [...this.trained].map(([name, parameter]) => ({ name, parameter, tensor: parameter })); // prettier-ignore
@@ -202,15 +247,28 @@ export class Trainer {
   async take(samples: readonly Sample[]): Promise<StepReport> {
     const own = ownShare(samples, this.ranks);
     const before = { ...this.ranks.traffic };
-    const sums = this.ranks.size === 1 ? null : new GradientSums(this.ranks, this.order, this.shards?.keep);
-    const accumulated = await this.accumulate(own, this.ranks, sums);
     try {
-      const report = await this.finish({ own, accumulated, sums, names: namesOf(samples) });
-      if (!sums) return report;
+      let report = await this.pass(own, samples);
+      for (let more = this.config.grpo?.updates ?? 1; more > 1 && !report.skipped; more--)
+        report = await this.pass(own, samples);
+      this.step++;
+      if (this.ranks.size === 1) return report;
       const { ms, bytes } = this.ranks.traffic;
       return { ...report, communication: { ms: ms - before.ms, bytes: bytes - before.bytes } };
     } finally {
+      this.objective.endStep();
+    }
+  }
+
+  /** One step of the optimizer. */
+  private async pass(own: readonly Sample[], all: readonly Sample[]): Promise<StepReport> {
+    const sums = this.ranks.size === 1 ? null : new GradientSums(this.ranks, this.order, this.shards?.keep);
+    const accumulated = await this.accumulate(own, this.ranks, sums);
+    try {
+      return await this.finish({ own, accumulated, sums, names: namesOf(all) });
+    } finally {
       accumulated.losses.dispose();
+      accumulated.measures?.dispose();
       this.dropGradients();
     }
   }
@@ -271,8 +329,9 @@ export class Trainer {
     const cause = isSkipped ? joinCauses(await ranks.gather(await this.whole(() => this.causeOf(own, suspects)))) : null; // prettier-ignore
     this.skipped = skipped;
     const sumOf = (name: "tokens" | "padding"): number => all.reduce((sum, part) => sum + part[name], 0);
+    const measures = this.objective.measures.map((name, m) => [name, all.reduce((sum, part) => sum + (part.measures[m] ?? NaN), 0) / trained] as const); // prettier-ignore
     return {
-      step: this.step++,
+      step: this.step,
       loss,
       tasks,
       lr,
@@ -283,17 +342,20 @@ export class Trainer {
       ...(config.dtype === "f16" && { lossScale: scale }),
       tokens: sumOf("tokens"),
       padding: sumOf("padding"),
+      ...(measures.length > 0 && { measures: Object.fromEntries(measures) }),
     };
   }
 
-  private async gatherParts({ parts, losses, counts, tokens, padding }: Accumulated): Promise<readonly OwnPart[]> {
+  private async gatherParts(accumulated: Accumulated): Promise<readonly OwnPart[]> {
+    const { parts, losses, measures, counts, tokens, padding } = accumulated;
     const values = await losses.data();
+    const sums = measures ? Array.from(await measures.data()) : this.objective.measures.map(() => 0);
     const own = parts.map(({ task, rows }, i) => ({
       task,
       value: values[i]!,
       samples: namesOf(rows.flat().filter((sample) => sample.task === task)),
     }));
-    return this.ranks.gather<OwnPart>({ losses: own, counts, tokens, padding });
+    return this.ranks.gather<OwnPart>({ losses: own, counts, measures: sums, tokens, padding });
   }
 
   /** Waits for the sums of gradients over all processes. Resolves to the parameters that have one. */
@@ -345,7 +407,8 @@ export class Trainer {
 
   /** Names of gradients of this process that are not finite, computed once more. */
   private async badGradients(samples: readonly Sample[]): Promise<{ readonly tensors: string[]; readonly of: number }> {
-    const { losses } = await this.accumulate(samples, ONE_PROCESS);
+    const { losses, measures } = await this.accumulate(samples, ONE_PROCESS);
+    measures?.dispose();
     try {
       const grads = [...this.trained].flatMap(([name, { grad }]) => (grad ? [[name, grad] as const] : []));
       return { tensors: await namesNotFinite(grads), of: grads.length };
@@ -360,8 +423,9 @@ export class Trainer {
     const { config, sizes } = this;
     const { device } = this;
     const lossOf = (sample: Sample): Tensor => {
-      const rows = layRows([[sample]], config.length, this.pad, imageTokens(sizes));
-      return scope(() => taskLosses(this.model, rows, sizes.vision.imageSize)[sample.task] ?? zeros([], { device }));
+      const [alone] = this.objective.groupsOf([sample], config);
+      const rows = layRows(alone!, config.length, this.pad, imageTokens(sizes));
+      return scope(() => this.objective.lossesOf(rows, null).losses[sample.task] ?? zeros([], { device }));
     };
     const losses = noGrad(() => scope(() => stack(suspects.map(lossOf))));
     try {
@@ -384,20 +448,21 @@ export class Trainer {
     ranks = this.ranks,
     sums: GradientSums | null = null,
   ): Promise<Accumulated> {
-    const { config, sizes } = this;
+    const { config, sizes, objective } = this;
     requireImages(samples, sizes.vision.imageSize);
-    const packed = packSamples(samples, config.length);
-    const groups: Sample[][][] = [];
-    for (let r = 0; r < packed.length; r += config.microRows) groups.push(packed.slice(r, r + config.microRows));
+    const groups = objective.groupsOf(samples, config);
     const batches = groups.map((rows) => layRows(rows, config.length, this.pad, imageTokens(sizes)));
-    const own = TASKS.map((task) => batches.reduce((sum, { targets }) => sum + targets[task].at.length, 0));
+    const perBatch = batches.map((rows) => objective.countsOf(rows));
+    const own = TASKS.map((task) => perBatch.reduce((sum, found) => sum + found[task], 0));
     const counts = Object.fromEntries(TASKS.map((task, i) => [task, own[i]])) as Record<Task, number>;
     const trained = (await sumCounts(ranks, own)).reduce((sum, count) => sum + count, 0);
     const parts: Part[] = [];
+    const measured: Tensor[] = [];
     const isSegmented = sums && this.shards && this.shards.kind !== "optimizer";
     const run: GroupRun = {
       batches,
-      lossOf: (losses, group) => {
+      lossOf: ({ losses, measures }, group) => {
+        if (measures) measured.push(measures.keep());
         for (const task of TASKS) {
           const part = losses[task]?.detach().clone().keep();
           if (part) parts.push({ task, rows: groups[group]!, loss: part });
@@ -411,6 +476,7 @@ export class Trainer {
       return {
         parts,
         losses: parts.length ? stack(parts.map((part) => part.loss)) : zeros([1], { device: this.device }),
+        measures: measured.length ? noGrad(() => scope(() => stack(measured).sum(0))) : null,
         counts,
         tokens: batches.reduce((sum, { ids }) => sum + ids.length, 0),
         padding: batches.reduce((sum, { padding }) => sum + padding, 0),
@@ -420,11 +486,12 @@ export class Trainer {
       throw error;
     } finally {
       for (const part of parts) part.loss.dispose();
+      for (const one of measured) one.dispose();
     }
   }
 
   private async runGroups({ batches, lossOf }: GroupRun, sums: GradientSums | null): Promise<void> {
-    const { config, sizes } = this;
+    const { config, objective } = this;
     const { language_model: llama } = this.model.model;
     for (const [g, batch] of batches.entries()) {
       await new Promise((resolve) => setTimeout(resolve)); // signals, and what reads the data, come in between
@@ -436,7 +503,7 @@ export class Trainer {
         if (isLast && sums) llama.onLayerGradients = (layer) => sums.ready(this.completeAfter(layer));
         microDraws({ device: this.device, seed: config.seed, step: this.step, group }, () =>
           scope(() => {
-            const loss = lossOf(taskLosses(this.model, batch, sizes.vision.imageSize), g);
+            const loss = lossOf(objective.lossesOf(batch, g), g);
             if (loss) backward(loss);
           }),
         );
@@ -453,7 +520,9 @@ export class Trainer {
     const { imageSize } = this.sizes.vision;
     for (let round = 0; round < rounds; round++) {
       const rows = batches[round];
-      const group = rows ? { rows, imageSize, lossOf: (losses: TaskLosses) => lossOf(losses, round) } : null;
+      const group = rows
+        ? { rows, imageSize, lossOf: (losses: TaskLosses) => lossOf({ losses, measures: null }, round) }
+        : null;
       await runSegments(
         this.model,
         group,

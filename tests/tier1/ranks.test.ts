@@ -52,7 +52,7 @@ async function steps(
   settings = config,
 ): Promise<{ weights: Map<string, string>; norms: number[]; elements: number }> {
   const model = createModel(SIZES, { seed: 3, dtype: settings.dtype });
-  const trainer = new Trainer(model, SIZES, settings, 0, ranks);
+  const trainer = new Trainer(model, SIZES, settings, 0, { ranks });
   try {
     const norms: number[] = [];
     for (let step = 0; step < 2; step++) norms.push((await trainer.take(samples)).gradNorm);

@@ -93,6 +93,8 @@ export interface Start<Config extends AnyConfig> {
   readonly cache: string;
   /** The files of the model: the newest checkpoint of the run, else the model to begin with; with adapters always that. */
   readonly source: FileSource;
+  /** The files of the model to begin with, in a run that is resumed too. */
+  readonly base: FileSource;
   /** The newest checkpoint of the run; null in a new run. */
   readonly resumed: FileSource | null;
   readonly checkpoint: Checkpoint;
@@ -207,6 +209,7 @@ async function startOf<Config extends AnyConfig>(
     run: folder.path,
     cache,
     source,
+    base: folderSource(options.model),
     resumed: newest === null ? null : folderSource(newest),
     checkpoint,
     state,

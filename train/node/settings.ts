@@ -9,7 +9,7 @@ import type { Machine } from "../scale.ts";
 import { notContent } from "../../model/io/small_file.ts";
 import { messageOf } from "../../engine/errors.ts";
 
-export const PRESETS = ["stage0", "stage1", "stage2", "stage3", "stage3-7b"] as const;
+export const PRESETS = ["stage0", "stage1", "stage2", "stage3", "stage3-7b", "dpo", "grpo"] as const;
 export type Preset = (typeof PRESETS)[number];
 
 /** Settings of a preset or a YAML file, not yet checked. */
