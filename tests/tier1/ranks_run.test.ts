@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { newCheckpoint } from "../../examples/new_checkpoint.ts";
-import { writeDataset } from "../../examples/shapes/dataset.ts";
+import { writeDataset } from "../../examples/shapes/dataset_files.ts";
 import { Device, setDevice } from "../../index.ts";
 import { checkConfig } from "../../train/config.ts";
 import { train } from "../../train/node/train.ts";
