@@ -53,6 +53,12 @@ describe("pages", () => {
     expect(brokenLinks()).toEqual([]);
   });
 
+  it("are all in the sidebar", () => {
+    const config = readFileSync("docs/.vitepress/config.mts", "utf8");
+    const listed = pages().filter((page) => page.startsWith("docs/") && page !== "docs/index.md");
+    expect(listed.filter((page) => !config.includes(`"${page.slice("docs/".length, -".md".length)}"`))).toEqual([]);
+  });
+
   it("begin with a README that one can read", () => {
     expect(readFileSync("README.md", "utf8").trimEnd().split("\n").length).toBeLessThanOrEqual(MAX_README_LINES);
   });
