@@ -47,7 +47,8 @@ export { NOT_FINITE_FLAG, guidance, rowSettings, sampleTokens } from "./sampling
 export type { RowSettings, SampleOptions } from "./sampling/sample.ts";
 export { multinomial } from "./sampling/multinomial.ts";
 export type { MultinomialOptions } from "./sampling/multinomial.ts";
-export { globalGradNorm } from "./optim/grad_norm.ts";
+export { globalGradNorm, gradNormOf, gradNormPartials, gradNormPlan } from "./optim/grad_norm.ts";
+export type { GradNormPlan } from "./optim/grad_norm.ts";
 export { countNonFinite } from "./reduce/count_nonfinite.ts";
 export { ADAMW_STATE, adamwCount, adamwPrepare, adamwState, adamwStep, emaStep } from "./optim/adamw.ts";
 export type { AdamWBetas, AdamWPrepareSettings, AdamWSettings, AdamWTensors, LossScaling } from "./optim/adamw.ts";
