@@ -13,7 +13,7 @@ const RUNTIMES = {
   "node 22": { install: "node@22", file: ["node"] },
   "node 24": { install: "node@24", file: ["node"] },
   "node 26": { install: "node@26", file: ["node"] },
-  deno: { install: "deno", file: ["deno", "run", "-A", "--node-modules-dir=manual"] },
+  deno: { install: "deno", file: ["deno", "run", "-A", "--unstable-webgpu", "--node-modules-dir=manual"] },
   bun: { install: "bun", file: ["bun", "run"] },
 };
 

@@ -19,9 +19,9 @@ const PROGRAMS_BESIDE_PYTORCH = 10;
 describe("blocks", () => {
   const fence = "```";
   it("carry the reason why they do not run, their file and their output", () => {
-    const page = `${fence}sh\njanus tune\n${fence}\n\n_Not run by the tests: takes\ntwo minutes._\n\n${fence}json [a/b.json]\n{}\n${fence}\n\n${fence}ts\nx\n${fence}\n\n${fence}text\n1 …\n${fence}\n`;
+    const page = `${fence}sh\njanus tune\n${fence}\n\n_Not run by the tests: takes\ntwo minutes, see [tune](how_to/tune.md)._\n\n${fence}json [a/b.json]\n{}\n${fence}\n\n${fence}ts\nx\n${fence}\n\n${fence}text\n1 …\n${fence}\n`;
     expect(blocksOf("page.md", page)).toMatchObject([
-      { language: "sh", code: "janus tune", skip: "takes two minutes.", line: 1 },
+      { language: "sh", code: "janus tune", skip: "takes two minutes, see [tune](how_to/tune.md).", line: 1 },
       { language: "json", file: "a/b.json", skip: null },
       { language: "ts", output: "1 …" },
       { language: "text", output: null },
@@ -51,6 +51,12 @@ describe("pages", () => {
   it("link to files and headings that are there", () => {
     expect(anchorOf("What is `janus data`, and why?")).toBe("what-is-janus-data-and-why");
     expect(brokenLinks()).toEqual([]);
+  });
+
+  it("are all in the sidebar", () => {
+    const config = readFileSync("docs/.vitepress/config.mts", "utf8");
+    const listed = pages().filter((page) => page.startsWith("docs/") && page !== "docs/index.md");
+    expect(listed.filter((page) => !config.includes(`"${page.slice("docs/".length, -".md".length)}"`))).toEqual([]);
   });
 
   it("begin with a README that one can read", () => {
