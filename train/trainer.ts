@@ -24,10 +24,10 @@ import type { NotFiniteCause } from "./not_finite.ts";
 import { AdamW } from "../model/nn/optim/index.ts";
 import { ONE_PROCESS, ownShare, sumCounts } from "./ranks.ts";
 import type { Ranks } from "./ranks.ts";
+import { Rounds } from "./sharding/rounds.ts";
 import { runSegments, unitsOf } from "./sharding/segments.ts";
-import type { Between } from "./sharding/segments.ts";
 import { Shards } from "./sharding/shards.ts";
-import { GradientSums, readGradient } from "./sharding/sums.ts";
+import { GradientSums } from "./sharding/sums.ts";
 import { TASKS, layRows, requireImages } from "./samples.ts";
 import type { PackedRows, Sample, Task } from "./samples.ts";
 import { microDraws, setTrained } from "./lora.ts";
@@ -104,10 +104,6 @@ interface Finishing {
   /** Of all samples of the step, of which this process took `own`. */
   readonly names: readonly string[];
 }
-
-/** Buckets of gradients that may wait to be sent while backward of the next layers is launched. */
-const BUCKETS_BEHIND = 8;
-const NO_BYTES = Promise.resolve(null);
 
 /** What each process tells the others of a step; losses that are not finite travel as null, as JSON has no name for them. */
 interface OwnPart {
@@ -516,52 +512,15 @@ export class Trainer {
   /** All processes take as many rounds as the one that has most. Between rounds gradients wait in host memory, so that they add up as on one device. */
   private async runInSegments({ batches, lossOf }: GroupRun, sums: GradientSums): Promise<void> {
     const rounds = Math.max(...(await this.ranks.gather(batches.length)));
-    const waiting = new Map<Parameter, Promise<Uint8Array | null>>();
+    const rounded = new Rounds({ shards: this.shards!, units: this.units, sums, completeAfter: (unit) => this.completeAfter(unit) }); // prettier-ignore
     const { imageSize } = this.sizes.vision;
     for (let round = 0; round < rounds; round++) {
       const rows = batches[round];
       const group = rows
         ? { rows, imageSize, lossOf: (losses: TaskLosses) => lossOf({ losses, measures: null }, round) }
         : null;
-      await runSegments(
-        this.model,
-        group,
-        this.between(waiting, sums, { isIdle: !group, isLast: round === rounds - 1 }),
-      );
+      await runSegments(this.model, group, rounded.between({ isIdle: !group, isLast: round === rounds - 1 }));
     }
-  }
-
-  private between(
-    waiting: Map<Parameter, Promise<Uint8Array | null>>,
-    sums: GradientSums,
-    { isIdle, isLast }: { readonly isIdle: boolean; readonly isLast: boolean },
-  ): Between {
-    const [shards, units] = [this.shards!, this.units];
-    return {
-      ask: (unit) => shards.ask(unit),
-      gather: (unit) => shards.gather(unit),
-      evict: (unit) => shards.evict(unit),
-      restoreGradients: async (unit) => {
-        if (isIdle) return;
-        for (const parameter of units[unit]!) {
-          const bytes = await waiting.get(parameter);
-          waiting.delete(parameter);
-          if (!bytes) continue;
-          parameter.grad = tensor(new Float32Array(bytes.slice().buffer), { shape: parameter.shape, device: this.device }).keep(); // prettier-ignore
-        }
-        await this.device.throttle();
-      },
-      takeGradients: async (unit) => {
-        for (const parameter of units[unit]!) {
-          const before = waiting.get(parameter);
-          if (!isLast) waiting.set(parameter, parameter.grad ? readGradient(parameter) : (before ?? NO_BYTES));
-          else if (before) sums.give(parameter, before);
-        }
-        if (!isLast) return zeroGradients(units[unit]!);
-        sums.ready(this.completeAfter(unit));
-        await sums.settle(BUCKETS_BEHIND);
-      },
-    };
   }
 
   /** False if no parameter has a gradient, e.g. a stage-1 batch without images. */
