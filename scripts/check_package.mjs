@@ -142,7 +142,7 @@ function checkCommand(home, env) {
   if (!existsSync(join(home, images[0].path))) throw new Error("janus generate --model shapes wrote no image");
 }
 
-/** Most bytes of the packed package: the model shapes is half of them. */
+/** Most bytes of the packed package: the model shapes is most of them. */
 const MAX_PACKED = 20e6;
 
 function checkSize(tarball) {
