@@ -44,12 +44,13 @@ const COMMANDS: readonly AddCommand[] = [
 ];
 
 /** Commands that several processes may run together. */
-const SHARED = ["train", "eval", "doctor"];
+const SHARED = ["train", "eval", "doctor", "data index", "data tokenize"];
 
 /** Throws `UsageError` if mpirun has started several processes of a command that would do the same work in each. */
-function requireOneProcess(command: string): void {
+function requireOneProcess(names: readonly string[]): void {
   const launched = launchedBy();
-  if (launched && launched.size > 1 && !SHARED.includes(command))
+  const command = names.join(" ");
+  if (launched && launched.size > 1 && !SHARED.includes(command) && !SHARED.includes(names[0]!))
     throw new UsageError(`janus ${command} runs as one process; ${launched.by} started ${launched.size}. Start it without mpirun; several processes share: ${SHARED.join(", ")}`); // prettier-ignore
 }
 
@@ -64,7 +65,7 @@ export function buildProgram(context: Context): Command {
     .addHelpText("after", `\n${exitCodeTable()}`)
     .hook("preAction", (_, command) => {
       context.out.json = command.opts<{ json?: boolean }>().json === true;
-      requireOneProcess(command.parent === program ? command.name() : (command.parent?.name() ?? ""));
+      requireOneProcess([...(command.parent && command.parent !== program ? [command.parent.name()] : []), command.name()]); // prettier-ignore
     });
   for (const add of COMMANDS) add(program, context);
   return program;

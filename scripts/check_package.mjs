@@ -3,10 +3,20 @@
 // development server. Computes on the adapter each time.
 
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { modules } from "./docs/blocks.mjs";
+import { loadProblems } from "./release/loads.mjs";
 import { ensureSetup, npm, root, tool } from "./setup.mjs";
 
 const useOfEach = `
@@ -132,6 +142,15 @@ function checkCommand(home, env) {
   if (!existsSync(join(home, images[0].path))) throw new Error("janus generate --model shapes wrote no image");
 }
 
+/** Most bytes of the packed package: the model shapes is half of them. */
+const MAX_PACKED = 20e6;
+
+function checkSize(tarball) {
+  const { size } = statSync(tarball);
+  if (size > MAX_PACKED) throw new Error(`the package has ${size} bytes packed; at most ${MAX_PACKED} are allowed`);
+  console.log(`package: ${(size / 1e6).toFixed(1)} MB packed, of ${MAX_PACKED / 1e6}: ok`);
+}
+
 /** Compiles the TypeScript programs of the documentation against the installed package. */
 function checkDocs(home) {
   const files = modules().map(({ page, line, code }) => {
@@ -165,6 +184,7 @@ function checkPackage(temporary) {
   node("build", join(root, "scripts", "build.mjs"), [], { cwd: root });
   finish("npm pack", npm(["pack", "--ignore-scripts", "--pack-destination", temporary], { encoding: "utf8" }));
   const tarball = join(temporary, filesIn(temporary, ".tgz")[0]);
+  checkSize(tarball);
   node("publint", tool("publint"), ["run", tarball, "--strict"]);
   node("attw", tool("@arethetypeswrong/cli", "attw"), [tarball, "--profile", "esm-only", "--no-emoji"]);
 
@@ -185,6 +205,9 @@ function checkPackage(temporary) {
     node(`types of a consumer (${name})`, tool("typescript", "tsc"), ["-p", "."], { cwd: home });
   }
   checkDocs(home);
+  const tooMuch = loadProblems(home);
+  if (tooMuch.length > 0) throw new Error(tooMuch.join("\n"));
+  console.log("package: imports load only what they use: ok");
 
   // An import of the entries does not reach modules that are imported on demand.
   const installed = join(home, "node_modules", "janus-webgpu");

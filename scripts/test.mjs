@@ -86,6 +86,7 @@ try {
         ["lint", tool("oxlint"), ["--type-aware", "--deny-warnings"]],
         ["format", tool("prettier"), ["--check", "--log-level", "warn", "."]],
         ["package", join(root, "scripts", "check_package.mjs")],
+        ["documentation", join(root, "scripts", "docs", "test.mjs"), ["--built"]], // dist/ is that of the package
       ]);
   if (fast) await runVitest("tier 0", ["--project", "tier0*"]);
   else await runVitest("tier 0 and tier 1", []);

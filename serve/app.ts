@@ -13,6 +13,7 @@ import type { Fields, Log } from "./log.ts";
 import type { Metrics } from "./metrics.ts";
 import { isLoopback } from "./settings.ts";
 import type { ServerSettings } from "./settings.ts";
+import { checkModel } from "./work.ts";
 
 /** What a route may use. */
 export interface Parts {
@@ -189,10 +190,4 @@ export function createApp(parts: Parts): Hono<Env> {
   route(app, parts, ["POST", "/v1/chat/completions", "chat", false], (c) => chat(c, parts));
   route(app, parts, ["POST", "/v1/images/generations", "images", false], (c) => images(c, parts));
   return app;
-}
-
-/** Throws `ApiError` 404 for a model that is not served. */
-export function checkModel(name: string, settings: Pick<ServerSettings, "name">): void {
-  if (name !== settings.name)
-    throw new ApiError(404, `the model must be ${JSON.stringify(settings.name)}; got another one. GET /v1/models lists it.`, { param: "model", code: "model_not_found" }); // prettier-ignore
 }

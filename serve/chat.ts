@@ -2,14 +2,13 @@
 import type { Context } from "hono";
 import { anySeed } from "./seed.ts";
 import type { Env, Parts } from "./app.ts";
-import { checkModel } from "./app.ts";
 import { invalid } from "./errors.ts";
 import { EventQueue } from "./events.ts";
 import { chatChunk, chatCompletion, chatHead, chatRequest, usageChunk, usageOf } from "./openai/chat.ts";
 import type { ChatHead, ChatRequest } from "./openai/chat.ts";
 import type { ServerEvent } from "./sse.ts";
 import type { TextRequest, TextResult } from "./text.ts";
-import { runWork } from "./work.ts";
+import { checkModel, runWork } from "./work.ts";
 import type { Work } from "./work.ts";
 import { answerOptions, questionIds } from "../model/janus/pipeline.ts";
 import type { Janus } from "../model/janus/pipeline.ts";

@@ -7,7 +7,6 @@ import type { RgbImage } from "../model/image/image.ts";
 import { encodePng } from "../model/node/image_file.ts";
 import { checkContext } from "../model/request.ts";
 import type { Env, Parts } from "./app.ts";
-import { checkModel } from "./app.ts";
 import { invalid } from "./errors.ts";
 import { EventQueue } from "./events.ts";
 import { imageLook, imagesRequest, imagesUsage } from "./openai/images.ts";
@@ -15,7 +14,7 @@ import type { ImagesRequest } from "./openai/images.ts";
 import type { DrawRequest } from "./pictures.ts";
 import { anySeed } from "./seed.ts";
 import type { ServerEvent } from "./sse.ts";
-import { runWork } from "./work.ts";
+import { checkModel, runWork } from "./work.ts";
 import type { Work } from "./work.ts";
 
 const GREY = 128;

@@ -71,6 +71,8 @@ export class TextService {
   private readonly queue: Job[] = [];
   private readonly running = new Set<Choice>();
   private readonly parked = new Set<Choice>();
+  /** Jobs whose signal was aborted since the last step. */
+  private aborted: Job[] = [];
 
   constructor(janus: Janus, live: LiveText, metrics: Metrics) {
     this.janus = janus;
@@ -115,6 +117,8 @@ export class TextService {
       }
       job.waiting.push(...choices);
       this.queue.push(job);
+      request.signal.addEventListener("abort", () => this.aborted.push(job), { once: true });
+      if (request.signal.aborted) this.aborted.push(job);
     });
   }
 
@@ -139,9 +143,8 @@ export class TextService {
   }
 
   private dropAborted(): void {
-    const jobs = new Set([...this.queue, ...[...this.running, ...this.parked].map(({ job }) => job)]);
-    for (const job of jobs)
-      if (job.request.signal.aborted) this.finish(job, () => job.reject(job.request.signal.reason));
+    for (const job of this.aborted) this.finish(job, () => job.reject(job.request.signal.reason));
+    this.aborted = [];
   }
 
   /** If others wait for a row, the answer that has had the longest turn waits behind them. */

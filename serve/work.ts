@@ -5,6 +5,7 @@ import { ApiError } from "./errors.ts";
 import type { EventQueue } from "./events.ts";
 import { streamEvents } from "./sse.ts";
 import type { ServerEvent } from "./sse.ts";
+import type { ServerSettings } from "./settings.ts";
 
 /** The client closed the connection: nobody reads the answer. */
 const CLIENT_CLOSED = 499;
@@ -57,4 +58,10 @@ export async function runWork(
 function noteError(c: Context<Env>, error: unknown): void {
   const isApi = error instanceof ApiError;
   c.set("fields", { ...c.var.fields, error: isApi ? (error.code ?? error.message) : "internal_error", ...(isApi && { status: error.status }) }); // prettier-ignore
+}
+
+/** Throws `ApiError` 404 for a model that is not served. */
+export function checkModel(name: string, settings: Pick<ServerSettings, "name">): void {
+  if (name !== settings.name)
+    throw new ApiError(404, `the model must be ${JSON.stringify(settings.name)}; got another one. GET /v1/models lists it.`, { param: "model", code: "model_not_found" }); // prettier-ignore
 }

@@ -148,6 +148,11 @@ const fields = z.strictObject({
   microRows: whole(1).default(1),
   /** Recompute each block of the Llama and of SigLIP in backward instead of saving its activations. */
   recompute: z.boolean().default(false),
+  /**
+   * What several processes divide among them: masters, moments and averages (optimizer), also the sums of gradients (gradients), also the weights
+   * between their uses (parameters). The result is the same, bit for bit. One process divides nothing.
+   */
+  sharding: z.enum(["none", "optimizer", "gradients", "parameters"]).optional(),
   /** Dtype of the weights and their copies; masters and moments are f32. */
   dtype: z.enum(["f32", "bf16", "f16"]).default("f32"),
   /** Scaling of the losses if `dtype` is f16, in the words of PyTorch's GradScaler. */
@@ -207,10 +212,32 @@ const schema = fields
         "bf16 needs optimizer.moments=int8, dtype=bf16 and no lora, whose adapters are f32; change them, or leave it out",
     },
   )
+  .refine(({ sharding = "none", lora: adapters }) => sharding === "none" || !adapters, {
+    path: ["sharding"],
+    message: "divides what trains, which with lora is small; leave one of them out",
+  })
+  .refine(
+    ({ sharding = "none", optimizer: { muon, moments = "f32" } }) =>
+      sharding === "none" || (!muon && moments === "f32"),
+    {
+      path: ["sharding"],
+      message:
+        "cuts parameters into ranges: Muon needs whole matrices, int8 moments whole blocks; leave optimizer.muon and optimizer.moments out, or sharding",
+    },
+  )
   .refine(({ lora: adapters, optimizer: { muon } }) => !adapters || !muon, {
     path: ["optimizer", "muon"],
     message: "moves the matrices of the layers, which are frozen with lora; leave one of them out",
   })
+  .refine(
+    ({ sharding = "none", dpo: one, grpo: other }) =>
+      !(one || other) || sharding === "none" || sharding === "optimizer",
+    {
+      path: ["sharding"],
+      message:
+        "gradients and parameters run the model a layer at a time, which dpo and grpo do not; set optimizer, or leave it out",
+    },
+  )
   .refine((one) => !one.dpo || !one.grpo, {
     path: ["grpo"],
     message: "is another training than dpo; leave one of them out",

@@ -119,6 +119,12 @@ export function imageSample(
   return sample;
 }
 
+/** Stands for a sample that another process takes. */
+export function sampleElsewhere(task: Task, name: string): Sample {
+  const none = new Int32Array();
+  return { task, name, ids: none, codes: none, places: none, textTargets: none, codeTargets: none, images: [] };
+}
+
 /** A prompt that images are to be drawn from: nothing of it is trained before they are. */
 export function promptSample(ids: readonly number[], prompt: string, name = ""): Sample {
   return { ...imageSample(ids, [0], null, name), codeTargets: new Int32Array(ids.length).fill(IGNORE), prompt };

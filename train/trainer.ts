@@ -16,15 +16,20 @@ import { Preferences } from "./dpo.ts";
 import { RewardedImages } from "./grpo.ts";
 import type { Drawing } from "./grpo.ts";
 import { totalLoss } from "./loss.ts";
+import type { TaskLosses } from "./loss.ts";
 import { NextTokens, needsReference } from "./objective.ts";
-import type { Objective } from "./objective.ts";
+import type { Objective, RowLosses } from "./objective.ts";
 import { isFiniteArray, namesNotFinite } from "./not_finite.ts";
 import type { NotFiniteCause } from "./not_finite.ts";
 import { AdamW } from "../model/nn/optim/index.ts";
 import { ONE_PROCESS, ownShare, sumCounts } from "./ranks.ts";
 import type { Ranks } from "./ranks.ts";
+import { runSegments, unitsOf } from "./sharding/segments.ts";
+import type { Between } from "./sharding/segments.ts";
+import { Shards } from "./sharding/shards.ts";
+import { GradientSums, readGradient } from "./sharding/sums.ts";
 import { TASKS, layRows, requireImages } from "./samples.ts";
-import type { Sample, Task } from "./samples.ts";
+import type { PackedRows, Sample, Task } from "./samples.ts";
 import { microDraws, setTrained } from "./lora.ts";
 
 export interface TaskReport {
@@ -57,6 +62,8 @@ export interface StepReport {
   /** Number of tokens of all rows, and of padding tokens. */
   readonly tokens: number;
   readonly padding: number;
+  /** With several processes: how long this one waited for messages of the others, ms, and how many bytes it sent. */
+  readonly communication?: { readonly ms: number; readonly bytes: number };
   /** With dpo `accuracy` and `margin`, per pair; with grpo `kl` and `clipped`, per code. */
   readonly measures?: Readonly<Record<string, number>>;
 }
@@ -75,6 +82,32 @@ export interface Accumulated {
   readonly tokens: number;
   readonly padding: number;
 }
+
+/** A sum of losses of some rows. */
+interface Part {
+  readonly task: Task;
+  readonly rows: readonly Sample[][];
+  readonly loss: Tensor;
+}
+
+/** Groups of rows, and from the losses of one to what its backward starts from. */
+interface GroupRun {
+  readonly batches: readonly PackedRows[];
+  readonly lossOf: (losses: RowLosses, group: number) => Tensor | null;
+}
+
+/** A step after backward. */
+interface Finishing {
+  readonly own: readonly Sample[];
+  readonly accumulated: Accumulated;
+  readonly sums: GradientSums | null;
+  /** Of all samples of the step, of which this process took `own`. */
+  readonly names: readonly string[];
+}
+
+/** Buckets of gradients that may wait to be sent while backward of the next layers is launched. */
+const BUCKETS_BEHIND = 8;
+const NO_BYTES = Promise.resolve(null);
 
 /** What each process tells the others of a step; losses that are not finite travel as null, as JSON has no name for them. */
 interface OwnPart {
@@ -147,6 +180,10 @@ export class Trainer {
   private readonly sizes: JanusConfig;
   private readonly pad: number;
   private readonly ranks: Ranks;
+  /** The trained parameters of each layer of the Llama, and last all others. */
+  private readonly units: readonly (readonly Parameter[])[];
+  /** What this process keeps of weights, gradients and the optimizer; null: all of it. */
+  readonly shards: Shards | null;
   private readonly objective: Objective;
   /** Steps whose gradients were not finite, since the beginning of the run. */
   skipped = 0;
@@ -177,13 +214,15 @@ export class Trainer {
     this.trained = setTrained(model, config);
     const { beta1, beta2, epsilon, weightDecay, clip: maxNorm, muon, momentum, moments = "f32", masters = "f32" } = config.optimizer; // prettier-ignore
     const inner = muon ? model.innerMatrices() : new Set<Tensor>();
+    this.units = unitsOf(model, this.trained);
+    const { ranks } = this;
+    const { sharding: kind = "none" } = config;
+    this.shards = kind === "none" || ranks.size === 1 ? null : new Shards(this.trained, { ranks, kind, units: this.units }); // prettier-ignore
+    const own = this.shards?.pieces ?? [...this.trained].map(([name, parameter]) => ({ name, parameter, tensor: parameter })); // prettier-ignore
     this.optimizer = new AdamW(
-      [...this.trained].map(([name, tensor]) => ({
-        name,
-        tensor,
-        decay: tensor.rank > 1,
-        muon: inner.has(tensor),
-      })),
+      own.flatMap(({ name, parameter, tensor }) =>
+        tensor ? [{ name, tensor, decay: parameter.rank > 1, muon: inner.has(parameter) }] : [],
+      ),
       {
         lr: learningRate(config, 0),
         beta1,
@@ -207,12 +246,15 @@ export class Trainer {
    */
   async take(samples: readonly Sample[]): Promise<StepReport> {
     const own = ownShare(samples, this.ranks);
+    const before = { ...this.ranks.traffic };
     try {
       let report = await this.pass(own, samples);
       for (let more = this.config.grpo?.updates ?? 1; more > 1 && !report.skipped; more--)
         report = await this.pass(own, samples);
       this.step++;
-      return report;
+      if (this.ranks.size === 1) return report;
+      const { ms, bytes } = this.ranks.traffic;
+      return { ...report, communication: { ms: ms - before.ms, bytes: bytes - before.bytes } };
     } finally {
       this.objective.endStep();
     }
@@ -220,34 +262,55 @@ export class Trainer {
 
   /** One step of the optimizer. */
   private async pass(own: readonly Sample[], all: readonly Sample[]): Promise<StepReport> {
-    const accumulated = await this.accumulate(own);
+    const sums = this.ranks.size === 1 ? null : new GradientSums(this.ranks, this.order, this.shards?.keep);
+    const accumulated = await this.accumulate(own, this.ranks, sums);
     try {
-      return await this.finish(own, accumulated, namesOf(all));
+      return await this.finish({ own, accumulated, sums, names: namesOf(all) });
     } finally {
       accumulated.losses.dispose();
       accumulated.measures?.dispose();
-      zeroGradients(this.trained.values());
+      this.dropGradients();
     }
+  }
+
+  /** Trained parameters in the order in which backward completes their gradients. */
+  private get order(): readonly Parameter[] {
+    return [...this.units.slice(0, -1).reverse(), this.units.at(-1)!].flat();
+  }
+
+  /** How many of `order` are complete when backward has passed unit `unit`. */
+  private completeAfter(unit: number): number {
+    const last = this.units.length - 1;
+    return this.units.reduce(
+      (sum, { length }, i) => (unit === last || (i >= unit && i < last) ? sum + length : sum),
+      0,
+    );
+  }
+
+  private dropGradients(): void {
+    zeroGradients(this.trained.values());
+    this.shards?.zeroGradients();
+  }
+
+  /** Runs `work` with all weights on the device, if they are divided among processes. All of them call it. */
+  whole<T>(work: () => Promise<T>): Promise<T> {
+    return this.shards ? this.shards.whole(work) : work();
   }
 
   get device(): Device {
     return this.model.device;
   }
 
-  /** @param names of all samples of the step, of which this process took `own` */
-  private async finish(
-    own: readonly Sample[],
-    accumulated: Accumulated,
-    names: readonly string[],
-  ): Promise<StepReport> {
+  private async finish({ own, accumulated, sums, names }: Finishing): Promise<StepReport> {
     const { config, ranks } = this;
-    await ranks.sumGradients(this.trained.values());
     await this.device.sync(); // work that the GPU refused (memory) ends the step before weights change
+    const used = await this.sumGradients(sums);
     const all = await this.gatherParts(accumulated);
     const losses = all.flatMap((part) => part.losses);
-    const { isTrained } = this;
-    const lr = this.updateWith(accumulated.losses, losses);
+    const isTrained = this.shards ? used.size > 0 : this.isTrained;
+    const lr = await this.updateAll(accumulated.losses, losses, used);
     const { gradNorm, skipped, scale } = await this.optimizer.report();
+    if (skipped === this.skipped) await this.shards?.spread(used);
     const counts = TASKS.map((task) => all.reduce((sum, part) => sum + part.counts[task], 0));
     const trained = counts.reduce((sum, count) => sum + count, 0);
     const tasks: Partial<Record<Task, TaskReport>> = {};
@@ -263,7 +326,7 @@ export class Trainer {
     const notFinite = { tasks: TASKS.filter((task) => bad.some((part) => part.task === task)), samples: named };
     const isSkipped = skipped > this.skipped;
     const suspects = bad.length ? own.filter(({ name }) => named.includes(name)) : null;
-    const cause = isSkipped ? joinCauses(await ranks.gather(await this.causeOf(own, suspects))) : null;
+    const cause = isSkipped ? joinCauses(await ranks.gather(await this.whole(() => this.causeOf(own, suspects)))) : null; // prettier-ignore
     this.skipped = skipped;
     const sumOf = (name: "tokens" | "padding"): number => all.reduce((sum, part) => sum + part[name], 0);
     const measures = this.objective.measures.map((name, m) => [name, all.reduce((sum, part) => sum + (part.measures[m] ?? NaN), 0) / trained] as const); // prettier-ignore
@@ -295,14 +358,25 @@ export class Trainer {
     return this.ranks.gather<OwnPart>({ losses: own, counts, measures: sums, tokens, padding });
   }
 
+  /** Waits for the sums of gradients over all processes. Resolves to the parameters that have one. */
+  private async sumGradients(sums: GradientSums | null): Promise<ReadonlySet<Tensor>> {
+    if (!sums) return new Set();
+    const started = performance.now();
+    const used = await sums.finish();
+    this.ranks.traffic.ms += performance.now() - started;
+    return used;
+  }
+
   /** `update` that skips the step if a loss of any process is not finite. */
-  private updateWith(own: Tensor, losses: OwnPart["losses"]): number {
+  private async updateAll(own: Tensor, losses: OwnPart["losses"], used: ReadonlySet<Tensor>): Promise<number> {
     if (this.ranks.size === 1) return this.update(own);
+    const norm = (await this.shards?.norm(used)) ?? null;
     const all = tensor(losses.map(({ value }) => value ?? NaN), { device: this.device }); // prettier-ignore
     try {
-      return this.update(all);
+      return this.update(all, norm);
     } finally {
       all.dispose();
+      norm?.dispose();
     }
   }
 
@@ -364,11 +438,16 @@ export class Trainer {
   }
 
   /**
-   * Launches forward and backward of all of `samples`, a few rows at a time; gradients add up. Reads nothing, so that the null device takes it too.
-   * If it throws, no gradient is left.
+   * Launches forward and backward of all of `samples`, a few rows at a time; gradients add up. Reads nothing unless there are `sums`, so that the null device takes it
+   * too. If it throws, no gradient is left.
    * @param ranks whose trained tokens the losses are divided by
+   * @param sums are told which gradients are complete
    */
-  async accumulate(samples: readonly Sample[], ranks = this.ranks): Promise<Accumulated> {
+  async accumulate(
+    samples: readonly Sample[],
+    ranks = this.ranks,
+    sums: GradientSums | null = null,
+  ): Promise<Accumulated> {
     const { config, sizes, objective } = this;
     requireImages(samples, sizes.vision.imageSize);
     const groups = objective.groupsOf(samples, config);
@@ -377,27 +456,23 @@ export class Trainer {
     const own = TASKS.map((task) => perBatch.reduce((sum, found) => sum + found[task], 0));
     const counts = Object.fromEntries(TASKS.map((task, i) => [task, own[i]])) as Record<Task, number>;
     const trained = (await sumCounts(ranks, own)).reduce((sum, count) => sum + count, 0);
-    const parts: { readonly task: Task; readonly rows: readonly Sample[][]; readonly loss: Tensor }[] = [];
+    const parts: Part[] = [];
     const measured: Tensor[] = [];
+    const isSegmented = sums && this.shards && this.shards.kind !== "optimizer";
+    const run: GroupRun = {
+      batches,
+      lossOf: ({ losses, measures }, group) => {
+        if (measures) measured.push(measures.keep());
+        for (const task of TASKS) {
+          const part = losses[task]?.detach().clone().keep();
+          if (part) parts.push({ task, rows: groups[group]!, loss: part });
+        }
+        const loss = totalLoss(losses, trained, config.weights);
+        return loss?.requiresGrad ? this.optimizer.scale(loss) : null;
+      },
+    };
     try {
-      for (const [g, batch] of batches.entries()) {
-        await new Promise((resolve) => setTimeout(resolve)); // signals, and what reads the data, come in between
-        await this.device.throttle(); // images of all rows would wait in host memory
-        // Each process draws numbers of its own.
-        const group = g * this.ranks.size + this.ranks.rank;
-        microDraws({ device: this.device, seed: config.seed, step: this.step, group }, () =>
-          scope(() => {
-            const { losses, measures } = objective.lossesOf(batch, g);
-            if (measures) measured.push(measures.keep());
-            const loss = totalLoss(losses, trained, config.weights);
-            if (loss?.requiresGrad) backward(this.optimizer.scale(loss));
-            for (const task of TASKS) {
-              const part = losses[task]?.detach().clone().keep();
-              if (part) parts.push({ task, rows: groups[g]!, loss: part });
-            }
-          }),
-        );
-      }
+      await (isSegmented ? this.runInSegments(run, sums) : this.runGroups(run, sums));
       return {
         parts,
         losses: parts.length ? stack(parts.map((part) => part.loss)) : zeros([1], { device: this.device }),
@@ -407,12 +482,86 @@ export class Trainer {
         padding: batches.reduce((sum, { padding }) => sum + padding, 0),
       };
     } catch (error) {
-      zeroGradients(this.trained.values());
+      this.dropGradients();
       throw error;
     } finally {
       for (const part of parts) part.loss.dispose();
       for (const one of measured) one.dispose();
     }
+  }
+
+  private async runGroups({ batches, lossOf }: GroupRun, sums: GradientSums | null): Promise<void> {
+    const { config, objective } = this;
+    const { language_model: llama } = this.model.model;
+    for (const [g, batch] of batches.entries()) {
+      await new Promise((resolve) => setTimeout(resolve)); // signals, and what reads the data, come in between
+      await this.device.throttle(); // images of all rows would wait in host memory
+      const isLast = g === batches.length - 1;
+      // Each process draws numbers of its own.
+      const group = g * this.ranks.size + this.ranks.rank;
+      try {
+        if (isLast && sums) llama.onLayerGradients = (layer) => sums.ready(this.completeAfter(layer));
+        microDraws({ device: this.device, seed: config.seed, step: this.step, group }, () =>
+          scope(() => {
+            const loss = lossOf(objective.lossesOf(batch, g), g);
+            if (loss) backward(loss);
+          }),
+        );
+      } finally {
+        llama.onLayerGradients = null;
+      }
+    }
+  }
+
+  /** All processes take as many rounds as the one that has most. Between rounds gradients wait in host memory, so that they add up as on one device. */
+  private async runInSegments({ batches, lossOf }: GroupRun, sums: GradientSums): Promise<void> {
+    const rounds = Math.max(...(await this.ranks.gather(batches.length)));
+    const waiting = new Map<Parameter, Promise<Uint8Array | null>>();
+    const { imageSize } = this.sizes.vision;
+    for (let round = 0; round < rounds; round++) {
+      const rows = batches[round];
+      const group = rows
+        ? { rows, imageSize, lossOf: (losses: TaskLosses) => lossOf({ losses, measures: null }, round) }
+        : null;
+      await runSegments(
+        this.model,
+        group,
+        this.between(waiting, sums, { isIdle: !group, isLast: round === rounds - 1 }),
+      );
+    }
+  }
+
+  private between(
+    waiting: Map<Parameter, Promise<Uint8Array | null>>,
+    sums: GradientSums,
+    { isIdle, isLast }: { readonly isIdle: boolean; readonly isLast: boolean },
+  ): Between {
+    const [shards, units] = [this.shards!, this.units];
+    return {
+      ask: (unit) => shards.ask(unit),
+      gather: (unit) => shards.gather(unit),
+      evict: (unit) => shards.evict(unit),
+      restoreGradients: async (unit) => {
+        if (isIdle) return;
+        for (const parameter of units[unit]!) {
+          const bytes = await waiting.get(parameter);
+          waiting.delete(parameter);
+          if (!bytes) continue;
+          parameter.grad = tensor(new Float32Array(bytes.slice().buffer), { shape: parameter.shape, device: this.device }).keep(); // prettier-ignore
+        }
+        await this.device.throttle();
+      },
+      takeGradients: async (unit) => {
+        for (const parameter of units[unit]!) {
+          const before = waiting.get(parameter);
+          if (!isLast) waiting.set(parameter, parameter.grad ? readGradient(parameter) : (before ?? NO_BYTES));
+          else if (before) sums.give(parameter, before);
+        }
+        if (!isLast) return zeroGradients(units[unit]!);
+        sums.ready(this.completeAfter(unit));
+        await sums.settle(BUCKETS_BEHIND);
+      },
+    };
   }
 
   /** False if no parameter has a gradient, e.g. a stage-1 batch without images. */
@@ -424,18 +573,19 @@ export class Trainer {
    * Launches the optimizer's step on the gradients that have added up, if there are any, and drops them. Returns the learning rate. If it throws,
    * weights and optimizer are as before.
    * @param losses of `accumulate`: if one is not finite, the step is skipped
+   * @param norm of the gradients, if they are divided among processes
    */
-  update(losses: Tensor): number {
+  update(losses: Tensor, norm: Tensor | null = null): number {
     const before = this.optimizer.lr;
     const lr = (this.optimizer.lr = learningRate(this.config, this.step));
     try {
-      if (this.isTrained) this.optimizer.step(losses);
+      if (norm ?? this.isTrained) this.optimizer.step(losses, norm);
       return lr;
     } catch (error) {
       this.optimizer.lr = before;
       throw error;
     } finally {
-      zeroGradients(this.trained.values());
+      this.dropGradients();
     }
   }
 
@@ -448,6 +598,7 @@ export class Trainer {
   /** Frees the optimizer; the model stays. */
   dispose(): void {
     this.optimizer.dispose();
+    this.shards?.dispose();
     this.model.model.language_model.inner = null;
   }
 }

@@ -78,6 +78,7 @@ const sidebar: Group[] = [
       ["Ops and kernels", "reference/kernels"],
       ["Data formats", "reference/formats"],
       ["Results by device", "reference/results"],
+      ["Licences of dependencies", "reference/licences"],
       ["API", "reference/api/index"],
     ),
   },

@@ -2,7 +2,7 @@
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Dice } from "../shapes/dice.ts";
-import { png } from "../shapes/dataset.ts";
+import { png } from "../shapes/dataset_files.ts";
 import { isHeldOut, loadEmoji, pixelsOf } from "./pictures.ts";
 import type { Emoji } from "./pictures.ts";
 import { NAME_QUESTIONS, askAbout } from "./questions.ts";

@@ -1,7 +1,7 @@
 // Code blocks of README.md and the pages of docs/, with what the page says about running them. Plain Node: the check of the package uses it too.
 //
 // After a block, a page may say in italics why it does not run in the tests: `_Not run by the tests: REASON._`, or
-// `_Run by the long tests only: REASON._`. An info string with a name in brackets (```json [data.json]) is a file, which
+// `_Run by the long tests only: REASON._`. An info string with a name in brackets (```yaml [settings.yaml]) is a file, which
 // later blocks of the page may read. A `text` block directly after one that runs is its output: `…` stands for anything.
 
 import { readFileSync, readdirSync } from "node:fs";
@@ -13,7 +13,10 @@ import { root } from "../setup.mjs";
 /** Languages that are programs. */
 export const RUNNABLE = ["sh", "ts"];
 
-const SKIP = /^_(Not run by the tests|Run by the long tests only): ([^_]+)_$/;
+/** Pages whose blocks do not say yet how they run. To adapt one: remove it here, and correct the page until `npm run test:docs PAGE` passes. */
+const UNADAPTED = ["docs/cluster.md", "docs/browser.md", "docs/emoji.md", "docs/tutorials/emoji.md"];
+
+const SKIP = /^_(Not run by the tests|Run by the long tests only): (.+)_$/;
 
 /** Pages that may have blocks: README.md, CONTRIBUTING.md and docs/, without the log and the decisions, which record the past. */
 export function pages() {
@@ -45,12 +48,18 @@ export function blocksOf(page, text = readFileSync(join(root, page), "utf8")) {
       language,
       file: file ?? null,
       code: code.join("\n"),
-      skip: kind === "Not run by the tests" ? reason : null,
+      skip: kind === "Not run by the tests" ? reason : UNADAPTED.includes(page) ? "the page is not adapted yet." : null,
       long: kind === "Run by the long tests only" ? reason : null,
       output: null,
     };
     const before = blocks.at(-1);
-    if (language === "text" && before && RUNNABLE.includes(before.language) && onlyBlank(lines.slice(before.end, i)))
+    if (
+      language === "text" &&
+      !file &&
+      before &&
+      RUNNABLE.includes(before.language) &&
+      onlyBlank(lines.slice(before.end, i))
+    )
       before.output = block.code;
     blocks.push({ ...block, end: end + 1 });
     i = end;
@@ -78,6 +87,7 @@ function remarkAfter(lines, from) {
 /** All blocks of TypeScript that are whole modules, so that they can be compiled. */
 export function modules() {
   return pages()
+    .filter((page) => !UNADAPTED.includes(page))
     .flatMap((page) => blocksOf(page))
     .filter(({ language, code }) => language === "ts" && /^import /m.test(code));
 }

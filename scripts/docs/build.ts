@@ -13,6 +13,7 @@ import { cliPage } from "./reference/cli.ts";
 import { errorsPage } from "./reference/errors.ts";
 import { formatsPage } from "./reference/formats.ts";
 import { kernelsPage } from "./reference/kernels.ts";
+import { licencesPage } from "./reference/licences.ts";
 import { resultsPage } from "./reference/results.ts";
 import { settingsPage } from "./reference/settings.ts";
 import { siteProblems } from "./site_links.ts";
@@ -22,14 +23,14 @@ const WORK = join(ROOT, ".cache", "docs");
 const SOURCE = join(WORK, "src");
 export const SITE = join(WORK, "site");
 
-/** Entries of the package, by the name of their page. */
+/** Entries of the package. What several export is described at the first: the whole package comes last. */
 const ENTRIES = [
-  "index.node.ts",
   "engine/index.ts",
   "kernels/index.ts",
   "model/nn/index.ts",
   "model/index.ts",
   "train/node/index.ts",
+  "index.node.ts",
 ];
 
 function copyPages(): void {
@@ -59,10 +60,23 @@ async function writeReference(): Promise<void> {
     kernels: kernelsPage(),
     formats: formatsPage(),
     results: resultsPage(),
+    licences: licencesPage(),
   };
   for (const [name, text] of Object.entries(reference)) writeFileSync(join(folder, `${name}.md`), text);
   await writeApi(join(folder, "api"));
 }
+
+/** Options of typedoc-plugin-markdown. */
+const MARKDOWN = {
+  outputFileStrategy: "modules",
+  entryFileName: "index.md",
+  hideBreadcrumbs: true,
+  hidePageHeader: true,
+  sanitizeComments: true,
+  useHTMLAnchors: true, // headings of one name are counted in another way by VitePress
+  parametersFormat: "table",
+  propertiesFormat: "table",
+};
 
 /** The API from the sources and their comments: a page for each entry of the package. */
 async function writeApi(out: string): Promise<void> {
@@ -81,7 +95,7 @@ async function writeApi(out: string): Promise<void> {
     skipErrorChecking: true, // `npm test` has checked the types
     logLevel: "Error",
     validation: false,
-    ...{ outputFileStrategy: "modules", entryFileName: "index.md", hideBreadcrumbs: true, hidePageHeader: true, sanitizeComments: true, parametersFormat: "table", propertiesFormat: "table", useCodeBlocks: false }, // prettier-ignore
+    ...MARKDOWN,
   });
   const project = await app.convert();
   if (!project) throw new Error("typedoc: the sources could not be read");
@@ -96,8 +110,10 @@ function writeLlms(): void {
     const first =
       text
         .split("\n\n")
-        .find((part) => /^[A-Z`*]/.test(part))
+        .find((part) => /^(?!```)[A-Z`*]/.test(part))
         ?.replace(/\s+/g, " ")
+
+        .replace(/\[([^\]]*)\]\([^)]*\)/g, "$1")
         .slice(0, 200) ?? "";
     cpSync(join(SOURCE, path), join(SITE, path));
     return `- [${title}](${path.split(sep).join("/")}): ${first}`;

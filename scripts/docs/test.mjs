@@ -23,7 +23,7 @@ const isLong = process.argv.includes("--long") || Boolean(process.env.JANUS_TEST
 const isBuilt = process.argv.includes("--built");
 const only = process.argv.slice(2).filter((argument) => !argument.startsWith("--"));
 
-/** A folder that looks like a checkout: what programs write into it stays there. */
+/** A folder that looks like a checkout, with an image and a file of data: what programs write into it stays there. */
 async function makeWorkspace() {
   const folder = mkdtempSync(join(tmpdir(), "janus-docs-"));
   for (const name of readdirSync(root)) {
@@ -46,6 +46,7 @@ async function makeWorkspace() {
   await sharp(join(root, "docs", "pictures", "squares.png"))
     .jpeg({ quality: 100 })
     .toFile(join(folder, "photo.jpg"));
+  writeFileSync(join(folder, "my.jsonl"), '{"prompt": "two red squares", "image": "photo.jpg"}\n');
   return folder;
 }
 
@@ -148,7 +149,8 @@ problems.push(...brokenLinks());
 const queue = pages().filter((page) => only.length === 0 || only.some((name) => page.includes(name)));
 await Promise.all([0, 1].map(async () => { for (let page; (page = queue.shift()); ) await checkPage(page); })); // prettier-ignore
 
-for (const [reason, count] of [...reasons].toSorted()) console.log(`not run (${count}): ${reason}`);
+for (const [reason, count] of [...reasons].toSorted(([a], [b]) => (a < b ? -1 : 1)))
+  console.log(`not run (${count}): ${reason}`);
 for (const problem of problems) console.error(`\n${problem}`);
 console.log(
   `docs: ${counts.sh + counts.ts} blocks run (${counts.sh} of commands, ${counts.ts} programs), ${counts.output} outputs compared, ` +

@@ -1,4 +1,8 @@
-/** The trainer as a library, for Node: a whole run (`train`), or its parts for custom loops (`Trainer`, `Loader`, `AdamW`, …). */
+/**
+ * The trainer as a library, for Node: a whole run (`train`), or its parts for custom loops (`Trainer`, `Loader`, `AdamW`, …).
+ *
+ * @module janus-webgpu/train
+ */
 export * from "../index.ts";
 export { CodeCache } from "./data/codes.ts";
 export { codesAbout } from "./data/codes_about.ts";

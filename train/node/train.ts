@@ -18,7 +18,12 @@ import { loadOptimizer, loadTensorsInto, saveTensors, tensorFileBytes } from "..
 import { needsReference } from "../objective.ts";
 import { Policy, drawingOf } from "../policy.ts";
 import type { PolicyParts, RewardFunction } from "../policy.ts";
+import { ownShare, sumCounts } from "../ranks.ts";
+import type { Ranks } from "../ranks.ts";
+import type { SavedTensor } from "../optimizer_file.ts";
+import { sampleElsewhere } from "../samples.ts";
 import type { Sample, Task } from "../samples.ts";
+import { ShardedState } from "../sharding/state.ts";
 import { skipOf } from "../skips.ts";
 import type { Skip } from "../skips.ts";
 import { vqEncoder } from "../stage0/image_tokenizer.ts";
@@ -141,14 +146,16 @@ async function loadStage(start: Start<TrainConfig>, { ceiling: measured, reward 
   const encoder = encoderOf(config, processor, model, checkpoint.config, codes);
   const { quarantine } = start;
   const { seed, batch, ratios } = config;
-  const loader = new Loader(byTask(sources), encoder, { seed, batch, ratios, quarantine }, state?.loader);
+  const share = { ranks: start.ranks, other: sampleElsewhere };
+  const loader = new Loader(byTask(sources), encoder, { seed, batch, ratios, quarantine, share }, state?.loader);
   atEnd(() => loader.dispose());
 
   // The optimizer, and its state.
   if (state && start.resumed) {
     if (config.lora) await reloadAdapter(model, start.resumed, TRAINED_ADAPTER);
-    await loadOptimizer(start.resumed, OPTIMIZER, trainer.optimizer, signal);
-    if (config.ema) await loadTensorsInto(start.resumed, EMA_FILE, trainer.optimizer.averages(), signal);
+    const how = { ...signal, ...(trainer.shards && { parts: new ShardedState(trainer.shards, trainer.optimizer).parts }) }; // prettier-ignore
+    await loadOptimizer(start.resumed, OPTIMIZER, trainer.optimizer, how);
+    if (config.ema) await loadTensorsInto(start.resumed, EMA_FILE, trainer.optimizer.averages(), how);
     trainer.resume(state.step, state.skipped);
   }
   const extras = { sideFiles: start.sideFiles, unused };
@@ -157,7 +164,7 @@ async function loadStage(start: Start<TrainConfig>, { ceiling: measured, reward 
     : await planSave(model, checkpoint.config, extras);
   const tokens = { ...state?.tokens };
   const policy = policyOf(start, { model, processor, ...(reward && { reward }) });
-  return new JanusStage({ run: start.run, base, policy, sizes: checkpoint.config, processor, trainer, loader, sources, ceiling, extras, bytes, tokens }); // prettier-ignore
+  return new JanusStage({ run: start.run, ranks: start.ranks, base, policy, sizes: checkpoint.config, processor, trainer, loader, sources, ceiling, extras, bytes, tokens }); // prettier-ignore
 }
 
 function policyOf(
@@ -212,6 +219,7 @@ interface StageParts {
   readonly trainer: Trainer;
   readonly loader: Loader;
   readonly sources: readonly SourceIndex[];
+  readonly ranks: Ranks;
   /** FLOP/s that MFU is a part of. */
   readonly ceiling: number;
   readonly extras: SaveOptions;
@@ -225,6 +233,7 @@ class JanusStage implements Stage<Sample, StepEvent> {
   readonly loader: Loader;
   readonly checkpointBytes: number;
   private readonly parts: StageParts;
+  private readonly sharded: ShardedState | null;
   private readonly meter: FlopMeter;
   private lossScale = Infinity;
 
@@ -233,12 +242,37 @@ class JanusStage implements Stage<Sample, StepEvent> {
     this.parts = parts;
     this.loader = loader;
     this.meter = new FlopMeter(trainer.device);
-    const files = [trainer.optimizer.stateDict(), ...(trainer.config.ema ? [trainer.optimizer.averages()] : [])];
+    this.sharded = trainer.shards && new ShardedState(trainer.shards, trainer.optimizer);
+    const files = [this.stateOf("stateDict"), ...(trainer.config.ema ? [this.stateOf("averages")] : [])];
     this.checkpointBytes = files.reduce((sum, tensors) => sum + tensorFileBytes(tensors), bytes);
   }
 
   get step(): number {
     return this.parts.trainer.step;
+  }
+
+  /** The optimizer's tensors, whole, as files have them. */
+  private stateOf(kind: "stateDict" | "averages"): Readonly<Record<string, SavedTensor>> {
+    const own = this.parts.trainer.optimizer[kind]();
+    return this.sharded?.whole(own) ?? own;
+  }
+
+  async saving<T>(save: (meanwhile: () => Promise<void>) => Promise<T>): Promise<T> {
+    const { sharded } = this;
+    return this.parts.trainer.whole(() => save(() => sharded?.serve() ?? Promise.resolve()));
+  }
+
+  async endSaving(): Promise<void> {
+    await this.sharded?.end();
+  }
+
+  needsWeights({ at }: Pick<Due, "at">): boolean {
+    const { every, sampleEvery = every, prompts } = this.parts.trainer.config.report;
+    return every > 0 && prompts.length > 0 && at(sampleEvery);
+  }
+
+  whole<T>(work: () => Promise<T>): Promise<T> {
+    return this.parts.trainer.whole(work);
   }
 
   async take(
@@ -252,7 +286,11 @@ class JanusStage implements Stage<Sample, StepEvent> {
     this.meter.start();
     const report = await trainer.take(trained).finally(() => (flops = this.meter.stop()));
     const ms = now() - started;
-    const images = trained.reduce((sum, { task, images: seen }) => sum + seen.length + Number(task === "gen"), 0);
+    const own = ownShare(trained, this.parts.ranks).reduce(
+      (sum, { task, images: seen }) => sum + seen.length + Number(task === "gen"),
+      0,
+    );
+    const images = (await sumCounts(this.parts.ranks, [own]))[0]!;
     if (!report.skipped)
       for (const [task, { tokens: n }] of Object.entries(report.tasks))
         tokens[task as Task] = (tokens[task as Task] ?? 0) + n;
@@ -292,15 +330,15 @@ class JanusStage implements Stage<Sample, StepEvent> {
     const { trainer, sizes, extras, base } = this.parts;
     if (trainer.config.lora) await saveAdapter(trainer.model, sink, { name: TRAINED_ADAPTER, base: base!.name });
     else await saveModel(trainer.model, sizes, sink, extras);
-    await saveTensors(sink, OPTIMIZER, trainer.optimizer.stateDict());
-    if (trainer.config.ema) await saveTensors(sink, EMA_FILE, trainer.optimizer.averages());
+    await saveTensors(sink, OPTIMIZER, this.stateOf("stateDict"));
+    if (trainer.config.ema) await saveTensors(sink, EMA_FILE, this.stateOf("averages"));
   }
 
   /** Samples of the prompts, if they are due, and once the first training images through the image tokenizer. */
   pictures({ at, signal }: Due): (() => Promise<void>)[] | null {
     const { run, sizes, processor, trainer, sources } = this.parts;
-    const { every, sampleEvery = every, reconstructions, ...how } = trainer.config.report;
-    const isSampled = every > 0 && how.prompts.length > 0 && at(sampleEvery);
+    const { every, sampleEvery: _, reconstructions, ...how } = trainer.config.report;
+    const isSampled = this.needsWeights({ at });
     if (!isSampled && !at(every)) return null;
     const draw = (): Promise<void> => {
       const janus = new Janus(run, sizes, trainer.model, processor, `${run}, step ${trainer.step}`);

@@ -30,7 +30,12 @@ function readComments(): ReadonlyMap<string, string> {
     (ts.getLeadingCommentRanges(text, node.pos) ?? [])
       .map(({ pos, end }) => text.slice(pos, end))
       .filter((comment) => comment.startsWith("/**"))
-      .map((comment) => comment.slice(3, -2).replace(/^\s*\* ?/gm, "").trim())
+      .map((comment) =>
+        comment
+          .slice(3, -2)
+          .replace(/^\s*\* ?/gm, "")
+          .trim(),
+      )
       .join(" ");
   // The same key may be reached through a constant (`optimizer`), so comments are kept under the constant, too.
   const visit = (node: ts.Node, path: readonly string[]): void => {
