@@ -1,4 +1,8 @@
-/** The ops: functions over tensors, each with its WGSL kernels and its gradient. */
+/**
+ * The ops: functions over tensors, each with its WGSL kernels and its gradient.
+ *
+ * @module janus-webgpu/kernels
+ */
 import { setGradientAccumulator } from "../engine/index.ts";
 import { accumulateGradient } from "./core/accumulate.ts";
 import { attachMethods } from "./tensor_methods.ts";
@@ -43,7 +47,8 @@ export { NOT_FINITE_FLAG, guidance, rowSettings, sampleTokens } from "./sampling
 export type { RowSettings, SampleOptions } from "./sampling/sample.ts";
 export { multinomial } from "./sampling/multinomial.ts";
 export type { MultinomialOptions } from "./sampling/multinomial.ts";
-export { globalGradNorm } from "./optim/grad_norm.ts";
+export { globalGradNorm, gradNormOf, gradNormPartials, gradNormPlan } from "./optim/grad_norm.ts";
+export type { GradNormPlan } from "./optim/grad_norm.ts";
 export { countNonFinite } from "./reduce/count_nonfinite.ts";
 export { ADAMW_STATE, adamwCount, adamwPrepare, adamwState, adamwStep, emaStep } from "./optim/adamw.ts";
 export type { AdamWBetas, AdamWPrepareSettings, AdamWSettings, AdamWTensors, LossScaling } from "./optim/adamw.ts";

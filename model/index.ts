@@ -1,4 +1,8 @@
-/** The model and its parts, for research: modules, configs, loading and saving, prompts, images, generation. Loads in browsers. */
+/**
+ * The model and its parts, for research: modules, configs, loading and saving, prompts, images, generation. Loads in browsers.
+ *
+ * @module janus-webgpu/model
+ */
 export * from "./byte_tokenizer.ts";
 export * from "./janus/config.ts";
 export * from "./janus/create.ts";
@@ -19,6 +23,8 @@ export * from "./janus/processor.ts";
 export * from "./janus/prompt.ts";
 export type { AnswerDefaults, DrawingSettings } from "./generation_config.ts";
 export * from "./janus/save.ts";
+export { saveAdapter } from "./janus/adapters.ts";
+export type { SaveAdapterOptions } from "./janus/adapters.ts";
 export * from "./siglip.ts";
 export * from "./request.ts";
 export * from "./sampling.ts";

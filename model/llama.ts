@@ -1,5 +1,5 @@
 /** The language model: a Llama (Touvron et al. 2023) with rotary positions and SwiGLU, over embeddings that may come from text or images. */
-import { checkpoint, lastOp, noGrad, scope } from "../engine/index.ts";
+import { checkpoint, lastOp, noGrad, onGrad, scope } from "../engine/index.ts";
 import type { DType, Device, Tensor } from "../engine/index.ts";
 import { attention, attentionDecode, cacheWrite, copyInto, full, joinedRows, jointLinear, linear, normLinear, rope, ropeAttention, rotaryAttention, swiglu } from "../kernels/index.ts"; // prettier-ignore
 import { Embedding, Linear, RMSNorm } from "./nn/layers.ts";
@@ -242,6 +242,9 @@ export class LlamaModel extends Module<readonly [Tensor, Sequence]> {
   /** In training, the dtype of values and gradients between the products of the MLPs; null: that of the hidden states. Not with a cache. */
   inner: DType | null = null;
 
+  /** Called in backward when the gradients of layer `index` and of those after it are complete; null: nothing is called. */
+  onLayerGradients: ((index: number) => void) | null = null;
+
   /** @param options.quantize of the linear layers; embedding and norms keep `dtype` */
   constructor(config: LlamaConfig, options: QuantizableOptions = {}) {
     super();
@@ -254,7 +257,9 @@ export class LlamaModel extends Module<readonly [Tensor, Sequence]> {
   forward(embeddings: Tensor, sequence: Sequence): Tensor {
     const { positions, starts, documents } = sequence;
     const inner = this.inner && { inner: this.inner };
-    const run = (layer: LlamaLayer, h: Tensor): Tensor => {
+    const { onLayerGradients: onGradients } = this;
+    const run = (h: Tensor, layer: LlamaLayer, index: number): Tensor => {
+      if (onGradients && h.node) onGrad(h, () => onGradients(index));
       if (!this.recompute || sequence.cache) return layer.call(h, inner ? { ...sequence, ...inner } : sequence);
       // What the layer reads besides h must outlive this call too: it goes through the tape as inputs.
       const rest = [...(starts ? [starts] : []), ...(documents ? [documents] : [])];
@@ -274,6 +279,6 @@ export class LlamaModel extends Module<readonly [Tensor, Sequence]> {
         ...rest,
       );
     };
-    return scope(() => this.norm.call(this.layers.reduce((h, layer) => run(layer, h), embeddings)));
+    return scope(() => this.norm.call(this.layers.reduce(run, embeddings)));
   }
 }

@@ -13,12 +13,14 @@ const { status } = spawnSync(process.execPath, [tsc, "-p", "tsconfig.build.json"
 if (status !== 0) process.exit(status ?? 1);
 
 // TypeScript 6.0 does not change the extension of import() in functions with `using`, which it rewrites for older
-// targets.
+// targets, and none of the addresses of Workers.
 for (const path of readdirSync(join(root, "dist"), { recursive: true })) {
   if (!path.endsWith(".js")) continue;
   const file = join(root, "dist", path);
   const code = readFileSync(file, "utf8");
-  const mended = code.replace(/\bimport\("(\.{1,2}\/[^"]+)\.ts"\)/g, 'import("$1.js")');
+  const mended = code
+    .replace(/\bimport\("(\.{1,2}\/[^"]+)\.ts"\)/g, 'import("$1.js")')
+    .replace(/\bnew Worker\(new URL\("(\.\/[^"]+)\.ts"/g, 'new Worker(new URL("$1.js"');
   if (mended !== code) writeFileSync(file, mended);
 }
 

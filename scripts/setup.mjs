@@ -143,31 +143,24 @@ function rootRunner() {
 function installByApt() {
   const { names, version } = osRelease();
   const isBookworm = names[0] === "debian" && version === 12;
-  if (!existsSync("/usr/bin/apt-get") || (names[0] === "debian" && version < 12)) return false;
+  if (names[0] === "debian" && version < 12) return false;
+  // Debian 12's own Mesa 22.3 is too old: Dawn refuses it.
+  const from = isBookworm ? ["-t", "bookworm-backports"] : [];
+  const prepare = (asRoot) => !isBookworm || addBackports(asRoot);
+  return aptInstall(["mesa-vulkan-drivers", "libvulkan1"], { from, prepare });
+}
+
+/** Installs packages with apt, as root or with sudo; false if that is not possible. `prepare` may add sources first. */
+export function aptInstall(packages, { from = [], prepare = () => true } = {}) {
+  if (!existsSync("/usr/bin/apt-get")) return false;
   const asRoot = rootRunner();
   if (!asRoot) {
     say("neither root nor a sudo without password: leaving the system's packages alone");
     return false;
   }
-  let from = [];
-  if (isBookworm) {
-    // Debian 12's own Mesa 22.3 is too old: Dawn refuses it.
-    if (!addBackports(asRoot)) return false;
-    from = ["-t", "bookworm-backports"];
-  }
-  const packages = ["mesa-vulkan-drivers", "libvulkan1"];
-  const aptGet = (...args) =>
-    asRoot([
-      "env",
-      "DEBIAN_FRONTEND=noninteractive",
-      "apt-get",
-      "-q",
-      "-o",
-      "DPkg::Lock::Timeout=120",
-      "-o",
-      "Dpkg::Use-Pty=0",
-      ...args,
-    ]);
+  if (!prepare(asRoot)) return false;
+  const quiet = ["-q", "-o", "DPkg::Lock::Timeout=120", "-o", "Dpkg::Use-Pty=0"];
+  const aptGet = (...args) => asRoot(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", ...quiet, ...args]);
   say(`apt-get update && apt-get install ${[...from, ...packages].join(" ")}`);
   // A broken third-party source fails the update although Debian's own lists arrived: the install decides.
   aptGet("update");

@@ -1,7 +1,8 @@
 /** Small files of all nine benchmarks, in the formats that people have, with images of shapes. */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { png, trainingSample } from "../examples/shapes/dataset.ts";
+import { trainingSample } from "../examples/shapes/dataset.ts";
+import { png } from "../examples/shapes/dataset_files.ts";
 import { render } from "../examples/shapes/scene.ts";
 
 const base64 = (index: number): string =>

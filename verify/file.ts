@@ -13,10 +13,18 @@ import { readSafetensors } from "../model/io/safetensors.ts";
 import { specText } from "../model/io/stored.ts";
 import type { StoredTensor } from "../model/io/stored.ts";
 import type { RgbImage } from "../model/image/image.ts";
-import { readImage } from "../model/node/image_file.ts";
 
 /** A golden folder that is malformed, incomplete, or of another model. */
 export class GoldenError extends IoError {}
+
+/** Decodes an image file with its stored pixels unchanged; `name` is for messages. */
+export type ReadImage = (bytes: Uint8Array, name: string) => Promise<RgbImage>;
+
+/** The reader of Node. */
+const readPlain: ReadImage = async (bytes, name) => {
+  const { readImage } = await import("../model/node/image_file.ts");
+  return readImage(bytes, { plain: true, name });
+};
 
 /** A tensor on the host. */
 export interface Values {
@@ -79,8 +87,11 @@ export class Golden {
     this.file = file;
   }
 
-  /** Opens a folder; everything is checked but the numbers. Throws subclasses of `IoError` and of `ImageError`. */
-  static async open(source: FileSource): Promise<Golden> {
+  /**
+   * Opens a folder; everything is checked but the numbers. Throws subclasses of `IoError` and of `ImageError`.
+   * @param readImage decodes its images (default: the reader of Node)
+   */
+  static async open(source: FileSource, readImage: ReadImage = readPlain): Promise<Golden> {
     const names = await source.list();
     for (const name of [TENSORS, JSON_FILE]) {
       if (!names.includes(name))
@@ -100,10 +111,7 @@ export class Golden {
       for (const i of indices.sort((a, b) => a - b)) {
         pictures.set(
           i,
-          await readImage(await small(source, `image${i}.png`, MAX_PICTURE), {
-            plain: true,
-            name: `${source.name}/image${i}.png`,
-          }),
+          await readImage(await small(source, `image${i}.png`, MAX_PICTURE), `${source.name}/image${i}.png`),
         );
       }
       return new Golden(source.name, json, tensors, pictures, file);

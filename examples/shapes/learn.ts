@@ -19,7 +19,7 @@ import type { Stage } from "../../train/stages.ts";
 import { train } from "../../train/node/train.ts";
 import { trainTokenizer } from "../../train/node/stage0/train.ts";
 import type { StepReport } from "../../train/trainer.ts";
-import { writeDataset } from "./dataset.ts";
+import { writeDataset } from "./dataset_files.ts";
 import { LAYOUT, PICTURE, shapesConfig, shapesFiles } from "./model.ts";
 import { RATIOS } from "./recipe.ts";
 import type { Recipe } from "./recipe.ts";

@@ -147,10 +147,13 @@ async function shardsOf(index: RandomAccess): Promise<string[]> {
   return files.filter((file) => typeof file === "string");
 }
 
+/** Bytes of a file that is not read by ranges: its tensors are hundreds of pieces, and each piece would take the time of a request. */
+const MAX_FETCHED_WHOLE = 64 * 2 ** 20;
+
 /** The server does not answer, or not as asked. */
-async function request(url: URL, range: string): Promise<Response> {
+async function request(url: URL, range?: string): Promise<Response> {
   try {
-    return await fetch(url, { headers: { range } });
+    return await fetch(url, range === undefined ? {} : { headers: { range } });
   } catch (error) {
     throw new IoError(
       `${url.href} must be reachable; got: ${messageOf(error)}. Check the address, the network, and CORS of the server.`,
@@ -174,6 +177,7 @@ async function openUrl(url: URL): Promise<RandomAccess | null> {
   const size = Number(/\/(\d+)$/.exec(response.headers.get("content-range") ?? "")?.[1] ?? NaN);
   if (response.status !== 206 || !Number.isSafeInteger(size)) return blobFile(url.href, await response.blob()); // the whole file
   await response.arrayBuffer(); // frees the connection
+  if (size <= MAX_FETCHED_WHOLE) return blobFile(url.href, await readAll(url, size));
   const file: RandomAccess = {
     name: url.href,
     size,
@@ -186,6 +190,16 @@ async function openUrl(url: URL): Promise<RandomAccess | null> {
     },
   };
   return file;
+}
+
+async function readAll(url: URL, size: number): Promise<Blob> {
+  const response = await request(url);
+  const blob = await response.blob();
+  if (response.status !== 200 || blob.size !== size)
+    throw new IoError(
+      `${url.href} must give its ${size} bytes; got HTTP ${response.status} with ${blob.size} bytes. Try again.`,
+    );
+  return blob;
 }
 
 async function readRange(url: URL, offset: number, length: number): Promise<Uint8Array> {

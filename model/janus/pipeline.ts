@@ -10,6 +10,7 @@ import type { FileSource } from "../io/bytes.ts";
 import { fileSourceOf } from "../io/file_sources.ts";
 import type { Files } from "../io/file_sources.ts";
 import { openCheckpoint } from "./checkpoint/checkpoint.ts";
+import type { Checkpoint } from "./checkpoint/checkpoint.ts";
 import type { JanusConfig } from "./config.ts";
 import { ImageGeneration } from "./generate_images.ts";
 import type { ImageOptions } from "./generate_images.ts";
@@ -113,25 +114,30 @@ export class Janus {
     return new this(...(await this.parts(fileSourceOf("fromFiles", files), options)));
   }
 
-  /** Needs Node: the entry of the package there has it. Throws `ArgumentError`. */
+  /** The entries of the package have it: from folders and the hub in Node (node/), from the hub in browsers (web/). Throws `ArgumentError`. */
   static fromPretrained(directoryOrName: string, _options: object = {}): Promise<Janus> {
     return Promise.reject(
       new ArgumentError(
-        `fromPretrained: it needs Node's files; got "${directoryOrName}" in another runtime. Use Janus.fromFiles with the files or their URL.`,
+        `fromPretrained: it needs the Janus of the package's entry, janus-webgpu; got "${directoryOrName}" for the one of janus-webgpu/model. Import it from there, or use Janus.fromFiles.`,
       ),
     );
   }
+
+  /** Throws if the device cannot have the model, before weights are read. In Node the pool refuses what does not fit. */
+  protected static requireFit(_checkpoint: Checkpoint, _device: Device, _options: LoadOptions): void {}
 
   protected static async parts(source: FileSource, options: LoadOptions): Promise<ConstructorParameters<typeof Janus>> {
     const checkpoint = await openCheckpoint(source);
     try {
       const processor = await readProcessor(source, checkpoint.config);
       options.signal?.throwIfAborted();
+      const device = options.device ?? getDevice();
+      this.requireFit(checkpoint, device, options);
       const hash =
         (await fingerprint(checkpoint)) + (options.quantize && !checkpoint.quantization ? `-${options.quantize}` : "");
       const warn = options.onNotice ?? ((message: string) => console.warn(message));
       for (const notice of [...checkpoint.notices, ...processor.notices]) warn(notice);
-      const model = await loadModel(checkpoint, { ...options, device: options.device ?? getDevice() });
+      const model = await loadModel(checkpoint, { ...options, device });
       return [source.name, checkpoint.config, model, processor, hash];
     } finally {
       await checkpoint.close();

@@ -2,25 +2,11 @@
 import { readFile, readdir } from "node:fs/promises";
 import { homedir } from "node:os";
 import { join } from "node:path";
-import { IoError, quote } from "../io/errors.ts";
+import { quote } from "../io/errors.ts";
+import { HubAccessError, HubError } from "../io/hub_errors.ts";
+import { requireRepoName } from "../io/hub_listing.ts";
 
-/** A model that could not be fetched from the hub. Base of the errors below. */
-export class HubError extends IoError {}
-
-/** No such model, revision or file. */
-export class HubNotFoundError extends HubError {}
-
-/** The hub wants a token, or another one. */
-export class HubAccessError extends HubError {}
-
-/** The hub cannot be reached, or the connection broke and did not come back. What was received is kept for the next try. */
-export class HubNetworkError extends HubError {}
-
-/** The download differs from the hub's listing, in length or hash. It was removed. */
-export class HubIntegrityError extends HubError {}
-
-/** Offline mode is on and the model is not, or not wholly, in the cache. */
-export class HubOfflineError extends HubError {}
+export * from "../io/hub_errors.ts";
 
 export type Environment = Readonly<Record<string, string | undefined>>;
 
@@ -138,11 +124,7 @@ export interface RepoCache {
 
 /** Throws `HubError` for an invalid name or revision: they become parts of paths. */
 export function repoCache(cache: string, repo: string, revision: string): RepoCache {
-  const isName = /^[\w.-]+(\/[\w.-]+)?$/.test(repo) && !/\.\.|--/.test(repo) && !/(^|\/)[.-]/.test(repo);
-  if (!isName || repo.length > 96)
-    throw new HubError(`${quote(repo)} is neither a folder nor the name of a model on the hub (owner/name)`);
-  if (!/^[\w.-]+(\/[\w.-]+)*$/.test(revision) || revision.includes(".."))
-    throw new HubError(`${quote(revision)} is not the name of a revision`);
+  requireRepoName(repo, revision);
   const root = join(cache, `models--${repo.replace("/", "--")}`);
   return {
     blobs: join(root, "blobs"),

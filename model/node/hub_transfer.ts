@@ -8,18 +8,13 @@ import { dirname } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Response } from "undici";
 import { quote } from "../io/errors.ts";
+import type { HubFile } from "../io/hub_listing.ts";
 import { fileError, fileSize } from "./files.ts";
 import { Retry, eachChunk } from "./hub_http.ts";
 import type { Transport } from "./hub_http.ts";
 import { HubError, HubIntegrityError } from "./hub_settings.ts";
 
-export interface HubFile {
-  readonly name: string;
-  readonly url: string;
-  readonly bytes: number;
-  /** SHA-256 for large files, the SHA-1 of git's blob for small ones: the file's name in the cache. */
-  readonly hash: string;
-}
+export type { HubFile } from "../io/hub_listing.ts";
 
 const newHash = (file: HubFile): Hash =>
   file.hash.length === 64 ? createHash("sha256") : createHash("sha1").update(`blob ${file.bytes}\0`);

@@ -63,6 +63,12 @@ export class HubServer {
 
   private answer(request: IncomingMessage, response: ServerResponse): void {
     const url = new URL(request.url!, this.url);
+    // For pages of another origin, as the hub does.
+    response.setHeader("access-control-allow-origin", "*");
+    if (request.method === "OPTIONS") {
+      response.writeHead(204, { "access-control-allow-headers": "authorization, range" }).end();
+      return;
+    }
     const seen = {
       path: url.pathname,
       host: request.headers.host ?? "",

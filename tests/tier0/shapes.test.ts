@@ -4,7 +4,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { KINDS, NUMBER_WORDS, heldOutPrompts, randomPrompt, sceneFor } from "../../examples/shapes/captions.ts";
-import { evaluation, trainingSample, writeDataset } from "../../examples/shapes/dataset.ts";
+import { evaluation, trainingSample } from "../../examples/shapes/dataset.ts";
+import { writeDataset } from "../../examples/shapes/dataset_files.ts";
 import { Dice } from "../../examples/shapes/dice.ts";
 import {
   heldOutIn,

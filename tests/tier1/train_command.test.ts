@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { newCheckpoint } from "../../examples/new_checkpoint.ts";
-import { writeDataset } from "../../examples/shapes/dataset.ts";
+import { writeDataset } from "../../examples/shapes/dataset_files.ts";
 import { Device } from "../../index.ts";
 import { Checkpoints } from "../../train/node/run/checkpoints.ts";
 import { addCkpt } from "../../cli/ckpt.ts";

@@ -7,8 +7,8 @@ import { basename, dirname, join, relative } from "node:path";
 import { ArgumentError, messageOf } from "../../../engine/errors.ts";
 import { knownOptions, optionNames } from "../../../engine/options.ts";
 import { chooseWeights, EXTRA_FILE, parseIndex } from "../checkpoint/checkpoint.ts";
-import { isJsonObject, parseJsonObject } from "../../io/json.ts";
-import type { JsonObject, JsonValue } from "../../io/json.ts";
+import { MAX_LISTING, isCommit, listingUrl, parseListing, sideFiles } from "../../io/hub_listing.ts";
+import type { Listing } from "../../io/hub_listing.ts";
 import { quote, someOf } from "../../io/errors.ts";
 import type { FileSource } from "../../io/bytes.ts";
 import {
@@ -34,7 +34,6 @@ import {
 } from "../../node/hub_settings.ts";
 import type { Environment, HubSettings, RepoCache } from "../../node/hub_settings.ts";
 import { fetchFile } from "../../node/hub_transfer.ts";
-import type { HubFile } from "../../node/hub_transfer.ts";
 import { shippedModel } from "./shipped.ts";
 
 export * from "../../node/hub_settings.ts";
@@ -73,9 +72,7 @@ const DOWNLOAD_OPTIONS = optionNames<DownloadOptions>({
   retries: true,
   backoffMs: true,
 });
-const MAX_LISTING = 16 * 2 ** 20; // bytes
 const MAX_INDEX = 16 * 2 ** 20;
-const MAX_SIDE_FILE = 64 * 2 ** 20;
 
 /**
  * A model's folder: `nameOrPath` itself if that is a folder, that of the model that comes with the package for `shapes`, else the snapshot
@@ -245,8 +242,6 @@ async function isWhole(cache: RepoCache, commit: string): Promise<boolean> {
   return READ_FILES.every((name) => known.has(name));
 }
 
-const isCommit = (revision: string): boolean => /^[0-9a-f]{40}$/.test(revision);
-
 /** The snapshot of a revision in the cache, if all that a model needs is in it. */
 async function cachedSnapshot(
   cache: RepoCache,
@@ -279,12 +274,6 @@ async function shardsOf(index: string): Promise<string[]> {
   }
 }
 
-interface Listing {
-  readonly commit: string;
-  /** Files at the top of the repository, by name. */
-  readonly files: ReadonlyMap<string, HubFile>;
-}
-
 interface Question {
   readonly revision: string;
   readonly settings: HubSettings;
@@ -294,45 +283,9 @@ interface Question {
 
 async function fetchListing(repo: string, { revision, settings, transport, retries }: Question): Promise<Listing> {
   const what = `${repo} (${revision})`;
-  const api = `${settings.endpoint}/api/models/${repo}/revision/${encodeURIComponent(revision)}?blobs=true`;
-  const json = parseListing(await transport.bytes(api, { what, limit: MAX_LISTING, retries }), what);
-  const commit = json.get("sha");
-  const siblings = json.get("siblings");
-  if (typeof commit !== "string" || !isCommit(commit) || !Array.isArray(siblings))
-    throw new HubError(`${what}: ${settings.endpoint} does not answer like the hub; check HF_ENDPOINT`);
-  if (isCommit(revision) && commit !== revision)
-    throw new HubError(`${what}: the hub must answer for this commit; it answers for ${commit}. Check HF_ENDPOINT`);
-  const files = new Map<string, HubFile>();
-  for (const entry of siblings) {
-    const file = listedFile(entry, `${settings.endpoint}/${repo}/resolve/${commit}`);
-    if (file) files.set(file.name, file);
-  }
-  return { commit, files };
-}
-
-function parseListing(bytes: Uint8Array, what: string): JsonObject {
-  try {
-    return parseJsonObject(bytes, "the listing");
-  } catch (error) {
-    throw new HubError(`${what}: the server does not answer like the hub (${messageOf(error)}); check HF_ENDPOINT`);
-  }
-}
-
-/** A file of the listing; null for one in a folder, and for one whose name cannot be a file's. */
-function listedFile(entry: JsonValue, base: string): HubFile | null {
-  if (!isJsonObject(entry)) return null;
-  const name = entry.get("rfilename");
-  // Names and hashes become parts of paths.
-  if (typeof name !== "string" || !/^[^./\\\p{Cc}][^/\\\p{Cc}]*$/u.test(name) || name.length > 200) return null;
-  const lfs = entry.get("lfs");
-  const large: JsonObject | null = isJsonObject(lfs) ? lfs : null;
-  const bytes = large?.get("size") ?? entry.get("size");
-  const hash = large ? (large.get("sha256") ?? large.get("oid")) : entry.get("blobId");
-  const isHash = typeof hash === "string" && (large ? /^[0-9a-f]{64}$/ : /^[0-9a-f]{40}$/).test(hash);
-  if (!isHash || typeof bytes !== "number" || !Number.isSafeInteger(bytes) || bytes < 0) {
-    throw new HubError(`the hub gives no size or no hash of ${quote(name)}; without them it cannot be checked`);
-  }
-  return { name, url: `${base}/${encodeURIComponent(name)}`, bytes, hash };
+  const api = listingUrl({ repo, revision, endpoint: settings.endpoint });
+  const bytes = await transport.bytes(api, { what, limit: MAX_LISTING, retries });
+  return parseListing(bytes, { repo, revision, endpoint: settings.endpoint });
 }
 
 async function fetchSnapshot(
@@ -360,9 +313,7 @@ async function fetchSnapshot(
   const isIndex = weights.endsWith(".json");
   if (isIndex) await fetchOne(weights, () => undefined);
   const large = isIndex ? await shardsOf(join(folder, weights)) : [weights];
-  const side = names.filter(
-    (name) => isSmall(name) && listing.files.get(name)!.bytes <= MAX_SIDE_FILE && !name.endsWith(".index.json"),
-  );
+  const side = sideFiles(listing);
   const wanted = [...side, ...large, ...(listing.files.has(EXTRA_FILE) ? [EXTRA_FILE] : [])];
   const sizes = wanted.map((name) => listing.files.get(name)?.bytes ?? 0);
   const totalBytes = sizes.reduce((a, b) => a + b, 0);
@@ -377,9 +328,6 @@ async function fetchSnapshot(
     before += fileTotal;
   }
 }
-
-/** Config, tokenizer, processors, template; not the images and papers of a repository. */
-const isSmall = (name: string): boolean => /\.(json|jinja|txt)$|^LICEN[CS]E/i.test(name);
 
 async function missingBytes(names: readonly string[], listing: Listing, cache: RepoCache): Promise<number> {
   let bytes = 0;
