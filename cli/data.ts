@@ -315,13 +315,15 @@ async function tokenize(path: string, flags: TokenizeFlags, context: Context, ra
     const quarantine = new Quarantine(ranks.rank === 0 ? { file } : {});
     const found: BadSample[] = [];
     using progress = out.progress("images");
-    let [next, done] = [ranks.rank, 0];
+    // Neighbours often share an image: a rank takes a range.
+    const share = (rank: number): number => Math.floor((sources.count * rank) / ranks.size);
+    const [first, end] = [share(ranks.rank), share(ranks.rank + 1)];
+    let [next, done] = [first, 0];
     let isFailed = false;
     const work = async (): Promise<void> => {
-      while (next < sources.count && !isFailed) {
+      while (next < end && !isFailed) {
         signal.throwIfAborted();
-        const { index, record } = sources.at(next);
-        next += ranks.size;
+        const { index, record } = sources.at(next++);
         try {
           const raw = await index.read(record);
           for (const image of drawnImages(raw)) await codes(image);
@@ -332,7 +334,7 @@ async function tokenize(path: string, flags: TokenizeFlags, context: Context, ra
           const sample = { task: "gen" as const, source: index.spec.path, record, reason };
           await quarantine.add(sample, found.push(sample), done + 1);
         }
-        progress.report({ done: ++done, total: Math.ceil(sources.count / ranks.size), label: "tokenizing" });
+        progress.report({ done: ++done, total: end - first, label: "tokenizing" });
       }
     };
     const stopping = (error: unknown): never => {
