@@ -30,6 +30,8 @@ export { IGNORE, TASKS, imageSample, layRows, packSamples, textSample, trainedTo
 export type { PackedRows, Sample, Task } from "./samples.ts";
 export { STAGES, TRAINED, setStage } from "./stages.ts";
 export type { Stage } from "./stages.ts";
+export { loadTensors, loadTensorsInto, saveTensors } from "./optimizer_file.ts";
+export type { TensorFileOptions } from "./optimizer_file.ts";
 export { TrainingError } from "./skips.ts";
 export { Trainer } from "./trainer.ts";
 export type { StepReport, TaskReport } from "./trainer.ts";
