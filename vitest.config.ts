@@ -1,9 +1,11 @@
-import { basename } from "node:path";
+import { readFileSync, readdirSync } from "node:fs";
+import { basename, join } from "node:path";
 import { defineConfig } from "vitest/config";
+import type { TestProjectInlineConfiguration } from "vitest/config";
 import { BaseSequencer } from "vitest/node";
 import type { TestSpecification } from "vitest/node";
 
-// Ends what hangs. The longest test takes 60 s on two quiet cores with a cold shader cache; on a loaded machine any takes ten times as long.
+// Ends what hangs. The longest test takes 75 s on two quiet cores with a cold shader cache; on a loaded machine any takes ten times as long.
 const WATCHDOG_MS = 20 * 60_000;
 
 /** Files that take longest, so that none of them is left alone at the end. */
@@ -37,18 +39,55 @@ const SLOW = [
   "dispatch_work",
 ];
 
+/** With JANUS_TEST_AS_GPU tests choose kernels as a GPU would; `npm run test:long` runs some files so. */
+const setupFiles = ["tests/default_device.ts", ...(process.env["JANUS_TEST_AS_GPU"] ? ["tests/as_gpu.ts"] : [])];
+
+/** Which files can share a process: loading the package takes as long as most files need for their tests. */
+const GROUPS = {
+  /** Declares kernels of its own, which every device that is created later would load. */
+  alone: /^import [^;]*\b(kernel|library)\b[^;]*from/m,
+  /** Sets how the driver compiles. */
+  quick: /quick_compile|ops_suite/,
+  "": /(?:)/,
+};
+type Group = keyof typeof GROUPS;
+
+function groupOf(file: string): Group {
+  const text = readFileSync(join(import.meta.dirname, file), "utf8");
+  return (Object.keys(GROUPS) as Group[]).find((group) => GROUPS[group].test(text))!;
+}
+
+function project(tier: string, group: Group): TestProjectInlineConfiguration {
+  const files = readdirSync(join(import.meta.dirname, "tests", tier)).filter((name) => name.endsWith(".test.ts"));
+  return {
+    extends: true,
+    test: {
+      name: group ? `${tier} ${group}` : tier,
+      include: files.map((name) => `tests/${tier}/${name}`).filter((file) => groupOf(file) === group),
+      isolate: group === "alone",
+      setupFiles,
+      testTimeout: WATCHDOG_MS,
+      hookTimeout: WATCHDOG_MS,
+      maxWorkers: 2,
+    },
+  };
+}
+
+const projects = ["tier0", "tier1"].flatMap((tier) =>
+  (Object.keys(GROUPS) as Group[]).map((group) => project(tier, group)),
+);
+
+/** Files of one project in a row, which share their processes; among them those that take longest first. Short ones of tier 0 end the run. */
 class SlowFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
     const sorted = await super.sort(files);
-    const place = ({ moduleId }: TestSpecification): number =>
-      (SLOW.indexOf(basename(moduleId, ".test.ts")) + SLOW.length + 1) % (SLOW.length + 1);
+    const inOrder = projects.map(({ test }) => test?.name).toReversed();
+    const place = ({ moduleId, project }: TestSpecification): number =>
+      inOrder.indexOf(project.name) * (SLOW.length + 1) +
+      ((SLOW.indexOf(basename(moduleId, ".test.ts")) + SLOW.length + 1) % (SLOW.length + 1));
     return sorted.toSorted((a, b) => place(a) - place(b));
   }
 }
-
-/** Tests choose kernels as a GPU would; `npm run test:long` runs some files so. */
-const setupFiles = process.env["JANUS_TEST_AS_GPU"] ? ["tests/as_gpu.ts"] : [];
-const shared = { setupFiles, testTimeout: WATCHDOG_MS, hookTimeout: WATCHDOG_MS, maxWorkers: 2 };
 
 // Forks, not worker threads: Dawn and the Vulkan drivers are not made to be loaded by several threads of one process.
 // Two workers: software Vulkan uses every core by itself, and more would only take memory.
@@ -57,9 +96,6 @@ export default defineConfig({
     pool: "forks",
     teardownTimeout: 120_000, // a worker on a loaded machine takes long to end
     sequence: { sequencer: SlowFirst },
-    projects: [
-      { extends: true, test: { ...shared, name: "tier0", include: ["tests/tier0/**/*.test.ts"] } },
-      { extends: true, test: { ...shared, name: "tier1", include: ["tests/tier1/**/*.test.ts"] } },
-    ],
+    projects,
   },
 });

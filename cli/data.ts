@@ -1,9 +1,13 @@
 /** `janus data`: inspects and prepares training data: indexes, a preview of the trained tokens, image codes. */
 import { join } from "node:path";
-import { InvalidArgumentError, Option } from "commander";
+import { Option } from "commander";
 import type { Command } from "commander";
 import type { SourceIndex } from "../train/node/data/index_file.ts";
 import type { TokenCounts } from "../train/node/data/token_counts.ts";
+import type { BadSample } from "../train/node/data/quarantine.ts";
+import { firstRankFirst, ownShare } from "../train/ranks.ts";
+import type { Ranks } from "../train/ranks.ts";
+import type { RawSample } from "../train/data/raw_sample.ts";
 import { TASKS } from "../train/samples.ts";
 import type { Task } from "../train/samples.ts";
 import type { AddCommand, Context } from "./context.ts";
@@ -17,7 +21,8 @@ import { UsageError } from "./errors.ts";
 import { formatBytes, formatCount, indent, table } from "./format.ts";
 import { MODEL_ARGUMENT, addHubOptions } from "./model_folder.ts";
 import type { HubFlags } from "./model_folder.ts";
-import { adapter, wholeNumber } from "./options.ts";
+import { adapter, fieldOption, wholeNumber } from "./options.ts";
+import { withRanks } from "./ranks.ts";
 import { plainOption } from "./session.ts";
 import { CLASSES } from "./train.ts";
 
@@ -63,7 +68,9 @@ export const addData: AddCommand = (program, context) => {
     )
     .option(...SYSTEM_FLAG)
     .option(...JSON_FLAG)
-    .action((sources: string[], flags: IndexFlags) => indexSources(sources, flags, context));
+    .action((sources: string[], flags: IndexFlags) =>
+      withRanks(context, NO_DEVICE, ({ ranks }) => indexSources(sources, flags, context, ranks)),
+    );
   modelOptions(
     sourceOptions(
       data
@@ -124,7 +131,11 @@ export const addData: AddCommand = (program, context) => {
     .requiredOption("--cache <folder>", "folder of indexes and image codes")
     .addOption(new Option("--batch <n>", "images at a time").argParser(wholeNumber(1, 1024)).default(8))
     .option(...JSON_FLAG)
-    .action((source: string, flags: TokenizeFlags) => tokenize(source, flags, context));
+    .action((source: string, flags: TokenizeFlags) =>
+      withRanks(context, flags.adapter, ({ ranks, adapter: own }) =>
+        tokenize(source, { ...flags, ...(own !== undefined && { adapter: own }) }, context, ranks),
+      ),
+    );
 };
 
 const sourceOptions = (command: Command): Command =>
@@ -134,24 +145,12 @@ const sourceOptions = (command: Command): Command =>
     )
     .option("--images <folder>", "base folder of the image paths in the file (default: the folder of the file)")
     .option("--classes <file>", CLASSES)
-    .option(
-      "--field <use=name>",
-      "use the field or column NAME as prompt, image, text, …, e.g. prompt=TEXT; may be repeated. For training it is the setting data.fields",
-      fieldName,
-    )
+    .addOption(fieldOption("For training it is the setting data.fields"))
     .option(
       "--ignore-field <field>",
       "accept records with this field and ignore it; may be repeated. Use the names that janus data index lists",
       (name: string, names?: readonly string[]) => [...(names ?? []), name],
     );
-
-/** Adds `use=name` to the names that were given before. */
-function fieldName(text: string, names: Readonly<Record<string, readonly string[]>> = {}): typeof names {
-  const [, use, name] = /^([^=]+)=(.+)$/.exec(text) ?? [];
-  if (use === undefined || name === undefined)
-    throw new InvalidArgumentError("Write what it is used as and its name, e.g. prompt=TEXT.");
-  return { ...names, [use]: [...(names[use] ?? []), name] };
-}
 
 const modelOptions = (command: Command): Command =>
   addHubOptions(command)
@@ -168,6 +167,9 @@ const modelOptions = (command: Command): Command =>
         .default("f32"),
     )
     .addOption(plainOption());
+
+/** Adapter of commands that open no device: any. */
+const NO_DEVICE = 0;
 
 /** Counts the tokens of a source's records with a model's tokenizer and prompts. */
 type Counter = (index: SourceIndex) => Promise<Pick<TokenCounts, "total" | "longest" | "bad">>;
@@ -210,7 +212,12 @@ interface Indexed extends Partial<Pick<TokenCounts, "longest" | "bad">> {
   readonly tokens?: number;
 }
 
-async function indexSources(paths: readonly string[], flags: IndexFlags, context: Context): Promise<void> {
+async function indexSources(
+  paths: readonly string[],
+  flags: IndexFlags,
+  context: Context,
+  ranks: Ranks,
+): Promise<void> {
   const { model, system, revision, cacheDir } = flags;
   const useless = Object.entries({ system, revision, "cache-dir": cacheDir }).find(([, value]) => value !== undefined);
   if (model === undefined && useless)
@@ -220,6 +227,17 @@ async function indexSources(paths: readonly string[], flags: IndexFlags, context
   const { requireIgnoredFields } = await import("../train/node/data/index_file.ts");
   const sources: Indexed[] = [];
   const opened: Pick<SourceIndex, "spec" | "fields" | "renamed">[] = [];
+  // Each rank reads and counts its share of the sources; the cache then has all of them.
+  for (const spec of ranks.size === 1 ? [] : ownShare(specs, ranks)) {
+    const index = await openSource(spec, flags.cache, context);
+    try {
+      await count?.(index);
+    } finally {
+      await index.close();
+    }
+  }
+  await ranks.gather(null);
+  if (ranks.rank > 0) return;
   for (const spec of specs) {
     const { path } = spec;
     const index = await openSource(spec, flags.cache, context);
@@ -267,14 +285,18 @@ function fieldTable({ path, fields, skipped }: Indexed): string[] {
   return rows.length ? [`${path}\n${indent(table(rows, [1]))}`] : [];
 }
 
-async function tokenize(path: string, flags: TokenizeFlags, context: Context): Promise<void> {
+/** Images of a record that have codes; the second one of a preference is the worse. */
+const drawnImages = (raw: RawSample): string[] =>
+  raw.task === "gen" ? [raw.image, ...(raw.rejected === undefined ? [] : [raw.rejected])].filter(Boolean) : [];
+
+async function tokenize(path: string, flags: TokenizeFlags, context: Context, ranks: Ranks): Promise<void> {
   const { out, signal } = context;
   const specs = specsOf([path], flags);
   const { checkpoint } = await openModel(flags.model, flags, context);
   const close: (() => unknown)[] = [() => checkpoint.close()];
   try {
     const { requireKnownFields } = await import("../train/node/data/index_file.ts");
-    const sources = await SourceSet.open(specs, flags.cache, context);
+    const sources = await firstRankFirst(ranks, () => SourceSet.open(specs, flags.cache, context));
     close.push(() => sources.close());
     const other = sources.indexes.find(({ task }) => task !== "gen");
     if (other)
@@ -289,24 +311,28 @@ async function tokenize(path: string, flags: TokenizeFlags, context: Context): P
     const cache = await CodeCache.open(flags.cache, tokenizer.about, { onNotice });
     close.push(() => cache.close());
     const codes = cache.source(tokenizer.encode, { batch: flags.batch });
-    const quarantine = new Quarantine({ file: join(flags.cache, "bad.jsonl") });
+    const file = join(flags.cache, "bad.jsonl");
+    const quarantine = new Quarantine(ranks.rank === 0 ? { file } : {});
+    const found: BadSample[] = [];
     using progress = out.progress("images");
-    let [next, done, bad] = [0, 0, 0];
+    let [next, done] = [ranks.rank, 0];
     let isFailed = false;
     const work = async (): Promise<void> => {
       while (next < sources.count && !isFailed) {
         signal.throwIfAborted();
-        const { index, record } = sources.at(next++);
+        const { index, record } = sources.at(next);
+        next += ranks.size;
         try {
           const raw = await index.read(record);
-          if (raw.task === "gen") await codes(raw.image);
+          for (const image of drawnImages(raw)) await codes(image);
         } catch (error) {
           if (!isBadSample(error)) throw error;
           const name = await index.nameOf(record);
           const reason = error.message.startsWith(name) ? error.message : `${name}: ${error.message}`;
-          await quarantine.add({ task: "gen", source: index.spec.path, record, reason }, ++bad, done + 1);
+          const sample = { task: "gen" as const, source: index.spec.path, record, reason };
+          await quarantine.add(sample, found.push(sample), done + 1);
         }
-        progress.report({ done: ++done, total: sources.count, label: "tokenizing" });
+        progress.report({ done: ++done, total: Math.ceil(sources.count / ranks.size), label: "tokenizing" });
       }
     };
     const stopping = (error: unknown): never => {
@@ -318,10 +344,16 @@ async function tokenize(path: string, flags: TokenizeFlags, context: Context): P
     const failed = workers.find((worker) => worker.status === "rejected");
     if (failed) throw failed.reason;
     progress.stop();
-    const { hits, computed } = cache.stats;
+    const { hits: known, computed: made } = cache.stats;
+    const all = await ranks.gather({ known, made, found });
+    for (const other of all.slice(1).flatMap((own) => own.found))
+      if (ranks.rank === 0) await quarantine.add(other, found.push(other), sources.count);
+    if (ranks.rank > 0) return;
+    const [hits, computed] = [all.reduce((sum, own) => sum + own.known, 0), all.reduce((sum, own) => sum + own.made, 0)]; // prettier-ignore
+    const bad = found.length;
     out.result({ records: sources.count, computed, known: hits, bad, folder: cache.folder }, () =>
       [
-        `${formatCount(sources.count)} records: ${formatCount(computed)} computed, ${formatCount(hits)} known already${bad ? `, ${formatCount(bad)} bad (${quarantine.file})` : ""}`,
+        `${formatCount(sources.count)} records: ${formatCount(computed)} computed, ${formatCount(hits)} known already${bad ? `, ${formatCount(bad)} bad (${file})` : ""}`,
         cache.folder,
       ].join("\n"),
     );

@@ -3,7 +3,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Processor } from "../model/janus/processor.ts";
-import type { CodeSource } from "../train/data/encode.ts";
+import type { CodeSource, RecordUse } from "../train/data/encode.ts";
 import type { PreviewedSample } from "../train/node/report/preview_page.ts";
 import type { RecordEncoder } from "../train/node/data/encode.ts";
 import type { Context } from "./context.ts";
@@ -23,10 +23,14 @@ export interface PreviewFlags extends SourceFlags, ModelFlags {
 }
 
 /** Encoders of samples of any length, and of those that fit a row. */
-interface Encoders {
-  readonly processor: Processor;
+interface Pair {
   readonly whole: RecordEncoder;
   readonly fitting: RecordEncoder;
+}
+
+interface Encoders {
+  readonly processor: Processor;
+  readonly of: (use: RecordUse) => Pair;
   readonly isPlain: boolean;
   /** Side of images that are drawn, pixels. */
   readonly imageSize: number;
@@ -89,24 +93,29 @@ async function openEncoders(
     ...(flags.system !== undefined && { system: flags.system }),
   };
   const { length, truncate = false } = flags;
-  const whole = new Encoder(processor, options);
-  const fitting = length === undefined ? whole : new Encoder(processor, { ...options, maxTokens: length, truncate });
-  return { processor, whole, fitting, isPlain, imageSize: checkpoint.config.vq.imageSize };
+  const of = (use: RecordUse): Pair => {
+    const whole = new Encoder(processor, { ...options, use });
+    const fitting = length === undefined ? whole : new Encoder(processor, { ...options, use, maxTokens: length, truncate: truncate && use !== "preferences" }); // prettier-ignore
+    return { whole, fitting };
+  };
+  return { processor, of, isPlain, imageSize: checkpoint.config.vq.imageSize };
 }
 
 /** A record as a sample; with the reason if a run would put it into quarantine. */
 async function previewOf(
   { index, record }: Located,
-  { processor, whole, fitting, isPlain, imageSize }: Encoders,
+  { processor, of: encodersOf, isPlain, imageSize }: Encoders,
   { length }: PreviewFlags,
 ): Promise<PreviewedSample> {
   const { samplePieces } = await import("../train/data/preview.ts");
   const { trainedTokens } = await import("../train/samples.ts");
   const { isBadSample } = await import("../train/node/data/loader.ts");
+  const { useOf } = await import("../train/node/data/sources.ts");
   const { drawnImage, seenImages } = await import("../train/node/report/preview_page.ts");
   const name = await index.nameOf(record);
   try {
     const raw = await index.read(record);
+    const { whole, fitting } = encodersOf(useOf(index.kind));
     const of = { id: `${index.hash}:${record}`, epoch: 0, name };
     const sample = await whole.encode(raw, of);
     const fitted = fitting === whole ? sample : await fitting.encode(raw, of).catch((error: unknown) => {
@@ -116,13 +125,16 @@ async function previewOf(
     const bad = fitted instanceof Error ? { bad: fitted.message } : {};
     const kept = fitted instanceof Error ? Math.min(length!, sample.ids.length) : fitted.ids.length;
     const tokens = sample.ids.length;
-    const images = raw.task === "gen" ? [await drawnImage(raw.image, imageSize, isPlain)] : await seenImages(sample, processor.images); // prettier-ignore
+    const drawn = raw.task === "gen" ? [raw.image, raw.rejected ?? ""].filter(Boolean) : [];
+    const images = raw.task === "gen" ? await Promise.all(drawn.map((image) => drawnImage(image, imageSize, isPlain))) : await seenImages(sample, processor.images); // prettier-ignore
+    const pieces = samplePieces(sample, processor.tokenizer, kept);
+    if (sample.rejected) pieces.push({ text: "\n≺ ", isTrained: false }, ...samplePieces(sample.rejected, processor.tokenizer)); // prettier-ignore
     return {
       name,
       task: sample.task,
       tokens,
       trained: fitted instanceof Error ? 0 : trainedTokens(fitted),
-      pieces: samplePieces(sample, processor.tokenizer, kept),
+      pieces,
       ...(kept < tokens && { kept }),
       ...bad,
       images,

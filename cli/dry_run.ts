@@ -94,10 +94,10 @@ const tokensText = (tokens: Readonly<Record<Task, number>>): string =>
     .join(", ")})`;
 
 const DAY = 86_400;
-const formatTime = (seconds: number): string =>
+export const formatTime = (seconds: number): string =>
   seconds < 2 * DAY ? formatDuration(1000 * seconds) : `${formatCount(Math.round(seconds / DAY))} days`;
 
-function formatFlops(flops: number): string {
+export function formatFlops(flops: number): string {
   const units = ["FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP", "ZFLOP"];
   const unit = Math.min(units.length - 1, Math.max(0, Math.floor(Math.log10(Math.max(1, flops)) / 3)));
   return `${(flops / 1000 ** unit).toFixed(2)} ${units[unit]}`;

@@ -22,7 +22,8 @@ export const EXIT = {
   terminated: 143,
 } as const;
 
-const MEANINGS: readonly [number, string][] = [
+/** Exit codes with their meanings, in the order of `janus --help`. */
+export const exitCodeMeanings: readonly (readonly [number, string])[] = [
   [EXIT.done, "done"],
   [EXIT.checkFailed, "a check failed, or training cannot continue"],
   [EXIT.usage, "wrong usage: an unknown command, option or value"],
@@ -41,7 +42,7 @@ const MEANINGS: readonly [number, string][] = [
 ];
 
 export const exitCodeTable = (): string =>
-  `Exit codes:\n${table(MEANINGS.map(([code, meaning]) => [`  ${code}`, meaning]))}\n`;
+  `Exit codes:\n${table(exitCodeMeanings.map(([code, meaning]) => [`  ${code}`, meaning]))}\n`;
 
 /** A command line that asks for what there is not. For what commander cannot see by itself (options that exclude each other). */
 export class UsageError extends JanusError {}
@@ -81,9 +82,10 @@ export async function exitCodeOf(error: unknown): Promise<number> {
   const config = await import("../train/config.ts");
   const { TrainingError } = await import("../train/skips.ts");
   const { RankError } = await import("../train/rank_group.ts");
+  const { RewardError } = await import("../train/policy.ts");
   const { SaveError } = await import("../train/node/run/errors.ts");
   const codes: readonly [readonly (abstract new (...args: never[]) => Error)[], number][] = [
-    [[TrainingError, RankError, SaveError], EXIT.checkFailed], // SaveError before its base, IoError
+    [[TrainingError, RewardError, RankError, SaveError], EXIT.checkFailed], // SaveError before its base, IoError
     [[UsageError, engine.ArgumentError, config.TrainConfigError], EXIT.usage],
     [[hub.HubError], EXIT.hub], // before its base, IoError
     [

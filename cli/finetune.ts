@@ -9,7 +9,8 @@ import { UsageError } from "./errors.ts";
 import { formatBytes, formatCount, formatDuration, indent, table } from "./format.ts";
 import { MODEL_ARGUMENT, addHubOptions, resolveModel } from "./model_folder.ts";
 import type { HubFlags } from "./model_folder.ts";
-import { adapterOption, memorySize, wholeNumber } from "./options.ts";
+import { adapterOption, fieldOption, memorySize, wholeNumber } from "./options.ts";
+import type { FieldFlags } from "./options.ts";
 import { runTraining, sourcesOf } from "./train.ts";
 
 interface FinetuneFlags extends HubFlags {
@@ -21,6 +22,7 @@ interface FinetuneFlags extends HubFlags {
   readonly method?: Method;
   readonly images?: string;
   readonly classes?: string;
+  readonly field?: FieldFlags;
   readonly ignoreField?: readonly string[];
   readonly set?: readonly string[];
   readonly cache: string;
@@ -33,7 +35,7 @@ export const addFinetune: AddCommand = (program, context) => {
     .command("finetune")
     .summary("plan and start a fine-tuning that fits your GPU")
     .description(
-      "Fine-tune a model on your data. Counts the records and the memory of a step, chooses the method (all weights, all weights with the optimizer's moments in int8, LoRA, or QLoRA on int8 or int4 weights), the length of rows, the rows at once and recomputation, says why and how long it takes, and starts. The same command resumes a run with its settings. The result of LoRA is an adapter: janus generate --lora, janus merge.",
+      "Fine-tune a model on your data (preferences: janus train dpo). Counts the records and the memory of a step, chooses the method (all weights, all weights with the optimizer's moments in int8, LoRA, or QLoRA on int8 or int4 weights), the length of rows, the rows at once and recomputation, says why and how long it takes, and starts. The same command resumes a run with its settings. The result of LoRA is an adapter: janus generate --lora, janus merge.",
     )
     .requiredOption("--model <model>", MODEL_ARGUMENT)
     .requiredOption("--data <source...>", "files and folders to train on; a task may be named: gen=images.jsonl")
@@ -56,6 +58,7 @@ export const addFinetune: AddCommand = (program, context) => {
     )
     .option("--images <folder>", "base folder of the image paths in the files (default: the folder of each file)")
     .option("--classes <file>", "for folders of images by class: a file with a folder name and its class on each line")
+    .addOption(fieldOption())
     .option(
       "--ignore-field <field>",
       "accept records with this field and ignore it; may be repeated. Use the names that janus data index lists",
@@ -73,7 +76,10 @@ async function finetune(flags: FinetuneFlags, context: Context): Promise<void> {
   const { out, signal } = context;
   const { settingsOfRun, surveyData } = await import("../train/node/finetune.ts");
   const { changeSettings } = await import("../train/node/settings.ts");
-  const sources = sourcesOf(flags);
+  const { field: fields, set = [] } = flags;
+  if (set.some((change) => /^data\.fields\b/.test(change)))
+    throw new UsageError("--set data.fields has no effect on the records that the plan counts; use --field, e.g. --field prompt=TEXT"); // prettier-ignore
+  const sources = sourcesOf({ ...flags, ...(fields && { fields }) });
   const model = await resolveModel(flags.model, context, flags);
   const given = { model, sources, run: flags.run, cache: flags.cache };
   const follow = { showsTimeLeft: true, ...(flags.adapter !== undefined && { adapter: flags.adapter }), ...(flags.memory !== undefined && { memory: flags.memory }) }; // prettier-ignore

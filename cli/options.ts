@@ -43,6 +43,23 @@ export function memorySize(text: string): number {
 /** For an option that may be given several times, with one value each: one with several values would take the arguments behind it too. */
 export const collect = (text: string, before: readonly string[] = []): readonly string[] => [...before, text];
 
+/** Names of fields by what they are used as. */
+export type FieldFlags = Readonly<Record<string, readonly string[]>>;
+
+/** Adds `use=name` to the names that were given before. */
+function fieldName(text: string, names: FieldFlags = {}): FieldFlags {
+  const [, use, name] = /^([^=]+)=(.+)$/.exec(text) ?? [];
+  if (use === undefined || name === undefined)
+    throw new InvalidArgumentError("Write what it is used as and its name, e.g. prompt=TEXT.");
+  return { ...names, [use]: [...(names[use] ?? []), name] };
+}
+
+export const fieldOption = (note = ""): Option =>
+  new Option(
+    "--field <use=name>",
+    `use the field or column NAME as prompt, image, text, …, e.g. prompt=TEXT; may be repeated${note && `. ${note}`}`,
+  ).argParser(fieldName);
+
 /** An adapter: its position in the list of `janus doctor`, or part of its name. */
 export const adapter = (text: string): string | number => (/^\d+$/.test(text) ? Number(text) : text);
 

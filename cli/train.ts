@@ -12,7 +12,7 @@ import { UsageError } from "./errors.ts";
 import { formatBytes, formatCount, formatDuration } from "./format.ts";
 import { MODEL_ARGUMENT, addHubOptions, resolveModel } from "./model_folder.ts";
 import type { HubFlags } from "./model_folder.ts";
-import { adapterOption } from "./options.ts";
+import { adapterOption, wholeNumber } from "./options.ts";
 import { withRanks } from "./ranks.ts";
 import type { RankedRun } from "./ranks.ts";
 
@@ -29,6 +29,8 @@ interface TrainFlags extends HubFlags {
   readonly resume: "auto" | "never";
   readonly dryRun?: boolean;
   readonly measureStep?: boolean;
+  readonly world?: number;
+  readonly machine?: string;
 }
 
 export const addTrain: AddCommand = (program, context) => {
@@ -36,7 +38,7 @@ export const addTrain: AddCommand = (program, context) => {
     .command("train")
     .summary("train a stage of Janus-Pro, or its image tokenizer")
     .description(
-      "Train a stage from a preset (stage1, stage2, stage3, for the 7B model stage3-7b; stage0 for the image tokenizer, on the images of the data) or a YAML file of settings. A run folder with checkpoints is resumed, bit for bit. Ctrl-C, SIGTERM and SIGUSR1 finish the step, save, and exit with the code of the signal; a second one exits at once.",
+      "Train a stage from a preset (stage1, stage2, stage3, for the 7B model stage3-7b; stage0 for the image tokenizer, on the images of the data; dpo on preferences; grpo on prompts, with a program that rewards images) or a YAML file of settings. A run folder with checkpoints is resumed, bit for bit. Ctrl-C, SIGTERM and SIGUSR1 finish the step, save, and exit with the code of the signal; a second one exits at once.",
     )
     .argument("<settings>", "a preset, or a YAML file")
     .requiredOption("--model <model>", `${MODEL_ARGUMENT}; a new run starts from it`)
@@ -68,6 +70,13 @@ export const addTrain: AddCommand = (program, context) => {
     .addOption(adapterOption())
     .option("--dry-run", "estimate parameters, memory, tokens and time; train and write nothing")
     .option("--measure-step", "with --dry-run: run the longest step once, and compare it with the estimate")
+    .addOption(
+      new Option(
+        "--world <ranks>",
+        "with --dry-run: estimate memory and time on so many GPUs, for each way to divide the state; needs no GPU",
+      ).argParser(wholeNumber(1, 65_536)),
+    )
+    .option("--machine <machine>", "with --world: what kind of GPUs, e.g. a100-40; or a YAML file")
     .option("--json", "print one JSON object at the end");
   addHubOptions(command).action((settings: string, flags: TrainFlags) =>
     withRanks(context, flags.adapter, (ranked) => run(settings, flags, context, ranked)),
@@ -133,7 +142,13 @@ async function run(settings: string, flags: TrainFlags, context: Context, ranked
   if (flags.resume === "never" && existsSync(flags.run)) await requireNoCheckpoints(flags.run);
   if (flags.measureStep && !flags.dryRun)
     throw new UsageError("--measure-step needs --dry-run; a run measures every step");
+  if ((flags.world === undefined) !== (flags.machine === undefined))
+    throw new UsageError("--world and --machine need each other, e.g. --world 128 --machine a100-40");
+  if (flags.world !== undefined && (!flags.dryRun || flags.measureStep))
+    throw new UsageError("--world needs --dry-run without --measure-step; to train on many GPUs, start the command with mpirun or srun"); // prettier-ignore
   const model = await resolveModel(flags.model, context, flags);
+  if (flags.world !== undefined)
+    return await (await import("./dry_run_world.ts")).dryRunWorld(model, config, { world: flags.world, machine: flags.machine! }, context); // prettier-ignore
   if (flags.dryRun) return await (await import("./dry_run.ts")).dryRun(model, config, flags, context);
   await runTraining(
     config,
@@ -232,6 +247,7 @@ function line(event: StepEvent, total: number): string {
     `step ${step + 1}/${total}`,
     `loss ${loss.toFixed(4)}`,
     parts.join(" "),
+    ...Object.entries(event.measures ?? {}).map(([name, value]) => `${name} ${value.toFixed(3)}`),
     skipped ? "not finite: skipped" : `norm ${gradNorm.toFixed(3)}`,
     `lr ${lr.toExponential(1)}`,
     `${formatCount(Math.round(event.tokensPerSecond))} tokens/s`,
@@ -240,6 +256,7 @@ function line(event: StepEvent, total: number): string {
     `memory ${formatBytes(event.memoryBytes)}`,
     `padding ${percent(padding / tokens)}`,
     `waiting ${percent(waitingMs / ms)}`,
+    ...(event.communication ? [`ranks ${percent(event.communication.ms / ms)}`] : []),
     formatDuration(ms),
   ].join("  ");
 }

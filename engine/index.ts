@@ -1,5 +1,9 @@
 /// <reference lib="esnext.disposable" preserve="true" />
-/** The engine: devices, tensors, autograd, kernels and launches. Imports no other folder of the project. */
+/**
+ * The engine: devices, tensors, autograd, kernels and launches. Imports no other folder of the project.
+ *
+ * @module janus-webgpu/engine
+ */
 export * from "./autograd.ts";
 export * from "./capabilities.ts";
 export * from "./capture.ts";

@@ -75,6 +75,20 @@ export class DeviceStorage implements Storage {
     return this.host?.version === this.writes ? this.host.values : null;
   }
 
+  /** Frees the buffer but not the storage: its tensors cannot be used until `restore`. */
+  evict(): void {
+    const buffer = this.live();
+    this.device.pool.release(buffer, this.bytes, this.label);
+    this.buffer = null;
+  }
+
+  /** Gives an evicted storage a buffer, of undefined contents. */
+  restore(): void {
+    if (this.users < 1 || this.buffer) return;
+    this.buffer = this.device.pool.acquire(this.bytes, this.label);
+    this.markWritten();
+  }
+
   retain(): this {
     this.live();
     this.users++;

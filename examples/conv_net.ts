@@ -3,9 +3,8 @@
  * distinguishes discs, squares and crosses in noisy 16×16 images. Run: `npx tsx examples/conv_net.ts`
  */
 import { pathToFileURL } from "node:url";
-import { Device, F, backward, manualSeed, nn, scope, tensor, zeroGradients } from "../index.ts";
+import { Device, F, manualSeed, nn, tensor } from "../index.ts";
 import type { Tensor } from "../index.ts";
-import { AdamW } from "../model/nn/optim/index.ts";
 
 const SIDE = 16;
 const CLASSES = 3;
@@ -60,20 +59,15 @@ export async function trainConvNet(
 ): Promise<{ losses: number[]; model: ConvNet }> {
   manualSeed(options.seed ?? 0);
   const model = new ConvNet();
-  const optimizer = new AdamW(model.parameters(), { lr: 5e-3 });
+  const optimizer = new nn.AdamW(model.parameters(), { lr: 5e-3 });
   const losses: number[] = [];
   const size = 32;
   for (let step = 0; step < (options.steps ?? 160); step++) {
     const { pixels, kinds } = batchOf(step, size);
-    const loss = scope(() => {
-      const value = F.crossEntropy(model.call(tensor(pixels, { shape: [size, 1, SIDE, SIDE] })), tensor(kinds));
-      backward(value);
-      optimizer.step();
-      zeroGradients(model.parameters());
-      return value.detach();
-    });
+    using loss = optimizer.step(() =>
+      F.crossEntropy(model.call(tensor(pixels, { shape: [size, 1, SIDE, SIDE] })), tensor(kinds)),
+    );
     losses.push(await loss.item());
-    loss.dispose();
     options.onStep?.(step, losses.at(-1)!);
   }
   optimizer.dispose();

@@ -3,9 +3,8 @@
  * every token is the sum of the two before it, modulo 11. Run: `npx tsx examples/transformer.ts`
  */
 import { pathToFileURL } from "node:url";
-import { Device, F, backward, manualSeed, nn, scope, tensor, zeroGradients } from "../index.ts";
+import { Device, F, manualSeed, nn, tensor } from "../index.ts";
 import type { Tensor } from "../index.ts";
-import { AdamW } from "../model/nn/optim/index.ts";
 
 const MODULUS = 11;
 const LENGTH = 16;
@@ -89,12 +88,12 @@ export async function trainTransformer(
 ): Promise<{ losses: number[]; model: Transformer }> {
   manualSeed(options.seed ?? 0);
   const model = new Transformer();
-  const optimizer = new AdamW(model.parameters(), { lr: 5e-3 });
+  const optimizer = new nn.AdamW(model.parameters(), { lr: 5e-3 });
   const losses: number[] = [];
   const size = 32;
   for (let step = 0; step < (options.steps ?? 300); step++) {
     const rows = batchOf(step, size);
-    const loss = scope(() => {
+    using loss = optimizer.step(() => {
       const sequences = tensor(rows, { shape: [size, LENGTH + 1] });
       const logits = model.call(sequences.slice(1, 0, LENGTH).contiguous());
       // The second token cannot be known: its target is ignored.
@@ -102,14 +101,9 @@ export async function trainTransformer(
         rows.map((id, i) => (i % (LENGTH + 1) === 1 ? -100 : id)),
         { shape: [size, LENGTH + 1] },
       ).slice(1, 1);
-      const value = F.crossEntropy(logits.reshape([size * LENGTH, MODULUS]), targets.contiguous().flatten());
-      backward(value);
-      optimizer.step();
-      zeroGradients(model.parameters());
-      return value.detach();
+      return F.crossEntropy(logits.reshape([size * LENGTH, MODULUS]), targets.contiguous().flatten());
     });
     losses.push(await loss.item());
-    loss.dispose();
     options.onStep?.(step, losses.at(-1)!);
   }
   optimizer.dispose();

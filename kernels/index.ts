@@ -1,4 +1,8 @@
-/** The ops: functions over tensors, each with its WGSL kernels and its gradient. */
+/**
+ * The ops: functions over tensors, each with its WGSL kernels and its gradient.
+ *
+ * @module janus-webgpu/kernels
+ */
 import { setGradientAccumulator } from "../engine/index.ts";
 import { accumulateGradient } from "./core/accumulate.ts";
 import { attachMethods } from "./tensor_methods.ts";
@@ -39,11 +43,12 @@ export { binaryCrossEntropy, binaryCrossEntropyWithLogits, mseLoss } from "./los
 export type { LossOptions } from "./loss/elementwise_loss.ts";
 export { linearCrossEntropy } from "./loss/linear_cross_entropy.ts";
 export type { LinearCrossEntropyOptions } from "./loss/linear_cross_entropy.ts";
-export { NOT_FINITE_FLAG, guidance, sampleTokens } from "./sampling/sample.ts";
-export type { SampleOptions } from "./sampling/sample.ts";
+export { NOT_FINITE_FLAG, guidance, rowSettings, sampleTokens } from "./sampling/sample.ts";
+export type { RowSettings, SampleOptions } from "./sampling/sample.ts";
 export { multinomial } from "./sampling/multinomial.ts";
 export type { MultinomialOptions } from "./sampling/multinomial.ts";
-export { globalGradNorm } from "./optim/grad_norm.ts";
+export { globalGradNorm, gradNormOf, gradNormPartials, gradNormPlan } from "./optim/grad_norm.ts";
+export type { GradNormPlan } from "./optim/grad_norm.ts";
 export { countNonFinite } from "./reduce/count_nonfinite.ts";
 export { ADAMW_STATE, adamwCount, adamwPrepare, adamwState, adamwStep, emaStep } from "./optim/adamw.ts";
 export type { AdamWBetas, AdamWPrepareSettings, AdamWSettings, AdamWTensors, LossScaling } from "./optim/adamw.ts";

@@ -7,6 +7,7 @@ import * as reduce from "./reduce/reduce.ts";
 import { cumsum } from "./reduce/cumsum.ts";
 import { logsumexp } from "./reduce/logsumexp.ts";
 import { std, variance } from "./reduce/moments.ts";
+import { matmul } from "./matmul/matmul.ts";
 import { flip } from "./embedding/flip.ts";
 import { scatter, scatterAdd } from "./embedding/scatter.ts";
 import { sort, topk } from "./sort/sort.ts";
@@ -48,6 +49,7 @@ const METHODS = {
   le: elementwise.le,
   gt: elementwise.gt,
   ge: elementwise.ge,
+  matmul,
   sum: reduce.sum,
   mean: reduce.mean,
   max: reduce.max,

@@ -73,7 +73,7 @@ export function checkStops(stop: readonly string[]): void {
 }
 
 /** One row's answer as it grows. */
-class Line {
+export class Line {
   text = "";
   finish: AnswerResult["finish"] | null = null;
   readonly tokenIds: number[] = [];

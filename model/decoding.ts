@@ -46,7 +46,7 @@ export interface DecodingBatch {
 }
 
 /** ids with image embeddings in their places → [1, T, hidden]. */
-function embedRow(model: CausalModel, { ids, images }: PromptRow): Tensor {
+export function embedRow(model: CausalModel, { ids, images }: PromptRow): Tensor {
   const { device } = model;
   const shape = [1, ids.length];
   const input = tensor(Int32Array.from(ids), { shape, device });

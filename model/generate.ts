@@ -1,5 +1,5 @@
 /** Text generation with any causal model: prompts in a batch, sampling on the device, tokens read back a few steps behind. */
-import { ArgumentError, DTypeError, construct, isFloat, requireArray, shown, tensor } from "../engine/index.ts";
+import { ArgumentError, DTypeError, construct, isFloat, requireArray, scope, shown, tensor } from "../engine/index.ts";
 import type { Tensor } from "../engine/index.ts";
 import { arange, copyInto, expression, map } from "../kernels/index.ts";
 import type { CausalConfig, CausalModel, PromptRow } from "./causal.ts";
@@ -22,49 +22,86 @@ const penalised = expression("repetition_penalty", "select(a, select(a * s.x, a 
 // Beyond every logit, and far from the end of f32.
 const NEVER = -1e30;
 
-class TextHead implements Head {
-  private readonly model: CausalModel;
-  private readonly sampler: Sampler;
+/** What changes logits before a token is drawn: tokens that were seen, and tokens that never come. */
+export class LogitRules {
   /** f32 [V], added to the logits; null if nothing is suppressed. */
   private readonly bias: Tensor | null;
   /** u32 [B, V]: not 0 if the token has been seen; null without a penalty. */
   private readonly seen: Tensor | null;
   private readonly penalty: number;
 
-  constructor(model: CausalModel, prompts: readonly PromptRow[], options: TextOptions) {
-    const { seed = 0, suppressTokens = [], repetitionPenalty = 1 } = options;
-    const { device, language } = model;
-    const { vocabulary } = language;
-    this.model = model;
-    this.sampler = new Sampler(
-      options,
-      prompts.map((_, k) => seed + k),
-      device,
-    );
+  /** @param rows token ids of the prompt of each row */
+  constructor(
+    { device, language: { vocabulary } }: Pick<CausalModel, "device" | "language">,
+    rows: readonly (readonly number[])[],
+    { repetitionPenalty = 1, suppressTokens = [] }: Pick<TextOptions, "repetitionPenalty" | "suppressTokens">,
+  ) {
     this.penalty = repetitionPenalty;
     const bias = new Float32Array(vocabulary);
     for (const id of suppressTokens) bias[id] = NEVER;
     this.bias = suppressTokens.length ? tensor(bias, { device }).keep() : null;
     if (repetitionPenalty === 1) this.seen = null;
     else {
-      const seen = new Uint32Array(prompts.length * vocabulary);
-      for (const [row, { ids }] of prompts.entries()) for (const id of ids) seen[row * vocabulary + id] = 1;
-      this.seen = tensor(seen, { shape: [prompts.length, vocabulary], device }).keep();
+      const seen = new Uint32Array(rows.length * vocabulary);
+      for (const [row, ids] of rows.entries()) for (const id of ids) seen[row * vocabulary + id] = 1;
+      this.seen = tensor(seen, { shape: [rows.length, vocabulary], device }).keep();
     }
   }
 
+  /** logits [R, V] of the first R rows → the same with penalties. */
+  apply(logits: Tensor): Tensor {
+    let changed = logits;
+    if (this.seen) {
+      const seen = this.seen.slice(0, 0, logits.dim(0));
+      changed = map(penalised, [changed, seen], { scalars: [this.penalty] });
+    }
+    return this.bias ? changed.add(this.bias) : changed;
+  }
+
+  /** Marks the tokens u32 [R] of the first R rows as seen. */
+  see(tokens: Tensor): void {
+    if (!this.seen) return;
+    const seen = this.seen.slice(0, 0, tokens.size);
+    const ids = arange(0, this.seen.dim(1), 1, { dtype: "u32", device: tokens.device });
+    copyInto(seen, seen.maximum(ids.eq(tokens.unsqueeze(1))));
+  }
+
+  /** Row `row` becomes row `from` of `other`. */
+  copyRow(row: number, other: LogitRules, from: number): void {
+    if (this.seen && other.seen) copyRowInto(this.seen, row, other.seen, from);
+  }
+
+  dispose(): void {
+    this.bias?.dispose();
+    this.seen?.dispose();
+  }
+}
+
+/** `to[row] = from[at]`, also within one tensor. */
+function copyRowInto(to: Tensor, row: number, from: Tensor, at: number): void {
+  scope(() => copyInto(to.slice(0, row, row + 1), from.slice(0, at, at + 1).clone()));
+}
+
+class TextHead implements Head {
+  private readonly model: CausalModel;
+  private readonly sampler: Sampler;
+  private readonly rules: LogitRules;
+
+  constructor(model: CausalModel, prompts: readonly PromptRow[], options: TextOptions) {
+    const { seed = 0 } = options;
+    this.model = model;
+    this.sampler = new Sampler(
+      options,
+      prompts.map((_, k) => seed + k),
+      model.device,
+    );
+    this.rules = new LogitRules(model, prompts.map(({ ids }) => ids), options); // prettier-ignore
+  }
+
   sample(hidden: Tensor, step: Tensor, into: Tensor): Tensor {
-    let logits = this.model.logits(hidden); // [B, V]
-    if (this.seen) logits = map(penalised, [logits, this.seen], { scalars: [this.penalty] });
-    if (this.bias) logits = logits.add(this.bias);
+    const logits = this.rules.apply(this.model.logits(hidden)); // [B, V]
     const tokens = this.sampler.sample(logits, step, { into });
-    if (this.seen)
-      copyInto(
-        this.seen,
-        this.seen.maximum(
-          arange(0, this.seen.dim(1), 1, { dtype: "u32", device: tokens.device }).eq(tokens.unsqueeze(1)),
-        ),
-      );
+    this.rules.see(tokens);
     return tokens;
   }
 
@@ -74,8 +111,7 @@ class TextHead implements Head {
 
   dispose(): void {
     this.sampler.dispose();
-    this.bias?.dispose();
-    this.seen?.dispose();
+    this.rules.dispose();
   }
 }
 

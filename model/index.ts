@@ -1,4 +1,8 @@
-/** The model and its parts, for research: modules, configs, loading and saving, prompts, images, generation. Loads in browsers. */
+/**
+ * The model and its parts, for research: modules, configs, loading and saving, prompts, images, generation. Loads in browsers.
+ *
+ * @module janus-webgpu/model
+ */
 export * from "./byte_tokenizer.ts";
 export * from "./janus/config.ts";
 export * from "./janus/create.ts";

@@ -1,5 +1,5 @@
 /** The language model: a Llama (Touvron et al. 2023) with rotary positions and SwiGLU, over embeddings that may come from text or images. */
-import { checkpoint, lastOp, noGrad, scope } from "../engine/index.ts";
+import { checkpoint, lastOp, noGrad, onGrad, scope } from "../engine/index.ts";
 import type { DType, Device, Tensor } from "../engine/index.ts";
 import { attention, attentionDecode, cacheWrite, copyInto, full, joinedRows, jointLinear, linear, normLinear, rope, ropeAttention, rotaryAttention, swiglu } from "../kernels/index.ts"; // prettier-ignore
 import { Embedding, Linear, RMSNorm } from "./nn/layers.ts";
@@ -55,14 +55,16 @@ export class KvCache {
     this.capacity = capacity;
   }
 
-  /** Copies the first `tokens` positions of row `from` of `other` to row `row`. */
+  /** Copies the first `tokens` positions of row `from` of `other` (or of this cache) to row `row`. */
   copyRow(row: number, other: KvCache, from: number, tokens: number): void {
     scope(() => {
       const part = (t: Tensor, at: number): Tensor => t.slice(0, at, at + 1).slice(2, 0, tokens);
+      const source = (t: Tensor): Tensor => (other === this ? part(t, from).clone() : part(t, from)); // never onto itself
       for (const [i, keys] of this.keys.entries()) {
-        copyInto(part(keys, row), part(other.keys[i]!, from));
-        copyInto(part(this.values[i]!, row), part(other.values[i]!, from));
+        copyInto(part(keys, row), source(other.keys[i]!));
+        copyInto(part(this.values[i]!, row), source(other.values[i]!));
       }
+      if (other === this) return;
       copyInto(this.length.slice(0, row, row + 1), other.length.slice(0, from, from + 1));
     });
   }
@@ -71,6 +73,9 @@ export class KvCache {
     for (const t of [...this.keys, ...this.values, this.length, this.position, this.counters]) t.dispose();
   }
 }
+
+/** The rows of a cache that a step reads and writes: all, or the first of them. */
+export type CachedRows = Pick<KvCache, "keys" | "values" | "length">;
 
 /** Positions and masks of a batch of rows. */
 export interface Sequence {
@@ -81,7 +86,7 @@ export interface Sequence {
   /** i32 or u32 [B, T]: document of each token in a packed row. */
   readonly documents?: Tensor;
   /** Write keys and values here. With `decode`, also read the earlier ones from it. */
-  readonly cache?: KvCache;
+  readonly cache?: CachedRows;
   /** The tokens continue those in the cache (a few at a time); else they begin the rows. */
   readonly decode?: boolean;
   /** The layer is all that a `checkpoint` recomputes: its result is not read then. */
@@ -237,6 +242,9 @@ export class LlamaModel extends Module<readonly [Tensor, Sequence]> {
   /** In training, the dtype of values and gradients between the products of the MLPs; null: that of the hidden states. Not with a cache. */
   inner: DType | null = null;
 
+  /** Called in backward when the gradients of layer `index` and of those after it are complete; null: nothing is called. */
+  onLayerGradients: ((index: number) => void) | null = null;
+
   /** @param options.quantize of the linear layers; embedding and norms keep `dtype` */
   constructor(config: LlamaConfig, options: QuantizableOptions = {}) {
     super();
@@ -249,7 +257,9 @@ export class LlamaModel extends Module<readonly [Tensor, Sequence]> {
   forward(embeddings: Tensor, sequence: Sequence): Tensor {
     const { positions, starts, documents } = sequence;
     const inner = this.inner && { inner: this.inner };
-    const run = (layer: LlamaLayer, h: Tensor): Tensor => {
+    const { onLayerGradients: onGradients } = this;
+    const run = (h: Tensor, layer: LlamaLayer, index: number): Tensor => {
+      if (onGradients && h.node) onGrad(h, () => onGradients(index));
       if (!this.recompute || sequence.cache) return layer.call(h, inner ? { ...sequence, ...inner } : sequence);
       // What the layer reads besides h must outlive this call too: it goes through the tape as inputs.
       const rest = [...(starts ? [starts] : []), ...(documents ? [documents] : [])];
@@ -269,6 +279,6 @@ export class LlamaModel extends Module<readonly [Tensor, Sequence]> {
         ...rest,
       );
     };
-    return scope(() => this.norm.call(this.layers.reduce((h, layer) => run(layer, h), embeddings)));
+    return scope(() => this.norm.call(this.layers.reduce(run, embeddings)));
   }
 }

@@ -1,11 +1,22 @@
 // `npm run check:package`: builds and packs the package, checks it with publint and attw, then uses it as a stranger would:
-// installed in an empty folder, its command run, imported by Node, type-checked, the README's examples too, bundled by Vite and loaded from Vite's
+// installed in an empty folder, its command run, imported by Node, type-checked, the programs of the documentation too, bundled by Vite and loaded from Vite's
 // development server. Computes on the adapter each time.
 
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { modules } from "./docs/blocks.mjs";
+import { loadProblems } from "./release/loads.mjs";
 import { ensureSetup, npm, root, tool } from "./setup.mjs";
 
 const useOfEach = `
@@ -70,7 +81,7 @@ const typesConfigs = {
   },
 };
 
-// README's examples compile as they stand, in each way in which TypeScript finds packages, with the types of Node and of browsers.
+// The programs of the documentation compile as they stand, in each way in which TypeScript finds packages, with the types of Node and of browsers.
 const resolutions = {
   bundler: { module: "esnext", moduleResolution: "bundler" },
   node16: { module: "node16" },
@@ -131,20 +142,28 @@ function checkCommand(home, env) {
   if (!existsSync(join(home, images[0].path))) throw new Error("janus generate --model shapes wrote no image");
 }
 
-/** Compiles the TypeScript blocks of README.md against the installed package. */
-function checkReadme(home) {
-  const text = readFileSync(join(root, "README.md"), "utf8");
-  const blocks = [...text.matchAll(/^```ts\n(.*?)^```$/gms)].map(([, code]) => code);
-  if (blocks.length < 6) throw new Error(`README.md has ${blocks.length} examples in TypeScript; it had 6`);
-  const files = blocks.map((code, i) => {
-    writeFileSync(join(home, `readme_${i}.ts`), `${code}\nexport {};\n`);
-    return `readme_${i}.ts`;
+/** Most bytes of the packed package: the model shapes is half of them. */
+const MAX_PACKED = 20e6;
+
+function checkSize(tarball) {
+  const { size } = statSync(tarball);
+  if (size > MAX_PACKED) throw new Error(`the package has ${size} bytes packed; at most ${MAX_PACKED} are allowed`);
+  console.log(`package: ${(size / 1e6).toFixed(1)} MB packed, of ${MAX_PACKED / 1e6}: ok`);
+}
+
+/** Compiles the TypeScript programs of the documentation against the installed package. */
+function checkDocs(home) {
+  const files = modules().map(({ page, line, code }) => {
+    const file = `${page.replace(/[^a-z_]+/gi, "_")}_${line}.ts`; // the error names page and line
+    writeFileSync(join(home, file), `${code}\nexport {};\n`);
+    return file;
   });
+  if (files.length < 20) throw new Error(`the documentation has ${files.length} programs in TypeScript; it had 20`);
   for (const [name, resolution] of Object.entries(resolutions)) {
     const typeRoots = [join(root, "node_modules", "@types")];
     const options = { target: "es2023", strict: true, noEmit: true, ...resolution, types: ["node"], typeRoots };
     writeFileSync(join(home, "tsconfig.json"), JSON.stringify({ compilerOptions: options, files }));
-    node(`README's examples (${name})`, tool("typescript", "tsc"), ["-p", "."], { cwd: home });
+    node(`${files.length} programs of the documentation (${name})`, tool("typescript", "tsc"), ["-p", "."], { cwd: home }); // prettier-ignore
   }
 }
 
@@ -165,6 +184,7 @@ function checkPackage(temporary) {
   node("build", join(root, "scripts", "build.mjs"), [], { cwd: root });
   finish("npm pack", npm(["pack", "--ignore-scripts", "--pack-destination", temporary], { encoding: "utf8" }));
   const tarball = join(temporary, filesIn(temporary, ".tgz")[0]);
+  checkSize(tarball);
   node("publint", tool("publint"), ["run", tarball, "--strict"]);
   node("attw", tool("@arethetypeswrong/cli", "attw"), [tarball, "--profile", "esm-only", "--no-emoji"]);
 
@@ -184,7 +204,10 @@ function checkPackage(temporary) {
     writeFileSync(join(home, "tsconfig.json"), JSON.stringify(config));
     node(`types of a consumer (${name})`, tool("typescript", "tsc"), ["-p", "."], { cwd: home });
   }
-  checkReadme(home);
+  checkDocs(home);
+  const tooMuch = loadProblems(home);
+  if (tooMuch.length > 0) throw new Error(tooMuch.join("\n"));
+  console.log("package: imports load only what they use: ok");
 
   // An import of the entries does not reach modules that are imported on demand.
   const installed = join(home, "node_modules", "janus-webgpu");

@@ -4,7 +4,7 @@
 // Further arguments go to vitest (a file name, `-t`).
 // The last line is always "N passed, N failed".
 
-import { spawn, spawnSync } from "node:child_process";
+import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
@@ -20,15 +20,15 @@ let passed = 0;
 let failed = 0;
 
 /** Runs a Node script with its output shown; true when it succeeds. */
-function run(title, script, args = []) {
+async function run(title, script, args = []) {
   console.log(`\n— ${title}`);
   const started = performance.now();
-  const { status } = spawnSync(process.execPath, [script, ...args], { cwd: root, stdio: "inherit" });
+  const [status] = await once(spawn(process.execPath, [script, ...args], { cwd: root, stdio: "inherit" }), "close");
   console.log(`— ${title}: ${status === 0 ? "ok" : "FAILED"} (${((performance.now() - started) / 1000).toFixed(1)} s)`);
   return status === 0;
 }
 
-/** Runs checks one after the other, each of which counts as one; their output comes when they end, for other checks run beside them. */
+/** Runs checks one after the other, each of which counts as one; their output comes when they end, for tests run beside them. */
 async function runChecks(checks) {
   for (const [title, script, args = []] of checks) {
     const started = performance.now();
@@ -62,10 +62,10 @@ const AS_GPU = [
   "nn",
 ].map((name) => `tests/tier1/${name}.test.ts`);
 
-function runVitest(title, projects, files = []) {
+async function runVitest(title, projects, files = []) {
   rmSync(report, { force: true });
   const reporters = ["--reporter=default", "--reporter=json", `--outputFile.json=${report}`];
-  const ok = run(title, tool("vitest"), ["run", ...reporters, ...projects, ...files, ...vitestArguments]);
+  const ok = await run(title, tool("vitest"), ["run", ...reporters, ...projects, ...files, ...vitestArguments]);
   const result = existsSync(report) ? JSON.parse(readFileSync(report, "utf8")) : { numPassedTests: 0, testResults: [] };
   passed += result.numPassedTests;
   const failedTests = result.numFailedTests ?? 0;
@@ -78,23 +78,23 @@ function runVitest(title, projects, files = []) {
 
 try {
   ensureSetup({ adapter: !fast });
-  if (!fast) {
-    // The checks use one core each, for the most part.
-    await Promise.all([
-      runChecks([["package", join(root, "scripts", "check_package.mjs")]]),
-      runChecks([
+  // The checks wait for the network and use one core each: they run beside the tests.
+  const checks = fast
+    ? null
+    : runChecks([
         ["types", tool("typescript", "tsc"), ["-p", "tsconfig.json"]],
         ["lint", tool("oxlint"), ["--type-aware", "--deny-warnings"]],
         ["format", tool("prettier"), ["--check", "--log-level", "warn", "."]],
-      ]),
-    ]);
-  }
-  if (fast) runVitest("tier 0", ["--project", "tier0"]);
-  else runVitest("tier 0 and tier 1", []);
+        ["package", join(root, "scripts", "check_package.mjs")],
+        ["documentation", join(root, "scripts", "docs", "test.mjs"), ["--built"]], // dist/ is that of the package
+      ]);
+  if (fast) await runVitest("tier 0", ["--project", "tier0*"]);
+  else await runVitest("tier 0 and tier 1", []);
+  await checks;
   if (long) {
     delete process.env.JANUS_TEST_LONG;
     process.env.JANUS_TEST_AS_GPU = "1";
-    runVitest("as on a GPU", ["--project", "tier1", "--passWithNoTests"], vitestArguments.length ? [] : AS_GPU);
+    await runVitest("as on a GPU", ["--project", "tier1*", "--passWithNoTests"], vitestArguments.length ? [] : AS_GPU);
   }
 } catch (error) {
   console.error(error.message);

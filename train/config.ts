@@ -76,6 +76,33 @@ const lora = z.strictObject({
   quantize: z.enum(["int8", "int4"]).optional(),
 });
 
+/** Direct preference optimization (Rafailov et al. 2023): preferences train against the frozen model that the run began with. */
+const dpo = z.strictObject({
+  /** Factor of the log-ratios: the larger, the less the model leaves the frozen one. */
+  beta: z.number().positive().default(0.1),
+});
+
+/** Group relative policy optimization (Shao et al. 2024): images are drawn from prompts, a program rewards them, and what is better than others is made likelier. */
+const grpo = z.strictObject({
+  /** Command that rewards images: see docs/training.md. Optional if the program that calls `train` gives a function. */
+  reward: z.string().min(1).optional(),
+  /** Images of a prompt. */
+  group: whole(2).default(8),
+  /** Steps of the optimizer on the images of a step. */
+  updates: whole(1).default(1),
+  /** Ratios of new to old probabilities count from 1 − clip to 1 + clip. */
+  clip: z.number().gt(0).lt(1).default(0.2),
+  /** Weight of the divergence from the frozen model that the run began with; 0 for none. */
+  beta: z.number().min(0).default(0.02),
+  /** How images are drawn, and of which distribution probabilities are (default: the model's own). */
+  guidance: z.number().optional(),
+  temperature: z.number().positive().optional(),
+  /** Images drawn at once. */
+  drawnAtOnce: whole(1).default(32),
+  /** Seconds that the command may take for the images of a step. */
+  timeout: z.number().positive().default(600),
+});
+
 /** Settings of the page `report.html` in the run folder. They do not change training. */
 const page = z.strictObject({
   /** Steps between two writings; 0 for no page. */
@@ -121,6 +148,11 @@ const fields = z.strictObject({
   microRows: whole(1).default(1),
   /** Recompute each block of the Llama and of SigLIP in backward instead of saving its activations. */
   recompute: z.boolean().default(false),
+  /**
+   * What several processes divide among them: masters, moments and averages (optimizer), also the sums of gradients (gradients), also the weights
+   * between their uses (parameters). The result is the same, bit for bit. One process divides nothing.
+   */
+  sharding: z.enum(["none", "optimizer", "gradients", "parameters"]).optional(),
   /** Dtype of the weights and their copies; masters and moments are f32. */
   dtype: z.enum(["f32", "bf16", "f16"]).default("f32"),
   /** Scaling of the losses if `dtype` is f16, in the words of PyTorch's GradScaler. */
@@ -133,6 +165,8 @@ const fields = z.strictObject({
     })
     .prefault({}),
   lora: lora.optional(),
+  dpo: dpo.optional(),
+  grpo: grpo.optional(),
   /** Moving averages of what trains, in f32: `janus ckpt export --ema`. */
   ema: z.strictObject({ decay: z.number().gt(0).lt(1) }).optional(),
   seed: whole(0).default(0),
@@ -178,13 +212,57 @@ const schema = fields
         "bf16 needs optimizer.moments=int8, dtype=bf16 and no lora, whose adapters are f32; change them, or leave it out",
     },
   )
+  .refine(({ sharding = "none", lora: adapters }) => sharding === "none" || !adapters, {
+    path: ["sharding"],
+    message: "divides what trains, which with lora is small; leave one of them out",
+  })
+  .refine(
+    ({ sharding = "none", optimizer: { muon, moments = "f32" } }) =>
+      sharding === "none" || (!muon && moments === "f32"),
+    {
+      path: ["sharding"],
+      message:
+        "cuts parameters into ranges: Muon needs whole matrices, int8 moments whole blocks; leave optimizer.muon and optimizer.moments out, or sharding",
+    },
+  )
   .refine(({ lora: adapters, optimizer: { muon } }) => !adapters || !muon, {
     path: ["optimizer", "muon"],
     message: "moves the matrices of the layers, which are frozen with lora; leave one of them out",
+  })
+  .refine(
+    ({ sharding = "none", dpo: one, grpo: other }) =>
+      !(one || other) || sharding === "none" || sharding === "optimizer",
+    {
+      path: ["sharding"],
+      message:
+        "gradients and parameters run the model a layer at a time, which dpo and grpo do not; set optimizer, or leave it out",
+    },
+  )
+  .refine((one) => !one.dpo || !one.grpo, {
+    path: ["grpo"],
+    message: "is another training than dpo; leave one of them out",
+  })
+  .refine((one) => !(one.dpo || one.grpo) || one.conditioningDropout === 0, {
+    path: ["conditioningDropout"],
+    message: "must be 0 with dpo and grpo, which compare images of whole prompts; set it",
+  })
+  .refine((one) => !one.dpo || !one.data.truncate, {
+    path: ["data", "truncate"],
+    message: "would cut the answers that dpo compares; leave it out",
+  })
+  .refine((one) => !one.grpo || (one.ratios.und === 0 && one.ratios.text === 0), {
+    path: ["ratios"],
+    message: "must be { und: 0, text: 0, gen: 1 } with grpo, which draws images",
+  })
+  .refine((one) => !one.grpo || !one.lora?.dropout, {
+    path: ["lora", "dropout"],
+    message: "must be 0 with grpo: probabilities of the same codes would differ by what is dropped",
   });
 
 /** Settings of stages 1 to 3. */
 export type TrainConfig = z.infer<typeof schema>;
+export type DpoConfig = z.infer<typeof dpo>;
+export type GrpoConfig = z.infer<typeof grpo>;
 export type LoraConfig = z.infer<typeof lora>;
 
 const tokenizerFields = z.strictObject({
@@ -221,6 +299,9 @@ const tokenizerSchema = tokenizerFields.refine(
     message: "the discriminator would never begin; a step before the last, or weight: 0",
   },
 );
+
+/** Schemas of the settings: of stages 1 to 3, and of stage 0. For the reference of the documentation. */
+export const settingsSchemas = { stages: schema, stage0: tokenizerSchema } as const;
 
 /** Settings of stage 0. */
 export type TokenizerConfig = z.infer<typeof tokenizerSchema>;

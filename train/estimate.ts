@@ -25,6 +25,7 @@ import { VqModel } from "../model/vq.ts";
 import type { TokenizerConfig, TrainConfig } from "./config.ts";
 import { CODES_LABEL, ENCODED_AT_ONCE, PREFIX } from "./stage0/image_tokenizer.ts";
 import { quantizedBase } from "./lora.ts";
+import { needsReference } from "./objective.ts";
 import { IGNORE, imageSample, textSample } from "./samples.ts";
 import type { Sample, Task } from "./samples.ts";
 import { Trainer } from "./trainer.ts";
@@ -130,21 +131,34 @@ export function longestBatch(sizes: JanusConfig, config: TrainConfig): Record<Ta
   };
 }
 
+/** With guidance, as the model's own settings mostly have it. */
+export const COUNTED_DRAWING = { guidance: 5, temperature: 1 };
+
+/** The samples as dpo and grpo train them: each with one that is preferred less, or as an image that was drawn. */
+function unitsOf(byTask: Record<Task, Sample[]>, { dpo, grpo }: TrainConfig): Record<Task, Sample[]> {
+  const unit = (sample: Sample): Sample => {
+    if (dpo) return { ...sample, rejected: sample };
+    return grpo ? { ...sample, drawn: { advantage: 1, unconditional: { ...sample } } } : sample;
+  };
+  return { und: byTask.und.map(unit), text: byTask.text.map(unit), gen: byTask.gen.map(unit) };
+}
+
 /**
- * Counts the longest step on a null device.
+ * Counts the longest step on a null device. With grpo it is counted without the drawing of images.
  * @param like the device that is to take it: its capabilities and its budget of memory; without it a GPU without bounds
  * Throws `ArgumentError` for settings that hold no sample, `OutOfMemoryError` for a tensor that is larger than a buffer may be.
  */
 export async function estimateStep(sizes: JanusConfig, config: TrainConfig, like?: Device): Promise<StepEstimate> {
-  const byTask = longestBatch(sizes, config);
+  const byTask = unitsOf(longestBatch(sizes, { ...config, batch: config.batch * (config.grpo?.group ?? 1) }), config);
   // Rows with images take most; they come last, when the gradients of all others are alive.
   const samples = [...byTask.text, ...byTask.gen, ...byTask.und];
   const { result, ...counts } = await countStep(like, (device) => {
-    const model = new JanusForConditionalGeneration(sizes, { dtype: config.dtype, init: false, device, ...quantizedBase(config) }); // prettier-ignore
+    const create = (): JanusForConditionalGeneration => new JanusForConditionalGeneration(sizes, { dtype: config.dtype, init: false, device, ...quantizedBase(config) }); // prettier-ignore
+    const [model, reference] = [create(), needsReference(config) ? create() : null];
     return {
       parameters: () => sizesOf(model),
       begin: () => {
-        const trainer = new Trainer(model, sizes, config, 0);
+        const trainer = new Trainer(model, sizes, config, 0, { reference, drawing: COUNTED_DRAWING });
         return { trained: trainer.trained, step: () => launchStep(trainer, sizes, samples) };
       },
     };

@@ -14,7 +14,8 @@ import type { PackedRows, Task } from "./samples.ts";
 export type TaskLosses = Readonly<Record<Task, Tensor | null>>;
 
 /** Packed rows → the input embeddings [B, T, hidden]. If the vision tower is frozen, nothing of it is kept for backward. */
-function embed(model: JanusForConditionalGeneration, rows: PackedRows, imageSize: number, device: Device): Tensor {
+export function embedRows(model: JanusForConditionalGeneration, rows: PackedRows, imageSize: number): Tensor {
+  const { device } = model;
   const shape = [rows.rows, rows.length];
   const upload = (values: Int32Array): Tensor => tensor(values, { shape, device });
   const ids = upload(rows.ids);
@@ -44,23 +45,31 @@ function embedImages(
 }
 
 /** Packed rows → hidden states [B, T, hidden], from which the heads make logits. A sample has the same in any row. */
-export function hiddenStates(model: JanusForConditionalGeneration, rows: PackedRows, imageSize: number): Tensor {
-  const { device } = model;
-  return scope(() => {
-    const shape = [rows.rows, rows.length];
-    return model.hidden(embed(model, rows, imageSize, device), {
-      positions: tensor(rows.positions, { shape, device }),
-      documents: tensor(rows.documents, { shape, device }),
-    });
-  });
+export const hiddenStates = (model: JanusForConditionalGeneration, rows: PackedRows, imageSize: number): Tensor =>
+  scope(() => model.hidden(embedRows(model, rows, imageSize), sequenceOf(rows, model.device)));
+
+/** Positions and documents of packed rows, as tensors. */
+export function sequenceOf(
+  rows: PackedRows,
+  device: Device,
+): { readonly positions: Tensor; readonly documents: Tensor } {
+  const shape = [rows.rows, rows.length];
+  return {
+    positions: tensor(rows.positions, { shape, device }),
+    documents: tensor(rows.documents, { shape, device }),
+  };
 }
 
 /** The sums of cross-entropies of packed rows, by task. The complete logits of text are never stored. */
-export function taskLosses(model: JanusForConditionalGeneration, rows: PackedRows, imageSize: number): TaskLosses {
+export const taskLosses = (model: JanusForConditionalGeneration, rows: PackedRows, imageSize: number): TaskLosses =>
+  scope(() => lossesOf(model, hiddenStates(model, rows, imageSize), rows));
+
+/** `taskLosses` from the hidden states of the rows [B, T, hidden]. */
+export function lossesOf(model: JanusForConditionalGeneration, hidden: Tensor, rows: PackedRows): TaskLosses {
   const { device } = model;
   return scope(() => {
     const upload = (values: Int32Array): Tensor => tensor(values, { shape: [values.length], device });
-    const flat = hiddenStates(model, rows, imageSize).reshape([rows.rows * rows.length, -1]); // [B · T, hidden]
+    const flat = hidden.reshape([rows.rows * rows.length, -1]); // [B · T, hidden]
     const losses = { und: null, text: null, gen: null } as Record<Task, Tensor | null>;
     for (const task of TASKS) {
       const { at, to } = rows.targets[task];

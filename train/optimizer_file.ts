@@ -3,7 +3,7 @@
  * contains one chunk at a time, beside what the device has not yet taken (`Device.throttle`). Names, dtypes and shapes
  * are checked strictly before a byte is written or read.
  */
-import { ArgumentError, elementBytes, empty } from "../engine/index.ts";
+import { ArgumentError, elementBytes, empty, sizeOf } from "../engine/index.ts";
 import type { DType, Device, Tensor } from "../engine/index.ts";
 import type { FileSource, FolderSink, RandomAccess } from "../model/io/bytes.ts";
 import { CheckpointError, TensorMismatchError, quote } from "../model/io/errors.ts";
@@ -18,7 +18,24 @@ const DEVICE_DTYPES: readonly string[] = ["f32", "f16", "bf16", "i32", "u32", "u
 
 type Tensors = Readonly<Record<string, Tensor>>;
 
-const sortedByName = (tensors: Tensors): [string, Tensor][] =>
+/** A tensor that is written: one on the device, or one whose bytes are read from several. */
+export type SavedTensor = Pick<Tensor, "dtype" | "shape" | "isContiguous" | "toString"> & {
+  readonly storage: { readonly version: number };
+  check(): void;
+  readBytes(offset: number, length: number): Promise<Uint8Array>;
+};
+type SavedTensors = Readonly<Record<string, SavedTensor>>;
+
+/** Which bytes of a tensor of the file a smaller one takes, in order. */
+export interface FilePart {
+  /** Shape in the file. */
+  readonly shape: readonly number[];
+  readonly ranges: readonly { readonly from: number; readonly bytes: number }[];
+  /** True if the smaller one does not exist. */
+  readonly isAbsent?: boolean;
+}
+
+const sortedByName = (tensors: SavedTensors): [string, SavedTensor][] =>
   Object.entries(tensors).sort(([a], [b]) => (a < b ? -1 : 1));
 
 export interface TensorFileOptions {
@@ -35,7 +52,7 @@ export interface TensorFileOptions {
 export async function saveTensors(
   sink: FolderSink,
   name: string,
-  tensors: Tensors,
+  tensors: SavedTensors,
   options: TensorFileOptions = {},
 ): Promise<void> {
   const chunk = chunkBytes(options);
@@ -48,7 +65,7 @@ export async function saveTensors(
   const versions = new Map(sorted.map(([key, tensor]) => [key, tensor.storage.version]));
   const contents = sorted.map(([key, tensor]): TensorContent => {
     async function* chunks(): AsyncGenerator<Uint8Array> {
-      const bytes = elementBytes(tensor.dtype, tensor.size);
+      const bytes = elementBytes(tensor.dtype, sizeOf(tensor.shape));
       for (let at = 0; at < bytes; at += chunk) {
         options.signal?.throwIfAborted();
         if (tensor.storage.version !== versions.get(key)) {
@@ -65,31 +82,35 @@ export async function saveTensors(
 }
 
 /** Bytes of the file that `saveTensors` writes. */
-export const tensorFileBytes = (tensors: Tensors): number =>
+export const tensorFileBytes = (tensors: SavedTensors): number =>
   layoutSafetensors(sortedByName(tensors).map(([name, { dtype, shape }]) => ({ name, dtype, shape }))).fileBytes;
+
+type LoadIntoOptions = TensorFileOptions & {
+  readonly optional?: readonly string[];
+  readonly parts?: ReadonlyMap<string, FilePart>;
+};
 
 /**
  * Fills given tensors (all of a `stateDict`) from the file `name`, straight to the device. Throws `TensorMismatchError` before any of them
  * changes if the file lacks one, has another, or one differs in dtype or shape; an error in reading after that leaves them half filled.
  * @param options.optional names that may be missing in the file; those tensors do not change
+ * @param options.parts tensors that take only a part of one in the file
  * @returns the names that it lacks
  */
 export async function loadTensorsInto(
   source: FileSource,
   name: string,
   tensors: Tensors,
-  { optional = [], ...options }: TensorFileOptions & { readonly optional?: readonly string[] } = {},
+  { optional = [], parts = new Map(), ...options }: LoadIntoOptions = {},
 ): Promise<string[]> {
   const file = await source.open(name);
   try {
     const { tensors: stored } = await readSafetensors(file);
     const absent = optional.filter((key) => !stored.has(key));
-    requireSame(
-      file.name,
-      stored,
-      Object.fromEntries(Object.entries(tensors).filter(([key]) => !absent.includes(key))),
-    );
-    await upload(file, stored, tensors, options);
+    const wanted = Object.fromEntries(Object.entries(tensors).filter(([key]) => !absent.includes(key)));
+    const taken = new Map([...stored].filter(([key]) => !parts.get(key)?.isAbsent));
+    requireSame(file.name, taken, wanted, parts);
+    await upload(file, taken, tensors, { ...options, parts });
     return absent;
   } finally {
     await file.close?.();
@@ -104,7 +125,7 @@ export async function loadOptimizer(
   source: FileSource,
   name: string,
   optimizer: AdamW,
-  { tensors = optimizer.stateDict(), ...options }: TensorFileOptions & { readonly tensors?: Tensors } = {},
+  { tensors = optimizer.stateDict(), ...options }: Omit<LoadIntoOptions, "optional"> & { readonly tensors?: Tensors } = {}, // prettier-ignore
 ): Promise<void> {
   const absent = await loadTensorsInto(source, name, tensors, { ...options, optional: ["steps"] });
   if (absent.length) optimizer.spreadSteps();
@@ -139,12 +160,17 @@ export async function loadTensors(
   }
 }
 
-function requireSame(file: string, stored: ReadonlyMap<string, StoredTensor>, tensors: Tensors): void {
+function requireSame(
+  file: string,
+  stored: ReadonlyMap<string, StoredTensor>,
+  tensors: Tensors,
+  parts: ReadonlyMap<string, FilePart>,
+): void {
   const problems: string[] = [];
   for (const name of stored.keys()) if (!Object.hasOwn(tensors, name)) problems.push(`${quote(name)} is not wanted`);
   for (const [name, tensor] of Object.entries(tensors)) {
     const found = stored.get(name);
-    const wanted = specText(tensor);
+    const wanted = specText({ dtype: tensor.dtype, shape: parts.get(name)?.shape ?? tensor.shape });
     if (!found) problems.push(`${quote(name)}, ${wanted}, is missing`);
     else if (specText(found) !== wanted) problems.push(`${quote(name)} is ${specText(found)}, it must be ${wanted}`);
     tensor.check();
@@ -161,19 +187,22 @@ async function upload(
   file: RandomAccess,
   stored: ReadonlyMap<string, StoredTensor>,
   tensors: Tensors,
-  options: TensorFileOptions,
+  { parts = new Map(), ...options }: Omit<LoadIntoOptions, "optional">,
 ): Promise<void> {
   const chunk = chunkBytes(options);
   let device: Device | null = null;
-  for (const [name, { offset, bytes }] of stored) {
+  for (const [name, { offset, bytes: all }] of stored) {
     const { storage, device: own } = tensors[name]!;
     device = own;
-    for (let at = 0; at < bytes; at += chunk) {
-      options.signal?.throwIfAborted();
-      const part = await file.read(offset + at, Math.min(chunk, bytes - at));
-      own.write({ storage, offset: at, size: part.length }, part);
-      await own.throttle();
-    }
+    let to = 0;
+    for (const { from, bytes } of parts.get(name)?.ranges ?? [{ from: 0, bytes: all }])
+      for (let at = 0; at < bytes; at += chunk) {
+        options.signal?.throwIfAborted();
+        const part = await file.read(offset + from + at, Math.min(chunk, bytes - at));
+        own.write({ storage, offset: to, size: part.length }, part);
+        to += part.length;
+        await own.throttle();
+      }
   }
   await device?.sync();
 }

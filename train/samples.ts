@@ -28,6 +28,19 @@ export interface Sample {
   readonly images: readonly Float32Array[];
   /** Name of the sample in messages. */
   readonly name: string;
+  /** DPO: the sample that is preferred less, of the same task and with the same images. */
+  readonly rejected?: Sample;
+  /** GRPO: the text of the prompt. */
+  readonly prompt?: string;
+  /** GRPO: what is known of an image that was drawn. */
+  readonly drawn?: DrawnImage;
+}
+
+export interface DrawnImage {
+  /** How much better its reward is than those of the other images of the prompt, in their standard deviations. */
+  readonly advantage: number;
+  /** The same codes after the prompt without its words; null without guidance. */
+  readonly unconditional: Sample | null;
 }
 
 /** Number of trained tokens of a sample. */
@@ -104,6 +117,17 @@ export function imageSample(
   sample.codes.set(Array.from(codes).slice(0, -1), p);
   sample.codeTargets.set(codes, p - 1);
   return sample;
+}
+
+/** Stands for a sample that another process takes. */
+export function sampleElsewhere(task: Task, name: string): Sample {
+  const none = new Int32Array();
+  return { task, name, ids: none, codes: none, places: none, textTargets: none, codeTargets: none, images: [] };
+}
+
+/** A prompt that images are to be drawn from: nothing of it is trained before they are. */
+export function promptSample(ids: readonly number[], prompt: string, name = ""): Sample {
+  return { ...imageSample(ids, [0], null, name), codeTargets: new Int32Array(ids.length).fill(IGNORE), prompt };
 }
 
 /** Samples packed into rows of equal length; each attends only to itself, from position 0. */
@@ -211,4 +235,19 @@ export function packSamples(samples: readonly Sample[], length: number): Sample[
     row.left -= count;
   }
   return rows.map((row) => row.samples);
+}
+
+/** The trained tokens of each sample of packed rows, as flat positions in them, with the ids or codes that they predict. */
+export function targetsOf(rows: PackedRows): Map<Sample, { readonly at: number[]; readonly to: number[] }> {
+  const found = new Map<Sample, { at: number[]; to: number[] }>();
+  for (const [r, row] of rows.samples.entries()) {
+    let first = r * rows.length;
+    for (const sample of row) {
+      const own = sample.task === "gen" ? sample.codeTargets : sample.textTargets;
+      const trained = [...own.keys()].filter((i) => own[i] !== IGNORE);
+      found.set(sample, { at: trained.map((i) => first + i), to: trained.map((i) => own[i]!) });
+      first += own.length;
+    }
+  }
+  return found;
 }

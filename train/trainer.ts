@@ -3,7 +3,7 @@
  * accumulated, one step of the optimizer. Losses are sums over trained tokens divided by the number of trained tokens
  * of the whole step, so accumulation affects only memory.
  */
-import { OutOfMemoryError, backward, noGrad, scope, tensor, zeroGradients } from "../engine/index.ts";
+import { ArgumentError, OutOfMemoryError, backward, knownOptions, noGrad, scope, tensor, zeroGradients } from "../engine/index.ts"; // prettier-ignore
 import type { Device, Tensor } from "../engine/index.ts";
 import { stack, zeros } from "../kernels/index.ts";
 import { imageTokens } from "../model/janus/config.ts";
@@ -12,19 +12,30 @@ import type { JanusForConditionalGeneration } from "../model/janus/janus.ts";
 import type { Parameter } from "../model/nn/module.ts";
 import { checkConfig, learningRate } from "./config.ts";
 import type { TrainConfig } from "./config.ts";
-import { taskLosses, totalLoss } from "./loss.ts";
+import { Preferences } from "./dpo.ts";
+import { RewardedImages } from "./grpo.ts";
+import type { Drawing } from "./grpo.ts";
+import { totalLoss } from "./loss.ts";
+import type { TaskLosses } from "./loss.ts";
+import { NextTokens, needsReference } from "./objective.ts";
+import type { Objective, RowLosses } from "./objective.ts";
 import { isFiniteArray, namesNotFinite } from "./not_finite.ts";
 import type { NotFiniteCause } from "./not_finite.ts";
 import { AdamW } from "../model/nn/optim/index.ts";
 import { ONE_PROCESS, ownShare, sumCounts } from "./ranks.ts";
 import type { Ranks } from "./ranks.ts";
-import { TASKS, layRows, packSamples, requireImages } from "./samples.ts";
-import type { Sample, Task } from "./samples.ts";
+import { runSegments, unitsOf } from "./sharding/segments.ts";
+import type { Between } from "./sharding/segments.ts";
+import { Shards } from "./sharding/shards.ts";
+import { GradientSums, readGradient } from "./sharding/sums.ts";
+import { TASKS, layRows, requireImages } from "./samples.ts";
+import type { PackedRows, Sample, Task } from "./samples.ts";
 import { microDraws, setTrained } from "./lora.ts";
 
 export interface TaskReport {
-  /** Cross-entropy per trained token, nats. */
+  /** Cross-entropy per trained token, nats; with dpo the loss per pair, with grpo per code. */
   readonly loss: number;
+  /** Trained tokens; with dpo pairs. */
   readonly tokens: number;
 }
 
@@ -51,20 +62,52 @@ export interface StepReport {
   /** Number of tokens of all rows, and of padding tokens. */
   readonly tokens: number;
   readonly padding: number;
+  /** With several processes: how long this one waited for messages of the others, ms, and how many bytes it sent. */
+  readonly communication?: { readonly ms: number; readonly bytes: number };
+  /** With dpo `accuracy` and `margin`, per pair; with grpo `kl` and `clipped`, per code. */
+  readonly measures?: Readonly<Record<string, number>>;
 }
 
 /** Results of forward and backward of a step, besides gradients. */
 export interface Accumulated {
   /** f32 [parts]: sums of cross-entropies. The caller disposes it. */
   readonly losses: Tensor;
+  /** f32 [measures]: sums over all rows; null if the objective has none. The caller disposes it. */
+  readonly measures: Tensor | null;
   /** The losses, each with its task, and its rows. */
   readonly parts: readonly { readonly task: Task; readonly rows: readonly (readonly Sample[])[] }[];
-  /** Trained tokens of all rows. */
+  /** Trained tokens of all rows, or pairs. */
   readonly counts: Readonly<Record<Task, number>>;
   /** As in `StepReport`. */
   readonly tokens: number;
   readonly padding: number;
 }
+
+/** A sum of losses of some rows. */
+interface Part {
+  readonly task: Task;
+  readonly rows: readonly Sample[][];
+  readonly loss: Tensor;
+}
+
+/** Groups of rows, and from the losses of one to what its backward starts from. */
+interface GroupRun {
+  readonly batches: readonly PackedRows[];
+  readonly lossOf: (losses: RowLosses, group: number) => Tensor | null;
+}
+
+/** A step after backward. */
+interface Finishing {
+  readonly own: readonly Sample[];
+  readonly accumulated: Accumulated;
+  readonly sums: GradientSums | null;
+  /** Of all samples of the step, of which this process took `own`. */
+  readonly names: readonly string[];
+}
+
+/** Buckets of gradients that may wait to be sent while backward of the next layers is launched. */
+const BUCKETS_BEHIND = 8;
+const NO_BYTES = Promise.resolve(null);
 
 /** What each process tells the others of a step; losses that are not finite travel as null, as JSON has no name for them. */
 interface OwnPart {
@@ -74,12 +117,43 @@ interface OwnPart {
     readonly samples: readonly string[];
   }[];
   readonly counts: Readonly<Record<Task, number>>;
+  readonly measures: readonly (number | null)[];
   readonly tokens: number;
   readonly padding: number;
 }
 
+export interface TrainerOptions {
+  /** The processes that train together (default: this one alone). */
+  readonly ranks?: Ranks;
+  /** With dpo, and grpo with a beta above 0, without lora: a second, frozen copy of the model as it is before its first step. */
+  readonly reference?: JanusForConditionalGeneration | null;
+  /** With grpo: how images are drawn. */
+  readonly drawing?: Drawing;
+}
+
 /** Parameters that no stage's forward uses. */
 const TOKENIZER = "model.vqmodel.";
+
+/** What steps minimise. Throws `ArgumentError` if what it needs is not given. */
+function objectiveOf(
+  model: JanusForConditionalGeneration,
+  config: TrainConfig,
+  { vision }: JanusConfig,
+  { reference = null, drawing }: TrainerOptions,
+): Objective {
+  const of = { model, imageSize: vision.imageSize, reference };
+  const { dpo, grpo } = config;
+  const isNeeded = needsReference(config);
+  if (isNeeded !== (reference !== null))
+    throw new ArgumentError(
+      `Trainer: reference must be ${isNeeded ? "a frozen copy of the model with dpo or grpo.beta" : "absent with lora, and without dpo and grpo.beta"}; got ${reference ? "a model" : "none"}.`,
+    );
+  reference?.eval().setRequiresGrad(false);
+  if (dpo) return new Preferences(of, dpo.beta);
+  if (!grpo) return new NextTokens(of);
+  if (!drawing) throw new ArgumentError("Trainer: drawing must be how images are drawn with grpo; got none. Pass guidance and temperature."); // prettier-ignore
+  return new RewardedImages(of, grpo, drawing);
+}
 
 const namesOf = (samples: readonly Sample[]): string[] => samples.map(({ name }) => name);
 
@@ -106,6 +180,11 @@ export class Trainer {
   private readonly sizes: JanusConfig;
   private readonly pad: number;
   private readonly ranks: Ranks;
+  /** The trained parameters of each layer of the Llama, and last all others. */
+  private readonly units: readonly (readonly Parameter[])[];
+  /** What this process keeps of weights, gradients and the optimizer; null: all of it. */
+  readonly shards: Shards | null;
+  private readonly objective: Objective;
   /** Steps whose gradients were not finite, since the beginning of the run. */
   skipped = 0;
 
@@ -118,14 +197,16 @@ export class Trainer {
     sizes: JanusConfig,
     config: TrainConfig,
     pad: number,
-    ranks = ONE_PROCESS,
+    options: TrainerOptions = {},
   ) {
+    knownOptions("Trainer", options, ["ranks", "reference", "drawing"]);
     this.config = config = checkConfig(config, "Trainer");
     if (!config.lora) model.requireUnquantized("Trainer");
     this.model = model.train();
     this.sizes = sizes;
     this.pad = pad;
-    this.ranks = ranks;
+    this.ranks = options.ranks ?? ONE_PROCESS;
+    this.objective = objectiveOf(model, config, sizes, options);
     model.model.language_model.recompute = config.recompute;
     // A third of the traffic of a step. f16 has too small a range for what is between the products of the MLPs.
     model.model.language_model.inner = config.dtype === "bf16" ? "bf16" : null;
@@ -133,13 +214,15 @@ export class Trainer {
     this.trained = setTrained(model, config);
     const { beta1, beta2, epsilon, weightDecay, clip: maxNorm, muon, momentum, moments = "f32", masters = "f32" } = config.optimizer; // prettier-ignore
     const inner = muon ? model.innerMatrices() : new Set<Tensor>();
+    this.units = unitsOf(model, this.trained);
+    const { ranks } = this;
+    const { sharding: kind = "none" } = config;
+    this.shards = kind === "none" || ranks.size === 1 ? null : new Shards(this.trained, { ranks, kind, units: this.units }); // prettier-ignore
+    const own = this.shards?.pieces ?? [...this.trained].map(([name, parameter]) => ({ name, parameter, tensor: parameter })); // prettier-ignore
     this.optimizer = new AdamW(
-      [...this.trained].map(([name, tensor]) => ({
-        name,
-        tensor,
-        decay: tensor.rank > 1,
-        muon: inner.has(tensor),
-      })),
+      own.flatMap(({ name, parameter, tensor }) =>
+        tensor ? [{ name, tensor, decay: parameter.rank > 1, muon: inner.has(parameter) }] : [],
+      ),
       {
         lr: learningRate(config, 0),
         beta1,
@@ -163,33 +246,71 @@ export class Trainer {
    */
   async take(samples: readonly Sample[]): Promise<StepReport> {
     const own = ownShare(samples, this.ranks);
-    const accumulated = await this.accumulate(own);
+    const before = { ...this.ranks.traffic };
     try {
-      return await this.finish(own, accumulated, namesOf(samples));
+      let report = await this.pass(own, samples);
+      for (let more = this.config.grpo?.updates ?? 1; more > 1 && !report.skipped; more--)
+        report = await this.pass(own, samples);
+      this.step++;
+      if (this.ranks.size === 1) return report;
+      const { ms, bytes } = this.ranks.traffic;
+      return { ...report, communication: { ms: ms - before.ms, bytes: bytes - before.bytes } };
+    } finally {
+      this.objective.endStep();
+    }
+  }
+
+  /** One step of the optimizer. */
+  private async pass(own: readonly Sample[], all: readonly Sample[]): Promise<StepReport> {
+    const sums = this.ranks.size === 1 ? null : new GradientSums(this.ranks, this.order, this.shards?.keep);
+    const accumulated = await this.accumulate(own, this.ranks, sums);
+    try {
+      return await this.finish({ own, accumulated, sums, names: namesOf(all) });
     } finally {
       accumulated.losses.dispose();
-      zeroGradients(this.trained.values());
+      accumulated.measures?.dispose();
+      this.dropGradients();
     }
+  }
+
+  /** Trained parameters in the order in which backward completes their gradients. */
+  private get order(): readonly Parameter[] {
+    return [...this.units.slice(0, -1).reverse(), this.units.at(-1)!].flat();
+  }
+
+  /** How many of `order` are complete when backward has passed unit `unit`. */
+  private completeAfter(unit: number): number {
+    const last = this.units.length - 1;
+    return this.units.reduce(
+      (sum, { length }, i) => (unit === last || (i >= unit && i < last) ? sum + length : sum),
+      0,
+    );
+  }
+
+  private dropGradients(): void {
+    zeroGradients(this.trained.values());
+    this.shards?.zeroGradients();
+  }
+
+  /** Runs `work` with all weights on the device, if they are divided among processes. All of them call it. */
+  whole<T>(work: () => Promise<T>): Promise<T> {
+    return this.shards ? this.shards.whole(work) : work();
   }
 
   get device(): Device {
     return this.model.device;
   }
 
-  /** @param names of all samples of the step, of which this process took `own` */
-  private async finish(
-    own: readonly Sample[],
-    accumulated: Accumulated,
-    names: readonly string[],
-  ): Promise<StepReport> {
+  private async finish({ own, accumulated, sums, names }: Finishing): Promise<StepReport> {
     const { config, ranks } = this;
-    await ranks.sumGradients(this.trained.values());
     await this.device.sync(); // work that the GPU refused (memory) ends the step before weights change
+    const used = await this.sumGradients(sums);
     const all = await this.gatherParts(accumulated);
     const losses = all.flatMap((part) => part.losses);
-    const { isTrained } = this;
-    const lr = this.updateWith(accumulated.losses, losses);
+    const isTrained = this.shards ? used.size > 0 : this.isTrained;
+    const lr = await this.updateAll(accumulated.losses, losses, used);
     const { gradNorm, skipped, scale } = await this.optimizer.report();
+    if (skipped === this.skipped) await this.shards?.spread(used);
     const counts = TASKS.map((task) => all.reduce((sum, part) => sum + part.counts[task], 0));
     const trained = counts.reduce((sum, count) => sum + count, 0);
     const tasks: Partial<Record<Task, TaskReport>> = {};
@@ -205,11 +326,12 @@ export class Trainer {
     const notFinite = { tasks: TASKS.filter((task) => bad.some((part) => part.task === task)), samples: named };
     const isSkipped = skipped > this.skipped;
     const suspects = bad.length ? own.filter(({ name }) => named.includes(name)) : null;
-    const cause = isSkipped ? joinCauses(await ranks.gather(await this.causeOf(own, suspects))) : null;
+    const cause = isSkipped ? joinCauses(await ranks.gather(await this.whole(() => this.causeOf(own, suspects)))) : null; // prettier-ignore
     this.skipped = skipped;
     const sumOf = (name: "tokens" | "padding"): number => all.reduce((sum, part) => sum + part[name], 0);
+    const measures = this.objective.measures.map((name, m) => [name, all.reduce((sum, part) => sum + (part.measures[m] ?? NaN), 0) / trained] as const); // prettier-ignore
     return {
-      step: this.step++,
+      step: this.step,
       loss,
       tasks,
       lr,
@@ -220,27 +342,41 @@ export class Trainer {
       ...(config.dtype === "f16" && { lossScale: scale }),
       tokens: sumOf("tokens"),
       padding: sumOf("padding"),
+      ...(measures.length > 0 && { measures: Object.fromEntries(measures) }),
     };
   }
 
-  private async gatherParts({ parts, losses, counts, tokens, padding }: Accumulated): Promise<readonly OwnPart[]> {
+  private async gatherParts(accumulated: Accumulated): Promise<readonly OwnPart[]> {
+    const { parts, losses, measures, counts, tokens, padding } = accumulated;
     const values = await losses.data();
+    const sums = measures ? Array.from(await measures.data()) : this.objective.measures.map(() => 0);
     const own = parts.map(({ task, rows }, i) => ({
       task,
       value: values[i]!,
       samples: namesOf(rows.flat().filter((sample) => sample.task === task)),
     }));
-    return this.ranks.gather<OwnPart>({ losses: own, counts, tokens, padding });
+    return this.ranks.gather<OwnPart>({ losses: own, counts, measures: sums, tokens, padding });
+  }
+
+  /** Waits for the sums of gradients over all processes. Resolves to the parameters that have one. */
+  private async sumGradients(sums: GradientSums | null): Promise<ReadonlySet<Tensor>> {
+    if (!sums) return new Set();
+    const started = performance.now();
+    const used = await sums.finish();
+    this.ranks.traffic.ms += performance.now() - started;
+    return used;
   }
 
   /** `update` that skips the step if a loss of any process is not finite. */
-  private updateWith(own: Tensor, losses: OwnPart["losses"]): number {
+  private async updateAll(own: Tensor, losses: OwnPart["losses"], used: ReadonlySet<Tensor>): Promise<number> {
     if (this.ranks.size === 1) return this.update(own);
+    const norm = (await this.shards?.norm(used)) ?? null;
     const all = tensor(losses.map(({ value }) => value ?? NaN), { device: this.device }); // prettier-ignore
     try {
-      return this.update(all);
+      return this.update(all, norm);
     } finally {
       all.dispose();
+      norm?.dispose();
     }
   }
 
@@ -271,7 +407,8 @@ export class Trainer {
 
   /** Names of gradients of this process that are not finite, computed once more. */
   private async badGradients(samples: readonly Sample[]): Promise<{ readonly tensors: string[]; readonly of: number }> {
-    const { losses } = await this.accumulate(samples, ONE_PROCESS);
+    const { losses, measures } = await this.accumulate(samples, ONE_PROCESS);
+    measures?.dispose();
     try {
       const grads = [...this.trained].flatMap(([name, { grad }]) => (grad ? [[name, grad] as const] : []));
       return { tensors: await namesNotFinite(grads), of: grads.length };
@@ -286,8 +423,9 @@ export class Trainer {
     const { config, sizes } = this;
     const { device } = this;
     const lossOf = (sample: Sample): Tensor => {
-      const rows = layRows([[sample]], config.length, this.pad, imageTokens(sizes));
-      return scope(() => taskLosses(this.model, rows, sizes.vision.imageSize)[sample.task] ?? zeros([], { device }));
+      const [alone] = this.objective.groupsOf([sample], config);
+      const rows = layRows(alone!, config.length, this.pad, imageTokens(sizes));
+      return scope(() => this.objective.lossesOf(rows, null).losses[sample.task] ?? zeros([], { device }));
     };
     const losses = noGrad(() => scope(() => stack(suspects.map(lossOf))));
     try {
@@ -300,52 +438,130 @@ export class Trainer {
   }
 
   /**
-   * Launches forward and backward of all of `samples`, a few rows at a time; gradients add up. Reads nothing, so that the null device takes it too.
-   * If it throws, no gradient is left.
+   * Launches forward and backward of all of `samples`, a few rows at a time; gradients add up. Reads nothing unless there are `sums`, so that the null device takes it
+   * too. If it throws, no gradient is left.
    * @param ranks whose trained tokens the losses are divided by
+   * @param sums are told which gradients are complete
    */
-  async accumulate(samples: readonly Sample[], ranks = this.ranks): Promise<Accumulated> {
-    const { config, sizes } = this;
+  async accumulate(
+    samples: readonly Sample[],
+    ranks = this.ranks,
+    sums: GradientSums | null = null,
+  ): Promise<Accumulated> {
+    const { config, sizes, objective } = this;
     requireImages(samples, sizes.vision.imageSize);
-    const packed = packSamples(samples, config.length);
-    const groups: Sample[][][] = [];
-    for (let r = 0; r < packed.length; r += config.microRows) groups.push(packed.slice(r, r + config.microRows));
+    const groups = objective.groupsOf(samples, config);
     const batches = groups.map((rows) => layRows(rows, config.length, this.pad, imageTokens(sizes)));
-    const own = TASKS.map((task) => batches.reduce((sum, { targets }) => sum + targets[task].at.length, 0));
+    const perBatch = batches.map((rows) => objective.countsOf(rows));
+    const own = TASKS.map((task) => perBatch.reduce((sum, found) => sum + found[task], 0));
     const counts = Object.fromEntries(TASKS.map((task, i) => [task, own[i]])) as Record<Task, number>;
     const trained = (await sumCounts(ranks, own)).reduce((sum, count) => sum + count, 0);
-    const parts: { readonly task: Task; readonly rows: readonly Sample[][]; readonly loss: Tensor }[] = [];
+    const parts: Part[] = [];
+    const measured: Tensor[] = [];
+    const isSegmented = sums && this.shards && this.shards.kind !== "optimizer";
+    const run: GroupRun = {
+      batches,
+      lossOf: ({ losses, measures }, group) => {
+        if (measures) measured.push(measures.keep());
+        for (const task of TASKS) {
+          const part = losses[task]?.detach().clone().keep();
+          if (part) parts.push({ task, rows: groups[group]!, loss: part });
+        }
+        const loss = totalLoss(losses, trained, config.weights);
+        return loss?.requiresGrad ? this.optimizer.scale(loss) : null;
+      },
+    };
     try {
-      for (const [g, batch] of batches.entries()) {
-        await new Promise((resolve) => setTimeout(resolve)); // signals, and what reads the data, come in between
-        await this.device.throttle(); // images of all rows would wait in host memory
-        // Each process draws numbers of its own.
-        const group = g * this.ranks.size + this.ranks.rank;
-        microDraws({ device: this.device, seed: config.seed, step: this.step, group }, () =>
-          scope(() => {
-            const losses = taskLosses(this.model, batch, sizes.vision.imageSize);
-            const loss = totalLoss(losses, trained, config.weights);
-            if (loss?.requiresGrad) backward(this.optimizer.scale(loss));
-            for (const task of TASKS) {
-              const part = losses[task]?.detach().clone().keep();
-              if (part) parts.push({ task, rows: groups[g]!, loss: part });
-            }
-          }),
-        );
-      }
+      await (isSegmented ? this.runInSegments(run, sums) : this.runGroups(run, sums));
       return {
         parts,
         losses: parts.length ? stack(parts.map((part) => part.loss)) : zeros([1], { device: this.device }),
+        measures: measured.length ? noGrad(() => scope(() => stack(measured).sum(0))) : null,
         counts,
         tokens: batches.reduce((sum, { ids }) => sum + ids.length, 0),
         padding: batches.reduce((sum, { padding }) => sum + padding, 0),
       };
     } catch (error) {
-      zeroGradients(this.trained.values());
+      this.dropGradients();
       throw error;
     } finally {
       for (const part of parts) part.loss.dispose();
+      for (const one of measured) one.dispose();
     }
+  }
+
+  private async runGroups({ batches, lossOf }: GroupRun, sums: GradientSums | null): Promise<void> {
+    const { config, objective } = this;
+    const { language_model: llama } = this.model.model;
+    for (const [g, batch] of batches.entries()) {
+      await new Promise((resolve) => setTimeout(resolve)); // signals, and what reads the data, come in between
+      await this.device.throttle(); // images of all rows would wait in host memory
+      const isLast = g === batches.length - 1;
+      // Each process draws numbers of its own.
+      const group = g * this.ranks.size + this.ranks.rank;
+      try {
+        if (isLast && sums) llama.onLayerGradients = (layer) => sums.ready(this.completeAfter(layer));
+        microDraws({ device: this.device, seed: config.seed, step: this.step, group }, () =>
+          scope(() => {
+            const loss = lossOf(objective.lossesOf(batch, g), g);
+            if (loss) backward(loss);
+          }),
+        );
+      } finally {
+        llama.onLayerGradients = null;
+      }
+    }
+  }
+
+  /** All processes take as many rounds as the one that has most. Between rounds gradients wait in host memory, so that they add up as on one device. */
+  private async runInSegments({ batches, lossOf }: GroupRun, sums: GradientSums): Promise<void> {
+    const rounds = Math.max(...(await this.ranks.gather(batches.length)));
+    const waiting = new Map<Parameter, Promise<Uint8Array | null>>();
+    const { imageSize } = this.sizes.vision;
+    for (let round = 0; round < rounds; round++) {
+      const rows = batches[round];
+      const group = rows
+        ? { rows, imageSize, lossOf: (losses: TaskLosses) => lossOf({ losses, measures: null }, round) }
+        : null;
+      await runSegments(
+        this.model,
+        group,
+        this.between(waiting, sums, { isIdle: !group, isLast: round === rounds - 1 }),
+      );
+    }
+  }
+
+  private between(
+    waiting: Map<Parameter, Promise<Uint8Array | null>>,
+    sums: GradientSums,
+    { isIdle, isLast }: { readonly isIdle: boolean; readonly isLast: boolean },
+  ): Between {
+    const [shards, units] = [this.shards!, this.units];
+    return {
+      ask: (unit) => shards.ask(unit),
+      gather: (unit) => shards.gather(unit),
+      evict: (unit) => shards.evict(unit),
+      restoreGradients: async (unit) => {
+        if (isIdle) return;
+        for (const parameter of units[unit]!) {
+          const bytes = await waiting.get(parameter);
+          waiting.delete(parameter);
+          if (!bytes) continue;
+          parameter.grad = tensor(new Float32Array(bytes.slice().buffer), { shape: parameter.shape, device: this.device }).keep(); // prettier-ignore
+        }
+        await this.device.throttle();
+      },
+      takeGradients: async (unit) => {
+        for (const parameter of units[unit]!) {
+          const before = waiting.get(parameter);
+          if (!isLast) waiting.set(parameter, parameter.grad ? readGradient(parameter) : (before ?? NO_BYTES));
+          else if (before) sums.give(parameter, before);
+        }
+        if (!isLast) return zeroGradients(units[unit]!);
+        sums.ready(this.completeAfter(unit));
+        await sums.settle(BUCKETS_BEHIND);
+      },
+    };
   }
 
   /** False if no parameter has a gradient, e.g. a stage-1 batch without images. */
@@ -357,18 +573,19 @@ export class Trainer {
    * Launches the optimizer's step on the gradients that have added up, if there are any, and drops them. Returns the learning rate. If it throws,
    * weights and optimizer are as before.
    * @param losses of `accumulate`: if one is not finite, the step is skipped
+   * @param norm of the gradients, if they are divided among processes
    */
-  update(losses: Tensor): number {
+  update(losses: Tensor, norm: Tensor | null = null): number {
     const before = this.optimizer.lr;
     const lr = (this.optimizer.lr = learningRate(this.config, this.step));
     try {
-      if (this.isTrained) this.optimizer.step(losses);
+      if (norm ?? this.isTrained) this.optimizer.step(losses, norm);
       return lr;
     } catch (error) {
       this.optimizer.lr = before;
       throw error;
     } finally {
-      zeroGradients(this.trained.values());
+      this.dropGradients();
     }
   }
 
@@ -381,6 +598,7 @@ export class Trainer {
   /** Frees the optimizer; the model stays. */
   dispose(): void {
     this.optimizer.dispose();
+    this.shards?.dispose();
     this.model.model.language_model.inner = null;
   }
 }

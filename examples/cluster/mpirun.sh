@@ -7,8 +7,10 @@ MODEL=${MODEL:-deepseek-ai/Janus-Pro-1B}
 DATA=${DATA:-$HOME/data}
 RUN=${RUN:-$HOME/runs/stage2}
 
-# odls_base_sigkill_timeout: seconds between SIGTERM and SIGKILL. The run needs them to finish its step and save.
-exec mpirun --hostfile "$HOSTS" --mca odls_base_sigkill_timeout 600 ${MPIRUN_OPTIONS:-} \
+# SIGTERM to mpirun ends the ranks a second later. SIGUSR1 it passes on: they finish their step, save, and end.
+mpirun --hostfile "$HOSTS" ${MPIRUN_OPTIONS:-} \
   npx janus train stage2 \
   --model "$MODEL" --run "$RUN" --cache "$RUN/cache" \
-  --data "$DATA/und.jsonl" "gen=$DATA/gen.jsonl" "$DATA/text.jsonl" "$@"
+  --data "$DATA/und.jsonl" "gen=$DATA/gen.jsonl" "$DATA/text.jsonl" "$@" &
+trap 'kill -USR1 $!' TERM INT
+wait $! || wait $!

@@ -2,7 +2,7 @@
  * Continues a text with a plain Llama, or trains the Llama on the text: `npx tsx examples/llama/run.ts FOLDER "A text"
  * [STEPS]`. FOLDER is in the layout of transformers.
  */
-import { Device, backward, nn, scope, zeroGradients } from "../../index.node.ts";
+import { Device, nn, scope } from "../../index.node.ts";
 import { generateAnswers } from "../../model/answers.ts";
 import { loadLlama } from "./llama.ts";
 import type { LlamaForCausalLM } from "./llama.ts";
@@ -16,12 +16,12 @@ export async function trainLlama(model: LlamaForCausalLM, texts: readonly number
     let total = 0;
     for (const ids of texts) {
       using loss = scope(() => model.loss(ids).div(predicted));
-      backward(loss);
+      loss.backward();
       total += await loss.item();
     }
     optimizer.step();
     reports.push({ loss: total, norm: (await optimizer.report()).gradNorm });
-    zeroGradients(model.parameters());
+    optimizer.zeroGrad();
   }
   return reports;
 }

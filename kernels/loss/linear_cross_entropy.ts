@@ -31,8 +31,7 @@ import { contiguousCopy, copy, map } from "../core/map.ts";
 import { gemm } from "../matmul/matmul.ts";
 import { sum } from "../reduce/reduce.ts";
 
-export interface LinearCrossEntropyOptions extends Omit<CrossEntropyOptions, "reduction"> {
-  readonly reduction?: "sum" | "mean";
+export interface LinearCrossEntropyOptions extends CrossEntropyOptions {
   /** [V], added to the logits. */
   readonly bias?: Tensor | null;
   /** Classes whose logits are held at a time; the default keeps a run of logits at 64 MiB or less. */
@@ -78,7 +77,7 @@ function logitsOf(x: Tensor, weight: Tensor, bias: Tensor | null, run: Run): Ten
 
 /**
  * Cross-entropy of linear logits: x [M, K], weight [V, K], targets i32 or u32 [M] → the loss of logits x · weightᵗ (+
- * bias) as in `crossEntropy`, f32 [], summed or averaged (the default). The logits [M, V] are never stored. Rows whose
+ * bias) as in `crossEntropy`: f32 [], summed or averaged (the default), or each row's [M]. The logits [M, V] are never stored. Rows whose
  * target is ignored have a gradient of exactly 0; the gradients are f32.
  */
 export function linearCrossEntropy(
@@ -107,8 +106,6 @@ export function linearCrossEntropy(
       `linearCrossEntropy: bias must be [${classes}], one value per class; got ${bias}. Reshape it.`,
     );
   checkTargets("linearCrossEntropy", rows, targets, ignoreIndex, reduction);
-  if ((reduction as string) === "none")
-    throw new ArgumentError('linearCrossEntropy: reduction "none"; "sum" or "mean"');
   const most = Math.max(1024, Math.min(MAX_CLASSES, RUN_LOGITS / Math.max(1, Math.min(rows, RUN_ROWS))));
   const chunk = options.chunk ?? Math.floor(most / 64) * 64;
   if (!Number.isInteger(chunk) || chunk < 1)
@@ -116,7 +113,7 @@ export function linearCrossEntropy(
 
   checkIdRange("linearCrossEntropy", "targets", targets, classes, ignoreIndex);
   const [loss, saved] = scope(() => {
-    if (rows === 0) return [zeros([], x), []] as const;
+    if (rows === 0) return [zeros(reduction === "none" ? [0] : [], x), []] as const;
     const labels = contiguousCopy(targets);
     const state = newState(rows, x);
     for (const run of runsOf(rows, classes, chunk)) {

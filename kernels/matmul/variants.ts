@@ -53,9 +53,7 @@ export function lanesOf(capabilities: Capabilities): Lanes | null {
  * On lavapipe (2 cores, 1024³ f32, processor time of both): 16 rows by subgroup 72–87 ms, 8 rows by subgroup 88–99, 8 rows without 165–184,
  * 16 rows without 230–280 (spills), workgroups of 8 and 64 without alike. Rows along x of the grid 10 % faster than columns (2048³).
  */
-function register(p: MatmulProblem, by: Lanes | null, software: boolean): MatmulChoice {
-  const fewest = p.transA ? 4 : 1;
-  const rows = [1, 2, 4, 8].find((n) => n >= fewest && (n >= p.m || (n === 8 && !by))) ?? 16;
+function register(p: MatmulProblem, by: Lanes | null, software: boolean, rows = registerRows(p, by)): MatmulChoice {
   const workgroup = by ? by.lanes : software ? 16 : 64;
   const constants = { WORKGROUP: workgroup, LANES: by?.lanes ?? 1, ROWS: rows, TRANS_A: p.transA, TRANS_B: p.transB };
   return {
@@ -65,6 +63,11 @@ function register(p: MatmulProblem, by: Lanes | null, software: boolean): Matmul
     rows,
     columns: 4 * workgroup,
   };
+}
+
+function registerRows({ m, transA }: MatmulProblem, by: Lanes | null): number {
+  const fewest = transA ? 4 : 1;
+  return [1, 2, 4, 8].find((n) => n >= fewest && (n >= m || (n === 8 && !by))) ?? 16;
 }
 
 /** For GPUs: tiles of `rows` × `columns`. */
@@ -109,6 +112,12 @@ export const MAX_VECTOR_ROWS = 32;
 /** Work (m · n · k) up to which a product that would have to be packed first takes the naive kernel: one launch instead of three. */
 const SMALL = 1 << 18;
 
+/**
+ * Work up to which a software device takes 8 rows and never 4 or 16: a tenth of a millisecond a launch at most, where each of the three takes
+ * 0.3 to 1.0 s to compile on lavapipe, and a small model has dozens of products.
+ */
+const SMALL_SOFTWARE = 1 << 21;
+
 const hasTerms = (_: Capabilities, p: MatmulProblem): boolean => p.k > 0;
 /** A lies [M, K] and B [N, K]. */
 const isDots = (_: Capabilities, p: MatmulProblem): boolean => p.k > 0 && !p.transA && p.transB;
@@ -152,6 +161,12 @@ const MATMUL: readonly Variant<MatmulProblem, MatmulChoice>[] = [
     preferred: false,
     choose: (c, p) => vector(p, null, c.software),
     instead: "register-lanes",
+  },
+  {
+    name: "register-lanes-8",
+    runs: hasTerms,
+    preferred: (c, p) => c.software && p.m > 2 && p.batches * p.m * p.n * p.k <= SMALL_SOFTWARE,
+    choose: (c, p) => register(p, lanesOf(c), c.software, 8),
   },
   {
     name: "register-lanes",

@@ -11,7 +11,7 @@ import {
   rowWindows,
   scope,
 } from "../../engine/index.ts";
-import type { Bound, Tensor } from "../../engine/index.ts";
+import type { Bound, Device, Tensor } from "../../engine/index.ts";
 import { grid } from "../core/libraries.ts";
 import { contiguousCopy } from "../core/map.ts";
 
@@ -64,58 +64,109 @@ export function globalGradNorm(grads: readonly Tensor[], into?: Tensor): Tensor 
       throw new DTypeError(`globalGradNorm: gradients must be f32; got ${g}. Pass the gradients of leaves.`);
   return scope(() => {
     const norm = into ?? empty([1], { device });
-    const windows = grads.flatMap((g) => {
-      const from = contiguousCopy(g);
-      return rowWindows(device, g.size, [{ rowElements: 1, dtype: "f32" }], 4, "globalGradNorm").map((w) => ({
-        from,
-        ...w,
-      }));
-    });
-    // All partial sums lie in one list that one binding holds.
-    const most = Math.min(
-      MAX_PARTS,
-      Math.floor((device.limits.maxStorageBufferBindingSize - 16) / 8 / Math.max(1, windows.length)),
+    const plan = gradNormPlan(
+      device,
+      grads.map(({ size }) => size),
     );
-    if (most < 1)
-      throw new ArgumentError(
-        `globalGradNorm: the partial sums must fit one binding; got ${windows.length} gradients. Pass fewer.`,
-      );
-    const pieces = windows.map((w) => ({ ...w, parts: Math.min(most, Math.ceil(w.count / 4 / PART_GRANULES)) }));
-    const total = pieces.reduce((sum, p) => sum + p.parts, 0);
-    let partial = empty([Math.max(1, total), 2], { device });
-    let first = 0;
-    const placed = pieces.map((piece) => {
-      const at = { ...piece, first };
-      first += piece.parts;
-      return at;
-    });
-    for (const { from, start, count, parts, first } of placed.filter(({ count }) => count > SMALL)) {
-      launch(partialKernel, {
-        buffers: { x: { of: from, start, elements: count }, partial },
-        params: { elements: count, parts, first },
-        grid: grid1d(Math.ceil(parts / 64)),
-        cost: { flops: 2 * count, bytes: 4 * count },
-      });
-    }
-    const small = placed.filter(({ count }) => count > 0 && count <= SMALL);
-    for (let i = 0; i < small.length; i += MANY) launchMany(small.slice(i, i + MANY), partial);
-    for (let count = total, finished = false; !finished;) {
-      const parts = Math.max(1, Math.ceil(count / FOLD));
-      finished = parts === 1;
-      const y = empty([parts, 2], { device });
-      launch(combineKernel, {
-        constants: { FINISH: finished },
-        buffers: { partial, y, norm },
-        params: { count, parts },
-        grid: grid1d(Math.ceil(parts / 64)),
-        cost: { flops: 2 * count, bytes: 8 * count },
-      });
-      partial.dispose();
-      partial = y;
-      count = parts;
-    }
-    return norm;
+    const partial = empty([Math.max(1, plan.total), 2], { device });
+    launchPartials(plan.windows, (i) => grads[i]!, partial);
+    return combined(partial, plan.total, norm);
   });
+}
+
+/** A window of gradient `of`, and where its partial sums lie among those of all gradients. */
+interface NormWindow {
+  readonly of: number;
+  readonly start: number;
+  readonly count: number;
+  readonly parts: number;
+  readonly first: number;
+}
+
+/** How `globalGradNorm` of gradients of given sizes adds up: a list of partial sums, in pairs of f32, that several devices can fill. */
+export interface GradNormPlan {
+  readonly windows: readonly NormWindow[];
+  /** Number of partial sums of all gradients. */
+  readonly total: number;
+}
+
+/** The plan of `globalGradNorm` for gradients of `sizes` elements. */
+export function gradNormPlan(device: Device, sizes: readonly number[]): GradNormPlan {
+  const windows = sizes.flatMap((size, of) =>
+    rowWindows(device, size, [{ rowElements: 1, dtype: "f32" }], 4, "globalGradNorm").map((w) => ({ of, ...w })),
+  );
+  // All partial sums lie in one list that one binding holds.
+  const most = Math.min(
+    MAX_PARTS,
+    Math.floor((device.limits.maxStorageBufferBindingSize - 16) / 8 / Math.max(1, windows.length)),
+  );
+  if (most < 1)
+    throw new ArgumentError(
+      `globalGradNorm: the partial sums must fit one binding; got ${windows.length} gradients. Pass fewer.`,
+    );
+  let total = 0;
+  const placed = windows.map((w) => {
+    const parts = Math.min(most, Math.ceil(w.count / 4 / PART_GRANULES));
+    total += parts;
+    return { ...w, parts, first: total - parts };
+  });
+  return { windows: placed, total };
+}
+
+/** Writes the partial sums of gradient `of` of the plan, whole, to their places in `partial`, f32 [total, 2]. */
+export function gradNormPartials(plan: GradNormPlan, of: number, grad: Tensor, partial: Tensor): void {
+  scope(() =>
+    launchPartials(
+      plan.windows.filter((window) => window.of === of),
+      () => grad,
+      partial,
+    ),
+  );
+}
+
+/** The norm of all partial sums of a plan, f32 [total, 2] → f32 [1]: the same bits as `globalGradNorm` of the gradients. */
+export const gradNormOf = (partial: Tensor): Tensor =>
+  scope(() => combined(partial.detach(), partial.dim(0), empty([1], { device: partial.device })));
+
+function launchPartials(windows: readonly NormWindow[], gradOf: (i: number) => Tensor, partial: Tensor): void {
+  const copies = new Map<number, Tensor>();
+  const fromOf = (i: number): Tensor => {
+    const copy = copies.get(i) ?? contiguousCopy(gradOf(i));
+    copies.set(i, copy);
+    return copy;
+  };
+  const placed = windows.map((window) => ({ ...window, from: fromOf(window.of) }));
+  for (const { from, start, count, parts, first } of placed.filter(({ count }) => count > SMALL)) {
+    launch(partialKernel, {
+      buffers: { x: { of: from, start, elements: count }, partial },
+      params: { elements: count, parts, first },
+      grid: grid1d(Math.ceil(parts / 64)),
+      cost: { flops: 2 * count, bytes: 4 * count },
+    });
+  }
+  const small = placed.filter(({ count }) => count > 0 && count <= SMALL);
+  for (let i = 0; i < small.length; i += MANY) launchMany(small.slice(i, i + MANY), partial);
+}
+
+/** Folds `total` partial sums, which it frees, into `norm`. */
+function combined(partial: Tensor, total: number, norm: Tensor): Tensor {
+  const { device } = norm;
+  for (let count = total, finished = false; !finished;) {
+    const parts = Math.max(1, Math.ceil(count / FOLD));
+    finished = parts === 1;
+    const y = empty([parts, 2], { device });
+    launch(combineKernel, {
+      constants: { FINISH: finished },
+      buffers: { partial, y, norm },
+      params: { count, parts },
+      grid: grid1d(Math.ceil(parts / 64)),
+      cost: { flops: 2 * count, bytes: 8 * count },
+    });
+    partial.dispose();
+    partial = y;
+    count = parts;
+  }
+  return norm;
 }
 
 /** A window of a gradient, and where its partial sums go. */

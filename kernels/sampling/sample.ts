@@ -19,6 +19,7 @@ import {
   record,
   scope,
   knownOptions,
+  requireBoolean,
 } from "../../engine/index.ts";
 import type { Generator, Tensor } from "../../engine/index.ts";
 import { mul } from "../pointwise/elementwise.ts";
@@ -34,7 +35,7 @@ const sortable = library("sortable", new URL("./lib/sortable.wgsl", import.meta.
 const histogramKernel = kernel(
   "sample_histogram",
   new URL("./sample_histogram.wgsl", import.meta.url),
-  { x: "read", limits: "read", partial: "write" },
+  { x: "read", limits: "read", settings: "read", partial: "write" },
   {
     rows: "u32",
     row: "u32",
@@ -53,7 +54,7 @@ const histogramKernel = kernel(
 const selectKernel = kernel(
   "sample_select",
   new URL("./sample_select.wgsl", import.meta.url),
-  { x: "read", partial: "read", before: "read", after: "write" },
+  { x: "read", partial: "read", before: "read", settings: "read", after: "write" },
   {
     rows: "u32",
     row: "u32",
@@ -140,6 +141,7 @@ const SAMPLE_OPTIONS = [
   "guidance",
   "into",
   "history",
+  "rows",
 ] as const;
 
 export interface SampleOptions {
@@ -165,6 +167,30 @@ export interface SampleOptions {
   readonly into?: Tensor;
   /** u32 [N, C]: the tokens are also written into column `position`, if it is below C. */
   readonly history?: Tensor;
+  /** Settings of each row, in place of temperature, topP, seeds and position. */
+  readonly rows?: RowSettings;
+}
+
+/** Rows that are drawn each in its own way, e.g. answers to several people. */
+export interface RowSettings {
+  /** u32 [N, 4]: seed, position, 1 / temperature and topP of each row, as `rowSettings` writes them. */
+  readonly settings: Tensor;
+  /** True if a row has a topP below 1: the passes over the logits that it takes are run for all rows. */
+  readonly hasTopP: boolean;
+}
+
+/** The four words of a row in `RowSettings.settings`: the row draws the bits that it draws alone with these options. */
+export function rowSettings(row: {
+  readonly seed: number;
+  readonly position: number;
+  readonly temperature: number;
+  readonly topP: number;
+}): [number, number, number, number] {
+  const random = row.temperature > 0;
+  const [inverse, mass] = new Uint32Array(
+    Float32Array.of(random ? 1 / row.temperature : 0, random ? row.topP : 1).buffer,
+  );
+  return [row.seed, row.position, inverse!, mass!];
 }
 
 /** Set in the token of a row that is not finite, by `sampleTokens` with `flagged`. */
@@ -223,6 +249,21 @@ function checkSample(
     );
 }
 
+/** Throws for settings of rows that have another shape, or that come with an option that they replace. */
+function checkRows(rows: number, options: SampleOptions): void {
+  if (options.rows === undefined) return;
+  const { settings, hasTopP } = options.rows;
+  requireBoolean("sampleTokens", "rows.hasTopP", hasTopP);
+  checkTensors("sampleTokens", settings);
+  if (settings.dtype !== "u32" || settings.shape.join() !== `${rows},4`)
+    throw new ShapeError(
+      `sampleTokens: rows.settings must be u32 [${rows}, 4]; got ${settings}. Write four words a row.`,
+    );
+  const replaced = (["temperature", "topP", "seeds", "position", "history", "guidance"] as const).find((name) => options[name] !== undefined); // prettier-ignore
+  if (replaced !== undefined || !options.generator)
+    throw new ArgumentError(`sampleTokens: rows must come with a generator and without ${replaced ?? "site"}; got ${replaced ? "both" : "no generator"}. Change the options.`); // prettier-ignore
+}
+
 /**
  * Draws one token per row from softmax(logits / temperature): logits [N, V] → u32 [N]. Nothing is read back. The same
  * seed, step, sample, site and logits give the same tokens; rows without their own seeds draw as samples `sample +
@@ -243,6 +284,7 @@ export function sampleTokens(logits: Tensor, options: SampleOptions = {}): Tenso
   const { temperature = 1, topK, topP, seeds, position, flagged = false } = options;
   const [logitRows, classes] = logits.shape as [number, number];
   const rows = weight === undefined ? logitRows : logitRows / 2;
+  checkRows(rows, options);
   const random = temperature > 0;
   return scope(() => {
     const tokens = options.into ?? empty([rows], { dtype: "u32", device: logits.device });
@@ -253,7 +295,8 @@ export function sampleTokens(logits: Tensor, options: SampleOptions = {}): Tenso
     const inverse = random ? 1 / temperature : 1;
     const { generator, site } =
       options.generator || !random ? { generator: options.generator, site: options.site ?? 0 } : defaultDraw(x.device);
-    const limits = random && (keep > 0 || mass < 1) ? limitsOf(x, { topK: keep, topP: mass, inverse }) : null;
+    const isFiltered = random && (keep > 0 || mass < 1 || (options.rows?.hasTopP ?? false));
+    const limits = isFiltered ? limitsOf(x, { topK: keep, topP: mass, inverse, rows: options.rows ?? null }) : null;
     const granules = granulesOf(classes);
     const chunks = Math.min(MAX_CHUNKS, Math.ceil(granules / CHUNK_GRANULES));
     const best = empty([rows, chunks, 2], { dtype: "u32", device: x.device });
@@ -268,12 +311,13 @@ export function sampleTokens(logits: Tensor, options: SampleOptions = {}): Tenso
           SEEDED: random && seeds !== undefined,
           MOVED: random && position !== undefined,
           ...(weight !== undefined && { GUIDED: true }),
+          ...(options.rows && { ROWS: true }),
         },
         buffers: {
           ...buffers,
           limits: limits ?? buffers.x,
           state: random ? generator!.state : buffers.x,
-          seeds: seeds ? contiguousCopy(seeds) : buffers.x,
+          seeds: options.rows ? contiguousCopy(options.rows.settings) : seeds ? contiguousCopy(seeds) : buffers.x,
           position: position ? contiguousCopy(position) : buffers.x,
           best,
         },
@@ -315,6 +359,8 @@ interface Bounds {
   readonly topP: number;
   /** 1 / temperature. */
   readonly inverse: number;
+  /** In place of `topP` and `inverse`. */
+  readonly rows: RowSettings | null;
 }
 
 /** A pass of the selection; the numbers of the steps are those of sample_select.wgsl. */
@@ -326,10 +372,10 @@ interface Pass {
 }
 
 /** Eight bits of the key a pass. In topP's last one a bin is one key: counts give its weight, and the position at which a tie is cut. */
-function passesOf({ topK, topP }: Bounds): Pass[] {
+function passesOf({ topK, topP, rows }: Bounds): Pass[] {
   const of = (steps: readonly number[], mass: boolean): Pass[] =>
     steps.map((step, i) => ({ shift: 24 - 8 * i, step, isMass: mass && i < 3 }));
-  return [...of(topK ? [0, 1, 1, 2] : [0], false), ...of(topP < 1 ? [3, 4, 4, 5] : [], true)];
+  return [...of(topK ? [0, 1, 1, 2] : [0], false), ...of(topP < 1 || rows?.hasTopP ? [3, 4, 4, 5] : [], true)];
 }
 
 /** Tokens of a chunk, which is a workgroup's: the kernels' fixed-point sums hold no more. */
@@ -369,7 +415,7 @@ function selectionPass(
   x: BoundRows,
   { partial, before, after }: Readonly<Record<"partial" | "before" | "after", Tensor>>,
   { shift, step, isMass }: Pass,
-  { topK, topP, inverse }: Bounds,
+  { topK, topP, inverse, rows }: Bounds,
   where: { readonly rows: number; readonly row: number; readonly first: number },
 ): void {
   const { dtype, shape, device } = x.of;
@@ -377,7 +423,8 @@ function selectionPass(
   const chunks = partial.shape[1]!;
   const use = { x: rowLibrary(dtype, classes) };
   // Barriers: on software Vulkan fewer invocations cost less.
-  const constants = { WORKGROUP: device.capabilities.software ? 64 : 256 };
+  const constants = { WORKGROUP: device.capabilities.software ? 64 : 256, ...(rows && { ROWS: true }) };
+  const settings = rows ? contiguousCopy(rows.settings) : before;
   const shared = {
     ...where,
     granules: granulesOf(classes),
@@ -390,7 +437,7 @@ function selectionPass(
   launch(histogramKernel, {
     use,
     constants: { ...constants, MASS: isMass },
-    buffers: { x, limits: before, partial },
+    buffers: { x, limits: before, settings, partial },
     params: {
       ...shared,
       mask: shift === 24 ? 0 : (0xffffffff << (shift + 8)) >>> 0,
@@ -402,7 +449,7 @@ function selectionPass(
   launch(selectKernel, {
     use,
     constants,
-    buffers: { x, partial, before, after },
+    buffers: { x, partial, before, settings, after },
     params: { ...shared, step, top_k: topK, top_p: topP },
     grid: grid1d(where.rows),
     cost: { flops: 256 * (chunks + 1) * where.rows, bytes: 4 * PARTIAL * where.rows * chunks },

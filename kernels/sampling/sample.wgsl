@@ -4,6 +4,8 @@
 // (token / 4, sample + r, step + position, site); with SEEDED row r has the key (seeds[r], 0) and the counter (token / 4, sample, …).
 // With FILTER only tokens that limits[r] allows take part. −Inf is a masked token and never does. NaN and +Inf are seen by the bits of the
 // logits as they were loaded (WGSL lets an implementation assume that there are none): the index is then NOT_FINITE.
+// With ROWS each row has its own settings in place of `seeds` and `position`: (seed, position, bits of 1 / temperature, bits of top_p); a
+// temperature of 0, written as 1 / temperature = 0, takes the highest logit.
 // With GUIDED the logits of row r are u + guidance · (c − u) of rows c = x[2r] and u = x[2r + 1], as guidance.wgsl makes them, in f32.
 // One invocation a (row, chunk), chunks ≤ granules.
 // Grid: flat over ceil(rows · chunks / WORKGROUP) workgroups, folded.
@@ -17,6 +19,7 @@ const FILTER = false;
 const SEEDED = false;
 const MOVED = false; // `position` is added to the step
 const GUIDED = false;
+const ROWS = false; // `seeds` has four words a row
 const NONE = 0xffffffffu; // an index: no token takes part
 const NOT_FINITE = 0xfffffffeu; // an index: one of the logits is NaN or +Inf
 struct Params {
@@ -59,10 +62,17 @@ fn sample(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: 
     key = s.xy;
     if (SEEDED) { key = vec2u(seeds[row], 0u); } else { counter.y += row; }
     if (MOVED) { counter.z += position[0]; }
+    if (ROWS) {
+      key = vec2u(seeds[4u * row], 0u);
+      counter = vec4u(0u, s.w, s.z + seeds[4u * row + 1u], params.site);
+    }
   }
+  var inverse_temperature = params.inverse_temperature;
+  if (ROWS) { inverse_temperature = bitcast<f32>(seeds[4u * row + 2u]); }
+  let is_greedy = ROWS && inverse_temperature == 0.0;
   var lowest = vec2u();
   if (FILTER) { lowest = limits[2u * row].xy; }
-  let reach = 3e38 / max(params.inverse_temperature, 1.0); // logit / temperature must stay finite
+  let reach = 3e38 / max(inverse_temperature, 1.0); // logit / temperature must stay finite
   var is_finite = true;
   var score = -3.4028234e38;
   var index = NONE;
@@ -77,7 +87,8 @@ fn sample(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: 
       counter.x = (g * W_x) / 4u;
       var words = philox(counter, key);
       if (W_x == 1u) { words.x = words[g & 3u]; }
-      scores = clamp(v, vec4f(-reach), vec4f(reach)) * params.inverse_temperature - log(exponential(words));
+      let drawn = clamp(v, vec4f(-reach), vec4f(reach)) * inverse_temperature - log(exponential(words));
+      scores = select(drawn, vec4f(v), is_greedy);
     }
     for (var e = 0u; e < W_x; e++) {
       let token = g * W_x + e;
@@ -86,7 +97,7 @@ fn sample(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: 
       if (allowed && (bits & 0x7f800000u) == 0x7f800000u) { is_finite = false; }
       if (FILTER) {
         let rank = sortable(v[e]);
-        allowed = allowed && (rank > lowest.x || (rank == lowest.x && token <= lowest.y));
+        allowed = allowed && (is_greedy || rank > lowest.x || (rank == lowest.x && token <= lowest.y));
       }
       if (allowed && (scores[e] > score || index == NONE)) {
         score = scores[e];

@@ -2,11 +2,13 @@
 // the bin in which the sum from the largest key downwards reaches the bound. Its eight bits join the row's prefix; after the last pass the
 // prefix is the key of the last token that may be sampled. Of equal keys the lowest indices stay: limits[r] = (key, cut) allows the tokens
 // with keys above `key`, and those of that key up to index `cut`.
+// With ROWS each row has its own temperature and top_p, in the settings that sample.wgsl describes; a top_p of 1 leaves the limits as they are.
 // One workgroup a row. Grid: flat over rows, folded.
 //#use grid
 //#use sortable
 //#use f32 as x
 const WORKGROUP = 256u; // invocations
+const ROWS = false;
 struct Params {
   rows: u32, // rows of partial
   row: u32, // row of the window of x at which they start
@@ -30,15 +32,23 @@ const P_LAST = 5u; // bins are counts of tokens of one key
 @group(0) @binding(0) var<storage, read> x: array<Pack_x>;
 @group(0) @binding(1) var<storage, read> partial: array<u32>;
 @group(0) @binding(2) var<storage, read> before: array<vec4u>; // limits: 2 a row: (key, cut, largest key, -), (prefix, bits of the bound, -, -)
-@group(0) @binding(3) var<storage, read_write> after: array<vec4u>;
-@group(0) @binding(4) var<uniform> params: Params;
+@group(0) @binding(3) var<storage, read> settings: array<u32>;
+@group(0) @binding(4) var<storage, read_write> after: array<vec4u>;
+@group(0) @binding(5) var<uniform> params: Params;
 const BINS = 256u;
 var<workgroup> sums: array<f32, BINS>;
 var<workgroup> counts: array<u32, WORKGROUP>;
 
 fn part(row: u32, chunk: u32, bin: u32) -> u32 { return partial[(row * params.chunks + chunk) * 257u + bin]; }
 
-fn weight(key: u32, top: f32) -> f32 { return exp(max((unsortable(key) - top) * params.inverse_temperature, -104.0)); }
+// 1 / temperature (x) and top_p (y) of a row.
+fn settings_of(row: u32) -> vec2f {
+  if (!ROWS) { return vec2f(params.inverse_temperature, params.top_p); }
+  let at = 4u * (params.first + row);
+  return vec2f(bitcast<f32>(settings[at + 2u]), bitcast<f32>(settings[at + 3u]));
+}
+
+fn weight(key: u32, top: f32, inverse_temperature: f32) -> f32 { return exp(max((unsortable(key) - top) * inverse_temperature, -104.0)); }
 
 // How many tokens of the granules start … end − 1 have `key` (x), and the index of the rank-th of them, counted from 1 (y).
 fn equal_keys(row: u32, start: u32, end: u32, key: u32, rank: u32) -> vec2u {
@@ -61,13 +71,13 @@ struct Search {
 }
 
 // Every invocation finds the same bin. If rounding keeps all bins from reaching the bound it is the last that is not empty.
-fn find(bound_before: u32) -> Search {
+fn find(bound_before: u32, top_p: f32) -> Search {
   var s = Search(bitcast<f32>(bound_before), 0u, 0.0);
   if (params.step == K_FIRST) { s.bound = f32(params.top_k); }
   if (params.step == P_FIRST) {
     var total = 0.0;
     for (var b = 0u; b < BINS; b++) { total += sums[b]; }
-    s.bound = params.top_p * total * 0.999999; // so that rounding does not keep a set that reaches top_p exactly below the bound
+    s.bound = top_p * total * 0.999999; // so that rounding does not keep a set that reaches top_p exactly below the bound
   }
   var sum = 0.0;
   for (var b = BINS; b > 0u && sum < s.bound; b--) {
@@ -86,6 +96,8 @@ fn sample_select(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) g
   let row = flat_group(group, groups);
   if (row >= params.rows) { return; }
   let at = 2u * (params.first + row);
+  let own = settings_of(row);
+  let is_open = ROWS && params.step >= P_FIRST && own.y >= 1.0;
   var limit = before[at];
   let state = before[at + 1u];
   if (params.step == K_FIRST) {
@@ -97,22 +109,22 @@ fn sample_select(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) g
   for (var b = lane; b < BINS; b += WORKGROUP) {
     var sum = 0.0;
     for (var c = 0u; c < params.chunks; c++) { sum += bitcast<f32>(part(row, c, b)); }
-    if (params.step == P_LAST) { sum *= weight(prefix | b, top); }
+    if (params.step == P_LAST) { sum *= weight(prefix | b, top, own.x); }
     sums[b] = sum;
   }
   workgroupBarrier();
-  let s = find(state.y);
+  let s = find(state.y, own.y);
   prefix |= s.bin << params.shift;
 
   // A tie is cut after its rank-th token: which chunk that is in, then, of its invocations' runs, which run.
   var chunk = 0u;
   var rank = 0u;
   var is_cut = false;
-  if (params.step == K_LAST || params.step == P_LAST) {
+  if ((params.step == K_LAST || params.step == P_LAST) && !is_open) {
     var equal = 0u;
     for (var c = 0u; c < params.chunks; c++) { equal += u32(bitcast<f32>(part(row, c, s.bin))); }
     rank = u32(max(1.0, s.bound - s.above));
-    if (params.step == P_LAST) { rank = u32(clamp(ceil((s.bound - s.above) / max(weight(prefix, top), 1e-38)), 1.0, 4e9)); }
+    if (params.step == P_LAST) { rank = u32(clamp(ceil((s.bound - s.above) / max(weight(prefix, top, own.x), 1e-38)), 1.0, 4e9)); }
     is_cut = rank < equal;
     if (prefix != limit.x) { limit.y = 0xffffffffu; }
     limit.x = prefix;

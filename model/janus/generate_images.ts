@@ -6,7 +6,7 @@
 import { ArgumentError, DTypeError, construct, isFloat } from "../../engine/index.ts";
 import type { Device, Tensor } from "../../engine/index.ts";
 import { full } from "../../kernels/index.ts";
-import { checkContext, checkIds, checkSampling } from "../request.ts";
+import { checkContext, checkIds, checkSampling, checkSeeds } from "../request.ts";
 import { imageTokens } from "./config.ts";
 import type { JanusConfig } from "./config.ts";
 import { TokenDecoder, isFlagged, stepsAhead } from "../decoding.ts";
@@ -27,6 +27,12 @@ export interface ImageOptions extends SamplingOptions, DecodingOptions {
   readonly n?: number;
   /** Weight w of u + w · (c − u) over the logits with and without the prompt; 1 for none (default: 5; in `Janus.generate` the model's own). */
   readonly guidance?: number;
+}
+
+/** An image of a batch, if the images have seeds of their own: the index of its prompt, and its seed. */
+export interface BatchImage {
+  readonly prompt: number;
+  readonly seed: number;
 }
 
 /** Maximum images of one prompt in one batch; the caches of more do not fit any device. */
@@ -95,13 +101,14 @@ export class ImageGeneration {
    * Runs the prompts; throws `PromptError` and `ArgumentError` before any work.
    * @param prompts token ids, the last of each being begin-of-image
    * @param pad id that replaces a prompt's inner tokens in its unconditional row
+   * @param options `images` in place of `n` and `seed`: which image is of which prompt, each with its own seed
    */
   constructor(
     model: JanusForConditionalGeneration,
     config: JanusConfig,
     prompts: readonly (readonly number[])[],
     pad: number,
-    options: ImageOptions = {},
+    options: ImageOptions & { readonly images?: readonly BatchImage[] } = {},
   ) {
     const { n = 1, guidance = DRAWING_DEFAULTS.guidance, seed = 0 } = options;
     if (!Number.isInteger(n) || n < 1 || n > MAX_PICTURES)
@@ -110,6 +117,7 @@ export class ImageGeneration {
       throw new ArgumentError(`generate: guidance must be a finite number (1: none); got ${guidance}`);
     if (prompts.length === 0) throw new ArgumentError("generate: prompts must hold at least one; got none");
     checkSampling("generate", options, n * prompts.length);
+    for (const image of options.images ?? []) checkSeeds(image.seed, 1);
     const { cacheDType = "f32" } = options;
     if (!isFloat(cacheDType)) throw new DTypeError(`generate: cacheDType must be f32, f16 or bf16; got ${cacheDType}`);
     this.tokens = imageTokens(config);
@@ -119,14 +127,13 @@ export class ImageGeneration {
     }
     this.signal = options.signal;
     this.signal?.throwIfAborted();
-    this.count = prompts.length * n;
-    this.seeds = Array.from({ length: this.count }, (_, k) => seed + k);
+    const images = options.images ?? Array.from({ length: n * prompts.length }, (_, k) => ({ prompt: Math.floor(k / n), seed: seed + k })); // prettier-ignore
+    this.count = images.length;
+    this.seeds = images.map((image) => image.seed);
     const { device } = model;
     const pair = guidance === 1 ? 1 : 2;
     const rows = prompts.flatMap((ids) => [{ ids }, { ids: unconditionalRow(ids, pad) }].slice(0, pair));
-    const order = prompts.flatMap((_, p) =>
-      Array.from({ length: n }, () => Array.from({ length: pair }, (__, i) => pair * p + i)).flat(),
-    );
+    const order = images.flatMap(({ prompt }) => Array.from({ length: pair }, (_, i) => pair * prompt + i));
     [this.head, this.decoder] = construct(() => {
       const head = new ImageHead(model, this.tokens, this.seeds, options, device);
       const batch = { prompts: rows, order, samples: this.count, room: this.tokens - 1 };

@@ -314,8 +314,8 @@ export class Janus {
     }
   }
 
-  /** pixels of N images → embeddings [N · P, hidden], one image at a time. */
-  private embedImages(pixels: readonly Float32Array[]): Tensor {
+  /** float32 [3, S, S] pixels of N images (see `understandingPixels`) → embeddings [N · P, hidden], one image at a time. The caller disposes them. */
+  embedImages(pixels: readonly Float32Array[]): Tensor {
     const side = this.config.vision.imageSize;
     return noGrad(() =>
       scope(() =>

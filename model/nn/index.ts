@@ -1,4 +1,8 @@
-/** `nn`: modules, parameters, layers, containers, optimizers, and modules as files. */
+/**
+ * `nn`: modules, parameters, layers, containers, optimizers, and modules as files.
+ *
+ * @module janus-webgpu/nn
+ */
 export * from "./activations.ts";
 export * from "./batch_norm.ts";
 export * from "./containers.ts";

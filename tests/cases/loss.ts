@@ -131,6 +131,14 @@ const linearMixed: Case[] = [
   },
   {
     op: "linearCrossEntropy",
+    note: "none chunk 16",
+    inputs: [{ shape: [9, 16] }, { shape: [40, 16] }, labels(9, 40)],
+    run: ([x, w, t]) => F.linearCrossEntropy(x!, w!, t!, { chunk: 16, reduction: "none" }),
+    reference: ([x, w, t]) => linearCrossEntropyRef(x!, w!, t!, null, { reduction: "none" }),
+    terms: 9 * 40 * 16,
+  },
+  {
+    op: "linearCrossEntropy",
     note: "more rows than a run",
     inputs: [{ shape: [4100, 2] }, { shape: [6, 2] }, labels(4100, 6), { shape: [6] }],
     run: ([x, w, t, b]) => F.linearCrossEntropy(x!, w!, t!, { bias: b!, chunk: 4 }),

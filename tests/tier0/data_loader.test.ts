@@ -20,6 +20,7 @@ import { Quarantine } from "../../train/node/data/quarantine.ts";
 import { TASKS, imageSample, textSample } from "../../train/samples.ts";
 import type { Task } from "../../train/samples.ts";
 import { hasFixtures } from "../fixtures.ts";
+import { ranksHere } from "../ranks_here.ts";
 
 const temporary = mkdtempSync(join(tmpdir(), "janus-loader-"));
 afterAll(() => rmSync(temporary, { recursive: true, force: true }));
@@ -108,6 +109,40 @@ describe("loader", () => {
     ];
     expect(some).toEqual(none);
     expect(many).toEqual(none);
+  });
+
+  it.each([2, 3])("%i ranks decode their own samples, and set aside what one process does", async (size) => {
+    const whole = await run(12);
+    const begun: number[] = [];
+    const shares = await Promise.all(
+      ranksHere(size).map(async (ranks) => {
+        const encoder = new SlowEncoder(badImage);
+        const other = (task: Task, name: string) => textSample("text", [1], [1], [], -1, `elsewhere ${task} ${name}`);
+        const loader = new Loader(sources(), encoder, { ...options, share: { ranks, other } });
+        const steps = [];
+        for (let i = 0; i < 12; i++) steps.push(await loader.next());
+        await loader.dispose();
+        begun.push(encoder.begun);
+        return steps;
+      }),
+    );
+    for (const [step, names] of whole.names.entries()) {
+      expect(names.map((_, i) => shares[i % size]![step]!.samples[i]!).map(({ task, name }) => `${task} ${name}`)).toEqual(names); // prettier-ignore
+      expect(shares[0]![step]!.samples[1]!.name).toMatch(/^elsewhere (und|text|gen) \S+:\d+$/);
+      for (const share of shares) expect(share[step]!.state).toEqual(whole.states[step]);
+    }
+    expect(Math.max(...begun)).toBeLessThan((1.4 / size) * 13 * 8);
+  });
+
+  it("ranks end together if no record of a task is good", async () => {
+    const none = { ...sources(), text: [source("text", "text-a", 17, () => true)] };
+    const ended = await Promise.allSettled(
+      ranksHere(2).map(async (ranks) => {
+        const loader = new Loader(none, new SlowEncoder(), { ...options, share: { ranks, other: () => imageSample([1, 2], [1]) } }); // prettier-ignore
+        for (let i = 0; i < 20; i++) await loader.next();
+      }),
+    );
+    for (const each of ended) expect(String((each as PromiseRejectedResult).reason)).toMatch(/none of the 17 records of text can be used/); // prettier-ignore
   });
 
   it("keeps the quotas of every step", async () => {

@@ -17,6 +17,7 @@ const ELSEWHERE: Readonly<Record<string, readonly string[]>> = {
   "tier1/optimizer_parts.test.ts": ["globalGradNorm"],
   "tier1/joint.test.ts": ["jointLinear", "joinedRows", "rotaryAttention"],
   "tier1/multinomial.test.ts": ["multinomial"],
+  "tier1/sampling.test.ts": ["rowSettings"],
   "tier1/sgd.test.ts": ["sgdStep"],
   "tier1/muon.test.ts": ["muonStep", "orthogonalize"],
 };

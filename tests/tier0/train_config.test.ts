@@ -130,7 +130,7 @@ describe("changes", () => {
       /batch: [^]*lenght is not known; did you mean length\?/,
     );
     expect(() => loadConfig("stage9")).toThrow(
-      /stage9 is neither a preset \(stage0, stage1, stage2, stage3, stage3-7b\) nor a file/,
+      /stage9 is neither a preset \(stage0, stage1, stage2, stage3, stage3-7b, dpo, grpo\) nor a file/,
     );
     expect(() => checkConfig("x")).toThrow(TrainConfigError);
   });

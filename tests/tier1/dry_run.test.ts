@@ -8,7 +8,12 @@ import { Device, OutOfMemoryError, setDevice } from "../../index.ts";
 import type { ConfigChanges } from "../../model/janus/create.ts";
 import { checkConfig, checkTokenizerConfig } from "../../train/config.ts";
 import type { TrainConfig } from "../../train/config.ts";
+import { estimateStep, launchStep } from "../../train/estimate.ts";
 import type { StepEstimate } from "../../train/estimate.ts";
+import { JANUS_PRO_7B } from "../../model/janus/config.ts";
+import { JanusForConditionalGeneration } from "../../model/janus/janus.ts";
+import { quantizedBase } from "../../train/lora.ts";
+import { Trainer } from "../../train/trainer.ts";
 import { dryRun, dryRunTokenizer } from "../../train/node/dry_run.ts";
 import { addTrain } from "../../cli/train.ts";
 import { runCli, runHere } from "../cli.ts";
@@ -71,6 +76,33 @@ describe.each([1, 2, 3] as const)("stage %i", (stage) => {
     expect(device.pool.stats.liveBytes, device.pool.table()).toBe(live);
   });
 });
+
+/** Layers of the 7B model's widths, of which a step holds the frozen weights in int4 and in bf16. */
+it.runIf(isLong).each([
+  [1, "int4", false],
+  [2, "int4", true],
+  [1, undefined, false],
+] as const)("%d layers as wide as those of the 7B model, quantised to %s, take what was estimated", async (layers, quantize, recompute) => {
+  const { language, vision } = JANUS_PRO_7B;
+  const sizes = { ...JANUS_PRO_7B, language: { ...language, layers, vocabulary: 8192 }, vision: { ...vision, layers: 1 } };
+  const lora = { rank: 16, ...(quantize && { quantize }) };
+  const config = settings({ stage: 2, batch: 2, length: 192, ratios: { und: 0, text: 1, gen: 0 }, dtype: "bf16", recompute, lora });
+  const own = await Device.create();
+  try {
+    const { memory, samples } = await estimateStep(sizes, config, own);
+    const wide = new JanusForConditionalGeneration(sizes, { dtype: "bf16", init: false, device: own, ...quantizedBase(config) });
+    const trainer = new Trainer(wide, sizes, config, 0);
+    own.pool.resetPeak();
+    const { losses } = await launchStep(trainer, sizes, samples);
+    await losses.data();
+    const { peakBytes, reservedBytes } = own.pool.stats;
+    console.log(`${layers} layers, ${quantize ?? "bf16"}: peak ${(peakBytes / 1e9).toFixed(3)} GB, counted ${(memory.peak / 1e9).toFixed(3)}; buffers ${(reservedBytes / 1e9).toFixed(3)} GB, counted ${(memory.buffers / 1e9).toFixed(3)}`);
+    expect(Math.abs(memory.peak / peakBytes - 1)).toBeLessThan(0.1);
+    expect(Math.abs(memory.buffers / reservedBytes - 1)).toBeLessThan(0.1);
+  } finally {
+    own.destroy();
+  }
+}, 600_000); // prettier-ignore
 
 describe("stage 0", () => {
   it.each([

@@ -2,17 +2,19 @@
 import "../quick_compile.ts";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { Device, setDevice } from "../../index.ts";
+import { Device, noGrad, scope, setDevice, tensor } from "../../index.ts";
 import { layerErrors, layerTable } from "../../bench/quantization_layers.ts";
 import { MissingPartError } from "../../model/io/errors.ts";
 import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
 import type { Checkpoint } from "../../model/janus/checkpoint/checkpoint.ts";
 import { loadModel } from "../../model/janus/load.ts";
 import { Janus } from "../../model/janus/pipeline.ts";
+import { saveAdapter } from "../../model/janus/adapters.ts";
+import { addAdapter, isTarget, linearLayersOf, loraLayersOf, mergeAdapters } from "../../model/nn/lora.ts";
 import { quantizedLayers } from "../../model/nn/quantized_linear.ts";
 import { dequantizeRows } from "../../model/io/quantize.ts";
 import { TYPE, blocks, tinyGguf, tinyTensors } from "../checkpoint/gguf.ts";
-import { sourceOfFiles, tinyFiles } from "../checkpoint/tiny.ts";
+import { memorySink, sourceOfFiles, tinyFiles } from "../checkpoint/tiny.ts";
 import type { Files } from "../checkpoint/tiny.ts";
 import { hasFixtures } from "../fixtures.ts";
 
@@ -83,6 +85,42 @@ describe.skipIf(!hasFixtures)("a GGUF model with layers of several types", () =>
     const picture = { width: 1, height: 1, data: new Uint8Array(3) };
     await expect(janus.reconstruct(picture)).rejects.toThrow(MissingPartError);
     await expect(janus.ask("?", { images: [picture] }).result()).rejects.toThrow(/have them only with an mmproj file/);
+    janus.dispose();
+  });
+
+  it("takes an adapter that was made for the full model, switches it, and cannot be merged with it", async () => {
+    const full = await openCheckpoint(sourceOfFiles(tinyFiles("hf")));
+    const model = await loadModel(full, {});
+    await full.close();
+    const paths = [...linearLayersOf(model)].map(([path]) => path).filter((path) => isTarget(path, "language_model.*.self_attn.*")); // prettier-ignore
+    addAdapter(model, "default", paths.map((path) => [path, { rank: 2 }] as const)); // prettier-ignore
+    for (const [, layer] of loraLayersOf(model)) {
+      const { weight } = layer.lora_B.get("default")!;
+      weight.writeBytes(new Uint8Array(Float32Array.from({ length: weight.size }, (_, i) => Math.sin(i)).buffer));
+    }
+    const sink = memorySink();
+    await saveAdapter(model, sink);
+    model.dispose();
+
+    const janus = await Janus.fromFiles(await mixed(new Map()));
+    const logits = async (): Promise<Float32Array> => {
+      using y = noGrad(() =>
+        scope(() => {
+          const { embed_tokens } = janus.model.model.language_model;
+          const ids = tensor(Int32Array.of(5, 9, 11, 2), { shape: [1, 4] });
+          return janus.model.call(embed_tokens.call(ids), { positions: tensor(Int32Array.of(0, 1, 2, 3), { shape: [1, 4] }) });
+        }).keep(),
+      ); // prettier-ignore
+      return (await y.data()) as Float32Array;
+    };
+    const before = await logits();
+    await janus.loadAdapter(Object.fromEntries(sink.files));
+    const after = await logits();
+    expect(Math.hypot(...after.map((v, i) => v - before[i]!)) / Math.hypot(...before)).toBeGreaterThan(0.01);
+    janus.setAdapters({});
+    expect(await logits()).toEqual(before);
+    expect(() => mergeAdapters(janus.model)).toThrow(/adapters must be merged into weights that are not quantised/);
+    expect(() => checkpoint.requireWhole("train")).toThrow(/train: the checkpoint must have all parts of the model/);
     janus.dispose();
   });
 

@@ -1,6 +1,6 @@
 /** `janus finetune`, `janus merge` and `--lora`: from data to an adapter, to images with it, and to a merged model. */
 import "../quick_compile.ts";
-import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
@@ -61,6 +61,23 @@ it("finetune says what it would do, trains an adapter, and resumes with its sett
   expect(readdirSync(adapter).toSorted()).toEqual(["MANIFEST.json", "adapter_config.json", "adapter_model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"]); // prettier-ignore
   const config = JSON.parse(readFileSync(join(adapter, "adapter_config.json"), "utf8")) as Record<string, unknown>;
   expect(config).toMatchObject({ peft_type: "LORA", r: 2, lora_alpha: 2, base_model_name_or_path: at("model") });
+});
+
+it("finetune counts records whose fields have other names by --field, and refuses names that only the run would obey", async () => {
+  const renamed = readFileSync(at("data", "gen.jsonl"), "utf8").replaceAll('"prompt"', '"TEXT_EN"');
+  writeFileSync(at("data", "renamed.jsonl"), renamed);
+  const dry = (...more: string[]): ReturnType<typeof runHere> =>
+    runHere(addFinetune, ["finetune", `--model=${at("model")}`, "--data", at("data", "renamed.jsonl"), `--run=${at("renamed")}`, `--cache=${at("cache")}`, "--memory=1GB", "--method=LoRA", "--dry-run", "--json", ...more]); // prettier-ignore
+  const named = await dry("--field", "prompt=TEXT_EN");
+  expect(named.code, named.stderr).toBe(0);
+  expect(JSON.parse(named.stdout)).toMatchObject({ survey: { records: { und: 0, text: 0, gen: 9 } } });
+  const unnamed = await dry();
+  expect(unnamed.code).not.toBe(0);
+  const set = await dry("--set", "data.fields.prompt=TEXT_EN");
+  expect(set.stderr).toMatch(/--set data\.fields has no effect on the records that the plan counts; use --field/);
+  writeFileSync(at("data", "pairs.jsonl"), '{"prompt": "a", "chosen": "b", "rejected": "c"}\n');
+  const pairs = await runHere(addFinetune, ["finetune", `--model=${at("model")}`, "--data", at("data", "pairs.jsonl"), `--cache=${at("cache")}`, "--memory=1GB", "--dry-run"]); // prettier-ignore
+  expect(pairs.stderr).toMatch(/need records to imitate .* preferences are trained with dpo/);
 });
 
 it("merge writes a model with other weights than the base, and generate --lora draws with the adapter", async () => {

@@ -1,12 +1,16 @@
 /** `mpirun -n 2 janus train`: the run of one process, shared; it resumes in any world, and names what differs between ranks. Needs Open MPI. */
-import { spawnSync } from "node:child_process";
-import { mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
+import { spawn, spawnSync } from "node:child_process";
+import type { ChildProcessWithoutNullStreams } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { newCheckpoint } from "../../examples/new_checkpoint.ts";
 import { writeDataset } from "../../examples/shapes/dataset_files.ts";
+import { sleep } from "../../engine/index.ts";
 import { Device } from "../../index.ts";
+import { Checkpoints } from "../../train/node/run/checkpoints.ts";
 import { isLong } from "../long.ts";
 import { SMALL } from "../small_model.ts";
 
@@ -15,6 +19,23 @@ if (!has) console.log("mpi: did not run, because Open MPI is not installed (Debi
 
 /** Loss of the random weights: the logarithms of the vocabulary and of the codebook, in the shares of their tokens. */
 const LN_OF_HEADS = 4.78;
+
+/** True if this process may make network namespaces. */
+function hasNamespaces(): boolean {
+  const made = spawnSync("ip", ["netns", "add", "janus-test-0"]).status === 0;
+  if (made) spawnSync("ip", ["netns", "del", "janus-test-0"]);
+  return made;
+}
+
+const EXIT_WENT_AWAY = 138;
+
+/** Ranks that run. */
+interface Begun {
+  readonly child: ChildProcessWithoutNullStreams;
+  readonly printed: { readonly stdout: string; readonly stderr: string };
+  readonly ended: Promise<number | null>;
+  readonly seen: (pattern: RegExp) => Promise<void>;
+}
 
 const home = mkdtempSync(join(tmpdir(), "janus-mpi-"));
 const at = (...names: string[]): string => join(home, ...names);
@@ -78,11 +99,67 @@ describe.skipIf(!has)("Open MPI", () => {
     return ended;
   };
 
-  it("trains, and rank 0 alone prints and writes", () => {
-    const { stdout, stderr } = complete(2, "short", "stopAt=1");
-    expect(stdout).toBe(`${at("short", "step-00000001")}\n`);
-    expect(stderr.match(/^step \d\/1 /gm)).toHaveLength(1);
-    expect(losses("short")).toEqual([expect.closeTo(LN_OF_HEADS, 1)]);
+  /** Starts ranks that go on until they are stopped; `seen` resolves when all that they have printed matches. */
+  const begin = (ranks: number, run: string, ...changes: string[]): Begun => {
+    const child = spawn("mpirun", [...HERE, "-n", String(ranks), ...words(run, changes)], { cwd: root });
+    const printed = { stdout: "", stderr: "" };
+    const watchers = new Set<() => void>();
+    for (const stream of ["stdout", "stderr"] as const)
+      child[stream].on("data", (bytes: Buffer) => {
+        printed[stream] += bytes.toString();
+        for (const watcher of watchers) watcher();
+      });
+    const ended = once(child, "close").then(([status]) => status as number | null);
+    const seen = (pattern: RegExp): Promise<void> =>
+      Promise.race([
+        new Promise<void>((resolve) => {
+          const look = (): void => void (pattern.test(printed.stderr) && watchers.delete(look) && resolve());
+          watchers.add(look);
+          look();
+        }),
+        ended.then((status) => expect.fail(`ended with ${status}: ${printed.stderr}`)),
+      ]);
+    return { child, printed, ended, seen };
+  };
+
+  /** Ids of the processes that `parent` has started and that train. */
+  const ranksOf = (parent: number): number[] =>
+    readFileSync(`/proc/${parent}/task/${parent}/children`, "utf8")
+      .trim()
+      .split(" ")
+      .map(Number)
+      .filter((pid) => readFileSync(`/proc/${pid}/cmdline`, "utf8").includes("main.ts"));
+
+  it("rank 0 alone prints and writes; SIGUSR1 to mpirun saves, and all leave", async () => {
+    const { child, printed, ended, seen } = begin(2, "run", "steps=1000", "sharding=optimizer");
+    await seen(/^step 1\//m);
+    child.kill("SIGUSR1");
+    const status = await ended;
+    expect(printed.stderr).toMatch(/stopped after \d+ of 1,000 steps; saved/);
+    expect(status, printed.stderr).toBe(EXIT_WENT_AWAY);
+    expect(printed.stderr.match(/^step 1\/1000 /gm)).toHaveLength(1);
+    expect(losses("run")[0]).toBeCloseTo(LN_OF_HEADS, 1);
+    const { newest } = await new Checkpoints(at("run")).newestVerified();
+    expect(printed.stdout).toBe(`${newest!.path}\n`);
+  });
+
+  // Twice the time in which all must have ended; a few kills in the short form, at any time of a step.
+  it("a rank that is killed ends all within 30 s, and no checkpoint is lost", async () => {
+    let steps = 0;
+    for (let kill = 0; kill < (isLong ? 100 : 1); kill++) {
+      const { child, printed, ended, seen } = begin(2, "run", "steps=1000", "save.every=1", `sharding=${["none", "parameters"][kill % 2]}`); // prettier-ignore
+      await seen(/^step \d+\//m);
+      await sleep(Math.random() * 2000);
+      const pids = ranksOf(child.pid!);
+      process.kill(pids[kill % pids.length]!, "SIGKILL");
+      const killed = performance.now();
+      expect(await ended, printed.stderr).not.toBe(0);
+      expect(performance.now() - killed).toBeLessThan(30_000);
+      const { newest, skipped } = await new Checkpoints(at("run")).newestVerified();
+      expect(skipped).toEqual([]);
+      expect(newest!.step).toBeGreaterThanOrEqual(steps);
+      steps = newest!.step;
+    }
   });
 
   it.runIf(isLong)("trains as one process does, and resumes bit for bit", () => {
@@ -96,12 +173,42 @@ describe.skipIf(!has)("Open MPI", () => {
       expect(Math.abs(losses("whole")[step]! - loss)).toBeLessThan(1e-5 * loss);
   });
 
-  it("ranks with different settings end before the first step, with the difference and their names", () => {
-    const [a, b] = [words("other", []), words("other", ["optimizer.lr=3e-5"])];
-    const { status, stderr } = start("mpirun", ...HERE, "-n", "1", ...a, ":", "-n", "1", ...b);
-    expect(status).not.toBe(0);
-    expect(stderr).toMatch(
-      /error: rank \d on \S+: train: all ranks must have the same settings; rank 0 has \w+, rank 1 has \w+/,
-    );
-  });
+  it.runIf(isLong && hasNamespaces())(
+    "ranks in network namespaces of their own, behind a slow link, get the same bits",
+    () => {
+      complete(2, "near", "sharding=gradients");
+      const [net, ns] = ["10.77.0", "janus-test"];
+      const ip = (...args: string[]): void => expect(spawnSync("ip", args, { encoding: "utf8" }).stderr).toBe("");
+      writeFileSync(at("agent"), `#!/bin/bash\nhost=$1; shift\nexec ip netns exec ${ns}-\${host##*.} bash -c "$*"\n`, { mode: 0o755 }); // prettier-ignore
+      try {
+        for (const i of [1, 2]) ip("netns", "add", `${ns}-${i}`);
+        ip("link", "add", "janus1", "netns", `${ns}-1`, "type", "veth", "peer", "name", "janus2", "netns", `${ns}-2`);
+        for (const i of [1, 2]) {
+          ip("-n", `${ns}-${i}`, "addr", "add", `${net}.${i}/24`, "dev", `janus${i}`);
+          for (const link of ["lo", `janus${i}`]) ip("-n", `${ns}-${i}`, "link", "set", link, "up");
+          // netem, which also delays and loses packets, is not in every kernel; this limits the rate.
+          ip("netns", "exec", `${ns}-${i}`, "tc", "qdisc", "add", "dev", `janus${i}`, "root", "tbf", "rate", "100mbit", "burst", "64kb", "latency", "200ms"); // prettier-ignore
+        }
+        const only = ["oob_tcp_if_include", "btl_tcp_if_include"].flatMap((name) => ["--mca", name, `${net}.0/24`]);
+        const mpi = ["--host", `${net}.1:1,${net}.2:1`, "--mca", "plm_rsh_agent", at("agent"), "--mca", "btl", "tcp,self", ...only]; // prettier-ignore
+        const far = start("ip", "netns", "exec", `${ns}-1`, "mpirun", ...HERE, ...mpi, "-n", "2", ...words("far", ["sharding=gradients"])); // prettier-ignore
+        expect(far.status, far.stderr).toBe(0);
+        expect(files("far")).toEqual(files("near"));
+      } finally {
+        for (const i of [1, 2]) spawnSync("ip", ["netns", "del", `${ns}-${i}`]);
+      }
+    },
+  );
+
+  it.runIf(isLong)(
+    "ranks with different settings end before the first step, with the difference and their names",
+    () => {
+      const [a, b] = [words("other", []), words("other", ["optimizer.lr=3e-5"])];
+      const { status, stderr } = start("mpirun", ...HERE, "-n", "1", ...a, ":", "-n", "1", ...b);
+      expect(status).not.toBe(0);
+      expect(stderr).toMatch(
+        /error: rank \d on \S+: train: all ranks must have the same settings; rank 0 has \w+, rank 1 has \w+/,
+      );
+    },
+  );
 });

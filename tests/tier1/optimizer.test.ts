@@ -510,3 +510,30 @@ describe("AdamW", () => {
     expect(() => F.emaStep(p, p, state, 2)).toThrow(/emaDecay must be .*got 2/);
   });
 });
+
+describe("step with a function", () => {
+  it.each([null, { initScale: 1024 }])(
+    "has the bits of zeroGrad, backward and step, with loss scaling %o",
+    async (lossScaling) => {
+      const start = uniform(33, randomFrom(seed));
+      const train = async (take: (optimizer: AdamW, loss: () => Tensor) => void): Promise<Uint8Array> => {
+        using w = tensor(start, { device, requiresGrad: true });
+        using optimizer = new AdamW([w], { lr: 0.1, lossScaling });
+        for (let step = 0; step < 3; step++) take(optimizer, () => w.square().mean());
+        const bytes = new Uint8Array((await w.data()).buffer);
+        optimizer.zeroGrad();
+        return bytes;
+      };
+      const whole = await train((optimizer, loss) => optimizer.step(loss).dispose());
+      const parts = await train((optimizer, loss) =>
+        scope(() => {
+          optimizer.zeroGrad();
+          optimizer.scale(loss()).backward();
+          optimizer.step();
+        }),
+      );
+      expect(whole).toEqual(parts);
+      expect(whole).not.toEqual(new Uint8Array(Float32Array.from(start).buffer));
+    },
+  );
+});

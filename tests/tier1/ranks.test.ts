@@ -1,16 +1,19 @@
 /** The seam for ranks: two or three trainers that share a step, with counts and gradients summed between them, do what one does alone. */
-import { expect, it } from "vitest";
+import { createHash } from "node:crypto";
+import { describe, expect, it } from "vitest";
 import { tensor } from "../../index.ts";
 import type { Tensor } from "../../index.ts";
 import { createModel, tinyConfig } from "../../model/janus/create.ts";
 import { checkConfig } from "../../train/config.ts";
-import { RankGroup } from "../../train/rank_group.ts";
+import type { TrainConfig } from "../../train/config.ts";
 import { ONE_PROCESS } from "../../train/ranks.ts";
 import type { Ranks } from "../../train/ranks.ts";
-import { textSample } from "../../train/samples.ts";
+import { imageSample, textSample } from "../../train/samples.ts";
 import type { Sample } from "../../train/samples.ts";
 import { Trainer } from "../../train/trainer.ts";
 import { useDevice } from "../gpu.ts";
+import { isLong } from "../long.ts";
+import { ranksHere } from "../ranks_here.ts";
 import { SMALL } from "../small_model.ts";
 
 useDevice();
@@ -33,37 +36,36 @@ function text(name: string, first: number, trained: number): Sample {
   return textSample("text", ids, labels, [], -1, name);
 }
 
-/** Ranks in this process: each passes on what it has and waits for the others. `bucket` is small, so that gradients are cut. */
-function ranksHere(size: number, bucket = 1000): RankGroup[] {
-  const arrived: { parts: readonly Uint8Array[]; resolve: (all: Uint8Array[]) => void }[][] = Array.from({ length: size }, () => []); // prettier-ignore
-  const exchange = (rank: number, parts: readonly Uint8Array[]): Promise<Uint8Array[]> => {
-    const all = new Promise<Uint8Array[]>((resolve) => arrived[rank]!.push({ parts, resolve }));
-    while (arrived.every((queue) => queue.length)) {
-      const round = arrived.map((queue) => queue.shift()!);
-      for (const [to, { resolve }] of round.entries()) resolve(round.map((from) => from.parts[to]!.slice()));
-    }
-    return all;
-  };
-  return Array.from({ length: size }, (_, rank) => {
-    const allGather = (own: Uint8Array): Promise<Uint8Array[]> => exchange(rank, new Array(size).fill(own));
-    return new RankGroup({ rank, size, allGather, allToAll: (parts) => exchange(rank, parts) }, { bucket });
-  });
+/** An image and an answer about it. */
+function picture(name: string, first: number): Sample {
+  const placeholder = 599;
+  const ids = [1, ...new Array<number>(16).fill(placeholder), 2, 3, 4, 5, 6].map((id) =>
+    id === placeholder ? id : id + first,
+  );
+  const pixels = Float32Array.from({ length: 3 * 32 * 32 }, (_, i) => ((i * 7 + first) % 256) / 128 - 1);
+  return textSample("und", ids, ids.map((id, i) => (i > 18 ? id : -100)), [pixels], placeholder, name); // prettier-ignore
 }
 
 async function steps(
   ranks: Ranks,
   samples: readonly Sample[],
   settings = config,
-): Promise<{ weights: Map<string, Float32Array>; norms: number[] }> {
-  const model = createModel(SIZES, { seed: 3, dtype: "f32" });
-  const trainer = new Trainer(model, SIZES, settings, 0, ranks);
+): Promise<{ weights: Map<string, string>; norms: number[]; elements: number }> {
+  const model = createModel(SIZES, { seed: 3, dtype: settings.dtype });
+  const trainer = new Trainer(model, SIZES, settings, 0, { ranks });
   try {
     const norms: number[] = [];
     for (let step = 0; step < 2; step++) norms.push((await trainer.take(samples)).gradNorm);
-    const data = async (weight: Tensor): Promise<Float32Array> => (await weight.data()) as Float32Array;
-    const weights = new Map<string, Float32Array>();
-    for (const [name, weight] of trainer.trained) weights.set(name, await data(weight));
-    return { weights, norms };
+    const hash = async (weight: Tensor): Promise<string> =>
+      createHash("sha256")
+        .update(await weight.readBytes())
+        .digest("hex");
+    const weights = new Map<string, string>();
+    await trainer.whole(async () => {
+      for (const [name, weight] of trainer.trained) weights.set(name, await hash(weight));
+    });
+    const elements = [...trainer.trained.values()].reduce((sum, { size }) => sum + size, 0);
+    return { weights, norms, elements };
   } finally {
     trainer.dispose();
     model.dispose();
@@ -77,6 +79,54 @@ it("two halves of a step with unequal numbers of trained tokens are the whole st
   expect(whole.weights.size).toBeGreaterThan(20);
   for (const half of halves) expect(half).toEqual(whole);
   expect(await steps(ONE_PROCESS, samples.slice(0, 1))).not.toEqual(whole);
+});
+
+/** Four samples of all tasks, one for each of four ranks, and settings that train them. */
+const MIXED: readonly Sample[] = [
+  text("a", 5, 20),
+  picture("b", 7),
+  imageSample(
+    [3, 9, 27, 4],
+    Array.from({ length: 16 }, (_, i) => (11 * i) % 64),
+    null,
+    "c",
+  ),
+  text("d", 11, 3),
+];
+const mixed = (more: Record<string, unknown>): TrainConfig =>
+  checkConfig({ ...config, batch: 4, ratios: { und: 1, text: 2, gen: 1 }, ...more });
+
+const SHARDINGS = ["none", "optimizer", "gradients", "parameters"] as const;
+/** Stages and dtypes, and how many ranks share a step: short forms take the fewest that meet everything. */
+const GRID = [1, 2, 3].flatMap((stage) =>
+  ["f32", "bf16"].flatMap((dtype) => [2, 4].map((ranks) => ({ stage, dtype, ranks }))),
+);
+const SHORT = GRID.filter(({ stage, dtype, ranks }) => (stage === 2 && dtype === "f32" && ranks === 4) || (stage === 3 && dtype === "bf16" && ranks === 2)); // prettier-ignore
+
+describe.each(isLong ? GRID : SHORT)("stage $stage, $dtype, $ranks ranks", ({ stage, dtype, ranks }) => {
+  // As many samples as ranks: one process adds up their rows in the order of the ranks.
+  const samples = MIXED.slice(0, ranks);
+  const settings = (sharding: string): TrainConfig => mixed({ stage, dtype, sharding, ema: { decay: 0.5 } });
+  let whole: Awaited<ReturnType<typeof steps>>;
+
+  it.each(SHARDINGS)("sharding: %s gives the bits of one process", async (sharding) => {
+    whole ??= await steps(ONE_PROCESS, samples, settings("none"));
+    const world = ranksHere(ranks);
+    for (const own of await Promise.all(world.map((one) => steps(one, samples, settings(sharding)))))
+      expect(own).toEqual(whole);
+    // Of two steps; with all four tasks every parameter has a gradient.
+    const sent = world.reduce((sum, { traffic }) => sum + traffic.bytes, 0) / ranks / 2;
+    if (sharding === "none" && ranks === MIXED.length)
+      expect(sent / (((2 * (ranks - 1)) / ranks) * 4 * whole.elements)).toBeCloseTo(1, 2);
+  });
+});
+
+it("gradients of several rows wait in host memory, and add up as without sharding", async () => {
+  const samples = [text("a", 5, 20), text("b", 11, 3), text("c", 2, 9)]; // rank 0 has two rows, rank 1 has one
+  const run = (sharding: string): Promise<object[]> =>
+    Promise.all(ranksHere(2).map((ranks) => steps(ranks, samples, checkConfig({ ...config, sharding }))));
+  const none = await run("none");
+  for (const sharding of ["gradients", "parameters"]) expect(await run(sharding)).toEqual(none);
 });
 
 it("with adapters, dropout draws for each rank what it draws for its rows in one process", async () => {

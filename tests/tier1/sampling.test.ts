@@ -136,6 +136,40 @@ describe("seeds and steps", () => {
     any.dispose();
   });
 
+  it("draws each row with its own settings as that row alone, whatever the others have", async () => {
+    const values = randomLogits(6 * 70, "f32", randomFrom(seed));
+    using logits = tensor(values, { shape: [6, 70], device });
+    const rows = [
+      { seed: 3, position: 0, temperature: 1, topP: 1 },
+      { seed: 3, position: 5, temperature: 0.4, topP: 0.7 },
+      { seed: 0xffffffff, position: 900, temperature: 3, topP: 0.3 },
+      { seed: 4, position: 1, temperature: 0, topP: 0.01 },
+      { seed: 5, position: 2, temperature: 1.5, topP: 1 },
+      { seed: 6, position: 3, temperature: 0, topP: 1 },
+    ];
+    using settings = tensor(Uint32Array.from(rows.flatMap(F.rowSettings)), { shape: [6, 4], device });
+    const generator = new Generator(99, { device });
+    for (const topK of [undefined, 20]) {
+      const limit = topK === undefined ? {} : { topK };
+      const alone = async (r: number, hasTopP: boolean): Promise<number> => {
+        const { seed: own, position: at, temperature, topP } = rows[r]!;
+        using row = tensor(values.slice(r * 70, (r + 1) * 70), { shape: [1, 70], device });
+        using seeds = tensor(Uint32Array.of(own), { device });
+        using position = tensor(Uint32Array.of(at), { device });
+        const filter = hasTopP && topP < 1 ? { topP } : {};
+        return (await draw(row, { generator, seeds, position, temperature, ...filter, ...limit }))[0]!;
+      };
+      for (const hasTopP of [true, false])
+        expect(await draw(logits, { generator, rows: { settings, hasTopP }, ...limit }), `${topK} ${hasTopP}`).toEqual(
+          await Promise.all(rows.map((_, r) => alone(r, hasTopP))),
+        );
+    }
+    expect(() => F.sampleTokens(logits, { generator, rows: { settings, hasTopP: true }, temperature: 1 })).toThrow(/without temperature/); // prettier-ignore
+    using few = tensor(new Uint32Array(5), { device });
+    expect(() => F.sampleTokens(logits, { generator, rows: { settings: few, hasTopP: false } })).toThrow(/rows.settings must be u32 \[6, 4\]/); // prettier-ignore
+    generator.dispose();
+  });
+
   it("goes on in a captured loop whose position lives on the device", async () => {
     using logits = tensor(randomLogits(3 * 64, "f32", randomFrom(seed)), { shape: [3, 64], device });
     const generator = new Generator(7, { device });

@@ -10,12 +10,15 @@ import { understandingPixels } from "../../model/image/preprocess.ts";
 import type { RgbImage } from "../../model/image/image.ts";
 import type { Processor } from "../../model/janus/processor.ts";
 import type { Message } from "../../model/janus/prompt.ts";
-import { IGNORE, imageSample, textSample, trainedTokens } from "../samples.ts";
+import { IGNORE, imageSample, promptSample, textSample, trainedTokens } from "../samples.ts";
 import type { Sample } from "../samples.ts";
 import { SampleError } from "./errors.ts";
 import { MAX_WHOLE, encodeText } from "./long_text.ts";
 import { nameWords } from "./names.ts";
 import type { RawSample } from "./raw_sample.ts";
+
+/** What a run makes of records: samples to imitate, preferences (DPO), prompts to draw from (GRPO). */
+export type RecordUse = "samples" | "preferences" | "prompts";
 
 /** The VQ codes of an image file, in raster order. */
 export type CodeSource = (path: string) => Promise<Uint16Array | number[]>;
@@ -33,6 +36,8 @@ export interface EncoderOptions {
   readonly truncate?: boolean;
   /** System prompt of conversations without one (default: the original's), "" for none. */
   readonly system?: string;
+  /** What is made of records (default: samples); of others `encode` throws `SampleError`. */
+  readonly use?: RecordUse;
   /** Returns the pixels of an image of the task und; throws `ImageError` for one that cannot be read (default: images are refused). */
   readonly readImage?: (path: string) => Promise<RgbImage>;
 }
@@ -44,6 +49,7 @@ const ENCODER_OPTIONS = optionNames<EncoderOptions>({
   maxTokens: true,
   truncate: true,
   system: true,
+  use: true,
   readImage: true,
 });
 
@@ -81,6 +87,8 @@ export class RecordEncoder {
     const { drop = 0.1, maxTokens = Infinity } = options;
     if (!(drop >= 0 && drop <= 1))
       throw new ArgumentError(`RecordEncoder: drop must be a share from 0 to 1; got ${drop}`);
+    if (options.use === "preferences" && options.truncate)
+      throw new ArgumentError("RecordEncoder: truncate must be false with preferences, whose answers it would cut; got true. Leave it out."); // prettier-ignore
     if (!(maxTokens >= 2)) throw new ArgumentError(`RecordEncoder: maxTokens must be at least 2; got ${maxTokens}`);
     this.processor = processor;
     this.options = options;
@@ -97,9 +105,16 @@ export class RecordEncoder {
 
   /** Throws `SampleError`, `PromptError` or `ImageError` if it cannot be a sample; the loader sets those aside. */
   async encode(raw: RawSample, of: SampleId): Promise<Sample> {
+    const { use = "samples" } = this.options;
+    const found = useOfRaw(raw);
+    if (found !== use) throw new SampleError(`it is one of ${found}, and the run needs ${use}; change the data or the settings`); // prettier-ignore
+    if (use === "prompts" && raw.task === "gen") return promptSample(this.promptIds(raw.prompt), raw.prompt, of.name);
     const sample = await this.sample(raw, of);
     if (trainedTokens(sample) === 0) throw new SampleError("no token of it is trained");
-    return sample;
+    const other = rejectedOf(raw);
+    if (!other) return sample;
+    const rejected = await this.sample(other, of);
+    return { ...sample, rejected: { ...rejected, images: sample.images } };
   }
 
   private async sample(raw: RawSample, of: SampleId): Promise<Sample> {
@@ -114,8 +129,11 @@ export class RecordEncoder {
     return textSample(raw.task, ids, labels, pixels, placeholder, of.name);
   }
 
-  /** Tokens of the sample that `encode` would make, without a look at its images. Throws `SampleError` or `PromptError` if its texts cannot be one. */
+  /** Tokens of the sample that `encode` would make, of a preference those of both, without a look at its images. Throws `SampleError` or `PromptError` if its texts cannot be one. */
   async tokens(raw: RawSample): Promise<number> {
+    const other = rejectedOf(raw);
+    if (other) return (await this.tokens(chosenOf(raw))) + (await this.tokens(other));
+    if (raw.task === "gen" && raw.image === "") return this.promptIds(raw.prompt).length;
     if (raw.task === "gen") return this.promptIds(raw.prompt).length + this.processor.prompts.config.imageTokens - 1;
     if ("text" in raw) return (await this.textIds(raw.text)).length;
     return (await this.fitted(raw)).ids.length;
@@ -270,6 +288,26 @@ export class RecordEncoder {
     const count = isComplete ? `${tokens}` : `at least ${tokens}`;
     return new SampleError(`the ${what} has ${count} tokens, at most ${this.maxTokens} fit${or}`);
   }
+}
+
+/** The same record with what is preferred less in place of what is preferred; null if it is no preference. */
+function rejectedOf(raw: RawSample): RawSample | null {
+  if (!("rejected" in raw) || raw.rejected === undefined) return null;
+  const { rejected, ...rest } = raw;
+  if (rest.task === "gen") return { ...rest, image: rejected };
+  return { ...rest, messages: [...rest.messages.slice(0, -1), { role: "assistant", content: rejected }] };
+}
+
+/** The same record without what is preferred less. */
+function chosenOf(raw: RawSample): RawSample {
+  if (!("rejected" in raw)) return raw;
+  const { rejected: _, ...rest } = raw;
+  return rest;
+}
+
+function useOfRaw(raw: RawSample): RecordUse {
+  if ("rejected" in raw && raw.rejected !== undefined) return "preferences";
+  return raw.task === "gen" && raw.image === "" ? "prompts" : "samples";
 }
 
 const textsOf = ({ content }: Message): string[] =>

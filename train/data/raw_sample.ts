@@ -7,6 +7,8 @@ interface Conversation {
   readonly system?: string;
   /** Answers that the model sees but is not trained on: indices of messages. */
   readonly untrained?: readonly number[];
+  /** Of a preference: the answer that is worse than the last message. */
+  readonly rejected?: string;
 }
 
 /** A sample as it was written down; images are absolute paths, or whatever names them to the encoder's reader. */
@@ -18,4 +20,11 @@ export type RawSample =
     })
   | { readonly task: "text"; readonly text: string }
   | (Conversation & { readonly task: "text" })
-  | { readonly task: "gen"; readonly prompt: string; readonly image: string };
+  | {
+      readonly task: "gen";
+      readonly prompt: string;
+      /** "" if the record is a prompt alone. */
+      readonly image: string;
+      /** Of a preference: the image that is worse. */
+      readonly rejected?: string;
+    };

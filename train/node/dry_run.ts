@@ -7,12 +7,14 @@ import type { DType, Device } from "../../engine/index.ts";
 import { full, gemm } from "../../kernels/index.ts";
 import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
 import type { Checkpoint } from "../../model/janus/checkpoint/checkpoint.ts";
+import type { JanusForConditionalGeneration } from "../../model/janus/janus.ts";
 import { loadModel } from "../../model/janus/load.ts";
 import { folderSource } from "../../model/node/files.ts";
 import type { TokenizerConfig, TrainConfig } from "../config.ts";
 import { loadTokenizer } from "../stage0/image_tokenizer.ts";
 import { quantizedBase } from "../lora.ts";
-import { estimateStep, estimateTokenizerStep, launchStep, launchTokenizerStep } from "../estimate.ts";
+import { needsReference } from "../objective.ts";
+import { COUNTED_DRAWING, estimateStep, estimateTokenizerStep, launchStep, launchTokenizerStep } from "../estimate.ts";
 import type { StepCounts, StepEstimate } from "../estimate.ts";
 import { Trainer } from "../trainer.ts";
 import { VqTraining, vqOptions } from "../stage0/trainer.ts";
@@ -65,18 +67,19 @@ export const dryRun = (options: DryRunOptions): Promise<DryRun> =>
     }),
     less: "recompute=true, a smaller length or microRows, and dtype=bf16 take less",
     begin: async (checkpoint, { config, device, signal }, { samples }) => {
-      const model = await loadModel(checkpoint, {
-        device,
-        dtype: config.dtype,
-        ...quantizedBase(config),
-        ...(signal && { signal }),
-      });
-      const trainer = new Trainer(model, checkpoint.config, config, 0);
+      const load = (): Promise<JanusForConditionalGeneration> =>
+        loadModel(checkpoint, { device, dtype: config.dtype, ...quantizedBase(config), ...(signal && { signal }) });
+      const model = await load();
+      const reference = needsReference(config) ? await load() : null;
+      const trainer = new Trainer(model, checkpoint.config, config, 0, { reference, drawing: COUNTED_DRAWING });
       return {
-        step: async () => (await launchStep(trainer, checkpoint.config, samples)).losses.dispose(),
+        step: async () => {
+          const { losses, measures } = await launchStep(trainer, checkpoint.config, samples);
+          losses.dispose();
+          measures?.dispose();
+        },
         dispose: () => {
-          trainer.dispose();
-          model.dispose();
+          for (const one of [trainer, model, reference]) one?.dispose();
         },
       };
     },

@@ -12,6 +12,7 @@ import type { Task } from "../samples.ts";
 import { RecordEncoder } from "./data/encode.ts";
 import { indexSource, requireKnownFields } from "./data/index_file.ts";
 import type { SourceIndex } from "./data/index_file.ts";
+import { requireUse } from "./data/sources.ts";
 import type { SourceSpec } from "./data/sources.ts";
 import { expandShards } from "./data/shards.ts";
 import { countTokens, tokenizerHash } from "./data/token_counts.ts";
@@ -53,6 +54,7 @@ export async function surveyData(options: SurveyOptions): Promise<Survey> {
   try {
     for (const spec of expandShards(sources)) indexes.push(await indexSource(spec, cache, { ...stop, onNotice }));
     requireKnownFields(indexes);
+    requireUse(indexes, "samples");
     for (const index of indexes) {
       const counts = await countTokens(index, encoder, by, cache, { ...stop });
       records[index.task] += index.count - counts.bad;

@@ -1,4 +1,8 @@
-/** The trainer as a library, for Node: a whole run (`train`), or its parts for custom loops (`Trainer`, `Loader`, `AdamW`, …). */
+/**
+ * The trainer as a library, for Node: a whole run (`train`), or its parts for custom loops (`Trainer`, `Loader`, `AdamW`, …).
+ *
+ * @module janus-webgpu/train
+ */
 export * from "../index.ts";
 export { CodeCache } from "./data/codes.ts";
 export { codesAbout } from "./data/codes_about.ts";
@@ -15,6 +19,7 @@ export type { FieldNames, SourceSpec } from "./data/sources.ts";
 export { dryRun, dryRunTokenizer } from "./dry_run.ts";
 export type { DryRun, DryRunOptions, MeasuredStep, Timed } from "./dry_run.ts";
 export * from "./report/index.ts";
+export { RewardProgram } from "./reward.ts";
 export { Checkpoints } from "./run/checkpoints.ts";
 export { RunFolderError, RunLockedError, SaveError, StepExistsError } from "./run/errors.ts";
 export type { FileSystem } from "./run/file_system.ts";

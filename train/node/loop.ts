@@ -29,6 +29,7 @@ import type { LogLine } from "./report/log.ts";
 import { nodeFileSystem } from "./run/file_system.ts";
 import type { FileSystem } from "./run/file_system.ts";
 import { RunFolder } from "./run/run_folder.ts";
+import type { Saved } from "./run/run_folder.ts";
 import { SMALL_FILES, STATE, configHash, newestOf, readState, sideFilesOf, stateFile } from "./run/run_state.ts";
 import { messageOf } from "../../engine/errors.ts";
 
@@ -92,6 +93,8 @@ export interface Start<Config extends AnyConfig> {
   readonly cache: string;
   /** The files of the model: the newest checkpoint of the run, else the model to begin with; with adapters always that. */
   readonly source: FileSource;
+  /** The files of the model to begin with, in a run that is resumed too. */
+  readonly base: FileSource;
   /** The newest checkpoint of the run; null in a new run. */
   readonly resumed: FileSource | null;
   readonly checkpoint: Checkpoint;
@@ -125,6 +128,14 @@ export interface Stage<Sample, Event extends LoopEvent> {
   save(sink: FolderSink, newest: string): Promise<void>;
   /** Makers of the images that the page shows; null if no page is due. */
   pictures(due: Due): readonly (() => Promise<void>)[] | null;
+  /** Whether `pictures` computes with weights that are divided among ranks. The same in all of them. */
+  needsWeights?(due: Pick<Due, "at">): boolean;
+  /** Runs `work` with these weights whole. All ranks call it. */
+  whole?<T>(work: () => Promise<T>): Promise<T>;
+  /** Runs a save for which ranks need each other's state; those that do not write do `meanwhile`. */
+  saving?<T>(save: (meanwhile: () => Promise<void>) => Promise<T>): Promise<T>;
+  /** In rank 0, when it has written the state. */
+  endSaving?(): Promise<void>;
 }
 
 export type LoadStage<Sample, Event extends LoopEvent, Config extends AnyConfig> = (
@@ -198,6 +209,7 @@ async function startOf<Config extends AnyConfig>(
     run: folder.path,
     cache,
     source,
+    base: folderSource(options.model),
     resumed: newest === null ? null : folderSource(newest),
     checkpoint,
     state,
@@ -298,7 +310,9 @@ class Run<Sample, Event extends LoopEvent> {
   get identity(): Readonly<Record<string, string | number>> {
     const { stage, newest } = this.parts;
     const { step, data } = this.loaderState;
-    return { settings: configHash(this.options.config), "step of the run": stage.step, checkpoint: newest ?? "none", "data": data, "step of the data": step }; // prettier-ignore
+    const { config } = this.options;
+    const sharding = ("sharding" in config && config.sharding) || "none"; // which no checkpoint depends on, but the messages do
+    return { settings: configHash(config), sharding, "step of the run": stage.step, checkpoint: newest ?? "none", "data": data, "step of the data": step }; // prettier-ignore
   }
 
   /** Whether any process was told to stop. */
@@ -350,22 +364,32 @@ class Run<Sample, Event extends LoopEvent> {
       await stage.save(sink, this.from);
       await sink.write(STATE, stateFile(content));
     };
-    this.newest = await ranks.once(async () => {
+    const write = async (): Promise<string> => {
       const kept = { last: keep, ...(keepEvery && { every: keepEvery }) };
-      const saved = await folder.save(stage.step, fill, kept, this.bytes);
+      let saved: Saved;
+      try {
+        saved = await folder.save(stage.step, fill, kept, this.bytes);
+      } finally {
+        await stage.endSaving?.();
+      }
       this.journal.event("save", basename(saved.path));
       if (saved.pruneProblem) this.journal.notice(saved.pruneProblem.message);
       return saved.path;
-    });
+    };
+    const save = (meanwhile?: () => Promise<void>): Promise<string> => ranks.once(write, meanwhile);
+    this.newest = await (stage.saving ? stage.saving(save) : save());
   }
 
   async report(isEnd = false): Promise<void> {
     const { stage, ranks } = this.parts;
     const { stop: signal } = this.options;
-    await ranks.once(async () => {
-      const pictures = stage.pictures({ isEnd, signal, at: (every) => this.journal.isDue(every, isEnd) });
-      if (pictures) await this.journal.write(pictures, { isEnd, signal });
-    });
+    const at = (every: number): boolean => every > 0 && (isEnd || stage.step % every === 0);
+    const write = (): Promise<void> =>
+      ranks.once(async () => {
+        const pictures = stage.pictures({ isEnd, signal, at });
+        if (pictures) await this.journal.write(pictures, { isEnd, signal });
+      });
+    await (stage.whole && stage.needsWeights?.({ at }) ? stage.whole(write) : write());
   }
 
   async end(): Promise<RunResult> {

@@ -1,7 +1,7 @@
 /** Stages 1 to 3 as a run: understanding, text and images through one model, with the samples, checkpoints and report of those stages. */
 import { ArgumentError, knownOptions, now } from "../../engine/index.ts";
 import type { FolderSink } from "../../model/io/bytes.ts";
-import { EMA_FILE } from "../../model/janus/checkpoint/checkpoint.ts";
+import { EMA_FILE, openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
 import type { JanusConfig } from "../../model/janus/config.ts";
 import type { JanusForConditionalGeneration } from "../../model/janus/janus.ts";
 import { adapterBytes, reloadAdapter, saveAdapter } from "../../model/janus/adapters.ts";
@@ -12,9 +12,18 @@ import type { Processor } from "../../model/janus/processor.ts";
 import { planSave, readUnused, saveModel } from "../../model/janus/save.ts";
 import type { SaveOptions } from "../../model/janus/save.ts";
 import type { TrainConfig } from "../config.ts";
+import type { RecordUse } from "../data/encode.ts";
 import { TRAINED_ADAPTER, quantizedBase } from "../lora.ts";
 import { loadOptimizer, loadTensorsInto, saveTensors, tensorFileBytes } from "../optimizer_file.ts";
+import { needsReference } from "../objective.ts";
+import { Policy, drawingOf } from "../policy.ts";
+import type { PolicyParts, RewardFunction } from "../policy.ts";
+import { ownShare, sumCounts } from "../ranks.ts";
+import type { Ranks } from "../ranks.ts";
+import type { SavedTensor } from "../optimizer_file.ts";
+import { sampleElsewhere } from "../samples.ts";
 import type { Sample, Task } from "../samples.ts";
+import { ShardedState } from "../sharding/state.ts";
 import { skipOf } from "../skips.ts";
 import type { Skip } from "../skips.ts";
 import { vqEncoder } from "../stage0/image_tokenizer.ts";
@@ -28,7 +37,9 @@ import type { LoaderState } from "./data/loader.ts";
 import { LOOP_OPTIONS, runLoop } from "./loop.ts";
 import type { LoopOptions, RunResult, Stage, Start } from "./loop.ts";
 import type { Due } from "./report/journal.ts";
+import { requireUse } from "./data/sources.ts";
 import type { StepEvent } from "./report/log.ts";
+import { RewardProgram } from "./reward.ts";
 import { drawSamples, firstPictures, readReconstructions, saveReconstructions } from "./report/samples.ts";
 import { FlopMeter, matmulCeiling } from "./report/speed.ts";
 import { OPTIMIZER } from "./run/run_state.ts";
@@ -38,6 +49,8 @@ export type { RunResult } from "./loop.ts";
 export interface RunOptions extends LoopOptions<TrainConfig, StepEvent> {
   /** FLOP/s of the device that MFU is a part of (default: measured, for about a second). */
   readonly ceiling?: number;
+  /** With grpo, in place of its command: rewards images. */
+  readonly reward?: RewardFunction;
 }
 
 type Tokens = Partial<Record<Task, number>>;
@@ -49,31 +62,70 @@ interface JanusState {
   readonly loader: LoaderState;
   /** Trained tokens so far. */
   readonly tokens: Readonly<Tokens>;
-  /** With adapters: the fingerprint of the model that they are for. */
+  /** With adapters, dpo and grpo: the fingerprint of the model that the run began with. */
   readonly base?: string;
 }
 
 /** Trains stage 1, 2 or 3. Throws as `runLoop` does, and `ArgumentError` for an option that is not known. */
 export async function train(options: RunOptions): Promise<RunResult> {
-  knownOptions("train", options, [...LOOP_OPTIONS, "ceiling"]);
-  return runLoop(options, (start) => loadStage(start, options.ceiling));
+  knownOptions("train", options, [...LOOP_OPTIONS, "ceiling", "reward"]);
+  requireReward(options);
+  return runLoop(options, (start) => loadStage(start, options));
 }
 
-async function loadStage(start: Start<TrainConfig>, measured: number | undefined): Promise<JanusStage> {
+/** Throws `ArgumentError` if images cannot be rewarded. */
+function requireReward({ config: { grpo }, reward, ranks }: RunOptions): void {
+  if (grpo && (grpo.reward === undefined) === (reward === undefined))
+    throw new ArgumentError(`train: grpo needs one reward, a command as grpo.reward or a function; got ${reward ? "both" : "none"}.`); // prettier-ignore
+  if (!grpo && reward) throw new ArgumentError("train: a reward must come with grpo; got none in the settings. Leave it out."); // prettier-ignore
+  if (grpo && ranks && ranks.size > 1) throw new ArgumentError(`train: grpo trains in one process; got ${ranks.size}. Start one.`); // prettier-ignore
+}
+
+const useOfConfig = ({ dpo, grpo }: TrainConfig): RecordUse => (dpo ? "preferences" : grpo ? "prompts" : "samples");
+
+/** The fingerprint of the model that the run began with, and that model where it must stay beside the one that trains. */
+async function baseOf({ config, base, device, signal, atEnd, ...start }: Start<TrainConfig>): Promise<Base | null> {
+  if (!config.lora && !needsReference(config)) return null;
+  const checkpoint = await openCheckpoint(base);
+  try {
+    const hash = await fingerprint(checkpoint);
+    const before = (start.state as JanusState | null)?.base;
+    if (start.state && before !== hash)
+      throw new ArgumentError(
+        `train: the model must be the one that ${start.run} began with; got another one, ${base.name}. Pass the same model.`,
+      );
+    if (!needsReference(config)) return { hash, name: base.name, reference: null };
+    const reference = await loadModel(checkpoint, {
+      device,
+      dtype: config.dtype,
+      onNotice: () => undefined,
+      ...signal,
+    });
+    atEnd(() => reference.dispose());
+    return { hash, name: base.name, reference };
+  } finally {
+    await checkpoint.close();
+  }
+}
+
+interface Base {
+  readonly hash: string;
+  readonly name: string;
+  readonly reference: JanusForConditionalGeneration | null;
+}
+
+async function loadStage(start: Start<TrainConfig>, { ceiling: measured, reward }: RunOptions): Promise<JanusStage> {
   const { config, device, source, checkpoint, signal, onNotice, atEnd } = start;
   const state = start.state as JanusState | null;
   const processor = await readProcessor(source, checkpoint.config);
   for (const notice of [...checkpoint.notices, ...processor.notices]) onNotice(notice);
-  const base = config.lora ? await fingerprint(checkpoint) : null;
-  if (state && base !== null && state.base !== base)
-    throw new ArgumentError(
-      `train: the model must be the one that the adapter of ${start.run} is for; got another one, ${source.name}. Pass the same model.`,
-    );
   const unused = config.lora ? new Map() : await readUnused(checkpoint);
 
   // The data, before what takes longer.
   const sources = await start.openSources();
+  requireUse(sources, useOfConfig(config));
   checkSources(byTask(sources), config.ratios);
+  const base = await baseOf(start);
 
   // The model.
   const ceiling = measured ?? (await matmulCeiling(device, config.dtype));
@@ -81,7 +133,11 @@ async function loadStage(start: Start<TrainConfig>, measured: number | undefined
   const model = await loadModel(checkpoint, { device, dtype: config.dtype, onNotice, ...quantizedBase(config), ...signal }); // prettier-ignore
   atEnd(() => model.dispose());
   await checkpoint.close();
-  const trainer = new Trainer(model, checkpoint.config, config, processor.tokenizer.specials.pad, start.ranks);
+  const trainer = new Trainer(model, checkpoint.config, config, processor.tokenizer.specials.pad, {
+    ranks: start.ranks,
+    reference: base?.reference ?? null,
+    ...(config.grpo && { drawing: drawingOf(config.grpo, processor) }),
+  });
   atEnd(() => trainer.dispose());
 
   // Its samples.
@@ -90,14 +146,16 @@ async function loadStage(start: Start<TrainConfig>, measured: number | undefined
   const encoder = encoderOf(config, processor, model, checkpoint.config, codes);
   const { quarantine } = start;
   const { seed, batch, ratios } = config;
-  const loader = new Loader(byTask(sources), encoder, { seed, batch, ratios, quarantine }, state?.loader);
+  const share = { ranks: start.ranks, other: sampleElsewhere };
+  const loader = new Loader(byTask(sources), encoder, { seed, batch, ratios, quarantine, share }, state?.loader);
   atEnd(() => loader.dispose());
 
   // The optimizer, and its state.
   if (state && start.resumed) {
     if (config.lora) await reloadAdapter(model, start.resumed, TRAINED_ADAPTER);
-    await loadOptimizer(start.resumed, OPTIMIZER, trainer.optimizer, signal);
-    if (config.ema) await loadTensorsInto(start.resumed, EMA_FILE, trainer.optimizer.averages(), signal);
+    const how = { ...signal, ...(trainer.shards && { parts: new ShardedState(trainer.shards, trainer.optimizer).parts }) }; // prettier-ignore
+    await loadOptimizer(start.resumed, OPTIMIZER, trainer.optimizer, how);
+    if (config.ema) await loadTensorsInto(start.resumed, EMA_FILE, trainer.optimizer.averages(), how);
     trainer.resume(state.step, state.skipped);
   }
   const extras = { sideFiles: start.sideFiles, unused };
@@ -105,8 +163,22 @@ async function loadStage(start: Start<TrainConfig>, measured: number | undefined
     ? { bytes: adapterBytes(model, TRAINED_ADAPTER) }
     : await planSave(model, checkpoint.config, extras);
   const tokens = { ...state?.tokens };
-  const of = base === null ? null : { hash: base, name: source.name };
-  return new JanusStage({ run: start.run, base: of, sizes: checkpoint.config, processor, trainer, loader, sources, ceiling, extras, bytes, tokens }); // prettier-ignore
+  const policy = policyOf(start, { model, processor, ...(reward && { reward }) });
+  return new JanusStage({ run: start.run, ranks: start.ranks, base, policy, sizes: checkpoint.config, processor, trainer, loader, sources, ceiling, extras, bytes, tokens }); // prettier-ignore
+}
+
+function policyOf(
+  { config: { grpo, seed }, checkpoint, atEnd }: Start<TrainConfig>,
+  given: Pick<PolicyParts, "model" | "processor"> & { readonly reward?: RewardFunction },
+): Policy | null {
+  if (!grpo) return null;
+  let { reward } = given;
+  if (!reward) {
+    const program = new RewardProgram(grpo.reward!, grpo); // requireReward
+    atEnd(() => program.close());
+    reward = (images) => program.rewards(images);
+  }
+  return new Policy({ ...given, sizes: checkpoint.config, config: grpo, seed, reward });
 }
 
 function byTask(sources: readonly SourceIndex[]): Partial<Record<Task, SourceIndex[]>> {
@@ -129,6 +201,7 @@ function encoderOf(
     pictures: { plain },
     ...(system !== undefined && { system }),
     codes: codes.source(vqEncoder(model.vqmodel, sizes.vq.imageSize)),
+    use: useOfConfig(config),
     drop: config.conditioningDropout,
     maxTokens: Math.min(config.length, sizes.language.maxPositions),
   });
@@ -137,13 +210,16 @@ function encoderOf(
 interface StageParts {
   /** Folder of the run. */
   readonly run: string;
-  /** With adapters: the model that they are for. */
-  readonly base: { readonly hash: string; readonly name: string } | null;
+  /** With adapters, dpo and grpo: the model that the run began with. */
+  readonly base: Base | null;
+  /** With grpo: draws the images that are trained. */
+  readonly policy: Policy | null;
   readonly sizes: JanusConfig;
   readonly processor: Processor;
   readonly trainer: Trainer;
   readonly loader: Loader;
   readonly sources: readonly SourceIndex[];
+  readonly ranks: Ranks;
   /** FLOP/s that MFU is a part of. */
   readonly ceiling: number;
   readonly extras: SaveOptions;
@@ -157,6 +233,7 @@ class JanusStage implements Stage<Sample, StepEvent> {
   readonly loader: Loader;
   readonly checkpointBytes: number;
   private readonly parts: StageParts;
+  private readonly sharded: ShardedState | null;
   private readonly meter: FlopMeter;
   private lossScale = Infinity;
 
@@ -165,7 +242,8 @@ class JanusStage implements Stage<Sample, StepEvent> {
     this.parts = parts;
     this.loader = loader;
     this.meter = new FlopMeter(trainer.device);
-    const files = [trainer.optimizer.stateDict(), ...(trainer.config.ema ? [trainer.optimizer.averages()] : [])];
+    this.sharded = trainer.shards && new ShardedState(trainer.shards, trainer.optimizer);
+    const files = [this.stateOf("stateDict"), ...(trainer.config.ema ? [this.stateOf("averages")] : [])];
     this.checkpointBytes = files.reduce((sum, tensors) => sum + tensorFileBytes(tensors), bytes);
   }
 
@@ -173,21 +251,52 @@ class JanusStage implements Stage<Sample, StepEvent> {
     return this.parts.trainer.step;
   }
 
+  /** The optimizer's tensors, whole, as files have them. */
+  private stateOf(kind: "stateDict" | "averages"): Readonly<Record<string, SavedTensor>> {
+    const own = this.parts.trainer.optimizer[kind]();
+    return this.sharded?.whole(own) ?? own;
+  }
+
+  async saving<T>(save: (meanwhile: () => Promise<void>) => Promise<T>): Promise<T> {
+    const { sharded } = this;
+    return this.parts.trainer.whole(() => save(() => sharded?.serve() ?? Promise.resolve()));
+  }
+
+  async endSaving(): Promise<void> {
+    await this.sharded?.end();
+  }
+
+  needsWeights({ at }: Pick<Due, "at">): boolean {
+    const { every, sampleEvery = every, prompts } = this.parts.trainer.config.report;
+    return every > 0 && prompts.length > 0 && at(sampleEvery);
+  }
+
+  whole<T>(work: () => Promise<T>): Promise<T> {
+    return this.parts.trainer.whole(work);
+  }
+
   async take(
     samples: readonly Sample[],
     { started, waitingMs }: { readonly started: number; readonly waitingMs: number },
   ): Promise<StepEvent> {
-    const { trainer, ceiling, tokens } = this.parts;
+    const { trainer, policy, ceiling, tokens } = this.parts;
+    const drawn = await policy?.draw(samples, trainer.step);
+    const trained = drawn?.samples ?? samples;
     let flops = 0;
     this.meter.start();
-    const report = await trainer.take(samples).finally(() => (flops = this.meter.stop()));
+    const report = await trainer.take(trained).finally(() => (flops = this.meter.stop()));
     const ms = now() - started;
-    const images = samples.reduce((sum, { task, images: seen }) => sum + seen.length + Number(task === "gen"), 0);
+    const own = ownShare(trained, this.parts.ranks).reduce(
+      (sum, { task, images: seen }) => sum + seen.length + Number(task === "gen"),
+      0,
+    );
+    const images = (await sumCounts(this.parts.ranks, [own]))[0]!;
     if (!report.skipped)
       for (const [task, { tokens: n }] of Object.entries(report.tasks))
         tokens[task as Task] = (tokens[task as Task] ?? 0) + n;
     return {
       ...report,
+      ...(drawn && { measures: { reward: drawn.reward, flat: drawn.flat, ...report.measures } }),
       ms,
       waitingMs,
       tokensPerSecond: ((report.tokens - report.padding) * 1000) / ms,
@@ -219,17 +328,17 @@ class JanusStage implements Stage<Sample, StepEvent> {
 
   async save(sink: FolderSink): Promise<void> {
     const { trainer, sizes, extras, base } = this.parts;
-    if (base) await saveAdapter(trainer.model, sink, { name: TRAINED_ADAPTER, base: base.name });
+    if (trainer.config.lora) await saveAdapter(trainer.model, sink, { name: TRAINED_ADAPTER, base: base!.name });
     else await saveModel(trainer.model, sizes, sink, extras);
-    await saveTensors(sink, OPTIMIZER, trainer.optimizer.stateDict());
-    if (trainer.config.ema) await saveTensors(sink, EMA_FILE, trainer.optimizer.averages());
+    await saveTensors(sink, OPTIMIZER, this.stateOf("stateDict"));
+    if (trainer.config.ema) await saveTensors(sink, EMA_FILE, this.stateOf("averages"));
   }
 
   /** Samples of the prompts, if they are due, and once the first training images through the image tokenizer. */
   pictures({ at, signal }: Due): (() => Promise<void>)[] | null {
     const { run, sizes, processor, trainer, sources } = this.parts;
-    const { every, sampleEvery = every, reconstructions, ...how } = trainer.config.report;
-    const isSampled = every > 0 && how.prompts.length > 0 && at(sampleEvery);
+    const { every, sampleEvery: _, reconstructions, ...how } = trainer.config.report;
+    const isSampled = this.needsWeights({ at });
     if (!isSampled && !at(every)) return null;
     const draw = (): Promise<void> => {
       const janus = new Janus(run, sizes, trainer.model, processor, `${run}, step ${trainer.step}`);

@@ -5,6 +5,7 @@
 import {
   ArgumentError,
   Tensor,
+  backward,
   checkTensors,
   encode,
   isFloat,
@@ -12,6 +13,7 @@ import {
   scope,
   shown,
   tensor,
+  zeroGradients,
 } from "../../../engine/index.ts";
 import {
   ADAMW_STATE,
@@ -189,23 +191,57 @@ export class Optimizer {
     return this.options.lossScaling ? loss.mul(this.state.strided([], [], ADAMW_STATE.scale)) : loss;
   }
 
+  /** Frees the gradients of all parameters. */
+  zeroGrad(): void {
+    zeroGradients(this.slots.map(({ tensor }) => tensor));
+  }
+
   /**
    * Updates every parameter that has a gradient, and its average. If any gradient is not finite, or any of `losses` (f32), nothing changes but
    * the count of skipped steps and, with `lossScaling`, the scale. If it throws, nothing changes at all.
+   * @param norm f32 [1]: norm of all gradients, if parameters are pieces of larger ones; then none of them needs a gradient
    */
-  step(losses: Tensor | null = null): void {
+  step(losses?: Tensor | null, norm?: Tensor | null): void;
+  /**
+   * A whole training step: clears the gradients, calls `compute` (synchronous) for the loss [], calls `backward` with it (times the scale if
+   * there is `lossScaling`), and updates as above. Returns the loss, outside of the tape; every other tensor made by `compute` is freed. The gradients stay until
+   * the next step or `zeroGrad`. If it throws, nothing changes, and there are no gradients.
+   */
+  step(compute: () => Tensor): Tensor;
+  step(what: Tensor | null | (() => Tensor) = null, norm: Tensor | null = null): Tensor | void {
+    if (typeof what === "function") return this.stepOn(what);
     const ready = this.slots.filter((s) => s.tensor.grad);
-    if (!ready.length)
+    if (!ready.length && !norm)
       throw new ArgumentError(
         "Optimizer.step: at least one parameter must have a gradient; got none. Call backward first.",
       );
-    this.state.device.atomic(() => scope(() => this.launchStep(ready, losses)));
+    this.state.device.atomic(() => scope(() => this.launchStep(ready, what, norm)));
   }
 
-  private launchStep(ready: readonly Slot[], losses: Tensor | null): void {
+  private stepOn(compute: () => Tensor): Tensor {
+    this.zeroGrad();
+    try {
+      return scope(() => {
+        const loss = scope(compute);
+        if (!(loss instanceof Tensor))
+          throw new ArgumentError(
+            `Optimizer.step: the function must return the loss, a tensor; got ${shown(loss)}. Return it, e.g. F.mseLoss(net.call(x), y).`,
+          );
+        backward(this.scale(loss));
+        const value = loss.detach();
+        this.step(value.dtype === "f32" ? value : null);
+        return value;
+      });
+    } catch (error) {
+      this.zeroGrad();
+      throw error;
+    }
+  }
+
+  private launchStep(ready: readonly Slot[], losses: Tensor | null, norm: Tensor | null): void {
     const { emaDecay = 0, maxNorm, lossScaling } = this.options;
-    adamwPrepare(this.state, globalGradNorm(ready.map((s) => s.tensor.grad!)), {
-      ...ready[0]!.rule.betas,
+    adamwPrepare(this.state, norm ?? globalGradNorm(ready.map((s) => s.tensor.grad!)), {
+      ...(ready[0] ?? this.slots[0]!).rule.betas,
       ...(maxNorm !== undefined && { maxNorm }),
       ...(lossScaling && { lossScaling }),
       watched: losses,

@@ -2,7 +2,8 @@
 import { isObject } from "../../../model/io/unknown.ts";
 
 /** Kinds of records by their fields. The listing of a folder has records of the kind `folder`. */
-export type RecordKind = "conversations" | "messages" | "pairs" | "text" | "folder";
+export type RecordKind =
+  "conversations" | "messages" | "pairs" | "text" | "folder" | "preferences" | "image_preferences" | "prompts";
 
 /** `used`: obeyed. `ignored`: says nothing about training, or was allowed by name. `refused`: a record with it is a bad one. */
 export type FieldUse = "used" | "ignored" | "refused";
@@ -16,28 +17,42 @@ export const SAME = [
   ["image", "output_image", "file_name"],
 ] as const;
 
-const USED: Readonly<Record<RecordKind, ReadonlySet<string>>> = {
+export const USED: Readonly<Record<RecordKind, ReadonlySet<string>>> = {
   conversations: new Set(conversation("conversations")),
   messages: new Set(conversation("messages")),
   pairs: new Set<string>(SAME.flat()),
   text: new Set(["text"]),
   folder: new Set(["class", "image", "bytes"]),
+  preferences: new Set(["image", "images", "system", ...["prompt", "chosen", "rejected"].flatMap(turnFields)]),
+  image_preferences: new Set(["prompt", "chosen_image", "rejected_image"]),
+  prompts: new Set(["prompt"]),
 };
 
 /** Fields of a record with a list of turns: ShareGPT's `from` and `value`, or OpenAI's `role` and `content`. */
 function conversation(list: string): string[] {
+  const more = ["from", "value", ...LOSS_FIELDS].map((name) => `${list}[].${name}`);
+  return [...turnFields(list), "image", "images", "system", ...more];
+}
+
+/** A list of turns with OpenAI's `role` and `content`. */
+function turnFields(list: string): string[] {
+  const parts = ["type", "text", "image_url", "image", "path", "image_url.url"];
   return [
     list,
-    "image",
-    "images",
-    "system",
-    ...["from", "value", "role", "content", ...LOSS_FIELDS].map((name) => `${list}[].${name}`),
-    ...["type", "text", "image_url", "image", "path", "image_url.url"].map((name) => `${list}[].content[].${name}`),
+    ...["role", "content"].map((name) => `${list}[].${name}`),
+    ...parts.map((name) => `${list}[].content[].${name}`),
   ];
 }
 
+/** Fields of a kind that may be lists of turns. */
+const TURN_LISTS: Readonly<Partial<Record<RecordKind, readonly string[]>>> = {
+  conversations: ["conversations"],
+  messages: ["messages"],
+  preferences: ["prompt", "chosen", "rejected"],
+};
+
 /** Fields that published sets have beside the data: where a record is from, not what it means. */
-const HARMLESS: ReadonlySet<string> = new Set([
+export const HARMLESS: ReadonlySet<string> = new Set([
   "id",
   "idx",
   "uuid",
@@ -60,7 +75,7 @@ const HARMLESS: ReadonlySet<string> = new Set([
   "sha256",
   "md5",
   // The resolution that OpenAI's models take an image in; here there is one.
-  ...["conversations", "messages"].flatMap((list) => [
+  ...["conversations", "messages", "prompt", "chosen", "rejected"].flatMap((list) => [
     `${list}[].content[].detail`,
     `${list}[].content[].image_url.detail`,
   ]),
@@ -100,11 +115,13 @@ export function kindOf(record: unknown): RecordKind | undefined {
   const has = (name: string): boolean => Object.hasOwn(record, name) && !isAbsent(record[name]);
   if (has("conversations")) return "conversations";
   if (has("messages")) return "messages";
+  if (has("chosen") && has("rejected")) return "preferences";
+  if (has("chosen_image") && has("rejected_image")) return "image_preferences";
   const hasPrompt = PROMPT_FIELDS.some((name) => name !== "text" && has(name));
   if (hasPrompt && IMAGE_FIELDS.some((name) => Object.hasOwn(record, name))) return "pairs";
   if (has("text")) return IMAGE_FIELDS.every((name) => isEmpty(record[name])) ? "text" : "pairs";
   if (has("class") && has("image")) return "folder";
-  return undefined;
+  return has("prompt") ? "prompts" : undefined;
 }
 
 /**
@@ -122,14 +139,16 @@ export function fieldsOf(record: Readonly<Record<string, unknown>>, kind: Record
     for (const name of [...IMAGE_FIELDS, "images"]) if (isEmpty(record[name])) found.delete(name);
   if (kind === "pairs") for (const name of SAME.flat()) if (isEmpty(record[name])) found.delete(name);
   if (kind === "pairs") for (const names of SAME) onlyFirst(record, names, found);
-  const turns = kind === "conversations" || kind === "messages" ? record[kind] : null;
-  if (!Array.isArray(turns)) return found;
-  for (const turn of turns as unknown[]) {
-    add(turn, `${kind}[].`);
-    if (!isObject(turn) || !Array.isArray(turn.content)) continue;
-    for (const part of turn.content as unknown[]) {
-      add(part, `${kind}[].content[].`);
-      if (isObject(part)) add(part.image_url, `${kind}[].content[].image_url.`);
+  for (const list of TURN_LISTS[kind] ?? []) {
+    const turns = record[list];
+    if (!Array.isArray(turns)) continue;
+    for (const turn of turns as unknown[]) {
+      add(turn, `${list}[].`);
+      if (!isObject(turn) || !Array.isArray(turn.content)) continue;
+      for (const part of turn.content as unknown[]) {
+        add(part, `${list}[].content[].`);
+        if (isObject(part)) add(part.image_url, `${list}[].content[].image_url.`);
+      }
     }
   }
   return found;

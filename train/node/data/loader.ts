@@ -10,6 +10,8 @@ import { ImageError } from "../../../model/image/image.ts";
 import { PromptError } from "../../../model/request.ts";
 import { TASKS } from "../../samples.ts";
 import type { Sample, Task } from "../../samples.ts";
+import { RankError } from "../../ranks.ts";
+import type { Ranks } from "../../ranks.ts";
 import type { SampleEncoder } from "../../data/encode.ts";
 import { LoaderStateError, RecordError, SampleError, SourceError } from "../../data/errors.ts";
 import type { SourceIndex } from "./index_file.ts";
@@ -23,7 +25,8 @@ import type { BadSample } from "./quarantine.ts";
 /** What the loader needs of a source. */
 export type LoaderSource = Pick<SourceIndex, "spec" | "task" | "hash" | "count" | "read" | "nameOf">;
 
-export interface LoaderOptions {
+/** @typeParam T a sample */
+export interface LoaderOptions<T = Sample> {
   readonly seed: number;
   /** Samples a step. */
   readonly batch: number;
@@ -31,6 +34,14 @@ export interface LoaderOptions {
   /** About so many samples are decoded before they are asked for, at the same time (default: those of a step, but 32 to 128). 0 for none. */
   readonly ahead?: number;
   readonly quarantine?: Quarantine;
+  /** Decode only this rank's share of each step; in place of the samples of others are those that `other` makes of their task and name. */
+  readonly share?: Share<T>;
+}
+
+/** @typeParam T a sample */
+export interface Share<T> {
+  readonly ranks: Ranks;
+  readonly other: (task: Task, name: string) => T;
 }
 
 /** All that resuming needs; JSON. */
@@ -85,6 +96,14 @@ const MAX_AHEAD = 128;
 export const isBadSample = (error: unknown): error is JanusError =>
   [RecordError, SampleError, ImageError, PromptError].some((kind) => error instanceof kind);
 
+/** A record that one of the ranks could not use, or an error that ends the run. */
+interface Found {
+  readonly task: Task;
+  readonly cursor: number;
+  readonly bad?: { readonly bad: BadSample; readonly index: number };
+  readonly error?: string;
+}
+
 interface StreamOptions {
   readonly seed: number;
   /** Samples that are begun before they are taken. */
@@ -104,6 +123,8 @@ class Stream<T> {
   private readonly depth: number;
   private readonly version: OrderVersion;
   private readonly queue: Promise<Attempt<T>>[] = [];
+  /** Samples of this rank's share, by cursor. */
+  private readonly begun = new Map<number, Promise<Attempt<T>>>();
   /** Index of the next sample to be begun. */
   private cursor: number;
   private key: { readonly epoch: number; readonly words: OrderKey } | null = null;
@@ -132,9 +153,27 @@ class Stream<T> {
     return this.queue.shift()!;
   }
 
+  /** The sample at `cursor`, begun if it was not yet. */
+  at(cursor: number): Promise<Attempt<T>> {
+    const attempt = this.begun.get(cursor) ?? this.begin(cursor);
+    this.begun.set(cursor, attempt);
+    return attempt;
+  }
+
+  /** Name of the record at `cursor`, which another rank reads. */
+  nameAt(cursor: number): Promise<string> {
+    const { source, record } = this.place(cursor);
+    return source.nameOf(record);
+  }
+
+  /** Drops what was begun before `cursor`. */
+  forget(cursor: number): void {
+    for (const each of this.begun.keys()) if (each < cursor) this.begun.delete(each);
+  }
+
   async dispose(): Promise<void> {
     this.isDisposed = true;
-    await Promise.all(this.queue.splice(0));
+    await Promise.all([...this.queue.splice(0), ...this.begun.values()]);
   }
 
   private place(cursor: number): { source: LoaderSource; record: number; index: number; epoch: number } {
@@ -187,6 +226,7 @@ export class Loader<T = Sample> {
   waitingMs = 0;
   private readonly mixture: Mixture;
   private readonly seed: number;
+  private readonly ahead: number;
   private readonly quarantine: Quarantine;
   private readonly streams = new Map<Task, Stream<T>>();
   private readonly data: string;
@@ -201,6 +241,7 @@ export class Loader<T = Sample> {
   /** `bad` as the state has it: the state is asked for at each step. */
   private readonly badText: Record<Task, string>;
   private readonly of: DataParts;
+  private readonly share: Share<T> | null;
   private isRunning = false;
   private failure: Error | null = null;
 
@@ -211,13 +252,15 @@ export class Loader<T = Sample> {
   constructor(
     sources: Readonly<Partial<Record<Task, readonly LoaderSource[]>>>,
     encoder: SampleEncoder<T>,
-    options: LoaderOptions,
+    options: LoaderOptions<T>,
     state?: LoaderState,
   ) {
+    this.share = options.share && options.share.ranks.size > 1 ? options.share : null;
     const { seed, batch, ratios, ahead = Math.min(MAX_AHEAD, Math.max(LEAST_AHEAD, batch)) } = options;
     checkSources(sources, ratios);
     if (!Number.isInteger(ahead) || ahead < 0)
       throw new ArgumentError(`Loader: ahead must be a whole number from 0; got ${ahead}`);
+    this.ahead = ahead;
     this.mixture = { ratios, batch };
     checkMixture(this.mixture);
     this.seed = seed;
@@ -273,9 +316,11 @@ export class Loader<T = Sample> {
     try {
       const step = this.step;
       const samples: T[] = [];
-      for (const task of stepTasks(this.mixture, step, this.seed, this.version))
-        samples.push(await this.take(task, signal));
+      const found = this.share ? await this.settle(this.share, step) : null;
+      for (const [i, task] of stepTasks(this.mixture, step, this.seed, this.version).entries())
+        samples.push(await (found ? this.takeShared(this.share!, { task, i, found }) : this.take(task, signal)));
       this.step++;
+      if (this.share) this.beginShare(this.share);
       return { step, samples, state: this.state };
     } catch (error) {
       this.failure = error instanceof Error ? error : new Error(String(error));
@@ -289,6 +334,86 @@ export class Loader<T = Sample> {
   async dispose(): Promise<void> {
     this.failure ??= new ArgumentError("Loader.next: the loader was disposed");
     await Promise.all([...this.streams.values()].map((stream) => stream.dispose()));
+  }
+
+  /**
+   * Ranks tell each other which records of a step are bad, until each of its positions has a good one: then all of them set aside the same records, in
+   * the same order as one process.
+   */
+  private async settle({ ranks }: Share<T>, step: number): Promise<readonly Found[]> {
+    const found: Found[] = [];
+    const settled = new Set<string>();
+    for (;;) {
+      const own = this.positions(step, found).filter(({ i }) => i % ranks.size === ranks.rank);
+      const started = now();
+      const news = await Promise.all(
+        own.map(async ({ task, cursor }): Promise<Found[]> => {
+          const attempt = await this.streams.get(task)!.at(cursor);
+          const key = `${task} ${cursor}`;
+          if (attempt.kind === "good" || settled.has(key)) return [];
+          settled.add(key);
+          if (attempt.kind === "bad") return [{ task, cursor, bad: { bad: attempt.bad, index: attempt.index } }];
+          this.failure ??= attempt.error instanceof Error ? attempt.error : new Error(String(attempt.error));
+          return [{ task, cursor, error: this.failure.message }];
+        }),
+      );
+      this.waitingMs += now() - started;
+      const all = await ranks.gather(news.flat());
+      if (this.failure) throw this.failure;
+      for (const [rank, each] of all.entries())
+        for (const { error } of each) if (error !== undefined) throw new RankError(`rank ${rank}: ${error}`);
+      found.push(...all.flat());
+      if (all.every(({ length }) => length === 0) || TASKS.some((task) => this.isAllBad(task, found))) return found;
+    }
+  }
+
+  /** True if as many records as there are come one after the other and are bad: `setAside` ends the run. */
+  private isAllBad(task: Task, found: readonly Found[]): boolean {
+    const bad = new Set(found.flatMap((each) => (each.task === task ? [each.cursor] : [])));
+    let run = this.inARow[task];
+    for (const cursor of [...bad].sort((a, b) => a - b)) {
+      run = bad.has(cursor - 1) || cursor === this.cursors[task] ? run + 1 : 1;
+      if (run >= this.epochSize(task)) return true;
+    }
+    return false;
+  }
+
+  /** Which record, by cursor, each position of a step takes if the bad ones are those in `found`. */
+  private positions(step: number, found: readonly Found[]): { task: Task; i: number; cursor: number }[] {
+    const bad = new Set(found.map(({ task, cursor }) => `${task} ${cursor}`));
+    const next = { ...this.cursors };
+    return stepTasks(this.mixture, step, this.seed, this.version).map((task, i) => {
+      while (bad.has(`${task} ${next[task]}`)) next[task]++;
+      return { task, i, cursor: next[task]++ };
+    });
+  }
+
+  /** The sample at position `i` of a step whose bad records are known. */
+  private async takeShared(
+    { ranks, other }: Share<T>,
+    { task, i, found }: { readonly task: Task; readonly i: number; readonly found: readonly Found[] },
+  ): Promise<T> {
+    for (;;) {
+      const cursor = this.cursors[task]++;
+      const bad = found.find((each) => each.task === task && each.cursor === cursor)?.bad;
+      if (bad) {
+        await this.setAside(task, bad);
+        continue;
+      }
+      this.inARow[task] = 0;
+      const stream = this.streams.get(task)!;
+      if (i % ranks.size !== ranks.rank) return other(task, await stream.nameAt(cursor));
+      const attempt = await stream.at(cursor);
+      stream.forget(cursor + 1);
+      return (attempt as Extract<Attempt<T>, { kind: "good" }>).sample; // settled
+    }
+  }
+
+  /** Begins this rank's samples of the next step. */
+  private beginShare({ ranks }: Share<T>): void {
+    if (this.ahead === 0) return;
+    for (const { task, i, cursor } of this.positions(this.step, []))
+      if (i % ranks.size === ranks.rank) void this.streams.get(task)!.at(cursor);
   }
 
   /** The next good sample of a task. */

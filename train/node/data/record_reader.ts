@@ -18,7 +18,7 @@ interface Conversation {
 /** A turn before images are counted: its parts in order, an image with its path if the turn itself names it. */
 interface Turn {
   readonly role: string;
-  readonly parts: readonly (ContentPart & { readonly path?: string })[];
+  parts: readonly (ContentPart & { readonly path?: string })[];
   /** False if its answer is not trained; undefined if it says nothing. */
   readonly loss: boolean | undefined;
 }
@@ -116,6 +116,37 @@ export class RecordReader {
         return hasRole || (list === "messages" && !hasFrom) ? this.openAi(turn, at) : this.shareGpt(turn, at);
       }),
     );
+  }
+
+  /** `{prompt, chosen, rejected}`: a question, or the messages up to one, and two answers to it. Images without a tag come first. */
+  preference(): Conversation & { readonly rejected: string } {
+    const { prompt } = this.json;
+    const turns = Array.isArray(prompt)
+      ? this.list("prompt").map((turn, i) => this.openAi(turn, `prompt[${i}]`))
+      : [{ role: "user", parts: this.tagged(this.text("prompt"), "prompt"), loss: undefined }];
+    const tags = turns.flatMap(({ parts }) => parts.filter((part) => part.type === "image"));
+    const first = turns.find(({ role }) => role === "user");
+    if (first && tags.length === 0)
+      first.parts = [...this.listedImages().map(() => ({ type: "image" }) as const), ...first.parts];
+    const [chosen, rejected] = [this.answer("chosen"), this.answer("rejected")];
+    if (chosen === rejected) return this.fail("chosen and rejected are the same; take the record out");
+    const answer: Turn = { role: "assistant", parts: [{ type: "text", text: chosen }], loss: undefined };
+    const answers = turns.filter(({ role }) => role === "assistant").length;
+    // Earlier answers belong to the prompt.
+    const untrained = Array.from({ length: answers }, (_, i) => 2 * i + 1);
+    return { ...this.conversation([...turns, answer]), ...(untrained.length > 0 && { untrained }), rejected };
+  }
+
+  /** An answer as text, or as a list of the one message that it is. */
+  private answer(name: "chosen" | "rejected"): string {
+    const value = this.json[name];
+    if (!Array.isArray(value)) return this.text(name);
+    const [turn, ...rest] = value as unknown[];
+    const { role, parts } = this.openAi(turn, `${name}[0]`);
+    if (rest.length > 0 || role !== "assistant" || parts.some(({ type }) => type === "image"))
+      return this.fail(`${name} must be a text or one message of the assistant, got ${shown(value)}`);
+    const text = joined(parts);
+    return text.trim() === "" ? this.fail(`${name} is empty; write it or take the record out`) : text;
   }
 
   private shareGpt(turn: unknown, at: string): Turn {

@@ -7,6 +7,7 @@ import { messageOf } from "../../../engine/errors.ts";
 import { quote } from "../../../model/io/errors.ts";
 import { isObject } from "../../../model/io/unknown.ts";
 import { RecordError, SourceError } from "../../data/errors.ts";
+import type { RecordUse } from "../../data/encode.ts";
 import type { RawSample } from "../../data/raw_sample.ts";
 import type { Task } from "../../samples.ts";
 import { besideName, fieldUse, fieldsOf, isAbsent, kindOf } from "./fields.ts";
@@ -18,9 +19,11 @@ export { kindOf } from "./fields.ts";
 
 /**
  * `conversations`: LLaVA's `{conversations: [{from, value}], image}`; `messages`: OpenAI's `{messages: [{role, content}]}`;
- * `pairs`: `{prompt or caption or text, image or file_name}`; `text`: `{text}`; `folder`: images in a folder for each class.
+ * `pairs`: `{prompt or caption or text, image or file_name}`; `text`: `{text}`; `folder`: images in a folder for each class. For DPO
+ * `preferences`: `{prompt, chosen, rejected}` of answers, and `image_preferences`: `{prompt, chosen_image, rejected_image}`; for GRPO
+ * `prompts`: `{prompt}`.
  */
-export const SOURCE_KINDS = ["conversations", "messages", "pairs", "text", "folder"] as const;
+export const SOURCE_KINDS = ["conversations", "messages", "pairs", "text", "folder", "preferences", "image_preferences", "prompts"] as const; // prettier-ignore
 export type SourceKind = RecordKind;
 
 export interface SourceSpec {
@@ -67,7 +70,33 @@ const TASKS_OF: Readonly<Record<SourceKind, readonly Task[]>> = {
   pairs: ["gen"],
   text: ["text"],
   folder: ["gen"],
+  preferences: ["und", "text"],
+  image_preferences: ["gen"],
+  prompts: ["gen"],
 };
+
+/** What a run makes of the records of a kind. */
+export const useOf = (kind: SourceKind): RecordUse =>
+  kind === "preferences" || kind === "image_preferences" ? "preferences" : kind === "prompts" ? "prompts" : "samples";
+
+const USES: Readonly<Record<RecordUse, string>> = {
+  samples:
+    "records to imitate (conversations, prompts with images, texts); preferences are trained with dpo, prompts alone with grpo",
+  preferences: "preferences {prompt, chosen, rejected} or {prompt, chosen_image, rejected_image}",
+  prompts: "prompts {prompt} without images",
+};
+
+/** Throws `SourceError` for a source whose records are for another kind of training. */
+export function requireUse(
+  sources: readonly { readonly spec: SourceSpec; readonly kind: SourceKind }[],
+  use: RecordUse,
+): void {
+  const other = sources.find(({ kind }) => useOf(kind) !== use);
+  if (other)
+    throw new SourceError(
+      `${other.spec.path}: the settings need ${USES[use]}; got records of kind ${other.kind}. Change the data, or the settings.`,
+    );
+}
 
 /** The task of a source. Throws `SourceError` for one that its kind cannot be. */
 export function sourceTask(spec: SourceSpec, kind: SourceKind): Task {
@@ -135,7 +164,8 @@ export function parseRecord(json: unknown, kind: SourceKind, task: Task, place: 
     throw new RecordError(place.file, place.line, reason);
   };
   if (!isObject(json)) return fail("a record must be a JSON object");
-  const own = kindOf(json) ?? kind;
+  const found = kindOf(json) ?? kind;
+  const own = found === "prompts" ? kind : found; // a pair that lacks its image is no prompt
   if (!TASKS_OF[own].includes(task) || (own === "folder") !== (kind === "folder"))
     return fail(`the record is of kind ${own} and its file is for ${task}; put it into a file of its own`);
   const refused = [...fieldsOf(json, own)].find((field) => fieldUse(own, field, place.ignoredFields) === "refused");
@@ -151,6 +181,19 @@ export function parseRecord(json: unknown, kind: SourceKind, task: Task, place: 
       return { task: "gen", ...reader.pair() };
     case "folder":
       return { task: "gen", prompt: reader.text("class"), image: reader.path(json.image, "image") };
+    case "prompts":
+      return { task: "gen", prompt: reader.text("prompt"), image: "" };
+    case "image_preferences": {
+      const image = (name: string): string => reader.path(json[name], name);
+      return { task: "gen", prompt: reader.text("prompt"), image: image("chosen_image"), rejected: image("rejected_image") }; // prettier-ignore
+    }
+    case "preferences": {
+      const { images, ...conversation } = reader.preference();
+      if (task !== "text") return { task: "und", ...conversation, images };
+      if (images.length)
+        return fail("the record has images and its source is for text; list the source under und, or take it out");
+      return { task: "text", ...conversation };
+    }
     case "conversations":
     case "messages": {
       const { images, ...conversation } = reader.turns(own);

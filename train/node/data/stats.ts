@@ -71,9 +71,11 @@ const EXAMPLES = 5;
 
 /** Text of a sample, and its images as the record names them. */
 function contentOf(raw: RawSample): { text: string; images: readonly string[] } {
-  if (raw.task === "gen") return { text: raw.prompt, images: [raw.image] };
+  if (raw.task === "gen") return { text: raw.prompt, images: [raw.image, raw.rejected ?? ""].filter(Boolean) };
   if ("text" in raw) return { text: raw.text, images: [] };
-  return { text: raw.messages.map(textOf).join("\n"), images: raw.task === "und" ? raw.images : [] };
+  const { messages, rejected } = raw;
+  const text = [...messages.map(textOf), ...(rejected === undefined ? [] : [rejected])].join("\n");
+  return { text, images: raw.task === "und" ? raw.images : [] };
 }
 
 const textOf = ({ content }: Message): string =>

@@ -82,6 +82,7 @@ export class Mpi implements Transport {
   readonly library: MpiLibrary;
   /** What the library grants, e.g. `multiple`. */
   readonly threads: string;
+  private readonly timeoutMs = timeoutOf(process.env["JANUS_MPI_TIMEOUT"]);
   private readonly call: ReturnType<typeof callsOf>;
   private readonly world: Pointer;
   private readonly byte: Pointer;
@@ -107,15 +108,13 @@ export class Mpi implements Transport {
     return new Mpi(await openMpiLibrary());
   }
 
-  async allGather(own: Uint8Array): Promise<Uint8Array[]> {
-    const lengths = await this.gatherLengths(own.length);
-    return this.gatherBytes(own, lengths);
+  async allGather(own: Uint8Array, lengths?: readonly number[]): Promise<Uint8Array[]> {
+    return this.gatherBytes(own, lengths ?? (await this.gatherLengths(own.length)));
   }
 
-  async allToAll(parts: readonly Uint8Array[]): Promise<Uint8Array[]> {
+  async allToAll(parts: readonly Uint8Array[], lengths?: readonly number[]): Promise<Uint8Array[]> {
     const sent = parts.map(({ length }) => length);
-    const all = await this.gatherBytes(new Uint8Array(pinned(sent).buffer.slice(0, 4 * this.size)), parts.map(() => 4 * this.size)); // prettier-ignore
-    const received = all.map((bytes) => new Int32Array(bytes.slice().buffer)[this.rank]!);
+    const received = lengths ?? (await this.exchangeLengths(sent));
     const total = received.reduce((sum, length) => sum + length, 0);
     requireCount(
       Math.max(
@@ -155,6 +154,13 @@ export class Mpi implements Transport {
     return all.map((each) => new Int32Array(each.slice().buffer)[0]!);
   }
 
+  /** How many bytes each process gives this one. */
+  private async exchangeLengths(sent: readonly number[]): Promise<number[]> {
+    const bytes = 4 * this.size;
+    const all = await this.gatherBytes(new Uint8Array(pinned(sent).buffer.slice(0, bytes)), sent.map(() => bytes)); // prettier-ignore
+    return all.map((each) => new Int32Array(each.slice().buffer)[this.rank]!);
+  }
+
   private async gatherBytes(own: Uint8Array, lengths: readonly number[]): Promise<Uint8Array[]> {
     const total = lengths.reduce((sum, length) => sum + length, 0);
     requireCount(total);
@@ -171,10 +177,13 @@ export class Mpi implements Transport {
   private async wait(name: string, start: (request: BigUint64Array) => number): Promise<void> {
     const request = new BigUint64Array(new ArrayBuffer(4096));
     const done = pinned([0]);
+    const started = performance.now();
     this.check(name, start(request));
     for (let turn = 0; ; turn++) {
       this.check(name, this.call.test(request, done, null));
       if (done[0]) break;
+      if (performance.now() - started > this.timeoutMs)
+        throw new RankError(`mpi: all ranks must answer within ${this.timeoutMs / 1000} s (JANUS_MPI_TIMEOUT); got no answer to ${name} in ${this.name}. Look for a process or GPU that hangs; raise the limit if a rank has longer work to do, e.g. indexing.`); // prettier-ignore
       if (turn < MAX_SPIN) await new Promise((resolve) => setImmediate(resolve));
       else await sleep(1);
     }
@@ -187,6 +196,14 @@ export class Mpi implements Transport {
     this.call.errorText(code, text, length);
     throw new RankError(`mpi: ${name} must succeed in ${this.name}; got ${text.toString("utf8", 0, text.indexOf(0))}. Look for the process that ended first.`); // prettier-ignore
   }
+}
+
+/** How long a message may take, ms: by default as long as it likes, because rank 0 may index data for hours while the others wait. */
+function timeoutOf(seconds: string | undefined): number {
+  if (!seconds) return Infinity;
+  const ms = 1000 * Number(seconds);
+  if (!(ms > 0)) throw new RankError(`mpi: JANUS_MPI_TIMEOUT must be a number of seconds above 0; got ${seconds}. Correct it, or leave it out.`); // prettier-ignore
+  return ms;
 }
 
 function requireCount(bytes: number): void {

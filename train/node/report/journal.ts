@@ -76,11 +76,6 @@ export class Journal {
     this.about.onNotice(message);
   }
 
-  /** True if work is due that comes every `every` steps (0: never) and at the end of the run. */
-  isDue(every: number, isEnd: boolean): boolean {
-    return every > 0 && (isEnd || this.steps % every === 0);
-  }
-
   /**
    * Makes images, then writes the page. Errors are reported but do not end the run.
    * @param makers each is called, even if others fail

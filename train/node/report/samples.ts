@@ -151,7 +151,7 @@ export async function firstPictures(
       try {
         const raw = await source.read(i);
         const path = raw.task === "gen" ? raw.image : raw.task === "und" ? raw.images[0] : undefined;
-        if (path !== undefined) images.push(await readImage(path, how));
+        if (path) images.push(await readImage(path, how));
       } catch (error) {
         if (!isBadSample(error)) throw error;
       }

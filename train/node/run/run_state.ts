@@ -48,6 +48,7 @@ const FREE: readonly string[] = [
   "microRows",
   "microBatch",
   "recompute",
+  "sharding",
   "report",
 ] satisfies (keyof TrainConfig | keyof TokenizerConfig)[];
 

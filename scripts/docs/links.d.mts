@@ -1,0 +1,2 @@
+export function anchorOf(heading: string): string;
+export function brokenLinks(): string[];

@@ -1,0 +1,78 @@
+/** Indexing keeps a record or a member of a file in memory at most, whatever the size of the file: measured in a process of its own. */
+import { execFileSync } from "node:child_process";
+import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, writeSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, expect, it } from "vitest";
+
+const home = mkdtempSync(join(tmpdir(), "janus-memory-"));
+afterAll(() => rmSync(home, { recursive: true, force: true }));
+
+const MB = 2 ** 20;
+const PART = 4 * MB;
+
+/** A tar header of a file of zeros; its checksum is the sum of its bytes with spaces in that place. */
+function tarHeader(name: string, size: number): Buffer {
+  const header = Buffer.alloc(512);
+  header.write(name, 0);
+  header.write("0000644\0", 100);
+  header.write(`${size.toString(8).padStart(11, "0")}\0`, 124);
+  header.write(`${"0".repeat(11)}\0`, 136);
+  header.fill(" ", 148, 156);
+  header.write("0", 156);
+  header.write("ustar\x0000", 257, "latin1");
+  header.write(
+    `${header
+      .reduce((sum, byte) => sum + byte, 0)
+      .toString(8)
+      .padStart(6, "0")}\0 `,
+    148,
+  );
+  return header;
+}
+
+/** Makes a file of about `megabytes`: samples with one image of 4 MB of zeros, which take no room on the disk. */
+function tarFile(megabytes: number): string {
+  const path = join(home, `${megabytes}.tar`);
+  const file = openSync(path, "w");
+  let at = 0;
+  for (let i = 0; i < megabytes / 4; i++) {
+    writeSync(file, tarHeader(`${i}.txt`, 4), 0, 512, at);
+    writeSync(file, Buffer.from("a ca"), 0, 4, at + 512);
+    writeSync(file, tarHeader(`${i}.png`, PART), 0, 512, at + 1024);
+    at += 1536 + PART;
+  }
+  ftruncateSync(file, at + 1024);
+  closeSync(file);
+  return path;
+}
+
+/** Lines of 4 MB each: an image as a data URL. */
+function jsonlFile(megabytes: number): string {
+  const path = join(home, `${megabytes}.jsonl`);
+  const file = openSync(path, "w");
+  const image = "A".repeat(PART - 60);
+  for (let i = 0; i < megabytes / 4; i++)
+    writeSync(file, `{"prompt": "a cat", "image": "data:image/png;base64,${image}"}\n`);
+  closeSync(file);
+  return path;
+}
+
+/** Most memory of a process that indexes a file, MB. */
+function memoryOf(path: string): number {
+  const program = `
+    import { indexSource } from ${JSON.stringify(new URL("../../train/node/data/index_file.ts", import.meta.url).href)};
+    const index = await indexSource({ path: ${JSON.stringify(path)} }, ${JSON.stringify(`${path}.cache`)});
+    console.log(JSON.stringify([index.count, process.resourceUsage().maxRSS / 1024]));
+    await index.close();`;
+  const out = execFileSync(process.execPath, ["--import", "tsx", "--input-type=module", "-e", program], {
+    encoding: "utf8",
+  });
+  const [count, megabytes] = JSON.parse(out) as [number, number];
+  expect(count).toBeGreaterThan(1);
+  return megabytes;
+}
+
+it.each([["tar", tarFile], ["JSONL", jsonlFile]] as const)("of %s takes as much memory for 160 MB as for 16 MB", (_, make) => {
+  expect(memoryOf(make(160)) - memoryOf(make(16))).toBeLessThan(60);
+}); // prettier-ignore
