@@ -1,7 +1,7 @@
 /**
  * Runs the sample of the table of cases in another runtime, and prints one JSON object:
  * `deno run -A --unstable-webgpu tests/browser/runtime_cases.ts [rows] [seed] [part] [parts]`,
- * or the same with `bun`.
+ * Other runtimes that have WebGPU run it the same way.
  */
 import { jobs } from "./page/jobs.ts";
 
