@@ -1,0 +1,12 @@
+/**
+ * Runs the sample of the table of cases in another runtime, and prints one JSON object:
+ * `deno run -A --unstable-webgpu tests/browser/runtime_cases.ts [rows] [seed] [part] [parts]`,
+ * Other runtimes that have WebGPU run it the same way.
+ */
+import { jobs } from "./page/jobs.ts";
+
+const [rows = "420", seed = "1", part = "0", parts = "1"] = process.argv.slice(2);
+const about = await jobs.adapter();
+const report = await jobs.ops({ seed: Number(seed), count: Number(rows), part: Number(part), parts: Number(parts) });
+console.log(JSON.stringify({ adapter: about, ...report }, null, 1));
+process.exit(report.failures.length ? 1 : 0);
