@@ -1,7 +1,6 @@
 /**
  * Runs the sample of the table of cases in another runtime, and prints one JSON object:
- * `deno run -A --unstable-webgpu tests/browser/runtime_cases.ts [rows] [seed] [part] [parts]`,
- * Other runtimes that have WebGPU run it the same way.
+ * `deno run -A --no-check --unstable-webgpu --unstable-sloppy-imports tests/browser/runtime_cases.ts [rows] [seed] [part] [parts]`.
  */
 import { jobs } from "./page/jobs.ts";
 
