@@ -1,4 +1,6 @@
 /** `janus serve`: the model behind an HTTP API that OpenAI's clients speak, and the page for people. */
+import { existsSync } from "node:fs";
+import { basename, resolve } from "node:path";
 import { Option } from "commander";
 import type { ServerSettings } from "../serve/settings.ts";
 import type { AddCommand, Context } from "./context.ts";
@@ -15,7 +17,7 @@ interface ServeFlags extends ModelFlags {
   readonly name?: string;
   readonly rows: number;
   readonly context?: number;
-  readonly pictures: number;
+  readonly imageBatch: number;
   readonly queue: number;
   readonly timeout: number;
   readonly grace: number;
@@ -40,7 +42,7 @@ export const addServe: AddCommand = (program, context) => {
       ),
     )
     .option("--allow-public", "allow a public host without a key: everyone may use the model")
-    .option("--name <name>", "name of the model in requests (default: the value of --model)");
+    .option("--name <name>", "name of the model in requests (default: that of --model, of a folder its last part)");
   addLimits(command);
   addModelOptions(command).action((flags: ServeFlags) => serve(flags, context));
 };
@@ -56,7 +58,7 @@ function addLimits(command: Parameters<typeof addModelOptions>[0]): void {
         "most tokens of a prompt and its answer (default: as many as the memory allows, at most 4,096)",
       ).argParser(wholeNumber(2, 2 ** 24)),
     )
-    .addOption(whole("--pictures <n>", "images that are drawn at once", [1, 64], 16))
+    .addOption(whole("--image-batch <n>", "images that are drawn at once", [1, 64], 16))
     .addOption(whole("--queue <n>", "requests that may wait; more are refused with status 429", [0, 1e6], 256))
     .addOption(whole("--timeout <s>", "seconds that a request may take, waiting included", [1, 86_400], 600))
     .addOption(whole("--grace <s>", "seconds that running requests have to finish at the end", [0, 86_400], 30))
@@ -71,10 +73,11 @@ const settingsOf = (flags: ServeFlags): Partial<ServerSettings> & Pick<ServerSet
   port: flags.port,
   apiKey: flags.apiKey || null,
   allowPublic: flags.allowPublic ?? false,
-  name: flags.name ?? flags.model,
+  // The path of a folder is nobody's business.
+  name: flags.name ?? (existsSync(flags.model) ? basename(resolve(flags.model)) : flags.model),
   rows: flags.rows,
   context: flags.context ?? null,
-  pictures: flags.pictures,
+  imageBatch: flags.imageBatch,
   queue: flags.queue,
   timeoutS: flags.timeout,
   graceS: flags.grace,

@@ -9,6 +9,9 @@ const inNode =
   process.versions?.node !== undefined &&
   typeof process.getBuiltinModule === "function";
 
+/** Deno has Node's modules and a WebGPU of its own (wgpu), which is used there. */
+const inDeno = "Deno" in globalThis;
+
 /** Reads a text file beside a module synchronously; null in browsers, see `readText`. */
 export function readTextSync(url: URL): string | null {
   if (!inNode || url.protocol !== "file:") return null;
@@ -65,7 +68,7 @@ const toggles = (boundsChecks: boolean): string[] => [
  * `boundsChecks` (Node only; else `ArgumentError`) shaders are compiled without checks of their indices.
  */
 export async function requestGPU(backend?: "null" | "vulkan" | "metal" | "d3d12", boundsChecks = true): Promise<GPU> {
-  if (!inNode) {
+  if (!inNode || inDeno) {
     if (!boundsChecks)
       throw new ArgumentError(
         "Device.create: boundsChecks must be true in a browser, which always checks; got false. Leave it out.",
@@ -88,7 +91,7 @@ export async function requestGPU(backend?: "null" | "vulkan" | "metal" | "d3d12"
 
 /** Calls `gpu.requestAdapter(options)` and suppresses the notices that Dawn prints while it looks for adapters. */
 export async function requestAdapter(gpu: GPU, options?: GPURequestAdapterOptions): Promise<GPUAdapter | null> {
-  if (!inNode) return gpu.requestAdapter(options);
+  if (!inNode || inDeno) return gpu.requestAdapter(options);
   const { stderrFilter } = await import("./native_log.ts");
   const filtered = await stderrFilter();
   return filtered(() => gpu.requestAdapter(options));
@@ -116,7 +119,7 @@ async function openDawn(backend: string | undefined, boundsChecks: boolean): Pro
 /** Bytes of main memory; null if unknown (browsers). */
 export const memoryBytes = (): number | null => (inNode ? process.getBuiltinModule("node:os").totalmem() : null);
 
-const cell = inNode ? new Int32Array(new SharedArrayBuffer(4)) : null;
+const cell = inNode && !inDeno ? new Int32Array(new SharedArrayBuffer(4)) : null;
 
 /**
  * Waits for a promise of the GPU. In Node, Dawn polls from the event loop, which would take a whole core from a

@@ -1,5 +1,5 @@
-// `npm run build`: rebuilds dist/ with tsc, copies every .wgsl file beside the module that loads it, and adds the
-// demo's model.
+// `npm run build`: rebuilds dist/ with tsc, copies every .wgsl file beside the module that loads it, builds the page into
+// dist/app/, and adds the demo's model.
 
 import { spawnSync } from "node:child_process";
 import { cpSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
@@ -29,5 +29,11 @@ for (const folder of ["engine", "kernels", "model", "train", "eval", "bench"]) {
     if (/\.(wgsl|yaml)$/.test(path)) cpSync(join(root, folder, path), join(root, "dist", folder, path));
   }
 }
+// The page, as static files that `janus serve` and any server of files can give.
+const page = spawnSync(process.execPath, [tool("vite"), "build", "-c", "app/vite.config.ts"], {
+  cwd: root,
+  stdio: "inherit",
+});
+if (page.status !== 0) process.exit(page.status ?? 1);
 const shapes = join("examples", "shapes", "checkpoint");
 cpSync(join(root, shapes), join(root, "dist", shapes), { recursive: true });

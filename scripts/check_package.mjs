@@ -142,7 +142,7 @@ function checkCommand(home, env) {
   if (!existsSync(join(home, images[0].path))) throw new Error("janus generate --model shapes wrote no image");
 }
 
-/** Most bytes of the packed package: the model shapes is half of them. */
+/** Most bytes of the packed package: the model shapes is most of them. */
 const MAX_PACKED = 20e6;
 
 function checkSize(tarball) {
@@ -223,9 +223,9 @@ function checkPackage(temporary) {
   writeFileSync(join(home, "vite.config.js"), viteConfig);
   const said = node("bundle by Vite", tool("vite"), ["build"], { cwd: home });
   if (said.trim() !== "") throw new Error(`Vite warns\n${said}`);
-  // Those of the bench belong to the command, not to what programs import.
+  // Those of the bench belong to the command and those of the page are copies: programs import neither.
   const published = filesIn(join(home, "node_modules", "janus-webgpu"), ".wgsl").filter(
-    (path) => !path.split(/[\\/]/).includes("bench"),
+    (path) => !path.split(/[\\/]/).some((folder) => folder === "bench" || folder === "app"),
   );
   const bundled = filesIn(join(home, "dist"), ".wgsl");
   if (published.length === 0 || bundled.length !== published.length) {

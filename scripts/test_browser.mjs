@@ -31,7 +31,7 @@ function run(title, script, args, env = {}) {
 function build() {
   if (!existsSync(join(root, "dist", "index.js"))) run("build", join(root, "scripts", "build.mjs"), []);
   const vite = tool("vite");
-  const pages = ["tests/browser/vite.config.ts", "tests/browser/vite.published.config.ts"];
+  const pages = ["app/vite.config.ts", "tests/browser/vite.config.ts", "tests/browser/vite.published.config.ts"];
   return pages.every((config) => run(`bundle ${config}`, vite, ["build", "-c", config]));
 }
 

@@ -3,7 +3,7 @@
 /** An endless list in order; iteration ends with `end`, or throws what `fail` gave. */
 export class EventQueue<T> implements AsyncIterable<T> {
   private readonly values: T[] = [];
-  private ended: { readonly error: unknown } | null = null;
+  private ended: { readonly error: Error | null } | null = null;
   private wake: (() => void) | null = null;
 
   push(value: T): void {
@@ -18,7 +18,7 @@ export class EventQueue<T> implements AsyncIterable<T> {
   }
 
   fail(error: unknown): void {
-    this.ended ??= { error };
+    this.ended ??= { error: error instanceof Error ? error : new Error(String(error)) };
     this.wake?.();
   }
 

@@ -2,7 +2,7 @@
  * The model and its device behind the server. One loop does all work on the device: a token of every running answer, then a part of the images
  * that are drawn. If the device is lost, running requests fail and the model is opened again.
  */
-import { messageOf } from "../engine/index.ts";
+import { OutOfMemoryError, messageOf } from "../engine/index.ts";
 import { LiveText } from "../model/live_text.ts";
 import type { Janus } from "../model/janus/pipeline.ts";
 import { isDeviceLoss, unavailable } from "./errors.ts";
@@ -30,6 +30,7 @@ interface Ready {
 /** Share of the memory that is free after loading which the cache of the text rows may take. */
 const CACHE_SHARE = 0.4;
 const MAX_CONTEXT = 4096;
+const MIN_CONTEXT = 64;
 /** Images of one batch that are the same as alone, on GPUs. */
 const MAX_EXACT_PICTURES = 16;
 /** Images that come within this time of the first are drawn with it. */
@@ -106,7 +107,7 @@ export class ModelHost {
     const open = await this.openModel();
     const { janus } = open;
     try {
-      const live = new LiveText(janus.model, this.liveOptions(janus));
+      const live = await this.openRows(janus);
       const pictures = new PictureService(janus, this.picturesOf(janus), this.metrics);
       const ready = { open, janus, live, text: new TextService(janus, live, this.metrics), pictures };
       void janus.device.gpu?.lost.then(() => this.wake?.());
@@ -114,6 +115,24 @@ export class ModelHost {
     } catch (error) {
       open[Symbol.dispose]();
       throw error;
+    }
+  }
+
+  /** The rows of text. If the context was not asked for and the device turns out to have too little memory, it is halved. */
+  private async openRows(janus: Janus): Promise<LiveText> {
+    for (let options = this.liveOptions(janus); ;) {
+      let live: LiveText | null = null;
+      try {
+        live = new LiveText(janus.model, options);
+        await janus.device.sync(); // some devices refuse memory only now
+        return live;
+      } catch (error) {
+        live?.dispose();
+        const capacity = Math.floor(options.capacity / 2);
+        if (!(error instanceof OutOfMemoryError) || this.settings.context !== null || capacity < MIN_CONTEXT)
+          throw error;
+        options = { ...options, capacity };
+      }
     }
   }
 
@@ -125,7 +144,7 @@ export class ModelHost {
     const perToken = 2 * language.layers * language.kvHeads * language.headDim * 4; // bytes, f32
     const { budget, stats } = janus.device.pool;
     const fits = Math.floor((CACHE_SHARE * (budget - stats.reservedBytes)) / (perToken * rows));
-    const capacity = context ?? Math.min(language.maxPositions, MAX_CONTEXT, Math.max(64, fits));
+    const capacity = context ?? Math.min(language.maxPositions, MAX_CONTEXT, Math.max(MIN_CONTEXT, fits));
     return {
       rows,
       capacity,
@@ -143,7 +162,7 @@ export class ModelHost {
     const perImage = 2 * 2 * language.layers * language.kvHeads * language.headDim * 4 * (tokens + 64);
     const fits = Math.floor((CACHE_SHARE * (device.pool.budget - device.pool.stats.reservedBytes)) / perImage);
     const exact = device.capabilities.software ? Infinity : MAX_EXACT_PICTURES;
-    return Math.max(1, Math.min(this.settings.pictures, exact, fits));
+    return Math.max(1, Math.min(this.settings.imageBatch, exact, fits));
   }
 
   private async work(): Promise<void> {

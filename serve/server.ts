@@ -122,7 +122,7 @@ function refuseConnection(error: NodeJS.ErrnoException, socket: Socket): void {
 const isApi = (url: string): boolean => /^\/(v1|health|metrics)(\/|\?|$)/.test(url);
 
 /** Files of the page are served beside the API; without a page `/` says how to build it. */
-async function withPage(page: string | null, api: Listener): Promise<Listener> {
+export async function withPage(page: string | null, api: Listener): Promise<Listener> {
   if (page === null)
     return (message, answer) => {
       if (message.url !== "/" || message.method !== "GET") return api(message, answer);

@@ -19,7 +19,7 @@ export interface ServerSettings {
   /** Most tokens of a prompt and its answer; null: as many as the memory allows, at most 4,096. */
   readonly context: number | null;
   /** Images that are drawn at once. */
-  readonly pictures: number;
+  readonly imageBatch: number;
   /** Requests that may wait for a row or a batch. */
   readonly queue: number;
   /** Choices and images of one request. */
@@ -48,7 +48,7 @@ export const DEFAULTS: Omit<ServerSettings, "name"> = {
   allowPublic: false,
   rows: 16,
   context: null,
-  pictures: 16,
+  imageBatch: 16,
   queue: 256,
   choices: 16,
   timeoutS: 600,
@@ -67,7 +67,7 @@ const RANGES = {
   port: [0, 65535],
   rows: [1, MAX_ROWS],
   context: [2, 2 ** 24],
-  pictures: [1, 64],
+  imageBatch: [1, 64],
   queue: [0, 1e6],
   choices: [1, 128],
   timeoutS: [1, 86_400],

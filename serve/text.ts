@@ -6,7 +6,7 @@ import type { LiveRow, LiveText } from "../model/live_text.ts";
 import type { Janus } from "../model/janus/pipeline.ts";
 import { Stops } from "../model/stops.ts";
 import type { AnswerResult } from "../model/streams.ts";
-import { NotFiniteError } from "../engine/index.ts";
+import { NotFiniteError, OutOfMemoryError } from "../engine/index.ts";
 import type { Metrics } from "./metrics.ts";
 
 export interface TextRequest {
@@ -62,6 +62,8 @@ interface Job {
 const TURN = 64;
 /** Tokens of prompts that are read between two steps of the running answers: more, and they would stall. At least one prompt is read. */
 const PROMPT_TOKENS = 512;
+/** Milliseconds after which no further prompt is read between two steps. */
+const ADMIT_MS = 20;
 
 export class TextService {
   private readonly janus: Janus;
@@ -129,7 +131,7 @@ export class TextService {
     const started = performance.now();
     const { rows, tokens } = await this.live.step();
     const stepped = new Map([...this.running].map((choice) => [choice.row!, choice]));
-    const joined = this.admit();
+    const joined = await this.admit();
     const [sampled, firsts] = await Promise.all([tokens, Promise.all(joined.map(({ first }) => first))]);
     if (rows.length) this.metrics.betweenTokens.observe((performance.now() - started) / 1000);
     for (const [i, row] of rows.entries()) this.push(stepped.get(row), sampled[i]!);
@@ -152,7 +154,12 @@ export class TextService {
     if (this.queue.length === 0 || this.live.free > 0 || this.parked.size >= this.live.rows) return;
     const [longest] = [...this.running].filter(({ turn }) => turn >= TURN).toSorted((a, b) => b.turn - a.turn);
     if (!longest) return;
-    this.live.park(longest.row!);
+    try {
+      this.live.park(longest.row!);
+    } catch (error) {
+      if (error instanceof OutOfMemoryError) return; // there is no memory for it to wait in: it goes on
+      throw error;
+    }
     this.running.delete(longest);
     this.parked.add(longest);
     longest.job.waiting.push(longest);
@@ -160,10 +167,13 @@ export class TextService {
   }
 
   /** Gives free rows to those that wait, one choice of each request after the other. */
-  private admit(): { readonly choice: Choice; readonly first: Promise<number> }[] {
+  private async admit(): Promise<{ readonly choice: Choice; readonly first: Promise<number> }[]> {
     const joined: { choice: Choice; first: Promise<number> }[] = [];
+    const started = performance.now();
+    const mayJoin = (): boolean => tokens === 0 || (tokens < PROMPT_TOKENS && performance.now() - started < ADMIT_MS);
     let tokens = 0;
-    while (this.queue.length > 0 && this.live.free > 0 && (tokens === 0 || tokens < PROMPT_TOKENS)) {
+    while (this.queue.length > 0 && this.live.free > 0 && mayJoin()) {
+      if (joined.length > 0) await new Promise<void>((resolve) => setImmediate(resolve)); // connections are served in between
       const job = this.queue.shift()!;
       const choice = job.waiting.shift()!;
       if (job.waiting.length > 0) this.queue.push(job);

@@ -50,6 +50,8 @@ export async function runWork(
   };
   try {
     return await run({ signal: controller.signal, stream });
+  } catch (error) {
+    throw controller.signal.aborted ? controller.signal.reason : error; // what failed then failed for this reason
   } finally {
     if (!isStream) end();
   }

@@ -1,4 +1,6 @@
 /** A server of the package's small model for tests, its clients, and a load of many requests. */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 import OpenAI from "openai";
 import { Device } from "../index.ts";
@@ -39,7 +41,7 @@ export async function serveFolder(folder: string, settings: Partial<ServerSettin
 
 /** Posts a body as it is. */
 export const post = (
-  server: RunningServer,
+  server: Pick<RunningServer, "url">,
   path: string,
   body: string,
   headers: Record<string, string> = {},
@@ -52,16 +54,18 @@ export const post = (
   });
 
 /** Bytes of live tensors once nothing runs. */
-export async function idleBytes(server: RunningServer): Promise<number> {
-  const { device } = server.host.model.janus;
-  for (let i = 0; i < 200 && (server.host.levels.rows > 0 || server.host.levels.drawing > 0); i++)
+export async function idleBytes({ url }: Pick<RunningServer, "url">): Promise<number> {
+  for (;;) {
+    const text = await (await fetch(`${url}/metrics`, { headers: { authorization: `Bearer ${KEY}` } })).text();
+    const read = (name: string): number => Number(new RegExp(`^janus_${name} (.*)$`, "m").exec(text)![1]);
+    if (["requests_waiting", "text_rows_active", "text_rows_parked", "images_active"].every((name) => read(name) === 0))
+      return read("device_live_bytes");
     await new Promise((resolve) => setTimeout(resolve, 10));
-  await device.sync();
-  return device.pool.stats.liveBytes;
+  }
 }
 
 /** Settings of request `k` of a load: questions, seeds and ways to draw repeat, so that each has an answer that was made alone. */
-export const KINDS = 24;
+export const KINDS = 12;
 export function questionOf(k: number): OpenAI.ChatCompletionCreateParamsNonStreaming {
   const kind = k % KINDS;
   const shape = ["circle", "square", "ring", "triangle"][kind % 4]!;
@@ -80,6 +84,8 @@ export interface Load {
   /** Requests at once. */
   readonly atOnce: number;
   readonly cancelled: number;
+  /** They are cancelled within this time of their start. */
+  readonly cancelMs: number;
   /** One of this many is hostile. */
   readonly hostileEvery: number;
 }
@@ -105,31 +111,70 @@ function randomFrom(seed: number): () => number {
   };
 }
 
+/** A process that asks for /health; `stop` resolves to the 99th percentile of its times, ms. A process of its own, so that its times are the server's. */
+function probeHealth(url: string): { stop(): Promise<number> } {
+  const code = `
+    const times = []; let isOver = false;
+    process.stdin.on("end", () => (isOver = true)).resume();
+    while (!isOver) {
+      const at = performance.now();
+      const { status } = await fetch(${JSON.stringify(`${url}/health`)});
+      times.push(status === 200 ? performance.now() - at : Infinity);
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    console.log(times.sort((a, b) => a - b)[Math.floor(0.99 * times.length)]);`;
+  const child = spawn(process.execPath, ["--input-type=module", "-e", code], { stdio: ["pipe", "pipe", "inherit"] });
+  let said = "";
+  child.stdout.setEncoding("utf8").on("data", (text: string) => (said += text));
+  const closed = once(child, "close");
+  return {
+    stop: async () => {
+      child.stdin.end();
+      await closed;
+      return Number(said);
+    },
+  };
+}
+
+export type Target = Pick<TestServer, "url" | "client">;
+
+/** The text of request `k` of a load. */
+async function textOf({ client }: Target, k: number, signal: AbortSignal): Promise<string> {
+  if (k % 2 === 0)
+    return (await client.chat.completions.create(questionOf(k), { signal })).choices[0]!.message.content!;
+  let text = "";
+  const stream = await client.chat.completions.create({ ...questionOf(k), stream: true }, { signal });
+  for await (const part of stream) text += part.choices[0]?.delta.content ?? "";
+  return text;
+}
+
+/** The answers of a load, made one at a time. */
+export async function answersAlone(target: Target): Promise<string[]> {
+  const texts: string[] = [];
+  for (let k = 0; k < KINDS; k++) texts.push(await textOf(target, k, new AbortController().signal));
+  return texts;
+}
+
 /** Runs a load; each answer is compared with `alone`, the answers made one at a time. */
-export async function runLoad(server: TestServer, alone: readonly string[], load: Load): Promise<LoadResult> {
-  const { client } = server;
+export async function runLoad(target: Target, alone: readonly string[], load: Load): Promise<LoadResult> {
   const random = randomFrom(7);
   const leaves = new Set(Array.from({ length: load.cancelled }, (_, k) => Math.floor((k + random()) * (load.requests / load.cancelled)))); // prettier-ignore
   const result = { right: 0, wrong: [] as string[], cancelled: 0, refused: 0 };
-  const started = performance.now();
+  const hostile = async (k: number): Promise<void> => {
+    const { status } = await post(target, "/v1/chat/completions", HOSTILE[k % HOSTILE.length]!);
+    if (status === 400) result.refused++;
+    else result.wrong.push(`${k}: a hostile request got ${status}`);
+  };
   const one = async (k: number): Promise<void> => {
-    if (k % load.hostileEvery === load.hostileEvery - 1) {
-      const { status } = await post(server, "/v1/chat/completions", HOSTILE[k % HOSTILE.length]!);
-      if (status === 400) result.refused++;
-      else result.wrong.push(`${k}: a hostile request got ${status}`);
-      return;
-    }
+    if (k % load.hostileEvery === load.hostileEvery - 1) return hostile(k);
     const controller = new AbortController();
-    const timer = leaves.has(k) ? setTimeout(() => controller.abort(), 2000 * random()) : undefined;
+    const timer = leaves.has(k) ? setTimeout(() => controller.abort(), load.cancelMs * random()) : undefined;
     try {
-      const { signal } = controller;
-      let text = "";
-      if (k % 2 === 0) text = (await client.chat.completions.create(questionOf(k), { signal })).choices[0]!.message.content!;
-      else for await (const part of await client.chat.completions.create({ ...questionOf(k), stream: true }, { signal })) text += part.choices[0]?.delta.content ?? ""; // prettier-ignore
+      const text = await textOf(target, k, controller.signal);
+      // A stream that is aborted ends without an error.
       if (text === alone[k % KINDS]) result.right++;
-      else if (!controller.signal.aborted)
-        result.wrong.push(`${k}: ${JSON.stringify(text)} instead of ${JSON.stringify(alone[k % KINDS])}`); // prettier-ignore
-      else result.cancelled++;
+      else if (controller.signal.aborted) result.cancelled++;
+      else result.wrong.push(`${k}: ${JSON.stringify(text)} instead of ${JSON.stringify(alone[k % KINDS])}`);
     } catch (error) {
       if (controller.signal.aborted) result.cancelled++;
       else result.wrong.push(`${k}: ${String(error)}`);
@@ -137,24 +182,12 @@ export async function runLoad(server: TestServer, alone: readonly string[], load
       clearTimeout(timer);
     }
   };
+  const started = performance.now();
+  const health = probeHealth(target.url);
   let next = 0;
   const worker = async (): Promise<void> => {
     while (next < load.requests) await one(next++);
   };
-  let isDone = false;
-  const times: number[] = [];
-  const health = (async (): Promise<void> => {
-    while (!isDone) {
-      const at = performance.now();
-      const { status } = await fetch(`${server.url}/health`);
-      if (status !== 200) result.wrong.push(`/health got ${status}`);
-      times.push(performance.now() - at);
-      await new Promise((resolve) => setTimeout(resolve, 20));
-    }
-  })();
   await Promise.all(Array.from({ length: load.atOnce }, worker));
-  isDone = true;
-  await health;
-  const healthMs = times.toSorted((a, b) => a - b)[Math.floor(0.99 * times.length)]!;
-  return { ...result, healthMs, seconds: (performance.now() - started) / 1000 };
+  return { ...result, healthMs: await health.stop(), seconds: (performance.now() - started) / 1000 };
 }

@@ -43,6 +43,8 @@ export {
 export type { DrawnImage, PackedRows, Sample, Task } from "./samples.ts";
 export { STAGES, TRAINED, setStage } from "./stages.ts";
 export type { Stage } from "./stages.ts";
+export { loadTensors, loadTensorsInto, saveTensors } from "./optimizer_file.ts";
+export type { TensorFileOptions } from "./optimizer_file.ts";
 export { TrainingError } from "./skips.ts";
 export { Trainer } from "./trainer.ts";
 export type { StepReport, TaskReport, TrainerOptions } from "./trainer.ts";

@@ -32,8 +32,7 @@ const sidebar: Group[] = [
       ["Train from random weights", "tutorials/from_random_weights"],
       ["Write a kernel with its gradient", "tutorials/write_a_kernel"],
       ["A page with the model in it", "tutorials/page"],
-      ["Emoji", "tutorials/emoji"],
-      ["Emoji", "emoji"],
+      ["Real pictures with real words", "tutorials/your_own_pictures"],
     ),
   },
   {

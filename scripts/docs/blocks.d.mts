@@ -9,6 +9,7 @@ export interface Block {
   readonly output: string | null;
 }
 export const RUNNABLE: readonly string[];
+export const SHOWN: readonly string[];
 export function pages(): string[];
 export function blocksOf(page: string, text?: string): Block[];
 export function modules(): Block[];

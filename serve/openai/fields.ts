@@ -1,6 +1,7 @@
 /** Bodies of requests: JSON to checked fields. Every field is obeyed, known to have no effect here, or refused by its name. */
 import * as z from "zod";
-import { ApiError, invalid } from "../errors.ts";
+import { invalid } from "../errors.ts";
+import type { ApiError } from "../errors.ts";
 
 /** Depth of a body: parts in messages need five levels. */
 const MAX_DEPTH = 16;

@@ -13,6 +13,7 @@ const shapes = `${root}/examples/shapes/checkpoint`;
 interface Published {
   trainSmall(): Promise<number[]>;
   trainAdapter(model: string): Promise<AdapterReport>;
+  askInWorker(model: string): Promise<string>;
 }
 
 interface AdapterReport {
@@ -80,6 +81,11 @@ describe("training through the published exports", () => {
     expect(losses.length).toBe(20);
     expect(losses.every(Number.isFinite)).toBe(true);
     expect(losses.at(-1)!).toBeLessThan(0.5 * losses[0]!);
+  });
+
+  it("a Worker of the published package answers", async () => {
+    const answer = await published.evaluate((model) => (window as unknown as Published).askInWorker(model), "/shapes/");
+    expect(answer.length).toBeGreaterThan(0);
   });
 
   it("an adapter trains, is saved to the browser's files, and loads from there", async () => {

@@ -6,6 +6,7 @@ export default defineConfig({
   root: fileURLToPath(new URL("published", import.meta.url)),
   base: "./",
   logLevel: "warn",
+  worker: { format: "es" },
   build: {
     target: "es2023",
     outDir: fileURLToPath(new URL("../../.cache/browser_published", import.meta.url)),

@@ -19,6 +19,7 @@ import type { SourceSpec } from "../../train/node/data/sources.ts";
 import { dataFile as content, dataFileNames, dataRows } from "../data_files.ts";
 import type { Row } from "../data_files.ts";
 import { isLong } from "../long.ts";
+import { messagesParquet } from "../parquet_file.ts";
 
 const temporary = mkdtempSync(join(tmpdir(), "janus-formats-"));
 afterAll(() => rmSync(temporary, { recursive: true, force: true }));
@@ -73,6 +74,26 @@ const FIELDS: Readonly<Record<string, Pick<SourceSpec, "fields" | "ignoredFields
 describe("files of other programs", () => {
   it.each(dataFileNames.filter((name) => name !== "bomb.parquet"))("%s", async (name) => {
     expect(await rowsOf({ path: file(name, content(name)), ...FIELDS[name] })).toEqual(dataRows(name));
+  });
+});
+
+describe("Parquet pages that begin inside of a row", () => {
+  const rows = Array.from({ length: 9 }, (_, r) =>
+    [1, 2].flatMap((k) => [
+      { role: "user", content: `question ${k} of ${r}` },
+      { role: "assistant", content: `answer ${k} of ${r}` },
+    ]),
+  );
+
+  // Of 36 messages: with 5 to a page the last page has only the end of the last row; with 3 a row is on three pages.
+  it.each([1, 3, 5, 7, 35, 36])("of %d messages each are read whole", async (perPage) => {
+    const index = await indexSource({ path: file("pages.parquet", messagesParquet(rows, perPage)) }, fresh());
+    try {
+      expect(index.count).toBe(rows.length);
+      for (let i = index.count - 1; i >= 0; i--) expect(await index.read(i)).toMatchObject({ messages: rows[i] });
+    } finally {
+      await index.close();
+    }
   });
 });
 

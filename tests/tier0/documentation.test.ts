@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { JanusError } from "../../engine/errors.ts";
-import { RUNNABLE, blocksOf, modules, pages } from "../../scripts/docs/blocks.mjs";
+import { RUNNABLE, SHOWN, blocksOf, modules, pages } from "../../scripts/docs/blocks.mjs";
 import { anchorOf, brokenLinks } from "../../scripts/docs/links.mjs";
 import { cliPage } from "../../scripts/docs/reference/cli.ts";
 import { errorClasses } from "../../scripts/docs/reference/errors.ts";
@@ -35,6 +35,13 @@ describe("blocks", () => {
       .filter(({ language, code, skip }) => language === "ts" && !/^import /m.test(code) && !skip);
     expect(fragments.map(({ page, line }) => `${page}:${line}`)).toEqual([]);
     expect(modules().length).toBeGreaterThan(20);
+  });
+
+  it("have one name for each language", () => {
+    const others = pages()
+      .flatMap((page) => blocksOf(page))
+      .filter(({ language }) => ![...RUNNABLE, ...SHOWN].includes(language));
+    expect(others.map(({ page, line, language }) => `${page}:${line} ${language}`)).toEqual([]);
   });
 
   it("beside PyTorch are pairs that all run and are compared", () => {

@@ -1,6 +1,11 @@
 /** The server without a device: what requests may say, which hosts and addresses are allowed, order and bounds. */
-import { IncomingMessage, ServerResponse } from "node:http";
+import { once } from "node:events";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { IncomingMessage, ServerResponse, createServer } from "node:http";
 import { Socket } from "node:net";
+import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { ArgumentError, DeviceLostError, NotFiniteError, OutOfMemoryError } from "../../index.ts";
 import { PromptError } from "../../model/request.ts";
@@ -14,6 +19,7 @@ import { Log } from "../../serve/log.ts";
 import { openMetrics } from "../../serve/metrics.ts";
 import { chatRequest } from "../../serve/openai/chat.ts";
 import { imagesRequest } from "../../serve/openai/images.ts";
+import { withPage } from "../../serve/server.ts";
 import { checkSettings, isLoopback } from "../../serve/settings.ts";
 import type { ServerSettings } from "../../serve/settings.ts";
 import { errorOf } from "../gpu.ts";
@@ -381,5 +387,48 @@ describe("routes", () => {
       expect(await code(lost)).toEqual([503, "device_lost"]);
     }
     expect(await (await ask("/metrics", { headers })).text()).toMatch(/janus_images_active 3[^]*janus_device_live_bytes 4/); // prettier-ignore
+  });
+});
+
+describe("the page", () => {
+  async function served(
+    page: string | null,
+    use: (get: (path: string, headers?: object) => Promise<Response>) => Promise<void>,
+  ): Promise<void> {
+    // prettier-ignore
+    const listener = await withPage(page, (_, answer) => answer.end("the API"));
+    const server = createServer(listener).listen(0, "127.0.0.1");
+    await once(server, "listening");
+    const { port } = server.address() as AddressInfo;
+    await use((path, headers = {}) => fetch(`http://127.0.0.1:${port}${path}`, { headers: { ...headers } }));
+    server.closeAllConnections();
+    server.close();
+  }
+
+  it("is served beside the API, isolated, with content types and ranges", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "janus-page-"));
+    for (const [name, text] of [["index.html", "<p>page"], ["map.wgsl", "fn f() {}"], ["model.safetensors", "0123456789"]] as const) writeFileSync(join(folder, name), text); // prettier-ignore
+    await served(folder, async (get) => {
+      const index = await get("/");
+      expect([index.status, await index.text()]).toEqual([200, "<p>page"]);
+      expect(Object.fromEntries(index.headers)).toMatchObject({
+        "content-type": "text/html;charset=utf-8",
+        "cross-origin-opener-policy": "same-origin",
+        "cross-origin-embedder-policy": "require-corp",
+      });
+      expect((await get("/map.wgsl")).headers.get("content-type")).toBe("text/plain; charset=utf-8");
+      const part = await get("/model.safetensors", { range: "bytes=2-4" });
+      expect([part.status, await part.text()]).toEqual([206, "234"]);
+      for (const path of ["/v1/models", "/health", "/metrics?x=1", "/..%2f..%2fetc/passwd", "/none"]) expect(await (await get(path)).text()).toBe("the API"); // prettier-ignore
+    });
+    rmSync(folder, { recursive: true });
+  });
+
+  it("says how to build it if it was not", async () => {
+    await served(null, async (get) => {
+      const index = await get("/");
+      expect([index.status, await index.text()]).toEqual([404, expect.stringMatching(/The page was not built. Build it with npm run build/)]); // prettier-ignore
+      expect(await (await get("/other")).text()).toBe("the API");
+    });
   });
 });

@@ -1,7 +1,8 @@
 /** `janus serve` on the package's small model, asked by OpenAI's client: answers, images, many at once, refusals, losses and the end. */
 import { connect } from "node:net";
 import sharp from "sharp";
-import OpenAI, { APIError } from "openai";
+import OpenAI from "openai";
+import type { APIError } from "openai";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { readPicture } from "../../model/janus/node/janus.ts";
 import { readImage } from "../../model/node/image_file.ts";
@@ -10,18 +11,17 @@ import { addServe } from "../../cli/serve.ts";
 import { runHere, startCli } from "../cli.ts";
 import { errorOf } from "../gpu.ts";
 import { isLong } from "../long.ts";
-import { KEY, KINDS, SHAPES, idleBytes, post, questionOf, runLoad, serveFolder } from "../serve.ts";
+import { KEY, SHAPES, answersAlone, idleBytes, post, questionOf, runLoad, serveFolder } from "../serve.ts";
 import type { TestServer } from "../serve.ts";
 
 let server: TestServer;
 /** Answers made one at a time. */
-const alone: string[] = [];
+let alone: readonly string[];
 let live = 0;
 
 beforeAll(async () => {
   server = await serveFolder(SHAPES, { rows: 8, queue: 2000, headersS: 1, bodyBytes: 100_000, pixels: 10_000 });
-  for (let k = 0; k < KINDS; k++)
-    alone.push((await server.client.chat.completions.create(questionOf(k))).choices[0]!.message.content!);
+  alone = await answersAlone(server);
   live = await idleBytes(server);
 });
 afterAll(() => server.stop());
@@ -29,6 +29,21 @@ afterAll(() => server.stop());
 const ask = (more: Partial<OpenAI.ChatCompletionCreateParamsNonStreaming> = {}) =>
   server.client.chat.completions.create({ model: "small", messages: [{ role: "user", content: "What is there?" }], ...more }); // prettier-ignore
 const janus = () => server.host.model.janus;
+
+/** Starts the command as a process; resolves once it says where it answers. */
+async function startServe(args: readonly string[]): Promise<ReturnType<typeof startCli> & { readonly url: string }> {
+  const { child, result } = startCli(["serve", "--model", "shapes", "--port", "0", ...args]);
+  const url = await new Promise<string>((resolve, reject) => {
+    let said = "";
+    child.stderr!.on("data", (text: string) => {
+      said += text;
+      const [, found] = /^\S+ answers at (\S+) \(\d+ answers at once, \d+ tokens each\)$/m.exec(said) ?? [];
+      if (found && /the page (was not built|is at)/.test(said)) resolve(found);
+    });
+    child.on("close", () => reject(new Error(said)));
+  });
+  return { child, result, url };
+}
 
 describe("chat", () => {
   it("lists its model", async () => {
@@ -101,16 +116,18 @@ describe("chat", () => {
 });
 
 describe("images", () => {
+  /** Codes of the images of seeds 3 and 4. */
+  let drawn: (readonly number[])[] = [];
   const draw = { model: "small", prompt: "two red squares", size: "auto" as const };
   const codesOf = async (b64: string): Promise<readonly number[]> => (await readPicture(Buffer.from(b64, "base64"))).tokenIds; // prettier-ignore
 
   it("are those of Janus.generate, also beside others in their batch", async () => {
-    const expected = await janus().generate(draw.prompt, { n: 2, seed: 3 }).images();
+    drawn = (await janus().generate(draw.prompt, { n: 2, seed: 3 }).images()).map(({ tokenIds }) => tokenIds);
     const [answer, other] = await Promise.all([
       server.client.images.generate({ ...draw, n: 2, seed: 3 } as OpenAI.ImageGenerateParamsNonStreaming),
       server.client.images.generate({ ...draw, prompt: "a ring", seed: 9 } as OpenAI.ImageGenerateParamsNonStreaming),
     ]);
-    expect(await Promise.all(answer.data!.map((one) => codesOf(one.b64_json!)))).toEqual(expected.map(({ tokenIds }) => tokenIds)); // prettier-ignore
+    expect(await Promise.all(answer.data!.map((one) => codesOf(one.b64_json!)))).toEqual(drawn); // prettier-ignore
     expect(answer).toMatchObject({ size: "32x32", output_format: "png" });
     const [ring] = await janus().generate("a ring", { seed: 9 }).images();
     expect(await codesOf(other.data![0]!.b64_json!)).toEqual(ring!.tokenIds);
@@ -124,10 +141,9 @@ describe("images", () => {
     expect(events.map(({ type, partial_image_index: k }) => [type.split(".")[1], k])).toEqual([["partial_image", 0], ["partial_image", 1], ["partial_image", 2], ["completed", undefined]]); // prettier-ignore
     const [first, second] = await Promise.all(events.map(({ b64_json: b64 }) => readImage(Buffer.from(b64, "base64"))));
     expect([first!.width, first!.height]).toEqual([32, 32]);
-    expect([...first!.data.slice(-96)]).toEqual(Array(96).fill(128));
+    expect(Array.from(first!.data.slice(-96))).toEqual(Array(96).fill(128));
     expect(second!.data.slice(32 * 3 * 8, 32 * 3 * 16)).not.toEqual(first!.data.slice(32 * 3 * 8, 32 * 3 * 16));
-    const [expected] = await janus().generate(draw.prompt, { seed: 3 }).images();
-    expect(await codesOf(events.at(-1)!.b64_json)).toEqual(expected!.tokenIds);
+    expect(await codesOf(events.at(-1)!.b64_json)).toEqual(drawn[0]);
   });
 });
 
@@ -189,16 +205,30 @@ describe("refusals", () => {
 
 describe("many at once", () => {
   it("every answer is the one made alone; who leaves frees his row", async () => {
-    const load = isLong
-      ? { requests: 10_000, atOnce: 2000, cancelled: 500, hostileEvery: 100 }
-      : { requests: 120, atOnce: 48, cancelled: 12, hostileEvery: 20 };
+    const load = { requests: 60, atOnce: 30, cancelled: 6, cancelMs: 500, hostileEvery: 10 };
     const result = await runLoad(server, alone, load);
-    console.log(JSON.stringify({ ...result, wrong: result.wrong.length }));
     expect(result.wrong.slice(0, 5)).toEqual([]);
     expect(result.right + result.cancelled + result.refused).toBe(load.requests);
-    expect(result.refused).toBeGreaterThan(0);
+    expect(result.refused).toBe(6);
     expect(await idleBytes(server)).toBe(live);
-    if (isLong) expect(result.healthMs).toBeLessThan(200);
+  });
+
+  // The server in a process of its own, so that its clients do not slow it down.
+  it.runIf(isLong)("10,000 requests, 2,000 at once, 500 cancelled, 1 % hostile", async () => {
+    const flags = ["--rows", "16", "--context", "256", "--queue", "2000", "--name", "small", "--api-key", KEY];
+    const { child, url, result: ended } = await startServe(flags);
+    const target = { url, client: new OpenAI({ baseURL: `${url}/v1`, apiKey: KEY, maxRetries: 0 }) };
+    expect(await answersAlone(target)).toEqual(alone);
+    const before = await idleBytes(target);
+    const load = { requests: 10_000, atOnce: 2000, cancelled: 500, cancelMs: 60_000, hostileEvery: 100 };
+    const result = await runLoad(target, alone, load);
+    console.log(JSON.stringify({ ...result, wrong: result.wrong.length, before, after: await idleBytes(target) }));
+    expect(result.wrong.slice(0, 5)).toEqual([]);
+    expect(result.right + result.cancelled + result.refused).toBe(load.requests);
+    expect(await idleBytes(target)).toBe(before);
+    expect(result.healthMs).toBeLessThan(200);
+    child.kill("SIGTERM");
+    expect((await ended).code).toBe(EXIT.done);
   });
 
   it("long answers take turns with short ones", async () => {
@@ -264,26 +294,7 @@ describe("the command", () => {
   });
 
   it("says where it answers, logs lines of JSON, and ends in order at SIGTERM", async () => {
-    const { child, result } = startCli([
-      "serve",
-      "--model",
-      "shapes",
-      "--port",
-      "0",
-      "--context",
-      "128",
-      "--rows",
-      "2",
-    ]);
-    const url = await new Promise<string>((resolve, reject) => {
-      let said = "";
-      child.stderr!.on("data", (text: string) => {
-        said += text;
-        const [, found] = /shapes answers at (\S+) \(2 answers at once, 128 tokens each\)/.exec(said) ?? [];
-        if (found && /the page (was not built|is at)/.test(said)) resolve(found);
-      });
-      child.on("close", () => reject(new Error(said)));
-    });
+    const { child, url, result } = await startServe(["--context", "128", "--rows", "2"]);
     const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: "none" });
     const question = {
       model: "shapes",

@@ -1,6 +1,7 @@
 /**
  * `createJanusWorker`: a model in a Worker with the methods of `Janus`, so that no work of the model blocks the page. The Worker's side is worker_main.ts.
  */
+import { messageOf } from "../../../engine/errors.ts";
 import { ArgumentError, DeviceLostError, knownOptions } from "../../../engine/index.ts";
 import type { DeviceOptions } from "../../../engine/index.ts";
 import type { RgbImage } from "../../image/image.ts";
@@ -40,7 +41,13 @@ interface ModelReport {
   readonly fingerprint: string;
   readonly adapters: Readonly<Record<string, number>>;
   readonly missing: readonly string[];
-  readonly device: { readonly name: string; readonly isSoftware: boolean; readonly f16: boolean };
+  readonly device: {
+    readonly name: string;
+    readonly vendor: string;
+    readonly architecture: string;
+    readonly isSoftware: boolean;
+    readonly f16: boolean;
+  };
 }
 
 interface Pending {
@@ -107,7 +114,14 @@ class Channel {
         resolve: (value) => (done(), resolve(value)),
         reject: (error) => (done(), reject(signal?.aborted ? (signal.reason as Error) : error)),
       });
-      this.send({ id, name, args, callbacks: Object.keys(callbacks) });
+      try {
+        this.send({ id, name, args, callbacks: Object.keys(callbacks) });
+      } catch (error) {
+        this.pending.delete(id);
+        throw new ArgumentError(
+          `${name}: arguments must be values that can be sent to a Worker; got: ${messageOf(error)}. Pass plain data, Blobs or typed arrays.`,
+        );
+      }
     });
     return { id, result };
   }
@@ -294,7 +308,9 @@ export class WorkerJanus {
   }
 
   /** After a loss of the device: opens a new one and loads the model and its adapters again, from the same files. */
-  async recover(options: Pick<WebPretrainedOptions, "onProgress" | "onDownload" | "onNotice" | "signal"> = {}): Promise<void> {
+  async recover(
+    options: Pick<WebPretrainedOptions, "onProgress" | "onDownload" | "onNotice" | "signal"> = {},
+  ): Promise<void> {
     const { callbacks } = split(options);
     this.about = await this.channel.call<ModelReport>("recover", [], { signal: options.signal, callbacks }).result;
   }

@@ -50,7 +50,8 @@ async function openDevice(): Promise<Device> {
 }
 
 function model(): Janus {
-  if (!janus) throw new ArgumentError("JanusWorker: a model must be loaded; got none. Call fromPretrained or fromFiles.");
+  if (!janus)
+    throw new ArgumentError("JanusWorker: a model must be loaded; got none. Call fromPretrained or fromFiles.");
   return janus;
 }
 
@@ -60,14 +61,27 @@ interface ModelReport {
   readonly fingerprint: string;
   readonly adapters: Readonly<Record<string, number>>;
   readonly missing: readonly string[];
-  readonly device: { readonly name: string; readonly isSoftware: boolean; readonly f16: boolean };
+  readonly device: {
+    readonly name: string;
+    readonly vendor: string;
+    readonly architecture: string;
+    readonly isSoftware: boolean;
+    readonly f16: boolean;
+  };
 }
 
 function report(): ModelReport {
   const { name, config, fingerprint, adapters: weights, device: own } = model();
-  const { software: isSoftware, f16 } = own.capabilities;
+  const { vendor, architecture, software: isSoftware, f16 } = own.capabilities;
   const missing = model().model.missing;
-  return { name, config, fingerprint, adapters: weights, missing, device: { name: own.name, isSoftware, f16 } };
+  return {
+    name,
+    config,
+    fingerprint,
+    adapters: weights,
+    missing,
+    device: { name: own.name, vendor, architecture, isSoftware, f16 },
+  };
 }
 
 async function load(next: Origin, { signal, callbacks }: Context): Promise<ModelReport> {
@@ -164,7 +178,10 @@ async function answer({ id, name, args, callbacks }: Call): Promise<void> {
     ),
   };
   try {
-    const call = CALLS[name as keyof typeof CALLS] as (context: Context, ...args: readonly unknown[]) => Promise<unknown>;
+    const call = CALLS[name as keyof typeof CALLS] as (
+      context: Context,
+      ...args: readonly unknown[]
+    ) => Promise<unknown>;
     post({ id, result: await call(context, ...args) });
   } catch (error) {
     post({ id, error: errorMessage(error) });

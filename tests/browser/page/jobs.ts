@@ -1,5 +1,13 @@
 /** What the browser tests compute, in the page and in a Worker. Results are plain data. */
-import { Device, DeviceError, Janus, StorageError, modelStorage } from "../../../index.ts";
+import {
+  ArgumentError,
+  Device,
+  DeviceError,
+  DeviceLostError,
+  Janus,
+  StorageError,
+  modelStorage,
+} from "../../../index.ts";
 import type { DeviceOptions, DownloadProgress, StoredModel, WebPretrainedOptions } from "../../../index.ts";
 import { HubIntegrityError, HubNetworkError, HubNotFoundError } from "../../../model/io/hub_errors.ts";
 import { decodeByBrowser } from "../../../model/image/web_image.ts";
@@ -7,6 +15,7 @@ import type { FileSource } from "../../../model/io/bytes.ts";
 import { fileSet } from "../../../model/io/bytes.ts";
 import { openCheckpoint } from "../../../model/janus/checkpoint/checkpoint.ts";
 import { loadModel } from "../../../model/janus/load.ts";
+import { createJanusWorker } from "../../../model/janus/web/worker_client.ts";
 import { readProcessor } from "../../../model/janus/processor.ts";
 import type { Comparison } from "../../../verify/compare.ts";
 import { Verification, checkGolden } from "../../../verify/entries.ts";
@@ -221,5 +230,62 @@ async function remove({ name }: { readonly name: string }): Promise<readonly [bo
   return [isRemoved, (await modelStorage.list()).length, usedBytes];
 }
 
-export const jobs = { adapter, ops, verify, shapes, pretrained, remove } as const;
+export interface WorkerReport {
+  readonly first: readonly number[];
+  readonly again: readonly number[];
+  readonly rows: readonly number[];
+  readonly answer: string;
+  /** What `onLost` got, and the class of the error of a call on the lost device. */
+  readonly lost: string;
+  readonly lostKind: string;
+  /** Class of the error of an unknown option, and of a call that was aborted. */
+  readonly refusedKind: string;
+  readonly abortedKind: string;
+}
+
+const kindOf = (error: unknown): string =>
+  error instanceof DeviceLostError
+    ? "DeviceLostError"
+    : error instanceof ArgumentError
+      ? "ArgumentError"
+      : error instanceof DOMException
+        ? error.name
+        : `another: ${String(error)}`;
+
+const kindThrown = (run: () => Promise<unknown>): Promise<string> => run().then(() => "none", kindOf);
+
+/** A model in a Worker: draws with previews, refuses, aborts, loses its device and recovers. */
+async function worker({ model, prompt, question, seed }: ShapesOptions): Promise<WorkerReport> {
+  const losses: string[] = [];
+  const started = createJanusWorker({ onLost: ({ message }) => losses.push(message) });
+  try {
+    const janus = await started.fromFiles(new URL(model, location.href));
+    const pictures = janus.generate(prompt, { seed });
+    const rows: number[] = [];
+    let preview = Promise.resolve();
+    for await (const event of pictures)
+      if (event.type === "progress")
+        preview = preview.then(async () => {
+          for (const image of await pictures.preview()) rows.push(image?.height ?? 0);
+        });
+    await preview;
+    const [picture] = await pictures.images();
+    const answer = await janus.ask(question, { images: [picture!.image] }).text();
+    const refusedKind = await kindThrown(() => janus.generate(prompt, { sed: 1 } as never).images());
+    const controller = new AbortController();
+    const aborted = janus.generate(prompt, { seed, n: 4, signal: controller.signal }).images();
+    setTimeout(() => controller.abort(), 50);
+    const abortedKind = await kindThrown(() => aborted);
+    await janus.loseDevice();
+    const lostKind = await kindThrown(() => janus.generate(prompt, { seed }).images());
+    await janus.recover();
+    const [again] = await janus.generate(prompt, { seed }).images();
+    const lost = losses.join();
+    return { first: picture!.tokenIds, again: again!.tokenIds, rows, answer, lost, lostKind, refusedKind, abortedKind };
+  } finally {
+    started.terminate();
+  }
+}
+
+export const jobs = { adapter, ops, verify, shapes, pretrained, remove, worker } as const;
 export type JobName = keyof typeof jobs;

@@ -1,6 +1,7 @@
 // Training through the package's published exports, as a program of a user has it: a small model from random weights, then an adapter of `shapes`.
 import { Device, Janus, setDevice } from "janus-webgpu";
 import { byteTokenizerFiles, createModel, readProcessor, saveAdapter, tinyConfig } from "janus-webgpu/model";
+import { createJanusWorker } from "janus-webgpu/worker";
 import { RecordEncoder, Trainer, checkConfig } from "janus-webgpu/train";
 
 const TEXTS = ["two red squares are left of a circle", "a blue ring is above a green cross", "one yellow diamond"];
@@ -53,6 +54,17 @@ window.trainSmall = async () => {
     return await takeSteps(trainer, processor, 20);
   } finally {
     device.destroy();
+  }
+};
+
+/** An answer of a model in a Worker. */
+window.askInWorker = async (model) => {
+  const worker = createJanusWorker();
+  try {
+    const janus = await worker.fromFiles(new URL(model, location.href));
+    return await janus.ask("Is a red square red?", { maxNewTokens: 4 }).text();
+  } finally {
+    worker.terminate();
   }
 };
 

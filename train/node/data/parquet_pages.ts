@@ -107,8 +107,10 @@ class GroupLister {
     const end = start + Number(meta.total_compressed_size);
     if (!(start >= 4 && end <= file.size)) throw damaged(file, `a column at byte ${start} to ${end}`);
     const pages: Page[] = [];
-    let row = 0;
-    for (let at = start; at < end && row < rows;) {
+    const total = Number(meta.num_values);
+    let [row, values] = [0, 0];
+    // Not until all rows have begun: the last one may continue on another page.
+    for (let at = start; at < end && values < total;) {
       const { header, bytes } = await this.header(at, end);
       const [body, whole] = [at + bytes, bytes + header.compressed_page_size];
       if (at + whole > end) throw damaged(file, `a page at byte ${at} is longer than its column`);
@@ -120,6 +122,7 @@ class GroupLister {
         if (found.isInside && last) pages[pages.length - 1] = [last[0], at + whole - last[0], last[2]];
         else pages.push([at, whole, row]);
         row += found.rows;
+        values += (header.data_page_header ?? header.data_page_header_v2)?.num_values ?? 0;
       }
       at += whole;
     }
