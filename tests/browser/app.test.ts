@@ -3,6 +3,7 @@ import { mkdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Browser, Page } from "playwright-core";
+import { isLong } from "../long.ts";
 import { launch, root, serve } from "./chromium.ts";
 
 const shots = `${root}/.cache/screenshots`;
@@ -136,7 +137,8 @@ describe("the page", () => {
     expect(items.map(({ kind }) => kind).sort()).toEqual(["chat", "picture", "picture", "picture"]);
   });
 
-  it("trains, stops, and resumes after a reload", async () => {
+  // Compiling the kernels of training for a CPU takes minutes.
+  it.runIf(isLong)("trains, stops, and resumes after a reload", async () => {
     await page.getByRole("tab", { name: "Train" }).click();
     await page.getByRole("button", { name: "Start", exact: true }).click();
     await page.getByText(/^[3-9] of 80 steps/).waitFor(PATIENCE);
@@ -153,7 +155,7 @@ describe("the page", () => {
     expect(await problems(page)).toEqual([]);
   });
 
-  it("describes and measures the device", async () => {
+  it.runIf(isLong)("describes and measures the device", async () => {
     await page.getByRole("tab", { name: "This device" }).click();
     await page.getByRole("button", { name: "Describe" }).click();
     await page.getByText("Largest buffer").waitFor(PATIENCE);
