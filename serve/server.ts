@@ -44,6 +44,8 @@ function builtPage(): string | null {
 
 const MAX_HEADER_BYTES = 16 * 1024;
 const MAX_HEADERS = 100;
+/** Connections that the system accepts before the process does: with Node's 511, some of 2,000 clients that come at once time out. */
+const BACKLOG = 4096;
 /** Seconds that a connection may be silent longer than a request may take: one whose client does not read is closed then. */
 const SILENT_S = 30;
 
@@ -149,7 +151,7 @@ export async function withPage(page: string | null, api: Listener): Promise<List
 function listen(server: Server, { host, port }: ServerSettings): Promise<void> {
   return new Promise((resolve, reject) => {
     server.once("error", reject);
-    server.listen(port, host.replace(/^\[|\]$/g, ""), () => {
+    server.listen({ port, host: host.replace(/^\[|\]$/g, ""), backlog: BACKLOG }, () => {
       server.off("error", reject);
       resolve();
     });

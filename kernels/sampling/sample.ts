@@ -395,11 +395,12 @@ function limitsOf(x: Tensor, bounds: Bounds): Tensor {
   const chunks = Math.ceil(classes / CHUNK_TOKENS);
   const batch = Math.max(1, Math.floor(device.limits.maxStorageBufferBindingSize / (4 * PARTIAL * chunks)));
   const windows = windowsOf("sampleTokens", rows, { x });
+  const settings = bounds.rows ? contiguousCopy(bounds.rows.settings) : empty([1], { dtype: "u32", device }); // not read
   const partial = empty([Math.min(batch, windows[0]!.count), chunks, PARTIAL], { dtype: "u32", device });
   for (const pass of passesOf(bounds)) {
     for (const { start, count, buffers } of windows) {
       for (let row = 0; row < count; row += batch)
-        selectionPass(buffers.x, { partial, before, after }, pass, bounds, {
+        selectionPass(buffers.x, { partial, before, after, settings }, pass, bounds, {
           rows: Math.min(batch, count - row),
           row,
           first: start + row,
@@ -413,7 +414,7 @@ function limitsOf(x: Tensor, bounds: Bounds): Tensor {
 /** One pass for some rows of a window of the logits: `rows` from row `row` of the window, which is row `first` of all. */
 function selectionPass(
   x: BoundRows,
-  { partial, before, after }: Readonly<Record<"partial" | "before" | "after", Tensor>>,
+  { partial, before, after, settings }: Readonly<Record<"partial" | "before" | "after" | "settings", Tensor>>,
   { shift, step, isMass }: Pass,
   { topK, topP, inverse, rows }: Bounds,
   where: { readonly rows: number; readonly row: number; readonly first: number },
@@ -424,7 +425,6 @@ function selectionPass(
   const use = { x: rowLibrary(dtype, classes) };
   // Barriers: on software Vulkan fewer invocations cost less.
   const constants = { WORKGROUP: device.capabilities.software ? 64 : 256, ...(rows && { ROWS: true }) };
-  const settings = rows ? contiguousCopy(rows.settings) : before;
   const shared = {
     ...where,
     granules: granulesOf(classes),
