@@ -43,9 +43,12 @@ fn part(row: u32, chunk: u32, bin: u32) -> u32 { return partial[(row * params.ch
 
 // 1 / temperature (x) and top_p (y) of a row.
 fn settings_of(row: u32) -> vec2f {
-  if (!ROWS) { return vec2f(params.inverse_temperature, params.top_p); }
-  let at = 4u * (params.first + row);
-  return vec2f(bitcast<f32>(settings[at + 2u]), bitcast<f32>(settings[at + 3u]));
+  var own = vec2f(params.inverse_temperature, params.top_p);
+  if (ROWS) {
+    let at = 4u * (params.first + row);
+    own = vec2f(bitcast<f32>(settings[at + 2u]), bitcast<f32>(settings[at + 3u]));
+  }
+  return own;
 }
 
 fn weight(key: u32, top: f32, inverse_temperature: f32) -> f32 { return exp(max((unsortable(key) - top) * inverse_temperature, -104.0)); }
