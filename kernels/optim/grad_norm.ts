@@ -2,6 +2,7 @@
 import {
   ArgumentError,
   DTypeError,
+  ShapeError,
   checkTensors,
   empty,
   grid1d,
@@ -85,6 +86,8 @@ interface NormWindow {
 
 /** How `globalGradNorm` of gradients of given sizes adds up: a list of partial sums, in pairs of f32, that several devices can fill. */
 export interface GradNormPlan {
+  /** Elements of each gradient. */
+  readonly sizes: readonly number[];
   readonly windows: readonly NormWindow[];
   /** Number of partial sums of all gradients. */
   readonly total: number;
@@ -110,11 +113,19 @@ export function gradNormPlan(device: Device, sizes: readonly number[]): GradNorm
     total += parts;
     return { ...w, parts, first: total - parts };
   });
-  return { windows: placed, total };
+  return { sizes, windows: placed, total };
 }
 
-/** Writes the partial sums of gradient `of` of the plan, whole, to their places in `partial`, f32 [total, 2]. */
+/** Writes the partial sums of gradient `of` of the plan (f32, whole) to their places in `partial`, f32 [total, 2]. */
 export function gradNormPartials(plan: GradNormPlan, of: number, grad: Tensor, partial: Tensor): void {
+  checkTensors("gradNormPartials", grad, partial);
+  checkPartials("gradNormPartials", partial, Math.max(1, plan.total));
+  if (grad.dtype !== "f32")
+    throw new DTypeError(`gradNormPartials: the gradient must be f32; got ${grad}. Pass the gradient of a leaf.`);
+  if (grad.size !== plan.sizes[of])
+    throw new ShapeError(
+      `gradNormPartials: gradient ${of} must have ${plan.sizes[of]} elements, as in the plan; got ${grad}. Pass the whole gradient.`,
+    );
   scope(() =>
     launchPartials(
       plan.windows.filter((window) => window.of === of),
@@ -125,8 +136,25 @@ export function gradNormPartials(plan: GradNormPlan, of: number, grad: Tensor, p
 }
 
 /** The norm of all partial sums of a plan, f32 [total, 2] → f32 [1]: the same bits as `globalGradNorm` of the gradients. */
-export const gradNormOf = (partial: Tensor): Tensor =>
-  scope(() => combined(partial.detach(), partial.dim(0), empty([1], { device: partial.device })));
+export function gradNormOf(partial: Tensor): Tensor {
+  const device = checkTensors("gradNormOf", partial);
+  checkPartials("gradNormOf", partial);
+  return scope(() => combined(partial.detach(), partial.dim(0), empty([1], { device })));
+}
+
+function checkPartials(op: string, partial: Tensor, count?: number): void {
+  const { shape } = partial;
+  if (
+    partial.dtype !== "f32" ||
+    !partial.isBindable ||
+    shape.length !== 2 ||
+    shape[1] !== 2 ||
+    shape[0] !== (count ?? shape[0])
+  )
+    throw new ShapeError(
+      `${op}: the partial sums must be f32 [${count ?? "n"}, 2] with their own storage; got ${partial}. Create them with zeros([plan.total, 2]).`,
+    );
+}
 
 function launchPartials(windows: readonly NormWindow[], gradOf: (i: number) => Tensor, partial: Tensor): void {
   const copies = new Map<number, Tensor>();

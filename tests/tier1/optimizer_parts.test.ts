@@ -38,7 +38,14 @@ describe("globalGradNorm", () => {
         const first = await valueOf(F.globalGradNorm(grads));
         expect(Math.abs(first - expected) / expected).toBeLessThanOrEqual(tolerance("forward", ["f32"], count));
         expect(await valueOf(F.globalGradNorm(grads)), "the same bits again").toBe(first);
-        for (const g of grads) g.dispose();
+        const plan = F.gradNormPlan(
+          where,
+          values.map((v) => v.length),
+        );
+        const partial = F.zeros([Math.max(1, plan.total), 2], { device: where });
+        for (const [i, g] of [...grads.entries()].toReversed()) F.gradNormPartials(plan, i, g, partial);
+        expect(await valueOf(F.gradNormOf(partial)), "the same bits, gradient by gradient").toBe(first);
+        for (const t of [...grads, partial]) t.dispose();
         expect(where.pool.stats.liveBytes).toBe(live);
       }
     });
@@ -66,6 +73,13 @@ describe("globalGradNorm", () => {
   it("takes no 16-bit gradients", () => {
     using g = F.ones([4], { dtype: "bf16", device });
     expect(() => F.globalGradNorm([g])).toThrow(/must be f32/);
+    const plan = F.gradNormPlan(device, [4]);
+    using partial = F.zeros([plan.total, 2], { device });
+    using other = F.ones([5], { device });
+    expect(() => F.gradNormPartials(plan, 0, g, partial)).toThrow(/must be f32/);
+    expect(() => F.gradNormPartials(plan, 0, other, partial)).toThrow(/must have 4 elements, as in the plan; got/);
+    expect(() => F.gradNormPartials(plan, 0, other, other)).toThrow(/partial sums must be f32 \[1, 2\]/);
+    expect(() => F.gradNormOf(other)).toThrow(/partial sums must be f32 \[n, 2\]/);
   });
 });
 
