@@ -153,15 +153,25 @@ function checkSize(tarball) {
 
 /** Compiles the TypeScript programs of the documentation against the installed package. */
 function checkDocs(home) {
-  const files = modules().map(({ page, line, code }) => {
-    const file = `${page.replace(/[^a-z_]+/gi, "_")}_${line}.ts`; // the error names page and line
-    writeFileSync(join(home, file), `${code}\nexport {};\n`);
-    return file;
+  const files = modules().map(({ page, line, file, code }) => {
+    const folder = page.replace(/[^a-z_]+/gi, "_"); // the error names page and line
+    const name = `${folder}/${file ?? `${line}.ts`}`;
+    mkdirSync(join(home, folder), { recursive: true });
+    writeFileSync(join(home, name), `${code}\nexport {};\n`);
+    return name;
   });
   if (files.length < 20) throw new Error(`the documentation has ${files.length} programs in TypeScript; it had 20`);
   for (const [name, resolution] of Object.entries(resolutions)) {
     const typeRoots = [join(root, "node_modules", "@types")];
-    const options = { target: "es2023", strict: true, noEmit: true, ...resolution, types: ["node"], typeRoots };
+    const options = {
+      target: "es2023",
+      strict: true,
+      noEmit: true,
+      allowImportingTsExtensions: true,
+      ...resolution,
+      types: ["node"],
+      typeRoots,
+    };
     writeFileSync(join(home, "tsconfig.json"), JSON.stringify({ compilerOptions: options, files }));
     node(`${files.length} programs of the documentation (${name})`, tool("typescript", "tsc"), ["-p", "."], { cwd: home }); // prettier-ignore
   }
