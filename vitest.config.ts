@@ -42,29 +42,24 @@ const SLOW = [
 /** With JANUS_TEST_AS_GPU tests choose kernels as a GPU would; `npm run test:long` runs some files so. */
 const setupFiles = ["tests/default_device.ts", ...(process.env["JANUS_TEST_AS_GPU"] ? ["tests/as_gpu.ts"] : [])];
 
-/** Which files can share a process: loading the package takes as long as most files need for their tests. */
-const GROUPS = {
-  /** Declares kernels of its own, which every device that is created later would load. */
-  alone: /^import [^;]*\b(kernel|library)\b[^;]*from/m,
-  /** Sets how the driver compiles. */
-  quick: /quick_compile|ops_suite/,
-  "": /(?:)/,
-};
-type Group = keyof typeof GROUPS;
+/** Files that declare kernels of their own, which every device that is created later in the process would load. */
+const DECLARES = /^import [^;]*\b(kernel|library)\b[^;]*from/m;
+const tier0 = readdirSync(join(import.meta.dirname, "tests", "tier0"))
+  .filter((name) => name.endsWith(".test.ts"))
+  .map((name) => `tests/tier0/${name}`);
+const declaring = tier0.filter((file) => DECLARES.test(readFileSync(join(import.meta.dirname, file), "utf8")));
 
-function groupOf(file: string): Group {
-  const text = readFileSync(join(import.meta.dirname, file), "utf8");
-  return (Object.keys(GROUPS) as Group[]).find((group) => GROUPS[group].test(text))!;
-}
-
-function project(tier: string, group: Group): TestProjectInlineConfiguration {
-  const files = readdirSync(join(import.meta.dirname, "tests", tier)).filter((name) => name.endsWith(".test.ts"));
+/**
+ * Files of tier 0 share processes: loading the package takes as long as most of them need for their tests. With files of tier 1, which run drivers
+ * and start programs, a read of a file was once seen to wait until something else woke the process.
+ */
+function project(name: string, include: readonly string[], isolate: boolean): TestProjectInlineConfiguration {
   return {
     extends: true,
     test: {
-      name: group ? `${tier} ${group}` : tier,
-      include: files.map((name) => `tests/${tier}/${name}`).filter((file) => groupOf(file) === group),
-      isolate: group === "alone",
+      name,
+      include: [...include],
+      isolate,
       setupFiles,
       testTimeout: WATCHDOG_MS,
       hookTimeout: WATCHDOG_MS,
@@ -73,9 +68,15 @@ function project(tier: string, group: Group): TestProjectInlineConfiguration {
   };
 }
 
-const projects = ["tier0", "tier1"].flatMap((tier) =>
-  (Object.keys(GROUPS) as Group[]).map((group) => project(tier, group)),
-);
+const projects = [
+  project(
+    "tier0",
+    tier0.filter((file) => !declaring.includes(file)),
+    false,
+  ),
+  project("tier0 alone", declaring, true),
+  project("tier1", ["tests/tier1/**/*.test.ts"], true),
+];
 
 /** Files of one project in a row, which share their processes; among them those that take longest first. Short ones of tier 0 end the run. */
 class SlowFirst extends BaseSequencer {

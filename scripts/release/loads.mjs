@@ -13,7 +13,8 @@ export const MAY_LOAD = {
   "janus-webgpu/model": { folders: ["engine", "kernels", "model"], packages: MODEL_PACKAGES },
   "janus-webgpu/checkpoint": { folders: ["engine", "kernels", "model"], packages: MODEL_PACKAGES },
   "janus-webgpu/node": { folders: ["engine", "kernels", "model"], packages: MODEL_PACKAGES },
-  "janus-webgpu": { folders: ["engine", "kernels", "model"], packages: MODEL_PACKAGES },
+  // The browser's store of models checks their hashes.
+  "janus-webgpu": { folders: ["engine", "kernels", "model"], packages: [...MODEL_PACKAGES, "@noble/hashes"] },
   "janus-webgpu/train": {
     folders: ["engine", "kernels", "model", "train"],
     packages: [...MODEL_PACKAGES, ...SETTINGS_PACKAGES],
