@@ -12,7 +12,7 @@ export { load, save } from "./model/nn/state_file.ts";
 export type { LoadStateOptions, Stateful } from "./model/nn/state_file.ts";
 export { Janus } from "./model/janus/web/janus.ts";
 export type { WebPretrainedOptions } from "./model/janus/web/janus.ts";
-export type { DownloadProgress } from "./model/janus/web/hub.ts";
+export type { DownloadProgress } from "./model/io/hub_body.ts";
 export { StorageError, modelStorage } from "./model/web/store.ts";
 export type { StoredModel } from "./model/web/store.ts";
 export { Answer } from "./model/streams.ts";

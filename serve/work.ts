@@ -25,7 +25,6 @@ export async function runWork(
   parts: Parts,
   run: (work: Work) => Promise<Response>,
 ): Promise<Response> {
-  // prettier-ignore
   const leave = parts.gate.enter();
   const controller = new AbortController();
   const { timeoutS } = parts.settings;

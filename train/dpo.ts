@@ -6,7 +6,8 @@ import { ArgumentError, scope, tensor } from "../engine/index.ts";
 import type { Tensor } from "../engine/index.ts";
 import { binaryCrossEntropyWithLogits, matmul, ones, stack } from "../kernels/index.ts";
 import type { TrainConfig } from "./config.ts";
-import { tokenLosses, unitGroups, withReference } from "./objective.ts";
+import { taskLosses } from "./loss.ts";
+import { unitGroups, withReference } from "./objective.ts";
 import type { Objective, ObjectiveModel, RowLosses } from "./objective.ts";
 import { TASKS, targetsOf } from "./samples.ts";
 import type { PackedRows, Sample, Task } from "./samples.ts";
@@ -49,8 +50,8 @@ export class Preferences implements Objective {
   lossesOf(rows: PackedRows): RowLosses {
     const { model, imageSize } = this.of;
     return scope(() => {
-      const before = withReference(this.of, (one) => tokenLosses(one, rows, imageSize));
-      const now = tokenLosses(model, rows, imageSize);
+      const before = withReference(this.of, (one) => taskLosses(one, rows, imageSize, "none"));
+      const now = taskLosses(model, rows, imageSize, "none");
       const losses: Record<Task, Tensor | null> = { und: null, text: null, gen: null };
       const sums: Tensor[] = [];
       for (const task of TASKS) {

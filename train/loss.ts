@@ -60,12 +60,24 @@ export function sequenceOf(
   };
 }
 
-/** The sums of cross-entropies of packed rows, by task. The complete logits of text are never stored. */
-export const taskLosses = (model: JanusForConditionalGeneration, rows: PackedRows, imageSize: number): TaskLosses =>
-  scope(() => lossesOf(model, hiddenStates(model, rows, imageSize), rows));
+/**
+ * The sums of cross-entropies of packed rows, by task; with "none" those of the M trained tokens, −log probability, f32 [M]. The complete logits of text
+ * are never stored.
+ */
+export const taskLosses = (
+  model: JanusForConditionalGeneration,
+  rows: PackedRows,
+  imageSize: number,
+  reduction: "sum" | "none" = "sum",
+): TaskLosses => scope(() => lossesOf(model, hiddenStates(model, rows, imageSize), rows, reduction));
 
 /** `taskLosses` from the hidden states of the rows [B, T, hidden]. */
-export function lossesOf(model: JanusForConditionalGeneration, hidden: Tensor, rows: PackedRows): TaskLosses {
+export function lossesOf(
+  model: JanusForConditionalGeneration,
+  hidden: Tensor,
+  rows: PackedRows,
+  reduction: "sum" | "none" = "sum",
+): TaskLosses {
   const { device } = model;
   return scope(() => {
     const upload = (values: Int32Array): Tensor => tensor(values, { shape: [values.length], device });
@@ -77,8 +89,8 @@ export function lossesOf(model: JanusForConditionalGeneration, hidden: Tensor, r
       const trained = indexSelect(flat, 0, upload(at)); // [M, hidden]
       losses[task] =
         task === "gen"
-          ? crossEntropy(model.codeLogits(trained), upload(to), { reduction: "sum" })
-          : linearCrossEntropy(trained, model.lm_head.weight, upload(to), { reduction: "sum" });
+          ? crossEntropy(model.codeLogits(trained), upload(to), { reduction })
+          : linearCrossEntropy(trained, model.lm_head.weight, upload(to), { reduction });
     }
     return losses;
   });

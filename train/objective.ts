@@ -2,16 +2,15 @@
  * What a step of the trainer minimises: which samples go through the model together, the sums of their losses, and by what these are divided. Next tokens
  * are here; preferences are dpo.ts, rewarded images grpo.ts.
  */
-import { noGrad, scope, tensor } from "../engine/index.ts";
+import { noGrad } from "../engine/index.ts";
 import type { Tensor } from "../engine/index.ts";
-import { crossEntropy, indexSelect, linearCrossEntropy } from "../kernels/index.ts";
 import type { JanusForConditionalGeneration } from "../model/janus/janus.ts";
 import { setAdapters } from "../model/nn/lora.ts";
 import type { TrainConfig } from "./config.ts";
 import { TRAINED_ADAPTER } from "./lora.ts";
-import { hiddenStates, taskLosses } from "./loss.ts";
+import { taskLosses } from "./loss.ts";
 import type { TaskLosses } from "./loss.ts";
-import { TASKS, packSamples } from "./samples.ts";
+import { packSamples } from "./samples.ts";
 import type { PackedRows, Sample, Task } from "./samples.ts";
 
 export interface RowLosses {
@@ -86,30 +85,6 @@ export function unitGroups(
   }
   if (open.length > 0) groups.push(packSamples(open, length));
   return groups;
-}
-
-/** Losses of the trained tokens of packed rows, by task, in the order of `PackedRows.targets`: −log probability, f32 [M] each. */
-export function tokenLosses(
-  model: JanusForConditionalGeneration,
-  rows: PackedRows,
-  imageSize: number,
-): Readonly<Record<Task, Tensor | null>> {
-  const { device } = model;
-  return scope(() => {
-    const upload = (values: Int32Array): Tensor => tensor(values, { shape: [values.length], device });
-    const flat = hiddenStates(model, rows, imageSize).reshape([rows.rows * rows.length, -1]); // [B · T, hidden]
-    const losses: Record<Task, Tensor | null> = { und: null, text: null, gen: null };
-    for (const task of TASKS) {
-      const { at, to } = rows.targets[task];
-      if (at.length === 0) continue;
-      const trained = indexSelect(flat, 0, upload(at)); // [M, hidden]
-      losses[task] =
-        task === "gen"
-          ? crossEntropy(model.codeLogits(trained), upload(to), { reduction: "none" })
-          : linearCrossEntropy(trained, model.lm_head.weight, upload(to), { reduction: "none" });
-    }
-    return losses;
-  });
 }
 
 /** Whether training compares with a frozen copy of the model that is not the model without its adapter. */

@@ -4,7 +4,7 @@ import { noGrad } from "../../engine/index.ts";
 import { imageTokens } from "../../model/janus/config.ts";
 import { reconstruct } from "../../model/janus/image_codes.ts";
 import { RecordEncoder } from "../../train/data/encode.ts";
-import { tokenLosses } from "../../train/objective.ts";
+import { taskLosses } from "../../train/loss.ts";
 import { TASKS, imageSample, layRows, packSamples, targetsOf } from "../../train/samples.ts";
 import type { Sample } from "../../train/samples.ts";
 import { Dice } from "../shapes/dice.ts";
@@ -47,7 +47,7 @@ async function meanLosses(janus: Janus, samples: readonly Sample[]): Promise<num
   const { imageSize } = janus.config.vision;
   for (let r = 0; r < packed.length; r += ROWS_AT_ONCE) {
     const rows = layRows(packed.slice(r, r + ROWS_AT_ONCE), ROW, janus.processor.tokenizer.specials.pad, imageTokens(janus.config)); // prettier-ignore
-    const losses = noGrad(() => tokenLosses(janus.model, rows, imageSize));
+    const losses = noGrad(() => taskLosses(janus.model, rows, imageSize, "none"));
     const targets = targetsOf(rows);
     for (const task of TASKS) {
       if (!losses[task]) continue;

@@ -1,26 +1,16 @@
 /** Requests to the hub: proxies, the token, redirects, what each status means, and retries of what may pass. */
 import { setTimeout as delay } from "node:timers/promises";
 import type { Dispatcher, Response } from "undici";
+import { MAX_WAIT_MS, MAY_PASS, Retry, causeOf, eachChunk, inBrackets, retryAfter } from "../io/hub_body.ts";
 import { HubAccessError, HubError, HubNetworkError, HubNotFoundError, requireToken } from "./hub_settings.ts";
 import type { Environment, HubSettings } from "./hub_settings.ts";
 import { proxiesOf, proxyFor } from "./proxies.ts";
 import type { Proxies } from "./proxies.ts";
 
 const MAX_REDIRECTS = 8;
-const MAX_WAIT_MS = 60_000;
 /** A shorter wait needs no notice. */
 const NOTICED_MS = 500;
 const REDIRECTS = [301, 302, 303, 307, 308];
-const MAY_PASS = [408, 425, 429, 500, 502, 503, 504];
-
-/** A failure for which a retry may help. */
-export class Retry extends Error {
-  readonly waitMs: number | undefined;
-  constructor(message: string, waitMs?: number) {
-    super(message);
-    this.waitMs = waitMs;
-  }
-}
 
 export interface TransportOptions {
   readonly settings: Pick<HubSettings, "endpoint" | "token" | "tokenFrom" | "stallMs">;
@@ -237,27 +227,6 @@ export class Transport {
   }
 }
 
-/** Calls `use` with the pieces of a body in order, to its end or until `use` returns "enough". */
-export async function eachChunk(
-  response: Response,
-  use: (chunk: Uint8Array) => Promise<void | "enough">,
-): Promise<void> {
-  const reader = response.body?.getReader();
-  if (!reader) return;
-  try {
-    for (;;) {
-      const { done, value } = await reader.read().catch((error: unknown) => {
-        throw new Retry(`the connection broke${inBrackets(causeOf(error))}`);
-      });
-      if (done) return;
-      if ((await use(value as Uint8Array)) === "enough") return;
-    }
-  } finally {
-    await reader.cancel().catch(() => undefined);
-    reader.releaseLock();
-  }
-}
-
 /** The address that a redirect leads to. */
 function redirected(at: URL, location: string): URL {
   if (!URL.canParse(location, at.href))
@@ -285,26 +254,6 @@ function requireNoPage(response: Response, what: string): void {
 /** The message in the headers of the hub's errors. */
 const saidBy = (response: Response): string =>
   (response.headers.get("x-error-message") ?? "").replace(/[^\x20-\x7e]/g, "?").slice(0, 300);
-
-/** Milliseconds that the server asks to wait: its header has seconds or a date. */
-function retryAfter(response: Response): number | undefined {
-  const text = response.headers.get("retry-after");
-  if (text === null) return undefined;
-  const ms = /^[\d.]+$/.test(text) ? Number(text) * 1000 : Date.parse(text) - Date.now();
-  return ms > 0 ? ms : undefined;
-}
-
-/** The innermost cause of an error: undici says "fetch failed" itself. */
-function causeOf(error: unknown): { readonly message: string; readonly code: string } {
-  let inner = error;
-  while (inner instanceof Error && inner.cause instanceof Error) inner = inner.cause;
-  if (inner instanceof AggregateError && inner.errors[0] instanceof Error) inner = inner.errors[0]; // one an address of the host
-  if (!(inner instanceof Error)) return { message: String(inner), code: "" };
-  return { message: inner.message, code: "code" in inner && typeof inner.code === "string" ? inner.code : "" };
-}
-
-const inBrackets = ({ message, code }: ReturnType<typeof causeOf>): string =>
-  message || code ? ` (${message.includes(code) ? message : `${code}, ${message}`})` : "";
 
 const UNTRUSTED = /CERT|SELF_SIGNED|UNABLE_TO_(GET|VERIFY)|ERR_TLS|ERR_SSL/;
 

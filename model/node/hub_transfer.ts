@@ -6,11 +6,9 @@ import { mkdir, open, rename, rm, stat, utimes } from "node:fs/promises";
 import type { FileHandle } from "node:fs/promises";
 import { dirname } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import type { Response } from "undici";
-import { quote } from "../io/errors.ts";
 import type { HubFile } from "../io/hub_listing.ts";
 import { fileError, fileSize } from "./files.ts";
-import { Retry, eachChunk } from "./hub_http.ts";
+import { Retry, checkContentRange, eachChunk } from "../io/hub_body.ts";
 import type { Transport } from "./hub_http.ts";
 import { HubError, HubIntegrityError } from "./hub_settings.ts";
 
@@ -140,7 +138,7 @@ async function transfer(
       await partial.restart();
       throw new Retry("the server refused to continue");
     }
-    if (response.status === 206 && start > 0) checkContinuation(response, file, start);
+    if (response.status === 206 && start > 0) checkContentRange(response, file, start);
     else if (response.status !== 200)
       throw new HubError(`${file.name}: the whole file was requested, the server answers HTTP ${response.status}`);
     else if (start > 0) await partial.restart(); // a server that ignores Range starts over
@@ -162,16 +160,6 @@ async function transfer(
     if (partial.bytes < file.bytes)
       throw new Retry(`the connection ended after ${partial.bytes} of ${file.bytes} bytes`);
   });
-}
-
-function checkContinuation(response: Response, file: HubFile, start: number): void {
-  const range = response.headers.get("content-range") ?? "";
-  const [, from, , total] = /^bytes (\d+)-(\d+)\/(\d+|\*)$/.exec(range) ?? [];
-  if (Number(from) !== start || (total !== "*" && Number(total) !== file.bytes)) {
-    throw new HubIntegrityError(
-      `${file.name}: bytes from ${start} of ${file.bytes} were asked for, the server sends ${quote(range)}`,
-    );
-  }
 }
 
 const LOCK_MS = 2000;

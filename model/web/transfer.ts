@@ -1,7 +1,7 @@
 /** Files of the hub over `fetch`: retries, what each status means, ranges, and whole files into the browser's storage. */
 import { messageOf } from "../../engine/errors.ts";
-import { checkRange } from "../io/bytes.ts";
 import type { RandomAccess } from "../io/bytes.ts";
+import { MAX_WAIT_MS, MAY_PASS, Retry, checkContentRange, eachChunk, firstBytes, openPieces, retryAfter } from "../io/hub_body.ts"; // prettier-ignore
 import { HubAccessError, HubError, HubIntegrityError, HubNetworkError, HubNotFoundError } from "../io/hub_errors.ts";
 import type { HubFile } from "../io/hub_listing.ts";
 import { PartialFile, storedContents } from "./store.ts";
@@ -15,20 +15,8 @@ export interface Connection {
   readonly signal: AbortSignal | undefined;
 }
 
-const MAX_WAIT_MS = 60_000;
 /** A connection counts as broken after so long without a byte. */
 const STALL_MS = 30_000;
-const MAY_PASS = [408, 425, 429, 500, 502, 503, 504];
-
-/** A failure for which a retry may help. */
-class Retry extends Error {
-  readonly waitMs: number | undefined;
-  constructor(message: string, waitMs?: number) {
-    super(message);
-    this.waitMs = waitMs;
-  }
-}
-
 const delay = (ms: number, signal: AbortSignal | undefined): Promise<void> =>
   new Promise((resolve, reject) => {
     const onAbort = (): void => {
@@ -102,8 +90,7 @@ async function request<T>(
 function requireOk(response: Response, what: string): void {
   const { status } = response;
   if (response.ok) return;
-  const wait = Number(response.headers.get("retry-after") ?? NaN);
-  if (MAY_PASS.includes(status)) throw new Retry(`HTTP ${status}`, wait > 0 ? 1000 * wait : undefined);
+  if (MAY_PASS.includes(status)) throw new Retry(`HTTP ${status}`, retryAfter(response));
   if (status === 404)
     throw new HubNotFoundError(`${what}: it must be on the hub; got HTTP 404. Check the name, or pass a token.`);
   if (status === 401 || status === 403)
@@ -111,21 +98,6 @@ function requireOk(response: Response, what: string): void {
       `${what}: the hub must allow access; got HTTP ${status}. Ask for access on its page, or pass a token that may read it.`,
     );
   throw new HubError(`${what}: the hub must send it; got HTTP ${status}. Check the endpoint.`);
-}
-
-/** Reads a body to its end, or until `use` says "enough". */
-async function eachChunk(response: Response, use: (chunk: Uint8Array) => Promise<void | "enough">): Promise<void> {
-  const reader = response.body!.getReader();
-  try {
-    for (;;) {
-      const { done, value } = await reader.read().catch((error: unknown) => {
-        throw new Retry(`the connection broke (${messageOf(error)})`);
-      });
-      if (done || (await use(value)) === "enough") return;
-    }
-  } finally {
-    await reader.cancel().catch(() => undefined);
-  }
 }
 
 /** The body of a small answer, of at most `limit` bytes. */
@@ -148,53 +120,29 @@ export function fetchBytes(
   );
 }
 
-/** Bytes of a request for the head of a file, and the least of any other. */
-const FIRST_BYTES = 2 ** 18;
-const MIN_BYTES = 2 ** 13;
-
 /** A file on the hub of which only pieces are read: the headers of weight files. Pieces stay in memory. */
-export function openRemote(file: HubFile, connection: Connection): RandomAccess {
-  const pieces: { readonly start: number; readonly bytes: Uint8Array }[] = [];
-  const opened: RandomAccess = {
-    name: file.name,
-    size: file.bytes,
-    read: async (offset, length, into) => {
-      checkRange(opened, offset, length);
-      let piece = pieces.find(({ start, bytes }) => start <= offset && offset + length <= start + bytes.length);
-      if (!piece) {
-        const start = offset + length <= FIRST_BYTES ? 0 : offset;
-        const least = start === 0 ? FIRST_BYTES : Math.max(length, MIN_BYTES);
-        piece = { start, bytes: await readPiece(file, start, Math.min(file.bytes, start + least), connection) };
-        pieces.push(piece);
-      }
-      const found = piece.bytes.subarray(offset - piece.start, offset - piece.start + length);
-      if (!into) return found;
-      into.set(found);
-      return into.subarray(0, length);
-    },
-  };
-  return opened;
-}
+export const openRemote = (file: HubFile, connection: Connection): RandomAccess =>
+  openPieces(file, (start, end) => readRange(file, { start, end }, connection));
 
-function readPiece(file: HubFile, start: number, end: number, connection: Connection): Promise<Uint8Array> {
+function readRange(
+  file: HubFile,
+  { start, end }: { readonly start: number; readonly end: number },
+  connection: Connection,
+): Promise<Uint8Array> {
   const what = file.name;
   return persist(what, connection, () =>
     request(file.url, { what, range: `bytes=${start}-${end - 1}`, connection }, async (response, alive) => {
-      if (response.status !== 206 && start > 0)
+      if (response.status === 206) checkVisibleRange(response, file, start);
+      else if (start > 0)
         throw new HubError(`${what}: the server must send parts of files; got HTTP ${response.status}. Use another endpoint.`); // prettier-ignore
-      const into = new Uint8Array(end - start);
-      let done = 0;
-      await eachChunk(response, async (chunk) => {
-        alive();
-        const part = chunk.subarray(0, into.length - done);
-        into.set(part, done);
-        done += part.length;
-        return done === into.length ? "enough" : undefined;
-      });
-      if (done < into.length) throw new Retry(`the connection ended after ${done} of ${into.length} bytes`);
-      return into;
+      return firstBytes(response, end - start, alive);
     }),
   );
+}
+
+/** `checkContentRange`, where the server lets pages of other sites see the header. */
+function checkVisibleRange(response: Response, file: HubFile, start: number): void {
+  if (response.headers.has("content-range")) checkContentRange(response, file, start);
 }
 
 /**
@@ -243,6 +191,7 @@ async function transfer(
   const start = partial.bytes;
   const range = start > 0 ? { range: `bytes=${start}-` } : {};
   await request(file.url, { what: file.name, connection, ...range }, async (response, alive) => {
+    if (response.status === 206) checkVisibleRange(response, file, start);
     // A server that ignores Range sends the file from its start.
     let skip = response.status === 206 ? 0 : start;
     await eachChunk(response, async (chunk) => {

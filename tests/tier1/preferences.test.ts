@@ -20,7 +20,7 @@ import type { TrainConfig } from "../../train/config.ts";
 import { Preferences } from "../../train/dpo.ts";
 import { RewardedImages, drawnSample } from "../../train/grpo.ts";
 import { hiddenStates } from "../../train/loss.ts";
-import { tokenLosses } from "../../train/objective.ts";
+import { taskLosses } from "../../train/loss.ts";
 import { RewardError } from "../../train/policy.ts";
 import type { RewardFunction } from "../../train/policy.ts";
 import { imageSample, layRows, targetsOf, textSample } from "../../train/samples.ts";
@@ -81,7 +81,7 @@ async function weighted(
   factors: Float32Array,
 ): Promise<Map<string, Float32Array>> {
   scope(() => {
-    const losses = tokenLosses(trainer.model, rows, SIZES.vision.imageSize)[task]!;
+    const losses = taskLosses(trainer.model, rows, SIZES.vision.imageSize, "none")[task]!;
     backward(losses.mul(tensor(factors)).sum());
   });
   return gradientsOf(trainer);
@@ -127,7 +127,7 @@ describe("dpo", () => {
         const rows = layRows([[sample], [sample.rejected!]], LENGTH, 0, imageTokens(SIZES));
         const task = sample.task as "text" | "gen";
         const at = (one: JanusForConditionalGeneration): Tensor =>
-          noGrad(() => scope(() => tokenLosses(one, rows, SIZES.vision.imageSize)[task]!)).keep();
+          noGrad(() => scope(() => taskLosses(one, rows, SIZES.vision.imageSize, "none")[task]!)).keep();
         using now = at(model);
         let base: Tensor;
         if (reference) base = at(reference);

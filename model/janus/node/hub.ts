@@ -33,19 +33,12 @@ import {
   repoCache,
 } from "../../node/hub_settings.ts";
 import type { Environment, HubSettings, RepoCache } from "../../node/hub_settings.ts";
+import type { DownloadProgress } from "../../io/hub_body.ts";
 import { fetchFile } from "../../node/hub_transfer.ts";
 import { shippedModel } from "./shipped.ts";
 
+export type { DownloadProgress } from "../../io/hub_body.ts";
 export * from "../../node/hub_settings.ts";
-
-export interface DownloadProgress {
-  readonly file: string;
-  readonly fileBytes: number;
-  readonly fileTotal: number;
-  /** Bytes of all files, those that were there already included. */
-  readonly bytes: number;
-  readonly totalBytes: number;
-}
 
 export interface DownloadOptions {
   /** Branch, tag or commit. */

@@ -9,6 +9,7 @@ import { bytesFile } from "../../io/bytes.ts";
 import { CheckpointError, quote } from "../../io/errors.ts";
 import { HubError, HubIntegrityError } from "../../io/hub_errors.ts";
 import { MAX_LISTING, listingUrl, parseListing, requireRepoName, sideFiles } from "../../io/hub_listing.ts";
+import type { DownloadProgress } from "../../io/hub_body.ts";
 import type { HubFile, Listing, RepoAddress } from "../../io/hub_listing.ts";
 import {
   StorageError,
@@ -24,15 +25,6 @@ import type { Connection } from "../../web/transfer.ts";
 import { EXTRA_FILE, chooseWeights, openCheckpoint, parseIndex } from "../checkpoint/checkpoint.ts";
 import type { LoadOptions } from "../load.ts";
 import { requireFit } from "../fit.ts";
-
-export interface DownloadProgress {
-  readonly file: string;
-  readonly fileBytes: number;
-  readonly fileTotal: number;
-  /** Bytes of all files, those that were there already included. */
-  readonly bytes: number;
-  readonly totalBytes: number;
-}
 
 export interface HubOptions {
   /** Branch, tag or commit (default: main). */

@@ -19,7 +19,7 @@ import type { GenerateEvent, Picture } from "../pictures.ts";
 import type { Message } from "../prompt.ts";
 import type { WebPretrainedOptions } from "./janus.ts";
 import { errorOf } from "./worker_protocol.ts";
-import type { FromWorker, ToWorker } from "./worker_protocol.ts";
+import type { FromWorker, ModelReport, ToWorker } from "./worker_protocol.ts";
 
 export type { AskOptions, GenerateOptions, ImageInput } from "../pipeline.ts";
 export type { GenerateEvent, Picture } from "../pictures.ts";
@@ -32,22 +32,6 @@ export interface JanusWorkerOptions {
   readonly device?: Omit<DeviceOptions, "capabilities">;
   /** Called when the device is lost. `WorkerJanus.recover` opens a new one. */
   readonly onLost?: (error: DeviceLostError) => void;
-}
-
-/** What the Worker says of a model. */
-interface ModelReport {
-  readonly name: string;
-  readonly config: JanusConfig;
-  readonly fingerprint: string;
-  readonly adapters: Readonly<Record<string, number>>;
-  readonly missing: readonly string[];
-  readonly device: {
-    readonly name: string;
-    readonly vendor: string;
-    readonly architecture: string;
-    readonly isSoftware: boolean;
-    readonly f16: boolean;
-  };
 }
 
 interface Pending {

@@ -10,7 +10,7 @@ import type { Pictures } from "../pictures.ts";
 import { Janus } from "./janus.ts";
 import type { WebPretrainedOptions } from "./janus.ts";
 import { errorMessage } from "./worker_protocol.ts";
-import type { Call, FromWorker, ToWorker } from "./worker_protocol.ts";
+import type { Call, FromWorker, ModelReport, ToWorker } from "./worker_protocol.ts";
 
 /** How the model was loaded, to load it again. */
 type Origin =
@@ -53,21 +53,6 @@ function model(): Janus {
   if (!janus)
     throw new ArgumentError("JanusWorker: a model must be loaded; got none. Call fromPretrained or fromFiles.");
   return janus;
-}
-
-interface ModelReport {
-  readonly name: string;
-  readonly config: Janus["config"];
-  readonly fingerprint: string;
-  readonly adapters: Readonly<Record<string, number>>;
-  readonly missing: readonly string[];
-  readonly device: {
-    readonly name: string;
-    readonly vendor: string;
-    readonly architecture: string;
-    readonly isSoftware: boolean;
-    readonly f16: boolean;
-  };
 }
 
 function report(): ModelReport {

@@ -4,6 +4,7 @@ import { ImageError, ImageFormatError, ImageLimitError } from "../../image/image
 import * as hub from "../../io/hub_errors.ts";
 import * as io from "../../io/errors.ts";
 import { PromptError } from "../../request.ts";
+import type { JanusConfig } from "../config.ts";
 import { StorageError } from "../../web/store.ts";
 
 /** Calls of the page; `callbacks` names the functions of the options, which stay there. */
@@ -26,6 +27,22 @@ export type FromWorker =
 export interface ErrorMessage {
   readonly kind: string;
   readonly message: string;
+}
+
+/** What the Worker says of a model. */
+export interface ModelReport {
+  readonly name: string;
+  readonly config: JanusConfig;
+  readonly fingerprint: string;
+  readonly adapters: Readonly<Record<string, number>>;
+  readonly missing: readonly string[];
+  readonly device: {
+    readonly name: string;
+    readonly vendor: string;
+    readonly architecture: string;
+    readonly isSoftware: boolean;
+    readonly f16: boolean;
+  };
 }
 
 type ErrorClass = abstract new (...args: never[]) => Error;

@@ -23,18 +23,13 @@ import { Golden } from "../../../verify/file.ts";
 import { GoldenInputs } from "../../../verify/inputs.ts";
 import { GoldenModel } from "../../../verify/model.ts";
 import { cases } from "../../cases.ts";
+import type { Capabilities } from "../../../engine/index.ts";
 import { caseName, runCase } from "../../harness.ts";
 import type { Case } from "../../harness.ts";
 import { randomFrom } from "../../random.ts";
 
-export interface AdapterReport {
-  readonly name: string;
-  readonly vendor: string;
-  readonly architecture: string;
-  readonly software: boolean;
-  readonly f16: boolean;
-  readonly subgroups: readonly [number, number] | null;
-  readonly timestamps: boolean;
+type Told = Pick<Capabilities, "name" | "vendor" | "architecture" | "software" | "f16" | "subgroups" | "timestamps">;
+export interface AdapterReport extends Told {
   readonly maxBufferSize: number;
   readonly maxStorageBufferBindingSize: number;
   readonly userAgent: string;
