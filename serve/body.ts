@@ -1,43 +1,50 @@
 /** The body of a request as JSON, within the limits of one body and of all that are being read. */
 import type { IncomingMessage } from "node:http";
 import { ApiError, invalid } from "./errors.ts";
+import { Budget } from "./events.ts";
 import type { ServerSettings } from "./settings.ts";
 
 export class BodyReader {
-  private readonly settings: Pick<ServerSettings, "bodyBytes" | "bodiesBytes">;
+  private readonly bodyBytes: number;
   /** Bytes of all bodies in memory. */
-  private held = 0;
+  private readonly held: Budget;
 
-  constructor(settings: Pick<ServerSettings, "bodyBytes" | "bodiesBytes">) {
-    this.settings = settings;
+  constructor({ bodyBytes, bodiesBytes }: Pick<ServerSettings, "bodyBytes" | "bodiesBytes">) {
+    this.bodyBytes = bodyBytes;
+    this.held = new Budget(bodiesBytes, "the server reads too many bodies at once");
   }
 
   /**
-   * Passes the parsed body to `use`; the bytes count until it has returned. Throws `ApiError` 400, 413, 415 and 429.
+   * Passes the parsed body to `use`; the bytes count until it has resolved. Throws `ApiError` 400, 413, 415 and 429.
    */
-  async json<T>(message: IncomingMessage, use: (body: unknown) => T): Promise<T> {
+  async json<T>(message: IncomingMessage, use: (body: unknown) => T | Promise<T>): Promise<T> {
     // Pages of other sites can send other types without asking, and must not be able to send work.
     const type = message.headers["content-type"]?.split(";")[0]?.trim().toLowerCase();
     if (type !== "application/json")
       throw new ApiError(415, "the body must have the content type application/json; got another one. Set the header.", { code: "unsupported_media_type" }); // prettier-ignore
-    const { bodyBytes } = this.settings;
+    if ((message.headers["content-encoding"] ?? "identity") !== "identity")
+      throw new ApiError(415, "the body must not be compressed; got a content encoding. Send plain JSON.", { code: "unsupported_encoding" }); // prettier-ignore
+    const releases: (() => void)[] = [];
+    try {
+      return await use(parse(await this.bytes(message, releases)));
+    } finally {
+      for (const release of releases) release();
+    }
+  }
+
+  private async bytes(message: IncomingMessage, releases: (() => void)[]): Promise<Buffer> {
+    const { bodyBytes } = this;
     const declared = Number(message.headers["content-length"] ?? 0);
     if (declared > bodyBytes) throw tooLarge(bodyBytes);
     let own = 0;
-    try {
-      const chunks: Buffer[] = [];
-      for await (const chunk of message as AsyncIterable<Buffer>) {
-        own += chunk.length;
-        this.held += chunk.length;
-        if (own > bodyBytes) throw tooLarge(bodyBytes);
-        if (this.held > this.settings.bodiesBytes)
-          throw new ApiError(429, "the server reads too many bodies at once. Send the request again later.", { type: "rate_limit_error", code: "too_many_bytes", retryAfterS: 2 }); // prettier-ignore
-        chunks.push(chunk);
-      }
-      return use(parse(Buffer.concat(chunks)));
-    } finally {
-      this.held -= own;
+    const chunks: Buffer[] = [];
+    for await (const chunk of message as AsyncIterable<Buffer>) {
+      own += chunk.length;
+      if (own > bodyBytes) throw tooLarge(bodyBytes);
+      releases.push(this.held.take(chunk.length));
+      chunks.push(chunk);
     }
+    return Buffer.concat(chunks);
   }
 }
 

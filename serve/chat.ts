@@ -19,16 +19,20 @@ const CHARACTERS = 32;
 export const chat = (c: Context<Env>, parts: Parts): Promise<Response> =>
   runWork(c, parts, async (work) => {
     const { janus, live } = parts.host.model;
-    const asked = await parts.bodies.json(c.env.incoming, (body) => chatRequest(body, parts.settings.choices));
-    checkModel(asked.model, parts.settings);
-    const prepared = await prepare(asked, parts, { janus, capacity: live.capacity, signal: work.signal });
-    const head = chatHead(parts.settings.name, janus.fingerprint);
-    c.set("fields", { stream: asked.isStream, n: asked.n, images: asked.images.length, prompt_tokens: prepared.ids.length }); // prettier-ignore
-    return asked.isStream ? streamed(c, parts, work, { asked, prepared, head }) : whole(c, parts, { asked, prepared, head }); // prettier-ignore
+    // The body, with its images in base64, is not kept while the request waits.
+    const answering = await parts.bodies.json(c.env.incoming, async (body): Promise<Answering> => {
+      const asked = chatRequest(body, parts.settings.choices);
+      checkModel(asked.model, parts.settings);
+      const prepared = await prepare(asked, parts, { janus, capacity: live.capacity, work });
+      const head = chatHead(parts.settings.name, janus.fingerprint);
+      return { prepared, head, isStream: asked.isStream, hasUsage: asked.hasUsage };
+    });
+    const { ids, seeds, pixels } = answering.prepared;
+    c.set("fields", { stream: answering.isStream, n: seeds.length, images: pixels.length, prompt_tokens: ids.length });
+    return answering.isStream ? streamed(c, parts, work, answering) : whole(c, parts, answering);
   });
 
-interface Answering {
-  readonly asked: ChatRequest;
+interface Answering extends Pick<ChatRequest, "isStream" | "hasUsage"> {
   readonly prepared: Omit<TextRequest, "onText">;
   readonly head: ChatHead;
 }
@@ -44,7 +48,7 @@ async function streamed(
   c: Context<Env>,
   parts: Parts,
   work: Work,
-  { asked, prepared, head }: Answering,
+  { prepared, head, hasUsage }: Answering,
 ): Promise<Response> {
   // prettier-ignore
   const queue = new EventQueue<ServerEvent>();
@@ -66,7 +70,7 @@ async function streamed(
     })
     .then((result) => {
       const usage = noteResult(c, prepared, result);
-      if (asked.hasUsage) send(usageChunk(head, usage));
+      if (hasUsage) send(usageChunk(head, usage));
       send("[DONE]");
       queue.end();
     });
@@ -90,14 +94,14 @@ function noteResult(c: Context<Env>, { ids }: Pick<TextRequest, "ids">, result: 
 interface Model {
   readonly janus: Janus;
   readonly capacity: number;
-  readonly signal: AbortSignal;
+  readonly work: Work;
 }
 
 /** The tokens, pixels and settings of a request. Throws `ApiError`, `PromptError`, `ImageError`, `MissingPartError`. */
 async function prepare(
   asked: ChatRequest,
   parts: Parts,
-  { janus, capacity, signal }: Model,
+  { janus, capacity, work }: Model,
 ): Promise<Omit<TextRequest, "onText">> {
   // prettier-ignore
   const { processor } = janus;
@@ -114,7 +118,7 @@ async function prepare(
     throw invalid(`messages: prompt and answer together may have ${capacity} tokens; got a prompt of ${ids.length}${asked.maxTokens === undefined ? "" : ` and max_tokens ${asked.maxTokens}`}. Shorten the messages or ask for fewer tokens.`, "messages", "context_length_exceeded"); // prettier-ignore
   const given = asked.maxTokens === undefined ? {} : { maxNewTokens: asked.maxTokens };
   const options = answerOptions(processor, given, ids.length);
-  const pixels = await parts.reader.read(images, processor.images, signal);
+  const pixels = await parts.reader.read(images, processor.images, work);
   const seed = asked.seed ?? anySeed(n);
   if (seed + n - 1 > 0xffffffff)
     throw invalid(`seed: seed + n must stay within 32 bits; got ${seed} and ${n}. Use a smaller seed.`, "seed", "invalid_value"); // prettier-ignore
@@ -127,6 +131,6 @@ async function prepare(
     maxTokens: Math.min(options.maxNewTokens!, capacity - ids.length),
     stop: asked.stop ?? options.stop ?? [],
     stopIds: options.stopIds ?? [processor.tokenizer.specials.eos],
-    signal,
+    signal: work.signal,
   };
 }

@@ -7,14 +7,15 @@ import { understandingPixels } from "../model/image/preprocess.ts";
 import type { PreprocessConfig } from "../model/image/preprocess.ts";
 import { inlineBytes, readImage } from "../model/node/image_file.ts";
 import { invalid } from "./errors.ts";
-import { Semaphore } from "./events.ts";
+import { Budget, Semaphore } from "./events.ts";
 import type { ServerSettings } from "./settings.ts";
+import type { Work } from "./work.ts";
 
 /** Images that are decoded at once: each takes its pixels in host memory. */
 const DECODERS = 2;
 const REMOTE_S = 20;
 
-type ImageSettings = Pick<ServerSettings, "remoteImages" | "pixels" | "bodyBytes">;
+type ImageSettings = Pick<ServerSettings, "remoteImages" | "pixels" | "bodyBytes" | "pixelsBytes">;
 
 /** True for addresses that are public: not of this machine, not of its networks, and none that only stands for another. */
 export const isPublic = (address: string): boolean =>
@@ -33,21 +34,29 @@ function publicLookup(host: string, options: { readonly all?: boolean }, done: L
   });
 }
 
+type Holder = Pick<Work, "signal" | "hold">;
+
 export class ImageReader {
   private readonly settings: ImageSettings;
   private readonly decoders = new Semaphore(DECODERS);
+  /** Bytes of the pixels of all requests, waiting ones included. */
+  private readonly held: Budget;
   private agent: Agent | null = null;
 
   constructor(settings: ImageSettings) {
     this.settings = settings;
+    this.held = new Budget(settings.pixelsBytes, "too many images wait to be seen");
   }
 
-  /** The pixels of each URL, float32 [3, S, S]. Throws `ApiError`, `ImageError`. */
-  async read(urls: readonly string[], config: PreprocessConfig, signal: AbortSignal): Promise<Float32Array[]> {
+  /**
+   * The pixels of each URL, float32 [3, S, S]. They count as held until the request is over. Throws `ApiError`, `ImageError`.
+   */
+  async read(urls: readonly string[], config: PreprocessConfig, { signal, hold }: Holder): Promise<Float32Array[]> {
+    if (urls.length > 0) hold(this.held.take(urls.length * 3 * config.imageSize ** 2 * 4));
     const images: Float32Array[] = [];
     for (const [i, url] of urls.entries()) {
       signal.throwIfAborted();
-      const bytes = url.startsWith("data:") ? inlineBytes(url) : await this.fetch(url, i, signal);
+      const bytes = /^data:/i.test(url) ? inlineBytes(url) : await this.fetch(url, i, signal);
       images.push(
         await this.decoders.run(async () => {
           const image = await readImage(bytes, { maxPixels: this.settings.pixels, name: `image ${i}` });

@@ -81,21 +81,29 @@ async function streamed(
   const look = { created_at: created, ...imageLook(side) };
   // PNG files are made one after the other, so that events keep their order.
   let sent: Promise<void> = Promise.resolve();
+  let making = 0;
   const send = (make: () => Promise<object & { readonly type: string }>): void => {
-    sent = sent.then(make).then((data) => queue.push({ event: data.type, data }));
+    making++;
+    sent = sent.then(make).then((data) => {
+      making--;
+      queue.push({ event: data.type, data });
+    });
     sent.catch(() => undefined); // it is awaited at the end
   };
   const ended = parts.host
     .draw({
       ...request,
-      onPartial: (index, partial, picture) =>
+      onPartial: (index, partial, picture) => {
+        // A client that reads slowly misses partial images: they would pile up in memory.
+        if (queue.size + making >= 2 * request.seeds.length) return;
         send(async () => ({
           type: "image_generation.partial_image",
           partial_image_index: partial,
           image_index: index,
           b64_json: toBase64(await encodePng(filled(picture, side))),
           ...look,
-        })),
+        }));
+      },
       onPicture: (index, picture) =>
         send(async () => ({
           type: "image_generation.completed",

@@ -4,10 +4,10 @@ import { createServer } from "node:http";
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 import { fileURLToPath } from "node:url";
-import { getRequestListener } from "@hono/node-server";
+import { RequestError, getRequestListener } from "@hono/node-server";
 import { Gate, createApp } from "./app.ts";
 import { BodyReader } from "./body.ts";
-import { ApiError, unavailable } from "./errors.ts";
+import { ApiError, apiErrorOf, invalid, unavailable } from "./errors.ts";
 import { ModelHost } from "./host.ts";
 import type { OpenModel } from "./host.ts";
 import { ImageReader } from "./image_input.ts";
@@ -62,7 +62,12 @@ export async function startServer(options: StartOptions): Promise<RunningServer>
   const reader = new ImageReader(settings);
   const page = options.page === undefined ? builtPage() : options.page;
   const app = createApp({ settings, host, metrics, log, bodies: new BodyReader(settings), reader, gate });
-  const api = getRequestListener(app.fetch, { overrideGlobalObjects: false });
+  // A request without a name, as HTTP/1.0 allows, is for this machine. Names and paths that make no URL never reach the routes.
+  const errorHandler = (error: unknown): Response => {
+    const answer = error instanceof RequestError ? invalid("the path and the Host header must make a URL; got others. Correct them.", undefined, "bad_http") : apiErrorOf(error); // prettier-ignore
+    return Response.json(answer.body, { status: answer.status });
+  };
+  const api = getRequestListener(app.fetch, { overrideGlobalObjects: false, hostname: "localhost", errorHandler });
   const server = limitedServer(settings, await withPage(page, (message, answer) => void api(message, answer)));
   await host.start();
   try {
@@ -99,9 +104,12 @@ function limitedServer(settings: ServerSettings, listener: Listener): Server {
       requestTimeout: 1000 * Math.max(settings.requestS, settings.headersS),
       connectionsCheckingInterval: 1000,
       keepAliveTimeout: 10_000,
+      requireHostHeader: false,
     },
     listener,
   );
+  // Each request of a connection listens to its end.
+  server.on("connection", (socket: Socket) => socket.setMaxListeners(0));
   server.maxHeadersCount = MAX_HEADERS;
   server.setTimeout(1000 * (settings.timeoutS + SILENT_S));
   server.on("clientError", refuseConnection);

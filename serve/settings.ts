@@ -34,6 +34,8 @@ export interface ServerSettings {
   /** Images of one request, and the most pixels of each. */
   readonly images: number;
   readonly pixels: number;
+  /** Bytes that the decoded images of all requests may hold. */
+  readonly pixelsBytes: number;
   /** Fetch images by http and https from public addresses. */
   readonly remoteImages: boolean;
   /** Seconds in which the headers of a request, and the whole request, must arrive. */
@@ -57,6 +59,7 @@ export const DEFAULTS: Omit<ServerSettings, "name"> = {
   bodiesBytes: 256 * 2 ** 20,
   images: 8,
   pixels: 16e6,
+  pixelsBytes: 2 ** 30,
   remoteImages: false,
   headersS: 10,
   requestS: 60,
@@ -76,6 +79,7 @@ const RANGES = {
   bodiesBytes: [1024, 2 ** 40],
   images: [0, 64],
   pixels: [1, 1e9],
+  pixelsBytes: [1024, 2 ** 40],
   headersS: [1, 600],
   requestS: [1, 3600],
 } as const satisfies Partial<Record<keyof ServerSettings, readonly [number, number]>>;

@@ -119,8 +119,8 @@ export class TextService {
       }
       job.waiting.push(...choices);
       this.queue.push(job);
-      request.signal.addEventListener("abort", () => this.aborted.push(job), { once: true });
-      if (request.signal.aborted) this.aborted.push(job);
+      request.signal.addEventListener("abort", () => this.drop(job), { once: true });
+      if (request.signal.aborted) this.drop(job);
     });
   }
 
@@ -142,6 +142,11 @@ export class TextService {
   failAll(error: unknown): void {
     const jobs = new Set([...this.queue, ...[...this.running, ...this.parked].map(({ job }) => job)]);
     for (const job of jobs) this.finish(job, () => job.reject(error));
+  }
+
+  /** Ends the job before the next token. */
+  private drop(job: Job): void {
+    if (!job.isOver) this.aborted.push(job);
   }
 
   private dropAborted(): void {

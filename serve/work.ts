@@ -13,12 +13,30 @@ const CLIENT_CLOSED = 499;
 export interface Work {
   /** Aborted at the time limit, and when the client leaves. */
   readonly signal: AbortSignal;
+  /** Calls `release` once the request is over. */
+  hold(release: () => void): void;
   /** The answer is a stream, which ends with `ended`. */
   stream(queue: EventQueue<ServerEvent>, ended: Promise<void>): Promise<Response>;
 }
 
+/** Resolves once the answer has left, or nobody can read it any more. */
+function whenClosed({ env: { incoming, outgoing } }: Context<Env>): Promise<void> {
+  const { socket } = incoming;
+  if (socket.destroyed) return Promise.resolve();
+  return new Promise((resolve) => {
+    const close = (): void => {
+      outgoing.off("close", close);
+      socket.off("close", close);
+      resolve();
+    };
+    outgoing.once("close", close);
+    // An answer that waits behind others of its connection has no part in the end of that connection.
+    socket.once("close", close);
+  });
+}
+
 /**
- * Runs a request for work. Its place is free again once the answer, streamed or not, has ended. Throws `ApiError` 429, 503 and 504.
+ * Runs a request for work. Its place is free again once the work has ended and the answer has left. Throws `ApiError` 429, 503 and 504.
  */
 export async function runWork(
   c: Context<Env>,
@@ -32,27 +50,26 @@ export async function runWork(
     () => controller.abort(new ApiError(504, `the request took more than ${timeoutS} seconds. Ask for fewer tokens.`, { code: "timeout" })), // prettier-ignore
     1000 * timeoutS,
   );
-  const left = (): void => controller.abort(new ApiError(CLIENT_CLOSED, "the client left", { code: "client_closed" }));
-  c.env.outgoing.once("close", left);
-  const end = (): void => {
-    clearTimeout(timer);
-    c.env.outgoing.off("close", left);
-    leave();
-  };
-  let isStream = false;
+  const closed = whenClosed(c).then(() =>
+    controller.abort(new ApiError(CLIENT_CLOSED, "the client left", { code: "client_closed" })),
+  );
+  const releases = [leave, () => clearTimeout(timer)];
+  let streamed: Promise<void> = Promise.resolve();
   const stream = async (queue: EventQueue<ServerEvent>, ended: Promise<void>): Promise<Response> => {
     const note = (error: unknown): void => noteError(c, error);
     const response = await streamEvents(c, queue, note);
-    isStream = true;
-    c.set("streamed", ended.catch(note).finally(end));
+    streamed = ended.catch(note);
+    c.set("streamed", streamed);
     return response;
   };
   try {
-    return await run({ signal: controller.signal, stream });
+    return await run({ signal: controller.signal, hold: (release) => releases.push(release), stream });
   } catch (error) {
     throw controller.signal.aborted ? controller.signal.reason : error; // what failed then failed for this reason
   } finally {
-    if (!isStream) end();
+    void Promise.all([closed, streamed]).then(() => {
+      for (const release of releases) release();
+    });
   }
 }
 

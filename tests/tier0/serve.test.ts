@@ -8,6 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { ArgumentError, DeviceLostError, NotFiniteError, OutOfMemoryError } from "../../index.ts";
+import type { PreprocessConfig } from "../../model/image/preprocess.ts";
 import { PromptError } from "../../model/request.ts";
 import { Gate, createApp } from "../../serve/app.ts";
 import { BodyReader } from "../../serve/body.ts";
@@ -128,6 +129,15 @@ describe("bodies of /v1/chat/completions", () => {
   });
 });
 
+describe("large bodies", () => {
+  it("millions of wrong values are refused before each makes an issue", () => {
+    const most = { model: "m", messages: Array<number>(200_000).fill(1) };
+    expect(refusal(() => chatRequest(most, 8)).message).toMatch(/may have 100000 values/);
+    const keys = Object.fromEntries(Array.from({ length: 200_000 }, (_, k) => [`k${k}`, null]));
+    expect(refusal(() => chatRequest(chat(keys), 8)).message).toMatch(/may have 100000 values/);
+  });
+});
+
 describe("bodies of /v1/images/generations", () => {
   const limits = { choices: 4, side: 384, rows: 24 };
   const body = (more: object = {}): object => ({ model: "m", prompt: "a cat", ...more });
@@ -189,9 +199,20 @@ describe("settings", () => {
 });
 
 describe("images by URL", () => {
-  const settings = { remoteImages: true, pixels: 1e6, bodyBytes: 1e6 };
+  const settings = { remoteImages: true, pixels: 1e6, bodyBytes: 1e6, pixelsBytes: 40 };
+  const config = { imageSize: 1 } as PreprocessConfig; // none gets as far as the other fields
   const read = (url: string, remoteImages = true): Promise<Error> =>
-    errorOf(() => new ImageReader({ ...settings, remoteImages }).read([url], null as never, new AbortController().signal)); // prettier-ignore
+    errorOf(() => new ImageReader({ ...settings, remoteImages }).read([url], config, { signal: new AbortController().signal, hold: () => 0 })); // prettier-ignore
+
+  it("those of all requests are bounded until their requests are over", async () => {
+    const reader = new ImageReader(settings);
+    const releases: (() => void)[] = [];
+    const ask = (count: number): Promise<Error> => errorOf(() => reader.read(Array<string>(count).fill("data:,"), config, { signal: new AbortController().signal, hold: (one) => releases.push(one) })); // prettier-ignore
+    expect((await ask(2)).message).toMatch(/must be base64/);
+    expect(await ask(2)).toMatchObject({ status: 429, code: "too_many_bytes" });
+    for (const release of releases) release();
+    expect((await ask(3)).message).toMatch(/must be base64/);
+  });
 
   it("knows public addresses", () => {
     for (const address of ["8.8.8.8", "2606:4700:4700::1111"]) expect(isPublic(address)).toBe(true);
@@ -308,12 +329,20 @@ describe("order and bounds", () => {
     expect(await status(ended("{}", {}))).toBe(415);
     expect(await status(ended(`"${"a".repeat(2000)}"`))).toBe(413);
     expect(await status(ended("{}", { "content-type": "application/json", "content-length": "9999" }))).toBe(413);
+    expect(await status(ended("{}", { "content-type": "application/json", "content-encoding": "gzip" }))).toBe(415);
     const open = message(`"${"a".repeat(1900)}`);
-    const first = reader.json(open, identity);
+    let use = (): void => undefined;
+    const first = reader.json(open, async (body) => {
+      await new Promise<void>((resolve) => (use = resolve));
+      return body;
+    });
     await new Promise((resolve) => setTimeout(resolve));
     expect(await status(ended(`"${"b".repeat(1900)}"`))).toBe(429);
     open.push('"');
     open.push(null);
+    await new Promise((resolve) => setTimeout(resolve));
+    expect(await status(ended(`"${"b".repeat(1900)}"`)), "it is being used").toBe(429);
+    use();
     expect(await first).toHaveLength(1900);
     expect(await reader.json(ended(`"${"b".repeat(1900)}"`), identity)).toHaveLength(1900);
   });

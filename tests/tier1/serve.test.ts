@@ -199,6 +199,9 @@ describe("refusals", () => {
   it("floods of headers, broken requests and slow clients lose their connection", async () => {
     expect(await raw(`GET /health HTTP/1.1\r\nHost: localhost\r\nX: ${"a".repeat(20_000)}\r\n\r\n`)).toMatch(/^HTTP\/1.1 431/); // prettier-ignore
     expect(await raw("NONSENSE\r\n\r\n")).toMatch(/^HTTP\/1.1 400[^]*"code":"bad_http"/);
+    for (const start of ["OPTIONS * HTTP/1.1\r\nHost: localhost", "GET /v1\\models HTTP/1.1\r\nHost: localhost", "GET /health HTTP/1.1\r\nHost: a b<>"]) // prettier-ignore
+      expect(await raw(`${start}\r\nConnection: close\r\n\r\n`), start).toMatch(/^HTTP\/1.1 400[^]*"code":"bad_http"/); // prettier-ignore
+    expect(await raw("GET /health HTTP/1.0\r\n\r\n")).toMatch(/^HTTP\/1.1 200/);
     expect(await raw("GET /health HTTP/1.1\r\nHost: loc")).toMatch(/^HTTP\/1.1 408/);
   });
 });
