@@ -50,7 +50,21 @@ export class BodyReader {
 
 const tooLarge = (most: number): ApiError => new ApiError(413, `the body must have at most ${most} bytes; got more. Send smaller images.`, { code: "body_too_large" }); // prettier-ignore
 
+/**
+ * Commas and opening brackets of a body, those in texts included. Each may begin a value, and millions of values take seconds to parse, and all
+ * memory to check.
+ */
+const MAX_VALUES = 200_000;
+
+function hasManyValues(bytes: Buffer): boolean {
+  let count = 0;
+  for (const byte of bytes) if (byte === 0x2c || byte === 0x5b || byte === 0x7b) count++; // , [ {
+  return count > MAX_VALUES;
+}
+
 function parse(bytes: Buffer): unknown {
+  if (hasManyValues(bytes))
+    throw invalid(`the body may have ${MAX_VALUES} commas and opening brackets; got more. Send fewer or shorter messages.`, undefined, "too_many_values"); // prettier-ignore
   try {
     return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
   } catch {

@@ -5,8 +5,6 @@ import type { ApiError } from "../errors.ts";
 
 /** Depth of a body: parts in messages need five levels. */
 const MAX_DEPTH = 16;
-/** Values in a body. Checking makes an issue of each wrong one: millions of them would take all memory. */
-const MAX_VALUES = 100_000;
 
 /** A field that is accepted only with values that change nothing. */
 export const neutral = <T extends string | number | boolean>(values: readonly T[], why: string) =>
@@ -46,24 +44,18 @@ export const label = z.string().max(512);
 export function checkFields<T>(schema: z.ZodType<T>, body: unknown): T {
   if (typeof body !== "object" || body === null || Array.isArray(body))
     throw invalid("the body must be a JSON object; got another value. Send an object with a model.");
-  const result = schema.safeParse(withoutNulls(body));
+  const result = schema.safeParse(withoutNulls(body, 0));
   if (result.success) return result.data;
   throw fieldError(deepest(result.error.issues));
 }
 
 /** Clients send null for fields that they leave out. */
-function withoutNulls(body: object): unknown {
-  let values = 0;
-  const copy = (value: unknown, depth: number): unknown => {
-    if (typeof value !== "object" || value === null) return value;
-    if (depth > MAX_DEPTH) throw invalid(`the body may have ${MAX_DEPTH} levels; got more. Send a flat object.`);
-    values += Array.isArray(value) ? value.length : Object.keys(value).length;
-    if (values > MAX_VALUES) throw invalid(`the body may have ${MAX_VALUES} values; got more. Send fewer messages.`);
-    if (Array.isArray(value)) return value.map((one) => copy(one, depth + 1));
-    const entries = Object.entries(value).filter(([, one]) => one !== null);
-    return Object.fromEntries(entries.map(([key, one]) => [key, copy(one, depth + 1)]));
-  };
-  return copy(body, 0);
+function withoutNulls(value: unknown, depth: number): unknown {
+  if (typeof value !== "object" || value === null) return value;
+  if (depth > MAX_DEPTH) throw invalid(`the body may have ${MAX_DEPTH} levels; got more. Send a flat object.`);
+  if (Array.isArray(value)) return value.map((one) => withoutNulls(one, depth + 1));
+  const entries = Object.entries(value).filter(([, one]) => one !== null);
+  return Object.fromEntries(entries.map(([key, one]) => [key, withoutNulls(one, depth + 1)]));
 }
 
 type Issue = z.core.$ZodIssue;
