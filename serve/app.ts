@@ -174,7 +174,8 @@ export function createApp(parts: Parts): Hono<Env> {
     const { janus, live } = host.model;
     const canDraw = !janus.model.missing.includes("generate images");
     const limits = { context: live.capacity, image_size: canDraw ? janus.model.model.vqmodel.imageSize : null };
-    return { id: settings.name, object: "model", created, owned_by: "janus-webgpu", ...limits, fingerprint: janus.fingerprint }; // prettier-ignore
+    const { guidance, temperature } = janus.processor.drawing;
+    return { id: settings.name, object: "model", created, owned_by: "janus-webgpu", ...limits, drawing: { guidance, temperature }, fingerprint: janus.fingerprint }; // prettier-ignore
   };
   route(app, parts, ["GET", "/health", "health", true], (c) => {
     const isReady = host.isReady && !parts.gate.isClosed;

@@ -18,12 +18,20 @@ export interface TestServer extends RunningServer {
   readonly log: Record<string, unknown>[];
 }
 
-/** Starts a server on a free port. @param folder of the model */
-export async function serveFolder(folder: string, settings: Partial<ServerSettings> = {}): Promise<TestServer> {
+/**
+ * Starts a server on a free port.
+ * @param folder of the model
+ * @param page folder of the page; null for none
+ */
+export async function serveFolder(
+  folder: string,
+  settings: Partial<ServerSettings> = {},
+  page: string | null = null,
+): Promise<TestServer> {
   const log: Record<string, unknown>[] = [];
   const server = await startServer({
     settings: { name: "small", port: 0, apiKey: KEY, context: 256, ...settings },
-    page: null,
+    page,
     write: (line) => log.push(JSON.parse(line) as Record<string, unknown>),
     open: async () => {
       const device = await Device.create();

@@ -126,24 +126,37 @@ async function* eventsOf(response: Response): AsyncGenerator<Record<string, unkn
 
 const fromBase64 = (text: string): Uint8Array => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 
+/** A model as `/v1/models` describes it. */
+interface ServedModel {
+  readonly id: string;
+  readonly image_size: number | null;
+  readonly drawing: Backend["defaults"];
+}
+
 /** `janus serve` at the address of the page. */
 export class ServerBackend implements Backend {
   readonly name: string;
   readonly where = "janus serve";
-  readonly side = null;
-  readonly defaults = { guidance: 5, temperature: 1 };
+  readonly side: number | null;
+  readonly defaults: Backend["defaults"];
+  private readonly headers: Readonly<Record<string, string>>;
 
-  constructor(name: string) {
-    this.name = name;
+  constructor({ id, image_size: side, drawing }: ServedModel, headers: Readonly<Record<string, string>>) {
+    this.name = id;
+    this.headers = headers;
+    this.side = side;
+    this.defaults = drawing;
   }
 
-  /** The models of the server; none if there is no server. */
-  static async find(): Promise<ServerBackend[]> {
+  /** The models of the server; none if there is no server. `"key"`: it wants a key, or another one. */
+  static async find(key: string | null): Promise<ServerBackend[] | "key"> {
+    const headers: Record<string, string> = key === null ? {} : { authorization: `Bearer ${key}` };
     try {
-      const response = await fetch(new URL("/v1/models", location.href));
+      const response = await fetch(new URL("/v1/models", location.href), { headers });
+      if (response.status === 401 && response.headers.get("www-authenticate") === "Bearer") return "key";
       if (!response.ok || !response.headers.get("content-type")?.includes("json")) return [];
-      const { data } = (await response.json()) as { data: readonly { id: string }[] };
-      return data.map(({ id }) => new ServerBackend(id));
+      const { data } = (await response.json()) as { data: readonly ServedModel[] };
+      return data.map((model) => new ServerBackend(model, headers));
     } catch {
       return [];
     }
@@ -152,7 +165,7 @@ export class ServerBackend implements Backend {
   private post(path: string, body: object, signal: AbortSignal): Promise<Response> {
     return fetch(new URL(path, location.href), {
       method: "POST",
-      headers: { "content-type": "application/json" },
+      headers: { "content-type": "application/json", ...this.headers },
       body: JSON.stringify({ model: this.name, stream: true, ...body }),
       signal,
     });

@@ -1,6 +1,7 @@
 /** Chat with images: dropped, pasted, chosen, or from the camera; answers as they come, stop, regenerate, edit. */
 import { useEffect, useRef, useState } from "preact/hooks";
 import type { Backend, Turn } from "./backend.ts";
+import { Camera } from "./camera.tsx";
 import { download } from "./pixels.ts";
 import { exported, forget, items, keep, newId } from "./history.ts";
 import type { Chat as Kept } from "./history.ts";
@@ -34,6 +35,7 @@ export function Chat({ backend, given, onTaken }: Props) {
   const [error, setError] = useState("");
   const [temperature, setTemperature] = useState(0);
   const [kept, setKept] = useState<Kept[]>([]);
+  const [hasCamera, setCamera] = useState(false);
   const controller = useRef<AbortController | null>(null);
   const input = useRef<HTMLTextAreaElement>(null);
 
@@ -245,16 +247,9 @@ export function Chat({ backend, given, onTaken }: Props) {
               }}
             />
           </label>
-          <label class="button camera">
+          <button type="button" onClick={() => setCamera(true)}>
             Camera
-            <input
-              type="file"
-              accept="image/*"
-              capture="environment"
-              class="hidden"
-              onChange={(event) => add(event.currentTarget.files ?? [])}
-            />
-          </label>
+          </button>
           <span class="spring" />
           {answer !== null ? (
             <button type="button" onClick={() => controller.current?.abort()}>
@@ -267,6 +262,9 @@ export function Chat({ backend, given, onTaken }: Props) {
           )}
         </div>
       </form>
+      {hasCamera && (
+        <Camera onClose={() => setCamera(false)} onPhoto={(photo) => setImages((before) => [...before, photo])} />
+      )}
     </div>
   );
 }

@@ -1,7 +1,7 @@
 /** Draw images from a prompt, side by side, with a preview that fills row by row; the gallery of what was drawn. */
 import { useEffect, useRef, useState } from "preact/hooks";
 import type { RgbImage } from "../../model/image/image.ts";
-import type { Backend, Drawn } from "./backend.ts";
+import type { Backend, DrawSettings, Drawn } from "./backend.ts";
 import { forget, items, keep, newId } from "./history.ts";
 import type { Picture } from "./history.ts";
 import { PictureDialog } from "./picture_dialog.tsx";
@@ -55,16 +55,16 @@ export function Draw({ backend, onAsk }: { readonly backend: Backend | null; rea
 
   const side = slots.find(({ drawn }) => drawn)?.drawn?.image.width ?? backend?.side ?? 32;
 
-  async function draw(from: { prompt: string; seed: number; n: number }): Promise<void> {
+  async function draw(from: { readonly prompt: string } & DrawSettings): Promise<void> {
     if (!backend || share !== null) return;
     setError("");
     setShare(0);
     const { signal } = (controller.current = new AbortController());
-    const settings = { n: from.n, seed: from.seed, guidance, temperature };
+    const { prompt: asked, ...settings } = from;
     let all: readonly Slot[] = Array.from({ length: from.n }, () => ({ image: null, drawn: null }));
     setSlots(all);
     try {
-      for await (const event of backend.draw(from.prompt, settings, signal)) {
+      for await (const event of backend.draw(asked, settings, signal)) {
         if (event.type === "partial") {
           setShare(event.share);
           all = all.map((slot, i) => (slot.drawn ? slot : { ...slot, image: event.images[i] ?? slot.image }));
@@ -112,7 +112,7 @@ export function Draw({ backend, onAsk }: { readonly backend: Backend | null; rea
         class="card"
         onSubmit={(event) => {
           event.preventDefault();
-          void draw({ prompt, seed, n });
+          void draw({ prompt, seed, n, guidance, temperature });
         }}
       >
         <label>
@@ -194,11 +194,14 @@ export function Draw({ backend, onAsk }: { readonly backend: Backend | null; rea
           backend={backend}
           onClose={() => setShown(null)}
           onAsk={onAsk}
-          onVary={(drawn) => {
+          onVary={({ prompt: same, seed: before, guidance: strength, temperature: warmth }) => {
+            const varied = { seed: before + 1, guidance: strength, temperature: warmth, n: Math.max(n, 2) };
             setShown(null);
-            setPrompt(drawn.prompt);
-            setSeed(drawn.seed + 1);
-            void draw({ prompt: drawn.prompt, seed: drawn.seed + 1, n: Math.max(n, 2) });
+            setPrompt(same);
+            setSeed(varied.seed);
+            setGuidance(strength);
+            setTemperature(warmth);
+            void draw({ prompt: same, ...varied });
           }}
         />
       )}

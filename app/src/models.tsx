@@ -20,6 +20,8 @@ type State =
   | { readonly kind: "error"; readonly text: string }
   | { readonly kind: "lost"; readonly text: string };
 
+/** Where this tab keeps the key of the server. */
+const KEY = "janus-api-key";
 const SHAPES = { guidance: 1.5, temperature: 0.6 };
 const JANUS = { guidance: 5, temperature: 1 };
 const mb = (bytes: number): string => `${(bytes / 1e6).toFixed(0)} MB`;
@@ -27,7 +29,8 @@ const mb = (bytes: number): string => `${(bytes / 1e6).toFixed(0)} MB`;
 export function ModelBar({ backend, onBackend, model }: Props) {
   const [state, setState] = useState<State>({ kind: "idle" });
   const [isOpen, setOpen] = useState(false);
-  const [servers, setServers] = useState<ServerBackend[]>([]);
+  const [servers, setServers] = useState<ServerBackend[] | "key">([]);
+  const [key, setKey] = useState("");
   const [stored, setStored] = useState<StoredModel[]>([]);
   const [name, setName] = useState("deepseek-ai/Janus-Pro-1B");
   const [quantize, setQuantize] = useState("int4");
@@ -100,12 +103,30 @@ export function ModelBar({ backend, onBackend, model }: Props) {
     });
   }
 
+  function use(server: ServerBackend): void {
+    onBackend(server);
+    setState({ kind: "idle" });
+    setOpen(false);
+  }
+
+  /** Asks the server for its models, with the key of this tab. Resolves to false if there is none to use. */
+  async function findServer(): Promise<boolean> {
+    const found = await ServerBackend.find(sessionStorage.getItem(KEY));
+    setServers(found);
+    if (found === "key" || !found[0]) return false;
+    use(found[0]);
+    return true;
+  }
+
+  async function unlock(): Promise<void> {
+    sessionStorage.setItem(KEY, key);
+    if (!(await findServer())) setState({ kind: "error", text: "The server does not accept this key." });
+  }
+
   useEffect(() => {
     listStored();
-    void ServerBackend.find().then((found) => {
-      setServers(found);
-      if (found[0]) onBackend(found[0]);
-      else void loadShapes();
+    void findServer().then((isFound) => {
+      if (!isFound) void loadShapes();
     });
     const stop = (event: DragEvent): void => event.preventDefault();
     addEventListener("dragover", stop);
@@ -228,19 +249,32 @@ export function ModelBar({ backend, onBackend, model }: Props) {
             />
           </label>
         </div>
-        {servers.length > 0 && (
+        {servers === "key" && (
+          <form
+            onSubmit={(event) => {
+              event.preventDefault();
+              void unlock();
+            }}
+          >
+            <h2>This server</h2>
+            <label>
+              API key
+              <input
+                type="password"
+                autocomplete="off"
+                value={key}
+                onInput={(event) => setKey(event.currentTarget.value)}
+                required
+              />
+            </label>
+            <button type="submit">Use this server</button>
+          </form>
+        )}
+        {servers !== "key" && servers.length > 0 && (
           <div>
             <h2>This server</h2>
             {servers.map((server) => (
-              <button
-                key={server.name}
-                type="button"
-                onClick={() => {
-                  onBackend(server);
-                  setState({ kind: "idle" });
-                  setOpen(false);
-                }}
-              >
+              <button key={server.name} type="button" onClick={() => use(server)}>
                 {server.name}
               </button>
             ))}

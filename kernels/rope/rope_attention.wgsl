@@ -102,8 +102,10 @@ fn rope_attention(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) 
       scores[invocation] = score;
       workgroupBarrier();
       var most = -3.0e38;
-      for (var j = 0u; j < count; j++) { most = max(most, scores[share * CHUNK + j]); }
-      powers[invocation] = power(score, most);
+      if (lane < count) {
+        for (var j = 0u; j < count; j++) { most = max(most, scores[share * CHUNK + j]); }
+        powers[invocation] = power(score, most);
+      }
       workgroupBarrier();
       if (lane < width && count > 0u) {
         var acc = vec4f();

@@ -9,7 +9,7 @@ import { launch, root, serve } from "./chromium.ts";
 const shots = `${root}/.cache/screenshots`;
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 /** Compiling for a CPU takes long, and longer on a busy machine. */
-const PATIENCE = { timeout: 3 * 60_000 };
+const PATIENCE = { timeout: 6 * 60_000 };
 
 interface Watched {
   /** Adapters that the page itself requested, and its tasks above 50 ms. */

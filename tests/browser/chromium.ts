@@ -51,12 +51,14 @@ function answer(folders: Folders, path: string, range: string | undefined, respo
   send(response, new Uint8Array(readFileSync(file)), range);
 }
 
-/** What Chromium is told: WebGPU on the CPU, by SwiftShader, which comes with it. */
+/** What Chromium is told: WebGPU on the CPU, by SwiftShader, which comes with it, and a camera that shows a test picture. */
 const FLAGS = [
   "--no-sandbox",
   "--enable-unsafe-webgpu",
   "--use-webgpu-adapter=swiftshader",
   "--enable-unsafe-swiftshader",
+  "--use-fake-device-for-media-stream",
+  "--use-fake-ui-for-media-stream",
 ];
 
 /** Starts the Chromium that scripts/test_browser.mjs found. */

@@ -48,7 +48,7 @@ async function startServe(args: readonly string[]): Promise<ReturnType<typeof st
 describe("chat", () => {
   it("lists its model", async () => {
     const models = (await server.client.models.list()).data;
-    expect(models).toMatchObject([{ id: "small", object: "model", context: 256, image_size: 32 }]);
+    expect(models).toMatchObject([{ id: "small", object: "model", context: 256, image_size: 32, drawing: { guidance: 1.5, temperature: 0.6 } }]);
     expect(await server.client.models.retrieve("small")).toMatchObject({ id: "small" });
     expect((await errorOf(() => server.client.models.retrieve("other"))) as APIError).toMatchObject({ status: 404, code: "model_not_found", param: "model" }); // prettier-ignore
   });
