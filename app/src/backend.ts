@@ -14,7 +14,6 @@ export interface Turn {
 export interface AskSettings {
   readonly temperature: number;
   readonly seed: number;
-  readonly maxTokens: number;
 }
 
 export interface DrawSettings {
@@ -71,12 +70,8 @@ export class BrowserBackend implements Backend {
     this.defaults = defaults;
   }
 
-  ask(
-    turns: readonly Turn[],
-    { temperature, seed, maxTokens }: AskSettings,
-    signal: AbortSignal,
-  ): AsyncIterable<string> {
-    return this.janus.ask(turns.map(messageOf), { temperature, seed, maxNewTokens: maxTokens, signal });
+  ask(turns: readonly Turn[], { temperature, seed }: AskSettings, signal: AbortSignal): AsyncIterable<string> {
+    return this.janus.ask(turns.map(messageOf), { temperature, seed, signal });
   }
 
   async *draw(prompt: string, settings: DrawSettings, signal: AbortSignal): AsyncGenerator<DrawEvent> {
@@ -179,8 +174,8 @@ export class ServerBackend implements Backend {
         return { role, content: [...(await Promise.all(parts)), { type: "text", text }] };
       }),
     );
-    const { temperature, seed, maxTokens: max_tokens } = settings;
-    const response = await this.post("/v1/chat/completions", { messages, temperature, seed, max_tokens }, signal);
+    const { temperature, seed } = settings;
+    const response = await this.post("/v1/chat/completions", { messages, temperature, seed }, signal);
     for await (const event of eventsOf(response)) {
       const [choice] = event["choices"] as readonly { delta?: { content?: string } }[];
       if (choice?.delta?.content) yield choice.delta.content;

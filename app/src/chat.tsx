@@ -57,7 +57,7 @@ export function Chat({ backend, given, onTaken }: Props) {
     const { signal } = (controller.current = new AbortController());
     let said = "";
     try {
-      const settings = { temperature, seed: Math.floor(Math.random() * 2 ** 31), maxTokens: 256 };
+      const settings = { temperature, seed: Math.floor(Math.random() * 2 ** 31) };
       for await (const piece of backend.ask(asked, settings, signal)) setAnswer((said += piece));
     } catch (problem) {
       if (!signal.aborted) setError(problem instanceof Error ? problem.message : String(problem));

@@ -73,6 +73,7 @@ export function ModelBar({ backend, onBackend, model }: Props) {
         onProgress: ({ bytes, totalBytes }) => report("Loading", bytes, totalBytes),
         onDownload: ({ bytes, totalBytes }) => report("Fetching", bytes, totalBytes),
       });
+      if (signal.aborted) return; // another model was chosen meanwhile
       model.current = loaded;
       onBackend(new BrowserBackend(loaded, label, defaults));
       setState({ kind: "idle" });
@@ -104,6 +105,7 @@ export function ModelBar({ backend, onBackend, model }: Props) {
   }
 
   function use(server: ServerBackend): void {
+    controller.current?.abort();
     onBackend(server);
     setState({ kind: "idle" });
     setOpen(false);
