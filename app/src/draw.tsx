@@ -31,6 +31,8 @@ interface Slot {
 
 const EXAMPLES = ["two red squares", "a blue ring left of a green cross", "three yellow circles", "a pink diamond"];
 
+const newSeed = (): number => Math.floor(Math.random() * 1e6);
+
 export function Draw({ backend, onAsk }: { readonly backend: Backend | null; readonly onAsk: (image: Blob) => void }) {
   const [prompt, setPrompt] = useState(EXAMPLES[0]!);
   const [n, setN] = useState(2);
@@ -142,7 +144,7 @@ export function Draw({ backend, onAsk }: { readonly backend: Backend | null; rea
               Stop
             </button>
           )}
-          <button type="button" disabled={share !== null} onClick={() => setSeed(Math.floor(Math.random() * 1e6))}>
+          <button type="button" disabled={share !== null} onClick={() => setSeed(newSeed())}>
             New seed
           </button>
           {share !== null && <progress value={share} aria-label="Share of the tokens that are drawn" />}
@@ -194,8 +196,8 @@ export function Draw({ backend, onAsk }: { readonly backend: Backend | null; rea
           backend={backend}
           onClose={() => setShown(null)}
           onAsk={onAsk}
-          onVary={({ prompt: same, seed: before, guidance: strength, temperature: warmth }) => {
-            const varied = { seed: before + 1, guidance: strength, temperature: warmth, n: Math.max(n, 2) };
+          onVary={({ prompt: same, guidance: strength, temperature: warmth }) => {
+            const varied = { seed: newSeed(), guidance: strength, temperature: warmth, n: Math.max(n, 2) };
             setShown(null);
             setPrompt(same);
             setSeed(varied.seed);
