@@ -1,6 +1,7 @@
 /**
  * Runs the sample of the table of cases in another runtime, and prints one JSON object:
- * `deno run -A --no-check --unstable-webgpu --unstable-sloppy-imports tests/browser/runtime_cases.ts [rows] [seed] [part] [parts]`.
+ * `deno run -A --no-check --unstable-webgpu --unstable-sloppy-imports tests/browser/runtime_cases.ts [rows] [seed] [part] [parts]`,
+ * `bun tests/browser/runtime_cases.ts [the same]`. A part of four takes about a minute.
  */
 import { jobs } from "./page/jobs.ts";
 
