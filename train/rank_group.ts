@@ -14,10 +14,12 @@ export type { Transport } from "./ranks.ts";
 /** Throws `RankError`, in every process, if one of them has another value for one of these. */
 export async function requireSame(ranks: Ranks, own: Readonly<Record<string, string | number>>): Promise<void> {
   const all = await ranks.gather(own);
-  for (const [name, first] of Object.entries(all[0]!))
-    for (const [rank, { [name]: other }] of all.entries())
+  for (const name of new Set(all.flatMap((each) => Object.keys(each))))
+    for (const [rank, { [name]: other = "none" }] of all.entries()) {
+      const { [name]: first = "none" } = all[0]!;
       if (other !== first)
         throw new RankError(`train: all ranks must have the same ${name}; rank 0 has ${first}, rank ${rank} has ${other}. Start them all with the same command, files and release.`); // prettier-ignore
+    }
 }
 
 export class RankGroup implements Ranks {
