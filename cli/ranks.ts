@@ -4,7 +4,7 @@ import type { Transport } from "../train/rank_group.ts";
 import type { Ranks } from "../train/ranks.ts";
 import { launchedBy } from "../train/node/ranks/launched.ts";
 import type { Context } from "./context.ts";
-import { reportError } from "./errors.ts";
+import { Interrupted, reportError } from "./errors.ts";
 import { codeHash, ownVersion } from "./packages.ts";
 
 /** The processes of a command, and the adapter of this one: a name or number, or undefined for the fastest. */
@@ -36,6 +36,7 @@ export async function withRanks<T>(
   const mpi = await Mpi.start();
   const fail = async (error: unknown): Promise<never> => {
     context.out.follow(mpi.name);
+    if (error instanceof Interrupted) context.out.error(error.message); // a note would not say which rank it is
     const code = await reportError(error, context.out, context.signal);
     await context.out.flush();
     return mpi.abort(code);

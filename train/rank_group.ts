@@ -25,6 +25,7 @@ export async function requireSame(ranks: Ranks, own: Readonly<Record<string, str
 export class RankGroup implements Ranks {
   readonly rank: number;
   readonly size: number;
+  readonly name: string;
   readonly traffic: Traffic = { bytes: 0, ms: 0 };
   readonly bucket: number;
   private readonly transport: Transport;
@@ -38,6 +39,7 @@ export class RankGroup implements Ranks {
     this.wire = counting(transport, this.traffic);
     this.rank = transport.rank;
     this.size = transport.size;
+    this.name = transport.name ?? `rank ${transport.rank}`;
     this.bucket = options.bucket ?? BUCKET;
   }
 
@@ -48,12 +50,12 @@ export class RankGroup implements Ranks {
       done = work();
       own = await done.then(
         (value) => ({ value }),
-        (error: unknown) => ({ error: messageOf(error) }),
+        (error: unknown) => ({ error: `${this.name}: ${messageOf(error)}` }),
       );
     } else await meanwhile();
     const [first] = await this.gather(own);
     if (done) return done;
-    if (first!.error !== undefined) throw new RankError(`rank 0: ${first!.error}`);
+    if (first!.error !== undefined) throw new RankError(first!.error);
     return first!.value!;
   }
 

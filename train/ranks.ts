@@ -12,6 +12,8 @@ export class RankError extends JanusError {}
 export interface Transport {
   readonly rank: number;
   readonly size: number;
+  /** Name of this process in messages (default: `rank 2`). */
+  readonly name?: string;
   /**
    * Gives `own` to all processes; resolves to what each has given, in rank order.
    * @param lengths bytes that each gives, if all processes know them: it saves a message
@@ -42,6 +44,8 @@ export interface Ranks {
   readonly rank: number;
   /** Number of processes. */
   readonly size: number;
+  /** `rank 2 on HOST` */
+  readonly name: string;
   readonly traffic: Traffic;
   /** Elements of gradients that are summed at a time. */
   readonly bucket: number;
@@ -76,6 +80,7 @@ const ALONE: Wire = {
 export const ONE_PROCESS: Ranks = {
   rank: 0,
   size: 1,
+  name: "rank 0",
   traffic: { bytes: 0, ms: 0 },
   bucket: BUCKET,
   once: (work) => work(),

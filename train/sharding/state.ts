@@ -2,10 +2,13 @@
  * Checkpoints of a training whose state is divided: the files of one device. Each file is written by one rank, which asks the others for their pieces,
  * a chunk at a time, while they ask it for theirs; a run that is resumed reads only its own pieces, whatever the number of ranks was.
  */
+import { messageOf } from "../../engine/errors.ts";
 import { ArgumentError, sleep } from "../../engine/index.ts";
 import type { DType, Tensor } from "../../engine/index.ts";
 import type { Optimizer } from "../../model/nn/optim/index.ts";
 import type { FilePart, SavedTensor } from "../optimizer_file.ts";
+import { RankError } from "../ranks.ts";
+import type { Wire } from "../ranks.ts";
 import { joined, overlap } from "./pieces.ts";
 import type { Piece, Shards } from "./shards.ts";
 
@@ -45,7 +48,10 @@ export class ShardedState {
   private readonly specs: Readonly<Record<OptimizerPart, readonly Spec[]>>;
   /** The pieces by the names of their tensors in the files. */
   private readonly pieces: ReadonlyMap<string, Piece>;
-  private asked: { readonly request: Request; readonly answer: (bytes: Uint8Array) => void } | null = null;
+  private asked: { readonly request: Request; readonly answer: (bytes: Uint8Array) => void; readonly fail: (error: unknown) => void } | null = null; // prettier-ignore
+
+  /** Why nothing is answered any more. */
+  private failure: { readonly error: unknown } | null = null;
 
   private constructor(
     shards: Shards,
@@ -80,7 +86,10 @@ export class ShardedState {
     return Object.fromEntries(
       this.specs[part].map(({ key, dtype, shape }): [string, SavedTensor] => {
         const readBytes = (at: number, length: number): Promise<Uint8Array> =>
-          new Promise((answer) => (this.asked = { request: { key, at, length }, answer }));
+          new Promise((answer, fail) => {
+            if (this.failure) fail(this.failure.error);
+            else this.asked = { request: { key, at, length }, answer, fail };
+          });
         const storage = this.tensors[key]?.storage ?? { version: 0 };
         return [key, { dtype, shape, isContiguous: true, storage, check: () => undefined, toString: () => key, readBytes }]; // prettier-ignore
       }),
@@ -99,27 +108,42 @@ export class ShardedState {
   }
 
   /**
-   * Runs `write`, which reads tensors of `whole`, one at a time. All ranks call it, and answer each other until all have written. If it throws in one,
-   * the others end theirs.
+   * Runs `write`, which reads tensors of `whole`, one at a time. All ranks call it, and answer each other until all have written. An error of `write` is
+   * thrown when the others have written theirs; if one cannot read its pieces, all throw.
    */
   async together(write: () => Promise<void>): Promise<void> {
     let isOver = false;
     const written = write().finally(() => (isOver = true));
     written.catch(() => undefined); // awaited below
-    while (await this.round({ request: this.asked?.request ?? null, isOver }));
+    try {
+      while (await this.round({ request: this.asked?.request ?? null, isOver }));
+    } catch (error) {
+      this.failure = { error };
+      this.asked?.fail(error);
+      await written.catch(() => undefined);
+      throw error;
+    }
     return written;
   }
 
   /** Answers what ranks ask for, and takes the answer to `own`. Resolves to false if all have written. */
   private round(own: Turn): Promise<boolean> {
     return this.shards.ranks.inTurn(async (wire) => {
-      const said = await wire.tell(new TextEncoder().encode(JSON.stringify(own)));
-      const all = said.map((bytes) => JSON.parse(new TextDecoder().decode(bytes)) as Turn);
+      const all = await tellAll(wire, own);
       if (all.every(({ isOver }) => isOver)) return false;
       if (all.every(({ request }) => !request)) await sleep(PAUSE);
       else {
-        const given = await Promise.all(all.map(({ request }) => (request ? this.own(request) : new Uint8Array())));
-        const answers = await wire.allToAll(given);
+        const read = await Promise.all(
+          all.map(({ request }) => (request ? this.own(request) : new Uint8Array())),
+        ).catch((error: unknown) => ({ error }));
+        const failed = await tellAll(
+          wire,
+          "error" in read ? `${this.shards.ranks.name}: ${messageOf(read.error)}` : "",
+        );
+        if ("error" in read) throw read.error;
+        const first = failed.find(Boolean);
+        if (first) throw new RankError(first);
+        const answers = await wire.allToAll(read);
         if (own.request) this.take(joined(answers));
       }
       return true;
@@ -142,4 +166,10 @@ export class ShardedState {
     const { start, count } = overlap({ start: from, count: 4 * piece.count }, { start: at, count: length });
     return count ? tensor!.readBytes(start - from, count) : new Uint8Array();
   }
+}
+
+/** Tells `own`, JSON, to all ranks. Resolves to what each has told. */
+async function tellAll<T>(wire: Wire, own: T): Promise<T[]> {
+  const all = await wire.tell(new TextEncoder().encode(JSON.stringify(own)));
+  return all.map((bytes) => JSON.parse(new TextDecoder().decode(bytes)) as T);
 }

@@ -354,14 +354,13 @@ export class Loader<T = Sample> {
           settled.add(key);
           if (attempt.kind === "bad") return [{ task, cursor, bad: { bad: attempt.bad, index: attempt.index } }];
           this.failure ??= attempt.error instanceof Error ? attempt.error : new Error(String(attempt.error));
-          return [{ task, cursor, error: this.failure.message }];
+          return [{ task, cursor, error: `${ranks.name}: ${this.failure.message}` }];
         }),
       );
-      this.waitingMs += now() - started;
       const all = await ranks.gather(news.flat());
+      this.waitingMs += now() - started;
       if (this.failure) throw this.failure;
-      for (const [rank, each] of all.entries())
-        for (const { error } of each) if (error !== undefined) throw new RankError(`rank ${rank}: ${error}`);
+      for (const { error } of all.flat()) if (error !== undefined) throw new RankError(error);
       found.push(...all.flat());
       if (all.every(({ length }) => length === 0) || TASKS.some((task) => this.isAllBad(task, found))) return found;
     }

@@ -24,10 +24,10 @@ export async function fillTogether(ranks: Ranks, staged: StagedFolder, fill: Fil
   await ranks.gather(staged.path);
   const { own, all } = await writeShare(ranks, staged, fill);
   if (own) throw own.error;
-  for (const [rank, { files, error }] of all.entries()) {
-    if (error?.code) throw new FileError(`rank ${rank}: ${error.message}`, error.code);
-    if (error) throw new RankError(`rank ${rank}: ${error.message}`);
-    if (rank !== ranks.rank) staged.adopt(files);
+  for (const { files, error } of all) {
+    if (error?.code) throw new FileError(error.message, error.code);
+    if (error) throw new RankError(error.message);
+    staged.adopt(files);
   }
 }
 
@@ -51,7 +51,7 @@ async function writeShare(
     () => null,
     (error: unknown) => ({ error }),
   );
-  const error = own && { message: messageOf(own.error), code: systemCode(own.error) };
+  const error = own && { message: `${ranks.name}: ${messageOf(own.error)}`, code: systemCode(own.error) };
   return {
     own,
     all: await ranks.gather<Written>({ files: Object.fromEntries(staged.files), ...(error && { error }) }),
