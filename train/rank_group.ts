@@ -44,19 +44,16 @@ export class RankGroup implements Ranks {
   }
 
   async once<T>(work: () => Promise<T>, meanwhile: () => Promise<void> = () => Promise.resolve()): Promise<T> {
-    let own: { value?: T; error?: string } = {};
-    let done: Promise<T> | null = null;
-    if (this.rank === 0) {
-      done = work();
-      own = await done.then(
-        (value) => ({ value }),
-        (error: unknown) => ({ error: `${this.name}: ${messageOf(error)}` }),
-      );
-    } else await meanwhile();
-    const [first] = await this.gather(own);
-    if (done) return done;
+    const isFirst = this.rank === 0;
+    const done = await (isFirst ? work() : meanwhile()).then(
+      (value) => ({ value, isFailed: false }) as const,
+      (error: unknown) => ({ error, isFailed: true }) as const,
+    );
+    const own = done.isFailed ? { error: `${this.name}: ${messageOf(done.error)}` } : { value: done.value };
+    const [first] = await this.gather<{ readonly error?: string; readonly value?: T | void }>(isFirst ? own : {});
+    if (done.isFailed) throw done.error;
     if (first!.error !== undefined) throw new RankError(first!.error);
-    return first!.value!;
+    return (isFirst ? done.value : first!.value) as T;
   }
 
   async gather<T>(value: T): Promise<readonly T[]> {

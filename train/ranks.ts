@@ -51,7 +51,7 @@ export interface Ranks {
   readonly bucket: number;
   /**
    * Runs `work` in rank 0, which alone writes files. Resolves in all of them to its result, which must be JSON, or rejects with its error.
-   * @param meanwhile what the others do until then
+   * @param meanwhile what the others do until then; if it throws in one, that rank rejects with its error, when rank 0 is done
    */
   once<T>(work: () => Promise<T>, meanwhile?: () => Promise<void>): Promise<T>;
   /** The JSON `value` of each process, in rank order. Resolves once every process has given its own. */

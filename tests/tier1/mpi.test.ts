@@ -163,8 +163,8 @@ describe.skipIf(!has)("Open MPI", () => {
   /** What is printed of a rank that fails. */
   const NAMED = (rank: number): Readonly<Record<string, RegExp>> => ({
     kill: new RegExp(`process rank ${rank} .* exited on signal 9`),
-    error: new RegExp(`error: rank ${rank} on \\S+: Error: a fault of the test`),
-    lost: new RegExp(`error: rank ${rank} on \\S+: .*the device must be alive`),
+    error: new RegExp(`error: .*rank ${rank} on \\S+: (Error: )?a fault of the test`),
+    lost: new RegExp(`error: .*rank ${rank} on \\S+: .*the device must be alive`),
     stop: new RegExp(`got nothing from rank ${rank} on \\S+ for 30 s`),
   });
 

@@ -36,10 +36,11 @@ export async function cancelFill(ranks: Ranks): Promise<void> {
   await ranks.gather(null);
 }
 
-/** In the other ranks: writes this rank's files into the folder that rank 0 names, unless it has none. Its errors are rank 0's to throw. */
+/** In the other ranks: writes this rank's files into the folder that rank 0 names, unless it has none. Throws this rank's error. */
 export async function followFill(ranks: Ranks, join: (path: string) => StagedFolder, fill: Fill): Promise<void> {
   const [path] = await ranks.gather<string | null>(null);
-  if (path) await writeShare(ranks, join(path), fill);
+  const { own } = path ? await writeShare(ranks, join(path), fill) : { own: null };
+  if (own) throw own.error;
 }
 
 async function writeShare(
