@@ -6,6 +6,7 @@ import type { Result, Results } from "../results.ts";
 import type { Figure } from "../score/score.ts";
 import type { Benchmark } from "../recipe.ts";
 import { reported, shownTables } from "./published.ts";
+import type { ShownTable } from "./published.ts";
 
 const digits = (benchmark: string): number => (benchmark === "geneval" ? 3 : 2);
 
@@ -16,7 +17,8 @@ export function figureText({ value, interval }: Figure, places: number): string 
   return `${value.toFixed(places)}${range}`;
 }
 
-const FOOTNOTE = "* not compared with the report: look the figure up there before you quote it. Ours: the figure of this folder; see its recipe below before comparing."; // prettier-ignore
+const footnote = (rows: ShownTable["rows"]): string =>
+  `${rows.some(({ cells }) => cells[0]!.includes("†")) ? "† uses an external pretrained diffusion model. " : ""}The measured row is of this folder; see its recipe below before comparing.`;
 
 /** All that the figure depends on, as names and values. */
 function recipeLines({ about, counts, predictions }: Result): [string, string][] {
@@ -71,7 +73,7 @@ export function resultsPage(results: Results): string {
     title: name,
     content: [
       table(head, rows.map(({ isOurs, cells }) => (isOurs ? cells.map((cell): Content => html`<strong>${cell}</strong>`) : cells)), head.map((_, i) => i).slice(1)),
-      html`<p class="soft">${FOOTNOTE}</p>`,
+      html`<p class="soft">${footnote(rows)}</p>`,
     ],
   })); // prettier-ignore
   for (const { result, rows, comparison, warnings } of shownResults(results)) {
@@ -98,7 +100,7 @@ const markdownTable = (head: readonly string[], rows: readonly (readonly string[
 export function resultsMarkdown(results: Results): string {
   const parts = ["# Evaluation"];
   for (const { title: name, head, rows } of shownTables(results))
-    parts.push(`## ${name}`, markdownTable(head, rows.map(({ isOurs, cells }) => (isOurs ? cells.map((one) => `**${one}**`) : cells))), FOOTNOTE); // prettier-ignore
+    parts.push(`## ${name}`, markdownTable(head, rows.map(({ isOurs, cells }) => (isOurs ? cells.map((one) => `**${one}**`) : cells))), footnote(rows)); // prettier-ignore
   for (const { result, rows, comparison, warnings } of shownResults(results)) {
     parts.push(`## ${title(result)}: ${rows[0]![1]!}`, comparison);
     if (warnings.length > 0) parts.push(warnings.map((text) => `- Note: ${text}`).join("\n"));
