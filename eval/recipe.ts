@@ -85,7 +85,7 @@ const asked = z.strictObject({
   /** Texts that count as an absent value: "pandas", those that pandas reads as NaN ("None" and "NA" among them); "empty", only "". */
   missing: z.enum(["pandas", "empty"]),
   /** What a judge is asked: {question}, {answer} (the expected one), {prediction}. */
-  judgePrompt: z.string().optional(),
+  judgePrompt: z.string().regex(/\{answer\}[^]*\{prediction\}|\{prediction\}[^]*\{answer\}/, "must contain {answer} and {prediction}").optional(), // prettier-ignore
 });
 
 const drawn = z.strictObject({
@@ -177,10 +177,15 @@ export interface RecipeChanges {
   readonly files?: readonly string[];
   /** dtype of the weights, from the command line. */
   readonly dtype?: string;
+  /** Of mmvet, from a file. */
+  readonly judgePrompt?: string;
 }
 
 /** The recipe of a benchmark with a person's changes. Throws `RecipeError`. */
-export function loadRecipe(benchmark: Benchmark, { set = [], files = [], dtype }: RecipeChanges = {}): LoadedRecipe {
+export function loadRecipe(
+  benchmark: Benchmark,
+  { set = [], files = [], dtype, judgePrompt }: RecipeChanges = {},
+): LoadedRecipe {
   const tree = shipped(benchmark);
   const changes: Change[] = [];
   for (const file of files) {
@@ -194,6 +199,7 @@ export function loadRecipe(benchmark: Benchmark, { set = [], files = [], dtype }
     if (only === null || only === benchmark) change(tree, path, value, changes);
   }
   if (dtype !== undefined) change(tree, ["dtype"], dtype, changes);
+  if (judgePrompt !== undefined && benchmark === "mmvet") change(tree, ["judgePrompt"], judgePrompt, changes);
   const result = schema.safeParse(tree);
   if (result.success) return { recipe: result.data, changes };
   const lines = result.error.issues.map((issue) => {
