@@ -221,12 +221,12 @@ async function print(
 
 async function list({ out }: Context): Promise<void> {
   const { BENCHMARKS, loadRecipe } = await import("../eval/recipe.ts");
-  const { fileText } = await import("../eval/data.ts");
+  const { detailsText } = await import("../eval/data.ts");
   const recipes = BENCHMARKS.map((benchmark) => loadRecipe(benchmark).recipe);
   const known = recipes.map(({ benchmark, title, files, kind, scorer }) => ({ benchmark, title, kind, scorer, files }));
   out.result({ benchmarks: known }, () =>
     recipes
-      .map(({ benchmark, title, files }) => `${benchmark} (${title})\n${files.map((file) => `  ${fileText(file)}`).join("\n")}`)
+      .map(({ benchmark, title, files }) => [`${benchmark} (${title})`, ...files.flatMap((file) => [`  ${file.name} from ${file.url}`, `    ${detailsText(file)}`])].join("\n"))
       .join("\n"),
   ); // prettier-ignore
 }

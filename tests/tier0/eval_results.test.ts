@@ -223,7 +223,7 @@ describe("the command", () => {
     mkdirSync(empty);
     const { code, stderr, stdout } = await runCli(["eval", "pope", "dpg", "--data", empty, "--out", join(root, "none"), "--json"]); // prettier-ignore
     expect(code).toBe(EXIT.input);
-    expect(stderr).toMatch(/pope: a data file is required in .*empty; got none. Get POPE.tsv from https:.* \(size not known; licence not known; MD5 c12f5acb/); // prettier-ignore
+    expect(stderr).toMatch(/pope: a data file is required in .*empty; got none. Get POPE.tsv from https:.* \(size not known; licence MIT; MD5 c12f5acb/); // prettier-ignore
     expect(stderr).toContain("dpg: prompts is required");
     expect(JSON.parse(stdout)).toMatchObject({ error: { name: "EvalDataError", exitCode: EXIT.input } });
   });
@@ -247,7 +247,7 @@ describe("the command", () => {
     const { code, stdout } = await runHere(addEval, ["eval", "list"]);
     expect(code).toBe(EXIT.done);
     expect(stdout).toMatch(
-      /geneval \(GenEval\)\n {2}evaluation_metadata.jsonl from https:.* \(86 kB; licence MIT; MD5 9a0ed515/,
+      /geneval \(GenEval\)\n {2}evaluation_metadata.jsonl from https:.*\n {4}86 kB; licence MIT; MD5 9a0ed515/,
     );
     expect(stdout.match(/not known/g)!.length).toBeGreaterThan(8);
   });
