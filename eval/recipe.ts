@@ -80,7 +80,7 @@ const asked = z.strictObject({
     group: names.optional(),
     type: names.optional(),
   }),
-  /** Only rows with this value of the split column, if the file has one. */
+  /** Only rows with this value of the split column, if the file has one; "" for all rows. */
   split: z.string().optional(),
   /** Texts that count as an absent value: "pandas", those that pandas reads as NaN ("None" and "NA" among them); "empty", only "". */
   missing: z.enum(["pandas", "empty"]),

@@ -12,7 +12,7 @@ import { expectedMd5, findData, openData } from "./data.ts";
 import { dpgLayout, draw, genevalLayout, genevalName, isDrawn, readDpgPrompts } from "./draw.ts";
 import type { DrawPrompt, Layout } from "./draw.ts";
 import { EvalDataError, RecipeError, ResultsError } from "./errors.ts";
-import { itemsOf } from "./items.ts";
+import { itemsOf, withoutRotations } from "./items.ts";
 import type { Items } from "./items.ts";
 import { judge, plainId, readScores, writeAnswers } from "./judge.ts";
 import type { Judge } from "./judge.ts";
@@ -157,10 +157,13 @@ async function prepare(options: EvalOptions, loaded: LoadedRecipe, paths: readon
 }
 
 /** What the data and the recipe need said about them. */
-function noticesOf({ loaded, file }: Prepared): string[] {
+function noticesOf(one: Prepared): string[] {
+  const { loaded, file } = one;
   const notices = loaded.changes.map(({ path, from, to }) => `recipe changed: ${path} is ${JSON.stringify(to)} instead of ${JSON.stringify(from) ?? "absent"}`); // prettier-ignore
   if (file.expectedMd5 !== null && file.expectedMd5 !== file.md5)
     notices.push(`${file.name} has the MD5 ${file.md5}; the recipe's is ${file.expectedMd5}. It is another version, or damaged`); // prettier-ignore
+  const short = one.kind === "ask" && one.recipe.scorer.name === "circular" ? withoutRotations(one.items) : 0;
+  if (short > 0) notices.push(`${short} questions have fewer rows than options: the file lacks rotations, and the score is not that of circular evaluation`); // prettier-ignore
   return notices;
 }
 
