@@ -143,6 +143,8 @@ async function run(names: readonly string[], flags: EvalFlags, context: Context)
   const strange = [...scores.keys()].find((name) => !benchmarks.includes(name));
   if (strange) throw new UsageError(`--scores ${strange}=… is given, but ${strange} is not evaluated; name it`);
   if ((flags.judge === undefined) !== (flags.judgeModel === undefined)) throw new UsageError("--judge and --judge-model are needed together"); // prettier-ignore
+  if (flags.judge !== undefined && !benchmarks.includes("mmvet")) throw new UsageError("--judge judges mmvet, which is not evaluated; name it"); // prettier-ignore
+  if (flags.judge !== undefined && !/^https?:$/.test(URL.canParse(flags.judge) ? new URL(flags.judge).protocol : "")) throw new UsageError(`--judge must be a URL with http or https, e.g. https://api.openai.com/v1; got ${flags.judge}`); // prettier-ignore
   if (flags.judgePrompt !== undefined && flags.judge === undefined) throw new UsageError("--judge-prompt is the prompt of --judge: give both"); // prettier-ignore
   if (flags.plain) throw new UsageError("--plain is not needed: images are always read as the original code does");
   const { evaluate } = await import("../eval/run.ts");

@@ -170,6 +170,9 @@ function parseSet(text: string): { benchmark: string | null; path: string[]; val
   return { benchmark: isNamed ? keys[0]! : null, path: isNamed ? keys.slice(1) : keys, value };
 }
 
+/** Settings that are no settings: results of another scorer would carry the benchmark's name. */
+const FIXED = ["benchmark", "kind", "scorer.name", "scorer.version"];
+
 export interface RecipeChanges {
   /** `key=value` or `benchmark.key=value`. */
   readonly set?: readonly string[];
@@ -200,6 +203,8 @@ export function loadRecipe(
   }
   if (dtype !== undefined) change(tree, ["dtype"], dtype, changes);
   if (judgePrompt !== undefined && benchmark === "mmvet") change(tree, ["judgePrompt"], judgePrompt, changes);
+  const fixed = changes.find(({ path }) => FIXED.includes(path));
+  if (fixed) throw new RecipeError(`the recipe of ${benchmark}: ${fixed.path} says what the recipe is and cannot be changed; got ${JSON.stringify(fixed.to)}`); // prettier-ignore
   const result = schema.safeParse(tree);
   if (result.success) return { recipe: result.data, changes };
   const lines = result.error.issues.map((issue) => {

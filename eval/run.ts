@@ -93,6 +93,9 @@ async function prepareAll(options: EvalOptions): Promise<Prepared[]> {
   const recipes = options.benchmarks.map((benchmark) => loadRecipe(benchmark, options.changes));
   const [dtype, other] = new Set(recipes.map(({ recipe }) => recipe.dtype));
   if (other !== undefined) throw new RecipeError(`eval: all benchmarks of one call must have one dtype, since they share the model; got ${dtype} and ${other}. Use several calls`); // prettier-ignore
+  for (const path of options.scores.values())
+    if ((await fileSize(path)) === null) throw new EvalDataError(`--scores ${path}: there is no such file`);
+  if (options.scores.has("mmvet")) await readScores(options.scores.get("mmvet")!);
   const missing: string[] = [];
   const found: (readonly string[])[] = [];
   for (const { recipe } of recipes) {

@@ -7,8 +7,10 @@ import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { addEval } from "../../cli/eval.ts";
 import { EXIT } from "../../cli/errors.ts";
+import { claimFolder, readAbout } from "../../eval/about.ts";
 import type { About } from "../../eval/about.ts";
 import { compareRuns } from "../../eval/compare.ts";
+import { ResultsError } from "../../eval/errors.ts";
 import { judge, readJudgePrompt, readScores } from "../../eval/judge.ts";
 import type { PredictionLine } from "../../eval/predictions.ts";
 import { BENCHMARKS, loadRecipe, printedRecipe } from "../../eval/recipe.ts";
@@ -48,6 +50,7 @@ describe("recipes", () => {
     expect(load("sistem=x")).toThrow(/the recipe of pope: 1 problem.*\n {2}sistem is not known; did you mean system\?/);
     expect(load("decoding.temperature=1")).toThrow(/decoding.temperature: /);
     expect(load("prompt.template=hello")).toThrow(/must contain \{question\}/);
+    for (const set of ["benchmark=mme", "scorer.name=choice", "scorer.version=9"]) expect(load(set)).toThrow(/says what the recipe is and cannot be changed/); // prettier-ignore
     expect(load("system")).toThrow(/write key=value or benchmark.key=value/);
     writeFileSync(file, "benchmark: pop\n");
     expect(() => loadRecipe("pope", { files: [file] })).toThrow(/benchmark must be one of pope, mme/);
@@ -128,6 +131,30 @@ describe("pages and comparisons", () => {
     expect(shown.code, shown.stderr).toBe(EXIT.done);
     expect(shown.stdout).toMatch(/pope: 100.00 and 66.67\n {2}6 pairs; right only in the first: 2, only in the second: 0; McNemar p = 0.500/); // prettier-ignore
     await expect(compareRuns(a, root)).rejects.toThrow(/both folders must have results of one benchmark/);
+  });
+});
+
+describe("a results folder", () => {
+  it("is of one model, file and recipe, whose scoring may change; a broken description is refused", async () => {
+    const folder = join(root, "claimed");
+    mkdirSync(folder);
+    const first = about("pope");
+    const { recipe } = first as { recipe: AskRecipe };
+    await claimFolder(folder, first);
+    await claimFolder(folder, { ...first, model: { ...first.model!, name: "another name" } });
+    await claimFolder(folder, { ...first, recipe: { ...recipe, scorer: { ...recipe.scorer, manner: "lower" } } });
+    expect((await readAbout(folder)).recipe).toMatchObject({ scorer: { manner: "lower" } });
+    const others: [Partial<About>, RegExp][] = [
+      [{ model: { ...first.model!, fingerprint: "other" } }, /only with the same model/],
+      [{ file: { ...first.file, md5: "1".repeat(32) } }, /only with the same file/],
+      [{ recipe: { ...recipe, system: "Be brief." } }, /only with the same recipe/],
+      [{ limit: 3, version: "9" }, /only with the same limit, version/],
+    ];
+    for (const [change, message] of others) await expect(claimFolder(folder, { ...first, ...change })).rejects.toThrow(message); // prettier-ignore
+    for (const text of ["{}", "[]", "{", "7"]) {
+      writeFileSync(join(folder, "run.json"), text);
+      await expect(claimFolder(folder, first)).rejects.toThrow(ResultsError);
+    }
   });
 });
 
@@ -234,6 +261,8 @@ describe("the command", () => {
     [["pope", "--scores", "pope=x"], /write geneval=FILE, dpg=FILE or mmvet=FILE/],
     [["pope", "--scores", "dpg=x"], /dpg is not evaluated; name it/],
     [["pope", "--judge", "http://x"], /--judge and --judge-model are needed together/],
+    [["pope", "--judge", "http://x", "--judge-model", "m"], /--judge judges mmvet, which is not evaluated/],
+    [["mmvet", "--judge", "file:x", "--judge-model", "m"], /--judge must be a URL with http or https/],
     [["mmvet", "--judge-prompt", "x"], /--judge-prompt is the prompt of --judge: give both/],
     [["pope", "--shard", "3/2"], /k\/n with k from 1 to n/],
     [["pope", "--set", "sistem=x"], /sistem is not known/],
