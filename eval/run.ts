@@ -159,10 +159,13 @@ async function prepare(options: EvalOptions, loaded: LoadedRecipe, paths: readon
   return { kind: "draw", recipe, loaded, folder, prompts: cut(prompts), metadata: [], questions: paths[1] ?? null, file: about(md5) }; // prettier-ignore
 }
 
-/** What the data and the recipe need said about them. */
+const changesOf = ({ loaded }: Prepared): string[] =>
+  loaded.changes.map(({ path, from, to }) => `recipe changed: ${path} is ${JSON.stringify(to)} instead of ${JSON.stringify(from) ?? "absent"}`); // prettier-ignore
+
+/** What the data need said about them. */
 function noticesOf(one: Prepared): string[] {
-  const { loaded, file } = one;
-  const notices = loaded.changes.map(({ path, from, to }) => `recipe changed: ${path} is ${JSON.stringify(to)} instead of ${JSON.stringify(from) ?? "absent"}`); // prettier-ignore
+  const { file } = one;
+  const notices: string[] = [];
   if (file.expectedMd5 !== null && file.expectedMd5 !== file.md5)
     notices.push(`${file.name} has the MD5 ${file.md5}; the recipe's is ${file.expectedMd5}. It is another version, or damaged`); // prettier-ignore
   const short = one.kind === "ask" && one.recipe.scorer.name === "circular" ? withoutRotations(one.items) : 0;
@@ -179,7 +182,7 @@ export async function evaluate(options: EvalOptions): Promise<Outcome[]> {
     const outcomes: Outcome[] = [];
     for (const one of prepared) {
       const notices = noticesOf(one);
-      for (const notice of notices) options.onNotice(`${one.recipe.benchmark}: ${notice}`);
+      for (const notice of [...changesOf(one), ...notices]) options.onNotice(`${one.recipe.benchmark}: ${notice}`);
       const isScoredOnly = one.kind === "draw" && options.scores.has(one.recipe.benchmark);
       if (!isScoredOnly) model ??= await options.load(one.recipe.dtype);
       const outcome = one.kind === "ask" ? await runAsk(options, one, model!, notices) : await runDraw(options, one, model, notices); // prettier-ignore
