@@ -1,7 +1,7 @@
 /** `mpirun -n 2 janus eval`: the predictions of one process, for any batch, also when a process is killed. Needs Open MPI. */
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -21,11 +21,17 @@ describe.skipIf(!has)("Open MPI", () => {
   beforeAll(() => writeBenchmarks(join(home, "data")));
   afterAll(() => rmSync(home, { recursive: true, force: true }));
 
-  const start = (ranks: number, out: string, benchmarks: readonly string[], tokens: number, ...rest: string[]) => {
+  const start = (
+    ranks: number,
+    out: string,
+    benchmarks: readonly string[],
+    tokens: number | null,
+    ...rest: string[]
+  ) => {
     const node = [process.execPath, "--import", "tsx", join(root, "cli", "main.ts")];
     const command = [...(ranks > 1 ? MPIRUN : []), ...node, "eval", ...benchmarks, "--model", "shapes"];
     const files = ["--data", join(home, "data"), "--out", join(home, out)];
-    const set = ["--set", "dtype=f32", "--set", `decoding.maxNewTokens=${tokens}`];
+    const set = ["--set", "dtype=f32", ...(tokens === null ? [] : ["--set", `decoding.maxNewTokens=${tokens}`])];
     const child = spawn(command[0]!, [...command.slice(1), ...files, ...set, ...rest], { cwd: root });
     let printed = "";
     for (const stream of [child.stdout, child.stderr]) stream.on("data", (bytes: Buffer) => (printed += bytes.toString())); // prettier-ignore
@@ -45,6 +51,16 @@ describe.skipIf(!has)("Open MPI", () => {
     for (const benchmark of BENCHMARKS) expect(predictions("two", benchmark)).toBe(predictions("one", benchmark));
     expect(readFileSync(join(home, "two", "results.json"), "utf8")).toBe(readFileSync(join(home, "one", "results.json"), "utf8")); // prettier-ignore
     expect(printed).toMatch(/pope +\d+\.\d\d.*F1/);
+  });
+
+  it.runIf(isLong)("two processes draw the images of one", async () => {
+    const drawn = ["geneval", "dpg"];
+    const few = ["--set", "imagesPerPrompt=2"];
+    await complete(1, "drawn", drawn, null, ...few);
+    await complete(2, "drawn-by-two", drawn, null, ...few);
+    const files = readdirSync(join(home, "drawn"), { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".png")); // prettier-ignore
+    expect(files).toHaveLength(6 * 2 + 1);
+    for (const name of files) expect(readFileSync(join(home, "drawn-by-two", name))).toEqual(readFileSync(join(home, "drawn", name))); // prettier-ignore
   });
 
   it.runIf(isLong)(
