@@ -145,6 +145,8 @@ async function run(names: readonly string[], flags: EvalFlags, context: Context)
   if ((flags.judge === undefined) !== (flags.judgeModel === undefined)) throw new UsageError("--judge and --judge-model are needed together"); // prettier-ignore
   if (flags.judge !== undefined && !benchmarks.includes("mmvet")) throw new UsageError("--judge judges mmvet, which is not evaluated; name it"); // prettier-ignore
   if (flags.judge !== undefined && !/^https?:$/.test(URL.canParse(flags.judge) ? new URL(flags.judge).protocol : "")) throw new UsageError(`--judge must be a URL with http or https, e.g. https://api.openai.com/v1; got ${flags.judge}`); // prettier-ignore
+  const shard = flags.shard ?? ownShard();
+  if (flags.judge !== undefined && shard.count > 1) throw new UsageError("--judge asks from one process: run it without mpirun and --shard, once the answers are there"); // prettier-ignore
   if (flags.judgePrompt !== undefined && flags.judge === undefined) throw new UsageError("--judge-prompt is the prompt of --judge: give both"); // prettier-ignore
   if (flags.plain) throw new UsageError("--plain is not needed: images are always read as the original code does");
   const { evaluate } = await import("../eval/run.ts");
@@ -165,7 +167,7 @@ async function run(names: readonly string[], flags: EvalFlags, context: Context)
       },
       batch: flags.batch,
       limit: flags.limit ?? null,
-      shard: flags.shard ?? ownShard(),
+      shard,
       canResume: flags.resume === "auto",
       scores,
       judge: flags.judge === undefined ? null : { url: flags.judge, model: flags.judgeModel!, key: process.env["OPENAI_API_KEY"] }, // prettier-ignore

@@ -262,6 +262,7 @@ describe("the command", () => {
     [["pope", "--scores", "dpg=x"], /dpg is not evaluated; name it/],
     [["pope", "--judge", "http://x"], /--judge and --judge-model are needed together/],
     [["pope", "--judge", "http://x", "--judge-model", "m"], /--judge judges mmvet, which is not evaluated/],
+    [["mmvet", "--judge", "http://x", "--judge-model", "m", "--shard", "1/2"], /--judge asks from one process/],
     [["mmvet", "--judge", "file:x", "--judge-model", "m"], /--judge must be a URL with http or https/],
     [["mmvet", "--judge-prompt", "x"], /--judge-prompt is the prompt of --judge: give both/],
     [["pope", "--shard", "3/2"], /k\/n with k from 1 to n/],
