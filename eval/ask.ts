@@ -45,12 +45,14 @@ const WINDOW = 128;
 const MAX_BAD_SHARE = 0.05;
 const FEW_BAD = 10;
 
-/** The first `limit` items; items of one group (rotations, questions about one image) count as one. */
+/** The first `limit` items, and the bad rows before the last of them; items of one group (rotations, questions about one image) count as one. */
 export function limited({ items, bad, otherSplits }: Items, limit: number | null): Items {
-  if (limit === null) return { items, bad, otherSplits };
+  if (limit === null || items.length === 0) return { items, bad, otherSplits };
   const groups = new Set<string>();
   for (const { id, group } of items) if (groups.size < limit) groups.add(group ?? id);
-  return { items: items.filter(({ id, group }) => groups.has(group ?? id)), bad, otherSplits };
+  const kept = items.filter(({ id, group }) => groups.has(group ?? id));
+  const last = Math.max(...kept.map(({ at }) => at));
+  return { items: kept, bad: bad.filter(({ at }) => at < last), otherSplits };
 }
 
 interface Scheduled {

@@ -303,9 +303,10 @@ async function runDraw(
   }
   const { score, items } = await scoreDrawn(one, file);
   await mkdir(folder, { recursive: true });
-  const about = { ...aboutOf(options, one, model), ...(await drawnBy(folder)) };
+  const drawn = await drawnBy(folder);
+  const about = { ...aboutOf(options, one, model), ...drawn };
   const counts = { items, scored: score.headline.n, bad: 0 };
-  const from = await scoredFrom(file);
+  const from = `${await scoredFrom(file)}${drawn.model ? `, which is taken to judge the images of ${images}` : ""}`;
   return { benchmark, result: { about, score, counts, notices: [...notices, from], predictions: null }, next: null, work: null }; // prettier-ignore
 }
 

@@ -132,6 +132,8 @@ describe("TSV", () => {
     expect(items.items.map(({ group }) => group)).toEqual(["7", "8", "7"]);
     expect(limited(items, 1).items.map(({ id }) => id)).toEqual(["7", "1000007"]);
     expect(withoutRotations(items)).toBe(1); // question 8
+    const bad = (at: number) => ({ at, id: null, reason: "" });
+    expect(limited({ ...items, bad: [bad(2), bad(9)] }, 1).bad).toEqual([bad(2)]);
     for (const strange of ["7.0", "07", "9".repeat(16)]) await expect(read(tsv(head, [strange, BASE64, "q", "x", "y", "A"]), "mmbench")).rejects.toThrow(/index must be a whole number/); // prettier-ignore
     await expect(read(tsv(head, ["x7", BASE64, "q", "x", "y", "A"]), "mmbench")).rejects.toThrow(/index must be a whole number/); // prettier-ignore
     await expect(read(tsv(head, ["", BASE64, "q", "x", "y", "A"]), "mmbench")).rejects.toThrow(/an index is required/);
