@@ -65,7 +65,9 @@ it("a beginning has fewer ids than its prompt, and all images", () => {
     (length: number, placeholder = -1) =>
     () => {
       const images = { embeddings: { dim: () => 1 } as unknown as Tensor, placeholder };
-      checkText(language, [{ ids: [1, 2, 3], ...(placeholder >= 0 && { images }), prefix: { length, cache } }], { maxNewTokens: 5 });
+      checkText(language, [{ ids: [1, 2, 3], ...(placeholder >= 0 && { images }), prefix: { length, cache } }], {
+        maxNewTokens: 5,
+      });
     };
   check(2)();
   check(2, 2)();
