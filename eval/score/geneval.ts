@@ -28,13 +28,21 @@ export interface GenevalPrompt {
   readonly text: string;
 }
 
+const RELATIONS: readonly unknown[] = ["left of", "right of", "above", "below"];
+
 function clauses(value: unknown, where: string): Clause[] {
   if (value === undefined) return [];
   if (!Array.isArray(value)) throw new EvalDataError(`${where}: include and exclude must be lists of clauses`);
-  return value.map((one: unknown) => {
-    if (!isObject(one) || typeof one["class"] !== "string" || typeof one["count"] !== "number")
-      throw new EvalDataError(`${where}: a clause must have a class and a count; got ${JSON.stringify(one)}`);
-    return one as unknown as Clause; // the two that every clause has are checked, the others are optional
+  return value.map((one: unknown, i) => {
+    const { class: name, count, color, position } = isObject(one) ? one : {};
+    const isCount = typeof count === "number" && Number.isInteger(count) && count > 0;
+    if (typeof name !== "string" || !isCount)
+      throw new EvalDataError(`${where}: a clause must have a class and a count from 1; got ${JSON.stringify(one)}`);
+    const [relation, target] = Array.isArray(position) ? (position as unknown[]) : [];
+    const isPosition = RELATIONS.includes(relation) && Number.isInteger(target) && Number(target) >= 0 && Number(target) < i; // prettier-ignore
+    if ((color !== undefined && typeof color !== "string") || (position !== undefined && !isPosition))
+      throw new EvalDataError(`${where}: a color must be a text, a position one of ${RELATIONS.join(", ")} and the index of a clause before; got ${JSON.stringify(one)}`); // prettier-ignore
+    return one as unknown as Clause;
   });
 }
 

@@ -256,6 +256,10 @@ describe("GenEval", () => {
     const line = (folder: string, changes: object = {}): string => JSON.stringify({ filename: `${folder}/00000/samples/0000.png`, tag, prompt: text, correct: true, ...changes }); // prettier-ignore
     await expect(read(`${line("a")}\n${line("b")}`)).rejects.toThrow(/:2: each image must be judged once/);
     for (const other of [{ tag: "x" }, { prompt: "of another file" }]) await expect(read(line("a", other))).rejects.toThrow(/:1: the tag and the prompt must be those of line 1/); // prettier-ignore
+    const clause = (changes: object): Promise<unknown> => readGenevalPrompts(file(JSON.stringify({ tag: "x", prompt: "p", include: [{ class: "a", count: 1 }, { class: "b", count: 1, ...changes }] }))); // prettier-ignore
+    await clause({ position: ["above", 0], color: "red" });
+    for (const count of [0, 1.5, "1"]) await expect(clause({ count })).rejects.toThrow(/a count from 1/);
+    for (const strange of [{ position: ["above", 1] }, { position: ["over", 0] }, { position: 5 }, { color: 1 }]) await expect(clause(strange)).rejects.toThrow(/a color must be a text, a position one of left of/); // prettier-ignore
     await expect(readGenevalPrompts(file('{"tag":"x","prompt":"p","include":[{"class":"a"}]}'))).rejects.toThrow(/a class and a count/); // prettier-ignore
   });
 });
