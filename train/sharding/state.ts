@@ -134,7 +134,7 @@ export class ShardedState {
       if (all.every(({ request }) => !request)) await sleep(PAUSE);
       else {
         const read = await Promise.all(
-          all.map(({ request }) => (request ? this.own(request) : new Uint8Array())),
+          all.map(({ request }) => (request ? this.own(request) : Promise.resolve(new Uint8Array()))),
         ).catch((error: unknown) => ({ error }));
         const failed = await tellAll(
           wire,
