@@ -1,12 +1,12 @@
 // The site: `npm run docs` copies docs/ to .cache/docs/src, adds the generated pages, and builds from there.
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync, readFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { defineConfig } from "vitepress";
 
 const SOURCE = join(import.meta.dirname, "..");
 
 type Item = { text: string; link: string };
-type Group = { text: string; collapsed?: boolean; items: Item[] };
+type Group = { text: string; collapsed?: boolean; items: (Item | Group)[] };
 
 /** Pages that are there: a page may come with a later release. */
 const items = (...pages: [text: string, path: string][]): Item[] =>
@@ -14,13 +14,21 @@ const items = (...pages: [text: string, path: string][]): Item[] =>
     .filter(([, path]) => existsSync(join(SOURCE, `${path}.md`)))
     .map(([text, path]) => ({ text, link: `/${path}` }));
 
-/** All pages of a folder by their names. */
+/** All pages of a folder by their titles. */
 const folder = (name: string): Item[] =>
   readdirSync(join(SOURCE, name))
     .filter((file) => file.endsWith(".md"))
-    .toSorted()
-    .map((file) => file.slice(0, -3))
-    .map((page) => ({ text: page.replaceAll("_", " "), link: `/${name}/${page}` }));
+    .map((file) => ({ text: titleOf(join(SOURCE, name, file)), link: `/${name}/${file.slice(0, -3)}` }))
+    .toSorted((a, b) => a.text.localeCompare(b.text));
+
+const titleOf = (path: string): string => readFileSync(path, "utf8").split("\n")[0]!.replace(/^# |`/g, "");
+
+/** The folders of decisions, in the order of the overview. */
+const decisions: Group[] = ["engine", "kernels", "model", "train", "bench", "project"].map((name) => ({
+  text: name,
+  collapsed: true,
+  items: folder(`decisions/${name}`),
+}));
 
 const sidebar: Group[] = [
   { text: "Begin", items: items(["Quick start", "start"], ["Coming from PyTorch", "pytorch"], ["The demo", "demo"]) },
@@ -85,7 +93,7 @@ const sidebar: Group[] = [
   {
     text: "Decisions",
     collapsed: true,
-    items: folder("decisions").map((item) => (item.text === "README" ? { ...item, text: "overview" } : item)),
+    items: [{ text: "All decisions", link: "/decisions/README" }, ...decisions],
   },
   { text: "Log", collapsed: true, items: folder("log") },
 ];

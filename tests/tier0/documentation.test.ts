@@ -1,5 +1,6 @@
 /** The documentation without a GPU: blocks and what they say about running, links, generated pages, licences. `npm run test:docs` runs the blocks. */
-import { readFileSync } from "node:fs";
+import { readFileSync, readdirSync } from "node:fs";
+import { sep } from "node:path";
 import { describe, expect, it } from "vitest";
 import { JanusError } from "../../engine/errors.ts";
 import { RUNNABLE, SHOWN, blocksOf, modules, pages } from "../../scripts/docs/blocks.mjs";
@@ -14,6 +15,7 @@ import { licences } from "../../scripts/release/licences.mjs";
 import { cases } from "../cases.ts";
 
 const MAX_README_LINES = 120;
+const MAX_DECISION_LINES = 60;
 const PROGRAMS_BESIDE_PYTORCH = 10;
 
 describe("blocks", () => {
@@ -68,6 +70,29 @@ describe("pages", () => {
 
   it("begin with a README that one can read", () => {
     expect(readFileSync("README.md", "utf8").trimEnd().split("\n").length).toBeLessThanOrEqual(MAX_README_LINES);
+  });
+});
+
+describe("decisions", () => {
+  const folder = "docs/decisions";
+  const decisions = readdirSync(folder, { recursive: true })
+    .map((path) => String(path).split(sep).join("/"))
+    .filter((path) => path.endsWith(".md") && path !== "README.md");
+
+  it("are short, and say the context, the options and the decision", () => {
+    for (const path of decisions) {
+      const lines = readFileSync(`${folder}/${path}`, "utf8").trimEnd().split("\n");
+      expect(lines.length, path).toBeLessThanOrEqual(MAX_DECISION_LINES);
+      const headings = lines.filter((line) => line.startsWith("## "));
+      expect(headings, path).toEqual(["## Context", "## Options", "## Decision"]);
+    }
+  });
+
+  it("are all in the overview, by their titles", () => {
+    const overview = readFileSync(`${folder}/README.md`, "utf8");
+    const titleOf = (path: string): string => readFileSync(`${folder}/${path}`, "utf8").split("\n")[0]!.slice(2);
+    expect(decisions.filter((path) => !overview.includes(`- [${titleOf(path)}](${path})`))).toEqual([]);
+    expect(decisions.length).toBeGreaterThan(70);
   });
 });
 
