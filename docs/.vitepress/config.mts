@@ -5,6 +5,10 @@ import { defineConfig } from "vitepress";
 
 const SOURCE = join(import.meta.dirname, "..");
 
+/** Two red squares, as on the front page. */
+const ICON =
+  "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'%3E%3Crect width='32' height='32'/%3E%3Cpath fill='%23e02020' d='M12 5h10v10H12zM18 18h9v9h-9z'/%3E%3C/svg%3E";
+
 type Item = { text: string; link: string };
 type Group = { text: string; collapsed?: boolean; items: (Item | Group)[] };
 
@@ -102,13 +106,25 @@ export default defineConfig({
   title: "janus-webgpu",
   description: "Large multimodal models on any GPU, from TypeScript",
   lang: "en-GB",
+  head: [["link", { rel: "icon", type: "image/svg+xml", href: ICON }]],
   cleanUrls: false,
   outDir: join(SOURCE, "..", "site"),
   cacheDir: join(SOURCE, "..", "vite"),
   markdown: { theme: { light: "github-light", dark: "github-dark" }, lineNumbers: false },
   vite: { build: { chunkSizeWarningLimit: 4000 }, logLevel: "warn" },
   themeConfig: {
-    search: { provider: "local" },
+    search: {
+      provider: "local",
+      // Every name of the API is also in lists of the API: pages that explain it come first.
+      options: {
+        miniSearch: {
+          searchOptions: {
+            boostDocument: (id: string) =>
+              /\/api\/janus-webgpu(\.html)?#/.test(id) ? 0.1 : id.includes("/api/") ? 0.3 : 1,
+          },
+        },
+      },
+    },
     outline: { level: [2, 3] },
     nav: [
       { text: "Quick start", link: "/start" },

@@ -17,7 +17,8 @@ const FOLDER = "bench/results";
 const NONE = "no results";
 
 /** Title of the device that a run was made on. */
-const deviceOf = ({ run }: Results): string => `${adapterText(run.adapter)}${run.isSoftware ? ", software" : ""}`;
+const deviceOf = ({ run: { adapter, isSoftware } }: Results): string =>
+  isSoftware ? `${adapter.driver}, software` : adapterText(adapter);
 
 function byDevice(all: readonly Results[]): Map<string, Results[]> {
   const devices = new Map<string, Results[]>();
@@ -35,7 +36,9 @@ function overview(devices: ReadonlyMap<string, readonly Results[]>): string {
     }),
   ]);
   const hasGpu = [...devices.values()].flat().some(({ run }) => !run.isSoftware);
-  return `${table(["device", ...QUESTIONS.map((question) => code(`janus bench ${question}`))], rows)}
+  return `What \`janus bench kernels\`, \`model\`, \`train\` and \`peers\` have measured:
+
+${table(["device", ...QUESTIONS], rows)}
 
 A device that is not in this table has no results here.${hasGpu ? "" : " **There are no results of a GPU.**"}`;
 }
