@@ -43,7 +43,9 @@ function copyPages(): void {
     const kept = text.replace(/\[([^\]]*)\]\(((?:\.\.\/)+[^)#]+)\)/g, (link, name: string, target: string) =>
       normalize(join(dirname(path), target)).startsWith("..") ? name : link,
     );
-    if (kept !== text) writeFileSync(join(SOURCE, path), kept);
+    // VitePress shows the name of a block only in groups of blocks.
+    const named = kept.replace(/^( *)(`{3,}\w+) \[(.+)\]$/gm, "$1File `$3`:\n\n$1$2");
+    if (named !== text) writeFileSync(join(SOURCE, path), named);
   }
 }
 

@@ -1,5 +1,5 @@
 /** The documentation without a GPU: blocks and what they say about running, links, generated pages, licences. `npm run test:docs` runs the blocks. */
-import { readFileSync, readdirSync } from "node:fs";
+import { existsSync, readFileSync, readdirSync } from "node:fs";
 import { sep } from "node:path";
 import { describe, expect, it } from "vitest";
 import { JanusError } from "../../engine/errors.ts";
@@ -94,6 +94,19 @@ describe("decisions", () => {
     expect(decisions.filter((path) => !overview.includes(`- [${titleOf(path)}](${path})`))).toEqual([]);
     expect(decisions.length).toBeGreaterThan(70);
   });
+});
+
+it("programs in a checkout find the source of every entry of the package", async () => {
+  const { exports } = JSON.parse(readFileSync("package.json", "utf8")) as { exports: Record<string, Record<string, unknown>> }; // prettier-ignore
+  const { default: ts } = await import("typescript");
+  const { config } = ts.readConfigFile("tsconfig.json", (file) => readFileSync(file, "utf8")) as { config: { compilerOptions: { paths: Record<string, string[]> } } }; // prettier-ignore
+  const entries = Object.entries(exports).filter(([name]) => name !== "./package.json");
+  const sources = entries.map(([name, of]) => {
+    const { default: built } = (of.node ?? of) as { default: string };
+    return [`janus-webgpu${name.slice(1)}`, [built.replace("./dist/", "./").replace(/js$/, "ts")]];
+  });
+  expect(config.compilerOptions.paths).toEqual(Object.fromEntries(sources));
+  for (const [file] of Object.values(config.compilerOptions.paths)) expect(existsSync(file!), file).toBe(true);
 });
 
 describe("generated pages", () => {
