@@ -52,6 +52,7 @@ const sidebar: Group[] = [
     items: items(
       ["use the model", "use"],
       ["train", "train"],
+      ["prepare data", "data"],
       ["use the library", "library"],
       ["quantise", "how_to/quantise"],
       ["train LoRA adapters", "how_to/lora"],

@@ -36,7 +36,7 @@ const ENTRIES = [
 function copyPages(): void {
   rmSync(SOURCE, { recursive: true, force: true });
   cpSync(join(ROOT, "docs"), SOURCE, { recursive: true });
-  cpSync(join(ROOT, "CHANGELOG.md"), join(SOURCE, "changelog.md"));
+  writeFileSync(join(SOURCE, "changelog.md"), changelogPage());
   for (const path of markdownIn(SOURCE)) {
     const text = readFileSync(join(SOURCE, path), "utf8");
     // The site has no files of the repository beside docs/: their names remain, the links do not.
@@ -47,6 +47,18 @@ function copyPages(): void {
     const named = kept.replace(/^( *)(`{3,}\w+) \[(.+)\]$/gm, "$1File `$3`:\n\n$1$2");
     if (named !== text) writeFileSync(join(SOURCE, path), named);
   }
+}
+
+/** CHANGELOG.md, with the changes that are part of no version yet before the first of its versions. */
+function changelogPage(): string {
+  const folder = join(ROOT, ".changeset");
+  const unreleased = readdirSync(folder)
+    .filter((name) => name.endsWith(".md") && name !== "README.md")
+    .toSorted()
+    .map((name) => readFileSync(join(folder, name), "utf8").replace(/^---\n[^]*?\n---\n/, "").trim()); // prettier-ignore
+  const [, versions] = readFileSync(join(ROOT, "CHANGELOG.md"), "utf8").split(/^(?=# )[^\n]*\n/m);
+  const section = unreleased.length > 0 ? `## Unreleased\n\n${unreleased.join("\n\n")}\n` : "";
+  return `# Changes\n\n${section}${versions}`;
 }
 
 const markdownIn = (folder: string): string[] =>
