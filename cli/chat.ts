@@ -122,8 +122,7 @@ class Chat {
       if (this.running.signal.aborted) this.context.out.note("(stopped)");
       else if (error instanceof JanusError) {
         this.context.out.error(error.message);
-        if (error instanceof NotFiniteError)
-          this.context.exitCode = EXIT.notFinite; // the next answers will be no better
+        if (error instanceof NotFiniteError) this.context.exitCode = EXIT.notFinite; // the next answers will be no better
         else if (!this.isTerminal) this.context.exitCode ||= await exitCodeOf(error); // no one reads the message
         if (/context holds/.test(error.message) && this.messages.length)
           this.context.out.note("/reset forgets the conversation so far");

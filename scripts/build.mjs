@@ -8,19 +8,16 @@ import { ensureSetup, root, tool } from "./setup.mjs";
 
 ensureSetup({ adapter: false });
 rmSync(join(root, "dist"), { recursive: true, force: true });
-const tsc = tool("typescript", "tsc");
+const tsc = tool("typescript-7", "tsc");
 const { status } = spawnSync(process.execPath, [tsc, "-p", "tsconfig.build.json"], { cwd: root, stdio: "inherit" });
 if (status !== 0) process.exit(status ?? 1);
 
-// TypeScript 6.0 does not change the extension of import() in functions with `using`, which it rewrites for older
-// targets, and none of the addresses of Workers.
+// TypeScript does not change the addresses of Workers.
 for (const path of readdirSync(join(root, "dist"), { recursive: true })) {
   if (!path.endsWith(".js")) continue;
   const file = join(root, "dist", path);
   const code = readFileSync(file, "utf8");
-  const mended = code
-    .replace(/\bimport\("(\.{1,2}\/[^"]+)\.ts"\)/g, 'import("$1.js")')
-    .replace(/\bnew Worker\(new URL\("(\.\/[^"]+)\.ts"/g, 'new Worker(new URL("$1.js"');
+  const mended = code.replace(/\bnew Worker\(new URL\("(\.\/[^"]+)\.ts"/g, 'new Worker(new URL("$1.js"');
   if (mended !== code) writeFileSync(file, mended);
 }
 

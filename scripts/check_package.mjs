@@ -173,7 +173,7 @@ function checkDocs(home) {
       typeRoots,
     };
     writeFileSync(join(home, "tsconfig.json"), JSON.stringify({ compilerOptions: options, files }));
-    node(`${files.length} programs of the documentation (${name})`, tool("typescript", "tsc"), ["-p", "."], { cwd: home }); // prettier-ignore
+    node(`${files.length} programs of the documentation (${name})`, tool("typescript-7", "tsc"), ["-p", "."], { cwd: home }); // prettier-ignore
   }
 }
 

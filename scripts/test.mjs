@@ -82,9 +82,9 @@ try {
   const checks = fast
     ? null
     : runChecks([
-        ["types", tool("typescript", "tsc"), ["-p", "tsconfig.json"]],
+        ["types", tool("typescript-7", "tsc"), ["-p", "tsconfig.json"]],
         ["lint", tool("oxlint"), ["--type-aware", "--deny-warnings"]],
-        ["format", tool("prettier"), ["--check", "--log-level", "warn", "."]],
+        ["format", tool("oxfmt"), ["--check"]],
         ["package", join(root, "scripts", "check_package.mjs")],
         ["documentation", join(root, "scripts", "docs", "test.mjs"), ["--built"]], // dist/ is that of the package
       ]);

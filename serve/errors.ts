@@ -13,7 +13,11 @@ import { MissingPartError } from "../model/io/errors.ts";
 import { PromptError } from "../model/request.ts";
 
 export type ApiErrorType =
-  "invalid_request_error" | "authentication_error" | "permission_error" | "rate_limit_error" | "server_error";
+  | "invalid_request_error"
+  | "authentication_error"
+  | "permission_error"
+  | "rate_limit_error"
+  | "server_error";
 
 export interface ApiErrorOptions {
   readonly type?: ApiErrorType;

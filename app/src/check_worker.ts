@@ -35,7 +35,9 @@ export interface BenchReport {
 }
 
 export type ToChecker =
-  { readonly type: "describe" } | { readonly type: "check"; readonly rows: number } | { readonly type: "bench" };
+  | { readonly type: "describe" }
+  | { readonly type: "check"; readonly rows: number }
+  | { readonly type: "bench" };
 
 export type FromChecker =
   | { readonly type: "device"; readonly report: DeviceReport }

@@ -84,7 +84,8 @@ fn matmul_quantized_register(@builtin(workgroup_id) group: vec3u, @builtin(local
     }
   }
   if (column >= params.size.y) { return; }
-  // A copy: the sums themselves must not be indexed by a variable.
+  // A copy: the sums themselves must not be indexed by a variable. The step is that of matmul_register.wgsl.
   var results = sums;
-  for (var r = 0u; r < min(ROWS, params.size.x - row); r++) { finish(vec2u(), row + r, column, results[r]); }
+  let step = 1u + select(0u, params.size.x >> 31u, LANES > 1u);
+  for (var r = 0u; r < min(ROWS, params.size.x - row); r += step) { finish(vec2u(), row + r, column, results[r]); }
 }

@@ -126,14 +126,16 @@ export function adamwPrepare(state: Tensor, norm: Tensor | null, settings: AdamW
   checkTensors("adamwPrepare", state, norm, watched);
   checkBetas("adamwPrepare", beta1, beta2);
   if (!(maxNorm > 0)) throw new ArgumentError(`adamwPrepare: maxNorm must be above 0; got ${maxNorm}. Change it.`);
-  if (!(
-    growthFactor >= 1 &&
-    growthFactor < Infinity &&
-    backoffFactor > 0 &&
-    backoffFactor <= 1 &&
-    Number.isInteger(growthInterval) &&
-    growthInterval >= 1
-  )) {
+  if (
+    !(
+      growthFactor >= 1 &&
+      growthFactor < Infinity &&
+      backoffFactor > 0 &&
+      backoffFactor <= 1 &&
+      Number.isInteger(growthInterval) &&
+      growthInterval >= 1
+    )
+  ) {
     throw new ArgumentError(
       `adamwPrepare: growthFactor must be ≥ 1, growthInterval a whole number ≥ 1, backoffFactor in (0, 1]; got ${growthFactor}, ${growthInterval} and ${backoffFactor}. Change them.`,
     );

@@ -3,7 +3,14 @@ import { isObject } from "../../../model/io/unknown.ts";
 
 /** Kinds of records by their fields. The listing of a folder has records of the kind `folder`. */
 export type RecordKind =
-  "conversations" | "messages" | "pairs" | "text" | "folder" | "preferences" | "image_preferences" | "prompts";
+  | "conversations"
+  | "messages"
+  | "pairs"
+  | "text"
+  | "folder"
+  | "preferences"
+  | "image_preferences"
+  | "prompts";
 
 /** `used`: obeyed. `ignored`: says nothing about training, or was allowed by name. `refused`: a record with it is a bad one. */
 export type FieldUse = "used" | "ignored" | "refused";
