@@ -109,6 +109,36 @@ it("programs in a checkout find the source of every entry of the package", async
   for (const [file] of Object.values(config.compilerOptions.paths)) expect(existsSync(file!), file).toBe(true);
 });
 
+it("every function and class of the API says what it is", async () => {
+  const entries = [
+    await import("../../engine/index.ts"),
+    await import("../../kernels/index.ts"),
+    await import("../../model/nn/index.ts"),
+    await import("../../model/index.ts"),
+    await import("../../train/node/index.ts"),
+    await import("../../index.node.ts"),
+  ];
+  const sources = ["engine", "kernels", "model", "train"].flatMap((folder) =>
+    readdirSync(folder, { recursive: true })
+      .map((path) => `${folder}/${String(path)}`)
+      .filter((path) => path.endsWith(".ts"))
+      .map((path) => readFileSync(path, "utf8")),
+  );
+  const described = new Set<string>();
+  const declared = /(\*\/\n)?^export (?:declare |abstract |async )*(?:function\*?|class|const) (\w+)/gm;
+  for (const source of sources)
+    for (const [, comment, name] of source.matchAll(declared)) if (comment) described.add(name!);
+  for (const source of sources)
+    for (const [, name, alias] of source.matchAll(/\b(\w+) as (\w+)\b/g))
+      if (described.has(name!)) described.add(alias!);
+  const functions = entries.flatMap((entry) =>
+    Object.entries(entry).filter(([, value]) => typeof value === "function"),
+  );
+  const names = [...new Set(functions.map(([name]) => name))];
+  expect(names.filter((name) => !described.has(name))).toEqual([]);
+  expect(names.length).toBeGreaterThan(300);
+});
+
 describe("generated pages", () => {
   it("have every command with its options", () => {
     const page = cliPage();
