@@ -1,4 +1,5 @@
-// `npm test`: set-up; types, lint, format and the package; tier 0 (no GPU) and tier 1 (software Vulkan or a GPU).
+// `npm test`: set-up; types, lint, format; tier 0 (no GPU) and tier 1 (software Vulkan or a GPU). `npm test -- --all`: the package and the
+// documentation too, as `npm run check:package` and `npm run test:docs` check them alone.
 // `npm run test:fast`: tier 0 alone, without a driver. `npm run test:long`: proofs that have a short form in `npm test` in their long one, then
 // files that train and generate with the kernels that a GPU would choose.
 // Further arguments go to vitest (a file name, `-t`).
@@ -12,7 +13,8 @@ import { ensureSetup, root, tool } from "./setup.mjs";
 
 const fast = process.argv.includes("--fast");
 const long = process.argv.includes("--long");
-const vitestArguments = process.argv.slice(2).filter((argument) => !["--fast", "--long"].includes(argument));
+const all = process.argv.includes("--all") || long;
+const vitestArguments = process.argv.slice(2).filter((argument) => !["--fast", "--long", "--all"].includes(argument));
 if (long) process.env.JANUS_TEST_LONG = "1";
 const report = join(root, ".cache", "vitest.json");
 
@@ -78,6 +80,10 @@ async function runVitest(title, projects, files = []) {
 
 try {
   ensureSetup({ adapter: !fast });
+  const published = [
+    ["package", join(root, "scripts", "check_package.mjs")],
+    ["documentation", join(root, "scripts", "docs", "test.mjs"), ["--built"]], // dist/ is that of the package
+  ];
   // The checks wait for the network and use one core each: they run beside the tests.
   const checks = fast
     ? null
@@ -85,8 +91,7 @@ try {
         ["types", tool("typescript-7", "tsc"), ["-p", "tsconfig.json"]],
         ["lint", tool("oxlint"), ["--type-aware", "--deny-warnings"]],
         ["format", tool("oxfmt"), ["--check"]],
-        ["package", join(root, "scripts", "check_package.mjs")],
-        ["documentation", join(root, "scripts", "docs", "test.mjs"), ["--built"]], // dist/ is that of the package
+        ...(all ? published : []),
       ]);
   if (fast) await runVitest("tier 0", ["--project", "tier0*"]);
   else await runVitest("tier 0 and tier 1", []);
