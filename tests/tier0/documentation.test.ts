@@ -155,6 +155,7 @@ describe("generated pages", () => {
       "| `bad.share` | Most bad samples, as a share of all samples seen. | number, at least 0, at most 1 | `0.001` |",
     );
     expect(page).toContain("| `lora.rank` |");
+    expect(page.match(/^\| `[^`]+` \|  \|.*/gm)).toBeNull(); // none without a meaning
     expect(page).toMatch(/`lora\.rslora`.*`false`/);
     expect(page).toMatch(/`reseed\.every`.*`200`/);
   });
