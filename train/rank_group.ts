@@ -22,6 +22,7 @@ export async function requireSame(ranks: Ranks, own: Readonly<Record<string, str
     }
 }
 
+/** `Ranks` over any way of passing bytes between processes; gradients are summed in rank order in f32. */
 export class RankGroup implements Ranks {
   readonly rank: number;
   readonly size: number;

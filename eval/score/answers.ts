@@ -146,7 +146,7 @@ const CONTRACTIONS = words(`
   they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's
   where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've
   y'all y'all'll y'all'd've you'd you'd've you'll you're you've`);
-const MENDED = new Map(CONTRACTIONS.flatMap((word) => [...word].flatMap((c, i) => (c === "'" ? [[word.slice(0, i) + word.slice(i + 1), word] as const] : [])))); // prettier-ignore
+const MENDED = new Map(CONTRACTIONS.flatMap((word) => word.split("").flatMap((c, i) => (c === "'" ? [[word.slice(0, i) + word.slice(i + 1), word] as const] : [])))); // prettier-ignore
 // As the official table has them: "hed" is no word but is mended, and this one loses its apostrophe.
 MENDED.set("hed", "he'd").set("somebody'd", "somebodyd");
 
