@@ -93,9 +93,9 @@ async function check(count: number): Promise<void> {
 interface Work {
   readonly name: string;
   readonly run: () => void;
-  /** Floating-point operations, or bytes moved. */
-  readonly flops?: number;
-  readonly bytes?: number;
+  /** Floating-point operations, or bytes moved, as the ceiling counts. */
+  readonly amount: number;
+  readonly ceiling: keyof BenchReport["ceilings"];
 }
 
 function works(device: Device): Work[] {
@@ -107,10 +107,15 @@ function works(device: Device): Work[] {
       make();
     });
   return [
-    { name: `matmul ${n} × ${n} × ${n}, f32`, run: run(() => F.matmul(a, b)), flops: 2 * n ** 3 },
-    { name: "add, f32", run: run(() => F.add(x, x)), bytes: 8 * x.size },
-    { name: "softmax over rows of 1024, f32", run: run(() => F.softmax(x.reshape([-1, 1024]))), bytes: 8 * x.size },
-    { name: "sum, f32", run: run(() => F.sum(x)), bytes: 4 * x.size },
+    { name: `matmul ${n} × ${n} × ${n}, f32`, run: run(() => F.matmul(a, b)), amount: 2 * n ** 3, ceiling: "gflops" },
+    { name: "add, f32", run: run(() => F.add(x, x)), amount: 8 * x.size, ceiling: "copyGbs" },
+    {
+      name: "softmax over rows of 1024, f32",
+      run: run(() => F.softmax(x.reshape([-1, 1024]))),
+      amount: 8 * x.size,
+      ceiling: "copyGbs",
+    },
+    { name: "sum, f32", run: run(() => F.sum(x)), amount: 4 * x.size, ceiling: "readGbs" },
   ];
 }
 
@@ -122,17 +127,18 @@ async function bench(): Promise<void> {
   using probes = new Probes(device);
   await probes.measure(3);
   const { gflops, readGbs, copyGbs } = probes.ceilings;
+  const ceilings = { gflops, readGbs, copyGbs };
   const rows: { name: string; ms: number; rate: string; share: number }[] = [];
   const all = works(device);
-  for (const [i, { name, run, flops, bytes }] of all.entries()) {
+  for (const [i, { name, run, amount, ceiling }] of all.entries()) {
     post({ type: "progress", text: name, share: (i + 1) / (all.length + 1) });
     let ms = Infinity;
     for (let k = 0; k < 5; k++) ms = Math.min(ms, (await profile(run, device)).totalMs);
-    const rate = (flops ?? bytes!) / ms / 1e6;
-    const ceiling = flops ? gflops : copyGbs;
-    rows.push({ name, ms, rate: `${rate.toFixed(1)} ${flops ? "GFLOP/s" : "GB/s"}`, share: rate / ceiling });
+    const rate = amount / ms / 1e6;
+    const unit = ceiling === "gflops" ? "GFLOP/s" : "GB/s";
+    rows.push({ name, ms, rate: `${rate.toFixed(1)} ${unit}`, share: rate / ceilings[ceiling] });
   }
-  post({ type: "measured", report: { ceilings: { gflops, readGbs, copyGbs }, rows } });
+  post({ type: "measured", report: { ceilings, rows } });
 }
 
 addEventListener("message", ({ data }: MessageEvent<ToChecker>) => {

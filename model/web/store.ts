@@ -97,7 +97,8 @@ export class PartialFile {
   private readonly folder: FileSystemDirectoryHandle;
   private readonly hash: { update(bytes: Uint8Array): unknown; digest(): Uint8Array };
   private parts: number;
-  private pending: Uint8Array[] = [];
+  /** One buffer for all parts: pieces that are freed by the garbage collector alone would pile up. */
+  private readonly pending: Uint8Array;
   private pendingBytes = 0;
   private storedBytes: number;
 
@@ -109,6 +110,7 @@ export class PartialFile {
         ? sha256.create()
         : sha1.create().update(new TextEncoder().encode(`blob ${file.bytes}\0`));
     this.parts = parts.length;
+    this.pending = new Uint8Array(Math.min(PART_BYTES, file.bytes));
     this.storedBytes = parts.reduce((sum, { size }) => sum + size, 0);
   }
 
@@ -133,8 +135,8 @@ export class PartialFile {
 
   async append(bytes: Uint8Array): Promise<void> {
     for (let at = 0; at < bytes.length;) {
-      const piece = bytes.slice(at, at + PART_BYTES - this.pendingBytes);
-      this.pending.push(piece);
+      const piece = bytes.subarray(at, at + PART_BYTES - this.pendingBytes);
+      this.pending.set(piece, this.pendingBytes);
       this.pendingBytes += piece.length;
       at += piece.length;
       if (this.pendingBytes === PART_BYTES) await this.writePart();
@@ -142,16 +144,17 @@ export class PartialFile {
   }
 
   private async writePart(): Promise<void> {
-    for (const piece of this.pending) this.hash.update(piece);
-    await writeFile(this.folder, partName(this.parts), this.pending);
+    const part = this.pending.subarray(0, this.pendingBytes);
+    this.hash.update(part);
+    await writeFile(this.folder, partName(this.parts), [part]);
     this.parts++;
     this.storedBytes += this.pendingBytes;
-    [this.pending, this.pendingBytes] = [[], 0];
+    this.pendingBytes = 0;
   }
 
   /** Drops what waits in memory: the next connection begins behind the last stored part. */
   dropPending(): void {
-    [this.pending, this.pendingBytes] = [[], 0];
+    this.pendingBytes = 0;
   }
 
   /** Checks the hash and marks the contents as whole. Returns the hash; if it is not the file's, the contents are removed. */

@@ -155,18 +155,22 @@ describe("the page", () => {
     expect(await problems(page)).toEqual([]);
   });
 
-  it.runIf(isLong)("describes and measures the device", async () => {
+  it("describes, tests and measures the device, and exports the report", async () => {
     await page.getByRole("tab", { name: "This device" }).click();
     await page.getByRole("button", { name: "Describe" }).click();
     await page.getByText("Largest buffer").waitFor(PATIENCE);
+    await page.getByRole("button", { name: "Self-test" }).click();
+    await page.getByText("Self-test: passed").waitFor(PATIENCE);
     await page.getByRole("button", { name: "Bench" }).click();
     await page.getByText("Of the ceiling").waitFor(PATIENCE);
     await page.screenshot({ path: `${shots}/device.png` });
     expect(await problems(page)).toEqual([]);
     const exported = page.waitForEvent("download");
     await page.getByRole("button", { name: "Export JSON" }).click();
-    const report = JSON.parse(readFileSync(await (await exported).path(), "utf8")) as { bench: { rows: unknown[] } };
-    expect(report.bench.rows.length).toBe(4);
+    const { device, checks, bench } = JSON.parse(readFileSync(await (await exported).path(), "utf8")) as Record<string, Record<string, unknown>>; // prettier-ignore
+    expect(device).toMatchObject({ isSoftware: true, userAgent: expect.stringMatching(/Chrome/) as string });
+    expect(checks).toMatchObject({ rows: 60, failures: [] });
+    expect(bench!["rows"]).toHaveLength(4);
     expect(errors).toEqual([]);
   });
 
