@@ -28,18 +28,15 @@ fn conv2d_registers(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups
   let o = o_group + lane * 4u;
   let step = params.height * params.width;
   let taps = params.kernel_height * params.kernel_width;
+  // Compilers do not know that it is 1: written out, places and stores are most of the kernel's compile time.
+  let one = 1u + (params.channels >> 31u);
   var a0 = vec4f(); var a1 = vec4f(); var a2 = vec4f(); var a3 = vec4f(); var a4 = vec4f(); var a5 = vec4f(); var a6 = vec4f(); var a7 = vec4f();
   for (var tap = 0u; tap < taps; tap++) {
     let i = tap / params.kernel_width;
     let j = tap % params.kernel_width;
-    let at0 = locate(first + 0u, i, j);
-    let at1 = locate(first + 1u, i, j);
-    let at2 = locate(first + 2u, i, j);
-    let at3 = locate(first + 3u, i, j);
-    let at4 = locate(first + 4u, i, j);
-    let at5 = locate(first + 5u, i, j);
-    let at6 = locate(first + 6u, i, j);
-    let at7 = locate(first + 7u, i, j);
+    var at: array<i32, 8>;
+    for (var k = 0u; k < 8u; k += one) { at[k] = locate(first + k, i, j); }
+    let at0 = at[0]; let at1 = at[1]; let at2 = at[2]; let at3 = at[3]; let at4 = at[4]; let at5 = at[5]; let at6 = at[6]; let at7 = at[7];
     if (max(max(max(at0, at1), max(at2, at3)), max(max(at4, at5), max(at6, at7))) < 0) { continue; }
     var base = params.x_first + image * params.x_image;
     var wi = params.w_first + o_tile * params.w_tile + tap * 8u + lane;
@@ -58,8 +55,7 @@ fn conv2d_registers(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups
     }
   }
   let sums = array(a0, a1, a2, a3, a4, a5, a6, a7);
-  // Compilers do not know that the step is 1: written out, the stores are most of the kernel's compile time.
-  for (var k = 0u; k < 8u; k += 1u + (params.channels >> 31u)) {
+  for (var k = 0u; k < 8u; k += one) {
     let e = k % 4u; // output channel
     let half = k / 4u * 4u;
     if (first + half < pixels) {
