@@ -3,15 +3,16 @@
  * in, the next ones out) that is captured once and replayed. Nothing of a step is on the host: lengths, positions and draws live on the device.
  */
 import { NotFiniteError, capture, empty, noGrad, scope, tensor } from "../engine/index.ts";
-import type { Captured, DType, Device, Tensor } from "../engine/index.ts";
+import type { Captured, Device, Tensor } from "../engine/index.ts";
 import { NOT_FINITE_FLAG, advance, arange, cat, copyInto, indexSelect } from "../kernels/index.ts";
+import type { CacheDType } from "../kernels/index.ts";
 import { embedMixed } from "./causal.ts";
 import type { CausalModel, PromptRow } from "./causal.ts";
 import { KvCache } from "./llama.ts";
 
 export interface DecodingOptions {
-  /** Dtype of keys and values (default: f32). 16 bits halve the cache's memory, at that precision. */
-  readonly cacheDType?: DType;
+  /** Dtype of keys and values (default: that of the model, f32 if it was loaded without one). bf16, f16 and int8 need less memory and are less precise. */
+  readonly cacheDType?: CacheDType;
   /** Run every step eagerly instead of replaying a captured one: slower, the same bits. */
   readonly eager?: boolean;
   /** Compare the captured step bit for bit with a separate run before it is used. */
@@ -43,6 +44,17 @@ export interface DecodingBatch {
   readonly samples: number;
   /** Tokens that are to follow. */
   readonly room: number;
+}
+
+/** A cache for `rows` rows of `capacity` positions of a model. */
+export function cacheFor(
+  model: CausalModel,
+  rows: number,
+  capacity: number,
+  options: Pick<DecodingOptions, "cacheDType">,
+): KvCache {
+  const dtype = options.cacheDType ?? model.cacheDType ?? "f32";
+  return new KvCache(model.language, rows, capacity, { device: model.device, dtype });
 }
 
 /** ids with image embeddings in their places → [1, T, hidden]. */
@@ -101,18 +113,17 @@ export class TokenDecoder {
    * Call it in `construct`, so that nothing is left when memory does not suffice.
    */
   static prefill(model: CausalModel, head: Head, batch: DecodingBatch, options: DecodingOptions = {}): TokenDecoder {
-    const { device, language: config } = model;
+    const { device } = model;
     const { prompts, order, samples, room } = batch;
-    const placed = { device, ...(options.cacheDType && { dtype: options.cacheDType }) };
     const longest = Math.max(...prompts.map(({ ids }) => ids.length));
-    const cache = new KvCache(config, order.length, longest + room, placed);
+    const cache = cacheFor(model, order.length, longest + room, options);
     const hidden = noGrad(() =>
       scope(() => {
         const last = prompts.map((prompt, p) =>
           scope(() => {
             const length = prompt.ids.length;
             // A single prompt is written directly into its cache, several prompts through a separate cache each.
-            const own = order.length === 1 ? cache : new KvCache(config, 1, length, placed);
+            const own = order.length === 1 ? cache : cacheFor(model, 1, length, options);
             const states = model.hidden(embedRow(model, prompt), {
               positions: arange(0, length, 1, { device }),
               cache: own,

@@ -1,11 +1,11 @@
 /** Text generation with any causal model: prompts in a batch, sampling on the device, tokens read back a few steps behind. */
-import { ArgumentError, DTypeError, construct, isFloat, requireArray, scope, shown, tensor } from "../engine/index.ts";
+import { ArgumentError, construct, requireArray, scope, shown, tensor } from "../engine/index.ts";
 import type { Tensor } from "../engine/index.ts";
 import { arange, copyInto, expression, map } from "../kernels/index.ts";
 import type { CausalConfig, CausalModel, PromptRow } from "./causal.ts";
 import { TokenDecoder, isFlagged, stepsAhead } from "./decoding.ts";
 import type { DecodingOptions, Head } from "./decoding.ts";
-import { PromptError, checkContext, checkIds, checkSampling } from "./request.ts";
+import { PromptError, checkCacheDType, checkContext, checkIds, checkSampling } from "./request.ts";
 import type { SamplingOptions } from "./request.ts";
 import { Sampler } from "./sampling.ts";
 
@@ -117,7 +117,7 @@ class TextHead implements Head {
 
 /** Checks the arguments of `generateText`. Throws `PromptError`, `ArgumentError` or `DTypeError`. */
 export function checkText(config: CausalConfig, prompts: readonly PromptRow[], options: TextOptions): void {
-  const { maxNewTokens = 512, repetitionPenalty = 1, suppressTokens = [], cacheDType = "f32" } = options;
+  const { maxNewTokens = 512, repetitionPenalty = 1, suppressTokens = [], cacheDType } = options;
   const { vocabulary, maxPositions } = config;
   if (!Number.isInteger(maxNewTokens) || maxNewTokens < 1)
     throw new ArgumentError(`generateText: maxNewTokens must be a whole number from 1; got ${maxNewTokens}`);
@@ -126,8 +126,7 @@ export function checkText(config: CausalConfig, prompts: readonly PromptRow[], o
       `generateText: repetitionPenalty must be a number above 0 (1: none); got ${shown(repetitionPenalty)}`,
     );
   requireArray("generateText", "suppressTokens", suppressTokens);
-  if (!isFloat(cacheDType))
-    throw new DTypeError(`generateText: cacheDType must be f32, f16 or bf16; got ${cacheDType}`);
+  checkCacheDType("generateText", cacheDType);
   const strange = Array.from(suppressTokens).findIndex((id) => !Number.isInteger(id) || id < 0 || id >= vocabulary);
   if (new Set(suppressTokens).size >= vocabulary)
     throw new ArgumentError("generateText: suppressTokens must leave a token; got all of them");

@@ -1,7 +1,8 @@
 /** The language model: a Llama (Touvron et al. 2023) with rotary positions and SwiGLU, over embeddings that may come from text or images. */
 import { checkpoint, lastOp, noGrad, onGrad, scope } from "../engine/index.ts";
 import type { DType, Device, Tensor } from "../engine/index.ts";
-import { attention, attentionDecode, cacheWrite, copyInto, full, joinedRows, jointLinear, linear, normLinear, rope, ropeAttention, rotaryAttention, swiglu } from "../kernels/index.ts"; // prettier-ignore
+import { attention, attentionDecode, cacheStorage, cacheWrite, copyInto, full, joinedRows, jointLinear, linear, normLinear, rope, ropeAttention, rotaryAttention, swiglu } from "../kernels/index.ts"; // prettier-ignore
+import type { CacheDType } from "../kernels/index.ts";
 import { Embedding, Linear, RMSNorm } from "./nn/layers.ts";
 import { Module } from "./nn/module.ts";
 import { QuantizedLinear, joinedWeight, linearLayer, linearLayers } from "./nn/quantized_linear.ts";
@@ -31,7 +32,7 @@ export type CacheConfig = Pick<LlamaConfig, "layers" | "kvHeads" | "headDim">;
  * computes the same bits whatever the other rows are.
  */
 export class KvCache {
-  /** [B, kvHeads, capacity, headDim], one per layer. */
+  /** [B, kvHeads, capacity, headDim], one per layer; of int8 as `cacheStorage` says. */
   readonly keys: readonly Tensor[];
   readonly values: readonly Tensor[];
   /** u32 [B]: positions that are filled. */
@@ -43,8 +44,14 @@ export class KvCache {
   readonly batch: number;
   readonly capacity: number;
 
-  constructor(config: CacheConfig, batch: number, capacity: number, options: { dtype?: DType; device?: Device } = {}) {
-    const make = (): Tensor => full([batch, config.kvHeads, capacity, config.headDim], 0, options).keep();
+  constructor(
+    config: CacheConfig,
+    batch: number,
+    capacity: number,
+    options: { dtype?: CacheDType; device?: Device } = {},
+  ) {
+    const { dtype, columns } = cacheStorage(options.dtype ?? "f32", config.headDim);
+    const make = (): Tensor => full([batch, config.kvHeads, capacity, columns], 0, { ...options, dtype }).keep();
     this.keys = Array.from({ length: config.layers }, make);
     this.values = Array.from({ length: config.layers }, make);
     const behind = Math.ceil(batch / COUNTERS) * COUNTERS;
