@@ -15,7 +15,8 @@ export interface ReportOptions {
   readonly baseline?: { readonly name: string; readonly run: RunInfo; readonly runNoise: number } | null;
 }
 
-function ceilingsText({ ceilings, launch, isSoftware }: RunInfo): string[] {
+/** What the machine reached, line by line. */
+export function ceilingsText({ ceilings, launch, isSoftware }: RunInfo): string[] {
   const { gflops, readGbs, copyGbs, matrices } = ceilings;
   const lines = [
     `ceilings of this run: ${number(gflops)} GFLOP/s f32 multiply-add, ${number(readGbs)} GB/s streaming read, ${number(copyGbs)} GB/s streaming copy`,
@@ -103,7 +104,7 @@ export function markdownReport(results: Results, options: ReportOptions = {}): s
 }
 
 /** The circumstances of a run, by name. */
-function facts(run: RunInfo): [string, string][] {
+export function facts(run: RunInfo): [string, string][] {
   const { versions, settings, coldBytes, limits } = run;
   return [
     ["adapter", run.adapter.name],

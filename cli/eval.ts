@@ -29,6 +29,7 @@ interface EvalFlags extends ModelFlags {
   readonly scores?: readonly string[];
   readonly judge?: string;
   readonly judgeModel?: string;
+  readonly judgePrompt?: string;
 }
 
 function shard(text: string): Shard {
@@ -68,6 +69,7 @@ export const addEval: AddCommand = (program, context) => {
     .option("--scores <benchmark=file>", "score geneval or dpg from a detector's or VQA model's file, mmvet from a judge's file", collect)
     .option("--judge <url>", "judge mmvet by a model behind this OpenAI-compatible URL (key: OPENAI_API_KEY)")
     .option("--judge-model <name>", "model of --judge")
+    .option("--judge-prompt <file>", "prompt of --judge: MM-Vet's mm-vet_evaluator.py or .ipynb, VLMEvalKit's mmvet.py, or a text with {question}, {answer} and {prediction}")
     .option("--json", "print one JSON object"); // prettier-ignore
   addModelOptions(command).action((benchmarks: string[], flags: EvalFlags) => run(benchmarks, flags, context));
   command
@@ -117,6 +119,10 @@ function ownShard(): Shard {
   return { index: rank, count: size };
 }
 
+/** The GPU of a process among those that were started together on its machine. */
+const ownAdapter = async (localRank: number): Promise<number | undefined> =>
+  (await import("./ranks.ts")).adapterOf(localRank);
+
 /** Commit of the checkout that this file belongs to, with a + if it has changes; null in an installed package. */
 function ownCommit(): string | null {
   const cwd = fileURLToPath(new URL("..", import.meta.url));
@@ -137,8 +143,14 @@ async function run(names: readonly string[], flags: EvalFlags, context: Context)
   const strange = [...scores.keys()].find((name) => !benchmarks.includes(name));
   if (strange) throw new UsageError(`--scores ${strange}=… is given, but ${strange} is not evaluated; name it`);
   if ((flags.judge === undefined) !== (flags.judgeModel === undefined)) throw new UsageError("--judge and --judge-model are needed together"); // prettier-ignore
+  if (flags.judge !== undefined && !benchmarks.includes("mmvet")) throw new UsageError("--judge judges mmvet, which is not evaluated; name it"); // prettier-ignore
+  if (flags.judge !== undefined && !/^https?:$/.test(URL.canParse(flags.judge) ? new URL(flags.judge).protocol : "")) throw new UsageError(`--judge must be a URL with http or https, e.g. https://api.openai.com/v1; got ${flags.judge}`); // prettier-ignore
+  const shard = flags.shard ?? ownShard();
+  if (flags.judge !== undefined && shard.count > 1) throw new UsageError("--judge asks from one process: run it without mpirun and --shard, once the answers are there"); // prettier-ignore
+  if (flags.judgePrompt !== undefined && flags.judge === undefined) throw new UsageError("--judge-prompt is the prompt of --judge: give both"); // prettier-ignore
   if (flags.plain) throw new UsageError("--plain is not needed: images are always read as the original code does");
   const { evaluate } = await import("../eval/run.ts");
+  const { readJudgePrompt } = await import("../eval/judge.ts");
   let session: Session | null = null;
   const started = performance.now();
   using progress = out.progress("items");
@@ -147,17 +159,25 @@ async function run(names: readonly string[], flags: EvalFlags, context: Context)
       benchmarks,
       data: flags.data,
       out: flags.out,
-      changes: { set: flags.set ?? [], files: flags.recipe ?? [], ...(flags.dtype && { dtype: flags.dtype }) },
+      changes: {
+        set: flags.set ?? [],
+        files: flags.recipe ?? [],
+        ...(flags.dtype && { dtype: flags.dtype }),
+        ...(flags.judgePrompt !== undefined && { judgePrompt: await readJudgePrompt(flags.judgePrompt) }),
+      },
       batch: flags.batch,
       limit: flags.limit ?? null,
-      shard: flags.shard ?? ownShard(),
+      shard,
       canResume: flags.resume === "auto",
       scores,
       judge: flags.judge === undefined ? null : { url: flags.judge, model: flags.judgeModel!, key: process.env["OPENAI_API_KEY"] }, // prettier-ignore
       version: ownVersion(),
       commit: ownCommit(),
       load: async (dtype) => {
-        const { dtype: _, ...rest } = flags;
+        const { dtype: _, ...given } = flags;
+        const launched = launchedBy();
+        const adapter = given.adapter ?? (launched && launched.size > 1 ? await ownAdapter(launched.localRank) : undefined); // prettier-ignore
+        const rest = { ...given, ...(adapter !== undefined && { adapter }) };
         session = await openJanus(dtype === "checkpoint" ? rest : { ...rest, dtype: dtype as FloatDType }, context);
         const weights = session.janus.model.parameters()[0];
         const isPath = isAbsolute(flags.model) || flags.model.startsWith(".");
@@ -196,20 +216,21 @@ async function print(
   for (const { benchmark, result, work } of outcomes) {
     for (const note of result?.score.notes ?? []) out.note(`${benchmark}: ${note}`);
     if (result && result.counts.bad > 0) out.warn(`${benchmark}: ${result.counts.bad} rows could not be used; see ${folder}/${benchmark}/bad.jsonl`); // prettier-ignore
-    if (work && work.questions > 0) out.note(`${benchmark}: ${formatCount(work.questions)} questions asked; ${formatCount(work.encoded)} of ${formatCount(work.images)} images encoded, the others were in the cache`); // prettier-ignore
+    if (work && work.questions > 0) out.note(`${benchmark}: questions asked: ${formatCount(work.questions)}; images encoded: ${formatCount(work.encoded)} of ${formatCount(work.images)}; beginnings of prompts computed: ${formatCount(work.prefixes)}`); // prettier-ignore
   }
-  out.note(`${formatDuration(ms)}; tables and recipes: ${folder}/results.html, results.md, results.json`);
+  const isScored = outcomes.some(({ result }) => result);
+  out.note(formatDuration(ms) + (isScored ? `; tables and recipes: ${folder}/results.html, results.md, results.json` : "")); // prettier-ignore
   out.result({ folder, ms, benchmarks: outcomes }, () => table(rows));
 }
 
 async function list({ out }: Context): Promise<void> {
   const { BENCHMARKS, loadRecipe } = await import("../eval/recipe.ts");
-  const { fileText } = await import("../eval/data.ts");
+  const { detailsText } = await import("../eval/data.ts");
   const recipes = BENCHMARKS.map((benchmark) => loadRecipe(benchmark).recipe);
   const known = recipes.map(({ benchmark, title, files, kind, scorer }) => ({ benchmark, title, kind, scorer, files }));
   out.result({ benchmarks: known }, () =>
     recipes
-      .map(({ benchmark, title, files }) => `${benchmark} (${title})\n${files.map((file) => `  ${fileText(file)}`).join("\n")}`)
+      .map(({ benchmark, title, files }) => [`${benchmark} (${title})`, ...files.flatMap((file) => [`  ${file.name} from ${file.url}`, `    ${detailsText(file)}`])].join("\n"))
       .join("\n"),
   ); // prettier-ignore
 }

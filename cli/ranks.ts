@@ -54,7 +54,7 @@ export async function withRanks(
 }
 
 /** The GPU of a process among those of its machine; undefined for software adapters, which all processes share. */
-async function adapterOf(localRank: number): Promise<number | undefined> {
+export async function adapterOf(localRank: number): Promise<number | undefined> {
   const { isSoftware, listAdapters } = await import("../engine/index.ts");
   const all = await listAdapters();
   const gpus = [...all.keys()].filter((i) => !isSoftware(all[i]!.adapter.info));

@@ -38,6 +38,7 @@ interface Step {
 
 const CHUNK_BYTES = 65536;
 
+/** The launches that `capture(fn)` recorded, with the buffers that they use. `replay()` runs them again, `dispose()` frees them. */
 export class Captured<T> {
   /** The result of `fn`; each replay overwrites its tensors. */
   readonly result: T;

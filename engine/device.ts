@@ -124,6 +124,10 @@ export function setDevice(device: Device | null): void {
   defaultDevice = device;
 }
 
+/**
+ * A GPU, or the null device, which only counts. `Device.create()` opens the fastest adapter and makes the first one the default
+ * of the program; `destroy()` frees all that it has.
+ */
 export class Device {
   /** Number of the device, to distinguish two of one adapter. */
   readonly id = nextDevice++;

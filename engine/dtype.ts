@@ -21,6 +21,7 @@ export const DTYPES: Readonly<Record<DType, DTypeInfo>> = {
   u8: { bits: 8, float: false },
 };
 
+/** True for f32, f16 and bf16. */
 export const isFloat = (dtype: DType): boolean => DTYPES[dtype].float;
 
 /** Bytes that `count` elements take in a storage, padded to 16 so that every kernel may read whole vec4 granules. */

@@ -4,9 +4,22 @@
  *
  * @module janus-webgpu/engine
  */
-export * from "./autograd.ts";
+export {
+  backward,
+  enableGrad,
+  gradEnabled,
+  noGrad,
+  noGradDepth,
+  onGrad,
+  record,
+  setGradientAccumulator,
+  watchGradients,
+  watchLeaves,
+  zeroGradients,
+} from "./autograd.ts";
 export * from "./capabilities.ts";
 export * from "./capture.ts";
+export { checkpoint, lastOp, sideEffect } from "./checkpoint.ts";
 export { deviceConstant } from "./constants.ts";
 export type { ConstantSource } from "./constants.ts";
 export { listAdapters } from "./adapters.ts";

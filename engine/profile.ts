@@ -31,6 +31,7 @@ export interface ProfileRow {
   readonly gbytesPerSecond: number;
 }
 
+/** The launches of `profile(fn)` with their GPU times, as a table and as a trace for Chrome. */
 export class Profile {
   readonly launches: readonly ProfiledLaunch[];
 

@@ -22,6 +22,7 @@ export function contiguousStrides(shape: Shape): number[] {
   return strides;
 }
 
+/** True if both have the same dimensions in the same order. */
 export function sameShape(a: Shape, b: Shape): boolean {
   return a.length === b.length && a.every((n, i) => n === b[i]);
 }

@@ -50,6 +50,10 @@ export interface TensorOptions {
   readonly requiresGrad?: boolean;
 }
 
+/**
+ * An array of numbers on a device, or a view of one: shape, dtype, strides and storage, and its gradient if it needs one.
+ * Ops are functions of `F`, and methods once `janus-webgpu` is imported. Reading is asynchronous: `item`, `data`, `array`.
+ */
 export class Tensor {
   // First, the fields that consoles of browsers show: they have no `inspect`.
   readonly shape: Shape;

@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileSize, writeFileAtomic } from "../model/node/files.ts";
+import { isObject } from "../model/io/unknown.ts";
 import { ResultsError } from "./errors.ts";
 import { printedRecipe } from "./recipe.ts";
 import type { Change, LoadedRecipe } from "./recipe.ts";
@@ -30,7 +31,7 @@ export interface About {
 
 export const RUN_FILE = "run.json";
 
-/** What must be equal to resume: the version may differ, but is then named. */
+/** What must be equal to resume. */
 const KEYS = ["benchmark", "recipe", "file", "model", "limit", "version", "commit"] as const;
 
 export const recipeParts = ({ recipe, changes }: LoadedRecipe): Pick<About, "recipe" | "changes"> => ({ recipe: printedRecipe(recipe), changes }); // prettier-ignore
@@ -38,17 +39,24 @@ export const recipeParts = ({ recipe, changes }: LoadedRecipe): Pick<About, "rec
 /** Writes the run's description, or checks that the folder's is the same. Throws `ResultsError` that names what differs. */
 export async function claimFolder(folder: string, about: About): Promise<void> {
   const path = join(folder, RUN_FILE);
-  if ((await fileSize(path)) === null) {
-    await writeFileAtomic(path, Buffer.from(`${JSON.stringify(about, null, 2)}\n`));
-    return;
-  }
+  const write = (): Promise<void> => writeFileAtomic(path, Buffer.from(`${JSON.stringify(about, null, 2)}\n`));
+  if ((await fileSize(path)) === null) return write();
   const there = await readAbout(folder);
-  // The same model may have another name: a folder, or a link to it.
-  const value = (of: About, key: (typeof KEYS)[number]): string =>
-    JSON.stringify(key === "model" && of.model ? [of.model.fingerprint, of.model.dtype] : of[key]);
+  const value = (of: About, key: (typeof KEYS)[number]): string => {
+    // The same model may have another name: a folder, or a link to it.
+    if (key === "model" && of.model) return JSON.stringify([of.model.fingerprint, of.model.dtype]);
+    return JSON.stringify(key === "recipe" ? asking(of.recipe) : of[key]);
+  };
   const differs = KEYS.filter((key) => value(there, key) !== value(about, key));
   if (differs.length > 0)
     throw new ResultsError(`${folder}: a run resumes only with the same ${differs.join(", ")}; got ${differs.map((key) => `${short(about[key])} instead of ${short(there[key])}`).join("; ")}. Use another --out, or remove the folder`); // prettier-ignore
+  if (JSON.stringify(there) !== JSON.stringify(about)) await write();
+}
+
+/** The part of a recipe that answers depend on. The rest is how they are scored, which may change. */
+function asking(recipe: object): object {
+  const { scorer, judgePrompt: _, ...rest } = recipe as { scorer?: { name?: string }; judgePrompt?: string };
+  return { ...rest, scorer: scorer?.name };
 }
 
 const short = (value: unknown): string => {
@@ -59,7 +67,9 @@ const short = (value: unknown): string => {
 export async function readAbout(folder: string): Promise<About> {
   const path = join(folder, RUN_FILE);
   try {
-    return JSON.parse(await readFile(path, "utf8")) as About;
+    const value: unknown = JSON.parse(await readFile(path, "utf8"));
+    if (isObject(value) && isObject(value["recipe"])) return value as unknown as About; // written by `claimFolder`
+    throw new Error("got another JSON value");
   } catch (error) {
     throw new ResultsError(`${path}: the description of an evaluation is required; ${error instanceof Error ? error.message : String(error)}`); // prettier-ignore
   }

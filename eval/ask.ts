@@ -18,7 +18,7 @@ import { messageText } from "./prompt.ts";
 import type { AskRecipe } from "./recipe.ts";
 import { parseAnswer } from "./score/understanding.ts";
 
-/** Part k of n of a run: every n-th item of the schedule. */
+/** Part k of n of a run: the k-th of n runs of consecutive items of the schedule. */
 export interface Shard {
   readonly index: number;
   readonly count: number;
@@ -39,18 +39,20 @@ export interface AskRun {
   readonly onProgress: (done: number, total: number) => void;
 }
 
-/** Items of one window are sorted by length; images shared by questions of a window are encoded once. */
+/** Items; those of one window are sorted by length. */
 const WINDOW = 128;
 /** A benchmark with more bad rows than this share is not scored. */
 const MAX_BAD_SHARE = 0.05;
 const FEW_BAD = 10;
 
-/** The first `limit` items; items of one group (rotations, questions about one image) count as one. */
+/** The first `limit` items, and the bad rows before the last of them; items of one group (rotations, questions about one image) count as one. */
 export function limited({ items, bad, otherSplits }: Items, limit: number | null): Items {
-  if (limit === null) return { items, bad, otherSplits };
+  if (limit === null || items.length === 0) return { items, bad, otherSplits };
   const groups = new Set<string>();
   for (const { id, group } of items) if (groups.size < limit) groups.add(group ?? id);
-  return { items: items.filter(({ id, group }) => groups.has(group ?? id)), bad, otherSplits };
+  const kept = items.filter(({ id, group }) => groups.has(group ?? id));
+  const last = Math.max(...kept.map(({ at }) => at));
+  return { items: kept, bad: bad.filter(({ at }) => at < last), otherSplits };
 }
 
 interface Scheduled {
@@ -59,27 +61,54 @@ interface Scheduled {
   readonly ids: readonly number[];
 }
 
-/** The order of all items, whatever the batch: windows of the file, each by length. Items that cannot be asked are bad. */
+/**
+ * The order of all items, whatever the batch: questions about the same images follow one another; the images of a window
+ * are sorted by their shortest question, and their questions by length. Items that cannot be asked are bad.
+ */
 function schedule(items: readonly Item[], answerer: Answerer, recipe: AskRecipe): (Scheduled | BadRow)[] {
-  const order: (Scheduled | BadRow)[] = [];
-  for (let from = 0; from < items.length; from += WINDOW) {
-    const window = items.slice(from, from + WINDOW).map((item): Scheduled | BadRow => {
-      const prompt = messageText(item, recipe, answerer.placeholder);
-      try {
-        return { item, prompt, ids: answerer.ids(prompt, item.images.length) };
-      } catch (error) {
-        if (error instanceof PromptError) return { at: item.at, id: item.id, reason: error.message };
-        throw error;
-      }
-    });
-    const size = (one: Scheduled | BadRow): number => ("item" in one ? one.ids.length : 0);
-    order.push(...window.map((one, i) => [one, i] as const).sort(([a, i], [b, k]) => size(a) - size(b) || i - k).map(([one]) => one)); // prettier-ignore
+  const groups = new Map<string, (Scheduled | BadRow)[]>();
+  for (const item of items) {
+    const key = item.images.map((image) => image.key).join();
+    const group = groups.get(key) ?? [];
+    group.push(scheduled(item, answerer, recipe));
+    groups.set(key, group);
   }
+  const size = (one: Scheduled | BadRow): number => ("item" in one ? one.ids.length : 0);
+  const order: (Scheduled | BadRow)[] = [];
+  let window: (Scheduled | BadRow)[][] = [];
+  const close = (): void => {
+    order.push(...window.sort(([a], [b]) => size(a!) - size(b!)).flat());
+    window = [];
+  };
+  for (const group of groups.values()) {
+    window.push(group.sort((a, b) => size(a) - size(b)));
+    if (window.flat().length >= WINDOW) close();
+  }
+  close();
   return order;
 }
 
+function scheduled(item: Item, answerer: Answerer, recipe: AskRecipe): Scheduled | BadRow {
+  const prompt = messageText(item, recipe, answerer.placeholder);
+  try {
+    return { item, prompt, ids: answerer.ids(prompt, item.images.length) };
+  } catch (error) {
+    if (error instanceof PromptError) return { at: item.at, id: item.id, reason: error.message };
+    throw error;
+  }
+}
+
+/** True if there are predictions of this shard, or of all. */
+export const isBegun = async (folder: string, shard: Shard): Promise<boolean> =>
+  (await fileSize(fileOf(folder, shard))) !== null || (await fileSize(wholeFile(folder))) !== null;
+
+/** The part of a shard. */
+export const partOf = <T>(all: readonly T[], { index, count }: Shard): readonly T[] =>
+  all.slice(Math.floor((index * all.length) / count), Math.floor(((index + 1) * all.length) / count));
+
+const wholeFile = (folder: string): string => join(folder, "predictions.jsonl");
 const fileOf = (folder: string, { index, count }: Shard): string =>
-  join(folder, count === 1 ? "predictions.jsonl" : `predictions-${index + 1}-of-${count}.jsonl`);
+  count === 1 ? wholeFile(folder) : join(folder, `predictions-${index + 1}-of-${count}.jsonl`);
 
 /**
  * Asks all items of this shard that have no prediction. Resolves to the counts of work, and to all lines once every
@@ -91,18 +120,14 @@ export async function ask(run: AskRun): Promise<{ lines: readonly Line[] | null;
   await claimFolder(folder, run.about);
   using answerer = new Answerer(janus, recipe);
   const all = schedule(items.items, answerer, recipe);
-  if ((await fileSize(join(folder, "predictions.jsonl"))) === null || shard.count === 1) {
-    const own = all.filter((_, i) => i % shard.count === shard.index);
-    await askShard(run, answerer, own);
-  }
+  const isComplete = (await linesFor(wholeFile(folder), all)).lines.length === all.length;
+  if (!isComplete) await askShard(run, answerer, partOf(all, shard));
   return { lines: await merged(folder, all, shard), work: answerer.work };
 }
 
 async function askShard(run: AskRun, answerer: Answerer, own: readonly (Scheduled | BadRow)[]): Promise<void> {
   const path = fileOf(run.folder, run.shard);
-  const { lines, bytes } = await readLines(path);
-  const strange = lines.findIndex((line, i) => line.id !== idOf(own[i]));
-  if (strange >= 0) throw new ResultsError(`${path}:${strange + 1}: the item ${String(idOf(own[strange]))} is required here; got ${lines[strange]!.id}. The file is of another run; use another --out`); // prettier-ignore
+  const { lines, bytes } = await linesFor(path, own);
   await using file = await PredictionsFile.open(path, bytes);
   run.onProgress(lines.length, own.length);
   for (let at = lines.length; at < own.length; at += run.batch) {
@@ -110,6 +135,14 @@ async function askShard(run: AskRun, answerer: Answerer, own: readonly (Schedule
     await file.append(await answerBatch(run, answerer, own.slice(at, at + run.batch)));
     run.onProgress(Math.min(own.length, at + run.batch), own.length);
   }
+}
+
+/** The lines of a file that begins with the items `own`, in order. Throws `ResultsError` for another one. */
+async function linesFor(path: string, own: readonly (Scheduled | BadRow)[]): ReturnType<typeof readLines> {
+  const read = await readLines(path);
+  const strange = read.lines.findIndex((line, i) => line.id !== idOf(own[i]));
+  if (strange >= 0) throw new ResultsError(`${path}:${strange + 1}: the item ${String(idOf(own[strange]))} is required here; got ${read.lines[strange]!.id}. The file is of another run; use another --out`); // prettier-ignore
+  return read;
 }
 
 const idOf = (one: Scheduled | BadRow | undefined): string | null =>
@@ -149,27 +182,48 @@ async function answerBatch(run: AskRun, answerer: Answerer, batch: readonly (Sch
       prompt,
       promptIds: packIds(ids),
       answer: text,
-      expected: item.answer,
-      ...parseAnswer(item, text, recipe),
       finish,
       tokens: tokenIds.length,
+      expected: item.answer,
+      ...parseAnswer(item, text, recipe),
     };
   });
 }
 
 /** The lines of all shards in the order of the schedule, written as one file; null if one is incomplete. */
 async function merged(folder: string, all: readonly (Scheduled | BadRow)[], { count }: Shard): Promise<Line[] | null> {
-  const whole = join(folder, "predictions.jsonl");
-  if (count === 1 || (await fileSize(whole)) !== null) {
-    const { lines } = await readLines(whole);
-    return lines.length === all.length ? lines : null;
+  const whole = (await linesFor(wholeFile(folder), all)).lines;
+  if (whole.length === all.length) return whole;
+  const lines: Line[] = [];
+  for (let index = 0; index < count; index++) {
+    const shard = { index, count };
+    const part = partOf(all, shard);
+    const there = (await linesFor(fileOf(folder, shard), part)).lines;
+    if (there.length < part.length) return null;
+    lines.push(...there);
   }
-  const parts: Line[][] = [];
-  for (let index = 0; index < count; index++) parts.push((await readLines(fileOf(folder, { index, count }))).lines);
-  if (parts.reduce((sum, part) => sum + part.length, 0) !== all.length) return null;
-  const lines = all.map((_, i) => parts[i % count]![Math.floor(i / count)]!);
-  await writeFileAtomic(whole, Buffer.from(lines.map((line) => `${JSON.stringify(line)}\n`).join("")));
+  await writeLines(folder, lines);
   return lines;
+}
+
+const writeLines = (folder: string, lines: readonly Line[]): Promise<void> =>
+  writeFileAtomic(wholeFile(folder), Buffer.from(lines.map((line) => `${JSON.stringify(line)}\n`).join("")));
+
+/** The lines scored by the recipe of now: a run is scored again with another scorer, and not asked again. */
+export async function rescored(
+  folder: string,
+  lines: readonly Line[],
+  { items }: Items,
+  recipe: AskRecipe,
+): Promise<readonly Line[]> {
+  const byId = new Map(items.map((item) => [item.id, item]));
+  const now = lines.map((line): Line => {
+    if (isBad(line)) return line;
+    const { parsed: _, correct: _correct, drawn: _drawn, ...answered } = line;
+    return { ...answered, ...parseAnswer(byId.get(line.id)!, line.answer, recipe) };
+  });
+  if (now.some((line, i) => JSON.stringify(line) !== JSON.stringify(lines[i]))) await writeLines(folder, now);
+  return now;
 }
 
 /** Predictions without those of groups that lack a row, and the bad rows, which are listed in `bad.jsonl`. Throws `EvalDataError` if too many are bad. */

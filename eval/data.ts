@@ -17,9 +17,11 @@ const isThere = (path: string): Promise<"file" | "folder" | null> =>
 export const sizeText = (bytes: number | null): string =>
   bytes === null ? "size not known" : bytes < 1e6 ? `${Math.ceil(bytes / 1000)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
 
-/** One line about a file to get. */
-export const fileText = ({ name, url, bytes, md5, license, note }: DataFile): string =>
-  `${name} from ${url} (${sizeText(bytes)}; licence ${license ?? "not known"}; MD5 ${md5 ?? "not known"}${note ? `; ${note}` : ""})`; // prettier-ignore
+/** What is known of a file to get. */
+export const detailsText = ({ bytes, md5, license, note }: DataFile): string =>
+  `${sizeText(bytes)}; licence ${license ?? "not known"}; MD5 ${md5 ?? "not known"}${note ? `; ${note}` : ""}`;
+
+const fileText = (file: DataFile): string => `${file.name} from ${file.url} (${detailsText(file)})`;
 
 /** The paths of a benchmark's data. Throws `EvalDataError` with what to get. */
 export async function findData(folder: string, recipe: Recipe): Promise<readonly string[]> {

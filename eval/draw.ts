@@ -10,6 +10,7 @@ import type { Janus } from "../model/janus/pipeline.ts";
 import type { Picture } from "../model/janus/pictures.ts";
 import { claimFolder } from "./about.ts";
 import type { About } from "./about.ts";
+import { partOf } from "./ask.ts";
 import type { Shard } from "./ask.ts";
 import { EvalDataError } from "./errors.ts";
 import type { DrawRecipe } from "./recipe.ts";
@@ -44,13 +45,12 @@ export async function draw(run: DrawRun, layout: Layout): Promise<number> {
   const { recipe, shard, janus, prompts, signal } = run;
   await mkdir(run.folder, { recursive: true });
   await claimFolder(run.folder, run.about);
-  const own = prompts.map((prompt, i) => ({ prompt, i })).filter(({ i }) => i % shard.count === shard.index);
+  const own = partOf(prompts.map((prompt, i) => ({ prompt, i })), shard); // prettier-ignore
   let drawn = 0;
   run.onProgress(0, own.length);
   for (const [done, { prompt, i }] of own.entries()) {
     signal.throwIfAborted();
-    const sizes = await Promise.all(layout.files(prompt).map(fileSize));
-    if (sizes.includes(null)) {
+    if (!(await isDrawn(layout, [prompt]))) {
       const { imagesPerPrompt: n, guidance, temperature } = recipe;
       const pictures = await janus.generate(prompt.prompt, { n, seed: recipe.seed + i * n, guidance, temperature, signal }).images(); // prettier-ignore
       await layout.write(prompt, pictures);
@@ -59,6 +59,12 @@ export async function draw(run: DrawRun, layout: Layout): Promise<number> {
     run.onProgress(done + 1, own.length);
   }
   return drawn;
+}
+
+/** True if all files of the prompts exist. */
+export async function isDrawn(layout: Layout, prompts: readonly DrawPrompt[]): Promise<boolean> {
+  const sizes = await Promise.all(prompts.flatMap((prompt) => layout.files(prompt)).map(fileSize));
+  return !sizes.includes(null);
 }
 
 /** GenEval: `NNNNN/metadata.jsonl` and `NNNNN/samples/KKKK.png`. */

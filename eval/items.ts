@@ -69,7 +69,7 @@ export function itemsOf(table: Table, recipe: AskRecipe): Items {
   let otherSplits = 0;
   for (const row of table.rows) {
     const { split } = recipe.columns;
-    if (recipe.split !== undefined && split && table.columns.some((name) => split.includes(name)) && read.value(row, split) !== recipe.split) {
+    if (recipe.split && split && table.columns.some((name) => split.includes(name)) && read.value(row, split) !== recipe.split) {
       otherSplits++;
       continue;
     } // prettier-ignore
@@ -156,7 +156,7 @@ class RowReader {
     const list = options.size === 0 ? this.value(row, columns.optionList) : null;
     if (list === null) return options;
     const texts = pythonList(list);
-    if (!texts) throw this.bad(row, `the options must be a list; got ${JSON.stringify(list.slice(0, 80))}`);
+    if (!texts || texts.length > LETTERS.length) throw this.bad(row, `the options must be a list of at most ${LETTERS.length}; got ${JSON.stringify(list.slice(0, 80))}`); // prettier-ignore
     for (const [i, text] of texts.entries()) options.set(LETTERS[i]!, text);
     return options;
   }
@@ -178,7 +178,7 @@ class RowReader {
   private group(row: RawRow, id: string): string | null {
     const { columns, scorer } = this.recipe;
     if (scorer.name === "circular") {
-      if (!/^\d+$/.test(id)) throw new EvalDataError(`${this.table.path}, row ${row.at}: the index must be a whole number, since rotations of a question have the index + 1,000,000 k; got ${JSON.stringify(id)}`); // prettier-ignore
+      if (!/^(0|[1-9]\d{0,14})$/.test(id)) throw new EvalDataError(`${this.table.path}, row ${row.at}: the index must be a whole number of at most 15 digits, since rotations of a question have the index + 1,000,000 k; got ${JSON.stringify(id)}`); // prettier-ignore
       return String(Number(id) % 1_000_000);
     }
     if (!columns.group) return null;
@@ -198,6 +198,13 @@ class RowReader {
       return other.images;
     });
   }
+}
+
+/** Number of questions with fewer rows than options: each option should be the first once. */
+export function withoutRotations({ items }: Items): number {
+  const rows = new Map<string | null, number>();
+  for (const { group } of items) rows.set(group, (rows.get(group) ?? 0) + 1);
+  return items.filter(({ id, group, options }) => id === group && rows.get(group)! < options.size).length;
 }
 
 const BASE64 = /^[A-Za-z0-9+/]+={0,2}$/;

@@ -80,12 +80,12 @@ const asked = z.strictObject({
     group: names.optional(),
     type: names.optional(),
   }),
-  /** Only rows with this value of the split column, if the file has one. */
+  /** Only rows with this value of the split column, if the file has one; "" for all rows. */
   split: z.string().optional(),
   /** Texts that count as an absent value: "pandas", those that pandas reads as NaN ("None" and "NA" among them); "empty", only "". */
   missing: z.enum(["pandas", "empty"]),
   /** What a judge is asked: {question}, {answer} (the expected one), {prediction}. */
-  judgePrompt: z.string().optional(),
+  judgePrompt: z.string().regex(/\{answer\}[^]*\{prediction\}|\{prediction\}[^]*\{answer\}/, "must contain {answer} and {prediction}").optional(), // prettier-ignore
 });
 
 const drawn = z.strictObject({
@@ -170,6 +170,9 @@ function parseSet(text: string): { benchmark: string | null; path: string[]; val
   return { benchmark: isNamed ? keys[0]! : null, path: isNamed ? keys.slice(1) : keys, value };
 }
 
+/** Settings that are no settings: results of another scorer would carry the benchmark's name. */
+const FIXED = ["benchmark", "kind", "scorer.name", "scorer.version"];
+
 export interface RecipeChanges {
   /** `key=value` or `benchmark.key=value`. */
   readonly set?: readonly string[];
@@ -177,10 +180,15 @@ export interface RecipeChanges {
   readonly files?: readonly string[];
   /** dtype of the weights, from the command line. */
   readonly dtype?: string;
+  /** Of mmvet, from a file. */
+  readonly judgePrompt?: string;
 }
 
 /** The recipe of a benchmark with a person's changes. Throws `RecipeError`. */
-export function loadRecipe(benchmark: Benchmark, { set = [], files = [], dtype }: RecipeChanges = {}): LoadedRecipe {
+export function loadRecipe(
+  benchmark: Benchmark,
+  { set = [], files = [], dtype, judgePrompt }: RecipeChanges = {},
+): LoadedRecipe {
   const tree = shipped(benchmark);
   const changes: Change[] = [];
   for (const file of files) {
@@ -194,6 +202,9 @@ export function loadRecipe(benchmark: Benchmark, { set = [], files = [], dtype }
     if (only === null || only === benchmark) change(tree, path, value, changes);
   }
   if (dtype !== undefined) change(tree, ["dtype"], dtype, changes);
+  if (judgePrompt !== undefined && benchmark === "mmvet") change(tree, ["judgePrompt"], judgePrompt, changes);
+  const fixed = changes.find(({ path }) => FIXED.includes(path));
+  if (fixed) throw new RecipeError(`the recipe of ${benchmark}: ${fixed.path} says what the recipe is and cannot be changed; got ${JSON.stringify(fixed.to)}`); // prettier-ignore
   const result = schema.safeParse(tree);
   if (result.success) return { recipe: result.data, changes };
   const lines = result.error.issues.map((issue) => {

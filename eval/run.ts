@@ -5,14 +5,14 @@ import { basename, join } from "node:path";
 import type { Janus } from "../model/janus/pipeline.ts";
 import { recipeParts, sha256 } from "./about.ts";
 import type { About, ModelAbout } from "./about.ts";
-import { ask, limited, predictionsHash, usable } from "./ask.ts";
+import { ask, isBegun, limited, partOf, predictionsHash, rescored, usable } from "./ask.ts";
 import type { Shard } from "./ask.ts";
 import type { Work } from "./answering.ts";
 import { expectedMd5, findData, openData } from "./data.ts";
-import { dpgLayout, draw, genevalLayout, genevalName, readDpgPrompts } from "./draw.ts";
+import { dpgLayout, draw, genevalLayout, genevalName, isDrawn, readDpgPrompts } from "./draw.ts";
 import type { DrawPrompt, Layout } from "./draw.ts";
 import { EvalDataError, RecipeError, ResultsError } from "./errors.ts";
-import { itemsOf } from "./items.ts";
+import { itemsOf, withoutRotations } from "./items.ts";
 import type { Items } from "./items.ts";
 import { judge, plainId, readScores, writeAnswers } from "./judge.ts";
 import type { Judge } from "./judge.ts";
@@ -93,6 +93,9 @@ async function prepareAll(options: EvalOptions): Promise<Prepared[]> {
   const recipes = options.benchmarks.map((benchmark) => loadRecipe(benchmark, options.changes));
   const [dtype, other] = new Set(recipes.map(({ recipe }) => recipe.dtype));
   if (other !== undefined) throw new RecipeError(`eval: all benchmarks of one call must have one dtype, since they share the model; got ${dtype} and ${other}. Use several calls`); // prettier-ignore
+  for (const path of options.scores.values())
+    if ((await fileSize(path)) === null) throw new EvalDataError(`--scores ${path}: there is no such file`);
+  if (options.scores.has("mmvet")) await readScores(options.scores.get("mmvet")!);
   const missing: string[] = [];
   const found: (readonly string[])[] = [];
   for (const { recipe } of recipes) {
@@ -109,7 +112,7 @@ async function prepareAll(options: EvalOptions): Promise<Prepared[]> {
     for (const [i, loaded] of recipes.entries()) {
       const one = await prepare(options, loaded, found[i]!);
       prepared.push(one);
-      if (!options.canResume && (await fileSize(join(one.folder, "run.json"))) !== null)
+      if (!options.canResume && (await hasWork(one, options.shard)))
         throw new ResultsError(`${one.folder}: with --resume never the folder must have no run; got one. Use another --out, or --resume auto`); // prettier-ignore
     }
   } catch (error) {
@@ -117,6 +120,14 @@ async function prepareAll(options: EvalOptions): Promise<Prepared[]> {
     throw error;
   }
   return prepared;
+}
+
+/** True if the folder has predictions or images of this shard. Other shards may have begun this moment: their files do not count. */
+async function hasWork(one: Prepared, shard: Shard): Promise<boolean> {
+  if (one.kind === "ask") return isBegun(one.folder, shard);
+  const layout = layoutOf(one);
+  const files = partOf(one.prompts, shard).flatMap((prompt) => layout.files(prompt));
+  return (await Promise.all(files.map(fileSize))).some((size) => size !== null);
 }
 
 async function closeAll(prepared: readonly Prepared[]): Promise<void> {
@@ -148,11 +159,17 @@ async function prepare(options: EvalOptions, loaded: LoadedRecipe, paths: readon
   return { kind: "draw", recipe, loaded, folder, prompts: cut(prompts), metadata: [], questions: paths[1] ?? null, file: about(md5) }; // prettier-ignore
 }
 
-/** What the data and the recipe need said about them. */
-function noticesOf({ loaded, file }: Prepared): string[] {
-  const notices = loaded.changes.map(({ path, from, to }) => `recipe changed: ${path} is ${JSON.stringify(to)} instead of ${JSON.stringify(from) ?? "absent"}`); // prettier-ignore
+const changesOf = ({ loaded }: Prepared): string[] =>
+  loaded.changes.map(({ path, from, to }) => `recipe changed: ${path} is ${JSON.stringify(to)} instead of ${JSON.stringify(from) ?? "absent"}`); // prettier-ignore
+
+/** What the data need said about them. */
+function noticesOf(one: Prepared): string[] {
+  const { file } = one;
+  const notices: string[] = [];
   if (file.expectedMd5 !== null && file.expectedMd5 !== file.md5)
     notices.push(`${file.name} has the MD5 ${file.md5}; the recipe's is ${file.expectedMd5}. It is another version, or damaged`); // prettier-ignore
+  const short = one.kind === "ask" && one.recipe.scorer.name === "circular" ? withoutRotations(one.items) : 0;
+  if (short > 0) notices.push(`${short} questions have fewer rows than options: the file lacks rotations, and the score is not that of circular evaluation`); // prettier-ignore
   return notices;
 }
 
@@ -165,7 +182,7 @@ export async function evaluate(options: EvalOptions): Promise<Outcome[]> {
     const outcomes: Outcome[] = [];
     for (const one of prepared) {
       const notices = noticesOf(one);
-      for (const notice of notices) options.onNotice(`${one.recipe.benchmark}: ${notice}`);
+      for (const notice of [...changesOf(one), ...notices]) options.onNotice(`${one.recipe.benchmark}: ${notice}`);
       const isScoredOnly = one.kind === "draw" && options.scores.has(one.recipe.benchmark);
       if (!isScoredOnly) model ??= await options.load(one.recipe.dtype);
       const outcome = one.kind === "ask" ? await runAsk(options, one, model!, notices) : await runDraw(options, one, model, notices); // prettier-ignore
@@ -219,33 +236,51 @@ async function runAsk(
     onProgress: (done, total) => options.onProgress(benchmark, done, total),
   });
   if (!lines) return { benchmark, result: null, next: "other parts of the run are not complete; the one that ends last scores all", work }; // prettier-ignore
-  const { predictions, bad } = await usable(folder, lines, items, recipe.scorer.name === "circular");
+  const { predictions, bad } = await usable(folder, await rescored(folder, lines, items, recipe), items, recipe.scorer.name === "circular"); // prettier-ignore
   const judged = benchmark === "mmvet" ? await judgedScores(options, one, predictions) : undefined;
-  const score = scoreOf(recipe, predictions, judged);
+  const score = scoreOf(recipe, predictions, judged?.scores);
   const counts = { items: items.items.length + items.bad.length, scored: predictions.length, bad: bad.length };
   const hash = await predictionsHash(folder, sha256);
-  return { benchmark, result: { about, score, counts, notices, predictions: hash }, next: null, work };
+  const all = judged ? [...notices, judged.notice] : notices;
+  return { benchmark, result: { about, score, counts, notices: all, predictions: hash }, next: null, work };
 }
 
+/** Scores of a judge's file, or of the judge; undefined if there is neither. */
 async function judgedScores(
   options: EvalOptions,
   { recipe, folder, items }: PreparedAsk,
   predictions: Parameters<typeof writeAnswers>[1],
-): Promise<ReadonlyMap<string, number> | undefined> {
-  // prettier-ignore
+): Promise<{ scores: ReadonlyMap<string, number>; notice: string } | undefined> {
   await writeAnswers(folder, predictions);
-  let path = options.scores.get("mmvet");
-  if (path === undefined && options.judge) {
+  const file = options.scores.get("mmvet");
+  if (file === undefined && !options.judge) return undefined;
+  const { path, notice } = file !== undefined ? { path: file, notice: await scoredFrom(file) } : await judgeNow();
+  const scores = await readScores(path);
+  const known = predictions.filter(({ id }) => scores.has(plainId(id)));
+  return { scores: new Map(known.map(({ id }) => [id, scores.get(plainId(id))!])), notice };
+
+  function judgeNow(): ReturnType<typeof judge> {
     if (recipe.judgePrompt === undefined) throw new RecipeError("mmvet: --judge needs the setting judgePrompt of the recipe"); // prettier-ignore
     const questions = new Map(items.items.map(({ id, question }) => [id, question]));
     const answers = predictions.map(({ id, expected, answer }) => ({ id, question: questions.get(id)!, expected, answer })); // prettier-ignore
-    const { signal } = options;
-    path = await judge(folder, answers, { ...options.judge, prompt: recipe.judgePrompt, signal, onProgress: (done, total) => options.onProgress("mmvet", done, total) }); // prettier-ignore
+    const onProgress = (done: number, total: number): void => options.onProgress("mmvet", done, total);
+    return judge(folder, answers, {
+      ...options.judge!,
+      prompt: recipe.judgePrompt,
+      signal: options.signal,
+      onProgress,
+    });
   }
-  if (path === undefined) return undefined;
-  const scores = await readScores(path);
-  return new Map(predictions.flatMap(({ id }) => (scores.has(plainId(id)) ? [[id, scores.get(plainId(id))!]] : [])));
 }
+
+const scoredFrom = async (path: string): Promise<string> =>
+  `scored from ${basename(path)}, MD5 ${createHash("md5")
+    .update(await readFile(path))
+    .digest("hex")}`;
+
+const imagesOf = ({ folder }: PreparedDraw): string => join(folder, "images");
+const layoutOf = (one: PreparedDraw): Layout =>
+  one.recipe.benchmark === "geneval" ? genevalLayout(imagesOf(one), one.recipe, one.metadata) : dpgLayout(imagesOf(one)); // prettier-ignore
 
 async function runDraw(
   options: EvalOptions,
@@ -253,28 +288,25 @@ async function runDraw(
   model: Model | null,
   notices: readonly string[],
 ): Promise<Outcome> {
-  // prettier-ignore
-  const { recipe, folder, prompts, metadata } = one;
+  const { recipe, folder, prompts } = one;
   const { benchmark } = recipe;
   const file = options.scores.get(benchmark);
-  const images = join(folder, "images");
+  const images = imagesOf(one);
   if (file === undefined) {
-    const layout: Layout = benchmark === "geneval" ? genevalLayout(images, recipe, metadata) : dpgLayout(images);
+    const layout = layoutOf(one);
     const onProgress = (done: number, total: number): void => options.onProgress(benchmark, done, total);
     await draw({ recipe, about: aboutOf(options, one, model), prompts, folder, janus: model!.janus, shard: options.shard, signal: options.signal, onProgress }, layout); // prettier-ignore
     const judge = benchmark === "geneval" ? "GenEval's evaluate_images.py on that folder (or a detector), then janus eval geneval --scores geneval=results.jsonl" : "DPG-Bench's compute_dpg_bench.py on that folder (or a VQA model), then janus eval dpg --scores dpg=…_detail.txt"; // prettier-ignore
-    return {
-      benchmark,
-      result: null,
-      next: `${prompts.length} prompts are drawn in ${images}. Next: ${judge}`,
-      work: null,
-    };
+    const isComplete = await isDrawn(layout, prompts);
+    const next = isComplete ? `${prompts.length} prompts are drawn in ${images}. Next: ${judge}` : "other parts of the run are not complete"; // prettier-ignore
+    return { benchmark, result: null, next, work: null };
   }
   const { score, items } = await scoreDrawn(one, file);
   await mkdir(folder, { recursive: true });
-  const about = { ...aboutOf(options, one, model), ...(await drawnBy(folder)) };
+  const drawn = await drawnBy(folder);
+  const about = { ...aboutOf(options, one, model), ...drawn };
   const counts = { items, scored: score.headline.n, bad: 0 };
-  const from = `scored from ${basename(file)}, MD5 ${createHash("md5").update(await readFile(file)).digest("hex")}`; // prettier-ignore
+  const from = `${await scoredFrom(file)}${drawn.model ? `, which is taken to judge the images of ${images}` : ""}`;
   return { benchmark, result: { about, score, counts, notices: [...notices, from], predictions: null }, next: null, work: null }; // prettier-ignore
 }
 

@@ -57,7 +57,7 @@ export async function newCheckpoint(out: string, options: NewCheckpointOptions =
   let shown = 0;
   const onProgress = ({ bytes: done, totalBytes }: { bytes: number; totalBytes: number }): void => {
     const quarters = Math.floor((4 * done) / totalBytes);
-    if (quarters > shown) onStep(`${25 * (shown = quarters)} % of ${(totalBytes / 1e9).toFixed(2)} GB are written`);
+    if (quarters > shown) onStep(`${25 * (shown = quarters)} % of ${(totalBytes / 1e9).toPrecision(3)} GB are written`);
   };
   // A folder that is in the way and a disk that is too full are found out before the work.
   await writeFolderAtomic(out, bytes, async (sink) => {
@@ -121,7 +121,7 @@ if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) 
     const seconds = (): string => ((performance.now() - started) / 1000).toFixed(1);
     const device = await Device.create();
     const bytes = await newCheckpoint(out, { ...options, onStep: (line) => console.log(`${seconds()} s  ${line}`) });
-    console.log(`${seconds()} s  ${out}: ${(bytes / 1e9).toFixed(2)} GB`);
+    console.log(`${seconds()} s  ${out}: ${(bytes / 1e9).toPrecision(3)} GB`);
     device.destroy();
   } catch (error) {
     if (!(error instanceof JanusError || (error instanceof Error && "code" in error))) throw error;

@@ -3,7 +3,7 @@ import { ShapeError, checkTensors, scope } from "../engine/index.ts";
 import type { Device, Tensor } from "../engine/index.ts";
 import { indexSelect, where } from "../kernels/index.ts";
 import type { CacheDType } from "../kernels/index.ts";
-import type { CacheConfig, Sequence } from "./llama.ts";
+import type { CacheConfig, KvCache, Sequence } from "./llama.ts";
 
 /** Sizes of a causal model: of its caches, its vocabulary and its context. A `LlamaConfig` with `maxPositions` is one. */
 export interface CausalConfig extends CacheConfig {
@@ -32,6 +32,16 @@ export interface CausalModel {
 export interface PromptRow {
   readonly ids: readonly number[];
   readonly images?: { readonly embeddings: Tensor; readonly placeholder: number };
+  /** The beginning that other prompts share, so that it is computed once. */
+  readonly prefix?: Prefix;
+}
+
+/** The first ids of prompts, and where their keys and values come from. */
+export interface Prefix {
+  /** Number of ids; all images are among them, and at least one id follows. */
+  readonly length: number;
+  /** Keys and values in row 0 of a cache (see `prefillPrefix`). Called when the prompt runs, and read before the next prompt's is called. */
+  cache(): KvCache;
 }
 
 /**

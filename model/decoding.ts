@@ -2,7 +2,7 @@
  * What decoding text and decoding images share: prompts run through the model into a row of the cache each, and one step (the last tokens
  * in, the next ones out) that is captured once and replayed. Nothing of a step is on the host: lengths, positions and draws live on the device.
  */
-import { NotFiniteError, capture, empty, noGrad, scope, tensor } from "../engine/index.ts";
+import { NotFiniteError, capture, construct, empty, noGrad, scope, tensor } from "../engine/index.ts";
 import type { Captured, Device, Tensor } from "../engine/index.ts";
 import { NOT_FINITE_FLAG, advance, arange, cat, copyInto, indexSelect } from "../kernels/index.ts";
 import type { CacheDType } from "../kernels/index.ts";
@@ -68,6 +68,31 @@ export function embedRow(model: CausalModel, { ids, images }: PromptRow): Tensor
   return embedMixed(model, input, images.embeddings.unsqueeze(0), tensor(places, { shape, device }));
 }
 
+/** Runs a prompt into row 0 of an empty cache, behind its prefix if it has one. Returns the hidden states [1, T, hidden] of what it ran. */
+function runPrompt(model: CausalModel, { ids, images, prefix }: PromptRow, cache: KvCache): Tensor {
+  const { device } = model;
+  const past = prefix?.length ?? 0;
+  if (prefix) cache.copyRow(0, prefix.cache(), 0, past);
+  const rest = prefix ? { ids: ids.slice(past) } : { ids, ...(images && { images }) };
+  const positions = arange(past, ids.length, 1, { device });
+  const states = model.hidden(embedRow(model, rest), { positions, cache, past });
+  advance(cache.length, ids.length - past);
+  return states;
+}
+
+/** Keys and values of a prompt, for `Prefix.cache`. The caller disposes of the cache. */
+export function prefillPrefix(
+  model: CausalModel,
+  prompt: PromptRow,
+  options: Pick<DecodingOptions, "cacheDType"> = {},
+): KvCache {
+  return construct(() => {
+    const cache = cacheFor(model, 1, prompt.ids.length, options);
+    noGrad(() => scope(() => void runPrompt(model, prompt, cache)));
+    return cache;
+  });
+}
+
 /** In u32, which wraps around. */
 const MINUS_ONE = 2 ** 32 - 1;
 
@@ -124,11 +149,7 @@ export class TokenDecoder {
             const length = prompt.ids.length;
             // A single prompt is written directly into its cache, several prompts through a separate cache each.
             const own = order.length === 1 ? cache : cacheFor(model, 1, length, options);
-            const states = model.hidden(embedRow(model, prompt), {
-              positions: arange(0, length, 1, { device }),
-              cache: own,
-            }); // [1, T, hidden]
-            advance(own.length, length);
+            const states = runPrompt(model, prompt, own); // [1, T, hidden]
             if (own !== cache) {
               for (const [row, from] of order.entries()) if (from === p) cache.copyRow(row, own, 0, length);
               own.dispose();

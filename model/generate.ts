@@ -136,7 +136,7 @@ export function checkText(config: CausalConfig, prompts: readonly PromptRow[], o
     );
   if (prompts.length === 0) throw new ArgumentError("generateText: prompts must hold at least one; got none");
   checkSampling("generateText", options, prompts.length);
-  for (const { ids, images } of prompts) {
+  for (const { ids, images, prefix } of prompts) {
     const places = images ? ids.filter((id) => id === images.placeholder).length : 0;
     if (images && places !== images.embeddings.dim(0))
       throw new PromptError(
@@ -144,6 +144,10 @@ export function checkText(config: CausalConfig, prompts: readonly PromptRow[], o
       );
     checkIds(ids, vocabulary);
     checkContext(ids, maxNewTokens, maxPositions);
+    if (prefix && !(Number.isInteger(prefix.length) && prefix.length > 0 && prefix.length < ids.length))
+      throw new PromptError(`generateText: a prefix must have a whole number of ids from 1 to ${ids.length - 1}, fewer than its prompt; got ${prefix.length}`); // prettier-ignore
+    if (prefix && images && ids.includes(images.placeholder, prefix.length))
+      throw new PromptError("generateText: the prefix of a prompt must contain all its images; got one behind it");
   }
 }
 

@@ -94,8 +94,10 @@ export interface Sequence {
   readonly documents?: Tensor;
   /** Write keys and values here. With `decode`, also read the earlier ones from it. */
   readonly cache?: CachedRows;
-  /** The tokens continue those in the cache (a few at a time); else they begin the rows. */
+  /** The tokens continue those in the cache (a few at a time); else they begin the rows, or come behind `past`. */
   readonly decode?: boolean;
+  /** Without `decode`: positions that the cache has already, which the tokens (any number) continue. Default: 0. */
+  readonly past?: number;
   /** The layer is all that a `checkpoint` recomputes: its result is not read then. */
   readonly isCheckpoint?: boolean;
   /** As `LlamaModel.inner`. */
@@ -121,7 +123,7 @@ class LlamaAttention extends Module<readonly [Tensor, Sequence]> {
     this.layer = layer;
   }
 
-  forward(x: Tensor, { positions, starts, documents, cache, decode }: Sequence): Tensor {
+  forward(x: Tensor, { positions, starts, documents, cache, decode, past }: Sequence): Tensor {
     const { headDim, ropeTheta: theta } = this.config;
     const split = (t: Tensor): Tensor => t.reshape([x.dim(0), x.dim(1), -1, headDim]).permute([0, 2, 1, 3]); // [B, H, T, D]
     const q = rope(split(this.q_proj.call(x)), positions, { theta });
@@ -129,10 +131,13 @@ class LlamaAttention extends Module<readonly [Tensor, Sequence]> {
     const v = split(this.v_proj.call(x));
     const [keys, values] = [cache?.keys[this.layer], cache?.values[this.layer]];
     if (cache) cacheWrite(keys!, values!, k, v, cache.length);
+    const all = (t: Tensor): Tensor => t.slice(2, 0, past! + x.dim(1));
+    const [seenKeys, seenValues] = cache && past ? [all(keys!), all(values!)] : [k, v];
+    // A cache of another dtype is read as it is stored.
     const mixed =
-      cache && decode
+      cache && (decode || (past && keys!.dtype !== q.dtype))
         ? attentionDecode(q, keys!, values!, cache.length, starts ? { starts } : {})
-        : attention(q, k, v, {
+        : attention(q, seenKeys, seenValues, {
             causal: true,
             ...(starts && { starts }),
             ...(documents && { documents }),

@@ -15,14 +15,21 @@ const ratio = z.number().int().min(0);
 const weight = z.number().min(0);
 
 const optimizer = z.strictObject({
+  /** Learning rate. */
   lr: z.number().positive(),
+  /** First steps, over which the rate rises from 0. */
   warmup: whole(0).default(0),
   /** Last steps, over which the rate falls to 0. The report's is constant. */
   cooldown: whole(0).default(0),
+  /** Decay of the average of gradients, in each step. */
   beta1: z.number().gt(0).lt(1).default(0.9),
+  /** Decay of the average of their squares, in each step. */
   beta2: z.number().gt(0).lt(1).default(0.95),
+  /** Added to the root of the second average, by which a step is divided. */
   epsilon: z.number().min(1e-37).default(1e-8),
+  /** Part of a weight that a step takes off, times the learning rate. */
   weightDecay: z.number().min(0).default(0),
+  /** Largest norm of all gradients together; above it they are scaled down. */
   clip: z.number().positive().default(1),
 });
 
@@ -46,7 +53,14 @@ const languageOptimizer = optimizer
   });
 
 const save = z
-  .strictObject({ every: whole(1).default(1000), keep: whole(1).default(2), keepEvery: whole(1).optional() })
+  .strictObject({
+    /** Steps between two checkpoints. */
+    every: whole(1).default(1000),
+    /** Newest checkpoints that are kept. */
+    keep: whole(1).default(2),
+    /** Checkpoints of multiples of this step are kept too. */
+    keepEvery: whole(1).optional(),
+  })
   .prefault({});
 
 /** Bad samples (damaged images, wrong JSON, empty or too long texts) are set aside; a run with more of them than `allowed` of quarantine.ts ends. */
@@ -61,6 +75,7 @@ const bad = z
 
 /** Low-rank adapters are trained instead of weights, which are frozen. */
 const lora = z.strictObject({
+  /** Rank of the updates. */
   rank: whole(1).default(16),
   /** The update is scaled by alpha / rank, with `rslora` by alpha / √rank (default: the rank). */
   alpha: z.number().positive().optional(),
@@ -71,6 +86,7 @@ const lora = z.strictObject({
    * trains). The text head cannot have one.
    */
   targets: z.array(z.string().min(1)).min(1).optional(),
+  /** Scale by alpha / √rank. */
   rslora: z.boolean().default(false),
   /** Quantise the frozen layers of the Llama and the image head (QLoRA). */
   quantize: z.enum(["int8", "int4"]).optional(),
@@ -96,6 +112,7 @@ const grpo = z.strictObject({
   beta: z.number().min(0).default(0.02),
   /** How images are drawn, and of which distribution probabilities are (default: the model's own). */
   guidance: z.number().optional(),
+  /** Temperature of these draws (default: the model's own). */
   temperature: z.number().positive().optional(),
   /** Images drawn at once. */
   drawnAtOnce: whole(1).default(32),
@@ -132,15 +149,32 @@ const fields = z.strictObject({
   batch: whole(1),
   /** Tokens of a packed row. */
   length: whole(16).max(2 ** 20),
+  /** Steps of the whole run. */
   steps: whole(1),
   /** Ends the run here, if that is before `steps`. */
   stopAt: whole(1).optional(),
   /** Samples of each task in every step. */
   ratios: z
-    .strictObject({ und: ratio, text: ratio, gen: ratio })
+    .strictObject({
+      /** Questions and answers about images. */
+      und: ratio,
+      /** Texts. */
+      text: ratio,
+      /** Images for prompts. */
+      gen: ratio,
+    })
     .refine(({ und, text, gen }) => und + text + gen > 0, "at least one of them must be above 0"),
   /** Weights of the task losses in their sum (default: 1). */
-  weights: z.strictObject({ und: weight.default(1), text: weight.default(1), gen: weight.default(1) }).prefault({}),
+  weights: z
+    .strictObject({
+      /** Of the answers about images. */
+      und: weight.default(1),
+      /** Of the texts. */
+      text: weight.default(1),
+      /** Of the image codes. */
+      gen: weight.default(1),
+    })
+    .prefault({}),
   optimizer: languageOptimizer,
   /** Part of the image prompts whose inner tokens become padding, for guidance. */
   conditioningDropout: z.number().min(0).max(1).default(0.1),
@@ -158,9 +192,13 @@ const fields = z.strictObject({
   /** Scaling of the losses if `dtype` is f16, in the words of PyTorch's GradScaler. */
   lossScaling: z
     .strictObject({
+      /** Scale of the first step. */
       initScale: z.number().min(1).max(1e38).default(65536),
+      /** Factor of the scale after `growthInterval` steps with finite gradients. */
       growthFactor: z.number().min(1).default(2),
+      /** Factor of the scale after a step whose gradients were not finite. */
       backoffFactor: z.number().gt(0).max(1).default(0.5),
+      /** Steps with finite gradients before the scale grows. */
       growthInterval: whole(1).default(2000),
     })
     .prefault({}),
@@ -168,7 +206,13 @@ const fields = z.strictObject({
   dpo: dpo.optional(),
   grpo: grpo.optional(),
   /** Moving averages of what trains, in f32: `janus ckpt export --ema`. */
-  ema: z.strictObject({ decay: z.number().gt(0).lt(1) }).optional(),
+  ema: z
+    .strictObject({
+      /** Share of an average that a step keeps. */
+      decay: z.number().gt(0).lt(1),
+    })
+    .optional(),
+  /** Seed of the order of the data and of all random draws. */
   seed: whole(0).default(0),
   data: z
     .strictObject({
@@ -191,8 +235,9 @@ const fields = z.strictObject({
       sampleEvery: whole(1).optional(),
       /** Seed of the first prompt's samples, the same each time; the next prompt has the next seed. */
       seed: whole(0).max(0x7fffffff).default(0),
-      /** Guidance and temperature of the samples (default: the model's own). */
+      /** Guidance of the samples (default: the model's own). */
       guidance: z.number().optional(),
+      /** Temperature of the samples (default: the model's own). */
       temperature: z.number().min(0).optional(),
     })
     .prefault({}),
@@ -272,6 +317,7 @@ const tokenizerFields = z.strictObject({
   batch: whole(1),
   /** Images that go through the tokenizer at once; gradients of the others of a step are added up. */
   microBatch: whole(1).default(1),
+  /** Steps of the whole run. */
   steps: whole(1),
   /** Ends the run here, if that is before `steps`. */
   stopAt: whole(1).optional(),
@@ -281,10 +327,26 @@ const tokenizerFields = z.strictObject({
   /** λ of entropy-constrained quantisation: above 0 codes that are used often are preferred while training. */
   rateWeight: z.number().min(0).default(0),
   /** A discriminator's losses (discriminator.ts), from step `from` on. */
-  adversarial: z.strictObject({ weight: z.number().min(0).default(0), from: whole(0).default(20_000) }).prefault({}),
+  adversarial: z
+    .strictObject({
+      /** Weight of its loss; 0 for no discriminator. */
+      weight: z.number().min(0).default(0),
+      /** First step with its loss. */
+      from: whole(0).default(20_000),
+    })
+    .prefault({}),
   /** Codes that were not used in the last `every` steps (0 for never) are moved to vectors of the last one, up to step `until`. */
-  reseed: z.strictObject({ every: whole(0).default(200), until: whole(0).optional() }).prefault({}),
+  reseed: z
+    .strictObject({
+      /** Steps between two looks; 0 for never. */
+      every: whole(0).default(200),
+      /** Last step that moves codes (default: the last of the run). */
+      until: whole(0).optional(),
+    })
+    .prefault({}),
+  /** Dtype of weights, masters and moments. */
   dtype: z.literal("f32", "f32; the image tokenizer trains in no other").default("f32"),
+  /** Seed of the order of the data and of all random draws. */
   seed: whole(0).default(0),
   data: z.strictObject({ fields: fieldNames }).optional(),
   bad,

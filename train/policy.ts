@@ -47,6 +47,7 @@ export function drawingOf({ guidance, temperature }: GrpoConfig, { drawing }: Pi
   return found;
 }
 
+/** The drawing side of GRPO: images of each prompt from the model as it is, their rewards, and what is trained of them. */
 export class Policy {
   private readonly parts: PolicyParts;
   private readonly drawing: Drawing;

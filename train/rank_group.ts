@@ -20,6 +20,7 @@ export async function requireSame(ranks: Ranks, own: Readonly<Record<string, str
         throw new RankError(`train: all ranks must have the same ${name}; rank 0 has ${first}, rank ${rank} has ${other}. Start them all with the same command, files and release.`); // prettier-ignore
 }
 
+/** `Ranks` over any way of passing bytes between processes; gradients are summed in rank order in f32. */
 export class RankGroup implements Ranks {
   readonly rank: number;
   readonly size: number;

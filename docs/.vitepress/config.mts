@@ -1,12 +1,16 @@
 // The site: `npm run docs` copies docs/ to .cache/docs/src, adds the generated pages, and builds from there.
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync, readFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { defineConfig } from "vitepress";
 
 const SOURCE = join(import.meta.dirname, "..");
 
+/** Two red squares, as on the front page. */
+const ICON =
+  "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'%3E%3Crect width='32' height='32'/%3E%3Cpath fill='%23e02020' d='M12 5h10v10H12zM18 18h9v9h-9z'/%3E%3C/svg%3E";
+
 type Item = { text: string; link: string };
-type Group = { text: string; collapsed?: boolean; items: Item[] };
+type Group = { text: string; collapsed?: boolean; items: (Item | Group)[] };
 
 /** Pages that are there: a page may come with a later release. */
 const items = (...pages: [text: string, path: string][]): Item[] =>
@@ -14,13 +18,21 @@ const items = (...pages: [text: string, path: string][]): Item[] =>
     .filter(([, path]) => existsSync(join(SOURCE, `${path}.md`)))
     .map(([text, path]) => ({ text, link: `/${path}` }));
 
-/** All pages of a folder by their names. */
+/** All pages of a folder by their titles. */
 const folder = (name: string): Item[] =>
   readdirSync(join(SOURCE, name))
     .filter((file) => file.endsWith(".md"))
-    .toSorted()
-    .map((file) => file.slice(0, -3))
-    .map((page) => ({ text: page.replaceAll("_", " "), link: `/${name}/${page}` }));
+    .map((file) => ({ text: titleOf(join(SOURCE, name, file)), link: `/${name}/${file.slice(0, -3)}` }))
+    .toSorted((a, b) => a.text.localeCompare(b.text));
+
+const titleOf = (path: string): string => readFileSync(path, "utf8").split("\n")[0]!.replace(/^# |`/g, "");
+
+/** The folders of decisions, in the order of the overview. */
+const decisions: Group[] = ["engine", "kernels", "model", "train", "bench", "project"].map((name) => ({
+  text: name,
+  collapsed: true,
+  items: folder(`decisions/${name}`),
+}));
 
 const sidebar: Group[] = [
   { text: "Begin", items: items(["Quick start", "start"], ["Coming from PyTorch", "pytorch"], ["The demo", "demo"]) },
@@ -40,6 +52,7 @@ const sidebar: Group[] = [
     items: items(
       ["use the model", "use"],
       ["train", "train"],
+      ["prepare data", "data"],
       ["use the library", "library"],
       ["quantise", "how_to/quantise"],
       ["train LoRA adapters", "how_to/lora"],
@@ -85,7 +98,7 @@ const sidebar: Group[] = [
   {
     text: "Decisions",
     collapsed: true,
-    items: folder("decisions").map((item) => (item.text === "README" ? { ...item, text: "overview" } : item)),
+    items: [{ text: "All decisions", link: "/decisions/README" }, ...decisions],
   },
   { text: "Log", collapsed: true, items: folder("log") },
 ];
@@ -94,13 +107,25 @@ export default defineConfig({
   title: "janus-webgpu",
   description: "Large multimodal models on any GPU, from TypeScript",
   lang: "en-GB",
+  head: [["link", { rel: "icon", type: "image/svg+xml", href: ICON }]],
   cleanUrls: false,
   outDir: join(SOURCE, "..", "site"),
   cacheDir: join(SOURCE, "..", "vite"),
   markdown: { theme: { light: "github-light", dark: "github-dark" }, lineNumbers: false },
   vite: { build: { chunkSizeWarningLimit: 4000 }, logLevel: "warn" },
   themeConfig: {
-    search: { provider: "local" },
+    search: {
+      provider: "local",
+      // Every name of the API is also in lists of the API: pages that explain it come first.
+      options: {
+        miniSearch: {
+          searchOptions: {
+            boostDocument: (id: string) =>
+              /\/api\/janus-webgpu(\.html)?#/.test(id) ? 0.1 : id.includes("/api/") ? 0.3 : 1,
+          },
+        },
+      },
+    },
     outline: { level: [2, 3] },
     nav: [
       { text: "Quick start", link: "/start" },

@@ -24,6 +24,7 @@ export interface DelimitedRecord {
 
 const QUOTE = 0x22;
 const NEWLINE = 0x0a;
+const RETURN = 0x0d;
 const WINDOW = 4 * 2 ** 20; // bytes
 /** Longest record, bytes: V8's strings end at 512 MiB. */
 const MAX_RECORD = 256 * 2 ** 20;
@@ -39,10 +40,16 @@ export function cellText(bytes: Buffer, isQuoted: boolean, where: string): strin
   return isQuoted ? text.replaceAll('""', '"') : text;
 }
 
-/** The cells of the record at `from` and where the next one begins; null if the record does not end in `buffer`. */
-function cut(buffer: Buffer, from: number, delimiter: number, isLast: boolean): { cells: Cell[]; next: number } | null {
+/**
+ * The cells of the record at `from` and where the next one begins; null if the record does not end in `buffer`. Throws
+ * `EvalDataError` for text behind the quote that ends a cell.
+ */
+function cut(
+  buffer: Buffer,
+  { from, isLast, where }: { from: number; isLast: boolean; where: string },
+  delimiter: number,
+): { cells: Cell[]; next: number } | null {
   const cells: Cell[] = [];
-  const end = buffer.length;
   let newline = -1; // the next one at or behind `at`, found once per record
   for (let at = from; ;) {
     let [start, stop] = [at, at];
@@ -52,15 +59,18 @@ function cut(buffer: Buffer, from: number, delimiter: number, isLast: boolean): 
       for (stop = buffer.indexOf(QUOTE, start); buffer[stop + 1] === QUOTE && stop >= 0;)
         stop = buffer.indexOf(QUOTE, stop + 2);
       // A quote as the last byte may be the first half of a pair.
-      if (stop < 0 || (stop + 1 === end && !isLast)) return null;
+      if (stop < 0 || (stop + 1 === buffer.length && !isLast)) return null;
       at = stop + 1;
     }
     const next = buffer.indexOf(delimiter, at);
     if (newline < at) newline = buffer.indexOf(NEWLINE, at);
     const isCell = next >= 0 && (newline < 0 || next < newline);
     if (!isCell && newline < 0 && !isLast) return null;
-    const close = isCell ? next : newline < 0 ? end : newline;
-    if (!isQuoted) stop = !isCell && buffer[close - 1] === 0x0d && close > start ? close - 1 : close;
+    const close = isCell ? next : newline < 0 ? buffer.length : newline;
+    const end = !isCell && buffer[close - 1] === RETURN && close > at ? close - 1 : close;
+    if (isQuoted && end > at)
+      throw new EvalDataError(`${where}: a quote inside a quoted cell must be doubled; got ${JSON.stringify(buffer.toString("utf8", at, Math.min(end, at + 40)))} behind a closing one`); // prettier-ignore
+    if (!isQuoted) stop = end;
     cells.push({ offset: start, bytes: buffer.subarray(start, stop), isQuoted });
     if (!isCell) return { cells, next: close + 1 };
     at = next + 1;
@@ -84,7 +94,8 @@ export async function* delimitedRecords(
   let [base, position, at] = [0, 0, 0]; // offset of the buffer in the file; of the next record in it; records so far
   for (let read = 0; ;) {
     const isLast = read === file.size;
-    const record = position < buffer.length ? cut(buffer, position, code, isLast) : null;
+    const where = `${file.name}, record ${at + 1}`;
+    const record = position < buffer.length ? cut(buffer, { from: position, isLast, where }, code) : null;
     if (record) {
       position = record.next;
       const isEmpty = record.cells.length === 1 && record.cells[0]!.bytes.length === 0 && !record.cells[0]!.isQuoted;
@@ -92,10 +103,10 @@ export async function* delimitedRecords(
       continue;
     }
     if (isLast && position < buffer.length)
-      throw new EvalDataError(`${file.name}, record ${at + 1}: a quoted cell must end; got the end of the file. The file is cut off or damaged`); // prettier-ignore
+      throw new EvalDataError(`${where}: a quoted cell must end; got the end of the file. The file is cut off or damaged`); // prettier-ignore
     if (isLast) return;
     if (buffer.length - position > maxRecord)
-      throw new EvalDataError(`${file.name}, record ${at + 1}: a record must have at most ${maxRecord} bytes; got more. A quote is missing, or the image is too large`); // prettier-ignore
+      throw new EvalDataError(`${where}: a record must have at most ${maxRecord} bytes; got more. A quote is missing, or the image is too large`); // prettier-ignore
     const bytes = await file.read(read, Math.min(Math.max(WINDOW, buffer.length - position), file.size - read));
     hash?.update(bytes);
     const isFirst = read === 0;

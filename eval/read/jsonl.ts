@@ -5,7 +5,7 @@ import { notContent } from "../../model/io/small_file.ts";
 import { isObject } from "../../model/io/unknown.ts";
 import { messageOf } from "../../engine/errors.ts";
 import { EvalDataError } from "../errors.ts";
-import { keyOf } from "./table.ts";
+import { isStruct, keyOf } from "./table.ts";
 import type { ImageCell, RawRow, Table, TableOptions } from "./table.ts";
 import type { RandomAccess } from "../../model/io/bytes.ts";
 
@@ -75,7 +75,8 @@ export async function openJsonl(path: string, { images, maxRecord }: TableOption
       for (const [name, cell] of Object.entries(value)) {
         columns.add(name);
         if (images.includes(name)) cells.push(...imageCells(cell, async (k) => listOf((await again())[name])[k]!));
-        else if (cell !== null) fields.set(name, typeof cell === "string" ? cell : JSON.stringify(cell));
+        else if (cell !== null && !isStruct(cell))
+          fields.set(name, typeof cell === "string" ? cell : JSON.stringify(cell));
       }
       rows.push({ at, fields, images: cells });
     }

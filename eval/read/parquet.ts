@@ -8,7 +8,7 @@ import { openFile } from "../../model/node/files.ts";
 import { isObject } from "../../model/io/unknown.ts";
 import type { RandomAccess } from "../../model/io/bytes.ts";
 import { EvalDataError } from "../errors.ts";
-import { MAX_REFERENCE, keyOf } from "./table.ts";
+import { MAX_REFERENCE, isStruct, keyOf } from "./table.ts";
 import type { ImageCell, RawRow, Table, TableOptions } from "./table.ts";
 
 const CHUNK = 8 * 2 ** 20; // bytes
@@ -89,7 +89,7 @@ async function readRows(buffer: AsyncBuffer, images: readonly string[]): Promise
       for (const [name, value] of Object.entries(values)) {
         if (own.includes(name))
           cells.push(...imageCells(value, async (k) => contents((await groups.images(group))[r]![name])[k]!)); // prettier-ignore
-        else if (value !== null && value !== undefined) fields.set(name, text(value));
+        else if (value !== null && value !== undefined && !isStruct(value)) fields.set(name, text(value));
       }
       rows.push({ at: rows.length + 1, fields, images: cells });
     }

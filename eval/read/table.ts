@@ -35,6 +35,10 @@ export interface TableOptions {
 /** Longer values are images; shorter ones name another row. VLMEvalKit has this limit. */
 export const MAX_REFERENCE = 64;
 
+/** True for a structure, which is no text of a question: its cell counts as empty. */
+export const isStruct = (value: unknown): boolean =>
+  typeof value === "object" && value !== null && Object.getPrototypeOf(value) === Object.prototype;
+
 export const keyOf = (value: string | Uint8Array): string =>
   createHash("sha256").update(value).digest("hex").slice(0, 32);
 

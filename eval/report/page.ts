@@ -1,11 +1,12 @@
 /** Results as Markdown and as an HTML page: the report's tables with our row, then each benchmark with its figures and its whole recipe. */
-import { stringify } from "yaml";
-import { definitions, html, page, table } from "../../train/node/report/html.ts";
+import { Document, isMap } from "yaml";
+import { html, page, table } from "../../train/node/report/html.ts";
 import type { Content, Section } from "../../train/node/report/html.ts";
 import type { Result, Results } from "../results.ts";
 import type { Figure } from "../score/score.ts";
 import type { Benchmark } from "../recipe.ts";
 import { reported, shownTables } from "./published.ts";
+import type { ShownTable } from "./published.ts";
 
 const digits = (benchmark: string): number => (benchmark === "geneval" ? 3 : 2);
 
@@ -16,7 +17,8 @@ export function figureText({ value, interval }: Figure, places: number): string 
   return `${value.toFixed(places)}${range}`;
 }
 
-const FOOTNOTE = "* not compared with the report: look the figure up there before you quote it. Ours: the figure of this folder; see its recipe below before comparing."; // prettier-ignore
+const footnote = (rows: ShownTable["rows"]): string =>
+  `${rows.some(({ cells }) => cells[0]!.includes("†")) ? "† uses an external pretrained diffusion model. " : ""}The measured row is of this folder; see its recipe below before comparing.`;
 
 /** All that the figure depends on, as names and values. */
 function recipeLines({ about, counts, predictions }: Result): [string, string][] {
@@ -24,12 +26,22 @@ function recipeLines({ about, counts, predictions }: Result): [string, string][]
   return [
     ["model", model ? `${model.name}, ${model.dtype}, fingerprint ${model.fingerprint}` : "none: scores of a file"],
     ["file", `${file.name}, MD5 ${file.md5}`],
-    ["MD5 of the recipe", file.expectedMd5 ?? "not known"],
+    ["expected MD5", file.expectedMd5 ?? "not known"],
     ["items", `${counts.scored} scored of ${counts.items}; ${counts.bad} bad rows${about.limit === null ? "" : `; LIMITED to the first ${about.limit}`}`], // prettier-ignore
     ["SHA-256 of the predictions", predictions ?? "none"],
     ["version", `${about.version}${about.commit ? `, commit ${about.commit}` : ""}`],
     ["changes of the recipe", about.changes.length === 0 ? "none" : about.changes.map(({ path, from, to }) => `${path}: ${JSON.stringify(to)} instead of ${JSON.stringify(from) ?? "nothing"}`).join("; ")], // prettier-ignore
   ];
+}
+
+/** The recipe as YAML, one line per text: line breaks and spaces at the ends of templates are seen. */
+function recipeText({ about }: Result): string {
+  const document = new Document(about.recipe);
+  for (const name of ["columns", "scorer", "decoding"]) {
+    const part: unknown = document.get(name);
+    if (isMap(part)) part.flow = true;
+  }
+  return document.toString({ blockQuote: false, lineWidth: 0, doubleQuotedMinMultiLineLength: Infinity }).trimEnd();
 }
 
 interface Shown {
@@ -51,6 +63,7 @@ function shownResults(results: Results): Shown[] {
     const warnings = [
       ...score.notes,
       ...notices,
+      ...(about.changes.length > 0 ? [`the recipe was changed: ${about.changes.map(({ path }) => path).join(", ")}; see below`] : []), // prettier-ignore
       ...(about.limit === null ? [] : [`only the first ${about.limit} were evaluated; not comparable`]),
       ...(counts.bad > 0 ? [`${counts.bad} rows could not be used; see bad.jsonl`] : []),
     ];
@@ -58,7 +71,7 @@ function shownResults(results: Results): Shown[] {
       benchmark,
       result,
       rows,
-      comparison: `the report: Janus-Pro-1B ${oneB}, Janus-Pro-7B ${sevenB}`,
+      comparison: `The report: Janus-Pro-1B ${oneB}, Janus-Pro-7B ${sevenB}`,
       warnings,
     };
   });
@@ -71,11 +84,10 @@ export function resultsPage(results: Results): string {
     title: name,
     content: [
       table(head, rows.map(({ isOurs, cells }) => (isOurs ? cells.map((cell): Content => html`<strong>${cell}</strong>`) : cells)), head.map((_, i) => i).slice(1)),
-      html`<p class="soft">${FOOTNOTE}</p>`,
+      html`<p class="soft">${footnote(rows)}</p>`,
     ],
   })); // prettier-ignore
   for (const { result, rows, comparison, warnings } of shownResults(results)) {
-    const recipe = stringify(result.about.recipe).trimEnd();
     sections.push({
       title: `${title(result)}: ${rows[0]![1]!}`,
       content: [
@@ -83,8 +95,8 @@ export function resultsPage(results: Results): string {
         ...warnings.map((text) => html`<p><strong>Note:</strong> ${text}</p>`),
         table(HEAD, rows, [1, 2]),
         html`<h3>Recipe</h3>`,
-        definitions(recipeLines(result)),
-        html`<pre style="overflow-x: auto; font-size: 13px">${recipe}</pre>`,
+        table(["", ""], recipeLines(result), []),
+        html`<pre style="overflow-x: auto; font-size: 13px">${recipeText(result)}</pre>`,
       ],
     });
   }
@@ -98,12 +110,12 @@ const markdownTable = (head: readonly string[], rows: readonly (readonly string[
 export function resultsMarkdown(results: Results): string {
   const parts = ["# Evaluation"];
   for (const { title: name, head, rows } of shownTables(results))
-    parts.push(`## ${name}`, markdownTable(head, rows.map(({ isOurs, cells }) => (isOurs ? cells.map((one) => `**${one}**`) : cells))), FOOTNOTE); // prettier-ignore
+    parts.push(`## ${name}`, markdownTable(head, rows.map(({ isOurs, cells }) => (isOurs ? cells.map((one) => `**${one}**`) : cells))), footnote(rows)); // prettier-ignore
   for (const { result, rows, comparison, warnings } of shownResults(results)) {
     parts.push(`## ${title(result)}: ${rows[0]![1]!}`, comparison);
     if (warnings.length > 0) parts.push(warnings.map((text) => `- Note: ${text}`).join("\n"));
     parts.push(markdownTable(HEAD, rows), recipeLines(result).map(([name, value]) => `- ${name}: ${value}`).join("\n")); // prettier-ignore
-    parts.push(`\`\`\`yaml\n${stringify(result.about.recipe).trimEnd()}\n\`\`\``);
+    parts.push(`\`\`\`yaml\n${recipeText(result)}\n\`\`\``);
   }
   return `${parts.join("\n\n")}\n`;
 }

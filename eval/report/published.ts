@@ -10,7 +10,6 @@ interface PublishedTable {
   readonly rows: readonly {
     readonly model: string;
     readonly size?: string;
-    readonly checked: boolean;
     readonly values: readonly (number | null)[];
   }[];
 }
@@ -53,7 +52,7 @@ export function shownTables(results: Results): ShownTable[] {
           { isOurs: true, cells: [`${model} (measured)`, ...ours.map(cell)] },
           ...rows.map((row) => ({
             isOurs: false,
-            cells: [`${row.model}${row.size ? ` ${row.size}` : ""}${row.checked ? "" : " *"}`, ...row.values.map(cell)],
+            cells: [`${row.model}${row.size ? ` ${row.size}` : ""}`, ...row.values.map(cell)],
           })),
         ],
       },

@@ -137,8 +137,21 @@ const NUMBER_WORDS: Readonly<Record<string, string>> = {
   none: "0", zero: "0", one: "1", two: "2", three: "3", four: "4", five: "5", six: "6", seven: "7", eight: "8", nine: "9", ten: "10",
 }; // prettier-ignore
 
-/** VQA's normalisation: punctuation, number words, articles. Without the official table of contractions, which adds missing apostrophes. */
+/** Contractions of VQA's evaluation. It mends words that lack one of their apostrophes, where that does not make another word ("well", "shell"). */
+const CONTRACTIONS = words(`
+  ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd've he's
+  how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've o'clock
+  oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd
+  someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've there're there's
+  they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's
+  where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've
+  y'all y'all'll y'all'd've you'd you'd've you'll you're you've`);
+const MENDED = new Map(CONTRACTIONS.flatMap((word) => word.split("").flatMap((c, i) => (c === "'" ? [[word.slice(0, i) + word.slice(i + 1), word] as const] : [])))); // prettier-ignore
+// As the official table has them: "hed" is no word but is mended, and this one loses its apostrophe.
+MENDED.set("hed", "he'd").set("somebody'd", "somebodyd");
+
+/** VQA's normalisation: punctuation, number words, articles, contractions. */
 export function vqaText(text: string): string {
   const plain = withoutPunctuation(strip(text.replaceAll("\n", " ").replaceAll("\t", " "))).toLowerCase();
-  return words(plain).map((word) => NUMBER_WORDS[word] ?? word).filter((word) => !ARTICLES.includes(word)).join(" "); // prettier-ignore
+  return words(plain).map((word) => NUMBER_WORDS[word] ?? word).filter((word) => !ARTICLES.includes(word)).map((word) => MENDED.get(word) ?? word).join(" "); // prettier-ignore
 }

@@ -63,14 +63,14 @@ export type DpgAnswers = ReadonlyMap<string, readonly ReadonlyMap<number, boolea
 /** The official `…_detail.txt` (`path, (x0, y0, x1, y1), question, answer`), or JSONL of `{item, image, question, answer}`. */
 export async function readDpgAnswers(path: string, questions: DpgQuestions): Promise<DpgAnswers> {
   const file = await openFile(path);
-  const answers = new Map<string, Map<string, Map<number, boolean>>>();
+  const answers = new Map<string, Map<number, Map<number, boolean>>>();
   try {
     for await (const { at, bytes } of linesOf(file)) {
       const where = `${path}:${at}`;
       const { item, image, text, id, isYes } = bytes[0] === 0x7b ? jsonAnswer(bytes, where) : detailAnswer(bytes.toString("utf8"), where); // prettier-ignore
       const asked = questions.get(item);
       if (!asked) throw new EvalDataError(`${where}: the item ${JSON.stringify(item)} is not in the CSV`);
-      const images = answers.get(item) ?? new Map<string, Map<number, boolean>>();
+      const images = answers.get(item) ?? new Map<number, Map<number, boolean>>();
       const of = images.get(image) ?? new Map<number, boolean>();
       // The detail file has no ids: questions of one item may have the same text, in order.
       const question = asked.find((one) => (id === undefined ? one.text === text : one.id === id) && !of.has(one.id));
@@ -83,12 +83,15 @@ export async function readDpgAnswers(path: string, questions: DpgQuestions): Pro
     await file.close?.();
   }
   if (answers.size === 0) throw new EvalDataError(`${path}: at least one answer is required; got none`);
-  return new Map([...answers].map(([item, images]) => [item, [...images.values()]]));
+  const inOrder = (images: Map<number, Map<number, boolean>>): Map<number, boolean>[] =>
+    [...images].sort(([a], [b]) => a - b).map(([, of]) => of);
+  return new Map([...answers].map(([item, images]) => [item, inOrder(images)]));
 }
 
 interface Answered {
   readonly item: string;
-  readonly image: string;
+  /** 0 to 3: in the file of four, from left to right, then down. */
+  readonly image: number;
   readonly id?: number;
   readonly text?: string;
   readonly isYes: boolean;
@@ -96,17 +99,19 @@ interface Answered {
 
 function jsonAnswer(bytes: Uint8Array, where: string): Answered {
   const { item, image, question, answer } = parseLine(bytes, where);
-  if ((typeof item !== "string" && typeof item !== "number") || !Number.isInteger(image) || !Number.isInteger(question) || typeof answer !== "string")
+  const isImage = typeof image === "number" && [0, 1, 2, 3].includes(image);
+  if ((typeof item !== "string" && typeof item !== "number") || !isImage || !Number.isInteger(question) || typeof answer !== "string")
     throw new EvalDataError(`${where}: item, image (0 to 3), question (the proposition_id) and answer are required`);
-  return { item: String(item), image: String(image), id: question as number, isYes: answer === "yes" };
+  return { item: String(item), image, id: question as number, isYes: answer === "yes" };
 } // prettier-ignore
 
 function detailAnswer(line: string, where: string): Answered {
-  const found = /^(.*), (\(\d+, \d+, \d+, \d+\)), (.*), (.*)$/.exec(line.trimEnd());
+  const found = /^(.*), \((\d+), (\d+), \d+, \d+\), (.*), (.*)$/.exec(line.trimEnd());
   if (!found) throw new EvalDataError(`${where}: a line must be path, (x0, y0, x1, y1), question, answer; got ${JSON.stringify(line.slice(0, 80))}`); // prettier-ignore
-  const [, path, crop, text, answer] = found;
+  const [, path, left, top, text, answer] = found;
   const name = path!.split(/[\\/]/).at(-1)!;
-  return { item: name.split(".")[0]!, image: crop!, text: text!, isYes: answer === "yes" };
+  const image = (Number(top) > 0 ? 2 : 0) + (Number(left) > 0 ? 1 : 0);
+  return { item: name.split(".")[0]!, image, text: text!, isYes: answer === "yes" };
 }
 
 interface ItemScore {

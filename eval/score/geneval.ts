@@ -28,13 +28,21 @@ export interface GenevalPrompt {
   readonly text: string;
 }
 
+const RELATIONS: readonly unknown[] = ["left of", "right of", "above", "below"];
+
 function clauses(value: unknown, where: string): Clause[] {
   if (value === undefined) return [];
   if (!Array.isArray(value)) throw new EvalDataError(`${where}: include and exclude must be lists of clauses`);
-  return value.map((one: unknown) => {
-    if (!isObject(one) || typeof one["class"] !== "string" || typeof one["count"] !== "number")
-      throw new EvalDataError(`${where}: a clause must have a class and a count; got ${JSON.stringify(one)}`);
-    return one as unknown as Clause; // the two that every clause has are checked, the others are optional
+  return value.map((one: unknown, i) => {
+    const { class: name, count, color, position } = isObject(one) ? one : {};
+    const isCount = typeof count === "number" && Number.isInteger(count) && count > 0;
+    if (typeof name !== "string" || !isCount)
+      throw new EvalDataError(`${where}: a clause must have a class and a count from 1; got ${JSON.stringify(one)}`);
+    const [relation, target] = Array.isArray(position) ? (position as unknown[]) : [];
+    const isPosition = RELATIONS.includes(relation) && Number.isInteger(target) && Number(target) >= 0 && Number(target) < i; // prettier-ignore
+    if ((color !== undefined && typeof color !== "string") || (position !== undefined && !isPosition))
+      throw new EvalDataError(`${where}: a color must be a text, a position one of ${RELATIONS.join(", ")} and the index of a clause before; got ${JSON.stringify(one)}`); // prettier-ignore
+    return one as unknown as Clause;
   });
 }
 
@@ -120,7 +128,7 @@ export function isRight(
 /** A judged image. */
 export interface JudgedImage {
   readonly tag: string;
-  /** Images of one prompt are drawn again together. */
+  /** Number of its prompt: images of one prompt are resampled together. */
   readonly prompt: string;
   readonly isRight: boolean;
 }
@@ -139,7 +147,7 @@ function detectionsOf(value: unknown, where: string): Detection[] {
 /** Judged images from the official evaluator (`correct`) or from detections (`detections`), one image per line. */
 export async function readJudgedImages(
   path: string,
-  prompts: readonly GenevalPrompt[] | null,
+  prompts: readonly GenevalPrompt[],
   recipe: DrawRecipe,
 ): Promise<JudgedImage[]> {
   // prettier-ignore
@@ -150,20 +158,19 @@ export async function readJudgedImages(
     for await (const { at, bytes } of linesOf(file)) {
       const where = `${path}:${at}`;
       const line = parseLine(bytes, where);
-      const { filename, tag, prompt, correct, metadata, detections } = line;
+      const { filename, tag, prompt, correct, detections } = line;
       if (typeof filename !== "string") throw new EvalDataError(`${where}: a filename is required`);
-      if (seen.has(filename))
-        throw new EvalDataError(`${where}: each image must be judged once; got ${filename} again`);
-      seen.add(filename);
-      if (typeof correct === "boolean" && typeof tag === "string") {
-        images.push({ tag, prompt: typeof metadata === "string" ? metadata : String(prompt), isRight: correct });
-        continue;
-      }
-      if (detections === undefined) throw new EvalDataError(`${where}: correct and tag (the official results.jsonl), or detections are required`); // prettier-ignore
-      const number = /(\d{5})[\\/]samples[\\/]\d+\.png$/.exec(filename)?.[1];
-      const asked = number === undefined ? undefined : prompts?.[Number(number)];
+      const [place, number] = /(\d{5})[\\/]samples[\\/]\d+\.png$/.exec(filename) ?? [filename];
+      if (seen.has(place)) throw new EvalDataError(`${where}: each image must be judged once; got ${place} again`);
+      seen.add(place);
+      const asked = number === undefined ? undefined : prompts[Number(number)];
       if (!asked) throw new EvalDataError(`${where}: the filename must be NNNNN/samples/KKKK.png of a prompt in evaluation_metadata.jsonl; got ${filename}`); // prettier-ignore
-      images.push({ tag: asked.tag, prompt: asked.text, isRight: isRight(asked, detectionsOf(detections, where), recipe, where) }); // prettier-ignore
+      const isOfficial = typeof correct === "boolean" && typeof tag === "string";
+      if (isOfficial && (tag !== asked.tag || prompt !== asked.prompt))
+        throw new EvalDataError(`${where}: the tag and the prompt must be those of line ${Number(number) + 1} of evaluation_metadata.jsonl, ${asked.tag}, ${JSON.stringify(asked.prompt)}; got ${tag}, ${JSON.stringify(prompt)}`); // prettier-ignore
+      if (!isOfficial && detections === undefined) throw new EvalDataError(`${where}: correct and tag (the official results.jsonl), or detections are required`); // prettier-ignore
+      const isGood = isOfficial ? correct : isRight(asked, detectionsOf(detections, where), recipe, where);
+      images.push({ tag: asked.tag, prompt: number!, isRight: isGood });
     }
     if (images.length === 0) throw new EvalDataError(`${path}: at least one judged image is required; got none`);
     return images;
@@ -195,6 +202,7 @@ export function scoreGeneval(images: readonly JudgedImage[]): Score {
     notes: [
       ...(missing.length > 0 ? [`no overall score: the kinds ${missing.join(", ")} are missing`] : []),
       ...(prompts.length < 553 && missing.length === 0 ? [`${prompts.length} of 553 prompts`] : []),
+      ...(images.length !== 4 * prompts.length ? [`${images.length} images of ${prompts.length} prompts; the benchmark has four of each`] : []), // prettier-ignore
     ],
   };
 }

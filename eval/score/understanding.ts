@@ -196,7 +196,8 @@ function sum(name: string, figures: readonly Figure[]): Figure {
 
 /** MMBench: a question is right if all its rotations are. */
 function scoreCircular(predictions: readonly Prediction[]): Score {
-  const questions = groupBy(predictions, ({ group }) => group)
+  const groups = groupBy(predictions, ({ group }) => group);
+  const questions = groups
     .filter(([group, of]) => of.some(({ id }) => id === group))
     .map(([group, of]) => ({ main: of.find(({ id }) => id === group)!, isRight: of.every(({ correct }) => correct) }));
   const right = (of: typeof questions): number => of.filter(({ isRight }) => isRight).length;
@@ -206,7 +207,10 @@ function scoreCircular(predictions: readonly Prediction[]): Score {
       share("accuracy of single passes", hits(predictions), predictions.length, "not the score of the benchmark"),
       ...groupBy(questions, ({ main }) => main.category).map(([name, of]) => share(name, right(of), of.length)),
     ],
-    notes: unmatchedNotes(predictions),
+    notes: [
+      ...unmatchedNotes(predictions),
+      ...(questions.length < groups.length ? [`${groups.length - questions.length} questions have rotations, but not the row that they rotate; they are not scored`] : []),
+    ], // prettier-ignore
   };
 }
 

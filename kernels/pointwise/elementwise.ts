@@ -284,21 +284,29 @@ export function pow(a: Tensor, b: Tensor | number): Tensor {
 export const maximum = (a: Tensor, b: Tensor | number): Tensor => binary("maximum", a, b);
 /** The smaller of a and b elementwise; equal ones share the gradient. */
 export const minimum = (a: Tensor, b: Tensor | number): Tensor => binary("minimum", a, b);
+/** −x. */
 export const neg = (x: Tensor): Tensor => unary("neg", x);
+/** |x|; the gradient at 0 is 0. */
 export const abs = (x: Tensor): Tensor => unary("abs", x);
 /** e^x; infinity above 88.72. */
 export const exp = (x: Tensor): Tensor => unary("exp", x);
 /** Natural logarithm, x > 0. */
 export const log = (x: Tensor): Tensor => unary("log", x);
+/** √x, x ≥ 0. */
 export const sqrt = (x: Tensor): Tensor => unary("sqrt", x);
 /** 1 / √x, x > 0. */
 export const rsqrt = (x: Tensor): Tensor => unary("rsqrt", x);
+/** x². */
 export const square = (x: Tensor): Tensor => unary("square", x);
+/** 1 / x. */
 export const reciprocal = (x: Tensor): Tensor => unary("reciprocal", x);
+/** Hyperbolic tangent. */
 export const tanh = (x: Tensor): Tensor => unary("tanh", x);
 /** 1 / (1 + e^−x). */
 export const sigmoid = (x: Tensor): Tensor => unary("sigmoid", x);
+/** Sine of x in radians, with an error of about 1 ulp everywhere. */
 export const sin = (x: Tensor): Tensor => unary("sin", x);
+/** Cosine of x in radians, with an error of about 1 ulp everywhere. */
 export const cos = (x: Tensor): Tensor => unary("cos", x);
 /** max(x, 0); the gradient at 0 is 0. */
 export const relu = (x: Tensor): Tensor => unary("relu", x);
@@ -308,12 +316,17 @@ export function clamp(x: Tensor, low: number, high: number): Tensor {
   checkTensors("clamp", x);
   return unary("clampTo", x, [roundTo(low, x.dtype), roundTo(high, x.dtype)]);
 }
-/** 1 if a = b, else 0, as u32; `ne lt le gt ge` likewise. */
+/** 1 if a = b, else 0, as u32, with broadcasting. */
 export const eq = compare("eq");
+/** 1 if a ≠ b, else 0, as u32, with broadcasting. */
 export const ne = compare("ne");
+/** 1 if a < b, else 0, as u32, with broadcasting. */
 export const lt = compare("lt");
+/** 1 if a ≤ b, else 0, as u32, with broadcasting. */
 export const le = compare("le");
+/** 1 if a > b, else 0, as u32, with broadcasting. */
 export const gt = compare("gt");
+/** 1 if a ≥ b, else 0, as u32, with broadcasting. */
 export const ge = compare("ge");
 
 /** x += y in place, f32 or 16-bit `x`, same shape; not recorded on the tape. */

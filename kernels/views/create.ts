@@ -55,7 +55,9 @@ export function full(shape: Shape, value: number, options: TensorOptions = {}): 
   return y;
 }
 
+/** Zeros of a shape; f32 on the default device unless `options` say otherwise. */
 export const zeros = (shape: Shape, options: TensorOptions = {}): Tensor => full(shape, 0, options);
+/** Ones of a shape; f32 on the default device unless `options` say otherwise. */
 export const ones = (shape: Shape, options: TensorOptions = {}): Tensor => full(shape, 1, options);
 /** Zeros of the shape, dtype and device of `x`. */
 export const zerosLike = (x: Tensor, options: TensorOptions = {}): Tensor =>

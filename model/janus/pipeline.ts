@@ -82,6 +82,10 @@ export const LOAD_OPTIONS = optionNames<LoadOptions>({
   signal: true,
 });
 
+/**
+ * A Janus-Pro model that is ready to be used: `ask` answers about images, `generate` draws them, both as streams and as
+ * promises. `model` is the bare model.
+ */
 export class Janus {
   /** Name of its folder. */
   readonly name: string;

@@ -13,6 +13,7 @@ export interface SpecialIds extends TextSpecialIds {
   readonly assistant: number | undefined;
 }
 
+/** The tokenizer of Janus: a `TextTokenizer` that knows the ids of the image tokens, and refuses files that lack them. */
 export class Tokenizer extends TextTokenizer {
   declare readonly specials: SpecialIds;
 

@@ -58,12 +58,14 @@ export class SiLU extends Module {
   }
 }
 
+/** `F.tanh` as a module. */
 export class Tanh extends Module {
   forward(x: Tensor): Tensor {
     return F.tanh(x);
   }
 }
 
+/** `F.sigmoid` as a module. */
 export class Sigmoid extends Module {
   forward(x: Tensor): Tensor {
     return F.sigmoid(x);

@@ -23,6 +23,7 @@ function initial(shape: readonly number[], options: LayerOptions, make: (placed:
   return own(() => new Parameter(init === false ? empty(shape, { ...placed, label: "parameter" }) : make(placed)));
 }
 
+/** A parameter whose elements are all `value`. */
 export const constant = (shape: readonly number[], value: number, options: LayerOptions): Parameter =>
   initial(shape, options, (placed) => F.full(shape, value, placed));
 

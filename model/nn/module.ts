@@ -47,6 +47,10 @@ interface OutermostCall {
 
 let outermost: OutermostCall | null = null;
 
+/**
+ * A part of a model: its fields that are parameters, buffers or modules have the names of their state-dict keys. Subclasses
+ * write `forward`; callers use `call`, which frees the temporaries of `forward` and runs the hooks.
+ */
 export abstract class Module<Args extends readonly unknown[] = readonly [Tensor], Result = Tensor> extends Hookable<
   ForwardPreHook<Module<Args, Result>, Args>,
   ForwardHook<Module<Args, Result>, Args, Result>

@@ -15,9 +15,6 @@ export const RUNNABLE = ["sh", "ts"];
 /** Languages that are shown. Another name is an error: a program must not escape the tests by `bash` or `typescript`. */
 export const SHOWN = ["python", "wgsl", "js", "html", "css", "yaml", "json", "text", ""];
 
-/** Pages whose blocks do not say yet how they run. To adapt one: remove it here, and correct the page until `npm run test:docs PAGE` passes. */
-const UNADAPTED = ["docs/browser.md", "docs/emoji.md", "docs/tutorials/emoji.md"];
-
 const SKIP = /^_(Not run by the tests|Run by the long tests only): (.+)_$/;
 
 /** Pages that may have blocks: README.md, CONTRIBUTING.md and docs/, without the log and the decisions, which record the past. */
@@ -50,7 +47,7 @@ export function blocksOf(page, text = readFileSync(join(root, page), "utf8")) {
       language,
       file: file ?? null,
       code: code.join("\n"),
-      skip: kind === "Not run by the tests" ? reason : UNADAPTED.includes(page) ? "the page is not adapted yet." : null,
+      skip: kind === "Not run by the tests" ? reason : null,
       long: kind === "Run by the long tests only" ? reason : null,
       output: null,
     };
@@ -89,7 +86,6 @@ function remarkAfter(lines, from) {
 /** All blocks of TypeScript that are whole modules, so that they can be compiled. */
 export function modules() {
   return pages()
-    .filter((page) => !UNADAPTED.includes(page))
     .flatMap((page) => blocksOf(page))
     .filter(({ language, code }) => language === "ts" && /^import /m.test(code));
 }

@@ -36,15 +36,29 @@ const ENTRIES = [
 function copyPages(): void {
   rmSync(SOURCE, { recursive: true, force: true });
   cpSync(join(ROOT, "docs"), SOURCE, { recursive: true });
-  cpSync(join(ROOT, "CHANGELOG.md"), join(SOURCE, "changelog.md"));
+  writeFileSync(join(SOURCE, "changelog.md"), changelogPage());
   for (const path of markdownIn(SOURCE)) {
     const text = readFileSync(join(SOURCE, path), "utf8");
     // The site has no files of the repository beside docs/: their names remain, the links do not.
     const kept = text.replace(/\[([^\]]*)\]\(((?:\.\.\/)+[^)#]+)\)/g, (link, name: string, target: string) =>
       normalize(join(dirname(path), target)).startsWith("..") ? name : link,
     );
-    if (kept !== text) writeFileSync(join(SOURCE, path), kept);
+    // VitePress shows the name of a block only in groups of blocks.
+    const named = kept.replace(/^( *)(`{3,}\w+) \[(.+)\]$/gm, "$1File `$3`:\n\n$1$2");
+    if (named !== text) writeFileSync(join(SOURCE, path), named);
   }
+}
+
+/** CHANGELOG.md, with the changes that are part of no version yet before the first of its versions. */
+function changelogPage(): string {
+  const folder = join(ROOT, ".changeset");
+  const unreleased = readdirSync(folder)
+    .filter((name) => name.endsWith(".md") && name !== "README.md")
+    .toSorted()
+    .map((name) => readFileSync(join(folder, name), "utf8").replace(/^---\n[^]*?\n---\n/, "").trim()); // prettier-ignore
+  const [, versions] = readFileSync(join(ROOT, "CHANGELOG.md"), "utf8").split(/^(?=# )[^\n]*\n/m);
+  const section = unreleased.length > 0 ? `## Unreleased\n\n${unreleased.join("\n\n")}\n` : "";
+  return `# Changes\n\n${section}${versions}`;
 }
 
 const markdownIn = (folder: string): string[] =>
@@ -76,6 +90,8 @@ const MARKDOWN = {
   useHTMLAnchors: true, // headings of one name are counted in another way by VitePress
   parametersFormat: "table",
   propertiesFormat: "table",
+  tableColumnSettings: { hideModifiers: true, hideInherited: true, hideOverrides: true },
+  groupOrder: ["Functions", "Classes", "*"], // what one calls comes before the types of its options
 };
 
 /** The API from the sources and their comments: a page for each entry of the package. */
@@ -104,7 +120,7 @@ async function writeApi(out: string): Promise<void> {
 
 /** \`llms.txt\`: every page with its first sentence, as https://llmstxt.org describes; the pages themselves are beside it as Markdown. */
 function writeLlms(): void {
-  const lines = markdownIn(SOURCE).map((path) => {
+  const lineOf = (path: string): string => {
     const text = readFileSync(join(SOURCE, path), "utf8").replace(/^---\n[^]*?\n---\n/, "");
     const title = /^# (.+)$/m.exec(text)?.[1] ?? path;
     const first =
@@ -112,14 +128,22 @@ function writeLlms(): void {
         .split("\n\n")
         .find((part) => /^(?!```)[A-Z`*]/.test(part))
         ?.replace(/\s+/g, " ")
-
         .replace(/\[([^\]]*)\]\([^)]*\)/g, "$1")
         .slice(0, 200) ?? "";
-    cpSync(join(SOURCE, path), join(SITE, path));
-    return `- [${title}](${path.split(sep).join("/")}): ${first}`;
-  });
+    return `- [${title}](${path}): ${first}`;
+  };
+  const paths = markdownIn(SOURCE).map((path) => path.split(sep).join("/"));
+  for (const path of paths) cpSync(join(SOURCE, path), join(SITE, path));
+  const isOptional = (path: string): boolean => /^(decisions|log)\/|^changelog/.test(path);
+  const isReference = (path: string): boolean => path.startsWith("reference/");
+  const sections = {
+    Pages: paths.filter((path) => !isOptional(path) && !isReference(path)),
+    Reference: paths.filter(isReference),
+    Optional: paths.filter(isOptional), // how it came about
+  };
+  const lists = Object.entries(sections).map(([name, of]) => `## ${name}\n\n${of.map(lineOf).join("\n")}\n`);
   const head = readFileSync(join(SOURCE, "index.md"), "utf8").split("\n\n")[1]!.replace(/\s+/g, " ");
-  writeFileSync(join(SITE, "llms.txt"), `# janus-webgpu\n\n> ${head}\n\n## Pages\n\n${lines.join("\n")}\n`);
+  writeFileSync(join(SITE, "llms.txt"), `# janus-webgpu\n\n> ${head}\n\n${lists.join("\n")}`);
 }
 
 /** Runs VitePress in a process of its own: it registers loaders and changes the folder. */

@@ -38,7 +38,7 @@ export function versionProblem(
   // prettier-ignore
   const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
   const left = files.filter((name) => name.endsWith(".md") && name !== "README.md");
-  if (left.length > 0) return `${left.length} changesets are part of no version (${left.join(", ")}); run npx changeset version`; // prettier-ignore
+  if (left.length > 0) return `${left.length} changesets are part of no version (${left.join(", ")}); run npm run release:version`; // prettier-ignore
   if (!new RegExp(`^## ${version.replaceAll(".", "\\.")}$`, "m").test(changelog)) return `CHANGELOG.md has no section "## ${version}"`; // prettier-ignore
   return null;
 }

@@ -17,6 +17,7 @@ import { PEER_OPS, wrongParts } from "../../bench/rows/row.ts";
 import { compareRounds, failsAbove, median, noiseBetweenRuns, spreadOf } from "../../bench/stats.ts";
 import { ENGINES, addBench } from "../../cli/bench.ts";
 import { DEFAULT_LIMITS, adapterFolder } from "../../index.ts";
+import { resultsPage } from "../../scripts/docs/reference/results.ts";
 import { runHere } from "../cli.ts";
 import { randomFrom } from "../random.ts";
 
@@ -280,6 +281,31 @@ describe("reports", () => {
     const shown: Results = { ...results([]), run: { ...RUN, question: "peers" }, peers };
     expect(fromJsonLines(toJsonLines(shown), "f")).toMatchObject({ peers: { rows: ["matmul"] } });
     expect(markdownReport(shown)).toContain("| matmul | 2.00 | 1.00 | 8.00 (8.00×) | wrong | 0.500 (0.50×) | 8.00× |");
+  });
+});
+
+describe("results by device", () => {
+  const software = { isSoftware: true, adapter: { ...RUN.adapter, name: "cpu", driver: "cpu 2.0" } };
+  const file = (run: Partial<RunInfo>): string => toJsonLines(results([row("matmul 64", 10, 12)], run));
+  it("have adapter, driver, date, commit and figures of each run", () => {
+    const page = resultsPage({ "a.jsonl": file({}) });
+    for (const text of [
+      "## card-a (driver driver 1.0)",
+      "- driver: driver 1.0",
+      "- date: 2026-11-29",
+      "- commit: abc",
+      "100 GFLOP/s",
+    ])
+      // prettier-ignore
+      expect(page).toContain(text);
+    expect(page).toMatch(/\| matmul 64 \| 1 \| 10\.\d/);
+    expect(page).not.toContain("no results of a GPU");
+  });
+  it("say of which devices and questions there are none", () => {
+    const page = resultsPage({ "a.jsonl": file(software), "b.jsonl": file({ ...software, question: "train" }) });
+    expect(page).toContain("| cpu 2.0, software | 1 rows, 2026-11-29 | no results | 1 rows, 2026-11-29 | no results |");
+    expect(page).toContain("There are no results of a GPU.");
+    expect(page.match(/^## cpu 2.0, software$/gm)).toHaveLength(1);
   });
 });
 

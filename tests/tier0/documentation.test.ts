@@ -1,5 +1,6 @@
 /** The documentation without a GPU: blocks and what they say about running, links, generated pages, licences. `npm run test:docs` runs the blocks. */
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync, readdirSync } from "node:fs";
+import { sep } from "node:path";
 import { describe, expect, it } from "vitest";
 import { JanusError } from "../../engine/errors.ts";
 import { RUNNABLE, SHOWN, blocksOf, modules, pages } from "../../scripts/docs/blocks.mjs";
@@ -14,6 +15,7 @@ import { licences } from "../../scripts/release/licences.mjs";
 import { cases } from "../cases.ts";
 
 const MAX_README_LINES = 120;
+const MAX_DECISION_LINES = 60;
 const PROGRAMS_BESIDE_PYTORCH = 10;
 
 describe("blocks", () => {
@@ -71,6 +73,72 @@ describe("pages", () => {
   });
 });
 
+describe("decisions", () => {
+  const folder = "docs/decisions";
+  const decisions = readdirSync(folder, { recursive: true })
+    .map((path) => String(path).split(sep).join("/"))
+    .filter((path) => path.endsWith(".md") && path !== "README.md");
+
+  it("are short, and say the context, the options and the decision", () => {
+    for (const path of decisions) {
+      const lines = readFileSync(`${folder}/${path}`, "utf8").trimEnd().split("\n");
+      expect(lines.length, path).toBeLessThanOrEqual(MAX_DECISION_LINES);
+      const headings = lines.filter((line) => line.startsWith("## "));
+      expect(headings, path).toEqual(["## Context", "## Options", "## Decision"]);
+    }
+  });
+
+  it("are all in the overview, by their titles", () => {
+    const overview = readFileSync(`${folder}/README.md`, "utf8");
+    const titleOf = (path: string): string => readFileSync(`${folder}/${path}`, "utf8").split("\n")[0]!.slice(2);
+    expect(decisions.filter((path) => !overview.includes(`- [${titleOf(path)}](${path})`))).toEqual([]);
+    expect(decisions.length).toBeGreaterThan(70);
+  });
+});
+
+it("programs in a checkout find the source of every entry of the package", async () => {
+  const { exports } = JSON.parse(readFileSync("package.json", "utf8")) as { exports: Record<string, Record<string, unknown>> }; // prettier-ignore
+  const { default: ts } = await import("typescript");
+  const { config } = ts.readConfigFile("tsconfig.json", (file) => readFileSync(file, "utf8")) as { config: { compilerOptions: { paths: Record<string, string[]> } } }; // prettier-ignore
+  const entries = Object.entries(exports).filter(([name]) => name !== "./package.json");
+  const sources = entries.map(([name, of]) => {
+    const { default: built } = (of.node ?? of) as { default: string };
+    return [`janus-webgpu${name.slice(1)}`, [built.replace("./dist/", "./").replace(/js$/, "ts")]];
+  });
+  expect(config.compilerOptions.paths).toEqual(Object.fromEntries(sources));
+  for (const [file] of Object.values(config.compilerOptions.paths)) expect(existsSync(file!), file).toBe(true);
+});
+
+it("every function and class of the API says what it is", async () => {
+  const entries = [
+    await import("../../engine/index.ts"),
+    await import("../../kernels/index.ts"),
+    await import("../../model/nn/index.ts"),
+    await import("../../model/index.ts"),
+    await import("../../train/node/index.ts"),
+    await import("../../index.node.ts"),
+  ];
+  const sources = ["engine", "kernels", "model", "train"].flatMap((folder) =>
+    readdirSync(folder, { recursive: true })
+      .map((path) => `${folder}/${String(path)}`)
+      .filter((path) => path.endsWith(".ts"))
+      .map((path) => readFileSync(path, "utf8")),
+  );
+  const described = new Set<string>();
+  const declared = /(\*\/\n)?^export (?:declare |abstract |async )*(?:function\*?|class|const) (\w+)/gm;
+  for (const source of sources)
+    for (const [, comment, name] of source.matchAll(declared)) if (comment) described.add(name!);
+  for (const source of sources)
+    for (const [, name, alias] of source.matchAll(/\b(\w+) as (\w+)\b/g))
+      if (described.has(name!)) described.add(alias!);
+  const functions = entries.flatMap((entry) =>
+    Object.entries(entry).filter(([, value]) => typeof value === "function"),
+  );
+  const names = [...new Set(functions.map(([name]) => name))];
+  expect(names.filter((name) => !described.has(name))).toEqual([]);
+  expect(names.length).toBeGreaterThan(300);
+});
+
 describe("generated pages", () => {
   it("have every command with its options", () => {
     const page = cliPage();
@@ -82,11 +150,12 @@ describe("generated pages", () => {
 
   it("have every setting with its range, default and meaning, also of shared parts", () => {
     const page = settingsPage();
-    expect(page).toContain("| `optimizer.beta2` | number, above 0, below 1 | `0.95` |");
+    expect(page).toMatch(/\| `optimizer\.beta2` \|.*\| number, above 0, below 1 \| `0\.95` \|/);
     expect(page).toContain(
-      "| `bad.share` | number, at least 0, at most 1 | `0.001` | Most bad samples, as a share of all samples seen. |",
+      "| `bad.share` | Most bad samples, as a share of all samples seen. | number, at least 0, at most 1 | `0.001` |",
     );
     expect(page).toContain("| `lora.rank` |");
+    expect(page.match(/^\| `[^`]+` \|  \|.*/gm)).toBeNull(); // none without a meaning
     expect(page).toMatch(/`lora\.rslora`.*`false`/);
     expect(page).toMatch(/`reseed\.every`.*`200`/);
   });

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { EvalDataError } from "../../eval/errors.ts";
-import { imageFile, itemsOf } from "../../eval/items.ts";
+import { imageFile, itemsOf, withoutRotations } from "../../eval/items.ts";
 import type { Items } from "../../eval/items.ts";
 import { limited } from "../../eval/ask.ts";
 import { packIds } from "../../eval/predictions.ts";
@@ -79,6 +79,7 @@ describe("TSV", () => {
     ["an index twice", [HEAD, ["0", BASE64, "q", "Yes", ""], ["0", BASE64, "q", "No", ""]], /each row must have its own index; rows 1 and 2 both have "0"/],
     ["a row with too few cells", [HEAD, ["0", BASE64, "q"]], /row 1: a row must have 5 cells, as the header; got 3/],
     ["a quote without an end", [HEAD, ["0", BASE64, '"q', "Yes", ""]], /a quoted cell must end/],
+    ["text behind a closing quote", [HEAD, ["0", BASE64, '"q" and', "Yes", ""]], /record 2: a quote inside a quoted cell must be doubled; got " and"/],
     ["a column twice", [[...HEAD, "index"], ["0", BASE64, "q", "Yes", "", "0"]], /got "index" twice/],
     ["no rows", [HEAD], /at least one row is required/],
   ])("refuses %s", async (_, rows, message) => {
@@ -130,6 +131,10 @@ describe("TSV", () => {
     const items = await read(path, "mmbench");
     expect(items.items.map(({ group }) => group)).toEqual(["7", "8", "7"]);
     expect(limited(items, 1).items.map(({ id }) => id)).toEqual(["7", "1000007"]);
+    expect(withoutRotations(items)).toBe(1); // question 8
+    const bad = (at: number) => ({ at, id: null, reason: "" });
+    expect(limited({ ...items, bad: [bad(2), bad(9)] }, 1).bad).toEqual([bad(2)]);
+    for (const strange of ["7.0", "07", "9".repeat(16)]) await expect(read(tsv(head, [strange, BASE64, "q", "x", "y", "A"]), "mmbench")).rejects.toThrow(/index must be a whole number/); // prettier-ignore
     await expect(read(tsv(head, ["x7", BASE64, "q", "x", "y", "A"]), "mmbench")).rejects.toThrow(/index must be a whole number/); // prettier-ignore
     await expect(read(tsv(head, ["", BASE64, "q", "x", "y", "A"]), "mmbench")).rejects.toThrow(/an index is required/);
   });
@@ -157,6 +162,18 @@ describe("JSONL and Parquet", () => {
     expect((await bytes("1")).map((one) => Buffer.from(one).toString("latin1"))).toEqual(["\x89PNG-two"]);
     const failed = read(file("PAR1 and nothing else", ".parquet"));
     await expect(failed).rejects.toBeInstanceOf(EvalDataError);
+  });
+
+  it("structures are no texts, a list has at most 26 options; SEED as on the hub: videos are left out", async () => {
+    const line = (value: object): string => JSON.stringify({ index: 0, image: BASE64, answer: "A", options: "['x']", ...value }); // prettier-ignore
+    const struct = await read(file(line({ question: { text: "q" } }), ".jsonl"));
+    expect(struct.bad.map(({ reason }) => reason)).toEqual(["the question is missing"]);
+    const many = `[${Array.from({ length: 27 }, (_, i) => `'${i}'`).join()}]`;
+    expect((await read(file(line({ question: "q", options: many }), ".jsonl"), "mmmu")).bad[0]!.reason).toMatch(/a list of at most 26/); // prettier-ignore
+    const seed = ["image", "video"].map((type, i) => line({ index: i, question: "q", choice_a: "x", data_type: type }));
+    const { items, otherSplits } = await read(file(seed.join("\n"), ".jsonl"), "seed");
+    expect([items.map(({ id }) => id), otherSplits]).toEqual([["0"], 1]);
+    expect((await read(file(seed.join("\n"), ".jsonl"), "seed", undefined, "split=")).items).toHaveLength(2);
   });
 
   it("MME as on the hub: no ids, question_id is the image", async () => {

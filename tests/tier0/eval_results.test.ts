@@ -7,15 +7,18 @@ import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { addEval } from "../../cli/eval.ts";
 import { EXIT } from "../../cli/errors.ts";
+import { claimFolder, readAbout } from "../../eval/about.ts";
 import type { About } from "../../eval/about.ts";
 import { compareRuns } from "../../eval/compare.ts";
-import { judge, readScores } from "../../eval/judge.ts";
+import { ResultsError } from "../../eval/errors.ts";
+import { judge, readJudgePrompt, readScores } from "../../eval/judge.ts";
 import type { PredictionLine } from "../../eval/predictions.ts";
 import { BENCHMARKS, loadRecipe, printedRecipe } from "../../eval/recipe.ts";
 import type { AskRecipe, Benchmark } from "../../eval/recipe.ts";
 import { reported, shownTables } from "../../eval/report/published.ts";
 import { readResults, writeResult } from "../../eval/results.ts";
 import { scoreOf } from "../../eval/score/understanding.ts";
+import { FileError } from "../../model/node/files.ts";
 import { runCli, runHere } from "../cli.ts";
 
 const root = mkdtempSync(join(tmpdir(), "janus-eval-results-"));
@@ -47,6 +50,7 @@ describe("recipes", () => {
     expect(load("sistem=x")).toThrow(/the recipe of pope: 1 problem.*\n {2}sistem is not known; did you mean system\?/);
     expect(load("decoding.temperature=1")).toThrow(/decoding.temperature: /);
     expect(load("prompt.template=hello")).toThrow(/must contain \{question\}/);
+    for (const set of ["benchmark=mme", "scorer.name=choice", "scorer.version=9"]) expect(load(set)).toThrow(/says what the recipe is and cannot be changed/); // prettier-ignore
     expect(load("system")).toThrow(/write key=value or benchmark.key=value/);
     writeFileSync(file, "benchmark: pop\n");
     expect(() => loadRecipe("pope", { files: [file] })).toThrow(/benchmark must be one of pope, mme/);
@@ -130,6 +134,30 @@ describe("pages and comparisons", () => {
   });
 });
 
+describe("a results folder", () => {
+  it("is of one model, file and recipe, whose scoring may change; a broken description is refused", async () => {
+    const folder = join(root, "claimed");
+    mkdirSync(folder);
+    const first = about("pope");
+    const { recipe } = first as { recipe: AskRecipe };
+    await claimFolder(folder, first);
+    await claimFolder(folder, { ...first, model: { ...first.model!, name: "another name" } });
+    await claimFolder(folder, { ...first, recipe: { ...recipe, scorer: { ...recipe.scorer, manner: "lower" } } });
+    expect((await readAbout(folder)).recipe).toMatchObject({ scorer: { manner: "lower" } });
+    const others: [Partial<About>, RegExp][] = [
+      [{ model: { ...first.model!, fingerprint: "other" } }, /only with the same model/],
+      [{ file: { ...first.file, md5: "1".repeat(32) } }, /only with the same file/],
+      [{ recipe: { ...recipe, system: "Be brief." } }, /only with the same recipe/],
+      [{ limit: 3, version: "9" }, /only with the same limit, version/],
+    ];
+    for (const [change, message] of others) await expect(claimFolder(folder, { ...first, ...change })).rejects.toThrow(message); // prettier-ignore
+    for (const text of ["{}", "[]", "{", "7"]) {
+      writeFileSync(join(folder, "run.json"), text);
+      await expect(claimFolder(folder, first)).rejects.toThrow(ResultsError);
+    }
+  });
+});
+
 describe("MM-Vet's judge", () => {
   it("scores from files: JSON, the official grades, JSONL; others are refused", async () => {
     const file = (text: string, ending = ".json"): string => {
@@ -137,41 +165,81 @@ describe("MM-Vet's judge", () => {
       writeFileSync(path, text);
       return path;
     };
-    expect(Object.fromEntries(await readScores(file('{"v1_0":0.5,"7":{"score":[0.1,1]}}')))).toEqual({ 0: 0.5, 7: 1 });
+    expect(Object.fromEntries(await readScores(file('{"v1_0":0.5,"7":{"score":[0.25,1]}}')))).toEqual({
+      0: 0.5,
+      7: 0.625,
+    });
     expect([...(await readScores(file('{"id":3,"score":0}\n', ".jsonl")))]).toEqual([["3", 0]]);
-    for (const text of ['{"0":1.5}', '{"0":"NaN"}', '{"0":null}', "[1]", "{"]) await expect(readScores(file(text)), text).rejects.toThrow(/required/); // prettier-ignore
+    for (const text of ['{"0":1.5}', '{"0":"NaN"}', '{"0":null}', '{"0":[]}', '{"0":[1,"1"]}', "[1]", "{"]) await expect(readScores(file(text)), text).rejects.toThrow(/required/); // prettier-ignore
     await expect(readScores(file('{"v1_0":1,"0":1}'))).rejects.toThrow(/judged once/);
   });
 
-  it("asks an endpoint, again if the reply is no number, and not again what is judged", async () => {
+  it("asks an endpoint, again if it is busy or the reply is no number, and not again what this judge has judged", async () => {
     const asked: { content: string; temperature: number; key: string | undefined }[] = [];
-    const replies = ["about half", "0.5", "7", "x", "x", "x", "x"];
+    const replies = ["about half", "0.5", "7", "x", "x", "x", "x", 429, 503, "1", "0.2", "0.9"];
     const server = createServer((request, response) => {
       let body = "";
       request.on("data", (chunk: Buffer) => (body += chunk.toString()));
       request.on("end", () => {
         const { messages, temperature } = JSON.parse(body) as { messages: { content: string }[]; temperature: number };
         asked.push({ content: messages[0]!.content, temperature, key: request.headers.authorization });
-        response.end(JSON.stringify({ choices: [{ message: { content: replies.shift() } }] }));
+        const content = replies.shift();
+        if (typeof content === "number") response.statusCode = content;
+        response.end(JSON.stringify({ choices: [{ message: { content } }] }));
       });
     });
     await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-    const options = { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1/`, model: "m", key: "k", prompt: "{question}|{answer}|{prediction}", signal: new AbortController().signal, onProgress: () => undefined }; // prettier-ignore
-    const answers = [{ id: "0", question: "{answer}?", expected: "e", answer: " p " }, { id: "1", question: "q", expected: "e", answer: "p" }]; // prettier-ignore
+    const options = { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1/`, model: "m", key: "k", waitMs: 1, prompt: "{question}|{answer}|{prediction}", signal: new AbortController().signal, onProgress: () => undefined }; // prettier-ignore
+    const answers = [{ id: "0", question: "{answer}?", expected: "e<AND>f", answer: " p " }, { id: "1", question: "q", expected: "e", answer: "p" }]; // prettier-ignore
     const folder = join(root, "judge");
     mkdirSync(folder);
     try {
-      const path = await judge(folder, answers, options);
+      const { path, notice } = await judge(folder, answers, options);
       expect([...(await readScores(path))]).toEqual([["0", 0.5], ["1", 0]]); // prettier-ignore
-      expect(asked[0]).toEqual({ content: "{answer}?|e|p", temperature: 0, key: "Bearer k" });
+      expect(notice).toMatch(/^judged by m with a prompt that is not the official one: .*; 1 scores could not be read/);
+      expect(asked[0]).toEqual({ content: "{answer}?|e <AND> f|p", temperature: 0, key: "Bearer k" });
       expect(asked.map(({ temperature }) => temperature)).toEqual([0, 0.5, 0, 0.5, 1, 1.5, 2]);
       await judge(folder, answers, options);
       expect(asked).toHaveLength(7);
+      // Another model is another judge; it was busy, and killed while it wrote its second score.
+      const other = await judge(folder, answers, { ...options, model: "n" });
+      expect([...(await readScores(other.path)).values()]).toEqual([1, 0.2]);
+      writeFileSync(other.path, readFileSync(other.path, "utf8").slice(0, -5));
+      await judge(folder, answers, { ...options, model: "n" });
+      expect([...(await readScores(other.path)).values()]).toEqual([1, 0.9]);
     } finally {
       server.close();
     }
     await expect(judge(join(root, "a"), answers, options)).rejects.toThrow(
       /--judge http:.*: a JSON answer is required/,
+    );
+  });
+});
+
+describe("the judge's prompt", () => {
+  const file = (name: string, text: string): string => {
+    const path = join(root, name);
+    writeFileSync(path, text);
+    return path;
+  };
+
+  it("is read from the official evaluator, as a program or a notebook, or is a text", async () => {
+    const code = 'import x\nprompt = """Grade.\na | b | 0.1\n"""\nother = """no"""\n';
+    const template = "Grade.\na | b | 0.1\n\n{question} | {answer} | {prediction} | ";
+    expect(await readJudgePrompt(file("e.py", code))).toBe(template);
+    const cells = [{ source: "# text" }, { source: code.split(/(?<=\n)/) }];
+    expect(await readJudgePrompt(file("e.ipynb", JSON.stringify({ cells })))).toBe(template);
+    expect(await readJudgePrompt(file("e.txt", "{answer} {prediction}"))).toBe("{answer} {prediction}");
+    const { recipe, changes } = loadRecipe("mmvet", { judgePrompt: template });
+    expect([(recipe as AskRecipe).judgePrompt, changes.map(({ path }) => path)]).toEqual([template, ["judgePrompt"]]);
+  });
+
+  it("is refused if the file has none, or if it does not ask for both texts", async () => {
+    await expect(readJudgePrompt(file("e.py", "prompt = 1"))).rejects.toThrow(/a text prompt = """…""" is required/);
+    await expect(readJudgePrompt(file("e.ipynb", "{}"))).rejects.toThrow(/a notebook is required/);
+    await expect(readJudgePrompt(join(root, "none.py"))).rejects.toThrow(FileError);
+    expect(() => loadRecipe("mmvet", { judgePrompt: "{answer}" })).toThrow(
+      /must contain \{answer\} and \{prediction\}/,
     );
   });
 });
@@ -182,7 +250,7 @@ describe("the command", () => {
     mkdirSync(empty);
     const { code, stderr, stdout } = await runCli(["eval", "pope", "dpg", "--data", empty, "--out", join(root, "none"), "--json"]); // prettier-ignore
     expect(code).toBe(EXIT.input);
-    expect(stderr).toMatch(/pope: a data file is required in .*empty; got none. Get POPE.tsv from https:.* \(size not known; licence not known; MD5 c12f5acb/); // prettier-ignore
+    expect(stderr).toMatch(/pope: a data file is required in .*empty; got none. Get POPE.tsv from https:.* \(size not known; licence MIT; MD5 c12f5acb/); // prettier-ignore
     expect(stderr).toContain("dpg: prompts is required");
     expect(JSON.parse(stdout)).toMatchObject({ error: { name: "EvalDataError", exitCode: EXIT.input } });
   });
@@ -193,6 +261,10 @@ describe("the command", () => {
     [["pope", "--scores", "pope=x"], /write geneval=FILE, dpg=FILE or mmvet=FILE/],
     [["pope", "--scores", "dpg=x"], /dpg is not evaluated; name it/],
     [["pope", "--judge", "http://x"], /--judge and --judge-model are needed together/],
+    [["pope", "--judge", "http://x", "--judge-model", "m"], /--judge judges mmvet, which is not evaluated/],
+    [["mmvet", "--judge", "http://x", "--judge-model", "m", "--shard", "1/2"], /--judge asks from one process/],
+    [["mmvet", "--judge", "file:x", "--judge-model", "m"], /--judge must be a URL with http or https/],
+    [["mmvet", "--judge-prompt", "x"], /--judge-prompt is the prompt of --judge: give both/],
     [["pope", "--shard", "3/2"], /k\/n with k from 1 to n/],
     [["pope", "--set", "sistem=x"], /sistem is not known/],
     [["pope", "gqa", "--set", "gqa.dtype=f32"], /must have one dtype/],
@@ -205,7 +277,7 @@ describe("the command", () => {
     const { code, stdout } = await runHere(addEval, ["eval", "list"]);
     expect(code).toBe(EXIT.done);
     expect(stdout).toMatch(
-      /geneval \(GenEval\)\n {2}evaluation_metadata.jsonl from https:.* \(86 kB; licence MIT; MD5 9a0ed515/,
+      /geneval \(GenEval\)\n {2}evaluation_metadata.jsonl from https:.*\n {4}86 kB; licence MIT; MD5 9a0ed515/,
     );
     expect(stdout.match(/not known/g)!.length).toBeGreaterThan(8);
   });

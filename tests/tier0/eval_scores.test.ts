@@ -44,6 +44,7 @@ describe("outcomes of the official scorers", () => {
   const cases = readFileSync(new URL("../eval_official.jsonl", import.meta.url), "utf8").trim().split("\n").map((line) => JSON.parse(line) as Case); // prettier-ignore
   const own: Readonly<Record<string, (one: Case) => unknown>> = {
     yesno: ({ answer }) => yesNo(answer),
+    vqa: ({ answer }) => vqaText(answer),
     choice: ({ answer, options }) => choice(answer, new Map(Object.entries(options))),
     mmmu: ({ answer, options }) => officialChoice(answer, new Map(Object.entries(options))),
     open: ({ answer, gold }) => isOpenAnswer(openAnswers(answer), [gold].flat()),
@@ -233,8 +234,9 @@ describe("GenEval", () => {
 
   it("the overall score is the mean of six kinds, not of images", async () => {
     const tags = ["single_object", "two_object", "counting", "colors", "position", "color_attr"];
-    const lines = tags.flatMap((tag, i) => Array.from({ length: i + 1 }, (_, k) => ({ filename: `${tag}/${k}.png`, tag, prompt: `${tag} ${k}`, correct: k === 0, metadata: `${tag} ${k}` }))); // prettier-ignore
-    const images = await readJudgedImages(file(lines.map((line) => JSON.stringify(line)).join("\n")), null, drawn("geneval")); // prettier-ignore
+    const prompts = tags.map((tag) => prompt({ tag, prompt: tag }));
+    const lines = tags.flatMap((tag, i) => Array.from({ length: i + 1 }, (_, k) => ({ filename: `/x/0000${i}/samples/000${k}.png`, tag, prompt: tag, correct: k === 0, metadata: "{}" }))); // prettier-ignore
+    const images = await readJudgedImages(file(lines.map((line) => JSON.stringify(line)).join("\n")), prompts, drawn("geneval")); // prettier-ignore
     const score = scoreGeneval(images);
     expect(score.headline.value).toBeCloseTo((1 + 1 / 2 + 1 / 3 + 1 / 4 + 1 / 5 + 1 / 6) / 6, 10);
     expect(figure(score, "images")).toBeCloseTo(6 / 21, 10);
@@ -245,11 +247,19 @@ describe("GenEval", () => {
     const read = (text: string): Promise<unknown> => readJudgedImages(file(text), [prompt({})], drawn("geneval"));
     const box = (detection: object): string => JSON.stringify({ filename: "00000/samples/0000.png", detections: [detection] }); // prettier-ignore
     await expect(read("")).rejects.toThrow(/at least one judged image/);
-    await expect(read('{"filename":"a.png"}')).rejects.toThrow(/:1: correct and tag/);
+    await expect(read('{"filename":"a.png"}')).rejects.toThrow(/:1: the filename must be NNNNN/);
+    await expect(read('{"filename":"00000/samples/0000.png"}')).rejects.toThrow(/:1: correct and tag/);
     await expect(read(box({ class: "dog", box: [0, 0, 1], score: 1 }))).rejects.toThrow(/a box of 4 finite numbers/);
     await expect(read(box({ class: "dog", box: [0, 0, 1, 1], score: null }))).rejects.toThrow(/a finite score/);
     await expect(read('{"filename":"00009/samples/0000.png","detections":[]}')).rejects.toThrow(/NNNNN\/samples/);
-    await expect(read('{"filename":"a","tag":"x","correct":true}\n{"filename":"a","tag":"x","correct":true}')).rejects.toThrow(/judged once/); // prettier-ignore
+    const { tag, prompt: text } = prompt({});
+    const line = (folder: string, changes: object = {}): string => JSON.stringify({ filename: `${folder}/00000/samples/0000.png`, tag, prompt: text, correct: true, ...changes }); // prettier-ignore
+    await expect(read(`${line("a")}\n${line("b")}`)).rejects.toThrow(/:2: each image must be judged once/);
+    for (const other of [{ tag: "x" }, { prompt: "of another file" }]) await expect(read(line("a", other))).rejects.toThrow(/:1: the tag and the prompt must be those of line 1/); // prettier-ignore
+    const clause = (changes: object): Promise<unknown> => readGenevalPrompts(file(JSON.stringify({ tag: "x", prompt: "p", include: [{ class: "a", count: 1 }, { class: "b", count: 1, ...changes }] }))); // prettier-ignore
+    await clause({ position: ["above", 0], color: "red" });
+    for (const count of [0, 1.5, "1"]) await expect(clause({ count })).rejects.toThrow(/a count from 1/);
+    for (const strange of [{ position: ["above", 1] }, { position: ["over", 0] }, { position: 5 }, { color: 1 }]) await expect(clause(strange)).rejects.toThrow(/a color must be a text, a position one of left of/); // prettier-ignore
     await expect(readGenevalPrompts(file('{"tag":"x","prompt":"p","include":[{"class":"a"}]}'))).rejects.toThrow(/a class and a count/); // prettier-ignore
   });
 });
@@ -273,6 +283,34 @@ describe("DPG-Bench", () => {
     expect(figure(score, "overall, every question")).toBeCloseTo((100 * (1 + 1 / 6)) / 2, 10);
     expect(figure(score, "global, every image by the rule")).toBe(0);
     expect(score.notes.join()).toMatch(/drops 1 items/);
+  });
+
+  it("images are in the order of their places in the file, whatever the order of the lines; there are four", async () => {
+    const questions = await readDpgQuestions(
+      file(
+        csv([
+          ["z", 1, "0", "global"],
+          ["a", 1, "0", "entity (x)"],
+        ]),
+        ".csv",
+      ),
+    );
+    const detail = (left: number, top: number, answer: string): string =>
+      `i/a.png, (${left}, ${top}, ${left + 8}, ${top + 8}), Is it 1?, ${answer}`;
+    const read = async (text: string): Promise<unknown> =>
+      (await readDpgAnswers(file(text, ".txt"), questions)).get("a");
+    const expected = [new Map([[1, false]]), new Map([[1, true]])];
+    expect(await read(`${detail(8, 8, "yes")}\n${detail(8, 0, "no")}`)).toEqual(expected);
+    expect(
+      await read(
+        answers("a", [[], [[1, "no"]], [[1, "yes"]]])
+          .split("\n")
+          .reverse()
+          .join("\n"),
+      ),
+    ).toEqual(expected);
+    await expect(read('{"item":"a","image":4,"question":1,"answer":"yes"}')).rejects.toThrow(/image \(0 to 3\)/);
+    await expect(read(`${detail(8, 0, "yes")}\n${detail(9, 0, "no")}`)).rejects.toThrow(/answered before/);
   });
 
   it("refuses answers to other questions, and a CSV that is another", async () => {

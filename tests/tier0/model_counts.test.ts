@@ -1,7 +1,11 @@
 /** What the 1B and the 7B model's work takes, counted on the null device, against arithmetic from the configs and figures known from elsewhere. */
 import { afterAll, describe, expect, it } from "vitest";
 import { countTraining, countWork } from "../../bench/counts.ts";
-import { setDevice } from "../../index.ts";
+import { Device, setDevice, tally } from "../../index.ts";
+import type { PromptRow } from "../../model/causal.ts";
+import { prefillPrefix } from "../../model/decoding.ts";
+import { textDecoder } from "../../model/generate.ts";
+import { JanusForConditionalGeneration } from "../../model/janus/janus.ts";
 import { needsOf } from "../../model/janus/checkpoint/inspect.ts";
 import { JANUS_PRO_1B, JANUS_PRO_7B } from "../../model/janus/config.ts";
 
@@ -70,6 +74,23 @@ describe.each(["1B", "7B"] as const)("%s", (size) => {
       expect(peakBytes, name).toBeGreaterThan(weights);
       expect(peakBytes, name).toBeLessThan(weights * 1.36);
     }
+  });
+
+  it("a question behind a shared beginning costs its own tokens, and both together what the whole prompt does", async () => {
+    const device = await Device.create({ backend: "null" });
+    setDevice(device);
+    const model = new JanusForConditionalGeneration(known.config, { dtype: "bf16", init: false, device }).setRequiresGrad(false); // prettier-ignore
+    const [tokens, shared] = [608, 582]; // POPE: the image and what is before it, then 26 tokens
+    const ids = Array.from({ length: tokens }, (_, i) => i);
+    const beginning = { ids: ids.slice(0, shared) };
+    const cache = prefillPrefix(model, beginning);
+    const ask = (prompt: PromptRow): number => tally(() => textDecoder(model, [prompt], { maxNewTokens: 1 }).dispose(), device).flops; // prettier-ignore
+    const [whole, rest] = [ask({ ids }), ask({ ids, prefix: { length: shared, cache: () => cache } })];
+    const once = tally(() => prefillPrefix(model, beginning).dispose(), device).flops;
+    expect((once + rest) / whole).toBeCloseTo(1, 3);
+    expect(rest / whole).toBeLessThan(1.03 * (1 - shared / tokens));
+    cache.dispose();
+    device.destroy();
   });
 
   it.each(["int8", "int4"] as const)("a token takes as many launches in %s", async (quantize) => {

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { BENCHMARKS } from "../../eval/recipe.ts";
 import type { Benchmark } from "../../eval/recipe.ts";
+import type { PredictionLine } from "../../eval/predictions.ts";
 import { evaluate } from "../../eval/run.ts";
 import type { EvalOptions, Outcome } from "../../eval/run.ts";
 import { readPicture } from "../../model/janus/node/janus.ts";
@@ -76,7 +77,7 @@ describe("evaluation", () => {
 
   it("batches of 1 and 8, parts 1 and 2 of 2, and a run that was killed give the same bytes; an image is encoded once", async () => {
     const [whole] = await run("a", ["pope"]);
-    expect(whole!.work).toEqual({ questions: 6, images: 6, encoded: 2 });
+    expect(whole!.work).toEqual({ questions: 6, images: 6, encoded: 2, prefixes: 2 });
     await run("b", ["pope"], { batch: 1 });
     expect(predictions("b", "pope")).toBe(predictions("a", "pope"));
     const [first] = await run("c", ["pope"], { shard: { index: 1, count: 2 } });
@@ -97,13 +98,60 @@ describe("evaluation", () => {
     await expect(other).rejects.toThrow(/resumes only with the same recipe/);
   });
 
+  it("answers are those of questions asked without a shared beginning; the words of an image lie together", async () => {
+    const set = ["pope.dtype=checkpoint", "pope.roles=model", "pope.decoding.maxNewTokens=4"];
+    const text = { a: "", b: "" };
+    for (const [out, batch] of [
+      ["a", 1],
+      ["b", 8],
+    ] as const) {
+      const folder = `alone-${out}`;
+      const [{ work }] = (await run(folder, ["pope"], { batch, changes: { set } })) as [Outcome];
+      expect(work).toEqual({ questions: 6, images: 6, encoded: 2, prefixes: 2 });
+      text[out] = predictions(folder, "pope");
+    }
+    expect(text.a).toBe(text.b);
+    const lines = text.a
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line) as PredictionLine);
+    const images = [...readFileSync(join(data, "POPE.tsv"), "utf8").matchAll(/[A-Za-z0-9+/=]{65,}/g)].map(([image]) => Buffer.from(image, "base64")); // prettier-ignore
+    const of = (id: string): Buffer => images[Number(id) < 3 ? 0 : 1]!;
+    const questions = lines.map(({ id, prompt }) => ({ question: prompt, images: [of(id)] }));
+    const alone = await janus.askAll(questions, { system: "", maxNewTokens: 4, temperature: 0 });
+    expect(lines.map(({ answer }) => answer)).toEqual(alone.map((one) => one.text));
+    expect(new Set(lines.map(({ answer }) => answer)).size).toBeGreaterThan(1);
+    expect(lines.map(({ id }) => Number(id) < 3)).toEqual([true, true, true, false, false, false]);
+  });
+
+  it("a run is scored again in another manner without asking; a file of another run is refused", async () => {
+    await run("e", ["mmmu"]);
+    const before = predictions("e", "mmmu");
+    const manner = ["mmmu.dtype=checkpoint", "mmmu.decoding.maxNewTokens=4", "mmmu.scorer.manner=official"];
+    const [official] = await run("e", ["mmmu"], { changes: { set: manner } });
+    expect([official!.work!.questions, official!.result!.score.notes[0]]).toEqual([0, "scored in MMMU's own manner"]);
+    await run("f", ["mmmu"], { changes: { set: manner } });
+    expect(predictions("e", "mmmu")).toBe(predictions("f", "mmmu"));
+    expect(predictions("e", "mmmu")).not.toBe(before);
+    await run("e", ["mmmu"]);
+    expect(predictions("e", "mmmu")).toBe(before);
+    const file = join(root, "e", "mmmu", "predictions.jsonl");
+    writeFileSync(file, before.replace('"id":"val_1"', '"id":"val_9"'));
+    await expect(run("e", ["mmmu"])).rejects.toThrow(/the item val_\d is required here; got val_/);
+    await expect(run("e", ["mmmu"], { canResume: false })).rejects.toThrow(/the folder must have no run; got one/);
+    // What another process has begun is no run of this one.
+    rmSync(file);
+    writeFileSync(join(root, "e", "mmmu", "predictions-2-of-2.jsonl"), "");
+    await run("e", ["mmmu"], { canResume: false, shard: { index: 0, count: 2 } });
+  });
+
   it("a bad image is a counted row; scores come from files of others", async () => {
     const [seed] = await run("d", ["seed"]);
     expect(seed!.result!.counts).toEqual({ items: 2, scored: 1, bad: 1 });
     expect(readFileSync(join(root, "d", "seed", "bad.jsonl"), "utf8")).toContain("its image must be base64");
     const results = join(root, "results.jsonl");
     const tags = ["single_object", "two_object", "counting", "colors", "position", "color_attr"];
-    writeFileSync(results, tags.map((tag, i) => JSON.stringify({ filename: `0000${i}/samples/0000.png`, tag, prompt: "p", correct: i < 3, metadata: tag })).join("\n")); // prettier-ignore
+    writeFileSync(results, tags.map((tag, i) => JSON.stringify({ filename: `0000${i}/samples/0000.png`, tag, prompt: "a red circle", correct: i < 3 })).join("\n")); // prettier-ignore
     const answers = join(root, "answers.jsonl");
     writeFileSync(answers, [1, 2].map((question) => JSON.stringify({ item: "0", image: 0, question, answer: question === 1 ? "yes" : "no" })).join("\n")); // prettier-ignore
     const scores = new Map<Benchmark, string>([["geneval", results], ["dpg", answers]]); // prettier-ignore

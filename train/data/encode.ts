@@ -76,6 +76,7 @@ interface Labelled {
   readonly labels: number[];
 }
 
+/** Turns raw samples into tokens, with what is trained of them. */
 export class RecordEncoder {
   private readonly processor: Processor;
   private readonly options: EncoderOptions;

@@ -18,6 +18,7 @@ export interface RewardProgramOptions {
 const GRACE = 2000; // ms
 const SHOWN = 400; // characters of its errors in messages
 
+/** A command that rewards images. It runs as long as training does: a JSON line in for each image, a line with a number out. */
 export class RewardProgram {
   private readonly command: string;
   private readonly timeout: number;

@@ -33,6 +33,7 @@ export interface PretrainedOptions extends LoadOptions {
   readonly pictures?: ReadImageOptions;
 }
 
+/** `Janus` in Node: also models from folders and from the hub, images from files, and PNG files that say how they were made. */
 export class Janus extends AnyJanus {
   private pictures: ReadImageOptions = {};
 

@@ -38,6 +38,7 @@ export async function anyDevice(): Promise<Device> {
   return opening;
 }
 
+/** `Janus` in browsers: also models from the hub, kept in the browser's storage. */
 export class Janus extends AnyJanus {
   protected static override requireFit(checkpoint: Checkpoint, device: Device, options: LoadOptions): void {
     requireFit("Janus", checkpoint, device, options);

@@ -38,15 +38,15 @@ export async function errorsPage(): Promise<string> {
   const classes = await errorClasses();
   const rows = classes.map(({ name, parent, meaning, exitCode }) => [
     code(name),
+    meaning,
     code(parent),
     name === "Interrupted" ? "that of the signal" : String(exitCode),
-    meaning,
   ]);
   const exits = exitCodeMeanings.map(([exit, meaning]) => [String(exit), meaning]);
   const body = `Every error that the package throws on purpose extends \`JanusError\`. Its message names the op, what was required, what it
 got, and what to do. It is thrown before the work of the failing call starts: nothing is lost, and the device stays usable.
 
-${table(["class", "extends", "exit code of janus", "meaning"], rows)}
+${table(["class", "meaning", "extends", "exit code of janus"], rows)}
 
 70 is the exit code of errors that a command line cannot cause: if you see one, it is a mistake in the package.
 

@@ -52,7 +52,7 @@ ${table(["kind of record", "fields that are used"], fields)}
 - Any other field is refused, unless \`--ignore-field\` allows it.
 - A record has at most ${MAX_RECORD / 2 ** 20} MiB. Indexes have version ${INDEX_VERSION}; others are made again.
 
-[Which files are read](../training.md#which-files-are-read) describes the files that records come in, and
+[Which files are read](../data.md#which-files-are-read) describes the files that records come in, and
 [the checkpoint format](../concepts/checkpoints.md) the folder of a model.`;
   return page("Data formats", "the tables of the readers", body);
 }

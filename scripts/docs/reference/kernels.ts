@@ -16,12 +16,12 @@ function rowOf(op: string, rows: readonly Case[]): string[] {
   const largest = rows.reduce((a, b) => (sizeOf(b) > sizeOf(a) ? b : a));
   return [
     code(op),
-    String(rows.length),
     dtypes.join(", "),
-    largest.inputs.map(({ shape }) => shapeOf(shape)).join(" "),
+    largest.inputs.map(({ shape }) => code(shapeOf(shape))).join(" "),
     rows.some((c) => hasGradient(c)) ? "yes" : "no",
     variants.join(", "),
     rows.every((c) => c.exact) ? "exact" : toleranceOf(rows, dtypes),
+    String(rows.length),
   ];
 }
 
@@ -34,7 +34,7 @@ const hasGradient = (c: Case): boolean =>
 function toleranceOf(rows: readonly Case[], dtypes: readonly DType[]): string {
   const terms = Math.max(...rows.map((c) => c.terms ?? 1));
   const floats = dtypes.filter((dtype) => ["f32", "f16", "bf16"].includes(dtype));
-  return floats.map((dtype) => `${dtype} ${tolerance("forward", [dtype], terms).toExponential(1)}`).join(", ");
+  return floats.map((dtype) => code(`${dtype} ${tolerance("forward", [dtype], terms).toExponential(1)}`)).join(" ");
 }
 
 export function kernelsPage(): string {
@@ -46,7 +46,7 @@ export function kernelsPage(): string {
         (cases as readonly Case[]).filter((c) => c.op === op),
       ),
     );
-    return `### ${family}\n\n${table(["op", "rows", "dtypes", "largest inputs", "gradient", "variants forced", "tolerance"], rows)}`;
+    return `### ${family}\n\n${table(["op", "dtypes", "largest inputs", "gradient", "variants forced", "tolerance", "rows"], rows)}`;
   });
   const count = Object.values(families).reduce((sum, cases) => sum + cases.length, 0);
   const exported = Object.values(F).filter((value) => typeof value === "function").length;

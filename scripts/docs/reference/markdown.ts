@@ -15,6 +15,6 @@ export function table(head: readonly string[], rows: readonly (readonly string[]
   return [line(head), line(head.map(() => "---")), ...rows.map(line)].join("\n");
 }
 
-/** A page with the remark that it is generated. */
+/** A page with the remark that it is generated. Its tables take the room of the outline. */
 export const page = (title: string, from: string, body: string): string =>
-  `---\neditLink: false\n---\n\n# ${title}\n\n_Generated from ${from}._\n\n${body.trim()}\n`;
+  `---\naside: false\n---\n\n# ${title}\n\n_Generated from ${from}._\n\n${body.trim()}\n`;

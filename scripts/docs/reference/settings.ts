@@ -116,9 +116,9 @@ function rowsOf(
     const preset = child.default === undefined ? "" : JSON.stringify(child.default);
     const row = [
       code(own.join(".")),
+      comment,
       child.properties ? "" : typeText(child),
       child.properties ? "" : code(preset),
-      comment,
     ];
     return child.properties ? [...(comment ? [row] : []), ...rowsOf(child, base, comments, own)] : [row];
   });
@@ -126,7 +126,7 @@ function rowsOf(
 
 export function settingsPage(): string {
   const comments = readComments();
-  const head = ["setting", "value", "default", "meaning"];
+  const head = ["setting", "meaning", "value", "default"];
   const of = (schema: z.ZodType, base: string): string =>
     table(head, rowsOf(z.toJSONSchema(schema, { io: "input", unrepresentable: "any" }) as Property, base, comments));
   const body = `Settings come from a preset or a YAML file, and from \`--set name=value\`. An unknown name or a wrong value is refused with

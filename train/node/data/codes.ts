@@ -100,6 +100,7 @@ async function seenFile(path: string): Promise<Seen> {
   }
 }
 
+/** The codes of images that are to be drawn, computed once by the image tokenizer and kept in a folder. */
 export class CodeCache {
   readonly about: CodesAbout;
   readonly folder: string;

@@ -10,6 +10,7 @@ export interface EncoderOptions extends AnyEncoderOptions {
   readonly pictures?: ReadImageOptions;
 }
 
+/** The encoder of samples whose images are files. */
 export class RecordEncoder extends AnyEncoder {
   constructor(processor: Processor, { pictures, ...options }: EncoderOptions) {
     super(processor, { readImage: (path) => readImage(path, pictures), ...options });

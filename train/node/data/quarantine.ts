@@ -27,6 +27,7 @@ export interface BadSample {
   readonly reason: string;
 }
 
+/** The file of bad samples with their reasons, and the budget that they are counted against. */
 export class Quarantine {
   readonly file: string | undefined;
   readonly share: number;

@@ -106,6 +106,7 @@ export async function* readLog(run: string): AsyncGenerator<LogLine> {
     if (Number.isInteger(json["step"])) yield json as unknown as LogLine;
 }
 
+/** The events of a run (`events.jsonl`), oldest first; empty if there is no such file. */
 export async function readEvents(run: string): Promise<RunEvent[]> {
   const events: RunEvent[] = [];
   for await (const { json } of jsonLines(join(run, EVENTS)))

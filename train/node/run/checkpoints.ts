@@ -33,6 +33,7 @@ export interface VerifyOptions {
   readonly signal?: AbortSignal;
 }
 
+/** The checkpoints of a run folder, read only: needs no lock, so that a person may look at a run while it trains. */
 export class Checkpoints {
   /** Path of the run folder. */
   readonly path: string;

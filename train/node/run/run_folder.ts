@@ -44,6 +44,7 @@ export interface Saved {
   readonly pruneProblem: RunFolderError | null;
 }
 
+/** The folder of a training run, held by one trainer: saves checkpoints, each of which is complete or absent, and prunes them. */
 export class RunFolder extends Checkpoints {
   /** Null in a process that only reads. */
   private readonly lock: RunLock | null;
