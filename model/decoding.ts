@@ -23,6 +23,25 @@ export interface DecodingOptions {
 /** True for a token of a row whose logits are not finite. Its embedding is zero: it is no token. */
 export const isFlagged = (token: number): boolean => token >= NOT_FINITE_FLAG;
 
+/** A token that is not finite: the op that sampled it, the name of its head, where it is and its number. */
+interface FlaggedToken {
+  readonly op: string;
+  readonly head: string;
+  readonly place: string;
+  readonly step: number;
+}
+type NamedPart = readonly [part: string, values: Tensor];
+
+/** The error of a flagged token. Which part is to blame is looked up only now, from what came before the head; if all of it is finite, it is the head. */
+export async function notFiniteError(
+  { op, head, place, step }: FlaggedToken,
+  before: readonly NamedPart[],
+): Promise<NotFiniteError> {
+  for (const [part, values] of before)
+    if (!(await values.data()).every(Number.isFinite)) return new NotFiniteError(op, part, place, step);
+  return new NotFiniteError(op, head, place, step);
+}
+
 /** Converts hidden states to tokens, and tokens to inputs. Owned by the decoder that it is passed to. */
 export interface Head {
   /**
@@ -69,7 +88,7 @@ export function embedRow(model: CausalModel, { ids, images }: PromptRow): Tensor
 }
 
 /** Runs a prompt into row 0 of an empty cache, behind its prefix if it has one. Returns the hidden states [1, T, hidden] of what it ran. */
-function runPrompt(model: CausalModel, { ids, images, prefix }: PromptRow, cache: KvCache): Tensor {
+export function runPrompt(model: CausalModel, { ids, images, prefix }: PromptRow, cache: KvCache): Tensor {
   const { device } = model;
   const past = prefix?.length ?? 0;
   if (prefix) cache.copyRow(0, prefix.cache(), 0, past);
@@ -169,21 +188,11 @@ export class TokenDecoder {
   }
 
   /**
-   * The error of a flagged token. Which part is to blame is looked up only now, from what came before the head: its inputs, then the hidden
-   * states, whose caches keep what is not finite for the steps that the device is ahead. If both are finite, it is the head.
+   * The error of a flagged token: of its inputs, then of the hidden states, whose caches keep what is not finite for the steps that the device
+   * is ahead.
    */
-  async notFinite(
-    {
-      op,
-      head,
-      place,
-      step,
-    }: { readonly op: string; readonly head: string; readonly place: string; readonly step: number },
-    inputs: readonly (readonly [part: string, values: Tensor])[] = [],
-  ): Promise<NotFiniteError> {
-    for (const [part, values] of [...inputs, ["language model (hidden states)", this.hidden] as const])
-      if (!(await values.data()).every(Number.isFinite)) return new NotFiniteError(op, part, place, step);
-    return new NotFiniteError(op, head, place, step);
+  notFinite(at: FlaggedToken, inputs: readonly NamedPart[] = []): Promise<NotFiniteError> {
+    return notFiniteError(at, [...inputs, ["language model (hidden states)", this.hidden]]);
   }
 
   /** Feeds the last tokens and samples the next ones. Returns once the work is enqueued on the device. */

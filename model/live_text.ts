@@ -8,7 +8,7 @@ import { arange, full, rowSettings, sampleTokens } from "../kernels/index.ts";
 import type { CausalModel, PromptRow } from "./causal.ts";
 import { cacheFor, embedRow } from "./decoding.ts";
 import type { DecodingOptions } from "./decoding.ts";
-import { LogitRules } from "./generate.ts";
+import { LogitRules } from "./logit_rules.ts";
 import type { TextOptions } from "./generate.ts";
 import type { KvCache } from "./llama.ts";
 import { PromptError, checkIds, checkSampling } from "./request.ts";

@@ -1,8 +1,9 @@
 /** The language model: a Llama (Touvron et al. 2023) with rotary positions and SwiGLU, over embeddings that may come from text or images. */
 import { checkpoint, lastOp, noGrad, onGrad, scope } from "../engine/index.ts";
 import type { DType, Device, Tensor } from "../engine/index.ts";
-import { attention, attentionDecode, cacheStorage, cacheWrite, copyInto, full, joinedRows, jointLinear, linear, normLinear, rope, ropeAttention, rotaryAttention, swiglu } from "../kernels/index.ts"; // prettier-ignore
-import type { CacheDType } from "../kernels/index.ts";
+import { attention, attentionDecode, cacheWrite, copyInto, full, joinedRows, jointLinear, linear, normLinear, rope, ropeAttention, rotaryAttention, swiglu } from "../kernels/index.ts"; // prettier-ignore
+import { cacheStorage } from "../kernels/attention/cache_format.ts";
+import type { CacheDType } from "../kernels/attention/cache_format.ts";
 import { Embedding, Linear, RMSNorm } from "./nn/layers.ts";
 import { Module } from "./nn/module.ts";
 import { QuantizedLinear, joinedWeight, linearLayer, linearLayers } from "./nn/quantized_linear.ts";

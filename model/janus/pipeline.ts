@@ -68,6 +68,8 @@ const ANSWER_OPTIONS = optionNames<Omit<AskOptions, "images">>({
   stopIds: true,
   repetitionPenalty: true,
   suppressTokens: true,
+  promptLookup: true,
+  onLookup: true,
 });
 const GENERATE_OPTIONS = optionNames<GenerateOptions>({ ...SAMPLING, ...DECODING, n: true, guidance: true });
 /** Names of `LoadOptions`. */

@@ -1,6 +1,7 @@
 /** Cases of decoding against a cache: lengths on the GPU, left padding, grouped heads, caches of 16 and of 8 bits. */
 import { F, tensor } from "../../index.ts";
 import type { DType, Tensor } from "../../index.ts";
+import { cacheStorage } from "../../kernels/attention/cache_format.ts";
 import type { Case, Input } from "../harness.ts";
 import { mapRef, ref } from "../reference.ts";
 import type { Ref } from "../reference.ts";
@@ -95,7 +96,7 @@ const ropeAttentionCase = (
 
 /** An empty cache of int8, and one with these keys and values [B, Hkv, capacity, D]. */
 const emptyInt8 = (like: Tensor): Tensor => {
-  const { dtype, columns } = F.cacheStorage("int8", like.dim(3));
+  const { dtype, columns } = cacheStorage("int8", like.dim(3));
   return F.zeros([...like.shape.slice(0, 3), columns], { dtype, device: like.device });
 };
 function int8Caches(k: Tensor, v: Tensor): [Tensor, Tensor] {
