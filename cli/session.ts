@@ -38,12 +38,15 @@ export interface ModelFlags extends HubFlags {
   readonly verbose?: boolean;
 }
 
-export function addModelOptions(command: Command): Command {
+/** Options of a command that runs the language model, which has a cache. */
+export const addModelOptions = (command: Command): Command => addWeightOptions(command).addOption(kvCacheOption());
+
+/** Options of a command that loads a model. */
+export function addWeightOptions(command: Command): Command {
   return addHubOptions(command)
     .addOption(new Option("--model <model>", MODEL_ARGUMENT).env("JANUS_MODEL").default(DEFAULT_MODEL))
     .addOption(dtypeOption())
     .addOption(quantizeOption())
-    .addOption(kvCacheOption())
     .addOption(loraOption())
     .addOption(adapterOption())
     .option("--verbose", "print which generation settings come from the model's files");
