@@ -87,5 +87,5 @@ fn matmul_quantized_register(@builtin(workgroup_id) group: vec3u, @builtin(local
   // A copy: the sums themselves must not be indexed by a variable. The step is that of matmul_register.wgsl.
   var results = sums;
   let step = 1u + select(0u, params.size.x >> 31u, LANES > 1u);
-  for (var r = 0u; r < min(ROWS, params.size.x - row); r += step) { finish(vec2u(), row + r, column, results[r]); }
+  for (var done = 0u; done < min(ROWS, params.size.x - row); done += step) { finish(vec2u(), row + done, column, results[done]); }
 }

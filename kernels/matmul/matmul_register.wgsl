@@ -113,5 +113,5 @@ fn matmul_register(@builtin(workgroup_id) group: vec3u, @builtin(local_invocatio
   // epilogue is up to three quarters of the kernel's compile time on software Vulkan.
   var results = sums;
   let step = 1u + select(0u, params.size.x >> 31u, LANES > 1u);
-  for (var i = 0u; i < min(ROWS, params.size.x - row); i += step) { finish(batch, row + i, column, results[i]); }
+  for (var done = 0u; done < min(ROWS, params.size.x - row); done += step) { finish(batch, row + done, column, results[done]); }
 }
