@@ -84,6 +84,10 @@ async function ask(words: readonly string[], flags: AskFlags, context: Context):
     throw new UsageError(`what about ${question}? The question comes after the images, as one quoted argument`);
   }
   const sampling = { ...samplingOf(flags), seed: flags.seed ?? anySeed() };
+  if (flags.promptLookup !== undefined && ((flags.temperature ?? 0) > 0 || (flags.repetitionPenalty ?? 1) !== 1))
+    throw new UsageError(
+      "--prompt-lookup needs --temperature 0 and --repetition-penalty 1, the defaults; leave it or them out",
+    );
   const limit = flags.maxNewTokens === undefined ? {} : { maxNewTokens: flags.maxNewTokens };
   const { requirePart } = await import("../model/janus/checkpoint/expected.ts");
   using session = await openJanus(flags, context, ({ config, processor, missing }) => {
