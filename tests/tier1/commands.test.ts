@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, it } from "vitest";
 import { addAsk } from "../../cli/ask.ts";
+import { addReconstruct } from "../../cli/reconstruct.ts";
 import { EXIT } from "../../cli/errors.ts";
 import { addGenerate } from "../../cli/generate.ts";
 import { writeNewFile } from "../../model/node/files.ts";
