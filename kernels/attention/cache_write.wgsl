@@ -36,19 +36,21 @@ fn cache_write(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) gro
   if (position >= params.capacity) { return; }
   let src = params.source + (i / spans) * params.width;
   let dst = (head * params.capacity + position) * params.stride;
-  var scales = array<vec2u, 2>(); // of the key and the value in each group of the span
+  // Scales of the key and the value in the two groups of the span; an array of them would lie in memory on NVIDIA.
+  var low = vec2u();
+  var high = vec2u();
   if (HAS_SCALES_entry) {
-    var peaks = array<vec2u, 2>();
     for (var c = begin; c < end; c++) {
-      let g = (c - begin) / GROUP_entry;
-      peaks[g] = max(peaks[g], vec2u(peak_entry(unpack_x(k[src + c])), peak_entry(unpack_x(v[src + c]))));
+      let peak = vec2u(peak_entry(unpack_x(k[src + c])), peak_entry(unpack_x(v[src + c])));
+      if (c - begin < GROUP_entry) { low = max(low, peak); } else { high = max(high, peak); }
     }
-    for (var g = 0u; g < 2u; g++) { scales[g] = vec2u(scale_entry(peaks[g].x), scale_entry(peaks[g].y)); }
-    keys[dst + params.width + begin / SPAN_entry] = pair_entry(scales[0].x, scales[1].x);
-    values[dst + params.width + begin / SPAN_entry] = pair_entry(scales[0].y, scales[1].y);
+    low = vec2u(scale_entry(low.x), scale_entry(low.y));
+    high = vec2u(scale_entry(high.x), scale_entry(high.y));
+    keys[dst + params.width + begin / SPAN_entry] = pair_entry(low.x, high.x);
+    values[dst + params.width + begin / SPAN_entry] = pair_entry(low.y, high.y);
   }
   for (var c = begin; c < end; c++) {
-    let scale = scales[(c - begin) / GROUP_entry];
+    let scale = select(high, low, c - begin < GROUP_entry);
     keys[dst + c] = pack_entry(unpack_x(k[src + c]), scale.x);
     values[dst + c] = pack_entry(unpack_x(v[src + c]), scale.y);
   }
