@@ -15,6 +15,7 @@ const SHARES = 1u; // chunks at a time
 const WIDTH = 16u; // granules of a head, D / 4: a multiple of 2, at most CHUNK. Loops run to params.src.w, which is the same: compilers would write them out
 const PER_ROW = false; // one length a batch row instead of one for all
 const WORKGROUP = CHUNK * SHARES;
+const GROUPS = 8u; // parts of a chunk whose largest scores are found side by side
 struct Params {
   size: vec4u, // batches, heads of queries, heads of the cache, capacity
   src: vec4u, // strides of batch and head in x, and its offset; granules of a head; all in granules
@@ -33,6 +34,7 @@ struct Params {
 var<workgroup> query: array<vec4f, WIDTH>;
 var<workgroup> scores: array<f32, WORKGROUP>;
 var<workgroup> powers: array<f32, WORKGROUP>;
+var<workgroup> tops: array<f32, SHARES * GROUPS>; // largest scores of GROUPS parts of a chunk
 var<workgroup> peaks: array<u32, 2u * WIDTH>; // of each granule of the new key, then of the value
 
 struct Pair {
@@ -131,11 +133,15 @@ fn rope_attention(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) 
       }
       scores[invocation] = score;
       workgroupBarrier();
-      var most = -3.0e38;
-      if (lane < count) {
-        for (var j = 0u; j < count; j++) { most = max(most, scores[share * CHUNK + j]); }
-        powers[invocation] = power(score, most);
+      if (lane < GROUPS) {
+        var top = -3.0e38;
+        for (var j = 0u; j < CHUNK / GROUPS; j++) { top = max(top, scores[share * CHUNK + lane * (CHUNK / GROUPS) + j]); }
+        tops[share * GROUPS + lane] = top;
       }
+      workgroupBarrier();
+      var most = -3.0e38;
+      for (var j = 0u; j < GROUPS; j++) { most = max(most, tops[share * GROUPS + j]); }
+      powers[invocation] = power(score, most);
       workgroupBarrier();
       if (lane < width && count > 0u) {
         var acc = vec4f();
