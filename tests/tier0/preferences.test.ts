@@ -156,6 +156,8 @@ describe("settings", () => {
     [{ grpo: {}, lora: { dropout: 0.1 } }, /lora\.dropout: must be 0 with grpo/],
     [{ grpo: { group: 1 } }, /grpo\.group/],
     [{ grpo: { temperature: 0 } }, /grpo\.temperature/],
+    [{ grpo: { group: 33 } }, /grpo\.drawnAtOnce: must be at least grpo\.group/],
+    [{ grpo: { timeout: 2 ** 31 / 1000 } }, /grpo\.timeout/],
   ] as const)("%j", (more, message) => {
     expect(() => checked(more)).toThrow(message);
   });
