@@ -4,6 +4,8 @@ import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Device, noGrad, scope, setDevice, tensor } from "../../index.ts";
 import { layerErrors, layerTable } from "../../bench/quantization_layers.ts";
+import { checkConfig } from "../../train/config.ts";
+import { Trainer } from "../../train/trainer.ts";
 import { MissingPartError } from "../../model/io/errors.ts";
 import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
 import type { Checkpoint } from "../../model/janus/checkpoint/checkpoint.ts";
@@ -172,3 +174,18 @@ it.skipIf(!hasFixtures)("an MLX model takes an adapter as its decoded weights do
   expect(answers[0]).toEqual(answers[1]);
   expect(answers[0]).not.toEqual(answers[2]);
 }); // prettier-ignore
+
+it.skipIf(!hasFixtures)("a GGUF model in 16 bits, which lacks parts, is not merged, saved or trained", async () => {
+  const files = await tinyGguf({ mmproj: false }, () => undefined);
+  files.set("config.json", tinyFiles("hf").get("config.json")!);
+  const checkpoint = await openCheckpoint(sourceOfFiles(files));
+  const model = await loadModel(checkpoint, {});
+  expect([model.quantization, checkpoint.quantization]).toEqual([null, null]);
+  const merge = loadMerged(sourceOfFiles(files), { adapters: [] });
+  await expect(merge).rejects.toThrow(/merge: the checkpoint must have all parts of the model/);
+  await expect(saveModel(model, checkpoint.config, memorySink())).rejects.toThrow(MissingPartError);
+  const config = checkConfig({ stage: 3, batch: 1, length: 32, steps: 1, ratios: { und: 0, text: 1, gen: 0 }, optimizer: { lr: 1 }, lora: { rank: 1 } }); // prettier-ignore
+  expect(() => new Trainer(model, checkpoint.config, config, 0)).toThrow(MissingPartError);
+  model.dispose();
+  await checkpoint.close();
+});

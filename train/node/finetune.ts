@@ -75,6 +75,7 @@ export async function surveyData(options: SurveyOptions): Promise<Survey> {
   const checkpoint = await openCheckpoint(source);
   await checkpoint.close();
   checkpoint.requireUnquantized("finetune");
+  checkpoint.requireWhole("finetune");
   const processor = await readProcessor(source, checkpoint.config);
   const by = tokenizerHash(await sideFilesOf(source), undefined);
   const encoder = new RecordEncoder(processor, { seed: 0 });
