@@ -4,6 +4,7 @@
  */
 import { Device, tally } from "../index.ts";
 import type { Quantization } from "../index.ts";
+import type { CacheDType } from "../kernels/index.ts";
 import { JANUS_PRO_1B, JANUS_PRO_7B } from "../model/janus/config.ts";
 import type { JanusConfig } from "../model/janus/config.ts";
 import { JanusForConditionalGeneration } from "../model/janus/janus.ts";
@@ -24,11 +25,16 @@ export interface Count {
   readonly peakBytes: number;
 }
 
-/** Counts with bf16 weights, some of them quantised if `quantize` is given, and an f32 cache. */
-export async function countWork(config: JanusConfig, quantize?: Quantization): Promise<Count[]> {
+/** Counts with bf16 weights, some of them quantised if `quantize` is given. */
+export async function countWork(
+  config: JanusConfig,
+  quantize?: Quantization,
+  cacheDType: CacheDType = "f32",
+): Promise<Count[]> {
   const device = await Device.create({ backend: "null" });
   const options = { dtype: "bf16", init: false, device, ...(quantize && { quantize }) } as const;
   const model = new JanusForConditionalGeneration(config, options).setRequiresGrad(false);
+  model.cacheDType = cacheDType;
   const counts: Count[] = [];
   {
     using work = workloads(model, config);

@@ -1,10 +1,14 @@
 /**
- * `node scripts/run.mjs bench/quantization.ts FOLDER [PNG]`: what quantising a model changes. Logits of int8 and int4 against those of bf16 weights: KL divergence
- * and agreement of the most probable token, for text and for image codes along the codes that the bf16 model draws; codes that a quantised
- * model draws from the same seed, and the difference of the images, which PNG shows side by side; the error of each layer's output.
+ * `node scripts/run.mjs bench/quantization.ts FOLDER [PNG]`: what quantising a model, or its caches of keys and values, changes. Logits of int8 and int4 against
+ * those of bf16 weights and a cache of f32: KL divergence and agreement of the most probable token, for text and for image codes along the codes
+ * that the full model draws; codes that the other one draws from the same seed, and the difference of the images, which PNG shows side by side; the
+ * error of each layer's output.
  */
 import { Device, F, noGrad, scope, setDevice, tensor } from "../index.ts";
-import type { Quantization, Tensor } from "../index.ts";
+import type { Tensor } from "../index.ts";
+import type { CausalModel } from "../model/causal.ts";
+import { cacheFor } from "../model/decoding.ts";
+import type { LoadOptions } from "../model/janus/load.ts";
 import { Janus } from "../model/janus/node/janus.ts";
 import { shippedModel } from "../model/janus/node/shipped.ts";
 import type { RgbImage } from "../model/image/image.ts";
@@ -14,6 +18,7 @@ import { table } from "./harness.ts";
 import { layerErrors, layerTable } from "./quantization_layers.ts";
 
 const KINDS = ["int8", "int4"] as const;
+const CACHES = ["bf16", "f16", "int8"] as const;
 const PROMPTS = ["two red squares", "a blue circle left of a green ring", "a small yellow star"];
 
 /** What a model computes for the prompts. */
@@ -26,8 +31,11 @@ interface Outputs {
   readonly weightBytes: number;
 }
 
+/** What differs from bf16 weights and a cache of f32. */
+export type Change = Pick<LoadOptions, "quantize" | "cacheDType">;
+
 export interface QuantizationError {
-  readonly kind: Quantization;
+  readonly change: Change;
   /** Mean KL divergence from the bf16 model's distribution, in nats, and share of positions with the same most probable token. */
   readonly textKl: number;
   readonly textTop1: number;
@@ -41,39 +49,34 @@ export interface QuantizationError {
 }
 
 /**
- * Errors of some kinds for the model of a folder.
+ * Errors of some changes for the model of a folder.
  * @param draw false: logits of the image codes are those along fixed codes, no image is drawn, and its figures are NaN
  */
 export async function quantizationErrors(
   folder: string,
   device: Device,
-  kinds: readonly Quantization[] = ["int8", "int4"],
+  changes: readonly Change[],
   draw = true,
 ): Promise<readonly QuantizationError[]> {
-  return (await compare(folder, device, kinds, draw)).errors;
+  return (await compare(folder, device, changes, draw)).errors;
 }
 
 interface Compared {
   readonly errors: readonly QuantizationError[];
-  /** Images of the prompts: in bf16, then in each kind. */
+  /** Images of the prompts: of the full model, then with each change. */
   readonly pictures: readonly (readonly RgbImage[])[];
 }
 
-async function compare(
-  folder: string,
-  device: Device,
-  kinds: readonly Quantization[],
-  draw: boolean,
-): Promise<Compared> {
-  const bf16 = await outputsOf(folder, device, { draw });
+async function compare(folder: string, device: Device, changes: readonly Change[], draw: boolean): Promise<Compared> {
+  const bf16 = await outputsOf(folder, device, {}, { draw });
   const errors: QuantizationError[] = [];
   const pictures = [bf16.images];
-  for (const kind of kinds) {
-    const own = await outputsOf(folder, device, { draw, quantize: kind, along: bf16.drawn });
+  for (const change of changes) {
+    const own = await outputsOf(folder, device, change, { draw, along: bf16.drawn });
     pictures.push(own.images);
     const same = own.drawn.flatMap((codes, i) => codes.map((code, k) => Number(code === bf16.drawn[i]![k])));
     errors.push({
-      kind,
+      change,
       textKl: mean(own.text.map((row, i) => klDivergence(bf16.text[i]!, row))),
       textTop1: mean(own.text.map((row, i) => Number(argmax(row) === argmax(bf16.text[i]!)))),
       codesKl: mean(own.codes.map((row, i) => klDivergence(bf16.codes[i]!, row))),
@@ -92,10 +95,11 @@ const pixels = (images: readonly RgbImage[]): Uint8Array[] => images.map(({ data
 async function outputsOf(
   folder: string,
   device: Device,
-  { draw, quantize, along }: { draw: boolean; quantize?: Quantization; along?: readonly (readonly number[])[] },
+  change: Change,
+  { draw, along }: { draw: boolean; along?: readonly (readonly number[])[] },
 ): Promise<Outputs> {
   const before = device.pool.stats.liveBytes;
-  const janus = await Janus.fromPretrained(folder, { device, dtype: "bf16", ...(quantize && { quantize }) });
+  const janus = await Janus.fromPretrained(folder, { device, dtype: "bf16", ...change });
   const weightBytes = device.pool.stats.liveBytes - before;
   const pictures = draw ? await janus.generate(PROMPTS, { seed: 1 }).images() : [];
   const drawn = pictures.map(({ tokenIds }) => [...tokenIds]);
@@ -105,18 +109,26 @@ async function outputsOf(
     const { model, processor } = janus;
     const asked = processor.prompts.encode(processor.prompts.conversation([{ role: "user", content: prompt }]));
     const ids = tensor(Int32Array.from(asked), { shape: [1, asked.length] });
-    text.push(...(await rowsOf(() => model.call(model.embedText(ids), { positions: F.arange(asked.length) }))));
+    text.push(...(await rowsOf(() => model.logits(throughCache(model, model.embedText(ids))))));
     const forced = (along ?? drawn)[i] ?? Array.from({ length: 24 }, (_, k) => (7 * k) % janus.config.vq.codes);
-    const positions = F.arange(asked.length + forced.length);
     const codeRows = await rowsOf(() => {
       const image = model.embedCodes(tensor(Int32Array.from(forced), { shape: [1, forced.length] }));
-      return model.codeLogits(model.hidden(F.cat([model.embedText(ids), image], 1), { positions }));
+      return model.codeLogits(throughCache(model, F.cat([model.embedText(ids), image], 1)));
     });
     codes.push(...codeRows.slice(asked.length - 1, -1));
-    for (const t of [ids, positions]) t.dispose();
+    ids.dispose();
   }
   janus.dispose();
   return { text, codes, drawn, images: pictures.map(({ image }) => image), weightBytes };
+}
+
+/** Hidden states of embeddings [1, T, hidden], each of which reads the keys and values of those before it from a cache, as in decoding. */
+function throughCache(model: CausalModel, embeddings: Tensor): Tensor {
+  const tokens = embeddings.dim(1);
+  const cache = cacheFor(model, 1, tokens, {});
+  const states = model.hidden(embeddings, { positions: F.arange(tokens), cache, decode: true });
+  cache.dispose();
+  return states;
 }
 
 /** Rows of the last dimension. */
@@ -168,21 +180,25 @@ function sideBySide(pictures: readonly (readonly RgbImage[])[]): RgbImage {
 async function print(folder: string, png: string | undefined): Promise<void> {
   const device = await Device.create();
   setDevice(device);
-  const { errors, pictures } = await compare(folder, device, KINDS, true);
+  const changes: Change[] = [...KINDS.map((quantize) => ({ quantize })), ...CACHES.map((cacheDType) => ({ cacheDType }))]; // prettier-ignore
+  const { errors, pictures } = await compare(folder, device, changes, true);
   const rows = errors.map((e) => [
-    e.kind,
+    e.change.quantize ?? "bf16",
+    e.change.cacheDType ?? "f32",
     ...[e.textKl, e.codesKl].map((v) => v.toExponential(2)),
     ...[e.textTop1, e.codesTop1, e.drawnSame].map((v) => `${(100 * v).toFixed(1)} %`),
     e.psnr.toFixed(1),
     (e.weightBytes / e.bf16Bytes).toFixed(3),
   ]);
-  const head = ["weights", "KL text", "KL codes", "top-1 text", "top-1 codes", "codes drawn alike", "PSNR dB", "bytes / bf16"]; // prettier-ignore
+  const head = ["weights", "cache", "KL text", "KL codes", "top-1 text", "top-1 codes", "codes drawn alike", "PSNR dB", "weights / bf16"]; // prettier-ignore
   console.log(table(head, rows));
   for (const [kind, layers] of await layerErrors(folder, device, PROMPTS, KINDS))
     console.log(`\nrelative error of each layer's output in ${kind}, in percent\n${layerTable(layers)}`);
   if (png !== undefined) {
     await writeFileAtomic(png, await encodePng(sideBySide(pictures)));
-    console.log(`\n${png}: a prompt in each row; bf16, ${KINDS.join(", ")} from left to right`);
+    console.log(
+      `\n${png}: a prompt in each row; bf16, ${KINDS.join(", ")}, and caches of ${CACHES.join(", ")} from left to right`,
+    );
   }
   device.destroy();
 }

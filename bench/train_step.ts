@@ -14,7 +14,7 @@ import { estimateStep } from "../train/estimate.ts";
 import { taskLosses } from "../train/loss.ts";
 import { TASKS, layRows, packSamples } from "../train/samples.ts";
 import { Trainer } from "../train/trainer.ts";
-import type { Accumulated } from "../train/trainer.ts";
+import type { Accumulated } from "../train/step_report.ts";
 
 const [folder, settings, ...changes] = process.argv.slice(2);
 if (!folder || !settings) {

@@ -13,6 +13,7 @@ export interface AskFlags extends ModelFlags, SamplingFlags {
   readonly maxNewTokens?: number;
   readonly repetitionPenalty?: number;
   readonly stop?: readonly string[];
+  readonly promptLookup?: number;
 }
 
 export const addAsk: AddCommand = (program, context) => {
@@ -33,6 +34,12 @@ export const addAsk: AddCommand = (program, context) => {
         "--repetition-penalty <p>",
         "divide the logits of earlier tokens by p; use a value above 1 for fewer repetitions",
       ).argParser(numberIn(0.01, 100)),
+    )
+    .addOption(
+      new Option(
+        "--prompt-lookup <n>",
+        "draft up to n tokens (at most 15) from the question and the answer so far, and check them in one step: the same answer, sooner where it repeats; needs --temperature 0",
+      ).argParser(wholeNumber(1, 15)),
     )
     .option("--stop <text>", "end the answer before this text; may be given several times", collect)
     .addOption(plainOption())
@@ -77,6 +84,10 @@ async function ask(words: readonly string[], flags: AskFlags, context: Context):
     throw new UsageError(`what about ${question}? The question comes after the images, as one quoted argument`);
   }
   const sampling = { ...samplingOf(flags), seed: flags.seed ?? anySeed() };
+  if (flags.promptLookup !== undefined && ((flags.temperature ?? 0) > 0 || (flags.repetitionPenalty ?? 1) !== 1))
+    throw new UsageError(
+      "--prompt-lookup needs --temperature 0 and --repetition-penalty 1, the defaults; leave it or them out",
+    );
   const limit = flags.maxNewTokens === undefined ? {} : { maxNewTokens: flags.maxNewTokens };
   const { requirePart } = await import("../model/janus/checkpoint/expected.ts");
   using session = await openJanus(flags, context, ({ config, processor, missing }) => {
@@ -85,8 +96,17 @@ async function ask(words: readonly string[], flags: AskFlags, context: Context):
     checkContext(ids, answerOptions(processor, limit, ids.length).maxNewTokens!, config.language.maxPositions);
   });
   const { janus, loadMs } = session;
+  const lookup = { steps: 0, drafted: 0, accepted: 0 };
   const answer = janus.ask(question, {
     images: decoded,
+    ...(flags.promptLookup !== undefined && {
+      promptLookup: flags.promptLookup,
+      onLookup: ({ drafted, accepted }) => {
+        lookup.steps++;
+        lookup.drafted += drafted;
+        lookup.accepted += accepted;
+      },
+    }),
     ...limit,
     ...(flags.system !== undefined && { system: flags.system }),
     ...(flags.repetitionPenalty !== undefined && { repetitionPenalty: flags.repetitionPenalty }),
@@ -105,5 +125,10 @@ async function ask(words: readonly string[], flags: AskFlags, context: Context):
   out.note(
     `${promptTokenIds.length} tokens read in ${formatDuration(timings.prefillMs)}, ${tokenIds.length} generated in ${formatDuration(timings.decodeMs)}${finish === "length" ? "; cut off at --max-new-tokens" : ""}`,
   );
-  out.result({ text, tokenIds, promptTokenIds, finish, timings: { loadMs, ...timings } });
+  if (flags.promptLookup !== undefined)
+    out.note(
+      `prompt lookup: ${lookup.accepted} of ${lookup.drafted} drafted tokens were right, in ${lookup.steps} steps`,
+    );
+  const looked = flags.promptLookup === undefined ? {} : { lookup };
+  out.result({ text, tokenIds, promptTokenIds, finish, timings: { loadMs, ...timings }, ...looked });
 }

@@ -4,6 +4,7 @@
  */
 import { scope, tensor } from "../engine/index.ts";
 import type { DType, Device, Nested, Tensor } from "../engine/index.ts";
+import { cacheStorage } from "../kernels/attention/cache_format.ts";
 import * as F from "../kernels/index.ts";
 
 type Make = (values: Nested, dtype?: DType) => Tensor;
@@ -173,12 +174,31 @@ function decode(part: Part): Probe {
   };
 }
 
+/** The same from a cache of int8, in which the values that share a scale with NaN are NaN, too. */
+function decodeInt8(part: "key" | "value"): Probe {
+  const of = (make: Make, name: Part): Tensor => make(row(12, name === part ? nan : 0, 8)).reshape([1, 1, 3, 4]);
+  return {
+    op: `cacheWrite in int8 (NaN in a ${part})`,
+    run: (make) => {
+      const query = make(row(4, 0, 0)).reshape([1, 1, 1, 4]);
+      const { device } = query;
+      const { dtype, columns } = cacheStorage("int8", 4);
+      const cache = (): Tensor => F.zeros([1, 1, 3, columns], { dtype, device });
+      const [keys, values] = [cache(), cache()];
+      F.cacheWrite(keys, values, of(make, "key"), of(make, "value"), tensor(Uint32Array.of(0), { device }));
+      return F.attentionDecode(query, keys, values, tensor(Uint32Array.of(2), { device }));
+    },
+    expected: [nan, nan, nan, nan],
+  };
+}
+
 const ATTENTION = (["query", "key", "value"] as const).flatMap((part): Probe[] => [
   attend(part, 2, 4, 1),
   attend(part, 40, 64, 0),
   attend(part, 40, 64, 17),
   attend(part, 40, 160, 39),
   decode(part),
+  ...(part === "query" ? [] : [decodeInt8(part)]),
 ]);
 
 const STORED = [nan, inf, -inf, 1, -2];

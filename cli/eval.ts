@@ -184,7 +184,7 @@ async function run(names: readonly string[], flags: EvalFlags, context: Context)
         return {
           janus: session.janus,
           name: isPath ? basename(flags.model) : flags.model,
-          dtype: `${weights?.dtype ?? dtype}${flags.quantize ? `, ${flags.quantize}` : ""}`,
+          dtype: `${weights?.dtype ?? dtype}${flags.quantize ? `, ${flags.quantize}` : ""}${flags.kvCache ? `, cache ${flags.kvCache}` : ""}`,
         };
       },
       signal,

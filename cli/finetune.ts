@@ -83,10 +83,14 @@ async function finetune(flags: FinetuneFlags, context: Context): Promise<void> {
   const model = await resolveModel(flags.model, context, flags);
   const given = { model, sources, run: flags.run, cache: flags.cache };
   const follow = { showsTimeLeft: true, ...(flags.adapter !== undefined && { adapter: flags.adapter }), ...(flags.memory !== undefined && { memory: flags.memory }) }; // prettier-ignore
+  const start = async (config: Parameters<typeof runTraining>[0]): Promise<void> => {
+    if (await runTraining(config, given, follow, context)) signal.throwIfAborted();
+  };
   const before = flags.dryRun ? null : await settingsOfRun(flags.run);
   if (before) {
     out.note(`${flags.run} has checkpoints: resuming with its settings`);
-    return await runTraining(changeSettings(before, flags.set ?? []), given, follow, context);
+    await start(changeSettings(before, flags.set ?? []));
+    return;
   }
   const survey = await surveyData({ model, sources, cache: flags.cache, signal, onNotice: (message) => out.warn(message) }); // prettier-ignore
   const { plan, flopsPerSecond, memory } = await planOn(survey, flags, context);
@@ -98,7 +102,7 @@ async function finetune(flags: FinetuneFlags, context: Context): Promise<void> {
     out.result({ method, config, tried, memory: estimate.memory, seconds, survey: { records: survey.records, longest: survey.longest } }, () => "nothing was trained: leave --dry-run out to start"); // prettier-ignore
     return;
   }
-  await runTraining(config, given, follow, context);
+  await start(config);
 }
 
 /** Plans on the device that will train, so that it is counted with its kernels, and measures the rate of its products. */

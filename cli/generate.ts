@@ -253,6 +253,10 @@ class Preview {
   }
 }
 
+/** A fingerprint, of whose hash the first digits show. */
+const shortened = (fingerprint: string): string =>
+  fingerprint.replace(/^[0-9a-f]{12}[0-9a-f]+/, (hash) => `${hash.slice(0, 12)}…`);
+
 /** `--from`: the image of the token ids in a file, and with `--check` the tokens of its prompt and seed redrawn. */
 async function again(file: string, flags: GenerateFlags, context: Context): Promise<void> {
   const { out, signal } = context;
@@ -267,7 +271,7 @@ async function again(file: string, flags: GenerateFlags, context: Context): Prom
   const isSame = janus.fingerprint === how.model;
   if (!isSame)
     out.warn(
-      `${file} was made with other weights (${how.model.slice(0, 12)}…) than those of ${flags.model} (${janus.fingerprint.slice(0, 12)}…)`,
+      `${file} was made with other weights, or another --quantize or --kv-cache (${shortened(how.model)}), than those of ${flags.model} (${shortened(janus.fingerprint)})`,
     );
   const started = performance.now();
   const image = await janus.decodeImage(how.tokenIds).catch((error: unknown) => {

@@ -112,11 +112,12 @@ function runRows({ needs, quantization, missing }: Inspection): string[][] {
     ...(missing.includes("generate images")
       ? []
       : [["weights to generate images", formatBytes(weightBytes.generation)]]),
-    ["KV cache of a token", formatBytes(cacheBytesPerToken)],
+    ["KV cache of a token", formatBytes(cacheBytesPerToken.f32)],
     ...(missing.includes("generate images")
       ? []
       : [
-          ["KV cache of an image", formatBytes(imageCacheBytes)],
+          ["KV cache of an image", formatBytes(imageCacheBytes.f32)],
+          ...(["bf16", "int8"] as const).map((dtype) => [`KV cache of an image with --kv-cache ${dtype}`, formatBytes(imageCacheBytes[dtype])]), // prettier-ignore
           ["image decoder", formatBytes(decoderBytes)],
         ]),
     ["total", formatBytes(runBytes)],

@@ -94,6 +94,12 @@ export const quantizeOption = (): Option =>
     "quantise the language model's layers and both heads while loading, to 8 or 4 bits a weight (default: no)",
   ).choices(["int8", "int4"]);
 
+export const kvCacheOption = (): Option =>
+  new Option(
+    "--kv-cache <dtype>",
+    "dtype of the cache of keys and values: bf16 and f16 take half the memory of f32, int8 takes 27 %; smaller ones are less precise (default: f32)",
+  ).choices(["f32", "f16", "bf16", "int8"]);
+
 export const dtypeOption = (): Option =>
   new Option("--dtype <dtype>", "dtype of the weights on the device (default: that of the checkpoint)").choices([
     "f32",

@@ -4,8 +4,8 @@ import type { Transport } from "../train/rank_group.ts";
 import type { Ranks } from "../train/ranks.ts";
 import { launchedBy } from "../train/node/ranks/launched.ts";
 import type { Context } from "./context.ts";
-import { reportError } from "./errors.ts";
-import { ownVersion } from "./packages.ts";
+import { Interrupted, reportError } from "./errors.ts";
+import { codeHash, ownVersion } from "./packages.ts";
 
 /** The processes of a command, and the adapter of this one: a name or number, or undefined for the fastest. */
 export interface RankedRun {
@@ -13,44 +13,47 @@ export interface RankedRun {
   readonly adapter: string | number | undefined;
   /** What carries the messages; null for one process. */
   readonly transport: Transport | null;
+  /** Ends all processes if one of them suspends or the answer of its `probe`, e.g. its GPU's, does not come; null: no probe. */
+  readonly watch: (probe: (() => Promise<unknown>) | null) => void;
 }
 
 /**
  * Runs `work` in this process as one of those that were started together; alone, it is rank 0 of 1, and no MPI is loaded. An error in any process
- * is printed with its rank and machine and ends all of them.
+ * is printed with its rank and machine and ends all of them; so does a signal, unless `work` returns in all processes.
  */
-export async function withRanks(
+export async function withRanks<T>(
   context: Context,
   adapter: string | number | undefined,
-  work: (run: RankedRun) => Promise<void>,
-): Promise<void> {
+  work: (run: RankedRun) => Promise<T>,
+): Promise<T> {
   const launched = launchedBy();
   if (!launched || launched.size === 1)
-    return work({ ranks: (await import("../train/ranks.ts")).ONE_PROCESS, adapter, transport: null });
+    return work({ ranks: (await import("../train/ranks.ts")).ONE_PROCESS, adapter, transport: null, watch: () => undefined }); // prettier-ignore
   const [{ Mpi }, { RankGroup, RankError, requireSame }] = await Promise.all([
     import("../train/node/ranks/mpi.ts"),
     import("../train/rank_group.ts"),
   ]);
   const mpi = await Mpi.start();
-  if (mpi.size !== launched.size)
-    throw new RankError(`mpi: the ${launched.size} processes that ${launched.by} started must find each other; got a world of ${mpi.size} (${mpi.library.version}). Start them with the mpirun of this Open MPI, or with srun --mpi=pmix if it was built with PMIx.`); // prettier-ignore
-  if (mpi.rank > 0) context.out.follow(mpi.name);
-  try {
-    const ranks = new RankGroup(mpi);
-    await requireSame(ranks, { "version of janus-webgpu": ownVersion() });
-    await work({ ranks, adapter: adapter ?? (await adapterOf(launched.localRank)), transport: mpi });
-  } catch (error) {
-    // All processes stopped for a signal together, after they had saved.
-    if (context.signal.aborted && error === context.signal.reason) {
-      mpi.finish();
-      throw error;
-    }
+  const fail = async (error: unknown): Promise<never> => {
     context.out.follow(mpi.name);
+    if (error instanceof Interrupted) context.out.error(error.message); // a note would not say which rank it is
     const code = await reportError(error, context.out, context.signal);
     await context.out.flush();
-    mpi.abort(code);
+    return mpi.abort(code);
+  };
+  try {
+    if (mpi.size !== launched.size)
+      throw new RankError(`mpi: the ${launched.size} processes that ${launched.by} started must find each other; got a world of ${mpi.size} (${mpi.library.version}). Start them with the mpirun of this Open MPI, or with srun --mpi=pmix if it was built with PMIx.`); // prettier-ignore
+    if (mpi.rank > 0) context.out.follow(mpi.name);
+    const watch = await mpi.watch((error) => void fail(error));
+    const ranks = new RankGroup(mpi);
+    await requireSame(ranks, { "version of janus-webgpu": ownVersion(), "code of janus-webgpu": codeHash() });
+    const result = await work({ ranks, adapter: adapter ?? (await adapterOf(launched.localRank)), transport: mpi, watch }); // prettier-ignore
+    await mpi.finish();
+    return result;
+  } catch (error) {
+    return await fail(error);
   }
-  mpi.finish();
 }
 
 /** The GPU of a process among those of its machine; undefined for software adapters, which all processes share. */

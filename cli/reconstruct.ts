@@ -1,7 +1,7 @@
 /** `janus reconstruct`: encodes and decodes an image with the image tokenizer, to show what its codes preserve. */
 import { basename, extname } from "node:path";
 import type { AddCommand, Context } from "./context.ts";
-import { addModelOptions, writeFree, openJanus, pictureFolder, plainOption } from "./session.ts";
+import { addWeightOptions, writeFree, openJanus, pictureFolder, plainOption } from "./session.ts";
 import type { ModelFlags } from "./session.ts";
 
 interface ReconstructFlags extends ModelFlags {
@@ -19,7 +19,7 @@ export const addReconstruct: AddCommand = (program, context) => {
     .option("--out <folder>", "folder for the decoded image", ".")
     .addOption(plainOption())
     .option("--json", "print one JSON object");
-  addModelOptions(command).action((image: string, flags: ReconstructFlags) => reconstruct(image, flags, context));
+  addWeightOptions(command).action((image: string, flags: ReconstructFlags) => reconstruct(image, flags, context));
 };
 
 async function reconstruct(file: string, flags: ReconstructFlags, context: Context): Promise<void> {

@@ -3,6 +3,7 @@ import { access, constants, mkdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { Option } from "commander";
 import type { Command } from "commander";
+import type { CacheDType } from "../kernels/attention/cache_format.ts";
 import type { Quantization } from "../kernels/matmul/quantized_format.ts";
 import type { FloatDType } from "../model/io/cast.ts";
 import type { Janus, Ready } from "../model/janus/node/janus.ts";
@@ -12,7 +13,15 @@ import { openDevice } from "./device.ts";
 import { UsageError } from "./errors.ts";
 import { MODEL_ARGUMENT, addHubOptions, resolveModel } from "./model_folder.ts";
 import type { HubFlags } from "./model_folder.ts";
-import { adapterOption, dtypeOption, loraOption, numberIn, quantizeOption, wholeNumber } from "./options.ts";
+import {
+  adapterOption,
+  dtypeOption,
+  loraOption,
+  kvCacheOption,
+  numberIn,
+  quantizeOption,
+  wholeNumber,
+} from "./options.ts";
 import type { LoraFlag } from "./options.ts";
 
 export const DEFAULT_MODEL = "deepseek-ai/Janus-Pro-1B";
@@ -22,13 +31,18 @@ export interface ModelFlags extends HubFlags {
   readonly model: string;
   readonly dtype?: FloatDType;
   readonly quantize?: Quantization;
+  readonly kvCache?: CacheDType;
   readonly lora?: readonly LoraFlag[];
   readonly adapter?: string | number;
   readonly plain?: boolean;
   readonly verbose?: boolean;
 }
 
-export function addModelOptions(command: Command): Command {
+/** Options of a command that runs the language model, which has a cache. */
+export const addModelOptions = (command: Command): Command => addWeightOptions(command).addOption(kvCacheOption());
+
+/** Options of a command that loads a model. */
+export function addWeightOptions(command: Command): Command {
   return addHubOptions(command)
     .addOption(new Option("--model <model>", MODEL_ARGUMENT).env("JANUS_MODEL").default(DEFAULT_MODEL))
     .addOption(dtypeOption())
@@ -114,6 +128,7 @@ export async function openJanus(
       signal: context.signal,
       ...(flags.dtype && { dtype: flags.dtype }),
       ...(flags.quantize && { quantize: flags.quantize }),
+      ...(flags.kvCache && { cacheDType: flags.kvCache }),
       pictures: { plain: flags.plain ?? false },
       onNotice: (message) => context.out.warn(message),
       onProgress: ({ bytes, totalBytes }) => progress.report({ done: bytes, total: totalBytes, label: "loading" }),

@@ -78,9 +78,10 @@ export const addTrain: AddCommand = (program, context) => {
     )
     .option("--machine <machine>", "with --world: what kind of GPUs, e.g. a100-40; or a YAML file")
     .option("--json", "print one JSON object at the end");
-  addHubOptions(command).action((settings: string, flags: TrainFlags) =>
-    withRanks(context, flags.adapter, (ranked) => run(settings, flags, context, ranked)),
-  );
+  addHubOptions(command).action(async (settings: string, flags: TrainFlags) => {
+    const isStopped = await withRanks(context, flags.adapter, (ranked) => run(settings, flags, context, ranked));
+    if (isStopped) context.signal.throwIfAborted();
+  });
 };
 
 /** Help text of --classes. */
@@ -132,7 +133,8 @@ export function sourcesOf({ data, ...rest }: SourceFlags & Pick<TrainFlags, "dat
   return sources;
 }
 
-async function run(settings: string, flags: TrainFlags, context: Context, ranked: RankedRun): Promise<void> {
+/** Resolves to true if the training was stopped before its end. */
+async function run(settings: string, flags: TrainFlags, context: Context, ranked: RankedRun): Promise<boolean> {
   const { loadAnyConfig } = await import("../train/node/settings.ts");
   const config = loadAnyConfig(settings, flags.set ?? []);
   const { adviceOn, adviceOnSources } = await import("../train/node/advice.ts");
@@ -148,37 +150,34 @@ async function run(settings: string, flags: TrainFlags, context: Context, ranked
     throw new UsageError("--world needs --dry-run without --measure-step; to train on many GPUs, start the command with mpirun or srun"); // prettier-ignore
   const model = await resolveModel(flags.model, context, flags);
   if (flags.world !== undefined)
-    return await (await import("./dry_run_world.ts")).dryRunWorld(model, config, { world: flags.world, machine: flags.machine! }, context); // prettier-ignore
-  if (flags.dryRun) return await (await import("./dry_run.ts")).dryRun(model, config, flags, context);
-  await runTraining(
-    config,
-    { model, sources, run: flags.run, cache: flags.cache, ranks: ranked.ranks },
-    { ...flags, adapter: ranked.adapter },
-    context,
-  );
+    await (await import("./dry_run_world.ts")).dryRunWorld(model, config, { world: flags.world, machine: flags.machine! }, context); // prettier-ignore
+  else if (flags.dryRun) await (await import("./dry_run.ts")).dryRun(model, config, flags, context);
+  if (flags.dryRun) return false;
+  const { ranks, adapter, watch } = ranked;
+  const given = { model, sources, run: flags.run, cache: flags.cache, ranks };
+  return await runTraining(config, given, { ...flags, adapter, watch }, context);
 }
 
 type AnyConfig = TrainConfig | TokenizerConfig;
 
-/** Trains with settings of any stage, and shows the steps. */
+/** Trains with settings of any stage, and shows the steps. Resolves to true if a signal has stopped it before its end. */
 export async function runTraining(
   config: AnyConfig,
   given: Pick<RunOptions, "model" | "sources" | "run" | "cache" | "ranks">,
   flags: FollowFlags,
   context: Context,
-): Promise<void> {
+): Promise<boolean> {
   const total = Math.min(config.steps, config.stopAt ?? config.steps);
   if (config.stage === 0) {
     const { trainTokenizer } = await import("../train/node/stage0/train.ts");
-    await follow(total, flags, context, (common, show) =>
+    return await follow(total, flags, context, (common, show) =>
       trainTokenizer({ ...given, ...common, config, onStep: (event) => show(event, tokenizerLine(event, total)) }),
     );
-  } else {
-    const { train } = await import("../train/node/train.ts");
-    await follow(total, flags, context, (common, show) =>
-      train({ ...given, ...common, config, onStep: (event) => show(event, line(event, total)) }),
-    );
   }
+  const { train } = await import("../train/node/train.ts");
+  return await follow(total, flags, context, (common, show) =>
+    train({ ...given, ...common, config, onStep: (event) => show(event, line(event, total)) }),
+  );
 }
 
 async function requireNoCheckpoints(run: string): Promise<void> {
@@ -194,6 +193,7 @@ export interface FollowFlags {
   readonly memory?: number;
   /** Say once how long the run will take, by its first steps. */
   readonly showsTimeLeft?: boolean;
+  readonly watch?: RankedRun["watch"];
 }
 
 /** Steps by which the time of a run is estimated; the first one compiles kernels and is left out. */
@@ -208,9 +208,10 @@ async function follow(
     common: Pick<RunOptions, "device" | "stop" | "onNotice">,
     show: (event: { readonly step: number }, text: string) => void,
   ) => Promise<RunResult>,
-): Promise<void> {
+): Promise<boolean> {
   const { out, signal } = context;
   const device = await openDevice(flags.adapter, context, flags.memory);
+  flags.watch?.(() => device.queue.done());
   try {
     using progress = out.progress("steps");
     const onNotice = (message: string): void => out.warn(message);
@@ -228,8 +229,9 @@ async function follow(
         `stopped after ${formatCount(result.steps)} of ${formatCount(total)} steps; saved ${result.checkpoint}. The same command resumes from there`,
       );
     out.result(result, result.checkpoint);
-    if (result.stopped) signal.throwIfAborted();
+    return result.stopped;
   } finally {
+    flags.watch?.(null);
     device.destroy();
   }
 }

@@ -31,7 +31,6 @@ export interface About {
 
 export const RUN_FILE = "run.json";
 
-/** What must be equal to resume. */
 const KEYS = ["benchmark", "recipe", "file", "model", "limit", "version", "commit"] as const;
 
 export const recipeParts = ({ recipe, changes }: LoadedRecipe): Pick<About, "recipe" | "changes"> => ({ recipe: printedRecipe(recipe), changes }); // prettier-ignore
@@ -42,15 +41,28 @@ export async function claimFolder(folder: string, about: About): Promise<void> {
   const write = (): Promise<void> => writeFileAtomic(path, Buffer.from(`${JSON.stringify(about, null, 2)}\n`));
   if ((await fileSize(path)) === null) return write();
   const there = await readAbout(folder);
-  const value = (of: About, key: (typeof KEYS)[number]): string => {
-    // The same model may have another name: a folder, or a link to it.
-    if (key === "model" && of.model) return JSON.stringify([of.model.fingerprint, of.model.dtype]);
-    return JSON.stringify(key === "recipe" ? asking(of.recipe) : of[key]);
-  };
-  const differs = KEYS.filter((key) => value(there, key) !== value(about, key));
+  const differs = differences(partsToKeep(about), partsToKeep(there));
   if (differs.length > 0)
-    throw new ResultsError(`${folder}: a run resumes only with the same ${differs.join(", ")}; got ${differs.map((key) => `${short(about[key])} instead of ${short(there[key])}`).join("; ")}. Use another --out, or remove the folder`); // prettier-ignore
+    throw new ResultsError(`${folder}: a run resumes only as it began; got ${differs.join("; ")}. Use another --out, or remove the folder`); // prettier-ignore
   if (JSON.stringify(there) !== JSON.stringify(about)) await write();
+}
+
+/** What must be equal to resume. The same model may have another name: a folder, or a link to it. */
+function partsToKeep(about: About): unknown {
+  const { model } = about;
+  const parts = Object.fromEntries(KEYS.map((key) => [key, about[key]]));
+  const of = { ...parts, recipe: asking(about.recipe), model: model && { fingerprint: model.fingerprint, dtype: model.dtype } }; // prettier-ignore
+  return JSON.parse(JSON.stringify(of)) as unknown;
+}
+
+/** Where two JSON values differ: `recipe.decoding.maxNewTokens is 4 instead of 2048`. */
+function differences(now: unknown, then: unknown, path: readonly string[] = []): string[] {
+  if (isObject(now) && isObject(then))
+    return [...new Set([...Object.keys(now), ...Object.keys(then)])].flatMap((key) =>
+      differences(now[key], then[key], [...path, key]),
+    );
+  if (JSON.stringify(now) === JSON.stringify(then)) return [];
+  return [`${path.join(".")} is ${short(now)} instead of ${short(then)}`];
 }
 
 /** The part of a recipe that answers depend on. The rest is how they are scored, which may change. */

@@ -29,6 +29,7 @@ export { attention } from "./attention/attention.ts";
 export type { AttentionOptions } from "./attention/attention.ts";
 export { advance, attentionDecode, cacheWrite } from "./attention/attention_decode.ts";
 export type { DecodeOptions } from "./attention/attention_decode.ts";
+export type { CacheDType } from "./attention/cache_format.ts";
 export { embedding, indexSelect } from "./embedding/embedding.ts";
 export type { EmbeddingOptions } from "./embedding/embedding.ts";
 export { gather } from "./embedding/gather.ts";

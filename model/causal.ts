@@ -2,6 +2,7 @@
 import { ShapeError, checkTensors, scope } from "../engine/index.ts";
 import type { Device, Tensor } from "../engine/index.ts";
 import { indexSelect, where } from "../kernels/index.ts";
+import type { CacheDType } from "../kernels/index.ts";
 import type { CacheConfig, KvCache, Sequence } from "./llama.ts";
 
 /** Sizes of a causal model: of its caches, its vocabulary and its context. A `LlamaConfig` with `maxPositions` is one. */
@@ -17,6 +18,8 @@ export interface CausalModel {
   /** Sizes of the language model. */
   readonly language: CausalConfig;
   readonly device: Device;
+  /** How caches store keys and values if a call does not say. Default: f32. */
+  readonly cacheDType?: CacheDType;
   /** ids [B, T] (i32 or u32) → embeddings [B, T, hidden]. */
   embedText(ids: Tensor): Tensor;
   /** embeddings [B, T, hidden] → hidden states [B, T, hidden] after the last norm. Reads and writes `sequence.cache`. */

@@ -3,15 +3,16 @@
  * in, the next ones out) that is captured once and replayed. Nothing of a step is on the host: lengths, positions and draws live on the device.
  */
 import { NotFiniteError, capture, construct, empty, noGrad, scope, tensor } from "../engine/index.ts";
-import type { Captured, DType, Device, Tensor } from "../engine/index.ts";
+import type { Captured, Device, Tensor } from "../engine/index.ts";
 import { NOT_FINITE_FLAG, advance, arange, cat, copyInto, indexSelect } from "../kernels/index.ts";
+import type { CacheDType } from "../kernels/index.ts";
 import { embedMixed } from "./causal.ts";
 import type { CausalModel, PromptRow } from "./causal.ts";
 import { KvCache } from "./llama.ts";
 
 export interface DecodingOptions {
-  /** Dtype of keys and values (default: f32). 16 bits halve the cache's memory, at that precision. */
-  readonly cacheDType?: DType;
+  /** Dtype of keys and values (default: that of the model, f32 if it was loaded without one). bf16, f16 and int8 need less memory and are less precise. */
+  readonly cacheDType?: CacheDType;
   /** Run every step eagerly instead of replaying a captured one: slower, the same bits. */
   readonly eager?: boolean;
   /** Compare the captured step bit for bit with a separate run before it is used. */
@@ -21,6 +22,25 @@ export interface DecodingOptions {
 
 /** True for a token of a row whose logits are not finite. Its embedding is zero: it is no token. */
 export const isFlagged = (token: number): boolean => token >= NOT_FINITE_FLAG;
+
+/** A token that is not finite: the op that sampled it, the name of its head, where it is and its number. */
+interface FlaggedToken {
+  readonly op: string;
+  readonly head: string;
+  readonly place: string;
+  readonly step: number;
+}
+type NamedPart = readonly [part: string, values: Tensor];
+
+/** The error of a flagged token. Which part is to blame is looked up only now, from what came before the head; if all of it is finite, it is the head. */
+export async function notFiniteError(
+  { op, head, place, step }: FlaggedToken,
+  before: readonly NamedPart[],
+): Promise<NotFiniteError> {
+  for (const [part, values] of before)
+    if (!(await values.data()).every(Number.isFinite)) return new NotFiniteError(op, part, place, step);
+  return new NotFiniteError(op, head, place, step);
+}
 
 /** Converts hidden states to tokens, and tokens to inputs. Owned by the decoder that it is passed to. */
 export interface Head {
@@ -45,6 +65,17 @@ export interface DecodingBatch {
   readonly room: number;
 }
 
+/** A cache for `rows` rows of `capacity` positions of a model. */
+export function cacheFor(
+  model: CausalModel,
+  rows: number,
+  capacity: number,
+  options: Pick<DecodingOptions, "cacheDType">,
+): KvCache {
+  const dtype = options.cacheDType ?? model.cacheDType ?? "f32";
+  return new KvCache(model.language, rows, capacity, { device: model.device, dtype });
+}
+
 /** ids with image embeddings in their places → [1, T, hidden]. */
 export function embedRow(model: CausalModel, { ids, images }: PromptRow): Tensor {
   const { device } = model;
@@ -57,7 +88,7 @@ export function embedRow(model: CausalModel, { ids, images }: PromptRow): Tensor
 }
 
 /** Runs a prompt into row 0 of an empty cache, behind its prefix if it has one. Returns the hidden states [1, T, hidden] of what it ran. */
-function runPrompt(model: CausalModel, { ids, images, prefix }: PromptRow, cache: KvCache): Tensor {
+export function runPrompt(model: CausalModel, { ids, images, prefix }: PromptRow, cache: KvCache): Tensor {
   const { device } = model;
   const past = prefix?.length ?? 0;
   if (prefix) cache.copyRow(0, prefix.cache(), 0, past);
@@ -72,11 +103,10 @@ function runPrompt(model: CausalModel, { ids, images, prefix }: PromptRow, cache
 export function prefillPrefix(
   model: CausalModel,
   prompt: PromptRow,
-  { cacheDType }: Pick<DecodingOptions, "cacheDType"> = {},
+  options: Pick<DecodingOptions, "cacheDType"> = {},
 ): KvCache {
   return construct(() => {
-    const { device, language } = model;
-    const cache = new KvCache(language, 1, prompt.ids.length, { device, ...(cacheDType && { dtype: cacheDType }) });
+    const cache = cacheFor(model, 1, prompt.ids.length, options);
     noGrad(() => scope(() => void runPrompt(model, prompt, cache)));
     return cache;
   });
@@ -127,18 +157,17 @@ export class TokenDecoder {
    * Call it in `construct`, so that nothing is left when memory does not suffice.
    */
   static prefill(model: CausalModel, head: Head, batch: DecodingBatch, options: DecodingOptions = {}): TokenDecoder {
-    const { device, language: config } = model;
+    const { device } = model;
     const { prompts, order, samples, room } = batch;
-    const placed = { device, ...(options.cacheDType && { dtype: options.cacheDType }) };
     const longest = Math.max(...prompts.map(({ ids }) => ids.length));
-    const cache = new KvCache(config, order.length, longest + room, placed);
+    const cache = cacheFor(model, order.length, longest + room, options);
     const hidden = noGrad(() =>
       scope(() => {
         const last = prompts.map((prompt, p) =>
           scope(() => {
             const length = prompt.ids.length;
             // A single prompt is written directly into its cache, several prompts through a separate cache each.
-            const own = order.length === 1 ? cache : new KvCache(config, 1, length, placed);
+            const own = order.length === 1 ? cache : cacheFor(model, 1, length, options);
             const states = runPrompt(model, prompt, own); // [1, T, hidden]
             if (own !== cache) {
               for (const [row, from] of order.entries()) if (from === p) cache.copyRow(row, own, 0, length);
@@ -159,21 +188,11 @@ export class TokenDecoder {
   }
 
   /**
-   * The error of a flagged token. Which part is to blame is looked up only now, from what came before the head: its inputs, then the hidden
-   * states, whose caches keep what is not finite for the steps that the device is ahead. If both are finite, it is the head.
+   * The error of a flagged token: of its inputs, then of the hidden states, whose caches keep what is not finite for the steps that the device
+   * is ahead.
    */
-  async notFinite(
-    {
-      op,
-      head,
-      place,
-      step,
-    }: { readonly op: string; readonly head: string; readonly place: string; readonly step: number },
-    inputs: readonly (readonly [part: string, values: Tensor])[] = [],
-  ): Promise<NotFiniteError> {
-    for (const [part, values] of [...inputs, ["language model (hidden states)", this.hidden] as const])
-      if (!(await values.data()).every(Number.isFinite)) return new NotFiniteError(op, part, place, step);
-    return new NotFiniteError(op, head, place, step);
+  notFinite(at: FlaggedToken, inputs: readonly NamedPart[] = []): Promise<NotFiniteError> {
+    return notFiniteError(at, [...inputs, ["language model (hidden states)", this.hidden]]);
   }
 
   /** Feeds the last tokens and samples the next ones. Returns once the work is enqueued on the device. */

@@ -1,85 +1,20 @@
 /** Text generation with any causal model: prompts in a batch, sampling on the device, tokens read back a few steps behind. */
-import { ArgumentError, DTypeError, construct, isFloat, requireArray, scope, shown, tensor } from "../engine/index.ts";
+import { ArgumentError, construct, requireArray, shown } from "../engine/index.ts";
 import type { Tensor } from "../engine/index.ts";
-import { arange, copyInto, expression, map } from "../kernels/index.ts";
 import type { CausalConfig, CausalModel, PromptRow } from "./causal.ts";
 import { TokenDecoder, isFlagged, stepsAhead } from "./decoding.ts";
 import type { DecodingOptions, Head } from "./decoding.ts";
-import { PromptError, checkContext, checkIds, checkSampling } from "./request.ts";
+import { LogitRules } from "./logit_rules.ts";
+import type { RuleOptions } from "./logit_rules.ts";
+import { checkLookup, lookupText } from "./prompt_lookup.ts";
+import type { LookupOptions } from "./prompt_lookup.ts";
+import { PromptError, checkCacheDType, checkContext, checkIds, checkSampling } from "./request.ts";
 import type { SamplingOptions } from "./request.ts";
 import { Sampler } from "./sampling.ts";
 
-export interface TextOptions extends SamplingOptions, DecodingOptions {
+export interface TextOptions extends SamplingOptions, DecodingOptions, RuleOptions, LookupOptions {
   /** Most new tokens (default: 512). */
   readonly maxNewTokens?: number;
-  /** Divides the positive logits of tokens that stand in the prompt or the answer so far, multiplies the negative ones (Keskar et al. 2019); 1 for none. */
-  readonly repetitionPenalty?: number;
-  /** Ids that are never sampled. */
-  readonly suppressTokens?: readonly number[];
-}
-
-const penalised = expression("repetition_penalty", "select(a, select(a * s.x, a / s.x, a > V4_a(0.0)), b != V4_b())");
-// Beyond every logit, and far from the end of f32.
-const NEVER = -1e30;
-
-/** What changes logits before a token is drawn: tokens that were seen, and tokens that never come. */
-export class LogitRules {
-  /** f32 [V], added to the logits; null if nothing is suppressed. */
-  private readonly bias: Tensor | null;
-  /** u32 [B, V]: not 0 if the token has been seen; null without a penalty. */
-  private readonly seen: Tensor | null;
-  private readonly penalty: number;
-
-  /** @param rows token ids of the prompt of each row */
-  constructor(
-    { device, language: { vocabulary } }: Pick<CausalModel, "device" | "language">,
-    rows: readonly (readonly number[])[],
-    { repetitionPenalty = 1, suppressTokens = [] }: Pick<TextOptions, "repetitionPenalty" | "suppressTokens">,
-  ) {
-    this.penalty = repetitionPenalty;
-    const bias = new Float32Array(vocabulary);
-    for (const id of suppressTokens) bias[id] = NEVER;
-    this.bias = suppressTokens.length ? tensor(bias, { device }).keep() : null;
-    if (repetitionPenalty === 1) this.seen = null;
-    else {
-      const seen = new Uint32Array(rows.length * vocabulary);
-      for (const [row, ids] of rows.entries()) for (const id of ids) seen[row * vocabulary + id] = 1;
-      this.seen = tensor(seen, { shape: [rows.length, vocabulary], device }).keep();
-    }
-  }
-
-  /** logits [R, V] of the first R rows → the same with penalties. */
-  apply(logits: Tensor): Tensor {
-    let changed = logits;
-    if (this.seen) {
-      const seen = this.seen.slice(0, 0, logits.dim(0));
-      changed = map(penalised, [changed, seen], { scalars: [this.penalty] });
-    }
-    return this.bias ? changed.add(this.bias) : changed;
-  }
-
-  /** Marks the tokens u32 [R] of the first R rows as seen. */
-  see(tokens: Tensor): void {
-    if (!this.seen) return;
-    const seen = this.seen.slice(0, 0, tokens.size);
-    const ids = arange(0, this.seen.dim(1), 1, { dtype: "u32", device: tokens.device });
-    copyInto(seen, seen.maximum(ids.eq(tokens.unsqueeze(1))));
-  }
-
-  /** Row `row` becomes row `from` of `other`. */
-  copyRow(row: number, other: LogitRules, from: number): void {
-    if (this.seen && other.seen) copyRowInto(this.seen, row, other.seen, from);
-  }
-
-  dispose(): void {
-    this.bias?.dispose();
-    this.seen?.dispose();
-  }
-}
-
-/** `to[row] = from[at]`, also within one tensor. */
-function copyRowInto(to: Tensor, row: number, from: Tensor, at: number): void {
-  scope(() => copyInto(to.slice(0, row, row + 1), from.slice(0, at, at + 1).clone()));
 }
 
 class TextHead implements Head {
@@ -117,7 +52,7 @@ class TextHead implements Head {
 
 /** Checks the arguments of `generateText`. Throws `PromptError`, `ArgumentError` or `DTypeError`. */
 export function checkText(config: CausalConfig, prompts: readonly PromptRow[], options: TextOptions): void {
-  const { maxNewTokens = 512, repetitionPenalty = 1, suppressTokens = [], cacheDType = "f32" } = options;
+  const { maxNewTokens = 512, repetitionPenalty = 1, suppressTokens = [], cacheDType } = options;
   const { vocabulary, maxPositions } = config;
   if (!Number.isInteger(maxNewTokens) || maxNewTokens < 1)
     throw new ArgumentError(`generateText: maxNewTokens must be a whole number from 1; got ${maxNewTokens}`);
@@ -126,8 +61,7 @@ export function checkText(config: CausalConfig, prompts: readonly PromptRow[], o
       `generateText: repetitionPenalty must be a number above 0 (1: none); got ${shown(repetitionPenalty)}`,
     );
   requireArray("generateText", "suppressTokens", suppressTokens);
-  if (!isFloat(cacheDType))
-    throw new DTypeError(`generateText: cacheDType must be f32, f16 or bf16; got ${cacheDType}`);
+  checkCacheDType("generateText", cacheDType);
   const strange = Array.from(suppressTokens).findIndex((id) => !Number.isInteger(id) || id < 0 || id >= vocabulary);
   if (new Set(suppressTokens).size >= vocabulary)
     throw new ArgumentError("generateText: suppressTokens must leave a token; got all of them");
@@ -137,6 +71,7 @@ export function checkText(config: CausalConfig, prompts: readonly PromptRow[], o
     );
   if (prompts.length === 0) throw new ArgumentError("generateText: prompts must hold at least one; got none");
   checkSampling("generateText", options, prompts.length);
+  checkLookup(options, prompts.length);
   for (const { ids, images, prefix } of prompts) {
     const places = images ? ids.filter((id) => id === images.placeholder).length : 0;
     if (images && places !== images.embeddings.dim(0))
@@ -167,6 +102,10 @@ export async function* generateText(
   const { maxNewTokens = 512, signal } = options;
   checkText(model.language, prompts, options);
   signal?.throwIfAborted();
+  if (options.promptLookup !== undefined) {
+    for await (const token of lookupText(model, prompts[0]!, options)) yield Uint32Array.of(token);
+    return;
+  }
   const reads: Promise<Uint32Array>[] = [];
   const decoder = textDecoder(model, prompts, options);
   try {

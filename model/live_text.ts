@@ -6,11 +6,11 @@ import { ArgumentError, Generator, capture, construct, noGrad, scope, tensor } f
 import type { Captured, Tensor } from "../engine/index.ts";
 import { arange, full, rowSettings, sampleTokens } from "../kernels/index.ts";
 import type { CausalModel, PromptRow } from "./causal.ts";
-import { embedRow } from "./decoding.ts";
+import { cacheFor, embedRow } from "./decoding.ts";
 import type { DecodingOptions } from "./decoding.ts";
-import { LogitRules } from "./generate.ts";
+import { LogitRules } from "./logit_rules.ts";
 import type { TextOptions } from "./generate.ts";
-import { KvCache } from "./llama.ts";
+import type { KvCache } from "./llama.ts";
 import { PromptError, checkIds, checkSampling } from "./request.ts";
 import type { SamplingOptions } from "./request.ts";
 
@@ -90,7 +90,7 @@ export class LiveText {
 
   /** Throws `ArgumentError` for settings out of range, `OutOfMemoryError` if the cache does not fit. */
   constructor(model: CausalModel, options: LiveTextOptions) {
-    const { rows, capacity, cacheDType } = options;
+    const { rows, capacity } = options;
     if (!Number.isInteger(rows) || rows < 1 || rows > MAX_ROWS)
       throw new ArgumentError(`LiveText: rows must be a whole number from 1 to ${MAX_ROWS}; got ${rows}. Change it.`);
     if (!Number.isInteger(capacity) || capacity < 2 || capacity > model.language.maxPositions)
@@ -107,10 +107,7 @@ export class LiveText {
       const words = Math.ceil((2 * PART + SETTINGS * rows) / PART) * PART;
       const zeros = (count: number): Tensor => full([count], 0, { dtype: "u32", device }).keep();
       return [
-        new KvCache(model.language, rows, Math.ceil(capacity / CAPACITY_STEP) * CAPACITY_STEP, {
-          device,
-          ...(cacheDType && { dtype: cacheDType }),
-        }),
+        cacheFor(model, rows, Math.ceil(capacity / CAPACITY_STEP) * CAPACITY_STEP, options),
         new LogitRules(model, new Array<readonly number[]>(rows).fill([]), options),
         new Generator(0, { device }),
         zeros(words),
@@ -163,10 +160,8 @@ export class LiveText {
   /** Takes the row's keys and values out of its place, which is free then; `resume` continues with the same bits. */
   park(live: LiveRow): void {
     const row = live as Row;
-    const { device, language } = this.model;
-    const { cacheDType } = this.options;
     row.parked = construct(() => {
-      const cache = new KvCache(language, 1, row.length, { device, ...(cacheDType && { dtype: cacheDType }) });
+      const cache = cacheFor(this.model, 1, row.length, this.options);
       cache.copyRow(0, this.cache, row.slot, row.length);
       const rules = this.ownRules([]);
       rules?.copyRow(0, this.rules, row.slot);

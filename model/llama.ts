@@ -2,6 +2,8 @@
 import { checkpoint, lastOp, noGrad, onGrad, scope } from "../engine/index.ts";
 import type { DType, Device, Tensor } from "../engine/index.ts";
 import { attention, attentionDecode, cacheWrite, copyInto, full, joinedRows, jointLinear, linear, normLinear, rope, ropeAttention, rotaryAttention, swiglu } from "../kernels/index.ts"; // prettier-ignore
+import { cacheStorage } from "../kernels/attention/cache_format.ts";
+import type { CacheDType } from "../kernels/attention/cache_format.ts";
 import { Embedding, Linear, RMSNorm } from "./nn/layers.ts";
 import { Module } from "./nn/module.ts";
 import { QuantizedLinear, joinedWeight, linearLayer, linearLayers } from "./nn/quantized_linear.ts";
@@ -31,7 +33,7 @@ export type CacheConfig = Pick<LlamaConfig, "layers" | "kvHeads" | "headDim">;
  * computes the same bits whatever the other rows are.
  */
 export class KvCache {
-  /** [B, kvHeads, capacity, headDim], one per layer. */
+  /** [B, kvHeads, capacity, headDim], one per layer; of int8 as `cacheStorage` says. */
   readonly keys: readonly Tensor[];
   readonly values: readonly Tensor[];
   /** u32 [B]: positions that are filled. */
@@ -43,8 +45,14 @@ export class KvCache {
   readonly batch: number;
   readonly capacity: number;
 
-  constructor(config: CacheConfig, batch: number, capacity: number, options: { dtype?: DType; device?: Device } = {}) {
-    const make = (): Tensor => full([batch, config.kvHeads, capacity, config.headDim], 0, options).keep();
+  constructor(
+    config: CacheConfig,
+    batch: number,
+    capacity: number,
+    options: { dtype?: CacheDType; device?: Device } = {},
+  ) {
+    const { dtype, columns } = cacheStorage(options.dtype ?? "f32", config.headDim);
+    const make = (): Tensor => full([batch, config.kvHeads, capacity, columns], 0, { ...options, dtype }).keep();
     this.keys = Array.from({ length: config.layers }, make);
     this.values = Array.from({ length: config.layers }, make);
     const behind = Math.ceil(batch / COUNTERS) * COUNTERS;
@@ -126,8 +134,9 @@ class LlamaAttention extends Module<readonly [Tensor, Sequence]> {
     if (cache) cacheWrite(keys!, values!, k, v, cache.length);
     const all = (t: Tensor): Tensor => t.slice(2, 0, past! + x.dim(1));
     const [seenKeys, seenValues] = cache && past ? [all(keys!), all(values!)] : [k, v];
+    // A cache of another dtype is read as it is stored.
     const mixed =
-      cache && decode
+      cache && (decode || (past && keys!.dtype !== q.dtype))
         ? attentionDecode(q, keys!, values!, cache.length, starts ? { starts } : {})
         : attention(q, seenKeys, seenValues, {
             causal: true,

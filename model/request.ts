@@ -1,6 +1,7 @@
 /** A request to a causal model (a prompt, how to sample), and its checks. Loads neither kernels nor model. */
-import { ArgumentError, JanusError } from "../engine/errors.ts";
+import { ArgumentError, DTypeError, JanusError } from "../engine/errors.ts";
 import { shown } from "../engine/options.ts";
+import { CACHE_DTYPES } from "../kernels/attention/cache_format.ts";
 
 export interface SamplingOptions {
   /** Divides the logits; 0 takes the most probable token. */
@@ -64,4 +65,10 @@ export function checkContext(ids: readonly number[], newTokens: number, context:
   throw new PromptError(
     `the prompt has ${ids.length} tokens and ${newTokens} are to follow; the context has ${context}. Shorten the prompt${newTokens > 1 ? " or ask for fewer" : ""}`,
   );
+}
+
+/** Throws `DTypeError` if `dtype` is given and is none for caches. */
+export function checkCacheDType(op: string, dtype: unknown): void {
+  if (dtype !== undefined && !CACHE_DTYPES.some((one) => one === dtype))
+    throw new DTypeError(`${op}: cacheDType must be f32, f16, bf16 or int8; got ${shown(dtype)}. Use one of them.`);
 }

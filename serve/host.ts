@@ -3,6 +3,7 @@
  * that are drawn. If the device is lost, running requests fail and the model is opened again.
  */
 import { OutOfMemoryError, messageOf } from "../engine/index.ts";
+import { cacheBytesPerToken } from "../kernels/attention/cache_format.ts";
 import { LiveText } from "../model/live_text.ts";
 import type { Janus } from "../model/janus/pipeline.ts";
 import { isDeviceLoss, unavailable } from "./errors.ts";
@@ -141,7 +142,7 @@ export class ModelHost {
     const { rows, context } = this.settings;
     const { language } = janus.config;
     const { topK, repetitionPenalty, suppressTokens } = janus.processor.answers;
-    const perToken = 2 * language.layers * language.kvHeads * language.headDim * 4; // bytes, f32
+    const perToken = cacheBytesPerToken(language, janus.model.cacheDType);
     const { budget, stats } = janus.device.pool;
     const fits = Math.floor((CACHE_SHARE * (budget - stats.reservedBytes)) / (perToken * rows));
     const capacity = context ?? Math.min(language.maxPositions, MAX_CONTEXT, Math.max(MIN_CONTEXT, fits));
@@ -159,7 +160,7 @@ export class ModelHost {
     const { language } = janus.config;
     const { device } = janus;
     const tokens = janus.model.missing.includes("generate images") ? 1 : janus.model.model.vqmodel.side ** 2;
-    const perImage = 2 * 2 * language.layers * language.kvHeads * language.headDim * 4 * (tokens + 64);
+    const perImage = 2 * cacheBytesPerToken(language, janus.model.cacheDType) * (tokens + 64);
     const fits = Math.floor((CACHE_SHARE * (device.pool.budget - device.pool.stats.reservedBytes)) / perImage);
     const exact = device.capabilities.software ? Infinity : MAX_EXACT_PICTURES;
     return Math.max(1, Math.min(this.settings.imageBatch, exact, fits));

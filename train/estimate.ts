@@ -29,7 +29,7 @@ import { needsReference } from "./objective.ts";
 import { IGNORE, imageSample, textSample } from "./samples.ts";
 import type { Sample, Task } from "./samples.ts";
 import { Trainer } from "./trainer.ts";
-import type { Accumulated } from "./trainer.ts";
+import type { Accumulated } from "./step_report.ts";
 import { VqTraining, vqOptions } from "./stage0/trainer.ts";
 
 /** Bytes of tensors at the moment when most are alive; the kinds add up to `peak`. */

@@ -47,6 +47,7 @@ export { loadTensors, loadTensorsInto, saveTensors } from "./optimizer_file.ts";
 export type { TensorFileOptions } from "./optimizer_file.ts";
 export { TrainingError } from "./skips.ts";
 export { Trainer } from "./trainer.ts";
-export type { StepReport, TaskReport, TrainerOptions } from "./trainer.ts";
+export type { StepReport, TaskReport } from "./step_report.ts";
+export type { TrainerOptions } from "./trainer.ts";
 export { VqTraining } from "./stage0/trainer.ts";
 export type { VqLosses, VqStep, VqTrainingOptions, VqTrainingState, VqUsage } from "./stage0/trainer.ts";

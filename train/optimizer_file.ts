@@ -12,6 +12,7 @@ import type { TensorContent } from "../model/io/safetensors.ts";
 import { specText } from "../model/io/stored.ts";
 import type { StoredTensor } from "../model/io/stored.ts";
 import type { AdamW } from "../model/nn/optim/index.ts";
+import { batchesOf } from "./sharding/pieces.ts";
 
 const CHUNK_BYTES = 16 * 2 ** 20;
 const DEVICE_DTYPES: readonly string[] = ["f32", "f16", "bf16", "i32", "u32", "u8"] satisfies DType[];
@@ -44,8 +45,13 @@ export interface TensorFileOptions {
   readonly signal?: AbortSignal;
 }
 
+export interface SaveTensorsOptions extends TensorFileOptions {
+  /** Bytes of tensors in a file; if there are more, they are in several, `name-00001-of-00003.safetensors` (default: all in one). A single tensor may be larger. */
+  readonly fileBytes?: number;
+}
+
 /**
- * Writes `tensors` to the file `name`, sorted by name, byte for byte as on the device. They must not change during the
+ * Writes `tensors` to the file `name` (or several, with `fileBytes`), sorted by name, byte for byte as on the device. They must not change during the
  * write: a step taken between two chunks throws `CheckpointError`. Throws `ArgumentError` for a tensor that is not
  * contiguous, before anything is written.
  */
@@ -53,7 +59,7 @@ export async function saveTensors(
   sink: FolderSink,
   name: string,
   tensors: SavedTensors,
-  options: TensorFileOptions = {},
+  options: SaveTensorsOptions = {},
 ): Promise<void> {
   const chunk = chunkBytes(options);
   const sorted = sortedByName(tensors);
@@ -78,7 +84,46 @@ export async function saveTensors(
     }
     return { name: key, dtype: tensor.dtype, shape: tensor.shape, chunks };
   });
-  await sink.write(name, (file) => writeSafetensors(file, contents));
+  const bytesOf = ({ dtype, shape }: TensorContent): number => elementBytes(dtype as DType, sizeOf(shape));
+  const groups = contents.length ? batchesOf(contents, bytesOf, options.fileBytes ?? Infinity) : [[]];
+  for (const [i, group] of groups.entries())
+    await sink.write(numberedFile(name, i + 1, groups.length), (file) => writeSafetensors(file, group));
+}
+
+/** `optimizer-00001-of-00003.safetensors`; the `name` itself if it is the only one. */
+const numberedFile = (name: string, number: number, count: number): string =>
+  count === 1 ? name : name.replace(/\.\w+$/, (end) => `-${String(number).padStart(5, "0")}-of-${String(count).padStart(5, "0")}${end}`); // prettier-ignore
+
+/** The files of `name` in a folder: itself, or the several that `saveTensors` has made instead. */
+async function filesOf(source: FileSource, name: string): Promise<string[]> {
+  for (const found of await source.list()) {
+    const count = Number(/-of-(\d{5})\.\w+$/.exec(found)?.[1] ?? 1);
+    if (found === numberedFile(name, 1, count))
+      return Array.from({ length: count }, (_, i) => numberedFile(name, i + 1, count));
+  }
+  return [name];
+}
+
+interface StoredIn extends StoredTensor {
+  readonly source: RandomAccess;
+}
+
+/** Opens the files of `name` for `work`, which also gets the name of the first for messages. */
+async function withStored<T>(
+  source: FileSource,
+  name: string,
+  work: (stored: ReadonlyMap<string, StoredIn>, file: string) => Promise<T>,
+): Promise<T> {
+  const files: RandomAccess[] = [];
+  try {
+    for (const each of await filesOf(source, name)) files.push(await source.open(each));
+    const stored = new Map<string, StoredIn>();
+    for (const file of files)
+      for (const [key, tensor] of (await readSafetensors(file)).tensors) stored.set(key, { ...tensor, source: file });
+    return await work(stored, files[0]!.name);
+  } finally {
+    for (const file of files) await file.close?.();
+  }
 }
 
 /** Bytes of the file that `saveTensors` writes. */
@@ -103,18 +148,14 @@ export async function loadTensorsInto(
   tensors: Tensors,
   { optional = [], parts = new Map(), ...options }: LoadIntoOptions = {},
 ): Promise<string[]> {
-  const file = await source.open(name);
-  try {
-    const { tensors: stored } = await readSafetensors(file);
+  return withStored(source, name, async (stored, file) => {
     const absent = optional.filter((key) => !stored.has(key));
     const wanted = Object.fromEntries(Object.entries(tensors).filter(([key]) => !absent.includes(key)));
     const taken = new Map([...stored].filter(([key]) => !parts.get(key)?.isAbsent));
-    requireSame(file.name, taken, wanted, parts);
-    await upload(file, taken, tensors, { ...options, parts });
+    requireSame(file, taken, wanted, parts);
+    await upload(taken, tensors, { ...options, parts });
     return absent;
-  } finally {
-    await file.close?.();
-  }
+  });
 }
 
 /**
@@ -137,26 +178,24 @@ export async function loadTensors(
   name: string,
   options: TensorFileOptions & { readonly device?: Device } = {},
 ): Promise<Record<string, Tensor>> {
-  const file = await source.open(name);
   const made: Record<string, Tensor> = {};
   try {
-    const { tensors: stored } = await readSafetensors(file);
-    const strange = [...stored.values()].filter(({ dtype }) => !DEVICE_DTYPES.includes(dtype));
-    if (strange.length)
-      throw new TensorMismatchError(
-        `${file.name}: a device cannot hold all of it:`,
-        strange.map((tensor) => `${quote(tensor.name)} is ${specText(tensor)}`),
-      );
-    const { device } = options;
-    for (const [key, { dtype, shape }] of stored)
-      made[key] = empty(shape, { dtype: dtype as DType, label: key, ...(device && { device }) }).keep();
-    await upload(file, stored, made, options);
-    return made;
+    return await withStored(source, name, async (stored, file) => {
+      const strange = [...stored.values()].filter(({ dtype }) => !DEVICE_DTYPES.includes(dtype));
+      if (strange.length)
+        throw new TensorMismatchError(
+          `${file}: a device cannot hold all of it:`,
+          strange.map((tensor) => `${quote(tensor.name)} is ${specText(tensor)}`),
+        );
+      const { device } = options;
+      for (const [key, { dtype, shape }] of stored)
+        made[key] = empty(shape, { dtype: dtype as DType, label: key, ...(device && { device }) }).keep();
+      await upload(stored, made, options);
+      return made;
+    });
   } catch (error) {
     for (const tensor of Object.values(made)) tensor.dispose();
     throw error;
-  } finally {
-    await file.close?.();
   }
 }
 
@@ -184,21 +223,20 @@ function requireSame(
 }
 
 async function upload(
-  file: RandomAccess,
-  stored: ReadonlyMap<string, StoredTensor>,
+  stored: ReadonlyMap<string, StoredIn>,
   tensors: Tensors,
   { parts = new Map(), ...options }: Omit<LoadIntoOptions, "optional">,
 ): Promise<void> {
   const chunk = chunkBytes(options);
   let device: Device | null = null;
-  for (const [name, { offset, bytes: all }] of stored) {
+  for (const [name, { source, offset, bytes: all }] of stored) {
     const { storage, device: own } = tensors[name]!;
     device = own;
     let to = 0;
     for (const { from, bytes } of parts.get(name)?.ranges ?? [{ from: 0, bytes: all }])
       for (let at = 0; at < bytes; at += chunk) {
         options.signal?.throwIfAborted();
-        const part = await file.read(offset + from + at, Math.min(chunk, bytes - at));
+        const part = await source.read(offset + from + at, Math.min(chunk, bytes - at));
         own.write({ storage, offset: to, size: part.length }, part);
         to += part.length;
         await own.throttle();

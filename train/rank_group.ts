@@ -14,16 +14,19 @@ export type { Transport } from "./ranks.ts";
 /** Throws `RankError`, in every process, if one of them has another value for one of these. */
 export async function requireSame(ranks: Ranks, own: Readonly<Record<string, string | number>>): Promise<void> {
   const all = await ranks.gather(own);
-  for (const [name, first] of Object.entries(all[0]!))
-    for (const [rank, { [name]: other }] of all.entries())
+  for (const name of new Set(all.flatMap((each) => Object.keys(each))))
+    for (const [rank, { [name]: other = "none" }] of all.entries()) {
+      const { [name]: first = "none" } = all[0]!;
       if (other !== first)
         throw new RankError(`train: all ranks must have the same ${name}; rank 0 has ${first}, rank ${rank} has ${other}. Start them all with the same command, files and release.`); // prettier-ignore
+    }
 }
 
 /** `Ranks` over any way of passing bytes between processes; gradients are summed in rank order in f32. */
 export class RankGroup implements Ranks {
   readonly rank: number;
   readonly size: number;
+  readonly name: string;
   readonly traffic: Traffic = { bytes: 0, ms: 0 };
   readonly bucket: number;
   private readonly transport: Transport;
@@ -37,23 +40,21 @@ export class RankGroup implements Ranks {
     this.wire = counting(transport, this.traffic);
     this.rank = transport.rank;
     this.size = transport.size;
+    this.name = transport.name ?? `rank ${transport.rank}`;
     this.bucket = options.bucket ?? BUCKET;
   }
 
   async once<T>(work: () => Promise<T>, meanwhile: () => Promise<void> = () => Promise.resolve()): Promise<T> {
-    let own: { value?: T; error?: string } = {};
-    let done: Promise<T> | null = null;
-    if (this.rank === 0) {
-      done = work();
-      own = await done.then(
-        (value) => ({ value }),
-        (error: unknown) => ({ error: messageOf(error) }),
-      );
-    } else await meanwhile();
-    const [first] = await this.gather(own);
-    if (done) return done;
-    if (first!.error !== undefined) throw new RankError(`rank 0: ${first!.error}`);
-    return first!.value!;
+    const isFirst = this.rank === 0;
+    const done = await (isFirst ? work() : meanwhile()).then(
+      (value) => ({ value, isFailed: false }) as const,
+      (error: unknown) => ({ error, isFailed: true }) as const,
+    );
+    const own = done.isFailed ? { error: `${this.name}: ${messageOf(done.error)}` } : { value: done.value };
+    const [first] = await this.gather<{ readonly error?: string; readonly value?: T | void }>(isFirst ? own : {});
+    if (done.isFailed) throw done.error;
+    if (first!.error !== undefined) throw new RankError(first!.error);
+    return (isFirst ? done.value : first!.value) as T;
   }
 
   async gather<T>(value: T): Promise<readonly T[]> {

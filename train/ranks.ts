@@ -12,6 +12,8 @@ export class RankError extends JanusError {}
 export interface Transport {
   readonly rank: number;
   readonly size: number;
+  /** Name of this process in messages (default: `rank 2`). */
+  readonly name?: string;
   /**
    * Gives `own` to all processes; resolves to what each has given, in rank order.
    * @param lengths bytes that each gives, if all processes know them: it saves a message
@@ -42,12 +44,14 @@ export interface Ranks {
   readonly rank: number;
   /** Number of processes. */
   readonly size: number;
+  /** `rank 2 on HOST` */
+  readonly name: string;
   readonly traffic: Traffic;
   /** Elements of gradients that are summed at a time. */
   readonly bucket: number;
   /**
    * Runs `work` in rank 0, which alone writes files. Resolves in all of them to its result, which must be JSON, or rejects with its error.
-   * @param meanwhile what the others do until then
+   * @param meanwhile what the others do until then; if it throws in one, that rank rejects with its error, when rank 0 is done
    */
   once<T>(work: () => Promise<T>, meanwhile?: () => Promise<void>): Promise<T>;
   /** The JSON `value` of each process, in rank order. Resolves once every process has given its own. */
@@ -76,6 +80,7 @@ const ALONE: Wire = {
 export const ONE_PROCESS: Ranks = {
   rank: 0,
   size: 1,
+  name: "rank 0",
   traffic: { bytes: 0, ms: 0 },
   bucket: BUCKET,
   once: (work) => work(),

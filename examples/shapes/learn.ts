@@ -18,7 +18,7 @@ import { STAGES } from "../../train/stages.ts";
 import type { Stage } from "../../train/stages.ts";
 import { train } from "../../train/node/train.ts";
 import { trainTokenizer } from "../../train/node/stage0/train.ts";
-import type { StepReport } from "../../train/trainer.ts";
+import type { StepReport } from "../../train/step_report.ts";
 import { writeDataset } from "./dataset_files.ts";
 import { LAYOUT, PICTURE, shapesConfig, shapesFiles } from "./model.ts";
 import { RATIOS } from "./recipe.ts";

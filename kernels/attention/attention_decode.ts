@@ -28,13 +28,16 @@ import { finite, standard } from "../core/libraries.ts";
 import { contiguousCopy } from "../core/map.ts";
 import { bucket, chooseVariant } from "../core/variants.ts";
 import type { Family, Variant } from "../core/variants.ts";
+import { cacheDTypeOf, cacheSpan, cacheStorage, cacheStride } from "./cache_format.ts";
+import { cacheUses, cachedFloat, entryFloat } from "./cache_libraries.ts";
+import type { CacheDType } from "./cache_format.ts";
 
 const partialKernel = kernel(
   "attention_decode",
   new URL("./attention_decode.wgsl", import.meta.url),
   { q: "read", keys: "read", values: "read", lengths: "read", starts: "read", parts: "write" },
-  { size: "vec4u", first: "u32", rows: "u32", capacity: "u32", chunks: "u32", scale: "f32" },
-  [...standard, finite],
+  { size: "vec4u", first: "u32", rows: "u32", capacity: "u32", stride: "u32", chunks: "u32", scale: "f32" },
+  [...standard, finite, cachedFloat],
 );
 
 const combineKernel = kernel(
@@ -49,8 +52,8 @@ const writeKernel = kernel(
   "cache_write",
   new URL("./cache_write.wgsl", import.meta.url),
   { k: "read", v: "read", lengths: "read", keys: "read_write", values: "read_write" },
-  { granules: "u32", tokens: "u32", heads: "u32", capacity: "u32", width: "u32", first: "u32", source: "u32" },
-  standard,
+  { spans: "u32", tokens: "u32", heads: "u32", capacity: "u32", width: "u32", stride: "u32", first: "u32", source: "u32" }, // prettier-ignore
+  [...standard, entryFloat],
 );
 
 const advanceKernel = kernel(
@@ -64,7 +67,7 @@ const advanceKernel = kernel(
 interface DecodeProblem {
   readonly d: number;
   readonly q: DType;
-  readonly keys: DType;
+  readonly keys: CacheDType;
   /** Keys that the cache holds. */
   readonly capacity: number;
 }
@@ -107,8 +110,8 @@ export interface DecodeOptions {
 }
 
 /**
- * softmax(scale · q kᵀ) v over a cache: q [B, Hq, Tq, D], keys and values [B, Hkv, capacity, D] → [B, Hq, Tq, D] of q's dtype, a permuted
- * view of [B, Tq, Hq, D]. Query t attends to the keys from `starts` to length + t, inclusive: write the new tokens
+ * softmax(scale · q kᵀ) v over a cache: q [B, Hq, Tq, D], keys and values [B, Hkv, capacity, D], or u32 in the format of int8 (`cacheStorage`)
+ * → [B, Hq, Tq, D] of q's dtype, a permuted view of [B, Tq, Hq, D]. Query t attends to the keys from `starts` to length + t, inclusive: write the new tokens
  * first (`cacheWrite`), raise the length after all layers (`advance`). Hq is a multiple of Hkv, D of 4. No gradient.
  * @param length u32 [1], or [B] for rows of different lengths: tokens in the cache before these
  */
@@ -124,7 +127,7 @@ export function attentionDecode(
   checkTensors(op, q, keys, values, length, options.starts ?? null);
   if (q.rank !== 4) throw new ShapeError(`${op}: q must be [B, Hq, Tq, D]; got ${q}. Reshape it.`);
   const [b, hq, tq, d] = q.shape as [number, number, number, number];
-  const [hkv, capacity] = checkCaches(op, keys, values, length, b, d);
+  const { heads: hkv, capacity, format, columns } = checkCaches(op, keys, values, length, b, d);
   if (hq % hkv)
     throw new ShapeError(
       `${op}: the number of heads of q must be a multiple of the cache's ${hkv}; got ${hq}. Change one of them.`,
@@ -152,13 +155,13 @@ export function attentionDecode(
     for (const { start, count } of rowWindows(
       q.device,
       b * hkv,
-      [{ rowElements: capacity * d, dtype: keys.dtype }],
+      [{ rowElements: capacity * columns, dtype: keys.dtype }],
       1,
       op,
     )) {
-      const cache = { start: start * capacity * d, elements: count * capacity * d };
+      const cache = { start: start * capacity * columns, elements: count * capacity * columns };
       launch(partialKernel, {
-        use: { q: q.dtype, k: keys.dtype },
+        use: { q: q.dtype, ...cacheUses(format, "cached") },
         constants: { STARTS: starts !== undefined, PER_ROW: perRow },
         buffers: {
           q: queries,
@@ -168,9 +171,9 @@ export function attentionDecode(
           starts: starts ? contiguousCopy(starts) : lengths,
           parts,
         },
-        params: { size: [hq, tq, hkv, width], first: start, rows: count * perHead, capacity, chunks, scale },
+        params: { size: [hq, tq, hkv, width], first: start, rows: count * perHead, capacity, stride: cacheStride(format, d), chunks, scale }, // prettier-ignore
         grid: grid1d(count * perHead * chunks),
-        cost: { flops: 4 * count * perHead * capacity * d, bytes: 2 * elementBytes(keys.dtype, count * capacity * d) },
+        cost: { flops: 4 * count * perHead * capacity * d, bytes: 2 * elementBytes(keys.dtype, cache.elements) },
       });
     }
     launch(combineKernel, {
@@ -186,7 +189,8 @@ export function attentionDecode(
 }
 
 /**
- * keys[:, :, length + t] = k[:, :, t] and likewise values, in place: k, v [B, H, T, D] into caches [B, H, capacity, D] (cast to their dtype).
+ * keys[:, :, length + t] = k[:, :, t] and likewise values, in place: k, v [B, H, T, D] into caches [B, H, capacity, D] (cast to their dtype), or
+ * u32 caches in the format of int8 (`cacheStorage`), in which 32 values with one that is not finite become NaN.
  * Tokens beyond the capacity are dropped, and reported by a device with `checks`: check the length on the host. The length is not changed, see `advance`.
  * @param length u32 [1] or [B]: tokens in the cache so far
  */
@@ -198,7 +202,7 @@ export function cacheWrite(keys: Tensor, values: Tensor, k: Tensor, v: Tensor, l
       `${op}: k and v must be float tensors [B, H, T, D] of the same shape and dtype; got ${k} and ${v}. Change one of them.`,
     );
   const [b, h, t, d] = k.shape as [number, number, number, number];
-  const [heads, capacity] = checkCaches(op, keys, values, length, b, d);
+  const { heads, capacity, format, columns } = checkCaches(op, keys, values, length, b, d);
   if (heads !== h)
     throw new ShapeError(
       `${op}: k must have the cache's ${heads} heads; got ${h} for a cache of ${shapeText(keys.shape)}. Use a cache for ${h} heads.`,
@@ -212,15 +216,15 @@ export function cacheWrite(keys: Tensor, values: Tensor, k: Tensor, v: Tensor, l
     // The new tokens are few: bound whole if they fit, so that only the cache decides on the windows.
     const whole = storageBytes(k.dtype, k.size) <= k.device.limits.maxStorageBufferBindingSize;
     const operands = [
-      { rowElements: capacity * d, dtype: keys.dtype },
+      { rowElements: capacity * columns, dtype: keys.dtype },
       ...(whole ? [] : [{ rowElements: t * d, dtype: k.dtype }]),
     ];
     for (const { start, count } of rowWindows(k.device, t * d ? b * h : 0, operands, 1, op)) {
       const rows = whole ? { start: 0, elements: k.size } : { start: start * t * d, elements: count * t * d };
-      const cache = { start: start * capacity * d, elements: count * capacity * d };
-      const granules = (count * t * d) / 4;
+      const cache = { start: start * capacity * columns, elements: count * capacity * columns };
+      const spans = count * t * Math.ceil(d / 4 / cacheSpan(format));
       launch(writeKernel, {
-        use: { x: k.dtype, c: keys.dtype },
+        use: { x: k.dtype, ...cacheUses(format, "entry") },
         constants: { PER_ROW: length.size > 1 },
         buffers: {
           k: { of: newKeys, ...rows },
@@ -230,16 +234,20 @@ export function cacheWrite(keys: Tensor, values: Tensor, k: Tensor, v: Tensor, l
           values: { of: values, ...cache },
         },
         params: {
-          granules,
+          spans,
           tokens: t,
           heads: h,
           capacity,
           width: d / 4,
+          stride: cacheStride(format, d),
           first: start,
           source: whole ? (start * t * d) / 4 : 0,
         },
-        grid: grid1d(Math.ceil(granules / 64)),
-        cost: { flops: 0, bytes: 2 * (elementBytes(k.dtype, count * t * d) + elementBytes(keys.dtype, count * t * d)) },
+        grid: grid1d(Math.ceil(spans / 64)),
+        cost: {
+          flops: 0,
+          bytes: 2 * (elementBytes(k.dtype, count * t * d) + elementBytes(keys.dtype, count * t * columns)),
+        },
       });
     }
   });
@@ -262,7 +270,16 @@ export function advance(x: Tensor, by: number): void {
   });
 }
 
-/** Heads and capacity of caches that are right for `batch` rows of heads of `d` elements. */
+/** Sizes of caches, and how they are stored. */
+interface CacheSizes {
+  readonly heads: number;
+  readonly capacity: number;
+  readonly format: CacheDType;
+  /** Elements of a row of a cache. */
+  readonly columns: number;
+}
+
+/** Sizes of caches that are right for `batch` rows of heads of `d` elements. */
 export function checkCaches(
   op: string,
   keys: Tensor,
@@ -270,20 +287,17 @@ export function checkCaches(
   length: Tensor,
   batch: number,
   d: number,
-): [number, number] {
-  if (
-    keys.rank !== 4 ||
-    keys.shape.join() !== values.shape.join() ||
-    keys.dtype !== values.dtype ||
-    !isFloat(keys.dtype)
-  ) {
+): CacheSizes {
+  const format = cacheDTypeOf(keys.dtype);
+  if (keys.rank !== 4 || keys.shape.join() !== values.shape.join() || keys.dtype !== values.dtype || !format) {
     throw new ShapeError(
-      `${op}: the caches must be float tensors [B, H, capacity, D] of the same shape and dtype; got ${keys} and ${values}. Change one of them.`,
+      `${op}: the caches must be float tensors [B, H, capacity, D], or u32 in the format of int8, of the same shape and dtype; got ${keys} and ${values}. Change one of them.`,
     );
   }
-  if (keys.dim(0) !== batch || keys.dim(3) !== d || d % 4)
+  const { columns } = cacheStorage(format, d);
+  if (keys.dim(0) !== batch || d % 4 || keys.dim(3) !== columns)
     throw new ShapeError(
-      `${op}: the caches must have batch ${batch} and head size ${d}, a multiple of 4; got ${shapeText(keys.shape)}. Make new caches.`,
+      `${op}: the caches must have batch ${batch} and head size ${d}, a multiple of 4${format === "int8" ? `, in rows of ${columns} words` : ""}; got ${shapeText(keys.shape)}. Make new caches.`,
     );
   if (!keys.isBindable || !values.isBindable)
     throw new ShapeError(
@@ -291,7 +305,7 @@ export function checkCaches(
     );
   if (length.dtype !== "u32" || !(length.size === 1 || length.size === batch) || length.rank !== 1)
     throw new ShapeError(`${op}: length must be u32 [1] or [${batch}]; got ${length}. Cast or reshape it.`);
-  return [keys.dim(1), keys.dim(2)];
+  return { heads: keys.dim(1), capacity: keys.dim(2), format, columns };
 }
 
 function refuseGradient(op: string, ...tensors: readonly Tensor[]): void {

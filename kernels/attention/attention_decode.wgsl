@@ -4,7 +4,8 @@
 // of columns an invocation. Chunks beyond the length return at once. Grid: flat over rows · chunks, folded.
 //#use grid
 //#use f32 as q
-//#use f32 as k
+//#use f32 as c
+//#use cached_float as cached
 //#use finite
 const CHUNK = 64u; // keys a workgroup, and invocations
 const STARTS = false; // rows begin at starts[b] instead of 0
@@ -14,12 +15,13 @@ struct Params {
   first: u32, // batch · cache head where the window of the cache begins
   rows: u32, // query rows of the window
   capacity: u32, // keys that the cache holds
+  stride: u32, // from a row of the cache to the next
   chunks: u32,
   scale: f32,
 }
 @group(0) @binding(0) var<storage, read> q: array<Pack_q>; // [B, Tq, Hq, D]
-@group(0) @binding(1) var<storage, read> keys: array<Pack_k>; // window of [B, Hkv, capacity, D]
-@group(0) @binding(2) var<storage, read> values: array<Pack_k>;
+@group(0) @binding(1) var<storage, read> keys: array<Pack_c>; // window of [B, Hkv, capacity, a row]
+@group(0) @binding(2) var<storage, read> values: array<Pack_c>;
 @group(0) @binding(3) var<storage, read> lengths: array<u32>;
 @group(0) @binding(4) var<storage, read> starts: array<u32>;
 @group(0) @binding(5) var<storage, read_write> parts: array<vec4f>; // [B, Tq, Hq, chunks, D / 4 + 1]; the last is (maximum, sum, 1 if a key is seen)
@@ -56,8 +58,8 @@ fn attention_decode(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups
   var score = -3.0e38;
   if (key < end && key >= begin) {
     var sum = vec4f();
-    let at = (local_head * params.capacity + key) * width;
-    for (var c = 0u; c < width; c++) { sum += unpack_q(q[query * width + c]) * unpack_k(keys[at + c]); }
+    let at = (local_head * params.capacity + key) * params.stride;
+    for (var c = 0u; c < width; c++) { sum += unpack_q(q[query * width + c]) * key_cached(at, c, width); }
     score = ((sum.x + sum.y) + (sum.z + sum.w)) * params.scale;
   }
   scores[lane] = score;
@@ -74,7 +76,7 @@ fn attention_decode(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups
     for (var j = skip; j < count; j++) {
       let p = power(scores[j], most);
       total += p;
-      acc += p * unpack_k(values[(local_head * params.capacity + origin + j) * width + c]);
+      acc += p * value_cached((local_head * params.capacity + origin + j) * params.stride, c, width);
     }
     parts[out + c] = acc;
   }

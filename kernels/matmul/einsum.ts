@@ -135,13 +135,30 @@ function diagonals({ tensor, labels }: Labelled): Labelled {
 function summed({ tensor, labels }: Labelled, kept: ReadonlySet<string>): Labelled {
   const dims = [...labels.keys()].filter((d) => !kept.has(labels[d]!));
   if (!dims.length) return { tensor, labels };
-  return { tensor: sum(tensor, dims), labels: labels.filter((label) => kept.has(label)) };
+  const rest = [...labels.keys()].filter((d) => !dims.includes(d));
+  const isOne = dims.every((d) => tensor.shape[d] === 1);
+  return {
+    tensor: isOne
+      ? reshape(
+          tensor,
+          rest.map((d) => tensor.shape[d]!),
+        )
+      : sum(tensor, dims),
+    labels: rest.map((d) => labels[d]!),
+  };
 }
 
-/** The product of two, summed over the labels that are not in `later`: one matrix product, whose batches are the labels of both that stay. */
+/** Labels of dimensions that do not broadcast. */
+const wideLabels = ({ tensor, labels }: Labelled): string[] => labels.filter((_, d) => tensor.shape[d] !== 1);
+
+/**
+ * The product of two, summed over the labels that are not in `later`: one matrix product, whose batches are the labels of both that stay. As in
+ * PyTorch, an operand is first summed over labels along which the other one does not change.
+ */
 function contract(a: Labelled, b: Labelled, later: ReadonlySet<string>, sizes: ReadonlyMap<string, number>): Labelled {
-  const left = summed(a, new Set([...later, ...b.labels]));
-  const right = summed(b, new Set([...later, ...a.labels]));
+  const wide = wideLabels(b);
+  const kept = new Set([...later, ...wideLabels(a).filter((label) => wide.includes(label))]);
+  const [left, right] = [summed(a, kept), summed(b, kept)];
   const both = left.labels.filter((label) => right.labels.includes(label));
   const batch = both.filter((label) => later.has(label));
   const inner = both.filter((label) => !later.has(label));

@@ -16,6 +16,8 @@ import {
 import type { Tensor } from "../../engine/index.ts";
 import { CHUNK, attentionDecode, decodeVariant } from "../attention/attention_decode.ts";
 import type { DecodeOptions } from "../attention/attention_decode.ts";
+import { cacheDTypeOf, cacheStorage, cacheStride } from "../attention/cache_format.ts";
+import { cacheUses, cachedFloat, entryFloat } from "../attention/cache_libraries.ts";
 import { checkIdRange } from "../core/check_ids.ts";
 import { finite, standard } from "../core/libraries.ts";
 import { contiguousCopy } from "../core/map.ts";
@@ -27,8 +29,8 @@ const step = kernel(
   "rope_attention",
   new URL("./rope_attention.wgsl", import.meta.url),
   { x: "read", frequencies: "read", lengths: "read", keys: "read_write", values: "read_write", parts: "read_write", y: "write" }, // prettier-ignore
-  { size: "vec4u", src: "vec4u", chunks: "u32", scale: "f32" },
-  [...standard, turns, finite],
+  { size: "vec4u", src: "vec4u", chunks: "u32", stride: "u32", scale: "f32" },
+  [...standard, turns, finite, cachedFloat, entryFloat],
 );
 
 export interface RopeAttentionOptions extends DecodeOptions {
@@ -70,13 +72,15 @@ function fusedStep(
   { keys, values, length }: Caches,
   { theta = 10000, scale }: { theta: number | undefined; scale: number | undefined },
 ): Tensor | null {
-  if (x.rank !== 4 || keys.rank !== 4 || !isFloat(x.dtype) || !isFloat(keys.dtype)) return null;
+  const format = cacheDTypeOf(keys.dtype);
+  if (x.rank !== 4 || keys.rank !== 4 || !isFloat(x.dtype) || !format) return null;
   const [b, t, heads, d] = x.shape as [number, number, number, number];
   const [hkv, capacity] = [keys.dim(1), keys.dim(2)];
   const hq = heads - 2 * hkv;
   const caches = [keys, values];
+  const { columns } = cacheStorage(format, d);
   const isCache = caches.every(
-    (c) => c.shape.join() === `${b},${hkv},${capacity},${d}` && c.dtype === keys.dtype && c.isBindable,
+    (c) => c.shape.join() === `${b},${hkv},${capacity},${columns}` && c.dtype === keys.dtype && c.isBindable,
   );
   const isPlaced = isSame(positions, length) && length.dtype === "u32" && length.rank === 1 && positions.size === b;
   const most = x.device.limits.maxStorageBufferBindingSize;
@@ -85,7 +89,7 @@ function fusedStep(
   const steps = [b === 1 ? 0 : x.strides[0]!, x.strides[2]!, x.offset];
   const walks = x.strides[3] === 1 && steps.every((n) => n % 4 === 0);
   if (!isCache || !isPlaced || !fits || !isWhole || !walks || (gradEnabled() && x.requiresGrad)) return null;
-  const variant = decodeVariant(x.device.capabilities, { d, q: x.dtype, keys: keys.dtype, capacity });
+  const variant = decodeVariant(x.device.capabilities, { d, q: x.dtype, keys: format, capacity });
   if (!variant.shares) return null;
   if (scale !== undefined) checkNumber("ropeAttention", scale, "f32");
   checkIdRange("ropeAttention", "length", length, capacity);
@@ -93,7 +97,7 @@ function fusedStep(
     const chunks = Math.ceil(capacity / CHUNK);
     const y = empty([b, 1, hq, d], { dtype: x.dtype, device: x.device });
     launch(step, {
-      use: { x: x.dtype, c: keys.dtype },
+      use: { x: x.dtype, ...cacheUses(format, "cached", "entry") },
       constants: { SHARES: variant.shares!, WIDTH: d / 4, PER_ROW: length.size > 1 },
       buffers: {
         x: x.strided([(x.storage.bytes * 8) / DTYPES[x.dtype].bits], [1], 0),
@@ -108,6 +112,7 @@ function fusedStep(
         size: [b, hq, hkv, capacity],
         src: [...steps.map((n) => n / 4), d / 4],
         chunks,
+        stride: cacheStride(format, d),
         scale: scale ?? d ** -0.5,
       },
       grid: grid1d(b * hkv),

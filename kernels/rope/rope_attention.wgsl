@@ -8,6 +8,8 @@
 //#use finite
 //#use f32 as x
 //#use f32 as c
+//#use cached_float as cached
+//#use entry_float as entry
 const CHUNK = 64u; // keys of a part
 const SHARES = 1u; // chunks at a time
 const WIDTH = 16u; // granules of a head, D / 4: a multiple of 2, at most CHUNK. Loops run to params.src.w, which is the same: compilers would write them out
@@ -17,12 +19,13 @@ struct Params {
   size: vec4u, // batches, heads of queries, heads of the cache, capacity
   src: vec4u, // strides of batch and head in x, and its offset; granules of a head; all in granules
   chunks: u32,
+  stride: u32, // from a row of the cache to the next
   scale: f32,
 }
 @group(0) @binding(0) var<storage, read> x: array<Pack_x>;
 @group(0) @binding(1) var<storage, read> frequencies: array<vec2u>; // as in rope_cache.wgsl
 @group(0) @binding(2) var<storage, read> lengths: array<u32>;
-@group(0) @binding(3) var<storage, read_write> keys: array<Pack_c>; // [B, Hkv, capacity, D]
+@group(0) @binding(3) var<storage, read_write> keys: array<Pack_c>; // [B, Hkv, capacity, a row]
 @group(0) @binding(4) var<storage, read_write> values: array<Pack_c>;
 @group(0) @binding(5) var<storage, read_write> parts: array<vec4f>; // as in attention_decode.wgsl
 @group(0) @binding(6) var<storage, read_write> y: array<Pack_x>; // [B, Hq, D]
@@ -30,6 +33,7 @@ struct Params {
 var<workgroup> query: array<vec4f, WIDTH>;
 var<workgroup> scores: array<f32, WORKGROUP>;
 var<workgroup> powers: array<f32, WORKGROUP>;
+var<workgroup> peaks: array<u32, 2u * WIDTH>; // of each granule of the new key, then of the value
 
 struct Pair {
   low: vec4f,
@@ -40,6 +44,14 @@ fn rotated(head: u32, i: u32, angle: SinCos) -> Pair {
   let u = unpack_x(x[head + i]);
   let v = unpack_x(x[head + params.src.w / 2u + i]);
   return Pair(u * angle.cos - v * angle.sin, v * angle.cos + u * angle.sin);
+}
+
+// Scale of a group of granules of the new key (from 0) or value (from the width of a head).
+fn scale_of(part: u32, group: u32) -> u32 {
+  if (!HAS_SCALES_entry) { return 0u; }
+  var peak = 0u;
+  for (var c = group * GROUP_entry; c < min((group + 1u) * GROUP_entry, params.src.w); c++) { peak = max(peak, peaks[part + c]); }
+  return scale_entry(peak);
 }
 
 // As in attention_decode.wgsl.
@@ -59,21 +71,39 @@ fn rope_attention(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) 
   let own = cache_head % params.size.z;
   let length = lengths[select(b, 0u, !PER_ROW)];
   let end = min(capacity, length + 1u);
-  let first = cache_head * capacity * width;
+  let first = cache_head * capacity * params.stride;
   let source = b * params.src.x + params.src.z;
-  let at = first + length * width;
+  let at = first + length * params.stride;
   var angle: SinCos;
+  var key: Pair;
+  var value: Pair;
   if (invocation < half) {
     var turns = vec4u();
     for (var k = 0u; k < 4u; k++) { turns[k] = turn(length, frequencies[invocation * 4u + k]); }
     angle = sin_cos(turns);
-    if (length < capacity) {
-      let key = rotated(source + (params.size.y + own) * params.src.y, invocation, angle);
-      keys[at + invocation] = pack_c(unpack_x(pack_x(key.low)));
-      keys[at + half + invocation] = pack_c(unpack_x(pack_x(key.high)));
-      let value = source + (params.size.y + params.size.z + own) * params.src.y + invocation;
-      values[at + invocation] = pack_c(unpack_x(x[value]));
-      values[at + half + invocation] = pack_c(unpack_x(x[value + half]));
+    let turned = rotated(source + (params.size.y + own) * params.src.y, invocation, angle);
+    key = Pair(unpack_x(pack_x(turned.low)), unpack_x(pack_x(turned.high)));
+    let value_at = source + (params.size.y + params.size.z + own) * params.src.y + invocation;
+    value = Pair(unpack_x(x[value_at]), unpack_x(x[value_at + half]));
+    if (HAS_SCALES_entry) {
+      peaks[invocation] = peak_entry(key.low);
+      peaks[half + invocation] = peak_entry(key.high);
+      peaks[width + invocation] = peak_entry(value.low);
+      peaks[width + half + invocation] = peak_entry(value.high);
+    }
+  }
+  if (HAS_SCALES_entry) { workgroupBarrier(); }
+  if (invocation < half && length < capacity) {
+    let group_low = invocation / GROUP_entry;
+    let group_high = (half + invocation) / GROUP_entry;
+    keys[at + invocation] = pack_entry(key.low, scale_of(0u, group_low));
+    keys[at + half + invocation] = pack_entry(key.high, scale_of(0u, group_high));
+    values[at + invocation] = pack_entry(value.low, scale_of(width, group_low));
+    values[at + half + invocation] = pack_entry(value.high, scale_of(width, group_high));
+    if (HAS_SCALES_entry && invocation * SPAN_entry < width) {
+      let group = 2u * invocation;
+      keys[at + width + invocation] = pair_entry(scale_of(0u, group), scale_of(0u, group + 1u));
+      values[at + width + invocation] = pair_entry(scale_of(width, group), scale_of(width, group + 1u));
     }
   }
   storageBarrier();
@@ -92,11 +122,11 @@ fn rope_attention(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) 
     for (var round = 0u; round < used; round += SHARES) {
       let chunk = round + share;
       let count = min(CHUNK, max(end, chunk * CHUNK) - chunk * CHUNK);
-      let key = chunk * CHUNK + lane;
+      let seen = chunk * CHUNK + lane;
       var score = -3.0e38;
-      if (key < end) {
+      if (seen < end) {
         var sum = vec4f();
-        for (var c = 0u; c < width; c++) { sum += query[c] * unpack_c(keys[first + key * width + c]); }
+        for (var c = 0u; c < width; c++) { sum += query[c] * key_cached(first + seen * params.stride, c, width); }
         score = ((sum.x + sum.y) + (sum.z + sum.w)) * params.scale;
       }
       scores[invocation] = score;
@@ -111,7 +141,7 @@ fn rope_attention(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) 
         for (var j = 0u; j < count; j++) {
           let p = powers[share * CHUNK + j];
           total += p;
-          acc += p * unpack_c(values[first + (chunk * CHUNK + j) * width + lane]);
+          acc += p * value_cached(first + (chunk * CHUNK + j) * params.stride, lane, width);
         }
         let out = base + chunk * (width + 1u);
         parts[out + lane] = acc;

@@ -30,7 +30,7 @@ const rotateInto = kernel(
 
 /** Caches of keys and values, and how far they are filled. */
 export interface Caches {
-  /** [B, Hkv, capacity, D], contiguous */
+  /** [B, Hkv, capacity, D], contiguous; or u32 in the format of int8 (`cacheStorage`) */
   readonly keys: Tensor;
   readonly values: Tensor;
   /** u32 [1] or [B] */
@@ -54,7 +54,7 @@ export function ropeCache(
   checkTensors(op, x, positions, keys, values, length);
   if (x.rank !== 4) throw new ShapeError(`${op}: x must be [B, T, Hq + 2 Hkv, D]; got ${x}. Reshape it.`);
   const [b, t, heads, d] = x.shape as [number, number, number, number];
-  const [hkv, capacity] = checkCaches(op, keys, values, length, b, d);
+  const { heads: hkv, capacity, format } = checkCaches(op, keys, values, length, b, d);
   const hq = heads - 2 * hkv;
   if (hq < 1)
     throw new ShapeError(`${op}: x must have more than twice the cache's ${hkv} heads; got ${x}. Join queries, keys and values.`); // prettier-ignore
@@ -68,7 +68,7 @@ export function ropeCache(
   const walks = x.strides[3] === 1 && [x.offset / 4, ...steps].every(Number.isInteger);
   const isPlaced = positions.shape.join() === String(t) || positions.shape.join() === `${b},${t}`;
   const isWhole = positions.dtype === "i32" || positions.dtype === "u32";
-  if (!fits || !walks || d % 8 !== 0 || t > capacity || x.size === 0 || !isPlaced || !isWhole)
+  if (!fits || !walks || format === "int8" || d % 8 !== 0 || t > capacity || x.size === 0 || !isPlaced || !isWhole)
     return apart(x, positions, caches, { hq, ...options });
   checkIdRange(op, "length", length, capacity - t + 1);
   return scope(() => {

@@ -20,7 +20,7 @@ export function requireFit(
   op: string,
   checkpoint: Checkpoint,
   device: Device,
-  { quantize, dtype }: Pick<LoadOptions, "quantize" | "dtype">,
+  { quantize, dtype, cacheDType = "f32" }: Pick<LoadOptions, "quantize" | "dtype" | "cacheDType">,
 ): void {
   const kind = checkpoint.quantization ?? quantize;
   const wide = (dtype ?? mainDType(checkpoint)) === "f32" ? 4 : 2;
@@ -34,7 +34,7 @@ export function requireFit(
   }
   const { needs, parameters } = inspect(checkpoint);
   const weights = kind ? needs.quantizedBytes[kind] : parameters * wide;
-  const bytes = weights + needs.imageCacheBytes + needs.decoderBytes;
+  const bytes = weights + needs.imageCacheBytes[cacheDType] + needs.decoderBytes;
   const { budget, stats } = device.pool;
   if (bytes + stats.liveBytes > budget)
     throw new DeviceError(

@@ -3,10 +3,10 @@
  * runs the VQ decoder. Source: janus-pro's generation loop; rows alternate conditional and unconditional, as in the
  * original.
  */
-import { ArgumentError, DTypeError, construct, isFloat } from "../../engine/index.ts";
+import { ArgumentError, construct } from "../../engine/index.ts";
 import type { Device, Tensor } from "../../engine/index.ts";
 import { full } from "../../kernels/index.ts";
-import { checkContext, checkIds, checkSampling, checkSeeds } from "../request.ts";
+import { checkCacheDType, checkContext, checkIds, checkSampling, checkSeeds } from "../request.ts";
 import { imageTokens } from "./config.ts";
 import type { JanusConfig } from "./config.ts";
 import { TokenDecoder, isFlagged, stepsAhead } from "../decoding.ts";
@@ -118,8 +118,7 @@ export class ImageGeneration {
     if (prompts.length === 0) throw new ArgumentError("generate: prompts must hold at least one; got none");
     checkSampling("generate", options, n * prompts.length);
     for (const image of options.images ?? []) checkSeeds(image.seed, 1);
-    const { cacheDType = "f32" } = options;
-    if (!isFloat(cacheDType)) throw new DTypeError(`generate: cacheDType must be f32, f16 or bf16; got ${cacheDType}`);
+    checkCacheDType("generate", options.cacheDType);
     this.tokens = imageTokens(config);
     for (const ids of prompts) {
       checkIds(ids, config.language.vocabulary);

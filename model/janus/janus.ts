@@ -6,6 +6,7 @@
 import { ArgumentError, gradEnabled, scope } from "../../engine/index.ts";
 import type { Device, Tensor } from "../../engine/index.ts";
 import { gelu, linear } from "../../kernels/index.ts";
+import type { CacheDType } from "../../kernels/index.ts";
 import { embedMixed } from "../causal.ts";
 import type { CausalModel } from "../causal.ts";
 import type { JanusConfig } from "./config.ts";
@@ -101,6 +102,8 @@ export class JanusForConditionalGeneration extends Module<readonly [Tensor, Sequ
   readonly language: JanusConfig["language"];
   readonly model: JanusModel;
   readonly lm_head: AnyLinear;
+  /** How caches store keys and values if a call does not say. */
+  cacheDType: CacheDType = "f32";
   private removed: readonly OptionalPart[] = [];
 
   /** @param options.quantize of the Llama's linear layers and both heads, for inference; all else keeps `dtype` */

@@ -6,6 +6,7 @@
 import { ArgumentError, getDevice, knownOptions, noGrad, optionNames, scope, tensor } from "../../engine/index.ts";
 import type { Device, Tensor } from "../../engine/index.ts";
 import { cat } from "../../kernels/index.ts";
+import type { CacheDType } from "../../kernels/index.ts";
 import type { FileSource } from "../io/bytes.ts";
 import { fileSourceOf } from "../io/file_sources.ts";
 import type { Files } from "../io/file_sources.ts";
@@ -67,6 +68,8 @@ const ANSWER_OPTIONS = optionNames<Omit<AskOptions, "images">>({
   stopIds: true,
   repetitionPenalty: true,
   suppressTokens: true,
+  promptLookup: true,
+  onLookup: true,
 });
 const GENERATE_OPTIONS = optionNames<GenerateOptions>({ ...SAMPLING, ...DECODING, n: true, guidance: true });
 /** Names of `LoadOptions`. */
@@ -75,6 +78,7 @@ export const LOAD_OPTIONS = optionNames<LoadOptions>({
   dtype: true,
   quantize: true,
   quantizeHead: true,
+  cacheDType: true,
   onProgress: true,
   onNotice: true,
   signal: true,
@@ -152,10 +156,18 @@ export class Janus {
     return this.model.device;
   }
 
-  /** Distinguishes these weights from others, in either layout (see `fingerprint`), with the adapters that are switched on. */
+  /** Distinguishes these weights from others, in either layout (see `fingerprint`), with the adapters that are switched on and the dtype of caches. */
   get fingerprint(): string {
+    return this.fingerprintWith(this.model.cacheDType);
+  }
+
+  /** The fingerprint of what is made with caches of a dtype. */
+  private fingerprintWith(cacheDType: CacheDType): string {
     const on = [...this.loaded.values()].filter(({ weight }) => weight !== 0);
-    return [this.hash, ...on.map(({ hash, weight }) => `${hash.slice(0, 16)}*${weight}`).sort()].join("+");
+    return [
+      this.hash + (cacheDType === "f32" ? "" : `-kv_${cacheDType}`),
+      ...on.map(({ hash, weight }) => `${hash.slice(0, 16)}*${weight}`).sort(),
+    ].join("+");
   }
 
   /** The loaded adapters by name, with the factors of their updates. */
@@ -369,7 +381,7 @@ export class Janus {
         temperature,
         topK,
         topP,
-        model: this.fingerprint,
+        model: this.fingerprintWith(options.cacheDType ?? this.model.cacheDType),
         tokenIds,
       };
       pictures.push(picture);

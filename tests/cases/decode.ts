@@ -1,10 +1,11 @@
-/** Cases of decoding against a cache: lengths on the GPU, left padding, grouped heads, 16-bit caches. */
-import { F } from "../../index.ts";
-import type { DType } from "../../index.ts";
+/** Cases of decoding against a cache: lengths on the GPU, left padding, grouped heads, caches of 16 and of 8 bits. */
+import { F, tensor } from "../../index.ts";
+import type { DType, Tensor } from "../../index.ts";
+import { cacheStorage } from "../../kernels/attention/cache_format.ts";
 import type { Case, Input } from "../harness.ts";
 import { mapRef, ref } from "../reference.ts";
 import type { Ref } from "../reference.ts";
-import { cacheWriteRef, decodeRef } from "../reference/decode.ts";
+import { cacheWriteRef, decodeRef, int8Ref } from "../reference/decode.ts";
 import { ropeRef } from "../reference/rows.ts";
 
 interface Row {
@@ -93,7 +94,103 @@ const ropeAttentionCase = (
   variants: ["whole", "chunks"].map((name) => ({ family: "attention_decode", name })),
 });
 
-export const decodeCases: Case[] = rows.flatMap(
+/** An empty cache of int8, and one with these keys and values [B, Hkv, capacity, D]. */
+const emptyInt8 = (like: Tensor): Tensor => {
+  const { dtype, columns } = cacheStorage("int8", like.dim(3));
+  return F.zeros([...like.shape.slice(0, 3), columns], { dtype, device: like.device });
+};
+function int8Caches(k: Tensor, v: Tensor): [Tensor, Tensor] {
+  const [keys, values] = [emptyInt8(k), emptyInt8(v)];
+  F.cacheWrite(keys, values, k, v, tensor(Uint32Array.of(0), { device: k.device }));
+  return [keys, values];
+}
+
+const BYTE = F.expression("byte", "(a >> vec4u(u32(s.x))) & vec4u(255u)");
+/** Bytes of words [..., N] as u32 [..., N, 4]. */
+const bytesOf = (words: Tensor): Tensor => F.stack([0, 8, 16, 24].map((bit) => F.map(BYTE, [words], { scalars: [bit] })), -1); // prettier-ignore
+
+/** Rows of `rows` whose cache is int8. */
+const int8Cases = (
+  { sizes: [b, hq, hkv, tq, capacity, d], lengths, starts, windows = false }: Row,
+  dtype: DType,
+): Case[] => [
+  {
+    op: "attentionDecode",
+    note: `int8 length ${lengths.join(",")}${starts ? ` from ${starts.join(",")}` : ""}`,
+    inputs: [
+      { shape: [b, hq, tq, d], dtype },
+      { shape: [b, hkv, capacity, d], low: -2, high: 2 },
+      { shape: [b, hkv, capacity, d] },
+      constant("u32", lengths),
+      ...(starts ? [constant("i32", starts)] : []),
+    ],
+    run: ([q, k, v, n, s]) => F.attentionDecode(q!, ...int8Caches(k!, v!), n!, s ? { starts: s } : {}),
+    reference: ([q, k, v, n, s]) =>
+      decodeRef(q!, int8Ref(k!).values, int8Ref(v!).values, [...n!.data], s ? [...s.data] : []),
+    terms: capacity * d,
+    gradient: false,
+    windows,
+  },
+  {
+    op: "cacheWrite",
+    note: `int8 length ${lengths.join(",")}`,
+    inputs: [{ shape: [b, hkv, tq, d], dtype, isFinite: true }, constant("u32", lengths)],
+    run: ([x, n]) => {
+      const cache = ref([b, hkv, capacity, d]).shape;
+      const like = F.zeros(cache, { device: x!.device });
+      const [keys, values] = [emptyInt8(like), emptyInt8(like)];
+      F.cacheWrite(keys, values, x!, F.mul(x!, 2), n!);
+      return bytesOf(F.cat([keys, values], 0));
+    },
+    reference: ([x, n]) => {
+      const parts = [1, 2].map((times) => {
+        const { bytes } = int8Ref(mapRef((v) => times * v, x!));
+        const flat = ref([b, hkv, tq, bytes.shape[3]! * 4], bytes.data);
+        return cacheWriteRef(ref([b, hkv, capacity, flat.shape[3]!]), flat, [...n!.data]).data;
+      });
+      const data = Float64Array.from(parts.flatMap((part) => [...part]));
+      return { shape: [2 * b, hkv, capacity, data.length / (8 * b * hkv * capacity), 4], data };
+    },
+    gradient: false,
+    windows,
+  },
+];
+
+/** Sizes, and lengths of the rows, of steps from a cache of int8: heads of a part of a group, of one, of an odd number, and of several words of scales. */
+const int8Steps: readonly (readonly [Sizes, readonly number[]])[] = [
+  [{ b: 1, hq: 1, hkv: 1, capacity: 33, d: 8 }, [32]],
+  [{ b: 3, hq: 4, hkv: 2, capacity: 16, d: 32 }, [9, 15, 0]],
+  [{ b: 2, hq: 2, hkv: 1, capacity: 70, d: 72 }, [65, 3]],
+  [{ b: 1, hq: 2, hkv: 2, capacity: 130, d: 128 }, [129]],
+  [{ b: 1, hq: 1, hkv: 1, capacity: 5, d: 256 }, [4]],
+];
+const int8Step = ([{ b, hq, hkv, capacity, d }, lengths]: (typeof int8Steps)[number]): Case => ({
+  op: "ropeAttention",
+  note: `int8 length ${lengths.join(",")}`,
+  inputs: [
+    { shape: [b, 1, hq + 2 * hkv, d] },
+    { shape: [b, hkv, capacity, d] },
+    { shape: [b, hkv, capacity, d] },
+    constant("u32", lengths),
+  ],
+  run: ([x, k, v, n]) => {
+    const [keys, values] = int8Caches(k!, v!);
+    return F.ropeAttention(x!, n!.reshape([b, 1]), { keys, values, length: n! });
+  },
+  reference: ([x, k, v, n]) => {
+    const positions = ref([b, 1]);
+    positions.data.set(n!.data);
+    const [q, key] = [headsRef(x!, 0, hq), headsRef(x!, hq, hkv)].map((part) => ropeRef(part, positions, 10000, 2));
+    const keys = cacheWriteRef(int8Ref(k!).values, int8Ref(key!).values, [...n!.data]);
+    const values = cacheWriteRef(int8Ref(v!).values, int8Ref(headsRef(x!, hq + hkv, hkv)).values, [...n!.data]);
+    return decodeRef(q!, keys, values, [...n!.data], []);
+  },
+  terms: capacity * d,
+  gradient: false,
+  variants: ["whole", "chunks"].map((name) => ({ family: "attention_decode", name })),
+});
+
+const floatCases: Case[] = rows.flatMap(
   ({ sizes: [b, hq, hkv, tq, capacity, d], lengths, starts, cache = "f32", layout, windows = false }) =>
     (["f32", "bf16"] as const).flatMap((dtype): Case[] => [
       {
@@ -184,3 +281,13 @@ export const decodeCases: Case[] = rows.flatMap(
       },
     ]),
 );
+
+const withInt8: readonly Row[] = [
+  ...rows.filter(({ cache, windows }) => !cache && !windows),
+  { sizes: [3, 4, 2, 1, 64, 8], lengths: [9, 63, 0], windows: true }, // windows begin where a launch may bind them
+];
+export const decodeCases: Case[] = [
+  ...floatCases,
+  ...withInt8.flatMap((row, i) => [...int8Cases(row, "f32"), ...(i % 4 === 2 ? int8Cases(row, "bf16") : [])]),
+  ...int8Steps.map(int8Step),
+];

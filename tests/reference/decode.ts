@@ -1,4 +1,4 @@
-/** References of decoding: the valid prefix of the cache, plain softmax. */
+/** References of decoding: the valid prefix of the cache, plain softmax; caches of int8. */
 import { ref } from "../reference.ts";
 import type { Ref } from "../reference.ts";
 
@@ -48,4 +48,44 @@ export function cacheWriteRef(cache: Ref, x: Ref, lengths: readonly number[]): R
     }
   }
   return y;
+}
+
+const word = new DataView(new ArrayBuffer(4));
+const bitsOf = (v: number): number => (word.setFloat32(0, v), word.getUint32(0));
+const ofBits = (bits: number): number => (word.setUint32(0, bits), word.getFloat32(0));
+/** n rounded to a whole number, ties to even. */
+const toEven = (n: number): number => (Math.abs(n % 1) === 0.5 ? 2 * Math.round(n / 2) : Math.round(n));
+
+/** Rows of x [..., D] as a cache of int8 stores them. */
+export interface Int8Rows {
+  /** The numbers that the rows stand for, [..., D]. */
+  readonly values: Ref;
+  /** [..., words, 4]: the bytes of each row's words of values and of scales, undefined where a value is not finite. */
+  readonly bytes: Ref;
+}
+
+/** Of 32 values each: a scale of 1/127 of the largest, rounded up to bf16, and the nearest multiples; NaN if one is not finite. */
+export function int8Ref(x: Ref): Int8Rows {
+  const d = x.shape.at(-1)!;
+  const words = d / 4 + Math.ceil(d / 64);
+  const [rows, values] = [x.data.length / d, ref(x.shape)];
+  const bytes = ref([...x.shape.slice(0, -1), words, 4]);
+  for (let row = 0; row < rows; row++) {
+    for (let first = 0; first < 64 * Math.ceil(d / 64); first += 32) {
+      const group = x.data.subarray(row * d + Math.min(first, d), row * d + Math.min(first + 32, d));
+      const isFinite = group.every(Number.isFinite);
+      const peak = group.reduce((most, v) => Math.max(most, Math.abs(v)), 0);
+      const exact = Math.max(Math.fround(Math.fround(peak) * Math.fround(1 / 127)), 2 ** -126);
+      const bits = isFinite ? (bitsOf(exact) + 0xffff) >>> 16 : 0x7fc0;
+      const scale = ofBits(bits << 16);
+      const at = 4 * (row * words + d / 4) + first / 16;
+      [bytes.data[at], bytes.data[at + 1]] = [bits & 255, bits >> 8];
+      for (const [i, v] of group.entries()) {
+        const q = toEven(Math.fround(v / scale));
+        values.data[row * d + first + i] = isFinite ? q * scale : NaN;
+        bytes.data[4 * row * words + first + i] = q & 255;
+      }
+    }
+  }
+  return { values, bytes };
 }

@@ -2,7 +2,10 @@
 import { eachIndex, ref, stridesOf } from "../reference.ts";
 import type { Ref } from "../reference.ts";
 
-/** The sum over the labels that are not on the right of `equation` (letters alone); more than two operands are contracted from left to right. */
+/**
+ * The sum over the labels that are not on the right of `equation` (letters alone); more than two operands are contracted from left to right. As
+ * in PyTorch, an operand is first summed over labels that are long in it alone: (∑ a) · ∞ is no NaN where a has both signs.
+ */
 export function einsumRef(equation: string, inputs: readonly Ref[]): Ref {
   const [left, right] = equation.split("->") as [string, string];
   const terms = left.split(",");
@@ -12,6 +15,12 @@ export function einsumRef(equation: string, inputs: readonly Ref[]): Ref {
     const kept = [...new Set((a + b).split(""))].filter((label) => later.has(label)).join("");
     const first = einsumRef(`${a},${b}->${kept}`, inputs.slice(0, 2));
     return einsumRef(`${[kept, ...others].join(",")}->${right}`, [first, ...inputs.slice(2)]);
+  }
+  const sizeIn = (i: number, label: string): number => inputs[i]!.shape[terms[i]!.indexOf(label)] ?? 1;
+  const alone = terms.map((term, i) => term.split("").filter((label) => terms.length === 2 && !right.includes(label) && sizeIn(i, label) > 1 && sizeIn(1 - i, label) === 1)); // prettier-ignore
+  if (alone.some(({ length }) => length > 0)) {
+    const kept = terms.map((term, i) => term.split("").filter((label) => !alone[i]!.includes(label)).join("")); // prettier-ignore
+    return einsumRef(`${kept.join(",")}->${right}`, inputs.map((x, i) => einsumRef(`${terms[i]}->${kept[i]}`, [x]))); // prettier-ignore
   }
   const sizes = new Map<string, number>();
   terms.forEach((term, i) =>

@@ -242,8 +242,11 @@ describe("figures", () => {
     const [a, b] = [needsOf(JANUS_PRO_1B), needsOf(JANUS_PRO_7B)];
     expect([a.weightBytes.understanding, b.weightBytes.understanding]).toEqual([2 * 1_962_640_384, 2 * 7_235_034_112]);
     expect([a.weightBytes.generation, b.weightBytes.generation]).toEqual([2 * 1_527_637_123, 2 * 6_634_374_275]);
-    expect([a.cacheBytesPerToken, b.cacheBytesPerToken]).toEqual([196_608, 491_520]);
-    expect([a.imageCacheBytes, b.imageCacheBytes].map((n) => Math.round(n / 1e6))).toEqual([239, 598]);
+    expect([a.cacheBytesPerToken.bf16, b.cacheBytesPerToken.bf16]).toEqual([196_608, 491_520]);
+    // Of 128 values each: 512, 256 or, in 8 bits with 4 scales, 136 bytes.
+    expect(a.cacheBytesPerToken).toEqual({ f32: 393_216, f16: 196_608, bf16: 196_608, int8: 104_448 });
+    expect([a, b].map(({ imageCacheBytes: { f32 } }) => Math.round(f32 / 1e6))).toEqual([478, 1195]);
+    expect(a.runBytes - b.runBytes).toBe(a.weightBytes.all + a.imageCacheBytes.f32 - b.weightBytes.all - b.imageCacheBytes.f32); // prettier-ignore
     expect(a.decoderBytes).toBe(3 * 75_497_472);
     const stages = ({ training: { stage1, stage2, stage3 } }: typeof a): number[] =>
       [stage1, stage2, stage3].map(({ trainable }) => trainable);

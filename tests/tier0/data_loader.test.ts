@@ -145,6 +145,21 @@ describe("loader", () => {
     for (const each of ended) expect(String((each as PromiseRejectedResult).reason)).toMatch(/none of the 17 records of text can be used/); // prettier-ignore
   });
 
+  it("ranks end at the budget of bad samples, and read no further", async () => {
+    let reads = 0;
+    const bad = source("text", "text-a", 1000, () => true);
+    const counted = { ...sources(), text: [{ ...bad, read: (i: number) => (reads++, bad.read(i)) }] };
+    const ended = await Promise.allSettled(
+      ranksHere(2).map(async (ranks) => {
+        const share = { ranks, other: () => imageSample([1, 2], [1]) };
+        const loader = new Loader(counted, new SlowEncoder(), { ...options, share, quarantine: new Quarantine({ share: 0, least: 3 }) }); // prettier-ignore
+        for (let i = 0; i < 20; i++) await loader.next();
+      }),
+    );
+    for (const each of ended) expect((each as PromiseRejectedResult).reason).toBeInstanceOf(QuarantineError);
+    expect(reads).toBeLessThan(20);
+  });
+
   it("keeps the quotas of every step", async () => {
     const { names } = await run(30);
     for (const [step, samples] of names.entries()) {

@@ -145,10 +145,13 @@ describe("a results folder", () => {
     await claimFolder(folder, { ...first, recipe: { ...recipe, scorer: { ...recipe.scorer, manner: "lower" } } });
     expect((await readAbout(folder)).recipe).toMatchObject({ scorer: { manner: "lower" } });
     const others: [Partial<About>, RegExp][] = [
-      [{ model: { ...first.model!, fingerprint: "other" } }, /only with the same model/],
-      [{ file: { ...first.file, md5: "1".repeat(32) } }, /only with the same file/],
-      [{ recipe: { ...recipe, system: "Be brief." } }, /only with the same recipe/],
-      [{ limit: 3, version: "9" }, /only with the same limit, version/],
+      [
+        { model: { ...first.model!, fingerprint: "other" } },
+        /as it began; got model\.fingerprint is "other" instead of /,
+      ],
+      [{ file: { ...first.file, md5: "1".repeat(32) } }, /as it began; got file\.md5 is "1+" instead of /],
+      [{ recipe: { ...recipe, system: "Be brief." } }, /as it began; got recipe\.system is "Be brief\." instead of /],
+      [{ limit: 3, version: "9" }, /as it began; got limit is 3 instead of .*; version is "9" instead of /],
     ];
     for (const [change, message] of others) await expect(claimFolder(folder, { ...first, ...change })).rejects.toThrow(message); // prettier-ignore
     for (const text of ["{}", "[]", "{", "7"]) {

@@ -6,6 +6,7 @@ import type { PromptRow } from "../../model/causal.ts";
 import { prefillPrefix } from "../../model/decoding.ts";
 import { textDecoder } from "../../model/generate.ts";
 import { JanusForConditionalGeneration } from "../../model/janus/janus.ts";
+import { needsOf } from "../../model/janus/checkpoint/inspect.ts";
 import { JANUS_PRO_1B, JANUS_PRO_7B } from "../../model/janus/config.ts";
 
 afterAll(() => setDevice(null));
@@ -96,6 +97,22 @@ describe.each(["1B", "7B"] as const)("%s", (size) => {
     for (const { name, launches } of (await countWork(known.config, quantize)).slice(0, 2))
       expect(launches, name).toBeLessThanOrEqual(5 * known.config.language.layers + 9);
   });
+
+  it.each(["bf16", "int8"] as const)(
+    "a token with a cache of %s: as many launches, fewer bytes by those of the cache",
+    async (dtype) => {
+      const before = (await countWork(known.config)).slice(0, 2);
+      const counted = (await countWork(known.config, undefined, dtype)).slice(0, 2);
+      const { cacheBytesPerToken } = needsOf(known.config);
+      // A kernel counts its whole grid, that of the cache's capacity: a guided image's two rows, or a text's one.
+      for (const [i, positions] of [2 * (20 + 575), 600 + 64].entries()) {
+        const saved = positions * (cacheBytesPerToken.f32 - cacheBytesPerToken[dtype]);
+        expect(counted[i]!.launches, counted[i]!.name).toBe(before[i]!.launches);
+        expect(before[i]!.bytes - counted[i]!.bytes, counted[i]!.name).toBe(saved);
+        expect(before[i]!.peakBytes - counted[i]!.peakBytes, counted[i]!.name).toBeGreaterThan(0);
+      }
+    },
+  );
 
   it("parameters, FLOPs and memory of a step of stage 2", async () => {
     const [kept, anew] = [await countTraining(known.config, 2, false), await countTraining(known.config, 2, true)];

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, it } from "vitest";
 import { addAsk } from "../../cli/ask.ts";
+import { addReconstruct } from "../../cli/reconstruct.ts";
 import { EXIT } from "../../cli/errors.ts";
 import { addGenerate } from "../../cli/generate.ts";
 import { writeNewFile } from "../../model/node/files.ts";
@@ -271,6 +272,18 @@ describe.skipIf(!hasFixtures)("ask", () => {
     ],
     ["an empty question", [""], EXIT.input, /the prompt is empty/],
     ["a temperature below 0", ["hi", "--temperature", "-1"], EXIT.usage, /--temperature/],
+    [
+      "drafts of sampled tokens",
+      ["hi", "--prompt-lookup", "4", "--temperature", "1"],
+      EXIT.usage,
+      /--prompt-lookup needs --temperature 0/,
+    ],
+    [
+      "a cache of another dtype",
+      ["hi", "--kv-cache", "int4"],
+      EXIT.usage,
+      /'--kv-cache <dtype>' argument 'int4' is invalid/,
+    ],
     ["a prompt beyond the context", ["word ".repeat(3000)], EXIT.input, /the context is limited to 1024/],
   ];
   it.each(refused)("refuses %s", async (_, args, code, message) => {
@@ -279,6 +292,30 @@ describe.skipIf(!hasFixtures)("ask", () => {
     expect([result.code, result.stdout.trim()]).toEqual([code, ""]);
   });
 });
+
+it.skipIf(!hasFixtures)(
+  "ask drafts tokens and keeps a cache of int8, if told to; a command without a cache refuses that",
+  async () => {
+    const args = ["ask", "hi", "--max-new-tokens", "8", "--kv-cache", "int8", ...MODEL, "--json"];
+    const [plain, drafted] = [await runHere(addAsk, args), await runHere(addAsk, [...args, "--prompt-lookup", "4"])];
+    interface Printed {
+      readonly tokenIds: readonly number[];
+      readonly lookup?: { readonly steps: number; readonly accepted: number };
+    }
+    const [own, other] = [plain, drafted].map(({ stdout }) => JSON.parse(stdout) as Printed) as [Printed, Printed];
+    expect([own.lookup, other.tokenIds]).toEqual([undefined, own.tokenIds]);
+    expect(other.lookup!.steps + other.lookup!.accepted).toBeGreaterThanOrEqual(own.tokenIds.length - 1);
+    expect(drafted.stderr).toMatch(/prompt lookup: \d+ of \d+ drafted tokens were right, in \d+ steps/);
+    const refused = await runHere(addReconstruct, [
+      "reconstruct",
+      fixture("image1.png"),
+      "--kv-cache",
+      "int8",
+      ...MODEL,
+    ]);
+    expect([refused.code, refused.stderr]).toEqual([EXIT.usage, expect.stringMatching(/unknown option '--kv-cache'/)]);
+  },
+);
 
 it.skipIf(!hasFixtures)(
   "chat takes questions, pictures and commands from a pipe; a mistake does not end it",

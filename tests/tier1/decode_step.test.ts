@@ -3,6 +3,7 @@ import "../quick_compile.ts";
 import { expect, it } from "vitest";
 import { F, noGrad, scope, tensor } from "../../index.ts";
 import type { Tensor } from "../../index.ts";
+import type { CacheDType } from "../../kernels/index.ts";
 import { forceVariant } from "../../kernels/core/variants.ts";
 import { KvCache, LlamaModel } from "../../model/llama.ts";
 import { quantizedLayers } from "../../model/nn/quantized_linear.ts";
@@ -27,7 +28,7 @@ function modelOf(quantize: "int8" | "int4" | null): LlamaModel {
 }
 
 /** Bits of the states and caches of the first `rows` rows after a step. */
-async function step(model: LlamaModel, rows: number, cacheDType: "f32" | "bf16"): Promise<Uint32Array[]> {
+async function step(model: LlamaModel, rows: number, cacheDType: CacheDType): Promise<Uint32Array[]> {
   const cache = new KvCache(config, rows, 130, { dtype: cacheDType });
   const y = noGrad(() =>
     scope(() => {
@@ -38,8 +39,8 @@ async function step(model: LlamaModel, rows: number, cacheDType: "f32" | "bf16")
           { shape },
         );
       const x = values([5, 1, config.hidden]).slice(0, 0, rows).clone();
-      for (const t of [...cache.keys, ...cache.values])
-        F.copyInto(t, F.cast(values([5, 2, 130, 32]).slice(0, 0, rows), cacheDType));
+      const [keys, held] = [0, 1].map(() => values([5, 2, 130, 32]).slice(0, 0, rows));
+      F.cacheWrite(cache.keys[0]!, cache.values[0]!, keys!, held!, cache.length); // a cache has no tokens at first
       F.copyInto(cache.length, tensor(Uint32Array.from(LENGTHS.slice(0, rows))));
       return model.call(x, { positions: cache.length.reshape([rows, 1]), cache, decode: true });
     }),
@@ -58,11 +59,13 @@ const withGpuVariants = <T>(fn: () => T): T =>
 const ROWS = [
   ["bf16", null, "f32", false],
   ["int4", "int4", "bf16", false],
+  ["bf16 with a cache of int8", null, "int8", false],
   ["int8", "int8", "f32", false],
   ["bf16 by the kernels of GPUs", null, "f32", true],
+  ["int8 with a cache of int8, by the kernels of GPUs", "int8", "int8", true],
 ] as const;
 
-it.each(isLong ? ROWS : ROWS.slice(0, 2))("%s", async (_, quantize, cacheDType, asGpu) => {
+it.each(isLong ? ROWS : ROWS.slice(0, 3))("%s", async (_, quantize, cacheDType, asGpu) => {
   const model = modelOf(quantize);
   const run = (rows: number): Promise<Uint32Array[]> =>
     fused(() => (asGpu ? withGpuVariants(() => step(model, rows, cacheDType)) : step(model, rows, cacheDType)));

@@ -475,7 +475,7 @@ describe.skipIf(!hasFixtures)("generation", () => {
       ],
       [
         "a cache of integers",
-        () => janus.ask("hi", { cacheDType: "u8" }).text(),
+        () => janus.ask("hi", { cacheDType: "u8" as never }).text(),
         DTypeError,
         /cacheDType must .*; got u8/,
       ],

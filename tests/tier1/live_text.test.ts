@@ -81,6 +81,7 @@ describe.skipIf(!hasFixtures)("rows that join and leave", () => {
 
   it.each<[string, Shared]>([
     ["plainly", {}],
+    ["from a cache of int8", { cacheDType: "int8" }],
     ["with rules that all rows share", { topK: 30, repetitionPenalty: 1.3, suppressTokens: [300, 301] }],
   ])("answers each as alone: %s", async (_, shared) => {
     const expected: number[][] = [];

@@ -3,7 +3,7 @@ import "../quick_compile.ts";
 import { expect, it } from "vitest";
 import { noGrad, scope, tensor } from "../../index.ts";
 import type { Tensor } from "../../index.ts";
-import { arange } from "../../kernels/index.ts";
+import { advance, arange } from "../../kernels/index.ts";
 import { forceVariant } from "../../kernels/core/variants.ts";
 import { prefillPrefix } from "../../model/decoding.ts";
 import { checkText } from "../../model/generate.ts";
@@ -58,6 +58,29 @@ it.each(isLong ? VARIANTS : VARIANTS.slice(0, 2))("the bits of the whole prompt,
   }
   model.dispose();
 });
+
+it.each(["bf16", "int8"] as const)(
+  "behind a beginning in a cache of %s, tokens read it as decoding does",
+  async (dtype) => {
+    const model = new LlamaModel(config, { dtype: "bf16" }).setRequiresGrad(false);
+    const ids = Array.from({ length: 40 }, (_, i) => (i * 7 + 3) % config.vocabulary);
+    const run = (how: { readonly past: number } | { readonly decode: true }): Promise<Uint8Array> => {
+      const cache = new KvCache(language, 1, 40, { dtype });
+      const states = noGrad(() =>
+        scope(() => {
+          const part = (from: number, to: number): Tensor => model.embed_tokens.call(tensor(Int32Array.from(ids.slice(from, to)), { shape: [1, to - from] })); // prettier-ignore
+          model.call(part(0, 33), { positions: arange(0, 33, 1), cache });
+          advance(cache.length, 33);
+          return model.call(part(33, 40), { positions: arange(33, 40, 1), cache, ...how });
+        }),
+      );
+      cache.dispose();
+      return states.readBytes().finally(() => states.dispose());
+    };
+    expect(await run({ past: 33 })).toEqual(await run({ decode: true }));
+    model.dispose();
+  },
+);
 
 it("a beginning has fewer ids than its prompt, and all images", () => {
   const cache = (): KvCache => new KvCache(language, 1, 1);

@@ -151,6 +151,37 @@ it("ranks without a sample take the step of the others, and all report the whole
   for (const own of await Promise.all(ranksHere(3).map((ranks) => steps(ranks, samples)))) expect(own).toEqual(whole);
 });
 
+it.each(["none", "parameters"])(
+  "a sample of one rank that is not finite skips the step in all, which name it (sharding: %s)",
+  async (sharding) => {
+    const bad = picture("bad", 7);
+    bad.images[0]![5] = NaN;
+    const samples = [text("a", 5, 20), bad, text("d", 11, 3), text("e", 2, 9)]; // rank 1 of 3 has the bad one
+    const ended = await Promise.all(
+      ranksHere(3).map(async (ranks) => {
+        const model = createModel(SIZES, { seed: 3 });
+        const trainer = new Trainer(model, SIZES, mixed({ sharding, ema: { decay: 0.5 } }), 0, { ranks });
+        const lmHead = (): Promise<Uint8Array> =>
+          trainer.whole(async () => (await model.lm_head.weight.readBytes()).slice());
+        try {
+          const before = await lmHead();
+          const { communication: _, ...skipped } = await trainer.take(samples);
+          expect(await lmHead()).toEqual(before);
+          const next = await trainer.take(samples.filter((one) => one !== bad));
+          expect(await lmHead()).not.toEqual(before);
+          return { skipped, loss: next.loss, norm: next.gradNorm };
+        } finally {
+          trainer.dispose();
+          model.dispose();
+        }
+      }),
+    );
+    expect(ended[0]!.skipped).toMatchObject({ skipped: true, notFinite: { tasks: ["und"], samples: ["bad"] }, cause: { kind: "images", samples: ["bad"] } }); // prettier-ignore
+    expect(ended[0]!.norm).toBeGreaterThan(0);
+    for (const own of ended.slice(1)) expect(own).toEqual(ended[0]);
+  },
+);
+
 it("gradients are sent once to their shard and once back: 2 (P - 1) / P of their bytes", async () => {
   const [first, second] = ranksHere(2, 7);
   const parameters = [1, 2].map(() => [3, 5].map((size) => tensor(new Float32Array(size), { requiresGrad: true })));

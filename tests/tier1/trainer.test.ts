@@ -11,7 +11,7 @@ import { imageSample, layRows, packSamples, textSample, trainedTokens } from "..
 import type { Sample } from "../../train/samples.ts";
 import { STAGES, TRAINED, setStage } from "../../train/stages.ts";
 import { Trainer } from "../../train/trainer.ts";
-import type { StepReport } from "../../train/trainer.ts";
+import type { StepReport } from "../../train/step_report.ts";
 import type { Launch } from "../../engine/types.ts";
 import { Injected, injecting, spread } from "../failures.ts";
 import { fill } from "../fixtures.ts";

@@ -7,9 +7,11 @@ import { createHash } from "node:crypto";
 import { basename, join } from "node:path";
 import { now, optionNames } from "../../engine/index.ts";
 import type { Device } from "../../engine/index.ts";
+import { readWhole } from "../../model/io/bytes.ts";
 import type { FileSource, FolderSink } from "../../model/io/bytes.ts";
 import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
 import type { Checkpoint } from "../../model/janus/checkpoint/checkpoint.ts";
+import { fingerprint } from "../../model/janus/load.ts";
 import { folderSource } from "../../model/node/files.ts";
 import type { TokenizerConfig, TrainConfig } from "../config.ts";
 import { requireSame } from "../rank_group.ts";
@@ -26,10 +28,13 @@ import type { SourceSpec } from "./data/sources.ts";
 import { Journal } from "./report/journal.ts";
 import type { Due } from "./report/journal.ts";
 import type { LogLine } from "./report/log.ts";
+import { cancelFill, fillTogether, followFill } from "./run/divided_save.ts";
 import { nodeFileSystem } from "./run/file_system.ts";
 import type { FileSystem } from "./run/file_system.ts";
+import { MANIFEST, MAX_MANIFEST } from "./run/manifest.ts";
 import { RunFolder } from "./run/run_folder.ts";
 import type { Saved } from "./run/run_folder.ts";
+import type { StagedFolder } from "./run/staged_folder.ts";
 import { SMALL_FILES, STATE, configHash, newestOf, readState, sideFilesOf, stateFile } from "./run/run_state.ts";
 import { messageOf } from "../../engine/errors.ts";
 
@@ -124,7 +129,10 @@ export interface Stage<Sample, Event extends LoopEvent> {
   skipOf(event: Event, samples: readonly Sample[]): Skip | null;
   /** State for resuming, besides weights, moments and the state of the data, in the order of the file; JSON. */
   state(loader: LoaderState): object;
-  /** Writes weights and moments. `newest` is the folder of the last checkpoint, else of the model that the run began with. */
+  /**
+   * Writes weights and moments; `sink` takes this rank's share of the files. All ranks call it. `newest` is the folder of the last checkpoint, else of the model
+   * that the run began with.
+   */
   save(sink: FolderSink, newest: string): Promise<void>;
   /** Makers of the images that the page shows; null if no page is due. */
   pictures(due: Due): readonly (() => Promise<void>)[] | null;
@@ -132,10 +140,6 @@ export interface Stage<Sample, Event extends LoopEvent> {
   needsWeights?(due: Pick<Due, "at">): boolean;
   /** Runs `work` with these weights whole. All ranks call it. */
   whole?<T>(work: () => Promise<T>): Promise<T>;
-  /** Runs a save for which ranks need each other's state; those that do not write do `meanwhile`. */
-  saving?<T>(save: (meanwhile: () => Promise<void>) => Promise<T>): Promise<T>;
-  /** In rank 0, when it has written the state. */
-  endSaving?(): Promise<void>;
 }
 
 export type LoadStage<Sample, Event extends LoopEvent, Config extends AnyConfig> = (
@@ -162,10 +166,11 @@ export async function runLoop<Sample, Event extends LoopEvent, Config extends An
     // Once.
     const newest = await ranks.once(() => newestOf(folder, { onNotice, ...signal }));
     const start = await startOf(options, folder, { ranks, newest, atEnd: (release) => void releases.push(release) });
+    if (ranks.size > 1) await requireSame(ranks, { ...settingsByName(options.config), ...(await filesOf(start)) });
     const stage = await load(start);
     stop?.throwIfAborted();
     const ready = new Run(options, { folder, stage, ranks, newest, sideFiles: start.sideFiles });
-    await requireSame(ranks, { ...ready.identity, model: modelHash(start.checkpoint) });
+    await requireSame(ranks, ready.identity);
     await ready.requireRoom();
     run = ready;
     await run.begin();
@@ -233,10 +238,31 @@ async function startOf<Config extends AnyConfig>(
   };
 }
 
-/** Hash of the tensors' names, dtypes and shapes. */
-function modelHash({ parameters }: Checkpoint): string {
-  const all = [...parameters].map(([name, { dtype, shape }]) => `${name} ${dtype} ${shape.join("×")}`);
-  return createHash("sha256").update(all.sort().join("\n")).digest("hex").slice(0, 16);
+/** All settings, also those that do not change what is computed: when to save decides which messages are sent. */
+function settingsByName(value: unknown, name = "settings"): Record<string, string> {
+  if (typeof value !== "object" || value === null || Array.isArray(value))
+    return { [name]: JSON.stringify(value) ?? "none" };
+  return Object.assign({}, ...Object.entries(value).map(([key, one]) => settingsByName(one, `${name}.${key}`))) as Record<string, string>; // prettier-ignore
+}
+
+/** Hashes of the files that the run starts from. */
+async function filesOf({ checkpoint, resumed, sideFiles }: Start<AnyConfig>): Promise<Record<string, string>> {
+  const hash = createHash("sha256");
+  for (const [name, bytes] of sideFiles) hash.update(`${name} ${bytes.length}\n`).update(bytes);
+  return {
+    model: (await fingerprint(checkpoint)).slice(0, 16),
+    "files beside the model": hash.digest("hex").slice(0, 16),
+    checkpoint: resumed ? await manifestHash(resumed) : "none",
+  };
+}
+
+async function manifestHash(folder: FileSource): Promise<string> {
+  const file = await folder.open(MANIFEST);
+  try {
+    return createHash("sha256").update(await readWhole(file, MAX_MANIFEST)).digest("hex").slice(0, 16); // prettier-ignore
+  } finally {
+    await file.close?.();
+  }
 }
 
 interface RunParts<Sample, Event extends LoopEvent> {
@@ -306,13 +332,10 @@ class Run<Sample, Event extends LoopEvent> {
     if (this.hasSteps) await ranks.once(() => folder.requireRoom(this.bytes));
   }
 
-  /** What all processes must agree on before the first step. */
+  /** Where in its data and steps the run is, on which all processes must agree. */
   get identity(): Readonly<Record<string, string | number>> {
-    const { stage, newest } = this.parts;
     const { step, data } = this.loaderState;
-    const { config } = this.options;
-    const sharding = ("sharding" in config && config.sharding) || "none"; // which no checkpoint depends on, but the messages do
-    return { settings: configHash(config), sharding, "step of the run": stage.step, checkpoint: newest ?? "none", "data": data, "step of the data": step }; // prettier-ignore
+    return { "step of the run": this.parts.stage.step, data, "step of the data": step };
   }
 
   /** Whether any process was told to stop. */
@@ -360,24 +383,28 @@ class Run<Sample, Event extends LoopEvent> {
       config: settings,
       configHash: configHash(this.options.config),
     };
-    const fill = async (sink: FolderSink): Promise<void> => {
-      await stage.save(sink, this.from);
-      await sink.write(STATE, stateFile(content));
-    };
+    const fill = (sink: FolderSink): Promise<void> => stage.save(sink, this.from);
     const write = async (): Promise<string> => {
       const kept = { last: keep, ...(keepEvery && { every: keepEvery }) };
+      let isFilling = false;
+      const together = async (staged: StagedFolder): Promise<void> => {
+        isFilling = true;
+        await fillTogether(ranks, staged, fill);
+        await staged.write(STATE, stateFile(content));
+      };
       let saved: Saved;
       try {
-        saved = await folder.save(stage.step, fill, kept, this.bytes);
+        saved = await folder.save(stage.step, together, kept, this.bytes);
       } finally {
-        await stage.endSaving?.();
+        if (!isFilling) await cancelFill(ranks);
       }
       this.journal.event("save", basename(saved.path));
       if (saved.pruneProblem) this.journal.notice(saved.pruneProblem.message);
       return saved.path;
     };
-    const save = (meanwhile?: () => Promise<void>): Promise<string> => ranks.once(write, meanwhile);
-    this.newest = await (stage.saving ? stage.saving(save) : save());
+    const follow = (): Promise<void> => followFill(ranks, (path) => folder.staged(stage.step, path), fill);
+    const save = (): Promise<string> => ranks.once(write, follow);
+    this.newest = await (stage.whole ? stage.whole(save) : save());
   }
 
   async report(isEnd = false): Promise<void> {

@@ -24,6 +24,7 @@ import type { SavedTensor } from "../optimizer_file.ts";
 import { sampleElsewhere } from "../samples.ts";
 import type { Sample, Task } from "../samples.ts";
 import { ShardedState } from "../sharding/state.ts";
+import type { OptimizerPart } from "../sharding/state.ts";
 import { skipOf } from "../skips.ts";
 import type { Skip } from "../skips.ts";
 import { vqEncoder } from "../stage0/image_tokenizer.ts";
@@ -52,6 +53,9 @@ export interface RunOptions extends LoopOptions<TrainConfig, StepEvent> {
   /** With grpo, in place of its command: rewards images. */
   readonly reward?: RewardFunction;
 }
+
+/** The optimizer's state lies in several files if it is larger, so that ranks write them at the same time: as much as a file of weights has at most. */
+const OPTIMIZER_FILE_BYTES = 5e9;
 
 type Tokens = Partial<Record<Task, number>>;
 
@@ -151,9 +155,10 @@ async function loadStage(start: Start<TrainConfig>, { ceiling: measured, reward 
   atEnd(() => loader.dispose());
 
   // The optimizer, and its state.
+  const sharded = trainer.shards && (await ShardedState.of(trainer.shards, trainer.optimizer));
   if (state && start.resumed) {
     if (config.lora) await reloadAdapter(model, start.resumed, TRAINED_ADAPTER);
-    const how = { ...signal, ...(trainer.shards && { parts: new ShardedState(trainer.shards, trainer.optimizer).parts }) }; // prettier-ignore
+    const how = { ...signal, ...(sharded && { parts: sharded.parts }) };
     await loadOptimizer(start.resumed, OPTIMIZER, trainer.optimizer, how);
     if (config.ema) await loadTensorsInto(start.resumed, EMA_FILE, trainer.optimizer.averages(), how);
     trainer.resume(state.step, state.skipped);
@@ -164,7 +169,7 @@ async function loadStage(start: Start<TrainConfig>, { ceiling: measured, reward 
     : await planSave(model, checkpoint.config, extras);
   const tokens = { ...state?.tokens };
   const policy = policyOf(start, { model, processor, ...(reward && { reward }) });
-  return new JanusStage({ run: start.run, ranks: start.ranks, base, policy, sizes: checkpoint.config, processor, trainer, loader, sources, ceiling, extras, bytes, tokens }); // prettier-ignore
+  return new JanusStage({ run: start.run, ranks: start.ranks, base, policy, sizes: checkpoint.config, processor, trainer, sharded, loader, sources, ceiling, extras, bytes, tokens }); // prettier-ignore
 }
 
 function policyOf(
@@ -217,6 +222,8 @@ interface StageParts {
   readonly sizes: JanusConfig;
   readonly processor: Processor;
   readonly trainer: Trainer;
+  /** What the ranks divide of the optimizer; null: nothing. */
+  readonly sharded: ShardedState | null;
   readonly loader: Loader;
   readonly sources: readonly SourceIndex[];
   readonly ranks: Ranks;
@@ -233,7 +240,6 @@ class JanusStage implements Stage<Sample, StepEvent> {
   readonly loader: Loader;
   readonly checkpointBytes: number;
   private readonly parts: StageParts;
-  private readonly sharded: ShardedState | null;
   private readonly meter: FlopMeter;
   private lossScale = Infinity;
 
@@ -242,7 +248,6 @@ class JanusStage implements Stage<Sample, StepEvent> {
     this.parts = parts;
     this.loader = loader;
     this.meter = new FlopMeter(trainer.device);
-    this.sharded = trainer.shards && new ShardedState(trainer.shards, trainer.optimizer);
     const files = [this.stateOf("stateDict"), ...(trainer.config.ema ? [this.stateOf("averages")] : [])];
     this.checkpointBytes = files.reduce((sum, tensors) => sum + tensorFileBytes(tensors), bytes);
   }
@@ -252,18 +257,8 @@ class JanusStage implements Stage<Sample, StepEvent> {
   }
 
   /** The optimizer's tensors, whole, as files have them. */
-  private stateOf(kind: "stateDict" | "averages"): Readonly<Record<string, SavedTensor>> {
-    const own = this.parts.trainer.optimizer[kind]();
-    return this.sharded?.whole(own) ?? own;
-  }
-
-  async saving<T>(save: (meanwhile: () => Promise<void>) => Promise<T>): Promise<T> {
-    const { sharded } = this;
-    return this.parts.trainer.whole(() => save(() => sharded?.serve() ?? Promise.resolve()));
-  }
-
-  async endSaving(): Promise<void> {
-    await this.sharded?.end();
+  private stateOf(kind: OptimizerPart): Readonly<Record<string, SavedTensor>> {
+    return this.parts.sharded?.whole(kind) ?? this.parts.trainer.optimizer[kind]();
   }
 
   needsWeights({ at }: Pick<Due, "at">): boolean {
@@ -327,11 +322,14 @@ class JanusStage implements Stage<Sample, StepEvent> {
   }
 
   async save(sink: FolderSink): Promise<void> {
-    const { trainer, sizes, extras, base } = this.parts;
-    if (trainer.config.lora) await saveAdapter(trainer.model, sink, { name: TRAINED_ADAPTER, base: base!.name });
-    else await saveModel(trainer.model, sizes, sink, extras);
-    await saveTensors(sink, OPTIMIZER, this.stateOf("stateDict"));
-    if (trainer.config.ema) await saveTensors(sink, EMA_FILE, this.stateOf("averages"));
+    const { trainer, sizes, extras, base, sharded } = this.parts;
+    const write = async (): Promise<void> => {
+      if (trainer.config.lora) await saveAdapter(trainer.model, sink, { name: TRAINED_ADAPTER, base: base!.name });
+      else await saveModel(trainer.model, sizes, sink, extras);
+      await saveTensors(sink, OPTIMIZER, this.stateOf("stateDict"), { fileBytes: OPTIMIZER_FILE_BYTES });
+      if (trainer.config.ema) await saveTensors(sink, EMA_FILE, this.stateOf("averages"));
+    };
+    await (sharded ? sharded.together(write) : write());
   }
 
   /** Samples of the prompts, if they are due, and once the first training images through the image tokenizer. */

@@ -7,6 +7,8 @@ import type { OptionalPart } from "./expected.ts";
 import type { TensorSource } from "./names.ts";
 import { ownKind } from "./quantized.ts";
 import { mainDType } from "./side_files.ts";
+import { CACHE_DTYPES, cacheBytesPerToken } from "../../../kernels/attention/cache_format.ts";
+import type { CacheDType } from "../../../kernels/attention/cache_format.ts";
 import { quantizedBytes } from "../../../kernels/matmul/quantized_format.ts";
 import type { Quantization } from "../../../kernels/matmul/quantized_format.ts";
 import { elementCount, storedElementBytes } from "../../io/stored.ts";
@@ -77,13 +79,13 @@ export interface Needs {
   readonly weightBytes: { readonly all: number; readonly understanding: number; readonly generation: number };
   /** All weights if the model is quantised while it is loaded; the rest in the dtype of the estimate. */
   readonly quantizedBytes: Readonly<Record<Quantization, number>>;
-  /** Keys and values of one token in one row, 16 bits each. */
-  readonly cacheBytesPerToken: number;
+  /** Keys and values of one token in one row. */
+  readonly cacheBytesPerToken: Readonly<Record<CacheDType, number>>;
   /** Keys and values of one guided image: two rows. */
-  readonly imageCacheBytes: number;
+  readonly imageCacheBytes: Readonly<Record<CacheDType, number>>;
   /** The image decoder's widest feature maps: three at a time, f32. */
   readonly decoderBytes: number;
-  /** All of the above: the whole model and one image at a time. */
+  /** All of the above: the whole model and one image at a time, with a cache of f32. */
   readonly runBytes: number;
   readonly training: { readonly stage1: TrainingNeed; readonly stage2: TrainingNeed; readonly stage3: TrainingNeed };
 }
@@ -97,9 +99,13 @@ export function needsOf(config: JanusConfig, elementBytes = 2, missing: readonly
     const trainable = sum(counts, parts);
     return { trainable, bytes: trainable * TRAINED_BYTES + (sum(counts, ALL) - trainable) * 2 };
   };
-  const cacheBytesPerToken = 2 * language.layers * language.kvHeads * language.headDim * 2;
+  const ofCaches = (positions: number): Record<CacheDType, number> =>
+    Object.fromEntries(CACHE_DTYPES.map((dtype) => [dtype, positions * cacheBytesPerToken(language, dtype)])) as Record<
+      CacheDType,
+      number
+    >;
   const isDrawing = !missing.includes("generate images");
-  const imageCacheBytes = isDrawing ? 2 * (gridSize(config) ** 2 + PROMPT) * cacheBytesPerToken : 0;
+  const imageCacheBytes = ofCaches(isDrawing ? 2 * (gridSize(config) ** 2 + PROMPT) : 0);
   const decoderBytes = isDrawing ? 3 * 4 * vq.baseChannels * vq.imageSize ** 2 : 0;
   return {
     weightBytes: { all: weights(ALL), understanding: weights(UNDERSTANDING), generation: weights(GENERATION) },
@@ -107,10 +113,10 @@ export function needsOf(config: JanusConfig, elementBytes = 2, missing: readonly
       int8: quantizedWeights(config, elementBytes, "int8", missing),
       int4: quantizedWeights(config, elementBytes, "int4", missing),
     },
-    cacheBytesPerToken,
+    cacheBytesPerToken: ofCaches(1),
     imageCacheBytes,
     decoderBytes,
-    runBytes: weights(ALL) + imageCacheBytes + decoderBytes,
+    runBytes: weights(ALL) + imageCacheBytes.f32 + decoderBytes,
     training: { stage1: train(STAGE_1), stage2: train(STAGE_2), stage3: train(STAGE_3) },
   };
 }

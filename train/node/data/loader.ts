@@ -13,14 +13,18 @@ import type { Sample, Task } from "../../samples.ts";
 import { RankError } from "../../ranks.ts";
 import type { Ranks } from "../../ranks.ts";
 import type { SampleEncoder } from "../../data/encode.ts";
-import { LoaderStateError, RecordError, SampleError, SourceError } from "../../data/errors.ts";
+import { RecordError, SampleError, SourceError } from "../../data/errors.ts";
 import type { SourceIndex } from "./index_file.ts";
 import { checkMixture, stepTasks } from "./mixture.ts";
 import type { Mixture, Ratios } from "./mixture.ts";
 import { ORDER_VERSION, orderKey, permute } from "./order.ts";
 import type { OrderKey, OrderVersion } from "./order.ts";
+import { checkState, differences } from "./loader_state.ts";
+import type { DataParts, LoaderState } from "./loader_state.ts";
 import { Quarantine } from "./quarantine.ts";
 import type { BadSample } from "./quarantine.ts";
+
+export type { LoaderState } from "./loader_state.ts";
 
 /** What the loader needs of a source. */
 export type LoaderSource = Pick<SourceIndex, "spec" | "task" | "hash" | "count" | "read" | "nameOf">;
@@ -42,36 +46,6 @@ export interface LoaderOptions<T = Sample> {
 export interface Share<T> {
   readonly ranks: Ranks;
   readonly other: (task: Task, name: string) => T;
-}
-
-/** All that resuming needs; JSON. */
-export interface LoaderState {
-  /** How the orders of samples and of the tasks in a step are computed. A run keeps the version that it began with. */
-  readonly version: OrderVersion;
-  /** Steps that are done. */
-  readonly step: number;
-  /** Samples of each task that were met, bad ones too. */
-  readonly cursors: Readonly<Record<Task, number>>;
-  /** Samples that were bad, over all tasks and epochs. */
-  readonly skipped: number;
-  /**
-   * Records of each task that were bad, in the order in which they were met, separated by commas: one string, because a list of a million numbers
-   * would take a line of the file each. A record counts once in all epochs. Absent in states of earlier versions.
-   */
-  readonly bad?: Readonly<Record<Task, string>>;
-  /** Distinguishes seed, batch, ratios and sources from others. */
-  readonly data: string;
-  /** What `data` is a hash of, to say what differs (absent in states of earlier versions). */
-  readonly of?: DataParts;
-}
-
-/** What the samples of a run depend on. */
-interface DataParts {
-  readonly seed: number;
-  readonly batch: number;
-  /** In the order of `TASKS`, as are the sources. */
-  readonly ratios: readonly number[];
-  readonly sources: readonly (readonly { readonly hash: string; readonly count: number }[])[];
 }
 
 export interface LoadedStep<T = Sample> {
@@ -354,17 +328,26 @@ export class Loader<T = Sample> {
           settled.add(key);
           if (attempt.kind === "bad") return [{ task, cursor, bad: { bad: attempt.bad, index: attempt.index } }];
           this.failure ??= attempt.error instanceof Error ? attempt.error : new Error(String(attempt.error));
-          return [{ task, cursor, error: this.failure.message }];
+          return [{ task, cursor, error: `${ranks.name}: ${this.failure.message}` }];
         }),
       );
-      this.waitingMs += now() - started;
       const all = await ranks.gather(news.flat());
+      this.waitingMs += now() - started;
       if (this.failure) throw this.failure;
-      for (const [rank, each] of all.entries())
-        for (const { error } of each) if (error !== undefined) throw new RankError(`rank ${rank}: ${error}`);
+      for (const { error } of all.flat()) if (error !== undefined) throw new RankError(error);
       found.push(...all.flat());
-      if (all.every(({ length }) => length === 0) || TASKS.some((task) => this.isAllBad(task, found))) return found;
+      const isSettled = all.every(({ length }) => length === 0);
+      if (isSettled || this.isOverBudget(found) || TASKS.some((task) => this.isAllBad(task, found))) return found;
     }
+  }
+
+  /** True if more records are bad than may be: `setAside` ends the run at one of them. */
+  private isOverBudget(found: readonly Found[]): boolean {
+    const known = TASKS.reduce((sum, task) => sum + this.bad[task].size, 0);
+    const added = found.flatMap(({ task, bad }) => (bad && !this.bad[task].has(bad.index) ? [`${task} ${bad.index}`] : [])); // prettier-ignore
+    // At most so many will have been seen.
+    const seen = TASKS.reduce((sum, task) => sum + Math.min(this.cursors[task] + found.length + this.mixture.batch, this.epochSize(task)), 0); // prettier-ignore
+    return known + new Set(added).size > this.quarantine.allowed(seen);
   }
 
   /** True if as many records as there are come one after the other and are bad: `setAside` ends the run. */
@@ -458,49 +441,3 @@ export class Loader<T = Sample> {
 
 const badRecords = (state: LoaderState | undefined, task: Task): Set<number> =>
   new Set((state?.bad?.[task] || null)?.split(",").map(Number));
-
-function checkState(state: LoaderState, data: string, differences: () => string): void {
-  const isCount = (value: unknown): boolean => typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
-  const isWhole =
-    [state.step, state.skipped, ...TASKS.map((task) => state.cursors?.[task])].every(isCount) &&
-    TASKS.every((task) => !/[^\d,]/.test(state.bad?.[task] ?? ""));
-  if (![1, 2].includes(state.version) || !isWhole)
-    throw new LoaderStateError(
-      `the saved state of the data has version ${String(state.version)} or is damaged; this release reads versions 1 and 2. Resume from another checkpoint`,
-    );
-  if (state.data !== data)
-    throw new LoaderStateError(
-      `the state is of other data: ${differences()}. Restore the data to resume, or begin a new run`,
-    );
-}
-
-/** What of the data is not as it was saved. */
-function differences(
-  saved: DataParts | undefined,
-  current: DataParts,
-  sources: readonly (readonly LoaderSource[])[],
-): string {
-  if (!saved) return "sources, seed, batch or ratios are not those it was saved with";
-  const found: string[] = [];
-  for (const name of ["seed", "batch"] as const)
-    if (saved[name] !== current[name]) found.push(`${name} was ${saved[name]} and is ${current[name]}`);
-  for (const [t, task] of TASKS.entries()) {
-    if (saved.ratios[t] !== current.ratios[t])
-      found.push(`the ratio of ${task} was ${saved.ratios[t]} and is ${current.ratios[t]}`);
-    const [before, after] = [saved.sources[t] ?? [], current.sources[t]!];
-    if (before.length !== after.length) found.push(`${task} had ${before.length} sources and has ${after.length}`);
-    else if (isReordered(before, after)) found.push(`the sources of ${task} are in another order`);
-    else
-      for (const [i, { hash, count }] of after.entries())
-        if (hash !== before[i]!.hash)
-          found.push(
-            `${sources[t]![i]!.spec.path} has other content: ${before[i]!.count} records were indexed, now ${count}`,
-          );
-  }
-  return found.join("; ");
-}
-
-const isReordered = (before: DataParts["sources"][number], after: DataParts["sources"][number]): boolean => {
-  const [a, b] = [before, after].map((list) => list.map(({ hash }) => hash));
-  return a!.join() !== b!.join() && [...a!].sort().join() === [...b!].sort().join();
-};

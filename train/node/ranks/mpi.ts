@@ -7,6 +7,7 @@ import { sleep } from "../../../engine/index.ts";
 import { messageOf } from "../../../engine/errors.ts";
 import { RankError } from "../../rank_group.ts";
 import type { Transport } from "../../rank_group.ts";
+import { Heartbeat } from "./heartbeat.ts";
 
 type Pointer = unknown;
 type Call = (...args: unknown[]) => number;
@@ -19,6 +20,9 @@ const VERSION_BYTES = 8192;
 const MAX_SPIN = 64;
 /** Counts of MPI are 32-bit. */
 const MAX_BYTES = 2 ** 31 - 1;
+/** How long a rank may be silent, s: as long as compiling kernels and other work without a pause can take, several times over. */
+const TIMEOUT = 300;
+const BEAT_TAG = 1;
 
 export interface MpiLibrary {
   /** First line of what the library says of itself. */
@@ -82,10 +86,12 @@ export class Mpi implements Transport {
   readonly library: MpiLibrary;
   /** What the library grants, e.g. `multiple`. */
   readonly threads: string;
-  private readonly timeoutMs = timeoutOf(process.env["JANUS_MPI_TIMEOUT"]);
   private readonly call: ReturnType<typeof callsOf>;
   private readonly world: Pointer;
   private readonly byte: Pointer;
+  private heartbeat: Heartbeat | null = null;
+  private endBeats: () => void = () => undefined;
+  private isOver = false;
 
   private constructor(library: MpiLibrary) {
     this.library = library;
@@ -101,6 +107,10 @@ export class Mpi implements Transport {
     this.rank = number[0]!;
     this.check("MPI_Comm_size", this.call.size(this.world, number));
     this.size = number[0]!;
+    // Whatever ends this process before its time ends the others too, under launchers that do not.
+    process.once("exit", (code) => {
+      if (!this.isOver) this.call.abort(this.world, code || 1);
+    });
   }
 
   /** Joins the processes that mpirun or srun has started. Throws `RankError` if Open MPI is not there. */
@@ -131,15 +141,66 @@ export class Mpi implements Transport {
     return received.map((length, p) => to.subarray(places[p]!, places[p]! + length));
   }
 
+  /**
+   * Calls `onSilence` with a `RankError` if the rank before this one is silent for longer than JANUS_MPI_TIMEOUT. All ranks call it. Returns what sets a
+   * probe without whose answer this rank is silent too.
+   */
+  async watch(onSilence: (error: RankError) => void): Promise<Heartbeat["watch"]> {
+    const timeoutMs = timeoutOf(process.env["JANUS_MPI_TIMEOUT"]);
+    const hosts = await this.allGather(new TextEncoder().encode(hostname()));
+    const before = (this.rank + this.size - 1) % this.size;
+    const name = `rank ${before} on ${new TextDecoder().decode(hosts[before])}`;
+    const onTimeout = (): void => onSilence(new RankError(`mpi: every rank must show that it runs; got nothing from ${name} for ${timeoutMs / 1000} s (JANUS_MPI_TIMEOUT). Look there for a process that is suspended or a GPU that hangs; the same command resumes from the last checkpoint.`)); // prettier-ignore
+    this.heartbeat = new Heartbeat(this.beats(before), { timeoutMs, onSilence: onTimeout });
+    this.heartbeat.start();
+    return (probe) => this.heartbeat!.watch(probe);
+  }
+
   /** Ends all processes of the world with `code`. Does not return. */
   abort(code: number): never {
+    this.isOver = true;
     this.call.abort(this.world, code);
     process.exit(code);
   }
 
   /** Leaves the world; all processes do. */
-  finish(): void {
+  async finish(): Promise<void> {
+    await this.allGather(new Uint8Array(), new Array<number>(this.size).fill(0)); // one that waits here is watched, in MPI_Finalize it is not
+    this.heartbeat?.stop();
+    this.endBeats();
+    this.isOver = true;
     this.check("MPI_Finalize", this.call.finalize());
+  }
+
+  /** Beats in the ring, from rank `before`. */
+  private beats(before: number): { send: () => void; heard: () => boolean } {
+    const { call, world, byte } = this;
+    const [sending, receiving] = [1, 2].map(() => new BigUint64Array(new ArrayBuffer(4096)));
+    const [sent, got] = [new Uint8Array(new ArrayBuffer(4096)), new Uint8Array(new ArrayBuffer(4096))];
+    const done = pinned([0]);
+    const isDone = (request: BigUint64Array): boolean => {
+      this.check("MPI_Test", call.test(request, done, null));
+      return done[0] !== 0;
+    };
+    const after = (this.rank + 1) % this.size;
+    const listen = (): void => this.check("MPI_Irecv", call.receive(got, 1, byte, before, BEAT_TAG, world, receiving));
+    const send = (): void => this.check("MPI_Isend", call.send(sent, 1, byte, after, BEAT_TAG, world, sending));
+    send();
+    listen();
+    this.endBeats = () => {
+      this.check("MPI_Cancel", call.cancel(receiving));
+      for (const request of [receiving, sending]) this.check("MPI_Wait", call.wait(request, null));
+    };
+    return {
+      send: () => {
+        if (isDone(sending!)) send();
+      },
+      heard: () => {
+        let isHeard = false;
+        for (; isDone(receiving!); isHeard = true) listen();
+        return isHeard;
+      },
+    };
   }
 
   /** `rank 2 on HOST`. */
@@ -177,13 +238,10 @@ export class Mpi implements Transport {
   private async wait(name: string, start: (request: BigUint64Array) => number): Promise<void> {
     const request = new BigUint64Array(new ArrayBuffer(4096));
     const done = pinned([0]);
-    const started = performance.now();
     this.check(name, start(request));
     for (let turn = 0; ; turn++) {
       this.check(name, this.call.test(request, done, null));
       if (done[0]) break;
-      if (performance.now() - started > this.timeoutMs)
-        throw new RankError(`mpi: all ranks must answer within ${this.timeoutMs / 1000} s (JANUS_MPI_TIMEOUT); got no answer to ${name} in ${this.name}. Look for a process or GPU that hangs; raise the limit if a rank has longer work to do, e.g. indexing.`); // prettier-ignore
       if (turn < MAX_SPIN) await new Promise((resolve) => setImmediate(resolve));
       else await sleep(1);
     }
@@ -198,10 +256,9 @@ export class Mpi implements Transport {
   }
 }
 
-/** How long a message may take, ms: by default as long as it likes, because rank 0 may index data for hours while the others wait. */
+/** How long a rank may be silent, ms. */
 function timeoutOf(seconds: string | undefined): number {
-  if (!seconds) return Infinity;
-  const ms = 1000 * Number(seconds);
+  const ms = 1000 * Number(seconds || TIMEOUT);
   if (!(ms > 0)) throw new RankError(`mpi: JANUS_MPI_TIMEOUT must be a number of seconds above 0; got ${seconds}. Correct it, or leave it out.`); // prettier-ignore
   return ms;
 }
@@ -220,6 +277,10 @@ const callsOf = ({ load }: MpiLibrary) => ({
   setErrors: load("int MPI_Comm_set_errhandler(void *, void *)"),
   errorText: load("int MPI_Error_string(int, void *, void *)"),
   test: load("int MPI_Test(void *, void *, void *)"),
+  wait: load("int MPI_Wait(void *, void *)"),
+  cancel: load("int MPI_Cancel(void *)"),
+  send: load("int MPI_Isend(void *, int, void *, int, int, void *, void *)"),
+  receive: load("int MPI_Irecv(void *, int, void *, int, int, void *, void *)"),
   allGather: load("int MPI_Iallgatherv(void *, int, void *, void *, void *, void *, void *, void *, void *)"),
   allToAll: load("int MPI_Ialltoallv(void *, void *, void *, void *, void *, void *, void *, void *, void *, void *)"),
 });

@@ -6,7 +6,7 @@ import { appendFileSync } from "node:fs";
 import { appendFile, open, truncate } from "node:fs/promises";
 import { join } from "node:path";
 import { fileError } from "../../../model/node/files.ts";
-import type { StepReport } from "../../trainer.ts";
+import type { StepReport } from "../../step_report.ts";
 import type { VqLosses, VqStep, VqUsage } from "../../stage0/trainer.ts";
 
 /** Time and memory of a step of any stage. */

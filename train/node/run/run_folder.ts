@@ -4,7 +4,6 @@
  * before the new one is durable. Reading alone is `Checkpoints`. The trainer manages its other files (logs, reports).
  */
 import { dirname, join, resolve } from "node:path";
-import type { FolderSink } from "../../../model/io/bytes.ts";
 import { requireRoom } from "../../../model/node/files.ts";
 import { Checkpoints } from "./checkpoints.ts";
 import { RunFolderError, SaveError, StepExistsError, systemCode } from "./errors.ts";
@@ -102,7 +101,7 @@ export class RunFolder extends Checkpoints {
    * already has a valid checkpoint, and any error of `fill`; then no part of it remains, and the other checkpoints are
    * unchanged. A checkpoint of the step that does not verify is replaced.
    */
-  async save(step: number, fill: (sink: FolderSink) => Promise<void>, keep: Keep, bytes = 0): Promise<Saved> {
+  async save(step: number, fill: (staged: StagedFolder) => Promise<void>, keep: Keep, bytes = 0): Promise<Saved> {
     requireStep(step);
     requireKeep(keep);
     if (this.isClosed) throw new RunFolderError(`${this.path} was closed; open it again before saving step ${step}`);
@@ -114,6 +113,11 @@ export class RunFolder extends Checkpoints {
     } finally {
       this.isSaving = false;
     }
+  }
+
+  /** The folder `path` that another process of this training fills for a step, to write some of its files. */
+  staged(step: number, path: string): StagedFolder {
+    return new StagedFolder(this.fileSystem, this.path, step, path);
   }
 
   /** Releases the folder. No save may be in progress. */
@@ -130,7 +134,7 @@ export class RunFolder extends Checkpoints {
 
   private async saveAlone(
     step: number,
-    fill: (sink: FolderSink) => Promise<void>,
+    fill: (staged: StagedFolder) => Promise<void>,
     keep: Keep,
     planned: number,
   ): Promise<Saved> {

@@ -29,18 +29,27 @@ export class StagedFolder implements FolderSink {
   private readonly fileSystem: FileSystem;
   private readonly run: string;
   /** Hidden, then with the step's name. */
-  private path: string;
+  path: string;
   private isPublished = false;
   private readonly names = new Set<string>();
   private readonly folders = new Map<string, Promise<void>>();
   private writing = 0;
   private failure: { error: unknown } | null = null;
 
-  constructor(fileSystem: FileSystem, run: string, step: number) {
+  /** @param path of a folder that another process has created, to write some of its files (default: one to `create`) */
+  constructor(fileSystem: FileSystem, run: string, step: number, path = hidden(run, SAVING, step)) {
     this.fileSystem = fileSystem;
     this.run = run;
     this.step = step;
-    this.path = hidden(run, SAVING, step);
+    this.path = path;
+  }
+
+  /** Takes over files that other processes have written. */
+  adopt(files: Readonly<Record<string, ManifestEntry>>): void {
+    for (const [name, entry] of Object.entries(files)) {
+      this.names.add(name);
+      this.files.set(name, entry);
+    }
   }
 
   async create(): Promise<void> {
