@@ -37,6 +37,8 @@ export interface CellOptions {
   readonly muon?: boolean;
   /** Trains an adapter, on weights of `dtype` or on quantised ones, with dropout. */
   readonly lora?: "plain" | "int4";
+  /** Trains preferences, or images that a program rewards, in place of samples of all tasks. */
+  readonly objective?: keyof typeof OBJECTIVES;
   /** AdamW keeps moments of 8 bits and no f32 masters. */
   readonly int8?: boolean;
   /** From 0 to 1. */
@@ -56,6 +58,17 @@ export interface Outcome extends Cell {
 export const CELLS: readonly Cell[] = STAGES.flatMap((stage) =>
   ([1, 4] as const).flatMap((accumulation) => [false, true].map((recompute) => ({ stage, accumulation, recompute }))),
 );
+
+/** Settings of other objectives, and their data. */
+const OBJECTIVES = {
+  dpo: { settings: { dpo: { beta: 0.5 }, ratios: { und: 1, text: 0, gen: 1 } }, data: ["answers", "images"] },
+  grpo: {
+    settings: { grpo: { group: 3, updates: 2 }, batch: 2, ratios: { und: 0, text: 0, gen: 1 } },
+    data: ["prompts"],
+  },
+} as const;
+/** Rewards an image by its bytes, so that the same one has the same reward in any process. */
+const REWARD = `require("readline").createInterface({ input: process.stdin }).on("line", (line) => console.log(Buffer.from(JSON.parse(line).png, "base64").reduce((a, b) => (31 * a + b) % 1009)));`; // prettier-ignore
 
 const ROWS = 4;
 const LENGTH = 160;
@@ -93,7 +106,23 @@ export async function prepare(home: string, device: Device): Promise<void> {
       rows.gen.push({ prompt: story(name, k), image });
       rows.text.push({ text: story(name, k) });
     }
-  for (const [task, all] of Object.entries(rows))
+  const names = Object.keys(colours);
+  const others = names.map((name, i) => [name, names[(i + 1) % names.length]!] as const);
+  const preferences = {
+    answers: others.map(([chosen, rejected]) => ({
+      prompt: `a ${chosen} square. what colour is it?`,
+      chosen,
+      rejected,
+    })),
+    images: others.map(([a, b]) => ({
+      prompt: `a ${a} square`,
+      chosen_image: `${a}0.png`,
+      rejected_image: `${b}0.png`,
+    })),
+    prompts: names.map((name) => ({ prompt: `a ${name} square` })),
+  };
+  writeFileSync(join(home, "reward.cjs"), REWARD);
+  for (const [task, all] of Object.entries({ ...rows, ...preferences }))
     writeFileSync(join(home, "data", `${task}.jsonl`), all.map((row) => `${JSON.stringify(row)}\n`).join(""));
 }
 
@@ -101,7 +130,7 @@ export async function prepare(home: string, device: Device): Promise<void> {
 export async function runCell(
   home: string,
   cell: Cell,
-  { steps, dtype, muon = false, lora, int8 = false, random }: CellOptions,
+  { steps, dtype, muon = false, lora, objective, int8 = false, random }: CellOptions,
 ): Promise<Outcome> {
   const started = performance.now();
   const folder = mkdtempSync(join(home, "cell-"));
@@ -127,7 +156,13 @@ export async function runCell(
     lossScaling: { growthInterval: 5 },
     save: { every: half, keep: 2 },
     report: { every: 0 },
-    ...(lora && { lora: { rank: 4, dropout: 0.1, ...(lora === "int4" && { quantize: lora }) } }),
+    ...(objective && { ...OBJECTIVES[objective].settings, conditioningDropout: 0 }),
+    ...(objective === "grpo" && {
+      grpo: { ...OBJECTIVES.grpo.settings.grpo, reward: `node ${join(home, "reward.cjs")}` },
+    }),
+    ...(lora && {
+      lora: { rank: 4, dropout: objective === "grpo" ? 0 : 0.1, ...(lora === "int4" && { quantize: lora }) },
+    }),
   };
   writeFileSync(join(folder, "settings.yaml"), JSON.stringify(settings));
   const start = (run: string): ReturnType<typeof startCli> =>
@@ -138,7 +173,9 @@ export async function runCell(
       `--run=${join(folder, run)}`,
       `--cache=${join(folder, `${run}-cache`)}`,
       "--data",
-      ...["und", "text", "gen"].map((task) => join(home, "data", `${task}.jsonl`)),
+      ...(objective ? OBJECTIVES[objective].data : ["und", "text", "gen"]).map((task) =>
+        join(home, "data", `${task}.jsonl`),
+      ),
     ]);
   const toEnd = async (run: string, from: number): Promise<void> => {
     const { code, stderr } = await start(run).result;
@@ -173,7 +210,8 @@ export async function runCell(
   for (const [i, line] of straight.entries()) if (line !== broken[i]) differing.push(`log, step ${i + 1}`);
   for (const line of straight) {
     const { tokens } = JSON.parse(line) as { tokens: number };
-    if (tokens !== ROWS * LENGTH) throw new Error(`a step has ${tokens} tokens, not ${ROWS} rows of ${LENGTH}`);
+    if (!objective && tokens !== ROWS * LENGTH)
+      throw new Error(`a step has ${tokens} tokens, not ${ROWS} rows of ${LENGTH}`);
   }
   rmSync(folder, { recursive: true });
   return { ...cell, killedAfter, files: files.length, bytes, differing, seconds: (performance.now() - started) / 1000 };

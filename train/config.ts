@@ -98,6 +98,9 @@ const dpo = z.strictObject({
   beta: z.number().positive().default(0.1),
 });
 
+/** Seconds that a timer of JavaScript can wait: 2³¹ ms. A longer one would end at once. */
+const MAX_TIMEOUT = 2_147_483;
+
 /** Group relative policy optimization (Shao et al. 2024): images are drawn from prompts, a program rewards them, and what is better than others is made likelier. */
 const grpo = z.strictObject({
   /** Command that rewards images: see docs/training.md. Optional if the program that calls `train` gives a function. */
@@ -114,10 +117,10 @@ const grpo = z.strictObject({
   guidance: z.number().optional(),
   /** Temperature of these draws (default: the model's own). */
   temperature: z.number().positive().optional(),
-  /** Images drawn at once. */
+  /** Images drawn at once: at least a group. */
   drawnAtOnce: whole(1).default(32),
   /** Seconds that the command may take for the images of a step. */
-  timeout: z.number().positive().default(600),
+  timeout: z.number().positive().max(MAX_TIMEOUT).default(600),
 });
 
 /** Settings of the page `report.html` in the run folder. They do not change training. */
@@ -298,6 +301,10 @@ const schema = fields
   .refine((one) => !one.grpo || (one.ratios.und === 0 && one.ratios.text === 0), {
     path: ["ratios"],
     message: "must be { und: 0, text: 0, gen: 1 } with grpo, which draws images",
+  })
+  .refine(({ grpo: one }) => !one || one.drawnAtOnce >= one.group, {
+    path: ["grpo", "drawnAtOnce"],
+    message: "must be at least grpo.group: the images of a prompt are drawn at once; raise it, or lower grpo.group",
   })
   .refine((one) => !one.grpo || !one.lora?.dropout, {
     path: ["lora", "dropout"],

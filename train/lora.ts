@@ -2,7 +2,7 @@
 import { philox, seedWords, withDraws } from "../engine/index.ts";
 import type { Device } from "../engine/index.ts";
 import type { JanusForConditionalGeneration } from "../model/janus/janus.ts";
-import { addAdapter, isTarget, linearLayersOf, loraLayersOf } from "../model/nn/lora.ts";
+import { addAdapter, isTarget, linearLayersOf, linearSize, loraLayersOf } from "../model/nn/lora.ts";
 import type { LoraOptions } from "../model/nn/lora.ts";
 import type { Parameter } from "../model/nn/module.ts";
 import { TrainConfigError } from "./config.ts";
@@ -33,6 +33,16 @@ function targetsOf(model: JanusForConditionalGeneration, { stage, lora }: Target
   return own.filter((path) => lora.targets!.some((target) => isTarget(path, target)));
 }
 
+/** Throws `TrainConfigError` for a rank above that of every update: the adapter would have more parameters than the weights, and be no better. */
+function requireRank(model: JanusForConditionalGeneration, paths: readonly string[], rank: number): void {
+  const layers = new Map(linearLayersOf(model));
+  const most = Math.max(...paths.map((path) => Math.min(...linearSize(layers.get(path)!))));
+  if (rank > most)
+    throw new TrainConfigError(
+      `lora.rank: must be at most ${most}, the smaller side of the largest weight that gets an adapter; got ${rank}. Lower it, or train all weights without lora.`,
+    );
+}
+
 interface Targets {
   readonly stage: TrainConfig["stage"];
   readonly lora: LoraConfig;
@@ -61,6 +71,7 @@ export function setAdapter(
     );
   const options = loraOptions(config.lora);
   const paths = targetsOf(model, config);
+  requireRank(model, paths, options.rank);
   model.setRequiresGrad(false);
   const draws = new Map([[model.device, { seed: config.seed, calls: 0 }]]);
   withDraws(draws, () =>

@@ -125,6 +125,7 @@ export class Trainer {
     knownOptions("Trainer", options, ["ranks", "reference", "drawing"]);
     this.config = config = checkConfig(config, "Trainer");
     if (!config.lora) model.requireUnquantized("Trainer");
+    model.requireWhole("Trainer");
     this.model = model.train();
     this.sizes = sizes;
     this.pad = pad;

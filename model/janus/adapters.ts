@@ -14,9 +14,8 @@ import { layoutSafetensors, writeSafetensors } from "../io/safetensors.ts";
 import type { TensorContent } from "../io/safetensors.ts";
 import { specText } from "../io/stored.ts";
 import type { StoredTensor } from "../io/stored.ts";
-import { LoraLinear, addAdapter, linearLayersOf, loraLayersOf, removeAdapters } from "../nn/lora.ts";
+import { addAdapter, linearLayersOf, linearSize, loraLayersOf, removeAdapters } from "../nn/lora.ts";
 import type { AnyModule } from "../nn/module.ts";
-import { QuantizedLinear } from "../nn/quantized_linear.ts";
 import { hfNames } from "./checkpoint/names.ts";
 import { sampledHash } from "./load.ts";
 
@@ -103,7 +102,7 @@ function placeLayers(
       unknown.push(path);
       continue;
     }
-    const [outFeatures, inFeatures] = shapeOf(target);
+    const [outFeatures, inFeatures] = linearSize(target);
     if (layer.a.shape[1] !== inFeatures || layer.b.shape[0] !== outFeatures)
       problems.push(
         `misshapen: ${path} has A ${specText(layer.a)} and B ${specText(layer.b)}; the model's layer is [${outFeatures}, ${inFeatures}]`,
@@ -120,13 +119,6 @@ function placeLayers(
 function originalPath(path: string): string | null {
   const names = hfNames(`${path}.weight`);
   return names.length === 1 ? names[0]!.replace(/\.weight$/, "") : null;
-}
-
-function shapeOf(layer: LoraLinear | LoraLinear["base"]): readonly [number, number] {
-  const base = layer instanceof LoraLinear ? layer.base : layer;
-  return base instanceof QuantizedLinear
-    ? [base.outFeatures, base.inFeatures]
-    : [base.weight.dim(0), base.weight.dim(1)];
 }
 
 async function fillAdapter(

@@ -152,6 +152,11 @@ export class JanusForConditionalGeneration extends Module<readonly [Tensor, Sequ
     requirePart(this.removed, op, part);
   }
 
+  /** Throws `MissingPartError` in the name of `op` if the model lacks a part. */
+  requireWhole(op: string): void {
+    for (const part of this.removed) requirePart(this.removed, op, part);
+  }
+
   /** Throws `ArgumentError` in the name of `op` if the model is quantised. */
   requireUnquantized(op: string): void {
     if (this.quantization)

@@ -37,6 +37,7 @@ export async function loadMerged(
   const checkpoint = await openCheckpoint(source);
   try {
     checkpoint.requireUnquantized("merge");
+    checkpoint.requireWhole("merge");
     const unused = await readUnused(checkpoint);
     const model = await loadModel(checkpoint, options);
     try {

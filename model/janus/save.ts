@@ -111,6 +111,7 @@ type Weights = ReadonlyMap<string, Weight>;
 
 function weightsOf(model: JanusForConditionalGeneration): Weights {
   model.requireUnquantized("saveModel");
+  model.requireWhole("saveModel");
   const adapters = adapterNames(model);
   if (adapters.length)
     throw new ArgumentError(

@@ -154,8 +154,12 @@ function requireBase(base: unknown): asserts base is AnyLinear {
     throw new ArgumentError("LoRA: a layer must have no hooks; got one with hooks. Register them after the adapter.");
 }
 
-const sizeOf = (base: AnyLinear): readonly [number, number] =>
+const sizeOf = (base: AnyLinear): readonly [outFeatures: number, inFeatures: number] =>
   base instanceof QuantizedLinear ? [base.outFeatures, base.inFeatures] : [base.weight.dim(0), base.weight.dim(1)];
+
+/** Sizes of a linear layer, with or without adapters. */
+export const linearSize = (layer: AnyLinear | LoraLinear): readonly [outFeatures: number, inFeatures: number] =>
+  sizeOf(layer instanceof LoraLinear ? layer.base : layer);
 
 const deviceOf = (base: AnyLinear): NonNullable<LayerOptions["device"]> =>
   (base instanceof QuantizedLinear ? base.qweight : base.weight).device;

@@ -83,6 +83,13 @@ frame = pandas.DataFrame({"text": ["a", "b"]}, index=["x", "y"])
 frame.to_parquet("pandas_index.parquet")
 save("pandas_index.parquet", [{"text": "a"}, {"text": "b"}])
 
+# Images without a path; and files that are refused, or have bad records alone.
+only = pa.struct([("bytes", pa.binary())])
+save("image_bytes_alone.parquet", PAIRS, pa.table({"text": CAPTIONS, "image": pa.array([{"bytes": png(i)} for i in range(N)], only)}))
+save("names_twice.parquet", [], pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]))
+save("no_rows.parquet", [], pa.table({"text": pa.array([], pa.string())}))
+save("not_utf8.parquet", [], pa.table({"text": pa.array([b"\xff\xfe", b"good"])}))
+
 # A page of 1.2 GB in a file of 40 KB.
 pq.write_table(pa.table({"text": [b"\0" * 1_200_000_000]}), "bomb.parquet", compression="zstd", compression_level=19, use_dictionary=False, write_statistics=False)
 ROWS["bomb.parquet"] = []

@@ -71,8 +71,35 @@ const FIELDS: Readonly<Record<string, Pick<SourceSpec, "fields" | "ignoredFields
   "captions.csv": { ignoredFields: ["column 1"] },
 };
 
+const BAD = ["bomb.parquet", "names_twice.parquet", "no_rows.parquet", "not_utf8.parquet"];
+
+type Members = readonly (readonly [path: string, content: string | Uint8Array, claim?: number, type?: string])[];
+
+/** The bytes of a tar file: a header of the old kind for each member. `claim` is the size that its header says. */
+function tar(...members: Members): Buffer {
+  const parts = members.flatMap(([path, content, claim, type = "0"]) => {
+    const bytes = Buffer.from(content);
+    const header = Buffer.alloc(512);
+    header.write(path);
+    header.write(`${(claim ?? bytes.length).toString(8).padStart(11, "0")}\0`, 124);
+    header.write(type, 156);
+    header.write("ustar\0" + "00", 257);
+    header.write("        ", 148);
+    header.write(
+      `${header
+        .reduce((sum, byte) => sum + byte, 0)
+        .toString(8)
+        .padStart(6, "0")}\0 `,
+      148,
+    );
+    return [header, bytes, Buffer.alloc((512 - (bytes.length % 512)) % 512)];
+  });
+  return Buffer.concat([...parts, Buffer.alloc(1024)]);
+}
+const png = inlineBytes("data:;base64,iVBORw0KGgo=");
+
 describe("files of other programs", () => {
-  it.each(dataFileNames.filter((name) => name !== "bomb.parquet"))("%s", async (name) => {
+  it.each(dataFileNames.filter((name) => !BAD.includes(name)))("%s", async (name) => {
     expect(await rowsOf({ path: file(name, content(name)), ...FIELDS[name] })).toEqual(dataRows(name));
   });
 });
@@ -98,30 +125,6 @@ describe("Parquet pages that begin inside of a row", () => {
 });
 
 describe("hostile and damaged files", () => {
-  type Members = readonly (readonly [path: string, content: string | Uint8Array, claim?: number, type?: string])[];
-
-  /** The bytes of a tar file: a header of the old kind for each member. `claim` is the size that its header says. */
-  function tar(...members: Members): Buffer {
-    const parts = members.flatMap(([path, content, claim, type = "0"]) => {
-      const bytes = Buffer.from(content);
-      const header = Buffer.alloc(512);
-      header.write(path);
-      header.write(`${(claim ?? bytes.length).toString(8).padStart(11, "0")}\0`, 124);
-      header.write(type, 156);
-      header.write("ustar\0" + "00", 257);
-      header.write("        ", 148);
-      header.write(
-        `${header
-          .reduce((sum, byte) => sum + byte, 0)
-          .toString(8)
-          .padStart(6, "0")}\0 `,
-        148,
-      );
-      return [header, bytes, Buffer.alloc((512 - (bytes.length % 512)) % 512)];
-    });
-    return Buffer.concat([...parts, Buffer.alloc(1024)]);
-  }
-  const png = inlineBytes("data:;base64,iVBORw0KGgo=");
   const good = [
     ["good.png", png],
     ["good.txt", "a good one"],
@@ -258,6 +261,13 @@ describe("hostile and damaged files", () => {
     );
   });
 
+  it("Parquet files without rows or with a name twice are refused, and bytes that are no text are a bad record", async () => {
+    const path = (name: string): SourceSpec => ({ path: file("x.parquet", content(name)) });
+    expect(await refusal(path("names_twice.parquet"))).toMatch(/two columns have the name "text"; rename one/);
+    expect(await refusal(path("no_rows.parquet"))).toMatch(/^FILE has no records/);
+    expect(await reasons(path("not_utf8.parquet"))).toEqual([expect.stringMatching(/^1: text must be text in UTF-8, got bytes/), null]); // prettier-ignore
+  });
+
   it("a damaged page spoils its own rows, each with its number", async () => {
     const bytes = content("page_index.parquet");
     bytes.fill(0xff, 84, 90);
@@ -288,7 +298,7 @@ describe("hostile and damaged files", () => {
 
   it("a CSV file with wrong records has them as bad ones", async () => {
     const csv = (text: string): string => file("x.csv", text);
-    const path = csv('caption,image\na,1.png\nb\n"c"d,3.png\n"e\nf",4.png\n\xff,5.png\n"open,6.png\n');
+    const path = csv('caption,image\na,1.png\nb\n"c"d,3.png\n"e\nf",4.png\n\xff,5.png\n');
     writeFileSync(path, Buffer.from(readFileSync(path, "utf8"), "latin1"));
     expect(await reasons({ path })).toEqual([
       null,
@@ -296,11 +306,47 @@ describe("hostile and damaged files", () => {
       null,
       null,
       expect.stringMatching(/^7: the record is not UTF-8/),
-      expect.stringMatching(/^8: the record is not CSV \(Quote Not Closed/),
     ]);
+    expect(await refusal({ path: csv('caption,image\na,1.png\n"open,2.png\nb,3.png\n') })).toMatch(/^FILE:3: a cell that begins with a quote does not end/); // prettier-ignore
     expect(await refusal({ path: csv("a,a\n1,2\n") })).toMatch(/two columns have the name "a"; rename one of them/);
     expect(await refusal({ path: csv("TEXT,URL\nx,1.png\n") })).toMatch(/of no known kind; it has "TEXT", "URL"; .* Name other fields with data\.fields/); // prettier-ignore
     expect(await refusal({ path: csv("caption,image\n") })).toMatch(/has no records/);
+  });
+});
+
+describe("files as other systems write them", () => {
+  it.each([
+    ["x.csv", '\ufeffimage,caption\r\n1.png,"a, ""b""\r\nc"\r\n2.png,d\r\n'],
+    ["x.csv", '"image","caption"\r\n"1.png","a, ""b""\r\nc"\r\n"2.png","d"'],
+    ["x.tsv", 'caption\timage\r\n"a, ""b""\r\nc"\t1.png\r\nd\t2.png\r\n'],
+  ])("%s with CRLF: the line ends are no part of cells, %j", async (name, text) => {
+    const rows = [{ prompt: 'a, "b"\r\nc', path: "1.png" }, { prompt: "d", path: "2.png" }]; // prettier-ignore
+    expect(await rowsOf({ path: file(name, text) })).toEqual(rows);
+  });
+
+  it("texts in a shard end without their line feed, and a record may name its image with the ending in capitals", async () => {
+    const members = [["a.JPG", png], ["a.txt", "\ufeffa cat\r\n"], ["b.PNG", png], ["b.json", '{"prompt":"a dog","image":"x/b.PNG"}']] as const; // prettier-ignore
+    const rows = await rowsOf({ path: file("x.tar", tar(...members)) });
+    expect(rows.map(({ prompt }) => prompt)).toEqual(["a cat", "a dog"]);
+  });
+
+  it("a shard whose samples are not together is refused with the reason", async () => {
+    const path = file("x.tar", tar(["a.png", png], ["b.png", png], ["a.txt", "a"], ["b.txt", "b"]));
+    await expect(indexSource({ path }, fresh())).rejects.toThrow(/no known kind.* The first bad one: .* its key stands twice/); // prettier-ignore
+  });
+
+  it("captions may end with .TXT and spell accented letters otherwise than their image, and none is reported as alone", async () => {
+    const path = fresh();
+    const names = Array.from({ length: 70 }, (_, i) => `${String(i).padStart(2, "0")}`);
+    for (const name of names) for (const end of ["JPG", "txt"]) writeFileSync(join(path, `${name}.${end}`), name);
+    const pairs = [["é.png".normalize("NFC"), "é.txt".normalize("NFD")], ["ü.png".normalize("NFD"), "ü.TXT".normalize("NFC")]] as const; // prettier-ignore
+    for (const name of pairs.flat()) writeFileSync(join(path, name), name);
+    const index = await indexSource({ path }, fresh());
+    expect(index.skipped).toEqual([]);
+    const found: string[] = [];
+    for (let i = 0; i < index.count; i++) found.push(((await index.read(i)) as { prompt: string }).prompt);
+    await index.close();
+    expect(found.sort()).toEqual([...names, ...pairs.map(([, caption]) => caption)].sort());
   });
 });
 

@@ -4,6 +4,7 @@ import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, writeSync } fr
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, expect, it } from "vitest";
+import { isLong } from "../long.ts";
 
 const home = mkdtempSync(join(tmpdir(), "janus-memory-"));
 afterAll(() => rmSync(home, { recursive: true, force: true }));
@@ -76,3 +77,9 @@ function memoryOf(path: string): number {
 it.each([["tar", tarFile], ["JSONL", jsonlFile]] as const)("of %s takes as much memory for 160 MB as for 16 MB", (_, make) => {
   expect(memoryOf(make(160)) - memoryOf(make(16))).toBeLessThan(60);
 }); // prettier-ignore
+
+it.runIf(isLong)("of a tar file of 10 GB takes less than 200 MB", () => {
+  const megabytes = memoryOf(tarFile(10_240));
+  console.log(`${megabytes.toFixed(0)} MB`);
+  expect(megabytes).toBeLessThan(200);
+});

@@ -144,6 +144,9 @@ describe("training", () => {
     );
     expect(wrong(["lm_head"])).toThrow(/it means the text head/);
     expect(wrong(["model.vision_model.*"])).toThrow(/stage 2 does not train model.vision_model/);
+    const width = CONFIG.language.hidden;
+    const ranked = (rank: number) => new Trainer(model, CONFIG, settings({ targets: ["q_proj"], rank }), 0);
+    expect(() => ranked(width + 1)).toThrow(new RegExp(`lora.rank: must be at most ${width}, .*; got ${width + 1}`));
     expect(nn.adapterNames(model)).toEqual([]);
     expect(() => settings({}, { optimizer: { lr: 1, muon: true } })).toThrow(/optimizer.muon: moves the matrices/);
     expect(() => new Trainer(model, CONFIG, settings({ quantize: "int4" }), 0)).toThrow(

@@ -156,6 +156,8 @@ describe("settings", () => {
     [{ grpo: {}, lora: { dropout: 0.1 } }, /lora\.dropout: must be 0 with grpo/],
     [{ grpo: { group: 1 } }, /grpo\.group/],
     [{ grpo: { temperature: 0 } }, /grpo\.temperature/],
+    [{ grpo: { group: 33 } }, /grpo\.drawnAtOnce: must be at least grpo\.group/],
+    [{ grpo: { timeout: 2 ** 31 / 1000 } }, /grpo\.timeout/],
   ] as const)("%j", (more, message) => {
     expect(() => checked(more)).toThrow(message);
   });
@@ -219,10 +221,29 @@ describe("a reward program", () => {
     [`${EACH} console.log(NaN) })`, 20, /got "NaN"/],
     [`${EACH} console.log("1\\n1\\n1") })`, 20, /must print one line for each image; got \d lines for 2/],
     [`process.stdin.once("data", () => { console.log(1); console.error("no model"); process.exitCode = 3; process.stdin.destroy() })`, 20, /must print 2 numbers; got 1, then it ended with code 3\..*It said: no model/],
+    [`${EACH} console.log("0x10") })`, 20, /must print a finite number for each image; got "0x10"/],
+    [`process.stdin.once("data", () => process.stdout.write("x".repeat(3e6))); setTimeout(() => 0, 1e5)`, 20, /got "xxx|got \d lines for 2/],
     [`process.stdin.resume()`, 0.5, /must print 2 numbers within 0.5 s while its input stays open; got 0/],
   ] as const)("that fails is an error: %s", async (script, timeout, message) => {
     const error = await errorOf(() => program(script, timeout).rewards(two));
     expect(error).toBeInstanceOf(RewardError);
     expect(error.message).toMatch(message);
   }); // prettier-ignore
+
+  it("that prints without end before it is asked has to wait, and takes no memory", async () => {
+    const one = program(`const more = () => { while (process.stdout.write("1\\n".repeat(10000))); process.stdout.once("drain", more); }; more()`); // prettier-ignore
+    await new Promise((resolve) => setTimeout(resolve, 600));
+    const error = await errorOf(() => one.rewards(two));
+    const [, count] = /must print one line for each image; got (\d+) more/.exec(error.message) ?? [];
+    expect(Number(count)).toBeLessThan(200_000); // what a pipe and one chunk hold; without an end it is millions
+  });
+
+  it.skipIf(process.platform === "win32")(
+    "ends though a process that it has started keeps its output open",
+    async () => {
+      const one = program(`require("child_process").spawn("sleep", ["30"], { detached: true, stdio: "inherit" }).unref(); process.exit(3)`); // prettier-ignore
+      expect((await errorOf(() => one.rewards(two))).message).toMatch(/got 0, then it ended with code 3/);
+      await one.close(); // the test ends only if this does
+    },
+  );
 });

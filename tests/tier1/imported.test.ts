@@ -4,16 +4,21 @@ import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Device, noGrad, scope, setDevice, tensor } from "../../index.ts";
 import { layerErrors, layerTable } from "../../bench/quantization_layers.ts";
+import { checkConfig } from "../../train/config.ts";
+import { Trainer } from "../../train/trainer.ts";
 import { MissingPartError } from "../../model/io/errors.ts";
 import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
 import type { Checkpoint } from "../../model/janus/checkpoint/checkpoint.ts";
 import { loadModel } from "../../model/janus/load.ts";
+import { loadMerged } from "../../model/janus/merge.ts";
+import { saveModel } from "../../model/janus/save.ts";
 import { Janus } from "../../model/janus/pipeline.ts";
 import { saveAdapter } from "../../model/janus/adapters.ts";
 import { addAdapter, isTarget, linearLayersOf, loraLayersOf, mergeAdapters } from "../../model/nn/lora.ts";
 import { quantizedLayers } from "../../model/nn/quantized_linear.ts";
 import { dequantizeRows } from "../../model/io/quantize.ts";
 import { TYPE, blocks, tinyGguf, tinyTensors } from "../checkpoint/gguf.ts";
+import { asMlx } from "../checkpoint/mlx.ts";
 import { memorySink, sourceOfFiles, tinyFiles } from "../checkpoint/tiny.ts";
 import type { Files } from "../checkpoint/tiny.ts";
 import { hasFixtures } from "../fixtures.ts";
@@ -136,4 +141,51 @@ describe.skipIf(!hasFixtures)("a GGUF model with layers of several types", () =>
     model.dispose();
     expect(device.pool.stats.liveBytes).toBe(before);
   });
+});
+
+it.skipIf(!hasFixtures)("an MLX model takes an adapter as its decoded weights do, and is merged with it to a model that is not quantised", async () => {
+  const { files } = await asMlx(tinyFiles("hf"));
+  const sink = memorySink();
+  const checkpoint = await openCheckpoint(sourceOfFiles(files));
+  const model = await loadModel(checkpoint, {});
+  const paths = [...linearLayersOf(model)].map(([path]) => path).filter((path) => isTarget(path, "language_model.*.self_attn.*"));
+  addAdapter(model, "default", paths.map((path) => [path, { rank: 2 }] as const)); // prettier-ignore
+  for (const [, layer] of loraLayersOf(model)) {
+    const { weight } = layer.lora_B.get("default")!;
+    weight.writeBytes(new Uint8Array(Float32Array.from({ length: weight.size }, (_, i) => 2 * Math.sin(i)).buffer));
+  }
+  await saveAdapter(model, sink);
+  model.dispose();
+  await checkpoint.close();
+  const adapter = sourceOfFiles(sink.files);
+  const { model: merged, config, unused } = await loadMerged(sourceOfFiles(files), { dtype: "f32", adapters: [{ source: adapter, weight: 1 }] }); // prettier-ignore
+  const out = memorySink();
+  await saveModel(merged, config, out, { unused });
+  merged.dispose();
+  expect(new TextDecoder().decode(out.files.get("config.json"))).not.toMatch(/quantization/);
+  const saved = ["config.json", "model.safetensors"].map((name) => [name, out.files.get(name)!] as const);
+  const answers: (readonly number[])[] = [];
+  for (const [from, withAdapter] of [[files, true], [new Map([...files, ...saved]), false], [files, false]] as const) {
+    const janus = await Janus.fromFiles(from, { dtype: "f32" });
+    if (withAdapter) await janus.loadAdapter(Object.fromEntries(sink.files));
+    answers.push((await janus.ask("What is this?", { maxNewTokens: 12, temperature: 0 }).result()).tokenIds);
+    janus.dispose();
+  }
+  expect(answers[0]).toEqual(answers[1]);
+  expect(answers[0]).not.toEqual(answers[2]);
+}); // prettier-ignore
+
+it.skipIf(!hasFixtures)("a GGUF model in 16 bits, which lacks parts, is not merged, saved or trained", async () => {
+  const files = await tinyGguf({ mmproj: false }, () => undefined);
+  files.set("config.json", tinyFiles("hf").get("config.json")!);
+  const checkpoint = await openCheckpoint(sourceOfFiles(files));
+  const model = await loadModel(checkpoint, {});
+  expect([model.quantization, checkpoint.quantization]).toEqual([null, null]);
+  const merge = loadMerged(sourceOfFiles(files), { adapters: [] });
+  await expect(merge).rejects.toThrow(/merge: the checkpoint must have all parts of the model/);
+  await expect(saveModel(model, checkpoint.config, memorySink())).rejects.toThrow(MissingPartError);
+  const config = checkConfig({ stage: 3, batch: 1, length: 32, steps: 1, ratios: { und: 0, text: 1, gen: 0 }, optimizer: { lr: 1 }, lora: { rank: 1 } }); // prettier-ignore
+  expect(() => new Trainer(model, checkpoint.config, config, 0)).toThrow(MissingPartError);
+  model.dispose();
+  await checkpoint.close();
 });

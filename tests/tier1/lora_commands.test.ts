@@ -80,6 +80,20 @@ it("finetune counts records whose fields have other names by --field, and refuse
   expect(pairs.stderr).toMatch(/need records to imitate .* preferences are trained with dpo/);
 });
 
+it("finetune refuses data whose images are not there before it plans, and names some that are bad", async () => {
+  const dry = (name: string, rows: readonly object[]): ReturnType<typeof runHere> => {
+    writeFileSync(at("data", name), rows.map((row) => `${JSON.stringify(row)}\n`).join(""));
+    return runHere(addFinetune, ["finetune", `--model=${at("model")}`, "--data", at("data", name), `--cache=${at("cache")}`, "--memory=1GB", "--method=LoRA", "--dry-run"]); // prettier-ignore
+  };
+  const missing = { prompt: "a red square", image: "none.png" };
+  const none = await dry("none.jsonl", [missing, missing]);
+  expect(none.code).not.toBe(0);
+  expect(none.stderr).toMatch(/none\.jsonl: none of 2 records that were looked at can be trained: 2 × .*none\.png/);
+  const some = await dry("some.jsonl", [missing, { ...missing, image: "red0.png" }]);
+  expect(some.code, some.stderr).toBe(0);
+  expect(some.stderr).toMatch(/some\.jsonl: 1 of 2 records that were looked at are bad, .*: 1 × .*none\.png/);
+});
+
 it("merge writes a model with other weights than the base, and generate --lora draws with the adapter", async () => {
   for (const [name, more] of [
     ["merged", []],

@@ -10,6 +10,7 @@ import { ONE_PROCESS } from "../../train/ranks.ts";
 import type { Ranks } from "../../train/ranks.ts";
 import { imageSample, textSample } from "../../train/samples.ts";
 import type { Sample } from "../../train/samples.ts";
+import { needsReference } from "../../train/objective.ts";
 import { Trainer } from "../../train/trainer.ts";
 import { useDevice } from "../gpu.ts";
 import { isLong } from "../long.ts";
@@ -50,12 +51,19 @@ async function steps(
   ranks: Ranks,
   samples: readonly Sample[],
   settings = config,
-): Promise<{ weights: Map<string, string>; norms: number[]; elements: number }> {
+): Promise<{ weights: Map<string, string>; norms: number[]; elements: number; measures: Record<string, number>[] }> {
   const model = createModel(SIZES, { seed: 3, dtype: settings.dtype });
-  const trainer = new Trainer(model, SIZES, settings, 0, { ranks });
+  const reference = needsReference(settings) ? createModel(SIZES, { seed: 4, dtype: settings.dtype }) : null;
+  const drawing = settings.grpo ? { guidance: 2, temperature: 1 } : null;
+  const trainer = new Trainer(model, SIZES, settings, 0, { ranks, reference, ...(drawing && { drawing }) });
   try {
     const norms: number[] = [];
-    for (let step = 0; step < 2; step++) norms.push((await trainer.take(samples)).gradNorm);
+    const measures: Record<string, number>[] = [];
+    for (let step = 0; step < 2; step++) {
+      const report = await trainer.take(samples);
+      norms.push(report.gradNorm);
+      measures.push({ ...report.measures });
+    }
     const hash = async (weight: Tensor): Promise<string> =>
       createHash("sha256")
         .update(await weight.readBytes())
@@ -65,10 +73,11 @@ async function steps(
       for (const [name, weight] of trainer.trained) weights.set(name, await hash(weight));
     });
     const elements = [...trainer.trained.values()].reduce((sum, { size }) => sum + size, 0);
-    return { weights, norms, elements };
+    return { weights, norms, elements, measures };
   } finally {
     trainer.dispose();
     model.dispose();
+    reference?.dispose();
   }
 }
 
@@ -186,4 +195,39 @@ it("gradients are sent once to their shard and once back: 2 (P - 1) / P of their
   }
   expect(first!.traffic.bytes + second!.traffic.bytes).toBe(2 * 2 * (1 / 2) * 8 * 4);
   for (const parameter of parameters.flat()) parameter.dispose();
+});
+
+/** Pairs of texts of unequal lengths. */
+const PAIRS: readonly Sample[] = [3, 20, 11, 7].map((trained, i) => ({
+  ...text(`chosen ${i}`, 5 + i, trained),
+  rejected: text(`rejected ${i}`, 40 + i, 21 - trained),
+}));
+const LORA = { rank: 2, targets: ["q_proj", "down_proj"] };
+
+describe("preferences on two ranks", () => {
+  /** Weights and norms have the bits of one process; measures are sums of f32 there, of f64 over ranks. */
+  async function expectBits(pairs: readonly Sample[], settings: TrainConfig): Promise<void> {
+    const { measures, ...whole } = await steps(ONE_PROCESS, pairs, checkConfig({ ...settings, sharding: "none" }));
+    expect(Object.keys(measures[1]!)).toEqual(["accuracy", "margin"]);
+    expect(measures[1]!["margin"]).not.toBe(0);
+    for (const own of await Promise.all(ranksHere(2).map((one) => steps(one, pairs, settings)))) {
+      expect({ ...own, measures }).toEqual({ ...whole, measures });
+      for (const [step, all] of measures.entries())
+        for (const [name, value] of Object.entries(all))
+          expect(Math.abs(own.measures[step]![name]! - value)).toBeLessThanOrEqual(2 ** -23 * Math.abs(value));
+    }
+  }
+  const settings = (more: object): TrainConfig => checkConfig({ ...config, conditioningDropout: 0, dpo: {}, ...more });
+
+  it.each([
+    ["an adapter", { lora: LORA }],
+    ["a reference", {}],
+    ["a reference and sharding: optimizer", { sharding: "optimizer" }],
+  ] as const)("with %s have the bits of one process", async (_, more) => {
+    await expectBits(PAIRS.slice(0, 2), settings(more)); // a group for each rank
+  });
+
+  it("have measures though a rank has no pair", async () => {
+    await expectBits(PAIRS.slice(0, 1), settings({ lora: LORA }));
+  });
 });

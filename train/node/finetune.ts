@@ -12,9 +12,11 @@ import type { Task } from "../samples.ts";
 import { RecordEncoder } from "./data/encode.ts";
 import { indexSource, requireKnownFields } from "./data/index_file.ts";
 import type { SourceIndex } from "./data/index_file.ts";
+import { SourceError } from "../data/errors.ts";
 import { requireUse } from "./data/sources.ts";
 import type { SourceSpec } from "./data/sources.ts";
 import { expandShards } from "./data/shards.ts";
+import { dataStats } from "./data/stats.ts";
 import { countTokens, tokenizerHash } from "./data/token_counts.ts";
 import { Checkpoints } from "./run/checkpoints.ts";
 import { STATE, sideFilesOf } from "./run/run_state.ts";
@@ -36,7 +38,36 @@ export interface SurveyOptions {
   readonly onNotice?: (message: string) => void;
 }
 
-/** Reads the sources once and counts their records and tokens; the counts are kept in the cache. Throws what sources and models throw. */
+/** Records whose images are looked at, over all sources: a survey must not read all images of a large set. */
+const LOOKED_AT = 256;
+
+/**
+ * Looks at some records of a source with their images, as a run reads them. Throws `SourceError` if all of them are bad, e.g. for a wrong folder of
+ * images; some bad ones are a notice.
+ */
+async function lookAt(
+  index: SourceIndex,
+  most: number,
+  { signal, onNotice }: Pick<SurveyOptions, "signal" | "onNotice">,
+): Promise<void> {
+  const { seen, bad, reasons } = await dataStats([index], { most, ...(signal && { signal }) });
+  if (bad === 0) return;
+  const { path } = index.spec;
+  const why = reasons
+    .slice(0, 3)
+    .map(({ count, example }) => `${count} × ${example}`)
+    .join("; ");
+  if (bad === seen)
+    throw new SourceError(`${path}: none of ${seen} records that were looked at can be trained: ${why}`);
+  onNotice?.(
+    `${path}: ${bad} of ${seen} records that were looked at are bad, and a run leaves them out or stops (settings bad.share, bad.least): ${why}`,
+  );
+}
+
+/**
+ * Reads the sources once and counts their records and tokens; the counts are kept in the cache. Looks at the images of some records. Throws what sources
+ * and models throw, and `SourceError` for a source without a record that can be trained.
+ */
 export async function surveyData(options: SurveyOptions): Promise<Survey> {
   knownOptions("surveyData", options, ["model", "sources", "cache", "signal", "onNotice"]);
   const { model, sources, cache, signal, onNotice = () => undefined } = options;
@@ -44,6 +75,7 @@ export async function surveyData(options: SurveyOptions): Promise<Survey> {
   const checkpoint = await openCheckpoint(source);
   await checkpoint.close();
   checkpoint.requireUnquantized("finetune");
+  checkpoint.requireWhole("finetune");
   const processor = await readProcessor(source, checkpoint.config);
   const by = tokenizerHash(await sideFilesOf(source), undefined);
   const encoder = new RecordEncoder(processor, { seed: 0 });
@@ -59,6 +91,7 @@ export async function surveyData(options: SurveyOptions): Promise<Survey> {
       const counts = await countTokens(index, encoder, by, cache, { ...stop });
       records[index.task] += index.count - counts.bad;
       longest = Math.max(longest, counts.longest);
+      await lookAt(index, Math.ceil(LOOKED_AT / indexes.length), { ...stop, onNotice });
     }
   } finally {
     for (const index of indexes) await index.close();

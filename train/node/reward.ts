@@ -4,7 +4,6 @@
  */
 import { spawn } from "node:child_process";
 import type { ChildProcessWithoutNullStreams } from "node:child_process";
-import { createInterface } from "node:readline";
 import { encodePng } from "../../model/node/image_file.ts";
 import { RewardError } from "../policy.ts";
 import type { RewardRequest } from "../policy.ts";
@@ -17,6 +16,8 @@ export interface RewardProgramOptions {
 /** Time for the program to end by itself when its input has, before it is ended. */
 const GRACE = 2000; // ms
 const SHOWN = 400; // characters of its errors in messages
+const MAX_LINE = 1000; // characters; a number has 25
+const NUMBER = /^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i;
 
 /** A command that rewards images. It runs as long as training does: a JSON line in for each image, a line with a number out. */
 export class RewardProgram {
@@ -24,6 +25,10 @@ export class RewardProgram {
   private readonly timeout: number;
   private readonly child: ChildProcessWithoutNullStreams;
   private readonly lines: string[] = [];
+  /** The line that has not ended. */
+  private partial = "";
+  /** Lines that may come before the next request. */
+  private due = 0;
   private errors = "";
   private end: string | null = null;
   /** Looks at what has come. */
@@ -33,10 +38,8 @@ export class RewardProgram {
     this.command = command;
     this.timeout = timeout;
     this.child = spawn(command, { shell: true, stdio: "pipe", detached: process.platform !== "win32" });
-    createInterface(this.child.stdout).on("line", (line) => {
-      if (line.trim() !== "") this.lines.push(line.trim());
-      this.wake();
-    });
+    this.child.stdout.setEncoding("utf8");
+    this.child.stdout.on("data", (text: string) => this.take(text));
     this.child.stderr.on("data", (chunk: Buffer) => {
       this.errors = (this.errors + chunk.toString()).slice(-SHOWN);
       process.stderr.write(chunk);
@@ -47,12 +50,27 @@ export class RewardProgram {
       this.wake();
     };
     this.child.on("error", ({ message }) => ended(message));
-    this.child.on("close", (code, signal) => ended(`it ended with ${signal ?? `code ${code}`}`));
+    const how = (code: number | null, signal: string | null): string => `it ended with ${signal ?? `code ${code}`}`;
+    this.child.on("close", (code, signal) => ended(how(code, signal)));
+    // What it has started may keep its output open after its end.
+    this.child.on("exit", (code, signal) => setTimeout(() => ended(how(code, signal)), GRACE).unref());
+  }
+
+  /** Takes output. With more than was asked for, the rest is not read: the program has to wait, and memory stays small. */
+  private take(text: string): void {
+    const parts = (this.partial + text).split(/\r?\n/);
+    this.partial = parts.pop()!;
+    for (const line of [...parts, ...(this.partial.length > MAX_LINE ? [this.partial] : [])])
+      if (line.trim() !== "") this.lines.push(line.trim().slice(0, MAX_LINE));
+    if (this.partial.length > MAX_LINE) this.partial = "";
+    if (this.lines.length > this.due) this.child.stdout.pause();
+    this.wake();
   }
 
   /** The rewards of images, in their order. Throws `RewardError` if the program ends, takes too long, or prints something else than a number for each. */
   async rewards(images: readonly RewardRequest[]): Promise<number[]> {
     if (this.lines.length > 0) throw this.error("print one line for each image", `${this.lines.length} more`);
+    this.due = images.length;
     for (const [index, { prompt, image }] of images.entries()) {
       const png = Buffer.from(await encodePng(image)).toString("base64");
       this.child.stdin.write(`${JSON.stringify({ index, of: images.length, prompt, png })}\n`);
@@ -60,8 +78,9 @@ export class RewardProgram {
     await this.arrival(images.length);
     if (this.lines.length > images.length)
       throw this.error("print one line for each image", `${this.lines.length} lines for ${images.length}`);
+    this.due = 0;
     return this.lines.splice(0).map((line) => {
-      const value = Number(line);
+      const value = NUMBER.test(line) ? Number(line) : NaN;
       if (!Number.isFinite(value))
         throw this.error("print a finite number for each image", JSON.stringify(line.slice(0, 80)));
       return value;
@@ -95,19 +114,24 @@ export class RewardProgram {
 
   /** Ends the program: by the end of its input, or else by a signal to it and what it started. */
   async close(): Promise<void> {
-    if (this.end !== null) return;
+    if (this.end !== null) return this.release();
     const closed = new Promise<void>((resolve) => this.child.once("close", () => resolve()));
     this.child.stdin.end();
     const timer = setTimeout(() => {
       const { pid } = this.child;
-      if (pid === undefined) return;
       try {
-        process.kill(process.platform === "win32" ? pid : -pid, "SIGKILL"); // the shell's children too
+        if (pid !== undefined) process.kill(process.platform === "win32" ? pid : -pid, "SIGKILL"); // the shell's children too
       } catch {
         this.child.kill("SIGKILL"); // it has ended meanwhile
       }
+      this.release();
     }, GRACE);
     await closed;
     clearTimeout(timer);
+  }
+
+  /** Closes the pipes, which a program that has left the group may keep open. */
+  private release(): void {
+    for (const pipe of [this.child.stdin, this.child.stdout, this.child.stderr]) pipe.destroy();
   }
 }

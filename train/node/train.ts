@@ -82,7 +82,7 @@ function requireReward({ config: { grpo }, reward, ranks }: RunOptions): void {
   if (grpo && (grpo.reward === undefined) === (reward === undefined))
     throw new ArgumentError(`train: grpo needs one reward, a command as grpo.reward or a function; got ${reward ? "both" : "none"}.`); // prettier-ignore
   if (!grpo && reward) throw new ArgumentError("train: a reward must come with grpo; got none in the settings. Leave it out."); // prettier-ignore
-  if (grpo && ranks && ranks.size > 1) throw new ArgumentError(`train: grpo trains in one process; got ${ranks.size}. Start one.`); // prettier-ignore
+  if (grpo && ranks && ranks.size > 1) throw new ArgumentError(`train: grpo trains in one process, which draws the images and has them rewarded; got ${ranks.size}. Start one.`); // prettier-ignore
 }
 
 const useOfConfig = ({ dpo, grpo }: TrainConfig): RecordUse => (dpo ? "preferences" : grpo ? "prompts" : "samples");

@@ -10,8 +10,10 @@ let parser: Promise<typeof import("csv-parse/sync")> | undefined;
 /** Cells of one record. Throws what csv-parse throws, e.g. for text behind a closing quote. */
 async function cellsOf(text: string, delimiter: string): Promise<string[]> {
   const { parse } = await (parser ??= import("csv-parse/sync"));
+  // The line feed of a line end is not part of a record, but the carriage return before it is.
+  const record = text.endsWith("\r") ? text.slice(0, -1) : text;
   // A quote inside of an unquoted cell stands for itself, as in files that were written without quoting.
-  const rows = parse(text, { delimiter, relax_quotes: true, relax_column_count: true, record_delimiter: ["\r\n", "\n"] }); // prettier-ignore
+  const rows = parse(record, { delimiter, relax_quotes: true, relax_column_count: true, record_delimiter: "\n" }); // prettier-ignore
   if (rows.length !== 1) throw new RangeError(`${rows.length} records in place of one`);
   return rows[0]!;
 }

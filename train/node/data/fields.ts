@@ -103,10 +103,10 @@ export function fieldUse(kind: RecordKind, field: string, ignored: readonly stri
 export const isAbsent = (value: unknown): boolean => value === undefined || value === null;
 export const isEmpty = (value: unknown): boolean =>
   isAbsent(value) || value === "" || isEmptyImage(value) || (Array.isArray(value) && value.every(isEmptyImage));
-/** `{path: null, bytes: null}`: how Hugging Face's datasets write that there is no image. */
+/** `{path: null, bytes: null}`: how Hugging Face's datasets write that there is no image. Either field may be missing. */
 const isEmptyImage = (value: unknown): boolean =>
   isObject(value) &&
-  Object.hasOwn(value, "path") &&
+  (Object.hasOwn(value, "path") || Object.hasOwn(value, "bytes")) &&
   Object.entries(value).every(
     ([name, part]) => (name === "path" || name === "bytes") && (isAbsent(part) || part === ""),
   );

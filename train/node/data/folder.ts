@@ -6,7 +6,7 @@
 import { createHash } from "node:crypto";
 import type { BigIntStats } from "node:fs";
 import { opendir, readFile, stat } from "node:fs/promises";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { FileError, fileError } from "../../../model/node/files.ts";
 import { SourceError } from "../../data/errors.ts";
 import type { ScanOptions } from "./index_format.ts";
@@ -105,7 +105,14 @@ const LOOKED_AT = 1000;
 /** Bytes of a caption. */
 const MAX_CAPTION = 2 ** 20;
 
-const captionOf = (image: string): string => image.replace(/\.[^.]+$/, ".txt");
+const CAPTION = /\.txt$/i;
+
+/** Names that the caption of an image may have: the ending in either case, accented letters in one code point or in two. */
+function captionNames(image: string): string[] {
+  const stem = image.replace(/\.[^.]+$/, "");
+  const stems = new Set([stem, stem.normalize("NFC"), stem.normalize("NFD")]);
+  return [...stems].flatMap((one) => [`${one}.txt`, `${one}.TXT`]);
+}
 
 /** A line of the listing of captioned images: the caption itself, so that a change of one is a change of the data. */
 export interface CaptionedImage {
@@ -138,7 +145,7 @@ class FolderLister {
         if (type === "d") folders.push(name);
         else if (IMAGES.test(name)) {
           if (left-- <= 0) return false;
-          if ((await statsOf(join(this.spec.path, path, captionOf(name))))?.isFile()) return true;
+          if (await this.captionOf(join(path, name))) return true;
         }
       }
       for (const name of folders) if (left > 0 && (await look(join(path, name)))) return true;
@@ -150,14 +157,18 @@ class FolderLister {
   /** Lines of the listing of captioned images, at any depth. */
   async *captioned(path = "", above: readonly string[] = []): AsyncGenerator<string> {
     const folders: Folder[] = [];
-    const captions = new Set<string>();
-    for await (const { name, bytes } of this.images(path, folders, captions)) {
+    // Captions that were met before their image, and those whose image was met before them.
+    const [waiting, used] = [new Set<string>(), new Set<string>()];
+    const keyOf = (name: string): string => captionNames(basename(name).normalize("NFC"))[0]!;
+    const onCaption = (name: string): void => void (used.delete(keyOf(name)) || waiting.add(keyOf(name)));
+    for await (const { name, bytes } of this.images(path, folders, onCaption)) {
       const image = join(path, name);
-      captions.delete(captionOf(name));
-      const line: CaptionedImage = { image, bytes, ...(await this.caption(image)) };
+      const caption = await this.captionOf(image);
+      if (caption && !waiting.delete(keyOf(caption.name))) used.add(keyOf(caption.name));
+      const line: CaptionedImage = { image, bytes, ...(await this.caption(image, caption)) };
       yield `${JSON.stringify(line)}\n`;
     }
-    for (const name of captions) this.skip("a text without an image", join(path, name));
+    for (const name of waiting) this.skip("a text without an image", join(path, name));
     await this.requireOneSplit(path, folders);
     for (const { name, id } of folders) {
       if (above.includes(id)) this.skip("link to a folder above it", join(path, name));
@@ -165,12 +176,23 @@ class FolderLister {
     }
   }
 
-  private async caption(image: string): Promise<Pick<CaptionedImage, "text" | "bad">> {
-    const name = captionOf(image);
+  /** The caption of an image, if it has one. */
+  private async captionOf(image: string): Promise<{ readonly name: string; readonly size: bigint } | null> {
+    for (const name of captionNames(image)) {
+      const stats = await statsOf(join(this.spec.path, name));
+      if (stats?.isFile()) return { name, size: stats.size };
+    }
+    return null;
+  }
+
+  private async caption(
+    image: string,
+    found: { readonly name: string; readonly size: bigint } | null,
+  ): Promise<Pick<CaptionedImage, "text" | "bad">> {
+    if (!found) return { bad: `it has no caption: ${captionNames(image)[0]} is not there` };
+    const { name, size } = found;
+    if (size > MAX_CAPTION) return { bad: `its caption ${name} has ${size} bytes; at most ${MAX_CAPTION} are read` };
     const path = join(this.spec.path, name);
-    const stats = await statsOf(path);
-    if (!stats?.isFile()) return { bad: `it has no caption: ${name} is not there` };
-    if (stats.size > MAX_CAPTION) return { bad: `its caption ${name} has ${stats.size} bytes; at most ${MAX_CAPTION} are read` }; // prettier-ignore
     const bytes = await readFile(path).catch((error: unknown) => {
       throw fileError(error, path);
     });
@@ -221,7 +243,7 @@ class FolderLister {
   private async *images(
     path: string,
     folders: Folder[],
-    captions?: Set<string>,
+    onCaption?: (name: string) => void,
   ): AsyncGenerator<{ name: string; bytes: number }> {
     let some: Entry[] = [];
     const use = async (entries: readonly Entry[]): Promise<{ name: string; bytes: number }[]> => {
@@ -238,8 +260,8 @@ class FolderLister {
       });
     };
     for await (const entry of entriesOf(join(this.spec.path, path))) {
-      if (captions && entry.name.endsWith(".txt") && !entry.name.startsWith(".")) {
-        captions.add(entry.name);
+      if (onCaption && CAPTION.test(entry.name) && !entry.name.startsWith(".")) {
+        onCaption(entry.name);
         continue;
       }
       if (!this.isLookedAt(entry, path) || some.push(entry) < STATS_AT_ONCE) continue;

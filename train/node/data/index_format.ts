@@ -17,8 +17,8 @@ export interface ScanOptions {
 /** `jsonl`: an object a line; `json`: a list of objects; `csv`: columns with a header; `tar`: WebDataset; `folder`: images with classes or captions. */
 export type SourceFormat = "jsonl" | "json" | "csv" | "tar" | "parquet" | "folder";
 
-/** Version of an index. Version 2 had JSONL and folders of classes alone; such an index is made a second time. */
-export const INDEX_VERSION = 3;
+/** Version of an index; one of an earlier version is made a second time. Version 3 kept the carriage return of CRLF in the last cells of CSV. */
+export const INDEX_VERSION = 4;
 
 /** What an index says of its source. */
 export interface Footer {
@@ -129,6 +129,8 @@ export async function readEntry(index: RandomAccess, i: number): Promise<Entry> 
 /** Finds the kind of a source by one of its first records, and counts the fields of all. */
 export class RecordLook {
   kind: RecordKind | undefined;
+  /** What is wrong with the first record that could not be looked at. */
+  problem: string | undefined;
   private readonly names: FieldNames | undefined;
   private readonly fields = new FieldCounter();
   private readonly given: ReadonlySet<string>;
@@ -154,14 +156,14 @@ export class RecordLook {
   /** What the footer says of the records. Throws `SourceError` if none of the first ones has a kind. */
   result(path: string, columns?: readonly string[]): Pick<Footer, "kind" | "fields" | "renamed"> {
     if (!this.kind) {
-      const found = columns
+      const found = columns?.length
         ? `; it has ${columns
             .slice(0, 20)
             .map((name) => `"${name}"`)
             .join(", ")}`
         : "";
       throw new SourceError(
-        `${path}: its records are of no known kind${found}; they have "conversations", "messages", "prompt" and "image", "text" and "image" or "file_name", or "text". Name other fields with data.fields (--field)`,
+        `${path}: its records are of no known kind${found}; they have "conversations", "messages", "prompt" and "image", "text" and "image" or "file_name", or "text". Name other fields with data.fields (--field)${this.problem === undefined ? "" : `. The first bad one: ${this.problem}`}`,
       );
     }
     return { kind: this.kind, fields: this.fields.list, renamed: [...this.renamed] };

@@ -141,6 +141,7 @@ async function indexShard(
         look.add(json);
       } catch (error) {
         if (!(error instanceof RecordError)) throw error; // reading it reports it
+        look.problem ??= error.message;
       }
       yield sample;
     }
@@ -168,7 +169,7 @@ async function indexParquet(
   const groups: number[] = [];
   let largest = 0; // page, bytes
   const look = new RecordLook(spec.fields);
-  const { record, rows } = shapeOf(metadata, parquet);
+  const { record, rows } = shapeOf(spec.path, metadata, parquet);
   look.add(record, rows);
   const listed = async function* (): AsyncGenerator<object> {
     for await (const group of listGroups(file, parquet, metadata, options.signal)) {

@@ -6,7 +6,7 @@ import type { FileMetaData, SchemaTree } from "hyparquet";
 import type { RandomAccess } from "../../../model/io/bytes.ts";
 import { JanusError, messageOf } from "../../../engine/errors.ts";
 import { isObject } from "../../../model/io/unknown.ts";
-import { RecordError } from "../../data/errors.ts";
+import { RecordError, SourceError } from "../../data/errors.ts";
 import { fieldUse } from "./fields.ts";
 import type { RecordKind } from "./fields.ts";
 import { asyncBuffer, leavesOf, loadParquet, readFooter } from "./parquet_pages.ts";
@@ -47,9 +47,21 @@ function keep(key: string, window: Window): void {
   }
 }
 
-/** What the columns of a file say about its records: one record with the fields that have values, and how many rows have each. */
-export function shapeOf(metadata: FileMetaData, parquet: Parquet): { record: Record<string, unknown>; rows: number } {
+/**
+ * What the columns of a file say about its records: one record with the fields that have values, and how many rows have each. Throws `SourceError` for
+ * a file without rows, and for names that stand twice.
+ */
+export function shapeOf(
+  path: string,
+  metadata: FileMetaData,
+  parquet: Parquet,
+): { record: Record<string, unknown>; rows: number } {
   const leaves = leavesOf(parquet.parquetSchema(metadata));
+  const names = (leaves[0]?.[0]?.children ?? []).map(({ element }) => element.name);
+  const twice = names.find((name, i) => names.indexOf(name) !== i);
+  if (twice !== undefined)
+    throw new SourceError(`${path}: two columns have the name ${JSON.stringify(twice)}; rename one of them`);
+  if (metadata.num_rows === 0n) throw new SourceError(`${path} has no records`);
   const isUsed = leaves.map((_, c) =>
     metadata.row_groups.some(({ columns }) => {
       const meta = columns[c]?.meta_data;
@@ -200,7 +212,7 @@ export class ParquetReader {
       if (item instanceof Date) return item.toISOString();
       if (Array.isArray(item)) return item.map((one) => convert(one, false));
       if (!isObject(item)) return item ?? null;
-      const isImage = "bytes" in item && "path" in item;
+      const isImage = "bytes" in item;
       return Object.fromEntries(Object.entries(item).map(([name, one]) => [name, convert(one, isImage)]));
     };
     return convert(value, false);

@@ -60,6 +60,10 @@ export class RecordReader {
     const value = this.json[name];
     if (typeof value !== "string") return this.fail(`${name} must be a string, got ${shown(value)}`);
     if (value.trim() === "") return this.fail(`${name} is empty; write it or take the record out`);
+    if (INLINE.test(value))
+      return this.fail(
+        `${name} must be text in UTF-8, got bytes that are not; name another field, or write it in UTF-8`,
+      );
     return value;
   }
 

@@ -23,8 +23,8 @@ const isSpace = (byte: number): boolean => byte === 0x20 || (byte >= 0x09 && byt
 /** Finds the ends of records: is shown bytes in order and returns the index of the first one that ends a record, else −1. */
 interface Splitter {
   end(chunk: Uint8Array, from: number): number;
-  /** Throws `SourceError` if the file must not end here. */
-  finish(): void;
+  /** Throws `SourceError` if the file must not end here, in a record that begins at `line`. */
+  finish(line: number): void;
 }
 
 const lines: Splitter = { end: (chunk, from) => chunk.indexOf(NEWLINE, from), finish: () => undefined };
@@ -42,7 +42,12 @@ function nextState(state: CellState, byte: number, delimiter: number): CellState
 /** Line ends between quotes belong to a cell. */
 class CsvSplitter implements Splitter {
   delimiter = COMMA;
+  private readonly path: string;
   private state: CellState = "start";
+
+  constructor(path: string) {
+    this.path = path;
+  }
 
   end(chunk: Uint8Array, from: number): number {
     for (let i = from; i < chunk.length; i++) {
@@ -52,7 +57,12 @@ class CsvSplitter implements Splitter {
     return -1;
   }
 
-  finish(): void {}
+  finish(line: number): void {
+    if (this.state === "quoted")
+      throw new SourceError(
+        `${this.path}:${line}: a cell that begins with a quote does not end before the file does; close the quote, or put the cell between quotes with its own quotes doubled`,
+      );
+  }
 }
 
 /** The elements of one JSON list. The brackets and commas between them are no part of a record. */
@@ -115,7 +125,7 @@ class TextRecords {
     this.look.kind = kind;
     this.isListing = kind !== undefined;
     this.isCsv = format === "csv";
-    this.splitter = format === "csv" ? new CsvSplitter() : format === "json" ? new ListSplitter(path) : lines;
+    this.splitter = format === "csv" ? new CsvSplitter(path) : format === "json" ? new ListSplitter(path) : lines;
   }
 
   async push(chunk: Uint8Array): Promise<void> {
@@ -142,7 +152,7 @@ class TextRecords {
   }
 
   async finish(): Promise<void> {
-    this.splitter.finish();
+    this.splitter.finish(this.firstLine);
     await this.endRecord();
     await this.entries.flush();
   }

@@ -11,7 +11,7 @@ import { isBadSample } from "./loader.ts";
 import type { ScanOptions } from "./index_format.ts";
 
 /** Raised when records become other samples. */
-const VERSION = 2;
+const VERSION = 3;
 
 /** Sums over the records of a source. The numbers themselves stay in the file: sources have 100 million records. */
 export interface TokenCounts {

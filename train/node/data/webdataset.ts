@@ -41,6 +41,12 @@ function split(path: string): [key: string, extension: string] | null {
   return key === undefined ? null : [key, extension!.toLowerCase()];
 }
 
+/** A path as members are named: without its folder, the extension in lower case. */
+function memberName(path: string): string {
+  const name = path.replace(/^.*\//, "");
+  return split(name)?.join(".") ?? name;
+}
+
 const leavesFolder = (path: string): boolean =>
   path.startsWith("/") || /^[a-z]:/i.test(path) || path.split(/[/\\]/).includes("..");
 
@@ -163,7 +169,8 @@ export async function sampleRecord(
     if (extension === "json" || isImage(extension)) continue;
     const name = extension === "txt" ? "text" : extension === "cls" ? "prompt" : extension;
     const text = await textOf(member);
-    const value = extension === "cls" ? classOf(text, classes, fail) : text;
+    // Programs end text files with a line feed, which is not part of a caption.
+    const value = extension === "cls" ? classOf(text, classes, fail) : extension === "txt" ? text.trim() : text;
     json[isEmpty(json[name]) || json[name] === value ? name : besideName(extension, name)] = value;
   }
   if (names.length && !namesImages(json, fields)) Object.assign(json, names.length === 1 ? { image: names[0] } : { images: names }); // prettier-ignore
@@ -235,7 +242,7 @@ export class ShardReader {
       const bytes = await readMember(this.file, { offset, size, ...(sparse && { sparse }) });
       urls.set(member, `data:;base64,${Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString("base64")}`);
     }
-    const find = (name: string): Member | undefined => images.get(name) ?? images.get(name.replace(/^.*\//, ""));
+    const find = (name: string): Member | undefined => images.get(name) ?? images.get(memberName(name));
     return { json, images: (name) => urls.get(find(name)!) };
   }
 }
