@@ -63,7 +63,7 @@ function project(name: string, include: readonly string[], isolate: boolean): Te
       setupFiles,
       testTimeout: WATCHDOG_MS,
       hookTimeout: WATCHDOG_MS,
-      maxWorkers: 2,
+      maxWorkers: 3,
     },
   };
 }
@@ -91,7 +91,7 @@ class SlowFirst extends BaseSequencer {
 }
 
 // Forks, not worker threads: Dawn and the Vulkan drivers are not made to be loaded by several threads of one process.
-// Two workers: software Vulkan uses every core by itself, and more would only take memory.
+// Three workers on two cores: software Vulkan uses every core by itself, but not while a test computes in JavaScript or waits for a program.
 export default defineConfig({
   test: {
     pool: "forks",
