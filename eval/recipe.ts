@@ -180,7 +180,7 @@ export interface RecipeChanges {
   readonly files?: readonly string[];
   /** dtype of the weights, from the command line. */
   readonly dtype?: string;
-  /** Of mmvet, from a file. */
+  /** Prompt of mmvet's judge, from a file. */
   readonly judgePrompt?: string;
 }
 

@@ -55,3 +55,16 @@ export async function writeSameSamples(
     ],
   };
 }
+
+/** A header of a tar file of the old kind; its checksum is the sum of its bytes with spaces in that place. */
+export function tarHeader(path: string, size: number, type = "0"): Buffer {
+  const header = Buffer.alloc(512);
+  header.write(path);
+  header.write(`${size.toString(8).padStart(11, "0")}\0`, 124);
+  header.fill(" ", 148, 156);
+  header.write(type, 156);
+  header.write("ustar\0" + "00", 257);
+  const sum = header.reduce((total, byte) => total + byte, 0);
+  header.write(`${sum.toString(8).padStart(6, "0")}\0 `, 148);
+  return header;
+}

@@ -170,11 +170,11 @@ const fields = z.strictObject({
   /** Weights of the task losses in their sum (default: 1). */
   weights: z
     .strictObject({
-      /** Of the answers about images. */
+      /** Weight of the answers about images. */
       und: weight.default(1),
-      /** Of the texts. */
+      /** Weight of the texts. */
       text: weight.default(1),
-      /** Of the image codes. */
+      /** Weight of the image codes. */
       gen: weight.default(1),
     })
     .prefault({}),

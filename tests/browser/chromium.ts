@@ -1,5 +1,5 @@
 /** Builds the pages of the browser tests, serves them on this machine, and opens them in headless Chromium. */
-import { existsSync, readFileSync, statSync } from "node:fs";
+import { existsSync, readFileSync, readdirSync, statSync } from "node:fs";
 import { createServer } from "node:http";
 import type { Server, ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
@@ -7,7 +7,7 @@ import { extname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 import type { Browser, Page } from "playwright-core";
-import { send } from "../checkpoint/hub_server.ts";
+import { HubServer, send } from "../checkpoint/hub_server.ts";
 
 export const root = fileURLToPath(new URL("../..", import.meta.url));
 const TYPES: Readonly<Record<string, string>> = {
@@ -79,4 +79,31 @@ export async function openPage(browser: Browser, url: string, complaints: string
   await page.goto(url);
   await page.waitForFunction(() => document.title === "ready");
   return page;
+}
+
+export const shapesFolder = join(root, "examples", "shapes", "checkpoint");
+
+export interface HubPage {
+  readonly hub: HubServer;
+  readonly page: Page;
+  /** Where the page comes from. */
+  readonly url: string;
+  readonly stop: () => Promise<void>;
+}
+
+/** The page of jobs, and a hub with the files of `shapes`, some of them replaced or added. */
+export async function openHubPage(changes: Readonly<Record<string, Uint8Array>>): Promise<HubPage> {
+  const hub = await new HubServer().start();
+  for (const name of readdirSync(shapesFolder))
+    hub.files.set(name, new Uint8Array(readFileSync(join(shapesFolder, name))));
+  for (const [name, bytes] of Object.entries(changes)) hub.files.set(name, bytes);
+  const server = await serve({ "/": join(root, ".cache", "browser/") });
+  const browser = await launch();
+  const page = await openPage(browser, `${server.url}/`);
+  const stop = async (): Promise<void> => {
+    await browser.close();
+    await server.stop();
+    await hub.stop();
+  };
+  return { hub, page, url: server.url, stop };
 }

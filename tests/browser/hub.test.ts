@@ -1,36 +1,24 @@
 /** Models from the hub in a real browser: kept in its storage, resumed, checked, and refused before the weights are fetched. */
-import { readFileSync, readdirSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import type { Browser, Page } from "playwright-core";
-import { HubServer, breakOff } from "../checkpoint/hub_server.ts";
-import { launch, openPage, root, serve } from "./chromium.ts";
+import type { Page } from "playwright-core";
+import { breakOff } from "../checkpoint/hub_server.ts";
+import type { HubServer } from "../checkpoint/hub_server.ts";
+import { openHubPage } from "./chromium.ts";
+import type { HubPage } from "./chromium.ts";
 import type { PretrainedJob, PretrainedReport } from "./page/jobs.ts";
 
-const shapes = `${root}/examples/shapes/checkpoint`;
 const PART = 16 * 2 ** 20;
 const WEIGHTS = "model.safetensors";
 
 describe("models from the hub in a browser", () => {
-  let browser: Browser;
   let page: Page;
-  let server: Awaited<ReturnType<typeof serve>>;
   let hub: HubServer;
+  let opened: HubPage;
   beforeAll(async () => {
-    hub = await new HubServer().start();
-    for (const name of readdirSync(shapes)) hub.files.set(name, new Uint8Array(readFileSync(`${shapes}/${name}`)));
-    hub.files.set(
-      "notes.txt",
-      new Uint8Array(2.5 * PART).map((_, i) => i % 251),
-    );
-    server = await serve({ "/": `${root}/.cache/browser/` });
-    browser = await launch();
-    page = await openPage(browser, `${server.url}/`);
+    opened = await openHubPage({ "notes.txt": new Uint8Array(2.5 * PART).map((_, i) => i % 251) });
+    ({ page, hub } = opened);
   });
-  afterAll(async () => {
-    await browser?.close();
-    await server?.stop();
-    await hub?.stop();
-  });
+  afterAll(() => opened?.stop());
 
   const load = async (more: Partial<PretrainedJob["options"]> = {}, device: PretrainedJob["device"] = {}) => {
     hub.requests.length = 0;
@@ -64,9 +52,9 @@ describe("models from the hub in a browser", () => {
 
   it("names what the browser cannot store, and keeps nothing half-written", async () => {
     const session = await page.context().newCDPSession(page);
-    await session.send("Storage.overrideQuotaForOrigin", { origin: server.url, quotaSize: 1e6 });
+    await session.send("Storage.overrideQuotaForOrigin", { origin: opened.url, quotaSize: 1e6 });
     const { error, stored } = await load();
-    await session.send("Storage.overrideQuotaForOrigin", { origin: server.url });
+    await session.send("Storage.overrideQuotaForOrigin", { origin: opened.url });
     expect(error?.kind).toBe("StorageError");
     expect(error?.message).toMatch(/the browser must store "000000"; got: .*quota/i);
     expect(stored).toEqual([]);

@@ -1,22 +1,25 @@
 /** Host memory while a large checkpoint is fetched and loaded in a real browser: the tensors stream, whatever the size of the file. */
 import { readFileSync, readdirSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import type { Browser, Page } from "playwright-core";
+import type { Page } from "playwright-core";
 import { Device } from "../../index.ts";
 import { parseConfig } from "../../model/janus/config.ts";
 import { JanusForConditionalGeneration } from "../../model/janus/janus.ts";
 import { parseJsonObject } from "../../model/io/json.ts";
-import { HubServer } from "../checkpoint/hub_server.ts";
+import type { HubServer } from "../checkpoint/hub_server.ts";
 import { isLong } from "../long.ts";
-import { launch, openPage, root, serve } from "./chromium.ts";
+import { openHubPage, shapesFolder } from "./chromium.ts";
+import type { HubPage } from "./chromium.ts";
 import type { PretrainedJob, PretrainedReport } from "./page/jobs.ts";
 
-const shapes = `${root}/examples/shapes/checkpoint`;
 const MAX_HOST_MB = 300;
 
 /** The config of `shapes` with the widths and the vocabulary of the 1B model's language model, and four of its layers. */
 function wideConfig(): Uint8Array {
-  const json = JSON.parse(readFileSync(`${shapes}/config.json`, "utf8")) as Record<string, Record<string, unknown>>;
+  const json = JSON.parse(readFileSync(`${shapesFolder}/config.json`, "utf8")) as Record<
+    string,
+    Record<string, unknown>
+  >;
   Object.assign(json["text_config"]!, { hidden_size: 2048, intermediate_size: 5632, num_attention_heads: 16, num_key_value_heads: 16, head_dim: 128, vocab_size: 102_400 }); // prettier-ignore
   json["vision_config"]!["projection_dim"] = 2048;
   Object.assign(json["vq_config"]!, { projection_dim: 2048, image_token_embed_dim: 2048 });
@@ -79,25 +82,15 @@ function growth(before: ReadonlyMap<number, Process>, peaks: ReadonlyMap<number,
 }
 
 describe.runIf(isLong && process.platform === "linux")("a checkpoint of 1.3 GB", () => {
-  let browser: Browser;
   let page: Page;
-  let server: Awaited<ReturnType<typeof serve>>;
   let hub: HubServer;
+  let opened: HubPage;
   beforeAll(async () => {
-    hub = await new HubServer().start();
-    for (const name of readdirSync(shapes)) hub.files.set(name, new Uint8Array(readFileSync(`${shapes}/${name}`)));
     const config = wideConfig();
-    hub.files.set("config.json", config);
-    hub.files.set("model.safetensors", await randomWeights(config));
-    server = await serve({ "/": `${root}/.cache/browser/` });
-    browser = await launch();
-    page = await openPage(browser, `${server.url}/`);
+    opened = await openHubPage({ "config.json": config, "model.safetensors": await randomWeights(config) });
+    ({ page, hub } = opened);
   });
-  afterAll(async () => {
-    await browser?.close();
-    await server?.stop();
-    await hub?.stop();
-  });
+  afterAll(() => opened?.stop());
 
   it.each(["fetched", "stored"])("%s, takes less than 300 MB of the page's process", async (how) => {
     const before = residents();

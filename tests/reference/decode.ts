@@ -64,7 +64,7 @@ export interface Int8Rows {
   readonly bytes: Ref;
 }
 
-/** Of 32 values each: a scale of 1/127 of the largest, rounded up to bf16, and the nearest multiples; NaN if one is not finite. */
+/** Rounds groups of 32 values as a cache of int8 does: a scale of 1/127 of the largest, rounded up to bf16, and the nearest multiples; NaN if one is not finite. */
 export function int8Ref(x: Ref): Int8Rows {
   const d = x.shape.at(-1)!;
   const words = d / 4 + Math.ceil(d / 64);

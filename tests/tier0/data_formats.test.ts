@@ -16,7 +16,7 @@ import { indexSource, openIndex, requireKnownFields } from "../../train/node/dat
 import type { SourceIndex } from "../../train/node/data/index_file.ts";
 import { expandShards } from "../../train/node/data/shards.ts";
 import type { SourceSpec } from "../../train/node/data/sources.ts";
-import { dataFile as content, dataFileNames, dataRows } from "../data_files.ts";
+import { dataFile as content, dataFileNames, dataRows, tarHeader } from "../data_files.ts";
 import type { Row } from "../data_files.ts";
 import { isLong } from "../long.ts";
 import { messagesParquet } from "../parquet_file.ts";
@@ -79,20 +79,7 @@ type Members = readonly (readonly [path: string, content: string | Uint8Array, c
 function tar(...members: Members): Buffer {
   const parts = members.flatMap(([path, content, claim, type = "0"]) => {
     const bytes = Buffer.from(content);
-    const header = Buffer.alloc(512);
-    header.write(path);
-    header.write(`${(claim ?? bytes.length).toString(8).padStart(11, "0")}\0`, 124);
-    header.write(type, 156);
-    header.write("ustar\0" + "00", 257);
-    header.write("        ", 148);
-    header.write(
-      `${header
-        .reduce((sum, byte) => sum + byte, 0)
-        .toString(8)
-        .padStart(6, "0")}\0 `,
-      148,
-    );
-    return [header, bytes, Buffer.alloc((512 - (bytes.length % 512)) % 512)];
+    return [tarHeader(path, claim ?? bytes.length, type), bytes, Buffer.alloc((512 - (bytes.length % 512)) % 512)];
   });
   return Buffer.concat([...parts, Buffer.alloc(1024)]);
 }

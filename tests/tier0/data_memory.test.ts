@@ -5,32 +5,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, expect, it } from "vitest";
 import { isLong } from "../long.ts";
+import { tarHeader } from "../data_files.ts";
 
 const home = mkdtempSync(join(tmpdir(), "janus-memory-"));
 afterAll(() => rmSync(home, { recursive: true, force: true }));
 
 const MB = 2 ** 20;
 const PART = 4 * MB;
-
-/** A tar header of a file of zeros; its checksum is the sum of its bytes with spaces in that place. */
-function tarHeader(name: string, size: number): Buffer {
-  const header = Buffer.alloc(512);
-  header.write(name, 0);
-  header.write("0000644\0", 100);
-  header.write(`${size.toString(8).padStart(11, "0")}\0`, 124);
-  header.write(`${"0".repeat(11)}\0`, 136);
-  header.fill(" ", 148, 156);
-  header.write("0", 156);
-  header.write("ustar\x0000", 257, "latin1");
-  header.write(
-    `${header
-      .reduce((sum, byte) => sum + byte, 0)
-      .toString(8)
-      .padStart(6, "0")}\0 `,
-    148,
-  );
-  return header;
-}
 
 /** Makes a file of about `megabytes`: samples with one image of 4 MB of zeros, which take no room on the disk. */
 function tarFile(megabytes: number): string {

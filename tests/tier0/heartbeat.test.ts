@@ -45,3 +45,15 @@ it("a process whose GPU does not answer sends no beats until it does", async () 
   ticks(heartbeat, 3);
   expect(sent()).toBe(5);
 });
+
+it("a probe that fails at once, as of a lost device, does not stop the beats", async () => {
+  const { heartbeat, sent } = ring();
+  heartbeat.watch(() => {
+    throw new Error("the device is lost");
+  });
+  for (let i = 0; i < 3; i++) {
+    heartbeat.tick();
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  expect(sent()).toBe(3);
+});

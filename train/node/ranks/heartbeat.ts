@@ -67,8 +67,11 @@ export class Heartbeat {
   private async startProbe(): Promise<void> {
     if (!this.probe) return;
     this.isProbing = true;
-    // A device that is lost is reported by what uses it.
-    await this.probe().catch(() => undefined);
+    try {
+      await this.probe();
+    } catch {
+      // A device that is lost is reported by what uses it.
+    }
     this.isProbing = false;
   }
 }
