@@ -51,7 +51,7 @@ export function limited({ items, bad, otherSplits }: Items, limit: number | null
   const groups = new Set<string>();
   for (const { id, group } of items) if (groups.size < limit) groups.add(group ?? id);
   const kept = items.filter(({ id, group }) => groups.has(group ?? id));
-  const last = Math.max(...kept.map(({ at }) => at));
+  const last = kept.reduce((most, { at }) => Math.max(most, at), 0);
   return { items: kept, bad: bad.filter(({ at }) => at < last), otherSplits };
 }
 
