@@ -1,11 +1,13 @@
-// dst[strided] = src[strided], one 32-bit word an invocation; shape, strides and offsets count words. Up to 8 dimensions, last first. Grid: flat over ceil(words / WORKGROUP) workgroups, folded.
+// dst[strided] = src[strided], one unit an invocation: a 32-bit word or four (library u32); all counts are of units. Up to 8 dimensions, last first. Grid: flat over
+// ceil(count / WORKGROUP) workgroups, folded.
 //#use grid
+//#use u32x1 as w
 const WORKGROUP = 64u; // invocations
+const RANK = 1u; // dimensions, 1 to 8
 struct Params {
-  words: u32,
-  src: u32, // word of src at index 0
-  dst: u32, // word of dst at index 0
-  rank: u32, // dimensions
+  count: u32,
+  src: u32, // unit of src at index 0
+  dst: u32, // unit of dst at index 0
   shape0: vec4u, // sizes of the last four dimensions, last first
   shape1: vec4u, // and of the four before
   src0: vec4u, // strides, likewise
@@ -13,25 +15,31 @@ struct Params {
   dst0: vec4u,
   dst1: vec4u,
 }
-@group(0) @binding(0) var<storage, read> src: array<u32>;
-@group(0) @binding(1) var<storage, read_write> dst: array<u32>;
+@group(0) @binding(0) var<storage, read> src: array<Pack_w>;
+@group(0) @binding(1) var<storage, read_write> dst: array<Pack_w>;
 @group(0) @binding(2) var<uniform> params: Params;
+
+// Size of dimension d; strides of src and dst along it.
+fn size(d: u32) -> u32 {
+  if (d < 4u) { return params.shape0[d & 3u]; }
+  return params.shape1[d & 3u];
+}
+fn strides(d: u32) -> vec2u {
+  if (d < 4u) { return vec2u(params.src0[d & 3u], params.dst0[d & 3u]); }
+  return vec2u(params.src1[d & 3u], params.dst1[d & 3u]);
+}
 
 @compute @workgroup_size(WORKGROUP)
 fn copy(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
   let index = flat_group(group, groups) * WORKGROUP + lane;
-  if (index >= params.words) { return; }
+  if (index >= params.count) { return; }
   var rest = index;
   var at = vec2u(params.src, params.dst);
-  for (var d = 0u; d < params.rank; d++) {
-    let size = select(params.shape1[d & 3u], params.shape0[d & 3u], d < 4u);
-    let i = rest % size;
-    rest = rest / size;
-    if (d < 4u) {
-      at += i * vec2u(params.src0[d & 3u], params.dst0[d & 3u]);
-    } else {
-      at += i * vec2u(params.src1[d & 3u], params.dst1[d & 3u]);
-    }
+  for (var d = 0u; d < RANK - 1u; d++) { //#unroll
+    let outer = rest / size(d);
+    at += (rest - outer * size(d)) * strides(d);
+    rest = outer;
   }
+  at += rest * strides(RANK - 1u);
   dst[at.y] = src[at.x];
 }

@@ -1,7 +1,7 @@
-/** The copy between two views, word by word, in parts that fit a binding: below `copyInto` and the strided path of `map`. */
+/** The copy between two views, in words or granules of four words, in parts that fit a binding: below `copyInto` and the strided path of `map`. */
 import { ArgumentError, DTYPES, ShapeError, grid1d, kernel, launch, sizeOf } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
-import { grid } from "./libraries.ts";
+import { grid, u32, u32x1 } from "./libraries.ts";
 import { collapse } from "./collapse.ts";
 
 const copy = kernel(
@@ -9,10 +9,9 @@ const copy = kernel(
   new URL("./copy.wgsl", import.meta.url),
   { src: "read", dst: "write" },
   {
-    words: "u32",
+    count: "u32",
     src: "u32",
     dst: "u32",
-    rank: "u32",
     shape0: "vec4u",
     shape1: "vec4u",
     src0: "vec4u",
@@ -20,10 +19,10 @@ const copy = kernel(
     dst0: "vec4u",
     dst1: "vec4u",
   },
-  [grid],
+  [grid, u32x1, u32],
 );
 
-/** Shape, strides and offset of a view counted in words; null if its rows are not whole words. */
+/** Shape, strides and offset of a view counted in units of `per` elements; null if its rows are not whole units. */
 export function wordView(t: Tensor, per: number): { shape: number[]; strides: number[]; offset: number } | null {
   const last = t.rank - 1;
   if (per === 1) return { shape: [...t.shape], strides: [...t.strides], offset: t.offset };
@@ -37,13 +36,19 @@ export function wordView(t: Tensor, per: number): { shape: number[]; strides: nu
   };
 }
 
+/** True if views of one dtype consist of rows of whole granules of four words. */
+export function inFours(...views: readonly Tensor[]): boolean {
+  return views.every((t) => wordView(t, 128 / DTYPES[t.dtype].bits) !== null);
+}
+
 /** dst = src, in place: views of one shape and dtype in different storages, whose rows are whole 32-bit words (`wordView` is not null). */
 export function copyWords(dst: Tensor, src: Tensor): void {
   if (dst.strides.some((s, d) => s === 0 && dst.shape[d]! > 1))
     throw new ArgumentError(
       `copyInto: the destination must not be expanded, so that no elements share memory; got ${dst}. Write to the tensor that was expanded.`,
     );
-  const per = 32 / DTYPES[dst.dtype].bits;
+  const words = inFours(dst, src) ? 4 : 1; // in a unit, in which all below is counted
+  const per = (words * 32) / DTYPES[dst.dtype].bits;
   const [to, from] = [wordView(dst, per), wordView(src, per)];
   if (!to || !from)
     throw new ShapeError(
@@ -56,6 +61,7 @@ export function copyWords(dst: Tensor, src: Tensor): void {
     );
   const limit = dst.device.limits.maxStorageBufferBindingSize;
   const align = dst.device.limits.minStorageBufferOffsetAlignment / 4;
+  const step = Math.max(1, align / words); // units from one place where a binding may begin to the next
 
   const part = (shape: readonly number[], dstAt: number, srcAt: number): void => {
     const reach = (strides: readonly number[]): number =>
@@ -63,8 +69,8 @@ export function copyWords(dst: Tensor, src: Tensor): void {
     const [dstStrides, srcStrides] = joined.strides as [number[], number[]];
     const d = shape.findIndex((n) => n > 1);
     if (
-      (d >= 0 && (reach(dstStrides) + align + 4) * 4 > limit - 16) ||
-      (d >= 0 && (reach(srcStrides) + align + 4) * 4 > limit - 16)
+      (d >= 0 && (reach(dstStrides) * words + align + 4) * 4 > limit - 16) ||
+      (d >= 0 && (reach(srcStrides) * words + align + 4) * 4 > limit - 16)
     ) {
       const head = Math.ceil(shape[d]! / 2);
       part(shape.with(d, head), dstAt, srcAt);
@@ -76,11 +82,11 @@ export function copyWords(dst: Tensor, src: Tensor): void {
       at: number,
       strides: readonly number[],
     ): { bound: { of: Tensor; start: number; elements: number }; inside: number } => {
-      const first = Math.floor(at / align) * align;
-      const words = t.strided([t.storage.bytes / 4], [1], 0);
-      // Counted in words for every dtype: a flat view of the storage with `per` elements per word.
+      const first = Math.floor(at / step) * step;
+      const flat = t.strided([t.storage.bytes / 4], [1], 0);
+      // For every dtype: a flat view of the storage with `per` elements in a unit.
       return {
-        bound: { of: words, start: first * per, elements: (at - first + reach(strides)) * per },
+        bound: { of: flat, start: first * per, elements: (at - first + reach(strides)) * per },
         inside: at - first,
       };
     };
@@ -93,14 +99,15 @@ export function copyWords(dst: Tensor, src: Tensor): void {
     const [shape0, shape1] = pair(shape, 1);
     const [src0, src1] = pair(srcStrides, 0);
     const [dst0, dst1] = pair(dstStrides, 0);
-    const words = sizeOf(shape);
+    const count = sizeOf(shape);
     launch(copy, {
+      use: { w: words === 4 ? u32 : u32x1 },
+      constants: { RANK: Math.max(1, shape.length) },
       buffers: { src: srcWindow.bound, dst: dstWindow.bound },
       params: {
-        words,
+        count,
         src: srcWindow.inside,
         dst: dstWindow.inside,
-        rank: shape.length,
         shape0,
         shape1,
         src0,
@@ -108,8 +115,8 @@ export function copyWords(dst: Tensor, src: Tensor): void {
         dst0,
         dst1,
       },
-      grid: grid1d(Math.ceil(words / 64)),
-      cost: { flops: 0, bytes: words * 8 },
+      grid: grid1d(Math.ceil(count / 64)),
+      cost: { flops: 0, bytes: count * words * 8 },
     });
     dstWindow.bound.of.dispose();
     srcWindow.bound.of.dispose();

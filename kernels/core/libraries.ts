@@ -23,7 +23,9 @@ export const f32x1 = library("f32x1", new URL("./lib/f32x1.wgsl", import.meta.ur
 const f16 = library("f16", new URL("./lib/f16.wgsl", import.meta.url), [finite]);
 const bf16 = library("bf16", new URL("./lib/bf16.wgsl", import.meta.url), [finite]);
 const i32 = library("i32", new URL("./lib/i32.wgsl", import.meta.url), [finite]);
-const u32 = library("u32", new URL("./lib/u32.wgsl", import.meta.url), [finite]);
+/** One 32-bit word per granule. */
+export const u32x1 = library("u32x1", new URL("./lib/u32x1.wgsl", import.meta.url));
+export const u32 = library("u32", new URL("./lib/u32.wgsl", import.meta.url), [finite]);
 const u8 = library("u8", new URL("./lib/u8.wgsl", import.meta.url), [finite]);
 
 /** Libraries that nearly every kernel includes: the storage of each dtype, and the folded grid. */

@@ -21,7 +21,7 @@ import {
 } from "../../engine/index.ts";
 import type { DType, Library, Shape, Tensor } from "../../engine/index.ts";
 import { collapse } from "./collapse.ts";
-import { copyWords } from "./copy_words.ts";
+import { copyWords, inFours } from "./copy_words.ts";
 import { fusionRule } from "./fuse.ts";
 import { standard } from "./libraries.ts";
 import { windowsOf } from "./windows.ts";
@@ -139,7 +139,8 @@ export function map(formula: Expression, inputs: readonly Tensor[], options: Map
     }
     return y;
   }
-  mapStrided(use, operands, y, scalars, cost);
+  if (formula === copy && y.dtype === a!.dtype && sameShape(y.shape, a!.shape) && inFours(y, a!)) copyWords(y, a!);
+  else mapStrided(use, operands, y, scalars, cost);
   return y;
 }
 

@@ -12,7 +12,7 @@
 //#use lanes_none as s
 const WORKGROUP = 64u; // invocations
 const LANES = 1u; // 1, or the subgroup size
-const ROWS = 8u; // 4, 8 or 16; also 1 or 2 if A lies [M, K]
+const ROWS = 8u; // 4, 8, 16, 24 or 32, a multiple of LANES if above it; also 1 or 2 if A lies [M, K]
 const TRANS_A = false;
 const TRANS_B = false;
 const QUADS = max(1u, ROWS / 4u);

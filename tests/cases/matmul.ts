@@ -78,7 +78,10 @@ const plain = shapes.flatMap(({ a, b, note, windows, full, large }) =>
     windows: windows ?? false,
     variants:
       dtype === "f32"
-        ? [...(full ? all : []), ...(large ? variants("tiled-128", "tiled-128x64", "tiled-64x128") : [])]
+        ? [
+            ...(full ? all : []),
+            ...(large ? variants("register-lanes-tall", "tiled-128", "tiled-128x64", "tiled-64x128") : []),
+          ]
         : [],
   })),
 );
@@ -105,7 +108,10 @@ const transposed = lies.slice(1).flatMap((l, place) =>
     run: ([x, y]) => F.matmul(turn(x!, l.a), turn(y!, l.b)),
     reference: ([x, y]) => matmulRef(l.a ? transposedRef(x!) : x!, l.b ? transposedRef(y!) : y!),
     terms: 72,
-    variants: row === 0 || row === 4 ? all : [...turns(row + place), ...turns(row + place + 3)],
+    variants:
+      row === 0 || row === 4
+        ? [...all, ...variants("register-lanes-tall")]
+        : [...turns(row + place), ...turns(row + place + 3)],
   })),
 );
 
