@@ -38,16 +38,15 @@ export interface ModelFlags extends HubFlags {
   readonly verbose?: boolean;
 }
 
-/** Options of a command that runs the language model, which has a cache. */
-export const addModelOptions = (command: Command): Command => addWeightOptions(command).addOption(kvCacheOption());
+/** Options of a command that runs the language model, which can be quantised, can have adapters, and has a cache. */
+export const addModelOptions = (command: Command): Command =>
+  addWeightOptions(command).addOption(quantizeOption()).addOption(loraOption()).addOption(kvCacheOption());
 
 /** Options of a command that loads a model. */
 export function addWeightOptions(command: Command): Command {
   return addHubOptions(command)
     .addOption(new Option("--model <model>", MODEL_ARGUMENT).env("JANUS_MODEL").default(DEFAULT_MODEL))
     .addOption(dtypeOption())
-    .addOption(quantizeOption())
-    .addOption(loraOption())
     .addOption(adapterOption())
     .option("--verbose", "print which generation settings come from the model's files");
 }
