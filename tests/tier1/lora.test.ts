@@ -10,8 +10,6 @@ import type { Tensor } from "../../index.ts";
 import { generateText } from "../../model/generate.ts";
 import type { FileSource } from "../../model/io/bytes.ts";
 import { castFloats } from "../../model/io/cast.ts";
-import type { FloatDType } from "../../model/io/cast.ts";
-import { encodeSafetensors } from "../../model/io/safetensors.ts";
 import { LiveText } from "../../model/live_text.ts";
 import { dequantizeRows, quantizeRows } from "../../model/io/quantize.ts";
 import { loadAdapter, reloadAdapter, saveAdapter } from "../../model/janus/adapters.ts";
@@ -31,6 +29,7 @@ import { Trainer } from "../../train/trainer.ts";
 import { Golden } from "../../verify/file.ts";
 import { GoldenInputs } from "../../verify/inputs.ts";
 import { goldenBatches } from "../../verify/train_batch.ts";
+import { adapterFiles } from "../adapter_files.ts";
 import { memorySink, sourceOfFiles, tinyFolder } from "../checkpoint/tiny.ts";
 import { hasFixtures } from "../fixtures.ts";
 import { isLong } from "../long.ts";
@@ -170,24 +169,6 @@ it("an adapter survives its files bit for bit, and fits no other model", async (
     await rm(home, { recursive: true });
   }
 });
-
-/** The files of an adapter of one layer, f32 or another dtype. */
-async function adapterFiles(
-  tensors: readonly (readonly [path: string, a: Float32Array, b: Float32Array])[],
-  {
-    width,
-    dtype = "f32",
-    ...config
-  }: Readonly<Record<string, unknown>> & { readonly width: number; readonly dtype?: FloatDType },
-): Promise<FileSource> {
-  const stored = ([path, a, b]: (typeof tensors)[number]): [string, readonly number[], Float32Array][] => [
-    [`base_model.model.${path}.lora_A.weight`, [a.length / width, width], a],
-    [`base_model.model.${path}.lora_B.weight`, [width, b.length / width], b],
-  ];
-  const file = encodeSafetensors(tensors.flatMap(stored).map(([name, shape, data]) => ({ name, dtype, shape, data: castFloats(new Uint8Array(data.buffer), "f32", dtype, name).slice() }))); // prettier-ignore
-  const json = { peft_type: "LORA", r: 2, lora_alpha: 4, bias: "none", ...config };
-  return sourceOfFiles(new Map([["adapter_config.json", new TextEncoder().encode(JSON.stringify(json))], ["adapter_model.safetensors", file]])); // prettier-ignore
-}
 
 describe("adapters of one layer from files", () => {
   const PATH = "model.language_model.layers.0.self_attn.q_proj";
