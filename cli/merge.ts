@@ -8,6 +8,7 @@ import { formatBytes, indent, table } from "./format.ts";
 import { MODEL_ARGUMENT, addHubOptions, resolveModel } from "./model_folder.ts";
 import type { HubFlags } from "./model_folder.ts";
 import { adapterOption, dtypeOption, loraOption } from "./options.ts";
+import { checkAdapters } from "./session.ts";
 import type { LoraFlag } from "./options.ts";
 
 interface MergeFlags extends HubFlags {
@@ -42,10 +43,11 @@ async function merge(name: string, to: string, flags: MergeFlags, context: Conte
   const { folderSource, requireNewFolder, writeFolderAtomic } = await import("../model/node/files.ts");
   const { readAdapter } = await import("../model/io/peft.ts");
   await requireNewFolder(to);
-  for (const { folder } of adapters) await readAdapter(folderSource(folder));
+  for (const { folder } of adapters) await readAdapter(folderSource(folder)); // before a model is fetched
   const { loadMerged } = await import("../model/janus/merge.ts");
   const { planSave, saveModel } = await import("../model/janus/save.ts");
   const folder = await resolveModel(name, context, flags);
+  await checkAdapters(adapters, [name, folder], context);
   const device = await openDevice(flags.adapter, context);
   try {
     using progress = out.progress("bytes");

@@ -1,6 +1,6 @@
 /** Common parts of the commands that run a model: flags, opening the device and the model, and paths of images. */
 import { access, constants, mkdir, stat } from "node:fs/promises";
-import { join } from "node:path";
+import { basename, join, resolve } from "node:path";
 import { Option } from "commander";
 import type { Command } from "commander";
 import type { CacheDType } from "../kernels/attention/cache_format.ts";
@@ -38,16 +38,15 @@ export interface ModelFlags extends HubFlags {
   readonly verbose?: boolean;
 }
 
-/** Options of a command that runs the language model, which has a cache. */
-export const addModelOptions = (command: Command): Command => addWeightOptions(command).addOption(kvCacheOption());
+/** Options of a command that runs the language model, which can be quantised, can have adapters, and has a cache. */
+export const addModelOptions = (command: Command): Command =>
+  addWeightOptions(command).addOption(quantizeOption()).addOption(loraOption()).addOption(kvCacheOption());
 
 /** Options of a command that loads a model. */
 export function addWeightOptions(command: Command): Command {
   return addHubOptions(command)
     .addOption(new Option("--model <model>", MODEL_ARGUMENT).env("JANUS_MODEL").default(DEFAULT_MODEL))
     .addOption(dtypeOption())
-    .addOption(quantizeOption())
-    .addOption(loraOption())
     .addOption(adapterOption())
     .option("--verbose", "print which generation settings come from the model's files");
 }
@@ -117,7 +116,7 @@ export async function openJanus(
   const { checkReady, Janus } = await import("../model/janus/node/janus.ts");
   const { describeGeneration } = await import("../model/janus/processor.ts");
   const ready = await checkReady(folder);
-  await checkAdapters(flags.lora ?? []);
+  await checkAdapters(flags.lora ?? [], [flags.model, folder], context);
   check(ready); // what can be wrong with the folder is said before the device is opened
   if (flags.verbose) for (const line of describeGeneration(ready.processor)) context.out.note(line);
   const device = await openDevice(flags.adapter, context);
@@ -146,11 +145,20 @@ export async function openJanus(
   }
 }
 
-/** Throws for adapters that cannot be read. */
-async function checkAdapters(adapters: readonly LoraFlag[]): Promise<void> {
+/** Throws for adapters that cannot be read, and warns of those that name another model: what they change is then not what they were trained to. */
+export async function checkAdapters(
+  adapters: readonly LoraFlag[],
+  models: readonly [name: string, folder: string],
+  { out }: Context,
+): Promise<void> {
   const { readAdapter } = await import("../model/io/peft.ts");
   const { folderSource } = await import("../model/node/files.ts");
-  for (const { folder } of adapters) await readAdapter(folderSource(folder));
+  const nameOf = (path: string): string => basename(resolve(path)).toLowerCase();
+  for (const { folder } of adapters) {
+    const { base } = (await readAdapter(folderSource(folder))).config;
+    if (base !== null && !models.map(nameOf).includes(nameOf(base)))
+      out.warn(`${folder} says that it was trained on ${base}; the model is ${models[0]}`);
+  }
 }
 
 /** A prompt as the beginning of a file name. */

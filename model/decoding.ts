@@ -9,6 +9,7 @@ import type { CacheDType } from "../kernels/index.ts";
 import { embedMixed } from "./causal.ts";
 import type { CausalModel, PromptRow } from "./causal.ts";
 import { KvCache } from "./llama.ts";
+import { adapterChanges } from "./nn/lora.ts";
 
 export interface DecodingOptions {
   /** Dtype of keys and values (default: that of the model, f32 if it was loaded without one). bf16, f16 and int8 need less memory and are less precise. */
@@ -112,6 +113,30 @@ export function prefillPrefix(
   });
 }
 
+/** Captured steps by key. A change of adapters drops them: they compute with the ones that were there. */
+export class CapturedSteps<Key> {
+  private readonly steps = new Map<Key, Captured<null>>();
+  private adapters = adapterChanges();
+
+  /** Replays the step of `key`, or runs and captures it if it is the first. */
+  async run(
+    key: Key,
+    step: () => null,
+    options: { readonly device: Device; readonly verify?: boolean },
+  ): Promise<void> {
+    if (this.adapters !== adapterChanges()) this.dispose();
+    const known = this.steps.get(key);
+    if (known) known.replay();
+    else this.steps.set(key, await capture(step, options));
+  }
+
+  dispose(): void {
+    for (const step of this.steps.values()) step.dispose();
+    this.steps.clear();
+    this.adapters = adapterChanges();
+  }
+}
+
 /** In u32, which wraps around. */
 const MINUS_ONE = 2 ** 32 - 1;
 
@@ -130,7 +155,7 @@ export class TokenDecoder {
   /** u32: the lengths of the cache, then the position: one launch advances them. */
   private readonly counters: Tensor;
   private readonly options: DecodingOptions;
-  private captured: Captured<Tensor> | null = null;
+  private captured: { readonly step: Captured<Tensor>; readonly adapters: number } | null = null;
 
   private constructor(
     model: CausalModel,
@@ -197,14 +222,13 @@ export class TokenDecoder {
 
   /** Feeds the last tokens and samples the next ones. Returns once the work is enqueued on the device. */
   async next(): Promise<void> {
-    if (this.captured) return this.captured.replay();
-    await this.first();
+    await this.several(1);
   }
 
-  /** `next`, up to `most` times in one submit. Returns how many; the first step and eager ones come alone. */
+  /** `next`, up to `most` times in one submit. Returns how many; the first step, the first after a change of adapters, and eager ones come alone. */
   async several(most: number): Promise<number> {
-    if (!this.captured) return this.first().then(() => 1);
-    this.captured.replay(most);
+    if (this.captured?.adapters !== adapterChanges()) return this.first().then(() => 1);
+    this.captured.step.replay(most);
     return most;
   }
 
@@ -213,9 +237,11 @@ export class TokenDecoder {
     if (this.options.eager) this.hidden = this.feed().keep();
     else {
       const { device, options } = this;
-      const captured = await capture(() => this.feed(), { device, verify: options.verify ?? false });
-      this.captured = captured;
-      this.hidden = captured.result;
+      const [old, adapters] = [this.captured, adapterChanges()];
+      const step = await capture(() => this.feed(), { device, verify: options.verify ?? false });
+      this.captured = { step, adapters };
+      this.hidden = step.result;
+      old?.step.dispose();
     }
     before.dispose();
   }
@@ -252,7 +278,7 @@ export class TokenDecoder {
   }
 
   dispose(): void {
-    this.captured?.dispose();
+    this.captured?.step.dispose();
     this.head.dispose();
     this.cache.dispose();
     for (const t of [this.tokens, this.hidden]) t.dispose();

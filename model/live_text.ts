@@ -2,11 +2,11 @@
  * Text in rows that join and leave between tokens: answers to several people from one step of the model. A row computes the same bits
  * whatever the other rows are, so each answer is the one that `generateText` gives alone.
  */
-import { ArgumentError, Generator, capture, construct, noGrad, scope, tensor } from "../engine/index.ts";
-import type { Captured, Tensor } from "../engine/index.ts";
+import { ArgumentError, Generator, construct, noGrad, scope, tensor } from "../engine/index.ts";
+import type { Tensor } from "../engine/index.ts";
 import { arange, full, rowSettings, sampleTokens } from "../kernels/index.ts";
 import type { CausalModel, PromptRow } from "./causal.ts";
-import { cacheFor, embedRow } from "./decoding.ts";
+import { CapturedSteps, cacheFor, embedRow } from "./decoding.ts";
 import type { DecodingOptions } from "./decoding.ts";
 import { LogitRules } from "./logit_rules.ts";
 import type { TextOptions } from "./generate.ts";
@@ -86,7 +86,7 @@ export class LiveText {
   /** u32 [rows]: tokens that the last step sampled. */
   private readonly sampled: Tensor;
   private readonly slots: (Row | null)[];
-  private readonly captures = new Map<string, Captured<null>>();
+  private readonly captures = new CapturedSteps<string>();
 
   /** Throws `ArgumentError` for settings out of range, `OutOfMemoryError` if the cache does not fit. */
   constructor(model: CausalModel, options: LiveTextOptions) {
@@ -209,8 +209,8 @@ export class LiveText {
 
   dispose(): void {
     for (const row of this.slots) if (row) this.leave(row);
-    for (const captured of this.captures.values()) captured.dispose();
-    for (const part of [this.cache, this.rules, this.generator, this.control, this.sampled]) part.dispose();
+    for (const part of [this.captures, this.cache, this.rules, this.generator, this.control, this.sampled])
+      part.dispose();
   }
 
   private freeSlot(): number {
@@ -300,12 +300,9 @@ export class LiveText {
   }
 
   private async run(rows: number, draws: Draws): Promise<void> {
-    const key = `${rows} ${draws}`;
-    const known = this.captures.get(key);
-    if (known) return known.replay();
     const step = (): null => this.feed(rows, draws);
     if (this.options.eager) step();
-    else this.captures.set(key, await capture(step, { device: this.model.device }));
+    else await this.captures.run(`${rows} ${draws}`, step, { device: this.model.device });
   }
 
   /** A step of the first `rows` slots. */

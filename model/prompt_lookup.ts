@@ -2,11 +2,11 @@
  * Greedy text by prompt lookup (Saxena 2023): what followed the last tokens where they stood before, in the prompt or the answer, is a draft of the
  * next ones, and one step of the model checks it. A row of a step has the bits that it has alone, so the tokens are those of one step each.
  */
-import { ArgumentError, capture, construct, noGrad, scope, shown } from "../engine/index.ts";
-import type { Captured, Tensor } from "../engine/index.ts";
+import { ArgumentError, construct, noGrad, scope, shown } from "../engine/index.ts";
+import type { Tensor } from "../engine/index.ts";
 import { copyInto, full, sampleTokens } from "../kernels/index.ts";
 import type { CausalModel, PromptRow } from "./causal.ts";
-import { cacheFor, isFlagged, notFiniteError, runPrompt } from "./decoding.ts";
+import { CapturedSteps, cacheFor, isFlagged, notFiniteError, runPrompt } from "./decoding.ts";
 import type { DecodingOptions } from "./decoding.ts";
 import type { KvCache } from "./llama.ts";
 import { LogitRules } from "./logit_rules.ts";
@@ -91,7 +91,7 @@ class LookupDecoder {
   private readonly control: Tensor;
   /** u32: the token behind each token of the last step. */
   private readonly sampled: Tensor;
-  private readonly captures = new Map<number, Captured<null>>();
+  private readonly captures = new CapturedSteps<number>();
   /** Hidden states of the last step, in the first of [1, tokens, hidden]. */
   private readonly hidden: Tensor;
 
@@ -123,14 +123,10 @@ class LookupDecoder {
     words[PART] = length;
     words.set(tokens.map((_, i) => length + i), 2 * PART); // prettier-ignore
     this.control.writeBytes(new Uint8Array(words.buffer));
-    const known = this.captures.get(count);
     const step = (): null => this.feed(count);
-    if (known) known.replay();
-    else if (this.options.eager) step();
-    else {
-      const options = { device: this.model.device, verify: this.options.verify ?? false };
-      this.captures.set(count, await capture(step, options));
-    }
+    const options = { device: this.model.device, verify: this.options.verify ?? false };
+    if (this.options.eager) step();
+    else await this.captures.run(count, step, options);
     return this.tokens(count);
   }
 
@@ -141,8 +137,7 @@ class LookupDecoder {
   }
 
   dispose(): void {
-    for (const captured of this.captures.values()) captured.dispose();
-    for (const part of [this.cache, this.rules, this.control, this.sampled, this.hidden]) part.dispose();
+    for (const part of [this.captures, this.cache, this.rules, this.control, this.sampled, this.hidden]) part.dispose();
   }
 
   /** The step that is captured. */

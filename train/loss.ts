@@ -7,6 +7,8 @@ import { noGrad, scope, tensor } from "../engine/index.ts";
 import type { Device, Tensor } from "../engine/index.ts";
 import { crossEntropy, indexSelect, linearCrossEntropy, where } from "../kernels/index.ts";
 import type { JanusForConditionalGeneration } from "../model/janus/janus.ts";
+import { LoraLinear } from "../model/nn/lora.ts";
+import type { AnyModule } from "../model/nn/module.ts";
 import { TASKS } from "./samples.ts";
 import type { PackedRows, Task } from "./samples.ts";
 
@@ -71,6 +73,9 @@ export const taskLosses = (
   reduction: "sum" | "none" = "sum",
 ): TaskLosses => scope(() => lossesOf(model, hiddenStates(model, rows, imageSize), rows, reduction));
 
+/** True for a layer whose weight is not all that it computes with. */
+const hasAdapters = (layer: AnyModule): boolean => layer instanceof LoraLinear;
+
 /** `taskLosses` from the hidden states of the rows [B, T, hidden]. */
 export function lossesOf(
   model: JanusForConditionalGeneration,
@@ -90,7 +95,9 @@ export function lossesOf(
       losses[task] =
         task === "gen"
           ? crossEntropy(model.codeLogits(trained), upload(to), { reduction })
-          : linearCrossEntropy(trained, model.lm_head.weight, upload(to), { reduction });
+          : hasAdapters(model.lm_head)
+            ? crossEntropy(model.logits(trained), upload(to), { reduction })
+            : linearCrossEntropy(trained, model.lm_head.weight, upload(to), { reduction });
     }
     return losses;
   });

@@ -9,6 +9,7 @@ import { stack, zeros } from "../kernels/index.ts";
 import { imageTokens } from "../model/janus/config.ts";
 import type { JanusConfig } from "../model/janus/config.ts";
 import type { JanusForConditionalGeneration } from "../model/janus/janus.ts";
+import { adapterNames } from "../model/nn/lora.ts";
 import type { Parameter } from "../model/nn/module.ts";
 import { checkConfig, learningRate } from "./config.ts";
 import type { TrainConfig } from "./config.ts";
@@ -126,6 +127,9 @@ export class Trainer {
     this.config = config = checkConfig(config, "Trainer");
     if (!config.lora) model.requireUnquantized("Trainer");
     model.requireWhole("Trainer");
+    const adapters = adapterNames(model);
+    if (adapters.length)
+      throw new ArgumentError(`Trainer: the model must have no adapters, which checkpoints would lack; got ${adapters.join(", ")}. Merge or remove them.`); // prettier-ignore
     this.model = model.train();
     this.sizes = sizes;
     this.pad = pad;

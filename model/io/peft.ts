@@ -28,6 +28,9 @@ export interface AdapterConfig {
   readonly rslora: boolean;
   /** Name or folder of the model that it was trained on; null if the file does not say. */
   readonly base: string | null;
+  /** Ranks and alphas of layers that differ, by regular expressions of the end of their paths; the first that matches counts. */
+  readonly rankPattern?: ReadonlyMap<string, number>;
+  readonly alphaPattern?: ReadonlyMap<string, number>;
 }
 
 /** Weights of one layer: A [rank, inFeatures], B [outFeatures, rank]. */
@@ -35,6 +38,7 @@ export interface AdapterLayer {
   readonly a: StoredTensor;
   readonly b: StoredTensor;
   readonly rank: number;
+  readonly alpha: number;
 }
 
 export interface AdapterFiles {
@@ -64,7 +68,7 @@ const PLAIN_INIT: readonly unknown[] = [undefined, null, true, false, "gaussian"
 
 /** Parses `adapter_config.json`. Throws `ConfigError` that names a setting that is not supported. `name` begins messages. */
 export function parseAdapterConfig(bytes: Uint8Array, name: string): AdapterConfig {
-  const { peft_type, r, lora_alpha, lora_dropout = 0, use_rslora, bias, init_lora_weights, ...rest } = Object.fromEntries(parseJsonObject(bytes, name)); // prettier-ignore
+  const { peft_type, r, lora_alpha, lora_dropout = 0, use_rslora, bias, init_lora_weights, rank_pattern, alpha_pattern, ...rest } = Object.fromEntries(parseJsonObject(bytes, name)); // prettier-ignore
   const refuse = (key: string, wanted: string, value: JsonValue | undefined): never => {
     throw new ConfigError(
       `${name}: ${key} must be ${wanted}; got ${showJson(isJsonObject(value) ? Object.fromEntries(value) : value)}, which is not supported. Merge the adapter with PEFT, and use the merged model.`,
@@ -80,6 +84,9 @@ export function parseAdapterConfig(bytes: Uint8Array, name: string): AdapterConf
   if (!PLAIN_INIT.includes(init_lora_weights)) refuse("init_lora_weights", "true", init_lora_weights);
   for (const [key, value] of Object.entries(rest))
     if (!HARMLESS.has(key) && !isEmpty(value)) refuse(key, "empty", value);
+  if (!isPattern(rank_pattern, isWhole)) refuse("rank_pattern", "simple expressions of paths and whole numbers of at least 1", rank_pattern); // prettier-ignore
+  if (!isPattern(alpha_pattern, isAbove0)) refuse("alpha_pattern", "simple expressions of paths and numbers above 0", alpha_pattern); // prettier-ignore
+  const [rankPattern, alphaPattern] = [rank_pattern, alpha_pattern].map((value) => (value ?? new Map()) as ReadonlyMap<string, number>); // prettier-ignore
   const base = rest["base_model_name_or_path"];
   return {
     rank: r as number,
@@ -87,11 +94,37 @@ export function parseAdapterConfig(bytes: Uint8Array, name: string): AdapterConf
     dropout: lora_dropout as number,
     rslora: use_rslora === true,
     base: typeof base === "string" ? base : null,
+    ...(rankPattern?.size && { rankPattern }),
+    ...(alphaPattern?.size && { alphaPattern }),
   };
 }
 
+/** Keys of patterns: names, and what of regular expressions needs little time whatever the file says. */
+const isSimple = (pattern: string): boolean =>
+  /^[\w.\\^$|()[\]?*+-]+$/.test(pattern) && !/\)[?*+]/.test(pattern) && pattern.split(/[*+]/).length <= 3;
+
+/** The expression that PEFT makes of a key of a pattern: the end of a path, from a dot on. Null if it cannot be used. */
+function expressionOf(pattern: string): RegExp | null {
+  if (!isSimple(pattern)) return null;
+  try {
+    return new RegExp(`^(?:.*\\.)?(?:${pattern})$`);
+  } catch {
+    return null;
+  }
+}
+
+const isPattern = (value: JsonValue | undefined, isSetting: (one: unknown) => boolean): boolean =>
+  value === undefined || value === null || (isJsonObject(value) && [...value].every(([key, one]) => isSetting(one) && expressionOf(key) !== null)); // prettier-ignore
+
+/** What a pattern says of a layer, or the default. */
+function settingOf(path: string, pattern: ReadonlyMap<string, number> | undefined, otherwise: number): number {
+  for (const [key, value] of pattern ?? []) if (expressionOf(key)?.test(path)) return value;
+  return otherwise;
+}
+
 const isWhole = (value: unknown): boolean => Number.isInteger(value) && (value as number) >= 1;
-const isAbove0 = (value: unknown): boolean => typeof value === "number" && value > 0 && value < Infinity;
+const isAbove0 = (value: unknown): boolean =>
+  typeof value === "number" && value > 0 && Number.isFinite(Math.fround(value));
 
 /** A setting that is off: of no effect whatever it means. */
 const isEmpty = (value: JsonValue): boolean =>
@@ -116,11 +149,11 @@ export async function readAdapter(source: FileSource): Promise<AdapterFiles> {
   }
 }
 
-function layersOf(tensors: Iterable<StoredTensor>, { rank }: AdapterConfig, file: string): Map<string, AdapterLayer> {
+function layersOf(tensors: Iterable<StoredTensor>, config: AdapterConfig, file: string): Map<string, AdapterLayer> {
   const pairs = new Map<string, { a?: StoredTensor; b?: StoredTensor }>();
   const problems: string[] = [];
   for (const tensor of tensors) {
-    const [, path, part] = /^base_model\.model\.(.+)\.lora_([AB])\.weight$/.exec(tensor.name) ?? [];
+    const [, path, part] = /^base_model\.model\.(.{1,512})\.lora_([AB])\.weight$/.exec(tensor.name) ?? [];
     if (!path || tensor.shape.length !== 2 || !isFloatDType(tensor.dtype)) {
       problems.push(`not supported: ${quote(tensor.name)} ${specText(tensor)}`);
       continue;
@@ -130,14 +163,15 @@ function layersOf(tensors: Iterable<StoredTensor>, { rank }: AdapterConfig, file
   }
   const layers = new Map<string, AdapterLayer>();
   for (const [path, { a, b }] of pairs) {
+    const rank = settingOf(path, config.rankPattern, config.rank);
     if (!a || !b) problems.push(`missing: ${path}.lora_${a ? "B" : "A"}.weight`);
     else if (a.shape[0] !== rank || b.shape[1] !== rank)
       problems.push(`misshapen: ${path} has A ${specText(a)} and B ${specText(b)}; the config says rank ${rank}`);
-    else layers.set(path, { a, b, rank });
+    else layers.set(path, { a, b, rank, alpha: settingOf(path, config.alphaPattern, config.alpha) });
   }
   if (problems.length)
     throw new TensorMismatchError(
-      `${file}: it must have A and B of rank ${rank} for each layer, and nothing else:`,
+      `${file}: it must have A and B of rank ${config.rank} for each layer${config.rankPattern ? ", or of that of rank_pattern" : ""}, and nothing else:`,
       problems,
     );
   if (layers.size === 0)
@@ -147,6 +181,9 @@ function layersOf(tensors: Iterable<StoredTensor>, { rank }: AdapterConfig, file
 
 /** Name in the file of a part of a layer. */
 export const adapterTensorName = (path: string, part: "A" | "B"): string => `${PREFIX}${path}.lora_${part}.weight`;
+
+/** The key of a pattern that means one path. */
+export const patternKey = (path: string): string => path.replaceAll(".", "\\.");
 
 /** `adapter_config.json` for an adapter on the layers at `paths`. */
 export function adapterConfigFile(config: AdapterConfig, paths: Iterable<string>): Uint8Array {
@@ -165,8 +202,8 @@ export function adapterConfigFile(config: AdapterConfig, paths: Iterable<string>
     init_lora_weights: true,
     inference_mode: true,
     modules_to_save: null,
-    rank_pattern: {},
-    alpha_pattern: {},
+    rank_pattern: Object.fromEntries(config.rankPattern ?? []),
+    alpha_pattern: Object.fromEntries(config.alphaPattern ?? []),
   };
   return new TextEncoder().encode(`${JSON.stringify(json, null, 2)}\n`);
 }

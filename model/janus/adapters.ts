@@ -7,14 +7,14 @@ import type { Tensor } from "../../engine/index.ts";
 import type { FileSource, FolderSink } from "../io/bytes.ts";
 import { castFloats } from "../io/cast.ts";
 import type { FloatDType } from "../io/cast.ts";
-import { TensorMismatchError } from "../io/errors.ts";
-import { ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapterConfigFile, adapterTensorName, readAdapter, requireLayers } from "../io/peft.ts"; // prettier-ignore
+import { TensorMismatchError, quote } from "../io/errors.ts";
+import { ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapterConfigFile, adapterTensorName, patternKey, readAdapter, requireLayers } from "../io/peft.ts"; // prettier-ignore
 import type { AdapterConfig, AdapterLayer } from "../io/peft.ts";
 import { layoutSafetensors, writeSafetensors } from "../io/safetensors.ts";
 import type { TensorContent } from "../io/safetensors.ts";
 import { specText } from "../io/stored.ts";
 import type { StoredTensor } from "../io/stored.ts";
-import { addAdapter, linearLayersOf, linearSize, loraLayersOf, removeAdapters } from "../nn/lora.ts";
+import { addAdapter, linearLayersOf, linearSize, loraLayersOf, removeAdapters, requireWeight } from "../nn/lora.ts";
 import type { AnyModule } from "../nn/module.ts";
 import { hfNames } from "./checkpoint/names.ts";
 import { sampledHash } from "./load.ts";
@@ -46,17 +46,20 @@ export async function loadAdapter(
 ): Promise<LoadedAdapter> {
   knownOptions("loadAdapter", options, ["name", "weight"]);
   const { name = "default", weight = 1 } = options;
+  requireWeight("loadAdapter", name, weight);
   const { config, layers } = await readAdapter(source);
   const placed = placeLayers(model, layers, source.name);
-  const { alpha, dropout, rslora } = config;
+  const { dropout, rslora } = config;
   addAdapter(
     model,
     name,
-    [...placed].map(([path, { rank }]) => [path, { rank, alpha, dropout, rslora, init: false }]),
+    [...placed].map(([path, { rank, alpha }]) => [path, { rank, alpha, dropout, rslora, init: false }]),
   );
+  const own = [...loraLayersOf(model)].filter(([, layer]) => layer.names.includes(name));
   try {
-    for (const [, layer] of loraLayersOf(model)) if (layer.names.includes(name)) layer.setWeight(name, weight);
+    for (const [, layer] of own) layer.setWeight(name, 0); // calls that come before its values are as without it
     await fillAdapter(model, source, { name, layers: placed });
+    for (const [, layer] of own) layer.setWeight(name, weight);
   } catch (error) {
     removeAdapters(model, name);
     throw error;
@@ -107,6 +110,7 @@ function placeLayers(
       problems.push(
         `misshapen: ${path} has A ${specText(layer.a)} and B ${specText(layer.b)}; the model's layer is [${outFeatures}, ${inFeatures}]`,
       );
+    if (placed.has(own)) problems.push(`twice: ${own}, by its name here and by that of the original's modules`);
     placed.set(own, layer);
   }
   requireLayers(name, unknown, known.keys());
@@ -131,7 +135,9 @@ async function fillAdapter(
   try {
     const fill = async (into: Tensor, stored: StoredTensor): Promise<void> => {
       const bytes = await file.read(stored.offset, stored.bytes);
-      into.writeBytes(castFloats(bytes, stored.dtype as FloatDType, "f32", stored.name));
+      const values = castFloats(bytes, stored.dtype as FloatDType, "f32", stored.name);
+      requireFinite(values, stored, file.name);
+      into.writeBytes(values);
       await into.device.throttle();
     };
     for (const [path, { a, b }] of layers) {
@@ -143,17 +149,25 @@ async function fillAdapter(
   }
 }
 
+/** Throws `TensorMismatchError` for values that would make everything that the layer computes NaN, merged weights too. `values` are f32. */
+function requireFinite(values: Uint8Array, { name }: StoredTensor, file: string): void {
+  const view = new Float32Array(values.buffer, values.byteOffset, values.byteLength / 4);
+  const bad = view.findIndex((v) => !Number.isFinite(v));
+  if (bad >= 0)
+    throw new TensorMismatchError(`${file}: values must be finite; load the adapter again, or train it anew:`, [
+      `not finite: ${quote(name)} has ${view[bad]} at ${bad}`,
+    ]);
+}
+
 /** Distinguishes an adapter from others, as `fingerprint` does weights: by its settings and samples of its tensors. */
 export async function adapterFingerprint(source: FileSource): Promise<string> {
   const { config, layers } = await readAdapter(source);
   const file = await source.open(ADAPTER_WEIGHTS);
   try {
-    const scale = `${config.alpha / (config.rslora ? Math.sqrt(config.rank) : config.rank)} `;
-    const tensors = [...layers.values()].flatMap(({ a, b }) => [a, b]);
-    return await sampledHash(
-      tensors.map((tensor) => [scale + tensor.name, tensor] as const),
-      (tensor, at, length) => file.read(tensor.offset + at, length),
+    const scaled = [...layers.values()].flatMap(({ a, b, rank, alpha }) =>
+      [a, b].map((tensor) => [`${alpha / (config.rslora ? Math.sqrt(rank) : rank)} ${tensor.name}`, tensor] as const),
     );
+    return await sampledHash(scaled, (tensor, at, length) => file.read(tensor.offset + at, length));
   } finally {
     await file.close?.();
   }
@@ -179,17 +193,21 @@ function tensorsOf(
       `saveAdapter: the model must have an adapter "${name}"; got none. Add it, or name another.`,
     );
   const tensors = new Map<string, Tensor>();
+  const [rankPattern, alphaPattern] = [new Map<string, number>(), new Map<string, number>()];
   for (const [path, layer] of layers) {
     const own = layer.optionsOf(name)!;
-    if (own.rank !== options.rank || own.alpha !== options.alpha)
+    if (own.rslora !== options.rslora || own.dropout !== options.dropout)
       throw new ArgumentError(
-        `saveAdapter: all layers must have one rank and alpha; got ${own.rank} and ${own.alpha} at ${path}, ${options.rank} and ${options.alpha} before. Save them as several adapters.`,
+        `saveAdapter: all layers must have one rslora and dropout; got ${own.rslora} and ${own.dropout} at ${path}, ${options.rslora} and ${options.dropout} before. Save them as several adapters.`,
       );
+    if (own.rank !== options.rank) rankPattern.set(patternKey(path), own.rank);
+    if (own.alpha !== options.alpha) alphaPattern.set(patternKey(path), own.alpha);
     tensors.set(adapterTensorName(path, "A"), layer.lora_A.get(name)!.weight);
     tensors.set(adapterTensorName(path, "B"), layer.lora_B.get(name)!.weight);
   }
   const { rank, alpha, dropout, rslora } = options;
-  return { config: { rank, alpha, dropout, rslora }, paths: layers.map(([path]) => path), tensors };
+  const patterns = { ...(rankPattern.size && { rankPattern }), ...(alphaPattern.size && { alphaPattern }) };
+  return { config: { rank, alpha, dropout, rslora, ...patterns }, paths: layers.map(([path]) => path), tensors };
 }
 
 /** Bytes of the files that `saveAdapter` writes, without the settings. */

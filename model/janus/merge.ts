@@ -1,9 +1,9 @@
 /** A model with adapters added to its weights. */
 import { noGrad, scope } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
-import { castInto } from "../../kernels/index.ts";
+import { castInto, countNonFinite, stack } from "../../kernels/index.ts";
 import type { FileSource } from "../io/bytes.ts";
-import { ConfigError } from "../io/errors.ts";
+import { CheckpointError, ConfigError } from "../io/errors.ts";
 import { loraLayersOf, mergeAdapters } from "../nn/lora.ts";
 import { load } from "../nn/state_file.ts";
 import type { Stateful } from "../nn/state_file.ts";
@@ -46,7 +46,9 @@ export async function loadMerged(
         await loadAdapter(model, from, { name, weight });
         if (ema) await takeAverages(model, from, name);
       }
+      const layers = [...loraLayersOf(model)].map(([path, { base }]) => [path, base] as const);
       mergeAdapters(model);
+      await requireFinite(layers.map(([path, { weight }]) => [`${path}.weight`, weight]));
     } catch (error) {
       model.dispose();
       throw error;
@@ -54,6 +56,20 @@ export async function loadMerged(
     return { model, config: checkpoint.config, unused };
   } finally {
     await checkpoint.close();
+  }
+}
+
+/** Throws `CheckpointError` for merged weights beyond the range of their dtype. */
+async function requireFinite(weights: readonly (readonly [string, Tensor])[]): Promise<void> {
+  const counts = scope(() => stack(weights.map(([, weight]) => countNonFinite(weight))));
+  try {
+    const bad = (await counts.data()).findIndex((count) => count > 0);
+    if (bad >= 0)
+      throw new CheckpointError(
+        `merge: weights must be finite with the adapters; got ${weights[bad]![0]}, which is not in ${weights[bad]![1].dtype}. Lower the weights of the adapters, or merge with dtype f32.`,
+      );
+  } finally {
+    counts.dispose();
   }
 }
 

@@ -3,7 +3,7 @@
  * place of the linear layer and keeps the names of its weights, so a model with adapters has all paths that it had before, and those of the adapters.
  * The files of adapters are model/janus/adapters.ts.
  */
-import { ArgumentError, knownOptions, noGrad, scope, shown } from "../../engine/index.ts";
+import { ArgumentError, construct, knownOptions, noGrad, scope, shown } from "../../engine/index.ts";
 import type { Tensor } from "../../engine/index.ts";
 import * as F from "../../kernels/index.ts";
 import { ModuleDict } from "./containers.ts";
@@ -28,6 +28,13 @@ export interface LoraOptions {
 }
 
 const LORA_OPTIONS = ["rank", "alpha", "dropout", "rslora", "init"] as const satisfies readonly (keyof LoraOptions)[];
+
+/**
+ * Number of changes to adapters of any model: added, removed, another weight. A captured program computes with the adapters that were there when it was
+ * captured; who keeps one captures it again when this number has changed.
+ */
+export const adapterChanges = (): number => changes;
+let changes = 0;
 
 /** One adapter of a layer. */
 interface Adapter {
@@ -81,11 +88,15 @@ export class LoraLinear extends Module {
       throw new ArgumentError(`LoRA: names of adapters must be unique; got "${name}" twice. Choose another name.`);
     const [outFeatures, inFeatures] = sizeOf(this.#base);
     const placed: LayerOptions & { bias: boolean } = { device: deviceOf(this.#base), init, bias: false };
-    const [a, b] = [new Linear(inFeatures, rank, placed), new Linear(rank, outFeatures, { ...placed, init: false })];
-    if (init) noGrad(() => F.fillInto(b.weight, 0));
-    this.lora_A.set(name, a);
-    this.lora_B.set(name, b);
+    construct(() => {
+      const a = new Linear(inFeatures, rank, placed);
+      const b = new Linear(rank, outFeatures, { ...placed, init: false });
+      if (init) noGrad(() => F.fillInto(b.weight, 0));
+      this.lora_A.set(name, a); // throws for what cannot be a name
+      this.lora_B.set(name, b);
+    });
     this.adapters[name] = { options: checked, weight: 1 };
+    changes++;
   }
 
   /** Options of an adapter, with their defaults; null if there is none of that name. */
@@ -93,13 +104,18 @@ export class LoraLinear extends Module {
     return this.adapters[name]?.options ?? null;
   }
 
+  /** Factor of an adapter's update; null if there is none of that name. */
+  weightOf(name: string): number | null {
+    return this.adapters[name]?.weight ?? null;
+  }
+
   /** Sets the factor of an adapter's update; 0 switches it off. */
   setWeight(name: string, weight: number): void {
     const adapter = this.adapters[name];
     if (!adapter) return;
-    if (!Number.isFinite(weight))
-      throw new ArgumentError(`LoRA: the weight of an adapter must be a finite number; got ${weight}. Change it.`);
+    requireWeight("LoRA", name, weight);
     this.adapters[name] = { ...adapter, weight };
+    changes++;
   }
 
   /** Frees the parameters of an adapter. */
@@ -109,6 +125,7 @@ export class LoraLinear extends Module {
       part.delete(name);
     }
     delete this.adapters[name];
+    changes++;
   }
 
   forward(x: Tensor): Tensor {
@@ -145,6 +162,14 @@ export class LoraLinear extends Module {
   }
 }
 
+/** Throws `ArgumentError` in the name of `op` for a factor that is not a finite f32. */
+export function requireWeight(op: string, name: string, weight: unknown): void {
+  if (typeof weight !== "number" || !Number.isFinite(Math.fround(weight)))
+    throw new ArgumentError(
+      `${op}: the weight of an adapter must be a finite number; got ${shown(weight)} for "${name}". Change it.`,
+    );
+}
+
 function requireBase(base: unknown): asserts base is AnyLinear {
   if (!(base instanceof Linear) && !(base instanceof QuantizedLinear))
     throw new ArgumentError(
@@ -168,7 +193,7 @@ function checkedOptions(options: LoraOptions): Required<LoraOptions> {
   knownOptions("LoRA", options, LORA_OPTIONS);
   const { rank, alpha = rank, dropout = 0, rslora = false, init = true } = options;
   requirePositive("LoRA", { rank });
-  if (!(alpha > 0 && alpha < Infinity))
+  if (!(alpha > 0 && Number.isFinite(Math.fround(alpha))))
     throw new ArgumentError(`LoRA: alpha must be a finite number above 0; got ${shown(alpha)}. Change it.`);
   if (!(dropout >= 0 && dropout < 1))
     throw new ArgumentError(`LoRA: dropout must be from 0 to below 1; got ${shown(dropout)}. Change it.`);
@@ -204,8 +229,10 @@ export function isTarget(path: string, pattern: string): boolean {
 export function addAdapter(root: AnyModule, name: string, paths: Iterable<readonly [string, LoraOptions]>): void {
   const layers = new Map(linearLayersOf(root));
   const wanted = [...paths];
-  for (const [path, options] of wanted) {
+  for (const [i, [path, options]] of wanted.entries()) {
     checkedOptions(options);
+    if (wanted.findIndex(([other]) => other === path) < i)
+      throw new ArgumentError(`addAdapter: every path must come once; got "${path}" twice. Leave one out.`);
     const layer = layers.get(path);
     if (!layer)
       throw new ArgumentError(
@@ -230,25 +257,29 @@ export const adapterNames = (root: AnyModule): string[] => [
   ...new Set([...loraLayersOf(root)].flatMap(([, layer]) => layer.names)),
 ];
 
-/**
- * Switches adapters: each of `weights` has that factor, all others 0. Takes effect with the next call; a captured program keeps what it was captured
- * with. Throws `ArgumentError` for a name that no layer has.
- */
-export function setAdapters(root: AnyModule, weights: Readonly<Record<string, number>>): void {
+/** Throws `ArgumentError` in the name of `op` for a name that no adapter has. */
+function requireNames(op: string, root: AnyModule, wanted: readonly string[]): void {
   const names = adapterNames(root);
-  for (const [name, weight] of Object.entries(weights)) {
+  for (const name of wanted)
     if (!names.includes(name))
       throw new ArgumentError(
-        `setAdapters: every name must be one of an adapter of the model (${names.join(", ") || "none"}); got "${name}". Load it first.`,
+        `${op}: every name must be one of an adapter of the model (${names.join(", ") || "none"}); got "${name}". Load it first.`,
       );
-    if (!Number.isFinite(weight))
-      throw new ArgumentError(`setAdapters: weights must be finite numbers; got ${weight} for "${name}". Change it.`);
-  }
+}
+
+/**
+ * Switches adapters: each of `weights` has that factor, all others 0. Takes effect with the next call; texts and images that are being made take the new
+ * factors from their next token on. A program of your own keeps what it was captured with. Throws `ArgumentError` for a name that no layer has.
+ */
+export function setAdapters(root: AnyModule, weights: Readonly<Record<string, number>>): void {
+  requireNames("setAdapters", root, Object.keys(weights));
+  for (const [name, weight] of Object.entries(weights)) requireWeight("setAdapters", name, weight);
   for (const [, layer] of loraLayersOf(root)) for (const name of layer.names) layer.setWeight(name, weights[name] ?? 0);
 }
 
-/** Frees the adapter `name`, or all adapters, and puts plain layers back if they have none left. */
+/** Frees the adapter `name`, or all adapters, and puts plain layers back if they have none left. Throws `ArgumentError` for a name that no layer has. */
 export function removeAdapters(root: AnyModule, name?: string): void {
+  if (name !== undefined) requireNames("removeAdapters", root, [name]);
   const layers = [...loraLayersOf(root)]; // all of them, before any is replaced
   for (const [path, layer] of layers) {
     for (const own of layer.names) if (name === undefined || own === name) layer.removeAdapter(own);
@@ -256,7 +287,10 @@ export function removeAdapters(root: AnyModule, name?: string): void {
   }
 }
 
-/** Adds the updates of all adapters to the weights, and removes the adapters. Throws `ArgumentError`, with nothing changed, if a base is quantised. */
+/**
+ * Adds the updates of all adapters to the weights, and removes the adapters. Throws `ArgumentError`, with nothing changed, if a base is quantised, or
+ * tied to another layer, which the update would change too.
+ */
 export function mergeAdapters(root: AnyModule): void {
   const layers = [...loraLayersOf(root)];
   const quantized = layers.find(([, { base }]) => base instanceof QuantizedLinear);
@@ -264,6 +298,14 @@ export function mergeAdapters(root: AnyModule): void {
     throw new ArgumentError(
       `mergeAdapters: adapters must be merged into weights that are not quantised; got a quantised ${quantized[0]}. Load the model without quantize.`,
     );
+  const paths = Object.entries(root.stateDict());
+  for (const [path, { base }] of layers) {
+    const other = paths.find(([key, one]) => one === base.weight && key !== `${path}.weight`);
+    if (other)
+      throw new ArgumentError(
+        `mergeAdapters: a weight that is merged must belong to one layer; got ${path}.weight, tied to ${other[0]}. Untie them, or keep the adapter apart.`,
+      );
+  }
   for (const [, layer] of layers) layer.mergeInto();
   removeAdapters(root);
 }

@@ -77,6 +77,19 @@ describe("layers with adapters", () => {
       { rank: 1, r: 1 },
     ])
       expect(() => nn.addAdapter(model, "a", [["0", options]]), JSON.stringify(options)).toThrow(ArgumentError);
+    for (const alpha of [1e300, NaN])
+      expect(() => nn.addAdapter(model, "a", [["0", { rank: 1, alpha }]])).toThrow(/alpha must be a finite number/);
+    const live = device.pool.stats.liveBytes;
+    for (const name of ["", "a.b", "training"])
+      expect(() => nn.addAdapter(model, name, [["0", { rank: 1 }]]), name).toThrow(ArgumentError);
+    expect(() => nn.addAdapter(model, "a", [["0", { rank: 1 }], ["0", { rank: 2 }]])).toThrow(/every path must come once; got "0" twice/); // prettier-ignore
+    expect([nn.adapterNames(model), device.pool.stats.liveBytes]).toEqual([[], live]);
+    nn.addAdapter(model, "a", [["0", { rank: 1 }]]);
+    expect(() => nn.setAdapters(model, { a: 1e300 })).toThrow(/must be a finite number; got 1e\+300 for "a"/);
+    expect(() => nn.removeAdapters(model, "b")).toThrow(
+      /every name must be one of an adapter of the model \(a\); got "b"/,
+    );
+    nn.removeAdapters(model);
     const handle = model[0]!.registerForwardHook(() => undefined);
     expect(() => nn.addAdapter(model, "a", [["0", { rank: 1 }]])).toThrow(/a layer must have no hooks/);
     handle.remove();
@@ -84,7 +97,10 @@ describe("layers with adapters", () => {
     nn.addAdapter(quantized, "a", [["0", { rank: 1 }]]);
     expect(() => nn.mergeAdapters(quantized)).toThrow(/weights that are not quantised; got a quantised 0/);
     expect(nn.adapterNames(quantized)).toEqual(["a"]);
-    for (const one of [model, quantized]) one.dispose();
+    const tied = createModel(tinyConfig({ ...SMALL, language: { ...SMALL.language, tied: true } }));
+    nn.addAdapter(tied, "a", [["lm_head", { rank: 1 }]]);
+    expect(() => nn.mergeAdapters(tied)).toThrow(/belong to one layer; got lm_head.weight, tied to .*embed_tokens/);
+    for (const one of [model, quantized, tied]) one.dispose();
   });
 });
 
@@ -156,6 +172,10 @@ describe("training", () => {
       /optimizer.masters: bf16 needs .* no lora/,
     );
     expect(() => settings({ rnk: 1 })).toThrow(/lora.rnk is not known; did you mean rank/);
+    nn.addAdapter(model, "other", [["lm_head", { rank: 1 }]]);
+    for (const lora of [undefined, { rank: 1 }])
+      expect(() => new Trainer(model, CONFIG, settings(lora as object), 0)).toThrow(/must have no adapters.*got other/);
+    nn.removeAdapters(model);
     const trainer = new Trainer(model, CONFIG, settings({ targets: ["q_proj"], rank: 1 }), 0);
     expect(trainer.trained.size).toBe(2 * CONFIG.language.layers);
     trainer.dispose();
@@ -199,7 +219,12 @@ describe("PEFT's settings", () => {
     [{ peft_type: "IA3" }, /peft_type must be "LORA"; got "IA3"/],
     [{ use_dora: true }, /use_dora must be empty; got true, which is not supported/],
     [{ modules_to_save: ["lm_head"] }, /modules_to_save must be empty/],
-    [{ alpha_pattern: { q_proj: 3 } }, /alpha_pattern must be empty; got \{"q_proj":3\}/],
+    [{ alpha_pattern: { q_proj: 0 } }, /alpha_pattern must be .* numbers above 0; got \{"q_proj":0\}/],
+    [{ rank_pattern: { q_proj: 1.5 } }, /rank_pattern must be .* whole numbers of at least 1/],
+    [{ rank_pattern: ["q_proj"] }, /rank_pattern must be/],
+    [{ rank_pattern: { "(a+)+": 1 } }, /rank_pattern must be simple expressions/],
+    [{ rank_pattern: { "(?<n": 1 } }, /rank_pattern must be simple expressions/],
+    [{ lora_alpha: 1e300 }, /lora_alpha must be a number above 0/],
     [{ bias: "all" }, /bias must be "none"/],
     [{ init_lora_weights: "pissa" }, /init_lora_weights must be true; got "pissa"/],
     [{ r: 0 }, /r must be a whole number of at least 1/],

@@ -7,6 +7,10 @@ import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 import { F, backward, nn, noGrad, scope, tensor } from "../../index.ts";
 import type { Tensor } from "../../index.ts";
+import { generateText } from "../../model/generate.ts";
+import type { FileSource } from "../../model/io/bytes.ts";
+import { castFloats } from "../../model/io/cast.ts";
+import { LiveText } from "../../model/live_text.ts";
 import { dequantizeRows, quantizeRows } from "../../model/io/quantize.ts";
 import { loadAdapter, reloadAdapter, saveAdapter } from "../../model/janus/adapters.ts";
 import { openCheckpoint } from "../../model/janus/checkpoint/checkpoint.ts";
@@ -18,13 +22,15 @@ import { folderSource, writeFolderAtomic } from "../../model/node/files.ts";
 import { checkConfig } from "../../train/config.ts";
 import type { TrainConfig } from "../../train/config.ts";
 import { quantizedBase } from "../../train/lora.ts";
-import { textSample } from "../../train/samples.ts";
+import { taskLosses } from "../../train/loss.ts";
+import { layRows, textSample } from "../../train/samples.ts";
 import type { Sample } from "../../train/samples.ts";
 import { Trainer } from "../../train/trainer.ts";
 import { Golden } from "../../verify/file.ts";
 import { GoldenInputs } from "../../verify/inputs.ts";
 import { goldenBatches } from "../../verify/train_batch.ts";
-import { tinyFolder } from "../checkpoint/tiny.ts";
+import { adapterFiles } from "../adapter_files.ts";
+import { memorySink, sourceOfFiles, tinyFolder } from "../checkpoint/tiny.ts";
 import { hasFixtures } from "../fixtures.ts";
 import { isLong } from "../long.ts";
 import { errorOf, useDevice } from "../gpu.ts";
@@ -162,6 +168,139 @@ it("an adapter survives its files bit for bit, and fits no other model", async (
     for (const one of [model, other, narrow]) one.dispose();
     await rm(home, { recursive: true });
   }
+});
+
+describe("adapters of one layer from files", () => {
+  const PATH = "model.language_model.layers.0.self_attn.q_proj";
+  const config = tinyConfig(SMALL);
+  const width = config.language.hidden;
+  const [a, b] = [values(2 * width), values(2 * width)];
+
+  it("are refused, with nothing left, if a value is not finite or two tensors mean one layer", async () => {
+    const model = createModel(config);
+    const broken = b.map((v, i) => (i === 7 ? NaN : v));
+    const other = PATH.replace("model.language_model.", "language_model.model.");
+    for (const [source, message] of [
+      [
+        await adapterFiles([[PATH, a, broken]], { width }),
+        /values must be finite.*\n.*q_proj.lora_B.weight" has NaN at 7/,
+      ],
+      [
+        await adapterFiles(
+          [
+            [PATH, a, b],
+            [other, a, b],
+          ],
+          { width },
+        ),
+        /twice: model.language_model.layers.0.self_attn.q_proj/,
+      ],
+      [await adapterFiles([[PATH, a, b]], { width, rank_pattern: { q_proj: 3 } }), /the config says rank 3/],
+    ] as const) {
+      // prettier-ignore
+      expect((await errorOf(() => loadAdapter(model, source))).message).toMatch(message);
+      expect(nn.adapterNames(model)).toEqual([]);
+    }
+    model.dispose();
+  });
+
+  it("are read in every dtype, with alpha and rank of their patterns, and written back so", async () => {
+    const model = createModel(config);
+    const patterns = { rank_pattern: { "k_proj|q_proj": 2 }, alpha_pattern: { "^model.language_model.layers.0.*.q_proj": 9 } }; // prettier-ignore
+    for (const dtype of ["f16", "bf16"] as const) {
+      await loadAdapter(model, await adapterFiles([[PATH, a, b]], { width, dtype, r: 1, ...patterns }));
+      const layer = new Map(loraLayersOf(model)).get(PATH)!;
+      expect(layer.optionsOf("default")).toMatchObject({ rank: 2, alpha: 9 });
+      const bytes = castFloats(new Uint8Array(a.buffer), "f32", dtype, "A").slice();
+      expect(await layer.lora_A.get("default")!.weight.readBytes()).toEqual(castFloats(bytes, dtype, "f32", "A"));
+      nn.removeAdapters(model);
+    }
+    nn.addAdapter(model, "default", [[PATH.replace("q_proj", "v_proj"), { rank: 1, alpha: 3 }], [PATH, { rank: 2, alpha: 5 }]]); // prettier-ignore
+    const sink = memorySink();
+    await saveAdapter(model, sink);
+    nn.removeAdapters(model);
+    await loadAdapter(model, sourceOfFiles(sink.files));
+    expect([...loraLayersOf(model)].map(([, layer]) => layer.optionsOf("default"))).toMatchObject([{ rank: 2, alpha: 5 }, { rank: 1, alpha: 3 }]); // prettier-ignore
+    nn.removeAdapters(model);
+    nn.addAdapter(model, "default", [[PATH, { rank: 2, rslora: true }], [PATH.replace("q_proj", "v_proj"), { rank: 2 }]]); // prettier-ignore
+    expect((await errorOf(() => saveAdapter(model, memorySink()))).message).toMatch(/must have one rslora and dropout/);
+    model.dispose();
+  });
+
+  it("change no call before all of their values are there", async () => {
+    const model = createModel(config);
+    const source = await adapterFiles([[PATH, a, b]], { width });
+    const seen: number[] = [];
+    const weights = (): number[] => [...loraLayersOf(model)].map(([, layer]) => layer.weightOf("default")!);
+    const open: FileSource["open"] = async (name) => {
+      const file = await source.open(name);
+      return { ...file, size: file.size, name: file.name, read: (at, length) => (seen.push(...weights()), file.read(at, length)) };
+    }; // prettier-ignore
+    await loadAdapter(model, { ...source, open }, { weight: 0.5 });
+    expect([seen.length > 0, new Set(seen), weights()]).toEqual([true, new Set([0]), [0.5]]);
+    model.dispose();
+  });
+});
+
+it("steps that were captured take another weight of an adapter, and its removal, from the next token on", async () => {
+  const model = createModel(tinyConfig(SMALL)).eval();
+  const paths = [...linearLayersOf(model)].map(([path]) => path).filter((path) => isTarget(path, "language_model.*"));
+  nn.addAdapter(model, "a", paths.map((path) => [path, { rank: 4, alpha: 64 }])); // prettier-ignore
+  for (const [, layer] of loraLayersOf(model)) {
+    const { weight } = layer.lora_B.get("a")!;
+    weight.writeBytes(new Uint8Array(values(weight.size).buffer));
+  }
+  const ids = [3, 9, 27, 4, 9, 27];
+  const rowsOf = (eager: boolean): LiveText => new LiveText(model, { rows: 1, capacity: 64, eager });
+  const [kept, eager] = [rowsOf(false), rowsOf(true)];
+  const answer = async (live: LiveText): Promise<number[]> => {
+    const { row, first } = live.join({ ids });
+    const tokens = [await first];
+    for (let i = 0; i < 4; i++) tokens.push((await (await live.step()).tokens)[0]!);
+    live.leave(row);
+    return tokens;
+  };
+  /** An answer whose adapters change behind its second token. */
+  const changed = async (how: object): Promise<number[]> => {
+    nn.setAdapters(model, { a: 1 });
+    const tokens: number[] = [];
+    for await (const id of generateText(model, [{ ids }], { maxNewTokens: 5, temperature: 0, ...how })) {
+      tokens.push(id[0]!);
+      if (tokens.length === 2) nn.setAdapters(model, {});
+    }
+    return tokens;
+  };
+  const answers = new Set<string>();
+  for (const change of [() => undefined, () => nn.setAdapters(model, { a: -1 }), () => nn.removeAdapters(model)]) {
+    if (nn.adapterNames(model).length && answers.size === 1)
+      for (const how of [{}, { promptLookup: 3 }]) expect(await changed(how)).toEqual(await changed({ ...how, eager: true })); // prettier-ignore
+    change();
+    const tokens = await answer(kept);
+    expect(tokens).toEqual(await answer(eager));
+    answers.add(tokens.join());
+  }
+  expect(answers.size).toBe(3);
+  for (const one of [kept, eager, model]) one.dispose();
+});
+
+it("an adapter of the text head counts in the loss", async () => {
+  const config = tinyConfig(SMALL);
+  const model = createModel(config);
+  const ids = Array.from({ length: 12 }, (_, i) => (7 * i) % 600);
+  const rows = layRows([[textSample("text", ids, ids, [], -1, "a text")]], 16, 0, 16);
+  const loss = async (): Promise<number> => {
+    using sum = noGrad(() => scope(() => taskLosses(model, rows, 32).text!.keep()));
+    return (await sum.data())[0]!;
+  };
+  const before = await loss();
+  nn.addAdapter(model, "a", [["lm_head", { rank: 2 }]]);
+  const { weight } = [...loraLayersOf(model)][0]![1].lora_B.get("a")!;
+  weight.writeBytes(new Uint8Array(values(weight.size).buffer));
+  const adapted = await loss();
+  nn.mergeAdapters(model);
+  expectClose([await loss()], [adapted], 128, "loss");
+  expect(Math.abs(adapted / before - 1)).toBeGreaterThan(0.01);
+  model.dispose();
 });
 
 describe("training", () => {

@@ -1,6 +1,6 @@
 /** `janus finetune`, `janus merge` and `--lora`: from data to an adapter, to images with it, and to a merged model. */
 import "../quick_compile.ts";
-import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
@@ -104,6 +104,7 @@ it("merge writes a model with other weights than the base, and generate --lora d
     const lora = name === "unchanged" ? [] : ["--lora", adapter];
     const { code, stderr } = await runHere(addMerge, ["merge", at("model"), at(name), ...lora, ...more]);
     expect(code, stderr).toBe(0);
+    expect(stderr).not.toMatch(/was trained on/);
   }
   const weights = async (name: string): Promise<Buffer> => {
     const checkpoint = await openCheckpoint(folderSource(at(name)));
@@ -112,6 +113,9 @@ it("merge writes a model with other weights than the base, and generate --lora d
     await checkpoint.close();
     return bytes;
   };
+  cpSync(at("model"), at("other"), { recursive: true });
+  const { stderr } = await runHere(addMerge, ["merge", at("other"), at("of-other"), "--lora", adapter]);
+  expect(stderr).toContain(`${adapter} says that it was trained on ${at("model")}; the model is ${at("other")}`);
   const base = await weights("model");
   expect(base.equals(await weights("unchanged"))).toBe(true);
   expect(base.equals(await weights("merged"))).toBe(false);

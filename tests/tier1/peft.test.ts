@@ -35,7 +35,7 @@ x = torch.tensor(given["x"]).reshape(-1, 8)
 ours = PeftModel.from_pretrained(net(), given["ours"]).eval()
 out = {"ours": ours(x).flatten().tolist()}
 torch.manual_seed(1)
-theirs = get_peft_model(net(), LoraConfig(r=3, lora_alpha=5, use_rslora=True, target_modules=["0", "2"]))
+theirs = get_peft_model(net(), LoraConfig(r=3, lora_alpha=5, use_rslora=True, target_modules=["0", "2"], rank_pattern={"2": 2}, alpha_pattern={"^0": 7}))
 with torch.no_grad():
     for name, parameter in theirs.named_parameters():
         if "lora_" in name: parameter.copy_(torch.randn_like(parameter) / 4)
@@ -63,7 +63,7 @@ it.skipIf(!python)("PEFT gives our adapters the outputs that we give them, and t
   };
   const [mine, other] = [net(), net()];
   try {
-    nn.addAdapter(mine, "a", ["0", "2"].map((path) => [path, { rank: 2, alpha: 7, dropout: 0.1 }] as const)); // prettier-ignore
+    nn.addAdapter(mine, "a", [["0", 2], ["2", 3]].map(([path, rank]) => [path as string, { rank: rank as number, alpha: 5 + (rank as number), dropout: 0.1 }] as const)); // prettier-ignore
     for (const [name, p] of mine.namedParameters())
       if (name.includes("lora_B")) p.writeBytes(new Uint8Array(Float32Array.from(values(p.size)).buffer));
     await writeFolderAtomic(ours, 0, (sink) => saveAdapter(mine, sink, { name: "a", base: "none" }));

@@ -11,6 +11,7 @@ import { newCheckpoint } from "../../examples/new_checkpoint.ts";
 import { ArgumentError, backward, noGrad, scope, tensor } from "../../index.ts";
 import type { Tensor } from "../../index.ts";
 import { encodePng } from "../../model/janus/node/index.ts";
+import { ImageGeneration } from "../../model/janus/generate_images.ts";
 import { createModel, tinyConfig } from "../../model/janus/create.ts";
 import type { JanusForConditionalGeneration } from "../../model/janus/janus.ts";
 import { imageTokens } from "../../model/janus/config.ts";
@@ -272,6 +273,28 @@ describe("grpo", () => {
     }
     await trainer.take(samples); // frees what the step has kept
     trainer.dispose();
+    model.dispose();
+  }); // prettier-ignore
+});
+
+describe("codes that are drawn", () => {
+  it.each([1, 1.7])("at guidance %d and temperature 0 are those that training finds certain at a temperature near 0", async (guidance) => {
+    const model = createModel(SIZES, { seed: 5 });
+    const prompts = [5, 8].map((n) => whole(n, 600));
+    const generation = new ImageGeneration(model.eval(), SIZES, prompts, 0, { guidance, temperature: 0 });
+    for await (const _ of generation.run()); // until all are drawn
+    const drawn = await generation.codes();
+    generation.dispose();
+    const samples = drawn.map((codes, i) => drawnSample({ ids: prompts[i]!, name: `prompt ${i}` }, codes, { advantage: 1, guidance, pad: 0 })); // prettier-ignore
+    const config = settings({ grpo: { beta: 0, updates: 2 } }).grpo!;
+    const objective = new RewardedImages({ model: model.train(), imageSize: SIZES.vision.imageSize, reference: null }, config, { guidance, temperature: 1e-6 }); // prettier-ignore
+    const [group] = objective.groupsOf(samples, { length: 2 * LENGTH, microRows: 1 });
+    noGrad(() => scope(() => void objective.lossesOf(layRows(group!, 2 * LENGTH, 0, imageTokens(SIZES)), 0)));
+    const log = (await objective["kept"].get(0)!.old.data()) as Float32Array;
+    expect(log.length).toBe(2 * imageTokens(SIZES));
+    expect(Math.min(...log)).toBeGreaterThan(-1);
+    expect(new Set(drawn.flat()).size).toBeGreaterThan(2);
+    objective.endStep();
     model.dispose();
   }); // prettier-ignore
 });

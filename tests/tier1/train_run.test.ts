@@ -254,7 +254,7 @@ it("a checkpoint is a model; another run's settings, and a second trainer, are r
   janus.dispose();
   const error = await errorOf(() => go("short", settings({ steps: 4, optimizer: { lr: 1e-4, warmup: 4 } })));
   expect(error).toBeInstanceOf(ArgumentError);
-  expect(error.message).toMatch(/other settings \(optimizer\)/);
+  expect(error.message).toMatch(/other settings \(optimizer\.lr\)/);
   const held = await RunFolder.open(at("short"));
   expect(await errorOf(() => go("short", config))).toBeInstanceOf(RunLockedError);
   await held.close();

@@ -22,6 +22,13 @@ interface Adapter {
   readonly options: LoadAdapterOptions;
 }
 
+interface Lost {
+  readonly origin: Origin;
+  readonly adapters: ReadonlyMap<string, Adapter>;
+  /** Factors of the adapters by name. */
+  readonly weights: Readonly<Record<string, number>>;
+}
+
 /** What a call may use of its message. */
 interface Context {
   readonly id: number;
@@ -39,6 +46,8 @@ let device: Device | null = null;
 let janus: Janus | null = null;
 let origin: Origin | null = null;
 const adapters = new Map<string, Adapter>();
+/** What `recover` could not load. */
+let lost: Lost | null = null;
 
 async function openDevice(): Promise<Device> {
   if (device && !device.isGone) return device;
@@ -71,7 +80,7 @@ function report(): ModelReport {
 
 async function load(next: Origin, { signal, callbacks }: Context): Promise<ModelReport> {
   if (janus && !janus.device.isGone) janus.dispose();
-  [janus, origin] = [null, null];
+  [janus, origin, lost] = [null, null, null];
   adapters.clear();
   const on = { ...callbacks, signal, device: await openDevice() };
   const loaded =
@@ -83,19 +92,23 @@ async function load(next: Origin, { signal, callbacks }: Context): Promise<Model
   return report();
 }
 
-/** Opens a new device after a loss, and loads the model and its adapters again. */
+/** Opens a new device after a loss, and loads the model and its adapters again. If it fails, it can be called again. */
 async function recover(context: Context): Promise<ModelReport> {
-  const [last, weights] = [origin, janus?.adapters ?? {}];
-  const loadedAdapters = new Map(adapters);
+  const last = lost ?? (origin && { origin, adapters: new Map(adapters), weights: janus?.adapters ?? {} });
   if (!last) throw new ArgumentError("recover: a model must have been loaded; got none. Call fromPretrained or fromFiles."); // prettier-ignore
-  janus = null; // its tensors went with the device
-  await load(last, context);
-  for (const [name, { files, options }] of loadedAdapters) {
-    await model().loadAdapter(files, { ...options, name });
-    adapters.set(name, { files, options });
+  try {
+    await load(last.origin, context);
+    for (const [name, { files, options }] of last.adapters) {
+      await model().loadAdapter(files, { ...options, name });
+      adapters.set(name, { files, options });
+    }
+    if (last.adapters.size) model().setAdapters(last.weights);
+    return report();
+  } catch (error) {
+    if (janus && !janus.device.isGone) janus.dispose(); // it would answer without its adapters
+    [janus, lost] = [null, last];
+    throw error;
   }
-  if (loadedAdapters.size) model().setAdapters(weights);
-  return report();
 }
 
 const CALLS = {

@@ -79,13 +79,27 @@ export const configHash = (config: AnyConfig): string =>
     .update(JSON.stringify([...boundSettings(config)].sort(([a], [b]) => (a < b ? -1 : 1))))
     .digest("hex");
 
+/** Paths of the settings in which two values differ. */
+function differing(path: string, a: unknown, b: unknown): string[] {
+  if (JSON.stringify(a) === JSON.stringify(b)) return [];
+  const isGroup = (value: unknown): value is object =>
+    typeof value === "object" && value !== null && !Array.isArray(value);
+  if (!isGroup(a) || !isGroup(b)) return [path];
+  const [left, right] = [new Map(Object.entries(a)), new Map(Object.entries(b))];
+  return [...new Set([...left.keys(), ...right.keys()])].flatMap((key) =>
+    differing(`${path}.${key}`, left.get(key), right.get(key)),
+  );
+}
+
 /** The state of a checkpoint. Throws `ArgumentError` if it is of a run with other settings than `config`. */
 export async function readState(folder: string, config: AnyConfig): Promise<unknown> {
   const file = await folderSource(folder).open(STATE);
   try {
     const state = JSON.parse(new TextDecoder().decode(await readWhole(file, MAX_STATE))) as { config: unknown };
     const [now, before] = [boundSettings(config), boundSettings(checkAnyConfig(state.config, `${folder}/${STATE}`))];
-    const other = [...new Set([...now.keys(), ...before.keys()])].filter((key) => now.get(key) !== before.get(key));
+    const names = [...new Set([...now.keys(), ...before.keys()])];
+    const valueOf = (text: string | undefined): unknown => (text === undefined ? undefined : JSON.parse(text));
+    const other = names.flatMap((key) => differing(key, valueOf(now.get(key)), valueOf(before.get(key))));
     if (other.length)
       throw new ArgumentError(
         `${folder} was trained with other settings (${other.join(", ")}); resume with the same ones, or begin a new run from its model`,
