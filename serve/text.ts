@@ -189,15 +189,18 @@ export class TextService {
     let tokens = 0;
     while (this.queue.length > 0 && this.live.free > 0 && mayJoin()) {
       if (joined.length > 0) await new Promise<void>((resolve) => setImmediate(resolve)); // connections are served in between
-      const group = this.nextGroup();
+      const group = this.nextGroup(PROMPT_TOKENS - tokens);
       tokens += paddedTokens(group);
       joined.push(...this.join(group));
     }
     return joined;
   }
 
-  /** Takes the next choices that wait: those whose prompts are read together. One that waited for its next turn gets its row at once. */
-  private nextGroup(): readonly Choice[] {
+  /**
+   * Takes the next choices that wait, at least one: those whose prompts are read together, with at most `room` tokens. One that waited for its next turn
+   * gets its row at once.
+   */
+  private nextGroup(room: number): readonly Choice[] {
     const group: Choice[] = [];
     while (this.queue.length > 0 && this.live.free > group.length) {
       const [job] = this.queue as [Job];
@@ -205,7 +208,7 @@ export class TextService {
       const isParked = this.parked.has(choice);
       const isShared =
         [...group, choice].every((one) => one.job.request.pixels.length === 0) && this.live.readsTogether;
-      const fits = isShared && paddedTokens([...group, choice]) <= PROMPT_TOKENS;
+      const fits = isShared && paddedTokens([...group, choice]) <= room;
       if (group.length > 0 && !isParked && !fits) break;
       this.queue.shift();
       job.waiting.shift();
