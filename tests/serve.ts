@@ -164,6 +164,12 @@ function probeHealth(url: string): { stop(): Promise<number> } {
 
 export type Target = Pick<TestServer, "url" | "client">;
 
+/** Causes of an error, in parentheses: "Connection error." says nothing by itself. */
+function causesOf(error: unknown): string {
+  const cause = error instanceof Error ? error.cause : undefined;
+  return cause instanceof Error ? ` (${String(cause)}${causesOf(cause)})` : "";
+}
+
 /** The text of request `k` of a load. */
 async function textOf({ client }: Target, k: number, signal: AbortSignal): Promise<string> {
   if (k % 2 === 0)
@@ -203,7 +209,7 @@ export async function runLoad(target: Target, alone: readonly string[], load: Lo
       else result.wrong.push(`${k}: ${JSON.stringify(text)} instead of ${JSON.stringify(alone[k % KINDS])}`);
     } catch (error) {
       if (controller.signal.aborted) result.cancelled++;
-      else result.wrong.push(`${k}: ${String(error)}`);
+      else result.wrong.push(`${k}: ${String(error)}${causesOf(error)}`);
     } finally {
       clearTimeout(timer);
     }

@@ -3,7 +3,7 @@ import { connect } from "node:net";
 import sharp from "sharp";
 import OpenAI from "openai";
 import type { APIError } from "openai";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { readPicture } from "../../model/janus/node/janus.ts";
 import { readImage } from "../../model/node/image_file.ts";
 import { EXIT } from "../../cli/errors.ts";
@@ -13,6 +13,7 @@ import { errorOf } from "../gpu.ts";
 import { isLong } from "../long.ts";
 import { KEY, SHAPES, answersAlone, idleBytes, post, questionOf, runLoad, serveFolder, startServe } from "../serve.ts";
 import type { TestServer } from "../serve.ts";
+import { startServer } from "../../serve/server.ts";
 
 let server: TestServer;
 /** Answers made one at a time. */
@@ -173,6 +174,16 @@ describe("refusals", () => {
     expect(await idleBytes(server)).toBe(live);
   });
 
+  it("an address that another program has is refused before a model is loaded", async () => {
+    const address = { name: "small", port: Number(new URL(server.url).port) };
+    const open = (): never => expect.unreachable();
+    const start = (settings: { name: string; port: number; host?: string }) => startServer({ settings, open, write: () => undefined }); // prettier-ignore
+    await expect(start(address)).rejects.toThrow(/must listen at 127\.0\.0\.1, port \d+; got EADDRINUSE: .* choose another port/); // prettier-ignore
+    await expect(start({ ...address, host: "192.0.2.1", apiKey: KEY } as typeof address)).rejects.toThrow(
+      /EADDRNOTAVAIL/,
+    );
+  });
+
   /** What the server says to raw bytes, until it closes the connection. */
   const raw = (bytes: string): Promise<string> =>
     new Promise((resolve, reject) => {
@@ -220,6 +231,7 @@ describe("many at once", () => {
       KEY,
     ];
     const { child, url, result: ended } = await startServe(flags);
+    onTestFinished(() => void child.kill());
     const target = { url, client: new OpenAI({ baseURL: `${url}/v1`, apiKey: KEY, maxRetries: 0 }) };
     expect(await answersAlone(target)).toEqual(alone);
     const before = await idleBytes(target);

@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import OpenAI from "openai";
-import { expect, it } from "vitest";
+import { expect, it, onTestFinished } from "vitest";
 import { hasFixtures } from "../fixtures.ts";
 import { isLong } from "../long.ts";
 import { startServe } from "../serve.ts";
@@ -34,6 +34,7 @@ it.runIf(isLong && hasFixtures && process.platform === "linux").each([48, 200])(
   "16 streams of up to %d tokens at once take a quarter of the processor time of one after the other",
   async (most) => {
     const { child, url, result } = await startServe(["--model", folder, "--context", "256", "--name", "small"]);
+    onTestFinished(() => void child.kill());
     const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: "none", maxRetries: 0 });
     const answer = async (seed: number): Promise<readonly [string, number]> => {
       let [text, tokens] = ["", 0];
