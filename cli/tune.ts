@@ -65,6 +65,7 @@ async function tuneDevice(flags: TuneFlags, context: Context): Promise<void> {
     const info = device.gpu!.adapterInfo;
     const file = join(userCache()!, tunedFile(adapterId(info)));
     if (!flags.submit) await requireFolder(dirname(file)); // before the search, whose result would be lost
+    await using _lock = flags.submit ? null : await lockCache(dirname(file), context);
     const before = await variantsBefore(info, context);
     const progress = out.progress("rows");
     const result = await tune(device, rows, {
@@ -101,6 +102,23 @@ async function requireFolder(folder: string): Promise<void> {
   } catch (error) {
     throw fileError(error, folder);
   }
+}
+
+/** Takes the cache, so that no other search measures at the same time and writes over this one's result. Throws `RunLockedError`. */
+export async function lockCache(
+  folder: string,
+  { out, signal }: Pick<Context, "out" | "signal">,
+): Promise<AsyncDisposable> {
+  const { RunLock } = await import("../train/node/run/lock.ts");
+  const { nodeFileSystem } = await import("../train/node/run/file_system.ts");
+  const words = { holder: "janus tune", folder: "cache", instead: "wait until it ends" };
+  const lock = await RunLock.take(nodeFileSystem, folder, {
+    name: ".lock-of-tune",
+    words,
+    onNotice: (message) => out.warn(message),
+    signal,
+  });
+  return { [Symbol.asyncDispose]: () => lock.release() };
 }
 
 /** The variants of the user's table. A file that is no table is replaced, as its error advises. */

@@ -358,14 +358,14 @@ export class Device {
   }
 
   /**
-   * Waits until at most 128 MiB of uploads are in host memory. `writeBuffer` copies its data at once, and WebGPU keeps
+   * Waits until at most `bytes` of uploads (default: 128 MiB) are in host memory. `writeBuffer` copies its data at once, and WebGPU keeps
    * the copy until the GPU has taken it. Call `throttle` between the parts of a large upload, and between the steps of
    * a loop that reads nothing back. Throws the errors so far, as `sync` does, e.g. if the GPU has no memory for the
    * upload.
    */
-  async throttle(): Promise<void> {
+  async throttle(bytes?: number): Promise<void> {
     if (this.errors.length) await this.sync();
-    await this.queue.throttle();
+    await this.queue.throttle(bytes);
   }
 
   /** Compiles one variant now and waits for the verdict. Throws `KernelError` with the lines around the mistake. */

@@ -440,10 +440,10 @@ export class Queue {
     this.uploads!.submitted(1);
   }
 
-  /** Waits until no more than `MAX_QUEUED_UPLOAD_BYTES` of uploads are in host memory. */
-  async throttle(): Promise<void> {
+  /** Waits until no more than `bytes` of uploads are in host memory. */
+  async throttle(bytes = MAX_QUEUED_UPLOAD_BYTES): Promise<void> {
     const { uploads } = this;
-    while (uploads && uploads.queuedBytes > MAX_QUEUED_UPLOAD_BYTES) {
+    while (uploads && uploads.queuedBytes > bytes) {
       this.owner.check();
       this.submitUploads();
       await uploads.next(this.isSoftware);

@@ -16,6 +16,7 @@ import { itemsOf, withoutRotations } from "./items.ts";
 import type { Items } from "./items.ts";
 import { judge, plainId, readScores, writeAnswers } from "./judge.ts";
 import type { Judge } from "./judge.ts";
+import { lockBenchmark } from "./lock.ts";
 import { loadRecipe } from "./recipe.ts";
 import type { AskRecipe, Benchmark, DrawRecipe, LoadedRecipe, RecipeChanges } from "./recipe.ts";
 import type { Table } from "./read/table.ts";
@@ -27,6 +28,7 @@ import type { GenevalPrompt } from "./score/geneval.ts";
 import type { Score } from "./score/score.ts";
 import { scoreOf } from "./score/understanding.ts";
 import { fileSize } from "../model/node/files.ts";
+import type { RunLock } from "../train/node/run/lock.ts";
 
 export interface EvalOptions {
   readonly benchmarks: readonly Benchmark[];
@@ -173,27 +175,36 @@ function noticesOf(one: Prepared): string[] {
   return notices;
 }
 
-/** Runs the benchmarks in order. Throws `EvalDataError`, `RecipeError`, `ResultsError` before a model is loaded if files or settings are at fault. */
+/**
+ * Runs the benchmarks in order. Throws `EvalDataError`, `RecipeError`, `ResultsError` before a model is loaded if files or settings are at fault,
+ * `RunLockedError` if another process has a benchmark's folder.
+ */
 export async function evaluate(options: EvalOptions): Promise<Outcome[]> {
   const prepared = await prepareAll(options);
+  const locks: RunLock[] = [];
   try {
+    for (const one of prepared) if (!isScoredOnly(options, one)) locks.push(await lockBenchmark(one.folder, options));
     await mkdir(options.out, { recursive: true });
     let model: Awaited<ReturnType<EvalOptions["load"]>> | null = null;
     const outcomes: Outcome[] = [];
     for (const one of prepared) {
       const notices = noticesOf(one);
       for (const notice of [...changesOf(one), ...notices]) options.onNotice(`${one.recipe.benchmark}: ${notice}`);
-      const isScoredOnly = one.kind === "draw" && options.scores.has(one.recipe.benchmark);
-      if (!isScoredOnly) model ??= await options.load(one.recipe.dtype);
+      if (!isScoredOnly(options, one)) model ??= await options.load(one.recipe.dtype);
       const outcome = one.kind === "ask" ? await runAsk(options, one, model!, notices) : await runDraw(options, one, model, notices); // prettier-ignore
       outcomes.push(outcome);
       if (outcome.result) await writeResult(options.out, one.recipe.benchmark, outcome.result);
     }
     return outcomes;
   } finally {
+    for (const lock of locks) await lock.release();
     await closeAll(prepared);
   }
 }
+
+/** True if nothing is asked or drawn: the images are there, and their scores come from a file. */
+const isScoredOnly = ({ scores }: EvalOptions, { kind, recipe }: Prepared): boolean =>
+  kind === "draw" && scores.has(recipe.benchmark);
 
 type Model = Awaited<ReturnType<EvalOptions["load"]>>;
 

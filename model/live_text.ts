@@ -4,7 +4,7 @@
  */
 import { ArgumentError, Generator, construct, noGrad, scope, tensor } from "../engine/index.ts";
 import type { Tensor } from "../engine/index.ts";
-import { arange, full, rowSettings, sampleTokens } from "../kernels/index.ts";
+import { arange, full, indexSelect, rowSettings, sampleTokens } from "../kernels/index.ts";
 import type { CausalModel, PromptRow } from "./causal.ts";
 import { CapturedSteps, cacheFor, embedRow } from "./decoding.ts";
 import type { DecodingOptions } from "./decoding.ts";
@@ -27,6 +27,18 @@ export interface LiveTextOptions
 
 /** Settings of one row. */
 export type RowOptions = Pick<SamplingOptions, "temperature" | "topP" | "seed">;
+
+/** A prompt that joins. */
+export interface Joining {
+  readonly prompt: PromptRow;
+  readonly options: RowOptions;
+}
+
+/** A row, and the promise of its first token. */
+export interface Joined {
+  readonly row: LiveRow;
+  readonly first: Promise<number>;
+}
 
 /** An answer that is being made. */
 export interface LiveRow {
@@ -71,6 +83,14 @@ function drawsOf(rows: readonly Row[]): Draws {
   const random = rows.filter(({ options: { temperature = 0 } }) => temperature > 0);
   if (random.length === 0) return "greedy";
   return random.some(({ options: { topP = 1 } }) => topP < 1) ? "topP" : "random";
+}
+
+/** states [R, T, hidden] → those of the last token of each prompt, [R, hidden]. */
+function lastStates(states: Tensor, prompts: readonly (readonly number[])[]): Tensor {
+  const [rows, longest] = [states.dim(0), states.dim(1)];
+  if (rows === 1) return states.select(1, -1);
+  const places = Int32Array.from(prompts, ({ length }, row) => row * longest + length - 1);
+  return indexSelect(states.reshape([rows * longest, -1]), 0, tensor(places, { device: states.device }));
 }
 
 export class LiveText {
@@ -131,21 +151,51 @@ export class LiveText {
       );
   }
 
+  /** True if prompts without images may be read together: their tokens are the same then. Products of many rows have other bits on GPUs. */
+  get readsTogether(): boolean {
+    return this.model.device.capabilities.software;
+  }
+
   /**
    * Runs a prompt and gives it a row. Its first token comes by the promise; the row takes part in steps once it has come. Throws `PromptError` and
    * `ArgumentError` before any work, `ArgumentError` if no row is free, `OutOfMemoryError`.
    */
-  join(prompt: PromptRow, options: RowOptions = {}): { readonly row: LiveRow; readonly first: Promise<number> } {
-    this.check(prompt.ids, options);
+  join(prompt: PromptRow, options: RowOptions = {}): Joined {
+    return this.joinAll([{ prompt, options }])[0]!;
+  }
+
+  /**
+   * `join` of several prompts: those without images are read together if `readsTogether`, padded to the longest. If one throws, none has joined.
+   */
+  joinAll(joining: readonly Joining[]): readonly Joined[] {
+    for (const { prompt, options } of joining) this.check(prompt.ids, options);
+    const joined: Joined[] = [];
+    try {
+      while (joined.length < joining.length) joined.push(...this.joinRun(joining.slice(joined.length)));
+    } catch (error) {
+      for (const { row } of joined) this.leave(row);
+      throw error;
+    }
+    return joined;
+  }
+
+  /** Joins the first prompts, as many as can be read together into free places next to one another. */
+  private joinRun(joining: readonly Joining[]): readonly Joined[] {
     const slot = this.freeSlot();
-    const row = new Row(options, slot, prompt.ids.length);
-    const token = construct(() => this.prefill(prompt, row)).keep();
-    this.slots[slot] = row;
-    const first = token
-      .data()
-      .then(([id]) => (row.last = id!))
-      .finally(() => token.dispose());
-    return { row, first };
+    const isPlain = ({ prompt }: Joining): boolean => !prompt.images && this.readsTogether;
+    let count = 1;
+    while (count < joining.length && this.slots[slot + count] === null && joining.slice(0, count + 1).every(isPlain))
+      count++;
+    const group = joining.slice(0, count);
+    const rows = group.map(({ prompt, options }, i) => new Row(options, slot + i, prompt.ids.length));
+    const sampled = construct(() => this.prefill(group, rows)).keep();
+    for (const row of rows) this.slots[row.slot] = row;
+    const tokens = sampled.data().finally(() => sampled.dispose());
+    return rows.map((row, i) => {
+      const first = tokens.then((all) => (row.last = all[i]!));
+      first.catch(() => undefined); // the caller may await another one of them first
+      return { row, first };
+    });
   }
 
   /** The row's place is free at once. */
@@ -223,34 +273,49 @@ export class LiveText {
     return Math.min(this.rows, BUCKETS.find((bucket) => bucket >= count) ?? this.rows);
   }
 
-  /** Rules of one row, if they depend on its tokens. */
-  private ownRules(ids: readonly number[]): LogitRules | null {
+  /** Rules of rows with these prompts, if they depend on their tokens. */
+  private ownRules(...prompts: readonly (readonly number[])[]): LogitRules | null {
     const { repetitionPenalty = 1 } = this.options;
-    return repetitionPenalty === 1 ? null : new LogitRules(this.model, [ids], this.options);
+    return repetitionPenalty === 1 ? null : new LogitRules(this.model, prompts, this.options);
   }
 
-  /** Keys and values of the prompt in the row's slot, and the first token, u32 [1]. */
-  private prefill(prompt: PromptRow, row: Row): Tensor {
+  /** Keys and values of the prompts in the slots of `rows`, which lie next to one another, and the first tokens, u32 [R]. */
+  private prefill(group: readonly Joining[], rows: readonly Row[]): Tensor {
     const { device } = this.model;
-    const { ids } = prompt;
-    const rules = this.ownRules(ids);
+    const prompts = group.map(({ prompt: { ids } }) => ids);
+    const [{ slot }] = rows as readonly [Row];
+    const rules = this.ownRules(...prompts);
     try {
       return noGrad(() =>
         scope(() => {
-          const positions = arange(0, ids.length, 1, { device });
-          const place = (t: Tensor): Tensor => t.slice(0, row.slot, row.slot + 1);
+          const longest = Math.max(...prompts.map((ids) => ids.length));
+          const positions = arange(0, longest, 1, { device });
+          const place = (t: Tensor): Tensor => t.slice(0, slot, slot + rows.length);
           const length = full([1], 0, { dtype: "u32", device });
           const cache = { keys: this.cache.keys.map(place), values: this.cache.values.map(place), length };
-          const states = this.model.hidden(embedRow(this.model, prompt), { positions, cache }); // [1, T, hidden]
-          const settings = tensor(Uint32Array.from(this.settingsOf(row, 0)), { shape: [1, SETTINGS], device });
-          const token = this.draw(states.select(1, -1), settings, rules ?? this.rules, drawsOf([row]));
-          if (rules) this.rules.copyRow(row.slot, rules, 0);
-          return token;
+          const states = this.model.hidden(this.embed(group, longest), { positions, cache }); // [R, T, hidden]
+          const settings = Uint32Array.from(rows.flatMap((row) => this.settingsOf(row, 0)));
+          const tokens = this.draw(
+            lastStates(states, prompts),
+            tensor(settings, { shape: [rows.length, SETTINGS], device }),
+            rules ?? this.rules,
+            drawsOf(rows),
+          );
+          if (rules) for (const [i, row] of rows.entries()) this.rules.copyRow(row.slot, rules, i);
+          return tokens;
         }),
       );
     } finally {
       rules?.dispose();
     }
+  }
+
+  /** The prompts, padded on the right to `longest` tokens, which no token before them sees → [R, longest, hidden]. */
+  private embed(group: readonly Joining[], longest: number): Tensor {
+    if (group.length === 1) return embedRow(this.model, group[0]!.prompt);
+    const ids = new Int32Array(group.length * longest);
+    for (const [i, { prompt }] of group.entries()) ids.set(prompt.ids, i * longest);
+    return this.model.embedText(tensor(ids, { shape: [group.length, longest], device: this.model.device }));
   }
 
   private settingsOf({ options }: Row, position: number): readonly number[] {

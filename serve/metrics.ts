@@ -21,7 +21,7 @@ export async function openMetrics(levels: () => Levels) {
   const { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } = (await import("prom-client")).default;
   const registry: RegistryType = new Registry();
   const registers = [registry];
-  collectDefaultMetrics({ register: registry, prefix: "janus_process_" });
+  collectDefaultMetrics({ register: registry, prefix: "janus_" });
   const gauge = (name: string, help: string, read: (now: Levels) => number): unknown =>
     new Gauge({ name: `janus_${name}`, help, registers, collect() { this.set(read(levels())); } }); // prettier-ignore
   gauge("ready", "1 while the model answers, 0 while the device is lost or the server stops", (now) => Number(now.isReady)); // prettier-ignore

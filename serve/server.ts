@@ -2,9 +2,11 @@
 import { existsSync } from "node:fs";
 import { createServer } from "node:http";
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
-import type { AddressInfo, Socket } from "node:net";
+import { createServer as createNetServer } from "node:net";
+import type { AddressInfo, Server as NetServer, Socket } from "node:net";
 import { fileURLToPath } from "node:url";
 import { RequestError, getRequestListener } from "@hono/node-server";
+import { ArgumentError } from "../engine/errors.ts";
 import { Gate, createApp } from "./app.ts";
 import { BodyReader } from "./body.ts";
 import { ApiError, apiErrorOf, invalid, unavailable } from "./errors.ts";
@@ -46,12 +48,14 @@ const MAX_HEADER_BYTES = 16 * 1024;
 const MAX_HEADERS = 100;
 /** Connections that the system accepts before the process does: with Node's 511, some of 2,000 clients that come at once time out. */
 const BACKLOG = 4096;
+/** Seconds that an idle connection stays open: a client that was busy for longer than that would send its next request into a closed one. */
+const KEEP_ALIVE_S = 65;
 /** Seconds that a connection may be silent longer than a request may take: one whose client does not read is closed then. */
 const SILENT_S = 30;
 
 /**
- * Starts the server; it answers once the promise resolves. Throws `ArgumentError` for settings out of range, what `open` throws, and errors of the
- * system for an address that cannot be used.
+ * Starts the server; it answers once the promise resolves. Throws `ArgumentError` for settings out of range and, before it loads the model, for
+ * an address that cannot be used; what `open` throws.
  */
 export async function startServer(options: StartOptions): Promise<RunningServer> {
   const settings = checkSettings(options.settings);
@@ -69,6 +73,7 @@ export async function startServer(options: StartOptions): Promise<RunningServer>
   };
   const api = getRequestListener(app.fetch, { overrideGlobalObjects: false, hostname: "localhost", errorHandler });
   const server = limitedServer(settings, await withPage(page, (message, answer) => void api(message, answer)));
+  await requireAddress(settings);
   await host.start();
   try {
     await listen(server, settings);
@@ -103,7 +108,7 @@ function limitedServer(settings: ServerSettings, listener: Listener): Server {
       headersTimeout: 1000 * settings.headersS,
       requestTimeout: 1000 * Math.max(settings.requestS, settings.headersS),
       connectionsCheckingInterval: 1000,
-      keepAliveTimeout: 10_000,
+      keepAliveTimeout: 1000 * KEEP_ALIVE_S,
       requireHostHeader: false,
     },
     listener,
@@ -156,11 +161,30 @@ export async function withPage(page: string | null, api: Listener): Promise<List
   };
 }
 
-function listen(server: Server, { host, port }: ServerSettings): Promise<void> {
+/** What to do about an address that the system refuses, by its code. */
+const REFUSED: Readonly<Record<string, string>> = {
+  EADDRINUSE: "a program has it already; stop that one, or choose another port",
+  EACCES: "the system does not allow it; choose a port from 1024 on",
+  EADDRNOTAVAIL: "this machine has no such address; choose another host",
+  ENOTFOUND: "the name of the host is not known; choose another host",
+};
+
+/** Throws `ArgumentError` if nobody could listen there: loading a model takes long. */
+async function requireAddress(settings: ServerSettings): Promise<void> {
+  const probe = createNetServer();
+  await listen(probe, settings);
+  await new Promise<void>((resolve) => probe.close(() => resolve()));
+}
+
+function listen(server: NetServer, { host, port }: ServerSettings): Promise<void> {
   return new Promise((resolve, reject) => {
-    server.once("error", reject);
+    const refuse = (error: NodeJS.ErrnoException): void => {
+      const why = REFUSED[error.code ?? ""];
+      reject(why === undefined ? error : new ArgumentError(`serve: the server must listen at ${host}, port ${port}; got ${error.code!}: ${why}.`)); // prettier-ignore
+    };
+    server.once("error", refuse);
     server.listen({ port, host: host.replace(/^\[|\]$/g, ""), backlog: BACKLOG }, () => {
-      server.off("error", reject);
+      server.off("error", refuse);
       resolve();
     });
   });

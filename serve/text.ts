@@ -2,7 +2,7 @@
 import type { Tensor } from "../engine/index.ts";
 import { Line } from "../model/answers.ts";
 import { isFlagged } from "../model/decoding.ts";
-import type { LiveRow, LiveText } from "../model/live_text.ts";
+import type { Joined, Joining, LiveRow, LiveText } from "../model/live_text.ts";
 import type { Janus } from "../model/janus/pipeline.ts";
 import { Stops } from "../model/stops.ts";
 import type { AnswerResult } from "../model/streams.ts";
@@ -60,10 +60,20 @@ interface Job {
 
 /** Tokens after which an answer lets others have its row, if they wait. */
 const TURN = 64;
-/** Tokens of prompts that are read between two steps of the running answers: more, and they would stall. At least one prompt is read. */
+/** Tokens of prompts, padding included, that are read between two steps of the running answers: more, and they would stall. At least one prompt is read. */
 const PROMPT_TOKENS = 512;
 /** Milliseconds after which no further prompt is read between two steps. */
 const ADMIT_MS = 20;
+
+/** A choice that has its row, and the promise of its first token. */
+interface JoinedChoice {
+  readonly choice: Choice;
+  readonly first: Promise<number>;
+}
+
+/** Tokens that are computed to read the prompts of a group together. */
+const paddedTokens = (group: readonly Choice[]): number =>
+  group.length * Math.max(0, ...group.map(({ job }) => job.request.ids.length));
 
 export class TextService {
   private readonly janus: Janus;
@@ -172,51 +182,82 @@ export class TextService {
   }
 
   /** Gives free rows to those that wait, one choice of each request after the other. */
-  private async admit(): Promise<{ readonly choice: Choice; readonly first: Promise<number> }[]> {
-    const joined: { choice: Choice; first: Promise<number> }[] = [];
+  private async admit(): Promise<readonly JoinedChoice[]> {
+    const joined: JoinedChoice[] = [];
     const started = performance.now();
     const mayJoin = (): boolean => tokens === 0 || (tokens < PROMPT_TOKENS && performance.now() - started < ADMIT_MS);
     let tokens = 0;
     while (this.queue.length > 0 && this.live.free > 0 && mayJoin()) {
       if (joined.length > 0) await new Promise<void>((resolve) => setImmediate(resolve)); // connections are served in between
-      const job = this.queue.shift()!;
-      const choice = job.waiting.shift()!;
-      if (job.waiting.length > 0) this.queue.push(job);
-      choice.turn = 0;
-      if (this.parked.delete(choice)) this.live.resume(choice.row!);
-      else {
-        const first = this.join(choice);
-        if (!first) continue;
-        joined.push({ choice, first });
-        tokens += job.request.ids.length;
-      }
-      this.running.add(choice);
+      const group = this.nextGroup(PROMPT_TOKENS - tokens);
+      tokens += paddedTokens(group);
+      joined.push(...this.join(group));
     }
     return joined;
   }
 
-  /** Reads the prompt of a choice; null if that failed, which ends its request. */
-  private join(choice: Choice): Promise<number> | null {
-    const { job } = choice;
-    const { ids, pixels, temperature, topP, seeds } = job.request;
-    try {
-      if (pixels.length > 0) job.embeddings ??= this.janus.embedImages(pixels);
-      const placeholder = this.janus.processor.tokenizer.specials.imagePlaceholder;
-      const prompt = job.embeddings ? { ids, images: { embeddings: job.embeddings, placeholder } } : { ids };
-      const { row, first } = this.live.join(prompt, { temperature, topP, seed: seeds[choice.index]! });
-      choice.row = row;
-      if (job.queuedMs === 0) {
-        job.queuedMs = performance.now() - job.startedMs;
-        this.metrics.queued.observe({ kind: "text" }, job.queuedMs / 1000);
+  /**
+   * Takes the next choices that wait, at least one: those whose prompts are read together, with at most `room` tokens. One that waited for its next turn
+   * gets its row at once.
+   */
+  private nextGroup(room: number): readonly Choice[] {
+    const group: Choice[] = [];
+    while (this.queue.length > 0 && this.live.free > group.length) {
+      const [job] = this.queue as [Job];
+      const [choice] = job.waiting as [Choice];
+      const isParked = this.parked.has(choice);
+      const isShared =
+        [...group, choice].every((one) => one.job.request.pixels.length === 0) && this.live.readsTogether;
+      const fits = isShared && paddedTokens([...group, choice]) <= room;
+      if (group.length > 0 && !isParked && !fits) break;
+      this.queue.shift();
+      job.waiting.shift();
+      if (job.waiting.length > 0) this.queue.push(job);
+      choice.turn = 0;
+      if (!isParked) group.push(choice);
+      else {
+        this.parked.delete(choice);
+        this.live.resume(choice.row!);
+        this.running.add(choice);
       }
-      if (--job.toJoin === 0) this.freeEmbeddings(job);
-      first.catch(() => undefined); // it is awaited with the others
-      return first;
+    }
+    return group;
+  }
+
+  /** Reads the prompts of choices; those whose prompt cannot be read end their request, and are not among the result. */
+  private join(group: readonly Choice[]): readonly JoinedChoice[] {
+    const choices = group.filter(({ job }) => !job.isOver);
+    if (choices.length === 0) return [];
+    try {
+      const joined = this.live.joinAll(choices.map((choice) => this.joiningOf(choice)));
+      return choices.map((choice, i) => this.noteJoined(choice, joined[i]!));
     } catch (error) {
       this.janus.device.check(); // a lost device ends all requests
+      const [{ job }] = choices as [Choice];
+      if (choices.length > 1) return choices.flatMap((choice) => this.join([choice])); // whose prompt it was
       this.finish(job, () => job.reject(error));
-      return null;
+      return [];
     }
+  }
+
+  private joiningOf({ job, index }: Choice): Joining {
+    const { ids, pixels, temperature, topP, seeds } = job.request;
+    if (pixels.length > 0) job.embeddings ??= this.janus.embedImages(pixels);
+    const placeholder = this.janus.processor.tokenizer.specials.imagePlaceholder;
+    const prompt = job.embeddings ? { ids, images: { embeddings: job.embeddings, placeholder } } : { ids };
+    return { prompt, options: { temperature, topP, seed: seeds[index]! } };
+  }
+
+  private noteJoined(choice: Choice, { row, first }: Joined): JoinedChoice {
+    const { job } = choice;
+    choice.row = row;
+    if (job.queuedMs === 0) {
+      job.queuedMs = performance.now() - job.startedMs;
+      this.metrics.queued.observe({ kind: "text" }, job.queuedMs / 1000);
+    }
+    if (--job.toJoin === 0) this.freeEmbeddings(job);
+    this.running.add(choice);
+    return { choice, first };
   }
 
   private push(choice: Choice | undefined, token: number): void {

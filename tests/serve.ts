@@ -5,6 +5,7 @@ import { fileURLToPath } from "node:url";
 import OpenAI from "openai";
 import { Device } from "../index.ts";
 import { Janus } from "../model/janus/node/janus.ts";
+import { startCli } from "./cli.ts";
 import { startServer } from "../serve/server.ts";
 import type { RunningServer } from "../serve/server.ts";
 import type { ServerSettings } from "../serve/settings.ts";
@@ -45,6 +46,23 @@ export async function serveFolder(
   });
   const client = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: KEY, maxRetries: 0 });
   return { ...server, client, log };
+}
+
+/** Starts the command as a process; resolves once it says where it answers. */
+export async function startServe(
+  args: readonly string[],
+): Promise<ReturnType<typeof startCli> & { readonly url: string }> {
+  const { child, result } = startCli(["serve", "--port", "0", ...args]);
+  const url = await new Promise<string>((resolve, reject) => {
+    let said = "";
+    child.stderr!.on("data", (text: string) => {
+      said += text;
+      const [, found] = /^\S+ answers at (\S+) \(\d+ answers at once, \d+ tokens each\)$/m.exec(said) ?? [];
+      if (found && /the page (was not built|is at)/.test(said)) resolve(found);
+    });
+    child.on("close", () => reject(new Error(said)));
+  });
+  return { child, result, url };
 }
 
 /** Posts a body as it is. */
@@ -146,6 +164,12 @@ function probeHealth(url: string): { stop(): Promise<number> } {
 
 export type Target = Pick<TestServer, "url" | "client">;
 
+/** Causes of an error, in parentheses: "Connection error." says nothing by itself. */
+function causesOf(error: unknown): string {
+  const cause = error instanceof Error ? error.cause : undefined;
+  return cause instanceof Error ? ` (${String(cause)}${causesOf(cause)})` : "";
+}
+
 /** The text of request `k` of a load. */
 async function textOf({ client }: Target, k: number, signal: AbortSignal): Promise<string> {
   if (k % 2 === 0)
@@ -185,7 +209,7 @@ export async function runLoad(target: Target, alone: readonly string[], load: Lo
       else result.wrong.push(`${k}: ${JSON.stringify(text)} instead of ${JSON.stringify(alone[k % KINDS])}`);
     } catch (error) {
       if (controller.signal.aborted) result.cancelled++;
-      else result.wrong.push(`${k}: ${String(error)}`);
+      else result.wrong.push(`${k}: ${String(error)}${causesOf(error)}`);
     } finally {
       clearTimeout(timer);
     }

@@ -6,6 +6,7 @@ import type { FromTrainer, ToTrainer } from "./train_worker.ts";
 import type { Progress } from "./train_world.ts";
 
 const LENGTHS = {
+  trial: { label: "Trial: a look at every part", steps: { tokenizer: 10, language: 20 } },
   short: { label: "Short: shows that it learns", steps: { tokenizer: 40, language: 40 } },
   medium: { label: "Medium: simple prompts", steps: { tokenizer: 200, language: 300 } },
   long: { label: "Long: the demo's default and more", steps: { tokenizer: 400, language: 1200 } },

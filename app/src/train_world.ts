@@ -31,9 +31,11 @@ const ROW = 352;
 const BATCH = { und: 4, text: 1, gen: 5 } as const;
 const TOKENIZER_BATCH = 8;
 const SEED = 1;
-/** Steps between samples, and between saves. */
+/** Most steps between samples, and between saves. */
 const SAMPLE_EVERY = 20;
 const SAVE_EVERY = 20;
+/** Least rows of samples of a run. */
+const SAMPLES = 4;
 const PROMPTS = ["red square", "blue circle", "green triangle", "two yellow rings"];
 const OPTIMIZER = "optimizer.safetensors";
 
@@ -210,11 +212,12 @@ export class World {
     });
     const trainer = new Trainer(this.model, this.config, config, this.processor.tokenizer.specials.pad);
     await this.loadOptimizer(trainer, done.language);
+    const sampleEvery = Math.min(SAMPLE_EVERY, Math.ceil(steps.language / SAMPLES));
     try {
       for (let step = done.language; step < steps.language && !isStopped(); step++) {
         const { loss } = await trainer.take(await this.samples(step));
         this.note("language", loss);
-        if ((step + 1) % SAMPLE_EVERY === 0 || step + 1 === steps.language) await this.draw(step + 1);
+        if ((step + 1) % sampleEvery === 0 || step + 1 === steps.language) await this.draw(step + 1);
         if ((step + 1) % SAVE_EVERY === 0) await this.save(trainer);
       }
       await this.save(trainer);

@@ -98,7 +98,12 @@ function fusedStep(
     const y = empty([b, 1, hq, d], { dtype: x.dtype, device: x.device });
     launch(step, {
       use: { x: x.dtype, ...cacheUses(format, "cached", "entry") },
-      constants: { SHARES: variant.shares!, WIDTH: d / 4, PER_ROW: length.size > 1 },
+      constants: {
+        SHARES: variant.shares!,
+        ...(variant.lanes !== CHUNK && { LANES: variant.lanes }),
+        WIDTH: d / 4,
+        PER_ROW: length.size > 1,
+      },
       buffers: {
         x: x.strided([(x.storage.bytes * 8) / DTYPES[x.dtype].bits], [1], 0),
         frequencies: frequencies(x.device, d, theta),

@@ -11,11 +11,12 @@
 //#use cached_float as cached
 //#use entry_float as entry
 const CHUNK = 64u; // keys of a part
+const LANES = 64u; // invocations of a part, at least WIDTH / 2; one key each on GPUs, several where one vector of a CPU is a workgroup
 const SHARES = 1u; // chunks at a time
 const WIDTH = 16u; // granules of a head, D / 4: a multiple of 2, at most CHUNK. Loops run to params.src.w, which is the same: compilers would write them out
 const PER_ROW = false; // one length a batch row instead of one for all
-const WORKGROUP = CHUNK * SHARES;
-const GROUPS = 8u; // parts of a chunk whose largest scores are found side by side
+const WORKGROUP = LANES * SHARES;
+const GROUPS = 8u; // invocations of a part that find its largest score side by side
 struct Params {
   size: vec4u, // batches, heads of queries, heads of the cache, capacity
   src: vec4u, // strides of batch and head in x, and its offset; granules of a head; all in granules
@@ -32,9 +33,10 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> y: array<Pack_x>; // [B, Hq, D]
 @group(0) @binding(7) var<uniform> params: Params;
 var<workgroup> query: array<vec4f, WIDTH>;
-var<workgroup> scores: array<f32, WORKGROUP>;
-var<workgroup> powers: array<f32, WORKGROUP>;
-var<workgroup> tops: array<f32, SHARES * GROUPS>; // largest scores of GROUPS parts of a chunk
+var<workgroup> scores: array<f32, CHUNK * SHARES>;
+var<workgroup> powers: array<f32, CHUNK * SHARES>;
+var<workgroup> tops: array<f32, WORKGROUP>; // largest score of each invocation
+var<workgroup> group_tops: array<f32, SHARES * GROUPS>; // of LANES / GROUPS invocations
 var<workgroup> peaks: array<u32, 2u * WIDTH>; // of each granule of the new key, then of the value
 
 struct Pair {
@@ -109,8 +111,8 @@ fn rope_attention(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) 
     }
   }
   storageBarrier();
-  let lane = invocation % CHUNK;
-  let share = invocation / CHUNK;
+  let lane = invocation % LANES;
+  let share = select(invocation / LANES, 0u, SHARES == 1u);
   let used = (end + CHUNK - 1u) / CHUNK;
   for (var h = 0u; h < shared_by; h++) {
     let row = b * params.size.y + own * shared_by + h;
@@ -124,40 +126,45 @@ fn rope_attention(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) 
     for (var round = 0u; round < used; round += SHARES) {
       let chunk = round + share;
       let count = min(CHUNK, max(end, chunk * CHUNK) - chunk * CHUNK);
-      let seen = chunk * CHUNK + lane;
-      var score = -3.0e38;
-      if (seen < end) {
+      var top = -3.0e38;
+      for (var k = lane; k < count; k += LANES) {
+        let row_at = first + (chunk * CHUNK + k) * params.stride;
         var sum = vec4f();
-        for (var c = 0u; c < width; c++) { sum += query[c] * key_cached(first + seen * params.stride, c, width); }
-        score = ((sum.x + sum.y) + (sum.z + sum.w)) * params.scale;
+        for (var c = 0u; c < width; c++) { sum += query[c] * key_cached(row_at, c, width); }
+        let score = ((sum.x + sum.y) + (sum.z + sum.w)) * params.scale;
+        scores[share * CHUNK + k] = score;
+        top = max(top, score);
       }
-      scores[invocation] = score;
+      tops[invocation] = top;
       workgroupBarrier();
-      if (lane < GROUPS) {
-        var top = -3.0e38;
-        for (var j = 0u; j < CHUNK / GROUPS; j++) { top = max(top, scores[share * CHUNK + lane * (CHUNK / GROUPS) + j]); }
-        tops[share * GROUPS + lane] = top;
+      if (LANES > GROUPS) {
+        if (lane < GROUPS) {
+          for (var j = 1u; j < LANES / GROUPS; j++) { top = max(top, tops[share * LANES + lane + j * GROUPS]); }
+          group_tops[share * GROUPS + lane] = top;
+        }
+        workgroupBarrier();
       }
-      workgroupBarrier();
       var most = -3.0e38;
-      for (var j = 0u; j < GROUPS; j++) { most = max(most, tops[share * GROUPS + j]); }
-      powers[invocation] = power(score, most);
+      for (var j = 0u; j < GROUPS; j++) {
+        if (LANES > GROUPS) { most = max(most, group_tops[share * GROUPS + j]); } else { most = max(most, tops[share * LANES + j]); }
+      }
+      for (var k = lane; k < count; k += LANES) { powers[share * CHUNK + k] = power(scores[share * CHUNK + k], most); }
       workgroupBarrier();
-      if (lane < width && count > 0u) {
+      for (var c = lane; c < width && count > 0u; c += LANES) {
         var acc = vec4f();
         var total = 0.0;
         for (var j = 0u; j < count; j++) {
           let p = powers[share * CHUNK + j];
           total += p;
-          acc += p * value_cached(first + (chunk * CHUNK + j) * params.stride, lane, width);
+          acc += p * value_cached(first + (chunk * CHUNK + j) * params.stride, c, width);
         }
         let out = base + chunk * (width + 1u);
-        parts[out + lane] = acc;
-        if (lane == 0u) { parts[out + width] = vec4f(most, total, 1.0, 0.0); }
+        parts[out + c] = acc;
+        if (c == 0u) { parts[out + width] = vec4f(most, total, 1.0, 0.0); }
       }
     }
     storageBarrier();
-    if (invocation < width) {
+    for (var c = invocation; c < width; c += WORKGROUP) {
       var most = -3.0e38;
       for (var j = 0u; j < used; j++) { most = max(most, parts[base + j * (width + 1u) + width].x); }
       var sum = 0.0;
@@ -167,10 +174,10 @@ fn rope_attention(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) 
         let stats = parts[out + width];
         let weight = exp(max(stats.x - most, -104.0));
         sum += weight * stats.y;
-        acc += weight * parts[out + invocation];
+        acc += weight * parts[out + c];
       }
       // Without a sum all scores are −infinity.
-      y[row * width + invocation] = pack_x(acc * select(1.0 / sum, nan_of(sum), sum == 0.0));
+      y[row * width + c] = pack_x(acc * select(1.0 / sum, nan_of(sum), sum == 0.0));
     }
     workgroupBarrier();
   }

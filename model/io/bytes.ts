@@ -62,20 +62,68 @@ export function bytesFile(name: string, bytes: Uint8Array): RandomAccess {
   return file;
 }
 
+/** Bytes of a Blob that are copied at a time. Its stream would need one buffer only, but in Chromium reads of small slices into a buffer never end. */
+const BLOB_BYTES = 2 ** 20;
+
 /** A `Blob` or a `File` of a browser. */
 export function blobFile(name: string, blob: Blob): RandomAccess {
+  const piece = async (at: number, bytes: number): Promise<Uint8Array> =>
+    new Uint8Array(await blob.slice(at, at + bytes).arrayBuffer());
   const file: RandomAccess = {
     name,
     size: blob.size,
     read: async (offset, length, into) => {
       checkRange(file, offset, length);
-      const bytes = new Uint8Array(await blob.slice(offset, offset + length).arrayBuffer());
-      if (!into) return bytes;
-      into.set(bytes);
+      if (!into) return new Uint8Array(await blob.slice(offset, offset + length).arrayBuffer());
+      for (let at = 0; at < length; at += BLOB_BYTES)
+        into.set(await piece(offset + at, Math.min(BLOB_BYTES, length - at)), at);
       return into.subarray(0, length);
     },
   };
   return file;
+}
+
+/** Bytes of the buffer that a stream is read into. */
+const PIECE_BYTES = 2 ** 18;
+
+/**
+ * Calls `use` with the pieces of a stream in order; a piece may change after that. All lie in one buffer if the runtime can read into one: pieces that
+ * only the garbage collector frees would pile up to 100 MB.
+ * @param broken makes the error to throw of one of the stream
+ */
+export async function eachPiece(
+  stream: ReadableStream<Uint8Array>,
+  use: (piece: Uint8Array) => Promise<void>,
+  broken = (error: unknown): unknown => error,
+): Promise<void> {
+  const into = readerInto(stream);
+  const plain = into ? null : stream.getReader();
+  let buffer = new ArrayBuffer(into ? PIECE_BYTES : 0);
+  try {
+    for (;;) {
+      const { done, value } = await (plain ? plain.read() : into!.read(new Uint8Array(buffer))).catch(
+        (error: unknown) => {
+          throw broken(error);
+        },
+      );
+      if (done || !value) return;
+      await use(value);
+      if (into) buffer = value.buffer as ArrayBuffer;
+    }
+  } finally {
+    const reader = (into ?? plain)!;
+    await reader.cancel().catch(() => undefined);
+    reader.releaseLock();
+  }
+}
+
+/** Null for a stream that cannot be read into a buffer of the caller. */
+function readerInto(stream: ReadableStream<Uint8Array>): ReadableStreamBYOBReader | null {
+  try {
+    return stream.getReader({ mode: "byob" });
+  } catch {
+    return null;
+  }
 }
 
 /** Files by name: in memory, or those that a person chose in a browser. */

@@ -1,6 +1,6 @@
 /** Folders of files as programs have them: the files that a person chose, bytes by name, or a folder on a server. */
 import { ArgumentError, messageOf } from "../../engine/errors.ts";
-import { blobFile, checkRange, fileSet } from "./bytes.ts";
+import { blobFile, checkRange, eachPiece, fileSet } from "./bytes.ts";
 import type { FileSource, RandomAccess } from "./bytes.ts";
 import { CheckpointError, IoError, quote } from "./errors.ts";
 import { parseJsonObject } from "./json.ts";
@@ -183,10 +183,9 @@ async function openUrl(url: URL): Promise<RandomAccess | null> {
     size,
     read: async (offset, length, into) => {
       checkRange(file, offset, length);
-      const bytes = length === 0 ? new Uint8Array(0) : await readRange(url, offset, length);
-      if (!into) return bytes;
-      into.set(bytes);
-      return into.subarray(0, length);
+      const bytes = into ? into.subarray(0, length) : new Uint8Array(length);
+      if (length > 0) await readRange(url, offset, bytes);
+      return bytes;
     },
   };
   return file;
@@ -202,12 +201,18 @@ async function readAll(url: URL, size: number): Promise<Blob> {
   return blob;
 }
 
-async function readRange(url: URL, offset: number, length: number): Promise<Uint8Array> {
+/** Fills `into` with the bytes from `offset` on. */
+async function readRange(url: URL, offset: number, into: Uint8Array): Promise<void> {
+  const { length } = into;
   const response = await request(url, `bytes=${offset}-${offset + length - 1}`);
-  const bytes = new Uint8Array(await response.arrayBuffer());
-  if (response.status !== 206 || bytes.length !== length)
+  let done = 0;
+  if (response.status === 206 && response.body)
+    await eachPiece(response.body, async (piece) => {
+      into.set(piece.subarray(0, length - done), done);
+      done += piece.length;
+    });
+  if (response.status !== 206 || done !== length)
     throw new IoError(
-      `${url.href} must give ${length} bytes at ${offset}; got HTTP ${response.status} with ${bytes.length} bytes. Try again.`,
+      `${url.href} must give ${length} bytes at ${offset}; got HTTP ${response.status} with ${done} bytes. Try again.`,
     );
-  return bytes;
 }

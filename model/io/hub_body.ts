@@ -59,6 +59,9 @@ export function causeOf(error: unknown): { readonly message: string; readonly co
 export const inBrackets = ({ message, code }: ReturnType<typeof causeOf>): string =>
   message || code ? ` (${message.includes(code) ? message : `${code}, ${message}`})` : "";
 
+export const brokenConnection = (error: unknown): Retry =>
+  new Retry(`the connection broke${inBrackets(causeOf(error))}`);
+
 /** Calls `use` with the pieces of a body in order, to its end or until `use` returns "enough". Throws `Retry` if the connection breaks. */
 export async function eachChunk(
   { body }: HubResponse,
@@ -69,7 +72,7 @@ export async function eachChunk(
   try {
     for (;;) {
       const { done, value } = await reader.read().catch((error: unknown) => {
-        throw new Retry(`the connection broke${inBrackets(causeOf(error))}`);
+        throw brokenConnection(error);
       });
       if (done) return;
       if ((await use(value as Uint8Array)) === "enough") return;

@@ -46,11 +46,13 @@ export interface LoadOptions {
   readonly signal?: AbortSignal;
 }
 
-const CHUNK_BYTES = 16 * 2 ** 20;
+const CHUNK_BYTES = 4 * 2 ** 20;
+/** Bytes that the device has not taken yet, above which loading waits for it. */
+const QUEUED_BYTES = 32 * 2 ** 20;
 
 /**
- * Loads the model of a checkpoint with its weights onto the device. Host memory contains one chunk of 16 MiB at a time
- * (of weights that are quantised, also as f32), in addition to pending uploads (at most 128 MiB, see `Device.throttle`). Throws the errors of the checkpoint's
+ * Loads the model of a checkpoint with its weights onto the device. Host memory contains two chunks of 4 MiB
+ * (of weights that are quantised, also as f32), in addition to pending uploads (at most 32 MiB, see `Device.throttle`). Throws the errors of the checkpoint's
  * reader; then nothing of the model remains on the device.
  *
  * Tensors with values that are not finite are loaded unchanged and reported once to `onNotice`, by name. The device
@@ -152,7 +154,7 @@ async function fill(
   let done = 0;
   const uploaded = async (bytes: number, tensor: string): Promise<void> => {
     done += bytes;
-    await model.device.throttle();
+    await model.device.throttle(QUEUED_BYTES);
     options.onProgress?.({ bytes: done, totalBytes, tensor });
   };
   for (const [index, [name, parameter]] of parameters.entries()) {

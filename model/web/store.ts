@@ -26,6 +26,8 @@ export interface StoredModel {
 type StoredFile = Pick<HubFile, "name" | "bytes" | "hash">;
 
 const PART_BYTES = 16 * 2 ** 20;
+/** Bytes of one call that writes: the browser copies them. */
+const WRITE_BYTES = 2 ** 20;
 /** Marks contents whose hash was checked. */
 const WHOLE = "whole";
 const ROOT = "janus-webgpu";
@@ -81,7 +83,12 @@ async function writeFile(
   try {
     const handle = await folder.getFileHandle(name, { create: true });
     const writable = await handle.createWritable();
-    for (const piece of content) await writable.write(piece as FileSystemWriteChunkType);
+    for (const piece of content) {
+      if (typeof piece === "string") await writable.write(piece);
+      else
+        for (let at = 0; at < piece.length; at += WRITE_BYTES)
+          await writable.write(piece.subarray(at, at + WRITE_BYTES) as FileSystemWriteChunkType);
+    }
     await writable.close();
   } catch (error) {
     await folder.removeEntry(name).catch(() => undefined);
@@ -124,7 +131,10 @@ export class PartialFile {
       parts.push(part);
     }
     const partial = new PartialFile(file, folder, parts);
-    for (const part of parts) partial.hash.update(new Uint8Array(await part.arrayBuffer()));
+    for (const part of parts) {
+      await blobFile("a part", part).read(0, part.size, partial.pending);
+      partial.hash.update(partial.pending);
+    }
     return partial;
   }
 

@@ -1,7 +1,8 @@
 /** Files of the hub over `fetch`: retries, what each status means, ranges, and whole files into the browser's storage. */
 import { messageOf } from "../../engine/errors.ts";
+import { eachPiece } from "../io/bytes.ts";
 import type { RandomAccess } from "../io/bytes.ts";
-import { MAX_WAIT_MS, MAY_PASS, Retry, checkContentRange, eachChunk, firstBytes, openPieces, retryAfter } from "../io/hub_body.ts"; // prettier-ignore
+import { MAX_WAIT_MS, MAY_PASS, Retry, brokenConnection, checkContentRange, eachChunk, firstBytes, openPieces, retryAfter } from "../io/hub_body.ts"; // prettier-ignore
 import { HubAccessError, HubError, HubIntegrityError, HubNetworkError, HubNotFoundError } from "../io/hub_errors.ts";
 import type { HubFile } from "../io/hub_listing.ts";
 import { PartialFile, storedContents } from "./store.ts";
@@ -194,7 +195,7 @@ async function transfer(
     if (response.status === 206) checkVisibleRange(response, file, start);
     // A server that ignores Range sends the file from its start.
     let skip = response.status === 206 ? 0 : start;
-    await eachChunk(response, async (chunk) => {
+    const take = async (chunk: Uint8Array): Promise<void> => {
       alive();
       progress();
       const rest = chunk.subarray(skip);
@@ -205,7 +206,8 @@ async function transfer(
         );
       await partial.append(rest);
       onBytes(partial.bytes);
-    });
+    };
+    if (response.body) await eachPiece(response.body, take, brokenConnection);
     if (partial.bytes < file.bytes)
       throw new Retry(`the connection ended after ${partial.bytes} of ${file.bytes} bytes`);
   });

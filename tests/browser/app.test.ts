@@ -137,21 +137,44 @@ describe("the page", () => {
     expect(items.map(({ kind }) => kind).sort()).toEqual(["chat", "picture", "picture", "picture"]);
   });
 
+  /** Losses of the run that the browser has saved. */
+  const saved = (): Promise<{ readonly tokenizer: readonly number[]; readonly language: readonly number[] }> =>
+    page.evaluate(async () => {
+      const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle("janus-webgpu-training");
+      return JSON.parse(await (await (await folder.getFileHandle("state.json")).getFile()).text());
+    });
+  /** The image of a prompt after some steps. */
+  const sample = (prompt: string, steps: number): Promise<string> =>
+    page.evaluate((name) => {
+      const canvas = document.querySelector<HTMLCanvasElement>(`canvas[aria-label="${name}"]`)!;
+      return canvas.toDataURL();
+    }, `${prompt} after ${steps} steps`);
+  const mean = (values: readonly number[]): number => values.reduce((sum, one) => sum + one, 0) / values.length;
+
   // Compiling the kernels of training for a CPU takes minutes.
-  it.runIf(isLong)("trains, stops, and resumes after a reload", async () => {
+  it.runIf(isLong)("trains the tokenizer, then the language model; stops, and resumes after a reload", async () => {
     await page.getByRole("tab", { name: "Train" }).click();
+    await page.getByLabel("Length").selectOption("trial");
     await page.getByRole("button", { name: "Start", exact: true }).click();
-    await page.getByText(/^[3-9] of 80 steps/).waitFor(PATIENCE);
+    await page.getByText(/^1[7-9] of 30 steps/).waitFor(PATIENCE); // 10 of the tokenizer, 7 of the language model
+    await page.getByRole("heading", { name: "After 5 steps" }).waitFor(PATIENCE);
     await page.getByRole("button", { name: "Stop" }).click();
-    await page.getByText(/of 80 steps, saved in this browser/).waitFor(PATIENCE);
-    const before = await page.getByText(/of 80 steps/).textContent();
+    await page.getByText(/of 30 steps, saved in this browser/).waitFor(PATIENCE);
+    const before = await page.getByText(/of 30 steps/).textContent();
+    const first = await saved();
+    expect([first.tokenizer.length, 10 + first.language.length]).toEqual([10, Number.parseInt(before!, 10)]);
     await page.reload();
     await page.getByText(before!).waitFor(PATIENCE);
     await page.getByRole("button", { name: "Resume" }).click();
-    await page.getByText(`${Number.parseInt(before!, 10) + 2} of 80 steps`).waitFor(PATIENCE);
-    await page.getByRole("button", { name: "Stop" }).click();
-    await page.getByText(/of 80 steps, saved in this browser/).waitFor(PATIENCE);
-    await page.screenshot({ path: `${shots}/train.png` });
+    await page.getByText("30 of 30 steps: complete").waitFor(PATIENCE);
+    const { language } = await saved();
+    console.log(`losses of the language model: ${language.map((loss) => loss.toFixed(2)).join(" ")}; stopped after ${first.language.length}`); // prettier-ignore
+    expect(language.slice(0, first.language.length)).toEqual(first.language);
+    expect(language).toHaveLength(20);
+    expect(mean(language.slice(-4))).toBeLessThan(0.8 * mean(language.slice(0, 4)));
+    expect(language[first.language.length]).toBeLessThan(0.9 * language[0]!); // it did not begin again
+    expect(await sample("red square", 20)).not.toBe(await sample("red square", 15));
+    await page.screenshot({ path: `${shots}/train.png`, fullPage: true });
     expect(await problems(page)).toEqual([]);
   });
 

@@ -2,15 +2,21 @@
 import { describe, expect, it } from "vitest";
 import { DeviceLostError, OutOfMemoryError } from "../../index.ts";
 import type { Janus } from "../../model/janus/pipeline.ts";
-import type { LiveRow, LiveText } from "../../model/live_text.ts";
+import type { Joining, LiveRow, LiveText } from "../../model/live_text.ts";
 import { openMetrics } from "../../serve/metrics.ts";
 import { TextService } from "../../serve/text.ts";
 import type { TextRequest, TextResult } from "../../serve/text.ts";
 import { errorOf } from "../gpu.ts";
 
+/** First id of a prompt that cannot be read. */
+const BAD = 13;
+
 /** Rows whose every token is 7; what joins, leaves, is parked and resumed is noted. */
 class Rows {
   readonly notes: string[] = [];
+  /** Numbers of prompts that were read together. */
+  readonly groups: number[] = [];
+  readonly readsTogether = true;
   readonly rows: number;
   private readonly used = new Set<LiveRow>();
   private readonly names = new Map<LiveRow, string>();
@@ -26,13 +32,16 @@ class Rows {
 
   check(): void {}
 
-  join({ ids }: { readonly ids: readonly number[] }, options: { readonly seed: number }): unknown {
-    if (this.failure) throw this.failure;
-    const row: LiveRow = { options, length: ids.length, made: 1 };
-    this.used.add(row);
-    this.names.set(row, `${ids[0]}.${options.seed}`);
-    this.note("join", row);
-    return { row, first: Promise.resolve(7) };
+  joinAll(joining: readonly Joining[]): unknown {
+    if (this.failure || joining.some(({ prompt }) => prompt.ids[0] === BAD)) throw this.failure ?? new Error("bad");
+    this.groups.push(joining.length);
+    return joining.map(({ prompt: { ids }, options }) => {
+      const row: LiveRow = { options, length: ids.length, made: 1 };
+      this.used.add(row);
+      this.names.set(row, `${ids[0]}.${options.seed}`);
+      this.note("join", row);
+      return { row, first: Promise.resolve(7) };
+    });
   }
 
   leave(row: LiveRow): void {
@@ -128,6 +137,29 @@ describe("answers on a few rows", () => {
     expect([(await running!).message, (await waiting!).message]).toEqual(["left", "left"]);
     expect(live.notes).toEqual(["join 0.0", "leave 0.0"]);
     expect(text.hasWork).toBe(false);
+  });
+
+  it("prompts that wait are read together, up to 512 tokens with padding", async () => {
+    const { live, ask, run } = await service(16);
+    const prompts = [[1], [2], [3, ...new Array<number>(169).fill(0)], [4, 4], [5]];
+    const answers = prompts.map((ids) => ask(0, 1, { ids }));
+    await run(1);
+    expect(live.groups).toEqual([3, 1]); // three of 170 tokens leave room for two more
+    await run();
+    await Promise.all(answers);
+    expect(live.groups).toEqual([3, 1, 1]);
+    expect(live.notes.filter((note) => note.startsWith("join"))).toEqual(["join 1.0", "join 2.0", "join 3.0", "join 4.0", "join 5.0"]); // prettier-ignore
+  });
+
+  it("a prompt that cannot be read ends its own request alone", async () => {
+    const { live, ask, run } = await service(4);
+    const answers = [1, BAD, 2].map((id) => ask(id, 1));
+    const refused = errorOf(() => answers[1]!);
+    await run();
+    expect((await answers[0]!).choices).toHaveLength(1);
+    expect((await answers[2]!).choices).toHaveLength(1);
+    expect((await refused).message).toBe("bad");
+    expect(live.free).toBe(4);
   });
 
   it("a lost device fails all", async () => {

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
 import { bestOf, mergedVariants, tune } from "../../bench/tune.ts";
 import type { Measured } from "../../bench/tune.ts";
-import { FAMILIES, variantsBefore } from "../../cli/tune.ts";
+import { FAMILIES, lockCache, variantsBefore } from "../../cli/tune.ts";
 import { tableRows } from "../../bench/rows/table.ts";
 import { ArgumentError, Device, DeviceError, empty, findTuned, scope, tunedFile } from "../../index.ts";
 import { unknownChoices } from "../../kernels/families.ts";
@@ -62,6 +62,13 @@ describe("the table of an adapter", () => {
     writeFileSync(file, "{");
     expect(await variantsBefore(INFO, { out: { warn } as never })).toEqual({});
     expect(warn).toHaveBeenCalledWith(expect.stringContaining("not JSON"));
+  });
+  it("is searched for by one process at a time", async () => {
+    const context = { out: { warn: () => undefined } as never, signal: new AbortController().signal };
+    const lock = await lockCache(folder, context);
+    await expect(lockCache(folder, context)).rejects.toThrow(/another janus tune has this cache \(process .*wait until it ends/); // prettier-ignore
+    await lock[Symbol.asyncDispose]();
+    await (await lockCache(folder, context))[Symbol.asyncDispose]();
   });
   it("is used as an option, also by the null device", async () => {
     const device = await Device.create({ backend: "null", tuned: TABLE.variants });

@@ -145,6 +145,25 @@ describe("evaluation", () => {
     await run("e", ["mmmu"], { canResume: false, shard: { index: 0, count: 2 } });
   });
 
+  it("of two processes in one folder the second is refused before it loads a model; parts of a run share it", async () => {
+    const loaded = async (shard: EvalOptions["shard"]): Promise<() => Promise<void>> => {
+      let stop = (): void => undefined;
+      let ended: Promise<unknown> = Promise.resolve();
+      await new Promise<void>((begun, failed) => {
+        const load = (): Promise<never> => new Promise((_, reject) => (begun(), (stop = () => reject(new Error("enough"))))); // prettier-ignore
+        ended = run("twice", ["mme"], { shard, load }).catch(failed);
+      });
+      return async () => (stop(), void (await ended));
+    };
+    const whole = { index: 0, count: 1 };
+    const stopFirst = await loaded(whole);
+    await expect(loaded(whole)).rejects.toThrow(/another evaluation has this results folder \(process .*use another --out/); // prettier-ignore
+    await stopFirst();
+    const parts = await Promise.all([0, 1].map((index) => loaded({ index, count: 2 })));
+    for (const stop of parts) await stop();
+    expect(readdirSync(join(root, "twice", "mme"))).toEqual([]);
+  });
+
   it("a bad image is a counted row; scores come from files of others", async () => {
     const [seed] = await run("d", ["seed"]);
     expect(seed!.result!.counts).toEqual({ items: 2, scored: 1, bad: 1 });

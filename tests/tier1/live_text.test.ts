@@ -97,6 +97,43 @@ describe.skipIf(!hasFixtures)("rows that join and leave", () => {
     expect(device.pool.stats.liveBytes, device.pool.table()).toBe(before);
   });
 
+  it.each<[string, Shared]>([
+    ["plainly", {}],
+    ["with rules that all rows share", { topK: 30, repetitionPenalty: 1.3, suppressTokens: [300, 301] }],
+  ])("reads prompts of several lengths together, into the places that are free: %s", async (_, shared) => {
+    const expected: number[][] = [];
+    for (const { text, options } of ASKED) expected.push(await alone(idsOf(text), options, 3, shared));
+    const live = new LiveText(janus.model, { rows: 7, capacity: 64, ...shared });
+    const [, between] = live.joinAll(Array.from({ length: 3 }, () => ({ prompt: { ids: idsOf("Hi") }, options: {} })));
+    const launches = device.stats.launches;
+    live.leave(between!.row); // its place is apart from those behind the others
+    const joined = live.joinAll(ASKED.map(({ text, options }) => ({ prompt: { ids: idsOf(text) }, options })));
+    const once = device.stats.launches - launches;
+    const made = await Promise.all(joined.map(async ({ first }) => [await first]));
+    for (let step = 0; step < 2; step++) {
+      const { rows, tokens } = await live.step();
+      for (const [k, token] of (await tokens).entries())
+        made[joined.findIndex(({ row }) => row === rows[k])]?.push(token);
+    }
+    expect(made).toEqual(expected);
+    for (const { row } of joined) live.leave(row);
+    const before = device.stats.launches;
+    for (const { text, options } of ASKED) live.join({ ids: idsOf(text) }, options);
+    expect(once).toBeLessThan(0.6 * (device.stats.launches - before));
+    live.dispose();
+  });
+
+  it("joins none of several prompts if one cannot be asked", () => {
+    const live = new LiveText(janus.model, { rows: 3, capacity: 32 });
+    const joining = [{ ids: [5] }, { ids: [] }].map((prompt) => ({ prompt, options: {} }));
+    expect(() => live.joinAll(joining)).toThrow(PromptError);
+    expect(live.free).toBe(3);
+    const four = Array.from({ length: 4 }, () => ({ prompt: { ids: [5] }, options: {} }));
+    expect(() => live.joinAll(four)).toThrow(/a row must be free; got 3 in use/);
+    expect(live.free).toBe(3);
+    live.dispose();
+  });
+
   it("refuses what cannot be asked, before any work", () => {
     const live = new LiveText(janus.model, { rows: 1, capacity: 32 });
     const launches = device.stats.launches;

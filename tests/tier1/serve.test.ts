@@ -3,16 +3,17 @@ import { connect } from "node:net";
 import sharp from "sharp";
 import OpenAI from "openai";
 import type { APIError } from "openai";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { readPicture } from "../../model/janus/node/janus.ts";
 import { readImage } from "../../model/node/image_file.ts";
 import { EXIT } from "../../cli/errors.ts";
 import { addServe } from "../../cli/serve.ts";
-import { runHere, startCli } from "../cli.ts";
+import { runHere } from "../cli.ts";
 import { errorOf } from "../gpu.ts";
 import { isLong } from "../long.ts";
-import { KEY, SHAPES, answersAlone, idleBytes, post, questionOf, runLoad, serveFolder } from "../serve.ts";
+import { KEY, SHAPES, answersAlone, idleBytes, post, questionOf, runLoad, serveFolder, startServe } from "../serve.ts";
 import type { TestServer } from "../serve.ts";
+import { startServer } from "../../serve/server.ts";
 
 let server: TestServer;
 /** Answers made one at a time. */
@@ -29,21 +30,6 @@ afterAll(() => server.stop());
 const ask = (more: Partial<OpenAI.ChatCompletionCreateParamsNonStreaming> = {}) =>
   server.client.chat.completions.create({ model: "small", messages: [{ role: "user", content: "What is there?" }], ...more }); // prettier-ignore
 const janus = () => server.host.model.janus;
-
-/** Starts the command as a process; resolves once it says where it answers. */
-async function startServe(args: readonly string[]): Promise<ReturnType<typeof startCli> & { readonly url: string }> {
-  const { child, result } = startCli(["serve", "--model", "shapes", "--port", "0", ...args]);
-  const url = await new Promise<string>((resolve, reject) => {
-    let said = "";
-    child.stderr!.on("data", (text: string) => {
-      said += text;
-      const [, found] = /^\S+ answers at (\S+) \(\d+ answers at once, \d+ tokens each\)$/m.exec(said) ?? [];
-      if (found && /the page (was not built|is at)/.test(said)) resolve(found);
-    });
-    child.on("close", () => reject(new Error(said)));
-  });
-  return { child, result, url };
-}
 
 describe("chat", () => {
   it("lists its model", async () => {
@@ -188,6 +174,16 @@ describe("refusals", () => {
     expect(await idleBytes(server)).toBe(live);
   });
 
+  it("an address that another program has is refused before a model is loaded", async () => {
+    const address = { name: "small", port: Number(new URL(server.url).port) };
+    const open = (): never => expect.unreachable();
+    const start = (settings: { name: string; port: number; host?: string }) => startServer({ settings, open, write: () => undefined }); // prettier-ignore
+    await expect(start(address)).rejects.toThrow(/must listen at 127\.0\.0\.1, port \d+; got EADDRINUSE: .* choose another port/); // prettier-ignore
+    await expect(start({ ...address, host: "192.0.2.1", apiKey: KEY } as typeof address)).rejects.toThrow(
+      /EADDRNOTAVAIL/,
+    );
+  });
+
   /** What the server says to raw bytes, until it closes the connection. */
   const raw = (bytes: string): Promise<string> =>
     new Promise((resolve, reject) => {
@@ -220,8 +216,22 @@ describe("many at once", () => {
 
   // The server in a process of its own, so that its clients do not slow it down.
   it.runIf(isLong)("10,000 requests, 2,000 at once, 500 cancelled, 1 % hostile", async () => {
-    const flags = ["--rows", "16", "--context", "256", "--queue", "2000", "--name", "small", "--api-key", KEY];
+    const flags = [
+      "--model",
+      "shapes",
+      "--rows",
+      "16",
+      "--context",
+      "256",
+      "--queue",
+      "2000",
+      "--name",
+      "small",
+      "--api-key",
+      KEY,
+    ];
     const { child, url, result: ended } = await startServe(flags);
+    onTestFinished(() => void child.kill());
     const target = { url, client: new OpenAI({ baseURL: `${url}/v1`, apiKey: KEY, maxRetries: 0 }) };
     expect(await answersAlone(target)).toEqual(alone);
     const before = await idleBytes(target);
@@ -309,7 +319,7 @@ describe("the command", () => {
   });
 
   it("says where it answers, logs lines of JSON, and ends in order at SIGTERM", async () => {
-    const { child, url, result } = await startServe(["--context", "128", "--rows", "2"]);
+    const { child, url, result } = await startServe(["--model", "shapes", "--context", "128", "--rows", "2"]);
     const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: "none" });
     const question = {
       model: "shapes",

@@ -30,6 +30,8 @@ export const EMA_FILE = "ema.safetensors";
 const MAX_CONFIG = 2 ** 20; // bytes
 const MAX_INDEX = 16 * 2 ** 20; // bytes
 const MAX_SHARDS = 1024;
+/** Buffers of chunks that are kept for the next tensor: those that one tensor needs. */
+const MAX_SPARE = 2;
 /** Looked for in this order, as transformers does. */
 const WEIGHT_FILES = [
   "model.safetensors",
@@ -214,6 +216,8 @@ export class Checkpoint {
   /** Tensors that the model does not read but an export keeps, under the names in the file. */
   readonly unused: ReadonlyMap<string, StoredTensor>;
   private readonly weights: Weights;
+  /** Buffers of `chunks` that nobody uses now. */
+  private readonly spareBuffers: Uint8Array[] = [];
   /** The tied text head, if the files have it besides the embedding. */
   private readonly twin: StoredTensor | null;
 
@@ -304,10 +308,8 @@ export class Checkpoint {
    */
   async *chunks(source: TensorSource, chunkBytes = 16 * 2 ** 20, signal?: AbortSignal): AsyncGenerator<Uint8Array> {
     const step = Math.max(8, chunkBytes - (chunkBytes % 8));
-    const buffers = Array.from(
-      { length: source.bytes > step ? 2 : 1 },
-      () => new Uint8Array(Math.min(step, source.bytes)),
-    );
+    const bytes = Math.min(step, source.bytes);
+    const buffers = Array.from({ length: source.bytes > step ? 2 : 1 }, () => this.takeBuffer(bytes));
     const read = (at: number): Promise<Uint8Array> | null => {
       if (at >= source.bytes) return null;
       const chunk = this.read(source, at, Math.min(step, source.bytes - at), buffers[(at / step) % buffers.length]!);
@@ -324,7 +326,15 @@ export class Checkpoint {
       }
     } finally {
       await next?.catch(() => undefined); // the file must not be closed during the read
+      this.spareBuffers.push(...buffers);
+      this.spareBuffers.splice(0, this.spareBuffers.length - MAX_SPARE);
     }
+  }
+
+  /** A buffer of at least `bytes`: the garbage collector would free those of earlier tensors late. */
+  private takeBuffer(bytes: number): Uint8Array {
+    const at = this.spareBuffers.findIndex(({ length }) => length >= bytes);
+    return at < 0 ? new Uint8Array(bytes) : this.spareBuffers.splice(at, 1)[0]!;
   }
 
   /**

@@ -51,7 +51,7 @@ interface ChunkReader {
   chunks(source: TensorSource, chunkBytes: number, signal?: AbortSignal): AsyncIterable<Uint8Array>;
 }
 
-const CHUNK_BYTES = 16 * 2 ** 20;
+const CHUNK_BYTES = 4 * 2 ** 20;
 
 /** How the file of a weight stores it, if its values are decoded; undefined for plain floats. A part of a weight has none of its own. */
 export const encodingOf = ({ pieces: [piece, ...others] }: TensorSource): Encoding | undefined =>
@@ -69,7 +69,7 @@ export interface QuantizedChunk extends QuantizedRows {
 }
 
 /**
- * A float weight of a checkpoint in `kind`, about 16 MiB of whole rows at a time. Groups of a file that are ours are copied, int4 also as int8; others
+ * A float weight of a checkpoint in `kind`, about 4 MiB of whole rows at a time. Groups of a file that are ours are copied, int4 also as int8; others
  * are quantised. Throws `QuantizationError` in the name of the stored tensor.
  */
 export async function* quantizedChunks(

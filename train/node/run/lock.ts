@@ -25,6 +25,8 @@ const LOCK = ".lock";
 const HOLDER = "holder.json";
 /** Prefix of folders that are only of use while a lock is taken. */
 export const LOCK_LEFTOVER = ".lock-";
+/** Prefix of those to which the locks of dead processes were moved. */
+export const LOCK_STALE = `${LOCK_LEFTOVER}stale-`;
 const ATTEMPTS = 5;
 const BEAT = "beat-";
 const HEARTBEAT_MS = 5000;
@@ -68,7 +70,22 @@ export function isAlive({ pid, host, processStart, ...holder }: LockHolder): boo
   return !/[ZX]/.test(stat.state) && (processStart === null || processStart === stat.start);
 }
 
+/** How messages name who has a lock, and what to do about it. */
+export interface LockWords {
+  /** E.g. "trainer". */
+  readonly holder: string;
+  /** E.g. "run folder". */
+  readonly folder: string;
+  /** E.g. "train in another folder". */
+  readonly instead: string;
+}
+
+const TRAINER: LockWords = { holder: "trainer", folder: "run folder", instead: "train in another folder" };
+
 export interface LockOptions {
+  readonly words?: LockWords;
+  /** Name of the lock's folder (default: .lock): locks of different names do not exclude each other. */
+  readonly name?: string;
   readonly onNotice?: (message: string) => void;
   /** Instead of asking the system. */
   readonly isAlive?: (holder: LockHolder) => boolean | null;
@@ -95,11 +112,15 @@ export class RunLock {
   /** The beat that is being written. */
   private beating: Promise<void> = Promise.resolve();
   private readonly socket: LockSocket | null;
+  private readonly path: string;
+  private readonly words: LockWords;
 
-  private constructor(files: FileSystem, run: string, { holder, stale, socket }: Taken) {
+  private constructor(files: FileSystem, run: string, { holder, stale, socket }: Taken, options: LockOptions) {
     this.files = files;
     this.socket = socket;
     this.run = run;
+    this.path = lockPath(run, options);
+    this.words = options.words ?? TRAINER;
     this.holder = holder;
     this.stale = stale;
     if (holder.heartbeatMs === 0) return;
@@ -112,8 +133,9 @@ export class RunLock {
   /** Throws `RunLockedError` when another trainer has the folder. */
   static async take(files: FileSystem, run: string, options: LockOptions = {}): Promise<RunLock> {
     const alive = options.isAlive ?? isAlive;
+    const words = options.words ?? TRAINER;
     const token = randomUUID();
-    const lock = join(run, LOCK);
+    const lock = lockPath(run, options);
     const prepared = join(run, `${LOCK_LEFTOVER}${token}`);
     let stale: string | null = null;
     let socket: LockSocket | null = null;
@@ -131,18 +153,18 @@ export class RunLock {
           () => null,
           (error: unknown) => (error instanceof Error ? error : new RunFolderError(String(error))),
         );
-        if (refused === null) return new RunLock(files, run, { holder, stale, socket });
-        const other = await readHolder(files, lock);
+        if (refused === null) return new RunLock(files, run, { holder, stale, socket }, options);
+        const other = await readHolder(files, lock, words);
         const isHeld = other && (alive(other) ?? (await answers(lock, other)) ?? (await hasHeartbeat(files, run, other, options))); // prettier-ignore
-        if (isHeld) throw lockedError(run, other);
-        if (attempt === ATTEMPTS) throw other ? stuckError(lock, other) : refused;
-        if (!other || (await readHolder(files, lock))?.token !== other.token) continue; // released in between
-        const moved = join(run, `${LOCK_LEFTOVER}stale-${other.token}`);
+        if (isHeld) throw lockedError(run, other, options);
+        if (attempt === ATTEMPTS) throw other ? stuckError(lock, other, words) : refused;
+        if (!other || (await readHolder(files, lock, words))?.token !== other.token) continue; // released in between
+        const moved = join(run, `${LOCK_STALE}${other.token}`);
         const isMine = await files.rename(lock, moved).then(() => true, () => false); // prettier-ignore
         if (isMine) {
           stale = moved;
           options.onNotice?.(
-            `${run}: the trainer that had this run folder (process ${other.pid}, since ${other.started}) is gone; this one takes over its lock`,
+            `${run}: the ${words.holder} that had this ${words.folder} (process ${other.pid}, since ${other.started}) is gone; this one takes over its lock`,
           );
         }
       }
@@ -156,16 +178,16 @@ export class RunLock {
   /** Throws `RunLockedError` if another trainer has taken the folder over: this process was stopped for so long that it seemed dead. */
   async requireHeld(): Promise<void> {
     if (this.holder.heartbeatMs === 0) return; // a lock without a heartbeat is never taken over
-    const held = await readHolder(this.files, join(this.run, LOCK)).catch(() => null);
-    if (held !== null && held.token !== this.holder.token) throw lockedError(this.run, held);
+    const held = await readHolder(this.files, this.path, this.words).catch(() => null);
+    if (held !== null && held.token !== this.holder.token) throw lockedError(this.run, held, { words: this.words });
   }
 
   /** Releases the folder. A lock that is no longer this one's is left alone. */
   async release(): Promise<void> {
     clearInterval(this.timer);
     await this.beating;
-    const lock = join(this.run, LOCK);
-    const held = await readHolder(this.files, lock).catch(() => null);
+    const lock = this.path;
+    const held = await readHolder(this.files, lock, this.words).catch(() => null);
     try {
       if (held?.token !== this.holder.token) return;
       const moved = join(this.run, `${LOCK_LEFTOVER}${this.holder.token}`);
@@ -178,7 +200,7 @@ export class RunLock {
 
   /** Replaces the file of the last beat by the next one. A lock that has been taken over has no place for it. */
   private async beat(): Promise<void> {
-    const path = (beat: number): string => join(this.run, LOCK, `${BEAT}${beat}`);
+    const path = (beat: number): string => join(this.path, `${BEAT}${beat}`);
     try {
       await (await this.files.create(path(this.beats + 1))).close();
       if (this.beats++ > 0) await this.files.removeFile(path(this.beats - 1));
@@ -187,6 +209,8 @@ export class RunLock {
     }
   }
 }
+
+const lockPath = (run: string, { name = LOCK }: LockOptions): string => join(run, name);
 
 /** This process as the holder of a lock. */
 const holderHere = (token: string, lock: Pick<LockHolder, "heartbeatMs" | "socket">): LockHolder => ({
@@ -213,7 +237,8 @@ async function hasHeartbeat(
   holder: LockHolder,
   options: LockOptions,
 ): Promise<boolean> {
-  const lock = join(run, LOCK);
+  const lock = lockPath(run, options);
+  const words = options.words ?? TRAINER;
   const beatsOf = async (): Promise<string> => {
     const names = await files.list(lock).then((entries) => entries.map(({ name }) => name), () => []); // prettier-ignore
     return names.filter((name) => name.startsWith(BEAT)).sort().join(); // prettier-ignore
@@ -223,33 +248,34 @@ async function hasHeartbeat(
   const silence = SILENT_BEATS * heartbeatMs;
   const before = await beatsOf();
   options.onNotice?.(
-    `${run}: a trainer in another container, or from before a restart of this machine, has this run folder (process ${holder.pid}, since ${holder.started}); waiting up to ${Math.ceil(silence / 1000)} s for its heartbeat`,
+    `${run}: a ${words.holder} in another container, or from before a restart of this machine, has this ${words.folder} (process ${holder.pid}, since ${holder.started}); waiting up to ${Math.ceil(silence / 1000)} s for its heartbeat`,
   );
   for (const started = now(); now() - started < silence;) {
     await delay(Math.min(1000, heartbeatMs), undefined, options.signal ? { signal: options.signal } : {});
-    const held = await readHolder(files, lock);
+    const held = await readHolder(files, lock, words);
     if (held?.token !== holder.token) return false;
     if ((await beatsOf()) !== before) return true;
   }
   return false;
 }
 
-function lockedError(run: string, holder: LockHolder): RunLockedError {
+function lockedError(run: string, holder: LockHolder, options: LockOptions): RunLockedError {
+  const { holder: kind, folder, instead } = options.words ?? TRAINER;
   const who = `process ${holder.pid} on ${holder.host}, since ${holder.started}`;
   const todo =
     holder.host === hostname()
-      ? "stop it, or train in another folder"
-      : `if that machine no longer runs it, remove ${join(run, LOCK)}; else train in another folder`;
-  return new RunLockedError(`${run}: another trainer has this run folder (${who}); ${todo}`, holder);
+      ? `stop it, or ${instead}`
+      : `if that machine no longer runs it, remove ${lockPath(run, options)}; else ${instead}`;
+  return new RunLockedError(`${run}: another ${kind} has this ${folder} (${who}); ${todo}`, holder);
 }
 
-const stuckError = (lock: string, { pid }: LockHolder): RunFolderError =>
+const stuckError = (lock: string, { pid }: LockHolder, { holder }: LockWords): RunFolderError =>
   new RunFolderError(
-    `${lock} of process ${pid}, which has ended, cannot be replaced; if no trainer runs in this folder, remove it`,
+    `${lock} of process ${pid}, which has ended, cannot be replaced; if no ${holder} runs in this folder, remove it`,
   );
 
 /** Null if there is no lock. */
-async function readHolder(files: FileSystem, lock: string): Promise<LockHolder | null> {
+async function readHolder(files: FileSystem, lock: string, { holder }: LockWords): Promise<LockHolder | null> {
   const path = join(lock, HOLDER);
   try {
     const file = await files.open(path);
@@ -287,7 +313,7 @@ async function readHolder(files: FileSystem, lock: string): Promise<LockHolder |
   } catch (error) {
     if (error instanceof FileError && (error.code === "ENOENT" || error.code === "ENOTDIR")) return null;
     throw new RunFolderError(
-      `${lock} cannot be read (${messageOf(error)}); if no trainer runs in this folder, remove it and start again`,
+      `${lock} cannot be read (${messageOf(error)}); if no ${holder} runs in this folder, remove it and start again`,
     );
   }
 }
