@@ -29,8 +29,8 @@ async function fill(model: JanusForConditionalGeneration): Promise<void> {
     const flat = [t.size];
     if (t.size % 2 === 0)
       noGrad(() => scope(() => F.copyInto(t.reshape(flat), bound ? F.uniform(flat, -bound, bound, { dtype: t.dtype }) : F.full(flat, 1, { dtype: t.dtype })))); // prettier-ignore
-    await model.device.throttle();
     model.device.pool.trim();
+    await model.device.sync(); // else the host queues all temporaries at once, and they take as much memory as the weights
   }
   const words = Uint32Array.from({ length: CHUNK / 4 }, () => 2 ** 32 * Math.random());
   for (const [, layer] of quantizedLayers(model)) {

@@ -30,7 +30,8 @@ import { IGNORE, imageSample, textSample } from "./samples.ts";
 import type { Sample, Task } from "./samples.ts";
 import { Trainer } from "./trainer.ts";
 import type { Accumulated } from "./step_report.ts";
-import { VqTraining, vqOptions } from "./stage0/trainer.ts";
+import { vqOptions } from "./stage0/options.ts";
+import { VqTraining } from "./stage0/trainer.ts";
 
 /** Bytes of tensors at the moment when most are alive; the kinds add up to `peak`. */
 export interface StepMemory {

@@ -50,4 +50,4 @@ export { Trainer } from "./trainer.ts";
 export type { StepReport, TaskReport } from "./step_report.ts";
 export type { TrainerOptions } from "./trainer.ts";
 export { VqTraining } from "./stage0/trainer.ts";
-export type { VqLosses, VqStep, VqTrainingOptions, VqTrainingState, VqUsage } from "./stage0/trainer.ts";
+export type { VqLosses, VqStep, VqTrainingOptions, VqTrainingState, VqUsage } from "./stage0/options.ts";

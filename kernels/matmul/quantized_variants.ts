@@ -19,6 +19,8 @@ export interface QuantizedProblem {
 /** The weight is dequantised to f32 a part at a time, for a plain product. */
 interface StagedChoice {
   readonly kernel: "staged";
+  /** The part lies as [N, K], otherwise as [K, N]. */
+  readonly transB: boolean;
 }
 
 /** A kernel that dequantises in registers. */
@@ -32,6 +34,9 @@ export interface RegisterChoice {
 }
 
 export type QuantizedChoice = RegisterChoice | StagedChoice;
+
+/** Rows from which on software devices dequantise a part of the weight once, not once for every 16 rows. */
+const STAGED_ROWS = { int8: 128, int4: 512 } as const satisfies Record<Quantization, number>;
 
 /** Granules of four terms in a group: as many neighbours load one each. */
 const SHARING_LANES = 8;
@@ -74,12 +79,18 @@ const QUANTIZED: readonly Variant<QuantizedProblem, QuantizedChoice>[] = [
     choose: (c, p) => vector(p, lanesOf(c)),
   },
   { name: "vector", preferred: false, choose: (_, p) => vector(p, null) },
-  // For tiled kernels, which load plain weights: GPUs have none that dequantises. Not yet measured on one. On lavapipe, 600 rows, 2048 → 2816, ms of
-  // processor time: bf16 397, int8 by register-lanes 523, staged 510, int4 499 and 572: weights of f32 cost more loads than those of bf16.
+  // For tiled kernels, which load plain weights: GPUs have none that dequantises. Not yet measured on one.
   {
     name: "staged",
     preferred: (c, p) => !c.software && p.m > MAX_VECTOR_ROWS,
-    choose: () => ({ kernel: "staged" }),
+    choose: () => ({ kernel: "staged", transB: true }),
+  },
+  // On lavapipe, 2048 → 2816, ms of processor time for 128 / 256 / 600 rows: bf16 63 / 125 / 299, int8 by register-lanes 76 / 148 / 370 and by this
+  // 70 / 132 / 297, int4 66 / 129 / 334 and 68 / 138 / 302. The bits are the same.
+  {
+    name: "staged-columns",
+    preferred: (c, p) => c.software && p.m >= STAGED_ROWS[p.kind],
+    choose: () => ({ kernel: "staged", transB: false }),
   },
   {
     name: "register-lanes",

@@ -52,9 +52,9 @@ describe.each(KINDS)("a weight in %s", (kind) => {
     const [n, k] = [12, 64];
     const w = values(n * k);
     const weight = weightOf(w, k, kind);
-    const x = values(17 * k);
+    const x = values(520 * k); // as many are dequantised once, on software devices
     const all = await linear(x, k, weight);
-    for (const m of [1, 2, 3]) expect(await linear(x.slice(0, m * k), k, weight)).toEqual(all.slice(0, m * n));
+    for (const m of [1, 2, 3, 17]) expect(await linear(x.slice(0, m * k), k, weight)).toEqual(all.slice(0, m * n));
     const plain = tensor(dequantizeRows(quantizeRows(w, k, kind), k, kind), { shape: [n, k] });
     const expected = await linear(x, k, plain);
     expect(Math.max(...all.map((v, i) => Math.abs(v - expected[i]!)))).toBeLessThan(1e-5);

@@ -33,7 +33,7 @@ import { train } from "../../train/node/train.ts";
 import { TrainingError } from "../../train/skips.ts";
 import { trainTokenizer } from "../../train/node/stage0/train.ts";
 import type { TokenizerRunOptions } from "../../train/node/stage0/train.ts";
-import type { VqTrainingState } from "../../train/stage0/trainer.ts";
+import type { VqTrainingState } from "../../train/stage0/options.ts";
 import { addTrain } from "../../cli/train.ts";
 import { runCli, runHere } from "../cli.ts";
 import { errorOf, useDevice } from "../gpu.ts";

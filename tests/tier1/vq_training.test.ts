@@ -126,6 +126,43 @@ it("a step whose second part does not fit leaves no gradient and no tensor behin
   model.dispose();
 });
 
+it("a replayed step equals an eager one, bit for bit, with other images, rates and learning rates, and creates no buffer", async () => {
+  const runs = [true, false].map((eager) => {
+    const model = createModel(config, { seed: 1 });
+    const training = new VqTraining(model.model.vqmodel, {
+      lr: 1e-3,
+      rateWeight: 0.5,
+      adversarial: 0.1,
+      seed: 3,
+      eager,
+    });
+    return { model, training };
+  });
+  const { device } = runs[0]!.model.parameters()[0]!;
+  const launches = [0, 0];
+  const created = [0, 0];
+  for (let step = 0; step < 4; step++) {
+    const seen: unknown[] = [];
+    for (const [i, { model, training }] of runs.entries()) {
+      using pixels = scope(() => pictures(2 + Number(step === 3), 24).mul(1 - 0.1 * step));
+      training.lr = 1e-3 / (step + 1);
+      const before = { launches: device.queue.stats.launches, created: device.pool.stats.created };
+      const { vectors, ...report } = await training.step(pixels);
+      launches[i] = device.queue.stats.launches - before.launches;
+      if (step === 2) created[i] = device.pool.stats.created - before.created;
+      if (step === 1) await training.reseed(vectors);
+      const tensors = step < 2 ? {} : { ...model.model.vqmodel.stateDict(), ...training.optimizer.stateDict() };
+      const bits = await Promise.all(Object.entries(tensors).map(async ([name, t]) => [name, createHash("sha256").update(await t.data()).digest("hex")])); // prettier-ignore
+      seen.push({ report, bits, vectors: await vectors.data(), state: training.state });
+      vectors.dispose();
+    }
+    expect(seen[1], `step ${step}`).toEqual(seen[0]);
+    if (step === 2) expect(launches[1]).toBeLessThan(launches[0]!); // elementwise launches are joined
+  }
+  expect(created[1]).toBe(0);
+  for (const { model, training } of runs) for (const one of [training, model]) one.dispose();
+});
+
 it("with a rate weight a vector takes the code of least distance less the weighted log of its share, computed on the host", async () => {
   const model = createModel(config, { seed: 1 });
   const training = new VqTraining(model.model.vqmodel, { lr: 1e-3, rateWeight: 0.5 });

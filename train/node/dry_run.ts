@@ -17,7 +17,8 @@ import { needsReference } from "../objective.ts";
 import { COUNTED_DRAWING, estimateStep, estimateTokenizerStep, launchStep, launchTokenizerStep } from "../estimate.ts";
 import type { StepCounts, StepEstimate } from "../estimate.ts";
 import { Trainer } from "../trainer.ts";
-import { VqTraining, vqOptions } from "../stage0/trainer.ts";
+import { vqOptions } from "../stage0/options.ts";
+import { VqTraining } from "../stage0/trainer.ts";
 
 export interface DryRunOptions<Config = TrainConfig, Estimate extends StepCounts = StepEstimate> {
   /** Folder of the model. */

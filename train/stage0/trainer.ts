@@ -11,7 +11,6 @@ import {
   backward,
   knownOptions,
   noGrad,
-  optionNames,
   scope,
   tensor,
   zeroGradients,
@@ -34,134 +33,22 @@ import {
   sub,
   sum,
   uniform,
+  zeros,
 } from "../../kernels/index.ts";
 import type { VqModel } from "../../model/vq.ts";
-import type { TokenizerConfig } from "../config.ts";
 import { Adversary } from "./discriminator.ts";
 import { ONE_PROCESS, sumCounts } from "../ranks.ts";
 import type { Ranks } from "../ranks.ts";
+import { VQ_OPTIONS } from "./options.ts";
+import type { VqLaunched, VqLosses, VqStep, VqTrainingOptions, VqTrainingState, VqUsage } from "./options.ts";
+import { StepReplay } from "./replay.ts";
+import type { BatchResults } from "./replay.ts";
 import { namesNotFinite } from "../not_finite.ts";
 import type { NotFiniteCause } from "../not_finite.ts";
 import { AdamW } from "../../model/nn/optim/index.ts";
 
-export interface VqTrainingOptions {
-  readonly lr: number;
-  readonly beta1?: number;
-  readonly beta2?: number;
-  readonly epsilon?: number;
-  /** Weight decay of parameters of more than one dimension (default: 0). */
-  readonly weightDecay?: number;
-  /** Gradients are scaled down together to at most this norm (default: 1). */
-  readonly maxNorm?: number;
-  /** Weight of the commitment loss (default: 0.25). */
-  readonly commitment?: number;
-  /**
-   * λ of entropy-constrained vector quantisation (Chou, Lookabaugh and Gray 1989): while training a vector takes the code of least
-   * d² − λ · ln(share of the code), so that what few codes can hold, flat background say, does not spread over many. Default: 0, which is
-   * the nearest code, as always outside of training.
-   */
-  readonly rateWeight?: number;
-  /** Weight of the adversarial losses (discriminator.ts). Default: 0, without a discriminator. */
-  readonly adversarial?: number;
-  readonly seed?: number;
-  /** The processes that train together; this one alone by default. */
-  readonly ranks?: Ranks;
-}
-
-const OPTIONS = optionNames<VqTrainingOptions>({
-  lr: true,
-  beta1: true,
-  beta2: true,
-  epsilon: true,
-  weightDecay: true,
-  maxNorm: true,
-  commitment: true,
-  rateWeight: true,
-  adversarial: true,
-  seed: true,
-  ranks: true,
-});
-
-/** Options of stage 0 from the settings of a run. */
-export function vqOptions(config: TokenizerConfig): VqTrainingOptions {
-  const { optimizer, commitment, rateWeight, adversarial, seed } = config;
-  const { lr, beta1, beta2, epsilon, weightDecay, clip: maxNorm } = optimizer;
-  return {
-    lr,
-    beta1,
-    beta2,
-    epsilon,
-    weightDecay,
-    maxNorm,
-    commitment,
-    rateWeight,
-    adversarial: adversarial.weight,
-    seed,
-  };
-}
-
-export interface VqLosses {
-  readonly reconstruction: number;
-  readonly codebook: number;
-  readonly commitment: number;
-  /** −mean D(x̂), and the hinge loss of the discriminator; without their weight, and only of steps that have them. */
-  readonly adversarial?: number;
-  readonly discriminator?: number;
-}
-
 /** In the order in which a part returns them. */
 const LOSSES = ["reconstruction", "codebook", "commitment", "adversarial", "discriminator"] as const;
-
-/** Results of a step. */
-export interface VqStep {
-  /** Means over the batch. */
-  readonly losses: VqLosses;
-  /** Different codes that the batch was held by. */
-  readonly used: number;
-  /** Before clipping; NaN if the step was skipped. */
-  readonly gradNorm: number;
-  /** Gradients were not finite: nothing of the tokenizer was changed, and no code counts as used. */
-  readonly skipped: boolean;
-  /** Gradients of the discriminator were not finite, and it was not changed. */
-  readonly discriminatorSkipped?: true;
-  /** Why, if either was skipped; samples are positions in the batch. Absent if memory did not suffice to look. */
-  readonly cause?: NotFiniteCause;
-  /** Vectors of the batch before quantisation, [B · s · s, codeDim]; the caller disposes them. */
-  readonly vectors: Tensor;
-}
-
-/** Results of the launches of a step; the caller disposes the tensors. */
-export interface VqLaunched {
-  /** f32 [parts · 3]: reconstruction, codebook and commitment of each part; [parts · 5] with those of generator and discriminator. */
-  readonly losses: Tensor;
-  /** Share of each part in the batch. */
-  readonly shares: readonly number[];
-  /** u32 [M]: the code of each vector. */
-  readonly codes: Tensor;
-  /** [M, codeDim], before quantisation. */
-  readonly vectors: Tensor;
-}
-
-/** State for resuming besides weights and moments; JSON. */
-export interface VqTrainingState {
-  /** Uses of each code since `reseed`. */
-  readonly uses: readonly number[];
-  /** Share of each code in the uses of the last steps, adding up to 1. */
-  readonly shares: readonly number[];
-  /** Steps since the last use of each code. */
-  readonly idle: readonly number[];
-  readonly reseeds: number;
-  readonly skipped: number;
-}
-
-export interface VqUsage {
-  /** Codes that were used since the last time. */
-  readonly used: number;
-  /** Codes that were moved. */
-  readonly moved: number;
-  /** exp of the entropy of the codes' use: how many codes the images spread over. */
-  readonly perplexity: number;
-}
 
 /** Values of tensors of one element each, read back at once. */
 async function valuesOf(make: () => readonly Tensor[]): Promise<ArrayLike<number>> {
@@ -198,12 +85,17 @@ export class VqTraining {
   /** A running mean of the codes' shares, on the host. */
   private readonly shares: Float64Array;
   private readonly idle: Uint32Array;
+  /** λ · ln(share) of each code, f32; null without a rate weight. */
+  private readonly rates: Tensor | null;
   private readonly generator: Generator;
+  /** Shapes of the last step, and whether it was adversarial. */
+  private key = "";
+  private replay: StepReplay | null = null;
   private reseeds = 0;
   private skipped = 0;
 
   constructor(vq: VqModel, options: VqTrainingOptions) {
-    knownOptions("VqTraining", options, OPTIONS);
+    knownOptions("VqTraining", options, VQ_OPTIONS);
     this.vq = vq;
     this.options = options;
     this.ranks = options.ranks ?? ONE_PROCESS;
@@ -212,6 +104,7 @@ export class VqTraining {
     this.counts = new Float64Array(codebook.dim(0));
     this.shares = new Float64Array(codebook.dim(0)).fill(1 / codebook.dim(0));
     this.idle = new Uint32Array(codebook.dim(0));
+    this.rates = (options.rateWeight ?? 0) === 0 ? null : zeros([codebook.dim(0)], { device: this.device }).keep();
     this.generator = new Generator(options.seed ?? 0, { device: this.device });
     const parameters = [...vq.namedParameters()].map(([name, parameter]) => {
       parameter.requiresGrad = true;
@@ -280,30 +173,70 @@ export class VqTraining {
     const total = (await sumCounts(this.ranks, [own]))[0]!;
     const shares = parts.map((pixels) => pixels.dim(0) / total);
     const adversary = this.isAdversarial ? this.adversary : null;
-    const done: ReturnType<VqTraining["accumulate"]>[] = [];
+    this.writeRates();
+    const key = JSON.stringify([...parts.map(({ shape }) => shape), adversary !== null]);
+    const isKnown = key === this.key;
+    if (!isKnown) this.dropReplay();
+    // The gradients of several parts or processes are added up between the launches; a profile needs the launches themselves.
+    const canReplay = isKnown && parts.length === 1 && this.ranks.size === 1 && !this.device.queue.isTiming && !this.options.eager; // prettier-ignore
+    const results = canReplay ? await this.replayed(parts[0]!, adversary) : await this.eager(parts, shares, adversary);
+    this.key = key;
+    return { ...results, shares };
+  }
+
+  private async eager(
+    parts: readonly Tensor[],
+    shares: readonly number[],
+    adversary: Adversary | null,
+  ): Promise<BatchResults> {
+    const done: BatchResults[] = [];
     try {
       for (const [i, pixels] of parts.entries()) {
         await new Promise((resolve) => setTimeout(resolve)); // signals, and what reads the data, come in between
         done.push(this.accumulate(pixels, shares[i]!, adversary));
       }
-      const other = adversary?.discriminator.parameters() ?? [];
-      await this.ranks.sumGradients([...this.vq.parameters(), ...other]);
+      await this.ranks.sumGradients(this.leaves(adversary));
       await this.device.sync(); // work that the GPU refused (memory) ends the step before weights change
-      const [losses, codes, vectors] = this.device.atomic(() => {
-        this.optimizer.step();
-        adversary?.optimizer.step();
-        return scope(() => [
-          stack(done.flatMap((part) => part.losses)),
-          cat(done.map((part) => part.indices)),
-          cat(done.map((part) => part.vectors)),
-        ]);
-      }) as [Tensor, Tensor, Tensor];
-      return { losses, shares, codes, vectors };
+      return this.device.atomic(() => {
+        this.update(adversary);
+        const joined = (of: (part: BatchResults) => Tensor): Tensor => cat(done.map(of));
+        return scope(() => ({
+          losses: joined(({ losses }) => losses),
+          codes: joined(({ codes }) => codes),
+          vectors: joined(({ vectors }) => vectors),
+        }));
+      });
     } finally {
-      zeroGradients(this.vq.parameters());
-      this.adversary?.zeroGradients();
-      for (const t of done.flatMap((part) => [...part.losses, part.indices, part.vectors])) t.dispose();
+      zeroGradients(this.leaves(this.adversary));
+      for (const t of done.flatMap((part) => Object.values(part) as Tensor[])) t.dispose();
     }
+  }
+
+  /** The second step in a row of one shape is captured, those after it are replayed. */
+  private async replayed(pixels: Tensor, adversary: Adversary | null): Promise<BatchResults> {
+    if (this.replay) return this.replay.run(pixels);
+    const { replay, results } = await StepReplay.of(pixels, {
+      leaves: this.leaves(adversary),
+      gradients: (batch) => this.accumulate(batch, 1, adversary),
+      update: () => this.update(adversary),
+    });
+    this.replay = replay;
+    return results;
+  }
+
+  private dropReplay(): void {
+    this.key = "";
+    this.replay?.dispose();
+    this.replay = null;
+  }
+
+  private leaves(adversary: Adversary | null): Tensor[] {
+    return [...this.vq.parameters(), ...(adversary?.discriminator.parameters() ?? [])];
+  }
+
+  private update(adversary: Adversary | null): void {
+    this.optimizer.step();
+    adversary?.optimizer.step();
   }
 
   /** Looks for what made a step not finite, the weights being as before. Null if memory does not suffice. */
@@ -335,6 +268,7 @@ export class VqTraining {
     all: readonly (readonly [string, Tensor])[],
   ): Promise<{ readonly tensors: string[]; readonly of: number }> {
     try {
+      this.dropReplay(); // its buffers are as many as this needs
       for (const pixels of parts)
         scope(() => void this.accumulate(pixels, 1 / parts.length, this.isAdversarial ? this.adversary : null));
       const grads = all.flatMap(([name, { grad }]) => (grad ? [[name, grad] as const] : []));
@@ -356,26 +290,27 @@ export class VqTraining {
     }
   }
 
+  private writeRates(): void {
+    const { rateWeight = 0 } = this.options;
+    const least = 1 / (4 * this.shares.length); // else an unused code would never be used again
+    const rates = Float32Array.from(this.shares, (share) => rateWeight * Math.log(share + least));
+    this.rates?.writeBytes(new Uint8Array(rates.buffer));
+  }
+
   /** The code that each of rows [M, D] is held by: u32 [M]. */
   private codesOf(rows: Tensor, codebook: Tensor): Tensor {
     const { rateWeight = 0 } = this.options;
     if (rateWeight === 0) return codebookLookup(rows, codebook).indices;
-    const least = 1 / (4 * this.shares.length); // else an unused code would never be used again
-    const rates = Float32Array.from(this.shares, (share) => rateWeight * Math.log(share + least));
     const cosines = matmul(l2Normalize(rows), l2Normalize(codebook).transpose(0, 1)); // d² = 2 − 2 · cosine
-    return argmax(cosines.mul(2).add(tensor(rates, { device: this.device })), 1);
+    return argmax(cosines.mul(2).add(this.rates!), 1);
   }
 
-  /** Adds the gradients of pixels [b, 3, S, S], `share` of the batch. Returns their unscaled losses, codes and vectors. */
-  private accumulate(
-    pixels: Tensor,
-    share: number,
-    adversary: Adversary | null,
-  ): { readonly losses: readonly Tensor[]; readonly indices: Tensor; readonly vectors: Tensor } {
+  /** Adds the gradients of pixels [b, 3, S, S], `share` of the batch. Its losses are unscaled. */
+  private accumulate(pixels: Tensor, share: number, adversary: Adversary | null): BatchResults {
     return scope(() => {
       const { loss, rebuilt, losses, ...rest } = this.forward(pixels, share, adversary);
       backward(loss);
-      return { losses: adversary ? [...losses, adversary.accumulate(pixels, rebuilt, share)] : losses, ...rest };
+      return { losses: stack(adversary ? [...losses, adversary.accumulate(pixels, rebuilt, share)] : losses), ...rest };
     });
   }
 
@@ -383,7 +318,7 @@ export class VqTraining {
     pixels: Tensor,
     share: number,
     adversary: Adversary | null,
-  ): Readonly<Record<"loss" | "rebuilt" | "indices" | "vectors", Tensor>> & { readonly losses: readonly Tensor[] } {
+  ): Readonly<Record<"loss" | "rebuilt" | "codes" | "vectors", Tensor>> & { readonly losses: readonly Tensor[] } {
     const { commitment: beta = 0.25, adversarial: weight = 0 } = this.options;
     const { vq } = this;
     return scope(() => {
@@ -402,7 +337,7 @@ export class VqTraining {
         loss: (fooled ? own.add(fooled.mul(weight)) : own).mul(share),
         losses: [reconstruction, pull, commitment, ...(fooled ? [fooled] : [])].map((one) => one.detach()),
         rebuilt: rebuilt.detach(),
-        indices,
+        codes: indices,
         vectors: rows.detach(),
       };
     });
@@ -506,6 +441,8 @@ export class VqTraining {
   }
 
   dispose(): void {
+    this.dropReplay();
+    this.rates?.dispose();
     this.optimizer.dispose();
     this.adversary?.dispose();
     this.generator.dispose();

@@ -7,7 +7,7 @@ import { appendFile, open, truncate } from "node:fs/promises";
 import { join } from "node:path";
 import { fileError } from "../../../model/node/files.ts";
 import type { StepReport } from "../../step_report.ts";
-import type { VqLosses, VqStep, VqUsage } from "../../stage0/trainer.ts";
+import type { VqLosses, VqStep, VqUsage } from "../../stage0/options.ts";
 
 /** Time and memory of a step of any stage. */
 interface StepCost {
