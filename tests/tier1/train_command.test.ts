@@ -124,7 +124,7 @@ it.each([
 });
 
 it("a second signal ends the process at once; what was saved before is whole, and the run resumes from it", async () => {
-  const typed = command("twice", "stage2", "batch=48", "steps=1000", "save.every=1"); // steps of many rows
+  const typed = command("twice", "stage2", "batch=24", "steps=1000", "save.every=1"); // steps of many rows
   const { child, result } = startCli(typed);
   const wait = setInterval(() => {
     if (existsSync(at("twice", "step-00000001"))) child.kill("SIGTERM");
