@@ -8,39 +8,53 @@ import type { TestSpecification } from "vitest/node";
 // Ends what hangs. The longest test takes 75 s on two quiet cores with a cold shader cache; on a loaded machine any takes ten times as long.
 const WATCHDOG_MS = 20 * 60_000;
 
-/** Files that take longest, so that none of them is left alone at the end. */
+/**
+ * Files that take longest, so that none of them is left alone at the end. The first three compile other kernels: those that follow find in the
+ * driver's cache what files before them have compiled.
+ */
 const SLOW = [
   "examples",
-  "trainer",
-  "train_run",
   "ops_large",
   "ops_small",
+  "train_run",
+  "trainer",
   "train_tokenizer",
   "train_command",
   "commands",
-  "generation",
-  "verify_models",
-  "verify",
-  "dry_run",
-  "cli",
-  "kernel_variants",
-  "shapes_judge",
-  "vq_training",
-  "discriminator",
-  "save",
-  "sampling",
-  "muon",
-  "not_finite_generation",
+  "preferences",
   "resume",
+  "mpi",
+  "ranks",
+  "dry_run",
+  "generation",
+  "verify",
+  "verify_models",
+  "doctor",
+  "not_finite_generation",
   "export",
+  "vq_training",
+  "lora_commands",
   "nonfinite",
-  "limits",
   "training_golden",
-  "dispatch_work",
+  "discriminator",
+  "sampling",
+  "ranks_run",
+  "serve",
+  "subgroups",
+  "save",
+  "kernel_variants",
+  "cli",
+  "run_crash",
+  "imports",
+  "shapes_judge",
 ];
 
 /** With JANUS_TEST_AS_GPU tests choose kernels as a GPU would; `npm run test:long` runs some files so. */
-const setupFiles = ["tests/default_device.ts", ...(process.env["JANUS_TEST_AS_GPU"] ? ["tests/as_gpu.ts"] : [])];
+const setupFiles = [
+  "tests/default_device.ts",
+  "tests/equal_bytes.ts",
+  ...(process.env["JANUS_TEST_AS_GPU"] ? ["tests/as_gpu.ts"] : []),
+];
 
 /** Files that declare kernels of their own, which every device that is created later in the process would load. */
 const DECLARES = /^import [^;]*\b(kernel|library)\b[^;]*from/m;

@@ -59,8 +59,8 @@ export const RECIPES: Readonly<Record<Length, Recipe>> = {
     tokenizer: tokenizer(6),
     stages: stages(1, 2, 6, 10, 5e-3),
     temperature: 1,
-    prompts: 2,
-    questions: 3,
+    prompts: 1,
+    questions: 2,
   },
   quick: {
     pictures: 500,

@@ -2,6 +2,7 @@
 import { describe, expect, it } from "vitest";
 import { ArgumentError } from "../../engine/errors.ts";
 import { orderKey, permute } from "../../train/node/data/order.ts";
+import { isLong } from "../long.ts";
 
 const order = (seed: number, n: number, epoch = 0): number[] => {
   const key = orderKey(seed, "und", epoch);
@@ -52,7 +53,7 @@ describe("keyed permutation", () => {
   });
 
   // Chi-squared over all n! orders: its mean is n! − 1, and five standard deviations are allowed. The keys are fixed, so a pass stays a pass.
-  it.each([2, 3, 4, 5, 6])("has each order of %i items equally often", (n) => {
+  it.each(isLong ? [2, 3, 4, 5, 6] : [5, 6])("has each order of %i items equally often", (n) => {
     const keys = 60_000;
     const counts = new Map<string, number>();
     for (let epoch = 0; epoch < keys; epoch++) {
@@ -66,19 +67,22 @@ describe("keyed permutation", () => {
     expect(chi).toBeLessThan(orders - 1 + 5 * Math.sqrt(2 * (orders - 1)));
   });
 
-  it.each([7, 8, 12, 16, 17, 20, 100])("has each pair of %i items at the first two positions equally often", (n) => {
-    const keys = 40_000;
-    const counts = new Float64Array(n * n);
-    for (let epoch = 0; epoch < keys; epoch++) {
-      const key = orderKey(7, "gen", epoch);
-      counts[permute(key, n, 0) * n + permute(key, n, 1)]!++;
-    }
-    const pairs = n * (n - 1);
-    const due = keys / pairs;
-    const chi = counts.reduce((sum, count, at) => (at % (n + 1) === 0 ? sum : sum + (count - due) ** 2 / due), 0);
-    for (let i = 0; i < n; i++) expect(counts[i * n + i]).toBe(0);
-    expect(chi).toBeLessThan(pairs - 1 + 3 * Math.sqrt(2 * (pairs - 1)));
-  });
+  it.each(isLong ? [7, 8, 12, 16, 17, 20, 100] : [7, 16, 100])(
+    "has each pair of %i items at the first two positions equally often",
+    (n) => {
+      const keys = 40_000;
+      const counts = new Float64Array(n * n);
+      for (let epoch = 0; epoch < keys; epoch++) {
+        const key = orderKey(7, "gen", epoch);
+        counts[permute(key, n, 0) * n + permute(key, n, 1)]!++;
+      }
+      const pairs = n * (n - 1);
+      const due = keys / pairs;
+      const chi = counts.reduce((sum, count, at) => (at % (n + 1) === 0 ? sum : sum + (count - due) ** 2 / due), 0);
+      for (let i = 0; i < n; i++) expect(counts[i * n + i]).toBe(0);
+      expect(chi).toBeLessThan(pairs - 1 + 3 * Math.sqrt(2 * (pairs - 1)));
+    },
+  );
 
   it("leaves no trace of the old order", () => {
     const n = 1000;

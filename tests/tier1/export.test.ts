@@ -17,6 +17,7 @@ import { TRAINED } from "../../train/stages.ts";
 import { train } from "../../train/node/train.ts";
 import { runCli, runHere } from "../cli.ts";
 import { hasFixtures } from "../fixtures.ts";
+import { withoutTraining, writeGolden } from "../golden_folder.ts";
 import { isLong } from "../long.ts";
 
 const tiny = fileURLToPath(new URL("../../../shared/fixtures/tiny/", import.meta.url));
@@ -116,7 +117,9 @@ describe.skipIf(!hasFixtures)("a run from the fixture", () => {
       for (const folder of [checkpoint!, ...exports])
         expect(differing(before, await bytesOf(folder)), folder).toEqual([]);
       const other = exports[from === "hf" ? 1 : 0]!;
-      const { code, stdout } = await runCli(["verify", "--model", other, "--golden", tiny]);
+      // Every byte is that of the fixture, whose training verify.test.ts checks.
+      if (!isLong) await writeGolden(tiny, at("golden"), withoutTraining);
+      const { code, stdout } = await runCli(["verify", "--model", other, "--golden", isLong ? tiny : at("golden")]);
       expect(stdout).toMatch(/^pass: (\d+) values checked, \1 pass, 0 fail/m);
       expect(code, stdout).toBe(0);
     },

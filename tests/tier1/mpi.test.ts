@@ -28,6 +28,10 @@ function hasNamespaces(): boolean {
 }
 
 const EXIT_WENT_AWAY = 138;
+const WATCHDOG_MS = 600_000;
+/** How long a rank may be silent, and in what time a failed one must end all. The short form also runs on loaded machines: five times as long, but the silence is not what ends it. */
+const SILENCE_S = isLong ? 30 : 300;
+const ENDED_S = isLong ? 30 : 150;
 
 /** Ranks that run. */
 interface Begun {
@@ -158,11 +162,11 @@ describe.skipIf(!has)("Open MPI", () => {
   });
 
   it("a rank that is suspended ends all after the time-out, by its name", () => {
-    const env = { ...process.env, JANUS_MPI_TIMEOUT: "2" };
+    const env = { ...process.env, JANUS_MPI_TIMEOUT: "5" };
     const words = ["mpirun", ...HERE, "-n", "3", process.execPath, "--import", "tsx", join(root, "tests", "silent_rank_child.ts")]; // prettier-ignore
-    const { status, stderr } = spawnSync(words[0]!, words.slice(1), { cwd: root, env, encoding: "utf8", timeout: 60_000 }); // prettier-ignore
+    const { status, stderr } = spawnSync(words[0]!, words.slice(1), { cwd: root, env, encoding: "utf8", timeout: WATCHDOG_MS }); // prettier-ignore
     expect(status, stderr).toBe(1);
-    expect(stderr).toMatch(/^mpi: every rank must show that it runs; got nothing from rank 2 on \S+ for 2 s/m);
+    expect(stderr).toMatch(/^mpi: every rank must show that it runs; got nothing from rank 2 on \S+ for 5 s/m);
   });
 
   /** What is printed of a rank that fails. */
@@ -170,7 +174,7 @@ describe.skipIf(!has)("Open MPI", () => {
     kill: new RegExp(`process rank ${rank} .* exited on signal 9`),
     error: new RegExp(`error: .*rank ${rank} on \\S+: (Error: )?a fault of the test`),
     lost: new RegExp(`error: .*rank ${rank} on \\S+: .*the device must be alive`),
-    stop: new RegExp(`got nothing from rank ${rank} on \\S+ for 30 s`),
+    stop: new RegExp(`got nothing from rank ${rank} on \\S+ for ${SILENCE_S} s`),
   });
 
   /** Trains until rank `rank` fails in a phase of its step `step`: all end in time, by name, and no checkpoint is lost. */
@@ -186,12 +190,12 @@ describe.skipIf(!has)("Open MPI", () => {
   ): Promise<void> {
     // prettier-ignore
     const before = existsSync(at(run)) ? ((await new Checkpoints(at(run)).newestVerified()).newest?.step ?? 0) : 0;
-    const env = { JANUS_TEST_FAULT: `${rank} ${phase} ${kind} ${step}`, JANUS_MPI_TIMEOUT: "30" };
+    const env = { JANUS_TEST_FAULT: `${rank} ${phase} ${kind} ${step}`, JANUS_MPI_TIMEOUT: String(SILENCE_S) };
     const { printed, ended } = begin(2, run, ["steps=1000", "save.every=1", `sharding=${sharding}`], env);
     expect(await ended, printed.stderr).not.toBe(0);
     const failed = Number(/^fault at (\d+)$/m.exec(printed.stderr)?.[1]);
     const seconds = (Date.now() - failed) / 1000;
-    expect(seconds, printed.stderr).toBeLessThan(kind === "stop" ? 60 : 30);
+    expect(seconds, printed.stderr).toBeLessThan(ENDED_S + (kind === "stop" ? SILENCE_S : 0));
     expect(printed.stderr).toMatch(NAMED(rank)[kind]!);
     const { newest, skipped } = await new Checkpoints(at(run)).newestVerified();
     expect(skipped).toEqual([]);
@@ -202,10 +206,9 @@ describe.skipIf(!has)("Open MPI", () => {
   const PHASES = ["data", "forward", "backward", "reduction", "optimizer", "saving"];
   const SHARDINGS = ["none", "optimizer", "gradients", "parameters"];
 
-  it("a rank that is killed while gradients are summed ends all, and one whose GPU is lost while it saves", async () => {
-    await fails("fault", { phase: "reduction", kind: "kill", sharding: "parameters" });
-    await fails("fault", { phase: "saving", kind: "lost", sharding: "optimizer" });
-  });
+  // Ranks that are killed, which mpirun itself sees, are in the long form.
+  it("a rank whose GPU is lost while it saves ends all", () =>
+    fails("fault", { phase: "saving", kind: "lost", sharding: "optimizer" }));
 
   describe.runIf(isLong).each(SHARDINGS)("sharding: %s", (sharding) => {
     describe.each(PHASES)("%s", (phase) => {

@@ -96,7 +96,7 @@ const stepsIn = (text: string): number => text.match(/^step \d+\//gm)?.length ??
 
 /** Sends a signal after the second step; to a process of its own, or to the listener of the command in this one. */
 async function interrupted(signal: NodeJS.Signals, own: boolean): Promise<CliResult> {
-  const args = command(signal, "stage1", "batch=4", "steps=1000");
+  const args = command(signal, "stage1", "batch=4", "steps=1000", "report.every=0");
   const signals = new EventEmitter();
   const { child, result } = own ? startCli(args) : { child: null, result: runHere(addTrain, args, { signals }) };
   const log = at(signal, "log.jsonl");
@@ -124,7 +124,7 @@ it.each([
 });
 
 it("a second signal ends the process at once; what was saved before is whole, and the run resumes from it", async () => {
-  const typed = command("twice", "stage2", "batch=48", "steps=1000", "save.every=1"); // steps of many rows
+  const typed = command("twice", "stage2", "batch=24", "steps=1000", "save.every=1", "report.every=0"); // steps of many rows
   const { child, result } = startCli(typed);
   const wait = setInterval(() => {
     if (existsSync(at("twice", "step-00000001"))) child.kill("SIGTERM");

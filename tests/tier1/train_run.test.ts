@@ -144,11 +144,13 @@ function expectEqualFiles(a: string, b: string): void {
     expect(Buffer.compare(readFileSync(join(a, name)), readFileSync(join(b, name))), name).toBe(0);
 }
 
-it.each([
+const IN_PARTS = [
   [1, 1, false, "bf16", { ema: { decay: 0.9 } }],
-  [2, 4, true, "f16", { ema: { decay: 0.9 }, lossScaling: { initScale: 2 ** 64, growthInterval: 2 } }],
   [3, 2, false, "f32", {}],
-] as const)(
+  // In the short form the run of resume.test.ts is in f16, whose loss scale grows.
+  [2, 4, true, "f16", { ema: { decay: 0.9 }, lossScaling: { initScale: 2 ** 64, growthInterval: 2 } }],
+] as const;
+it.each(isLong ? IN_PARTS : IN_PARTS.slice(0, 2))(
   "a run in one piece equals one that stopped half way: weights, moments and losses bit for bit (stage %i, %i rows at once, recomputed: %s, %s)",
   async (stage, microRows, recompute, dtype, more) => {
     const steps = dtype === "f16" ? 6 : isLong ? 4 : 2; // the loss scale moves every third step
@@ -485,7 +487,8 @@ it("averages of the weights are exported in their place", async () => {
   expect([plain.code, plain.stderr]).toEqual([3, expect.stringMatching(/no ema\.safetensors; train with ema\.decay/)]);
 });
 
-it("the loss falls", async () => {
+// In the short form examples.test.ts sees it fall in the demo.
+it.runIf(isLong)("the loss falls", async () => {
   await go("long", settings({ steps: 14, optimizer: { lr: 3e-3, warmup: 3 }, microRows: 4 }));
   const curve = losses("long") as { loss: number }[];
   expect(curve.at(-1)!.loss).toBeLessThan(curve[0]!.loss * 0.7);

@@ -107,6 +107,7 @@ const settings = (more: Record<string, unknown> = {}): TokenizerConfig =>
     reseed: { every: 2 },
     rateWeight: 0.05,
     save: { every: 100, keep: 1 },
+    report: { every: 0 },
     seed: 3,
     ...more,
   });

@@ -326,7 +326,7 @@ it("a step that fails at any launch or allocation, and a look at the codes that 
     const { counts } = await injecting(device, {}, () => run(clean));
     const live = device.pool.stats.liveBytes;
     for (const kind of ["launches", "allocations"] as const)
-      for (const at of spread(counts[kind], 3)) {
+      for (const at of spread(counts[kind], isLong ? 3 : 2)) {
         await expect(injecting(device, { [kind]: at }, () => run(tried)), `${name}: ${kind} ${at}`).rejects.toThrow(Injected); // prettier-ignore
         expect(device.pool.stats.liveBytes, `${name}: ${kind} ${at}\n${device.pool.table()}`).toBe(live);
       }

@@ -43,12 +43,16 @@ export class FlopMeter {
 const LARGE_MS = 20;
 /** Products between two waits. */
 const BATCH_MS = 100;
+/** How long products run, s. A processor's rate shows in a few products, and each run of a process measures it. */
+const SECONDS = 1;
+const SOFTWARE_SECONDS = 0.1;
 
 /**
- * FLOP/s of square matrix products in `dtype` at their best: sizes double until one product takes 20 ms, then products run for `seconds`. Wall
- * time, so a device that others use too gives less. Uses its own random generator and leaves nothing on the device.
+ * FLOP/s of square matrix products in `dtype` at their best: sizes double until one product takes 20 ms, then products run for a second
+ * (a tenth on software adapters). Wall time, so a device that others use too gives less. Uses its own random generator and leaves nothing on the device.
  */
-export async function matmulCeiling(device: Device, dtype: DType, seconds = 1): Promise<number> {
+export async function matmulCeiling(device: Device, dtype: DType): Promise<number> {
+  const seconds = device.capabilities.software ? SOFTWARE_SECONDS : SECONDS;
   const most = Math.min(8192, Math.sqrt(device.limits.maxStorageBufferBindingSize / 4));
   try {
     for (let side = 256; ; side *= 2) {
