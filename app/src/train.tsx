@@ -83,7 +83,8 @@ export function Train() {
 
   const done = progress ? progress.done.tokenizer + progress.done.language : 0;
   const total = progress ? progress.steps.tokenizer + progress.steps.language : 0;
-  const isComplete = total > 0 && done === total;
+  const isBusy = state === "running" || state === "stopping"; // also while the last step is being saved
+  const isComplete = total > 0 && done === total && !isBusy;
 
   return (
     <div class="train">
@@ -106,7 +107,7 @@ export function Train() {
           </label>
         )}
         <div class="row">
-          {state === "running" || state === "stopping" ? (
+          {isBusy ? (
             <button
               type="button"
               disabled={state === "stopping"}
@@ -132,7 +133,7 @@ export function Train() {
               </button>
             )
           )}
-          {done > 0 && state !== "running" && state !== "stopping" && (
+          {done > 0 && !isBusy && (
             <button
               type="button"
               onClick={() => {
