@@ -19,6 +19,7 @@ import type { Workloads } from "./workloads.ts";
 
 const { values } = parseArgs({ options: { rounds: { type: "string", default: "3" }, only: { type: "string", default: "" } } }); // prettier-ignore
 const ROUNDS = Number(values.rounds);
+if (!Number.isInteger(ROUNDS) || ROUNDS < 1) throw new RangeError(`goals: --rounds must be an integer of at least 1; got "${values.rounds}". Give one.`); // prettier-ignore
 /** Replays of a token in a round. */
 const TOKENS = 5;
 
@@ -62,6 +63,10 @@ const GOALS: readonly Goal[] = [
   { work: decoder, torch: "decoder", of: "FMA", share: 0.6 },
 ];
 
+const nameOf = ({ work, quantize }: Goal): string => `${work}, ${quantize ?? "bf16"}`;
+const chosen = GOALS.filter((goal) => nameOf(goal).includes(values.only));
+if (!chosen.length) throw new RangeError(`goals: --only must be part of a name, ${GOALS.map(nameOf).join("; ")}; got "${values.only}". Give one of these.`); // prettier-ignore
+
 const device = await Device.create();
 setDevice(device);
 using probes = new Probes(device);
@@ -76,7 +81,8 @@ const seconds = async (run: () => unknown): Promise<number> => {
 };
 
 /** One row: ceiling, ours and PyTorch take turns. */
-async function measure(works: Workloads, { work, torch: name, of, share, quantize }: Goal): Promise<string[]> {
+async function measure(works: Workloads, goal: Goal): Promise<string[]> {
+  const { work, torch: name, of, share } = goal;
   const { run } = works.list.find((one) => one.name === work)!;
   const { flops, bytes, launches } = tally(run, device);
   const isToken = name === "token";
@@ -97,7 +103,7 @@ async function measure(works: Workloads, { work, torch: name, of, share, quantiz
   const amount = (of === "read" ? bytes : flops) / 1e9;
   const reached = median(rounds.map(({ ours, ceiling }) => amount / ours / ceiling));
   return [
-    `${work}, ${quantize ?? "bf16"}`,
+    nameOf(goal),
     String(launches),
     amount.toFixed(1),
     middle("ours").toFixed(3),
@@ -111,7 +117,7 @@ async function measure(works: Workloads, { work, torch: name, of, share, quantiz
 
 const rows: string[][] = [];
 for (const quantize of [undefined, "int8", "int4"] as const) {
-  const goals = GOALS.filter((goal) => goal.quantize === quantize && `${goal.work}, ${quantize ?? "bf16"}`.includes(values.only)); // prettier-ignore
+  const goals = chosen.filter((goal) => goal.quantize === quantize);
   if (!goals.length) continue;
   const model = new JanusForConditionalGeneration(JANUS_PRO_1B, { dtype: "bf16", init: false, device, ...(quantize && { quantize }) }).setRequiresGrad(false); // prettier-ignore
   {

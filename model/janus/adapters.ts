@@ -154,7 +154,7 @@ function requireFinite(values: Uint8Array, { name }: StoredTensor, file: string)
   const view = new Float32Array(values.buffer, values.byteOffset, values.byteLength / 4);
   const bad = view.findIndex((v) => !Number.isFinite(v));
   if (bad >= 0)
-    throw new TensorMismatchError(`${file}: values must be finite; load the adapter again, or train it anew:`, [
+    throw new TensorMismatchError(`${file}: values must be finite; load the adapter again, or train it again:`, [
       `not finite: ${quote(name)} has ${view[bad]} at ${bad}`,
     ]);
 }

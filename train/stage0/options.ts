@@ -26,7 +26,7 @@ export interface VqTrainingOptions {
   /** Weight of the adversarial losses (discriminator.ts). Default: 0, without a discriminator. */
   readonly adversarial?: number;
   readonly seed?: number;
-  /** Launches every step anew instead of replaying the captured one, e.g. to look into it. Default: false. */
+  /** Launches every step again instead of replaying the captured one, e.g. to look into it. Default: false. */
   readonly eager?: boolean;
   /** The processes that train together; this one alone by default. */
   readonly ranks?: Ranks;
