@@ -122,7 +122,7 @@ async function demo(device: Device): Promise<void> {
   say(`done: ${join(shownIn, "report.html")}, images beside it, the model in ${trained}\n`);
   console.log(table(columns));
   console.log(
-    `\n${recipe.prompts} prompts and ${recipe.questions} questions per kind; training had none of these prompts and none of the images asked about. Held-out questions, as many again, also name combinations that training never does.`,
+    `\nPrompts per kind: ${recipe.prompts}, questions: ${recipe.questions}; training had none of these prompts and none of the images asked about. Held-out questions, as many again, also name combinations that training never does.`,
   );
 }
 
