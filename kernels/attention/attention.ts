@@ -31,7 +31,7 @@ const delta = kernel(
   "attention_delta",
   new URL("./attention_delta.wgsl", import.meta.url),
   { o: "read", g: "read", lse: "read", stats: "write" },
-  { rows: "u32", queries: "u32", heads: "u32", o: "vec4u", g: "vec4u", lse: "vec4u", stats: "vec4u" },
+  { rows: "u32", queries: "u32", heads: "u32", granules: "u32", o: "vec4u", g: "vec4u", lse: "vec4u", stats: "vec4u" },
   standard,
 );
 
@@ -221,9 +221,8 @@ function backward(
     const rows = count * heads * group * queries;
     launch(delta, {
       use: { o: s.y.dtype, g: s.g.dtype },
-      constants: { D4: d / 4 },
       buffers,
-      params: { rows, queries, heads: heads * group, ...at },
+      params: { rows, queries, heads: heads * group, granules: d / 4, ...at },
       grid: grid1d(Math.ceil(rows / 64)),
       cost: { flops: 2 * rows * d, bytes: (bytesOf(s.y, s.g) * rows) / (s.q.size / d) },
     });
