@@ -132,7 +132,7 @@ export function forward(q: Tensor, k: Tensor, v: Tensor, y: Tensor, lse: Tensor,
   const [batch, kvHeads, keys] = k.shape as [number, number, number];
   const [queries, d] = q.shape.slice(2) as [number, number];
   const group = q.shape[1]! / kvHeads;
-  const variant = attentionVariant(q.device.capabilities, { d, q: q.dtype, k: k.dtype });
+  const variant = attentionVariant(q.device.capabilities, { d, q: q.dtype, k: k.dtype, work: q.size * keys });
   const operands = {
     q: { tensor: readable(q, group), perHead: group, unit: 4 },
     k: { tensor: readable(k, 1), perHead: 1, unit: 4 },
@@ -201,7 +201,13 @@ function backward(
   const [batch, kvHeads, keys, d] = s.k.shape as [number, number, number, number];
   const queries = s.q.shape[2]!;
   const group = s.q.shape[1]! / kvHeads;
-  const variant = attentionVariant(s.q.device.capabilities, { d, q: s.q.dtype, k: s.k.dtype, g: s.g.dtype });
+  const variant = attentionVariant(s.q.device.capabilities, {
+    d,
+    q: s.q.dtype,
+    k: s.k.dtype,
+    g: s.g.dtype,
+    work: s.q.size * keys,
+  });
   const granules = (tensor: Tensor, perHead: number): { tensor: Tensor; perHead: number; unit: number } => ({
     tensor,
     perHead,
