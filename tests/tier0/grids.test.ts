@@ -88,6 +88,7 @@ const OTHERS = [
   "conv2d_bias",
   "conv2d_pack",
   "matmul_pack",
+  "matmul_panels",
   "norm_weight_backward",
 ];
 
