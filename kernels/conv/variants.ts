@@ -9,6 +9,7 @@ import { bucket, chooseVariant } from "../core/variants.ts";
 import type { Family, Variant } from "../core/variants.ts";
 import { sizeAny } from "../matmul/libraries.ts";
 import { matrixUnit } from "../matmul/subgroup_matrix.ts";
+import { fitsWinograd } from "./winograd.ts";
 
 /** Sizes of one convolution; `up` − 1 zeros stand between the pixels of the input (gradient of a stride), `top` and `left` may be negative. */
 export interface ConvGeometry {
@@ -101,6 +102,8 @@ interface Weight {
 
 interface Direct {
   readonly product: null;
+  /** The convolution is computed by `winograd.ts` instead of `forward`. */
+  readonly winograd?: true;
   readonly forward: Forward;
   readonly weight: Weight;
 }
@@ -180,11 +183,20 @@ const tiledWeight: Weight = { kernel: weightTiled, taps: 1, across: 64, down: 64
 /** Terms of a sum from which matrices are worth their tiles; not measured. */
 const MIN_MATRIX_TERMS = 64;
 
+const hasEight = ({ subgroups }: Capabilities): boolean => subgroups?.every((n) => n === 8) ?? false;
+
 /** Software Vulkan pays dearly for workgroup memory and barriers: it takes registers, with subgroups of 8 broadcasting values. */
 const DIRECT: readonly Variant<ConvProblem, Direct>[] = [
   {
+    name: "winograd",
+    runs: (c, p) => hasEight(c) && isThreeByThree(p.g, 1) && fitsWinograd(c, p),
+    preferred: ({ software }, { g }) => software && g.channels >= 16,
+    choose: (_, { g }) => ({ ...bySubgroup(g), winograd: true }),
+    instead: "subgroup",
+  },
+  {
     name: "subgroup",
-    runs: ({ subgroups }) => subgroups?.every((n) => n === 8) ?? false,
+    runs: hasEight,
     preferred: ({ software }) => software,
     choose: (_, { g }) => bySubgroup(g),
     instead: "registers",
