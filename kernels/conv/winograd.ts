@@ -21,7 +21,7 @@ const transformInput = kernel(
   new URL("./conv2d_winograd_input.wgsl", import.meta.url),
   { x: "read", v: "write" },
   // prettier-ignore
-  { channels: "u32", height: "u32", width: "u32", across: "u32", down: "u32", top: "i32", left: "i32", first: "u32", end: "u32", step: "u32" },
+  { channels: "u32", height: "u32", granules: "u32", across: "u32", down: "u32", top: "i32", first: "u32", end: "u32", step: "u32" },
   [...standard, transforms],
 );
 const multiply = kernel(
@@ -51,19 +51,25 @@ const PAD = 80;
 const panelsOf = (tiles: number): number => Math.ceil(tiles / PANEL);
 const blocksOf = ({ outputs }: ConvGeometry): number => Math.ceil(outputs / PANEL);
 const termsOf = ({ channels }: ConvGeometry): number => Math.ceil(channels / 4);
-const tilesOf = (g: ConvGeometry): number => g.images * Math.ceil(g.outHeight / 4) * Math.ceil(g.outWidth / 4);
+
+/** Tiles of 4 × 4 outputs. */
+export const winogradTiles = (g: ConvGeometry): number =>
+  g.images * Math.ceil(g.outHeight / 4) * Math.ceil(g.outWidth / 4);
 
 /** Bytes of a panel's transformed pixels or sums, whichever are more. */
 const panelBytes = (g: ConvGeometry): number =>
   POINTS * PANEL * 4 * Math.max(4 * termsOf(g), PANEL * blocksOf(g));
 
-/** True if every operand fits a binding. */
+/** True if rows of x split into granules that lie under tiles, and every operand fits a binding. */
 export function fitsWinograd({ limits }: Capabilities, { g, x }: ConvProblem): boolean {
   const pixels = g.images * g.outputs * g.outHeight * g.outWidth * 4;
   const input = elementBytes(x, g.images * g.channels * g.height * g.width);
   const weight = POINTS * blocksOf(g) * PANEL * termsOf(g) * 16;
   return (
     g.channels * g.outputs > 0 &&
+    g.left === 1 &&
+    g.width % 4 === 0 &&
+    g.width <= 4 * Math.ceil(g.outWidth / 4) &&
     Math.max(pixels, input, weight, panelBytes(g)) <= limits.maxStorageBufferBindingSize &&
     Math.max(4 * termsOf(g), g.outputs) <= limits.maxComputeWorkgroupsPerDimension
   );
@@ -89,7 +95,7 @@ export function convolveByWinograd({ x, weight, flip, bias, dtype, g }: Convolut
   const y = empty([g.images, g.outputs, g.outHeight, g.outWidth], { device, dtype: granular ? dtype : "f32" });
   if (y.size === 0) return asDType(y, dtype);
   scope(() => {
-    const [blocks, terms, tiles] = [blocksOf(g), termsOf(g), tilesOf(g)];
+    const [blocks, terms, tiles] = [blocksOf(g), termsOf(g), winogradTiles(g)];
     const u = empty([POINTS, blocks * terms * PANEL * 4 + PAD], { device });
     const [outer, inner] = weight.shape as [number, number];
     launch(transformWeight, {
@@ -113,7 +119,7 @@ export function convolveByWinograd({ x, weight, flip, bias, dtype, g }: Convolut
         use: { x: x.dtype },
         buffers: { x, v },
         // prettier-ignore
-        params: { ...place, first, end, channels: g.channels, height: g.height, width: g.width, top: g.top, left: g.left, step: v.shape[1]! },
+        params: { ...place, first, end, channels: g.channels, height: g.height, granules: g.width / 4, top: g.top, step: v.shape[1]! },
         grid: [panels, 4 * terms],
         cost: { flops: 0, bytes: elementBytes(x.dtype, panels * PANEL * 16 * g.channels) + v.size * 4 },
       });

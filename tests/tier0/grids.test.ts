@@ -60,6 +60,7 @@ const GRIDS: Readonly<Record<string, (p: Numbers, c: Numbers) => readonly [numbe
   conv2d_subgroup_matrix: (p, c) => [ceil(pixels(p), 64) * p["images"]! * ceil(32 * tiles(p), c["OUTPUTS"]!)],
   conv2d_weight: (p) => [ceil(taps(p), 64) * ceil(p["outputs"]!, 8) * p["parts"]!],
   conv2d_weight_3x3: (p) => [ceil(p["channels"]!, 8) * ceil(p["outputs"]!, 16) * p["parts"]!],
+  conv2d_winograd_input: (p) => [ceil(p["end"]! - p["first"]!, 32), 4 * ceil(p["channels"]!, 4)],
   conv2d_weight_tiled: (p) => [ceil(taps(p), 64) * ceil(p["outputs"]!, 64) * p["parts"]!],
   attention_naive: (p) => [ceil(p["batch"]! * p["heads"]! * p["queries"]!, 64)],
   attention_naive_query: (p) => [ceil(p["batch"]! * p["heads"]! * p["queries"]!, 64)],
