@@ -3,7 +3,7 @@
  * elements, chooses the variant, and splits large tensors. `matmul.ts` documents the arguments.
  */
 import { broadcastShapes, elementBytes, empty, kernel, launch, shapeText, ShapeError } from "../../engine/index.ts";
-import type { Tensor } from "../../engine/index.ts";
+import type { Bound, Device, DType, Tensor } from "../../engine/index.ts";
 import { copyInto, fillInto } from "../core/copy.ts";
 import { collapse } from "../core/collapse.ts";
 import { copy, map } from "../core/map.ts";
@@ -71,6 +71,14 @@ const packKernel = kernel(
   new URL("./matmul_pack.wgsl", import.meta.url),
   { x: "read", y: "write" },
   { size: "vec4u", x: "vec4u", y: "vec4u", batches: "vec4u" },
+  standard,
+);
+
+const panelsKernel = kernel(
+  "matmul_panels",
+  new URL("./matmul_panels.wgsl", import.meta.url),
+  { x: "read", y: "write" },
+  { size: "vec4u", x: "vec4u" },
   standard,
 );
 
@@ -270,6 +278,41 @@ function pack(op: string, x: Matrix, counts: readonly number[], rows: number, co
   return { tensor: copy, offset: 0, row: swap ? 1 : width, column: swap ? width : 1, batches: steps };
 }
 
+/** An operand of a launch: its binding, and the element at which it starts. */
+interface Bind {
+  readonly bound: Bound;
+  readonly offset: number;
+}
+
+/**
+ * The panels (see `matmul_panels.wgsl`) of an operand: `lines` rows of A or columns of B of `terms` terms.
+ * @param inside the terms of a line are neighbours, and lines lie `step` elements apart; else the other way round
+ * @param width lines of a panel
+ */
+function inPanels(
+  operand: "a" | "b",
+  of: Bind,
+  dtype: DType,
+  device: Device,
+  { lines, terms, inside, step, width }: { lines: number; terms: number; inside: boolean; step: number; width: number },
+): Tensor {
+  const fours = (Math.ceil(lines / width) * width) / 4;
+  const pieces = Math.ceil(terms / 4);
+  const y = empty([16 * fours * pieces], { dtype, device });
+  launch(panelsKernel, {
+    use: { x: dtype },
+    constants: { WIDTH: width, INSIDE: inside, OF_A: operand === "a" },
+    buffers: { x: of.bound, y },
+    params: {
+      size: [Math.ceil((inside ? terms : lines) / 4), inside ? lines : terms, fours, pieces],
+      x: [of.offset, step, 0, 0],
+    },
+    grid: [Math.ceil((inside ? pieces : fours) / 64), inside ? fours : pieces],
+    cost: { flops: 0, bytes: elementBytes(dtype, lines * terms) + elementBytes(dtype, y.size) },
+  });
+  return y;
+}
+
 function launchParts(
   p: Product,
   choice: MatmulChoice,
@@ -307,7 +350,19 @@ function launchParts(
     const [z0, z1, rows, columns, terms] = part.sizes as [number, number, number, number, number];
     const isFirst = part.starts[4] === 0;
     const isLast = part.starts[4]! + terms === k;
-    const [a, b] = [bindPart(operands.a, part), bindPart(operands.b, part)];
+    let [a, b] = [bindPart(operands.a, part), bindPart(operands.b, part)] as [Bind, Bind];
+    const packed: Tensor[] = [];
+    if (choice.panels) {
+      const [inA, inB] = [o.a.column === 1, o.b.row === 1];
+      const shapeA = { lines: rows, terms, inside: inA, step: inA ? o.a.row : o.a.column, width: choice.rows };
+      const shapeB = { lines: columns, terms, inside: inB, step: inB ? o.b.column : o.b.row, width: choice.columns };
+      packed.push(
+        inPanels("a", a, o.a.tensor.dtype, device, shapeA),
+        inPanels("b", b, o.b.tensor.dtype, device, shapeB),
+      );
+      a = { bound: packed[0]!, offset: 0 };
+      b = { bound: packed[1]!, offset: 0 };
+    }
     const y = p.gated ? { bound: p.y, offset: 0 } : bindPart(operands.y, part);
     const r = operands.residual && isLast ? bindPart(operands.residual, part) : null;
     launch(kernels[choice.kernel], {
@@ -329,7 +384,7 @@ function launchParts(
       },
       buffers: { a: a.bound, b: b.bound, bias: epilogue.bias ?? a.bound, residual: r?.bound ?? a.bound, y: y.bound },
       params: {
-        size: [rows, columns, terms, z1],
+        size: [rows, columns, choice.panels ? Math.ceil(terms / 4) * 4 : terms, z1],
         a: [a.offset, o.a.row, o.a.column, 0],
         b: [b.offset, o.b.row, o.b.column, part.starts[3]!],
         y: [y.offset, r?.offset ?? 0, o.y.row, o.residual?.row ?? 0],
@@ -348,6 +403,7 @@ function launchParts(
           (r ? elementBytes(o.residual!.tensor.dtype, z0 * z1 * rows * columns) : 0),
       },
     });
+    for (const t of packed) t.dispose();
   }
 }
 

@@ -1,7 +1,8 @@
 // y[z] = epilogue(A[z] [M, K] · B[z] [K, N]) in registers: no workgroup memory, no barrier. An invocation owns ROWS rows of one granule of four
 // columns. Its LANES neighbours share the loads of A: with LANES = 1 each loads what it needs (same addresses), else (library lanes_subgroup,
 // WORKGROUP = LANES = subgroup size) each loads a part and values are broadcast. TRANS_A: A lies [K, M]; TRANS_B: B lies [N, K].
-// K is a multiple of 4 unless A lies [K, M] and B [K, N]. Grid: (ceil(M / ROWS), ceil(N / 4 / WORKGROUP), batches): workgroups
+// K is a multiple of 4 unless A lies [K, M] and B [K, N]. PANELS (not with TRANS_A, TRANS_B or NORM): both operands are packed by matmul_panels, ROWS
+// and 4 · WORKGROUP wide, so that addresses step by constants. Grid: (ceil(M / ROWS), ceil(N / 4 / WORKGROUP), batches): workgroups
 // that follow one another read the same columns of B.
 // Loops over accumulators are written out: others would put them in memory on software Vulkan.
 //#use matmul_bindings
@@ -12,9 +13,10 @@
 //#use lanes_none as s
 const WORKGROUP = 64u; // invocations
 const LANES = 1u; // 1, or the subgroup size
-const ROWS = 8u; // 4, 8, 16, 24 or 32, a multiple of LANES if above it; also 1 or 2 if A lies [M, K]
+const ROWS = 8u; // 4, 8, 16 or 32, a multiple of LANES if above it; also 1 or 2 if A lies [M, K]
 const TRANS_A = false;
 const TRANS_B = false;
+const PANELS = false;
 const QUADS = max(1u, ROWS / 4u);
 const HELD = max(1u, ROWS / LANES); // granules of A that an invocation loads for four terms
 @group(0) @binding(0) var<storage, read> a: array<Pack_a>;
@@ -23,6 +25,7 @@ const HELD = max(1u, ROWS / LANES); // granules of A that an invocation loads fo
 // Granule of A that is load `i` of invocation `lane`, for the first four terms.
 fn address_a(first: u32, row: u32, i: u32, lane: u32) -> u32 {
   let id = (i * LANES + lane % LANES) % ROWS;
+  if (PANELS) { return first + row * (params.size.z / 4u) + id; }
   if (TRANS_A) {
     return first + (id / QUADS) * (params.a.z / 4u) + min(row / 4u + id % QUADS, (params.size.x - 1u) / 4u);
   }
@@ -39,8 +42,8 @@ fn matmul_register(@builtin(workgroup_id) group: vec3u, @builtin(local_invocatio
   let first_a = (params.a.x + along(batch, params.batches.x, params.batches.y)) / 4u;
   let first_b = (params.b.x + along(batch, params.batches.z, params.batches.w)) / 4u;
   // Granules from one step of four terms to the next.
-  let step_a = select(1u, params.a.z, TRANS_A);
-  let step_b = select(params.b.y, 1u, TRANS_B);
+  let step_a = select(select(1u, params.a.z, TRANS_A), ROWS, PANELS);
+  let step_b = select(select(params.b.y, 1u, TRANS_B), 4u * WORKGROUP, PANELS);
   var at_a: array<u32, HELD>;
   for (var i = 0u; i < HELD; i++) { //#unroll
     at_a[i] = address_a(first_a, row, i, lane);
@@ -52,6 +55,7 @@ fn matmul_register(@builtin(workgroup_id) group: vec3u, @builtin(local_invocatio
     first_b + columns_from(column) * (params.b.z / 4u),
     TRANS_B,
   );
+  if (PANELS) { at_b = vec4u(first_b + group.y * WORKGROUP * params.size.z + lane) + vec4u(0u, 1u, 2u, 3u) * WORKGROUP; }
   // Places beyond ROWS and HELD are for code with TRANS_A, which compiles for 1 and 2 rows too.
   var sums: array<vec4f, max(4u, ROWS)>;
   // With NORM: a factor for the row of each load.
@@ -70,11 +74,13 @@ fn matmul_register(@builtin(workgroup_id) group: vec3u, @builtin(local_invocatio
   for (var k = 0u; k < params.size.z / 4u; k++) {
     var gain = vec4f();
     if (NORM) { gain = gain_at(k); }
+    let piece = at_a[0];
     for (var i = 0u; i < HELD; i++) { //#unroll
-      held[i] = normed(unpack_a(a[at_a[i]]), factors[i], gain);
+      held[i] = normed(unpack_a(a[select(at_a[i], piece + i * LANES, PANELS)]), factors[i], gain);
       at_a[i] += step_a;
     }
-    var w = mat4x4f(unpack_b(b[at_b.x]), unpack_b(b[at_b.y]), unpack_b(b[at_b.z]), unpack_b(b[at_b.w]));
+    let at = select(at_b, vec4u(at_b.x) + vec4u(0u, 1u, 2u, 3u) * WORKGROUP, PANELS);
+    var w = mat4x4f(unpack_b(b[at.x]), unpack_b(b[at.y]), unpack_b(b[at.z]), unpack_b(b[at.w]));
     at_b += vec4u(step_b);
     if (TRANS_B) { w = transpose(w); }
     if (TRANS_A) {

@@ -111,13 +111,6 @@ const dequantizeKernel = kernel(
   { rows: "u32", loads: "u32", granules: "u32", scales: "u32", first_load: "u32", first_scale: "u32", first_y: "u32" },
   [...standard, quantizedInt4],
 );
-const columnsKernel = kernel(
-  "dequantize_columns",
-  new URL("./dequantize_columns.wgsl", import.meta.url),
-  { b: "read", scales: "read", y: "write" },
-  { rows: "u32", loads: "u32", granules: "u32", scales: "u32", first_load: "u32", first_scale: "u32", columns: "u32" },
-  [...standard, quantizedInt4],
-);
 const LIBRARIES = { int8: quantizedInt8, int4: quantizedInt4 } as const;
 
 export interface QuantizedProduct {
@@ -140,7 +133,7 @@ export function quantizedProduct(p: QuantizedProduct): Tensor {
   const [n, k] = p.weight.shape;
   const m = p.x.shape[0]!;
   const choice = quantizedVariant(p.x.device.capabilities, { m, n, k, a: p.x.dtype, kind: p.weight.kind });
-  if (choice.kernel === "staged") return staged(p, choice.transB);
+  if (choice.kernel === "staged") return staged(p);
   const wide = n % 4 === 0 && !p.gated;
   const asF32 = (t: Tensor): Tensor => (t.dtype === "f32" ? t : map(copy, [t], { dtype: "f32" }));
   const y = empty([m, p.gated ? n / 2 : n], { dtype: wide ? p.dtype : "f32", device: p.x.device });
@@ -152,15 +145,13 @@ export function quantizedProduct(p: QuantizedProduct): Tensor {
 
 /** Bytes of a weight that are dequantised at a time. */
 const STAGED_BYTES = 64 * 2 ** 20;
-/** … as columns, for software devices: a part stays in a cache of the CPU until it is used (64 MiB take 8 to 12 % longer). */
-const COLUMNS_BYTES = 4 * 2 ** 20;
 
 /** Many rows: some rows of the weight at a time as f32, then a plain product. Where kernels add up in order, with the bits of dequantising in registers. */
-function staged({ op, x, weight, bias, activation, residual, dtype }: QuantizedProduct, transB: boolean): Tensor {
+function staged({ op, x, weight, bias, activation, residual, dtype }: QuantizedProduct): Tensor {
   const [n, k] = weight.shape;
   const { device } = x;
   const y = empty([x.dim(0), n], { dtype, device });
-  const most = Math.min(transB ? STAGED_BYTES : COLUMNS_BYTES, device.limits.maxStorageBufferBindingSize);
+  const most = Math.min(STAGED_BYTES, device.limits.maxStorageBufferBindingSize);
   const step = Math.max(4, Math.floor(most / (16 * k)) * 4);
   for (let first = 0; first < n; first += step) {
     const count = Math.min(step, n - first);
@@ -168,8 +159,8 @@ function staged({ op, x, weight, bias, activation, residual, dtype }: QuantizedP
     scope(() =>
       product(op, {
         a: x,
-        b: transB ? dequantized(weight, first, count) : dequantizedColumns(weight, first, count),
-        transB,
+        b: dequantized(weight, first, count),
+        transB: true,
         out: columns(y),
         bias: bias && bias.strided([count], bias.strides, bias.offset + first),
         activation,
@@ -203,30 +194,6 @@ function dequantized(weight: QuantizedWeight, first: number, count: number): Ten
     });
   }
   return y;
-}
-
-/** f32 [K, count]: rows of a weight from row `first` on, as columns. */
-function dequantizedColumns(weight: QuantizedWeight, first: number, count: number): Tensor {
-  const { words, scales, device, kind } = weight;
-  const k = weight.shape[1];
-  const columns = Math.ceil(count / 4);
-  const y = empty([k, 4 * columns], { device });
-  const [loads, perRow] = [words.dim(1) / 4, scales.dim(1)];
-  // Words and scales take fewer bytes than y, which fits a binding.
-  const part = { starts: [0, 0], sizes: [count, loads * 4] };
-  const b = bindPart({ tensor: words, offset: words.offset + first * 4 * loads, steps: [4 * loads, 1] }, part);
-  const s = bindPart(
-    { tensor: scales, offset: scales.offset + first * perRow, steps: [1] },
-    { starts: [0], sizes: [count * perRow] },
-  );
-  launch(columnsKernel, {
-    use: { b: LIBRARIES[kind] },
-    buffers: { b: b.bound, scales: s.bound, y },
-    params: { rows: count, loads, granules: k / 4, scales: perRow, first_load: b.offset / 4, first_scale: s.offset, columns }, // prettier-ignore
-    grid: grid1d(Math.ceil((columns * loads) / 64)),
-    cost: { flops: count * k, bytes: count * (16 * loads + 2 * perRow + 4 * k) },
-  });
-  return count % 4 ? y.strided([k, count], [4 * columns, 1]) : y;
 }
 
 const MAX_GROUPS = 65535;

@@ -19,8 +19,6 @@ export interface QuantizedProblem {
 /** The weight is dequantised to f32 a part at a time, for a plain product. */
 interface StagedChoice {
   readonly kernel: "staged";
-  /** The part lies as [N, K], otherwise as [K, N]. */
-  readonly transB: boolean;
 }
 
 /** A kernel that dequantises in registers. */
@@ -35,8 +33,8 @@ export interface RegisterChoice {
 
 export type QuantizedChoice = RegisterChoice | StagedChoice;
 
-/** Rows from which on software devices dequantise a part of the weight once, not once for every 16 rows. */
-const STAGED_ROWS = { int8: 128, int4: 512 } as const satisfies Record<Quantization, number>;
+/** Rows beyond which software devices dequantise a part of the weight once, not once for every 16 rows. */
+const SOFTWARE_REGISTER_ROWS = 96;
 
 /** Granules of four terms in a group: as many neighbours load one each. */
 const SHARING_LANES = 8;
@@ -79,18 +77,12 @@ const QUANTIZED: readonly Variant<QuantizedProblem, QuantizedChoice>[] = [
     choose: (c, p) => vector(p, lanesOf(c)),
   },
   { name: "vector", preferred: false, choose: (_, p) => vector(p, null) },
-  // For tiled kernels, which load plain weights: GPUs have none that dequantises. Not yet measured on one.
+  // GPUs have no tiled kernel that dequantises; not yet measured on one. On lavapipe, 2048 → 2816, ms of processor time for 96 / 128 / 600 rows: bf16
+  // 41 / 51 / 207, int8 by register-lanes 57 / 76 / 350 and by this 53 / 65 / 234, int4 50 / 65 / 310 and 51 / 63 / 229. The bits are the same.
   {
     name: "staged",
-    preferred: (c, p) => !c.software && p.m > MAX_VECTOR_ROWS,
-    choose: () => ({ kernel: "staged", transB: true }),
-  },
-  // On lavapipe, 2048 → 2816, ms of processor time for 128 / 256 / 600 rows: bf16 63 / 125 / 299, int8 by register-lanes 76 / 148 / 370 and by this
-  // 70 / 132 / 297, int4 66 / 129 / 334 and 68 / 138 / 302. The bits are the same.
-  {
-    name: "staged-columns",
-    preferred: (c, p) => c.software && p.m >= STAGED_ROWS[p.kind],
-    choose: () => ({ kernel: "staged", transB: false }),
+    preferred: (c, p) => p.m > (c.software ? SOFTWARE_REGISTER_ROWS : MAX_VECTOR_ROWS),
+    choose: () => ({ kernel: "staged" }),
   },
   {
     name: "register-lanes",

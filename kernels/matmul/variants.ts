@@ -29,6 +29,8 @@ export interface MatmulChoice {
   /** Rows and columns that one workgroup computes. */
   readonly rows: number;
   readonly columns: number;
+  /** Both operands are first packed into panels, of `rows` rows and of `columns` columns. */
+  readonly panels?: boolean;
 }
 
 const NAIVE: MatmulChoice = { kernel: "naive", constants: {}, use: {}, rows: 1, columns: 256 };
@@ -112,15 +114,13 @@ export const MAX_VECTOR_ROWS = 32;
 /** Work (m · n · k) up to which a product that would have to be packed first takes the naive kernel: one launch instead of three. */
 const SMALL = 1 << 18;
 
-/** Work from which a software device takes 24 or 32 rows: a pipeline takes 0.8 to 1.2 s to compile, where one for 16 rows takes 0.4. */
-const LARGE_SOFTWARE = 1 << 27;
-
 /**
- * Rows of an invocation in a large product on a software device, where loads are two thirds of the time. On lavapipe, ms of processor time for
- * 2048³ f32 with 16, 24 and 32 rows: A·B 785, 714, 720; A·Bᵗ 800, 685, 645; for 1024³ Aᵗ·B 103, 90, 97; 600 rows · [2048, 2048]ᵗ bf16 239, 205, 240.
- * Rows 4096 bytes apart fall into the same sets of the caches. Copies whose rows lie 128 bytes further apart save 9 to 13 % of a product and cost as much.
+ * Work (m · n · k) from which a software device packs both operands into panels, whose loads step by constants, and takes 32 rows: a pipeline takes
+ * 1.2 s to compile, where one for 16 rows takes 0.4. On lavapipe, ms of processor time as they lie (24 or 32 rows) and in panels, packing included:
+ * 2048³ f32 A·B 660, 555; A·Bᵗ 575, 565; Aᵗ·B 690, 570; 600 rows · [5632, 2048]ᵗ bf16 505, 405. Panels of 16, 24, 40 rows: 660, 600, 645.
  */
-const tallRows = (p: MatmulProblem): number => (p.transB && !p.transA && p.b === "f32" ? 32 : 24);
+const LARGE_SOFTWARE = 1 << 27;
+const PANEL_ROWS = 32;
 
 /**
  * Work up to which a software device takes 8 rows and never 4 or 16: a tenth of a millisecond a launch at most, where each of the three takes
@@ -179,10 +179,13 @@ const MATMUL: readonly Variant<MatmulProblem, MatmulChoice>[] = [
     choose: (c, p) => register(p, lanesOf(c), c.software, 8),
   },
   {
-    name: "register-lanes-tall",
-    runs: (c, p) => p.k > 0 && tallRows(p) % (lanesOf(c)?.lanes ?? Infinity) === 0,
-    preferred: (c, p) => c.software && p.m > 2 * tallRows(p) && p.batches * p.m * p.n * p.k >= LARGE_SOFTWARE,
-    choose: (c, p) => register(p, lanesOf(c), c.software, tallRows(p)),
+    name: "register-lanes-panels",
+    runs: (c, p) => p.k > 0 && p.batches === 1 && PANEL_ROWS % (lanesOf(c)?.lanes ?? Infinity) === 0,
+    preferred: (c, p) => c.software && p.m > 2 * PANEL_ROWS && p.m * p.n * p.k >= LARGE_SOFTWARE,
+    choose: (c, p) => {
+      const choice = register({ ...p, transA: false, transB: false }, lanesOf(c), c.software, PANEL_ROWS);
+      return { ...choice, constants: { ...choice.constants, PANELS: true }, panels: true };
+    },
     instead: "register-lanes",
   },
   {

@@ -80,7 +80,7 @@ const plain = shapes.flatMap(({ a, b, note, windows, full, large }) =>
       dtype === "f32"
         ? [
             ...(full ? all : []),
-            ...(large ? variants("register-lanes-tall", "tiled-128", "tiled-128x64", "tiled-64x128") : []),
+            ...(large ? variants("register-lanes-panels", "tiled-128", "tiled-128x64", "tiled-64x128") : []),
           ]
         : [],
   })),
@@ -110,8 +110,12 @@ const transposed = lies.slice(1).flatMap((l, place) =>
     terms: 72,
     variants:
       row === 0 || row === 4
-        ? [...all, ...variants("register-lanes-tall")]
-        : [...turns(row + place), ...turns(row + place + 3)],
+        ? [...all, ...variants("register-lanes-panels")]
+        : [
+            ...turns(row + place),
+            ...turns(row + place + 3),
+            ...(row === 1 || row === 2 || row === 5 ? variants("register-lanes-panels") : []),
+          ],
   })),
 );
 
@@ -125,6 +129,7 @@ const transposedWindows = lies.slice(1).map((l): Case => ({
   terms: 52,
   gradient: false,
   windows: true,
+  variants: variants("register-lanes-panels"),
 }));
 
 const layouts = (["reversed", "inside"] as const).flatMap((layout) =>
@@ -286,7 +291,7 @@ const gemmCases = (
       },
       terms: k,
       gradient: false,
-      variants: turns(m + place),
+      variants: [...turns(m + place), ...variants("register-lanes-panels")],
       windows: m === 33,
     };
   }),

@@ -6,7 +6,7 @@ import { linearRef } from "../reference/matmul.ts";
 import type { activationRefs } from "../reference/matmul.ts";
 import { dequantizedRef } from "../reference/quantize.ts";
 
-const variants = ["register", "register-lanes", "vector", "vector-lanes", "staged", "staged-columns"].map((name) => ({
+const variants = ["register", "register-lanes", "vector", "vector-lanes", "staged"].map((name) => ({
   family: "matmul_quantized",
   name,
 }));
