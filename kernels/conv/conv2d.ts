@@ -55,7 +55,14 @@ export function conv2d(x: Tensor, weight: Tensor, bias: Tensor | null = null, op
   const y = scope(() => {
     const wide = bias && contiguousCopy(asDType(bias, "f32"));
     if (kind) return convolveByProduct(kind, x, weight, wide, x.dtype, g);
-    return convolve({ x: contiguousCopy(x), weight: contiguousCopy(weight), flip: false, bias: wide, dtype: x.dtype, g });
+    return convolve({
+      x: contiguousCopy(x),
+      weight: contiguousCopy(weight),
+      flip: false,
+      bias: wide,
+      dtype: x.dtype,
+      g,
+    });
   });
   return record("conv2d", [x, weight, bias], y, [x, weight], (dy, [input, kernel], needs) => {
     const own = needs[2] || !kind ? contiguousCopy(dy) : dy;

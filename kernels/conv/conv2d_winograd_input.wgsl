@@ -32,23 +32,34 @@ fn conv2d_winograd_input(@builtin(workgroup_id) group: vec3u, @builtin(num_workg
   // Neighbours in the subgroup hold the neighbouring tiles, but for its first and last invocation.
   let has_left = subgroupShuffleUp(number, 1u) + 1u == number && lane > 0u;
   let has_right = subgroupShuffleDown(number, 1u) == number + 1u && lane + 1u < lanes;
-  let loads_left = !has_left && column > 0u && column <= params.granules;
-  let loads_right = !has_right && column + 1u < params.granules;
+  var inside: array<bool, 6>;
+  var places: array<u32, 6>;
+  var fours: array<vec4f, 6>;
+  for (var i = 0u; i < 6u; i++) { //#unroll
+    inside[i] = exists && r + i32(i) >= 0 && r + i32(i) < i32(params.height);
+    places[i] = select(0u, base + u32(r + i32(i)) * params.granules, inside[i]);
+    fours[i] = select(vec4f(), unpack_x(x[places[i]]), inside[i] && column < params.granules);
+  }
+  var lefts: array<f32, 6>;
+  var rights: array<f32, 6>;
+  for (var i = 0u; i < 6u; i++) { //#unroll
+    lefts[i] = subgroupShuffleUp(fours[i].w, 1u);
+    rights[i] = subgroupShuffleDown(fours[i].x, 1u);
+  }
+  let left_exists = column > 0u && column <= params.granules;
+  let right_exists = column + 1u < params.granules;
   var d: array<array<f32, 6>, 6>; // columns of pixels
   for (var i = 0u; i < 6u; i++) { //#unroll
-    let in_row = exists && r + i32(i) >= 0 && r + i32(i) < i32(params.height);
-    let at = select(0u, base + u32(r + i32(i)) * params.granules, in_row);
-    let four = select(vec4f(), unpack_x(x[at]), in_row && column < params.granules);
-    var left = subgroupShuffleUp(four.w, 1u);
-    var right = subgroupShuffleDown(four.x, 1u);
-    if (loads_left && in_row) { left = unpack_x(x[at - 1u]).w; }
-    if (loads_right && in_row) { right = unpack_x(x[at + 1u]).x; }
-    d[0][i] = select(0.0, left, in_row && column > 0u);
-    d[1][i] = four.x;
-    d[2][i] = four.y;
-    d[3][i] = four.z;
-    d[4][i] = four.w;
-    d[5][i] = select(0.0, right, in_row && column + 1u < params.granules);
+    var left = lefts[i];
+    var right = rights[i];
+    if (!has_left && left_exists && inside[i]) { left = unpack_x(x[places[i] - 1u]).w; }
+    if (!has_right && right_exists && inside[i]) { right = unpack_x(x[places[i] + 1u]).x; }
+    d[0][i] = select(0.0, left, left_exists && inside[i]);
+    d[1][i] = fours[i].x;
+    d[2][i] = fours[i].y;
+    d[3][i] = fours[i].z;
+    d[4][i] = fours[i].w;
+    d[5][i] = select(0.0, right, right_exists && inside[i]);
   }
   let c0 = of_pixels(d[0]);
   let c1 = of_pixels(d[1]);

@@ -34,7 +34,16 @@ const transformOutput = kernel(
   "conv2d_winograd_output",
   new URL("./conv2d_winograd_output.wgsl", import.meta.url),
   { m: "read", bias: "read", y: "write" },
-  { out_height: "u32", out_width: "u32", across: "u32", down: "u32", first: "u32", end: "u32", step: "u32", biased: "u32" },
+  {
+    out_height: "u32",
+    out_width: "u32",
+    across: "u32",
+    down: "u32",
+    first: "u32",
+    end: "u32",
+    step: "u32",
+    biased: "u32",
+  },
   [...standard, transforms],
 );
 
@@ -57,8 +66,7 @@ export const winogradTiles = (g: ConvGeometry): number =>
   g.images * Math.ceil(g.outHeight / 4) * Math.ceil(g.outWidth / 4);
 
 /** Bytes of a panel's transformed pixels or sums, whichever are more. */
-const panelBytes = (g: ConvGeometry): number =>
-  POINTS * PANEL * 4 * Math.max(4 * termsOf(g), PANEL * blocksOf(g));
+const panelBytes = (g: ConvGeometry): number => POINTS * PANEL * 4 * Math.max(4 * termsOf(g), PANEL * blocksOf(g));
 
 /** True if rows of x split into granules that lie under tiles, and every operand fits a binding. */
 export function fitsWinograd({ limits }: Capabilities, { g, x }: ConvProblem): boolean {
@@ -133,7 +141,15 @@ export function convolveByWinograd({ x, weight, flip, bias, dtype, g }: Convolut
       launch(transformOutput, {
         use: { y: granular ? dtype : f32x1 },
         buffers: { m, bias: bias ?? m, y },
-        params: { ...place, first, end, out_height: g.outHeight, out_width: g.outWidth, biased: bias ? 1 : 0, step: m.shape[1]! },
+        params: {
+          ...place,
+          first,
+          end,
+          out_height: g.outHeight,
+          out_width: g.outWidth,
+          biased: bias ? 1 : 0,
+          step: m.shape[1]!,
+        },
         grid: [panels, g.outputs],
         cost: { flops: 0, bytes: m.size * 4 + elementBytes(y.dtype, panels * PANEL * 16 * g.outputs) },
       });

@@ -83,7 +83,9 @@ const convCases: Case[] = convRows.flatMap((row) =>
       terms: Math.max(C * kh * kw, N * OH * OW),
       // How 16-bit elements are read and written is the same library in all: the variants are run on them once.
       variants: ["naive", "registers", "subgroup", "winograd", "tiled"]
-        .filter((name) => (dtype === "f32" || O === 4) && (name !== "winograd" || (kh === 3 && kw === 3 && stride === 1)))
+        .filter(
+          (name) => (dtype === "f32" || O === 4) && (name !== "winograd" || (kh === 3 && kw === 3 && stride === 1)),
+        )
         .map((name) => ({ family: "conv2d", name })),
       ...(row.windows ? { windows: true } : {}),
       ...(row.tiles ? { crossesTiles: true } : {}),
