@@ -35,6 +35,7 @@ const transformOutput = kernel(
   new URL("./conv2d_winograd_output.wgsl", import.meta.url),
   { m: "read", bias: "read", y: "write" },
   {
+    outputs: "u32",
     out_height: "u32",
     out_width: "u32",
     across: "u32",
@@ -51,35 +52,37 @@ const transformOutput = kernel(
 const POINTS = 36;
 /** Tiles of a panel, and output channels of a block, that an invocation group multiplies. */
 const PANEL = 32;
-/** Bytes of a strip's transformed pixels and sums: they stay in caches. More if the weight is larger, which each strip reads. */
-const STRIP_BYTES = 8 << 20;
+/** Bytes of a strip's transformed pixels and sums. 4 to 64 MiB take the same time (128 → 128 at 384²: 579 to 624 ms). */
+const STRIP_BYTES = 16 << 20;
 
 /** Elements between the matrices of two points: else their elements would fall into the same sets of the caches. */
 const PAD = 80;
 
 const panelsOf = (tiles: number): number => Math.ceil(tiles / PANEL);
 const blocksOf = ({ outputs }: ConvGeometry): number => Math.ceil(outputs / PANEL);
-const termsOf = ({ channels }: ConvGeometry): number => Math.ceil(channels / 4);
+/** Fours of channels, an even number. */
+const termsOf = ({ channels }: ConvGeometry): number => 2 * Math.ceil(channels / 8);
 
 /** Tiles of 4 × 4 outputs. */
 export const winogradTiles = (g: ConvGeometry): number =>
   g.images * Math.ceil(g.outHeight / 4) * Math.ceil(g.outWidth / 4);
 
 /** Bytes of a panel's transformed pixels or sums, whichever are more. */
-const panelBytes = (g: ConvGeometry): number => POINTS * PANEL * 4 * Math.max(4 * termsOf(g), PANEL * blocksOf(g));
+const panelBytes = (g: ConvGeometry): number =>
+  POINTS * 4 * (PANEL * Math.max(4 * termsOf(g), PANEL * blocksOf(g)) + PAD);
 
 /** True if rows of x split into granules that lie under tiles, and every operand fits a binding. */
 export function fitsWinograd({ limits }: Capabilities, { g, x }: ConvProblem): boolean {
   const pixels = g.images * g.outputs * g.outHeight * g.outWidth * 4;
   const input = elementBytes(x, g.images * g.channels * g.height * g.width);
-  const weight = POINTS * blocksOf(g) * PANEL * termsOf(g) * 16;
+  const weight = POINTS * (blocksOf(g) * PANEL * termsOf(g) * 16 + PAD * 4);
   return (
     g.channels * g.outputs > 0 &&
     g.left === 1 &&
     g.width % 4 === 0 &&
     g.width <= 4 * Math.ceil(g.outWidth / 4) &&
     Math.max(pixels, input, weight, panelBytes(g)) <= limits.maxStorageBufferBindingSize &&
-    Math.max(4 * termsOf(g), g.outputs) <= limits.maxComputeWorkgroupsPerDimension
+    Math.max(termsOf(g), g.outputs) <= limits.maxComputeWorkgroupsPerDimension
   );
 }
 
@@ -111,12 +114,13 @@ export function convolveByWinograd({ x, weight, flip, bias, dtype, g }: Convolut
       constants: { FLIP: flip },
       buffers: { x: weight, u },
       params: { outer, inner, step: u.shape[1]! / 4 },
-      grid: [blocks, terms],
+      grid: [blocks, terms / 2],
       cost: { flops: 0, bytes: elementBytes(weight.dtype, weight.size) + u.size * 4 },
     });
     const { maxStorageBufferBindingSize: limit, maxComputeWorkgroupsPerDimension: most } = device.limits;
-    const bytes = Math.min(Math.max(STRIP_BYTES, u.size * 4) / 2, limit);
+    const bytes = Math.min(STRIP_BYTES / 2, limit);
     const strip = Math.min(panelsOf(tiles), most, Math.max(1, Math.floor(bytes / panelBytes(g))));
+    const flops = 18 * g.images * g.outputs * g.outHeight * g.outWidth * g.channels; // of the convolution, as for all its kernels
     const place = { across: Math.ceil(g.outWidth / 4), down: Math.ceil(g.outHeight / 4) };
     const v = empty([POINTS, strip * 4 * terms * PANEL + PAD], { device });
     const m = empty([POINTS, blocks * PANEL * strip * PANEL + PAD], { device });
@@ -128,15 +132,14 @@ export function convolveByWinograd({ x, weight, flip, bias, dtype, g }: Convolut
         buffers: { x, v },
         // prettier-ignore
         params: { ...place, first, end, channels: g.channels, height: g.height, granules: g.width / 4, top: g.top, step: v.shape[1]! },
-        grid: [panels, 4 * terms],
+        grid: [panels, terms / 2],
         cost: { flops: 0, bytes: elementBytes(x.dtype, panels * PANEL * 16 * g.channels) + v.size * 4 },
       });
       launch(multiply, {
         buffers: { u, v, m },
         params: { terms, step_u: u.shape[1]! / 4, step_v: v.shape[1]! / 4, step_m: m.shape[1]! / 4 },
         grid: [blocks, panels, POINTS],
-        // FLOPs of the convolution, as for all its kernels.
-        cost: { flops: 2 * 9 * 16 * (end - first) * g.channels * g.outputs, bytes: (u.size + v.size + m.size) * 4 },
+        cost: { flops: Math.round((flops * (end - first)) / tiles), bytes: (u.size + v.size + m.size) * 4 },
       });
       launch(transformOutput, {
         use: { y: granular ? dtype : f32x1 },
@@ -145,12 +148,13 @@ export function convolveByWinograd({ x, weight, flip, bias, dtype, g }: Convolut
           ...place,
           first,
           end,
+          outputs: g.outputs,
           out_height: g.outHeight,
           out_width: g.outWidth,
           biased: bias ? 1 : 0,
           step: m.shape[1]!,
         },
-        grid: [panels, g.outputs],
+        grid: [panels, Math.ceil(g.outputs / 8)],
         cost: { flops: 0, bytes: m.size * 4 + elementBytes(y.dtype, panels * PANEL * 16 * g.outputs) },
       });
     }

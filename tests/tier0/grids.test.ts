@@ -61,8 +61,9 @@ const GRIDS: Readonly<Record<string, (p: Numbers, c: Numbers) => readonly [numbe
   conv2d_weight: (p) => [ceil(taps(p), 64) * ceil(p["outputs"]!, 8) * p["parts"]!],
   conv2d_weight_3x3: (p) => [ceil(p["channels"]!, 8) * ceil(p["outputs"]!, 16) * p["parts"]!],
   conv2d_winograd_weight: (p, c) =>
-    c["FLIP"] ? [ceil(p["inner"]!, 32), ceil(p["outer"]!, 4)] : [ceil(p["outer"]!, 32), ceil(p["inner"]!, 4)],
-  conv2d_winograd_input: (p) => [ceil(p["end"]! - p["first"]!, 32), 4 * ceil(p["channels"]!, 4)],
+    c["FLIP"] ? [ceil(p["inner"]!, 32), ceil(p["outer"]!, 8)] : [ceil(p["outer"]!, 32), ceil(p["inner"]!, 8)],
+  conv2d_winograd_input: (p) => [ceil(p["end"]! - p["first"]!, 32), ceil(p["channels"]!, 8)],
+  conv2d_winograd_output: (p) => [ceil(p["end"]! - p["first"]!, 32), ceil(p["outputs"]!, 8)],
   conv2d_weight_tiled: (p) => [ceil(taps(p), 64) * ceil(p["outputs"]!, 64) * p["parts"]!],
   attention_naive: (p) => [ceil(p["batch"]! * p["heads"]! * p["queries"]!, 64)],
   attention_naive_query: (p) => [ceil(p["batch"]! * p["heads"]! * p["queries"]!, 64)],
@@ -90,8 +91,7 @@ const OTHERS = [
   "attention_mask",
   "conv2d_bias",
   "conv2d_pack",
-  "conv2d_winograd", // its grid is its sizes: no parameter has them
-  "conv2d_winograd_output",
+  "conv2d_winograd", // its grid is its size: no parameter has it
   "matmul_pack",
   "matmul_panels",
   "norm_weight_backward",
