@@ -56,11 +56,11 @@ export class NotFiniteError extends JanusError {
 
 /** A kernel that does not parse, specialise, compile or bind. Carries the WGSL lines around the message. */
 export class KernelError extends JanusError {
-  /** The specialised source, if there is one. */
-  readonly source: string | undefined;
+  /** The specialised source, if there is one. Not enumerable: printing the error does not print hundreds of lines. */
+  declare readonly source: string | undefined;
   constructor(message: string, source?: string) {
     super(message);
-    this.source = source;
+    Object.defineProperty(this, "source", { value: source });
   }
 }
 

@@ -31,7 +31,7 @@ const delta = kernel(
   "attention_delta",
   new URL("./attention_delta.wgsl", import.meta.url),
   { o: "read", g: "read", lse: "read", stats: "write" },
-  { rows: "u32", queries: "u32", heads: "u32", o: "vec4u", g: "vec4u", lse: "vec4u", stats: "vec4u" },
+  { rows: "u32", queries: "u32", heads: "u32", granules: "u32", o: "vec4u", g: "vec4u", lse: "vec4u", stats: "vec4u" },
   standard,
 );
 
@@ -132,7 +132,7 @@ export function forward(q: Tensor, k: Tensor, v: Tensor, y: Tensor, lse: Tensor,
   const [batch, kvHeads, keys] = k.shape as [number, number, number];
   const [queries, d] = q.shape.slice(2) as [number, number];
   const group = q.shape[1]! / kvHeads;
-  const variant = attentionVariant(q.device.capabilities, { d, q: q.dtype, k: k.dtype });
+  const variant = attentionVariant(q.device.capabilities, { d, q: q.dtype, k: k.dtype, work: q.size * keys });
   const operands = {
     q: { tensor: readable(q, group), perHead: group, unit: 4 },
     k: { tensor: readable(k, 1), perHead: 1, unit: 4 },
@@ -201,7 +201,13 @@ function backward(
   const [batch, kvHeads, keys, d] = s.k.shape as [number, number, number, number];
   const queries = s.q.shape[2]!;
   const group = s.q.shape[1]! / kvHeads;
-  const variant = attentionVariant(s.q.device.capabilities, { d, q: s.q.dtype, k: s.k.dtype, g: s.g.dtype });
+  const variant = attentionVariant(s.q.device.capabilities, {
+    d,
+    q: s.q.dtype,
+    k: s.k.dtype,
+    g: s.g.dtype,
+    work: s.q.size * keys,
+  });
   const granules = (tensor: Tensor, perHead: number): { tensor: Tensor; perHead: number; unit: number } => ({
     tensor,
     perHead,
@@ -221,9 +227,8 @@ function backward(
     const rows = count * heads * group * queries;
     launch(delta, {
       use: { o: s.y.dtype, g: s.g.dtype },
-      constants: { D4: d / 4 },
       buffers,
-      params: { rows, queries, heads: heads * group, ...at },
+      params: { rows, queries, heads: heads * group, granules: d / 4, ...at },
       grid: grid1d(Math.ceil(rows / 64)),
       cost: { flops: 2 * rows * d, bytes: (bytesOf(s.y, s.g) * rows) / (s.q.size / d) },
     });

@@ -4,11 +4,11 @@
 //#use f32 as o
 //#use f32 as g
 const WORKGROUP = 64u; // invocations
-const D4 = 8u; // granules of a head
 struct Params {
   rows: u32, // in the window
   queries: u32,
   heads: u32, // query heads in the window
+  granules: u32, // of a head: no constant, by which software Vulkan would write the loop out
   o: vec4u, // offset, strides of batch, head, token; granules
   g: vec4u,
   lse: vec4u, // likewise; elements
@@ -29,7 +29,7 @@ fn attention_delta(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups)
   let o_row = dot(params.o, at);
   let g_row = dot(params.g, at);
   var product = vec4f();
-  for (var c = 0u; c < D4; c++) { product += unpack_o(o[o_row + c]) * unpack_g(g[g_row + c]); }
+  for (var c = 0u; c < params.granules; c++) { product += unpack_o(o[o_row + c]) * unpack_g(g[g_row + c]); }
   let stat = dot(params.stats, at);
   stats[stat] = lse[dot(params.lse, at)];
   stats[stat + 1u] = hsum_o(product);

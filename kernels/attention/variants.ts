@@ -170,11 +170,25 @@ function rowSplit(d: number): Split {
   };
 }
 
-function registerSplit(d: number, lanes: number, most: number): Split {
-  const { chunks, slices, of } = tiles(d, 8, lanes, most, lanes === 1 ? most : 1);
+/** Multiplications of a product from which register tiles are tall: their pipelines compile up to twice as long as those of flat ones. */
+export const TALL_WORK = 2 ** 25;
+
+function registerSplit(d: number, lanes: number, most: number, isTall: boolean): Split {
+  // The sums of a tile (rows · chunks) are loaded and stored once a round: more of them no longer fit the cache of two threads.
+  const tall = d / 4 <= 2 * lanes ? 32 : 16;
+  const rows = lanes === 1 ? 8 : Math.max(lanes, isTall ? tall : 8);
+  const columns = Math.max(lanes, Math.min(4 * lanes, 32));
+  const { chunks, slices, of } = tiles(d, rows, lanes, most, lanes === 1 ? most : 1);
   const workgroup = lanes === 1 ? 64 : lanes;
   return {
-    constants: { WORKGROUP: workgroup, LANES: lanes, CHUNKS: chunks },
+    constants: {
+      WORKGROUP: workgroup,
+      LANES: lanes,
+      ROWS: rows,
+      COLUMNS: columns,
+      CHUNKS: chunks,
+      ROUND: isTall && lanes > 1 ? 2 : 1,
+    },
     slices,
     work: (heads, tokens) => ({ rows: of(heads, tokens), groups: Math.ceil((of(heads, tokens) * lanes) / workgroup) }),
   };
@@ -195,17 +209,24 @@ export interface AttentionProblem {
   readonly q: DType;
   readonly k: DType;
   readonly g?: DType;
+  /** Multiplications of one product (the scores) over all heads, without masks; default: few. Changes tiles, not their results. */
+  readonly work?: number;
 }
 
 // A fixed subgroup size makes a workgroup of that size one subgroup.
-const registers = (d: number, lanes: number): AttentionVariant => ({
-  ...register,
-  use: { s: lanes === 1 ? lanesNone : lanesSubgroup },
-  gradientUse: { s: lanes === 1 ? lanesNone : lanesSubgroup },
-  split: registerSplit(d, lanes, 4),
-  querySplit: registerSplit(d, lanes, 4),
-  keySplit: registerSplit(d, lanes, 2),
-});
+function registers({ d, work = 0 }: AttentionProblem, lanes: number): AttentionVariant {
+  const use = { s: lanes === 1 ? lanesNone : lanesSubgroup };
+  const isTall = work >= TALL_WORK;
+  const split = registerSplit(d, lanes, 4, isTall);
+  return {
+    ...register,
+    use,
+    gradientUse: use,
+    split,
+    querySplit: split,
+    keySplit: lanes === 1 ? registerSplit(d, lanes, 2, isTall) : split,
+  };
+}
 
 const byTiles = (d: number): AttentionVariant => ({
   ...tiled,
@@ -326,10 +347,10 @@ const ATTENTION: readonly Variant<AttentionProblem, AttentionVariant>[] = [
     name: "register",
     runs: ({ subgroups }) => subgroups !== null && subgroups[0] === subgroups[1],
     preferred: ({ software }) => software,
-    choose: ({ subgroups }, { d }) => registers(d, subgroups![0]),
+    choose: ({ subgroups }, problem) => registers(problem, subgroups![0]),
     instead: "register-single",
   },
-  { name: "register-single", preferred: ({ software }) => software, choose: (_, { d }) => registers(d, 1) },
+  { name: "register-single", preferred: ({ software }) => software, choose: (_, problem) => registers(problem, 1) },
   {
     name: "naive",
     preferred: false,

@@ -119,6 +119,18 @@ const rows: Row[] = [
   { sizes: [1, 1, 1, 20, 20, 132], note: "head of 132", causal: true },
   { sizes: [1, 1, 1, 257, 257, 16], causal: true },
   { sizes: [1, 1, 1, 257, 257, 4], note: "full" },
+  {
+    // As much work as TALL_WORK.
+    sizes: [2, 2, 1, 257, 257, 128],
+    causal: true,
+    starts: [9, 0],
+    documents: [
+      [100, 7, 150],
+      [33, 224],
+    ],
+    note: "tall tiles, grouped",
+    variants: "default",
+  },
   { sizes: [1, 2, 2, 3, 70, 32], causal: true, note: "more keys" },
   { sizes: [1, 2, 2, 70, 33, 32], causal: true, note: "more queries: some see no key" },
   { sizes: [1, 2, 2, 3, 70, 32], note: "more keys" },

@@ -68,9 +68,9 @@ const GRIDS: Readonly<Record<string, (p: Numbers, c: Numbers) => readonly [numbe
   attention_naive: (p) => [ceil(p["batch"]! * p["heads"]! * p["queries"]!, 64)],
   attention_naive_query: (p) => [ceil(p["batch"]! * p["heads"]! * p["queries"]!, 64)],
   attention_naive_key: (p) => [ceil(p["batch"]! * p["heads"]! * p["keys"]!, 64)],
-  attention_register: (p, c) => [ceil(heads(p, p["queries"]!, 8) * c["LANES"]!, c["WORKGROUP"]!)],
-  attention_register_query: (p, c) => [ceil(heads(p, p["queries"]!, 8) * c["LANES"]!, c["WORKGROUP"]!)],
-  attention_register_key: (p, c) => [ceil(heads(p, p["keys"]!, 8) * c["LANES"]!, c["WORKGROUP"]!)],
+  attention_register: (p, c) => [ceil(heads(p, p["queries"]!, c["ROWS"]!) * c["LANES"]!, c["WORKGROUP"]!)],
+  attention_register_query: (p, c) => [ceil(heads(p, p["queries"]!, c["ROWS"]!) * c["LANES"]!, c["WORKGROUP"]!)],
+  attention_register_key: (p, c) => [ceil(heads(p, p["keys"]!, c["ROWS"]!) * c["LANES"]!, c["WORKGROUP"]!)],
   attention_tiled: (p) => [heads(p, p["queries"]!, 32)],
   attention_tiled_query: (p) => [heads(p, p["queries"]!, 32)],
   attention_tiled_key: (p) => [heads(p, p["keys"]!, 32)],
@@ -184,7 +184,8 @@ const convolutions: Problem[] = pairs.flatMap(([area, outputs]) =>
   ),
 );
 
-const attentions: Problem[] = pairs.flatMap(([queries, keys]) =>
+// The last is large enough for tall tiles.
+const attentions: Problem[] = [...pairs, [520, 519] as const].flatMap(([queries, keys]) =>
   [16, 80, 576].map((d) => ({
     shapes: [
       [2, 4, queries, d],

@@ -1,4 +1,5 @@
 /** Devices: finding and choosing adapters, capabilities, several at once, and their end. */
+import { inspect } from "node:util";
 import { afterAll, describe, expect, it, vi } from "vitest";
 import {
   ArgumentError,
@@ -252,6 +253,7 @@ const EXTRA = 0.0;
       /kernel device_test_broken \(inline\) does not compile\nline 4, column \d+: .*\n +2 @compute.*\n +3 fn.*\n> +4 +y\[0\] = 1u;\n +5 }/,
     );
     expect((error as KernelError).source).toContain("y[0] = 1u;");
+    expect(inspect(error), "printed").not.toContain("source");
     await expect(device.compile(broken)).rejects.toThrow(/does not compile/);
     await device.compile(own);
     await device.compile(own, { EXTRA: 2 });

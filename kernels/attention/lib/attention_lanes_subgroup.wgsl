@@ -4,14 +4,5 @@
 enable subgroups;
 fn tile_of_T(group: u32, invocation: u32) -> u32 { return group; }
 fn get_T(v: vec4f, lane: u32) -> vec4f { return subgroupShuffle(v, lane); }
+fn get_one_T(v: f32, lane: u32) -> f32 { return subgroupShuffle(v, lane); }
 fn get_id_T(v: u32, lane: u32) -> u32 { return subgroupShuffle(v, lane); }
-fn top_T(v: vec4f) -> vec4f {
-  var most = v;
-  for (var m = LANES / 2u; m > 0u; m /= 2u) { most = max(most, subgroupShuffleXor(most, m)); }
-  return most;
-}
-fn total_T(v: vec4f) -> vec4f {
-  var sum = v;
-  for (var m = LANES / 2u; m > 0u; m /= 2u) { sum += subgroupShuffleXor(sum, m); }
-  return sum;
-}

@@ -1,108 +1,102 @@
-// What the register kernels of attention share: tiles of 8 rows and 4 · LANES columns. A lane holds the scores of the columns lane,
-// lane + LANES, … for all rows, and the sums of its granules for all rows. Needs the libraries attention_keys and attention_range,
-// and lanes in slot s.
-// Repeated lines are written out: a loop over the sums would put them in memory on software Vulkan.
-const ROWS = 8u;
-const COLUMNS = 4u * LANES;
-// Offsets of the rows that a lane loads: row r of the tile is in at[r / LANES] of lane r % LANES. Rows beyond the last repeat it.
-fn rows_of(at: ptr<function, array<u32, 8>>, head: u32, first: u32, last: u32, step: u32, lane: u32) {
-  (*at)[0] = head + min(first + (0u * LANES + lane) % ROWS, last) * step;
-  if (ROWS / LANES > 1u) { (*at)[1] = head + min(first + (1u * LANES + lane) % ROWS, last) * step; }
-  if (ROWS / LANES > 2u) { (*at)[2] = head + min(first + (2u * LANES + lane) % ROWS, last) * step; }
-  if (ROWS / LANES > 3u) { (*at)[3] = head + min(first + (3u * LANES + lane) % ROWS, last) * step; }
-  if (ROWS / LANES > 4u) { (*at)[4] = head + min(first + (4u * LANES + lane) % ROWS, last) * step; }
-  if (ROWS / LANES > 5u) { (*at)[5] = head + min(first + (5u * LANES + lane) % ROWS, last) * step; }
-  if (ROWS / LANES > 6u) { (*at)[6] = head + min(first + (6u * LANES + lane) % ROWS, last) * step; }
-  if (ROWS / LANES > 7u) { (*at)[7] = head + min(first + (7u * LANES + lane) % ROWS, last) * step; }
+// What the register kernels of attention share: tiles of ROWS rows and COLUMNS columns. A lane holds the scores of the rows lane, lane + LANES, …
+// for all columns, and the sums of its granules for all rows. Needs the libraries attention_keys and attention_range, and lanes in slot s.
+// Loops are written out: others over the sums would put them in memory on software Vulkan.
+const OWN = ROWS / LANES; // rows of a lane
+const HELD = COLUMNS / LANES; // columns that a lane loads
+const QUADS = COLUMNS / 4u;
+// Scores: (row of the lane) · QUADS + (column / 4). Sums: (row of the tile) · CHUNKS + chunk. Weights: (column) · OWN + (row of the lane).
+alias Scores = array<vec4f, OWN * QUADS>;
+alias Sums = array<vec4f, ROWS * CHUNKS>;
+alias Weights = array<f32, COLUMNS * OWN>;
+alias Own = array<f32, OWN>;
+// Offsets of the rows, or columns, first + lane, first + lane + LANES, …; those beyond the last repeat it.
+fn rows_of(at: ptr<function, array<u32, OWN>>, head: u32, first: u32, last: u32, step: u32, lane: u32) {
+  for (var m = 0u; m < OWN; m++) { //#unroll
+    (*at)[m] = head + min(first + m * LANES + lane, last) * step;
+  }
 }
-// Document ids of these rows.
-fn ids_of_rows(held: ptr<function, array<u32, 8>>, b: u32, first: u32, last: u32, lane: u32) {
-  (*held)[0] = document(b, min(first + (0u * LANES + lane) % ROWS, last));
-  if (ROWS / LANES > 1u) { (*held)[1] = document(b, min(first + (1u * LANES + lane) % ROWS, last)); }
-  if (ROWS / LANES > 2u) { (*held)[2] = document(b, min(first + (2u * LANES + lane) % ROWS, last)); }
-  if (ROWS / LANES > 3u) { (*held)[3] = document(b, min(first + (3u * LANES + lane) % ROWS, last)); }
-  if (ROWS / LANES > 4u) { (*held)[4] = document(b, min(first + (4u * LANES + lane) % ROWS, last)); }
-  if (ROWS / LANES > 5u) { (*held)[5] = document(b, min(first + (5u * LANES + lane) % ROWS, last)); }
-  if (ROWS / LANES > 6u) { (*held)[6] = document(b, min(first + (6u * LANES + lane) % ROWS, last)); }
-  if (ROWS / LANES > 7u) { (*held)[7] = document(b, min(first + (7u * LANES + lane) % ROWS, last)); }
+fn columns_of(at: ptr<function, array<u32, HELD>>, head: u32, first: u32, last: u32, step: u32, lane: u32) {
+  for (var e = 0u; e < HELD; e++) { //#unroll
+    (*at)[e] = head + min(first + e * LANES + lane, last) * step;
+  }
 }
-// Document id of row r: in held[r / LANES] of lane r % LANES.
-fn id_of_row(held: ptr<function, array<u32, 8>>, r: u32) -> u32 { return get_id_s((*held)[r / LANES], r % LANES); }
-// s[r] += rows[r] · columns over a granule. Row r is in held[r / LANES] of lane r % LANES; y holds the columns' granules, transposed.
-fn add_scores(s: ptr<function, array<vec4f, 8>>, held: ptr<function, array<vec4f, 8>>, y: mat4x4f) {
-  (*s)[0] = add_score((*s)[0], get_s((*held)[0u / LANES], 0u % LANES), y);
-  (*s)[1] = add_score((*s)[1], get_s((*held)[1u / LANES], 1u % LANES), y);
-  (*s)[2] = add_score((*s)[2], get_s((*held)[2u / LANES], 2u % LANES), y);
-  (*s)[3] = add_score((*s)[3], get_s((*held)[3u / LANES], 3u % LANES), y);
-  (*s)[4] = add_score((*s)[4], get_s((*held)[4u / LANES], 4u % LANES), y);
-  (*s)[5] = add_score((*s)[5], get_s((*held)[5u / LANES], 5u % LANES), y);
-  (*s)[6] = add_score((*s)[6], get_s((*held)[6u / LANES], 6u % LANES), y);
-  (*s)[7] = add_score((*s)[7], get_s((*held)[7u / LANES], 7u % LANES), y);
+// Granule of a lane in a chunk; those beyond the head repeat its last one.
+fn granule_of(own: u32, chunk: u32) -> u32 { return min(own + chunk * LANES, params.granules - 1u); }
+// Values that the columns 4t … 4t + 3 have in `held`: column u is in held[u / LANES] of lane u % LANES.
+fn quad_of(held: ptr<function, array<f32, HELD>>, t: u32) -> vec4f {
+  return vec4f(
+    get_one_s((*held)[(4u * t) / LANES], (4u * t) % LANES),
+    get_one_s((*held)[(4u * t + 1u) / LANES], (4u * t + 1u) % LANES),
+    get_one_s((*held)[(4u * t + 2u) / LANES], (4u * t + 2u) % LANES),
+    get_one_s((*held)[(4u * t + 3u) / LANES], (4u * t + 3u) % LANES),
+  );
 }
-fn add_score(s: vec4f, x: vec4f, y: mat4x4f) -> vec4f {
-  return fma(vec4f(x.w), y[3], fma(vec4f(x.z), y[2], fma(vec4f(x.y), y[1], fma(vec4f(x.x), y[0], s))));
+fn ids_of_quad(held: ptr<function, array<u32, HELD>>, t: u32) -> vec4u {
+  return vec4u(
+    get_id_s((*held)[(4u * t) / LANES], (4u * t) % LANES),
+    get_id_s((*held)[(4u * t + 1u) / LANES], (4u * t + 1u) % LANES),
+    get_id_s((*held)[(4u * t + 2u) / LANES], (4u * t + 2u) % LANES),
+    get_id_s((*held)[(4u * t + 3u) / LANES], (4u * t + 3u) % LANES),
+  );
 }
-// sums[r] += w[r].x · x.
-fn add_rows(sums: ptr<function, array<vec4f, 8>>, w: ptr<function, array<vec4f, 8>>, x: vec4f) {
-  (*sums)[0] = fma(vec4f((*w)[0].x), x, (*sums)[0]);
-  (*sums)[1] = fma(vec4f((*w)[1].x), x, (*sums)[1]);
-  (*sums)[2] = fma(vec4f((*w)[2].x), x, (*sums)[2]);
-  (*sums)[3] = fma(vec4f((*w)[3].x), x, (*sums)[3]);
-  (*sums)[4] = fma(vec4f((*w)[4].x), x, (*sums)[4]);
-  (*sums)[5] = fma(vec4f((*w)[5].x), x, (*sums)[5]);
-  (*sums)[6] = fma(vec4f((*w)[6].x), x, (*sums)[6]);
-  (*sums)[7] = fma(vec4f((*w)[7].x), x, (*sums)[7]);
+// Scores += rows · columns over a granule: `own` holds the rows of the lane, `held` the columns, as quad_of reads them.
+fn add_scores(s: ptr<function, Scores>, own: ptr<function, array<vec4f, OWN>>, held: ptr<function, array<vec4f, HELD>>) {
+  for (var t = 0u; t < QUADS; t++) { //#unroll
+    let y = transpose(mat4x4f(
+      get_s((*held)[(4u * t) / LANES], (4u * t) % LANES),
+      get_s((*held)[(4u * t + 1u) / LANES], (4u * t + 1u) % LANES),
+      get_s((*held)[(4u * t + 2u) / LANES], (4u * t + 2u) % LANES),
+      get_s((*held)[(4u * t + 3u) / LANES], (4u * t + 3u) % LANES),
+    ));
+    for (var m = 0u; m < OWN; m++) { //#unroll
+      let x = (*own)[m];
+      (*s)[m * QUADS + t] = fma(vec4f(x.w), y[3], fma(vec4f(x.z), y[2], fma(vec4f(x.y), y[1], fma(vec4f(x.x), y[0], (*s)[m * QUADS + t]))));
+    }
+  }
 }
-// The weights of columns t, t + LANES, … of all rows, from lane t.
-fn weights(w: ptr<function, array<vec4f, 8>>, s: ptr<function, array<vec4f, 8>>, t: u32) {
-  (*w)[0] = get_s((*s)[0], t);
-  (*w)[1] = get_s((*s)[1], t);
-  (*w)[2] = get_s((*s)[2], t);
-  (*w)[3] = get_s((*s)[3], t);
-  (*w)[4] = get_s((*s)[4], t);
-  (*w)[5] = get_s((*s)[5], t);
-  (*w)[6] = get_s((*s)[6], t);
-  (*w)[7] = get_s((*s)[7], t);
+fn keep_weights(w: ptr<function, Weights>, m: u32, t: u32, s: vec4f) {
+  (*w)[4u * t * OWN + m] = s.x;
+  (*w)[(4u * t + 1u) * OWN + m] = s.y;
+  (*w)[(4u * t + 2u) * OWN + m] = s.z;
+  (*w)[(4u * t + 3u) * OWN + m] = s.w;
 }
-// Brings the weights of the next column to the front.
-fn turn(w: ptr<function, array<vec4f, 8>>) {
-  (*w)[0] = (*w)[0].yzwx;
-  (*w)[1] = (*w)[1].yzwx;
-  (*w)[2] = (*w)[2].yzwx;
-  (*w)[3] = (*w)[3].yzwx;
-  (*w)[4] = (*w)[4].yzwx;
-  (*w)[5] = (*w)[5].yzwx;
-  (*w)[6] = (*w)[6].yzwx;
-  (*w)[7] = (*w)[7].yzwx;
+// sums[r] += Σ (weight of row r) · (column) in a chunk, over the columns u, u + 1, … of a round, whose granules x holds.
+fn add_rows(sums: ptr<function, Sums>, chunk: u32, w: ptr<function, Weights>, u: u32, x: ptr<function, array<vec4f, ROUND>>) {
+  var own: array<f32, OWN * ROUND>;
+  for (var t = 0u; t < OWN * ROUND; t++) { //#unroll
+    own[t] = (*w)[u * OWN + t];
+  }
+  for (var r = 0u; r < ROWS; r++) { //#unroll
+    var sum = (*sums)[r * CHUNKS + chunk];
+    for (var e = 0u; e < ROUND; e++) { //#unroll
+      sum = fma(vec4f(get_one_s(own[e * OWN + r / LANES], r % LANES)), (*x)[e], sum);
+    }
+    (*sums)[r * CHUNKS + chunk] = sum;
+  }
 }
 // Variables in a loop are cleared explicitly: software Vulkan clears arrays only in the first iteration.
-fn clear(s: ptr<function, array<vec4f, 8>>) {
-  (*s)[0] = vec4f();
-  (*s)[1] = vec4f();
-  (*s)[2] = vec4f();
-  (*s)[3] = vec4f();
-  (*s)[4] = vec4f();
-  (*s)[5] = vec4f();
-  (*s)[6] = vec4f();
-  (*s)[7] = vec4f();
+fn clear(s: ptr<function, Scores>) {
+  for (var t = 0u; t < OWN * QUADS; t++) { //#unroll
+    (*s)[t] = vec4f();
+  }
 }
-fn multiply(sums: ptr<function, array<vec4f, 8>>, x: vec4f, y: vec4f) {
-  (*sums)[0] *= x.x;
-  (*sums)[1] *= x.y;
-  (*sums)[2] *= x.z;
-  (*sums)[3] *= x.w;
-  (*sums)[4] *= y.x;
-  (*sums)[5] *= y.y;
-  (*sums)[6] *= y.z;
-  (*sums)[7] *= y.w;
+// sums[r] *= (factor of row r).
+fn multiply_rows(sums: ptr<function, Sums>, x: ptr<function, Own>) {
+  for (var r = 0u; r < ROWS; r++) { //#unroll
+    let y = get_one_s((*x)[r / LANES], r % LANES);
+    for (var chunk = 0u; chunk < CHUNKS; chunk++) { //#unroll
+      (*sums)[r * CHUNKS + chunk] *= y;
+    }
+  }
+}
+fn multiply(sums: ptr<function, Sums>, x: f32) {
+  for (var t = 0u; t < ROWS * CHUNKS; t++) { //#unroll
+    (*sums)[t] *= x;
+  }
 }
 // Moves row 1 to row 0 and so on: a walk over the rows without an index.
-fn next_row(sums: ptr<function, array<vec4f, 8>>) {
-  (*sums)[0] = (*sums)[1];
-  (*sums)[1] = (*sums)[2];
-  (*sums)[2] = (*sums)[3];
-  (*sums)[3] = (*sums)[4];
-  (*sums)[4] = (*sums)[5];
-  (*sums)[5] = (*sums)[6];
-  (*sums)[6] = (*sums)[7];
+fn next_row(sums: ptr<function, Sums>) {
+  for (var t = 0u; t < (ROWS - 1u) * CHUNKS; t++) { //#unroll
+    (*sums)[t] = (*sums)[t + CHUNKS];
+  }
 }
