@@ -1,6 +1,6 @@
 /**
- * The kernels of convolution and which of them run: a matrix product if the convolution is one; else "subgroup" and "registers" (no workgroup
- * memory) on software Vulkan, "tiled" (workgroup memory) on GPUs, "naive" as the reference.
+ * The kernels of convolution and which of them run: a matrix product if the convolution is one; else "winograd", "subgroup" and "registers" (no
+ * workgroup memory) on software Vulkan, "tiled" (workgroup memory) on GPUs, "naive" as the reference.
  */
 import { kernel, library } from "../../engine/index.ts";
 import type { Capabilities, Constants, DType, Kernel, Library, Uses } from "../../engine/index.ts";
