@@ -12,7 +12,6 @@ import { sum } from "../reduce/reduce.ts";
 import { directVariant } from "./variants.ts";
 import type { ConvGeometry } from "./variants.ts";
 import { convolveByWinograd } from "./winograd.ts";
-import type { Convolution } from "./winograd.ts";
 
 const TILE = 32; // output channels of a packed tile
 
@@ -75,12 +74,25 @@ function ranges(op: string, total: number, most: number, multiple = 1): { first:
   return out;
 }
 
+/** A convolution, or with `flip` the gradient of its input. */
+interface Convolution {
+  /** [N, C, H, W], bindable. */
+  readonly x: Tensor;
+  /** [O, C, kh, kw], contiguous; with `flip` [C, O, kh, kw], its taps reversed. */
+  readonly weight: Tensor;
+  readonly flip: boolean;
+  /** [O] f32. */
+  readonly bias: Tensor | null;
+  readonly dtype: DType;
+  readonly g: ConvGeometry;
+}
+
 /** → [N, O, OH, OW] of `dtype`. Accumulates in f32; if one image's channels exceed a binding they are summed over several launches in an f32 result. */
 export function convolve({ x, weight, flip, bias, dtype, g }: Convolution): Tensor {
   const device = x.device;
   const { forward: variant, winograd } = directVariant(device.capabilities, { g, x: x.dtype, w: weight.dtype });
-  if (winograd) return convolveByWinograd({ x, weight, flip, bias, dtype, g });
   const packed = packWeight(weight, flip);
+  if (winograd) return convolveByWinograd({ x, packed, bias, dtype, g });
   const area = g.height * g.width;
   const pixels = g.outHeight * g.outWidth;
   const taps = g.kernelHeight * g.kernelWidth;

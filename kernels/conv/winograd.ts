@@ -12,9 +12,9 @@ const transforms = library("conv2d_winograd", new URL("./lib/conv2d_winograd.wgs
 const transformWeight = kernel(
   "conv2d_winograd_weight",
   new URL("./conv2d_winograd_weight.wgsl", import.meta.url),
-  { x: "read", u: "write" },
-  { outer: "u32", inner: "u32", step: "u32" },
-  [...standard, transforms],
+  { w: "read", u: "write" },
+  { channels: "u32", step: "u32" },
+  [transforms],
 );
 const transformInput = kernel(
   "conv2d_winograd_input",
@@ -86,13 +86,11 @@ export function fitsWinograd({ limits }: Capabilities, { g, x }: ConvProblem): b
   );
 }
 
-/** A convolution, or with `flip` the gradient of its input. */
-export interface Convolution {
+export interface WinogradOptions {
   /** [N, C, H, W], contiguous. */
   readonly x: Tensor;
-  /** [O, C, 3, 3], contiguous; with `flip` [C, O, 3, 3], its taps reversed. */
-  readonly weight: Tensor;
-  readonly flip: boolean;
+  /** The weight as conv2d_pack packs it. */
+  readonly packed: Tensor;
   /** [O] f32. */
   readonly bias: Tensor | null;
   readonly dtype: DType;
@@ -100,7 +98,7 @@ export interface Convolution {
 }
 
 /** → [N, O, OH, OW] of `dtype`. */
-export function convolveByWinograd({ x, weight, flip, bias, dtype, g }: Convolution): Tensor {
+export function convolveByWinograd({ x, packed, bias, dtype, g }: WinogradOptions): Tensor {
   const { device } = x;
   const granular = g.outWidth % 4 === 0;
   const y = empty([g.images, g.outputs, g.outHeight, g.outWidth], { device, dtype: granular ? dtype : "f32" });
@@ -108,14 +106,11 @@ export function convolveByWinograd({ x, weight, flip, bias, dtype, g }: Convolut
   scope(() => {
     const [blocks, terms, tiles] = [blocksOf(g), termsOf(g), winogradTiles(g)];
     const u = empty([POINTS, blocks * terms * PANEL * 4 + PAD], { device });
-    const [outer, inner] = weight.shape as [number, number];
     launch(transformWeight, {
-      use: { x: weight.dtype },
-      constants: { FLIP: flip },
-      buffers: { x: weight, u },
-      params: { outer, inner, step: u.shape[1]! / 4 },
+      buffers: { w: packed, u },
+      params: { channels: g.channels, step: u.shape[1]! / 4 },
       grid: [blocks, terms / 2],
-      cost: { flops: 0, bytes: elementBytes(weight.dtype, weight.size) + u.size * 4 },
+      cost: { flops: 0, bytes: (packed.size + u.size) * 4 },
     });
     const { maxStorageBufferBindingSize: limit, maxComputeWorkgroupsPerDimension: most } = device.limits;
     const bytes = Math.min(STRIP_BYTES / 2, limit);

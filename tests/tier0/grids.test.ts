@@ -60,8 +60,6 @@ const GRIDS: Readonly<Record<string, (p: Numbers, c: Numbers) => readonly [numbe
   conv2d_subgroup_matrix: (p, c) => [ceil(pixels(p), 64) * p["images"]! * ceil(32 * tiles(p), c["OUTPUTS"]!)],
   conv2d_weight: (p) => [ceil(taps(p), 64) * ceil(p["outputs"]!, 8) * p["parts"]!],
   conv2d_weight_3x3: (p) => [ceil(p["channels"]!, 8) * ceil(p["outputs"]!, 16) * p["parts"]!],
-  conv2d_winograd_weight: (p, c) =>
-    c["FLIP"] ? [ceil(p["inner"]!, 32), ceil(p["outer"]!, 8)] : [ceil(p["outer"]!, 32), ceil(p["inner"]!, 8)],
   conv2d_winograd_input: (p) => [ceil(p["end"]! - p["first"]!, 32), ceil(p["channels"]!, 8)],
   conv2d_winograd_output: (p) => [ceil(p["end"]! - p["first"]!, 32), ceil(p["outputs"]!, 8)],
   conv2d_weight_tiled: (p) => [ceil(taps(p), 64) * ceil(p["outputs"]!, 64) * p["parts"]!],
@@ -92,6 +90,7 @@ const OTHERS = [
   "conv2d_bias",
   "conv2d_pack",
   "conv2d_winograd", // its grid is its size: no parameter has it
+  "conv2d_winograd_weight",
   "matmul_pack",
   "matmul_panels",
   "norm_weight_backward",
