@@ -3,7 +3,7 @@
  * patches go through matrix products, in `conv2d_matmul.ts`.
  *
  * The layout is NCHW throughout, as in checkpoints: the fast kernels read x in place, each lane a pixel of a channel, and transpose nothing; only
- * the weight is packed, once a call. On lavapipe a 3×3, 128 → 128 at 64 × 64 takes 19 ms of processor time by `winograd.ts`, 58 directly; one
+ * the weight is packed, once a call. On lavapipe a 3×3, 128 → 128 at 64 × 64 takes 20 ms of processor time by `winograd.ts`, 57 directly; one
  * copy of the map to NHWC takes 20 ms, and NHWC inside would need two.
  */
 import {
