@@ -3,8 +3,8 @@
  * patches go through matrix products, in `conv2d_matmul.ts`.
  *
  * The layout is NCHW throughout, as in checkpoints: the fast kernels read x in place, each lane a pixel of a channel, and transpose nothing; only
- * the weight is packed, once a call. On lavapipe a 3×3, 128 → 128 at 64 × 64 takes 84 ms of processor time (36 ms on two free cores), packing
- * 0.6 ms; one copy of the map to NHWC takes 20 ms, and NHWC inside would need two.
+ * the weight is packed, once a call. On lavapipe a 3×3, 128 → 128 at 64 × 64 takes 20 ms of processor time by `winograd.ts`, 57 directly; one
+ * copy of the map to NHWC takes 20 ms, and NHWC inside would need two.
  */
 import {
   ArgumentError,
@@ -21,7 +21,7 @@ import {
 } from "../../engine/index.ts";
 import type { DType, Tensor } from "../../engine/index.ts";
 import { fillInto } from "../core/copy.ts";
-import { convolve, packWeight, weightGradient } from "./parts.ts";
+import { convolve, weightGradient } from "./parts.ts";
 import { convVariant } from "./variants.ts";
 import type { ConvGeometry } from "./variants.ts";
 import { convolveByProduct, inputGradientByProduct, productOf, weightGradientByProduct } from "./conv2d_matmul.ts";
@@ -55,7 +55,14 @@ export function conv2d(x: Tensor, weight: Tensor, bias: Tensor | null = null, op
   const y = scope(() => {
     const wide = bias && contiguousCopy(asDType(bias, "f32"));
     if (kind) return convolveByProduct(kind, x, weight, wide, x.dtype, g);
-    return convolve(contiguousCopy(x), packWeight(contiguousCopy(weight), false), wide, x.dtype, g);
+    return convolve({
+      x: contiguousCopy(x),
+      weight: contiguousCopy(weight),
+      flip: false,
+      bias: wide,
+      dtype: x.dtype,
+      g,
+    });
   });
   return record("conv2d", [x, weight, bias], y, [x, weight], (dy, [input, kernel], needs) => {
     const own = needs[2] || !kind ? contiguousCopy(dy) : dy;
@@ -129,7 +136,7 @@ function inputGradient(dy: Tensor, weight: Tensor, dtype: DType, g: ConvGeometry
     fillInto(zero, 0);
     return zero;
   }
-  return convolve(dy, packWeight(contiguousCopy(weight), true), null, dtype, {
+  const transposed = {
     images: g.images,
     channels: g.outputs,
     height: g.outHeight,
@@ -143,5 +150,6 @@ function inputGradient(dy: Tensor, weight: Tensor, dtype: DType, g: ConvGeometry
     up: g.stride,
     top: g.kernelHeight - 1 - g.top,
     left: g.kernelWidth - 1 - g.left,
-  });
+  };
+  return convolve({ x: dy, weight: contiguousCopy(weight), flip: true, bias: null, dtype, g: transposed });
 }
