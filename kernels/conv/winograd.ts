@@ -82,7 +82,7 @@ export function fitsWinograd({ limits }: Capabilities, { g, x }: ConvProblem): b
     g.width % 4 === 0 &&
     g.width <= 4 * Math.ceil(g.outWidth / 4) &&
     Math.max(pixels, input, weight, panelBytes(g)) <= limits.maxStorageBufferBindingSize &&
-    Math.max(termsOf(g), g.outputs) <= limits.maxComputeWorkgroupsPerDimension
+    Math.max(2 * termsOf(g), g.outputs) <= limits.maxComputeWorkgroupsPerDimension
   );
 }
 
@@ -108,8 +108,8 @@ export function convolveByWinograd({ x, packed, bias, dtype, g }: WinogradOption
     const u = empty([POINTS, blocks * terms * PANEL * 4 + PAD], { device });
     launch(transformWeight, {
       buffers: { w: packed, u },
-      params: { channels: g.channels, step: u.shape[1]! / 4 },
-      grid: [blocks, terms / 2],
+      params: { channels: g.channels, step: u.shape[1]! },
+      grid: [blocks, 2 * terms],
       cost: { flops: 0, bytes: (packed.size + u.size) * 4 },
     });
     const { maxStorageBufferBindingSize: limit, maxComputeWorkgroupsPerDimension: most } = device.limits;

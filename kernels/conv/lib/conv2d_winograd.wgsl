@@ -17,13 +17,13 @@ fn of_pixels(d: array<f32, 6>) -> array<f32, 6> {
 }
 
 // Three weights of a line → their values at the points, divided by what the transforms of pixels and products leave out.
-fn of_weights(w: array<vec4f, 3>) -> array<vec4f, 6> {
+fn of_weights(w: array<f32, 3>) -> array<f32, 6> {
   const AT_ZERO = 1.0 / (AA * BB);
   const AT_A = 1.0 / (2.0 * AA * (AA - BB));
   const AT_B = 1.0 / (2.0 * BB * (BB - AA));
-  let even_a = AT_A * fma(vec4f(AA), w[2], w[0]);
+  let even_a = AT_A * fma(AA, w[2], w[0]);
   let odd_a = (AT_A * A) * w[1];
-  let even_b = AT_B * fma(vec4f(BB), w[2], w[0]);
+  let even_b = AT_B * fma(BB, w[2], w[0]);
   let odd_b = (AT_B * B) * w[1];
   return array(AT_ZERO * w[0], even_a + odd_a, even_a - odd_a, even_b + odd_b, even_b - odd_b, w[2]);
 }
