@@ -24,9 +24,15 @@ import { fillInto } from "../core/copy.ts";
 import { convolve, packWeight, weightGradient } from "./parts.ts";
 import { convVariant } from "./variants.ts";
 import type { ConvGeometry } from "./variants.ts";
-import { convolveByProduct, inputGradientByProduct, productOf, weightGradientByProduct } from "./conv2d_matmul.ts";
+import { biasGradient } from "./bias_gradient.ts";
+import {
+  convolveByProduct,
+  inputGradientOfPixels,
+  patchGradients,
+  productOf,
+  weightGradientOfPixels,
+} from "./conv2d_matmul.ts";
 import { asDType, contiguousCopy } from "../core/map.ts";
-import { sum } from "../reduce/reduce.ts";
 
 export interface Conv2dOptions {
   /** Pixels from one window to the next, in both directions; 1 by default. */
@@ -38,7 +44,8 @@ export interface Conv2dOptions {
 /**
  * y[n, o, r, q] = bias[o] + Σ over c, i, j of x[n, c, r · stride + i − top, q · stride + j − left] · weight[o, c, i, j] (cross-correlation, as
  * in PyTorch): x [N, C, H, W], weight [O, C, kh, kw], bias [O] → [N, O, OH, OW] of x's dtype with OH = ⌊(H + top + bottom − kh) / stride⌋ + 1.
- * Sums are f32. Gradients: of x in its dtype, of weight and bias in f32.
+ * Sums are f32. Gradients: of x in its dtype, of weight and bias in f32. A 1 × 1 kernel of stride 1 keeps the layout of x: if that is a view of
+ * [N, H, W, C], so are the result and its gradient.
  */
 export function conv2d(x: Tensor, weight: Tensor, bias: Tensor | null = null, options: Conv2dOptions = {}): Tensor {
   checkTensors("conv2d", x, weight, bias);
@@ -50,20 +57,26 @@ export function conv2d(x: Tensor, weight: Tensor, bias: Tensor | null = null, op
     g.left > 0 ||
     reach(g.outHeight, g.kernelHeight) > g.height ||
     reach(g.outWidth, g.kernelWidth) > g.width;
-  const problem = { g, x: x.dtype, w: weight.dtype, product: productOf(g, padded) };
+  const problem = { g, x: x.dtype, w: weight.dtype, product: productOf(g, padded, x) };
   const { product: kind } = convVariant(x.device.capabilities, problem);
   const y = scope(() => {
     const wide = bias && contiguousCopy(asDType(bias, "f32"));
     if (kind) return convolveByProduct(kind, x, weight, wide, x.dtype, g);
     return convolve(contiguousCopy(x), packWeight(contiguousCopy(weight), false), wide, x.dtype, g);
   });
-  return record("conv2d", [x, weight, bias], y, [x, weight], (dy, [input, kernel], needs) => {
-    const own = needs[2] || !kind ? contiguousCopy(dy) : dy;
+  return record("conv2d", [x, weight, bias], y, [x, weight], (dy, [input, kernel], needs, priors) => {
+    if (kind === "patches") return patchGradients(dy, input!, kernel!, g, needs, priors);
+    const own = contiguousCopy(dy);
     const dx = (): Tensor =>
-      kind ? inputGradientByProduct(kind, dy, kernel!, input!.dtype, g) : inputGradient(own, kernel!, input!.dtype, g);
+      kind ? inputGradientOfPixels(own, kernel!, input!.dtype, g) : inputGradient(own, kernel!, input!.dtype, g);
     const dWeight = (): Tensor =>
-      kind ? weightGradientByProduct(kind, input!, dy, g) : weightGradient(contiguousCopy(input!), own, g);
-    return [needs[0] ? dx() : null, needs[1] ? dWeight() : null, needs[2] ? sum(sum(own, [2, 3]), [0]) : null];
+      kind ? weightGradientOfPixels(input!, own, g) : weightGradient(contiguousCopy(input!), own, g);
+    const pixels = g.outHeight * g.outWidth;
+    return [
+      needs[0] ? dx() : null,
+      needs[1] ? dWeight() : null,
+      needs[2] ? biasGradient(own, [g.images, g.outputs, pixels]) : null,
+    ];
   });
 }
 
