@@ -12,6 +12,7 @@ import {
   ShapeError,
   checkTensors,
   empty,
+  gradEnabled,
   isFloat,
   record,
   sameShape,
@@ -21,7 +22,8 @@ import {
 } from "../../engine/index.ts";
 import type { DType, Tensor } from "../../engine/index.ts";
 import { fillInto } from "../core/copy.ts";
-import { convolve, packWeight, weightGradient } from "./parts.ts";
+import { convolve, packBothWays, packWeight, weightGradient } from "./parts.ts";
+import type { PackedWeight } from "./parts.ts";
 import { convVariant } from "./variants.ts";
 import type { ConvGeometry } from "./variants.ts";
 import { biasGradient } from "./bias_gradient.ts";
@@ -59,16 +61,22 @@ export function conv2d(x: Tensor, weight: Tensor, bias: Tensor | null = null, op
     reach(g.outWidth, g.kernelWidth) > g.width;
   const problem = { g, x: x.dtype, w: weight.dtype, product: productOf(g, padded, x) };
   const { product: kind } = convVariant(x.device.capabilities, problem);
-  const y = scope(() => {
+  const [y, flipped] = scope((): [Tensor, Tensor | null] => {
     const wide = bias && contiguousCopy(asDType(bias, "f32"));
-    if (kind) return convolveByProduct(kind, x, weight, wide, x.dtype, g);
-    return convolve(contiguousCopy(x), packWeight(contiguousCopy(weight), false), wide, x.dtype, g);
+    if (kind) return [convolveByProduct(kind, x, weight, wide, x.dtype, g), null];
+    const kernel = contiguousCopy(weight);
+    const both = gradEnabled() && x.requiresGrad ? packBothWays(kernel) : null;
+    const packed = both?.[0] ?? packWeight(kernel, false);
+    return [convolve(contiguousCopy(x), packed, wide, x.dtype, g), both?.[1].tensor ?? null];
   });
-  return record("conv2d", [x, weight, bias], y, [x, weight], (dy, [input, kernel], needs, priors) => {
+  const saved = [x, weight, ...(flipped ? [flipped] : [])];
+  const out = record("conv2d", [x, weight, bias], y, saved, (dy, [input, kernel, ready], needs, priors) => {
     if (kind === "patches") return patchGradients(dy, input!, kernel!, g, needs, priors);
     const own = contiguousCopy(dy);
+    const flip = (): PackedWeight =>
+      ready ? { tensor: ready, dtype: kernel!.dtype } : packWeight(contiguousCopy(kernel!), true);
     const dx = (): Tensor =>
-      kind ? inputGradientOfPixels(own, kernel!, input!.dtype, g) : inputGradient(own, kernel!, input!.dtype, g);
+      kind ? inputGradientOfPixels(own, kernel!, input!.dtype, g) : inputGradient(own, flip, input!.dtype, g);
     const dWeight = (): Tensor =>
       kind ? weightGradientOfPixels(input!, own, g) : weightGradient(contiguousCopy(input!), own, g);
     const pixels = g.outHeight * g.outWidth;
@@ -78,6 +86,8 @@ export function conv2d(x: Tensor, weight: Tensor, bias: Tensor | null = null, op
       needs[2] ? biasGradient(own, [g.images, g.outputs, pixels]) : null,
     ];
   });
+  flipped?.dispose(); // the tape has its own handle
+  return out;
 }
 
 function geometry(x: Tensor, weight: Tensor, bias: Tensor | null, options: Conv2dOptions): ConvGeometry {
@@ -136,13 +146,13 @@ function geometry(x: Tensor, weight: Tensor, bias: Tensor | null, options: Conv2
 }
 
 /** The convolution of the gradient, with zeros between its pixels if the stride was larger than 1, by the reversed and transposed weight. */
-function inputGradient(dy: Tensor, weight: Tensor, dtype: DType, g: ConvGeometry): Tensor {
+function inputGradient(dy: Tensor, flipped: () => PackedWeight, dtype: DType, g: ConvGeometry): Tensor {
   if (dy.size === 0) {
     const zero = empty([g.images, g.channels, g.height, g.width], { dtype, device: dy.device });
     fillInto(zero, 0);
     return zero;
   }
-  return convolve(dy, packWeight(contiguousCopy(weight), true), null, dtype, {
+  return convolve(dy, flipped(), null, dtype, {
     images: g.images,
     channels: g.outputs,
     height: g.outHeight,

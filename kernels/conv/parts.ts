@@ -50,6 +50,41 @@ export function packWeight(weight: Tensor, flip: boolean): PackedWeight {
   return { tensor: w, dtype: weight.dtype };
 }
 
+const packBoth = kernel(
+  "conv2d_pack_both",
+  new URL("./conv2d_pack_both.wgsl", import.meta.url),
+  { x: "read", w: "write", flipped: "write" },
+  { rows: "u32", flipped_rows: "u32", outer: "u32", inner: "u32", taps: "u32" },
+  standard,
+);
+
+/** Elements up to which a weight is packed both ways at once: the second lives until the backward. */
+const BOTH = 1 << 18;
+
+/** `packWeight` both ways in one launch, without flip and with it; null if the weight is not small. */
+export function packBothWays(weight: Tensor): [PackedWeight, PackedWeight] | null {
+  const { device, dtype } = weight;
+  const [outer, inner, kh, kw] = weight.shape as [number, number, number, number];
+  const taps = kh * kw;
+  const made = (tiled: number, summed: number): Tensor =>
+    empty([Math.ceil(tiled / TILE), summed, taps, TILE], { device });
+  const bytes = 4 * TILE * taps * Math.max(Math.ceil(outer / TILE) * inner, Math.ceil(inner / TILE) * outer);
+  if (weight.size === 0 || weight.size > BOTH || bytes > device.limits.maxStorageBufferBindingSize) return null;
+  const [w, flipped] = [made(outer, inner), made(inner, outer)];
+  const [rows, flippedRows] = [w, flipped].map(({ shape }) => shape[0]! * shape[1]!) as [number, number];
+  launch(packBoth, {
+    use: { x: dtype },
+    buffers: { x: weight, w, flipped },
+    params: { rows, flipped_rows: flippedRows, outer, inner, taps },
+    grid: grid1d(Math.ceil((8 * (rows + flippedRows)) / 64)),
+    cost: { flops: 0, bytes: 2 * elementBytes(dtype, weight.size) + 4 * (w.size + flipped.size) },
+  });
+  return [
+    { tensor: w, dtype },
+    { tensor: flipped, dtype },
+  ];
+}
+
 /** Elements of `dtype` that a range may have: a binding less the alignment that its start may lose. */
 function room(device: Device, dtype: DType): number {
   const { maxStorageBufferBindingSize: limit, minStorageBufferOffsetAlignment: align } = device.limits;

@@ -91,6 +91,7 @@ const OTHERS = [
   "attention_mask",
   "conv2d_bias",
   "conv2d_pack",
+  "conv2d_pack_both",
   "group_norm",
   "group_norm_backward",
   "group_norm_finish",
