@@ -53,6 +53,8 @@ export const SUBGROUPS_ONLY: Readonly<Record<string, string>> = {
   conv2d_3x3: "subgroup variant of conv2d",
   conv2d_subgroup_matrix: "subgroup-matrix variant of conv2d",
   conv2d_weight_3x3: "subgroup variant of conv2d_weight",
+  conv2d_winograd: "subgroup variant of conv2d",
+  conv2d_winograd_input: "subgroup variant of conv2d",
   attention_subgroup_matrix: "subgroup-matrix variant of attention",
   attention_subgroup_matrix_key: "subgroup-matrix variant of attention's gradients of k and v",
   attention_subgroup_matrix_query: "subgroup-matrix variant of attention's gradient of q",

@@ -3,8 +3,8 @@
  * patches go through matrix products, in `conv2d_matmul.ts`.
  *
  * The layout is NCHW throughout, as in checkpoints: the fast kernels read x in place, each lane a pixel of a channel, and transpose nothing; only
- * the weight is packed, once a call. On lavapipe a 3×3, 128 → 128 at 64 × 64 takes 84 ms of processor time (36 ms on two free cores), packing
- * 0.6 ms; one copy of the map to NHWC takes 20 ms, and NHWC inside would need two.
+ * the weight is packed, once a call. On lavapipe a 3×3, 128 → 128 at 64 × 64 takes 20 ms of processor time by `winograd.ts`, 57 directly; one
+ * copy of the map to NHWC takes 20 ms, and NHWC inside would need two.
  */
 import {
   ArgumentError,
@@ -22,8 +22,7 @@ import {
 } from "../../engine/index.ts";
 import type { DType, Tensor } from "../../engine/index.ts";
 import { fillInto } from "../core/copy.ts";
-import { convolve, packBothWays, packWeight, weightGradient } from "./parts.ts";
-import type { PackedWeight } from "./parts.ts";
+import { convolve, packBothWays, weightGradient } from "./parts.ts";
 import { convVariant } from "./variants.ts";
 import type { ConvGeometry } from "./variants.ts";
 import { biasGradient } from "./bias_gradient.ts";
@@ -64,19 +63,18 @@ export function conv2d(x: Tensor, weight: Tensor, bias: Tensor | null = null, op
   const [y, flipped] = scope((): [Tensor, Tensor | null] => {
     const wide = bias && contiguousCopy(asDType(bias, "f32"));
     if (kind) return [convolveByProduct(kind, x, weight, wide, x.dtype, g), null];
-    const kernel = contiguousCopy(weight);
-    const both = gradEnabled() && x.requiresGrad ? packBothWays(kernel) : null;
-    const packed = both?.[0] ?? packWeight(kernel, false);
-    return [convolve(contiguousCopy(x), packed, wide, x.dtype, g), both?.[1].tensor ?? null];
+    const own = contiguousCopy(weight);
+    const [packed, other] = (gradEnabled() && x.requiresGrad && packBothWays(own)) || [null, null];
+    const given = { x: contiguousCopy(x), weight: own, packed, flip: false, bias: wide };
+    return [convolve({ ...given, dtype: x.dtype, g }), other];
   });
   const saved = [x, weight, ...(flipped ? [flipped] : [])];
   const out = record("conv2d", [x, weight, bias], y, saved, (dy, [input, kernel, ready], needs, priors) => {
     if (kind === "patches") return patchGradients(dy, input!, kernel!, g, needs, priors);
     const own = contiguousCopy(dy);
-    const flip = (): PackedWeight =>
-      ready ? { tensor: ready, dtype: kernel!.dtype } : packWeight(contiguousCopy(kernel!), true);
+    const weights = { weight: kernel!, packed: ready ?? null };
     const dx = (): Tensor =>
-      kind ? inputGradientOfPixels(own, kernel!, input!.dtype, g) : inputGradient(own, flip, input!.dtype, g);
+      kind ? inputGradientOfPixels(own, kernel!, input!.dtype, g) : inputGradient(own, weights, input!.dtype, g);
     const dWeight = (): Tensor =>
       kind ? weightGradientOfPixels(input!, own, g) : weightGradient(contiguousCopy(input!), own, g);
     const pixels = g.outHeight * g.outWidth;
@@ -146,13 +144,18 @@ function geometry(x: Tensor, weight: Tensor, bias: Tensor | null, options: Conv2
 }
 
 /** The convolution of the gradient, with zeros between its pixels if the stride was larger than 1, by the reversed and transposed weight. */
-function inputGradient(dy: Tensor, flipped: () => PackedWeight, dtype: DType, g: ConvGeometry): Tensor {
+function inputGradient(
+  dy: Tensor,
+  { weight, packed }: { readonly weight: Tensor; readonly packed: Tensor | null },
+  dtype: DType,
+  g: ConvGeometry,
+): Tensor {
   if (dy.size === 0) {
     const zero = empty([g.images, g.channels, g.height, g.width], { dtype, device: dy.device });
     fillInto(zero, 0);
     return zero;
   }
-  return convolve(dy, flipped(), null, dtype, {
+  const transposed = {
     images: g.images,
     channels: g.outputs,
     height: g.outHeight,
@@ -166,5 +169,6 @@ function inputGradient(dy: Tensor, flipped: () => PackedWeight, dtype: DType, g:
     up: g.stride,
     top: g.kernelHeight - 1 - g.top,
     left: g.kernelWidth - 1 - g.left,
-  });
+  };
+  return convolve({ x: dy, weight: contiguousCopy(weight), packed, flip: true, bias: null, dtype, g: transposed });
 }

@@ -11,6 +11,7 @@ import { windowsOf } from "../core/windows.ts";
 import { sum } from "../reduce/reduce.ts";
 import { directVariant } from "./variants.ts";
 import type { ConvGeometry } from "./variants.ts";
+import { convolveByWinograd } from "./winograd.ts";
 
 const TILE = 32; // output channels of a packed tile
 
@@ -22,17 +23,11 @@ const pack = kernel(
   standard,
 );
 
-/** A weight as the kernels read it, and the dtype that it had. */
-export interface PackedWeight {
-  readonly tensor: Tensor;
-  readonly dtype: DType;
-}
-
 /**
  * weight [O, C, kh, kw] of any float dtype → [tiles of 32 outputs, inputs, kh · kw, 32] f32, the order in which the kernels read it. With `flip`
  * outputs are C, inputs O and the taps reversed: the convolution that gives the gradient of the input.
  */
-export function packWeight(weight: Tensor, flip: boolean): PackedWeight {
+function packWeight(weight: Tensor, flip: boolean): Tensor {
   const [outer, inner, kh, kw] = weight.shape as [number, number, number, number];
   const taps = kh * kw;
   const [outputs, inputs] = flip ? [inner, outer] : [outer, inner];
@@ -47,7 +42,7 @@ export function packWeight(weight: Tensor, flip: boolean): PackedWeight {
       cost: { flops: 0, bytes: elementBytes(weight.dtype, weight.size) + buffers.w.elements * 4 },
     });
   }
-  return { tensor: w, dtype: weight.dtype };
+  return w;
 }
 
 const packBoth = kernel(
@@ -62,7 +57,7 @@ const packBoth = kernel(
 const BOTH = 1 << 18;
 
 /** `packWeight` both ways in one launch, without flip and with it; null if the weight is not small. */
-export function packBothWays(weight: Tensor): [PackedWeight, PackedWeight] | null {
+export function packBothWays(weight: Tensor): [Tensor, Tensor] | null {
   const { device, dtype } = weight;
   const [outer, inner, kh, kw] = weight.shape as [number, number, number, number];
   const taps = kh * kw;
@@ -79,10 +74,7 @@ export function packBothWays(weight: Tensor): [PackedWeight, PackedWeight] | nul
     grid: grid1d(Math.ceil((8 * (rows + flippedRows)) / 64)),
     cost: { flops: 0, bytes: 2 * elementBytes(dtype, weight.size) + 4 * (w.size + flipped.size) },
   });
-  return [
-    { tensor: w, dtype },
-    { tensor: flipped, dtype },
-  ];
+  return [w, flipped];
 }
 
 /** Elements of `dtype` that a range may have: a binding less the alignment that its start may lose. */
@@ -114,13 +106,27 @@ function ranges(op: string, total: number, most: number, multiple = 1): { first:
   return out;
 }
 
-/**
- * x [N, C, H, W] (bindable), packed weight, bias [O] f32 → [N, O, OH, OW] of `dtype`. Accumulates in f32; if one image's channels exceed a
- * binding they are summed over several launches in an f32 result.
- */
-export function convolve(x: Tensor, weight: PackedWeight, bias: Tensor | null, dtype: DType, g: ConvGeometry): Tensor {
+/** A convolution, or with `flip` the gradient of its input. */
+interface Convolution {
+  /** [N, C, H, W], bindable. */
+  readonly x: Tensor;
+  /** [O, C, kh, kw], contiguous; with `flip` [C, O, kh, kw], its taps reversed. */
+  readonly weight: Tensor;
+  readonly flip: boolean;
+  /** The weight as `packWeight` packs it, if that is done. */
+  readonly packed: Tensor | null;
+  /** [O] f32. */
+  readonly bias: Tensor | null;
+  readonly dtype: DType;
+  readonly g: ConvGeometry;
+}
+
+/** → [N, O, OH, OW] of `dtype`. Accumulates in f32; if one image's channels exceed a binding they are summed over several launches in an f32 result. */
+export function convolve({ x, weight, flip, packed: ready, bias, dtype, g }: Convolution): Tensor {
   const device = x.device;
-  const packed = weight.tensor;
+  const { forward: variant, winograd } = directVariant(device.capabilities, { g, x: x.dtype, w: weight.dtype });
+  const packed = ready ?? packWeight(weight, flip);
+  if (winograd) return convolveByWinograd({ x, packed, bias, dtype, g });
   const area = g.height * g.width;
   const pixels = g.outHeight * g.outWidth;
   const taps = g.kernelHeight * g.kernelWidth;
@@ -145,7 +151,6 @@ export function convolve(x: Tensor, weight: PackedWeight, bias: Tensor | null, d
   const channelRanges =
     whole || g.channels === 0 ? [{ first: 0, end: g.channels }] : ranges("conv2d", g.channels, mostChannels);
   const outputRanges = ranges("conv2d", g.outputs, mostOutputs, TILE);
-  const variant = directVariant(device.capabilities, { g, x: x.dtype, w: weight.dtype }).forward;
   // Granules of four if the contiguous part that a kernel stores splits into fours, else elements (in f32).
   const granular = variant.run % 4 === 0;
   const wide = dtype !== "f32" && (!granular || channelRanges.length > 1);

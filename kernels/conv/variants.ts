@@ -1,6 +1,6 @@
 /**
- * The kernels of convolution and which of them run: a matrix product if the convolution is one; else "subgroup" and "registers" (no workgroup
- * memory) on software Vulkan, "tiled" (workgroup memory) on GPUs, "naive" as the reference.
+ * The kernels of convolution and which of them run: a matrix product if the convolution is one; else "winograd", "subgroup" and "registers" (no
+ * workgroup memory) on software Vulkan, "tiled" (workgroup memory) on GPUs, "naive" as the reference.
  */
 import { kernel, library } from "../../engine/index.ts";
 import type { Capabilities, Constants, DType, Kernel, Library, Uses } from "../../engine/index.ts";
@@ -9,6 +9,7 @@ import { bucket, chooseVariant } from "../core/variants.ts";
 import type { Family, Variant } from "../core/variants.ts";
 import { sizeAny } from "../matmul/libraries.ts";
 import { matrixUnit } from "../matmul/subgroup_matrix.ts";
+import { fitsWinograd, winogradTiles } from "./winograd.ts";
 
 /** Sizes of one convolution; `up` − 1 zeros stand between the pixels of the input (gradient of a stride), `top` and `left` may be negative. */
 export interface ConvGeometry {
@@ -101,6 +102,8 @@ interface Weight {
 
 interface Direct {
   readonly product: null;
+  /** The convolution is computed by `winograd.ts` instead of `forward`. */
+  readonly winograd?: true;
   readonly forward: Forward;
   readonly weight: Weight;
 }
@@ -180,11 +183,30 @@ const tiledWeight: Weight = { kernel: weightTiled, taps: 1, across: 64, down: 64
 /** Terms of a sum from which matrices are worth their tiles; not measured. */
 const MIN_MATRIX_TERMS = 64;
 
+/**
+ * Work from which 3 × 3 convolutions are transformed, in multiplications: a product's pipeline takes a second to compile. And channels and tiles: few
+ * are slower than direct (3 → 128 at 64²: 7.9 ms to 5.6; 128 → 128 at 8²: 4.1 to 1.7, at 16² alike).
+ */
+const WINOGRAD = { work: 1 << 27, channels: 8, tiles: 32 };
+const isWinograd = (g: ConvGeometry): boolean =>
+  g.channels >= WINOGRAD.channels &&
+  winogradTiles(g) > WINOGRAD.tiles &&
+  9 * g.images * pixelsOf(g) * g.channels * g.outputs >= WINOGRAD.work;
+
+const hasEight = ({ subgroups }: Capabilities): boolean => subgroups?.every((n) => n === 8) ?? false;
+
 /** Software Vulkan pays dearly for workgroup memory and barriers: it takes registers, with subgroups of 8 broadcasting values. */
 const DIRECT: readonly Variant<ConvProblem, Direct>[] = [
   {
+    name: "winograd",
+    runs: (c, p) => hasEight(c) && isThreeByThree(p.g, 1) && fitsWinograd(c, p),
+    preferred: ({ software }, { g }) => software && isWinograd(g),
+    choose: (_, { g }) => ({ ...bySubgroup(g), winograd: true }),
+    instead: "subgroup",
+  },
+  {
     name: "subgroup",
-    runs: ({ subgroups }) => subgroups?.every((n) => n === 8) ?? false,
+    runs: hasEight,
     preferred: ({ software }) => software,
     choose: (_, { g }) => bySubgroup(g),
     instead: "registers",

@@ -346,6 +346,8 @@ function launchParts(
     return throughF32(p, choice, counts, o, m, n, k);
   const yLibrary = wide ? o.y.tensor.dtype : f32x1;
   const epilogue = epilogueOf(p);
+  // Pipelines of panels take long to compile: one serves all epilogues.
+  const byParams = choice.panels === true;
   for (const part of parts) {
     const [z0, z1, rows, columns, terms] = part.sizes as [number, number, number, number, number];
     const isFirst = part.starts[4] === 0;
@@ -365,6 +367,8 @@ function launchParts(
     }
     const y = p.gated ? { bound: p.y, offset: 0 } : bindPart(operands.y, part);
     const r = operands.residual && isLast ? bindPart(operands.residual, part) : null;
+    const biased = isLast && p.bias !== null;
+    const activation = isLast && p.activation ? ACTIVATIONS[p.activation] : 0;
     launch(kernels[choice.kernel], {
       use: {
         ...choice.use,
@@ -372,20 +376,19 @@ function launchParts(
         b: o.b.tensor.dtype,
         y: yLibrary,
         r: r && wide ? o.residual!.tensor.dtype : wide ? "f32" : f32x1,
+        ...(byParams && !epilogue.bias && { h: o.b.tensor.dtype }),
         ...epilogue.use,
       },
       constants: {
         ...choice.constants,
-        BIAS: isLast && p.bias !== null,
-        RESIDUAL: r !== null,
         ACCUMULATE: p.accumulate || !isFirst,
-        ACTIVATION: isLast && p.activation ? ACTIVATIONS[p.activation] : 0,
+        ...(byParams ? { BY_PARAMS: true } : { BIAS: biased, RESIDUAL: r !== null, ACTIVATION: activation }),
         ...epilogue.constants,
       },
       buffers: { a: a.bound, b: b.bound, bias: epilogue.bias ?? a.bound, residual: r?.bound ?? a.bound, y: y.bound },
       params: {
         size: [rows, columns, choice.panels ? Math.ceil(terms / 4) * 4 : terms, z1],
-        a: [a.offset, o.a.row, o.a.column, 0],
+        a: [a.offset, o.a.row, o.a.column, byParams ? (biased ? 1 : 0) + (r ? 2 : 0) + 4 * activation : 0],
         b: [b.offset, o.b.row, o.b.column, part.starts[3]!],
         y: [y.offset, r?.offset ?? 0, o.y.row, o.residual?.row ?? 0],
         batches: [...o.a.batches, ...o.b.batches],

@@ -29,7 +29,7 @@ const step = kernel(
   "rope_attention",
   new URL("./rope_attention.wgsl", import.meta.url),
   { x: "read", frequencies: "read", lengths: "read", keys: "read_write", values: "read_write", parts: "read_write", y: "write" }, // prettier-ignore
-  { size: "vec4u", src: "vec4u", chunks: "u32", stride: "u32", scale: "f32" },
+  { size: "vec4u", src: "vec4u", chunks: "u32", stride: "u32", scale: "f32", per_row: "u32" },
   [...standard, turns, finite, cachedFloat, entryFloat],
 );
 
@@ -102,7 +102,6 @@ function fusedStep(
         SHARES: variant.shares!,
         ...(variant.lanes !== CHUNK && { LANES: variant.lanes }),
         WIDTH: d / 4,
-        PER_ROW: length.size > 1,
       },
       buffers: {
         x: x.strided([(x.storage.bytes * 8) / DTYPES[x.dtype].bits], [1], 0),
@@ -119,6 +118,7 @@ function fusedStep(
         chunks,
         stride: cacheStride(format, d),
         scale: scale ?? d ** -0.5,
+        per_row: length.size > 1 ? 1 : 0,
       },
       grid: grid1d(b * hkv),
       cost: {

@@ -14,7 +14,6 @@ const CHUNK = 64u; // keys of a part
 const LANES = 64u; // invocations of a part, at least WIDTH / 2; one key each on GPUs, several where one vector of a CPU is a workgroup
 const SHARES = 1u; // chunks at a time
 const WIDTH = 16u; // granules of a head, D / 4: a multiple of 2, at most CHUNK. Loops run to params.src.w, which is the same: compilers would write them out
-const PER_ROW = false; // one length a batch row instead of one for all
 const WORKGROUP = LANES * SHARES;
 const GROUPS = 8u; // invocations of a part that find its largest score side by side
 struct Params {
@@ -23,6 +22,7 @@ struct Params {
   chunks: u32,
   stride: u32, // from a row of the cache to the next
   scale: f32,
+  per_row: u32, // 1: a length for each batch row; 0: one for all
 }
 @group(0) @binding(0) var<storage, read> x: array<Pack_x>;
 @group(0) @binding(1) var<storage, read> frequencies: array<vec2u>; // as in rope_cache.wgsl
@@ -73,7 +73,7 @@ fn rope_attention(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) 
   let shared_by = params.size.y / params.size.z;
   let b = cache_head / params.size.z;
   let own = cache_head % params.size.z;
-  let length = lengths[select(b, 0u, !PER_ROW)];
+  let length = lengths[b * params.per_row];
   let end = min(capacity, length + 1u);
   let first = cache_head * capacity * params.stride;
   let source = b * params.src.x + params.src.z;

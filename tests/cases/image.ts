@@ -37,6 +37,9 @@ const convRows: readonly ConvRow[] = [
   { x: [1, 33, 5, 5], k: [8, 3, 3], padding: 1 },
   { x: [3, 4, 8, 7], k: [17, 3, 3], padding: [2, 0, 1, 1] },
   { x: [1, 2, 7, 33], k: [3, 3, 3], note: "no padding" },
+  { x: [2, 5, 6, 40], k: [33, 3, 3], padding: 1, tiles: true, note: "more tiles of 4 × 4 and channels than a panel" },
+  { x: [2, 3, 9, 12], k: [4, 3, 3], padding: [0, 2, 3, 1], dtypes: FLOATS },
+  { x: [1, 2, 5, 8], k: [3, 3, 3], padding: [2, 1, 0, 1] },
   { x: [1, 2, 3, 16], k: [35, 3, 3], padding: 1, dtypes: ["bf16"] },
   { x: [2, 8, 5, 5], k: [4, 3, 3], padding: 1, layout: "reversed" },
   { x: [1, 3, 8, 8], k: [5, 3, 3], padding: 1, layout: "inside" },
@@ -88,8 +91,10 @@ const convCases: Case[] = convRows.flatMap((row) =>
       reference: ([x, w, b]) => conv2dRef(x!, w!, b ?? null, stride, sides),
       terms: Math.max(C * kh * kw, N * OH * OW),
       // How 16-bit elements are read and written is the same library in all: the variants are run on them once.
-      variants: ["naive", "registers", "subgroup", "tiled"]
-        .filter(() => dtype === "f32" || O === 4)
+      variants: ["naive", "registers", "subgroup", "winograd", "tiled"]
+        .filter(
+          (name) => (dtype === "f32" || O === 4) && (name !== "winograd" || (kh === 3 && kw === 3 && stride === 1)),
+        )
         .map((name) => ({ family: "conv2d", name }))
         .concat(row.bias === false || dtype !== "f32" ? [] : sharing("channel_sums")),
       ...(row.windows ? { windows: true } : {}),

@@ -64,6 +64,8 @@ const GRIDS: Readonly<Record<string, (p: Numbers, c: Numbers) => readonly [numbe
   group_norm_whole_backward: (p, c) => [ceil((p["channels"]! / p["per_group"]!) * c["LANES"]!, c["WORKGROUP"]!)],
   conv2d_weight: (p) => [ceil(taps(p), 64) * ceil(p["outputs"]!, 8) * p["parts"]!],
   conv2d_weight_3x3: (p) => [ceil(p["channels"]!, 8) * ceil(p["outputs"]!, 16) * p["parts"]!],
+  conv2d_winograd_input: (p) => [ceil(p["end"]! - p["first"]!, 32), ceil(p["channels"]!, 8)],
+  conv2d_winograd_output: (p) => [ceil(p["end"]! - p["first"]!, 32), ceil(p["outputs"]!, 8)],
   conv2d_weight_tiled: (p) => [ceil(taps(p), 64) * ceil(p["outputs"]!, 64) * p["parts"]!],
   attention_naive: (p) => [ceil(p["batch"]! * p["heads"]! * p["queries"]!, 64)],
   attention_naive_query: (p) => [ceil(p["batch"]! * p["heads"]! * p["queries"]!, 64)],
@@ -85,13 +87,15 @@ const GRIDS: Readonly<Record<string, (p: Numbers, c: Numbers) => readonly [numbe
   norm_backward: (p, c) => [ceil(p["rows"]! * c["LANES"]!, c["WORKGROUP"]!)],
 };
 
-/** Kernels of these families that no variant chooses. */
+/** Kernels of these families that no variant chooses, or whose grid is not in their parameters. */
 const OTHERS = [
   "attention_delta",
   "attention_mask",
   "conv2d_bias",
   "conv2d_pack",
   "conv2d_pack_both",
+  "conv2d_winograd", // its grid is its size: no parameter has it
+  "conv2d_winograd_weight",
   "group_norm",
   "group_norm_backward",
   "group_norm_finish",

@@ -10,11 +10,12 @@ const BIAS = false;
 const RESIDUAL = false;
 const ACCUMULATE = false; // add to what y holds
 const ACTIVATION = 0u; // as in library matmul_activation
+const BY_PARAMS = false; // bias, residual and activation are as params.a.w says: one pipeline for all of them
 const NORM = false;
 const GATED = false; // y has half the columns, stored one by one
 struct Params {
   size: vec4u, // rows M, columns N, terms K, inner batches
-  a: vec4u, // offset; step of a row; step of a term
+  a: vec4u, // offset; step of a row; step of a term; with BY_PARAMS 1 for a bias + 2 for a residual + 4 · activation
   b: vec4u, // offset; step of a term; step of a column; offset into bias
   y: vec4u, // offset of y; of residual; step of a row of y; of residual
   batches: vec4u, // step of an outer, inner batch in a; in b
@@ -70,13 +71,13 @@ fn finish(batch: vec2u, row: u32, column: u32, sum: vec4f) {
       for (var j = 0u; j < count; j++) { v[j] += unpack_y(y[at + j]).x; }
     }
   }
-  if (BIAS) {
+  if (BIAS || (BY_PARAMS && (params.a.w & 1u) != 0u)) {
     let first = params.b.w + column;
     let last = count - 1u;
     v += vec4f(bias_at(first), bias_at(first + min(1u, last)), bias_at(first + min(2u, last)), bias_at(first + last));
   }
-  v = activate(ACTIVATION, v);
-  if (RESIDUAL) {
+  v = activate(select(ACTIVATION, params.a.w / 4u, BY_PARAMS), v);
+  if (RESIDUAL || (BY_PARAMS && (params.a.w & 2u) != 0u)) {
     let first = params.y.y + along(batch, params.batches_y.z, params.batches_y.w) + row * params.y.w + column;
     if (W_r == 4u) {
       v += unpack_r(residual[first / 4u]);
