@@ -14,8 +14,8 @@ const addAll = kernel(
   [...standard, rowWorkgroup],
 );
 
-/** Granules of a channel up to which one launch adds them. */
-const MOST_GRANULES = 8192;
+/** Granules of a channel up to which one launch adds them, and images, which it walks one after another. */
+const MOST = { granules: 8192, images: 64 } as const;
 
 /**
  * Sums dy, contiguous of shape [outer, channels, inner], over all but the channels: f32 [channels]. With `inner` 1 the channels are adjacent.
@@ -26,11 +26,13 @@ export function biasGradient(dy: Tensor, [outer, channels, inner]: readonly [num
   const size = outer * channels * inner;
   const total = isLast ? outer : outer * granulesOf(inner);
   const { maxStorageBufferBindingSize: limit } = dy.device.limits;
-  if (size === 0 || total > MOST_GRANULES || storageBytes("f32", size) > limit)
+  const isSmall = total <= MOST.granules && (isLast || outer <= MOST.images);
+  if (size === 0 || !isSmall || storageBytes("f32", size) > limit)
     return isLast ? sum(viewAs(dy, [outer, channels]), 0) : sum(sum(viewAs(dy, [outer, channels, inner]), 2), 0);
   const g = rowOperand(viewAs(dy, [outer, channels, inner]), width);
   const rows = isLast ? granulesOf(channels) : channels;
-  const variant = rowVariant("channel_sums", dy.device.capabilities, total);
+  const walked = isLast ? outer : granulesOf(inner);
+  const variant = rowVariant("channel_sums", dy.device.capabilities, Math.max(walked, Math.min(total, 5)));
   const db = empty([channels], { device: dy.device });
   launch(addAll, {
     use: { g: rowLibrary(g.dtype, width), r: variant.library },

@@ -20,25 +20,30 @@ struct Params {
 @compute @workgroup_size(WORKGROUP)
 fn conv2d_bias_backward(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) invocation: u32) {
   let row = row_of_r(flat_group(group, groups), invocation);
+  let lane = invocation % LANES;
   // The reductions need all invocations: beyond the last row they add nothing, and all walk as many rounds.
-  let count = params.outer * params.inner;
-  let end = select(0u, count, row < params.rows);
+  let is_here = row < params.rows;
+  let count = select(params.inner, params.outer, LAST); // granules in a walk: of one image, or of all pixels
+  let step = select(1u, params.rows, LAST);
+  let walks = select(0u, select(params.outer, 1u, LAST), is_here);
   var sum = vec4f();
-  for (var start = 0u; start < end; start += RUN * LANES) {
-    var part = vec4f();
-    for (var round = start; round < min(end, start + RUN * LANES); round += LANES) {
-      let i = round + invocation % LANES;
-      let at = min(i, count - 1u);
-      let v = unpack_g(g[(at / params.inner * params.rows + row) * params.inner + at % params.inner]);
-      part += select(vec4f(), v, i < end);
+  for (var n = 0u; n < walks; n++) {
+    let base = select((n * params.rows + row) * params.inner, row, LAST);
+    for (var start = 0u; start < count; start += RUN * LANES) {
+      let end = min(count, start + RUN * LANES);
+      var part = vec4f();
+      for (var round = start; round < end; round += LANES) {
+        let i = round + lane;
+        part += select(vec4f(), unpack_g(g[base + min(i, count - 1u) * step]), i < count);
+      }
+      sum += part;
     }
-    sum += part;
   }
   if (!LAST) { sum = vec4f(hsum_g(sum), 0.0, 0.0, 0.0); }
   let low = row_sum_r(sum.xy, invocation);
   var high = vec2f();
   if (LAST) { high = row_sum_r(sum.zw, invocation); }
-  if (invocation % LANES != 0u || row >= params.rows) { return; }
+  if (lane != 0u || !is_here) { return; }
   if (!LAST || W_g == 1u) {
     db[row] = low.x;
   } else {

@@ -61,6 +61,7 @@ const convRows: readonly ConvRow[] = [
   { x: [1, 2, 9, 10], k: [3, 5, 2], stride: 3, padding: 2 },
   { x: [1, 3, 5, 5], k: [4, 1, 1], padding: 1, note: "padding beyond the kernel" },
   { x: [9, 2, 64, 64], k: [3, 1, 1], note: "a bias summed in stages" },
+  { x: [65, 1, 3, 3], k: [2, 2, 2], note: "of many images" },
   { x: [1, 3, 24, 20], k: [5, 3, 3], padding: 1, windows: true },
   { x: [1, 3, 16, 16], k: [35, 3, 3], padding: 1, windows: true },
   { x: [2, 9, 16, 16], k: [12, 3, 3], padding: 1, windows: true },
