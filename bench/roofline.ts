@@ -95,11 +95,16 @@ function frameOf(points: readonly Point[], tops: readonly number[], ridge: numbe
   return { size, x, y, encoding: { x: along("x", x, "FLOP a byte"), y: along("y", y, "GFLOP/s") } };
 }
 
+/** Pixels that the name of a ceiling takes, with the gap to its line. */
+const NAME_WIDTH = 160;
+
 /** The line below which memory of `gbs` keeps a row, up to that of multiply-adds, from where it enters the plot; with its name above or below it. */
-function roof({ x, y, encoding }: Frame, name: string, { gbs, gflops, isAbove }: { gbs: number; gflops: number; isAbove: boolean }): object[] {
+function roof(frame: Frame, name: string, { gbs, gflops, isAbove }: { gbs: number; gflops: number; isAbove: boolean }): object[] {
+  const { x, y, encoding } = frame;
   const begin = Math.max(x[0], y[0] / gbs);
   const ridge = gflops / gbs;
   const at = begin * (ridge / begin) ** (isAbove ? 0.45 : 0.8); // most rows are below the line of read, left of its middle
+  const label = `${name} ${gbs.toFixed(1)} GB/s`;
   const line = [begin, ridge, x[1]].map((v) => ({ x: v, y: Math.min(gflops, v * gbs) }));
   return [
     {
@@ -107,7 +112,10 @@ function roof({ x, y, encoding }: Frame, name: string, { gbs, gflops, isAbove }:
       mark: { type: "line", strokeWidth: 2, color: GREY, strokeDash: isAbove ? [5, 4] : [1, 0] },
       encoding,
     },
-    text({ encoding }, [{ x: at, y: at * gbs, name: `${name} ${gbs.toFixed(1)} GB/s` }], { align: isAbove ? "right" : "left", dx: isAbove ? -10 : 12, dy: isAbove ? -6 : 8, color: GREY }),
+    // Left of a slope near the edge there is no room for a name: it then stands above the line of arithmetic.
+    isAbove && placeIn(frame)({ x: at, y: at * gbs }).x < NAME_WIDTH
+      ? text(frame, [{ x: x[0], y: gflops, name: label }], { align: "left", dx: 4, dy: -9, color: GREY })
+      : text(frame, [{ x: at, y: at * gbs, name: label }], { align: isAbove ? "right" : "left", dx: isAbove ? -10 : 12, dy: isAbove ? -6 : 8, color: GREY }),
   ];
 } // prettier-ignore
 
@@ -128,7 +136,7 @@ const topName = (frame: Frame, name: string, gflops: number): object =>
 /** Where a point lies, pixels. */
 const placeIn =
   ({ x, y, size }: Frame) =>
-  (p: Point): { x: number; y: number } => ({
+  (p: Pick<Point, "x" | "y">): { x: number; y: number } => ({
     x: (size.width * Math.log(p.x / x[0])) / Math.log(x[1] / x[0]),
     y: size.height * (1 - Math.log(p.y / y[0]) / Math.log(y[1] / y[0])),
   });

@@ -30,6 +30,8 @@ export const FAMILIES = [
   "softmax",
   "rms_norm",
   "layer_norm",
+  "group_norm",
+  "group_rows",
 ] as const;
 
 export const addTune: AddCommand = (program, context) => {

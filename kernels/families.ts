@@ -4,6 +4,7 @@ import { DECODE_FAMILY } from "./attention/attention_decode.ts";
 import { ATTENTION_FAMILY } from "./attention/variants.ts";
 import { CONV_FAMILY } from "./conv/variants.ts";
 import { ROW_FAMILIES } from "./core/rows.ts";
+import { GROUP_NORM_FAMILY } from "./norm/group_norm.ts";
 import { NORM_LINEAR_FAMILY } from "./norm/norm_linear.ts";
 import { QUANTIZED_FAMILY } from "./matmul/quantized_variants.ts";
 import { MATMUL_FAMILY } from "./matmul/variants.ts";
@@ -15,6 +16,7 @@ const FAMILIES = [
   ATTENTION_FAMILY,
   DECODE_FAMILY,
   CONV_FAMILY,
+  GROUP_NORM_FAMILY,
   ...Object.values(ROW_FAMILIES),
 ];
 

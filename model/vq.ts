@@ -1,7 +1,7 @@
 /** The VQ-16 image tokenizer (LlamaGen's design): a convolutional encoder, a codebook of l2-normalised vectors, a decoder. */
 import { ArgumentError, ShapeError, checkTensors, scope } from "../engine/index.ts";
 import type { Tensor } from "../engine/index.ts";
-import { attention, codebookLookup, l2Normalize, upsampleNearest2x } from "../kernels/index.ts";
+import { attention, codebookLookup, contiguous, l2Normalize, upsampleNearest2x } from "../kernels/index.ts";
 import { Conv2d, Embedding, GroupNorm } from "./nn/layers.ts";
 import type { LayerOptions } from "./nn/layers.ts";
 import { Module } from "./nn/module.ts";
@@ -69,7 +69,8 @@ class AttnBlock extends Module {
   }
 
   forward(x: Tensor): Tensor {
-    const h = this.norm.call(x);
+    // Channels last: what attention reads, and 1 × 1 convolutions keep.
+    const h = contiguous(this.norm.call(x).permute([0, 2, 3, 1])).permute([0, 3, 1, 2]);
     const rows = (t: Tensor): Tensor => t.flatten(2).permute([0, 2, 1]).unsqueeze(1); // [B, 1, H·W, C]
     const mixed = attention(rows(this.q.call(h)), rows(this.k.call(h)), rows(this.v.call(h)));
     return x.add(this.proj_out.call(mixed.squeeze(1).permute([0, 2, 1]).reshape(x.shape)));

@@ -24,8 +24,8 @@ export interface Input {
   readonly constant?: boolean;
   /** Finite by how it is made, such as the scales of quantised weights: no NaN or infinity is tried in it. */
   readonly isFinite?: boolean;
-  /** How the input lies in memory: dimensions stored in reverse order, or as the inside of a larger tensor. */
-  readonly layout?: "contiguous" | "reversed" | "inside";
+  /** How the input lies in memory: dimensions stored in reverse order, as the inside of a larger tensor, or dimension 1 (channels) last. */
+  readonly layout?: "contiguous" | "reversed" | "inside" | "channels last";
 }
 
 export interface Case {
@@ -86,6 +86,13 @@ export function round(v: number, dtype: DType): number {
   return dtype === "f32" ? Math.fround(v) : v;
 }
 
+/** The strides of [N, ..., C], as a view [N, C, ...]. */
+export const channelsLast = ([first, ...rest]: readonly number[]): number[] => [
+  first!,
+  rest.at(-1)!,
+  ...rest.slice(0, -1),
+];
+
 /** A tensor of `values` that lies in memory as `input` asks. */
 export function upload(values: Float64Array, input: Input, device: Device): Tensor {
   const dtype = input.dtype ?? "f32";
@@ -99,6 +106,16 @@ export function upload(values: Float64Array, input: Input, device: Device): Tens
       stored[index.reduce((sum, v, d) => sum + v * strides[d]!, 0)] = values[flat]!;
     });
     using whole = tensor(stored, { shape: reversed, dtype, device });
+    return whole.strided(shape, strides);
+  }
+  if (input.layout === "channels last") {
+    const last = [shape[0]!, ...shape.slice(2), shape[1]!];
+    const strides = channelsLast(stridesOf(last));
+    const stored = new Float64Array(values.length);
+    eachIndex(shape, (index, flat) => {
+      stored[index.reduce((sum, v, d) => sum + v * strides[d]!, 0)] = values[flat]!;
+    });
+    using whole = tensor(stored, { shape: last, dtype, device });
     return whole.strided(shape, strides);
   }
   // Inside: one more at the start and two at the end of every dimension.

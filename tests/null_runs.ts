@@ -4,7 +4,7 @@
 import { Device, backward, empty, isFloat, nullCapabilities, scope } from "../index.ts";
 import type { Capabilities, Launch, Tensor } from "../index.ts";
 import { forceVariant } from "../kernels/core/variants.ts";
-import { caseName } from "./harness.ts";
+import { caseName, channelsLast } from "./harness.ts";
 import type { Case, Input } from "./harness.ts";
 
 /** Devices that kernels choose their variants for. */
@@ -51,6 +51,10 @@ function place(input: Input, device: Device): Tensor {
   if (layout === "reversed") {
     using whole = empty([...shape].reverse(), { dtype, device });
     return whole.strided(shape, [...whole.strides].reverse());
+  }
+  if (layout === "channels last") {
+    using whole = empty([shape[0]!, ...shape.slice(2), shape[1]!], { dtype, device });
+    return whole.strided(shape, channelsLast(whole.strides));
   }
   using whole = empty(
     shape.map((n) => n + 3),

@@ -213,7 +213,7 @@ function requireSame(
     if (!found) problems.push(`${quote(name)}, ${wanted}, is missing`);
     else if (specText(found) !== wanted) problems.push(`${quote(name)} is ${specText(found)}, it must be ${wanted}`);
     tensor.check();
-    if (!tensor.isContiguous || tensor.offset !== 0)
+    if (!tensor.isContiguous)
       throw new ArgumentError(
         `${file}: ${quote(name)} must be loaded into a contiguous tensor; got a view, ${tensor}. Pass a separate tensor.`,
       );
@@ -230,14 +230,15 @@ async function upload(
   const chunk = chunkBytes(options);
   let device: Device | null = null;
   for (const [name, { source, offset, bytes: all }] of stored) {
-    const { storage, device: own } = tensors[name]!;
+    const tensor = tensors[name]!;
+    const { device: own } = tensor;
     device = own;
     let to = 0;
     for (const { from, bytes } of parts.get(name)?.ranges ?? [{ from: 0, bytes: all }])
       for (let at = 0; at < bytes; at += chunk) {
         options.signal?.throwIfAborted();
         const part = await source.read(offset + from + at, Math.min(chunk, bytes - at));
-        own.write({ storage, offset: to, size: part.length }, part);
+        tensor.writeBytes(part, to);
         to += part.length;
         await own.throttle();
       }

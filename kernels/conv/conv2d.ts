@@ -12,6 +12,7 @@ import {
   ShapeError,
   checkTensors,
   empty,
+  gradEnabled,
   isFloat,
   record,
   sameShape,
@@ -21,12 +22,18 @@ import {
 } from "../../engine/index.ts";
 import type { DType, Tensor } from "../../engine/index.ts";
 import { fillInto } from "../core/copy.ts";
-import { convolve, weightGradient } from "./parts.ts";
+import { convolve, packBothWays, weightGradient } from "./parts.ts";
 import { convVariant } from "./variants.ts";
 import type { ConvGeometry } from "./variants.ts";
-import { convolveByProduct, inputGradientByProduct, productOf, weightGradientByProduct } from "./conv2d_matmul.ts";
+import { biasGradient } from "./bias_gradient.ts";
+import {
+  convolveByProduct,
+  inputGradientOfPixels,
+  patchGradients,
+  productOf,
+  weightGradientOfPixels,
+} from "./conv2d_matmul.ts";
 import { asDType, contiguousCopy } from "../core/map.ts";
-import { sum } from "../reduce/reduce.ts";
 
 export interface Conv2dOptions {
   /** Pixels from one window to the next, in both directions; 1 by default. */
@@ -38,7 +45,8 @@ export interface Conv2dOptions {
 /**
  * y[n, o, r, q] = bias[o] + Σ over c, i, j of x[n, c, r · stride + i − top, q · stride + j − left] · weight[o, c, i, j] (cross-correlation, as
  * in PyTorch): x [N, C, H, W], weight [O, C, kh, kw], bias [O] → [N, O, OH, OW] of x's dtype with OH = ⌊(H + top + bottom − kh) / stride⌋ + 1.
- * Sums are f32. Gradients: of x in its dtype, of weight and bias in f32.
+ * Sums are f32. Gradients: of x in its dtype, of weight and bias in f32. A 1 × 1 kernel of stride 1 keeps the layout of x: if that is a view of
+ * [N, H, W, C], so are the result and its gradient.
  */
 export function conv2d(x: Tensor, weight: Tensor, bias: Tensor | null = null, options: Conv2dOptions = {}): Tensor {
   checkTensors("conv2d", x, weight, bias);
@@ -50,28 +58,34 @@ export function conv2d(x: Tensor, weight: Tensor, bias: Tensor | null = null, op
     g.left > 0 ||
     reach(g.outHeight, g.kernelHeight) > g.height ||
     reach(g.outWidth, g.kernelWidth) > g.width;
-  const problem = { g, x: x.dtype, w: weight.dtype, product: productOf(g, padded) };
+  const problem = { g, x: x.dtype, w: weight.dtype, product: productOf(g, padded, x) };
   const { product: kind } = convVariant(x.device.capabilities, problem);
-  const y = scope(() => {
+  const [y, flipped] = scope((): [Tensor, Tensor | null] => {
     const wide = bias && contiguousCopy(asDType(bias, "f32"));
-    if (kind) return convolveByProduct(kind, x, weight, wide, x.dtype, g);
-    return convolve({
-      x: contiguousCopy(x),
-      weight: contiguousCopy(weight),
-      flip: false,
-      bias: wide,
-      dtype: x.dtype,
-      g,
-    });
+    if (kind) return [convolveByProduct(kind, x, weight, wide, x.dtype, g), null];
+    const own = contiguousCopy(weight);
+    const [packed, other] = (gradEnabled() && x.requiresGrad && packBothWays(own)) || [null, null];
+    const given = { x: contiguousCopy(x), weight: own, packed, flip: false, bias: wide };
+    return [convolve({ ...given, dtype: x.dtype, g }), other];
   });
-  return record("conv2d", [x, weight, bias], y, [x, weight], (dy, [input, kernel], needs) => {
-    const own = needs[2] || !kind ? contiguousCopy(dy) : dy;
+  const saved = [x, weight, ...(flipped ? [flipped] : [])];
+  const out = record("conv2d", [x, weight, bias], y, saved, (dy, [input, kernel, ready], needs, priors) => {
+    if (kind === "patches") return patchGradients(dy, input!, kernel!, g, needs, priors);
+    const own = contiguousCopy(dy);
+    const weights = { weight: kernel!, packed: ready ?? null };
     const dx = (): Tensor =>
-      kind ? inputGradientByProduct(kind, dy, kernel!, input!.dtype, g) : inputGradient(own, kernel!, input!.dtype, g);
+      kind ? inputGradientOfPixels(own, kernel!, input!.dtype, g) : inputGradient(own, weights, input!.dtype, g);
     const dWeight = (): Tensor =>
-      kind ? weightGradientByProduct(kind, input!, dy, g) : weightGradient(contiguousCopy(input!), own, g);
-    return [needs[0] ? dx() : null, needs[1] ? dWeight() : null, needs[2] ? sum(sum(own, [2, 3]), [0]) : null];
+      kind ? weightGradientOfPixels(input!, own, g) : weightGradient(contiguousCopy(input!), own, g);
+    const pixels = g.outHeight * g.outWidth;
+    return [
+      needs[0] ? dx() : null,
+      needs[1] ? dWeight() : null,
+      needs[2] ? biasGradient(own, [g.images, g.outputs, pixels]) : null,
+    ];
   });
+  flipped?.dispose(); // the tape has its own handle
+  return out;
 }
 
 function geometry(x: Tensor, weight: Tensor, bias: Tensor | null, options: Conv2dOptions): ConvGeometry {
@@ -130,7 +144,12 @@ function geometry(x: Tensor, weight: Tensor, bias: Tensor | null, options: Conv2
 }
 
 /** The convolution of the gradient, with zeros between its pixels if the stride was larger than 1, by the reversed and transposed weight. */
-function inputGradient(dy: Tensor, weight: Tensor, dtype: DType, g: ConvGeometry): Tensor {
+function inputGradient(
+  dy: Tensor,
+  { weight, packed }: { readonly weight: Tensor; readonly packed: Tensor | null },
+  dtype: DType,
+  g: ConvGeometry,
+): Tensor {
   if (dy.size === 0) {
     const zero = empty([g.images, g.channels, g.height, g.width], { dtype, device: dy.device });
     fillInto(zero, 0);
@@ -151,5 +170,5 @@ function inputGradient(dy: Tensor, weight: Tensor, dtype: DType, g: ConvGeometry
     top: g.kernelHeight - 1 - g.top,
     left: g.kernelWidth - 1 - g.left,
   };
-  return convolve({ x: dy, weight: contiguousCopy(weight), flip: true, bias: null, dtype, g: transposed });
+  return convolve({ x: dy, weight: contiguousCopy(weight), packed, flip: true, bias: null, dtype, g: transposed });
 }

@@ -1,10 +1,11 @@
 /**
  * The convolutions that are matrix products: 1 × 1 (weight · pixels), and patches, whose windows are adjacent (stride =
- * kernel, as in a patch embedding). On lavapipe 2.5 and 6 times as fast as the general kernel. Nothing here is recorded
+ * kernel, as in a patch embedding, or a 1 × 1 kernel on an image whose channels are adjacent). On lavapipe 2.5 and 6 times as fast as the general kernel. Nothing here is recorded
  * on the tape.
  */
 import { elementBytes, empty, grid1d, kernel, launch } from "../../engine/index.ts";
-import type { DType, Tensor } from "../../engine/index.ts";
+import type { DType, Priors, Tensor } from "../../engine/index.ts";
+import { biasGradient } from "./bias_gradient.ts";
 import type { ConvGeometry } from "./variants.ts";
 import { copyInto, fillInto } from "../core/copy.ts";
 import { rowLibrary, standard } from "../core/libraries.ts";
@@ -22,11 +23,11 @@ const addBias = kernel(
   standard,
 );
 
-/** Returns the matrix product that computes a convolution, or null if there is none. */
-export function productOf(g: ConvGeometry, padded: boolean): "pixels" | "patches" | null {
+/** Returns the matrix product that computes a convolution of x, or null if there is none. */
+export function productOf(g: ConvGeometry, padded: boolean, x: Tensor): "pixels" | "patches" | null {
   if (padded || g.images * g.channels * g.outputs === 0) return null;
-  if (g.kernelHeight === 1 && g.kernelWidth === 1 && g.stride === 1) return "pixels";
-  return g.kernelHeight === g.stride && g.kernelWidth === g.stride ? "patches" : null;
+  if (g.kernelHeight !== g.stride || g.kernelWidth !== g.stride) return null;
+  return g.stride === 1 && (x.isContiguous || !windows(x, g).isBindable) ? "pixels" : "patches";
 }
 
 /** x [N, C, H, W], weight [O, C, kh, kw], bias [O] f32 → [N, O, OH, OW] of `dtype`; patches come as a view of [N, OH, OW, O]. */
@@ -49,45 +50,60 @@ export function convolveByProduct(
   return image(bias ? biased(y, bias, dtype, g) : y, g.outputs, g);
 }
 
-/** The gradient of x [N, C, H, W], of `dtype`. */
-export function inputGradientByProduct(
-  kind: "pixels" | "patches",
+/** "pixels": the gradient of x [N, C, H, W], of `dtype`; dy is contiguous. */
+export function inputGradientOfPixels(dy: Tensor, weight: Tensor, dtype: DType, g: ConvGeometry): Tensor {
+  const dx = gemm({ a: matrix(weight, g), transA: true, b: rows(dy, g.outputs, g), dtype });
+  return image(dx, g.channels, g);
+}
+
+/** Elements up to which the weight's gradients of all images are made at once and then added up: two launches instead of one an image. */
+const BATCHED = 1 << 18;
+
+/** "pixels": the gradient of the weight [O, C, 1, 1], f32; dy is contiguous. */
+export function weightGradientOfPixels(x: Tensor, dy: Tensor, g: ConvGeometry): Tensor {
+  const shape = [g.outputs, g.channels, 1, 1];
+  const [a, b] = [rows(dy, g.outputs, g), rows(contiguousCopy(x), g.channels, g)];
+  if (g.images > 1 && g.images * g.outputs * g.channels <= BATCHED)
+    return viewAs(sum(gemm({ a, b, transB: true, dtype: "f32" }), 0), shape);
+  const out = empty([g.outputs, g.channels], { device: x.device });
+  for (let n = 0; n < g.images; n++) gemm({ a: one(a, n), b: one(b, n), transB: true, out, accumulate: n > 0 });
+  return viewAs(out, shape);
+}
+
+/** "patches": the gradients of x, weight and bias. */
+export function patchGradients(
   dy: Tensor,
+  x: Tensor,
   weight: Tensor,
-  dtype: DType,
   g: ConvGeometry,
-): Tensor {
-  if (kind === "pixels")
-    return image(
-      gemm({ a: matrix(weight, g), transA: true, b: rows(contiguousCopy(dy), g.outputs, g), dtype }),
-      g.channels,
-      g,
-    );
+  needs: readonly boolean[],
+  priors: Priors,
+): (Tensor | null)[] {
+  const shape = [g.outputs, g.channels, g.kernelHeight, g.kernelWidth];
+  const own = pixelsFirst(dy, g);
+  return [
+    needs[0] ? inputGradientOfPatches(own, weight, x.dtype, g, priors) : null,
+    needs[1] ? viewAs(gemm({ a: own, transA: true, b: unfold(x, g), dtype: "f32" }), shape) : null,
+    needs[2] ? biasGradient(own, [own.dim(0), g.outputs, 1]) : null,
+  ];
+}
+
+/** The gradient of x [N, C, H, W], of `dtype`, from that of the result as rows [N · OH · OW, O]. */
+function inputGradientOfPatches(dy: Tensor, weight: Tensor, dtype: DType, g: ConvGeometry, priors: Priors): Tensor {
+  if (g.stride === 1) {
+    const prior = priors.take(0)?.sum ?? null;
+    const dx = gemm({ a: dy, b: matrix(weight, g), dtype, residual: prior && unfold(prior, g) });
+    const { height: h, width: w, channels: c } = g;
+    return dx.strided([g.images, c, h, w], [h * w * c, 1, w * c, c]);
+  }
   const shape = [g.images, g.channels, g.height, g.width];
-  const patches = gemm({ a: pixelsFirst(dy, g), b: matrix(weight, g), dtype: "f32" });
+  const patches = gemm({ a: dy, b: matrix(weight, g), dtype: "f32" });
   const dx = empty(shape, { device: dy.device });
   // Rows and columns left over at the end belong to no patch.
   if (g.height % g.stride || g.width % g.stride) fillInto(dx, 0);
   const target = windows(dx, g);
   copyInto(target, viewAs(patches, target.shape));
   return asDType(dx, dtype);
-}
-
-/** Elements up to which the weight's gradients of all images are made at once and then added up: two launches instead of one an image. */
-const BATCHED = 1 << 18;
-
-/** The gradient of the weight [O, C, kh, kw], f32. */
-export function weightGradientByProduct(kind: "pixels" | "patches", x: Tensor, dy: Tensor, g: ConvGeometry): Tensor {
-  const shape = [g.outputs, g.channels, g.kernelHeight, g.kernelWidth];
-  const width = g.channels * g.kernelHeight * g.kernelWidth;
-  if (kind === "patches")
-    return viewAs(gemm({ a: pixelsFirst(dy, g), transA: true, b: unfold(x, g), dtype: "f32" }), shape);
-  const [a, b] = [rows(contiguousCopy(dy), g.outputs, g), rows(contiguousCopy(x), g.channels, g)];
-  if (g.images > 1 && g.images * g.outputs * width <= BATCHED)
-    return viewAs(sum(gemm({ a, b, transB: true, dtype: "f32" }), 0), shape);
-  const out = empty([g.outputs, width], { device: x.device });
-  for (let n = 0; n < g.images; n++) gemm({ a: one(a, n), b: one(b, n), transB: true, out, accumulate: n > 0 });
-  return viewAs(out, shape);
 }
 
 /** The weight as [O, C · kh · kw]. */

@@ -45,6 +45,38 @@ function packWeight(weight: Tensor, flip: boolean): Tensor {
   return w;
 }
 
+const packBoth = kernel(
+  "conv2d_pack_both",
+  new URL("./conv2d_pack_both.wgsl", import.meta.url),
+  { x: "read", w: "write", flipped: "write" },
+  { rows: "u32", flipped_rows: "u32", outer: "u32", inner: "u32", taps: "u32" },
+  standard,
+);
+
+/** Elements up to which a weight is packed both ways at once: the second lives until the backward. */
+const BOTH = 1 << 18;
+
+/** `packWeight` both ways in one launch, without flip and with it; null if the weight is not small. */
+export function packBothWays(weight: Tensor): [Tensor, Tensor] | null {
+  const { device, dtype } = weight;
+  const [outer, inner, kh, kw] = weight.shape as [number, number, number, number];
+  const taps = kh * kw;
+  const made = (tiled: number, summed: number): Tensor =>
+    empty([Math.ceil(tiled / TILE), summed, taps, TILE], { device });
+  const bytes = 4 * TILE * taps * Math.max(Math.ceil(outer / TILE) * inner, Math.ceil(inner / TILE) * outer);
+  if (weight.size === 0 || weight.size > BOTH || bytes > device.limits.maxStorageBufferBindingSize) return null;
+  const [w, flipped] = [made(outer, inner), made(inner, outer)];
+  const [rows, flippedRows] = [w, flipped].map(({ shape }) => shape[0]! * shape[1]!) as [number, number];
+  launch(packBoth, {
+    use: { x: dtype },
+    buffers: { x: weight, w, flipped },
+    params: { rows, flipped_rows: flippedRows, outer, inner, taps },
+    grid: grid1d(Math.ceil((8 * (rows + flippedRows)) / 64)),
+    cost: { flops: 0, bytes: 2 * elementBytes(dtype, weight.size) + 4 * (w.size + flipped.size) },
+  });
+  return [w, flipped];
+}
+
 /** Elements of `dtype` that a range may have: a binding less the alignment that its start may lose. */
 function room(device: Device, dtype: DType): number {
   const { maxStorageBufferBindingSize: limit, minStorageBufferOffsetAlignment: align } = device.limits;
@@ -81,6 +113,8 @@ interface Convolution {
   /** [O, C, kh, kw], contiguous; with `flip` [C, O, kh, kw], its taps reversed. */
   readonly weight: Tensor;
   readonly flip: boolean;
+  /** The weight as `packWeight` packs it, if that is done. */
+  readonly packed: Tensor | null;
   /** [O] f32. */
   readonly bias: Tensor | null;
   readonly dtype: DType;
@@ -88,10 +122,10 @@ interface Convolution {
 }
 
 /** → [N, O, OH, OW] of `dtype`. Accumulates in f32; if one image's channels exceed a binding they are summed over several launches in an f32 result. */
-export function convolve({ x, weight, flip, bias, dtype, g }: Convolution): Tensor {
+export function convolve({ x, weight, flip, packed: ready, bias, dtype, g }: Convolution): Tensor {
   const device = x.device;
   const { forward: variant, winograd } = directVariant(device.capabilities, { g, x: x.dtype, w: weight.dtype });
-  const packed = packWeight(weight, flip);
+  const packed = ready ?? packWeight(weight, flip);
   if (winograd && isWithinWork(device, g)) return convolveByWinograd({ x, packed, bias, dtype, g });
   const area = g.height * g.width;
   const pixels = g.outHeight * g.outWidth;

@@ -64,6 +64,8 @@ export const ROW_FAMILIES = {
   softmax: rowFamily("softmax"),
   rms_norm: rowFamily("rms_norm"),
   layer_norm: rowFamily("layer_norm"),
+  group_rows: rowFamily("group_rows"),
+  channel_sums: rowFamily("channel_sums"),
 } as const;
 
 /** The variant of a family for rows of `granules` granules. */

@@ -115,11 +115,12 @@ export const MAX_VECTOR_ROWS = 32;
 const SMALL = 1 << 18;
 
 /**
- * Work (m · n · k) from which a software device packs both operands into panels, whose loads step by constants, and takes 32 rows: a pipeline takes
- * 1.2 s to compile, where one for 16 rows takes 0.4. On lavapipe, ms of processor time as they lie (24 or 32 rows) and in panels, packing included:
- * 2048³ f32 A·B 660, 555; A·Bᵗ 575, 565; Aᵗ·B 690, 570; 600 rows · [5632, 2048]ᵗ bf16 505, 405. Panels of 16, 24, 40 rows: 660, 600, 645.
+ * Work (m · n · k) from which a software device packs both operands into panels, whose loads step by constants, and takes 32 rows: the
+ * pipeline, one for each pair of dtypes, takes 0.4 s to compile, one of the many for 16 rows 0.2. On lavapipe, ms of processor time as they lie
+ * (24 or 32 rows) and in panels, packing included: 2048³ f32 A·B 660, 555; A·Bᵗ 575, 565; Aᵗ·B 690, 570; 600 rows · [5632, 2048]ᵗ bf16 505, 405. Panels of 16, 24, 40 rows: 660, 600, 645.
+ * Below: 512 · 256 · 1024 10.3 instead of 11.2 to 12.3, 1024 · 256 · 256 5.5 and 5.5 to 6.2, 2048 · 128 · 128 3.4 and 3.1.
  */
-const LARGE_SOFTWARE = 1 << 27;
+const LARGE_SOFTWARE = 1 << 26;
 const PANEL_ROWS = 32;
 /** A panel of k terms must fit a binding: the sums of a product in panels stay whole. */
 function hasPanels(c: Capabilities, k: number): boolean {

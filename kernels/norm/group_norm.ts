@@ -1,4 +1,7 @@
-/** Group norm over NCHW images, with swish fused, and its gradients. Statistics in f32, in stages of short sums over the whole map. */
+/**
+ * Group norm over NCHW images, with swish fused, and its gradients. Small groups take a launch a pass; for others statistics are computed in
+ * f32, in stages of short sums over the whole map.
+ */
 import {
   ArgumentError,
   DTypeError,
@@ -22,7 +25,9 @@ import type { DType, Tensor } from "../../engine/index.ts";
 import { fillInto } from "../core/copy.ts";
 import { activations, finite, grid, opaque, rowLibrary, standard } from "../core/libraries.ts";
 import { asDType, contiguousCopy } from "../core/map.ts";
-import { rowOperand } from "../core/rows.ts";
+import { rowOperand, rowVariant, rowWorkgroup } from "../core/rows.ts";
+import { bucket, chooseVariant } from "../core/variants.ts";
+import type { Family } from "../core/variants.ts";
 import { windowsOf } from "../core/windows.ts";
 import { sum } from "../reduce/reduce.ts";
 
@@ -86,6 +91,30 @@ const backwardKernel = kernel(
   [...standard, channelWalk],
 );
 
+const whole = kernel(
+  "group_norm_whole",
+  new URL("./group_norm_whole.wgsl", import.meta.url),
+  { x: "read", weight: "read", bias: "read", y: "write", stats: "write" },
+  CHANNEL_PARAMS,
+  [...standard, channelWalk, opaque, rowWorkgroup],
+);
+const wholeBackward = kernel(
+  "group_norm_whole_backward",
+  new URL("./group_norm_whole_backward.wgsl", import.meta.url),
+  {
+    x: "read",
+    g: "read",
+    stats: "read",
+    weight: "read",
+    bias: "read",
+    dx: "write",
+    dweight: "write",
+    dbias: "write",
+  },
+  CHANNEL_PARAMS,
+  [...standard, channelWalk, rowWorkgroup],
+);
+
 /** Granules or parts that one invocation sums in a stage; the kernels' constant. */
 const CHUNK = 64;
 /** Granules that one workgroup of the elementwise kernels covers. */
@@ -108,6 +137,43 @@ interface Geometry {
   readonly eps: number;
   readonly swish: boolean;
 }
+
+/** Granules of a group up to which one launch is faster than three: they stay in the caches. */
+const MAX_WHOLE = 4096;
+/** Channels that the invocations of one group walk in the backward, those of all images: the kernel's constant. */
+const MAX_WALKED = 32;
+/** Granules in those channels up to which one launch is faster than three. */
+const MAX_WALKED_GRANULES = 1 << 14;
+
+interface GroupNormProblem extends Geometry {
+  readonly pass: "forward" | "backward";
+}
+
+const groupGranules = ({ channels, groups, pixels, width }: Geometry): number => (channels / groups) * (pixels / width);
+const walked = ({ images, channels, groups }: Geometry): number => (images * channels) / groups;
+
+/** "whole": a launch for the forward and one for the backward. "stages": sums by stages, three launches each and more. */
+export const GROUP_NORM_FAMILY: Family<GroupNormProblem, "whole" | "stages"> = {
+  name: "group_norm",
+  table: [
+    {
+      name: "whole",
+      // The backward binds its tensors whole, at up to 4 bytes an element.
+      runs: ({ limits }, p) =>
+        p.pass === "forward" ||
+        (walked(p) <= MAX_WALKED && 4 * p.images * p.channels * p.pixels <= limits.maxStorageBufferBindingSize),
+      preferred: (_, p) =>
+        p.pass === "forward" ? groupGranules(p) <= MAX_WHOLE : p.images * groupGranules(p) <= MAX_WALKED_GRANULES,
+      choose: () => "whole",
+      instead: "stages",
+    },
+    { name: "stages", choose: () => "stages" },
+  ],
+  classOf: (p) => `${p.pass} ${bucket(groupGranules(p))} granules ${bucket(walked(p))} channels`,
+};
+
+const isWhole = (x: Tensor, g: Geometry, pass: GroupNormProblem["pass"]): boolean =>
+  chooseVariant(GROUP_NORM_FAMILY, x.device.capabilities, { ...g, pass }) === "whole";
 
 /**
  * Group normalisation (Wu and He 2018): x [N, C, ...] is normalised to mean 0 and variance 1 over each of `groups`
@@ -135,6 +201,7 @@ export function groupNorm(
     );
   const [y, stats] = scope(() => {
     const input = rowOperand(x, g.pixels);
+    if (isWhole(x, g, "forward")) return normaliseWhole(input, vector(weight), vector(bias), x.dtype, g);
     const statistics = groupStats(input, g);
     return [normalise(input, statistics, vector(weight), vector(bias), x.dtype, g), statistics];
   });
@@ -254,6 +321,36 @@ function normalise(
   return asDType(y, dtype);
 }
 
+/** The result, and the statistics [images · groups, 2]. */
+function normaliseWhole(
+  x: Tensor,
+  weight: Tensor | null,
+  bias: Tensor | null,
+  dtype: DType,
+  g: Geometry,
+): [y: Tensor, stats: Tensor] {
+  const { device } = x;
+  const rows = g.images * g.groups;
+  const elements = (g.channels / g.groups) * g.pixels;
+  const y = empty(x.shape, { dtype: g.width === 1 ? "f32" : dtype, device });
+  const stats = empty([rows, 2], { device });
+  const variant = rowVariant("group_rows", device.capabilities, groupGranules(g));
+  for (const { start, count, buffers } of windowsOf("groupNorm", rows, { x, y })) {
+    launch(whole, {
+      use: { x: rowLibrary(x.dtype, g.pixels), y: rowLibrary(y.dtype, g.pixels), r: variant.library },
+      constants: { ...variant.constants, SWISH: g.swish },
+      buffers: { ...buffers, weight: weight ?? buffers.x, bias: bias ?? buffers.x, stats },
+      params: channelParams(g, start, count, weight, bias),
+      grid: grid1d(Math.ceil(count / variant.rows)),
+      cost: {
+        flops: (g.swish ? 13 : 9) * count * elements,
+        bytes: elementBytes(x.dtype, count * elements) + elementBytes(y.dtype, count * elements),
+      },
+    });
+  }
+  return [asDType(y, dtype), stats];
+}
+
 /** Gradients of x, weight and bias. The two sums of every channel make the last two, and once weighted and added over a group the first. */
 function gradients(
   input: Tensor,
@@ -271,6 +368,7 @@ function gradients(
   const rows = g.images * g.channels;
   const device = x.device;
   const use = { x: rowLibrary(x.dtype, g.pixels), g: rowLibrary(dy.dtype, g.pixels) };
+  if (isWhole(x, g, "backward")) return gradientsWhole();
   const chunks = Math.ceil(g.pixels / g.width / CHUNK);
   const parts = empty([rows, chunks, 2], { device });
   for (const { start, count, buffers } of windowsOf("groupNorm", rows, { x, g: dy })) {
@@ -289,6 +387,24 @@ function gradients(
   const few = chunks <= MAX_CHUNKS ? parts : sum(parts, [1]); // [N · C, chunks, 2]
   const { totals, dweight, dbias } = finishSums(few, weight, g);
   return [needs[0] ? inputGradient() : null, needs[1] ? dweight : null, needs[2] ? dbias : null];
+
+  function gradientsWhole(): (Tensor | null)[] {
+    const dx = empty(input.shape, { dtype: g.width === 1 ? "f32" : input.dtype, device });
+    const all = [empty([g.channels], { device }), empty([g.channels], { device })] as const;
+    const variant = rowVariant("group_rows", device.capabilities, g.pixels / g.width);
+    launch(wholeBackward, {
+      use: { ...use, dx: rowLibrary(dx.dtype, g.pixels), r: variant.library },
+      constants: { ...variant.constants, SWISH: g.swish },
+      buffers: { x, g: dy, stats, weight: weight ?? stats, bias: bias ?? stats, dx, dweight: all[0], dbias: all[1] },
+      params: channelParams(g, 0, g.images * g.groups, weight, bias),
+      grid: grid1d(Math.ceil(g.groups / variant.rows)),
+      cost: {
+        flops: (g.swish ? 30 : 12) * rows * g.pixels,
+        bytes: elementBytes(x.dtype, 2 * rows * g.pixels) + elementBytes(dy.dtype, rows * g.pixels),
+      },
+    });
+    return [dx, ...all].map((t, i) => (needs[i] ? t : null));
+  }
 
   function inputGradient(): Tensor {
     const dx = empty(input.shape, { dtype: g.width === 1 ? "f32" : input.dtype, device });

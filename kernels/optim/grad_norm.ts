@@ -44,7 +44,7 @@ const combineKernel = kernel(
 const PART_GRANULES = 16;
 const MAX_PARTS = 8192;
 /** Elements up to which gradients share a launch: small ones cost their launch more than their elements. */
-const SMALL = 1 << 15;
+const SMALL = 1 << 16;
 /** Partial sums that one invocation of a later stage adds. */
 const FOLD = 64;
 

@@ -49,6 +49,10 @@ const convRows: readonly ConvRow[] = [
   { x: [1, 33, 4, 4], k: [3, 3, 3], stride: 2, padding: [0, 1, 1, 0], dtypes: ["f16"] },
   { x: [1, 8, 5, 5], k: [33, 1, 1], dtypes: FLOATS },
   { x: [2, 33, 4, 4], k: [8, 1, 1] },
+  { x: [2, 8, 5, 5], k: [12, 1, 1], layout: "channels last", dtypes: FLOATS },
+  { x: [3, 5, 4, 6], k: [3, 1, 1], layout: "channels last", dtypes: ["f32", "f16"] },
+  { x: [2, 36, 17, 33], k: [68, 1, 1], layout: "channels last", tiles: true },
+  { x: [3, 8, 16, 12], k: [8, 1, 1], layout: "channels last", windows: true, dtypes: ["f32", "bf16"] },
   { x: [3, 4, 1, 3], k: [3, 1, 1], bias: false, stride: 2 },
   { x: [1, 3, 16, 16], k: [8, 8, 8], stride: 8, dtypes: FLOATS },
   { x: [2, 3, 8, 12], k: [33, 4, 4], stride: 4, layout: "reversed" },
@@ -56,6 +60,8 @@ const convRows: readonly ConvRow[] = [
   { x: [2, 3, 7, 8], k: [4, 2, 5], padding: [1, 2, 0, 3], dtypes: FLOATS },
   { x: [1, 2, 9, 10], k: [3, 5, 2], stride: 3, padding: 2 },
   { x: [1, 3, 5, 5], k: [4, 1, 1], padding: 1, note: "padding beyond the kernel" },
+  { x: [9, 2, 64, 64], k: [3, 1, 1], note: "a bias summed in stages" },
+  { x: [65, 1, 3, 3], k: [2, 2, 2], note: "of many images" },
   { x: [1, 3, 24, 20], k: [5, 3, 3], padding: 1, windows: true },
   { x: [1, 3, 16, 16], k: [35, 3, 3], padding: 1, windows: true },
   { x: [2, 9, 16, 16], k: [12, 3, 3], padding: 1, windows: true },
@@ -63,6 +69,10 @@ const convRows: readonly ConvRow[] = [
   { x: [3, 8, 16, 12], k: [9, 1, 1], windows: true, dtypes: ["f32", "f16"] },
   { x: [2, 3, 16, 16], k: [8, 4, 4], stride: 4, windows: true },
 ];
+
+/** The ways in which invocations share a row. */
+const sharing = (family: string): { readonly family: string; readonly name: string }[] =>
+  ["invocation", "subgroup", "workgroup"].map((name) => ({ family, name }));
 
 const convCases: Case[] = convRows.flatMap((row) =>
   (row.dtypes ?? ["f32"]).map((dtype): Case => {
@@ -86,7 +96,8 @@ const convCases: Case[] = convRows.flatMap((row) =>
         .filter(
           (name) => (dtype === "f32" || O === 4) && (name !== "winograd" || (kh === 3 && kw === 3 && stride === 1)),
         )
-        .map((name) => ({ family: "conv2d", name })),
+        .map((name) => ({ family: "conv2d", name }))
+        .concat(row.bias === false || dtype !== "f32" ? [] : sharing("channel_sums")),
       ...(row.windows ? { windows: true } : {}),
       ...(row.tiles ? { crossesTiles: true } : {}),
     };
@@ -114,6 +125,8 @@ const normRows: readonly NormRow[] = [
   { shape: [2, 32, 2, 4], groups: 32 },
   { shape: [1, 2, 33, 16], groups: 1, mean: 50 },
   { shape: [1, 2, 65, 131], groups: 2 },
+  { shape: [3, 66, 9, 8], groups: 33 },
+  { shape: [33, 4, 8, 8], groups: 2 },
   { shape: [2, 6, 4, 5], groups: 2, layout: "reversed" },
   { shape: [1, 6, 4, 6], groups: 3, layout: "inside" },
   { shape: [2, 4, 4, 4], groups: 2, affine: "none" },
@@ -152,6 +165,11 @@ const normCases: Case[] = normRows.flatMap((row) =>
             swish,
           ),
         terms: row.shape.reduce((p, n) => p * n, 1) / Math.min(C, row.groups),
+        variants: [
+          { family: "group_norm", name: "whole" },
+          { family: "group_norm", name: "stages" },
+          ...(dtype === "f32" ? sharing("group_rows") : []),
+        ],
         ...(row.windows ? { windows: true } : {}),
       };
     }),

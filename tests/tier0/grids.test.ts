@@ -9,6 +9,7 @@ import type { Capabilities, Constants, Launch, Tensor } from "../../index.ts";
 import { DECODE_FAMILY } from "../../kernels/attention/attention_decode.ts";
 import { ATTENTION_FAMILY } from "../../kernels/attention/variants.ts";
 import { CONV_FAMILY } from "../../kernels/conv/variants.ts";
+import { GROUP_NORM_FAMILY } from "../../kernels/norm/group_norm.ts";
 import { ROW_FAMILIES } from "../../kernels/core/rows.ts";
 import { forceVariant } from "../../kernels/core/variants.ts";
 import { QUANTIZED_FAMILY } from "../../kernels/matmul/quantized_variants.ts";
@@ -58,6 +59,9 @@ const GRIDS: Readonly<Record<string, (p: Numbers, c: Numbers) => readonly [numbe
   conv2d_3x3: (p) => [ceil(p["out_width"]!, 8) * ceil(p["out_height"]!, 2) * p["images"]! * tiles(p)],
   conv2d_tiled: (p) => [ceil(pixels(p), 128) * p["images"]! * ceil(tiles(p), 2)],
   conv2d_subgroup_matrix: (p, c) => [ceil(pixels(p), 64) * p["images"]! * ceil(32 * tiles(p), c["OUTPUTS"]!)],
+  conv2d_bias_backward: (p, c) => [ceil(p["rows"]! * c["LANES"]!, c["WORKGROUP"]!)],
+  group_norm_whole: (p, c) => [ceil(p["rows"]! * c["LANES"]!, c["WORKGROUP"]!)],
+  group_norm_whole_backward: (p, c) => [ceil((p["channels"]! / p["per_group"]!) * c["LANES"]!, c["WORKGROUP"]!)],
   conv2d_weight: (p) => [ceil(taps(p), 64) * ceil(p["outputs"]!, 8) * p["parts"]!],
   conv2d_weight_3x3: (p) => [ceil(p["channels"]!, 8) * ceil(p["outputs"]!, 16) * p["parts"]!],
   conv2d_winograd_input: (p) => [ceil(p["end"]! - p["first"]!, 32), ceil(p["channels"]!, 8)],
@@ -89,8 +93,15 @@ const OTHERS = [
   "attention_mask",
   "conv2d_bias",
   "conv2d_pack",
+  "conv2d_pack_both",
   "conv2d_winograd", // its grid is its size: no parameter has it
   "conv2d_winograd_weight",
+  "group_norm",
+  "group_norm_backward",
+  "group_norm_finish",
+  "group_norm_merge",
+  "group_norm_stats",
+  "group_norm_sums",
   "matmul_pack",
   "matmul_panels",
   "norm_weight_backward",
@@ -183,6 +194,18 @@ const convolutions: Problem[] = pairs.flatMap(([area, outputs]) =>
   ),
 );
 
+const biases: Problem[] = pairs.flatMap(([area, outputs]) =>
+  [false, true].map((isLast) => ({
+    shapes: [isLast ? [2, 1, area, 3] : [2, 3, 1, area], [outputs, 3, 1, 1], [outputs]],
+    run: (x: Tensor, w: Tensor, b: Tensor) => F.conv2d(isLast ? x.permute([0, 3, 1, 2]) : x, w, b),
+  })),
+);
+
+const groupNorms: Problem[] = pairs.map(([groups, area]) => ({
+  shapes: [[2, 2 * groups, area]],
+  run: (x: Tensor) => F.groupNorm(x, groups),
+}));
+
 // The last is large enough for tall tiles.
 const attentions: Problem[] = [...pairs, [520, 519] as const].flatMap(([queries, keys]) =>
   [16, 80, 576].map((d) => ({
@@ -217,11 +240,14 @@ const FAMILIES = [
   [ROW_FAMILIES.softmax, rows((x) => F.softmax(x))],
   [ROW_FAMILIES.rms_norm, rows((x) => F.rmsNorm(x, null))],
   [ROW_FAMILIES.layer_norm, rows((x) => F.layerNorm(x, null, null))],
+  [GROUP_NORM_FAMILY, groupNorms],
+  [ROW_FAMILIES.group_rows, groupNorms],
+  [ROW_FAMILIES.channel_sums, biases],
 ] as const;
 
 it("every kernel of these families has its grid here", () => {
   const names = declaredKernels().map(({ name }) => name);
-  const ours = names.filter((name) => /^(matmul|conv2d|attention|softmax|norm)(_|$)/.test(name));
+  const ours = names.filter((name) => /^(matmul|conv2d|attention|softmax|norm|group_norm)(_|$)/.test(name));
   expect(ours.filter((name) => !OTHERS.includes(name)).toSorted()).toEqual(Object.keys(GRIDS).toSorted());
 });
 

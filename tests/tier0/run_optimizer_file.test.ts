@@ -146,7 +146,7 @@ describe(`tensors in a file (seed ${SEED})`, () => {
     await expect(saveTensors(memorySink(), FILE, { view })).rejects.toThrow(ArgumentError);
     const source = await saved({ row: tensor([1, 2, 3], { device }) });
     await expect(
-      loadTensorsInto(source, FILE, { row: new Tensor(storage.retain(), [3], "f32", [1], 7) }),
+      loadTensorsInto(source, FILE, { row: new Tensor(storage.retain(), [3], "f32", [2], 7) }),
     ).rejects.toThrow(/got a view/);
   });
 

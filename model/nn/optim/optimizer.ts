@@ -166,7 +166,9 @@ export class Optimizer {
       const spec = rule.momentSpec?.(tensor);
       const moment = (): Tensor =>
         spec ? zeros(spec.shape, { dtype: spec.dtype, device: tensor.device }).keep() : fresh();
-      const moments = Object.fromEntries(rule.moments.map((key) => [key, moment()]));
+      const together = rule.makeMoments?.(tensor);
+      for (const t of Object.values(together ?? {})) t.keep();
+      const moments = together ?? Object.fromEntries(rule.moments.map((key) => [key, moment()]));
       return { row: i, name: names[i]!, tensor, rule, lrScale, master: own, moments, ema };
     });
   }

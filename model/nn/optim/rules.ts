@@ -2,6 +2,8 @@
 import { ArgumentError, knownOptions } from "../../../engine/index.ts";
 import type { DType, Tensor } from "../../../engine/index.ts";
 import { adamw8Step, moments8Shape } from "../../../kernels/optim/adamw8.ts";
+import { adamwPair, canPair, isPairable, pairMoments } from "../../../kernels/optim/adamw_pair.ts";
+import type { PairTensors } from "../../../kernels/optim/adamw_pair.ts";
 import { adamwStep, muonStep, sgdStep } from "../../../kernels/index.ts";
 import type { AdamWBetas } from "../../../kernels/index.ts";
 
@@ -37,6 +39,8 @@ export interface Rule {
   readonly moments: readonly string[];
   /** Shape and dtype of its state tensors of a parameter (default: f32 of its shape). */
   readonly momentSpec?: (parameter: Tensor) => { readonly shape: readonly number[]; readonly dtype: DType };
+  /** Makes the state tensors of a parameter as views of one tensor, if they are to lie together; else each is a tensor of its own. */
+  readonly makeMoments?: (parameter: Tensor) => Readonly<Record<string, Tensor>> | null;
   /** True if it rewrites a 16-bit parameter itself: the optimizer keeps no f32 master of it. */
   readonly isMasterless?: boolean;
   /** Columns of the bias corrections in the table of step counts. */
@@ -62,16 +66,29 @@ export function adamw(options: AdamWRuleOptions = {}): Rule {
   knownOptions("adamw", options, ADAMW_OPTIONS);
   const { beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weightDecay = 0 } = options;
   requireDecay("adamw", weightDecay);
+  const settings = { beta1, beta2, epsilon, weightDecay };
   return {
     moments: ["m", "v"],
+    makeMoments: ({ shape, size, dtype, device }) =>
+      dtype === "f32" && canPair(size) ? pairMoments(shape, size, device) : null,
     betas: { beta1, beta2 },
+    isJoint: true,
     step: (parameters, { state, steps, emaDecay }) => {
-      for (const parameter of parameters) {
+      const all = parameters.map((parameter) => {
         const { m, v } = parameter.moments;
-        const table = { table: steps, row: parameter.row };
-        const tensors = { ...sharedOf(parameter), m: m!, v: v!, steps: table };
-        adamwStep(tensors, state, { beta1, beta2, epsilon, weightDecay, emaDecay });
+        return { ...sharedOf(parameter), m: m!, v: v!, steps: { table: steps, row: parameter.row } };
+      });
+      const open: PairTensors[] = [];
+      for (const tensors of all) {
+        if (tensors.copy || tensors.ema || !isPairable(tensors)) {
+          adamwStep(tensors, state, { ...settings, emaDecay });
+          continue;
+        }
+        const other = open.findIndex(({ master }) => master.storage !== tensors.master.storage);
+        if (other < 0) open.push(tensors);
+        else adamwPair(open.splice(other, 1)[0]!, tensors, state, settings);
       }
+      for (const tensors of open) adamwStep(tensors, state, settings);
     },
   };
 }
