@@ -11,7 +11,7 @@ import { windowsOf } from "../core/windows.ts";
 import { sum } from "../reduce/reduce.ts";
 import { directVariant } from "./variants.ts";
 import type { ConvGeometry } from "./variants.ts";
-import { convolveByWinograd } from "./winograd.ts";
+import { convolveByWinograd, isWithinWork } from "./winograd.ts";
 
 const TILE = 32; // output channels of a packed tile
 
@@ -126,7 +126,7 @@ export function convolve({ x, weight, flip, packed: ready, bias, dtype, g }: Con
   const device = x.device;
   const { forward: variant, winograd } = directVariant(device.capabilities, { g, x: x.dtype, w: weight.dtype });
   const packed = ready ?? packWeight(weight, flip);
-  if (winograd) return convolveByWinograd({ x, packed, bias, dtype, g });
+  if (winograd && isWithinWork(device, g)) return convolveByWinograd({ x, packed, bias, dtype, g });
   const area = g.height * g.width;
   const pixels = g.outHeight * g.outWidth;
   const taps = g.kernelHeight * g.kernelWidth;

@@ -3,7 +3,7 @@
  * are transformed, multiplied as 36 matrices, and transformed back, strip by strip of tiles. For software Vulkan.
  */
 import { elementBytes, empty, kernel, launch, library, scope } from "../../engine/index.ts";
-import type { Capabilities, DType, Tensor } from "../../engine/index.ts";
+import type { Capabilities, Device, DType, Tensor } from "../../engine/index.ts";
 import { f32x1, standard } from "../core/libraries.ts";
 import { asDType } from "../core/map.ts";
 import type { ConvGeometry, ConvProblem } from "./variants.ts";
@@ -86,6 +86,15 @@ export function fitsWinograd({ limits }: Capabilities, { g, x }: ConvProblem): b
   );
 }
 
+/** Work of a launch for a panel of tiles: the FLOPs that the product reports, or the bytes of a transform. */
+const panelWork = (g: ConvGeometry): number => Math.max(18 * 16 * PANEL * g.channels * g.outputs, 2 * panelBytes(g));
+
+/** True if a launch may have the work of a panel, and of the weight's transform. */
+export function isWithinWork({ maxDispatchWork }: Device, g: ConvGeometry): boolean {
+  const weight = (POINTS + 9) * 4 * PANEL * blocksOf(g) * 4 * termsOf(g);
+  return Math.max(panelWork(g), weight) <= maxDispatchWork;
+}
+
 export interface WinogradOptions {
   /** [N, C, H, W], contiguous. */
   readonly x: Tensor;
@@ -114,7 +123,8 @@ export function convolveByWinograd({ x, packed, bias, dtype, g }: WinogradOption
     });
     const { maxStorageBufferBindingSize: limit, maxComputeWorkgroupsPerDimension: most } = device.limits;
     const bytes = Math.min(STRIP_BYTES / 2, limit);
-    const strip = Math.min(panelsOf(tiles), most, Math.max(1, Math.floor(bytes / panelBytes(g))));
+    const fitting = Math.floor(Math.min(bytes / panelBytes(g), device.maxDispatchWork / panelWork(g)));
+    const strip = Math.min(panelsOf(tiles), most, Math.max(1, fitting));
     const flops = 18 * g.images * g.outputs * g.outHeight * g.outWidth * g.channels; // of the convolution, as for all its kernels
     const place = { across: Math.ceil(g.outWidth / 4), down: Math.ceil(g.outHeight / 4) };
     const v = empty([POINTS, strip * 4 * terms * PANEL + PAD], { device });

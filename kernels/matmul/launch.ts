@@ -299,6 +299,7 @@ function inPanels(
   const fours = (Math.ceil(lines / width) * width) / 4;
   const pieces = Math.ceil(terms / 4);
   const y = empty([16 * fours * pieces], { dtype, device });
+  const rows = inside ? fours : pieces;
   launch(panelsKernel, {
     use: { x: dtype },
     constants: { WIDTH: width, INSIDE: inside, OF_A: operand === "a" },
@@ -307,7 +308,7 @@ function inPanels(
       size: [Math.ceil((inside ? terms : lines) / 4), inside ? lines : terms, fours, pieces],
       x: [of.offset, step, 0, 0],
     },
-    grid: [Math.ceil((inside ? pieces : fours) / 64), inside ? fours : pieces],
+    grid: [Math.ceil((inside ? pieces : fours) / 64), Math.min(rows, MAX_GROUPS), Math.ceil(rows / MAX_GROUPS)],
     cost: { flops: 0, bytes: elementBytes(dtype, lines * terms) + elementBytes(dtype, y.size) },
   });
   return y;
@@ -332,10 +333,16 @@ function launchParts(
     y: { ...o.y, steps: [...o.y.batches, o.y.row, p.gated ? 0 : 1, 0] },
     residual: o.residual && { ...o.residual, steps: [...o.residual.batches, o.residual.row, 1, 0] },
   };
+  // Panels are padded; one of them always fits.
+  const fits = ({ tensor }: Matrix, lines: number, terms: number, width: number): boolean =>
+    elementBytes(tensor.dtype, Math.ceil(lines / width) * width * Math.ceil(terms / 4) * 4) <=
+    device.limits.maxStorageBufferBindingSize;
   const tooLong = ([z0, z1, rows, columns, terms]: readonly number[]): number => {
     if (z0! * z1! > MAX_GROUPS) return z0! > 1 ? 0 : 1;
     if (rows! > MAX_GROUPS * choice.rows) return 2;
     if (columns! > MAX_GROUPS * choice.columns) return 3;
+    if (choice.panels && !fits(o.a, rows!, terms!, choice.rows)) return 2;
+    if (choice.panels && !fits(o.b, columns!, terms!, choice.columns)) return 3;
     if (2 * z0! * z1! * rows! * columns! * terms! <= device.maxDispatchWork) return -1;
     return z0! > 1 ? 0 : z1! > 1 ? 1 : rows! >= columns! ? 2 : 3; // sums stay whole: the same bits as in one launch
   };
@@ -355,7 +362,8 @@ function launchParts(
     let [a, b] = [bindPart(operands.a, part), bindPart(operands.b, part)] as [Bind, Bind];
     const packed: Tensor[] = [];
     if (choice.panels) {
-      const [inA, inB] = [o.a.column === 1, o.b.row === 1];
+      // Of a B with one term both steps may be 1: its columns lie next to each other.
+      const [inA, inB] = [o.a.column === 1, o.b.column !== 1];
       const shapeA = { lines: rows, terms, inside: inA, step: inA ? o.a.row : o.a.column, width: choice.rows };
       const shapeB = { lines: columns, terms, inside: inB, step: inB ? o.b.column : o.b.row, width: choice.columns };
       packed.push(

@@ -1,7 +1,8 @@
 // An operand of a product in the order in which matmul_register with PANELS reads it. A panel is WIDTH rows of A or columns of B ("lines"); for each
 // four terms it holds one piece of WIDTH granules: of A those of its lines, with four terms each; of B, for each term, WIDTH / 4 granules of four
 // lines. INSIDE: the terms of a line lie next to each other in x; else the lines of a term. Lines and terms beyond the last are zeros.
-// One invocation moves four lines × four terms. Grid: (granules of a row of x / WORKGROUP, rows of x / 4), both with what pads panels and pieces.
+// One invocation moves four lines × four terms. Grid: (granules of a row of x / WORKGROUP, rows of x / 4 folded into y and z), both with what pads
+// panels and pieces.
 //#use f32 as x
 const WORKGROUP = 64u; // invocations
 const WIDTH = 32u; // lines of a panel, a multiple of 4
@@ -22,12 +23,13 @@ fn granule(row: u32, at: u32) -> Pack_x {
 }
 
 @compute @workgroup_size(WORKGROUP)
-fn matmul_panels(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn matmul_panels(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
   let at = group.x * WORKGROUP + lane;
-  let lines = select(at, group.y, INSIDE);
-  let terms = select(group.y, at, INSIDE);
+  let four_rows = group.z * groups.y + group.y;
+  let lines = select(at, four_rows, INSIDE);
+  let terms = select(four_rows, at, INSIDE);
   if (lines >= params.size.z || terms >= params.size.w) { return; }
-  let row = group.y * 4u;
+  let row = four_rows * 4u;
   var block = array(granule(row, at), granule(row + 1u, at), granule(row + 2u, at), granule(row + 3u, at));
   if (INSIDE != OF_A) {
     let turned = transpose(mat4x4f(vec4f(unpack_x(block[0])), vec4f(unpack_x(block[1])), vec4f(unpack_x(block[2])), vec4f(unpack_x(block[3]))));

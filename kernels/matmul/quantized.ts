@@ -150,7 +150,8 @@ const STAGED_BYTES = 64 * 2 ** 20;
 function staged({ op, x, weight, bias, activation, residual, dtype }: QuantizedProduct): Tensor {
   const [n, k] = weight.shape;
   const { device } = x;
-  const y = empty([x.dim(0), n], { dtype, device });
+  // 16-bit rows of odd length share words, which a part of the columns cannot be written to.
+  const y = empty([x.dim(0), n], { dtype: n % 2 ? "f32" : dtype, device });
   const most = Math.min(STAGED_BYTES, device.limits.maxStorageBufferBindingSize);
   const step = Math.max(4, Math.floor(most / (16 * k)) * 4);
   for (let first = 0; first < n; first += step) {
@@ -168,7 +169,7 @@ function staged({ op, x, weight, bias, activation, residual, dtype }: QuantizedP
       }),
     );
   }
-  return y;
+  return y.dtype === dtype ? y : map(copy, [y], { dtype });
 }
 
 /** f32 [count, K]: rows of a weight from row `first` on. */

@@ -122,6 +122,12 @@ const SMALL = 1 << 18;
  */
 const LARGE_SOFTWARE = 1 << 26;
 const PANEL_ROWS = 32;
+/** A panel of k terms must fit a binding: the sums of a product in panels stay whole. */
+function hasPanels(c: Capabilities, k: number): boolean {
+  const lanes = lanesOf(c)?.lanes ?? Infinity;
+  const bytes = 4 * Math.max(PANEL_ROWS, 4 * lanes) * Math.ceil(k / 4) * 4;
+  return PANEL_ROWS % lanes === 0 && bytes <= c.limits.maxStorageBufferBindingSize;
+}
 
 /**
  * Work up to which a software device takes 8 rows and never 4 or 16: a tenth of a millisecond a launch at most, where each of the three takes
@@ -181,7 +187,7 @@ const MATMUL: readonly Variant<MatmulProblem, MatmulChoice>[] = [
   },
   {
     name: "register-lanes-panels",
-    runs: (c, p) => p.k > 0 && p.batches === 1 && PANEL_ROWS % (lanesOf(c)?.lanes ?? Infinity) === 0,
+    runs: (c, p) => p.k > 0 && p.batches === 1 && hasPanels(c, p.k),
     preferred: (c, p) => c.software && p.m > 2 * PANEL_ROWS && p.m * p.n * p.k >= LARGE_SOFTWARE,
     choose: (c, p) => {
       const choice = register({ ...p, transA: false, transB: false }, lanesOf(c), c.software, PANEL_ROWS);

@@ -109,12 +109,13 @@ function normOf(
   return sums ? { weight: contiguousCopy(gain), eps, ...sums } : null;
 }
 
-/** Null for a weight that would have to be packed first. */
+/** Null for a weight that would have to be packed first, by itself or in panels. */
 function plainVariant(device: Device, weight: Tensor, m: number): ReturnType<typeof matmulVariant> | null {
   const [n, k] = weight.shape as [number, number];
   if (!isFloat(weight.dtype) || !weight.isContiguous || weight.offset % 4) return null;
   const shape = { batches: 1, m, n, k, transA: false, transB: true };
-  return matmulVariant(device.capabilities, { ...shape, a: "f32", b: weight.dtype, packs: false });
+  const choice = matmulVariant(device.capabilities, { ...shape, a: "f32", b: weight.dtype, packs: false });
+  return choice.panels ? null : choice;
 }
 
 /** True if no binding or bound on work makes the product split: the halves of a gated one must meet in one launch. */

@@ -32,6 +32,7 @@ const rows: Row[] = [
   { x: { shape: [3, 44], dtype: "bf16" }, n: 20, note: "part of a group" },
   { x: { shape: [2, 36] }, n: 7, bias: true, residual: true, note: "odd columns" },
   { x: { shape: [2, 32], dtype: "bf16" }, n: 5, note: "odd columns" },
+  { x: { shape: [97, 36], dtype: "bf16" }, n: 7, bias: true, residual: true, note: "odd columns of many rows" },
   { x: { shape: [4] }, n: 4, note: "one vector" },
   { x: { shape: [0, 32] }, n: 4, note: "no rows" },
   { x: { shape: [1, 2, 32], layout: "reversed" }, n: 8, note: "batches" },

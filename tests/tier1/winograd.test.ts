@@ -32,6 +32,29 @@ describe("a device whose bindings hold one panel of tiles", () => {
   });
 });
 
+it.each([
+  ["a panel of tiles", 500_000, 4],
+  ["less than a panel, which is convolved directly", 200_000, 0],
+])("bounds the work of a launch to %s", async (_, maxDispatchWork, launches) => {
+  const device = await Device.create({ maxDispatchWork });
+  if (!device.capabilities.subgroups?.every((n) => n === 8)) return device.destroy();
+  const random = randomFrom(2);
+  const draw = (shape: number[]): Tensor =>
+    tensor(
+      Float32Array.from({ length: shape.reduce((a, b) => a * b) }, () => random() * 2 - 1),
+      { shape, device },
+    );
+  const [x, w] = [draw([2, 8, 40, 20]), draw([5, 8, 3, 3])];
+  const names: string[] = [];
+  device.onLaunch(({ pipeline }) => void names.push(pipeline.kernel.name));
+  const run = (name: string): Tensor => forceVariant("conv2d", name, () => F.conv2d(x, w, null, { padding: 1 }));
+  const got = run("winograd");
+  expect(names.filter((name) => name === "conv2d_winograd")).toHaveLength(launches); // 100 tiles
+  const expected = run("registers");
+  expect(relativeL2(await got.data(), await expected.data())).toBeLessThan(tolerance("forward", ["f32"], 72));
+  device.destroy();
+});
+
 it("transforms large convolutions of rows of whole granules on software Vulkan", () => {
   const transformed = (changes: Partial<ConvGeometry>, profile = "software Vulkan"): boolean => {
     const size = { images: 1, channels: 128, height: 64, width: 64, outputs: 128, outHeight: 64, outWidth: 64 };

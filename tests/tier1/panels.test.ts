@@ -1,0 +1,58 @@
+/** Products whose operands are packed into panels: sizes and layouts at which a panel is not its operand, with the bits of `register-lanes`. */
+import "../quick_compile.ts";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { Device, F, noGrad, tensor } from "../../index.ts";
+import type { Tensor } from "../../index.ts";
+import { forceVariant } from "../../kernels/core/variants.ts";
+import { randomFrom } from "../random.ts";
+
+const random = randomFrom(1);
+const draw = (device: Device, shape: number[]): Tensor =>
+  tensor(
+    Float32Array.from({ length: shape.reduce((a, b) => a * b) }, () => random() * 2 - 1),
+    { shape, device },
+  );
+
+async function expectSameBits(options: Parameters<typeof F.gemm>[0]): Promise<void> {
+  const [got, expected] = ["register-lanes-panels", "register-lanes"].map((name) =>
+    forceVariant("matmul", name, () => F.gemm(options)),
+  );
+  expect(await got!.data()).toEqual(await expected!.data());
+}
+
+describe("on a device of full size", () => {
+  let device: Device;
+  beforeAll(async () => {
+    device = await Device.create();
+  });
+  afterAll(() => device.destroy());
+
+  it("a single term, whose weight has steps of 1 both ways", () =>
+    expectSameBits({ a: draw(device, [70, 1]), b: draw(device, [33, 1]), transB: true }));
+
+  it("more panels than a grid has workgroups along one dimension, of rows or of terms", async () => {
+    const long = draw(device, [262148, 4]);
+    await expectSameBits({ a: long, b: draw(device, [4, 4]) });
+    await expectSameBits({ a: draw(device, [262148, 36]), b: long, transA: true });
+  });
+
+  it("an RMS norm before a product is not left to panels", async () => {
+    const [x, gain, weight] = [draw(device, [5, 64]), draw(device, [64]), draw(device, [48, 64])];
+    const run = (): Tensor => noGrad(() => F.normLinear(x, gain, weight, { gated: true }));
+    const expected = await forceVariant("matmul", "naive", run).data();
+    const got = await forceVariant("matmul", "register-lanes-panels", run).data();
+    got.forEach((v, i) => expect(v).toBeCloseTo(expected[i]!, 4));
+  });
+});
+
+it("panels fit bindings that their operands fill", async () => {
+  const device = await Device.create({ limits: { maxStorageBufferBindingSize: 1 << 17 } });
+  for (const [m, n, k] of [
+    [65, 40, 800],
+    [40, 9, 3000],
+    [65, 300, 401],
+  ] as const)
+    // prettier-ignore
+    await expectSameBits({ a: draw(device, [m, k]), b: draw(device, [n, k]), transB: true });
+  device.destroy();
+});
