@@ -184,14 +184,15 @@ const tiledWeight: Weight = { kernel: weightTiled, taps: 1, across: 64, down: 64
 const MIN_MATRIX_TERMS = 64;
 
 /**
- * Work from which 3 × 3 convolutions are transformed, in multiplications: a product's pipeline takes a second to compile. And channels and tiles: few
- * are slower than direct (3 → 128 at 64²: 7.9 ms to 5.6; 128 → 128 at 8²: 4.1 to 1.7, at 16² alike).
+ * Work of one image from which 3 × 3 convolutions are transformed, in multiplications, and channels and tiles: below, direct ones are as fast or faster
+ * (3 → 128 at 64²: 5.6 ms to 7.9; 128 → 128 at 8²: 1.7 to 4.1; 32 → 32 at 32²: 1.3 to 1.3; but 64 → 64 at 32² 3.7 to 2.0, 128 → 128 at 16² 3.8 to
+ * 3.3). Not of all images: the bits of an image must not depend on its batch.
  */
-const WINOGRAD = { work: 1 << 27, channels: 8, tiles: 32 };
+const WINOGRAD = { work: 1 << 25, channels: 8, tiles: 16 };
 const isWinograd = (g: ConvGeometry): boolean =>
   g.channels >= WINOGRAD.channels &&
-  winogradTiles(g) > WINOGRAD.tiles &&
-  9 * g.images * pixelsOf(g) * g.channels * g.outputs >= WINOGRAD.work;
+  winogradTiles({ ...g, images: 1 }) >= WINOGRAD.tiles &&
+  9 * pixelsOf(g) * g.channels * g.outputs >= WINOGRAD.work;
 
 const hasEight = ({ subgroups }: Capabilities): boolean => subgroups?.every((n) => n === 8) ?? false;
 

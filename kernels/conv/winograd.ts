@@ -4,6 +4,7 @@
  */
 import { elementBytes, empty, kernel, launch, library, scope } from "../../engine/index.ts";
 import type { Capabilities, Device, DType, Tensor } from "../../engine/index.ts";
+import { copyInto } from "../core/copy.ts";
 import { f32x1, standard } from "../core/libraries.ts";
 import { asDType } from "../core/map.ts";
 import type { ConvGeometry, ConvProblem } from "./variants.ts";
@@ -71,17 +72,19 @@ export const winogradTiles = (g: ConvGeometry): number =>
 const panelBytes = (g: ConvGeometry): number =>
   POINTS * 4 * (PANEL * Math.max(4 * termsOf(g), PANEL * blocksOf(g)) + PAD);
 
-/** True if rows of x split into granules that lie under tiles, and every operand fits a binding. */
+/** Bytes of x or of y in f32, whichever are more. */
+const imageBytes = (g: ConvGeometry, x: DType): number =>
+  g.images * Math.max(4 * g.outputs * g.outHeight * g.outWidth, elementBytes(x, g.channels * g.height * g.width));
+
+/** True if rows of x split into granules that lie under tiles, and the weight and one image fit bindings: images do not change each other's bits. */
 export function fitsWinograd({ limits }: Capabilities, { g, x }: ConvProblem): boolean {
-  const pixels = g.images * g.outputs * g.outHeight * g.outWidth * 4;
-  const input = elementBytes(x, g.images * g.channels * g.height * g.width);
   const weight = POINTS * (blocksOf(g) * PANEL * termsOf(g) * 16 + PAD * 4);
   return (
     g.channels * g.outputs > 0 &&
     g.left === 1 &&
     g.width % 4 === 0 &&
     g.width <= 4 * Math.ceil(g.outWidth / 4) &&
-    Math.max(pixels, input, weight, panelBytes(g)) <= limits.maxStorageBufferBindingSize &&
+    Math.max(imageBytes({ ...g, images: 1 }, x), weight, panelBytes(g)) <= limits.maxStorageBufferBindingSize &&
     Math.max(2 * termsOf(g), g.outputs) <= limits.maxComputeWorkgroupsPerDimension
   );
 }
@@ -109,9 +112,19 @@ export interface WinogradOptions {
 /** → [N, O, OH, OW] of `dtype`. */
 export function convolveByWinograd({ x, packed, bias, dtype, g }: WinogradOptions): Tensor {
   const { device } = x;
+  const { maxStorageBufferBindingSize: limit, maxComputeWorkgroupsPerDimension: most } = device.limits;
   const granular = g.outWidth % 4 === 0;
   const y = empty([g.images, g.outputs, g.outHeight, g.outWidth], { device, dtype: granular ? dtype : "f32" });
   if (y.size === 0) return asDType(y, dtype);
+  if (g.images > 1 && imageBytes(g, x.dtype) > limit) {
+    for (let i = 0; i < g.images; i++)
+      scope(() => {
+        const image = x.slice(0, i, i + 1).clone();
+        const one = { packed, bias, dtype: y.dtype, g: { ...g, images: 1 } };
+        copyInto(y.slice(0, i, i + 1), convolveByWinograd({ ...one, x: image }));
+      });
+    return asDType(y, dtype);
+  }
   scope(() => {
     const [blocks, terms, tiles] = [blocksOf(g), termsOf(g), winogradTiles(g)];
     const u = empty([POINTS, blocks * terms * PANEL * 4 + PAD], { device });
@@ -121,7 +134,6 @@ export function convolveByWinograd({ x, packed, bias, dtype, g }: WinogradOption
       grid: [blocks, 2 * terms],
       cost: { flops: 0, bytes: (packed.size + u.size) * 4 },
     });
-    const { maxStorageBufferBindingSize: limit, maxComputeWorkgroupsPerDimension: most } = device.limits;
     const bytes = Math.min(STRIP_BYTES / 2, limit);
     const fitting = Math.floor(Math.min(bytes / panelBytes(g), device.maxDispatchWork / panelWork(g)));
     const strip = Math.min(panelsOf(tiles), most, Math.max(1, fitting));

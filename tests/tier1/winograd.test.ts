@@ -55,6 +55,26 @@ it.each([
   device.destroy();
 });
 
+it("gives an image the same bits in any batch, also in one larger than a binding", async () => {
+  const [images, image] = [12, 4 * 8 * 40 * 20]; // bytes: more than the binding
+  const device = await Device.create({ limits: { maxStorageBufferBindingSize: 1 << 18 } });
+  const wide = await Device.create();
+  const random = randomFrom(3);
+  const values = (n: number): Float32Array => Float32Array.from({ length: n }, () => random() * 2 - 1);
+  const [pixels, weight] = [values((images * image) / 4), values(5 * 8 * 9)];
+  const run = async (on: Device, count: number): Promise<Float32Array> => {
+    const x = tensor(pixels.subarray(0, (count * image) / 4), { shape: [count, 8, 40, 20], device: on });
+    const w = tensor(weight, { shape: [5, 8, 3, 3], device: on });
+    const y = forceVariant("conv2d", "winograd", () => F.conv2d(x, w, null, { padding: 1 }));
+    return (await y.data()) as Float32Array;
+  };
+  const together = await run(wide, images);
+  expect(await run(wide, 1)).toEqual(together.slice(0, together.length / images));
+  expect(await run(device, images)).toEqual(together);
+  device.destroy();
+  wide.destroy();
+});
+
 it("transforms large convolutions of rows of whole granules on software Vulkan", () => {
   const transformed = (changes: Partial<ConvGeometry>, profile = "software Vulkan"): boolean => {
     const size = { images: 1, channels: 128, height: 64, width: 64, outputs: 128, outHeight: 64, outWidth: 64 };
@@ -67,7 +87,10 @@ it("transforms large convolutions of rows of whole granules on software Vulkan",
   expect(transformed({}, "NVIDIA")).toBe(false);
   expect(transformed({ channels: 3 })).toBe(false);
   expect(transformed({ stride: 2 })).toBe(false);
-  expect(transformed({ height: 16, width: 16, outHeight: 16, outWidth: 16 })).toBe(false);
+  expect(transformed({ height: 16, width: 16, outHeight: 16, outWidth: 16 })).toBe(true);
+  // The images of a batch do not decide.
+  expect(transformed({ images: 64, height: 12, width: 12, outHeight: 12, outWidth: 12 })).toBe(false);
+  expect(transformed({ images: 64 })).toBe(true);
   expect(transformed({ width: 66, outWidth: 66 })).toBe(false);
   expect(transformed({ left: 0 })).toBe(false);
   expect(transformed({ left: 1, outWidth: 60 })).toBe(false);
