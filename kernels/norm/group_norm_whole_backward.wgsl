@@ -9,6 +9,7 @@
 //#use row_workgroup as r
 const WORKGROUP = 64u; // invocations
 const LANES = 64u; // invocations that share a group
+const WALKED = 32u; // channels of a group in all images, at most
 @group(0) @binding(0) var<storage, read> x: array<Pack_x>;
 @group(0) @binding(1) var<storage, read> g: array<Pack_g>;
 @group(0) @binding(2) var<storage, read> stats: array<vec2f>;
@@ -36,6 +37,8 @@ fn group_norm_whole_backward(@builtin(workgroup_id) group: vec3u, @builtin(num_w
   let row = min(own, norms - 1u);
   let end = select(0u, params.granules, own < norms);
   let images = params.rows / norms;
+  var means: array<vec2f, WALKED>; // of each image
+  var totals: array<vec2f, WALKED>; // of each channel, over the images
   for (var n = 0u; n < images; n++) {
     let st = stats[n * norms + row];
     let rstd = inverseSqrt(st.y * params.scale + params.eps);
@@ -57,13 +60,13 @@ fn group_norm_whole_backward(@builtin(workgroup_id) group: vec3u, @builtin(num_w
       }
       let total = row_sum_r(vec2f(hsum_x(sum), hsum_x(products)), invocation);
       mean += total * a.x;
-      // In memory, not in arrays of all channels, which GPUs would keep there as well.
-      if (lane == 0u && own < norms) {
-        dweight[c] = total.y + select(dweight[c], 0.0, n == 0u);
-        dbias[c] = total.x + select(dbias[c], 0.0, n == 0u);
-      }
+      totals[k] += total;
     }
-    mean *= params.scale;
+    means[n] = mean * params.scale;
+  }
+  for (var n = 0u; n < images; n++) {
+    let st = stats[n * norms + row];
+    let rstd = inverseSqrt(st.y * params.scale + params.eps);
     for (var k = 0u; k < params.per_group; k++) {
       let c = row * params.per_group + k;
       let base = (n * params.channels + c) * params.granules;
@@ -72,8 +75,13 @@ fn group_norm_whole_backward(@builtin(workgroup_id) group: vec3u, @builtin(num_w
         let h = (unpack_x(x[base + i]) - st.x) * rstd;
         var e = unpack_g(g[base + i]);
         if (SWISH) { e *= silu_slope4(h * a.x + a.y); }
-        dx[base + i] = pack_dx(rstd * (e * a.x - mean.x - h * mean.y));
+        dx[base + i] = pack_dx(rstd * (e * a.x - means[n].x - h * means[n].y));
       }
     }
+  }
+  if (lane != 0u || own >= norms) { return; }
+  for (var k = 0u; k < params.per_group; k++) {
+    dweight[row * params.per_group + k] = totals[k].y;
+    dbias[row * params.per_group + k] = totals[k].x;
   }
 }
