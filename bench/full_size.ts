@@ -1,8 +1,7 @@
 /**
- * `node scripts/run.mjs bench/full_size.ts DIR [--whole]`: a checkpoint of full size on this machine: time to load, beside a
- * copy of its files into new memory; a question and an image
- * as a person asks for them, the most memory that takes, and seconds for each piece of work. Of the image only the first tokens are sampled
- * unless `--whole`. `examples/new_checkpoint.ts DIR --size 1B --layout deepseek` makes a checkpoint of random weights.
+ * `node scripts/run.mjs bench/full_size.ts DIR [--whole]`: a checkpoint of full size on this machine: time to load, beside a copy of its files
+ * into new memory; a question and an image as a person asks for them, the most memory that takes, and seconds for each piece of work. Of the
+ * image only the first tokens are sampled unless `--whole`. `examples/new_checkpoint.ts DIR --size 1B --layout deepseek` makes a checkpoint of random weights.
  */
 import { execFileSync } from "node:child_process";
 import { readFileSync, statSync } from "node:fs";

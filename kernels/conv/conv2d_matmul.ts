@@ -1,7 +1,7 @@
 /**
- * The convolutions that are matrix products: 1 × 1 (weight · pixels), and patches, whose windows are adjacent (stride =
- * kernel, as in a patch embedding, or a 1 × 1 kernel on an image whose channels are adjacent). On lavapipe 2.5 and 6 times as fast as the general kernel. Nothing here is recorded
- * on the tape.
+ * The convolutions that are matrix products: 1 × 1 (weight · pixels), and patches, whose windows are adjacent (stride = kernel, as in a patch
+ * embedding, or a 1 × 1 kernel on an image whose channels are adjacent). On lavapipe 2.5 and 6 times as fast as the general kernel. Nothing here
+ * is recorded on the tape.
  */
 import { elementBytes, empty, grid1d, kernel, launch } from "../../engine/index.ts";
 import type { DType, Priors, Tensor } from "../../engine/index.ts";

@@ -112,69 +112,81 @@ export interface WinogradOptions {
 /** → [N, O, OH, OW] of `dtype`. */
 export function convolveByWinograd({ x, packed, bias, dtype, g }: WinogradOptions): Tensor {
   const { device } = x;
-  const { maxStorageBufferBindingSize: limit, maxComputeWorkgroupsPerDimension: most } = device.limits;
   const granular = g.outWidth % 4 === 0;
-  const y = empty([g.images, g.outputs, g.outHeight, g.outWidth], { device, dtype: granular ? dtype : "f32" });
+  const made = (images: number): Tensor =>
+    empty([images, g.outputs, g.outHeight, g.outWidth], { device, dtype: granular ? dtype : "f32" });
+  const y = made(g.images);
   if (y.size === 0) return asDType(y, dtype);
-  if (g.images > 1 && imageBytes(g, x.dtype) > limit) {
+  scope(() => {
+    const u = transformed(packed, g);
+    if (imageBytes(g, x.dtype) <= device.limits.maxStorageBufferBindingSize) return convolveStrips(x, u, bias, y, g);
     for (let i = 0; i < g.images; i++)
       scope(() => {
-        const image = x.slice(0, i, i + 1).clone();
-        const one = { packed, bias, dtype: y.dtype, g: { ...g, images: 1 } };
-        copyInto(y.slice(0, i, i + 1), convolveByWinograd({ ...one, x: image }));
+        const one = made(1);
+        convolveStrips(x.slice(0, i, i + 1).clone(), u, bias, one, { ...g, images: 1 });
+        copyInto(y.slice(0, i, i + 1), one);
       });
-    return asDType(y, dtype);
-  }
-  scope(() => {
-    const [blocks, terms, tiles] = [blocksOf(g), termsOf(g), winogradTiles(g)];
-    const u = empty([POINTS, blocks * terms * PANEL * 4 + PAD], { device });
-    launch(transformWeight, {
-      buffers: { w: packed, u },
-      params: { channels: g.channels, step: u.shape[1]! },
-      grid: [blocks, 2 * terms],
-      cost: { flops: 0, bytes: (packed.size + u.size) * 4 },
-    });
-    const bytes = Math.min(STRIP_BYTES / 2, limit);
-    const fitting = Math.floor(Math.min(bytes / panelBytes(g), device.maxDispatchWork / panelWork(g)));
-    const strip = Math.min(panelsOf(tiles), most, Math.max(1, fitting));
-    const flops = 18 * g.images * g.outputs * g.outHeight * g.outWidth * g.channels; // of the convolution, as for all its kernels
-    const place = { across: Math.ceil(g.outWidth / 4), down: Math.ceil(g.outHeight / 4) };
-    const v = empty([POINTS, strip * 4 * terms * PANEL + PAD], { device });
-    const m = empty([POINTS, blocks * PANEL * strip * PANEL + PAD], { device });
-    for (let first = 0; first < tiles; first += strip * PANEL) {
-      const end = Math.min(tiles, first + strip * PANEL);
-      const panels = panelsOf(end - first);
-      launch(transformInput, {
-        use: { x: x.dtype },
-        buffers: { x, v },
-        // prettier-ignore
-        params: { ...place, first, end, channels: g.channels, height: g.height, granules: g.width / 4, top: g.top, step: v.shape[1]! },
-        grid: [panels, terms / 2],
-        cost: { flops: 0, bytes: elementBytes(x.dtype, panels * PANEL * 16 * g.channels) + v.size * 4 },
-      });
-      launch(multiply, {
-        buffers: { u, v, m },
-        params: { terms, step_u: u.shape[1]! / 4, step_v: v.shape[1]! / 4, step_m: m.shape[1]! / 4 },
-        grid: [blocks, panels, POINTS],
-        cost: { flops: Math.round((flops * (end - first)) / tiles), bytes: (u.size + v.size + m.size) * 4 },
-      });
-      launch(transformOutput, {
-        use: { y: granular ? dtype : f32x1 },
-        buffers: { m, bias: bias ?? m, y },
-        params: {
-          ...place,
-          first,
-          end,
-          outputs: g.outputs,
-          out_height: g.outHeight,
-          out_width: g.outWidth,
-          biased: bias ? 1 : 0,
-          step: m.shape[1]!,
-        },
-        grid: [panels, Math.ceil(g.outputs / 8)],
-        cost: { flops: 0, bytes: m.size * 4 + elementBytes(y.dtype, panels * PANEL * 16 * g.outputs) },
-      });
-    }
   });
   return asDType(y, dtype);
+}
+
+/** The packed weight at the points. */
+function transformed(packed: Tensor, g: ConvGeometry): Tensor {
+  const [blocks, terms] = [blocksOf(g), termsOf(g)];
+  const u = empty([POINTS, blocks * terms * PANEL * 4 + PAD], { device: packed.device });
+  launch(transformWeight, {
+    buffers: { w: packed, u },
+    params: { channels: g.channels, step: u.shape[1]! },
+    grid: [blocks, 2 * terms],
+    cost: { flops: 0, bytes: (packed.size + u.size) * 4 },
+  });
+  return u;
+}
+
+/** y [N, O, OH, OW] from x, which fit bindings, and the transformed weight u. */
+function convolveStrips(x: Tensor, u: Tensor, bias: Tensor | null, y: Tensor, g: ConvGeometry): void {
+  const { device } = x;
+  const { maxStorageBufferBindingSize: limit, maxComputeWorkgroupsPerDimension: most } = device.limits;
+  const [blocks, terms, tiles] = [blocksOf(g), termsOf(g), winogradTiles(g)];
+  const bytes = Math.min(STRIP_BYTES / 2, limit);
+  const fitting = Math.floor(Math.min(bytes / panelBytes(g), device.maxDispatchWork / panelWork(g)));
+  const strip = Math.min(panelsOf(tiles), most, Math.max(1, fitting));
+  const flops = 18 * g.images * g.outputs * g.outHeight * g.outWidth * g.channels; // of the convolution, as for all its kernels
+  const place = { across: Math.ceil(g.outWidth / 4), down: Math.ceil(g.outHeight / 4) };
+  const v = empty([POINTS, strip * 4 * terms * PANEL + PAD], { device });
+  const m = empty([POINTS, blocks * PANEL * strip * PANEL + PAD], { device });
+  for (let first = 0; first < tiles; first += strip * PANEL) {
+    const end = Math.min(tiles, first + strip * PANEL);
+    const panels = panelsOf(end - first);
+    launch(transformInput, {
+      use: { x: x.dtype },
+      buffers: { x, v },
+      // prettier-ignore
+      params: { ...place, first, end, channels: g.channels, height: g.height, granules: g.width / 4, top: g.top, step: v.shape[1]! },
+      grid: [panels, terms / 2],
+      cost: { flops: 0, bytes: elementBytes(x.dtype, panels * PANEL * 16 * g.channels) + v.size * 4 },
+    });
+    launch(multiply, {
+      buffers: { u, v, m },
+      params: { terms, step_u: u.shape[1]! / 4, step_v: v.shape[1]! / 4, step_m: m.shape[1]! / 4 },
+      grid: [blocks, panels, POINTS],
+      cost: { flops: Math.round((flops * (end - first)) / tiles), bytes: (u.size + v.size + m.size) * 4 },
+    });
+    launch(transformOutput, {
+      use: { y: g.outWidth % 4 === 0 ? y.dtype : f32x1 },
+      buffers: { m, bias: bias ?? m, y },
+      params: {
+        ...place,
+        first,
+        end,
+        outputs: g.outputs,
+        out_height: g.outHeight,
+        out_width: g.outWidth,
+        biased: bias ? 1 : 0,
+        step: m.shape[1]!,
+      },
+      grid: [panels, Math.ceil(g.outputs / 8)],
+      cost: { flops: 0, bytes: m.size * 4 + elementBytes(y.dtype, panels * PANEL * 16 * g.outputs) },
+    });
+  }
 }

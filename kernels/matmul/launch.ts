@@ -3,7 +3,7 @@
  * elements, chooses the variant, and splits large tensors. `matmul.ts` documents the arguments.
  */
 import { broadcastShapes, elementBytes, empty, kernel, launch, shapeText, ShapeError } from "../../engine/index.ts";
-import type { Bound, Device, DType, Tensor } from "../../engine/index.ts";
+import type { Tensor } from "../../engine/index.ts";
 import { copyInto, fillInto } from "../core/copy.ts";
 import { collapse } from "../core/collapse.ts";
 import { copy, map } from "../core/map.ts";
@@ -11,7 +11,8 @@ import { f32x1, standard } from "../core/libraries.ts";
 import { io, matmulBindings, lanesNone, matrixF16, normNone, sizeAny, sumWorkgroup } from "./libraries.ts";
 import { ACTIVATIONS, epilogueOf } from "./epilogue.ts";
 import type { Activation, Norm } from "./epilogue.ts";
-import { bindPart, partsOf } from "./parts.ts";
+import { inPanels, panelsFit } from "./panels.ts";
+import { MAX_GROUPS, bindPart, partsOf } from "./parts.ts";
 import type { Operand } from "./parts.ts";
 import { matmulVariant } from "./variants.ts";
 import type { MatmulChoice, MatmulKernel } from "./variants.ts";
@@ -71,14 +72,6 @@ const packKernel = kernel(
   new URL("./matmul_pack.wgsl", import.meta.url),
   { x: "read", y: "write" },
   { size: "vec4u", x: "vec4u", y: "vec4u", batches: "vec4u" },
-  standard,
-);
-
-const panelsKernel = kernel(
-  "matmul_panels",
-  new URL("./matmul_panels.wgsl", import.meta.url),
-  { x: "read", y: "write" },
-  { size: "vec4u", x: "vec4u" },
   standard,
 );
 
@@ -240,8 +233,6 @@ function runMatrices(p: Product, counts: readonly number[], o: Operands, m: numb
   launchParts(p, choice, counts, { ...o, a, b }, m, n, k);
 }
 
-const MAX_GROUPS = 65535;
-
 /** A copy of a matrix [rows, columns] (or of its transpose with `swap`) whose rows are padded to granules of four. */
 function pack(op: string, x: Matrix, counts: readonly number[], rows: number, columns: number, swap: boolean): Matrix {
   const [outer, inner] = swap ? [columns, rows] : [rows, columns];
@@ -278,42 +269,6 @@ function pack(op: string, x: Matrix, counts: readonly number[], rows: number, co
   return { tensor: copy, offset: 0, row: swap ? 1 : width, column: swap ? width : 1, batches: steps };
 }
 
-/** An operand of a launch: its binding, and the element at which it starts. */
-interface Bind {
-  readonly bound: Bound;
-  readonly offset: number;
-}
-
-/**
- * The panels (see `matmul_panels.wgsl`) of an operand: `lines` rows of A or columns of B of `terms` terms.
- * @param inside the terms of a line are neighbours, and lines lie `step` elements apart; else the other way round
- * @param width lines of a panel
- */
-function inPanels(
-  operand: "a" | "b",
-  of: Bind,
-  dtype: DType,
-  device: Device,
-  { lines, terms, inside, step, width }: { lines: number; terms: number; inside: boolean; step: number; width: number },
-): Tensor {
-  const fours = (Math.ceil(lines / width) * width) / 4;
-  const pieces = Math.ceil(terms / 4);
-  const y = empty([16 * fours * pieces], { dtype, device });
-  const rows = inside ? fours : pieces;
-  launch(panelsKernel, {
-    use: { x: dtype },
-    constants: { WIDTH: width, INSIDE: inside, OF_A: operand === "a" },
-    buffers: { x: of.bound, y },
-    params: {
-      size: [Math.ceil((inside ? terms : lines) / 4), inside ? lines : terms, fours, pieces],
-      x: [of.offset, step, 0, 0],
-    },
-    grid: [Math.ceil((inside ? pieces : fours) / 64), Math.min(rows, MAX_GROUPS), Math.ceil(rows / MAX_GROUPS)],
-    cost: { flops: 0, bytes: elementBytes(dtype, lines * terms) + elementBytes(dtype, y.size) },
-  });
-  return y;
-}
-
 function launchParts(
   p: Product,
   choice: MatmulChoice,
@@ -333,16 +288,12 @@ function launchParts(
     y: { ...o.y, steps: [...o.y.batches, o.y.row, p.gated ? 0 : 1, 0] },
     residual: o.residual && { ...o.residual, steps: [...o.residual.batches, o.residual.row, 1, 0] },
   };
-  // Panels are padded; one of them always fits.
-  const fits = ({ tensor }: Matrix, lines: number, terms: number, width: number): boolean =>
-    elementBytes(tensor.dtype, Math.ceil(lines / width) * width * Math.ceil(terms / 4) * 4) <=
-    device.limits.maxStorageBufferBindingSize;
   const tooLong = ([z0, z1, rows, columns, terms]: readonly number[]): number => {
     if (z0! * z1! > MAX_GROUPS) return z0! > 1 ? 0 : 1;
     if (rows! > MAX_GROUPS * choice.rows) return 2;
     if (columns! > MAX_GROUPS * choice.columns) return 3;
-    if (choice.panels && !fits(o.a, rows!, terms!, choice.rows)) return 2;
-    if (choice.panels && !fits(o.b, columns!, terms!, choice.columns)) return 3;
+    if (choice.panels && !panelsFit(o.a.tensor, { lines: rows!, terms: terms!, width: choice.rows })) return 2;
+    if (choice.panels && !panelsFit(o.b.tensor, { lines: columns!, terms: terms!, width: choice.columns })) return 3;
     if (2 * z0! * z1! * rows! * columns! * terms! <= device.maxDispatchWork) return -1;
     return z0! > 1 ? 0 : z1! > 1 ? 1 : rows! >= columns! ? 2 : 3; // sums stay whole: the same bits as in one launch
   };
@@ -359,7 +310,7 @@ function launchParts(
     const [z0, z1, rows, columns, terms] = part.sizes as [number, number, number, number, number];
     const isFirst = part.starts[4] === 0;
     const isLast = part.starts[4]! + terms === k;
-    let [a, b] = [bindPart(operands.a, part), bindPart(operands.b, part)] as [Bind, Bind];
+    let [a, b] = [bindPart(operands.a, part), bindPart(operands.b, part)];
     const packed: Tensor[] = [];
     if (choice.panels) {
       // Of a B with one term both steps may be 1: its columns lie next to each other.

@@ -9,6 +9,15 @@ export interface Operand {
   readonly steps: readonly number[];
 }
 
+/** Workgroups of a dimension of a grid, at most. */
+export const MAX_GROUPS = 65535;
+
+/** The binding of a part of an operand, and the element of it at which the part starts. */
+export interface BoundPart {
+  readonly bound: Bound;
+  readonly offset: number;
+}
+
 export interface Part {
   readonly starts: readonly number[];
   readonly sizes: readonly number[];
@@ -59,8 +68,7 @@ export function partsOf(
 const span = (steps: readonly number[], sizes: readonly number[]): number =>
   sizes.reduce((sum, n, d) => sum + (n - 1) * steps[d]!, 1);
 
-/** The binding of an operand's part, and the element of the binding at which the part starts. */
-export function bindPart(operand: Operand, part: Part): { bound: Bound; offset: number } {
+export function bindPart(operand: Operand, part: Part): BoundPart {
   const { tensor } = operand;
   const bits = DTYPES[tensor.dtype].bits;
   const align = (tensor.device.limits.minStorageBufferOffsetAlignment * 8) / bits;

@@ -30,7 +30,7 @@ import {
   sizeAny,
   sumWorkgroup,
 } from "./libraries.ts";
-import { bindPart, partsOf } from "./parts.ts";
+import { MAX_GROUPS, bindPart, partsOf } from "./parts.ts";
 import { product } from "./matmul.ts";
 import { GROUP, QUANTIZED_BITS } from "./quantized_format.ts";
 import type { Quantization } from "./quantized_format.ts";
@@ -196,8 +196,6 @@ function dequantized(weight: QuantizedWeight, first: number, count: number): Ten
   }
   return y;
 }
-
-const MAX_GROUPS = 65535;
 
 /** Rows and columns are split if a tensor is larger than a binding, or the work or the grid than a launch may have; sums stay whole. */
 function launchParts(p: QuantizedProduct, y: Tensor, choice: RegisterChoice): void {

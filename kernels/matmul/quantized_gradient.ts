@@ -9,7 +9,7 @@ import { standard } from "../core/libraries.ts";
 import { pad } from "../views/views.ts";
 import { params } from "./launch.ts";
 import { io, quantizedBindings, quantizedInt4, quantizedInt8 } from "./libraries.ts";
-import { bindPart, partsOf } from "./parts.ts";
+import { MAX_GROUPS, bindPart, partsOf } from "./parts.ts";
 import type { Operand } from "./parts.ts";
 import type { QuantizedWeight } from "./quantized.ts";
 
@@ -21,7 +21,6 @@ const backward = kernel(
   [...standard, quantizedBindings, io, quantizedInt4],
 );
 const LIBRARIES = { int8: quantizedInt8, int4: quantizedInt4 } as const;
-const MAX_GROUPS = 65535;
 
 /**
  * Rows of dY that share the words of a weight, and invocations of a workgroup. On lavapipe, [128, 5632] · [5632, 2048], ms of processor time: bf16 weights

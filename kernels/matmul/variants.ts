@@ -117,7 +117,8 @@ const SMALL = 1 << 18;
 /**
  * Work (m · n · k) from which a software device packs both operands into panels, whose loads step by constants, and takes 32 rows: the
  * pipeline, one for each pair of dtypes, takes 0.4 s to compile, one of the many for 16 rows 0.2. On lavapipe, ms of processor time as they lie
- * (24 or 32 rows) and in panels, packing included: 2048³ f32 A·B 660, 555; A·Bᵗ 575, 565; Aᵗ·B 690, 570; 600 rows · [5632, 2048]ᵗ bf16 505, 405. Panels of 16, 24, 40 rows: 660, 600, 645.
+ * (24 or 32 rows) and in panels, packing included: 2048³ f32 A·B 660, 555; A·Bᵗ 575, 565; Aᵗ·B 690, 570; 600 rows ·
+ * [5632, 2048]ᵗ bf16 505, 405. Panels of 16, 24, 40 rows: 660, 600, 645.
  * Below: 512 · 256 · 1024 10.3 instead of 11.2 to 12.3, 1024 · 256 · 256 5.5 and 5.5 to 6.2, 2048 · 128 · 128 3.4 and 3.1.
  */
 const LARGE_SOFTWARE = 1 << 26;
