@@ -40,5 +40,12 @@ if (isReady) {
     if (process.env.INIT_CWD) process.chdir(process.env.INIT_CWD);
   }
   process.argv = [process.argv[0], program, ...args];
-  await import(pathToFileURL(program).href);
+  try {
+    await import(pathToFileURL(program).href);
+  } catch (error) {
+    // What parseArgs of an example or a bench does not know; `janus` reports its own errors.
+    if (!String(error?.code).startsWith("ERR_PARSE_ARGS")) throw error;
+    console.error(`error: ${error.message}. The comment at the top of ${file} says what it takes.`);
+    process.exitCode = 2;
+  }
 }

@@ -358,6 +358,14 @@ describe("streams", () => {
       error: { name: "ConfigError", message: expect.stringMatching(/no config\.json/) },
     });
   });
+  it("an option that an example does not know is one, without a stack", () => {
+    const script = fileURLToPath(new URL("../../scripts/run.mjs", import.meta.url));
+    const args = [script, "examples/demo.ts", "--nope"];
+    const { status, stderr } = spawnSync(process.execPath, args, { encoding: "utf8" });
+    expect(stderr).toMatch(/^error: Unknown option '--nope'\.? .*examples\/demo\.ts/m);
+    expect(stderr).not.toMatch(STACK);
+    expect(status).toBe(EXIT.usage);
+  });
 });
 
 describe("lines of standard input", () => {
