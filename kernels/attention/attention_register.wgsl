@@ -71,9 +71,7 @@ fn attention_register(@builtin(workgroup_id) group: vec3u, @builtin(num_workgrou
       add_scores(&s, &own, &held);
     }
     var held_ids: array<u32, HELD>;
-    for (var e = 0u; e < HELD; e++) { //#unroll
-      held_ids[e] = document(b, min(j0 + e * LANES + lane, last_key));
-    }
+    ids_of(&held_ids, b, j0, last_key, lane);
     var shrink: Own;
     for (var m = 0u; m < OWN; m++) { //#unroll
       let i = i0 + m * LANES + lane;
@@ -97,7 +95,7 @@ fn attention_register(@builtin(workgroup_id) group: vec3u, @builtin(num_workgrou
     let columns = min(COLUMNS, end - j0);
     for (var chunk = 0u; chunk < CHUNKS; chunk++) { //#unroll
       let v_own = v_head + j0 * params.v.w + granule_of(own_granule, chunk);
-      for (var u = 0u; u < columns; u += ROUND) {
+      for (var u = 0u; u < columns_in(slice, chunk, columns); u += ROUND) {
         var x: array<vec4f, ROUND>;
         for (var e = 0u; e < ROUND; e++) { //#unroll
           x[e] = unpack_k(v[v_own + min(u + e, columns - 1u) * params.v.w]);
@@ -111,14 +109,13 @@ fn attention_register(@builtin(workgroup_id) group: vec3u, @builtin(num_workgrou
     share[m] = share_of(total[m], begin, i0 + m * LANES + lane);
   }
   multiply_rows(&sums, &share);
+  var results = results_of(&sums);
   // A bound that the compiler does not know, else it writes the loop out.
-  let limit = min(i0 + ROWS, params.queries);
-  let o_at = dot(params.o.xyz, at) + own_granule;
-  for (var i = i0; i < limit; i++) {
-    for (var chunk = 0u; chunk < CHUNKS; chunk++) { //#unroll
-      if (own_granule + chunk * LANES < params.granules) { o[o_at + i * params.o.w + chunk * LANES] = pack_o(sums[chunk]); }
-    }
-    next_row(&sums);
+  let limit = CHUNKS * min(ROWS, params.queries - i0);
+  let o_at = dot(params.o.xyz, at) + own_granule + i0 * params.o.w;
+  for (var i = 0u; i < limit; i++) {
+    let granule = i % CHUNKS * LANES;
+    if (own_granule + granule < params.granules) { o[o_at + i / CHUNKS * params.o.w + granule] = pack_o(result_at(&results, i)); }
   }
   if (slice != 0u) { return; }
   for (var m = 0u; m < OWN; m++) { //#unroll

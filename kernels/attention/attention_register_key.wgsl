@@ -84,11 +84,11 @@ fn attention_register_key(@builtin(workgroup_id) group: vec3u, @builtin(num_work
         add_scores(&slope, &own, &held);
       }
       var held_ids: array<u32, HELD>;
+      ids_of(&held_ids, b, i0, last_query, lane);
       var held_lse: array<f32, HELD>;
       var held_delta: array<f32, HELD>;
       for (var f = 0u; f < HELD; f++) { //#unroll
         let query = min(i0 + f * LANES + lane, last_query);
-        held_ids[f] = document(b, query);
         held_lse[f] = stats[stats_head + query * params.stats.w];
         held_delta[f] = stats[stats_head + query * params.stats.w + 1u];
       }
@@ -131,18 +131,17 @@ fn attention_register_key(@builtin(workgroup_id) group: vec3u, @builtin(num_work
     }
   }
   multiply(&dk_sums, params.slope);
+  var dk_results = results_of(&dk_sums);
+  var dv_results = results_of(&dv_sums);
   // A bound that the compiler does not know, else it writes the loop out.
-  let limit = min(j0 + ROWS, params.keys);
-  let dk_at = dot(params.dk.xyz, at_key) + own_granule;
-  let dv_at = dot(params.dv.xyz, at_key) + own_granule;
-  for (var j = j0; j < limit; j++) {
-    for (var chunk = 0u; chunk < CHUNKS; chunk++) { //#unroll
-      if (own_granule + chunk * LANES < params.granules) {
-        dk[dk_at + j * params.dk.w + chunk * LANES] = pack_k(dk_sums[chunk]);
-        dv[dv_at + j * params.dv.w + chunk * LANES] = pack_k(dv_sums[chunk]);
-      }
+  let limit = CHUNKS * min(ROWS, params.keys - j0);
+  let dk_at = dot(params.dk.xyz, at_key) + own_granule + j0 * params.dk.w;
+  let dv_at = dot(params.dv.xyz, at_key) + own_granule + j0 * params.dv.w;
+  for (var i = 0u; i < limit; i++) {
+    let granule = i % CHUNKS * LANES;
+    if (own_granule + granule < params.granules) {
+      dk[dk_at + i / CHUNKS * params.dk.w + granule] = pack_k(result_at(&dk_results, i));
+      dv[dv_at + i / CHUNKS * params.dv.w + granule] = pack_k(result_at(&dv_results, i));
     }
-    next_row(&dk_sums);
-    next_row(&dv_sums);
   }
 }

@@ -92,15 +92,12 @@ fn attention_register_query(@builtin(workgroup_id) group: vec3u, @builtin(num_wo
       add_scores(&slope, &own, &held);
     }
     var held_ids: array<u32, HELD>;
-    for (var e = 0u; e < HELD; e++) { //#unroll
-      held_ids[e] = document(b, min(j0 + e * LANES + lane, last_key));
-    }
+    ids_of(&held_ids, b, j0, last_key, lane);
     for (var t = 0u; t < QUADS; t++) { //#unroll
       let key = j0 + 4u * t + vec4u(0u, 1u, 2u, 3u);
       let id = ids_of_quad(&held_ids, t);
       for (var m = 0u; m < OWN; m++) { //#unroll
-        let at_s = m * QUADS + t;
-        keep_weights(&w, m, t, score_gradients(s[at_s], slope[at_s], lse[m], delta[m], i0 + m * LANES + lane, key, id, begin, row_ids[m]));
+        keep_weights(&w, m, t, score_gradients(s[m * QUADS + t], slope[m * QUADS + t], lse[m], delta[m], i0 + m * LANES + lane, key, id, begin, row_ids[m]));
       }
     }
     let columns = min(COLUMNS, end - j0);
@@ -116,13 +113,12 @@ fn attention_register_query(@builtin(workgroup_id) group: vec3u, @builtin(num_wo
     }
   }
   multiply(&sums, params.slope);
+  var results = results_of(&sums);
   // A bound that the compiler does not know, else it writes the loop out.
-  let limit = min(i0 + ROWS, params.queries);
-  let dq_at = dot(params.dq.xyz, at) + own_granule;
-  for (var i = i0; i < limit; i++) {
-    for (var chunk = 0u; chunk < CHUNKS; chunk++) { //#unroll
-      if (own_granule + chunk * LANES < params.granules) { dq[dq_at + i * params.dq.w + chunk * LANES] = pack_q(sums[chunk]); }
-    }
-    next_row(&sums);
+  let limit = CHUNKS * min(ROWS, params.queries - i0);
+  let dq_at = dot(params.dq.xyz, at) + own_granule + i0 * params.dq.w;
+  for (var i = 0u; i < limit; i++) {
+    let granule = i % CHUNKS * LANES;
+    if (own_granule + granule < params.granules) { dq[dq_at + i / CHUNKS * params.dq.w + granule] = pack_q(result_at(&results, i)); }
   }
 }

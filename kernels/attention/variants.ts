@@ -173,12 +173,12 @@ function rowSplit(d: number): Split {
 /** Multiplications of a product from which register tiles are tall: their pipelines compile up to twice as long as those of flat ones. */
 export const TALL_WORK = 2 ** 25;
 
-function registerSplit(d: number, lanes: number, most: number, isTall: boolean): Split {
+function registerSplit(d: number, lanes: number, most: number, isTall: boolean, least = 1): Split {
   // The sums of a tile (rows · chunks) are loaded and stored once a round: more of them no longer fit the cache of two threads.
   // 32 rows of 64 elements save 10 to 20 % of the time and double that of compiling.
   const rows = lanes === 1 ? 8 : Math.max(lanes, isTall ? 16 : 8);
   const columns = Math.max(lanes, Math.min(4 * lanes, 32));
-  const { chunks, slices, of } = tiles(d, rows, lanes, most, lanes === 1 ? most : 1);
+  const { chunks, slices, of } = tiles(d, rows, lanes, most, lanes === 1 ? most : least);
   const workgroup = lanes === 1 ? 64 : lanes;
   return {
     constants: {
@@ -222,8 +222,9 @@ function registers({ d, work = 0 }: AttentionProblem, lanes: number): AttentionV
     ...register,
     use,
     gradientUse: use,
-    // Heads of 128 are those of large models: short prompts take the pipeline that long ones need anyhow.
-    split: registerSplit(d, lanes, 4, isTall || d >= 128),
+    // Heads of 128 are those of large models: short prompts take the pipeline that long ones need anyhow, and so do smaller heads, which skip
+    // the chunks that they lack.
+    split: registerSplit(d, lanes, 4, isTall || d >= 128, isTall && d > 32 ? 4 : 1),
     querySplit,
     keySplit: lanes === 1 ? registerSplit(d, lanes, 2, isTall) : querySplit,
   };

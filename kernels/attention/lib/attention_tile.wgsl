@@ -4,10 +4,12 @@
 const OWN = ROWS / LANES; // rows of a lane
 const HELD = COLUMNS / LANES; // columns that a lane loads
 const QUADS = COLUMNS / 4u;
-// Scores: (row of the lane) · QUADS + (column / 4). Sums: (row of the tile) · CHUNKS + chunk. Weights: (column) · OWN + (row of the lane).
+// Scores: (row of the lane) · QUADS + (column / 4). Sums: (row of the tile) · CHUNKS + chunk. Weights: [row of the lane][column].
 alias Scores = array<vec4f, OWN * QUADS>;
 alias Sums = array<vec4f, ROWS * CHUNKS>;
-alias Weights = array<f32, COLUMNS * OWN>;
+alias Weights = array<array<f32, COLUMNS>, OWN>;
+// A copy of the sums by component, which may be indexed by a variable.
+alias Results = array<array<f32, ROWS * CHUNKS>, 4>;
 alias Own = array<f32, OWN>;
 // Offsets of the rows, or columns, first + lane, first + lane + LANES, …; those beyond the last repeat it.
 fn rows_of(at: ptr<function, array<u32, OWN>>, head: u32, first: u32, last: u32, step: u32, lane: u32) {
@@ -20,8 +22,15 @@ fn columns_of(at: ptr<function, array<u32, HELD>>, head: u32, first: u32, last: 
     (*at)[e] = head + min(first + e * LANES + lane, last) * step;
   }
 }
+// Document ids of the columns, as columns_of lays them. This loop is not written out: it rarely runs, and each load is 40 blocks of code.
+fn ids_of(ids: ptr<function, array<u32, HELD>>, b: u32, first: u32, last: u32, lane: u32) {
+  if (!masked_by(DOCUMENTS)) { return; }
+  for (var t = first; t < first + COLUMNS; t += LANES) { (*ids)[(t - first) / LANES] = document(b, min(t + lane, last)); }
+}
 // Granule of a lane in a chunk; those beyond the head repeat its last one.
 fn granule_of(own: u32, chunk: u32) -> u32 { return min(own + chunk * LANES, params.granules - 1u); }
+// Columns whose granules of a chunk are summed: none if the chunk lies behind the head.
+fn columns_in(slice: u32, chunk: u32, columns: u32) -> u32 { return select(0u, columns, (slice * CHUNKS + chunk) * LANES < params.granules); }
 // Values that the columns 4t … 4t + 3 have in `held`: column u is in held[u / LANES] of lane u % LANES.
 fn quad_of(held: ptr<function, array<f32, HELD>>, t: u32) -> vec4f {
   return vec4f(
@@ -55,16 +64,18 @@ fn add_scores(s: ptr<function, Scores>, own: ptr<function, array<vec4f, OWN>>, h
   }
 }
 fn keep_weights(w: ptr<function, Weights>, m: u32, t: u32, s: vec4f) {
-  (*w)[4u * t * OWN + m] = s.x;
-  (*w)[(4u * t + 1u) * OWN + m] = s.y;
-  (*w)[(4u * t + 2u) * OWN + m] = s.z;
-  (*w)[(4u * t + 3u) * OWN + m] = s.w;
+  (*w)[m][4u * t] = s.x;
+  (*w)[m][4u * t + 1u] = s.y;
+  (*w)[m][4u * t + 2u] = s.z;
+  (*w)[m][4u * t + 3u] = s.w;
 }
 // sums[r] += Σ (weight of row r) · (column) in a chunk, over the columns u, u + 1, … of a round, whose granules x holds.
 fn add_rows(sums: ptr<function, Sums>, chunk: u32, w: ptr<function, Weights>, u: u32, x: ptr<function, array<vec4f, ROUND>>) {
   var own: array<f32, OWN * ROUND>;
-  for (var t = 0u; t < OWN * ROUND; t++) { //#unroll
-    own[t] = (*w)[u * OWN + t];
+  for (var e = 0u; e < ROUND; e++) { //#unroll
+    for (var m = 0u; m < OWN; m++) { //#unroll
+      own[e * OWN + m] = (*w)[m][u + e];
+    }
   }
   for (var r = 0u; r < ROWS; r++) { //#unroll
     var sum = (*sums)[r * CHUNKS + chunk];
@@ -94,9 +105,15 @@ fn multiply(sums: ptr<function, Sums>, x: f32) {
     (*sums)[t] *= x;
   }
 }
-// Moves row 1 to row 0 and so on: a walk over the rows without an index.
-fn next_row(sums: ptr<function, Sums>) {
-  for (var t = 0u; t < (ROWS - 1u) * CHUNKS; t++) { //#unroll
-    (*sums)[t] = (*sums)[t + CHUNKS];
+fn results_of(sums: ptr<function, Sums>) -> Results {
+  var results: Results;
+  for (var i = 0u; i < ROWS * CHUNKS; i++) { //#unroll
+    for (var e = 0u; e < 4u; e++) { //#unroll
+      results[e][i] = (*sums)[i][e];
+    }
   }
+  return results;
+}
+fn result_at(results: ptr<function, Results>, i: u32) -> vec4f {
+  return vec4f((*results)[0][i], (*results)[1][i], (*results)[2][i], (*results)[3][i]);
 }
