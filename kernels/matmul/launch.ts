@@ -303,9 +303,13 @@ function launchParts(
   if (o.y.tensor.dtype !== "f32" && parts.some((part) => part.sizes[4]! < k))
     return throughF32(p, choice, counts, o, m, n, k);
   const yLibrary = wide ? o.y.tensor.dtype : f32x1;
-  const epilogue = epilogueOf(p);
-  // Pipelines of panels take long to compile: one serves all epilogues.
-  const byParams = choice.panels === true;
+  // Pipelines take long to compile on software devices: one serves all epilogues of a decoding step, one those of panels with all dtypes of
+  // biases. Products of other numbers of rows compile faster without the epilogues that they lack.
+  const { software } = device.capabilities;
+  const isStep = software && choice.kernel === "register" && choice.rows <= 2 && !p.norm && !p.gated;
+  const byParams = choice.panels === true || isStep;
+  const bias = choice.panels && p.bias ? map(copy, [p.bias], { dtype: "f32" }) : p.bias;
+  const epilogue = epilogueOf({ ...p, bias });
   for (const part of parts) {
     const [z0, z1, rows, columns, terms] = part.sizes as [number, number, number, number, number];
     const isFirst = part.starts[4] === 0;
@@ -335,13 +339,15 @@ function launchParts(
         b: o.b.tensor.dtype,
         y: yLibrary,
         r: r && wide ? o.residual!.tensor.dtype : wide ? "f32" : f32x1,
-        ...(byParams && !epilogue.bias && { h: o.b.tensor.dtype }),
+        ...(byParams && !choice.panels && !epilogue.bias && { h: o.b.tensor.dtype }),
         ...epilogue.use,
       },
       constants: {
         ...choice.constants,
         ACCUMULATE: p.accumulate || !isFirst,
-        ...(byParams ? { BY_PARAMS: true } : { BIAS: biased, RESIDUAL: r !== null, ACTIVATION: activation }),
+        ...(byParams
+          ? { BY_PARAMS: true, ...(isStep && { BY_COMPONENT: true }) }
+          : { BIAS: biased, RESIDUAL: r !== null, ACTIVATION: activation }),
         ...epilogue.constants,
       },
       buffers: { a: a.bound, b: b.bound, bias: epilogue.bias ?? a.bound, residual: r?.bound ?? a.bound, y: y.bound },

@@ -11,6 +11,7 @@ const RESIDUAL = false;
 const ACCUMULATE = false; // add to what y holds
 const ACTIVATION = 0u; // as in library matmul_activation
 const BY_PARAMS = false; // bias, residual and activation are as params.a.w says: one pipeline for all of them
+const BY_COMPONENT = false; // with BY_PARAMS: bias and activation take a component at a time, a quarter of the code
 const NORM = false;
 const GATED = false; // y has half the columns, stored one by one
 struct Params {
@@ -71,12 +72,24 @@ fn finish(batch: vec2u, row: u32, column: u32, sum: vec4f) {
       for (var j = 0u; j < count; j++) { v[j] += unpack_y(y[at + j]).x; }
     }
   }
-  if (BIAS || (BY_PARAMS && (params.a.w & 1u) != 0u)) {
-    let first = params.b.w + column;
-    let last = count - 1u;
-    v += vec4f(bias_at(first), bias_at(first + min(1u, last)), bias_at(first + min(2u, last)), bias_at(first + last));
+  if (BY_COMPONENT) {
+    if ((params.a.w & ~2u) != 0u) {
+      // The first component leaves and comes back as the last. The compiler must not know the bound, else it writes the loop out.
+      let bound = 4u + (params.size.x >> 31u);
+      for (var j = 0u; j < bound; j++) {
+        var x = v.x;
+        if ((params.a.w & 1u) != 0u) { x += bias_at(params.b.w + column + min(j, count - 1u)); }
+        v = vec4f(v.yzw, activate(params.a.w / 4u, vec4f(x)).x);
+      }
+    }
+  } else {
+    if (BIAS || (BY_PARAMS && (params.a.w & 1u) != 0u)) {
+      let first = params.b.w + column;
+      let last = count - 1u;
+      v += vec4f(bias_at(first), bias_at(first + min(1u, last)), bias_at(first + min(2u, last)), bias_at(first + last));
+    }
+    v = activate(select(ACTIVATION, params.a.w / 4u, BY_PARAMS), v);
   }
-  v = activate(select(ACTIVATION, params.a.w / 4u, BY_PARAMS), v);
   if (RESIDUAL || (BY_PARAMS && (params.a.w & 2u) != 0u)) {
     let first = params.y.y + along(batch, params.batches_y.z, params.batches_y.w) + row * params.y.w + column;
     if (W_r == 4u) {
