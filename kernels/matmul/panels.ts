@@ -49,11 +49,11 @@ export function inPanels(
   const rows = inside ? fours : pieces;
   launch(pack, {
     use: { x: dtype },
-    constants: { WIDTH: width, INSIDE: inside, OF_A: operand === "a" },
+    constants: { WIDTH: width },
     buffers: { x: bound, y },
     params: {
       size: [Math.ceil((inside ? terms : lines) / 4), inside ? lines : terms, fours, pieces],
-      x: [offset, step, 0, 0],
+      x: [offset, step, inside ? 1 : 0, operand === "a" ? 1 : 0],
     },
     grid: [Math.ceil((inside ? pieces : fours) / 64), Math.min(rows, MAX_GROUPS), Math.ceil(rows / MAX_GROUPS)],
     cost: { flops: 0, bytes: elementBytes(dtype, lines * terms) + elementBytes(dtype, y.size) },
