@@ -157,7 +157,14 @@ async function fill(
     await model.device.throttle(QUEUED_BYTES);
     options.onProgress?.({ bytes: done, totalBytes, tensor });
   };
+  // A storage is counted when it has all of its weights: writes into one that the device is using are copied twice.
+  const written: [number, Tensor][] = [];
+  const count = (): void => {
+    for (const [index, parameter] of written.splice(0))
+      scope(() => copyInto(counts.slice(0, index, index + 1), countNonFinite(parameter).reshape([1])));
+  };
   for (const [index, [name, parameter]] of parameters.entries()) {
+    if (written.length && written[0]![1].storage !== parameter.storage) count();
     parameter.requiresGrad = false;
     const source = checkpoint.parameters.get(name)!; // the checkpoint was checked against the config that made the model
     let at = 0;
@@ -167,8 +174,9 @@ async function fill(
       at += bytes.length;
       await uploaded(chunk.length, name);
     }
-    scope(() => copyInto(counts.slice(0, index, index + 1), countNonFinite(parameter).reshape([1])));
+    written.push([index, parameter]);
   }
+  count();
   const requantized = new RequantizationError();
   for (const layer of quantizedLayers(model)) {
     if (isOfParts(layer[0], checkpoint.missing)) continue;
