@@ -4,8 +4,8 @@ fn alternate(i: u32, tiles: u32) -> u32 { return select(i / 2u, tiles - 1u - i /
 // Smallest and largest document id of `count` positions from t0.
 fn id_range(b: u32, t0: u32, count: u32, tokens: u32) -> vec2u {
   if (!masked_by(DOCUMENTS)) { return vec2u(); }
-  var range = vec2u(0xffffffffu, 0u);
-  for (var t = t0; t < min(t0 + count, tokens); t++) {
+  var range = vec2u(document(b, t0));
+  for (var t = t0 + 1u; t < min(t0 + count, tokens); t++) {
     let id = document(b, t);
     range = vec2u(min(range.x, id), max(range.y, id));
   }
