@@ -18,6 +18,7 @@ import { RequantizationError, ownKind, quantizedChunks } from "./checkpoint/quan
 import type { QuantizedChunk } from "./checkpoint/quantized.ts";
 import { mainDType } from "./checkpoint/side_files.ts";
 import { JanusForConditionalGeneration } from "./janus.ts";
+import { compileAhead } from "./compile_ahead.ts";
 
 export interface LoadProgress {
   /** Bytes of the files that are on the device. */
@@ -46,6 +47,12 @@ export interface LoadOptions {
   readonly signal?: AbortSignal;
 }
 
+/** Of `loadModel`. */
+interface ModelOptions extends LoadOptions {
+  /** Builds the pipelines of drawing and answering in the background meanwhile. */
+  readonly compileAhead?: boolean;
+}
+
 const CHUNK_BYTES = 4 * 2 ** 20;
 /** Bytes that the device has not taken yet, above which loading waits for it. */
 const QUEUED_BYTES = 32 * 2 ** 20;
@@ -61,7 +68,7 @@ const QUEUED_BYTES = 32 * 2 ** 20;
  */
 export async function loadModel(
   checkpoint: Checkpoint,
-  options: LoadOptions = {},
+  options: ModelOptions = {},
 ): Promise<JanusForConditionalGeneration> {
   const { quantize } = options;
   if (quantize !== undefined && !isQuantization(quantize))
@@ -76,21 +83,24 @@ export async function loadModel(
       `loadModel: quantizeHead needs quantize and a checkpoint that is not quantised; got ${checkpoint.quantization ? `one in ${checkpoint.quantization}` : "no quantize"}. Leave it out.`,
     );
   const dtype = options.dtype ?? mainDType(checkpoint);
-  const placed = { dtype: dtype as DType, ...(options.device && { device: options.device }), init: false };
   const one = checkpoint.quantization ?? quantize;
   const kinds = one ? null : ownKinds(checkpoint);
   const kind = one ?? mostCommon([...kinds!.values()]);
-  const model = construct(() => {
-    const whole = new JanusForConditionalGeneration(checkpoint.config, {
-      ...placed,
-      ...(kind && { quantize: kind, quantizeHead: options.quantizeHead ?? true }),
+  const create = (device?: Device): JanusForConditionalGeneration =>
+    construct(() => {
+      const placed = { dtype: dtype as DType, ...(device && { device }), init: false };
+      const whole = new JanusForConditionalGeneration(checkpoint.config, {
+        ...placed,
+        ...(kind && { quantize: kind, quantizeHead: options.quantizeHead ?? true }),
+      });
+      if (kind && kinds) replaceOthers(whole, kinds, placed);
+      whole.removeParts(checkpoint.missing);
+      whole.cacheDType = options.cacheDType ?? "f32";
+      return whole;
     });
-    if (kind && kinds) replaceOthers(whole, kinds, placed);
-    whole.removeParts(checkpoint.missing);
-    whole.cacheDType = options.cacheDType ?? "f32";
-    return whole;
-  });
+  const model = create(options.device);
   try {
+    if (options.compileAhead) await compileAhead(model.device, checkpoint.config, create);
     await fill(model, checkpoint, dtype, options);
   } catch (error) {
     model.dispose();
