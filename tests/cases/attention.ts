@@ -131,6 +131,7 @@ const rows: Row[] = [
     note: "tall tiles, grouped",
     variants: "default",
   },
+  { sizes: [1, 4, 4, 420, 420, 48], causal: true, note: "tall tiles, chunks behind the head", variants: "default" },
   { sizes: [1, 2, 2, 3, 70, 32], causal: true, note: "more keys" },
   { sizes: [1, 2, 2, 70, 33, 32], causal: true, note: "more queries: some see no key" },
   { sizes: [1, 2, 2, 3, 70, 32], note: "more keys" },

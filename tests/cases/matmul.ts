@@ -186,6 +186,8 @@ const linearRows: LinearRow[] = [
   { x: { shape: [40, 32] }, n: 48, weight: "bf16", bias: true, activation: "silu", residual: true, windows: true },
   { x: { shape: [1, 260] }, n: 257, weight: "bf16", bias: true, activation: "geluTanh", windows: true },
   { x: { shape: [2, 36] }, n: 44, weight: "bf16", bias: true },
+  { x: { shape: [2, 40] }, n: 45, weight: "bf16", bias: true, activation: "gelu", residual: true },
+  { x: { shape: [1, 40] }, n: 44, weight: "bf16", activation: "relu", residual: true },
   { x: { shape: [3, 24] }, n: 33, bias: true, residual: true },
   { x: { shape: [5, 128] }, n: 36, weight: "f16", bias: true, residual: true, windows: true },
   {

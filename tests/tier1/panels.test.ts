@@ -36,6 +36,12 @@ describe("on a device of full size", () => {
     await expectSameBits({ a: draw(device, [262148, 36]), b: long, transA: true });
   });
 
+  it("biases of 16 bits and none, with activations and residuals", async () => {
+    const [a, b, residual] = [draw(device, [70, 20]), draw(device, [45, 20]), draw(device, [70, 45])];
+    for (const bias of [null, F.cast(draw(device, [45]), "bf16"), F.cast(draw(device, [45]), "f16")])
+      await expectSameBits({ a, b, transB: true, bias, activation: "gelu", residual });
+  });
+
   it("an RMS norm before a product is not left to panels", async () => {
     const [x, gain, weight] = [draw(device, [5, 64]), draw(device, [64]), draw(device, [48, 64])];
     const run = (): Tensor => noGrad(() => F.normLinear(x, gain, weight, { gated: true }));
