@@ -1,5 +1,5 @@
 /** The pipelines that drawing and answering need, built in the background while the weights are read. */
-import { Device, noGrad, scope } from "../../engine/index.ts";
+import { Device, noGrad, scope, sleep } from "../../engine/index.ts";
 import { zeros } from "../../kernels/index.ts";
 import { textDecoder } from "../generate.ts";
 import { imageTokens } from "./config.ts";
@@ -22,10 +22,10 @@ export async function compileAhead(
   const counting = await Device.create({ backend: "null", capabilities: device.capabilities, memoryBudget: Infinity });
   try {
     const model = create(counting);
-    noGrad(() => {
-      if (!model.missing.includes("generate images")) draw(model, config);
-      scope(() => answer(model, config));
-    });
+    for (const work of [draw, answer]) {
+      await sleep(0); // for the page's other tasks
+      noGrad(() => scope(() => work(model, config)));
+    }
     void device.compileAhead(counting);
   } finally {
     counting.destroy();
@@ -35,13 +35,13 @@ export async function compileAhead(
 const idsOf = (count: number): number[] => new Array<number>(count).fill(0);
 
 function draw(model: JanusForConditionalGeneration, config: JanusConfig): void {
+  if (model.missing.includes("generate images")) return;
   const room = config.language.maxPositions - imageTokens(config);
-  const { decoder } = new ImageGeneration(model, config, [idsOf(Math.max(1, Math.min(TEXT_TOKENS, room)))], 0, {
-    seed: 0,
-  });
+  const prompt = idsOf(Math.max(1, Math.min(TEXT_TOKENS, room)));
+  const { decoder } = new ImageGeneration(model, config, [prompt], 0, { seed: 0 });
   decoder.begin();
   decoder.step();
-  scope(() => void model.model.vqmodel.decode(zeros([1, imageTokens(config)], { dtype: "i32", device: model.device })));
+  model.model.vqmodel.decode(zeros([1, imageTokens(config)], { dtype: "i32", device: model.device }));
   decoder.dispose();
 }
 
