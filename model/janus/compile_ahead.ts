@@ -24,7 +24,11 @@ export async function compileAhead(
     const model = create(counting);
     for (const work of [draw, answer]) {
       await sleep(0); // for the page's other tasks
-      noGrad(() => scope(() => work(model, config)));
+      try {
+        noGrad(() => scope(() => work(model, config)));
+      } catch {
+        // E.g. the context has no room for an image: drawing one will throw this, loading must not.
+      }
     }
     void device.compileAhead(counting);
   } finally {

@@ -1,14 +1,18 @@
 /** Pipelines that are built in the background while weights are read: those that drawing and answering need, and no errors of theirs. */
 import { expect, it, vi } from "vitest";
 import { Device, DisposedError, Janus, KernelError, empty, kernel, launch } from "../../index.node.ts";
+import type { DeviceOptions } from "../../index.node.ts";
+import { compileAhead } from "../../model/janus/compile_ahead.ts";
+import { createModel, tinyConfig } from "../../model/janus/create.ts";
 import { useDevice } from "../gpu.ts";
+import { SMALL } from "../small_model.ts";
 
 const device = useDevice();
 const image = { width: 32, height: 32, data: new Uint8Array(3 * 32 * 32).fill(100) };
 
 /** A device that chooses kernels as GPUs do, for software devices compile when a pipeline first runs. */
-async function gpu(): Promise<Device> {
-  const made = await Device.create();
+async function gpu(options: DeviceOptions = {}): Promise<Device> {
+  const made = await Device.create(options);
   Object.defineProperty(made, "capabilities", { value: { ...made.capabilities, software: false } });
   return made;
 }
@@ -28,6 +32,19 @@ it("loading builds what an image and an answer about an image need; software dev
   const at = device().stats.pipelinesCreated;
   (await Janus.fromPretrained("shapes", { device: device() })).model.dispose();
   expect(device().stats.pipelinesCreated - at, "those that count values which are not finite").toBeLessThan(10);
+});
+
+it.each([
+  ["a context too short for an image", { language: { ...SMALL.language, maxPositions: 12 } }, {}],
+  ["bindings too small for its convolutions", {}, { limits: { maxStorageBufferBindingSize: 32768 } }],
+])("a model with %s has its other pipelines built, and loading is not refused", async (_, changes, options) => {
+  const config = tinyConfig({ ...SMALL, ...changes });
+  const made = await gpu(options);
+  const ahead = vi.spyOn(made, "compileAhead");
+  await compileAhead(made, config, (on) => createModel(config, { device: on }));
+  await ahead.mock.results[0]!.value;
+  expect(made.stats.pipelinesCreated).toBeGreaterThan(10);
+  made.destroy();
 });
 
 const source = (name: string, body: string): string => `@group(0) @binding(0) var<storage, read_write> y: array<f32>;
