@@ -308,7 +308,7 @@ function launchParts(
   const { software } = device.capabilities;
   const isStep = software && choice.kernel === "register" && choice.rows <= 2 && !p.norm && !p.gated;
   const byParams = choice.panels === true || isStep;
-  const bias = choice.panels && p.bias ? map(copy, [p.bias], { dtype: "f32" }) : p.bias;
+  const bias = choice.panels && p.bias && p.bias.dtype !== "f32" ? map(copy, [p.bias], { dtype: "f32" }) : p.bias;
   const epilogue = epilogueOf({ ...p, bias });
   for (const part of parts) {
     const [z0, z1, rows, columns, terms] = part.sizes as [number, number, number, number, number];

@@ -42,6 +42,16 @@ describe("on a device of full size", () => {
       await expectSameBits({ a, b, transB: true, bias, activation: "gelu", residual });
   });
 
+  it("biases of 32 bits cost no launch", () => {
+    const [a, b, bias] = [draw(device, [70, 20]), draw(device, [45, 20]), draw(device, [45])];
+    const launches = (options: { bias?: Tensor }): number => {
+      const before = device.stats.launches;
+      forceVariant("matmul", "register-lanes-panels", () => F.gemm({ a, b, transB: true, ...options })).dispose();
+      return device.stats.launches - before;
+    };
+    expect(launches({ bias })).toBe(launches({}));
+  });
+
   it("an RMS norm before a product is not left to panels", async () => {
     const [x, gain, weight] = [draw(device, [5, 64]), draw(device, [64]), draw(device, [48, 64])];
     const run = (): Tensor => noGrad(() => F.normLinear(x, gain, weight, { gated: true }));
