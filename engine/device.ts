@@ -190,6 +190,17 @@ export class Device {
    * adapter, or if the adapter refuses; `ArgumentError` for options that are unknown or out of range.
    */
   static async create(options: DeviceOptions = {}): Promise<Device> {
+    const device = await Device.make(options);
+    defaultDevice ??= device;
+    return device;
+  }
+
+  /** A null device for counting and planning inside the library: never the default device, of which a program may have none. */
+  static createCounting(options: Pick<DeviceOptions, "capabilities" | "memoryBudget"> = {}): Promise<Device> {
+    return Device.make({ ...options, backend: "null" });
+  }
+
+  private static async make(options: DeviceOptions): Promise<Device> {
     knownOptions("Device.create", options, DEVICE_OPTIONS);
     for (const name of ["checks", "poison", "boundsChecks"] as const)
       requireBoolean("Device.create", name, options[name] ?? false);
@@ -200,12 +211,9 @@ export class Device {
       );
     checkTuned(options.tuned);
     await loadKernels();
-    const device =
-      options.backend === "null"
-        ? new Device(null, nullDeviceCapabilities(options), options)
-        : await Device.open(options);
-    defaultDevice ??= device;
-    return device;
+    return options.backend === "null"
+      ? new Device(null, nullDeviceCapabilities(options), options)
+      : Device.open(options);
   }
 
   private static async open(options: DeviceOptions): Promise<Device> {

@@ -237,8 +237,7 @@ async function countOn<T>(
   make: Made<T>,
   fits: boolean,
 ): Promise<StepCounts & { readonly result: T }> {
-  const device = await Device.create({
-    backend: "null",
+  const device = await Device.createCounting({
     ...(like && { capabilities: like.capabilities }),
     ...(like && fits && { memoryBudget: like.pool.budget }),
     ...(!fits && { memoryBudget: Infinity }),

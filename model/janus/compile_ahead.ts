@@ -19,7 +19,7 @@ export async function compileAhead(
   config: JanusConfig,
   create: (device: Device) => JanusForConditionalGeneration,
 ): Promise<void> {
-  const counting = await Device.create({ backend: "null", capabilities: device.capabilities, memoryBudget: Infinity });
+  const counting = await Device.createCounting({ capabilities: device.capabilities, memoryBudget: Infinity });
   try {
     const model = create(counting);
     for (const work of [draw, answer]) {

@@ -1,6 +1,6 @@
 /** What a training step should take, from the null device: the longest batch, memory in whatever order, FLOPs against arithmetic from the config. */
 import { describe, expect, it } from "vitest";
-import { ArgumentError, Device, OutOfMemoryError, nullCapabilities } from "../../index.ts";
+import { ArgumentError, Device, OutOfMemoryError, getDevice, nullCapabilities, setDevice } from "../../index.ts";
 import { JANUS_PRO_1B, imageTokens } from "../../model/janus/config.ts";
 import type { JanusConfig } from "../../model/janus/config.ts";
 import { JANUS_TINY } from "../../model/janus/create.ts";
@@ -22,6 +22,13 @@ const settings = (more: Record<string, unknown> = {}): TrainConfig =>
     optimizer: { lr: 1e-3 },
     ...more,
   });
+
+it("a device that is created meanwhile becomes the default one", async () => {
+  setDevice(null);
+  const [, device] = await Promise.all([estimateStep(JANUS_TINY, settings()), Device.create({ backend: "null" })]);
+  expect(getDevice()).toBe(device);
+  device.destroy();
+});
 
 describe("the longest batch", () => {
   it("fills every row, with as many images as fit, and trains all that may be", () => {

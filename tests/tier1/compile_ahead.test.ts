@@ -1,6 +1,17 @@
 /** Pipelines that are built in the background while weights are read: those that drawing and answering need, and no errors of theirs. */
 import { expect, it, vi } from "vitest";
-import { Device, DisposedError, Janus, KernelError, empty, kernel, launch } from "../../index.node.ts";
+import {
+  Device,
+  DeviceError,
+  DisposedError,
+  Janus,
+  KernelError,
+  empty,
+  getDevice,
+  kernel,
+  launch,
+  setDevice,
+} from "../../index.node.ts";
 import type { DeviceOptions } from "../../index.node.ts";
 import { compileAhead } from "../../model/janus/compile_ahead.ts";
 import { createModel, tinyConfig } from "../../model/janus/create.ts";
@@ -44,6 +55,17 @@ it.each([
   await compileAhead(made, config, (on) => createModel(config, { device: on }));
   await ahead.mock.results[0]!.value;
   expect(made.stats.pipelinesCreated).toBeGreaterThan(10);
+  made.destroy();
+});
+
+it("the device that counts does not become the default one", async () => {
+  const [made, config] = [await gpu(), tinyConfig(SMALL)];
+  setDevice(null);
+  await compileAhead(made, config, (on) => {
+    expect(() => getDevice()).toThrow(DeviceError);
+    return createModel(config, { device: on });
+  });
+  setDevice(device());
   made.destroy();
 });
 
