@@ -52,7 +52,7 @@ export interface DeviceOptions extends AdapterOptions {
    * wrote into the user's cache for this adapter and driver (Node), else one that comes with the package for this family of adapters.
    */
   readonly tuned?: TunedVariants | false;
-  /** For tests: fill every new storage with NaN bits, to expose elements that no kernel wrote. */
+  /** For tests: fill new storages with NaN bits, but for those made inside `atomic`, to expose elements that no kernel wrote. */
   readonly poison?: boolean;
 }
 
@@ -383,8 +383,9 @@ export class Device {
   }
 
   /**
-   * Starts to build, in the background, the pipelines that the null device `recorded` has needed so far. Launches wait for none of them: one that
-   * comes before its pipeline is ready builds its own. Errors are those of the launches. Resolves when all are built; nobody need wait for it.
+   * Starts to build, in the background, the pipelines that the null device `recorded` has needed so far. Launches do not wait: one that comes
+   * before its pipeline is ready builds its own. A pipeline that cannot be built is left to its launch, which reports the error. Resolves when
+   * none is being built any more; callers need not wait for it.
    */
   compileAhead(recorded: Device): Promise<void> {
     this.check();

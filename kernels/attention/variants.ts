@@ -222,8 +222,8 @@ function registers({ d, work = 0 }: AttentionProblem, lanes: number): AttentionV
     ...register,
     use,
     gradientUse: use,
-    // Heads of 128 are those of large models: short prompts take the pipeline that long ones need anyhow, and so do smaller heads, which skip
-    // the chunks that they lack.
+    // Heads of 128 are those of large models, whose short prompts take the pipeline that long ones need anyhow. Tall tiles of smaller heads,
+    // down to 36, take it too and skip the chunks that they lack.
     split: registerSplit(d, lanes, 4, isTall || d >= 128, isTall && d > 32 ? 4 : 1),
     querySplit,
     keySplit: lanes === 1 ? registerSplit(d, lanes, 2, isTall) : querySplit,

@@ -303,8 +303,8 @@ function launchParts(
   if (o.y.tensor.dtype !== "f32" && parts.some((part) => part.sizes[4]! < k))
     return throughF32(p, choice, counts, o, m, n, k);
   const yLibrary = wide ? o.y.tensor.dtype : f32x1;
-  // Pipelines take long to compile on software devices: one serves all epilogues of a decoding step, one those of panels with all dtypes of
-  // biases. Products of other numbers of rows compile faster without the epilogues that they lack.
+  // Pipelines take long to compile on software devices. One serves all epilogues of products with 1 or 2 rows, which are those of a decoding step,
+  // and one all epilogues of panels, whose biases are f32. Other products compile faster without the epilogues that they lack.
   const { software } = device.capabilities;
   const isStep = software && choice.kernel === "register" && choice.rows <= 2 && !p.norm && !p.gated;
   const byParams = choice.panels === true || isStep;

@@ -113,7 +113,7 @@ const dequantizeKernel = kernel(
   { rows: "u32", loads: "u32", granules: "u32", scales: "u32", first_load: "u32", first_scale: "u32", first_y: "u32" },
   [...standard, quantizedInt4],
 );
-/** Scales that a load has. */
+/** Scales (f16) in a load of 16 bytes. */
 const SCALES_AT_ONCE = 8;
 const LIBRARIES = { int8: quantizedInt8, int4: quantizedInt4 } as const;
 

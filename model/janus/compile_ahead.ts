@@ -11,8 +11,9 @@ import type { JanusForConditionalGeneration } from "./janus.ts";
 const TEXT_TOKENS = 20;
 
 /**
- * Starts to build the pipelines that a model launches for one guided image and one answer about an image, on `device`. They are known from the same work
- * on the null device, where `create` makes the model; that takes some hundred milliseconds. Pipelines of a kernel that depend on other sizes are built by their first launch.
+ * Starts to build, on `device`, the pipelines that a model launches for one guided image and one answer about an image. The same work on a null
+ * device, with the model that `create` makes there, lists them in some hundred milliseconds. Pipelines that only other sizes need, such as longer
+ * prompts or several images, are built by their first launch. Work that the model cannot do is left out.
  */
 export async function compileAhead(
   device: Device,

@@ -47,9 +47,9 @@ export interface LoadOptions {
   readonly signal?: AbortSignal;
 }
 
-/** Of `loadModel`. */
+/** Options of `loadModel`. */
 interface ModelOptions extends LoadOptions {
-  /** Builds the pipelines of drawing and answering in the background meanwhile. */
+  /** Build the pipelines of drawing and answering in the background while the weights are read (default: false). */
   readonly compileAhead?: boolean;
 }
 
@@ -167,7 +167,7 @@ async function fill(
     await model.device.throttle(QUEUED_BYTES);
     options.onProgress?.({ bytes: done, totalBytes, tensor });
   };
-  // A storage is counted when it has all of its weights: writes into one that the device is using are copied twice.
+  // A storage is counted when all of its weights are written: Dawn copies a write twice if the device has used the buffer before.
   const written: [number, Tensor][] = [];
   const count = (): void => {
     for (const [index, parameter] of written.splice(0))

@@ -145,7 +145,7 @@ export class Janus {
         (await fingerprint(checkpoint)) + (options.quantize && !checkpoint.quantization ? `-${options.quantize}` : "");
       const warn = options.onNotice ?? ((message: string) => console.warn(message));
       for (const notice of [...checkpoint.notices, ...processor.notices]) warn(notice);
-      // Software devices compile when a pipeline first runs.
+      // On software devices this would gain nothing: they compile a pipeline when it first runs.
       const compileAhead = !device.capabilities.software;
       const model = await loadModel(checkpoint, { ...options, device, compileAhead });
       return [source.name, checkpoint.config, model, processor, hash];

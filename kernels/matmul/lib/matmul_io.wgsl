@@ -74,7 +74,7 @@ fn finish(batch: vec2u, row: u32, column: u32, sum: vec4f) {
   }
   if (BY_COMPONENT) {
     if ((params.a.w & ~2u) != 0u) {
-      // The first component leaves and comes back as the last. The compiler must not know the bound, else it writes the loop out.
+      // Each round finishes the first component and moves it to the end. The compiler must not know the bound, else it writes the loop out.
       let bound = 4u + (params.size.x >> 31u);
       for (var j = 0u; j < bound; j++) {
         var x = v.x;
