@@ -91,6 +91,8 @@ export interface Product {
   readonly activation: Activation | null;
   /** Residual of y's shape, contiguous. */
   readonly residual: Tensor | null;
+  /** The product equals its transpose, and so does the residual: the kernel may copy what is above the diagonal. */
+  readonly symmetric?: boolean;
   /** RMS norm of the rows of `a`, instead of a bias: for choices that compute it (see `normLinear`). */
   readonly norm?: Norm;
   /** y [M, N / 2], f32, is silu(gate) · up of the two halves of the columns; in one part. */
@@ -304,8 +306,8 @@ function launchParts(
     return throughF32(p, choice, counts, o, m, n, k);
   const yLibrary = wide ? o.y.tensor.dtype : f32x1;
   const epilogue = epilogueOf(p);
-  // Pipelines of panels take long to compile: one serves all epilogues.
-  const byParams = choice.panels === true;
+  const copiesHalf = p.symmetric && choice.kernel === "register" && choice.rows >= 4 && parts.every(({ sizes: [, , rows, columns] }) => rows === m && columns === n); // prettier-ignore
+  const byParams = choice.byParams === true;
   for (const part of parts) {
     const [z0, z1, rows, columns, terms] = part.sizes as [number, number, number, number, number];
     const isFirst = part.starts[4] === 0;
@@ -342,6 +344,7 @@ function launchParts(
         ...choice.constants,
         ACCUMULATE: p.accumulate || !isFirst,
         ...(byParams ? { BY_PARAMS: true } : { BIAS: biased, RESIDUAL: r !== null, ACTIVATION: activation }),
+        ...(copiesHalf && { SYMMETRIC: true }),
         ...epilogue.constants,
       },
       buffers: { a: a.bound, b: b.bound, bias: epilogue.bias ?? a.bound, residual: r?.bound ?? a.bound, y: y.bound },
