@@ -391,6 +391,15 @@ export class Device {
     await this.sync();
   }
 
+  /**
+   * Starts to build, in the background, the pipelines that the null device `recorded` has needed so far. Launches wait for none of them: one that
+   * comes before its pipeline is ready builds its own. Errors are those of the launches. Resolves when all are built; nobody need wait for it.
+   */
+  compileAhead(recorded: Device): Promise<void> {
+    this.check();
+    return this.pipelines.compileAhead(recorded.pipelines);
+  }
+
   /** Writes host bytes into a storage. Throws `CaptureError` inside a capture. */
   write(binding: Binding, bytes: Uint8Array): void {
     this.check();

@@ -84,15 +84,32 @@ export class Pipelines {
     return pipeline;
   }
 
+  /**
+   * Starts to build the variants that `recorded` has, in the background. A launch that needs one before it is ready builds its own, and
+   * reports the errors of its WGSL. Resolves when none is being built any more.
+   */
+  async compileAhead(recorded: Pipelines): Promise<void> {
+    const { gpu } = this;
+    if (!gpu) return;
+    const missing = [...recorded.known.values()].filter(({ key }) => !this.known.has(key));
+    await Promise.all(missing.map((one) => this.buildAhead(gpu, one)));
+  }
+
+  private async buildAhead(gpu: GPUDevice, { kernel, constants, uses, key }: Pipeline): Promise<void> {
+    gpu.pushErrorScope("validation");
+    const { descriptor, layout } = describe(gpu, kernel, key, specialise(kernel, constants, uses));
+    const building = gpu.createComputePipelineAsync(descriptor);
+    gpu.popErrorScope().catch(() => undefined); // of a lost device
+    const built = await building.catch(() => null);
+    if (built && !this.known.has(key))
+      this.known.set(key, { id: this.count++, kernel, constants, uses, key, gpu: built, layout });
+  }
+
   private build(gpu: GPUDevice, kernel: Kernel, key: string, source: string): Pick<Pipeline, "gpu" | "layout"> {
     gpu.pushErrorScope("validation");
-    const module = gpu.createShaderModule({ label: key, code: source });
-    const layout = gpu.createBindGroupLayout({ entries: layoutEntries(kernel) });
-    const compiled = gpu.createComputePipeline({
-      label: key,
-      layout: gpu.createPipelineLayout({ bindGroupLayouts: [layout] }),
-      compute: { module, entryPoint: kernel.name },
-    });
+    const { descriptor, layout } = describe(gpu, kernel, key, source);
+    const { module } = descriptor.compute;
+    const compiled = gpu.createComputePipeline(descriptor);
     const verdict = gpu.popErrorScope().then(async (error) => {
       this.compiling.delete(verdict);
       if (!error) return;
@@ -103,6 +120,21 @@ export class Pipelines {
     this.compiling.add(verdict);
     return { gpu: compiled, layout };
   }
+}
+
+function describe(
+  gpu: GPUDevice,
+  kernel: Kernel,
+  key: string,
+  code: string,
+): { descriptor: GPUComputePipelineDescriptor; layout: GPUBindGroupLayout } {
+  const layout = gpu.createBindGroupLayout({ entries: layoutEntries(kernel) });
+  const descriptor = {
+    label: key,
+    layout: gpu.createPipelineLayout({ bindGroupLayouts: [layout] }),
+    compute: { module: gpu.createShaderModule({ label: key, code }), entryPoint: kernel.name },
+  };
+  return { descriptor, layout };
 }
 
 /** Layout: the kernel's storage buffers, then its parameters. */

@@ -60,7 +60,8 @@ const requested = new Map<string, Promise<GPU>>();
 
 const toggles = (boundsChecks: boolean): string[] => [
   `enable-dawn-features=allow_unsafe_apis,vulkan_enable_f16_on_nvidia${boundsChecks ? "" : ",disable_robustness"}`,
-  "disable-dawn-features=timestamp_quantization",
+  // Contents of the pool's buffers are undefined in any case: docs/decisions/engine/buffers_not_cleared.md.
+  "disable-dawn-features=timestamp_quantization,lazy_clear_resource_on_first_use",
 ];
 
 /**

@@ -33,6 +33,9 @@ export const quantizedBindings = library(
   "quantized_bindings",
   new URL("./lib/quantized_bindings.wgsl", import.meta.url),
 );
+/** Scales of quantised weights: each by itself, or eight to a load. */
+export const quantizedScalesEach = library("quantized_scales_each", new URL("./lib/quantized_scales_each.wgsl", import.meta.url)); // prettier-ignore
+export const quantizedScalesEight = library("quantized_scales_eight", new URL("./lib/quantized_scales_eight.wgsl", import.meta.url)); // prettier-ignore
 /** Quantised weights of a word as floats. */
 export const quantizedInt8 = library("quantized_int8", new URL("./lib/quantized_int8.wgsl", import.meta.url));
 export const quantizedInt4 = library("quantized_int4", new URL("./lib/quantized_int4.wgsl", import.meta.url));

@@ -4,6 +4,7 @@
 // Params: size (M, K, N, –); a (offset; step of a row; –; offset of scales), b (offset; scales of a row; words of a row; –).
 // Grid: (ceil(M / ROWS), ceil(K / 8 / WORKGROUP)).
 //#use quantized_bindings
+//#use quantized_scales_each as g
 //#use matmul_io
 //#use f32 as a
 //#use quantized_int4 as b

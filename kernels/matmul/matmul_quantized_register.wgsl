@@ -3,6 +3,7 @@
 // and values are broadcast. A row adds up its terms in their order, each weight being exact in f32, so it has the same bits in any number of rows.
 // K is a multiple of 4, A lies [M, K]. Grid: (ceil(M / ROWS), ceil(N / 4 / WORKGROUP)).
 //#use quantized_bindings
+//#use quantized_scales_each as g
 //#use matmul_io
 //#use f32 as a
 //#use quantized_int4 as b
@@ -33,7 +34,8 @@ fn matmul_quantized_register(@builtin(workgroup_id) group: vec3u, @builtin(local
   let column = (group.y * WORKGROUP + lane) * 4u;
   let columns = columns_from(column);
   var at_b = vec4u(params.b.x / 4u) + columns * (params.b.z / 4u);
-  var at_scale = vec4u(params.a.w) + columns * params.b.y;
+  let at_scale = vec4u(params.a.w) + columns * params.b.y;
+  var held_scales: array<vec4u, 4>;
   var at_a: array<u32, ROWS>;
   var sums: array<vec4f, ROWS>;
   for (var r = 0u; r < ROWS; r++) { //#unroll
@@ -54,8 +56,7 @@ fn matmul_quantized_register(@builtin(workgroup_id) group: vec3u, @builtin(local
         held[r] = load_a(at_a[r], k * 8u + lane % LANES, rstds[r], gain);
       }
     }
-    let scale = vec4f(scale_at(at_scale.x), scale_at(at_scale.y), scale_at(at_scale.z), scale_at(at_scale.w));
-    at_scale += vec4u(1u);
+    let scale = next_scales_g(&held_scales, at_scale, k);
     for (var l = 0u; l < LOADS_b; l++) {
       let p0 = b[at_b.x];
       let p1 = b[at_b.y];
@@ -66,11 +67,11 @@ fn matmul_quantized_register(@builtin(workgroup_id) group: vec3u, @builtin(local
         for (var i = 0u; i < AT_ONCE; i++) { //#unroll
           let word = (part + i) * 4u / VALUES_b;
           let quad = i % (VALUES_b / 4u);
-          let w = transpose(mat4x4f(values_b(p0[word], quad), values_b(p1[word], quad), values_b(p2[word], quad), values_b(p3[word], quad)));
-          let w0 = w[0] * scale;
-          let w1 = w[1] * scale;
-          let w2 = w[2] * scale;
-          let w3 = w[3] * scale;
+          let w = transpose(mat4x4f(raised_b(p0[word], quad), raised_b(p1[word], quad), raised_b(p2[word], quad), raised_b(p3[word], quad)));
+          let w0 = w[0] * (scale * (1 / POWERS_b.x));
+          let w1 = w[1] * (scale * (1 / POWERS_b.y));
+          let w2 = w[2] * (scale * (1 / POWERS_b.z));
+          let w3 = w[3] * (scale * (1 / POWERS_b.w));
           let granule = l * GRANULES_b + part + i;
           var gain: vec4f;
           if (LANES == 1u) { gain = load_gain(k * 8u + granule); }

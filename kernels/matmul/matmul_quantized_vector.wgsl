@@ -2,6 +2,7 @@
 // LANES-th load of 16 bytes, and they add up at the end (library sum_subgroup, or sum_workgroup with LANES = WORKGROUP).
 // K is a multiple of 4, A lies [M, K]. Grid: (ceil(M / ROWS), ceil(N / 4 / (WORKGROUP / LANES))).
 //#use quantized_bindings
+//#use quantized_scales_each as g
 //#use matmul_io
 //#use f32 as a
 //#use quantized_int4 as b

@@ -25,6 +25,8 @@ import {
   lanesNone,
   normNone,
   quantizedBindings,
+  quantizedScalesEach,
+  quantizedScalesEight,
   quantizedInt4,
   quantizedInt8,
   sizeAny,
@@ -87,7 +89,7 @@ export class QuantizedWeight {
 }
 
 const bindings = { a: "read", b: "read", scales: "read", bias: "read", residual: "read", y: "read_write" } as const;
-const shared = [...standard, quantizedBindings, io, quantizedInt4];
+const shared = [...standard, quantizedBindings, quantizedScalesEach, io, quantizedInt4];
 const kernels = {
   register: kernel(
     "matmul_quantized_register",
@@ -111,6 +113,8 @@ const dequantizeKernel = kernel(
   { rows: "u32", loads: "u32", granules: "u32", scales: "u32", first_load: "u32", first_scale: "u32", first_y: "u32" },
   [...standard, quantizedInt4],
 );
+/** Scales that a load has. */
+const SCALES_AT_ONCE = 8;
 const LIBRARIES = { int8: quantizedInt8, int4: quantizedInt4 } as const;
 
 export interface QuantizedProduct {
@@ -233,6 +237,9 @@ function launchParts(p: QuantizedProduct, y: Tensor, choice: RegisterChoice): vo
         ...choice.use,
         a: x.dtype,
         b: LIBRARIES[weight.kind],
+        ...(choice.kernel === "register" &&
+          groups % SCALES_AT_ONCE === 0 &&
+          s.offset % SCALES_AT_ONCE === 0 && { g: quantizedScalesEight }),
         y: yLibrary,
         r: r && wide ? residual!.dtype : wide ? "f32" : f32x1,
         ...epilogue.use,

@@ -8,7 +8,7 @@ import { contiguousCopy, copy, map } from "../core/map.ts";
 import { standard } from "../core/libraries.ts";
 import { pad } from "../views/views.ts";
 import { params } from "./launch.ts";
-import { io, quantizedBindings, quantizedInt4, quantizedInt8 } from "./libraries.ts";
+import { io, quantizedBindings, quantizedInt4, quantizedInt8, quantizedScalesEach } from "./libraries.ts";
 import { MAX_GROUPS, bindPart, partsOf } from "./parts.ts";
 import type { Operand } from "./parts.ts";
 import type { QuantizedWeight } from "./quantized.ts";
@@ -18,7 +18,7 @@ const backward = kernel(
   new URL("./matmul_quantized_backward.wgsl", import.meta.url),
   { a: "read", b: "read", scales: "read", bias: "read", residual: "read", y: "read_write" },
   params,
-  [...standard, quantizedBindings, io, quantizedInt4],
+  [...standard, quantizedBindings, quantizedScalesEach, io, quantizedInt4],
 );
 const LIBRARIES = { int8: quantizedInt8, int4: quantizedInt4 } as const;
 

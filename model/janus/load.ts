@@ -18,6 +18,7 @@ import { RequantizationError, ownKind, quantizedChunks } from "./checkpoint/quan
 import type { QuantizedChunk } from "./checkpoint/quantized.ts";
 import { mainDType } from "./checkpoint/side_files.ts";
 import { JanusForConditionalGeneration } from "./janus.ts";
+import { compileAhead } from "./compile_ahead.ts";
 
 export interface LoadProgress {
   /** Bytes of the files that are on the device. */
@@ -46,6 +47,12 @@ export interface LoadOptions {
   readonly signal?: AbortSignal;
 }
 
+/** Of `loadModel`. */
+interface ModelOptions extends LoadOptions {
+  /** Builds the pipelines of drawing and answering in the background meanwhile. */
+  readonly compileAhead?: boolean;
+}
+
 const CHUNK_BYTES = 4 * 2 ** 20;
 /** Bytes that the device has not taken yet, above which loading waits for it. */
 const QUEUED_BYTES = 32 * 2 ** 20;
@@ -61,7 +68,7 @@ const QUEUED_BYTES = 32 * 2 ** 20;
  */
 export async function loadModel(
   checkpoint: Checkpoint,
-  options: LoadOptions = {},
+  options: ModelOptions = {},
 ): Promise<JanusForConditionalGeneration> {
   const { quantize } = options;
   if (quantize !== undefined && !isQuantization(quantize))
@@ -76,21 +83,24 @@ export async function loadModel(
       `loadModel: quantizeHead needs quantize and a checkpoint that is not quantised; got ${checkpoint.quantization ? `one in ${checkpoint.quantization}` : "no quantize"}. Leave it out.`,
     );
   const dtype = options.dtype ?? mainDType(checkpoint);
-  const placed = { dtype: dtype as DType, ...(options.device && { device: options.device }), init: false };
   const one = checkpoint.quantization ?? quantize;
   const kinds = one ? null : ownKinds(checkpoint);
   const kind = one ?? mostCommon([...kinds!.values()]);
-  const model = construct(() => {
-    const whole = new JanusForConditionalGeneration(checkpoint.config, {
-      ...placed,
-      ...(kind && { quantize: kind, quantizeHead: options.quantizeHead ?? true }),
+  const create = (device?: Device): JanusForConditionalGeneration =>
+    construct(() => {
+      const placed = { dtype: dtype as DType, ...(device && { device }), init: false };
+      const whole = new JanusForConditionalGeneration(checkpoint.config, {
+        ...placed,
+        ...(kind && { quantize: kind, quantizeHead: options.quantizeHead ?? true }),
+      });
+      if (kind && kinds) replaceOthers(whole, kinds, placed);
+      whole.removeParts(checkpoint.missing);
+      whole.cacheDType = options.cacheDType ?? "f32";
+      return whole;
     });
-    if (kind && kinds) replaceOthers(whole, kinds, placed);
-    whole.removeParts(checkpoint.missing);
-    whole.cacheDType = options.cacheDType ?? "f32";
-    return whole;
-  });
+  const model = create(options.device);
   try {
+    if (options.compileAhead) await compileAhead(model.device, checkpoint.config, create);
     await fill(model, checkpoint, dtype, options);
   } catch (error) {
     model.dispose();
@@ -157,7 +167,14 @@ async function fill(
     await model.device.throttle(QUEUED_BYTES);
     options.onProgress?.({ bytes: done, totalBytes, tensor });
   };
+  // A storage is counted when it has all of its weights: writes into one that the device is using are copied twice.
+  const written: [number, Tensor][] = [];
+  const count = (): void => {
+    for (const [index, parameter] of written.splice(0))
+      scope(() => copyInto(counts.slice(0, index, index + 1), countNonFinite(parameter).reshape([1])));
+  };
   for (const [index, [name, parameter]] of parameters.entries()) {
+    if (written.length && written[0]![1].storage !== parameter.storage) count();
     parameter.requiresGrad = false;
     const source = checkpoint.parameters.get(name)!; // the checkpoint was checked against the config that made the model
     let at = 0;
@@ -167,8 +184,9 @@ async function fill(
       at += bytes.length;
       await uploaded(chunk.length, name);
     }
-    scope(() => copyInto(counts.slice(0, index, index + 1), countNonFinite(parameter).reshape([1])));
+    written.push([index, parameter]);
   }
+  count();
   const requantized = new RequantizationError();
   for (const layer of quantizedLayers(model)) {
     if (isOfParts(layer[0], checkpoint.missing)) continue;

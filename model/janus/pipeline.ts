@@ -145,7 +145,9 @@ export class Janus {
         (await fingerprint(checkpoint)) + (options.quantize && !checkpoint.quantization ? `-${options.quantize}` : "");
       const warn = options.onNotice ?? ((message: string) => console.warn(message));
       for (const notice of [...checkpoint.notices, ...processor.notices]) warn(notice);
-      const model = await loadModel(checkpoint, { ...options, device });
+      // Software devices compile when a pipeline first runs.
+      const compileAhead = !device.capabilities.software;
+      const model = await loadModel(checkpoint, { ...options, device, compileAhead });
       return [source.name, checkpoint.config, model, processor, hash];
     } finally {
       await checkpoint.close();

@@ -27,6 +27,7 @@ interface Row {
 
 const rows: Row[] = [
   { x: { shape: [1, 256] }, n: 8, note: "one row", every: true },
+  { x: { shape: [2, 768] }, n: 36, note: "three loads of scales" },
   { x: { shape: [2, 96] }, n: 36, bias: true, activation: "gelu", residual: true, windows: true },
   { x: { shape: [17, 64] }, n: 68, windows: true, every: true, crossesTiles: true },
   { x: { shape: [3, 44], dtype: "bf16" }, n: 20, note: "part of a group" },

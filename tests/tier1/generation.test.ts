@@ -330,7 +330,7 @@ describe.skipIf(!hasFixtures)("generation", () => {
     const controller = new AbortController();
     const run = async (): Promise<void> => {
       for await (const event of janus.generate("a red circle", { signal: controller.signal }))
-        if (event.type === "progress" && event.done === 3) controller.abort();
+        if (event.type === "progress" && event.done >= 3) controller.abort();
     };
     expect((await errorOf(run)).name).toBe("AbortError");
     await expectClean();
@@ -375,13 +375,14 @@ describe.skipIf(!hasFixtures)("generation", () => {
 
   it("previews show the rows so far, and agree with the picture where it is done", async () => {
     const run = janus.generate("a red circle", { n: 2, seed: 1 });
-    const ahead = stepsAhead(device, 8); // tokens that a GPU may have made beyond those that were reported
+    const ahead = stepsAhead(device, 16); // tokens that a GPU may have made beyond those that were reported
     const rows = (tokens: number): number => 8 * Math.floor(Math.min(64, tokens) / 8); // 8 tokens a row, of 8 pixels each
     const previews: number[] = [];
     for await (const event of run) {
-      if (event.type !== "progress" || event.done % 20 !== 0) continue;
+      const wanted = 20 * (previews.length + 1);
+      if (event.type !== "progress" || event.done < wanted) continue; // a GPU reports some tokens at once
       const [first, second] = await run.preview();
-      previews.push(event.done);
+      previews.push(wanted);
       expect(first!.height % 8).toBe(0);
       expect(first!.height).toBeGreaterThanOrEqual(rows(event.done));
       expect(first!.height).toBeLessThanOrEqual(rows(event.done + ahead));
