@@ -117,21 +117,23 @@ export const MAX_VECTOR_ROWS = 32;
 const SMALL = 1 << 18;
 
 /**
- * Work (batches · m · n · k) from which a software device takes taller tiles of operands as they lie, if at most a
- * sixteenth of their rows is empty. On lavapipe, ms of processor time with 16, 24 and 32 rows and in panels (m · n · k): A·Bᵗ 1056 · 384 · 128
+ * Work (batches · m · n · k) from which a software device takes taller tiles of operands of f32 as they lie, if at most a sixteenth of their rows is
+ * empty. On lavapipe, ms of processor time with 16, 24 and 32 rows and in panels (m · n · k): A·Bᵗ 1056 · 384 · 128
  * 4.8, 4.2, 3.9, 4.7; 1760 · 128 · 384 7.2, 6.3, 5.8, 7.3; A·B 1056 · 128 · 768 8.1, 7.2, 8.0, 8.2; Aᵗ·B 768 · 128 · 1760 14.1, 13.4, 15.9, 13.5.
+ * Operands of 16 bits gain less, and those of a large model's few small products would need more pipelines than its large ones.
  */
 const TALL_SOFTWARE = 1 << 24;
+const areF32 = ({ a, b }: MatmulProblem): boolean => a === "f32" && b === "f32";
 const tallRows = ({ transA, transB }: Pick<MatmulProblem, "transA" | "transB">): number =>
   transB && !transA ? 32 : 24;
 
 /**
  * Work (m · n · k) from which a software device packs both operands into panels, whose loads step by constants, and takes 32 rows. On lavapipe, ms
  * of processor time as they lie (24 or 32 rows) and in panels, packing included: 2048³ f32 A·B 660, 555; A·Bᵗ 575, 565; Aᵗ·B 690, 570; 600 rows ·
- * [5632, 2048]ᵗ bf16 505, 405. Panels of 16, 24, 40 rows: 660, 600, 645. 1056 · 256 · 1024 A·B 21.0, 20.1, Aᵗ·B 1024 · 1024 · 576 45.9, 41.4;
- * A·Bᵗ 576 · 1024 · 1024 41.4, 42.1 and 576 · 2048 · 2048 163, 161.
+ * [5632, 2048]ᵗ bf16 505, 405. Panels of 16, 24, 40 rows: 660, 600, 645. f32 1056 · 256 · 1024 A·B 21.0, 20.1, Aᵗ·B 1024 · 1024 · 576 45.9, 41.4;
+ * A·Bᵗ 576 · 1024 · 1024 41.4, 42.1.
  */
-const largeSoftware = ({ transA, transB }: MatmulProblem): number => (transB && !transA ? 2 ** 29 : 2 ** 28);
+const largeSoftware = (p: MatmulProblem): number => (areF32(p) ? 1 << 28 : 1 << 26);
 const PANEL_ROWS = 32;
 /** A panel of k terms must fit a binding: the sums of a product in panels stay whole. */
 function hasPanels(c: Capabilities, k: number): boolean {
@@ -212,7 +214,7 @@ const MATMUL: readonly Variant<MatmulProblem, MatmulChoice>[] = [
     preferred: (c, p) => {
       const rows = tallRows(p);
       const isFull = Math.ceil(p.m / rows) * rows * 15 <= p.m * 16;
-      return c.software && isFull && p.batches * p.m * p.n * p.k >= TALL_SOFTWARE;
+      return c.software && areF32(p) && isFull && p.batches * p.m * p.n * p.k >= TALL_SOFTWARE;
     },
     choose: (c, p) => ({ ...register(p, lanesOf(c), c.software, tallRows(p)), byParams: true }),
     instead: "register-lanes",
