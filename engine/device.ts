@@ -338,6 +338,23 @@ export class Device {
     this.raise();
   }
 
+  /**
+   * `sync` where a verdict on the work so far is not known yet. Else, on a software device, the work is accepted and its end is not awaited: the
+   * host records what follows meanwhile.
+   */
+  async accepted(): Promise<void> {
+    this.queue.flush();
+    await new Promise((resolve) => setTimeout(resolve)); // errors that are known are reported in between
+    if (!this.capabilities.software || this.isUncertain) return this.sync();
+    this.check();
+  }
+
+  /** True if the next synchronisation may throw. */
+  private get isUncertain(): boolean {
+    const { pipelines, errors, allocations, verdicts } = this;
+    return pipelines.isPending || errors.length > 0 || allocations?.isPending === true || this.hasChecked || verdicts.size > 0; // prettier-ignore
+  }
+
   /** Watches a verdict for the queue; if it is an error, the next synchronisation throws it. */
   expectVerdict(verdict: Promise<JanusError | null>): void {
     const seen: Promise<void> = verdict
@@ -409,14 +426,7 @@ export class Device {
         `Device.read: the GPU must return the data; got ${String(cause)}. Read it again, or create a new device.`,
       );
     });
-    if (
-      this.pipelines.isPending ||
-      this.errors.length ||
-      this.allocations?.isPending ||
-      this.hasChecked ||
-      this.verdicts.size
-    )
-      await this.sync();
+    if (this.isUncertain) await this.sync();
     return bytes;
   }
 

@@ -18,6 +18,8 @@ import type { Binding, Launch, LaunchListener, LaunchRequest, Pipeline } from ".
 import { workOf } from "./work.ts";
 
 const FLUSH_LAUNCHES = 256;
+/** A software device that is idle gets its first launches early, then four times as many with each submit: it works while the host records. */
+const FIRST_LAUNCHES = 32;
 const ARENA_BYTES = 1 << 20;
 /** One `writeBuffer` takes at most this many bytes. */
 const UPLOAD_BYTES = 32 << 20;
@@ -98,6 +100,8 @@ export class Queue {
   private readonly slot: number;
   private timer: LaunchTimer | null = null;
   private pending: Launch[] = [];
+  /** Pending launches that are submitted at once. */
+  private flushAt = FLUSH_LAUNCHES;
   /** True if a pending launch is the first of its pipeline: the GPU may refuse it. */
   private isUnproven = false;
   /** Serial numbers of the next launch, and of the first pending one. */
@@ -203,7 +207,14 @@ export class Queue {
     this.launches++;
     if (!this.gpu) return;
     this.pending.push(launch);
-    if (this.pending.length >= FLUSH_LAUNCHES) this.flush();
+    if (this.pending.length < this.flushAt) return;
+    this.flush();
+    this.flushAt = Math.min(FLUSH_LAUNCHES, 4 * this.flushAt);
+  }
+
+  /** Notes that the device has nothing to do, if nothing was submitted after submit `submits`. */
+  private idleSince(submits: number): void {
+    if (this.isSoftware && submits === this.submits) this.flushAt = FIRST_LAUNCHES;
   }
 
   /** Calls `listener` with every launch before it is queued, including those of replays. */
@@ -291,7 +302,10 @@ export class Queue {
 
   /** Resolves when the GPU has completed the submitted work. */
   async done(): Promise<void> {
-    if (this.gpu) await settle(this.gpu.queue.onSubmittedWorkDone(), this.isSoftware);
+    if (!this.gpu) return;
+    const { submits } = this;
+    await settle(this.gpu.queue.onSubmittedWorkDone(), this.isSoftware);
+    this.idleSince(submits);
   }
 
   /** Returns the bind group of a launch with `arena` as its uniform buffer, from the cache. Equal `arenaName`s mean the same buffer. */
@@ -466,8 +480,11 @@ export class Queue {
     return parts;
   }
 
-  finishRead(parts: readonly ReadbackPart[]): Promise<Uint8Array> {
-    return this.readbacks!.read(parts, this.isSoftware);
+  async finishRead(parts: readonly ReadbackPart[]): Promise<Uint8Array> {
+    const { submits } = this;
+    const bytes = await this.readbacks!.read(parts, this.isSoftware);
+    this.idleSince(submits);
+    return bytes;
   }
 
   // Lifetime

@@ -4,11 +4,12 @@
  */
 import { NotFiniteError, capture, construct, empty, noGrad, scope, tensor } from "../engine/index.ts";
 import type { Captured, Device, Tensor } from "../engine/index.ts";
-import { NOT_FINITE_FLAG, advance, arange, cat, copyInto, indexSelect } from "../kernels/index.ts";
+import { NOT_FINITE_FLAG, advance, arange, cat, copyInto, full, indexSelect } from "../kernels/index.ts";
 import type { CacheDType } from "../kernels/index.ts";
 import { embedMixed } from "./causal.ts";
 import type { CausalModel, PromptRow } from "./causal.ts";
 import { KvCache } from "./llama.ts";
+import type { CachedRows } from "./llama.ts";
 import { adapterChanges } from "./nn/lora.ts";
 
 export interface DecodingOptions {
@@ -100,6 +101,59 @@ export function runPrompt(model: CausalModel, { ids, images, prefix }: PromptRow
   return states;
 }
 
+/** Whether prompts may be read together: their tokens are the same then. Products of many rows have other bits on GPUs. */
+export const readsTogether = (device: Device): boolean => device.capabilities.software;
+
+/** Prompts are read together up to this many tokens, with padding: more take memory and no less time. */
+const TOGETHER = 2048;
+
+/** Runs of prompts that are read together: [first, end). Those with a prefix are read alone. */
+function groupsOf(prompts: readonly PromptRow[], device: Device): readonly (readonly [number, number])[] {
+  const groups: (readonly [number, number])[] = [];
+  for (let from = 0, to: number; from < prompts.length; from = to) {
+    let longest = prompts[from]!.ids.length;
+    for (to = from + 1; to < prompts.length && readsTogether(device); to++) {
+      longest = Math.max(longest, prompts[to]!.ids.length);
+      if (prompts[from]!.prefix || prompts[to]!.prefix || longest * (to + 1 - from) > TOGETHER) break;
+    }
+    groups.push([from, to]);
+  }
+  return groups;
+}
+
+/** Prompts, padded on the right to `longest` tokens, which no token before them sees → embeddings [R, longest, hidden]. */
+export function embedRows(model: CausalModel, prompts: readonly PromptRow[], longest: number): Tensor {
+  if (prompts.length === 1) return embedRow(model, prompts[0]!);
+  const { device } = model;
+  const shape = [prompts.length, longest];
+  const ids = new Int32Array(prompts.length * longest);
+  const places = new Int32Array(ids.length).fill(-1);
+  let next = 0;
+  for (const [i, { ids: own, images }] of prompts.entries()) {
+    ids.set(own, i * longest);
+    if (images) for (const [t, id] of own.entries()) if (id === images.placeholder) places[i * longest + t] = next++;
+  }
+  const input = tensor(ids, { shape, device });
+  const embeddings = prompts.flatMap(({ images }) => (images ? [images.embeddings] : []));
+  if (embeddings.length === 0) return model.embedText(input);
+  return embedMixed(model, input, cat(embeddings).unsqueeze(0), tensor(places, { shape, device }));
+}
+
+/** states [R, T, hidden] → those of the last token of each prompt, [R, hidden]. */
+export function lastStates(states: Tensor, prompts: readonly Pick<PromptRow, "ids">[]): Tensor {
+  const [rows, longest] = [states.dim(0), states.dim(1)];
+  if (rows === 1) return states.select(1, -1);
+  const places = Int32Array.from(prompts, ({ ids }, row) => row * longest + ids.length - 1);
+  return indexSelect(states.reshape([rows * longest, -1]), 0, tensor(places, { device: states.device }));
+}
+
+/** The rows from `first` of a cache, as empty ones: who writes them sets their lengths. */
+export function emptyRows(cache: CachedRows, first: number, rows: number): CachedRows {
+  const place = (t: Tensor): Tensor => t.slice(0, first, first + rows);
+  const length = full([1], 0, { dtype: "u32", device: cache.length.device });
+  return { keys: cache.keys.map(place), values: cache.values.map(place), length };
+}
+
 /** Keys and values of a prompt, for `Prefix.cache`. The caller disposes of the cache. */
 export function prefillPrefix(
   model: CausalModel,
@@ -111,6 +165,24 @@ export function prefillPrefix(
     noGrad(() => scope(() => void runPrompt(model, prompt, cache)));
     return cache;
   });
+}
+
+const rowsOf = (order: readonly number[], prompt: number): number[] =>
+  [...order.keys()].filter((row) => order[row] === prompt);
+
+/** Runs a prompt for these rows of a cache. Returns its last hidden state [1, hidden]. */
+function runAlone(
+  model: CausalModel,
+  prompt: PromptRow,
+  { cache, rows, options }: { cache: KvCache; rows: readonly number[]; options: DecodingOptions },
+): Tensor {
+  if (cache.batch === 1) return runPrompt(model, prompt, cache).select(1, -1).clone();
+  const { length } = prompt.ids;
+  const own = cacheFor(model, 1, length, options);
+  const states = runPrompt(model, prompt, own); // [1, T, hidden]
+  for (const row of rows) cache.copyRow(row, own, 0, length);
+  own.dispose();
+  return states.select(1, -1).clone();
 }
 
 /** Captured steps by key. A change of adapters drops them: they compute with the ones that were there. */
@@ -178,7 +250,7 @@ export class TokenDecoder {
   }
 
   /**
-   * Runs the prompts one after the other: a row computes the same bits whatever the other rows are, and none is padded.
+   * Runs the prompts one after the other, or several at a time where that gives the same bits (`readsTogether`): a row does not depend on the others.
    * Call it in `construct`, so that nothing is left when memory does not suffice.
    */
   static prefill(model: CausalModel, head: Head, batch: DecodingBatch, options: DecodingOptions = {}): TokenDecoder {
@@ -188,19 +260,30 @@ export class TokenDecoder {
     const cache = cacheFor(model, order.length, longest + room, options);
     const hidden = noGrad(() =>
       scope(() => {
-        const last = prompts.map((prompt, p) =>
+        // Prompts that continue in one row each are written directly into it, others through a separate cache.
+        const isOwn = order.length === prompts.length && order.every((from, row) => from === row);
+        const groups = groupsOf(prompts, device);
+        const last = groups.map(([from, to]) =>
           scope(() => {
-            const length = prompt.ids.length;
-            // A single prompt is written directly into its cache, several prompts through a separate cache each.
-            const own = order.length === 1 ? cache : cacheFor(model, 1, length, options);
-            const states = runPrompt(model, prompt, own); // [1, T, hidden]
+            const group = prompts.slice(from, to);
+            if (group.length === 1) return runAlone(model, group[0]!, { cache, rows: rowsOf(order, from), options });
+            const width = Math.max(...group.map(({ ids }) => ids.length));
+            const own = isOwn ? cache : cacheFor(model, group.length, width, options);
+            const positions = arange(0, width, 1, { device });
+            const rows = emptyRows(own, isOwn ? from : 0, group.length);
+            const states = model.hidden(embedRows(model, group, width), { positions, cache: rows });
             if (own !== cache) {
-              for (const [row, from] of order.entries()) if (from === p) cache.copyRow(row, own, 0, length);
+              for (const [i, { ids }] of group.entries())
+                for (const row of rowsOf(order, from + i)) cache.copyRow(row, own, i, ids.length);
               own.dispose();
             }
-            return states.select(1, -1).clone(); // [1, hidden]
+            return lastStates(states, group).clone(); // [R, hidden]
           }),
         );
+        if (groups.length < prompts.length) {
+          const lengths = Uint32Array.from(order, (from) => prompts[from]!.ids.length);
+          copyInto(cache.length, tensor(lengths, { dtype: "u32", device }));
+        }
         return indexSelect(cat(last), 0, tensor(Int32Array.from(order), { device }));
       }),
     );

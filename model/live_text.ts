@@ -4,9 +4,9 @@
  */
 import { ArgumentError, Generator, construct, noGrad, scope, tensor } from "../engine/index.ts";
 import type { Tensor } from "../engine/index.ts";
-import { arange, full, indexSelect, rowSettings, sampleTokens } from "../kernels/index.ts";
+import { arange, full, rowSettings, sampleTokens } from "../kernels/index.ts";
 import type { CausalModel, PromptRow } from "./causal.ts";
-import { CapturedSteps, cacheFor, embedRow } from "./decoding.ts";
+import { CapturedSteps, cacheFor, embedRows, emptyRows, lastStates, readsTogether } from "./decoding.ts";
 import type { DecodingOptions } from "./decoding.ts";
 import { LogitRules } from "./logit_rules.ts";
 import type { TextOptions } from "./generate.ts";
@@ -85,14 +85,6 @@ function drawsOf(rows: readonly Row[]): Draws {
   return random.some(({ options: { topP = 1 } }) => topP < 1) ? "topP" : "random";
 }
 
-/** states [R, T, hidden] → those of the last token of each prompt, [R, hidden]. */
-function lastStates(states: Tensor, prompts: readonly (readonly number[])[]): Tensor {
-  const [rows, longest] = [states.dim(0), states.dim(1)];
-  if (rows === 1) return states.select(1, -1);
-  const places = Int32Array.from(prompts, ({ length }, row) => row * longest + length - 1);
-  return indexSelect(states.reshape([rows * longest, -1]), 0, tensor(places, { device: states.device }));
-}
-
 export class LiveText {
   readonly rows: number;
   readonly capacity: number;
@@ -153,7 +145,7 @@ export class LiveText {
 
   /** True if prompts without images may be read together: their tokens are the same then. Products of many rows have other bits on GPUs. */
   get readsTogether(): boolean {
-    return this.model.device.capabilities.software;
+    return readsTogether(this.model.device);
   }
 
   /**
@@ -282,18 +274,16 @@ export class LiveText {
   /** Keys and values of the prompts in the slots of `rows`, which lie next to one another, and the first tokens, u32 [R]. */
   private prefill(group: readonly Joining[], rows: readonly Row[]): Tensor {
     const { device } = this.model;
-    const prompts = group.map(({ prompt: { ids } }) => ids);
+    const prompts = group.map(({ prompt }) => prompt);
     const [{ slot }] = rows as readonly [Row];
-    const rules = this.ownRules(...prompts);
+    const rules = this.ownRules(...prompts.map(({ ids }) => ids));
     try {
       return noGrad(() =>
         scope(() => {
-          const longest = Math.max(...prompts.map((ids) => ids.length));
+          const longest = Math.max(...prompts.map(({ ids }) => ids.length));
           const positions = arange(0, longest, 1, { device });
-          const place = (t: Tensor): Tensor => t.slice(0, slot, slot + rows.length);
-          const length = full([1], 0, { dtype: "u32", device });
-          const cache = { keys: this.cache.keys.map(place), values: this.cache.values.map(place), length };
-          const states = this.model.hidden(this.embed(group, longest), { positions, cache }); // [R, T, hidden]
+          const cache = emptyRows(this.cache, slot, rows.length);
+          const states = this.model.hidden(embedRows(this.model, prompts, longest), { positions, cache }); // [R, T, hidden]
           const settings = Uint32Array.from(rows.flatMap((row) => this.settingsOf(row, 0)));
           const tokens = this.draw(
             lastStates(states, prompts),
@@ -308,14 +298,6 @@ export class LiveText {
     } finally {
       rules?.dispose();
     }
-  }
-
-  /** The prompts, padded on the right to `longest` tokens, which no token before them sees → [R, longest, hidden]. */
-  private embed(group: readonly Joining[], longest: number): Tensor {
-    if (group.length === 1) return embedRow(this.model, group[0]!.prompt);
-    const ids = new Int32Array(group.length * longest);
-    for (const [i, { prompt }] of group.entries()) ids.set(prompt.ids, i * longest);
-    return this.model.embedText(tensor(ids, { shape: [group.length, longest], device: this.model.device }));
   }
 
   private settingsOf({ options }: Row, position: number): readonly number[] {

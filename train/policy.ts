@@ -3,7 +3,7 @@ import { ArgumentError, JanusError, philox, seedWords } from "../engine/index.ts
 import type { RgbImage } from "../model/image/image.ts";
 import type { JanusConfig } from "../model/janus/config.ts";
 import { ImageGeneration } from "../model/janus/generate_images.ts";
-import { decodePicture } from "../model/janus/image_codes.ts";
+import { decodePictures } from "../model/janus/image_codes.ts";
 import type { JanusForConditionalGeneration } from "../model/janus/janus.ts";
 import type { Processor } from "../model/janus/processor.ts";
 import type { GrpoConfig } from "./config.ts";
@@ -102,9 +102,9 @@ export class Policy {
   private async rewards(prompts: readonly Sample[], codes: readonly (readonly number[])[]): Promise<readonly number[]> {
     const { model, config, reward } = this.parts;
     const requests: RewardRequest[] = [];
-    for (const [i, own] of codes.entries()) {
-      const { prompt = "" } = prompts[Math.floor(i / config.group)]!;
-      requests.push({ prompt, image: (await decodePicture(model.model.vqmodel, own, `image ${i}`))! });
+    for await (const image of decodePictures(model.model.vqmodel, codes, (i) => `image ${i}`)) {
+      const { prompt = "" } = prompts[Math.floor(requests.length / config.group)]!;
+      requests.push({ prompt, image });
     }
     const rewards = await reward(requests);
     const bad = rewards.findIndex((one) => !Number.isFinite(one));

@@ -231,12 +231,16 @@ export class Trainer {
 
   private async finish({ own, accumulated, sums, names }: Finishing): Promise<StepReport> {
     const { config, ranks } = this;
-    await this.device.sync(); // work that the GPU refused (memory) ends the step before weights change
+    await this.device.accepted(); // work that the GPU refused (memory) ends the step before weights change
     const used = await this.sumGradients(sums);
-    const all = await this.gatherParts(accumulated);
-    const losses = all.flatMap((part) => part.losses);
+    const gathering = this.gatherParts(accumulated);
+    gathering.catch(() => undefined); // awaited below
+    // The update of one process needs the losses on the device alone. A GPU is waited for, as in `accepted`.
+    if (ranks.size > 1 || !this.device.capabilities.software) await gathering;
     const isTrained = this.shards ? used.size > 0 : this.isTrained;
-    const lr = await this.updateAll(accumulated.losses, losses, used);
+    const lr = await this.updateAll(accumulated.losses, gathering, used);
+    const all = await gathering;
+    const losses = all.flatMap((part) => part.losses);
     const { gradNorm, skipped, scale } = await this.optimizer.report();
     if (skipped === this.skipped) await this.shards?.spread(used);
     const counts = TASKS.map((task) => all.reduce((sum, part) => sum + part.counts[task], 0));
@@ -296,8 +300,13 @@ export class Trainer {
   }
 
   /** `update` that skips the step if a loss of any process is not finite. */
-  private async updateAll(own: Tensor, losses: OwnPart["losses"], used: ReadonlySet<Tensor>): Promise<number> {
+  private async updateAll(
+    own: Tensor,
+    gathering: Promise<readonly OwnPart[]>,
+    used: ReadonlySet<Tensor>,
+  ): Promise<number> {
     if (this.ranks.size === 1) return this.update(own);
+    const losses = (await gathering).flatMap((part) => part.losses);
     const norm = (await this.shards?.norm(used)) ?? null;
     const all = tensor(losses.map(({ value }) => value ?? NaN), { device: this.device }); // prettier-ignore
     try {
@@ -422,7 +431,8 @@ export class Trainer {
     const { config, objective } = this;
     const { language_model: llama } = this.model.model;
     for (const [g, batch] of batches.entries()) {
-      await new Promise((resolve) => setTimeout(resolve)); // signals, and what reads the data, come in between
+      // Signals, and what reads the data, come in between. Before the first group the device would wait for them.
+      if (g > 0) await new Promise((resolve) => setTimeout(resolve));
       await this.device.throttle(); // images of all rows would wait in host memory
       const isLast = g === batches.length - 1;
       // Each process draws numbers of its own.

@@ -91,6 +91,8 @@ export interface Product {
   readonly activation: Activation | null;
   /** Residual of y's shape, contiguous. */
   readonly residual: Tensor | null;
+  /** The product equals its transpose, and so does the residual: the kernel may copy what is above the diagonal. */
+  readonly symmetric?: boolean;
   /** RMS norm of the rows of `a`, instead of a bias: for choices that compute it (see `normLinear`). */
   readonly norm?: Norm;
   /** y [M, N / 2], f32, is silu(gate) · up of the two halves of the columns; in one part. */
@@ -304,12 +306,13 @@ function launchParts(
     return throughF32(p, choice, counts, o, m, n, k);
   const yLibrary = wide ? o.y.tensor.dtype : f32x1;
   // Pipelines take long to compile on software devices. One serves all epilogues of products with 1 or 2 rows, which are those of a decoding step,
-  // and one all epilogues of panels, whose biases are f32. Other products compile faster without the epilogues that they lack.
+  // and one all epilogues of tall tiles, whose biases are f32. Other products compile faster without the epilogues that they lack.
   const { software } = device.capabilities;
   const isStep = software && choice.kernel === "register" && choice.rows <= 2 && !p.norm && !p.gated;
-  const byParams = choice.panels === true || isStep;
-  const bias = choice.panels && p.bias && p.bias.dtype !== "f32" ? map(copy, [p.bias], { dtype: "f32" }) : p.bias;
+  const byParams = choice.byParams === true || isStep;
+  const bias = choice.byParams && p.bias && p.bias.dtype !== "f32" ? map(copy, [p.bias], { dtype: "f32" }) : p.bias;
   const epilogue = epilogueOf({ ...p, bias });
+  const copiesHalf = p.symmetric && choice.kernel === "register" && choice.rows >= 4 && parts.every(({ sizes: [, , rows, columns] }) => rows === m && columns === n); // prettier-ignore
   for (const part of parts) {
     const [z0, z1, rows, columns, terms] = part.sizes as [number, number, number, number, number];
     const isFirst = part.starts[4] === 0;
@@ -339,7 +342,7 @@ function launchParts(
         b: o.b.tensor.dtype,
         y: yLibrary,
         r: r && wide ? o.residual!.tensor.dtype : wide ? "f32" : f32x1,
-        ...(byParams && !choice.panels && !epilogue.bias && { h: o.b.tensor.dtype }),
+        ...(isStep && !epilogue.bias && { h: o.b.tensor.dtype }),
         ...epilogue.use,
       },
       constants: {
@@ -348,6 +351,7 @@ function launchParts(
         ...(byParams
           ? { BY_PARAMS: true, ...(isStep && { BY_COMPONENT: true }) }
           : { BIAS: biased, RESIDUAL: r !== null, ACTIVATION: activation }),
+        ...(copiesHalf && { SYMMETRIC: true }),
         ...epilogue.constants,
       },
       buffers: { a: a.bound, b: b.bound, bias: epilogue.bias ?? a.bound, residual: r?.bound ?? a.bound, y: y.bound },

@@ -4,7 +4,7 @@
  * `matmul(a, b)` is the op with gradients. `gemm(options)` is what other kernels' files call (convolutions, linear + cross-entropy,
  * backwards): no gradient, windows of larger tensors as operands, the result written to `out` if given.
  *
- *     gemm({ a, b, transA?, transB?, out?, accumulate?, alpha?, bias?, activation?, residual?, dtype? }) → out
+ *     gemm({ a, b, transA?, transB?, out?, accumulate?, alpha?, bias?, activation?, residual?, symmetric?, dtype? }) → out
  *
  * computes  out = activation(alpha · A · B [+ out] + bias) + residual.  A is `a` [..., M, K] (stored [..., K, M] with `transA`), B is `b`
  * [..., K, N] (stored [..., N, K] with `transB`); batch dimensions broadcast; the product is [..., M, N].
@@ -49,6 +49,7 @@ const GEMM_OPTIONS: readonly (keyof GemmOptions)[] = [
   "bias",
   "activation",
   "residual",
+  "symmetric",
   "dtype",
 ];
 
@@ -65,6 +66,8 @@ export interface GemmOptions {
   readonly activation?: Activation | null;
   /** Residual of the product's shape. */
   readonly residual?: Tensor | null;
+  /** The product is known to equal its transpose, as does the residual: kernels may compute one half. There must be no bias and no `out`. */
+  readonly symmetric?: boolean;
   /** Dtype of a new result (default: f32, or the 16-bit dtype that `a` and `b` share). */
   readonly dtype?: DType;
 }
@@ -88,6 +91,7 @@ export function product(op: string, options: GemmOptions): Tensor {
     residual = null,
     accumulate = false,
     alpha = 1,
+    symmetric = false,
   } = options;
   const device = checkTensors(op, a, b, out ?? null, bias, residual);
   for (const t of [a, b, out, bias, residual]) {
@@ -100,6 +104,7 @@ export function product(op: string, options: GemmOptions): Tensor {
   const shape = [...batch, m, n];
   checkEpilogue(op, shape, { bias, activation, residual });
   if (out) checkOut(op, out, shape, [a, b, bias, residual]);
+  if (symmetric && (m !== n || bias || out)) throw new ArgumentError(`${op}: a symmetric product must be square, without bias and out; got [${m}, ${n}]${bias ? " with a bias" : ""}${out ? " with an out" : ""}. Leave symmetric out.`); // prettier-ignore
   if (accumulate && !out) throw new ArgumentError(`${op}: accumulate needs an out to add to; got none. Pass out.`);
   const y = out ?? empty(shape, { dtype: options.dtype ?? resultDType(a, b), device });
   if (!isFloat(y.dtype))
@@ -122,6 +127,7 @@ export function product(op: string, options: GemmOptions): Tensor {
       y: to,
       alpha,
       accumulate,
+      symmetric,
       bias: bias && contiguousCopy(bias),
       activation,
       residual: residual && contiguousCopy(n % 4 === 0 ? residual : asF32(residual)),

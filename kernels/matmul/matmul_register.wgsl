@@ -4,6 +4,7 @@
 // K is a multiple of 4 unless A lies [K, M] and B [K, N]. PANELS (not with TRANS_A, TRANS_B or NORM): both operands are packed by matmul_panels, ROWS
 // and 4 · WORKGROUP wide, so that addresses step by constants. Grid: (ceil(M / ROWS), ceil(N / 4 / WORKGROUP), batches): workgroups
 // that follow one another read the same columns of B.
+// SYMMETRIC (4 rows or more): y and the residual equal their transposes: tiles above the diagonal are written by those below.
 // Loops over accumulators are written out: others would put them in memory on software Vulkan.
 //#use matmul_bindings
 //#use matmul_io
@@ -17,6 +18,7 @@ const ROWS = 8u; // 4, 8, 16 or 32, a multiple of LANES if above it; also 1 or 2
 const TRANS_A = false;
 const TRANS_B = false;
 const PANELS = false;
+const SYMMETRIC = false;
 const QUADS = max(1u, ROWS / 4u);
 const HELD = max(1u, ROWS / LANES); // granules of A that an invocation loads for four terms
 @group(0) @binding(0) var<storage, read> a: array<Pack_a>;
@@ -37,6 +39,7 @@ fn address_a(first: u32, row: u32, i: u32, lane: u32) -> u32 {
 fn matmul_register(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
   let batch = batch_of(group.z);
   let row = group.x * ROWS;
+  if (SYMMETRIC && row + ROWS <= group.y * (4u * WORKGROUP)) { return; }
   let column = (group.y * WORKGROUP + lane) * 4u;
   let last = params.size.y - 1u;
   let first_a = (params.a.x + along(batch, params.batches.x, params.batches.y)) / 4u;
@@ -120,4 +123,16 @@ fn matmul_register(@builtin(workgroup_id) group: vec3u, @builtin(local_invocatio
   var results = sums;
   let step = 1u + select(0u, params.size.x >> 31u, LANES > 1u);
   for (var done = 0u; done < min(ROWS, params.size.x - row); done += step) { finish(batch, row + done, column, results[done]); }
+  if (SYMMETRIC) {
+    for (var done = 0u; done < ROWS; done += 4u) {
+      // Four rows of this tile are four columns there.
+      let across = row + done;
+      let tile = across / (4u * WORKGROUP) * (4u * WORKGROUP);
+      if (across > last) { break; }
+      for (var j = 0u; j < min(4u, params.size.x - column); j += step) {
+        if ((column + j) / ROWS * ROWS + ROWS > tile) { continue; }
+        finish(batch, column + j, across, vec4f(results[done][j], results[done + 1u][j], results[done + 2u][j], results[done + 3u][j]));
+      }
+    }
+  }
 }

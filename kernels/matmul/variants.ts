@@ -31,6 +31,8 @@ export interface MatmulChoice {
   readonly columns: number;
   /** Both operands are first packed into panels, of `rows` rows and of `columns` columns. */
   readonly panels?: boolean;
+  /** One pipeline, which takes long to compile, serves all epilogues. */
+  readonly byParams?: boolean;
 }
 
 const NAIVE: MatmulChoice = { kernel: "naive", constants: {}, use: {}, rows: 1, columns: 256 };
@@ -115,13 +117,23 @@ export const MAX_VECTOR_ROWS = 32;
 const SMALL = 1 << 18;
 
 /**
- * Work (m · n · k) from which a software device packs both operands into panels, whose loads step by constants, and takes 32 rows: the
- * pipeline, one for each pair of dtypes, takes 0.4 s to compile, one of the many for 16 rows 0.2. On lavapipe, ms of processor time as they lie
- * (24 or 32 rows) and in panels, packing included: 2048³ f32 A·B 660, 555; A·Bᵗ 575, 565; Aᵗ·B 690, 570; 600 rows ·
- * [5632, 2048]ᵗ bf16 505, 405. Panels of 16, 24, 40 rows: 660, 600, 645.
- * Below: 512 · 256 · 1024 10.3 instead of 11.2 to 12.3, 1024 · 256 · 256 5.5 and 5.5 to 6.2, 2048 · 128 · 128 3.4 and 3.1.
+ * Work (batches · m · n · k) from which a software device takes taller tiles of operands of f32 as they lie, if at most a sixteenth of their rows is
+ * empty. On lavapipe, ms of processor time with 16, 24 and 32 rows and in panels (m · n · k): A·Bᵗ 1056 · 384 · 128
+ * 4.8, 4.2, 3.9, 4.7; 1760 · 128 · 384 7.2, 6.3, 5.8, 7.3; A·B 1056 · 128 · 768 8.1, 7.2, 8.0, 8.2; Aᵗ·B 768 · 128 · 1760 14.1, 13.4, 15.9, 13.5.
+ * Operands of 16 bits gain less, and those of a large model's few small products would need more pipelines than its large ones.
  */
-const LARGE_SOFTWARE = 1 << 26;
+const TALL_SOFTWARE = 1 << 24;
+const areF32 = ({ a, b }: MatmulProblem): boolean => a === "f32" && b === "f32";
+const tallRows = ({ transA, transB }: Pick<MatmulProblem, "transA" | "transB">): number =>
+  transB && !transA ? 32 : 24;
+
+/**
+ * Work (m · n · k) from which a software device packs both operands into panels, whose loads step by constants, and takes 32 rows. On lavapipe, ms
+ * of processor time as they lie (24 or 32 rows) and in panels, packing included: 2048³ f32 A·B 660, 555; A·Bᵗ 575, 565; Aᵗ·B 690, 570; 600 rows ·
+ * [5632, 2048]ᵗ bf16 505, 405. Panels of 16, 24, 40 rows: 660, 600, 645. f32 1056 · 256 · 1024 A·B 21.0, 20.1, Aᵗ·B 1024 · 1024 · 576 45.9, 41.4;
+ * A·Bᵗ 576 · 1024 · 1024 41.4, 42.1.
+ */
+const largeSoftware = (p: MatmulProblem): number => (areF32(p) ? 1 << 28 : 1 << 26);
 const PANEL_ROWS = 32;
 /** A panel of k terms must fit a binding: the sums of a product in panels stay whole. */
 function hasPanels(c: Capabilities, k: number): boolean {
@@ -189,11 +201,22 @@ const MATMUL: readonly Variant<MatmulProblem, MatmulChoice>[] = [
   {
     name: "register-lanes-panels",
     runs: (c, p) => p.k > 0 && p.batches === 1 && hasPanels(c, p.k),
-    preferred: (c, p) => c.software && p.m > 2 * PANEL_ROWS && p.m * p.n * p.k >= LARGE_SOFTWARE,
+    preferred: (c, p) => c.software && p.m > 2 * PANEL_ROWS && p.m * p.n * p.k >= largeSoftware(p),
     choose: (c, p) => {
       const choice = register({ ...p, transA: false, transB: false }, lanesOf(c), c.software, PANEL_ROWS);
-      return { ...choice, constants: { ...choice.constants, PANELS: true }, panels: true };
+      return { ...choice, constants: { ...choice.constants, PANELS: true }, panels: true, byParams: true };
     },
+    instead: "register-lanes",
+  },
+  {
+    name: "register-lanes-tall",
+    runs: (c, p) => p.k > 0 && tallRows(p) % (lanesOf(c)?.lanes ?? Infinity) === 0,
+    preferred: (c, p) => {
+      const rows = tallRows(p);
+      const isFull = Math.ceil(p.m / rows) * rows * 15 <= p.m * 16;
+      return c.software && areF32(p) && isFull && p.batches * p.m * p.n * p.k >= TALL_SOFTWARE;
+    },
+    choose: (c, p) => ({ ...register(p, lanesOf(c), c.software, tallRows(p)), byParams: true }),
     instead: "register-lanes",
   },
   {

@@ -23,10 +23,10 @@ import { standard } from "../core/libraries.ts";
 import { checkStep } from "./adamw.ts";
 import type { AdamWTensors } from "./adamw.ts";
 import { add, div, mul, sqrt, square } from "../pointwise/elementwise.ts";
+import { copyInto } from "../core/copy.ts";
 import { contiguousCopy } from "../core/map.ts";
-import { matmul } from "../matmul/matmul.ts";
+import { gemm } from "../matmul/matmul.ts";
 import { sum } from "../reduce/reduce.ts";
-import { stack } from "../views/views.ts";
 import { windowsOf } from "../core/windows.ts";
 
 const momentumKernel = kernel(
@@ -61,18 +61,27 @@ export function orthogonalize(m: Tensor): Tensor {
   checkTensors("orthogonalize", m);
   if (m.rank !== 3 || m.dtype !== "f32")
     throw new ShapeError(`orthogonalize: m must be f32 [N, R, C], N matrices; got ${m}. Cast or reshape it.`);
+  return noGrad(() => scope(() => mul(iterate(m), SCALE)));
+}
+
+/** A^ITERATIONS: what `iterate` leaves out. */
+const SCALE = A ** ITERATIONS;
+
+/**
+ * `orthogonalize` of m, f32 [N, R, C], divided by `SCALE`: with xₖ = Aᵏ y, the iteration A x + (B s + C s²) x with s = x xᵗ is A^(k+1) (y + B/A p y) with
+ * p = s + C/B s², three products whose factors and sums are in their epilogues. Tall matrices are multiplied from the right.
+ */
+function iterate(m: Tensor): Tensor {
   const isTall = m.dim(1) > m.dim(2); // the product of the short side is the smaller one
-  return noGrad(() =>
-    scope(() => {
-      const norms = add(sqrt(sum(square(m), [1, 2], true)), 1e-7);
-      let x = div(isTall ? m.transpose(1, 2) : m, norms);
-      for (let k = 0; k < ITERATIONS; k++) {
-        const squares = matmul(x, x.transpose(1, 2)); // [N, R, R], R the short side
-        x = add(mul(x, A), matmul(add(mul(squares, B), mul(matmul(squares, squares), C)), x));
-      }
-      return isTall ? contiguousCopy(x.transpose(1, 2)) : x;
-    }),
-  );
+  return scope(() => {
+    let y = div(m, add(sqrt(sum(square(m), [1, 2], true)), 1e-7));
+    for (let k = 0; k < ITERATIONS; k++) {
+      const s = gemm({ a: y, b: y, transA: isTall, transB: !isTall, alpha: A ** (2 * k), symmetric: true }); // [N, S, S], S the short side
+      const p = gemm({ a: s, b: s, transB: true, alpha: C / B, residual: s, symmetric: true });
+      y = gemm({ a: isTall ? y : p, b: isTall ? p : y, transB: isTall, alpha: B / A, residual: y });
+    }
+    return y;
+  });
 }
 
 /** `master` is a matrix, `m` the mean of its gradient; there is no second moment. */
@@ -117,7 +126,7 @@ export function muonStep(matrices: readonly MuonTensors[], state: Tensor, settin
     const some = matrices.slice(from, from + atOnce);
     noGrad(() =>
       scope(() => {
-        const steps = orthogonalize(stack(some.map(({ m, grad }) => ahead(m, grad, state, momentum))));
+        const steps = iterate(aheadOf(some, state, momentum));
         for (const [i, { master, copy = null, ema = null }] of some.entries()) {
           const spare = copy ?? empty([4], { dtype: "bf16", device: master.device });
           const unused = ema ?? empty([4], { device: master.device });
@@ -130,7 +139,7 @@ export function muonStep(matrices: readonly MuonTensors[], state: Tensor, settin
               buffers: { ...buffers, copy: buffers.copy ?? spare, ema: buffers.ema ?? unused, state },
               params: {
                 elements: count,
-                scale: RMS * Math.sqrt(Math.max(rows, columns)),
+                scale: RMS * Math.sqrt(Math.max(rows, columns)) * SCALE,
                 decay: weightDecay,
                 fresh: 1 - emaDecay,
               },
@@ -147,10 +156,25 @@ export function muonStep(matrices: readonly MuonTensors[], state: Tensor, settin
   }
 }
 
-/** Updates `m` and returns its value after one more step with the same gradient. */
-function ahead(m: Tensor, grad: Tensor, state: Tensor, momentum: number): Tensor {
+/** Updates each `m` and returns their values after one more step with the same gradient, f32 [N, R, C]. */
+function aheadOf(matrices: readonly MuonTensors[], state: Tensor, momentum: number): Tensor {
+  const { shape, device } = matrices[0]!.master;
+  const all = empty([matrices.length, ...shape], { device });
+  for (const [i, { m, grad }] of matrices.entries()) {
+    const own = all.select(0, i);
+    if (own.isBindable) lookAhead(m, grad, own, state, momentum);
+    else {
+      const u = empty(shape, { device });
+      lookAhead(m, grad, u, state, momentum);
+      copyInto(own, u);
+    }
+  }
+  return all;
+}
+
+/** Updates `m` and writes its value after one more step with the same gradient to `u`. */
+function lookAhead(m: Tensor, grad: Tensor, u: Tensor, state: Tensor, momentum: number): void {
   const from = contiguousCopy(grad);
-  const u = empty(m.shape, { device: m.device });
   for (const { count, buffers } of windowsOf("muonStep", m.size, { m, g: from, u })) {
     launch(momentumKernel, {
       buffers: { ...buffers, state },
@@ -159,5 +183,4 @@ function ahead(m: Tensor, grad: Tensor, state: Tensor, momentum: number): Tensor
       cost: { flops: 7 * count, bytes: 16 * count },
     });
   }
-  return u;
 }

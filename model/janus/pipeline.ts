@@ -22,7 +22,7 @@ import { understandingPixels } from "../image/preprocess.ts";
 import { checkImage } from "../image/image.ts";
 import type { RgbImage } from "../image/image.ts";
 import { decodeByBrowser, fromCanvas, fromImageData, isCanvas, isImageData } from "../image/web_image.ts";
-import { decodePicture, reconstruct } from "./image_codes.ts";
+import { decodePicture, decodePictures, reconstruct } from "./image_codes.ts";
 import type { Reconstruction } from "./image_codes.ts";
 import type { JanusForConditionalGeneration } from "./janus.ts";
 import { removeAdapters, setAdapters } from "../nn/lora.ts";
@@ -318,12 +318,21 @@ export class Janus {
     const options = answerOptions(this.processor, given, Math.max(0, ...asked.map(({ ids }) => ids.length)));
     const { imagePlaceholder: placeholder } = this.processor.tokenizer.specials;
     const embeddings: Tensor[] = [];
-    const rows = (): PromptRow[] =>
-      asked.map(({ ids, pixels }) => {
-        if (pixels.length === 0) return { ids };
-        embeddings.push(this.embedImages(pixels));
-        return { ids, images: { embeddings: embeddings.at(-1)!, placeholder } };
+    const rows = (): PromptRow[] => {
+      const pixels = asked.flatMap((one) => one.pixels);
+      if (pixels.length === 0) return asked.map(({ ids }) => ({ ids }));
+      const all = this.embedImages(pixels);
+      embeddings.push(all);
+      const each = all.dim(0) / pixels.length;
+      let next = 0;
+      return asked.map(({ ids, pixels: { length } }) => {
+        if (length === 0) return { ids };
+        const own = noGrad(() => all.slice(0, next * each, (next + length) * each).keep());
+        next += length;
+        embeddings.push(own);
+        return { ids, images: { embeddings: own, placeholder } };
       });
+    };
     try {
       return yield* generateAnswers(this.model, this.processor.tokenizer, { prompts: asked, rows }, options);
     } finally {
@@ -332,18 +341,22 @@ export class Janus {
     }
   }
 
-  /** float32 [3, S, S] pixels of N images (see `understandingPixels`) → embeddings [N · P, hidden], one image at a time. The caller disposes them. */
+  /**
+   * float32 [3, S, S] pixels of N images (see `understandingPixels`) → embeddings [N · P, hidden]: one image at a time, on software devices as many as
+   * have `PIXELS` pixels; the bits are the same there. The caller disposes them.
+   */
   embedImages(pixels: readonly Float32Array[]): Tensor {
+    const { device } = this;
     const side = this.config.vision.imageSize;
-    return noGrad(() =>
-      scope(() =>
-        cat(
-          pixels.map((picture) =>
-            this.model.model.call(tensor(picture, { shape: [1, 3, side, side], device: this.device })).flatten(0, 1),
-          ),
-        ),
-      ),
-    ).keep();
+    const atOnce = device.capabilities.software ? Math.max(1, Math.floor(PIXELS / side ** 2)) : 1;
+    const embed = (from: number): Tensor => {
+      const some = pixels.slice(from, from + atOnce);
+      const all = new Float32Array(some.length * 3 * side ** 2);
+      for (const [i, picture] of some.entries()) all.set(picture, i * picture.length);
+      return this.model.model.call(tensor(all, { shape: [some.length, 3, side, side], device })).flatten(0, 1);
+    };
+    const starts = Array.from({ length: Math.ceil(pixels.length / atOnce) }, (_, i) => i * atOnce);
+    return noGrad(() => scope(() => cat(starts.map(embed)))).keep();
   }
 
   private async *draw(
@@ -372,9 +385,10 @@ export class Janus {
     // Decoding needs as much memory as the cache did: it gets that one's instead of more.
     this.device.pool.trim();
     const pictures: Picture[] = [];
-    for (const [index, tokenIds] of codes.entries()) {
-      options.signal?.throwIfAborted();
-      const image = (await decodePicture(this.model.model.vqmodel, tokenIds, `image ${index}`))!;
+    options.signal?.throwIfAborted();
+    for await (const image of decodePictures(this.model.model.vqmodel, codes, (index) => `image ${index}`)) {
+      const index = pictures.length;
+      const tokenIds = codes[index]!;
       const picture: Picture = {
         image,
         prompt: prompts[Math.floor(index / n)]!,
@@ -388,6 +402,7 @@ export class Janus {
       };
       pictures.push(picture);
       yield { type: "picture", index, picture };
+      options.signal?.throwIfAborted();
     }
     return pictures;
   }
@@ -428,6 +443,9 @@ export function questionIds(
   }
   return prompts.encode(prompts.conversation(messages, system === undefined ? {} : { system }), images);
 }
+
+/** Pixels that the vision tower sees at once on software devices: launches of small images take longer than their pixels. */
+const PIXELS = 2 ** 14;
 
 interface Asked {
   readonly ids: readonly number[];

@@ -92,9 +92,11 @@ const convCases: Case[] = convRows.flatMap((row) =>
       reference: ([x, w, b]) => conv2dRef(x!, w!, b ?? null, stride, sides),
       terms: Math.max(C * kh * kw, N * OH * OW),
       // How 16-bit elements are read and written is the same library in all: the variants are run on them once.
-      variants: ["naive", "registers", "subgroup", "winograd", "tiled"]
+      variants: ["naive", "registers", "subgroup", "subgroup-tall", "winograd", "tiled"]
         .filter(
-          (name) => (dtype === "f32" || O === 4) && (name !== "winograd" || (kh === 3 && kw === 3 && stride === 1)),
+          (name) =>
+            (dtype === "f32" || O === 4) &&
+            ((name !== "winograd" && name !== "subgroup-tall") || (kh === 3 && kw === 3 && stride === 1)),
         )
         .map((name) => ({ family: "conv2d", name }))
         .concat(row.bias === false || dtype !== "f32" ? [] : sharing("channel_sums")),

@@ -80,7 +80,9 @@ const plain = shapes.flatMap(({ a, b, note, windows, full, large }) =>
       dtype === "f32"
         ? [
             ...(full ? all : []),
-            ...(large ? variants("register-lanes-panels", "tiled-128", "tiled-128x64", "tiled-64x128") : []),
+            ...(large
+              ? variants("register-lanes-panels", "register-lanes-tall", "tiled-128", "tiled-128x64", "tiled-64x128")
+              : []),
           ]
         : [],
   })),
@@ -110,7 +112,7 @@ const transposed = lies.slice(1).flatMap((l, place) =>
     terms: 72,
     variants:
       row === 0 || row === 4
-        ? [...all, ...variants("register-lanes-panels")]
+        ? [...all, ...variants("register-lanes-panels", "register-lanes-tall")]
         : [
             ...turns(row + place),
             ...turns(row + place + 3),
@@ -293,11 +295,38 @@ const gemmCases = (
       },
       terms: k,
       gradient: false,
-      variants: [...turns(m + place), ...variants("register-lanes-panels")],
+      variants: [...turns(m + place), ...variants("register-lanes-panels", "register-lanes-tall")],
       windows: m === 33,
     };
   }),
 );
+
+/** Products that equal their transposes: a · aᵗ or aᵗ · a, and its square with a residual. */
+const symmetricCases = (
+  [
+    [[3, 70, 36], false],
+    [[2, 37, 21], false],
+    [[20, 132], true],
+    [[5, 3], false],
+  ] as const
+).map(([shape, transA]): Case => ({
+  op: "gemm",
+  note: `symmetric${transA ? " Aᵗ·A" : ""}`,
+  inputs: [{ shape }],
+  run: ([a]) => {
+    const s = F.gemm({ a: a!, b: a!, transA, transB: !transA, alpha: 0.5, symmetric: true });
+    return F.gemm({ a: s, b: s, transB: true, alpha: 0.25, residual: s, symmetric: true });
+  },
+  reference: ([a]) => {
+    const [left, right] = transA ? [transposedRef(a!), a!] : [a!, transposedRef(a!)];
+    const s = mapRef((v) => 0.5 * v, matmulRef(left, right));
+    return mapRef((square, v) => 0.25 * square + v, matmulRef(s, s), s);
+  },
+  terms: 2 * Math.max(...shape),
+  gradient: false,
+  windows: shape[0] === 3,
+  variants: [...all, ...variants("register-lanes-panels", "register-lanes-tall")],
+}));
 
 export const matmulCases: Case[] = [
   ...plain,
@@ -307,4 +336,5 @@ export const matmulCases: Case[] = [
   ...asked,
   ...linearCases,
   ...gemmCases,
+  ...symmetricCases,
 ];

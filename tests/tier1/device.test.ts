@@ -260,4 +260,38 @@ const EXTRA = 0.0;
     await device.sync();
     expect(await add(device)).toBe(3);
   });
+  it("accepted() throws what is known of the work so far, and does not wait for the end of it on a software device", async () => {
+    const device = await open();
+    using y = empty([4], { device });
+    launch(broken, { buffers: { y }, grid: [1] });
+    await expect(device.accepted()).rejects.toThrow(/does not compile/);
+    using x = F.ones([64], { device });
+    using sum = x.add(1);
+    await device.accepted(); // the first launches of pipelines
+    const { submits } = device.queue.stats;
+    using more = sum.add(1);
+    await device.accepted();
+    expect(device.queue.stats.submits).toBe(submits + 1);
+    expect((await more.data())[63]).toBe(3);
+  });
+});
+
+it("a software device that is idle gets its first launches before the host has recorded all", async () => {
+  const device = await open();
+  using x = F.ones([64], { device });
+  const adds = (count: number): number => {
+    const { submits } = device.queue.stats;
+    for (let i = 0; i < count; i++) x.add(1).dispose();
+    return device.queue.stats.submits - submits;
+  };
+  adds(1); // compiles
+  await device.sync();
+  const { software } = device.capabilities;
+  expect(adds(31)).toBe(0);
+  expect(adds(1)).toBe(software ? 1 : 0);
+  expect(adds(127)).toBe(0);
+  expect(adds(1)).toBe(software ? 1 : 0);
+  expect(adds(200)).toBe(software ? 0 : 1);
+  await device.sync();
+  expect(adds(40)).toBe(software ? 1 : 0);
 });

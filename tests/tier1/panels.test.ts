@@ -1,4 +1,7 @@
-/** Products whose operands are packed into panels: sizes and layouts at which a panel is not its operand, with the bits of `register-lanes`. */
+/**
+ * Products whose operands are packed into panels: sizes and layouts at which a panel is not its operand, with the bits of `register-lanes`. Taller
+ * tiles and symmetric products have those, too.
+ */
 import "../quick_compile.ts";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Device, F, noGrad, tensor } from "../../index.ts";
@@ -13,8 +16,11 @@ const draw = (device: Device, shape: number[]): Tensor =>
     { shape, device },
   );
 
-async function expectSameBits(options: Parameters<typeof F.gemm>[0]): Promise<void> {
-  const [got, expected] = ["register-lanes-panels", "register-lanes"].map((name) =>
+async function expectSameBits(
+  options: Parameters<typeof F.gemm>[0],
+  variant: "panels" | "tall" = "panels",
+): Promise<void> {
+  const [got, expected] = [`register-lanes-${variant}`, "register-lanes"].map((name) =>
     forceVariant("matmul", name, () => F.gemm(options)),
   );
   expect(await got!.data()).toEqual(await expected!.data());
@@ -50,6 +56,22 @@ describe("on a device of full size", () => {
       return device.stats.launches - before;
     };
     expect(launches({ bias })).toBe(launches({}));
+  });
+
+  it("taller tiles, as operands lie", async () => {
+    for (const [transA, transB] of [[false, false], [false, true], [true, false]] as const) // prettier-ignore
+      await expectSameBits({ a: draw(device, transA ? [36, 70] : [70, 36]), b: draw(device, transB ? [44, 36] : [36, 44]), transA, transB, alpha: 0.3, bias: draw(device, [44]), activation: "silu" }, "tall"); // prettier-ignore
+  });
+
+  it("half of a symmetric product is the other half", async () => {
+    const a = draw(device, [2, 132, 20]);
+    for (const name of ["tall", "8"]) {
+      const [half, whole] = [true, false].map((symmetric) =>
+        forceVariant("matmul", `register-lanes-${name}`, () => F.gemm({ a, b: a, transB: true, symmetric })),
+      );
+      expect(await half!.data()).toEqual(await whole!.data());
+    }
+    expect(() => F.gemm({ a, b: a.slice(1, 0, 16), transB: true, symmetric: true })).toThrow(/must be square/);
   });
 
   it("an RMS norm before a product is not left to panels", async () => {

@@ -55,6 +55,23 @@ it.each([
   device.destroy();
 });
 
+it("tiles of four rows have the bits of those of two", async () => {
+  const device = await Device.create();
+  if (!device.capabilities.subgroups?.every((n) => n === 8)) return device.destroy();
+  const random = randomFrom(3);
+  const draw = (shape: number[]): Tensor =>
+    tensor(
+      Float32Array.from({ length: shape.reduce((a, b) => a * b) }, () => random() * 2 - 1),
+      { shape, device },
+    );
+  const [x, w, bias] = [draw([3, 5, 11, 18]), draw([37, 5, 3, 3]), draw([37])];
+  const [tall, flat] = ["subgroup-tall", "subgroup"].map((name) =>
+    forceVariant("conv2d", name, () => F.conv2d(x, w, bias, { padding: 1 })),
+  );
+  expect(await tall!.data()).toEqual(await flat!.data());
+  device.destroy();
+});
+
 it("gives an image the same bits in any batch, also in one larger than a binding", async () => {
   const [images, image] = [12, 4 * 8 * 40 * 20]; // bytes: more than the binding
   const device = await Device.create({ limits: { maxStorageBufferBindingSize: 1 << 18 } });
