@@ -402,7 +402,7 @@ export class Janus {
       };
       pictures.push(picture);
       yield { type: "picture", index, picture };
-      options.signal?.throwIfAborted();
+      if (pictures.length < codes.length) options.signal?.throwIfAborted();
     }
     return pictures;
   }
