@@ -48,3 +48,31 @@ export function epilogueOf({ bias, norm, gated }: { bias: Tensor | null; norm?: 
     params: norm ? { scale: 1 / norm.weight.size, eps: norm.eps } : { scale: 0, eps: 0 },
   };
 }
+
+/** What follows a product in one launch. */
+export interface Steps {
+  readonly biased: boolean;
+  readonly residual: boolean;
+  /** As in `ACTIVATIONS`; 0: none. */
+  readonly activation: number;
+}
+
+/**
+ * Pipelines take long to compile on software devices: one serves all epilogues of products with 1 or 2 rows, which are those of a decoding step. Other
+ * products compile faster without the epilogues that they lack.
+ */
+export const isDecodingStep = (
+  { software }: Capabilities,
+  { kernel, rows }: { kernel: string; rows: number },
+  { norm, gated }: { norm?: Norm; gated?: boolean },
+): boolean => software && kernel === "register" && rows <= 2 && !norm && !gated;
+
+/** What library `matmul_io` is told by constants, or `byParams` by a parameter. */
+export function stepsOf(
+  { biased, residual, activation }: Steps,
+  byParams: boolean,
+): { readonly constants: Constants; readonly flags: number } {
+  return byParams
+    ? { constants: { BY_PARAMS: true }, flags: (biased ? 1 : 0) + (residual ? 2 : 0) + 4 * activation }
+    : { constants: { BIAS: biased, RESIDUAL: residual, ACTIVATION: activation }, flags: 0 };
+}

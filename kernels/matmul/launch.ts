@@ -9,7 +9,7 @@ import { collapse } from "../core/collapse.ts";
 import { copy, map } from "../core/map.ts";
 import { f32x1, standard } from "../core/libraries.ts";
 import { io, matmulBindings, lanesNone, matrixF16, normNone, sizeAny, sumWorkgroup } from "./libraries.ts";
-import { ACTIVATIONS, epilogueOf } from "./epilogue.ts";
+import { ACTIVATIONS, epilogueOf, isDecodingStep, stepsOf } from "./epilogue.ts";
 import type { Activation, Norm } from "./epilogue.ts";
 import { inPanels, panelsFit } from "./panels.ts";
 import { MAX_GROUPS, bindPart, partsOf } from "./parts.ts";
@@ -305,10 +305,8 @@ function launchParts(
   if (o.y.tensor.dtype !== "f32" && parts.some((part) => part.sizes[4]! < k))
     return throughF32(p, choice, counts, o, m, n, k);
   const yLibrary = wide ? o.y.tensor.dtype : f32x1;
-  // Pipelines take long to compile on software devices. One serves all epilogues of products with 1 or 2 rows, which are those of a decoding step,
-  // and one all epilogues of tall tiles, whose biases are f32. Other products compile faster without the epilogues that they lack.
-  const { software } = device.capabilities;
-  const isStep = software && choice.kernel === "register" && choice.rows <= 2 && !p.norm && !p.gated;
+  // One pipeline serves all epilogues of tall tiles, too, whose biases are f32.
+  const isStep = isDecodingStep(device.capabilities, choice, p);
   const byParams = choice.byParams === true || isStep;
   const bias = choice.byParams && p.bias && p.bias.dtype !== "f32" ? map(copy, [p.bias], { dtype: "f32" }) : p.bias;
   const epilogue = epilogueOf({ ...p, bias });
@@ -335,6 +333,7 @@ function launchParts(
     const r = operands.residual && isLast ? bindPart(operands.residual, part) : null;
     const biased = isLast && p.bias !== null;
     const activation = isLast && p.activation ? ACTIVATIONS[p.activation] : 0;
+    const steps = stepsOf({ biased, residual: r !== null, activation }, byParams);
     launch(kernels[choice.kernel], {
       use: {
         ...choice.use,
@@ -348,16 +347,15 @@ function launchParts(
       constants: {
         ...choice.constants,
         ACCUMULATE: p.accumulate || !isFirst,
-        ...(byParams
-          ? { BY_PARAMS: true, ...(isStep && { BY_COMPONENT: true }) }
-          : { BIAS: biased, RESIDUAL: r !== null, ACTIVATION: activation }),
+        ...steps.constants,
+        ...(isStep && { BY_COMPONENT: true }),
         ...(copiesHalf && { SYMMETRIC: true }),
         ...epilogue.constants,
       },
       buffers: { a: a.bound, b: b.bound, bias: epilogue.bias ?? a.bound, residual: r?.bound ?? a.bound, y: y.bound },
       params: {
         size: [rows, columns, choice.panels ? Math.ceil(terms / 4) * 4 : terms, z1],
-        a: [a.offset, o.a.row, o.a.column, byParams ? (biased ? 1 : 0) + (r ? 2 : 0) + 4 * activation : 0],
+        a: [a.offset, o.a.row, o.a.column, steps.flags],
         b: [b.offset, o.b.row, o.b.column, part.starts[3]!],
         y: [y.offset, r?.offset ?? 0, o.y.row, o.residual?.row ?? 0],
         batches: [...o.a.batches, ...o.b.batches],

@@ -1,7 +1,7 @@
 // y = A [M, N] · W, W [N, K] quantised along K, dequantised in registers: the gradient of the input of a product with Wᵗ. An invocation owns ROWS rows of
 // eight columns of W, and reads their words (one of int4, two of int8) of every row of W: neighbours read neighbouring words. A row adds up its terms in their order,
 // so it has the same bits in any number of rows. K is a multiple of 4; A lies [M, N] with N padded to a multiple of 4 by zeros.
-// Params: size (M, K, N, –); a (offset; step of a row; –; offset of scales), b (offset; scales of a row; words of a row; –).
+// Params: size (M, K, N, –); a (offset; step of a row; offset of scales; –), b (offset; scales of a row; words of a row; –).
 // Grid: (ceil(M / ROWS), ceil(K / 8 / WORKGROUP)).
 //#use quantized_bindings
 //#use quantized_scales_each as g
@@ -32,7 +32,7 @@ fn matmul_quantized_backward(@builtin(workgroup_id) group: vec3u, @builtin(local
     for (var i = 0u; i < 4u; i++) { //#unroll
       let term = min(n + i, last);
       let word = params.b.x + term * params.b.z + column / VALUES_b;
-      let scale = scale_at(params.a.w + term * params.b.y + column / 32u);
+      let scale = scale_at(params.a.z + term * params.b.y + column / 32u);
       let bits = b[word];
       var more = bits;
       if (VALUES_b == 4u) { more = b[word + 1u]; }

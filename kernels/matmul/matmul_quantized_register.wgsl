@@ -34,7 +34,7 @@ fn matmul_quantized_register(@builtin(workgroup_id) group: vec3u, @builtin(local
   let column = (group.y * WORKGROUP + lane) * 4u;
   let columns = columns_from(column);
   var at_b = vec4u(params.b.x / 4u) + columns * (params.b.z / 4u);
-  let at_scale = vec4u(params.a.w) + columns * params.b.y;
+  let at_scale = vec4u(params.a.z) + columns * params.b.y;
   var held_scales: array<vec4u, 4>;
   var at_a: array<u32, ROWS>;
   var sums: array<vec4f, ROWS>;

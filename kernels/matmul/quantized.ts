@@ -17,7 +17,7 @@ import {
 import type { DType, Device, Tensor } from "../../engine/index.ts";
 import { contiguousCopy, copy, map } from "../core/map.ts";
 import { f32x1, standard } from "../core/libraries.ts";
-import { ACTIVATIONS, epilogueOf } from "./epilogue.ts";
+import { ACTIVATIONS, epilogueOf, isDecodingStep, stepsOf } from "./epilogue.ts";
 import type { Activation, Norm } from "./epilogue.ts";
 import { params } from "./launch.ts";
 import {
@@ -225,6 +225,7 @@ function launchParts(p: QuantizedProduct, y: Tensor, choice: RegisterChoice): vo
   const all = [operands.a, operands.b, operands.scales, operands.y, ...(operands.residual ? [operands.residual] : [])];
   const wide = n % 4 === 0 && !p.gated;
   const epilogue = epilogueOf(p);
+  const isStep = isDecodingStep(device.capabilities, choice, p);
   for (const part of partsOf(p.op, device, [m, n, k, words, groups], all, [1, 4, k, words, groups], tooLong)) {
     const [rows, columns] = part.sizes as [number, number, number, number, number];
     const bind = (operand: (typeof all)[number]): ReturnType<typeof bindPart> => bindPart(operand, part);
@@ -232,6 +233,8 @@ function launchParts(p: QuantizedProduct, y: Tensor, choice: RegisterChoice): vo
     const to = p.gated ? { bound: y, offset: 0 } : bind(operands.y);
     const r = operands.residual && bind(operands.residual);
     const yLibrary = wide ? y.dtype : f32x1;
+    const activation = p.activation ? ACTIVATIONS[p.activation] : 0;
+    const steps = stepsOf({ biased: p.bias !== null, residual: r !== null, activation }, isStep);
     launch(kernels[choice.kernel], {
       use: {
         ...choice.use,
@@ -242,13 +245,13 @@ function launchParts(p: QuantizedProduct, y: Tensor, choice: RegisterChoice): vo
           s.offset % SCALES_AT_ONCE === 0 && { g: quantizedScalesEight }),
         y: yLibrary,
         r: r && wide ? residual!.dtype : wide ? "f32" : f32x1,
+        ...(isStep && !epilogue.bias && { h: "bf16" }), // as most biases
         ...epilogue.use,
       },
       constants: {
         ...choice.constants,
-        BIAS: p.bias !== null,
-        RESIDUAL: r !== null,
-        ACTIVATION: p.activation ? ACTIVATIONS[p.activation] : 0,
+        ...steps.constants,
+        ...(isStep && { BY_COMPONENT: true }),
         ...epilogue.constants,
       },
       buffers: {
@@ -261,7 +264,7 @@ function launchParts(p: QuantizedProduct, y: Tensor, choice: RegisterChoice): vo
       },
       params: {
         size: [rows, columns, k, 1],
-        a: [a.offset, k, 1, s.offset],
+        a: [a.offset, k, s.offset, steps.flags],
         b: [b.offset, groups, words, part.starts[1]!],
         y: [to.offset, r?.offset ?? 0, y.dim(1), n],
         batches: [0, 0, 0, 0],

@@ -96,7 +96,7 @@ function launchPart(
     buffers: { a: a.bound, b: b.bound, scales: scales.bound, bias: b.bound, residual: b.bound, y: to.bound },
     params: {
       size: [rows, k, terms, 1],
-      a: [a.offset, steps[0]!, 1, scales.offset],
+      a: [a.offset, steps[0]!, scales.offset, 0],
       b: [b.offset, weight.scales.dim(1), words, 0],
       y: [to.offset, 0, k, k],
       batches: [0, 0, 0, 0],
