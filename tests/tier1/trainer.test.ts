@@ -450,7 +450,7 @@ describe("a step that fails", () => {
       const trainer = newTrainer();
       await own.sync();
       const memory = limitMemory(own.gpu!, Infinity);
-      const create = own.gpu!.createBuffer;
+      const create = own.gpu!.createBuffer.bind(own.gpu!);
       own.gpu!.createBuffer = (descriptor) => {
         memory.limitBytes = descriptor.usage & GPUBufferUsage.MAP_READ ? 0 : Infinity;
         return create(descriptor);
