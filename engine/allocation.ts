@@ -95,8 +95,8 @@ export class Allocations {
 
   private refused(buffer: PoolBuffer, request: Request): void {
     const isHeld = this.pool.refuse(buffer, request.held);
-    if (!isHeld) return; // freed in the meantime: nothing waits for it
-    if (buffer.isBound) return this.fail(this.error(request));
+    if (buffer.isBound) return this.fail(this.error(request)); // even if it is freed in the meantime: work that used it was refused
+    if (!isHeld) return;
     const held = this.pool.stats.reservedBytes;
     const second = this.scoped(storageBuffer(buffer.size), () => {
       this.pool.refuse(buffer, held);

@@ -350,7 +350,7 @@ export class Device {
   }
 
   /** True if the next synchronisation may throw. */
-  private get isUncertain(): boolean {
+  get isUncertain(): boolean {
     const { pipelines, errors, allocations, verdicts } = this;
     return pipelines.isPending || errors.length > 0 || allocations?.isPending === true || this.hasChecked || verdicts.size > 0; // prettier-ignore
   }

@@ -235,8 +235,8 @@ export class Trainer {
     const used = await this.sumGradients(sums);
     const gathering = this.gatherParts(accumulated);
     gathering.catch(() => undefined); // awaited below
-    // The update of one process needs the losses on the device alone. A GPU is waited for, as in `accepted`.
-    if (ranks.size > 1 || !this.device.capabilities.software) await gathering;
+    // The update of one process needs the losses on the device alone. A GPU is waited for, as in `accepted`; so is a verdict, e.g. on memory for these reads.
+    if (ranks.size > 1 || !this.device.capabilities.software || this.device.isUncertain) await gathering;
     const isTrained = this.shards ? used.size > 0 : this.isTrained;
     const lr = await this.updateAll(accumulated.losses, gathering, used);
     const all = await gathering;
@@ -280,8 +280,8 @@ export class Trainer {
 
   private async gatherParts(accumulated: Accumulated): Promise<readonly OwnPart[]> {
     const { parts, losses, measures, counts, tokens, padding } = accumulated;
-    const values = await losses.data();
-    const sums = measures ? Array.from(await measures.data()) : this.objective.measures.map(() => 0);
+    const [values, measured] = await Promise.all([losses.data(), measures?.data()]);
+    const sums = measured ? Array.from(measured) : this.objective.measures.map(() => 0);
     const own = parts.map(({ task, rows }, i) => ({
       task,
       value: values[i]!,

@@ -32,7 +32,7 @@ export async function decodePicture(
   if (rows === 0) return null;
   checkCodes(vq, codes);
   const whole = Array.from({ length: tokens }, (_, i) => codes[Math.min(i, codes.length - 1)]!);
-  const picture = (await decodeTogether(vq, [whole], () => name))[0]!;
+  const picture = pictureOf((await decodeTogether(vq, [whole]))[0]!, side, name);
   const height = (rows * side) / rowCodes;
   return height === side ? picture : { width: side, height, data: picture.data.slice(0, 3 * side * height) };
 }
@@ -40,7 +40,7 @@ export async function decodePicture(
 /** Pixels that are decoded together on software devices, where launches of small images take longer than their pixels, and the bits are the same. */
 const PIXELS = 2 ** 14;
 
-/** Images whose codes are whole, in their order. Throws as `decodePicture` does. */
+/** Images whose codes are whole, in their order. Throws as `decodePicture` does, for an image that is not finite after those before it. */
 export async function* decodePictures(
   vq: VqModel,
   codes: readonly (readonly number[])[],
@@ -51,7 +51,8 @@ export async function* decodePictures(
   for (let from = 0; from < codes.length; from += atOnce) {
     const some = codes.slice(from, from + atOnce);
     for (const one of some) checkCodes(vq, one, vq.side ** 2);
-    yield* await decodeTogether(vq, some, (i) => nameOf(from + i));
+    for (const [i, levels] of (await decodeTogether(vq, some)).entries())
+      yield pictureOf(levels, vq.imageSize, nameOf(from + i));
   }
 }
 
@@ -65,26 +66,24 @@ function checkCodes(vq: VqModel, codes: readonly number[], least = 0): void {
     );
 }
 
-async function decodeTogether(
-  vq: VqModel,
-  codes: readonly (readonly number[])[],
-  nameOf: (index: number) => string,
-): Promise<RgbImage[]> {
-  const side = vq.imageSize;
+/** float32 [3, S, S] of each image. */
+async function decodeTogether(vq: VqModel, codes: readonly (readonly number[])[]): Promise<Float32Array[]> {
   const { device } = vq.quantize.embedding.weight;
   const whole = Int32Array.from(codes.flat());
   const pixels = noGrad(() => scope(() => vq.decode(tensor(whole, { shape: [codes.length, vq.side ** 2], device }))));
   try {
     const all = (await pixels.data()) as Float32Array;
-    return codes.map((_, i) => {
-      const levels = all.subarray(i * 3 * side ** 2, (i + 1) * 3 * side ** 2);
-      if (!levels.every(Number.isFinite)) throw new NotFiniteError("decodePicture", "VQ decoder", nameOf(i));
-      return pixelsToRgb(levels, side, side);
-    });
+    const each = 3 * vq.imageSize ** 2;
+    return codes.map((_, i) => all.subarray(i * each, (i + 1) * each));
   } finally {
     pixels.dispose();
     device.pool.trim(); // a gigabyte of feature maps that nothing else has a use for
   }
+}
+
+function pictureOf(levels: Float32Array, side: number, name: string): RgbImage {
+  if (!levels.every(Number.isFinite)) throw new NotFiniteError("decodePicture", "VQ decoder", name);
+  return pixelsToRgb(levels, side, side);
 }
 
 /**

@@ -172,6 +172,24 @@ describe.skipIf(!hasFixtures)("generation", () => {
       await expectClean();
     });
 
+    it("pictures that are decoded with one that is not finite come, up to that one, which is named", async () => {
+      const { vqmodel } = janus.model.model;
+      const { weight } = vqmodel.quantize.embedding;
+      const last = janus.config.vq.codes - 1;
+      const codes = [0, 1, 2, 3].map((n) => new Array<number>(vqmodel.side ** 2).fill(n === 2 ? last : n));
+      const row = noGrad(() => weight.slice(0, last, last + 1));
+      const saved = row.clone();
+      noGrad(() => scope(() => F.copyInto(row, F.full(row.shape, NaN, { dtype: row.dtype }))));
+      let seen = 0;
+      await expect(async () => {
+        for await (const _ of decodePictures(vqmodel, codes, (n) => `picture ${n}`)) seen++;
+      }).rejects.toThrow(/picture 2/);
+      expect(seen).toBe(2);
+      noGrad(() => F.copyInto(row, saved));
+      for (const t of [row, saved]) t.dispose();
+      await expectClean();
+    });
+
     it("prompts that are read together, in as many passes as they need, and beside one with a prefix", async () => {
       const ids = (n: number): number[] => Array.from({ length: 5 + ((37 * n) % 90) }, (_, i) => 1 + ((i * n) % 50));
       const prompts = Array.from({ length: 40 }, (_, n) => ids(n)); // 40 × 94 tokens and more

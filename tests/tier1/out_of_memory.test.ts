@@ -44,6 +44,23 @@ it("the next sync() rejects with the size, its label and the table of what was a
   expect([...(await sum.data())]).toEqual([5, 5, 5, 5]);
 });
 
+it("a buffer that is free again when the refusal comes is named all the same, if work used it", async () => {
+  const { device } = await open(100 * MiB);
+  using one = F.full([1], 1, { device });
+  using copied = F.full([1], 0, { device });
+  await device.sync();
+  const between = mib(128, device, "between");
+  F.copyInto(between, one.expand([32 * MiB]));
+  using first = between.slice(0, 0, 1);
+  F.copyInto(copied, first);
+  between.dispose();
+  first.dispose();
+  await expect(device.sync()).rejects.toThrow(/^between: the GPU must have 128\.0 MiB/);
+  device.pool.budget = Infinity;
+  mib(128, device, "unused").dispose();
+  await device.sync();
+});
+
 it("a read rejects with it, too", async () => {
   const { device } = await open(10 * MiB);
   using x = F.full([8 * MiB], 1, { device });

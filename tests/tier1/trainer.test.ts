@@ -1,6 +1,16 @@
 /** The step of the trainer: what it must not depend on (accumulation, packing, recomputation), what it must not change, the position at which losses begin. */
 import { afterEach, describe, expect, it } from "vitest";
-import { ArgumentError, backward, manualSeed, noGrad, scope, zeroGradients } from "../../index.ts";
+import {
+  ArgumentError,
+  Device,
+  backward,
+  getDevice,
+  manualSeed,
+  noGrad,
+  scope,
+  setDevice,
+  zeroGradients,
+} from "../../index.ts";
 import { imageTokens } from "../../model/janus/config.ts";
 import { createModel, tinyConfig } from "../../model/janus/create.ts";
 import type { JanusForConditionalGeneration } from "../../model/janus/janus.ts";
@@ -17,6 +27,7 @@ import { Injected, injecting, spread } from "../failures.ts";
 import { fill } from "../fixtures.ts";
 import { useDevice } from "../gpu.ts";
 import { round } from "../harness.ts";
+import { limitMemory } from "../limited_memory.ts";
 import { isLong } from "../long.ts";
 import { SMALL } from "../small_model.ts";
 
@@ -430,6 +441,32 @@ describe("a step that fails", () => {
       ).toEqual([]);
     },
   );
+
+  it("for want of memory to read its losses leaves everything as it was", async () => {
+    const shared = getDevice();
+    const own = await Device.create({ memoryBudget: Infinity });
+    setDevice(own);
+    try {
+      const trainer = newTrainer();
+      await own.sync();
+      const memory = limitMemory(own.gpu!, Infinity);
+      const create = own.gpu!.createBuffer.bind(own.gpu!);
+      own.gpu!.createBuffer = (descriptor) => {
+        memory.limitBytes = descriptor.usage & GPUBufferUsage.MAP_READ ? 0 : Infinity;
+        return create(descriptor);
+      };
+      await expect(trainer.take(someSamples())).rejects.toThrow(/^read-back: the GPU must have/);
+      own.gpu!.createBuffer = create;
+      memory.limitBytes = Infinity;
+      own.pool.budget = Infinity;
+      expect(changed(await weightsOf(newTrainer()), await weightsOf(trainer))).toEqual([]);
+      expect((await trainer.take(someSamples())).step).toBe(0);
+    } finally {
+      for (const one of [...trainers.splice(0), ...models.splice(0)]) one.dispose();
+      setDevice(shared);
+      own.destroy();
+    }
+  });
 
   it("for an image of the wrong size computes nothing, and says which", async () => {
     const trainer = newTrainer();
