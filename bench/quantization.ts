@@ -203,5 +203,11 @@ async function print(folder: string, png: string | undefined): Promise<void> {
   device.destroy();
 }
 
-if (process.argv[1]?.endsWith("quantization.ts"))
-  await print(shippedModel(process.argv[2] ?? "shapes") ?? process.argv[2]!, process.argv[3]);
+if (process.argv[1]?.endsWith("quantization.ts")) {
+  const [model = "shapes", png, ...rest] = process.argv.slice(2);
+  if (rest.length > 0 || [model, png].some((given) => given?.startsWith("-"))) {
+    console.error("usage: node scripts/run.mjs bench/quantization.ts FOLDER [PNG]");
+    process.exit(2);
+  }
+  await print(shippedModel(model) ?? model, png);
+}

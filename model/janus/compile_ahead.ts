@@ -1,5 +1,5 @@
 /** The pipelines that drawing and answering need, built in the background while the weights are read. */
-import { Device, noGrad, scope, sleep } from "../../engine/index.ts";
+import { Device, JanusError, noGrad, scope, sleep } from "../../engine/index.ts";
 import { zeros } from "../../kernels/index.ts";
 import { textDecoder } from "../generate.ts";
 import { imageTokens } from "./config.ts";
@@ -27,8 +27,9 @@ export async function compileAhead(
       await sleep(0); // for the page's other tasks
       try {
         noGrad(() => scope(() => work(model, config)));
-      } catch {
+      } catch (error) {
         // E.g. the context has no room for an image: drawing one will throw this, loading must not.
+        if (!(error instanceof JanusError)) throw error;
       }
     }
     void device.compileAhead(counting);
