@@ -3,8 +3,8 @@
  * against a slow loop on the host, cancelling, and what is refused. That the numbers are Janus-Pro's is tested in verify.test.ts.
  */
 import { fileURLToPath } from "node:url";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { ArgumentError, DTypeError, Device, F, Generator, noGrad, scope, setDevice, tensor } from "../../index.ts";
+import { describe, expect, it } from "vitest";
+import { ArgumentError, DTypeError, Device, F, Generator, noGrad, scope, tensor } from "../../index.ts";
 import { ImageGeneration } from "../../model/janus/generate_images.ts";
 import { generateText, textDecoder } from "../../model/generate.ts";
 import type { TextOptions } from "../../model/generate.ts";
@@ -12,6 +12,7 @@ import { Janus, encodePicture, readImage, readPicture } from "../../model/janus/
 import { stepsAhead } from "../../model/decoding.ts";
 import { PromptError } from "../../model/request.ts";
 import { hasFixtures } from "../fixtures.ts";
+import { useTinyJanus } from "../tiny_janus.ts";
 import { created, errorOf } from "../gpu.ts";
 import { isLong } from "../long.ts";
 
@@ -22,21 +23,8 @@ const IMAGES = [0, 1, 2, 3].map((i) => fixture(`image${i}.png`));
 describe.skipIf(!hasFixtures)("generation", () => {
   let device: Device;
   let janus: Janus;
-  let live: number;
-
-  beforeAll(async () => {
-    device = await Device.create();
-    setDevice(device);
-    janus = await Janus.fromPretrained(fixture("hf"));
-    live = device.pool.stats.liveBytes;
-  });
-  afterAll(() => device.destroy());
-
-  /** Nothing but the weights is alive. */
-  async function expectClean(): Promise<void> {
-    await device.sync();
-    expect(device.pool.stats.liveBytes, device.pool.table()).toBe(live);
-  }
+  let expectClean: () => Promise<void>;
+  useTinyJanus((tiny) => ({ device, janus, expectClean } = tiny));
 
   const textIds = (text: string): number[] =>
     janus.processor.prompts.encode(

@@ -1,33 +1,19 @@
 /** Images and prompts that pass the model together, where that gives the bits of passing alone, on the tiny fixture. */
-import { fileURLToPath } from "node:url";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { Device, F, noGrad, scope, setDevice } from "../../index.ts";
+import { describe, expect, it } from "vitest";
+import { F, noGrad, scope } from "../../index.ts";
 import { prefillPrefix } from "../../model/decoding.ts";
 import { generateText } from "../../model/generate.ts";
 import type { TextOptions } from "../../model/generate.ts";
 import type { PromptRow } from "../../model/causal.ts";
 import { decodePicture, decodePictures } from "../../model/janus/image_codes.ts";
-import { Janus } from "../../model/janus/node/index.ts";
+import type { Janus } from "../../model/janus/node/index.ts";
 import { hasFixtures } from "../fixtures.ts";
+import { useTinyJanus } from "../tiny_janus.ts";
 
 describe.skipIf(!hasFixtures)("read together", () => {
-  let device: Device;
   let janus: Janus;
-  let live: number;
-
-  beforeAll(async () => {
-    device = await Device.create();
-    setDevice(device);
-    janus = await Janus.fromPretrained(fileURLToPath(new URL("../../../shared/fixtures/tiny/hf", import.meta.url)));
-    live = device.pool.stats.liveBytes;
-  });
-  afterAll(() => device.destroy());
-
-  /** Nothing but the weights is alive. */
-  async function expectClean(): Promise<void> {
-    await device.sync();
-    expect(device.pool.stats.liveBytes, device.pool.table()).toBe(live);
-  }
+  let expectClean: () => Promise<void>;
+  useTinyJanus((tiny) => ({ janus, expectClean } = tiny));
 
   async function tokensOf(prompts: readonly PromptRow[], options: TextOptions): Promise<number[][]> {
     const rows: number[][] = prompts.map(() => []);
